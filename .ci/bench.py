@@ -1,0 +1,1177 @@
+#!/usr/bin/env python3
+# /// script
+# requires-python = ">=3.10"
+# dependencies = ["playwright>=1.49,<2"]
+# ///
+"""How close llamadash comes to the limit: each figure beside a reference measured in the same run.
+
+    python3 .ci/bench.py                    everything, in about six minutes
+    python3 .ci/bench.py broadcast page     only these; --list names them
+    python3 .ci/bench.py --program FILE     measures another llamadash.py
+
+It prints one table and, as its last line, one JSON object. What it needs (a virtual environment, and
+socket.io for Node) it installs into llamadash-bench in the cache folder; where Node or Chromium is not
+on PATH, the rows that compare with it are left out. Everything happens on 127.0.0.1 and in a temporary
+folder. Absolute times are this machine's; the ratios are the message.
+"""
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).resolve()
+REPOSITORY = HERE.parent.parent
+CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "llamadash-bench"
+
+
+# -- Bootstrap -----------------------------------------------------------------------------------
+
+def script_dependencies(script: Path) -> list[str]:
+    """The requirements in the PEP 723 block of `script`."""
+    block = re.search(r"^# /// script\n(.*?)^# ///", script.read_text("utf-8"), re.S | re.M)
+    listed = re.search(r"dependencies = \[(.*?)\]", block[1] if block else "", re.S)
+    return re.findall(r'"([^"]+)"', listed[1]) if listed else []
+
+
+def bootstrap() -> None:
+    """Go on in a virtual environment of the benchmark's own, with what llamadash needs and a browser driver."""
+    venv, wanted = CACHE / "venv", "\n".join(script_dependencies(REPOSITORY / "llamadash.py") + script_dependencies(HERE))
+    if sys.prefix == str(venv):
+        return
+    done = venv / ".complete"
+    if not done.is_file() or done.read_text() != wanted:
+        print(f"bench: installing into {venv} (once)", file=sys.stderr)
+        subprocess.run([sys.executable, "-m", "venv", "--clear", str(venv)], check=True, stdout=sys.stderr)
+        subprocess.run([str(venv / "bin/python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check",
+                        *wanted.split("\n")], check=True, stdout=sys.stderr)
+        done.write_text(wanted)
+    os.execv(venv / "bin/python", [str(venv / "bin/python"), str(HERE), *sys.argv[1:]])
+
+
+if __name__ == "__main__":
+    bootstrap()
+
+import argparse
+import asyncio
+import contextlib
+import functools
+import json
+import platform
+import random
+import resource
+import shutil
+import sqlite3
+import statistics
+import struct
+import tempfile
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import psutil
+
+Json = dict[str, Any]
+MIB = 1024 * 1024
+START_LIMIT = 30.0  # seconds until a server must be ready
+SOCKET_PATH = "/llamaproxws"
+
+
+# -- Servers to compare with ---------------------------------------------------------------------
+
+# Each prints its port when it is ready, reads the text to broadcast from the file that is its argument,
+# and broadcasts it once a second from the moment a client says "start".
+AIOHTTP_SERVER = r'''
+import asyncio, sys, time
+from aiohttp import web
+
+text = open(sys.argv[1]).read().rsplit(",", 1)[0]
+transports, tasks = set(), []
+
+def frame():
+    payload = f'{text},"timestamp":{int(time.time() * 1000)}}}]'.encode()
+    return b"\x81\x7e" + len(payload).to_bytes(2, "big") + payload
+
+async def broadcast():
+    due = asyncio.get_running_loop().time()
+    while True:
+        ready = frame()
+        for transport in transports:
+            transport.write(ready)
+        due += 1
+        await asyncio.sleep(due - asyncio.get_running_loop().time())
+
+async def socket(request):
+    websocket = web.WebSocketResponse(compress=False)
+    await websocket.prepare(request)
+    transports.add(request.transport)
+    async for message in websocket:
+        if message.data == "start":
+            tasks.append(asyncio.create_task(broadcast()))
+    transports.discard(request.transport)
+    return websocket
+
+async def main():
+    app = web.Application()
+    app.router.add_get("/{path:.*}", socket)
+    runner = web.AppRunner(app, access_log=None, handler_cancellation=True)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0, backlog=4096).start()
+    print(runner.addresses[0][1], flush=True)
+    await asyncio.Event().wait()
+
+asyncio.run(main())
+'''
+
+NODE_SERVER = r'''
+const { Server } = require("socket.io");
+const { readFileSync } = require("fs");
+const http = require("http").createServer();
+const io = new Server(http, { path: "/llamaproxws", transports: ["websocket"], pingInterval: 25000, pingTimeout: 60000 });
+const [event, envelope] = JSON.parse(readFileSync(process.argv[2], "utf8").slice(2));
+const models = new Map(process.argv[3] ? JSON.parse(readFileSync(process.argv[3], "utf8")).map((row) => [row.id, row]) : []);
+
+io.on("connection", (socket) => {
+  socket.on("start", () => setInterval(() => io.emit(event, { ...envelope, timestamp: Date.now() }), 1000));
+  socket.on("models:get", ({ requestId, data }) => {
+    const model = models.get(data.id);
+    socket.emit("models:get:result", { type: "response", event: "models:get", success: true, data: { model }, requestId, timestamp: Date.now() });
+  });
+});
+http.listen({ host: "127.0.0.1", port: 0, backlog: 4096 }, () => console.log(http.address().port));
+'''
+
+# Answers as an engine does that has nothing to run, and writes log lines when a file asks for them: of the
+# router as many as it says, and of one model's process a few, which no flood may push out.
+NOISY_ENGINE = r'''#!{python}
+import asyncio, json, os, sys, time
+
+if "--version" in sys.argv:
+    sys.exit(print("version: 1 (bench)"))
+if "--help" in sys.argv:
+    sys.exit(print("--models-preset --models-max --metrics --log-colors --host --port"))
+port = int(sys.argv[sys.argv.index("--port") + 1])
+
+async def serve(reader, writer):
+    request = await reader.readuntil(b"\r\n\r\n")
+    path = request.split()[1].decode()
+    if path == "/models/sse":
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n: hello\n\n")
+        return await reader.read()
+    answer = {{"/health": {{"status": "ok"}}, "/props": {{"role": "router"}}}}.get(path.split("?")[0], {{"data": []}})
+    body = json.dumps(answer).encode()
+    writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nConnection: close\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+    await writer.drain()
+    writer.close()
+
+async def write_lines():
+    while not os.path.exists("flood.json"):
+        await asyncio.sleep(0.05)
+    flood = json.load(open("flood.json"))
+    os.write(1, b"I srv  load: spawning server instance with name=%s on port 50001\n" % flood["model"].encode())
+    begun, loud, quiet = time.monotonic(), 0, 0
+    while (past := time.monotonic() - begun) < flood["seconds"]:
+        lines = [b"I srv  update_slots: flood %07d | slot 0 | task 17 | n_past = 2048, n_tokens = 512, progress = 0.25\n" % at
+                 for at in range(loud, int(past * flood["rate"]))]
+        lines += [b"[50001] I slot print_progress: quiet %07d | a line of a model that says little\n" % at
+                  for at in range(quiet, int(past * flood["quiet"]))]
+        loud, quiet = int(past * flood["rate"]), int(past * flood["quiet"])
+        os.write(1, b"".join(lines))
+        await asyncio.sleep(0.01)
+    json.dump({{"loud": loud, "quiet": quiet}}, open("flood.part", "w"))
+    os.rename("flood.part", "flood.done")
+
+async def main():
+    task = asyncio.create_task(write_lines())
+    server = await asyncio.start_server(serve, "127.0.0.1", port)
+    await server.serve_forever()
+
+asyncio.run(main())
+'''
+
+
+@functools.cache
+def node_folder() -> Path | None:
+    """Where socket.io for Node is installed; None without Node."""
+    folder = CACHE / "node"
+    if not shutil.which("node") or not shutil.which("npm"):
+        return None
+    if not (folder / "node_modules/socket.io").is_dir():
+        folder.mkdir(parents=True, exist_ok=True)
+        print(f"bench: installing socket.io into {folder} (once)", file=sys.stderr)
+        subprocess.run(["npm", "install", "--silent", "--no-audit", "--no-fund", "--prefix", str(folder), "socket.io@4"],
+                       check=True, stdout=sys.stderr)
+    (folder / "server.cjs").write_text(NODE_SERVER)
+    return folder
+
+
+# -- Processes -----------------------------------------------------------------------------------
+
+def cpu_time(pid: int) -> float:
+    """Seconds of processor time that a process has used, to the microsecond where the system tells."""
+    if sys.platform.startswith("linux"):
+        return time.clock_gettime(~pid << 3 | 2)  # the clock that clock_getcpuclockid(3) names
+    times = psutil.Process(pid).cpu_times()
+    return float(times.user + times.system)
+
+
+class Server:
+    """A server as a child process, ready when it has written its first line."""
+
+    def __init__(self, *command: str | Path) -> None:
+        self.began = time.perf_counter()
+        self.process = subprocess.Popen([str(part) for part in command], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                                        text=True)
+        assert self.process.stdout
+        self.line = self.process.stdout.readline()
+        self.ready = time.perf_counter() - self.began
+        self.pid = self.process.pid
+        found = re.search(r"(\d+)(?:/#key=(\S+))?\s*$", self.line)
+        if not found:
+            self.close()
+            raise RuntimeError(f"{command[-1]} did not start")
+        self.port, self.key = int(found[1]), found[2]
+
+    def memory(self) -> float:
+        """MiB that are resident."""
+        return float(psutil.Process(self.pid).memory_info().rss / MIB)
+
+    def close(self) -> None:
+        """End it, and wait until it has ended."""
+        self.process.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(10)
+        self.process.kill()
+        self.process.wait()
+        assert self.process.stdout
+        self.process.stdout.close()
+
+
+@dataclass
+class Bench:
+    """What the measurements share: the program, a temporary folder and fixtures made once."""
+    program: Path
+    folder: Path
+    rows: list[Json] = field(default_factory=list)
+    notes: Json = field(default_factory=dict)
+
+    @contextlib.contextmanager
+    def llamadash(self, data: str, *options: str | Path, engine: str | Path = "no-engine",
+                  models: Path | None = None) -> Iterator[Server]:
+        """llamadash as its users run it, on a data folder named `data`, without the limits on one client."""
+        empty = self.folder / "empty"
+        empty.mkdir(exist_ok=True)
+        server = Server(sys.executable, self.program, "--port", "0", "--data-dir", self.folder / data,
+                        "--models-dir", models or empty, "--llama-server", engine, "--engine-port", "0",
+                        "--sockets-per-address", "100000", "--request-rate", "10000000", *options)
+        try:
+            yield server
+        finally:
+            server.close()
+
+    @contextlib.contextmanager
+    def reference(self, *command: str | Path) -> Iterator[Server]:
+        """Another server, for as long as the block runs."""
+        server = Server(*command)
+        try:
+            yield server
+        finally:
+            server.close()
+
+    def row(self, what: str, value: float | None, unit: str, *, reference: float | None = None, beside: str = "",
+            most: float | None = None, least: float | None = None, limit: float | None = None) -> None:
+        """Note one figure. `most` and `least` bound its ratio to `reference`, `limit` bounds the figure itself."""
+        ratio = value / reference if value is not None and reference else None
+        bounds = [(f"≤ {most} ×", ratio, most, False)] if most is not None else []
+        bounds += [(f"≥ {least} ×", ratio, least, True)] if least is not None else []
+        bounds += [(f"≤ {limit} {unit}", value, limit, False)] if limit is not None else []
+        known = bool(bounds) and all(figure is not None for _, figure, _, _ in bounds)
+        good = all(figure >= bound if at_least else figure <= bound
+                   for _, figure, bound, at_least in bounds if figure is not None)
+        self.rows.append({"what": what, "value": value, "unit": unit, "reference": reference, "beside": beside,
+                          "ratio": ratio, "reach": ", ".join(bound[0] for bound in bounds), "ok": good if known else None})
+        print(f"  {what}: {shown(value)} {unit}" + (f", {shown(ratio)} × {beside}" if ratio is not None else ""),
+              file=sys.stderr, flush=True)
+
+
+def shown(value: float | None) -> str:
+    """A figure with three digits that matter."""
+    if value is None:
+        return "–"
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def quantile(values: list[float], part: float) -> float:
+    """The value below which `part` of `values` lie."""
+    ordered = sorted(values)
+    return ordered[min(int(len(ordered) * part), len(ordered) - 1)]
+
+
+# -- Clients -------------------------------------------------------------------------------------
+
+def client_frame(text: str) -> bytes:
+    """One masked WebSocket text frame; the mask is zero, which changes nothing and costs nothing."""
+    payload = text.encode()
+    size = len(payload)
+    head = bytes([0x80 | size]) if size < 126 else b"\xfe" + struct.pack(">H", size)
+    return b"\x81" + head + b"\0\0\0\0" + payload
+
+
+class Peer(asyncio.Protocol):
+    """One WebSocket client on a bare transport, speaking Socket.IO unless it is `plain`."""
+
+    def __init__(self, port: int, token: str | None, on_event: Callable[[Peer, bytes], None], *, plain: bool = False) -> None:
+        self.port, self.token, self.on_event, self.plain = port, token, on_event, plain
+        self.rest = b""
+        self.upgraded = False
+        self.transport: asyncio.Transport | None = None
+        self.open = asyncio.get_running_loop().create_future()
+        self.closed = False
+
+    async def connect(self) -> Peer:
+        """Connect and authenticate; ConnectionError where that is refused."""
+        await asyncio.get_running_loop().create_connection(lambda: self, "127.0.0.1", self.port)
+        await asyncio.wait_for(self.open, START_LIMIT)
+        return self
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Ask for the upgrade."""
+        self.transport = transport  # type: ignore[assignment]
+        self.write(f"GET {SOCKET_PATH}/?EIO=4&transport=websocket HTTP/1.1\r\nHost: 127.0.0.1:{self.port}\r\n"
+                   "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
+                   "Sec-WebSocket-Key: bGxhbWFkYXNoLWJlbmNoLg==\r\n\r\n".encode())
+
+    def write(self, data: bytes) -> None:
+        """Write bytes as they are."""
+        assert self.transport
+        self.transport.write(data)
+
+    def emit(self, event: str, data: Json) -> None:
+        """Send one event."""
+        self.write(client_frame(event if self.plain else "42" + json.dumps([event, data], separators=(",", ":"))))
+
+    def data_received(self, data: bytes) -> None:
+        """Take in the answer to the upgrade, then whole frames."""
+        data = self.rest + data
+        if not self.upgraded:
+            head, end, data = data.partition(b"\r\n\r\n")
+            if not end:
+                self.rest = head
+                return
+            if b" 101 " not in head[:20]:
+                self.open.set_exception(ConnectionError(head[:40].decode()))
+                return
+            self.upgraded = True
+            if self.plain:
+                self.open.set_result(None)
+        at, size = 0, len(data)
+        while size - at >= 2:
+            length, start = data[at + 1], at + 2
+            if length == 126:
+                length, start = int.from_bytes(data[at + 2:at + 4], "big"), at + 4
+            elif length == 127:
+                length, start = int.from_bytes(data[at + 2:at + 10], "big"), at + 10
+            if start + length > size or start > size:
+                break
+            self.message(data[start:start + length])
+            at = start + length
+        self.rest = data[at:]
+
+    def message(self, payload: bytes) -> None:
+        """Take in one message: an event, or a step of the protocol."""
+        if self.plain or payload.startswith(b"42"):
+            self.on_event(self, payload)
+        elif payload == b"2":
+            self.write(client_frame("3"))
+        elif payload.startswith(b"0"):
+            self.write(client_frame("40" + json.dumps({"token": self.token})))
+        elif payload.startswith(b"40") and not self.open.done():
+            self.open.set_result(None)
+        elif payload.startswith(b"44") and not self.open.done():
+            self.open.set_exception(ConnectionError(payload[:200].decode()))
+
+    def connection_lost(self, problem: Exception | None) -> None:
+        """Note that the other side has gone."""
+        self.closed = True
+        if not self.open.done():
+            self.open.set_exception(problem or ConnectionError("closed"))
+
+    def close(self) -> None:
+        """Hang up."""
+        if self.transport:
+            self.transport.abort()
+
+
+class Client:
+    """One client that asks questions, for the measurements that need few of them."""
+
+    def __init__(self, server: Server) -> None:
+        self.server = server
+        self.waiting: dict[bytes, asyncio.Future[bytes]] = {}
+        self.listeners: list[Callable[[bytes], None]] = []
+        self.peer: Peer | None = None
+
+    async def __aenter__(self) -> Client:
+        self.peer = await Peer(self.server.port, self.server.key, self.received).connect()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        assert self.peer
+        self.peer.close()
+
+    def received(self, _peer: Peer, payload: bytes) -> None:
+        """Give a response to whoever waits for it, and everything to the listeners."""
+        name = payload[4:payload.index(b'"', 4)]
+        if name in self.waiting and not self.waiting[name].done():
+            self.waiting[name].set_result(payload)
+        for listener in self.listeners:
+            listener(payload)
+
+    async def ask(self, event: str, data: Json | None = None) -> bytes:
+        """The raw response to one request; one at a time for each event."""
+        assert self.peer
+        future: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        self.waiting[f"{event}:result".encode()] = future
+        self.peer.emit(event, {"requestId": "1", "data": data or {}})
+        return await asyncio.wait_for(future, 120)
+
+    async def answer(self, event: str, data: Json | None = None) -> Json:
+        """The data of the response to one request; RuntimeError where it failed."""
+        envelope = json.loads((await self.ask(event, data))[2:])[1]
+        if not envelope["success"]:
+            raise RuntimeError(f"{event}: {envelope['error']}")
+        answer: Json = envelope["data"]
+        return answer
+
+    async def timed(self, event: str, data: Json | None = None) -> float:
+        """Seconds until the response to one request is here in full."""
+        began = time.perf_counter()
+        payload = await self.ask(event, data)
+        seconds = time.perf_counter() - began
+        if b'"success":true' not in payload[:200]:
+            raise RuntimeError(f"{event}: {payload[:300].decode()}")
+        return seconds
+
+
+async def tick(client: Client, event: str) -> bytes:
+    """The next broadcast of `event`."""
+    future: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+    wanted = f'42["{event}"'.encode()
+
+    def listen(payload: bytes) -> None:
+        if payload.startswith(wanted) and not future.done():
+            future.set_result(payload)
+    client.listeners.append(listen)
+    try:
+        return await asyncio.wait_for(future, 30)
+    finally:
+        client.listeners.remove(listen)
+
+
+# -- Load, in a process of its own ---------------------------------------------------------------
+
+LOADS: dict[str, Callable[[Json], Awaitable[Json]]] = {}
+
+
+def load(work: Callable[[Json], Awaitable[Json]]) -> Callable[[Json], Awaitable[Json]]:
+    """Register `work` as something that under_load runs in another process."""
+    LOADS[work.__name__] = work
+    return work
+
+
+async def under_load(name: str, **arguments: Any) -> Json:
+    """The result of the load `name`; it must end by itself within four minutes."""
+    process = await asyncio.create_subprocess_exec(sys.executable, str(HERE), "--load", name, json.dumps(arguments),
+                                                   stdout=asyncio.subprocess.PIPE)
+    try:
+        output, _ = await asyncio.wait_for(process.communicate(), 240)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+    result: Json = json.loads(output)
+    return result
+
+
+@dataclass
+class Audience:
+    """The clients of one server, and when what it broadcast reached them."""
+    target: Json
+    peers: list[Peer] = field(default_factory=list)
+    delays: list[float] = field(default_factory=list)
+    cpu: list[float] = field(default_factory=list)
+    ticked: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def received(self, _peer: Peer, payload: bytes) -> None:
+        """Note how old a broadcast is: it ends with its time."""
+        if payload.startswith(b'42["metrics:update"'):
+            self.delays.append(time.time() * 1000 - int(payload[-15:-2]))
+            self.ticked.set()
+
+    async def grow(self, count: int) -> None:
+        """Connect until there are `count` clients, a few at a time."""
+        target, few = self.target, asyncio.Semaphore(32)
+
+        async def one() -> None:
+            async with few:
+                peer = Peer(target["port"], target["key"], self.received, plain=target["plain"])
+                self.peers.append(await peer.connect())
+        await asyncio.gather(*(one() for _ in range(count - len(self.peers))))
+
+    async def phase(self) -> float:
+        """Wait for a broadcast; when it came."""
+        self.ticked.clear()
+        await asyncio.wait_for(self.ticked.wait(), 15)
+        return time.monotonic()
+
+
+@load
+async def broadcast_load(spec: Json) -> Json:
+    """Let all servers broadcast once a second, in turn, to ever more clients; CPU and delays of each."""
+    audiences = [Audience(target) for target in spec["targets"]]
+    for audience in audiences:
+        await audience.grow(1)
+    began = await audiences[0].phase()
+    for at, audience in enumerate(audiences[1:], 1):
+        await asyncio.sleep(max(0.0, began + at / len(audiences) - time.monotonic()))
+        audience.peers[0].emit("start", {})
+    results: Json = {}
+    for size, seconds in spec["sizes"]:
+        for audience in audiences:
+            await audience.grow(size)
+        await asyncio.sleep(1.5)
+        results[str(size)] = await broadcast_window(audiences, seconds)
+    return results
+
+
+async def broadcast_window(audiences: list[Audience], seconds: int) -> Json:
+    """One figure a second for `seconds`: each begins just before the first server's broadcast."""
+    next_at = await audiences[0].phase() - 0.04
+    for audience in audiences:
+        audience.cpu, audience.delays = [], []
+    before: list[float] = []
+    for _ in range(seconds + 1):
+        next_at += 1
+        await asyncio.sleep(next_at - time.monotonic())
+        now = [cpu_time(audience.target["pid"]) for audience in audiences]
+        for audience, old, new in zip(audiences, before, now, strict=False):
+            audience.cpu.append(new - old)
+        if not before:
+            for audience in audiences:
+                audience.delays = []
+        before = now
+    return {audience.target["name"]: {
+        "cpu": statistics.median(audience.cpu), "p50": quantile(audience.delays, 0.5), "p99": quantile(audience.delays, 0.99),
+        "delivered": len(audience.delays), "expected": seconds * len(audience.peers)} for audience in audiences}
+
+
+@load
+async def request_load(spec: Json) -> Json:
+    """Ask one server as fast as it answers, over `sockets` that each wait for their answer; rates and delays."""
+    asked: dict[Peer, float] = {}
+    delays: list[float] = []
+    ids = spec["ids"]
+
+    def ask(peer: Peer) -> None:
+        asked[peer] = time.perf_counter()
+        peer.emit("models:get", {"requestId": "1", "data": {"id": random.choice(ids)}})  # noqa: S311
+
+    def received(peer: Peer, payload: bytes) -> None:
+        if payload.startswith(b'42["models:get:result"'):
+            delays.append(time.perf_counter() - asked[peer])
+            ask(peer)
+
+    peers = [await Peer(spec["port"], spec["key"], received).connect() for _ in range(spec["sockets"])]
+    for peer in peers:
+        ask(peer)
+    await asyncio.sleep(0.3)
+    delays.clear()
+    began, cpu = time.perf_counter(), cpu_time(spec["pid"])
+    await asyncio.sleep(spec["seconds"])
+    seconds, cpu = time.perf_counter() - began, cpu_time(spec["pid"]) - cpu
+    return {"rate": len(delays) / seconds, "p99": quantile(delays, 0.99) * 1000, "cpu": cpu / len(delays) * 1e6}
+
+
+# -- Fixtures ------------------------------------------------------------------------------------
+
+MODELS = 1000
+FAMILIES = 10  # vocabularies: models of one family share theirs
+VOCABULARY = 32_000  # tokens
+READ_FIRST = 4_000_000  # bytes of each file that the reference for a scan reads
+LOG_ROWS = 200_000
+DAY = 86_400_000  # milliseconds
+
+
+def gguf_text(text: bytes) -> bytes:
+    """A text as GGUF writes it."""
+    return struct.pack("<Q", len(text)) + text
+
+
+def gguf_pair(key: str, kind: int, value: bytes) -> bytes:
+    """A metadata entry of a GGUF file."""
+    return gguf_text(key.encode()) + struct.pack("<I", kind) + value
+
+
+@functools.cache
+def gguf_family(family: int) -> bytes:
+    """All but the name of a model's metadata: its numbers, vocabulary and merges."""
+    dice = random.Random(family)  # noqa: S311
+    words = [b"%x" % dice.getrandbits(8 * dice.randint(1, 4)) for _ in range(VOCABULARY)]
+    texts = struct.pack("<IQ", 8, VOCABULARY) + b"".join(map(gguf_text, words))
+    merges = struct.pack("<IQ", 8, VOCABULARY) + b"".join(gguf_text(word + b" " + word[:2]) for word in words)
+    numbers = {"context_length": 8192, "embedding_length": 2048, "block_count": 24, "attention.head_count": 32,
+               "attention.head_count_kv": 8, "feed_forward_length": 8192}
+    return b"".join((
+        gguf_pair("general.architecture", 8, gguf_text(b"llama")),
+        *(gguf_pair(f"llama.{key}", 4, struct.pack("<I", value)) for key, value in numbers.items()),
+        gguf_pair("general.file_type", 4, struct.pack("<I", 15)),
+        gguf_pair("tokenizer.ggml.model", 8, gguf_text(b"gpt2")),
+        gguf_pair("tokenizer.ggml.tokens", 9, texts), gguf_pair("tokenizer.ggml.merges", 9, merges),
+        gguf_pair("tokenizer.ggml.token_type", 9, struct.pack("<IQ", 5, VOCABULARY) + bytes(4 * VOCABULARY)),
+        gguf_pair("tokenizer.chat_template", 8, gguf_text(b"{{ messages }}" * 200))))
+
+
+def write_gguf(path: Path, number: int) -> None:
+    """A model file with a true header, 220 tensors and zeros, which take no space, for weights."""
+    tensors = b"".join(gguf_text(b"blk.%d.ffn_%d.weight" % (at // 9, at % 9)) + struct.pack("<IQQIQ", 2, 64, 64, 0, 16384 * at)
+                       for at in range(220))
+    name = gguf_pair("general.name", 8, gguf_text(b"Bench %d" % number))
+    with path.open("wb") as file:
+        file.write(struct.pack("<4sIQQ", b"GGUF", 3, 220, 14) + name + gguf_family(number % FAMILIES) + tensors)
+        file.truncate(file.tell() + 64 + 16384 * 220)
+
+
+@functools.cache
+def library(folder: Path) -> Path:
+    """A folder with a thousand models, made once."""
+    models = folder / "library"
+    models.mkdir()
+    for number in range(MODELS):
+        write_gguf(models / f"bench-{number:04}-7b-q4_k_m.gguf", number)
+    return models
+
+
+async def full_data(bench: Bench) -> str:
+    """The name of a data folder with a thousand models, two years of metrics and 200,000 log lines, made once."""
+    if not (bench.folder / "full").exists():
+        with bench.llamadash("full", models=library(bench.folder)) as server:
+            async with Client(server) as client:
+                await client.answer("models:scan")
+        with contextlib.closing(sqlite3.connect(bench.folder / "full/llama-dashboard.db")) as db, db:
+            fill_history(db)
+            fill_logs(db)
+    return "full"
+
+
+def fill_history(db: sqlite3.Connection) -> None:
+    """Write what two years of sampling leave behind: two days of samples, then averages."""
+    columns = [row[1] for row in db.execute("PRAGMA table_info(metrics)")][3:]
+    columns = [name for name in columns if not re.match(r"gpu[1-7]", name)]
+    now = int(time.time() * 1000)
+    insert = (f"INSERT OR IGNORE INTO metrics (resolution, timestamp, samples, {', '.join(columns)}) "
+              f"VALUES (?, ?, 1, {', '.join('?' * len(columns))})")
+    for width, step, age in ((0, 10_000, 2 * DAY), (60_000, 60_000, 30 * DAY), (600_000, 600_000, 730 * DAY)):
+        first = (now - age) // step * step
+        db.executemany(insert, ((width, at, *(float(at // step * (1 + place) % 977) for place in range(len(columns))))
+                                for at in range(first, now, step)))
+
+
+def fill_logs(db: sqlite3.Connection) -> None:
+    """Write log lines up to the number that is kept, one of them unlike the others."""
+    now = int(time.time() * 1000)
+    first = db.execute("SELECT COALESCE(MAX(id), 0) FROM logs").fetchone()[0] + 1
+    db.executemany("INSERT INTO logs (id, timestamp, level, source, message) VALUES (?, ?, ?, ?, ?)", (
+        (at, now - (LOG_ROWS - at), "warning" if at % 50 == 0 else "info", "engine" if at % 3 else "bench-0001-7b-q4_k_m",
+         "a needle in the hay" if at == 500 else f"slot update_slots: id {at % 4} | task {at} | n_past = {at % 4096}, progress = 0.25")
+        for at in range(first, LOG_ROWS)))
+
+
+# -- Measurements --------------------------------------------------------------------------------
+
+MEASUREMENTS: dict[str, Callable[[Bench], Awaitable[None]]] = {}
+
+
+def measure(work: Callable[[Bench], Awaitable[None]]) -> Callable[[Bench], Awaitable[None]]:
+    """Register `work` under the name that selects it on the command line."""
+    MEASUREMENTS[work.__name__] = work
+    return work
+
+
+def target(name: str, server: Server, *, plain: bool = False) -> Json:
+    """A server as the load processes are told of it."""
+    return {"name": name, "port": server.port, "key": server.key, "pid": server.pid, "plain": plain}
+
+
+@measure
+async def broadcast(bench: Bench) -> None:
+    """metrics:update once a second to 100, 1,000 and 2,000 clients, from three servers in turn."""
+    sample = bench.folder / "sample.txt"
+    with contextlib.ExitStack() as stack:
+        dash = stack.enter_context(bench.llamadash("broadcast"))
+        async with Client(dash) as client:
+            await client.answer("settings:update", {"changes": {"metrics_interval": 1}})
+            sample.write_bytes(await tick(client, "metrics:update"))
+        aiohttp_script = bench.folder / "aiohttp_server.py"
+        aiohttp_script.write_text(AIOHTTP_SERVER)
+        targets = [target("llamadash", dash), target(
+            "aiohttp", stack.enter_context(bench.reference(sys.executable, aiohttp_script, sample)), plain=True)]
+        if folder := node_folder():
+            targets.append(target("node", stack.enter_context(bench.reference("node", folder / "server.cjs", sample))))
+        sizes = [(1, 12), (100, 15), (1000, 15), (2000, 12)]
+        results = await under_load("broadcast_load", targets=targets, sizes=sizes)
+    bench.notes["broadcast"] = {**results, "bytes": sample.stat().st_size}
+    for size, _ in sizes[1:]:
+        report_broadcast(bench, size, results)
+
+
+def report_broadcast(bench: Bench, size: int, results: Json) -> None:
+    """The rows of one size: what one client more costs, and the slowest deliveries."""
+    def per_client(name: str) -> float | None:
+        if name not in results["1"]:
+            return None
+        return float((results[str(size)][name]["cpu"] - results["1"][name]["cpu"]) / (size - 1) * 1e6)
+    ours, what = results[str(size)]["llamadash"], f"broadcast to {size:,} clients"
+    for name, beside, most in (("aiohttp", "aiohttp, one ready frame", 1.4), ("node", "Node, socket.io 4", 0.8)):
+        bench.row(f"{what}: CPU per client", per_client("llamadash"), "µs", reference=per_client(name), beside=beside, most=most)
+    for name, most in (("aiohttp", 1.4), ("node", 0.8)):
+        theirs = results[str(size)].get(name)
+        bench.row(f"{what}: p99 delivery", ours["p99"], "ms", reference=theirs and theirs["p99"], beside=name, most=most)
+    bench.row(f"{what}: not delivered", ours["expected"] - ours["delivered"], "messages", limit=0)
+
+
+@measure
+async def requests(bench: Bench) -> None:
+    """models:get of a thousand models over 1 and 50 sockets."""
+    data = await full_data(bench)
+    with contextlib.ExitStack() as stack:
+        dash = stack.enter_context(bench.llamadash(data, models=library(bench.folder)))
+        async with Client(dash) as client:
+            await client.answer("models:scan")
+            models = (await client.answer("models:list"))["models"]
+        (bench.folder / "models.json").write_text(json.dumps(models))
+        (bench.folder / "none.txt").write_text('42["none",{}]')
+        targets = [target("llamadash", dash)]
+        if folder := node_folder():
+            targets.append(target("node", stack.enter_context(bench.reference(
+                "node", folder / "server.cjs", bench.folder / "none.txt", bench.folder / "models.json"))))
+        ids = [model["id"] for model in models]
+        for sockets, least in ((1, 0.7), (50, 0.6)):
+            runs: dict[str, list[Json]] = {item["name"]: [] for item in targets}
+            for item in targets * 3:
+                runs[item["name"]].append(await under_load("request_load", **item, sockets=sockets, seconds=2, ids=ids))
+            report_requests(bench, sockets, least, runs)
+
+
+def report_requests(bench: Bench, sockets: int, least: float, runs: dict[str, list[Json]]) -> None:
+    """The rows of one number of sockets: medians over the runs."""
+    def median(name: str, key: str) -> float | None:
+        return statistics.median(run[key] for run in runs[name]) if name in runs else None
+    what, beside = f"models:get over {sockets} socket{'s' * (sockets > 1)}", "Node, socket.io 4"
+    bench.row(what, median("llamadash", "rate"), "requests/s", reference=median("node", "rate"), beside=beside, least=least)
+    bench.row(f"{what}: p99", median("llamadash", "p99"), "ms", reference=median("node", "p99"), beside=beside)
+    bench.row(f"{what}: CPU per request", median("llamadash", "cpu"), "µs", reference=median("node", "cpu"), beside=beside)
+
+
+@measure
+async def flood(bench: Bench) -> None:
+    """An engine that writes 10,000 lines a second for 30 s while ten clients look."""
+    engine, seconds = bench.folder / "noisy-engine", 30
+    engine.write_text(NOISY_ENGINE.format(python=sys.executable))
+    engine.chmod(0o755)
+    with bench.llamadash("flood", engine=engine) as dash:
+        async with contextlib.AsyncExitStack() as stack:
+            clients = [await stack.enter_async_context(Client(dash)) for _ in range(10)]
+            while (await clients[0].answer("engine:status"))["engine"]["status"] != "running":
+                await asyncio.sleep(0.1)
+            seen = [0, 0]
+            clients[1].listeners.append(functools.partial(count_entries, seen))
+            (bench.folder / "flood/flood.json").write_text(json.dumps(
+                {"rate": 9900, "quiet": 100, "seconds": seconds, "model": "quiet"}))
+            began, cpu, delays = time.monotonic(), cpu_time(dash.pid), list[float]()
+            while time.monotonic() - began < seconds:
+                delays.append(await clients[0].timed("settings:get") * 1000)
+                await asyncio.sleep(0.03)
+            cpu = (cpu_time(dash.pid) - cpu) / (time.monotonic() - began) * 100
+            await asyncio.sleep(3)
+    written = json.loads((bench.folder / "flood/flood.done").read_text())
+    bench.row("10,000 log lines/s, 10 clients: CPU", cpu, "% of a core", limit=25)
+    bench.row("… answer to settings:get meanwhile, p99", quantile(delays, 0.99), "ms", limit=10)
+    report_lines(bench, written, seen, seconds)
+
+
+def count_entries(seen: list[int], payload: bytes) -> None:
+    """Count the log lines that a client gets, and those it is told of as dropped."""
+    if payload.startswith(b'42["logs:entries"'):
+        data = json.loads(payload[2:])[1]["data"]
+        seen[0] += len(data["entries"])
+        seen[1] += data["dropped"]
+
+
+def report_lines(bench: Bench, written: Json, seen: list[int], seconds: int) -> None:
+    """The rows about lines: what was lost although it was below the limit, or without being counted."""
+    announced = re.search(r"^LOG_LINES_PER_SECOND = (\d+)", bench.program.read_text("utf-8"), re.M)
+    limit = int(announced[1]) if announced else 0
+    with contextlib.closing(sqlite3.connect(bench.folder / "flood/llama-dashboard.db")) as db:
+        def count(condition: str) -> int:
+            return int(db.execute(f"SELECT COUNT(*) FROM logs WHERE {condition}").fetchone()[0])
+        loud, quiet, stored = count("message LIKE '%: flood %'"), count("message LIKE '%: quiet %'"), count("1")
+        told = sum(int(row[0].split()[0]) for row in db.execute("SELECT message FROM logs WHERE message LIKE '% lines suppressed'"))
+    bench.notes["flood"] = {**written, "loud stored": loud, "quiet stored": quiet, "told": told, "seen": seen, "stored": stored}
+    lost = written["quiet"] - quiet + max(0, min(limit * seconds, written["loud"]) - loud)
+    bench.row(f"… lines lost below the limit of {limit} a second and source", lost, "lines", limit=0)
+    bench.row("… lines neither kept nor counted", abs(written["loud"] - loud - told), "lines", limit=0)
+
+
+@measure
+async def start(bench: Bench) -> None:
+    """Time until ready, and memory."""
+    imports: list[float] = []
+    ready: list[float] = []
+    for _ in range(9):
+        began = time.perf_counter()
+        subprocess.run([sys.executable, "-c", "import aiohttp.web, socketio"], check=True)
+        imports.append(time.perf_counter() - began)
+        with bench.llamadash("start") as dash:
+            ready.append(dash.ready)
+    bench.row("ready after start", statistics.median(ready) * 1000, "ms", reference=statistics.median(imports) * 1000,
+              beside="importing aiohttp.web and socketio", most=1.2)
+    script = "import aiohttp.web, socketio, time; print(1, flush=True); time.sleep(60)"
+    with bench.reference(sys.executable, "-c", script) as bare:
+        reference = bare.memory()
+    with bench.llamadash("start") as dash:
+        await asyncio.sleep(3)
+        bench.row("memory when idle", dash.memory(), "MiB", reference=reference, beside="these imports", limit=60)
+        async with contextlib.AsyncExitStack() as stack:
+            clients = [await stack.enter_async_context(Client(dash)) for _ in range(10)]
+            for client in clients:
+                await client.answer("models:list")
+            await asyncio.sleep(1)
+            bench.row("… with 10 clients", dash.memory(), "MiB", limit=62)
+    with bench.llamadash("start-full", models=library(bench.folder)) as dash:
+        async with Client(dash) as client:
+            await client.answer("models:scan")
+            bench.row(f"… after a scan of {MODELS:,} models", dash.memory(), "MiB", limit=75)
+
+
+@measure
+async def idle(bench: Bench) -> None:
+    """CPU with one client that only listens, at both intervals at once."""
+    with bench.llamadash("slow") as slow, bench.llamadash("fast") as fast:
+        async with Client(slow) as one, Client(fast) as other:
+            await one.answer("settings:get")
+            await other.answer("settings:update", {"changes": {"metrics_interval": 1}})
+            await asyncio.sleep(3)
+            began, before = time.monotonic(), [cpu_time(server.pid) for server in (slow, fast)]
+            await asyncio.sleep(30)
+            seconds = time.monotonic() - began
+            used = [(cpu_time(server.pid) - then) / seconds * 100 for server, then in zip((slow, fast), before, strict=True)]
+    bench.row("idle, one client, every 10 s", used[0], "% of a core", limit=0.3)
+    bench.row("idle, one client, every second", used[1], "% of a core", limit=1.5)
+
+
+def read_beginnings(folder: Path) -> float:
+    """Seconds to read the first 4 MB of every file."""
+    began = time.perf_counter()
+    for path in sorted(folder.iterdir()):
+        with path.open("rb", buffering=0) as file:
+            file.read(READ_FIRST)
+    return time.perf_counter() - began
+
+
+@measure
+async def scan(bench: Bench) -> None:
+    """The first scan of a thousand files, a second one, and one after a file has changed."""
+    models, place = library(bench.folder), bench.folder / "place"
+    place.mkdir(exist_ok=True)
+    times: dict[str, list[float]] = {"read": [], "first": [], "again": [], "changed": []}
+    read_beginnings(models)
+    for turn in range(3):
+        times["read"].append(read_beginnings(models))
+        with bench.llamadash(f"scan-{turn}", models=place) as dash:
+            async with Client(dash) as client:
+                await client.answer("models:scan")
+                models.rename(place / "library")
+                try:
+                    times["first"].append(await client.timed("models:scan"))
+                    times["again"].append(await client.timed("models:scan"))
+                    write_gguf(place / "library/bench-0000-7b-q4_k_m.gguf", 1000 + turn)
+                    times["changed"].append(await client.timed("models:scan"))
+                finally:
+                    (place / "library").rename(models)
+    median = {name: statistics.median(values) for name, values in times.items()}
+    bench.row(f"scan of {MODELS:,} GGUF files", median["first"], "s", reference=median["read"],
+              beside="reading the first 4 MB of each", most=1.5)
+    bench.row("… again, nothing changed", median["again"], "s", limit=0.2)
+    bench.row("… again, one file changed", median["changed"], "s", limit=0.2)
+
+
+@measure
+async def queries(bench: Bench) -> None:
+    """Answers from a full database beside the plain SQL that yields them."""
+    data, now = await full_data(bench), int(time.time() * 1000)
+    asked: list[tuple[str, str, Json]] = [(f"models:list, {MODELS:,} models", "models:list", {})]
+    asked += [(f"metrics:history, {name}", "metrics:history", {"from": now - days * DAY, "to": now, "points": 500})
+              for name, days in (("24 h", 1), ("30 days", 30), ("1 year", 365))]
+    asked += [(f"logs:list, {kind} in {LOG_ROWS:,} rows", "logs:list", {"search": text, "limit": 100})
+              for kind, text in (("a rare word", "needle"), ("a frequent word", "task"))]
+    with bench.llamadash(data, models=library(bench.folder)) as dash, \
+            contextlib.closing(sqlite3.connect(bench.folder / data / "llama-dashboard.db")) as db:
+        db.row_factory = sqlite3.Row
+        async with Client(dash) as client:
+            await client.answer("models:scan")
+            for what, event, request in asked:
+                answer = await client.answer(event, request)
+                plain = functools.partial(PLAIN_SQL[event], db, request, answer)
+                plain()
+                pairs = [(await client.timed(event, request), seconds_of(plain)) for _ in range(9)]
+                ours, theirs = (statistics.median(values) * 1000 for values in zip(*pairs, strict=True))
+                bench.row(what, ours, "ms", reference=theirs, beside="plain SQL as JSON", most=1.5)
+
+
+def seconds_of(work: Callable[[], object]) -> float:
+    """How long `work` takes."""
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
+
+
+def plain_models(db: sqlite3.Connection, _request: Json, _answer: Json) -> str:
+    """Every model's row as JSON."""
+    rows = [dict(row) for row in db.execute("SELECT * FROM models ORDER BY name COLLATE NOCASE, id")]
+    for row in rows:
+        for name in ("parameters", "modalities", "shards"):
+            row[name] = json.loads(row[name])
+    return json.dumps({"models": rows})
+
+
+def plain_history(db: sqlite3.Connection, request: Json, answer: Json) -> str:
+    """The same averages and maxima in the same buckets."""
+    bucket, names = answer["bucket"], list(answer["series"])
+    width = next((width for width in (600_000, 60_000) if bucket >= width), 0)
+    columns = ", ".join(f"AVG({name}), MAX({name}_max)" for name in names)
+    rows = db.execute(f"SELECT timestamp - timestamp % ? AS bucket, {columns} FROM metrics WHERE resolution = ? "
+                      "AND timestamp >= ? AND timestamp < ? GROUP BY bucket ORDER BY bucket",
+                      (bucket, width, request["from"] - request["from"] % bucket, request["to"])).fetchall()
+    columns_of = list(zip(*rows, strict=True))
+    return json.dumps({"timestamps": columns_of[0], "series": {
+        name: {"avg": columns_of[1 + 2 * at], "max": columns_of[2 + 2 * at]} for at, name in enumerate(names)}})
+
+
+def plain_logs(db: sqlite3.Connection, request: Json, _answer: Json) -> str:
+    """The newest lines that hold the text."""
+    return json.dumps([dict(row) for row in db.execute(
+        "SELECT id, timestamp, level, source, message FROM logs WHERE message LIKE ? ORDER BY id DESC LIMIT ?",
+        (f"%{request['search']}%", request["limit"] + 1))])
+
+
+PLAIN_SQL: dict[str, Callable[[sqlite3.Connection, Json, Json], str]] = {
+    "models:list": plain_models, "metrics:history": plain_history, "logs:list": plain_logs}
+
+
+# -- Pages ---------------------------------------------------------------------------------------
+
+EMPTY_PAGE = '<!doctype html><html lang="en"><title>empty</title><p>.</p></html>'
+FRAMES = """(seconds) => new Promise((done) => {
+  const tasks = [];
+  new PerformanceObserver((list) => tasks.push(...list.getEntries().map((entry) => entry.duration))).observe({ type: "longtask" });
+  let frames = 0;
+  const begun = performance.now();
+  const frame = () => {
+    frames += 1;
+    const past = performance.now() - begun;
+    if (past < seconds * 1000) requestAnimationFrame(frame);
+    else done({ rate: frames / past * 1000, longest: Math.max(0, ...tasks), long: tasks.length });
+  };
+  requestAnimationFrame(frame);
+})"""
+
+
+@contextlib.asynccontextmanager
+async def browser() -> AsyncIterator[Any]:
+    """Chromium, driven by Playwright; None where there is no Chromium on PATH."""
+    program = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if program is None:
+        print("bench: no Chromium on PATH: no figures about pages", file=sys.stderr)
+        yield None
+        return
+    from playwright.async_api import async_playwright
+    async with async_playwright() as driver:
+        chromium = await driver.chromium.launch(executable_path=program, args=["--no-sandbox"] if os.geteuid() == 0 else [])
+        try:
+            yield chromium
+        finally:
+            await chromium.close()
+
+
+def with_empty_page(bench: Bench) -> Path:
+    """A copy of the program whose client has an empty page beside it, to compare with."""
+    copy = bench.folder / "copy"
+    if not copy.exists():
+        copy.mkdir()
+        shutil.copy(bench.program, copy)
+        shutil.copytree(bench.program.parent / "web", copy / "web")
+        (copy / "web/empty.html").write_text(EMPTY_PAGE)
+    return copy / bench.program.name
+
+
+async def visit(context: Any, url: str) -> Json:
+    """What it takes to show `url`: requests that reach the server, bytes, first paint (ms), script time (ms)."""
+    page = await context.new_page()
+    session = await context.new_cdp_session(page)
+    answers: dict[str, bool] = {}  # by request: whether it came from the server
+    sizes: dict[str, float] = {}
+    session.on("Network.responseReceived", lambda event: answers.setdefault(
+        event["requestId"], not event["response"].get("fromDiskCache")))
+    session.on("Network.requestServedFromCache", lambda event: answers.update({event["requestId"]: False}))
+    session.on("Network.loadingFinished", lambda event: sizes.update({event["requestId"]: event["encodedDataLength"]}))
+    await session.send("Network.enable")
+    await session.send("Performance.enable")
+    await page.goto(url)
+    await page.wait_for_function("performance.getEntriesByName('first-contentful-paint').length > 0")
+    await asyncio.sleep(1)
+    paint = await page.evaluate("performance.getEntriesByName('first-contentful-paint')[0].startTime")
+    metrics = {item["name"]: item["value"] for item in (await session.send("Performance.getMetrics"))["metrics"]}
+    await page.close()
+    return {"requests": sum(answers.values()), "bytes": sum(sizes.get(key, 0) for key, real in answers.items() if real),
+            "paint": paint, "script": metrics["ScriptDuration"] * 1000}
+
+
+@measure
+async def page(bench: Bench) -> None:
+    """The first page with an empty cache and with a warm one, beside an empty page."""
+    async with browser() as chromium:
+        if chromium is None:
+            return
+        program, bench.program = bench.program, with_empty_page(bench)
+        visits: dict[str, list[Json]] = {"cold": [], "warm": [], "empty": []}
+        with bench.llamadash("page") as dash:
+            home, empty = (f"http://127.0.0.1:{dash.port}/{path}" for path in (f"#key={dash.key}", "empty.html"))
+            for turn in range(6):
+                for kinds, url in (({"empty"}, empty), (("cold", "warm"), home)):
+                    context = await chromium.new_context()
+                    for kind in kinds:
+                        figures = await visit(context, url)
+                        visits[kind] += [figures] if turn else []
+                    await context.close()
+        bench.program = program
+    median = {kind: {key: statistics.median(item[key] for item in items) for key in items[0]} for kind, items in visits.items()}
+    bench.notes["page"] = median
+    cold, warm, bare = median["cold"], median["warm"], median["empty"]
+    bench.row("first page: requests", cold["requests"], "requests", limit=25)
+    bench.row("first page: on the wire", cold["bytes"] / 1000, "kB", limit=80)
+    bench.row("first page: first contentful paint", cold["paint"], "ms", reference=bare["paint"], beside="an empty page", most=1.5)
+    bench.row("first page: script time", cold["script"], "ms")
+    bench.row("with a warm cache: requests", warm["requests"], "requests", limit=2)
+    bench.row("with a warm cache: first contentful paint", warm["paint"], "ms", reference=bare["paint"], beside="an empty page", most=1.5)
+
+
+@measure
+async def churn(bench: Bench) -> None:
+    """Pages with a thousand models and a full log while ten updates a second come in."""
+    async with browser() as chromium:
+        if chromium is None:
+            return
+        data, engine = await full_data(bench), bench.folder / "chatty-engine"
+        engine.write_text(NOISY_ENGINE.format(python=sys.executable))
+        engine.chmod(0o755)
+        program, bench.program = bench.program, with_empty_page(bench)
+        (bench.folder / data / "flood.json").unlink(missing_ok=True)
+        with bench.llamadash(data, engine=engine, models=library(bench.folder)) as dash:
+            async with Client(dash) as client:
+                await client.answer("models:scan")
+                await client.answer("settings:update", {"changes": {"metrics_interval": 1}})
+                (bench.folder / data / "flood.json").write_text(json.dumps({"rate": 100, "quiet": 1, "seconds": 60, "model": "quiet"}))
+                figures = [await frames(chromium, dash, client, path) for path in ("empty.html", "models", "logs")]
+        bench.program = program
+    bare, *pages = figures
+    for what, found in zip((f"{MODELS:,} models on the page", "50,000 log lines behind the page"), pages, strict=True):
+        bench.row(f"{what}, 10 updates/s: frames", found["rate"], "frames/s", reference=bare["rate"], beside="an empty page", least=0.97)
+        bench.row(f"{what}, 10 updates/s: longest task", found["longest"], "ms", limit=50)
+
+
+async def frames(chromium: Any, dash: Server, client: Client, path: str) -> Json:
+    """Frame rate and long tasks of one page during eight seconds of updates and, in the log, of scrolling."""
+    context = await chromium.new_context()
+    page = await context.new_page()
+    await page.goto(f"http://127.0.0.1:{dash.port}/{path}#key={dash.key}")
+    await asyncio.sleep(3)
+    measuring = asyncio.ensure_future(page.evaluate(FRAMES, 8))
+    models = (await client.answer("models:list"))["models"]
+    turn = 0
+    while not measuring.done():
+        model = models[turn % 20]
+        changed = await client.answer("models:update", {"id": model["id"], "revision": model["revision"],
+                                                        "changes": {"favorite": not model["favorite"]}})
+        models[turn % 20] = changed["model"]
+        if path == "logs":
+            await page.mouse.wheel(0, -400 if turn % 20 < 15 else 6000)
+        turn += 1
+        await asyncio.sleep(0.1)
+    found: Json = await measuring
+    await context.close()
+    return found
+
+
+# -- Command line --------------------------------------------------------------------------------
+
+def table(rows: list[Json]) -> str:
+    """The rows as one table."""
+    lines = [("what", "llamadash", "reference", "ratio", "reach", "")]
+    for row in rows:
+        reference = f"{shown(row['reference'])} {row['unit']}, {row['beside']}" if row["reference"] is not None else ""
+        lines.append((row["what"], f"{shown(row['value'])} {row['unit']}", reference,
+                      f"{shown(row['ratio'])} ×" if row["ratio"] is not None else "", row["reach"],
+                      {True: "ok", False: "miss", None: ""}[row["ok"]]))
+    widths = [max(len(line[at]) for line in lines) for at in range(len(lines[0]))]
+    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines)
+
+
+def machine() -> Json:
+    """What this ran on."""
+    return {"system": platform.platform(), "cores": os.cpu_count(), "python": platform.python_version(),
+            "load": os.getloadavg()[0]}
+
+
+async def run(names: list[str], program: Path) -> int:
+    """Run the measurements named, and print what they found; the number of figures out of reach."""
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))  # for all the servers as well, which inherit it
+    with tempfile.TemporaryDirectory(prefix="llamadash-bench-") as folder:
+        bench = Bench(program, Path(folder))
+        began = time.monotonic()
+        for name in names:
+            print(f"{name}: {(MEASUREMENTS[name].__doc__ or '').strip()}", file=sys.stderr, flush=True)
+            await MEASUREMENTS[name](bench)
+    print(f"\n{table(bench.rows)}\n")
+    print(json.dumps({"machine": machine(), "seconds": round(time.monotonic() - began), "rows": bench.rows, "notes": bench.notes}))
+    return sum(row["ok"] is False for row in bench.rows)
+
+
+def main() -> int:
+    """The command line; status 1 where a figure is out of reach."""
+    parser = argparse.ArgumentParser(description="Measure llamadash beside reference points of the same run.")
+    parser.add_argument("names", nargs="*", metavar="name", help="what to measure; everything unless given")
+    parser.add_argument("--program", type=Path, default=REPOSITORY / "llamadash.py", help="the llamadash.py to measure")
+    parser.add_argument("--list", action="store_true", help="print the names")
+    parser.add_argument("--load", nargs=2, metavar=("NAME", "JSON"), help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.load:
+        print(json.dumps(asyncio.run(as_coroutine(LOADS[options.load[0]](json.loads(options.load[1]))))))
+        return 0
+    if options.list:
+        print("\n".join(f"{name:10} {work.__doc__}" for name, work in MEASUREMENTS.items()))
+        return 0
+    if unknown := set(options.names) - set(MEASUREMENTS):
+        parser.error(f"unknown: {', '.join(sorted(unknown))}; there are {', '.join(MEASUREMENTS)}")
+    return min(1, asyncio.run(run(options.names or list(MEASUREMENTS), options.program.resolve())))
+
+
+async def as_coroutine(work: Awaitable[Json]) -> Json:
+    """The result of an awaitable, for asyncio.run."""
+    return await work
+
+
+if __name__ == "__main__":
+    sys.exit(main())

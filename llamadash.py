@@ -1,0 +1,9309 @@
+#!/usr/bin/env python3
+# /// script
+# requires-python = ">=3.10"
+# dependencies = [
+#   "python-socketio>=5.16.2,<6",
+#   "aiohttp>=3.14.1,<4",
+#   "psutil>=5.9,<8",
+# ]
+# ///
+"""llamadash: the dashboard for llama.cpp on your own box.
+
+It finds GGUF models, runs and supervises llama-server, loads and unloads models with real progress,
+tunes each one, chats with it, and shows what the machine is doing, live and over weeks.
+
+    python3 llamadash.py            start, and print the link to open
+    python3 llamadash.py doctor     check this machine and say what to do
+    python3 llamadash.py --help     every option
+
+This file is the whole server; web/ is the whole client; data/ holds what it remembers.
+"""
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+__version__ = "1.0.0"
+
+
+# -- Bootstrap -----------------------------------------------------------------------------------
+
+IMPORT_NAMES = {"python-socketio": "socketio"}  # where it is not the package's own name
+HERE = Path(__file__).resolve().parent
+
+
+def script_dependencies(script: Path) -> list[str]:
+    """The requirements in the PEP 723 block of `script`."""
+    block = re.search(r"^# /// script\n(.*?)^# ///", script.read_text("utf-8"), re.S | re.M)
+    listed = re.search(r"dependencies = \[(.*?)\]", block[1] if block else "", re.S)
+    return re.findall(r'"([^"]+)"', listed[1]) if listed else []
+
+
+def missing_dependencies(requirements: list[str]) -> list[str]:
+    """Those of `requirements` whose module cannot be found."""
+    def module(requirement: str) -> str:
+        name = re.split(r"[<>=!~\[; ]", requirement, maxsplit=1)[0]
+        return IMPORT_NAMES.get(name, name.replace("-", "_"))
+    return [item for item in requirements if importlib.util.find_spec(module(item)) is None]
+
+
+VENV = HERE / "data" / "venv"
+VENV_PYTHON = VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+EMBEDDED_PACKAGE = "xllamacpp"  # llama.cpp's own server inside Python: the engine where there is no other
+
+
+def venv_commands(requirements: list[str]) -> list[list[str]]:
+    """The commands that make data/venv and install `requirements` into it."""
+    return [[sys.executable, "-m", "venv", "--clear", str(VENV)],
+            [str(VENV_PYTHON), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *requirements]]
+
+
+def make_venv(requirements: list[str], optional: list[str]) -> None:
+    """Make data/venv with `requirements`, and with `optional` where that can be had; SystemExit in one line."""
+    try:
+        os.makedirs(VENV.parent, mode=0o700, exist_ok=True)
+        for command in venv_commands(requirements):
+            subprocess.run(command, check=True, stdout=sys.stderr)
+        for package in optional:
+            if subprocess.run(venv_commands([package])[1], stdout=sys.stderr).returncode:
+                print(f"llamadash: going on without {package}", file=sys.stderr)
+        (VENV / ".complete").write_text("\n".join(requirements))
+    except (OSError, subprocess.CalledProcessError) as problem:
+        hint = "" if importlib.util.find_spec("ensurepip") else " (on Debian: apt install python3-venv)"
+        by_hand = " ".join(f"'{item}'" for item in requirements)
+        sys.exit(f"llamadash: could not make {VENV}: {problem}{hint}; or by hand: pip install {by_hand}")
+
+
+def bootstrap(script: Path) -> None:
+    """Install what `script` needs into data/venv and start it again from there; return if all is there.
+
+    Exits with status 1 and one line on standard error where that cannot be done.
+    """
+    requirements = script_dependencies(script)
+    if not (missing := missing_dependencies(requirements)):
+        return
+    if os.environ.get("LLAMADASH_NO_BOOTSTRAP") == "1":
+        sys.exit(f"llamadash: missing {', '.join(missing)}: pip install " + " ".join(f"'{item}'" for item in requirements))
+    tries = int(os.environ.get("LLAMADASH_BOOTSTRAPPED", "0"))
+    if tries > 1:
+        sys.exit(f"llamadash: {VENV} still lacks {', '.join(missing)}: delete it and try again")
+    complete = VENV / ".complete"
+    installed = complete.read_text().split("\n") if complete.is_file() else []
+    if tries or not VENV_PYTHON.exists() or not set(requirements) <= set(installed):
+        print(f"llamadash: installing {', '.join(missing)} into {VENV} (once)", file=sys.stderr)
+        has_engine = os.environ.get("LLAMADASH_LLAMA_SERVER") or shutil.which("llama-server")
+        make_venv([*requirements, *(item for item in installed if item and item not in requirements)],
+                  [] if has_engine else [EMBEDDED_PACKAGE])
+    environment = {**os.environ, "LLAMADASH_BOOTSTRAPPED": str(tries + 1)}
+    command = [str(VENV_PYTHON), str(script), *sys.argv[1:]]
+    if os.name == "nt":
+        sys.exit(subprocess.run(command, env=environment).returncode)
+    os.execve(VENV_PYTHON, command, environment)
+
+
+def started_script() -> Path:
+    """The script that Python was started with: this one, or the tests."""
+    return Path(getattr(sys.modules["__main__"], "__file__", None) or __file__).resolve()
+
+
+if missing_dependencies(script_dependencies(Path(__file__))) and started_script().parent == HERE:
+    bootstrap(started_script())
+
+import argparse
+import asyncio
+import base64
+import binascii
+import collections
+import contextlib
+import ctypes
+import dataclasses
+import errno
+import functools
+import getpass
+import gzip
+import hashlib
+import hmac
+import importlib.metadata
+import inspect
+import io
+import ipaddress
+import json
+import logging
+import math
+import platform
+import posixpath
+import secrets
+import signal
+import socket
+import sqlite3
+import ssl
+import stat
+import statistics
+import struct
+import tempfile
+import threading
+import time
+import traceback
+import types
+import typing
+import unicodedata
+import urllib.parse
+import urllib.request
+import yarl
+from collections import OrderedDict, deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Annotated, Any, ClassVar, Literal, TYPE_CHECKING, TypeVar
+
+import aiohttp
+import psutil
+import socketio
+from aiohttp import WSMsgType, web
+from engineio.async_drivers import aiohttp as aiohttp_driver
+
+Json = dict[str, Any]
+log = logging.getLogger("llamadash")
+
+
+# -- Errors and envelopes ------------------------------------------------------------------------
+
+class DashError(Exception):
+    """An expected failure: `code` goes to the client, and the message is written for the user."""
+    code = "INTERNAL_ERROR"
+
+    def __init__(self, message: str, *, field: str | None = None, **details: Any) -> None:
+        super().__init__(message)
+        self.field = field
+        self.details = details
+
+    def as_json(self) -> Json:
+        """`{code, message, field?, …}`, the `error` of a response."""
+        field = {} if self.field is None else {"field": self.field}
+        return {"code": self.code, "message": str(self), **field, **self.details}
+
+
+class InvalidRequest(DashError):
+    """A value of the request is not acceptable; `field` says which."""
+    code = "INVALID_REQUEST"
+
+
+class UnknownEvent(DashError):
+    """There is no handler for this event."""
+    code = "UNKNOWN_EVENT"
+
+
+class NotFound(DashError):
+    """What the request names does not exist."""
+    code = "NOT_FOUND"
+
+
+class Conflict(DashError):
+    """Somebody else changed it first; `current` carries the row as it is now."""
+    code = "CONFLICT"
+
+
+class RateLimited(DashError):
+    """Too many requests."""
+    code = "RATE_LIMITED"
+
+
+class Unauthenticated(DashError):
+    """No valid access key, session token or password was given."""
+    code = "UNAUTHENTICATED"
+
+
+class EngineUnavailable(DashError):
+    """There is no running engine to do this."""
+    code = "ENGINE_UNAVAILABLE"
+
+
+class EngineFailed(DashError):
+    """The engine tried and could not."""
+    code = "ENGINE_FAILED"
+
+
+class StorageFull(DashError):
+    """The disk is full: nothing can be saved."""
+    code = "STORAGE_FULL"
+
+
+def now_ms() -> int:
+    """Unix time in milliseconds."""
+    return time.time_ns() // 1_000_000
+
+
+# -- Request fields ------------------------------------------------------------------------------
+
+MAX_TEXT = 4096  # characters; longer fields say so with Length
+MAX_DEPTH = 32  # levels of nesting in a request; every real one has fewer than 8
+
+
+@dataclass(frozen=True)
+class Range:
+    """Bounds of a number, both included."""
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Length:
+    """Bounds of a text's characters or a list's items, both included."""
+    low: int
+    high: int
+
+
+Timestamp = Annotated[int, Range(0, 2**53)]
+ModelId = Annotated[str, Length(1, 96)]
+
+
+def checked(value: Any, kind: Any, field: str, longest: float = MAX_TEXT) -> Any:
+    """`value` if it is of the annotated type `kind`, else InvalidRequest naming `field`.
+
+    A text may have up to `longest` characters, MAX_TEXT unless its Length says otherwise.
+    """
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin is Annotated:
+        limit = arguments[1].high if isinstance(arguments[1], Length) else MAX_TEXT
+        return checked_bounds(checked(value, arguments[0], field, limit), arguments[1], field)
+    if origin in (types.UnionType, typing.Union):
+        if value is None and type(None) in arguments:
+            return None
+        return checked(value, next(item for item in arguments if item is not type(None)), field)
+    if origin is Literal:
+        if value in arguments and type(value) in {type(item) for item in arguments}:
+            return value
+        raise InvalidRequest(f"{field} must be one of: {', '.join(map(str, arguments))}", field=field)
+    if origin is list:
+        if not isinstance(value, list):
+            raise InvalidRequest(f"{field} must be a list", field=field)
+        return [checked(item, arguments[0], f"{field}.{at}") for at, item in enumerate(value)]
+    if kind is float and type(value) is int:
+        value = float(value) if abs(value) < 2**63 else math.inf
+    expected: Any = origin or kind
+    if type(value) is not expected:
+        names = {str: "a text", int: "a whole number", float: "a number", bool: "true or false", dict: "an object"}
+        raise InvalidRequest(f"{field} must be {names.get(expected, expected)}", field=field)
+    if expected is str and len(value) > longest:
+        raise InvalidRequest(f"{field} may have at most {longest:g} characters", field=field)
+    if expected is str and not encodable(value):
+        raise InvalidRequest(f"{field} holds characters that no text has", field=field)
+    if expected is int and abs(value) >= 2**63 or expected is float and not math.isfinite(value):
+        raise InvalidRequest(f"{field} is out of range", field=field)
+    return value
+
+
+def encodable(text: str) -> bool:
+    """Whether `text` can be sent and stored: no lone surrogate, no NUL."""
+    with contextlib.suppress(UnicodeEncodeError):
+        text.encode()
+        return "\0" not in text
+    return False
+
+
+def checked_bounds(value: Any, bounds: Any, field: str) -> Any:
+    """`value` if it is within `bounds`, a Range or a Length."""
+    size = len(value) if isinstance(bounds, Length) else value
+    if not bounds.low <= size <= bounds.high:
+        what = {str: "characters", list: "items"}.get(type(value), "")
+        raise InvalidRequest(f"{field} must have {bounds.low:g} to {bounds.high:g} {what}" if what else
+                             f"{field} must be from {bounds.low:g} to {bounds.high:g}", field=field)
+    return value
+
+
+# -- Events --------------------------------------------------------------------------------------
+
+@dataclass(frozen=True)
+class Event:
+    """One request that clients may make: its handler, its fields and its unexpected-error code."""
+    name: str
+    handler: Callable[..., Awaitable[Json]]
+    fields: dict[str, inspect.Parameter]
+    error: str
+    cost: int
+    wants_client: bool
+
+    def arguments(self, data: Json) -> Json:
+        """`data` checked against the handler's keyword arguments; InvalidRequest names the wrong field."""
+        for name in data:
+            if name not in self.fields:
+                raise InvalidRequest(f"unknown field: {name[:64]}", field=name[:64])
+        arguments = {self.fields[name].name: checked(value, self.fields[name].annotation, name)
+                     for name, value in data.items()}
+        for name, parameter in self.fields.items():
+            if name not in data and parameter.default is inspect.Parameter.empty:
+                raise InvalidRequest(f"missing field: {name}", field=name)
+        return arguments
+
+
+EVENTS: dict[str, Event] = {}
+
+
+Handler = Callable[..., Awaitable[Json]]
+
+
+def on(name: str, *, error: str = "INTERNAL_ERROR", cost: int = 1) -> Callable[[Handler], Handler]:
+    """Register the decorated function as the handler of event `name`.
+
+    It is called as `handler(dash, **fields)`, or `handler(dash, client, **fields)` where its second
+    positional parameter is named `client`; its typed keyword-only parameters are the request's fields.
+    (A trailing underscore is not part of a field's name: `from_` is `from`.) It returns the response's
+    data or raises a DashError; anything else is logged, and the client sees the code `error`. `cost` is how
+    many requests it counts for in the rate limit.
+    """
+    def register(handler: Handler) -> Handler:
+        hints = typing.get_type_hints(handler, {**globals(), "Dash": Any, "Client": Any}, include_extras=True)
+        parameters = inspect.signature(handler).parameters
+        fields = {item.name.rstrip("_"): item.replace(annotation=hints[item.name])
+                  for item in parameters.values() if item.kind is item.KEYWORD_ONLY}
+        EVENTS[name] = Event(name, handler, fields, error, cost, "client" in parameters)
+        return handler
+    return register
+
+
+# -- Database ------------------------------------------------------------------------------------
+
+DATABASE_NAME = "llama-dashboard.db"
+BACKUPS_KEPT = 7  # daily backups: one week to notice that something went wrong
+BUSY_TIMEOUT = 5.0  # seconds to wait for another connection's lock, as a backup tool's
+PRUNE_ROWS = 5000  # rows deleted in one go: more would stall the writers
+DAY = 86_400_000  # milliseconds
+RAW_KEPT = 2 * DAY  # how long every single sample is kept
+ROLL_UPS = (60_000, 600_000)  # widths in ms of the averages kept for longer
+MAX_GPUS = 8  # as many as have history columns
+GPU_SERIES = ("utilization", "memory_used", "memory_total", "temperature", "power")
+SERIES = (
+    "cpu_usage", "memory_usage", "swap_usage", "disk_usage", "load_average", "memory_used",
+    "network_received", "network_sent", "prompt_tokens_per_second", "generated_tokens_per_second",
+    "requests_processing", "requests_deferred", "active_models", "process_cpu", "process_memory",
+    *(f"gpu{index}_{name}" for index in range(MAX_GPUS) for name in GPU_SERIES),
+)
+MODEL_COLUMNS = {
+    "id": "TEXT PRIMARY KEY", "name": "TEXT NOT NULL", "path": "TEXT NOT NULL UNIQUE", "source": "TEXT NOT NULL",
+    "favorite": "INTEGER NOT NULL", "parameters": "TEXT NOT NULL", "revision": "INTEGER NOT NULL",
+    "architecture": "TEXT", "size_label": "TEXT", "parameter_count": "INTEGER", "quantization": "TEXT",
+    "file_size": "INTEGER", "file_mtime": "INTEGER", "context_length": "INTEGER",
+    "embedding_length": "INTEGER", "block_count": "INTEGER", "head_count": "INTEGER",
+    "head_count_kv": "INTEGER", "vocabulary_size": "INTEGER", "expert_count": "INTEGER",
+    "expert_used_count": "INTEGER", "sliding_window": "INTEGER", "key_length": "INTEGER",
+    "value_length": "INTEGER", "license": "TEXT", "tokenizer": "TEXT", "chat_template": "INTEGER",
+    "modalities": "TEXT", "shards": "TEXT", "projector": "TEXT", "projector_size": "INTEGER",
+    "missing": "INTEGER NOT NULL", "created_at": "INTEGER NOT NULL", "updated_at": "INTEGER NOT NULL",
+}
+MODEL_DEFAULTS: Json = {
+    **dict.fromkeys(MODEL_COLUMNS), "favorite": False, "parameters": {}, "revision": 1, "missing": False,
+    "chat_template": False, "modalities": ["text"], "shards": [],
+}
+JSON_COLUMNS = ("parameters", "modalities", "shards")
+BOOLEAN_COLUMNS = ("favorite", "chat_template", "missing")
+
+
+class DatabaseTooNew(DashError):
+    """The database was written by a newer llamadash."""
+
+
+Migration = Callable[[sqlite3.Connection], None]
+MIGRATIONS: list[Migration] = []
+
+
+def migration(step: Migration) -> Migration:
+    """Append `step` to the numbered migrations; it runs inside a transaction of its own."""
+    MIGRATIONS.append(step)
+    return step
+
+
+@migration
+def m001_initial(db: sqlite3.Connection) -> None:
+    """The tables that llamadash starts with."""
+    columns = ", ".join(f"{name} {kind}" for name, kind in MODEL_COLUMNS.items())
+    db.execute(f"CREATE TABLE models ({columns})")
+    series = ", ".join(f"{name} REAL, {name}_max REAL" for name in SERIES)
+    db.execute("CREATE TABLE metrics (resolution INTEGER NOT NULL, timestamp INTEGER NOT NULL, "
+               f"samples INTEGER NOT NULL, {series}, PRIMARY KEY (resolution, timestamp))")
+    db.execute("CREATE TABLE logs (id INTEGER PRIMARY KEY AUTOINCREMENT, timestamp INTEGER NOT NULL, "
+               "level TEXT NOT NULL, source TEXT NOT NULL, message TEXT NOT NULL)")
+    db.execute("CREATE INDEX logs_level ON logs (level, id)")
+    db.execute("CREATE INDEX logs_source ON logs (source, id)")
+    db.execute("CREATE TABLE server_config (key TEXT PRIMARY KEY, value TEXT NOT NULL)")
+    db.execute("CREATE TABLE metadata (key TEXT PRIMARY KEY, value TEXT NOT NULL)")
+    db.execute("CREATE TABLE requests (id INTEGER PRIMARY KEY AUTOINCREMENT, timestamp INTEGER NOT NULL, "
+               "model TEXT NOT NULL, prompt_tokens INTEGER, cached_tokens INTEGER, generated_tokens INTEGER, "
+               "prompt_per_second REAL, generated_per_second REAL, duration REAL)")
+    db.execute("CREATE INDEX requests_model ON requests (model, id)")
+    db.execute("CREATE TABLE benchmarks (id INTEGER PRIMARY KEY AUTOINCREMENT, timestamp INTEGER NOT NULL, "
+               "model TEXT NOT NULL, result TEXT NOT NULL)")
+    db.execute("CREATE INDEX benchmarks_model ON benchmarks (model, id)")
+    db.execute("CREATE TABLE sessions (id TEXT PRIMARY KEY, token_hash BLOB NOT NULL UNIQUE, address TEXT, "
+               "created_at INTEGER NOT NULL, used_at INTEGER NOT NULL, expires_at INTEGER NOT NULL)")
+
+
+def disk_is_full(problem: sqlite3.Error) -> bool:
+    """Whether SQLite failed because nothing more fits on the disk (it also says so as an I/O error)."""
+    return any(text in str(problem) for text in ("disk is full", "disk I/O error"))
+
+
+class Database:
+    """Everything that llamadash remembers, in one SQLite file; rows come and go as dicts.
+
+    One connection writes, under a lock, from the loop or from a thread; `reader` gives a thread that
+    reads for long a connection of its own. Acknowledged writes survive a kill of the process.
+    """
+
+    def __init__(self, path: Path | str, version: int = len(MIGRATIONS)) -> None:
+        self.path = Path(path)
+        self.lock = threading.RLock()
+        self.notice: str | None = None  # what the user should know about how the file was opened
+        self.model_rows: dict[str, Json] | None = None
+        self.threads = threading.local()
+        try:
+            self.connection = self.connect()
+            self.migrate(version)
+        except sqlite3.DatabaseError as problem:
+            if disk_is_full(problem) or "locked" in str(problem):
+                raise StorageFull(f"{self.path} cannot be written: {problem}") from problem
+            self.restore(problem)
+            self.connection = self.connect()
+            self.migrate(version)
+
+    # opening, closing, backups
+
+    def connect(self) -> sqlite3.Connection:
+        """A connection to the file, checked and set up for one writer and many readers."""
+        if self.path.exists():
+            if self.path.stat().st_size == 0 and any(self.backups()):
+                raise sqlite3.DatabaseError("the file is empty")
+            os.chmod(self.path, 0o600)
+        elif str(self.path) != ":memory:":
+            self.path.touch(mode=0o600)
+        connection = sqlite3.connect(self.path, timeout=BUSY_TIMEOUT, isolation_level=None, check_same_thread=False)
+        connection.row_factory = sqlite3.Row
+        try:
+            found = connection.execute("PRAGMA user_version").fetchone()[0]
+            if found > len(MIGRATIONS):  # not one byte of it may change
+                raise DatabaseTooNew(f"{self.path} was written by a newer llamadash (format {found}, this one knows "
+                                     f"{len(MIGRATIONS)}): update llamadash, or use another --data-dir")
+            connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute("PRAGMA synchronous = NORMAL")
+            result = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
+            if result != "ok":
+                raise sqlite3.DatabaseError(result)
+        except (sqlite3.Error, DatabaseTooNew):
+            connection.close()
+            raise
+        return connection
+
+    def migrate(self, version: int) -> None:
+        """Run the migrations that this file has not seen, each in its own transaction after a backup."""
+        found = self.connection.execute("PRAGMA user_version").fetchone()[0]
+        for number in range(found + 1, version + 1):
+            if number > 1:
+                self.backup(self.backup_folder() / f"before-migration-{number}.db")
+            with self.transaction() as db:
+                MIGRATIONS[number - 1](db)
+                db.execute(f"PRAGMA user_version = {number}")
+
+    def backup_folder(self) -> Path:
+        """Where backups are kept: beside the database."""
+        folder = self.path.parent / "backups"
+        folder.mkdir(mode=0o700, exist_ok=True)
+        return folder
+
+    def backups(self) -> list[Path]:
+        """The backups, newest first."""
+        folder = self.path.parent / "backups"
+        return sorted(folder.glob("*.db"), key=lambda path: path.stat().st_mtime, reverse=True)
+
+    def backup(self, target: Path) -> int:
+        """Write a consistent copy to `target` and return its size in bytes; safe while others write."""
+        partial = target.with_name(f".{target.name}.part")
+        partial.unlink(missing_ok=True)
+        partial.touch(mode=0o600)
+        try:
+            with contextlib.closing(sqlite3.connect(self.path)) as source, \
+                    contextlib.closing(sqlite3.connect(partial)) as copy:
+                source.backup(copy)
+                copy.execute("PRAGMA journal_mode = DELETE")
+            os.replace(partial, target)
+        except sqlite3.Error as problem:
+            raise StorageFull(f"The backup {target} could not be written: {problem}") from problem
+        finally:
+            partial.unlink(missing_ok=True)
+        return target.stat().st_size
+
+    def daily_backup(self) -> None:
+        """Make today's backup if there is none yet, and delete all but the newest few."""
+        today = self.backup_folder() / f"daily-{time.strftime('%Y-%m-%d')}.db"
+        if not today.exists():
+            self.backup(today)
+        for old in [path for path in self.backups() if path.name.startswith("daily-")][BACKUPS_KEPT:]:
+            old.unlink(missing_ok=True)
+
+    def restore(self, problem: sqlite3.Error) -> None:
+        """Move a damaged file aside and put the newest good backup in its place; `notice` says so."""
+        if getattr(self, "connection", None):
+            self.connection.close()
+        aside = self.path.with_name(f"{self.path.name}.damaged-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}")
+        os.replace(self.path, aside)
+        for suffix in ("-wal", "-shm"):
+            with contextlib.suppress(FileNotFoundError):
+                os.replace(f"{self.path}{suffix}", f"{aside}{suffix}")
+        good = next((path for path in self.backups() if is_good_database(path)), None)
+        if good:
+            shutil.copyfile(good, self.path)
+            os.chmod(self.path, 0o600)
+        self.notice = (f"The database was damaged ({problem}). It was moved to {aside.name}, and " +
+                       (f"the backup {good.name} was restored." if good else "a new one was started: there was no good backup."))
+
+    def close(self) -> None:
+        """Close the writing connection, folding the write-ahead log back into the file."""
+        with self.lock:
+            self.connection.close()
+
+    # transactions
+
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """The writing connection inside a transaction that any exception rolls back; StorageFull on a full disk."""
+        with self.lock:
+            try:
+                self.connection.execute("BEGIN IMMEDIATE")
+                try:
+                    yield self.connection
+                    self.connection.execute("COMMIT")
+                except BaseException:
+                    if self.connection.in_transaction:
+                        self.connection.execute("ROLLBACK")
+                    self.model_rows = None
+                    raise
+            except sqlite3.OperationalError as problem:
+                if disk_is_full(problem):
+                    raise StorageFull("The disk is full: the change was not saved.") from problem
+                raise
+
+    def rows(self, query: str, values: Sequence[Any] = ()) -> list[Json]:
+        """The rows of a short query."""
+        with self.lock:
+            return [dict(row) for row in self.connection.execute(query, values)]
+
+    def reader(self) -> sqlite3.Connection:
+        """This thread's own connection for reading."""
+        if not hasattr(self.threads, "connection"):
+            self.threads.connection = sqlite3.connect(f"{self.path.absolute().as_uri()}?mode=ro", uri=True, timeout=BUSY_TIMEOUT,
+                                                      isolation_level=None, check_same_thread=False)
+            self.threads.connection.row_factory = sqlite3.Row
+        return typing.cast(sqlite3.Connection, self.threads.connection)
+
+    # models
+
+    def models(self) -> list[Json]:
+        """Every model, by name."""
+        if self.model_rows is None:
+            rows = self.rows("SELECT * FROM models ORDER BY name COLLATE NOCASE, id")
+            self.model_rows = {row["id"]: decoded_model(row) for row in rows}
+        return [dict(row) for row in self.model_rows.values()]
+
+    def get_model(self, id: str) -> Json:
+        """One model; NotFound where there is none."""
+        self.models() if self.model_rows is None else None
+        row = (self.model_rows or {}).get(id)
+        if row is None:
+            raise NotFound(f"There is no model {id}.", field="id")
+        return dict(row)
+
+    def insert_model(self, row: Json) -> Json:
+        """Add a model from the columns given; Conflict where its id or path exists."""
+        row = {**MODEL_DEFAULTS, "created_at": now_ms(), "updated_at": now_ms(), **row}
+        try:
+            with self.transaction() as db:
+                self.write_model(db, row)
+        except sqlite3.IntegrityError as problem:
+            raise Conflict(f"There is a model with this id or path already: {row['id']}") from problem
+        return self.get_model(row["id"])
+
+    def write_model(self, db: sqlite3.Connection, row: Json) -> None:
+        """Insert `row`, every column of it."""
+        names = ", ".join(MODEL_COLUMNS)
+        marks = ", ".join("?" * len(MODEL_COLUMNS))
+        db.execute(f"INSERT INTO models ({names}) VALUES ({marks})", encoded_model(row, list(MODEL_COLUMNS)))
+        self.model_rows = None
+
+    def change_model(self, db: sqlite3.Connection, id: str, changes: Json) -> None:
+        """Write `changes` to one row and count its revision up."""
+        changes = {**changes, "updated_at": now_ms()}
+        columns = ", ".join(f"{name} = ?" for name in changes)
+        db.execute(f"UPDATE models SET {columns}, revision = revision + 1 WHERE id = ?",
+                   [*encoded_model(changes, list(changes)), id])
+        self.model_rows = None
+
+    def update_model(self, id: str, revision: int, changes: Json) -> Json:
+        """Change a model; Conflict with the current row where `revision` is not the newest."""
+        with self.transaction() as db:
+            current = self.get_model(id)
+            if current["revision"] != revision:
+                raise Conflict(f"{current['name']} was changed by somebody else.", current=current)
+            self.change_model(db, id, changes)
+        return self.get_model(id)
+
+    def delete_model(self, id: str) -> None:
+        """Forget a model; NotFound where there is none."""
+        self.get_model(id)
+        with self.transaction() as db:
+            db.execute("DELETE FROM models WHERE id = ?", (id,))
+            self.model_rows = None
+
+    def apply_scan(self, new: list[Json], changed: list[Json], missing: list[str]) -> None:
+        """Add, change and mark models as a scan found them, in one transaction."""
+        with self.transaction() as db:
+            for row in new:
+                self.write_model(db, {**MODEL_DEFAULTS, "created_at": now_ms(), "updated_at": now_ms(), **row})
+            for row in changed:
+                known = {name: row[name] for name in MODEL_COLUMNS if name in row}
+                for kept in ("id", "created_at", "updated_at", "revision"):
+                    known.pop(kept, None)
+                self.change_model(db, row["id"], known)
+            for id in missing:
+                self.change_model(db, id, {"missing": True})
+
+    # metrics
+
+    def add_metrics(self, metrics: Json, timestamp: int | None = None) -> None:
+        """Save one sample, and fold it into the averages that are kept for longer."""
+        values = series_of(metrics)
+        timestamp = now_ms() if timestamp is None else timestamp
+        if not values:
+            return
+        with self.transaction() as db:
+            for width in (0, *ROLL_UPS):
+                add_sample(db, width, timestamp - timestamp % width if width else timestamp, values)
+
+    def metrics_history(self, from_ms: int, to_ms: int, points: int, series: Sequence[str] | None = None,
+                        *, interval: float = 10.0, minutes_kept: int = 30 * DAY) -> Json:
+        """Averages and maxima in at most `points` buckets; may be called from a thread.
+
+        Returns {from, to, bucket (ms), timestamps: [ms], series: {name: {avg: [], max: []}}}; a null
+        stands where there was a gap. `interval` is the seconds between samples: no bucket is narrower.
+        """
+        wanted = [name for name in SERIES if series is None or name in series]
+        ideal = max((to_ms - from_ms) / max(points - 1, 1), interval * 1000)
+        width = history_resolution(ideal, now_ms() - from_ms, minutes_kept)
+        step = width or 1000
+        bucket = max(math.ceil(ideal / step) * step, step)
+        columns = ", ".join(f"AVG({name}), MAX(COALESCE({name}_max, {name}))" for name in wanted)
+        rows = [tuple(row) for row in self.reader().execute(
+            f"SELECT timestamp - timestamp % ? AS bucket{', ' if columns else ''}{columns} FROM metrics "
+            "WHERE resolution = ? AND timestamp >= ? AND timestamp < ? GROUP BY bucket ORDER BY bucket",
+            (bucket, width, from_ms - from_ms % bucket, to_ms))]
+        rows = with_gaps(rows, bucket)[-points:]
+        found = {name: {"avg": [row[1 + 2 * at] for row in rows], "max": [row[2 + 2 * at] for row in rows]}
+                 for at, name in enumerate(wanted)}
+        return {"from": from_ms, "to": to_ms, "bucket": bucket, "timestamps": [row[0] for row in rows],
+                "series": {name: lists for name, lists in found.items()
+                           if series is not None or any(value is not None for value in lists["avg"])}}
+
+    # logs
+
+    def add_logs(self, entries: list[Json]) -> None:
+        """Save log entries {id, timestamp, level, source, message} in one transaction."""
+        with self.transaction() as db:
+            db.executemany("INSERT INTO logs (id, timestamp, level, source, message) "
+                           "VALUES (:id, :timestamp, :level, :source, :message)", entries)
+
+    def logs(self, *, level: str | None = None, source: str | None = None, search: str | None = None,
+             before: int | None = None, limit: int = 100) -> tuple[list[Json], bool]:
+        """The newest entries that match, and whether there are more; may be called from a thread."""
+        wanted = {"level = ?": level, "source = ?": source, "id < ?": before,
+                  "message LIKE ? ESCAPE '\\'": None if not search else f"%{escaped_like(search)}%"}
+        conditions = [name for name, value in wanted.items() if value is not None]
+        where = f"WHERE {' AND '.join(conditions)}" if conditions else ""
+        rows = [dict(row) for row in self.reader().execute(
+            f"SELECT id, timestamp, level, source, message FROM logs {where} ORDER BY id DESC LIMIT ?",
+            [*(value for value in wanted.values() if value is not None), limit + 1])]
+        return rows[:limit], len(rows) > limit
+
+    def last_log_id(self) -> int:
+        """The largest id that any log entry ever had."""
+        rows = self.rows("SELECT seq FROM sqlite_sequence WHERE name = 'logs'")
+        return rows[0]["seq"] if rows else 0
+
+    def clear_logs(self) -> int:
+        """Delete every log entry and return how many there were."""
+        with self.transaction() as db:
+            return db.execute("DELETE FROM logs").rowcount
+
+    # requests and benchmarks
+
+    def add_request(self, request: Json) -> Json:
+        """Save one finished request and return it with its id."""
+        names = ("timestamp", "model", "prompt_tokens", "cached_tokens", "generated_tokens",
+                 "prompt_per_second", "generated_per_second", "duration")
+        with self.transaction() as db:
+            id = db.execute(f"INSERT INTO requests ({', '.join(names)}) VALUES ({', '.join('?' * len(names))})",
+                            [request.get(name) for name in names]).lastrowid
+        return {"id": id, **{name: request.get(name) for name in names}}
+
+    def requests(self, model: str | None = None, before: int | None = None, limit: int = 50) -> list[Json]:
+        """The newest finished requests, of one model or of all."""
+        wanted = {"model = ?": model, "id < ?": before}
+        conditions = [name for name, value in wanted.items() if value is not None]
+        where = f"WHERE {' AND '.join(conditions)}" if conditions else ""
+        return self.rows(f"SELECT * FROM requests {where} ORDER BY id DESC LIMIT ?",
+                         [*(value for value in wanted.values() if value is not None), limit])
+
+    def request_summary(self, model: str | None = None) -> Json:
+        """{count, prompt_tokens, generated_tokens, prompt_per_second, generated_per_second} of what is kept."""
+        where, values = ("WHERE model = ?", [model]) if model is not None else ("", [])
+        return self.rows("SELECT COUNT(*) AS count, COALESCE(SUM(prompt_tokens), 0) AS prompt_tokens, "
+                         "COALESCE(SUM(generated_tokens), 0) AS generated_tokens, "
+                         "AVG(prompt_per_second) AS prompt_per_second, "
+                         f"AVG(generated_per_second) AS generated_per_second FROM requests {where}", values)[0]
+
+    def add_benchmark(self, benchmark: Json) -> Json:
+        """Save one benchmark's result and return it with its id."""
+        benchmark = {"timestamp": now_ms(), **benchmark}
+        with self.transaction() as db:
+            id = db.execute("INSERT INTO benchmarks (timestamp, model, result) VALUES (?, ?, ?)",
+                            (benchmark["timestamp"], benchmark["model"], json.dumps(benchmark))).lastrowid
+        return {**benchmark, "id": id}
+
+    def benchmarks(self, model: str) -> list[Json]:
+        """The benchmarks of one model, newest first."""
+        rows = self.rows("SELECT id, result FROM benchmarks WHERE model = ? ORDER BY id DESC LIMIT 50", (model,))
+        return [{**json.loads(row["result"]), "id": row["id"]} for row in rows]
+
+    # configuration and metadata
+
+    def config(self) -> Json:
+        """What the user saved of the engine's configuration, and its `revision`."""
+        saved = {row["key"]: json.loads(row["value"]) for row in self.rows("SELECT * FROM server_config")}
+        return {"revision": 1, **saved}
+
+    def save_config(self, revision: int, changes: Json, current: Json | None = None, *, reset: bool = False) -> None:
+        """Save configuration values; Conflict with `current` where `revision` is not the newest."""
+        with self.transaction() as db:
+            newest = self.config()["revision"]
+            if newest != revision:
+                raise Conflict("The configuration was changed by somebody else.", current=current)
+            if reset:
+                db.execute("DELETE FROM server_config")
+            for key, value in {**changes, "revision": revision + 1}.items():
+                db.execute("INSERT INTO server_config VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value",
+                           (key, json.dumps(value)))
+
+    def get_meta(self, key: str, default: Any = None) -> Any:
+        """A value of the metadata table."""
+        rows = self.rows("SELECT value FROM metadata WHERE key = ?", (key,))
+        return json.loads(rows[0]["value"]) if rows else default
+
+    def set_meta(self, key: str, value: Any) -> None:
+        """Set a value of the metadata table; None deletes it."""
+        with self.transaction() as db:
+            if value is None:
+                db.execute("DELETE FROM metadata WHERE key = ?", (key,))
+            else:
+                db.execute("INSERT INTO metadata VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value",
+                           (key, json.dumps(value)))
+
+    # sessions
+
+    def sessions(self) -> list[Json]:
+        """The sessions that have not expired, newest first, without their tokens' hashes."""
+        return self.rows("SELECT id, address, created_at, used_at, expires_at FROM sessions "
+                         "WHERE expires_at > ? ORDER BY created_at DESC", (now_ms(),))
+
+    def add_session(self, token_hash: bytes, address: str, lifetime: int) -> str:
+        """Save a session of `lifetime` ms and return its id."""
+        id = secrets.token_hex(8)
+        with self.transaction() as db:
+            db.execute("INSERT INTO sessions VALUES (?, ?, ?, ?, ?, ?)",
+                       (id, token_hash, address, now_ms(), now_ms(), now_ms() + lifetime))
+        return id
+
+    def find_session(self, token_hash: bytes) -> str | None:
+        """The id of the live session whose token has this hash, marked as used now."""
+        rows = self.rows("SELECT id FROM sessions WHERE token_hash = ? AND expires_at > ?", (token_hash, now_ms()))
+        with contextlib.suppress(StorageFull):  # a full disk must not lock anybody out
+            if rows:
+                with self.transaction() as db:
+                    db.execute("UPDATE sessions SET used_at = ? WHERE id = ?", (now_ms(), rows[0]["id"]))
+        return rows[0]["id"] if rows else None
+
+    def delete_sessions(self, id: str | None = None) -> int:
+        """End one session, or all, and return how many there were."""
+        with self.transaction() as db:
+            if id is None:
+                return db.execute("DELETE FROM sessions").rowcount
+            return db.execute("DELETE FROM sessions WHERE id = ?", (id,)).rowcount
+
+    # pruning
+
+    def prune(self, settings: Json) -> None:
+        """Delete what is older or more than `settings` allow, in small steps; meant for a thread."""
+        now = now_ms()
+        detail = settings["metrics_retention_days"] * DAY
+        kept = {0: min(RAW_KEPT, detail), ROLL_UPS[0]: detail,
+                ROLL_UPS[1]: max(detail, settings["metrics_history_days"] * DAY)}
+        for width, age in kept.items():
+            self.delete_in_steps("metrics", "resolution = ? AND timestamp < ?", (width, now - age))
+        self.delete_in_steps("requests", "timestamp < ?", (now - detail,))
+        self.delete_in_steps("logs", "timestamp < ?", (now - settings["logs_retention_days"] * DAY,))
+        self.delete_in_steps("logs", "id <= ?", (self.last_log_id() - settings["logs_max_rows"],))
+        self.delete_in_steps("sessions", "expires_at < ?", (now,))
+        with self.lock:
+            self.connection.executescript("PRAGMA incremental_vacuum(500)")
+
+    def delete_in_steps(self, table: str, condition: str, values: Sequence[Any]) -> None:
+        """Delete the rows that meet `condition`, a few thousand in one transaction."""
+        while True:
+            with self.transaction() as db:
+                gone = db.execute(f"DELETE FROM {table} WHERE rowid IN "
+                                  f"(SELECT rowid FROM {table} WHERE {condition} LIMIT {PRUNE_ROWS})", values).rowcount
+            if gone < PRUNE_ROWS:
+                return
+
+
+def is_good_database(path: Path) -> bool:
+    """Whether SQLite can read all of the file at `path`, and it is one of ours."""
+    try:
+        with contextlib.closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as db:
+            known = 0 < db.execute("PRAGMA user_version").fetchone()[0] <= len(MIGRATIONS)
+            return known and db.execute("PRAGMA quick_check(1)").fetchone()[0] == "ok"
+    except sqlite3.Error:
+        return False
+
+
+def decoded_model(row: Json) -> Json:
+    """A model as clients see it, from its row."""
+    for name in JSON_COLUMNS:
+        row[name] = json.loads(row[name]) if row[name] is not None else None
+    for name in BOOLEAN_COLUMNS:
+        row[name] = bool(row[name])
+    return row
+
+
+def encoded_model(row: Json, names: list[str]) -> list[Any]:
+    """The values of the columns `names`, as SQLite stores them."""
+    return [json.dumps(row[name]) if name in JSON_COLUMNS and row[name] is not None else row[name] for name in names]
+
+
+def escaped_like(text: str) -> str:
+    """`text` as it must stand in a LIKE pattern to mean itself."""
+    return re.sub(r"([%_\\])", r"\\\1", text)
+
+
+def series_of(metrics: Json) -> dict[str, float]:
+    """The values of one sample that have history, by series name."""
+    flat = {**metrics, **{f"process_{name}": value for name, value in (metrics.get("process") or {}).items()},
+            **(metrics.get("engine") or {}), "load_average": (metrics.get("load_average") or [None])[0]}
+    for gpu in metrics.get("gpus") or []:
+        flat.update({f"gpu{gpu.get('index')}_{name}": gpu.get(name) for name in GPU_SERIES})
+    return {name: flat[name] for name in SERIES if flat.get(name) is not None and math.isfinite(flat[name])}
+
+
+def add_sample(db: sqlite3.Connection, width: int, timestamp: int, values: dict[str, float]) -> None:
+    """Fold `values` into the row of `width` ms that starts at `timestamp` (0: a row of its own)."""
+    names = [column for name in values for column in (name, f"{name}_max")]
+    folded = ", ".join(f"{name} = COALESCE(({name} * samples + excluded.{name}) / (samples + 1), {name}, excluded.{name}), "
+                       f"{name}_max = MAX(COALESCE({name}_max, excluded.{name}), excluded.{name})" for name in values)
+    db.execute(f"INSERT INTO metrics (resolution, timestamp, samples, {', '.join(names)}) "
+               f"VALUES (?, ?, 1, {', '.join('?' * len(names))}) "
+               f"ON CONFLICT (resolution, timestamp) DO UPDATE SET {folded}, samples = samples + 1",
+               [width, timestamp, *(value for value in values.values() for _ in range(2))])
+
+
+def history_resolution(bucket: float, age: int, minutes_kept: int) -> int:
+    """The width of the stored averages (0: single samples) that serve buckets of `bucket` ms from `age` ms ago."""
+    if bucket >= ROLL_UPS[1] or age > minutes_kept:
+        return ROLL_UPS[1]
+    return ROLL_UPS[0] if bucket >= ROLL_UPS[0] or age > RAW_KEPT else 0
+
+
+def with_gaps(rows: list[tuple[Any, ...]], bucket: int) -> list[tuple[Any, ...]]:
+    """`rows` with a row of nulls wherever more than two buckets in a row are absent."""
+    result: list[tuple[Any, ...]] = []
+    for row in rows:
+        if result and row[0] - result[-1][0] > 3 * bucket:
+            result.append((result[-1][0] + bucket, *[None] * (len(row) - 1)))
+        result.append(row)
+    return result
+
+
+# -- GGUF files ----------------------------------------------------------------------------------
+
+GGUF_WINDOW = 65536  # bytes of a file in memory at a time
+MAX_HEADER = 64 << 20  # bytes before the weights; the largest known vocabulary makes 16 MB
+MAX_PAIRS = 2048  # metadata entries; models have 20 to 100
+MAX_ARRAY_TEXTS = 1 << 20  # texts in all arrays together; the largest known vocabulary has 777,058
+MAX_TENSORS = 8192  # models have up to 3,000
+MAX_KEY = 65535  # bytes, as the format says
+MAX_KEPT_TEXT = 256  # bytes kept of a text: names and licences are shorter, templates only need to exist
+MAX_KEPT_ITEMS = 512  # numbers kept of an array: one for each layer
+MAX_KEPT_TOTAL = 32768  # numbers kept of all arrays
+MAX_TENSOR_NAME = 256  # bytes; llama.cpp allows 64
+MAX_DIMENSIONS = 4
+MAX_TENSOR_ENTRY = 24 + MAX_TENSOR_NAME + 8 * MAX_DIMENSIONS  # bytes
+MAX_WINDOWS_KNOWN = 4096  # windows of vocabularies remembered, some 200 bytes each
+JSON_SAFE = 2**53  # integers from here on lose digits in a browser
+
+NUMBER_FORMATS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
+GGUF_TEXT, GGUF_ARRAY = 8, 9
+
+# Type number of a tensor: its name, the weights in a block, the bytes of a block.
+TENSOR_TYPES = {
+    0: ("F32", 1, 4), 1: ("F16", 1, 2), 2: ("Q4_0", 32, 18), 3: ("Q4_1", 32, 20), 6: ("Q5_0", 32, 22),
+    7: ("Q5_1", 32, 24), 8: ("Q8_0", 32, 34), 9: ("Q8_1", 32, 36), 10: ("Q2_K", 256, 84),
+    11: ("Q3_K", 256, 110), 12: ("Q4_K", 256, 144), 13: ("Q5_K", 256, 176), 14: ("Q6_K", 256, 210),
+    15: ("Q8_K", 256, 292), 16: ("IQ2_XXS", 256, 66), 17: ("IQ2_XS", 256, 74), 18: ("IQ3_XXS", 256, 98),
+    19: ("IQ1_S", 256, 50), 20: ("IQ4_NL", 32, 18), 21: ("IQ3_S", 256, 110), 22: ("IQ2_S", 256, 82),
+    23: ("IQ4_XS", 256, 136), 24: ("I8", 1, 1), 25: ("I16", 1, 2), 26: ("I32", 1, 4), 27: ("I64", 1, 8),
+    28: ("F64", 1, 8), 29: ("IQ1_M", 256, 56), 30: ("BF16", 1, 2), 34: ("TQ1_0", 256, 54),
+    35: ("TQ2_0", 256, 66), 39: ("MXFP4", 32, 17), 40: ("NVFP4", 64, 36), 41: ("Q1_0", 128, 18),
+    42: ("Q2_0", 64, 18),
+}
+# general.file_type, as llama.h numbers it; 4 to 6 and 33 to 35 are of files that it no longer reads.
+FILE_TYPES = {
+    0: "F32", 1: "F16", 2: "Q4_0", 3: "Q4_1", 4: "Q4_1_SOME_F16", 5: "Q4_2", 6: "Q4_3", 7: "Q8_0", 8: "Q5_0",
+    9: "Q5_1", 10: "Q2_K", 11: "Q3_K_S", 12: "Q3_K_M", 13: "Q3_K_L", 14: "Q4_K_S", 15: "Q4_K_M",
+    16: "Q5_K_S", 17: "Q5_K_M", 18: "Q6_K", 19: "IQ2_XXS", 20: "IQ2_XS", 21: "Q2_K_S", 22: "IQ3_XS",
+    23: "IQ3_XXS", 24: "IQ1_S", 25: "IQ4_NL", 26: "IQ3_S", 27: "IQ3_M", 28: "IQ2_S", 29: "IQ2_M",
+    30: "IQ4_XS", 31: "IQ1_M", 32: "BF16", 33: "Q4_0_4_4", 34: "Q4_0_4_8", 35: "Q4_0_8_8", 36: "TQ1_0",
+    37: "TQ2_0", 38: "MXFP4_MOE", 39: "NVFP4", 40: "Q1_0", 41: "Q2_0",
+}
+FILE_TYPE_GUESSED = 1024  # the bit that llama.cpp sets where it guessed
+
+
+class GGUFError(Exception):
+    """The file is not a usable GGUF; the message says why, for the user."""
+
+
+@dataclass
+class GGUFHeader:
+    """What stands before the weights of a GGUF file."""
+    metadata: Json = field(default_factory=dict)  # numbers, texts cut to MAX_KEPT_TEXT, short arrays of numbers
+    lengths: dict[str, int] = field(default_factory=dict)  # items of every array
+    tensor_count: int = 0
+    parameter_count: int = 0
+    tensor_types: dict[str, int] = field(default_factory=dict)  # parameters of each type
+
+    @property
+    def architecture(self) -> str | None:
+        """`general.architecture`, as `llama`."""
+        return self.text("general.architecture")
+
+    def text(self, key: str) -> str | None:
+        """The text at `key`, printable and not empty, or None."""
+        value = self.metadata.get(key)
+        return clean_text(value) or None if isinstance(value, str) else None
+
+    def number(self, key: str) -> int | None:
+        """The whole number at `key` if a browser can hold it, or None."""
+        value = self.metadata.get(key)
+        return value if type(value) is int and 0 <= value < JSON_SAFE else None
+
+    def of_model(self, key: str) -> Any:
+        """The value at `key` of this architecture: a number, a text, a list of numbers, or None."""
+        return self.metadata.get(f"{self.architecture}.{key}")
+
+
+def clean_text(text: str) -> str:
+    """`text` on one line, without anything that cannot be shown."""
+    return " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())
+
+
+class GGUFReader:
+    """Reads a GGUF header through a small window; every count in the file is bounded before it is believed."""
+    windows_known: dict[int, tuple[int, int]] = {}  # noqa: RUF012  (hash of a window: its texts, their bytes)
+
+    def __init__(self, file: Any, size: int) -> None:
+        self.file, self.size = file, size
+        self.window = b""
+        self.start = 0  # of the window, in the file
+        self.at = 0  # of the next byte, in the window
+        self.order = "<"
+        self.layouts: dict[str, struct.Struct] = {}
+        self.texts = 0  # in arrays, so far
+        self.kept = 0  # items of arrays, so far
+
+    @property
+    def position(self) -> int:
+        """Offset of the next byte in the file."""
+        return self.start + self.at
+
+    def refill(self, count: int) -> None:
+        """Move the window so that it begins at the next byte and has at least `count`."""
+        position = self.position
+        if position + count > self.size:
+            raise GGUFError("it ends within its header: an incomplete download?")
+        if position > MAX_HEADER:
+            raise GGUFError(f"its header is larger than {MAX_HEADER >> 20} MiB")
+        self.file.seek(position)
+        self.window = self.file.read(max(GGUF_WINDOW, count))
+        self.start, self.at = position, 0
+        if len(self.window) < count:
+            raise GGUFError("it became shorter while being read")
+
+    def take(self, count: int) -> int:
+        """Step over `count` bytes; their offset in the window."""
+        if self.at + count > len(self.window):
+            self.refill(count)
+        at = self.at
+        self.at += count
+        return at
+
+    def layout(self, codes: str) -> struct.Struct:
+        """The layout of these struct codes in the file's byte order."""
+        known = self.layouts.get(codes)
+        if known is None:
+            known = self.layouts[codes] = struct.Struct(self.order + codes)
+        return known
+
+    def numbers(self, codes: str) -> tuple[Any, ...]:
+        """The next numbers, of these struct codes."""
+        layout = self.layout(codes)
+        at = self.take(layout.size)
+        return layout.unpack_from(self.window, at)
+
+    def text(self, most: int, what: str) -> str:
+        """The next text, of at most `most` bytes; invalid UTF-8 is replaced."""
+        (length,) = self.numbers("Q")
+        if length > most:
+            raise GGUFError(f"{what} of {length} bytes")
+        at = self.take(length)
+        return self.window[at:self.at].decode("utf-8", "replace")
+
+    def start_of_text(self) -> str:
+        """The first MAX_KEPT_TEXT bytes of the next text."""
+        (length,) = self.numbers("Q")
+        kept = min(length, MAX_KEPT_TEXT)
+        at = self.take(kept)
+        text = self.window[at:self.at].decode("utf-8", "replace" if kept == length else "ignore")
+        self.skip(length - kept)
+        return text
+
+    def skip(self, count: int) -> None:
+        """Step over `count` bytes, unread."""
+        if self.position + count > self.size:
+            raise GGUFError("it ends within its header: an incomplete download?")
+        self.at += count
+
+    def skip_texts(self, count: int) -> None:
+        """Step over `count` texts.
+
+        Models of one family share their vocabulary, and in a long array every window begins at a text, so the same
+        windows come again in the next file: where the texts of each end is remembered under its hash.
+        """
+        self.texts += count
+        if self.texts > MAX_ARRAY_TEXTS:
+            raise GGUFError("its vocabulary is larger than any real one")
+        long = count > GGUF_WINDOW // 16
+        while count:
+            if long or self.at + 8 > len(self.window):
+                self.refill(8)
+            key = hash((self.order, count, self.at, self.window)) if long else 0
+            known = self.windows_known.get(key)
+            if known is None:
+                known = texts_in(self.window, self.at, count, self.order + "Q")
+                if long and len(self.windows_known) < MAX_WINDOWS_KNOWN:
+                    self.windows_known[key] = known
+            count -= known[0]
+            self.at = known[1]
+
+    def array(self, key: str, header: GGUFHeader) -> list[Any] | None:
+        """The next array if it is short and of numbers, else None; its length is noted in any case."""
+        kind, count = self.numbers("IQ")
+        header.lengths[key] = count
+        if kind == GGUF_ARRAY:
+            raise GGUFError("an array of arrays")
+        if kind != GGUF_TEXT and kind not in NUMBER_FORMATS:
+            raise GGUFError(f"an array of unknown type {kind}")
+        size = 8 if kind == GGUF_TEXT else struct.calcsize("=" + NUMBER_FORMATS[kind])
+        if count * size > self.size - self.position:
+            raise GGUFError(f"an array of {count} items, more than the file can hold")
+        if kind == GGUF_TEXT:
+            self.skip_texts(count)
+        elif count > MAX_KEPT_ITEMS or self.kept + count > MAX_KEPT_TOTAL:
+            self.skip(count * size)
+        else:
+            self.kept += count
+            return [finite_or_none(value) for value in self.numbers(f"{count}{NUMBER_FORMATS[kind]}")]
+        return None
+
+    def pair(self, header: GGUFHeader) -> None:
+        """Read one metadata entry into `header`."""
+        key = self.text(MAX_KEY, "a metadata key")
+        (kind,) = self.numbers("I")
+        value: Any
+        if kind == GGUF_TEXT:
+            value = self.start_of_text()
+        elif kind == GGUF_ARRAY:
+            value = self.array(key, header)
+        elif kind in NUMBER_FORMATS:
+            value = finite_or_none(self.numbers(NUMBER_FORMATS[kind])[0])
+        else:
+            raise GGUFError(f"metadata of unknown type {kind}")
+        if key in header.metadata:
+            raise GGUFError("a metadata key that comes twice")
+        if len(key) <= MAX_KEPT_TEXT:
+            header.metadata[key] = value
+
+    def tensor(self, header: GGUFHeader) -> int:
+        """Read one entry of the tensor table into `header`; where its data ends, from the start of all data."""
+        if self.at + MAX_TENSOR_ENTRY > len(self.window):
+            self.refill(min(MAX_TENSOR_ENTRY, max(self.size - self.position, 1)))
+        try:
+            shape, kind, offset = self.tensor_entry()
+        except struct.error as problem:
+            raise GGUFError("it ends within its header: an incomplete download?") from problem
+        parameters = math.prod(shape)
+        name, block, size = TENSOR_TYPES.get(kind, (f"type {kind}", 1, 0))
+        header.tensor_types[name] = header.tensor_types.get(name, 0) + parameters
+        header.parameter_count += parameters
+        return int(offset + parameters // block * size)
+
+    def tensor_entry(self) -> tuple[list[int], int, int]:
+        """Shape, type and offset of the next tensor; the window holds all of its entry that the file does."""
+        (length,) = self.layout("Q").unpack_from(self.window, self.at)
+        if length > MAX_TENSOR_NAME:
+            raise GGUFError(f"a tensor's name of {length} bytes")
+        (dimensions,) = self.layout("I").unpack_from(self.window, self.at + 8 + length)
+        if dimensions > MAX_DIMENSIONS:
+            raise GGUFError(f"a tensor of {dimensions} dimensions")
+        *shape, kind, offset = self.layout(f"{dimensions}QIQ").unpack_from(self.window, self.at + 12 + length)
+        self.at += 24 + length + 8 * dimensions
+        return shape, kind, offset
+
+    def header(self) -> GGUFHeader:
+        """The whole header, and a check that the file is as long as its tensors need."""
+        tensors, pairs = self.beginning()
+        header = GGUFHeader(tensor_count=tensors)
+        for _ in range(pairs):
+            self.pair(header)
+        end = 0
+        for _ in range(tensors):
+            end = max(end, self.tensor(header))
+        alignment = header.number("general.alignment") or 32
+        needed = self.position + -self.position % alignment + end if tensors else self.position
+        if header.parameter_count >= JSON_SAFE:
+            raise GGUFError("tensors larger than any real one")
+        if needed > self.size:
+            raise GGUFError(f"incomplete: {self.size} of {needed} bytes are there")
+        return header
+
+    def beginning(self) -> tuple[int, int]:
+        """The counts of tensors and of metadata entries; finds out the byte order."""
+        if not self.size:
+            raise GGUFError("the file is empty")
+        self.refill(min(self.size, 24))
+        if not self.window.startswith(b"GGUF"):
+            pointer = self.window.startswith(b"version https://git-lfs")
+            raise GGUFError("a Git LFS pointer, not the model itself" if pointer else "not a GGUF file")
+        self.take(4)
+        (version,) = self.numbers("I")
+        if not version & 0xFFFF:
+            self.order = ">"
+            self.layouts.clear()
+            version = int.from_bytes(version.to_bytes(4, "little"), "big")
+        if version not in (2, 3):
+            raise GGUFError(f"GGUF version {version} is not supported")
+        tensors, pairs = self.numbers("QQ")
+        if tensors > MAX_TENSORS or pairs > MAX_PAIRS:
+            raise GGUFError(f"{tensors} tensors and {pairs} metadata entries, more than any real model has")
+        return tensors, pairs
+
+
+def finite_or_none(value: Any) -> Any:
+    """`value`, or None if it is no number that JSON knows."""
+    return None if isinstance(value, float) and not abs(value) < float("inf") else value
+
+
+def texts_in(window: bytes, at: int, most: int, layout: str) -> tuple[int, int]:
+    """How many texts, at most `most`, begin in `window` from `at` on, and the offset behind the last of them."""
+    length_at = struct.Struct(layout).unpack_from
+    last = len(window) - 8
+    for count in range(1, most + 1):
+        at += 8 + length_at(window, at)[0]
+        if at > last:
+            return count, at
+    return most, at
+
+
+def open_regular(path: str) -> int:
+    """A descriptor of the regular file at `path`; never waits for the writer of a FIFO."""
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+    descriptor = os.open(path, flags)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise GGUFError("not a regular file")
+    return descriptor
+
+
+def read_gguf(path: str | Path) -> GGUFHeader:
+    """The header of the GGUF file at `path`; GGUFError says what is wrong with it."""
+    try:
+        with open(open_regular(str(path)), "rb", buffering=0) as file:
+            return GGUFReader(file, os.fstat(file.fileno()).st_size).header()
+    except OSError as problem:
+        raise GGUFError(f"cannot be read: {problem.strerror}") from problem
+
+
+def dominant_type(types: dict[str, int]) -> str | None:
+    """The tensor type that most parameters have."""
+    return max(types, key=lambda name: types[name]) if types else None
+
+
+def quantization(header: GGUFHeader, types: dict[str, int]) -> str | None:
+    """The quantization's name: what the file says it is, else the type of most of its parameters."""
+    number = header.number("general.file_type")
+    return FILE_TYPES.get((number or 0) & ~FILE_TYPE_GUESSED) if number is not None else dominant_type(types)
+
+
+def size_label(parameters: int) -> str | None:
+    """A count of parameters as people write it: 135M, 1.7B, 70B."""
+    for unit, name in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "K")):
+        if parameters >= unit * 0.9995:
+            value = parameters / unit
+            return f"{value:.1f}".removesuffix(".0") + name if value < 9.95 else f"{value:.0f}{name}"
+    return None
+
+
+def most(value: Any) -> int | None:
+    """A number, or the largest of a per-layer array."""
+    if isinstance(value, list):
+        value = max((item for item in value if type(item) is int), default=None)
+    return value if type(value) is int and 0 <= value < JSON_SAFE else None
+
+
+def model_facts(headers: list[GGUFHeader]) -> Json:
+    """The columns of a model's row that the headers of its shards tell."""
+    first = headers[0]
+    types: dict[str, int] = {}
+    for header in headers:
+        for name, count in header.tensor_types.items():
+            types[name] = types.get(name, 0) + count
+    parameters = min(sum(types.values()), JSON_SAFE)
+    heads, embedding = most(first.of_model("attention.head_count")), most(first.of_model("embedding_length"))
+    head_size = embedding // heads if embedding and heads else None
+    return {
+        "architecture": first.architecture,
+        "size_label": first.text("general.size_label") or size_label(parameters),
+        "parameter_count": parameters or None,
+        "quantization": quantization(first, types),
+        "context_length": most(first.of_model("context_length")),
+        "embedding_length": embedding,
+        "block_count": most(first.of_model("block_count")),
+        "head_count": heads,
+        "head_count_kv": most(first.of_model("attention.head_count_kv")) or heads,
+        "vocabulary_size": first.lengths.get("tokenizer.ggml.tokens") or most(first.of_model("vocab_size")),
+        "expert_count": most(first.of_model("expert_count")),
+        "expert_used_count": most(first.of_model("expert_used_count")),
+        "sliding_window": most(first.of_model("attention.sliding_window")) or None,
+        "key_length": most(first.of_model("attention.key_length")) or head_size,
+        "value_length": most(first.of_model("attention.value_length")) or head_size,
+        "license": first.text("general.license"),
+        "tokenizer": first.text("tokenizer.ggml.model"),
+        "chat_template": any(first.text(key) for key in first.metadata if key.startswith("tokenizer.chat_template")),
+    }
+
+
+def projector_modalities(header: GGUFHeader) -> list[str]:
+    """What a model understands with this projector."""
+    vision, audio = (header.metadata.get(f"clip.has_{kind}_encoder") for kind in ("vision", "audio"))
+    return ["text", *(["vision"] if vision or (vision is None and not audio) else []), *(["audio"] if audio else [])]
+
+
+def is_projector(header: GGUFHeader) -> bool:
+    """Whether the file only translates images or sound for another model."""
+    return header.architecture == "clip" or header.text("general.type") == "mmproj"
+
+
+def why_no_model(header: GGUFHeader, tensors: int) -> str | None:
+    """Why the file is not a model that can be loaded, or None if it is one."""
+    kind = header.text("general.type")
+    if kind == "adapter" or "adapter.type" in header.metadata:
+        return "a LoRA adapter, not a model"
+    if kind == "imatrix":
+        return "an importance matrix, not a model"
+    if not header.architecture:
+        return "it does not say which architecture it is of"
+    return None if tensors else "only a vocabulary, without weights"
+
+
+# -- Memory estimate -----------------------------------------------------------------------------
+
+CONTEXT_STEP = 256  # llama.cpp rounds every context up to a multiple of it
+DEFAULT_SLOTS = 4  # what `parallel` means where it is not set, with one KV cache for all of them
+DEFAULT_BATCH, DEFAULT_UBATCH = 2048, 512  # tokens
+FIT_MARGIN = 1 << 30  # bytes that the engine leaves free on each device when it chooses by itself
+FIT_MIN_CONTEXT = 4096  # the engine shrinks a context that nobody asked for no further
+LARGEST_CONTEXT = 1 << 24  # tokens; no model was trained for more
+RECURRENT = frozenset(("mamba", "mamba2", "rwkv6", "rwkv6qwen2", "rwkv7", "arwkv7"))
+WITHOUT_CACHE = frozenset((
+    "bert", "modern-bert", "nomic-bert", "nomic-bert-moe", "neo-bert", "jina-bert-v2", "jina-bert-v3", "eurobert",
+    "gemma-embedding", "wavtokenizer-dec", "dream", "llada", "llada-moe", "rnd1", "clef"))
+# Architectures that use a sliding window: of so many layers one sees everything, the first or the last of them;
+# and the window where the file does not say it. Those that list the layers in the file need no entry.
+SLIDING = {
+    "gemma2": (2, "last", 4096), "gemma3": (6, "last", 0), "gemma3n": (5, "last", 0), "gpt-oss": (2, "last", 0),
+    "cohere2": (4, "last", 0), "cohere2moe": (4, "first", 0), "llama4": (4, "last", 8192), "olmo2": (4, "last", 0),
+    "exaone4": (4, "last", 0), "exaone-moe": (4, "last", 128), "plamo3": (8, "last", 0), "afmoe": (4, "last", 0),
+    "laguna": (4, "first", 0), "smallthinker": (4, "first", 4096), "mellum": (4, "last", 0),
+    "muse-glimmer": (4, "last", 0),
+}
+
+ModelFacts = Callable[[str], Any]  # the value of a model's metadata key, as GGUFHeader.of_model
+
+
+@dataclass(frozen=True)
+class CacheLayer:
+    """What one layer remembers: numbers for each token of the context or of the window, and for each request."""
+    keys: int
+    values: int
+    sliding: bool
+    state: int
+
+
+@dataclass
+class Shape:
+    """What a model's memory depends on, from its row and, where it can be read, its header."""
+    architecture: str
+    layers: int
+    embedding: int
+    feed_forward: int
+    heads: int
+    vocabulary: int
+    trained: int
+    window: int
+    expert_share: float  # of the weights
+    cache: list[CacheLayer]
+
+
+def model_shape(model: Json, header: GGUFHeader | None) -> Shape:
+    """The shape of the model of this row; without its header the rarer kinds of layers are not known."""
+    facts: ModelFacts = header.of_model if header else lambda key: None
+    layers = min(model["block_count"] or 0, MAX_KEPT_ITEMS)
+    embedding = model["embedding_length"] or 0
+    width = most(facts("expert_feed_forward_length")) or 0
+    used, experts = model["expert_used_count"] or 0, model["expert_count"] or 0
+    weights = 3 * embedding * width * experts * layers
+    wide = most(facts("feed_forward_length")) or 4 * embedding
+    return Shape(
+        architecture=model["architecture"] or "", layers=layers, embedding=embedding,
+        feed_forward=width * (used + 1) if width else wide, heads=model["head_count"] or 0,
+        vocabulary=model["vocabulary_size"] or 0, trained=min(model["context_length"] or 0, LARGEST_CONTEXT),
+        window=sliding_window(model, facts),
+        expert_share=min(weights / model["parameter_count"], 0.98) if model["parameter_count"] else 0.0,
+        cache=cache_layers(model, facts, layers - (most(facts("nextn_predict_layers")) or 0)),
+    )
+
+
+def sliding_window(model: Json, facts: ModelFacts) -> int:
+    """Tokens in the window of sliding layers, 0 where no layer slides."""
+    default = SLIDING.get(model["architecture"] or "")
+    if facts("attention.sliding_window_pattern") is None and default is None:
+        return 0
+    if model["architecture"] == "exaone4" and model["block_count"] != 64:  # only its 32B slides
+        return 0
+    return model["sliding_window"] or (default[2] if default else 0)
+
+
+def cache_layers(model: Json, facts: ModelFacts, layers: int) -> list[CacheLayer]:
+    """What each layer remembers."""
+    architecture = model["architecture"] or ""
+    if architecture in WITHOUT_CACHE:
+        return []
+    heads = per_layer(facts("attention.head_count_kv"), layers, model["head_count_kv"] or 0)
+    keys, values = model["key_length"] or 0, model["value_length"] or 0
+    if most(facts("attention.key_length_mla")):
+        values = 0  # multi-head latent attention keeps one vector for both
+    slide_keys = most(facts("attention.key_length_swa")) or keys
+    slide_values = most(facts("attention.value_length_swa")) or values
+    slides = sliding_layers(architecture, facts, layers) if sliding_window(model, facts) else [False] * layers
+    recurrent = recurrent_layers(architecture, facts, layers, heads)
+    state = recurrent_state(model, facts)
+    shared = 20 if architecture == "gemma3n" else layers - (most(facts("attention.shared_kv_layers")) or 0)
+    result = []
+    for at in range(layers):
+        attends = not recurrent[at] or architecture == "falcon-h1"  # whose layers do both
+        count = heads[at] if attends and at < shared else 0
+        result.append(CacheLayer(count * (slide_keys if slides[at] else keys),
+                                 count * (slide_values if slides[at] else values),
+                                 slides[at], state if recurrent[at] else 0))
+    return result
+
+
+def per_layer(value: Any, layers: int, default: Any) -> list[Any]:
+    """`value` for each layer: itself if it is long enough a list, else the same for all."""
+    if isinstance(value, list) and len(value) >= layers:
+        return [item or 0 for item in value[:layers]]
+    return [value if type(value) is int else default] * layers
+
+
+def sliding_layers(architecture: str, facts: ModelFacts, layers: int) -> list[bool]:
+    """Which layers see only the window."""
+    pattern = facts("attention.sliding_window_pattern")
+    if isinstance(pattern, list):
+        return [bool(item) for item in per_layer(pattern, layers, 0)]
+    period, full, _ = SLIDING.get(architecture, (1, "last", 0))
+    period = pattern if type(pattern) is int and pattern > 0 else period
+    return [at % period != (0 if full == "first" else period - 1) for at in range(layers)]
+
+
+def recurrent_layers(architecture: str, facts: ModelFacts, layers: int, heads: list[int]) -> list[bool]:
+    """Which layers keep a state of fixed size in place of the context."""
+    listed, interval = facts("attention.recurrent_layers"), facts("full_attention_interval")
+    if architecture in RECURRENT or architecture == "falcon-h1":
+        return [True] * layers
+    if isinstance(listed, list) and len(listed) >= layers:
+        return [bool(item) for item in listed[:layers]]
+    if type(interval) is int and interval > 0:
+        return [(at + 1) % interval != 0 for at in range(layers)]
+    wide = per_layer(facts("feed_forward_length"), layers, 1)
+    dense = isinstance(facts("feed_forward_length"), list) and architecture.startswith("nemotron")
+    return [not heads[at] and not (dense and wide[at]) for at in range(layers)]
+
+
+def recurrent_state(model: Json, facts: ModelFacts) -> int:
+    """Numbers that a recurrent layer keeps for each request."""
+    def fact(key: str) -> int:
+        return most(facts(key)) or 0
+    embedding, heads = model["embedding_length"] or 0, model["head_count"] or 0
+    if head := fact("wkv.head_size"):
+        return embedding * (head + (fact("token_shift_count") or 2))
+    if cells := fact("shortconv.l_cache"):
+        return embedding * (cells - 1)
+    if head := fact("kda.head_dim"):
+        return head * heads * (head + 3 * max(fact("ssm.conv_kernel") - 1, 0))
+    inner, size = fact("ssm.inner_size"), fact("ssm.state_size")
+    return inner * size + max(fact("ssm.conv_kernel") - 1, 0) * (inner + 2 * fact("ssm.group_count") * size)
+
+
+@dataclass(frozen=True)
+class Run:
+    """How a model is to be run: the parameters that cost memory, with the engine's defaults filled in."""
+    slots: int
+    unified: bool
+    ubatch: int
+    key_bytes: float  # for each number
+    value_bytes: float
+    flash: bool
+    swa_full: bool
+
+    @property
+    def streams(self) -> int:
+        """KV caches that are kept apart."""
+        return 1 if self.unified else self.slots
+
+
+def run_of(parameters: Json) -> Run:
+    """The Run that these parameters ask for."""
+    slots = number_of(parameters, "parallel", -1)
+    auto = slots < 1
+    batch = max(number_of(parameters, "batch-size", DEFAULT_BATCH), 1)
+    return Run(
+        slots=DEFAULT_SLOTS if auto else slots, unified=auto or parameters.get("kv-unified") is True,
+        ubatch=min(number_of(parameters, "ubatch-size", DEFAULT_UBATCH) or batch, batch),
+        key_bytes=bytes_each(parameters.get("cache-type-k")), value_bytes=bytes_each(parameters.get("cache-type-v")),
+        flash=parameters.get("flash-attn") not in ("off", False), swa_full=parameters.get("swa-full") is True)
+
+
+def number_of(parameters: Json, key: str, default: int) -> int:
+    """A whole number among the parameters, or `default` where it is something else."""
+    value = parameters.get(key)
+    return value if type(value) is int else default
+
+
+def bytes_each(name: Any) -> float:
+    """Bytes for each number of a KV cache of this type, f16 where it is not known."""
+    for known, block, size in TENSOR_TYPES.values():
+        if known == str(name).upper():
+            return size / block
+    return 2.0
+
+
+def rounded_up(value: int) -> int:
+    """The next multiple of CONTEXT_STEP."""
+    return max(-(-value // CONTEXT_STEP), 1) * CONTEXT_STEP
+
+
+def cells_of(shape: Shape, run: Run, context: int) -> tuple[int, int]:
+    """Cells of each stream's KV cache, in layers that see everything and in layers that slide."""
+    one = rounded_up(rounded_up(context) // run.streams)
+    window = one
+    if shape.window and not run.swa_full:
+        window = min(one, rounded_up(shape.window * (run.slots if run.unified else 1) + run.ubatch))
+    return one, window
+
+
+def cache_bytes(shape: Shape, run: Run, context: int) -> list[int]:
+    """Bytes of each layer's KV cache or recurrent state."""
+    cells, sliding = (count * run.streams for count in cells_of(shape, run, context))
+    return [round((sliding if layer.sliding else cells) * (layer.keys * run.key_bytes + layer.values * run.value_bytes))
+            + layer.state * 4 * run.slots for layer in shape.cache]
+
+
+def compute_bytes(shape: Shape, run: Run, context: int) -> int:
+    """Scratch memory for one batch of u tokens, and the probabilities that come out.
+
+    u x (2 bytes of mask per cell + 4 bytes x (5 x embedding + 3 x feed-forward)) + 4 bytes x vocabulary x slots;
+    without flash attention every head has a matrix of u x cells besides, in 4 bytes.
+    """
+    one, sliding = cells_of(shape, run, context)
+    tokens = min(run.ubatch, rounded_up(context))
+    masks = one + (sliding if shape.window else 0)
+    attention = 2 * masks if run.flash else 4 * one * (shape.heads + 1)
+    work = 4 * (5 * shape.embedding + 3 * shape.feed_forward)
+    return tokens * (attention + work) + 4 * shape.vocabulary * run.slots
+
+
+class Placement:
+    """Where weights and cache go: bytes of every part on every device, for one context."""
+
+    def __init__(self, shape: Shape, run: Run, model: Json, parameters: Json, devices: list[Json]) -> None:
+        self.shape, self.run, self.model, self.parameters, self.devices = shape, run, model, parameters, devices
+        self.weights = model["file_size"] or 0
+        self.projector = (model["projector_size"] or 0) if parameters.get("mmproj-auto") is not False else 0
+        self.host = next((at for at, device in enumerate(devices) if device["kind"] == "cpu"), 0)
+
+    def gpus(self) -> list[int]:
+        """The devices that layers go to, in order."""
+        gpus = [at for at, device in enumerate(self.devices) if device["kind"] == "gpu"]
+        if self.parameters.get("split-mode") == "none" and gpus:
+            return [gpus[min(max(number_of(self.parameters, "main-gpu", 0), 0), len(gpus) - 1)]]
+        return gpus
+
+    def layer_bytes(self, cache: list[int]) -> list[tuple[int, int]]:
+        """For each layer and, last, the output: what a GPU takes of it, and what stays in main memory all the same."""
+        layers = self.shape.layers
+        weight = self.weights // (layers + 1)
+        kept = layers if self.parameters.get("cpu-moe") is True else number_of(self.parameters, "n-cpu-moe", 0)
+        experts = int(weight * self.shape.expert_share)
+        offload = self.parameters.get("kv-offload") is not False
+        result = []
+        for at in range(layers):
+            held = cache[at] if at < len(cache) else 0
+            stays = (experts if at < kept else 0) + (0 if offload else held)
+            result.append((weight + held - stays, stays))
+        return [*result, (self.weights - weight * layers, 0)]
+
+    def shares(self, gpus: list[int]) -> list[float]:
+        """Which part of the layers each GPU gets: as the user says, else by free memory."""
+        try:
+            wanted = [float(part) for part in re.split("[,/]", str(self.parameters.get("tensor-split", "")))]
+        except ValueError:
+            wanted = []
+        parts = (wanted + [0.0] * len(gpus))[:len(gpus)]
+        if not all(0 <= part < 1e9 for part in parts) or sum(parts) <= 0:
+            parts = [float(self.devices[at]["free"] or 1) for at in gpus]
+        return [part / sum(parts) for part in parts]
+
+    def offloaded(self, sizes: list[tuple[int, int]], gpus: list[int], compute: int) -> int:
+        """How many layers go to the GPUs, counted from the output; by itself the engine takes what fits."""
+        wanted = self.parameters.get("n-gpu-layers")
+        if not gpus:
+            return 0
+        if wanted == "all" or (type(wanted) is int and wanted < -1):
+            return len(sizes)
+        if type(wanted) is int and wanted >= 0:
+            return min(wanted, len(sizes))
+        free = sum(max((self.devices[at]["free"] or 0) - FIT_MARGIN - compute, 0) for at in gpus)
+        free -= self.projector if self.projector_place(gpus) != self.host else 0
+        count = 0
+        for on_gpu, _ in reversed(sizes):
+            free -= on_gpu
+            if free < 0:
+                break
+            count += 1
+        return count
+
+    def used(self, context: int) -> list[int]:
+        """Bytes needed on every device."""
+        compute = compute_bytes(self.shape, self.run, context)
+        sizes = self.layer_bytes(cache_bytes(self.shape, self.run, context))
+        gpus = self.gpus()
+        count = self.offloaded(sizes, gpus, compute)
+        used = [0] * len(self.devices)
+        for on_gpu, stays in sizes[:len(sizes) - count]:
+            used[self.host] += on_gpu + stays
+        first = len(sizes) - count
+        bounds, total = [], 0.0
+        for share in self.shares(gpus) if gpus else []:
+            total += share
+            bounds.append(total * count)
+        for at, (on_gpu, stays) in enumerate(sizes[first:]):
+            gpu = next((gpus[place] for place, bound in enumerate(bounds) if at < bound - 1e-9), gpus[-1])
+            used[gpu] += on_gpu
+            used[self.host] += stays
+        for at in {self.host if not count else -1, *(at for at in gpus if used[at])} - {-1}:
+            used[at] += compute
+        used[self.projector_place(gpus)] += self.projector
+        return used
+
+    def projector_place(self, gpus: list[int]) -> int:
+        """The device that the projector goes to."""
+        return gpus[0] if gpus and self.parameters.get("mmproj-offload") is not False else self.host
+
+    def fits(self, context: int, margin: int = 0) -> bool:
+        """Whether every device has room, `margin` bytes left over."""
+        return all(not need or device["free"] is None or need + margin <= device["free"]
+                   for need, device in zip(self.used(context), self.devices, strict=True))
+
+    def largest(self, most: int, margin: int = 0) -> int:
+        """The largest context up to `most` that fits, a multiple of CONTEXT_STEP, or 0."""
+        low, high = 0, most // CONTEXT_STEP
+        while low < high:
+            middle = (low + high + 1) // 2
+            low, high = (middle, high) if self.fits(middle * CONTEXT_STEP, margin) else (low, middle - 1)
+        return low * CONTEXT_STEP
+
+
+    def chosen(self, most: int) -> int:
+        """The context up to `most` that the engine takes where none is set, 0 where it takes its least.
+
+        It shrinks the context before it leaves layers to the CPU, and without a GPU counts on all of main memory.
+        """
+        devices, parameters = self.devices, self.parameters
+        if not self.gpus():
+            devices = [{**device, "free": device["total"]} for device in devices]
+        elif number_of(parameters, "n-gpu-layers", -1) == -1:
+            parameters = {**parameters, "n-gpu-layers": "all"}
+        return Placement(self.shape, self.run, self.model, parameters, devices).largest(most, FIT_MARGIN)
+
+
+def estimate_memory(model: Json, parameters: Json, devices: list[Json], header: GGUFHeader | None = None) -> Json:
+    """What a model will need in memory, before it is loaded, in bytes.
+
+    `devices`: [{name, kind: gpu | cpu, free, total}], main memory among them. Returns {weights, kvCache, compute,
+    projector?, total, context, devices: [… used], fits, maxContext}. Where no context is set, it is the one that the
+    engine would choose: all that the model was trained for, or what fits with FIT_MARGIN left.
+    """
+    shape, run = model_shape(model, header), run_of(parameters)
+    placement = Placement(shape, run, model, parameters, devices)
+    full = rounded_up(shape.trained or FIT_MIN_CONTEXT) * run.streams
+    context = min(number_of(parameters, "ctx-size", 0), LARGEST_CONTEXT)
+    if context <= 0:
+        context = full
+        if "ctx-size" not in parameters and parameters.get("fit") not in (False, "off"):
+            context = max(placement.chosen(full), min(full, FIT_MIN_CONTEXT * run.streams))
+    cache, compute = sum(cache_bytes(shape, run, context)), compute_bytes(shape, run, context)
+    used = placement.used(context)
+    projector = {"projector": placement.projector} if placement.projector else {}
+    return {
+        "weights": placement.weights, "kvCache": cache, "compute": compute, **projector,
+        "total": placement.weights + cache + compute + placement.projector, "context": context,
+        "devices": [{**device, "used": need} for device, need in zip(devices, used, strict=True)],
+        "fits": placement.fits(context), "maxContext": placement.largest(full),
+    }
+
+
+# -- Library -------------------------------------------------------------------------------------
+
+MAX_FOLDER_DEPTH = 12  # levels; the deepest usual layout, the Hugging Face cache, has 4
+MAX_FOLDER_ENTRIES = 200_000  # names looked at in one scan
+MAX_MODEL_FILES = 20_000  # GGUF files in one scan
+MAX_SKIPPED = 2000  # skipped files told to a client
+MAX_MODEL_SHARDS = 9999
+MAX_NAME = 200  # characters of a model's name
+MAX_ID = 96
+SHARD_NAME = re.compile(r"(.+)-(\d{5})-of-(\d{5})", re.S)
+UNFINISHED_SUFFIXES = tuple(f".gguf.{end}" for end in ("part", "partial", "incomplete", "crdownload", "tmp"))
+UNUSABLE_PATH = re.compile(r"[;#\x00-\x1f\x7f]")  # cannot be written into the engine's preset file
+QUANTIZATION_WORD = re.compile(r"i?q\d+|tq\d+|[kmsl01]|x+[sl]|(b?f|fp)\d+|(mx|nv)fp4|ud|mmproj|model|moe|gguf")
+PROJECTOR_PREFERENCE = ("f16", "bf16", "q8_0", "f32")  # which of several projectors of one model is taken
+
+Report = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class FoundFile:
+    """A GGUF file in a model folder."""
+    path: str
+    real: str  # where `path` leads to
+    size: int
+    mtime: int  # ns
+
+    @property
+    def stem(self) -> str:
+        """Its name without folder and `.gguf`."""
+        return os.path.basename(self.path)[:-len(".gguf")]
+
+
+@dataclass
+class FoundModel:
+    """A file, or all shards of a model in order, and what is known of it."""
+    files: list[FoundFile]
+    stem: str
+    facts: Json = field(default_factory=dict)
+    projector: FoundFile | None = None
+
+    @property
+    def path(self) -> str:
+        """The path that the engine is given: the first shard."""
+        return self.files[0].path
+
+    @property
+    def folder(self) -> str:
+        """The folder that it lies in."""
+        return os.path.dirname(self.path)
+
+    @property
+    def size(self) -> int:
+        """Bytes of all shards."""
+        return min(sum(item.size for item in self.files), JSON_SAFE)
+
+    @property
+    def shards(self) -> list[str]:
+        """The paths of all shards, none where there is only one file."""
+        return [item.path for item in self.files] if len(self.files) > 1 else []
+
+    def unchanged(self, row: Json | None) -> bool:
+        """Whether `row` still describes these files."""
+        return row is not None and (row["file_size"], row["file_mtime"], row["shards"]) == (
+            self.size, self.files[0].mtime, self.shards)
+
+
+@dataclass
+class ScanResult:
+    """What a scan found: rows without what the user chose (id, name, …), and what is not a usable model."""
+    models: list[Json]
+    skipped: list[Json]  # {path, reason}
+
+
+class Scan:
+    """One walk through the model folders; runs in a thread of its own."""
+
+    def __init__(self, inside: Iterable[Path], rows: Iterable[Json], report: Report) -> None:
+        self.inside = [os.path.realpath(folder) for folder in inside]
+        self.rows = {row["path"]: row for row in rows}
+        self.projectors = {row["projector"]: row["projector_size"] for row in self.rows.values() if row["projector"]}
+        self.report = report
+        self.skipped: dict[str, str] = {}
+        self.files: list[FoundFile] = []
+        self.entries = 0
+
+    def skip(self, path: str, reason: str) -> None:
+        """Note why `path` is not in the result."""
+        self.skipped[shown_path(path)] = reason
+
+    def contains(self, real: str) -> bool:
+        """Whether `real`, a path without links, is inside a model folder."""
+        return any(real == folder or within(real, folder) for folder in self.inside)
+
+    # finding files
+
+    def walk(self, folders: Iterable[Path], depth: int) -> None:
+        """Collect the GGUF files in `folders` and, down to `depth` levels, below."""
+        pending = [(os.path.realpath(folder), 0) for folder in folders]
+        visited: set[str] = set()
+        while pending:
+            folder, level = pending.pop()
+            if folder in visited:
+                continue
+            visited.add(folder)
+            self.report(0, len(self.files))
+            for entry in self.listing(folder):
+                self.entries += 1
+                if self.entries > MAX_FOLDER_ENTRIES or len(self.files) >= MAX_MODEL_FILES:
+                    self.skip(folder, f"more than {MAX_MODEL_FILES} models or {MAX_FOLDER_ENTRIES} files:"
+                                      " the rest was not looked at")
+                    return
+                if self.is_folder(entry) and level < depth:
+                    pending.append((entry.path, level + 1))
+                elif entry.name.lower().endswith(".gguf"):
+                    self.look_at(entry)
+                elif entry.name.lower().endswith(UNFINISHED_SUFFIXES):
+                    self.skip(entry.path, "an incomplete download")
+
+    def listing(self, folder: str) -> Iterator[os.DirEntry[str]]:
+        """The entries of `folder`; none where it cannot be read."""
+        try:
+            with os.scandir(folder) as entries:
+                yield from entries
+        except OSError as problem:
+            self.skip(folder, f"cannot be read: {problem.strerror}")
+
+    def is_folder(self, entry: os.DirEntry[str]) -> bool:
+        """Whether to walk into `entry`; a link to a folder is not followed, so no loop can arise."""
+        try:
+            if entry.is_dir(follow_symlinks=False):
+                return True
+            if entry.is_symlink() and entry.is_dir() and not self.contains(os.path.realpath(entry.path)):
+                self.skip(entry.path, "links to a folder outside the model folders: add that folder")
+        except OSError:  # a link that leads nowhere, or round in a circle
+            pass
+        return False
+
+    def look_at(self, entry: os.DirEntry[str]) -> None:
+        """Note the GGUF file `entry`, or why it cannot be used."""
+        try:
+            link, status = entry.is_symlink(), entry.stat()
+        except OSError as problem:
+            dangling = "a link that leads nowhere"
+            self.skip(entry.path, dangling if entry.is_symlink() else f"cannot be read: {problem.strerror}")
+            return
+        real = os.path.realpath(entry.path) if link else entry.path
+        if stat.S_ISDIR(status.st_mode):
+            return
+        if not stat.S_ISREG(status.st_mode):
+            self.skip(entry.path, "not a regular file")
+        elif shown_path(entry.path) != entry.path:
+            self.skip(entry.path, "its name is not valid UTF-8")
+        elif UNUSABLE_PATH.search(entry.path):
+            self.skip(entry.path, "its path has a character that the engine cannot take (; # or a control character)")
+        elif link and not self.contains(real):
+            self.skip(entry.path, "links to a file outside the model folders: add its folder")
+        else:
+            mtime = min(max(status.st_mtime_ns, 0), 1 << 62)
+            self.files.append(FoundFile(entry.path, real, status.st_size, mtime))
+
+    def groups(self) -> list[FoundModel]:
+        """The files as models: shards joined, in the order of their paths."""
+        models, shards = [], dict[tuple[str, str, int], dict[int, FoundFile]]()
+        for file in sorted(self.files, key=lambda item: item.path):
+            match = SHARD_NAME.fullmatch(file.stem)
+            if match and 1 < int(match[3]) <= MAX_MODEL_SHARDS:
+                group = (os.path.dirname(file.path), match[1], int(match[3]))
+                shards.setdefault(group, {})[int(match[2])] = file
+            else:
+                models.append(FoundModel([file], match[1] if match else file.stem))
+        for (folder, stem, total), found in shards.items():
+            missing = next((index for index in range(1, total + 1) if index not in found), None)
+            if missing is None:
+                models.append(FoundModel([found[index] for index in range(1, total + 1)], stem))
+            else:
+                first = min(found.values(), key=lambda item: item.path)
+                self.skip(first.path, f"shard {stem}-{missing:05}-of-{total:05}.gguf is missing in {folder}")
+        return self.distinct(models)
+
+    def distinct(self, models: list[FoundModel]) -> list[FoundModel]:
+        """`models` without those that are others again, through links: the known one stays, or the real file."""
+        best: dict[tuple[str, ...], FoundModel] = {}
+        for model in sorted(models, key=lambda item: (
+                item.path not in self.rows, item.path != item.files[0].real, item.path)):
+            best.setdefault(tuple(file.real for file in model.files), model)
+        return sorted(best.values(), key=lambda item: item.path)
+
+    # reading them
+
+    def read(self, model: FoundModel) -> Literal["model", "projector"] | None:
+        """Fill in the facts of `model` and say what it is; None where it is nothing that can be used."""
+        row = self.rows.get(model.path)
+        if row and model.unchanged(row):
+            model.facts = {name: row[name] for name in FACTS}
+            return "model"
+        if "mmproj" in model.stem.lower() or self.projectors.get(model.path) == model.size:
+            return "projector"
+        try:
+            headers = [self.header(item, model) for item in model.files]
+            if is_projector(headers[0]):
+                return "projector"
+            if reason := why_no_model(headers[0], sum(item.tensor_count for item in headers)):
+                raise GGUFError(reason)
+        except GGUFError as problem:
+            self.skip(model.path, str(problem))
+            return None
+        model.facts = {**model_facts(headers), "name": file_name(headers[0], model.stem)}
+        return "model"
+
+    def header(self, file: FoundFile, model: FoundModel) -> GGUFHeader:
+        """The header of one of the files of `model`."""
+        try:
+            return read_gguf(file.path)
+        except GGUFError as problem:
+            name = f"{os.path.basename(file.path)}: " if file.path != model.path else ""
+            raise GGUFError(f"{name}{problem}") from problem
+
+    def row(self, model: FoundModel) -> Json:
+        """The row of `model`, without what is the user's."""
+        row = self.rows.get(model.path)
+        projector = model.projector.path if model.projector else None
+        size = model.projector.size if model.projector else None
+        modalities = ["text"]
+        if row and projector and (projector, size) == (row["projector"], row["projector_size"]):
+            modalities = row["modalities"]
+        elif projector:
+            try:
+                modalities = projector_modalities(read_gguf(projector))
+            except GGUFError as problem:
+                self.skip(projector, str(problem))
+                projector = size = None
+        return {**model.facts, "path": model.path, "stem": model.stem, "file_size": model.size,
+                "file_mtime": model.files[0].mtime, "shards": model.shards, "projector": projector,
+                "projector_size": size, "modalities": modalities, "missing": False}
+
+    def result(self) -> ScanResult:
+        """Read what was found, pair the projectors, and give the rows."""
+        found: dict[str, tuple[list[FoundModel], list[FoundFile]]] = {}  # by folder
+        candidates = self.groups()
+        for at, candidate in enumerate(candidates):
+            self.report(at, len(candidates))
+            models, projectors = found.setdefault(candidate.folder, ([], []))
+            kind = self.read(candidate)
+            if kind == "model":
+                models.append(candidate)
+            elif kind == "projector":
+                projectors.append(candidate.files[0])
+        for models, projectors in found.values():
+            self.pair(models, projectors)
+        self.report(len(candidates), len(candidates))
+        rows = [self.row(model) for models, _ in found.values() for model in models]
+        skipped = [{"path": path, "reason": self.skipped[path]} for path in sorted(self.skipped)]
+        return ScanResult(rows, skipped)
+
+    def pair(self, models: list[FoundModel], projectors: list[FoundFile]) -> None:
+        """Give each model of one folder the projector beside it that fits its name best."""
+        if not projectors:
+            return
+        family = len({frozenset(name_words(model.stem)) for model in models}) == 1
+        for model in models:
+            model.projector = best_projector(model, projectors, family)
+        if not any(model.projector for model in models):
+            for projector in projectors:
+                self.skip(projector.path, "a projector, and no model beside it that it belongs to")
+
+
+FACTS = ("name", "architecture", "size_label", "parameter_count", "quantization", "context_length", "embedding_length",
+         "block_count", "head_count", "head_count_kv", "vocabulary_size", "expert_count", "expert_used_count",
+         "sliding_window", "key_length", "value_length", "license", "tokenizer", "chat_template")
+FILE_COLUMNS = (*FACTS[1:], "path", "file_size", "file_mtime", "shards", "projector", "projector_size", "modalities",
+                "missing")  # what a scan may change in a row that is there already
+
+
+def shown_path(path: str) -> str:
+    """`path` as text that can be sent: bytes that are no UTF-8 are replaced."""
+    return os.fsencode(path).decode("utf-8", "replace")
+
+
+def within(path: str, folder: str) -> bool:
+    """Whether `path` is below `folder`; both absolute."""
+    return path.startswith(folder.rstrip(os.sep) + os.sep)
+
+
+def file_name(header: GGUFHeader, stem: str) -> str:
+    """What a model is called at first: the name in its file if that says something, else the file's."""
+    name = header.text("general.name") or ""
+    words, own = set(name_words(name)), set(name_words(stem))
+    plainer = own & words and len(own & words) * 2 < len(words)  # the file's, as of "SmolLM2 8k Lc100K Mix1 Ep2"
+    dull = not words or name.lower() in ("llama", "unknown", "none", "hf", "merged")
+    return clean_text(stem)[:MAX_NAME] if dull or plainer else name[:MAX_NAME]
+
+
+def name_words(stem: str) -> list[str]:
+    """The words of a file's name that name the model, not its quantization."""
+    words = re.split(r"[-._ ]+", stem.lower())
+    return [word for word in words if word and not QUANTIZATION_WORD.fullmatch(word)]
+
+
+def best_projector(model: FoundModel, near: list[FoundFile], family: bool) -> FoundFile | None:
+    """The projector among `near` for `model`; `family`: all models beside it are the same, quantized differently."""
+    own = set(name_words(model.stem))
+
+    def rank(file: FoundFile) -> tuple[int, int, str]:
+        words = re.split(r"[-. ]+", file.stem.lower().replace("mmproj_", "mmproj-"))
+        preference = [at for at, name in enumerate(PROJECTOR_PREFERENCE) if name in words]
+        return -len(name_words(file.stem)), min(preference, default=len(PROJECTOR_PREFERENCE)), file.path
+
+    named = [file for file in near if (words := name_words(file.stem)) and own.issuperset(words)]
+    unnamed = [file for file in near if not name_words(file.stem)] if family else []
+    alike = near if family and len({tuple(name_words(file.stem)) for file in near}) == 1 else []
+    return min(named or unnamed or alike, key=rank, default=None)
+
+
+def scan_folders(folders: Iterable[Path], known: Iterable[Json], report: Report, *,
+                 inside: Iterable[Path] | None = None, depth: int = MAX_FOLDER_DEPTH) -> ScanResult:
+    """Look for models in `folders`; files that a row of `known` still describes are not opened again.
+
+    Runs in a thread and calls `report(done, total)` for every file; what that raises ends the scan. Links may lead
+    anywhere `inside`, which are the folders themselves unless given.
+    """
+    folders = list(folders)
+    scan = Scan(folders if inside is None else inside, list(known), report)
+    scan.walk(folders, depth)
+    return scan.result()
+
+
+# What a scan means for the rows
+
+def slug(stem: str) -> str:
+    """An id made of a file's name: letters, digits, `.`, `_` and `-`."""
+    plain = unicodedata.normalize("NFKD", stem).encode("ascii", "ignore").decode()
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", plain).strip("-.")[:MAX_ID].rstrip("-.") or "model"
+
+
+def free_id(stem: str, taken: dict[str, int]) -> str:
+    """An id for `stem` that is not in `taken` yet: ids in lower case, with the last number tried for each."""
+    wanted = slug("model" if stem.lower() == "default" else stem)  # the preset file has a meaning of its own for it
+    id = wanted
+    while id.lower() in taken:
+        number = taken[wanted.lower()] = taken[wanted.lower()] + 1
+        id = f"{wanted[:MAX_ID - len(str(number)) - 1]}-{number}"
+    taken[id.lower()] = 1
+    return id
+
+
+def moved_rows(rows: list[Json], found: list[Json]) -> dict[str, Json]:
+    """For paths that are new the row of the file that was there before: same name, same size, no doubt."""
+    there = {model["path"] for model in found}
+    known = {row["path"] for row in rows}
+
+    def by_file(items: Iterable[Json]) -> dict[tuple[str, int], list[Json]]:
+        groups: dict[tuple[str, int], list[Json]] = {}
+        for item in items:
+            groups.setdefault((os.path.basename(item["path"]), item["file_size"]), []).append(item)
+        return groups
+
+    gone = by_file(row for row in rows if row["path"] not in there)
+    come = by_file(model for model in found if model["path"] not in known)
+    return {items[0]["path"]: gone[key][0] for key, items in come.items() if len(items) == 1 == len(gone.get(key, ()))}
+
+
+def merge_scan(rows: list[Json], found: list[Json]) -> tuple[list[Json], list[Json], list[str]]:
+    """What a scan changes: new rows, the changed columns of rows (with their id), and the ids now missing."""
+    moved = moved_rows(rows, found)
+    known = {**{row["path"]: row for row in rows}, **moved}
+    taken = {row["id"].lower(): 1 for row in rows}
+    new, changed, seen = [], [], set()
+    for model in found:
+        row = known.get(model["path"])
+        if row is None:
+            new.append({"id": free_id(model["stem"], taken), "name": model["name"], "source": "folder",
+                        "favorite": False, "parameters": {}, **{name: model[name] for name in FILE_COLUMNS}})
+            continue
+        seen.add(row["id"])
+        if changes := {name: model[name] for name in FILE_COLUMNS if model[name] != row[name]}:
+            changed.append({"id": row["id"], **changes})
+    return new, changed, [row["id"] for row in rows if row["id"] not in seen and not row["missing"]]
+
+
+class ScanStoppedError(Exception):
+    """The program ends: the scan's thread must not hold it up."""
+
+
+class Library:
+    """The models on this machine: finds them, and keeps the database in step with the folders."""
+
+    SCAN_BROADCAST = 0.2  # seconds between two messages about a scan's progress
+
+    def __init__(self, dash: Dash) -> None:
+        self.dash = dash
+        self.skipped: list[Json] = []  # of the last scan
+        self.running: asyncio.Task[Json] | None = None
+        self.changing = asyncio.Lock()  # scans, imports and deletions change the same rows
+
+    async def scan(self) -> Json:
+        """Look through all model folders: {added, updated, missing, skipped: [{path, reason}], total}.
+
+        Only one scan runs at a time; who asks while it does waits for its result.
+        """
+        if self.running is None or self.running.done():
+            self.running = self.dash.spawn(self.scan_once(), "scan")
+        return await asyncio.shield(self.running)
+
+    async def scan_once(self) -> Json:
+        """Scan, save what changed and tell everybody."""
+        async with self.changing:
+            started = time.monotonic()
+            rows, ignored = self.dash.db.models(), set(self.ignored())
+            found = await self.in_thread(self.dash.folders(), rows)
+            models = [model for model in found.models if model["path"] not in ignored]
+            new, changed, missing = await asyncio.to_thread(merge_scan, rows, models)
+            if new or changed or missing:
+                await asyncio.to_thread(self.dash.db.apply_scan, new, changed, missing)
+            self.skipped = found.skipped[:MAX_SKIPPED]
+        log.info("scan: %d models, %d new, %d changed, %d missing, %d files skipped, %.2f s", len(models), len(new),
+                 len(changed), len(missing), len(found.skipped), time.monotonic() - started)
+        await self.changed()
+        return {"added": len(new), "updated": len(changed), "missing": len(missing), "skipped": self.skipped,
+                "total": len(models)}
+
+    async def in_thread(self, folders: list[Path], rows: list[Json]) -> ScanResult:
+        """Run scan_folders in a thread, broadcasting how far it is."""
+        progress, stop = [0, 0], threading.Event()
+
+        def report(done: int, total: int) -> None:
+            if stop.is_set():
+                raise ScanStoppedError
+            progress[:] = done, total
+
+        thread = asyncio.ensure_future(asyncio.to_thread(scan_folders, folders, rows, report))
+        thread.add_done_callback(lambda ended: ended.cancelled() or ended.exception())  # maybe nobody waits any more
+        told: list[int] = []
+        try:
+            while not (await asyncio.wait([thread], timeout=self.SCAN_BROADCAST))[0]:
+                if progress != told:
+                    told = list(progress)
+                    await self.dash.broadcast("models:scan", {"done": told[0], "total": told[1]})
+        finally:
+            stop.set()
+        await self.dash.broadcast("models:scan", {"done": progress[1], "total": progress[1]})
+        return thread.result()
+
+    async def changed(self) -> None:
+        """Tell the clients and the engine about the models as they are now."""
+        await self.dash.broadcast("models:list", {"models": self.dash.models()})
+        try:
+            await self.dash.engine.apply_presets()
+        except DashError as problem:
+            log.warning("the engine did not take the models that the scan found: %s", problem)
+
+    # paths that the user took off the list
+
+    def ignored(self) -> list[str]:
+        """Files that are there and shall not be listed."""
+        return list(self.dash.db.get_meta("ignored_paths", []))
+
+    def ignore(self, path: str, yes: bool) -> None:
+        """Take the file at `path` off the list for good, or no longer."""
+        others = [item for item in self.ignored() if item != path]
+        self.dash.db.set_meta("ignored_paths", [*others, path][-MAX_MODEL_FILES:] if yes else others)
+
+    # single models
+
+    async def add(self, path: str, *, name: str | None = None, parameters: Json | None = None,
+                  favorite: bool | None = None, source: str = "import") -> Json:
+        """Add the model whose file, or one of whose shards, is at `path`; InvalidRequest says why it cannot be."""
+        async with self.changing:
+            rows = self.dash.db.models()
+            found, same = await asyncio.to_thread(find_model, path, self.dash.folders(), rows)
+            if same:
+                raise Conflict(f"{path} is in the list already, as {same['id']}", field="model.path", current=same)
+            present = [row for row in rows if not row["missing"]]
+            new, changed, _ = merge_scan(rows, [*present, found])
+            chosen = {"source": source, **{key: value for key, value in (
+                ("name", name), ("parameters", parameters), ("favorite", favorite)) if value is not None}}
+            self.ignore(found["path"], False)
+            self.dash.db.apply_scan([{**row, **chosen} for row in new], [{**row, **chosen} for row in changed], [])
+        model: Json = self.dash.model((new or changed)[0]["id"])
+        await self.dash.broadcast("models:created", {"model": model})
+        await self.dash.engine.apply_presets()
+        return model
+
+    async def remove(self, id: str, delete_file: bool) -> int:
+        """Take the model off the list, with its files if wanted; the bytes that the disk got back."""
+        async with self.changing:
+            row = self.dash.db.get_model(id)
+            if self.dash.model(id)["status"] in ("loading", "loaded", "sleeping"):
+                await self.dash.engine.unload(id)
+            freed = 0
+            if delete_file:
+                others = [other for other in self.dash.db.models() if other["id"] != id]
+                freed = await asyncio.to_thread(delete_files, row, others, self.dash.folders())
+            elif await asyncio.to_thread(os.path.exists, row["path"]):
+                self.ignore(row["path"], True)
+            self.dash.db.delete_model(id)
+        return freed
+
+    async def header(self, row: Json) -> GGUFHeader | None:
+        """The header of this row's first file, None where it cannot be read any more."""
+        try:
+            return await asyncio.to_thread(read_gguf, row["path"])
+        except GGUFError:
+            return None
+
+
+def find_model(path: str, folders: list[Path], rows: list[Json]) -> tuple[Json, Json | None]:
+    """The scan's row of the one model at `path`, and the row that lists it already.
+
+    InvalidRequest if there is none, or not inside `folders`.
+    """
+    absolute = os.path.join(os.path.realpath(os.path.dirname(path)), os.path.basename(path))
+    folder = os.path.dirname(absolute)
+    if not any(within(absolute, os.path.realpath(item)) for item in folders):
+        raise InvalidRequest(f"{path} is not inside a model folder: add its folder in Configuration",
+                             field="model.path")
+    if not os.path.isabs(path) or not absolute.lower().endswith(".gguf") or not os.path.lexists(absolute):
+        raise InvalidRequest(f"there is no GGUF file at {path}", field="model.path")
+    others = [row for row in rows if row["path"] != absolute]
+    found = scan_folders([Path(folder)], others, lambda done, total: None, inside=folders, depth=0)
+    for model in found.models:
+        if absolute == model["path"] or absolute in model["shards"]:
+            real = os.path.realpath(model["path"])
+            there = (row for row in rows if not row["missing"] and os.path.realpath(row["path"]) == real)
+            return model, next(there, None)
+    reason = next((item["reason"] for item in found.skipped if item["path"] == absolute), "not a model")
+    raise InvalidRequest(f"{path}: {reason}", field="model.path")
+
+
+def delete_files(row: Json, others: list[Json], folders: list[Path]) -> int:
+    """Delete the files of `row` that no other row needs, and what links lead to; the bytes freed.
+
+    Nothing outside `folders` is touched: InvalidRequest before anything is deleted.
+    """
+    needed = {path for other in others for path in (other["path"], other["projector"], *other["shards"]) if path}
+    own = dict.fromkeys([row["path"], *row["shards"], *([row["projector"]] if row["projector"] else [])])
+    real_needed = {os.path.realpath(path) for path in needed}
+    roots = [os.path.realpath(folder) for folder in folders]
+    doomed: dict[str, int] = {}
+    for path in own:
+        real = os.path.realpath(path)
+        if path in needed or not os.path.lexists(path):
+            continue
+        parent = os.path.join(os.path.realpath(os.path.dirname(path)), os.path.basename(path))
+        if not all(any(within(item, root) for root in roots) for item in (parent, real)):
+            raise InvalidRequest(f"{path} is not inside a model folder: delete it yourself", field="deleteFile")
+        doomed[path] = 0
+        if real not in real_needed and os.path.isfile(real):
+            doomed[real] = os.stat(real).st_size
+    for path in doomed:
+        try:
+            os.unlink(path)
+        except FileNotFoundError:  # somebody was faster
+            doomed[path] = 0
+        except OSError as problem:
+            raise InvalidRequest(f"{path} cannot be deleted: {problem.strerror}", field="deleteFile") from problem
+    return sum(doomed.values())
+
+
+def memory_devices(metrics: Json | None) -> list[Json]:
+    """The memories of this machine, [{name, kind, free, total}] in bytes: its GPUs, then main memory."""
+    devices = []
+    for gpu in (metrics or {}).get("gpus") or []:
+        if gpu.get("memory_total"):
+            free = gpu["memory_total"] - (gpu.get("memory_used") or 0)
+            devices.append({"name": gpu["name"], "kind": "gpu", "free": free, "total": gpu["memory_total"]})
+    memory = psutil.virtual_memory()
+    return [*devices, {"name": "Main memory", "kind": "cpu", "free": memory.available, "total": memory.total}]
+
+
+# -- Handlers: models ----------------------------------------------------------------------------
+
+MODEL_CHANGES: dict[str, Any] = {"name": Annotated[str, Length(1, MAX_NAME)], "favorite": bool,
+                                 "parameters": dict[str, Any]}
+IMPORT_FIELDS: dict[str, Any] = {**MODEL_CHANGES, "path": Annotated[str, Length(1, MAX_TEXT)]}
+
+
+def checked_fields(dash: Dash, values: Json, kinds: dict[str, Any], field: str) -> Json:
+    """`values`, each of the type that `kinds` has for it; InvalidRequest names the field that is not."""
+    result = {}
+    for name, value in values.items():
+        at = f"{field}.{name[:64]}"
+        if name not in kinds:
+            raise InvalidRequest(f"unknown field: {at}", field=at)
+        result[name] = checked(value, kinds[name], at)
+        if name == "parameters":
+            result[name] = validated_parameters(value, dash.folders(), at)
+        elif name == "name" and clean_text(value) != value:
+            raise InvalidRequest(f"{at} must be one line without blanks around it", field=at)
+    return result
+
+
+@on("models:list", error="LIST_MODELS_FAILED")
+async def models_list(dash: Dash) -> Json:
+    """Every model."""
+    return {"models": dash.models()}
+
+
+@on("models:get", error="GET_MODEL_FAILED")
+async def models_get(dash: Dash, *, id: ModelId) -> Json:
+    """One model."""
+    return {"model": dash.model(id)}
+
+
+@on("models:scan", error="SCAN_MODELS_FAILED")
+async def models_scan(dash: Dash) -> Json:
+    """Look through the model folders for new, changed and missing files."""
+    return await dash.library.scan()
+
+
+@on("models:create", error="CREATE_MODEL_FAILED")
+async def models_create(dash: Dash, *, model: dict[str, Any]) -> Json:
+    """Add a GGUF file that lies in a model folder: {name, path, parameters?, favorite?}."""
+    wanted = checked_fields(dash, model, IMPORT_FIELDS, "model")
+    for name in ("name", "path"):
+        if name not in wanted:
+            raise InvalidRequest(f"missing field: model.{name}", field=f"model.{name}")
+    return {"model": await dash.library.add(**wanted)}
+
+
+@on("models:update", error="UPDATE_MODEL_FAILED")
+async def models_update(dash: Dash, *, id: ModelId, revision: int, changes: dict[str, Any]) -> Json:
+    """Change a model's name, favourite flag or parameters."""
+    dash.db.update_model(id, revision, checked_fields(dash, changes, MODEL_CHANGES, "changes"))
+    await dash.broadcast("models:updated", {"model": dash.model(id)})
+    if "parameters" in changes:
+        await dash.engine.apply_presets()
+    return {"model": dash.model(id)}
+
+
+@on("models:delete", error="DELETE_MODEL_FAILED")
+async def models_delete(dash: Dash, *, id: ModelId, deleteFile: bool = False) -> Json:  # noqa: N803  (on the wire)
+    """Take a model off the list and, if wanted, its files off the disk."""
+    freed = await dash.library.remove(id, deleteFile)
+    await dash.broadcast("models:deleted", {"id": id})
+    await dash.engine.apply_presets()
+    return {"id": id, "freed": freed}
+
+
+@on("models:estimate", error="ESTIMATE_MODEL_FAILED")
+async def models_estimate(dash: Dash, *, id: ModelId, parameters: dict[str, Any] | None = None) -> Json:
+    """What a model would need in memory with these parameters, its own unless given."""
+    row = dash.db.get_model(id)
+    own = row["parameters"] if parameters is None else validated_parameters(parameters, dash.folders())
+    header = await dash.library.header(row)
+    parameters = {**dash.engine_config()["defaults"], **own}
+    return estimate_memory(row, parameters, memory_devices(dash.sampler.latest), header)
+
+
+# -- Metrics and GPUs ----------------------------------------------------------------------------
+
+PROBE_LIMIT = 1.0  # s; what has not answered by then (a hung network mount) is left out
+MIN_SPAN = 0.2  # s; a rate over less than this says nothing
+GPU_WAIT = 0.8  # s that a sample waits for nvidia-smi; what comes later is in the next sample
+GPU_LIMIT = 10.0  # s after which nvidia-smi is ended; without a persistent driver it needs seconds
+GPU_DUTY = 0.05  # of the time may be spent in nvidia-smi, so a slow one is asked less often
+GPU_STALE = 60.0  # s after which an old reading is no reading
+GPU_RETRY = (30.0, 600.0)  # s to the next try of a failing nvidia-smi: the first time, and at most
+ENGINE_LIMIT = 2.0  # s that a sample waits for the engine's counters
+SHORT_OUTPUT = 65_536  # bytes read from a short-lived program; 100 GPUs need less
+MIB = 1024 * 1024
+NVIDIA_FIELDS = "utilization.gpu,memory.used,memory.total,temperature.gpu,power.draw,name"
+NVIDIA_QUERY = (f"--query-gpu={NVIDIA_FIELDS}", "--format=csv,noheader,nounits")
+WSL_NVIDIA_SMI = "/usr/lib/wsl/lib/nvidia-smi"  # not on the PATH of a service
+PCI_IDS = ("/usr/share/hwdata/pci.ids", "/usr/share/misc/pci.ids")
+NO_COUNTERS = dict.fromkeys(("requests_processing", "requests_deferred", "prompt_tokens_per_second",
+                             "generated_tokens_per_second", "active_models"))
+# What passes through these passes through a real interface as well, or never leaves the machine.
+INNER_INTERFACE = re.compile(r"lo\d*|Loopback.*|veth.*|br-.*|docker\d+|virbr.*")
+
+
+def reading(text: str, scale: float = 1) -> float | None:
+    """`text` times `scale`, or None for what is no number: "[N/A]", "[Not Supported]", "nan"."""
+    with contextlib.suppress(ValueError):
+        value = float(text) * scale
+        return value if math.isfinite(value) else None
+    return None
+
+
+def whole_reading(value: float | None) -> int | None:
+    """`value` without its fraction."""
+    return None if value is None else int(value)
+
+
+def file_text(path: Path) -> str | None:
+    """The stripped first 4 kB of a small file, or None where it cannot be read."""
+    with contextlib.suppress(OSError), path.open(encoding="utf-8", errors="replace") as file:
+        return file.read(4096).strip()
+    return None
+
+
+def file_number(path: Path, scale: float = 1) -> float | None:
+    """The number in a small file times `scale`, or None."""
+    return reading(file_text(path) or "", scale)
+
+
+class Probes:
+    """Calls that may hang: run in a thread, given up on after a limit, not repeated while they hang."""
+
+    def __init__(self) -> None:
+        self.hung: set[str] = set()
+
+    async def read(self, jobs: dict[str, Callable[[], Any]]) -> Json:
+        """The results of `jobs` by name; None for what failed, hangs, or comes after one that hangs."""
+        loop = asyncio.get_running_loop()
+        finished = asyncio.Event()
+        results: Json = {}
+        due = {name: job for name, job in jobs.items() if name not in self.hung}
+        current = ""
+
+        def work() -> None:
+            nonlocal current
+            for current, job in due.items():
+                with contextlib.suppress(OSError, psutil.Error):
+                    results[current] = job()
+                self.hung.discard(current)
+            with contextlib.suppress(RuntimeError):  # the loop is closed: we are stopping
+                loop.call_soon_threadsafe(finished.set)
+
+        # A thread of our own: one of the executor's would keep the program from ending.
+        threading.Thread(target=work, name="probes", daemon=True).start()
+        try:
+            await asyncio.wait_for(finished.wait(), PROBE_LIMIT)
+        except asyncio.TimeoutError:
+            self.hung.add(current)
+            log.warning("%s does not answer", current)
+        return {name: results.get(name) for name in jobs}
+
+
+def disk(path: Path) -> Json:
+    """`{path, used, total, usage, device}` of the file system that holds `path`."""
+    usage = psutil.disk_usage(str(path))
+    return {"path": str(path), "used": usage.used, "total": usage.total,
+            "usage": float(usage.percent), "device": path.stat().st_dev}
+
+
+def distinct_disks(paths: list[str], read: Json) -> list[Json]:
+    """`read`, the disk of each of `paths`, once per file system; nulls for one that does not answer."""
+    disks: dict[Any, Json] = {}
+    for path in paths:
+        entry = read[path] or {"path": path, "used": None, "total": None, "usage": None}
+        disks.setdefault(entry.get("device", path),
+                         {key: value for key, value in entry.items() if key != "device"})
+    return list(disks.values())
+
+
+class NetworkRates:
+    """Bytes per second in and out, from the differences of the interfaces' counters."""
+
+    def __init__(self) -> None:
+        self.time, self.counters = time.monotonic(), self.read()
+
+    @staticmethod
+    def read() -> dict[str, tuple[int, int]]:
+        """Bytes received and sent so far, by interface."""
+        with contextlib.suppress(OSError, RuntimeError):
+            return {name: (item.bytes_recv, item.bytes_sent)
+                    for name, item in psutil.net_io_counters(pernic=True, nowrap=False).items()
+                    if not INNER_INTERFACE.fullmatch(name)}
+        return {}
+
+    def rates(self) -> tuple[float | None, float | None]:
+        """Received and sent since the last call; None without interfaces or over too short a time."""
+        now, counters = time.monotonic(), self.read()
+        span = now - self.time
+        if span < MIN_SPAN:
+            return None, None
+        before, self.time, self.counters = self.counters, now, counters
+        known = [(values, before[name]) for name, values in counters.items() if name in before]
+        if not known:
+            return None, None
+        received, sent = (sum(new[way] - old[way] if new[way] >= old[way] else new[way]
+                              for new, old in known) / span for way in (0, 1))
+        return received, sent
+
+
+async def short_output(*command: str, limit: float) -> str:
+    """What a short-lived program prints (64 kB at most); OSError if it fails or needs longer than `limit` s."""
+    process = await asyncio.create_subprocess_exec(
+        *command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        start_new_session=True)
+    assert process.stdout
+    try:
+        output = await asyncio.wait_for(bounded_output(process.stdout), limit)
+        status = await asyncio.wait_for(process.wait(), 1)
+    except asyncio.TimeoutError:
+        raise OSError(f"{command[0]} did not end within {limit:g} s") from None
+    finally:
+        await end_group(process)
+    text = output.decode("utf-8", "replace").strip()
+    if status:
+        raise OSError(f"{command[0]} failed ({status}): {text[:200]}")
+    return text
+
+
+async def bounded_output(stream: asyncio.StreamReader) -> bytes:
+    """All of `stream`; OSError if that is more than SHORT_OUTPUT."""
+    output = b""
+    while block := await stream.read(SHORT_OUTPUT):
+        output += block
+        if len(output) > SHORT_OUTPUT:
+            raise OSError("endless output")
+    return output
+
+
+async def end_group(process: asyncio.subprocess.Process) -> None:
+    """Kill `process` and what it started, unless it has ended, and wait a second for that."""
+    if process.returncode is not None:
+        return
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        if os.name == "nt":
+            process.kill()
+        else:
+            os.killpg(process.pid, signal.SIGKILL)
+    with contextlib.suppress(asyncio.TimeoutError):  # one that hangs in the driver cannot be ended
+        await asyncio.wait_for(process.communicate(), 1)
+
+
+def parse_nvidia(text: str) -> list[Json]:
+    """GPUs without their index, from the lines that nvidia-smi prints for NVIDIA_QUERY."""
+    gpus = []
+    for line in text.splitlines():
+        fields = [field.strip() for field in line.split(",", NVIDIA_FIELDS.count(","))]
+        if len(fields) <= NVIDIA_FIELDS.count(","):
+            continue  # a message, as for a GPU that fell off the bus
+        utilization, used, total, temperature, power, name = fields
+        gpus.append({
+            "name": name, "vendor": "nvidia", "utilization": reading(utilization),
+            "memory_used": whole_reading(reading(used, MIB)), "memory_total": whole_reading(reading(total, MIB)),
+            "temperature": reading(temperature), "power": reading(power)})
+    return gpus
+
+
+class NvidiaGpus:
+    """NVIDIA GPUs through one short call of nvidia-smi at a time.
+
+    A long-running one would report a little cheaper, but would have to be supervised and restarted for each new
+    interval, and could be left behind. A call takes about 30 ms where the driver stays loaded; GPU_DUTY bounds
+    the cost where it does not, and one that is missing, broken or hanging is only tried again after a while.
+    """
+
+    def __init__(self, program: str | None = None) -> None:
+        self.program = program
+        self.gpus: list[Json] = []
+        self.error: str | None = None
+        self.read_at = -math.inf
+        self.next_at = -math.inf
+        self.retry = GPU_RETRY[0]
+        self.task: asyncio.Task[None] | None = None
+
+    async def read(self) -> list[Json]:
+        """The GPUs as last read; the values that move are null when that reading is old."""
+        if self.task is None and time.monotonic() >= self.next_at:
+            self.task = asyncio.create_task(self.ask())
+        if self.task:
+            await asyncio.wait([self.task], timeout=GPU_WAIT)
+        if time.monotonic() - self.read_at <= GPU_STALE:
+            return self.gpus
+        moving = dict.fromkeys(("utilization", "memory_used", "temperature", "power"))
+        return [{**gpu, **moving} for gpu in self.gpus]
+
+    async def ask(self) -> None:
+        """Call nvidia-smi once, and decide when to call it again."""
+        started = time.monotonic()
+        try:
+            program = self.program or shutil.which("nvidia-smi") or shutil.which(WSL_NVIDIA_SMI)
+            if program:
+                text = await short_output(program, *NVIDIA_QUERY, limit=GPU_LIMIT)
+                self.succeeded(parse_nvidia(text), time.monotonic() - started)
+            else:
+                self.next_at = started + GPU_RETRY[1]
+        except OSError as problem:
+            self.failed(str(problem))
+        finally:
+            self.task = None
+
+    def succeeded(self, gpus: list[Json], seconds: float) -> None:
+        """Keep a reading that took `seconds`."""
+        self.gpus, self.read_at, self.error, self.retry = gpus, time.monotonic(), None, GPU_RETRY[0]
+        self.next_at = self.read_at + (seconds / GPU_DUTY if gpus else GPU_RETRY[0])
+
+    def failed(self, problem: str) -> None:
+        """Say once what is wrong, and wait longer before each new try."""
+        if problem != self.error:
+            log.warning("no GPU readings: %s", problem)
+        self.error, self.read_at = problem, -math.inf
+        self.next_at = time.monotonic() + self.retry
+        self.retry = min(self.retry * 2, GPU_RETRY[1])
+
+    async def close(self) -> None:
+        """End a call that is under way."""
+        if self.task:
+            self.task.cancel()
+            await asyncio.wait([self.task])
+
+
+class SysfsGpus:
+    """AMD and Intel GPUs as Linux shows them under `root`, usually /sys/class/drm."""
+
+    def __init__(self, root: Path = Path("/sys/class/drm")) -> None:
+        self.root = root
+        self.names: dict[str, str] = {}
+
+    def read(self) -> list[Json]:
+        """The GPUs without their index; what a card does not tell is null."""
+        with contextlib.suppress(OSError):
+            cards = [item for item in self.root.iterdir() if re.fullmatch(r"card\d+", item.name)]
+            found = [self.card(card / "device") for card in sorted(cards, key=lambda item: int(item.name[4:]))]
+            return [gpu for gpu in found if gpu]
+        return []
+
+    def card(self, device: Path) -> Json | None:
+        """One card, or None if it is of another maker or tells nothing."""
+        maker = file_text(device / "vendor")
+        if maker not in ("0x1002", "0x8086"):
+            return None
+        asleep = file_text(device / "power/runtime_status") == "suspended"
+        values = {} if asleep else amd_values(device) if maker == "0x1002" else intel_values(device)
+        if maker == "0x8086" and not any(value is not None for value in values.values()):
+            return None  # a processor's own graphics, which shows nothing and computes nothing
+        keys = ("utilization", "memory_used", "memory_total", "temperature", "power")
+        return {"name": self.name(device, maker), "vendor": "amd" if maker == "0x1002" else "intel",
+                **{key: values.get(key) for key in keys}}
+
+    def name(self, device: Path, maker: str) -> str:
+        """What the card calls itself, or what the list of PCI devices calls it; looked up once."""
+        model = (file_text(device / "device") or "")[2:]
+        if (key := f"{device}{model}") not in self.names:
+            own = file_text(device / "product_name") or file_text(device / "marketing_name")
+            brand = "AMD" if maker == "0x1002" else "Intel"
+            self.names[key] = own or pci_name(maker[2:], model) or f"{brand} GPU {maker[2:]}:{model}".rstrip(":")
+        return self.names[key]
+
+
+def hwmon(device: Path, *names: str, scale: float) -> float | None:
+    """The first of the sensors `names` that the card's hardware monitor has."""
+    for folder in sorted(device.glob("hwmon/hwmon*")):
+        for name in names:
+            if (value := file_number(folder / name, scale)) is not None:
+                return value
+    return None
+
+
+def amd_values(device: Path) -> Json:
+    """What the amdgpu driver tells."""
+    return {"utilization": file_number(device / "gpu_busy_percent"),
+            "memory_used": whole_reading(file_number(device / "mem_info_vram_used")),
+            "memory_total": whole_reading(file_number(device / "mem_info_vram_total")),
+            "temperature": hwmon(device, "temp1_input", scale=1e-3),
+            "power": hwmon(device, "power1_average", "power1_input", scale=1e-6)}
+
+
+def intel_values(device: Path) -> Json:
+    """What the xe and i915 drivers tell: nothing about use."""
+    return {"memory_total": whole_reading(file_number(device / "tile0/physical_vram_size_bytes")),
+            "temperature": hwmon(device, "temp1_input", "temp2_input", scale=1e-3),
+            "power": hwmon(device, "power1_input", scale=1e-6)}
+
+
+def pci_name(maker: str, model: str) -> str | None:
+    """The name of a PCI device, from the list that distributions carry."""
+    for path in map(Path, PCI_IDS):
+        with contextlib.suppress(OSError):
+            text = path.read_text("utf-8", "replace")
+            block = re.search(rf"^{maker}  .*\n((?:[\t#].*\n)*)", text, re.M)
+            line = re.search(rf"^\t{model}  (.*)$", block[1], re.M) if block else None
+            if line:
+                marketed = re.search(r"\[(.+)\]", line[1])
+                return marketed[1] if marketed else line[1]
+    return None
+
+
+async def apple_gpu() -> Json | None:
+    """The GPU of an Apple chip, whose memory is the machine's; None on another machine."""
+    if sys.platform != "darwin" or platform.machine() != "arm64":
+        return None
+    try:
+        name = await short_output("/usr/sbin/sysctl", "-n", "machdep.cpu.brand_string", limit=2)
+    except OSError:
+        name = "Apple"
+    return {"name": f"{name} GPU", "vendor": "apple", "utilization": None, "memory_used": None,
+            "memory_total": None, "temperature": None, "power": None}
+
+
+class Sampler:
+    """Reads the machine once per interval, for everybody: saved, and broadcast as metrics:update."""
+
+    def __init__(self, dash: Dash) -> None:
+        self.dash = dash
+        self.latest: Json | None = None
+        self.probes = Probes()
+        self.nvidia = NvidiaGpus()
+        self.sysfs = SysfsGpus()
+        self.apple: Json | None = None
+        self.process = psutil.Process()
+        self.network = NetworkRates()
+        self.cpu_at = time.monotonic()
+        self.changed = asyncio.Event()
+        self.one_at_a_time = asyncio.Lock()  # the rates are differences between two samples
+        psutil.cpu_percent()
+        self.process.cpu_percent()
+
+    def wake(self) -> None:
+        """Look at the settings again now: the interval has changed."""
+        self.changed.set()
+
+    async def run(self) -> None:
+        """Sample, save and broadcast every `metrics_interval` seconds until cancelled."""
+        last = time.monotonic()
+        due = last + 1  # the first one soon, but CPU use needs some time to be measured over
+        self.apple = await apple_gpu()
+        try:
+            while True:
+                with contextlib.suppress(asyncio.TimeoutError):
+                    await asyncio.wait_for(self.changed.wait(), max(due - time.monotonic(), 0))
+                interval = float(self.dash.settings()["metrics_interval"])
+                if self.changed.is_set():
+                    self.changed.clear()
+                    due = last + interval
+                    continue
+                last, due = due, max(due + interval, time.monotonic())
+                await self.tick()
+        finally:
+            await self.nvidia.close()
+
+    async def tick(self) -> None:
+        """Take one sample, save it and send it to everybody."""
+        metrics = await self.sample()
+        try:
+            await asyncio.to_thread(self.dash.db.add_metrics, metrics, metrics["timestamp"])
+        except DashError as problem:
+            log.warning("metrics not saved: %s", problem)
+        await self.dash.broadcast("metrics:update", {"metrics": metrics})
+
+    async def sample(self) -> Json:
+        """One sample, in the Metrics shape; it becomes `latest`."""
+        async with self.one_at_a_time:
+            paths = list(dict.fromkeys(map(str, [self.dash.config.data_dir, *self.dash.folders()])))
+            jobs: dict[str, Callable[[], Any]] = {
+                **{path: functools.partial(disk, Path(path)) for path in paths},
+                "GPU sensors": self.sysfs.read}
+            read, nvidia, engine = await asyncio.gather(
+                self.probes.read(jobs), self.nvidia.read(), self.engine_counters())
+            disks = distinct_disks(paths, read)
+            self.latest = {
+                "timestamp": now_ms(), **self.machine(), "disks": disks,
+                **{f"disk_{key}": disks[0][key] for key in ("usage", "used", "total")},
+                "gpus": self.gpus([*nvidia, *(read["GPU sensors"] or [])]), "engine": engine}
+            return self.latest
+
+    def machine(self) -> Json:
+        """CPU, memory, network and this process, in well under a millisecond."""
+        now = time.monotonic()
+        measured = now - self.cpu_at >= MIN_SPAN
+        memory, swap = psutil.virtual_memory(), swap_usage()
+        received, sent = self.network.rates()
+        if measured:
+            self.cpu_at = now
+        return {
+            "cpu_usage": float(psutil.cpu_percent()) if measured else None,
+            "memory_usage": float(memory.percent), "swap_usage": swap,
+            "memory_used": memory.total - memory.available, "memory_total": memory.total,
+            "load_average": list(os.getloadavg()) if hasattr(os, "getloadavg") else None,
+            "uptime": int(time.time() - psutil.boot_time()),
+            "network_received": received, "network_sent": sent,
+            "process": {"cpu": float(self.process.cpu_percent()) if measured else None,
+                        "memory": self.process.memory_info().rss}}
+
+    def gpus(self, found: list[Json]) -> list[Json]:
+        """All GPUs, numbered."""
+        if self.apple:
+            memory = psutil.virtual_memory()
+            found = [*found, {**self.apple, "memory_used": memory.total - memory.available,
+                              "memory_total": memory.total}]
+        return [{"index": index, **gpu} for index, gpu in enumerate(found)]
+
+    async def engine_counters(self) -> Json:
+        """The engine's counters, or nulls where it does not tell them in time."""
+        try:
+            counters = await asyncio.wait_for(self.dash.engine.counters(), ENGINE_LIMIT)
+        except (asyncio.TimeoutError, OSError, DashError):
+            counters = None
+        return {**NO_COUNTERS, **(counters or {})}
+
+
+def swap_usage() -> float | None:
+    """Percent of the swap space in use, or None without any."""
+    with contextlib.suppress(OSError, RuntimeError):
+        swap = psutil.swap_memory()
+        return float(swap.percent) if swap.total else None
+    return None
+
+
+def processor_name() -> str | None:
+    """The processor's model as its maker calls it."""
+    if sys.platform.startswith("linux"):
+        with contextlib.suppress(OSError):
+            found = re.search(r"^(?:model name|Hardware|Model)\s*:\s*(.+)$",
+                              Path("/proc/cpuinfo").read_text("utf-8", "replace"), re.M)
+            return found[1].strip() if found else platform.machine()
+    if sys.platform == "darwin":
+        with contextlib.suppress(OSError, subprocess.SubprocessError):
+            command = ["/usr/sbin/sysctl", "-n", "machdep.cpu.brand_string"]
+            return subprocess.run(command, capture_output=True, text=True, timeout=2).stdout.strip() or None
+    return platform.processor() or platform.machine() or None
+
+
+def system_name() -> str:
+    """The operating system and its release, as its users call it."""
+    if sys.platform == "darwin":
+        return f"macOS {platform.mac_ver()[0]}"
+    if sys.platform.startswith("linux"):
+        with contextlib.suppress(OSError):
+            return f"{platform.freedesktop_os_release()['PRETTY_NAME']} (Linux {platform.release()})"
+    return f"{platform.system()} {platform.release()}"
+
+
+def files_size(*paths: Path) -> int:
+    """Bytes of those of `paths` that exist."""
+    sizes = []
+    for path in paths:
+        with contextlib.suppress(OSError):
+            sizes.append(path.stat().st_size)
+    return sum(sizes)
+
+
+# -- Handlers: metrics and system ----------------------------------------------------------------
+
+@on("metrics:get", error="GET_METRICS_FAILED")
+async def metrics_get(dash: Dash) -> Json:
+    """The latest sample."""
+    return {"metrics": dash.sampler.latest or await dash.sampler.sample()}
+
+
+@on("metrics:history", error="GET_METRICS_HISTORY_FAILED")
+async def metrics_history(
+    dash: Dash, *, from_: Timestamp, to: Timestamp, points: Annotated[int, Range(1, 1000)] = 500,
+    series: Annotated[list[str], Length(1, 100)] | None = None,
+) -> Json:
+    """Averages and maxima of each series between two times, in `points` equal buckets at most."""
+    if to <= from_:
+        raise InvalidRequest("to must be later than from", field="to")
+    interval = float(dash.settings()["metrics_interval"])
+    history: Json = await asyncio.to_thread(
+        dash.db.metrics_history, from_, to, points, series, interval=interval)
+    return history
+
+
+@on("requests:list", error="LIST_REQUESTS_FAILED")
+async def requests_list(
+    dash: Dash, *, model: str | None = None, before: int | None = None,
+    limit: Annotated[int, Range(1, 500)] = 50,
+) -> Json:
+    """The last finished requests, newest first, and the sums over all that are kept."""
+    return {"requests": dash.db.requests(model, before, limit), "summary": dash.db.request_summary(model)}
+
+
+@on("system:info", error="GET_SYSTEM_INFO_FAILED")
+async def system_info(dash: Dash) -> Json:
+    """What this machine and this installation are."""
+    metrics = dash.sampler.latest or await dash.sampler.sample()
+    database = dash.db.path
+    parts = [database.with_name(database.name + suffix) for suffix in ("", "-wal", "-shm")]
+    return {
+        "version": __version__, "python": platform.python_version(), "os": system_name(),
+        "hostname": socket.gethostname(), "uptime": metrics["uptime"],
+        "cpu": {"model": await asyncio.to_thread(processor_name),
+                "cores": psutil.cpu_count(logical=False), "threads": psutil.cpu_count()},
+        "memory": {"total": metrics["memory_total"], "used": metrics["memory_used"]},
+        "gpus": metrics["gpus"], "engine": dash.engine.snapshot(),
+        "database": {"path": str(database), "size": files_size(*parts)},
+        "paths": {"data": str(dash.config.data_dir), "script": str(HERE / "llamadash.py"),
+                  "models": [str(folder) for folder in dash.folders()]},
+        "warnings": system_warnings(dash, metrics)}
+
+
+def system_warnings(dash: Dash, metrics: Json) -> list[str]:
+    """What the owner of this machine ought to know, one sentence each."""
+    warnings = [f"The disk that holds {disk['path']} is {disk['usage']:.0f} % full."
+                for disk in metrics["disks"] if (disk["usage"] or 0) >= 95]
+    warnings += [f"{disk['path']} does not answer." for disk in metrics["disks"] if disk["total"] is None]
+    if not dash.config.auth:
+        warnings.append("Authentication is off: everyone who can reach this port can use it.")
+    if dash.sampler.nvidia.error:
+        warnings.append(f"No GPU readings: {dash.sampler.nvidia.error}")
+    return warnings
+
+
+# -- Configuration -------------------------------------------------------------------------------
+
+LOG_LEVELS = ("debug", "info", "warning", "error")
+LogLevel = Literal["debug", "info", "warning", "error"]
+ENGINE_DEFAULTS: Json = {
+    "models_dirs": [], "engine_host": "127.0.0.1", "engine_port": 8080, "models_max": 4,
+    "models_autoload": True, "sleep_idle_seconds": -1, "autostart": True, "defaults": {},
+}
+SETTING_DEFAULTS: Json = {
+    "theme": "system", "metrics_interval": 10, "metrics_retention_days": 30, "metrics_history_days": 730,
+    "logs_retention_days": 7, "logs_max_rows": 200_000, "log_level": "info",
+}
+CONFIG_FIELDS: dict[str, Any] = {
+    "models_dirs": Annotated[list[str], Length(0, 64)], "engine_host": Annotated[str, Length(1, 253)],
+    "engine_port": Annotated[int, Range(1, 65535)], "models_max": Annotated[int, Range(0, 64)],
+    "models_autoload": bool, "sleep_idle_seconds": Annotated[int, Range(-1, 7 * 86400)],
+    "autostart": bool, "defaults": dict[str, Any],
+}
+SETTING_FIELDS: dict[str, Any] = {
+    "theme": Literal["system", "light", "dark"], "metrics_interval": Annotated[int, Range(1, 60)],
+    "metrics_retention_days": Annotated[int, Range(1, 3650)],
+    "metrics_history_days": Annotated[int, Range(1, 3650)],
+    "logs_retention_days": Annotated[int, Range(1, 3650)],
+    "logs_max_rows": Annotated[int, Range(1000, 5_000_000)], "log_level": LogLevel,
+}
+
+
+@dataclass(frozen=True)
+class Config:
+    """What was fixed at the start, by the command line or the environment; None: not fixed.
+
+    `fixed` names, for each such value, the option or the variable that fixes it.
+    """
+    host: str = "127.0.0.1"
+    port: int = 3000
+    data_dir: Path = HERE / "data"
+    models_dirs: tuple[Path, ...] | None = None
+    llama_server: str | None = None
+    engine_host: str | None = None
+    engine_port: int | None = None
+    auth: bool = True
+    allow_hosts: tuple[str, ...] = ()
+    allow_origins: tuple[str, ...] = ()
+    trusted_proxies: tuple[str, ...] = ()
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+    log_level: str | None = None
+    sockets_per_address: int = 32
+    request_rate: int = 50
+    fixed: dict[str, str] = dataclasses.field(default_factory=dict)
+
+    @property
+    def scheme(self) -> str:
+        """What a browser puts before the address."""
+        return "https" if self.tls_cert else "http"
+
+    def url(self, port: int | None = None) -> str:
+        """The address to open in a browser on this machine."""
+        host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(self.host, self.host)  # noqa: S104
+        host = f"[{host}]" if ":" in host and not host.startswith("[") else host
+        return f"{self.scheme}://{host}:{port or self.port}"
+
+    def locked(self) -> Json:
+        """The engine's values that cannot be changed from a client, and what fixes each."""
+        return {key: self.fixed[key] for key in (*ENGINE_DEFAULTS, "llama_server", "log_level") if key in self.fixed}
+
+
+def checked_changes(changes: Json, fields: dict[str, Any], locked: Json) -> Json:
+    """`changes` if every key is known, free and of the right type; else InvalidRequest naming it."""
+    for key in changes:
+        if key not in fields:
+            raise InvalidRequest(f"unknown field: {key[:64]}", field=f"changes.{key[:64]}")
+        if key in locked:
+            raise InvalidRequest(f"{key} is fixed by {locked[key]}", field=f"changes.{key}")
+    return {key: checked(value, fields[key], f"changes.{key}") for key, value in changes.items()}
+
+
+def default_model_folders() -> list[Path]:
+    """Where models usually are on a machine, whether or not these folders exist."""
+    home = Path.home()
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or home / ".cache")
+    hub = Path(os.environ.get("HF_HUB_CACHE") or Path(os.environ.get("HF_HOME") or cache / "huggingface") / "hub")
+    llama = Path(os.environ.get("LLAMA_CACHE") or
+                 (home / "Library/Caches/llama.cpp" if sys.platform == "darwin" else cache / "llama.cpp"))
+    return [home / "models", llama, hub, home / ".lmstudio/models", home / ".cache/lm-studio/models"]
+
+
+# -- Journal -------------------------------------------------------------------------------------
+
+JOURNAL_RECENT = 500  # entries in memory for a page that is opened
+JOURNAL_PENDING = 20_000  # entries waiting to be written; beyond, the oldest are dropped and counted
+JOURNAL_PAUSE = 0.1  # seconds between two batches: ten a second are as live as eyes can tell
+JOURNAL_BROADCAST = 500  # entries of one batch that go to the clients; the rest is counted as dropped
+MAX_LINE = 8192  # bytes of one message
+CONTROL = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)|[\x00-\x08\x0b-\x1f\x7f\x80-\x9f\ud800-\udfff]")
+
+
+class Journal:
+    """Our own records and the engine's lines: kept in SQLite, streamed to the clients in batches."""
+
+    def __init__(self, dash: Dash) -> None:
+        self.dash = dash
+        self.recent: collections.deque[Json] = collections.deque(maxlen=JOURNAL_RECENT)
+        self.pending: collections.deque[Json] = collections.deque()
+        self.dropped = 0
+        self.filled = asyncio.Event()
+        self.last_id = dash.db.last_log_id()
+        self.writing = asyncio.Lock()
+
+    def add(self, level: str, source: str, message: str) -> None:
+        """Add one entry, cleaned and cut; never blocks. Call it on the loop."""
+        wanted = self.dash.settings()["log_level"]
+        if LOG_LEVELS.index(level) < LOG_LEVELS.index(wanted):
+            return
+        message = CONTROL.sub("", message.replace("\t", "    ")).rstrip()
+        if len(message) > MAX_LINE:
+            message = f"{message[:MAX_LINE]} … ({len(message) - MAX_LINE} more characters)"
+        if not message:
+            return
+        if len(self.pending) >= JOURNAL_PENDING:
+            self.pending.popleft()
+            self.dropped += 1
+        self.last_id += 1
+        entry = {"id": self.last_id, "timestamp": now_ms(), "level": level, "source": source, "message": message}
+        self.pending.append(entry)
+        self.recent.append(entry)
+        self.filled.set()
+
+    async def run(self) -> None:
+        """Write and broadcast what has come in, in batches, for as long as the program runs."""
+        while True:
+            await self.filled.wait()
+            await self.flush()
+            await asyncio.sleep(JOURNAL_PAUSE)
+
+    async def flush(self) -> None:
+        """Write and broadcast everything that is pending."""
+        async with self.writing:
+            self.filled.clear()
+            entries, dropped = list(self.pending), self.dropped
+            self.pending.clear()
+            self.dropped = 0
+            if not entries:
+                return
+            with contextlib.suppress(StorageFull):  # streaming goes on when the disk is full
+                await asyncio.to_thread(self.dash.db.add_logs, entries)
+            shown = entries[-JOURNAL_BROADCAST:]
+            await self.dash.broadcast("logs:entries", {"entries": shown, "dropped": dropped + len(entries) - len(shown)})
+
+    async def clear(self) -> int:
+        """Delete every entry and return how many there were."""
+        await self.flush()
+        self.recent.clear()
+        return await asyncio.to_thread(self.dash.db.clear_logs)
+
+
+class JournalHandler(logging.Handler):
+    """Hands the records of Python's logging to the journal, from whichever thread they come."""
+
+    def __init__(self, journal: Journal) -> None:
+        super().__init__()
+        self.journal = journal
+        self.loop = asyncio.get_running_loop()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Add one record, on the loop."""
+        level = {logging.DEBUG: "debug", logging.INFO: "info", logging.WARNING: "warning"}.get(record.levelno, "error")
+        message = self.format(record)
+        with contextlib.suppress(RuntimeError):  # the loop has ended
+            self.loop.call_soon_threadsafe(self.journal.add, level, "llamadash", message)
+
+
+# -- Access --------------------------------------------------------------------------------------
+
+KEY_BYTES = 32  # 256 bits: beyond guessing
+SESSION_LIFETIME = 30 * DAY  # how long a browser that logged in with a password stays logged in
+MIN_PASSWORD, MAX_PASSWORD = 8, 1024  # characters
+SCRYPT = {"n": 2**15, "r": 8, "p": 1, "maxmem": 64 * 2**20}  # 32 MiB and about 200 ms a guess
+FAILURES_ALLOWED = 5  # wrong keys or passwords from one address before it has to wait
+FAILURE_PAUSE = 60.0  # seconds until an address may try again
+MAX_ADDRESSES = 10_000  # addresses whose failures are remembered
+
+
+class Access:
+    """Who may connect: the access key of the data folder, a password, the sessions it opened."""
+
+    def __init__(self, dash: Dash) -> None:
+        self.dash = dash
+        self.key = access_key(dash.config.data_dir)
+        self.failures: collections.OrderedDict[str, list[float]] = collections.OrderedDict()
+        self.hashing = asyncio.Lock()
+
+    async def admit(self, credentials: Json, address: str) -> Json:
+        """{session_id, session?} for good credentials; Unauthenticated or RateLimited for others.
+
+        A good key or token is admitted even from an address that has to wait: it cannot be guessed.
+        """
+        if not self.dash.config.auth:
+            return {"session_id": None}
+        token, password = credentials.get("token"), credentials.get("password")
+        if isinstance(token, str) and 0 < len(token) <= MAX_PASSWORD and encodable(token):
+            if secrets.compare_digest(token.encode(), self.current_key().encode()):
+                return {"session_id": "key"}
+            if session_id := self.dash.db.find_session(token_hash(token)):
+                return {"session_id": session_id}
+        self.check_failures(address)
+        self.count_failure(address)
+        if isinstance(password, str) and 0 < len(password) <= MAX_PASSWORD and encodable(password):
+            async with self.hashing:  # one at a time: each takes 32 MiB
+                good = await asyncio.to_thread(password_matches, password, self.dash.db.get_meta("password"))
+            if good:
+                self.failures.pop(address, None)
+                session = secrets.token_urlsafe(KEY_BYTES)
+                return {"session_id": self.dash.db.add_session(token_hash(session), address, SESSION_LIFETIME),
+                        "session": session}
+        raise Unauthenticated("The access key, session or password is not valid.")
+
+    def current_key(self) -> str:
+        """The access key as the file has it now: another process may have replaced it."""
+        self.key = access_key(self.dash.config.data_dir)
+        return self.key
+
+    def check_failures(self, address: str) -> None:
+        """RateLimited while `address` has failed too often."""
+        recent = [moment for moment in self.failures.get(address, []) if time.monotonic() - moment < FAILURE_PAUSE]
+        if len(recent) >= FAILURES_ALLOWED:
+            wait = math.ceil(FAILURE_PAUSE - (time.monotonic() - recent[0]))
+            raise RateLimited(f"Too many failed attempts: try again in {wait} seconds.", retryAfter=wait)
+        self.failures[address] = recent
+
+    def count_failure(self, address: str) -> None:
+        """Remember that `address` failed just now (a good password takes that back)."""
+        self.failures.setdefault(address, []).append(time.monotonic())
+        self.failures.move_to_end(address)
+        while len(self.failures) > MAX_ADDRESSES:
+            self.failures.popitem(last=False)
+
+
+def private_file(path: Path, content: str) -> None:
+    """Write `content` to `path` so that it is there as a whole or not at all, for its owner only."""
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(descriptor)
+    os.replace(partial, path)
+
+
+def access_key(data_dir: Path, *, new: bool = False) -> str:
+    """The access key in `data_dir`, made where there is none or a `new` one is wanted."""
+    path = data_dir / "access-key"
+    with contextlib.suppress(FileNotFoundError):
+        if not new and len(key := path.read_text("ascii", "replace").strip()) >= KEY_BYTES:
+            return key
+    private_file(path, f"{secrets.token_urlsafe(KEY_BYTES)}\n")
+    return path.read_text("ascii").strip()
+
+
+def token_hash(token: str) -> bytes:
+    """What is stored of a session token, which is random enough to need no salt."""
+    return hashlib.sha256(token.encode()).digest()
+
+
+def hashed_password(password: str) -> Json:
+    """{salt, hash} of a password, to be stored."""
+    salt = secrets.token_bytes(16)
+    return {"salt": salt.hex(), "hash": hashlib.scrypt(password.encode(), salt=salt, **SCRYPT).hex()}
+
+
+def password_matches(password: str, stored: Json | None) -> bool:
+    """Whether `password` is the stored one; takes as long where none is stored."""
+    salt = bytes.fromhex(stored["salt"]) if stored else b"\0" * 16
+    found = hashlib.scrypt(password.encode(), salt=salt, **SCRYPT)
+    return secrets.compare_digest(found, bytes.fromhex(stored["hash"]) if stored else b"")
+
+
+# -- Model parameters ----------------------------------------------------------------------------
+
+CACHE_TYPES = ("f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl")
+SPECULATIVE_TYPES = (
+    "none", "draft-simple", "draft-eagle3", "draft-mtp", "draft-dflash", "draft-dspark",
+    "ngram-simple", "ngram-map-k", "ngram-map-k4v", "ngram-mod", "ngram-cache")
+HOST_PORT = r"(?:[A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\]):\d{1,5}"
+DEVICES = r"[A-Za-z0-9_.-]{1,64}(?:,[A-Za-z0-9_.-]{1,64}){0,31}"
+NUMBERS = r"\d{1,6}(?:\.\d{1,6})?(?:,\d{1,6}(?:\.\d{1,6})?){0,31}"
+ONE_LINE = r"[^\x00-\x1f\x7f-\x9f\u2028\u2029;#]{0,2000}"
+UNPRESENTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029;#]")  # a preset value ends there
+BOOLEANS = {"on": True, "enabled": True, "true": True, "1": True,
+            "off": False, "disabled": False, "false": False, "0": False}
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One option of llama-server that a model may set: how it is checked and how the form shows it."""
+    key: str
+    label: str
+    kind: str  # int | float | bool | choice | text | path
+    help: str
+    low: float | None = None
+    high: float | None = None
+    choices: tuple[str, ...] = ()
+    pattern: str = ONE_LINE
+    default: int | float | bool | str | None = None
+    aliases: tuple[str, ...] = ()
+    several: bool = False  # a path parameter that takes a list, separated by commas
+    group: str = ""
+
+    def checked(self, value: Any, folders: list[Path], at: str) -> int | float | bool | str:
+        """`value` if it is acceptable for this parameter; InvalidRequest names the field `at`."""
+        if self.kind in ("int", "float"):
+            return self.checked_number(value, at)
+        if self.kind == "bool":
+            if type(value) is not bool:
+                raise InvalidRequest(f"{self.label} must be true or false", field=at)
+            return value
+        if type(value) is not str or not encodable(value):
+            raise InvalidRequest(f"{self.label} must be a text", field=at)
+        if self.kind == "choice" and value not in self.choices:
+            listed = ", ".join(self.choices)
+            raise InvalidRequest(f"{self.label} must be one of: {listed}", field=at)
+        if UNPRESENTABLE.search(value) or value != value.strip():
+            raise InvalidRequest(f"{self.label} cannot contain control characters, ';', '#', "
+                                 "or blanks at its ends", field=at)
+        if self.kind == "path":
+            self.check_paths(value, folders, at)
+        elif not re.fullmatch(self.pattern, value):
+            raise InvalidRequest(f"{self.label} is not in the expected form", field=at)
+        if self.key == "chat-template-kwargs":
+            check_json_object(value, self.label, at)
+        return value
+
+    def checked_number(self, value: Any, at: str) -> int | float:
+        """`value` if it is a number of the right type within the bounds."""
+        if type(value) is int and self.kind == "float" and abs(value) < 2**53:
+            value = float(value)
+        if type(value) is not (int if self.kind == "int" else float):
+            expected = "a whole number" if self.kind == "int" else "a number"
+            raise InvalidRequest(f"{self.label} must be {expected}", field=at)
+        low = -math.inf if self.low is None else self.low
+        high = math.inf if self.high is None else self.high
+        if not (low <= value <= high and math.isfinite(value)):
+            raise InvalidRequest(f"{self.label} must be from {low:.15g} to {high:.15g}", field=at)
+        return value
+
+    def check_paths(self, value: str, folders: list[Path], at: str) -> None:
+        """Refuse anything but existing GGUF files in the model folders."""
+        for name in value.split(",") if self.several else [value]:
+            path = Path(name)
+            if not path.is_absolute() or path.suffix.lower() != ".gguf":
+                raise InvalidRequest(f"{self.label} must be the full path of a .gguf file", field=at)
+            inside = any(is_inside(path, folder) for folder in folders)
+            if not inside or not path.is_file():
+                raise InvalidRequest(f"{self.label} must be a file in a model folder", field=at)
+
+    def from_text(self, text: str) -> int | float | bool | str:
+        """The value that `text`, from a preset file, stands for; ValueError where it is none."""
+        if self.kind == "bool":
+            if text.lower() not in BOOLEANS:
+                raise ValueError(f"{text} is neither on nor off")
+            return BOOLEANS[text.lower()]
+        if self.key in ("n-gpu-layers", "n-gpu-layers-draft") and text in ("auto", "all"):
+            return -1 if text == "auto" else 9999
+        return int(text) if self.kind == "int" else float(text) if self.kind == "float" else text
+
+    def schema(self) -> Json:
+        """What a form needs to know about this parameter."""
+        known = {"min": self.low, "max": self.high, "default": self.default,
+                 "choices": list(self.choices) or None}
+        return {"key": self.key, "label": self.label, "group": self.group, "kind": self.kind,
+                "help": self.help, **{name: item for name, item in known.items() if item is not None}}
+
+
+def is_inside(path: Path, folder: Path) -> bool:
+    """Whether the directory entry `path` lies in `folder`, links on the way there followed."""
+    try:
+        return path.parent.resolve().is_relative_to(folder.resolve())
+    except (OSError, RuntimeError):  # RuntimeError: a loop of links
+        return False
+
+
+def check_json_object(text: str, label: str, at: str) -> None:
+    """Refuse `text` unless it is a flat JSON object."""
+    try:
+        parsed = json.loads(text)
+    except (ValueError, RecursionError):
+        parsed = None
+    if not isinstance(parsed, dict) or any(type(item) in (dict, list) for item in parsed.values()):
+        raise InvalidRequest(f"{label} must be a JSON object of plain values", field=at)
+
+
+def whole(key: str, label: str, low: int, high: int, help: str, **more: Any) -> Parameter:
+    """A parameter that is a whole number."""
+    return Parameter(key, label, "int", help, low, high, **more)
+
+
+def number(key: str, label: str, low: float, high: float, help: str, **more: Any) -> Parameter:
+    """A parameter that is a number."""
+    return Parameter(key, label, "float", help, low, high, **more)
+
+
+def flag(key: str, label: str, help: str, **more: Any) -> Parameter:
+    """A parameter that is on or off."""
+    return Parameter(key, label, "bool", help, **more)
+
+
+def choice(key: str, label: str, choices: Iterable[str], help: str, **more: Any) -> Parameter:
+    """A parameter that is one of `choices`."""
+    return Parameter(key, label, "choice", help, choices=tuple(choices), **more)
+
+
+def free_text(key: str, label: str, pattern: str, help: str, **more: Any) -> Parameter:
+    """A parameter that is a text of a given form."""
+    return Parameter(key, label, "text", help, pattern=pattern, **more)
+
+
+def gguf_file(key: str, label: str, help: str, **more: Any) -> Parameter:
+    """A parameter that is a GGUF file in a model folder."""
+    return Parameter(key, label, "path", help, **more)
+
+
+# What opens a port, writes a file, runs a tool or loads code is left out on purpose: what is not
+# in this table is refused.
+PARAMETER_GROUPS: dict[str, list[Parameter]] = {
+    "Context and memory": [
+        whole("ctx-size", "Context size", 0, 16_777_216, "Tokens of prompt and answer together, shared by "
+              "all slots; 0 takes what the model was trained with.", default=0, aliases=("c",)),
+        whole("parallel", "Slots", -1, 64, "Requests answered at the same time; -1 lets the engine choose.",
+              default=-1, aliases=("np",)),
+        flag("kv-unified", "Shared KV cache", "One KV cache for all slots, so that one long request can use it all.",
+             aliases=("kvu",)),
+        choice("flash-attn", "Flash attention", ("auto", "on", "off"), "Faster attention that needs less memory.",
+               default="auto", aliases=("fa",)),
+        choice("cache-type-k", "KV cache type, keys", CACHE_TYPES, "Smaller types save memory and cost some quality.",
+               default="f16", aliases=("ctk",)),
+        choice("cache-type-v", "KV cache type, values", CACHE_TYPES, "Types below f16 need flash attention.",
+               default="f16", aliases=("ctv",)),
+        flag("kv-offload", "KV cache on the GPU", "Keep the KV cache in GPU memory.", default=True),
+        flag("swa-full", "Full sliding-window cache", "Keep the whole context for sliding-window models: more memory, "
+             "better reuse of prompts.", default=False),
+        flag("context-shift", "Context shift", "Drop the oldest tokens when the context is full instead of stopping.",
+             default=False),
+        whole("keep", "Tokens kept", -1, 16_777_216, "Tokens of the first prompt that a context shift keeps; -1 "
+              "keeps all.", default=0),
+        flag("cache-prompt", "Reuse prompts", "Do not compute again the part of a prompt that a slot already holds.",
+             default=True),
+        whole("cache-reuse", "Smallest reused chunk", 0, 1_000_000, "Reuse moved chunks of at least this many tokens; "
+              "0 turns it off.", default=0),
+        whole("cache-ram", "Prompt cache, MiB", -1, 1_048_576, "Main memory for prompts put aside; 0 turns it off, "
+              "-1 removes the limit.", default=8192, aliases=("cram",)),
+        whole("ctx-checkpoints", "Context checkpoints", 0, 1024, "Restore points per slot, for models that cannot roll "
+              "back.", aliases=("ctxcp", "swa-checkpoints")),
+        choice("load-mode", "How the file is read", ("auto", "none", "mmap", "mlock", "mmap+mlock", "dio"),
+               "mlock keeps the model in memory, dio reads past the page cache.", default="auto", aliases=("lm",)),
+        flag("repack", "Repack weights", "Rearrange the weights for this CPU while loading.", default=True),
+        flag("check-tensors", "Check tensors", "Look for invalid values while loading.", default=False),
+        flag("warmup", "Warm up", "Run once empty after loading, so that the first answer is not slow.", default=True),
+    ],
+    "GPU offload": [
+        whole("n-gpu-layers", "Layers on the GPU", -1, 9999, "How many layers go into GPU memory; -1 lets the engine "
+              "choose, 9999 means all.", default=-1, aliases=("ngl", "gpu-layers")),
+        choice("split-mode", "Split across GPUs", ("none", "layer", "row", "tensor"), "How one model is spread over "
+               "several GPUs.", default="layer", aliases=("sm",)),
+        free_text("tensor-split", "Share per GPU", NUMBERS, "Proportions such as 3,1.", aliases=("ts",)),
+        whole("main-gpu", "Main GPU", 0, 63, "The GPU used when the model is not split.", default=0, aliases=("mg",)),
+        free_text("device", "Devices", DEVICES, "Names such as CUDA0,CUDA1; none keeps everything on the CPU.",
+                  aliases=("dev",)),
+        flag("fit", "Fit into memory", "Shrink what is not set here until the model fits.", default=True),
+        free_text("fit-target", "Memory left free, MiB", NUMBERS, "Per device, such as 1024.", default="1024",
+                  aliases=("fitt",)),
+        whole("fit-ctx", "Smallest fitted context", 0, 16_777_216, "Fitting does not go below this context.",
+              default=4096, aliases=("fitc",)),
+        flag("cpu-moe", "All experts on the CPU", "Keep the weights of all experts in main memory.", default=False,
+             aliases=("cmoe",)),
+        whole("n-cpu-moe", "Layers with experts on the CPU", 0, 9999, "Keep the experts of the first layers in main "
+              "memory.", aliases=("ncmoe",)),
+        free_text("override-tensor", "Placement of tensors", r"[^\x00-\x1f;#\s]{1,500}", "Pattern=buffer pairs, "
+                  "such as exps=CPU.", aliases=("ot",)),
+        flag("op-offload", "Offload large operations", "Let the GPU compute with weights that stay in main memory.",
+             default=True),
+        free_text("rpc", "RPC workers", HOST_PORT + "(?:," + HOST_PORT + "){0,31}", "host:port of llama.cpp RPC "
+                  "workers that "
+                  "share the model, separated by commas. They have no password."),
+    ],
+    "Batching and threads": [
+        whole("batch-size", "Batch", 1, 1_048_576, "Most tokens of a prompt handed over at once.", default=2048,
+              aliases=("b",)),
+        whole("ubatch-size", "Physical batch", 1, 1_048_576, "Most tokens computed at once; larger is faster and takes "
+              "memory.", default=512, aliases=("ub",)),
+        flag("cont-batching", "Continuous batching", "Let requests join a running batch.", default=True,
+             aliases=("cb",)),
+        whole("threads", "Threads", -1, 1024, "CPU threads for generating; -1 lets the engine choose.", default=-1,
+              aliases=("t",)),
+        whole("threads-batch", "Threads for prompts", -1, 1024, "CPU threads for prompts; -1 is the same as Threads.",
+              default=-1, aliases=("tb",)),
+        whole("prio", "Priority", -1, 2, "Of the engine's threads: -1 low, 0 normal, 1 medium, 2 high.", default=0),
+        whole("poll", "Polling", 0, 100, "How eagerly threads wait for work; 0 saves power.", default=50),
+        choice("numa", "NUMA", ("distribute", "isolate", "numactl"), "For machines with several memory nodes."),
+        whole("timeout", "Timeout, s", 1, 86_400, "Longest silence on a connection.", default=3600, aliases=("to",)),
+    ],
+    "Sampling": [
+        number("temp", "Temperature", 0, 5, "0 always takes the likeliest token; higher is more varied.", default=0.8,
+               aliases=("temperature",)),
+        whole("top-k", "Top k", 0, 100_000, "Choose among the k likeliest tokens; 0 is off.", default=40),
+        number("top-p", "Top p", 0, 1, "Choose among the likeliest tokens that reach this sum; 1 is off.",
+               default=0.95),
+        number("min-p", "Min p", 0, 1, "Drop tokens less likely than this share of the likeliest; 0 is off.",
+               default=0.05),
+        number("typical-p", "Typical p", 0, 1, "Locally typical sampling; 1 is off.", default=1.0,
+               aliases=("typical",)),
+        whole("repeat-last-n", "Repetition window", -1, 16_777_216, "Tokens looked at for repetitions; 0 is off, -1 "
+              "the "
+              "whole context.", default=64),
+        number("repeat-penalty", "Repetition penalty", 0, 10, "1 is off.", default=1.0),
+        number("presence-penalty", "Presence penalty", -10, 10, "0 is off.", default=0.0),
+        number("frequency-penalty", "Frequency penalty", -10, 10, "0 is off.", default=0.0),
+        number("dry-multiplier", "DRY multiplier", 0, 10, "Strength of the penalty on repeated sequences; 0 is off.",
+               default=0.0),
+        number("xtc-probability", "XTC probability", 0, 1, "How often the likeliest tokens are left out; 0 is off.",
+               default=0.0),
+        number("xtc-threshold", "XTC threshold", 0, 1, "Tokens above this may be left out.", default=0.1),
+        choice("mirostat", "Mirostat", ("0", "1", "2"), "0 is off; replaces the other samplers.", default="0"),
+        whole("seed", "Seed", -1, 2**32 - 1, "-1 draws a new one for each request.", default=-1, aliases=("s",)),
+        whole("predict", "Longest answer", -1, 16_777_216, "In tokens; -1 is without limit.", default=-1,
+              aliases=("n", "n-predict")),
+        free_text("sampling-seq", "Sampler order", r"[a-z]{1,20}", "One letter for each sampler.",
+                  aliases=("sampler-seq",)),
+    ],
+    "Chat": [
+        flag("jinja", "Jinja templates", "Use the model's own chat template in full.", default=True),
+        free_text("chat-template", "Built-in template", r"[A-Za-z0-9._-]{1,64}", "Name of one of llama.cpp's own "
+                  "templates, "
+                  "such as chatml."),
+        free_text("chat-template-kwargs", "Template values", ONE_LINE, "A JSON object handed to the chat template."),
+        choice("reasoning", "Thinking", ("auto", "on", "off"), "Whether the model thinks before it answers.",
+               default="auto", aliases=("rea",)),
+        choice("reasoning-format", "Thinking text", ("auto", "none", "deepseek", "deepseek-legacy"), "Whether thoughts "
+               "come apart from the answer.", default="auto"),
+        choice("reasoning-effort", "Effort", ("default", "minimal", "low", "medium", "high", "xhigh", "max"),
+               "For templates that know it.", default="default"),
+        whole("reasoning-budget", "Thinking budget", -1, 1_000_000, "Most tokens of thought; -1 is without limit.",
+              default=-1),
+        flag("prefill-assistant", "Continue answers", "A last message of the assistant is continued.", default=True),
+    ],
+    "Long context": [
+        choice("rope-scaling", "RoPE scaling", ("none", "linear", "yarn"), "How positions beyond the training are "
+               "mapped."),
+        number("rope-scale", "RoPE scale", 0.001, 1024, "Factor by which the context grows."),
+        number("rope-freq-base", "RoPE base frequency", 0, 1e12, "0 takes the model's."),
+        number("rope-freq-scale", "RoPE frequency scale", 0, 1024, "0 takes the model's."),
+        whole("yarn-orig-ctx", "YaRN: original context", 0, 16_777_216, "0 takes the model's.", default=0),
+        number("yarn-ext-factor", "YaRN: extrapolation", -1, 1, "-1 takes the model's.", default=-1.0),
+        number("yarn-attn-factor", "YaRN: attention factor", -1, 100, "-1 takes the model's.", default=-1.0),
+        number("yarn-beta-slow", "YaRN: slow beta", -1, 1000, "-1 takes the model's.", default=-1.0),
+        number("yarn-beta-fast", "YaRN: fast beta", -1, 1000, "-1 takes the model's.", default=-1.0),
+    ],
+    "Speculative decoding": [
+        gguf_file("model-draft", "Draft model", "A small model with the same vocabulary that guesses ahead.",
+                  aliases=("md", "spec-draft-model")),
+        free_text("spec-type", "Kinds of speculation", "(?:" + "|".join(SPECULATIVE_TYPES) + ")(?:,(?:"
+                  + "|".join(SPECULATIVE_TYPES) + ")){0,9}", "Such as draft-simple or ngram-mod, separated by commas."),
+        whole("spec-draft-n-max", "Most drafted tokens", 0, 1024, "Guessed at once.", default=3),
+        whole("spec-draft-n-min", "Fewest drafted tokens", 0, 1024, "Shorter guesses are dropped.", default=0),
+        number("spec-draft-p-min", "Smallest probability", 0, 1, "Guessing stops below it.", default=0.0,
+               aliases=("draft-p-min",)),
+        whole("n-gpu-layers-draft", "Draft layers on the GPU", -1, 9999, "-1 lets the engine choose.", default=-1,
+              aliases=("ngld", "gpu-layers-draft", "spec-draft-ngl")),
+        free_text("device-draft", "Draft devices", DEVICES, "Where the draft model runs.",
+                  aliases=("devd", "spec-draft-device")),
+        choice("cache-type-k-draft", "Draft KV cache, keys", CACHE_TYPES, "As for the model itself.", default="f16",
+               aliases=("ctkd", "spec-draft-type-k")),
+        choice("cache-type-v-draft", "Draft KV cache, values", CACHE_TYPES, "As for the model itself.", default="f16",
+               aliases=("ctvd", "spec-draft-type-v")),
+    ],
+    "Adapters and images": [
+        gguf_file("lora", "LoRA adapters", "GGUF files, separated by commas.", several=True),
+        gguf_file("mmproj", "Projector", "For images and sound; found beside the model by itself.", aliases=("mm",)),
+        flag("mmproj-auto", "Use the projector", "Off saves its memory; the model then reads text only.", default=True),
+        flag("mmproj-offload", "Projector on the GPU", "Off keeps it in main memory.", default=True),
+        whole("image-min-tokens", "Fewest tokens an image", 0, 100_000, "For models with a dynamic resolution."),
+        whole("image-max-tokens", "Most tokens an image", 0, 100_000, "For models with a dynamic resolution."),
+    ],
+    "Embeddings and reranking": [
+        flag("embeddings", "Embeddings only", "For models that are made for embeddings.", default=False,
+             aliases=("embedding",)),
+        flag("reranking", "Reranking", "For models that order documents by a query.", default=False,
+             aliases=("rerank",)),
+        choice("pooling", "Pooling", ("none", "mean", "cls", "last", "rank"), "How one vector is made of many."),
+    ],
+    "Router": [
+        flag("load-on-startup", "Load at start", "Load this model whenever the engine starts.", default=False),
+        whole("sleep-idle-seconds", "Sleep when idle, s", -1, 31_536_000, "Free the memory after so many seconds "
+              "without a "
+              "request; -1 never.", default=-1),
+        whole("stop-timeout", "Time to finish, s", 1, 600, "An unloaded model may finish its answers for so long.",
+              default=10),
+    ],
+}
+PARAMETERS = {item.key: replace(item, group=group)
+              for group, items in PARAMETER_GROUPS.items() for item in items}
+ROUTER_KEYS = {"load-on-startup", "stop-timeout"}  # options of presets, in no --help
+ALIASES = {alias: item.key for item in PARAMETERS.values()
+           for alias in (item.key, *item.aliases, "LLAMA_ARG_" + item.key.upper().replace("-", "_"))}
+
+
+def validated_parameters(parameters: Json, folders: list[Path], field: str = "parameters") -> Json:
+    """`parameters` if every one is known and acceptable; null means the default and is left out.
+
+    `folders` are the model folders in which files may be named. Raises InvalidRequest naming `field.key`.
+    """
+    accepted: Json = {}
+    for key, value in parameters.items():
+        if key not in PARAMETERS:
+            at = f"{field}.{key}" if re.fullmatch(r"[A-Za-z0-9_-]{1,64}", key) else field
+            raise InvalidRequest("there is no such parameter", field=at)
+        if value is None:
+            continue
+        if key == "sleep-idle-seconds" and value == 0:
+            raise InvalidRequest("Sleep when idle must be -1 or more than 0", field=f"{field}.{key}")
+        if key == "parallel" and value == 0:
+            raise InvalidRequest("Slots must be -1 or more than 0", field=f"{field}.{key}")
+        accepted[key] = PARAMETERS[key].checked(value, folders, f"{field}.{key}")
+    return accepted
+
+
+def parameter_schema() -> list[Json]:
+    """Every parameter as a form needs it, in the order of the groups."""
+    return [item.schema() for item in PARAMETERS.values()]
+
+
+# -- Presets -------------------------------------------------------------------------------------
+
+PRESET_HEADER = "# Written by llamadash from its database. Changes made here are lost.\n"
+SECTION_LINE = re.compile(r"\[[ \t]*([^\]\r\n]+)\][ \t]*(?:[;#].*)?")
+VALUE_LINE = re.compile(r"([A-Za-z_][A-Za-z0-9_.-]*)[ \t]*=[ \t]*(.*?)[ \t]*(?:[;#].*)?")
+BLANK_LINE = re.compile(r"[ \t]*(?:[;#].*)?")
+
+
+def preset_value(value: Any) -> str:
+    """`value` as it stands in a preset file."""
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return f"{value:.10g}" if isinstance(value, float) else str(value)
+
+
+def preset_problem(model: Json) -> str | None:
+    """Why `model` cannot be put into a preset file, or None."""
+    for name in (model["path"], model.get("projector") or ""):
+        if UNPRESENTABLE.search(name) or name != name.strip() or not encodable(name):
+            return "llama-server cannot read a path with ';', '#' or control characters: rename the file"
+    return None
+
+
+def preset_section(model: Json) -> Json:
+    """The keys and values of one model's section, its file first."""
+    parameters = dict(model.get("parameters") or {})
+    projector = model.get("projector")
+    if projector and parameters.get("mmproj-auto", True):
+        parameters.setdefault("mmproj", projector)
+    return {"model": model["path"], **parameters}
+
+
+def render_presets(models: list[Json], defaults: Json, *, internal: Json | None = None,
+                   omit: Callable[[str], bool] = lambda key: False) -> str:
+    """The preset file for llama-server's router: `[*]` with `defaults`, then a section for each model.
+
+    `internal` are keys of `[*]` that only llamadash sets; keys for which `omit` is true are left out, and
+    so is a model that is missing or that has a preset_problem().
+    """
+    sections = {"*": {**(internal or {}), **defaults}}
+    for model in sorted(models, key=lambda item: str(item["id"])):
+        if not model.get("missing") and preset_problem(model) is None:
+            sections[model["id"]] = preset_section(model)
+    lines = [PRESET_HEADER]
+    for name, values in sections.items():
+        pairs = [f"{key} = {preset_value(value)}\n" for key, value in values.items() if not omit(key)]
+        lines += [f"\n[{name}]\n", *pairs]
+    return "".join(lines)
+
+
+def parse_presets(ini: str) -> dict[str, dict[str, str]]:
+    """The sections of a preset file as llama-server reads them; InvalidRequest names a line it would refuse."""
+    sections: dict[str, dict[str, str]] = {}
+    current = ""
+    for at, line in enumerate(re.split(r"\r\n|\n|\r", ini), 1):
+        if found := SECTION_LINE.fullmatch(line):
+            current = found[1]
+            sections[current] = {}  # a second section of one name replaces the first
+        elif found := VALUE_LINE.fullmatch(line):
+            sections.setdefault(current, {})[found[1]] = found[2]
+        elif not BLANK_LINE.fullmatch(line):
+            raise InvalidRequest(f"line {at} is no section, no key = value and no comment", field="ini")
+    return sections
+
+
+def effective_presets(ini: str) -> dict[str, dict[str, str]]:
+    """For each model in `ini`, its own values over those of `[*]`."""
+    sections = parse_presets(ini)
+    defaults = sections.pop("*", {})
+    return {name: {**defaults, **values} for name, values in sections.items()}
+
+
+def imported_parameters(values: dict[str, str], folders: list[Path]) -> tuple[Json, list[str]]:
+    """The parameters that a section's `values` stand for, and a sentence for each that is not taken over."""
+    accepted: Json = {}
+    refused: list[str] = []
+    for key, value in values.items():
+        negated = key.startswith("no-") and ALIASES.get(key[3:])
+        name = negated or ALIASES.get(key)
+        if key in ("model", "m", "LLAMA_ARG_MODEL", "version"):
+            continue
+        if name is None:
+            refused.append(f"{key} is not a parameter that may be set here")
+            continue
+        try:
+            read = PARAMETERS[name].from_text(value)
+            accepted |= validated_parameters({name: not read if negated else read}, folders)
+        except (ValueError, InvalidRequest) as problem:
+            refused.append(f"{key}: {problem}")
+    return accepted, refused
+
+
+def write_privately(target: Path, content: str) -> None:
+    """Replace `target` by `content` in one step, readable by its owner only."""
+    descriptor, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")  # 0600
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8", newline="\n") as file:
+            file.write(content)
+        os.replace(name, target)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(name)
+        raise
+
+
+# -- Engine log ----------------------------------------------------------------------------------
+
+MAX_LOG_LINE = 8192  # bytes; the rest of a longer line is dropped
+LOG_BLOCK = 65536  # bytes read from the engine's pipe at once
+LOG_LINES_PER_SECOND = 300  # of one source into the journal; the rest is counted and said
+MAX_LINE_RATE = 5000  # lines a second of one pipe that are looked at; of more, only those that may matter
+YIELD_LINES = 128  # looked at (about 2 ms) before everyone else gets a turn
+LAST_LINES = 20  # of the engine's output, kept to explain a crash
+MAX_OPEN_REQUESTS = 1024  # requests whose timings have begun and not yet ended
+TERMINAL_CODES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\-_])")
+CONTROL_CHARACTERS = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029]")
+CHILD_LINE = re.compile(r"\[ *(\d{1,5})\] ?(.*)")
+LEVEL_PREFIX = re.compile(r"(?:\d+\.\d\d\.\d{3}\.\d{3} )?([IWED]) (.*)")
+LEVELS = {"I": "info", "W": "warning", "E": "error", "D": "debug",
+          "info": "info", "warn": "warning", "error": "error", "debug": "debug"}
+ALARMING = re.compile(r"(?i)\b(?:error|failed|failure|assert|abort|fatal|out of memory|cannot open)\b|GGML_ASSERT")
+SPAWNING = re.compile(r"spawning server instance with name=(.+) on port (\d+)")
+EVICTING = re.compile(r"(?:removing|evicting idle) LRU name=(.+?)(?: for a queued request)?$")
+QUEUED = re.compile(r"request for name=(.+?) (?:queued at position|joined the queue)")
+RELOADING = re.compile(r"\(reload\) unloading model name=(.+) \(source updated or removed\)")
+FORCED = re.compile(r"force-killing model instance name=(.+) after timeout")
+TIMING = re.compile(r"print_timing: id +-?\d+ \| task (\d+) \| +(prompt eval|eval|total) time = +([\d.]+) ms / "
+                    r"+(\d+) tokens")
+RELEASE = re.compile(r"release: id +-?\d+ \| task (\d+) \| stop processing: n_(?:tokens|past) = (\d+), "
+                     r"truncated = (\d)")
+SPEED = re.compile(r"task (\d+) \| n_gen = +\d+, tg = +[\d.]+ t/s, tg_3s = +([\d.]+) t/s")
+TELLING = re.compile(rb"name=|\| task |fit_memory_breakdown| E |error")
+ORIGIN = re.compile(r"^(?:\w+ +)?[\w~]+ ?(?:\(\))?: +")  # the function that llama.cpp names before a message
+VAGUE = re.compile(r"(?i)failed to load (?:the )?model|exiting due to|trying to fit params|unable to load model|failed to init")
+HARMLESS = re.compile(r"http client error: Connection handling canceled")  # logged as an error when a client leaves
+NOISE = re.compile(r"proxying request to model|spawning server instance with args|^srv +load:   |"
+                   r"^slot (?:get_availabl|launch_slot_)")
+
+
+class LineSplitter:
+    """Cuts a byte stream into lines of bounded length; what exceeds `limit` is dropped."""
+
+    def __init__(self, limit: int = MAX_LOG_LINE) -> None:
+        self.limit = limit
+        self.partial = b""
+
+    def feed(self, block: bytes) -> list[bytes]:
+        """The lines that `block` completes, without their line ends."""
+        *lines, last = block.split(b"\n")
+        if lines:
+            lines[0] = self.partial + lines[0][:self.limit]
+            self.partial = b""
+        self.partial = (self.partial + last[:self.limit])[:self.limit]
+        return [line[:self.limit] for line in lines]
+
+
+@dataclass(frozen=True)
+class LogLine:
+    """One line of the engine's output; `port` is set for a model's process."""
+    level: str
+    text: str
+    port: int | None = None
+    data: Json | None = None  # a JSON line that is no log line
+
+
+def clean_line(line: bytes) -> str:
+    """`line` as text without terminal codes, overwritten parts and control characters."""
+    text = line.decode("utf-8", "replace").rstrip("\r")
+    if "\r" in text:
+        text = text.rsplit("\r", 1)[1]
+    if text.isprintable():
+        return text
+    return CONTROL_CHARACTERS.sub("", TERMINAL_CODES.sub("", text).replace("\t", "    "))
+
+
+def parse_line(line: bytes) -> LogLine:
+    """One line of llama-server's output, plain or JSON."""
+    text, port = clean_line(line), None
+    if text.startswith("[") and (found := CHILD_LINE.match(text)):
+        port, text = int(found[1]), found[2]
+    if text.startswith('{"type":'):
+        return parse_json_line(text, port)
+    if found := LEVEL_PREFIX.match(text):
+        return LogLine(LEVELS[found[1]], found[2], port)
+    return LogLine("error" if ALARMING.search(text) else "info", text, port)
+
+
+def parse_json_line(text: str, port: int | None) -> LogLine:
+    """A line that llama-server wrote with --log-jsonl, turned back into text."""
+    try:
+        parsed = json.loads(text)
+    except (ValueError, RecursionError):
+        return LogLine("info", text, port)
+    if parsed.get("type") != "log":
+        return LogLine("debug", text, port, parsed)
+    message = CONTROL_CHARACTERS.sub(" ", str(parsed.get("msg", ""))).rstrip()
+    return LogLine(LEVELS.get(str(parsed.get("level")), "info"), message, port)
+
+
+def explanation(lines: Iterable[LogLine]) -> str | None:
+    """The most telling of the errors in `lines`: the last that says more than that it failed."""
+    errors = [ORIGIN.sub("", line.text).strip() for line in lines
+              if line.level == "error" and not HARMLESS.search(line.text)]
+    telling = [item for item in errors if item and not VAGUE.search(item)]
+    return telling[-1] if telling else errors[-1] if errors else None
+
+
+def memory_breakdown(data: Json) -> tuple[int, list[Json]] | None:
+    """Bytes in total and per device, from a fit_memory_breakdown line; None where it is not understood."""
+    devices: list[Json] = []
+    try:
+        for row in data["data"]["rows"]:
+            parts = {name: int(row[name]) * 2**20 for name in ("model", "context", "compute")}
+            kind = "cpu" if row["kind"] == "host" else "gpu"
+            devices.append({"name": str(row["name"]), "kind": kind, "used": int(row["self"]) * 2**20, **parts})
+    except (KeyError, TypeError, ValueError):
+        return None
+    return sum(item["used"] for item in devices), devices
+
+
+class RequestTimings:
+    """Collects the lines that a finished request leaves in the log, keyed by process and task."""
+
+    def __init__(self) -> None:
+        self.open: OrderedDict[tuple[int, int], dict[str, tuple[float, int]]] = OrderedDict()
+
+    def feed(self, port: int, text: str) -> Json | None:
+        """The request that `text` completes, without its model; None otherwise."""
+        if found := TIMING.search(text):
+            key = (port, int(found[1]))
+            self.open.setdefault(key, {})[found[2]] = (float(found[3]), int(found[4]))
+            if len(self.open) > MAX_OPEN_REQUESTS:
+                self.open.popitem(last=False)
+        elif found := RELEASE.search(text):
+            parts = self.open.pop((port, int(found[1])), None)
+            return self.finished(parts, int(found[2]), found[3] == "1") if parts else None
+        return None
+
+    @staticmethod
+    def finished(parts: dict[str, tuple[float, int]], held: int, truncated: bool) -> Json:
+        """The request's row. `held` counts the tokens in its slot: all but the last one generated."""
+        prompt_ms, processed = parts.get("prompt eval", (0.0, 0))
+        generated_ms, generated = parts.get("eval", (0.0, 0))
+        cached = max(0, held + min(generated, 1) - processed - generated)
+        return {"timestamp": now_ms(), "prompt_tokens": processed + (0 if truncated else cached),
+                "cached_tokens": None if truncated else cached, "generated_tokens": generated,
+                "prompt_per_second": per_second(processed, prompt_ms),
+                "generated_per_second": per_second(generated, generated_ms),
+                "duration": round(prompt_ms + generated_ms)}
+
+
+def per_second(count: float, milliseconds: float) -> float | None:
+    """`count` in `milliseconds` as a rate; None where there is none."""
+    return round(count * 1000 / milliseconds, 2) if count and milliseconds > 0.01 else None
+
+
+class Flood:
+    """Lets a bounded number of lines a second through for each source and counts the rest."""
+
+    def __init__(self, limit: int = LOG_LINES_PER_SECOND) -> None:
+        self.limit = limit
+        self.second = 0
+        self.passed: dict[str, int] = {}
+        self.held: dict[str, int] = {}
+
+    def allows(self, source: str, now: float) -> bool:
+        """Whether one more line of `source` may pass at `now` (s)."""
+        if int(now) != self.second:
+            self.second = int(now)
+            self.passed.clear()
+        count = self.passed[source] = self.passed.get(source, 0) + 1
+        if count > self.limit:
+            self.hold(source)
+        return count <= self.limit
+
+    def hold(self, source: str) -> None:
+        """Count a line of `source` that is not let through."""
+        self.held[source] = self.held.get(source, 0) + 1
+
+    def suppressed(self) -> dict[str, int]:
+        """How many lines of each source were held back since this was last asked."""
+        counts, self.held = self.held, {}
+        return counts
+
+
+# -- Engine client -------------------------------------------------------------------------------
+
+MAX_ENGINE_BODY = 16 * 2**20  # bytes of an answer; /models with a thousand models is about 4 MB
+MAX_EVENT = 2**20  # bytes of one event in a stream
+ENGINE_TIMEOUT = 10.0  # s for short requests
+RELOAD_TIMEOUT = 120.0  # s; a reload waits until changed models have finished and left memory
+
+
+class EngineClient:
+    """HTTP to one engine. Its failures are EngineUnavailable (not reached) or EngineFailed (it said no)."""
+
+    def __init__(self, url: str, key: str | None) -> None:
+        self.url = url.rstrip("/")
+        headers = {"User-Agent": f"llamadash/{__version__}"}
+        if key:
+            headers["Authorization"] = f"Bearer {key}"
+        self.session = aiohttp.ClientSession(
+            headers=headers, connector=aiohttp.TCPConnector(limit=0), trust_env=False,
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=ENGINE_TIMEOUT))
+
+    async def close(self) -> None:
+        """Close every connection, which also cancels what runs on them."""
+        await self.session.close()
+
+    @contextlib.asynccontextmanager
+    async def open(self, method: str, path: str, body: Any = None, *,
+                   timeout: float | None = None) -> AsyncIterator[aiohttp.ClientResponse]:
+        """The response to a request, its status checked and its body not yet read."""
+        limit = aiohttp.ClientTimeout(total=timeout, sock_connect=ENGINE_TIMEOUT)
+        try:
+            async with self.session.request(method, self.url + path, json=body, timeout=limit,
+                                            allow_redirects=False) as response:
+                if response.status != 200:
+                    raise engine_refusal(response.status, await bounded_body(response))
+                yield response
+        except asyncio.TimeoutError:
+            raise EngineUnavailable("the engine did not answer in time") from None
+        except (aiohttp.ClientError, ConnectionError) as problem:
+            raise EngineUnavailable(f"the engine cannot be reached: {problem}") from None
+
+    async def text(self, path: str, *, timeout: float = ENGINE_TIMEOUT) -> str:
+        """The body of a GET."""
+        async with self.open("GET", path, timeout=timeout) as response:
+            return (await bounded_body(response)).decode("utf-8", "replace")
+
+    async def json(self, path: str, body: Any = None, *, timeout: float | None = ENGINE_TIMEOUT) -> Json:
+        """The object that a GET answers with, or a POST where there is a `body`."""
+        async with self.open("GET" if body is None else "POST", path, body, timeout=timeout) as response:
+            return json_object(await bounded_body(response))
+
+    async def models(self, *, reload: bool = False) -> list[Json]:
+        """The engine's models and their states; `reload` makes it read the preset file again."""
+        path, timeout = ("/models?reload=1", RELOAD_TIMEOUT) if reload else ("/models", ENGINE_TIMEOUT)
+        listed = (await self.json(path, timeout=timeout)).get("data")
+        return [item for item in listed if isinstance(item, dict)] if isinstance(listed, list) else []
+
+    async def metrics(self, model: str) -> dict[str, float]:
+        """A running model's counters by their name; never loads, wakes or keeps awake a model."""
+        text = await self.text(f"/metrics?model={model}&autoload=false", timeout=3)
+        pairs = re.findall(r"^llamacpp:(\w+) ([-+.\deE]+)$", text, re.M)
+        return {name: float(value) for name, value in pairs}
+
+
+async def bounded_body(response: aiohttp.ClientResponse) -> bytes:
+    """The whole body, at most MAX_ENGINE_BODY bytes of it."""
+    body = b""
+    async for block in response.content.iter_any():
+        body += block
+        if len(body) > MAX_ENGINE_BODY:
+            raise EngineFailed("the engine's answer is too large")
+    return body
+
+
+def json_object(body: bytes) -> Json:
+    """`body` as a JSON object, else EngineFailed."""
+    try:
+        parsed = json.loads(body)
+    except (ValueError, RecursionError):
+        parsed = None
+    if not isinstance(parsed, dict):
+        raise EngineFailed("the engine's answer is not understood: is this a llama-server?")
+    return parsed
+
+
+def engine_refusal(status: int, body: bytes) -> EngineFailed:
+    """What the engine gave as its reason for an error status."""
+    try:
+        error = json.loads(body)["error"]
+        message = error["message"] if isinstance(error, dict) else error
+    except (ValueError, KeyError, TypeError, RecursionError):
+        message = f"the engine answered with status {status}"
+    if status == 401:
+        message = "the engine refuses the API key: set LLAMADASH_ENGINE_API_KEY to the one it was started with"
+    return EngineFailed(clean_line(str(message)[:2000].encode("utf-8", "replace")), status=status)
+
+
+async def stream_events(response: aiohttp.ClientResponse) -> AsyncIterator[Json]:
+    """The JSON objects of an event stream until its end or `[DONE]`."""
+    lines = LineSplitter(MAX_EVENT)
+    async for block in response.content.iter_any():
+        for line in lines.feed(block):
+            kind, _, data = line.rstrip(b"\r").partition(b":")
+            if kind not in (b"data", b"error") or data.strip() == b"[DONE]":
+                continue
+            with contextlib.suppress(ValueError, RecursionError):
+                if isinstance(event := json.loads(data), dict):
+                    yield {"error": event.get("error", event)} if kind == b"error" else event
+
+
+# -- Engine program ------------------------------------------------------------------------------
+
+PROBE_TIMEOUT = 15.0  # s for --version and --help; the first start after a boot reads 50 MB of libraries
+PASSED_VARIABLES = frozenset((
+    "PATH", "HOME", "USER", "LOGNAME", "LANG", "LANGUAGE", "TZ", "TMPDIR", "TMP", "TEMP", "SYSTEMROOT",
+    "WINDIR", "USERPROFILE", "APPDATA", "LOCALAPPDATA", "PROGRAMDATA", "XDG_CACHE_HOME", "XDG_CONFIG_HOME",
+    "XDG_RUNTIME_DIR", "HF_TOKEN", "CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "CUDA_CACHE_PATH",
+    "CUDA_SCALE_LAUNCH_QUEUES", "NVIDIA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "HIP_LAUNCH_BLOCKING",
+    "ROCR_VISIBLE_DEVICES", "HSA_OVERRIDE_GFX_VERSION", "HSA_ENABLE_SDMA", "ROCBLAS_USE_HIPBLASLT",
+    "GPU_DEVICE_ORDINAL", "ONEAPI_DEVICE_SELECTOR", "ZES_ENABLE_SYSMAN", "SYCL_CACHE_PERSISTENT",
+    "ASCEND_RT_VISIBLE_DEVICES", "MUSA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "OMP_PROC_BIND", "OMP_PLACES",
+    "OMP_WAIT_POLICY", "OMP_DYNAMIC", "GOMP_CPU_AFFINITY", "GOMP_SPINCOUNT", "KMP_AFFINITY", "KMP_BLOCKTIME",
+    "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS",
+))
+PASSED_PREFIXES = ("LC_", "GGML_")
+WITHHELD_PREFIXES = ("GGML_BACKEND",)  # names a library to load
+NO_ENGINE = "No llama-server was found on this machine."
+
+
+@dataclass(frozen=True)
+class Program:
+    """What runs the models: a program with its leading arguments, or the URL of a running engine."""
+    kind: str  # llama-server | embedded | remote
+    command: tuple[str, ...] = ()
+    url: str = ""
+
+
+@dataclass(frozen=True)
+class ProgramFacts:
+    """What a program says about itself; `options` is None where it need not be asked."""
+    version: str | None
+    options: frozenset[str] | None
+    problem: str | None = None
+
+
+def find_program(fixed: str | None) -> Program | None:
+    """The engine to use: the one fixed from outside, llama-server on PATH, or the embedded one."""
+    if fixed and re.match(r"https?://", fixed):
+        return Program("remote", url=fixed.rstrip("/"))
+    if found := shutil.which(os.path.expanduser(fixed or "llama-server")):
+        return Program("llama-server", (os.path.abspath(found),))
+    if not fixed and importlib.util.find_spec("xllamacpp") is not None:
+        return Program("embedded", (sys.executable, str(HERE / "llamadash.py"), "embedded-engine"))
+    return None
+
+
+async def probe(program: Program) -> ProgramFacts:
+    """The version and the options of `program`, or why it is of no use."""
+    if program.kind != "llama-server":
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            return ProgramFacts(f"xllamacpp {importlib.metadata.version('xllamacpp')}", None)
+        return ProgramFacts(None, None)
+    try:
+        said = await output_of(*program.command, "--version")
+        version = re.search(r"version: *([^\n]{1,100})", said)
+        usage = await output_of(*program.command, "--help")
+    except (OSError, asyncio.TimeoutError) as problem:
+        return ProgramFacts(None, None, f"{program.command[0]} cannot be run: {problem or 'it does not answer'}")
+    options = frozenset(re.findall(r"(?<![\w-])--([a-z][a-z0-9-]+)", usage))
+    known = clean_line(version[1].encode()) if version else None
+    if not options:
+        return ProgramFacts(known, None, f"{program.command[0]} cannot be run: {last_line(usage or said)}"
+                     + (" (LD_LIBRARY_PATH is not handed on: give it a wrapper script, or register the libraries "
+                        "with ldconfig)" if "shared librar" in usage + said else ""))
+    if "models-preset" not in options:
+        return ProgramFacts(known, options, f"this llama-server ({known or 'of unknown version'}) is too old: it has no "
+                     "router mode; install one from December 2025 or later")
+    return ProgramFacts(known, options)
+
+
+async def output_of(*command: str) -> str:
+    """What a short-lived program writes, at most 1 MB of it."""
+    process = await asyncio.create_subprocess_exec(
+        *command, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT, env=engine_environment(None, None), start_new_session=True)
+    assert process.stdout is not None
+    try:
+        written = b""
+        while block := await asyncio.wait_for(process.stdout.read(LOG_BLOCK), PROBE_TIMEOUT):
+            written = (written + block)[:2**20]
+        await asyncio.wait_for(process.wait(), PROBE_TIMEOUT)
+        return written.decode("utf-8", "replace")
+    finally:
+        if process.returncode is None:
+            kill_group(process.pid)
+
+
+def last_line(text: str) -> str:
+    """The last line of `text` that is not empty, cleaned."""
+    lines = [line for line in text.splitlines() if line.strip()]
+    return clean_line(lines[-1][:500].encode("utf-8", "replace")) if lines else "it writes nothing"
+
+
+def engine_environment(key: str | None, cache: Path | None) -> dict[str, str]:
+    """The engine's environment: what is known to be harmless, and the secrets that it needs.
+
+    LD_LIBRARY_PATH is withheld with everything else that loads code: an engine that needs it is started
+    through a wrapper script, which is named from outside like any program. `cache` replaces the Hugging Face
+    cache, so that the router does not list its models beside the library's own.
+    """
+    passed = {name: value for name, value in os.environ.items()
+              if name in PASSED_VARIABLES
+              or (name.startswith(PASSED_PREFIXES) and not name.startswith(WITHHELD_PREFIXES))}
+    if key:
+        passed["LLAMA_API_KEY"] = key
+    if cache:
+        passed["HF_HUB_CACHE"] = passed["LLAMA_CACHE"] = str(cache)
+    return passed
+
+
+def engine_hint() -> Json:
+    """How to get an engine on this system: `{text, commands}`."""
+    commands = {"darwin": ["brew install llama.cpp"], "win32": ["winget install llama.cpp"]}
+    if os.environ.get("TERMUX_VERSION"):
+        commands[sys.platform] = ["pkg install llama-cpp"]
+    fallback = ["brew install llama.cpp", "nix profile install nixpkgs#llama-cpp"]
+    return {"text": "Install llama.cpp, or unpack a release from https://github.com/ggml-org/llama.cpp/releases "
+                    "and start llamadash with --llama-server /path/to/llama-server.",
+            "commands": commands.get(sys.platform, fallback)}
+
+
+def kill_group(group: int, sign: int = signal.SIGTERM if os.name == "nt" else signal.SIGKILL) -> None:
+    """Send a signal to a process group that we made; on Windows to the process and its children."""
+    with contextlib.suppress(ProcessLookupError, PermissionError, psutil.Error):
+        if os.name != "nt":
+            os.killpg(group, sign)
+            return
+        leader = psutil.Process(group)
+        for process in [*leader.children(recursive=True), leader]:
+            process.kill()
+
+
+def port_is_free(host: str, port: int) -> bool:
+    """Whether a server could listen there now."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe_socket:
+        if os.name != "nt":
+            probe_socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe_socket.bind((host, port))
+        except OSError:
+            return False
+    return True
+
+
+def free_port(host: str) -> int:
+    """A port that nobody listens on."""
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM) as probe_socket:
+        probe_socket.bind((host, 0))
+        return int(probe_socket.getsockname()[1])
+
+
+# Runs beside the engine and outlives llamadash by a second: when the pipe to llamadash closes, by whatever
+# death, it ends the process group that it was last told. Written for python -I -S: no site, no user code.
+GUARD = """
+import os, signal, sys, time
+group = 0
+for line in iter(sys.stdin.buffer.readline, b""):
+    group = int(line)
+def send(sign):
+    try:
+        os.killpg(group, sign)
+    except OSError:
+        sys.exit()
+if group > 1:
+    send(signal.SIGTERM)
+    for _ in range(10):
+        time.sleep(0.1)
+        send(0)
+    send(signal.SIGKILL)
+"""
+
+
+class Guard:
+    """Makes sure that no engine outlives llamadash, even when that is killed."""
+
+    def __init__(self) -> None:
+        self.process: asyncio.subprocess.Process | None = None
+
+    async def watch(self, group: int) -> None:
+        """End process group `group` when llamadash is gone; 0 stops watching."""
+        if os.name == "nt":
+            return
+        if self.process is None or self.process.returncode is not None:
+            self.process = await asyncio.create_subprocess_exec(
+                sys.executable, "-I", "-S", "-c", GUARD, stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL,
+                start_new_session=True, env={})
+        assert self.process.stdin is not None
+        with contextlib.suppress(ConnectionError):
+            self.process.stdin.write(b"%d\n" % group)
+            await self.process.stdin.drain()
+
+    async def close(self) -> None:
+        """End the guard itself."""
+        if self.process is not None and self.process.stdin is not None:
+            await self.watch(0)
+            self.process.stdin.close()
+            await self.process.wait()
+
+
+def remember_engine(file: Path, pid: int, preset: Path) -> None:
+    """Note which process is ours, so that the next start can end it should it be left over."""
+    with contextlib.suppress(OSError, psutil.Error):
+        started = psutil.Process(pid).create_time()
+        write_privately(file, json.dumps({"pid": pid, "started": started, "preset": str(preset)}))
+
+
+def end_leftover_engine(file: Path) -> bool:
+    """End the engine that `file` names if it is still that very process; True if one was ended."""
+    try:
+        noted = json.loads(file.read_text("utf-8"))
+        process = psutil.Process(int(noted["pid"]))
+        ours = abs(process.create_time() - noted["started"]) < 0.1 and noted["preset"] in process.cmdline()
+    except (OSError, ValueError, KeyError, TypeError, psutil.Error):
+        ours = False
+    if ours:
+        kill_group(process.pid)
+    with contextlib.suppress(OSError):
+        file.unlink()
+    return ours
+
+
+# -- Model states --------------------------------------------------------------------------------
+
+RUNNING = ("loading", "loaded", "sleeping")
+SETTLE_TIME = 0.2  # s; the log lines that say why a model left come up to this much after the event
+LIVE_SPEED_TIME = 8.0  # s that a speed from the log holds; the engine writes one every 3 s
+CHILD_LINES = 60  # of one model's output, kept to explain a failed load
+
+
+@dataclass
+class ModelState:
+    """What the engine does with one model at the moment."""
+    id: str
+    status: str = "unloaded"
+    progress: float | None = None
+    stage: str | None = None
+    reason: str | None = None
+    error: str | None = None
+    runtime: Json = field(default_factory=dict)
+    leaving: str | None = None  # why it is about to leave memory, where that is known beforehand
+    loads: int = 0  # counts loads, so that what belongs to an earlier one is recognised
+    port: int | None = None
+    lines: deque[LogLine] = field(default_factory=lambda: deque(maxlen=CHILD_LINES))
+
+    def as_json(self) -> Json:
+        """The part of a model's record that the engine knows."""
+        return {"status": self.status, "progress": self.progress, "stage": self.stage,
+                "reason": self.reason, "error": self.error, "runtime": dict(self.runtime)}
+
+
+class ModelStates:
+    """Every model's state, from the engine's events, its model list and its log."""
+
+    def __init__(self, changed: Callable[[], None]) -> None:
+        self.changed = changed
+        self.all: dict[str, ModelState] = {}
+        self.dirty: set[str] = set()
+        self.finished: list[Json] = []  # requests that ended and are not yet stored
+        self.ports: dict[int, str] = {}
+        self.speeds: dict[tuple[int, int], tuple[float, float]] = {}  # (port, task): tokens/s, when
+        self.victims: list[str] = []  # evicted, for which model is not yet known
+        self.timings = RequestTimings()
+        self.events = 0
+
+    def state(self, id: str) -> ModelState:
+        """The state of model `id`, made where there is none."""
+        return self.all.setdefault(id, ModelState(id))
+
+    def running(self) -> list[str]:
+        """The ids of the models that are in memory, or on the way there."""
+        return [state.id for state in self.all.values() if state.status in RUNNING]
+
+    def mark(self, state: ModelState) -> None:
+        """Note that `state` changed and is to be published."""
+        self.dirty.add(state.id)
+        self.changed()
+
+    def on_event(self, event: Json) -> None:
+        """Take in one event of /models/sse."""
+        name, data = event.get("model"), event.get("data")
+        if event.get("event") not in ("model_status", "status_change") or not isinstance(name, str):
+            return
+        self.events += 1
+        data = data if isinstance(data, dict) else {}
+        self.on_status(self.state(name), data.get("status"), data)
+
+    def on_status(self, state: ModelState, status: Any, data: Json) -> None:
+        """Take in a status with what came along: `progress`, `info` or `exit_code`."""
+        if status == "loading":
+            self.on_loading(state, data.get("progress"))
+        elif status == "loaded":
+            self.on_loaded(state, data.get("info"))
+        elif status == "sleeping":
+            state.status, state.reason, state.progress, state.stage = "sleeping", "idle", None, None
+            state.runtime.pop("memory", None)
+        elif status == "unloaded" and state.status in RUNNING:
+            self.on_unloaded(state, data.get("exit_code"))
+        self.mark(state)
+
+    def on_loading(self, state: ModelState, progress: Any) -> None:
+        """A load begins, or goes on: `{stages, current, value}`."""
+        if state.status != "loading":
+            state.loads += 1
+            state.status, state.progress, state.stage = "loading", 0.0, None
+            state.error = state.reason = state.leaving = None
+            state.runtime = {}
+        if not isinstance(progress, dict) or not isinstance(progress.get("value"), int | float):
+            return  # a stray event names a stage alone
+        stages, current = progress.get("stages") or [], progress.get("current")
+        before = stages.index(current) if current in stages else 0
+        part = min(1.0, max(0.0, float(progress["value"])))
+        state.progress = max(state.progress or 0.0, (before + part) / max(1, len(stages)))
+        state.stage = "warming up" if state.progress >= 1 else str(current)
+
+    def on_loaded(self, state: ModelState, info: Any) -> None:
+        """A model is ready, or awake again."""
+        state.status, state.progress, state.stage = "loaded", None, None
+        state.error = state.reason = None
+        meta = info.get("meta") if isinstance(info, dict) else None
+        if isinstance(meta, dict):
+            state.runtime |= {key: meta[key] for key in ("n_ctx", "n_ctx_train", "size") if key in meta}
+            state.runtime.setdefault("loaded_at", now_ms())
+
+    def on_unloaded(self, state: ModelState, exit_code: Any) -> None:
+        """A model left memory; why is often said in the log only a moment later."""
+        if state.leaving:
+            self.settle(state, state.loads, exit_code)
+        else:
+            asyncio.get_running_loop().call_later(SETTLE_TIME, self.settle, state, state.loads, exit_code)
+
+    def settle(self, state: ModelState, loads: int, exit_code: Any) -> None:
+        """Record that the load number `loads` of a model is over, and why."""
+        if state.loads != loads or state.status not in RUNNING:
+            return
+        failed = not state.leaving and exit_code not in (0, None)
+        if failed:
+            state.error = explanation(state.lines) or f"its process ended with status {exit_code}"
+            state.reason = None if state.status == "loading" else "crashed"
+        else:
+            state.error, state.reason = None, state.leaving or "user"
+        state.status = "failed" if failed else "unloaded"
+        state.progress = state.stage = state.leaving = None
+        state.runtime = {}
+        self.mark(state)
+
+    def on_list(self, listed: list[Json]) -> None:
+        """Bring every state in line with the engine's own list of models."""
+        seen = set()
+        for item in listed:
+            status, name = item.get("status"), item.get("id")
+            if not isinstance(status, dict) or not isinstance(name, str):
+                continue
+            seen.add(name)
+            value, fresh, state = status.get("value"), name not in self.all, self.state(name)
+            if value == "unloaded" and state.status in RUNNING:
+                self.settle(state, state.loads, status.get("exit_code", 0))
+            elif value == "unloaded" and fresh and status.get("failed"):
+                state.status, state.error = "failed", "the last load failed"
+            elif value in RUNNING and (value != state.status or value == "loaded"):
+                self.on_status(state, value, {"info": item})
+        for name in set(self.running()) - seen:
+            state = self.state(name)
+            self.settle(state, state.loads, 0)
+
+    def on_engine_gone(self, reason: str) -> None:
+        """The engine ended, and every model with it."""
+        for name in self.running():
+            state = self.state(name)
+            state.leaving = reason
+            self.settle(state, state.loads, 0)
+        self.ports.clear()
+        self.speeds.clear()
+        self.victims.clear()
+
+    def on_line(self, line: LogLine) -> str | None:
+        """Learn from one line of the log. Returns the id of the model that wrote it."""
+        if line.port is None:
+            if "name=" in line.text:
+                self.on_router_line(line.text)
+            return None
+        name = self.ports.get(line.port)
+        if name is None:
+            return None
+        state = self.state(name)
+        state.lines.append(line)
+        if line.data is not None:
+            self.on_child_data(state, line.data)
+        elif "| task " in line.text:
+            self.on_task_line(state, line.port, line.text)
+        return name
+
+    def on_child_data(self, state: ModelState, data: Json) -> None:
+        """The exact memory of a model, which it writes while it loads (and again when it ends)."""
+        found = memory_breakdown(data) if data.get("type") == "fit_memory_breakdown" else None
+        if found and state.status in RUNNING and not state.leaving:
+            state.runtime |= {"memory": found[0], "devices": found[1]}
+            self.mark(state)
+
+    def on_task_line(self, state: ModelState, port: int, text: str) -> None:
+        """A request's timings, or the speed of one under way."""
+        if found := SPEED.search(text):
+            self.speeds[port, int(found[1])] = (float(found[2]), time.monotonic())
+            state.runtime["tokens_per_second"] = float(found[2])
+            self.mark(state)
+        elif request := self.timings.feed(port, text):
+            self.finished.append({"model": state.id, **request})
+            if request["generated_per_second"]:
+                state.runtime["tokens_per_second"] = request["generated_per_second"]
+            self.mark(state)
+        if "release:" in text:
+            self.speeds = {key: item for key, item in self.speeds.items() if key[0] != port}
+
+    def on_router_line(self, text: str) -> None:
+        """Which process belongs to which model, and who has to go for whom."""
+        if found := SPAWNING.search(text):
+            self.on_spawn(found[1], int(found[2]))
+        elif found := EVICTING.search(text):
+            state = self.state(found[1])
+            state.leaving = "evicted for another model"
+            self.victims.append(state.id)
+        elif found := RELOADING.search(text):
+            self.state(found[1]).leaving = "configuration changed"
+
+    def on_spawn(self, name: str, port: int) -> None:
+        """A process begins to load model `name`; what was evicted just now was evicted for it."""
+        self.ports = {key: item for key, item in self.ports.items() if item != name}
+        self.ports[port] = name
+        state = self.state(name)
+        state.port = port
+        state.lines.clear()
+        for victim in map(self.state, self.victims):
+            if victim.status not in RUNNING and (victim.reason or "").startswith("evicted"):
+                victim.reason = f"evicted for {name}"
+                self.mark(victim)
+            elif victim.status in RUNNING:
+                victim.leaving = f"evicted for {name}"
+        self.victims.clear()
+
+    def live_speed(self) -> float | None:
+        """Tokens generated per second by the requests under way, from the log; None where it does not say."""
+        since = time.monotonic() - LIVE_SPEED_TIME
+        recent = [speed for speed, at in self.speeds.values() if at > since]
+        return round(sum(recent), 2) if recent else None
+
+
+# -- Engine supervisor ---------------------------------------------------------------------------
+
+START_TIMEOUT = 60.0  # s until the router answers; it loads no model before that
+STABLE_AFTER = 30.0  # s; an engine that lived longer did not die of its start
+CRASH_LIMIT = 5  # deaths shortly after a start, in a row
+RETRY_LIMIT = 15.0  # s between two tries to reach a remote engine
+HEALTH_INTERVAL = 10.0  # s
+HEALTH_TIMEOUT = 5.0  # s
+HUNG_AFTER = 45.0  # s without an answer, a log line and any work before the engine is killed
+IDLE_CPU = 0.2  # s of processor time between two probes; less is no work
+STOP_MARGIN = 3.0  # s beyond the models' own time to finish
+PUBLISH_INTERVAL = 0.1  # s between two broadcasts of the same thing
+LOAD_ANSWER_TIME = 1.0  # s that a load request waits for a refusal before it is called under way
+SOURCE_ENGINE = "engine"
+EVERY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  (what reaches a server on all addresses)
+ROUTER_CONFIG = ("engine_host", "engine_port", "models_max", "models_autoload")  # given on the command line
+
+
+class Engine:
+    """Runs the engine, or watches one that runs elsewhere, and knows what every model does in it."""
+
+    def __init__(self, dash: Dash) -> None:
+        self.dash = dash
+        self.status = "stopped"
+        self.error: str | None = None
+        self.program: Program | None = None
+        self.facts = ProgramFacts(None, None)
+        self.client: EngineClient | None = None
+        self.process: asyncio.subprocess.Process | None = None
+        self.guard = Guard()
+        self.chats = Chats(self)
+        self.url = ""
+        self.arguments: list[str] = []
+        self.given = ""  # the presets that the running engine has read
+        self.applied: Json = {}  # the configuration that the running engine was started with
+        self.started_at: float | None = None
+        self.restarts = 0
+        self.lines: deque[LogLine] = deque(maxlen=LAST_LINES)
+        self.last_output = 0.0
+        self.warnings: dict[str, str] = {}  # by what they are about
+        self.known: set[str] = set()  # ids in the library
+        self.flood = Flood()
+        self.flood_told = 0.0
+        self.restore: list[str] = []  # models to load again after a restart
+        self.samples: dict[str, tuple[float, dict[str, float]]] = {}
+        self.stale = asyncio.Event()  # something is to be published
+        self.ended = asyncio.Event()  # the engine is to stop
+        self.waiting: set[asyncio.Future[None]] = set()
+        self.switching = asyncio.Lock()
+        self.applying = asyncio.Lock()
+        self.published: Json = {}
+        self.tasks: list[asyncio.Task[Any]] = []
+        self.supervisor: asyncio.Task[Any] | None = None
+        self.probed: dict[tuple[str, float], ProgramFacts] = {}
+        self.states = ModelStates(self.touch)
+
+    # What others ask
+
+    async def open(self) -> None:
+        """Find the engine, and attach to one that runs elsewhere; ours starts when start() is called."""
+        self.program = find_program(self.dash.config.llama_server)
+        self.tasks.append(self.dash.spawn(self.publish_changes(), "engine events"))
+        self.known = {row["id"] for row in self.dash.db.models()}
+        if self.program is None:
+            self.enter("missing", self.missing_reason())
+        elif self.program.kind == "remote":
+            await self.start()
+
+    async def close(self) -> None:
+        """Stop the engine if it is ours, and everything that belongs to it."""
+        self.chats.close()
+        await self.stop()
+        for task in self.tasks:
+            task.cancel()
+        await asyncio.gather(*self.tasks, return_exceptions=True)
+        await self.guard.close()
+
+    def missing_reason(self) -> str:
+        """Why there is no engine, in a sentence."""
+        fixed = self.dash.config.llama_server
+        return f"{fixed} was not found or cannot be run." if fixed else NO_ENGINE
+
+    def snapshot(self) -> Json:
+        """The engine's record, as clients see it."""
+        config = self.dash.engine_config()
+        missing = self.status == "missing"
+        uptime = round(time.monotonic() - self.started_at) if self.started_at is not None else None
+        return {"status": self.status, "kind": self.program.kind if self.program else None,
+                "version": self.facts.version, "url": self.url or None, "base_url": self.base_url(),
+                "pid": self.process.pid if self.process else None, "uptime": uptime,
+                "restarts": self.restarts, "models_max": config["models_max"], "command": self.arguments,
+                "error": self.error, "last_lines": [line.text for line in self.lines],
+                "warnings": list(self.warnings.values()), "hint": engine_hint() if missing else None,
+                "api_key_required": bool(self.api_key())}
+
+    def base_url(self) -> str | None:
+        """The address for OpenAI clients; with a wildcard host it names this machine."""
+        if not self.url:
+            return None
+        if self.program and self.program.kind == "remote":
+            return f"{self.url}/v1"
+        host = str(self.dash.engine_config()["engine_host"])
+        shown = socket.gethostname() if host in EVERY_ADDRESS else host
+        return f"http://{f'[{shown}]' if ':' in shown else shown}:{self.url.rsplit(':', 1)[1]}/v1"
+
+    def runtime(self, model_id: str) -> Json:
+        """What the engine does with a model: `{status, progress, stage, reason, error, runtime}`."""
+        return self.states.all.get(model_id, ModelState(model_id)).as_json()
+
+    def api_key(self) -> str | None:
+        """The engine's API key: from the environment, or made where others on the network can reach it."""
+        given = os.environ.get("LLAMADASH_ENGINE_API_KEY") or os.environ.get("LLAMA_API_KEY")
+        if given or (self.program and self.program.kind == "remote"):
+            return given
+        return None if is_loopback(str(self.dash.engine_config()["engine_host"])) else self.made_key()
+
+    def made_key(self) -> str:
+        """The key in data/engine-key, made if need be."""
+        file = Path(self.dash.config.data_dir) / "engine-key"
+        with contextlib.suppress(OSError):
+            if key := file.read_text("utf-8").strip():
+                return key
+        write_privately(file, secrets.token_urlsafe(32) + "\n")
+        return file.read_text("utf-8").strip()
+
+    # Telling everyone
+
+    def touch(self) -> None:
+        """Something changed: publish it soon, and let those look who wait for it."""
+        self.stale.set()
+        for waiter in self.waiting:
+            if not waiter.done():
+                waiter.set_result(None)
+
+    def enter(self, status: str, error: str | None = None) -> None:
+        """Change the engine's status."""
+        self.status, self.error = status, error
+        self.started_at = time.monotonic() if status == "running" else None
+        self.touch()
+
+    async def until(self, holds: Callable[[], bool], timeout: float) -> bool:
+        """Wait until `holds()`, at most `timeout` seconds; whether it does."""
+        deadline = time.monotonic() + timeout
+        while not holds():
+            waiter = asyncio.get_running_loop().create_future()
+            self.waiting.add(waiter)
+            try:
+                left = deadline - time.monotonic()
+                if left <= 0 or not (await asyncio.wait({waiter}, timeout=left))[0]:
+                    return holds()
+            finally:
+                self.waiting.discard(waiter)
+        return True
+
+    async def publish_changes(self) -> None:
+        """Broadcast what changed, at most ten times a second."""
+        while True:
+            await self.stale.wait()
+            self.stale.clear()
+            await self.publish()
+            await asyncio.sleep(PUBLISH_INTERVAL)
+
+    async def publish(self) -> None:
+        """Broadcast the engine, the models and the finished requests that changed."""
+        dirty, self.states.dirty = self.states.dirty, set()
+        for name in sorted(dirty & self.known):
+            await self.dash.broadcast("models:status", {"id": name, **self.runtime(name)})
+        requests, self.states.finished = self.states.finished, []
+        for row in requests:
+            with contextlib.suppress(StorageFull):  # the numbers of one request are worth no more trouble
+                await self.dash.broadcast("requests:finished", {"request": self.dash.db.add_request(row)})
+        self.tell_suppressed()
+        engine = self.snapshot()
+        compared = {**engine, "uptime": None, "last_lines": engine["last_lines"] if engine["error"] else None}
+        if compared != self.published:
+            self.published = compared
+            await self.dash.broadcast("engine:status", {"engine": engine})
+
+    def tell_suppressed(self) -> None:
+        """Say once a second how many log lines were held back."""
+        if not self.flood.held:
+            return
+        if time.monotonic() - self.flood_told < 1:
+            self.stale.set()
+            return
+        self.flood_told = time.monotonic()
+        for source, count in self.flood.suppressed().items():
+            self.dash.journal.add("warning", source, f"{count} lines suppressed")
+
+    # Start and stop
+
+    async def start(self) -> None:
+        """Start the engine, or attach to a running one; returns as soon as that is under way."""
+        async with self.switching:
+            if self.supervisor is not None and not self.supervisor.done():
+                return
+            self.program = find_program(self.dash.config.llama_server)
+            if self.program is None:
+                self.enter("missing", self.missing_reason())
+                raise EngineUnavailable(self.missing_reason())
+            self.ended.clear()
+            self.warn("crash", None)
+            self.enter("starting")
+            self.restore = self.restore or self.startup_models()
+            self.supervisor = self.dash.spawn(self.supervise(), "engine supervisor")
+
+    async def stop(self, *, keep: bool = False) -> None:
+        """Stop the engine, or leave a remote one alone; `keep` loads the same models at the next start."""
+        async with self.switching:
+            loaded = self.states.running() if keep else []
+            if self.supervisor is not None and not self.supervisor.done():
+                self.enter("stopping")
+                self.ended.set()
+                await self.end_process()
+                await asyncio.wait({self.supervisor})
+            self.restore = loaded
+            if self.status != "missing":
+                self.enter("stopped")
+
+    async def restart(self) -> None:
+        """Stop and start; the models that were loaded are loaded again."""
+        await self.stop(keep=True)
+        await self.start()
+
+    def startup_models(self) -> list[str]:
+        """The models to load at a start.
+
+        llamadash loads them itself: llama-server refuses to start when there are more than --models-max, and
+        with --models-max 0 when there is any.
+        """
+        wanted = [row["id"] for row in self.dash.db.models()
+                  if row.get("parameters", {}).get("load-on-startup") and not row.get("missing")]
+        limit = self.dash.engine_config()["models_max"] or len(wanted)
+        self.warn("startup", f"{len(wanted)} models are to be loaded at start, but only {limit} fit: "
+                  "raise the number of models at once" if len(wanted) > limit else None)
+        return wanted[:limit]
+
+    def warn(self, about: str, message: str | None) -> None:
+        """Set the warning on a subject, or clear it; a new one is logged."""
+        if message and self.warnings.get(about) != message:
+            log.warning("%s", message)
+        if message:
+            self.warnings[about] = message
+        else:
+            self.warnings.pop(about, None)
+        self.touch()
+
+    async def supervise(self) -> None:
+        """Keep the engine running until it is to stop; give up when it dies again and again."""
+        deaths = 0
+        while not self.ended.is_set():
+            begun = time.monotonic()
+            try:
+                await self.live()
+            except (EngineUnavailable, EngineFailed, OSError) as problem:
+                self.error = str(problem)
+            if self.ended.is_set() or self.status == "missing":
+                break
+            remote = self.program is not None and self.program.kind == "remote"
+            deaths = 1 if time.monotonic() - begun > STABLE_AFTER else deaths + 1
+            if deaths >= CRASH_LIMIT and not remote:
+                self.give_up()
+                return
+            await self.recover(min(RETRY_LIMIT, 0.25 * 2 ** (deaths - 1)) if remote or deaths > 1 else 0)
+        if self.status != "missing":
+            self.enter("stopped")
+
+    def give_up(self) -> None:
+        """Stop trying: the engine dies of its start."""
+        self.enter("crash_loop", self.error)
+        log.error("the engine died %d times shortly after its start and is not started again: %s",
+                  CRASH_LIMIT, self.error)
+
+    async def recover(self, delay: float) -> None:
+        """Say that the engine is gone, and wait before the next try."""
+        self.enter("crashed", self.error)
+        self.restarts += 1
+        self.warn("crash", f"the engine went away at {time.strftime('%H:%M:%S')}: {self.error}")
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(self.ended.wait(), delay + 0.01)
+
+    async def live(self) -> None:
+        """One life of the engine: returns when its process ended, or raises what made it impossible."""
+        assert self.program is not None
+        if self.status != "starting":
+            self.enter("starting", self.error)
+        try:
+            if self.program.kind == "remote":
+                await self.attach()
+            else:
+                await self.run_program()
+        finally:
+            if self.client is not None:
+                await self.client.close()
+                self.client = None
+            self.samples.clear()
+            if not self.ended.is_set() and self.status == "running":
+                self.restore = self.states.running()
+            self.states.on_engine_gone("engine stopped" if self.ended.is_set() else "crashed")
+
+    async def attach(self) -> None:
+        """Follow the engine at a URL until it cannot be reached or is to be left alone."""
+        assert self.program is not None
+        self.url, self.arguments, self.restore = self.program.url, [], []
+        self.client = EngineClient(self.url, self.api_key())
+        await self.check_role()
+        self.enter("running")
+        parts = [asyncio.ensure_future(part) for part in (self.follow(), self.watch_remote(), self.ended.wait())]
+        try:
+            await asyncio.wait(parts, return_when=asyncio.FIRST_COMPLETED)
+            for part in parts[:2]:
+                if part.done():
+                    part.result()
+        finally:
+            await cancelled(parts)
+
+    async def watch_remote(self) -> None:
+        """Raise when the engine at the URL no longer answers: a dead connection says nothing by itself."""
+        assert self.client is not None
+        failures = 0
+        while failures < 3:
+            await asyncio.sleep(HEALTH_INTERVAL)
+            try:
+                await self.client.text("/health", timeout=HEALTH_TIMEOUT)
+                failures = 0
+            except (EngineUnavailable, EngineFailed) as problem:
+                failures += 1
+                self.error = str(problem)
+        raise EngineUnavailable(self.error or "the engine does not answer")
+
+    async def run_program(self) -> None:
+        """Start the program, follow it, and return when it ended."""
+        self.facts = await self.known_facts()
+        if self.facts.problem:
+            return self.enter("missing", self.facts.problem)
+        data = Path(self.dash.config.data_dir)
+        if end_leftover_engine(data / "engine.pid"):
+            log.warning("ended an engine that an earlier run had left behind")
+        self.lines.clear()
+        _, self.given = await self.write_presets()
+        self.choose_address()
+        self.client = EngineClient(self.url, self.api_key())
+        await self.spawn_process(data)
+        assert self.process is not None
+        process, follower = self.process, self.dash.spawn(self.accompany(), "engine follower")
+        readers = [asyncio.ensure_future(self.read_log(stream))
+                   for stream in (process.stdout, process.stderr) if stream is not None]
+        try:
+            if self.ended.is_set():  # it was to stop while it was being started
+                kill_group(process.pid)
+            status = await process.wait()
+            await asyncio.wait(readers, timeout=0.5)  # its last words
+            self.error = self.failure(status)
+        finally:
+            kill_group(process.pid)
+            await cancelled([follower, *readers])
+            self.process = None
+            with contextlib.suppress(OSError):
+                (data / "engine.pid").unlink()
+            await self.guard.watch(0)
+            self.tell_suppressed()
+
+    async def known_facts(self) -> ProgramFacts:
+        """What the program says about itself, asked once for each version of its file."""
+        assert self.program is not None
+        file = self.program.command[0]
+        key = (file, os.stat(file).st_mtime)
+        if key not in self.probed:
+            facts = await probe(self.program)
+            if facts.problem:
+                return facts
+            self.probed = {key: facts}
+        return self.probed[key]
+
+    def choose_address(self) -> None:
+        """Decide on the port, and compose the command line."""
+        config = self.dash.engine_config()
+        host, port = str(config["engine_host"]), int(config["engine_port"])
+        taken = bool(port) and not port_is_free(host, port)
+        chosen = free_port(host) if taken or not port else port
+        self.warn("port", f"port {port} is used by another program: the engine listens on {chosen} instead"
+                  if taken else None)
+        local = EVERY_ADDRESS.get(host, host)
+        self.url = f"http://{f'[{local}]' if ':' in local else local}:{chosen}"
+        self.arguments = self.command_line(chosen)
+        self.applied = {key: config[key] for key in ROUTER_CONFIG}
+
+    def command_line(self, port: int | None = None) -> list[str]:
+        """How the engine is started: only what belongs to the router, since these options beat every model's own."""
+        program = self.program or find_program(self.dash.config.llama_server)
+        if program is None or program.kind == "remote":
+            return []
+        config, options = self.dash.engine_config(), self.facts.options
+        command = [
+            *program.command, "--host", str(config["engine_host"]), "--port", str(port or config["engine_port"]),
+            "--models-preset", str(self.preset_file()), "--models-max", str(config["models_max"]),
+            "--models-autoload" if config["models_autoload"] else "--no-models-autoload", "--metrics"]
+        if options is None or "log-colors" in options:
+            command += ["--log-colors", "off"]
+        if options and "cors-origins" in options and not self.api_key():
+            command += ["--cors-origins", "localhost"]  # without a key no website may read its answers
+        return command
+
+    def command(self) -> list[str]:
+        """How the engine was started, or would be."""
+        return self.arguments or self.command_line()
+
+    def preset_ini(self) -> str:
+        """The preset file as it is, or as it would be written now."""
+        try:
+            return self.preset_file().read_text("utf-8")
+        except (OSError, UnicodeDecodeError):
+            return self.rendered()
+
+    def restart_required(self) -> bool:
+        """Whether the running engine was started with options that have changed since."""
+        config = self.dash.engine_config()
+        return self.process is not None and any(config[key] != value for key, value in self.applied.items())
+
+    async def spawn_process(self, data: Path) -> None:
+        """Start the process in a session of its own, and see that it cannot outlive llamadash."""
+        cache = data / "engine-cache"
+        cache.mkdir(mode=0o700, exist_ok=True)
+        await self.guard.watch(0)
+        self.process = await asyncio.create_subprocess_exec(
+            *self.arguments, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE, limit=LOG_BLOCK, cwd=data, start_new_session=True,
+            env=engine_environment(self.api_key(), cache))
+        await self.guard.watch(self.process.pid)
+        remember_engine(data / "engine.pid", self.process.pid, self.preset_file())
+        self.touch()
+
+    async def end_process(self) -> None:
+        """Ask the engine to end, and kill it when it takes longer than its models may."""
+        process = self.process
+        if process is None or process.returncode is not None:
+            return
+        with contextlib.suppress(ProcessLookupError):
+            process.terminate()
+        patience = STOP_MARGIN + max([10, *(
+            int(row.get("parameters", {}).get("stop-timeout", 10)) for row in self.dash.db.models()
+            if row["id"] in self.states.running())])
+        assert self.supervisor is not None
+        if not (await asyncio.wait({self.supervisor}, timeout=patience))[0]:
+            log.warning("the engine did not stop in %d s and is killed", patience)
+            kill_group(process.pid)
+
+    def failure(self, status: int) -> str:
+        """Why the process ended, from its last errors."""
+        ended = f"killed by signal {-status}" if status < 0 else f"ended with status {status}"
+        said = explanation(line for line in self.lines if line.port is None)
+        return f"{said} ({ended})" if said else ended
+
+    # Following it
+
+    async def accompany(self) -> None:
+        """Wait until the engine is ready, then follow it and see that it answers."""
+        process = self.process
+        assert process is not None
+        try:
+            await asyncio.wait_for(self.until_ready(), START_TIMEOUT)
+        except (asyncio.TimeoutError, EngineFailed) as problem:
+            await self.abandon(str(problem) or f"it did not answer within {START_TIMEOUT:.0f} s")
+            return
+        if process.returncode is not None:
+            return
+        self.enter("running")
+        log.info("the engine is ready at %s", self.url)
+        try:
+            await self.apply_presets()  # what changed while it was starting
+        except (EngineFailed, EngineUnavailable) as problem:
+            log.warning("the engine did not take over the latest changes: %s", problem)
+        helper = asyncio.ensure_future(self.watch_health(process))
+        try:
+            while True:
+                with contextlib.suppress(EngineUnavailable, EngineFailed):
+                    await self.follow()
+                await asyncio.sleep(0.3)
+        finally:
+            await cancelled([helper])
+
+    async def abandon(self, why: str) -> None:
+        """Kill an engine that is of no use; the supervisor then starts a new one."""
+        self.on_line(LogLine("error", why))
+        if self.process is not None:
+            kill_group(self.process.pid)
+
+    async def until_ready(self) -> None:
+        """Return once the engine answers and is a router."""
+        assert self.client is not None
+        while True:
+            with contextlib.suppress(EngineUnavailable, EngineFailed):
+                await self.client.text("/health", timeout=2)
+                break
+            await asyncio.sleep(0.05)
+        await self.check_role()
+
+    async def check_role(self) -> None:
+        """Raise EngineFailed unless the engine is a router that takes our key."""
+        assert self.client is not None
+        props = await self.client.json("/props")
+        if props.get("role") != "router":
+            raise EngineFailed(f"{self.url} is a llama-server for a single model: start it without -m and -hf")
+        if self.program is not None and self.program.kind == "remote":
+            build = props.get("build_info")
+            self.facts = ProgramFacts(str(build)[:100] if build else None, None)
+
+    async def follow(self) -> None:
+        """Take in the engine's events until the stream ends."""
+        assert self.client is not None
+        async with self.client.open("GET", "/models/sse") as response:
+            await self.resync()
+            if self.restore:
+                wanted, self.restore = self.restore, []
+                self.tasks = [task for task in self.tasks if not task.done()]
+                self.tasks.append(self.dash.spawn(self.load_all(wanted), "loading models again"))
+            async for event in stream_events(response):
+                self.states.on_event(event)
+                if event.get("event") == "models_reload":
+                    await self.resync()
+                elif event.get("event") == "status_change":
+                    self.measure(self.states.state(str(event.get("model"))))
+        raise EngineUnavailable("the engine closed the connection")
+
+    def measure(self, state: ModelState) -> None:
+        """Find the process of a model that was just loaded, and its memory where its log does not say."""
+        if state.status != "loaded" or "pid" in state.runtime or self.process is None or state.port is None:
+            return
+        with contextlib.suppress(psutil.Error):
+            for child in psutil.Process(self.process.pid).children():
+                if str(state.port) in child.cmdline():
+                    state.runtime["pid"] = child.pid
+                    state.runtime.setdefault("memory", child.memory_info().rss)
+                    self.states.mark(state)
+
+    async def resync(self) -> None:
+        """Take over the state of every model from the engine's list."""
+        assert self.client is not None
+        for _ in range(3):
+            before = self.states.events
+            listed = await self.client.models()
+            if before == self.states.events:  # else the list may be older than what an event said
+                break
+        self.states.on_list(listed)
+        others = [item["id"] for item in listed if item.get("id") not in self.known]
+        remote = self.program is not None and self.program.kind == "remote"
+        self.warn("others", f"this engine also has {len(others)} models that are not in the library: "
+                  + ", ".join(map(str, others[:5])) if remote and others else None)
+        self.touch()
+
+    async def load_all(self, wanted: list[str]) -> None:
+        """Load models that were loaded before, one after the other."""
+        for name in wanted:
+            try:
+                await self.load(name)
+            except (EngineUnavailable, EngineFailed, NotFound) as problem:
+                log.warning("%s could not be loaded: %s", name, problem)
+
+    async def watch_health(self, process: asyncio.subprocess.Process) -> None:
+        """Kill an engine that hangs: one that neither answers nor writes nor computes. One that works is let be."""
+        assert self.client is not None
+        alive, used = time.monotonic(), 0.0
+        while True:
+            await asyncio.sleep(HEALTH_INTERVAL)
+            try:
+                await self.client.text("/health", timeout=HEALTH_TIMEOUT)
+                alive = time.monotonic()
+            except (EngineUnavailable, EngineFailed):
+                total = processor_time(process.pid)
+                worked, used = total - used > IDLE_CPU, total
+                alive = time.monotonic() if worked else max(alive, self.last_output)
+            if time.monotonic() - alive > HUNG_AFTER:
+                return await self.abandon(f"it did not answer for {HUNG_AFTER:.0f} s and is restarted")
+
+    async def read_log(self, stream: asyncio.StreamReader) -> None:
+        """Read the engine's output in blocks until it ends."""
+        lines, second, count = LineSplitter(), 0, 0
+        while block := await stream.read(LOG_BLOCK):
+            self.last_output = time.monotonic()
+            if int(self.last_output) != second:
+                second, count = int(self.last_output), 0
+            for line in lines.feed(block):
+                count += 1
+                if count <= MAX_LINE_RATE or TELLING.search(line):
+                    self.on_line(parse_line(line))
+                else:
+                    self.flood.hold(SOURCE_ENGINE)
+                if count % YIELD_LINES == 0:
+                    await asyncio.sleep(0)  # a flood must not hold up everyone else
+            if self.flood.held:
+                self.stale.set()
+        if lines.partial:
+            self.on_line(parse_line(lines.partial))
+
+    def on_line(self, line: LogLine) -> None:
+        """Learn from one line of the engine's output, and pass it on to the journal."""
+        source = self.states.on_line(line) or SOURCE_ENGINE
+        if not line.text or line.data is not None:
+            return
+        if not line.text.startswith("srv          load:   "):
+            self.lines.append(line)
+        if self.flood.allows(source, time.monotonic()):
+            noise = HARMLESS.search(line.text) or (line.level == "info" and NOISE.search(line.text))
+            self.dash.journal.add("debug" if noise else line.level, source, line.text)
+
+    # Presets
+
+    def preset_file(self) -> Path:
+        """The preset file that the engine reads."""
+        return (Path(self.dash.config.data_dir) / "models.ini").absolute()
+
+    def rendered(self) -> str:
+        """The preset file as it should be now; what had to be left out becomes a warning."""
+        config, options = self.dash.engine_config(), self.facts.options
+        models = self.dash.db.models()
+        self.known = {row["id"] for row in models}
+        internal: Json = {"sleep-idle-seconds": config["sleep_idle_seconds"]}
+        if options is not None and "log-jsonl" in options:
+            internal["log-jsonl"] = True  # the only way to learn a model's exact memory
+        foreign: set[str] = set()
+
+        def omit(key: str) -> bool:
+            if options is not None and key not in options and key not in ("model", *ROUTER_KEYS):
+                foreign.add(key)
+            return key in foreign or key == "load-on-startup"
+
+        ini = render_presets(models, config["defaults"], internal=internal, omit=omit)
+        left_out = [f"{row['id']}: {problem}" for row in models
+                    if not row.get("missing") and (problem := preset_problem(row))]
+        self.warn("presets", "; ".join(left_out)[:1000] or None)
+        self.warn("options", "this llama-server does not know, and so does not get: "
+                  + ", ".join(sorted(foreign)) if foreign else None)
+        return ini
+
+    async def write_presets(self) -> tuple[str | None, str]:
+        """Write the preset file if it is out of date. Returns its text before and now."""
+        ini, file = self.rendered(), self.preset_file()
+        before = None
+        with contextlib.suppress(OSError, UnicodeDecodeError):
+            before = await asyncio.to_thread(file.read_text, "utf-8")
+        if before != ini:
+            await asyncio.to_thread(write_privately, file, ini)
+        return before, ini
+
+    async def apply_presets(self) -> None:
+        """Bring the engine's preset file up to date, and make a running engine read it.
+
+        A running model whose section changed leaves memory. Where the engine refuses the file, the former one
+        is put back and EngineFailed says what the engine said.
+        """
+        async with self.applying:
+            before, now = await self.write_presets()
+            local = self.program is not None and self.program.kind != "remote"
+            if self.client is None or self.status != "running" or not local or self.given == now:
+                return
+            affected = self.expect_reload(self.given, now)
+            try:
+                await self.client.models(reload=True)
+            except EngineFailed:
+                for state in affected:
+                    state.leaving = None
+                if before is not None:
+                    await asyncio.to_thread(write_privately, self.preset_file(), before)
+                raise
+            self.given = now
+            await self.resync()
+
+    def expect_reload(self, before: str, now: str) -> list[ModelState]:
+        """The running models that a reload will unload, marked with the reason."""
+        old, new = effective_presets(before), effective_presets(now)
+        affected = [self.states.state(name) for name in self.states.running() if old.get(name) != new.get(name)]
+        for state in affected:
+            state.leaving = "configuration changed"
+        return affected
+
+    # Models
+
+    async def ready_client(self) -> EngineClient:
+        """The client of the running engine; waits for one that is starting, else EngineUnavailable."""
+        if self.status in ("starting", "crashed"):
+            await self.until(lambda: self.status not in ("starting", "crashed"), ENGINE_TIMEOUT)
+        if self.status != "running" or self.client is None:
+            raise EngineUnavailable(self.missing_reason() if self.status == "missing"
+                                    else "the engine is not running: start it first")
+        return self.client
+
+    async def load(self, model_id: str) -> None:
+        """Load a model; returns as soon as that is under way, raises if the engine refuses at once."""
+        model = self.dash.db.get_model(model_id)
+        if model.get("missing"):
+            raise NotFound(f"the file of {model_id} is gone: {model['path']}")
+        if problem := preset_problem(model):
+            raise EngineFailed(problem)
+        await self.ready_client()
+        state = self.states.state(model_id)
+        if state.status in RUNNING and not state.leaving:
+            return
+        request = self.dash.spawn(self.request_load(state), f"loading {model_id}")
+        done, _ = await asyncio.wait({request}, timeout=LOAD_ANSWER_TIME)
+        if done and (refusal := request.result()):
+            raise refusal
+
+    async def request_load(self, state: ModelState) -> EngineFailed | EngineUnavailable | None:
+        """Ask the engine to load a model. Returns its refusal, which the model then shows as well."""
+        try:
+            client = await self.ready_client()
+            if state.leaving and state.status in RUNNING:  # still on its way out
+                await self.until(lambda: state.status not in RUNNING, RELOAD_TIMEOUT)
+            self.states.on_status(state, "loading", {})
+            try:
+                await client.json("/models/load", {"model": state.id}, timeout=RELOAD_TIMEOUT)
+            except EngineFailed as refusal:
+                if refusal.details.get("status") != 404:
+                    raise
+                await client.models(reload=True)  # it does not know the model yet
+                await client.json("/models/load", {"model": state.id}, timeout=RELOAD_TIMEOUT)
+        except (EngineFailed, EngineUnavailable) as refusal:
+            return await self.refused(state, refusal)
+        return None
+
+    async def refused(self, state: ModelState, refusal: EngineFailed | EngineUnavailable,
+                      ) -> EngineFailed | EngineUnavailable | None:
+        """What becomes of a load that the engine refused; None if the model is loaded nevertheless."""
+        if "already running" in str(refusal):
+            with contextlib.suppress(EngineFailed, EngineUnavailable):
+                await self.resync()
+            return None
+        if "limit reached" in str(refusal):
+            refusal = EngineFailed("every loaded model is busy: wait for an answer to end, unload one, or raise "
+                                   "the number of models at once")
+        if state.status == "loading":
+            state.status, state.error, state.progress, state.stage = "failed", str(refusal), None, None
+            self.states.mark(state)
+        return refusal
+
+    async def unload(self, model_id: str) -> None:
+        """Take a model out of memory, also while it loads; returns as soon as that is under way."""
+        client = await self.ready_client()
+        state = self.states.state(model_id)
+        if state.status not in RUNNING:
+            return
+        state.leaving = state.leaving or "user"
+        try:
+            await client.json("/models/unload", {"model": model_id})
+        except EngineFailed:  # it is already out
+            await self.resync()
+
+    async def counters(self) -> Json:
+        """What the running models do at the moment, for the sampler; null where there is no engine.
+
+        Rates are tokens per second since the call before. A model that sleeps is neither asked nor woken.
+        """
+        names = ("requests_processing", "requests_deferred", "prompt_tokens_per_second",
+                 "generated_tokens_per_second", "active_models")
+        client = self.client
+        if self.status != "running" or client is None:
+            return dict.fromkeys(names)
+        loaded = [state.id for state in self.states.all.values() if state.status == "loaded"]
+        answers = await asyncio.gather(*map(client.metrics, loaded), return_exceptions=True)
+        totals = dict.fromkeys(names, 0.0)
+        for name, answer in zip(loaded, answers, strict=True):
+            if isinstance(answer, dict):
+                self.add_counters(totals, name, answer)
+        self.samples = {name: sample for name, sample in self.samples.items() if name in loaded}
+        live = self.states.live_speed()
+        if live is not None:
+            totals["generated_tokens_per_second"] = live
+        return {**{name: round(value, 2) for name, value in totals.items()},
+                "requests_processing": round(totals["requests_processing"]),
+                "requests_deferred": round(totals["requests_deferred"]), "active_models": len(loaded)}
+
+    def add_counters(self, totals: dict[str, float], name: str, counters: dict[str, float]) -> None:
+        """Add one model's counters and, from the difference to the last ones, its rates to `totals`."""
+        now = time.monotonic()
+        then, before = self.samples.get(name, (now, counters))
+        self.samples[name] = (now, counters)
+        for key in ("requests_processing", "requests_deferred"):
+            totals[key] += counters.get(key, 0)
+        rates = {"prompt_tokens_per_second": ("prompt_tokens_total", "prompt_seconds_total"),
+                 "generated_tokens_per_second": ("tokens_predicted_total", "tokens_predicted_seconds_total")}
+        for rate, (tokens, seconds) in rates.items():
+            gained = counters.get(tokens, 0) - before.get(tokens, 0)
+            busy = counters.get(seconds, 0) - before.get(seconds, 0)
+            if gained > 0 and now > then:  # less than before: a new process counts from 0
+                totals[rate] += gained / max(now - then, busy)  # a long answer is counted when it ends
+
+    def client_gone(self, client_id: str) -> None:
+        """A client went away, and its chats with it."""
+        self.chats.client_gone(client_id)
+
+
+async def cancelled(tasks: Iterable[asyncio.Future[Any]]) -> None:
+    """Cancel `tasks` and wait until they are over."""
+    tasks = list(tasks)
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach a server on `host`."""
+    return host in ("localhost", "::1") or host.startswith("127.")
+
+
+def processor_time(pid: int) -> float:
+    """Seconds of processor time that a process and its children have used."""
+    total = 0.0
+    with contextlib.suppress(psutil.Error):
+        leader = psutil.Process(pid)
+        for process in [leader, *leader.children(recursive=True)]:
+            with contextlib.suppress(psutil.Error):
+                times = process.cpu_times()
+                total += times.user + times.system
+    return total
+
+
+# -- Chat and benchmarks -------------------------------------------------------------------------
+
+DELTA_INTERVAL = 0.04  # s; text is sent in pieces of so much time, not token by token
+MAX_CHATS = 4  # at the same time, for each client
+MAX_CHAT_TEXT = 900_000  # characters of all messages together; a request has at most 1 MB
+MAX_MESSAGES = 1000
+IMAGE = re.compile(r"data:image/(?:png|jpeg|webp|gif|bmp);base64,([A-Za-z0-9+/]+=*)")
+CHAT_NUMBERS: dict[str, tuple[type, float, float]] = {
+    "temperature": (float, 0, 5), "top_k": (int, 0, 100_000), "top_p": (float, 0, 1), "min_p": (float, 0, 1),
+    "typical_p": (float, 0, 1), "repeat_penalty": (float, 0, 10), "repeat_last_n": (int, -1, 16_777_216),
+    "presence_penalty": (float, -10, 10), "frequency_penalty": (float, -10, 10), "seed": (int, -1, 2**32 - 1),
+    "max_tokens": (int, 1, 16_777_216)}
+
+
+def validated_messages(messages: list[Json]) -> list[Json]:
+    """`messages` if each has a known role and a text, or text and images; InvalidRequest names the wrong one."""
+    if not 1 <= len(messages) <= MAX_MESSAGES:
+        raise InvalidRequest(f"messages must have 1 to {MAX_MESSAGES} items", field="messages")
+    accepted = []
+    for at, message in enumerate(messages):
+        where = f"messages.{at}"
+        if set(message) != {"role", "content"} or message["role"] not in ("system", "user", "assistant"):
+            raise InvalidRequest("a message has a role (system, user or assistant) and a content", field=where)
+        accepted.append({"role": message["role"], "content": validated_content(message["content"], where)})
+    size = sum(len(item["content"]) for item in accepted if isinstance(item["content"], str))
+    if size > MAX_CHAT_TEXT:
+        raise InvalidRequest("the messages are too long", field="messages")
+    return accepted
+
+
+def validated_content(content: Any, where: str) -> Any:
+    """A message's content: a text, or a list of texts and images within the message itself."""
+    if isinstance(content, str) and encodable(content):
+        return content
+    if not isinstance(content, list) or not 1 <= len(content) <= 32:
+        raise InvalidRequest("content must be a text or a list of parts", field=f"{where}.content")
+    return [validated_part(part, f"{where}.content.{at}") for at, part in enumerate(content)]
+
+
+def validated_part(part: Any, where: str) -> Json:
+    """One part of a message. An image is given as data: an address would make the engine fetch it."""
+    kind = part.get("type") if isinstance(part, dict) else None
+    if kind == "text" and isinstance(part.get("text"), str) and encodable(part["text"]):
+        return {"type": "text", "text": part["text"]}
+    image = part.get("image_url") if kind == "image_url" else None
+    url = image.get("url") if isinstance(image, dict) else None
+    if isinstance(url, str) and (found := IMAGE.fullmatch(url)):
+        with contextlib.suppress(binascii.Error):
+            base64.b64decode(found[1], validate=True)
+            return {"type": "image_url", "image_url": {"url": url}}
+    raise InvalidRequest("a part is a text, or an image as data:image/…;base64,…", field=where)
+
+
+def validated_sampling(parameters: Json) -> Json:
+    """The sampling parameters of a chat that are known and acceptable; InvalidRequest names the wrong one."""
+    accepted: Json = {}
+    for key, value in parameters.items():
+        at = f"parameters.{key}" if re.fullmatch(r"\w{1,40}", key) else "parameters"
+        if value is None:
+            continue
+        if key == "thinking" and type(value) is bool:
+            accepted["chat_template_kwargs"] = {"enable_thinking": value}
+        elif key == "stop" and isinstance(value, list) and len(value) <= 8 and all(
+                isinstance(item, str) and 0 < len(item) <= 100 and encodable(item) for item in value):
+            accepted["stop"] = value
+        elif key in CHAT_NUMBERS:
+            kind, low, high = CHAT_NUMBERS[key]
+            right = type(value) is int or (kind is float and type(value) is float)
+            if not right or not low <= value <= high:
+                raise InvalidRequest(f"{key} must be a number from {low:.15g} to {high:.15g}", field=at)
+            accepted[key] = value
+        else:
+            raise InvalidRequest("this is not a parameter of a chat, or not of the right type", field=at)
+    return accepted
+
+
+@dataclass
+class Chat:
+    """One answer under way, and what has come of it so far."""
+    id: str
+    client: str
+    model: str
+    content: list[str] = field(default_factory=list)  # not yet sent
+    reasoning: list[str] = field(default_factory=list)
+    begun: float = field(default_factory=time.monotonic)
+    first: float | None = None  # when the first token came
+    finish_reason: str | None = None
+    timings: Json = field(default_factory=dict)
+    flushing: asyncio.Task[Any] | None = None
+    task: asyncio.Task[Any] | None = None
+
+    def outcome(self) -> Json:
+        """What `chat:done` says."""
+        timing = self.timings.get
+        cached = int(timing("cache_n") or 0)
+        first = round((self.first - self.begun) * 1000) if self.first is not None else None
+        return {"chatId": self.id, "finish_reason": self.finish_reason or "stop",
+                "prompt_tokens": cached + int(timing("prompt_n") or 0), "cached_tokens": cached,
+                "generated_tokens": int(timing("predicted_n") or 0),
+                "prompt_per_second": finite_rate(timing("prompt_per_second")),
+                "generated_per_second": finite_rate(timing("predicted_per_second")), "time_to_first_token": first}
+
+
+def finite_rate(value: Any) -> float | None:
+    """`value` as a rate with two decimals, or None where it is no finite_rate number."""
+    return round(float(value), 2) if isinstance(value, int | float) and math.isfinite(value) else None
+
+
+class Chats:
+    """The answers under way. Each streams to the one client that asked, and ends with it."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self.all: dict[str, Chat] = {}
+
+    def start(self, client: str, model: str, messages: list[Json], parameters: Json) -> str:
+        """Begin an answer; returns its id. Everything else arrives as chat:* events."""
+        if sum(chat.client == client for chat in self.all.values()) >= MAX_CHATS:
+            raise RateLimited(f"at most {MAX_CHATS} answers at a time: wait for one, or stop it")
+        chat = Chat(secrets.token_urlsafe(12), client, model)
+        body = {**validated_sampling(parameters), "model": model, "messages": validated_messages(messages),
+                "stream": True, "timings_per_token": True, "return_progress": True}
+        self.all[chat.id] = chat
+        chat.task = self.engine.dash.spawn(self.run(chat, body), f"chat {chat.id}")
+        chat.task.add_done_callback(lambda _: self.all.pop(chat.id, None))
+        return chat.id
+
+    def cancel(self, client: str, chat_id: str) -> bool:
+        """Stop an answer of this client; whether there was one."""
+        chat = self.all.get(chat_id)
+        if chat is None or chat.client != client or chat.task is None:
+            return False
+        chat.task.cancel()  # closes the connection, which frees the slot
+        return True
+
+    def client_gone(self, client: str) -> None:
+        """Stop every answer of a client that is no longer there."""
+        for chat in list(self.all.values()):
+            if chat.client == client:
+                self.cancel(client, chat.id)
+
+    def close(self) -> None:
+        """Stop every answer."""
+        for chat in list(self.all.values()):
+            self.cancel(chat.client, chat.id)
+
+    async def run(self, chat: Chat, body: Json) -> None:
+        """One answer, from the request to chat:done or chat:error."""
+        try:
+            await self.stream(chat, body)
+            await self.flush(chat)
+            await self.send(chat, "chat:done", chat.outcome())
+            self.record(chat)
+        except asyncio.CancelledError:
+            chat.finish_reason = "cancelled"
+            with contextlib.suppress(asyncio.CancelledError):
+                await self.flush(chat)
+                await self.send(chat, "chat:done", chat.outcome())
+            raise
+        except (EngineUnavailable, EngineFailed) as problem:
+            await self.flush(chat)
+            state = self.engine.states.state(chat.model)
+            # why a load failed is known a moment after the refusal
+            await self.engine.until(lambda: state.status != "loading", 2 * SETTLE_TIME)
+            why = state.error if state.status == "failed" and state.error else str(problem)
+            await self.send(chat, "chat:error", {"chatId": chat.id, "code": problem.code, "message": why})
+
+    async def stream(self, chat: Chat, body: Json) -> None:
+        """Ask the engine, which loads the model if need be, and take in what it answers."""
+        client = await self.engine.ready_client()
+        watcher = asyncio.ensure_future(self.report_loading(chat))
+        try:
+            async with client.open("POST", "/v1/chat/completions?autoload=true", body) as response:
+                watcher.cancel()
+                async for event in stream_events(response):
+                    await self.on_event(chat, event)
+        finally:
+            await cancelled([watcher])
+        if not chat.finish_reason:
+            raise EngineFailed("the engine ended the answer before it was complete")
+
+    async def report_loading(self, chat: Chat) -> None:
+        """Tell the client how far its model is loaded."""
+        state, told = self.engine.states.state(chat.model), None
+        while True:
+            if state.status == "loading":
+                chat.begun = time.monotonic()  # time to first token counts from when the model is there
+                if told != state.progress:
+                    told = state.progress
+                    await self.send(chat, "chat:progress",
+                                    {"chatId": chat.id, "stage": "loading", "progress": told})
+            await asyncio.sleep(PUBLISH_INTERVAL)
+
+    async def on_event(self, chat: Chat, event: Json) -> None:
+        """Take in one piece of the answer."""
+        if "error" in event:
+            raise engine_refusal(500, json.dumps(event).encode())
+        if isinstance(event.get("timings"), dict):
+            chat.timings = event["timings"]
+        progress = event.get("prompt_progress")
+        if isinstance(progress, dict) and progress.get("total"):
+            await self.send(chat, "chat:progress", {"chatId": chat.id, "stage": "prompt",
+                                                    "progress": progress.get("processed", 0) / progress["total"]})
+        for item in event.get("choices") or []:
+            chat.finish_reason = item.get("finish_reason") or chat.finish_reason
+            delta = item.get("delta") or {}
+            chat.content += [delta["content"]] if delta.get("content") else []
+            chat.reasoning += [delta["reasoning_content"]] if delta.get("reasoning_content") else []
+        if chat.content or chat.reasoning:
+            chat.first = chat.first or time.monotonic()
+            if chat.flushing is None or chat.flushing.done():
+                chat.flushing = asyncio.ensure_future(self.flush_soon(chat))
+
+    async def flush_soon(self, chat: Chat) -> None:
+        """Send what has come, together with what comes in the next moment."""
+        await asyncio.sleep(DELTA_INTERVAL)
+        await self.flush(chat)
+
+    async def flush(self, chat: Chat) -> None:
+        """Send the text that has come since the last time."""
+        content, reasoning = "".join(chat.content), "".join(chat.reasoning)
+        chat.content.clear()
+        chat.reasoning.clear()
+        delta = {**({"content": content} if content else {}), **({"reasoning": reasoning} if reasoning else {})}
+        if delta:
+            await self.send(chat, "chat:delta", {"chatId": chat.id, **delta})
+
+    async def send(self, chat: Chat, event: str, data: Json) -> None:
+        """Send one event to the client that asked."""
+        await self.engine.dash.send(chat.client, event, data)
+
+    def record(self, chat: Chat) -> None:
+        """Note the request where the engine's log cannot be read: it runs elsewhere."""
+        program = self.engine.program
+        if program is not None and program.kind == "remote":
+            outcome = chat.outcome()
+            kept = ("prompt_tokens", "cached_tokens", "generated_tokens", "prompt_per_second", "generated_per_second")
+            duration = (chat.timings.get("prompt_ms") or 0) + (chat.timings.get("predicted_ms") or 0)
+            self.engine.states.finished.append({"timestamp": now_ms(), "model": chat.model,
+                                                **{key: outcome[key] for key in kept}, "duration": round(duration)})
+            self.engine.touch()
+
+
+async def run_benchmark(dash: Dash, id: str, prompt_tokens: int, generate_tokens: int, repetitions: int) -> Json:
+    """Measure a model `repetitions` times and store the result; progress is broadcast after each time."""
+    client = await dash.engine.ready_client()
+    draw = secrets.SystemRandom()
+    runs = []
+    for done in range(repetitions):
+        await dash.broadcast("models:benchmark", {"id": id, "done": done, "total": repetitions})
+        body = {"model": id, "prompt": [draw.randrange(100, 1000) for _ in range(prompt_tokens)],
+                "n_predict": generate_tokens, "ignore_eos": True, "cache_prompt": False, "temperature": 0}
+        answer = await client.json("/completion?autoload=true", body, timeout=None)
+        timings = answer.get("timings")
+        if not isinstance(timings, dict) or not timings.get("predicted_per_second"):
+            raise EngineFailed("the engine does not say how long it took")
+        runs.append(timings)
+    row = {"model": id, "prompt_tokens": int(runs[0]["prompt_n"]), "generate_tokens": int(runs[0]["predicted_n"]),
+           "repetitions": repetitions, "timestamp": now_ms()}
+    for name, key in (("prompt", "prompt_per_second"), ("generated", "predicted_per_second")):
+        speeds = [float(run[key]) for run in runs]
+        row[f"{name}_per_second"] = round(statistics.fmean(speeds), 2)
+        row[f"{name}_deviation"] = round(statistics.stdev(speeds), 2) if len(speeds) > 1 else 0.0
+    benchmark: Json = dash.db.add_benchmark(row)
+    await dash.broadcast("models:benchmark", {"id": id, "done": repetitions, "total": repetitions,
+                                              "benchmark": benchmark})
+    return benchmark
+
+
+# -- Handlers: engine ----------------------------------------------------------------------------
+
+@on("engine:status", error="GET_ENGINE_FAILED")
+async def engine_status(dash: Dash) -> Json:
+    """The engine's record."""
+    return {"engine": dash.engine.snapshot()}
+
+
+@on("engine:start", error="START_ENGINE_FAILED")
+async def engine_start(dash: Dash) -> Json:
+    """Start the engine; returns when that is under way."""
+    await dash.engine.start()
+    return {"engine": dash.engine.snapshot()}
+
+
+@on("engine:stop", error="STOP_ENGINE_FAILED")
+async def engine_stop(dash: Dash) -> Json:
+    """Stop the engine; returns when it has stopped."""
+    await dash.engine.stop()
+    return {"engine": dash.engine.snapshot()}
+
+
+@on("engine:restart", error="RESTART_ENGINE_FAILED")
+async def engine_restart(dash: Dash) -> Json:
+    """Stop the engine and start it with the present configuration; loaded models are loaded again."""
+    await dash.engine.restart()
+    return {"engine": dash.engine.snapshot()}
+
+
+@on("models:load", error="LOAD_MODEL_FAILED")
+async def models_load(dash: Dash, *, id: ModelId) -> Json:
+    """Load a model; returns when that is under way."""
+    await dash.engine.load(id)
+    return {"model": dash.model(id)}
+
+
+@on("models:unload", error="UNLOAD_MODEL_FAILED")
+async def models_unload(dash: Dash, *, id: ModelId) -> Json:
+    """Take a model out of memory, or cancel its loading; returns when that is under way."""
+    dash.db.get_model(id)
+    await dash.engine.unload(id)
+    return {"model": dash.model(id)}
+
+
+@on("models:benchmark", error="BENCHMARK_MODEL_FAILED")
+async def models_benchmark(dash: Dash, *, id: ModelId, promptTokens: Annotated[int, Range(1, 131_072)] = 512,  # noqa: N803
+                           generateTokens: Annotated[int, Range(1, 8192)] = 128,  # noqa: N803
+                           repetitions: Annotated[int, Range(1, 20)] = 3) -> Json:
+    """Measure the speed of a model, which is loaded if need be."""
+    dash.db.get_model(id)
+    return {"benchmark": await run_benchmark(dash, id, promptTokens, generateTokens, repetitions)}
+
+
+# -- Handlers: presets ---------------------------------------------------------------------------
+
+@on("presets:export", error="EXPORT_PRESETS_FAILED")
+async def presets_export(dash: Dash) -> Json:
+    """All models and their parameters as a preset file for llama-server --models-preset."""
+    return {"ini": render_presets(dash.db.models(), dash.engine_config()["defaults"])}
+
+
+@on("presets:import", error="IMPORT_PRESETS_FAILED")
+async def presets_import(dash: Dash, *, ini: Annotated[str, Length(0, 262_144)],
+                         dryRun: bool = False) -> Json:  # noqa: N803
+    """Take over the parameters in a preset file for the models it names, or only say what would change."""
+    changes, warnings = preset_changes(dash.db.models(), parse_presets(ini), dash.folders())
+    if not dryRun:
+        for change in changes:
+            row = dash.db.get_model(change["id"])
+            new = {key: value for key, (_, value) in change["parameters"].items()}
+            dash.db.update_model(row["id"], row["revision"], {"parameters": {**row["parameters"], **new}})
+        await dash.engine.apply_presets()
+        for change in changes:
+            await dash.broadcast("models:updated", {"model": dash.model(change["id"])})
+    return {"changes": changes, "warnings": warnings}
+
+
+def preset_changes(models: list[Json], sections: dict[str, dict[str, str]],
+                   folders: list[Path]) -> tuple[list[Json], list[str]]:
+    """What importing `sections` changes: `[{id, name, parameters: {key: [old, new]}}]`, and what it leaves out."""
+    by_name = {key: model for model in models for key in (model["path"], model["id"])}
+    changes, warnings = [], []
+    for name, values in sections.items():
+        if name in ("*", "", "default"):
+            warnings += [f"[{name}]: the defaults of all models are set in the configuration"] if values else []
+            continue
+        model = by_name.get(name) or by_name.get(values.get("model") or values.get("m") or "")
+        if model is None:
+            warnings.append(f"[{name}]: there is no such model in the library")
+            continue
+        new, refused = imported_parameters(values, folders)
+        warnings += [f"[{name}] {problem}" for problem in refused]
+        old = model.get("parameters") or {}
+        changed = {key: [old.get(key), value] for key, value in new.items()
+                   if old.get(key) != value and not (key == "mmproj" and value == model.get("projector"))}
+        if changed:
+            changes.append({"id": model["id"], "name": model["name"], "parameters": changed})
+    return changes, warnings
+
+
+# -- Handlers: chat ------------------------------------------------------------------------------
+
+@on("chat:send", error="SEND_CHAT_FAILED")
+async def chat_send(dash: Dash, client: Client, *, model: ModelId, messages: list[dict[str, Any]],
+                    parameters: dict[str, Any] = {}) -> Json:  # noqa: B006  (never changed)
+    """Begin an answer; it arrives as chat:progress, chat:delta and then chat:done or chat:error."""
+    row = dash.db.get_model(model)
+    if row.get("missing"):
+        raise NotFound(f"the file of {model} is gone: {row['path']}")
+    return {"chatId": dash.engine.chats.start(client.id, model, messages, parameters)}
+
+
+@on("chat:cancel", error="CANCEL_CHAT_FAILED")
+async def chat_cancel(dash: Dash, client: Client, *, chatId: Annotated[str, Length(1, 64)]) -> Json:  # noqa: N803
+    """Stop an answer, which frees its slot."""
+    return {"chatId": chatId, "cancelled": dash.engine.chats.cancel(client.id, chatId)}
+
+
+# -- Embedded engine -----------------------------------------------------------------------------
+#
+# `llamadash.py embedded-engine` speaks llama-server's router API and prints its log lines, so the
+# supervisor needs no other code for it. Each loaded model is a child process of its own: xllamacpp
+# contains llama-server's own code for children, which reports its states as lines on stdout.
+
+EMBEDDED_PACKAGE = "xllamacpp"
+EMBEDDED_SLOTS = 4  # llama-server's own number where `parallel` is not given, with one shared cache
+EMBEDDED_STOP_TIMEOUT = 10  # seconds from the request to exit until a child is killed
+EMBEDDED_BODY = 512 * 2**20  # bytes of a request: base64 images and audio are in it
+EMBEDDED_BLOCK = 64 * 2**10  # bytes read at once from a child or passed on to a client
+EMBEDDED_LINE = 2**20  # bytes of a child's line without an end before it is cut
+EMBEDDED_LISTENER = 1000  # events that wait for a reader of /models/sse before it is dropped
+EMBEDDED_CONNECT = 30  # seconds for a connection to a child; it is on this machine, but may be busy
+CHILD_STATE = b"cmd_child_to_router:state:"  # what llama.cpp's children write before a state
+CHILD_EXIT = b"cmd_router_to_child:exit\n"  # what they end at
+TRUTHY, FALSY = frozenset({"on", "enabled", "true", "1"}), frozenset({"off", "disabled", "false", "0"})
+
+
+def embedded_engine_version() -> str | None:
+    """The installed xllamacpp's version, None where it is not installed."""
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+        return importlib.metadata.version(EMBEDDED_PACKAGE)
+    return None
+
+
+def truth(text: str) -> bool:
+    """A switch's value as llama-server reads it; ValueError where it is neither on nor off."""
+    if text in TRUTHY or text in FALSY:
+        return text in TRUTHY
+    raise ValueError(f"'{text}' is neither on nor off")
+
+
+def negated(text: str) -> bool:
+    """The value of an attribute that means the opposite of its option."""
+    return not truth(text)
+
+
+def enumerated(kind: str, prefix: str, **names: str) -> Callable[[str], Any]:
+    """A reader of option values that are members of xllamacpp's enumeration `kind`, less `prefix`."""
+    def read(text: str) -> Any:
+        import xllamacpp  # here, because only children need it
+        member = re.sub("[-+]", "_", names.get(text, text).upper())
+        try:
+            return getattr(xllamacpp, kind)[prefix + member]
+        except KeyError:
+            raise ValueError(f"unknown value '{text}'") from None
+    return read
+
+
+def layers(text: str) -> int:
+    """The number of GPU layers: a number, `auto` or `all`."""
+    return {"auto": -1, "all": -2}.get(text) or int(text)
+
+
+def comma_list(kind: Callable[[str], Any], length: int = 0) -> Callable[[str], list[Any]]:
+    """A reader of comma-separated values, filled up with zeros to `length`."""
+    def read(text: str) -> list[Any]:
+        values = [kind(item) for item in text.split(",")]
+        return values + [kind("0") for _ in range(length - len(values))]
+    return read
+
+
+def mebibytes(text: str) -> int:
+    """Bytes of a number of MiB."""
+    return int(text) * 2**20
+
+
+def adapters(text: str) -> list[Any]:
+    """LoRA adapters: `path` or `path:scale`, separated by commas."""
+    import xllamacpp
+    found = []
+    for item in text.split(","):
+        path, _, scale = item.rpartition(":")
+        scaled = bool(path) and re.fullmatch(r"-?[0-9.]+", scale)
+        found.append(xllamacpp.CommonAdapterLoraInfo(path if scaled else item, float(scale) if scaled else 1.0))
+    return found
+
+
+def template_arguments(text: str) -> dict[str, str]:
+    """The chat template's arguments, each as JSON text."""
+    return {key: json.dumps(value) for key, value in json.loads(text).items()}
+
+
+def with_reasoning(options: dict[str, str]) -> dict[str, str]:
+    """`options` with what `reasoning` and `reasoning-effort` say to the chat template."""
+    own = json.loads(options.get("chat-template-kwargs") or "{}")
+    if (switch := options.get("reasoning", "auto")) in TRUTHY | FALSY:
+        own["enable_thinking"] = truth(switch)
+    if (effort := options.get("reasoning-effort", "default")) != "default":
+        own["reasoning_effort"] = effort
+    rest = {key: value for key, value in options.items() if key != "reasoning-effort"}
+    return {**rest, "chat-template-kwargs": json.dumps(own)} if own else rest
+
+
+def sampler_letters(text: str) -> str:
+    """The samplers that llama.cpp's letters stand for."""
+    names = {"d": "dry", "k": "top_k", "y": "typ_p", "p": "top_p", "s": "top_n_sigma", "m": "min_p", "t": "temperature",
+             "x": "xtc", "i": "infill", "e": "penalties", "a": "adaptive_p"}
+    return ";".join(names[letter] for letter in text)
+
+
+def seed(text: str) -> int:
+    """A seed; -1, a random one, is the largest number."""
+    return int(text) % 2**32
+
+
+CACHE_TYPE = enumerated("ggml_type", "GGML_TYPE_")
+REASONING = {"auto": -1, **dict.fromkeys(TRUTHY, 1), **dict.fromkeys(FALSY, 0)}
+# llama-server's option: where CommonParams has it, and how its text is read.
+EMBEDDED_OPTIONS: dict[str, tuple[str, Callable[[str], Any]]] = {
+    "model": ("model.path", str),
+    "mmproj": ("mmproj.path", str),
+    "mmproj-offload": ("mmproj_use_gpu", truth),
+    "mmproj-auto": ("no_mmproj", negated),
+    "image-min-tokens": ("image_min_tokens", int),
+    "image-max-tokens": ("image_max_tokens", int),
+    "alias": ("model_alias", lambda text: set(text.split(","))),
+    "host": ("hostnames", lambda text: text.split(",")),
+    "port": ("port", int),
+    "ctx-size": ("n_ctx", int),
+    "predict": ("n_predict", int),
+    "batch-size": ("n_batch", int),
+    "ubatch-size": ("n_ubatch", int),
+    "keep": ("n_keep", int),
+    "parallel": ("n_parallel", int),
+    "kv-unified": ("kv_unified", truth),
+    "cont-batching": ("cont_batching", truth),
+    "context-shift": ("ctx_shift", truth),
+    "swa-full": ("swa_full", truth),
+    "ctx-checkpoints": ("n_ctx_checkpoints", int),
+    "checkpoint-min-step": ("checkpoint_min_step", int),
+    "cache-ram": ("cache_ram_mib", int),
+    "cache-reuse": ("n_cache_reuse", int),
+    "cache-prompt": ("cache_prompt", truth),
+    "cache-idle-slots": ("cache_idle_slots", truth),
+    "cache-type-k": ("cache_type_k", CACHE_TYPE),
+    "cache-type-v": ("cache_type_v", CACHE_TYPE),
+    "kv-offload": ("no_kv_offload", negated),
+    "op-offload": ("no_op_offload", negated),
+    "repack": ("no_extra_bufts", negated),
+    "no-host": ("no_host", truth),
+    "threads": ("cpuparams.n_threads", int),
+    "threads-batch": ("cpuparams_batch.n_threads", int),
+    "threads-http": ("n_threads_http", int),
+    "prio": ("cpuparams.priority", enumerated("ggml_sched_priority", "GGML_SCHED_PRIO_", **{
+        "-1": "low", "0": "normal", "1": "medium", "2": "high", "3": "realtime"})),
+    "poll": ("cpuparams.poll", int),
+    "numa": ("numa", enumerated("ggml_numa_strategy", "GGML_NUMA_STRATEGY_")),
+    "load-mode": ("load_mode", enumerated("llama_load_mode", "LLAMA_LOAD_MODE_", dio="direct_io")),
+    "lazy-mode": ("lazy_mode", enumerated("llama_lazy_mode", "LLAMA_LAZY_MODE_")),
+    "check-tensors": ("check_tensors", truth),
+    "n-gpu-layers": ("n_gpu_layers", layers),
+    "split-mode": ("split_mode", enumerated("llama_split_mode", "LLAMA_SPLIT_MODE_")),
+    "tensor-split": ("tensor_split", comma_list(float, 128)),
+    "main-gpu": ("main_gpu", int),
+    "override-tensor": ("tensor_buft_overrides", str),
+    "flash-attn": ("flash_attn_type", enumerated("llama_flash_attn_type", "LLAMA_FLASH_ATTN_TYPE_", **{
+        **dict.fromkeys(TRUTHY, "enabled"), **dict.fromkeys(FALSY, "disabled")})),
+    "fit": ("fit_params", truth),
+    "fit-target": ("fit_params_target", comma_list(mebibytes)),
+    "fit-ctx": ("fit_params_min_ctx", int),
+    "rope-scaling": ("rope_scaling_type", enumerated("llama_rope_scaling_type", "LLAMA_ROPE_SCALING_TYPE_")),
+    "rope-scale": ("rope_freq_scale", lambda text: 1 / float(text)),
+    "rope-freq-base": ("rope_freq_base", float),
+    "rope-freq-scale": ("rope_freq_scale", float),
+    "yarn-orig-ctx": ("yarn_orig_ctx", int),
+    "yarn-ext-factor": ("yarn_ext_factor", float),
+    "yarn-attn-factor": ("yarn_attn_factor", float),
+    "yarn-beta-slow": ("yarn_beta_slow", float),
+    "yarn-beta-fast": ("yarn_beta_fast", float),
+    "lora": ("lora_adapters", adapters),
+    "lora-scaled": ("lora_adapters", adapters),
+    "lora-init-without-apply": ("lora_init_without_apply", truth),
+    "warmup": ("warmup", truth),
+    "escape": ("escape", truth),
+    "special": ("special", truth),
+    "reverse-prompt": ("antiprompt", comma_list(str)),
+    "pooling": ("pooling_type", enumerated("llama_pooling_type", "LLAMA_POOLING_TYPE_")),
+    "embedding": ("embedding", truth),
+    "embd-normalize": ("embd_normalize", int),
+    "jinja": ("use_jinja", truth),
+    "chat-template": ("chat_template", str),
+    "chat-template-file": ("chat_template", lambda text: Path(text).read_text("utf-8")),
+    "chat-template-kwargs": ("default_template_kwargs", template_arguments),
+    "prefill-assistant": ("prefill_assistant", truth),
+    "skip-chat-parsing": ("force_pure_content_parser", truth),
+    "reasoning": ("enable_reasoning", REASONING.__getitem__),
+    "reasoning-format": ("reasoning_format", enumerated("common_reasoning_format", "COMMON_REASONING_FORMAT_")),
+    "reasoning-budget": ("sampling.reasoning_budget_tokens", int),
+    "reasoning-budget-message": ("sampling.reasoning_budget_message", str),
+    "slot-prompt-similarity": ("slot_prompt_similarity", float),
+    "sleep-idle-seconds": ("sleep_idle_seconds", int),
+    "timeout": ("timeout_read", int),
+    "sse-ping-interval": ("sse_ping_interval", int),
+    "metrics": ("endpoint_metrics", truth),
+    "slots": ("endpoint_slots", truth),
+    "props": ("endpoint_props", truth),
+    "verbosity": ("verbosity", int),
+    "offline": ("offline", truth),
+    "perf": ("no_perf", negated),
+    "samplers": ("sampling.samplers", str),
+    "sampling-seq": ("sampling.samplers", sampler_letters),
+    "seed": ("sampling.seed", seed),
+    "ignore-eos": ("sampling.ignore_eos", truth),
+    "temp": ("sampling.temp", float),
+    "top-k": ("sampling.top_k", int),
+    "top-p": ("sampling.top_p", float),
+    "min-p": ("sampling.min_p", float),
+    "typical": ("sampling.typ_p", float),
+    "xtc-probability": ("sampling.xtc_probability", float),
+    "xtc-threshold": ("sampling.xtc_threshold", float),
+    "repeat-last-n": ("sampling.penalty_last_n", int),
+    "repeat-penalty": ("sampling.penalty_repeat", float),
+    "presence-penalty": ("sampling.penalty_present", float),
+    "frequency-penalty": ("sampling.penalty_freq", float),
+    "dry-multiplier": ("sampling.dry_multiplier", float),
+    "dry-base": ("sampling.dry_base", float),
+    "dry-allowed-length": ("sampling.dry_allowed_length", int),
+    "dry-penalty-last-n": ("sampling.dry_penalty_last_n", int),
+    "dynatemp-range": ("sampling.dynatemp_range", float),
+    "dynatemp-exp": ("sampling.dynatemp_exponent", float),
+    "mirostat": ("sampling.mirostat", int),
+    "mirostat-lr": ("sampling.mirostat_eta", float),
+    "mirostat-ent": ("sampling.mirostat_tau", float),
+    "adaptive-target": ("sampling.adaptive_target", float),
+    "adaptive-decay": ("sampling.adaptive_decay", float),
+    "backend-sampling": ("sampling.backend_sampling", truth),
+    "spec-type": ("speculative.types", comma_list(enumerated("common_speculative_type", "COMMON_SPECULATIVE_TYPE_"))),
+    "model-draft": ("speculative.draft.mparams.path", str),
+    "spec-draft-n-max": ("speculative.draft.n_max", int),
+    "spec-draft-n-min": ("speculative.draft.n_min", int),
+    "spec-draft-p-min": ("speculative.draft.p_min", float),
+    "spec-draft-p-split": ("speculative.draft.p_split", float),
+    "spec-draft-threads": ("speculative.draft.cpuparams.n_threads", int),
+    "spec-draft-ngl": ("speculative.draft.n_gpu_layers", layers),
+    "spec-draft-type-k": ("speculative.draft.cache_type_k", CACHE_TYPE),
+    "spec-draft-type-v": ("speculative.draft.cache_type_v", CACHE_TYPE),
+    "spec-ngram-mod-n-min": ("speculative.ngram_mod.n_min", int),
+    "spec-ngram-mod-n-max": ("speculative.ngram_mod.n_max", int),
+    "spec-ngram-mod-n-match": ("speculative.ngram_mod.n_match", int),
+    "spec-ngram-simple-size-n": ("speculative.ngram_simple.size_n", int),
+    "spec-ngram-simple-size-m": ("speculative.ngram_simple.size_m", int),
+    "spec-ngram-simple-min-hits": ("speculative.ngram_simple.min_hits", int),
+}
+# The other names that llama-server knows for them; `!` before one whose meaning is the opposite.
+EMBEDDED_ALIASES = {
+    "m": "model", "mm": "mmproj", "a": "alias", "c": "ctx-size", "n": "predict", "n-predict": "predict",
+    "b": "batch-size", "ub": "ubatch-size", "np": "parallel", "kvu": "kv-unified", "cb": "cont-batching",
+    "swa-checkpoints": "ctx-checkpoints", "ctxcp": "ctx-checkpoints", "cms": "checkpoint-min-step",
+    "cram": "cache-ram", "ctk": "cache-type-k", "ctv": "cache-type-v", "t": "threads", "tb": "threads-batch",
+    "lm": "load-mode", "lzm": "lazy-mode", "ngl": "n-gpu-layers", "gpu-layers": "n-gpu-layers",
+    "sm": "split-mode", "ts": "tensor-split", "mg": "main-gpu", "ot": "override-tensor", "fa": "flash-attn",
+    "fitt": "fit-target", "fitc": "fit-ctx", "e": "escape", "sp": "special", "r": "reverse-prompt",
+    "embeddings": "embedding", "rea": "reasoning", "sps": "slot-prompt-similarity", "to": "timeout",
+    "lv": "verbosity", "log-verbosity": "verbosity", "s": "seed", "sampler-seq": "sampling-seq", "temperature": "temp",
+    "typical-p": "typical", "bs": "backend-sampling", "md": "model-draft", "spec-draft-model": "model-draft",
+    "td": "spec-draft-threads", "threads-draft": "spec-draft-threads", "draft-p-min": "spec-draft-p-min",
+    "draft-p-split": "spec-draft-p-split", "ngld": "spec-draft-ngl", "gpu-layers-draft": "spec-draft-ngl",
+    "n-gpu-layers-draft": "spec-draft-ngl", "ctkd": "spec-draft-type-k", "ctvd": "spec-draft-type-v",
+    "cache-type-k-draft": "spec-draft-type-k", "cache-type-v-draft": "spec-draft-type-v",
+    "nkvo": "!kv-offload", "nr": "!repack", "nocb": "!cont-batching", "no-mmproj": "!mmproj-auto",
+    "rerank": "reranking",
+}
+COMPOSED_OPTIONS = frozenset({"reranking", "reasoning-effort"})  # several attributes, or part of one
+PRESET_ONLY = frozenset({"load-on-startup", "stop-timeout"})
+PRESET_IGNORED = frozenset({"version", "dedup-cache-models", "log-colors", "log-jsonl"})
+
+
+def known_option(name: str, value: str) -> tuple[str, str] | None:
+    """llama-server's main name for option `name`, and its value; None for one not supported here."""
+    main = EMBEDDED_ALIASES.get(name, name)
+    if main not in EMBEDDED_OPTIONS and main.removeprefix("no-") in EMBEDDED_OPTIONS:
+        main = "!" + main.removeprefix("no-")
+    if main.startswith("!"):
+        return main[1:], "off" if value in TRUTHY else "on"
+    return (main, value) if main in {*EMBEDDED_OPTIONS, *COMPOSED_OPTIONS, *PRESET_ONLY} else None
+
+
+# -- Embedded engine: one model's process ---------------------------------------------------------
+
+OPTION_ERRORS = (ValueError, TypeError, KeyError, OverflowError, AssertionError, AttributeError, OSError)
+
+
+def embedded_parameters(options: dict[str, str]) -> Any:
+    """xllamacpp's CommonParams for llama-server's `options`; ValueError names the one that is wrong."""
+    import xllamacpp
+    parameters = xllamacpp.CommonParams()
+    parameters.cors_origins = "http://127.0.0.1"  # no page of a browser is to reach a child
+    options = with_reasoning(options)
+    if truth(options.pop("reranking", "off")):
+        options = {**options, "embedding": "on", "pooling": "rank"}
+    if options.get("parallel", "-1") == "-1":
+        options = {"kv-unified": "on", **options, "parallel": str(EMBEDDED_SLOTS)}
+    for name, text in options.items():
+        path, read = EMBEDDED_OPTIONS[name]
+        *owners, attribute = path.split(".")
+        try:
+            setattr(functools.reduce(getattr, owners, parameters), attribute, read(text))
+        except OPTION_ERRORS as problem:
+            raise ValueError(f"error while handling argument \"--{name}\": {problem}") from problem
+        # A value of the user's own goes before what the model's file recommends.
+        flag = f"COMMON_PARAMS_SAMPLING_CONFIG_{name.upper().replace('-', '_')}"
+        chosen = getattr(xllamacpp.common_params_sampling_config, flag, 0)
+        parameters.sampling.user_sampling_config |= int(chosen)
+    if os.environ.get("LLAMA_API_KEY"):
+        parameters.api_keys = os.environ["LLAMA_API_KEY"].split(",")
+    return parameters
+
+
+def die_with(parent: int) -> None:
+    """End this process when `parent` ends, however that ends, where the system can do that (Linux)."""
+    if sys.platform == "linux":
+        set_parent_death_signal = 1  # PR_SET_PDEATHSIG
+        ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL, 0, 0, 0)
+    if os.name != "nt" and os.getppid() != parent:
+        os._exit(1)  # it ended before we could ask
+
+
+def embedded_child(parent: int, options: dict[str, str]) -> int:
+    """Serve one model until the router says so on standard input (0), or is gone (1).
+
+    Loading holds the interpreter: nothing of ours runs until it is done, so the router kills a child
+    that is to stop before. llama.cpp's own code for children would end the process at the end of its
+    standard input without leaving the server time: it gets a pipe of ours in its place.
+    """
+    die_with(parent)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl+C reaches the whole group: the router decides
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+    os.environ.setdefault("LLAMA_SERVER_ROUTER_PORT", "0")  # makes xllamacpp report its states
+    import xllamacpp
+    try:
+        parameters = embedded_parameters(options)
+    except ValueError as problem:
+        embedded_log("E", "child", str(problem))
+        return 1
+    commands = os.fdopen(os.dup(0), "rb")
+    reading, writing = os.pipe()
+    os.dup2(reading, 0)
+    try:
+        server = xllamacpp.Server(parameters)
+    except RuntimeError as problem:
+        embedded_log("E", "child", f"failed to load the model: {problem}")
+        sys.stderr.flush()
+        os._exit(1)  # threads of the server may still hold its memory
+    asked = any(line == CHILD_EXIT for line in commands)
+    if not asked:
+        os._exit(1)
+    os.write(writing, CHILD_EXIT)
+    del server
+    return 0
+
+
+# -- Embedded engine: presets ---------------------------------------------------------------------
+
+def embedded_log(level: str, where: str, message: str) -> None:
+    """One line on standard error as llama-server prints it; `level` is I, W, E or D."""
+    us = time.monotonic_ns() // 1000 - EMBEDDED_START
+    prefix = f"{us // 60_000_000}.{us // 1_000_000 % 60:02}.{us // 1000 % 1000:03}.{us % 1000:03}"
+    with contextlib.suppress(OSError):  # whoever read it is gone
+        print(f"{prefix} {level} srv  {where[:12]:>12}: {message}", file=sys.stderr, flush=True)
+
+
+EMBEDDED_START = time.monotonic_ns() // 1000  # µs; the log counts from here
+
+
+# -- Embedded engine: router ----------------------------------------------------------------------
+
+class RouterError(Exception):
+    """A request that fails as llama-server's would, with an HTTP `status` and an error `type`."""
+    TYPES: ClassVar = {400: "invalid_request_error", 401: "authentication_error", 404: "not_found_error",
+             500: "server_error", 501: "not_supported_error", 503: "unavailable_error"}
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+    def response(self) -> web.Response:
+        """The error as llama-server's JSON."""
+        error = {"code": self.status, "message": str(self), "type": self.TYPES[self.status]}
+        return web.json_response({"error": error}, status=self.status)
+
+
+@dataclass
+class RouterOptions:
+    """What belongs to the router alone; `overrides` are options of models from the command line."""
+    host: str
+    port: int
+    presets: Path | None
+    models_max: int
+    autoload: bool
+    overrides: dict[str, str]
+
+
+@dataclass
+class RoutedModel:
+    """One section of the presets, and its process while it has one."""
+    name: str
+    preset: dict[str, str]
+    status: str = "unloaded"
+    port: int = 0
+    args: list[str] = field(default_factory=list)
+    process: asyncio.subprocess.Process | None = None
+    stopping: bool = False
+    exit_code: int = 0
+    requests: int = 0
+    last_used: float = 0.0
+    info: Json = field(default_factory=dict)
+
+    @property
+    def running(self) -> bool:
+        """Whether it has a process, ready or not."""
+        return self.status != "unloaded"
+
+    @property
+    def ready(self) -> bool:
+        """Whether its process takes requests; a sleeping one wakes up for them."""
+        return self.status in ("loaded", "sleeping") and not self.stopping
+
+    @property
+    def stop_timeout(self) -> int:
+        """Seconds from the request to exit until it is killed."""
+        text = self.preset.get("stop-timeout", "")
+        return int(text) if text.isdecimal() else EMBEDDED_STOP_TIMEOUT
+
+    @property
+    def architecture(self) -> Json:
+        """What it takes and gives: a guess by its options, until the child has told."""
+        images = ["image"] if self.preset.get("mmproj") else []
+        return self.info.get("architecture") or {
+            "input_modalities": ["text", *images], "output_modalities": ["text"]}
+
+    def listed(self) -> Json:
+        """Its entry of `GET /models`."""
+        failed = self.status == "unloaded" and self.exit_code != 0
+        ini = "".join(f"{key} = {value}\n" for key, value in self.preset.items() if key != "alias")
+        status = {"value": self.status, "args": self.args, "preset": f"[{self.name}]\n{ini}\n",
+                  **({"exit_code": self.exit_code, "failed": True} if failed else {})}
+        entry = {"id": self.name, "aliases": self.aliases, "tags": [], "object": "model", "owned_by": "llamacpp",
+                 "created": int(time.time()), "status": status, "architecture": self.architecture,
+                 "source": "preset", "can_remove": False}
+        return {**self.info, **entry} if self.running else entry
+
+    @property
+    def aliases(self) -> list[str]:
+        """Other names that requests may use."""
+        return sorted({item.strip() for item in self.preset.get("alias", "").split(",")} - {""})
+
+    def child_options(self) -> dict[str, str]:
+        """The options of its process."""
+        own = {key: value for key, value in self.preset.items() if key not in PRESET_ONLY}
+        return {**own, "host": "127.0.0.1", "port": str(self.port), "alias": self.name}
+
+
+class EmbeddedRouter:
+    """The models of one preset file, their processes, and the order in which requests get them.
+
+    All of it runs on one event loop: what has no `await` in it cannot be interrupted.
+    """
+
+    def __init__(self, options: RouterOptions) -> None:
+        self.options = options
+        self.models: dict[str, RoutedModel] = {}
+        self.queue: dict[str, int] = {}  # models that requests wait for, first come first, and how many
+        self.listeners: set[asyncio.Queue[bytes | None]] = set()
+        self.changed = asyncio.Event()
+        self.reloading = asyncio.Lock()
+        self.warned: set[str] = set()
+        self.tasks: set[asyncio.Task[None]] = set()
+        self.stopping = False
+        self.client: aiohttp.ClientSession
+
+    # Presets
+
+    def read_presets(self) -> dict[str, dict[str, str]]:
+        """`{model: {option: value}}` of the preset file; ValueError with llama-server's sentence."""
+        if self.options.presets is None:
+            return {}
+        try:
+            sections = parse_presets(self.options.presets.read_bytes().decode())
+        except FileNotFoundError:
+            raise ValueError(f"preset file does not exist: {self.options.presets}") from None
+        except (OSError, ValueError, InvalidRequest) as problem:
+            raise ValueError(f"failed to parse server config file: {self.options.presets}: {problem}") from problem
+        shared = self.known({**sections.pop("", {}), **sections.pop("*", {})})
+        return {name: {**shared, **self.known(section), **self.options.overrides}
+                for name, section in sections.items()}
+
+    def known(self, section: dict[str, str]) -> dict[str, str]:
+        """The options that xllamacpp has, by their main names; each other one is logged once."""
+        options = {}
+        for name, value in section.items():
+            if option := known_option(name, value):
+                options[option[0]] = option[1]
+            elif name not in PRESET_IGNORED and name not in self.warned:
+                self.warned.add(name)
+                embedded_log("W", "load_models", f"the embedded engine has no option '{name}': ignored")
+        return options
+
+    def start(self) -> None:
+        """Read the presets for the first time; ValueError where that fails."""
+        self.models = {name: RoutedModel(name, preset) for name, preset in sorted(self.read_presets().items())}
+        wanted, limit = len(self.startup()), self.options.models_max
+        if 0 < limit < wanted:
+            raise ValueError(f"number of models to load on startup ({wanted}) exceeds models_max ({limit})")
+        embedded_log("I", "load_models", f"Available models ({len(self.models)}): {', '.join(self.models)}")
+
+    def startup(self) -> list[RoutedModel]:
+        """The models to load at the start."""
+        return [model for model in self.models.values() if model.preset.get("load-on-startup") in TRUTHY]
+
+    async def reload(self) -> None:
+        """Read the presets again: unload what changed or is gone, then take the new ones."""
+        async with self.reloading:
+            try:
+                presets = self.read_presets()
+            except ValueError as problem:
+                raise RouterError(500, str(problem)) from problem
+            stale = [model for model in self.models.values()
+                     if model.running and model.preset != presets.get(model.name)]
+            for model in stale:
+                embedded_log("I", "load_models",
+                             f"(reload) unloading model name={model.name} (source updated or removed)")
+                self.unload(model)
+            await self.until(lambda: not any(model.running for model in stale))
+            kept = {name: model for name, model in self.models.items() if name in presets}
+            for name, preset in presets.items():
+                model = kept.setdefault(name, RoutedModel(name, preset))
+                if not model.running:
+                    model.preset, model.exit_code = preset, 0
+            self.models = dict(sorted(kept.items()))
+        self.tell("models_reload", "*")
+        self.touch()
+
+    def find(self, name: Any) -> RoutedModel | None:
+        """The model with this name or alias."""
+        if not isinstance(name, str) or not name:
+            return None
+        return self.models.get(name) or next(
+            (model for model in self.models.values() if name in model.aliases), None)
+
+    # Events
+
+    def touch(self) -> None:
+        """Wake all who wait for a change, and make room for the requests that wait."""
+        self.make_room()
+        self.changed.set()
+        self.changed = asyncio.Event()
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        """Wait for `condition`, which only a change announced by touch can make true."""
+        while not condition():
+            await self.changed.wait()
+
+    def tell(self, event: str, name: str, data: Json | None = None) -> None:
+        """Send an event to the readers of /models/sse; one that does not read is dropped."""
+        message = {"model": name, "event": event, **({} if data is None else {"data": data})}
+        for listener in list(self.listeners):
+            if listener.qsize() >= EMBEDDED_LISTENER:
+                self.listeners.discard(listener)
+                listener.put_nowait(None)
+            else:
+                listener.put_nowait(b"data: " + json.dumps(message).encode() + b"\n\n")
+
+    def set_status(self, model: RoutedModel, status: str, **details: Any) -> None:
+        """Change a model's status and say so."""
+        model.status = status
+        self.tell("status_change", model.name, {"status": status, **details})
+        self.touch()
+
+    # Processes
+
+    @property
+    def full(self) -> bool:
+        """Whether another model would be one too many."""
+        return 0 < self.options.models_max <= sum(model.running for model in self.models.values())
+
+    def victim(self) -> RoutedModel | None:
+        """The model that can best be given up: idle, wanted by nobody, and unused the longest."""
+        idle = [model for model in self.models.values()
+                if model.ready and not model.requests and model.name not in self.queue]
+        return min(idle, key=lambda model: model.last_used, default=None)
+
+    def make_room(self) -> None:
+        """Unload idle models while the requests that wait are more than the places free or becoming so."""
+        if self.options.models_max <= 0:
+            return
+        waiting = sum(name in self.models and not (self.models[name].running and not self.models[name].stopping)
+                      for name in self.queue)
+        staying = sum(model.running and not model.stopping for model in self.models.values())
+        while waiting > self.options.models_max - staying and (model := self.victim()):
+            embedded_log("I", "tick", f"evicting idle LRU name={model.name} for a queued request")
+            self.unload(model)
+            staying -= 1
+
+    async def load(self, model: RoutedModel) -> None:
+        """Start a model's process, in the place of the least recently used idle one if need be."""
+        if self.full and (oldest := self.victim()):
+            embedded_log("I", "unload_lru", f"models_max limit reached, removing LRU name={oldest.name}")
+            self.unload(oldest)
+            await self.until(lambda: not oldest.running)
+        async with self.reloading:
+            current = self.models.get(model.name)
+            if current is None:
+                raise RouterError(404, "model is not found")
+            if current.running:
+                return
+            if self.full or self.stopping:
+                raise RouterError(500, "model limit reached, try again later")
+            await asyncio.shield(self.spawn(current))  # never left half-way by a client that leaves
+
+    async def spawn(self, model: RoutedModel) -> None:
+        """Start the process of a model that has none; its output is read from then on."""
+        model.port, model.exit_code, model.info = free_port("127.0.0.1"), 0, {}
+        model.status, model.stopping, model.last_used = "loading", False, time.monotonic()
+        options = [part for key, value in model.child_options().items() for part in (f"--{key}", value)]
+        model.args = [*embedded_command(), "--child", str(os.getpid()), *options]
+        embedded_log("I", "load", f"spawning server instance with name={model.name} on port {model.port}")
+        try:
+            model.process = await asyncio.create_subprocess_exec(
+                *model.args, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.PIPE, limit=EMBEDDED_LINE,
+                env={**os.environ, "LLAMA_SERVER_ROUTER_PORT": str(self.options.port)})
+        except OSError as problem:
+            model.status = "unloaded"
+            raise RouterError(500, f"failed to spawn server instance: {problem}") from problem
+        if model.stopping:
+            end_process(model.process)
+        self.tell("model_status", model.name, {"status": "loading"})
+        self.run(self.watch(model, model.process))
+        self.touch()
+
+    def run(self, work: Awaitable[None]) -> None:
+        """Let `work` go on by itself, until it is done or the router ends."""
+        task = asyncio.ensure_future(work)
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+
+    async def watch(self, model: RoutedModel, process: asyncio.subprocess.Process) -> None:
+        """Read what a process writes until it ends, then say how it ended."""
+        assert process.stdout is not None and process.stderr is not None
+        await asyncio.gather(self.read_states(model, process.stdout), pass_on(model.port, process.stderr))
+        code = await process.wait()
+        code = code if code >= 0 else 1  # llama-server reports a signal as 1
+        embedded_log("I", "run", f"instance name={model.name} exited with status {code}")
+        model.process, model.stopping, model.exit_code = None, False, code
+        self.set_status(model, "unloaded", exit_code=code)
+
+    async def read_states(self, model: RoutedModel, stream: asyncio.StreamReader) -> None:
+        """Follow the states that a model's process writes to its standard output."""
+        async for line in lines(stream):
+            if not line.startswith(CHILD_STATE):
+                emit(b"[%5d] %s\n" % (model.port, line))
+                continue
+            with contextlib.suppress(ValueError):
+                message = json.loads(line[len(CHILD_STATE):])
+                self.take_state(model, message.get("state"), message.get("payload") or {})
+
+    def take_state(self, model: RoutedModel, state: Any, payload: Json) -> None:
+        """Take over a state that a model's process announces."""
+        if state == "loading":
+            self.set_status(model, "loading", progress=payload)
+        elif state == "ready":
+            model.info = {**model.info, **payload}
+            self.set_status(model, "loaded", **({"info": payload} if payload else {}))
+        elif state == "sleeping":
+            self.set_status(model, "sleeping")
+
+    def unload(self, model: RoutedModel) -> None:
+        """Tell a model's process to end; one that still loads cannot listen and is killed."""
+        if not model.running or model.stopping:
+            return
+        embedded_log("I", "unload", f"stopping model instance name={model.name}")
+        model.stopping = True
+        if model.status == "loading":
+            embedded_log("W", "unload", f"model name={model.name} is still loading, force-killing")
+            if model.process is not None:
+                end_process(model.process)
+        elif model.process is not None and model.process.stdin is not None:
+            model.process.stdin.write(CHILD_EXIT)
+            self.run(self.end_in_time(model, model.process))
+
+    async def end_in_time(self, model: RoutedModel, process: asyncio.subprocess.Process) -> None:
+        """Kill a process that was told to end and has not done so in its time."""
+        try:
+            await asyncio.wait_for(process.wait(), model.stop_timeout)
+        except asyncio.TimeoutError:
+            embedded_log("W", "run", f"force-killing model instance name={model.name} after timeout")
+            end_process(process)
+
+    async def stop(self) -> None:
+        """End all processes, each within its own time."""
+        self.stopping = True
+        for model in self.models.values():
+            self.unload(model)
+        await self.until(lambda: not any(model.running for model in self.models.values()))
+        for listener in self.listeners:
+            listener.put_nowait(None)
+
+    # Requests
+
+    async def ensure_ready(self, model: RoutedModel) -> None:
+        """Wait until a model takes requests, loading it, in the order of asking, if it is not loaded."""
+        if model.ready:
+            return
+        name = model.name
+        waits = self.queue.get(name, 0)
+        self.queue[name] = waits + 1
+        embedded_log("I", "join", f"request for name={name} " + (
+            f"joined the queue, {waits + 1} waiting" if waits else f"queued at position {len(self.queue)}"))
+        embedded_log("I", "ensure_ready", f"waiting until model name={name} is fully loaded...")
+        try:
+            self.make_room()
+            await self.wait_ready(name)
+        finally:
+            self.queue[name] -= 1
+            if not self.queue[name]:
+                del self.queue[name]
+            self.touch()
+
+    async def wait_ready(self, name: str) -> None:
+        """Wait in the queue for `name`; who is first of those not yet loading loads it."""
+        began = False
+        while (model := self.models.get(name)) is not None and not model.ready:
+            if model.running and not model.stopping:
+                began = True
+            elif not model.running and began:
+                raise RouterError(500, f"model name={name} failed to load") if model.exit_code else \
+                    RouterError(400, f"model name={name} is not running")
+            elif not model.running and not self.full and not self.stopping and self.turn(name):
+                embedded_log("I", "ensure_ready", f"slot available, loading queued model name={name}")
+                await self.load(model)
+                continue
+            await self.changed.wait()
+        if model is None:
+            raise RouterError(400, f"model name={name} is not running")
+
+    def turn(self, name: str) -> bool:
+        """Whether no other model that is not running yet was asked for earlier."""
+        waiting = (item for item in self.queue if item in self.models and not self.models[item].running)
+        return next(waiting, None) == name
+
+    @contextlib.asynccontextmanager
+    async def in_use(self, model: RoutedModel, *, counts: bool) -> AsyncIterator[None]:
+        """Keep a model from being given up; `counts` where this is what "recently used" means."""
+        if counts:
+            model.last_used = time.monotonic()
+        model.requests += 1
+        try:
+            yield
+        finally:
+            model.requests -= 1
+            self.touch()
+
+
+def embedded_command() -> list[str]:
+    """How this very program is started as an embedded engine."""
+    return [sys.executable, str(Path(__file__).resolve()), "embedded-engine"]
+
+
+def end_process(process: asyncio.subprocess.Process) -> None:
+    """Kill a process unless it has ended."""
+    with contextlib.suppress(ProcessLookupError):
+        process.kill()
+
+
+def emit(data: bytes) -> None:
+    """Write to standard output, whether or not anybody still reads it."""
+    with contextlib.suppress(OSError):
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
+
+
+async def blocks(stream: asyncio.StreamReader) -> AsyncIterator[list[bytes]]:
+    """The lines of a stream without their ends, as many at a time as came in one block."""
+    rest = b""
+    while block := await stream.read(EMBEDDED_BLOCK):
+        *complete, rest = (rest + block).split(b"\n")
+        if len(rest) > EMBEDDED_LINE:
+            complete, rest = [*complete, rest], b""
+        if complete:
+            yield complete
+    if rest:
+        yield [rest]
+
+
+async def lines(stream: asyncio.StreamReader) -> AsyncIterator[bytes]:
+    """The lines of a stream, one by one."""
+    async for block in blocks(stream):
+        for line in block:
+            yield line
+
+
+async def pass_on(port: int, stream: asyncio.StreamReader) -> None:
+    """Print a process's log lines with its port before each, as llama-server does."""
+    prefix = b"[%5d] " % port
+    async for block in blocks(stream):
+        emit(b"".join(prefix + line + b"\n" for line in block))
+
+
+# -- Embedded engine: HTTP ------------------------------------------------------------------------
+
+ROUTER: web.AppKey[EmbeddedRouter] = web.AppKey("router", EmbeddedRouter)
+PUBLIC_PATHS = frozenset({"/health", "/v1/health"})  # served without the API key
+GET_PATHS = ("/metrics", "/slots", "/lora-adapters")
+POST_PATHS = (
+    "/props", "/completion", "/completions", "/v1/completions", "/chat/completions", "/v1/chat/completions",
+    "/v1/chat/completions/control", "/responses", "/v1/responses", "/audio/transcriptions",
+    "/v1/audio/transcriptions", "/v1/messages", "/infill", "/embedding", "/embeddings", "/v1/embeddings",
+    "/rerank", "/reranking", "/v1/rerank", "/v1/reranking", "/tokenize", "/detokenize", "/apply-template",
+    "/chat/completions/input_tokens", "/v1/chat/completions/input_tokens", "/responses/input_tokens",
+    "/v1/responses/input_tokens", "/v1/messages/count_tokens", "/lora-adapters", "/slots/{slot}",
+)
+# Headers that belong to one connection, or that the server here sets by itself.
+HOP_HEADERS = frozenset({"connection", "keep-alive", "transfer-encoding", "content-length", "upgrade", "te",
+                         "trailer", "proxy-authorization", "proxy-connection", "expect", "host", "server",
+                         "date", "accept-encoding", "content-encoding"})
+MULTIPART_MODEL = re.compile(rb'name="model"[^\r\n]*\r\n(?:[^\r\n]+\r\n)*\r\n([^\r\n]+)\r\n')
+
+RouterHandler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+@web.middleware
+async def router_errors(request: web.Request, handler: RouterHandler) -> web.StreamResponse:
+    """Check the API key, and answer every failure in llama-server's form."""
+    try:
+        check_key(request)
+        return await handler(request)
+    except RouterError as problem:
+        return problem.response()
+    except web.HTTPNotFound:
+        return RouterError(404, "File Not Found").response()
+
+
+def check_key(request: web.Request) -> None:
+    """Refuse a request without one of the API keys, where there are any."""
+    keys = [key for key in os.environ.get("LLAMA_API_KEY", "").split(",") if key]
+    if not keys or request.path in PUBLIC_PATHS:
+        return
+    given = request.headers.get("Authorization") or request.headers.get("X-Api-Key") or ""
+    given = given.removeprefix("Bearer ")
+    if not any(hmac.compare_digest(given.encode(errors="replace"), key.encode()) for key in keys):
+        embedded_log("W", "check_key", "unauthorized: Invalid API Key")
+        raise RouterError(401, "Invalid API Key")
+
+
+async def get_health(_: web.Request) -> web.Response:
+    """The router runs."""
+    return web.json_response({"status": "ok"})
+
+
+async def get_props(request: web.Request) -> web.StreamResponse:
+    """What this is; with a model, that model's own."""
+    if request.query.get("model"):
+        return await proxy_get(request)
+    options = request.app[ROUTER].options
+    return web.json_response({
+        "role": "router", "max_instances": options.models_max, "models_autoload": options.autoload,
+        "model_alias": "llama-server", "model_path": "none",
+        "default_generation_settings": {"params": None, "n_ctx": 0}, "ui_settings": {},
+        "build_info": f"{EMBEDDED_PACKAGE}-{embedded_engine_version()}", "cors_proxy_enabled": False})
+
+
+async def get_models(request: web.Request) -> web.Response:
+    """The models and their states, after reading the presets again where that is asked for."""
+    router = request.app[ROUTER]
+    if request.query.get("reload"):
+        await router.reload()
+    return web.json_response({"data": [model.listed() for model in router.models.values()], "object": "list"})
+
+
+async def body_json(request: web.Request) -> Json:
+    """The request's JSON object."""
+    try:
+        body = json.loads(await request.read())
+    except ValueError as problem:
+        raise RouterError(400, f"parse error: {problem}") from problem
+    if not isinstance(body, dict):
+        raise RouterError(400, "the request must be a JSON object")
+    return body
+
+
+async def post_load(request: web.Request) -> web.Response:
+    """Start loading a model."""
+    router = request.app[ROUTER]
+    model = router.find((await body_json(request)).get("model"))
+    if model is None:
+        raise RouterError(404, "model is not found")
+    if model.running:
+        raise RouterError(400, "model is already running")
+    await router.load(model)
+    return web.json_response({"success": True})
+
+
+async def post_unload(request: web.Request) -> web.Response:
+    """Start unloading a model."""
+    router = request.app[ROUTER]
+    model = router.find((await body_json(request)).get("model"))
+    if model is None:
+        raise RouterError(400, "model is not found")
+    if not model.running:
+        raise RouterError(400, "model is not running")
+    router.unload(model)
+    return web.json_response({"success": True})
+
+
+async def get_events(request: web.Request) -> web.StreamResponse:
+    """Every change of a model's state, as it happens."""
+    router = request.app[ROUTER]
+    response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "Cache-Control": "no-cache"})
+    await response.prepare(request)
+    events: asyncio.Queue[bytes | None] = asyncio.Queue()
+    router.listeners.add(events)
+    try:
+        while (event := await events.get()) is not None:
+            await response.write(event)
+    finally:
+        router.listeners.discard(events)
+    return response
+
+
+async def proxy_get(request: web.Request) -> web.StreamResponse:
+    """Pass a question about a model, named in the query, on to it."""
+    return await proxy(request, request.query.get("model"), b"", counts=False)
+
+
+async def proxy_post(request: web.Request) -> web.StreamResponse:
+    """Pass work for a model, named in the body, on to it."""
+    body = await request.read()
+    if request.content_type.startswith("multipart/"):
+        named = MULTIPART_MODEL.search(body)
+        return await proxy(request, named and named[1].decode(errors="replace"), body, counts=True)
+    return await proxy(request, (await body_json(request)).get("model"), body, counts=True)
+
+
+async def proxy(request: web.Request, name: Any, body: bytes, *, counts: bool) -> web.StreamResponse:
+    """Stream a model's answer to the client; when either goes away, the other is let go."""
+    router = request.app[ROUTER]
+    if not name:
+        raise RouterError(400, "model name is missing from the request")
+    if (model := router.find(name)) is None:
+        raise RouterError(400, f"model '{name}' not found")
+    asked = request.query.get("autoload", "")
+    if asked in ("true", "1") if asked else router.options.autoload:
+        await router.ensure_ready(model)
+        model = router.find(name) or model
+    elif not model.running:
+        raise RouterError(400, "model is not loaded")
+    async with router.in_use(model, counts=counts):
+        return await stream_through(request, model, body)
+
+
+async def stream_through(request: web.Request, model: RoutedModel, body: bytes) -> web.StreamResponse:
+    """Send the request to the model's process, and its answer, piece by piece, to the client."""
+    headers = {key: value for key, value in request.headers.items() if key.lower() not in HOP_HEADERS}
+    url = f"http://127.0.0.1:{model.port}{request.path_qs}"
+    client, response = request.app[ROUTER].client, web.StreamResponse()
+    try:
+        async with client.request(request.method, url, data=body or None, headers=headers) as answer:
+            response.set_status(answer.status)
+            for key, value in answer.headers.items():
+                if key.lower() not in HOP_HEADERS and not key.lower().startswith("access-control-"):
+                    response.headers.add(key, value)
+            try:
+                await response.prepare(request)
+                async for piece in answer.content.iter_any():
+                    await response.write(piece)
+                await response.write_eof()
+            finally:
+                answer.close()  # a stream that is not read to its end frees the slot only then
+    except (aiohttp.ClientError, ConnectionError) as problem:
+        if response.prepared:  # too late for an error: the client sees that it is not complete
+            if request.transport is not None:
+                request.transport.abort()
+            return response
+        if model.status == "loading":
+            raise RouterError(503, "Loading model") from problem
+        raise RouterError(500, f"model name={model.name} does not answer: {problem}") from problem
+    return response
+
+
+def router_app(router: EmbeddedRouter) -> web.Application:
+    """llama-server's router API."""
+    app = web.Application(middlewares=[router_errors], client_max_size=EMBEDDED_BODY)
+    app[ROUTER] = router
+    fixed: Iterable[tuple[str, str, RouterHandler]] = (
+        ("GET", "/health", get_health), ("GET", "/v1/health", get_health), ("GET", "/props", get_props),
+        ("GET", "/models", get_models), ("GET", "/v1/models", get_models), ("GET", "/models/sse", get_events),
+        ("POST", "/models/load", post_load), ("POST", "/models/unload", post_unload))
+    for method, path, handler in (*fixed, *(("GET", path, proxy_get) for path in GET_PATHS),
+                                  *(("POST", path, proxy_post) for path in POST_PATHS)):
+        app.router.add_route(method, path, handler)
+    return app
+
+
+# -- Embedded engine: command line ----------------------------------------------------------------
+
+def embedded_arguments(argv: list[str]) -> tuple[argparse.Namespace, dict[str, str]]:
+    """The router's own options, and those of models by their main names; others are logged."""
+    parser = argparse.ArgumentParser(prog="llamadash embedded-engine", allow_abbrev=False, add_help=False)
+    option = parser.add_argument
+    option("--child", type=int, default=0)
+    option("--host", default="127.0.0.1")
+    option("--port", type=int, default=8080)
+    option("--models-preset", type=Path)
+    option("--models-max", type=int, default=4)
+    option("--models-autoload", action=argparse.BooleanOptionalAction, default=True)
+    option("--log-colors")
+    chosen, rest = parser.parse_known_args(argv)
+    options: dict[str, str] = {}
+    while rest:
+        name = rest.pop(0)
+        takes_value = bool(rest) and (chosen.child or not re.match("-+[A-Za-z]", rest[0]))
+        value = rest.pop(0) if takes_value else "on"
+        known = known_option(name.lstrip("-"), value) if name.startswith("-") else None
+        if known is None:
+            embedded_log("W", "arguments", f"the embedded engine has no option '{name}': ignored")
+        else:
+            options[known[0]] = known[1]
+    return chosen, options
+
+
+async def serve_embedded(options: RouterOptions) -> int:
+    """Run the router until a signal ends it: 0; 1 where it cannot start."""
+    router, loop, stop = EmbeddedRouter(options), asyncio.get_running_loop(), asyncio.Event()
+
+    def on_signal(*_: Any) -> None:
+        if stop.is_set():
+            os._exit(1)  # the second one: at once; the children notice
+        loop.call_soon_threadsafe(stop.set)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, on_signal)
+    try:
+        router.start()
+    except ValueError as problem:
+        embedded_log("E", "run", str(problem))
+        return 1
+    # No limit on what a model may take for an answer, and none on how many answers there are.
+    timeout = aiohttp.ClientTimeout(total=None, sock_connect=EMBEDDED_CONNECT)
+    connector = aiohttp.TCPConnector(limit=0, force_close=True)
+    runner = web.AppRunner(router_app(router), handler_cancellation=True, access_log=None, shutdown_timeout=1)
+    async with aiohttp.ClientSession(timeout=timeout, connector=connector, auto_decompress=False) as router.client:
+        await runner.setup()
+        try:
+            await web.TCPSite(runner, options.host, options.port).start()
+            embedded_log("I", "run", f"router server is listening on http://{options.host}:{options.port}")
+            for model in router.startup():
+                embedded_log("I", "startup", f"(startup) loading model {model.name}")
+                await router.load(model)
+            await stop.wait()
+        except OSError as problem:
+            embedded_log("E", "start", f"couldn't bind HTTP server socket, hostname: {options.host}, "
+                                       f"port: {options.port}: {problem.strerror}")
+            return 1
+        finally:
+            await router.stop()
+            await runner.cleanup()
+    return 0
+
+
+def embedded_engine(argv: list[str]) -> int:
+    """`llamadash.py embedded-engine`: a router over xllamacpp, or, with --child, one of its models."""
+    chosen, options = embedded_arguments(argv)
+    if chosen.child:
+        return embedded_child(chosen.child, {**options, "host": chosen.host, "port": str(chosen.port)})
+    if importlib.util.find_spec(EMBEDDED_PACKAGE) is None:
+        embedded_log("E", "run", f"{EMBEDDED_PACKAGE} is not installed: pip install {EMBEDDED_PACKAGE}")
+        return 1
+    if options.get("sleep-idle-seconds") == "0":
+        embedded_log("E", "arguments", "sleep-idle-seconds must be -1 or greater than 0")
+        return 1
+    return asyncio.run(serve_embedded(RouterOptions(
+        chosen.host, chosen.port, chosen.models_preset, chosen.models_max, chosen.models_autoload, options)))
+
+
+# -- Downloads -----------------------------------------------------------------------------------
+
+HUB = "https://huggingface.co"
+HUB_HOSTS = ("huggingface.co", "www.huggingface.co", "hf.co")  # what people paste
+DOWNLOADS_AT_ONCE = 1  # two share one line and both come later
+DOWNLOADS_LISTED = 20  # finished ones that stay in the list
+DISK_RESERVE = 2**30  # bytes left free: the database, the logs and the system need some
+DOWNLOAD_BLOCK = 2**20  # bytes written and hashed in one go in a thread
+PROGRESS_PAUSE = 0.25  # s between two progress messages
+SPEED_SPAN = 5.0  # s over which the speed is measured
+RETRIES = 8  # attempts in a row that bring nothing, until a download fails
+RETRY_PAUSE = (1.0, 30.0)  # s before the second attempt, doubling up to this
+CONNECT_LIMIT = 15.0  # s for a connection
+STALL_LIMIT = 30.0  # s without a byte, after which a connection counts as cut
+MAX_LISTING = 32 * 2**20  # bytes of a repository's description; the largest have some 5 MB
+MAX_REDIRECTS = 5
+MAX_DOWNLOAD_SHARDS = 500  # the largest models have some 50
+MAX_FILE_NAME = 200  # bytes; file systems allow 255, and ".part" is added
+ACTIVE = ("queued", "running", "verifying")
+UNFINISHED_DOWNLOADS = (*ACTIVE, "paused", "failed")
+REPO = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
+SHARD = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.gguf", re.I)
+QUANTIZATION = re.compile(
+    r"(?<![A-Za-z0-9])((?:UD-)?(?:I?Q[1-8]_(?:[01]|K|NL|XXS|XS|S|M)(?:_(?:XXL|XL|XS|L|M|S|P|NL))?(?:_[48]_[48])?"
+    r"|TQ[12]_0|MXFP4(?:_MOE)?|NVFP4|BF16|FP?16|FP?32))(?![A-Za-z0-9])", re.I)
+PREFERRED = ("Q4_K_M", "Q4_K_S", "Q4_0", "MXFP4", "IQ4_XS", "Q5_K_M", "Q8_0")  # small enough, and still good
+PREFERRED_PROJECTOR = ("F16", "BF16", "Q8_0", "F32")
+# Public, not gated, free to use, and run by every llama.cpp of the last year. Sizes as published; the real one is
+# asked for before the download. Memory: weights, 4096 tokens of context and the compute buffers.
+RECOMMENDED: tuple[Json, ...] = (
+    {"name": "SmolLM2 135M Instruct", "repo": "bartowski/SmolLM2-135M-Instruct-GGUF",
+     "file": "SmolLM2-135M-Instruct-Q4_K_M.gguf", "size": 105_454_432, "memory": 400_000_000,
+     "license": "apache-2.0", "quantization": "Q4_K_M", "text": "Tiny: shows within seconds that everything works."},
+    {"name": "Qwen3 0.6B", "repo": "Qwen/Qwen3-0.6B-GGUF", "file": "Qwen3-0.6B-Q8_0.gguf",
+     "size": 639_446_688, "memory": 1_500_000_000, "license": "apache-2.0", "quantization": "Q8_0",
+     "text": "Small and quick, thinks before it answers; for machines with little memory."},
+    {"name": "SmolLM2 1.7B Instruct", "repo": "HuggingFaceTB/SmolLM2-1.7B-Instruct-GGUF",
+     "file": "smollm2-1.7b-instruct-q4_k_m.gguf", "size": 1_055_609_536, "memory": 2_300_000_000,
+     "license": "apache-2.0", "quantization": "Q4_K_M", "text": "Good English answers on any processor of today."},
+    {"name": "Qwen3 4B", "repo": "Qwen/Qwen3-4B-GGUF", "file": "Qwen3-4B-Q4_K_M.gguf",
+     "size": 2_497_280_256, "memory": 4_000_000_000, "license": "apache-2.0", "quantization": "Q4_K_M",
+     "text": "The best of these: many languages, code, reasoning; a GPU or some patience helps."},
+)
+Result = TypeVar("Result")
+
+
+class HubUnavailable(DashError):
+    """The hub cannot be reached, or does not answer as it should."""
+    code = "HUB_UNAVAILABLE"
+
+
+class WrongContent(DashError):
+    """What came is not what was announced."""
+
+
+@dataclass
+class Part:
+    """One file of a download: its name in the repository, and what the hub announces of it."""
+    name: str
+    size: int | None = None
+    sha256: str | None = None
+    etag: str | None = None  # of the host that sent it; guards a resumed download without a checksum
+    verified: bool = False
+
+
+@dataclass
+class Download:
+    """A model on its way: one file, or shards and projector, into `place`."""
+    repo: str
+    file: str
+    place: str
+    parts: list[Part]
+    status: str = "queued"
+    error: str | None = None
+    done: int = 0
+    speeds: collections.deque[tuple[float, int]] = dataclasses.field(default_factory=collections.deque)
+
+    @property
+    def total(self) -> int | None:
+        """Bytes of all parts, or None while that of one is unknown."""
+        sizes = [part.size for part in self.parts]
+        return sum(size for size in sizes if size) if None not in sizes else None
+
+    def target(self, part: Part) -> Path:
+        """Where `part` will be when all is complete."""
+        return Path(self.place) / part.name.rpartition("/")[2]
+
+    def partial(self, part: Part) -> Path:
+        """Where `part` is until then."""
+        target = self.target(part)
+        return target.with_name(f"{target.name}.part")
+
+    def speed(self) -> float:
+        """Bytes per second over the last seconds."""
+        if self.status != "running" or len(self.speeds) < 2:
+            return 0.0
+        (began, before), (now, done) = self.speeds[0], self.speeds[-1]
+        return max(done - before, 0) / (now - began) if now > began else 0.0
+
+    def measure(self) -> None:
+        """Note how far the download is now."""
+        now = time.monotonic()
+        self.speeds.append((now, self.done))
+        while now - self.speeds[0][0] > SPEED_SPAN:
+            self.speeds.popleft()
+
+    def have(self, part: Part) -> int:
+        """Bytes of `part` that are on the disk."""
+        return size_of(self.partial(part)) or (size_of(self.target(part)) if part.verified else 0)
+
+    def count(self) -> None:
+        """Set `done` to the bytes that are on the disk."""
+        self.done = sum(map(self.have, self.parts))
+
+    def as_json(self) -> Json:
+        """What clients see: {repo, file, done, total, bytesPerSecond, status, secondsLeft?, error?, …}."""
+        speed, total = self.speed(), self.total
+        left = {"secondsLeft": math.ceil((total - self.done) / speed)} if total and speed else {}
+        error = {"error": self.error} if self.error else {}
+        return {"repo": self.repo, "file": self.file, "files": [part.name for part in self.parts],
+                "folder": self.place, "done": self.done, "total": total, "bytesPerSecond": round(speed),
+                "status": self.status, **left, **error}
+
+    def as_row(self) -> Json:
+        """What is remembered over a restart."""
+        return {"repo": self.repo, "file": self.file, "place": self.place, "status": self.status,
+                "error": self.error, "parts": [dataclasses.asdict(part) for part in self.parts]}
+
+
+def size_of(path: Path) -> int:
+    """Bytes of a file; 0 where there is none."""
+    with contextlib.suppress(OSError):
+        return path.stat().st_size
+    return 0
+
+
+async def in_thread(function: Callable[..., Result], *arguments: Any) -> Result:
+    """`function` in a thread, which has ended when this returns, cancelled or not: nothing writes behind our back."""
+    task = asyncio.ensure_future(asyncio.to_thread(function, *arguments))
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task])
+        raise
+
+
+def file_quantization(file: str) -> str | None:
+    """The quantization that a file's name tells, as Q4_K_M or UD-IQ2_XXS."""
+    found = QUANTIZATION.findall(file)
+    return re.sub(r"^FP(?=16|32)", "F", found[-1].upper()) if found else None
+
+
+def checked_file(file: str) -> str:
+    """`file` if it is a safe path of a GGUF file inside a repository, else InvalidRequest."""
+    pieces = file.split("/")
+    bad = any(not piece or piece.startswith(".") or re.search(r'[\x00-\x1f\x7f\\:*?"<>|]', piece) for piece in pieces)
+    if bad or len(pieces[-1].encode("utf-8", "replace")) > MAX_FILE_NAME or pieces[-1] != pieces[-1].strip():
+        raise InvalidRequest("this is no acceptable file name", field="file")
+    if not file.lower().endswith(".gguf"):
+        raise InvalidRequest("the file's name must end in .gguf", field="file")
+    return file
+
+
+@dataclass(frozen=True)
+class Source:
+    """What somebody asked for: a repository, and maybe a file or a quantization of it."""
+    repo: str
+    file: str | None = None
+    quantization: str | None = None
+
+
+def parsed_source(text: str, endpoint: str = HUB) -> Source:
+    """The source that `text` names: "user/repo", "user/repo:QUANT", or the address of a page or a file on the hub."""
+    text, file = text.strip(), None
+    if "://" in text or text.partition("/")[0] in HUB_HOSTS:
+        text, file = parsed_address(text if "://" in text else f"https://{text}", endpoint)
+    repo, _, quantization = text.partition(":")
+    if not REPO.fullmatch(repo) or ".." in repo:
+        raise InvalidRequest("a repository is named user/repo", field="repo")
+    return Source(repo, checked_file(file) if file else None, quantization or None)
+
+
+def parsed_address(text: str, endpoint: str) -> tuple[str, str | None]:
+    """The repository and the file that an address on the hub names."""
+    try:
+        address, own = urllib.parse.urlsplit(text), urllib.parse.urlsplit(endpoint)
+    except ValueError:
+        raise InvalidRequest("this is no address", field="repo") from None
+    if address.hostname not in (*HUB_HOSTS, own.hostname):
+        raise InvalidRequest(f"models are downloaded from {own.hostname} only", field="repo")
+    path = urllib.parse.unquote(address.path).removeprefix(f"{own.path.rstrip('/')}/").strip("/")
+    user, repo, *rest = path.split("/") if "/" in path else ("", "")
+    if rest and (rest[0] not in ("resolve", "blob", "raw", "tree") or rest[1:2] not in ([], ["main"])):
+        raise InvalidRequest("this address names no file of a main branch", field="repo")
+    return f"{user}/{repo}", "/".join(rest[2:]) if rest and rest[0] != "tree" else None
+
+
+def grouped_files(files: dict[str, Part]) -> list[Json]:
+    """The models among a repository's `files`: {file, size, quantization, shards, projector?}, smallest first."""
+    shards: dict[str, list[str]] = {}
+    projectors, models = [], []
+    for name in sorted(files):
+        base = name.rpartition("/")[2].lower()
+        if "mmproj" in base:
+            projectors.append(name)
+        elif "imatrix" not in base:  # statistics for quantizing, no model
+            found = SHARD.fullmatch(name)
+            shards.setdefault(f"{found[1]}/{found[3]}" if found else name, []).append(name)
+    for names in shards.values():
+        found = SHARD.fullmatch(names[0])
+        if found and len(names) != int(found[3]):
+            continue  # incomplete: an upload under way
+        models.append({"file": names[0], "size": total_size(files, names), "quantization": file_quantization(names[0]),
+                       "shards": names if found else [], **projector_for(names[0], projectors, files)})
+    return sorted(models, key=lambda model: (model["size"] or 0, model["file"]))
+
+
+def all_shards(file: str) -> list[str]:
+    """The names of all shards of the model that `file` is or belongs to."""
+    found = SHARD.fullmatch(file)
+    if not found or not 0 < int(found[3]) <= MAX_DOWNLOAD_SHARDS:
+        return [file]
+    return [f"{found[1]}-{at:05}-of-{found[3]}.gguf" for at in range(1, int(found[3]) + 1)]
+
+
+def total_size(files: dict[str, Part], names: list[str]) -> int | None:
+    """Bytes of `names` together, or None where one is unknown."""
+    sizes = [files[name].size for name in names]
+    return sum(size for size in sizes if size) if None not in sizes else None
+
+
+def projector_for(file: str, projectors: list[str], files: dict[str, Part]) -> Json:
+    """{projector: {file, size, quantization}} for a model, or {}: its own folder's first, and F16 before others."""
+    def rank(name: str) -> tuple[bool, int, str]:
+        quantization = file_quantization(name)
+        order = PREFERRED_PROJECTOR.index(quantization) if quantization in PREFERRED_PROJECTOR else 9
+        return name.rpartition("/")[0] != file.rpartition("/")[0], order, name
+    if not projectors:
+        return {}
+    name = min(projectors, key=rank)
+    return {"projector": {"file": name, "size": files[name].size, "quantization": file_quantization(name)}}
+
+
+def chosen_model(models: list[Json], source: Source) -> Json | None:
+    """The model of a repository that `source` asks for, or else the one that most people want."""
+    def wanted(model: Json) -> bool:
+        if source.file:
+            return source.file in (model["file"], *model["shards"])
+        own, asked = model["quantization"] or "", (source.quantization or "").upper()
+        return asked in (own, own.removeprefix("UD-")) or asked in model["file"].upper()
+    if source.file or source.quantization:
+        return next(filter(wanted, models), None)
+    order = {name: at for at, name in enumerate(PREFERRED)}
+    return min(models, key=lambda model: order.get(model["quantization"] or "", len(order)), default=None)
+
+
+class ModelHub:
+    """Hugging Face, or what HF_ENDPOINT names in its place."""
+
+    def __init__(self) -> None:
+        self.endpoint = (os.environ.get("HF_ENDPOINT") or HUB).strip().rstrip("/")
+        self.name = re.sub(r"^\w+://(.*@)?", "", self.endpoint)  # for messages: without a password
+        token = (os.environ.get("HF_TOKEN") or "").strip()
+        self.token = token if re.fullmatch(r"[!-~]+", token) else None
+
+    def url(self) -> yarl.URL:
+        """The hub's address; HubUnavailable if it is none."""
+        with contextlib.suppress(ValueError):
+            url = yarl.URL(self.endpoint)
+            if url.scheme in ("http", "https") and url.host:
+                return url
+        raise HubUnavailable("HF_ENDPOINT must be an http or https address")
+
+    @contextlib.asynccontextmanager
+    async def session(self) -> AsyncIterator[aiohttp.ClientSession]:
+        """A client without cookies; it does not follow redirects by itself."""
+        limits = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_LIMIT, sock_read=STALL_LIMIT)
+        headers = {"User-Agent": f"llamadash/{__version__}", "Accept-Encoding": "identity"}
+        cookies = aiohttp.DummyCookieJar()
+        async with aiohttp.ClientSession(timeout=limits, headers=headers, cookie_jar=cookies) as session:
+            yield session
+
+    @contextlib.asynccontextmanager
+    async def get(self, session: aiohttp.ClientSession, path: str, headers: dict[str, str] | None = None,
+                  ) -> AsyncIterator[tuple[aiohttp.ClientResponse, Part]]:
+        """The answer for `path` after its redirects, and what the hub itself announces of the file.
+
+        The token goes to the hub only: where it redirects to another host, that host does not see it.
+        """
+        hub = self.url()
+        url = yarl.URL(f"{self.endpoint}/{path}", encoded=True)
+        announced = Part(path)
+        for _ in range(MAX_REDIRECTS + 1):
+            at_hub = url.origin() == hub.origin()
+            token = {"Authorization": f"Bearer {self.token}"} if self.token and at_hub else {}
+            async with session.get(url, headers={**(headers or {}), **token}, allow_redirects=False,
+                                   proxy=proxy_for(url)) as response:
+                if at_hub:
+                    note_announced(announced, response)
+                location = response.headers.get("Location")
+                if response.status not in (301, 302, 303, 307, 308) or not location:
+                    yield response, announced
+                    return
+            try:
+                url = url.join(yarl.URL(location, encoded=True))
+            except ValueError:
+                raise HubUnavailable("the hub redirects to nowhere") from None
+            if url.scheme not in ("https", hub.scheme) or not url.host:
+                raise HubUnavailable("the hub redirects to an address that is not safe")
+        raise HubUnavailable("the hub redirects too often")
+
+    async def listing(self, repo: str) -> tuple[dict[str, Part], Json]:
+        """A repository's GGUF files, and its description; NotFound where there is none that we may see."""
+        try:
+            async with self.session() as session:
+                info = await self.described(session, f"api/models/{repo}?blobs=true", repo)
+                entries = info.get("siblings") or []
+                if not any(isinstance(entry, dict) and entry.get("size") for entry in entries):
+                    tree = await self.described(session, f"api/models/{repo}/tree/main?recursive=true", repo)
+                    entries = tree["entries"]
+        except (aiohttp.ClientError, asyncio.TimeoutError, OSError) as problem:
+            raise HubUnavailable(f"{self.name} cannot be reached: {why(problem)}") from problem
+        return listed_files(entries), info
+
+    async def announced(self, repo: str, name: str) -> Part:
+        """What the hub tells of one file before sending it; for hubs that have no listing."""
+        try:
+            async with self.session() as session, self.get(session, resolve_path(repo, name)) as (response, announced):
+                if response.status != 200:
+                    raise self.refusal(response.status, f"{repo}/{name}")
+                return Part(name, announced.size or response.content_length, announced.sha256)
+        except (aiohttp.ClientError, asyncio.TimeoutError, OSError) as problem:
+            raise HubUnavailable(f"{self.name} cannot be reached: {why(problem)}") from problem
+
+    async def described(self, session: aiohttp.ClientSession, path: str, repo: str) -> Json:
+        """One answer of the hub's API; a list comes as {entries}."""
+        async with self.get(session, path) as (response, _):
+            if response.status != 200:
+                raise self.refusal(response.status, repo)
+            text = bytearray()
+            async for block in response.content.iter_chunked(2**16):
+                text += block
+                if len(text) > MAX_LISTING:
+                    raise HubUnavailable("the hub's answer is too long")
+        try:
+            answer = await asyncio.to_thread(json.loads, bytes(text))
+        except (ValueError, RecursionError):
+            raise HubUnavailable(f"{self.name} does not answer as a model hub does") from None
+        return answer if isinstance(answer, dict) else {"entries": answer if isinstance(answer, list) else []}
+
+    def refusal(self, status: int, what: str) -> DashError:
+        """The error that says what a refused request means to the user."""
+        if status in (401, 403):
+            hint = "HF_TOKEN may not read it" if self.token else "start llamadash with HF_TOKEN set"
+            return NotFound(f"{what} does not exist, is private, or its terms must be accepted at "
+                            f"{self.name} first ({hint})")
+        if status in (404, 410):
+            return NotFound(f"{what} does not exist at {self.name}")
+        return HubUnavailable(f"{self.name} answered with status {status}")
+
+
+def resolve_path(repo: str, name: str) -> str:
+    """The path of a file on the hub."""
+    return f"{repo}/resolve/main/{urllib.parse.quote(name)}"
+
+
+def proxy_for(url: yarl.URL) -> str | None:
+    """The proxy that this machine's environment wants for `url`."""
+    if not url.host or urllib.request.proxy_bypass(url.host):
+        return None
+    return urllib.request.getproxies().get(url.scheme)
+
+
+def note_announced(announced: Part, response: aiohttp.ClientResponse) -> None:
+    """Take the size and the SHA-256 that the hub tells in its headers."""
+    tag = response.headers.get("X-Linked-ETag") or response.headers.get("ETag") or ""
+    tag = tag.removeprefix("W/").strip('"').lower()
+    if re.fullmatch(r"[0-9a-f]{64}", tag):
+        announced.sha256 = tag
+    size = response.headers.get("X-Linked-Size", "")
+    if size.isascii() and size.isdigit():
+        announced.size = int(size)
+
+
+def listed_files(entries: list[Any]) -> dict[str, Part]:
+    """The GGUF files in a listing of either kind that the hub's API gives; entries that make no sense are left out."""
+    files = {}
+    for entry in entries:
+        name = entry.get("rfilename") or entry.get("path") if isinstance(entry, dict) else None
+        if not isinstance(name, str) or not name.lower().endswith(".gguf"):
+            continue
+        with contextlib.suppress(InvalidRequest):
+            stored = entry.get("lfs") if isinstance(entry.get("lfs"), dict) else {}
+            sha256, size = stored.get("sha256") or stored.get("oid"), stored.get("size") or entry.get("size")
+            files[name] = Part(checked_file(name), size if type(size) is int and size > 0 else None,
+                               sha256 if re.fullmatch(r"[0-9a-f]{64}", str(sha256)) else None)
+    return files
+
+
+def why(problem: BaseException) -> str:
+    """A network problem in a few words: never an address, which may hold a signature."""
+    if isinstance(problem, asyncio.TimeoutError):
+        return "no answer in time"
+    if isinstance(problem, aiohttp.ClientPayloadError | aiohttp.ServerDisconnectedError | ConnectionError):
+        return "the connection was cut"
+    if isinstance(problem, aiohttp.ClientSSLError):
+        return "its certificate is not trusted"
+    if isinstance(problem, OSError) and problem.strerror:
+        return problem.strerror
+    return type(problem).__name__
+
+
+class PartFile:
+    """The .part file of one file: written and hashed block by block, each in a thread."""
+
+    def __init__(self, path: Path, *, existing: bool = False) -> None:
+        self.path, self.existing = path, existing
+        self.file: io.FileIO | None = None
+        self.hash = hashlib.sha256()
+        self.position = 0
+
+    def open(self) -> None:
+        """Open the file, at its start; one that is no `existing` model is made if it is missing."""
+        if not self.existing:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self.path.touch()
+        self.file = io.FileIO(self.path, "r" if self.existing else "r+")
+
+    def adopt(self) -> bool:
+        """Hash one more block of what is there already; False at its end."""
+        assert self.file
+        block = self.file.read(DOWNLOAD_BLOCK) or b""
+        self.hash.update(block)
+        self.position += len(block)
+        return bool(block)
+
+    def write(self, block: bytes) -> None:
+        """Append and hash `block`."""
+        assert self.file
+        rest = memoryview(block)
+        while rest:
+            rest = rest[self.file.write(rest):]
+        self.hash.update(block)
+        self.position += len(block)
+
+    def restart(self) -> None:
+        """Forget everything that came so far."""
+        assert self.file
+        self.file.seek(0)
+        self.file.truncate()
+        self.hash, self.position = hashlib.sha256(), 0
+
+    def close(self) -> None:
+        """Put what was written on the disk and close the file, if it was opened."""
+        if not self.file:
+            return
+        try:
+            if not self.existing:
+                os.fsync(self.file.fileno())
+        finally:
+            self.file.close()
+
+
+class Downloads:
+    """The queue of downloads: one after the other, remembered over a restart, resumed where they were cut."""
+
+    def __init__(self, dash: Dash) -> None:
+        self.dash = dash
+        self.hub = ModelHub()
+        self.items: dict[tuple[str, str], Download] = {}
+        self.tasks: dict[tuple[str, str], asyncio.Task[None]] = {}
+        self.told = 0.0
+
+    async def run(self) -> None:
+        """Go on with what a former run of llamadash left unfinished."""
+        for row in self.dash.db.get_meta("downloads", []):
+            download = Download(**{**row, "parts": [Part(**part) for part in row["parts"]]})
+            if download.status in ACTIVE:
+                download.status = "queued"
+            await in_thread(download.count)
+            self.items.setdefault((download.repo, download.file), download)
+        self.pump()
+
+    def pump(self) -> None:
+        """Start queued downloads while fewer than DOWNLOADS_AT_ONCE run."""
+        for key, download in self.items.items():
+            if len(self.tasks) >= DOWNLOADS_AT_ONCE:
+                return
+            if download.status == "queued" and key not in self.tasks:
+                self.tasks[key] = self.dash.spawn(self.work(key, download), f"download of {download.file}")
+
+    async def listing(self, text: str) -> Json:
+        """{repo, files, selected, license, gated} of the repository that `text` names."""
+        source = parsed_source(text, self.hub.endpoint)
+        files, info = await self.hub.listing(source.repo)
+        models = grouped_files(files)
+        card = info.get("cardData")
+        return {"repo": source.repo, "files": models, "selected": (chosen_model(models, source) or {}).get("file"),
+                "license": card.get("license") if isinstance(card, dict) else None, "gated": bool(info.get("gated"))}
+
+    async def add(self, repo: str, file: str | None, folder: str | None, projector: bool) -> Download:
+        """Queue a model; one that is listed already goes on."""
+        source = parsed_source(repo, self.hub.endpoint)
+        if file is not None:
+            source = Source(source.repo, checked_file(file))
+        parts = await self.parts(source, projector)
+        key = (source.repo, parts[0].name)
+        known = self.items.get(key)
+        if known and known.status in UNFINISHED_DOWNLOADS:
+            return await self.resume(*key) if known.status in ("paused", "failed") else known
+        download = Download(*key, str(self.place(source.repo, parts, self.folder(folder))), parts)
+        await in_thread(check_space, download, self.waiting())
+        self.items.pop(key, None)  # to the end of the queue
+        self.items[key] = download
+        await self.tell(download, "queued")
+        self.pump()
+        return download
+
+    async def parts(self, source: Source, projector: bool) -> list[Part]:
+        """The files that make up the model that `source` asks for; NotFound where there is none."""
+        try:
+            files, _ = await self.hub.listing(source.repo)
+        except (NotFound, HubUnavailable):
+            if not source.file:
+                raise
+            return [await self.hub.announced(source.repo, name) for name in all_shards(source.file)]
+        if source.file in files and "mmproj" in source.file.lower():
+            return [files[source.file]]
+        model = chosen_model(grouped_files(files), source)
+        if not model:
+            wanted = source.file or source.quantization or "GGUF file"
+            raise NotFound(f"{source.repo} has no {wanted}", field="file" if source.file else "repo")
+        names = model["shards"] or [model["file"]]
+        names = [*names, model["projector"]["file"]] if projector and "projector" in model else names
+        return [files[name] for name in names]
+
+    def folder(self, folder: str | None) -> Path:
+        """The folder to download into: `folder` if it is one of the model folders, else our own."""
+        own: Path = self.dash.config.data_dir / "models"
+        if folder is None:
+            return own
+        for known in [*self.dash.folders(), own]:
+            if Path(folder) == known:
+                return Path(known)
+        raise InvalidRequest("this is none of the model folders", field="folder")
+
+    def place(self, repo: str, parts: list[Part], folder: Path) -> Path:
+        """Where in `folder`: several files together, or a name that is taken, get a folder of their own."""
+        name = parts[0].name.rpartition("/")[2]
+        taken = any((Path(item.place) / name) == folder / name and item.repo != repo for item in self.items.values())
+        size = size_of(folder / name)
+        if len(parts) > 1 or taken or size not in (0, parts[0].size):
+            return folder / repo.rpartition("/")[2]
+        return folder
+
+    def waiting(self) -> int:
+        """Bytes that the unfinished downloads still need."""
+        return sum(max((item.total or 0) - item.done, 0) for item in self.items.values() if item.status in ACTIVE)
+
+    def item(self, repo: str, file: str) -> Download:
+        """One download; NotFound where there is none."""
+        if download := self.items.get((repo, file)):
+            return download
+        raise NotFound(f"there is no download of {file} from {repo}")
+
+    async def stop(self, download: Download, status: str) -> None:
+        """End the work on `download`, for the reason that `status` tells."""
+        download.status = status
+        key = (download.repo, download.file)
+        if task := self.tasks.get(key):
+            task.cancel()
+            await asyncio.wait([task])
+            self.tasks.pop(key, None)
+
+    async def pause(self, repo: str, file: str) -> Download:
+        """Stop a download and keep what came so far."""
+        download = self.item(repo, file)
+        if download.status in ACTIVE:
+            await self.stop(download, "paused")
+            await self.tell(download, "paused")
+            self.pump()
+        return download
+
+    async def resume(self, repo: str, file: str) -> Download:
+        """Go on with a paused or failed download."""
+        download = self.item(repo, file)
+        if download.status in ("paused", "failed"):
+            download.error = None
+            await self.tell(download, "queued")
+            self.pump()
+        return download
+
+    async def cancel(self, repo: str, file: str) -> Download:
+        """Give up a download and remove what came so far."""
+        download = self.item(repo, file)
+        if download.status == "done":
+            raise Conflict(f"{file} is complete already")
+        await self.stop(download, "cancelled")
+        await in_thread(remove_partials, download)
+        download.done, download.error = 0, None
+        await self.tell(download, "cancelled")
+        self.pump()
+        return download
+
+    async def tell(self, download: Download, status: str) -> None:
+        """Set the status, remember it and tell everybody."""
+        if status != download.status:
+            download.speeds.clear()
+        download.status = status
+        finished = [key for key, item in self.items.items() if item.status not in UNFINISHED_DOWNLOADS]
+        for key in finished[:-DOWNLOADS_LISTED]:
+            del self.items[key]
+        rows = [item.as_row() for item in self.items.values() if item.status in UNFINISHED_DOWNLOADS]
+        self.dash.db.set_meta("downloads", rows)
+        await self.dash.broadcast("models:download", download.as_json())
+
+    async def progress(self, download: Download) -> None:
+        """Tell everybody how far the download is, four times a second at most."""
+        now = time.monotonic()
+        if now - self.told >= PROGRESS_PAUSE:
+            self.told = now
+            download.measure()
+            await self.dash.broadcast("models:download", download.as_json())
+
+    async def work(self, key: tuple[str, str], download: Download) -> None:
+        """Fetch one download to its end, good or bad, and start the next one."""
+        try:
+            await self.tell(download, "running")
+            await self.fetch(download)
+            status = "done"
+        except (DashError, OSError) as problem:
+            status, download.error = "failed", str(problem) if isinstance(problem, DashError) else disk_problem(problem)
+            log.warning("download of %s from %s failed: %s", download.file, download.repo, download.error)
+        finally:
+            self.tasks.pop(key, None)
+        await in_thread(download.count)
+        download.done = download.total or download.done if status == "done" else download.done
+        await self.tell(download, status)
+        self.pump()
+        if status == "done":
+            log.info("downloaded %s from %s", download.file, download.repo)
+            await self.dash.library.scan()
+
+    async def fetch(self, download: Download) -> None:
+        """Fetch and check all parts, then give them their names at once: half a model is never in the folder."""
+        await in_thread(check_space, download, 0)
+        async with self.hub.session() as session:
+            for part in download.parts:
+                if not (part.verified and download.have(part)):
+                    await self.fetch_part(session, download, part)
+        await in_thread(finish_partials, download)
+
+    async def fetch_part(self, session: aiohttp.ClientSession, download: Download, part: Part) -> None:
+        """Fetch one file over as many connections as it takes, and check it."""
+        target, partial = download.target(part), download.partial(part)
+        if size_of(target):
+            await self.check_existing(download, part, target)
+            return
+        file = PartFile(partial)
+        try:
+            await in_thread(file.open)
+            if size_of(partial):
+                await self.tell(download, "verifying")
+                while await in_thread(file.adopt):
+                    pass
+                if part.size is not None and file.position > part.size:
+                    await in_thread(file.restart)
+                await self.tell(download, "running")
+            await self.transfer_all(session, download, part, file)
+            check_content(part, file)
+        except WrongContent:
+            await in_thread(file.restart)
+            partial.unlink(missing_ok=True)
+            raise
+        finally:
+            await in_thread(file.close)
+        part.verified = True
+
+    async def check_existing(self, download: Download, part: Part, target: Path) -> None:
+        """Accept a file that is there already if it is the one that is wanted, else Conflict."""
+        await self.tell(download, "verifying")
+        file = PartFile(target, existing=True)
+        try:
+            await in_thread(file.open)
+            while await in_thread(file.adopt):
+                pass
+            check_content(part, file)
+        except WrongContent:
+            raise Conflict(f"{target} is another file of the same name") from None
+        finally:
+            file.close()
+        part.verified = True
+        await self.tell(download, "running")
+
+    async def transfer_all(self, session: aiohttp.ClientSession, download: Download, part: Part,
+                           file: PartFile) -> None:
+        """Bring all bytes here, over a new connection whenever one is cut; HubUnavailable after RETRIES in vain."""
+        failures = 0
+        others = sum(download.have(item) for item in download.parts if item is not part)
+        while part.size is None or file.position < part.size:
+            before = file.position
+            try:
+                await self.transfer(session, download, part, file, others)
+                if part.size is None:
+                    return
+                continue
+            except (aiohttp.ClientError, asyncio.TimeoutError, ConnectionError, HubUnavailable) as problem:
+                failures = 1 if file.position > before else failures + 1
+                reason = str(problem) if isinstance(problem, HubUnavailable) else why(problem)
+            if failures > RETRIES:
+                raise HubUnavailable(f"given up after {failures} attempts in vain: {reason}")
+            log.info("download of %s: %s; trying again", part.name, reason)
+            pause = min(RETRY_PAUSE[0] * 2 ** (failures - 1), RETRY_PAUSE[1])
+            await asyncio.sleep(pause * (0.75 + secrets.randbelow(500) / 1000))
+
+    async def transfer(self, session: aiohttp.ClientSession, download: Download, part: Part, file: PartFile,
+                       others: int) -> None:
+        """Bring what one connection gives; `others` are the bytes of the other parts."""
+        path, headers = resolve_path(download.repo, part.name), range_headers(part, file.position)
+        unknown = part.size is None
+        await in_thread(check_space, download, 0)
+        async with self.hub.get(session, path, headers) as (response, announced):
+            if changed(part, announced):
+                part.size, part.sha256, part.etag = announced.size, announced.sha256, None
+                await in_thread(file.restart)
+                if response.status == 206:
+                    raise HubUnavailable("the file has changed at the hub")  # and this is the end of the new one
+            self.check_answer(response, part, download)
+            if response.status == 416:
+                await in_thread(file.restart)
+                raise HubUnavailable("the hub has no more bytes of it")
+            check_size(response, part, file.position)
+            if response.status != 206 and file.position:  # it gives all or nothing
+                await in_thread(file.restart)
+            if unknown:
+                await in_thread(check_space, download, 0)
+            await self.receive(response, download, part, file, others)
+        if part.size is not None and file.position < part.size:
+            raise HubUnavailable("the connection was cut")
+
+    async def receive(self, response: aiohttp.ClientResponse, download: Download, part: Part, file: PartFile,
+                      others: int) -> None:
+        """Write what comes; reading goes on meanwhile, as what is not read is lost when a connection is cut."""
+        block, writing = bytearray(), None
+        received = file.position
+        try:
+            async for chunk in response.content.iter_any():
+                block += chunk
+                received += len(chunk)
+                if part.size is not None and received > part.size:
+                    raise WrongContent(f"{part.name} is longer than announced")
+                if len(block) >= DOWNLOAD_BLOCK:
+                    if writing:
+                        await writing
+                    full, block = bytes(block), bytearray()
+                    writing = asyncio.create_task(in_thread(file.write, full))
+                download.done = others + received
+                await self.progress(download)
+        finally:
+            if writing:
+                await writing
+            await in_thread(file.write, bytes(block))
+
+    def check_answer(self, response: aiohttp.ClientResponse, part: Part, download: Download) -> None:
+        """Raise what a refusal means: final for the hub's own, another attempt for the rest."""
+        status, encoding = response.status, response.headers.get("Content-Encoding", "identity")
+        at_hub = response.url.origin() == self.hub.url().origin()
+        if status in (401, 403, 404, 410) and at_hub:
+            raise self.hub.refusal(status, f"{download.repo}/{part.name}")
+        if status not in (200, 206, 416) or encoding != "identity":
+            raise HubUnavailable(f"{response.url.host} answered with status {status}")
+
+
+def range_headers(part: Part, position: int) -> dict[str, str]:
+    """What asks for the rest of a file from `position` on; the checksum, where known, guards against a changed file."""
+    if not position:
+        return {}
+    guard = {"If-Range": part.etag} if part.etag and not part.sha256 else {}
+    return {"Range": f"bytes={position}-", **guard}
+
+
+def changed(part: Part, announced: Part) -> bool:
+    """Whether the hub now announces another file than the one that was begun; learns what was unknown."""
+    part.sha256 = part.sha256 or announced.sha256
+    part.size = part.size or announced.size
+    return any(new and new != old for new, old in
+               ((announced.sha256, part.sha256), (announced.size, part.size)))
+
+
+def check_size(response: aiohttp.ClientResponse, part: Part, position: int) -> None:
+    """Refuse an answer that is not what is missing of `part` from `position` on; learns its size and tag.
+
+    WrongContent at the start; HubUnavailable later, as what came before may be good and something in between broken.
+    """
+    size: int | None = None
+    if response.status == 206:
+        found = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", response.headers.get("Content-Range", ""))
+        if not found or int(found[1]) != position:
+            raise HubUnavailable("another range came than was asked for")
+        size = None if found[2] == "*" else int(found[2])
+    elif response.content_length is not None:
+        size = response.content_length
+    if size is not None and part.size is not None and size != part.size:
+        problem = f"{part.name} has {size} bytes instead of the {part.size} announced"
+        raise HubUnavailable(problem) if position else WrongContent(problem)
+    part.size = part.size or size
+    tag = response.headers.get("ETag", "")
+    part.etag = tag if tag.startswith('"') else None  # a weak one promises nothing about bytes
+
+
+def check_content(part: Part, file: PartFile) -> None:
+    """WrongContent unless size and checksum of `file` are those announced."""
+    if part.size is not None and file.position != part.size:
+        raise WrongContent(f"{part.name} has {file.position} bytes instead of the {part.size} announced")
+    if part.sha256 and file.hash.hexdigest() != part.sha256:
+        raise WrongContent(f"{part.name} is damaged: its checksum is not the one announced")
+
+
+def check_space(download: Download, others: int) -> None:
+    """StorageFull unless the disk has room for the rest of `download` and `others` bytes more."""
+    place = Path(download.place)
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    missing = sum(max((part.size or 0) - size_of(download.partial(part)), 0) for part in download.parts
+                  if not size_of(download.target(part)))
+    free = shutil.disk_usage(place).free
+    if missing and missing + others + DISK_RESERVE > free:
+        raise StorageFull(f"{place} has {free / 2**30:.1f} GiB free; {download.file} needs "
+                          f"{(missing + others + DISK_RESERVE) / 2**30:.1f} GiB with the reserve for the system")
+
+
+def finish_partials(download: Download) -> None:
+    """Give all parts their final names."""
+    for part in download.parts:
+        if (partial := download.partial(part)).exists():
+            os.replace(partial, download.target(part))
+
+
+def remove_partials(download: Download) -> None:
+    """Remove what came so far, and the folder made for it if nothing else is in it."""
+    for part in download.parts:
+        download.partial(part).unlink(missing_ok=True)
+        part.verified = False
+    if Path(download.place).name == download.repo.rpartition("/")[2]:
+        with contextlib.suppress(OSError):
+            os.rmdir(download.place)
+
+
+def disk_problem(problem: OSError) -> str:
+    """What a failed write means to the user."""
+    if problem.errno in (errno.ENOSPC, errno.EDQUOT):
+        return "the disk is full: make room, then resume"
+    return f"{problem.filename or 'the file'} cannot be written: {problem.strerror or type(problem).__name__}"
+
+
+# -- Handlers: downloads -------------------------------------------------------------------------
+
+RepoText = Annotated[str, Length(3, 1024)]
+FileText = Annotated[str, Length(1, 512)]
+
+
+@on("models:repo", error="LIST_REPO_FAILED")
+async def models_repo(dash: Dash, *, repo: RepoText) -> Json:
+    """The GGUF models of a repository on the hub."""
+    listing: Json = await dash.downloads.listing(repo)
+    return listing
+
+
+@on("models:download", error="DOWNLOAD_MODEL_FAILED")
+async def models_download(
+    dash: Dash, *, repo: RepoText, file: FileText | None = None,
+    folder: Annotated[str, Length(1, 4096)] | None = None, projector: bool = True,
+) -> Json:
+    """Queue the download of a model, with its shards and its projector."""
+    download = await dash.downloads.add(repo, file, folder, projector)
+    return {"download": download.as_json()}
+
+
+@on("models:download:cancel", error="CANCEL_DOWNLOAD_FAILED")
+async def models_download_cancel(dash: Dash, *, repo: RepoText, file: FileText) -> Json:
+    """Give up a download and remove what came so far."""
+    return {"download": (await dash.downloads.cancel(repo, file)).as_json()}
+
+
+@on("models:download:pause", error="PAUSE_DOWNLOAD_FAILED")
+async def models_download_pause(dash: Dash, *, repo: RepoText, file: FileText) -> Json:
+    """Stop a download and keep what came so far."""
+    return {"download": (await dash.downloads.pause(repo, file)).as_json()}
+
+
+@on("models:download:resume", error="RESUME_DOWNLOAD_FAILED")
+async def models_download_resume(dash: Dash, *, repo: RepoText, file: FileText) -> Json:
+    """Go on with a paused or failed download."""
+    return {"download": (await dash.downloads.resume(repo, file)).as_json()}
+
+
+@on("models:downloads", error="LIST_DOWNLOADS_FAILED")
+async def models_downloads(dash: Dash) -> Json:
+    """All downloads, oldest first, and the models that are good to begin with."""
+    return {"downloads": [item.as_json() for item in dash.downloads.items.values()],
+            "recommended": list(RECOMMENDED)}
+
+
+# -- Hub -----------------------------------------------------------------------------------------
+
+SOCKET_PATH = "/llamaproxws"
+PING_INTERVAL, PING_TIMEOUT = 25, 60  # seconds, as every Socket.IO client is told on connecting
+MAX_MESSAGE = 1_000_000  # bytes of one incoming message: a pasted book chapter fits, a memory bomb does not
+MAX_CONNECT = 8192  # characters of the message that authenticates
+MAX_UNSENT = 4_000_000  # bytes waiting for one client: more, and it is not reading
+AUTH_DEADLINE = 10.0  # seconds in which a new socket must authenticate
+CLOSE_GRACE = 1.0  # seconds between a refusal, or a close, and the end of the TCP connection
+RECOVERY_TIME = 120.0  # seconds for which missed broadcasts are kept
+RECOVERY_BYTES = 4_000_000  # of missed broadcasts, at most
+RECOVERY_COUNT = 10_000  # missed broadcasts, at most
+REQUEST_RATE = 50  # requests a second and client; a page that is opened makes about ten
+REQUEST_BURST = 2.0  # seconds' worth of requests that may come at once
+MAX_RUNNING = 64  # requests of one client that may be under way at the same time
+SOCKETS_PER_ADDRESS = 32  # a household behind one router, with tabs to spare
+REFUSAL_REPORT = 10.0  # seconds between two log lines about refused connections and messages
+ENVELOPE_FIELDS = ("requestId", "data", "timestamp")
+
+
+def encoded(value: Any) -> bytes:
+    """`value` as JSON that every client can read: no NaN, no infinity, no lone surrogate."""
+    try:
+        return json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+    except ValueError:  # UnicodeEncodeError is one as well
+        return json.dumps(sendable(value), separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+
+
+def sendable(value: Any) -> Any:
+    """A copy of `value` with null for numbers that JSON lacks and � for text that UTF-8 lacks."""
+    if isinstance(value, dict):
+        return {sendable(str(key)): sendable(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [sendable(item) for item in value]
+    if isinstance(value, str):
+        return value.encode("utf-8", "replace").decode()
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def text_frame(payload: bytes) -> bytes:
+    """One complete, unmasked WebSocket text frame (RFC 6455, section 5.2)."""
+    size = len(payload)
+    if size < 126:
+        return b"\x81" + bytes([size]) + payload
+    if size < 1 << 16:
+        return b"\x81\x7e" + size.to_bytes(2, "big") + payload
+    return b"\x81\x7f" + size.to_bytes(8, "big") + payload
+
+
+def too_deep(value: Any) -> bool:
+    """Whether parsed JSON is nested deeper than any request of ours."""
+    level = [value]
+    for _ in range(MAX_DEPTH):
+        level = [item for parent in level if isinstance(parent, dict | list)
+                 for item in (parent.values() if isinstance(parent, dict) else parent)]
+        if not level:
+            return False
+    return True
+
+
+@dataclass(eq=False)
+class Client:
+    """One authenticated browser or program."""
+    id: str
+    wire: Wire
+    address: str
+    session_id: str | None
+    recover: tuple[str, int] | None = None
+    established: Json = dataclasses.field(default_factory=dict)
+    rate: float = REQUEST_RATE
+    allowance: float = math.inf
+    measured: float = 0.0
+    running: int = 0
+
+    def may_request(self, cost: float) -> bool:
+        """Take `cost` requests out of this client's allowance, if there are that many."""
+        now = time.monotonic()
+        self.allowance = min(REQUEST_BURST * self.rate, self.allowance + (now - self.measured) * self.rate)
+        self.measured = now
+        if self.allowance < cost:
+            return False
+        self.allowance -= cost
+        return True
+
+
+class Wire(aiohttp_driver.WebSocket):  # type: ignore[misc]
+    """The one place that reaches into the Socket.IO library: its WebSocket, made safe and fast.
+
+    Events are taken here and never reach the library, so that nothing of a hostile message is parsed
+    before it was measured, and reserved names mean nothing. Handshake and pings stay the library's.
+    """
+    hub: Hub
+
+    def __init__(self, handler: Any, server: Any) -> None:
+        super().__init__(handler, server)
+        self.client: Client | None = None
+        self.transport: asyncio.Transport | None = None
+        self.asked = False  # whether it has sent its CONNECT
+        self.deadline: asyncio.TimerHandle | None = None
+
+    async def __call__(self, environ: Json) -> web.WebSocketResponse:
+        """Run one socket from its upgrade to its end."""
+        request = environ["aiohttp.request"]
+        environ["llamadash.wire"] = self
+        self.transport = request.transport
+        self._sock = web.WebSocketResponse(max_msg_size=MAX_MESSAGE, compress=False, timeout=CLOSE_GRACE)
+        self.deadline = asyncio.get_running_loop().call_later(AUTH_DEADLINE, self.abort)
+        self.hub.wires.add(self)
+        try:
+            await self._sock.prepare(request)
+            await self.handler(self)
+        finally:
+            self.deadline.cancel()
+            self.hub.wires.discard(self)
+        return self._sock
+
+    async def wait(self) -> str:
+        """The next message that is for the library; OSError ends the socket."""
+        while True:
+            message = await self._sock.receive()
+            if message.type is not WSMsgType.TEXT:
+                if message.type not in (WSMsgType.CLOSE, WSMsgType.CLOSING, WSMsgType.CLOSED):
+                    self.hub.refused["binary or oversized messages"] += 1
+                    self.abort()
+                raise OSError
+            text = str(message.data)
+            if text.startswith("42") and self.client:
+                if not self.hub.receive(self.client, text):
+                    self.give_up("malformed messages")
+            elif text in ("3", "1", "41"):
+                return text
+            elif not self.asked and is_connect(text):
+                self.asked = True
+                return text
+            elif not text.startswith("43"):  # an acknowledgement of something: nothing waits for one
+                self.give_up("malformed messages")
+
+    def give_up(self, reason: str) -> typing.NoReturn:
+        """End a socket whose other side does not keep to the protocol."""
+        self.hub.refused[reason] += 1
+        self.abort()
+        raise OSError
+
+    async def send(self, message: str | bytes) -> None:
+        """Send what the library has to say; the answer to CONNECT starts or ends everything else."""
+        await super().send(message)
+        if isinstance(message, str) and message.startswith("40") and self.client:
+            if self.deadline:
+                self.deadline.cancel()
+            self.hub.welcome(self.client)
+        elif isinstance(message, str) and message.startswith("44"):
+            asyncio.get_running_loop().call_later(CLOSE_GRACE / 2, self.abort)
+
+    async def close(self) -> None:
+        """Close politely, then for good: the other side may never answer."""
+        asyncio.get_running_loop().call_later(CLOSE_GRACE, self.abort)
+        await self._sock.close()
+
+    def write(self, frame: bytes) -> None:
+        """Write one ready-made frame, or end a client that does not read what it was sent."""
+        transport = self.transport
+        if transport is None or transport.is_closing():
+            return
+        if transport.get_write_buffer_size() > MAX_UNSENT:
+            self.hub.refused["clients that did not read"] += 1
+            transport.abort()
+        else:
+            transport.write(frame)
+
+    def abort(self) -> None:
+        """End the TCP connection at once."""
+        if self.transport is not None:
+            self.transport.abort()
+
+
+def is_connect(text: str) -> bool:
+    """Whether `text` is a Socket.IO CONNECT to the one namespace there is, with an object or nothing."""
+    if not text.startswith("40") or len(text) > MAX_CONNECT:
+        return False
+    try:
+        auth = json.loads(text[2:] or "{}")
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(auth, dict) and not too_deep(auth)
+
+
+class Hub:
+    """Every open browser: authenticates, answers requests with one envelope each, broadcasts.
+
+    Broadcasts and answers are encoded and framed once and written to each client's transport; only the
+    answer to CONNECT and the pings take the library's way.
+    """
+
+    def __init__(self, dash: Dash) -> None:
+        self.dash = dash
+        self.epoch = secrets.token_hex(8)
+        self.seq = 0
+        self.history: collections.deque[tuple[int, float, bytes]] = collections.deque()
+        self.history_bytes = 0
+        self.clients: dict[str, Client] = {}
+        self.wires: set[Wire] = set()
+        self.refused: collections.Counter[str] = collections.Counter()
+        quiet = logging.getLogger("llamadash.socketio")
+        quiet.setLevel(logging.CRITICAL)
+        self.sio = socketio.AsyncServer(
+            async_mode="aiohttp", transports=["websocket"], cors_allowed_origins=[], http_compression=False,
+            max_http_buffer_size=MAX_MESSAGE, ping_interval=PING_INTERVAL, ping_timeout=PING_TIMEOUT,
+            logger=quiet, engineio_logger=quiet)
+        wire = type("HubWire", (Wire,), {"hub": self})
+        self.sio.eio._async = {**self.sio.eio._async, "websocket": wire}
+        self.sio.on("connect", self.connect)
+        self.sio.on("disconnect", self.disconnect)
+
+    # connections
+
+    async def connect(self, sid: str, environ: Json, auth: Any = None) -> None:
+        """Admit a client whose credentials are good; refuse it with a code otherwise."""
+        wire: Wire = environ["llamadash.wire"]
+        credentials = auth if isinstance(auth, dict) else {}
+        address = client_address(environ["aiohttp.request"], self.dash.config.trusted_proxies)
+        try:
+            admitted = await self.dash.access.admit(credentials, address)
+        except DashError as problem:
+            self.refused[f"failed logins from {address}"] += 1
+            raise socketio.exceptions.ConnectionRefusedError(
+                str(problem), {"code": problem.code, **problem.details}) from None
+        epoch, seq = credentials.get("epoch"), credentials.get("seq")
+        recover = (epoch, seq) if isinstance(epoch, str) and type(seq) is int else None
+        session = {"session": admitted["session"]} if "session" in admitted else {}
+        wire.client = Client(sid, wire, address, admitted["session_id"], recover, session,
+                             self.dash.config.request_rate)
+
+    def welcome(self, client: Client) -> None:
+        """Tell a client that it is in, give it what it missed, and let it take part in broadcasts."""
+        missed = self.missed(client.recover)
+        established = {"epoch": self.epoch, "seq": self.seq, "recovered": missed is not None,
+                       "version": __version__, "features": self.dash.features(), **client.established}
+        self.clients[client.id] = client
+        self.send(client, "connection:established", established)
+        for frame in missed or []:
+            client.wire.write(frame)
+
+    def missed(self, recover: tuple[str, int] | None) -> list[bytes] | None:
+        """The broadcasts after `recover` (epoch, seq) in order; None where they are not all known."""
+        if recover is None or recover[0] != self.epoch or not 0 <= recover[1] <= self.seq:
+            return None
+        self.forget()
+        oldest = self.history[0][0] if self.history else self.seq + 1
+        return [frame for seq, _, frame in self.history if seq > recover[1]] if recover[1] >= oldest - 1 else None
+
+    def forget(self) -> None:
+        """Drop the broadcasts that are too old, or too many, to be asked for again."""
+        limit = time.monotonic() - RECOVERY_TIME
+        while self.history and (self.history[0][1] < limit or self.history_bytes > RECOVERY_BYTES
+                                or len(self.history) > RECOVERY_COUNT):
+            self.history_bytes -= len(self.history.popleft()[2])
+
+    async def disconnect(self, sid: str, *_reason: Any) -> None:
+        """Forget a client that has gone, and end what ran only for it."""
+        client = self.clients.pop(sid, None)
+        if client:
+            asyncio.get_running_loop().call_later(CLOSE_GRACE, client.wire.abort)
+            self.dash.engine.client_gone(sid)
+
+    def end_sessions(self, ended: Callable[[Client], bool]) -> None:
+        """Close the sockets of the clients for which `ended` says so."""
+        for client in [client for client in self.clients.values() if ended(client)]:
+            client.wire.abort()
+
+    async def close(self) -> None:
+        """End every socket: a tab left open must not delay the stop."""
+        for wire in list(self.wires):
+            wire.abort()
+        await self.sio.shutdown()
+
+    async def watch(self) -> None:
+        """End the sockets of sessions that have ended, and report refusals, while the program runs."""
+        reported = time.monotonic()
+        key = self.dash.access.current_key()
+        while True:
+            await asyncio.sleep(0.5)
+            if (new := self.dash.access.current_key()) != key:
+                key = new
+                self.dash.db.delete_sessions()
+                self.end_sessions(lambda _: True)
+            elif any(client.session_id not in (None, "key") for client in self.clients.values()):
+                alive = {row["id"] for row in self.dash.db.sessions()}
+                self.end_sessions(lambda client: client.session_id not in {None, "key", *alive})
+            if self.refused and time.monotonic() - reported > REFUSAL_REPORT:
+                reported = time.monotonic()
+                log.warning("refused: %s", ", ".join(f"{count} {what}" for what, count in self.refused.most_common(8)))
+                self.refused.clear()
+
+    # messages
+
+    def send(self, client: Client, event: str, data: Json) -> None:
+        """Send one event to one client, outside the sequence of broadcasts."""
+        envelope = {"type": "broadcast", "event": event, "data": data, "timestamp": now_ms()}
+        client.wire.write(text_frame(b"42" + encoded([event, envelope])))
+
+    def broadcast(self, event: str, data: Json) -> None:
+        """Send one event to every client, and keep it for those that are away for a moment."""
+        self.seq += 1
+        envelope = {"type": "broadcast", "event": event, "data": data, "seq": self.seq, "timestamp": now_ms()}
+        frame = text_frame(b"42" + encoded([event, envelope]))
+        self.history.append((self.seq, time.monotonic(), frame))
+        self.history_bytes += len(frame)
+        self.forget()
+        for client in list(self.clients.values()):
+            client.wire.write(frame)
+
+    def receive(self, client: Client, text: str) -> bool:
+        """Take one event message apart and start its handler; False where it is malformed."""
+        match = re.match(r"42(\d{0,10})(?=\[)", text)
+        if not match:
+            return False
+        try:
+            name, *more = json.loads(text[match.end():])
+        except (ValueError, RecursionError):
+            return False
+        if not isinstance(name, str) or len(more) > 1:
+            return False
+        task = asyncio.ensure_future(self.dispatch(client, name, match[1], more[0] if more else {}))
+        self.dash.tasks.add(task)
+        task.add_done_callback(self.dash.tasks.discard)
+        return True
+
+    async def dispatch(self, client: Client, name: str, ack: str, request: Any) -> None:
+        """Run the handler of one request, and answer it exactly once, whatever happens."""
+        reply = Reply(request.get("requestId") if isinstance(request, dict) else None)
+        name = name if encodable(name) else "?"
+        client.running += 1
+        try:
+            event = EVENTS.get(name)
+            if event is None:
+                raise UnknownEvent(f"There is no event {name[:64]}.")
+            if client.running > MAX_RUNNING or not client.may_request(event.cost):
+                raise RateLimited("Too many requests: slow down.", retryAfter=1)
+            arguments = event.arguments(request_data(request))
+            first = (self.dash, client) if event.wants_client else (self.dash,)
+            self.answer(client, name, ack, reply, await event.handler(*first, **arguments))
+        except DashError as problem:
+            self.answer(client, name, ack, reply, problem)
+        except Exception:  # the one place where a bug in a handler ends up
+            log.exception("%s failed", name)
+            code = EVENTS[name].error
+            self.answer(client, name, ack, reply, HandlerFailed("Something went wrong in llamadash; its log says what.", code))
+        finally:
+            client.running -= 1
+
+    def answer(self, client: Client, name: str, ack: str, reply: Reply, result: Json | DashError) -> None:
+        """Send the response envelope, and the acknowledgement if the client wants one."""
+        name = name[:128]
+        outcome = ({"success": False, "error": result.as_json()} if isinstance(result, DashError)
+                   else {"success": True, "data": result})
+        envelope = {"type": "response", "event": name, **outcome, "requestId": reply.request_id, "timestamp": now_ms()}
+        body = encoded(envelope)
+        client.wire.write(text_frame(b"42" + encoded([f"{name}:result"])[:-1] + b"," + body + b"]"))
+        if ack:
+            client.wire.write(text_frame(b"43" + ack.encode() + b"[" + body + b"]"))
+
+
+class Reply:
+    """What a response repeats of its request: the requestId, made where there is no good one."""
+
+    def __init__(self, request_id: Any) -> None:
+        good = isinstance(request_id, str) and 0 < len(request_id) <= 128 and encodable(request_id)
+        self.request_id = request_id if good or type(request_id) is int and abs(request_id) < 2**53 else secrets.token_hex(8)
+
+
+class HandlerFailed(DashError):
+    """A handler raised what it should not have; its event names the code."""
+
+    def __init__(self, message: str, code: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+def request_data(request: Any) -> Json:
+    """The `data` of a request's envelope; InvalidRequest where the envelope is none."""
+    if not isinstance(request, dict):
+        raise InvalidRequest("A request is an object {requestId, data, timestamp}.", field="data")
+    for name in request:
+        if name not in ENVELOPE_FIELDS:
+            raise InvalidRequest(f"unknown field: {name[:64]}", field=name[:64])
+    request_id = request.get("requestId", "")
+    if not isinstance(request_id, str | int) or isinstance(request_id, bool) or len(str(request_id)) > 128:
+        raise InvalidRequest("requestId must be a text of at most 128 characters", field="requestId")
+    if "timestamp" in request and (not isinstance(request["timestamp"], int | float) or isinstance(request["timestamp"], bool)):
+        raise InvalidRequest("timestamp must be a number", field="timestamp")
+    data = request.get("data", {})
+    if not isinstance(data, dict) or too_deep(data):
+        raise InvalidRequest("data must be an object" if not isinstance(data, dict) else "data is nested too deep", field="data")
+    return data
+
+
+def client_address(request: web.Request, trusted_proxies: Sequence[str]) -> str:
+    """The address of the other side: the peer's, or what a trusted proxy says of it."""
+    peer = request.remote or "?"
+    forwarded = request.headers.get("X-Forwarded-For", "")
+    if peer in trusted_proxies and forwarded:
+        return forwarded.split(",")[-1].strip()[:64]
+    return peer
+
+
+# -- Web -----------------------------------------------------------------------------------------
+
+WEB = HERE / "web"
+CONTENT_TYPES = {
+    ".html": "text/html; charset=utf-8", ".js": "text/javascript; charset=utf-8",
+    ".css": "text/css; charset=utf-8", ".svg": "image/svg+xml", ".png": "image/png",
+    ".json": "application/json", ".webmanifest": "application/manifest+json", ".ico": "image/x-icon",
+    ".txt": "text/plain; charset=utf-8",
+}
+SECURITY_HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
+                               "connect-src 'self'; manifest-src 'self'; base-uri 'none'; form-action 'none'; "
+                               "frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'",
+    "X-Content-Type-Options": "nosniff", "X-Frame-Options": "DENY", "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Opener-Policy": "same-origin", "Cross-Origin-Resource-Policy": "same-origin",
+    "Permissions-Policy": "camera=(), microphone=(), geolocation=()", "Server": "llamadash",
+}
+GZIP_FROM = 200  # bytes; less does not get smaller
+PRELOADED = ("app.js", "pages/dashboard.js")  # what the first page needs, with all that they import
+
+
+@dataclass(frozen=True)
+class WebFile:
+    """One file of the client, ready to be sent."""
+    body: bytes
+    gzipped: bytes | None
+    content_type: str
+    etag: str
+
+
+class WebFiles:
+    """The client's files, read and compressed once, and again when one of them has changed.
+
+    Under `/~HASH/` every file may be cached for ever: HASH is made from the content of all, modules
+    import each other by relative paths, so a page never mixes two versions.
+    """
+
+    def __init__(self, root: Path = WEB) -> None:
+        self.root = root
+        self.signature: tuple[tuple[str, int, int], ...] = ()
+        self.files: dict[str, WebFile] = {}
+        self.version = ""
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Read the files again if one of them has changed."""
+        found = sorted(path for path in self.root.rglob("*") if path.is_file() and self.is_inside(path))
+        stats = [(str(path.relative_to(self.root)), path.stat()) for path in found]
+        signature = tuple((name, stat.st_mtime_ns, stat.st_size) for name, stat in stats)
+        if signature == self.signature:
+            return
+        contents = {name.replace(os.sep, "/"): (self.root / name).read_bytes() for name, _, _ in signature}
+        digest = hashlib.sha256(repr(sorted(contents.items())).encode()).hexdigest()
+        self.version = digest[:12]
+        if "index.html" in contents:
+            contents["index.html"] = self.linked(contents)
+        self.files = {name: web_file(name, body) for name, body in contents.items()}
+        self.signature = signature
+
+    def is_inside(self, path: Path) -> bool:
+        """Whether `path` is no link that leaves the folder."""
+        return path.resolve().is_relative_to(self.root.resolve())
+
+    def linked(self, contents: dict[str, bytes]) -> bytes:
+        """index.html with versioned addresses, and hints to load what the first page needs at once."""
+        page = re.sub(r'(src|href)="/(?=[^"/][^"]*\.(?:js|css|svg)")', rf'\1="/~{self.version}/',
+                      contents["index.html"].decode())
+        wanted = [name for name in PRELOADED if name in contents]
+        for name in wanted:  # grows while it is walked
+            for target in re.findall(r'^(?:import|export)\b[^;]*?from\s*"(\.[^"]+)"', contents[name].decode(), re.M):
+                imported = posixpath.normpath(posixpath.join(posixpath.dirname(name), target))
+                if imported in contents and imported not in wanted:
+                    wanted.append(imported)
+        links = "\n".join(f'  <link rel="modulepreload" href="/~{self.version}/{name}">' for name in wanted)
+        return page.replace("</head>", f"{links}\n</head>").encode()
+
+    def find(self, path: str) -> tuple[WebFile | None, bool]:
+        """The file for a URL path, and whether it may be cached for ever; index.html for every page."""
+        name = path.lstrip("/")
+        if path.startswith("/~"):
+            version, _, name = path[2:].partition("/")
+            return (self.files.get(name) if version == self.version else None), True
+        if not name or name == "index.html" or "." not in name.rsplit("/", 1)[-1]:
+            self.refresh()
+            return self.files.get("index.html"), False
+        return self.files.get(name), False
+
+
+def web_file(name: str, body: bytes) -> WebFile:
+    """The file `name`, compressed where that pays."""
+    gzipped = gzip.compress(body, 9, mtime=0) if len(body) >= GZIP_FROM and not name.endswith(".png") else None
+    kind = CONTENT_TYPES.get(posixpath.splitext(name)[1], "application/octet-stream")
+    return WebFile(body, gzipped, kind, f'"{hashlib.sha256(body).hexdigest()[:20]}"')
+
+
+def is_hostile_path(raw: str) -> bool:
+    """Whether a URL path, decoded or not, tries to walk or to hide something."""
+    decoded = urllib.parse.unquote(raw, errors="replace")
+    return any(character in decoded for character in "\\\0") or not decoded.isprintable() \
+        or any(part in (".", "..") for part in re.split(r"[/\\]", decoded)) or "%" in decoded
+
+
+def host_name(value: str) -> str:
+    """The name in a Host header, without its port and without a trailing dot."""
+    match = re.fullmatch(r"(\[[0-9a-fA-F:.]+\]|[^:/@\s]+)(?::\d{1,5})?", value)
+    return match[1].rstrip(".").lower() if match else ""
+
+
+def is_ip(name: str) -> bool:
+    """Whether `name` is an IP address (which no DNS answer can be rebound to)."""
+    try:
+        return bool(ipaddress.ip_address(name.strip("[]")))
+    except ValueError:
+        return False
+
+
+class WebServer:
+    """HTTP: the static client for everyone, the socket for those with a good Host and Origin."""
+
+    def __init__(self, dash: Dash) -> None:
+        self.dash = dash
+        self.files = WebFiles()
+        self.sockets: collections.Counter[str] = collections.Counter()
+        own = socket.gethostname().lower()
+        self.hosts = {"localhost", own, own.split(".")[0], f"{own.split('.')[0]}.local",
+                      *(name.lower().rstrip(".") for name in dash.config.allow_hosts)}
+        self.app = web.Application(middlewares=[self.guard], client_max_size=1024)
+        dash.hub.sio.attach(self.app, socketio_path=SOCKET_PATH)
+        self.app.router.add_route("*", "/{path:.*}", self.static)
+        self.app.on_response_prepare.append(self.secure)
+
+    async def secure(self, _request: web.Request, response: web.StreamResponse) -> None:
+        """Add the security headers to every response."""
+        for name, value in SECURITY_HEADERS.items():
+            response.headers[name] = value
+
+    @web.middleware
+    async def guard(self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]) -> web.StreamResponse:
+        """Refuse a foreign Host anywhere, and a foreign Origin or one socket too many at the socket."""
+        if not self.host_is_ours(request.headers.getall("Host", [])):
+            return web.Response(status=421, text="This name does not belong to llamadash; allow it with --allow-host.\n")
+        if request.path.rstrip("/") != SOCKET_PATH:
+            return await handler(request)
+        if request.method != "GET":
+            return web.Response(status=405, text="This is a WebSocket.\n")
+        if not self.origin_is_ours(request):
+            self.dash.hub.refused["foreign origins"] += 1
+            return web.Response(status=403, text="This origin may not connect; allow it with --allow-origin.\n")
+        address = client_address(request, self.dash.config.trusted_proxies)
+        if self.sockets[address] >= self.dash.config.sockets_per_address:
+            self.dash.hub.refused["sockets too many from one address"] += 1
+            return web.Response(status=503, text="Too many connections from this address.\n", headers={"Retry-After": "10"})
+        self.sockets[address] += 1
+        try:
+            return await handler(request)
+        finally:
+            self.sockets[address] -= 1
+            self.sockets += collections.Counter()  # forget the addresses that have none left
+
+    def host_is_ours(self, hosts: list[str]) -> bool:
+        """Whether the Host header is a name of this machine, an address, or one allowed."""
+        name = host_name(hosts[0]) if len(hosts) == 1 else ""
+        return bool(name) and (name in self.hosts or is_ip(name) or name.endswith(".localhost"))
+
+    def origin_is_ours(self, request: web.Request) -> bool:
+        """Whether the page that opens this socket came from here, or is allowed to."""
+        origins = request.headers.getall("Origin", [])
+        if not origins:
+            return True  # a script, which needs the key as everybody does
+        allowed = self.dash.config.allow_origins
+        scheme = "https" if self.dash.config.tls_cert else "http"
+        if request.remote in self.dash.config.trusted_proxies:
+            scheme = request.headers.get("X-Forwarded-Proto", scheme)
+        same = f"{scheme}://{request.headers['Host']}".lower()
+        port = {"http": ":80", "https": ":443"}.get(scheme, "")
+        return len(origins) == 1 and ("*" in allowed or origins[0] in allowed
+                                      or origins[0].lower() in (same, same.removesuffix(port)))
+
+    async def static(self, request: web.Request) -> web.Response:
+        """A file of the client, or its page for every path that has no extension."""
+        if request.method not in ("GET", "HEAD"):
+            return web.Response(status=405, text="Nothing here but the client.\n", headers={"Allow": "GET, HEAD"})
+        raw = request.rel_url.raw_path if request.raw_path.startswith("http") else request.raw_path.split("?")[0]
+        file, lasting = (None, False) if is_hostile_path(raw) else self.files.find(urllib.parse.unquote(raw))
+        if file is None:
+            return web.Response(status=404, text="There is no such file.\n")
+        headers = {"Cache-Control": "public, max-age=31536000, immutable" if lasting else "no-cache",
+                   "ETag": file.etag, "Vary": "Accept-Encoding", "Content-Type": file.content_type}
+        if file.etag in request.headers.get("If-None-Match", ""):
+            return web.Response(status=304, headers=headers)
+        if file.gzipped and "gzip" in request.headers.get("Accept-Encoding", ""):
+            return web.Response(body=file.gzipped, headers={**headers, "Content-Encoding": "gzip"})
+        return web.Response(body=file.body, headers=headers)
+
+
+# -- Doctor and service --------------------------------------------------------------------------
+
+DOCTOR_ENTRIES = 20_000  # files looked at per model folder: enough to say something
+DOCTOR_TIMEOUT = 5.0  # s for a remote engine's answer
+LOW_DISK = 5 * 2**30  # bytes; less is no room for the next model
+OLDEST_SQLITE = (3, 24)  # has upserts
+WATCHDOG_SECONDS = 60  # until systemd starts a llamadash again that hangs
+STOP_SECONDS = 45  # the engine gives its models 10 s to finish
+TEMPORARY = ("/tmp", "/var/tmp")  # noqa: S108  (what PrivateTmp would hide)
+GPU_DEVICES = ("/dev/kfd", "/dev/dri/renderD*", "/dev/nvidia[0-9]*", "/dev/nvidiactl")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What one check found, and what to do about it."""
+    level: Literal["ok", "warn", "fail"]
+    about: str
+    text: str
+    advice: str = ""
+
+    def __str__(self) -> str:
+        """One line: the level, what it is about, what was found, what to do."""
+        return f"{self.level:<4}  {self.about}: {self.text}{f': {self.advice}' if self.advice else ''}"
+
+
+def doctor(config: Config) -> int:
+    """Check this machine, one line per finding, and return 0 if nothing failed, else 1."""
+    return asyncio.run(examine(config))
+
+
+async def examine(config: Config) -> int:
+    """Print the findings as they come; 1 if one is a failure."""
+    failed = 0
+    async for finding in findings(config):
+        print(finding, flush=True)
+        failed += finding.level == "fail"
+    print(f"{failed} of these must be mended." if failed else "llamadash can run here.")
+    return 1 if failed else 0
+
+
+async def findings(config: Config) -> AsyncIterator[Finding]:
+    """All checks, in the order in which things are needed."""
+    for finding in (*python_findings(), *data_findings(config), *database_findings(config.data_dir / DATABASE_NAME)):
+        yield finding
+    async for finding in engine_findings(config):
+        yield finding
+    for finding in model_findings(config):
+        yield finding
+    async for finding in gpu_findings():
+        yield finding
+    for finding in port_findings(config):
+        yield finding
+
+
+def python_findings() -> Iterator[Finding]:
+    """Python, SQLite, the dependencies and the client's files."""
+    where = f"{platform.python_version()} ({sys.executable}), llamadash {__version__}"
+    good = sys.version_info >= (3, 10)
+    yield Finding("ok", "Python", where) if good else Finding("fail", "Python", where, "install Python 3.10 or newer")
+    if sqlite3.sqlite_version_info < OLDEST_SQLITE:
+        yield Finding("fail", "SQLite", sqlite3.sqlite_version, "use a Python with SQLite 3.24 or newer")
+    for requirement in script_dependencies(HERE / "llamadash.py"):
+        yield dependency_finding(requirement)
+    if not (HERE / "web" / "index.html").is_file():
+        yield Finding("fail", "web", f"{HERE / 'web'} is missing", "copy the web folder beside llamadash.py")
+
+
+def dependency_finding(requirement: str) -> Finding:
+    """Whether one requirement is installed, in a version that will do."""
+    name = re.split(r"[<>=!~\[; ]", requirement, maxsplit=1)[0]
+    advice = f"pip install '{requirement}'"
+    try:
+        version = importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return Finding("fail", name, f"not installed for {IMPORT_NAMES.get(name, name)}", advice)
+    for sign, bound in re.findall(r"(>=|<)([\d.]+)", requirement):
+        if (numbers(version) >= numbers(bound)) != (sign == ">="):
+            return Finding("fail" if sign == ">=" else "warn", name, f"{version}, but {requirement} is needed", advice)
+    return Finding("ok", name, version)
+
+
+def numbers(version: str) -> tuple[int, ...]:
+    """The leading numbers of a version, to compare it."""
+    return tuple(int(item) for item in re.match(r"[\d.]*", version)[0].split(".") if item)  # type: ignore[index]
+
+
+def data_findings(config: Config) -> Iterator[Finding]:
+    """The data folder: there or possible, writable, private, with room."""
+    folder = existing = config.data_dir
+    while not existing.exists() and existing != existing.parent:
+        existing = existing.parent
+    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+        yield Finding("fail", "data folder", f"{folder} cannot be written", "change its owner, or choose --data-dir")
+        return
+    yield Finding("ok", "data folder", str(folder) if existing == folder else f"{folder} will be made")
+    for path in (folder, folder / "access-key", folder / "engine-key", folder / DATABASE_NAME):
+        if os.name != "nt" and path.exists() and path.stat().st_mode & 0o077:
+            mode = "700" if path.is_dir() else "600"
+            yield Finding("warn", "data folder", f"others may read {path}", f"chmod {mode} {path}")
+    if (free := shutil.disk_usage(existing).free) < LOW_DISK:
+        yield Finding("warn", "disk", f"{free / 2**30:.1f} GiB free at {existing}", "make room for models")
+
+
+def database_findings(path: Path) -> Iterator[Finding]:
+    """The database: absent, readable, of this version."""
+    if not path.exists():
+        yield Finding("ok", "database", f"{path} will be made")
+        return
+    if is_good_database(path):
+        backups = len(list((path.parent / "backups").glob("*"))) if (path.parent / "backups").is_dir() else 0
+        yield Finding("ok", "database", f"{path}, {path.stat().st_size / 2**20:.1f} MiB, {backups} backups")
+        return
+    version = 0
+    with contextlib.suppress(sqlite3.Error), contextlib.closing(read_only(path)) as db:
+        version = db.execute("PRAGMA user_version").fetchone()[0]
+    if version > len(MIGRATIONS):
+        yield Finding("fail", "database", f"{path} was written by a newer llamadash", "update llamadash")
+    else:
+        yield Finding("fail", "database", f"{path} is damaged",
+                      f"start llamadash: it moves the file aside and takes the newest of up to {BACKUPS_KEPT} backups")
+
+
+def read_only(path: Path) -> sqlite3.Connection:
+    """A connection that changes nothing."""
+    return sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=1)
+
+
+async def engine_findings(config: Config) -> AsyncIterator[Finding]:
+    """The engine: found, of what version, able to be a router."""
+    program = find_program(config.llama_server)
+    if program is None:
+        hint = engine_hint()
+        advice = f"{hint['text']} For example: {hint['commands'][0]}"
+        missing = f"{config.llama_server} is no program" if config.llama_server else "no llama-server on PATH"
+        yield Finding("fail" if config.llama_server else "warn", "engine", missing, advice)
+        return
+    if program.kind == "remote":
+        yield await asyncio.to_thread(remote_finding, program)
+        return
+    facts = await probe(program)
+    name = "embedded CPU engine" if program.kind == "embedded" else program.command[0]
+    if facts.problem:
+        yield Finding("fail", "engine", facts.problem)
+    else:
+        yield Finding("ok", "engine", f"{name}, {facts.version or 'version unknown'}, with router mode")
+
+
+def remote_finding(program: Program) -> Finding:
+    """Whether the engine at a URL answers and is a router."""
+    request = urllib.request.Request(f"{program.url}/props")  # noqa: S310  (http or https, from the command line)
+    if key := os.environ.get("LLAMADASH_ENGINE_API_KEY"):
+        request.add_header("Authorization", f"Bearer {key}")
+    try:
+        with urllib.request.urlopen(request, timeout=DOCTOR_TIMEOUT) as response:  # noqa: S310
+            properties = json.loads(response.read(2**20))
+    except (OSError, ValueError) as problem:
+        text = f"{program.url} does not answer ({problem})"
+        return Finding("fail", "engine", text, "start it there, or correct --llama-server")
+    if not isinstance(properties, dict) or properties.get("role") != "router":
+        return Finding("fail", "engine", f"{program.url} is no router", "start llama-server there without -m and -hf")
+    return Finding("ok", "engine", f"{program.url}, {properties.get('build_info') or 'version unknown'}")
+
+
+def saved_config(config: Config) -> dict[str, Any]:
+    """What the user saved of the engine's configuration, read without changing the database."""
+    with contextlib.suppress(sqlite3.Error, ValueError), contextlib.closing(
+            read_only(config.data_dir / DATABASE_NAME)) as db:
+        return {key: json.loads(value) for key, value in db.execute("SELECT key, value FROM server_config")}
+    return {}
+
+
+def model_folders(config: Config) -> list[Path]:
+    """The model folders that will be looked in, whether or not they exist."""
+    saved = saved_config(config).get("models_dirs")
+    listed = config.models_dirs or ([Path(item).expanduser() for item in saved] if saved else default_model_folders())
+    return list(dict.fromkeys([*listed, config.data_dir / "models"]))
+
+
+def model_findings(config: Config) -> Iterator[Finding]:
+    """The model folders and how many GGUF files are in them."""
+    found = 0
+    for folder in model_folders(config):
+        if not folder.is_dir():
+            if config.models_dirs and folder in config.models_dirs:
+                yield Finding("fail", "models", f"{folder} is no folder", "mend --models-dir")
+        elif not os.access(folder, os.R_OK | os.X_OK):
+            yield Finding("warn", "models", f"{folder} cannot be read", "change its permissions")
+        else:
+            count, size = gguf_files(folder)
+            found += count
+            yield Finding("ok", "models", f"{folder}: {count} GGUF files, {size / 2**30:.1f} GiB")
+    if not found:
+        yield Finding("warn", "models", "none found", f"put GGUF files into {config.data_dir / 'models'}, or download "
+                      "one on the Models page")
+
+
+def gguf_files(folder: Path) -> tuple[int, int]:
+    """How many GGUF files are under `folder`, and their bytes."""
+    count = size = seen = 0
+    for root, _, names in os.walk(folder):
+        for name in names:
+            if name.lower().endswith(".gguf"):
+                with contextlib.suppress(OSError):
+                    size += os.stat(os.path.join(root, name)).st_size
+                    count += 1
+        seen += len(names)
+        if seen > DOCTOR_ENTRIES:
+            break
+    return count, size
+
+
+async def gpu_findings() -> AsyncIterator[Finding]:
+    """The GPUs, and whether this user may use them."""
+    nvidia = NvidiaGpus()
+    await nvidia.ask()
+    gpus = [*nvidia.gpus, *SysfsGpus().read()]
+    for gpu in gpus:
+        memory = f", {gpu['memory_total'] / 2**30:.0f} GiB" if gpu["memory_total"] else ""
+        yield Finding("ok", "GPU", f"{gpu['name']}{memory}")
+    if nvidia.error:
+        yield Finding("warn", "GPU", nvidia.error, "mend the NVIDIA driver: `nvidia-smi` must work")
+    elif not nvidia.gpus and nvidia_card():
+        yield Finding("warn", "GPU", "there is an NVIDIA card, but no nvidia-smi", "install NVIDIA's driver")
+    elif not gpus:
+        yield Finding("ok", "GPU", "none found; models run on the processor")
+    for device in (device for pattern in GPU_DEVICES for device in Path("/").glob(pattern[1:])):
+        if not os.access(device, os.R_OK | os.W_OK):
+            yield Finding("warn", "GPU", f"{getpass.getuser()} may not use {device}", group_advice(device))
+
+
+def nvidia_card() -> bool:
+    """Whether a display controller of NVIDIA's is on the PCI bus."""
+    for device in Path("/sys/bus/pci/devices").glob("*"):
+        with contextlib.suppress(OSError):
+            maker, kind = ((device / name).read_text() for name in ("vendor", "class"))
+            if maker.strip() == "0x10de" and kind.startswith("0x03"):
+                return True
+    return False
+
+
+def group_advice(device: Path) -> str:
+    """How to be allowed to use a device."""
+    with contextlib.suppress(OSError, KeyError, NotImplementedError, ImportError):
+        if device.stat().st_mode & stat.S_IWGRP:
+            return f"sudo usermod -aG {device.group()} {getpass.getuser()}, then log in again"
+    return "change its permissions"
+
+
+def port_findings(config: Config) -> Iterator[Finding]:
+    """The ports of llamadash and of its engine, and who may reach them."""
+    owner = ""
+    with contextlib.suppress(OSError):
+        owner = (config.data_dir / "lock").read_text("ascii", "replace").strip()
+    address = f"{config.host}:{config.port}"
+    if config.port == 0 or port_is_free(config.host, config.port):
+        yield Finding("ok", "port", f"{address} is free")
+    else:
+        holder = port_holder(config.port)
+        ours = bool(owner) and holder.endswith(f"(process {owner})")
+        yield (Finding("ok", "port", f"{address} is llamadash's own: it runs") if ours else
+               Finding("fail", "port", f"{address} is taken by {holder}", "stop it, or choose another with --port"))
+    saved = {**ENGINE_DEFAULTS, **saved_config(config)}
+    host, port = config.engine_host or saved["engine_host"], config.engine_port or saved["engine_port"]
+    if not (config.llama_server or "").startswith("http") and not port_is_free(host, port):
+        yield Finding("warn", "engine port", f"{host}:{port} is taken by {port_holder(port)}",
+                      "another one will be used while that is so")
+    if not config.auth:
+        yield Finding("warn", "access", f"whoever reaches {address} controls llamadash", "leave out --no-auth")
+
+
+# systemd
+
+def service_unit(config: Config) -> str:
+    """A systemd unit that runs this very script with this configuration, as this user.
+
+    PrivateDevices, DevicePolicy and ProtectClock (which implies a device policy) are left out, as they hide the GPUs;
+    MemoryDenyWriteExecute too, as GPU drivers compile at run time.
+    """
+    folders = [config.data_dir, *(folder for folder in model_folders(config) if folder.is_dir())]
+    writable = list(dict.fromkeys(folder for folder in folders if folder != config.data_dir / "models"))
+    command = [os.path.abspath(sys.executable), str(HERE / "llamadash.py"), *service_options(config)]
+    hidden = any(str(path).startswith(TEMPORARY) for path in (*writable, HERE, Path(sys.executable)))
+    low_port = "CAP_NET_BIND_SERVICE" if 0 < config.port < 1024 else ""
+    capabilities = f"{low_port} CAP_DAC_OVERRIDE".strip() if is_root() else low_port
+    return UNIT.format(
+        command=" ".join(map(unit_word, command)), user=unit_escaped(getpass.getuser()), folder=unit_escaped(str(HERE)),
+        writable=" ".join(unit_word(f"-{path}", variables=False) for path in writable),
+        environment=unit_escaped(str(config.data_dir / "environment")), capabilities=capabilities, ambient=low_port,
+        cache=unit_word(f"CUDA_CACHE_PATH={config.data_dir / 'cuda-cache'}", variables=False),
+        private_tmp="no" if hidden else "yes", watchdog=WATCHDOG_SECONDS, stop=STOP_SECONDS)
+
+
+def print_service(config: Config) -> int:
+    """Print the systemd unit; the data folder is made, as the service could not do that."""
+    config.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    print(service_unit(config), end="")
+    return 0
+
+
+def is_root() -> bool:
+    """Whether this runs as root, who without capabilities cannot read other users' files."""
+    return hasattr(os, "geteuid") and os.geteuid() == 0
+
+
+def service_options(config: Config) -> list[str]:
+    """The options that make `config` again."""
+    default = Config()
+    values = {"--host": config.host, "--port": config.port, "--data-dir": config.data_dir,
+              "--llama-server": config.llama_server and program_path(config.llama_server),
+              "--engine-host": config.engine_host, "--engine-port": config.engine_port,
+              "--tls-cert": config.tls_cert, "--tls-key": config.tls_key, "--log-level": config.log_level}
+    unset = {"--host": default.host, "--port": default.port, "--data-dir": default.data_dir}
+    lists = {"--models-dir": config.models_dirs, "--allow-host": config.allow_hosts,
+             "--allow-origin": config.allow_origins, "--trusted-proxy": config.trusted_proxies}
+    options = [f"{name}={value}" for name, value in values.items() if value is not None and value != unset.get(name)]
+    options += [f"{name}={value}" for name, items in lists.items() for value in items or ()]
+    return options if config.auth else [*options, "--no-auth"]
+
+
+def program_path(program: str) -> str:
+    """`program` so that it is found without this shell's PATH and folder; a URL stays as it is."""
+    found = None if "://" in program else shutil.which(os.path.expanduser(program))
+    return os.path.abspath(found) if found else program
+
+
+def unit_escaped(text: str) -> str:
+    """`text` for a setting that takes the rest of the line."""
+    return text.replace("%", "%%")
+
+
+def unit_word(text: str, *, variables: bool = True) -> str:
+    """`text` as one word of a unit file; `variables` where $NAME would be replaced."""
+    text = unit_escaped(text).replace("$", "$$") if variables else unit_escaped(text)
+    if re.fullmatch(r"[\w@%+=:,./$-]+", text, re.A):
+        return text
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n").replace("\t", "\\t")
+    return f'"{escaped}"'
+
+
+async def notify(state: str) -> None:
+    """Tell systemd, if it started us, how we are: "READY=1", "WATCHDOG=1", "STOPPING=1"."""
+    address = os.environ.get("NOTIFY_SOCKET")
+    if not address:
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender, contextlib.suppress(OSError):
+        sender.setblocking(False)
+        sender.sendto(state.encode(), f"\0{address[1:]}" if address.startswith("@") else address)
+
+
+UNIT = """\
+# Install:  python3 llamadash.py service | sudo tee /etc/systemd/system/llamadash.service
+#           sudo systemctl daemon-reload && sudo systemctl enable --now llamadash
+# The link: python3 llamadash.py link
+# Variables such as HF_TOKEN go into the EnvironmentFile below, one NAME=value a line.
+# CUDA after a boot without a desktop: also `sudo systemctl enable --now nvidia-persistenced`.
+
+[Unit]
+Description=llamadash, the dashboard for llama.cpp
+After=network-online.target
+Wants=network-online.target
+
+[Service]
+Type=notify
+ExecStart={command}
+User={user}
+WorkingDirectory={folder}
+EnvironmentFile=-{environment}
+Environment={cache}
+WatchdogSec={watchdog}
+Restart=on-failure
+RestartSec=3
+RestartPreventExitStatus=2 4 5
+TimeoutStopSec={stop}
+KillMode=mixed
+LimitMEMLOCK=infinity
+LimitNOFILE=65536
+UMask=0077
+
+NoNewPrivileges=yes
+ProtectSystem=strict
+ProtectHome=read-only
+ReadWritePaths={writable}
+PrivateTmp={private_tmp}
+ProtectProc=invisible
+ProtectHostname=yes
+ProtectKernelTunables=yes
+ProtectKernelModules=yes
+ProtectKernelLogs=yes
+ProtectControlGroups=yes
+RestrictAddressFamilies=AF_INET AF_INET6 AF_UNIX AF_NETLINK
+RestrictNamespaces=yes
+RestrictRealtime=yes
+RestrictSUIDSGID=yes
+LockPersonality=yes
+RemoveIPC=yes
+KeyringMode=private
+CapabilityBoundingSet={capabilities}
+AmbientCapabilities={ambient}
+SystemCallArchitectures=native
+SystemCallFilter=@system-service
+SystemCallErrorNumber=EPERM
+
+[Install]
+WantedBy=multi-user.target
+"""
+
+
+# -- Dash ----------------------------------------------------------------------------------------
+
+PRUNE_INTERVAL = 900.0  # seconds between two rounds of deleting what is too old
+PRUNE_DELAY = 60.0  # seconds after the start until the first: starting up comes first
+BACKUP_INTERVAL = 3600.0  # seconds between two looks at whether today's backup exists
+STOP_TIME = 1.5  # seconds that background tasks have for ending
+
+
+class Dash:
+    """The one state object: what was configured, what is remembered and everything that runs."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.started = time.time()
+        self.tasks: set[asyncio.Task[Any]] = set()
+        self.lag = 0.0  # seconds by which the loop was late at worst, of late
+        self.db = Database(config.data_dir / DATABASE_NAME)
+        self.load_settings()
+        self.load_engine_config()
+        self.journal = Journal(self)
+        self.access = Access(self)
+        self.hub = Hub(self)
+        self.library = Library(self)
+        self.engine = Engine(self)
+        self.sampler = Sampler(self)
+        self.downloads = Downloads(self)
+        self.web = WebServer(self)
+
+    # values
+
+    def load_settings(self) -> None:
+        """Read the settings again, after they were changed."""
+        saved = {key: value for key, value in self.db.get_meta("settings", {}).items() if key in SETTING_DEFAULTS}
+        fixed = {"log_level": self.config.log_level} if self.config.log_level else {}
+        self.setting_values = {**SETTING_DEFAULTS, **saved, **fixed}
+
+    def load_engine_config(self) -> None:
+        """Read the engine's configuration again, after it was changed."""
+        saved = self.db.config()
+        fixed = {"engine_host": self.config.engine_host, "engine_port": self.config.engine_port,
+                 "models_dirs": None if self.config.models_dirs is None else [str(path) for path in self.config.models_dirs]}
+        values = {**ENGINE_DEFAULTS, **saved, **{key: value for key, value in fixed.items() if value is not None}}
+        if "models_dirs" not in saved and fixed["models_dirs"] is None:
+            values["models_dirs"] = [str(path) for path in default_model_folders() if path.is_dir()]
+        self.engine_values = values
+
+    def settings(self) -> Json:
+        """What the user chose in Settings, or the defaults."""
+        return self.setting_values
+
+    def engine_config(self) -> Json:
+        """The engine's configuration in force: option before environment before saved before default."""
+        return self.engine_values
+
+    def folders(self) -> list[Path]:
+        """The model folders that exist, the one for downloads included."""
+        own = self.config.data_dir / "models"
+        listed = [Path(path).expanduser() for path in self.engine_config()["models_dirs"]]
+        return list(dict.fromkeys(path for path in [*listed, own] if path.is_dir()))
+
+    def models(self) -> list[Json]:
+        """Every model with its state, as clients see it."""
+        return [self.with_state(row) for row in self.db.models()]
+
+    def model(self, id: str) -> Json:
+        """One model with its state; NotFound where there is none."""
+        return self.with_state(self.db.get_model(id))
+
+    def with_state(self, row: Json) -> Json:
+        """A model's row merged with what the engine knows of it."""
+        state = self.engine.runtime(row["id"])
+        return {**row, **state, **({"status": "missing"} if row["missing"] else {})}
+
+    def features(self) -> Json:
+        """What a client must know of this server before it shows anything."""
+        return {"auth": self.config.auth, "password": self.db.get_meta("password") is not None,
+                "embedded": embedded_python() is not None, "web": self.web.files.version,
+                "notice": self.db.notice}
+
+    # messages
+
+    async def broadcast(self, event: str, data: Json) -> None:
+        """Send `data` to every client, in sequence."""
+        self.hub.broadcast(event, data)
+
+    async def send(self, client_id: str, event: str, data: Json) -> None:
+        """Send `data` to one client, if it is still there."""
+        if client := self.hub.clients.get(client_id):
+            self.hub.send(client, event, data)
+
+    # running
+
+    def spawn(self, coroutine: Coroutine[Any, Any, Any], name: str) -> asyncio.Task[Any]:
+        """Run `coroutine` in the background; its failure is logged, and it ends with the program."""
+        task = asyncio.create_task(coroutine, name=name)
+        self.tasks.add(task)
+        task.add_done_callback(self.ended)
+        return task
+
+    def ended(self, task: asyncio.Task[Any]) -> None:
+        """Forget a background task, and log why it failed if it did."""
+        self.tasks.discard(task)
+        if not task.cancelled() and (problem := task.exception()):
+            log.error("%s failed", task.get_name(), exc_info=problem)
+
+    async def run(self, stop: asyncio.Event, ready: Callable[[int], None]) -> None:
+        """Start everything in order, say so through `ready`, and undo it in reverse once `stop` is set."""
+        async with contextlib.AsyncExitStack() as stack:
+            stack.callback(self.db.close)
+            self.start_logging(stack)
+            port = await self.serve(stack)
+            stack.push_async_callback(self.end_tasks)
+            stack.push_async_callback(self.hub.close)
+            await self.engine.open()
+            stack.push_async_callback(self.engine.close)
+            ready(port)
+            log.info("llamadash %s is listening on %s", __version__, self.config.url(port))
+            for name, coroutine in self.background().items():
+                self.spawn(coroutine, name)
+            await stop.wait()
+            log.info("stopping")
+
+    def start_logging(self, stack: contextlib.AsyncExitStack) -> None:
+        """Let Python's logging go to the journal until the program ends."""
+        handler = JournalHandler(self.journal)
+        handler.setFormatter(logging.Formatter("%(message)s"))
+        root = logging.getLogger()
+        root.addHandler(handler)
+        root.setLevel(logging.WARNING)
+        log.setLevel(self.settings()["log_level"].upper())
+        stack.push_async_callback(self.journal.flush)
+        stack.callback(root.removeHandler, handler)
+        if self.db.notice:
+            log.warning("%s", self.db.notice)
+        if not self.config.auth:
+            log.warning("authentication is off: whoever reaches %s controls llamadash", self.config.url())
+
+    async def serve(self, stack: contextlib.AsyncExitStack) -> int:
+        """Listen for browsers and return the port."""
+        runner = web.AppRunner(self.web.app, access_log=None, shutdown_timeout=0.1, handler_cancellation=True)
+        await runner.setup()
+        stack.push_async_callback(runner.cleanup)
+        context = None
+        if self.config.tls_cert:
+            context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+            context.load_cert_chain(self.config.tls_cert, self.config.tls_key)
+        site = web.TCPSite(runner, self.config.host, self.config.port, ssl_context=context, backlog=1024)
+        await site.start()
+        return int(runner.addresses[0][1])
+
+    def background(self) -> dict[str, Coroutine[Any, Any, Any]]:
+        """What runs for as long as the program does, by name."""
+        return {"journal": self.journal.run(), "hub watch": self.hub.watch(), "sampler": self.sampler.run(),
+                "first scan": self.first_scan(), "housekeeping": self.keep_house(), "downloads": self.downloads.run(),
+                "watchdog": watchdog(self)}
+
+    async def first_scan(self) -> None:
+        """Find the models, then start the engine if the user wants that."""
+        await self.library.scan()
+        if self.engine_config()["autostart"]:
+            with contextlib.suppress(EngineUnavailable, EngineFailed):  # the engine's state says why
+                await self.engine.start()
+
+    async def keep_house(self) -> None:
+        """Make daily backups and delete what is too old, now and then."""
+        await asyncio.sleep(PRUNE_DELAY)
+        backed_up = -math.inf
+        while True:
+            with contextlib.suppress(StorageFull):
+                if time.monotonic() - backed_up > BACKUP_INTERVAL:
+                    await asyncio.to_thread(self.db.daily_backup)
+                    backed_up = time.monotonic()
+                await asyncio.to_thread(self.db.prune, self.settings())
+            await asyncio.sleep(PRUNE_INTERVAL)
+
+    async def end_tasks(self) -> None:
+        """Cancel the background tasks and wait for them, but not for ever."""
+        tasks = [task for task in self.tasks if task is not asyncio.current_task()]
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks, timeout=STOP_TIME)
+
+
+STALL = 0.25  # seconds without the loop that are worth a log line with the stack
+HEARTBEAT = 0.1  # seconds between two signs of life of the loop
+
+
+class LoopMonitor(threading.Thread):
+    """Watches the event loop from outside: a loop that stands still cannot say where."""
+
+    def __init__(self) -> None:
+        super().__init__(name="loop monitor", daemon=True)
+        self.beat = time.monotonic()
+        self.ended = threading.Event()
+        self.watched = threading.get_ident()
+        self.stack = ""
+
+    def run(self) -> None:
+        """Note the stack of the loop's thread while it is late."""
+        while not self.ended.wait(HEARTBEAT):
+            if time.monotonic() - self.beat > STALL and not self.stack:
+                frame = sys._current_frames().get(self.watched)
+                self.stack = "".join(traceback.format_stack(frame, limit=12)) if frame else ""
+
+    def alive(self) -> float:
+        """Give a sign of life, and return by how many seconds it came late."""
+        now = time.monotonic()
+        late, self.beat = now - self.beat - HEARTBEAT, now
+        if late > STALL and self.stack:
+            log.warning("the event loop stood still for %d ms, here:\n%s", late * 1000, self.stack.rstrip())
+        self.stack = ""
+        return max(late, 0.0)
+
+
+async def watchdog(dash: Dash) -> None:
+    """Measure how late the loop is, and tell systemd that it is alive."""
+    monitor = LoopMonitor()
+    monitor.start()
+    pause = int(os.environ.get("WATCHDOG_USEC", 0)) / 2e6  # twice as often as systemd asks for
+    told = -math.inf
+    try:
+        await notify("READY=1")
+        while True:
+            await asyncio.sleep(HEARTBEAT)
+            dash.lag = max(dash.lag * 0.99, monitor.alive())
+            if pause and time.monotonic() - told > pause:
+                told = time.monotonic()
+                await notify("WATCHDOG=1")
+    finally:
+        monitor.ended.set()
+        with contextlib.suppress(OSError):
+            await notify("STOPPING=1")
+
+
+# -- Handlers: installing an engine --------------------------------------------------------------
+
+INSTALL_LIMIT = 900.0  # seconds; a slow line needs minutes for the 20 MB
+
+
+def embedded_python() -> str | None:
+    """The Python that has the embedded engine: this one, or the one in data/venv."""
+    if importlib.util.find_spec(EMBEDDED_PACKAGE):
+        return sys.executable
+    has_it = any(VENV.glob(f"lib/python*/site-packages/{EMBEDDED_PACKAGE}/__init__.py"))
+    return str(VENV_PYTHON) if has_it else None
+
+
+@on("engine:install", error="INSTALL_ENGINE_FAILED", cost=20)
+async def engine_install(dash: Dash) -> Json:
+    """Install the embedded engine; answers as soon as that is under way, `engine:install` has the output."""
+    if any(task.get_name() == "engine install" for task in dash.tasks):
+        raise Conflict("The embedded engine is being installed already.")
+    if embedded_python() is None:
+        dash.spawn(install_engine(dash), "engine install")
+    return {"engine": dash.engine.snapshot()}
+
+
+async def install_engine(dash: Dash) -> None:
+    """Install the embedded engine where this Python finds it, or into data/venv, and start it."""
+    own = sys.prefix != sys.base_prefix  # a virtual environment may be added to, the system's Python may not
+    pip = ["-m", "pip", "install", "--disable-pip-version-check", "--progress-bar", "off"]
+    commands = [[sys.executable, *pip, EMBEDDED_PACKAGE]] if own else [
+        venv_commands([])[0], [str(VENV_PYTHON), *pip, *script_dependencies(Path(__file__)), EMBEDDED_PACKAGE]]
+    try:
+        success = True
+        for command in commands:
+            success = success and await asyncio.wait_for(told(dash, command), INSTALL_LIMIT) == 0
+    except (OSError, asyncio.TimeoutError) as problem:
+        await dash.broadcast("engine:install", {"line": str(problem) or "it took too long", "done": False})
+        success = False
+    importlib.invalidate_caches()
+    success = success and embedded_python() is not None
+    log.info("installing the embedded engine %s", "succeeded" if success else "failed")
+    await dash.broadcast("engine:install", {"line": "", "done": True, "success": success})
+    if success:
+        with contextlib.suppress(EngineUnavailable, EngineFailed):  # the engine's state says why
+            await dash.engine.start()
+
+
+async def told(dash: Dash, command: list[str]) -> int:
+    """Run `command`, broadcasting what it writes, and return its exit code."""
+    process = await asyncio.create_subprocess_exec(
+        *command, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT)
+    assert process.stdout is not None
+    try:
+        async for line in process.stdout:
+            text = CONTROL.sub("", line.decode("utf-8", "replace")).strip()[:MAX_LINE]
+            await dash.broadcast("engine:install", {"line": text, "done": False})
+        return await process.wait()
+    finally:
+        if process.returncode is None:
+            process.kill()
+
+
+# -- Handlers: logs, configuration, settings, system -----------------------------------------------
+
+@on("logs:list", error="LIST_LOGS_FAILED")
+async def logs_list(dash: Dash, *, level: LogLevel | None = None, source: Annotated[str, Length(1, 96)] | None = None,
+                    search: Annotated[str, Length(0, 256)] | None = None, before: Timestamp | None = None,
+                    limit: Annotated[int, Range(1, 500)] = 100) -> Json:
+    """The newest log entries that match, newest first."""
+    await dash.journal.flush()
+    logs, more = await asyncio.to_thread(dash.db.logs, level=level, source=source, search=search, before=before, limit=limit)
+    return {"logs": logs, "hasMore": more}
+
+
+@on("logs:clear", error="CLEAR_LOGS_FAILED", cost=10)
+async def logs_clear(dash: Dash) -> Json:
+    """Delete every log entry."""
+    cleared = await dash.journal.clear()
+    await dash.broadcast("logs:cleared", {})
+    return {"cleared": cleared}
+
+
+def config_result(dash: Dash) -> Json:
+    """The engine's configuration with all that the page about it shows."""
+    config = dash.engine_config()
+    listed = [Path(path).expanduser() for path in config["models_dirs"]]
+    looked = dict.fromkeys([*listed, dash.config.data_dir / "models", *default_model_folders()])
+    return {"config": config, "locked": dash.config.locked(), "restartRequired": dash.engine.restart_required(),
+            "command": dash.engine.command_line(), "ini": dash.engine.preset_ini(), "parameters": parameter_schema(),
+            "folders": [{"path": str(path), "exists": path.is_dir(), "used": path in listed or path.parent == dash.config.data_dir}
+                        for path in looked],
+            "llama_server": {"value": dash.config.llama_server, "fixed": "llama_server" in dash.config.fixed}}
+
+
+@on("config:get", error="GET_CONFIG_FAILED")
+async def config_get(dash: Dash) -> Json:
+    """The engine's configuration, what is locked, and what the engine is started with."""
+    return config_result(dash)
+
+
+@on("config:update", error="UPDATE_CONFIG_FAILED", cost=5)
+async def config_update(dash: Dash, *, revision: int, changes: dict[str, Any]) -> Json:
+    """Change the engine's configuration."""
+    changes = checked_changes(changes, CONFIG_FIELDS, dash.config.locked())
+    if "models_dirs" in changes:
+        changes["models_dirs"] = checked_folders(changes["models_dirs"])
+    if "engine_host" in changes and not re.fullmatch(r"[A-Za-z0-9.:_-]+", changes["engine_host"]):
+        raise InvalidRequest("engine_host must be a host name or an address", field="changes.engine_host")
+    if changes.get("sleep_idle_seconds") == 0:
+        raise InvalidRequest("sleep_idle_seconds must be -1 (never) or at least 1", field="changes.sleep_idle_seconds")
+    if "defaults" in changes:
+        changes["defaults"] = validated_parameters(changes["defaults"], dash.folders(), "changes.defaults")
+    return await apply_config(dash, revision, changes)
+
+
+@on("config:reset", error="RESET_CONFIG_FAILED", cost=5)
+async def config_reset(dash: Dash, *, revision: int | None = None) -> Json:
+    """Go back to the defaults."""
+    return await apply_config(dash, dash.engine_config()["revision"] if revision is None else revision, {}, reset=True)
+
+
+async def apply_config(dash: Dash, revision: int, changes: Json, *, reset: bool = False) -> Json:
+    """Save changes of the configuration, let the engine and the library follow, and tell everybody."""
+    before = dash.engine_config()
+    dash.db.save_config(revision, changes, before, reset=reset)
+    dash.load_engine_config()
+    try:
+        await dash.engine.apply_presets()
+    except EngineFailed:
+        dash.db.save_config(revision + 1, {key: before[key] for key in changes})
+        dash.load_engine_config()
+        raise
+    if dash.engine_config()["models_dirs"] != before["models_dirs"]:
+        dash.spawn(dash.library.scan(), "scan")
+    await dash.broadcast("config:updated", {"config": dash.engine_config()})
+    return config_result(dash)
+
+
+def checked_folders(paths: list[str]) -> list[str]:
+    """`paths` made absolute, if each is a folder; InvalidRequest naming the one that is not."""
+    for at, path in enumerate(paths):
+        folder = Path(path).expanduser()
+        if not folder.is_absolute() or not folder.is_dir():
+            raise InvalidRequest(f"{path} is not a folder on this machine", field=f"changes.models_dirs.{at}")
+    return [str(Path(path).expanduser()) for path in paths]
+
+
+@on("settings:get", error="GET_SETTINGS_FAILED")
+async def settings_get(dash: Dash) -> Json:
+    """What the user chose in Settings."""
+    return {"settings": dash.settings()}
+
+
+@on("settings:update", error="UPDATE_SETTINGS_FAILED", cost=2)
+async def settings_update(dash: Dash, *, changes: dict[str, Any]) -> Json:
+    """Change settings."""
+    return {"settings": await apply_settings(dash, checked_changes(changes, SETTING_FIELDS, dash.config.locked()))}
+
+
+async def apply_settings(dash: Dash, changes: Json) -> Json:
+    """Save settings, let everything follow them, and tell everybody."""
+    dash.db.set_meta("settings", {**dash.db.get_meta("settings", {}), **changes})
+    dash.load_settings()
+    log.setLevel(dash.settings()["log_level"].upper())
+    dash.sampler.wake()
+    await dash.broadcast("settings:updated", {"settings": dash.settings()})
+    return dash.settings()
+
+
+@on("sessions:list", error="LIST_SESSIONS_FAILED")
+async def sessions_list(dash: Dash, client: Client) -> Json:
+    """The browsers that are logged in with a password; `current` is the one that asks."""
+    return {"sessions": [{**row, "current": row["id"] == client.session_id} for row in dash.db.sessions()]}
+
+
+@on("sessions:revoke", error="REVOKE_SESSION_FAILED", cost=5)
+async def sessions_revoke(dash: Dash, *, id: Annotated[str, Length(1, 64)]) -> Json:
+    """End one session; its sockets are closed at once."""
+    if not dash.db.delete_sessions(id):
+        raise NotFound("There is no such session.", field="id")
+    asyncio.get_running_loop().call_soon(dash.hub.end_sessions, lambda client: client.session_id == id)
+    return {"id": id}
+
+
+@on("password:set", error="SET_PASSWORD_FAILED", cost=20)
+async def password_set(dash: Dash, client: Client, *, password: Annotated[str, Length(0, MAX_PASSWORD)],
+                       current: Annotated[str, Length(0, MAX_PASSWORD)] | None = None) -> Json:
+    """Set the password, or take it away with an empty one; all other sessions end.
+
+    Whoever came in with the access key need not know the current password.
+    """
+    if 0 < len(password) < MIN_PASSWORD:
+        raise InvalidRequest(f"password must have at least {MIN_PASSWORD} characters", field="password")
+    stored = dash.db.get_meta("password")
+    async with dash.access.hashing:
+        if stored and client.session_id not in (None, "key"):
+            dash.access.check_failures(client.address)
+            if not await asyncio.to_thread(password_matches, current or "", stored):
+                dash.access.count_failure(client.address)
+                raise InvalidRequest("The current password is not right.", field="current")
+        dash.db.set_meta("password", await asyncio.to_thread(hashed_password, password) if password else None)
+    for row in dash.db.sessions():
+        if row["id"] != client.session_id:
+            dash.db.delete_sessions(row["id"])
+    return {"password": bool(password)}
+
+
+@on("system:backup", error="BACKUP_FAILED", cost=20)
+async def system_backup(dash: Dash) -> Json:
+    """Write a backup of the database into the data folder."""
+    target = dash.db.backup_folder() / f"manual-{time.strftime('%Y%m%d-%H%M%S')}.db"
+    size = await asyncio.to_thread(dash.db.backup, target)
+    return {"path": str(target), "bytes": size}
+
+
+EXPORT_FORMAT = "llamadash"
+EXPORT_VERSION = 1
+
+
+@on("system:export", error="EXPORT_FAILED", cost=5)
+async def system_export(dash: Dash) -> Json:
+    """Everything but history, as one document: settings, configuration and each model's parameters."""
+    models = [{key: row[key] for key in ("id", "name", "path", "favorite", "parameters")} for row in dash.db.models()]
+    config = {key: value for key, value in dash.db.config().items() if key in CONFIG_FIELDS}
+    return {"document": {"format": EXPORT_FORMAT, "version": EXPORT_VERSION, "exported_at": now_ms(),
+                         "settings": dash.settings(), "config": config, "models": models}}
+
+
+@on("system:import", error="IMPORT_FAILED", cost=10)
+async def system_import(dash: Dash, *, document: dict[str, Any], dryRun: bool = False) -> Json:  # noqa: N803
+    """Take over a document that system:export made; with `dryRun` only say what would change."""
+    if document.get("format") != EXPORT_FORMAT or document.get("version") != EXPORT_VERSION:
+        raise InvalidRequest("This is no document that llamadash exported.", field="document.format")
+    plan = import_plan(dash, document)
+    if not dryRun:
+        if plan["settings"]:
+            await apply_settings(dash, plan["settings"])
+        if plan["config"]:
+            await apply_config(dash, dash.engine_config()["revision"], plan["config"])
+        for id, changes in plan["models"].items():
+            model = dash.db.update_model(id, dash.db.get_model(id)["revision"], changes)
+            await dash.broadcast("models:updated", {"model": dash.with_state(model)})
+        await dash.engine.apply_presets()
+    changes = [{"kind": kind, "id": id, "changes": values} for kind, id, values in
+               [("settings", None, plan["settings"]), ("config", None, plan["config"]),
+                *(("model", id, values) for id, values in plan["models"].items())] if values]
+    return {"changes": changes, "warnings": plan["warnings"], "dryRun": dryRun}
+
+
+def import_plan(dash: Dash, document: Json) -> Json:
+    """{settings, config, models: {id: changes}, warnings}: what an import would change, all of it checked."""
+    locked, warnings = dash.config.locked(), []
+    parts: Json = {}
+    for part, fields, current in (("settings", SETTING_FIELDS, dash.settings()), ("config", CONFIG_FIELDS, dash.engine_config())):
+        given = checked(document.get(part, {}), dict[str, Any], f"document.{part}")
+        warnings += [f"{key} is fixed by {locked[key]} and stays as it is" for key in given if key in locked]
+        values = {key: value for key, value in given.items() if key not in locked}
+        parts[part] = {key: value for key, value in checked_changes(values, fields, {}).items() if value != current.get(key)}
+    if "defaults" in parts["config"]:
+        parts["config"]["defaults"] = validated_parameters(parts["config"]["defaults"], dash.folders(), "document.config.defaults")
+    if "models_dirs" in parts["config"]:
+        parts["config"]["models_dirs"] = [path for path in parts["config"]["models_dirs"] if Path(path).expanduser().is_dir()]
+    known = {row["id"]: row for row in dash.db.models()}
+    models: dict[str, Json] = {}
+    for at, item in enumerate(checked(document.get("models", []), list[dict[str, Any]], "document.models")):
+        row = known.get(str(item.get("id")))
+        if row is None:
+            warnings.append(f"there is no model {str(item.get('id'))[:96]} here")
+            continue
+        field = f"document.models.{at}"
+        wanted = {"name": checked(item.get("name", row["name"]), Annotated[str, Length(1, 200)], f"{field}.name"),
+                  "favorite": checked(item.get("favorite", row["favorite"]), bool, f"{field}.favorite"),
+                  "parameters": validated_parameters(
+                      checked(item.get("parameters", {}), dict[str, Any], f"{field}.parameters"), dash.folders(), f"{field}.parameters")}
+        if changes := {key: value for key, value in wanted.items() if value != row[key]}:
+            models[row["id"]] = changes
+    return {**parts, "models": models, "warnings": warnings}
+
+
+# -- Command line --------------------------------------------------------------------------------
+
+EXIT_USAGE, EXIT_PORT, EXIT_RUNNING, EXIT_NEWER = 2, 3, 4, 5
+
+
+def command_line() -> argparse.ArgumentParser:
+    """Every option and command."""
+    parser = argparse.ArgumentParser(prog="llamadash.py", description="The dashboard for llama.cpp on your own box.",
+                                     epilog="Each option has an environment variable: --engine-port is LLAMADASH_ENGINE_PORT.")
+    opt = parser.add_argument
+    opt("--host", metavar="ADDRESS", help="address to listen on (127.0.0.1)")
+    opt("--port", type=port_number, metavar="PORT", help="port to listen on, 0 for a free one (3000)")
+    opt("--data-dir", type=Path, metavar="DIR", help="where the database and the keys are kept (data beside this file)")
+    opt("--models-dir", action="append", metavar="DIR", help="folder with GGUF models; may be repeated")
+    opt("--llama-server", metavar="PROGRAM|URL", help="llama-server to run, or the address of a running one")
+    opt("--engine-host", metavar="ADDRESS", help="address that the engine listens on (127.0.0.1)")
+    opt("--engine-port", type=port_number, metavar="PORT", help="port that the engine listens on (8080)")
+    opt("--no-auth", action="store_true", default=None, help="let everybody in who can connect")
+    opt("--allow-host", action="append", metavar="NAME", help="further name this machine is reached by; may be repeated")
+    opt("--allow-origin", action="append", metavar="ORIGIN", help="further site that may connect, or *; may be repeated")
+    opt("--trusted-proxy", action="append", metavar="ADDRESS", help="proxy whose X-Forwarded-* headers count; may be repeated")
+    opt("--tls-cert", type=Path, metavar="FILE", help="certificate for https (with --tls-key)")
+    opt("--tls-key", type=Path, metavar="FILE", help="its private key")
+    opt("--sockets-per-address", type=int, metavar="N", help="connections allowed from one address (32)")
+    opt("--request-rate", type=int, metavar="N", help="requests a second allowed to one client (50)")
+    opt("--log-level", choices=LOG_LEVELS, help="least important messages to keep (info)")
+    opt("--version", action="version", version=f"llamadash {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
+    link = commands.add_parser("link", help="print the link to open")
+    link.add_argument("--new", action="store_true", help="replace the access key and end all sessions")
+    commands.add_parser("password", help="set the password")
+    commands.add_parser("backup", help="write a backup of the database").add_argument("file", type=Path)
+    commands.add_parser("service", help="print a systemd unit")
+    commands.add_parser("doctor", help="check this machine and say what to do")
+    return parser
+
+
+def port_number(text: str) -> int:
+    """A port from the command line, 0 to 65535."""
+    if not text.isdecimal() or int(text) > 65535:
+        raise argparse.ArgumentTypeError(f"{text} is not a port")
+    return int(text)
+
+
+def environment_options(parser: argparse.ArgumentParser) -> list[str]:
+    """The command-line arguments that the LLAMADASH_* variables stand for; lists are separated like PATH."""
+    arguments = []
+    for action in parser._actions:
+        option = next((name for name in action.option_strings if name.startswith("--")), "")
+        value = os.environ.get(variable_of(option)) if option not in ("", "--help", "--version") else None
+        if value is None or value == "":
+            continue
+        if isinstance(action, argparse._AppendAction):
+            separator = os.pathsep if option == "--models-dir" else ","
+            arguments += [f"{option}={part}" for part in value.split(separator) if part]
+        elif action.nargs == 0:
+            arguments += [option] if value.lower() not in ("0", "false", "no", "off") else []
+        else:
+            arguments.append(f"{option}={value}")
+    return arguments
+
+
+def variable_of(option: str) -> str:
+    """The environment variable of an option."""
+    return "LLAMADASH_" + option.lstrip("-").replace("-", "_").upper()
+
+
+def parsed(parser: argparse.ArgumentParser, argv: list[str]) -> tuple[argparse.Namespace, dict[str, str]]:
+    """The options in force, and what fixed each: the option itself or its variable."""
+    given = parser.parse_args(argv)
+    around = parser.parse_args(environment_options(parser))
+    fixed = {}
+    for name, value in vars(around).items():
+        option = f"--{name.replace('_', '-')}"
+        if getattr(given, name, None) is not None:
+            fixed[name] = option
+        elif value is not None:
+            setattr(given, name, value)
+            fixed[name] = variable_of(option)
+    return given, fixed
+
+
+def configured(options: argparse.Namespace, fixed: dict[str, str]) -> Config:
+    """The Config that the options make; SystemExit for those that do not go together."""
+    if bool(options.tls_cert) != bool(options.tls_key):
+        sys.exit(usage_error("--tls-cert and --tls-key go together"))
+    values = {key: value for key, value in vars(options).items()
+              if value is not None and key in {field.name for field in dataclasses.fields(Config)}}
+    values.update(auth=not options.no_auth, allow_hosts=tuple(options.allow_host or ()),
+                  allow_origins=tuple(options.allow_origin or ()), trusted_proxies=tuple(options.trusted_proxy or ()))
+    if options.models_dir:
+        values["models_dirs"] = tuple(Path(path).expanduser().absolute() for path in options.models_dir)
+        fixed["models_dirs"] = fixed.pop("models_dir")
+    data_dir = Path(options.data_dir or HERE / "data").expanduser().absolute()
+    return Config(**{**values, "data_dir": data_dir, "fixed": fixed})
+
+
+def usage_error(message: str) -> int:
+    """Say what is wrong with the options and return the exit code for it."""
+    print(f"llamadash: {message}", file=sys.stderr)
+    return EXIT_USAGE
+
+
+class AlreadyRunning(DashError):
+    """Another llamadash uses this data folder."""
+
+
+@contextlib.contextmanager
+def data_folder(path: Path) -> Iterator[None]:
+    """Make the data folder and hold its lock; AlreadyRunning where another process has it."""
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    os.chmod(path, 0o700)
+    (path / "models").mkdir(exist_ok=True)
+    with open(path / "lock", "a+") as file:
+        os.chmod(path / "lock", 0o600)
+        try:
+            lock_file(file)
+        except OSError as problem:
+            file.seek(0)
+            raise AlreadyRunning(f"another llamadash (process {file.read().strip() or '?'}) uses {path}") from problem
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield
+
+
+def lock_file(file: typing.TextIO) -> None:
+    """Lock `file` for this process until it ends; OSError where another one has it."""
+    if os.name == "nt":
+        import msvcrt
+        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined,unused-ignore]
+    else:
+        import fcntl
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def port_holder(port: int) -> str:
+    """Who listens on `port`, as far as this user may know."""
+    with contextlib.suppress(psutil.Error):
+        for connection in psutil.net_connections("tcp"):
+            if connection.status == psutil.CONN_LISTEN and connection.laddr.port == port and connection.pid:
+                return f"{psutil.Process(connection.pid).name()} (process {connection.pid})"
+    return "another program"
+
+
+def run_server(config: Config) -> int:
+    """Run llamadash until it is told to stop, and return its exit code."""
+    try:
+        with data_folder(config.data_dir):
+            return asyncio.run(serve_until_stopped(config))
+    except AlreadyRunning as problem:
+        print(f"llamadash: {problem}", file=sys.stderr)
+        return EXIT_RUNNING
+    except DatabaseTooNew as problem:
+        print(f"llamadash: {problem}", file=sys.stderr)
+        return EXIT_NEWER
+    except OSError as problem:
+        if problem.errno in (errno.EADDRINUSE, errno.EACCES):
+            holder = port_holder(config.port) if problem.errno == errno.EADDRINUSE else "not for this user"
+            print(f"llamadash: port {config.port} is taken: {holder}; choose another with --port", file=sys.stderr)
+            return EXIT_PORT
+        print(f"llamadash: {problem}", file=sys.stderr)
+        return EXIT_USAGE
+
+
+async def serve_until_stopped(config: Config) -> int:
+    """Run one Dash until SIGINT or SIGTERM."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        with contextlib.suppress(NotImplementedError, AttributeError):
+            loop.add_signal_handler(getattr(signal, name), stop.set)
+    loop.set_exception_handler(unhandled)
+    dash = Dash(config)
+
+    def ready(port: int) -> None:
+        key = f"/#key={dash.access.key}" if config.auth else "/"
+        print(f"llamadash {__version__} listening on {config.url(port)}{key}", flush=True)
+
+    await dash.run(stop, ready)
+    return 0
+
+
+def unhandled(_loop: asyncio.AbstractEventLoop, context: Json) -> None:
+    """Log in one line what no task caught; a peer that has gone is no news."""
+    problem = context.get("exception")
+    if not isinstance(problem, ConnectionError | TimeoutError):
+        log.error("%s: %r", context.get("message"), problem)
+
+
+def print_link(config: Config, *, new: bool) -> int:
+    """Print the link to open; with `new` replace the key first, which ends all sessions."""
+    config.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    key = access_key(config.data_dir, new=new)
+    if new and (config.data_dir / DATABASE_NAME).exists():
+        database = Database(config.data_dir / DATABASE_NAME)
+        database.delete_sessions()
+        database.close()
+    print(f"{config.url()}/#key={key}")
+    return 0
+
+
+def ask_password(config: Config) -> int:
+    """Ask for a new password, or read it from a pipe, and store its hash."""
+    password = getpass.getpass("New password (empty: none): ") if sys.stdin.isatty() else sys.stdin.readline().rstrip("\n")
+    if 0 < len(password) < MIN_PASSWORD or len(password) > MAX_PASSWORD:
+        return usage_error(f"a password has {MIN_PASSWORD} to {MAX_PASSWORD} characters")
+    config.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    database = Database(config.data_dir / DATABASE_NAME)
+    database.set_meta("password", hashed_password(password) if password else None)
+    database.delete_sessions()
+    database.close()
+    print("The password is set." if password else "The password is gone; the link works as before.")
+    return 0
+
+
+def write_backup(config: Config, target: Path) -> int:
+    """Write a backup of the database to `target`, also while llamadash runs."""
+    if not (config.data_dir / DATABASE_NAME).exists():
+        return usage_error(f"there is no database in {config.data_dir}")
+    database = Database(config.data_dir / DATABASE_NAME)
+    size = database.backup(target.absolute())
+    database.close()
+    print(f"{target} ({size} bytes)")
+    return 0
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command line; returns the exit code."""
+    argv = sys.argv[1:] if argv is None else argv
+    if argv[:1] == ["embedded-engine"]:
+        return embedded_engine(argv[1:])
+    options, fixed = parsed(command_line(), argv)
+    config = configured(options, fixed)
+    commands: dict[str | None, Callable[[], int]] = {
+        None: lambda: run_server(config), "link": lambda: print_link(config, new=options.new),
+        "password": lambda: ask_password(config), "backup": lambda: write_backup(config, options.file),
+        "service": lambda: print_service(config), "doctor": lambda: doctor(config),
+    }
+    try:
+        return commands[options.command]()
+    except DashError as problem:
+        print(f"llamadash: {problem}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,62 @@
+import { Component, h } from "../core/component.js";
+import { CopyButton } from "./copy-button.js";
+import { icon } from "./icon.js";
+import { toast } from "./toast.js";
+
+/** Installing compiles nothing but downloads some ten megabytes; a slow line may need this long (ms). */
+const TIMEOUT = 15 * 60_000;
+/** Lines of the installer's output kept on the page. */
+const KEPT_LINES = 400;
+
+/**
+ * How to get an engine on this system: one button for the embedded one, the commands for llama.cpp.
+ *
+ * Props: `state`, `engine`.
+ */
+export class EngineHelp extends Component {
+  init() {
+    this.state = { lines: [], installing: false, error: "" };
+  }
+
+  getEventMap() {
+    return { "click [data-action=\"engine-install\"]": "handleInstall" };
+  }
+
+  didMount() {
+    return [this.props.state.on("engine:install", (/** @type {any} */ { line, done, success }) => {
+      const lines = line ? [...this.state.lines, line].slice(-KEPT_LINES) : this.state.lines;
+      this.setState({ lines, installing: !done, error: done && success === false ? "The installation failed; its last lines say why." : this.state.error });
+    })];
+  }
+
+  didUpdate() {
+    const output = this.element.querySelector(".install-output");
+    if (output) output.scrollTop = output.scrollHeight;
+  }
+
+  async handleInstall() {
+    this.setState({ installing: true, lines: [], error: "" });
+    try {
+      await this.props.state.request("engine:install", {}, { timeout: TIMEOUT });
+      toast("Embedded engine installed", { kind: "success" });
+      this.setState({ installing: false });
+    } catch (error) {
+      this.setState({ installing: false, error: /** @type {Error} */ (error).message });
+    }
+  }
+
+  render() {
+    const { lines, installing, error } = this.state;
+    const hint = this.props.engine?.hint;
+    return h("div", { className: "stack engine-help" },
+      h("div", { key: "embedded", className: "engine-choice" },
+        h("div", null, h("strong", null, "Embedded engine"), h("p", { className: "field-hint" }, "llama.cpp inside Python. Runs on the CPU, needs nothing else, ready in a minute.")),
+        h("button", { type: "button", className: "button button-primary", disabled: installing, "aria-busy": installing, dataset: { action: "engine-install" } }, icon("download"), installing ? "Installing…" : "Install")),
+      error && h("p", { key: "error", className: "field-error", role: "alert" }, error),
+      lines.length > 0 && h("pre", { key: "output", className: "code code-block install-output", tabIndex: 0, role: "log", "aria-label": "Output of the installation" }, lines.join("\n")),
+      hint && h("div", { key: "llama", className: "stack" },
+        h("div", null, h("strong", null, "llama.cpp for this system"), h("p", { className: "field-hint" }, hint.text)),
+        (hint.commands ?? []).map((/** @type {string} */ command) => h("div", { key: command, className: "row copy-row" },
+          h("code", { className: "code break-all" }, command), h(CopyButton, { text: command, label: "Copy the command" })))));
+  }
+}

@@ -1,0 +1,217 @@
+import { Component, h } from "../core/component.js";
+import { offer } from "../core/auth.js";
+import { icon } from "./icon.js";
+import { ToastRegion } from "./toast.js";
+
+/** @typedef {{href: string, label: string, icon: string, extra?: boolean}} NavItem extra: behind "More" on a phone */
+
+/** @type {NavItem[]} */
+const NAVIGATION = [
+  { href: "/", label: "Dashboard", icon: "dashboard" },
+  { href: "/models", label: "Models", icon: "models" },
+  { href: "/chat", label: "Chat", icon: "chat" },
+  { href: "/monitoring", label: "Monitoring", icon: "monitoring" },
+  { href: "/configuration", label: "Configuration", icon: "configuration", extra: true },
+  { href: "/settings", label: "Settings", icon: "settings", extra: true },
+  { href: "/logs", label: "Logs", icon: "logs", extra: true },
+];
+
+/** How each state of the engine looks and reads. @type {{[status: string]: [string, string]}} */
+export const ENGINE_STATES = {
+  running: ["success", "running"],
+  starting: ["info", "starting"],
+  stopping: ["info", "stopping"],
+  stopped: ["neutral", "stopped"],
+  missing: ["warning", "not found"],
+  crashed: ["danger", "crashed"],
+  crash_loop: ["danger", "keeps crashing"],
+};
+
+/** The frame around every page: navigation, connection, banners, toasts, signing in. Props: `state`, `path`. */
+export class Layout extends Component {
+  /** @param {any} props */
+  constructor(props) {
+    super(props);
+    this.state = { more: false, offered: false, dismissed: null };
+    /** @type {string | undefined} which version of the client this page runs */
+    this.web = undefined;
+    /** @type {any} where pages go */
+    this.main = null;
+  }
+
+  /** @param {string} key */
+  get(key) {
+    return this.props.state.get(key);
+  }
+
+  render() {
+    const signedOut = this.get("connection") === "unauthenticated";
+    return h("div", { className: "app" },
+      h("a", { className: "skip-link", href: "#main" }, "Skip to the content"),
+      signedOut ? h("div", { key: "login", className: "login" }, this.renderLogin()) : null,
+      h("div", { key: "layout", className: "layout", hidden: signedOut },
+        h("header", { className: "sidebar" }, this.renderBrand(), this.renderNavigation(), this.renderPills()),
+        h("div", { className: "content" }, h("div", { className: "banners" }, this.renderBanners()),
+          h("main", { id: "main", tabindex: -1, ref: (/** @type {any} */ element) => (this.main = element) }))),
+      h(ToastRegion, { key: "toasts" }));
+  }
+
+  renderBrand() {
+    return h("a", { className: "brand", href: "/" },
+      h("span", { className: "brand-mark" }, h("svg", { className: "icon", viewBox: "0 0 24 24", width: 18, height: 18, "aria-hidden": "true" },
+        h("path", { fill: "none", d: "M7 20v-6.500a4 4 0 0 1 1-2.700V4.500l2.5 2.500h3L16 4.500v6.300a6 6 0 0 1 2 4.500V20 M11 20v-3.500h3V20" }))),
+      "llamadash");
+  }
+
+  renderNavigation() {
+    const path = (this.props.path ?? "/").split("?")[0];
+    const { more } = this.state;
+    return h("nav", { className: more ? "nav nav-open" : "nav", "aria-label": "Main" },
+      h("ul", { className: "nav-list" },
+        NAVIGATION.map((item) => this.renderNavItem(item, item.href === "/" ? path === "/" : path === item.href || path.startsWith(`${item.href}/`))),
+        h("li", { key: "more", className: "nav-item nav-more" },
+          h("button", { type: "button", className: "nav-link", dataset: { action: "more" }, "aria-expanded": more }, icon(more ? "close" : "menu", { size: 20 }), h("span", { className: "nav-label" }, "More")))));
+  }
+
+  /** @param {NavItem} item @param {boolean} current */
+  renderNavItem(item, current) {
+    return h("li", { key: item.href, className: item.extra ? "nav-item nav-extra" : "nav-item" },
+      h("a", { className: "nav-link", href: item.href, "aria-current": current ? "page" : null }, icon(item.icon, { size: 20 }), h("span", { className: "nav-label" }, item.label)));
+  }
+
+  renderPills() {
+    const engine = this.get("engine");
+    const [kind, words] = ENGINE_STATES[engine?.status] ?? ["neutral", "unknown"];
+    const connected = this.get("connection") === "connected";
+    return h("div", { className: "sidebar-foot" },
+      h("a", { className: `badge badge-${connected ? kind : "neutral"} pill-engine`, href: "/", "aria-label": `Engine: ${words}` },
+        h("span", { className: kind === "info" ? "dot dot-busy" : "dot" }), h("span", { className: "pill-words" }, `Engine ${connected ? words : "unknown"}`)),
+      this.renderConnection());
+  }
+
+  renderConnection() {
+    const [kind, words, busy] = this.connectionWords();
+    return h("span", { className: `badge badge-${kind} pill-connection`, role: "status", dataset: { connection: this.get("connection") } },
+      h("span", { className: busy ? "dot dot-busy" : "dot" }), h("span", { className: "pill-words" }, words));
+  }
+
+  /** @returns {[string, string, boolean]} */
+  connectionWords() {
+    const connection = this.get("connection");
+    if (connection === "connected") return ["success", "Connected", false];
+    if (connection === "unauthenticated") return ["warning", "Signed out", false];
+    if (connection === "connecting") return ["info", "Connecting…", true];
+    if (!navigator.onLine) return ["danger", "Offline", false];
+    return ["danger", `Reconnecting in ${this.secondsLeft()} s`, true];
+  }
+
+  secondsLeft() {
+    return Math.max(1, Math.ceil(((this.get("retryAt") ?? 0) - Date.now()) / 1000));
+  }
+
+  renderBanners() {
+    return [this.renderOffline(), this.renderNoAuth(), this.renderNotice(), this.renderUpdated(), this.renderEngineTrouble()];
+  }
+
+  renderOffline() {
+    const connection = this.get("connection");
+    const lost = connection === "disconnected" || (connection === "connecting" && this.props.state.socket.attempt > 0);
+    if (!lost) return null;
+    const refusal = this.get("refusal");
+    const words = refusal?.code === "RATE_LIMITED" ? "llamadash asks this browser to slow down." : "Not connected to llamadash. What is shown may be out of date.";
+    return h("div", { key: "offline", className: "banner banner-danger", role: "alert" }, icon("warning"), h("span", { className: "banner-text" }, words),
+      h("button", { type: "button", className: "button button-small", dataset: { action: "retry" } }, "Try now"));
+  }
+
+  renderNoAuth() {
+    if (this.get("info")?.features?.auth !== false) return null;
+    return h("div", { key: "no-auth", className: "banner banner-warning" }, icon("warning"),
+      h("span", { className: "banner-text" }, "Authentication is off (--no-auth): whoever can reach this address can control this dashboard."));
+  }
+
+  /** What the server has to say about its start, such as a restored database. */
+  renderNotice() {
+    const notice = this.get("info")?.features?.notice;
+    if (!notice || notice === this.state.dismissed) return null;
+    return h("div", { key: "notice", className: "banner banner-warning", role: "alert" }, icon("info"), h("span", { className: "banner-text" }, notice),
+      h("button", { type: "button", className: "button button-small", dataset: { action: "dismiss-notice" } }, "Dismiss"));
+  }
+
+  /** The server came back with other files than those this page was made from. */
+  renderUpdated() {
+    const web = this.get("info")?.features?.web;
+    this.web ??= web;
+    if (web === this.web) return null;
+    return h("div", { key: "updated", className: "banner", role: "status" }, icon("refresh"), h("span", { className: "banner-text" }, "llamadash was updated. Load this page again to use the new version."),
+      h("button", { type: "button", className: "button button-small", dataset: { action: "reload-page" } }, "Load again"));
+  }
+
+  renderEngineTrouble() {
+    const engine = this.get("engine");
+    if (!engine || this.props.path === "/") return null; // the dashboard's engine card says it in full
+    if (engine.status === "missing") {
+      return h("div", { key: "engine", className: "banner banner-warning" }, icon("warning"), h("span", { className: "banner-text" }, "No engine was found, so models cannot run yet."),
+        h("a", { className: "button button-small", href: "/" }, "How to get one"));
+    }
+    if (engine.status !== "crash_loop") return null;
+    return h("div", { key: "engine", className: "banner banner-danger", role: "alert" }, icon("error"), h("span", { className: "banner-text" }, `The engine keeps crashing and was stopped. ${engine.error ?? ""}`),
+      h("a", { className: "button button-small", href: "/logs?source=engine" }, "Open its log"));
+  }
+
+  renderLogin() {
+    const refusal = this.get("refusal");
+    const wrong = refusal?.code === "RATE_LIMITED" ? `Too many attempts. Try again in ${refusal.retryAfter ?? 60} s.` : this.state.offered ? "That was not accepted. Check it and try again." : "";
+    return h("form", { className: "login-card", dataset: { form: "login" } },
+      this.renderBrand(),
+      h("div", { className: "stack" }, h("h1", { className: "page-title" }, "Sign in"),
+        h("p", { className: "muted" }, "This dashboard is protected by an access key. Open the link that was printed when it started, or print it again on that machine:"),
+        h("code", { className: "code" }, "python3 llamadash.py link")),
+      h("div", { className: "field" }, h("input", { className: "visually-hidden", type: "text", autocomplete: "username", value: "llamadash", tabindex: -1, readonly: true, "aria-hidden": true }),
+        h("label", { className: "field-label", htmlFor: "login-secret" }, "Link, access key or password"),
+        h("input", { id: "login-secret", className: "input", type: "password", name: "secret", autocomplete: "current-password", required: true, "aria-invalid": wrong ? true : null, "aria-describedby": "login-error" }),
+        h("p", { id: "login-error", className: "field-error", role: "alert" }, wrong)),
+      h("button", { type: "submit", className: "button button-primary button-block" }, icon("key", { size: 16 }), "Sign in"));
+  }
+
+  getEventMap() {
+    return {
+      "click [data-action=\"more\"]": () => this.setState({ more: !this.state.more }),
+      "click [data-action=\"retry\"]": () => this.props.state.socket.hurry(),
+      "click [data-action=\"dismiss-notice\"]": () => this.setState({ dismissed: this.get("info")?.features?.notice }),
+      "click [data-action=\"reload-page\"]": () => location.reload(),
+      "click .skip-link": "handleSkip",
+      "submit [data-form=\"login\"]": "handleLogin",
+    };
+  }
+
+  /** @param {Event} event */
+  handleSkip(event) {
+    event.preventDefault(); // the address stays the page's
+    this.main.focus();
+  }
+
+  /** @param {Event} event @param {HTMLFormElement} form */
+  handleLogin(event, form) {
+    event.preventDefault();
+    offer(String(new FormData(form).get("secret")).trim());
+    this.setState({ offered: true });
+    this.props.state.socket.reconnect();
+  }
+
+  /** @param {any} props */
+  receive(props) {
+    if (props.path !== this.props.path) this.state = { ...this.state, more: false };
+    super.receive(props);
+  }
+
+  didUpdate() {
+    if (document.activeElement === document.body) this.element.querySelector("#login-secret")?.focus();
+  }
+
+  didMount() {
+    const { state } = this.props;
+    const redraw = () => this.setState({});
+    const clock = setInterval(() => this.get("connection") === "disconnected" && redraw(), 1000);
+    return [...["connection", "retryAt", "refusal", "info", "engine"].map((key) => state.subscribe(key, redraw)), () => clearInterval(clock)];
+  }
+}

@@ -1,0 +1,95 @@
+import { Component, h } from "../core/component.js";
+import { bytes, number } from "../core/format.js";
+
+/** Long enough to skip the keystrokes in between, short enough to feel immediate (ms). */
+const DEBOUNCE = 250;
+
+/** @type {Array<[string, string]>} key in the estimate and label, in the order they are stacked */
+const PARTS = [["weights", "Weights"], ["projector", "Projector"], ["kvCache", "KV cache"], ["compute", "Compute"]];
+
+/**
+ * What a model would take in memory with the given parameters, against what the machine has.
+ *
+ * Props: `state`, `id`, `parameters` (null while something typed cannot be read), `loaded` (whether it is in memory already).
+ */
+export class MemoryEstimate extends Component {
+  /** @param {any} props */
+  constructor(props) {
+    super(props);
+    /** @type {any} */ this.state = { estimate: null, error: "", waiting: false };
+    /** @type {ReturnType<typeof setTimeout>|undefined} */ this.timer = undefined;
+    /** @type {string} */ this.asked = "";
+    this.latest = 0;
+  }
+
+  didMount() {
+    this.ask(0);
+    return [() => clearTimeout(this.timer), () => { this.latest += 1; }];
+  }
+
+  didUpdate() {
+    this.ask(DEBOUNCE);
+  }
+
+  /** @param {number} delay ms */
+  ask(delay) {
+    if (!this.props.parameters) return;
+    const wanted = JSON.stringify([this.props.id, this.props.parameters]);
+    if (wanted === this.asked) return;
+    this.asked = wanted;
+    clearTimeout(this.timer);
+    this.timer = setTimeout(() => this.fetch(), delay);
+  }
+
+  async fetch() {
+    const ticket = ++this.latest;
+    this.setState({ waiting: true });
+    try {
+      const estimate = await this.props.state.request("models:estimate", { id: this.props.id, parameters: this.props.parameters });
+      if (ticket === this.latest) this.setState({ estimate, error: "", waiting: false });
+    } catch (error) {
+      if (ticket === this.latest) this.setState({ error: /** @type {Error} */ (error).message, waiting: false });
+    }
+  }
+
+  render() {
+    const { estimate, error, waiting } = this.state;
+    return h("section", { className: "estimate", "aria-label": "Memory estimate", "aria-busy": String(waiting) },
+      error && h("p", { className: "field-error", role: "alert" }, `No estimate: ${error}`),
+      !estimate && !error && h("div", { className: "skeleton estimate-skeleton" }),
+      estimate && this.full(estimate));
+  }
+
+  /** @param {Record<string, any>} estimate */
+  full(estimate) {
+    const devices = /** @type {Array<Record<string, any>>} */ (estimate.devices ?? []);
+    const capacity = devices.reduce((sum, device) => sum + (device.total ?? 0), 0);
+    const scale = Math.max(capacity, estimate.total ?? 0) || 1;
+    const parts = PARTS.filter(([key]) => estimate[key] > 0);
+    return h("div", { className: "stack" },
+      h("div", { className: "row" },
+        h("strong", { className: "estimate-total" }, bytes(estimate.total)),
+        h("span", { className: "muted" }, capacity ? `of ${bytes(capacity)} memory` : "needed"),
+        h("span", { className: "spacer" }),
+        h("span", { className: `badge badge-${estimate.fits ? "success" : "danger"}`, role: "status" }, estimate.fits ? "Fits" : "Does not fit")),
+      h("div", { className: "estimate-bar", role: "img", "aria-label": parts.map(([key, label]) => `${label} ${bytes(estimate[key])}`).join(", ") },
+        parts.map(([key]) => h("span", { key, className: `estimate-part is-${key}`, style: { width: `${(estimate[key] / scale) * 100}%` } }))),
+      h("ul", { className: "estimate-legend" }, parts.map(([key, label]) => h("li", { key },
+        h("span", { className: `estimate-key is-${key}`, "aria-hidden": "true" }), h("span", { className: "muted" }, label), h("span", { className: "mono" }, bytes(estimate[key]))))),
+      devices.length > 0 && h("ul", { className: "estimate-devices" }, devices.map((device) => this.device(device))),
+      h("p", { className: "field-hint" }, [
+        estimate.context > 0 && `With a context of ${number(estimate.context)} tokens.`,
+        estimate.maxContext > 0 && `The largest that fits: ${number(estimate.maxContext)}.`,
+        this.props.loaded && "This model is loaded: the memory it holds does not count as free.",
+      ].filter(Boolean).join(" ")));
+  }
+
+  /** @param {Record<string, any>} device */
+  device(device) {
+    const used = device.used ?? 0;
+    const over = device.free !== null && device.free !== undefined && used > device.free;
+    return h("li", { key: device.name, className: "estimate-device" },
+      h("span", { className: "estimate-device-name" }, device.name ?? device.kind),
+      h("span", { className: over ? "text-danger" : "muted" }, `takes ${bytes(used)}${over ? ", more than" : " of"} ${bytes(device.free)} free`));
+  }
+}

@@ -1,0 +1,67 @@
+import { h } from "../core/component.js";
+import { number } from "../core/format.js";
+
+/** @typedef {Record<string, any>} Model */
+
+/** @type {Record<string, [string, string]>} label and kind of badge by status */
+const STATUSES = {
+  unloaded: ["Not loaded", "neutral"],
+  loading: ["Loading", "info"],
+  loaded: ["Loaded", "success"],
+  sleeping: ["Sleeping", "info"],
+  failed: ["Failed", "danger"],
+  missing: ["File missing", "warning"],
+};
+
+/** @type {Record<string, string>} */
+const STAGES = {
+  text_model: "Loading text model",
+  spec_model: "Loading draft model",
+  mmproj_model: "Loading projector",
+  warming_up: "Warming up",
+};
+
+/** A status as people call it, and its kind of badge. @param {string} status @returns {[string, string]} */
+export function statusLabel(status) {
+  return STATUSES[status] ?? [status ?? "Unknown", "neutral"];
+}
+
+/** A model's status as badge, with progress while it loads and what else there is to say in one line. @param {Model} model */
+export function modelStatus(model) {
+  const [label, kind] = statusLabel(model.status);
+  const line = detail(model);
+  return h("div", { className: "model-status" },
+    h("span", { className: `badge badge-${kind}` }, label),
+    model.status === "loading" && h("progress", {
+      className: "model-progress", max: 1, value: model.progress ?? undefined, "aria-label": `Loading ${model.name}`,
+    }),
+    line && h("span", { className: `model-detail-line${model.status === "failed" ? " text-danger" : " muted"}`, title: line }, line));
+}
+
+/** @param {Model} model @returns {string} */
+function detail(model) {
+  switch (model.status) {
+    case "loading": return stage(model);
+    case "loaded": {
+      const speed = model.runtime?.tokens_per_second;
+      return speed ? `${number(Math.round(speed * 10) / 10)} tokens/s` : "Ready";
+    }
+    case "sleeping": return "Wakes on the next request";
+    case "failed": return model.error || model.reason || "";
+    case "missing": return "";
+    default: return model.reason && model.reason !== "user" ? sentence(model.reason) : "";
+  }
+}
+
+/** @param {Model} model */
+function stage(model) {
+  const name = String(model.stage ?? "").replaceAll(" ", "_");
+  const label = STAGES[name] ?? (model.stage ? sentence(String(model.stage)) : "Starting");
+  if (name === "warming_up" || model.progress === null || model.progress === undefined) return `${label}…`;
+  return model.progress >= 1 ? "Warming up…" : `${label} ${Math.round(model.progress * 100)} %`;
+}
+
+/** @param {string} text */
+function sentence(text) {
+  return text.charAt(0).toUpperCase() + text.slice(1);
+}

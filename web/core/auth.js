@@ -1,0 +1,62 @@
+/** The credential of this browser: the access key of the link, or the session token that a password earned. */
+
+const STORED = "llamadash.token";
+let password = ""; // until the server answers it with a session token
+
+/** Take the key out of the address bar (`#key=…`) into this browser's storage. */
+export function takeKeyFromAddress() {
+  const key = new URLSearchParams(location.hash.slice(1)).get("key");
+  if (!key) return;
+  keepToken(key);
+  history.replaceState(history.state, "", location.pathname + location.search);
+}
+
+/** @returns {{token?: string, password?: string}} what to show the server */
+export function credentials() {
+  if (password) return { password };
+  const token = readStorage(STORED);
+  return token ? { token } : {};
+}
+
+/** Keep a key or a session token. @param {string} token */
+export function keepToken(token) {
+  password = "";
+  writeStorage(STORED, token);
+}
+
+/** Use a password for the next connection. @param {string} text */
+export function offerPassword(text) {
+  password = text;
+}
+
+/** Forget every credential. */
+export function forgetCredentials() {
+  password = "";
+  writeStorage(STORED, "");
+}
+
+/** @param {string} text what a person pasted: a link, a key, or a password */
+export function offer(text) {
+  const key = /#key=([^&\s]+)/.exec(text)?.[1] ?? (/^[\w-]{40,128}$/.test(text) ? text : "");
+  if (key) keepToken(key);
+  else offerPassword(text);
+}
+
+/** @param {string} name @returns {string} "" where storage is closed to us */
+export function readStorage(name) {
+  try {
+    return localStorage.getItem(name) ?? "";
+  } catch {
+    return "";
+  }
+}
+
+/** @param {string} name @param {string} value "" removes it */
+export function writeStorage(name, value) {
+  try {
+    if (value) localStorage.setItem(name, value);
+    else localStorage.removeItem(name);
+  } catch {
+    // a browser that keeps nothing: the page works until it is closed
+  }
+}

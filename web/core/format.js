@@ -1,0 +1,110 @@
+/** Numbers, sizes and times as people read them. Unknown (null, undefined, NaN) is "–". */
+
+const NONE = "–";
+const BYTE_UNITS = ["B", "KiB", "MiB", "GiB", "TiB", "PiB"];
+const TOKEN_UNITS = ["", "K", "M", "B", "T"];
+
+/** @typedef {number | null | undefined} Maybe */
+
+/** @param {Maybe} value @returns {value is number} */
+function known(value) {
+  return typeof value === "number" && Number.isFinite(value);
+}
+
+/** Three significant digits at most, without needless zeros. @param {number} value */
+function short(value) {
+  const digits = Math.abs(value) >= 99.95 ? 0 : Math.abs(value) >= 9.995 ? 1 : 2;
+  return String(Number(value.toFixed(digits)));
+}
+
+/** @param {number} value @param {number} base @param {string[]} units */
+function scaled(value, base, units) {
+  let at = 0;
+  while (Math.abs(value) >= 999.5 && at < units.length - 1) {
+    value /= base;
+    at += 1;
+  }
+  return { text: short(value), unit: units[at] };
+}
+
+/** A size: `1.5 GiB`. @param {Maybe} value bytes */
+export function bytes(value) {
+  if (!known(value)) return NONE;
+  const { text, unit } = scaled(value, 1024, BYTE_UNITS);
+  return `${text} ${unit}`;
+}
+
+/** A speed: `1.5 MiB/s`. @param {Maybe} value bytes per second */
+export function rate(value) {
+  return known(value) ? `${bytes(value)}/s` : NONE;
+}
+
+/** A number with thousands marked: `12,345.7`. @param {Maybe} value @param {number} [digits] after the point */
+export function number(value, digits = 1) {
+  return known(value) ? value.toLocaleString("en-US", { maximumFractionDigits: digits }) : NONE;
+}
+
+/** A number with all its digits after the point, for columns: `66.0`. @param {Maybe} value @param {number} [digits] */
+export function fixed(value, digits = 1) {
+  return known(value) ? value.toLocaleString("en-US", { minimumFractionDigits: digits, maximumFractionDigits: digits }) : NONE;
+}
+
+/** @param {Maybe} value 0 to 100 */
+export function percent(value) {
+  if (!known(value)) return NONE;
+  return `${value >= 9.95 || value === 0 ? Math.round(value) : value.toFixed(1)}%`;
+}
+
+/** A count of tokens or parameters: `4,096`, `131K`, `1.24B`. @param {Maybe} value */
+export function tokens(value) {
+  if (!known(value)) return NONE;
+  if (Math.abs(value) < 10_000) return number(value, 0);
+  const { text, unit } = scaled(value, 1000, TOKEN_UNITS);
+  return `${text}${unit}`;
+}
+
+/** A stretch of time: `350 ms`, `4.2 s`, `3 min 20 s`, `2 d 4 h`. @param {Maybe} value seconds */
+export function duration(value) {
+  if (!known(value)) return NONE;
+  if (value < 0.9995) return `${Math.round(value * 1000)} ms`;
+  if (value < 59.5) return `${short(value < 10 ? Math.round(value * 10) / 10 : Math.round(value))} s`;
+  const whole = Math.round(value);
+  const parts = [
+    [Math.floor(whole / 86400), "d"],
+    [Math.floor(whole / 3600) % 24, "h"],
+    [Math.floor(whole / 60) % 60, "min"],
+    [whole % 60, "s"],
+  ];
+  const first = parts.findIndex(([amount]) => amount);
+  return parts.slice(first, first + 2).filter(([amount]) => amount).map(([amount, unit]) => `${amount} ${unit}`).join(" ");
+}
+
+/** How long ago: `just now`, `12 s ago`, `3 h ago`, or the date. @param {Maybe} value Unix ms @param {number} [now] */
+export function relativeTime(value, now = Date.now()) {
+  if (!known(value)) return NONE;
+  const seconds = Math.round((now - value) / 1000);
+  if (seconds < 5) return "just now";
+  if (seconds < 60) return `${seconds} s ago`;
+  if (seconds < 3600) return `${Math.floor(seconds / 60)} min ago`;
+  if (seconds < 86400) return `${Math.floor(seconds / 3600)} h ago`;
+  if (seconds < 30 * 86400) return `${Math.floor(seconds / 86400)} d ago`;
+  return new Date(value).toLocaleDateString();
+}
+
+/** The time of day: `14:03:22`. @param {Maybe} value Unix ms */
+export function clock(value) {
+  return known(value) ? new Date(value).toLocaleTimeString("en-GB") : NONE;
+}
+
+/** Date and time: `2026-10-14 14:03:22`, local. @param {Maybe} value Unix ms */
+export function dateTime(value) {
+  if (!known(value)) return NONE;
+  const date = new Date(value);
+  const day = [date.getFullYear(), date.getMonth() + 1, date.getDate()].map((part) => String(part).padStart(2, "0"));
+  return `${day.join("-")} ${clock(value)}`;
+}
+
+/** `1 model`, `3 models`. @param {number} count @param {string} one @param {string} [many] */
+export function plural(count, one, many = `${one}s`) {
+  return `${number(count, 0)} ${count === 1 ? one : many}`;
+}

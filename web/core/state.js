@@ -1,0 +1,227 @@
+/**
+ * What the page knows of the server, kept in step by its broadcasts.
+ *
+ * Keys: connection, retryAt, refusal, info, models, metrics, metricsRecent, engine, config, settings, logs,
+ * requests, summary, downloads, scan, system. Values are replaced, never changed in place.
+ */
+import { RequestError, Socket } from "./socket.js";
+import { credentials, keepToken, takeKeyFromAddress } from "./auth.js";
+
+/** @typedef {{[name: string]: any}} Json */
+
+const RECENT_SAMPLES = 90; // of metrics, for sparklines
+const RECENT_SPAN_MS = 15 * 60_000;
+const RECENT_STEP_MS = RECENT_SPAN_MS / RECENT_SAMPLES;
+const KEPT_LOGS = 500;
+const KEPT_REQUESTS = 50;
+const QUEUE_LENGTH = 100; // requests waiting for the connection
+const QUEUE_DEADLINE_MS = 30_000;
+const ALWAYS = ["engine", "settings", "models", "metrics"]; // asked for at every new connection
+
+/** How each key is fetched: event, data, and the state it gives. @type {{[key: string]: [string, () => Json, (data: Json) => Json]}} */
+const SOURCES = {
+  models: ["models:list", () => ({}), ({ models }) => ({ models })],
+  metrics: ["metrics:get", () => ({}), ({ metrics }) => ({ metrics })],
+  engine: ["engine:status", () => ({}), ({ engine }) => ({ engine })],
+  settings: ["settings:get", () => ({}), ({ settings }) => ({ settings })],
+  config: ["config:get", () => ({}), (config) => ({ config })],
+  logs: ["logs:list", () => ({ limit: KEPT_LOGS }), ({ logs }) => ({ logs: [...logs].reverse() })],
+  requests: ["requests:list", () => ({ limit: KEPT_REQUESTS }), ({ requests, summary }) => ({ requests, summary })],
+  downloads: ["models:downloads", () => ({}), ({ downloads }) => ({ downloads })],
+  system: ["system:info", () => ({}), (system) => ({ system })],
+  metricsRecent: [
+    "metrics:history",
+    () => ({ from: Date.now() - RECENT_SPAN_MS, to: Date.now(), points: RECENT_SAMPLES }),
+    (history) => ({ metricsRecent: samplesOf(history) }),
+  ],
+};
+
+/** Samples shaped like `metrics`, from an answer of metrics:history. @param {Json} history @returns {Json[]} */
+export function samplesOf({ timestamps, series }) {
+  /** @param {string} name @param {number} at */
+  const value = (name, at) => series[name]?.avg[at] ?? null;
+  const plain = Object.keys(series).filter((name) => !/^(gpu\d|process_)/.test(name));
+  const gpus = [...new Set(Object.keys(series).map((name) => /^gpu(\d+)_/.exec(name)?.[1]))].filter((index) => index !== undefined);
+  const samples = timestamps.map((/** @type {number} */ timestamp, /** @type {number} */ at) => {
+    const own = Object.fromEntries(plain.map((name) => [name, value(name, at)]));
+    const fields = ["utilization", "memory_used", "memory_total", "temperature", "power"];
+    const cards = gpus.map((index) => ({ index: Number(index), ...Object.fromEntries(fields.map((field) => [field, value(`gpu${index}_${field}`, at)])) }));
+    return { ...own, timestamp, gpus: cards, engine: own, process: { cpu: value("process_cpu", at), memory: value("process_memory", at) } };
+  });
+  return samples.filter((/** @type {Json} */ sample) => plain.some((name) => sample[name] !== null));
+}
+
+/** `list` with `item` in place of the one of the same id, or at the end. @param {Json[] | undefined} list @param {Json} item */
+export function withItem(list = [], item) {
+  const at = list.findIndex(({ id }) => id === item.id);
+  return at < 0 ? [...list, item] : list.with(at, item);
+}
+
+/** The one store of the page. */
+export class StateManager {
+  /** @param {Socket} [socket] */
+  constructor(socket = new Socket({ auth: credentials })) {
+    this.socket = socket;
+    /** @type {Json} */
+    this.state = { connection: "connecting", models: null, metrics: null, metricsRecent: [], engine: null, scan: null };
+    /** @type {Map<string, Set<(value: any, old: any) => void>>} */
+    this.listeners = new Map();
+    /** @type {{event: string, data: any, resolve: (data: any) => void, reject: (error: Error) => void, timer: any}[]} */
+    this.queue = [];
+    /** @type {Map<string, Promise<any>>} */
+    this.loaded = new Map();
+  }
+
+  /** Connect, and keep the state in step from now on. */
+  start() {
+    takeKeyFromAddress();
+    this.listen();
+    this.socket.connect();
+    return this;
+  }
+
+  get connection() {
+    return this.state.connection;
+  }
+
+  /** @param {string} key */
+  get(key) {
+    return this.state[key];
+  }
+
+  /** @param {string} key @param {any} value */
+  set(key, value) {
+    const old = this.state[key];
+    if (Object.is(old, value)) return;
+    this.state = { ...this.state, [key]: value };
+    for (const callback of [...(this.listeners.get(key) ?? [])]) callback(value, old);
+  }
+
+  /** Call `callback` at every change of `key` (not for the present value). @param {string} key @param {(value: any, old: any) => void} callback @returns {() => void} */
+  subscribe(key, callback) {
+    const set = this.listeners.get(key) ?? new Set();
+    this.listeners.set(key, set.add(callback));
+    return () => set.delete(callback);
+  }
+
+  /** Hear a broadcast's data. @param {string} event @param {(data: any, envelope: any) => void} callback @returns {() => void} */
+  on(event, callback) {
+    return this.socket.on(event, callback);
+  }
+
+  /**
+   * Ask the server. While disconnected the request waits up to 30 s for the connection; chat does not wait.
+   * @param {string} event @param {any} [data] @param {{timeout?: number}} [options]
+   * @returns {Promise<any>} the response's data; rejects with a RequestError
+   */
+  request(event, data = {}, options = {}) {
+    if (this.socket.status === "connected") return this.socket.request(event, data, options);
+    const offline = new RequestError("DISCONNECTED", "Not connected to llamadash; trying to reconnect");
+    if (event.startsWith("chat:") || this.queue.length >= QUEUE_LENGTH) return Promise.reject(offline);
+    return new Promise((resolve, reject) => {
+      const timer = setTimeout(() => {
+        this.queue = this.queue.filter((item) => item.timer !== timer);
+        reject(offline);
+      }, QUEUE_DEADLINE_MS);
+      this.queue.push({ event, data, resolve, reject, timer });
+    });
+  }
+
+  /** Fetch a key once per connection; a fresh connection fetches it again. @param {string} key @returns {Promise<any>} its value */
+  load(key) {
+    const name = key === "info" ? "system" : key;
+    const running = this.loaded.get(name);
+    if (running) return running;
+    const [event, data, change] = SOURCES[name];
+    const loading = this.request(event, data()).then((answer) => {
+      for (const [field, value] of Object.entries(change(answer))) this.set(field, value);
+      return this.state[name];
+    });
+    this.loaded.set(name, loading);
+    loading.catch(() => this.loaded.delete(name)); // the next load() tries again
+    return loading;
+  }
+
+  /** Fetch a key again, whatever is known. @param {string} key */
+  reload(key) {
+    this.loaded.delete(key);
+    return this.load(key);
+  }
+
+  listen() {
+    /** @type {{[event: string]: (data: any, envelope: any) => void}} */
+    const broadcasts = {
+      status: () => this.followStatus(),
+      "connection:established": (data) => this.welcome(data),
+      "models:list": ({ models }) => (this.set("models", models), this.set("scan", null)),
+      "models:created": ({ model }) => this.set("models", withItem(this.state.models ?? [], model)),
+      "models:updated": ({ model }) => this.set("models", withItem(this.state.models ?? [], model)),
+      "models:deleted": ({ id }) => this.set("models", this.state.models?.filter((/** @type {Json} */ model) => model.id !== id)),
+      "models:status": (data) => this.mergeModel(data),
+      "models:scan": (data) => this.set("scan", data.done >= data.total ? null : data),
+      "models:download": (data) => this.mergeDownload(data),
+      "metrics:update": ({ metrics }, envelope) => this.addMetrics(metrics, envelope?.timestamp ?? Date.now()),
+      "engine:status": ({ engine }) => this.set("engine", engine),
+      "config:updated": ({ config }) => this.refreshConfig(config),
+      "settings:updated": ({ settings }) => this.set("settings", settings),
+      "logs:entries": ({ entries }) => this.set("logs", [...(this.state.logs ?? []), ...entries].slice(-KEPT_LOGS)),
+      "logs:cleared": () => this.set("logs", []),
+      "requests:finished": ({ request }) => this.addRequest(request),
+    };
+    for (const [event, callback] of Object.entries(broadcasts)) this.socket.on(event, callback);
+  }
+
+  followStatus() {
+    this.set("refusal", this.socket.refusal);
+    this.set("retryAt", this.socket.retryAt);
+    this.set("connection", this.socket.status);
+  }
+
+  /** @param {Json} info */
+  welcome(info) {
+    if (info.session) keepToken(typeof info.session === "string" ? info.session : info.session.token);
+    this.set("info", info);
+    const known = info.recovered ? [] : [...this.loaded.keys()].filter((key) => key !== "metricsRecent");
+    if (!info.recovered) this.set("scan", null);
+    for (const key of new Set([...ALWAYS.filter((name) => !this.loaded.has(name)), ...known])) this.reload(key).catch(() => {});
+    for (const { event, data, resolve, reject, timer } of this.queue.splice(0)) {
+      clearTimeout(timer);
+      this.socket.request(event, data).then(resolve, reject);
+    }
+  }
+
+  /** @param {Json} change */
+  mergeModel(change) {
+    const model = this.state.models?.find((/** @type {Json} */ item) => item.id === change.id);
+    if (!model) return;
+    const { progress = null, stage = null, error = null, reason = model.reason ?? null } = change;
+    this.set("models", withItem(this.state.models, { ...model, ...change, progress, stage, error, reason }));
+  }
+
+  /** @param {Json} download */
+  mergeDownload(download) {
+    const list = this.state.downloads ?? [];
+    const at = list.findIndex((/** @type {Json} */ item) => item.repo === download.repo && item.file === download.file);
+    this.set("downloads", at < 0 ? [...list, download] : list.with(at, { ...list[at], ...download }));
+  }
+
+  /** @param {Json} metrics @param {number} timestamp */
+  addMetrics(metrics, timestamp) {
+    this.set("metrics", metrics);
+    const kept = this.state.metricsRecent;
+    const fresh = kept.length > 1 && kept[kept.length - 1].timestamp - kept[kept.length - 2].timestamp < RECENT_STEP_MS; // the newest moves until it is a step away
+    this.set("metricsRecent", [...(fresh ? kept.slice(0, -1) : kept), { ...metrics, timestamp }].slice(-RECENT_SAMPLES));
+  }
+
+  /** The broadcast carries the values only; what they mean (command, INI, restart) is asked for where shown. @param {Json} config */
+  refreshConfig(config) {
+    if (!this.state.config) return;
+    this.set("config", { ...this.state.config, config });
+    this.reload("config").catch(() => {});
+  }
+
+  /** @param {Json} request */
+  addRequest(request) {
+    if (this.state.requests) this.set("requests", [request, ...this.state.requests].slice(0, KEPT_REQUESTS));
+  }
+}
