@@ -158,7 +158,7 @@ import yarl
 from collections import OrderedDict, deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Annotated, Any, ClassVar, Literal, TYPE_CHECKING, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 import aiohttp
 import psutil
@@ -286,7 +286,7 @@ def checked(value: Any, kind: Any, field: str, longest: float = MAX_TEXT) -> Any
         value = float(value) if abs(value) < 2**63 else math.inf
     expected: Any = origin or kind
     if type(value) is not expected:
-        names = {str: "a text", int: "a whole number", float: "a number", bool: "true or false", dict: "an object"}
+        names: dict[Any, str] = {str: "a text", int: "a whole number", float: "a number", bool: "true or false", dict: "an object"}
         raise InvalidRequest(f"{field} must be {names.get(expected, expected)}", field=field)
     if expected is str and len(value) > longest:
         raise InvalidRequest(f"{field} may have at most {longest:g} characters", field=field)
@@ -871,7 +871,7 @@ def is_good_database(path: Path) -> bool:
     try:
         with contextlib.closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as db:
             known = 0 < db.execute("PRAGMA user_version").fetchone()[0] <= len(MIGRATIONS)
-            return known and db.execute("PRAGMA quick_check(1)").fetchone()[0] == "ok"
+            return bool(known and db.execute("PRAGMA quick_check(1)").fetchone()[0] == "ok")
     except sqlite3.Error:
         return False
 
@@ -988,6 +988,7 @@ class GGUFHeader:
     tensor_count: int = 0
     parameter_count: int = 0
     tensor_types: dict[str, int] = field(default_factory=dict)  # parameters of each type
+    needed: int = 0  # bytes that the whole file must have
 
     @property
     def architecture(self) -> str | None:
@@ -1177,7 +1178,7 @@ class GGUFReader:
         return shape, kind, offset
 
     def header(self) -> GGUFHeader:
-        """The whole header, and a check that the file is as long as its tensors need."""
+        """The whole header."""
         tensors, pairs = self.beginning()
         header = GGUFHeader(tensor_count=tensors)
         for _ in range(pairs):
@@ -1186,11 +1187,13 @@ class GGUFReader:
         for _ in range(tensors):
             end = max(end, self.tensor(header))
         alignment = header.number("general.alignment") or 32
-        needed = self.position + -self.position % alignment + end if tensors else self.position
-        if header.parameter_count >= JSON_SAFE:
+        if alignment & (alignment - 1) or alignment > MAX_HEADER:
+            raise GGUFError(f"an alignment of {alignment} bytes")
+        header.needed = self.position + -self.position % alignment + end if tensors else self.position
+        if max(header.parameter_count, header.needed) >= JSON_SAFE:
             raise GGUFError("tensors larger than any real one")
-        if needed > self.size:
-            raise GGUFError(f"incomplete: {self.size} of {needed} bytes are there")
+        if self.position > self.size:
+            raise GGUFError("it ends within its header: an incomplete download?")
         return header
 
     def beginning(self) -> tuple[int, int]:
@@ -1769,16 +1772,17 @@ class FoundModel:
 class ScanResult:
     """What a scan found: rows without what the user chose (id, name, …), and what is not a usable model."""
     models: list[Json]
-    skipped: list[Json]  # {path, reason}
+    skipped: list[Json]  # {path, reason}; also what is listed, but can be seen to be broken
 
 
 class Scan:
     """One walk through the model folders; runs in a thread of its own."""
 
-    def __init__(self, inside: Iterable[Path], rows: Iterable[Json], report: Report) -> None:
+    def __init__(self, inside: Iterable[Path], rows: Iterable[Json], warned: dict[str, str], report: Report) -> None:
         self.inside = [os.path.realpath(folder) for folder in inside]
         self.rows = {row["path"]: row for row in rows}
         self.projectors = {row["projector"]: row["projector_size"] for row in self.rows.values() if row["projector"]}
+        self.warned = warned
         self.report = report
         self.skipped: dict[str, str] = {}
         self.files: list[FoundFile] = []
@@ -1893,6 +1897,8 @@ class Scan:
         row = self.rows.get(model.path)
         if row and model.unchanged(row):
             model.facts = {name: row[name] for name in FACTS}
+            if model.path in self.warned:
+                self.skip(model.path, self.warned[model.path])
             return "model"
         if "mmproj" in model.stem.lower() or self.projectors.get(model.path) == model.size:
             return "projector"
@@ -1906,6 +1912,9 @@ class Scan:
             self.skip(model.path, str(problem))
             return None
         model.facts = {**model_facts(headers), "name": file_name(headers[0], model.stem)}
+        needed = sum(header.needed for header in headers)
+        if any(header.needed > item.size for header, item in zip(headers, model.files, strict=True)):
+            self.skip(model.path, f"incomplete, {model.size:,} of {needed:,} bytes: listed, but it cannot be loaded")
         return "model"
 
     def header(self, file: FoundFile, model: FoundModel) -> GGUFHeader:
@@ -2013,14 +2022,17 @@ def best_projector(model: FoundModel, near: list[FoundFile], family: bool) -> Fo
 
 
 def scan_folders(folders: Iterable[Path], known: Iterable[Json], report: Report, *,
-                 inside: Iterable[Path] | None = None, depth: int = MAX_FOLDER_DEPTH) -> ScanResult:
+                 warned: dict[str, str] | None = None, inside: Iterable[Path] | None = None,
+                 depth: int = MAX_FOLDER_DEPTH) -> ScanResult:
     """Look for models in `folders`; files that a row of `known` still describes are not opened again.
+
+    What `warned` says of such a file, {path: reason}, is said again.
 
     Runs in a thread and calls `report(done, total)` for every file; what that raises ends the scan. Links may lead
     anywhere `inside`, which are the folders themselves unless given.
     """
     folders = list(folders)
-    scan = Scan(folders if inside is None else inside, list(known), report)
+    scan = Scan(folders if inside is None else inside, list(known), warned or {}, report)
     scan.walk(folders, depth)
     return scan.result()
 
@@ -2128,7 +2140,8 @@ class Library:
                 raise ScanStoppedError
             progress[:] = done, total
 
-        thread = asyncio.ensure_future(asyncio.to_thread(scan_folders, folders, rows, report))
+        warned = {item["path"]: item["reason"] for item in self.skipped}
+        thread = asyncio.ensure_future(asyncio.to_thread(scan_folders, folders, rows, report, warned=warned))
         thread.add_done_callback(lambda ended: ended.cancelled() or ended.exception())  # maybe nobody waits any more
         told: list[int] = []
         try:
@@ -2298,8 +2311,8 @@ async def models_list(dash: Dash) -> Json:
 
 @on("models:get", error="GET_MODEL_FAILED")
 async def models_get(dash: Dash, *, id: ModelId) -> Json:
-    """One model."""
-    return {"model": dash.model(id)}
+    """One model, with its benchmarks, newest first."""
+    return {"model": dash.model(id), "benchmarks": dash.db.benchmarks(id)}
 
 
 @on("models:scan", error="SCAN_MODELS_FAILED")
@@ -3649,7 +3662,8 @@ RELEASE = re.compile(r"release: id +-?\d+ \| task (\d+) \| stop processing: n_(?
 SPEED = re.compile(r"task (\d+) \| n_gen = +\d+, tg = +[\d.]+ t/s, tg_3s = +([\d.]+) t/s")
 TELLING = re.compile(rb"name=|\| task |fit_memory_breakdown| E |error")
 ORIGIN = re.compile(r"^(?:\w+ +)?[\w~]+ ?(?:\(\))?: +")  # the function that llama.cpp names before a message
-VAGUE = re.compile(r"(?i)failed to load (?:the )?model|exiting due to|trying to fit params|unable to load model|failed to init")
+VAGUE = re.compile(r"(?i)failed to load (?:the )?model|unable to load model|exiting due to|trying to fit params|"
+                   r"failed to init")
 HARMLESS = re.compile(r"http client error: Connection handling canceled")  # logged as an error when a client leaves
 NOISE = re.compile(r"proxying request to model|spawning server instance with args|^srv +load:   |"
                    r"^slot (?:get_availabl|launch_slot_)")
@@ -3945,23 +3959,30 @@ class ProgramFacts:
     problem: str | None = None
 
 
+def embedded_python() -> str | None:
+    """The Python that has the embedded engine: this one, or the one in data/venv."""
+    if importlib.util.find_spec(EMBEDDED_PACKAGE):
+        return sys.executable
+    has_it = any(VENV.glob(f"lib/python*/site-packages/{EMBEDDED_PACKAGE}/__init__.py"))
+    return str(VENV_PYTHON) if has_it else None
+
+
 def find_program(fixed: str | None) -> Program | None:
     """The engine to use: the one fixed from outside, llama-server on PATH, or the embedded one."""
     if fixed and re.match(r"https?://", fixed):
         return Program("remote", url=fixed.rstrip("/"))
     if found := shutil.which(os.path.expanduser(fixed or "llama-server")):
         return Program("llama-server", (os.path.abspath(found),))
-    if not fixed and importlib.util.find_spec("xllamacpp") is not None:
-        return Program("embedded", (sys.executable, str(HERE / "llamadash.py"), "embedded-engine"))
+    if not fixed and (python := embedded_python()):
+        return Program("embedded", (python, str(HERE / "llamadash.py"), "embedded-engine"))
     return None
 
 
 async def probe(program: Program) -> ProgramFacts:
     """The version and the options of `program`, or why it is of no use."""
     if program.kind != "llama-server":
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            return ProgramFacts(f"xllamacpp {importlib.metadata.version('xllamacpp')}", None)
-        return ProgramFacts(None, None)
+        embedded = embedded_engine_version()
+        return ProgramFacts(embedded and f"{EMBEDDED_PACKAGE} {embedded}", None)
     try:
         said = await output_of(*program.command, "--version")
         version = re.search(r"version: *([^\n]{1,100})", said)
@@ -4634,6 +4655,7 @@ class Engine:
         """Say that the engine is gone, and wait before the next try."""
         self.enter("crashed", self.error)
         self.restarts += 1
+        await self.publish()  # at once: it may be back in a moment, and everyone is to see that it was gone
         self.warn("crash", f"the engine went away at {time.strftime('%H:%M:%S')}: {self.error}")
         with contextlib.suppress(asyncio.TimeoutError):
             await asyncio.wait_for(self.ended.wait(), delay + 0.01)
@@ -4794,6 +4816,8 @@ class Engine:
         process = self.process
         if process is None or process.returncode is not None:
             return
+        for name in self.states.running():
+            self.states.state(name).leaving = "engine stopped"
         with contextlib.suppress(ProcessLookupError):
             process.terminate()
         patience = STOP_MARGIN + max([10, *(
@@ -5566,7 +5590,6 @@ async def chat_cancel(dash: Dash, client: Client, *, chatId: Annotated[str, Leng
 # supervisor needs no other code for it. Each loaded model is a child process of its own: xllamacpp
 # contains llama-server's own code for children, which reports its states as lines on stdout.
 
-EMBEDDED_PACKAGE = "xllamacpp"
 EMBEDDED_SLOTS = 4  # llama-server's own number where `parallel` is not given, with one shared cache
 EMBEDDED_STOP_TIMEOUT = 10  # seconds from the request to exit until a child is killed
 EMBEDDED_BODY = 512 * 2**20  # bytes of a request: base64 images and audio are in it
@@ -5580,10 +5603,10 @@ TRUTHY, FALSY = frozenset({"on", "enabled", "true", "1"}), frozenset({"off", "di
 
 
 def embedded_engine_version() -> str | None:
-    """The installed xllamacpp's version, None where it is not installed."""
-    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-        return importlib.metadata.version(EMBEDDED_PACKAGE)
-    return None
+    """The version of the embedded engine, here or in data/venv."""
+    path = [*sys.path, *map(str, VENV.glob("lib/python*/site-packages"))]
+    found = importlib.metadata.Distribution.discover(name=EMBEDDED_PACKAGE, path=path)
+    return next((distribution.version for distribution in found), None)
 
 
 def truth(text: str) -> bool:
@@ -7276,7 +7299,8 @@ class Downloads:
         self.pump()
         if status == "done":
             log.info("downloaded %s from %s", download.file, download.repo)
-            await self.dash.library.scan()
+            with contextlib.suppress(Conflict):  # a scan was faster
+                await self.dash.library.add(str(download.target(download.parts[0])), source="download")
 
     async def fetch(self, download: Download) -> None:
         """Fetch and check all parts, then give them their names at once: half a model is never in the folder."""
@@ -7961,6 +7985,8 @@ SECURITY_HEADERS = {
     "Permissions-Policy": "camera=(), microphone=(), geolocation=()", "Server": "llamadash",
 }
 GZIP_FROM = 200  # bytes; less does not get smaller
+DOTTED_PAGES = "models/"  # pages named by a model's id, whose dots begin no extension
+REFRESH_PAUSE = 2.0  # seconds between two looks at whether a file was changed
 PRELOADED = ("app.js", "pages/dashboard.js")  # what the first page needs, with all that they import
 
 
@@ -7983,12 +8009,16 @@ class WebFiles:
     def __init__(self, root: Path = WEB) -> None:
         self.root = root
         self.signature: tuple[tuple[str, int, int], ...] = ()
+        self.looked = -math.inf
         self.files: dict[str, WebFile] = {}
         self.version = ""
         self.refresh()
 
     def refresh(self) -> None:
         """Read the files again if one of them has changed."""
+        if time.monotonic() - self.looked < REFRESH_PAUSE:
+            return
+        self.looked = time.monotonic()
         found = sorted(path for path in self.root.rglob("*") if path.is_file() and self.is_inside(path))
         stats = [(str(path.relative_to(self.root)), path.stat()) for path in found]
         signature = tuple((name, stat.st_mtime_ns, stat.st_size) for name, stat in stats)
@@ -8025,7 +8055,7 @@ class WebFiles:
         if path.startswith("/~"):
             version, _, name = path[2:].partition("/")
             return (self.files.get(name) if version == self.version else None), True
-        if not name or name == "index.html" or "." not in name.rsplit("/", 1)[-1]:
+        if name == "index.html" or name.startswith(DOTTED_PAGES) or "." not in name.rsplit("/", 1)[-1]:
             self.refresh()
             return self.files.get("index.html"), False
         return self.files.get(name), False
@@ -8660,6 +8690,7 @@ class Dash:
             stack.push_async_callback(self.hub.close)
             await self.engine.open()
             stack.push_async_callback(self.engine.close)
+            give_back_memory()
             ready(port)
             log.info("llamadash %s is listening on %s", __version__, self.config.url(port))
             for name, coroutine in self.background().items():
@@ -8729,6 +8760,13 @@ class Dash:
             await asyncio.wait(tasks, timeout=STOP_TIME)
 
 
+def give_back_memory() -> None:
+    """Return what compiling this file took (a third of the process) to the system, where the C library can."""
+    with contextlib.suppress(OSError, AttributeError):
+        if sys.platform == "linux":
+            ctypes.CDLL(None).malloc_trim(0)
+
+
 STALL = 0.25  # seconds without the loop that are worth a log line with the stack
 HEARTBEAT = 0.1  # seconds between two signs of life of the loop
 
@@ -8783,14 +8821,6 @@ async def watchdog(dash: Dash) -> None:
 # -- Handlers: installing an engine --------------------------------------------------------------
 
 INSTALL_LIMIT = 900.0  # seconds; a slow line needs minutes for the 20 MB
-
-
-def embedded_python() -> str | None:
-    """The Python that has the embedded engine: this one, or the one in data/venv."""
-    if importlib.util.find_spec(EMBEDDED_PACKAGE):
-        return sys.executable
-    has_it = any(VENV.glob(f"lib/python*/site-packages/{EMBEDDED_PACKAGE}/__init__.py"))
-    return str(VENV_PYTHON) if has_it else None
 
 
 @on("engine:install", error="INSTALL_ENGINE_FAILED", cost=20)
@@ -9060,13 +9090,15 @@ def import_plan(dash: Dash, document: Json) -> Json:
 # -- Command line --------------------------------------------------------------------------------
 
 EXIT_USAGE, EXIT_PORT, EXIT_RUNNING, EXIT_NEWER = 2, 3, 4, 5
+COMMANDS = {
+    "link": "print the link to open", "password": "set the password", "backup": "write a backup of the database",
+    "service": "print a systemd unit", "doctor": "check this machine and say what to do",
+}
 
 
-def command_line() -> argparse.ArgumentParser:
-    """Every option and command."""
-    parser = argparse.ArgumentParser(prog="llamadash.py", description="The dashboard for llama.cpp on your own box.",
-                                     epilog="Each option has an environment variable: --engine-port is LLAMADASH_ENGINE_PORT.")
-    opt = parser.add_argument
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The options, which may stand before or behind a command; what is not given is left out."""
+    opt = functools.partial(parser.add_argument, default=argparse.SUPPRESS)
     opt("--host", metavar="ADDRESS", help="address to listen on (127.0.0.1)")
     opt("--port", type=port_number, metavar="PORT", help="port to listen on, 0 for a free one (3000)")
     opt("--data-dir", type=Path, metavar="DIR", help="where the database and the keys are kept (data beside this file)")
@@ -9074,7 +9106,7 @@ def command_line() -> argparse.ArgumentParser:
     opt("--llama-server", metavar="PROGRAM|URL", help="llama-server to run, or the address of a running one")
     opt("--engine-host", metavar="ADDRESS", help="address that the engine listens on (127.0.0.1)")
     opt("--engine-port", type=port_number, metavar="PORT", help="port that the engine listens on (8080)")
-    opt("--no-auth", action="store_true", default=None, help="let everybody in who can connect")
+    opt("--no-auth", action="store_true", help="let everybody in who can connect")
     opt("--allow-host", action="append", metavar="NAME", help="further name this machine is reached by; may be repeated")
     opt("--allow-origin", action="append", metavar="ORIGIN", help="further site that may connect, or *; may be repeated")
     opt("--trusted-proxy", action="append", metavar="ADDRESS", help="proxy whose X-Forwarded-* headers count; may be repeated")
@@ -9083,14 +9115,21 @@ def command_line() -> argparse.ArgumentParser:
     opt("--sockets-per-address", type=int, metavar="N", help="connections allowed from one address (32)")
     opt("--request-rate", type=int, metavar="N", help="requests a second allowed to one client (50)")
     opt("--log-level", choices=LOG_LEVELS, help="least important messages to keep (info)")
-    opt("--version", action="version", version=f"llamadash {__version__}")
+
+
+def command_line() -> argparse.ArgumentParser:
+    """Every option and command."""
+    parser = argparse.ArgumentParser(prog="llamadash.py", description="The dashboard for llama.cpp on your own box.",
+                                     epilog="Each option has an environment variable: --engine-port is LLAMADASH_ENGINE_PORT.")
+    add_options(parser)
+    parser.add_argument("--version", action="version", version=f"llamadash {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
-    link = commands.add_parser("link", help="print the link to open")
-    link.add_argument("--new", action="store_true", help="replace the access key and end all sessions")
-    commands.add_parser("password", help="set the password")
-    commands.add_parser("backup", help="write a backup of the database").add_argument("file", type=Path)
-    commands.add_parser("service", help="print a systemd unit")
-    commands.add_parser("doctor", help="check this machine and say what to do")
+    for name, help in COMMANDS.items():
+        add_options(command := commands.add_parser(name, help=help, description=help))
+        if name == "link":
+            command.add_argument("--new", action="store_true", help="replace the access key and end all sessions")
+        elif name == "backup":
+            command.add_argument("file", type=Path, help="where to write it")
     return parser
 
 
@@ -9121,37 +9160,29 @@ def environment_options(parser: argparse.ArgumentParser) -> list[str]:
 
 def variable_of(option: str) -> str:
     """The environment variable of an option."""
-    return "LLAMADASH_" + option.lstrip("-").replace("-", "_").upper()
+    return "LLAMADASH_" + option.removeprefix("--").replace("-", "_").upper()
 
 
-def parsed(parser: argparse.ArgumentParser, argv: list[str]) -> tuple[argparse.Namespace, dict[str, str]]:
+def parsed(parser: argparse.ArgumentParser, argv: list[str]) -> tuple[Json, dict[str, str]]:
     """The options in force, and what fixed each: the option itself or its variable."""
-    given = parser.parse_args(argv)
-    around = parser.parse_args(environment_options(parser))
-    fixed = {}
-    for name, value in vars(around).items():
-        option = f"--{name.replace('_', '-')}"
-        if getattr(given, name, None) is not None:
-            fixed[name] = option
-        elif value is not None:
-            setattr(given, name, value)
-            fixed[name] = variable_of(option)
-    return given, fixed
+    given, around = vars(parser.parse_args(argv)), vars(parser.parse_args(environment_options(parser)))
+    del around["command"]
+    fixed = {name: variable_of(name) for name in around}
+    return {**around, **given}, {**fixed, **{name: f"--{name.replace('_', '-')}" for name in given}}
 
 
-def configured(options: argparse.Namespace, fixed: dict[str, str]) -> Config:
+def configured(options: Json, fixed: dict[str, str]) -> Config:
     """The Config that the options make; SystemExit for those that do not go together."""
-    if bool(options.tls_cert) != bool(options.tls_key):
+    if ("tls_cert" in options) != ("tls_key" in options):
         sys.exit(usage_error("--tls-cert and --tls-key go together"))
-    values = {key: value for key, value in vars(options).items()
-              if value is not None and key in {field.name for field in dataclasses.fields(Config)}}
-    values.update(auth=not options.no_auth, allow_hosts=tuple(options.allow_host or ()),
-                  allow_origins=tuple(options.allow_origin or ()), trusted_proxies=tuple(options.trusted_proxy or ()))
-    if options.models_dir:
-        values["models_dirs"] = tuple(Path(path).expanduser().absolute() for path in options.models_dir)
-        fixed["models_dirs"] = fixed.pop("models_dir")
-    data_dir = Path(options.data_dir or HERE / "data").expanduser().absolute()
-    return Config(**{**values, "data_dir": data_dir, "fixed": fixed})
+    values = {key: value for key, value in options.items() if key in {field.name for field in dataclasses.fields(Config)}}
+    values.update({field: tuple(options.get(option, ())) for field, option in (
+        ("allow_hosts", "allow_host"), ("allow_origins", "allow_origin"), ("trusted_proxies", "trusted_proxy"))})
+    if "models_dir" in options:
+        values["models_dirs"] = tuple(Path(path).expanduser().absolute() for path in options["models_dir"])
+        fixed = {**fixed, "models_dirs": fixed["models_dir"]}
+    data_dir = Path(options.get("data_dir", HERE / "data")).expanduser().absolute()
+    return Config(**{**values, "auth": not options.get("no_auth"), "data_dir": data_dir, "fixed": fixed})
 
 
 def usage_error(message: str) -> int:
@@ -9176,7 +9207,8 @@ def data_folder(path: Path) -> Iterator[None]:
             lock_file(file)
         except OSError as problem:
             file.seek(0)
-            raise AlreadyRunning(f"another llamadash (process {file.read().strip() or '?'}) uses {path}") from problem
+            pid, _, url = file.read().partition(" ")
+            raise AlreadyRunning(f"another llamadash (process {pid or '?'}) uses {path}", url=url) from problem
         file.truncate(0)
         file.write(str(os.getpid()))
         file.flush()
@@ -9233,6 +9265,7 @@ async def serve_until_stopped(config: Config) -> int:
     dash = Dash(config)
 
     def ready(port: int) -> None:
+        (config.data_dir / "lock").write_text(f"{os.getpid()} {config.url(port)}")
         key = f"/#key={dash.access.key}" if config.auth else "/"
         print(f"llamadash {__version__} listening on {config.url(port)}{key}", flush=True)
 
@@ -9250,13 +9283,22 @@ def unhandled(_loop: asyncio.AbstractEventLoop, context: Json) -> None:
 def print_link(config: Config, *, new: bool) -> int:
     """Print the link to open; with `new` replace the key first, which ends all sessions."""
     config.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-    key = access_key(config.data_dir, new=new)
+    key = access_key(config.data_dir, new=new)  # a running llamadash notices
     if new and (config.data_dir / DATABASE_NAME).exists():
         database = Database(config.data_dir / DATABASE_NAME)
         database.delete_sessions()
         database.close()
-    print(f"{config.url()}/#key={key}")
+    print(f"{running_url(config.data_dir) or config.url()}/#key={key}")
     return 0
+
+
+def running_url(data_dir: Path) -> str | None:
+    """Where the llamadash that uses this data folder listens; None where none runs."""
+    try:
+        with data_folder(data_dir):
+            return None
+    except AlreadyRunning as problem:
+        return str(problem.details["url"]) or None
 
 
 def ask_password(config: Config) -> int:
@@ -9292,12 +9334,12 @@ def main(argv: list[str] | None = None) -> int:
     options, fixed = parsed(command_line(), argv)
     config = configured(options, fixed)
     commands: dict[str | None, Callable[[], int]] = {
-        None: lambda: run_server(config), "link": lambda: print_link(config, new=options.new),
-        "password": lambda: ask_password(config), "backup": lambda: write_backup(config, options.file),
+        None: lambda: run_server(config), "link": lambda: print_link(config, new=options["new"]),
+        "password": lambda: ask_password(config), "backup": lambda: write_backup(config, options["file"]),
         "service": lambda: print_service(config), "doctor": lambda: doctor(config),
     }
     try:
-        return commands[options.command]()
+        return commands[options["command"]]()
     except DashError as problem:
         print(f"llamadash: {problem}", file=sys.stderr)
         return 1

@@ -482,7 +482,7 @@ def load(work: Callable[[Json], Awaitable[Json]]) -> Callable[[Json], Awaitable[
     return work
 
 
-async def under_load(name: str, **arguments: Any) -> Json:
+async def under_load(name: str, /, **arguments: Any) -> Json:
     """The result of the load `name`; it must end by itself within four minutes."""
     process = await asyncio.create_subprocess_exec(sys.executable, str(HERE), "--load", name, json.dumps(arguments),
                                                    stdout=asyncio.subprocess.PIPE)

@@ -16,12 +16,13 @@ const OVERHEAD = 1.2;
  */
 export class GetModels extends Component {
   init() {
-    this.state = { repo: "", found: null, looking: false, error: "", recommended: [], busy: new Set(), downloads: this.props.state.get("downloads") ?? [] };
+    this.state = { repo: "", found: null, looking: false, error: "", recommended: [], busy: new Set(), folder: "", config: this.props.state.get("config"), downloads: this.props.state.get("downloads") ?? [] };
   }
 
   getEventMap() {
     return {
       "input #get-repo": "handleInput",
+      "change #get-folder": "handleFolder",
       "submit .get-models-form": "handleLookUp",
       "click [data-action=\"download\"]": "handleDownload",
       "click [data-action=\"get-back\"]": "handleBack",
@@ -32,7 +33,11 @@ export class GetModels extends Component {
     const { state } = this.props;
     this.element.querySelector("#get-repo")?.focus();
     this.fetch();
-    return [state.subscribe("downloads", (/** @type {any[]} */ downloads) => this.setState({ downloads }))];
+    state.load("config").catch(() => {});
+    return [
+      state.subscribe("downloads", (/** @type {any[]} */ downloads) => this.setState({ downloads })),
+      state.subscribe("config", (/** @type {any} */ config) => this.setState({ config })),
+    ];
   }
 
   async fetch() {
@@ -48,6 +53,11 @@ export class GetModels extends Component {
   /** @param {Event} _event @param {HTMLInputElement} element */
   handleInput(_event, element) {
     this.setState({ repo: element.value, error: "" });
+  }
+
+  /** @param {Event} _event @param {HTMLSelectElement} element */
+  handleFolder(_event, element) {
+    this.setState({ folder: element.value });
   }
 
   handleBack() {
@@ -73,7 +83,7 @@ export class GetModels extends Component {
     const id = `${repo}/${file}`;
     this.setState({ busy: new Set([...this.state.busy, id]) });
     try {
-      await this.props.state.request("models:download", { repo, file });
+      await this.props.state.request("models:download", { repo, file, ...(this.state.folder ? { folder: this.state.folder } : {}) });
     } catch (error) {
       toast(/** @type {Error} */ (error).message, { kind: "error" });
     }
@@ -91,17 +101,28 @@ export class GetModels extends Component {
             h("input", { id: "get-repo", className: "input get-models-input", value: repo, placeholder: "user/repo, user/repo:Q4_K_M, or a link", autocomplete: "off", spellcheck: false, "aria-describedby": "get-repo-hint" }),
             h("button", { type: "submit", className: "button button-primary", disabled: looking, "aria-busy": looking }, icon("search"), looking ? "Looking…" : "Look up")),
           h("p", { id: "get-repo-hint", className: "field-hint" }, "Lists the GGUF files of a repository. Private ones need HF_TOKEN in llamadash's environment.")),
+        this.folders(),
         error && h("p", { key: "error", className: "field-error", role: "alert" }, error),
         downloads.length > 0 && h("section", { key: "queue", className: "stack" }, h("h3", { className: "section-title" }, "Downloads"), h(DownloadQueue, { state: this.props.state, downloads })),
         looking && h("div", { key: "looking", className: "skeleton panel-skeleton" }),
         found && h("section", { key: "found", className: "stack" },
           h("div", { className: "row" }, h("h3", { className: "section-title" }, found.repo), h("span", { className: "spacer" }),
             recommended.length > 0 && h("button", { type: "button", className: "button button-small", dataset: { action: "get-back" } }, "Back to suggestions")),
-          h("p", { key: "terms", className: "field-hint" }, [found.license && `Licence: ${found.license}`, found.gated && "gated: its owner must have let you in"].filter(Boolean).join(" · ")),
+          (found.license || found.gated) && h("p", { key: "terms", className: "field-hint" }, [found.license && `Licence: ${found.license}`, found.gated && "gated: its owner must have let you in"].filter(Boolean).join(" · ")),
           found.files.length ? this.files(found, memory) : h("p", { className: "muted" }, "This repository has no GGUF files. Look for one whose name ends in GGUF.")),
         !found && !looking && recommended.length > 0 && h("section", { key: "recommended", className: "stack" },
           h("h3", { className: "section-title" }, "Small models that are known to work"),
           recommendedModels({ recommended, memory, downloads, busy }))));
+  }
+
+  /** Where downloads go, when there is a choice. */
+  folders() {
+    const folders = /** @type {Array<{path: string, exists: boolean, used: boolean}>} */ (this.state.config?.folders ?? []).filter(({ exists, used }) => exists && used);
+    if (folders.length < 2) return null;
+    return h("div", { key: "folder", className: "row get-models-folder" },
+      h("label", { className: "field-label", htmlFor: "get-folder" }, "Save to"),
+      h("select", { id: "get-folder", className: "select", value: this.state.folder },
+        h("option", { key: "", value: "" }, "llamadash's own folder"), folders.map(({ path }) => h("option", { key: path, value: path }, path))));
   }
 
   /** @param {{repo: string, files: RepoFile[], selected?: string|null}} found @param {number|undefined} memory */

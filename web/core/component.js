@@ -167,7 +167,7 @@ export function safeAddress(address) {
 
 /** @param {any} element @param {string} name @param {any} value */
 function setProperty(element, name, value) {
-  if (element.localName === "progress" && (value === null || value === undefined)) return element.removeAttribute("value");
+  if (element.localName === "progress") return value === null || value === undefined ? element.removeAttribute("value") : element.setAttribute("value", value);
   const wanted = name === "value" ? (value ?? "") : Boolean(value);
   if (name === "value" ? String(element.value) !== String(wanted) : element[name] !== wanted) element[name] = wanted;
   else if (element.localName === "option" && name === "value") element.setAttribute("value", wanted);
