@@ -55,6 +55,7 @@ def missing_dependencies(requirements: list[str]) -> list[str]:
 VENV = HERE / "data" / "venv"
 VENV_PYTHON = VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
 EMBEDDED_PACKAGE = "xllamacpp"  # llama.cpp's own server inside Python: the engine where there is no other
+EMBEDDED_REQUIREMENT = f"{EMBEDDED_PACKAGE}>=2026.10"  # from then on it tells how far a load has come
 
 
 def venv_commands(requirements: list[str]) -> list[list[str]]:
@@ -88,7 +89,9 @@ def bootstrap(script: Path) -> None:
     if not (missing := missing_dependencies(requirements)):
         return
     if os.environ.get("LLAMADASH_NO_BOOTSTRAP") == "1":
-        sys.exit(f"llamadash: missing {', '.join(missing)}: pip install " + " ".join(f"'{item}'" for item in requirements))
+        sys.exit(
+            f"llamadash: missing {', '.join(missing)}: pip install " + " ".join(f"'{item}'" for item in requirements)
+        )
     tries = int(os.environ.get("LLAMADASH_BOOTSTRAPPED", "0"))
     if tries > 1:
         sys.exit(f"llamadash: {VENV} still lacks {', '.join(missing)}: delete it and try again")
@@ -98,7 +101,7 @@ def bootstrap(script: Path) -> None:
         print(f"llamadash: installing {', '.join(missing)} into {VENV} (once)", file=sys.stderr)
         has_engine = os.environ.get("LLAMADASH_LLAMA_SERVER") or shutil.which("llama-server")
         make_venv([*requirements, *(item for item in installed if item and item not in requirements)],
-                  [] if has_engine else [EMBEDDED_PACKAGE])
+                  [] if has_engine else [EMBEDDED_REQUIREMENT])
     environment = {**os.environ, "LLAMADASH_BOOTSTRAPPED": str(tries + 1)}
     command = [str(VENV_PYTHON), str(script), *sys.argv[1:]]
     if os.name == "nt":
@@ -154,7 +157,6 @@ import typing
 import unicodedata
 import urllib.parse
 import urllib.request
-import yarl
 from collections import OrderedDict, deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -163,6 +165,7 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar
 import aiohttp
 import psutil
 import socketio
+import yarl
 from aiohttp import WSMsgType, web
 from engineio.async_drivers import aiohttp as aiohttp_driver
 
@@ -261,12 +264,18 @@ Timestamp = Annotated[int, Range(0, 2**53)]
 ModelId = Annotated[str, Length(1, 96)]
 
 
+@functools.cache
+def parts_of(kind: Any) -> tuple[Any, tuple[Any, ...]]:
+    """The origin and the arguments of an annotation."""
+    return typing.get_origin(kind), typing.get_args(kind)
+
+
 def checked(value: Any, kind: Any, field: str, longest: float = MAX_TEXT) -> Any:
     """`value` if it is of the annotated type `kind`, else InvalidRequest naming `field`.
 
     A text may have up to `longest` characters, MAX_TEXT unless its Length says otherwise.
     """
-    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    origin, arguments = parts_of(kind)
     if origin is Annotated:
         limit = arguments[1].high if isinstance(arguments[1], Length) else MAX_TEXT
         return checked_bounds(checked(value, arguments[0], field, limit), arguments[1], field)
@@ -286,32 +295,39 @@ def checked(value: Any, kind: Any, field: str, longest: float = MAX_TEXT) -> Any
         value = float(value) if abs(value) < 2**63 else math.inf
     expected: Any = origin or kind
     if type(value) is not expected:
-        names: dict[Any, str] = {str: "a text", int: "a whole number", float: "a number", bool: "true or false", dict: "an object"}
+        names: dict[Any, str] = {
+            str: "a text",
+            int: "a whole number",
+            float: "a number",
+            bool: "true or false",
+            dict: "an object",
+        }
         raise InvalidRequest(f"{field} must be {names.get(expected, expected)}", field=field)
     if expected is str and len(value) > longest:
         raise InvalidRequest(f"{field} may have at most {longest:g} characters", field=field)
     if expected is str and not encodable(value):
         raise InvalidRequest(f"{field} holds characters that no text has", field=field)
-    if expected is int and abs(value) >= 2**63 or expected is float and not math.isfinite(value):
+    if (expected is int and abs(value) >= 2**63) or (expected is float and not math.isfinite(value)):
         raise InvalidRequest(f"{field} is out of range", field=field)
     return value
 
 
 def encodable(text: str) -> bool:
     """Whether `text` can be sent and stored: no lone surrogate, no NUL."""
-    with contextlib.suppress(UnicodeEncodeError):
-        text.encode()
-        return "\0" not in text
-    return False
+    if "\0" in text:
+        return False
+    try:
+        return text.isascii() or bool(text.encode())
+    except UnicodeEncodeError:
+        return False
 
 
 def checked_bounds(value: Any, bounds: Any, field: str) -> Any:
     """`value` if it is within `bounds`, a Range or a Length."""
     size = len(value) if isinstance(bounds, Length) else value
     if not bounds.low <= size <= bounds.high:
-        what = {str: "characters", list: "items"}.get(type(value), "")
-        raise InvalidRequest(f"{field} must have {bounds.low:g} to {bounds.high:g} {what}" if what else
-                             f"{field} must be from {bounds.low:g} to {bounds.high:g}", field=field)
+        what = "be from" if not isinstance(bounds, Length) else "have this many characters or items:"
+        raise InvalidRequest(f"{field} must {what} {bounds.low:g} to {bounds.high:g}", field=field)
     return value
 
 
@@ -458,6 +474,8 @@ class Database:
         self.lock = threading.RLock()
         self.notice: str | None = None  # what the user should know about how the file was opened
         self.model_rows: dict[str, Json] | None = None
+        self.series_seen: set[str] | None = None
+        self.benchmarked: set[str] | None = None  # models that have benchmarks
         self.threads = threading.local()
         try:
             self.connection = self.connect()
@@ -556,8 +574,9 @@ class Database:
         if good:
             shutil.copyfile(good, self.path)
             os.chmod(self.path, 0o600)
-        self.notice = (f"The database was damaged ({problem}). It was moved to {aside.name}, and " +
-                       (f"the backup {good.name} was restored." if good else "a new one was started: there was no good backup."))
+        self.notice = f"The database was damaged ({problem}). It was moved to {aside.name}, and " + (
+            f"the backup {good.name} was restored." if good else "a new one was started: there was no good backup."
+        )
 
     def close(self) -> None:
         """Close the writing connection, folding the write-ahead log back into the file."""
@@ -593,8 +612,13 @@ class Database:
     def reader(self) -> sqlite3.Connection:
         """This thread's own connection for reading."""
         if not hasattr(self.threads, "connection"):
-            self.threads.connection = sqlite3.connect(f"{self.path.absolute().as_uri()}?mode=ro", uri=True, timeout=BUSY_TIMEOUT,
-                                                      isolation_level=None, check_same_thread=False)
+            self.threads.connection = sqlite3.connect(
+                f"{self.path.absolute().as_uri()}?mode=ro",
+                uri=True,
+                timeout=BUSY_TIMEOUT,
+                isolation_level=None,
+                check_same_thread=False,
+            )
             self.threads.connection.row_factory = sqlite3.Row
         return typing.cast(sqlite3.Connection, self.threads.connection)
 
@@ -680,6 +704,19 @@ class Database:
         with self.transaction() as db:
             for width in (0, *ROLL_UPS):
                 add_sample(db, width, timestamp - timestamp % width if width else timestamp, values)
+            if self.series_seen is not None:
+                self.series_seen.update(values)
+
+    def series_with_values(self) -> set[str]:
+        """The series that ever had a value: few machines have MAX_GPUS, and an empty column costs time as well."""
+        with self.lock:
+            if self.series_seen is None:
+                counts = self.connection.execute(
+                    f"SELECT {', '.join(f'COUNT({name})' for name in SERIES)} FROM metrics WHERE resolution = ?",
+                    (ROLL_UPS[-1],),
+                ).fetchone()
+                self.series_seen = {name for name, count in zip(SERIES, counts, strict=True) if count}
+            return self.series_seen
 
     def metrics_history(self, from_ms: int, to_ms: int, points: int, series: Sequence[str] | None = None,
                         *, interval: float = 10.0, minutes_kept: int = 30 * DAY) -> Json:
@@ -688,22 +725,26 @@ class Database:
         Returns {from, to, bucket (ms), timestamps: [ms], series: {name: {avg: [], max: []}}}; a null
         stands where there was a gap. `interval` is the seconds between samples: no bucket is narrower.
         """
-        wanted = [name for name in SERIES if series is None or name in series]
+        seen = self.series_with_values()
+        wanted = [name for name in SERIES if name in seen and (series is None or name in series)]
         ideal = max((to_ms - from_ms) / max(points - 1, 1), interval * 1000)
         width = history_resolution(ideal, now_ms() - from_ms, minutes_kept)
         step = width or 1000
         bucket = max(math.ceil(ideal / step) * step, step)
-        columns = ", ".join(f"AVG({name}), MAX(COALESCE({name}_max, {name}))" for name in wanted)
+        columns = "".join(f", AVG({name}), MAX({name}_max)" for name in wanted)
         rows = [tuple(row) for row in self.reader().execute(
-            f"SELECT timestamp - timestamp % ? AS bucket{', ' if columns else ''}{columns} FROM metrics "
+            f"SELECT timestamp - timestamp % ? AS bucket{columns} FROM metrics "
             "WHERE resolution = ? AND timestamp >= ? AND timestamp < ? GROUP BY bucket ORDER BY bucket",
             (bucket, width, from_ms - from_ms % bucket, to_ms))]
         rows = with_gaps(rows, bucket)[-points:]
-        found = {name: {"avg": [row[1 + 2 * at] for row in rows], "max": [row[2 + 2 * at] for row in rows]}
-                 for at, name in enumerate(wanted)}
-        return {"from": from_ms, "to": to_ms, "bucket": bucket, "timestamps": [row[0] for row in rows],
-                "series": {name: lists for name, lists in found.items()
-                           if series is not None or any(value is not None for value in lists["avg"])}}
+        times, *lists = map(list, zip(*rows, strict=True)) if rows else [[] for _ in range(1 + 2 * len(wanted))]
+        found = {name: {"avg": lists[2 * at], "max": lists[2 * at + 1]} for at, name in enumerate(wanted)}
+        if series is None:
+            found = {name: pair for name, pair in found.items() if any(value is not None for value in pair["avg"])}
+        else:
+            nothing = [None] * len(times)
+            found = {name: found.get(name, {"avg": nothing, "max": nothing}) for name in SERIES if name in series}
+        return {"from": from_ms, "to": to_ms, "bucket": bucket, "timestamps": times, "series": found}
 
     # logs
 
@@ -765,6 +806,7 @@ class Database:
     def add_benchmark(self, benchmark: Json) -> Json:
         """Save one benchmark's result and return it with its id."""
         benchmark = {"timestamp": now_ms(), **benchmark}
+        self.benchmarked = None
         with self.transaction() as db:
             id = db.execute("INSERT INTO benchmarks (timestamp, model, result) VALUES (?, ?, ?)",
                             (benchmark["timestamp"], benchmark["model"], json.dumps(benchmark))).lastrowid
@@ -772,6 +814,10 @@ class Database:
 
     def benchmarks(self, model: str) -> list[Json]:
         """The benchmarks of one model, newest first."""
+        if self.benchmarked is None:
+            self.benchmarked = {row["model"] for row in self.rows("SELECT DISTINCT model FROM benchmarks")}
+        if model not in self.benchmarked:  # as most models are: that is known without a query
+            return []
         rows = self.rows("SELECT id, result FROM benchmarks WHERE model = ? ORDER BY id DESC LIMIT 50", (model,))
         return [{**json.loads(row["result"]), "id": row["id"]} for row in rows]
 
@@ -791,8 +837,10 @@ class Database:
             if reset:
                 db.execute("DELETE FROM server_config")
             for key, value in {**changes, "revision": revision + 1}.items():
-                db.execute("INSERT INTO server_config VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value",
-                           (key, json.dumps(value)))
+                db.execute(
+                    "INSERT INTO server_config VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value",
+                    (key, json.dumps(value)),
+                )
 
     def get_meta(self, key: str, default: Any = None) -> Any:
         """A value of the metadata table."""
@@ -907,8 +955,11 @@ def series_of(metrics: Json) -> dict[str, float]:
 def add_sample(db: sqlite3.Connection, width: int, timestamp: int, values: dict[str, float]) -> None:
     """Fold `values` into the row of `width` ms that starts at `timestamp` (0: a row of its own)."""
     names = [column for name in values for column in (name, f"{name}_max")]
-    folded = ", ".join(f"{name} = COALESCE(({name} * samples + excluded.{name}) / (samples + 1), {name}, excluded.{name}), "
-                       f"{name}_max = MAX(COALESCE({name}_max, excluded.{name}), excluded.{name})" for name in values)
+    folded = ", ".join(
+        f"{name} = COALESCE(({name} * samples + excluded.{name}) / (samples + 1), {name}, excluded.{name}), "
+        f"{name}_max = MAX(COALESCE({name}_max, excluded.{name}), excluded.{name})"
+        for name in values
+    )
     db.execute(f"INSERT INTO metrics (resolution, timestamp, samples, {', '.join(names)}) "
                f"VALUES (?, ?, 1, {', '.join('?' * len(names))}) "
                f"ON CONFLICT (resolution, timestamp) DO UPDATE SET {folded}, samples = samples + 1",
@@ -917,9 +968,8 @@ def add_sample(db: sqlite3.Connection, width: int, timestamp: int, values: dict[
 
 def history_resolution(bucket: float, age: int, minutes_kept: int) -> int:
     """The width of the stored averages (0: single samples) that serve buckets of `bucket` ms from `age` ms ago."""
-    if bucket >= ROLL_UPS[1] or age > minutes_kept:
-        return ROLL_UPS[1]
-    return ROLL_UPS[0] if bucket >= ROLL_UPS[0] or age > RAW_KEPT else 0
+    finest = 0 if age <= RAW_KEPT else ROLL_UPS[0] if age <= minutes_kept else ROLL_UPS[1]
+    return max(finest, *(width for width in (0, *ROLL_UPS) if width <= bucket))
 
 
 def with_gaps(rows: list[tuple[Any, ...]], bucket: int) -> list[tuple[Any, ...]]:
@@ -2993,7 +3043,9 @@ JOURNAL_PENDING = 20_000  # entries waiting to be written; beyond, the oldest ar
 JOURNAL_PAUSE = 0.1  # seconds between two batches: ten a second are as live as eyes can tell
 JOURNAL_BROADCAST = 500  # entries of one batch that go to the clients; the rest is counted as dropped
 MAX_LINE = 8192  # bytes of one message
-CONTROL = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)|[\x00-\x08\x0b-\x1f\x7f\x80-\x9f\ud800-\udfff]")
+CONTROL = re.compile(
+    r"\x1b\[[0-9;?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)|[\x00-\x08\x0b-\x1f\x7f\x80-\x9f\ud800-\udfff]"
+)
 
 
 class Journal:
@@ -3046,7 +3098,9 @@ class Journal:
             with contextlib.suppress(StorageFull):  # streaming goes on when the disk is full
                 await asyncio.to_thread(self.dash.db.add_logs, entries)
             shown = entries[-JOURNAL_BROADCAST:]
-            await self.dash.broadcast("logs:entries", {"entries": shown, "dropped": dropped + len(entries) - len(shown)})
+            await self.dash.broadcast(
+                "logs:entries", {"entries": shown, "dropped": dropped + len(entries) - len(shown)}
+            )
 
     async def clear(self) -> int:
         """Delete every entry and return how many there were."""
@@ -3996,8 +4050,12 @@ async def probe(program: Program) -> ProgramFacts:
                      + (" (LD_LIBRARY_PATH is not handed on: give it a wrapper script, or register the libraries "
                         "with ldconfig)" if "shared librar" in usage + said else ""))
     if "models-preset" not in options:
-        return ProgramFacts(known, options, f"this llama-server ({known or 'of unknown version'}) is too old: it has no "
-                     "router mode; install one from December 2025 or later")
+        return ProgramFacts(
+            known,
+            options,
+            f"this llama-server ({known or 'of unknown version'}) is too old: it has no "
+            "router mode; install one from December 2025 or later",
+        )
     return ProgramFacts(known, options)
 
 
@@ -5511,9 +5569,14 @@ async def models_unload(dash: Dash, *, id: ModelId) -> Json:
 
 
 @on("models:benchmark", error="BENCHMARK_MODEL_FAILED")
-async def models_benchmark(dash: Dash, *, id: ModelId, promptTokens: Annotated[int, Range(1, 131_072)] = 512,  # noqa: N803
-                           generateTokens: Annotated[int, Range(1, 8192)] = 128,  # noqa: N803
-                           repetitions: Annotated[int, Range(1, 20)] = 3) -> Json:
+async def models_benchmark(
+    dash: Dash,
+    *,
+    id: ModelId,
+    promptTokens: Annotated[int, Range(1, 131_072)] = 512,  # noqa: N803
+    generateTokens: Annotated[int, Range(1, 8192)] = 128,  # noqa: N803
+    repetitions: Annotated[int, Range(1, 20)] = 3,
+) -> Json:
     """Measure the speed of a model, which is loaded if need be."""
     dash.db.get_model(id)
     return {"benchmark": await run_benchmark(dash, id, promptTokens, generateTokens, repetitions)}
@@ -7582,12 +7645,16 @@ REFUSAL_REPORT = 10.0  # seconds between two log lines about refused connections
 ENVELOPE_FIELDS = ("requestId", "data", "timestamp")
 
 
+# json.dumps makes a new encoder for each call that is not all defaults.
+STRICT_JSON = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, allow_nan=False, check_circular=False)
+
+
 def encoded(value: Any) -> bytes:
     """`value` as JSON that every client can read: no NaN, no infinity, no lone surrogate."""
     try:
-        return json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+        return STRICT_JSON.encode(value).encode()
     except ValueError:  # UnicodeEncodeError is one as well
-        return json.dumps(sendable(value), separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+        return STRICT_JSON.encode(sendable(value)).encode()
 
 
 def sendable(value: Any) -> Any:
@@ -7826,9 +7893,9 @@ class Hub:
             asyncio.get_running_loop().call_later(CLOSE_GRACE, client.wire.abort)
             self.dash.engine.client_gone(sid)
 
-    def end_sessions(self, ended: Callable[[Client], bool]) -> None:
-        """Close the sockets of the clients for which `ended` says so."""
-        for client in [client for client in self.clients.values() if ended(client)]:
+    def end_sessions(self, alive: set[str | None]) -> None:
+        """Close the sockets of the clients whose session is not one of those that are `alive`."""
+        for client in [client for client in self.clients.values() if client.session_id not in alive]:
             client.wire.abort()
 
     async def close(self) -> None:
@@ -7846,10 +7913,9 @@ class Hub:
             if (new := self.dash.access.current_key()) != key:
                 key = new
                 self.dash.db.delete_sessions()
-                self.end_sessions(lambda _: True)
+                self.end_sessions(set())
             elif any(client.session_id not in (None, "key") for client in self.clients.values()):
-                alive = {row["id"] for row in self.dash.db.sessions()}
-                self.end_sessions(lambda client: client.session_id not in {None, "key", *alive})
+                self.end_sessions({None, "key", *(row["id"] for row in self.dash.db.sessions())})
             if self.refused and time.monotonic() - reported > REFUSAL_REPORT:
                 reported = time.monotonic()
                 log.warning("refused: %s", ", ".join(f"{count} {what}" for what, count in self.refused.most_common(8)))
@@ -7908,7 +7974,9 @@ class Hub:
         except Exception:  # the one place where a bug in a handler ends up
             log.exception("%s failed", name)
             code = EVENTS[name].error
-            self.answer(client, name, ack, reply, HandlerFailed("Something went wrong in llamadash; its log says what.", code))
+            self.answer(
+                client, name, ack, reply, HandlerFailed("Something went wrong in llamadash; its log says what.", code)
+            )
         finally:
             client.running -= 1
 
@@ -7919,7 +7987,7 @@ class Hub:
                    else {"success": True, "data": result})
         envelope = {"type": "response", "event": name, **outcome, "requestId": reply.request_id, "timestamp": now_ms()}
         body = encoded(envelope)
-        client.wire.write(text_frame(b"42" + encoded([f"{name}:result"])[:-1] + b"," + body + b"]"))
+        client.wire.write(text_frame(b'42["%b,%b]' % (encoded(f"{name}:result")[1:], body)))
         if ack:
             client.wire.write(text_frame(b"43" + ack.encode() + b"[" + body + b"]"))
 
@@ -7929,7 +7997,9 @@ class Reply:
 
     def __init__(self, request_id: Any) -> None:
         good = isinstance(request_id, str) and 0 < len(request_id) <= 128 and encodable(request_id)
-        self.request_id = request_id if good or type(request_id) is int and abs(request_id) < 2**53 else secrets.token_hex(8)
+        self.request_id = (
+            request_id if good or (type(request_id) is int and abs(request_id) < 2**53) else secrets.token_hex(8)
+        )
 
 
 class HandlerFailed(DashError):
@@ -7950,11 +8020,15 @@ def request_data(request: Any) -> Json:
     request_id = request.get("requestId", "")
     if not isinstance(request_id, str | int) or isinstance(request_id, bool) or len(str(request_id)) > 128:
         raise InvalidRequest("requestId must be a text of at most 128 characters", field="requestId")
-    if "timestamp" in request and (not isinstance(request["timestamp"], int | float) or isinstance(request["timestamp"], bool)):
+    if "timestamp" in request and (
+        not isinstance(request["timestamp"], int | float) or isinstance(request["timestamp"], bool)
+    ):
         raise InvalidRequest("timestamp must be a number", field="timestamp")
     data = request.get("data", {})
     if not isinstance(data, dict) or too_deep(data):
-        raise InvalidRequest("data must be an object" if not isinstance(data, dict) else "data is nested too deep", field="data")
+        raise InvalidRequest(
+            "data must be an object" if not isinstance(data, dict) else "data is nested too deep", field="data"
+        )
     return data
 
 
@@ -7990,13 +8064,28 @@ REFRESH_PAUSE = 2.0  # seconds between two looks at whether a file was changed
 PRELOADED = ("app.js", "pages/dashboard.js")  # what the first page needs, with all that they import
 
 
-@dataclass(frozen=True)
+@dataclass
 class WebFile:
     """One file of the client, ready to be sent."""
     body: bytes
-    gzipped: bytes | None
+    compressible: bool
     content_type: str
     etag: str
+
+    @functools.cached_property
+    def gzipped(self) -> bytes | None:
+        """The body compressed, once and when it is first asked for; None where that does not pay."""
+        return gzip.compress(self.body, 9, mtime=0) if self.compressible else None
+
+
+def files_below(folder: Path | str) -> Iterator[os.DirEntry[str]]:
+    """The regular files in `folder` and below; links are left out, for they could lead anywhere."""
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                yield from files_below(entry.path)
+            elif entry.is_file(follow_symlinks=False):
+                yield entry
 
 
 class WebFiles:
@@ -8019,8 +8108,7 @@ class WebFiles:
         if time.monotonic() - self.looked < REFRESH_PAUSE:
             return
         self.looked = time.monotonic()
-        found = sorted(path for path in self.root.rglob("*") if path.is_file() and self.is_inside(path))
-        stats = [(str(path.relative_to(self.root)), path.stat()) for path in found]
+        stats = sorted((os.path.relpath(entry.path, self.root), entry.stat()) for entry in files_below(self.root))
         signature = tuple((name, stat.st_mtime_ns, stat.st_size) for name, stat in stats)
         if signature == self.signature:
             return
@@ -8031,10 +8119,6 @@ class WebFiles:
             contents["index.html"] = self.linked(contents)
         self.files = {name: web_file(name, body) for name, body in contents.items()}
         self.signature = signature
-
-    def is_inside(self, path: Path) -> bool:
-        """Whether `path` is no link that leaves the folder."""
-        return path.resolve().is_relative_to(self.root.resolve())
 
     def linked(self, contents: dict[str, bytes]) -> bytes:
         """index.html with versioned addresses, and hints to load what the first page needs at once."""
@@ -8063,9 +8147,9 @@ class WebFiles:
 
 def web_file(name: str, body: bytes) -> WebFile:
     """The file `name`, compressed where that pays."""
-    gzipped = gzip.compress(body, 9, mtime=0) if len(body) >= GZIP_FROM and not name.endswith(".png") else None
+    compressible = len(body) >= GZIP_FROM and not name.endswith(".png")
     kind = CONTENT_TYPES.get(posixpath.splitext(name)[1], "application/octet-stream")
-    return WebFile(body, gzipped, kind, f'"{hashlib.sha256(body).hexdigest()[:20]}"')
+    return WebFile(body, compressible, kind, f'"{hashlib.sha256(body).hexdigest()[:20]}"')
 
 
 def is_hostile_path(raw: str) -> bool:
@@ -8100,7 +8184,8 @@ class WebServer:
         self.hosts = {"localhost", own, own.split(".")[0], f"{own.split('.')[0]}.local",
                       *(name.lower().rstrip(".") for name in dash.config.allow_hosts)}
         self.app = web.Application(middlewares=[self.guard], client_max_size=1024)
-        dash.hub.sio.attach(self.app, socketio_path=SOCKET_PATH)
+        dash.hub.sio.attach(self.app, socketio_path=SOCKET_PATH)  # which serves it with a slash at its end
+        self.app.router.add_get(SOCKET_PATH, dash.hub.sio.handle_request)
         self.app.router.add_route("*", "/{path:.*}", self.static)
         self.app.on_response_prepare.append(self.secure)
 
@@ -8110,10 +8195,14 @@ class WebServer:
             response.headers[name] = value
 
     @web.middleware
-    async def guard(self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]) -> web.StreamResponse:
+    async def guard(
+        self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+    ) -> web.StreamResponse:
         """Refuse a foreign Host anywhere, and a foreign Origin or one socket too many at the socket."""
         if not self.host_is_ours(request.headers.getall("Host", [])):
-            return web.Response(status=421, text="This name does not belong to llamadash; allow it with --allow-host.\n")
+            return web.Response(
+                status=421, text="This name does not belong to llamadash; allow it with --allow-host.\n"
+            )
         if request.path.rstrip("/") != SOCKET_PATH:
             return await handler(request)
         if request.method != "GET":
@@ -8124,7 +8213,9 @@ class WebServer:
         address = client_address(request, self.dash.config.trusted_proxies)
         if self.sockets[address] >= self.dash.config.sockets_per_address:
             self.dash.hub.refused["sockets too many from one address"] += 1
-            return web.Response(status=503, text="Too many connections from this address.\n", headers={"Retry-After": "10"})
+            return web.Response(
+                status=503, text="Too many connections from this address.\n", headers={"Retry-After": "10"}
+            )
         self.sockets[address] += 1
         try:
             return await handler(request)
@@ -8614,8 +8705,11 @@ class Dash:
     def load_engine_config(self) -> None:
         """Read the engine's configuration again, after it was changed."""
         saved = self.db.config()
-        fixed = {"engine_host": self.config.engine_host, "engine_port": self.config.engine_port,
-                 "models_dirs": None if self.config.models_dirs is None else [str(path) for path in self.config.models_dirs]}
+        fixed = {
+            "engine_host": self.config.engine_host,
+            "engine_port": self.config.engine_port,
+            "models_dirs": None if self.config.models_dirs is None else [str(path) for path in self.config.models_dirs],
+        }
         values = {**ENGINE_DEFAULTS, **saved, **{key: value for key, value in fixed.items() if value is not None}}
         if "models_dirs" not in saved and fixed["models_dirs"] is None:
             values["models_dirs"] = [str(path) for path in default_model_folders() if path.is_dir()]
@@ -8837,8 +8931,8 @@ async def install_engine(dash: Dash) -> None:
     """Install the embedded engine where this Python finds it, or into data/venv, and start it."""
     own = sys.prefix != sys.base_prefix  # a virtual environment may be added to, the system's Python may not
     pip = ["-m", "pip", "install", "--disable-pip-version-check", "--progress-bar", "off"]
-    commands = [[sys.executable, *pip, EMBEDDED_PACKAGE]] if own else [
-        venv_commands([])[0], [str(VENV_PYTHON), *pip, *script_dependencies(Path(__file__)), EMBEDDED_PACKAGE]]
+    commands = [[sys.executable, *pip, EMBEDDED_REQUIREMENT]] if own else [
+        venv_commands([])[0], [str(VENV_PYTHON), *pip, *script_dependencies(Path(__file__)), EMBEDDED_REQUIREMENT]]
     try:
         success = True
         for command in commands:
@@ -8878,7 +8972,9 @@ async def logs_list(dash: Dash, *, level: LogLevel | None = None, source: Annota
                     limit: Annotated[int, Range(1, 500)] = 100) -> Json:
     """The newest log entries that match, newest first."""
     await dash.journal.flush()
-    logs, more = await asyncio.to_thread(dash.db.logs, level=level, source=source, search=search, before=before, limit=limit)
+    logs, more = await asyncio.to_thread(
+        dash.db.logs, level=level, source=source, search=search, before=before, limit=limit
+    )
     return {"logs": logs, "hasMore": more}
 
 
@@ -8895,11 +8991,19 @@ def config_result(dash: Dash) -> Json:
     config = dash.engine_config()
     listed = [Path(path).expanduser() for path in config["models_dirs"]]
     looked = dict.fromkeys([*listed, dash.config.data_dir / "models", *default_model_folders()])
-    return {"config": config, "locked": dash.config.locked(), "restartRequired": dash.engine.restart_required(),
-            "command": dash.engine.command_line(), "ini": dash.engine.preset_ini(), "parameters": parameter_schema(),
-            "folders": [{"path": str(path), "exists": path.is_dir(), "used": path in listed or path.parent == dash.config.data_dir}
-                        for path in looked],
-            "llama_server": {"value": dash.config.llama_server, "fixed": "llama_server" in dash.config.fixed}}
+    return {
+        "config": config,
+        "locked": dash.config.locked(),
+        "restartRequired": dash.engine.restart_required(),
+        "command": dash.engine.command_line(),
+        "ini": dash.engine.preset_ini(),
+        "parameters": parameter_schema(),
+        "folders": [
+            {"path": str(path), "exists": path.is_dir(), "used": path in listed or path.parent == dash.config.data_dir}
+            for path in looked
+        ],
+        "llama_server": {"value": dash.config.llama_server, "fixed": "llama_server" in dash.config.fixed},
+    }
 
 
 @on("config:get", error="GET_CONFIG_FAILED")
@@ -8988,7 +9092,6 @@ async def sessions_revoke(dash: Dash, *, id: Annotated[str, Length(1, 64)]) -> J
     """End one session; its sockets are closed at once."""
     if not dash.db.delete_sessions(id):
         raise NotFound("There is no such session.", field="id")
-    asyncio.get_running_loop().call_soon(dash.hub.end_sessions, lambda client: client.session_id == id)
     return {"id": id}
 
 
@@ -9061,15 +9164,24 @@ def import_plan(dash: Dash, document: Json) -> Json:
     """{settings, config, models: {id: changes}, warnings}: what an import would change, all of it checked."""
     locked, warnings = dash.config.locked(), []
     parts: Json = {}
-    for part, fields, current in (("settings", SETTING_FIELDS, dash.settings()), ("config", CONFIG_FIELDS, dash.engine_config())):
+    for part, fields, current in (
+        ("settings", SETTING_FIELDS, dash.settings()),
+        ("config", CONFIG_FIELDS, dash.engine_config()),
+    ):
         given = checked(document.get(part, {}), dict[str, Any], f"document.{part}")
         warnings += [f"{key} is fixed by {locked[key]} and stays as it is" for key in given if key in locked]
         values = {key: value for key, value in given.items() if key not in locked}
-        parts[part] = {key: value for key, value in checked_changes(values, fields, {}).items() if value != current.get(key)}
+        parts[part] = {
+            key: value for key, value in checked_changes(values, fields, {}).items() if value != current.get(key)
+        }
     if "defaults" in parts["config"]:
-        parts["config"]["defaults"] = validated_parameters(parts["config"]["defaults"], dash.folders(), "document.config.defaults")
+        parts["config"]["defaults"] = validated_parameters(
+            parts["config"]["defaults"], dash.folders(), "document.config.defaults"
+        )
     if "models_dirs" in parts["config"]:
-        parts["config"]["models_dirs"] = [path for path in parts["config"]["models_dirs"] if Path(path).expanduser().is_dir()]
+        parts["config"]["models_dirs"] = [
+            path for path in parts["config"]["models_dirs"] if Path(path).expanduser().is_dir()
+        ]
     known = {row["id"]: row for row in dash.db.models()}
     models: dict[str, Json] = {}
     for at, item in enumerate(checked(document.get("models", []), list[dict[str, Any]], "document.models")):
@@ -9078,10 +9190,15 @@ def import_plan(dash: Dash, document: Json) -> Json:
             warnings.append(f"there is no model {str(item.get('id'))[:96]} here")
             continue
         field = f"document.models.{at}"
-        wanted = {"name": checked(item.get("name", row["name"]), Annotated[str, Length(1, 200)], f"{field}.name"),
-                  "favorite": checked(item.get("favorite", row["favorite"]), bool, f"{field}.favorite"),
-                  "parameters": validated_parameters(
-                      checked(item.get("parameters", {}), dict[str, Any], f"{field}.parameters"), dash.folders(), f"{field}.parameters")}
+        wanted = {
+            "name": checked(item.get("name", row["name"]), Annotated[str, Length(1, 200)], f"{field}.name"),
+            "favorite": checked(item.get("favorite", row["favorite"]), bool, f"{field}.favorite"),
+            "parameters": validated_parameters(
+                checked(item.get("parameters", {}), dict[str, Any], f"{field}.parameters"),
+                dash.folders(),
+                f"{field}.parameters",
+            ),
+        }
         if changes := {key: value for key, value in wanted.items() if value != row[key]}:
             models[row["id"]] = changes
     return {**parts, "models": models, "warnings": warnings}
@@ -9107,9 +9224,18 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     opt("--engine-host", metavar="ADDRESS", help="address that the engine listens on (127.0.0.1)")
     opt("--engine-port", type=port_number, metavar="PORT", help="port that the engine listens on (8080)")
     opt("--no-auth", action="store_true", help="let everybody in who can connect")
-    opt("--allow-host", action="append", metavar="NAME", help="further name this machine is reached by; may be repeated")
-    opt("--allow-origin", action="append", metavar="ORIGIN", help="further site that may connect, or *; may be repeated")
-    opt("--trusted-proxy", action="append", metavar="ADDRESS", help="proxy whose X-Forwarded-* headers count; may be repeated")
+    opt(
+        "--allow-host", action="append", metavar="NAME", help="further name this machine is reached by; may be repeated"
+    )
+    opt(
+        "--allow-origin", action="append", metavar="ORIGIN", help="further site that may connect, or *; may be repeated"
+    )
+    opt(
+        "--trusted-proxy",
+        action="append",
+        metavar="ADDRESS",
+        help="proxy whose X-Forwarded-* headers count; may be repeated",
+    )
     opt("--tls-cert", type=Path, metavar="FILE", help="certificate for https (with --tls-key)")
     opt("--tls-key", type=Path, metavar="FILE", help="its private key")
     opt("--sockets-per-address", type=int, metavar="N", help="connections allowed from one address (32)")
@@ -9119,8 +9245,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def command_line() -> argparse.ArgumentParser:
     """Every option and command."""
-    parser = argparse.ArgumentParser(prog="llamadash.py", description="The dashboard for llama.cpp on your own box.",
-                                     epilog="Each option has an environment variable: --engine-port is LLAMADASH_ENGINE_PORT.")
+    parser = argparse.ArgumentParser(
+        prog="llamadash.py",
+        description="The dashboard for llama.cpp on your own box.",
+        epilog="Each option has an environment variable: --engine-port is LLAMADASH_ENGINE_PORT.",
+    )
     add_options(parser)
     parser.add_argument("--version", action="version", version=f"llamadash {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
@@ -9175,7 +9304,9 @@ def configured(options: Json, fixed: dict[str, str]) -> Config:
     """The Config that the options make; SystemExit for those that do not go together."""
     if ("tls_cert" in options) != ("tls_key" in options):
         sys.exit(usage_error("--tls-cert and --tls-key go together"))
-    values = {key: value for key, value in options.items() if key in {field.name for field in dataclasses.fields(Config)}}
+    values = {
+        key: value for key, value in options.items() if key in {field.name for field in dataclasses.fields(Config)}
+    }
     values.update({field: tuple(options.get(option, ())) for field, option in (
         ("allow_hosts", "allow_host"), ("allow_origins", "allow_origin"), ("trusted_proxies", "trusted_proxy"))})
     if "models_dir" in options:
@@ -9303,7 +9434,9 @@ def running_url(data_dir: Path) -> str | None:
 
 def ask_password(config: Config) -> int:
     """Ask for a new password, or read it from a pipe, and store its hash."""
-    password = getpass.getpass("New password (empty: none): ") if sys.stdin.isatty() else sys.stdin.readline().rstrip("\n")
+    password = (
+        getpass.getpass("New password (empty: none): ") if sys.stdin.isatty() else sys.stdin.readline().rstrip("\n")
+    )
     if 0 < len(password) < MIN_PASSWORD or len(password) > MAX_PASSWORD:
         return usage_error(f"a password has {MIN_PASSWORD} to {MAX_PASSWORD} characters")
     config.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
