@@ -114,8 +114,24 @@ def started_script() -> Path:
     return Path(getattr(sys.modules["__main__"], "__file__", None) or __file__).resolve()
 
 
+def start_as_module() -> None:
+    """Start this file again as a module, from its compiled cache, if there is one or can be.
+
+    Python keeps the syntax tree of the script that it was started with: 25 MB for as long as it runs.
+    """
+    cached = Path(importlib.util.cache_from_source(__file__))
+    if os.name != "posix" or not (cached.exists() or os.access(HERE, os.W_OK)):
+        return
+    code = f"import sys; sys.path[0] = {str(HERE)!r}; sys.dont_write_bytecode = False; " \
+           f"import llamadash; sys.exit(llamadash.main())  # {HERE / 'llamadash.py'}"
+    options = sys.orig_argv[1:len(sys.orig_argv) - len(sys.argv)]
+    os.execv(sys.executable, [sys.executable, *options, "-c", code, *sys.argv[1:]])
+
+
 if missing_dependencies(script_dependencies(Path(__file__))) and started_script().parent == HERE:
     bootstrap(started_script())
+if __name__ == "__main__":
+    start_as_module()
 
 import argparse
 import asyncio
@@ -131,7 +147,6 @@ import getpass
 import gzip
 import hashlib
 import hmac
-import importlib.metadata
 import inspect
 import io
 import ipaddress
@@ -146,7 +161,6 @@ import socket
 import sqlite3
 import ssl
 import stat
-import statistics
 import struct
 import tempfile
 import threading
@@ -156,7 +170,6 @@ import types
 import typing
 import unicodedata
 import urllib.parse
-import urllib.request
 from collections import OrderedDict, deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -5500,6 +5513,7 @@ class Chats:
 
 async def run_benchmark(dash: Dash, id: str, prompt_tokens: int, generate_tokens: int, repetitions: int) -> Json:
     """Measure a model `repetitions` times and store the result; progress is broadcast after each time."""
+    import statistics  # not at the top: slow to import, and seldom needed
     client = await dash.engine.ready_client()
     draw = secrets.SystemRandom()
     runs = []
@@ -5667,6 +5681,7 @@ TRUTHY, FALSY = frozenset({"on", "enabled", "true", "1"}), frozenset({"off", "di
 
 def embedded_engine_version() -> str | None:
     """The version of the embedded engine, here or in data/venv."""
+    import importlib.metadata  # not at the top: slow to import, and seldom needed
     path = [*sys.path, *map(str, VENV.glob("lib/python*/site-packages"))]
     found = importlib.metadata.Distribution.discover(name=EMBEDDED_PACKAGE, path=path)
     return next((distribution.version for distribution in found), None)
@@ -7089,6 +7104,7 @@ def resolve_path(repo: str, name: str) -> str:
 
 def proxy_for(url: yarl.URL) -> str | None:
     """The proxy that this machine's environment wants for `url`."""
+    import urllib.request  # not at the top: slow to import, and seldom needed
     if not url.host or urllib.request.proxy_bypass(url.host):
         return None
     return urllib.request.getproxies().get(url.scheme)
@@ -8328,6 +8344,7 @@ def python_findings() -> Iterator[Finding]:
 
 def dependency_finding(requirement: str) -> Finding:
     """Whether one requirement is installed, in a version that will do."""
+    import importlib.metadata  # not at the top: slow to import, and seldom needed
     name = re.split(r"[<>=!~\[; ]", requirement, maxsplit=1)[0]
     advice = f"pip install '{requirement}'"
     try:
@@ -8408,6 +8425,7 @@ async def engine_findings(config: Config) -> AsyncIterator[Finding]:
 
 def remote_finding(program: Program) -> Finding:
     """Whether the engine at a URL answers and is a router."""
+    import urllib.request  # not at the top: slow to import, and seldom needed
     request = urllib.request.Request(f"{program.url}/props")  # noqa: S310  (http or https, from the command line)
     if key := os.environ.get("LLAMADASH_ENGINE_API_KEY"):
         request.add_header("Authorization", f"Bearer {key}")

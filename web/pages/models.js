@@ -269,7 +269,7 @@ export class ModelsPage extends Component {
     return h("header", { key: "header", className: "page-header" },
       h("div", { key: "title", className: "row" }, h("h1", { className: "page-title" }, "Models"), models && h("span", { className: "muted models-count" }, models.length ? `${plural(models.length, "model")}` : "")),
       h("div", { key: "actions", className: "page-actions" },
-        this.state.skipped?.length > 0 && h("button", { key: "skipped", type: "button", className: "button button-ghost", dataset: { action: "skipped" } }, icon("warning"), `${this.state.skipped.length} skipped`),
+        this.skipped().length > 0 && h("button", { key: "skipped", type: "button", className: "button button-ghost", dataset: { action: "skipped" } }, icon("warning"), `${this.skipped().length} skipped`),
         h("button", { key: "presets", type: "button", className: "button button-ghost", dataset: { action: "presets" } }, "Presets"),
         h("button", { key: "import", type: "button", className: "button button-ghost", dataset: { action: "import" } }, icon("plus"), "Add by path"),
         h("button", { key: "scan", type: "button", className: "button scan-button", disabled: scanning, "aria-busy": scanning, dataset: { action: "scan" } },
@@ -350,8 +350,14 @@ export class ModelsPage extends Component {
     return null;
   }
 
+  /** The files that the last scan left out: this page's own, or the one before it was opened.
+   * @returns {Array<{path: string, reason: string}>} */
+  skipped() {
+    return this.state.skipped ?? this.props.state.get("config")?.skipped ?? [];
+  }
+
   skippedDialog() {
-    const skipped = /** @type {Array<{path: string, reason: string}>} */ (this.state.skipped ?? []);
+    const skipped = this.skipped();
     return h(Dialog, { key: "skipped", title: `${plural(skipped.length, "file")} skipped`, wide: true, close: this.closeDialog },
       h("ul", { className: "list skipped-list" }, skipped.map(({ path, reason }) => h("li", { key: path, className: "list-item skipped-item" }, h("code", { className: "break-all" }, path), h("span", { className: "muted" }, reason)))));
   }
