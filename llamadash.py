@@ -8905,7 +8905,9 @@ class LoopMonitor(threading.Thread):
         now = time.monotonic()
         late, self.beat = now - self.beat - HEARTBEAT, now
         if late > STALL and self.stack:
-            log.warning("the event loop stood still for %d ms, here:\n%s", late * 1000, self.stack.rstrip())
+            waiting = "selectors.py" in self.stack.rsplit("File ", 1)[-1]  # ready to go on, but not let
+            log.log(logging.DEBUG if waiting else logging.WARNING,
+                    "the event loop stood still for %d ms, here:\n%s", late * 1000, self.stack.rstrip())
         self.stack = ""
         return max(late, 0.0)
 

@@ -51,6 +51,15 @@ export function samplesOf({ timestamps, series }) {
   return samples.filter((/** @type {Json} */ sample) => plain.some((name) => sample[name] !== null));
 }
 
+/** The newest sample with those of the same step averaged in, so that no short peak is lost. @param {Json} before @param {Json} sample */
+export function blended(before, sample) {
+  const count = before.blended ?? 1;
+  /** @param {Json} old @param {Json} values @returns {Json} */
+  const mean = (old, values) => Object.fromEntries(Object.entries(values).map(([name, value]) =>
+    [name, typeof value === "number" && typeof old?.[name] === "number" ? (old[name] * count + value) / (count + 1) : value]));
+  return { ...mean(before, sample), engine: sample.engine && mean(before.engine, sample.engine), timestamp: sample.timestamp, blended: count + 1 };
+}
+
 /** `list` with `item` in place of the one of the same id, or at the end. @param {Json[] | undefined} list @param {Json} item */
 export function withItem(list = [], item) {
   const at = list.findIndex(({ id }) => id === item.id);
@@ -210,7 +219,8 @@ export class StateManager {
     this.set("metrics", metrics);
     const kept = this.state.metricsRecent;
     const fresh = kept.length > 1 && kept[kept.length - 1].timestamp - kept[kept.length - 2].timestamp < RECENT_STEP_MS; // the newest moves until it is a step away
-    this.set("metricsRecent", [...(fresh ? kept.slice(0, -1) : kept), { ...metrics, timestamp }].slice(-RECENT_SAMPLES));
+    const sample = { ...metrics, timestamp };
+    this.set("metricsRecent", [...(fresh ? kept.slice(0, -1) : kept), fresh ? blended(kept[kept.length - 1], sample) : sample].slice(-RECENT_SAMPLES));
   }
 
   /** The broadcast carries the values only; what they mean (command, INI, restart) is asked for where shown. @param {Json} config */
