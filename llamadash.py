@@ -8327,6 +8327,8 @@ async def findings(config: Config) -> AsyncIterator[Finding]:
         yield finding
     for finding in port_findings(config):
         yield finding
+    async for finding in running_findings(config):
+        yield finding
 
 
 def python_findings() -> Iterator[Finding]:
@@ -8525,19 +8527,57 @@ def group_advice(device: Path) -> str:
     return "change its permissions"
 
 
+async def running_findings(config: Config) -> AsyncIterator[Finding]:
+    """What the llamadash that uses this data folder answers: its page, its socket and its engine."""
+    running = running_instance(config.data_dir)
+    if running is None:
+        return
+    pid, url = running
+    yield Finding("ok", "running", f"process {pid} at {url}")
+    timeout = aiohttp.ClientTimeout(total=DOCTOR_TIMEOUT)
+    connector = aiohttp.TCPConnector(ssl=False)  # its own certificate may be for another name
+    async with aiohttp.ClientSession(timeout=timeout, connector=connector) as session:
+        try:
+            async with session.get(url) as response:
+                response.raise_for_status()
+            yield Finding("ok", "page", f"{url}/ answers")
+            engine = await asyncio.wait_for(asked_engine(session, url, config), DOCTOR_TIMEOUT)
+        except (aiohttp.ClientError, asyncio.TimeoutError, ValueError, KeyError) as problem:
+            yield Finding("fail", "socket", f"{url} does not answer as it should: {problem or 'in time'}",
+                          "restart llamadash, and read its log")
+            return
+    yield Finding("ok", "socket", "answers requests")
+    bad = engine["status"] in ("crashed", "crash_loop", "missing")
+    yield (Finding("fail", "engine now", f"{engine['status']}: {engine['error']}", "see the Logs page") if bad else
+           Finding("ok", "engine now", f"{engine['status']} at {engine['base_url'] or 'no address yet'}"))
+
+
+async def asked_engine(session: aiohttp.ClientSession, url: str, config: Config) -> Json:
+    """What a running llamadash says of its engine over its own socket; ValueError where it says nothing useful."""
+    async with session.ws_connect(f"{url}{SOCKET_PATH}/?EIO=4&transport=websocket") as socket:
+        await socket.receive_str()
+        await socket.send_str(f"40{json.dumps({'token': access_key(config.data_dir)})}")
+        async for message in socket:
+            if str(message.data).startswith("40"):
+                await socket.send_str('421["engine:status",{}]')
+            if str(message.data).startswith("44"):
+                raise ValueError("it refuses the access key")
+            if str(message.data).startswith("431["):
+                engine: Json = json.loads(message.data[3:])[0]["data"]["engine"]
+                return engine
+    raise ValueError("it closed the connection")
+
+
 def port_findings(config: Config) -> Iterator[Finding]:
     """The ports of llamadash and of its engine, and who may reach them."""
-    owner = ""
-    with contextlib.suppress(OSError):
-        owner = (config.data_dir / "lock").read_text("ascii", "replace").strip()
     address = f"{config.host}:{config.port}"
+    if running_instance(config.data_dir):
+        return
     if config.port == 0 or port_is_free(config.host, config.port):
         yield Finding("ok", "port", f"{address} is free")
     else:
-        holder = port_holder(config.port)
-        ours = bool(owner) and holder.endswith(f"(process {owner})")
-        yield (Finding("ok", "port", f"{address} is llamadash's own: it runs") if ours else
-               Finding("fail", "port", f"{address} is taken by {holder}", "stop it, or choose another with --port"))
+        yield Finding("fail", "port", f"{address} is taken by {port_holder(config.port)}",
+                      "stop it, or choose another with --port")
     saved = {**ENGINE_DEFAULTS, **saved_config(config)}
     host, port = config.engine_host or saved["engine_host"], config.engine_port or saved["engine_port"]
     if not (config.llama_server or "").startswith("http") and not port_is_free(host, port):
@@ -9358,8 +9398,8 @@ def data_folder(path: Path) -> Iterator[None]:
             lock_file(file)
         except OSError as problem:
             file.seek(0)
-            pid, _, url = file.read().partition(" ")
-            raise AlreadyRunning(f"another llamadash (process {pid or '?'}) uses {path}", url=url) from problem
+            pid = file.read().partition(" ")[0]
+            raise AlreadyRunning(f"another llamadash (process {pid or '?'}) uses {path}") from problem
         file.truncate(0)
         file.write(str(os.getpid()))
         file.flush()
@@ -9439,17 +9479,22 @@ def print_link(config: Config, *, new: bool) -> int:
         database = Database(config.data_dir / DATABASE_NAME)
         database.delete_sessions()
         database.close()
-    print(f"{running_url(config.data_dir) or config.url()}/#key={key}")
+    running = running_instance(config.data_dir)
+    print(f"{running[1] if running else config.url()}/#key={key}")
     return 0
 
 
-def running_url(data_dir: Path) -> str | None:
-    """Where the llamadash that uses this data folder listens; None where none runs."""
+def running_instance(data_dir: Path) -> tuple[str, str] | None:
+    """The process id and the address of the llamadash that uses this data folder; None where none runs."""
     try:
-        with data_folder(data_dir):
+        with open(data_dir / "lock", "r+") as file:
+            lock_file(file)
             return None
-    except AlreadyRunning as problem:
-        return str(problem.details["url"]) or None
+    except FileNotFoundError:
+        return None
+    except OSError:
+        pid, _, url = (data_dir / "lock").read_text("utf-8").partition(" ")
+        return pid, url
 
 
 def ask_password(config: Config) -> int:
