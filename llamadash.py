@@ -20,12 +20,32 @@ This file is the whole server; web/ is the whole client; data/ holds what it rem
 """
 from __future__ import annotations
 
-import importlib.util
 import os
+import sys
+
+
+def start_as_module() -> None:
+    """Start this file again as a module, from its compiled cache, if there is one or can be.
+
+    Python keeps the syntax tree of the script that it was started with: 25 MB for as long as it runs. Before
+    all other imports, for what is imported here is imported twice.
+    """
+    here = os.path.dirname(os.path.realpath(__file__))
+    if os.name != "posix" or not os.access(here, os.W_OK):
+        return
+    code = f"import sys; sys.path[0] = {here!r}; sys.dont_write_bytecode = False; " \
+           f"import llamadash; sys.exit(llamadash.main())  # {here}/llamadash.py"
+    options = sys.orig_argv[1:len(sys.orig_argv) - len(sys.argv)]
+    os.execv(sys.executable, [sys.executable, *options, "-c", code, *sys.argv[1:]])
+
+
+if __name__ == "__main__":
+    start_as_module()
+
+import importlib.util
 import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 __version__ = "1.0.0"
@@ -114,24 +134,8 @@ def started_script() -> Path:
     return Path(getattr(sys.modules["__main__"], "__file__", None) or __file__).resolve()
 
 
-def start_as_module() -> None:
-    """Start this file again as a module, from its compiled cache, if there is one or can be.
-
-    Python keeps the syntax tree of the script that it was started with: 25 MB for as long as it runs.
-    """
-    cached = Path(importlib.util.cache_from_source(__file__))
-    if os.name != "posix" or not (cached.exists() or os.access(HERE, os.W_OK)):
-        return
-    code = f"import sys; sys.path[0] = {str(HERE)!r}; sys.dont_write_bytecode = False; " \
-           f"import llamadash; sys.exit(llamadash.main())  # {HERE / 'llamadash.py'}"
-    options = sys.orig_argv[1:len(sys.orig_argv) - len(sys.argv)]
-    os.execv(sys.executable, [sys.executable, *options, "-c", code, *sys.argv[1:]])
-
-
 if missing_dependencies(script_dependencies(Path(__file__))) and started_script().parent == HERE:
     bootstrap(started_script())
-if __name__ == "__main__":
-    start_as_module()
 
 import argparse
 import asyncio
@@ -175,12 +179,32 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Itera
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
-import aiohttp
+
+@contextlib.contextmanager
+def certificates_unread() -> Iterator[None]:
+    """Let aiohttp be imported without reading the system's certificates, twice: see trusted_certificates."""
+    ssl.SSLContext.set_default_verify_paths = lambda _: None  # type: ignore[assignment,method-assign]
+    try:
+        yield
+    finally:
+        del ssl.SSLContext.set_default_verify_paths  # what it hid is the method of the class below
+
+
 import psutil
-import socketio
 import yarl
-from aiohttp import WSMsgType, web
-from engineio.async_drivers import aiohttp as aiohttp_driver
+
+with certificates_unread():
+    import aiohttp
+    import socketio
+    from aiohttp import WSMsgType, web
+    from engineio.async_drivers import aiohttp as aiohttp_driver
+
+
+@functools.cache
+def trusted_certificates() -> ssl.SSLContext:
+    """What https to other machines needs. Reading it takes 0.1 s, so it is read when it is first needed."""
+    return ssl.create_default_context()
+
 
 Json = dict[str, Any]
 log = logging.getLogger("llamadash")
@@ -346,15 +370,19 @@ def checked_bounds(value: Any, bounds: Any, field: str) -> Any:
 
 # -- Events --------------------------------------------------------------------------------------
 
+Handler = Callable[..., Awaitable[Json] | Json]
+
+
 @dataclass(frozen=True)
 class Event:
     """One request that clients may make: its handler, its fields and its unexpected-error code."""
     name: str
-    handler: Callable[..., Awaitable[Json]]
+    handler: Handler
     fields: dict[str, inspect.Parameter]
     error: str
     cost: int
     wants_client: bool
+    immediate: bool  # its handler is a plain function, which never waits
 
     def arguments(self, data: Json) -> Json:
         """`data` checked against the handler's keyword arguments; InvalidRequest names the wrong field."""
@@ -372,9 +400,6 @@ class Event:
 EVENTS: dict[str, Event] = {}
 
 
-Handler = Callable[..., Awaitable[Json]]
-
-
 def on(name: str, *, error: str = "INTERNAL_ERROR", cost: int = 1) -> Callable[[Handler], Handler]:
     """Register the decorated function as the handler of event `name`.
 
@@ -389,7 +414,8 @@ def on(name: str, *, error: str = "INTERNAL_ERROR", cost: int = 1) -> Callable[[
         parameters = inspect.signature(handler).parameters
         fields = {item.name.rstrip("_"): item.replace(annotation=hints[item.name])
                   for item in parameters.values() if item.kind is item.KEYWORD_ONLY}
-        EVENTS[name] = Event(name, handler, fields, error, cost, "client" in parameters)
+        EVENTS[name] = Event(name, handler, fields, error, cost, "client" in parameters,
+                             not inspect.iscoroutinefunction(handler))
         return handler
     return register
 
@@ -2367,13 +2393,13 @@ def checked_fields(dash: Dash, values: Json, kinds: dict[str, Any], field: str) 
 
 
 @on("models:list", error="LIST_MODELS_FAILED")
-async def models_list(dash: Dash) -> Json:
+def models_list(dash: Dash) -> Json:
     """Every model."""
     return {"models": dash.models()}
 
 
 @on("models:get", error="GET_MODEL_FAILED")
-async def models_get(dash: Dash, *, id: ModelId) -> Json:
+def models_get(dash: Dash, *, id: ModelId) -> Json:
     """One model, with its benchmarks, newest first."""
     return {"model": dash.model(id), "benchmarks": dash.db.benchmarks(id)}
 
@@ -3899,7 +3925,8 @@ class EngineClient:
         if key:
             headers["Authorization"] = f"Bearer {key}"
         self.session = aiohttp.ClientSession(
-            headers=headers, connector=aiohttp.TCPConnector(limit=0), trust_env=False,
+            headers=headers, trust_env=False, connector=aiohttp.TCPConnector(
+                limit=0, ssl=trusted_certificates() if self.url.startswith("https:") else True),
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=ENGINE_TIMEOUT))
 
     async def close(self) -> None:
@@ -5028,18 +5055,20 @@ class Engine:
 
     async def read_log(self, stream: asyncio.StreamReader) -> None:
         """Read the engine's output in blocks until it ends."""
-        lines, second, count = LineSplitter(), 0, 0
+        lines, second, counts = LineSplitter(), 0, collections.Counter[bytes]()
         while block := await stream.read(LOG_BLOCK):
             self.last_output = time.monotonic()
             if int(self.last_output) != second:
-                second, count = int(self.last_output), 0
-            for line in lines.feed(block):
-                count += 1
-                if count <= MAX_LINE_RATE or TELLING.search(line):
+                second = int(self.last_output)
+                counts.clear()
+            for at, line in enumerate(lines.feed(block), 1):
+                writer = line[:7] if line.startswith(b"[") else b""  # a model's process writes "[50001] …"
+                counts[writer] += 1
+                if counts[writer] <= MAX_LINE_RATE or TELLING.search(line):
                     self.on_line(parse_line(line))
                 else:
                     self.flood.hold(SOURCE_ENGINE)
-                if count % YIELD_LINES == 0:
+                if at % YIELD_LINES == 0:
                     await asyncio.sleep(0)  # a flood must not hold up everyone else
             if self.flood.held:
                 self.stale.set()
@@ -7014,8 +7043,9 @@ class ModelHub:
         """A client without cookies; it does not follow redirects by itself."""
         limits = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_LIMIT, sock_read=STALL_LIMIT)
         headers = {"User-Agent": f"llamadash/{__version__}", "Accept-Encoding": "identity"}
-        cookies = aiohttp.DummyCookieJar()
-        async with aiohttp.ClientSession(timeout=limits, headers=headers, cookie_jar=cookies) as session:
+        connector = aiohttp.TCPConnector(ssl=await asyncio.to_thread(trusted_certificates))
+        async with aiohttp.ClientSession(timeout=limits, headers=headers, connector=connector,
+                                         cookie_jar=aiohttp.DummyCookieJar()) as session:
             yield session
 
     @contextlib.asynccontextmanager
@@ -7966,7 +7996,12 @@ class Hub:
             return False
         if not isinstance(name, str) or len(more) > 1:
             return False
-        task = asyncio.ensure_future(self.dispatch(client, name, match[1], more[0] if more else {}))
+        dispatch = self.dispatch(client, name, match[1], more[0] if more else {})
+        if name in EVENTS and EVENTS[name].immediate:
+            with contextlib.suppress(StopIteration):
+                dispatch.send(None)  # a task would cost as much as the rest
+            return True
+        task = asyncio.ensure_future(dispatch)
         self.dash.tasks.add(task)
         task.add_done_callback(self.dash.tasks.discard)
         return True
@@ -7984,7 +8019,8 @@ class Hub:
                 raise RateLimited("Too many requests: slow down.", retryAfter=1)
             arguments = event.arguments(request_data(request))
             first = (self.dash, client) if event.wants_client else (self.dash,)
-            self.answer(client, name, ack, reply, await event.handler(*first, **arguments))
+            result = event.handler(*first, **arguments)
+            self.answer(client, name, ack, reply, result if isinstance(result, dict) else await result)
         except DashError as problem:
             self.answer(client, name, ack, reply, problem)
         except Exception:  # the one place where a bug in a handler ends up
@@ -9120,7 +9156,7 @@ def checked_folders(paths: list[str]) -> list[str]:
 
 
 @on("settings:get", error="GET_SETTINGS_FAILED")
-async def settings_get(dash: Dash) -> Json:
+def settings_get(dash: Dash) -> Json:
     """What the user chose in Settings."""
     return {"settings": dash.settings()}
 
