@@ -1053,6 +1053,7 @@ TENSOR_TYPES = {
     35: ("TQ2_0", 256, 66), 39: ("MXFP4", 32, 17), 40: ("NVFP4", 64, 36), 41: ("Q1_0", 128, 18),
     42: ("Q2_0", 64, 18),
 }
+UNKNOWN_TENSOR = ("", 1, 0)
 # general.file_type, as llama.h numbers it; 4 to 6 and 33 to 35 are of files that it no longer reads.
 FILE_TYPES = {
     0: "F32", 1: "F16", 2: "Q4_0", 3: "Q4_1", 4: "Q4_1_SOME_F16", 5: "Q4_2", 6: "Q4_3", 7: "Q8_0", 8: "Q5_0",
@@ -1240,31 +1241,39 @@ class GGUFReader:
         if len(key) <= MAX_KEPT_TEXT:
             header.metadata[key] = value
 
-    def tensor(self, header: GGUFHeader) -> int:
-        """Read one entry of the tensor table into `header`; where its data ends, from the start of all data."""
-        if self.at + MAX_TENSOR_ENTRY > len(self.window):
-            self.refill(min(MAX_TENSOR_ENTRY, max(self.size - self.position, 1)))
-        try:
-            shape, kind, offset = self.tensor_entry()
-        except struct.error as problem:
-            raise GGUFError("it ends within its header: an incomplete download?") from problem
-        parameters = math.prod(shape)
-        name, block, size = TENSOR_TYPES.get(kind, (f"type {kind}", 1, 0))
-        header.tensor_types[name] = header.tensor_types.get(name, 0) + parameters
-        header.parameter_count += parameters
-        return int(offset + parameters // block * size)
+    def tensors(self, header: GGUFHeader, count: int) -> int:
+        """Read the tensor table, `count` entries, into `header`; where its data ends, from the start of all data."""
+        end, parameters_of = 0, dict[int, int]()
+        for shape, kind, offset in self.tensor_entries(count):
+            parameters = math.prod(shape)
+            parameters_of[kind] = parameters_of.get(kind, 0) + parameters
+            _, block, size = TENSOR_TYPES.get(kind, UNKNOWN_TENSOR)
+            end = max(end, offset + parameters // block * size)
+        for kind, parameters in parameters_of.items():
+            name = TENSOR_TYPES[kind][0] if kind in TENSOR_TYPES else f"type {kind}"
+            header.tensor_types[name] = header.tensor_types.get(name, 0) + parameters
+        header.parameter_count += sum(parameters_of.values())
+        return end
 
-    def tensor_entry(self) -> tuple[list[int], int, int]:
-        """Shape, type and offset of the next tensor; the window holds all of its entry that the file does."""
-        (length,) = self.layout("Q").unpack_from(self.window, self.at)
-        if length > MAX_TENSOR_NAME:
-            raise GGUFError(f"a tensor's name of {length} bytes")
-        (dimensions,) = self.layout("I").unpack_from(self.window, self.at + 8 + length)
-        if dimensions > MAX_DIMENSIONS:
-            raise GGUFError(f"a tensor of {dimensions} dimensions")
-        *shape, kind, offset = self.layout(f"{dimensions}QIQ").unpack_from(self.window, self.at + 12 + length)
-        self.at += 24 + length + 8 * dimensions
-        return shape, kind, offset
+    def tensor_entries(self, count: int) -> Iterator[tuple[list[int], int, int]]:
+        """Shape, type and offset of the next `count` tensors; models have hundreds, so this is a tight loop."""
+        length_at, dimensions_at = self.layout("Q").unpack_from, self.layout("I").unpack_from
+        rest_at = [self.layout(f"{dimensions}QIQ").unpack_from for dimensions in range(MAX_DIMENSIONS + 1)]
+        for _ in range(count):
+            if self.at + MAX_TENSOR_ENTRY > len(self.window):
+                self.refill(min(MAX_TENSOR_ENTRY, max(self.size - self.position, 1)))
+            try:
+                (length,) = length_at(self.window, self.at)
+                if length > MAX_TENSOR_NAME:
+                    raise GGUFError(f"a tensor's name of {length} bytes")
+                (dimensions,) = dimensions_at(self.window, self.at + 8 + length)
+                if dimensions > MAX_DIMENSIONS:
+                    raise GGUFError(f"a tensor of {dimensions} dimensions")
+                *shape, kind, offset = rest_at[dimensions](self.window, self.at + 12 + length)
+            except struct.error as problem:
+                raise GGUFError("it ends within its header: an incomplete download?") from problem
+            self.at += 24 + length + 8 * dimensions
+            yield shape, kind, offset
 
     def header(self) -> GGUFHeader:
         """The whole header."""
@@ -1272,9 +1281,7 @@ class GGUFReader:
         header = GGUFHeader(tensor_count=tensors)
         for _ in range(pairs):
             self.pair(header)
-        end = 0
-        for _ in range(tensors):
-            end = max(end, self.tensor(header))
+        end = self.tensors(header, tensors)
         alignment = header.number("general.alignment") or 32
         if alignment & (alignment - 1) or alignment > MAX_HEADER:
             raise GGUFError(f"an alignment of {alignment} bytes")
@@ -3946,6 +3953,8 @@ class EngineClient:
                 yield response
         except asyncio.TimeoutError:
             raise EngineUnavailable("the engine did not answer in time") from None
+        except aiohttp.ClientPayloadError:
+            raise EngineUnavailable("the engine went away while it answered") from None
         except (aiohttp.ClientError, ConnectionError) as problem:
             raise EngineUnavailable(f"the engine cannot be reached: {problem}") from None
 
@@ -8956,7 +8965,7 @@ def give_back_memory() -> None:
 
 
 STALL = 0.25  # seconds without the loop that are worth a log line with the stack
-HEARTBEAT = 0.1  # seconds between two signs of life of the loop
+HEARTBEAT = 0.25  # seconds between two signs of life of the loop
 
 
 class LoopMonitor(threading.Thread):
@@ -8972,7 +8981,7 @@ class LoopMonitor(threading.Thread):
     def run(self) -> None:
         """Note the stack of the loop's thread while it is late."""
         while not self.ended.wait(HEARTBEAT):
-            if time.monotonic() - self.beat > STALL and not self.stack:
+            if time.monotonic() - self.beat > HEARTBEAT + STALL and not self.stack:
                 frame = sys._current_frames().get(self.watched)
                 self.stack = "".join(traceback.format_stack(frame, limit=12)) if frame else ""
 

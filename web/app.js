@@ -7,6 +7,7 @@ import { MissingPage } from "./components/states.js";
 import { toast } from "./components/toast.js";
 
 applyTheme();
+document.querySelector("#starting")?.remove();
 
 const state = new StateManager();
 const layout = new Layout({ state, path: location.pathname }).mount(document.body);
