@@ -1,0 +1,22 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { History } from "../../web/core/history.js";
+
+test("samples join the bucket they belong to, and a silence is a gap", () => {
+  const history = new History({ bucket: 10_000, timestamps: [0, 10_000], series: { cpu_usage: { avg: [1, 2], max: [1, 3] } } }, 40_000, 10_000);
+  history.append({ cpu_usage: 4, gpus: [{ index: 0, utilization: 5 }], engine: { a: 1 }, process: { cpu: 2 }, load_average: [1, 2, 3] }, 11_000);
+  assert.deepEqual(history.column("cpu_usage"), { avg: [1, 3], max: [1, 4] });
+  assert.deepEqual(history.column("gpu0_utilization"), { avg: [null, 5], max: [null, 5] });
+  history.append({ cpu_usage: 9 }, 20_000);
+  assert.equal(history.length, 3);
+  history.append({ cpu_usage: 9 }, 60_000);
+  assert.deepEqual(history.timestamps, [20_000, 30_000, 60_000]);
+  assert.deepEqual(history.column("cpu_usage").avg, [9, null, 9]);
+});
+
+test("a sample from before the window changes nothing", () => {
+  const history = new History({ bucket: 10_000, timestamps: [20_000, 30_000], series: { cpu_usage: { avg: [1, 2], max: [1, 2] } } }, 40_000, 10_000);
+  history.append({ cpu_usage: 7 }, 5000);
+  assert.equal(history.length, 2);
+  assert.deepEqual(history.column("cpu_usage").avg, [1, 2]);
+});

