@@ -4159,6 +4159,12 @@ def engine_hint() -> Json:
             "commands": commands.get(sys.platform, fallback)}
 
 
+def embedded_hint() -> Json:
+    """What whoever has a GPU should do about the embedded engine: `{text, commands}`."""
+    hint = engine_hint()
+    return {**hint, "text": f"This is the embedded CPU engine; install llama.cpp for your GPU: {hint['commands'][0]}"}
+
+
 def kill_group(group: int, sign: int = signal.SIGTERM if os.name == "nt" else signal.SIGKILL) -> None:
     """Send a signal to a process group that we made; on Windows to the process and its children."""
     with contextlib.suppress(ProcessLookupError, PermissionError, psutil.Error):
@@ -4570,14 +4576,15 @@ class Engine:
     def snapshot(self) -> Json:
         """The engine's record, as clients see it."""
         config = self.dash.engine_config()
-        missing = self.status == "missing"
+        kind = self.program.kind if self.program else None
+        hint = engine_hint() if self.status == "missing" else embedded_hint() if kind == "embedded" else None
         uptime = round(time.monotonic() - self.started_at) if self.started_at is not None else None
-        return {"status": self.status, "kind": self.program.kind if self.program else None,
+        return {"status": self.status, "kind": kind,
                 "version": self.facts.version, "url": self.url or None, "base_url": self.base_url(),
                 "pid": self.process.pid if self.process else None, "uptime": uptime,
                 "restarts": self.restarts, "models_max": config["models_max"], "command": self.arguments,
                 "error": self.error, "last_lines": [line.text for line in self.lines],
-                "warnings": list(self.warnings.values()), "hint": engine_hint() if missing else None,
+                "warnings": list(self.warnings.values()), "hint": hint,
                 "api_key_required": bool(self.api_key())}
 
     def base_url(self) -> str | None:

@@ -156,7 +156,8 @@ class EngineCard extends Panel {
   /** @param {Json} engine */
   renderBody(engine) {
     if (engine.status === "missing") return this.renderMissing(engine);
-    return [this.renderTrouble(engine), this.renderFacts(engine), engine.base_url ? this.renderAddress(engine) : null];
+    return [this.renderTrouble(engine), this.renderFacts(engine),
+        engine.kind === "embedded" && engine.hint ? h("p", { key: "hint", className: "field-hint" }, engine.hint.text) : null, engine.base_url ? this.renderAddress(engine) : null];
   }
 
   /** @param {Json} engine */
