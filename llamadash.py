@@ -30,8 +30,8 @@ def start_as_module() -> None:
     Python keeps the syntax tree of the script that it was started with: 25 MB for as long as it runs. Before
     all other imports, for what is imported here is imported twice.
     """
-    here = os.path.dirname(os.path.realpath(__file__))
-    if os.name != "posix" or not os.access(here, os.W_OK):
+    here, name = os.path.split(os.path.realpath(__file__))
+    if os.name != "posix" or name != "llamadash.py" or not os.access(here, os.W_OK):
         return
     code = f"import sys; sys.path[0] = {here!r}; sys.dont_write_bytecode = False; " \
            f"import llamadash; sys.exit(llamadash.main())  # {here}/llamadash.py"
@@ -4077,7 +4077,7 @@ def find_program(fixed: str | None) -> Program | None:
     if found := shutil.which(os.path.expanduser(fixed or "llama-server")):
         return Program("llama-server", (os.path.abspath(found),))
     if not fixed and (python := embedded_python()):
-        return Program("embedded", (python, str(HERE / "llamadash.py"), "embedded-engine"))
+        return Program("embedded", (python, str(Path(__file__).resolve()), "embedded-engine"))
     return None
 
 
@@ -9479,6 +9479,8 @@ def port_holder(port: int) -> str:
 
 def run_server(config: Config) -> int:
     """Run llamadash until it is told to stop, and return its exit code."""
+    if not (WEB / "index.html").is_file():
+        return usage_error(f"the folder {WEB} is missing: it belongs beside {Path(__file__).name}, copy it as well")
     try:
         with data_folder(config.data_dir):
             return asyncio.run(serve_until_stopped(config))

@@ -4557,6 +4557,13 @@ def test_bad_usage_exits_2(tmp_path: Path, arguments: list[str]) -> None:
     assert result.stderr
 
 
+def test_a_missing_web_folder_is_said(tmp_path: Path) -> None:
+    """The script alone names the folder that has to be copied with it."""
+    copy = shutil.copy(HERE / "llamadash.py", tmp_path)
+    result = subprocess.run([sys.executable, copy, "--port", "0"], capture_output=True, text=True, timeout=60)
+    assert (result.returncode, str(tmp_path / "web") in result.stderr) == (2, True), result.stderr
+
+
 @run_async
 async def test_settings_and_history_survive_a_restart(start: Callable[..., Server]) -> None:
     """After a stop and a start, what was set and measured is still there."""
