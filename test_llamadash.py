@@ -3788,13 +3788,14 @@ async def test_shards_and_projector_come_together(hub_folder: Path) -> None:
         hub.files["mmproj-big-f16.gguf"] = CONTENT[:5000]
         hub.files["mmproj-big-f32.gguf"] = CONTENT[:9000]
         first = "Q8_0/big-Q8_0-00001-of-00003.gguf"
-        hub.delay = 0.01
+        hub.delay = 0.05
         await dash.request("models:download", repo="user/repo", file="Q8_0/big-Q8_0-00002-of-00003.gguf")
         folder = dash.target / "repo"
         partial = folder / "big-Q8_0-00002-of-00003.gguf.part"
         await eventually(lambda: partial.exists() and partial.stat().st_size)  # else nothing is there to resume
         assert not list(folder.glob("*.gguf"))
         await dash.request("models:download:pause", repo="user/repo", file=first)
+        hub.delay = 0
         await dash.request("models:download:resume", repo="user/repo", file=first)
         done = await dash.until("done", first)
         assert done["total"] == done["done"] == 2_700_006 + 5000
