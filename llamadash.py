@@ -5561,10 +5561,11 @@ async def run_benchmark(dash: Dash, id: str, prompt_tokens: int, generate_tokens
     import statistics  # not at the top: slow to import, and seldom needed
     client = await dash.engine.ready_client()
     draw = secrets.SystemRandom()
+    tokens = min(1000, dash.db.get_model(id)["vocabulary_size"] or 1000)  # all of them are plain ones
     runs = []
     for done in range(repetitions):
         await dash.broadcast("models:benchmark", {"id": id, "done": done, "total": repetitions})
-        body = {"model": id, "prompt": [draw.randrange(100, 1000) for _ in range(prompt_tokens)],
+        body = {"model": id, "prompt": [draw.randrange(100, tokens) for _ in range(prompt_tokens)],
                 "n_predict": generate_tokens, "ignore_eos": True, "cache_prompt": False, "temperature": 0}
         answer = await client.json("/completion?autoload=true", body, timeout=None)
         timings = answer.get("timings")
@@ -7412,6 +7413,8 @@ class Downloads:
         try:
             await self.tell(download, "running")
             await self.fetch(download)
+            with contextlib.suppress(Conflict, EngineFailed):  # a scan was faster; the engine's state says why
+                await self.dash.library.add(str(download.target(download.parts[0])), source="download")
             status = "done"
         except (DashError, OSError) as problem:
             status, download.error = "failed", str(problem) if isinstance(problem, DashError) else disk_problem(problem)
@@ -7424,8 +7427,6 @@ class Downloads:
         self.pump()
         if status == "done":
             log.info("downloaded %s from %s", download.file, download.repo)
-            with contextlib.suppress(Conflict):  # a scan was faster
-                await self.dash.library.add(str(download.target(download.parts[0])), source="download")
 
     async def fetch(self, download: Download) -> None:
         """Fetch and check all parts, then give them their names at once: half a model is never in the folder."""

@@ -3781,6 +3781,17 @@ async def test_downloads_queue(hub_folder: Path) -> None:
 
 
 @run_async
+async def test_a_verified_file_that_is_no_model_is_said(hub_folder: Path) -> None:
+    """A download that is complete but cannot be used fails with the reason, and nothing is left unsaid."""
+    async with playing(hub_folder) as (_, dash):
+        dash.library = llamadash.Library(dash)
+        await dash.request("models:download", repo="user/repo", file=GGUF_FILE)
+        failed = await dash.until("failed")
+        assert "not a GGUF file" in failed["error"]
+        assert dash.db.models() == []
+
+
+@run_async
 async def test_shards_and_projector_come_together(hub_folder: Path) -> None:
     """All files of a model get their names at once, in a folder of their own."""
     async with playing(hub_folder) as (hub, dash):
