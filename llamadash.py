@@ -3237,15 +3237,19 @@ class Access:
             self.failures.popitem(last=False)
 
 
-def private_file(path: Path, content: str) -> None:
-    """Write `content` to `path` so that it is there as a whole or not at all, for its owner only."""
-    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "w") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(descriptor)
-    os.replace(partial, path)
+def write_privately(target: Path, content: str) -> None:
+    """Replace `target` by `content` in one step, readable by its owner only."""
+    descriptor, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")  # 0600
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8", newline="\n") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(descriptor)
+        os.replace(name, target)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(name)
+        raise
 
 
 def access_key(data_dir: Path, *, new: bool = False) -> str:
@@ -3254,7 +3258,7 @@ def access_key(data_dir: Path, *, new: bool = False) -> str:
     with contextlib.suppress(FileNotFoundError):
         if not new and len(key := path.read_text("ascii", "replace").strip()) >= KEY_BYTES:
             return key
-    private_file(path, f"{secrets.token_urlsafe(KEY_BYTES)}\n")
+    write_privately(path, f"{secrets.token_urlsafe(KEY_BYTES)}\n")
     return path.read_text("ascii").strip()
 
 
@@ -3719,19 +3723,6 @@ def imported_parameters(values: dict[str, str], folders: list[Path]) -> tuple[Js
         except (ValueError, InvalidRequest) as problem:
             refused.append(f"{key}: {problem}")
     return accepted, refused
-
-
-def write_privately(target: Path, content: str) -> None:
-    """Replace `target` by `content` in one step, readable by its owner only."""
-    descriptor, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")  # 0600
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8", newline="\n") as file:
-            file.write(content)
-        os.replace(name, target)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(name)
-        raise
 
 
 # -- Engine log ----------------------------------------------------------------------------------
@@ -4895,10 +4886,6 @@ class Engine:
         if options and "cors-origins" in options and not self.api_key():
             command += ["--cors-origins", "localhost"]  # without a key no website may read its answers
         return command
-
-    def command(self) -> list[str]:
-        """How the engine was started, or would be."""
-        return self.arguments or self.command_line()
 
     def preset_ini(self) -> str:
         """The preset file as it is, or as it would be written now."""
