@@ -24,23 +24,26 @@ import os
 import sys
 
 
-def start_as_module() -> None:
-    """Start this file again as a module, from its compiled cache, if there is one or can be.
+def start_as_module(python: str, *options: str) -> None:
+    """Start this file again as a module of `python`, from its compiled cache, if there is one or can be.
 
     Python keeps the syntax tree of the script that it was started with: 25 MB for as long as it runs. Before
-    all other imports, for what is imported here is imported twice.
+    all other imports, for what is imported here is imported twice. What is imported stays: collecting garbage
+    among it would be in vain. And the C library gives memory back when many clients have gone, Python's own
+    allocator does not.
     """
     here, name = os.path.split(os.path.realpath(__file__))
     if os.name != "posix" or name != "llamadash.py" or not os.access(here, os.W_OK):
         return
-    code = f"import sys; sys.path[0] = {here!r}; sys.dont_write_bytecode = False; " \
-           f"import llamadash; sys.exit(llamadash.main())  # {here}/llamadash.py"
-    options = sys.orig_argv[1:len(sys.orig_argv) - len(sys.argv)]
-    os.execv(sys.executable, [sys.executable, *options, "-c", code, *sys.argv[1:]])
+    code = f"import gc, os, sys; gc.disable(); sys.path[0] = {here!r}; sys.dont_write_bytecode = False; " \
+           "os.environ.pop('PYTHONMALLOC'); import llamadash; gc.freeze(); gc.enable(); " \
+           f"sys.exit(llamadash.main())  # {here}/llamadash.py"
+    allocator = "malloc" if sys.platform == "linux" and os.confstr("CS_GNU_LIBC_VERSION") else "default"
+    os.execve(python, [python, *options, "-c", code, *sys.argv[1:]], {**os.environ, "PYTHONMALLOC": allocator})
 
 
 if __name__ == "__main__":
-    start_as_module()
+    start_as_module(sys.executable, *sys.orig_argv[1:len(sys.orig_argv) - len(sys.argv)])
 
 import importlib.util
 import re
@@ -122,11 +125,13 @@ def bootstrap(script: Path) -> None:
         has_engine = os.environ.get("LLAMADASH_LLAMA_SERVER") or shutil.which("llama-server")
         make_venv([*requirements, *(item for item in installed if item and item not in requirements)],
                   [] if has_engine else [EMBEDDED_REQUIREMENT])
-    environment = {**os.environ, "LLAMADASH_BOOTSTRAPPED": str(tries + 1)}
+    os.environ["LLAMADASH_BOOTSTRAPPED"] = str(tries + 1)
     command = [str(VENV_PYTHON), str(script), *sys.argv[1:]]
     if os.name == "nt":
-        sys.exit(subprocess.run(command, env=environment).returncode)
-    os.execve(VENV_PYTHON, command, environment)
+        sys.exit(subprocess.run(command).returncode)
+    if script == Path(__file__).resolve():
+        start_as_module(str(VENV_PYTHON))
+    os.execv(VENV_PYTHON, command)
 
 
 def started_script() -> Path:
@@ -147,6 +152,7 @@ import ctypes
 import dataclasses
 import errno
 import functools
+import gc
 import getpass
 import gzip
 import hashlib
@@ -154,6 +160,7 @@ import hmac
 import inspect
 import io
 import ipaddress
+import itertools
 import json
 import logging
 import math
@@ -196,7 +203,7 @@ import yarl
 with certificates_unread():
     import aiohttp
     import socketio
-    from aiohttp import WSMsgType, web
+    from aiohttp import WSMsgType, web, web_ws
     from engineio.async_drivers import aiohttp as aiohttp_driver
 
 
@@ -382,7 +389,6 @@ class Event:
     error: str
     cost: int
     wants_client: bool
-    immediate: bool  # its handler is a plain function, which never waits
 
     def arguments(self, data: Json) -> Json:
         """`data` checked against the handler's keyword arguments; InvalidRequest names the wrong field."""
@@ -414,8 +420,7 @@ def on(name: str, *, error: str = "INTERNAL_ERROR", cost: int = 1) -> Callable[[
         parameters = inspect.signature(handler).parameters
         fields = {item.name.rstrip("_"): item.replace(annotation=hints[item.name])
                   for item in parameters.values() if item.kind is item.KEYWORD_ONLY}
-        EVENTS[name] = Event(name, handler, fields, error, cost, "client" in parameters,
-                             not inspect.iscoroutinefunction(handler))
+        EVENTS[name] = Event(name, handler, fields, error, cost, "client" in parameters)
         return handler
     return register
 
@@ -7684,6 +7689,7 @@ MAX_CONNECT = 8192  # characters of the message that authenticates
 MAX_UNSENT = 4_000_000  # bytes waiting for one client: more, and it is not reading
 AUTH_DEADLINE = 10.0  # seconds in which a new socket must authenticate
 CLOSE_GRACE = 1.0  # seconds between a refusal, or a close, and the end of the TCP connection
+CROWD = 100  # sockets that have gone: their memory (3 MB) is worth giving back
 RECOVERY_TIME = 120.0  # seconds for which missed broadcasts are kept
 RECOVERY_BYTES = 4_000_000  # of missed broadcasts, at most
 RECOVERY_COUNT = 10_000  # missed broadcasts, at most
@@ -7693,6 +7699,8 @@ MAX_RUNNING = 64  # requests of one client that may be under way at the same tim
 SOCKETS_PER_ADDRESS = 32  # a household behind one router, with tabs to spare
 REFUSAL_REPORT = 10.0  # seconds between two log lines about refused connections and messages
 ENVELOPE_FIELDS = ("requestId", "data", "timestamp")
+EVENT_MESSAGE = re.compile(r"42(\d{0,10})(?=\[)")  # an event, with the number of the acknowledgement it asks for
+JSON_DECODER = json.JSONDecoder()
 
 
 # json.dumps makes a new encoder for each call that is not all defaults.
@@ -7732,11 +7740,14 @@ def too_deep(value: Any) -> bool:
     """Whether parsed JSON is nested deeper than any request of ours."""
     level = [value]
     for _ in range(MAX_DEPTH):
-        level = [item for parent in level if isinstance(parent, dict | list)
-                 for item in (parent.values() if isinstance(parent, dict) else parent)]
+        level = [item for parent in level for item in (parent.values() if type(parent) is dict else parent)
+                 if type(item) in (dict, list)]
         if not level:
             return False
     return True
+
+
+PING_FRAME = text_frame(b"2")
 
 
 @dataclass(eq=False)
@@ -7764,11 +7775,30 @@ class Client:
         return True
 
 
+class Intake(vars(web_ws)["WebSocketDataQueue"]):  # type: ignore[misc]
+    """What a WebSocket's parser hands its messages to: events are handled at once, the rest waits in line.
+
+    Waking a task for each event would cost as much as answering it.
+    """
+    wire: Wire | None = None
+
+    def feed_data(self, message: Any, size: int) -> None:
+        """Take one complete message from the parser."""
+        if self.wire and self.wire.client and message.type is WSMsgType.TEXT and message.data.startswith("42"):
+            self.wire.take(message.data)
+        else:
+            super().feed_data(message, size)
+
+
+web_ws.WebSocketDataQueue = Intake  # type: ignore[attr-defined]
+
+
 class Wire(aiohttp_driver.WebSocket):  # type: ignore[misc]
     """The one place that reaches into the Socket.IO library: its WebSocket, made safe and fast.
 
     Events are taken here and never reach the library, so that nothing of a hostile message is parsed
-    before it was measured, and reserved names mean nothing. Handshake and pings stay the library's.
+    before it was measured, and reserved names mean nothing. The handshake stays the library's, and the
+    waiting for pongs; the pings are the hub's, for the library keeps a task and all of the socket for each.
     """
     hub: Hub
 
@@ -7786,13 +7816,17 @@ class Wire(aiohttp_driver.WebSocket):  # type: ignore[misc]
         self.transport = request.transport
         self._sock = web.WebSocketResponse(max_msg_size=MAX_MESSAGE, compress=False, timeout=CLOSE_GRACE)
         self.deadline = asyncio.get_running_loop().call_later(AUTH_DEADLINE, self.abort)
-        self.hub.wires.add(self)
+        self.hub.wires[self] = time.monotonic() + PING_INTERVAL
         try:
             await self._sock.prepare(request)
+            intake = typing.cast(Intake, self._sock._reader)
+            intake.wire = self
             await self.handler(self)
+            intake.wire = None
         finally:
             self.deadline.cancel()
-            self.hub.wires.discard(self)
+            del self.hub.wires[self]
+            self.hub.gone += 1
         return self._sock
 
     async def wait(self) -> str:
@@ -7801,26 +7835,30 @@ class Wire(aiohttp_driver.WebSocket):  # type: ignore[misc]
             message = await self._sock.receive()
             if message.type is not WSMsgType.TEXT:
                 if message.type not in (WSMsgType.CLOSE, WSMsgType.CLOSING, WSMsgType.CLOSED):
-                    self.hub.refused["binary or oversized messages"] += 1
-                    self.abort()
+                    self.give_up("binary or oversized messages")
                 raise OSError
             text = str(message.data)
-            if text.startswith("42") and self.client:
-                if not self.hub.receive(self.client, text):
-                    self.give_up("malformed messages")
+            if text.startswith("42") and self.client:  # one that came together with the CONNECT
+                self.take(text)
             elif text in ("3", "1", "41"):
                 return text
             elif not self.asked and is_connect(text):
                 self.asked = True
                 return text
             elif not text.startswith("43"):  # an acknowledgement of something: nothing waits for one
-                self.give_up("malformed messages")
+                self.give_up()
 
-    def give_up(self, reason: str) -> typing.NoReturn:
+    def take(self, text: str) -> None:
+        """Handle one event message; a malformed one ends the socket."""
+        assert self.client
+        if self.transport and not self.transport.is_closing() and not self.hub.receive(self.client, text):
+            self.give_up()
+
+    def give_up(self, reason: str = "malformed messages") -> None:
         """End a socket whose other side does not keep to the protocol."""
-        self.hub.refused[reason] += 1
-        self.abort()
-        raise OSError
+        if self.transport and not self.transport.is_closing():
+            self.hub.refused[reason] += 1
+            self.transport.abort()
 
     async def send(self, message: str | bytes) -> None:
         """Send what the library has to say; the answer to CONNECT starts or ends everything else."""
@@ -7830,12 +7868,17 @@ class Wire(aiohttp_driver.WebSocket):  # type: ignore[misc]
                 self.deadline.cancel()
             self.hub.welcome(self.client)
         elif isinstance(message, str) and message.startswith("44"):
-            asyncio.get_running_loop().call_later(CLOSE_GRACE / 2, self.abort)
+            self.abort_after(CLOSE_GRACE / 2)
 
     async def close(self) -> None:
         """Close politely, then for good: the other side may never answer."""
-        asyncio.get_running_loop().call_later(CLOSE_GRACE, self.abort)
+        self.abort_after(CLOSE_GRACE)
         await self._sock.close()
+
+    def abort_after(self, seconds: float) -> None:
+        """End the TCP connection soon; until then nothing but the transport is kept."""
+        if self.transport and not self.transport.is_closing():
+            asyncio.get_running_loop().call_later(seconds, self.transport.abort)
 
     def write(self, frame: bytes) -> None:
         """Write one ready-made frame, or end a client that does not read what it was sent."""
@@ -7879,16 +7922,18 @@ class Hub:
         self.history: collections.deque[tuple[int, float, bytes]] = collections.deque()
         self.history_bytes = 0
         self.clients: dict[str, Client] = {}
-        self.wires: set[Wire] = set()
+        self.wires: dict[Wire, float] = {}  # every socket, and when its next ping is due, the soonest first
+        self.gone = 0  # sockets that have ended since memory was last given back
         self.refused: collections.Counter[str] = collections.Counter()
         quiet = logging.getLogger("llamadash.socketio")
         quiet.setLevel(logging.CRITICAL)
         self.sio = socketio.AsyncServer(
             async_mode="aiohttp", transports=["websocket"], cors_allowed_origins=[], http_compression=False,
             max_http_buffer_size=MAX_MESSAGE, ping_interval=PING_INTERVAL, ping_timeout=PING_TIMEOUT,
-            logger=quiet, engineio_logger=quiet)
+            monitor_clients=False, logger=quiet, engineio_logger=quiet)
         wire = type("HubWire", (Wire,), {"hub": self})
         self.sio.eio._async = {**self.sio.eio._async, "websocket": wire}
+        self.sio.eio.start_background_task = lambda *_: None  # each socket's pings, and nothing else
         self.sio.on("connect", self.connect)
         self.sio.on("disconnect", self.disconnect)
 
@@ -7910,6 +7955,14 @@ class Hub:
         session = {"session": admitted["session"]} if "session" in admitted else {}
         wire.client = Client(sid, wire, address, admitted["session_id"], recover, session,
                              self.dash.config.request_rate)
+
+    def ping(self) -> None:
+        """Ping the sockets whose turn it is; the library ends those that do not answer."""
+        now = time.monotonic()
+        for wire in list(itertools.takewhile(lambda wire: self.wires[wire] <= now, self.wires)):
+            del self.wires[wire]
+            self.wires[wire] = now + PING_INTERVAL  # at the end
+            wire.write(PING_FRAME)
 
     def welcome(self, client: Client) -> None:
         """Tell a client that it is in, give it what it missed, and let it take part in broadcasts."""
@@ -7940,7 +7993,7 @@ class Hub:
         """Forget a client that has gone, and end what ran only for it."""
         client = self.clients.pop(sid, None)
         if client:
-            asyncio.get_running_loop().call_later(CLOSE_GRACE, client.wire.abort)
+            client.wire.abort_after(CLOSE_GRACE)
             self.dash.engine.client_gone(sid)
 
     def end_sessions(self, alive: set[str | None]) -> None:
@@ -7960,6 +8013,10 @@ class Hub:
         key = self.dash.access.current_key()
         while True:
             await asyncio.sleep(0.5)
+            self.ping()
+            if self.gone >= CROWD:
+                self.gone = 0
+                give_back_memory()
             if (new := self.dash.access.current_key()) != key:
                 key = new
                 self.dash.db.delete_sessions()
@@ -7990,72 +8047,88 @@ class Hub:
             client.wire.write(frame)
 
     def receive(self, client: Client, text: str) -> bool:
-        """Take one event message apart and start its handler; False where it is malformed."""
-        match = re.match(r"42(\d{0,10})(?=\[)", text)
+        """Take one event message apart and handle it; False where it is malformed."""
+        match = EVENT_MESSAGE.match(text)
         if not match:
             return False
         try:
-            name, *more = json.loads(text[match.end():])
+            (name, *more), end = JSON_DECODER.raw_decode(text, match.end())
         except (ValueError, RecursionError):
             return False
-        if not isinstance(name, str) or len(more) > 1:
+        if not isinstance(name, str) or len(more) > 1 or end != len(text):
             return False
-        dispatch = self.dispatch(client, name, match[1], more[0] if more else {})
-        if name in EVENTS and EVENTS[name].immediate:
-            with contextlib.suppress(StopIteration):
-                dispatch.send(None)  # a task would cost as much as the rest
-            return True
-        task = asyncio.ensure_future(dispatch)
-        self.dash.tasks.add(task)
-        task.add_done_callback(self.dash.tasks.discard)
+        request = more[0] if more else {}
+        reply = Reply(client, name if encodable(name) else "?", match[1], request)
+        result = self.handled(client, reply.event, request)
+        if isinstance(result, dict | DashError):  # at once, for a task would cost as much as all the rest
+            self.answer(reply, result)
+        else:
+            self.dash.spawn(self.answer_later(reply, result), reply.event)
         return True
 
-    async def dispatch(self, client: Client, name: str, ack: str, request: Any) -> None:
-        """Run the handler of one request, and answer it exactly once, whatever happens."""
-        reply = Reply(request.get("requestId") if isinstance(request, dict) else None)
-        name = name if encodable(name) else "?"
-        client.running += 1
+    def handled(self, client: Client, name: str, request: Any) -> Json | DashError | Awaitable[Json]:
+        """What the handler of one request returns, or why it does not."""
         try:
             event = EVENTS.get(name)
             if event is None:
                 raise UnknownEvent(f"There is no event {name[:64]}.")
-            if client.running > MAX_RUNNING or not client.may_request(event.cost):
+            if client.running >= MAX_RUNNING or not client.may_request(event.cost):
                 raise RateLimited("Too many requests: slow down.", retryAfter=1)
             arguments = event.arguments(request_data(request))
-            first = (self.dash, client) if event.wants_client else (self.dash,)
-            result = event.handler(*first, **arguments)
-            self.answer(client, name, ack, reply, result if isinstance(result, dict) else await result)
+            return event.handler(self.dash, client, **arguments) if event.wants_client \
+                else event.handler(self.dash, **arguments)
         except DashError as problem:
-            self.answer(client, name, ack, reply, problem)
-        except Exception:  # the one place where a bug in a handler ends up
-            log.exception("%s failed", name)
-            code = EVENTS[name].error
-            self.answer(
-                client, name, ack, reply, HandlerFailed("Something went wrong in llamadash; its log says what.", code)
-            )
-        finally:
-            client.running -= 1
+            return problem
+        except Exception:
+            return handler_failed(name)
 
-    def answer(self, client: Client, name: str, ack: str, reply: Reply, result: Json | DashError) -> None:
+    async def answer_later(self, reply: Reply, result: Awaitable[Json]) -> None:
+        """Answer a request once its handler is done."""
+        reply.client.running += 1
+        try:
+            self.answer(reply, await result)
+        except DashError as problem:
+            self.answer(reply, problem)
+        except Exception:
+            self.answer(reply, handler_failed(reply.event))
+        finally:
+            reply.client.running -= 1
+
+    def answer(self, reply: Reply, result: Json | DashError) -> None:
         """Send the response envelope, and the acknowledgement if the client wants one."""
-        name = name[:128]
-        outcome = ({"success": False, "error": result.as_json()} if isinstance(result, DashError)
-                   else {"success": True, "data": result})
-        envelope = {"type": "response", "event": name, **outcome, "requestId": reply.request_id, "timestamp": now_ms()}
-        body = encoded(envelope)
-        client.wire.write(text_frame(b'42["%b,%b]' % (encoded(f"{name}:result")[1:], body)))
-        if ack:
-            client.wire.write(text_frame(b"43" + ack.encode() + b"[" + body + b"]"))
+        envelope: Json = {"type": "response", "event": reply.event, "success": not isinstance(result, DashError)}
+        envelope |= {"error": result.as_json()} if isinstance(result, DashError) else {"data": result}
+        body = encoded({**envelope, "requestId": reply.request_id, "timestamp": now_ms()})
+        write = reply.client.wire.write
+        write(text_frame(b"42[%b,%b]" % (result_event(reply.event), body)))
+        if reply.ack:
+            write(text_frame(b"43%b[%b]" % (reply.ack.encode(), body)))
 
 
 class Reply:
-    """What a response repeats of its request: the requestId, made where there is no good one."""
+    """Where a response goes, and what it repeats of its request: the requestId is made where there is no good one."""
+    __slots__ = ("ack", "client", "event", "request_id")
 
-    def __init__(self, request_id: Any) -> None:
-        good = isinstance(request_id, str) and 0 < len(request_id) <= 128 and encodable(request_id)
-        self.request_id = (
-            request_id if good or (type(request_id) is int and abs(request_id) < 2**53) else secrets.token_hex(8)
-        )
+    def __init__(self, client: Client, event: str, ack: str, request: Any) -> None:
+        self.client = client
+        self.event = event[:128]
+        self.ack = ack
+        given = request.get("requestId") if isinstance(request, dict) else None
+        good = 0 < len(given) <= 128 and encodable(given) if isinstance(given, str) \
+            else type(given) is int and abs(given) < 2**53
+        self.request_id = given if good else secrets.token_hex(8)
+
+
+@functools.lru_cache(256)
+def result_event(name: str) -> bytes:
+    """The name of the event that answers event `name`, as JSON."""
+    return encoded(f"{name}:result")
+
+
+def handler_failed(name: str) -> DashError:
+    """What a client is told of a bug in a handler. The only place where one ends up: it is logged here."""
+    log.exception("%s failed", name)
+    return HandlerFailed("Something went wrong in llamadash; its log says what.", EVENTS[name].error)
 
 
 class HandlerFailed(DashError):
@@ -8073,12 +8146,10 @@ def request_data(request: Any) -> Json:
     for name in request:
         if name not in ENVELOPE_FIELDS:
             raise InvalidRequest(f"unknown field: {name[:64]}", field=name[:64])
-    request_id = request.get("requestId", "")
-    if not isinstance(request_id, str | int) or isinstance(request_id, bool) or len(str(request_id)) > 128:
+    request_id, timestamp = request.get("requestId", ""), request.get("timestamp", 0)
+    if type(request_id) not in (str, int) or len(str(request_id)) > 128:
         raise InvalidRequest("requestId must be a text of at most 128 characters", field="requestId")
-    if "timestamp" in request and (
-        not isinstance(request["timestamp"], int | float) or isinstance(request["timestamp"], bool)
-    ):
+    if type(timestamp) not in (int, float):
         raise InvalidRequest("timestamp must be a number", field="timestamp")
     data = request.get("data", {})
     if not isinstance(data, dict) or too_deep(data):
@@ -8953,7 +9024,8 @@ class Dash:
 
 
 def give_back_memory() -> None:
-    """Return what compiling this file took (a third of the process) to the system, where the C library can."""
+    """Return memory that is no longer used to the system, where the C library can."""
+    gc.collect()
     with contextlib.suppress(OSError, AttributeError):
         if sys.platform == "linux":
             ctypes.CDLL(None).malloc_trim(0)
