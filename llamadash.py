@@ -1107,6 +1107,8 @@ class GGUFHeader:
 
 def clean_text(text: str) -> str:
     """`text` on one line, without anything that cannot be shown."""
+    if text.isprintable():
+        return " ".join(text.split())
     return " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())
 
 
@@ -1248,37 +1250,40 @@ class GGUFReader:
 
     def tensors(self, header: GGUFHeader, count: int) -> int:
         """Read the tensor table, `count` entries, into `header`; where its data ends, from the start of all data."""
-        end, parameters_of = 0, dict[int, int]()
-        for shape, kind, offset in self.tensor_entries(count):
-            parameters = math.prod(shape)
-            parameters_of[kind] = parameters_of.get(kind, 0) + parameters
-            _, block, size = TENSOR_TYPES.get(kind, UNKNOWN_TENSOR)
-            end = max(end, offset + parameters // block * size)
-        for kind, parameters in parameters_of.items():
-            name = TENSOR_TYPES[kind][0] if kind in TENSOR_TYPES else f"type {kind}"
-            header.tensor_types[name] = header.tensor_types.get(name, 0) + parameters
-        header.parameter_count += sum(parameters_of.values())
-        return end
-
-    def tensor_entries(self, count: int) -> Iterator[tuple[list[int], int, int]]:
-        """Shape, type and offset of the next `count` tensors; models have hundreds, so this is a tight loop."""
-        length_at, dimensions_at = self.layout("Q").unpack_from, self.layout("I").unpack_from
-        rest_at = [self.layout(f"{dimensions}QIQ").unpack_from for dimensions in range(MAX_DIMENSIONS + 1)]
-        for _ in range(count):
+        end, parameters_of, known = 0, dict[str, int](), dict[bytes, tuple[str, int, int]]()
+        number_at, dimensions_at = self.layout("Q").unpack_from, self.layout("I").unpack_from
+        for _ in range(count):  # models have hundreds, most of them alike
             if self.at + MAX_TENSOR_ENTRY > len(self.window):
                 self.refill(min(MAX_TENSOR_ENTRY, max(self.size - self.position, 1)))
             try:
-                (length,) = length_at(self.window, self.at)
+                (length,) = number_at(self.window, self.at)
                 if length > MAX_TENSOR_NAME:
                     raise GGUFError(f"a tensor's name of {length} bytes")
-                (dimensions,) = dimensions_at(self.window, self.at + 8 + length)
+                shape_at = self.at + 8 + length
+                (dimensions,) = dimensions_at(self.window, shape_at)
                 if dimensions > MAX_DIMENSIONS:
                     raise GGUFError(f"a tensor of {dimensions} dimensions")
-                *shape, kind, offset = rest_at[dimensions](self.window, self.at + 12 + length)
+                offset_at = shape_at + 8 + 8 * dimensions
+                (offset,) = number_at(self.window, offset_at)
             except struct.error as problem:
                 raise GGUFError("it ends within its header: an incomplete download?") from problem
-            self.at += 24 + length + 8 * dimensions
-            yield shape, kind, offset
+            layout = self.window[shape_at:offset_at]
+            if layout not in known:
+                known[layout] = self.tensor(layout, dimensions)
+            name, parameters, size = known[layout]
+            parameters_of[name] = parameters_of.get(name, 0) + parameters
+            end = max(end, offset + size)
+            self.at = offset_at + 8
+        header.tensor_types = parameters_of
+        header.parameter_count = sum(parameters_of.values())
+        return end
+
+    def tensor(self, layout: bytes, dimensions: int) -> tuple[str, int, int]:
+        """Type, parameters and bytes of a tensor from the part of its entry that says them."""
+        *shape, kind = self.layout(f"4x{dimensions}QI").unpack(layout)
+        name, block, size = TENSOR_TYPES.get(kind, UNKNOWN_TENSOR)
+        parameters = math.prod(shape)
+        return name if kind in TENSOR_TYPES else f"type {kind}", parameters, parameters // block * size
 
     def header(self) -> GGUFHeader:
         """The whole header."""
