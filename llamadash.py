@@ -182,7 +182,7 @@ import typing
 import unicodedata
 import urllib.parse
 from collections import OrderedDict, deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
@@ -385,10 +385,25 @@ class Event:
     """One request that clients may make: its handler, its fields and its unexpected-error code."""
     name: str
     handler: Handler
-    fields: dict[str, inspect.Parameter]
     error: str
     cost: int
-    wants_client: bool
+
+    @functools.cached_property
+    def parameters(self) -> Mapping[str, inspect.Parameter]:
+        """What the handler takes."""
+        return inspect.signature(self.handler).parameters
+
+    @functools.cached_property
+    def wants_client(self) -> bool:
+        """Whether the handler wants to know who asks."""
+        return "client" in self.parameters
+
+    @functools.cached_property
+    def fields(self) -> dict[str, inspect.Parameter]:
+        """The request's fields: the handler's keyword-only parameters with their types, found when first needed."""
+        hints = typing.get_type_hints(self.handler, {**globals(), "Dash": Any, "Client": Any}, include_extras=True)
+        return {item.name.rstrip("_"): item.replace(annotation=hints[item.name])
+                for item in self.parameters.values() if item.kind is item.KEYWORD_ONLY}
 
     def arguments(self, data: Json) -> Json:
         """`data` checked against the handler's keyword arguments; InvalidRequest names the wrong field."""
@@ -416,11 +431,7 @@ def on(name: str, *, error: str = "INTERNAL_ERROR", cost: int = 1) -> Callable[[
     many requests it counts for in the rate limit.
     """
     def register(handler: Handler) -> Handler:
-        hints = typing.get_type_hints(handler, {**globals(), "Dash": Any, "Client": Any}, include_extras=True)
-        parameters = inspect.signature(handler).parameters
-        fields = {item.name.rstrip("_"): item.replace(annotation=hints[item.name])
-                  for item in parameters.values() if item.kind is item.KEYWORD_ONLY}
-        EVENTS[name] = Event(name, handler, fields, error, cost, "client" in parameters)
+        EVENTS[name] = Event(name, handler, error, cost)
         return handler
     return register
 
