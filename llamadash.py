@@ -8213,7 +8213,11 @@ class WebFile:
     body: bytes
     compressible: bool
     content_type: str
-    etag: str
+
+    @functools.cached_property
+    def etag(self) -> str:
+        """What the body's content is known by."""
+        return f'"{hashlib.sha256(self.body).hexdigest()[:20]}"'
 
     @functools.cached_property
     def gzipped(self) -> bytes | None:
@@ -8256,8 +8260,10 @@ class WebFiles:
         if signature == self.signature:
             return
         contents = {name.replace(os.sep, "/"): (self.root / name).read_bytes() for name, _, _ in signature}
-        digest = hashlib.sha256(repr(sorted(contents.items())).encode()).hexdigest()
-        self.version = digest[:12]
+        digest = hashlib.sha256()
+        for name, body in sorted(contents.items()):
+            digest.update(f"{name}\0{len(body)}\0".encode() + body)
+        self.version = digest.hexdigest()[:12]
         if "index.html" in contents:
             contents["index.html"] = self.linked(contents)
         self.files = {name: web_file(name, body) for name, body in contents.items()}
@@ -8291,8 +8297,7 @@ class WebFiles:
 def web_file(name: str, body: bytes) -> WebFile:
     """The file `name`, compressed where that pays."""
     compressible = len(body) >= GZIP_FROM and not name.endswith(".png")
-    kind = CONTENT_TYPES.get(posixpath.splitext(name)[1], "application/octet-stream")
-    return WebFile(body, compressible, kind, f'"{hashlib.sha256(body).hexdigest()[:20]}"')
+    return WebFile(body, compressible, CONTENT_TYPES.get(posixpath.splitext(name)[1], "application/octet-stream"))
 
 
 def is_hostile_path(raw: str) -> bool:
@@ -8969,8 +8974,8 @@ class Dash:
             stack.push_async_callback(self.hub.close)
             await self.engine.open()
             stack.push_async_callback(self.engine.close)
-            give_back_memory()
             ready(port)
+            give_back_memory()
             log.info("llamadash %s is listening on %s", __version__, self.config.url(port))
             for name, coroutine in self.background().items():
                 self.spawn(coroutine, name)
@@ -9433,16 +9438,18 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def command_line() -> argparse.ArgumentParser:
     """Every option and command."""
+    options = argparse.ArgumentParser(add_help=False)
+    add_options(options)
     parser = argparse.ArgumentParser(
         prog="llamadash.py",
         description="The dashboard for llama.cpp on your own box.",
         epilog="Each option has an environment variable: --engine-port is LLAMADASH_ENGINE_PORT.",
+        parents=[options],
     )
-    add_options(parser)
     parser.add_argument("--version", action="version", version=f"llamadash {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     for name, help in COMMANDS.items():
-        add_options(command := commands.add_parser(name, help=help, description=help))
+        command = commands.add_parser(name, help=help, description=help, parents=[options])
         if name == "link":
             command.add_argument("--new", action="store_true", help="replace the access key and end all sessions")
         elif name == "backup":
