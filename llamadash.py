@@ -477,6 +477,11 @@ class DatabaseTooNew(DashError):
     """The database was written by a newer llamadash."""
 
 
+class DatabaseDamaged(DashError):
+    """SQLite cannot read the database."""
+    code = "DATABASE_DAMAGED"
+
+
 Migration = Callable[[sqlite3.Connection], None]
 MIGRATIONS: list[Migration] = []
 
@@ -521,10 +526,11 @@ class Database:
     """Everything that llamadash remembers, in one SQLite file; rows come and go as dicts.
 
     One connection writes, under a lock, from the loop or from a thread; `reader` gives a thread that
-    reads for long a connection of its own. Acknowledged writes survive a kill of the process.
+    reads for long a connection of its own. Acknowledged writes survive a kill of the process. Only who
+    holds the lock of the data folder may `repair`, that is make, migrate and restore the file.
     """
 
-    def __init__(self, path: Path | str, version: int = len(MIGRATIONS)) -> None:
+    def __init__(self, path: Path | str, version: int = len(MIGRATIONS), *, repair: bool = True) -> None:
         self.path = Path(path)
         self.lock = threading.RLock()
         self.notice: str | None = None  # what the user should know about how the file was opened
@@ -533,23 +539,30 @@ class Database:
         self.benchmarked: set[str] | None = None  # models that have benchmarks
         self.threads = threading.local()
         try:
-            self.connection = self.connect()
-            self.migrate(version)
+            self.connection = self.connect(must_exist=not repair)
+            if not repair:
+                self.check_version(version)
         except sqlite3.DatabaseError as problem:
             if disk_is_full(problem) or "locked" in str(problem):
                 raise StorageFull(f"{self.path} cannot be written: {problem}") from problem
+            if not repair:
+                raise DatabaseDamaged(f"{self.path} is damaged or of another version: restart llamadash, "
+                                      f"which sees to that ({problem})") from problem
             self.restore(problem)
             self.connection = self.connect()
+        if repair:
             self.migrate(version)
 
     # opening, closing, backups
 
-    def connect(self) -> sqlite3.Connection:
+    def connect(self, *, must_exist: bool = False) -> sqlite3.Connection:
         """A connection to the file, checked and set up for one writer and many readers."""
         if self.path.exists():
             if self.path.stat().st_size == 0 and any(self.backups()):
                 raise sqlite3.DatabaseError("the file is empty")
             os.chmod(self.path, 0o600)
+        elif must_exist:
+            raise sqlite3.DatabaseError("the file is missing")
         elif str(self.path) != ":memory:":
             self.path.touch(mode=0o600)
         connection = sqlite3.connect(self.path, timeout=BUSY_TIMEOUT, isolation_level=None, check_same_thread=False)
@@ -569,6 +582,12 @@ class Database:
             connection.close()
             raise
         return connection
+
+    def check_version(self, version: int) -> None:
+        """DatabaseError where a migration is still to be run."""
+        if self.connection.execute("PRAGMA user_version").fetchone()[0] != version:
+            self.connection.close()
+            raise sqlite3.DatabaseError("it is of another version")
 
     def migrate(self, version: int) -> None:
         """Run the migrations that this file has not seen, each in its own transaction after a backup."""
@@ -9608,14 +9627,26 @@ def unhandled(_loop: asyncio.AbstractEventLoop, context: Json) -> None:
         log.error("%s: %r", context.get("message"), problem)
 
 
+def open_database(config: Config) -> Database:
+    """The database for a command, made or repaired where it must be and no other process uses the data folder."""
+    path = config.data_dir / DATABASE_NAME
+    try:
+        return Database(path, repair=False)  # as it nearly always is: a server that starts now need not wait
+    except DatabaseDamaged as problem:
+        try:
+            with data_folder(config.data_dir):
+                return Database(path)
+        except AlreadyRunning:
+            raise problem from None
+
+
 def print_link(config: Config, *, new: bool) -> int:
     """Print the link to open; with `new` replace the key first, which ends all sessions."""
     config.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     key = access_key(config.data_dir, new=new)  # a running llamadash notices
     if new and (config.data_dir / DATABASE_NAME).exists():
-        database = Database(config.data_dir / DATABASE_NAME)
-        database.delete_sessions()
-        database.close()
+        with contextlib.closing(open_database(config)) as database:
+            database.delete_sessions()
     running = running_instance(config.data_dir)
     print(f"{running[1] if running else config.url()}/#key={key}")
     return 0
@@ -9642,10 +9673,9 @@ def ask_password(config: Config) -> int:
     if 0 < len(password) < MIN_PASSWORD or len(password) > MAX_PASSWORD:
         return usage_error(f"a password has {MIN_PASSWORD} to {MAX_PASSWORD} characters")
     config.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-    database = Database(config.data_dir / DATABASE_NAME)
-    database.set_meta("password", hashed_password(password) if password else None)
-    database.delete_sessions()
-    database.close()
+    with contextlib.closing(open_database(config)) as database:
+        database.set_meta("password", hashed_password(password) if password else None)
+        database.delete_sessions()
     print("The password is set." if password else "The password is gone; the link works as before.")
     return 0
 
@@ -9654,9 +9684,8 @@ def write_backup(config: Config, target: Path) -> int:
     """Write a backup of the database to `target`, also while llamadash runs."""
     if not (config.data_dir / DATABASE_NAME).exists():
         return usage_error(f"there is no database in {config.data_dir}")
-    database = Database(config.data_dir / DATABASE_NAME)
-    size = database.backup(target.absolute())
-    database.close()
+    with contextlib.closing(open_database(config)) as database:
+        size = database.backup(target.absolute())
     print(f"{target} ({size} bytes)")
     return 0
 

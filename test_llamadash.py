@@ -4610,6 +4610,38 @@ async def test_an_acknowledged_change_survives_a_hard_kill(start: Callable[..., 
         await client.close()
 
 
+@pytest.mark.parametrize("arguments", [["link", "--new"], ["password"], ["backup", "copy.db"]])
+@run_async
+async def test_a_command_never_repairs_under_a_running_server(
+        start: Callable[..., Server], tmp_path: Path, arguments: list[str]) -> None:
+    """A database that is damaged is left where the server has it; once the server has gone, it is repaired."""
+    server = start()
+    client = await Dashboard().connect(server)
+    await client.request("system:backup")
+    await client.close()
+    zero_page(server.data / llamadash.DATABASE_NAME, "benchmarks")
+    command = functools.partial(asyncio.to_thread, server.run, *arguments, input="a new password\n", cwd=tmp_path)
+    result = await command()
+    assert (result.returncode, "restart llamadash" in result.stderr) == (1, True), result.stderr
+    assert not list(server.data.glob("*.damaged-*"))
+    server.stop()
+    result = await command()
+    assert result.returncode == 0, result.stderr
+    assert list(server.data.glob("*.damaged-*"))
+
+
+def zero_page(path: Path, table: str) -> None:
+    """Empty the page in which `table` begins, as a disk does, and let no reader keep what it has of it."""
+    with contextlib.closing(sqlite3.connect(path)) as db:
+        db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        page = db.execute("SELECT rootpage FROM sqlite_master WHERE name = ?", (table,)).fetchone()[0]
+    with open(path, "r+b") as file:
+        file.seek((page - 1) * 4096)
+        file.write(bytes(4096))
+    with contextlib.closing(sqlite3.connect(path)) as db, db:
+        db.execute("UPDATE metadata SET value = value")
+
+
 # -- Security and faults ----------------------------------------------------------------------------
 
 class RawSocket:
