@@ -557,21 +557,15 @@ class Database:
 
     def connect(self, *, must_exist: bool = False) -> sqlite3.Connection:
         """A connection to the file, checked and set up for one writer and many readers."""
-        if self.path.exists():
-            if self.path.stat().st_size == 0 and any(self.backups()):
-                raise sqlite3.DatabaseError("the file is empty")
-            os.chmod(self.path, 0o600)
-        elif must_exist:
-            raise sqlite3.DatabaseError("the file is missing")
-        elif str(self.path) != ":memory:":
+        if not self.path.exists() or not self.path.stat().st_size:
+            if must_exist or self.good_backup():  # else this is the first start
+                raise sqlite3.DatabaseError("it is missing or empty")
             self.path.touch(mode=0o600)
+        os.chmod(self.path, 0o600)
         connection = sqlite3.connect(self.path, timeout=BUSY_TIMEOUT, isolation_level=None, check_same_thread=False)
         connection.row_factory = sqlite3.Row
         try:
-            found = connection.execute("PRAGMA user_version").fetchone()[0]
-            if found > len(MIGRATIONS):  # not one byte of it may change
-                raise DatabaseTooNew(f"{self.path} was written by a newer llamadash (format {found}, this one knows "
-                                     f"{len(MIGRATIONS)}): update llamadash, or use another --data-dir")
+            self.check_tables(connection)  # a file that is not ours may not change by one byte
             connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("PRAGMA synchronous = NORMAL")
@@ -582,6 +576,19 @@ class Database:
             connection.close()
             raise
         return connection
+
+    def check_tables(self, connection: sqlite3.Connection) -> None:
+        """DatabaseTooNew, or DatabaseError for a file that is not as our migrations make it."""
+        found, columns = connection.execute("PRAGMA user_version").fetchone()[0], columns_of(connection)
+        if found > len(MIGRATIONS):
+            raise DatabaseTooNew(f"{self.path} was written by a newer llamadash (format {found}, this one knows "
+                                 f"{len(MIGRATIONS)}): update llamadash, or use another --data-dir")
+        if found < 0 or (found == 0 and columns):
+            raise sqlite3.DatabaseError("it is not llamadash's")
+        if missing := columns_made(found) - columns:
+            raise sqlite3.DatabaseError("it lacks {}.{}".format(*min(missing)))
+        if found == 0 and self.good_backup():
+            raise sqlite3.DatabaseError("there is nothing in it")
 
     def check_version(self, version: int) -> None:
         """DatabaseError where a migration is still to be run."""
@@ -607,8 +614,18 @@ class Database:
 
     def backups(self) -> list[Path]:
         """The backups, newest first."""
+        found = []
         folder = self.path.parent / "backups"
-        return sorted(folder.glob("*.db"), key=lambda path: path.stat().st_mtime, reverse=True)
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError), os.scandir(folder) as entries:
+            for entry in entries:
+                with contextlib.suppress(OSError):  # a link to nowhere
+                    if entry.name.endswith(".db") and entry.is_file():
+                        found.append((entry.stat().st_mtime, Path(entry.path)))
+        return [path for _, path in sorted(found, reverse=True)]
+
+    def good_backup(self) -> Path | None:
+        """The newest backup that can be restored."""
+        return next(filter(is_good_database, self.backups()), None)
 
     def backup(self, target: Path) -> int:
         """Write a consistent copy to `target` and return its size in bytes; safe while others write."""
@@ -636,21 +653,25 @@ class Database:
             old.unlink(missing_ok=True)
 
     def restore(self, problem: sqlite3.Error) -> None:
-        """Move a damaged file aside and put the newest good backup in its place; `notice` says so."""
+        """Move a damaged file aside and put the newest good backup in its place; `notice` says so.
+
+        A kill at any moment leaves a file that is still damaged, or none, and so the next start ends what this began.
+        """
         if getattr(self, "connection", None):
             self.connection.close()
+        good, copy = self.good_backup(), self.path.with_name(f".{self.path.name}.restored")
+        if good:  # first of all: there may be no room for it
+            shutil.copyfile(good, copy)
+            os.chmod(copy, 0o600)
         aside = self.path.with_name(f"{self.path.name}.damaged-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}")
-        os.replace(self.path, aside)
-        for suffix in ("-wal", "-shm"):
+        for suffix in ("", "-wal", "-shm"):
             with contextlib.suppress(FileNotFoundError):
                 os.replace(f"{self.path}{suffix}", f"{aside}{suffix}")
-        good = next((path for path in self.backups() if is_good_database(path)), None)
         if good:
-            shutil.copyfile(good, self.path)
-            os.chmod(self.path, 0o600)
-        self.notice = f"The database was damaged ({problem}). It was moved to {aside.name}, and " + (
-            f"the backup {good.name} was restored." if good else "a new one was started: there was no good backup."
-        )
+            os.replace(copy, self.path)
+        self.notice = f"The database was damaged ({problem})." + (
+            f" It was moved to {aside.name}." if os.path.lexists(aside) else "") + (
+            f" The backup {good.name} was restored." if good else " A new one was started: there was no good backup.")
 
     def close(self) -> None:
         """Close the writing connection, folding the write-ahead log back into the file."""
@@ -992,10 +1013,25 @@ def is_good_database(path: Path) -> bool:
     """Whether SQLite can read all of the file at `path`, and it is one of ours."""
     try:
         with contextlib.closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as db:
-            known = 0 < db.execute("PRAGMA user_version").fetchone()[0] <= len(MIGRATIONS)
+            found = db.execute("PRAGMA user_version").fetchone()[0]
+            known = 0 < found <= len(MIGRATIONS) and columns_made(found) <= columns_of(db)
             return bool(known and db.execute("PRAGMA quick_check(1)").fetchone()[0] == "ok")
     except sqlite3.Error:
         return False
+
+
+def columns_of(db: sqlite3.Connection) -> set[tuple[str, str]]:
+    """The tables of a database, each with each of its columns."""
+    return {(table, column) for table, column in db.execute(
+        "SELECT m.name, p.name FROM sqlite_master AS m, pragma_table_info(m.name) AS p WHERE m.type = 'table'")}
+
+
+def columns_made(version: int) -> set[tuple[str, str]]:
+    """The tables and columns that a database of this version has."""
+    with contextlib.closing(sqlite3.connect(":memory:")) as db:
+        for step in MIGRATIONS[:version]:
+            step(db)
+        return columns_of(db)
 
 
 def decoded_model(row: Json) -> Json:

@@ -593,6 +593,101 @@ def test_a_damaged_database_is_replaced_by_its_backup(tmp_path: Path) -> None:
     again.close()
 
 
+def lose_a_page(path: Path) -> None:
+    """Cut the file to its first byte, which SQLite takes for an empty database."""
+    path.write_bytes(path.read_bytes()[:1])
+
+
+def foreign_log(path: Path) -> None:
+    """Put another program's write-ahead log beside the file."""
+    with contextlib.closing(sqlite3.connect(path.with_name("other.db"))) as db:
+        db.execute("PRAGMA journal_mode = WAL")
+        db.execute("CREATE TABLE bookmarks (url TEXT)")
+        for suffix in ("-wal", "-shm"):
+            shutil.copyfile(f"{path.with_name('other.db')}{suffix}", f"{path}{suffix}")
+
+
+def foreign_database(path: Path) -> None:
+    """Put another program's database in its place."""
+    path.unlink()
+    changed_by("CREATE TABLE bookmarks (url TEXT)")(path)
+
+
+def changed_by(statement: str) -> Callable[[Path], Any]:
+    """What runs one SQL statement on the file."""
+    def change(path: Path) -> None:
+        with contextlib.closing(sqlite3.connect(path)) as db, db:
+            db.execute(statement)
+    return change
+
+
+@pytest.mark.parametrize("spoil", [
+    Path.unlink, lose_a_page, foreign_log, foreign_database, changed_by("PRAGMA user_version = -5"),
+    changed_by("PRAGMA user_version = 0"), changed_by("DROP TABLE metadata"), changed_by("DROP TABLE sessions"),
+    changed_by("ALTER TABLE models RENAME COLUMN shards TO parts")])
+def test_a_database_that_is_not_ours_is_replaced_by_its_backup(tmp_path: Path, spoil: Callable[[Path], Any]) -> None:
+    """Whatever is found in its place goes aside untouched, the newest good backup is restored, and that is said."""
+    path = tmp_path / "llama.db"
+    database = llamadash.Database(path)
+    database.set_meta("kept", 1)
+    database.backup(database.backup_folder() / "good.db")
+    database.close()
+    (tmp_path / "backups/gone.db").symlink_to("/nonexistent")
+    (tmp_path / "backups/newer.db").write_bytes(b"no database")
+    spoil(path)
+    found = path.read_bytes() if path.exists() else None
+    again = llamadash.Database(path)
+    assert again.get_meta("kept") == 1
+    assert again.notice and "good.db was restored" in again.notice
+    again.close()
+    aside = list(tmp_path.glob("llama.db.damaged-*[0-9a-f]"))
+    assert len(aside) == (found is not None)
+    assert spoil is foreign_log or [file.read_bytes() for file in aside] == [found] * len(aside)
+    last = llamadash.Database(path)
+    assert last.notice is None
+    last.close()
+
+
+@pytest.mark.parametrize("content", [None, b"", b"x"])
+def test_a_first_start_restores_nothing(tmp_path: Path, content: bytes | None) -> None:
+    """Where there is no database and no good backup, an empty one is made, and there is nothing to say."""
+    path = tmp_path / "llama.db"
+    (tmp_path / "backups").mkdir()
+    (tmp_path / "backups/bad.db").write_bytes(b"no database")
+    if content is not None:
+        path.write_bytes(content)
+    database = llamadash.Database(path)
+    assert (database.models(), database.notice) == ([], None)
+    database.close()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.parametrize("last", ["copyfile", "replace"])
+def test_a_kill_while_a_backup_is_restored_loses_nothing(tmp_path: Path, last: str) -> None:
+    """The next start ends what the one before had begun, and says so."""
+    path = tmp_path / "llama.db"
+    database = llamadash.Database(path)
+    database.set_meta("kept", 1)
+    database.daily_backup()
+    database.close()
+    path.write_bytes(b"no database " * 1000)
+    if (pid := os.fork()) == 0:  # no test from here on
+        module = {"copyfile": shutil, "replace": os}[last]
+        really = getattr(module, last)
+
+        def die(*arguments: Any) -> None:
+            really(*arguments)
+            os.kill(os.getpid(), signal.SIGKILL)
+        setattr(module, last, die)
+        llamadash.Database(path)
+        os._exit(1)
+    assert os.WTERMSIG(os.waitpid(pid, 0)[1]) == signal.SIGKILL
+    again = llamadash.Database(path)
+    assert again.get_meta("kept") == 1
+    assert again.notice and "was restored" in again.notice
+    again.close()
+
+
 def test_a_newer_database_is_left_alone(tmp_path: Path) -> None:
     """A database of a later version is refused, and not one byte of it changes."""
     path = tmp_path / "llama.db"
