@@ -920,8 +920,9 @@ class Database:
 
     def config(self) -> Json:
         """What the user saved of the engine's configuration, and its `revision`."""
-        saved = {row["key"]: json.loads(row["value"]) for row in self.rows("SELECT * FROM server_config")}
-        return {"revision": 1, **saved}
+        saved = {row["key"]: saved_value(row, None) for row in self.rows("SELECT * FROM server_config")}
+        saved = {key: value for key, value in saved.items() if value is not None}
+        return {**saved, "revision": saved["revision"] if type(saved.get("revision")) is int else 1}
 
     def save_config(self, revision: int, changes: Json, current: Json | None = None, *, reset: bool = False) -> None:
         """Save configuration values; Conflict with `current` where `revision` is not the newest."""
@@ -938,9 +939,9 @@ class Database:
                 )
 
     def get_meta(self, key: str, default: Any = None) -> Any:
-        """A value of the metadata table."""
-        rows = self.rows("SELECT value FROM metadata WHERE key = ?", (key,))
-        return json.loads(rows[0]["value"]) if rows else default
+        """A value of the metadata table, or `default` where it is absent or of another type than that."""
+        rows = self.rows("SELECT key, value FROM metadata WHERE key = ?", (key,))
+        return saved_value(rows[0], default) if rows else default
 
     def set_meta(self, key: str, value: Any) -> None:
         """Set a value of the metadata table; None deletes it."""
@@ -1032,6 +1033,18 @@ def columns_made(version: int) -> set[tuple[str, str]]:
         for step in MIGRATIONS[:version]:
             step(db)
         return columns_of(db)
+
+
+def saved_value(row: Json, default: Any) -> Any:
+    """The JSON value of a row {key, value}; `default`, and a line in the log, where it is not what was saved."""
+    try:
+        value = json.loads(row["value"])
+        if default is None or type(value) is type(default):
+            return value
+        log.warning("%s is not used as it is saved: it is no %s", row["key"], type(default).__name__)
+    except (ValueError, TypeError, RecursionError) as problem:
+        log.warning("%s is not used as it is saved: %s", row["key"], problem)
+    return default
 
 
 def decoded_model(row: Json) -> Json:
@@ -3146,6 +3159,17 @@ def checked_changes(changes: Json, fields: dict[str, Any], locked: Json) -> Json
         if key in locked:
             raise InvalidRequest(f"{key} is fixed by {locked[key]}", field=f"changes.{key}")
     return {key: checked(value, fields[key], f"changes.{key}") for key, value in changes.items()}
+
+
+def good_values(saved: Json, fields: dict[str, Any]) -> Json:
+    """What of the `saved` values can be used; the rest is logged, and its defaults hold."""
+    good = {}
+    for key in saved.keys() & fields.keys():
+        try:
+            good[key] = checked(saved[key], fields[key], key)
+        except InvalidRequest as problem:
+            log.warning("%s is not used as it is saved: %s", key, problem)
+    return good
 
 
 def default_model_folders() -> list[Path]:
@@ -8943,13 +8967,14 @@ class Dash:
 
     def load_settings(self) -> None:
         """Read the settings again, after they were changed."""
-        saved = {key: value for key, value in self.db.get_meta("settings", {}).items() if key in SETTING_DEFAULTS}
+        saved = good_values(self.db.get_meta("settings", {}), SETTING_FIELDS)
         fixed = {"log_level": self.config.log_level} if self.config.log_level else {}
         self.setting_values = {**SETTING_DEFAULTS, **saved, **fixed}
 
     def load_engine_config(self) -> None:
         """Read the engine's configuration again, after it was changed."""
-        saved = self.db.config()
+        config = self.db.config()
+        saved = {**good_values(config, CONFIG_FIELDS), "revision": config["revision"]}
         fixed = {
             "engine_host": self.config.engine_host,
             "engine_port": self.config.engine_port,
@@ -9382,7 +9407,7 @@ EXPORT_VERSION = 1
 async def system_export(dash: Dash) -> Json:
     """Everything but history, as one document: settings, configuration and each model's parameters."""
     models = [{key: row[key] for key in ("id", "name", "path", "favorite", "parameters")} for row in dash.db.models()]
-    config = {key: value for key, value in dash.db.config().items() if key in CONFIG_FIELDS}
+    config = good_values(dash.db.config(), CONFIG_FIELDS)
     return {"document": {"format": EXPORT_FORMAT, "version": EXPORT_VERSION, "exported_at": now_ms(),
                          "settings": dash.settings(), "config": config, "models": models}}
 

@@ -2174,6 +2174,37 @@ async def test_metrics_handlers(dash: StubDash, monkeypatch: pytest.MonkeyPatch)
 
 # -- Configuration and access -----------------------------------------------------------------------
 
+@pytest.mark.parametrize(("table", "key", "value"), [
+    ("metadata", "settings", "{bad"), ("metadata", "settings", "[1]"), ("metadata", "settings", None),
+    ("metadata", "settings", '{"metrics_interval": "x", "log_level": 5, "theme": "dark"}'),
+    ("metadata", "ignored_paths", "7"), ("metadata", "password", "{"),
+    ("server_config", "models_max", "{bad"), ("server_config", "models_max", '"x"'),
+    ("server_config", "revision", "null"), ("server_config", "models_dirs", "5"),
+    ("server_config", "defaults", "[]"), ("server_config", "unknown", "1")])
+def test_saved_values_that_cannot_be_used_are_left_out(
+        tmp_path: Path, caplog: pytest.LogCaptureFixture, table: str, key: str, value: str | None) -> None:
+    """llamadash starts with the default, says so, keeps the good values beside it, and can save again."""
+    (tmp_path / "data").mkdir(mode=0o700)
+    database = llamadash.Database(tmp_path / "data" / llamadash.DATABASE_NAME)
+    with database.transaction() as db:
+        db.execute(f"INSERT INTO {table} VALUES (?, ?)", (key, value if value is not None else b"\xff"))
+    database.close()
+    dash = StubDash(tmp_path)
+    theme = "dark" if value and "dark" in value else "system"
+    assert dash.settings() == {**llamadash.SETTING_DEFAULTS, "log_level": "debug", "theme": theme}
+    config = {**llamadash.ENGINE_DEFAULTS, "revision": 1, "models_dirs": [str(dash.models_folder)]}
+    assert dash.engine_config() == config
+    assert dash.library.ignored() == []
+    assert not dash.features()["password"]
+    named = "metrics_interval" if theme == "dark" else key
+    assert key in ("unknown", "revision") or f"{named} is not used" in caplog.text
+    asyncio.run(llamadash.apply_settings(dash, {"theme": "light"}))
+    dash.db.save_config(1, {"models_max": 2})
+    dash.load_engine_config()
+    assert (dash.settings()["theme"], dash.engine_config()["models_max"]) == ("light", 2)
+    dash.db.close()
+
+
 @pytest.mark.parametrize("option", [option for action in llamadash.command_line()._actions
                                     for option in action.option_strings
                                     if option.startswith("--") and option not in ("--help", "--version")])
