@@ -441,6 +441,8 @@ def on(name: str, *, error: str = "INTERNAL_ERROR", cost: int = 1) -> Callable[[
 DATABASE_NAME = "llama-dashboard.db"
 BACKUPS_KEPT = 7  # daily backups: one week to notice that something went wrong
 BUSY_TIMEOUT = 5.0  # seconds to wait for another connection's lock, as a backup tool's
+BUSY_PAUSE = 0.05  # seconds between two tries of a thread, in which the event loop has its turn
+WRITER_TIMEOUT = 200  # milliseconds that a write waits for it, as the event loop and so everybody waits with it
 PRUNE_ROWS = 5000  # rows deleted in one go: more would stall the writers
 DAY = 86_400_000  # milliseconds
 RAW_KEPT = 2 * DAY  # how long every single sample is kept
@@ -480,6 +482,11 @@ class DatabaseTooNew(DashError):
 class DatabaseDamaged(DashError):
     """SQLite cannot read the database."""
     code = "DATABASE_DAMAGED"
+
+
+class DatabaseBusy(DashError):
+    """Another program holds the lock of the database."""
+    code = "DATABASE_BUSY"
 
 
 Migration = Callable[[sqlite3.Connection], None]
@@ -522,6 +529,16 @@ def disk_is_full(problem: sqlite3.Error) -> bool:
     return any(text in str(problem) for text in ("disk is full", "disk I/O error"))
 
 
+def is_locked(problem: sqlite3.Error) -> bool:
+    """Whether SQLite failed because another program holds the database."""
+    return "is locked" in str(problem)
+
+
+def is_damage(problem: sqlite3.Error) -> bool:
+    """Whether SQLite found something in the file that it did not write."""
+    return any(text in str(problem) for text in ("malformed", "file is not a database"))
+
+
 class Database:
     """Everything that llamadash remembers, in one SQLite file; rows come and go as dicts.
 
@@ -543,7 +560,7 @@ class Database:
             if not repair:
                 self.check_version(version)
         except sqlite3.DatabaseError as problem:
-            if disk_is_full(problem) or "locked" in str(problem):
+            if disk_is_full(problem) or is_locked(problem):
                 raise StorageFull(f"{self.path} cannot be written: {problem}") from problem
             if not repair:
                 raise DatabaseDamaged(f"{self.path} is damaged or of another version: restart llamadash, "
@@ -552,6 +569,7 @@ class Database:
             self.connection = self.connect()
         if repair:
             self.migrate(version)
+        self.connection.execute(f"PRAGMA busy_timeout = {WRITER_TIMEOUT}")
 
     # opening, closing, backups
 
@@ -639,6 +657,8 @@ class Database:
                 copy.execute("PRAGMA journal_mode = DELETE")
             os.replace(partial, target)
         except sqlite3.Error as problem:
+            if is_damage(problem):
+                raise self.found_damaged(problem) from problem
             raise StorageFull(f"The backup {target} could not be written: {problem}") from problem
         finally:
             partial.unlink(missing_ok=True)
@@ -681,28 +701,66 @@ class Database:
     # transactions
 
     @contextlib.contextmanager
+    def explained(self) -> Iterator[None]:
+        """Let what SQLite says of a full disk, another's lock or a damaged file be raised as a DashError."""
+        try:
+            yield
+        except sqlite3.DatabaseError as problem:
+            if disk_is_full(problem):
+                raise StorageFull("The disk is full: the change was not saved.") from problem
+            if is_locked(problem):
+                raise DatabaseBusy("Another program holds the database: try again in a moment.") from problem
+            if is_damage(problem):
+                raise self.found_damaged(problem) from problem
+            raise
+
+    def found_damaged(self, problem: sqlite3.Error | str) -> DatabaseDamaged:
+        """What to raise of a file that was good when it was opened; `notice` and the log say so, once."""
+        text = "The database is damaged. Restart llamadash: it restores the newest good backup."
+        if self.notice != text:
+            self.notice = text
+            log.error("%s (%s)", text, problem)
+        return DatabaseDamaged(text)
+
+    @contextlib.contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
-        """The writing connection inside a transaction that any exception rolls back; StorageFull on a full disk."""
-        with self.lock:
+        """The writing connection inside a transaction that any exception rolls back; see explained."""
+        with self.explained(), self.begun():
             try:
-                self.connection.execute("BEGIN IMMEDIATE")
-                try:
-                    yield self.connection
-                    self.connection.execute("COMMIT")
-                except BaseException:
-                    if self.connection.in_transaction:
-                        self.connection.execute("ROLLBACK")
-                    self.model_rows = None
-                    raise
-            except sqlite3.OperationalError as problem:
-                if disk_is_full(problem):
-                    raise StorageFull("The disk is full: the change was not saved.") from problem
+                yield self.connection
+                self.connection.execute("COMMIT")
+            except BaseException:
+                if self.connection.in_transaction:
+                    self.connection.execute("ROLLBACK")
+                self.model_rows = None
                 raise
+
+    @contextlib.contextmanager
+    def begun(self) -> Iterator[None]:
+        """Hold our lock and the file's. A thread that finds the file's taken lets others read while it tries again."""
+        patient = threading.current_thread() is not threading.main_thread()
+        ends = time.monotonic() + (BUSY_TIMEOUT if patient else 0)
+        while True:
+            with self.lock:
+                try:
+                    self.connection.execute("BEGIN IMMEDIATE")
+                except sqlite3.OperationalError as problem:
+                    if not is_locked(problem) or time.monotonic() > ends:
+                        raise
+                else:
+                    yield
+                    return
+            time.sleep(BUSY_PAUSE)
 
     def rows(self, query: str, values: Sequence[Any] = ()) -> list[Json]:
         """The rows of a short query."""
-        with self.lock:
+        with self.lock, self.explained():
             return [dict(row) for row in self.connection.execute(query, values)]
+
+    def read(self, query: str, values: Sequence[Any]) -> list[sqlite3.Row]:
+        """The rows of a query that may take long; may be called from a thread."""
+        with self.explained():
+            return self.reader().execute(query, values).fetchall()
 
     def reader(self) -> sqlite3.Connection:
         """This thread's own connection for reading."""
@@ -804,7 +862,7 @@ class Database:
 
     def series_with_values(self) -> set[str]:
         """The series that ever had a value: few machines have MAX_GPUS, and an empty column costs time as well."""
-        with self.lock:
+        with self.lock, self.explained():
             if self.series_seen is None:
                 counts = self.connection.execute(
                     f"SELECT {', '.join(f'COUNT({name})' for name in SERIES)} FROM metrics WHERE resolution = ?",
@@ -827,7 +885,7 @@ class Database:
         step = width or 1000
         bucket = max(math.ceil(ideal / step) * step, step)
         columns = "".join(f", AVG({name}), MAX({name}_max)" for name in wanted)
-        rows = [tuple(row) for row in self.reader().execute(
+        rows = [tuple(row) for row in self.read(
             f"SELECT timestamp - timestamp % ? AS bucket{columns} FROM metrics "
             "WHERE resolution = ? AND timestamp >= ? AND timestamp < ? GROUP BY bucket ORDER BY bucket",
             (bucket, width, from_ms - from_ms % bucket, to_ms))]
@@ -856,7 +914,7 @@ class Database:
                   "message LIKE ? ESCAPE '\\'": None if not search else f"%{escaped_like(search)}%"}
         conditions = [name for name, value in wanted.items() if value is not None]
         where = f"WHERE {' AND '.join(conditions)}" if conditions else ""
-        rows = [dict(row) for row in self.reader().execute(
+        rows = [dict(row) for row in self.read(
             f"SELECT id, timestamp, level, source, message FROM logs {where} ORDER BY id DESC LIMIT ?",
             [*(value for value in wanted.values() if value is not None), limit + 1])]
         return rows[:limit], len(rows) > limit
@@ -970,7 +1028,7 @@ class Database:
     def find_session(self, token_hash: bytes) -> str | None:
         """The id of the live session whose token has this hash, marked as used now."""
         rows = self.rows("SELECT id FROM sessions WHERE token_hash = ? AND expires_at > ?", (token_hash, now_ms()))
-        with contextlib.suppress(StorageFull):  # a full disk must not lock anybody out
+        with contextlib.suppress(DashError):  # a full disk must not lock anybody out
             if rows:
                 with self.transaction() as db:
                     db.execute("UPDATE sessions SET used_at = ? WHERE id = ?", (now_ms(), rows[0]["id"]))
@@ -997,7 +1055,7 @@ class Database:
         self.delete_in_steps("logs", "timestamp < ?", (now - settings["logs_retention_days"] * DAY,))
         self.delete_in_steps("logs", "id <= ?", (self.last_log_id() - settings["logs_max_rows"],))
         self.delete_in_steps("sessions", "expires_at < ?", (now,))
-        with self.lock:
+        with self.lock, self.explained():
             self.connection.executescript("PRAGMA incremental_vacuum(500)")
 
     def delete_in_steps(self, table: str, condition: str, values: Sequence[Any]) -> None:
@@ -3241,7 +3299,7 @@ class Journal:
             self.dropped = 0
             if not entries:
                 return
-            with contextlib.suppress(StorageFull):  # streaming goes on when the disk is full
+            with contextlib.suppress(DashError):  # streaming goes on when the disk is full
                 await asyncio.to_thread(self.dash.db.add_logs, entries)
             shown = entries[-JOURNAL_BROADCAST:]
             await self.dash.broadcast(
@@ -4752,7 +4810,7 @@ class Engine:
             await self.dash.broadcast("models:status", {"id": name, **self.runtime(name)})
         requests, self.states.finished = self.states.finished, []
         for row in requests:
-            with contextlib.suppress(StorageFull):  # the numbers of one request are worth no more trouble
+            with contextlib.suppress(DashError):  # the numbers of one request are worth no more trouble
                 await self.dash.broadcast("requests:finished", {"request": self.dash.db.add_request(row)})
         self.tell_suppressed()
         engine = self.snapshot()

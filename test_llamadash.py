@@ -5118,6 +5118,60 @@ async def test_a_damaged_database_is_restored_and_said(start: Callable[..., Serv
 
 
 @run_async
+async def test_a_database_held_by_another_program_holds_nobody_up(start: Callable[..., Server]) -> None:
+    """A change is refused at once, reads go on, and what waits for the lock is saved when it is free."""
+    server = start()
+    client, other = await Dashboard().connect(server), await Dashboard().connect(server)
+    await client.request("settings:update", changes={"metrics_interval": 1})
+    with contextlib.closing(sqlite3.connect(server.data / llamadash.DATABASE_NAME, isolation_level=None)) as holder:
+        holder.execute("BEGIN IMMEDIATE")
+        began = time.monotonic()
+        change = asyncio.create_task(client.refused("settings:update", changes={"theme": "dark"}))
+        await other.request("settings:get")
+        assert (await change)["code"] == "DATABASE_BUSY"
+        assert time.monotonic() - began < 2
+        seen = len(client.events("metrics:update"))
+        await eventually(lambda: len(client.events("metrics:update")) > seen)
+        holder.execute("ROLLBACK")
+    await client.request("settings:update", changes={"theme": "dark"})
+    seen = len(client.events("metrics:update"))
+    await eventually(lambda: len(client.events("metrics:update")) > seen + 1)
+    await client.close()
+    await other.close()
+    assert server.stop() == 0
+    assert "Traceback" not in server.output()
+
+
+@run_async
+async def test_a_page_lost_under_the_running_server_is_said(start: Callable[..., Server]) -> None:
+    """What needs it fails with a reason, all else goes on, every new page tells, and the restart mends it."""
+    server = start()
+    client = await Dashboard().connect(server)
+    await client.request("settings:update", changes={"metrics_interval": 1, "theme": "dark"})
+    await client.request("system:backup")
+    await client.wait("metrics:update")
+    zero_page(server.data / llamadash.DATABASE_NAME, "metrics")
+    zero_page(server.data / llamadash.DATABASE_NAME, "logs")
+    seen = len(client.events("metrics:update"))
+    await eventually(lambda: len(client.events("metrics:update")) > seen + 2)
+    now = llamadash.now_ms()
+    for event, data in (("metrics:history", {"from": now - 9000, "to": now, "points": 9}), ("logs:list", {})):
+        assert (await client.refused(event, **data))["code"] == "DATABASE_DAMAGED"
+    again = await Dashboard().connect(server)
+    assert "is damaged" in again.events("connection:established")[0]["features"]["notice"]
+    assert "is damaged" in str(again.events("logs:entries") or client.events("logs:entries"))
+    await client.close()
+    await again.close()
+    assert server.stop() == 0
+    assert "Traceback" not in server.output()
+    server.start()
+    client = await Dashboard().connect(server)
+    assert (await client.request("settings:get"))["settings"]["theme"] == "dark"
+    assert "was restored" in client.events("connection:established")[0]["features"]["notice"]
+    await client.close()
+
+
+@run_async
 async def test_a_thousand_clients_come_back_after_a_restart(start: Callable[..., Server]) -> None:
     """All of them are let in again, and the server answers meanwhile."""
     server = start("--sockets-per-address", "2000")
