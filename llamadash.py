@@ -439,7 +439,7 @@ def on(name: str, *, error: str = "INTERNAL_ERROR", cost: int = 1) -> Callable[[
 # -- Database ------------------------------------------------------------------------------------
 
 DATABASE_NAME = "llama-dashboard.db"
-BACKUPS_KEPT = 7  # daily backups: one week to notice that something went wrong
+BACKUPS_KEPT = 7  # daily backups: one week to notice that something went wrong; and as many that were asked for
 BUSY_TIMEOUT = 5.0  # seconds to wait for another connection's lock, as a backup tool's
 BUSY_PAUSE = 0.05  # seconds between two tries of a thread, in which the event loop has its turn
 WRITER_TIMEOUT = 200  # milliseconds that a write waits for it, as the event loop and so everybody waits with it
@@ -482,6 +482,11 @@ class DatabaseTooNew(DashError):
 class DatabaseDamaged(DashError):
     """SQLite cannot read the database."""
     code = "DATABASE_DAMAGED"
+
+
+class BackupFailed(DashError):
+    """A backup cannot be written where it should be."""
+    code = "BACKUP_FAILED"
 
 
 class DatabaseBusy(DashError):
@@ -550,6 +555,7 @@ class Database:
     def __init__(self, path: Path | str, version: int = len(MIGRATIONS), *, repair: bool = True) -> None:
         self.path = Path(path)
         self.lock = threading.RLock()
+        self.backing_up = threading.RLock()
         self.notice: str | None = None  # what the user should know about how the file was opened
         self.model_rows: dict[str, Json] | None = None
         self.series_seen: set[str] | None = None
@@ -569,6 +575,7 @@ class Database:
             self.connection = self.connect()
         if repair:
             self.migrate(version)
+            self.delete_partial_backups()
         self.connection.execute(f"PRAGMA busy_timeout = {WRITER_TIMEOUT}")
 
     # opening, closing, backups
@@ -627,7 +634,10 @@ class Database:
     def backup_folder(self) -> Path:
         """Where backups are kept: beside the database."""
         folder = self.path.parent / "backups"
-        folder.mkdir(mode=0o700, exist_ok=True)
+        try:
+            folder.mkdir(mode=0o700, exist_ok=True)
+        except OSError as problem:
+            raise BackupFailed(f"There can be no backups in {folder}: {problem.strerror}") from problem
         return folder
 
     def backups(self) -> list[Path]:
@@ -646,31 +656,58 @@ class Database:
         return next(filter(is_good_database, self.backups()), None)
 
     def backup(self, target: Path) -> int:
-        """Write a consistent copy to `target` and return its size in bytes; safe while others write."""
-        partial = target.with_name(f".{target.name}.part")
-        partial.unlink(missing_ok=True)
-        partial.touch(mode=0o600)
+        """Write a consistent copy to `target`, if it is a good one, and return its size; safe while others write."""
+        partial = target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")
         try:
-            with contextlib.closing(sqlite3.connect(self.path)) as source, \
+            partial.touch(mode=0o600)
+            with self.backing_up, contextlib.closing(sqlite3.connect(self.path)) as source, \
                     contextlib.closing(sqlite3.connect(partial)) as copy:
                 source.backup(copy)
                 copy.execute("PRAGMA journal_mode = DELETE")
+            if not is_good_database(partial):
+                raise self.found_damaged("so is a copy of it")
             os.replace(partial, target)
-        except sqlite3.Error as problem:
-            if is_damage(problem):
-                raise self.found_damaged(problem) from problem
-            raise StorageFull(f"The backup {target} could not be written: {problem}") from problem
+            return target.stat().st_size
+        except (sqlite3.Error, OSError) as problem:
+            raise self.backup_problem(target, problem) from problem
         finally:
-            partial.unlink(missing_ok=True)
-        return target.stat().st_size
+            for suffix in ("", "-journal"):
+                Path(f"{partial}{suffix}").unlink(missing_ok=True)
+
+    def backup_problem(self, target: Path, problem: sqlite3.Error | OSError) -> DashError:
+        """Why a backup could not be written to `target`."""
+        if isinstance(problem, sqlite3.Error) and is_damage(problem):
+            return self.found_damaged(problem)
+        full = disk_is_full(problem) if isinstance(problem, sqlite3.Error) else problem.errno == errno.ENOSPC
+        why = "the disk is full" if full else getattr(problem, "strerror", None) or problem
+        return (StorageFull if full else BackupFailed)(f"The backup {target} could not be written: {why}.")
 
     def daily_backup(self) -> None:
-        """Make today's backup if there is none yet, and delete all but the newest few."""
+        """Make today's backup if there is none yet."""
         today = self.backup_folder() / f"daily-{time.strftime('%Y-%m-%d')}.db"
         if not today.exists():
             self.backup(today)
-        for old in [path for path in self.backups() if path.name.startswith("daily-")][BACKUPS_KEPT:]:
+            self.delete_old_backups("daily-")
+
+    def manual_backup(self) -> tuple[Path, int]:
+        """Make a backup with a name of its own: where it is, and its size."""
+        with self.backing_up:
+            name = f"manual-{time.strftime('%Y%m%d-%H%M%S')}"
+            names = itertools.chain([name], (f"{name}-{number}" for number in itertools.count(2)))
+            target = next(path for name in names if not (path := self.backup_folder() / f"{name}.db").exists())
+            size = self.backup(target)
+            self.delete_old_backups("manual-")
+            return target, size
+
+    def delete_old_backups(self, kind: str) -> None:
+        """Delete all but the newest few of a kind, once there is a good new one."""
+        for old in [path for path in self.backups() if path.name.startswith(kind)][BACKUPS_KEPT:]:
             old.unlink(missing_ok=True)
+
+    def delete_partial_backups(self) -> None:
+        """Delete what a kill during a backup left."""
+        for left in (self.path.parent / "backups").glob(".*.part*"):
+            left.unlink(missing_ok=True)
 
     def restore(self, problem: sqlite3.Error) -> None:
         """Move a damaged file aside and put the newest good backup in its place; `notice` says so.
@@ -9008,6 +9045,7 @@ class Dash:
         self.config = config
         self.started = time.time()
         self.tasks: set[asyncio.Task[Any]] = set()
+        self.house_problems: dict[str, str] = {}  # what keeps housekeeping from its work, by the name of the work
         self.lag = 0.0  # seconds by which the loop was late at worst, of late
         self.db = Database(config.data_dir / DATABASE_NAME)
         self.load_settings()
@@ -9166,12 +9204,22 @@ class Dash:
         await asyncio.sleep(PRUNE_DELAY)
         backed_up = -math.inf
         while True:
-            with contextlib.suppress(StorageFull):
-                if time.monotonic() - backed_up > BACKUP_INTERVAL:
-                    await asyncio.to_thread(self.db.daily_backup)
-                    backed_up = time.monotonic()
-                await asyncio.to_thread(self.db.prune, self.settings())
+            if time.monotonic() - backed_up > BACKUP_INTERVAL and await self.kept("backup", self.db.daily_backup):
+                backed_up = time.monotonic()
+            await self.kept("deletion of what is too old", self.db.prune, self.settings())
             await asyncio.sleep(PRUNE_INTERVAL)
+
+    async def kept(self, name: str, work: Callable[..., None], *arguments: Any) -> bool:
+        """Whether a piece of housekeeping succeeded, in a thread; what keeps it from that is logged once."""
+        try:
+            await asyncio.to_thread(work, *arguments)
+        except (DashError, OSError) as problem:
+            if self.house_problems.get(name) != str(problem):
+                log.warning("%s: %s", name, problem)
+            self.house_problems[name] = str(problem)
+            return False
+        self.house_problems.pop(name, None)
+        return True
 
     async def end_tasks(self) -> None:
         """Cancel the background tasks and wait for them, but not for ever."""
@@ -9452,8 +9500,7 @@ async def password_set(dash: Dash, client: Client, *, password: Annotated[str, L
 @on("system:backup", error="BACKUP_FAILED", cost=20)
 async def system_backup(dash: Dash) -> Json:
     """Write a backup of the database into the data folder."""
-    target = dash.db.backup_folder() / f"manual-{time.strftime('%Y%m%d-%H%M%S')}.db"
-    size = await asyncio.to_thread(dash.db.backup, target)
+    target, size = await asyncio.to_thread(dash.db.manual_backup)
     return {"path": str(target), "bytes": size}
 
 

@@ -688,6 +688,90 @@ def test_a_kill_while_a_backup_is_restored_loses_nothing(tmp_path: Path, last: s
     again.close()
 
 
+def fill_with_backups(database: llamadash.Database, kind: str, count: int) -> None:
+    """Make `count` backups of one kind, of the last days."""
+    for day in range(count):
+        path = database.backup_folder() / f"{kind}-{day}.db"
+        database.backup(path)
+        os.utime(path, (time.time() - (count - day) * 86400,) * 2)
+
+
+@pytest.mark.parametrize("kind", ["daily", "manual"])
+def test_a_week_of_backups_is_kept(fresh_db: llamadash.Database, kind: str) -> None:
+    """The oldest of a kind go when a new one is there; those of the other kind stay."""
+    fill_with_backups(fresh_db, "daily", 9)
+    fill_with_backups(fresh_db, "manual", 9)
+    getattr(fresh_db, f"{kind}_backup")()
+    names = [path.name for path in fresh_db.backups()]
+    assert len(names) == 7 + 9
+    assert f"{kind}-3.db" in names and f"{kind}-2.db" not in names
+
+
+@pytest.mark.parametrize("kind", ["daily", "manual"])
+def test_a_damaged_database_pushes_out_no_backup(fresh_db: llamadash.Database, kind: str) -> None:
+    """A copy that cannot be read is no backup: it is refused, said, and the old ones stay."""
+    fill_with_backups(fresh_db, kind, 7)
+    before = fresh_db.backups()
+    zero_page(fresh_db.path, "benchmarks")
+    for _ in range(3):
+        with pytest.raises(llamadash.DatabaseDamaged):
+            getattr(fresh_db, f"{kind}_backup")()
+    assert fresh_db.backups() == before
+    assert [path.name for path in before[0].parent.iterdir() if path.name.startswith(".")] == []
+    assert fresh_db.notice and "is damaged" in fresh_db.notice
+
+
+def test_backups_at_the_same_time_are_all_made(fresh_db: llamadash.Database) -> None:
+    """Several that are asked for within one second have names of their own."""
+    with ThreadPoolExecutor(4) as pool:
+        made = [future.result() for future in [pool.submit(fresh_db.manual_backup) for _ in range(4)]]
+    assert sorted(path for path, _ in made) == sorted(fresh_db.backups())
+    assert all(llamadash.is_good_database(path) for path, _ in made)
+
+
+def test_a_backup_that_cannot_be_written_says_why(fresh_db: llamadash.Database, tmp_path: Path) -> None:
+    """The error names the place and the reason."""
+    with pytest.raises(llamadash.BackupFailed, match="No such file or directory"):
+        fresh_db.backup(tmp_path / "nowhere/copy.db")
+    (tmp_path / "backups").write_text("no folder")
+    with pytest.raises(llamadash.BackupFailed, match="File exists"):
+        fresh_db.manual_backup()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_what_a_kill_during_a_backup_leaves_is_deleted(fresh_db: llamadash.Database) -> None:
+    """The next start takes away the half of a copy, and nothing else."""
+    fresh_db.manual_backup()
+    kept = fresh_db.backups()
+    if (pid := os.fork()) == 0:  # no test from here on
+        setattr(llamadash, "is_good_database", lambda _: os.kill(os.getpid(), signal.SIGKILL))  # noqa: B010
+        fresh_db.manual_backup()
+        os._exit(1)
+    assert os.WTERMSIG(os.waitpid(pid, 0)[1]) == signal.SIGKILL
+    (partial,) = set(fresh_db.backup_folder().iterdir()) - set(kept)
+    Path(f"{partial}-journal").write_bytes(b"left by the kill")
+    llamadash.Database(fresh_db.path).close()
+    assert list(fresh_db.backup_folder().iterdir()) == kept
+
+
+@run_async
+async def test_pruning_does_not_need_a_backup(dash: StubDash, monkeypatch: pytest.MonkeyPatch,
+                                              caplog: pytest.LogCaptureFixture) -> None:
+    """Where no backup can be made, that is said once, and what is too old is deleted all the same."""
+    for name in ("PRUNE_DELAY", "PRUNE_INTERVAL", "BACKUP_INTERVAL"):
+        monkeypatch.setattr(llamadash, name, 0.01)
+    (dash.config.data_dir / "backups").write_text("no folder")
+    task = dash.spawn(dash.keep_house(), "housekeeping")
+    for number in range(3):
+        dash.db.add_logs([{"id": 1000 + number, "timestamp": 1, "level": "info", "source": "engine", "message": "x"}])
+        await eventually(lambda: not dash.db.rows("SELECT id FROM logs"), "pruned")
+    (dash.config.data_dir / "backups").unlink()
+    await eventually(dash.db.backups, "a backup")
+    task.cancel()
+    assert caplog.text.count("There can be no backups") == 1
+    assert dash.failures == []
+
+
 def test_a_newer_database_is_left_alone(tmp_path: Path) -> None:
     """A database of a later version is refused, and not one byte of it changes."""
     path = tmp_path / "llama.db"
@@ -5155,7 +5239,8 @@ async def test_a_page_lost_under_the_running_server_is_said(start: Callable[...,
     seen = len(client.events("metrics:update"))
     await eventually(lambda: len(client.events("metrics:update")) > seen + 2)
     now = llamadash.now_ms()
-    for event, data in (("metrics:history", {"from": now - 9000, "to": now, "points": 9}), ("logs:list", {})):
+    for event, data in (("metrics:history", {"from": now - 9000, "to": now, "points": 9}), ("logs:list", {}),
+                        ("system:backup", {})):
         assert (await client.refused(event, **data))["code"] == "DATABASE_DAMAGED"
     again = await Dashboard().connect(server)
     assert "is damaged" in again.events("connection:established")[0]["features"]["notice"]
