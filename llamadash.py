@@ -479,6 +479,10 @@ class DatabaseTooNew(DashError):
     """The database was written by a newer llamadash."""
 
 
+class MigrationFailed(DashError):
+    """A database cannot be brought to this version."""
+
+
 class DatabaseDamaged(DashError):
     """SQLite cannot read the database."""
     code = "DATABASE_DAMAGED"
@@ -627,9 +631,14 @@ class Database:
         for number in range(found + 1, version + 1):
             if number > 1:
                 self.backup(self.backup_folder() / f"before-migration-{number}.db")
-            with self.transaction() as db:
-                MIGRATIONS[number - 1](db)
-                db.execute(f"PRAGMA user_version = {number}")
+            try:
+                with self.transaction() as db:
+                    MIGRATIONS[number - 1](db)
+                    db.execute(f"PRAGMA user_version = {number}")
+            except (sqlite3.Error, DatabaseDamaged) as problem:
+                self.connection.close()
+                raise MigrationFailed(f"Migration {number} of {self.path} failed ({problem}): nothing was changed. "
+                                      "Go back to the llamadash that you had, and report this.") from problem
 
     def backup_folder(self) -> Path:
         """Where backups are kept: beside the database."""
@@ -9584,7 +9593,7 @@ def import_plan(dash: Dash, document: Json) -> Json:
 
 # -- Command line --------------------------------------------------------------------------------
 
-EXIT_USAGE, EXIT_PORT, EXIT_RUNNING, EXIT_NEWER = 2, 3, 4, 5
+EXIT_USAGE, EXIT_PORT, EXIT_RUNNING, EXIT_DATABASE = 2, 3, 4, 5  # UNIT tells systemd which of them a new start may mend
 COMMANDS = {
     "link": "print the link to open", "password": "set the password", "backup": "write a backup of the database",
     "service": "print a systemd unit", "doctor": "check this machine and say what to do",
@@ -9755,9 +9764,9 @@ def run_server(config: Config) -> int:
     except AlreadyRunning as problem:
         print(f"llamadash: {problem}", file=sys.stderr)
         return EXIT_RUNNING
-    except DatabaseTooNew as problem:
+    except (DatabaseTooNew, MigrationFailed) as problem:
         print(f"llamadash: {problem}", file=sys.stderr)
-        return EXIT_NEWER
+        return EXIT_DATABASE
     except OSError as problem:
         if problem.errno in (errno.EADDRINUSE, errno.EACCES):
             holder = port_holder(config.port) if problem.errno == errno.EADDRINUSE else "not for this user"

@@ -803,6 +803,33 @@ def test_a_migration_that_fails_leaves_the_old_version(tmp_path: Path, monkeypat
     again.close()
 
 
+def test_a_migration_that_sqlite_refuses_is_no_damage(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each start says so with an exit code that systemd does not answer by another start; the file stays as it is."""
+    path = tmp_path / llamadash.DATABASE_NAME
+    database = llamadash.Database(path)
+    database.set_meta("kept", 1)
+    database.close()
+
+    def m_broken(db: sqlite3.Connection) -> None:
+        db.execute("DROP TABLE models")
+        db.execute("INSERT INTO nowhere VALUES (1)")
+    monkeypatch.setattr(llamadash, "MIGRATIONS", [*llamadash.MIGRATIONS, m_broken])
+    really = llamadash.Database
+    monkeypatch.setattr(llamadash, "Database", lambda path: really(path, 2))
+    for _ in range(2):
+        assert llamadash.main(["--port", "0", "--data-dir", str(tmp_path)]) == llamadash.EXIT_DATABASE
+        error = capsys.readouterr().err
+        assert "Migration 2" in error and "nowhere" in error and "nothing was changed" in error
+    assert re.search(rf"^RestartPreventExitStatus=.*\b{llamadash.EXIT_DATABASE}\b", llamadash.UNIT, re.M)
+    monkeypatch.undo()
+    again = llamadash.Database(path)
+    assert (again.get_meta("kept"), again.models(), again.notice) == (1, [], None)
+    assert not list(tmp_path.glob("*damaged*"))
+    assert [backup.name for backup in again.backups()] == ["before-migration-2.db"]
+    again.close()
+
+
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no such modes")
 def test_files_are_for_their_owner_only(fresh_db: llamadash.Database) -> None:
     """The database and its backups can be read by nobody else."""
