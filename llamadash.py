@@ -570,8 +570,11 @@ class Database:
             if not repair:
                 self.check_version(version)
         except sqlite3.DatabaseError as problem:
-            if disk_is_full(problem) or is_locked(problem):
-                raise StorageFull(f"{self.path} cannot be written: {problem}") from problem
+            if disk_is_full(problem):
+                raise StorageFull(f"{self.path} cannot be opened: the disk is full ({problem}). Make room, "
+                                  "and start llamadash again.") from problem
+            if is_locked(problem):
+                raise DatabaseBusy(f"{self.path} cannot be opened: another program holds it.") from problem
             if not repair:
                 raise DatabaseDamaged(f"{self.path} is damaged or of another version: restart llamadash, "
                                       f"which sees to that ({problem})") from problem

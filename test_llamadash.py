@@ -830,6 +830,26 @@ def test_a_migration_that_sqlite_refuses_is_no_damage(
     again.close()
 
 
+@pytest.mark.skipif(os.name == "nt", reason="needs POSIX limits")
+def test_a_start_on_a_full_disk_says_so(tmp_path: Path) -> None:
+    """The database stays where and what it is."""
+    path = tmp_path / "llama.db"
+    database = llamadash.Database(path)
+    database.set_meta("kept", 1)
+    database.manual_backup()
+    database.close()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, limits[1]))
+    try:
+        with pytest.raises(llamadash.StorageFull, match="the disk is full"):
+            llamadash.Database(path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    again = llamadash.Database(path)
+    assert (again.get_meta("kept"), again.notice) == (1, None)
+    again.close()
+
+
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no such modes")
 def test_files_are_for_their_owner_only(fresh_db: llamadash.Database) -> None:
     """The database and its backups can be read by nobody else."""
