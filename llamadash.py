@@ -8851,6 +8851,9 @@ async def running_findings(config: Config) -> AsyncIterator[Finding]:
     if running is None:
         return
     pid, url = running
+    if not url:
+        yield Finding("warn", "running", f"process {pid or '?'} is still starting", "ask again in a moment")
+        return
     yield Finding("ok", "running", f"process {pid} at {url}")
     timeout = aiohttp.ClientTimeout(total=DOCTOR_TIMEOUT)
     connector = aiohttp.TCPConnector(ssl=False)  # its own certificate may be for another name
@@ -8860,8 +8863,8 @@ async def running_findings(config: Config) -> AsyncIterator[Finding]:
                 response.raise_for_status()
             yield Finding("ok", "page", f"{url}/ answers")
             engine = await asyncio.wait_for(asked_engine(session, url, config), DOCTOR_TIMEOUT)
-        except (aiohttp.ClientError, asyncio.TimeoutError, ValueError, KeyError) as problem:
-            yield Finding("fail", "socket", f"{url} does not answer as it should: {problem or 'in time'}",
+        except (aiohttp.ClientError, asyncio.TimeoutError, OSError, ValueError, KeyError) as problem:
+            yield Finding("fail", "socket", f"{url} does not answer as it should: {str(problem) or 'in time'}",
                           "restart llamadash, and read its log")
             return
     yield Finding("ok", "socket", "answers requests")
@@ -9195,7 +9198,13 @@ class Dash:
             context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
             context.load_cert_chain(self.config.tls_cert, self.config.tls_key)
         site = web.TCPSite(runner, self.config.host, self.config.port, ssl_context=context, backlog=1024)
-        await site.start()
+        try:
+            await site.start()
+        except OSError as problem:
+            if problem.errno not in (errno.EADDRINUSE, errno.EACCES):
+                raise
+            holder = port_holder(self.config.port) if problem.errno == errno.EADDRINUSE else "not for this user"
+            raise PortTaken(f"port {self.config.port} is taken: {holder}; choose another with --port") from problem
         return int(runner.addresses[0][1])
 
     def background(self) -> dict[str, Coroutine[Any, Any, Any]]:
@@ -9597,6 +9606,7 @@ def import_plan(dash: Dash, document: Json) -> Json:
 # -- Command line --------------------------------------------------------------------------------
 
 EXIT_USAGE, EXIT_PORT, EXIT_RUNNING, EXIT_DATABASE = 2, 3, 4, 5  # UNIT tells systemd which of them a new start may mend
+LOCK_WAIT, LOCK_PAUSE = 0.3, 0.01  # seconds: link and doctor hold the lock for an instant, to see who has it
 COMMANDS = {
     "link": "print the link to open", "password": "set the password", "backup": "write a backup of the database",
     "service": "print a systemd unit", "doctor": "check this machine and say what to do",
@@ -9718,16 +9728,20 @@ class AlreadyRunning(DashError):
     """Another llamadash uses this data folder."""
 
 
+class PortTaken(DashError):
+    """Another program listens on this port, or this user may not."""
+
+
 @contextlib.contextmanager
 def data_folder(path: Path) -> Iterator[None]:
     """Make the data folder and hold its lock; AlreadyRunning where another process has it."""
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
     os.chmod(path, 0o700)
     (path / "models").mkdir(exist_ok=True)
-    with open(path / "lock", "a+") as file:
+    with open(path / "lock", "a+", encoding="utf-8", errors="replace") as file:
         os.chmod(path / "lock", 0o600)
         try:
-            lock_file(file)
+            lock_soon(file)
         except OSError as problem:
             file.seek(0)
             pid = file.read().partition(" ")[0]
@@ -9736,6 +9750,18 @@ def data_folder(path: Path) -> Iterator[None]:
         file.write(str(os.getpid()))
         file.flush()
         yield
+
+
+def lock_soon(file: typing.TextIO) -> None:
+    """Lock `file` as soon as nobody has it; OSError where another process keeps it."""
+    ends = time.monotonic() + LOCK_WAIT
+    while True:
+        try:
+            return lock_file(file)
+        except OSError:
+            if time.monotonic() > ends:
+                raise
+        time.sleep(LOCK_PAUSE)
 
 
 def lock_file(file: typing.TextIO) -> None:
@@ -9770,13 +9796,9 @@ def run_server(config: Config) -> int:
     except (DatabaseTooNew, MigrationFailed) as problem:
         print(f"llamadash: {problem}", file=sys.stderr)
         return EXIT_DATABASE
-    except OSError as problem:
-        if problem.errno in (errno.EADDRINUSE, errno.EACCES):
-            holder = port_holder(config.port) if problem.errno == errno.EADDRINUSE else "not for this user"
-            print(f"llamadash: port {config.port} is taken: {holder}; choose another with --port", file=sys.stderr)
-            return EXIT_PORT
+    except PortTaken as problem:
         print(f"llamadash: {problem}", file=sys.stderr)
-        return EXIT_USAGE
+        return EXIT_PORT
 
 
 async def serve_until_stopped(config: Config) -> int:
@@ -9826,21 +9848,26 @@ def print_link(config: Config, *, new: bool) -> int:
         with contextlib.closing(open_database(config)) as database:
             database.delete_sessions()
     running = running_instance(config.data_dir)
-    print(f"{running[1] if running else config.url()}/#key={key}")
+    print(f"{(running and running[1]) or config.url()}/#key={key}")
     return 0
 
 
 def running_instance(data_dir: Path) -> tuple[str, str] | None:
-    """The process id and the address of the llamadash that uses this data folder; None where none runs."""
+    """The process id and the address of the llamadash that uses this data folder; None where none is known.
+
+    While it starts it has no address yet, and that is empty.
+    """
     try:
-        with open(data_dir / "lock", "r+") as file:
-            lock_file(file)
-            return None
-    except FileNotFoundError:
+        file = open(data_dir / "lock", "r+", encoding="utf-8", errors="replace")  # noqa: SIM115
+    except OSError:  # nobody was here yet, or it is another user's
         return None
-    except OSError:
-        pid, _, url = (data_dir / "lock").read_text("utf-8").partition(" ")
-        return pid, url
+    with file:
+        try:
+            lock_file(file)
+        except OSError:
+            pid, _, url = file.read().partition(" ")
+            return pid, url
+    return None
 
 
 def ask_password(config: Config) -> int:
@@ -9885,6 +9912,11 @@ def main(argv: list[str] | None = None) -> int:
     except DashError as problem:
         print(f"llamadash: {problem}", file=sys.stderr)
         return 1
+    except PermissionError as problem:
+        return usage_error(f"{problem.filename or 'a file'} is not for this user ({problem.strerror}): "
+                           "change its owner, or be another user")
+    except OSError as problem:
+        return usage_error(str(problem))
     except KeyboardInterrupt:
         return 0
 

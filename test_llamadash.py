@@ -31,6 +31,7 @@ if __name__ == "__main__":
 import array
 import asyncio
 import base64
+import codecs
 import collections
 import contextlib
 import dataclasses
@@ -4865,6 +4866,77 @@ async def test_an_acknowledged_change_survives_a_hard_kill(start: Callable[..., 
         assert (await again.request("settings:get"))["settings"]["metrics_interval"] == interval
         await again.close()
         await client.close()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such modes")
+@pytest.mark.parametrize("arguments", [["--port", "0"], ["link"], ["backup", "copy.db"], ["doctor"]])
+@pytest.mark.parametrize("name", ["lock", "access-key"])
+def test_what_another_user_owns_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+                                         arguments: list[str], name: str) -> None:
+    """No command shows a traceback, and none blames the port."""
+    codecs.lookup("ascii")  # read now: that other user may not see this Python's files
+    with tempfile.TemporaryDirectory() as folder:
+        data = Path(folder, "data")
+        (data / "web").mkdir(parents=True)
+        (data / "web/index.html").touch()
+        monkeypatch.setattr(llamadash, "WEB", data / "web")
+        monkeypatch.setattr(llamadash, "default_model_folders", list)
+        monkeypatch.chdir(folder)
+        (data / name).touch(mode=0)
+        if os.geteuid() == 0:
+            for path in (folder, str(data)):
+                os.chown(path, 65534, 65534)
+        with as_nobody():
+            code = llamadash.main([*arguments, "--data-dir", str(data)])
+        printed = "".join(capsys.readouterr())
+        assert "is taken" not in printed
+        concerned = arguments == ["--port", "0"] or (arguments, name) == (["link"], "access-key")
+        assert not concerned or (code, f"{data / name} is not for this user" in printed) == (2, True), printed
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows locks otherwise")
+@pytest.mark.parametrize("content", [b"", b"123", b"\xff\xfe"])
+def test_a_llamadash_that_still_starts_has_no_address_yet(
+        tmp_path: Path, capsys: pytest.CaptureFixture[str], content: bytes) -> None:
+    """The link has the address that it will have, and doctor says to ask again."""
+    with open(tmp_path / "lock", "wb", buffering=0) as file:
+        file.write(content)
+        llamadash.lock_file(typing.cast(typing.TextIO, file))
+        assert llamadash.main(["link", "--data-dir", str(tmp_path), "--port", "3456"]) == 0
+        assert capsys.readouterr().out.startswith("http://127.0.0.1:3456/#key=")
+        assert llamadash.main(["--data-dir", str(tmp_path), "--port", "0"]) == 4
+        assert llamadash.main(["doctor", "--data-dir", str(tmp_path)]) in (0, 1)
+        assert "is still starting" in capsys.readouterr().out
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows locks otherwise")
+def test_a_look_at_the_lock_keeps_nobody_from_starting(tmp_path: Path) -> None:
+    """Who finds the lock taken tries again, for as long as a look takes."""
+    with llamadash.data_folder(tmp_path), contextlib.suppress(llamadash.AlreadyRunning), \
+            llamadash.data_folder(tmp_path):
+        raise AssertionError("two have the lock")
+    with open(tmp_path / "lock", "r+") as file, ThreadPoolExecutor(1) as pool:
+        llamadash.lock_file(file)
+        started = pool.submit(contextlib.ExitStack().enter_context, llamadash.data_folder(tmp_path))
+        with contextlib.suppress(TimeoutError):
+            started.exception(llamadash.LOCK_WAIT / 3)
+        assert not started.done()
+        file.close()
+        assert started.exception() is None
+
+
+def test_doctor_says_that_an_answer_took_too_long(
+        start: Callable[..., Server], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """A llamadash that hangs is named as such."""
+    server = start()
+    assert server.process
+    monkeypatch.setattr(llamadash, "DOCTOR_TIMEOUT", 0.5)
+    server.process.send_signal(signal.SIGSTOP)
+    try:
+        assert llamadash.main(["doctor", "--data-dir", str(server.data)]) == 1
+    finally:
+        server.process.send_signal(signal.SIGCONT)
+    assert re.search(r"does not answer as it should: \w", capsys.readouterr().out)
 
 
 @pytest.mark.parametrize("arguments", [["link", "--new"], ["password"], ["backup", "copy.db"]])
