@@ -841,16 +841,6 @@ class Database:
             raise NotFound(f"There is no model {id}.", field="id")
         return dict(row)
 
-    def insert_model(self, row: Json) -> Json:
-        """Add a model from the columns given; Conflict where its id or path exists."""
-        row = {**MODEL_DEFAULTS, "created_at": now_ms(), "updated_at": now_ms(), **row}
-        try:
-            with self.transaction() as db:
-                self.write_model(db, row)
-        except sqlite3.IntegrityError as problem:
-            raise Conflict(f"There is a model with this id or path already: {row['id']}") from problem
-        return self.get_model(row["id"])
-
     def write_model(self, db: sqlite3.Connection, row: Json) -> None:
         """Insert `row`, every column of it."""
         names = ", ".join(MODEL_COLUMNS)

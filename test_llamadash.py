@@ -485,7 +485,7 @@ def a_model(id: str = "tiny", **more: Any) -> Json:
 
 def test_models_keep_what_was_saved(fresh_db: llamadash.Database) -> None:
     """A model comes back with its parameters, lists and flags, and with revision 1."""
-    fresh_db.insert_model(a_model(parameters={"ctx-size": 4096}, shards=["/a", "/b"], favorite=True))
+    fresh_db.apply_scan([a_model(parameters={"ctx-size": 4096}, shards=["/a", "/b"], favorite=True)], [], [])
     model = fresh_db.get_model("tiny")
     assert (model["parameters"], model["shards"], model["favorite"], model["missing"], model["revision"]) == (
         {"ctx-size": 4096}, ["/a", "/b"], True, False, 1)
@@ -493,7 +493,7 @@ def test_models_keep_what_was_saved(fresh_db: llamadash.Database) -> None:
 
 def test_a_stale_revision_changes_nothing(fresh_db: llamadash.Database) -> None:
     """Of two saves of one revision the second is refused with the row as it is now."""
-    fresh_db.insert_model(a_model())
+    fresh_db.apply_scan([a_model()], [], [])
     fresh_db.update_model("tiny", 1, {"name": "First"})
     with pytest.raises(llamadash.Conflict) as refused:
         fresh_db.update_model("tiny", 1, {"name": "Second"})
@@ -511,9 +511,10 @@ def test_a_failed_transaction_leaves_nothing(fresh_db: llamadash.Database) -> No
 
 def test_a_second_model_of_one_path_is_refused(fresh_db: llamadash.Database) -> None:
     """Ids and paths are unique."""
-    fresh_db.insert_model(a_model())
-    with pytest.raises(llamadash.Conflict):
-        fresh_db.insert_model(a_model("other", path="/models/tiny.gguf"))
+    fresh_db.apply_scan([a_model()], [], [])
+    with pytest.raises(sqlite3.IntegrityError):
+        fresh_db.apply_scan([a_model("other", path="/models/tiny.gguf")], [], [])
+    assert [row["id"] for row in fresh_db.models()] == ["tiny"]
 
 
 def test_history_averages_and_keeps_the_peaks(fresh_db: llamadash.Database) -> None:
@@ -583,7 +584,7 @@ def test_a_damaged_database_is_replaced_by_its_backup(tmp_path: Path) -> None:
     """A file that SQLite cannot read is moved aside, the newest good backup restored, and that is said."""
     path = tmp_path / "llama.db"
     database = llamadash.Database(path)
-    database.insert_model(a_model())
+    database.apply_scan([a_model()], [], [])
     database.daily_backup()
     database.close()
     path.write_bytes(b"\0" * 4096 + os.urandom(8192))
@@ -788,7 +789,7 @@ def test_a_migration_that_fails_leaves_the_old_version(tmp_path: Path, monkeypat
     """Half of a migration is no migration: the tables and the version stay as they were, and a backup exists."""
     path = tmp_path / "llama.db"
     database = llamadash.Database(path)
-    database.insert_model(a_model())
+    database.apply_scan([a_model()], [], [])
     database.close()
 
     def m_broken(db: sqlite3.Connection) -> None:
@@ -2661,7 +2662,7 @@ class EngineDash(StubDash):
     def add(self, name: str, path: Path | None = None, **row: Any) -> None:
         """Put a model into the list: the file at `path`, or one that is made."""
         path = path or write_tiny_model(self.models_folder / f"{name}.gguf", context=2 * LONG)
-        self.db.insert_model(a_model(name, path=str(path), **row))
+        self.db.apply_scan([a_model(name, path=str(path), **row)], [], [])
 
     def set_parameters(self, name: str, **parameters: Any) -> None:
         """Change a model's parameters behind everybody's back."""
