@@ -3833,8 +3833,9 @@ def parameter_schema() -> list[Json]:
 # -- Presets -------------------------------------------------------------------------------------
 
 PRESET_HEADER = "# Written by llamadash from its database. Changes made here are lost.\n"
-SECTION_LINE = re.compile(r"\[[ \t]*([^\]\r\n]+)\][ \t]*(?:[;#].*)?")
-VALUE_LINE = re.compile(r"([A-Za-z_][A-Za-z0-9_.-]*)[ \t]*=[ \t]*(.*?)[ \t]*(?:[;#].*)?")
+# No two neighbours in these may match the same letters: a line comes from outside, and may be long.
+SECTION_LINE = re.compile(r"\[[ \t]*([^\] \t\r\n][^\]\r\n]*)\][ \t]*(?:[;#].*)?")
+VALUE_LINE = re.compile(r"([A-Za-z_][A-Za-z0-9_.-]*)[ \t]*=[ \t]*([^;#]*)(?:[;#].*)?")
 BLANK_LINE = re.compile(r"[ \t]*(?:[;#].*)?")
 
 
@@ -3889,7 +3890,7 @@ def parse_presets(ini: str) -> dict[str, dict[str, str]]:
             current = found[1]
             sections[current] = {}  # a second section of one name replaces the first
         elif found := VALUE_LINE.fullmatch(line):
-            sections.setdefault(current, {})[found[1]] = found[2]
+            sections.setdefault(current, {})[found[1]] = found[2].rstrip(" \t")
         elif not BLANK_LINE.fullmatch(line):
             raise InvalidRequest(f"line {at} is no section, no key = value and no comment", field="ini")
     return sections
@@ -5834,7 +5835,7 @@ async def presets_export(dash: Dash) -> Json:
     return {"ini": render_presets(dash.db.models(), dash.engine_config()["defaults"])}
 
 
-@on("presets:import", error="IMPORT_PRESETS_FAILED")
+@on("presets:import", error="IMPORT_PRESETS_FAILED", cost=10)
 async def presets_import(dash: Dash, *, ini: Annotated[str, Length(0, 262_144)],
                          dryRun: bool = False) -> Json:  # noqa: N803
     """Take over the parameters in a preset file for the models it names, or only say what would change."""
@@ -6708,7 +6709,7 @@ POST_PATHS = (
 HOP_HEADERS = frozenset({"connection", "keep-alive", "transfer-encoding", "content-length", "upgrade", "te",
                          "trailer", "proxy-authorization", "proxy-connection", "expect", "host", "server",
                          "date", "accept-encoding", "content-encoding"})
-MULTIPART_MODEL = re.compile(rb'name="model"[^\r\n]*\r\n(?:[^\r\n]+\r\n)*\r\n([^\r\n]+)\r\n')
+MULTIPART_MODEL = re.compile(rb'name="model"[^\r\n]{0,256}\r\n(?:[^\r\n]{1,256}\r\n){0,4}\r\n([^\r\n]{1,256})\r\n')
 
 RouterHandler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 

@@ -2491,6 +2491,16 @@ def test_presets_are_read_as_llama_server_reads_them() -> None:
     assert llamadash.parse_presets(ini.replace(" [ y\n", "")) == {"": {"c": "1"}, "x": {"k": "v w"}}
 
 
+@pytest.mark.parametrize("ini", ["[x]\na=x" + " " * 200_000 + "y", "[" + " " * 200_000, "[x]" + " " * 200_000 + "y",
+                                 "a" + " " * 200_000, "a=" + "\t" * 200_000 + "#" * 50_000, " " * 200_000 + "y"])
+def test_a_long_line_of_presets_is_read_at_once(ini: str) -> None:
+    """A line that is blank almost throughout takes no longer than any other."""
+    began = time.thread_time()
+    with contextlib.suppress(llamadash.InvalidRequest):
+        llamadash.parse_presets(ini)
+    assert time.thread_time() - began < 0.2
+
+
 def test_an_import_says_what_it_changes_and_what_it_leaves_out() -> None:
     """Short names, negations and paths are understood; what may not be set is named."""
     sections = llamadash.parse_presets("[*]\nc = 1\n[a]\nc = 4096\nno-jinja = on\nport = 1\ntemp = hot\nngl = all\n"
