@@ -3939,16 +3939,16 @@ LEVEL_PREFIX = re.compile(r"(?:\d+\.\d\d\.\d{3}\.\d{3} )?([IWED]) (.*)")
 LEVELS = {"I": "info", "W": "warning", "E": "error", "D": "debug",
           "info": "info", "warn": "warning", "error": "error", "debug": "debug"}
 ALARMING = re.compile(r"(?i)\b(?:error|failed|failure|assert|abort|fatal|out of memory|cannot open)\b|GGML_ASSERT")
-SPAWNING = re.compile(r"spawning server instance with name=(.+) on port (\d+)")
-EVICTING = re.compile(r"(?:removing|evicting idle) LRU name=(.+?)(?: for a queued request)?$")
-QUEUED = re.compile(r"request for name=(.+?) (?:queued at position|joined the queue)")
-RELOADING = re.compile(r"\(reload\) unloading model name=(.+) \(source updated or removed\)")
-FORCED = re.compile(r"force-killing model instance name=(.+) after timeout")
-TIMING = re.compile(r"print_timing: id +-?\d+ \| task (\d+) \| +(prompt eval|eval|total) time = +([\d.]+) ms / "
-                    r"+(\d+) tokens")
-RELEASE = re.compile(r"release: id +-?\d+ \| task (\d+) \| stop processing: n_(?:tokens|past) = (\d+), "
+# Names and numbers in the log are bounded: no line, however odd, takes long or gives what cannot be stored.
+SPAWNING = re.compile(r"spawning server instance with name=(\S{1,256}) on port (\d{1,5})")
+EVICTING = re.compile(r"(?:removing|evicting idle) LRU name=(\S{1,256})")
+RELOADING = re.compile(r"\(reload\) unloading model name=(\S{1,256}) \(source updated or removed\)")
+TIMING = re.compile(r"print_timing: id +-?\d{1,9} \| task (\d{1,9}) \| +(prompt eval|eval|total) time = "
+                    r"+(\d{1,12}(?:\.\d{1,9})?) ms / +(\d{1,9}) tokens")
+RELEASE = re.compile(r"release: id +-?\d{1,9} \| task (\d{1,9}) \| stop processing: n_(?:tokens|past) = (\d{1,9}), "
                      r"truncated = (\d)")
-SPEED = re.compile(r"task (\d+) \| n_gen = +\d+, tg = +[\d.]+ t/s, tg_3s = +([\d.]+) t/s")
+SPEED = re.compile(r"task (\d{1,9}) \| n_gen = +\d{1,9}, tg = +[\d.]{1,20} t/s, tg_3s = "
+                   r"+(\d{1,9}(?:\.\d{1,9})?) t/s")
 TELLING = re.compile(rb"name=|\| task |fit_memory_breakdown| E |error")
 ORIGIN = re.compile(r"^(?:\w+ +)?[\w~]+ ?(?:\(\))?: +")  # the function that llama.cpp names before a message
 VAGUE = re.compile(r"(?i)failed to load (?:the )?model|unable to load model|exiting due to|trying to fit params|"
@@ -4031,12 +4031,20 @@ def memory_breakdown(data: Json) -> tuple[int, list[Json]] | None:
     devices: list[Json] = []
     try:
         for row in data["data"]["rows"]:
-            parts = {name: int(row[name]) * 2**20 for name in ("model", "context", "compute")}
+            parts = {name: bytes_of(row[name]) for name in ("model", "context", "compute")}
             kind = "cpu" if row["kind"] == "host" else "gpu"
-            devices.append({"name": str(row["name"]), "kind": kind, "used": int(row["self"]) * 2**20, **parts})
-    except (KeyError, TypeError, ValueError):
+            devices.append({"name": str(row["name"]), "kind": kind, "used": bytes_of(row["self"]), **parts})
+    except (KeyError, TypeError, ValueError, OverflowError):
         return None
     return sum(item["used"] for item in devices), devices
+
+
+def bytes_of(mebibytes: Any) -> int:
+    """`mebibytes` in bytes; ValueError where no machine has that much."""
+    amount = int(mebibytes) * 2**20
+    if not 0 <= amount < JSON_SAFE:
+        raise ValueError(f"{amount} bytes")
+    return amount
 
 
 class RequestTimings:
@@ -4723,6 +4731,7 @@ class Engine:
         self.known: set[str] = set()  # ids in the library
         self.flood = Flood()
         self.flood_told = 0.0
+        self.puzzles: set[str] = set()  # failures over what the engine said that are in the log
         self.restore: list[str] = []  # models to load again after a restart
         self.samples: dict[str, tuple[float, dict[str, float]]] = {}
         self.stale = asyncio.Event()  # something is to be published
@@ -5266,7 +5275,7 @@ class Engine:
                 writer = line[:7] if line.startswith(b"[") else b""  # a model's process writes "[50001] …"
                 counts[writer] += 1
                 if counts[writer] <= MAX_LINE_RATE or TELLING.search(line):
-                    self.on_line(parse_line(line))
+                    self.take_line(line)
                 else:
                     self.flood.hold(SOURCE_ENGINE)
                 if at % YIELD_LINES == 0:
@@ -5274,7 +5283,21 @@ class Engine:
             if self.flood.held:
                 self.stale.set()
         if lines.partial:
-            self.on_line(parse_line(lines.partial))
+            self.take_line(lines.partial)
+
+    def take_line(self, line: bytes) -> None:
+        """Learn from one line; whatever is in it, those after it are read."""
+        try:
+            self.on_line(parse_line(line))
+        except Exception:
+            self.puzzled("a line of the engine was not understood")
+
+    def puzzled(self, what: str) -> None:
+        """Log the failure at hand, once of each kind: an engine may repeat it a thousand times a second."""
+        kind = f"{what}: {sys.exc_info()[0]}"
+        if kind not in self.puzzles:
+            self.puzzles.add(kind)
+            log.exception("%s", what)
 
     def on_line(self, line: LogLine) -> None:
         """Learn from one line of the engine's output, and pass it on to the journal."""

@@ -2558,6 +2558,45 @@ slot      release: id  3 | task 21 | stop processing: n_tokens = 56, truncated =
         "generated_per_second": 57.97, "duration": 361}
 
 
+BREAKDOWN = '{"type":"fit_memory_breakdown","data":{"rows":[{"kind":"host","name":"x","context":1,"compute":1,%s}]}}'
+
+
+@pytest.mark.parametrize("line", [
+    "slot print_timing: id  3 | task 0 |       total time =     1.2.3 ms /    47 tokens",
+    f"slot print_timing: id  3 | task {'9' * 5000} | prompt eval time =     1.2 ms /    9 tokens",
+    f"slot print_timing: id  3 | task 1 | prompt eval time =     {'9' * 400} ms /    9 tokens",
+    f"slot print_timing: id  3 | task 1 | prompt eval time =     1.2 ms /    {'9' * 20} tokens",
+    f"slot      release: id  3 | task 1 | stop processing: n_tokens = {'9' * 20}, truncated = 0",
+    f"task 1 | n_gen = 5, tg = 5.0 t/s, tg_3s = {'9' * 400} t/s",
+    BREAKDOWN % '"model":1e999,"self":1', BREAKDOWN % '"model":1,"self":Infinity', BREAKDOWN % '"model":1,"self":NaN',
+    BREAKDOWN % f'"model":1,"self":{"9" * 4000}', '{"type":["fit_memory_breakdown"]}', '{"type":"log","msg":[1]}',
+])
+def test_what_no_engine_writes_changes_nothing(line: str) -> None:
+    """Numbers that are none, or too large to keep, are passed over, and the next line is read."""
+    states = llamadash.ModelStates(lambda: None)
+    states.on_line(llamadash.LogLine("info", "spawning server instance with name=a on port 50001"))
+    states.on_loading(states.state("a"), None)
+    states.on_line(llamadash.parse_line(f"[50001] {line}".encode()))
+    assert not states.state("a").runtime and not states.finished and not states.speeds and not states.timings.open
+    good = BREAKDOWN % '"model":1,"self":3'
+    states.on_line(llamadash.parse_line(f"[50001] {good}".encode()))
+    assert states.state("a").runtime["memory"] == 3 * 2**20
+
+
+@pytest.mark.parametrize("line", [
+    "spawning server instance with name= on port x ", "request for name= ", "evicting idle LRU name=", "\x1b[",
+    "(reload) unloading model name=x (source ", "\x1b[0", "print_timing: id  ", "a ",
+])
+def test_repetition_within_a_line_costs_nothing(line: str) -> None:
+    """A line that begins again and again to look like one that tells something is read in a moment."""
+    states = llamadash.ModelStates(lambda: None)
+    block = (line * llamadash.MAX_LOG_LINE).encode()[:llamadash.MAX_LOG_LINE]
+    began = time.thread_time()
+    for _ in range(10):
+        states.on_line(llamadash.parse_line(block))
+    assert time.thread_time() - began < 0.1
+
+
 def test_a_flood_is_limited_and_counted() -> None:
     """So many lines a second pass for each source; the others are counted."""
     flood = llamadash.Flood(10)
@@ -2616,6 +2655,24 @@ async def test_an_engine_that_dies_at_once_is_given_up(tmp_path: Path, monkeypat
         assert "no luck today" in snapshot["error"] and "status 1" in snapshot["error"]
         assert any("no luck today" in line for line in snapshot["last_lines"])
         assert dash.log().count("no luck today") == 5
+
+
+@run_async
+async def test_a_line_that_is_not_understood_is_not_the_last(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A failure over a line is logged once, and what comes after it arrives."""
+    def fail(*_: Any) -> None:
+        raise RecursionError("too odd")
+    monkeypatch.setattr(llamadash.ModelStates, "on_task_line", fail)
+    program = fake_llama_server(tmp_path, """
+        for line in ("spawning server instance with name=a on port 50001", *["[50001] | task 1"] * 3, "after it"):
+            print(line, flush=True)
+        time.sleep(1000)
+    """)
+    async with running(EngineDash(tmp_path, program=program), ready=False) as dash:
+        await eventually(lambda: "after it" in dash.log())
+        assert len(dash.engine.puzzles) == 1
 
 
 @run_async
