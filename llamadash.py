@@ -4116,6 +4116,9 @@ class Flood:
 
 MAX_ENGINE_BODY = 16 * 2**20  # bytes of an answer; /models with a thousand models is about 4 MB
 MAX_EVENT = 2**20  # bytes of one event in a stream
+MAX_METRICS = 65536  # characters of one model's metrics; there are about 2,000
+METRIC_LINE = re.compile(r"^llamacpp:(\w{1,64}) (\d{1,15}(?:\.\d{1,15})?(?:e[-+]?\d{1,2})?)$", re.M)
+MAX_ENGINE_NAME = 256  # characters of a model's name; ours have at most 96, those of the engine's cache some more
 ENGINE_TIMEOUT = 10.0  # s for short requests
 RELOAD_TIMEOUT = 120.0  # s; a reload waits until changed models have finished and left memory
 
@@ -4169,13 +4172,25 @@ class EngineClient:
         """The engine's models and their states; `reload` makes it read the preset file again."""
         path, timeout = ("/models?reload=1", RELOAD_TIMEOUT) if reload else ("/models", ENGINE_TIMEOUT)
         listed = (await self.json(path, timeout=timeout)).get("data")
-        return [item for item in listed if isinstance(item, dict)] if isinstance(listed, list) else []
+        if not isinstance(listed, list):
+            return []
+        return [item for item in listed if isinstance(item, dict) and is_model_name(item.get("id"))]
 
     async def metrics(self, model: str) -> dict[str, float]:
         """A running model's counters by their name; never loads, wakes or keeps awake a model."""
         text = await self.text(f"/metrics?model={model}&autoload=false", timeout=3)
-        pairs = re.findall(r"^llamacpp:(\w+) ([-+.\deE]+)$", text, re.M)
-        return {name: float(value) for name, value in pairs}
+        values = {name: float(value) for name, value in METRIC_LINE.findall(text[:MAX_METRICS])}
+        return {name: value for name, value in values.items() if is_amount(value)}
+
+
+def is_model_name(name: Any) -> bool:
+    """Whether `name`, from the engine, can be a model's."""
+    return isinstance(name, str) and 0 < len(name) <= MAX_ENGINE_NAME and encodable(name)
+
+
+def is_amount(value: Any) -> bool:
+    """Whether `value`, from the engine, is a number of something, that can be stored and sent."""
+    return type(value) in (int, float) and 0 <= value < JSON_SAFE
 
 
 async def bounded_body(response: aiohttp.ClientResponse) -> bytes:
@@ -4469,6 +4484,7 @@ def end_leftover_engine(file: Path) -> bool:
 RUNNING = ("loading", "loaded", "sleeping")
 SETTLE_TIME = 0.2  # s; the log lines that say why a model left come up to this much after the event
 LIVE_SPEED_TIME = 8.0  # s that a speed from the log holds; the engine writes one every 3 s
+MAX_STAGE = 64  # characters of what the engine calls a part of a load
 CHILD_LINES = 60  # of one model's output, kept to explain a failed load
 
 
@@ -4520,14 +4536,16 @@ class ModelStates:
         self.dirty.add(state.id)
         self.changed()
 
-    def on_event(self, event: Json) -> None:
-        """Take in one event of /models/sse."""
+    def on_event(self, event: Json) -> ModelState | None:
+        """Take in one event of /models/sse; the state of the model that it is about, None where it is no status."""
         name, data = event.get("model"), event.get("data")
-        if event.get("event") not in ("model_status", "status_change") or not isinstance(name, str):
-            return
+        if event.get("event") not in ("model_status", "status_change") or not is_model_name(name):
+            return None
         self.events += 1
         data = data if isinstance(data, dict) else {}
-        self.on_status(self.state(name), data.get("status"), data)
+        state = self.state(str(name))
+        self.on_status(state, data.get("status"), data)
+        return state
 
     def on_status(self, state: ModelState, status: Any, data: Json) -> None:
         """Take in a status with what came along: `progress`, `info` or `exit_code`."""
@@ -4549,13 +4567,14 @@ class ModelStates:
             state.status, state.progress, state.stage = "loading", 0.0, None
             state.error = state.reason = state.leaving = None
             state.runtime = {}
-        if not isinstance(progress, dict) or not isinstance(progress.get("value"), int | float):
+        if not isinstance(progress, dict) or not is_amount(progress.get("value")):
             return  # a stray event names a stage alone
-        stages, current = progress.get("stages") or [], progress.get("current")
+        stages, current = progress.get("stages"), progress.get("current")
+        stages = stages if isinstance(stages, list) else []
         before = stages.index(current) if current in stages else 0
-        part = min(1.0, max(0.0, float(progress["value"])))
+        part = min(1.0, float(progress["value"]))
         state.progress = max(state.progress or 0.0, (before + part) / max(1, len(stages)))
-        state.stage = "warming up" if state.progress >= 1 else str(current)
+        state.stage = "warming up" if state.progress >= 1 else clean_text(str(current))[:MAX_STAGE]
 
     def on_loaded(self, state: ModelState, info: Any) -> None:
         """A model is ready, or awake again."""
@@ -4563,7 +4582,7 @@ class ModelStates:
         state.error = state.reason = None
         meta = info.get("meta") if isinstance(info, dict) else None
         if isinstance(meta, dict):
-            state.runtime |= {key: meta[key] for key in ("n_ctx", "n_ctx_train", "size") if key in meta}
+            state.runtime |= {key: meta[key] for key in ("n_ctx", "n_ctx_train", "size") if is_amount(meta.get(key))}
             state.runtime.setdefault("loaded_at", now_ms())
 
     def on_unloaded(self, state: ModelState, exit_code: Any) -> None:
@@ -4579,7 +4598,7 @@ class ModelStates:
             return
         failed = not state.leaving and exit_code not in (0, None)
         if failed:
-            state.error = explanation(state.lines) or f"its process ended with status {exit_code}"
+            state.error = explanation(state.lines) or f"its process ended with status {clean_text(str(exit_code)[:20])}"
             state.reason = None if state.status == "loading" else "crashed"
         else:
             state.error, state.reason = None, state.leaving or "user"
@@ -4699,6 +4718,7 @@ HEALTH_TIMEOUT = 5.0  # s
 HUNG_AFTER = 45.0  # s without an answer, a log line and any work before the engine is killed
 IDLE_CPU = 0.2  # s of processor time between two probes; less is no work
 STOP_MARGIN = 3.0  # s beyond the models' own time to finish
+PUZZLED_PAUSE = 1.0  # s before something goes on that the engine's answers made fail
 PUBLISH_INTERVAL = 0.1  # s between two broadcasts of the same thing
 LOAD_ANSWER_TIME = 1.0  # s that a load request waits for a refusal before it is called under way
 SOURCE_ENGINE = "engine"
@@ -4849,7 +4869,11 @@ class Engine:
         while True:
             await self.stale.wait()
             self.stale.clear()
-            await self.publish()
+            try:
+                await self.publish()
+            except Exception:
+                self.puzzled("what changed in the engine could not be told")
+                await asyncio.sleep(PUZZLED_PAUSE)
             await asyncio.sleep(PUBLISH_INTERVAL)
 
     async def publish(self) -> None:
@@ -5197,6 +5221,17 @@ class Engine:
             self.facts = ProgramFacts(str(build)[:100] if build else None, None)
 
     async def follow(self) -> None:
+        """Take in the engine's events; EngineFailed or EngineUnavailable say why that came to its end."""
+        try:
+            await self.take_events()
+        except (EngineUnavailable, EngineFailed):
+            raise
+        except Exception:
+            self.puzzled("an event of the engine was not understood")
+            await asyncio.sleep(PUZZLED_PAUSE)
+            raise EngineFailed("the engine's events are not understood") from None
+
+    async def take_events(self) -> None:
         """Take in the engine's events until the stream ends."""
         assert self.client is not None
         async with self.client.open("GET", "/models/sse") as response:
@@ -5206,11 +5241,10 @@ class Engine:
                 self.tasks = [task for task in self.tasks if not task.done()]
                 self.tasks.append(self.dash.spawn(self.load_all(wanted), "loading models again"))
             async for event in stream_events(response):
-                self.states.on_event(event)
-                if event.get("event") == "models_reload":
+                if state := self.states.on_event(event):
+                    self.measure(state)
+                elif event.get("event") == "models_reload":
                     await self.resync()
-                elif event.get("event") == "status_change":
-                    self.measure(self.states.state(str(event.get("model"))))
         raise EngineUnavailable("the engine closed the connection")
 
     def measure(self, state: ModelState) -> None:
@@ -5233,10 +5267,10 @@ class Engine:
             if before == self.states.events:  # else the list may be older than what an event said
                 break
         self.states.on_list(listed)
-        others = [item["id"] for item in listed if item.get("id") not in self.known]
+        others = [item["id"] for item in listed if item["id"] not in self.known]
         remote = self.program is not None and self.program.kind == "remote"
         self.warn("others", f"this engine also has {len(others)} models that are not in the library: "
-                  + ", ".join(map(str, others[:5])) if remote and others else None)
+                  + ", ".join(others[:5]) if remote and others else None)
         self.touch()
 
     async def load_all(self, wanted: list[str]) -> None:

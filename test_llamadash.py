@@ -2808,6 +2808,99 @@ def fake_llama_server(folder: Path, body: str, usage: str = "--models-preset FIL
     return str(path)
 
 
+def fake_router(folder: Path, **answers: Any) -> str:
+    """A program that answers as a router, with anything: `models`, `events`, `metrics`, `chat`."""
+    (folder / "answers.json").write_text(json.dumps(answers))
+    return fake_llama_server(folder, f"""
+        import json
+        from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+        answers = json.load(open({str(folder / "answers.json")!r}))
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self):
+                self.rfile.read(int(self.headers.get("Content-Length") or 0))
+                self.send_response(200)
+                self.end_headers()
+                path = self.path.split("?")[0]
+                stream = {{"/models/sse": "events", "/v1/chat/completions": "chat"}}.get(path)
+                for event in answers.get(stream, []):
+                    self.wfile.write(b"data: " + json.dumps(event).encode() + b"\\n\\n")
+                    self.wfile.flush()
+                if path == "/models/sse":
+                    time.sleep(1000)
+                if path == "/metrics":
+                    self.wfile.write(answers.get("metrics", "").encode())
+                elif not stream:
+                    self.wfile.write(json.dumps({{"role": "router", "data": answers.get("models", [])}}).encode())
+            do_POST = do_GET
+            def log_message(self, *_):
+                pass
+        port = int(sys.argv[sys.argv.index("--port") + 1])
+        ThreadingHTTPServer(("127.0.0.1", port), Handler).serve_forever()
+    """)
+
+
+LOADED = {"id": "a", "status": {"value": "loaded"}}
+
+
+def status_event(status: Any, **data: Any) -> Json:
+    """An event of /models/sse about model b."""
+    return {"model": "b", "event": "status_change", "data": {"status": status, **data}}
+
+
+@pytest.mark.parametrize("odd", [
+    {"events": [status_event("loading", progress={"stages": stages, "current": current, "value": value})]}
+    for stages, current, value in ((5, "a", 0.5), ("abc", 5, 0.5), ([["a"]], ["a"], 0.5), (["a"], "a", 10**400),
+                                   (["a"], {"a": 1}, -1), (["a"], "a" * 5000, True), (None, None, "x"))
+] + [
+    {"events": [status_event(["loading"]), status_event("loading"), status_event("unloaded", exit_code={"a": 1})]},
+    {"events": [status_event("loaded", info={"meta": {"n_ctx": "<b>", "size": 10**400, "n_ctx_train": float("inf")}})]},
+    {"events": [{"model": name, "event": "status_change", "data": {"status": "loading"}}
+                for name in (5, {"a": 1}, ["b"], None, "", "x" * 5000, "\ud800")]},
+    {"events": [5, [], {"event": ["x"]}, {"event": "models_reload"}]},
+    {"models": [1, None, {"id": 5, "status": {"value": "loaded"}}, {"id": ["x"]}, {"id": "b", "status": 5}, LOADED,
+                {"id": "b", "status": {"value": ["loaded"]}}, {"id": "b", "status": {"value": {"a": 1}}}]},
+    {"metrics": "llamacpp:requests_processing 1e999\nllamacpp:requests_deferred nan\nllamacpp:x e\n"},
+    {"metrics": f"llamacpp:requests_processing {'9' * 400}\nllamacpp:requests_deferred 1e99\n"},
+], ids=lambda odd: f"{json.dumps(odd):.60}")
+@run_async
+async def test_odd_answers_of_the_engine_end_nothing(tmp_path: Path, odd: Json) -> None:
+    """Whatever the engine says of its models, it is followed on, told about and measured."""
+    odd = {"models": [LOADED], **odd, "events": [*odd.get("events", []), {**status_event("sleeping"), "model": "a"}]}
+    async with running(EngineDash(tmp_path, fake_router(tmp_path, **odd))) as dash:
+        await eventually(lambda: "sleeping" in dash.statuses("a"), dash.log())
+        dash.engine.states.state("a").status = "loaded"
+        counters = await dash.engine.counters()
+        assert (counters["active_models"], counters["requests_processing"]) in ((1, 0), (2, 0))
+        assert not dash.engine.puzzles and len(dash.engine.states.all) <= 2
+        for name in "ab":
+            runtime = dash.engine.runtime(name)
+            assert len(json.dumps(runtime)) < 500 and all(llamadash.is_amount(runtime["runtime"].get(key, 0))
+                                                          for key in ("n_ctx", "n_ctx_train", "size"))
+
+
+@run_async
+async def test_a_failure_over_an_answer_is_not_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Following the engine and telling about it begin again after a failure that nobody foresaw."""
+    monkeypatch.setattr(llamadash, "PUZZLED_PAUSE", 0.01)
+    on_event, failed = llamadash.ModelStates.on_event, []
+
+    def fail_once(states: Any, event: Json) -> Any:
+        if not failed:
+            failed.append(event)
+            raise ZeroDivisionError
+        return on_event(states, event)
+
+    monkeypatch.setattr(llamadash.ModelStates, "on_event", fail_once)
+    router = fake_router(tmp_path, models=[LOADED], events=[{**status_event("sleeping"), "model": "a"}])
+    async with running(EngineDash(tmp_path, router)) as dash:
+        await dash.is_status("a", "sleeping")
+        dash.engine.states.finished.append({"timestamp": 2**70})
+        dash.engine.touch()
+        await eventually(lambda: len(dash.engine.puzzles) == 2)
+        dash.engine.states.mark(dash.engine.states.state("b"))
+        await eventually(lambda: dash.statuses("b"))
+
+
 @run_async
 async def test_a_model_is_loaded_answers_and_leaves(tmp_path: Path, smollm2: Path, engine_program: str | None) -> None:
     """Start, load with progress, chat with an answer and its timings, counters, unload: all of it is broadcast."""
