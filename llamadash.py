@@ -4753,6 +4753,8 @@ class Engine:
         self.flood_told = 0.0
         self.puzzles: set[str] = set()  # failures over what the engine said that are in the log
         self.restore: list[str] = []  # models to load again after a restart
+        self.restoring: list[str] = []  # those of them that are not yet loaded again
+        self.restorer: asyncio.Task[None] | None = None
         self.samples: dict[str, tuple[float, dict[str, float]]] = {}
         self.stale = asyncio.Event()  # something is to be published
         self.ended = asyncio.Event()  # the engine is to stop
@@ -4923,13 +4925,13 @@ class Engine:
     async def stop(self, *, keep: bool = False) -> None:
         """Stop the engine, or leave a remote one alone; `keep` loads the same models at the next start."""
         async with self.switching:
-            loaded = self.states.running() if keep else []
+            loaded = self.remembered() if keep else []
             if self.supervisor is not None and not self.supervisor.done():
                 self.enter("stopping")
                 self.ended.set()
                 await self.end_process()
                 await asyncio.wait({self.supervisor})
-            self.restore = loaded
+            self.restore, self.restoring = loaded, []
             if self.status != "missing":
                 self.enter("stopped")
 
@@ -4937,6 +4939,10 @@ class Engine:
         """Stop and start; the models that were loaded are loaded again."""
         await self.stop(keep=True)
         await self.start()
+
+    def remembered(self) -> list[str]:
+        """The models that the next engine is to load: those in memory, and those that were not yet there again."""
+        return list(dict.fromkeys([*self.states.running(), *self.restoring, *self.restore]))
 
     def startup_models(self) -> list[str]:
         """The models to load at a start.
@@ -5011,14 +5017,16 @@ class Engine:
                 await self.client.close()
                 self.client = None
             self.samples.clear()
+            if self.restorer is not None:
+                await cancelled([self.restorer])
             if not self.ended.is_set() and self.status == "running":
-                self.restore = self.states.running()
+                self.restore = self.remembered()
             self.states.on_engine_gone("engine stopped" if self.ended.is_set() else "crashed")
 
     async def attach(self) -> None:
         """Follow the engine at a URL until it cannot be reached or is to be left alone."""
         assert self.program is not None
-        self.url, self.arguments, self.restore = self.program.url, [], []
+        self.url, self.arguments, self.restore, self.restoring = self.program.url, [], [], []
         self.client = EngineClient(self.url, self.api_key())
         await self.check_role()
         self.enter("running")
@@ -5237,9 +5245,8 @@ class Engine:
         async with self.client.open("GET", "/models/sse") as response:
             await self.resync()
             if self.restore:
-                wanted, self.restore = self.restore, []
-                self.tasks = [task for task in self.tasks if not task.done()]
-                self.tasks.append(self.dash.spawn(self.load_all(wanted), "loading models again"))
+                self.restoring, self.restore = self.restore, []
+                self.restorer = self.dash.spawn(self.load_all(list(self.restoring)), "loading models again")
             async for event in stream_events(response):
                 if state := self.states.on_event(event):
                     self.measure(state)
@@ -5274,12 +5281,21 @@ class Engine:
         self.touch()
 
     async def load_all(self, wanted: list[str]) -> None:
-        """Load models that were loaded before, one after the other."""
+        """Load models that were loaded before, one after the other; what the engine's end prevents is not forgotten."""
         for name in wanted:
             try:
-                await self.load(name)
-            except (EngineUnavailable, EngineFailed, NotFound) as problem:
+                if name in self.restoring:
+                    await self.load(name)
+            except EngineUnavailable as problem:
                 log.warning("%s could not be loaded: %s", name, problem)
+                continue
+            except (EngineFailed, NotFound) as problem:
+                log.warning("%s could not be loaded: %s", name, problem)
+            self.forget(name)
+
+    def forget(self, name: str) -> None:
+        """Do not load a model again: it is there, cannot be, or is no longer wanted."""
+        self.restoring = [item for item in self.restoring if item != name]
 
     async def watch_health(self, process: asyncio.subprocess.Process) -> None:
         """Kill an engine that hangs: one that neither answers nor writes nor computes. One that works is let be."""
@@ -5478,6 +5494,7 @@ class Engine:
         """Take a model out of memory, also while it loads; returns as soon as that is under way."""
         client = await self.ready_client()
         state = self.states.state(model_id)
+        self.forget(model_id)
         if state.status not in RUNNING:
             return
         state.leaving = state.leaving or "user"

@@ -3019,6 +3019,37 @@ async def test_the_engine_is_back_after_a_kill_with_its_models(tmp_path: Path, e
         assert "crashed" in [data["reason"] for data in dash.broadcasts("models:status")]
 
 
+@pytest.mark.parametrize("moment", ["running", "resync", "load"])
+@run_async
+async def test_a_second_kill_loses_no_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str, engine_program: str | None,
+) -> None:
+    """The engine is killed again before the models that were loaded are there: its successor loads them all."""
+    monkeypatch.setattr(llamadash, "STABLE_AFTER", 0.0)
+    async with running(EngineDash(tmp_path, engine_program)) as dash:
+        await dash.load("a", "b")
+        engine, methods = dash.engine, {"resync": "resync", "load": "request_load"}
+        first = engine.process.pid
+        if moment in methods:
+            original = getattr(engine, methods[moment])
+
+            async def killed_first(*arguments: Any) -> Any:
+                monkeypatch.setattr(engine, methods[moment], original)
+                os.kill(engine.process.pid, signal.SIGKILL)
+                return await original(*arguments)
+            monkeypatch.setattr(engine, methods[moment], killed_first)
+        os.kill(first, signal.SIGKILL)
+        if moment == "running":
+            await eventually(lambda: engine.restarts == 1 and engine.status == "running")
+            os.kill(engine.process.pid, signal.SIGKILL)
+        await eventually(lambda: engine.restarts == 2 and engine.status == "running", dash.log())
+        await dash.is_status("a", "loaded")
+        await dash.is_status("b", "loaded")
+        await eventually(lambda: not engine.restoring)
+        await engine.unload("a")
+        await dash.is_status("a", "unloaded")
+
+
 @run_async
 async def test_an_engine_that_stops_answering_is_restarted(
     tmp_path: Path, engine_program: str | None, monkeypatch: pytest.MonkeyPatch,
