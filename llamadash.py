@@ -1209,7 +1209,7 @@ MAX_HEADER = 64 << 20  # bytes before the weights; the largest known vocabulary 
 MAX_PAIRS = 2048  # metadata entries; models have 20 to 100
 MAX_ARRAY_TEXTS = 1 << 20  # texts in all arrays together; the largest known vocabulary has 777,058
 MAX_TENSORS = 8192  # models have up to 3,000
-MAX_KEY = 65535  # bytes, as the format says
+MAX_KEY = 256  # bytes; the format allows 65,535, but no model has one of more than 80
 MAX_KEPT_TEXT = 256  # bytes kept of a text: names and licences are shorter, templates only need to exist
 MAX_KEPT_ITEMS = 512  # numbers kept of an array: one for each layer
 MAX_KEPT_TOTAL = 32768  # numbers kept of all arrays
@@ -1421,8 +1421,7 @@ class GGUFReader:
             raise GGUFError(f"metadata of unknown type {kind}")
         if key in header.metadata:
             raise GGUFError("a metadata key that comes twice")
-        if len(key) <= MAX_KEPT_TEXT:
-            header.metadata[key] = value
+        header.metadata[key] = value
 
     def tensors(self, header: GGUFHeader, count: int) -> int:
         """Read the tensor table, `count` entries, into `header`; where its data ends, from the start of all data."""

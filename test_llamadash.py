@@ -1222,6 +1222,18 @@ def test_hostile_files_full_of_holes(tmp_path: Path, name: str) -> None:
     assert measured(path) < 8_000_000
 
 
+@pytest.mark.parametrize("letter, kind", [(b"k", struct.pack("<IIQ", 9, 0, 0)), (b"\xff", struct.pack("<IIQ", 9, 8, 0)),
+                                          (b"\xff", struct.pack("<IB", 0, 1))])
+def test_long_keys_are_refused(tmp_path: Path, letter: bytes, kind: bytes) -> None:
+    """Keys longer than any real one are neither decoded nor kept."""
+    path = tmp_path / "hostile.gguf"
+    path.write_bytes(gguf_start(0, 300, b"".join(
+        gguf_text(b"%05d" % at + letter * 65_530) + kind for at in range(300))))
+    with pytest.raises(llamadash.GGUFError, match="key of 65535 bytes"):
+        llamadash.read_gguf(path)
+    assert measured(path) < 1_000_000
+
+
 def test_hostile_vocabulary_is_bounded(tmp_path: Path) -> None:
     """More texts than any vocabulary has are not counted."""
     path = tmp_path / "hostile.gguf"
