@@ -7554,10 +7554,14 @@ class Downloads:
             return await self.resume(*key) if known.status in ("paused", "failed") else known
         download = Download(*key, str(self.place(source.repo, parts, self.folder(folder))), parts)
         await in_thread(check_space, download, self.waiting())
-        self.items.pop(key, None)  # to the end of the queue
+        former = self.items.pop(key, None)  # to the end of the queue
         self.items[key] = download
-        await self.tell(download, "queued")
-        self.pump()
+        try:
+            await self.enqueue(download)
+        except StorageFull:
+            self.items.pop(key)
+            self.items |= {key: former} if former else {}
+            raise
         return download
 
     async def parts(self, source: Source, projector: bool) -> list[Part]:
@@ -7629,9 +7633,7 @@ class Downloads:
         """Go on with a paused or failed download."""
         download = self.item(repo, file)
         if download.status in ("paused", "failed"):
-            download.error = None
-            await self.tell(download, "queued")
-            self.pump()
+            await self.enqueue(download)
         return download
 
     async def cancel(self, repo: str, file: str) -> Download:
@@ -7646,17 +7648,39 @@ class Downloads:
         self.pump()
         return download
 
+    async def enqueue(self, download: Download) -> None:
+        """Put a download into the queue; StorageFull where that cannot be remembered, which leaves it as it was."""
+        before = download.status, download.error
+        download.error = None
+        self.set_status(download, "queued")
+        try:
+            self.remember()
+        except StorageFull:
+            download.status, download.error = before
+            raise
+        await self.dash.broadcast("models:download", download.as_json())
+        self.pump()
+
     async def tell(self, download: Download, status: str) -> None:
-        """Set the status, remember it and tell everybody."""
+        """Set the status, remember it and tell everybody; on a full disk what is remembered is the former one."""
+        self.set_status(download, status)
+        with contextlib.suppress(StorageFull):
+            self.remember()
+        await self.dash.broadcast("models:download", download.as_json())
+
+    def set_status(self, download: Download, status: str) -> None:
+        """Change the status."""
         if status != download.status:
             download.speeds.clear()
         download.status = status
+
+    def remember(self) -> None:
+        """Save what is unfinished, and let go of what finished long ago."""
         finished = [key for key, item in self.items.items() if item.status not in UNFINISHED_DOWNLOADS]
         for key in finished[:-DOWNLOADS_LISTED]:
             del self.items[key]
         rows = [item.as_row() for item in self.items.values() if item.status in UNFINISHED_DOWNLOADS]
         self.dash.db.set_meta("downloads", rows)
-        await self.dash.broadcast("models:download", download.as_json())
 
     async def progress(self, download: Download) -> None:
         """Tell everybody how far the download is, four times a second at most."""

@@ -4315,6 +4315,50 @@ async def test_disk_without_room(hub_folder: Path, monkeypatch: pytest.MonkeyPat
         assert (dash.target / GGUF_FILE).read_bytes() == CONTENT
 
 
+def fill_database(database: llamadash.Database) -> None:
+    """Let the database's disk be full: nothing that is longer than before can be saved."""
+    (pages,), = database.connection.execute("PRAGMA page_count")
+    database.connection.execute(f"PRAGMA max_page_count = {pages}")
+    for size in (3000, 300, 30, 3):
+        with contextlib.suppress(llamadash.StorageFull):
+            for at in range(1000):
+                database.set_meta(f"filler-{size}-{at}", "x" * size)
+
+
+@run_async
+async def test_downloads_go_on_when_nothing_can_be_remembered(
+    hub_folder: Path, monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """On a full disk every state is told and the queue goes on; only what is new is refused, and left as it was."""
+    async with playing(hub_folder) as (hub, dash):
+        names = [f"m{number}-Q8_0.gguf" for number in range(3)]
+        hub.files = dict.fromkeys(names, CONTENT)
+        hub.delay = 0.02
+        for name in names[:2]:
+            await dash.request("models:download", repo="user/repo", file=name)
+        fill_database(dash.db)
+        write = llamadash.PartFile.write
+
+        def full(self: Any, block: bytes) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        monkeypatch.setattr(llamadash.PartFile, "write", full)
+        for name in names[:2]:
+            assert "disk is full" in (await dash.until("failed", name))["error"]
+        assert [item["status"] for item in dash.states() if item["file"] == names[1]][-2:] == ["running", "failed"]
+        dash.seen.clear()
+        monkeypatch.setattr(llamadash.PartFile, "write", write)
+        for name, event in ((names[0], "models:download:resume"), (names[0], "models:download"),
+                            (names[2], "models:download")):
+            with pytest.raises(llamadash.StorageFull):
+                await dash.request(event, repo="user/repo", file=name)
+        items = dash.downloads.items
+        assert not dash.states() and [key[1] for key in items] == names[:2]
+        assert items["user/repo", names[0]].status == "failed" and "full" in str(items["user/repo", names[0]].error)
+        dash.db.connection.execute("PRAGMA max_page_count = 1000000")
+        await dash.request("models:download:resume", repo="user/repo", file=names[0])
+        await dash.until("done", names[0])
+
+
 @run_async
 async def test_folder_and_taken_names(hub_folder: Path, tmp_path: Path) -> None:
     """Only into a model folder; another file of the same name is left alone."""
