@@ -5577,6 +5577,9 @@ DELTA_INTERVAL = 0.04  # s; text is sent in pieces of so much time, not token by
 MAX_CHATS = 4  # at the same time, for each client
 MAX_CHAT_TEXT = 900_000  # characters of all messages together; a request has at most 1 MB
 MAX_MESSAGES = 1000
+MAX_FINISH_REASON = 64  # characters
+# What reading an answer of wrong types, or of numbers that nobody can compute with, may raise.
+MALFORMED = (AttributeError, TypeError, ValueError, LookupError, ArithmeticError, RecursionError)
 IMAGE = re.compile(r"data:image/(?:png|jpeg|webp|gif|bmp);base64,([A-Za-z0-9+/]+=*)")
 CHAT_NUMBERS: dict[str, tuple[type, float, float]] = {
     "temperature": (float, 0, 5), "top_k": (int, 0, 100_000), "top_p": (float, 0, 1), "min_p": (float, 0, 1),
@@ -5664,19 +5667,24 @@ class Chat:
 
     def outcome(self) -> Json:
         """What `chat:done` says."""
-        timing = self.timings.get
-        cached = int(timing("cache_n") or 0)
+        cached = int(self.amount("cache_n"))
         first = round((self.first - self.begun) * 1000) if self.first is not None else None
         return {"chatId": self.id, "finish_reason": self.finish_reason or "stop",
-                "prompt_tokens": cached + int(timing("prompt_n") or 0), "cached_tokens": cached,
-                "generated_tokens": int(timing("predicted_n") or 0),
-                "prompt_per_second": finite_rate(timing("prompt_per_second")),
-                "generated_per_second": finite_rate(timing("predicted_per_second")), "time_to_first_token": first}
+                "prompt_tokens": cached + int(self.amount("prompt_n")), "cached_tokens": cached,
+                "generated_tokens": int(self.amount("predicted_n")),
+                "prompt_per_second": finite_rate(self.timings.get("prompt_per_second")),
+                "generated_per_second": finite_rate(self.timings.get("predicted_per_second")),
+                "time_to_first_token": first}
+
+    def amount(self, name: str) -> float:
+        """One of the timings, 0 where the engine does not say."""
+        value = self.timings.get(name, 0)
+        return float(value) if is_amount(value) else 0.0
 
 
 def finite_rate(value: Any) -> float | None:
-    """`value` as a rate with two decimals, or None where it is no finite_rate number."""
-    return round(float(value), 2) if isinstance(value, int | float) and math.isfinite(value) else None
+    """`value` as a rate with two decimals, or None where it is no such number."""
+    return round(float(value), 2) if is_amount(value) else None
 
 
 class Chats:
@@ -5737,6 +5745,11 @@ class Chats:
             await self.engine.until(lambda: state.status != "loading", 2 * SETTLE_TIME)
             why = state.error if state.status == "failed" and state.error else str(problem)
             await self.send(chat, "chat:error", {"chatId": chat.id, "code": problem.code, "message": why})
+        except MALFORMED:
+            self.engine.puzzled("an answer of the engine was not understood")
+            await self.flush(chat)
+            await self.send(chat, "chat:error", {"chatId": chat.id, "code": EngineFailed.code,
+                                                 "message": "the engine's answer is not understood"})
 
     async def stream(self, chat: Chat, body: Json) -> None:
         """Ask the engine, which loads the model if need be, and take in what it answers."""
@@ -5772,13 +5785,14 @@ class Chats:
             chat.timings = event["timings"]
         progress = event.get("prompt_progress")
         if isinstance(progress, dict) and progress.get("total"):
-            await self.send(chat, "chat:progress", {"chatId": chat.id, "stage": "prompt",
-                                                    "progress": progress.get("processed", 0) / progress["total"]})
+            part = min(1.0, progress.get("processed", 0) / progress["total"])
+            await self.send(chat, "chat:progress", {"chatId": chat.id, "stage": "prompt", "progress": part})
         for item in event.get("choices") or []:
-            chat.finish_reason = item.get("finish_reason") or chat.finish_reason
+            chat.finish_reason = str(item.get("finish_reason") or chat.finish_reason or "")[:MAX_FINISH_REASON] or None
             delta = item.get("delta") or {}
-            chat.content += [delta["content"]] if delta.get("content") else []
-            chat.reasoning += [delta["reasoning_content"]] if delta.get("reasoning_content") else []
+            for name, texts in (("content", chat.content), ("reasoning_content", chat.reasoning)):
+                if text := delta.get(name):
+                    texts.append("" + text)  # what is no text fails here, and not where it is sent
         if chat.content or chat.reasoning:
             chat.first = chat.first or time.monotonic()
             if chat.flushing is None or chat.flushing.done():
@@ -5808,7 +5822,7 @@ class Chats:
         if program is not None and program.kind == "remote":
             outcome = chat.outcome()
             kept = ("prompt_tokens", "cached_tokens", "generated_tokens", "prompt_per_second", "generated_per_second")
-            duration = (chat.timings.get("prompt_ms") or 0) + (chat.timings.get("predicted_ms") or 0)
+            duration = chat.amount("prompt_ms") + chat.amount("predicted_ms")
             self.engine.states.finished.append({"timestamp": now_ms(), "model": chat.model,
                                                 **{key: outcome[key] for key in kept}, "duration": round(duration)})
             self.engine.touch()

@@ -2974,6 +2974,39 @@ async def test_two_chats_at_once_and_a_cancelled_one(tmp_path: Path, smollm2: Pa
         await eventually(idle, "all slots are free")
 
 
+@pytest.mark.parametrize("odd", [
+    {"choices": [{"delta": {"content": {"a": 1}}}]}, {"choices": [{"delta": {"reasoning_content": 5}}]}, {"choices": 5},
+    {"choices": [5]}, {"choices": [{"delta": [1]}]}, {"prompt_progress": {"total": "x", "processed": []}},
+    {"prompt_progress": {"total": 1, "processed": 10**400}}, {"error": {"message": [1]}}, {},
+], ids=json.dumps)
+@run_async
+async def test_a_malformed_answer_is_an_error(tmp_path: Path, odd: Json) -> None:
+    """A chat whose answer is not understood ends with an error, after what was understood of it."""
+    router = fake_router(tmp_path, models=[LOADED], chat=[{"choices": [{"delta": {"content": "Hi"}}]}, odd])
+    async with running(EngineDash(tmp_path, router)) as dash:
+        chat = await dash.chat()
+        [error] = await eventually(lambda: dash.events(chat, "chat:error"))
+        assert error["code"] == "ENGINE_FAILED" and error["message"]
+        assert "".join(item.get("content", "") for item in dash.events(chat, "chat:delta")) == "Hi"
+        await eventually(lambda: not dash.engine.chats.all)
+
+
+@run_async
+async def test_malformed_timings_are_left_out(tmp_path: Path) -> None:
+    """An answer with numbers that are none is complete all the same, and its record can be stored."""
+    timings = {"predicted_n": "x", "prompt_n": 10**400, "cache_n": -1, "prompt_ms": [1], "predicted_ms": "x",
+               "prompt_per_second": "1e999", "predicted_per_second": float("inf")}
+    router = fake_router(tmp_path, models=[LOADED], chat=[
+        {"timings": timings, "choices": [{"delta": {"content": "Hi \ud800"}, "finish_reason": {"x": 1}}]}])
+    async with running(EngineDash(tmp_path, router)) as dash:
+        dash.engine.program = dataclasses.replace(dash.engine.program, kind="remote")  # else it is not recorded
+        chat = await dash.chat()
+        [done] = await eventually(lambda: dash.events(chat, "chat:done"))
+        assert (done["prompt_tokens"], done["generated_tokens"], done["generated_per_second"]) == (0, 0, None)
+        [request] = await eventually(lambda: dash.broadcasts("requests:finished"))
+        assert request["request"]["duration"] == 0 and not dash.events(chat, "chat:error")
+
+
 @run_async
 async def test_a_model_is_evicted_for_another(tmp_path: Path, engine_program: str | None) -> None:
     """With room for one, a second model takes the first one's place, whether it was loaded or talked to."""
