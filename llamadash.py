@@ -970,14 +970,14 @@ class Database:
 
     # requests and benchmarks
 
-    def add_request(self, request: Json) -> Json:
-        """Save one finished request and return it with its id."""
+    def add_requests(self, requests: list[Json]) -> list[Json]:
+        """Save finished requests, all at once, and return them with their ids."""
         names = ("timestamp", "model", "prompt_tokens", "cached_tokens", "generated_tokens",
                  "prompt_per_second", "generated_per_second", "duration")
+        insert = f"INSERT INTO requests ({', '.join(names)}) VALUES ({', '.join('?' * len(names))})"
+        rows = [{name: request.get(name) for name in names} for request in requests]
         with self.transaction() as db:
-            id = db.execute(f"INSERT INTO requests ({', '.join(names)}) VALUES ({', '.join('?' * len(names))})",
-                            [request.get(name) for name in names]).lastrowid
-        return {"id": id, **{name: request.get(name) for name in names}}
+            return [{"id": db.execute(insert, list(row.values())).lastrowid, **row} for row in rows]
 
     def requests(self, model: str | None = None, before: int | None = None, limit: int = 50) -> list[Json]:
         """The newest finished requests, of one model or of all."""
@@ -4719,6 +4719,7 @@ IDLE_CPU = 0.2  # s of processor time between two probes; less is no work
 STOP_MARGIN = 3.0  # s beyond the models' own time to finish
 PUZZLED_PAUSE = 1.0  # s before something goes on that the engine's answers made fail
 PUBLISH_INTERVAL = 0.1  # s between two broadcasts of the same thing
+MAX_REQUESTS_TOLD = 20  # finished requests in one broadcast interval; clients fetch older ones when they need them
 LOAD_ANSWER_TIME = 1.0  # s that a load request waits for a refusal before it is called under way
 SOURCE_ENGINE = "engine"
 EVERY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  (what reaches a server on all addresses)
@@ -4882,16 +4883,23 @@ class Engine:
         dirty, self.states.dirty = self.states.dirty, set()
         for name in sorted(dirty & self.known):
             await self.dash.broadcast("models:status", {"id": name, **self.runtime(name)})
-        requests, self.states.finished = self.states.finished, []
-        for row in requests:
-            with contextlib.suppress(DashError):  # the numbers of one request are worth no more trouble
-                await self.dash.broadcast("requests:finished", {"request": self.dash.db.add_request(row)})
+        await self.publish_requests()
         self.tell_suppressed()
         engine = self.snapshot()
         compared = {**engine, "uptime": None, "last_lines": engine["last_lines"] if engine["error"] else None}
         if compared != self.published:
             self.published = compared
             await self.dash.broadcast("engine:status", {"engine": engine})
+
+    async def publish_requests(self) -> None:
+        """Save the finished requests and broadcast them; of more than anyone can read, the last ones."""
+        requests, self.states.finished = self.states.finished, []
+        if not requests:
+            return
+        with contextlib.suppress(StorageFull):  # the numbers of some requests are worth no more trouble
+            saved = await asyncio.to_thread(self.dash.db.add_requests, requests)
+            for row in saved[-MAX_REQUESTS_TOLD:]:
+                await self.dash.broadcast("requests:finished", {"request": row})
 
     def tell_suppressed(self) -> None:
         """Say once a second how many log lines were held back."""

@@ -2688,6 +2688,30 @@ async def test_a_line_that_is_not_understood_is_not_the_last(
 
 
 @run_async
+async def test_a_burst_of_finished_requests_holds_nothing_up(tmp_path: Path) -> None:
+    """Thousands at once are all stored, in few transactions; the last ones are told."""
+    program = fake_llama_server(tmp_path, """
+        print("spawning server instance with name=a on port 50001", flush=True)
+        for task in range(4000):
+            print(f"[50001] 0.00.000.001 I slot print_timing: id  0 | task {task} |        eval time =     1.2 ms /    "
+                  f"47 tokens\\n[50001] 0.00.000.001 I slot      release: id  0 | task {task} | stop processing: "
+                  "n_tokens = 46, truncated = 0")
+        sys.stdout.flush()
+        time.sleep(1000)
+    """)
+    async with running(EngineDash(tmp_path, program=program), ready=False) as dash:
+        transactions: list[str] = []
+        dash.db.connection.set_trace_callback(lambda text: transactions.append(text) if "BEGIN" in text else None)
+        ends = time.monotonic() + DEADLINE
+        while dash.db.rows("SELECT COUNT(*) AS count FROM requests")[0]["count"] < 4000:
+            assert time.monotonic() < ends
+            await asyncio.sleep(0.005)
+        assert len(transactions) < 100
+        await eventually(lambda: dash.broadcasts("requests:finished")[-1:], "the last ones are told")
+        assert len(dash.broadcasts("requests:finished")) <= len(transactions) * llamadash.MAX_REQUESTS_TOLD
+
+
+@run_async
 async def test_a_hanging_engine_is_killed_and_started_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One that never answers, and ignores SIGTERM, is killed."""
     monkeypatch.setattr(llamadash, "START_TIMEOUT", 0.5)
