@@ -2569,8 +2569,11 @@ MODEL_CHANGES: dict[str, Any] = {"name": Annotated[str, Length(1, MAX_NAME)], "f
 IMPORT_FIELDS: dict[str, Any] = {**MODEL_CHANGES, "path": Annotated[str, Length(1, MAX_TEXT)]}
 
 
-def checked_fields(dash: Dash, values: Json, kinds: dict[str, Any], field: str) -> Json:
-    """`values`, each of the type that `kinds` has for it; InvalidRequest names the field that is not."""
+def checked_fields(values: Json, kinds: dict[str, Any], field: str, folders: list[Path]) -> Json:
+    """`values`, each of the type that `kinds` has for it; InvalidRequest names the field that is not.
+
+    `folders` are the model folders in which parameters may name files.
+    """
     result = {}
     for name, value in values.items():
         at = f"{field}.{name[:64]}"
@@ -2578,7 +2581,7 @@ def checked_fields(dash: Dash, values: Json, kinds: dict[str, Any], field: str) 
             raise InvalidRequest(f"unknown field: {at}", field=at)
         result[name] = checked(value, kinds[name], at)
         if name == "parameters":
-            result[name] = validated_parameters(value, dash.folders(), at)
+            result[name] = validated_parameters(value, folders, at)
         elif name == "name" and clean_text(value) != value:
             raise InvalidRequest(f"{at} must be one line without blanks around it", field=at)
     return result
@@ -2605,7 +2608,7 @@ async def models_scan(dash: Dash) -> Json:
 @on("models:create", error="CREATE_MODEL_FAILED")
 async def models_create(dash: Dash, *, model: dict[str, Any]) -> Json:
     """Add a GGUF file that lies in a model folder: {name, path, parameters?, favorite?}."""
-    wanted = checked_fields(dash, model, IMPORT_FIELDS, "model")
+    wanted = checked_fields(model, IMPORT_FIELDS, "model", dash.folders())
     for name in ("name", "path"):
         if name not in wanted:
             raise InvalidRequest(f"missing field: model.{name}", field=f"model.{name}")
@@ -2615,7 +2618,7 @@ async def models_create(dash: Dash, *, model: dict[str, Any]) -> Json:
 @on("models:update", error="UPDATE_MODEL_FAILED")
 async def models_update(dash: Dash, *, id: ModelId, revision: int, changes: dict[str, Any]) -> Json:
     """Change a model's name, favourite flag or parameters."""
-    dash.db.update_model(id, revision, checked_fields(dash, changes, MODEL_CHANGES, "changes"))
+    dash.db.update_model(id, revision, checked_fields(changes, MODEL_CHANGES, "changes", dash.folders()))
     await dash.broadcast("models:updated", {"model": dash.model(id)})
     if "parameters" in changes:
         await dash.engine.apply_presets()
@@ -3192,6 +3195,7 @@ SETTING_DEFAULTS: Json = {
     "theme": "system", "metrics_interval": 10, "metrics_retention_days": 30, "metrics_history_days": 730,
     "logs_retention_days": 7, "logs_max_rows": 200_000, "log_level": "info",
 }
+ENGINE_HOST = re.compile(r"[A-Za-z0-9:][A-Za-z0-9.:_-]*")  # no option, no path
 CONFIG_FIELDS: dict[str, Any] = {
     "models_dirs": Annotated[list[str], Length(0, 64)], "engine_host": Annotated[str, Length(1, 253)],
     "engine_port": Annotated[int, Range(1, 65535)], "models_max": Annotated[int, Range(0, 64)],
@@ -3247,14 +3251,19 @@ class Config:
         return {key: self.fixed[key] for key in (*ENGINE_DEFAULTS, "llama_server", "log_level") if key in self.fixed}
 
 
-def checked_changes(changes: Json, fields: dict[str, Any], locked: Json) -> Json:
+def checked_changes(changes: Json, fields: dict[str, Any], locked: Json, field: str = "changes") -> Json:
     """`changes` if every key is known, free and of the right type; else InvalidRequest naming it."""
     for key in changes:
         if key not in fields:
-            raise InvalidRequest(f"unknown field: {key[:64]}", field=f"changes.{key[:64]}")
+            raise InvalidRequest(f"unknown field: {key[:64]}", field=f"{field}.{key[:64]}")
         if key in locked:
-            raise InvalidRequest(f"{key} is fixed by {locked[key]}", field=f"changes.{key}")
-    return {key: checked(value, fields[key], f"changes.{key}") for key, value in changes.items()}
+            raise InvalidRequest(f"{key} is fixed by {locked[key]}", field=f"{field}.{key}")
+    return {key: checked(value, fields[key], f"{field}.{key}") for key, value in changes.items()}
+
+
+def expanded(path: str) -> Path:
+    """`path` with `~` replaced, where there is such a user."""
+    return Path(os.path.expanduser(path))  # Path.expanduser raises where there is none
 
 
 def good_values(saved: Json, fields: dict[str, Any]) -> Json:
@@ -8881,7 +8890,7 @@ def saved_config(config: Config) -> dict[str, Any]:
 def model_folders(config: Config) -> list[Path]:
     """The model folders that will be looked in, whether or not they exist."""
     saved = saved_config(config).get("models_dirs")
-    listed = config.models_dirs or ([Path(item).expanduser() for item in saved] if saved else default_model_folders())
+    listed = config.models_dirs or ([expanded(item) for item in saved] if saved else default_model_folders())
     return list(dict.fromkeys([*listed, config.data_dir / "models"]))
 
 
@@ -9217,7 +9226,7 @@ class Dash:
     def folders(self) -> list[Path]:
         """The model folders that exist, the one for downloads included."""
         own = self.config.data_dir / "models"
-        listed = [Path(path).expanduser() for path in self.engine_config()["models_dirs"]]
+        listed = [expanded(path) for path in self.engine_config()["models_dirs"]]
         return list(dict.fromkeys(path for path in [*listed, own] if path.is_dir()))
 
     def models(self) -> list[Json]:
@@ -9499,7 +9508,7 @@ async def logs_clear(dash: Dash) -> Json:
 def config_result(dash: Dash) -> Json:
     """The engine's configuration with all that the page about it shows."""
     config = dash.engine_config()
-    listed = [Path(path).expanduser() for path in config["models_dirs"]]
+    listed = [expanded(path) for path in config["models_dirs"]]
     looked = dict.fromkeys([*listed, dash.config.data_dir / "models", *default_model_folders()])
     return {
         "config": config,
@@ -9525,22 +9534,28 @@ async def config_get(dash: Dash) -> Json:
 @on("config:update", error="UPDATE_CONFIG_FAILED", cost=5)
 async def config_update(dash: Dash, *, revision: int, changes: dict[str, Any]) -> Json:
     """Change the engine's configuration."""
-    changes = checked_changes(changes, CONFIG_FIELDS, dash.config.locked())
-    if "models_dirs" in changes:
-        changes["models_dirs"] = checked_folders(changes["models_dirs"])
-    if "engine_host" in changes and not re.fullmatch(r"[A-Za-z0-9.:_-]+", changes["engine_host"]):
-        raise InvalidRequest("engine_host must be a host name or an address", field="changes.engine_host")
-    if changes.get("sleep_idle_seconds") == 0:
-        raise InvalidRequest("sleep_idle_seconds must be -1 (never) or at least 1", field="changes.sleep_idle_seconds")
-    if "defaults" in changes:
-        changes["defaults"] = validated_parameters(changes["defaults"], dash.folders(), "changes.defaults")
-    return await apply_config(dash, revision, changes)
+    return await apply_config(dash, revision, checked_config(dash, changes, "changes"))
 
 
 @on("config:reset", error="RESET_CONFIG_FAILED", cost=5)
 async def config_reset(dash: Dash, *, revision: int | None = None) -> Json:
     """Go back to the defaults."""
     return await apply_config(dash, dash.engine_config()["revision"] if revision is None else revision, {}, reset=True)
+
+
+def checked_config(dash: Dash, changes: Json, field: str) -> Json:
+    """`changes` of the engine's configuration if all are acceptable; InvalidRequest names what is not, in `field`."""
+    changes = checked_changes(changes, CONFIG_FIELDS, dash.config.locked(), field)
+    if "models_dirs" in changes:
+        changes["models_dirs"] = checked_folders(changes["models_dirs"], f"{field}.models_dirs")
+    host = changes.get("engine_host", "localhost")
+    if not ENGINE_HOST.fullmatch(host) or host.lower().endswith(".sock"):  # which would be a UNIX socket's file
+        raise InvalidRequest("engine_host must be a host name or an address", field=f"{field}.engine_host")
+    if changes.get("sleep_idle_seconds") == 0:
+        raise InvalidRequest("sleep_idle_seconds must be -1 (never) or at least 1", field=f"{field}.sleep_idle_seconds")
+    if "defaults" in changes:
+        changes["defaults"] = validated_parameters(changes["defaults"], dash.folders(), f"{field}.defaults")
+    return changes
 
 
 async def apply_config(dash: Dash, revision: int, changes: Json, *, reset: bool = False) -> Json:
@@ -9560,13 +9575,13 @@ async def apply_config(dash: Dash, revision: int, changes: Json, *, reset: bool 
     return config_result(dash)
 
 
-def checked_folders(paths: list[str]) -> list[str]:
+def checked_folders(paths: list[str], field: str) -> list[str]:
     """`paths` made absolute, if each is a folder; InvalidRequest naming the one that is not."""
-    for at, path in enumerate(paths):
-        folder = Path(path).expanduser()
+    folders = [expanded(path) for path in paths]
+    for at, folder in enumerate(folders):
         if not folder.is_absolute() or not folder.is_dir():
-            raise InvalidRequest(f"{path} is not a folder on this machine", field=f"changes.models_dirs.{at}")
-    return [str(Path(path).expanduser()) for path in paths]
+            raise InvalidRequest(f"{paths[at]} is not the full path of a folder on this machine", field=f"{field}.{at}")
+    return [str(folder) for folder in folders]
 
 
 @on("settings:get", error="GET_SETTINGS_FAILED")
@@ -9637,6 +9652,8 @@ async def system_backup(dash: Dash) -> Json:
 
 EXPORT_FORMAT = "llamadash"
 EXPORT_VERSION = 1
+EXPORT_FIELDS = ("format", "version", "exported_at", "settings", "config", "models")
+EXPORTED_MODEL: dict[str, Any] = {**IMPORT_FIELDS, "id": ModelId}
 
 
 @on("system:export", error="EXPORT_FAILED", cost=5)
@@ -9671,46 +9688,46 @@ async def system_import(dash: Dash, *, document: dict[str, Any], dryRun: bool = 
 
 def import_plan(dash: Dash, document: Json) -> Json:
     """{settings, config, models: {id: changes}, warnings}: what an import would change, all of it checked."""
-    locked, warnings = dash.config.locked(), []
-    parts: Json = {}
-    for part, fields, current in (
-        ("settings", SETTING_FIELDS, dash.settings()),
-        ("config", CONFIG_FIELDS, dash.engine_config()),
-    ):
-        given = checked(document.get(part, {}), dict[str, Any], f"document.{part}")
-        warnings += [f"{key} is fixed by {locked[key]} and stays as it is" for key in given if key in locked]
-        values = {key: value for key, value in given.items() if key not in locked}
-        parts[part] = {
-            key: value for key, value in checked_changes(values, fields, {}).items() if value != current.get(key)
-        }
-    if "defaults" in parts["config"]:
-        parts["config"]["defaults"] = validated_parameters(
-            parts["config"]["defaults"], dash.folders(), "document.config.defaults"
-        )
-    if "models_dirs" in parts["config"]:
-        parts["config"]["models_dirs"] = [
-            path for path in parts["config"]["models_dirs"] if Path(path).expanduser().is_dir()
-        ]
-    known = {row["id"]: row for row in dash.db.models()}
-    models: dict[str, Json] = {}
+    for key in document:
+        if key not in EXPORT_FIELDS:
+            raise InvalidRequest(f"unknown field: {key[:64]}", field=f"document.{key[:64]}")
+    warnings: list[str] = []
+    settings, config = (imported_values(dash, document, part, warnings) for part in ("settings", "config"))
+    settings = checked_changes(settings, SETTING_FIELDS, {}, "document.settings")
+    if "models_dirs" in config:
+        config["models_dirs"] = imported_folders(config["models_dirs"], warnings)
+    config = checked_config(dash, config, "document.config")
+    return {"settings": {key: value for key, value in settings.items() if value != dash.settings().get(key)},
+            "config": {key: value for key, value in config.items() if value != dash.engine_config().get(key)},
+            "models": imported_models(dash, document, warnings), "warnings": list(dict.fromkeys(warnings))}
+
+
+def imported_values(dash: Dash, document: Json, part: str, warnings: list[str]) -> Json:
+    """The values of one part of the document without those that are fixed here; `warnings` gets what is left out."""
+    given, locked = checked(document.get(part, {}), dict[str, Any], f"document.{part}"), dash.config.locked()
+    warnings += [f"{key} is fixed by {locked[key]} and stays as it is" for key in given if key in locked]
+    return {key: value for key, value in given.items() if key not in locked}
+
+
+def imported_folders(paths: Any, warnings: list[str]) -> list[str]:
+    """The model folders of the document that this machine has; `warnings` gets the others."""
+    given = checked(paths, CONFIG_FIELDS["models_dirs"], "document.config.models_dirs")
+    absent = [path for path in given if os.path.isabs(expanded(path)) and not expanded(path).is_dir()]
+    warnings += [f"{path} is not a folder on this machine and is left out" for path in absent]
+    return [path for path in given if path not in absent]
+
+
+def imported_models(dash: Dash, document: Json, warnings: list[str]) -> dict[str, Json]:
+    """What the document changes of each model, by id; `warnings` gets those that are not here."""
+    known, folders, models = {row["id"]: row for row in dash.db.models()}, dash.folders(), dict[str, Json]()
     for at, item in enumerate(checked(document.get("models", []), list[dict[str, Any]], "document.models")):
-        row = known.get(str(item.get("id")))
-        if row is None:
-            warnings.append(f"there is no model {str(item.get('id'))[:96]} here")
+        id = checked(item.get("id"), ModelId, f"document.models.{at}.id")
+        if id not in known:
+            warnings.append(f"there is no model {id} here")
             continue
-        field = f"document.models.{at}"
-        wanted = {
-            "name": checked(item.get("name", row["name"]), Annotated[str, Length(1, 200)], f"{field}.name"),
-            "favorite": checked(item.get("favorite", row["favorite"]), bool, f"{field}.favorite"),
-            "parameters": validated_parameters(
-                checked(item.get("parameters", {}), dict[str, Any], f"{field}.parameters"),
-                dash.folders(),
-                f"{field}.parameters",
-            ),
-        }
-        if changes := {key: value for key, value in wanted.items() if value != row[key]}:
-            models[row["id"]] = changes
-    return {**parts, "models": models, "warnings": warnings}
+        wanted = checked_fields(item, EXPORTED_MODEL, f"document.models.{at}", folders)
+        models[id] = {key: wanted[key] for key in MODEL_CHANGES if key in wanted and wanted[key] != known[id][key]}
+    return {id: changes for id, changes in models.items() if changes}
 
 
 # -- Command line --------------------------------------------------------------------------------

@@ -256,6 +256,15 @@ class StubEngine:
     async def unload(self, id: str) -> None:
         self.calls.append(f"unload {id}")
 
+    def restart_required(self) -> bool:
+        return False
+
+    def command_line(self) -> list[str]:
+        return []
+
+    def preset_ini(self) -> str:
+        return ""
+
 
 class StubDash(llamadash.Dash):
     """A real Dash in a folder of its own that listens nowhere and keeps what it would tell its clients.
@@ -2357,6 +2366,72 @@ def test_every_option_is_documented_and_has_its_variable(option: str) -> None:
     """The README names every option, and every option can be given by its variable."""
     assert f"`{option}" in (HERE / "README.md").read_text("utf-8")
     assert llamadash.variable_of(option) == "LLAMADASH_" + option[2:].upper().replace("-", "_")
+
+
+@pytest.mark.parametrize("key, value, at", [
+    ("engine_host", "--api-key", ""), ("engine_host", "a b", ""), ("engine_host", "127.0.0.1\n", ""),
+    ("engine_host", "x\nport = 1", ""), ("engine_host", ";id", ""), ("engine_host", "/run/x.sock", ""),
+    ("engine_host", "x.sock", ""), ("engine_host", "x.SOCK", ""), ("engine_host", "", ""),
+    ("sleep_idle_seconds", 0, ""), ("models_dirs", ["."], ".0"), ("models_dirs", ["{here}", "models"], ".1"),
+    ("models_dirs", ["~nobody-of-that-name"], ".0"), ("models_dirs", ["~nobody-of-that-name/models"], ".0"),
+    ("models_dirs", "/", ""), ("models_dirs", [1], ".0"), ("autostart", 0, ""), ("engine_port", 0, ""),
+    ("defaults", {"port": 1}, ".port"), ("evil", 1, ""), ("llama_server", "/bin/sh", ""), ("revision", 1, ""),
+])
+def test_the_configuration_is_checked_alike_in_every_way_in(dash: StubDash, key: str, value: Any, at: str) -> None:
+    """What config:update refuses, system:import refuses as well, each naming the field in its own request."""
+    if isinstance(value, list):
+        value = [item.format(here=dash.folder) if isinstance(item, str) else item for item in value]
+    before = dash.engine_config()
+    for field, event, data in (
+        ("changes", "config:update", {"revision": before["revision"], "changes": {key: value}}),
+        ("document.config", "system:import", {"document": {"format": "llamadash", "version": 1,
+                                                           "config": {key: value}}}),
+    ):
+        with pytest.raises(llamadash.InvalidRequest) as refused:
+            dash.ask(event, **data)
+        assert refused.value.field == f"{field}.{key}{at}"
+    assert dash.engine_config() == before
+
+
+@pytest.mark.parametrize("part, field", [
+    ({"evil": 1}, "evil"), ({"settings": {"evil": 1}}, "settings.evil"), ({"settings": []}, "settings"),
+    ({"settings": {"theme": "pink"}}, "settings.theme"), ({"models": {}}, "models"), ({"models": [1]}, "models.0"),
+    ({"models": [{"id": "a"}, {"id": "a", "evil": 1}]}, "models.1.evil"), ({"models": [{"id": ["a"]}]}, "models.0.id"),
+    ({"models": [{"name": "x"}]}, "models.0.id"), ({"models": [{"id": "a", "name": "x\ny"}]}, "models.0.name"),
+    ({"models": [{"id": "a", "name": " x"}]}, "models.0.name"),
+    ({"models": [{"id": "a", "name": ""}]}, "models.0.name"),
+    ({"models": [{"id": "a", "favorite": 1}]}, "models.0.favorite"),
+    ({"models": [{"id": "a", "parameters": {"host": "0"}}]}, "models.0.parameters.host"),
+])
+def test_an_import_is_checked_before_anything_changes(stocked: StubDash, part: Json, field: str) -> None:
+    """A document with one wrong field is refused as a whole, and the field is named."""
+    stocked.ask("models:scan")
+    before = stocked.ask("system:export")["document"]
+    document = {"format": "llamadash", "version": 1, "settings": {"theme": "dark"}, **part}
+    with pytest.raises(llamadash.InvalidRequest) as refused:
+        stocked.ask("system:import", document=document)
+    assert refused.value.field == f"document.{field}"
+    assert {**stocked.ask("system:export")["document"], "exported_at": 0} == {**before, "exported_at": 0}
+
+
+def test_an_export_is_taken_over(stocked: StubDash) -> None:
+    """An export changes back what was changed since; what this machine does not have is said and left out."""
+    stocked.ask("models:scan")
+    document = stocked.ask("system:export")["document"]
+    assert stocked.ask("system:import", document=document)["changes"] == []
+    document["config"] = {"models_dirs": ["/nothing/here", str(stocked.folder)], "models_max": 2}
+    document["settings"] = {**document["settings"], "theme": "dark"}
+    document["models"] = [{**document["models"][0], "name": "Other", "parameters": {"ctx-size": 64}},
+                          {"id": "elsewhere", "name": "x", "path": "/x.gguf"}]
+    id = document["models"][0]["id"]
+    for dry in (True, False):
+        answer = stocked.ask("system:import", document=document, dryRun=dry)
+        assert [item["kind"] for item in answer["changes"]] == ["settings", "config", "model"]
+        assert any("/nothing/here" in item for item in answer["warnings"])
+        assert any("elsewhere" in item for item in answer["warnings"])
+        assert (stocked.db.get_model(id)["name"] == "Other") is not dry
+    assert stocked.db.config()["models_dirs"] == [str(stocked.folder)] and stocked.settings()["theme"] == "dark"
+    assert stocked.db.get_model(id)["parameters"] == {"ctx-size": 64}
 
 
 @pytest.mark.parametrize("event", sorted(llamadash.EVENTS))
