@@ -4905,7 +4905,7 @@ class Engine:
         requests, self.states.finished = self.states.finished, []
         if not requests:
             return
-        with contextlib.suppress(StorageFull):  # the numbers of some requests are worth no more trouble
+        with contextlib.suppress(DashError):  # the numbers of some requests are worth no more trouble
             saved = await asyncio.to_thread(self.dash.db.add_requests, requests)
             for row in saved[-MAX_REQUESTS_TOLD:]:
                 await self.dash.broadcast("requests:finished", {"request": row})
