@@ -7088,6 +7088,7 @@ STALL_LIMIT = 30.0  # s without a byte, after which a connection counts as cut
 MAX_LISTING = 32 * 2**20  # bytes of a repository's description; the largest have some 5 MB
 MAX_REDIRECTS = 5
 MAX_DOWNLOAD_SHARDS = 500  # the largest models have some 50
+MAX_FILE_SIZE = 10**15  # bytes; a hub that tells more does not tell the truth
 MAX_FILE_NAME = 200  # bytes; file systems allow 255, and ".part" is added
 ACTIVE = ("queued", "running", "verifying")
 UNFINISHED_DOWNLOADS = (*ACTIVE, "paused", "failed")
@@ -7340,7 +7341,7 @@ class ModelHub:
         """The hub's address; HubUnavailable if it is none."""
         with contextlib.suppress(ValueError):
             url = yarl.URL(self.endpoint)
-            if url.scheme in ("http", "https") and url.host:
+            if url.scheme in ("http", "https") and is_reachable(url):
                 return url
         raise HubUnavailable("HF_ENDPOINT must be an http or https address")
 
@@ -7377,9 +7378,10 @@ class ModelHub:
                     return
             try:
                 url = url.join(yarl.URL(location, encoded=True))
+                safe = url.scheme in ("https", hub.scheme) and is_reachable(url)
             except ValueError:
                 raise HubUnavailable("the hub redirects to nowhere") from None
-            if url.scheme not in ("https", hub.scheme) or not url.host:
+            if not safe:
                 raise HubUnavailable("the hub redirects to an address that is not safe")
         raise HubUnavailable("the hub redirects too often")
 
@@ -7388,10 +7390,10 @@ class ModelHub:
         try:
             async with self.session() as session:
                 info = await self.described(session, f"api/models/{repo}?blobs=true", repo)
-                entries = info.get("siblings") or []
-                if not any(isinstance(entry, dict) and entry.get("size") for entry in entries):
+                entries = entries_of(info.get("siblings"))
+                if not any(entry.get("size") for entry in entries):
                     tree = await self.described(session, f"api/models/{repo}/tree/main?recursive=true", repo)
-                    entries = tree["entries"]
+                    entries = entries_of(tree.get("entries"))
         except (aiohttp.ClientError, asyncio.TimeoutError, OSError) as problem:
             raise HubUnavailable(f"{self.name} cannot be reached: {why(problem)}") from problem
         return listed_files(entries), info
@@ -7446,29 +7448,42 @@ def proxy_for(url: yarl.URL) -> str | None:
     return urllib.request.getproxies().get(url.scheme)
 
 
+def is_reachable(url: yarl.URL) -> bool:
+    """Whether `url` names a host; ValueError where host or port can be none."""
+    return bool(url.host and url.host.encode("idna")) and url.port is not None
+
+
+def byte_count(text: str) -> int | None:
+    """The number of bytes that a header tells; None where that is none, or more than any file has."""
+    return int(text) if re.fullmatch(r"[0-9]{1,18}", text) and int(text) < MAX_FILE_SIZE else None
+
+
 def note_announced(announced: Part, response: aiohttp.ClientResponse) -> None:
     """Take the size and the SHA-256 that the hub tells in its headers."""
     tag = response.headers.get("X-Linked-ETag") or response.headers.get("ETag") or ""
     tag = tag.removeprefix("W/").strip('"').lower()
     if re.fullmatch(r"[0-9a-f]{64}", tag):
         announced.sha256 = tag
-    size = response.headers.get("X-Linked-Size", "")
-    if size.isascii() and size.isdigit():
-        announced.size = int(size)
+    announced.size = byte_count(response.headers.get("X-Linked-Size", "")) or announced.size
 
 
-def listed_files(entries: list[Any]) -> dict[str, Part]:
+def entries_of(listing: Any) -> list[Json]:
+    """The entries of a listing that make sense."""
+    return [entry for entry in listing if isinstance(entry, dict)] if isinstance(listing, list) else []
+
+
+def listed_files(entries: list[Json]) -> dict[str, Part]:
     """The GGUF files in a listing of either kind that the hub's API gives; entries that make no sense are left out."""
     files = {}
     for entry in entries:
-        name = entry.get("rfilename") or entry.get("path") if isinstance(entry, dict) else None
+        name = entry.get("rfilename") or entry.get("path")
         if not isinstance(name, str) or not name.lower().endswith(".gguf"):
             continue
         with contextlib.suppress(InvalidRequest):
-            stored = entry.get("lfs") if isinstance(entry.get("lfs"), dict) else {}
+            stored = entry["lfs"] if isinstance(entry.get("lfs"), dict) else {}
             sha256, size = stored.get("sha256") or stored.get("oid"), stored.get("size") or entry.get("size")
-            files[name] = Part(checked_file(name), size if type(size) is int and size > 0 else None,
-                               sha256 if re.fullmatch(r"[0-9a-f]{64}", str(sha256)) else None)
+            files[name] = Part(checked_file(name), size if type(size) is int and 0 < size < MAX_FILE_SIZE else None,
+                               sha256 if isinstance(sha256, str) and re.fullmatch(r"[0-9a-f]{64}", sha256) else None)
     return files
 
 
@@ -7732,6 +7747,9 @@ class Downloads:
         except (DashError, OSError) as problem:
             status, download.error = "failed", str(problem) if isinstance(problem, DashError) else disk_problem(problem)
             log.warning("download of %s from %s failed: %s", download.file, download.repo, download.error)
+        except Exception:  # a bug, which must not hold up the queue
+            status, download.error = "failed", "Something went wrong in llamadash; its log says what."
+            log.exception("download of %s from %s failed", download.file, download.repo)
         finally:
             self.tasks.pop(key, None)
         await in_thread(download.count)
@@ -7894,10 +7912,10 @@ def check_size(response: aiohttp.ClientResponse, part: Part, position: int) -> N
     """
     size: int | None = None
     if response.status == 206:
-        found = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", response.headers.get("Content-Range", ""))
-        if not found or int(found[1]) != position:
+        found = re.fullmatch(r"bytes ([0-9]+)-[0-9]+/([0-9]+|\*)", response.headers.get("Content-Range", ""))
+        if not found or byte_count(found[1]) != position:
             raise HubUnavailable("another range came than was asked for")
-        size = None if found[2] == "*" else int(found[2])
+        size = byte_count(found[2])
     elif response.content_length is not None:
         size = response.content_length
     if size is not None and part.size is not None and size != part.size:
