@@ -7228,7 +7228,8 @@ def checked_file(file: str) -> str:
     """`file` if it is a safe path of a GGUF file inside a repository, else InvalidRequest."""
     pieces = file.split("/")
     bad = any(not piece or piece.startswith(".") or re.search(r'[\x00-\x1f\x7f\\:*?"<>|]', piece) for piece in pieces)
-    if bad or len(pieces[-1].encode("utf-8", "replace")) > MAX_FILE_NAME or pieces[-1] != pieces[-1].strip():
+    bad = bad or not encodable(file) or pieces[-1] != pieces[-1].strip()
+    if bad or len(pieces[-1].encode()) > MAX_FILE_NAME:
         raise InvalidRequest("this is no acceptable file name", field="file")
     if not file.lower().endswith(".gguf"):
         raise InvalidRequest("the file's name must end in .gguf", field="file")

@@ -73,7 +73,7 @@ import pytest
 import socketio
 import yarl
 from aiohttp import web
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from playwright import async_api as playwright
 
@@ -4577,7 +4577,7 @@ def test_bad_sources(text: str) -> None:
 @pytest.mark.parametrize("file", [
     "../a.gguf", "a/../b.gguf", "/etc/a.gguf", "a.bin", "a\\b.gguf", "C:a.gguf", ".gguf", "a\0.gguf",
     "x" * 300 + ".gguf",
-    "a//b.gguf", "a\n.gguf", ".hidden/a.gguf", "a.gguf/", "~/.ssh/a.gguf*"])
+    "a//b.gguf", "a\n.gguf", "\ud800.gguf", ".hidden/a.gguf", "a.gguf/", "~/.ssh/a.gguf*"])
 def test_bad_files(file: str) -> None:
     """No name leads out of the folder, or is no GGUF file."""
     with pytest.raises(llamadash.InvalidRequest):
@@ -6321,6 +6321,230 @@ def test_any_engine_output_becomes_a_clean_line(line: bytes) -> None:
     parsed = llamadash.parse_line(line)
     assert parsed.level in llamadash.LOG_LEVELS
     assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f]", parsed.text)
+
+
+PUBLISHED = random.Random(4).randbytes(3000)
+PUBLISHED_SHA = hashlib.sha256(PUBLISHED).hexdigest()
+HOSTILE_NAMES = [
+    "../evil.gguf", "a/../../evil.gguf", "/evil.gguf", "{root}/evil.gguf", "..\\evil.gguf", "C:\\evil.gguf",
+    "evil\0.gguf", "evil\n.gguf", "\ud800.gguf", "x" * 250 + ".gguf", "y/" * 200 + "z.gguf", ".gguf", "..gguf",
+    "evil.gguf/", "%2e%2e%2fevil.gguf", "a b#?.gguf", "é\u202e.gguf", "-rf.gguf", "~/evil.gguf", "evil.gguf.part",
+    "EVIL.GGUF", "big-00001-of-00002.gguf", "big-00000-of-00000.gguf", "big-00001-of-99999.gguf", "mmproj-evil.gguf"]
+HOSTILE_NUMBERS = [0, -1, 1, 2999, 3001, 1.5, 3000.0, True, None, "3000", 2**53, 2**63, 2**64, 10**30, 10**400,
+                   float("nan"), float("inf"), [], {}]
+HOSTILE_VALUES = [
+    "", " ", "0", "-1", "3000", "2999", "3001", "1e3", "+3000", "0x10", "9" * 20, "9" * 400, "9" * 5000, "\xb2",
+    "x" * 7000,
+    "bytes 0-2999/3000", "bytes 0-10/11", "bytes 5-2999/3000", "bytes 0-2999/*", "bytes */3000", "bytes x-y/z",
+    f"bytes {'9' * 5000}-1/2", f"bytes 0-1/{'9' * 5000}", "bytes=0-1/2", "gzip", "identity", "br", "deflate, gzip",
+    '"tag"', 'W/"tag"', "*", f'"{"0" * 64}"', f'"{PUBLISHED_SHA.upper()}"', f'W/"{PUBLISHED_SHA}"', "chunked", "close",
+    "/", "//", "//127.0.0.1:1/x", "http://", "http://[", "http://[::1", "http://a b/", "http://127.0.0.1:1/", "?", "#",
+    "http://127.0.0.1:99999/", "http://127.0.0.1:x/", "ftp://127.0.0.1/", "file:///etc/passwd", "javascript:1", "/%zz",
+    "https://127.0.0.1:1/", "http://\xff.example/", "http://user:secret@127.0.0.1:1/", "/%00", "\\\\x",
+    "http://x..y/",
+    f"http://{'x' * 70}.example/", "application/json", "text/html; charset=utf-16", "\x7f"]
+HEADERS = ["Content-Length", "Content-Range", "Content-Encoding", "Content-Type", "ETag", "X-Linked-Size",
+           "X-Linked-ETag", "Location", "Transfer-Encoding", "Connection", "X-Anything"]
+STATUSES = [200, 201, 203, 204, 206, 300, 301, 302, 304, 307, 308, 400, 401, 403, 404, 410, 416, 429, 500, 503, 999,
+            100, 0]
+ENTRY_FIELDS = ["rfilename", "path", "size", "lfs", "lfs.sha256", "lfs.oid", "lfs.size", "type"]
+ANSWERS = ["info", "tree", "resolve", "file"]
+EDITS = st.one_of(
+    st.tuples(st.just("status"), st.sampled_from(STATUSES)),
+    st.tuples(st.just("header"), st.sampled_from(HEADERS), st.none() | st.sampled_from(HOSTILE_VALUES) | st.text(
+        st.characters(min_codepoint=32, max_codepoint=255), max_size=30)),
+    st.tuples(st.just("cut"), st.just(0) | st.integers(500, 3500)),  # of less, it would take many connections
+    st.tuples(st.just("more"), st.binary(min_size=1, max_size=40) | st.just(b"x" * 100_000)),
+    st.tuples(st.just("body"), st.binary(max_size=60) | st.sampled_from([
+        b"", b"null", b"[" * 100_000, b"{" * 10, b"9" * 5000, b'{"siblings":1e999}', b"\xff\xfe[]", b"NaN"])),
+    st.tuples(st.just("flip"), st.integers(0, 2999)),
+    st.tuples(st.just("gzip"), st.booleans()),
+    st.tuples(st.just("json"), JSON_VALUES),
+    st.tuples(st.just("siblings"), JSON_VALUES),
+    st.tuples(st.just("entry"), st.sampled_from(ENTRY_FIELDS), st.one_of(
+        st.sampled_from(HOSTILE_NAMES), st.sampled_from(HOSTILE_NUMBERS), JSON_VALUES)),
+    st.tuples(st.just("copies"), st.sampled_from([0, 2, 20_000])))
+MUTATIONS = st.dictionaries(st.sampled_from(ANSWERS), st.lists(EDITS, min_size=1, max_size=3), min_size=1, max_size=2)
+
+
+class MutatedHub:
+    """A hub that publishes one file, and changes its answers as it is told, byte by byte where need be."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.mutations: dict[str, list[tuple[Any, ...]]] = {}
+        self.sent: set[bytes] = set()
+
+    def entry(self, answer: str) -> Json:
+        """The published file in a listing, with its hostile fields."""
+        stored = {"sha256": PUBLISHED_SHA, "oid": PUBLISHED_SHA, "size": len(PUBLISHED)}
+        entry: Json = {"type": "file", "path": GGUF_FILE, "rfilename": GGUF_FILE, "size": len(PUBLISHED), "lfs": stored}
+        for _, field, value in [edit for edit in self.mutations.get(answer, []) if edit[0] == "entry"]:
+            value = value.replace("{root}", str(self.root)) if isinstance(value, str) else value
+            name = field.removeprefix("lfs.")
+            target = stored if name != field else entry
+            target[name] = value
+        return entry
+
+    def body(self, answer: str, start: int) -> bytes:
+        """The body of an answer as it ought to be, but for hostile fields in a listing."""
+        if answer == "file":
+            return PUBLISHED[start:]
+        copies = next((edit[1] for edit in self.mutations.get(answer, []) if edit[0] == "copies"), 1)
+        entries = [{**self.entry(answer), **({"rfilename": f"{at}.gguf", "path": f"{at}.gguf"} if at else {})}
+                   for at in range(copies)]
+        found = entries if answer == "tree" else {"id": "user/repo", "siblings": entries, "gated": False}
+        for edit in self.mutations.get(answer, []):
+            if edit[0] == "siblings" and isinstance(found, dict):
+                found["siblings"] = edit[1]
+            elif edit[0] == "json":
+                found = edit[1]
+        return b"" if answer == "resolve" else json.dumps(found).encode()
+
+    def answer(self, answer: str, start: int) -> bytes:
+        """All bytes of one answer."""
+        status, body = {"resolve": 302, "file": 206 if start else 200}.get(answer, 200), self.body(answer, start)
+        headers = {"Connection": "close", "Content-Length": str(len(body)), "Content-Type": "application/json"}
+        if answer == "resolve":
+            headers |= {"Location": f"{self.endpoint}/file", "X-Linked-Size": str(len(PUBLISHED)),
+                        "X-Linked-ETag": f'"{PUBLISHED_SHA}"'}
+        elif answer == "file":
+            headers |= {"ETag": '"tag"', "Content-Range": f"bytes {start}-{len(PUBLISHED) - 1}/{len(PUBLISHED)}"}
+        for kind, *values in self.mutations.get(answer, []):
+            if kind == "status":
+                status = values[0]
+            elif kind == "header":
+                headers[values[0]] = values[1]
+            else:
+                body = edited_body(kind, values, body, headers)
+        self.sent.add(body)
+        lines = [f"HTTP/1.1 {status} Answer",
+                 *(f"{name}: {value}" for name, value in headers.items() if value is not None)]
+        return "\r\n".join([*lines, "", ""]).encode("latin-1") + body
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Answer one request and hang up."""
+        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
+            head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
+            path = head.split(" ")[1]
+            wanted = re.search(r"(?mi)^range: bytes=(\d+)-", head)
+            answer = ("tree" if "/tree/" in path else "info" if path.startswith("/api/")
+                      else "resolve" if "/resolve/" in path else "file")
+            writer.write(self.answer(answer, int(wanted[1]) if wanted and answer == "file" else 0))
+            await writer.drain()
+        writer.close()
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[MutatedHub]:
+        """Listen on a free port for a while."""
+        server = await asyncio.start_server(self.serve, "127.0.0.1", 0)
+        self.endpoint = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        try:
+            yield self
+        finally:
+            server.close()
+
+
+def edited_body(kind: str, values: list[Any], body: bytes, headers: Json) -> bytes:
+    """`body` after one edit; its length in the headers stays what it was where bytes are missing."""
+    if kind == "cut":
+        return body[:values[0]]
+    if kind == "flip":
+        return body[:values[0]] + bytes(255 - byte for byte in body[values[0]:values[0] + 1]) + body[values[0] + 1:]
+    if kind == "gzip":
+        body = gzip.compress(body)
+        headers |= {"Content-Encoding": "gzip"} if values[0] else {}
+    elif kind == "more":
+        body += values[0]
+    elif kind == "body":
+        body = values[0]
+    headers["Content-Length"] = str(len(body))
+    return body
+
+
+def files_outside(root: Path, target: Path) -> set[str]:
+    """Every file and folder below `root` that is not in `target` and not the database's."""
+    return {str(path) for path in root.rglob("*") if target not in (path, *path.parents)
+            and not path.name.startswith(llamadash.DATABASE_NAME)}
+
+
+async def fuzzed_download(hub: MutatedHub, dash: DownloadDash, file: str | None) -> llamadash.Download | None:
+    """What became of a download; None where it was refused with an error for the user."""
+    try:
+        answer = await dash.request("models:download", repo="user/repo", **({"file": file} if file else {}))
+    except llamadash.DashError as refused:
+        assert str(refused) and refused.code != "INTERNAL_ERROR"
+        return None
+    item = dash.downloads.items[answer["download"]["repo"], answer["download"]["file"]]
+    await eventually(lambda: item.status in ("done", "failed") or dash.failures, "the download ended", 20)
+    await eventually(lambda: not dash.downloads.tasks, "its task ended", 20)
+    return item
+
+
+async def check_fuzzed_download(root: Path, mutations: dict[str, list[tuple[Any, ...]]], file: str | None) -> None:
+    """Download once with and once without the mutations, and look at what is on the disk."""
+    folder = root / "deep" / "inside"
+    dash = DownloadDash(folder)
+    before = files_outside(root, dash.target)
+    async with MutatedHub(root).running() as hub:
+        os.environ["HF_ENDPOINT"] = hub.endpoint
+        dash.downloads = llamadash.Downloads(dash)
+        hub.mutations = mutations
+        with contextlib.suppress(llamadash.DashError):
+            llamadash.encoded(await dash.request("models:repo", repo="user/repo"))
+        item = await fuzzed_download(hub, dash, file)
+        assert not dash.failures, dash.failures
+        if item and item.status == "done":
+            allowed = hub.sent if {"info", "resolve"} <= set(mutations) else {PUBLISHED}
+            assert {item.target(part).read_bytes() for part in item.parts} <= allowed
+            assert not list(dash.target.rglob("*.part"))
+        elif item:
+            assert item.error and len(item.error) < 1000 and "its log says" not in item.error, item.error
+            await dash.request("models:download:cancel", repo=item.repo, file=item.file)
+            assert [path for path in dash.target.rglob("*") if path.is_file()] == []
+        assert files_outside(root, dash.target) == before
+        llamadash.encoded(await dash.request("models:downloads"))
+        hub.mutations = {}
+        again = await fuzzed_download(hub, dash, GGUF_FILE)
+        if not item or item.status == "failed":
+            assert again and again.status == "done", again
+            assert again.target(again.parts[0]).read_bytes() == PUBLISHED
+    await dash.stop()
+    dash.db.close()
+
+
+def examples(file: str | None, *cases: Json) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Mutations that are always among those that are tried."""
+    def add(test: Callable[..., None]) -> Callable[..., None]:
+        for mutations in cases:
+            test = example(mutations=mutations, file=file)(test)
+        return test
+    return add
+
+
+@settings(BOUNDED, max_examples=60)
+@given(mutations=MUTATIONS, file=st.sampled_from([GGUF_FILE, None]))
+@examples(  # each of these has once ended a download without a word
+    GGUF_FILE,
+    {"info": [("siblings", 1)]},
+    {"info": [("json", None)], "tree": [("json", {})]},
+    {"info": [("entry", "lfs.size", 10**400)]},
+    {"info": [("entry", "size", 10**400), ("entry", "lfs", None)]},
+    {"info": [("status", 404)], "resolve": [("header", "X-Linked-Size", "9" * 5000)]},
+    {"resolve": [("header", "X-Linked-Size", "9" * 5000)]},
+    {"file": [("status", 206), ("header", "Content-Range", f"bytes 0-1/{'9' * 5000}")]},
+    {"file": [("status", 206), ("header", "Content-Range", f"bytes {'9' * 5000}-1/3")]},
+    *({"resolve": [("header", "Location", place)]} for place in (
+        "http://x..y/", f"http://{'x' * 70}.example/", "http://\xff.example/", "http://127.0.0.1:99999/",
+        "http://127.0.0.1:x/")),
+)
+@examples(GGUF_FILE, {"file": [("flip", 0)]}, {"file": [("flip", 2999)]}, {"file": [("cut", 2999), ("flip", 7)]})
+@examples(None, *({"info": [("entry", "rfilename", name)]} for name in HOSTILE_NAMES))
+def test_no_answer_of_a_hub_does_harm(hub_folder: Path, mutations: dict[str, list[tuple[Any, ...]]],
+                                      file: str | None) -> None:
+    """Whatever a hub answers, a download brings the published bytes or fails with a reason, and leaves no more."""
+    with tempfile.TemporaryDirectory(dir=hub_folder) as root:
+        asyncio.run(check_fuzzed_download(Path(root), mutations, file))
 
 
 # -- Running ----------------------------------------------------------------------------------------
