@@ -5608,6 +5608,61 @@ def test_the_data_folder_is_private(start: Callable[..., Server]) -> None:
             assert stat.S_IMODE(path.stat().st_mode) & 0o077 == 0, path
 
 
+# Prints which of its arguments this user can read, and which of them list something.
+LOOK_AROUND = """
+for path; do
+  if [ -d "$path" ]; then [ -n "$(ls -A "$path" 2>/dev/null)" ] && echo "$path"
+  else head -c 1 "$path" >/dev/null 2>&1 && echo "$path"; fi
+done; true"""
+
+
+def seen_by_nobody(*paths: Path) -> list[Path]:
+    """Which of `paths` another user of this machine can read or list."""
+    done = subprocess.run(["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "sh", "-c", LOOK_AROUND, "sh",
+                           *map(str, paths)], capture_output=True, text=True, cwd="/", timeout=60)
+    assert done.returncode == 0, done.stderr
+    return list(map(Path, done.stdout.splitlines()))
+
+
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """A folder that every user of this machine can look into, unlike those that pytest makes."""
+    with tempfile.TemporaryDirectory() as name:
+        os.chmod(name, 0o755)
+        yield Path(name)
+
+
+@pytest.mark.skipif(os.name == "nt" or os.geteuid() != 0 or not shutil.which("setpriv"),
+                    reason="needs root, and setpriv to become somebody else")
+@pytest.mark.parametrize("folder_opened", [False, True])
+@run_async
+async def test_a_second_user_sees_nothing(open_folder: Path, folder_opened: bool) -> None:
+    """Nobody else lists the data folder or reads a file in it, and where somebody opens the folder still no file."""
+    (open_folder / "data").mkdir(mode=0o777)
+    os.chmod(open_folder / "data", 0o777)
+    (open_folder / "control").write_text("for everybody")
+    server = Server(open_folder, "--engine-host", "0.0.0.0", program="/nonexistent/llama-server")
+    umask = os.umask(0)
+    try:
+        server.start().stop()
+        server.start()  # makes a new -wal file
+        client = await Dashboard().connect(server)
+        if folder_opened:
+            os.chmod(server.data, 0o755)
+        await client.request("settings:update", changes={"theme": "dark"})
+        await client.request("system:backup")
+        assert server.run("backup", str(server.data / "by-hand.db")).returncode == 0
+        await client.close()
+        paths = [server.data, *server.data.rglob("*")]
+        names = {path.name for path in paths}
+        assert {"access-key", "engine-key", "backups", "by-hand.db", f"{llamadash.DATABASE_NAME}-wal"} <= names
+        looked_at = [path for path in paths if path.is_file()] if folder_opened else paths
+        assert seen_by_nobody(open_folder / "control", *looked_at) == [open_folder / "control"]
+    finally:
+        os.umask(umask)
+        server.stop()
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_a_hundred_hard_kills_lose_nothing_acknowledged(tmp_path: Path) -> None:
     """Whatever was saved before kill -9 in the middle of the next change is there afterwards, a hundred times."""
