@@ -9331,10 +9331,7 @@ class Dash:
         runner = web.AppRunner(self.web.app, access_log=None, shutdown_timeout=0.1, handler_cancellation=True)
         await runner.setup()
         stack.push_async_callback(runner.cleanup)
-        context = None
-        if self.config.tls_cert:
-            context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-            context.load_cert_chain(self.config.tls_cert, self.config.tls_key)
+        context = tls_context(self.config.tls_cert, self.config.tls_key)
         site = web.TCPSite(runner, self.config.host, self.config.port, ssl_context=context, backlog=1024)
         try:
             await site.start()
@@ -9387,6 +9384,27 @@ class Dash:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks, timeout=STOP_TIME)
+
+
+class BadCertificate(DashError):
+    """The files for https are not what they should be."""
+
+
+def tls_context(certificate: Path | None, key: Path | None) -> ssl.SSLContext | None:
+    """What https needs, or None for http; BadCertificate naming the files that do not serve."""
+    if certificate is None or key is None:
+        return None
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    try:
+        for path in (certificate, key):
+            path.open("rb").close()  # its error names the file
+        context.load_cert_chain(certificate, key, password="")  # never asks for one
+    except (ssl.SSLError, ValueError):
+        raise BadCertificate(f"{certificate} and {key} are not a certificate and its private key "
+                             "(in PEM format, without a passphrase)") from None
+    except OSError as problem:
+        raise BadCertificate(f"{problem.filename or key} cannot be read: {problem.strerror}") from problem
+    return context
 
 
 def give_back_memory() -> None:
@@ -9942,6 +9960,8 @@ def run_server(config: Config) -> int:
     except (DatabaseTooNew, MigrationFailed) as problem:
         print(f"llamadash: {problem}", file=sys.stderr)
         return EXIT_DATABASE
+    except BadCertificate as problem:
+        return usage_error(str(problem))
     except PortTaken as problem:
         print(f"llamadash: {problem}", file=sys.stderr)
         return EXIT_PORT
