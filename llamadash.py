@@ -8500,12 +8500,16 @@ def request_data(request: Any) -> Json:
 
 
 def client_address(request: web.Request, trusted_proxies: Sequence[str]) -> str:
-    """The address of the other side: the peer's, or what a trusted proxy says of it."""
-    peer = request.remote or "?"
-    forwarded = request.headers.get("X-Forwarded-For", "")
-    if peer in trusted_proxies and forwarded:
-        return forwarded.split(",")[-1].strip()[:64]
-    return peer
+    """The address of the other side: the peer's, or the nearest one that no trusted proxy has, as those say."""
+    address = request.remote or "?"
+    hops = ",".join(request.headers.getall("X-Forwarded-For", [])).split(",")
+    while hops and address in trusted_proxies:
+        hop = hops.pop().strip()[:64]
+        hop = (host_name(hop) or hop).strip("[]")  # some add the port
+        if not is_ip(hop):
+            break
+        address = hop
+    return address
 
 
 # -- Web -----------------------------------------------------------------------------------------
@@ -8708,7 +8712,8 @@ class WebServer:
         allowed = self.dash.config.allow_origins
         scheme = "https" if self.dash.config.tls_cert else "http"
         if request.remote in self.dash.config.trusted_proxies:
-            scheme = request.headers.get("X-Forwarded-Proto", scheme)
+            said = request.headers.getall("X-Forwarded-Proto", [""])[-1].rpartition(",")[2].strip().lower()
+            scheme = said if said in ("http", "https") else scheme
         same = f"{scheme}://{request.headers['Host']}".lower()
         port = {"http": ":80", "https": ":443"}.get(scheme, "")
         return len(origins) == 1 and ("*" in allowed or origins[0] in allowed
