@@ -51,6 +51,7 @@ import shutil
 import signal
 import socket
 import sqlite3
+import ssl
 import stat
 import struct
 import subprocess
@@ -4882,6 +4883,177 @@ async def test_our_own_and_allowed_origins_may_connect(start: Callable[..., Serv
         await (await Dashboard().connect(server, Origin=origin)).close()
 
 
+def certificate(folder: Path, name: str = "own") -> tuple[Path, Path]:
+    """A new certificate for this machine, signed by itself, and its private key."""
+    if not shutil.which("openssl"):
+        pytest.skip("there is no openssl on the PATH")
+    public, key = folder / f"{name}.pem", folder / f"{name}.key"
+    subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes",
+                    "-keyout", str(key), "-out", str(public), "-days", "2", "-subj", "/CN=llamadash", "-addext",
+                    "subjectAltName=IP:127.0.0.1"], check=True, capture_output=True, timeout=60)
+    return public, key
+
+
+@run_async
+async def test_page_and_socket_over_https(start: Callable[..., Server], tmp_path: Path) -> None:
+    """With a certificate the link is https, whoever trusts it gets page and socket, and nothing goes without TLS."""
+    public, key = certificate(tmp_path)
+    server = start("--tls-cert", str(public), "--tls-key", str(key))
+    assert re.fullmatch(r"https://127\.0\.0\.1:\d+", server.url)
+    trusting = ssl.create_default_context(cafile=str(public))
+    async with aiohttp.ClientSession() as session:
+        async with session.get(server.url, ssl=trusting) as page:
+            assert (page.status, "<html" in await page.text()) == (200, True)
+        with pytest.raises(aiohttp.ClientConnectorCertificateError):
+            await session.get(server.url)
+        with pytest.raises(aiohttp.ClientError):
+            await session.get(server.url.replace("https:", "http:"))
+    raw = await RawSocket().open(server, {"token": server.key}, ssl=trusting, headers={"Origin": server.url})
+    await raw.ws.send_str('421["settings:get",{}]')
+    while not (answer := await raw.ws.receive_str()).startswith("431["):
+        pass
+    assert '"success":true' in answer
+    await raw.close()
+    assert await refused_upgrade(server, ssl=trusting, headers={"Origin": server.url.replace("https:", "http:")}) == 403
+    assert "Traceback" not in server.output()
+
+
+@pytest.mark.parametrize(("fault", "named"), [
+    ("of another certificate", "own.key"), ("absent", "own.key"), ("no key at all", "own.key"),
+    ("with a passphrase", "own.key"), ("a folder", "own.key"), ("no certificate", "own.pem")])
+def test_a_wrong_key_file_is_said(tmp_path: Path, fault: str, named: str) -> None:
+    """Certificate and key that do not serve are named in one line, and the program ends as for bad usage."""
+    public, key = certificate(tmp_path)
+    if fault == "of another certificate":
+        key.write_bytes(certificate(tmp_path, "other")[1].read_bytes())
+    elif fault == "absent":
+        key.unlink()
+    elif fault == "with a passphrase":
+        subprocess.run(["openssl", "ec", "-in", str(key), "-aes128", "-passout", "pass:secret", "-out", str(key)],
+                       check=True, capture_output=True, timeout=60)
+    elif fault == "a folder":
+        key.unlink()
+        key.mkdir()
+    else:
+        (tmp_path / named).write_text("-----BEGIN NOTHING-----")
+    result = Server(tmp_path / "server").run("--port", "0", "--tls-cert", str(public), "--tls-key", str(key))
+    assert (result.returncode, result.stdout) == (2, "")
+    assert len(result.stderr.splitlines()) == 1 and str(tmp_path / named) in result.stderr, result.stderr
+
+
+OTHER_PEER = pytest.mark.skipif(sys.platform != "linux", reason="only Linux has all of 127.0.0.0/8")
+PROXIES = ("--trusted-proxy", "127.0.0.1", "--trusted-proxy", "10.0.0.1", "--trusted-proxy", "fd00::1")
+FORWARDED = [  # X-Forwarded-For as it comes from a trusted proxy, and whose address counts
+    (["203.0.113.7"], "203.0.113.7"),
+    (["198.51.100.1, 203.0.113.7"], "203.0.113.7"),
+    (["198.51.100.1", "203.0.113.7"], "203.0.113.7"),
+    (["203.0.113.7, 10.0.0.1"], "203.0.113.7"),
+    (["198.51.100.1,203.0.113.7 ,fd00::1,10.0.0.1, 127.0.0.1"], "203.0.113.7"),
+    (["2001:db8::5"], "2001:db8::5"),
+    (["203.0.113.7:4711"], "203.0.113.7"),
+    (["[2001:db8::5]:4711"], "2001:db8::5"),
+    (["10.0.0.1"], "10.0.0.1"),
+    (["127.0.0.1, 10.0.0.1"], "127.0.0.1"),
+    (["garbage"], "127.0.0.1"),
+    (["203.0.113.7, garbage, 10.0.0.1"], "10.0.0.1"),
+    (["203.0.113.7,"], "127.0.0.1"),
+    (["", ","], "127.0.0.1"),
+    (["x" * 5000], "127.0.0.1"),
+    (["<script>, 1.2.3.4.5, 999.1.1.1"], "127.0.0.1"),
+]
+
+
+async def counted_address(server: Server, forwarded: list[str], peer: str | None = None) -> str:
+    """The address that a login with these X-Forwarded-For headers is remembered with."""
+    headers = [("X-Forwarded-For", value) for value in forwarded]
+    raw = await RawSocket(peer).open(server, {"password": "correct horse"}, headers=headers)
+    await raw.ws.send_str('421["sessions:list",{}]')
+    while not (answer := await raw.ws.receive_str()).startswith("431["):
+        pass
+    await raw.close()
+    sessions = json.loads(answer[3:])[0]["data"]["sessions"]
+    return next(str(session["address"]) for session in sessions if session["current"])
+
+
+@OTHER_PEER
+@run_async
+async def test_the_nearest_address_that_is_no_trusted_proxy_counts(start: Callable[..., Server]) -> None:
+    """What trusted proxies say is read from the right, as far as they say it; other peers are not believed."""
+    server = start(*PROXIES)
+    assert server.run("password", input="correct horse\n").returncode == 0
+    for forwarded, address in FORWARDED:
+        assert await counted_address(server, forwarded) == address, forwarded
+        assert await counted_address(server, forwarded, "127.0.0.2") == "127.0.0.2", forwarded
+    assert "Traceback" not in server.output()
+
+
+async def failed_login(server: Server, peer: str, forwarded: str) -> str:
+    """The code that a wrong password gets."""
+    raw = await RawSocket(peer).open(server, headers={"X-Forwarded-For": forwarded})
+    await raw.ws.send_str('40{"password":"wrong"}')
+    answer = await raw.ws.receive_str()
+    await raw.close()
+    return str(json.loads(answer[2:])["data"]["code"])
+
+
+@OTHER_PEER
+@run_async
+async def test_failed_logins_are_counted_by_forwarded_address(start: Callable[..., Server]) -> None:
+    """Behind a trusted proxy each address has its own five tries; any other peer's headers buy it no more."""
+    server = start(*PROXIES)
+    tries = ["UNAUTHENTICATED"] * 5 + ["RATE_LIMITED"]
+    assert [await failed_login(server, "127.0.0.1", "203.0.113.7") for _ in range(6)] == tries
+    assert await failed_login(server, "127.0.0.1", "203.0.113.8") == "UNAUTHENTICATED"
+    assert [await failed_login(server, "127.0.0.2", f"203.0.113.{at}") for at in range(20, 26)] == tries
+
+
+@OTHER_PEER
+@run_async
+async def test_sockets_are_counted_by_forwarded_address(start: Callable[..., Server]) -> None:
+    """Behind a trusted proxy each address has its own connections; any other peer's headers buy it no more."""
+    server = start(*PROXIES, "--sockets-per-address", "2")
+
+    async def opened(peer: str, *addresses: str) -> list[RawSocket]:
+        return [await RawSocket(peer).open(server, headers={"X-Forwarded-For": address}) for address in addresses]
+    sockets = await opened("127.0.0.1", "203.0.113.7", "203.0.113.7", "203.0.113.8", "203.0.113.8")
+    sockets += await opened("127.0.0.2", "203.0.113.9", "203.0.113.10")
+    for peer, address in (("127.0.0.1", "203.0.113.7"), ("127.0.0.2", "203.0.113.11")):
+        assert await refused_upgrade(server, peer, headers={"X-Forwarded-For": address}) == 503
+    for raw in sockets:
+        await raw.close()
+
+
+ORIGINS: list[tuple[str, str, Json, bool]] = [  # peer, origin, further headers, whether it may connect
+    ("127.0.0.1", "https://{host}", {"X-Forwarded-Proto": "https"}, True),
+    ("127.0.0.1", "https://{host}", {"X-Forwarded-Proto": "HTTPS"}, True),
+    ("127.0.0.1", "https://{host}", {"X-Forwarded-Proto": "http, https"}, True),
+    ("127.0.0.1", "http://{host}", {"X-Forwarded-Proto": "https"}, False),
+    ("127.0.0.1", "https://{host}", {"X-Forwarded-Proto": "https, http"}, False),
+    ("127.0.0.1", "https://{host}", {}, False),
+    ("127.0.0.1", "http://{host}", {}, True),
+    ("127.0.0.1", "http://{host}", {"X-Forwarded-Proto": "garbage"}, True),
+    ("127.0.0.1", "garbage://{host}", {"X-Forwarded-Proto": "garbage"}, False),
+    ("127.0.0.1", "http://evil.example", {"X-Forwarded-Host": "evil.example"}, False),
+    ("127.0.0.2", "https://{host}", {"X-Forwarded-Proto": "https"}, False),
+    ("127.0.0.2", "http://{host}", {"X-Forwarded-Proto": "https"}, True),
+    ("127.0.0.2", "http://evil.example", {"X-Forwarded-Host": "evil.example"}, False),
+]
+
+
+@OTHER_PEER
+@run_async
+async def test_the_scheme_of_an_origin_is_what_a_trusted_proxy_says(start: Callable[..., Server]) -> None:
+    """X-Forwarded-Proto counts from a trusted proxy and from nobody else; X-Forwarded-Host never does."""
+    server = start(*PROXIES)
+    host = server.url.split("//")[1]
+    for peer, origin, more, admitted in ORIGINS:
+        headers = {**more, "Origin": origin.format(host=host)}
+        if admitted:
+            await (await RawSocket(peer).open(server, {"token": server.key}, headers=headers)).close()
+        else:
+            assert await refused_upgrade(server, peer, headers=headers) == 403, (peer, headers)
+
+
 # -- Doctor and service -----------------------------------------------------------------------------
 
 @pytest.fixture
@@ -5200,7 +5372,7 @@ def test_a_newer_database_exits_5(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("arguments", [["--no-such-option"], ["--port", "x"], ["--port", "70000"], ["no-such-command"],
-                                       ["--tls-cert", "x"]])
+                                       ["--tls-cert", "x"], ["--tls-key", "x"]])
 def test_bad_usage_exits_2(tmp_path: Path, arguments: list[str]) -> None:
     """What the command line does not know is said on standard error."""
     result = Server(tmp_path).run(*arguments)
@@ -5356,8 +5528,9 @@ def zero_page(path: Path, table: str) -> None:
 class RawSocket:
     """A WebSocket without a Socket.IO library: it can say what no library would."""
 
-    def __init__(self) -> None:
-        self.session = aiohttp.ClientSession()
+    def __init__(self, peer: str | None = None) -> None:
+        here = (peer, 0) if peer else None
+        self.session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(local_addr=here))
 
     async def open(self, server: Server, auth: Json | None = None, **options: Any) -> RawSocket:
         """Connect, and authenticate if `auth` is given."""
@@ -5382,6 +5555,15 @@ class RawSocket:
         """Leave."""
         await self.ws.close()
         await self.session.close()
+
+
+async def refused_upgrade(server: Server, peer: str | None = None, **options: Any) -> int:
+    """The status with which the server refuses a socket."""
+    raw = RawSocket(peer)
+    with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
+        await raw.open(server, **options)
+    await raw.session.close()
+    return refused.value.status
 
 
 @contextlib.asynccontextmanager
@@ -5628,7 +5810,7 @@ def seen_by_nobody(*paths: Path) -> list[Path]:
 def open_folder() -> Iterator[Path]:
     """A folder that every user of this machine can look into, unlike those that pytest makes."""
     with tempfile.TemporaryDirectory() as name:
-        os.chmod(name, 0o755)
+        Path(name).chmod(0o755)
         yield Path(name)
 
 
@@ -5639,7 +5821,7 @@ def open_folder() -> Iterator[Path]:
 async def test_a_second_user_sees_nothing(open_folder: Path, folder_opened: bool) -> None:
     """Nobody else lists the data folder or reads a file in it, and where somebody opens the folder still no file."""
     (open_folder / "data").mkdir(mode=0o777)
-    os.chmod(open_folder / "data", 0o777)
+    (open_folder / "data").chmod(0o777)
     (open_folder / "control").write_text("for everybody")
     server = Server(open_folder, "--engine-host", "0.0.0.0", program="/nonexistent/llama-server")
     umask = os.umask(0)
@@ -5648,7 +5830,7 @@ async def test_a_second_user_sees_nothing(open_folder: Path, folder_opened: bool
         server.start()  # makes a new -wal file
         client = await Dashboard().connect(server)
         if folder_opened:
-            os.chmod(server.data, 0o755)
+            server.data.chmod(0o755)
         await client.request("settings:update", changes={"theme": "dark"})
         await client.request("system:backup")
         assert server.run("backup", str(server.data / "by-hand.db")).returncode == 0
