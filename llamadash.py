@@ -9194,6 +9194,8 @@ PRUNE_INTERVAL = 900.0  # seconds between two rounds of deleting what is too old
 PRUNE_DELAY = 60.0  # seconds after the start until the first: starting up comes first
 BACKUP_INTERVAL = 3600.0  # seconds between two looks at whether today's backup exists
 STOP_TIME = 1.5  # seconds that background tasks have for ending
+# asyncio takes one number for both, and a crowd that it accepts at once holds up everybody else.
+WAITING_TO_CONNECT, ACCEPTED_AT_ONCE = 1024, 16
 
 
 class Dash:
@@ -9269,8 +9271,7 @@ class Dash:
     def features(self) -> Json:
         """What a client must know of this server before it shows anything."""
         return {"auth": self.config.auth, "password": self.db.get_meta("password") is not None,
-                "embedded": embedded_python() is not None, "web": self.web.files.version,
-                "notice": self.db.notice}
+                "web": self.web.files.version, "notice": self.db.notice}
 
     # messages
 
@@ -9335,17 +9336,22 @@ class Dash:
         """Listen for browsers and return the port."""
         runner = web.AppRunner(self.web.app, access_log=None, shutdown_timeout=0.1, handler_cancellation=True)
         await runner.setup()
+        assert runner.server
         stack.push_async_callback(runner.cleanup)
         context = tls_context(self.config.tls_cert, self.config.tls_key)
-        site = web.TCPSite(runner, self.config.host, self.config.port, ssl_context=context, backlog=1024)
         try:
-            await site.start()
+            server = await asyncio.get_running_loop().create_server(
+                runner.server, self.config.host, self.config.port, ssl=context, backlog=ACCEPTED_AT_ONCE)
         except OSError as problem:
             if problem.errno not in (errno.EADDRINUSE, errno.EACCES):
                 raise
             holder = port_holder(self.config.port) if problem.errno == errno.EADDRINUSE else "not for this user"
             raise PortTaken(f"port {self.config.port} is taken: {holder}; choose another with --port") from problem
-        return int(runner.addresses[0][1])
+        stack.callback(server.close)
+        for listener in server.sockets:
+            with listener.dup() as same:
+                same.listen(WAITING_TO_CONNECT)
+        return int(server.sockets[0].getsockname()[1])
 
     def background(self) -> dict[str, Coroutine[Any, Any, Any]]:
         """What runs for as long as the program does, by name."""
