@@ -8028,6 +8028,7 @@ MAX_MESSAGE = 1_000_000  # bytes of one incoming message: a pasted book chapter 
 MAX_CONNECT = 8192  # characters of the message that authenticates
 MAX_UNSENT = 4_000_000  # bytes waiting for one client: more, and it is not reading
 AUTH_DEADLINE = 10.0  # seconds in which a new socket must authenticate
+ANSWER_TIME = 0.1  # seconds in which an answer arrives, before its asker may be cut off
 CLOSE_GRACE = 1.0  # seconds between a refusal, or a close, and the end of the TCP connection
 CROWD = 100  # sockets that have gone: their memory (3 MB) is worth giving back
 RECOVERY_TIME = 120.0  # seconds for which missed broadcasts are kept
@@ -8339,7 +8340,17 @@ class Hub:
     def end_sessions(self, alive: set[str | None]) -> None:
         """Close the sockets of the clients whose session is not one of those that are `alive`."""
         for client in [client for client in self.clients.values() if client.session_id not in alive]:
+            client.wire.write(text_frame(b"41"))  # Socket.IO's DISCONNECT
             client.wire.abort()
+
+    def end_lost_sessions(self) -> None:
+        """Close the sockets of the sessions that were revoked or have expired."""
+        if any(client.session_id not in (None, "key") for client in self.clients.values()):
+            self.end_sessions({None, "key", *(row["id"] for row in self.dash.db.sessions())})
+
+    def end_lost_sessions_soon(self) -> None:
+        """end_lost_sessions() once the answer that is under way has arrived."""
+        asyncio.get_running_loop().call_later(ANSWER_TIME, self.end_lost_sessions)
 
     async def close(self) -> None:
         """End every socket: a tab left open must not delay the stop."""
@@ -8361,8 +8372,7 @@ class Hub:
                 key = new
                 self.dash.db.delete_sessions()
                 self.end_sessions(set())
-            elif any(client.session_id not in (None, "key") for client in self.clients.values()):
-                self.end_sessions({None, "key", *(row["id"] for row in self.dash.db.sessions())})
+            self.end_lost_sessions()
             if self.refused and time.monotonic() - reported > REFUSAL_REPORT:
                 reported = time.monotonic()
                 log.warning("refused: %s", ", ".join(f"{count} {what}" for what, count in self.refused.most_common(8)))
@@ -9665,6 +9675,7 @@ async def sessions_revoke(dash: Dash, *, id: Annotated[str, Length(1, 64)]) -> J
     """End one session; its sockets are closed at once."""
     if not dash.db.delete_sessions(id):
         raise NotFound("There is no such session.", field="id")
+    dash.hub.end_lost_sessions_soon()
     return {"id": id}
 
 
@@ -9688,6 +9699,7 @@ async def password_set(dash: Dash, client: Client, *, password: Annotated[str, L
     for row in dash.db.sessions():
         if row["id"] != client.session_id:
             dash.db.delete_sessions(row["id"])
+    dash.hub.end_lost_sessions_soon()
     return {"password": bool(password)}
 
 

@@ -1,5 +1,5 @@
 import { Component, h } from "../core/component.js";
-import { offer } from "../core/auth.js";
+import { credentials, offer } from "../core/auth.js";
 import { icon } from "./icon.js";
 import { ToastRegion } from "./toast.js";
 
@@ -159,8 +159,7 @@ export class Layout extends Component {
   }
 
   renderLogin() {
-    const refusal = this.get("refusal");
-    const wrong = refusal?.code === "RATE_LIMITED" ? `Too many attempts. Try again in ${refusal.retryAfter ?? 60} s.` : this.state.offered ? "That was not accepted. Check it and try again." : "";
+    const { offered } = this.state;
     return h("form", { className: "login-card", dataset: { form: "login" } },
       this.renderBrand(),
       h("div", { className: "stack" }, h("h1", { className: "page-title" }, "Sign in"),
@@ -168,9 +167,17 @@ export class Layout extends Component {
         h("code", { className: "code" }, "python3 llamadash.py link")),
       h("div", { className: "field" }, h("input", { className: "visually-hidden", type: "text", autocomplete: "username", value: "llamadash", tabindex: -1, readonly: true, "aria-hidden": true }),
         h("label", { className: "field-label", htmlFor: "login-secret" }, "Link, access key or password"),
-        h("input", { id: "login-secret", className: "input", type: "password", name: "secret", autocomplete: "current-password", required: true, "aria-invalid": wrong ? true : null, "aria-describedby": "login-error" }),
-        h("p", { id: "login-error", className: "field-error", role: "alert" }, wrong)),
+        h("input", { id: "login-secret", className: "input", type: "password", name: "secret", autocomplete: "current-password", required: true, "aria-invalid": offered ? true : null, "aria-describedby": "login-error" }),
+        h("p", { id: "login-error", className: "field-error", role: "alert" }, this.whySignedOut())),
       h("button", { type: "submit", className: "button button-primary button-block" }, icon("key", { size: 16 }), "Sign in"));
+  }
+
+  whySignedOut() {
+    const refusal = this.get("refusal");
+    if (refusal?.code === "RATE_LIMITED") return `Too many attempts. Try again in ${refusal.retryAfter ?? 60} s.`;
+    if (this.state.offered) return "That was not accepted. Check it and try again.";
+    if (this.get("info")) return "You were signed out: this session was ended or has expired, or the access key was replaced.";
+    return credentials().token ? "The access key or session of this browser is not valid any more." : "";
   }
 
   getEventMap() {
@@ -212,6 +219,7 @@ export class Layout extends Component {
     const { state } = this.props;
     const redraw = () => this.setState({});
     const clock = setInterval(() => this.get("connection") === "disconnected" && redraw(), 1000);
-    return [...["connection", "retryAt", "refusal", "info", "engine"].map((key) => state.subscribe(key, redraw)), () => clearInterval(clock)];
+    const follow = (/** @type {string} */ connection) => this.setState(connection === "connected" ? { offered: false } : {});
+    return [state.subscribe("connection", follow), ...["retryAt", "refusal", "info", "engine"].map((key) => state.subscribe(key, redraw)), () => clearInterval(clock)];
   }
 }

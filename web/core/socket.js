@@ -214,7 +214,7 @@ export class Socket {
     if (!packet) return;
     if (packet.type === "0") this.accepted();
     else if (packet.type === "4") this.refused(packet.data);
-    else if (packet.type === "1") this.drop("the server ended the session");
+    else if (packet.type === "1") this.reconnect(); // the session was ended: whether another attempt is in vain shows at once
     else if (packet.type === "2" && Array.isArray(packet.data)) this.dispatch(packet.data[0], packet.data[1]);
     else if (packet.type === "3" && packet.id !== null) {
       this.acks.get(packet.id)?.(...(packet.data ?? []));
