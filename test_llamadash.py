@@ -6465,6 +6465,55 @@ async def test_a_metrics_tick_touches_only_numbers(start: Callable[..., Server],
     await client.close()
 
 
+async def logged_in(browser: playwright.Browser, server: Server, password: str) -> playwright.Page:
+    """The settings in a fresh profile without the key, after its person typed the password on the login page."""
+    page = await Browser(await browser.new_context(), server).open("/settings", key="")
+    await page.locator("#login-secret").fill(password)
+    await page.keyboard.press("Enter")
+    await page.wait_for_selector(".session-item:has-text('This browser')")
+    return page
+
+
+@run_async
+async def test_a_person_sets_a_password_and_ends_a_session(start: Callable[..., Server]) -> None:
+    """A password lets other browsers in; one whose session is ended asks for a login within a second, and says why."""
+    async with chromium(server := start()) as owner:
+        page = await owner.open("/settings")
+        for field in ("#password-password", "#password-again"):
+            await page.locator(field).fill("correct horse")
+        await page.get_by_role("button", name="Set password").click()
+        await page.wait_for_selector(".badge:has-text('Password set')")
+        assert owner.context.browser
+        other, mine = [await logged_in(owner.context.browser, server, "correct horse") for _ in range(2)]
+        sessions = mine.locator(".session-item")
+        assert await sessions.count() == 2
+        await sessions.filter(has_not_text="This browser").get_by_role("button").click()
+        await other.wait_for_selector("#login-error:has-text('You were signed out')", timeout=1000)
+        assert await other.locator("#login-secret").is_visible() and not await other.locator("main").is_visible()
+        await mine.wait_for_function("document.querySelectorAll('.session-item').length === 1")
+        assert await mine.locator("#main").is_visible() and await page.locator("#main").is_visible()
+        await other.reload()
+        await other.wait_for_selector("#login-error:has-text('not valid any more')")
+        assert owner.problems == []
+
+
+@run_async
+async def test_every_page_says_that_authentication_is_off(start: Callable[..., Server]) -> None:
+    """With --no-auth nobody has to log in, and each page warns of it for as long as it is open."""
+    server = start("--no-auth")
+    async with chromium(server) as browser:
+        page = await browser.open(key="")
+        for path in PAGES:
+            await page.goto(server.url + path)
+            warning = page.locator(".banners .banner", has_text="Authentication is off (--no-auth)")
+            await warning.wait_for()
+            assert await warning.get_by_role("button").count() == 0
+        await page.get_by_role("link", name="Models", exact=True).click()
+        await page.wait_for_selector("h1:has-text('Models')")
+        assert await warning.is_visible()
+        assert browser.problems == []
+
+
 @run_async
 async def test_a_person_loads_a_model_and_chats(appliance: Server) -> None:
     """In the browser: load with a progress bar, ask, read the answer with its speed."""
