@@ -4759,6 +4759,7 @@ async def test_a_password_opens_a_session_that_can_be_revoked(start: Callable[..
     await owner.request("sessions:revoke", id=listed[0]["id"])
     await eventually(lambda: not browser.sio.connected and not again.sio.connected)
     assert (await connect_error(server, {"token": session}))["data"]["code"] == "UNAUTHENTICATED"
+    assert (await owner.request("sessions:list"))["sessions"] == []
     await owner.close()
 
 
