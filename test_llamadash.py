@@ -6047,6 +6047,162 @@ async def test_a_thousand_clients_come_back_after_a_restart(start: Callable[...,
     await asyncio.gather(*(raw.close() for raw, _ in again))
 
 
+# Runs llamadash with a clock on which each sample is half a minute after the last, and samples without pause while it
+# is told to. Each brings two lines of the engine's log, and every third one a finished request. Everything is kept for
+# a day only, and what is older is deleted twice a second.
+REPLAY = """
+import asyncio, gc, sys
+import llamadash
+
+STEP = 30_000  # ms between two samples
+clock = [llamadash.now_ms() - 10 * llamadash.DAY, 0]  # the time, and how many samples there were
+llamadash.now_ms = lambda: clock[0]
+llamadash.PRUNE_DELAY = llamadash.PRUNE_INTERVAL = 0.5
+llamadash.SETTING_DEFAULTS.update(metrics_retention_days=1, metrics_history_days=1, logs_retention_days=1,
+                                  logs_max_rows=2000)
+take_sample = llamadash.Sampler.tick
+
+
+async def tick(sampler):
+    clock[0] += STEP
+    clock[1] += 1
+    feed(sampler.dash.engine, clock[1])
+    await take_sample(sampler)
+
+
+def feed(engine, number):
+    engine.flood.limit = 10**9  # lines that would come within a minute
+    engine.states.ports[1] = "tiny"
+    says = [f"srv  operator(): a line of log with the number {number}", f"slot launch: task {number} begins"]
+    if number % 3 == 0:
+        timing = f"slot print_timing: id  0 | task {number} |"
+        says += [f"{timing} prompt eval time = 100.00 ms / 50 tokens", f"{timing} eval time = 200.00 ms / 10 tokens",
+                 f"slot release: id  0 | task {number} | stop processing: n_tokens = 59, truncated = 0"]
+    for line in says:
+        engine.on_line(llamadash.parse_line(f"[1] 0.00.000.000 W {line}".encode()))
+
+
+@llamadash.on("replay:run")
+async def run(dash: llamadash.Dash, *, samples: int) -> llamadash.Json:
+    until = clock[1] + samples
+    dash.settings()["metrics_interval"] = 0
+    dash.sampler.wake()
+    while clock[1] < until:
+        await asyncio.sleep(0.02)
+    dash.settings()["metrics_interval"] = 60
+    dash.sampler.wake()
+    await dash.journal.flush()
+    return {}
+
+
+@llamadash.on("replay:measure")
+async def measure(dash: llamadash.Dash) -> llamadash.Json:
+    gc.collect()
+    llamadash.give_back_memory()
+    database = [dash.db.path.with_name(dash.db.path.name + suffix) for suffix in ("", "-wal", "-shm")]
+    process = dash.sampler.process
+    return {"sockets": len(dash.hub.wires), "tasks": len(asyncio.all_tasks()), "threads": process.num_threads(),
+            "descriptors": process.num_fds(), "memory": process.memory_info().rss,
+            "database": llamadash.files_size(*database),
+            "oldest": dash.db.rows("SELECT MIN(timestamp) AS oldest FROM metrics WHERE resolution = 0")[0]["oldest"]}
+
+
+llamadash.Sampler.tick = tick
+sys.exit(llamadash.main(sys.argv[1:]))
+"""
+
+
+class ReplayServer(Server):
+    """llamadash with a clock that runs as fast as it can."""
+
+    def command(self, *arguments: str) -> list[str]:
+        """The command line that runs the replay on this server's data folder."""
+        return [sys.executable, "-c", REPLAY, "--data-dir", str(self.data), *arguments]
+
+
+class Listener(Dashboard):
+    """A client that stays: it counts what it is sent, and keeps the numbers of the broadcasts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.counts: collections.Counter[str] = collections.Counter()
+        self.seqs: list[int] = []
+
+    def count(self) -> None:
+        """Count from now on, and keep nothing else."""
+        self.seen.clear()
+        self.sio.on("*", self.heard)
+
+    def heard(self, event: str, message: Json) -> None:
+        """Count one message, and the lines in a batch of them."""
+        data = message["data"]
+        self.counts[event] += len(data["entries"]) + data["dropped"] if event == "logs:entries" else 1
+        if "seq" in message:
+            self.seqs.append(message["seq"])
+
+
+async def come_and_go(server: Server, visits: collections.Counter[str]) -> None:
+    """Clients that connect, listen for a moment and leave, every other one without a word; until cancelled."""
+    while True:
+        raw = RawSocket()
+        try:
+            await raw.open(server, {"token": server.key})
+            for _ in range(20):
+                await raw.ws.receive_str()
+            if visits["clients"] % 2:
+                raw.ws._conn.transport.abort()  # type: ignore[union-attr]
+            else:
+                await raw.ws.close()
+        finally:
+            await raw.session.close()
+        visits["clients"] += 1
+
+
+async def settled(client: Dashboard, sockets: int) -> Json | None:
+    """What the server measures of itself, once only so many sockets are left."""
+    found = await client.request("replay:measure")
+    return found if found["sockets"] == sockets else None
+
+
+async def replayed(server: Server) -> tuple[list[Json], collections.Counter[str], list[Listener]]:
+    """What was measured after a third of a day and at its end; who came and went; who stayed."""
+    staying = [typing.cast(Listener, await Listener().connect(server)) for _ in range(3)]
+    for listener in staying:
+        listener.count()
+    visits: collections.Counter[str] = collections.Counter()
+    measured = []
+    for samples in (2900, 5800):
+        visitors = asyncio.create_task(come_and_go(server, visits))
+        await staying[0].request("replay:run", samples=samples)
+        visitors.cancel()
+        await asyncio.wait([visitors])
+        measured.append(await eventually(lambda: settled(staying[0], len(staying)), "visitors are gone"))
+    for listener in staying:
+        await listener.close()
+    return measured, visits, staying
+
+
+@run_async
+async def test_a_day_of_updates_leaves_nothing_behind(tmp_path: Path) -> None:
+    """With as many updates as a day brings, and clients that come and go, nothing grows any more after a third."""
+    server = ReplayServer(tmp_path, environment={"PYTHONPATH": str(HERE)}, program="/nonexistent/llama-server")
+    try:
+        (before, after), visits, staying = await replayed(server.start())
+    finally:
+        server.stop()
+    assert after["oldest"] > before["oldest"]  # so that pruning is a part of this
+    assert after["memory"] - before["memory"] < 5_000_000
+    assert after["database"] - before["database"] < 500_000
+    for name in ("tasks", "threads", "descriptors"):
+        assert after[name] <= before[name] + 2, name
+    assert "Traceback" not in server.output()
+    assert visits["clients"] > 200
+    for listener in staying:
+        assert listener.seqs == list(range(listener.seqs[0], listener.seqs[0] + len(listener.seqs)))
+        for event, least in {"metrics:update": 8640, "logs:entries": 17_280, "requests:finished": 2880}.items():
+            assert listener.counts[event] >= least
+
+
 # -- Whole appliance: engines -----------------------------------------------------------------------
 
 @pytest.fixture(params=ENGINES)
