@@ -9085,7 +9085,7 @@ def service_unit(config: Config) -> str:
 
 def print_service(config: Config) -> int:
     """Print the systemd unit; the data folder is made, as the service could not do that."""
-    config.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    private_folder(config.data_dir)
     print(service_unit(config), end="")
     return 0
 
@@ -9919,11 +9919,16 @@ class PortTaken(DashError):
     """Another program listens on this port, or this user may not."""
 
 
+def private_folder(path: Path) -> None:
+    """Make a folder that only its owner can look into, or make it so where it exists."""
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    os.chmod(path, 0o700)
+
+
 @contextlib.contextmanager
 def data_folder(path: Path) -> Iterator[None]:
     """Make the data folder and hold its lock; AlreadyRunning where another process has it."""
-    path.mkdir(mode=0o700, parents=True, exist_ok=True)
-    os.chmod(path, 0o700)
+    private_folder(path)
     (path / "models").mkdir(exist_ok=True)
     with open(path / "lock", "a+", encoding="utf-8", errors="replace") as file:
         os.chmod(path / "lock", 0o600)
@@ -10031,7 +10036,7 @@ def open_database(config: Config) -> Database:
 
 def print_link(config: Config, *, new: bool) -> int:
     """Print the link to open; with `new` replace the key first, which ends all sessions."""
-    config.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    private_folder(config.data_dir)
     key = access_key(config.data_dir, new=new)  # a running llamadash notices
     if new and (config.data_dir / DATABASE_NAME).exists():
         with contextlib.closing(open_database(config)) as database:
@@ -10066,7 +10071,7 @@ def ask_password(config: Config) -> int:
     )
     if 0 < len(password) < MIN_PASSWORD or len(password) > MAX_PASSWORD:
         return usage_error(f"a password has {MIN_PASSWORD} to {MAX_PASSWORD} characters")
-    config.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    private_folder(config.data_dir)
     with contextlib.closing(open_database(config)) as database:
         database.set_meta("password", hashed_password(password) if password else None)
         database.delete_sessions()

@@ -5791,6 +5791,17 @@ def test_the_data_folder_is_private(start: Callable[..., Server]) -> None:
             assert stat.S_IMODE(path.stat().st_mode) & 0o077 == 0, path
 
 
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such modes")
+@pytest.mark.parametrize("command", ["link", "password", "service"])
+def test_every_command_makes_the_data_folder_private(tmp_path: Path, command: str) -> None:
+    """A folder that was open to everybody is not when a command has used it."""
+    server = Server(tmp_path)
+    server.data.mkdir()
+    server.data.chmod(0o777)
+    assert server.run(command, input="correct horse\n").returncode == 0
+    assert stat.S_IMODE(server.data.stat().st_mode) == 0o700
+
+
 # Prints which of its arguments this user can read, and which of them list something.
 LOOK_AROUND = """
 for path; do
