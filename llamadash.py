@@ -3395,6 +3395,7 @@ class Access:
         self.key = access_key(dash.config.data_dir)
         self.failures: collections.OrderedDict[str, list[float]] = collections.OrderedDict()
         self.hashing = asyncio.Lock()
+        self.sessions_void = False  # whether those in the database have ended, but could not be deleted yet
 
     async def admit(self, credentials: Json, address: str) -> Json:
         """{session_id, session?} for good credentials; Unauthenticated or RateLimited for others.
@@ -8266,6 +8267,8 @@ class Hub:
         self.wires: dict[Wire, float] = {}  # every socket, and when its next ping is due, the soonest first
         self.gone = 0  # sockets that have ended since memory was last given back
         self.refused: collections.Counter[str] = collections.Counter()
+        self.reported = time.monotonic()
+        self.known_key = dash.access.key
         quiet = logging.getLogger("llamadash.socketio")
         quiet.setLevel(logging.CRITICAL)
         self.sio = socketio.AsyncServer(
@@ -8360,23 +8363,32 @@ class Hub:
 
     async def watch(self) -> None:
         """End the sockets of sessions that have ended, and report refusals, while the program runs."""
-        reported = time.monotonic()
-        key = self.dash.access.current_key()
         while True:
             await asyncio.sleep(0.5)
             self.ping()
             if self.gone >= CROWD:
                 self.gone = 0
                 give_back_memory()
-            if (new := self.dash.access.current_key()) != key:
-                key = new
-                self.dash.db.delete_sessions()
-                self.end_sessions(set())
+            self.report_refusals()
+            self.look_at_key()
             self.end_lost_sessions()
-            if self.refused and time.monotonic() - reported > REFUSAL_REPORT:
-                reported = time.monotonic()
-                log.warning("refused: %s", ", ".join(f"{count} {what}" for what, count in self.refused.most_common(8)))
-                self.refused.clear()
+
+    def look_at_key(self) -> None:
+        """End every session where the access key is a new one: at once, and in the database as soon as that can be."""
+        if (key := self.dash.access.current_key()) != self.known_key:
+            self.known_key = key
+            self.dash.access.sessions_void = True
+            self.end_sessions(set())
+        if self.dash.access.sessions_void:
+            self.dash.db.delete_sessions()
+            self.dash.access.sessions_void = False
+
+    def report_refusals(self) -> None:
+        """Log now and then how much was refused, and why."""
+        if self.refused and time.monotonic() - self.reported > REFUSAL_REPORT:
+            self.reported = time.monotonic()
+            log.warning("refused: %s", ", ".join(f"{count} {what}" for what, count in self.refused.most_common(8)))
+            self.refused.clear()
 
     # messages
 
@@ -9204,8 +9216,25 @@ PRUNE_INTERVAL = 900.0  # seconds between two rounds of deleting what is too old
 PRUNE_DELAY = 60.0  # seconds after the start until the first: starting up comes first
 BACKUP_INTERVAL = 3600.0  # seconds between two looks at whether today's backup exists
 STOP_TIME = 1.5  # seconds that background tasks have for ending
+RESTART_PAUSE = 1.0  # seconds until a background task that has failed begins again
+REPEAT_PAUSE = 60.0  # seconds until a failure that repeats is logged again
 # asyncio takes one number for both, and a crowd that it accepts at once holds up everybody else.
 WAITING_TO_CONNECT, ACCEPTED_AT_ONCE = 1024, 16
+
+
+class News:
+    """Tells a failure that is worth a log line from one that repeats, whose lines would only fill the disk."""
+
+    def __init__(self) -> None:
+        self.told: dict[str, tuple[str, float]] = {}
+
+    def is_new(self, what: str, problem: BaseException | None) -> bool:
+        """Whether `what` has failed otherwise than the last time, or that is a minute ago."""
+        said, moment = self.told.get(what, ("", -math.inf))
+        if said == repr(problem) and time.monotonic() - moment < REPEAT_PAUSE:
+            return False
+        self.told[what] = repr(problem), time.monotonic()
+        return True
 
 
 class Dash:
@@ -9216,6 +9245,7 @@ class Dash:
         self.started = time.time()
         self.tasks: set[asyncio.Task[Any]] = set()
         self.house_problems: dict[str, str] = {}  # what keeps housekeeping from its work, by the name of the work
+        self.news = News()
         self.lag = 0.0  # seconds by which the loop was late at worst, of late
         self.db = Database(config.data_dir / DATABASE_NAME)
         self.load_settings()
@@ -9309,6 +9339,17 @@ class Dash:
         if not task.cancelled() and (problem := task.exception()):
             log.error("%s failed", task.get_name(), exc_info=problem)
 
+    async def lasting(self, name: str, work: Callable[[], Coroutine[Any, Any, Any]]) -> None:
+        """Do `work`, and begin again where it fails: a disk that was full for a moment must not end it for good."""
+        while True:
+            try:
+                await work()
+                return
+            except Exception as problem:
+                if self.news.is_new(name, problem):
+                    log.exception("%s failed and begins again", name)
+                await asyncio.sleep(RESTART_PAUSE)
+
     async def run(self, stop: asyncio.Event, ready: Callable[[int], None]) -> None:
         """Start everything in order, say so through `ready`, and undo it in reverse once `stop` is set."""
         async with contextlib.AsyncExitStack() as stack:
@@ -9322,8 +9363,8 @@ class Dash:
             ready(port)
             give_back_memory()
             log.info("llamadash %s is listening on %s", __version__, self.config.url(port))
-            for name, coroutine in self.background().items():
-                self.spawn(coroutine, name)
+            for name, work in self.background().items():
+                self.spawn(self.lasting(name, work), name)
             await stop.wait()
             log.info("stopping")
 
@@ -9363,11 +9404,11 @@ class Dash:
                 same.listen(WAITING_TO_CONNECT)
         return int(server.sockets[0].getsockname()[1])
 
-    def background(self) -> dict[str, Coroutine[Any, Any, Any]]:
+    def background(self) -> dict[str, Callable[[], Coroutine[Any, Any, Any]]]:
         """What runs for as long as the program does, by name."""
-        return {"journal": self.journal.run(), "hub watch": self.hub.watch(), "sampler": self.sampler.run(),
-                "first scan": self.first_scan(), "housekeeping": self.keep_house(), "downloads": self.downloads.run(),
-                "watchdog": watchdog(self)}
+        return {"journal": self.journal.run, "hub watch": self.hub.watch, "sampler": self.sampler.run,
+                "first scan": self.first_scan, "housekeeping": self.keep_house, "downloads": self.downloads.run,
+                "watchdog": functools.partial(watchdog, self)}
 
     async def first_scan(self) -> None:
         """Find the models, then start the engine if the user wants that."""
@@ -9483,10 +9524,12 @@ async def watchdog(dash: Dash) -> None:
             if pause and time.monotonic() - told > pause:
                 told = time.monotonic()
                 await notify("WATCHDOG=1")
-    finally:
-        monitor.ended.set()
+    except asyncio.CancelledError:
         with contextlib.suppress(OSError):
             await notify("STOPPING=1")
+        raise
+    finally:
+        monitor.ended.set()
 
 
 # -- Handlers: installing an engine --------------------------------------------------------------
@@ -10002,7 +10045,7 @@ async def serve_until_stopped(config: Config) -> int:
     for name in ("SIGINT", "SIGTERM", "SIGHUP"):
         with contextlib.suppress(NotImplementedError, AttributeError):
             loop.add_signal_handler(getattr(signal, name), stop.set)
-    loop.set_exception_handler(unhandled)
+    loop.set_exception_handler(functools.partial(unhandled, News()))
     dash = Dash(config)
 
     def ready(port: int) -> None:
@@ -10014,11 +10057,11 @@ async def serve_until_stopped(config: Config) -> int:
     return 0
 
 
-def unhandled(_loop: asyncio.AbstractEventLoop, context: Json) -> None:
+def unhandled(news: News, _loop: asyncio.AbstractEventLoop, context: Json) -> None:
     """Log in one line what no task caught; a peer that has gone is no news."""
-    problem = context.get("exception")
-    if not isinstance(problem, ConnectionError | TimeoutError):
-        log.error("%s: %r", context.get("message"), problem)
+    problem, message = context.get("exception"), str(context.get("message"))
+    if not isinstance(problem, ConnectionError | TimeoutError | ssl.SSLError) and news.is_new(message, problem):
+        log.error("%s: %r", message, problem)
 
 
 def open_database(config: Config) -> Database:
