@@ -203,7 +203,8 @@ import yarl
 with certificates_unread():
     import aiohttp
     import socketio
-    from aiohttp import WSMsgType, web, web_ws
+    from aiohttp import WSMsgType, web, web_protocol, web_ws
+    from aiohttp.http_exceptions import HttpProcessingError
     from engineio.async_drivers import aiohttp as aiohttp_driver
 
 
@@ -3294,6 +3295,7 @@ JOURNAL_PENDING = 20_000  # entries waiting to be written; beyond, the oldest ar
 JOURNAL_PAUSE = 0.1  # seconds between two batches: ten a second are as live as eyes can tell
 JOURNAL_BROADCAST = 500  # entries of one batch that go to the clients; the rest is counted as dropped
 MAX_LINE = 8192  # bytes of one message
+LOG_RECORDS_PER_SECOND = 100  # of one of Python's loggers; more are counted and said
 CONTROL = re.compile(
     r"\x1b\[[0-9;?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)|[\x00-\x08\x0b-\x1f\x7f\x80-\x9f\ud800-\udfff]"
 )
@@ -3367,11 +3369,19 @@ class JournalHandler(logging.Handler):
         super().__init__()
         self.journal = journal
         self.loop = asyncio.get_running_loop()
+        self.flood = Flood(LOG_RECORDS_PER_SECOND)
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Add one record, on the loop."""
+        """Add one record, on the loop; of a flood only the beginning, and how much more there was."""
+        if not self.flood.allows(record.name, time.monotonic()):
+            return
+        for name, count in self.flood.suppressed().items():
+            self.add("warning", f"{count} more messages of {name} were left out")
         level = {logging.DEBUG: "debug", logging.INFO: "info", logging.WARNING: "warning"}.get(record.levelno, "error")
-        message = self.format(record)
+        self.add(level, self.format(record))
+
+    def add(self, level: str, message: str) -> None:
+        """Add one entry, on the loop."""
         with contextlib.suppress(RuntimeError):  # the loop has ended
             self.loop.call_soon_threadsafe(self.journal.add, level, "llamadash", message)
 
@@ -3408,15 +3418,16 @@ class Access:
         if isinstance(token, str) and 0 < len(token) <= MAX_PASSWORD and encodable(token):
             if secrets.compare_digest(token.encode(), self.current_key().encode()):
                 return {"session_id": "key"}
-            if session_id := self.dash.db.find_session(token_hash(token)):
+            if not self.sessions_void and (session_id := self.dash.db.find_session(token_hash(token))):
                 return {"session_id": session_id}
-        self.check_failures(address)
-        self.count_failure(address)
+        counted = counted_address(address)
+        self.check_failures(counted)
+        self.count_failure(counted)
         if isinstance(password, str) and 0 < len(password) <= MAX_PASSWORD and encodable(password):
             async with self.hashing:  # one at a time: each takes 32 MiB
                 good = await asyncio.to_thread(password_matches, password, self.dash.db.get_meta("password"))
             if good:
-                self.failures.pop(address, None)
+                self.failures.pop(counted, None)
                 session = secrets.token_urlsafe(KEY_BYTES)
                 return {"session_id": self.dash.db.add_session(token_hash(session), address, SESSION_LIFETIME),
                         "session": session}
@@ -8040,6 +8051,7 @@ REQUEST_BURST = 2.0  # seconds' worth of requests that may come at once
 MAX_RUNNING = 64  # requests of one client that may be under way at the same time
 SOCKETS_PER_ADDRESS = 32  # a household behind one router, with tabs to spare
 REFUSAL_REPORT = 10.0  # seconds between two log lines about refused connections and messages
+ADDRESS_WITH_PORT = re.compile(r"\[([^\]]+)\](?::\d{1,5})?|([\d.]+):\d{1,5}")
 ENVELOPE_FIELDS = ("requestId", "data", "timestamp")
 EVENT_MESSAGE = re.compile(r"42(\d{0,10})(?=\[)")  # an event, with the number of the acknowledgement it asks for
 JSON_DECODER = json.JSONDecoder()
@@ -8151,7 +8163,7 @@ class Wire(aiohttp_driver.WebSocket):  # type: ignore[misc]
         self.asked = False  # whether it has sent its CONNECT
         self.deadline: asyncio.TimerHandle | None = None
 
-    async def __call__(self, environ: Json) -> web.WebSocketResponse:
+    async def __call__(self, environ: Json) -> web.StreamResponse:
         """Run one socket from its upgrade to its end."""
         request = environ["aiohttp.request"]
         environ["llamadash.wire"] = self
@@ -8160,7 +8172,8 @@ class Wire(aiohttp_driver.WebSocket):  # type: ignore[misc]
         self.deadline = asyncio.get_running_loop().call_later(AUTH_DEADLINE, self.abort)
         self.hub.wires[self] = time.monotonic() + PING_INTERVAL
         try:
-            await self._sock.prepare(request)
+            if not await self.upgrade(request):
+                return web.Response(status=400, text="This is a WebSocket.\n")
             intake = typing.cast(Intake, self._sock._reader)
             intake.wire = self
             await self.handler(self)
@@ -8169,7 +8182,23 @@ class Wire(aiohttp_driver.WebSocket):  # type: ignore[misc]
             self.deadline.cancel()
             del self.hub.wires[self]
             self.hub.gone += 1
+            await self.forget()
         return self._sock
+
+    async def upgrade(self, request: web.Request) -> bool:
+        """Answer the handshake; False where it is none, or the other side has gone already."""
+        try:
+            await self._sock.prepare(request)
+        except (OSError, web.HTTPException):
+            self.hub.refused["failed upgrades"] += 1
+            return False
+        return True
+
+    async def forget(self) -> None:
+        """Drop the library's session, which it keeps for ever where the socket did not end in its loop."""
+        session = self.handler.__self__
+        await session.close(wait=False, abort=True)
+        self.server.sockets.pop(session.sid, None)
 
     async def wait(self) -> str:
         """The next message that is for the library; OSError ends the socket."""
@@ -8523,15 +8552,36 @@ def request_data(request: Any) -> Json:
 
 def client_address(request: web.Request, trusted_proxies: Sequence[str]) -> str:
     """The address of the other side: the peer's, or the nearest one that no trusted proxy has, as those say."""
-    address = request.remote or "?"
+    address = plain_address(request.remote or "?") or "?"
     hops = ",".join(request.headers.getall("X-Forwarded-For", [])).split(",")
-    while hops and address in trusted_proxies:
-        hop = hops.pop().strip()[:64]
-        hop = (host_name(hop) or hop).strip("[]")  # some add the port
-        if not is_ip(hop):
+    while hops and is_trusted(address, trusted_proxies):
+        hop = plain_address(hops.pop().strip())
+        if hop is None:
             break
         address = hop
     return address
+
+
+@functools.lru_cache(1024)
+def plain_address(text: str) -> str | None:
+    """The one spelling of the IP address `text`, which may have a port; None where it is none."""
+    match = ADDRESS_WITH_PORT.fullmatch(text)
+    try:
+        address = ipaddress.ip_address((match[1] or match[2] if match else text).partition("%")[0])
+    except ValueError:
+        return None
+    return str(getattr(address, "ipv4_mapped", None) or address)
+
+
+def is_trusted(address: str, proxies: Sequence[str]) -> bool:
+    """Whether `address` is that of one of the `proxies`, in whatever spelling."""
+    return bool(proxies) and plain_address(address) in {plain_address(proxy) for proxy in proxies}
+
+
+@functools.lru_cache(1024)
+def counted_address(address: str) -> str:
+    """What counts as one address in limits: every client with IPv6 has a whole /64 of them."""
+    return str(ipaddress.ip_network((address, 64), strict=False)) if ":" in address else address
 
 
 # -- Web -----------------------------------------------------------------------------------------
@@ -8554,6 +8604,11 @@ SECURITY_HEADERS = {
 GZIP_FROM = 200  # bytes; less does not get smaller
 DOTTED_PAGES = "models/"  # pages named by a model's id, whose dots begin no extension
 REFRESH_PAUSE = 2.0  # seconds between two looks at whether a file was changed
+REQUEST_DEADLINE = 10.0  # seconds in which a new connection must have sent a whole request
+KEEPALIVE_TIME = 75.0  # seconds that a connection may stay open between two requests, as long as browsers keep it
+CONNECTIONS_PER_SOCKET = 4  # connections of one address for each socket it may have: a browser loads over six
+OPEN_FILES = 65_536  # descriptors that are asked for; more would only cost the system memory
+CONNECTION_SHARE = 0.75  # of all descriptors at most for connections: database, engine and files need the rest
 PRELOADED = ("app.js", "pages/dashboard.js")  # what the first page needs, with all that they import
 
 
@@ -8657,6 +8712,12 @@ def is_hostile_path(raw: str) -> bool:
         or any(part in (".", "..") for part in re.split(r"[/\\]", decoded)) or "%" in decoded
 
 
+def asks_for_upgrade(request: web.Request) -> bool:
+    """Whether a request wants to become a WebSocket, as RFC 6455 says it."""
+    tokens = ",".join(request.headers.getall("Connection", [])).lower().split(",")
+    return request.headers.get("Upgrade", "").lower() == "websocket" and "upgrade" in map(str.strip, tokens)
+
+
 def host_name(value: str) -> str:
     """The name in a Host header, without its port and without a trailing dot."""
     match = re.fullmatch(r"(\[[0-9a-fA-F:.]+\]|[^:/@\s]+)(?::\d{1,5})?", value)
@@ -8671,6 +8732,54 @@ def is_ip(name: str) -> bool:
         return False
 
 
+class Connection(web_protocol.RequestHandler):
+    """One TCP connection: an address has only so many, and each little time for its first request."""
+    __slots__ = ("address", "deadline", "web")
+
+    def __init__(self, server: WebServer, manager: web.Server) -> None:
+        super().__init__(manager, loop=asyncio.get_running_loop(), **manager._kwargs)
+        self.web = server
+        self.address: str | None = None
+        self.deadline: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin, unless there are too many already."""
+        transport = typing.cast(asyncio.Transport, transport)
+        peer = transport.get_extra_info("peername")
+        self.address = counted_address(plain_address(peer[0] if isinstance(peer, tuple) else "") or "?")
+        self.web.connections[self.address] += 1
+        if problem := self.web.too_many(self.address, len(self._manager._connections) if self._manager else 0):
+            self.web.dash.hub.refused[problem] += 1
+            transport.abort()
+            return
+        super().connection_made(transport)
+        self.deadline = asyncio.get_running_loop().call_later(REQUEST_DEADLINE, self.expect_request, transport)
+
+    def expect_request(self, transport: asyncio.Transport) -> None:
+        """End a connection that has not sent one whole request in time."""
+        if not self._request_count:
+            self.web.dash.hub.refused["connections without a request"] += 1
+            transport.abort()
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """Forget it."""
+        if self.address is not None:
+            self.web.connections[self.address] -= 1
+            if not self.web.connections[self.address]:
+                del self.web.connections[self.address]
+            self.address = None
+        if self.deadline:
+            self.deadline.cancel()
+        super().connection_lost(exc)
+
+    def log_exception(self, *_arguments: Any, exc_info: Any = None, **_options: Any) -> None:
+        """Count what the other side did wrong; log what we did."""
+        if isinstance(exc_info, HttpProcessingError | web_protocol.RequestPayloadError):
+            self.web.dash.hub.refused["malformed HTTP requests"] += 1
+        else:
+            log.error("an HTTP request failed", exc_info=exc_info)
+
+
 class WebServer:
     """HTTP: the static client for everyone, the socket for those with a good Host and Origin."""
 
@@ -8678,6 +8787,9 @@ class WebServer:
         self.dash = dash
         self.files = WebFiles()
         self.sockets: collections.Counter[str] = collections.Counter()
+        self.connections: collections.Counter[str] = collections.Counter()
+        self.most_connections = math.inf
+        self.exempt = {counted_address(plain_address(proxy) or proxy) for proxy in dash.config.trusted_proxies}
         own = socket.gethostname().lower()
         self.hosts = {"localhost", own, own.split(".")[0], f"{own.split('.')[0]}.local",
                       *(name.lower().rstrip(".") for name in dash.config.allow_hosts)}
@@ -8692,12 +8804,21 @@ class WebServer:
         for name, value in SECURITY_HEADERS.items():
             response.headers[name] = value
 
+    def too_many(self, address: str, open_already: int) -> str | None:
+        """Why the connection that `address` has just made is one too many; None where it is not."""
+        if open_already >= self.most_connections:
+            return "connections too many"
+        most = CONNECTIONS_PER_SOCKET * self.dash.config.sockets_per_address
+        if self.connections[address] > most and address not in self.exempt:
+            return "connections too many from one address"
+        return None
+
     @web.middleware
     async def guard(
         self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
     ) -> web.StreamResponse:
         """Refuse a foreign Host anywhere, and a foreign Origin or one socket too many at the socket."""
-        if not self.host_is_ours(request.headers.getall("Host", [])):
+        if not (request.raw_path.startswith("/") and self.host_is_ours(request.headers.getall("Host", []))):
             return web.Response(
                 status=421, text="This name does not belong to llamadash; allow it with --allow-host.\n"
             )
@@ -8705,10 +8826,13 @@ class WebServer:
             return await handler(request)
         if request.method != "GET":
             return web.Response(status=405, text="This is a WebSocket.\n")
+        if not asks_for_upgrade(request):
+            self.dash.hub.refused["failed upgrades"] += 1
+            return web.Response(status=400, text="This is a WebSocket.\n")
         if not self.origin_is_ours(request):
             self.dash.hub.refused["foreign origins"] += 1
             return web.Response(status=403, text="This origin may not connect; allow it with --allow-origin.\n")
-        address = client_address(request, self.dash.config.trusted_proxies)
+        address = counted_address(client_address(request, self.dash.config.trusted_proxies))
         if self.sockets[address] >= self.dash.config.sockets_per_address:
             self.dash.hub.refused["sockets too many from one address"] += 1
             return web.Response(
@@ -8733,7 +8857,7 @@ class WebServer:
             return True  # a script, which needs the key as everybody does
         allowed = self.dash.config.allow_origins
         scheme = "https" if self.dash.config.tls_cert else "http"
-        if request.remote in self.dash.config.trusted_proxies:
+        if is_trusted(request.remote or "?", self.dash.config.trusted_proxies):
             said = request.headers.getall("X-Forwarded-Proto", [""])[-1].rpartition(",")[2].strip().lower()
             scheme = said if said in ("http", "https") else scheme
         same = f"{scheme}://{request.headers['Host']}".lower()
@@ -8745,7 +8869,7 @@ class WebServer:
         """A file of the client, or its page for every path that has no extension."""
         if request.method not in ("GET", "HEAD"):
             return web.Response(status=405, text="Nothing here but the client.\n", headers={"Allow": "GET, HEAD"})
-        raw = request.rel_url.raw_path if request.raw_path.startswith("http") else request.raw_path.split("?")[0]
+        raw = request.raw_path.split("?")[0]
         file, lasting = (None, False) if is_hostile_path(raw) else self.files.find(urllib.parse.unquote(raw))
         if file is None:
             return web.Response(status=404, text="There is no such file.\n")
@@ -9383,21 +9507,28 @@ class Dash:
         if not self.config.auth:
             log.warning("authentication is off: whoever reaches %s controls llamadash", self.config.url())
 
-    async def serve(self, stack: contextlib.AsyncExitStack) -> int:
-        """Listen for browsers and return the port."""
-        runner = web.AppRunner(self.web.app, access_log=None, shutdown_timeout=0.1, handler_cancellation=True)
-        await runner.setup()
-        assert runner.server
-        stack.push_async_callback(runner.cleanup)
-        context = tls_context(self.config.tls_cert, self.config.tls_key)
+    async def listen(self, server: web.Server, context: ssl.SSLContext | None) -> asyncio.Server:
+        """Accept connections for `server`; PortTaken where another program holds the port."""
         try:
-            server = await asyncio.get_running_loop().create_server(
-                runner.server, self.config.host, self.config.port, ssl=context, backlog=ACCEPTED_AT_ONCE)
+            return await asyncio.get_running_loop().create_server(
+                functools.partial(Connection, self.web, server), self.config.host, self.config.port, ssl=context,
+                ssl_handshake_timeout=REQUEST_DEADLINE if context else None, backlog=ACCEPTED_AT_ONCE)
         except OSError as problem:
             if problem.errno not in (errno.EADDRINUSE, errno.EACCES):
                 raise
             holder = port_holder(self.config.port) if problem.errno == errno.EADDRINUSE else "not for this user"
             raise PortTaken(f"port {self.config.port} is taken: {holder}; choose another with --port") from problem
+
+    async def serve(self, stack: contextlib.AsyncExitStack) -> int:
+        """Listen for browsers and return the port."""
+        runner = web.AppRunner(self.web.app, access_log=None, shutdown_timeout=0.1, handler_cancellation=True,
+                               keepalive_timeout=KEEPALIVE_TIME)
+        await runner.setup()
+        assert runner.server
+        self.web.most_connections = CONNECTION_SHARE * allow_open_files(OPEN_FILES)
+        stack.push_async_callback(runner.cleanup)
+        context = tls_context(self.config.tls_cert, self.config.tls_key)
+        server = await self.listen(runner.server, context)
         stack.callback(server.close)
         for listener in server.sockets:
             with listener.dup() as same:
@@ -9446,6 +9577,22 @@ class Dash:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks, timeout=STOP_TIME)
+
+
+def allow_open_files(wanted: int) -> float:
+    """Raise this process's limit of open files to `wanted`, as far as it may be, and return the limit."""
+    try:
+        import resource
+    except ImportError:  # Windows has no such limit
+        return math.inf
+    soft, hard = (math.inf if limit == resource.RLIM_INFINITY else limit
+                  for limit in resource.getrlimit(resource.RLIMIT_NOFILE))
+    if soft >= (best := min(wanted, hard)):
+        return soft
+    with contextlib.suppress(OSError, ValueError):  # macOS has a lower limit that it does not tell
+        resource.setrlimit(resource.RLIMIT_NOFILE, (int(best), resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+        return best
+    return soft
 
 
 class BadCertificate(DashError):

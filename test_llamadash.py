@@ -358,6 +358,19 @@ def llama_server() -> str:
     return str(found)
 
 
+class StubLog(list[str]):
+    """Collects what llamadash logs for as long as it is open."""
+
+    def __enter__(self) -> StubLog:
+        self.handler = llamadash.logging.Handler()
+        self.handler.emit = lambda record: self.append(record.getMessage())  # type: ignore[method-assign]
+        llamadash.log.addHandler(self.handler)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        llamadash.log.removeHandler(self.handler)
+
+
 def unused_port() -> int:
     """A port that nobody listens on right now."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -4866,6 +4879,18 @@ async def test_a_foreign_host_is_refused_everywhere(start: Callable[..., Server]
         assert (await fetch(server, SOCKET, Host=host, **UPGRADE))[0] == 421
 
 
+@pytest.mark.parametrize(("target", "status"), [
+    ("/", 200), ("http://evil.example/", 421), ("http://localhost/", 421), ("HTTP://x/app.js", 421), ("*", 421),
+])
+def test_only_a_path_may_be_asked_for(start: Callable[..., Server], target: str, status: int) -> None:
+    """A request that names another host in its first line gets 421, however good its Host header."""
+    host, port = start().url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), 10) as connection:
+        method = "OPTIONS" if target == "*" else "GET"
+        connection.sendall(f"{method} {target} HTTP/1.1\r\nHost: {host}:{port}\r\n\r\n".encode())
+        assert connection.recv(64).split()[1] == str(status).encode()
+
+
 @pytest.mark.parametrize("origin", ["http://evil.example", "null", "http://{host}.evil.example", "https://{host}",
                                     "http://127.0.0.1:1", ""])
 @run_async
@@ -4961,6 +4986,11 @@ FORWARDED = [  # X-Forwarded-For as it comes from a trusted proxy, and whose add
     (["", ","], "127.0.0.1"),
     (["x" * 5000], "127.0.0.1"),
     (["<script>, 1.2.3.4.5, 999.1.1.1"], "127.0.0.1"),
+    (["5.5.5.8:40000"], "5.5.5.8"),
+    (["[2001:DB8:0:0::1]:40000"], "2001:db8::1"),
+    (["2001:0db8:0000::0001"], "2001:db8::1"),
+    (["::ffff:5.5.5.8"], "5.5.5.8"),
+    (["fe80::1%garbage"], "fe80::1"),
 ]
 
 
@@ -5022,6 +5052,26 @@ async def test_sockets_are_counted_by_forwarded_address(start: Callable[..., Ser
         assert await refused_upgrade(server, peer, headers={"X-Forwarded-For": address}) == 503
     for raw in sockets:
         await raw.close()
+
+
+@pytest.mark.parametrize(("first", "second", "same"), [
+    ("2001:db8:0:1::1", "2001:db8:0:1:ffff::2", True), ("2001:db8:0:1::1", "2001:db8:0:2::1", False),
+    ("203.0.113.7", "203.0.113.8", False), ("203.0.113.7:1", "[::ffff:203.0.113.7]:2", True),
+])
+@run_async
+async def test_a_network_of_ipv6_addresses_counts_as_one(
+    start: Callable[..., Server], first: str, second: str, same: bool,
+) -> None:
+    """Wrong passwords and sockets are limited by /64, so that nobody begins anew with the next of his addresses."""
+    server = start("--trusted-proxy", "127.0.0.1", "--sockets-per-address", "1")
+    codes = [await failed_login(server, "127.0.0.1", address) for address in [first] * 5 + [second]]
+    assert codes == ["UNAUTHENTICATED"] * 5 + ["RATE_LIMITED" if same else "UNAUTHENTICATED"]
+    raw = await RawSocket().open(server, headers={"X-Forwarded-For": first})
+    if same:
+        assert await refused_upgrade(server, headers={"X-Forwarded-For": second}) == 503
+    else:
+        await (await RawSocket().open(server, headers={"X-Forwarded-For": second})).close()
+    await raw.close()
 
 
 ORIGINS: list[tuple[str, str, Json, bool]] = [  # peer, origin, further headers, whether it may connect
@@ -5716,6 +5766,246 @@ async def test_one_address_has_only_so_many_sockets(start: Callable[..., Server]
     await eventually(lambda: asyncio.ensure_future(attempt()), "room for one more")
     for raw in accepted:
         await raw.close()
+
+
+def address_of(server: Server) -> tuple[str, int]:
+    """Where a bare connection to `server` goes."""
+    host, port = server.url.removeprefix("http://").split(":")
+    return host, int(port)
+
+
+def silent_connections(server: Server, count: int, peer: str) -> list[socket.socket]:
+    """Connections that send nothing, or half a header."""
+    connections = [socket.create_connection(address_of(server), 10, (peer, 0)) for _ in range(count)]
+    for connection in connections[::2]:
+        with contextlib.suppress(ConnectionError):  # refused already
+            connection.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\nX-A: b")
+    return connections
+
+
+@OTHER_PEER
+@run_async
+async def test_connections_without_a_request_are_few_and_soon_gone(start: Callable[..., Server]) -> None:
+    """One address holds four for each socket that it may have, for ten seconds; others get their page meanwhile."""
+    server = start()
+    await fetch(server, "/")
+    before = descriptors(server)
+    connections = await asyncio.to_thread(silent_connections, server, 600, "127.0.0.2")
+    assert (await fetch(server, "/"))[0] == 200
+    await eventually(lambda: descriptors(server) <= before + 4 * 32 + 1, "those too many are refused", 5)
+    with pytest.raises(aiohttp.ClientConnectionError):
+        await RawSocket("127.0.0.2").open(server)
+    await (await Dashboard().connect(server)).close()
+    await eventually(lambda: descriptors(server) <= before, "silent connections are ended",
+                     2 * llamadash.REQUEST_DEADLINE)
+    await (await RawSocket("127.0.0.2").open(server)).close()
+    for connection in connections:
+        connection.close()
+
+
+@OTHER_PEER
+@run_async
+async def test_a_trusted_proxy_may_hold_more_connections(start: Callable[..., Server]) -> None:
+    """It connects for everybody, so that the limit for one address is not for it."""
+    server = start("--trusted-proxy", "127.0.0.2", "--sockets-per-address", "2")
+    before = descriptors(server)
+    connections = await asyncio.to_thread(silent_connections, server, 30, "127.0.0.2")
+    await eventually(lambda: descriptors(server) >= before + 30)
+    for connection in connections:
+        connection.close()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs prlimit")
+@run_async
+async def test_the_limit_of_open_files_is_raised(start: Callable[..., Server]) -> None:
+    """Started with few descriptors allowed, it allows itself as many as it may have."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
+    try:
+        server = start()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert server.process
+    wanted = llamadash.OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, llamadash.OPEN_FILES)
+    assert psutil.Process(server.process.pid).rlimit(psutil.RLIMIT_NOFILE) == (wanted, hard)
+
+
+def logged(client: Dashboard, text: str) -> list[str]:
+    """The messages of the log with `text` in them, as far as `client` was there when they came."""
+    return [entry["message"] for data in client.events("logs:entries") for entry in data["entries"]
+            if text in entry["message"]]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs prlimit")
+@run_async
+async def test_running_out_of_descriptors_is_survived(start: Callable[..., Server]) -> None:
+    """What fails meanwhile begins again afterwards, and the log says so once."""
+    server = start()
+    client = await Dashboard().connect(server)
+    assert server.process
+    process = psutil.Process(server.process.pid)
+    most = process.rlimit(psutil.RLIMIT_NOFILE)
+    few = descriptors(server) + 10
+    process.rlimit(psutil.RLIMIT_NOFILE, (few, most[1]))
+    connections = await asyncio.to_thread(silent_connections, server, 40, "127.0.0.1")
+    await eventually(lambda: logged(client, "hub watch failed"))
+    await asyncio.sleep(3)  # as many lines as there will be
+    process.rlimit(psutil.RLIMIT_NOFILE, most)
+    for connection in connections:
+        connection.close()
+    assert len(logged(client, "hub watch failed")) == 1
+    assert len(logged(client, "out of system resource")) == 1
+    assert server.run("link", "--new").returncode == 0
+    await eventually(lambda: not client.sio.connected)
+
+
+@run_async
+async def test_a_key_that_could_not_be_read_ends_the_sessions_when_it_can(start: Callable[..., Server]) -> None:
+    """A key file that is unreadable for a moment, and another one afterwards: whoever has the old key is out."""
+    server = start()
+    client = await Dashboard().connect(server)
+    path = server.data / "access-key"
+    path.unlink()
+    path.mkdir()
+    await eventually(lambda: logged(client, "hub watch failed"))
+    (server.data / "new-key").write_text("x" * 43 + "\n")
+    path.rmdir()
+    (server.data / "new-key").rename(path)
+    await eventually(lambda: not client.sio.connected)
+    await (await Dashboard().connect(server, {"token": "x" * 43})).close()
+
+
+@run_async
+async def test_a_full_disk_does_not_keep_ended_sessions_alive(
+    dash: StubDash, monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Where sessions cannot be deleted their sockets end all the same, and their tokens are refused until they are."""
+    session = dash.db.add_session(llamadash.token_hash("token"), "127.0.0.1", llamadash.DAY)
+    assert (await dash.access.admit({"token": "token"}, "127.0.0.1"))["session_id"] == session
+    ended: list[Any] = []
+    monkeypatch.setattr(dash.hub, "end_sessions", ended.append)
+    llamadash.access_key(dash.config.data_dir, new=True)
+    with monkeypatch.context() as full:
+        full.setattr(dash.db, "delete_sessions", lambda: (_ for _ in ()).throw(llamadash.StorageFull("full")))
+        for _ in range(2):
+            with pytest.raises(llamadash.StorageFull):
+                dash.hub.look_at_key()
+    assert ended == [set()]  # once: whoever came with the new key since then stays
+    with pytest.raises(llamadash.Unauthenticated):
+        await dash.access.admit({"token": "token"}, "127.0.0.1")
+    dash.hub.look_at_key()
+    assert dash.db.sessions() == []
+
+
+@run_async
+async def test_every_background_task_begins_again(dash: StubDash, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that fails is logged, at once and then not before something else is wrong, and runs again."""
+    monkeypatch.setattr(llamadash, "RESTART_PAUSE", 0.001)
+    failures = iter([OSError("one")] * 20 + [OSError("two")])
+    runs = []
+
+    async def work() -> None:
+        runs.append(1)
+        if failure := next(failures, None):
+            raise failure
+    with StubLog() as lines:
+        await dash.lasting("work", work)
+    assert len(runs) == 22
+    assert lines == ["work failed and begins again"] * 2
+    for name, work_of in dash.background().items():
+        assert callable(work_of) and not inspect.isawaitable(work_of), name
+
+
+FAILED_UPGRADES = {
+    "no key": ("Connection: Upgrade\r\nSec-WebSocket-Version: 13", b"400"),
+    "bad key": ("Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: x", b"400"),
+    "old version": ("Connection: Upgrade\r\nSec-WebSocket-Version: 12\r\nSec-WebSocket-Key: {key}", b"400"),
+    "keep-alive": ("Connection: keep-alive\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {key}", b"400"),
+    "gone again": ("Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {key}", b""),
+}
+
+
+def attempt_upgrade(port: int, name: str) -> bytes:
+    """The status of an upgrade that fails in one of these ways; empty where nobody waits for it."""
+    headers, answered = FAILED_UPGRADES[name]
+    headers = headers.format(key=UPGRADE["Sec-WebSocket-Key"])
+    with socket.create_connection(("127.0.0.1", port), 10) as connection:
+        connection.sendall(f"GET {SOCKET} HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\n{headers}\r\n\r\n"
+                           .encode())
+        if answered:
+            return connection.recv(4096).split()[1]
+        time.sleep(random.Random(port).choice((0, 0.001, 0.003)))
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # resets it
+    return b""
+
+
+@run_async
+async def test_a_thousand_failed_upgrades_leave_nothing(dash: StubDash) -> None:
+    """No session of the library, no socket, no task and no traceback is left behind a second later."""
+    async with contextlib.AsyncExitStack() as stack:
+        dash.start_logging(stack)
+        port = await dash.serve(stack)
+        before = len(asyncio.all_tasks())
+
+        def volley() -> None:
+            for at in range(1000):
+                name = list(FAILED_UPGRADES)[at % len(FAILED_UPGRADES)]
+                assert attempt_upgrade(port, name) == FAILED_UPGRADES[name][1], name
+        await asyncio.to_thread(volley)
+        library = dash.hub.sio
+        await eventually(lambda: not (library.eio.sockets or library.environ or dash.hub.wires
+                                      or dash.web.sockets or dash.web.connections), "all is forgotten", 1)
+        await eventually(lambda: len(asyncio.all_tasks()) <= before, "no task is left", 1)
+        assert "Traceback" not in dash.log() and len(dash.log()) < 64_000
+
+
+MALFORMED = {
+    "two hosts": b"GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n",
+    "bad header": b"GET / HTTP/1.1\r\nHost: localhost\r\nX\x01: " + b"a" * 8000 + b"\r\n\r\n",
+    "folded header": b"GET / HTTP/1.1\r\n " + b"b" * 8000 + b": x\r\n\r\n",
+    "bad chunk": b"POST / HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+}
+
+
+@run_async
+async def test_a_thousand_malformed_requests_make_a_short_log(start: Callable[..., Server]) -> None:
+    """Each is answered or cut off; they are counted, not described."""
+    server = start()
+
+    def volley() -> None:
+        for at in range(1000):
+            with socket.create_connection(address_of(server), 10) as connection:
+                connection.sendall(list(MALFORMED.values())[at % len(MALFORMED)])
+                assert connection.recv(4096)[:12] in (b"HTTP/1.0 400", b"HTTP/1.1 400", b"HTTP/1.1 405")
+    client = await Dashboard().connect(server)
+    await asyncio.to_thread(volley)
+    found = await eventually(lambda: logged(client, "refused: "), seconds=3 * llamadash.REFUSAL_REPORT)
+    assert "malformed HTTP requests" in found[0]
+    await client.close()
+    server.stop()
+    with contextlib.closing(sqlite3.connect(server.data / llamadash.DATABASE_NAME)) as database:
+        messages = [row[0] for row in database.execute("SELECT message FROM logs")]
+    assert sum(map(len, messages)) < 64_000
+    assert not [message for message in messages if "Traceback" in message]
+
+
+@run_async
+async def test_one_logger_cannot_fill_the_log(dash: StubDash) -> None:
+    """Of a flood of records the first of each second are kept, and the rest is counted."""
+    async with contextlib.AsyncExitStack() as stack:
+        dash.start_logging(stack)
+        noisy = llamadash.logging.getLogger("noisy")
+        begun = time.monotonic()
+        for number in range(5000):
+            noisy.error("line %d", number)
+        seconds = int(time.monotonic() - begun) + 2
+        await asyncio.sleep(0)
+        assert 0 < dash.log().count("line") <= seconds * llamadash.LOG_RECORDS_PER_SECOND
+
+        def told() -> bool:
+            noisy.error("another")
+            return "more messages of noisy were left out" in dash.log()
+        await eventually(told)
 
 
 @run_async
