@@ -388,6 +388,7 @@ class Event:
     handler: Handler
     error: str
     cost: int
+    kept: bool
 
     @functools.cached_property
     def parameters(self) -> Mapping[str, inspect.Parameter]:
@@ -422,17 +423,18 @@ class Event:
 EVENTS: dict[str, Event] = {}
 
 
-def on(name: str, *, error: str = "INTERNAL_ERROR", cost: int = 1) -> Callable[[Handler], Handler]:
+def on(name: str, *, error: str = "INTERNAL_ERROR", cost: int = 1, kept: bool = False) -> Callable[[Handler], Handler]:
     """Register the decorated function as the handler of event `name`.
 
     It is called as `handler(dash, **fields)`, or `handler(dash, client, **fields)` where its second
     positional parameter is named `client`; its typed keyword-only parameters are the request's fields.
     (A trailing underscore is not part of a field's name: `from_` is `from`.) It returns the response's
     data or raises a DashError; anything else is logged, and the client sees the code `error`. `cost` is how
-    many requests it counts for in the rate limit.
+    many requests it counts for in the rate limit. A large answer without fields may be `kept`: it is encoded once,
+    and sent to whoever asks until something is broadcast.
     """
     def register(handler: Handler) -> Handler:
-        EVENTS[name] = Event(name, handler, error, cost)
+        EVENTS[name] = Event(name, handler, error, cost, kept)
         return handler
     return register
 
@@ -2588,7 +2590,7 @@ def checked_fields(values: Json, kinds: dict[str, Any], field: str, folders: lis
     return result
 
 
-@on("models:list", error="LIST_MODELS_FAILED")
+@on("models:list", error="LIST_MODELS_FAILED", kept=True)
 def models_list(dash: Dash) -> Json:
     """Every model."""
     return {"models": dash.models()}
@@ -8048,11 +8050,17 @@ RECOVERY_BYTES = 4_000_000  # of missed broadcasts, at most
 RECOVERY_COUNT = 10_000  # missed broadcasts, at most
 REQUEST_RATE = 50  # requests a second and client; a page that is opened makes about ten
 REQUEST_BURST = 2.0  # seconds' worth of requests that may come at once
+REQUEST_SIZE = 20_000  # characters of a message that count as one more request, for parsing takes time as well
+MAX_BRACKETS = 50_000  # lists and objects in one message: pasted source has fewer, and each takes a microsecond
+TURN = 0.01  # seconds that one socket's events may take before everybody else gets a turn
+KEPT_TIME = 1.0  # seconds that a kept answer is good for at most
 MAX_RUNNING = 64  # requests of one client that may be under way at the same time
 SOCKETS_PER_ADDRESS = 32  # a household behind one router, with tabs to spare
 REFUSAL_REPORT = 10.0  # seconds between two log lines about refused connections and messages
 ADDRESS_WITH_PORT = re.compile(r"\[([^\]]+)\](?::\d{1,5})?|([\d.]+):\d{1,5}")
 ENVELOPE_FIELDS = ("requestId", "data", "timestamp")
+EVENT_NAME = re.compile(r'\["([^"\\]{1,128})"')
+REQUEST_ID = re.compile(r'"requestId": ?"([^"\\]{1,128})"')
 EVENT_MESSAGE = re.compile(r"42(\d{0,10})(?=\[)")  # an event, with the number of the acknowledgement it asks for
 JSON_DECODER = json.JSONDecoder()
 
@@ -8067,6 +8075,15 @@ def encoded(value: Any) -> bytes:
         return STRICT_JSON.encode(value).encode()
     except ValueError:  # UnicodeEncodeError is one as well
         return STRICT_JSON.encode(sendable(value)).encode()
+
+
+class Prepared(dict[str, Any]):
+    """An answer's data that is encoded already."""
+
+    def __init__(self, data: Json) -> None:
+        super().__init__(data)
+        self.json = encoded(data)
+        self.made = time.monotonic()
 
 
 def sendable(value: Any) -> Any:
@@ -8132,15 +8149,18 @@ class Client:
 class Intake(vars(web_ws)["WebSocketDataQueue"]):  # type: ignore[misc]
     """What a WebSocket's parser hands its messages to: events are handled at once, the rest waits in line.
 
-    Waking a task for each event would cost as much as answering it.
+    Waking a task for each event would cost as much as answering it. But who sends costly ones waits in line too.
     """
     wire: Wire | None = None
 
     def feed_data(self, message: Any, size: int) -> None:
         """Take one complete message from the parser."""
-        if self.wire and self.wire.client and message.type is WSMsgType.TEXT and message.data.startswith("42"):
+        if not (self.wire and message.type is WSMsgType.TEXT and message.data.startswith("42")):
+            super().feed_data(message, size)
+        elif self.wire.client and self.wire.spent < TURN and not self.wire.in_line:
             self.wire.take(message.data)
         else:
+            self.wire.in_line += 1
             super().feed_data(message, size)
 
 
@@ -8161,6 +8181,8 @@ class Wire(aiohttp_driver.WebSocket):  # type: ignore[misc]
         self.client: Client | None = None
         self.transport: asyncio.Transport | None = None
         self.asked = False  # whether it has sent its CONNECT
+        self.spent = 0.0  # seconds that its events took since they last waited in line
+        self.in_line = 0  # events that wait
         self.deadline: asyncio.TimerHandle | None = None
 
     async def __call__(self, environ: Json) -> web.StreamResponse:
@@ -8209,8 +8231,11 @@ class Wire(aiohttp_driver.WebSocket):  # type: ignore[misc]
                     self.give_up("binary or oversized messages")
                 raise OSError
             text = str(message.data)
-            if text.startswith("42") and self.client:  # one that came together with the CONNECT
+            if text.startswith("42") and self.client:  # one that came together with the CONNECT, or after costly ones
+                self.in_line -= 1
+                self.spent = 0.0
                 self.take(text)
+                await asyncio.sleep(0)
             elif text in ("3", "1", "41"):
                 return text
             elif not self.asked and is_connect(text):
@@ -8222,8 +8247,10 @@ class Wire(aiohttp_driver.WebSocket):  # type: ignore[misc]
     def take(self, text: str) -> None:
         """Handle one event message; a malformed one ends the socket."""
         assert self.client
+        began = time.monotonic()
         if self.transport and not self.transport.is_closing() and not self.hub.receive(self.client, text):
             self.give_up()
+        self.spent += time.monotonic() - began
 
     def give_up(self, reason: str = "malformed messages") -> None:
         """End a socket whose other side does not keep to the protocol."""
@@ -8293,6 +8320,7 @@ class Hub:
         self.history: collections.deque[tuple[int, float, bytes]] = collections.deque()
         self.history_bytes = 0
         self.clients: dict[str, Client] = {}
+        self.kept: dict[str, tuple[int, Prepared]] = {}  # answers, and the last broadcast before each
         self.wires: dict[Wire, float] = {}  # every socket, and when its next ping is due, the soonest first
         self.gone = 0  # sockets that have ended since memory was last given back
         self.refused: collections.Counter[str] = collections.Counter()
@@ -8442,6 +8470,11 @@ class Hub:
         match = EVENT_MESSAGE.match(text)
         if not match:
             return False
+        if len(text) > REQUEST_SIZE and (problem := too_much(client, text)):
+            name, request_id = EVENT_NAME.match(text, match.end()), REQUEST_ID.search(text, 0, REQUEST_SIZE)
+            if name:
+                self.answer(Reply(client, name[1], match[1], {"requestId": request_id and request_id[1]}), problem)
+            return bool(name)
         try:
             (name, *more), end = JSON_DECODER.raw_decode(text, match.end())
         except (ValueError, RecursionError):
@@ -8466,12 +8499,22 @@ class Hub:
             if client.running >= MAX_RUNNING or not client.may_request(event.cost):
                 raise RateLimited("Too many requests: slow down.", retryAfter=1)
             arguments = event.arguments(request_data(request))
+            if event.kept:
+                return self.kept_answer(event)
             return event.handler(self.dash, client, **arguments) if event.wants_client \
                 else event.handler(self.dash, **arguments)
         except DashError as problem:
             return problem
         except Exception:
             return handler_failed(name)
+
+    def kept_answer(self, event: Event) -> Json:
+        """The answer to `event`, the last one where nothing has changed since."""
+        seq, answer = self.kept.get(event.name, (-1, None))
+        if answer is None or seq != self.seq or time.monotonic() - answer.made > KEPT_TIME:
+            answer = Prepared(typing.cast(Json, event.handler(self.dash)))
+            self.kept[event.name] = self.seq, answer
+        return answer
 
     async def answer_later(self, reply: Reply, result: Awaitable[Json]) -> None:
         """Answer a request once its handler is done."""
@@ -8487,13 +8530,26 @@ class Hub:
 
     def answer(self, reply: Reply, result: Json | DashError) -> None:
         """Send the response envelope, and the acknowledgement if the client wants one."""
-        envelope: Json = {"type": "response", "event": reply.event, "success": not isinstance(result, DashError)}
-        envelope |= {"error": result.as_json()} if isinstance(result, DashError) else {"data": result}
-        body = encoded({**envelope, "requestId": reply.request_id, "timestamp": now_ms()})
+        envelope: Json = {"type": "response", "event": reply.event, "success": not isinstance(result, DashError),
+                          "requestId": reply.request_id, "timestamp": now_ms()}
+        if isinstance(result, Prepared):
+            body = b'%b,"data":%b}' % (encoded(envelope)[:-1], result.json)
+        else:
+            part = {"error": result.as_json()} if isinstance(result, DashError) else {"data": result}
+            body = encoded({**envelope, **part})
         write = reply.client.wire.write
         write(text_frame(b"42[%b,%b]" % (result_event(reply.event), body)))
         if reply.ack:
             write(text_frame(b"43%b[%b]" % (reply.ack.encode(), body)))
+
+
+def too_much(client: Client, text: str) -> DashError | None:
+    """Why a large message is not even parsed; None where it is."""
+    if not client.may_request(len(text) // REQUEST_SIZE):
+        return RateLimited("Too much data: slow down.", retryAfter=1)
+    if text.count("[") + text.count("{") > MAX_BRACKETS:
+        return InvalidRequest("data holds too many lists and objects", field="data")
+    return None
 
 
 class Reply:
@@ -9904,6 +9960,7 @@ EXPORT_FORMAT = "llamadash"
 EXPORT_VERSION = 1
 EXPORT_FIELDS = ("format", "version", "exported_at", "settings", "config", "models")
 EXPORTED_MODEL: dict[str, Any] = {**IMPORT_FIELDS, "id": ModelId}
+MAX_IMPORTED = 5000  # models in a document; checking them takes a tenth of a second
 
 
 @on("system:export", error="EXPORT_FAILED", cost=5)
@@ -9915,12 +9972,12 @@ async def system_export(dash: Dash) -> Json:
                          "settings": dash.settings(), "config": config, "models": models}}
 
 
-@on("system:import", error="IMPORT_FAILED", cost=10)
+@on("system:import", error="IMPORT_FAILED", cost=40)
 async def system_import(dash: Dash, *, document: dict[str, Any], dryRun: bool = False) -> Json:  # noqa: N803
     """Take over a document that system:export made; with `dryRun` only say what would change."""
     if document.get("format") != EXPORT_FORMAT or document.get("version") != EXPORT_VERSION:
         raise InvalidRequest("This is no document that llamadash exported.", field="document.format")
-    plan = import_plan(dash, document)
+    plan = await asyncio.to_thread(import_plan, dash, document, dash.db.models())
     if not dryRun:
         if plan["settings"]:
             await apply_settings(dash, plan["settings"])
@@ -9936,8 +9993,8 @@ async def system_import(dash: Dash, *, document: dict[str, Any], dryRun: bool = 
     return {"changes": changes, "warnings": plan["warnings"], "dryRun": dryRun}
 
 
-def import_plan(dash: Dash, document: Json) -> Json:
-    """{settings, config, models: {id: changes}, warnings}: what an import would change, all of it checked."""
+def import_plan(dash: Dash, document: Json, rows: list[Json]) -> Json:
+    """{settings, config, models: {id: changes}, warnings}: what an import would change in `rows` and the rest."""
     for key in document:
         if key not in EXPORT_FIELDS:
             raise InvalidRequest(f"unknown field: {key[:64]}", field=f"document.{key[:64]}")
@@ -9949,7 +10006,7 @@ def import_plan(dash: Dash, document: Json) -> Json:
     config = checked_config(dash, config, "document.config")
     return {"settings": {key: value for key, value in settings.items() if value != dash.settings().get(key)},
             "config": {key: value for key, value in config.items() if value != dash.engine_config().get(key)},
-            "models": imported_models(dash, document, warnings), "warnings": list(dict.fromkeys(warnings))}
+            "models": imported_models(dash, document, rows, warnings), "warnings": list(dict.fromkeys(warnings))}
 
 
 def imported_values(dash: Dash, document: Json, part: str, warnings: list[str]) -> Json:
@@ -9967,10 +10024,11 @@ def imported_folders(paths: Any, warnings: list[str]) -> list[str]:
     return [path for path in given if path not in absent]
 
 
-def imported_models(dash: Dash, document: Json, warnings: list[str]) -> dict[str, Json]:
+def imported_models(dash: Dash, document: Json, rows: list[Json], warnings: list[str]) -> dict[str, Json]:
     """What the document changes of each model, by id; `warnings` gets those that are not here."""
-    known, folders, models = {row["id"]: row for row in dash.db.models()}, dash.folders(), dict[str, Json]()
-    for at, item in enumerate(checked(document.get("models", []), list[dict[str, Any]], "document.models")):
+    known, folders, models = {row["id"]: row for row in rows}, dash.folders(), dict[str, Json]()
+    listed = Annotated[list[dict[str, Any]], Length(0, MAX_IMPORTED)]
+    for at, item in enumerate(checked(document.get("models", []), listed, "document.models")):
         id = checked(item.get("id"), ModelId, f"document.models.{at}.id")
         if id not in known:
             warnings.append(f"there is no model {id} here")

@@ -60,6 +60,7 @@ import textwrap
 import threading
 import time
 import tracemalloc
+import types
 import typing
 import uuid
 import zipfile
@@ -6020,6 +6021,145 @@ async def test_a_client_that_asks_too_much_is_slowed_down(start: Callable[..., S
     assert set(codes) == {"ok", "RATE_LIMITED"} and sum(codes.values()) == 400
     for client in (greedy, other):
         await client.close()
+
+
+def event_text(event: str, data: Any, number: int = 1) -> str:
+    """A request as it stands in its message."""
+    return f"42{number}{json.dumps([event, {'requestId': f'mine-{number}', 'data': data}])}"
+
+
+async def acknowledged(raw: RawSocket, number: int = 1) -> Json:
+    """The answer to the request with this number."""
+    while not (answer := await raw.ws.receive_str()).startswith(f"43{number}["):
+        pass
+    return typing.cast(Json, json.loads(answer[answer.index("["):])[0])
+
+
+@run_async
+async def test_a_message_counts_by_its_size_before_it_is_read(start: Callable[..., Server]) -> None:
+    """A megabyte counts for fifty requests, and one of nothing but brackets is not parsed; its socket stays."""
+    server = start()
+    raw = await RawSocket().open(server, {"token": server.key})
+    junk = event_text("settings:get", {"a": [[]] * 200_000})
+    await raw.ws.send_str(junk)
+    answer = await acknowledged(raw)
+    assert (answer["event"], answer["requestId"]) == ("settings:get", "mine-1")
+    assert (answer["error"]["code"], answer["error"]["field"]) == ("INVALID_REQUEST", "data")
+    for _ in range(4):
+        await raw.ws.send_str(event_text("settings:get", {"a": "x" * 900_000}))
+    answers = [await acknowledged(raw) for _ in range(4)]
+    assert [answer["error"]["code"] for answer in answers] == ["INVALID_REQUEST"] + ["RATE_LIMITED"] * 3
+    assert {answer["requestId"] for answer in answers} == {"mine-1"}
+    await eventually(lambda: answered(raw, event_text("settings:get", {}, 2), 2))
+    await raw.close()
+
+
+async def answered(raw: RawSocket, text: str, number: int) -> bool:
+    """Whether a request is let through, and not one too many."""
+    await raw.ws.send_str(text)
+    return bool((await acknowledged(raw, number))["success"])
+
+
+BURSTS: dict[str, tuple[str, Json]] = {
+    "a long list": ("models:list", {}),
+    "brackets": ("settings:get", {"a": [[]] * 200_000}),
+}
+
+
+@pytest.mark.parametrize("name", BURSTS)
+@run_async
+async def test_bursts_of_costly_requests_hold_nobody_up(start: Callable[..., Server], name: str) -> None:
+    """While eight sockets ask as much as they may, the 99th of a hundred answers to others comes within 0.2 s."""
+    server = start()
+    for at in range(300):
+        write_model(server.models / f"model-{at}.gguf")
+    client = await Dashboard().connect(server)
+    await client.request("models:scan")
+    sockets = [await RawSocket().open(server, {"token": server.key}) for _ in range(8)]
+    waits: list[float] = []
+    text, done = event_text(*BURSTS[name]), asyncio.Event()
+
+    async def ask(raw: RawSocket) -> None:
+        while not done.is_set():
+            await raw.ws.send_str(text)
+            await asyncio.sleep(0.04)
+
+    async def read(raw: RawSocket) -> None:
+        async for _ in raw.ws:
+            pass
+    tasks = [asyncio.create_task(work(raw)) for raw in sockets for work in (ask, read)]
+    await asyncio.to_thread(lambda: waits.extend(asyncio.run(many_waits(server, 150))))
+    done.set()
+    for raw in sockets:
+        await raw.close()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    await client.close()
+    assert sorted(waits)[int(len(waits) * 0.99) - 1] < 0.2, sorted(waits)[-5:]
+
+
+@run_async
+async def test_a_long_import_holds_nobody_up(start: Callable[..., Server]) -> None:
+    """Five thousand models are looked at while others are answered within 0.2 s; more are refused."""
+    server = start()
+    write_model(server.models / "m.gguf")
+    client = await Dashboard().connect(server)
+    await client.request("models:scan")
+    waits = asyncio.create_task(asyncio.to_thread(lambda: asyncio.run(many_waits(server, 50))))
+    document = {"format": "llamadash", "version": 1, "models": [{"id": "m"}] * llamadash.MAX_IMPORTED}
+    assert (await client.request("system:import", document=document, dryRun=True))["changes"] == []
+    document["models"] = [{"id": "m"}] * (llamadash.MAX_IMPORTED + 1)
+    assert (await client.refused("system:import", document=document))["field"] == "document.models"
+    assert max(await waits) < 0.2
+    await client.close()
+
+
+async def many_waits(server: Server, count: int) -> list[float]:
+    """The seconds that each of `count` answers took to come."""
+    client, waits = await Dashboard().connect(server), []
+    for _ in range(count):
+        asked = time.monotonic()
+        await client.request("settings:get")
+        waits.append(time.monotonic() - asked)
+        await asyncio.sleep(0.02)
+    await client.close()
+    return waits
+
+
+@run_async
+async def test_costly_events_of_one_socket_wait_in_line(dash: StubDash, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hundred that come in one piece are answered in order, with a turn for everybody else in between."""
+    slow = dataclasses.replace(llamadash.EVENTS["settings:get"],
+                               handler=lambda _: (time.sleep(llamadash.TURN), {"theme": "dark"})[1])
+    monkeypatch.setitem(llamadash.EVENTS, "settings:get", slow)
+    async with contextlib.AsyncExitStack() as stack:
+        port = await dash.serve(stack)
+        server = types.SimpleNamespace(url=f"http://127.0.0.1:{port}")
+        raw = await RawSocket().open(server, {"token": dash.access.key})  # type: ignore[arg-type]
+        turns, last = 0, 100
+        for number in range(1, last + 1):
+            await raw.ws.send_str(event_text("settings:get", {}, number))
+        reading = asyncio.ensure_future(acknowledged(raw, last))
+        while not reading.done():
+            await asyncio.sleep(0)
+            turns += 1
+        assert turns > last / 2
+        assert reading.result()["requestId"] == f"mine-{last}"
+        await raw.close()
+
+
+@run_async
+async def test_the_list_of_models_is_never_an_old_one(start: Callable[..., Server]) -> None:
+    """It is kept only until something changes: whoever changes a model sees that in the next list."""
+    server = start()
+    write_model(server.models / "m.gguf")
+    client = await Dashboard().connect(server)
+    await client.request("models:scan")
+    for at in range(30):
+        model = (await client.request("models:list"))["models"][0]
+        name = f"name {at}"
+        await client.request("models:update", id=model["id"], revision=model["revision"], changes={"name": name})
+        assert (await client.request("models:list"))["models"][0]["name"] == name
+    await client.close()
 
 
 @run_async
