@@ -142,11 +142,15 @@ test("a server that falls silent is left", async () => {
 });
 
 test("waiting doubles up to ten seconds, with chance in it", () => {
-  assert.equal(backoff(0, 0), 500);
-  assert.equal(backoff(3, 1), 4000);
-  assert.equal(backoff(3, 0), 2000);
+  assert.equal(backoff(0, 0), 100);
+  assert.equal(backoff(0, 0.5), 500);
+  assert.equal(backoff(0, 1), 1000);
+  assert.equal(backoff(2, 1), 4000);
+  assert.equal(backoff(2, 0.25), 1000);
   assert.equal(backoff(50, 1), 10_000);
-  assert.equal(backoff(50, 0), 5000);
+  assert.equal(backoff(50, 0), 100);
+  const first = new Set(Array.from({ length: 100 }, () => backoff(0)));
+  assert.ok(first.size > 50, "a thousand tabs must not come back in the same moment");
 });
 
 test("packets are taken apart, broken ones ignored", () => {

@@ -7,7 +7,8 @@
 
 const REQUEST_TIMEOUT_MS = 30_000;
 const CONNECT_TIMEOUT_MS = 10_000; // from opening the socket to the server's welcome
-const BACKOFF_FIRST_MS = 500;
+const BACKOFF_SHORTEST_MS = 100;
+const BACKOFF_FIRST_MS = 1000;
 const BACKOFF_LONGEST_MS = 10_000;
 
 /** A request that failed: `code` is the server's, `message` is written for people. */
@@ -26,10 +27,10 @@ export class RequestError extends Error {
 /** @typedef {"connecting" | "connected" | "disconnected" | "unauthenticated"} Status */
 /** @typedef {{resolve: (data: any) => void, reject: (error: Error) => void, timer: any}} Pending */
 
-/** Milliseconds until the next attempt: doubling, at most 10 s, half of it by chance. @param {number} attempt @param {number} [chance] */
+/** Milliseconds until the next attempt: by chance, so that not all come back at once; up to 1 s, then doubling to 10 s. @param {number} attempt @param {number} [chance] */
 export function backoff(attempt, chance = Math.random()) {
   const whole = Math.min(BACKOFF_LONGEST_MS, BACKOFF_FIRST_MS * 2 ** Math.min(attempt, 10));
-  return Math.max(BACKOFF_FIRST_MS, Math.round(whole / 2 + (whole / 2) * chance));
+  return Math.max(BACKOFF_SHORTEST_MS, Math.round(whole * chance));
 }
 
 /** Split a Socket.IO packet such as `42/ns,7["event",{}]`. @param {string} text */
