@@ -4790,6 +4790,16 @@ async def test_a_new_link_ends_all_sessions(start: Callable[..., Server]) -> Non
 
 
 @run_async
+async def test_how_late_the_loop_is_can_be_seen(dash: StubDash) -> None:
+    """Metrics and system:info say by how many milliseconds answers were late at worst, of late."""
+    dash.lag = 0.1234
+    metrics = (await dash.request("metrics:get"))["metrics"]
+    assert metrics["process"]["lag"] == 123.4
+    dash.sampler.latest = metrics
+    assert (await dash.request("system:info"))["process"] == metrics["process"]
+
+
+@run_async
 async def test_a_second_browser_sees_every_change(start: Callable[..., Server]) -> None:
     """What one client changes, every client is told, the asker included."""
     server = start()

@@ -1,5 +1,5 @@
 import { Component, h } from "../core/component.js";
-import { bytes, dateTime, duration, number, relativeTime } from "../core/format.js";
+import { bytes, dateTime, duration, number, percent, relativeTime } from "../core/format.js";
 import { CopyButton, saveText } from "../components/copy-button.js";
 import { confirmDialog, Dialog } from "../components/dialog.js";
 import { formField } from "../components/form-field.js";
@@ -335,7 +335,7 @@ export class SettingsPage extends Component {
     /** @type {Array<[string, any, string?]>} */
     const rows = [
       ["Version", system.version ?? info?.version], ["Engine", engine ? [engine.kind, engine.version].filter(Boolean).join(" ") || engine.status : null], ["Python", system.python], ["System", system.os],
-      ["Machine", [system.hostname, system.cpu?.model, system.cpu?.threads && `${system.cpu.threads} threads`].filter(Boolean).join(" · ")], ["Up for", duration(system.uptime)],
+      ["Machine", [system.hostname, system.cpu?.model, system.cpu?.threads && `${system.cpu.threads} threads`].filter(Boolean).join(" · ")], ["Up for", duration(system.uptime)], ["This program", ownUse(system.process)],
       ["Database", database && `${database.path} (${bytes(database.size ?? database.bytes)})`, "mono break-all"], ["Data folder", paths?.data, "mono break-all"], ["Program", paths?.script, "mono break-all"], ["Licence", "MIT"],
     ];
     return this.card("About", h("dl", { className: "facts" }, rows.filter(([, value]) => value).map(([label, value, name]) => [h("dt", { key: `${label}-t` }, label), h("dd", { key: `${label}-d`, className: name ?? "" }, value)])));
@@ -356,6 +356,15 @@ export class SettingsPage extends Component {
         h("ul", { key: "changes", className: "change-list" }, changes.flatMap(importLines).map((line, index) => h("li", { key: index, className: "break-all" }, line))),
         (preview.warnings ?? []).map((/** @type {string} */ warning) => h("p", { key: warning, className: "text-warning" }, warning))));
   }
+}
+
+/** What llamadash itself takes, and how late its event loop was at worst of late. @param {any} process */
+function ownUse(process) {
+  const { cpu, memory, lag } = process ?? {};
+  return [
+    typeof cpu === "number" && `${percent(cpu)} CPU`, memory && `${bytes(memory)} of memory`,
+    typeof lag === "number" && `answers at most ${Math.round(lag)} ms late`,
+  ].filter(Boolean).join(" · ");
 }
 
 /** @param {any} change @returns {string[]} */
