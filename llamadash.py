@@ -606,7 +606,7 @@ class Database:
             connection.execute("PRAGMA synchronous = NORMAL")
             result = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
             if result != "ok":
-                raise sqlite3.DatabaseError(result)
+                raise sqlite3.DatabaseError(result.splitlines()[-1])  # the first line only says "in database main"
         except (sqlite3.Error, DatabaseTooNew):
             connection.close()
             raise
