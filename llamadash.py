@@ -1992,12 +1992,13 @@ MAX_FOLDER_DEPTH = 12  # levels; the deepest usual layout, the Hugging Face cach
 MAX_FOLDER_ENTRIES = 200_000  # names looked at in one scan
 MAX_MODEL_FILES = 20_000  # GGUF files in one scan
 MAX_SKIPPED = 2000  # skipped files told to a client
+REASON_START = 6  # characters that tell reasons apart; names and numbers may follow
 MAX_MODEL_SHARDS = 9999
 MAX_NAME = 200  # characters of a model's name
 MAX_ID = 96
 SHARD_NAME = re.compile(r"(.+)-(\d{5})-of-(\d{5})", re.S)
 UNFINISHED_SUFFIXES = tuple(f".gguf.{end}" for end in ("part", "partial", "incomplete", "crdownload", "tmp"))
-UNUSABLE_PATH = re.compile(r"[;#\x00-\x1f\x7f]")  # cannot be written into the engine's preset file
+UNPRESENTABLE = re.compile(r"[;#\x00-\x1f\x7f-\x9f\u2028\u2029]")  # a value in the engine's preset file ends there
 QUANTIZATION_WORD = re.compile(r"i?q\d+|tq\d+|[kmsl01]|x+[sl]|(b?f|fp)\d+|(mx|nv)fp4|ud|mmproj|model|moe|gguf")
 PROJECTOR_PREFERENCE = ("f16", "bf16", "q8_0", "f32")  # which of several projectors of one model is taken
 
@@ -2139,7 +2140,7 @@ class Scan:
             self.skip(entry.path, "not a regular file")
         elif shown_path(entry.path) != entry.path:
             self.skip(entry.path, "its name is not valid UTF-8")
-        elif UNUSABLE_PATH.search(entry.path):
+        elif UNPRESENTABLE.search(entry.path):
             self.skip(entry.path, "its path has a character that the engine cannot take (; # or a control character)")
         elif link and not self.contains(real):
             self.skip(entry.path, "links to a file outside the model folders: add its folder")
@@ -2374,6 +2375,25 @@ def merge_scan(rows: list[Json], found: list[Json]) -> tuple[list[Json], list[Js
     return new, changed, [row["id"] for row in rows if row["id"] not in seen and not row["missing"]]
 
 
+def skipped_told(skipped: list[Json]) -> list[Json]:
+    """`skipped` as clients get it: of more than MAX_SKIPPED some of each folder and reason, and how many more."""
+    if len(skipped) <= MAX_SKIPPED:
+        return skipped
+    groups: dict[tuple[str, str], list[Json]] = {}
+    for item in skipped:
+        kind = item["reason"][:REASON_START]
+        groups.setdefault((os.path.dirname(item["path"]), kind), []).append(item)
+    each = max(1, (MAX_SKIPPED - 1) // len(groups) - 1)
+    told = []
+    for (folder, _), items in groups.items():
+        told += items[:each]
+        if len(items) > each:
+            told.append({"path": folder, "reason": f"{len(items) - each:,} more like the last one"})
+    rest = len(skipped) - MAX_SKIPPED + 1
+    return told if len(told) <= MAX_SKIPPED else [
+        *told[:MAX_SKIPPED - 1], {"path": "…", "reason": f"about {rest:,} more, in other folders"}]
+
+
 class ScanStoppedError(Exception):
     """The program ends: the scan's thread must not hold it up."""
 
@@ -2408,12 +2428,12 @@ class Library:
             new, changed, missing = await asyncio.to_thread(merge_scan, rows, models)
             if new or changed or missing:
                 await asyncio.to_thread(self.dash.db.apply_scan, new, changed, missing)
-            self.skipped = found.skipped[:MAX_SKIPPED]
+            self.skipped = found.skipped
         log.info("scan: %d models, %d new, %d changed, %d missing, %d files skipped, %.2f s", len(models), len(new),
                  len(changed), len(missing), len(found.skipped), time.monotonic() - started)
         await self.changed()
-        return {"added": len(new), "updated": len(changed), "missing": len(missing), "skipped": self.skipped,
-                "total": len(models)}
+        return {"added": len(new), "updated": len(changed), "missing": len(missing),
+                "skipped": skipped_told(self.skipped), "total": len(models)}
 
     async def in_thread(self, folders: list[Path], rows: list[Json]) -> ScanResult:
         """Run scan_folders in a thread, broadcasting how far it is."""
@@ -3505,11 +3525,11 @@ CACHE_TYPES = ("f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq
 SPECULATIVE_TYPES = (
     "none", "draft-simple", "draft-eagle3", "draft-mtp", "draft-dflash", "draft-dspark",
     "ngram-simple", "ngram-map-k", "ngram-map-k4v", "ngram-mod", "ngram-cache")
-HOST_PORT = r"(?:[A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\]):\d{1,5}"
+PORT = r"(?:[1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])"
+HOST_PORT = r"(?:[A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\]):" + PORT
 DEVICES = r"[A-Za-z0-9_.-]{1,64}(?:,[A-Za-z0-9_.-]{1,64}){0,31}"
-NUMBERS = r"\d{1,6}(?:\.\d{1,6})?(?:,\d{1,6}(?:\.\d{1,6})?){0,31}"
+NUMBERS = r"[0-9]{1,6}(?:\.[0-9]{1,6})?(?:,[0-9]{1,6}(?:\.[0-9]{1,6})?){0,31}"
 ONE_LINE = r"[^\x00-\x1f\x7f-\x9f\u2028\u2029;#]{0,2000}"
-UNPRESENTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029;#]")  # a preset value ends there
 BOOLEANS = {"on": True, "enabled": True, "true": True, "1": True,
             "off": False, "disabled": False, "false": False, "0": False}
 
@@ -3569,12 +3589,13 @@ class Parameter:
 
     def check_paths(self, value: str, folders: list[Path], at: str) -> None:
         """Refuse anything but existing GGUF files in the model folders."""
+        if len(value) > MAX_TEXT:
+            raise InvalidRequest(f"{self.label} may have at most {MAX_TEXT} characters", field=at)
         for name in value.split(",") if self.several else [value]:
             path = Path(name)
             if not path.is_absolute() or path.suffix.lower() != ".gguf":
                 raise InvalidRequest(f"{self.label} must be the full path of a .gguf file", field=at)
-            inside = any(is_inside(path, folder) for folder in folders)
-            if not inside or not path.is_file():
+            if not is_file_inside(path, folders):
                 raise InvalidRequest(f"{self.label} must be a file in a model folder", field=at)
 
     def from_text(self, text: str) -> int | float | bool | str:
@@ -3595,18 +3616,23 @@ class Parameter:
                 "help": self.help, **{name: item for name, item in known.items() if item is not None}}
 
 
-def is_inside(path: Path, folder: Path) -> bool:
-    """Whether the directory entry `path` lies in `folder`, links on the way there followed."""
-    try:
-        return path.parent.resolve().is_relative_to(folder.resolve())
-    except (OSError, RuntimeError):  # RuntimeError: a loop of links
-        return False
+def is_file_inside(path: Path, folders: list[Path]) -> bool:
+    """Whether `path` is a file in one of `folders`, and a link there leads to a file in one of them as well."""
+    roots = [os.path.realpath(folder) for folder in folders]
+    entry = os.path.join(os.path.realpath(path.parent), path.name)
+    places = (entry, os.path.realpath(path))
+    return os.path.isfile(path) and all(any(within(place, root) for root in roots) for place in places)
+
+
+def refuse_constant(name: str) -> None:
+    """Refuse NaN and infinities, which Python reads in JSON, and nobody else."""
+    raise ValueError(f"{name} is not JSON")
 
 
 def check_json_object(text: str, label: str, at: str) -> None:
     """Refuse `text` unless it is a flat JSON object."""
     try:
-        parsed = json.loads(text)
+        parsed = json.loads(text, parse_constant=refuse_constant)
     except (ValueError, RecursionError):
         parsed = None
     if not isinstance(parsed, dict) or any(type(item) in (dict, list) for item in parsed.values()):

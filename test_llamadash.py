@@ -1570,7 +1570,8 @@ def test_scan_of_what_is_no_model(tmp_path: Path) -> None:
     os.symlink(outside, folder / "outside")
     os.symlink(folder, folder / "loop")
     os.symlink("..", folder / "up")
-    write_model(folder / "a;b.gguf")
+    for name in ("a;b", "next\x85line", "line\u2028end"):
+        write_model(folder / f"{name}.gguf")
     (folder / "folder.gguf").mkdir()
     (Path(os.fsdecode(os.fsencode(folder) + b"/\xff\xfe.gguf"))).touch()
     models, skipped = scan(folder)
@@ -1581,6 +1582,7 @@ def test_scan_of_what_is_no_model(tmp_path: Path) -> None:
             "broken.gguf": "ends within", "empty.gguf": "empty", "half.gguf.part": "incomplete", "fifo.gguf": "regular",
             "socket.gguf": "regular", "device.gguf": "regular", "dangling.gguf": "nowhere", "circle.gguf": "nowhere",
             "out.gguf": "outside", "outside": "outside", "up": "outside", "a;b.gguf": "character",
+            "next\x85line.gguf": "character", "line\u2028end.gguf": "character",
             "\ufffd\ufffd.gguf": "UTF-8"}.items():
         assert reason in skipped.pop(name), name
     assert skipped == {}
@@ -1620,6 +1622,20 @@ def test_scan_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     models, skipped = scan(tmp_path)
     assert len(models) == 3
     assert "was not looked at" in str(skipped)
+
+
+def test_what_is_skipped_is_told_fairly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder full of broken files hides no other one, and how many there are is said."""
+    monkeypatch.setattr(llamadash, "MAX_SKIPPED", 20)
+    many = [{"path": f"/a/{at:05}.gguf", "reason": f"incomplete, {at} of 9 bytes"} for at in range(10_000)]
+    few = [{"path": "/a/x.gguf", "reason": "the file is empty"}, {"path": "/b/y.gguf", "reason": "not a GGUF file"}]
+    assert llamadash.skipped_told(many[:20]) == many[:20]
+    told = llamadash.skipped_told([*many, *few])
+    assert len(told) <= 20 and all(item in told for item in few)
+    listed = sum(item in many for item in told)
+    assert listed >= 5 and {"path": "/a", "reason": f"{10_000 - listed:,} more like the last one"} in told
+    spread = [{"path": f"/{at}/x.gguf", "reason": "the file is empty"} for at in range(100)]
+    assert len(llamadash.skipped_told(spread)) == 20 and "81 more" in llamadash.skipped_told(spread)[-1]["reason"]
 
 
 def test_hugging_face_cache(tmp_path: Path) -> None:
@@ -2518,7 +2534,9 @@ async def test_llama_server_accepts_every_parameter(tmp_path: Path) -> None:
     ("jinja", "on"), ("jinja", 1), ("device", "CUDA0; rm"), ("device", "CUDA0\nport = 1"), ("device", ""),
     ("override-tensor", "a=b;c"), ("override-tensor", "a=b#c"), ("chat-template-kwargs", "{"),
     ("chat-template-kwargs", '{"a": [1]}'), ("chat-template-kwargs", '{"a": "\udc80"}'), ("rpc", "host"),
-    ("rpc", "a:1;b:2"),
+    ("rpc", "a:1;b:2"), ("rpc", "a:\u0661"), ("rpc", "a:99999"), ("rpc", "a:65536"), ("rpc", "a:0"), ("rpc", "a:1,b:0"),
+    ("tensor-split", "\u0661,\u0662"), ("fit-target", "\u0661"), ("chat-template-kwargs", '{"a": NaN}'),
+    ("chat-template-kwargs", '{"a": -Infinity}'), ("mmproj", "/" + "x" * 300 + ".gguf"), ("lora", "/x.gguf," * 9000),
     ("mmproj", "relative.gguf"), ("mmproj", "/etc/passwd"), ("mmproj", "/etc/x.gguf"), ("lora", "/x.gguf,/y.gguf"),
     ("parallel", 0), ("sleep-idle-seconds", 0), ("spec-type", "magic"), ("seed", 2**32), ("tensor-split", "1,-1"),
     ("chat-template", "{{ x }}"), ("sampling-seq", "a;b"), ("mmproj", None), ("ctx-size", [1]), ("mmproj", "\0.gguf"),
@@ -2542,11 +2560,15 @@ def test_files_are_accepted_inside_the_model_folders_only(tmp_path: Path) -> Non
         folder.mkdir(parents=True)
         (folder / "x.gguf").write_text("")
     (tmp_path / "models" / "way-out").symlink_to(outside)
+    (inside / "link-out.gguf").symlink_to(outside / "x.gguf")
+    (inside / "link-in.gguf").symlink_to(inside / "x.gguf")
+    (inside / "circle.gguf").symlink_to("circle.gguf")
     folders = [tmp_path / "models"]
     good = str(inside / "x.gguf")
-    assert llamadash.validated_parameters({"mmproj": good, "lora": f"{good},{good}"}, folders)["mmproj"] == good
+    link = str(inside / "link-in.gguf")
+    assert llamadash.validated_parameters({"mmproj": good, "lora": f"{good},{link}"}, folders)["mmproj"] == good
     for bad in (outside / "x.gguf", tmp_path / "models/way-out/x.gguf", inside / "../../other/x.gguf",
-                inside / "y.gguf"):
+                inside / "y.gguf", inside / "link-out.gguf", inside / "circle.gguf"):
         with pytest.raises(llamadash.InvalidRequest):
             llamadash.validated_parameters({"mmproj": str(bad)}, folders)
 
