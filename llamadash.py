@@ -4477,30 +4477,57 @@ if group > 1:
 """
 
 
+GUARD_PAUSE = 0.5  # s before a guard that ended is started again
+
+
 class Guard:
     """Makes sure that no engine outlives llamadash, even when that is killed."""
 
     def __init__(self) -> None:
         self.process: asyncio.subprocess.Process | None = None
+        self.group = 0
+        self.starting = asyncio.Lock()  # of two guards the forgotten one would end the engine
+        self.keeper: asyncio.Task[None] | None = None
 
     async def watch(self, group: int) -> None:
         """End process group `group` when llamadash is gone; 0 stops watching."""
         if os.name == "nt":
             return
-        if self.process is None or self.process.returncode is not None:
-            self.process = await asyncio.create_subprocess_exec(
-                sys.executable, "-I", "-S", "-c", GUARD, stdin=asyncio.subprocess.PIPE,
-                stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL,
-                start_new_session=True, env={})
-        assert self.process.stdin is not None
-        with contextlib.suppress(ConnectionError):
-            self.process.stdin.write(b"%d\n" % group)
-            await self.process.stdin.drain()
+        self.group = group
+        await self.tell()
+        if self.keeper is None or self.keeper.done():
+            self.keeper = asyncio.create_task(self.keep(), name="guard")
+
+    async def tell(self) -> None:
+        """Tell the guard process what it is to watch; starts one where there is none."""
+        async with self.starting:
+            if self.process is None or self.process.returncode is not None:
+                self.process = await asyncio.create_subprocess_exec(
+                    sys.executable, "-I", "-S", "-c", GUARD, stdin=asyncio.subprocess.PIPE,
+                    stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL,
+                    start_new_session=True, env={})
+            assert self.process.stdin is not None
+            with contextlib.suppress(ConnectionError):
+                self.process.stdin.write(b"%d\n" % self.group)
+                await self.process.stdin.drain()
+
+    async def keep(self) -> None:
+        """Start a new guard whenever the process ends while it is needed."""
+        while True:
+            if self.process is not None:
+                await self.process.wait()
+            await asyncio.sleep(GUARD_PAUSE)
+            with contextlib.suppress(OSError):  # no process can be started now: later, then
+                await self.tell()
 
     async def close(self) -> None:
         """End the guard itself."""
+        if self.keeper is not None:
+            await cancelled([self.keeper])
         if self.process is not None and self.process.stdin is not None:
-            await self.watch(0)
+            if self.process.returncode is None:
+                self.group = 0
+                await self.tell()
             self.process.stdin.close()
             await self.process.wait()
 

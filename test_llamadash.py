@@ -3396,6 +3396,28 @@ async def test_a_leftover_engine_is_ended_and_a_stranger_is_not(tmp_path: Path) 
         await eventually(lambda: dash.engine.status == "running" and dash.engine.process.pid != first)
 
 
+@run_async
+async def test_a_guard_that_is_killed_has_a_successor() -> None:
+    """The engine is watched on when the guard is killed alone, and ends with llamadash nevertheless."""
+    engine = await asyncio.create_subprocess_exec("sleep", "1000", start_new_session=True)
+    guard = llamadash.Guard()
+    try:
+        await guard.watch(engine.pid)
+        first = guard.process
+        assert first is not None
+        first.kill()
+        await eventually(lambda: guard.process is not first)
+        assert engine.returncode is None and guard.process is not None and guard.process.stdin is not None
+        async with guard.starting:  # it has been told by then
+            guard.process.stdin.close()  # as when llamadash dies
+        await asyncio.wait_for(engine.wait(), DEADLINE)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            engine.kill()
+        await engine.wait()
+        await guard.close()
+
+
 # -- Embedded engine --------------------------------------------------------------------------------
 
 class Router:
