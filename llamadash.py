@@ -8717,6 +8717,7 @@ REQUEST_DEADLINE = 10.0  # seconds in which a new connection must have sent a wh
 KEEPALIVE_TIME = 75.0  # seconds that a connection may stay open between two requests, as long as browsers keep it
 CONNECTIONS_PER_SOCKET = 4  # connections of one address for each socket it may have: a browser loads over six
 OPEN_FILES = 65_536  # descriptors that are asked for; more would only cost the system memory
+CONNECTION_REFUSED = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 10\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 CONNECTION_SHARE = 0.75  # of all descriptors at most for connections: database, engine and files need the rest
 PRELOADED = ("app.js", "pages/dashboard.js")  # what the first page needs, with all that they import
 
@@ -8859,7 +8860,8 @@ class Connection(web_protocol.RequestHandler):
         self.web.connections[self.address] += 1
         if problem := self.web.too_many(self.address, len(self._manager._connections) if self._manager else 0):
             self.web.dash.hub.refused[problem] += 1
-            transport.abort()
+            transport.write(CONNECTION_REFUSED)
+            transport.close()
             return
         super().connection_made(transport)
         self.deadline = asyncio.get_running_loop().call_later(REQUEST_DEADLINE, self.expect_request, transport)
@@ -9314,7 +9316,7 @@ def service_unit(config: Config) -> str:
     PrivateDevices, DevicePolicy and ProtectClock (which implies a device policy) are left out, as they hide the GPUs;
     MemoryDenyWriteExecute too, as GPU drivers compile at run time.
     """
-    folders = [config.data_dir, *(folder for folder in model_folders(config) if folder.is_dir())]
+    folders = [config.data_dir, *(folder for folder in model_folders(config) if os.path.isdir(folder))]
     writable = list(dict.fromkeys(folder for folder in folders if folder != config.data_dir / "models"))
     command = [os.path.abspath(sys.executable), str(HERE / "llamadash.py"), *service_options(config)]
     hidden = any(str(path).startswith(TEMPORARY) for path in (*writable, HERE, Path(sys.executable)))
@@ -9511,7 +9513,7 @@ class Dash:
         }
         values = {**ENGINE_DEFAULTS, **saved, **{key: value for key, value in fixed.items() if value is not None}}
         if "models_dirs" not in saved and fixed["models_dirs"] is None:
-            values["models_dirs"] = [str(path) for path in default_model_folders() if path.is_dir()]
+            values["models_dirs"] = [str(path) for path in default_model_folders() if os.path.isdir(path)]
         self.engine_values = values
 
     def settings(self) -> Json:
@@ -9526,7 +9528,7 @@ class Dash:
         """The model folders that exist, the one for downloads included."""
         own = self.config.data_dir / "models"
         listed = [expanded(path) for path in self.engine_config()["models_dirs"]]
-        return list(dict.fromkeys(path for path in [*listed, own] if path.is_dir()))
+        return list(dict.fromkeys(path for path in [*listed, own] if os.path.isdir(path)))
 
     def models(self) -> list[Json]:
         """Every model with its state, as clients see it."""
@@ -9875,7 +9877,7 @@ def config_result(dash: Dash) -> Json:
         "ini": dash.engine.preset_ini(),
         "parameters": parameter_schema(),
         "folders": [
-            {"path": str(path), "exists": path.is_dir(), "used": path in listed or path.parent == dash.config.data_dir}
+            {"path": str(path), "exists": os.path.isdir(path), "used": path in listed or path.parent == dash.config.data_dir}
             for path in looked
         ],
         "llama_server": {"value": dash.config.llama_server, "fixed": "llama_server" in dash.config.fixed},
@@ -9936,7 +9938,7 @@ def checked_folders(paths: list[str], field: str) -> list[str]:
     """`paths` made absolute, if each is a folder; InvalidRequest naming the one that is not."""
     folders = [expanded(path) for path in paths]
     for at, folder in enumerate(folders):
-        if not folder.is_absolute() or not folder.is_dir():
+        if not folder.is_absolute() or not os.path.isdir(folder):
             raise InvalidRequest(f"{paths[at]} is not the full path of a folder on this machine", field=f"{field}.{at}")
     return [str(folder) for folder in folders]
 
@@ -10072,7 +10074,7 @@ def imported_values(dash: Dash, document: Json, part: str, warnings: list[str]) 
 def imported_folders(paths: Any, warnings: list[str]) -> list[str]:
     """The model folders of the document that this machine has; `warnings` gets the others."""
     given = checked(paths, CONFIG_FIELDS["models_dirs"], "document.config.models_dirs")
-    absent = [path for path in given if os.path.isabs(expanded(path)) and not expanded(path).is_dir()]
+    absent = [path for path in given if os.path.isabs(expanded(path)) and not os.path.isdir(expanded(path))]
     warnings += [f"{path} is not a folder on this machine and is left out" for path in absent]
     return [path for path in given if path not in absent]
 

@@ -5803,7 +5803,7 @@ async def test_a_thousand_malformed_frames_leave_nothing(start: Callable[..., Se
 
 @run_async
 async def test_one_address_has_only_so_many_sockets(start: Callable[..., Server]) -> None:
-    """Of 100 sockets 32 are accepted, the rest get 503; a closed one makes room."""
+    """Of 500 sockets 32 are accepted, the rest get 503; a closed one makes room."""
     server = start()
 
     async def attempt() -> RawSocket | int:
@@ -5813,7 +5813,7 @@ async def test_one_address_has_only_so_many_sockets(start: Callable[..., Server]
         except aiohttp.WSServerHandshakeError as refused:
             await raw.session.close()
             return refused.status
-    results = await asyncio.gather(*(attempt() for _ in range(100)))
+    results = await asyncio.gather(*(attempt() for _ in range(500)))
     accepted = [item for item in results if isinstance(item, RawSocket)]
     assert len(accepted) == 32
     assert {item for item in results if isinstance(item, int)} == {503}
