@@ -321,6 +321,8 @@ def checked(value: Any, kind: Any, field: str, longest: float = MAX_TEXT) -> Any
     A text may have up to `longest` characters, MAX_TEXT unless its Length says otherwise.
     """
     origin, arguments = parts_of(kind)
+    if origin is None:
+        return checked_plain(value, kind, field, longest)
     if origin is Annotated:
         limit = arguments[1].high if isinstance(arguments[1], Length) else MAX_TEXT
         return checked_bounds(checked(value, arguments[0], field, limit), arguments[1], field)
@@ -336,18 +338,19 @@ def checked(value: Any, kind: Any, field: str, longest: float = MAX_TEXT) -> Any
         if not isinstance(value, list):
             raise InvalidRequest(f"{field} must be a list", field=field)
         return [checked(item, arguments[0], f"{field}.{at}") for at, item in enumerate(value)]
-    if kind is float and type(value) is int:
+    return checked_plain(value, origin, field, longest)
+
+
+TYPE_NAMES: dict[Any, str] = {str: "a text", int: "a whole number", float: "a number", bool: "true or false",
+                              dict: "an object"}
+
+
+def checked_plain(value: Any, expected: Any, field: str, longest: float) -> Any:
+    """checked() for a kind that is a class: a text, a number, true or false, an object."""
+    if expected is float and type(value) is int:
         value = float(value) if abs(value) < 2**63 else math.inf
-    expected: Any = origin or kind
     if type(value) is not expected:
-        names: dict[Any, str] = {
-            str: "a text",
-            int: "a whole number",
-            float: "a number",
-            bool: "true or false",
-            dict: "an object",
-        }
-        raise InvalidRequest(f"{field} must be {names.get(expected, expected)}", field=field)
+        raise InvalidRequest(f"{field} must be {TYPE_NAMES.get(expected, expected)}", field=field)
     if expected is str and len(value) > longest:
         raise InvalidRequest(f"{field} may have at most {longest:g} characters", field=field)
     if expected is str and not encodable(value):
@@ -7085,16 +7088,22 @@ def embedded_arguments(argv: list[str]) -> tuple[argparse.Namespace, dict[str, s
     return chosen, options
 
 
-async def serve_embedded(options: RouterOptions) -> int:
-    """Run the router until a signal ends it: 0; 1 where it cannot start."""
-    router, loop, stop = EmbeddedRouter(options), asyncio.get_running_loop(), asyncio.Event()
+def set_by_signals() -> asyncio.Event:
+    """What the first signal to end sets; the second one ends the process."""
+    loop, stop = asyncio.get_running_loop(), asyncio.Event()
 
     def on_signal(*_: Any) -> None:
         if stop.is_set():
-            os._exit(1)  # the second one: at once; the children notice
+            os._exit(1)  # at once; the children notice
         loop.call_soon_threadsafe(stop.set)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, on_signal)
+    return stop
+
+
+async def serve_embedded(options: RouterOptions) -> int:
+    """Run the router until a signal ends it: 0; 1 where it cannot start."""
+    router, stop = EmbeddedRouter(options), set_by_signals()
     try:
         router.start()
     except ValueError as problem:
