@@ -8726,7 +8726,8 @@ REQUEST_DEADLINE = 10.0  # seconds in which a new connection must have sent a wh
 KEEPALIVE_TIME = 75.0  # seconds that a connection may stay open between two requests, as long as browsers keep it
 CONNECTIONS_PER_SOCKET = 4  # connections of one address for each socket it may have: a browser loads over six
 OPEN_FILES = 65_536  # descriptors that are asked for; more would only cost the system memory
-CONNECTION_REFUSED = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 10\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+CONNECTION_REFUSED = (b"HTTP/1.1 503 Service Unavailable\r\n"
+                      b"Retry-After: 10\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
 CONNECTION_SHARE = 0.75  # of all descriptors at most for connections: database, engine and files need the rest
 PRELOADED = ("app.js", "pages/dashboard.js")  # what the first page needs, with all that they import
 
@@ -9886,7 +9887,8 @@ def config_result(dash: Dash) -> Json:
         "ini": dash.engine.preset_ini(),
         "parameters": parameter_schema(),
         "folders": [
-            {"path": str(path), "exists": os.path.isdir(path), "used": path in listed or path.parent == dash.config.data_dir}
+            {"path": str(path), "exists": os.path.isdir(path),
+             "used": path in listed or path.parent == dash.config.data_dir}
             for path in looked
         ],
         "llama_server": {"value": dash.config.llama_server, "fixed": "llama_server" in dash.config.fixed},
