@@ -4815,7 +4815,7 @@ async def test_a_password_opens_a_session_that_can_be_revoked(start: Callable[..
     listed = (await again.request("sessions:list"))["sessions"]
     assert [item["current"] for item in listed] == [True]
     await owner.request("sessions:revoke", id=listed[0]["id"])
-    await eventually(lambda: not browser.sio.connected and not again.sio.connected)
+    await eventually(lambda: not browser.sio.connected and not again.sio.connected, "they are ended", 1)
     assert (await connect_error(server, {"token": session}))["data"]["code"] == "UNAUTHENTICATED"
     assert (await owner.request("sessions:list"))["sessions"] == []
     await owner.close()
