@@ -1,5 +1,4 @@
 /** The route table and the wiring, nothing else. */
-import { painted } from "./core/component.js";
 import { Router, stylesheet } from "./core/router.js";
 import { StateManager } from "./core/state.js";
 import { applyTheme } from "./components/theme.js";
@@ -8,7 +7,6 @@ import { MissingPage } from "./components/states.js";
 import { toast } from "./components/toast.js";
 
 applyTheme();
-await painted(); // the frame that index.html holds: it is there at once, what fills it takes a moment
 document.querySelector("#starting")?.remove();
 
 const state = new StateManager();

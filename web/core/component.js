@@ -7,7 +7,6 @@ const SVG = "http://www.w3.org/2000/svg";
 const SVG_TAGS = new Set(["svg", "g", "path", "line", "rect", "circle", "polyline", "polygon", "text", "defs", "clipPath"]);
 const PROPERTIES = new Set(["value", "checked", "selected", "indeterminate"]); // live state, not attributes
 const ENUMERATED = new Set(["draggable", "spellcheck", "contenteditable"]); // "false" is a value of its own
-const HIDDEN_WAIT = 100; // ms
 const CAPTURED = new Set(["focus", "blur", "toggle", "scroll", "load", "error", "close", "cancel", "mouseenter", "mouseleave", "invalid"]);
 
 /** @typedef {{[name: string]: any}} Props */
@@ -346,12 +345,4 @@ export class Component {
     this.dispose();
     this.element?.remove();
   }
-}
-
-/** Resolves once the browser has shown what is there; soon in any case, for a page in the background is not shown. @returns {Promise<void>} */
-export function painted() {
-  return new Promise((resolve) => {
-    requestAnimationFrame(() => setTimeout(resolve));
-    setTimeout(resolve, HIDDEN_WAIT);
-  });
 }
