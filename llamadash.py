@@ -433,8 +433,8 @@ def on(name: str, *, error: str = "INTERNAL_ERROR", cost: int = 1, kept: bool = 
     positional parameter is named `client`; its typed keyword-only parameters are the request's fields.
     (A trailing underscore is not part of a field's name: `from_` is `from`.) It returns the response's
     data or raises a DashError; anything else is logged, and the client sees the code `error`. `cost` is how
-    many requests it counts for in the rate limit. A large answer without fields may be `kept`: it is encoded once,
-    and sent to whoever asks until something is broadcast.
+    many requests it counts for in the rate limit. An answer that is the same for everybody may be `kept`: it is
+    encoded once, and sent to whoever asks the same until something is broadcast.
     """
     def register(handler: Handler) -> Handler:
         EVENTS[name] = Event(name, handler, error, cost, kept)
@@ -2619,7 +2619,7 @@ def models_list(dash: Dash) -> Json:
     return {"models": dash.models()}
 
 
-@on("models:get", error="GET_MODEL_FAILED")
+@on("models:get", error="GET_MODEL_FAILED", kept=True)
 def models_get(dash: Dash, *, id: ModelId) -> Json:
     """One model, with its benchmarks, newest first."""
     return {"model": dash.model(id), "benchmarks": dash.db.benchmarks(id)}
@@ -8116,6 +8116,7 @@ REQUEST_SIZE = 20_000  # characters of a message that count as one more request,
 MAX_BRACKETS = 50_000  # lists and objects in one message: pasted source has fewer, and each takes a microsecond
 TURN = 0.01  # seconds that one socket's events may take before everybody else gets a turn
 KEPT_TIME = 1.0  # seconds that a kept answer is good for at most
+KEPT_ANSWERS = 64  # kept answers, at most: a list of models has a megabyte, a model 2 kB
 MAX_RUNNING = 64  # requests of one client that may be under way at the same time
 SOCKETS_PER_ADDRESS = 32  # a household behind one router, with tabs to spare
 REFUSAL_REPORT = 10.0  # seconds between two log lines about refused connections and messages
@@ -8382,7 +8383,7 @@ class Hub:
         self.history: collections.deque[tuple[int, float, bytes]] = collections.deque()
         self.history_bytes = 0
         self.clients: dict[str, Client] = {}
-        self.kept: dict[str, tuple[int, Prepared]] = {}  # answers, and the last broadcast before each
+        self.kept: dict[Any, tuple[int, Prepared]] = {}  # answers by question, and the last broadcast before each
         self.wires: dict[Wire, float] = {}  # every socket, and when its next ping is due, the soonest first
         self.gone = 0  # sockets that have ended since memory was last given back
         self.refused: collections.Counter[str] = collections.Counter()
@@ -8562,7 +8563,7 @@ class Hub:
                 raise RateLimited("Too many requests: slow down.", retryAfter=1)
             arguments = event.arguments(request_data(request))
             if event.kept:
-                return self.kept_answer(event)
+                return self.kept_answer(event, arguments)
             return event.handler(self.dash, client, **arguments) if event.wants_client \
                 else event.handler(self.dash, **arguments)
         except DashError as problem:
@@ -8570,12 +8571,15 @@ class Hub:
         except Exception:
             return handler_failed(name)
 
-    def kept_answer(self, event: Event) -> Json:
-        """The answer to `event`, the last one where nothing has changed since."""
-        seq, answer = self.kept.get(event.name, (-1, None))
+    def kept_answer(self, event: Event, arguments: Json) -> Json:
+        """The answer to `event`, the last one to the same question where nothing has changed since."""
+        question = event.name, *arguments.items()
+        seq, answer = self.kept.get(question, (-1, None))
         if answer is None or seq != self.seq or time.monotonic() - answer.made > KEPT_TIME:
-            answer = Prepared(typing.cast(Json, event.handler(self.dash)))
-            self.kept[event.name] = self.seq, answer
+            answer = Prepared(typing.cast(Json, event.handler(self.dash, **arguments)))
+            if len(self.kept) >= KEPT_ANSWERS:
+                self.kept.clear()
+            self.kept[question] = self.seq, answer
         return answer
 
     async def answer_later(self, reply: Reply, result: Awaitable[Json]) -> None:
