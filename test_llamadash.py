@@ -5852,7 +5852,7 @@ async def test_connections_without_a_request_are_few_and_soon_gone(start: Callab
     connections = await asyncio.to_thread(silent_connections, server, 600, "127.0.0.2")
     assert (await fetch(server, "/"))[0] == 200
     await eventually(lambda: descriptors(server) <= before + 4 * 32 + 1, "those too many are refused", 5)
-    with pytest.raises(aiohttp.ClientConnectionError):
+    with pytest.raises(aiohttp.WSServerHandshakeError, match="503"):
         await RawSocket("127.0.0.2").open(server)
     await (await Dashboard().connect(server)).close()
     await eventually(lambda: descriptors(server) <= before, "silent connections are ended",
