@@ -4597,6 +4597,7 @@ class ModelStates:
         self.finished: list[Json] = []  # requests that ended and are not yet stored
         self.ports: dict[int, str] = {}
         self.speeds: dict[tuple[int, int], tuple[float, float]] = {}  # (port, task): tokens/s, when
+        self.asked: set[str] = set()  # models that the engine is being asked to load: its list may be older than that
         self.victims: list[str] = []  # evicted, for which model is not yet known
         self.timings = RequestTimings()
         self.events = 0
@@ -4687,10 +4688,10 @@ class ModelStates:
 
     def on_list(self, listed: list[Json]) -> None:
         """Bring every state in line with the engine's own list of models."""
-        seen = set()
+        seen = set(self.asked)
         for item in listed:
             status, name = item.get("status"), item.get("id")
-            if not isinstance(status, dict) or not isinstance(name, str):
+            if not isinstance(status, dict) or not isinstance(name, str) or name in self.asked:
                 continue
             seen.add(name)
             value, fresh, state = status.get("value"), name not in self.all, self.state(name)
@@ -5550,6 +5551,7 @@ class Engine:
             if state.leaving and state.status in RUNNING:  # still on its way out
                 await self.until(lambda: state.status not in RUNNING, RELOAD_TIMEOUT)
             self.states.on_status(state, "loading", {})
+            self.states.asked.add(state.id)
             try:
                 await client.json("/models/load", {"model": state.id}, timeout=RELOAD_TIMEOUT)
             except EngineFailed as refusal:
@@ -5559,6 +5561,8 @@ class Engine:
                 await client.json("/models/load", {"model": state.id}, timeout=RELOAD_TIMEOUT)
         except (EngineFailed, EngineUnavailable) as refusal:
             return await self.refused(state, refusal)
+        finally:
+            self.states.asked.discard(state.id)
         return None
 
     async def refused(self, state: ModelState, refusal: EngineFailed | EngineUnavailable,
