@@ -24,12 +24,20 @@ import os
 import sys
 
 
+def has_glibc() -> bool:
+    """Whether the C library is glibc."""
+    try:
+        return bool(os.confstr("CS_GNU_LIBC_VERSION"))
+    except (AttributeError, ValueError, OSError):  # another library, or another system
+        return False
+
+
 def start_as_module(python: str, *options: str) -> None:
     """Start this file again as a module of `python`, from its compiled cache, if there is one or can be.
 
     Python keeps the syntax tree of the script that it was started with: 25 MB for as long as it runs. Before
     all other imports, for what is imported here is imported twice. What is imported stays: collecting garbage
-    among it would be in vain. And the C library gives memory back when many clients have gone, Python's own
+    among it would be in vain. And glibc gives memory back when many clients have gone, Python's own
     allocator does not.
     """
     here, name = os.path.split(os.path.realpath(__file__))
@@ -38,7 +46,7 @@ def start_as_module(python: str, *options: str) -> None:
     code = f"import gc, os, sys; gc.disable(); sys.path[0] = {here!r}; sys.dont_write_bytecode = False; " \
            "os.environ.pop('PYTHONMALLOC'); import llamadash; gc.freeze(); gc.enable(); " \
            f"sys.exit(llamadash.main())  # {here}/llamadash.py"
-    allocator = "malloc" if sys.platform == "linux" and os.confstr("CS_GNU_LIBC_VERSION") else "default"
+    allocator = "malloc" if has_glibc() else "default"
     os.execve(python, [python, *options, "-c", code, *sys.argv[1:]], {**os.environ, "PYTHONMALLOC": allocator})
 
 
