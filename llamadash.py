@@ -1248,7 +1248,6 @@ TENSOR_TYPES = {
     35: ("TQ2_0", 256, 66), 39: ("MXFP4", 32, 17), 40: ("NVFP4", 64, 36), 41: ("Q1_0", 128, 18),
     42: ("Q2_0", 64, 18),
 }
-UNKNOWN_TENSOR = ("", 1, 0)
 # general.file_type, as llama.h numbers it; 4 to 6 and 33 to 35 are of files that it no longer reads.
 FILE_TYPES = {
     0: "F32", 1: "F16", 2: "Q4_0", 3: "Q4_1", 4: "Q4_1_SOME_F16", 5: "Q4_2", 6: "Q4_3", 7: "Q8_0", 8: "Q5_0",
@@ -1470,9 +1469,9 @@ class GGUFReader:
     def tensor(self, layout: bytes, dimensions: int) -> tuple[str, int, int]:
         """Type, parameters and bytes of a tensor from the part of its entry that says them."""
         *shape, kind = self.layout(f"4x{dimensions}QI").unpack(layout)
-        name, block, size = TENSOR_TYPES.get(kind, UNKNOWN_TENSOR)
+        name, block, size = TENSOR_TYPES.get(kind, (f"type {kind}", 1, 0))
         parameters = math.prod(shape)
-        return name if kind in TENSOR_TYPES else f"type {kind}", parameters, parameters // block * size
+        return name, parameters, parameters // block * size
 
     def header(self) -> GGUFHeader:
         """The whole header."""
@@ -8152,11 +8151,11 @@ def encoded(value: Any) -> bytes:
         return STRICT_JSON.encode(sendable(value)).encode()
 
 
-class Prepared(dict[str, Any]):
+class Prepared:
     """An answer's data that is encoded already."""
+    __slots__ = ("json", "made")
 
     def __init__(self, data: Json) -> None:
-        super().__init__(data)
         self.json = encoded(data)
         self.made = time.monotonic()
 
@@ -8384,8 +8383,8 @@ def is_connect(text: str) -> bool:
 class Hub:
     """Every open browser: authenticates, answers requests with one envelope each, broadcasts.
 
-    Broadcasts and answers are encoded and framed once and written to each client's transport; only the
-    answer to CONNECT and the pings take the library's way.
+    Broadcasts, answers and pings are encoded and framed once and written to each client's transport; only the
+    answer to CONNECT takes the library's way.
     """
 
     def __init__(self, dash: Dash) -> None:
@@ -8559,13 +8558,13 @@ class Hub:
         request = more[0] if more else {}
         reply = Reply(client, name if encodable(name) else "?", match[1], request)
         result = self.handled(client, reply.event, request)
-        if isinstance(result, dict | DashError):  # at once, for a task would cost as much as all the rest
+        if isinstance(result, dict | Prepared | DashError):  # at once, for a task would cost as much as all the rest
             self.answer(reply, result)
         else:
             self.dash.spawn(self.answer_later(reply, result), reply.event)
         return True
 
-    def handled(self, client: Client, name: str, request: Any) -> Json | DashError | Awaitable[Json]:
+    def handled(self, client: Client, name: str, request: Any) -> Json | Prepared | DashError | Awaitable[Json]:
         """What the handler of one request returns, or why it does not."""
         try:
             event = EVENTS.get(name)
@@ -8583,7 +8582,7 @@ class Hub:
         except Exception:
             return handler_failed(name)
 
-    def kept_answer(self, event: Event, arguments: Json) -> Json:
+    def kept_answer(self, event: Event, arguments: Json) -> Prepared:
         """The answer to `event`, the last one to the same question where nothing has changed since."""
         question = event.name, *arguments.items()
         seq, answer = self.kept.get(question, (-1, None))
@@ -8606,7 +8605,7 @@ class Hub:
         finally:
             reply.client.running -= 1
 
-    def answer(self, reply: Reply, result: Json | DashError) -> None:
+    def answer(self, reply: Reply, result: Json | Prepared | DashError) -> None:
         """Send the response envelope, and the acknowledgement if the client wants one."""
         envelope: Json = {"type": "response", "event": reply.event, "success": not isinstance(result, DashError),
                           "requestId": reply.request_id, "timestamp": now_ms()}
