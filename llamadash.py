@@ -1230,7 +1230,11 @@ MAX_KEPT_TOTAL = 32768  # numbers kept of all arrays
 MAX_TENSOR_NAME = 256  # bytes; llama.cpp allows 64
 MAX_DIMENSIONS = 4
 MAX_TENSOR_ENTRY = 24 + MAX_TENSOR_NAME + 8 * MAX_DIMENSIONS  # bytes
-MAX_WINDOWS_KNOWN = 4096  # windows of vocabularies remembered, some 200 bytes each
+LONG_ARRAY = 4096  # texts from which on an array is a vocabulary, whose end is remembered
+ARRAY_START = 4096  # bytes of a vocabulary that it is known again by
+ARRAY_FOLLOWING = 48  # bytes behind it, which must be the same as well: most of the next entry
+MAX_ARRAYS_KNOWN = 1024  # vocabularies remembered, some 5 kB each
+MAX_ENDS_KNOWN = 8  # of vocabularies that begin alike
 JSON_SAFE = 2**53  # integers from here on lose digits in a browser
 
 NUMBER_FORMATS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
@@ -1303,10 +1307,11 @@ def clean_text(text: str) -> str:
 
 class GGUFReader:
     """Reads a GGUF header through a small window; every count in the file is bounded before it is believed."""
-    windows_known: dict[int, tuple[int, int]] = {}  # noqa: RUF012  (hash of a window: its texts, their bytes)
+    arrays_known: dict[tuple[str, int, bytes], dict[int, bytes]] = {}  # noqa: RUF012  (start: {bytes: what follows})
 
-    def __init__(self, file: Any, size: int) -> None:
-        self.file, self.size = file, size
+    def __init__(self, file: Any, size: int, *, recall: bool = True) -> None:
+        self.file, self.size, self.recall = file, size, recall
+        self.recalled = False  # whether an array was skipped by what is remembered of another file
         self.window = b""
         self.start = 0  # of the window, in the file
         self.at = 0  # of the next byte, in the window
@@ -1380,24 +1385,42 @@ class GGUFReader:
     def skip_texts(self, count: int) -> None:
         """Step over `count` texts.
 
-        Models of one family share their vocabulary, and in a long array every window begins at a text, so the same
-        windows come again in the next file: where the texts of each end is remembered under its hash.
+        Models of one family share their vocabulary, megabytes of it: where one that begins the same ended in another
+        file, this one ends too if the same bytes follow there.
         """
         self.texts += count
         if self.texts > MAX_ARRAY_TEXTS:
             raise GGUFError("its vocabulary is larger than any real one")
-        long = count > GGUF_WINDOW // 16
+        if count < LONG_ARRAY:
+            self.walk_texts(count)
+            return
+        if self.at + ARRAY_START > len(self.window):
+            self.refill(8)
+        start, key = self.position, (self.order, count, self.window[self.at:self.at + ARRAY_START])
+        ends = self.arrays_known.get(key, {})
+        for length, following in list(ends.items()) if self.recall else ():
+            if self.bytes_at(start + length) == following:
+                self.skip(length)
+                self.recalled = True
+                return
+        self.walk_texts(count)
+        following = self.bytes_at(self.position)
+        room = len(self.arrays_known) < MAX_ARRAYS_KNOWN and len(ends) < MAX_ENDS_KNOWN
+        if room and len(following) == ARRAY_FOLLOWING:
+            self.arrays_known.setdefault(key, {})[self.position - start] = following
+
+    def bytes_at(self, position: int) -> bytes:
+        """The ARRAY_FOLLOWING bytes at `position` in the file; fewer at its end."""
+        self.file.seek(position)
+        return bytes(self.file.read(ARRAY_FOLLOWING))
+
+    def walk_texts(self, count: int) -> None:
+        """Step over `count` texts, one after the other."""
         while count:
-            if long or self.at + 8 > len(self.window):
+            if self.at + 8 > len(self.window):
                 self.refill(8)
-            key = hash((self.order, count, self.at, self.window)) if long else 0
-            known = self.windows_known.get(key)
-            if known is None:
-                known = texts_in(self.window, self.at, count, self.order + "Q")
-                if long and len(self.windows_known) < MAX_WINDOWS_KNOWN:
-                    self.windows_known[key] = known
-            count -= known[0]
-            self.at = known[1]
+            texts, self.at = texts_in(self.window, self.at, count, self.order + "Q")
+            count -= texts
 
     def array(self, key: str, header: GGUFHeader) -> list[Any] | None:
         """The next array if it is short and of numbers, else None; its length is noted in any case."""
@@ -1542,7 +1565,13 @@ def read_gguf(path: str | Path) -> GGUFHeader:
     """The header of the GGUF file at `path`; GGUFError says what is wrong with it."""
     try:
         with open(open_regular(str(path)), "rb", buffering=0) as file:
-            return GGUFReader(file, os.fstat(file.fileno()).st_size).header()
+            reader = GGUFReader(file, os.fstat(file.fileno()).st_size)
+            try:
+                return reader.header()
+            except GGUFError:
+                if not reader.recalled:
+                    raise
+                return GGUFReader(file, reader.size, recall=False).header()
     except OSError as problem:
         raise GGUFError(f"cannot be read: {problem.strerror}") from problem
 

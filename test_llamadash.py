@@ -1143,7 +1143,7 @@ def test_large_vocabulary_is_skipped_quickly(tmp_path: Path) -> None:
     """150,000 tokens and as many merges cost little time and memory, the second file of a family hardly any."""
     path = write_gguf(tmp_path / "a.gguf", {**LLAMA, "tokenizer.ggml.tokens": vocabulary(150_000),
                                             "tokenizer.ggml.merges": vocabulary(150_000), "after": 7}, WEIGHTS)
-    llamadash.GGUFReader.windows_known.clear()
+    llamadash.GGUFReader.arrays_known.clear()
     header = llamadash.read_gguf(path)
     peak = measured(path)
     assert header.lengths["tokenizer.ggml.tokens"] == 150_000
@@ -1162,6 +1162,22 @@ def test_vocabularies_that_only_begin_alike(tmp_path: Path) -> None:
         assert (header.lengths["tokenizer.ggml.tokens"], header.metadata["after"]) == (len(other), at)
     big = write_gguf(tmp_path / "b.gguf", {**LLAMA, "tokenizer.ggml.tokens": tokens, "after": 9}, WEIGHTS, order=">")
     assert llamadash.read_gguf(big).metadata["after"] == 9
+
+
+def test_vocabulary_that_contains_the_end_of_another(tmp_path: Path) -> None:
+    """What is remembered of one file never makes another one unreadable."""
+    tokens = vocabulary(5_000)
+    first = write_gguf(tmp_path / "a.gguf", {**LLAMA, "tokenizer.ggml.tokens": tokens, "after": 7}, WEIGHTS)
+    llamadash.read_gguf(first)
+    end = first.read_bytes().index(gguf_text("tokenizer.chat_template"))
+    following = first.read_bytes()[end:end + llamadash.ARRAY_FOLLOWING].decode()
+    replaced = b"".join(map(gguf_text, tokens[4_000:]))  # by one text that has at its end what followed them
+    trap = "x" * (len(replaced) - 8) + following
+    second = write_gguf(tmp_path / "b.gguf", {
+        **LLAMA, "tokenizer.ggml.tokens": [*tokens[:4_000], trap, *tokens[4_001:]], "after": 9}, WEIGHTS)
+    with second.open("rb") as file, pytest.raises(llamadash.GGUFError):
+        llamadash.GGUFReader(file, second.stat().st_size).header()
+    assert llamadash.read_gguf(second).metadata["after"] == 9
 
 
 def gguf_start(tensors: int, pairs: int, rest: bytes = b"", version: int = 3) -> bytes:
