@@ -8838,18 +8838,26 @@ class WebFiles:
         self.files = {name: web_file(name, body) for name, body in contents.items()}
         self.signature = signature
 
+    def joined(self, contents: dict[str, bytes]) -> str:
+        """index.html with one stylesheet for those in a row, which `contents` gets: the first frame waits for each."""
+        def join(links: re.Match[str]) -> str:
+            names = [name for name in re.findall(r'href="/([^"]+)"', links[0]) if name in contents]
+            name = "css/" + "+".join(posixpath.basename(name).removesuffix(".css") for name in names) + ".css"
+            contents[name] = b"\n".join(contents[name] for name in names)
+            return f'  <link rel="stylesheet" href="/{name}">\n'
+        return re.sub(r'(?: *<link rel="stylesheet" href="/[^"]+">\r?\n){2,}', join, contents["index.html"].decode())
+
     def linked(self, contents: dict[str, bytes]) -> bytes:
         """index.html with versioned addresses, and hints to load what the first page needs at once."""
-        page = re.sub(r'(src|href)="/(?=[^"/][^"]*\.(?:js|css|svg)")', rf'\1="/~{self.version}/',
-                      contents["index.html"].decode())
+        page = re.sub(r'(src|href)="/(?=[^"/][^"]*\.(?:js|css|svg)")', rf'\1="/~{self.version}/', self.joined(contents))
         wanted = [name for name in PRELOADED if name in contents]
         for name in wanted:  # grows while it is walked
             for target in re.findall(r'^(?:import|export)\b[^;]*?from\s*"(\.[^"]+)"', contents[name].decode(), re.M):
                 imported = posixpath.normpath(posixpath.join(posixpath.dirname(name), target))
                 if imported in contents and imported not in wanted:
                     wanted.append(imported)
-        links = "\n".join(f'  <link rel="modulepreload" href="/~{self.version}/{name}">' for name in wanted)
-        return page.replace("</head>", f"{links}\n</head>").encode()
+        links = "".join(f'<link rel="modulepreload" href="/~{self.version}/{name}">\n    ' for name in wanted)
+        return page.replace('<script type="module"', links + '<script type="module"', 1).encode()
 
     def find(self, path: str) -> tuple[WebFile | None, bool]:
         """The file for a URL path, and whether it may be cached for ever; index.html for every page."""

@@ -4919,6 +4919,23 @@ async def test_files_are_compressed_and_validated(start: Callable[..., Server]) 
 
 
 @run_async
+async def test_stylesheets_in_a_row_come_as_one(start: Callable[..., Server]) -> None:
+    """The page names one stylesheet, which is all that index.html names; every module it preloads is there."""
+    server = start()
+    page = (await fetch(server, "/", **{"Accept-Encoding": "identity"}))[2].decode()
+    links = re.findall(r'<link rel="stylesheet" href="(/~[^"]+)">', page)
+    named = re.findall(r'<link rel="stylesheet" href="/([^"]+)">', (HERE / "web/index.html").read_text())
+    assert (len(links), len(named)) == (1, 4)
+    status, headers, body = await fetch(server, links[0], **{"Accept-Encoding": "identity"})
+    assert (status, headers["Content-Type"].partition(";")[0]) == (200, "text/css")
+    assert "immutable" in headers["Cache-Control"]
+    assert body == b"\n".join((HERE / "web" / name).read_bytes() for name in named)
+    modules = re.findall(r'<link rel="modulepreload" href="(/~[^"]+)">', page)
+    assert len(modules) > 10
+    assert {(await fetch(server, path))[0] for path in modules} == {200}
+
+
+@run_async
 async def test_security_headers_are_everywhere(start: Callable[..., Server]) -> None:
     """Pages, files and errors carry the same strict headers."""
     server = start()
@@ -7070,6 +7087,41 @@ async def test_the_first_page_is_light(start: Callable[..., Server]) -> None:
         await page.wait_for_load_state("networkidle")
         assert 5 < len(sizes) <= 25
         assert sum(sizes) <= 80_000
+
+
+@run_async
+async def test_the_page_is_painted_before_the_client_comes(start: Callable[..., Server]) -> None:
+    """The frame of the page is there, in the colours of the last visit, while no module has arrived."""
+    async with chromium(start(), color_scheme="light") as browser:
+        page = await browser.open("/settings")
+        await page.get_by_text("Dark", exact=True).click()
+        await page.wait_for_function("localStorage.getItem('llamadash.theme') === 'dark'")
+        asked, given = asyncio.Event(), asyncio.Event()
+
+        async def withhold(route: playwright.Route) -> None:
+            if not route.request.url.endswith("/start.js"):
+                asked.set()
+                await given.wait()
+            await route.continue_()
+        await page.route("**/*.js", withhold)
+        await page.reload(wait_until="commit")
+        await page.wait_for_function("() => performance.getEntriesByName('first-contentful-paint').length")
+        assert await page.evaluate("document.documentElement.dataset.theme") == "dark"
+        assert await page.locator("h1").count() == 0
+        await asyncio.wait_for(asked.wait(), 20)
+        given.set()
+        await page.wait_for_selector("h1:has-text('Settings')")
+        assert browser.problems == []
+
+
+@run_async
+async def test_a_page_that_is_never_painted_loads_all_the_same(start: Callable[..., Server]) -> None:
+    """In a tab behind others no frame is drawn, and the title tells the news nevertheless."""
+    async with chromium(start()) as browser:
+        await browser.context.add_init_script("""window.requestAnimationFrame = () => 0;
+                                                 Object.defineProperty(document, "hidden", {value: true})""")
+        page = await browser.open("/models")
+        await page.wait_for_function("() => document.title.includes('Models')", polling=100)
 
 
 @run_async

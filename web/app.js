@@ -6,7 +6,6 @@ import { Layout } from "./components/layout.js";
 import { MissingPage } from "./components/states.js";
 import { toast } from "./components/toast.js";
 
-applyTheme();
 document.querySelector("#starting")?.remove();
 
 const state = new StateManager();
@@ -22,7 +21,7 @@ const page = (load, ...styles) => async () => (await Promise.all([load(), ...sty
 const models = page(async () => (await import("./pages/models.js")).ModelsPage, "pages", "models");
 
 router
-  .register("/", page(async () => (await import("./pages/dashboard.js")).DashboardPage, "dashboard"))
+  .register("/", page(async () => (await import("./pages/dashboard.js")).DashboardPage))
   .register("/models", models)
   .register("/models/:id", models)
   .register("/chat", page(async () => (await import("./pages/chat.js")).ChatPage, "chat"))
@@ -32,7 +31,7 @@ router
   .register("/logs", page(async () => (await import("./pages/logs.js")).LogsPage, "pages", "logs"));
 
 router.after(({ path }) => layout.receive({ state, path }));
-state.subscribe("settings", (settings) => applyTheme(settings?.theme));
+state.subscribe("settings", (settings) => settings && applyTheme(settings.theme));
 window.addEventListener("unhandledrejection", (event) => {
   if (event.reason?.name !== "RequestError") return;
   event.preventDefault(); // a request nobody else answers for: its message is written for people

@@ -1,11 +1,10 @@
-import { readStorage, writeStorage } from "../core/auth.js";
+import { writeStorage } from "../core/auth.js";
 
-const STORED = "llamadash.theme"; // so that the next visit starts in the right colours
+const STORED = "llamadash.theme"; // so that start.js finds it at the next visit
 
-/** Show the page in the colours of `theme`, or in those of the last visit. @param {string} [theme] system, light or dark */
+/** Show the page in the colours of `theme`. @param {string} theme system, light or dark */
 export function applyTheme(theme) {
-  if (theme) writeStorage(STORED, theme);
-  const wanted = theme ?? readStorage(STORED);
-  if (wanted === "light" || wanted === "dark") document.documentElement.dataset.theme = wanted;
+  writeStorage(STORED, theme);
+  if (theme === "light" || theme === "dark") document.documentElement.dataset.theme = theme;
   else delete document.documentElement.dataset.theme;
 }
