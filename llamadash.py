@@ -8283,6 +8283,7 @@ class Wire(aiohttp_driver.WebSocket):  # type: ignore[misc]
         super().__init__(handler, server)
         self.client: Client | None = None
         self.transport: asyncio.Transport | None = None
+        self.descriptor: int | None = None  # of its socket where bytes can be written to it as they are
         self.asked = False  # whether it has sent its CONNECT
         self.spent = 0.0  # seconds that its events took since they last waited in line
         self.in_line = 0  # events that wait
@@ -8293,6 +8294,8 @@ class Wire(aiohttp_driver.WebSocket):  # type: ignore[misc]
         request = environ["aiohttp.request"]
         environ["llamadash.wire"] = self
         self.transport = request.transport
+        if self.transport and os.name != "nt" and not self.transport.get_extra_info("sslcontext"):
+            self.descriptor = self.transport.get_extra_info("socket").fileno()
         self._sock = web.WebSocketResponse(max_msg_size=MAX_MESSAGE, compress=False, timeout=CLOSE_GRACE)
         self.deadline = asyncio.get_running_loop().call_later(AUTH_DEADLINE, self.abort)
         self.hub.wires[self] = time.monotonic() + PING_INTERVAL
@@ -8382,15 +8385,28 @@ class Wire(aiohttp_driver.WebSocket):  # type: ignore[misc]
             asyncio.get_running_loop().call_later(seconds, self.transport.abort)
 
     def write(self, frame: bytes) -> None:
-        """Write one ready-made frame, or end a client that does not read what it was sent."""
+        """Write one ready-made frame, or end a client that does not read what it was sent.
+
+        Where nothing waits before it, the frame goes to the socket at once: through the transport it takes a tenth
+        longer, which a thousand clients notice.
+        """
         transport = self.transport
         if transport is None or transport.is_closing():
             return
-        if transport.get_write_buffer_size() > MAX_UNSENT:
+        unsent = transport.get_write_buffer_size()
+        if unsent > MAX_UNSENT:
             self.hub.refused["clients that did not read"] += 1
             transport.abort()
-        else:
-            transport.write(frame)
+            return
+        if not unsent and self.descriptor is not None:
+            try:
+                sent = os.write(self.descriptor, frame)
+            except OSError:  # full or broken: the transport finds out
+                sent = 0
+            if sent == len(frame):
+                return
+            frame = frame[sent:]
+        transport.write(frame)
 
     def abort(self) -> None:
         """End the TCP connection at once."""

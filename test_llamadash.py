@@ -6276,6 +6276,35 @@ async def test_a_client_that_does_not_read_is_cut_off(start: Callable[..., Serve
 
 
 @run_async
+async def test_a_client_that_reads_now_and_then_gets_everything(start: Callable[..., Server]) -> None:
+    """What its socket could not take at once, not even a whole answer of, comes later, complete and in order."""
+    server = start("--request-rate", "1000000")
+    for number in range(200):
+        write_model(server.models / f"{number}.gguf")
+    actor, slow = await Dashboard().connect(server), await RawSocket().open(server, {"token": server.key})
+    await actor.request("models:scan")
+    transport = slow.ws._conn.transport  # type: ignore[union-attr]
+    assert transport
+    transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+    answered: list[int] = []
+    for first in (0, 30):
+        transport.pause_reading()
+        for number in range(first, first + 30):
+            await slow.ws.send_str("42" + json.dumps(["models:list", {"requestId": str(number), "data": {}}]))
+        await actor.request("settings:update", changes={"logs_max_rows": 1000 + first})
+        transport.resume_reading()
+        while len(answered) < first + 25:
+            message = await asyncio.wait_for(slow.ws.receive_str(), DEADLINE)
+            if message.startswith('42["models:list:result"'):
+                answer = json.loads(message[2:])[1]
+                assert len(answer["data"]["models"]) == 200
+                answered.append(int(answer["requestId"]))
+    assert answered == list(range(55))
+    await actor.close()
+    await slow.close()
+
+
+@run_async
 async def test_secrets_are_nowhere_to_be_seen(start: Callable[..., Server]) -> None:
     """Key, password, engine key and hub token are in no envelope, no log, no command line and no database page."""
     canaries = {"LLAMADASH_ENGINE_API_KEY": "canary-engine-0f3a", "HF_TOKEN": "hf_canary0a9b8c7d"}
