@@ -6277,7 +6277,7 @@ async def test_a_client_that_does_not_read_is_cut_off(start: Callable[..., Serve
 
 @run_async
 async def test_a_client_that_reads_now_and_then_gets_everything(start: Callable[..., Server]) -> None:
-    """What its socket could not take at once, not even a whole answer of, comes later, complete and in order."""
+    """What its socket could not take at once, be it half an answer, comes later, complete and in order."""
     server = start("--request-rate", "1000000")
     for number in range(200):
         write_model(server.models / f"{number}.gguf")
