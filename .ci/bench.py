@@ -1111,7 +1111,7 @@ async def page(bench: Bench) -> None:
         visits: dict[str, list[Json]] = {"cold": [], "warm": [], "empty": []}
         with bench.llamadash("page") as dash:
             home, empty = (f"http://127.0.0.1:{dash.port}/{path}" for path in (f"#key={dash.key}", "empty.html"))
-            for turn in range(6):
+            for turn in range(10):
                 for kinds, url in (({"empty"}, empty), (("cold", "warm"), home)):
                     context = await chromium.new_context()
                     for kind in kinds:
