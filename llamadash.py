@@ -460,7 +460,7 @@ WRITER_TIMEOUT = 200  # milliseconds that a write waits for it, as the event loo
 PRUNE_ROWS = 5000  # rows deleted in one go: more would stall the writers
 DAY = 86_400_000  # milliseconds
 RAW_KEPT = 2 * DAY  # how long every single sample is kept
-ROLL_UPS = (60_000, 600_000)  # widths in ms of the averages kept for longer
+ROLL_UPS = (60_000, 600_000, 3_600_000)  # widths in ms of the averages kept for longer
 MAX_GPUS = 8  # as many as have history columns
 GPU_SERIES = ("utilization", "memory_used", "memory_total", "temperature", "power")
 SERIES = (
@@ -545,6 +545,17 @@ def m001_initial(db: sqlite3.Connection) -> None:
     db.execute("CREATE INDEX benchmarks_model ON benchmarks (model, id)")
     db.execute("CREATE TABLE sessions (id TEXT PRIMARY KEY, token_hash BLOB NOT NULL UNIQUE, address TEXT, "
                "created_at INTEGER NOT NULL, used_at INTEGER NOT NULL, expires_at INTEGER NOT NULL)")
+
+
+@migration
+def m002_hours(db: sqlite3.Connection) -> None:
+    """Averages of an hour, from those of ten minutes: of a year they are few enough to be read at once."""
+    columns = ", ".join(f"{name}, {name}_max" for name in SERIES)
+    folded = ", ".join(f"SUM({name} * samples) / SUM(CASE WHEN {name} IS NOT NULL THEN samples END), MAX({name}_max)"
+                       for name in SERIES)
+    db.execute(f"INSERT INTO metrics (resolution, timestamp, samples, {columns}) "
+               f"SELECT 3600000, timestamp - timestamp % 3600000 AS hour, SUM(samples), {folded} "
+               "FROM metrics WHERE resolution = 600000 GROUP BY hour")
 
 
 def disk_is_full(problem: sqlite3.Error) -> bool:
@@ -646,7 +657,7 @@ class Database:
         """Run the migrations that this file has not seen, each in its own transaction after a backup."""
         found = self.connection.execute("PRAGMA user_version").fetchone()[0]
         for number in range(found + 1, version + 1):
-            if number > 1:
+            if found:
                 self.backup(self.backup_folder() / f"before-migration-{number}.db")
             try:
                 with self.transaction() as db:
@@ -1101,7 +1112,7 @@ class Database:
         now = now_ms()
         detail = settings["metrics_retention_days"] * DAY
         kept = {0: min(RAW_KEPT, detail), ROLL_UPS[0]: detail,
-                ROLL_UPS[1]: max(detail, settings["metrics_history_days"] * DAY)}
+                **dict.fromkeys(ROLL_UPS[1:], max(detail, settings["metrics_history_days"] * DAY))}
         for width, age in kept.items():
             self.delete_in_steps("metrics", "resolution = ? AND timestamp < ?", (width, now - age))
         self.delete_in_steps("requests", "timestamp < ?", (now - detail,))

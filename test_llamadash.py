@@ -565,6 +565,34 @@ def test_history_reaches_back_as_long_as_it_is_kept(fresh_db: llamadash.Database
     assert len(found["timestamps"]) <= 500
 
 
+def test_a_year_of_an_older_version_is_still_there(tmp_path: Path) -> None:
+    """What was kept as averages of ten minutes is found in those of an hour, as if there had always been some."""
+    path, hour = tmp_path / "llama-dashboard.db", 3_600_000
+    begin = llamadash.now_ms() // hour * hour - 200 * llamadash.DAY
+    samples = [(begin + at * 300_000, {"cpu_usage": float(at % 7), **({"gpu0_power": 50.0 + at} if at > 11 else {})})
+               for at in range(24)]
+
+    def hours(db: llamadash.Database) -> list[tuple[Any, ...]]:
+        rows = db.rows("SELECT * FROM metrics WHERE resolution = 3600000 ORDER BY timestamp")
+        return [tuple(row[name] for name in ("timestamp", "samples", "cpu_usage_max", "gpu0_power_max"))
+                + tuple(pytest.approx(row[name]) for name in ("cpu_usage", "gpu0_power")) for row in rows]
+    old = llamadash.Database(path, 1)
+    with old.transaction() as connection:
+        for timestamp, values in samples:
+            llamadash.add_sample(connection, 600_000, timestamp - timestamp % 600_000, values)
+            llamadash.add_sample(connection, hour, timestamp - timestamp % hour, values)
+    expected = hours(old)
+    with old.transaction() as connection:
+        connection.execute("DELETE FROM metrics WHERE resolution = 3600000")
+    old.close()
+    new = llamadash.Database(path)
+    assert len(expected) == 2 and hours(new) == expected
+    found = new.metrics_history(begin - 100 * llamadash.DAY, llamadash.now_ms(), 500, ["cpu_usage"])
+    assert found["bucket"] % hour == 0 and max(filter(None, found["series"]["cpu_usage"]["max"])) == 6.0
+    assert [backup.name for backup in new.backups()] == ["before-migration-2.db"]
+    new.close()
+
+
 def test_history_shows_a_gap_as_null(fresh_db: llamadash.Database) -> None:
     """Time without samples is not drawn as a line between its ends."""
     now = llamadash.now_ms()
@@ -825,7 +853,7 @@ def test_a_migration_that_fails_leaves_the_old_version(tmp_path: Path, monkeypat
     monkeypatch.undo()
     again = llamadash.Database(path)
     assert again.get_model("tiny")
-    assert [backup.name for backup in again.backups()] == ["before-migration-2.db"]
+    assert [backup.name for backup in again.backups()] == [f"before-migration-{len(llamadash.MIGRATIONS) + 1}.db"]
     again.close()
 
 
@@ -842,17 +870,18 @@ def test_a_migration_that_sqlite_refuses_is_no_damage(
         db.execute("INSERT INTO nowhere VALUES (1)")
     monkeypatch.setattr(llamadash, "MIGRATIONS", [*llamadash.MIGRATIONS, m_broken])
     really = llamadash.Database
-    monkeypatch.setattr(llamadash, "Database", lambda path: really(path, 2))
+    number = len(llamadash.MIGRATIONS)
+    monkeypatch.setattr(llamadash, "Database", lambda path: really(path, number))
     for _ in range(2):
         assert llamadash.main(["--port", "0", "--data-dir", str(tmp_path)]) == llamadash.EXIT_DATABASE
         error = capsys.readouterr().err
-        assert "Migration 2" in error and "nowhere" in error and "nothing was changed" in error
+        assert f"Migration {number}" in error and "nowhere" in error and "nothing was changed" in error
     assert re.search(rf"^RestartPreventExitStatus=.*\b{llamadash.EXIT_DATABASE}\b", llamadash.UNIT, re.M)
     monkeypatch.undo()
     again = llamadash.Database(path)
     assert (again.get_meta("kept"), again.models(), again.notice) == (1, [], None)
     assert not list(tmp_path.glob("*damaged*"))
-    assert [backup.name for backup in again.backups()] == ["before-migration-2.db"]
+    assert [backup.name for backup in again.backups()] == [f"before-migration-{number}.db"]
     again.close()
 
 
