@@ -8865,18 +8865,10 @@ class WebFiles:
         self.files = {name: web_file(name, body) for name, body in contents.items()}
         self.signature = signature
 
-    def joined(self, contents: dict[str, bytes]) -> str:
-        """index.html with one stylesheet for those in a row, which `contents` gets: the first frame waits for each."""
-        def join(links: re.Match[str]) -> str:
-            names = [name for name in re.findall(r'href="/([^"]+)"', links[0]) if name in contents]
-            name = "css/" + "+".join(posixpath.basename(name).removesuffix(".css") for name in names) + ".css"
-            contents[name] = b"\n".join(contents[name] for name in names)
-            return f'  <link rel="stylesheet" href="/{name}">\n'
-        return re.sub(r'(?: *<link rel="stylesheet" href="/[^"]+">\r?\n){2,}', join, contents["index.html"].decode())
-
     def linked(self, contents: dict[str, bytes]) -> bytes:
         """index.html with versioned addresses, and hints to load what the first page needs at once."""
-        page = re.sub(r'(src|href)="/(?=[^"/][^"]*\.(?:js|css|svg)")', rf'\1="/~{self.version}/', self.joined(contents))
+        page = re.sub(r'(src|href)="/(?=[^"/][^"]*\.(?:js|css|svg)")', rf'\1="/~{self.version}/',
+                      with_joined_styles(contents))
         wanted = [name for name in PRELOADED if name in contents]
         for name in wanted:  # grows while it is walked
             for target in re.findall(r'^(?:import|export)\b[^;]*?from\s*"(\.[^"]+)"', contents[name].decode(), re.M):
@@ -8896,6 +8888,16 @@ class WebFiles:
             self.refresh()
             return self.files.get("index.html"), False
         return self.files.get(name), False
+
+
+def with_joined_styles(contents: dict[str, bytes]) -> str:
+    """index.html with one stylesheet for those in a row, which `contents` gets: the first frame waits for each."""
+    def join(links: re.Match[str]) -> str:
+        names = [name for name in re.findall(r'href="/([^"]+)"', links[0]) if name in contents]
+        name = "css/" + "+".join(posixpath.basename(name).removesuffix(".css") for name in names) + ".css"
+        contents[name] = b"\n".join(contents[name] for name in names)
+        return f'  <link rel="stylesheet" href="/{name}">\n'
+    return re.sub(r'(?: *<link rel="stylesheet" href="/[^"]+">\r?\n){2,}', join, contents["index.html"].decode())
 
 
 def web_file(name: str, body: bytes) -> WebFile:

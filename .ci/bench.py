@@ -573,8 +573,6 @@ async def broadcast_load(spec: Json) -> Json:
 async def broadcast_window(audiences: list[Audience], seconds: int) -> Json:
     """One figure a second for `seconds`: each begins just before the first server's broadcast."""
     next_at = await audiences[0].phase() - 0.04
-    for audience in audiences:
-        audience.cpu = []
     before: list[float] = []
     for _ in range(seconds + 1):
         next_at += 1
