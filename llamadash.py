@@ -191,8 +191,8 @@ import unicodedata
 import urllib.parse
 from collections import OrderedDict, deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Annotated, Any, ClassVar, Literal, TypeVar
+from dataclasses import dataclass, field
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, TypeVar
 
 
 @contextlib.contextmanager
@@ -1694,8 +1694,7 @@ SLIDING = {
 ModelFacts = Callable[[str], Any]  # the value of a model's metadata key, as GGUFHeader.of_model
 
 
-@dataclass(frozen=True)
-class CacheLayer:
+class CacheLayer(NamedTuple):
     """What one layer remembers: numbers for each token of the context or of the window, and for each request."""
     keys: int
     values: int
@@ -1818,8 +1817,7 @@ def recurrent_state(model: Json, facts: ModelFacts) -> int:
     return inner * size + max(fact("ssm.conv_kernel") - 1, 0) * (inner + 2 * fact("ssm.group_count") * size)
 
 
-@dataclass(frozen=True)
-class Run:
+class Run(NamedTuple):
     """How a model is to be run: the parameters that cost memory, with the engine's defaults filled in."""
     slots: int
     unified: bool
@@ -2046,17 +2044,16 @@ REASON_START = 6  # characters that tell reasons apart; names and numbers may fo
 MAX_MODEL_SHARDS = 9999
 MAX_NAME = 200  # characters of a model's name
 MAX_ID = 96
-SHARD_NAME = re.compile(r"(.+)-(\d{5})-of-(\d{5})", re.S)
+SHARD_NAME = r"(?s)(.+)-(\d{5})-of-(\d{5})"
 UNFINISHED_SUFFIXES = tuple(f".gguf.{end}" for end in ("part", "partial", "incomplete", "crdownload", "tmp"))
-UNPRESENTABLE = re.compile(r"[;#\x00-\x1f\x7f-\x9f\u2028\u2029]")  # a value in the engine's preset file ends there
-QUANTIZATION_WORD = re.compile(r"i?q\d+|tq\d+|[kmsl01]|x+[sl]|(b?f|fp)\d+|(mx|nv)fp4|ud|mmproj|model|moe|gguf")
+UNPRESENTABLE = r"[;#\x00-\x1f\x7f-\x9f\u2028\u2029]"  # a value in the engine's preset file ends there
+QUANTIZATION_WORD = r"i?q\d+|tq\d+|[kmsl01]|x+[sl]|(b?f|fp)\d+|(mx|nv)fp4|ud|mmproj|model|moe|gguf"
 PROJECTOR_PREFERENCE = ("f16", "bf16", "q8_0", "f32")  # which of several projectors of one model is taken
 
 Report = Callable[[int, int], None]
 
 
-@dataclass(frozen=True)
-class FoundFile:
+class FoundFile(NamedTuple):
     """A GGUF file in a model folder."""
     path: str
     real: str  # where `path` leads to
@@ -2190,7 +2187,7 @@ class Scan:
             self.skip(entry.path, "not a regular file")
         elif shown_path(entry.path) != entry.path:
             self.skip(entry.path, "its name is not valid UTF-8")
-        elif UNPRESENTABLE.search(entry.path):
+        elif re.search(UNPRESENTABLE, entry.path):
             self.skip(entry.path, "its path has a character that the engine cannot take (; # or a control character)")
         elif link and not self.contains(real):
             self.skip(entry.path, "links to a file outside the model folders: add its folder")
@@ -2202,7 +2199,7 @@ class Scan:
         """The files as models: shards joined, in the order of their paths."""
         models, shards = [], dict[tuple[str, str, int], dict[int, FoundFile]]()
         for file in sorted(self.files, key=lambda item: item.path):
-            match = SHARD_NAME.fullmatch(file.stem)
+            match = re.fullmatch(SHARD_NAME, file.stem)
             if match and 1 < int(match[3]) <= MAX_MODEL_SHARDS:
                 group = (os.path.dirname(file.path), match[1], int(match[3]))
                 shards.setdefault(group, {})[int(match[2])] = file
@@ -2338,7 +2335,7 @@ def file_name(header: GGUFHeader, stem: str) -> str:
 def name_words(stem: str) -> list[str]:
     """The words of a file's name that name the model, not its quantization."""
     words = re.split(r"[-._ ]+", stem.lower())
-    return [word for word in words if word and not QUANTIZATION_WORD.fullmatch(word)]
+    return [word for word in words if word and not re.fullmatch(QUANTIZATION_WORD, word)]
 
 
 def best_projector(model: FoundModel, near: list[FoundFile], family: bool) -> FoundFile | None:
@@ -2736,7 +2733,7 @@ PCI_IDS = ("/usr/share/hwdata/pci.ids", "/usr/share/misc/pci.ids")
 NO_COUNTERS = dict.fromkeys(("requests_processing", "requests_deferred", "prompt_tokens_per_second",
                              "generated_tokens_per_second", "active_models"))
 # What passes through these passes through a real interface as well, or never leaves the machine.
-INNER_INTERFACE = re.compile(r"lo\d*|Loopback.*|veth.*|br-.*|docker\d+|virbr.*")
+INNER_INTERFACE = r"lo\d*|Loopback.*|veth.*|br-.*|docker\d+|virbr.*"
 
 
 def reading(text: str, scale: float = 1) -> float | None:
@@ -2826,7 +2823,7 @@ class NetworkRates:
         with contextlib.suppress(OSError, RuntimeError):
             return {name: (item.bytes_recv, item.bytes_sent)
                     for name, item in psutil.net_io_counters(pernic=True, nowrap=False).items()
-                    if not INNER_INTERFACE.fullmatch(name)}
+                    if not re.fullmatch(INNER_INTERFACE, name)}
         return {}
 
     def rates(self) -> tuple[float | None, float | None]:
@@ -3268,7 +3265,7 @@ SETTING_DEFAULTS: Json = {
     "theme": "system", "metrics_interval": 10, "metrics_retention_days": 30, "metrics_history_days": 730,
     "logs_retention_days": 7, "logs_max_rows": 200_000, "log_level": "info",
 }
-ENGINE_HOST = re.compile(r"[A-Za-z0-9:][A-Za-z0-9.:_-]*")  # no option, no path
+ENGINE_HOST = r"[A-Za-z0-9:][A-Za-z0-9.:_-]*"  # no option, no path
 CONFIG_FIELDS: dict[str, Any] = {
     "models_dirs": Annotated[list[str], Length(0, 64)], "engine_host": Annotated[str, Length(1, 253)],
     "engine_port": Annotated[int, Range(1, 65535)], "models_max": Annotated[int, Range(0, 64)],
@@ -3368,9 +3365,7 @@ JOURNAL_PAUSE = 0.1  # seconds between two batches: ten a second are as live as 
 JOURNAL_BROADCAST = 500  # entries of one batch that go to the clients; the rest is counted as dropped
 MAX_LINE = 8192  # bytes of one message
 LOG_RECORDS_PER_SECOND = 100  # of one of Python's loggers; more are counted and said
-CONTROL = re.compile(
-    r"\x1b\[[0-9;?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)|[\x00-\x08\x0b-\x1f\x7f\x80-\x9f\ud800-\udfff]"
-)
+CONTROL = r"\x1b\[[0-9;?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)|[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]"
 
 
 class Journal:
@@ -3390,7 +3385,7 @@ class Journal:
         wanted = self.dash.settings()["log_level"]
         if LOG_LEVELS.index(level) < LOG_LEVELS.index(wanted):
             return
-        message = CONTROL.sub("", message.replace("\t", "    ")).rstrip()
+        message = re.sub(CONTROL, "", message.replace("\t", "    ")).rstrip()
         if len(message) > MAX_LINE:
             message = f"{message[:MAX_LINE]} … ({len(message) - MAX_LINE} more characters)"
         if not message:
@@ -3584,8 +3579,7 @@ BOOLEANS = {"on": True, "enabled": True, "true": True, "1": True,
             "off": False, "disabled": False, "false": False, "0": False}
 
 
-@dataclass(frozen=True)
-class Parameter:
+class Parameter(NamedTuple):
     """One option of llama-server that a model may set: how it is checked and how the form shows it."""
     key: str
     label: str
@@ -3613,7 +3607,7 @@ class Parameter:
         if self.kind == "choice" and value not in self.choices:
             listed = ", ".join(self.choices)
             raise InvalidRequest(f"{self.label} must be one of: {listed}", field=at)
-        if UNPRESENTABLE.search(value) or value != value.strip():
+        if re.search(UNPRESENTABLE, value) or value != value.strip():
             raise InvalidRequest(f"{self.label} cannot contain control characters, ';', '#', "
                                  "or blanks at its ends", field=at)
         if self.kind == "path":
@@ -3896,7 +3890,7 @@ PARAMETER_GROUPS: dict[str, list[Parameter]] = {
               default=10),
     ],
 }
-PARAMETERS = {item.key: replace(item, group=group)
+PARAMETERS = {item.key: item._replace(group=group)
               for group, items in PARAMETER_GROUPS.items() for item in items}
 ROUTER_KEYS = {"load-on-startup", "stop-timeout"}  # options of presets, in no --help
 ALIASES = {alias: item.key for item in PARAMETERS.values()
@@ -3932,9 +3926,9 @@ def parameter_schema() -> list[Json]:
 
 PRESET_HEADER = "# Written by llamadash from its database. Changes made here are lost.\n"
 # No two neighbours in these may match the same letters: a line comes from outside, and may be long.
-SECTION_LINE = re.compile(r"\[[ \t]*([^\] \t\r\n][^\]\r\n]*)\][ \t]*(?:[;#].*)?")
-VALUE_LINE = re.compile(r"([A-Za-z_][A-Za-z0-9_.-]*)[ \t]*=[ \t]*([^;#]*)(?:[;#].*)?")
-BLANK_LINE = re.compile(r"[ \t]*(?:[;#].*)?")
+SECTION_LINE = r"\[[ \t]*([^\] \t\r\n][^\]\r\n]*)\][ \t]*(?:[;#].*)?"
+VALUE_LINE = r"([A-Za-z_][A-Za-z0-9_.-]*)[ \t]*=[ \t]*([^;#]*)(?:[;#].*)?"
+BLANK_LINE = r"[ \t]*(?:[;#].*)?"
 
 
 def preset_value(value: Any) -> str:
@@ -3947,7 +3941,7 @@ def preset_value(value: Any) -> str:
 def preset_problem(model: Json) -> str | None:
     """Why `model` cannot be put into a preset file, or None."""
     for name in (model["path"], model.get("projector") or ""):
-        if UNPRESENTABLE.search(name) or name != name.strip() or not encodable(name):
+        if re.search(UNPRESENTABLE, name) or name != name.strip() or not encodable(name):
             return "llama-server cannot read a path with ';', '#' or control characters: rename the file"
     return None
 
@@ -3984,12 +3978,12 @@ def parse_presets(ini: str) -> dict[str, dict[str, str]]:
     sections: dict[str, dict[str, str]] = {}
     current = ""
     for at, line in enumerate(re.split(r"\r\n|\n|\r", ini), 1):
-        if found := SECTION_LINE.fullmatch(line):
+        if found := re.fullmatch(SECTION_LINE, line):
             current = found[1]
             sections[current] = {}  # a second section of one name replaces the first
-        elif found := VALUE_LINE.fullmatch(line):
+        elif found := re.fullmatch(VALUE_LINE, line):
             sections.setdefault(current, {})[found[1]] = found[2].rstrip(" \t")
-        elif not BLANK_LINE.fullmatch(line):
+        elif not re.fullmatch(BLANK_LINE, line):
             raise InvalidRequest(f"line {at} is no section, no key = value and no comment", field="ini")
     return sections
 
@@ -4030,8 +4024,8 @@ MAX_LINE_RATE = 5000  # lines a second of one pipe that are looked at; of more, 
 YIELD_LINES = 128  # looked at (about 2 ms) before everyone else gets a turn
 LAST_LINES = 20  # of the engine's output, kept to explain a crash
 MAX_OPEN_REQUESTS = 1024  # requests whose timings have begun and not yet ended
-TERMINAL_CODES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\-_])")
-CONTROL_CHARACTERS = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029]")
+TERMINAL_CODES = r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\-_])"
+CONTROL_CHARACTERS = r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029]"
 CHILD_LINE = re.compile(r"\[ *(\d{1,5})\] ?(.*)")
 LEVEL_PREFIX = re.compile(r"(?:\d+\.\d\d\.\d{3}\.\d{3} )?([IWED]) (.*)")
 LEVELS = {"I": "info", "W": "warning", "E": "error", "D": "debug",
@@ -4073,8 +4067,7 @@ class LineSplitter:
         return [line[:self.limit] for line in lines]
 
 
-@dataclass(frozen=True)
-class LogLine:
+class LogLine(NamedTuple):
     """One line of the engine's output; `port` is set for a model's process."""
     level: str
     text: str
@@ -4089,7 +4082,7 @@ def clean_line(line: bytes) -> str:
         text = text.rsplit("\r", 1)[1]
     if text.isprintable():
         return text
-    return CONTROL_CHARACTERS.sub("", TERMINAL_CODES.sub("", text).replace("\t", "    "))
+    return re.sub(CONTROL_CHARACTERS, "", re.sub(TERMINAL_CODES, "", text).replace("\t", "    "))
 
 
 def parse_line(line: bytes) -> LogLine:
@@ -4112,7 +4105,7 @@ def parse_json_line(text: str, port: int | None) -> LogLine:
         return LogLine("info", text, port)
     if parsed.get("type") != "log":
         return LogLine("debug", text, port, parsed)
-    message = CONTROL_CHARACTERS.sub(" ", str(parsed.get("msg", ""))).rstrip()
+    message = re.sub(CONTROL_CHARACTERS, " ", str(parsed.get("msg", ""))).rstrip()
     return LogLine(LEVELS.get(str(parsed.get("level")), "info"), message, port)
 
 
@@ -4215,7 +4208,7 @@ class Flood:
 MAX_ENGINE_BODY = 16 * 2**20  # bytes of an answer; /models with a thousand models is about 4 MB
 MAX_EVENT = 2**20  # bytes of one event in a stream
 MAX_METRICS = 65536  # characters of one model's metrics; there are about 2,000
-METRIC_LINE = re.compile(r"^llamacpp:(\w{1,64}) (\d{1,15}(?:\.\d{1,15})?(?:e[-+]?\d{1,2})?)$", re.M)
+METRIC_LINE = r"(?m)^llamacpp:(\w{1,64}) (\d{1,15}(?:\.\d{1,15})?(?:e[-+]?\d{1,2})?)$"
 MAX_ENGINE_NAME = 256  # characters of a model's name; ours have at most 96, those of the engine's cache some more
 ENGINE_TIMEOUT = 10.0  # s for short requests
 RELOAD_TIMEOUT = 120.0  # s; a reload waits until changed models have finished and left memory
@@ -4277,7 +4270,7 @@ class EngineClient:
     async def metrics(self, model: str) -> dict[str, float]:
         """A running model's counters by their name; never loads, wakes or keeps awake a model."""
         text = await self.text(f"/metrics?model={model}&autoload=false", timeout=3)
-        values = {name: float(value) for name, value in METRIC_LINE.findall(text[:MAX_METRICS])}
+        values = {name: float(value) for name, value in re.findall(METRIC_LINE, text[:MAX_METRICS])}
         return {name: value for name, value in values.items() if is_amount(value)}
 
 
@@ -4356,16 +4349,14 @@ WITHHELD_PREFIXES = ("GGML_BACKEND",)  # names a library to load
 NO_ENGINE = "No llama-server was found on this machine."
 
 
-@dataclass(frozen=True)
-class Program:
+class Program(NamedTuple):
     """What runs the models: a program with its leading arguments, or the URL of a running engine."""
     kind: str  # llama-server | embedded | remote
     command: tuple[str, ...] = ()
     url: str = ""
 
 
-@dataclass(frozen=True)
-class ProgramFacts:
+class ProgramFacts(NamedTuple):
     """What a program says about itself; `options` is None where it need not be asked."""
     version: str | None
     options: frozenset[str] | None
@@ -5718,7 +5709,7 @@ MAX_MESSAGES = 1000
 MAX_FINISH_REASON = 64  # characters
 # What reading an answer of wrong types, or of numbers that nobody can compute with, may raise.
 MALFORMED = (AttributeError, TypeError, ValueError, LookupError, ArithmeticError, RecursionError)
-IMAGE = re.compile(r"data:image/(?:png|jpeg|webp|gif|bmp);base64,([A-Za-z0-9+/]+=*)")
+IMAGE = r"data:image/(?:png|jpeg|webp|gif|bmp);base64,([A-Za-z0-9+/]+=*)"
 CHAT_NUMBERS: dict[str, tuple[type, float, float]] = {
     "temperature": (float, 0, 5), "top_k": (int, 0, 100_000), "top_p": (float, 0, 1), "min_p": (float, 0, 1),
     "typical_p": (float, 0, 1), "repeat_penalty": (float, 0, 10), "repeat_last_n": (int, -1, 16_777_216),
@@ -5758,7 +5749,7 @@ def validated_part(part: Any, where: str) -> Json:
         return {"type": "text", "text": part["text"]}
     image = part.get("image_url") if kind == "image_url" else None
     url = image.get("url") if isinstance(image, dict) else None
-    if isinstance(url, str) and (found := IMAGE.fullmatch(url)):
+    if isinstance(url, str) and (found := re.fullmatch(IMAGE, url)):
         with contextlib.suppress(binascii.Error):
             base64.b64decode(found[1], validate=True)
             return {"type": "image_url", "image_url": {"url": url}}
@@ -6934,7 +6925,7 @@ POST_PATHS = (
 HOP_HEADERS = frozenset({"connection", "keep-alive", "transfer-encoding", "content-length", "upgrade", "te",
                          "trailer", "proxy-authorization", "proxy-connection", "expect", "host", "server",
                          "date", "accept-encoding", "content-encoding"})
-MULTIPART_MODEL = re.compile(rb'name="model"[^\r\n]{0,256}\r\n(?:[^\r\n]{1,256}\r\n){0,4}\r\n([^\r\n]{1,256})\r\n')
+MULTIPART_MODEL = rb'name="model"[^\r\n]{0,256}\r\n(?:[^\r\n]{1,256}\r\n){0,4}\r\n([^\r\n]{1,256})\r\n'
 
 RouterHandler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -7047,7 +7038,7 @@ async def proxy_post(request: web.Request) -> web.StreamResponse:
     """Pass work for a model, named in the body, on to it."""
     body = await request.read()
     if request.content_type.startswith("multipart/"):
-        named = MULTIPART_MODEL.search(body)
+        named = re.search(MULTIPART_MODEL, body)
         return await proxy(request, named and named[1].decode(errors="replace"), body, counts=True)
     return await proxy(request, (await body_json(request)).get("model"), body, counts=True)
 
@@ -7219,11 +7210,11 @@ MAX_FILE_SIZE = 10**15  # bytes; a hub that tells more does not tell the truth
 MAX_FILE_NAME = 200  # bytes; file systems allow 255, and ".part" is added
 ACTIVE = ("queued", "running", "verifying")
 UNFINISHED_DOWNLOADS = (*ACTIVE, "paused", "failed")
-REPO = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
-SHARD = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.gguf", re.I)
-QUANTIZATION = re.compile(
-    r"(?<![A-Za-z0-9])((?:UD-)?(?:I?Q[1-8]_(?:[01]|K|NL|XXS|XS|S|M)(?:_(?:XXL|XL|XS|L|M|S|P|NL))?(?:_[48]_[48])?"
-    r"|TQ[12]_0|MXFP4(?:_MOE)?|NVFP4|BF16|FP?16|FP?32))(?![A-Za-z0-9])", re.I)
+REPO = r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}"
+SHARD = r"(?i)(.+)-(\d{5})-of-(\d{5})\.gguf"
+QUANTIZATION = (
+    r"(?i)(?<![A-Za-z0-9])((?:UD-)?(?:I?Q[1-8]_(?:[01]|K|NL|XXS|XS|S|M)(?:_(?:XXL|XL|XS|L|M|S|P|NL))?(?:_[48]_[48])?"
+    r"|TQ[12]_0|MXFP4(?:_MOE)?|NVFP4|BF16|FP?16|FP?32))(?![A-Za-z0-9])")
 PREFERRED = ("Q4_K_M", "Q4_K_S", "Q4_0", "MXFP4", "IQ4_XS", "Q5_K_M", "Q8_0")  # small enough, and still good
 PREFERRED_PROJECTOR = ("F16", "BF16", "Q8_0", "F32")
 # Public, not gated, free to use, and run by every llama.cpp of the last year. Sizes as published; the real one is
@@ -7347,7 +7338,7 @@ async def in_thread(function: Callable[..., Result], *arguments: Any) -> Result:
 
 def file_quantization(file: str) -> str | None:
     """The quantization that a file's name tells, as Q4_K_M or UD-IQ2_XXS."""
-    found = QUANTIZATION.findall(file)
+    found = re.findall(QUANTIZATION, file)
     return re.sub(r"^FP(?=16|32)", "F", found[-1].upper()) if found else None
 
 
@@ -7363,8 +7354,7 @@ def checked_file(file: str) -> str:
     return file
 
 
-@dataclass(frozen=True)
-class Source:
+class Source(NamedTuple):
     """What somebody asked for: a repository, and maybe a file or a quantization of it."""
     repo: str
     file: str | None = None
@@ -7377,7 +7367,7 @@ def parsed_source(text: str, endpoint: str = HUB) -> Source:
     if "://" in text or text.partition("/")[0] in HUB_HOSTS:
         text, file = parsed_address(text if "://" in text else f"https://{text}", endpoint)
     repo, _, quantization = text.partition(":")
-    if not REPO.fullmatch(repo) or ".." in repo:
+    if not re.fullmatch(REPO, repo) or ".." in repo:
         raise InvalidRequest("a repository is named user/repo", field="repo")
     return Source(repo, checked_file(file) if file else None, quantization or None)
 
@@ -7406,10 +7396,10 @@ def grouped_files(files: dict[str, Part]) -> list[Json]:
         if "mmproj" in base:
             projectors.append(name)
         elif "imatrix" not in base:  # statistics for quantizing, no model
-            found = SHARD.fullmatch(name)
+            found = re.fullmatch(SHARD, name)
             shards.setdefault(f"{found[1]}/{found[3]}" if found else name, []).append(name)
     for names in shards.values():
-        found = SHARD.fullmatch(names[0])
+        found = re.fullmatch(SHARD, names[0])
         if found and len(names) != int(found[3]):
             continue  # incomplete: an upload under way
         models.append({"file": names[0], "size": total_size(files, names), "quantization": file_quantization(names[0]),
@@ -7419,7 +7409,7 @@ def grouped_files(files: dict[str, Part]) -> list[Json]:
 
 def all_shards(file: str) -> list[str]:
     """The names of all shards of the model that `file` is or belongs to."""
-    found = SHARD.fullmatch(file)
+    found = re.fullmatch(SHARD, file)
     if not found or not 0 < int(found[3]) <= MAX_DOWNLOAD_SHARDS:
         return [file]
     return [f"{found[1]}-{at:05}-of-{found[3]}.gguf" for at in range(1, int(found[3]) + 1)]
@@ -8171,7 +8161,7 @@ KEPT_ANSWERS = 1024  # kept answers, at most: a model has 2 kB, and there is one
 MAX_RUNNING = 64  # requests of one client that may be under way at the same time
 SOCKETS_PER_ADDRESS = 32  # a household behind one router, with tabs to spare
 REFUSAL_REPORT = 10.0  # seconds between two log lines about refused connections and messages
-ADDRESS_WITH_PORT = re.compile(r"\[([^\]]+)\](?::\d{1,5})?|([\d.]+):\d{1,5}")
+ADDRESS_WITH_PORT = r"\[([^\]]+)\](?::\d{1,5})?|([\d.]+):\d{1,5}"
 ENVELOPE_FIELDS = ("requestId", "data", "timestamp")
 EVENT_NAME = re.compile(r'\["([^"\\]{1,128})"')
 REQUEST_ID = re.compile(r'"requestId": ?"([^"\\]{1,128})"')
@@ -8754,7 +8744,7 @@ def client_address(request: web.Request, trusted_proxies: Sequence[str]) -> str:
 @functools.lru_cache(1024)
 def plain_address(text: str) -> str | None:
     """The one spelling of the IP address `text`, which may have a port; None where it is none."""
-    match = ADDRESS_WITH_PORT.fullmatch(text)
+    match = re.fullmatch(ADDRESS_WITH_PORT, text)
     try:
         address = ipaddress.ip_address((match[1] or match[2] if match else text).partition("%")[0])
     except ValueError:
@@ -9096,8 +9086,7 @@ TEMPORARY = ("/tmp", "/var/tmp")  # noqa: S108  (what PrivateTmp would hide)
 GPU_DEVICES = ("/dev/kfd", "/dev/dri/renderD*", "/dev/nvidia[0-9]*", "/dev/nvidiactl")
 
 
-@dataclass(frozen=True)
-class Finding:
+class Finding(NamedTuple):
     """What one check found, and what to do about it."""
     level: Literal["ok", "warn", "fail"]
     about: str
@@ -9925,7 +9914,7 @@ async def told(dash: Dash, command: list[str]) -> int:
     assert process.stdout is not None
     try:
         async for line in process.stdout:
-            text = CONTROL.sub("", line.decode("utf-8", "replace")).strip()[:MAX_LINE]
+            text = re.sub(CONTROL, "", line.decode("utf-8", "replace")).strip()[:MAX_LINE]
             await dash.broadcast("engine:install", {"line": text, "done": False})
         return await process.wait()
     finally:
@@ -10000,7 +9989,7 @@ def checked_config(dash: Dash, changes: Json, field: str) -> Json:
     if "models_dirs" in changes:
         changes["models_dirs"] = checked_folders(changes["models_dirs"], f"{field}.models_dirs")
     host = changes.get("engine_host", "localhost")
-    if not ENGINE_HOST.fullmatch(host) or host.lower().endswith(".sock"):  # which would be a UNIX socket's file
+    if not re.fullmatch(ENGINE_HOST, host) or host.lower().endswith(".sock"):  # which would be a UNIX socket's file
         raise InvalidRequest("engine_host must be a host name or an address", field=f"{field}.engine_host")
     if changes.get("sleep_idle_seconds") == 0:
         raise InvalidRequest("sleep_idle_seconds must be -1 (never) or at least 1", field=f"{field}.sleep_idle_seconds")
