@@ -156,7 +156,6 @@ import base64
 import binascii
 import collections
 import contextlib
-import ctypes
 import dataclasses
 import errno
 import functools
@@ -194,21 +193,46 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Itera
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple, TypeVar
 
+NEVER_USED = ("requests", "websocket", "tornado", "kombu", "redis", "valkey", "kafka", "aio_pika")
+AS_PROGRAM = __name__ == "__main__" or sys.argv[0] == "-c"  # and not imported by another one
+
 
 @contextlib.contextmanager
-def certificates_unread() -> Iterator[None]:
-    """Let aiohttp be imported without reading the system's certificates, twice: see trusted_certificates."""
+def what_a_server_needs() -> Iterator[None]:
+    """Let the libraries be imported without what takes as long as all the rest and is not used.
+
+    aiohttp reads the system's certificates, twice: see trusted_certificates. python-socketio imports what its
+    clients and its message queues can do with, where that is installed; another program may want that.
+    """
+    hidden = [name for name in NEVER_USED if AS_PROGRAM and name not in sys.modules]
+    sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type]  # None: "not installed"
     ssl.SSLContext.set_default_verify_paths = lambda _: None  # type: ignore[assignment,method-assign]
     try:
         yield
     finally:
         del ssl.SSLContext.set_default_verify_paths  # what it hid is the method of the class below
+        for name in hidden:
+            del sys.modules[name]
 
 
-import psutil
+def imported_when_used(name: str) -> types.ModuleType:
+    """The module `name`, imported when something of it is first used, which must not be in two threads at once."""
+    spec = importlib.util.find_spec(name)
+    assert spec and spec.loader
+    spec.loader = importlib.util.LazyLoader(spec.loader)
+    sys.modules[name] = module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
 import yarl
 
-with certificates_unread():
+if typing.TYPE_CHECKING:
+    import psutil
+else:
+    psutil = imported_when_used("psutil")
+
+with what_a_server_needs():
     import aiohttp
     import socketio
     from aiohttp import WSMsgType, web, web_protocol, web_ws
@@ -3049,6 +3073,35 @@ async def apple_gpu() -> Json | None:
             "memory_total": None, "temperature": None, "power": None}
 
 
+class Machine:
+    """CPU, memory, network and this process; what is a rate counts from the sample before."""
+
+    def __init__(self) -> None:
+        self.process = psutil.Process()
+        self.network = NetworkRates()
+        self.cpu_at = time.monotonic()
+        psutil.cpu_percent()
+        self.process.cpu_percent()
+
+    def sample(self, lag: float) -> Json:
+        """Their part of a sample, in well under a millisecond; `lag` is the loop's, in seconds."""
+        now = time.monotonic()
+        measured = now - self.cpu_at >= MIN_SPAN
+        memory, swap = psutil.virtual_memory(), swap_usage()
+        received, sent = self.network.rates()
+        if measured:
+            self.cpu_at = now
+        return {
+            "cpu_usage": float(psutil.cpu_percent()) if measured else None,
+            "memory_usage": float(memory.percent), "swap_usage": swap,
+            "memory_used": memory.total - memory.available, "memory_total": memory.total,
+            "load_average": list(os.getloadavg()) if hasattr(os, "getloadavg") else None,
+            "uptime": int(time.time() - psutil.boot_time()),
+            "network_received": received, "network_sent": sent,
+            "process": {"cpu": float(self.process.cpu_percent()) if measured else None,
+                        "memory": self.process.memory_info().rss, "lag": round(lag * 1000, 1)}}
+
+
 class Sampler:
     """Reads the machine once per interval, for everybody: saved, and broadcast as metrics:update."""
 
@@ -3059,13 +3112,13 @@ class Sampler:
         self.nvidia = NvidiaGpus()
         self.sysfs = SysfsGpus()
         self.apple: Json | None = None
-        self.process = psutil.Process()
-        self.network = NetworkRates()
-        self.cpu_at = time.monotonic()
         self.changed = asyncio.Event()
         self.one_at_a_time = asyncio.Lock()  # the rates are differences between two samples
-        psutil.cpu_percent()
-        self.process.cpu_percent()
+
+    @functools.cached_property
+    def machine(self) -> Machine:
+        """The machine, measured from the first look at it on."""
+        return Machine()
 
     def wake(self) -> None:
         """Look at the settings again now: the interval has changed."""
@@ -3073,6 +3126,7 @@ class Sampler:
 
     async def run(self) -> None:
         """Sample, save and broadcast every `metrics_interval` seconds until cancelled."""
+        self.machine.sample(0)  # rates count from here
         last = time.monotonic()
         due = last + 1  # the first one soon, but CPU use needs some time to be measured over
         self.apple = await apple_gpu()
@@ -3110,28 +3164,10 @@ class Sampler:
                 self.probes.read(jobs), self.nvidia.read(), self.engine_counters())
             disks = distinct_disks(paths, read)
             self.latest = {
-                "timestamp": now_ms(), **self.machine(), "disks": disks,
+                "timestamp": now_ms(), **self.machine.sample(self.dash.lag), "disks": disks,
                 **{f"disk_{key}": disks[0][key] for key in ("usage", "used", "total")},
                 "gpus": self.gpus([*nvidia, *(read["GPU sensors"] or [])]), "engine": engine}
             return self.latest
-
-    def machine(self) -> Json:
-        """CPU, memory, network and this process, in well under a millisecond."""
-        now = time.monotonic()
-        measured = now - self.cpu_at >= MIN_SPAN
-        memory, swap = psutil.virtual_memory(), swap_usage()
-        received, sent = self.network.rates()
-        if measured:
-            self.cpu_at = now
-        return {
-            "cpu_usage": float(psutil.cpu_percent()) if measured else None,
-            "memory_usage": float(memory.percent), "swap_usage": swap,
-            "memory_used": memory.total - memory.available, "memory_total": memory.total,
-            "load_average": list(os.getloadavg()) if hasattr(os, "getloadavg") else None,
-            "uptime": int(time.time() - psutil.boot_time()),
-            "network_received": received, "network_sent": sent,
-            "process": {"cpu": float(self.process.cpu_percent()) if measured else None,
-                        "memory": self.process.memory_info().rss, "lag": round(self.dash.lag * 1000, 1)}}
 
     def gpus(self, found: list[Json]) -> list[Json]:
         """All GPUs, numbered."""
@@ -6421,6 +6457,7 @@ def embedded_parameters(options: dict[str, str]) -> Any:
 def die_with(parent: int) -> None:
     """End this process when `parent` ends, however that ends, where the system can do that (Linux)."""
     if sys.platform == "linux":
+        import ctypes
         set_parent_death_signal = 1  # PR_SET_PDEATHSIG
         ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL, 0, 0, 0)
     if os.name != "nt" and os.getppid() != parent:
@@ -8841,7 +8878,8 @@ class WebFiles:
         if time.monotonic() - self.looked < REFRESH_PAUSE:
             return
         self.looked = time.monotonic()
-        stats = sorted((os.path.relpath(entry.path, self.root), entry.stat()) for entry in files_below(self.root))
+        above = len(os.path.join(self.root, ""))
+        stats = sorted((entry.path[above:], entry.stat()) for entry in files_below(self.root))
         signature = tuple((name, stat.st_mtime_ns, stat.st_size) for name, stat in stats)
         if signature == self.signature:
             return
@@ -9809,6 +9847,8 @@ def tls_context(certificate: Path | None, key: Path | None) -> ssl.SSLContext | 
 
 def give_back_memory() -> None:
     """Return memory that is no longer used to the system, where the C library can."""
+    import ctypes  # not at the top: needed only when there is time
+
     gc.collect()
     with contextlib.suppress(OSError, AttributeError):
         if sys.platform == "linux":

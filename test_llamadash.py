@@ -475,6 +475,19 @@ def test_first_run_installs_what_is_missing(tmp_path: Path) -> None:
     assert (again.returncode, again.stderr) == (0, "")
 
 
+def test_libraries_are_imported_without_their_clients_by_the_program_alone(tmp_path: Path) -> None:
+    """What python-socketio's clients and message queues need is not looked at by the program, if it is installed."""
+    (tmp_path / "requests.py").write_text("print('imported')\n")
+    (tmp_path / "another.py").write_text("import llamadash, engineio\nprint(engineio.client.requests)\n")
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(HERE)])}
+
+    def said(*command: str) -> str:
+        return subprocess.run([sys.executable, *command], env=environment, capture_output=True, text=True).stdout
+    assert said(str(HERE / "llamadash.py"), "--version") == f"llamadash {llamadash.__version__}\n"
+    assert said("-c", "import llamadash; print('then'); import requests") == "then\nimported\n"
+    assert said(str(tmp_path / "another.py")).startswith("imported\n<module 'requests'")
+
+
 # -- Request fields ---------------------------------------------------------------------------------
 
 @pytest.mark.parametrize(("value", "kind", "good"), [
@@ -2079,6 +2092,7 @@ NVIDIA_ANSWER = "echo '37, 1024, 24576, 61, 120.51, NVIDIA GeForce RTX 4090'\n"
 async def test_sample_of_this_machine_has_the_documented_shape(dash: StubDash, tmp_path: Path) -> None:
     """A sample carries every documented name, with plausible values and no zero for what is absent."""
     dash.engine_values["models_dirs"] = [str(tmp_path), "/proc"]
+    assert dash.sampler.machine.process.pid == os.getpid()
     await asyncio.sleep(0.25)
     metrics = await dash.sampler.sample()
     assert set(metrics) == {
@@ -6690,7 +6704,7 @@ async def measure(dash: llamadash.Dash) -> llamadash.Json:
     gc.collect()
     llamadash.give_back_memory()
     database = [dash.db.path.with_name(dash.db.path.name + suffix) for suffix in ("", "-wal", "-shm")]
-    process = dash.sampler.process
+    process = dash.sampler.machine.process
     return {"sockets": len(dash.hub.wires), "tasks": len(asyncio.all_tasks()), "threads": process.num_threads(),
             "descriptors": process.num_fds(), "memory": process.memory_info().rss,
             "database": llamadash.files_size(*database),
