@@ -69,8 +69,8 @@ HERE = Path(__file__).resolve().parent
 
 
 def script_dependencies(script: Path) -> list[str]:
-    """The requirements in the PEP 723 block of `script`."""
-    block = re.search(r"^# /// script\n(.*?)^# ///", script.read_text("utf-8"), re.S | re.M)
+    """The requirements in the PEP 723 block that `script` begins with."""
+    block = re.search(r"(?sm)^# /// script\n(.*?)^# ///", script.read_bytes()[:4096].decode(errors="replace"))
     listed = re.search(r"dependencies = \[(.*?)\]", block[1] if block else "", re.S)
     return re.findall(r'"([^"]+)"', listed[1]) if listed else []
 
