@@ -2477,21 +2477,23 @@ class Library:
     def __init__(self, dash: Dash) -> None:
         self.dash = dash
         self.skipped: list[Json] = []  # of the last scan
-        self.running: asyncio.Task[Json] | None = None
+        self.waiting: asyncio.Task[Json] | None = None  # the scan that has not yet begun
         self.changing = asyncio.Lock()  # scans, imports and deletions change the same rows
 
     async def scan(self) -> Json:
         """Look through all model folders: {added, updated, missing, skipped: [{path, reason}], total}.
 
-        Only one scan runs at a time; who asks while it does waits for its result.
+        Only one scan runs at a time. Who asks while it does waits for one more, with all who ask by then: the
+        first may have passed where there is something new.
         """
-        if self.running is None or self.running.done():
-            self.running = self.dash.spawn(self.scan_once(), "scan")
-        return await asyncio.shield(self.running)
+        if self.waiting is None or self.waiting.done():
+            self.waiting = self.dash.spawn(self.scan_once(), "scan")
+        return await asyncio.shield(self.waiting)
 
     async def scan_once(self) -> Json:
         """Scan, save what changed and tell everybody."""
         async with self.changing:
+            self.waiting = None
             started = time.monotonic()
             rows, ignored = self.dash.db.models(), set(self.ignored())
             found = await self.in_thread(self.dash.folders(), rows)

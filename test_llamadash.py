@@ -1912,6 +1912,32 @@ def test_scans_at_the_same_time_are_one(stocked: StubDash) -> None:
     assert [event for event, _ in stocked.seen].count("models:list") == 1
 
 
+def test_a_scan_finds_what_was_there_when_it_was_asked_for(
+    stocked: StubDash, monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Who asks while a scan runs waits for another one, which all who asked meanwhile share."""
+    scan_folders, passed, go_on = llamadash.scan_folders, threading.Event(), threading.Event()
+
+    def slow(*arguments: Any, **options: Any) -> llamadash.ScanResult:
+        result = scan_folders(*arguments, **options)
+        passed.set()
+        assert go_on.wait(DEADLINE)
+        return result
+
+    async def copied_meanwhile() -> list[Json]:
+        first = asyncio.create_task(stocked.library.scan())
+        assert await asyncio.to_thread(passed.wait, DEADLINE)
+        write_model(stocked.models_folder / "late.gguf")
+        others = [asyncio.create_task(stocked.library.scan()) for _ in range(3)]
+        await asyncio.sleep(0)
+        go_on.set()
+        return await asyncio.gather(first, *others)
+
+    monkeypatch.setattr(llamadash, "scan_folders", slow)
+    assert [result["total"] for result in asyncio.run(copied_meanwhile())] == [2, 3, 3, 3]
+    assert [event for event, _ in stocked.seen].count("models:list") == 2
+
+
 def test_scan_ends_when_the_program_does(stocked: StubDash, monkeypatch: pytest.MonkeyPatch) -> None:
     """A cancelled scan leaves no thread behind."""
     def endless(folders: Any, known: Any, report: Any, warned: Any) -> None:
@@ -3194,7 +3220,7 @@ async def test_malformed_timings_are_left_out(tmp_path: Path) -> None:
     router = fake_router(tmp_path, models=[LOADED], chat=[
         {"timings": timings, "choices": [{"delta": {"content": "Hi \ud800"}, "finish_reason": {"x": 1}}]}])
     async with running(EngineDash(tmp_path, router)) as dash:
-        dash.engine.program = dataclasses.replace(dash.engine.program, kind="remote")  # else it is not recorded
+        dash.engine.program = dash.engine.program._replace(kind="remote")  # else it is not recorded
         chat = await dash.chat()
         [done] = await eventually(lambda: dash.events(chat, "chat:done"))
         assert (done["prompt_tokens"], done["generated_tokens"], done["generated_per_second"]) == (0, 0, None)
