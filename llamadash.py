@@ -8384,6 +8384,8 @@ class Wire(aiohttp_driver.WebSocket):  # type: ignore[misc]
         try:
             if not await self.upgrade(request):
                 return web.Response(status=400, text="This is a WebSocket.\n")
+            session = self.handler.__self__
+            session.poll = functools.partial(next_packets, session.queue)
             intake = typing.cast(Intake, self._sock._reader)
             intake.wire = self
             await self.handler(self)
@@ -8494,6 +8496,16 @@ class Wire(aiohttp_driver.WebSocket):  # type: ignore[misc]
         """End the TCP connection at once."""
         if self.transport is not None:
             self.transport.abort()
+
+
+async def next_packets(queue: asyncio.Queue[Any]) -> list[Any]:
+    """What the library has to send, nothing at the end, however long that takes.
+
+    Its own poll() ends a socket that gets nothing through its queue for a while, as ours do: see Wire.
+    """
+    packet = await queue.get()
+    queue.task_done()
+    return [] if packet is None else [packet]
 
 
 def is_connect(text: str) -> bool:

@@ -5884,6 +5884,42 @@ async def test_a_client_is_pinged(start: Callable[..., Server]) -> None:
     await raw.close()
 
 
+IMPATIENT = """
+import sys
+import llamadash
+
+llamadash.PING_INTERVAL = llamadash.PING_TIMEOUT = 2
+sys.exit(llamadash.main(sys.argv[1:]))
+"""
+
+
+class ImpatientServer(Server):
+    """llamadash that pings often and does not wait long for an answer."""
+
+    def command(self, *arguments: str) -> list[str]:
+        """The command line that runs it on this server's data folder."""
+        return [sys.executable, "-c", IMPATIENT, "--data-dir", str(self.data), *arguments]
+
+
+@run_async
+async def test_a_client_that_answers_pings_stays_and_one_that_does_not_goes(tmp_path: Path) -> None:
+    """However long it says nothing else, and hears nothing else."""
+    server = ImpatientServer(tmp_path, environment={"PYTHONPATH": str(HERE)}, program="/nonexistent/llama-server")
+    try:
+        quiet, gone = await Dashboard().connect(server.start()), asyncio.Event()
+        quiet.sio.on("disconnect", lambda *_: gone.set())
+        mute = await RawSocket().open(server, {"token": server.key})
+        assert await mute.closed()
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(gone.wait(), 10)
+        assert not gone.is_set()
+        assert (await quiet.request("settings:get"))["settings"]
+        await quiet.close()
+        await mute.close()
+    finally:
+        server.stop()
+
+
 @run_async
 async def test_a_refused_socket_is_closed(start: Callable[..., Server]) -> None:
     """It is told UNAUTHENTICATED and has no second try on the same connection."""
