@@ -9655,7 +9655,6 @@ class Dash:
         self.config = config
         self.started = time.time()
         self.tasks: set[asyncio.Task[Any]] = set()
-        self.house_problems: dict[str, str] = {}  # what keeps housekeeping from its work, by the name of the work
         self.news = News()
         self.lag = 0.0  # seconds by which the loop was late at worst, of late; halved in about 17 s
         self.db = Database(config.data_dir / DATABASE_NAME)
@@ -9846,15 +9845,13 @@ class Dash:
             await asyncio.sleep(PRUNE_INTERVAL)
 
     async def kept(self, name: str, work: Callable[..., None], *arguments: Any) -> bool:
-        """Whether a piece of housekeeping succeeded, in a thread; what keeps it from that is logged once."""
+        """Whether a piece of housekeeping succeeded, in a thread; what keeps it from that is logged."""
         try:
             await asyncio.to_thread(work, *arguments)
         except (DashError, OSError) as problem:
-            if self.house_problems.get(name) != str(problem):
+            if self.news.is_new(name, problem):
                 log.warning("%s: %s", name, problem)
-            self.house_problems[name] = str(problem)
             return False
-        self.house_problems.pop(name, None)
         return True
 
     async def end_tasks(self) -> None:
