@@ -2789,7 +2789,7 @@ MIN_SPAN = 0.2  # s; a rate over less than this says nothing
 GPU_WAIT = 0.8  # s that a sample waits for nvidia-smi; what comes later is in the next sample
 GPU_LIMIT = 10.0  # s after which nvidia-smi is ended; without a persistent driver it needs seconds
 GPU_DUTY = 0.05  # of the time may be spent in nvidia-smi, so a slow one is asked less often
-GPU_STALE = 60.0  # s after which an old reading is no reading
+GPU_STALE = 60.0  # s after which an old reading is no reading; a slow nvidia-smi has this long from when it is due
 GPU_RETRY = (30.0, 600.0)  # s to the next try of a failing nvidia-smi: the first time, and at most
 ENGINE_LIMIT = 2.0  # s that a sample waits for the engine's counters
 SHORT_OUTPUT = 65_536  # bytes read from a short-lived program; 100 GPUs need less
@@ -2841,14 +2841,16 @@ class Probes:
         finished = asyncio.Event()
         results: Json = {}
         due = {name: job for name, job in jobs.items() if name not in self.hung}
-        current = ""
+        current: str | None = None
 
         def work() -> None:
             nonlocal current
-            for current, job in due.items():
+            for name, job in due.items():
+                current = name
                 with contextlib.suppress(OSError, psutil.Error):
-                    results[current] = job()
-                self.hung.discard(current)
+                    results[name] = job()
+                current = None
+                self.hung.discard(name)
             with contextlib.suppress(RuntimeError):  # the loop is closed: we are stopping
                 loop.call_soon_threadsafe(finished.set)
 
@@ -2857,8 +2859,11 @@ class Probes:
         try:
             await asyncio.wait_for(finished.wait(), PROBE_LIMIT)
         except asyncio.TimeoutError:
-            self.hung.add(current)
-            log.warning("%s does not answer", current)
+            if (slow := current) is not None:
+                self.hung.add(slow)
+                log.warning("%s does not answer", slow)
+                if current != slow:  # it has answered just now
+                    self.hung.discard(slow)
         return {name: results.get(name) for name in jobs}
 
 
@@ -2989,7 +2994,8 @@ class NvidiaGpus:
             self.task = asyncio.create_task(self.ask())
         if self.task:
             await asyncio.wait([self.task], timeout=GPU_WAIT)
-        if time.monotonic() - self.read_at <= GPU_STALE:
+        due = self.next_at if self.error is None else -math.inf
+        if time.monotonic() <= max(self.read_at, due) + GPU_STALE:
             return self.gpus
         moving = dict.fromkeys(("utilization", "memory_used", "temperature", "power"))
         return [{**gpu, **moving} for gpu in self.gpus]
@@ -4907,11 +4913,12 @@ class ModelStates:
 # -- Engine supervisor ---------------------------------------------------------------------------
 
 START_TIMEOUT = 60.0  # s until the router answers; it loads no model before that
-STABLE_AFTER = 30.0  # s; an engine that lived longer did not die of its start
+STABLE_AFTER = 30.0  # s; an engine that was ready for longer did not die of its start
 CRASH_LIMIT = 5  # deaths shortly after a start, in a row
 RETRY_LIMIT = 15.0  # s between two tries to reach a remote engine
 HEALTH_INTERVAL = 10.0  # s
 HEALTH_TIMEOUT = 5.0  # s
+EVENTS_SILENCE = 50.0  # s without an event from a remote engine until its stream is opened anew; proxies cut at 60
 HUNG_AFTER = 45.0  # s without an answer, a log line and any work before the engine is killed
 IDLE_CPU = 0.2  # s of processor time between two probes; less is no work
 STOP_MARGIN = 3.0  # s beyond the models' own time to finish

@@ -2245,6 +2245,33 @@ async def test_hung_disk_is_left_out_and_asked_again_only_when_it_returns(monkey
     assert await probes.read(jobs) == {"good": 1, "slow": "back"}
 
 
+class LateSet(set[str]):
+    """A set whose additions are a moment late."""
+
+    def __init__(self, moment: Callable[[], Any]) -> None:
+        super().__init__()
+        self.moment = moment
+
+    def add(self, item: str) -> None:
+        """Add `item` after the moment."""
+        self.moment()
+        super().add(item)
+
+
+@run_async
+async def test_a_disk_that_answers_as_it_is_given_up_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What answers between the end of the wait and the note that it does not is not left out for ever."""
+    monkeypatch.setattr(llamadash, "PROBE_LIMIT", 0.1)
+    probes, answered = llamadash.Probes(), threading.Event()
+
+    def answer() -> None:
+        answered.set()
+        next(thread for thread in threading.enumerate() if thread.name == "probes").join(DEADLINE)
+    probes.hung = LateSet(answer)
+    await probes.read({"slow": lambda: answered.wait(DEADLINE)})
+    assert await probes.read({"slow": lambda: "back"}) == {"slow": "back"}
+
+
 def test_disk_that_does_not_answer_is_null(tmp_path: Path) -> None:
     """One entry per file system; nulls for a folder that cannot be asked."""
     read = {"/a": {"path": "/a", "used": 1, "total": 2, "usage": 50.0, "device": 1}, "/b": None,
@@ -2375,6 +2402,19 @@ async def test_slow_nvidia_smi_is_asked_less_often(tmp_path: Path, monkeypatch: 
     await eventually(lambda: gpus.error)
     assert [(gpu["name"], gpu["power"], gpu["memory_total"]) for gpu in await gpus.read()] == [
         ("NVIDIA GeForce RTX 4090", None, 24 * 2**30)]
+
+
+@run_async
+async def test_readings_of_a_slow_nvidia_smi_last_until_the_next(tmp_path: Path) -> None:
+    """One that takes seconds is asked every minute or two; what it said holds until it is asked again."""
+    gpus = llamadash.NvidiaGpus(shell_script(tmp_path / "nvidia-smi", NVIDIA_ANSWER))
+    await gpus.read()
+    now = time.monotonic()
+    gpus.read_at, gpus.next_at = now - 75, now + 5
+    assert (await gpus.read())[0]["power"] == 120.51
+    gpus.read_at, gpus.next_at = now - 200, now + 5
+    gpus.error = "it is gone"
+    assert (await gpus.read())[0]["power"] is None
 
 
 def write_tree(root: Path, files: dict[str, str]) -> None:
