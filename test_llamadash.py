@@ -578,6 +578,20 @@ def test_history_reaches_back_as_long_as_it_is_kept(fresh_db: llamadash.Database
     assert len(found["timestamps"]) <= 500
 
 
+@pytest.mark.parametrize(("retention", "age", "points"), [(7, 10, 36), (1, 1.5, 36), (90, 60, 360)])
+def test_history_of_a_stretch_that_has_become_coarser(
+    fresh_db: llamadash.Database, retention: int, age: float, points: int,
+) -> None:
+    """However closely some hours of long ago are looked at, they are answered from the averages that are kept."""
+    begin = (llamadash.now_ms() - round(age * llamadash.DAY)) // 600_000 * 600_000
+    for moment in range(begin, begin + 6 * 3_600_000, 60_000):
+        fresh_db.add_metrics({"cpu_usage": 50.0}, moment)
+    fresh_db.prune({**llamadash.SETTING_DEFAULTS, "metrics_retention_days": retention})
+    found = fresh_db.metrics_history(begin, begin + 6 * 3_600_000, 361, ["cpu_usage"],
+                                     minutes_kept=retention * llamadash.DAY)
+    assert found["series"]["cpu_usage"]["avg"] == [50.0] * points
+
+
 def test_a_year_of_an_older_version_is_still_there(tmp_path: Path) -> None:
     """What was kept as averages of ten minutes is found in those of an hour, as if there had always been some."""
     path, hour = tmp_path / "llama-dashboard.db", 3_600_000
@@ -2528,7 +2542,7 @@ async def test_metrics_handlers(dash: StubDash, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(dash.db, "metrics_history", lambda *arguments, **more: asked.append((arguments, more)) or {})
     dash.setting_values["metrics_interval"] = 1
     await dash.request("metrics:history", **{"from": 1, "to": 2, "points": 10, "series": ["cpu_usage"]})
-    assert asked == [((1, 2, 10, ["cpu_usage"]), {"interval": 1.0})]
+    assert asked == [((1, 2, 10, ["cpu_usage"]), {"interval": 1.0, "minutes_kept": 30 * llamadash.DAY})]
     with pytest.raises(llamadash.DashError) as caught:
         await dash.request("metrics:history", **{"from": 2, "to": 2})
     assert caught.value.field == "to"
