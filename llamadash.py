@@ -4319,22 +4319,30 @@ class EngineClient:
             headers=headers, trust_env=False, connector=aiohttp.TCPConnector(
                 limit=0, ssl=trusted_certificates() if self.url.startswith("https:") else True),
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=ENGINE_TIMEOUT))
+        self.responses: set[aiohttp.ClientResponse] = set()  # those that are being read
 
     async def close(self) -> None:
-        """Close every connection, which also cancels what runs on them."""
+        """Close every connection, which also ends what runs on them."""
+        for response in list(self.responses):  # whoever reads one would wait for ever: the session tells them nothing
+            response.close()
         await self.session.close()
 
     @contextlib.asynccontextmanager
     async def open(self, method: str, path: str, body: Any = None, *,
-                   timeout: float | None = None) -> AsyncIterator[aiohttp.ClientResponse]:
-        """The response to a request, its status checked and its body not yet read."""
-        limit = aiohttp.ClientTimeout(total=timeout, sock_connect=ENGINE_TIMEOUT)
+                   timeout: float | None = None, silence: float | None = None,
+                   ) -> AsyncIterator[aiohttp.ClientResponse]:
+        """The response to a request, its status checked and its body not yet read; both may be limited in seconds."""
+        limit = aiohttp.ClientTimeout(total=timeout, sock_connect=ENGINE_TIMEOUT, sock_read=silence)
         try:
             async with self.session.request(method, self.url + path, json=body, timeout=limit,
                                             allow_redirects=False) as response:
-                if response.status != 200:
-                    raise engine_refusal(response.status, await bounded_body(response))
-                yield response
+                self.responses.add(response)
+                try:
+                    if response.status != 200:
+                        raise engine_refusal(response.status, await bounded_body(response))
+                    yield response
+                finally:
+                    self.responses.discard(response)
         except asyncio.TimeoutError:
             raise EngineUnavailable("the engine did not answer in time") from None
         except aiohttp.ClientPayloadError:
@@ -9682,6 +9690,7 @@ class Dash:
         self.sampler = Sampler(self)
         self.downloads = Downloads(self)
         self.web = WebServer(self)
+        self.tls: ssl.SSLContext | None = None
 
     # values
 
@@ -9827,7 +9836,7 @@ class Dash:
         assert runner.server
         self.web.most_connections = CONNECTION_SHARE * allow_open_files(OPEN_FILES)
         stack.push_async_callback(runner.cleanup)
-        context = tls_context(self.config.tls_cert, self.config.tls_key)
+        self.tls = context = tls_context(self.config.tls_cert, self.config.tls_key)
         server = await self.listen(runner.server, context)
         stack.callback(server.close)
         for listener in server.sockets:
@@ -9856,7 +9865,18 @@ class Dash:
             if time.monotonic() - backed_up > BACKUP_INTERVAL and await self.kept("backup", self.db.daily_backup):
                 backed_up = time.monotonic()
             await self.kept("deletion of what is too old", self.db.prune, self.settings())
+            self.renew_certificate()
             await asyncio.sleep(PRUNE_INTERVAL)
+
+    def renew_certificate(self) -> None:
+        """Take over a certificate that was renewed: connections from now on get it."""
+        certificate, key = self.config.tls_cert, self.config.tls_key
+        try:
+            if self.tls and certificate and tls_context(certificate, key):  # a pair that fits, else the old one stays
+                self.tls.load_cert_chain(certificate, key, password="")
+        except (DashError, OSError) as problem:
+            if self.news.is_new("certificate", problem):
+                log.warning("the certificate is not renewed: %s", problem)
 
     async def kept(self, name: str, work: Callable[..., None], *arguments: Any) -> bool:
         """Whether a piece of housekeeping succeeded, in a thread; what keeps it from that is logged."""

@@ -5943,12 +5943,13 @@ import sys
 import llamadash
 
 llamadash.PING_INTERVAL = llamadash.PING_TIMEOUT = 2
+llamadash.PRUNE_DELAY = llamadash.PRUNE_INTERVAL = 0.2
 sys.exit(llamadash.main(sys.argv[1:]))
 """
 
 
 class ImpatientServer(Server):
-    """llamadash that pings often and does not wait long for an answer."""
+    """llamadash that pings and keeps house often, and does not wait long for an answer."""
 
     def command(self, *arguments: str) -> list[str]:
         """The command line that runs it on this server's data folder."""
@@ -5970,6 +5971,31 @@ async def test_a_client_that_answers_pings_stays_and_one_that_does_not_goes(tmp_
         assert (await quiet.request("settings:get"))["settings"]
         await quiet.close()
         await mute.close()
+    finally:
+        server.stop()
+
+
+@run_async
+async def test_a_renewed_certificate_is_taken_over(tmp_path: Path) -> None:
+    """Who renews the files need not restart llamadash; a pair that does not fit changes nothing and is said once."""
+    (old, old_key), (new, new_key) = certificate(tmp_path, "old"), certificate(tmp_path, "new")
+    used, used_key = shutil.copy(old, tmp_path / "used.pem"), shutil.copy(old_key, tmp_path / "used.key")
+    server = ImpatientServer(tmp_path / "server", "--tls-cert", str(used), "--tls-key", str(used_key),
+                             environment={"PYTHONPATH": str(HERE)}, program="/nonexistent/llama-server")
+    try:
+        port = int(server.start().url.rsplit(":", 1)[1])
+
+        def shown() -> str:
+            return ssl.get_server_certificate(("127.0.0.1", port)).strip()
+        assert shown() == old.read_text().strip()
+        shutil.copy(new, used)
+        raw = await RawSocket().open(server, {"token": server.key}, ssl=ssl.create_default_context(cafile=str(old)))
+        while "the certificate is not renewed" not in await raw.ws.receive_str():
+            pass
+        assert await asyncio.to_thread(shown) == old.read_text().strip()
+        shutil.copy(new_key, used_key)
+        await eventually(lambda: shown() == new.read_text().strip())
+        await raw.close()
     finally:
         server.stop()
 
