@@ -20,3 +20,11 @@ test("a sample from before the window changes nothing", () => {
   assert.equal(history.length, 2);
   assert.deepEqual(history.column("cpu_usage").avg, [1, 2]);
 });
+
+test("when the clock is set back, what is later than now is forgotten", () => {
+  const history = new History({ bucket: 10_000, timestamps: [], series: {} }, 900_000, 10_000);
+  for (let at = 1; at <= 60; at += 1) history.append({ cpu_usage: 10 }, at * 10_000);
+  for (let at = 31; at <= 50; at += 1) history.append({ cpu_usage: 90 }, at * 10_000);
+  assert.equal(history.timestamps.at(-1), 500_000);
+  assert.deepEqual(history.column("cpu_usage").avg, [...Array(30).fill(10), 50, ...Array(19).fill(90)]);
+});

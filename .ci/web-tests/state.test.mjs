@@ -96,6 +96,30 @@ test("recent metrics are steps of ten seconds whose newest one moves", () => {
   assert.equal(state.get("metricsRecent").length, 90);
 });
 
+test("recent metrics are of the last quarter of an hour, also after a night and when the clock is set back", () => {
+  const [state, socket] = fresh();
+  const say = (at) => socket.say("metrics:update", { metrics: {} }, { timestamp: at * 1000 });
+  const seen = () => state.get("metricsRecent").map(({ timestamp }) => timestamp / 1000);
+  for (let at = 0; at <= 600; at += 10) say(at);
+  say(300);
+  assert.equal(seen().at(-1), 300);
+  assert.ok(seen().every((at) => at <= 300));
+  say(30_000);
+  assert.deepEqual(seen(), [30_000]);
+});
+
+test("a request that waits for the connection keeps its time limit", async () => {
+  const [state, socket] = fresh();
+  const limits = [];
+  socket.request = (_event, _data, options) => { limits.push(options?.timeout); return Promise.resolve({}); };
+  socket.status = "disconnected";
+  const answer = state.request("models:benchmark", { id: "a" }, { timeout: 3_600_000 });
+  socket.status = "connected";
+  socket.say("connection:established", { recovered: true });
+  await answer;
+  assert.ok(limits.includes(3_600_000));
+});
+
 test("history becomes samples shaped like metrics", () => {
   const samples = samplesOf({ timestamps: [1, 2], series: { cpu_usage: { avg: [5, null] }, generated_tokens_per_second: { avg: [7, null] }, gpu0_power: { avg: [9, null] } } });
   assert.equal(samples.length, 1);

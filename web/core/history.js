@@ -59,8 +59,9 @@ export class History {
   /** Adds one live sample. @param {any} metrics @param {number} timestamp Unix ms */
   append(metrics, timestamp) {
     const start = timestamp - (timestamp % this.bucket);
+    if (start < this.timestamps[0]) return;
+    this.cut(start);
     const last = this.timestamps[this.timestamps.length - 1] ?? 0;
-    if (start < last) return;
     const values = seriesOf(metrics);
     for (const name of Object.keys(values)) if (!this.columns.has(name)) this.columns.set(name, this.column(name));
     if (start === last) this.fold(values, timestamp);
@@ -96,6 +97,18 @@ export class History {
     for (const [name, { avg, max }] of this.columns) {
       avg.push(valueOf(name));
       max.push(valueOf(name));
+    }
+  }
+
+  /** Forgets what is later than `time`: the clock was set back. @param {number} time Unix ms */
+  cut(time) {
+    while (this.timestamps[this.timestamps.length - 1] > time) {
+      this.timestamps.pop();
+      for (const { avg, max } of this.columns.values()) {
+        avg.pop();
+        max.pop();
+      }
+      this.samples = 0;
     }
   }
 

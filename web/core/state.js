@@ -75,7 +75,7 @@ export class StateManager {
     this.state = { connection: "connecting", models: null, metrics: null, metricsRecent: [], engine: null, scan: null };
     /** @type {Map<string, Set<(value: any, old: any) => void>>} */
     this.listeners = new Map();
-    /** @type {{event: string, data: any, resolve: (data: any) => void, reject: (error: Error) => void, timer: any}[]} */
+    /** @type {{event: string, data: any, options: {timeout?: number}, resolve: (data: any) => void, reject: (error: Error) => void, timer: any}[]} */
     this.queue = [];
     /** @type {Map<string, Promise<any>>} */
     this.loaded = new Map();
@@ -132,7 +132,7 @@ export class StateManager {
         this.queue = this.queue.filter((item) => item.timer !== timer);
         reject(offline);
       }, QUEUE_DEADLINE_MS);
-      this.queue.push({ event, data, resolve, reject, timer });
+      this.queue.push({ event, data, options, resolve, reject, timer });
     });
   }
 
@@ -193,9 +193,9 @@ export class StateManager {
     const known = info.recovered ? [] : [...this.loaded.keys()].filter((key) => key !== "metricsRecent");
     if (!info.recovered) this.set("scan", null);
     for (const key of new Set([...ALWAYS.filter((name) => !this.loaded.has(name)), ...known])) this.reload(key).catch(() => {});
-    for (const { event, data, resolve, reject, timer } of this.queue.splice(0)) {
+    for (const { event, data, options, resolve, reject, timer } of this.queue.splice(0)) {
       clearTimeout(timer);
-      this.socket.request(event, data).then(resolve, reject);
+      this.socket.request(event, data, options).then(resolve, reject);
     }
   }
 
@@ -217,7 +217,7 @@ export class StateManager {
   /** @param {Json} metrics @param {number} timestamp */
   addMetrics(metrics, timestamp) {
     this.set("metrics", metrics);
-    const kept = this.state.metricsRecent;
+    const kept = this.state.metricsRecent.filter((/** @type {Json} */ sample) => sample.timestamp <= timestamp && sample.timestamp > timestamp - RECENT_SPAN_MS);
     const fresh = kept.length > 1 && kept[kept.length - 1].timestamp - kept[kept.length - 2].timestamp < RECENT_STEP_MS; // the newest moves until it is a step away
     const sample = { ...metrics, timestamp };
     this.set("metricsRecent", [...(fresh ? kept.slice(0, -1) : kept), fresh ? blended(kept[kept.length - 1], sample) : sample].slice(-RECENT_SAMPLES));
