@@ -4964,6 +4964,7 @@ class Engine:
         self.given = ""  # the presets that the running engine has read
         self.applied: Json = {}  # the configuration that the running engine was started with
         self.started_at: float | None = None
+        self.ready_at: float | None = None  # when it was last ready, in this life
         self.restarts = 0
         self.lines: deque[LogLine] = deque(maxlen=LAST_LINES)
         self.last_output = 0.0
@@ -5070,6 +5071,7 @@ class Engine:
         """Change the engine's status."""
         self.status, self.error = status, error
         self.started_at = time.monotonic() if status == "running" else None
+        self.ready_at = self.started_at or self.ready_at  # kept when it ends
         self.touch()
 
     async def until(self, holds: Callable[[], bool], timeout: float) -> bool:
@@ -5198,7 +5200,7 @@ class Engine:
         """Keep the engine running until it is to stop; give up when it dies again and again."""
         deaths = 0
         while not self.ended.is_set():
-            begun = time.monotonic()
+            self.ready_at = None
             try:
                 await self.live()
             except (EngineUnavailable, EngineFailed, OSError) as problem:
@@ -5206,11 +5208,12 @@ class Engine:
             if self.ended.is_set() or self.status == "missing":
                 break
             remote = self.program is not None and self.program.kind == "remote"
-            deaths = 1 if time.monotonic() - begun > STABLE_AFTER else deaths + 1
+            stable = self.ready_at is not None and time.monotonic() - self.ready_at > STABLE_AFTER
+            deaths = 1 if stable else deaths + 1
             if deaths >= CRASH_LIMIT and not remote:
                 self.give_up()
                 return
-            await self.recover(min(RETRY_LIMIT, 0.25 * 2 ** (deaths - 1)) if remote or deaths > 1 else 0)
+            await self.recover(min(RETRY_LIMIT, 0.25 * 2 ** min(deaths - 1, 9)) if remote or deaths > 1 else 0)
         if self.status != "missing":
             self.enter("stopped")
 
@@ -5257,7 +5260,7 @@ class Engine:
         self.client = EngineClient(self.url, self.api_key())
         await self.check_role()
         self.enter("running")
-        parts = [asyncio.ensure_future(part) for part in (self.follow(), self.watch_remote(), self.ended.wait())]
+        parts = [asyncio.ensure_future(part) for part in (self.follow_remote(), self.watch_remote(), self.ended.wait())]
         try:
             await asyncio.wait(parts, return_when=asyncio.FIRST_COMPLETED)
             for part in parts[:2]:
@@ -5265,6 +5268,15 @@ class Engine:
                     part.result()
         finally:
             await cancelled(parts)
+
+    async def follow_remote(self) -> None:
+        """Follow the engine at the URL over as many streams as it takes: one that is silent for long may be cut."""
+        assert self.client is not None
+        while True:
+            with contextlib.suppress(EngineUnavailable):
+                await self.follow()
+            await self.client.text("/health", timeout=HEALTH_TIMEOUT)  # raises where it is the engine that went away
+            await asyncio.sleep(0.3)
 
     async def watch_remote(self) -> None:
         """Raise when the engine at the URL no longer answers: a dead connection says nothing by itself."""
@@ -5469,7 +5481,8 @@ class Engine:
     async def take_events(self) -> None:
         """Take in the engine's events until the stream ends."""
         assert self.client is not None
-        async with self.client.open("GET", "/models/sse") as response:
+        remote = self.program is not None and self.program.kind == "remote"
+        async with self.client.open("GET", "/models/sse", silence=EVENTS_SILENCE if remote else None) as response:
             await self.resync()
             if self.restore:
                 self.restoring, self.restore = self.restore, []

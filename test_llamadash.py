@@ -2981,6 +2981,17 @@ async def test_an_engine_that_dies_at_once_is_given_up(tmp_path: Path, monkeypat
 
 
 @run_async
+async def test_an_engine_that_never_gets_ready_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that hangs at every start is ended each time, and the time that it hung is no life."""
+    monkeypatch.setattr(llamadash, "START_TIMEOUT", 0.4)
+    monkeypatch.setattr(llamadash, "STABLE_AFTER", 0.2)
+    program = fake_llama_server(tmp_path, "time.sleep(1000)")
+    async with running(EngineDash(tmp_path, program=program), ready=False) as dash:
+        await eventually(lambda: dash.engine.status == "crash_loop", str(dash.engine.snapshot()))
+        assert dash.engine.restarts == llamadash.CRASH_LIMIT - 1
+
+
+@run_async
 async def test_a_line_that_is_not_understood_is_not_the_last(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -3546,6 +3557,120 @@ async def test_a_running_engine_is_attached_to(tmp_path: Path) -> None:
             await eventually(lambda: dash.events(chat, "chat:done"))
             assert (await eventually(dash.db.requests))[0]["generated_tokens"] > 0
         assert host.engine.status == "running" and host.engine.runtime("a")["status"] == "loaded"
+
+
+class SilentRemote:
+    """A router at a URL that can fall silent as no real one can be made to, and a proxy that ends what is silent."""
+
+    def __init__(self, *, silence: float | None = None, cut: bool = True) -> None:
+        self.silence, self.cut = silence, cut  # after `silence` s a stream of events is cut, or hears nothing more
+        self.asleep = asyncio.Event()
+        self.statuses = {"a": "unloaded"}
+        self.streams: list[asyncio.Queue[Json]] = []
+        self.opened = 0
+
+    async def __aenter__(self) -> str:
+        app = web.Application()
+        app.router.add_get("/models/sse", self.events)
+        app.router.add_post("/v1/chat/completions", self.chat)
+        app.router.add_get("/{any:.*}", self.answer)
+        self.runner = web.AppRunner(app, shutdown_timeout=0.1)
+        await self.runner.setup()
+        await web.TCPSite(self.runner, "127.0.0.1", 0).start()
+        return f"http://127.0.0.1:{self.runner.addresses[0][1]}"
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.runner.cleanup()
+
+    async def answer(self, _request: web.Request) -> web.Response:
+        """All that a router is asked, while it is awake."""
+        if self.asleep.is_set():
+            await asyncio.sleep(60)
+        data = [{"id": name, "status": {"value": status}} for name, status in self.statuses.items()]
+        return web.json_response({"role": "router", "data": data})
+
+    async def events(self, request: web.Request) -> web.StreamResponse:
+        """One stream of events."""
+        self.opened += 1
+        response = web.StreamResponse()
+        await response.prepare(request)
+        queue: asyncio.Queue[Json] = asyncio.Queue()
+        self.streams.append(queue)
+        while True:
+            try:
+                event = await asyncio.wait_for(queue.get(), self.silence)
+            except asyncio.TimeoutError:
+                self.streams.remove(queue)
+                if self.cut:
+                    return response
+                await asyncio.sleep(60)
+            await response.write(b"data: %b\n\n" % json.dumps(event).encode())
+
+    async def chat(self, request: web.Request) -> web.StreamResponse:
+        """A chat that begins, or does not even begin, and falls silent together with all the rest."""
+        self.asleep.set()
+        if (await request.json())["messages"][-1]["content"] == "first token":
+            response = web.StreamResponse()
+            await response.prepare(request)
+            await response.write(b'data: {"choices": [{"delta": {"content": "x"}}]}\n\n')
+        await asyncio.sleep(60)
+        raise AssertionError("nobody waits so long")
+
+    def become(self, name: str, status: str) -> None:
+        """Change a model's status, and tell those that listen."""
+        self.statuses[name] = status
+        for stream in self.streams:
+            stream.put_nowait({"model": name, "event": "status_change", "data": {"status": status}})
+
+
+@pytest.mark.parametrize("after", ["no token", "first token"])
+@run_async
+async def test_a_chat_ends_when_the_machine_of_its_engine_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: str,
+) -> None:
+    """An engine at a URL that falls silent in the middle of an answer leaves nobody waiting for the rest."""
+    monkeypatch.setattr(llamadash, "HEALTH_INTERVAL", 0.2)
+    monkeypatch.setattr(llamadash, "HEALTH_TIMEOUT", 0.2)
+    async with SilentRemote() as url, running(EngineDash(tmp_path, url, "a")) as dash:
+        chat = await dash.chat(after)
+        assert (await eventually(lambda: dash.events(chat, "chat:error")))[0]["code"] == "ENGINE_UNAVAILABLE"
+        assert not dash.engine.chats.all
+
+
+@pytest.mark.parametrize("cut", [True, False])
+@run_async
+async def test_a_remote_engine_is_followed_over_many_streams(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cut: bool,
+) -> None:
+    """A proxy that ends silent connections, with a word or without, is no crash, and no change is missed."""
+    monkeypatch.setattr(llamadash, "EVENTS_SILENCE", 0.6)
+    remote = SilentRemote(silence=0.3, cut=cut)
+    async with remote as url, running(EngineDash(tmp_path, url, "a")) as dash:
+        for status in ("loaded", "unloaded", "loaded"):
+            opened = remote.opened
+            await eventually(lambda: remote.opened > opened + 1)  # noqa: B023
+            remote.become("a", status)
+            await dash.is_status("a", status)
+        assert dash.engine.restarts == 0
+        assert {data["engine"]["status"] for data in dash.broadcasts("engine:status")} <= {"starting", "running"}
+
+
+@run_async
+async def test_a_remote_engine_is_waited_for_however_long_it_takes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A machine that is off for days is tried again and again."""
+    tries = 0
+
+    async def recover(engine: llamadash.Engine, delay: float) -> None:
+        nonlocal tries
+        tries += 1
+        assert 0 < delay <= llamadash.RETRY_LIMIT
+        await asyncio.sleep(0)
+    monkeypatch.setattr(llamadash.Engine, "recover", recover)
+    async with running(EngineDash(tmp_path, f"http://127.0.0.1:{unused_port()}", "a"), ready=False) as dash:
+        await eventually(lambda: tries > 1100)
+        assert dash.engine.supervisor and not dash.engine.supervisor.done()
 
 
 @run_async
