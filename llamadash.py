@@ -3580,6 +3580,8 @@ class Access:
                 return {"session_id": "key"}
             if not self.sessions_void and (session_id := self.dash.db.find_session(token_hash(token))):
                 return {"session_id": session_id}
+        if not token and not password:
+            raise Unauthenticated("Sign in with the access key or a password.")  # nothing was guessed
         counted = counted_address(address)
         self.check_failures(counted)
         self.count_failure(counted)

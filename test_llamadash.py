@@ -5128,6 +5128,18 @@ async def test_wrong_keys_are_refused_and_then_slowed_down(start: Callable[..., 
 
 
 @run_async
+async def test_who_gives_nothing_guesses_nothing(start: Callable[..., Server]) -> None:
+    """A page that is opened without a key may be opened as often as somebody likes, and then logged in on."""
+    server = start()
+    owner = await Dashboard().connect(server)
+    await owner.request("password:set", password="correct horse")
+    for auth in [{}, {"token": ""}, {"token": "", "password": ""}] * 3:
+        assert (await connect_error(server, auth))["data"]["code"] == "UNAUTHENTICATED"
+    await (await Dashboard().connect(server, {"password": "correct horse"})).close()
+    await owner.close()
+
+
+@run_async
 async def test_a_password_opens_a_session_that_can_be_revoked(start: Callable[..., Server]) -> None:
     """A login gives a token; revoking it closes its sockets and refuses the token."""
     server = start()
