@@ -10106,6 +10106,7 @@ def config_result(dash: Dash) -> Json:
             for path in looked
         ],
         "llama_server": {"value": dash.config.llama_server, "fixed": "llama_server" in dash.config.fixed},
+        "skipped": skipped_told(dash.library.skipped),
     }
 
 

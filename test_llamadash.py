@@ -7668,6 +7668,89 @@ async def test_a_person_loads_a_model_and_chats(appliance: Server) -> None:
     await client.close()
 
 
+async def ask(page: playwright.Page, text: str) -> None:
+    """Send a message, and wait for the end of its answer."""
+    asked = await page.locator(".chat-question").count()
+    await page.locator("textarea").first.fill(text)
+    await page.keyboard.press("Enter")
+    await page.wait_for_function(
+        "(count) => document.querySelectorAll('.chat-answer .chat-footer').length > count", arg=asked, timeout=60_000)
+
+
+@run_async
+async def test_two_tabs_on_one_conversation_lose_nothing(appliance: Server) -> None:
+    """What is said in one is seen in the other, and kept when the other goes on."""
+    client = await ready_client(appliance)
+    async with chromium(appliance) as browser:
+        first = await browser.open("/chat")
+        await first.get_by_role("button", name="Settings of this conversation").click()
+        await first.locator('[data-choice="sampling"][data-key="max_tokens"]').fill("4")
+        await first.keyboard.press("Escape")
+        await ask(first, "Say one.")
+        second = await browser.open(first.url.removeprefix(appliance.url).partition("#")[0])
+        await second.wait_for_selector("text=Say one.")
+        await ask(first, "Say two.")
+        await second.locator(".chat-question", has_text="Say two.").wait_for()
+        await second.wait_for_function("() => document.querySelectorAll('.chat-answer .chat-footer').length === 2")
+        await ask(second, "Say three.")
+        await first.reload()
+        await first.locator(".chat-question", has_text="Say three.").wait_for()
+        assert await first.locator(".chat-question").all_inner_texts() == ["Say one.", "Say two.", "Say three."]
+        assert browser.problems == []
+    await client.close()
+
+
+@run_async
+async def test_a_chat_loses_nothing_while_it_is_disconnected(appliance: Server) -> None:
+    """No answer is replaced that cannot be had again now, and what is written stays, also on another page."""
+    client = await ready_client(appliance)
+    async with chromium(appliance, viewport={"width": 1440, "height": 900}) as browser:
+        page = await browser.open("/chat")
+        await ask(page, "Say hello.")
+        await page.locator("textarea").first.fill("Not yet sent")
+        again = page.get_by_role("button", name="Answer again")
+        assert await again.is_enabled()
+        await browser.context.set_offline(True)
+        appliance_gone = page.locator(".banners .banner", has_text=re.compile("connect", re.I))
+        await appliance_gone.first.wait_for(timeout=120_000)
+        assert await again.is_disabled()
+        assert await page.get_by_role("button", name="Edit and send again").is_disabled()
+        await browser.context.set_offline(False)
+        await page.wait_for_function("() => !document.querySelector('[data-action=regenerate]').disabled", timeout=60_000)
+        await page.get_by_role("link", name="Models", exact=True).click()
+        await page.wait_for_selector("h1:has-text('Models')")
+        await page.get_by_role("link", name="Chat", exact=True).click()
+        assert await page.locator("textarea").first.input_value() == "Not yet sent"
+    await client.close()
+
+
+@run_async
+async def test_focus_returns_from_a_dialog(start: Callable[..., Server]) -> None:
+    """Whoever opens a dialog with the keyboard and leaves it is where he was."""
+    async with chromium(start()) as browser:
+        page = await browser.open("/models")
+        for name in ("Add by path", "Presets"):
+            button = page.get_by_role("button", name=name)
+            await button.focus()
+            await page.keyboard.press("Enter")
+            await page.wait_for_selector("dialog[open]")
+            await page.keyboard.press("Escape")
+            await page.wait_for_selector("dialog", state="detached")
+            await page.wait_for_function("(name) => document.activeElement.textContent.includes(name)", arg=name)
+        assert browser.problems == []
+
+
+@run_async
+async def test_files_that_are_no_models_are_said_at_once(start: Callable[..., Server], tmp_path: Path) -> None:
+    """The page of models tells of what the first scan skipped."""
+    folder = tmp_path / "server-0/models"
+    folder.mkdir(parents=True)
+    (folder / "broken.gguf").write_text("no model")
+    async with chromium(start()) as browser:
+        page = await browser.open("/models")
+        await page.get_by_role("button", name="1 skipped").wait_for()
+
+
 # -- Client's own tests -----------------------------------------------------------------------------
 
 def test_the_client_in_node() -> None:
