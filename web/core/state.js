@@ -22,7 +22,7 @@ const ALWAYS = ["engine", "settings", "models", "metrics"]; // asked for at ever
 const SOURCES = {
   models: ["models:list", () => ({}), ({ models }) => ({ models })],
   metrics: ["metrics:get", () => ({}), ({ metrics }) => ({ metrics })],
-  engine: ["engine:status", () => ({}), ({ engine }) => ({ engine })],
+  engine: ["engine:status", () => ({}), ({ engine }) => ({ engine: timed(engine) })],
   settings: ["settings:get", () => ({}), ({ settings }) => ({ settings })],
   config: ["config:get", () => ({}), (config) => ({ config })],
   logs: ["logs:list", () => ({ limit: KEPT_LOGS }), ({ logs }) => ({ logs: [...logs].reverse() })],
@@ -58,6 +58,11 @@ export function blended(before, sample) {
   const mean = (old, values) => Object.fromEntries(Object.entries(values).map(([name, value]) =>
     [name, typeof value === "number" && typeof old?.[name] === "number" ? (old[name] * count + value) / (count + 1) : value]));
   return { ...mean(before, sample), engine: sample.engine && mean(before.engine, sample.engine), timestamp: sample.timestamp, blended: count + 1 };
+}
+
+/** The engine's record with `since`, when it started (Unix ms): its uptime is right only when it arrives. @param {Json} engine */
+export function timed(engine) {
+  return { ...engine, since: typeof engine.uptime === "number" ? Date.now() - engine.uptime * 1000 : null };
 }
 
 /** `list` with `item` in place of the one of the same id, or at the end. @param {Json[] | undefined} list @param {Json} item */
@@ -170,7 +175,7 @@ export class StateManager {
       "models:scan": (data) => this.set("scan", data.done >= data.total ? null : data),
       "models:download": (data) => this.mergeDownload(data),
       "metrics:update": ({ metrics }, envelope) => this.addMetrics(metrics, envelope?.timestamp ?? Date.now()),
-      "engine:status": ({ engine }) => this.set("engine", engine),
+      "engine:status": ({ engine }) => this.set("engine", timed(engine)),
       "config:updated": ({ config }) => this.refreshConfig(config),
       "settings:updated": ({ settings }) => this.set("settings", settings),
       "logs:entries": ({ entries }) => this.set("logs", [...(this.state.logs ?? []), ...entries].slice(-KEPT_LOGS)),

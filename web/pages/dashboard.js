@@ -115,7 +115,7 @@ class EngineCard extends Panel {
   static keys = ["engine", "models", "connection", "metrics"];
 
   init() {
-    this.state = { since: null, busy: false, Help: null };
+    this.state = { busy: false, Help: null };
     this.follow(this.get("engine"));
   }
 
@@ -125,7 +125,6 @@ class EngineCard extends Panel {
 
   /** @param {Json | null} engine */
   follow(engine) {
-    this.state.since = engine && typeof engine.uptime === "number" ? Date.now() - engine.uptime * 1000 : null;
     if (engine?.status === "missing" && !this.state.Help) void this.loadHelp();
   }
 
@@ -179,10 +178,10 @@ class EngineCard extends Panel {
   }
 
   /** @param {Json} engine */
-  renderFacts({ kind, version, pid, restarts, models_max: most, status }) {
+  renderFacts({ kind, version, pid, restarts, models_max: most, status, since }) {
     const names = /** @type {Json} */ ({ "llama-server": "llama-server", embedded: "Embedded CPU engine", remote: "llama-server, started elsewhere" });
     const count = this.models.filter(({ status: state }) => IN_MEMORY.includes(state)).length;
-    const uptime = status === "running" && this.state.since !== null ? duration(Math.max(1, Math.round((Date.now() - this.state.since) / 1000))) : "–";
+    const uptime = status === "running" && typeof since === "number" ? duration(Math.max(1, Math.round((Date.now() - since) / 1000))) : "–";
     return h("dl", { key: "facts", className: "facts" },
       h("dt", null, "Program"), h("dd", null, names[kind] ?? "–", version ? h("span", { className: "muted" }, ` ${version}`) : null),
       h("dt", null, "Running for"), h("dd", null, uptime, pid ? h("span", { className: "muted" }, ` (process ${pid})`) : null),
