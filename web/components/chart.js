@@ -242,7 +242,7 @@ export class Chart extends Component {
     const parts = series.map((/** @type {Series} */ one) => {
       const values = one.values.filter(known);
       if (!values.length) return `${one.label} not recorded`;
-      return `${one.label} now ${format(values[values.length - 1])}, from ${format(Math.min(...values))} to ${format(Math.max(...values))}`;
+      return `${one.label} now ${format(values[values.length - 1])}, from ${format(Math.min(...values))} to ${format(Math.max(...values, ...(one.max ?? []).filter(known)))}`;
     });
     return `${label}: ${parts.join("; ")}. Arrow keys read values.`;
   }
