@@ -28,6 +28,10 @@ export class Dialog extends Component {
     this.follow();
   }
 
+  willDestroy() {
+    this.element.close(); // which gives the focus back to where it was
+  }
+
   follow() {
     const open = this.props.open ?? true;
     if (open && !this.element.open) this.element.showModal();

@@ -198,6 +198,7 @@ export class ModelsPage extends Component {
   /** @param {string} event @param {HTMLElement} element */
   async act(event, element) {
     const id = element.dataset.id ?? "";
+    if (this.state.busy.has(id)) return; // its button keeps the focus, so it is not disabled
     this.setState({ busy: new Set([...this.state.busy, id]) });
     try {
       await this.props.state.request(event, { id });
