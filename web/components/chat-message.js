@@ -21,7 +21,7 @@ const LIVE_SPEED_AFTER_MS = 500; // a speed measured over less time jumps about
  * @typedef {object} ChatMessageProps
  * @property {Message} message
  * @property {boolean} last
- * @property {boolean} busy whether an answer is being written in this conversation
+ * @property {boolean} busy whether no answer can be asked for at the moment
  * @property {boolean} editing
  * @property {() => Run | null} run the answer that is being written
  * @property {() => {status: string, progress: number | null, stage: string | null} | null} loading what the model is doing

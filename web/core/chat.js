@@ -43,6 +43,7 @@ export class Chat {
     this.storageFull = false;
     /** @type {string | null} the conversation that the page shows, or showed last */
     this.open = null;
+    this.draft = ""; // what is written and not sent, while another page is shown
     for (const event of ["chat:delta", "chat:progress", "chat:done", "chat:error"]) {
       state.on(event, (/** @type {any} */ data) => this.receive(event, data));
     }

@@ -60,7 +60,7 @@ export class ChatPage extends Component {
     /** @type {any} */
     this.state = {
       conversation: this.wanted() ?? this.blank(),
-      query: "", editing: null, renaming: null, view: "thread", jump: false, draft: "", invalid: {},
+      query: "", editing: null, renaming: null, view: "thread", jump: false, draft: this.chat.draft, invalid: {},
     };
   }
 
@@ -87,6 +87,10 @@ export class ChatPage extends Component {
   didUpdate() {
     this.follow();
     this.growInput();
+  }
+
+  willDestroy() {
+    this.chat.draft = this.state.draft;
   }
 
   receive(/** @type {any} */ props) {
@@ -140,6 +144,11 @@ export class ChatPage extends Component {
 
   get model() {
     return this.models.find((model) => model.id === this.conversation.model) ?? null;
+  }
+
+  /** Whether an answer can be asked for now. */
+  get ready() {
+    return this.run === null && this.model !== null && this.props.state.connection === "connected";
   }
 
   /** @returns {Conversation} a conversation that is not stored before its first message */
@@ -268,7 +277,7 @@ export class ChatPage extends Component {
   renderThread() {
     const { messages } = this.conversation;
     if (!messages.length) return this.renderWelcome();
-    const busy = this.run !== null;
+    const busy = !this.ready;
     return h("div", { className: "chat-thread" }, messages.map((message, at) => h(ChatMessage, {
       key: message.id, message, busy, last: at === messages.length - 1, editing: this.state.editing === message.id,
       run: this.findRun, loading: this.findLoading, views: this.views, updated: this.updated,
@@ -421,7 +430,7 @@ export class ChatPage extends Component {
     if (event.isComposing) return;
     if (event.key === "Escape") {
       event.stopPropagation();
-      this.setState({ renaming: null });
+      this.endRename(input);
     }
     if (event.key === "Enter") this.handleRenameDone(event, input);
   }
@@ -432,10 +441,18 @@ export class ChatPage extends Component {
     if (this.state.renaming !== id) return;
     const conversation = this.conversations.get(id);
     const title = input.value.trim();
-    this.setState({ renaming: null });
+    this.endRename(input);
     if (!conversation || !title || title === conversation.title) return;
     conversation.title = title;
     this.conversations.save(conversation);
+  }
+
+  /** Whoever was still in the field is back at its button. @param {HTMLInputElement} input */
+  endRename(input) {
+    const inside = document.activeElement === input;
+    const button = `[data-action="rename"][data-id="${input.dataset.id}"]`;
+    this.setState({ renaming: null });
+    if (inside) requestAnimationFrame(() => /** @type {HTMLElement | null} */ (this.element.querySelector(button))?.focus());
   }
 
   /** @param {KeyboardEvent} event */
@@ -453,8 +470,8 @@ export class ChatPage extends Component {
   /** @param {StorageEvent} event */
   handleOtherTab(event) {
     if (event.key !== null && !event.key.startsWith("llamadash.conversation")) return;
-    this.conversations.reload(new Set([this.conversation.id, ...this.chat.runs.keys()]));
-    this.setState({});
+    this.conversations.reload(new Set(this.chat.runs.keys()));
+    this.setState({ conversation: this.conversations.get(this.conversation.id) ?? this.conversation });
   }
 
   // What follows
@@ -483,13 +500,14 @@ export class ChatPage extends Component {
   /** @param {string} text */
   send(text) {
     const content = text.trim();
-    if (!content || this.run || !this.model || this.props.state.connection !== "connected") return;
+    if (!content || !this.ready) return;
     const { conversation } = this;
-    this.input.value = ""; // at once: what was typed may not have been drawn yet
+    const draft = text === this.state.draft ? "" : this.state.draft; // an example or an edited message leaves it alone
+    this.input.value = draft; // at once: what was typed may not have been drawn yet
     if (!conversation.messages.length) conversation.title = conversation.title === UNTITLED ? titleFrom(content) : conversation.title;
     conversation.messages.push({ id: makeId(), role: "user", content });
     this.atBottom = true;
-    this.setState({ draft: "", view: this.state.view === "list" ? "thread" : this.state.view, editing: null });
+    this.setState({ draft, view: this.state.view === "list" ? "thread" : this.state.view, editing: null });
     this.ask();
     this.keepAddress(conversation.id);
   }
@@ -501,7 +519,7 @@ export class ChatPage extends Component {
 
   regenerate() {
     const { messages } = this.conversation;
-    if (this.run || !this.model) return;
+    if (!this.ready) return; // before the old answer goes
     while (messages[messages.length - 1]?.role === "assistant") messages.pop();
     if (!messages.length) return;
     this.atBottom = true;
@@ -512,7 +530,7 @@ export class ChatPage extends Component {
   resend(id, text) {
     const { messages } = this.conversation;
     const at = messages.findIndex((message) => message.id === id);
-    if (at < 0 || this.run || !text.trim()) return;
+    if (at < 0 || !this.ready || !text.trim()) return;
     messages.splice(at);
     this.send(text);
   }
