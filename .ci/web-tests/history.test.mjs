@@ -28,3 +28,14 @@ test("when the clock is set back, what is later than now is forgotten", () => {
   assert.equal(history.timestamps.at(-1), 500_000);
   assert.deepEqual(history.column("cpu_usage").avg, [...Array(30).fill(10), 50, ...Array(19).fill(90)]);
 });
+
+test("what is the case now is the newest sample, and not the average that it joins", () => {
+  const history = new History({ bucket: 3_600_000, timestamps: [0], series: { cpu_usage: { avg: [80], max: [90] } } }, 86_400_000, 10_000);
+  assert.equal(history.now("cpu_usage"), 80);
+  history.append({ cpu_usage: 2, engine: { generated_tokens_per_second: null } }, 3_000_000);
+  assert.ok(history.column("cpu_usage").avg[0] > 70);
+  assert.equal(history.now("cpu_usage"), 2);
+  assert.equal(history.now("generated_tokens_per_second"), null);
+  history.note({ cpu_usage: 5 });
+  assert.equal(history.now("cpu_usage"), 5);
+});

@@ -34,6 +34,7 @@ test("axes have round ticks that cover the values", () => {
   const { ticks, step } = timeTicks(0, 3_600_000, 6);
   assert.equal(step, 600_000);
   assert.equal(ticks.length, 7);
+  for (const count of [4, 8, 20]) assert.ok(timeTicks(0, 365 * 86_400_000, count).ticks.length <= count + 1);
 });
 
 test("a line has few points for each pixel, and keeps its extremes and gaps", () => {

@@ -7,6 +7,7 @@ import { dateTime, number } from "../core/format.js";
  * @property {string} label
  * @property {Values} values one for each timestamp; null is a gap
  * @property {Values} [max] the highest within each bucket: drawn as a band above the line
+ * @property {number | null} [now] the newest value, where the last one is an average
  * @property {number} [color] 1 to 8; its place in the list where left out
  * @property {boolean} [area] fill below the line
  */
@@ -21,7 +22,7 @@ const MINUTE = 60_000;
 const HOUR = 60 * MINUTE;
 const DAY = 24 * HOUR;
 const TIME_STEPS = [1000, 2000, 5000, 10_000, 15_000, 30_000, MINUTE, 2 * MINUTE, 5 * MINUTE, 10 * MINUTE, 15 * MINUTE, 30 * MINUTE,
-  HOUR, 2 * HOUR, 3 * HOUR, 6 * HOUR, 12 * HOUR, DAY, 2 * DAY, 7 * DAY, 14 * DAY, 28 * DAY];
+  HOUR, 2 * HOUR, 3 * HOUR, 6 * HOUR, 12 * HOUR, DAY, 2 * DAY, 7 * DAY, 14 * DAY, 28 * DAY, 56 * DAY, 112 * DAY];
 
 /**
  * Round values that divide `low`..`high` into about `count` parts.
@@ -41,7 +42,7 @@ export function niceTicks(low, high, count = 4, base = 10) {
 
 /** Times to mark between `from` and `to`, on whole local steps. @param {number} from @param {number} to @param {number} count */
 export function timeTicks(from, to, count) {
-  const step = TIME_STEPS.find((it) => (to - from) / it <= count) ?? 28 * DAY;
+  const step = TIME_STEPS.find((it) => (to - from) / it <= count) ?? 112 * DAY;
   const shift = step >= HOUR ? new Date(from).getTimezoneOffset() * MINUTE : 0;
   const ticks = [];
   for (let tick = Math.ceil((from - shift) / step) * step + shift; tick <= to; tick += step) ticks.push(tick);
@@ -242,7 +243,7 @@ export class Chart extends Component {
     const parts = series.map((/** @type {Series} */ one) => {
       const values = one.values.filter(known);
       if (!values.length) return `${one.label} not recorded`;
-      return `${one.label} now ${format(values[values.length - 1])}, from ${format(Math.min(...values))} to ${format(Math.max(...values, ...(one.max ?? []).filter(known)))}`;
+      return `${one.label} now ${format(one.now === undefined ? values[values.length - 1] : one.now)}, from ${format(Math.min(...values))} to ${format(Math.max(...values, ...(one.max ?? []).filter(known)))}`;
     });
     return `${label}: ${parts.join("; ")}. Arrow keys read values.`;
   }

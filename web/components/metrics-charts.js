@@ -101,6 +101,7 @@ export class MetricsCharts extends Component {
       const answer = await state.request("metrics:history", { from: to - span, to, points: POINTS });
       if (turn !== this.turn) return; // another stretch was chosen meanwhile
       this.history = new History(answer, span, this.interval);
+      if (state.get("metrics")) this.history.note(state.get("metrics"));
       this.setState({ loading: false });
     } catch (problem) {
       if (turn === this.turn) this.setState({ loading: false, error: /** @type {Error} */ (problem).message });
@@ -195,7 +196,7 @@ export class MetricsCharts extends Component {
     const history = /** @type {History} */ (this.history);
     const columns = series.map(({ name, label }, at) => {
       const { avg, max: highest } = history.column(name);
-      return { label, values: avg, max: highest, color: at + 1 };
+      return { label, values: avg, max: highest, now: history.now(name), color: at + 1 };
     });
     const to = history.timestamps[history.length - 1];
     const low = least && columns.every((column) => column.max.every((value) => (value ?? 0) < least));
@@ -210,13 +211,13 @@ export class MetricsCharts extends Component {
   }
 }
 
-/** The last, the average and the highest value of a line. @param {{values: (number | null)[], max: (number | null)[]}} column @param {Spec["format"]} format */
-function figures({ values, max }, format) {
+/** The newest, the average and the highest value of a line. @param {{values: (number | null)[], max: (number | null)[], now: number | null | undefined}} column @param {Spec["format"]} format */
+function figures({ values, max, now }, format) {
   const known = /** @type {number[]} */ (values.filter((value) => value !== null));
   if (!known.length) return h("span", { className: "muted monitoring-figures" }, "not recorded");
   const average = known.reduce((sum, value) => sum + value, 0) / known.length;
   const highest = max.reduce((/** @type {number} */ most, value) => Math.max(most, value ?? most), known[0]);
   return h("div", { className: "monitoring-figures" },
-    h("strong", null, format(values[values.length - 1])),
+    h("strong", null, typeof now === "number" ? format(now) : "–"),
     h("span", { className: "muted" }, `avg ${format(average)} · max ${format(highest)}`));
 }

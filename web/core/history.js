@@ -39,6 +39,19 @@ export class History {
     this.columns = new Map();
     for (const [name, { avg, max }] of Object.entries(answer.series)) this.columns.set(name, { avg: [...avg], max: [...max] });
     this.samples = 0; // in the last bucket, once live samples have joined it
+    /** @type {Record<string, number | null>} */
+    this.newest = {};
+  }
+
+  /** Takes `metrics` for what is the case now, which the last bucket is only an average of. @param {any} metrics */
+  note(metrics) {
+    this.newest = seriesOf(metrics);
+  }
+
+  /** The newest value of `name`. @param {string} name */
+  now(name) {
+    const value = this.newest[name];
+    return value === undefined ? this.column(name).avg.at(-1) : value;
   }
 
   /** Whether `name` has any value in this stretch. @param {string} name */
@@ -62,7 +75,8 @@ export class History {
     if (start < this.timestamps[0]) return;
     this.cut(start);
     const last = this.timestamps[this.timestamps.length - 1] ?? 0;
-    const values = seriesOf(metrics);
+    this.note(metrics);
+    const values = this.newest;
     for (const name of Object.keys(values)) if (!this.columns.has(name)) this.columns.set(name, this.column(name));
     if (start === last) this.fold(values, timestamp);
     else this.push(values, start, last);

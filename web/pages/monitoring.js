@@ -15,6 +15,7 @@ const RANGES = [
   { id: "24h", label: "24 h", words: "24 hours", span: DAY_MS },
   { id: "7d", label: "7 d", words: "7 days", span: 7 * DAY_MS },
   { id: "30d", label: "30 d", words: "30 days", span: 30 * DAY_MS },
+  { id: "1y", label: "1 y", words: "year", span: 365 * DAY_MS },
 ];
 
 /** What the machine and the engine do, now and over weeks. */
