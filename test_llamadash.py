@@ -7740,6 +7740,19 @@ async def test_focus_returns_from_a_dialog(start: Callable[..., Server]) -> None
 
 
 @run_async
+async def test_escape_closes_the_menu_of_a_phone(start: Callable[..., Server]) -> None:
+    """What "More" opened is closed by Escape, from wherever in it the focus is, which goes back to the button."""
+    async with chromium(start(), viewport={"width": 390, "height": 844}) as browser:
+        page = await browser.open("/models")
+        more = page.get_by_role("button", name="More")
+        await more.click()
+        await page.get_by_role("link", name="Settings", exact=True).focus()
+        await page.keyboard.press("Escape")
+        await page.wait_for_selector('[data-action="more"][aria-expanded="false"]')
+        assert await more.evaluate("(button) => button === document.activeElement")
+
+
+@run_async
 async def test_files_that_are_no_models_are_said_at_once(start: Callable[..., Server], tmp_path: Path) -> None:
     """The page of models tells of what the first scan skipped."""
     folder = tmp_path / "server-0/models"

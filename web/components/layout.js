@@ -183,12 +183,20 @@ export class Layout extends Component {
   getEventMap() {
     return {
       "click [data-action=\"more\"]": () => this.setState({ more: !this.state.more }),
+      "keydown .nav": "handleNavigationKey",
       "click [data-action=\"retry\"]": () => this.props.state.socket.hurry(),
       "click [data-action=\"dismiss-notice\"]": () => this.setState({ dismissed: this.get("info")?.features?.notice }),
       "click [data-action=\"reload-page\"]": () => location.reload(),
       "click .skip-link": "handleSkip",
       "submit [data-form=\"login\"]": "handleLogin",
     };
+  }
+
+  /** Escape closes what "More" opened, and leaves the focus there. @param {KeyboardEvent} event @param {HTMLElement} navigation */
+  handleNavigationKey(event, navigation) {
+    if (event.key !== "Escape" || !this.state.more) return;
+    this.setState({ more: false });
+    /** @type {HTMLElement | null} */ (navigation.querySelector("[data-action=\"more\"]"))?.focus();
   }
 
   /** @param {Event} event */
