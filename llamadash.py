@@ -4121,6 +4121,7 @@ LAST_LINES = 20  # of the engine's output, kept to explain a crash
 MAX_OPEN_REQUESTS = 1024  # requests whose timings have begun and not yet ended
 TERMINAL_CODES = r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\-_])"
 CONTROL_CHARACTERS = r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029]"
+# Looked for in every line, and so compiled here; other patterns are when they are first used.
 CHILD_LINE = re.compile(r"\[ *(\d{1,5})\] ?(.*)")
 LEVEL_PREFIX = re.compile(r"(?:\d+\.\d\d\.\d{3}\.\d{3} )?([IWED]) (.*)")
 LEVELS = {"I": "info", "W": "warning", "E": "error", "D": "debug",
