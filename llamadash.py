@@ -597,9 +597,6 @@ def is_damage(problem: sqlite3.Error) -> bool:
     return any(text in str(problem) for text in ("malformed", "file is not a database"))
 
 
-DAMAGED = "The database is damaged. Restart llamadash: it restores the newest good backup."
-
-
 class Database:
     """Everything that llamadash remembers, in one SQLite file; rows come and go as dicts.
 
@@ -610,7 +607,6 @@ class Database:
 
     def __init__(self, path: Path | str, version: int = len(MIGRATIONS), *, repair: bool = True) -> None:
         self.path = Path(path)
-        self.alone = repair
         self.lock = threading.RLock()
         self.backing_up = threading.RLock()
         self.notice: str | None = None  # what the user should know about how the file was opened
@@ -647,9 +643,6 @@ class Database:
                 raise sqlite3.DatabaseError("it is missing or empty")
             self.path.touch(mode=0o600)
         os.chmod(self.path, 0o600)
-        untouched = is_as_closed(self.path)
-        if self.alone:  # a kill from here on leaves no note
-            closed_note(self.path).unlink(missing_ok=True)
         connection = sqlite3.connect(self.path, timeout=BUSY_TIMEOUT, isolation_level=None, check_same_thread=False)
         connection.row_factory = sqlite3.Row
         try:
@@ -658,7 +651,7 @@ class Database:
                 connection.execute("PRAGMA auto_vacuum = INCREMENTAL")  # before the first table, or never
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("PRAGMA synchronous = NORMAL")
-            result = "ok" if untouched else connection.execute("PRAGMA quick_check(1)").fetchone()[0]
+            result = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
             if result != "ok":
                 raise sqlite3.DatabaseError(result.splitlines()[-1])  # the first line only says "in database main"
         except (sqlite3.Error, DatabaseTooNew):
@@ -802,12 +795,7 @@ class Database:
     def close(self) -> None:
         """Close the writing connection, folding the write-ahead log back into the file."""
         with self.lock:
-            if self.alone:  # but for readers in threads, which keep the log open
-                with contextlib.suppress(sqlite3.Error):
-                    self.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
             self.connection.close()
-        if self.notice != DAMAGED:
-            note_closed(self.path)
 
     # transactions
 
@@ -827,10 +815,11 @@ class Database:
 
     def found_damaged(self, problem: sqlite3.Error | str) -> DatabaseDamaged:
         """What to raise of a file that was good when it was opened; `notice` and the log say so, once."""
-        if self.notice != DAMAGED:
-            self.notice = DAMAGED
-            log.error("%s (%s)", DAMAGED, problem)
-        return DatabaseDamaged(DAMAGED)
+        text = "The database is damaged. Restart llamadash: it restores the newest good backup."
+        if self.notice != text:
+            self.notice = text
+            log.error("%s (%s)", text, problem)
+        return DatabaseDamaged(text)
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
@@ -1182,36 +1171,6 @@ def is_good_database(path: Path) -> bool:
             known = 0 < found <= len(MIGRATIONS) and columns_made(found) <= columns_of(db)
             return bool(known and db.execute("PRAGMA quick_check(1)").fetchone()[0] == "ok")
     except sqlite3.Error:
-        return False
-
-
-def closed_note(path: Path) -> Path:
-    """Where it is noted what the database at `path` was like when it was closed."""
-    return path.with_name(f"{path.name}-closed")
-
-
-def file_state(path: Path) -> str:
-    """What a database is known again by that nobody writes to; empty while a write-ahead log belongs to it."""
-    if files_size(path.with_name(f"{path.name}-wal")):
-        return ""
-    status = path.stat()
-    return f"{status.st_size} {status.st_mtime_ns} {status.st_ino}"
-
-
-def note_closed(path: Path) -> None:
-    """Note that the database at `path` is good: to read all of it again at the start takes a second for 100 MB."""
-    with contextlib.suppress(OSError):
-        moment = time.time_ns()
-        os.utime(path, ns=(moment, moment))  # file systems tick more slowly: no write leaves exactly this
-        if state := file_state(path):
-            write_privately(closed_note(path), state)
-
-
-def is_as_closed(path: Path) -> bool:
-    """Whether nobody has written to a database since it was closed and was good."""
-    try:
-        return closed_note(path).read_text("ascii") == file_state(path) != ""
-    except (OSError, ValueError):
         return False
 
 
@@ -9326,8 +9285,6 @@ def database_findings(path: Path) -> Iterator[Finding]:
     if version > len(MIGRATIONS):
         yield Finding("fail", "database", f"{path} was written by a newer llamadash", "update llamadash")
     else:
-        with contextlib.suppress(OSError):
-            closed_note(path).unlink()  # so that the start reads all of it
         yield Finding("fail", "database", f"{path} is damaged",
                       f"start llamadash: it moves the file aside and takes the newest of up to {BACKUPS_KEPT} backups")
 

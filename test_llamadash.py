@@ -729,64 +729,14 @@ def test_a_database_that_is_not_ours_is_replaced_by_its_backup(tmp_path: Path, s
     last.close()
 
 
-def flip_a_byte(path: Path) -> None:
-    """Change one byte of the file and nothing else."""
-    with open(path, "r+b") as file:
-        file.seek(-1, os.SEEK_END)
-        last = file.read(1)
-        file.seek(-1, os.SEEK_END)
-        file.write(bytes([last[0] ^ 1]))
-
-
-def put_a_copy(path: Path) -> None:
-    """Put a copy in its place, with all that a copy can take over."""
-    shutil.copy2(path, path.with_name("copy.db"))
-    os.replace(path.with_name("copy.db"), path)
-
-
-@pytest.mark.parametrize(("meanwhile", "read"), [
-    (lambda path: None, False), (flip_a_byte, True), (Path.touch, True), (put_a_copy, True), (foreign_log, True),
-    (changed_by("CREATE TABLE bookmarks (url TEXT)"), True),
-    (lambda path: llamadash.closed_note(path).write_bytes(b"\xff"), True),
-    (lambda path: llamadash.closed_note(path).unlink(), True),
-    (lambda path: llamadash.Database(path, repair=False).close(), False),
-    (lambda path: llamadash.Database(path).connection.close(), True)], ids=[
-    "nothing", "a byte", "touched", "a copy", "a log", "a table", "no note", "no note at all", "a command", "a kill"])
-def test_all_of_a_database_is_read_at_the_start_unless_nobody_wrote_to_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, meanwhile: Callable[[Path], Any], read: bool,
-) -> None:
-    """What was closed in good order and was not touched since is opened without another look at every page."""
-    path, statements = tmp_path / "llama.db", list[str]()
-    database = llamadash.Database(path)
-    database.set_meta("kept", 1)
-    database.daily_backup()
-    with ThreadPoolExecutor(1) as pool:
-        pool.submit(database.logs).result()  # over a connection of its own, which outlives the writer's
-        database.close()
-    meanwhile(path)
-    connect = sqlite3.connect
-
-    def traced(*arguments: Any, **options: Any) -> sqlite3.Connection:
-        connection = connect(*arguments, **options)
-        connection.set_trace_callback(statements.append)
-        return connection
-    monkeypatch.setattr(sqlite3, "connect", traced)
-    again = llamadash.Database(path)
-    assert again.get_meta("kept") == 1
-    assert any("quick_check" in statement for statement in statements) == read
-    again.close()
-
-
-def test_a_database_found_damaged_is_read_at_the_next_start(fresh_db: llamadash.Database) -> None:
-    """Damage that was found while it was in use is not forgotten when it is closed."""
-    fresh_db.manual_backup()
-    zero_page(fresh_db.path, "benchmarks")
-    with pytest.raises(llamadash.DatabaseDamaged):
-        fresh_db.manual_backup()
-    fresh_db.close()
-    again = llamadash.Database(fresh_db.path)
-    assert again.notice and "was restored" in again.notice
-    again.close()
+def test_a_database_is_opened_without_writing_to_it(tmp_path: Path) -> None:
+    """What holds for the whole file is set when it is made."""
+    path = tmp_path / "llama.db"
+    llamadash.Database(path).close()
+    database = llamadash.Database(path, repair=False)
+    assert path.with_name("llama.db-wal").stat().st_size == 0
+    assert database.connection.execute("PRAGMA auto_vacuum").fetchone()[0] == 2  # incremental
+    database.close()
 
 
 @pytest.mark.parametrize("content", [None, b"", b"x"])
