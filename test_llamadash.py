@@ -7610,6 +7610,7 @@ async def test_a_person_loads_a_model_and_chats(appliance: Server) -> None:
         await loaded(client)
         await page.locator("main .badge", has_text="Loaded").first.wait_for()
         await page.goto(f"{appliance.url}/chat")
+        await page.wait_for_selector("[data-connection=connected]")
         await page.locator("textarea").first.fill(QUESTION)
         await page.keyboard.press("Enter")
         await page.wait_for_selector("text=Paris", timeout=60_000)
@@ -7620,6 +7621,7 @@ async def test_a_person_loads_a_model_and_chats(appliance: Server) -> None:
 
 async def ask(page: playwright.Page, text: str) -> None:
     """Send a message, and wait for the end of its answer."""
+    await page.wait_for_selector("[data-connection=connected]")
     asked = await page.locator(".chat-question").count()
     await page.locator("textarea").first.fill(text)
     await page.keyboard.press("Enter")
