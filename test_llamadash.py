@@ -7419,6 +7419,11 @@ async def test_every_page_works(start: Callable[..., Server], tmp_path: Path, wi
             assert title in await page.title()
             wide = await page.evaluate("document.documentElement.scrollWidth - window.innerWidth")
             assert wide <= 0, f"{path} is {wide} pixels too wide"
+            await page.set_viewport_size({"width": width, "height": 4000})  # higher than any of them
+            below = await page.evaluate("document.querySelector('.content').getBoundingClientRect().top - "
+                                        "(innerWidth < 900 ? document.querySelector('.sidebar').offsetHeight : 0)")
+            assert below == 0, f"{path} begins {below} pixels too far down"
+            await page.set_viewport_size({"width": width, "height": 900})
         assert browser.problems == []
 
 
