@@ -874,6 +874,11 @@ class Database:
             self.threads.connection.row_factory = sqlite3.Row
         return typing.cast(sqlite3.Connection, self.threads.connection)
 
+    def close_reader(self) -> None:
+        """Close this thread's own connection, if it has one."""
+        if connection := vars(self.threads).pop("connection", None):
+            connection.close()
+
     # models
 
     def models(self) -> list[Json]:
@@ -1148,6 +1153,7 @@ class Database:
         self.delete_in_steps("logs", "timestamp < ?", (now - settings["logs_retention_days"] * DAY,))
         self.delete_in_steps("logs", "id <= ?", (self.last_log_id() - settings["logs_max_rows"],))
         self.delete_in_steps("sessions", "expires_at < ?", (now,))
+        self.close_reader()
         with self.lock, self.explained():
             self.connection.executescript("PRAGMA incremental_vacuum(500)")
 
