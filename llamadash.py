@@ -4901,6 +4901,7 @@ CRASH_LIMIT = 5  # deaths shortly after a start, in a row
 RETRY_LIMIT = 15.0  # s between two tries to reach a remote engine
 HEALTH_INTERVAL = 10.0  # s
 HEALTH_TIMEOUT = 5.0  # s
+EVENTS_PAUSE = 0.3  # s between two streams of events
 EVENTS_SILENCE = 50.0  # s without an event from a remote engine until its stream is opened anew; proxies cut at 60
 HUNG_AFTER = 45.0  # s without an answer, a log line and any work before the engine is killed
 IDLE_CPU = 0.2  # s of processor time between two probes; less is no work
@@ -4932,7 +4933,6 @@ class Engine:
         self.given = ""  # the presets that the running engine has read
         self.applied: Json = {}  # the configuration that the running engine was started with
         self.started_at: float | None = None
-        self.ready_at: float | None = None  # when it was last ready, in this life
         self.restarts = 0
         self.lines: deque[LogLine] = deque(maxlen=LAST_LINES)
         self.last_output = 0.0
@@ -5039,7 +5039,6 @@ class Engine:
         """Change the engine's status."""
         self.status, self.error = status, error
         self.started_at = time.monotonic() if status == "running" else None
-        self.ready_at = self.started_at or self.ready_at  # kept when it ends
         self.touch()
 
     async def until(self, holds: Callable[[], bool], timeout: float) -> bool:
@@ -5168,7 +5167,6 @@ class Engine:
         """Keep the engine running until it is to stop; give up when it dies again and again."""
         deaths = 0
         while not self.ended.is_set():
-            self.ready_at = None
             try:
                 await self.live()
             except (EngineUnavailable, EngineFailed, OSError) as problem:
@@ -5176,7 +5174,7 @@ class Engine:
             if self.ended.is_set() or self.status == "missing":
                 break
             remote = self.program is not None and self.program.kind == "remote"
-            stable = self.ready_at is not None and time.monotonic() - self.ready_at > STABLE_AFTER
+            stable = self.started_at is not None and time.monotonic() - self.started_at > STABLE_AFTER
             deaths = 1 if stable else deaths + 1
             if deaths >= CRASH_LIMIT and not remote:
                 self.give_up()
@@ -5242,9 +5240,9 @@ class Engine:
         assert self.client is not None
         while True:
             with contextlib.suppress(EngineUnavailable):
-                await self.follow()
+                await self.follow(EVENTS_SILENCE)
             await self.client.text("/health", timeout=HEALTH_TIMEOUT)  # raises where it is the engine that went away
-            await asyncio.sleep(0.3)
+            await asyncio.sleep(EVENTS_PAUSE)
 
     async def watch_remote(self) -> None:
         """Raise when the engine at the URL no longer answers: a dead connection says nothing by itself."""
@@ -5405,7 +5403,7 @@ class Engine:
             while True:
                 with contextlib.suppress(EngineUnavailable, EngineFailed):
                     await self.follow()
-                await asyncio.sleep(0.3)
+                await asyncio.sleep(EVENTS_PAUSE)
         finally:
             await cancelled([helper])
 
@@ -5435,10 +5433,13 @@ class Engine:
             build = props.get("build_info")
             self.facts = ProgramFacts(str(build)[:100] if build else None, None)
 
-    async def follow(self) -> None:
-        """Take in the engine's events; EngineFailed or EngineUnavailable say why that came to its end."""
+    async def follow(self, silence: float | None = None) -> None:
+        """Take in the engine's events; EngineFailed or EngineUnavailable say why that came to its end.
+
+        So do `silence` seconds without one, where that is given.
+        """
         try:
-            await self.take_events()
+            await self.take_events(silence)
         except (EngineUnavailable, EngineFailed):
             raise
         except Exception:
@@ -5446,11 +5447,10 @@ class Engine:
             await asyncio.sleep(PUZZLED_PAUSE)
             raise EngineFailed("the engine's events are not understood") from None
 
-    async def take_events(self) -> None:
+    async def take_events(self, silence: float | None) -> None:
         """Take in the engine's events until the stream ends."""
         assert self.client is not None
-        remote = self.program is not None and self.program.kind == "remote"
-        async with self.client.open("GET", "/models/sse", silence=EVENTS_SILENCE if remote else None) as response:
+        async with self.client.open("GET", "/models/sse", silence=silence) as response:
             await self.resync()
             if self.restore:
                 self.restoring, self.restore = self.restore, []
@@ -9795,12 +9795,12 @@ class Dash:
         if not self.config.auth:
             log.warning("authentication is off: whoever reaches %s controls llamadash", self.config.url())
 
-    async def listen(self, server: web.Server, context: ssl.SSLContext | None) -> asyncio.Server:
+    async def listen(self, server: web.Server) -> asyncio.Server:
         """Accept connections for `server`; PortTaken where another program holds the port."""
         try:
             return await asyncio.get_running_loop().create_server(
-                functools.partial(Connection, self.web, server), self.config.host, self.config.port, ssl=context,
-                ssl_handshake_timeout=REQUEST_DEADLINE if context else None, backlog=ACCEPTED_AT_ONCE)
+                functools.partial(Connection, self.web, server), self.config.host, self.config.port, ssl=self.tls,
+                ssl_handshake_timeout=REQUEST_DEADLINE if self.tls else None, backlog=ACCEPTED_AT_ONCE)
         except OSError as problem:
             if problem.errno not in (errno.EADDRINUSE, errno.EACCES):
                 raise
@@ -9815,8 +9815,8 @@ class Dash:
         assert runner.server
         self.web.most_connections = CONNECTION_SHARE * allow_open_files(OPEN_FILES)
         stack.push_async_callback(runner.cleanup)
-        self.tls = context = tls_context(self.config.tls_cert, self.config.tls_key)
-        server = await self.listen(runner.server, context)
+        self.tls = tls_context(self.config.tls_cert, self.config.tls_key)
+        server = await self.listen(runner.server)
         stack.callback(server.close)
         for listener in server.sockets:
             with listener.dup() as same:

@@ -116,14 +116,11 @@ export class History {
 
   /** Forgets what is later than `time`: the clock was set back. @param {number} time Unix ms */
   cut(time) {
-    while (this.timestamps[this.timestamps.length - 1] > time) {
-      this.timestamps.pop();
-      for (const { avg, max } of this.columns.values()) {
-        avg.pop();
-        max.pop();
-      }
-      this.samples = 0;
-    }
+    const kept = this.timestamps.findLastIndex((timestamp) => timestamp <= time) + 1;
+    if (kept === this.length) return;
+    this.timestamps.length = kept;
+    for (const { avg, max } of this.columns.values()) avg.length = max.length = kept;
+    this.samples = 0;
   }
 
   /** Forgets what is older than `from`. @param {number} from Unix ms */

@@ -312,7 +312,7 @@ export class ChatPage extends Component {
         }),
         running
           ? h("button", { key: "stop", type: "button", className: "button button-icon chat-send", "aria-label": "Stop", title: "Stop (Esc)", dataset: { action: "stop" } }, icon("stop"))
-          : h("button", { key: "send", type: "submit", className: "button button-primary button-icon chat-send", "aria-label": "Send", title: "Send (Enter)", disabled: empty || offline || !this.model }, icon("send"))),
+          : h("button", { key: "send", type: "submit", className: "button button-primary button-icon chat-send", "aria-label": "Send", title: "Send (Enter)", disabled: empty || !this.ready }, icon("send"))),
       h("p", { className: "chat-hint muted" },
         offline ? "Not connected: your message stays here until llamadash is back." : running ? "Esc stops the answer." : "Enter sends, Shift+Enter begins a new line."),
       h("p", { className: "visually-hidden", role: "status" }, running ? "The model is answering" : ""));
