@@ -181,6 +181,18 @@ class Server:
                               **options)
 
 
+class ScriptedServer(Server):
+    """llamadash with something changed by the script that starts it, and without an engine."""
+
+    def __init__(self, folder: Path, script: str, *options: str) -> None:
+        super().__init__(folder, *options, environment={"PYTHONPATH": str(HERE)}, program="/nonexistent/llama-server")
+        self.script = script
+
+    def command(self, *arguments: str) -> list[str]:
+        """The command line that runs the script on this server's data folder."""
+        return [sys.executable, "-c", self.script, "--data-dir", str(self.data), *arguments]
+
+
 class Dashboard:
     """One connected Socket.IO client (python-socketio's) and everything it was sent."""
 
@@ -6035,18 +6047,10 @@ sys.exit(llamadash.main(sys.argv[1:]))
 """
 
 
-class ImpatientServer(Server):
-    """llamadash that pings and keeps house often, and does not wait long for an answer."""
-
-    def command(self, *arguments: str) -> list[str]:
-        """The command line that runs it on this server's data folder."""
-        return [sys.executable, "-c", IMPATIENT, "--data-dir", str(self.data), *arguments]
-
-
 @run_async
 async def test_a_client_that_answers_pings_stays_and_one_that_does_not_goes(tmp_path: Path) -> None:
     """However long it says nothing else, and hears nothing else."""
-    server = ImpatientServer(tmp_path, environment={"PYTHONPATH": str(HERE)}, program="/nonexistent/llama-server")
+    server = ScriptedServer(tmp_path, IMPATIENT)
     try:
         quiet, gone = await Dashboard().connect(server.start()), asyncio.Event()
         quiet.sio.on("disconnect", lambda *_: gone.set())
@@ -6067,8 +6071,7 @@ async def test_a_renewed_certificate_is_taken_over(tmp_path: Path) -> None:
     """Who renews the files need not restart llamadash; a pair that does not fit changes nothing and is said once."""
     (old, old_key), (new, new_key) = certificate(tmp_path, "old"), certificate(tmp_path, "new")
     used, used_key = shutil.copy(old, tmp_path / "used.pem"), shutil.copy(old_key, tmp_path / "used.key")
-    server = ImpatientServer(tmp_path / "server", "--tls-cert", str(used), "--tls-key", str(used_key),
-                             environment={"PYTHONPATH": str(HERE)}, program="/nonexistent/llama-server")
+    server = ScriptedServer(tmp_path / "server", IMPATIENT, "--tls-cert", str(used), "--tls-key", str(used_key))
     try:
         port = int(server.start().url.rsplit(":", 1)[1])
 
@@ -7005,14 +7008,6 @@ sys.exit(llamadash.main(sys.argv[1:]))
 """
 
 
-class ReplayServer(Server):
-    """llamadash with a clock that runs as fast as it can."""
-
-    def command(self, *arguments: str) -> list[str]:
-        """The command line that runs the replay on this server's data folder."""
-        return [sys.executable, "-c", REPLAY, "--data-dir", str(self.data), *arguments]
-
-
 class Listener(Dashboard):
     """A client that stays: it counts what it is sent, and keeps the numbers of the broadcasts."""
 
@@ -7079,7 +7074,7 @@ async def replayed(server: Server) -> tuple[list[Json], collections.Counter[str]
 @run_async
 async def test_a_day_of_updates_leaves_nothing_behind(tmp_path: Path) -> None:
     """With as many updates as a day brings, and clients that come and go, nothing grows any more after a third."""
-    server = ReplayServer(tmp_path, environment={"PYTHONPATH": str(HERE)}, program="/nonexistent/llama-server")
+    server = ScriptedServer(tmp_path, REPLAY)
     try:
         (before, after), visits, staying = await replayed(server.start())
     finally:
