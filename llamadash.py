@@ -4685,6 +4685,7 @@ class ModelState:
     runtime: Json = field(default_factory=dict)
     leaving: str | None = None  # why it is about to leave memory, where that is known beforehand
     loads: int = 0  # counts loads, so that what belongs to an earlier one is recognised
+    events: int = 0  # counts what the engine told of it, so that a list asked for before that is recognised
     port: int | None = None
     lines: deque[LogLine] = field(default_factory=lambda: deque(maxlen=CHILD_LINES))
 
@@ -4707,7 +4708,6 @@ class ModelStates:
         self.asked: set[str] = set()  # models that the engine is being asked to load: its list may be older than that
         self.victims: list[str] = []  # evicted, for which model is not yet known
         self.timings = RequestTimings()
-        self.events = 0
 
     def state(self, id: str) -> ModelState:
         """The state of model `id`, made where there is none."""
@@ -4727,9 +4727,9 @@ class ModelStates:
         name, data = event.get("model"), event.get("data")
         if event.get("event") not in ("model_status", "status_change") or not is_model_name(name):
             return None
-        self.events += 1
         data = data if isinstance(data, dict) else {}
         state = self.state(str(name))
+        state.events += 1
         self.on_status(state, data.get("status"), data)
         return state
 
@@ -4793,12 +4793,16 @@ class ModelStates:
         state.runtime = {}
         self.mark(state)
 
-    def on_list(self, listed: list[Json]) -> None:
-        """Bring every state in line with the engine's own list of models."""
-        seen = set(self.asked)
+    def on_list(self, listed: list[Json], asked_at: dict[str, int]) -> None:
+        """Bring every state in line with the engine's own list of models.
+
+        A model that was heard of since the list was asked for, when there had been `asked_at` events of it, is left
+        out: the list may be older than that.
+        """
+        seen = self.asked | {name for name, state in self.all.items() if state.events != asked_at.get(name, 0)}
         for item in listed:
             status, name = item.get("status"), item.get("id")
-            if not isinstance(status, dict) or not isinstance(name, str) or name in self.asked:
+            if not isinstance(status, dict) or not isinstance(name, str) or name in seen:
                 continue
             seen.add(name)
             value, fresh, state = status.get("value"), name not in self.all, self.state(name)
@@ -5448,19 +5452,33 @@ class Engine:
             raise EngineFailed("the engine's events are not understood") from None
 
     async def take_events(self, silence: float | None) -> None:
-        """Take in the engine's events until the stream ends."""
+        """Take in the engine's events until the stream ends, and its list whenever that changed."""
         assert self.client is not None
+        outdated = asyncio.Event()
         async with self.client.open("GET", "/models/sse", silence=silence) as response:
-            await self.resync()
-            if self.restore:
-                self.restoring, self.restore = self.restore, []
-                self.restorer = self.dash.spawn(self.load_all(list(self.restoring)), "loading models again")
-            async for event in stream_events(response):
-                if state := self.states.on_event(event):
-                    self.measure(state)
-                elif event.get("event") == "models_reload":
+            # the list is slow at times, while it starts a model: that must be told even so
+            reader = asyncio.ensure_future(self.read_events(response, outdated))
+            reader.add_done_callback(lambda _: outdated.set())
+            try:
+                while not reader.done():
+                    outdated.clear()
                     await self.resync()
+                    if self.restore:
+                        self.restoring, self.restore = self.restore, []
+                        self.restorer = self.dash.spawn(self.load_all(list(self.restoring)), "loading models again")
+                    await outdated.wait()
+                await reader
+            finally:
+                await cancelled([reader])
         raise EngineUnavailable("the engine closed the connection")
+
+    async def read_events(self, response: aiohttp.ClientResponse, outdated: asyncio.Event) -> None:
+        """Take in events; one that says that the engine's list changed sets `outdated`."""
+        async for event in stream_events(response):
+            if state := self.states.on_event(event):
+                self.measure(state)
+            elif event.get("event") == "models_reload":
+                outdated.set()
 
     def measure(self, state: ModelState) -> None:
         """Find the process of a model that was just loaded, and its memory where its log does not say."""
@@ -5476,12 +5494,9 @@ class Engine:
     async def resync(self) -> None:
         """Take over the state of every model from the engine's list."""
         assert self.client is not None
-        for _ in range(3):
-            before = self.states.events
-            listed = await self.client.models()
-            if before == self.states.events:  # else the list may be older than what an event said
-                break
-        self.states.on_list(listed)
+        asked_at = {name: state.events for name, state in self.states.all.items()}
+        listed = await self.client.models()
+        self.states.on_list(listed, asked_at)
         others = [item["id"] for item in listed if item["id"] not in self.known]
         remote = self.program is not None and self.program.kind == "remote"
         self.warn("others", f"this engine also has {len(others)} models that are not in the library: "

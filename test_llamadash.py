@@ -3129,7 +3129,10 @@ def fake_llama_server(folder: Path, body: str, usage: str = "--models-preset FIL
 
 
 def fake_router(folder: Path, **answers: Any) -> str:
-    """A program that answers as a router, with anything: `models`, `events`, `metrics`, `chat`."""
+    """A program that answers as a router, with anything: `models`, `events`, `metrics`, `chat`.
+
+    It lists its models `slow` seconds after it was asked.
+    """
     (folder / "answers.json").write_text(json.dumps(answers))
     return fake_llama_server(folder, f"""
         import json
@@ -3141,6 +3144,8 @@ def fake_router(folder: Path, **answers: Any) -> str:
                 self.send_response(200)
                 self.end_headers()
                 path = self.path.split("?")[0]
+                if path == "/models":
+                    time.sleep(answers.get("slow", 0))
                 stream = {{"/models/sse": "events", "/v1/chat/completions": "chat"}}.get(path)
                 for event in answers.get(stream, []):
                     self.wfile.write(b"data: " + json.dumps(event).encode() + b"\\n\\n")
@@ -3176,7 +3181,8 @@ def status_event(status: Any, **data: Any) -> Json:
     {"events": [status_event("loaded", info={"meta": {"n_ctx": "<b>", "size": 10**400, "n_ctx_train": float("inf")}})]},
     {"events": [{"model": name, "event": "status_change", "data": {"status": "loading"}}
                 for name in (5, {"a": 1}, ["b"], None, "", "x" * 5000, "\ud800")]},
-    {"events": [5, [], {"event": ["x"]}, {"event": "models_reload"}]},
+    {"events": [5, [], {"event": ["x"]}, {"event": "models_reload"}],
+     "models": [{"id": "a", "status": {"value": "sleeping"}}]},  # the list is asked for again after every event
     {"models": [1, None, {"id": 5, "status": {"value": "loaded"}}, {"id": ["x"]}, {"id": "b", "status": 5}, LOADED,
                 {"id": "b", "status": {"value": ["loaded"]}}, {"id": "b", "status": {"value": {"a": 1}}}]},
     {"metrics": "llamacpp:requests_processing 1e999\nllamacpp:requests_deferred nan\nllamacpp:x e\n"},
@@ -3196,6 +3202,19 @@ async def test_odd_answers_of_the_engine_end_nothing(tmp_path: Path, odd: Json) 
             runtime = dash.engine.runtime(name)
             assert len(json.dumps(runtime)) < 500 and all(llamadash.is_amount(runtime["runtime"].get(key, 0))
                                                           for key in ("n_ctx", "n_ctx_train", "size"))
+
+
+@run_async
+async def test_a_slow_list_holds_up_no_event(tmp_path: Path) -> None:
+    """A load is told while the engine takes its time over the list, and an older list undoes nothing."""
+    models = [{"id": name, "status": {"value": "unloaded"}} for name in "ab"]
+    router = fake_router(tmp_path, models=models, events=[status_event("loading")], slow=0.5)
+    async with running(EngineDash(tmp_path, router)) as dash:
+        dash.engine.states.state("a").status = "loaded"
+        await eventually(lambda: dash.statuses("b") == ["loading"])
+        assert dash.engine.runtime("a")["status"] == "loaded", "the list has not come"
+        await dash.is_status("a", "unloaded")
+        assert dash.engine.runtime("b")["status"] == "loading"
 
 
 @run_async
