@@ -323,14 +323,14 @@ MAX_TEXT = 4096  # characters; longer fields say so with Length
 MAX_DEPTH = 32  # levels of nesting in a request; every real one has fewer than 8
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False, repr=False)
 class Range:
     """Bounds of a number, both included."""
     low: float
     high: float
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False, repr=False)
 class Length:
     """Bounds of a text's characters or a list's items, both included."""
     low: int
@@ -416,7 +416,7 @@ def checked_bounds(value: Any, bounds: Any, field: str) -> Any:
 Handler = Callable[..., Awaitable[Json] | Json]
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False, repr=False)
 class Event:
     """One request that clients may make: its handler, its fields and its unexpected-error code."""
     name: str
@@ -1316,7 +1316,7 @@ class GGUFError(Exception):
     """The file is not a usable GGUF; the message says why, for the user."""
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class GGUFHeader:
     """What stands before the weights of a GGUF file."""
     metadata: Json = field(default_factory=dict)  # numbers, texts cut to MAX_KEPT_TEXT, short arrays of numbers
@@ -1739,7 +1739,7 @@ class CacheLayer(NamedTuple):
     state: int
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class Shape:
     """What a model's memory depends on, from its row and, where it can be read, its header."""
     architecture: str
@@ -2103,7 +2103,7 @@ class FoundFile(NamedTuple):
         return os.path.basename(self.path)[:-len(".gguf")]
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class FoundModel:
     """A file, or all shards of a model in order, and what is known of it."""
     files: list[FoundFile]
@@ -2137,7 +2137,7 @@ class FoundModel:
             self.size, self.files[0].mtime, self.shards)
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class ScanResult:
     """What a scan found: rows without what the user chose (id, name, …), and what is not a usable model."""
     models: list[Json]
@@ -4673,7 +4673,7 @@ MAX_STAGE = 64  # characters of what the engine calls a part of a load
 CHILD_LINES = 60  # of one model's output, kept to explain a failed load
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class ModelState:
     """What the engine does with one model at the moment."""
     id: str
@@ -5877,7 +5877,7 @@ def validated_sampling(parameters: Json) -> Json:
     return accepted
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class Chat:
     """One answer under way, and what has come of it so far."""
     id: str
@@ -6590,7 +6590,7 @@ class RouterError(Exception):
         return web.json_response({"error": error}, status=self.status)
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class RouterOptions:
     """What belongs to the router alone; `overrides` are options of models from the command line."""
     host: str
@@ -6601,7 +6601,7 @@ class RouterOptions:
     overrides: dict[str, str]
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class RoutedModel:
     """One section of the presets, and its process while it has one."""
     name: str
@@ -7344,7 +7344,7 @@ class WrongContent(DashError):
     """What came is not what was announced."""
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class Part:
     """One file of a download: its name in the repository, and what the hub announces of it."""
     name: str
@@ -7354,7 +7354,7 @@ class Part:
     verified: bool = False
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class Download:
     """A model on its way: one file, or shards and projector, into `place`."""
     repo: str
@@ -8324,7 +8324,7 @@ def too_deep(value: Any) -> bool:
 PING_FRAME = text_frame(b"2")
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class Client:
     """One authenticated browser or program."""
     id: str
@@ -8904,7 +8904,7 @@ CONNECTION_SHARE = 0.75  # of all descriptors at most for connections: database,
 PRELOADED = ("app.js", "pages/dashboard.js")  # what the first page needs, with all that they import
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class WebFile:
     """One file of the client, ready to be sent."""
     body: bytes
@@ -9089,7 +9089,6 @@ class WebServer:
 
     def __init__(self, dash: Dash) -> None:
         self.dash = dash
-        self.files = WebFiles()
         self.sockets: collections.Counter[str] = collections.Counter()
         self.connections: collections.Counter[str] = collections.Counter()
         self.most_connections = math.inf
@@ -9102,6 +9101,11 @@ class WebServer:
         self.app.router.add_get(SOCKET_PATH, dash.hub.sio.handle_request)
         self.app.router.add_route("*", "/{path:.*}", self.static)
         self.app.on_response_prepare.append(self.secure)
+
+    @functools.cached_property
+    def files(self) -> WebFiles:
+        """The client, read when somebody first asks for a part of it."""
+        return WebFiles()
 
     async def secure(self, _request: web.Request, response: web.StreamResponse) -> None:
         """Add the security headers to every response."""
