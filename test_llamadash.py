@@ -7673,6 +7673,30 @@ async def test_two_tabs_on_one_conversation_lose_nothing(appliance: Server) -> N
 
 
 @run_async
+async def test_another_tab_follows_an_answer(appliance: Server) -> None:
+    """It grows there as well, nobody can ask between, and it counts as stopped when the tab that receives it closes."""
+    client = await ready_client(appliance)
+    async with chromium(appliance) as browser:
+        first = await browser.open("/chat")
+        await first.wait_for_selector("[data-connection=connected]")
+        await first.locator("textarea").first.fill("Write a very long story about the sea.")
+        await first.keyboard.press("Enter")
+        await first.wait_for_selector(".chat-answer .markdown", timeout=60_000)
+        second = await browser.open(first.url.removeprefix(appliance.url).partition("#")[0])
+        await second.wait_for_selector("text=Another tab receives this answer.")
+        grown = "(before) => document.querySelector('.chat-answer').innerText.length > before"
+        await second.wait_for_function(grown, arg=len(await second.locator(".chat-answer").inner_text()))
+        await second.locator("textarea").first.fill("And the moon?")
+        assert await second.get_by_role("button", name="Send", exact=True).is_disabled()
+        assert not await second.locator("text=Stopped before the end.").count()
+        await first.close()
+        await second.wait_for_selector("text=Stopped before the end.")
+        assert await second.get_by_role("button", name="Send", exact=True).is_enabled()
+        assert browser.problems == []
+    await client.close()
+
+
+@run_async
 async def test_a_chat_loses_nothing_while_it_is_disconnected(appliance: Server) -> None:
     """No answer is replaced that cannot be had again now, and what is written stays, also on another page."""
     client = await ready_client(appliance)

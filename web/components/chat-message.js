@@ -97,6 +97,7 @@ export class ChatMessage extends Component {
   renderPending() {
     const { message, run, loading } = /** @type {ChatMessageProps} */ (this.props);
     const current = run();
+    if (!current) return h("p", { className: "chat-live muted", role: "status" }, "Another tab receives this answer.");
     if (message.content || message.reasoning) return h("p", { className: "chat-live muted", "aria-hidden": "true" }, liveSpeed(current));
     const step = currentStep(current, loading());
     return h("div", { className: "chat-waiting" },

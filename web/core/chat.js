@@ -15,12 +15,11 @@
  * @property {number | null} firstAt when the first text came
  * @property {number | null} thoughtAt when the answer began after thinking
  * @property {number} pieces pieces of text so far, about one per token
- * @property {number} savedAt Unix ms
  */
 
 import { Conversations } from "./conversations.js";
 
-const SAVE_EVERY_MS = 2000; // while text streams in
+const KEEP_EVERY_MS = 2000; // an answer is stored while it is written; other tabs show it from there
 const EARLY_EVENTS = 500; // kept while it is not yet known whose they are
 const SEND_TIMEOUT_MS = 60_000; // until the server accepts; loading and answering come after that
 
@@ -48,6 +47,9 @@ export class Chat {
       state.on(event, (/** @type {any} */ data) => this.receive(event, data));
     }
     state.subscribe("connection", (/** @type {string} */ connection) => connection !== "connected" && this.cutOff());
+    /** @type {ReturnType<typeof setInterval> | undefined} runs while answers are written */
+    this.keeper = undefined;
+    globalThis.addEventListener?.("pagehide", () => this.leave());
   }
 
   /** The one chat of this page load, kept beside the state. @param {any} state the StateManager @returns {Chat} */
@@ -70,17 +72,18 @@ export class Chat {
   /** Asks for the next answer of `conversation`, whose last message is the user's.
    * @param {Conversation} conversation @param {string} id of the new message */
   async answer(conversation, id) {
+    const now = Date.now();
     /** @type {Message} */
-    const message = { id, role: "assistant", content: "", model: conversation.model, pending: true };
+    const message = { id, role: "assistant", content: "", model: conversation.model, pending: true, keptAt: now };
     const messages = outgoing(conversation);
     conversation.messages.push(message);
-    const now = Date.now();
     /** @type {Run} */
     const run = {
       conversation, message, chatId: null, cancelled: false, progress: null,
-      startedAt: now, firstAt: null, thoughtAt: null, pieces: 0, savedAt: now,
+      startedAt: now, firstAt: null, thoughtAt: null, pieces: 0,
     };
     this.runs.set(conversation.id, run);
+    this.keeper ??= setInterval(() => [...this.runs.values()].forEach((item) => this.keep(item)), KEEP_EVERY_MS);
     conversation.updatedAt = now;
     this.save(conversation);
     this.changed(run);
@@ -153,16 +156,25 @@ export class Chat {
       run.thoughtAt = now;
       run.message.thinkingTime = (now - run.firstAt) / 1000;
     }
-    if (now - run.savedAt > SAVE_EVERY_MS) {
-      run.savedAt = now;
-      this.save(run.conversation);
-    }
+    this.keep(run);
+  }
+
+  /** Stores an answer now and then, also from a hidden tab whose timers rest. @param {Run} run */
+  keep(run) {
+    const now = Date.now();
+    if (now - (run.message.keptAt ?? 0) < KEEP_EVERY_MS) return;
+    run.message.keptAt = now;
+    this.save(run.conversation);
   }
 
   /** @param {Run} run @param {Partial<Message>} result */
   finish(run, result) {
-    Object.assign(run.message, result, { pending: false });
+    Object.assign(run.message, result, { pending: false, keptAt: undefined });
     if (this.runs.get(run.conversation.id) === run) this.runs.delete(run.conversation.id);
+    if (!this.runs.size) {
+      clearInterval(this.keeper);
+      this.keeper = undefined;
+    }
     this.save(run.conversation);
     this.changed(run);
   }
@@ -172,6 +184,11 @@ export class Chat {
     for (const run of [...this.runs.values()]) {
       this.finish(run, { error: { code: "DISCONNECTED", message: "The connection was lost before the answer was complete." } });
     }
+  }
+
+  /** The page goes, and with it who receives its answers. */
+  leave() {
+    for (const run of [...this.runs.values()]) this.finish(run, { stopped: true });
   }
 
   /** @param {Run} run */

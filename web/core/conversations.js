@@ -6,7 +6,8 @@
  *   prompt_per_second: number | null, generated_per_second: number | null, time_to_first_token: number | null,
  *   finish_reason: string | null, context: number | null}} AnswerStats
  * @typedef {{id: string, role: "user" | "assistant", content: string, reasoning?: string, model?: string,
- *   stats?: AnswerStats, error?: Failure, stopped?: boolean, pending?: boolean, thinkingTime?: number}} Message
+ *   stats?: AnswerStats, error?: Failure, stopped?: boolean, pending?: boolean, keptAt?: number, thinkingTime?: number}} Message
+ *   `keptAt`, in Unix ms, says when a pending answer was last stored by the tab that receives it
  * @typedef {{temperature?: number, top_p?: number, top_k?: number, min_p?: number, max_tokens?: number, seed?: number}} Sampling
  * @typedef {{id: string, title: string, createdAt: number, updatedAt: number, model: string, system: string,
  *   parameters: Sampling, messages: Message[]}} Conversation
@@ -18,6 +19,7 @@ const ITEM_KEY = "llamadash.conversation.";
 const MAX_CONVERSATIONS = 200;
 const MAX_SIZE = 4_000_000; // characters in all; browsers grant a site about 5 million
 const TITLE_LENGTH = 60; // characters
+export const ABANDONED_MS = 6000; // without being stored: the tab that received this answer has gone
 
 export const UNTITLED = "New conversation";
 
@@ -82,7 +84,9 @@ export class Conversations {
     if (!stored || !Array.isArray(stored.messages)) return null;
     const conversation = /** @type {Conversation} */ (stored);
     for (const message of conversation.messages) {
-      if (message.pending) Object.assign(message, { pending: false, stopped: true });
+      if (message.pending && Date.now() - (message.keptAt ?? 0) > ABANDONED_MS) {
+        Object.assign(message, { pending: false, stopped: true });
+      }
     }
     this.cache.set(id, conversation);
     return conversation;

@@ -11,7 +11,7 @@
 import { readStorage, writeStorage } from "../core/auth.js";
 import { Chat } from "../core/chat.js";
 import { Component, h } from "../core/component.js";
-import { UNTITLED, makeId, titleFrom, toMarkdown } from "../core/conversations.js";
+import { ABANDONED_MS, UNTITLED, makeId, titleFrom, toMarkdown } from "../core/conversations.js";
 import { relativeTime } from "../core/format.js";
 import { ChatMessage } from "../components/chat-message.js";
 import { saveText } from "../components/copy-button.js";
@@ -57,6 +57,8 @@ export class ChatPage extends Component {
     this.views = new Map();
     this.atBottom = true;
     this.updated = () => this.follow();
+    /** @type {ReturnType<typeof setTimeout> | undefined} until it is looked at whether the other tab still receives */
+    this.recheck = undefined;
     /** @type {any} */
     this.state = {
       conversation: this.wanted() ?? this.blank(),
@@ -71,7 +73,7 @@ export class ChatPage extends Component {
     const onStorage = (/** @type {StorageEvent} */ event) => this.handleOtherTab(event);
     document.addEventListener("keydown", onKey);
     window.addEventListener("storage", onStorage);
-    this.toBottom();
+    this.didUpdate();
     this.focusInput();
     this.keepAddress(this.conversation.messages.length ? this.conversation.id : null);
     return [
@@ -81,12 +83,14 @@ export class ChatPage extends Component {
       this.chat.listen((conversation, message) => this.handleAnswer(conversation, message)),
       () => document.removeEventListener("keydown", onKey),
       () => window.removeEventListener("storage", onStorage),
+      () => clearTimeout(this.recheck),
     ];
   }
 
   didUpdate() {
     this.follow();
     this.growInput();
+    if (this.elsewhere) this.recheck ??= setTimeout(() => this.reload(), ABANDONED_MS);
   }
 
   willDestroy() {
@@ -146,9 +150,14 @@ export class ChatPage extends Component {
     return this.models.find((model) => model.id === this.conversation.model) ?? null;
   }
 
+  /** Whether another tab receives an answer of this conversation. */
+  get elsewhere() {
+    return this.run === null && this.conversation.messages.some((message) => message.pending);
+  }
+
   /** Whether an answer can be asked for now. */
   get ready() {
-    return this.run === null && this.model !== null && this.props.state.connection === "connected";
+    return this.run === null && !this.elsewhere && this.model !== null && this.props.state.connection === "connected";
   }
 
   /** @returns {Conversation} a conversation that is not stored before its first message */
@@ -314,7 +323,8 @@ export class ChatPage extends Component {
           ? h("button", { key: "stop", type: "button", className: "button button-icon chat-send", "aria-label": "Stop", title: "Stop (Esc)", dataset: { action: "stop" } }, icon("stop"))
           : h("button", { key: "send", type: "submit", className: "button button-primary button-icon chat-send", "aria-label": "Send", title: "Send (Enter)", disabled: empty || !this.ready }, icon("send"))),
       h("p", { className: "chat-hint muted" },
-        offline ? "Not connected: your message stays here until llamadash is back." : running ? "Esc stops the answer." : "Enter sends, Shift+Enter begins a new line."),
+        offline ? "Not connected: your message stays here until llamadash is back." : running ? "Esc stops the answer."
+          : this.elsewhere ? "You can go on once the other tab has its answer." : "Enter sends, Shift+Enter begins a new line."),
       h("p", { className: "visually-hidden", role: "status" }, running ? "The model is answering" : ""));
   }
 
@@ -470,6 +480,13 @@ export class ChatPage extends Component {
   /** @param {StorageEvent} event */
   handleOtherTab(event) {
     if (event.key !== null && !event.key.startsWith("llamadash.conversation")) return;
+    this.reload();
+  }
+
+  /** Takes over what another tab has stored, or no longer stores. */
+  reload() {
+    clearTimeout(this.recheck);
+    this.recheck = undefined;
     this.conversations.reload(new Set(this.chat.runs.keys()));
     this.setState({ conversation: this.conversations.get(this.conversation.id) ?? this.conversation });
   }
