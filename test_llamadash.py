@@ -7736,6 +7736,29 @@ async def test_focus_returns_from_a_dialog(start: Callable[..., Server]) -> None
 
 
 @run_async
+async def test_nobody_loses_his_place(start: Callable[..., Server], tmp_path: Path) -> None:
+    """Where the button that was pressed is gone afterwards, the focus is near, and Tab goes on from there."""
+    write_tiny_model(tmp_path / "models" / "tiny.gguf")
+    async with chromium(start("--models-dir", str(tmp_path / "models"))) as browser:
+        page = await browser.open("/models/tiny")
+        await page.get_by_role("button", name="Rename").click()
+        await page.locator(".rename-input").fill("Little one")
+        await page.keyboard.press("Enter")
+        await page.wait_for_selector(".rename-input", state="detached")
+        await page.wait_for_selector("h2:has-text('Little one')")
+        assert await page.evaluate("document.activeElement.ariaLabel") == "Rename"
+        page = await browser.open("/logs?source=nobody")
+        await page.get_by_role("button", name="Clear filters").focus()
+        await page.keyboard.press("Enter")
+        await page.wait_for_selector("text=No line matches", state="detached")
+        near = "document.activeElement.closest('.logs-page') !== null"
+        assert await page.evaluate(near)
+        await page.keyboard.press("Tab")
+        assert await page.evaluate(near)
+        assert browser.problems == []
+
+
+@run_async
 async def test_escape_closes_the_menu_of_a_phone(start: Callable[..., Server]) -> None:
     """What "More" opened is closed by Escape, from wherever in it the focus is, which goes back to the button."""
     async with chromium(start(), viewport={"width": 390, "height": 844}) as browser:

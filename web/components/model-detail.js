@@ -29,7 +29,7 @@ export class ModelDetail extends Component {
       "click [data-tab]": "handleTab",
       "keydown [role=\"tablist\"]": "handleTabKey",
       "click [data-action=\"rename\"]": "handleRename",
-      "click [data-action=\"rename-cancel\"]": "handleRenameCancel",
+      "click [data-action=\"rename-cancel\"]": "endRename",
       "keydown .rename-input": "handleRenameKey",
       "input .rename-input": "handleRenameInput",
       "submit .rename": "handleRenameSave",
@@ -58,16 +58,23 @@ export class ModelDetail extends Component {
 
   handleRename() {
     this.setState({ renaming: this.props.model.name });
-    requestAnimationFrame(() => requestAnimationFrame(() => this.element.querySelector(".rename-input")?.select()));
+    this.update();
+    const input = this.element.querySelector(".rename-input");
+    input.focus();
+    input.select();
   }
 
-  handleRenameCancel() {
-    this.setState({ renaming: null });
+  /** Whoever was still in the form is back at its button. */
+  endRename() {
+    const inside = this.element.querySelector(".rename")?.contains(document.activeElement);
+    this.setState({ renaming: null, saving: false });
+    this.update();
+    if (inside) this.element.querySelector("[data-action=\"rename\"]").focus();
   }
 
   /** @param {KeyboardEvent} event */
   handleRenameKey(event) {
-    if (event.key === "Escape") this.handleRenameCancel();
+    if (event.key === "Escape") this.endRename();
   }
 
   /** @param {Event} _event @param {HTMLInputElement} element */
@@ -80,16 +87,16 @@ export class ModelDetail extends Component {
     event.preventDefault();
     const { model, state } = this.props;
     const name = this.state.renaming.trim();
-    if (!name || name === model.name) return this.handleRenameCancel();
+    if (!name || name === model.name) return this.endRename();
     this.setState({ saving: true });
     try {
       await state.request("models:update", { id: model.id, revision: model.revision, changes: { name } });
-      this.setState({ renaming: null });
+      this.endRename();
     } catch (error) {
       const { code, message } = /** @type {any} */ (error);
       toast(code === "CONFLICT" ? "The model changed elsewhere just now. Look at it, then save again." : message, { kind: "error" });
+      this.setState({ saving: false });
     }
-    this.setState({ saving: false });
   }
 
   render() {

@@ -193,13 +193,33 @@ export function shallowEqual(a, b) {
 
 /** Run `work`, then didMount of every component it put on the page. @template T @param {() => T} work @returns {T} */
 function transaction(work) {
+  const path = depth === 0 ? pathOf(document.activeElement) : [];
   depth += 1;
   try {
     return work();
   } finally {
     depth -= 1;
-    if (depth === 0) for (const component of mounted.splice(0)) component.settle();
+    if (depth === 0) {
+      keepPlace(path);
+      for (const component of mounted.splice(0)) component.settle();
+    }
   }
+}
+
+/** @param {Element | null} element @returns {HTMLElement[]} it and everything that it is in, up to the body */
+function pathOf(element) {
+  const path = [];
+  for (let at = element; at && at !== document.body; at = at.parentElement) path.push(/** @type {HTMLElement} */ (at));
+  return path;
+}
+
+/** Whoever was at an element that is gone, or of no use now, goes on from what it was in. @param {HTMLElement[]} path */
+function keepPlace([focused, ...above]) {
+  if (!focused || (focused.isConnected && !focused.matches(":disabled, [hidden], [hidden] *"))) return;
+  const near = above.find((element) => element.isConnected && !element.closest("[hidden]"));
+  if (!near) return;
+  if (near.tabIndex < 0) near.setAttribute("tabindex", "-1");
+  near.focus({ preventScroll: true });
 }
 
 /** A piece of the page with its own state, events and life. */
