@@ -4093,19 +4093,19 @@ LEVELS = {"I": "info", "W": "warning", "E": "error", "D": "debug",
           "info": "info", "warn": "warning", "error": "error", "debug": "debug"}
 ALARMING = re.compile(r"(?i)\b(?:error|failed|failure|assert|abort|fatal|out of memory|cannot open)\b|GGML_ASSERT")
 # Names and numbers in the log are bounded: no line, however odd, takes long or gives what cannot be stored.
-SPAWNING = re.compile(r"spawning server instance with name=(\S{1,256}) on port (\d{1,5})")
-EVICTING = re.compile(r"(?:removing|evicting idle) LRU name=(\S{1,256})")
-RELOADING = re.compile(r"\(reload\) unloading model name=(\S{1,256}) \(source updated or removed\)")
-TIMING = re.compile(r"print_timing: id +-?\d{1,9} \| task (\d{1,9}) \| +(prompt eval|eval|total) time = "
-                    r"+(\d{1,12}(?:\.\d{1,9})?) ms / +(\d{1,9}) tokens")
-RELEASE = re.compile(r"release: id +-?\d{1,9} \| task (\d{1,9}) \| stop processing: n_(?:tokens|past) = (\d{1,9}), "
-                     r"truncated = (\d)")
-SPEED = re.compile(r"task (\d{1,9}) \| n_gen = +\d{1,9}, tg = +[\d.]{1,20} t/s, tg_3s = "
-                   r"+(\d{1,9}(?:\.\d{1,9})?) t/s")
+SPAWNING = r"spawning server instance with name=(\S{1,256}) on port (\d{1,5})"
+EVICTING = r"(?:removing|evicting idle) LRU name=(\S{1,256})"
+RELOADING = r"\(reload\) unloading model name=(\S{1,256}) \(source updated or removed\)"
+TIMING = (r"print_timing: id +-?\d{1,9} \| task (\d{1,9}) \| +(prompt eval|eval|total) time = "
+          r"+(\d{1,12}(?:\.\d{1,9})?) ms / +(\d{1,9}) tokens")
+RELEASE = (r"release: id +-?\d{1,9} \| task (\d{1,9}) \| stop processing: n_(?:tokens|past) = (\d{1,9}), "
+           r"truncated = (\d)")
+SPEED = (r"task (\d{1,9}) \| n_gen = +\d{1,9}, tg = +[\d.]{1,20} t/s, tg_3s = "
+         r"+(\d{1,9}(?:\.\d{1,9})?) t/s")
 TELLING = re.compile(rb"name=|\| task |fit_memory_breakdown| E |error")
-ORIGIN = re.compile(r"^(?:\w+ +)?[\w~]+ ?(?:\(\))?: +")  # the function that llama.cpp names before a message
-VAGUE = re.compile(r"(?i)failed to load (?:the )?model|unable to load model|exiting due to|trying to fit params|"
-                   r"failed to init")
+ORIGIN = r"^(?:\w+ +)?[\w~]+ ?(?:\(\))?: +"  # the function that llama.cpp names before a message
+VAGUE = (r"(?i)failed to load (?:the )?model|unable to load model|exiting due to|trying to fit params|"
+         r"failed to init")
 HARMLESS = re.compile(r"http client error: Connection handling canceled")  # logged as an error when a client leaves
 NOISE = re.compile(r"proxying request to model|spawning server instance with args|^srv +load:   |"
                    r"^slot (?:get_availabl|launch_slot_)")
@@ -4172,9 +4172,9 @@ def parse_json_line(text: str, port: int | None) -> LogLine:
 
 def explanation(lines: Iterable[LogLine]) -> str | None:
     """The most telling of the errors in `lines`: the last that says more than that it failed."""
-    errors = [ORIGIN.sub("", line.text).strip() for line in lines
+    errors = [re.sub(ORIGIN, "", line.text).strip() for line in lines
               if line.level == "error" and not HARMLESS.search(line.text)]
-    telling = [item for item in errors if item and not VAGUE.search(item)]
+    telling = [item for item in errors if item and not re.search(VAGUE, item)]
     return telling[-1] if telling else errors[-1] if errors else None
 
 
@@ -4207,12 +4207,12 @@ class RequestTimings:
 
     def feed(self, port: int, text: str) -> Json | None:
         """The request that `text` completes, without its model; None otherwise."""
-        if found := TIMING.search(text):
+        if found := re.search(TIMING, text):
             key = (port, int(found[1]))
             self.open.setdefault(key, {})[found[2]] = (float(found[3]), int(found[4]))
             if len(self.open) > MAX_OPEN_REQUESTS:
                 self.open.popitem(last=False)
-        elif found := RELEASE.search(text):
+        elif found := re.search(RELEASE, text):
             parts = self.open.pop((port, int(found[1])), None)
             return self.finished(parts, int(found[2]), found[3] == "1") if parts else None
         return None
@@ -4852,7 +4852,7 @@ class ModelStates:
 
     def on_task_line(self, state: ModelState, port: int, text: str) -> None:
         """A request's timings, or the speed of one under way."""
-        if found := SPEED.search(text):
+        if found := re.search(SPEED, text):
             self.speeds[port, int(found[1])] = (float(found[2]), time.monotonic())
             state.runtime["tokens_per_second"] = float(found[2])
             self.mark(state)
@@ -4866,13 +4866,13 @@ class ModelStates:
 
     def on_router_line(self, text: str) -> None:
         """Which process belongs to which model, and who has to go for whom."""
-        if found := SPAWNING.search(text):
+        if found := re.search(SPAWNING, text):
             self.on_spawn(found[1], int(found[2]))
-        elif found := EVICTING.search(text):
+        elif found := re.search(EVICTING, text):
             state = self.state(found[1])
             state.leaving = "evicted for another model"
             self.victims.append(state.id)
-        elif found := RELOADING.search(text):
+        elif found := re.search(RELOADING, text):
             self.state(found[1]).leaving = "configuration changed"
 
     def on_spawn(self, name: str, port: int) -> None:
