@@ -4944,7 +4944,6 @@ class Engine:
         self.known: set[str] = set()  # ids in the library
         self.flood = Flood()
         self.flood_told = 0.0
-        self.puzzles: set[str] = set()  # failures over what the engine said that are in the log
         self.restore: list[str] = []  # models to load again after a restart
         self.restoring: list[str] = []  # those of them that are not yet loaded again
         self.restorer: asyncio.Task[None] | None = None
@@ -4965,7 +4964,7 @@ class Engine:
     async def open(self) -> None:
         """Find the engine, and attach to one that runs elsewhere; ours starts when start() is called."""
         self.program = find_program(self.dash.config.llama_server)
-        self.tasks.append(self.dash.spawn(self.publish_changes(), "engine events"))
+        self.tasks.append(self.dash.spawn(self.dash.lasting("engine events", self.publish_changes), "engine events"))
         self.known = {row["id"] for row in self.dash.db.models()}
         if self.program is None:
             self.enter("missing", self.missing_reason())
@@ -5064,11 +5063,7 @@ class Engine:
         while True:
             await self.stale.wait()
             self.stale.clear()
-            try:
-                await self.publish()
-            except Exception:
-                self.puzzled("what changed in the engine could not be told")
-                await asyncio.sleep(PUZZLED_PAUSE)
+            await self.publish()
             await asyncio.sleep(PUBLISH_INTERVAL)
 
     async def publish(self) -> None:
@@ -5566,10 +5561,8 @@ class Engine:
             self.puzzled("a line of the engine was not understood")
 
     def puzzled(self, what: str) -> None:
-        """Log the failure at hand, once of each kind: an engine may repeat it a thousand times a second."""
-        kind = f"{what}: {sys.exc_info()[0]}"
-        if kind not in self.puzzles:
-            self.puzzles.add(kind)
+        """Log the failure at hand, seldom of each kind: an engine may repeat it a thousand times a second."""
+        if self.dash.news.is_new(f"{what}: {sys.exc_info()[0]}", None):
             log.exception("%s", what)
 
     def on_line(self, line: LogLine) -> None:

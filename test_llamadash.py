@@ -2968,7 +2968,7 @@ async def test_a_line_that_is_not_understood_is_not_the_last(
     """)
     async with running(EngineDash(tmp_path, program=program), ready=False) as dash:
         await eventually(lambda: "after it" in dash.log())
-        assert len(dash.engine.puzzles) == 1
+        assert len(dash.news.told) == 1
 
 
 @run_async
@@ -3197,7 +3197,7 @@ async def test_odd_answers_of_the_engine_end_nothing(tmp_path: Path, odd: Json) 
         dash.engine.states.state("a").status = "loaded"
         counters = await dash.engine.counters()
         assert (counters["active_models"], counters["requests_processing"]) in ((1, 0), (2, 0))
-        assert not dash.engine.puzzles and len(dash.engine.states.all) <= 2
+        assert not dash.news.told and len(dash.engine.states.all) <= 2
         for name in "ab":
             runtime = dash.engine.runtime(name)
             assert len(json.dumps(runtime)) < 500 and all(llamadash.is_amount(runtime["runtime"].get(key, 0))
@@ -3235,7 +3235,7 @@ async def test_a_failure_over_an_answer_is_not_the_end(tmp_path: Path, monkeypat
         await dash.is_status("a", "sleeping")
         dash.engine.states.finished.append({"timestamp": 2**70})
         dash.engine.touch()
-        await eventually(lambda: len(dash.engine.puzzles) == 2)
+        await eventually(lambda: len(dash.news.told) == 2)
         dash.engine.states.mark(dash.engine.states.state("b"))
         await eventually(lambda: dash.statuses("b"))
 
