@@ -3359,8 +3359,8 @@ class Config:
     tls_cert: Path | None = None
     tls_key: Path | None = None
     log_level: str | None = None
-    sockets_per_address: int = 32
-    request_rate: int = 50
+    sockets_per_address: int = 32  # a household behind one router, with tabs to spare
+    request_rate: int = 50  # a second and client; a page that is opened makes about ten
     fixed: dict[str, str] = dataclasses.field(default_factory=dict)
 
     @property
@@ -8243,7 +8243,6 @@ CROWD = 100  # sockets that have gone: their memory (3 MB) is worth giving back
 RECOVERY_TIME = 120.0  # seconds for which missed broadcasts are kept
 RECOVERY_BYTES = 4_000_000  # of missed broadcasts, at most
 RECOVERY_COUNT = 10_000  # missed broadcasts, at most
-REQUEST_RATE = 50  # requests a second and client; a page that is opened makes about ten
 REQUEST_BURST = 2.0  # seconds' worth of requests that may come at once
 REQUEST_SIZE = 20_000  # characters of a message that count as one more request, for parsing takes time as well
 MAX_BRACKETS = 50_000  # lists and objects in one message: pasted source has fewer, and each takes a microsecond
@@ -8251,7 +8250,6 @@ TURN = 0.01  # seconds that one socket's events may take before everybody else g
 KEPT_TIME = 1.0  # seconds that a kept answer is good for at most
 KEPT_ANSWERS = 1024  # kept answers, at most: a model has 2 kB, and there is one list of all
 MAX_RUNNING = 64  # requests of one client that may be under way at the same time
-SOCKETS_PER_ADDRESS = 32  # a household behind one router, with tabs to spare
 REFUSAL_REPORT = 10.0  # seconds between two log lines about refused connections and messages
 ADDRESS_WITH_PORT = r"\[([^\]]+)\](?::\d{1,5})?|([\d.]+):\d{1,5}"
 ENVELOPE_FIELDS = ("requestId", "data", "timestamp")
@@ -8324,9 +8322,9 @@ class Client:
     wire: Wire
     address: str
     session_id: str | None
-    recover: tuple[str, int] | None = None
-    established: Json = dataclasses.field(default_factory=dict)
-    rate: float = REQUEST_RATE
+    recover: tuple[str, int] | None
+    established: Json
+    rate: float
     allowance: float = math.inf
     measured: float = 0.0
     running: int = 0
