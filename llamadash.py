@@ -323,6 +323,7 @@ MAX_TEXT = 4096  # characters; longer fields say so with Length
 MAX_DEPTH = 32  # levels of nesting in a request; every real one has fewer than 8
 
 
+# Here and below: nobody compares or prints these, and making the methods for it would take 10 ms of every start.
 @dataclass(eq=False, repr=False)
 class Range:
     """Bounds of a number, both included."""
