@@ -1227,7 +1227,7 @@ def test_large_vocabulary_is_skipped_quickly(tmp_path: Path) -> None:
     assert header.lengths["tokenizer.ggml.tokens"] == 150_000
     assert header.metadata["after"] == 7
     assert peak < 1_000_000
-    assert llamadash.read_gguf(path) == header
+    assert vars(llamadash.read_gguf(path)) == vars(header)
 
 
 def test_vocabularies_that_only_begin_alike(tmp_path: Path) -> None:
