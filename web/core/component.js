@@ -213,13 +213,18 @@ function pathOf(element) {
   return path;
 }
 
-/** Whoever was at an element that is gone, or of no use now, goes on from what it was in. @param {HTMLElement[]} path */
+/**
+ * Gives the focus back to an element that lost it by being moved; whoever was at one that is gone, or of no use now,
+ * goes on from what it was in.
+ * @param {HTMLElement[]} path
+ */
 function keepPlace([focused, ...above]) {
-  if (!focused || (focused.isConnected && !focused.matches(":disabled, [hidden], [hidden] *"))) return;
-  const near = above.find((element) => element.isConnected && !element.closest("[hidden]"));
-  if (!near) return;
-  if (near.tabIndex < 0) near.setAttribute("tabindex", "-1");
-  near.focus({ preventScroll: true });
+  if (!focused) return;
+  const lost = !focused.isConnected || focused.matches(":disabled, [hidden], [hidden] *");
+  const place = lost ? above.find((element) => element.isConnected && !element.closest("[hidden]")) : focused;
+  if (!place || place === document.activeElement) return;
+  if (lost && place.tabIndex < 0) place.setAttribute("tabindex", "-1");
+  place.focus({ preventScroll: true });
 }
 
 /** A piece of the page with its own state, events and life. */
@@ -308,11 +313,7 @@ export class Component {
   update() {
     this.pending = false;
     if (!this.tree || this.destroyed) return;
-    const focused = /** @type {any} */ (document.activeElement);
     transaction(() => this.replaceTree(this.render()));
-    if (focused && focused !== document.activeElement && focused.isConnected && this.element.contains?.(focused)) {
-      focused.focus({ preventScroll: true }); // a moved element loses it
-    }
     this.didUpdate();
   }
 
