@@ -9943,7 +9943,7 @@ class LoopMonitor(threading.Thread):
 
     def __init__(self) -> None:
         super().__init__(name="loop monitor", daemon=True)
-        self.beat = time.monotonic()
+        self.beat, self.worked = time.monotonic(), time.thread_time()
         self.ended = threading.Event()
         self.watched = threading.get_ident()
         self.stack = ""
@@ -9957,12 +9957,14 @@ class LoopMonitor(threading.Thread):
 
     def alive(self) -> float:
         """Give a sign of life, and return by how many seconds it came late."""
-        now = time.monotonic()
-        late, self.beat = now - self.beat - HEARTBEAT, now
+        now, worked = time.monotonic(), time.thread_time()
+        late, work = now - self.beat - HEARTBEAT, worked - self.worked
+        self.beat, self.worked = now, worked
         if late > STALL and self.stack:
             waiting = "selectors.py" in self.stack.rsplit("File ", 1)[-1]  # ready to go on, but not let
             log.log(logging.DEBUG if waiting else logging.WARNING,
-                    "the event loop stood still for %d ms, here:\n%s", late * 1000, self.stack.rstrip())
+                    "the event loop stood still for %d ms (%d ms of work), here:\n%s",
+                    late * 1000, work * 1000, self.stack.rstrip())
         self.stack = ""
         return max(late, 0.0)
 
