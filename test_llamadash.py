@@ -7694,16 +7694,21 @@ async def test_two_tabs_on_one_conversation_lose_nothing(appliance: Server) -> N
         await second.locator(".chat-question", has_text="Say two.").wait_for()
         await second.wait_for_function("() => document.querySelectorAll('.chat-answer .chat-footer').length === 2")
         await ask(second, "Say three.")
-        await first.reload()
         await first.locator(".chat-question", has_text="Say three.").wait_for()
-        assert await first.locator(".chat-question").all_inner_texts() == ["Say one.", "Say two.", "Say three."]
+        await first.get_by_role("link", name="Models", exact=True).click()
+        await first.wait_for_selector("h1:has-text('Models')")
+        await ask(second, "Say four.")
+        await first.get_by_role("link", name="Chat", exact=True).click()
+        await first.locator(".chat-question", has_text="Say four.").wait_for()
+        asked = [f"Say {number}." for number in ("one", "two", "three", "four")]
+        assert await first.locator(".chat-question").all_inner_texts() == asked
         assert browser.problems == []
     await client.close()
 
 
 @run_async
 async def test_another_tab_follows_an_answer(appliance: Server) -> None:
-    """It grows there as well, nobody can ask between, and it counts as stopped when the tab that receives it closes."""
+    """It grows there, nobody can ask between, a new title stays, and it stops when the tab that receives it closes."""
     client = await ready_client(appliance)
     async with chromium(appliance) as browser:
         first = await browser.open("/chat")
@@ -7718,9 +7723,14 @@ async def test_another_tab_follows_an_answer(appliance: Server) -> None:
         await second.locator("textarea").first.fill("And the moon?")
         assert await second.get_by_role("button", name="Send", exact=True).is_disabled()
         assert not await second.locator("text=Stopped before the end.").count()
+        await second.get_by_role("button", name="Rename").click()
+        await second.get_by_role("textbox", name="Title").fill("The sea")
+        await second.keyboard.press("Enter")
+        await second.wait_for_function(grown, arg=len(await second.locator(".chat-answer").inner_text()))
         await first.close()
         await second.wait_for_selector("text=Stopped before the end.")
         assert await second.get_by_role("button", name="Send", exact=True).is_enabled()
+        assert await second.locator(".chat-entry-title").all_inner_texts() == ["The sea"]
         assert browser.problems == []
     await client.close()
 

@@ -69,6 +69,17 @@ export class Chat {
     this.storageFull = !this.conversations.save(conversation);
   }
 
+  /** Stores an answer beside what another tab may have set meanwhile. @param {Run} run */
+  store(run) {
+    if (!this.storageFull) this.conversations.refresh(run.conversation);
+    this.save(run.conversation);
+  }
+
+  /** Reads again what other tabs have stored, but for the conversations that are answered here. */
+  reload() {
+    this.conversations.reload(new Set(this.runs.keys()));
+  }
+
   /** Asks for the next answer of `conversation`, whose last message is the user's.
    * @param {Conversation} conversation @param {string} id of the new message */
   async answer(conversation, id) {
@@ -164,7 +175,7 @@ export class Chat {
     const now = Date.now();
     if (now - (run.message.keptAt ?? 0) < KEEP_EVERY_MS) return;
     run.message.keptAt = now;
-    this.save(run.conversation);
+    this.store(run);
   }
 
   /** @param {Run} run @param {Partial<Message>} result */
@@ -175,7 +186,7 @@ export class Chat {
       clearInterval(this.keeper);
       this.keeper = undefined;
     }
-    this.save(run.conversation);
+    this.store(run);
     this.changed(run);
   }
 

@@ -71,6 +71,14 @@ export class Conversations {
     for (const id of this.cache.keys()) if (!keep.has(id)) this.cache.delete(id);
   }
 
+  /** Takes over what another tab may have set while this one receives an answer. @param {Conversation} conversation */
+  refresh(conversation) {
+    const stored = read(this.storage, ITEM_KEY + conversation.id);
+    if (!stored) return;
+    const { title, model, system, parameters } = stored;
+    Object.assign(conversation, { title, model, system, parameters });
+  }
+
   /** @returns {Summary[]} newest first */
   list() {
     return [...this.index].sort((one, other) => other.updatedAt - one.updatedAt);

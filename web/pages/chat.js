@@ -53,6 +53,7 @@ export class ChatPage extends Component {
     super(props);
     this.chat = Chat.of(this.props.state);
     this.conversations = this.chat.conversations;
+    this.chat.reload(); // while another page was shown nobody heard of other tabs
     /** @type {Map<string, ChatMessage>} */
     this.views = new Map();
     this.atBottom = true;
@@ -454,7 +455,7 @@ export class ChatPage extends Component {
     this.endRename(input);
     if (!conversation || !title || title === conversation.title) return;
     conversation.title = title;
-    this.conversations.save(conversation);
+    this.chat.save(conversation);
   }
 
   /** Whoever was still in the field is back at its button. @param {HTMLInputElement} input */
@@ -487,7 +488,7 @@ export class ChatPage extends Component {
   reload() {
     clearTimeout(this.recheck);
     this.recheck = undefined;
-    this.conversations.reload(new Set(this.chat.runs.keys()));
+    this.chat.reload();
     this.setState({ conversation: this.conversations.get(this.conversation.id) ?? this.conversation });
   }
 
@@ -510,7 +511,7 @@ export class ChatPage extends Component {
   changeConversation(changes) {
     Object.assign(this.conversation, changes);
     if (changes.parameters) writeStorage(SAMPLING_KEY, JSON.stringify(changes.parameters));
-    if (this.conversation.messages.length) this.conversations.save(this.conversation);
+    if (this.conversation.messages.length) this.chat.save(this.conversation);
     this.setState({});
   }
 
