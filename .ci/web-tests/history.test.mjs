@@ -14,7 +14,7 @@ test("samples join the bucket they belong to, and a silence is a gap", () => {
   assert.deepEqual(history.column("cpu_usage").avg, [9, null, 9]);
 });
 
-test("a sample from before the window changes nothing", () => {
+test("a sample from just before the window changes nothing", () => {
   const history = new History({ bucket: 10_000, timestamps: [20_000, 30_000], series: { cpu_usage: { avg: [1, 2], max: [1, 2] } } }, 40_000, 10_000);
   history.append({ cpu_usage: 7 }, 5000);
   assert.equal(history.length, 2);
@@ -27,6 +27,9 @@ test("when the clock is set back, what is later than now is forgotten", () => {
   for (let at = 31; at <= 50; at += 1) history.append({ cpu_usage: 90 }, at * 10_000);
   assert.equal(history.timestamps.at(-1), 500_000);
   assert.deepEqual(history.column("cpu_usage").avg, [...Array(30).fill(10), 50, ...Array(19).fill(90)]);
+  const later = new History({ bucket: 10_000, timestamps: [900_000, 910_000], series: { cpu_usage: { avg: [1, 2], max: [1, 2] } } }, 900_000, 10_000);
+  later.append({ cpu_usage: 7 }, 100_000);
+  assert.deepEqual([later.timestamps, later.column("cpu_usage").avg], [[100_000], [7]]);
 });
 
 test("what is the case now is the newest sample, and not the average that it joins", () => {

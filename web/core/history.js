@@ -72,7 +72,8 @@ export class History {
   /** Adds one live sample. @param {any} metrics @param {number} timestamp Unix ms */
   append(metrics, timestamp) {
     const start = timestamp - (timestamp % this.bucket);
-    if (start < this.timestamps[0]) return;
+    const early = this.timestamps[0] - start; // by more than this, the clock was set back
+    if (early > 0 && early <= Math.max(this.bucket, this.interval) * GAP_BUCKETS) return;
     this.cut(start);
     const last = this.timestamps[this.timestamps.length - 1] ?? 0;
     this.note(metrics);
