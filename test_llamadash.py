@@ -6189,6 +6189,19 @@ async def test_a_thousand_malformed_frames_leave_nothing(start: Callable[..., Se
 
 
 @run_async
+async def test_memory_is_given_back_once_more_when_the_last_of_a_crowd_has_left(
+        dash: StubDash, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those who leave slowly, on a busy machine, are fewer than a crowd when they do."""
+    given, seen = [], []
+    monkeypatch.setattr(llamadash, "give_back_memory", lambda: given.append(True))
+    for gone in (llamadash.CROWD - 1, 0, 1, 30, 1, 0, 0, 5):
+        dash.hub.gone += gone
+        dash.hub.give_back()
+        seen.append(len(given))
+    assert seen == [0, 0, 1, 1, 1, 2, 2, 2]
+
+
+@run_async
 async def test_one_address_has_only_so_many_sockets(start: Callable[..., Server]) -> None:
     """Of 500 sockets 32 are accepted, the rest get 503; a closed one makes room."""
     server = start()
