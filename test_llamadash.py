@@ -7749,6 +7749,27 @@ async def test_another_tab_follows_an_answer(appliance: Server) -> None:
 
 
 @run_async
+async def test_a_conversation_that_another_tab_deletes_is_gone(appliance: Server) -> None:
+    """Also while this tab receives an answer of it, which ends."""
+    client = await ready_client(appliance)
+    async with chromium(appliance) as browser:
+        first = await browser.open("/chat")
+        await choose(first, temperature=0)  # then it is long
+        await first.locator("textarea").first.fill("Write a very long story about the sea.")
+        await first.keyboard.press("Enter")
+        await first.wait_for_selector(".chat-answer .markdown", timeout=60_000)
+        second = await browser.open("/chat")
+        await second.get_by_role("button", name="Delete").click()
+        await second.locator("dialog").get_by_role("button", name="Delete").click()
+        await first.wait_for_selector("text=Stopped before the end.")
+        await first.locator("text=Your conversations appear here.").wait_for()
+        await first.goto(f"{appliance.url}/chat")
+        await first.locator("text=Your conversations appear here.").wait_for()
+        assert browser.problems == []
+    await client.close()
+
+
+@run_async
 async def test_a_chat_loses_nothing_while_it_is_disconnected(appliance: Server) -> None:
     """No answer is replaced that cannot be had again now, and what is written stays, also on another page."""
     client = await ready_client(appliance)

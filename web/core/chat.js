@@ -69,10 +69,12 @@ export class Chat {
     this.storageFull = !this.conversations.save(conversation);
   }
 
-  /** Stores an answer beside what another tab may have set meanwhile. @param {Run} run */
+  /** Stores an answer beside what another tab may have set meanwhile.
+   * @param {Run} run @returns {boolean} false when another tab has deleted the conversation */
   store(run) {
-    if (!this.storageFull) this.conversations.refresh(run.conversation);
+    if (!this.storageFull && !this.conversations.refresh(run.conversation)) return false;
     this.save(run.conversation);
+    return true;
   }
 
   /** Reads again what other tabs have stored, but for the conversations that are answered here. */
@@ -175,7 +177,7 @@ export class Chat {
     const now = Date.now();
     if (now - (run.message.keptAt ?? 0) < KEEP_EVERY_MS) return;
     run.message.keptAt = now;
-    this.store(run);
+    if (!this.store(run)) this.cancel(run.conversation.id);
   }
 
   /** @param {Run} run @param {Partial<Message>} result */

@@ -71,12 +71,15 @@ export class Conversations {
     for (const id of this.cache.keys()) if (!keep.has(id)) this.cache.delete(id);
   }
 
-  /** Takes over what another tab may have set while this one receives an answer. @param {Conversation} conversation */
+  /** Takes over what another tab may have set while this one receives an answer.
+   * @param {Conversation} conversation @returns {boolean} false when it is not stored any more */
   refresh(conversation) {
+    if (!this.storage) return true;
     const stored = read(this.storage, ITEM_KEY + conversation.id);
-    if (!stored) return;
+    if (!stored) return false;
     const { title, model, system, parameters } = stored;
     Object.assign(conversation, { title, model, system, parameters });
+    return true;
   }
 
   /** @returns {Summary[]} newest first */
