@@ -8545,7 +8545,7 @@ class Hub:
         self.clients: dict[str, Client] = {}
         self.kept: dict[Any, tuple[int, Prepared]] = {}  # answers by question, and the last broadcast before each
         self.wires: dict[Wire, float] = {}  # every socket, and when its next ping is due, the soonest first
-        self.gone = 0  # sockets that have ended since memory was last given back, or since the last look at it
+        self.gone = self.gone_before = 0  # sockets that have ended since memory was last given back; half a second ago
         self.leaving = False  # whether a crowd of them has just ended, and more may follow
         self.refused: collections.Counter[str] = collections.Counter()
         self.reported = time.monotonic()
@@ -8654,11 +8654,11 @@ class Hub:
 
     def give_back(self) -> None:
         """Give back the memory of a crowd that leaves, and once more when the last of it have left."""
-        if self.gone >= CROWD or (self.leaving and not self.gone):
+        if self.gone >= CROWD or (self.leaving and self.gone == self.gone_before):
             self.leaving = self.gone >= CROWD
-            give_back_memory()
-        if self.leaving:
             self.gone = 0
+            give_back_memory()
+        self.gone_before = self.gone
 
     def look_at_key(self) -> None:
         """End every session where the access key is a new one: at once, and in the database as soon as that can be."""
