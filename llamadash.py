@@ -2919,11 +2919,7 @@ async def end_group(process: asyncio.subprocess.Process) -> None:
     """Kill `process` and what it started, unless it has ended, and wait a second for that."""
     if process.returncode is not None:
         return
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        if os.name == "nt":
-            process.kill()
-        else:
-            os.killpg(process.pid, signal.SIGKILL)
+    kill_group(process.pid)
     with contextlib.suppress(asyncio.TimeoutError):  # one that hangs in the driver cannot be ended
         await asyncio.wait_for(process.communicate(), 1)
 
@@ -3418,7 +3414,6 @@ def default_model_folders() -> list[Path]:
 
 # -- Journal -------------------------------------------------------------------------------------
 
-JOURNAL_RECENT = 500  # entries in memory for a page that is opened
 JOURNAL_PENDING = 20_000  # entries waiting to be written; beyond, the oldest are dropped and counted
 JOURNAL_PAUSE = 0.1  # seconds between two batches: ten a second are as live as eyes can tell
 JOURNAL_BROADCAST = 500  # entries of one batch that go to the clients; the rest is counted as dropped
@@ -3432,7 +3427,6 @@ class Journal:
 
     def __init__(self, dash: Dash) -> None:
         self.dash = dash
-        self.recent: collections.deque[Json] = collections.deque(maxlen=JOURNAL_RECENT)
         self.pending: collections.deque[Json] = collections.deque()
         self.dropped = 0
         self.filled = asyncio.Event()
@@ -3453,9 +3447,8 @@ class Journal:
             self.pending.popleft()
             self.dropped += 1
         self.last_id += 1
-        entry = {"id": self.last_id, "timestamp": now_ms(), "level": level, "source": source, "message": message}
-        self.pending.append(entry)
-        self.recent.append(entry)
+        self.pending.append({"id": self.last_id, "timestamp": now_ms(), "level": level, "source": source,
+                             "message": message})
         self.filled.set()
 
     async def run(self) -> None:
@@ -3484,7 +3477,6 @@ class Journal:
     async def clear(self) -> int:
         """Delete every entry and return how many there were."""
         await self.flush()
-        self.recent.clear()
         return await asyncio.to_thread(self.dash.db.clear_logs)
 
 
@@ -4536,11 +4528,11 @@ def embedded_hint() -> Json:
     return {**hint, "text": f"This is the embedded CPU engine; install llama.cpp for your GPU: {hint['commands'][0]}"}
 
 
-def kill_group(group: int, sign: int = signal.SIGTERM if os.name == "nt" else signal.SIGKILL) -> None:
-    """Send a signal to a process group that we made; on Windows to the process and its children."""
+def kill_group(group: int) -> None:
+    """Kill a process group that we made; on Windows the process and its children."""
     with contextlib.suppress(ProcessLookupError, PermissionError, psutil.Error):
         if os.name != "nt":
-            os.killpg(group, sign)
+            os.killpg(group, signal.SIGKILL)
             return
         leader = psutil.Process(group)
         for process in [*leader.children(recursive=True), leader]:
@@ -4920,6 +4912,11 @@ EVERY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  (what reach
 ROUTER_CONFIG = ("engine_host", "engine_port", "models_max", "models_autoload")  # given on the command line
 
 
+def given_api_key() -> str | None:
+    """The engine's API key that the environment holds, as ours or under the engine's own name."""
+    return os.environ.get("LLAMADASH_ENGINE_API_KEY") or os.environ.get("LLAMA_API_KEY")
+
+
 class Engine:
     """Runs the engine, or watches one that runs elsewhere, and knows what every model does in it."""
 
@@ -5016,7 +5013,7 @@ class Engine:
 
     def api_key(self) -> str | None:
         """The engine's API key: from the environment, or made where others on the network can reach it."""
-        given = os.environ.get("LLAMADASH_ENGINE_API_KEY") or os.environ.get("LLAMA_API_KEY")
+        given = given_api_key()
         if given or (self.program and self.program.kind == "remote"):
             return given
         return None if is_loopback(str(self.dash.engine_config()["engine_host"])) else self.made_key()
@@ -5630,9 +5627,12 @@ class Engine:
             affected = self.expect_reload(self.given, now)
             try:
                 await self.client.models(reload=True)
-            except EngineFailed:
+            except (EngineUnavailable, EngineFailed) as problem:
                 for state in affected:
                     state.leaving = None
+                if isinstance(problem, EngineUnavailable):  # it reads the file when it is next started
+                    log.warning("the engine did not read its presets again: %s", problem)
+                    return
                 if before is not None:
                     await asyncio.to_thread(write_privately, self.preset_file(), before)
                 raise
@@ -6153,9 +6153,8 @@ async def presets_import(dash: Dash, *, ini: Annotated[str, Length(0, 262_144)],
             row = dash.db.get_model(change["id"])
             new = {key: value for key, (_, value) in change["parameters"].items()}
             dash.db.update_model(row["id"], row["revision"], {"parameters": {**row["parameters"], **new}})
+            await dash.broadcast("models:updated", {"model": dash.model(row["id"])})
         await dash.engine.apply_presets()
-        for change in changes:
-            await dash.broadcast("models:updated", {"model": dash.model(change["id"])})
     return {"changes": changes, "warnings": warnings}
 
 
@@ -9342,7 +9341,7 @@ def remote_finding(program: Program) -> Finding:
     """Whether the engine at a URL answers and is a router."""
     import urllib.request  # not at the top: slow to import, and seldom needed
     request = urllib.request.Request(f"{program.url}/props")  # noqa: S310  (http or https, from the command line)
-    if key := os.environ.get("LLAMADASH_ENGINE_API_KEY"):
+    if key := given_api_key():
         request.add_header("Authorization", f"Bearer {key}")
     try:
         with urllib.request.urlopen(request, timeout=DOCTOR_TIMEOUT) as response:  # noqa: S310
@@ -9495,8 +9494,9 @@ def port_findings(config: Config) -> Iterator[Finding]:
         yield Finding("fail", "port", f"{address} is taken by {port_holder(config.port)}",
                       "stop it, or choose another with --port")
     saved = {**ENGINE_DEFAULTS, **saved_config(config)}
-    host, port = config.engine_host or saved["engine_host"], config.engine_port or saved["engine_port"]
-    if not (config.llama_server or "").startswith("http") and not port_is_free(host, port):
+    host = saved["engine_host"] if config.engine_host is None else config.engine_host
+    port = saved["engine_port"] if config.engine_port is None else config.engine_port
+    if not (config.llama_server or "").startswith("http") and port and not port_is_free(host, port):
         yield Finding("warn", "engine port", f"{host}:{port} is taken by {port_holder(port)}",
                       "another one will be used while that is so")
     if not config.auth:
@@ -9543,8 +9543,10 @@ def service_options(config: Config) -> list[str]:
     values = {"--host": config.host, "--port": config.port, "--data-dir": config.data_dir,
               "--llama-server": config.llama_server and program_path(config.llama_server),
               "--engine-host": config.engine_host, "--engine-port": config.engine_port,
-              "--tls-cert": config.tls_cert, "--tls-key": config.tls_key, "--log-level": config.log_level}
-    unset = {"--host": default.host, "--port": default.port, "--data-dir": default.data_dir}
+              "--tls-cert": config.tls_cert, "--tls-key": config.tls_key, "--log-level": config.log_level,
+              "--sockets-per-address": config.sockets_per_address, "--request-rate": config.request_rate}
+    unset = {"--host": default.host, "--port": default.port, "--data-dir": default.data_dir,
+             "--sockets-per-address": default.sockets_per_address, "--request-rate": default.request_rate}
     lists = {"--models-dir": config.models_dirs, "--allow-host": config.allow_hosts,
              "--allow-origin": config.allow_origins, "--trusted-proxy": config.trusted_proxies}
     options = [f"{name}={value}" for name, value in values.items() if value is not None and value != unset.get(name)]
@@ -9672,7 +9674,6 @@ class Dash:
 
     def __init__(self, config: Config) -> None:
         self.config = config
-        self.started = time.time()
         self.tasks: set[asyncio.Task[Any]] = set()
         self.news = News()
         self.lag = 0.0  # seconds by which the loop was late at worst, of late; halved in about 17 s
@@ -9822,8 +9823,9 @@ class Dash:
         except OSError as problem:
             if problem.errno not in (errno.EADDRINUSE, errno.EACCES):
                 raise
-            holder = port_holder(self.config.port) if problem.errno == errno.EADDRINUSE else "not for this user"
-            raise PortTaken(f"port {self.config.port} is taken: {holder}; choose another with --port") from problem
+            reason = (f"is taken by {port_holder(self.config.port)}" if problem.errno == errno.EADDRINUSE
+                      else "is not for this user")
+            raise PortTaken(f"port {self.config.port} {reason}: choose another with --port") from problem
 
     async def serve(self, stack: contextlib.AsyncExitStack) -> int:
         """Listen for browsers and return the port."""
@@ -10129,14 +10131,18 @@ def checked_config(dash: Dash, changes: Json, field: str) -> Json:
 
 async def apply_config(dash: Dash, revision: int, changes: Json, *, reset: bool = False) -> Json:
     """Save changes of the configuration, let the engine and the library follow, and tell everybody."""
-    before = dash.engine_config()
+    before, saved = dash.engine_config(), dash.db.config()
     dash.db.save_config(revision, changes, before, reset=reset)
     dash.load_engine_config()
     try:
         await dash.engine.apply_presets()
     except EngineFailed:
-        dash.db.save_config(revision + 1, {key: before[key] for key in changes})
+        touched = {*saved} if reset else {*changes}
+        now = {key: value for key, value in dash.db.config().items() if key not in touched}
+        was = {key: value for key, value in saved.items() if key in touched}
+        dash.db.save_config(dash.db.config()["revision"], {**now, **was}, reset=True)
         dash.load_engine_config()
+        await dash.broadcast("config:updated", {"config": dash.engine_config()})
         raise
     if dash.engine_config()["models_dirs"] != before["models_dirs"]:
         dash.spawn(dash.library.scan(), "scan")
@@ -10199,13 +10205,14 @@ async def password_set(dash: Dash, client: Client, *, password: Annotated[str, L
     """
     if 0 < len(password) < MIN_PASSWORD:
         raise InvalidRequest(f"password must have at least {MIN_PASSWORD} characters", field="password")
-    stored = dash.db.get_meta("password")
+    stored, counted = dash.db.get_meta("password"), counted_address(client.address)
     async with dash.access.hashing:
         if stored and client.session_id not in (None, "key"):
-            dash.access.check_failures(client.address)
+            dash.access.check_failures(counted)
             if not await asyncio.to_thread(password_matches, current or "", stored):
-                dash.access.count_failure(client.address)
+                dash.access.count_failure(counted)
                 raise InvalidRequest("The current password is not right.", field="current")
+            dash.access.failures.pop(counted, None)
         dash.db.set_meta("password", await asyncio.to_thread(hashed_password, password) if password else None)
     for row in dash.db.sessions():
         if row["id"] != client.session_id:
@@ -10214,7 +10221,7 @@ async def password_set(dash: Dash, client: Client, *, password: Annotated[str, L
     return {"password": bool(password)}
 
 
-@on("system:backup", error="BACKUP_FAILED", cost=20)
+@on("system:backup", error="BACKUP_SYSTEM_FAILED", cost=20)
 async def system_backup(dash: Dash) -> Json:
     """Write a backup of the database into the data folder."""
     target, size = await asyncio.to_thread(dash.db.manual_backup)
@@ -10228,7 +10235,7 @@ EXPORTED_MODEL: dict[str, Any] = {**IMPORT_FIELDS, "id": ModelId}
 MAX_IMPORTED = 5000  # models in a document; checking them takes a tenth of a second
 
 
-@on("system:export", error="EXPORT_FAILED", cost=5)
+@on("system:export", error="EXPORT_SYSTEM_FAILED", cost=5)
 async def system_export(dash: Dash) -> Json:
     """Everything but history, as one document: settings, configuration and each model's parameters."""
     models = [{key: row[key] for key in ("id", "name", "path", "favorite", "parameters")} for row in dash.db.models()]
@@ -10237,7 +10244,7 @@ async def system_export(dash: Dash) -> Json:
                          "settings": dash.settings(), "config": config, "models": models}}
 
 
-@on("system:import", error="IMPORT_FAILED", cost=40)
+@on("system:import", error="IMPORT_SYSTEM_FAILED", cost=40)
 async def system_import(dash: Dash, *, document: dict[str, Any], dryRun: bool = False) -> Json:  # noqa: N803
     """Take over a document that system:export made; with `dryRun` only say what would change."""
     if document.get("format") != EXPORT_FORMAT or document.get("version") != EXPORT_VERSION:
@@ -10492,20 +10499,8 @@ def run_server(config: Config) -> int:
     """Run llamadash until it is told to stop, and return its exit code."""
     if not (WEB / "index.html").is_file():
         return usage_error(f"the folder {WEB} is missing: it belongs beside {Path(__file__).name}, copy it as well")
-    try:
-        with data_folder(config.data_dir):
-            return asyncio.run(serve_until_stopped(config))
-    except AlreadyRunning as problem:
-        print(f"llamadash: {problem}", file=sys.stderr)
-        return EXIT_RUNNING
-    except (DatabaseTooNew, MigrationFailed) as problem:
-        print(f"llamadash: {problem}", file=sys.stderr)
-        return EXIT_DATABASE
-    except BadCertificate as problem:
-        return usage_error(str(problem))
-    except PortTaken as problem:
-        print(f"llamadash: {problem}", file=sys.stderr)
-        return EXIT_PORT
+    with data_folder(config.data_dir):
+        return asyncio.run(serve_until_stopped(config))
 
 
 async def serve_until_stopped(config: Config) -> int:
@@ -10550,9 +10545,12 @@ def open_database(config: Config) -> Database:
 def print_link(config: Config, *, new: bool) -> int:
     """Print the link to open; with `new` replace the key first, which ends all sessions."""
     private_folder(config.data_dir)
-    key = access_key(config.data_dir, new=new)  # a running llamadash notices
-    if new and (config.data_dir / DATABASE_NAME).exists():
-        with contextlib.closing(open_database(config)) as database:
+    with contextlib.ExitStack() as stack:
+        database = None
+        if new and (config.data_dir / DATABASE_NAME).exists():  # one that cannot be opened keeps the key as it is
+            database = stack.enter_context(contextlib.closing(open_database(config)))
+        key = access_key(config.data_dir, new=new)  # a running llamadash notices
+        if database:
             database.delete_sessions()
     running = running_instance(config.data_dir)
     print(f"{(running and running[1]) or config.url()}/#key={key}")
@@ -10602,6 +10600,10 @@ def write_backup(config: Config, target: Path) -> int:
     return 0
 
 
+EXIT_CODES = {AlreadyRunning: EXIT_RUNNING, PortTaken: EXIT_PORT, BadCertificate: EXIT_USAGE,
+              DatabaseTooNew: EXIT_DATABASE, MigrationFailed: EXIT_DATABASE}
+
+
 def main(argv: list[str] | None = None) -> int:
     """The command line; returns the exit code."""
     argv = sys.argv[1:] if argv is None else argv
@@ -10618,7 +10620,7 @@ def main(argv: list[str] | None = None) -> int:
         return commands[options["command"]]()
     except DashError as problem:
         print(f"llamadash: {problem}", file=sys.stderr)
-        return 1
+        return EXIT_CODES.get(type(problem), 1)
     except PermissionError as problem:
         return usage_error(f"{problem.filename or 'a file'} is not for this user ({problem.strerror}): "
                            "change its owner, or be another user")

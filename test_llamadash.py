@@ -876,14 +876,17 @@ async def test_pruning_does_not_need_a_backup(dash: StubDash, monkeypatch: pytes
 
 
 def test_a_newer_database_is_left_alone(tmp_path: Path) -> None:
-    """A database of a later version is refused, and not one byte of it changes."""
-    path = tmp_path / "llama.db"
+    """A database of a later version is refused, by each command, and not one byte of it or of the key changes."""
+    path = tmp_path / llamadash.DATABASE_NAME
     with contextlib.closing(sqlite3.connect(path)) as db:
         db.execute("PRAGMA user_version = 999")
     before = path.read_bytes()
     with pytest.raises(llamadash.DatabaseTooNew, match="newer"):
         llamadash.Database(path)
-    assert path.read_bytes() == before
+    key = llamadash.access_key(tmp_path)
+    for command in (["backup", str(tmp_path / "copy.db")], ["link", "--new"], ["--port", "0"]):
+        assert llamadash.main([*command, "--data-dir", str(tmp_path)]) == 5
+    assert path.read_bytes() == before and llamadash.access_key(tmp_path) == key
 
 
 def test_a_migration_that_fails_leaves_the_old_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -3487,6 +3490,58 @@ async def test_presets_that_the_engine_refuses_are_put_back(tmp_path: Path) -> N
         assert dash.engine.runtime("a")["status"] == "loaded"
 
 
+@pytest.mark.parametrize("reset", [False, True])
+@run_async
+async def test_a_configuration_that_the_engine_refuses_is_as_it_was(
+        dash: StubDash, monkeypatch: pytest.MonkeyPatch, reset: bool) -> None:
+    """What was saved and what was not, also when something else was saved meanwhile; everybody is told."""
+    await dash.request("config:update", revision=1, changes={"models_max": 3, "autostart": False})
+
+    async def refuse() -> None:
+        dash.db.save_config(3, {"engine_port": 8099})
+        raise llamadash.EngineFailed("no")
+    monkeypatch.setattr(dash.engine, "apply_presets", refuse)
+    dash.seen.clear()
+    with pytest.raises(llamadash.EngineFailed):
+        await (dash.request("config:reset", revision=2) if reset
+               else dash.request("config:update", revision=2, changes={"models_max": 5, "sleep_idle_seconds": 60}))
+    assert dash.db.config() == {"models_max": 3, "autostart": False, "engine_port": 8099, "revision": 5}
+    told = dash.broadcasts("config:updated")
+    assert [told[0]["config"][key] for key in ("models_max", "engine_port", "revision")] == [3, 8099, 5]
+
+
+@run_async
+async def test_an_engine_that_is_gone_does_not_undo_what_was_saved(
+        tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Its next start reads the presets anyway; no model is taken for one that leaves memory."""
+    async with running(EngineDash(tmp_path, llama_server())) as dash:
+        await dash.load("a")
+
+        async def unreachable(**_: Any) -> list[Json]:
+            raise llamadash.EngineUnavailable("gone")
+        assert dash.engine.client
+        dash.engine.client.models = unreachable  # type: ignore[method-assign]
+        dash.set_parameters("a", ctx_size=768)
+        await dash.engine.apply_presets()
+        assert "ctx-size = 768" in (tmp_path / "data/models.ini").read_text()
+        assert "did not read its presets" in caplog.text and dash.engine.states.state("a").leaving is None
+
+
+@run_async
+async def test_everybody_sees_the_presets_that_the_engine_refuses(
+        dash: StubDash, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are in the database then, and the other clients must know."""
+    write_tiny_model(dash.models_folder / "tiny.gguf")
+    await dash.library.scan()
+
+    async def refuse() -> None:
+        raise llamadash.EngineFailed("no")
+    monkeypatch.setattr(dash.engine, "apply_presets", refuse)
+    with pytest.raises(llamadash.EngineFailed):
+        await dash.request("presets:import", ini="[tiny]\nctx-size = 2048\n")
+    assert dash.broadcasts("models:updated")[0]["model"]["parameters"] == {"ctx-size": 2048}
+
+
 @run_async
 async def test_a_taken_port_is_avoided_and_said(tmp_path: Path, engine_program: str | None) -> None:
     """Somebody else's port: the engine takes a free one, the warning says so."""
@@ -4468,7 +4523,7 @@ async def test_download_ends_complete_verified_and_scanned(hub_folder: Path, tmp
         states = [item["status"] for item in dash.states()]
         assert list(dict.fromkeys(states)) == ["queued", "running", "done"]
         running = [item for item in dash.states() if item["status"] == "running" and item["bytesPerSecond"]]
-        assert running and running[-1]["secondsLeft"] >= 0
+        assert running and running[-1]["secondsLeft"] > 0
         assert len(dash.states()) < 3 + 4 * (dash.times[-1] - dash.times[0]) + 2
         assert dash.db.get_meta("downloads") == []
         again = await dash.request("models:download", repo="user/repo", file=GGUF_FILE)
@@ -5708,8 +5763,13 @@ def test_service_unit_is_this_script_with_this_configuration(tmp_path: Path, mon
     monkeypatch.setenv("HF_TOKEN", "hf_canary")
     monkeypatch.setenv("LLAMADASH_ENGINE_API_KEY", "canary-key")
     data = tmp_path / "my data%20"
-    config = llamadash.Config(host="0.0.0.0", port=3001, data_dir=data, models_dirs=(tmp_path,), engine_port=8081,
-                    allow_hosts=("box.lan",), auth=False)
+    config = llamadash.Config(
+        host="0.0.0.0", port=3001, data_dir=data, models_dirs=(tmp_path,), llama_server="http://127.0.0.1:9",
+        engine_host="localhost", engine_port=8081, auth=False, allow_hosts=("box.lan",),
+        allow_origins=("https://box.lan",), trusted_proxies=("10.0.0.1",), tls_cert=tmp_path / "cert",
+        tls_key=tmp_path / "key", log_level="debug", sockets_per_address=100, request_rate=64)
+    unlike = [field.name for field in dataclasses.fields(config) if getattr(config, field.name) != field.default]
+    assert len(unlike) == len(dataclasses.fields(config)), "a field that this test does not try"
     unit = llamadash.service_unit(config)
     assert "canary" not in unit
     assert f"ExecStart={sys.executable} {HERE}/llamadash.py --host=0.0.0.0 --port=3001" in unit
@@ -6704,7 +6764,7 @@ def test_the_data_folder_is_private(start: Callable[..., Server]) -> None:
     server = start()
     assert stat.S_IMODE(server.data.stat().st_mode) == 0o700
     for path in server.data.rglob("*"):
-        if path.is_file() and path.name not in ("lock",):
+        if path.is_file():
             assert stat.S_IMODE(path.stat().st_mode) & 0o077 == 0, path
 
 
