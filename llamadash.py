@@ -583,6 +583,12 @@ def m002_hours(db: sqlite3.Connection) -> None:
                "FROM metrics WHERE resolution = 600000 GROUP BY hour")
 
 
+@migration
+def m003_counts(db: sqlite3.Connection) -> None:
+    """How many samples of an average had a value of a series, where that is not all of them."""
+    db.execute("ALTER TABLE metrics ADD COLUMN counts TEXT")
+
+
 def disk_is_full(problem: sqlite3.Error) -> bool:
     """Whether SQLite failed because nothing more fits on the disk (it also says so as an I/O error)."""
     return any(text in str(problem) for text in ("disk is full", "disk I/O error"))
@@ -720,6 +726,8 @@ class Database:
 
     def backup(self, target: Path) -> int:
         """Write a consistent copy to `target`, if it is a good one, and return its size; safe while others write."""
+        if os.path.realpath(target).startswith(os.path.realpath(self.path)):  # its -wal and -shm are the database, too
+            raise BackupFailed(f"{target} is the database itself: choose another name for the backup.")
         partial = target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")
         try:
             partial.touch(mode=0o600)
@@ -949,11 +957,12 @@ class Database:
         timestamp = now_ms() if timestamp is None else timestamp
         if not values:
             return
+        seen = self.series_with_values()
+        absent = [name for name in SERIES if name in seen and name not in values]
         with self.transaction() as db:
             for width in (0, *ROLL_UPS):
-                add_sample(db, width, timestamp - timestamp % width if width else timestamp, values)
-            if self.series_seen is not None:
-                self.series_seen.update(values)
+                add_sample(db, width, timestamp - timestamp % width if width else timestamp, values, absent)
+            seen.update(values)
 
     def series_with_values(self) -> set[str]:
         """The series that ever had a value: few machines have MAX_GPUS, and an empty column costs time as well."""
@@ -1235,18 +1244,33 @@ def series_of(metrics: Json) -> dict[str, float]:
     return {name: flat[name] for name in SERIES if flat.get(name) is not None and math.isfinite(flat[name])}
 
 
-def add_sample(db: sqlite3.Connection, width: int, timestamp: int, values: dict[str, float]) -> None:
-    """Fold `values` into the row of `width` ms that starts at `timestamp` (0: a row of its own)."""
-    names = [column for name in values for column in (name, f"{name}_max")]
-    folded = ", ".join(
-        f"{name} = COALESCE(({name} * samples + excluded.{name}) / (samples + 1), {name}, excluded.{name}), "
-        f"{name}_max = MAX(COALESCE({name}_max, excluded.{name}), excluded.{name})"
-        for name in values
-    )
-    db.execute(f"INSERT INTO metrics (resolution, timestamp, samples, {', '.join(names)}) "
-               f"VALUES (?, ?, 1, {', '.join('?' * len(names))}) "
-               f"ON CONFLICT (resolution, timestamp) DO UPDATE SET {folded}, samples = samples + 1",
-               [width, timestamp, *(value for value in values.values() for _ in range(2))])
+def add_sample(db: sqlite3.Connection, width: int, timestamp: int, values: dict[str, float],
+               absent: Sequence[str] = ()) -> None:
+    """Fold `values` into the row of `width` ms that starts at `timestamp` (0: a row of its own).
+
+    `absent` are the series that have no value this time and may have had one before. The column `counts` holds,
+    as JSON, how many samples had a value of a series, where that was not all of them.
+    """
+    columns = [column for name in values for column in (name, f"{name}_max")]
+    found = db.execute(f"SELECT samples, counts, {', '.join([*columns, *absent])} FROM metrics "
+                       "WHERE resolution = ? AND timestamp = ?", (width, timestamp)).fetchone()
+    if found is None:
+        db.execute(f"INSERT INTO metrics (resolution, timestamp, samples, {', '.join(columns)}) "
+                   f"VALUES (?, ?, 1, {', '.join('?' * len(columns))})",
+                   [width, timestamp, *(value for value in values.values() for _ in range(2))])
+        return
+    row, samples = dict(found), found["samples"] + 1
+    counts = {name: samples - 1 for name in (*values, *absent) if row[name] is not None}
+    counts |= json.loads(row["counts"] or "{}")
+    new: list[float] = []
+    for name, value in values.items():
+        counts[name] = counts.get(name, 0) + 1
+        before, highest = (0.0, value) if row[name] is None else (row[name], row[f"{name}_max"])
+        new += before + (value - before) / counts[name], max(highest, value)
+    some = {name: count for name, count in counts.items() if count < samples}
+    db.execute(f"UPDATE metrics SET samples = ?, counts = ?, {', '.join(f'{column} = ?' for column in columns)} "
+               "WHERE resolution = ? AND timestamp = ?",
+               [samples, json.dumps(some) if some else None, *new, width, timestamp])
 
 
 def history_resolution(bucket: float, age: int, minutes_kept: int) -> int:
@@ -4293,6 +4317,8 @@ class EngineClient:
                    timeout: float | None = None, silence: float | None = None,
                    ) -> AsyncIterator[aiohttp.ClientResponse]:
         """The response to a request, its status checked and its body not yet read; both may be limited in seconds."""
+        if self.session.closed:
+            raise EngineUnavailable("the engine went away")
         limit = aiohttp.ClientTimeout(total=timeout, sock_connect=ENGINE_TIMEOUT, sock_read=silence)
         try:
             async with self.session.request(method, self.url + path, json=body, timeout=limit,
@@ -5244,16 +5270,15 @@ class Engine:
     async def watch_remote(self) -> None:
         """Raise when the engine at the URL no longer answers: a dead connection says nothing by itself."""
         assert self.client is not None
-        failures = 0
-        while failures < 3:
+        failures: list[str] = []
+        while len(failures) < 3:
             await asyncio.sleep(HEALTH_INTERVAL)
             try:
                 await self.client.text("/health", timeout=HEALTH_TIMEOUT)
-                failures = 0
+                failures.clear()
             except (EngineUnavailable, EngineFailed) as problem:
-                failures += 1
-                self.error = str(problem)
-        raise EngineUnavailable(self.error or "the engine does not answer")
+                failures.append(str(problem))
+        raise EngineUnavailable(failures[-1])
 
     async def run_program(self) -> None:
         """Start the program, follow it, and return when it ended."""
@@ -5677,9 +5702,9 @@ class Engine:
     async def request_load(self, state: ModelState) -> EngineFailed | EngineUnavailable | None:
         """Ask the engine to load a model. Returns its refusal, which the model then shows as well."""
         try:
-            client = await self.ready_client()
             if state.leaving and state.status in RUNNING:  # still on its way out
                 await self.until(lambda: state.status not in RUNNING, RELOAD_TIMEOUT)
+            client = await self.ready_client()
             self.states.on_status(state, "loading", {})
             self.states.asked.add(state.id)
             try:
@@ -5698,6 +5723,11 @@ class Engine:
     async def refused(self, state: ModelState, refusal: EngineFailed | EngineUnavailable,
                       ) -> EngineFailed | EngineUnavailable | None:
         """What becomes of a load that the engine refused; None if the model is loaded nevertheless."""
+        if isinstance(refusal, EngineUnavailable):  # it has gone, which settles the load, or else its list tells
+            with contextlib.suppress(EngineFailed, EngineUnavailable):
+                self.states.asked.discard(state.id)
+                await self.resync()
+            return refusal
         if "already running" in str(refusal):
             with contextlib.suppress(EngineFailed, EngineUnavailable):
                 await self.resync()
@@ -5722,6 +5752,9 @@ class Engine:
             await client.json("/models/unload", {"model": model_id})
         except EngineFailed:  # it is already out
             await self.resync()
+        except EngineUnavailable:
+            state.leaving = None
+            raise
 
     async def counters(self) -> Json:
         """What the running models do at the moment, for the sampler; null where there is no engine.

@@ -576,6 +576,26 @@ def test_history_averages_and_keeps_the_peaks(fresh_db: llamadash.Database) -> N
     assert found["series"]["cpu_usage"] == {"avg": [2.5] * 10, "max": [5.0] * 10}
 
 
+def test_averages_count_only_the_samples_that_had_a_value(fresh_db: llamadash.Database) -> None:
+    """An engine that runs for a part of the hour is not averaged with the time before, whatever is absent when."""
+    chance, names = random.Random(7), ("cpu_usage", "gpu0_power", "active_models", "generated_tokens_per_second")
+    begin = llamadash.now_ms() // 3_600_000 * 3_600_000 - 3_600_000
+    samples = [{name: chance.uniform(0, 100) for at, name in enumerate(names)
+                if number % 90 >= 20 * at or chance.random() < 0.1}
+               for number in range(360)]
+    for number, values in enumerate(samples):
+        fresh_db.add_metrics({"cpu_usage": values.get("cpu_usage"), "engine": values, "gpus": [
+            {"index": 0, "power": values.get("gpu0_power")}]}, begin + number * 10_000)
+    for width in (60_000, 600_000, 3_600_000):
+        rows = fresh_db.rows(f"SELECT * FROM metrics WHERE resolution = {width} ORDER BY timestamp")
+        size = width // 10_000
+        for at, row in enumerate(rows):
+            for name in names:
+                present = [values[name] for values in samples[at * size:(at + 1) * size] if name in values]
+                wanted = (pytest.approx(sum(present) / len(present)), max(present)) if present else (None, None)
+                assert (row[name], row[f"{name}_max"]) == wanted
+
+
 @pytest.mark.parametrize(("days", "resolution"), [(1, 0), (10, 60_000), (300, 600_000)])
 def test_history_reaches_back_as_long_as_it_is_kept(fresh_db: llamadash.Database, days: int, resolution: int) -> None:
     """Samples of any age are found, from single ones or from the averages kept for that long."""
@@ -615,20 +635,21 @@ def test_a_year_of_an_older_version_is_still_there(tmp_path: Path) -> None:
         rows = db.rows("SELECT * FROM metrics WHERE resolution = 3600000 ORDER BY timestamp")
         return [tuple(row[name] for name in ("timestamp", "samples", "cpu_usage_max", "gpu0_power_max"))
                 + tuple(pytest.approx(row[name]) for name in ("cpu_usage", "gpu0_power")) for row in rows]
-    old = llamadash.Database(path, 1)
-    with old.transaction() as connection:
+    with contextlib.closing(llamadash.Database(tmp_path / "other.db")) as other:
         for timestamp, values in samples:
-            llamadash.add_sample(connection, 600_000, timestamp - timestamp % 600_000, values)
-            llamadash.add_sample(connection, hour, timestamp - timestamp % hour, values)
-    expected = hours(old)
-    with old.transaction() as connection:
-        connection.execute("DELETE FROM metrics WHERE resolution = 3600000")
-    old.close()
+            for width in (600_000, hour):
+                llamadash.add_sample(other.connection, width, timestamp - timestamp % width, values)
+        expected, averages = hours(other), other.rows("SELECT * FROM metrics WHERE resolution = 600000")
+    with contextlib.closing(llamadash.Database(path, 1)) as old:
+        for row in averages:
+            del row["counts"]
+            old.connection.execute(f"INSERT INTO metrics ({', '.join(row)}) VALUES ({', '.join('?' * len(row))})",
+                                   list(row.values()))
     new = llamadash.Database(path)
     assert len(expected) == 2 and hours(new) == expected
     found = new.metrics_history(begin - 100 * llamadash.DAY, llamadash.now_ms(), 500, ["cpu_usage"])
     assert found["bucket"] % hour == 0 and max(filter(None, found["series"]["cpu_usage"]["max"])) == 6.0
-    assert [backup.name for backup in new.backups()] == ["before-migration-2.db"]
+    assert [backup.name for backup in new.backups()] == ["before-migration-3.db", "before-migration-2.db"]
     new.close()
 
 

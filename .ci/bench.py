@@ -706,7 +706,7 @@ def roll_ups(program: Path) -> list[int]:
 
 def fill_history(db: sqlite3.Connection, widths: list[int]) -> None:
     """Write what two years of sampling leave behind: two days of samples, then averages."""
-    columns = [row[1] for row in db.execute("PRAGMA table_info(metrics)")][3:]
+    columns = [row[1] for row in db.execute("PRAGMA table_info(metrics)") if row[2] == "REAL"]
     columns = [name for name in columns if not re.match(r"gpu[1-7]", name)]
     now = int(time.time() * 1000)
     insert = (f"INSERT OR IGNORE INTO metrics (resolution, timestamp, samples, {', '.join(columns)}) "
