@@ -2533,7 +2533,7 @@ class Library:
         async with self.changing:
             self.waiting = None
             started = time.monotonic()
-            rows, ignored = self.dash.db.models(), set(self.ignored())
+            rows, ignored = self.dash.db.models(), await asyncio.to_thread(self.still_ignored)
             found = await self.in_thread(self.dash.folders(), rows)
             models = [model for model in found.models if model["path"] not in ignored]
             new, changed, missing = await asyncio.to_thread(merge_scan, rows, models)
@@ -2573,15 +2573,28 @@ class Library:
         """Tell the clients and the engine about the models as they are now."""
         await self.dash.broadcast("models:list", {"models": self.dash.models()})
         try:
-            await self.dash.engine.apply_presets()
+            await self.tell_engine()
         except DashError as problem:
-            log.warning("the engine did not take the models that the scan found: %s", problem)
+            log.warning("the engine does not know yet of the models that the scan found: %s", problem)
+
+    async def tell_engine(self) -> None:
+        """Let the engine know which models there are; what it says against the file is in the log."""
+        with contextlib.suppress(EngineFailed):
+            await self.dash.engine.offer_presets()
 
     # paths that the user took off the list
 
     def ignored(self) -> list[str]:
         """Files that are there and shall not be listed."""
         return list(self.dash.db.get_meta("ignored_paths", []))
+
+    def still_ignored(self) -> set[str]:
+        """The ignored files, without those that are gone from their folder: what comes there next is another."""
+        ignored = self.ignored()
+        there = [path for path in ignored if os.path.exists(path) or not os.path.isdir(os.path.dirname(path))]
+        if there != ignored:
+            self.dash.db.set_meta("ignored_paths", there)
+        return set(there)
 
     def ignore(self, path: str, yes: bool) -> None:
         """Take the file at `path` off the list for good, or no longer."""
@@ -2606,7 +2619,7 @@ class Library:
             self.dash.db.apply_scan([{**row, **chosen} for row in new], [{**row, **chosen} for row in changed], [])
         model: Json = self.dash.model((new or changed)[0]["id"])
         await self.dash.broadcast("models:created", {"model": model})
-        await self.dash.engine.apply_presets()
+        await self.tell_engine()
         return model
 
     async def remove(self, id: str, delete_file: bool) -> int:
@@ -2622,6 +2635,7 @@ class Library:
             elif await asyncio.to_thread(os.path.exists, row["path"]):
                 self.ignore(row["path"], True)
             self.dash.db.delete_model(id)
+            self.dash.engine.dropped(id)
         return freed
 
     async def header(self, row: Json) -> GGUFHeader | None:
@@ -2755,7 +2769,7 @@ async def models_update(dash: Dash, *, id: ModelId, revision: int, changes: dict
     dash.db.update_model(id, revision, checked_fields(changes, MODEL_CHANGES, "changes", dash.folders()))
     await dash.broadcast("models:updated", {"model": dash.model(id)})
     if "parameters" in changes:
-        await dash.engine.apply_presets()
+        await dash.engine.offer_presets()
     return {"model": dash.model(id)}
 
 
@@ -2764,7 +2778,7 @@ async def models_delete(dash: Dash, *, id: ModelId, deleteFile: bool = False) ->
     """Take a model off the list and, if wanted, its files off the disk."""
     freed = await dash.library.remove(id, deleteFile)
     await dash.broadcast("models:deleted", {"id": id})
-    await dash.engine.apply_presets()
+    await dash.library.tell_engine()
     return {"id": id, "freed": freed}
 
 
@@ -4932,6 +4946,7 @@ STOP_MARGIN = 3.0  # s beyond the models' own time to finish
 PUZZLED_PAUSE = 1.0  # s before something goes on that the engine's answers made fail
 PUBLISH_INTERVAL = 0.1  # s between two broadcasts of the same thing
 MAX_REQUESTS_TOLD = 20  # finished requests in one broadcast interval; clients fetch older ones when they need them
+PRESETS_ANSWER_TIME = 10.0  # s that a change of a model waits for what the engine says to it
 LOAD_ANSWER_TIME = 1.0  # s that a load request waits for a refusal before it is called under way
 SOURCE_ENGINE = "engine"
 EVERY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  (what reaches a server on all addresses)
@@ -5534,6 +5549,12 @@ class Engine:
                 log.warning("%s could not be loaded: %s", name, problem)
             self.forget(name)
 
+    def dropped(self, name: str) -> None:
+        """A model was taken off the list: another of its name begins anew."""
+        self.forget(name)
+        if self.states.state(name).status not in RUNNING:
+            del self.states.all[name]
+
     def forget(self, name: str) -> None:
         """Do not load a model again: it is there, cannot be, or is no longer wanted."""
         self.restoring = [item for item in self.restoring if item != name]
@@ -5664,6 +5685,22 @@ class Engine:
             self.given = now
             await self.resync()
 
+    async def offer_presets(self) -> None:
+        """apply_presets(); what takes long goes on by itself, for a model that answers may end its answer first."""
+        work = self.dash.spawn(self.presets_refused(), "presets")
+        done, _ = await asyncio.wait({work}, timeout=PRESETS_ANSWER_TIME)
+        if done and (refusal := work.result()):
+            raise refusal
+
+    async def presets_refused(self) -> EngineFailed | None:
+        """Apply the presets, and return why the engine refuses them, which is logged as well."""
+        try:
+            await self.apply_presets()
+        except EngineFailed as refusal:
+            log.warning("the engine refuses its presets: %s", refusal)
+            return refusal
+        return None
+
     def expect_reload(self, before: str, now: str) -> list[ModelState]:
         """The running models that a reload will unload, marked with the reason."""
         old, new = effective_presets(before), effective_presets(now)
@@ -5724,9 +5761,10 @@ class Engine:
                       ) -> EngineFailed | EngineUnavailable | None:
         """What becomes of a load that the engine refused; None if the model is loaded nevertheless."""
         if isinstance(refusal, EngineUnavailable):  # it has gone, which settles the load, or else its list tells
+            self.states.asked.discard(state.id)
             with contextlib.suppress(EngineFailed, EngineUnavailable):
-                self.states.asked.discard(state.id)
-                await self.resync()
+                if self.client is not None:
+                    await self.resync()
             return refusal
         if "already running" in str(refusal):
             with contextlib.suppress(EngineFailed, EngineUnavailable):
@@ -6165,7 +6203,12 @@ async def models_benchmark(
 ) -> Json:
     """Measure the speed of a model, which is loaded if need be."""
     dash.db.get_model(id)
-    return {"benchmark": await run_benchmark(dash, id, promptTokens, generateTokens, repetitions)}
+    try:
+        return {"benchmark": await run_benchmark(dash, id, promptTokens, generateTokens, repetitions)}
+    except DashError as problem:
+        await dash.broadcast("models:benchmark", {"id": id, "done": repetitions, "total": repetitions,
+                                                  "error": str(problem)})
+        raise
 
 
 # -- Handlers: presets ---------------------------------------------------------------------------
@@ -6187,7 +6230,7 @@ async def presets_import(dash: Dash, *, ini: Annotated[str, Length(0, 262_144)],
             new = {key: value for key, (_, value) in change["parameters"].items()}
             dash.db.update_model(row["id"], row["revision"], {"parameters": {**row["parameters"], **new}})
             await dash.broadcast("models:updated", {"model": dash.model(row["id"])})
-        await dash.engine.apply_presets()
+        await dash.engine.offer_presets()
     return {"changes": changes, "warnings": warnings}
 
 
@@ -7914,7 +7957,8 @@ class Downloads:
         download = self.item(repo, file)
         if download.status in ACTIVE:
             await self.stop(download, "paused")
-            await self.tell(download, "paused")
+            if download.status == "paused":  # nobody resumed it meanwhile
+                await self.tell(download, "paused")
             self.pump()
         return download
 
@@ -7984,7 +8028,7 @@ class Downloads:
         try:
             await self.tell(download, "running")
             await self.fetch(download)
-            with contextlib.suppress(Conflict, EngineFailed):  # a scan was faster; the engine's state says why
+            with contextlib.suppress(Conflict):  # a scan was faster
                 await self.dash.library.add(str(download.target(download.parts[0])), source="download")
             status = "done"
         except (DashError, OSError) as problem:
@@ -10288,10 +10332,14 @@ async def system_import(dash: Dash, *, document: dict[str, Any], dryRun: bool = 
             await apply_settings(dash, plan["settings"])
         if plan["config"]:
             await apply_config(dash, dash.engine_config()["revision"], plan["config"])
+        if "models_dirs" in plan["config"]:  # in which the document's models may be
+            await dash.library.scan()
+            again = await asyncio.to_thread(import_plan, dash, document, dash.db.models())
+            plan |= {"models": again["models"], "warnings": again["warnings"]}
         for id, changes in plan["models"].items():
             model = dash.db.update_model(id, dash.db.get_model(id)["revision"], changes)
             await dash.broadcast("models:updated", {"model": dash.with_state(model)})
-        await dash.engine.apply_presets()
+        await dash.engine.offer_presets()
     changes = [{"kind": kind, "id": id, "changes": values} for kind, id, values in
                [("settings", None, plan["settings"]), ("config", None, plan["config"]),
                 *(("model", id, values) for id, values in plan["models"].items())] if values]
@@ -10331,15 +10379,18 @@ def imported_folders(paths: Any, warnings: list[str]) -> list[str]:
 
 def imported_models(dash: Dash, document: Json, rows: list[Json], warnings: list[str]) -> dict[str, Json]:
     """What the document changes of each model, by id; `warnings` gets those that are not here."""
-    known, folders, models = {row["id"]: row for row in rows}, dash.folders(), dict[str, Json]()
+    by_id, by_path = ({row[key]: row for row in rows} for key in ("id", "path"))
+    folders, models = dash.folders(), dict[str, Json]()
     listed = Annotated[list[dict[str, Any]], Length(0, MAX_IMPORTED)]
     for at, item in enumerate(checked(document.get("models", []), listed, "document.models")):
         id = checked(item.get("id"), ModelId, f"document.models.{at}.id")
-        if id not in known:
+        path = str(item.get("path", ""))
+        row = by_path.get(path, by_id.get(id))  # an id alone may be another's: they follow the order of discovery
+        if row is None or (path and os.path.basename(path) != os.path.basename(row["path"])):
             warnings.append(f"there is no model {id} here")
             continue
         wanted = checked_fields(item, EXPORTED_MODEL, f"document.models.{at}", folders)
-        models[id] = {key: wanted[key] for key in MODEL_CHANGES if key in wanted and wanted[key] != known[id][key]}
+        models[row["id"]] = {key: wanted[key] for key in MODEL_CHANGES if key in wanted and wanted[key] != row[key]}
     return {id: changes for id, changes in models.items() if changes}
 
 
@@ -10378,8 +10429,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     opt("--tls-cert", type=Path, metavar="FILE", help="certificate for https (with --tls-key)")
     opt("--tls-key", type=Path, metavar="FILE", help="its private key")
-    opt("--sockets-per-address", type=int, metavar="N", help="connections allowed from one address (32)")
-    opt("--request-rate", type=int, metavar="N", help="requests a second allowed to one client (50)")
+    opt("--sockets-per-address", type=at_least_one, metavar="N", help="connections allowed from one address (32)")
+    opt("--request-rate", type=at_least_one, metavar="N", help="requests a second allowed to one client (50)")
     opt("--log-level", choices=LOG_LEVELS, help="least important messages to keep (info)")
 
 
@@ -10408,6 +10459,13 @@ def port_number(text: str) -> int:
     """A port from the command line, 0 to 65535."""
     if not text.isdecimal() or int(text) > 65535:
         raise argparse.ArgumentTypeError(f"{text} is not a port")
+    return int(text)
+
+
+def at_least_one(text: str) -> int:
+    """A number of something from the command line, of which there must be one."""
+    if not text.isdecimal() or not 0 < int(text) <= 10**9:
+        raise argparse.ArgumentTypeError(f"{text} is not a number from 1 on")
     return int(text)
 
 
@@ -10610,9 +10668,10 @@ def running_instance(data_dir: Path) -> tuple[str, str] | None:
 
 def ask_password(config: Config) -> int:
     """Ask for a new password, or read it from a pipe, and store its hash."""
-    password = (
-        getpass.getpass("New password (empty: none): ") if sys.stdin.isatty() else sys.stdin.readline().rstrip("\n")
-    )
+    line = f'{getpass.getpass("New password (empty: none): ")}\n' if sys.stdin.isatty() else sys.stdin.readline()
+    password = line.rstrip("\n")
+    if not line or not encodable(password):
+        return usage_error("a password is one line of text; an empty line takes it away")
     if 0 < len(password) < MIN_PASSWORD or len(password) > MAX_PASSWORD:
         return usage_error(f"a password has {MIN_PASSWORD} to {MAX_PASSWORD} characters")
     private_folder(config.data_dir)

@@ -42,6 +42,7 @@ import hashlib
 import http.client
 import importlib.metadata
 import inspect
+import io
 import json
 import queue
 import random
@@ -266,6 +267,12 @@ class StubEngine:
 
     async def apply_presets(self) -> None:
         self.calls.append("apply")
+
+    async def offer_presets(self) -> None:
+        await self.apply_presets()
+
+    def dropped(self, id: str) -> None:
+        self.calls.append(f"dropped {id}")
 
     async def unload(self, id: str) -> None:
         self.calls.append(f"unload {id}")
@@ -908,6 +915,35 @@ def test_a_newer_database_is_left_alone(tmp_path: Path) -> None:
     for command in (["backup", str(tmp_path / "copy.db")], ["link", "--new"], ["--port", "0"]):
         assert llamadash.main([*command, "--data-dir", str(tmp_path)]) == 5
     assert path.read_bytes() == before and llamadash.access_key(tmp_path) == key
+
+
+def test_a_backup_is_never_written_over_the_database(tmp_path: Path) -> None:
+    """Nor over what belongs to it, by whatever name."""
+    path = tmp_path / llamadash.DATABASE_NAME
+    with contextlib.closing(llamadash.Database(path)):
+        (tmp_path / "link.db").symlink_to(path)
+        before = path.read_bytes()
+        for name in (path.name, f"{path.name}-wal", "link.db", f"../{tmp_path.name}/{path.name}"):
+            assert llamadash.main(["backup", str(tmp_path / name), "--data-dir", str(tmp_path)]) == 1
+        assert path.read_bytes() == before
+        assert llamadash.main(["backup", str(tmp_path / "copy.db"), "--data-dir", str(tmp_path)]) == 0
+
+
+@pytest.mark.parametrize("given", [b"", b"\xff\xfe12345678\n"])
+def test_a_password_that_is_no_line_of_text_changes_nothing(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: bytes) -> None:
+    """A pipe that is empty, as in a job without a terminal, does not take the password away."""
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(given), "utf-8", "surrogateescape"))
+    assert llamadash.main(["password", "--data-dir", str(tmp_path)]) == llamadash.EXIT_USAGE
+
+
+@pytest.mark.parametrize("option", ["--request-rate", "--sockets-per-address"])
+@pytest.mark.parametrize("value", ["0", "-1", "1.5", "many"])
+def test_a_limit_lets_somebody_in(option: str, value: str) -> None:
+    """With none allowed nobody could use it, and nothing would say why."""
+    with pytest.raises(SystemExit) as ended:
+        llamadash.main([f"{option}={value}"])
+    assert ended.value.code == llamadash.EXIT_USAGE
 
 
 def test_a_migration_that_fails_leaves_the_old_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -2650,6 +2686,44 @@ def test_an_export_is_taken_over(stocked: StubDash) -> None:
     assert stocked.db.get_model(id)["parameters"] == {"ctx-size": 64}
 
 
+def test_an_import_finds_each_model_by_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ids follow the order in which files were found, another one elsewhere; folders come with the document."""
+    shelves = [str(tmp_path / name) for name in "ab"]
+    for shelf in shelves:
+        write_tiny_model(Path(shelf) / "model.gguf")
+    first, second, third = (StubDash(tmp_path / name) for name in ("first", "second", "third"))
+    monkeypatch.setattr(llamadash, "default_model_folders", list)
+    for dash in (first, second, third):
+        dash.config = dataclasses.replace(dash.config, models_dirs=None)
+    for dash, order in ((first, shelves), (second, shelves[::-1])):
+        for revision in (1, 2):
+            dash.ask("config:update", revision=revision, changes={"models_dirs": order[:revision]})
+            dash.ask("models:scan")
+    ids = {Path(row["path"]).parent.name: row["id"] for row in first.db.models()}
+    other = {Path(row["path"]).parent.name: row["id"] for row in second.db.models()}
+    assert ids == {"a": other["b"], "b": other["a"]}
+    first.ask("models:update", id=ids["b"], revision=1, changes={"name": "Bee", "parameters": {"ctx-size": 1234}})
+    document = first.ask("system:export")["document"]
+    for dash in (second, third):
+        dash.ask("system:import", document=document)
+        named = {Path(row["path"]).parent.name: (row["name"] == "Bee", row["parameters"]) for row in dash.db.models()}
+        assert named == {"a": (False, {}), "b": (True, {"ctx-size": 1234})}
+        dash.db.close()
+    first.db.close()
+
+
+def test_a_file_that_comes_in_place_of_one_taken_off_the_list_is_found(stocked: StubDash) -> None:
+    """Only what is there is left out: what lies there later is another model."""
+    stocked.ask("models:scan")
+    row = stocked.db.models()[0]
+    stocked.ask("models:delete", id=row["id"])
+    assert stocked.ask("models:scan")["added"] == 0
+    os.rename(row["path"], stocked.folder / "aside")
+    stocked.ask("models:scan")
+    os.rename(stocked.folder / "aside", row["path"])
+    assert stocked.ask("models:scan")["added"] == 1
+
+
 @pytest.mark.parametrize("event", sorted(llamadash.EVENTS))
 def test_every_event_is_in_the_readme(event: str) -> None:
     """Who writes a client finds every event by its name."""
@@ -3511,6 +3585,35 @@ async def test_presets_that_the_engine_refuses_are_put_back(tmp_path: Path) -> N
         assert dash.engine.runtime("a")["status"] == "loaded"
 
 
+@run_async
+async def test_a_load_that_waits_for_an_engine_that_stops_ends(tmp_path: Path) -> None:
+    """The model is on its way out, and to be loaded again, when the engine is stopped: then it is just unloaded."""
+    async with running(EngineDash(tmp_path, llama_server())) as dash:
+        await dash.load("a")
+        long = await dash.chat("Long story", max_tokens=LONG)
+        await eventually(lambda: dash.events(long, "chat:delta"))
+        await dash.engine.unload("a")
+        await dash.engine.load("a")
+        await dash.engine.stop()
+        state = dash.engine.runtime("a")
+        assert (state["status"], state["error"]) == ("unloaded", None) and not dash.failures
+        with pytest.raises(llamadash.EngineUnavailable):
+            await dash.engine.load("a")
+
+
+@run_async
+async def test_a_model_in_place_of_a_deleted_one_begins_anew(tmp_path: Path) -> None:
+    """Its id is the same, and the failure of the former one is not its own."""
+    async with running(EngineDash(tmp_path, llama_server())) as dash:
+        dash.set_parameters("a", device="none-such")
+        with contextlib.suppress(llamadash.EngineFailed):
+            await dash.engine.apply_presets()
+            await dash.engine.load("a")
+        await eventually(lambda: dash.engine.runtime("a")["status"] == "failed", dash.log())
+        await dash.request("models:delete", id="a")
+        assert dash.engine.runtime("a")["status"] == "unloaded" and dash.engine.runtime("a")["error"] is None
+
+
 @pytest.mark.parametrize("reset", [False, True])
 @run_async
 async def test_a_configuration_that_the_engine_refuses_is_as_it_was(
@@ -3557,7 +3660,7 @@ async def test_everybody_sees_the_presets_that_the_engine_refuses(
 
     async def refuse() -> None:
         raise llamadash.EngineFailed("no")
-    monkeypatch.setattr(dash.engine, "apply_presets", refuse)
+    monkeypatch.setattr(dash.engine, "offer_presets", refuse)
     with pytest.raises(llamadash.EngineFailed):
         await dash.request("presets:import", ini="[tiny]\nctx-size = 2048\n")
     assert dash.broadcasts("models:updated")[0]["model"]["parameters"] == {"ctx-size": 2048}
