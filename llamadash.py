@@ -3358,6 +3358,7 @@ SETTING_DEFAULTS: Json = {
     "theme": "system", "metrics_interval": 10, "metrics_retention_days": 30, "metrics_history_days": 730,
     "logs_retention_days": 7, "logs_max_rows": 200_000, "log_level": "info",
 }
+EVERY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  (what reaches a server on all addresses)
 ENGINE_HOST = r"[A-Za-z0-9:][A-Za-z0-9.:_-]*"  # no option, no path
 CONFIG_FIELDS: dict[str, Any] = {
     "models_dirs": Annotated[list[str], Length(0, 64)], "engine_host": Annotated[str, Length(1, 253)],
@@ -3405,7 +3406,7 @@ class Config:
 
     def url(self, port: int | None = None) -> str:
         """The address to open in a browser on this machine."""
-        host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(self.host, self.host)  # noqa: S104
+        host = EVERY_ADDRESS.get(self.host, self.host)
         host = f"[{host}]" if ":" in host and not host.startswith("[") else host
         return f"{self.scheme}://{host}:{port or self.port}"
 
@@ -4949,7 +4950,6 @@ MAX_REQUESTS_TOLD = 20  # finished requests in one broadcast interval; clients f
 PRESETS_ANSWER_TIME = 10.0  # s that a change of a model waits for what the engine says to it
 LOAD_ANSWER_TIME = 1.0  # s that a load request waits for a refusal before it is called under way
 SOURCE_ENGINE = "engine"
-EVERY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  (what reaches a server on all addresses)
 ROUTER_CONFIG = ("engine_host", "engine_port", "models_max", "models_autoload")  # given on the command line
 
 
@@ -5799,14 +5799,12 @@ class Engine:
 
         Rates are tokens per second since the call before. A model that sleeps is neither asked nor woken.
         """
-        names = ("requests_processing", "requests_deferred", "prompt_tokens_per_second",
-                 "generated_tokens_per_second", "active_models")
         client = self.client
         if self.status != "running" or client is None:
-            return dict.fromkeys(names)
+            return dict(NO_COUNTERS)
         loaded = [state.id for state in self.states.all.values() if state.status == "loaded"]
         answers = await asyncio.gather(*map(client.metrics, loaded), return_exceptions=True)
-        totals = dict.fromkeys(names, 0.0)
+        totals = dict.fromkeys(NO_COUNTERS, 0.0)
         for name, answer in zip(loaded, answers, strict=True):
             if isinstance(answer, dict):
                 self.add_counters(totals, name, answer)
