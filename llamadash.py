@@ -482,6 +482,7 @@ BACKUPS_KEPT = 7  # daily backups: one week to notice that something went wrong;
 BUSY_TIMEOUT = 5.0  # seconds to wait for another connection's lock, as a backup tool's
 BUSY_PAUSE = 0.05  # seconds between two tries of a thread, in which the event loop has its turn
 WRITER_TIMEOUT = 200  # milliseconds that a write waits for it, as the event loop and so everybody waits with it
+SCAN_ROWS = 200  # models written in one go: as long as that takes, whoever reads on the loop waits
 PRUNE_ROWS = 5000  # rows deleted in one go: more would stall the writers
 DAY = 86_400_000  # milliseconds
 RAW_KEPT = 2 * DAY  # how long every single sample is kept
@@ -937,17 +938,16 @@ class Database:
             self.model_rows = None
 
     def apply_scan(self, new: list[Json], changed: list[Json], missing: list[str]) -> None:
-        """Add, change and mark models as a scan found them, in one transaction."""
-        with self.transaction() as db:
-            for row in new:
-                self.write_model(db, {**MODEL_DEFAULTS, "created_at": now_ms(), "updated_at": now_ms(), **row})
-            for row in changed:
-                known = {name: row[name] for name in MODEL_COLUMNS if name in row}
-                for kept in ("id", "created_at", "updated_at", "revision"):
-                    known.pop(kept, None)
-                self.change_model(db, row["id"], known)
-            for id in missing:
-                self.change_model(db, id, {"missing": True})
+        """Add, change and mark models as a scan found them, some hundred in one transaction: others want the lock."""
+        kept = ("id", "created_at", "updated_at", "revision")
+        changes = [(row["id"], {name: row[name] for name in MODEL_COLUMNS if name in row and name not in kept})
+                   for row in changed] + [(id, {"missing": True}) for id in missing]
+        for at in range(0, max(len(new), len(changes)), SCAN_ROWS):
+            with self.transaction() as db:
+                for row in new[at:at + SCAN_ROWS]:
+                    self.write_model(db, {**MODEL_DEFAULTS, "created_at": now_ms(), "updated_at": now_ms(), **row})
+                for id, values in changes[at:at + SCAN_ROWS]:
+                    self.change_model(db, id, values)
 
     # metrics
 
