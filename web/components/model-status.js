@@ -1,5 +1,5 @@
 import { h } from "../core/component.js";
-import { number } from "../core/format.js";
+import { number, percent } from "../core/format.js";
 
 /** @typedef {Record<string, any>} Model */
 
@@ -13,17 +13,18 @@ const STATUSES = {
   missing: ["File missing", "warning"],
 };
 
-/** @type {Record<string, string>} */
-const STAGES = {
-  text_model: "Loading text model",
-  spec_model: "Loading draft model",
-  mmproj_model: "Loading projector",
-  warming_up: "Warming up",
-};
+/** @type {Record<string, string>} what the engine calls them */
+const STAGES = { text_model: "Reading weights", spec_model: "Reading the draft model", mmproj_model: "Reading the projector" };
 
 /** A status as people call it, and its kind of badge. @param {string} status @returns {[string, string]} */
 export function statusLabel(status) {
   return STATUSES[status] ?? [status ?? "Unknown", "neutral"];
+}
+
+/** What a load is at, and how far that is (0 to 1) where it can be told. @param {Model} model @returns {{words: string, part: number | null}} */
+export function loadingStage({ stage, progress }) {
+  if (stage === "warming up" || progress >= 1) return { words: "Warming up", part: null };
+  return { words: stage ? STAGES[stage] ?? sentence(stage) : "Starting", part: progress ?? null };
 }
 
 /** A model's status as badge, with progress while it loads and what else there is to say in one line. @param {Model} model */
@@ -41,7 +42,10 @@ export function modelStatus(model) {
 /** @param {Model} model @returns {string} */
 function detail(model) {
   switch (model.status) {
-    case "loading": return stage(model);
+    case "loading": {
+      const { words, part } = loadingStage(model);
+      return part === null ? `${words}…` : `${words}: ${percent(part * 100)}`;
+    }
     case "loaded": {
       const speed = model.runtime?.tokens_per_second;
       return speed ? `${number(Math.round(speed * 10) / 10)} tokens/s` : "Ready";
@@ -51,14 +55,6 @@ function detail(model) {
     case "missing": return "";
     default: return model.reason && model.reason !== "user" ? sentence(model.reason) : "";
   }
-}
-
-/** @param {Model} model */
-function stage(model) {
-  const name = String(model.stage ?? "").replaceAll(" ", "_");
-  const label = STAGES[name] ?? (model.stage ? sentence(String(model.stage)) : "Starting");
-  if (name === "warming_up" || model.progress === null || model.progress === undefined) return `${label}…`;
-  return model.progress >= 1 ? "Warming up…" : `${label} ${Math.round(model.progress * 100)} %`;
 }
 
 /** @param {string} text */

@@ -17,6 +17,7 @@ import { ChatMessage } from "../components/chat-message.js";
 import { saveText } from "../components/copy-button.js";
 import { confirmDialog } from "../components/dialog.js";
 import { icon } from "../components/icon.js";
+import { statusLabel } from "../components/model-status.js";
 import { emptyState, loadingState } from "../components/states.js";
 import { toast } from "../components/toast.js";
 
@@ -626,9 +627,7 @@ function notice(kind, text, button) {
 /** @param {any} model @returns {VNode | null} */
 function modelBadge(model) {
   if (!model) return null;
-  const kinds = /** @type {Record<string, [string, string]>} */ ({
-    loaded: ["success", "Loaded"], sleeping: ["info", "Asleep"], loading: ["info", "Loading"], failed: ["danger", "Failed"] });
-  const [kind, label] = kinds[model.status] ?? ["neutral", "Not loaded"];
+  const [label, kind] = statusLabel(model.status);
   return h("span", { className: `badge badge-${kind}` }, label);
 }
 

@@ -5,6 +5,7 @@ import { CopyButton } from "../components/copy-button.js";
 import { confirmDialog } from "../components/dialog.js";
 import { icon } from "../components/icon.js";
 import { ENGINE_STATES } from "../components/layout.js";
+import { loadingStage, statusLabel } from "../components/model-status.js";
 import { meter, progressBar } from "../components/progress.js";
 import { emptyState } from "../components/states.js";
 import { toast } from "../components/toast.js";
@@ -17,7 +18,6 @@ const SHOWN_REQUESTS = 8;
 const MENU_LENGTH = 12;
 const DISK_WARNING = 90; // percent
 const IN_MEMORY = ["loaded", "loading", "sleeping"];
-const STAGES = /** @type {Json} */ ({ text_model: "Reading weights", spec_model: "Reading the draft model", mmproj_model: "Reading the projector" });
 
 /** Follows the keys of the state that it shows, and nothing else. */
 class Panel extends Component {
@@ -269,11 +269,11 @@ class LoadedModels extends Panel {
   /** @param {Json} model */
   renderModel(model) {
     const { id, name, status, quantization, size_label: label } = model;
-    const kinds = /** @type {Json} */ ({ loaded: ["success", "Loaded"], sleeping: ["neutral", "Sleeping"], loading: ["info", "Loading"] });
+    const [words, kind] = statusLabel(status);
     return h("li", { key: id, className: "list-item loaded-model" },
       h("div", { className: "loaded-name" },
         h("a", { className: "loaded-link truncate", href: `/models/${encodeURIComponent(id)}`, title: name }, name),
-        h("div", { className: "row" }, h("span", { className: `badge badge-${kinds[status][0]}` }, h("span", { className: status === "loading" ? "dot dot-busy" : "dot" }), kinds[status][1]), h("span", { className: "muted loaded-kind" }, [label, quantization].filter(Boolean).join(" · ")))),
+        h("div", { className: "row" }, h("span", { className: `badge badge-${kind}` }, h("span", { className: status === "loading" ? "dot dot-busy" : "dot" }), words), h("span", { className: "muted loaded-kind" }, [label, quantization].filter(Boolean).join(" · ")))),
       status === "loading" ? this.renderProgress(model) : this.renderFigures(model),
       h("div", { className: "loaded-actions" },
         status === "loading" ? null : h("a", { className: "button button-ghost button-icon", href: `/chat?model=${encodeURIComponent(id)}`, "aria-label": `Chat with ${name}`, title: "Chat" }, icon("chat")),
@@ -281,11 +281,10 @@ class LoadedModels extends Panel {
   }
 
   /** @param {Json} model */
-  renderProgress({ progress, stage, name }) {
-    const words = stage === "warming up" || progress === 1 ? "Warming up" : (STAGES[stage] ?? "Loading");
-    const value = words === "Warming up" ? null : progress;
-    return h("div", { key: "progress", className: "loaded-progress" }, progressBar({ value, label: `Loading ${name}` }),
-      h("span", { className: "muted" }, value === null ? `${words}…` : `${words}: ${percent(value * 100)}`));
+  renderProgress(model) {
+    const { words, part } = loadingStage(model);
+    return h("div", { key: "progress", className: "loaded-progress" }, progressBar({ value: part, label: `Loading ${model.name}` }),
+      h("span", { className: "muted" }, part === null ? `${words}…` : `${words}: ${percent(part * 100)}`));
   }
 
   /** @param {Json} model */
