@@ -72,7 +72,6 @@ export class Socket {
     this.ws = null;
     this.attempt = 0;
     this.wanted = false;
-    this.welcomed = false;
     this.counter = 0;
     this.prefix = Math.random().toString(36).slice(2, 10);
     /** @type {any} */
@@ -156,7 +155,6 @@ export class Socket {
 
   open() {
     this.retryAt = null;
-    this.welcomed = false;
     this.change("connecting");
     const base = this.url ?? `${location.protocol === "https:" ? "wss" : "ws"}://${location.host}`;
     const ws = new this.WebSocket(`${base}${this.path}/?EIO=4&transport=websocket`);
@@ -257,7 +255,6 @@ export class Socket {
     if (!recovered || epoch !== this.epoch) this.seq = seq ?? 0;
     this.epoch = epoch;
     this.attempt = 0;
-    this.welcomed = true;
     this.change("connected");
   }
 
