@@ -7725,7 +7725,7 @@ async def test_a_page_that_is_never_painted_loads_all_the_same(start: Callable[.
 
 @run_async
 async def test_a_wrong_key_asks_for_the_right_one(start: Callable[..., Server]) -> None:
-    """Without a valid key the page says where the link is printed, and a pasted key lets in."""
+    """Without a valid key the page says where the link is printed; a pasted key lets in, and so does the link."""
     server = start()
     async with chromium(server) as browser:
         page = await browser.open(key="wrong")
@@ -7733,6 +7733,11 @@ async def test_a_wrong_key_asks_for_the_right_one(start: Callable[..., Server]) 
         await page.locator("input:not([readonly])").first.fill(server.key)
         await page.keyboard.press("Enter")
         await page.wait_for_selector("h1:has-text('Dashboard')")
+        page = await browser.open(key="wrong")
+        await page.wait_for_selector("text=llamadash.py link")
+        await page.goto(f"{server.url}/#key={server.key}")  # which changes the fragment only
+        await page.wait_for_selector("[data-connection=connected]")
+        assert page.url == f"{server.url}/"
 
 
 @run_async

@@ -3,12 +3,13 @@
 const STORED = "llamadash.token";
 let password = ""; // until the server answers it with a session token
 
-/** Take the key out of the address bar (`#key=…`) into this browser's storage. */
+/** Take the key out of the address bar (`#key=…`) into this browser's storage. @returns {boolean} whether there was one */
 export function takeKeyFromAddress() {
   const key = new URLSearchParams(location.hash.slice(1)).get("key");
-  if (!key) return;
+  if (!key) return false;
   keepToken(key);
   history.replaceState(history.state, "", location.pathname + location.search);
+  return true;
 }
 
 /** @returns {{token?: string, password?: string}} what to show the server */

@@ -89,6 +89,7 @@ export class StateManager {
   /** Connect, and keep the state in step from now on. */
   start() {
     takeKeyFromAddress();
+    window.addEventListener("hashchange", () => takeKeyFromAddress() && this.socket.reconnect()); // a link pasted into this tab
     this.listen();
     this.socket.connect();
     return this;
