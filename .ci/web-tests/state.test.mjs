@@ -37,12 +37,18 @@ test("a fresh connection asks for what every page needs, a recovered one for not
   assert.ok(socket.asked.includes("logs:list") && socket.asked.includes("models:list"));
 });
 
-test("what failed to load is asked for again", async () => {
+test("what failed to load is asked for again, also when the connection is back", async () => {
   const [state, socket] = fresh();
   socket.answers["config:get"] = new Error("no");
   await assert.rejects(state.load("config"));
   socket.answers["config:get"] = { config: {} };
   assert.deepEqual(await state.load("config"), { config: {} });
+  socket.answers["requests:list"] = new Error("no");
+  await assert.rejects(state.load("requests"));
+  socket.answers["requests:list"] = { requests: [{ id: 1 }], summary: {} };
+  socket.say("connection:established", { recovered: true });
+  await tick();
+  assert.deepEqual(state.get("requests"), [{ id: 1 }]);
 });
 
 test("requests made while disconnected wait for the connection, chat does not", async () => {

@@ -16,7 +16,7 @@ const KEPT_LOGS = 500;
 const KEPT_REQUESTS = 50;
 const QUEUE_LENGTH = 100; // requests waiting for the connection
 const QUEUE_DEADLINE_MS = 30_000;
-const ALWAYS = ["engine", "settings", "models", "metrics"]; // asked for at every new connection
+const ALWAYS = ["engine", "settings", "models", "metrics"]; // asked for whatever page is shown
 
 /** How each key is fetched: event, data, and the state it gives. @type {{[key: string]: [string, () => Json, (data: Json) => Json]}} */
 const SOURCES = {
@@ -84,6 +84,7 @@ export class StateManager {
     this.queue = [];
     /** @type {Map<string, Promise<any>>} */
     this.loaded = new Map();
+    this.wanted = new Set(ALWAYS); // every key that was asked for, had or not
   }
 
   /** Connect, and keep the state in step from now on. */
@@ -147,6 +148,7 @@ export class StateManager {
     const name = key === "info" ? "system" : key;
     const running = this.loaded.get(name);
     if (running) return running;
+    this.wanted.add(name);
     const [event, data, change] = SOURCES[name];
     const loading = this.request(event, data()).then((answer) => {
       for (const [field, value] of Object.entries(change(answer))) this.set(field, value);
@@ -196,9 +198,9 @@ export class StateManager {
   welcome(info) {
     if (info.session) keepToken(typeof info.session === "string" ? info.session : info.session.token);
     this.set("info", info);
-    const known = info.recovered ? [] : [...this.loaded.keys()].filter((key) => key !== "metricsRecent");
     if (!info.recovered) this.set("scan", null);
-    for (const key of new Set([...ALWAYS.filter((name) => !this.loaded.has(name)), ...known])) this.reload(key).catch(() => {});
+    const stale = (/** @type {string} */ key) => !this.loaded.has(key) || (!info.recovered && key !== "metricsRecent");
+    for (const key of [...this.wanted].filter(stale)) this.reload(key).catch(() => {});
     for (const { event, data, options, resolve, reject, timer } of this.queue.splice(0)) {
       clearTimeout(timer);
       this.socket.request(event, data, options).then(resolve, reject);
