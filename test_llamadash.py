@@ -7754,6 +7754,35 @@ async def test_the_connection_state_is_always_true(start: Callable[..., Server])
 
 
 @run_async
+async def test_what_could_not_be_had_is_there_once_the_connection_is_back(
+        start: Callable[..., Server], tmp_path: Path) -> None:
+    """Also where nothing else was missed meanwhile: no error stays beside "Connected"."""
+    write_tiny_model(tmp_path / "models" / "tiny.gguf")
+    server = start("--models-dir", str(tmp_path / "models"))
+    async with chromium(server, viewport={"width": 1440, "height": 900}) as browser:
+        await browser.context.clock.install()
+        page = await browser.open()
+        await page.wait_for_selector("[data-connection=connected]")
+        for path, failed, shown in (("/models/tiny", "text=No estimate", ".estimate-total"),
+                                    ("/monitoring", "text=could not be read", ".monitoring-card")):
+            await page.goto(f"{server.url}{path}")
+            await page.wait_for_selector(shown)
+            await page.get_by_role("link", name="Logs", exact=True).click()
+            await page.wait_for_selector("h1:has-text('Logs')")
+            await browser.context.set_offline(True)
+            await page.wait_for_selector("[data-connection=disconnected]")
+            await page.go_back()
+            await page.wait_for_selector("h1:not(:has-text('Logs'))")
+            await page.clock.fast_forward(31_000)
+            await page.wait_for_selector(failed)
+            await browser.context.set_offline(False)
+            await page.wait_for_selector("[data-connection=connected]")
+            await page.wait_for_selector(shown)
+            await page.wait_for_selector(failed, state="detached")
+        assert [problem for problem in browser.problems if "ERR_INTERNET_DISCONNECTED" not in problem] == []
+
+
+@run_async
 async def test_two_browsers_stay_in_step(start: Callable[..., Server], tmp_path: Path) -> None:
     """A star given in one browser shows in the other."""
     library_of_models(tmp_path / "server-0" / "models")

@@ -24,7 +24,10 @@ export class MemoryEstimate extends Component {
 
   didMount() {
     this.ask(0);
-    return [() => clearTimeout(this.timer), () => { this.latest += 1; }];
+    return [
+      this.props.state.subscribe("info", () => { if (this.state.error) this.fetch(); }),
+      () => clearTimeout(this.timer), () => { this.latest += 1; },
+    ];
   }
 
   didUpdate() {

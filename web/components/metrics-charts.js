@@ -72,7 +72,7 @@ export class MetricsCharts extends Component {
     void this.load();
     return [
       state.on("metrics:update", (/** @type {any} */ { metrics }, /** @type {any} */ envelope) => this.add(metrics, envelope.timestamp)),
-      state.subscribe("info", (/** @type {any} */ info) => info?.recovered || this.state.loading || void this.load()),
+      state.subscribe("info", (/** @type {any} */ info) => (info?.recovered && !this.state.error) || this.state.loading || void this.load()),
     ];
   }
 

@@ -42,7 +42,7 @@ export class RequestTable extends Component {
     void this.load();
     return [
       state.on("requests:finished", (/** @type {any} */ { request }) => this.add(request)),
-      state.subscribe("info", (/** @type {any} */ info) => info?.recovered || this.state.loading || void this.load()),
+      state.subscribe("info", (/** @type {any} */ info) => (info?.recovered && !this.state.error) || this.state.loading || void this.load()),
       state.subscribe("models", (/** @type {any[]} */ models, /** @type {any[]} */ old) => models?.length !== old?.length && this.setState({})),
     ];
   }

@@ -57,7 +57,11 @@ export class SettingsPage extends Component {
     const { state } = this.props;
     const follow = (/** @type {string} */ key) => state.subscribe(key, (/** @type {any} */ value) => this.setState({ [key]: value }));
     this.fetch();
-    return [...["settings", "info", "system"].map(follow), state.subscribe("config", (/** @type {Json} */ config) => this.setState({ locked: config.locked ?? {} }))];
+    return [
+      ...["settings", "info", "system"].map(follow),
+      state.subscribe("info", () => { if (!this.state.sessions?.length) this.fetchSessions(); }),
+      state.subscribe("config", (/** @type {Json} */ config) => this.setState({ locked: config.locked ?? {} })),
+    ];
   }
 
   fetch() {
