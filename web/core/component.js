@@ -215,14 +215,15 @@ function pathOf(element) {
 
 /**
  * Gives the focus back to an element that lost it by being moved; whoever was at one that is gone, or of no use now,
- * goes on from what it was in.
+ * goes on from what it was in, or stays where a closed dialog has put him.
  * @param {HTMLElement[]} path
  */
 function keepPlace([focused, ...above]) {
-  if (!focused) return;
+  const now = document.activeElement;
+  if (!focused || (now !== focused && now !== document.body)) return;
   const lost = !focused.isConnected || focused.matches(":disabled, [hidden], [hidden] *");
   const place = lost ? above.find((element) => element.isConnected && !element.closest("[hidden]")) : focused;
-  if (!place || place === document.activeElement) return;
+  if (!place || place === now) return;
   if (lost && place.tabIndex < 0) place.setAttribute("tabindex", "-1");
   place.focus({ preventScroll: true });
 }
