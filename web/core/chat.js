@@ -39,7 +39,6 @@ export class Chat {
     this.listeners = new Set();
     /** @type {Map<string, Run>} answers that were stopped, by chat, until their figures come */
     this.stopped = new Map();
-    this.storageFull = false;
     /** @type {string | null} the conversation that the page shows, or showed last */
     this.open = null;
     this.draft = ""; // what is written and not sent, while another page is shown
@@ -64,16 +63,11 @@ export class Chat {
     return () => this.listeners.delete(listener);
   }
 
-  /** @param {Conversation} conversation */
-  save(conversation) {
-    this.storageFull = !this.conversations.save(conversation);
-  }
-
   /** Stores an answer beside what another tab may have set meanwhile.
    * @param {Run} run @returns {boolean} false when another tab has deleted the conversation */
   store(run) {
-    if (!this.storageFull && !this.conversations.refresh(run.conversation)) return false;
-    this.save(run.conversation);
+    if (!this.conversations.refresh(run.conversation)) return false;
+    this.conversations.save(run.conversation);
     return true;
   }
 
@@ -98,7 +92,7 @@ export class Chat {
     this.runs.set(conversation.id, run);
     this.keeper ??= setInterval(() => [...this.runs.values()].forEach((item) => this.keep(item)), KEEP_EVERY_MS);
     conversation.updatedAt = now;
-    this.save(conversation);
+    this.conversations.save(conversation);
     this.changed(run);
     try {
       const request = { model: conversation.model, messages, parameters: conversation.parameters };

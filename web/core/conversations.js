@@ -59,22 +59,30 @@ export class Conversations {
     this.cache = new Map();
     /** @type {Summary[]} */
     this.index = [];
+    /** @type {Set<string>} ids of those that found no room: this page alone has them, or their newest part */
+    this.unstored = new Set();
     this.reload();
   }
 
-  /** Reads the index again, after another tab wrote it; what is in `keep` stays as this tab knows it.
+  /** Reads the index again, after another tab wrote it; what is in `keep` or found no room stays as this tab knows it.
    * @param {Set<string>} [keep] */
   reload(keep = new Set()) {
     const stored = read(this.storage, INDEX_KEY);
     if (!this.storage) return;
-    this.index = Array.isArray(stored) ? stored.filter((item) => typeof item?.id === "string") : [];
-    for (const id of this.cache.keys()) if (!keep.has(id)) this.cache.delete(id);
+    this.index = this.withUnstored(Array.isArray(stored) ? stored.filter((item) => typeof item?.id === "string") : []);
+    for (const id of this.cache.keys()) if (!keep.has(id) && !this.unstored.has(id)) this.cache.delete(id);
+  }
+
+  /** @param {Summary[]} index @returns {Summary[]} with those that found no room */
+  withUnstored(index) {
+    const named = new Set(index.map(({ id }) => id));
+    return [...index, ...this.index.filter(({ id }) => this.unstored.has(id) && !named.has(id))];
   }
 
   /** Takes over what another tab may have set while this one receives an answer.
    * @param {Conversation} conversation @returns {boolean} false when it is not stored any more */
   refresh(conversation) {
-    if (!this.storage) return true;
+    if (!this.storage || this.unstored.has(conversation.id)) return true;
     const stored = read(this.storage, ITEM_KEY + conversation.id);
     if (!stored) return false;
     const { title, model, system, parameters } = stored;
@@ -116,11 +124,16 @@ export class Conversations {
     const kept = others.filter((/** @type {Summary} */ item, /** @type {number} */ at) => (
       (room -= item.size) >= 0 && at < MAX_CONVERSATIONS - 1));
     for (;;) {
-      this.index = [{ id, title, updatedAt, size: text.length }, ...kept];
-      if (write(this.storage, ITEM_KEY + id, text) && write(this.storage, INDEX_KEY, JSON.stringify(this.index))) break;
-      if (!kept.pop()) return false;
+      const index = [{ id, title, updatedAt, size: text.length }, ...kept];
+      this.index = this.withUnstored(index);
+      if (write(this.storage, ITEM_KEY + id, text) && write(this.storage, INDEX_KEY, JSON.stringify(index))) break;
+      if (!kept.pop()) {
+        this.unstored.add(id);
+        return false;
+      }
       this.sweep();
     }
+    this.unstored.delete(id);
     if (kept.length < others.length) this.sweep();
     return true;
   }
@@ -128,9 +141,11 @@ export class Conversations {
   /** @param {string} id */
   remove(id) {
     this.cache.delete(id);
+    this.unstored.delete(id);
     this.index = this.index.filter((item) => item.id !== id);
     this.storage?.removeItem(ITEM_KEY + id);
-    write(this.storage, INDEX_KEY, JSON.stringify(this.index));
+    const stored = read(this.storage, INDEX_KEY) ?? [];
+    write(this.storage, INDEX_KEY, JSON.stringify(stored.filter((/** @type {Summary} */ item) => item.id !== id)));
   }
 
   /** Removes stored conversations that the index does not name. */

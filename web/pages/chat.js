@@ -266,7 +266,7 @@ export class ChatPage extends Component {
   renderNotice() {
     const engine = this.props.state.get("engine");
     const { connection } = this.props.state;
-    if (this.chat.storageFull) {
+    if (this.conversations.unstored.has(this.conversation.id)) {
       return notice("warning", "This browser has no room to keep this conversation. Delete old ones, or save it as Markdown.");
     }
     if (connection !== "connected" || !engine) return null;
@@ -456,7 +456,7 @@ export class ChatPage extends Component {
     this.endRename(input);
     if (!conversation || !title || title === conversation.title) return;
     conversation.title = title;
-    this.chat.save(conversation);
+    this.conversations.save(conversation);
   }
 
   /** Whoever was still in the field is back at its button. @param {HTMLInputElement} input */
@@ -512,7 +512,7 @@ export class ChatPage extends Component {
   changeConversation(changes) {
     Object.assign(this.conversation, changes);
     if (changes.parameters) writeStorage(SAMPLING_KEY, JSON.stringify(changes.parameters));
-    if (this.conversation.messages.length) this.chat.save(this.conversation);
+    if (this.conversation.messages.length) this.conversations.save(this.conversation);
     this.setState({});
   }
 
