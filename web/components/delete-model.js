@@ -52,7 +52,7 @@ export class DeleteModel extends Component {
           h("input", { type: "checkbox", checked: deleteFile, dataset: { role: "delete-file" } }),
           h("span", null, h("strong", null, "Delete the file from disk as well"),
             h("span", { className: "field-hint check-hint" }, `${bytes(size)} of disk come back${files(model)}. This cannot be undone.`))),
-        !deleteFile && model.status !== "missing" && h("p", { key: "again", className: "field-hint" }, "Without that, a later scan of its folder finds it again."),
+        !deleteFile && model.status !== "missing" && h("p", { key: "again", className: "field-hint" }, "Without that, its file stays where it is. Scans leave it out from then on; “Add by path” brings it back."),
         h("code", { key: "path", className: "code break-all" }, model.path),
         error && h("p", { key: "error", className: "field-error", role: "alert" }, error)));
   }
