@@ -8028,6 +8028,38 @@ async def test_focus_returns_from_a_dialog(start: Callable[..., Server]) -> None
 
 
 @run_async
+async def test_the_address_and_the_page_agree(start: Callable[..., Server]) -> None:
+    """Back ends a question about the page that is left, twice in a row too, and sets the filter of the address."""
+    async with chromium(server := start(), viewport={"width": 1440, "height": 900}) as browser:
+        page = await browser.open("//")
+        await page.wait_for_selector("h1:has-text('Dashboard')")
+        for name in ("Models", "Logs", "Configuration"):
+            await page.get_by_role("link", name=name, exact=True).click()
+            await page.wait_for_selector(f"h1:has-text('{name}')")
+        await page.locator("#config-models_max").fill("7")
+        for path in ("/logs", "/models"):
+            await page.evaluate("history.back()")
+            await page.wait_for_url(server.url + path)
+            await page.wait_for_selector("dialog:has-text('Leave without saving?')")
+        await page.get_by_role("button", name="Leave", exact=True).click()
+        await page.wait_for_selector("h1:has-text('Models')")
+        assert page.url.endswith("/models")
+        await page.get_by_role("link", name="Logs", exact=True).click()
+        await page.get_by_role("button", name="Clear", exact=True).click()
+        await page.wait_for_selector("dialog[open]")
+        await page.go_back()
+        await page.wait_for_selector("h1:has-text('Models')")
+        assert not await page.locator("dialog").count()
+        await page.goto(f"{server.url}/logs?source=engine")
+        await page.wait_for_selector(".logs-source-filter.is-on")
+        await page.get_by_role("link", name="Logs", exact=True).click()
+        await page.wait_for_selector(".logs-source-filter:not(.is-on)")
+        await page.go_back()
+        await page.wait_for_selector(".logs-source-filter.is-on")
+        assert browser.problems == []
+
+
+@run_async
 async def test_nobody_loses_his_place(start: Callable[..., Server], tmp_path: Path) -> None:
     """Where the button that was pressed is gone afterwards, the focus is near, and Tab goes on from there."""
     write_tiny_model(tmp_path / "models" / "tiny.gguf")

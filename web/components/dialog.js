@@ -56,7 +56,7 @@ export class Dialog extends Component {
 }
 
 /**
- * Ask before something that cannot be taken back.
+ * Ask before something that cannot be taken back. Whoever goes back or forward meanwhile has not agreed.
  * @param {{title: string, body?: any, confirmLabel?: string, cancelLabel?: string, danger?: boolean, details?: string[]}} options
  * @returns {Promise<boolean>}
  */
@@ -65,11 +65,14 @@ export function confirmDialog({ title, body, confirmLabel = "Continue", cancelLa
     const opener = /** @type {HTMLElement | null} */ (document.activeElement);
     /** @param {boolean} answer */
     const finish = (answer) => {
+      window.removeEventListener("popstate", leave);
       dialog.element.close();
       dialog.destroy();
       opener?.focus?.();
       resolve(answer);
     };
+    const leave = () => finish(false);
+    window.addEventListener("popstate", leave);
     const dialog = new Confirmation({ title, body, confirmLabel, cancelLabel, danger, details, finish }).mount(document.body);
   });
 }

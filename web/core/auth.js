@@ -8,7 +8,7 @@ export function takeKeyFromAddress() {
   const key = new URLSearchParams(location.hash.slice(1)).get("key");
   if (!key) return false;
   keepToken(key);
-  history.replaceState(history.state, "", location.pathname + location.search);
+  history.replaceState(history.state, "", location.origin + location.pathname + location.search);
   return true;
 }
 

@@ -87,8 +87,9 @@ export class Router {
 
   /** @param {string} path with its query @param {{replace?: boolean}} [options] */
   async navigate(path, { replace = false } = {}) {
+    const turn = ++this.turn;
     const place = this.locate(path);
-    if (!(await this.allowed(place))) return;
+    if (!(await this.allowed(place)) || turn !== this.turn) return;
     this.scrolls.set(this.entry, window.scrollY);
     if (!replace) this.entry = Date.now();
     history[replace ? "replaceState" : "pushState"]({ entry: this.entry }, "", path);
@@ -97,9 +98,12 @@ export class Router {
 
   /** @param {number} entry */
   async back(entry) {
+    const turn = ++this.turn;
     const place = this.locate(location.pathname + location.search);
-    if (!(await this.allowed(place))) {
-      history.pushState({ entry: this.entry }, "", this.current?.path ?? "/");
+    const allowed = await this.allowed(place);
+    if (turn !== this.turn) return; // the address is that of a later one
+    if (!allowed) {
+      history.pushState({ entry: this.entry }, "", location.origin + (this.current?.path ?? "/"));
       return;
     }
     this.scrolls.set(this.entry, window.scrollY);
@@ -119,7 +123,7 @@ export class Router {
 
   /** @param {string} path @returns {Place} */
   locate(path) {
-    const url = new URL(path, location.origin);
+    const url = new URL(location.origin + path); // a path may begin with two slashes
     for (const { pattern } of this.routes) {
       const params = matchPath(pattern, url.pathname);
       if (params) return { path, pattern, params, query: url.searchParams };

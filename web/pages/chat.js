@@ -561,6 +561,7 @@ export class ChatPage extends Component {
     if (!sure) return;
     if (this.chat.runs.has(id)) this.chat.cancel(id);
     this.conversations.remove(id);
+    if (this.destroyed) return; // the address is another page's
     if (id === this.conversation.id) this.goTo(null);
     else this.setState({});
   }

@@ -72,6 +72,13 @@ export class LogsPage extends Component {
     ];
   }
 
+  /** A link to one source shows it, also from here. @param {any} props */
+  receive(props) {
+    const [before, source] = [this.props, props].map(({ query }) => query?.get("source") ?? "");
+    super.receive(props);
+    if (before || source) this.filter({ source });
+  }
+
   /** Names for the source filter; only a change of the list itself matters here. @param {any[]} models */
   followModels(models) {
     if (models?.length !== this.state.models.length) this.setState({ models });
