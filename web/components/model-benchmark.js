@@ -24,11 +24,18 @@ export class ModelBenchmark extends Component {
 
   didMount() {
     this.loadPast();
-    return [this.props.state.on("models:benchmark", (/** @type {any} */ progress) => {
-      if (progress.id !== this.props.model.id) return;
-      this.setState({ progress });
-      if (progress.benchmark) this.add(progress.benchmark);
-    })];
+    const { state } = this.props;
+    return [
+      state.on("models:benchmark", (/** @type {any} */ progress) => this.follow(progress)),
+      state.on("connection:established", (/** @type {{recovered: boolean}} */ { recovered }) => { if (!recovered) this.setState({ progress: null }); }),
+    ];
+  }
+
+  /** @param {Record<string, any>} progress of any model, whoever measures it; its end has the result or the error */
+  follow(progress) {
+    if (progress.id !== this.props.model.id) return;
+    this.setState({ progress, error: progress.error ?? "" });
+    if (progress.benchmark) this.add(progress.benchmark);
   }
 
   async loadPast() {
