@@ -8084,7 +8084,8 @@ async def test_nobody_loses_his_place(start: Callable[..., Server], tmp_path: Pa
 
 @run_async
 async def test_escape_closes_the_menu_of_a_phone(start: Callable[..., Server]) -> None:
-    """What "More" opened is closed by Escape, from wherever in it the focus is, which goes back to the button."""
+    """What "More" opened is closed by Escape, from wherever in it the focus is, which goes back to the button.
+    A link closes it too, also that of the page one is on."""
     async with chromium(start(), viewport={"width": 390, "height": 844}) as browser:
         page = await browser.open("/models")
         more = page.get_by_role("button", name="More")
@@ -8093,6 +8094,10 @@ async def test_escape_closes_the_menu_of_a_phone(start: Callable[..., Server]) -
         await page.keyboard.press("Escape")
         await page.wait_for_selector('[data-action="more"][aria-expanded="false"]')
         assert await more.evaluate("(button) => button === document.activeElement")
+        await more.click()
+        await page.wait_for_selector('[data-action="more"][aria-expanded="true"]')
+        await page.get_by_role("link", name="Models", exact=True).click()
+        await page.wait_for_selector('[data-action="more"][aria-expanded="false"]')
 
 
 @run_async

@@ -215,7 +215,7 @@ export class Layout extends Component {
 
   /** @param {any} props */
   receive(props) {
-    if (props.path !== this.props.path) this.state = { ...this.state, more: false };
+    this.state = { ...this.state, more: false }; // also after a link to the page that is shown already
     super.receive(props);
   }
 
