@@ -8008,6 +8008,9 @@ async def test_a_chat_loses_nothing_while_it_is_disconnected(appliance: Server) 
         await page.wait_for_selector("h1:has-text('Models')")
         await page.get_by_role("link", name="Chat", exact=True).click()
         assert await page.locator("textarea").first.input_value() == "Not yet sent"
+        visited = await page.evaluate("history.length")
+        await page.get_by_role("link", name="Chat", exact=True).click()
+        await page.wait_for_function("(visited) => history.length > visited && location.search", arg=visited)
     await client.close()
 
 

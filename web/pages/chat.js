@@ -77,7 +77,7 @@ export class ChatPage extends Component {
     window.addEventListener("storage", onStorage);
     this.didUpdate();
     this.focusInput();
-    this.keepAddress(this.conversation.messages.length ? this.conversation.id : null);
+    this.keepAddress();
     return [
       state.subscribe("models", () => this.handleModels()),
       state.subscribe("engine", refresh),
@@ -105,6 +105,7 @@ export class ChatPage extends Component {
     if (wanted.id !== this.conversation.id && wanted.messages.length) this.show(wanted);
     else if (props.query?.get("model")) this.show(this.blank());
     else this.update();
+    this.keepAddress();
   }
 
   /** The conversation of the address, or the one that was open before another page was shown. */
@@ -528,7 +529,7 @@ export class ChatPage extends Component {
     this.atBottom = true;
     this.setState({ draft, view: this.state.view === "list" ? "thread" : this.state.view, editing: null });
     this.ask();
-    this.keepAddress(conversation.id);
+    this.keepAddress();
   }
 
   ask() {
@@ -577,7 +578,7 @@ export class ChatPage extends Component {
   /** @param {string | null} id null for a new conversation */
   goTo(id) {
     this.show((id && this.conversations.get(id)) || this.blank());
-    this.keepAddress(id);
+    this.keepAddress();
     this.focusInput();
   }
 
@@ -587,8 +588,9 @@ export class ChatPage extends Component {
     this.setState({ conversation, editing: null, renaming: null, view: this.state.view === "panel" ? "panel" : "thread", jump: false, invalid: {} });
   }
 
-  /** The address names the conversation, so that a reload shows it again. @param {string | null} id */
-  keepAddress(id) {
+  /** The address names the conversation, so that a reload shows it again. */
+  keepAddress() {
+    const id = this.conversation.messages.length ? this.conversation.id : null;
     this.chat.open = id;
     history.replaceState(history.state, "", id ? `/chat?c=${id}` : "/chat");
   }
