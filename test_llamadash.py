@@ -7799,6 +7799,45 @@ async def test_two_browsers_stay_in_step(start: Callable[..., Server], tmp_path:
 
 
 @run_async
+async def test_what_others_do_to_a_model_meanwhile_is_kept(start: Callable[..., Server]) -> None:
+    """A name that was not typed here stays, a typed one is asked for again, and a question ends with its model."""
+    server = start()
+    write_tiny_model(server.models / "tiny.gguf")
+    client = await Dashboard().connect(server)
+    await client.request("models:scan")
+
+    async def rename(name: str) -> None:
+        model = (await client.request("models:list"))["models"][0]
+        await client.request("models:update", id="tiny", revision=model["revision"], changes={"name": name})
+        await page.wait_for_selector(f".model-link:has-text('{name}')")
+    async with chromium(server, viewport={"width": 1440, "height": 900}) as browser:
+        page = await browser.open("/models/tiny")
+        await page.get_by_role("button", name="Rename").click()
+        await rename("Theirs")
+        await page.get_by_role("button", name="Save", exact=True).click()
+        await page.wait_for_selector("h2:has-text('Theirs')")
+        await page.get_by_role("button", name="Rename").click()
+        await page.locator(".rename-input").fill("Mine")
+        await rename("Other")
+        await page.get_by_role("button", name="Save", exact=True).click()
+        await page.wait_for_selector(".toast:has-text('“Other”')")
+        await page.get_by_role("button", name="Save", exact=True).click()
+        await page.wait_for_selector("h2:has-text('Mine')")
+        toasts = await page.locator(".toast").count()
+        await page.locator(".model-detail .model-star").dblclick()
+        await page.locator(".danger-zone [data-action=delete]").click()
+        await page.wait_for_selector("dialog[open]")
+        await client.request("models:delete", id="tiny")
+        await page.wait_for_selector("dialog", state="detached")
+        await client.request("models:create", model={"name": "tiny", "path": str(server.models / "tiny.gguf")})
+        await page.wait_for_selector("h2:has-text('tiny')")
+        assert not await page.locator("dialog").count()
+        assert await page.locator(".toast").count() <= toasts
+        assert browser.problems == []
+    await client.close()
+
+
+@run_async
 async def test_a_metrics_tick_touches_only_numbers(start: Callable[..., Server], tmp_path: Path) -> None:
     """While metrics come in every second, the table of models is not rebuilt and keeps its focus."""
     library_of_models(tmp_path / "server-0" / "models")

@@ -21,7 +21,7 @@ const TABS = [["overview", "Overview"], ["parameters", "Parameters"], ["benchmar
  */
 export class ModelDetail extends Component {
   init() {
-    this.state = { tab: "overview", visited: new Set(["overview"]), renaming: null, saving: false };
+    this.state = { tab: "overview", visited: new Set(["overview"]), renaming: null, renamed: "", saving: false };
   }
 
   getEventMap() {
@@ -57,7 +57,8 @@ export class ModelDetail extends Component {
   }
 
   handleRename() {
-    this.setState({ renaming: this.props.model.name });
+    const { name } = this.props.model;
+    this.setState({ renaming: name, renamed: name });
     this.update();
     const input = this.element.querySelector(".rename-input");
     input.focus();
@@ -87,7 +88,11 @@ export class ModelDetail extends Component {
     event.preventDefault();
     const { model, state } = this.props;
     const name = this.state.renaming.trim();
-    if (!name || name === model.name) return this.endRename();
+    if (!name || name === model.name || name === this.state.renamed) return this.endRename();
+    if (model.name !== this.state.renamed) {
+      this.setState({ renamed: model.name });
+      return toast(`Its name was changed to “${model.name}” elsewhere just now. Save again to replace it.`, { kind: "error" });
+    }
     this.setState({ saving: true });
     try {
       await state.request("models:update", { id: model.id, revision: model.revision, changes: { name } });

@@ -49,6 +49,7 @@ export class ModelsPage extends Component {
       query: { ...DEFAULT_QUERY, ...rememberedSort() }, busy: new Set(), dialog: null, deleting: "", skipped: null, scanning: false, error: "",
     };
     this.usedAt = lastUses(state.get("requests"));
+    /** Ids of the models whose star is being changed. @type {Set<string>} */ this.starring = new Set();
     /** Whether parameters were typed and not saved. @type {boolean} */ this.dirty = false;
     /** The answer of queryModels for these models and this query. @type {{models: Model[]|null, query: Query|null, answer: ReturnType<typeof queryModels>|null}} */
     this.found = { models: null, query: null, answer: null };
@@ -98,6 +99,11 @@ export class ModelsPage extends Component {
       router.after(() => this.keepScroll()),
       () => window.removeEventListener("beforeunload", guardUnload),
     ];
+  }
+
+  /** A question about a model ends with the model. */
+  didUpdate() {
+    if (this.state.dialog === "delete" && !this.find(this.state.deleting)) this.closeDialog();
   }
 
   async fetch() {
@@ -211,12 +217,14 @@ export class ModelsPage extends Component {
   /** @param {Event} _event @param {HTMLElement} element */
   async handleFavorite(_event, element) {
     const model = this.find(element.dataset.id ?? "");
-    if (!model) return;
+    if (!model || this.starring.has(model.id)) return; // a double click
+    this.starring.add(model.id);
     try {
       await this.props.state.request("models:update", { id: model.id, revision: model.revision, changes: { favorite: !model.favorite } });
     } catch (error) {
       toast(/** @type {Error} */ (error).message, { kind: "error" });
     }
+    this.starring.delete(model.id);
   }
 
   /** @param {Event} _event @param {HTMLElement} element */
