@@ -98,7 +98,7 @@ export class PresetsDialog extends Component {
           preview && h("div", { key: "preview", className: "stack", role: "status" },
             h("strong", null, preview.changes?.length ? `Changes to ${plural(preview.changes.length, "model")}` : "Nothing would change."),
             h("ul", { className: "change-list" }, (preview.changes ?? []).flatMap(described).map((/** @type {string} */ line) => h("li", { key: line }, line))),
-            (preview.warnings ?? []).map((/** @type {string} */ warning, /** @type {number} */ index) => h("p", { key: `w${index}`, className: "text-warning" }, warning))))));
+            (preview.warnings ?? []).map((/** @type {string} */ warning, /** @type {number} */ index) => h("p", { key: `w${index}`, className: "text-warning break-all" }, warning))))));
   }
 }
 
