@@ -7838,6 +7838,27 @@ async def test_what_others_do_to_a_model_meanwhile_is_kept(start: Callable[..., 
 
 
 @run_async
+async def test_settings_show_what_is_saved(start: Callable[..., Server]) -> None:
+    """What was typed and taken back does not hide another's change, and a theme that was not saved is not chosen."""
+    server = start()
+    client = await Dashboard().connect(server)
+    async with chromium(server) as browser:
+        await browser.context.clock.install()
+        page = await browser.open("/settings")
+        await page.locator("#setting-logs_retention_days").press("End")
+        await page.keyboard.type("5")
+        await page.keyboard.press("Backspace")
+        await client.request("settings:update", changes={"logs_retention_days": 77})
+        await page.wait_for_function("() => document.querySelector('#setting-logs_retention_days').value === '77'")
+        await browser.context.set_offline(True)
+        await page.get_by_text("Dark", exact=True).click()
+        await page.clock.fast_forward(31_000)
+        await page.wait_for_selector(".theme-choice [role=alert]")
+        assert await page.locator("[name=theme]:checked").get_attribute("value") == "system"
+    await client.close()
+
+
+@run_async
 async def test_a_metrics_tick_touches_only_numbers(start: Callable[..., Server], tmp_path: Path) -> None:
     """While metrics come in every second, the table of models is not rebuilt and keeps its focus."""
     library_of_models(tmp_path / "server-0" / "models")

@@ -83,9 +83,10 @@ export class SettingsPage extends Component {
 
   /** What is typed stays what it is until it was saved. @param {Event} _event @param {HTMLInputElement} element */
   handleInput(_event, element) {
-    if (element.type === "radio" || element.type === "checkbox") return;
+    if (element.type === "radio" || element.type === "checkbox") return undefined;
     const key = element.dataset.setting ?? "";
-    this.setState({ draft: { ...this.state.draft, [key]: element.value }, errors: { ...this.state.errors, [key]: "" } });
+    if (element.value === String(this.state.settings[key] ?? "")) return this.forget(key);
+    return this.setState({ draft: { ...this.state.draft, [key]: element.value }, errors: { ...this.state.errors, [key]: "" } });
   }
 
   /** @param {Event} _event @param {HTMLInputElement|HTMLSelectElement} element */
@@ -106,6 +107,7 @@ export class SettingsPage extends Component {
       toast("Saved", { kind: "success" });
     } catch (error) {
       this.setState({ errors: { ...this.state.errors, [key]: /** @type {Error} */ (error).message } });
+      if (key === "theme") this.element.querySelector(`[name="theme"][value="${this.state.settings.theme}"]`).checked = true;
     }
   }
 
@@ -238,7 +240,8 @@ export class SettingsPage extends Component {
       h("legend", { className: "field-label" }, "Theme"),
       h("div", { className: "segmented theme-segments" }, THEMES.map(([value, label, name]) => h("label", { key: value, className: `theme-segment${settings.theme === value ? " is-on" : ""}` },
         h("input", { type: "radio", name: "theme", value, checked: settings.theme === value, className: "visually-hidden", dataset: { setting: "theme" } }), icon(name, { size: 16 }), h("span", null, label)))),
-      h("p", { className: "field-hint" }, "For every browser that uses this llamadash.")));
+      this.state.errors.theme ? h("p", { key: "error", className: "field-error", role: "alert" }, this.state.errors.theme)
+        : h("p", { key: "hint", className: "field-hint" }, "For every browser that uses this llamadash.")));
   }
 
   /** @param {Json} settings */
@@ -358,7 +361,7 @@ export class SettingsPage extends Component {
       h("div", { className: "stack" },
         h("p", null, changes.length ? "This would change:" : "Everything is already as the file says."),
         h("ul", { key: "changes", className: "change-list" }, changes.flatMap(importLines).map((line, index) => h("li", { key: index, className: "break-all" }, line))),
-        (preview.warnings ?? []).map((/** @type {string} */ warning) => h("p", { key: warning, className: "text-warning" }, warning))));
+        (preview.warnings ?? []).map((/** @type {string} */ warning) => h("p", { key: warning, className: "text-warning break-all" }, warning))));
   }
 }
 
