@@ -3546,7 +3546,7 @@ class JournalHandler(logging.Handler):
 # -- Access --------------------------------------------------------------------------------------
 
 KEY_BYTES = 32  # 256 bits: beyond guessing
-SESSION_LIFETIME = 30 * DAY  # how long a browser that logged in with a password stays logged in
+SESSION_LIFETIME = 30 * DAY  # how long a browser that signed in with a password stays signed in
 MIN_PASSWORD, MAX_PASSWORD = 8, 1024  # characters
 SCRYPT = {"n": 2**15, "r": 8, "p": 1, "maxmem": 64 * 2**20}  # 32 MiB and about 200 ms a guess
 FAILURES_ALLOWED = 5  # wrong keys or passwords from one address before it has to wait
@@ -10258,7 +10258,7 @@ async def apply_settings(dash: Dash, changes: Json) -> Json:
 
 @on("sessions:list", error="LIST_SESSIONS_FAILED")
 async def sessions_list(dash: Dash, client: Client) -> Json:
-    """The browsers that are logged in with a password; `current` is the one that asks."""
+    """The browsers that are signed in with a password; `current` is the one that asks."""
     return {"sessions": [{**row, "current": row["id"] == client.session_id} for row in dash.db.sessions()]}
 
 

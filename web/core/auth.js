@@ -30,12 +30,6 @@ export function offerPassword(text) {
   password = text;
 }
 
-/** Forget every credential. */
-export function forgetCredentials() {
-  password = "";
-  writeStorage(STORED, "");
-}
-
 /** @param {string} text what a person pasted: a link, a key, or a password */
 export function offer(text) {
   const key = /#key=([^&\s]+)/.exec(text)?.[1] ?? (/^[\w-]{40,128}$/.test(text) ? text : "");

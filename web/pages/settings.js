@@ -157,7 +157,7 @@ export class SettingsPage extends Component {
   /** @param {Event} _event @param {HTMLElement} element */
   async handleRevoke(_event, element) {
     const current = element.dataset.current === "true";
-    const sure = !current || await confirmDialog({ title: "End this session?", body: "This browser will have to log in again.", confirmLabel: "End session", danger: true });
+    const sure = !current || await confirmDialog({ title: "End this session?", body: "This browser will have to sign in again.", confirmLabel: "End session", danger: true });
     if (!sure) return;
     try {
       await this.props.state.request("sessions:revoke", { id: element.dataset.id });
@@ -311,7 +311,7 @@ export class SettingsPage extends Component {
   /** @param {Json[]|null} sessions */
   sessions(sessions) {
     if (!sessions) return h("div", { key: "sessions", className: "skeleton" });
-    if (!sessions.length) return h("p", { key: "sessions", className: "muted" }, "No browser is logged in with a password.");
+    if (!sessions.length) return h("p", { key: "sessions", className: "muted" }, "No browser is signed in with a password.");
     return h("ul", { key: "sessions", className: "list session-list" }, sessions.map((session) => h("li", { key: session.id, className: "list-item session-item" },
       h("span", { className: "session-text" },
         h("span", { className: "row" }, h("strong", null, session.address ?? "Unknown address"), session.current && h("span", { className: "badge badge-success" }, "This browser")),
@@ -344,6 +344,7 @@ export class SettingsPage extends Component {
       ["Version", system.version ?? info?.version], ["Engine", engine ? [engine.kind, engine.version].filter(Boolean).join(" ") || engine.status : null], ["Python", system.python], ["System", system.os],
       ["Machine", [system.hostname, system.cpu?.model, system.cpu?.threads && `${system.cpu.threads} threads`].filter(Boolean).join(" · ")], ["Up for", duration(system.uptime)], ["This program", ownUse(system.process)],
       ["Database", database && `${database.path} (${bytes(database.size ?? database.bytes)})`, "mono break-all"], ["Data folder", paths?.data, "mono break-all"], ["Program", paths?.script, "mono break-all"], ["Licence", "MIT"],
+      ["Needs attention", (system.warnings ?? []).join(" "), "text-warning"],
     ];
     return this.card("About", h("dl", { className: "facts" }, rows.filter(([, value]) => value).map(([label, value, name]) => [h("dt", { key: `${label}-t` }, label), h("dd", { key: `${label}-d`, className: name ?? "" }, value)])));
   }
