@@ -6451,9 +6451,11 @@ async def test_connections_without_a_request_are_few_and_soon_gone(start: Callab
 async def test_a_trusted_proxy_may_hold_more_connections(start: Callable[..., Server]) -> None:
     """It connects for everybody, so that the limit for one address is not for it."""
     server = start("--trusted-proxy", "127.0.0.2", "--sockets-per-address", "2")
-    before = descriptors(server)
+    assert server.process
+    process = psutil.Process(server.process.pid)
     connections = await asyncio.to_thread(silent_connections, server, 30, "127.0.0.2")
-    await eventually(lambda: descriptors(server) >= before + 30)
+    await eventually(lambda: sum(item.raddr[:1] == ("127.0.0.2",) and item.status == psutil.CONN_ESTABLISHED
+                                 for item in process.net_connections("tcp")) == 30)
     for connection in connections:
         connection.close()
 
