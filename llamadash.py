@@ -727,7 +727,7 @@ class Database:
 
     def backup(self, target: Path) -> int:
         """Write a consistent copy to `target`, if it is a good one, and return its size; safe while others write."""
-        if os.path.realpath(target).startswith(os.path.realpath(self.path)):  # its -wal and -shm are the database, too
+        if os.path.realpath(target) in [os.path.realpath(f"{self.path}{suffix}") for suffix in ("", "-wal", "-shm")]:
             raise BackupFailed(f"{target} is the database itself: choose another name for the backup.")
         partial = target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")
         try:

@@ -926,7 +926,7 @@ def test_a_backup_is_never_written_over_the_database(tmp_path: Path) -> None:
         for name in (path.name, f"{path.name}-wal", "link.db", f"../{tmp_path.name}/{path.name}"):
             assert llamadash.main(["backup", str(tmp_path / name), "--data-dir", str(tmp_path)]) == 1
         assert path.read_bytes() == before
-        assert llamadash.main(["backup", str(tmp_path / "copy.db"), "--data-dir", str(tmp_path)]) == 0
+        assert llamadash.main(["backup", str(tmp_path / f"{path.name}.copy"), "--data-dir", str(tmp_path)]) == 0
 
 
 @pytest.mark.parametrize("given", [b"", b"\xff\xfe12345678\n"])
@@ -7973,6 +7973,14 @@ async def ask(page: playwright.Page, text: str) -> None:
         "(count) => document.querySelectorAll('.chat-answer .chat-footer').length > count", arg=asked, timeout=60_000)
 
 
+async def ask_for_a_story(page: playwright.Page) -> None:
+    """Ask for an answer that goes on for a minute, and wait for its first words."""
+    await choose(page, temperature=0)  # by chance it may be short
+    await page.locator("textarea").first.fill("Write a very long story about the sea.")
+    await page.keyboard.press("Enter")
+    await page.wait_for_selector(".chat-answer .markdown", timeout=60_000)
+
+
 @run_async
 async def test_two_tabs_on_one_conversation_lose_nothing(appliance: Server) -> None:
     """What is said in one is seen in the other, and kept when the other goes on."""
@@ -8005,10 +8013,7 @@ async def test_another_tab_follows_an_answer(appliance: Server) -> None:
     client = await ready_client(appliance)
     async with chromium(appliance) as browser:
         first = await browser.open("/chat")
-        await choose(first, temperature=0)  # then it is long
-        await first.locator("textarea").first.fill("Write a very long story about the sea.")
-        await first.keyboard.press("Enter")
-        await first.wait_for_selector(".chat-answer .markdown", timeout=60_000)
+        await ask_for_a_story(first)
         second = await browser.open(first.url.removeprefix(appliance.url).partition("#")[0])
         await second.wait_for_selector("text=Another tab receives this answer.")
         grown = "(before) => document.querySelector('.chat-answer').innerText.length > before"
@@ -8034,10 +8039,7 @@ async def test_a_conversation_that_another_tab_deletes_is_gone(appliance: Server
     client = await ready_client(appliance)
     async with chromium(appliance) as browser:
         first = await browser.open("/chat")
-        await choose(first, temperature=0)  # then it is long
-        await first.locator("textarea").first.fill("Write a very long story about the sea.")
-        await first.keyboard.press("Enter")
-        await first.wait_for_selector(".chat-answer .markdown", timeout=60_000)
+        await ask_for_a_story(first)
         second = await browser.open("/chat")
         await second.get_by_role("button", name="Delete").click()
         await second.locator("dialog").get_by_role("button", name="Delete").click()
