@@ -5687,9 +5687,13 @@ class Engine:
 
     async def offer_presets(self) -> None:
         """apply_presets(); what takes long goes on by itself, for a model that answers may end its answer first."""
-        work = self.dash.spawn(self.presets_refused(), "presets")
-        done, _ = await asyncio.wait({work}, timeout=PRESETS_ANSWER_TIME)
-        if done and (refusal := work.result()):
+        await self.begun(self.presets_refused(), "presets", PRESETS_ANSWER_TIME)
+
+    async def begun(self, work: Coroutine[Any, Any, DashError | None], name: str, seconds: float) -> None:
+        """Raise the refusal that `work` returns within `seconds`; after that it goes on by itself."""
+        task = self.dash.spawn(work, name)
+        done, _ = await asyncio.wait({task}, timeout=seconds)
+        if done and (refusal := task.result()):
             raise refusal
 
     async def presets_refused(self) -> EngineFailed | None:
@@ -5731,10 +5735,7 @@ class Engine:
         state = self.states.state(model_id)
         if state.status in RUNNING and not state.leaving:
             return
-        request = self.dash.spawn(self.request_load(state), f"loading {model_id}")
-        done, _ = await asyncio.wait({request}, timeout=LOAD_ANSWER_TIME)
-        if done and (refusal := request.result()):
-            raise refusal
+        await self.begun(self.request_load(state), f"loading {model_id}", LOAD_ANSWER_TIME)
 
     async def request_load(self, state: ModelState) -> EngineFailed | EngineUnavailable | None:
         """Ask the engine to load a model. Returns its refusal, which the model then shows as well."""
@@ -10212,10 +10213,10 @@ async def apply_config(dash: Dash, revision: int, changes: Json, *, reset: bool 
     try:
         await dash.engine.apply_presets()
     except EngineFailed:
-        touched = {*saved} if reset else {*changes}
-        now = {key: value for key, value in dash.db.config().items() if key not in touched}
+        touched, now = {*saved} if reset else {*changes}, dash.db.config()
+        kept = {key: value for key, value in now.items() if key not in touched}
         was = {key: value for key, value in saved.items() if key in touched}
-        dash.db.save_config(dash.db.config()["revision"], {**now, **was}, reset=True)
+        dash.db.save_config(now["revision"], {**kept, **was}, reset=True)
         dash.load_engine_config()
         await dash.broadcast("config:updated", {"config": dash.engine_config()})
         raise
@@ -10634,13 +10635,12 @@ def open_database(config: Config) -> Database:
 def print_link(config: Config, *, new: bool) -> int:
     """Print the link to open; with `new` replace the key first, which ends all sessions."""
     private_folder(config.data_dir)
-    with contextlib.ExitStack() as stack:
-        database = None
-        if new and (config.data_dir / DATABASE_NAME).exists():  # one that cannot be opened keeps the key as it is
-            database = stack.enter_context(contextlib.closing(open_database(config)))
-        key = access_key(config.data_dir, new=new)  # a running llamadash notices
-        if database:
+    if new and (config.data_dir / DATABASE_NAME).exists():
+        with contextlib.closing(open_database(config)) as database:  # one that cannot be opened keeps the key as it is
+            key = access_key(config.data_dir, new=True)  # a running llamadash notices
             database.delete_sessions()
+    else:
+        key = access_key(config.data_dir, new=new)
     running = running_instance(config.data_dir)
     print(f"{(running and running[1]) or config.url()}/#key={key}")
     return 0

@@ -21,10 +21,11 @@ export function statusLabel(status) {
   return STATUSES[status] ?? [status ?? "Unknown", "neutral"];
 }
 
-/** What a load is at, and how far that is (0 to 1) where it can be told. @param {Model} model @returns {{words: string, part: number | null}} */
+/** What a load is at, and how far that is (0 to 1) where it can be told. @param {Model} model @returns {{text: string, part: number | null}} */
 export function loadingStage({ stage, progress }) {
-  if (stage === "warming up" || progress >= 1) return { words: "Warming up", part: null };
-  return { words: stage ? STAGES[stage] ?? sentence(stage) : "Starting", part: progress ?? null };
+  if (stage === "warming up" || progress >= 1) return { text: "Warming up…", part: null };
+  const words = stage ? STAGES[stage] ?? sentence(stage) : "Starting";
+  return progress === null || progress === undefined ? { text: `${words}…`, part: null } : { text: `${words}: ${percent(progress * 100)}`, part: progress };
 }
 
 /** A model's status as badge, with progress while it loads and what else there is to say in one line. @param {Model} model */
@@ -42,10 +43,7 @@ export function modelStatus(model) {
 /** @param {Model} model @returns {string} */
 function detail(model) {
   switch (model.status) {
-    case "loading": {
-      const { words, part } = loadingStage(model);
-      return part === null ? `${words}…` : `${words}: ${percent(part * 100)}`;
-    }
+    case "loading": return loadingStage(model).text;
     case "loaded": {
       const speed = model.runtime?.tokens_per_second;
       return speed ? `${number(Math.round(speed * 10) / 10)} tokens/s` : "Ready";

@@ -282,9 +282,9 @@ class LoadedModels extends Panel {
 
   /** @param {Json} model */
   renderProgress(model) {
-    const { words, part } = loadingStage(model);
+    const { text, part } = loadingStage(model);
     return h("div", { key: "progress", className: "loaded-progress" }, progressBar({ value: part, label: `Loading ${model.name}` }),
-      h("span", { className: "muted" }, part === null ? `${words}…` : `${words}: ${percent(part * 100)}`));
+      h("span", { className: "muted" }, text));
   }
 
   /** @param {Json} model */
