@@ -7786,17 +7786,22 @@ async def test_what_could_not_be_had_is_there_once_the_connection_is_back(
 
 @run_async
 async def test_two_browsers_stay_in_step(start: Callable[..., Server], tmp_path: Path) -> None:
-    """A star given in one browser shows in the other."""
+    """What changes a model shows in every browser, also on a page that is opened after it."""
     library_of_models(tmp_path / "server-0" / "models")
     server = start()
     async with chromium(server) as one, chromium(server) as two:
         first, second = await one.open("/models"), await two.open("/models")
         for page in (first, second):
             await page.wait_for_selector("text=alpha")
+        await second.get_by_role("link", name="Dashboard", exact=True).click()
+        await second.wait_for_selector("h1:has-text('Dashboard')")
         client = await Dashboard().connect(server)
         await client.request("models:update", id="alpha", revision=1, changes={"name": "Renamed by somebody"})
-        for page in (first, second):
-            await page.wait_for_selector("text=Renamed by somebody")
+        await first.wait_for_selector("text=Renamed by somebody")
+        await second.get_by_role("link", name="Models", exact=True).click()
+        await second.wait_for_selector("text=Renamed by somebody")
+        await second.wait_for_timeout(300)  # whatever the page asks for has been answered
+        assert await second.locator(".model-link", has_text="Renamed by somebody").count() == 1
         await client.close()
 
 

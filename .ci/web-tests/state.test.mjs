@@ -51,6 +51,14 @@ test("what failed to load is asked for again, also when the connection is back",
   assert.deepEqual(state.get("requests"), [{ id: 1 }]);
 });
 
+test("what is loaded once more is what is known by then", async () => {
+  const [state, socket] = fresh();
+  socket.answers["models:list"] = { models: [{ id: "a", status: "unloaded" }] };
+  assert.deepEqual(await state.load("models"), [{ id: "a", status: "unloaded" }]);
+  socket.say("models:updated", { model: { id: "a", status: "loaded" } });
+  assert.deepEqual(await state.load("models"), [{ id: "a", status: "loaded" }]);
+});
+
 test("requests made while disconnected wait for the connection, chat does not", async () => {
   const [state, socket] = fresh();
   socket.status = "disconnected";

@@ -146,8 +146,8 @@ export class StateManager {
   /** Fetch a key once per connection; a fresh connection fetches it again. @param {string} key @returns {Promise<any>} its value */
   load(key) {
     const name = key === "info" ? "system" : key;
-    const running = this.loaded.get(name);
-    if (running) return running;
+    const known = this.loaded.get(name);
+    if (known) return known.then(() => this.state[name]); // as it is now; broadcasts may have changed what was fetched
     this.wanted.add(name);
     const [event, data, change] = SOURCES[name];
     const loading = this.request(event, data()).then((answer) => {

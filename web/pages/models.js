@@ -110,7 +110,7 @@ export class ModelsPage extends Component {
     const { state } = this.props;
     for (const key of ["config", "requests", "downloads"]) state.load(key).catch(() => {});
     try {
-      this.setState({ models: await state.load("models"), error: "" });
+      await state.load("models");
     } catch (error) {
       this.setState({ error: /** @type {Error} */ (error).message });
     }
