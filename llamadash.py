@@ -1251,15 +1251,13 @@ def add_sample(db: sqlite3.Connection, width: int, timestamp: int, values: dict[
     `absent` are the series that have no value this time and may have had one before. The column `counts` holds,
     as JSON, how many samples had a value of a series, where that was not all of them.
     """
-    columns = [column for name in values for column in (name, f"{name}_max")]
-    found = db.execute(f"SELECT samples, counts, {', '.join([*columns, *absent])} FROM metrics "
-                       "WHERE resolution = ? AND timestamp = ?", (width, timestamp)).fetchone()
-    if found is None:
-        db.execute(f"INSERT INTO metrics (resolution, timestamp, samples, {', '.join(columns)}) "
-                   f"VALUES (?, ?, 1, {', '.join('?' * len(columns))})",
-                   [width, timestamp, *(value for value in values.values() for _ in range(2))])
+    doubled = [value for value in values.values() for _ in range(2)]
+    if db.execute(upsert_of_sample(tuple(values), tuple(absent)), [width, timestamp, *doubled]).rowcount:
         return
-    row, samples = dict(found), found["samples"] + 1
+    columns = [column for name in values for column in (name, f"{name}_max")]
+    row = dict(db.execute(f"SELECT samples, counts, {', '.join([*columns, *absent])} FROM metrics "
+                          "WHERE resolution = ? AND timestamp = ?", (width, timestamp)).fetchone())
+    samples = row["samples"] + 1
     counts = {name: samples - 1 for name in (*values, *absent) if row[name] is not None}
     counts |= json.loads(row["counts"] or "{}")
     new: list[float] = []
@@ -1271,6 +1269,18 @@ def add_sample(db: sqlite3.Connection, width: int, timestamp: int, values: dict[
     db.execute(f"UPDATE metrics SET samples = ?, counts = ?, {', '.join(f'{column} = ?' for column in columns)} "
                "WHERE resolution = ? AND timestamp = ?",
                [samples, json.dumps(some) if some else None, *new, width, timestamp])
+
+
+@functools.lru_cache(maxsize=16)
+def upsert_of_sample(names: tuple[str, ...], absent: tuple[str, ...]) -> str:
+    """SQL that adds a sample where every sample of the row had a value of just these series, and else nothing."""
+    columns = [column for name in names for column in (name, f"{name}_max")]
+    averages = ", ".join(f"{name} = {name} + (excluded.{name} - {name}) / (samples + 1), "
+                         f"{name}_max = MAX({name}_max, excluded.{name}_max)" for name in names)
+    return (f"INSERT INTO metrics (resolution, timestamp, samples, {', '.join(columns)}) "
+            f"VALUES (?, ?, 1, {', '.join('?' * len(columns))}) ON CONFLICT (resolution, timestamp) "
+            f"DO UPDATE SET samples = samples + 1, {averages} WHERE counts IS NULL "
+            f"AND {' + '.join(names)} IS NOT NULL AND COALESCE({', '.join(['NULL', 'NULL', *absent])}) IS NULL")
 
 
 def history_resolution(bucket: float, age: int, minutes_kept: int) -> int:
