@@ -109,11 +109,14 @@ async def broadcast():
 async def socket(request):
     websocket = web.WebSocketResponse(compress=False)
     await websocket.prepare(request)
-    transports.add(request.transport)
-    async for message in websocket:
-        if message.data == "start" and not tasks:
-            tasks.append(asyncio.create_task(broadcast()))
-    transports.discard(request.transport)
+    transport = request.transport
+    transports.add(transport)
+    try:
+        async for message in websocket:
+            if message.data == "start" and not tasks:
+                tasks.append(asyncio.create_task(broadcast()))
+    finally:
+        transports.discard(transport)
     return websocket
 
 async def main():
