@@ -1318,6 +1318,9 @@ ARRAY_START = 4096  # bytes of a vocabulary that it is known again by
 ARRAY_FOLLOWING = 48  # bytes behind it, which must be the same as well: most of the next entry
 MAX_ARRAYS_KNOWN = 1024  # vocabularies remembered, some 5 kB each
 MAX_ENDS_KNOWN = 8  # of vocabularies that begin alike
+TABLE_START = 256  # bytes of a tensor table that it is looked up by
+TABLE_ROOM = 49152  # bytes that a table to be known again may have: some 700 tensors
+MAX_TABLES_KNOWN = 64  # tensor tables remembered
 JSON_SAFE = 2**53  # integers from here on lose digits in a browser
 
 NUMBER_FORMATS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
@@ -1352,6 +1355,23 @@ class GGUFError(Exception):
 
 
 @dataclass(eq=False, repr=False)
+class TensorKind:
+    """The tensors of one shape and type."""
+    type: str
+    parameters: int  # of each
+    size: int  # bytes of each
+    count: int = 0
+
+
+@dataclass(eq=False, repr=False)
+class TensorTable:
+    """Which tensors a file has."""
+    kinds: list[TensorKind]
+    end: int  # of their data, bytes from its start
+    entries: bytes = b""  # as they stand in the file, where they are remembered
+
+
+@dataclass(eq=False, repr=False)
 class GGUFHeader:
     """What stands before the weights of a GGUF file."""
     metadata: Json = field(default_factory=dict)  # numbers, texts cut to MAX_KEPT_TEXT, short arrays of numbers
@@ -1360,6 +1380,12 @@ class GGUFHeader:
     parameter_count: int = 0
     tensor_types: dict[str, int] = field(default_factory=dict)  # parameters of each type
     needed: int = 0  # bytes that the whole file must have
+
+    def count_parameters(self, kinds: Iterable[TensorKind]) -> None:
+        """Add up the parameters of the tensors, `kinds`, and those of each type."""
+        for kind in kinds:
+            self.tensor_types[kind.type] = self.tensor_types.get(kind.type, 0) + kind.count * kind.parameters
+        self.parameter_count = sum(self.tensor_types.values())
 
     @property
     def architecture(self) -> str | None:
@@ -1391,6 +1417,8 @@ def clean_text(text: str) -> str:
 class GGUFReader:
     """Reads a GGUF header through a small window; every count in the file is bounded before it is believed."""
     arrays_known: dict[tuple[str, int, bytes], dict[int, bytes]] = {}  # noqa: RUF012  (start: {bytes: what follows})
+
+    tables_known: dict[tuple[str, int, bytes], TensorTable] = {}  # noqa: RUF012  (byte order, entries, start)
 
     def __init__(self, file: Any, size: int, *, recall: bool = True) -> None:
         self.file, self.size, self.recall = file, size, recall
@@ -1542,42 +1570,61 @@ class GGUFReader:
             raise GGUFError("a metadata key that comes twice")
         header.metadata[key] = value
 
-    def tensors(self, header: GGUFHeader, count: int) -> int:
-        """Read the tensor table, `count` entries, into `header`; where its data ends, from the start of all data."""
-        end, parameters_of, known = 0, dict[str, int](), dict[bytes, tuple[str, int, int]]()
+    def tensors(self, count: int) -> TensorTable:
+        """The tensor table, `count` entries.
+
+        Models of one family, quantized alike, have the same one to the byte: there it need not be read again.
+        """
+        if self.at + TABLE_ROOM > len(self.window):
+            self.refill(0)
+        begin, window = self.at, self.window
+        key = self.order, count, window[begin:begin + TABLE_START]
+        known = self.tables_known.get(key)
+        if known and window.startswith(known.entries, begin):
+            self.at += len(known.entries)
+            return known
+        table = self.read_tensors(count)
+        if window is self.window and len(self.tables_known) < MAX_TABLES_KNOWN:
+            table.entries = window[begin:self.at]
+            self.tables_known[key] = table
+        return table
+
+    def read_tensors(self, count: int) -> TensorTable:
+        """The tensor table, read entry by entry."""
+        end, known = 0, dict[bytes, TensorKind]()
         number_at, dimensions_at = self.layout("Q").unpack_from, self.layout("I").unpack_from
+        window, at = self.window, self.at
         for _ in range(count):  # models have hundreds, most of them alike
-            if self.at + MAX_TENSOR_ENTRY > len(self.window):
+            if at + MAX_TENSOR_ENTRY > len(window):
+                self.at = at
                 self.refill(min(MAX_TENSOR_ENTRY, max(self.size - self.position, 1)))
+                window, at = self.window, self.at
             try:
-                (length,) = number_at(self.window, self.at)
+                (length,) = number_at(window, at)
                 if length > MAX_TENSOR_NAME:
                     raise GGUFError(f"a tensor's name of {length} bytes")
-                shape_at = self.at + 8 + length
-                (dimensions,) = dimensions_at(self.window, shape_at)
+                at += 8 + length
+                (dimensions,) = dimensions_at(window, at)
                 if dimensions > MAX_DIMENSIONS:
                     raise GGUFError(f"a tensor of {dimensions} dimensions")
-                offset_at = shape_at + 8 + 8 * dimensions
-                (offset,) = number_at(self.window, offset_at)
+                offset_at = at + 8 + 8 * dimensions
+                (offset,) = number_at(window, offset_at)
             except struct.error as problem:
                 raise GGUFError("it ends within its header: an incomplete download?") from problem
-            layout = self.window[shape_at:offset_at]
-            if layout not in known:
-                known[layout] = self.tensor(layout, dimensions)
-            name, parameters, size = known[layout]
-            parameters_of[name] = parameters_of.get(name, 0) + parameters
-            end = max(end, offset + size)
-            self.at = offset_at + 8
-        header.tensor_types = parameters_of
-        header.parameter_count = sum(parameters_of.values())
-        return end
+            layout = window[at:offset_at]
+            kind = known.get(layout) or known.setdefault(layout, self.tensor(layout, dimensions))
+            kind.count += 1
+            end = max(end, offset + kind.size)
+            at = offset_at + 8
+        self.at = at
+        return TensorTable(list(known.values()), end)
 
-    def tensor(self, layout: bytes, dimensions: int) -> tuple[str, int, int]:
-        """Type, parameters and bytes of a tensor from the part of its entry that says them."""
+    def tensor(self, layout: bytes, dimensions: int) -> TensorKind:
+        """What the part of a tensor's entry says that gives its shape and its type."""
         *shape, kind = self.layout(f"4x{dimensions}QI").unpack(layout)
         name, block, size = TENSOR_TYPES.get(kind, (f"type {kind}", 1, 0))
         parameters = math.prod(shape)
-        return name, parameters, parameters // block * size
+        return TensorKind(name, parameters, parameters // block * size)
 
     def header(self) -> GGUFHeader:
         """The whole header."""
@@ -1585,11 +1632,12 @@ class GGUFReader:
         header = GGUFHeader(tensor_count=tensors)
         for _ in range(pairs):
             self.pair(header)
-        end = self.tensors(header, tensors)
+        table = self.tensors(tensors)
+        header.count_parameters(table.kinds)
         alignment = header.number("general.alignment") or 32
         if alignment & (alignment - 1) or alignment > MAX_HEADER:
             raise GGUFError(f"an alignment of {alignment} bytes")
-        header.needed = self.position + -self.position % alignment + end if tensors else self.position
+        header.needed = self.position + -self.position % alignment + table.end if tensors else self.position
         if max(header.parameter_count, header.needed) >= JSON_SAFE:
             raise GGUFError("tensors larger than any real one")
         if self.position > self.size:

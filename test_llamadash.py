@@ -44,6 +44,7 @@ import importlib.metadata
 import inspect
 import io
 import json
+import math
 import queue
 import random
 import re
@@ -1300,6 +1301,29 @@ def test_vocabularies_that_only_begin_alike(tmp_path: Path) -> None:
         assert (header.lengths["tokenizer.ggml.tokens"], header.metadata["after"]) == (len(other), at)
     big = write_gguf(tmp_path / "b.gguf", {**LLAMA, "tokenizer.ggml.tokens": tokens, "after": 9}, WEIGHTS, order=">")
     assert llamadash.read_gguf(big).metadata["after"] == 9
+
+
+def test_tensor_tables_that_only_begin_alike(tmp_path: Path) -> None:
+    """What is remembered of one file's tensors is not believed of another's, and says the same as reading does."""
+    blocks: list[Tensor] = [(f"blk.{at}.ffn_up.weight", (64, 32), "F16", None) for at in range(300)]
+    tables = {"same": blocks, "other end": [*blocks[:-1], ("output.weight", (64, 64), "F32", None)],
+              "longer": [*blocks, ("output.weight", (64,), "Q8_0", None)], "shorter": blocks[:-1], "none": [],
+              "longer than a window": blocks * 8}
+    for order in "<>":
+        for _ in range(2):
+            for name, tensors in tables.items():
+                path = write_gguf(tmp_path / f"{name}.gguf", LLAMA, tensors, order=order)
+                known = vars(llamadash.read_gguf(path))
+                with pytest.MonkeyPatch.context() as patch:
+                    patch.setattr(llamadash.GGUFReader, "tables_known", {})
+                    assert vars(llamadash.read_gguf(path)) == known
+                assert known["tensor_count"] == len(tensors)
+                assert 0 <= path.stat().st_size - known["needed"] < 32
+                assert known["parameter_count"] == sum(math.prod(shape) for _, shape, _, _ in tensors)
+    cut = tmp_path / "same.gguf"
+    os.truncate(cut, 8_000)
+    with pytest.raises(llamadash.GGUFError, match="ends within its header"):
+        llamadash.read_gguf(cut)
 
 
 def test_vocabulary_that_contains_the_end_of_another(tmp_path: Path) -> None:
