@@ -7809,6 +7809,34 @@ async def test_what_could_not_be_had_is_there_once_the_connection_is_back(
 
 
 @run_async
+async def test_an_estimate_that_failed_is_made_again(start: Callable[..., Server], tmp_path: Path) -> None:
+    """A request that got lost leaves an error, and a button that asks once more."""
+    write_tiny_model(tmp_path / "models" / "tiny.gguf")
+    server, lost = start("--models-dir", str(tmp_path / "models")), []
+
+    def relay(socket: playwright.WebSocketRoute) -> None:
+        upstream = socket.connect_to_server()
+
+        def forward(message: str | bytes) -> None:
+            if not lost and "models:estimate" in str(message):
+                lost.append(message)
+            else:
+                upstream.send(message)
+        socket.on_message(forward)
+    async with chromium(server) as browser:
+        await browser.context.clock.install()
+        await browser.context.route_web_socket("**/llamaproxws/**", relay)
+        page = await browser.open("/models/tiny")
+        await page.wait_for_selector(".estimate[aria-busy=true]")
+        await eventually(lambda: lost)
+        await page.clock.fast_forward(31_000)
+        await page.wait_for_selector("text=No estimate")
+        await page.get_by_role("button", name="Try again").click()
+        await page.wait_for_selector(".estimate-total")
+        await page.wait_for_selector("text=No estimate", state="detached")
+
+
+@run_async
 async def test_two_browsers_stay_in_step(start: Callable[..., Server], tmp_path: Path) -> None:
     """What changes a model shows in every browser, also on a page that is opened after it."""
     library_of_models(tmp_path / "server-0" / "models")
@@ -7870,7 +7898,7 @@ async def test_what_others_do_to_a_model_meanwhile_is_kept(start: Callable[..., 
 
 @run_async
 async def test_settings_show_what_is_saved(start: Callable[..., Server]) -> None:
-    """What was typed and taken back does not hide another's change, and a theme that was not saved is not chosen."""
+    """What was typed and taken back does not hide another's change, and a choice that was not saved is not shown."""
     server = start()
     client = await Dashboard().connect(server)
     async with chromium(server) as browser:
@@ -7883,9 +7911,14 @@ async def test_settings_show_what_is_saved(start: Callable[..., Server]) -> None
         await page.wait_for_function("() => document.querySelector('#setting-logs_retention_days').value === '77'")
         await browser.context.set_offline(True)
         await page.get_by_text("Dark", exact=True).click()
+        interval = page.locator("#setting-interval")
+        before = await interval.input_value()
+        await interval.select_option("60")
         await page.clock.fast_forward(31_000)
         await page.wait_for_selector(".theme-choice [role=alert]")
+        await page.wait_for_selector(".field:has(#setting-interval) [role=alert]")
         assert await page.locator("[name=theme]:checked").get_attribute("value") == "system"
+        assert await interval.input_value() == before != "60"
     await client.close()
 
 

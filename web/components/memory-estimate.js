@@ -22,6 +22,10 @@ export class MemoryEstimate extends Component {
     this.latest = 0;
   }
 
+  getEventMap() {
+    return { "click [data-action=\"estimate-again\"]": () => this.fetch() };
+  }
+
   didMount() {
     this.ask(0);
     return [
@@ -58,7 +62,9 @@ export class MemoryEstimate extends Component {
   render() {
     const { estimate, error, waiting } = this.state;
     return h("section", { className: "estimate", "aria-label": "Memory estimate", "aria-busy": String(waiting) },
-      error && h("p", { className: "field-error", role: "alert" }, `No estimate: ${error}`),
+      error && h("div", { key: "error", className: "row" },
+        h("p", { className: "field-error", role: "alert" }, `No estimate: ${error}`),
+        h("button", { type: "button", className: "button button-small", "aria-disabled": waiting ? "true" : undefined, dataset: { action: "estimate-again" } }, "Try again")),
       !estimate && !error && h("div", { className: "skeleton estimate-skeleton" }),
       estimate && this.full(estimate));
   }

@@ -107,7 +107,9 @@ export class SettingsPage extends Component {
       toast("Saved", { kind: "success" });
     } catch (error) {
       this.setState({ errors: { ...this.state.errors, [key]: /** @type {Error} */ (error).message } });
-      if (key === "theme") this.element.querySelector(`[name="theme"][value="${this.state.settings.theme}"]`).checked = true;
+      const saved = String(this.state.settings[key]); // a choice goes back to it; what was typed stays to be corrected
+      if (key === "theme") this.element.querySelector(`[name="theme"][value="${saved}"]`).checked = true;
+      else if (element.tagName === "SELECT") element.value = saved;
     }
   }
 
