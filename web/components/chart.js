@@ -43,9 +43,12 @@ export function niceTicks(low, high, count = 4, base = 10) {
 /** Times to mark between `from` and `to`, on whole local steps. @param {number} from @param {number} to @param {number} count */
 export function timeTicks(from, to, count) {
   const step = TIME_STEPS.find((it) => (to - from) / it <= count) ?? TIME_STEPS[TIME_STEPS.length - 1];
-  const shift = step >= HOUR ? new Date(from).getTimezoneOffset() * MINUTE : 0;
+  const offset = (/** @type {number} */ time) => (step >= HOUR ? new Date(time).getTimezoneOffset() * MINUTE : 0);
+  const shift = offset(from);
   const ticks = [];
-  for (let tick = Math.ceil((from - shift) / step) * step + shift; tick <= to; tick += step) ticks.push(tick);
+  for (let tick = Math.ceil((from - shift) / step) * step + shift; tick <= to; tick += step) {
+    ticks.push(step > HOUR ? tick + offset(tick) - shift : tick); // a change of the clocks lies between, perhaps
+  }
   return { ticks, step };
 }
 

@@ -28,7 +28,7 @@ export class DeleteModel extends Component {
     try {
       const { freed } = await state.request("models:delete", { id: model.id, deleteFile: this.state.deleteFile });
       toast(this.state.deleteFile ? `${model.name} deleted, ${bytes(freed ?? model.file_size)} of disk freed` : `${model.name} removed from the list`, { kind: "success" });
-      close();
+      if (!this.destroyed) close();
     } catch (error) {
       this.setState({ busy: false, error: /** @type {Error} */ (error).message });
     }

@@ -23,10 +23,14 @@ export class EngineHelp extends Component {
   }
 
   didMount() {
-    return [this.props.state.on("engine:install", (/** @type {any} */ { line, done, success }) => {
-      const lines = line ? [...this.state.lines, line].slice(-KEPT_LINES) : this.state.lines;
-      this.setState({ lines, installing: !done, error: done && success === false ? "The installation failed; its last lines say why." : this.state.error });
-    })];
+    const { state } = this.props;
+    return [
+      state.on("engine:install", (/** @type {any} */ { line, done, success }) => {
+        const lines = line ? [...this.state.lines, line].slice(-KEPT_LINES) : this.state.lines;
+        this.setState({ lines, installing: !done, error: done && success === false ? "The installation failed; its last lines say why." : this.state.error });
+      }),
+      state.on("connection:established", (/** @type {{recovered: boolean}} */ { recovered }) => { if (!recovered) this.setState({ installing: false }); }),
+    ];
   }
 
   didUpdate() {

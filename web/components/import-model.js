@@ -35,7 +35,7 @@ export class ImportModel extends Component {
     try {
       const { model } = await this.props.state.request("models:create", { model: { name, path } });
       toast(`${model.name} added`, { kind: "success" });
-      this.props.onCreated(model);
+      if (!this.destroyed) this.props.onCreated(model);
     } catch (error) {
       const { field = "", message } = /** @type {any} */ (error);
       this.setState({ busy: false, error: message, field: field.replace(/^model\./, "") });

@@ -30,6 +30,8 @@ export class MemoryEstimate extends Component {
     this.ask(0);
     return [
       this.props.state.subscribe("info", () => { if (this.state.error) this.fetch(); }),
+      this.props.state.subscribe("models", (/** @type {any[]} */ models, /** @type {any[]} */ old) => inMemory(models) !== inMemory(old) && this.again()),
+      this.props.state.subscribe("config", (/** @type {any} */ { config }, /** @type {any} */ old) => old && config.revision !== old.config.revision && this.again()),
       () => clearTimeout(this.timer), () => { this.latest += 1; },
     ];
   }
@@ -46,6 +48,12 @@ export class MemoryEstimate extends Component {
     this.asked = wanted;
     clearTimeout(this.timer);
     this.timer = setTimeout(() => this.fetch(), delay);
+  }
+
+  /** What the machine has free, or the defaults, are others now. */
+  again() {
+    this.asked = "";
+    this.ask(DEBOUNCE);
   }
 
   async fetch() {
@@ -101,4 +109,9 @@ export class MemoryEstimate extends Component {
       h("span", { className: "estimate-device-name" }, device.name ?? device.kind),
       h("span", { className: over ? "text-danger" : "muted" }, `takes ${bytes(used)}${over ? ", more than" : " of"} ${bytes(device.free)} free`));
   }
+}
+
+/** @param {any[]|null} models @returns {string} the ids of those that take memory */
+function inMemory(models) {
+  return (models ?? []).filter(({ status }) => ["loaded", "loading", "sleeping"].includes(status)).map(({ id, status }) => `${id} ${status}`).join();
 }

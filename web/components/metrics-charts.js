@@ -111,6 +111,7 @@ export class MetricsCharts extends Component {
   /** @param {any} metrics @param {number} timestamp Unix ms */
   add(metrics, timestamp) {
     if (!this.history || this.state.loading) return;
+    this.history.interval = this.interval; // may be set anew while the page is open
     this.history.append(metrics, timestamp ?? Date.now());
     this.setState({});
   }

@@ -105,13 +105,16 @@ export class ModelParameters extends Component {
   }
 
   async save() {
-    const { values, errors } = ParameterForm.parse(this.props.schema, this.state.texts);
+    const sent = this.state.texts;
+    const { values, errors } = ParameterForm.parse(this.props.schema, sent);
     const wrong = Object.keys(errors)[0];
     if (wrong) return document.getElementById(`model-${wrong}`)?.focus();
     this.setState({ saving: true, error: null });
     try {
       const { model } = await this.props.state.request("models:update", { id: this.base.id, revision: this.base.revision, changes: { parameters: values } });
+      const later = Object.entries(this.state.texts).filter(([key, text]) => text !== sent[key]); // typed meanwhile
       this.adopt(model);
+      this.setState({ texts: { ...this.state.texts, ...Object.fromEntries(later) } });
       toast(`Parameters of ${model.name} saved`, { kind: "success" });
     } catch (error) {
       this.refused(/** @type {any} */ (error));

@@ -53,6 +53,7 @@ export class ParameterForm extends Component {
 
   init() {
     this.state = { search: "" };
+    /** Groups that something to correct has opened: they stay open once it is. @type {Set<string>} */ this.opened = new Set();
   }
 
   getEventMap() {
@@ -115,7 +116,8 @@ export class ParameterForm extends Component {
     const texts = this.props.texts ?? {};
     const set = group.parameters.filter(({ key }) => texts[key]?.trim()).length;
     const wrong = group.parameters.filter(({ key }) => this.props.errors?.[key]).length;
-    return h("details", { key: group.name, className: "parameter-group", open: index === 0 || wrong > 0 || undefined },
+    if (wrong) this.opened.add(group.name);
+    return h("details", { key: group.name, className: "parameter-group", open: index === 0 || this.opened.has(group.name) },
       h("summary", { className: "parameter-summary" },
         h("span", null, group.name),
         h("span", { className: "spacer" }),

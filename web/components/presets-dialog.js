@@ -70,7 +70,7 @@ export class PresetsDialog extends Component {
       const preview = await this.props.state.request("presets:import", { ini: this.state.text, dryRun });
       if (dryRun) return this.setState({ preview, busy: false });
       toast(`Presets of ${plural(preview.changes.length, "model")} imported`, { kind: "success" });
-      return this.props.close();
+      return this.destroyed ? undefined : this.props.close();
     } catch (error) {
       return this.setState({ busy: false, error: /** @type {Error} */ (error).message });
     }

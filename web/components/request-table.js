@@ -76,8 +76,8 @@ export class RequestTable extends Component {
 
   /** @param {Request} request */
   add(request) {
-    const { model, rows, summary, loading } = this.state;
-    if (loading || (model && request.model !== model) || rows.some(({ id }) => id === request.id)) return;
+    const { model, rows, summary } = this.state;
+    if ((model && request.model !== model) || rows.some(({ id }) => id === request.id)) return;
     this.setState({ rows: [request, ...rows].slice(0, MOST_ROWS), summary: summary && withRequest(summary, request) });
   }
 
@@ -151,13 +151,13 @@ export class RequestTable extends Component {
             h("th", { key, scope: "col", className: numeric ? "numeric" : null, "aria-sort": key === sort ? (down ? "descending" : "ascending") : null },
               h("button", { type: "button", className: "request-head", dataset: { sort: key } }, label,
                 h("span", { className: "request-arrow", "aria-hidden": "true" }, key === sort ? (down ? "↓" : "↑") : ""))))))),
-          h("tbody", null, sorted(rows, sort, down).map((row) => h(RequestRow, { key: row.id, row }))))),
+          h("tbody", null, sorted(rows, sort, down).map((row) => h(RequestRow, { key: row.id, row, today: new Date().toDateString() }))))),
       more ? h("div", { className: "request-more" },
         h("button", { type: "button", className: "button", disabled: loading, dataset: { action: "older" } }, loading ? "Reading…" : "Show older requests")) : null);
   }
 }
 
-/** One request; it never changes, so it is never drawn again. */
+/** One request; it never changes, so it is drawn again only on another day. */
 class RequestRow extends Component {
   render() {
     const { row } = this.props;

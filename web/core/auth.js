@@ -2,6 +2,7 @@
 
 const STORED = "llamadash.token";
 let password = ""; // until the server answers it with a session token
+let kept = ""; // the token, for browsers whose storage is closed to us
 
 /** Take the key out of the address bar (`#key=…`) into this browser's storage. @returns {boolean} whether there was one */
 export function takeKeyFromAddress() {
@@ -14,14 +15,14 @@ export function takeKeyFromAddress() {
 
 /** @returns {{token?: string, password?: string}} what to show the server */
 export function credentials() {
-  if (password) return { password };
-  const token = readStorage(STORED);
-  return token ? { token } : {};
+  const token = readStorage(STORED) || kept;
+  return { ...(token ? { token } : {}), ...(password ? { password } : {}) };
 }
 
 /** Keep a key or a session token. @param {string} token */
 export function keepToken(token) {
   password = "";
+  kept = token;
   writeStorage(STORED, token);
 }
 
@@ -32,9 +33,10 @@ export function offerPassword(text) {
 
 /** @param {string} text what a person pasted: a link, a key, or a password */
 export function offer(text) {
-  const key = /#key=([^&\s]+)/.exec(text)?.[1] ?? (/^[\w-]{40,128}$/.test(text) ? text : "");
-  if (key) keepToken(key);
-  else offerPassword(text);
+  const key = /#key=([^&\s]+)/.exec(text)?.[1];
+  if (key) return keepToken(key);
+  if (/^[\w-]{40,128}$/.test(text)) keepToken(text); // a key, or a password that looks like one: the server tells
+  return offerPassword(text);
 }
 
 /** @param {string} name @returns {string} "" where storage is closed to us */

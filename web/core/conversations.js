@@ -33,8 +33,8 @@ export function makeId() {
  * @param {string} text
  */
 export function titleFrom(text) {
-  const line = text.replace(/\s+/g, " ").trim();
-  return line.length > TITLE_LENGTH ? `${line.slice(0, TITLE_LENGTH - 1).trimEnd()}…` : line || UNTITLED;
+  const line = Array.from(text.replace(/\s+/g, " ").trim()); // whole characters: half an emoji is none
+  return line.length > TITLE_LENGTH ? `${line.slice(0, TITLE_LENGTH - 1).join("").trimEnd()}…` : line.join("") || UNTITLED;
 }
 
 /**

@@ -79,6 +79,8 @@ export class Socket {
     /** @type {any} */
     this.liveTimer = null;
     this.liveFor = CONNECT_TIMEOUT_MS;
+    /** The longest message that the server takes (bytes). */
+    this.longest = Infinity;
     /** @type {Map<string, Set<(data: any, envelope: any) => void>>} */
     this.handlers = new Map();
     /** @type {Map<string, Pending>} */
@@ -139,10 +141,14 @@ export class Socket {
   request(event, data = {}, { timeout = REQUEST_TIMEOUT_MS } = {}) {
     if (this.status !== "connected") return Promise.reject(new RequestError("DISCONNECTED", "Not connected to llamadash"));
     const requestId = `${this.prefix}-${++this.counter}`;
+    const packet = `42${JSON.stringify([event, { requestId, data, timestamp: Date.now() }])}`;
+    if (packet.length * 3 > this.longest && new TextEncoder().encode(packet).length > this.longest) { // the server would cut the connection, and all that runs over it
+      return Promise.reject(new RequestError("TOO_LARGE", `This is too large: llamadash takes ${this.longest.toLocaleString("en-US")} bytes at a time`));
+    }
     return new Promise((resolve, reject) => {
       const timer = setTimeout(() => this.settle(requestId, (it) => it.reject(new RequestError("TIMEOUT", "llamadash did not answer in time"))), timeout);
       this.pending.set(requestId, { resolve, reject, timer });
-      this.emit(event, { requestId, data, timestamp: Date.now() });
+      this.ws.send(packet);
     });
   }
 
@@ -172,8 +178,8 @@ export class Socket {
     this.liveTimer = setTimeout(() => this.drop("the server fell silent"), this.liveFor);
   }
 
-  /** @param {string} reason @param {boolean} [retry] */
-  drop(reason, retry = true) {
+  /** @param {string} reason @param {boolean} [retry] @param {number} [retryAfter] s, where the server said so */
+  drop(reason, retry = true, retryAfter = 0) {
     const ws = this.ws;
     this.ws = null;
     clearTimeout(this.liveTimer);
@@ -183,7 +189,7 @@ export class Socket {
       this.settle(id, (it) => it.reject(new RequestError("DISCONNECTED", `The request was cut off: ${reason}`)));
     }
     if (!retry || !this.wanted) return;
-    const wait = this.refusal?.retryAfter ? this.refusal.retryAfter * 1000 : backoff(this.attempt++);
+    const wait = retryAfter ? retryAfter * 1000 : backoff(this.attempt++);
     this.retryAt = Date.now() + wait;
     this.retryTimer = setTimeout(() => this.open(), wait);
     this.change("disconnected");
@@ -200,8 +206,9 @@ export class Socket {
     return undefined;
   }
 
-  /** @param {{pingInterval: number, pingTimeout: number}} handshake */
-  opened({ pingInterval, pingTimeout }) {
+  /** @param {{pingInterval: number, pingTimeout: number, maxPayload?: number}} handshake */
+  opened({ pingInterval, pingTimeout, maxPayload = Infinity }) {
+    this.longest = maxPayload;
     this.handshakeLife = pingInterval + pingTimeout;
     const known = this.epoch ? { epoch: this.epoch, seq: this.seq } : {};
     this.ws.send(`40${JSON.stringify({ ...this.auth(), ...known })}`);
@@ -232,7 +239,7 @@ export class Socket {
     const { code = "REFUSED", retryAfter } = problem?.data ?? {};
     this.refusal = { code, message: problem?.message ?? "The server refused the connection", retryAfter };
     const signingIn = code === "RATE_LIMITED" && (!this.epoch || this.auth().password); // a person waits for this answer
-    if (code !== "UNAUTHENTICATED" && !signingIn) return this.drop("the server refused");
+    if (code !== "UNAUTHENTICATED" && !signingIn) return this.drop("the server refused", true, retryAfter);
     this.wanted = false;
     this.drop("not authenticated", false);
     return this.change("unauthenticated");

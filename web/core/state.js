@@ -5,7 +5,7 @@
  * requests, summary, downloads, scan, system. Values are replaced, never changed in place.
  */
 import { RequestError, Socket } from "./socket.js";
-import { credentials, keepToken, takeKeyFromAddress } from "./auth.js";
+import { credentials, keepToken, offerPassword, takeKeyFromAddress } from "./auth.js";
 
 /** @typedef {{[name: string]: any}} Json */
 
@@ -173,7 +173,7 @@ export class StateManager {
       "models:list": ({ models }) => (this.set("models", models), this.set("scan", null)),
       "models:created": ({ model }) => this.set("models", withItem(this.state.models ?? [], model)),
       "models:updated": ({ model }) => this.set("models", withItem(this.state.models ?? [], model)),
-      "models:deleted": ({ id }) => this.set("models", this.state.models?.filter((/** @type {Json} */ model) => model.id !== id)),
+      "models:deleted": ({ id }) => this.removeModel(id),
       "models:status": (data) => this.mergeModel(data),
       "models:scan": (data) => this.set("scan", data.done >= data.total ? null : data),
       "models:download": (data) => this.mergeDownload(data),
@@ -196,10 +196,11 @@ export class StateManager {
 
   /** @param {Json} info */
   welcome(info) {
+    offerPassword(""); // it has done its part, or was a key
     if (info.session) keepToken(typeof info.session === "string" ? info.session : info.session.token);
     this.set("info", info);
     if (!info.recovered) this.set("scan", null);
-    const stale = (/** @type {string} */ key) => !this.loaded.has(key) || (!info.recovered && key !== "metricsRecent");
+    const stale = (/** @type {string} */ key) => !this.loaded.has(key) || !info.recovered;
     for (const key of [...this.wanted].filter(stale)) this.reload(key).catch(() => {});
     for (const { event, data, options, resolve, reject, timer } of this.queue.splice(0)) {
       clearTimeout(timer);
@@ -213,6 +214,12 @@ export class StateManager {
     if (!model) return;
     const { progress = null, stage = null, error = null, reason = model.reason ?? null } = change;
     this.set("models", withItem(this.state.models, { ...model, ...change, progress, stage, error, reason }));
+  }
+
+  /** @param {string} id */
+  removeModel(id) {
+    this.set("models", this.state.models?.filter((/** @type {Json} */ model) => model.id !== id));
+    if (this.loaded.has("downloads")) this.reload("downloads").catch(() => {}); // the server forgets how the model came here
   }
 
   /** @param {Json} download */

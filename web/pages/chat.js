@@ -59,6 +59,8 @@ export class ChatPage extends Component {
     this.views = new Map();
     this.atBottom = true;
     this.updated = () => this.follow();
+    /** @type {string | null} the model that the address asked for, until another is chosen */
+    this.asked = this.props.query?.get("model");
     /** @type {ReturnType<typeof setTimeout> | undefined} until it is looked at whether the other tab still receives */
     this.recheck = undefined;
     /** @type {any} */
@@ -71,6 +73,7 @@ export class ChatPage extends Component {
   didMount() {
     const { state } = this.props;
     const refresh = () => this.setState({});
+    const clock = setInterval(refresh, 30_000); // "3 min ago" grows older
     const onKey = (/** @type {KeyboardEvent} */ event) => this.handleEscape(event);
     const onStorage = (/** @type {StorageEvent} */ event) => this.handleOtherTab(event);
     document.addEventListener("keydown", onKey);
@@ -86,6 +89,7 @@ export class ChatPage extends Component {
       () => document.removeEventListener("keydown", onKey),
       () => window.removeEventListener("storage", onStorage),
       () => clearTimeout(this.recheck),
+      () => clearInterval(clock),
     ];
   }
 
@@ -101,6 +105,7 @@ export class ChatPage extends Component {
 
   receive(/** @type {any} */ props) {
     this.props = props;
+    this.asked = props.query?.get("model");
     const wanted = this.wanted() ?? this.blank();
     if (wanted.id !== this.conversation.id && wanted.messages.length) this.show(wanted);
     else if (props.query?.get("model")) this.show(this.blank());
@@ -174,7 +179,7 @@ export class ChatPage extends Component {
 
   /** The model asked for in the address, else the last one used, a loaded one, a favorite, any. */
   preferredModel() {
-    const wanted = [this.props.query?.get("model"), readStorage(MODEL_KEY)].find((id) => this.models.some((model) => model.id === id));
+    const wanted = [this.asked, readStorage(MODEL_KEY)].find((id) => this.models.some((model) => model.id === id));
     const ranked = [
       (/** @type {any} */ model) => model.status === "loaded", (/** @type {any} */ model) => model.favorite, () => true];
     return wanted ?? ranked.map((fits) => this.models.find(fits)).find(Boolean)?.id ?? "";
@@ -343,7 +348,7 @@ export class ChatPage extends Component {
         h("span", { className: "field-hint" }, "What the model is told before the conversation.")),
       h("h3", { className: "chat-panel-title" }, "Sampling"),
       SAMPLING.map((item) => this.renderSampling(item, parameters[item.key])),
-      h("button", { type: "button", className: "button", disabled: !Object.keys(parameters).length, dataset: { action: "sampling-reset" } }, "Back to the model's defaults"));
+      h("button", { type: "button", className: "button", disabled: !Object.keys({ ...parameters, ...this.state.invalid }).length, dataset: { action: "sampling-reset" } }, "Back to the model's defaults"));
   }
 
   /** @param {typeof SAMPLING[number]} item @param {number | undefined} value */
@@ -378,7 +383,7 @@ export class ChatPage extends Component {
       edit: () => this.setState({ editing: message }),
       "edit-cancel": () => this.setState({ editing: null }),
       regenerate: () => this.regenerate(),
-      "sampling-reset": () => this.changeConversation({ parameters: {} }),
+      "sampling-reset": () => this.resetSampling(),
       "start-engine": () => this.startEngine(),
     };
     return actions[action ?? ""]?.();
@@ -400,6 +405,7 @@ export class ChatPage extends Component {
   handleChoice(_event, element) {
     if (element.dataset.choice === "model") {
       writeStorage(MODEL_KEY, element.value);
+      this.asked = null;
       return this.changeConversation({ model: element.value });
     }
     const key = /** @type {keyof Sampling} */ (element.dataset.key);
@@ -507,6 +513,11 @@ export class ChatPage extends Component {
     const view = conversation.id === this.conversation.id ? this.views.get(message.id) : null;
     view?.setState({});
     if (!view || !message.pending) this.setState({});
+  }
+
+  resetSampling() {
+    this.setState({ invalid: {} });
+    this.changeConversation({ parameters: {} });
   }
 
   /** @param {Partial<Conversation>} changes */

@@ -202,12 +202,13 @@ export class ConfigurationPage extends Component {
   }
 
   async save() {
+    const { draft, texts } = this.state;
     const { changes, errors } = this.read();
     if (Object.keys(errors).length) return this.setState({ fieldErrors: errors });
     this.setState({ saving: true, fieldErrors: {} });
     try {
       const result = await this.props.state.request("config:update", { revision: this.state.result.config.revision, changes });
-      this.setState({ draft: {}, texts: {}, theirs: null });
+      this.setState({ draft: without(this.state.draft, draft), texts: without(this.state.texts, texts), theirs: null });
       this.props.state.set("config", result);
       toast(result.restartRequired ? "Saved; the engine must be restarted" : "Configuration saved", { kind: "success" });
     } catch (error) {
@@ -416,6 +417,11 @@ function commandText(command) {
   if (!command || typeof command === "string") return command ?? "";
   const quoted = command.map((part) => (/^[\w@%+=:,./-]+$/.test(part) ? part : `'${part.replaceAll("'", "'\\''")}'`));
   return quoted.reduce((text, part) => text + (part.startsWith("--") ? ` \\\n  ${part}` : `${text && " "}${part}`), "");
+}
+
+/** What was edited since `sent` was. @param {Json} edited @param {Json} sent */
+function without(edited, sent) {
+  return Object.fromEntries(Object.entries(edited).filter(([key, value]) => !same(value, sent[key])));
 }
 
 /** @param {unknown} a @param {unknown} b */

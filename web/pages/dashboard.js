@@ -474,6 +474,6 @@ export class DashboardPage extends Component {
   didMount() {
     const { state } = this.props;
     state.load("requests").catch(() => {});
-    if (!state.get("metricsRecent").length) state.load("metricsRecent").catch(() => {});
+    state.load("metricsRecent").catch(() => {});
   }
 }

@@ -66,7 +66,7 @@ export class LogsPage extends Component {
     return [
       state.on("logs:entries", (/** @type {{entries: Entry[], dropped: number}} */ batch) => this.take(batch)),
       state.on("logs:cleared", () => this.empty()),
-      state.on("connection:established", (/** @type {{recovered: boolean}} */ { recovered }) => { if (!recovered || this.state.error) this.reload(); }),
+      state.on("connection:established", (/** @type {{recovered: boolean}} */ { recovered }) => { if (this.state.error || (!recovered && !this.state.paused)) this.reload(); }),
       state.subscribe("models", (/** @type {any[]} */ models) => this.followModels(models)),
       () => clearTimeout(this.timer),
     ];

@@ -239,7 +239,7 @@ export class ModelsPage extends Component {
       this.setState({ skipped });
       const changes = [added && `${added} added`, updated && `${updated} updated`, missing && `${missing} missing`, skipped.length && `${skipped.length} skipped`].filter(Boolean);
       toast(`${plural(total, "model")} found${changes.length ? `: ${changes.join(", ")}` : ", nothing new"}`, {
-        kind: "success", action: skipped.length ? { label: "Show skipped", run: () => this.setState({ dialog: "skipped" }) } : undefined,
+        kind: "success", action: skipped.length && !this.destroyed ? { label: "Show skipped", run: () => this.setState({ dialog: "skipped" }) } : undefined,
       });
     } catch (error) {
       toast(`The scan failed: ${/** @type {Error} */ (error).message}`, { kind: "error" });
