@@ -2694,6 +2694,7 @@ class Library:
                 self.ignore(row["path"], True)
             self.dash.db.delete_model(id)
             self.dash.engine.dropped(id)
+            self.dash.downloads.forget(row["path"])
         return freed
 
     async def header(self, row: Json) -> GGUFHeader | None:
@@ -2801,8 +2802,8 @@ def models_list(dash: Dash) -> Json:
 
 @on("models:get", error="GET_MODEL_FAILED", kept=True)
 def models_get(dash: Dash, *, id: ModelId) -> Json:
-    """One model, with its benchmarks, newest first."""
-    return {"model": dash.model(id), "benchmarks": dash.db.benchmarks(id)}
+    """One model, with its benchmarks, newest first, and how far one is that is under way."""
+    return {"model": dash.model(id), "benchmarks": dash.db.benchmarks(id), "benchmarking": dash.benchmarks.get(id)}
 
 
 @on("models:scan", error="SCAN_MODELS_FAILED")
@@ -5167,7 +5168,9 @@ class Engine:
         """Broadcast the engine, the models and the finished requests that changed."""
         dirty, self.states.dirty = self.states.dirty, set()
         for name in sorted(dirty & self.known):
-            await self.dash.broadcast("models:status", {"id": name, **self.runtime(name)})
+            with contextlib.suppress(NotFound):  # deleted just now
+                row = self.dash.db.get_model(name)
+                await self.dash.broadcast("models:status", {"id": name, **self.dash.state_of(row)})
         await self.publish_requests()
         self.tell_suppressed()
         engine = self.snapshot()
@@ -6177,6 +6180,12 @@ class Chats:
             self.engine.touch()
 
 
+async def tell_benchmark(dash: Dash, id: str, done: int, total: int, **outcome: Any) -> None:
+    """Broadcast how far a benchmark is, and keep that for pages that are opened meanwhile."""
+    dash.benchmarks[id] = {"id": id, "done": done, "total": total, **outcome}
+    await dash.broadcast("models:benchmark", dash.benchmarks[id])
+
+
 async def run_benchmark(dash: Dash, id: str, prompt_tokens: int, generate_tokens: int, repetitions: int) -> Json:
     """Measure a model `repetitions` times and store the result; progress is broadcast after each time."""
     import statistics  # not at the top: slow to import, and seldom needed
@@ -6185,7 +6194,7 @@ async def run_benchmark(dash: Dash, id: str, prompt_tokens: int, generate_tokens
     tokens = min(1000, dash.db.get_model(id)["vocabulary_size"] or 1000)  # all of them are plain ones
     runs = []
     for done in range(repetitions):
-        await dash.broadcast("models:benchmark", {"id": id, "done": done, "total": repetitions})
+        await tell_benchmark(dash, id, done, repetitions)
         body = {"model": id, "prompt": [draw.randrange(100, tokens) for _ in range(prompt_tokens)],
                 "n_predict": generate_tokens, "ignore_eos": True, "cache_prompt": False, "temperature": 0}
         answer = await client.json("/completion?autoload=true", body, timeout=None)
@@ -6200,8 +6209,7 @@ async def run_benchmark(dash: Dash, id: str, prompt_tokens: int, generate_tokens
         row[f"{name}_per_second"] = round(statistics.fmean(speeds), 2)
         row[f"{name}_deviation"] = round(statistics.stdev(speeds), 2) if len(speeds) > 1 else 0.0
     benchmark: Json = dash.db.add_benchmark(row)
-    await dash.broadcast("models:benchmark", {"id": id, "done": repetitions, "total": repetitions,
-                                              "benchmark": benchmark})
+    await tell_benchmark(dash, id, repetitions, repetitions, benchmark=benchmark)
     return benchmark
 
 
@@ -6260,12 +6268,15 @@ async def models_benchmark(
 ) -> Json:
     """Measure the speed of a model, which is loaded if need be."""
     dash.db.get_model(id)
+    if id in dash.benchmarks:
+        raise Conflict("A benchmark of this model is under way already.")
     try:
         return {"benchmark": await run_benchmark(dash, id, promptTokens, generateTokens, repetitions)}
     except DashError as problem:
-        await dash.broadcast("models:benchmark", {"id": id, "done": repetitions, "total": repetitions,
-                                                  "error": str(problem)})
+        await tell_benchmark(dash, id, repetitions, repetitions, error=str(problem))
         raise
+    finally:
+        dash.benchmarks.pop(id, None)
 
 
 # -- Handlers: presets ---------------------------------------------------------------------------
@@ -8037,6 +8048,12 @@ class Downloads:
         await self.tell(download, "cancelled")
         self.pump()
         return download
+
+    def forget(self, path: str) -> None:
+        """Let go of the finished download of the model at `path`, which was taken off the list: it can be had again."""
+        for key, item in list(self.items.items()):
+            if item.status == "done" and os.path.realpath(item.target(item.parts[0])) == os.path.realpath(path):
+                del self.items[key]
 
     async def enqueue(self, download: Download) -> None:
         """Put a download into the queue; StorageFull where that cannot be remembered, which leaves it as it was."""
@@ -9821,6 +9838,7 @@ class Dash:
         self.engine = Engine(self)
         self.sampler = Sampler(self)
         self.downloads = Downloads(self)
+        self.benchmarks: dict[str, Json] = {}  # how far those under way are, by model
         self.web = WebServer(self)
         self.tls: ssl.SSLContext | None = None
 
@@ -9870,8 +9888,11 @@ class Dash:
 
     def with_state(self, row: Json) -> Json:
         """A model's row merged with what the engine knows of it."""
-        state = self.engine.runtime(row["id"])
-        return {**row, **state, **({"status": "missing"} if row["missing"] else {})}
+        return {**row, **self.state_of(row)}
+
+    def state_of(self, row: Json) -> Json:
+        """What the engine knows of a model; one whose file is gone is missing, whatever the engine says."""
+        return {**self.engine.runtime(row["id"]), **({"status": "missing"} if row["missing"] else {})}
 
     def features(self) -> Json:
         """What a client must know of this server before it shows anything."""
@@ -10317,8 +10338,9 @@ async def apply_settings(dash: Dash, changes: Json) -> Json:
 
 @on("sessions:list", error="LIST_SESSIONS_FAILED")
 async def sessions_list(dash: Dash, client: Client) -> Json:
-    """The browsers that are signed in with a password; `current` is the one that asks."""
-    return {"sessions": [{**row, "current": row["id"] == client.session_id} for row in dash.db.sessions()]}
+    """Whether there is a password, and the browsers that are signed in with it; `current` is the one that asks."""
+    return {"password": dash.features()["password"],
+            "sessions": [{**row, "current": row["id"] == client.session_id} for row in dash.db.sessions()]}
 
 
 @on("sessions:revoke", error="REVOKE_SESSION_FAILED", cost=5)

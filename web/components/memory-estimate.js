@@ -10,7 +10,7 @@ const PARTS = [["weights", "Weights"], ["projector", "Projector"], ["kvCache", "
 /**
  * What a model would take in memory with the given parameters, against what the machine has.
  *
- * Props: `state`, `id`, `parameters` (null while something typed cannot be read), `loaded` (whether it is in memory already).
+ * Props: `state`, `id`, `parameters` (null while something typed cannot be read), `inherited` (the defaults under them), `loaded` (whether it is in memory already).
  */
 export class MemoryEstimate extends Component {
   /** @param {any} props */
@@ -43,7 +43,7 @@ export class MemoryEstimate extends Component {
   /** @param {number} delay ms */
   ask(delay) {
     if (!this.props.parameters) return;
-    const wanted = JSON.stringify([this.props.id, this.props.parameters]);
+    const wanted = JSON.stringify([this.props.id, this.props.parameters, this.props.inherited]);
     if (wanted === this.asked) return;
     this.asked = wanted;
     clearTimeout(this.timer);

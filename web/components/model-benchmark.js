@@ -40,8 +40,9 @@ export class ModelBenchmark extends Component {
 
   async loadPast() {
     try {
-      const { model, benchmarks = model.benchmarks ?? [] } = await this.props.state.request("models:get", { id: this.props.model.id });
+      const { model, benchmarks = model.benchmarks ?? [], benchmarking } = await this.props.state.request("models:get", { id: this.props.model.id });
       if (!this.state.results.length) this.setState({ results: benchmarks });
+      if (benchmarking && !this.state.progress) this.follow(benchmarking);
     } catch {
       // Earlier results are extra; a failed request here says nothing that the page does not show anyway.
     }

@@ -41,6 +41,8 @@ export class Chat {
     this.stopped = new Map();
     /** @type {string | null} the conversation that the page shows, or showed last */
     this.open = null;
+    /** @type {Conversation | null} the one that was begun and not sent, while another page is shown */
+    this.begun = null;
     this.draft = ""; // what is written and not sent, while another page is shown
     for (const event of ["chat:delta", "chat:progress", "chat:done", "chat:error"]) {
       state.on(event, (/** @type {any} */ data) => this.receive(event, data));

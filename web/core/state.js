@@ -170,7 +170,7 @@ export class StateManager {
     const broadcasts = {
       status: () => this.followStatus(),
       "connection:established": (data) => this.welcome(data),
-      "models:list": ({ models }) => (this.set("models", models), this.set("scan", null)),
+      "models:list": ({ models }) => (this.set("models", models), this.set("scan", null), this.rereadConfig()),
       "models:created": ({ model }) => this.set("models", withItem(this.state.models ?? [], model)),
       "models:updated": ({ model }) => this.set("models", withItem(this.state.models ?? [], model)),
       "models:deleted": ({ id }) => this.removeModel(id),
@@ -242,7 +242,12 @@ export class StateManager {
   refreshConfig(config) {
     if (!this.state.config) return;
     this.set("config", { ...this.state.config, config });
-    this.reload("config").catch(() => {});
+    this.rereadConfig();
+  }
+
+  /** What a scan left out and whether the engine must be restarted come with the configuration. */
+  rereadConfig() {
+    if (this.state.config) this.reload("config").catch(() => {});
   }
 
   /** @param {Json} request */

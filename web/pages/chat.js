@@ -65,7 +65,7 @@ export class ChatPage extends Component {
     this.recheck = undefined;
     /** @type {any} */
     this.state = {
-      conversation: this.wanted() ?? this.blank(),
+      conversation: this.wanted() ?? this.begun() ?? this.blank(),
       query: "", editing: null, renaming: null, view: "thread", jump: false, draft: this.chat.draft, invalid: {},
     };
   }
@@ -78,6 +78,7 @@ export class ChatPage extends Component {
     const onStorage = (/** @type {StorageEvent} */ event) => this.handleOtherTab(event);
     document.addEventListener("keydown", onKey);
     window.addEventListener("storage", onStorage);
+    this.handleModels();
     this.didUpdate();
     this.focusInput();
     this.keepAddress();
@@ -101,6 +102,7 @@ export class ChatPage extends Component {
 
   willDestroy() {
     this.chat.draft = this.state.draft;
+    this.chat.begun = this.conversation.messages.length ? null : this.conversation;
   }
 
   receive(/** @type {any} */ props) {
@@ -118,6 +120,11 @@ export class ChatPage extends Component {
     const { query } = this.props;
     if (query?.get("model")) return null;
     return this.conversations.get(query?.get("c") ?? this.chat.open ?? "");
+  }
+
+  /** The conversation without a message that was open before another page was shown, unless the address names a model. */
+  begun() {
+    return this.props.query?.get("model") ? null : this.chat.begun;
   }
 
   getEventMap() {

@@ -59,7 +59,10 @@ export class ConfigurationPage extends Component {
     this.fetch();
     return [
       state.subscribe("config", (/** @type {Json} */ result) => this.meet(result)),
-      state.subscribe("engine", (/** @type {Json} */ engine) => this.setState({ engine })),
+      state.subscribe("engine", (/** @type {Json} */ engine, /** @type {Json | null} */ old) => {
+        this.setState({ engine });
+        if (engine.pid !== old?.pid) state.rereadConfig(); // it may have been started with what is saved
+      }),
       router.before((/** @type {any} */ to) => this.guard(to)),
       () => window.removeEventListener("beforeunload", guardUnload),
     ];

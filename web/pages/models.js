@@ -46,7 +46,7 @@ export class ModelsPage extends Component {
     const { state } = props;
     /** @type {any} */ this.state = {
       models: state.get("models"), scan: state.get("scan"), engine: state.get("engine"), config: state.get("config"), downloads: state.get("downloads") ?? [],
-      query: { ...DEFAULT_QUERY, ...rememberedSort() }, busy: new Set(), dialog: null, deleting: "", skipped: null, scanning: false, error: "",
+      query: { ...DEFAULT_QUERY, ...rememberedSort() }, busy: new Set(), dialog: null, deleting: "", scanning: false, error: "",
     };
     this.usedAt = lastUses(state.get("requests"));
     /** Ids of the models whose star is being changed. @type {Set<string>} */ this.starring = new Set();
@@ -236,7 +236,6 @@ export class ModelsPage extends Component {
     this.setState({ scanning: true });
     try {
       const { added, updated, missing, skipped, total } = await this.props.state.request("models:scan", {}, { timeout: SCAN_TIMEOUT });
-      this.setState({ skipped });
       const changes = [added && `${added} added`, updated && `${updated} updated`, missing && `${missing} missing`, skipped.length && `${skipped.length} skipped`].filter(Boolean);
       toast(`${plural(total, "model")} found${changes.length ? `: ${changes.join(", ")}` : ", nothing new"}`, {
         kind: "success", action: skipped.length && !this.destroyed ? { label: "Show skipped", run: () => this.setState({ dialog: "skipped" }) } : undefined,
@@ -359,10 +358,9 @@ export class ModelsPage extends Component {
     return null;
   }
 
-  /** The files that the last scan left out: this page's own, or the one before it was opened.
-   * @returns {Array<{path: string, reason: string}>} */
+  /** The files that the last scan left out. @returns {Array<{path: string, reason: string}>} */
   skipped() {
-    return this.state.skipped ?? this.props.state.get("config")?.skipped ?? [];
+    return this.state.config?.skipped ?? [];
   }
 
   skippedDialog() {

@@ -75,10 +75,18 @@ export class SettingsPage extends Component {
 
   async fetchSessions() {
     try {
-      this.setState({ sessions: (await this.props.state.request("sessions:list")).sessions });
+      const { sessions, password } = await this.props.state.request("sessions:list");
+      this.setState({ sessions });
+      this.notePassword(password);
     } catch {
       this.setState({ sessions: [] });
     }
+  }
+
+  /** Whether there is a password may have changed since the server welcomed this browser. @param {boolean} password */
+  notePassword(password) {
+    const info = this.props.state.get("info");
+    if (info?.features?.password !== password) this.props.state.set("info", { ...info, features: { ...info?.features, password } });
   }
 
   /** What is typed stays what it is until it was saved. @param {Event} _event @param {HTMLInputElement} element */
@@ -145,8 +153,7 @@ export class SettingsPage extends Component {
     try {
       const answer = await this.props.state.request("password:set", { password, ...(current ? { current } : {}) });
       this.setState({ password: { password: "", again: "", current: "" } });
-      const info = this.props.state.get("info");
-      this.props.state.set("info", { ...info, features: { ...info?.features, password: answer.password ?? Boolean(password) } });
+      this.notePassword(answer.password);
       toast(password ? "Password set; other sessions have ended" : "Password removed", { kind: "success" });
       this.fetchSessions();
     } catch (error) {
