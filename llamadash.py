@@ -906,6 +906,13 @@ class Database:
             raise NotFound(f"There is no model {id}.", field="id")
         return dict(row)
 
+    def present_model(self, id: str) -> Json:
+        """The model of this id, or NotFound; that says so, too, where its file is gone."""
+        model = self.get_model(id)
+        if model["missing"]:
+            raise NotFound(f"the file of {id} is gone: {model['path']}")
+        return model
+
     def write_model(self, db: sqlite3.Connection, row: Json) -> None:
         """Insert `row`, every column of it."""
         names = ", ".join(MODEL_COLUMNS)
@@ -3730,6 +3737,10 @@ BOOLEANS = {"on": True, "enabled": True, "true": True, "1": True,
             "off": False, "disabled": False, "false": False, "0": False}
 
 
+class FileNotHere(InvalidRequest):
+    """A parameter names a file that is in no model folder of this machine."""
+
+
 class Parameter(NamedTuple):
     """One option of llama-server that a model may set: how it is checked and how the form shows it."""
     key: str
@@ -3791,7 +3802,7 @@ class Parameter(NamedTuple):
             if not path.is_absolute() or path.suffix.lower() != ".gguf":
                 raise InvalidRequest(f"{self.label} must be the full path of a .gguf file", field=at)
             if not is_file_inside(path, folders):
-                raise InvalidRequest(f"{self.label} must be a file in a model folder", field=at)
+                raise FileNotHere(f"{self.label} must be a file in a model folder", field=at)
 
     def from_text(self, text: str) -> int | float | bool | str:
         """The value that `text`, from a preset file, stands for; ValueError where it is none."""
@@ -4188,7 +4199,8 @@ SPAWNING = r"spawning server instance with name=(\S{1,256}) on port (\d{1,5})"
 EVICTING = r"(?:removing|evicting idle) LRU name=(\S{1,256})"
 RELOADING = r"\(reload\) unloading model name=(\S{1,256}) \(source updated or removed\)"
 TIMING = (r"print_timing: id +-?\d{1,9} \| task (\d{1,9}) \| +(prompt eval|eval|total) time = "
-          r"+(\d{1,12}(?:\.\d{1,9})?) ms / +(\d{1,9}) tokens")
+          r"+(\d{1,12}(?:\.\d{1,9})?) ms / +(\d{1,9}) tokens"
+          r"(?: \( *[\d.]{1,20} ms per token, +(\d{1,9}(?:\.\d{1,9})?) tokens per second\))?")
 RELEASE = (r"release: id +-?\d{1,9} \| task (\d{1,9}) \| stop processing: n_(?:tokens|past) = (\d{1,9}), "
            r"truncated = (\d)")
 SPEED = (r"task (\d{1,9}) \| n_gen = +\d{1,9}, tg = +[\d.]{1,20} t/s, tg_3s = "
@@ -4294,13 +4306,13 @@ class RequestTimings:
     """Collects the lines that a finished request leaves in the log, keyed by process and task."""
 
     def __init__(self) -> None:
-        self.open: OrderedDict[tuple[int, int], dict[str, tuple[float, int]]] = OrderedDict()
+        self.open: OrderedDict[tuple[int, int], dict[str, tuple[float, int, float]]] = OrderedDict()
 
     def feed(self, port: int, text: str) -> Json | None:
         """The request that `text` completes, without its model; None otherwise."""
         if found := re.search(TIMING, text):
             key = (port, int(found[1]))
-            self.open.setdefault(key, {})[found[2]] = (float(found[3]), int(found[4]))
+            self.open.setdefault(key, {})[found[2]] = (float(found[3]), int(found[4]), float(found[5] or 0))
             if len(self.open) > MAX_OPEN_REQUESTS:
                 self.open.popitem(last=False)
         elif found := re.search(RELEASE, text):
@@ -4309,21 +4321,16 @@ class RequestTimings:
         return None
 
     @staticmethod
-    def finished(parts: dict[str, tuple[float, int]], held: int, truncated: bool) -> Json:
+    def finished(parts: dict[str, tuple[float, int, float]], held: int, truncated: bool) -> Json:
         """The request's row. `held` counts the tokens in its slot: all but the last one generated."""
-        prompt_ms, processed = parts.get("prompt eval", (0.0, 0))
-        generated_ms, generated = parts.get("eval", (0.0, 0))
+        prompt_ms, processed, prompt_rate = parts.get("prompt eval", (0.0, 0, 0.0))
+        generated_ms, generated, generated_rate = parts.get("eval", (0.0, 0, 0.0))
         cached = max(0, held + min(generated, 1) - processed - generated)
         return {"timestamp": now_ms(), "prompt_tokens": processed + (0 if truncated else cached),
                 "cached_tokens": None if truncated else cached, "generated_tokens": generated,
-                "prompt_per_second": per_second(processed, prompt_ms),
-                "generated_per_second": per_second(generated, generated_ms),
+                "prompt_per_second": finite_rate(prompt_rate),  # as the engine counts: the first token took no time
+                "generated_per_second": finite_rate(generated_rate),
                 "duration": round(prompt_ms + generated_ms)}
-
-
-def per_second(count: float, milliseconds: float) -> float | None:
-    """`count` in `milliseconds` as a rate; None where there is none."""
-    return round(count * 1000 / milliseconds, 2) if count and milliseconds > 0.01 else None
 
 
 class Flood:
@@ -4373,7 +4380,7 @@ class EngineClient:
         self.url = url.rstrip("/")
         headers = {"User-Agent": f"llamadash/{__version__}"}
         if key:
-            headers["Authorization"] = f"Bearer {key}"
+            headers["Authorization"] = f"Bearer {key.split(',')[0]}"  # llama-server takes a list
         self.session = aiohttp.ClientSession(
             headers=headers, trust_env=False, connector=aiohttp.TCPConnector(
                 limit=0, ssl=trusted_certificates() if self.url.startswith("https:") else True),
@@ -5014,7 +5021,7 @@ ROUTER_CONFIG = ("engine_host", "engine_port", "models_max", "models_autoload") 
 
 def given_api_key() -> str | None:
     """The engine's API key that the environment holds, as ours or under the engine's own name."""
-    return os.environ.get("LLAMADASH_ENGINE_API_KEY") or os.environ.get("LLAMA_API_KEY")
+    return (os.environ.get("LLAMADASH_ENGINE_API_KEY") or os.environ.get("LLAMA_API_KEY") or "").strip() or None
 
 
 class Engine:
@@ -5201,6 +5208,11 @@ class Engine:
             self.dash.journal.add("warning", source, f"{count} lines suppressed")
 
     # Start and stop
+
+    def announce_start(self) -> None:
+        """Let requests wait for the engine, which starts once the models are known."""
+        if self.status == "stopped":
+            self.enter("starting")
 
     async def start(self) -> None:
         """Start the engine, or attach to a running one; returns as soon as that is under way."""
@@ -5787,9 +5799,7 @@ class Engine:
 
     async def load(self, model_id: str) -> None:
         """Load a model; returns as soon as that is under way, raises if the engine refuses at once."""
-        model = self.dash.db.get_model(model_id)
-        if model.get("missing"):
-            raise NotFound(f"the file of {model_id} is gone: {model['path']}")
+        model = self.dash.db.present_model(model_id)
         if problem := preset_problem(model):
             raise EngineFailed(problem)
         await self.ready_client()
@@ -6035,8 +6045,8 @@ class Chat:
 
 
 def finite_rate(value: Any) -> float | None:
-    """`value` as a rate with two decimals, or None where it is no such number."""
-    return round(float(value), 2) if is_amount(value) else None
+    """`value` as a rate with two decimals, or None where it is no such number, or 0 as of a single token."""
+    return round(float(value), 2) or None if is_amount(value) else None
 
 
 class Chats:
@@ -6199,14 +6209,14 @@ async def run_benchmark(dash: Dash, id: str, prompt_tokens: int, generate_tokens
                 "n_predict": generate_tokens, "ignore_eos": True, "cache_prompt": False, "temperature": 0}
         answer = await client.json("/completion?autoload=true", body, timeout=None)
         timings = answer.get("timings")
-        if not isinstance(timings, dict) or not timings.get("predicted_per_second"):
+        if not isinstance(timings, dict) or not is_amount(timings.get("predicted_per_second")):
             raise EngineFailed("the engine does not say how long it took")
         runs.append(timings)
     row = {"model": id, "prompt_tokens": int(runs[0]["prompt_n"]), "generate_tokens": int(runs[0]["predicted_n"]),
            "repetitions": repetitions, "timestamp": now_ms()}
     for name, key in (("prompt", "prompt_per_second"), ("generated", "predicted_per_second")):
         speeds = [float(run[key]) for run in runs]
-        row[f"{name}_per_second"] = round(statistics.fmean(speeds), 2)
+        row[f"{name}_per_second"] = round(statistics.fmean(speeds), 2) or None  # 0: a single token has no rate
         row[f"{name}_deviation"] = round(statistics.stdev(speeds), 2) if len(speeds) > 1 else 0.0
     benchmark: Json = dash.db.add_benchmark(row)
     await tell_benchmark(dash, id, repetitions, repetitions, benchmark=benchmark)
@@ -6267,9 +6277,10 @@ async def models_benchmark(
     repetitions: Annotated[int, Range(1, 20)] = 3,
 ) -> Json:
     """Measure the speed of a model, which is loaded if need be."""
-    dash.db.get_model(id)
+    dash.db.present_model(id)
     if id in dash.benchmarks:
         raise Conflict("A benchmark of this model is under way already.")
+    dash.benchmarks[id] = {"id": id, "done": 0, "total": repetitions}
     try:
         return {"benchmark": await run_benchmark(dash, id, promptTokens, generateTokens, repetitions)}
     except DashError as problem:
@@ -6331,9 +6342,7 @@ def preset_changes(models: list[Json], sections: dict[str, dict[str, str]],
 async def chat_send(dash: Dash, client: Client, *, model: ModelId, messages: list[dict[str, Any]],
                     parameters: dict[str, Any] = {}) -> Json:  # noqa: B006  (never changed)
     """Begin an answer; it arrives as chat:progress, chat:delta and then chat:done or chat:error."""
-    row = dash.db.get_model(model)
-    if row.get("missing"):
-        raise NotFound(f"the file of {model} is gone: {row['path']}")
+    dash.db.present_model(model)
     return {"chatId": dash.engine.chats.start(client.id, model, messages, parameters)}
 
 
@@ -9493,7 +9502,7 @@ def remote_finding(program: Program) -> Finding:
     import urllib.request  # not at the top: slow to import, and seldom needed
     request = urllib.request.Request(f"{program.url}/props")  # noqa: S310  (http or https, from the command line)
     if key := given_api_key():
-        request.add_header("Authorization", f"Bearer {key}")
+        request.add_header("Authorization", f"Bearer {key.split(',')[0]}")
     try:
         with urllib.request.urlopen(request, timeout=DOCTOR_TIMEOUT) as response:  # noqa: S310
             properties = json.loads(response.read(2**20))
@@ -10006,8 +10015,10 @@ class Dash:
 
     async def first_scan(self) -> None:
         """Find the models, then start the engine if the user wants that."""
+        if wanted := self.engine_config()["autostart"]:
+            self.engine.announce_start()
         await self.library.scan()
-        if self.engine_config()["autostart"]:
+        if wanted and self.engine.status != "stopped":  # which a user may have wished meanwhile
             with contextlib.suppress(EngineUnavailable, EngineFailed):  # the engine's state says why
                 await self.engine.start()
 
@@ -10435,6 +10446,8 @@ def import_plan(dash: Dash, document: Json, rows: list[Json]) -> Json:
     settings = checked_changes(settings, SETTING_FIELDS, {}, "document.settings")
     if "models_dirs" in config:
         config["models_dirs"] = imported_folders(config["models_dirs"], warnings)
+    if "defaults" in config:
+        config["defaults"] = with_files_here(config["defaults"], dash.folders(), "document.config.defaults", warnings)
     config = checked_config(dash, config, "document.config")
     return {"settings": {key: value for key, value in settings.items() if value != dash.settings().get(key)},
             "config": {key: value for key, value in config.items() if value != dash.engine_config().get(key)},
@@ -10456,6 +10469,17 @@ def imported_folders(paths: Any, warnings: list[str]) -> list[str]:
     return [path for path in given if path not in absent]
 
 
+def with_files_here(parameters: Any, folders: list[Path], at: str, warnings: list[str]) -> Json:
+    """`parameters` without those whose file is not on this machine; `warnings` gets what is left out."""
+    accepted: Json = {}
+    for key, value in checked(parameters, dict[str, Any], at).items():
+        try:
+            accepted |= validated_parameters({key: value}, folders, at)
+        except FileNotHere:
+            warnings.append(f"{value} is in no model folder of this machine and is left out")
+    return accepted
+
+
 def imported_models(dash: Dash, document: Json, rows: list[Json], warnings: list[str]) -> dict[str, Json]:
     """What the document changes of each model, by id; `warnings` gets those that are not here."""
     by_id, by_path = ({row[key]: row for row in rows} for key in ("id", "path"))
@@ -10468,6 +10492,9 @@ def imported_models(dash: Dash, document: Json, rows: list[Json], warnings: list
         if row is None or (path and os.path.basename(path) != os.path.basename(row["path"])):
             warnings.append(f"there is no model {id} here")
             continue
+        if "parameters" in item:
+            parameters = with_files_here(item["parameters"], folders, f"document.models.{at}.parameters", warnings)
+            item = {**item, "parameters": parameters}
         wanted = checked_fields(item, EXPORTED_MODEL, f"document.models.{at}", folders)
         models[row["id"]] = {key: wanted[key] for key in MODEL_CHANGES if key in wanted and wanted[key] != row[key]}
     return {id: changes for id, changes in models.items() if changes}
@@ -10476,6 +10503,7 @@ def imported_models(dash: Dash, document: Json, rows: list[Json], warnings: list
 # -- Command line --------------------------------------------------------------------------------
 
 EXIT_USAGE, EXIT_PORT, EXIT_RUNNING, EXIT_DATABASE = 2, 3, 4, 5  # UNIT tells systemd which of them a new start may mend
+YES, NO = ("1", "true", "yes", "on"), ("0", "false", "no", "off")  # what a variable may say to an option without value
 LOCK_WAIT, LOCK_PAUSE = 0.3, 0.01  # seconds: link and doctor hold the lock for an instant, to see who has it
 COMMANDS = {
     "link": "print the link to open", "password": "set the password", "backup": "write a backup of the database",
@@ -10560,7 +10588,9 @@ def environment_options(parser: argparse.ArgumentParser) -> list[str]:
             separator = os.pathsep if option == "--models-dir" else ","
             arguments += [f"{option}={part}" for part in value.split(separator) if part]
         elif action.nargs == 0:
-            arguments += [option] if value.lower() not in ("0", "false", "no", "off") else []
+            if value.lower() not in (*YES, *NO):
+                parser.error(f"{variable_of(option)} is {value}: neither on nor off")
+            arguments += [option] if value.lower() in YES else []
         else:
             arguments.append(f"{option}={value}")
     return arguments
@@ -10573,6 +10603,8 @@ def variable_of(option: str) -> str:
 
 def parsed(parser: argparse.ArgumentParser, argv: list[str]) -> tuple[Json, dict[str, str]]:
     """The options in force, and what fixed each: the option itself or its variable."""
+    if any(word == "" or re.fullmatch(r"--[a-z-]+=", word) for word in argv):
+        parser.error("an option or a file name is empty")
     given, around = vars(parser.parse_args(argv)), vars(parser.parse_args(environment_options(parser)))
     del around["command"]
     fixed = {name: variable_of(name) for name in around}
@@ -10591,6 +10623,8 @@ def configured(options: Json, fixed: dict[str, str]) -> Config:
     if "models_dir" in options:
         values["models_dirs"] = tuple(Path(path).expanduser().absolute() for path in options["models_dir"])
         fixed = {**fixed, "models_dirs": fixed["models_dir"]}
+    if not (given_api_key() or "").isprintable():
+        sys.exit(usage_error("the engine's API key is one line of text"))
     data_dir = Path(options.get("data_dir", HERE / "data")).expanduser().absolute()
     return Config(**{**values, "auth": not options.get("no_auth"), "data_dir": data_dir, "fixed": fixed})
 
