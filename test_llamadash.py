@@ -2710,6 +2710,23 @@ def test_an_export_is_taken_over(stocked: StubDash) -> None:
     assert stocked.db.get_model(id)["parameters"] == {"ctx-size": 64}
 
 
+def test_an_import_leaves_out_files_that_are_not_here(stocked: StubDash) -> None:
+    """A draft model of another machine costs that parameter alone, and is named."""
+    stocked.ask("models:scan")
+    document = stocked.ask("system:export")["document"]
+    first = {**document["models"][0], "parameters": {"model-draft": "/gone/draft.gguf", "ctx-size": 64}}
+    document["models"][0] = first
+    document["config"]["defaults"] = {"model-draft": "/gone/other.gguf", "threads": 2}
+    for dry in (True, False):
+        warnings = stocked.ask("system:import", document=document, dryRun=dry)["warnings"]
+        assert [sum(name in item for item in warnings) for name in ("/gone/draft.gguf", "/gone/other.gguf")] == [1, 1]
+    assert stocked.db.get_model(first["id"])["parameters"] == {"ctx-size": 64}
+    assert stocked.db.config()["defaults"] == {"threads": 2}
+    document["models"][0] = {**first, "parameters": {"model-draft": "draft.gguf"}}
+    with pytest.raises(llamadash.InvalidRequest, match="full path"):
+        stocked.ask("system:import", document=document)
+
+
 def test_an_import_finds_each_model_by_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ids follow the order in which files were found, another one elsewhere; folders come with the document."""
     shelves = [str(tmp_path / name) for name in "ab"]
@@ -2963,6 +2980,16 @@ slot      release: id  3 | task 21 | stop processing: n_tokens = 56, truncated =
     assert {key: rows[0][key] for key in rows[0] if key != "timestamp"} == {
         "prompt_tokens": 37, "cached_tokens": 36, "generated_tokens": 20, "prompt_per_second": 62.15,
         "generated_per_second": 57.97, "duration": 361}
+
+
+def test_speeds_are_the_engine_s_own() -> None:
+    """It does not count the first token, which took no time: what it says of one token alone is no speed."""
+    timings, task = llamadash.RequestTimings(), "slot print_timing: id  3 | task 0 |"
+    for count, said, wanted in ((16, "77.32", 77.32), (1, "0.00", None), (1, "inf", None)):
+        timings.feed(5, f"{task}        eval time =     194.01 ms /    {count} tokens (   12.93 ms per token,   "
+                        f"{said} tokens per second)")
+        found = timings.feed(5, "slot      release: id  3 | task 0 | stop processing: n_tokens = 56, truncated = 0")
+        assert found and (found["generated_tokens"], found["generated_per_second"]) == (count, wanted)
 
 
 BREAKDOWN = '{"type":"fit_memory_breakdown","data":{"rows":[{"kind":"host","name":"x","context":1,"compute":1,%s}]}}'
@@ -3885,8 +3912,66 @@ async def test_a_model_is_benchmarked(tmp_path: Path, smollm2: Path, engine_prog
         assert (result["prompt_tokens"], result["generate_tokens"], result["repetitions"]) == (64, 16, 2)
         assert result["prompt_per_second"] > 0 and result["generated_per_second"] > 0 and result["id"]
         assert [data["done"] for data in dash.broadcasts("models:benchmark")] == [0, 1, 2]
+        assert (await llamadash.run_benchmark(dash, "a", 64, 1, 1))["generated_per_second"] is None  # takes no time
         with pytest.raises(llamadash.EngineFailed):
             await llamadash.run_benchmark(dash, "a", 4000, 16, 1)
+
+
+@run_async
+async def test_one_benchmark_of_a_model_at_a_time(tmp_path: Path) -> None:
+    """Two would slow each other down; how far one is can be asked for, and a file that is gone is not the engine's."""
+    asked = {"id": "a", "promptTokens": 64, "generateTokens": 256, "repetitions": 2}
+    dash = EngineDash(tmp_path, llama_server(), "")
+    for name in "ab":
+        dash.add(name, vocabulary_size=286)
+    async with running(dash):
+        first = asyncio.ensure_future(dash.request("models:benchmark", **asked))
+        await eventually(lambda: dash.broadcasts("models:benchmark"))
+        with pytest.raises(llamadash.Conflict):
+            await dash.request("models:benchmark", **asked)
+        told = (await dash.request("models:get", id="a"))["benchmarking"]
+        assert told["id"] == "a" and told["done"] < told["total"] == 2
+        benchmark = (await first)["benchmark"]
+        answer = await dash.request("models:get", id="a")
+        assert (answer["benchmarking"], [item["id"] for item in answer["benchmarks"]]) == (None, [benchmark["id"]])
+        row = dash.db.get_model("b")
+        dash.db.apply_scan([], [{**row, "missing": True}], [])
+        with pytest.raises(llamadash.NotFound, match="is gone"):
+            await dash.request("models:benchmark", **{**asked, "id": "b"})
+
+
+@run_async
+async def test_requests_wait_for_the_first_scan_and_the_engine(tmp_path: Path) -> None:
+    """The engine starts once the models are known, and is said to be starting before, unless it is stopped then."""
+    dash, found = EngineDash(tmp_path, llama_server()), asyncio.Event()
+    dash.library.scan = found.wait
+    await dash.engine.open()
+    try:
+        first = asyncio.ensure_future(dash.first_scan())
+        await eventually(lambda: dash.engine.status == "starting")
+        await dash.engine.stop()
+        found.set()
+        await first
+        assert dash.engine.status == "stopped"
+        found.clear()
+        again = asyncio.ensure_future(dash.first_scan())
+        load = asyncio.ensure_future(dash.request("models:load", id="a"))
+        await asyncio.sleep(0.1)
+        assert not load.done() and dash.engine.status == "starting"
+        found.set()
+        await asyncio.gather(again, load)
+        await eventually(lambda: dash.model("a")["status"] == "loaded")
+    finally:
+        await dash.engine.close()
+        dash.db.close()
+
+
+@run_async
+async def test_an_engine_with_several_keys_is_asked_with_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """llama-server takes a list; each of its keys is good."""
+    monkeypatch.setenv("LLAMADASH_ENGINE_API_KEY", "first,second")
+    async with running(EngineDash(tmp_path, llama_server())) as dash:
+        assert dash.engine.status == "running"
 
 
 @run_async
@@ -5897,6 +5982,24 @@ def test_gpu_findings(config: llamadash.Config, lines: Run, tmp_path: Path) -> N
     assert code == 0 and "Driver/library version mismatch" in printed
 
 
+@pytest.mark.parametrize(("value", "auth"), [("1", False), ("Yes", False), ("0", True), ("off", True), ("", True),
+                                             ("maybe", None), ("n", None)])
+def test_a_variable_without_value_is_on_or_off(monkeypatch: pytest.MonkeyPatch, value: str, auth: bool | None) -> None:
+    """Whatever else it says opens nothing."""
+    monkeypatch.setenv("LLAMADASH_NO_AUTH", value)
+    with contextlib.nullcontext() if auth is not None else pytest.raises(SystemExit, match="2"):
+        assert llamadash.configured(*llamadash.parsed(llamadash.command_line(), [])).auth is auth
+
+
+def test_the_engine_key_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The line end of a secret's file does not belong to it; one within it is refused."""
+    monkeypatch.setenv("LLAMADASH_ENGINE_API_KEY", " a key\n")
+    assert llamadash.given_api_key() == "a key"
+    monkeypatch.setenv("LLAMADASH_ENGINE_API_KEY", "two\nlines")
+    with pytest.raises(SystemExit, match="2"):
+        llamadash.configured(*llamadash.parsed(llamadash.command_line(), []))
+
+
 @pytest.mark.parametrize(("text", "word"), [
     ("/usr/bin/python3", "/usr/bin/python3"), ("/a b/c", '"/a b/c"'), ("100%", "100%%"), ("$HOME", "$$HOME"),
     ('a"b\\c', '"a\\"b\\\\c"'), ("a'b", '"a\'b"'), ("a;b", '"a;b"'), ("tschüß", '"tschüß"'), ("a\nb", '"a\\nb"'),
@@ -6020,7 +6123,8 @@ def test_a_newer_database_exits_5(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("arguments", [["--no-such-option"], ["--port", "x"], ["--port", "70000"], ["no-such-command"],
-                                       ["--tls-cert", "x"], ["--tls-key", "x"]])
+                                       ["--tls-cert", "x"], ["--tls-key", "x"], ["--host", ""], ["--data-dir="],
+                                       ["--models-dir", ""], ["backup", ""]])
 def test_bad_usage_exits_2(tmp_path: Path, arguments: list[str]) -> None:
     """What the command line does not know is said on standard error."""
     result = Server(tmp_path).run(*arguments)
