@@ -8547,7 +8547,7 @@ class Wire(aiohttp_driver.WebSocket):  # type: ignore[misc]
         self.transport = request.transport
         if self.transport and os.name != "nt" and not self.transport.get_extra_info("sslcontext"):
             self.descriptor = self.transport.get_extra_info("socket").fileno()
-        self._sock = web.WebSocketResponse(max_msg_size=MAX_MESSAGE, compress=False, timeout=CLOSE_GRACE)
+        self._sock = web.WebSocketResponse(max_msg_size=MAX_MESSAGE + 1, compress=False, timeout=CLOSE_GRACE)
         self.deadline = asyncio.get_running_loop().call_later(AUTH_DEADLINE, self.abort)
         self.hub.wires[self] = time.monotonic() + PING_INTERVAL
         try:

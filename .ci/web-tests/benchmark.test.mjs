@@ -19,3 +19,11 @@ test("a benchmark that somebody else runs ends also where it fails or the server
   said["connection:established"]({ recovered: false });
   assert.match(text(), /Run benchmark/);
 });
+
+test("a benchmark that runs already is shown by a page that is opened meanwhile", async () => {
+  const answer = Promise.resolve({ model: { id: "a" }, benchmarking: { id: "a", done: 1, total: 3 } });
+  const it = new ModelBenchmark({ state: { on: () => () => {}, request: () => answer }, model: { id: "a", name: "A" } }).mount(document.body);
+  await answer;
+  it.update();
+  assert.match(it.element.textContent, /Measuring….*1 of 3/);
+});

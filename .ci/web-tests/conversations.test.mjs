@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { Conversations } from "../../web/core/conversations.js";
+import { Conversations, titleFrom } from "../../web/core/conversations.js";
 
 class FakeStorage {
   constructor() { this.items = new Map(); this.room = Infinity; }
@@ -35,4 +35,9 @@ test("what finds no room in the browser stays in its page until it is stored or 
   conversations.reload();
   assert.deepEqual(ids(conversations), ["old"]);
   assert.equal(conversations.get("new"), null);
+});
+
+test("a title is cut between characters, never inside of one", () => {
+  assert.equal(titleFrom(`${"a".repeat(58)}😀${"b".repeat(20)}`), `${"a".repeat(58)}😀…`);
+  assert.equal(titleFrom("😀".repeat(60)), "😀".repeat(60));
 });

@@ -42,7 +42,8 @@ class Element_ extends Node_ {
   addEventListener(type, listener) { (this.listeners[type] ??= []).push(listener); }
   removeEventListener(type, listener) { this.listeners[type] = this.listeners[type].filter((it) => it !== listener); }
   closest(selector) { for (let at = this; at; at = at.parentNode) if (at.matches?.(selector)) return at; return null; }
-  matches(selector) { return selector.startsWith(".") ? this.getAttribute("class") === selector.slice(1) : this.localName === selector; }
+  matches(selector) { return selector.startsWith(".") ? (this.getAttribute("class") ?? "").split(" ").includes(selector.slice(1)) : this.localName === selector; }
+  querySelector(selector) { for (const child of this.childNodes) { const found = child.matches?.(selector) ? child : child.querySelector?.(selector); if (found) return found; } return null; }
   dispatch(type) { const event = { type, target: this }; for (let at = this; at; at = at.parentNode) for (const listener of at.listeners?.[type] ?? []) listener(event); }
 }
 globalThis.document = { hidden: true, activeElement: null, createTextNode: (text) => new Text_(text), createElement: (name) => new Element_(name, "html"), createElementNS: (namespace, name) => new Element_(name, namespace), addEventListener() {}, querySelector: () => null };

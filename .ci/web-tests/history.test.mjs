@@ -1,6 +1,8 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { History } from "../../web/core/history.js";
+import "./dom.mjs";
+const { History } = await import("../../web/core/history.js");
+const { MetricsCharts } = await import("../../web/components/metrics-charts.js");
 
 test("samples join the bucket they belong to, and a silence is a gap", () => {
   const history = new History({ bucket: 10_000, timestamps: [0, 10_000], series: { cpu_usage: { avg: [1, 2], max: [1, 3] } } }, 40_000, 10_000);
@@ -41,4 +43,15 @@ test("what is the case now is the newest sample, and not the average that it joi
   assert.equal(history.now("generated_tokens_per_second"), null);
   history.note({ cpu_usage: 5 });
   assert.equal(history.now("cpu_usage"), 5);
+});
+
+test("samples are joined by a line also after a longer interval was set", async () => {
+  const settings = { metrics_interval: 10 };
+  const start = 10_000 * Math.floor(Date.now() / 10_000);
+  const answer = { bucket: 10_000, timestamps: [start], series: { cpu_usage: { avg: [1], max: [1] } } };
+  const charts = new MetricsCharts({ span: 900_000, state: { get: (key) => (key === "settings" ? settings : null), request: async () => answer } });
+  await charts.load();
+  settings.metrics_interval = 60;
+  for (const at of [60_000, 120_000]) charts.add({ cpu_usage: 5 }, start + at);
+  assert.deepEqual(charts.history.column("cpu_usage").avg, [1, 5, 5]);
 });

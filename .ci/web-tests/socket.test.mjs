@@ -8,8 +8,8 @@ class FakeWebSocket {
   send(text) { this.sent.push(text); }
   close() { this.closed = true; }
   say(text) { this.onmessage({ data: text }); }
-  welcome(data = {}) {
-    this.say('0{"sid":"s","pingInterval":25000,"pingTimeout":60000}');
+  welcome(data = {}, handshake = {}) {
+    this.say(`0${JSON.stringify({ sid: "s", pingInterval: 25000, pingTimeout: 60000, ...handshake })}`);
     this.say('40{"sid":"t"}');
     this.event("connection:established", { type: "broadcast", data: { epoch: "e", seq: 5, recovered: false, ...data } });
   }
@@ -128,6 +128,42 @@ test("a rate limit waits as long as told; a typed password hears it at once", ()
   other.say('44{"message":"slow down","data":{"code":"RATE_LIMITED","retryAfter":30}}');
   assert.equal(typed.status, "unauthenticated");
   typed.close();
+});
+
+test("how long a refusal asked to wait holds for the next attempt only", () => {
+  const [socket, ws] = connect();
+  ws.welcome();
+  ws.onclose();
+  socket.hurry();
+  FakeWebSocket.all[1].say('44{"message":"slow down","data":{"code":"RATE_LIMITED","retryAfter":60}}');
+  assert.ok(socket.retryAt - Date.now() > 59_000);
+  socket.hurry();
+  FakeWebSocket.all[2].onclose();
+  assert.ok(socket.retryAt - Date.now() <= 10_000);
+  socket.close();
+});
+
+test("a request larger than the server takes is refused here, and the connection stays", async () => {
+  const [socket, ws] = connect();
+  ws.welcome({}, { maxPayload: 1000 });
+  const before = ws.sent.length;
+  await assert.rejects(socket.request("x", { text: "a".repeat(1000) }, { timeout: 5 }), { code: "TOO_LARGE", message: /1,000 bytes/ });
+  assert.equal(ws.sent.length, before);
+  assert.equal(socket.status, "connected");
+  socket.request("x", { text: "a" }).catch(() => {});
+  assert.equal(ws.sent.length, before + 1);
+  socket.close();
+});
+
+test("how large a request is counts in bytes, not in characters", async () => {
+  const [socket, ws] = connect();
+  ws.welcome({}, { maxPayload: 1000 });
+  socket.request("x", { text: "" }).catch(() => {});
+  const text = "é".repeat(200).padEnd(200 + 1000 - ws.sent.at(-1).length - 400, "a");
+  socket.request("x", { text }).catch(() => {});
+  assert.equal(Buffer.byteLength(ws.sent.at(-1)), 1000);
+  await assert.rejects(socket.request("x", { text: `${text}a` }, { timeout: 5 }), { code: "TOO_LARGE" });
+  socket.close();
 });
 
 test("a server that falls silent is left", async () => {

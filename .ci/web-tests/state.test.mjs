@@ -134,6 +134,41 @@ test("a request that waits for the connection keeps its time limit", async () =>
   assert.ok(limits.includes(3_600_000));
 });
 
+test("recent metrics are asked for again after a connection that was not recovered", async () => {
+  const [state, socket] = fresh();
+  socket.answers["metrics:history"] = { timestamps: [], series: {} };
+  await state.load("metricsRecent");
+  socket.asked = [];
+  socket.say("connection:established", { recovered: true });
+  assert.ok(!socket.asked.includes("metrics:history"));
+  socket.say("connection:established", { recovered: false });
+  assert.ok(socket.asked.includes("metrics:history"));
+});
+
+test("downloads are asked for again when a model is deleted, where they were asked for", async () => {
+  const [state, socket] = fresh();
+  socket.say("models:deleted", { id: "a" });
+  assert.deepEqual(socket.asked, []);
+  socket.answers["models:downloads"] = { downloads: [{ repo: "r", file: "f", status: "done" }] };
+  await state.load("downloads");
+  socket.answers["models:downloads"] = { downloads: [] };
+  socket.say("models:deleted", { id: "a" });
+  await tick();
+  assert.deepEqual(state.get("downloads"), []);
+});
+
+test("the configuration, which names the skipped files, is asked for again after a scan, where it was asked for", async () => {
+  const [state, socket] = fresh();
+  socket.say("models:list", { models: [] });
+  assert.deepEqual(socket.asked, []);
+  socket.answers["config:get"] = { config: {}, skipped: [] };
+  await state.load("config");
+  socket.answers["config:get"] = { config: {}, skipped: [{ path: "/a.gguf" }] };
+  socket.say("models:list", { models: [] });
+  await tick();
+  assert.deepEqual(state.get("config").skipped, [{ path: "/a.gguf" }]);
+});
+
 test("history becomes samples shaped like metrics", () => {
   const samples = samplesOf({ timestamps: [1, 2], series: { cpu_usage: { avg: [5, null] }, generated_tokens_per_second: { avg: [7, null] }, gpu0_power: { avg: [9, null] } } });
   assert.equal(samples.length, 1);

@@ -43,13 +43,15 @@ export function niceTicks(low, high, count = 4, base = 10) {
 /** Times to mark between `from` and `to`, on whole local steps. @param {number} from @param {number} to @param {number} count */
 export function timeTicks(from, to, count) {
   const step = TIME_STEPS.find((it) => (to - from) / it <= count) ?? TIME_STEPS[TIME_STEPS.length - 1];
-  const offset = (/** @type {number} */ time) => (step >= HOUR ? new Date(time).getTimezoneOffset() * MINUTE : 0);
-  const shift = offset(from);
+  const offset = (/** @type {number} */ time) => new Date(time).getTimezoneOffset() * MINUTE;
+  const shift = step >= HOUR ? offset(from) : 0;
   const ticks = [];
-  for (let tick = Math.ceil((from - shift) / step) * step + shift; tick <= to; tick += step) {
-    ticks.push(step > HOUR ? tick + offset(tick) - shift : tick); // a change of the clocks lies between, perhaps
+  for (let even = Math.ceil((from - shift) / step) * step + shift; ; even += step) {
+    const moved = step > HOUR ? even + offset(even) - shift : even; // by a change of the clocks that lies between
+    const tick = offset(moved) === offset(even) ? moved : even; // but not over the change
+    if (tick > to) return { ticks, step };
+    ticks.push(tick);
   }
-  return { ticks, step };
 }
 
 /** @param {number} time @param {number} step */

@@ -1,0 +1,26 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { timeTicks } from "../../web/components/chart.js";
+
+const ZONE = process.env.TZ;
+const shown = (from, to, count) => timeTicks(from.getTime(), to.getTime(), count).ticks.map((tick) => new Date(tick).toString());
+
+test("each day is marked once, when it begins, also in a week when the clocks change", (t) => {
+  t.after(() => { process.env.TZ = ZONE ?? ""; });
+  for (const zone of ["Europe/Berlin", "Africa/Cairo", "America/Santiago", "Asia/Kolkata"]) {
+    process.env.TZ = zone;
+    for (const [month, day] of [[2, 26], [9, 22], [3, 20], [8, 2], [5, 1]]) { // to summer time, back, and neither
+      const days = Array.from({ length: 7 }, (_, at) => new Date(2026, month, day + 1 + at).toString());
+      assert.deepEqual(shown(new Date(2026, month, day, 10), new Date(2026, month, day + 7, 0, 30), 8), days, zone);
+    }
+  }
+});
+
+test("marks of hours are whole hours, also in a night when the clocks change", (t) => {
+  t.after(() => { process.env.TZ = ZONE ?? ""; });
+  process.env.TZ = "Europe/Berlin";
+  for (const [month, day, marks] of [[2, 28, [22, 0, 3, 4, 6, 8]], [9, 24, [0, 3, 6, 9]]]) { // there is no 2 o'clock in March
+    const hours = shown(new Date(2026, month, day, 21, 30), new Date(2026, month, day + 1, 9, 30), 6).map((text) => Number(text.slice(16, 18)));
+    assert.deepEqual(hours, marks);
+  }
+});
