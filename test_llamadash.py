@@ -8000,6 +8000,72 @@ async def test_what_others_do_to_a_model_meanwhile_is_kept(start: Callable[..., 
     await client.close()
 
 
+async def hold_back(browser: Browser, *events: str) -> tuple[Callable[[], None], Callable[[], None]]:
+    """Two functions for the pages opened from now on: one holds back the answers to `events`, one gives them."""
+    free = asyncio.Event()
+    free.set()
+
+    def relay(socket: playwright.WebSocketRoute) -> None:
+        upstream = socket.connect_to_server()
+        socket.on_message(upstream.send)
+
+        async def give(message: str | bytes) -> None:
+            if any(f'"{event}:result"' in str(message)[:100] for event in events):
+                await free.wait()
+            socket.send(message)
+        upstream.on_message(give)
+    await browser.context.route_web_socket("**/llamaproxws/**", relay)
+    return free.clear, free.set
+
+
+@run_async
+async def test_what_is_done_while_an_answer_is_awaited_stays(start: Callable[..., Server], tmp_path: Path) -> None:
+    """Whatever is typed during a save stays typed, as does a group that is open, and a page that is gone to."""
+    library_of_models(tmp_path / "server-0" / "models")
+    server = start()
+    async with chromium(server, viewport={"width": 1440, "height": 900}) as browser:
+        hold, give = await hold_back(browser, "models:update", "config:update", "models:create")
+        page = await browser.open("/models/alpha")
+        await page.locator("[data-tab=parameters]").click()
+        group = page.locator(".parameter-group").nth(1)
+        await group.locator("summary").click()
+        await group.locator("input[inputmode=numeric]").first.click()
+        await page.keyboard.type("x")
+        await group.locator(".field-error").wait_for()
+        await page.keyboard.press("Backspace")
+        await group.locator(".field-error").wait_for(state="detached")
+        assert await group.evaluate("(group) => group.open && group.contains(document.activeElement)")
+        for saved, typed in (("#model-ctx-size", "#model-keep"), ("#config-models_max", "#default-ctx-size")):
+            if saved.startswith("#config"):
+                await page.get_by_role("link", name="Configuration", exact=True).click()
+            hold()
+            await page.locator(saved).fill("7")
+            save = page.locator(".save-bar .button-primary")
+            await save.click()
+            await page.wait_for_selector(".save-bar .button-primary[aria-busy=true]")
+            await page.locator(typed).fill("1024")
+            give()
+            await page.wait_for_selector(".save-bar .button-primary[aria-busy=false]")
+            assert [await page.locator(field).input_value() for field in (saved, typed)] == ["7", "1024"]
+            await save.click()
+            await page.wait_for_selector(".save-note:not(:has-text('unsaved'))")
+        await page.get_by_role("link", name="Models", exact=True).click()
+        await page.get_by_role("button", name="Add by path").click()
+        write_tiny_model(server.models / "later.gguf")
+        hold()
+        await page.locator("#import-path").fill(str(server.models / "later.gguf"))
+        await page.keyboard.press("Enter")
+        await page.wait_for_selector("dialog [aria-busy=true]")
+        await page.keyboard.press("Escape")
+        await page.get_by_role("link", name="Logs", exact=True).click()
+        await page.wait_for_selector("h1:has-text('Logs')")
+        give()
+        await page.wait_for_selector(".toast:has-text('later added')")
+        await page.wait_for_timeout(300)  # in which no other page may be opened
+        assert page.url == f"{server.url}/logs"
+        assert browser.problems == []
+
+
 @run_async
 async def test_settings_show_what_is_saved(start: Callable[..., Server]) -> None:
     """What was typed and taken back does not hide another's change, and a choice that was not saved is not shown."""
@@ -8023,6 +8089,133 @@ async def test_settings_show_what_is_saved(start: Callable[..., Server]) -> None
         await page.wait_for_selector(".field:has(#setting-interval) [role=alert]")
         assert await page.locator("[name=theme]:checked").get_attribute("value") == "system"
         assert await interval.input_value() == before != "60"
+    await client.close()
+
+
+@run_async
+async def test_a_page_opened_later_shows_what_is(start: Callable[..., Server], tmp_path: Path) -> None:
+    """The trends of the time before it, the files that scans left out, an estimate with the defaults of now."""
+    library_of_models(tmp_path / "server-0" / "models")
+    server = start()
+    with contextlib.closing(llamadash.Database(server.data / llamadash.DATABASE_NAME, repair=False)) as database:
+        for at in range(60):
+            database.add_metrics({"cpu_usage": float(at)}, llamadash.now_ms() - at * 10_000)
+    client = await Dashboard().connect(server)
+    async with chromium(server, viewport={"width": 1440, "height": 900}) as browser:
+        page = await browser.open("/models")
+        await page.wait_for_selector("[data-connection=connected]")
+        seen = len(client.events("metrics:update"))
+        await client.request("settings:update", changes={"metrics_interval": 1})
+        await eventually(lambda: len(client.events("metrics:update")) >= seen + 2)
+        await page.get_by_role("link", name="Dashboard", exact=True).click()
+        await page.wait_for_function(
+            "() => document.querySelector('.sparkline .chart-line')?.getAttribute('d').split('L').length > 30")
+        await page.get_by_role("link", name="Models", exact=True).click()
+        (server.models / "broken.gguf").write_text("no model")
+        await page.get_by_role("button", name="Scan").click()
+        await page.get_by_role("button", name="1 skipped").wait_for()
+        await page.get_by_role("link", name="Logs", exact=True).click()
+        await page.get_by_role("link", name="Models", exact=True).click()
+        await page.get_by_role("button", name="1 skipped").wait_for()
+        (server.models / "wrong.gguf").write_text("no model")
+        await client.request("models:scan")
+        await page.get_by_role("button", name="2 skipped").wait_for()
+        await page.locator(".model-link", has_text="alpha").click()
+        await page.wait_for_selector(".estimate-total")
+        revision = (await client.request("config:get"))["config"]["revision"]
+        await client.request("config:update", revision=revision, changes={"defaults": {"ctx-size": 512}})
+        await page.wait_for_selector(".estimate:has-text('With a context of 512 tokens.')")
+        assert browser.problems == []
+    await client.close()
+
+
+@run_async
+async def test_a_conversation_that_was_begun_is_there_later(start: Callable[..., Server], tmp_path: Path) -> None:
+    """Its model, its system prompt and its draft, after another page; and a new one is for the model chosen last."""
+    library_of_models(tmp_path / "server-0" / "models")
+    server = start()
+    async with chromium(server, viewport={"width": 1440, "height": 900}) as browser:
+        page = await browser.open("/chat?model=beta")
+        model, system, draft = (page.locator(selector) for selector in (
+            "select[data-choice=model]", "[data-input=system]", "[data-input=message]"))
+        await page.wait_for_selector("option[value=beta]", state="attached")
+        await page.get_by_role("button", name="Settings of this conversation").click()
+        await system.fill("You are a pirate.")
+        await draft.fill("Not yet sent")
+        await page.get_by_role("link", name="Logs", exact=True).click()
+        await page.wait_for_selector("h1:has-text('Logs')")
+        await page.get_by_role("link", name="Chat", exact=True).click()
+        await draft.wait_for()
+        assert [await field.input_value() for field in (model, system, draft)] == [
+            "beta", "You are a pirate.", "Not yet sent"]
+        await page.goto(f"{server.url}/chat?model=alpha")
+        await page.wait_for_selector("option[value=alpha]:checked", state="attached")
+        await model.select_option("gamma")
+        await page.get_by_role("button", name="New conversation").click()
+        assert await model.input_value() == "gamma"
+        assert browser.problems == []
+
+
+@run_async
+async def test_a_downloaded_model_that_was_deleted_can_be_had_again(
+        start: Callable[..., Server], tmp_path: Path) -> None:
+    """With its file, and without a reload of the page."""
+    hub = FakeHub()
+    hub.files[GGUF_FILE] = write_tiny_model(tmp_path / GGUF_FILE).read_bytes()
+    async with hub.running():
+        server = start(environment={"HF_ENDPOINT": hub.endpoint, "NO_PROXY": "127.0.0.1"})
+        async with chromium(server, viewport={"width": 1440, "height": 900}) as browser:
+            page = await browser.open("/models")
+
+            async def download() -> None:
+                await page.locator("[data-action=get-models]").first.click()
+                await page.locator("#get-repo").fill("user/repo")
+                await page.keyboard.press("Enter")
+                button = page.get_by_role("button", name=f"Download {GGUF_FILE}")
+                await button.click()
+                await button.filter(has_text="Downloaded").wait_for()
+                await page.keyboard.press("Escape")
+                await page.locator(".model-link").wait_for()
+            await download()
+            await page.locator(".model-link").click()
+            await page.wait_for_selector(".estimate-total")  # which moves what is below it
+            await page.locator(".danger-zone [data-action=delete]").click()
+            await page.locator("[data-role=delete-file]").check()
+            await page.locator("[data-action=delete-confirm]").click()
+            await page.locator(".model-link").wait_for(state="detached")
+            await download()
+            assert browser.problems == []
+
+
+@run_async
+async def test_a_loaded_model_without_a_file_says_so(start: Callable[..., Server]) -> None:
+    """In a page that is open all the time, also once the engine has dropped it; estimates count what others take."""
+    server = start(program=llama_server())
+    for name in ("one", "two"):
+        write_tiny_model(server.models / f"{name}.gguf")
+    client = await Dashboard().connect(server)
+    await client.request("models:scan")
+    async with chromium(server, viewport={"width": 1440, "height": 900}) as browser:
+        asked: list[str] = []
+
+        def watch(socket: playwright.WebSocket) -> None:
+            socket.on("framesent", lambda frame: asked.append(str(frame)))
+        browser.context.on("page", lambda page: page.on("websocket", watch))
+        page = await browser.open("/models/two")
+        await page.wait_for_selector(".estimate-total")
+        asked.clear()
+        await client.request("models:load", id="one")
+        await loaded(client, "one")
+        status = page.locator(".model-row[data-id=one] .model-row-status")
+        await status.filter(has_text=re.compile("^Loaded")).wait_for()
+        await eventually(lambda: any("models:estimate" in frame for frame in asked), "the estimate is made again")
+        (server.models / "one.gguf").unlink()
+        await client.request("models:scan")
+        await status.filter(has_text="File missing").wait_for()
+        await client.wait("models:status", lambda data: data["status"] not in ("loading", "loaded"))
+        await page.wait_for_timeout(300)  # in which nothing else may be shown
+        assert "File missing" in await status.inner_text()
+        assert browser.problems == []
     await client.close()
 
 
@@ -8080,6 +8273,25 @@ async def test_a_person_sets_a_password_and_ends_a_session(start: Callable[..., 
         await other.reload()
         await other.wait_for_selector("#login-error:has-text('not valid any more')")
         assert owner.problems == []
+
+
+@run_async
+async def test_a_password_that_looks_like_a_key(start: Callable[..., Server]) -> None:
+    """It signs in, also after a reload, and a page that was open before it was set lets its person change it."""
+    server, password = start(), "a1B2c3D4e5f" * 4
+    client = await Dashboard().connect(server)
+    async with chromium(server) as owner:
+        page = await owner.open()
+        await page.wait_for_selector("[data-connection=connected]")
+        await client.request("password:set", password=password[:43])
+        await page.get_by_role("link", name="Settings", exact=True).click()
+        await page.get_by_role("button", name="Change password").wait_for()
+        assert owner.context.browser
+        other = await logged_in(owner.context.browser, server, password[:43])
+        await other.reload()
+        await other.wait_for_selector(".session-item:has-text('This browser')")
+        assert owner.problems == []
+    await client.close()
 
 
 @run_async
