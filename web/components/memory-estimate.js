@@ -31,7 +31,6 @@ export class MemoryEstimate extends Component {
     return [
       this.props.state.subscribe("info", () => { if (this.state.error) this.fetch(); }),
       this.props.state.subscribe("models", (/** @type {any[]} */ models, /** @type {any[]} */ old) => inMemory(models) !== inMemory(old) && this.again()),
-      this.props.state.subscribe("config", (/** @type {any} */ { config }, /** @type {any} */ old) => old && config.revision !== old.config.revision && this.again()),
       () => clearTimeout(this.timer), () => { this.latest += 1; },
     ];
   }
@@ -50,7 +49,7 @@ export class MemoryEstimate extends Component {
     this.timer = setTimeout(() => this.fetch(), delay);
   }
 
-  /** What the machine has free, or the defaults, are others now. */
+  /** What the machine has free is another amount now. */
   again() {
     this.asked = "";
     this.ask(DEBOUNCE);
