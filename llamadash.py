@@ -5052,7 +5052,8 @@ class Engine:
         self.restore: list[str] = []  # models to load again after a restart
         self.restoring: list[str] = []  # those of them that are not yet loaded again
         self.restorer: asyncio.Task[None] | None = None
-        self.samples: dict[str, tuple[float, dict[str, float]]] = {}
+        self.samples: dict[str, tuple[float, dict[str, float], int | None]] = {}  # when, counters, the process's port
+        self.sampled: float | None = None  # when the counters were last asked for
         self.stale = asyncio.Event()  # something is to be published
         self.ended = asyncio.Event()  # the engine is to stop
         self.waiting: set[asyncio.Future[None]] = set()
@@ -5871,7 +5872,7 @@ class Engine:
 
         Rates are tokens per second since the call before. A model that sleeps is neither asked nor woken.
         """
-        client = self.client
+        client, since, self.sampled = self.client, self.sampled, time.monotonic()
         if self.status != "running" or client is None:
             return dict(NO_COUNTERS)
         loaded = [state.id for state in self.states.all.values() if state.status == "loaded"]
@@ -5879,8 +5880,9 @@ class Engine:
         totals = dict.fromkeys(NO_COUNTERS, 0.0)
         for name, answer in zip(loaded, answers, strict=True):
             if isinstance(answer, dict):
-                self.add_counters(totals, name, answer)
-        self.samples = {name: sample for name, sample in self.samples.items() if name in loaded}
+                self.add_counters(totals, name, answer, since)
+        running = self.states.running()  # one that sleeps goes on counting where it was
+        self.samples = {name: sample for name, sample in self.samples.items() if name in running}
         live = self.states.live_speed()
         if live is not None:
             totals["generated_tokens_per_second"] = live
@@ -5888,11 +5890,17 @@ class Engine:
                 "requests_processing": round(totals["requests_processing"]),
                 "requests_deferred": round(totals["requests_deferred"]), "active_models": len(loaded)}
 
-    def add_counters(self, totals: dict[str, float], name: str, counters: dict[str, float]) -> None:
-        """Add one model's counters and, from the difference to the last ones, its rates to `totals`."""
-        now = time.monotonic()
-        then, before = self.samples.get(name, (now, counters))
-        self.samples[name] = (now, counters)
+    def add_counters(self, totals: dict[str, float], name: str, counters: dict[str, float],
+                     since: float | None) -> None:
+        """Add one model's counters and, from the difference to the last ones, its rates to `totals`.
+
+        A process that was seen to begin, which only our own engine says, has counted from 0 after `since`.
+        """
+        now, port = time.monotonic(), self.states.state(name).port
+        then, before, process = self.samples.get(name, (now, counters, None))
+        if port is not None and process != port and since is not None:
+            then, before = since, {}
+        self.samples[name] = (now, counters, port)
         for key in ("requests_processing", "requests_deferred"):
             totals[key] += counters.get(key, 0)
         rates = {"prompt_tokens_per_second": ("prompt_tokens_total", "prompt_seconds_total"),

@@ -3399,6 +3399,7 @@ async def test_a_model_is_loaded_answers_and_leaves(tmp_path: Path, smollm2: Pat
         assert snapshot["status"] == "running" and snapshot["version"]
         assert snapshot["kind"] == ("llama-server" if engine_program else "embedded")
         assert snapshot["base_url"] == f"{snapshot['url']}/v1" and snapshot["pid"] and not snapshot["api_key_required"]
+        await dash.engine.counters()
         await dash.engine.load("a")
         assert dash.engine.runtime("a")["status"] in ("loading", "loaded")
         loaded = await dash.is_status("a", "loaded")
@@ -3415,6 +3416,8 @@ async def test_a_model_is_loaded_answers_and_leaves(tmp_path: Path, smollm2: Pat
         assert ("requests:finished", {"request": rows[0]}) in dash.seen
         counters = await dash.engine.counters()
         assert counters["active_models"] == 1 and counters["requests_processing"] == 0
+        assert counters["generated_tokens_per_second"] > 0  # also of the first answer after a load
+        assert (await dash.engine.counters())["generated_tokens_per_second"] == 0
         await dash.engine.unload("a")
         assert (await dash.is_status("a", "unloaded"))["reason"] == "user"
         assert (await dash.engine.counters())["active_models"] == 0
