@@ -10,7 +10,7 @@ const PARTS = [["weights", "Weights"], ["projector", "Projector"], ["kvCache", "
 /**
  * What a model would take in memory with the given parameters, against what the machine has.
  *
- * Props: `state`, `id`, `parameters` (null while something typed cannot be read), `inherited` (the defaults under them), `loaded` (whether it is in memory already).
+ * Props: `state`, `id`, `parameters` (null while something typed cannot be read), `loaded` (whether it is in memory already).
  */
 export class MemoryEstimate extends Component {
   /** @param {any} props */
@@ -31,6 +31,7 @@ export class MemoryEstimate extends Component {
     return [
       this.props.state.subscribe("info", () => { if (this.state.error) this.fetch(); }),
       this.props.state.subscribe("models", (/** @type {any[]} */ models, /** @type {any[]} */ old) => inMemory(models) !== inMemory(old) && this.again()),
+      this.props.state.subscribe("config", (/** @type {any} */ { config }, /** @type {any} */ old) => old && config.revision !== old.config.revision && this.again()),
       () => clearTimeout(this.timer), () => { this.latest += 1; },
     ];
   }
@@ -42,14 +43,14 @@ export class MemoryEstimate extends Component {
   /** @param {number} delay ms */
   ask(delay) {
     if (!this.props.parameters) return;
-    const wanted = JSON.stringify([this.props.id, this.props.parameters, this.props.inherited]);
+    const wanted = JSON.stringify([this.props.id, this.props.parameters]);
     if (wanted === this.asked) return;
     this.asked = wanted;
     clearTimeout(this.timer);
     this.timer = setTimeout(() => this.fetch(), delay);
   }
 
-  /** What the machine has free is another amount now. */
+  /** What the machine has free, or the defaults, are others now. */
   again() {
     this.asked = "";
     this.ask(DEBOUNCE);

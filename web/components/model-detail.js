@@ -169,7 +169,7 @@ export class ModelDetail extends Component {
         h("div", { className: "row copy-row" }, h("code", { className: "code" }, model.id), h(CopyButton, { text: model.id, label: "Copy model id" }))),
       model.status !== "missing" && h("div", { key: "memory", className: "field" },
         h("span", { className: "field-label" }, "Memory with its saved parameters"),
-        h(MemoryEstimate, { state: this.props.state, id: model.id, parameters: model.parameters ?? {}, inherited: this.props.inherited, loaded: model.status === "loaded" })),
+        h(MemoryEstimate, { state: this.props.state, id: model.id, parameters: model.parameters ?? {}, loaded: model.status === "loaded" })),
       runtime(model),
       h("h3", { key: "title", className: "section-title" }, "Metadata"),
       h("dl", { key: "facts", className: "facts" }, facts(model).map(([label, value, kind]) => [

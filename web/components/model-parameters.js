@@ -141,7 +141,7 @@ export class ModelParameters extends Component {
     const all = error?.key ? { ...errors, [error.key]: error.message } : errors;
     const running = ["loaded", "loading", "sleeping"].includes(model.status);
     return h("form", { className: "model-parameters stack", noValidate: true },
-      h(MemoryEstimate, { key: "estimate", state: this.props.state, id: model.id, parameters: Object.keys(errors).length ? null : this.stable(values), inherited, loaded: model.status === "loaded" }),
+      h(MemoryEstimate, { key: "estimate", state: this.props.state, id: model.id, parameters: Object.keys(errors).length ? null : this.stable(values), loaded: model.status === "loaded" }),
       theirs && this.conflict(theirs),
       h(ParameterForm, { key: "form", schema, texts, inherited, errors: this.stableErrors(all), idPrefix: "model", onInput: this.onInput }),
       h("div", { key: "bar", className: `save-bar${dirty ? " is-dirty" : ""}` },
