@@ -1424,7 +1424,6 @@ def clean_text(text: str) -> str:
 class GGUFReader:
     """Reads a GGUF header through a small window; every count in the file is bounded before it is believed."""
     arrays_known: dict[tuple[str, int, bytes], dict[int, bytes]] = {}  # noqa: RUF012  (start: {bytes: what follows})
-
     tables_known: dict[tuple[str, int, bytes], TensorTable] = {}  # noqa: RUF012  (byte order, entries, start)
 
     def __init__(self, file: Any, size: int, *, recall: bool = True) -> None:
@@ -4373,6 +4372,11 @@ ENGINE_TIMEOUT = 10.0  # s for short requests
 RELOAD_TIMEOUT = 120.0  # s; a reload waits until changed models have finished and left memory
 
 
+def authorization(key: str) -> str:
+    """The header that shows an engine its API key; llama-server takes a list of them, and any one is good."""
+    return f"Bearer {key.split(',')[0]}"
+
+
 class EngineClient:
     """HTTP to one engine. Its failures are EngineUnavailable (not reached) or EngineFailed (it said no)."""
 
@@ -4380,7 +4384,7 @@ class EngineClient:
         self.url = url.rstrip("/")
         headers = {"User-Agent": f"llamadash/{__version__}"}
         if key:
-            headers["Authorization"] = f"Bearer {key.split(',')[0]}"  # llama-server takes a list
+            headers["Authorization"] = authorization(key)
         self.session = aiohttp.ClientSession(
             headers=headers, trust_env=False, connector=aiohttp.TCPConnector(
                 limit=0, ssl=trusted_certificates() if self.url.startswith("https:") else True),
@@ -6224,7 +6228,7 @@ async def run_benchmark(dash: Dash, id: str, prompt_tokens: int, generate_tokens
            "repetitions": repetitions, "timestamp": now_ms()}
     for name, key in (("prompt", "prompt_per_second"), ("generated", "predicted_per_second")):
         speeds = [float(run[key]) for run in runs]
-        row[f"{name}_per_second"] = round(statistics.fmean(speeds), 2) or None  # 0: a single token has no rate
+        row[f"{name}_per_second"] = finite_rate(statistics.fmean(speeds))
         row[f"{name}_deviation"] = round(statistics.stdev(speeds), 2) if len(speeds) > 1 else 0.0
     benchmark: Json = dash.db.add_benchmark(row)
     await tell_benchmark(dash, id, repetitions, repetitions, benchmark=benchmark)
@@ -8068,8 +8072,9 @@ class Downloads:
 
     def forget(self, path: str) -> None:
         """Let go of the finished download of the model at `path`, which was taken off the list: it can be had again."""
+        real = os.path.realpath(path)
         for key, item in list(self.items.items()):
-            if item.status == "done" and os.path.realpath(item.target(item.parts[0])) == os.path.realpath(path):
+            if item.status == "done" and os.path.realpath(item.target(item.parts[0])) == real:
                 del self.items[key]
 
     async def enqueue(self, download: Download) -> None:
@@ -8555,7 +8560,8 @@ class Wire(aiohttp_driver.WebSocket):  # type: ignore[misc]
         self.transport = request.transport
         if self.transport and os.name != "nt" and not self.transport.get_extra_info("sslcontext"):
             self.descriptor = self.transport.get_extra_info("socket").fileno()
-        self._sock = web.WebSocketResponse(max_msg_size=MAX_MESSAGE + 1, compress=False, timeout=CLOSE_GRACE)
+        self._sock = web.WebSocketResponse(  # which refuses what has just that size, too
+            max_msg_size=MAX_MESSAGE + 1, compress=False, timeout=CLOSE_GRACE)
         self.deadline = asyncio.get_running_loop().call_later(AUTH_DEADLINE, self.abort)
         self.hub.wires[self] = time.monotonic() + PING_INTERVAL
         try:
@@ -9510,7 +9516,7 @@ def remote_finding(program: Program) -> Finding:
     import urllib.request  # not at the top: slow to import, and seldom needed
     request = urllib.request.Request(f"{program.url}/props")  # noqa: S310  (http or https, from the command line)
     if key := given_api_key():
-        request.add_header("Authorization", f"Bearer {key.split(',')[0]}")
+        request.add_header("Authorization", authorization(key))
     try:
         with urllib.request.urlopen(request, timeout=DOCTOR_TIMEOUT) as response:  # noqa: S310
             properties = json.loads(response.read(2**20))

@@ -1,5 +1,6 @@
 import { Component, h } from "../core/component.js";
 import { bytes, number } from "../core/format.js";
+import { IN_MEMORY } from "./model-status.js";
 
 /** Long enough to skip the keystrokes in between, short enough to feel immediate (ms). */
 const DEBOUNCE = 250;
@@ -113,5 +114,5 @@ export class MemoryEstimate extends Component {
 
 /** @param {any[]|null} models @returns {string} the ids of those that take memory */
 function inMemory(models) {
-  return (models ?? []).filter(({ status }) => ["loaded", "loading", "sleeping"].includes(status)).map(({ id, status }) => `${id} ${status}`).join();
+  return (models ?? []).filter(({ status }) => IN_MEMORY.includes(status)).map(({ id, status }) => `${id} ${status}`).join();
 }

@@ -6,7 +6,7 @@ import { MemoryEstimate } from "./memory-estimate.js";
 import { modelAction } from "./model-action.js";
 import { ModelBenchmark } from "./model-benchmark.js";
 import { ModelParameters } from "./model-parameters.js";
-import { modelStatus } from "./model-status.js";
+import { IN_MEMORY, modelStatus } from "./model-status.js";
 import { toast } from "./toast.js";
 
 /** @typedef {Record<string, any>} Model */
@@ -160,7 +160,7 @@ export class ModelDetail extends Component {
 
   /** @param {Model} model */
   overview(model) {
-    const left = !["loaded", "loading", "sleeping"].includes(model.status) && model.reason;
+    const left = !IN_MEMORY.includes(model.status) && model.reason;
     return h("div", { className: "stack" },
       model.status === "missing" && h("div", { key: "missing", className: "banner banner-warning", role: "alert" },
         "The file is not where it was. Put it back and scan, or delete this entry."),

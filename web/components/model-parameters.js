@@ -1,5 +1,6 @@
 import { Component, h } from "../core/component.js";
 import { MemoryEstimate } from "./memory-estimate.js";
+import { IN_MEMORY } from "./model-status.js";
 import { ParameterForm } from "./parameter-form.js";
 import { toast } from "./toast.js";
 
@@ -139,7 +140,7 @@ export class ModelParameters extends Component {
     const { values, errors } = ParameterForm.parse(schema, texts);
     const dirty = this.isDirty();
     const all = error?.key ? { ...errors, [error.key]: error.message } : errors;
-    const running = ["loaded", "loading", "sleeping"].includes(model.status);
+    const running = IN_MEMORY.includes(model.status);
     return h("form", { className: "model-parameters stack", noValidate: true },
       h(MemoryEstimate, { key: "estimate", state: this.props.state, id: model.id, parameters: Object.keys(errors).length ? null : this.stable(values), loaded: model.status === "loaded" }),
       theirs && this.conflict(theirs),

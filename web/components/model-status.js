@@ -13,6 +13,9 @@ const STATUSES = {
   missing: ["File missing", "warning"],
 };
 
+/** The statuses of models that take memory. */
+export const IN_MEMORY = ["loaded", "loading", "sleeping"];
+
 /** @type {Record<string, string>} what the engine calls them */
 const STAGES = { text_model: "Reading weights", spec_model: "Reading the draft model", mmproj_model: "Reading the projector" };
 

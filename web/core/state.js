@@ -165,12 +165,17 @@ export class StateManager {
     return this.load(key);
   }
 
+  /** Fetch a key again that is known already. @param {string} key */
+  refresh(key) {
+    if (this.state[key]) this.reload(key).catch(() => {});
+  }
+
   listen() {
     /** @type {{[event: string]: (data: any, envelope: any) => void}} */
     const broadcasts = {
       status: () => this.followStatus(),
       "connection:established": (data) => this.welcome(data),
-      "models:list": ({ models }) => (this.set("models", models), this.set("scan", null), this.rereadConfig()),
+      "models:list": ({ models }) => (this.set("models", models), this.set("scan", null), this.refresh("config")), // which says what the scan left out
       "models:created": ({ model }) => this.set("models", withItem(this.state.models ?? [], model)),
       "models:updated": ({ model }) => this.set("models", withItem(this.state.models ?? [], model)),
       "models:deleted": ({ id }) => this.removeModel(id),
@@ -219,7 +224,7 @@ export class StateManager {
   /** @param {string} id */
   removeModel(id) {
     this.set("models", this.state.models?.filter((/** @type {Json} */ model) => model.id !== id));
-    if (this.loaded.has("downloads")) this.reload("downloads").catch(() => {}); // the server forgets how the model came here
+    this.refresh("downloads"); // the server forgets how the model came here
   }
 
   /** @param {Json} download */
@@ -242,12 +247,7 @@ export class StateManager {
   refreshConfig(config) {
     if (!this.state.config) return;
     this.set("config", { ...this.state.config, config });
-    this.rereadConfig();
-  }
-
-  /** What a scan left out and whether the engine must be restarted come with the configuration. */
-  rereadConfig() {
-    if (this.state.config) this.reload("config").catch(() => {});
+    this.refresh("config");
   }
 
   /** @param {Json} request */

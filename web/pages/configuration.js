@@ -61,7 +61,7 @@ export class ConfigurationPage extends Component {
       state.subscribe("config", (/** @type {Json} */ result) => this.meet(result)),
       state.subscribe("engine", (/** @type {Json} */ engine, /** @type {Json | null} */ old) => {
         this.setState({ engine });
-        if (engine.pid !== old?.pid) state.rereadConfig(); // it may have been started with what is saved
+        if (engine.pid !== old?.pid) state.refresh("config"); // it may have been started with what is saved
       }),
       router.before((/** @type {any} */ to) => this.guard(to)),
       () => window.removeEventListener("beforeunload", guardUnload),

@@ -5,7 +5,7 @@ import { CopyButton } from "../components/copy-button.js";
 import { confirmDialog } from "../components/dialog.js";
 import { icon } from "../components/icon.js";
 import { ENGINE_STATES } from "../components/layout.js";
-import { loadingStage, statusLabel } from "../components/model-status.js";
+import { IN_MEMORY, loadingStage, statusLabel } from "../components/model-status.js";
 import { meter, progressBar } from "../components/progress.js";
 import { emptyState } from "../components/states.js";
 import { toast } from "../components/toast.js";
@@ -17,7 +17,6 @@ const SLOTS = 90; // samples across a sparkline
 const SHOWN_REQUESTS = 8;
 const MENU_LENGTH = 12;
 const DISK_WARNING = 90; // percent
-const IN_MEMORY = ["loaded", "loading", "sleeping"];
 
 /** Follows the keys of the state that it shows, and nothing else. */
 class Panel extends Component {
