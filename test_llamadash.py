@@ -4452,14 +4452,16 @@ def test_idle_models_sleep_and_wake(start_router: StartRouter, smollm2: Path) ->
     ini = f"[a]\nmodel = {smollm2}\nctx-size = 512\n"
     router = start_router(ini=ini, options=("--sleep-idle-seconds", "1"))
     found = follow(router)
-    router.load("a")
+    assert router.call("POST", "/models/load", {"model": "a"}) == (200, {"success": True})
     wait_for(lambda: router.status("a") == "sleeping")
-    asleep = router.child("a").memory_info().rss
     assert router.metric("a", "tokens_predicted_total") == 0
     assert router.call("GET", "/props?model=a&autoload=false")[0] == 200
     assert router.status("a") == "sleeping"
-    assert text_of(router.chat("a"))
-    assert router.child("a").memory_info().rss > asleep + 50e6
+    child, answer = router.child("a"), router.chat("a", 64)
+    assert answer.readline().startswith(b"data:")
+    awake = child.memory_info().rss
+    assert text_of(answer)
+    wait_for(lambda: child.memory_info().rss < awake - 50e6, "the memory is given back")
     seen = [found.get(timeout=5)["data"]["status"] for _ in range(found.qsize())]
     assert seen[seen.index("loaded"):][:3] == ["loaded", "sleeping", "loading"]
     assert router.log.read_text().count("spawning server instance with name") == 1
@@ -6844,60 +6846,47 @@ BURSTS: dict[str, tuple[str, Json]] = {
 @pytest.mark.parametrize("name", BURSTS)
 @run_async
 async def test_bursts_of_costly_requests_hold_nobody_up(start: Callable[..., Server], name: str) -> None:
-    """While eight sockets ask as much as they may, the 99th of a hundred answers to others comes within 0.2 s."""
+    """While eight sockets ask as much as they may, others are answered after 0.2 s of the server's work at most."""
     server = start()
     for at in range(300):
         write_model(server.models / f"model-{at}.gguf")
     client = await Dashboard().connect(server)
     await client.request("models:scan")
     sockets = [await RawSocket().open(server, {"token": server.key}) for _ in range(8)]
-    waits: list[float] = []
-    text, done = event_text(*BURSTS[name]), asyncio.Event()
+    text = event_text(*BURSTS[name])
 
     async def ask(raw: RawSocket) -> None:
-        while not done.is_set():
+        for _ in range(100):
             await raw.ws.send_str(text)
             await asyncio.sleep(0.04)
 
     async def read(raw: RawSocket) -> None:
         async for _ in raw.ws:
             pass
-    tasks = [asyncio.create_task(work(raw)) for raw in sockets for work in (ask, read)]
-    await asyncio.to_thread(lambda: waits.extend(asyncio.run(many_waits(server, 150))))
-    done.set()
+    reading = [asyncio.create_task(read(raw)) for raw in sockets]
+    async with bystander(server) as work:
+        await asyncio.gather(*map(ask, sockets))
+    assert max(work) < 0.2
     for raw in sockets:
         await raw.close()
-    await asyncio.gather(*tasks, return_exceptions=True)
+    await asyncio.gather(*reading, return_exceptions=True)
     await client.close()
-    assert sorted(waits)[int(len(waits) * 0.99) - 1] < 0.2, sorted(waits)[-5:]
 
 
 @run_async
 async def test_a_long_import_holds_nobody_up(start: Callable[..., Server]) -> None:
-    """Five thousand models are looked at while others are answered within 0.2 s; more are refused."""
+    """Five thousand models are looked at while others wait for 0.2 s of work at most; more are refused."""
     server = start()
     write_model(server.models / "m.gguf")
     client = await Dashboard().connect(server)
     await client.request("models:scan")
-    waits = asyncio.create_task(asyncio.to_thread(lambda: asyncio.run(many_waits(server, 50))))
     document = {"format": "llamadash", "version": 1, "models": [{"id": "m"}] * llamadash.MAX_IMPORTED}
-    assert (await client.request("system:import", document=document, dryRun=True))["changes"] == []
-    document["models"] = [{"id": "m"}] * (llamadash.MAX_IMPORTED + 1)
-    assert (await client.refused("system:import", document=document))["field"] == "document.models"
-    assert max(await waits) < 0.2
+    async with bystander(server) as work:
+        assert (await client.request("system:import", document=document, dryRun=True))["changes"] == []
+        document["models"] = [{"id": "m"}] * (llamadash.MAX_IMPORTED + 1)
+        assert (await client.refused("system:import", document=document))["field"] == "document.models"
+    assert max(work) < 0.2
     await client.close()
-
-
-async def many_waits(server: Server, count: int) -> list[float]:
-    """The seconds that each of `count` answers took to come."""
-    client, waits = await Dashboard().connect(server), []
-    for _ in range(count):
-        asked = time.monotonic()
-        await client.request("settings:get")
-        waits.append(time.monotonic() - asked)
-        await asyncio.sleep(0.02)
-    await client.close()
-    return waits
 
 
 @run_async
@@ -7191,20 +7180,28 @@ def allow_open_files(count: int) -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(now, count), most))
 
 
-async def longest_wait(server: Server, done: threading.Event) -> float:
-    """The most that was done before a bystander was answered, until `done`, in seconds of the server's processor time.
+@contextlib.asynccontextmanager
+async def bystander(server: Server) -> AsyncIterator[list[float]]:
+    """Somebody who asks all the time, and what was done before each answer: seconds of the server's processor time.
 
-    It asks all the time. Where the server has a core to itself, it waits for just as long.
+    Where the server has a core to itself, these are the seconds that he waits.
     """
     assert server.process
-    process, client, longest = psutil.Process(server.process.pid), await Dashboard().connect(server), 0.0
-    while not done.is_set():
-        asked = sum(process.cpu_times()[:2])
-        await client.request("settings:get")
-        longest = max(longest, sum(process.cpu_times()[:2]) - asked)
-        await asyncio.sleep(0.02)
-    await client.close()
-    return longest
+    process, work, done = psutil.Process(server.process.pid), list[float](), threading.Event()
+
+    async def ask() -> None:
+        client = await Dashboard().connect(server)
+        while not done.is_set():
+            asked = sum(process.cpu_times()[:2])
+            await client.request("settings:get")
+            work.append(sum(process.cpu_times()[:2]) - asked)
+            await asyncio.sleep(0.02)
+        await client.close()
+    asking = asyncio.create_task(asyncio.to_thread(lambda: asyncio.run(ask())))
+    await eventually(lambda: work)
+    yield work
+    done.set()
+    await asking
 
 
 def test_a_loop_that_stands_still_is_told(caplog: pytest.LogCaptureFixture) -> None:
@@ -7298,17 +7295,16 @@ async def test_a_thousand_clients_come_back_after_a_restart(start: Callable[...,
     await asyncio.to_thread(server.stop)
     await asyncio.gather(*(raw.close() for raw in first))
     server.start()
-    chance, done = random.Random(5), threading.Event()
-    bystander = asyncio.create_task(asyncio.to_thread(lambda: asyncio.run(longest_wait(server, done))))
+    chance = random.Random(5)
 
     async def come_back(jitter: float) -> tuple[RawSocket, float]:
         await asyncio.sleep(jitter)
         began = time.monotonic()
         return await RawSocket().open(server, {"token": server.key}), time.monotonic() - began
-    again = await asyncio.gather(*(come_back(chance.uniform(0, 1)) for _ in range(1000)))
-    done.set()
+    async with bystander(server) as work:
+        again = await asyncio.gather(*(come_back(chance.uniform(0, 1)) for _ in range(1000)))
     assert max(took for _, took in again) < 5
-    assert await bystander < 0.5
+    assert max(work) < 0.5
     assert max(await stalls(server), default=0) < 500
     await asyncio.gather(*(raw.close() for raw, _ in again))
 
@@ -8546,6 +8542,26 @@ async def test_escape_closes_the_menu_of_a_phone(start: Callable[..., Server]) -
         await page.wait_for_selector('[data-action="more"][aria-expanded="true"]')
         await page.get_by_role("link", name="Models", exact=True).click()
         await page.wait_for_selector('[data-action="more"][aria-expanded="false"]')
+
+
+@run_async
+async def test_the_menu_of_a_phone_stays_open_when_the_first_page_comes(start: Callable[..., Server]) -> None:
+    """What is opened while the first page still loads is not closed by its arrival."""
+    async with chromium(start(), viewport={"width": 390, "height": 844}) as browser:
+        held = asyncio.Event()
+
+        async def hold(route: playwright.Route) -> None:
+            await held.wait()
+            await route.continue_()
+        await browser.context.route("**/pages/logs.js*", hold)
+        page = await browser.open("/logs?level=warn")
+        more = page.get_by_role("button", name="More")
+        await more.click()
+        await page.wait_for_selector('[data-action="more"][aria-expanded="true"]')
+        held.set()
+        await page.get_by_role("heading", name="Logs").wait_for()
+        await page.wait_for_function("document.title.startsWith('Logs')")
+        assert await more.get_attribute("aria-expanded") == "true"
 
 
 @run_async

@@ -9,7 +9,7 @@ import { toast } from "./components/toast.js";
 document.querySelector("#starting")?.remove();
 
 const state = new StateManager();
-const layout = new Layout({ state, path: location.pathname }).mount(document.body);
+const layout = new Layout({ state, path: location.pathname + location.search }).mount(document.body);
 const router = new Router({ root: layout.main, notFound: MissingPage, props: { state } });
 
 /**

@@ -183,6 +183,7 @@ export class Layout extends Component {
   getEventMap() {
     return {
       "click [data-action=\"more\"]": () => this.setState({ more: !this.state.more }),
+      "click .nav a": () => this.setState({ more: false }), // also a link to the page that is shown already
       "keydown .nav": "handleNavigationKey",
       "click [data-action=\"retry\"]": () => this.props.state.socket.hurry(),
       "click [data-action=\"dismiss-notice\"]": () => this.setState({ dismissed: this.get("info")?.features?.notice }),
@@ -215,7 +216,7 @@ export class Layout extends Component {
 
   /** @param {any} props */
   receive(props) {
-    this.state = { ...this.state, more: false }; // also after a link to the page that is shown already
+    if (props.path !== this.props.path) this.state = { ...this.state, more: false };
     super.receive(props);
   }
 
