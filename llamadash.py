@@ -8818,7 +8818,7 @@ class Hub:
     async def watch(self) -> None:
         """End the sockets of sessions that have ended, and report refusals, while the program runs."""
         while True:
-            await asyncio.sleep(0.5)
+            await self.dash.beat.wait()
             self.ping()
             self.give_back()
             self.report_refusals()
@@ -9851,6 +9851,7 @@ class Dash:
         self.tasks: set[asyncio.Task[Any]] = set()
         self.news = News()
         self.lag = 0.0  # seconds by which the loop was late at worst, of late; halved in about 17 s
+        self.beat = asyncio.Event()  # set for a moment at each heartbeat: what is done regularly wakes nobody by itself
         self.db = Database(config.data_dir / DATABASE_NAME)
         self.load_settings()
         self.load_engine_config()
@@ -10124,7 +10125,7 @@ def give_back_memory() -> None:
 
 
 STALL = 0.25  # seconds without the loop that are worth a log line with the stack
-HEARTBEAT = 0.25  # seconds between two signs of life of the loop
+HEARTBEAT = 0.5  # seconds between two signs of life of the loop
 
 
 class LoopMonitor(threading.Thread):
@@ -10159,7 +10160,7 @@ class LoopMonitor(threading.Thread):
 
 
 async def watchdog(dash: Dash) -> None:
-    """Measure how late the loop is, and tell systemd that it is alive."""
+    """Be the heart of the program: measure how late the loop is, and tell systemd that it is alive."""
     monitor = LoopMonitor()
     monitor.start()
     pause = int(os.environ.get("WATCHDOG_USEC", 0)) / 2e6  # twice as often as systemd asks for
@@ -10168,7 +10169,9 @@ async def watchdog(dash: Dash) -> None:
         await notify("READY=1")
         while True:
             await asyncio.sleep(HEARTBEAT)
-            dash.lag = max(dash.lag * 0.99, monitor.alive())
+            dash.lag = max(dash.lag * 0.98, monitor.alive())
+            dash.beat.set()
+            dash.beat.clear()
             if pause and time.monotonic() - told > pause:
                 told = time.monotonic()
                 await notify("WATCHDOG=1")
