@@ -8488,7 +8488,7 @@ def too_deep(value: Any) -> bool:
 PING_FRAME = text_frame(b"2")
 
 
-@dataclass(eq=False, repr=False)
+@dataclass(eq=False, repr=False, slots=True)
 class Client:
     """One authenticated browser or program."""
     id: str
@@ -8511,6 +8511,18 @@ class Client:
             return False
         self.allowance -= cost
         return True
+
+
+Waiting = TypeVar("Waiting")
+
+
+def overdue(deadlines: dict[Waiting, float]) -> list[Waiting]:
+    """Take out of `deadlines`, which has the soonest first, those that have passed."""
+    now = time.monotonic()
+    passed = list(itertools.takewhile(lambda item: deadlines[item] <= now, deadlines))
+    for item in passed:
+        del deadlines[item]
+    return passed
 
 
 class Intake(vars(web_ws)["WebSocketDataQueue"]):  # type: ignore[misc]
@@ -8541,6 +8553,7 @@ class Wire(aiohttp_driver.WebSocket):  # type: ignore[misc]
     before it was measured, and reserved names mean nothing. The handshake stays the library's, and the
     waiting for pongs; the pings are the hub's, for the library keeps a task and all of the socket for each.
     """
+    __slots__ = ("_sock", "asked", "client", "descriptor", "in_line", "spent", "transport")
     hub: Hub
 
     def __init__(self, handler: Any, server: Any) -> None:
@@ -8551,7 +8564,6 @@ class Wire(aiohttp_driver.WebSocket):  # type: ignore[misc]
         self.asked = False  # whether it has sent its CONNECT
         self.spent = 0.0  # seconds that its events took since they last waited in line
         self.in_line = 0  # events that wait
-        self.deadline: asyncio.TimerHandle | None = None
 
     async def __call__(self, environ: Json) -> web.StreamResponse:
         """Run one socket from its upgrade to its end."""
@@ -8562,7 +8574,7 @@ class Wire(aiohttp_driver.WebSocket):  # type: ignore[misc]
             self.descriptor = self.transport.get_extra_info("socket").fileno()
         self._sock = web.WebSocketResponse(  # which refuses what has just that size, too
             max_msg_size=MAX_MESSAGE + 1, compress=False, timeout=CLOSE_GRACE)
-        self.deadline = asyncio.get_running_loop().call_later(AUTH_DEADLINE, self.abort)
+        self.hub.strangers[self] = time.monotonic() + AUTH_DEADLINE
         self.hub.wires[self] = time.monotonic() + PING_INTERVAL
         try:
             if not await self.upgrade(request):
@@ -8574,7 +8586,7 @@ class Wire(aiohttp_driver.WebSocket):  # type: ignore[misc]
             await self.handler(self)
             intake.wire = None
         finally:
-            self.deadline.cancel()
+            self.hub.strangers.pop(self, None)
             del self.hub.wires[self]
             self.hub.gone += 1
             await self.forget()
@@ -8635,8 +8647,7 @@ class Wire(aiohttp_driver.WebSocket):  # type: ignore[misc]
         """Send what the library has to say; the answer to CONNECT starts or ends everything else."""
         await super().send(message)
         if isinstance(message, str) and message.startswith("40") and self.client:
-            if self.deadline:
-                self.deadline.cancel()
+            self.hub.strangers.pop(self, None)
             self.hub.welcome(self.client)
         elif isinstance(message, str) and message.startswith("44"):
             self.abort_after(CLOSE_GRACE / 2)
@@ -8717,7 +8728,9 @@ class Hub:
         self.history_bytes = 0
         self.clients: dict[str, Client] = {}
         self.kept: dict[Any, tuple[int, Prepared]] = {}  # answers by question, and the last broadcast before each
+        self.guests: set[Client] = set()  # those whose session may end
         self.wires: dict[Wire, float] = {}  # every socket, and when its next ping is due, the soonest first
+        self.strangers: dict[Wire, float] = {}  # those that must authenticate, and until when, the soonest first
         self.gone = self.gone_before = 0  # sockets that have ended since memory was last given back; half a second ago
         self.leaving = False  # whether a crowd of them has just ended, and more may follow
         self.refused: collections.Counter[str] = collections.Counter()
@@ -8756,10 +8769,8 @@ class Hub:
 
     def ping(self) -> None:
         """Ping the sockets whose turn it is; the library ends those that do not answer."""
-        now = time.monotonic()
-        for wire in list(itertools.takewhile(lambda wire: self.wires[wire] <= now, self.wires)):
-            del self.wires[wire]
-            self.wires[wire] = now + PING_INTERVAL  # at the end
+        for wire in overdue(self.wires):
+            self.wires[wire] = time.monotonic() + PING_INTERVAL  # at the end
             wire.write(PING_FRAME)
 
     def welcome(self, client: Client) -> None:
@@ -8768,6 +8779,8 @@ class Hub:
         established = {"epoch": self.epoch, "seq": self.seq, "recovered": missed is not None,
                        "version": __version__, "features": self.dash.features(), **client.established}
         self.clients[client.id] = client
+        if client.session_id not in (None, "key"):
+            self.guests.add(client)
         self.send(client, "connection:established", established)
         for frame in missed or []:
             client.wire.write(frame)
@@ -8791,6 +8804,7 @@ class Hub:
         """Forget a client that has gone, and end what ran only for it."""
         client = self.clients.pop(sid, None)
         if client:
+            self.guests.discard(client)
             client.wire.abort_after(CLOSE_GRACE)
             self.dash.engine.client_gone(sid)
 
@@ -8802,7 +8816,7 @@ class Hub:
 
     def end_lost_sessions(self) -> None:
         """Close the sockets of the sessions that were revoked or have expired."""
-        if any(client.session_id not in (None, "key") for client in self.clients.values()):
+        if self.guests:
             self.end_sessions({None, "key", *(row["id"] for row in self.dash.db.sessions())})
 
     def end_lost_sessions_soon(self) -> None:
@@ -8816,9 +8830,13 @@ class Hub:
         await self.sio.shutdown()
 
     async def watch(self) -> None:
-        """End the sockets of sessions that have ended, and report refusals, while the program runs."""
+        """Ping sockets, end those whose time or session is over, and report refusals, while the program runs."""
         while True:
             await self.dash.beat.wait()
+            for wire in overdue(self.strangers):
+                wire.abort()
+            for connection in overdue(self.dash.web.silent):
+                connection.expect_request()
             self.ping()
             self.give_back()
             self.report_refusals()
@@ -8865,7 +8883,7 @@ class Hub:
         self.history.append((self.seq, time.monotonic(), frame))
         self.history_bytes += len(frame)
         self.forget()
-        for client in list(self.clients.values()):
+        for client in self.clients.values():
             client.wire.write(frame)
 
     def receive(self, client: Client, text: str) -> bool:
@@ -9209,13 +9227,12 @@ def is_ip(name: str) -> bool:
 
 class Connection(web_protocol.RequestHandler):
     """One TCP connection: an address has only so many, and each little time for its first request."""
-    __slots__ = ("address", "deadline", "web")
+    __slots__ = ("address", "web")
 
     def __init__(self, server: WebServer, manager: web.Server) -> None:
         super().__init__(manager, loop=asyncio.get_running_loop(), **manager._kwargs)
         self.web = server
         self.address: str | None = None
-        self.deadline: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin, unless there are too many already."""
@@ -9229,13 +9246,13 @@ class Connection(web_protocol.RequestHandler):
             transport.close()
             return
         super().connection_made(transport)
-        self.deadline = asyncio.get_running_loop().call_later(REQUEST_DEADLINE, self.expect_request, transport)
+        self.web.silent[self] = time.monotonic() + REQUEST_DEADLINE
 
-    def expect_request(self, transport: asyncio.Transport) -> None:
+    def expect_request(self) -> None:
         """End a connection that has not sent one whole request in time."""
-        if not self._request_count:
+        if not self._request_count and self.transport:
             self.web.dash.hub.refused["connections without a request"] += 1
-            transport.abort()
+            self.transport.abort()
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """Forget it."""
@@ -9244,8 +9261,7 @@ class Connection(web_protocol.RequestHandler):
             if not self.web.connections[self.address]:
                 del self.web.connections[self.address]
             self.address = None
-        if self.deadline:
-            self.deadline.cancel()
+        self.web.silent.pop(self, None)
         super().connection_lost(exc)
 
     def log_exception(self, *_arguments: Any, exc_info: Any = None, **_options: Any) -> None:
@@ -9263,6 +9279,7 @@ class WebServer:
         self.dash = dash
         self.sockets: collections.Counter[str] = collections.Counter()
         self.connections: collections.Counter[str] = collections.Counter()
+        self.silent: dict[Connection, float] = {}  # new ones, and until when they may send nothing, the soonest first
         self.most_connections = math.inf
         self.exempt = {counted_address(plain_address(proxy) or proxy) for proxy in dash.config.trusted_proxies}
         own = socket.gethostname().lower()
