@@ -3431,8 +3431,9 @@ CONFIG_FIELDS: dict[str, Any] = {
     "models_autoload": bool, "sleep_idle_seconds": Annotated[int, Range(-1, 7 * 86400)],
     "autostart": bool, "defaults": dict[str, Any],
 }
+Theme = Literal["system", "light", "dark"]
 SETTING_FIELDS: dict[str, Any] = {
-    "theme": Literal["system", "light", "dark"], "metrics_interval": Annotated[int, Range(1, 60)],
+    "theme": Theme, "metrics_interval": Annotated[int, Range(1, 60)],
     "metrics_retention_days": Annotated[int, Range(1, 3650)],
     "metrics_history_days": Annotated[int, Range(1, 3650)],
     "logs_retention_days": Annotated[int, Range(1, 3650)],
@@ -9134,6 +9135,7 @@ class WebFiles:
         self.signature: tuple[tuple[str, int, int], ...] = ()
         self.looked = -math.inf
         self.files: dict[str, WebFile] = {}
+        self.pages: dict[str, WebFile] = {}  # index.html by theme
         self.version = ""
         self.refresh()
 
@@ -9152,12 +9154,13 @@ class WebFiles:
         for name, body in sorted(contents.items()):
             digest.update(f"{name}\0{len(body)}\0".encode() + body)
         self.version = digest.hexdigest()[:12]
-        if "index.html" in contents:
-            contents["index.html"] = self.linked(contents)
+        page = self.linked(contents) if "index.html" in contents else None
+        self.pages = {theme: web_file("index.html", themed(page, theme).encode())
+                      for theme in typing.get_args(Theme) if page}
         self.files = {name: web_file(name, body) for name, body in contents.items()}
         self.signature = signature
 
-    def linked(self, contents: dict[str, bytes]) -> bytes:
+    def linked(self, contents: dict[str, bytes]) -> str:
         """index.html with versioned addresses, and hints to load what the first page needs at once."""
         page = re.sub(r'(src|href)="/(?=[^"/][^"]*\.(?:js|css|svg)")', rf'\1="/~{self.version}/',
                       with_joined_styles(contents))
@@ -9168,18 +9171,26 @@ class WebFiles:
                 if imported in contents and imported not in wanted:
                     wanted.append(imported)
         links = "".join(f'<link rel="modulepreload" href="/~{self.version}/{name}">\n    ' for name in wanted)
-        return page.replace('<script type="module"', links + '<script type="module"', 1).encode()
+        return page.replace('<script type="module"', links + '<script type="module"', 1)
 
-    def find(self, path: str) -> tuple[WebFile | None, bool]:
-        """The file for a URL path, and whether it may be cached for ever; index.html for every page."""
+    def find(self, path: str, theme: str = "system") -> tuple[WebFile | None, bool]:
+        """The file for a URL path, and whether it may be cached for ever; index.html for every page, in its colours."""
         name = path.lstrip("/")
         if path.startswith("/~"):
             version, _, name = path[2:].partition("/")
             return (self.files.get(name) if version == self.version else None), True
         if name == "index.html" or name.startswith(DOTTED_PAGES) or "." not in name.rsplit("/", 1)[-1]:
             self.refresh()
-            return self.files.get("index.html"), False
+            return self.pages.get(theme), False
         return self.files.get(name), False
+
+
+def themed(page: str, theme: str) -> str:
+    """index.html in the colours of `theme` from its first frame on; without one, the browser's own decide."""
+    if theme == "system":
+        return page
+    return page.replace('<html lang="en"', f'<html lang="en" data-theme="{theme}"', 1).replace(
+        'name="color-scheme" content="light dark"', f'name="color-scheme" content="{theme}"', 1)
 
 
 def with_joined_styles(contents: dict[str, bytes]) -> str:
@@ -9367,7 +9378,8 @@ class WebServer:
         if request.method not in ("GET", "HEAD"):
             return web.Response(status=405, text="Nothing here but the client.\n", headers={"Allow": "GET, HEAD"})
         raw = request.raw_path.split("?")[0]
-        file, lasting = (None, False) if is_hostile_path(raw) else self.files.find(urllib.parse.unquote(raw))
+        file, lasting = (None, False) if is_hostile_path(raw) else self.files.find(
+            urllib.parse.unquote(raw), self.dash.settings()["theme"])
         if file is None:
             return web.Response(status=404, text="There is no such file.\n")
         headers = {"Cache-Control": "public, max-age=31536000, immutable" if lasting else "no-cache",

@@ -7819,27 +7819,33 @@ async def test_the_first_page_is_light(start: Callable[..., Server]) -> None:
 
 @run_async
 async def test_the_page_is_painted_before_the_client_comes(start: Callable[..., Server]) -> None:
-    """The frame of the page is there, in the colours of the last visit, while no module has arrived."""
-    async with chromium(start(), color_scheme="light") as browser:
+    """Its frame is there, in the colours that were chosen, while neither a stylesheet nor a module has arrived."""
+    server = start()
+    client = await Dashboard().connect(server)
+    async with chromium(server, color_scheme="light") as browser:
         page = await browser.open("/settings")
-        await page.get_by_text("Dark", exact=True).click()
-        await page.wait_for_function("localStorage.getItem('llamadash.theme') === 'dark'")
+        await page.wait_for_selector("h1:has-text('Settings')")
         asked, given = asyncio.Event(), asyncio.Event()
 
         async def withhold(route: playwright.Route) -> None:
-            if not route.request.url.endswith("/start.js"):
-                asked.set()
-                await given.wait()
+            asked.set()
+            await given.wait()
             await route.continue_()
-        await page.route("**/*.js", withhold)
-        await page.reload(wait_until="commit")
-        await page.wait_for_function("() => performance.getEntriesByName('first-contentful-paint').length")
-        assert await page.evaluate("document.documentElement.dataset.theme") == "dark"
-        assert await page.locator("h1").count() == 0
-        await asyncio.wait_for(asked.wait(), 20)
-        given.set()
-        await page.wait_for_selector("h1:has-text('Settings')")
+        await page.route(re.compile(r"\.(js|css)$"), withhold)
+        for theme, scheme in (("dark", "dark"), ("light", "light"), ("system", "light dark")):
+            await client.request("settings:update", changes={"theme": theme})
+            asked.clear()
+            given.clear()
+            await page.reload(wait_until="commit")
+            await page.wait_for_function("() => performance.getEntriesByName('first-contentful-paint').length")
+            assert await page.evaluate("document.documentElement.dataset.theme ?? 'system'") == theme
+            assert await page.evaluate("document.querySelector('meta[name=color-scheme]').content") == scheme
+            assert await page.locator("svg[aria-label=llamadash]").is_visible() and not await page.locator("h1").count()
+            await eventually(asked.is_set)
+            given.set()
+            await page.wait_for_selector("h1:has-text('Settings')")
         assert browser.problems == []
+    await client.close()
 
 
 @run_async
