@@ -9194,7 +9194,7 @@ def themed(page: str, theme: str) -> str:
 
 
 def with_joined_styles(contents: dict[str, bytes]) -> str:
-    """index.html with one stylesheet for those in a row, which `contents` gets: the first frame waits for each."""
+    """index.html with one stylesheet for those in a row, which `contents` gets: one answer instead of several."""
     def join(links: re.Match[str]) -> str:
         names = [name for name in re.findall(r'href="/([^"]+)"', links[0]) if name in contents]
         name = "css/" + "+".join(posixpath.basename(name).removesuffix(".css") for name in names) + ".css"
