@@ -179,14 +179,16 @@ async function load(loader, _problem) {
   return /** @type {() => Promise<PageClass>} */ (loader)();
 }
 
-/** Load a stylesheet once; resolves when it applies, also where it cannot be had. @param {string} href @returns {Promise<void>} */
+/** Load a stylesheet once, after those that are there; resolves when it applies, also where it cannot be had. @param {string} href @returns {Promise<void>} */
 export function stylesheet(href) {
   if (document.querySelector(`link[href="${href}"]`)) return Promise.resolve();
   const link = document.createElement("link");
   link.rel = "stylesheet";
   link.href = href;
+  const last = [...document.querySelectorAll("link[rel=stylesheet]")].at(-1);
   return new Promise((resolve) => {
     link.onload = link.onerror = () => resolve();
-    document.head.append(link);
+    if (last) last.after(link);
+    else document.head.append(link);
   });
 }
