@@ -6380,6 +6380,7 @@ EMBEDDED_LISTENER = 1000  # events that wait for a reader of /models/sse before 
 EMBEDDED_CONNECT = 30  # seconds for a connection to a child; it is on this machine, but may be busy
 CHILD_STATE = b"cmd_child_to_router:state:"  # what llama.cpp's children write before a state
 CHILD_EXIT = b"cmd_router_to_child:exit\n"  # what they end at
+CHILD_LOG_TIME = 0.3  # seconds in which the thread that writes llama.cpp's log says why a load failed
 TRUTHY, FALSY = frozenset({"on", "enabled", "true", "1"}), frozenset({"off", "disabled", "false", "0"})
 
 
@@ -6710,6 +6711,7 @@ def embedded_child(parent: int, options: dict[str, str]) -> int:
     except RuntimeError as problem:
         embedded_log("E", "child", f"failed to load the model: {problem}")
         sys.stderr.flush()
+        time.sleep(CHILD_LOG_TIME)
         os._exit(1)  # threads of the server may still hold its memory
     asked = any(line == CHILD_EXIT for line in commands)
     if not asked:
