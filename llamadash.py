@@ -62,7 +62,7 @@ from pathlib import Path
 __version__ = "1.0.0"
 
 
-# -- Bootstrap -----------------------------------------------------------------------------------
+# -- Bootstrap ------------------------------------------------------------------------------------
 
 IMPORT_NAMES = {"python-socketio": "socketio"}  # where it is not the package's own name
 HERE = Path(__file__).resolve().parent
@@ -250,7 +250,7 @@ Json = dict[str, Any]
 log = logging.getLogger("llamadash")
 
 
-# -- Errors and envelopes ------------------------------------------------------------------------
+# -- Errors, fields and events --------------------------------------------------------------------
 
 class DashError(Exception):
     """An expected failure: `code` goes to the client, and the message is written for the user."""
@@ -317,8 +317,7 @@ def now_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
-# -- Request fields ------------------------------------------------------------------------------
-
+DAY = 86_400_000  # milliseconds
 MAX_TEXT = 4096  # characters; longer fields say so with Length
 MAX_DEPTH = 32  # levels of nesting in a request; every real one has fewer than 8
 
@@ -412,8 +411,6 @@ def checked_bounds(value: Any, bounds: Any, field: str) -> Any:
     return value
 
 
-# -- Events --------------------------------------------------------------------------------------
-
 Handler = Callable[..., Awaitable[Json] | Json]
 
 
@@ -475,7 +472,372 @@ def on(name: str, *, error: str = "INTERNAL_ERROR", cost: int = 1, kept: bool = 
     return register
 
 
-# -- Database ------------------------------------------------------------------------------------
+# -- Configuration and access ---------------------------------------------------------------------
+
+LOG_LEVELS = ("debug", "info", "warning", "error")
+LogLevel = Literal["debug", "info", "warning", "error"]
+ENGINE_DEFAULTS: Json = {
+    "models_dirs": [], "engine_host": "127.0.0.1", "engine_port": 8080, "models_max": 4,
+    "models_autoload": True, "sleep_idle_seconds": -1, "autostart": True, "defaults": {},
+}
+SETTING_DEFAULTS: Json = {
+    "theme": "system", "metrics_interval": 10, "metrics_retention_days": 30, "metrics_history_days": 730,
+    "logs_retention_days": 7, "logs_max_rows": 200_000, "log_level": "info",
+}
+EVERY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  (what reaches a server on all addresses)
+ENGINE_HOST = r"[A-Za-z0-9:][A-Za-z0-9.:_-]*"  # no option, no path
+CONFIG_FIELDS: dict[str, Any] = {
+    "models_dirs": Annotated[list[str], Length(0, 64)], "engine_host": Annotated[str, Length(1, 253)],
+    "engine_port": Annotated[int, Range(1, 65535)], "models_max": Annotated[int, Range(0, 64)],
+    "models_autoload": bool, "sleep_idle_seconds": Annotated[int, Range(-1, 7 * 86400)],
+    "autostart": bool, "defaults": dict[str, Any],
+}
+Theme = Literal["system", "light", "dark"]
+SETTING_FIELDS: dict[str, Any] = {
+    "theme": Theme, "metrics_interval": Annotated[int, Range(1, 60)],
+    "metrics_retention_days": Annotated[int, Range(1, 3650)],
+    "metrics_history_days": Annotated[int, Range(1, 3650)],
+    "logs_retention_days": Annotated[int, Range(1, 3650)],
+    "logs_max_rows": Annotated[int, Range(1000, 5_000_000)], "log_level": LogLevel,
+}
+
+
+@dataclass(frozen=True)
+class Config:
+    """What was fixed at the start, by the command line or the environment; None: not fixed.
+
+    `fixed` names, for each such value, the option or the variable that fixes it.
+    """
+    host: str = "127.0.0.1"
+    port: int = 3000
+    data_dir: Path = HERE / "data"
+    models_dirs: tuple[Path, ...] | None = None
+    llama_server: str | None = None
+    engine_host: str | None = None
+    engine_port: int | None = None
+    auth: bool = True
+    allow_hosts: tuple[str, ...] = ()
+    allow_origins: tuple[str, ...] = ()
+    trusted_proxies: tuple[str, ...] = ()
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+    log_level: str | None = None
+    sockets_per_address: int = 32  # a household behind one router, with tabs to spare
+    request_rate: int = 50  # a second and client; a page that is opened makes about ten
+    fixed: dict[str, str] = dataclasses.field(default_factory=dict)
+
+    @property
+    def scheme(self) -> str:
+        """What a browser puts before the address."""
+        return "https" if self.tls_cert else "http"
+
+    def url(self, port: int | None = None) -> str:
+        """The address to open in a browser on this machine."""
+        host = EVERY_ADDRESS.get(self.host, self.host)
+        host = f"[{host}]" if ":" in host and not host.startswith("[") else host
+        return f"{self.scheme}://{host}:{port or self.port}"
+
+    def locked(self) -> Json:
+        """The engine's values that cannot be changed from a client, and what fixes each."""
+        return {key: self.fixed[key] for key in (*ENGINE_DEFAULTS, "llama_server", "log_level") if key in self.fixed}
+
+
+def checked_changes(changes: Json, fields: dict[str, Any], locked: Json, field: str = "changes") -> Json:
+    """`changes` if every key is known, free and of the right type; else InvalidRequest naming it."""
+    for key in changes:
+        if key not in fields:
+            raise InvalidRequest(f"unknown field: {key[:64]}", field=f"{field}.{key[:64]}")
+        if key in locked:
+            raise InvalidRequest(f"{key} is fixed by {locked[key]}", field=f"{field}.{key}")
+    return {key: checked(value, fields[key], f"{field}.{key}") for key, value in changes.items()}
+
+
+def expanded(path: str) -> Path:
+    """`path` with `~` replaced, where there is such a user."""
+    return Path(os.path.expanduser(path))  # Path.expanduser raises where there is none
+
+
+def good_values(saved: Json, fields: dict[str, Any]) -> Json:
+    """What of the `saved` values can be used; the rest is logged, and its defaults hold."""
+    good = {}
+    for key in saved.keys() & fields.keys():
+        try:
+            good[key] = checked(saved[key], fields[key], key)
+        except InvalidRequest as problem:
+            log.warning("%s is not used as it is saved: %s", key, problem)
+    return good
+
+
+def default_model_folders() -> list[Path]:
+    """Where models usually are on a machine, whether or not these folders exist."""
+    home = Path.home()
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or home / ".cache")
+    hub = Path(os.environ.get("HF_HUB_CACHE") or Path(os.environ.get("HF_HOME") or cache / "huggingface") / "hub")
+    llama = Path(os.environ.get("LLAMA_CACHE") or
+                 (home / "Library/Caches/llama.cpp" if sys.platform == "darwin" else cache / "llama.cpp"))
+    return [home / "models", llama, hub, home / ".lmstudio/models", home / ".cache/lm-studio/models"]
+
+
+KEY_BYTES = 32  # 256 bits: beyond guessing
+SESSION_LIFETIME = 30 * DAY  # how long a browser that signed in with a password stays signed in
+MIN_PASSWORD, MAX_PASSWORD = 8, 1024  # characters
+SCRYPT = {"n": 2**15, "r": 8, "p": 1, "maxmem": 64 * 2**20}  # 32 MiB and about 200 ms a guess
+FAILURES_ALLOWED = 5  # wrong keys or passwords from one address before it has to wait
+FAILURE_PAUSE = 60.0  # seconds until an address may try again
+MAX_ADDRESSES = 10_000  # addresses whose failures are remembered
+
+
+class Access:
+    """Who may connect: the access key of the data folder, a password, the sessions it opened."""
+
+    def __init__(self, dash: Dash) -> None:
+        self.dash = dash
+        self.key = access_key(dash.config.data_dir)
+        self.failures: collections.OrderedDict[str, list[float]] = collections.OrderedDict()
+        self.hashing = asyncio.Lock()
+        self.sessions_void = False  # whether those in the database have ended, but could not be deleted yet
+
+    async def admit(self, credentials: Json, address: str) -> Json:
+        """{session_id, session?} for good credentials; Unauthenticated or RateLimited for others.
+
+        A good key or token is admitted even from an address that has to wait: it cannot be guessed.
+        """
+        if not self.dash.config.auth:
+            return {"session_id": None}
+        token, password = credentials.get("token"), credentials.get("password")
+        if isinstance(token, str) and 0 < len(token) <= MAX_PASSWORD and encodable(token):
+            if secrets.compare_digest(token.encode(), self.current_key().encode()):
+                return {"session_id": "key"}
+            if not self.sessions_void and (session_id := self.dash.db.find_session(token_hash(token))):
+                return {"session_id": session_id}
+        if not token and not password:
+            raise Unauthenticated("Sign in with the access key or a password.")  # nothing was guessed
+        counted = counted_address(address)
+        self.check_failures(counted)
+        self.count_failure(counted)
+        if isinstance(password, str) and 0 < len(password) <= MAX_PASSWORD and encodable(password):
+            async with self.hashing:  # one at a time: each takes 32 MiB
+                good = await asyncio.to_thread(password_matches, password, self.dash.db.get_meta("password"))
+            if good:
+                self.failures.pop(counted, None)
+                session = secrets.token_urlsafe(KEY_BYTES)
+                return {"session_id": self.dash.db.add_session(token_hash(session), address, SESSION_LIFETIME),
+                        "session": session}
+        raise Unauthenticated("The access key, session or password is not valid.")
+
+    def current_key(self) -> str:
+        """The access key as the file has it now: another process may have replaced it."""
+        self.key = access_key(self.dash.config.data_dir)
+        return self.key
+
+    def check_failures(self, address: str) -> None:
+        """RateLimited while `address` has failed too often."""
+        recent = [moment for moment in self.failures.get(address, []) if time.monotonic() - moment < FAILURE_PAUSE]
+        if len(recent) >= FAILURES_ALLOWED:
+            wait = math.ceil(FAILURE_PAUSE - (time.monotonic() - recent[0]))
+            raise RateLimited(f"Too many failed attempts: try again in {wait} seconds.", retryAfter=wait)
+        self.failures[address] = recent
+
+    def count_failure(self, address: str) -> None:
+        """Remember that `address` failed just now (a good password takes that back)."""
+        self.failures.setdefault(address, []).append(time.monotonic())
+        self.failures.move_to_end(address)
+        while len(self.failures) > MAX_ADDRESSES:
+            self.failures.popitem(last=False)
+
+
+def write_privately(target: Path, content: str) -> None:
+    """Replace `target` by `content` in one step, readable by its owner only."""
+    descriptor, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")  # 0600
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8", newline="\n") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(descriptor)
+        os.replace(name, target)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(name)
+        raise
+
+
+def access_key(data_dir: Path, *, new: bool = False) -> str:
+    """The access key in `data_dir`, made where there is none or a `new` one is wanted."""
+    path = data_dir / "access-key"
+    with contextlib.suppress(FileNotFoundError):
+        if not new and len(key := path.read_text("ascii", "replace").strip()) >= KEY_BYTES:
+            return key
+    write_privately(path, f"{secrets.token_urlsafe(KEY_BYTES)}\n")
+    return path.read_text("ascii").strip()
+
+
+def token_hash(token: str) -> bytes:
+    """What is stored of a session token, which is random enough to need no salt."""
+    return hashlib.sha256(token.encode()).digest()
+
+
+def hashed_password(password: str) -> Json:
+    """{salt, hash} of a password, to be stored."""
+    salt = secrets.token_bytes(16)
+    return {"salt": salt.hex(), "hash": hashlib.scrypt(password.encode(), salt=salt, **SCRYPT).hex()}
+
+
+def password_matches(password: str, stored: Json | None) -> bool:
+    """Whether `password` is the stored one; takes as long where none is stored."""
+    salt = bytes.fromhex(stored["salt"]) if stored else b"\0" * 16
+    found = hashlib.scrypt(password.encode(), salt=salt, **SCRYPT)
+    return secrets.compare_digest(found, bytes.fromhex(stored["hash"]) if stored else b"")
+
+
+def config_result(dash: Dash) -> Json:
+    """The engine's configuration with all that the page about it shows."""
+    config = dash.engine_config()
+    listed = [expanded(path) for path in config["models_dirs"]]
+    looked = dict.fromkeys([*listed, dash.config.data_dir / "models", *default_model_folders()])
+    return {
+        "config": config,
+        "locked": dash.config.locked(),
+        "restartRequired": dash.engine.restart_required(),
+        "command": dash.engine.command_line(),
+        "ini": dash.engine.preset_ini(),
+        "parameters": parameter_schema(),
+        "folders": [
+            {"path": str(path), "exists": os.path.isdir(path),
+             "used": path in listed or path.parent == dash.config.data_dir}
+            for path in looked
+        ],
+        "llama_server": {"value": dash.config.llama_server, "fixed": "llama_server" in dash.config.fixed},
+        "skipped": skipped_told(dash.library.skipped),
+    }
+
+
+@on("config:get", error="GET_CONFIG_FAILED")
+async def config_get(dash: Dash) -> Json:
+    """The engine's configuration, what is locked, and what the engine is started with."""
+    return config_result(dash)
+
+
+@on("config:update", error="UPDATE_CONFIG_FAILED", cost=5)
+async def config_update(dash: Dash, *, revision: int, changes: dict[str, Any]) -> Json:
+    """Change the engine's configuration."""
+    return await apply_config(dash, revision, checked_config(dash, changes, "changes"))
+
+
+@on("config:reset", error="RESET_CONFIG_FAILED", cost=5)
+async def config_reset(dash: Dash, *, revision: int | None = None) -> Json:
+    """Go back to the defaults."""
+    return await apply_config(dash, dash.engine_config()["revision"] if revision is None else revision, {}, reset=True)
+
+
+def checked_config(dash: Dash, changes: Json, field: str) -> Json:
+    """`changes` of the engine's configuration if all are acceptable; InvalidRequest names what is not, in `field`."""
+    changes = checked_changes(changes, CONFIG_FIELDS, dash.config.locked(), field)
+    if "models_dirs" in changes:
+        changes["models_dirs"] = checked_folders(changes["models_dirs"], f"{field}.models_dirs")
+    host = changes.get("engine_host", "localhost")
+    if not re.fullmatch(ENGINE_HOST, host) or host.lower().endswith(".sock"):  # which would be a UNIX socket's file
+        raise InvalidRequest("engine_host must be a host name or an address", field=f"{field}.engine_host")
+    if changes.get("sleep_idle_seconds") == 0:
+        raise InvalidRequest("sleep_idle_seconds must be -1 (never) or at least 1", field=f"{field}.sleep_idle_seconds")
+    if "defaults" in changes:
+        changes["defaults"] = validated_parameters(changes["defaults"], dash.folders(), f"{field}.defaults")
+    return changes
+
+
+async def apply_config(dash: Dash, revision: int, changes: Json, *, reset: bool = False) -> Json:
+    """Save changes of the configuration, let the engine and the library follow, and tell everybody."""
+    before, saved = dash.engine_config(), dash.db.config()
+    dash.db.save_config(revision, changes, before, reset=reset)
+    dash.load_engine_config()
+    try:
+        await dash.engine.apply_presets()
+    except EngineFailed:
+        touched, now = {*saved} if reset else {*changes}, dash.db.config()
+        kept = {key: value for key, value in now.items() if key not in touched}
+        was = {key: value for key, value in saved.items() if key in touched}
+        dash.db.save_config(now["revision"], {**kept, **was}, reset=True)
+        dash.load_engine_config()
+        await dash.broadcast("config:updated", {"config": dash.engine_config()})
+        raise
+    if dash.engine_config()["models_dirs"] != before["models_dirs"]:
+        dash.spawn(dash.library.scan(), "scan")
+    await dash.broadcast("config:updated", {"config": dash.engine_config()})
+    return config_result(dash)
+
+
+def checked_folders(paths: list[str], field: str) -> list[str]:
+    """`paths` made absolute, if each is a folder; InvalidRequest naming the one that is not."""
+    folders = [expanded(path) for path in paths]
+    for at, folder in enumerate(folders):
+        if not folder.is_absolute() or not os.path.isdir(folder):
+            raise InvalidRequest(f"{paths[at]} is not the full path of a folder on this machine", field=f"{field}.{at}")
+    return [str(folder) for folder in folders]
+
+
+@on("settings:get", error="GET_SETTINGS_FAILED")
+def settings_get(dash: Dash) -> Json:
+    """What the user chose in Settings."""
+    return {"settings": dash.settings()}
+
+
+@on("settings:update", error="UPDATE_SETTINGS_FAILED", cost=2)
+async def settings_update(dash: Dash, *, changes: dict[str, Any]) -> Json:
+    """Change settings."""
+    return {"settings": await apply_settings(dash, checked_changes(changes, SETTING_FIELDS, dash.config.locked()))}
+
+
+async def apply_settings(dash: Dash, changes: Json) -> Json:
+    """Save settings, let everything follow them, and tell everybody."""
+    dash.db.set_meta("settings", {**dash.db.get_meta("settings", {}), **changes})
+    dash.load_settings()
+    log.setLevel(dash.settings()["log_level"].upper())
+    dash.sampler.wake()
+    await dash.broadcast("settings:updated", {"settings": dash.settings()})
+    return dash.settings()
+
+
+@on("sessions:list", error="LIST_SESSIONS_FAILED")
+async def sessions_list(dash: Dash, client: Client) -> Json:
+    """Whether there is a password, and the browsers that are signed in with it; `current` is the one that asks."""
+    return {"password": dash.features()["password"],
+            "sessions": [{**row, "current": row["id"] == client.session_id} for row in dash.db.sessions()]}
+
+
+@on("sessions:revoke", error="REVOKE_SESSION_FAILED", cost=5)
+async def sessions_revoke(dash: Dash, *, id: Annotated[str, Length(1, 64)]) -> Json:
+    """End one session; its sockets are closed at once."""
+    if not dash.db.delete_sessions(id):
+        raise NotFound("There is no such session.", field="id")
+    dash.hub.end_lost_sessions_soon()
+    return {"id": id}
+
+
+@on("password:set", error="SET_PASSWORD_FAILED", cost=20)
+async def password_set(dash: Dash, client: Client, *, password: Annotated[str, Length(0, MAX_PASSWORD)],
+                       current: Annotated[str, Length(0, MAX_PASSWORD)] | None = None) -> Json:
+    """Set the password, or take it away with an empty one; all other sessions end.
+
+    Whoever came in with the access key need not know the current password.
+    """
+    if 0 < len(password) < MIN_PASSWORD:
+        raise InvalidRequest(f"password must have at least {MIN_PASSWORD} characters", field="password")
+    stored, counted = dash.db.get_meta("password"), counted_address(client.address)
+    async with dash.access.hashing:
+        if stored and client.session_id not in (None, "key"):
+            dash.access.check_failures(counted)
+            if not await asyncio.to_thread(password_matches, current or "", stored):
+                dash.access.count_failure(counted)
+                raise InvalidRequest("The current password is not right.", field="current")
+            dash.access.failures.pop(counted, None)
+        dash.db.set_meta("password", await asyncio.to_thread(hashed_password, password) if password else None)
+    for row in dash.db.sessions():
+        if row["id"] != client.session_id:
+            dash.db.delete_sessions(row["id"])
+    dash.hub.end_lost_sessions_soon()
+    return {"password": bool(password)}
+
+
+# -- Database -------------------------------------------------------------------------------------
 
 DATABASE_NAME = "llama-dashboard.db"
 BACKUPS_KEPT = 7  # daily backups: one week to notice that something went wrong; and as many that were asked for
@@ -484,7 +846,6 @@ BUSY_PAUSE = 0.05  # seconds between two tries of a thread, in which the event l
 WRITER_TIMEOUT = 200  # milliseconds that a write waits for it, as the event loop and so everybody waits with it
 SCAN_ROWS = 200  # models written in one go: as long as that takes, whoever reads on the loop waits
 PRUNE_ROWS = 5000  # rows deleted in one go: more would stall the writers
-DAY = 86_400_000  # milliseconds
 RAW_KEPT = 2 * DAY  # how long every single sample is kept
 ROLL_UPS = (60_000, 600_000, 3_600_000)  # widths in ms of the averages kept for longer
 MAX_GPUS = 8  # as many as have history columns
@@ -1306,7 +1667,14 @@ def with_gaps(rows: list[tuple[Any, ...]], bucket: int) -> list[tuple[Any, ...]]
     return result
 
 
-# -- GGUF files ----------------------------------------------------------------------------------
+@on("system:backup", error="BACKUP_SYSTEM_FAILED", cost=20)
+async def system_backup(dash: Dash) -> Json:
+    """Write a backup of the database into the data folder."""
+    target, size = await asyncio.to_thread(dash.db.manual_backup)
+    return {"path": str(target), "bytes": size}
+
+
+# -- GGUF files -----------------------------------------------------------------------------------
 
 GGUF_WINDOW = 65536  # bytes of a file in memory at a time
 MAX_HEADER = 64 << 20  # bytes before the weights; the largest known vocabulary makes 16 MB
@@ -1795,7 +2163,7 @@ def why_no_model(header: GGUFHeader, tensors: int) -> str | None:
     return None if tensors else "only a vocabulary, without weights"
 
 
-# -- Memory estimate -----------------------------------------------------------------------------
+# -- Memory estimate ------------------------------------------------------------------------------
 
 CONTEXT_STEP = 256  # llama.cpp rounds every context up to a multiple of it
 DEFAULT_SLOTS = 4  # what `parallel` means where it is not set, with one KV cache for all of them
@@ -2160,7 +2528,518 @@ def estimate_memory(model: Json, parameters: Json, devices: list[Json], header: 
     }
 
 
-# -- Library -------------------------------------------------------------------------------------
+# -- Machine and GPUs -----------------------------------------------------------------------------
+
+PROBE_LIMIT = 1.0  # s; what has not answered by then (a hung network mount) is left out
+MIN_SPAN = 0.2  # s; a rate over less than this says nothing
+GPU_WAIT = 0.8  # s that a sample waits for nvidia-smi; what comes later is in the next sample
+GPU_LIMIT = 10.0  # s after which nvidia-smi is ended; without a persistent driver it needs seconds
+GPU_DUTY = 0.05  # of the time may be spent in nvidia-smi, so a slow one is asked less often
+GPU_STALE = 60.0  # s after which an old reading is no reading; a slow nvidia-smi has this long from when it is due
+GPU_RETRY = (30.0, 600.0)  # s to the next try of a failing nvidia-smi: the first time, and at most
+ENGINE_LIMIT = 2.0  # s that a sample waits for the engine's counters
+SHORT_OUTPUT = 65_536  # bytes read from a short-lived program; 100 GPUs need less
+MIB = 1024 * 1024
+NVIDIA_FIELDS = "utilization.gpu,memory.used,memory.total,temperature.gpu,power.draw,name"
+NVIDIA_QUERY = (f"--query-gpu={NVIDIA_FIELDS}", "--format=csv,noheader,nounits")
+WSL_NVIDIA_SMI = "/usr/lib/wsl/lib/nvidia-smi"  # not on the PATH of a service
+PCI_IDS = ("/usr/share/hwdata/pci.ids", "/usr/share/misc/pci.ids")
+NO_COUNTERS = dict.fromkeys(("requests_processing", "requests_deferred", "prompt_tokens_per_second",
+                             "generated_tokens_per_second", "active_models"))
+# What passes through these passes through a real interface as well, or never leaves the machine.
+INNER_INTERFACE = r"lo\d*|Loopback.*|veth.*|br-.*|docker\d+|virbr.*"
+
+
+def reading(text: str, scale: float = 1) -> float | None:
+    """`text` times `scale`, or None for what is no number: "[N/A]", "[Not Supported]", "nan"."""
+    with contextlib.suppress(ValueError):
+        value = float(text) * scale
+        return value if math.isfinite(value) else None
+    return None
+
+
+def whole_reading(value: float | None) -> int | None:
+    """`value` without its fraction."""
+    return None if value is None else int(value)
+
+
+def file_text(path: Path) -> str | None:
+    """The stripped first 4 kB of a small file, or None where it cannot be read."""
+    with contextlib.suppress(OSError), path.open(encoding="utf-8", errors="replace") as file:
+        return file.read(4096).strip()
+    return None
+
+
+def file_number(path: Path, scale: float = 1) -> float | None:
+    """The number in a small file times `scale`, or None."""
+    return reading(file_text(path) or "", scale)
+
+
+class Probes:
+    """Calls that may hang: run in a thread, given up on after a limit, not repeated while they hang."""
+
+    def __init__(self) -> None:
+        self.hung: set[str] = set()
+
+    async def read(self, jobs: dict[str, Callable[[], Any]]) -> Json:
+        """The results of `jobs` by name; None for what failed, hangs, or comes after one that hangs."""
+        loop = asyncio.get_running_loop()
+        finished = asyncio.Event()
+        results: Json = {}
+        due = {name: job for name, job in jobs.items() if name not in self.hung}
+        current: str | None = None
+
+        def work() -> None:
+            nonlocal current
+            for name, job in due.items():
+                current = name
+                with contextlib.suppress(OSError, psutil.Error):
+                    results[name] = job()
+                current = None
+                self.hung.discard(name)
+            with contextlib.suppress(RuntimeError):  # the loop is closed: we are stopping
+                loop.call_soon_threadsafe(finished.set)
+
+        # A thread of our own: one of the executor's would keep the program from ending.
+        threading.Thread(target=work, name="probes", daemon=True).start()
+        try:
+            await asyncio.wait_for(finished.wait(), PROBE_LIMIT)
+        except asyncio.TimeoutError:
+            if (slow := current) is not None:
+                self.hung.add(slow)
+                log.warning("%s does not answer", slow)
+                if current != slow:  # it has answered just now
+                    self.hung.discard(slow)
+        return {name: results.get(name) for name in jobs}
+
+
+def disk(path: Path) -> Json:
+    """`{path, used, total, usage, device}` of the file system that holds `path`."""
+    usage = psutil.disk_usage(str(path))
+    return {"path": str(path), "used": usage.used, "total": usage.total,
+            "usage": float(usage.percent), "device": path.stat().st_dev}
+
+
+def distinct_disks(paths: list[str], read: Json) -> list[Json]:
+    """`read`, the disk of each of `paths`, once per file system; nulls for one that does not answer."""
+    disks: dict[Any, Json] = {}
+    for path in paths:
+        entry = read[path] or {"path": path, "used": None, "total": None, "usage": None}
+        disks.setdefault(entry.get("device", path),
+                         {key: value for key, value in entry.items() if key != "device"})
+    return list(disks.values())
+
+
+class NetworkRates:
+    """Bytes per second in and out, from the differences of the interfaces' counters."""
+
+    def __init__(self) -> None:
+        self.time, self.counters = time.monotonic(), self.read()
+
+    @staticmethod
+    def read() -> dict[str, tuple[int, int]]:
+        """Bytes received and sent so far, by interface."""
+        with contextlib.suppress(OSError, RuntimeError):
+            return {name: (item.bytes_recv, item.bytes_sent)
+                    for name, item in psutil.net_io_counters(pernic=True, nowrap=False).items()
+                    if not re.fullmatch(INNER_INTERFACE, name)}
+        return {}
+
+    def rates(self) -> tuple[float | None, float | None]:
+        """Received and sent since the last call; None without interfaces or over too short a time."""
+        now, counters = time.monotonic(), self.read()
+        span = now - self.time
+        if span < MIN_SPAN:
+            return None, None
+        before, self.time, self.counters = self.counters, now, counters
+        known = [(values, before[name]) for name, values in counters.items() if name in before]
+        if not known:
+            return None, None
+        received, sent = (sum(new[way] - old[way] if new[way] >= old[way] else new[way]
+                              for new, old in known) / span for way in (0, 1))
+        return received, sent
+
+
+async def short_output(*command: str, limit: float) -> str:
+    """What a short-lived program prints (64 kB at most); OSError if it fails or needs longer than `limit` s."""
+    process = await asyncio.create_subprocess_exec(
+        *command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        start_new_session=True)
+    assert process.stdout
+    try:
+        output = await asyncio.wait_for(bounded_output(process.stdout), limit)
+        status = await asyncio.wait_for(process.wait(), 1)
+    except asyncio.TimeoutError:
+        raise OSError(f"{command[0]} did not end within {limit:g} s") from None
+    finally:
+        await end_group(process)
+    text = output.decode("utf-8", "replace").strip()
+    if status:
+        raise OSError(f"{command[0]} failed ({status}): {text[:200]}")
+    return text
+
+
+async def bounded_output(stream: asyncio.StreamReader) -> bytes:
+    """All of `stream`; OSError if that is more than SHORT_OUTPUT."""
+    output = b""
+    while block := await stream.read(SHORT_OUTPUT):
+        output += block
+        if len(output) > SHORT_OUTPUT:
+            raise OSError("endless output")
+    return output
+
+
+async def end_group(process: asyncio.subprocess.Process) -> None:
+    """Kill `process` and what it started, unless it has ended, and wait a second for that."""
+    if process.returncode is not None:
+        return
+    kill_group(process.pid)
+    with contextlib.suppress(asyncio.TimeoutError):  # one that hangs in the driver cannot be ended
+        await asyncio.wait_for(process.communicate(), 1)
+
+
+def parse_nvidia(text: str) -> list[Json]:
+    """GPUs without their index, from the lines that nvidia-smi prints for NVIDIA_QUERY."""
+    gpus = []
+    for line in text.splitlines():
+        fields = [field.strip() for field in line.split(",", NVIDIA_FIELDS.count(","))]
+        if len(fields) <= NVIDIA_FIELDS.count(","):
+            continue  # a message, as for a GPU that fell off the bus
+        utilization, used, total, temperature, power, name = fields
+        gpus.append({
+            "name": name, "vendor": "nvidia", "utilization": reading(utilization),
+            "memory_used": whole_reading(reading(used, MIB)), "memory_total": whole_reading(reading(total, MIB)),
+            "temperature": reading(temperature), "power": reading(power)})
+    return gpus
+
+
+class NvidiaGpus:
+    """NVIDIA GPUs through one short call of nvidia-smi at a time.
+
+    A long-running one would report a little cheaper, but would have to be supervised and restarted for each new
+    interval, and could be left behind. A call takes about 30 ms where the driver stays loaded; GPU_DUTY bounds
+    the cost where it does not, and one that is missing, broken or hanging is only tried again after a while.
+    """
+
+    def __init__(self, program: str | None = None) -> None:
+        self.program = program
+        self.gpus: list[Json] = []
+        self.error: str | None = None
+        self.read_at = -math.inf
+        self.next_at = -math.inf
+        self.retry = GPU_RETRY[0]
+        self.task: asyncio.Task[None] | None = None
+
+    async def read(self) -> list[Json]:
+        """The GPUs as last read; the values that move are null when that reading is old."""
+        if self.task is None and time.monotonic() >= self.next_at:
+            self.task = asyncio.create_task(self.ask())
+        if self.task:
+            await asyncio.wait([self.task], timeout=GPU_WAIT)
+        due = self.next_at if self.error is None else -math.inf
+        if time.monotonic() <= max(self.read_at, due) + GPU_STALE:
+            return self.gpus
+        moving = dict.fromkeys(("utilization", "memory_used", "temperature", "power"))
+        return [{**gpu, **moving} for gpu in self.gpus]
+
+    async def ask(self) -> None:
+        """Call nvidia-smi once, and decide when to call it again."""
+        started = time.monotonic()
+        try:
+            program = self.program or shutil.which("nvidia-smi") or shutil.which(WSL_NVIDIA_SMI)
+            if program:
+                text = await short_output(program, *NVIDIA_QUERY, limit=GPU_LIMIT)
+                self.succeeded(parse_nvidia(text), time.monotonic() - started)
+            else:
+                self.next_at = started + GPU_RETRY[1]
+        except OSError as problem:
+            self.failed(str(problem))
+        finally:
+            self.task = None
+
+    def succeeded(self, gpus: list[Json], seconds: float) -> None:
+        """Keep a reading that took `seconds`."""
+        self.gpus, self.read_at, self.error, self.retry = gpus, time.monotonic(), None, GPU_RETRY[0]
+        self.next_at = self.read_at + (seconds / GPU_DUTY if gpus else GPU_RETRY[0])
+
+    def failed(self, problem: str) -> None:
+        """Say once what is wrong, and wait longer before each new try."""
+        if problem != self.error:
+            log.warning("no GPU readings: %s", problem)
+        self.error, self.read_at = problem, -math.inf
+        self.next_at = time.monotonic() + self.retry
+        self.retry = min(self.retry * 2, GPU_RETRY[1])
+
+    async def close(self) -> None:
+        """End a call that is under way."""
+        if self.task:
+            self.task.cancel()
+            await asyncio.wait([self.task])
+
+
+class SysfsGpus:
+    """AMD and Intel GPUs as Linux shows them under `root`, usually /sys/class/drm."""
+
+    def __init__(self, root: Path = Path("/sys/class/drm")) -> None:
+        self.root = root
+        self.names: dict[str, str] = {}
+
+    def read(self) -> list[Json]:
+        """The GPUs without their index; what a card does not tell is null."""
+        with contextlib.suppress(OSError):
+            cards = [item for item in self.root.iterdir() if re.fullmatch(r"card\d+", item.name)]
+            found = [self.card(card / "device") for card in sorted(cards, key=lambda item: int(item.name[4:]))]
+            return [gpu for gpu in found if gpu]
+        return []
+
+    def card(self, device: Path) -> Json | None:
+        """One card, or None if it is of another maker or tells nothing."""
+        maker = file_text(device / "vendor")
+        if maker not in ("0x1002", "0x8086"):
+            return None
+        asleep = file_text(device / "power/runtime_status") == "suspended"
+        values = {} if asleep else amd_values(device) if maker == "0x1002" else intel_values(device)
+        if maker == "0x8086" and not any(value is not None for value in values.values()):
+            return None  # a processor's own graphics, which shows nothing and computes nothing
+        keys = ("utilization", "memory_used", "memory_total", "temperature", "power")
+        return {"name": self.name(device, maker), "vendor": "amd" if maker == "0x1002" else "intel",
+                **{key: values.get(key) for key in keys}}
+
+    def name(self, device: Path, maker: str) -> str:
+        """What the card calls itself, or what the list of PCI devices calls it; looked up once."""
+        model = (file_text(device / "device") or "")[2:]
+        if (key := f"{device}{model}") not in self.names:
+            own = file_text(device / "product_name") or file_text(device / "marketing_name")
+            brand = "AMD" if maker == "0x1002" else "Intel"
+            self.names[key] = own or pci_name(maker[2:], model) or f"{brand} GPU {maker[2:]}:{model}".rstrip(":")
+        return self.names[key]
+
+
+def hwmon(device: Path, *names: str, scale: float) -> float | None:
+    """The first of the sensors `names` that the card's hardware monitor has."""
+    for folder in sorted(device.glob("hwmon/hwmon*")):
+        for name in names:
+            if (value := file_number(folder / name, scale)) is not None:
+                return value
+    return None
+
+
+def amd_values(device: Path) -> Json:
+    """What the amdgpu driver tells."""
+    return {"utilization": file_number(device / "gpu_busy_percent"),
+            "memory_used": whole_reading(file_number(device / "mem_info_vram_used")),
+            "memory_total": whole_reading(file_number(device / "mem_info_vram_total")),
+            "temperature": hwmon(device, "temp1_input", scale=1e-3),
+            "power": hwmon(device, "power1_average", "power1_input", scale=1e-6)}
+
+
+def intel_values(device: Path) -> Json:
+    """What the xe and i915 drivers tell: nothing about use."""
+    return {"memory_total": whole_reading(file_number(device / "tile0/physical_vram_size_bytes")),
+            "temperature": hwmon(device, "temp1_input", "temp2_input", scale=1e-3),
+            "power": hwmon(device, "power1_input", scale=1e-6)}
+
+
+def pci_name(maker: str, model: str) -> str | None:
+    """The name of a PCI device, from the list that distributions carry."""
+    for path in map(Path, PCI_IDS):
+        with contextlib.suppress(OSError):
+            text = path.read_text("utf-8", "replace")
+            block = re.search(rf"^{maker}  .*\n((?:[\t#].*\n)*)", text, re.M)
+            line = re.search(rf"^\t{model}  (.*)$", block[1], re.M) if block else None
+            if line:
+                marketed = re.search(r"\[(.+)\]", line[1])
+                return marketed[1] if marketed else line[1]
+    return None
+
+
+async def apple_gpu() -> Json | None:
+    """The GPU of an Apple chip, whose memory is the machine's; None on another machine."""
+    if sys.platform != "darwin" or platform.machine() != "arm64":
+        return None
+    try:
+        name = await short_output("/usr/sbin/sysctl", "-n", "machdep.cpu.brand_string", limit=2)
+    except OSError:
+        name = "Apple"
+    return {"name": f"{name} GPU", "vendor": "apple", "utilization": None, "memory_used": None,
+            "memory_total": None, "temperature": None, "power": None}
+
+
+class Machine:
+    """CPU, memory, network and this process; what is a rate counts from the sample before."""
+
+    def __init__(self) -> None:
+        self.process = psutil.Process()
+        self.network = NetworkRates()
+        self.cpu_at = time.monotonic()
+        psutil.cpu_percent()
+        self.process.cpu_percent()
+
+    def sample(self, lag: float) -> Json:
+        """Their part of a sample, in well under a millisecond; `lag` is the loop's, in seconds."""
+        now = time.monotonic()
+        measured = now - self.cpu_at >= MIN_SPAN
+        memory, swap = psutil.virtual_memory(), swap_usage()
+        received, sent = self.network.rates()
+        if measured:
+            self.cpu_at = now
+        return {
+            "cpu_usage": float(psutil.cpu_percent()) if measured else None,
+            "memory_usage": float(memory.percent), "swap_usage": swap,
+            "memory_used": memory.total - memory.available, "memory_total": memory.total,
+            "load_average": list(os.getloadavg()) if hasattr(os, "getloadavg") else None,
+            "uptime": int(time.time() - psutil.boot_time()),
+            "network_received": received, "network_sent": sent,
+            "process": {"cpu": float(self.process.cpu_percent()) if measured else None,
+                        "memory": self.process.memory_info().rss, "lag": round(lag * 1000, 1)}}
+
+
+class Sampler:
+    """Reads the machine once per interval, for everybody: saved, and broadcast as metrics:update."""
+
+    def __init__(self, dash: Dash) -> None:
+        self.dash = dash
+        self.latest: Json | None = None
+        self.probes = Probes()
+        self.nvidia = NvidiaGpus()
+        self.sysfs = SysfsGpus()
+        self.apple: Json | None = None
+        self.changed = asyncio.Event()
+        self.one_at_a_time = asyncio.Lock()  # the rates are differences between two samples
+
+    @functools.cached_property
+    def machine(self) -> Machine:
+        """The machine, measured from the first look at it on."""
+        return Machine()
+
+    def wake(self) -> None:
+        """Look at the settings again now: the interval has changed."""
+        self.changed.set()
+
+    async def run(self) -> None:
+        """Sample, save and broadcast every `metrics_interval` seconds until cancelled."""
+        self.machine.sample(0)  # rates count from here
+        last = time.monotonic()
+        due = last + 1  # the first one soon, but CPU use needs some time to be measured over
+        self.apple = await apple_gpu()
+        try:
+            while True:
+                with contextlib.suppress(asyncio.TimeoutError):
+                    await asyncio.wait_for(self.changed.wait(), max(due - time.monotonic(), 0))
+                interval = float(self.dash.settings()["metrics_interval"])
+                if self.changed.is_set():
+                    self.changed.clear()
+                    due = last + interval
+                    continue
+                last, due = due, max(due + interval, time.monotonic())
+                await self.tick()
+        finally:
+            await self.nvidia.close()
+
+    async def tick(self) -> None:
+        """Take one sample, save it and send it to everybody."""
+        metrics = await self.sample()
+        try:
+            await asyncio.to_thread(self.dash.db.add_metrics, metrics, metrics["timestamp"])
+        except DashError as problem:
+            log.warning("metrics not saved: %s", problem)
+        await self.dash.broadcast("metrics:update", {"metrics": metrics})
+
+    async def sample(self) -> Json:
+        """One sample, in the Metrics shape; it becomes `latest`."""
+        async with self.one_at_a_time:
+            paths = list(dict.fromkeys(map(str, [self.dash.config.data_dir, *self.dash.folders()])))
+            jobs: dict[str, Callable[[], Any]] = {
+                **{path: functools.partial(disk, Path(path)) for path in paths},
+                "GPU sensors": self.sysfs.read}
+            read, nvidia, engine = await asyncio.gather(
+                self.probes.read(jobs), self.nvidia.read(), self.engine_counters())
+            disks = distinct_disks(paths, read)
+            self.latest = {
+                "timestamp": now_ms(), **self.machine.sample(self.dash.lag), "disks": disks,
+                **{f"disk_{key}": disks[0][key] for key in ("usage", "used", "total")},
+                "gpus": self.gpus([*nvidia, *(read["GPU sensors"] or [])]), "engine": engine}
+            return self.latest
+
+    def gpus(self, found: list[Json]) -> list[Json]:
+        """All GPUs, numbered."""
+        if self.apple:
+            memory = psutil.virtual_memory()
+            found = [*found, {**self.apple, "memory_used": memory.total - memory.available,
+                              "memory_total": memory.total}]
+        return [{"index": index, **gpu} for index, gpu in enumerate(found)]
+
+    async def engine_counters(self) -> Json:
+        """The engine's counters, or nulls where it does not tell them in time."""
+        try:
+            counters = await asyncio.wait_for(self.dash.engine.counters(), ENGINE_LIMIT)
+        except (asyncio.TimeoutError, OSError, DashError):
+            counters = None
+        return {**NO_COUNTERS, **(counters or {})}
+
+
+def swap_usage() -> float | None:
+    """Percent of the swap space in use, or None without any."""
+    with contextlib.suppress(OSError, RuntimeError):
+        swap = psutil.swap_memory()
+        return float(swap.percent) if swap.total else None
+    return None
+
+
+def processor_name() -> str | None:
+    """The processor's model as its maker calls it."""
+    if sys.platform.startswith("linux"):
+        with contextlib.suppress(OSError):
+            found = re.search(r"^(?:model name|Hardware|Model)\s*:\s*(.+)$",
+                              Path("/proc/cpuinfo").read_text("utf-8", "replace"), re.M)
+            return found[1].strip() if found else platform.machine()
+    if sys.platform == "darwin":
+        with contextlib.suppress(OSError, subprocess.SubprocessError):
+            command = ["/usr/sbin/sysctl", "-n", "machdep.cpu.brand_string"]
+            return subprocess.run(command, capture_output=True, text=True, timeout=2).stdout.strip() or None
+    return platform.processor() or platform.machine() or None
+
+
+def system_name() -> str:
+    """The operating system and its release, as its users call it."""
+    if sys.platform == "darwin":
+        return f"macOS {platform.mac_ver()[0]}"
+    if sys.platform.startswith("linux"):
+        with contextlib.suppress(OSError):
+            return f"{platform.freedesktop_os_release()['PRETTY_NAME']} (Linux {platform.release()})"
+    return f"{platform.system()} {platform.release()}"
+
+
+def files_size(*paths: Path) -> int:
+    """Bytes of those of `paths` that exist."""
+    sizes = []
+    for path in paths:
+        with contextlib.suppress(OSError):
+            sizes.append(path.stat().st_size)
+    return sum(sizes)
+
+
+@on("metrics:get", error="GET_METRICS_FAILED")
+async def metrics_get(dash: Dash) -> Json:
+    """The latest sample."""
+    return {"metrics": dash.sampler.latest or await dash.sampler.sample()}
+
+
+@on("metrics:history", error="GET_METRICS_HISTORY_FAILED")
+async def metrics_history(
+    dash: Dash, *, from_: Timestamp, to: Timestamp, points: Annotated[int, Range(1, 1000)] = 500,
+    series: Annotated[list[str], Length(1, 100)] | None = None,
+) -> Json:
+    """Averages and maxima of each series between two times, in `points` equal buckets at most."""
+    if to <= from_:
+        raise InvalidRequest("to must be later than from", field="to")
+    interval, kept = float(dash.settings()["metrics_interval"]), dash.settings()["metrics_retention_days"] * DAY
+    history: Json = await asyncio.to_thread(
+        dash.db.metrics_history, from_, to, points, series, interval=interval, minutes_kept=kept)
+    return history
+
+
+# -- Library --------------------------------------------------------------------------------------
 
 MAX_FOLDER_DEPTH = 12  # levels; the deepest usual layout, the Hugging Face cache, has 4
 MAX_FOLDER_ENTRIES = 200_000  # names looked at in one scan
@@ -2775,8 +3654,6 @@ def memory_devices(metrics: Json | None) -> list[Json]:
     return [*devices, {"name": "Main memory", "kind": "cpu", "free": memory.available, "total": memory.total}]
 
 
-# -- Handlers: models ----------------------------------------------------------------------------
-
 MODEL_CHANGES: dict[str, Any] = {"name": Annotated[str, Length(1, MAX_NAME)], "favorite": bool,
                                  "parameters": dict[str, Any]}
 IMPORT_FIELDS: dict[str, Any] = {**MODEL_CHANGES, "path": Annotated[str, Length(1, MAX_TEXT)]}
@@ -2857,872 +3734,7 @@ async def models_estimate(dash: Dash, *, id: ModelId, parameters: dict[str, Any]
     return estimate_memory(row, parameters, memory_devices(dash.sampler.latest), header)
 
 
-# -- Metrics and GPUs ----------------------------------------------------------------------------
-
-PROBE_LIMIT = 1.0  # s; what has not answered by then (a hung network mount) is left out
-MIN_SPAN = 0.2  # s; a rate over less than this says nothing
-GPU_WAIT = 0.8  # s that a sample waits for nvidia-smi; what comes later is in the next sample
-GPU_LIMIT = 10.0  # s after which nvidia-smi is ended; without a persistent driver it needs seconds
-GPU_DUTY = 0.05  # of the time may be spent in nvidia-smi, so a slow one is asked less often
-GPU_STALE = 60.0  # s after which an old reading is no reading; a slow nvidia-smi has this long from when it is due
-GPU_RETRY = (30.0, 600.0)  # s to the next try of a failing nvidia-smi: the first time, and at most
-ENGINE_LIMIT = 2.0  # s that a sample waits for the engine's counters
-SHORT_OUTPUT = 65_536  # bytes read from a short-lived program; 100 GPUs need less
-MIB = 1024 * 1024
-NVIDIA_FIELDS = "utilization.gpu,memory.used,memory.total,temperature.gpu,power.draw,name"
-NVIDIA_QUERY = (f"--query-gpu={NVIDIA_FIELDS}", "--format=csv,noheader,nounits")
-WSL_NVIDIA_SMI = "/usr/lib/wsl/lib/nvidia-smi"  # not on the PATH of a service
-PCI_IDS = ("/usr/share/hwdata/pci.ids", "/usr/share/misc/pci.ids")
-NO_COUNTERS = dict.fromkeys(("requests_processing", "requests_deferred", "prompt_tokens_per_second",
-                             "generated_tokens_per_second", "active_models"))
-# What passes through these passes through a real interface as well, or never leaves the machine.
-INNER_INTERFACE = r"lo\d*|Loopback.*|veth.*|br-.*|docker\d+|virbr.*"
-
-
-def reading(text: str, scale: float = 1) -> float | None:
-    """`text` times `scale`, or None for what is no number: "[N/A]", "[Not Supported]", "nan"."""
-    with contextlib.suppress(ValueError):
-        value = float(text) * scale
-        return value if math.isfinite(value) else None
-    return None
-
-
-def whole_reading(value: float | None) -> int | None:
-    """`value` without its fraction."""
-    return None if value is None else int(value)
-
-
-def file_text(path: Path) -> str | None:
-    """The stripped first 4 kB of a small file, or None where it cannot be read."""
-    with contextlib.suppress(OSError), path.open(encoding="utf-8", errors="replace") as file:
-        return file.read(4096).strip()
-    return None
-
-
-def file_number(path: Path, scale: float = 1) -> float | None:
-    """The number in a small file times `scale`, or None."""
-    return reading(file_text(path) or "", scale)
-
-
-class Probes:
-    """Calls that may hang: run in a thread, given up on after a limit, not repeated while they hang."""
-
-    def __init__(self) -> None:
-        self.hung: set[str] = set()
-
-    async def read(self, jobs: dict[str, Callable[[], Any]]) -> Json:
-        """The results of `jobs` by name; None for what failed, hangs, or comes after one that hangs."""
-        loop = asyncio.get_running_loop()
-        finished = asyncio.Event()
-        results: Json = {}
-        due = {name: job for name, job in jobs.items() if name not in self.hung}
-        current: str | None = None
-
-        def work() -> None:
-            nonlocal current
-            for name, job in due.items():
-                current = name
-                with contextlib.suppress(OSError, psutil.Error):
-                    results[name] = job()
-                current = None
-                self.hung.discard(name)
-            with contextlib.suppress(RuntimeError):  # the loop is closed: we are stopping
-                loop.call_soon_threadsafe(finished.set)
-
-        # A thread of our own: one of the executor's would keep the program from ending.
-        threading.Thread(target=work, name="probes", daemon=True).start()
-        try:
-            await asyncio.wait_for(finished.wait(), PROBE_LIMIT)
-        except asyncio.TimeoutError:
-            if (slow := current) is not None:
-                self.hung.add(slow)
-                log.warning("%s does not answer", slow)
-                if current != slow:  # it has answered just now
-                    self.hung.discard(slow)
-        return {name: results.get(name) for name in jobs}
-
-
-def disk(path: Path) -> Json:
-    """`{path, used, total, usage, device}` of the file system that holds `path`."""
-    usage = psutil.disk_usage(str(path))
-    return {"path": str(path), "used": usage.used, "total": usage.total,
-            "usage": float(usage.percent), "device": path.stat().st_dev}
-
-
-def distinct_disks(paths: list[str], read: Json) -> list[Json]:
-    """`read`, the disk of each of `paths`, once per file system; nulls for one that does not answer."""
-    disks: dict[Any, Json] = {}
-    for path in paths:
-        entry = read[path] or {"path": path, "used": None, "total": None, "usage": None}
-        disks.setdefault(entry.get("device", path),
-                         {key: value for key, value in entry.items() if key != "device"})
-    return list(disks.values())
-
-
-class NetworkRates:
-    """Bytes per second in and out, from the differences of the interfaces' counters."""
-
-    def __init__(self) -> None:
-        self.time, self.counters = time.monotonic(), self.read()
-
-    @staticmethod
-    def read() -> dict[str, tuple[int, int]]:
-        """Bytes received and sent so far, by interface."""
-        with contextlib.suppress(OSError, RuntimeError):
-            return {name: (item.bytes_recv, item.bytes_sent)
-                    for name, item in psutil.net_io_counters(pernic=True, nowrap=False).items()
-                    if not re.fullmatch(INNER_INTERFACE, name)}
-        return {}
-
-    def rates(self) -> tuple[float | None, float | None]:
-        """Received and sent since the last call; None without interfaces or over too short a time."""
-        now, counters = time.monotonic(), self.read()
-        span = now - self.time
-        if span < MIN_SPAN:
-            return None, None
-        before, self.time, self.counters = self.counters, now, counters
-        known = [(values, before[name]) for name, values in counters.items() if name in before]
-        if not known:
-            return None, None
-        received, sent = (sum(new[way] - old[way] if new[way] >= old[way] else new[way]
-                              for new, old in known) / span for way in (0, 1))
-        return received, sent
-
-
-async def short_output(*command: str, limit: float) -> str:
-    """What a short-lived program prints (64 kB at most); OSError if it fails or needs longer than `limit` s."""
-    process = await asyncio.create_subprocess_exec(
-        *command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        start_new_session=True)
-    assert process.stdout
-    try:
-        output = await asyncio.wait_for(bounded_output(process.stdout), limit)
-        status = await asyncio.wait_for(process.wait(), 1)
-    except asyncio.TimeoutError:
-        raise OSError(f"{command[0]} did not end within {limit:g} s") from None
-    finally:
-        await end_group(process)
-    text = output.decode("utf-8", "replace").strip()
-    if status:
-        raise OSError(f"{command[0]} failed ({status}): {text[:200]}")
-    return text
-
-
-async def bounded_output(stream: asyncio.StreamReader) -> bytes:
-    """All of `stream`; OSError if that is more than SHORT_OUTPUT."""
-    output = b""
-    while block := await stream.read(SHORT_OUTPUT):
-        output += block
-        if len(output) > SHORT_OUTPUT:
-            raise OSError("endless output")
-    return output
-
-
-async def end_group(process: asyncio.subprocess.Process) -> None:
-    """Kill `process` and what it started, unless it has ended, and wait a second for that."""
-    if process.returncode is not None:
-        return
-    kill_group(process.pid)
-    with contextlib.suppress(asyncio.TimeoutError):  # one that hangs in the driver cannot be ended
-        await asyncio.wait_for(process.communicate(), 1)
-
-
-def parse_nvidia(text: str) -> list[Json]:
-    """GPUs without their index, from the lines that nvidia-smi prints for NVIDIA_QUERY."""
-    gpus = []
-    for line in text.splitlines():
-        fields = [field.strip() for field in line.split(",", NVIDIA_FIELDS.count(","))]
-        if len(fields) <= NVIDIA_FIELDS.count(","):
-            continue  # a message, as for a GPU that fell off the bus
-        utilization, used, total, temperature, power, name = fields
-        gpus.append({
-            "name": name, "vendor": "nvidia", "utilization": reading(utilization),
-            "memory_used": whole_reading(reading(used, MIB)), "memory_total": whole_reading(reading(total, MIB)),
-            "temperature": reading(temperature), "power": reading(power)})
-    return gpus
-
-
-class NvidiaGpus:
-    """NVIDIA GPUs through one short call of nvidia-smi at a time.
-
-    A long-running one would report a little cheaper, but would have to be supervised and restarted for each new
-    interval, and could be left behind. A call takes about 30 ms where the driver stays loaded; GPU_DUTY bounds
-    the cost where it does not, and one that is missing, broken or hanging is only tried again after a while.
-    """
-
-    def __init__(self, program: str | None = None) -> None:
-        self.program = program
-        self.gpus: list[Json] = []
-        self.error: str | None = None
-        self.read_at = -math.inf
-        self.next_at = -math.inf
-        self.retry = GPU_RETRY[0]
-        self.task: asyncio.Task[None] | None = None
-
-    async def read(self) -> list[Json]:
-        """The GPUs as last read; the values that move are null when that reading is old."""
-        if self.task is None and time.monotonic() >= self.next_at:
-            self.task = asyncio.create_task(self.ask())
-        if self.task:
-            await asyncio.wait([self.task], timeout=GPU_WAIT)
-        due = self.next_at if self.error is None else -math.inf
-        if time.monotonic() <= max(self.read_at, due) + GPU_STALE:
-            return self.gpus
-        moving = dict.fromkeys(("utilization", "memory_used", "temperature", "power"))
-        return [{**gpu, **moving} for gpu in self.gpus]
-
-    async def ask(self) -> None:
-        """Call nvidia-smi once, and decide when to call it again."""
-        started = time.monotonic()
-        try:
-            program = self.program or shutil.which("nvidia-smi") or shutil.which(WSL_NVIDIA_SMI)
-            if program:
-                text = await short_output(program, *NVIDIA_QUERY, limit=GPU_LIMIT)
-                self.succeeded(parse_nvidia(text), time.monotonic() - started)
-            else:
-                self.next_at = started + GPU_RETRY[1]
-        except OSError as problem:
-            self.failed(str(problem))
-        finally:
-            self.task = None
-
-    def succeeded(self, gpus: list[Json], seconds: float) -> None:
-        """Keep a reading that took `seconds`."""
-        self.gpus, self.read_at, self.error, self.retry = gpus, time.monotonic(), None, GPU_RETRY[0]
-        self.next_at = self.read_at + (seconds / GPU_DUTY if gpus else GPU_RETRY[0])
-
-    def failed(self, problem: str) -> None:
-        """Say once what is wrong, and wait longer before each new try."""
-        if problem != self.error:
-            log.warning("no GPU readings: %s", problem)
-        self.error, self.read_at = problem, -math.inf
-        self.next_at = time.monotonic() + self.retry
-        self.retry = min(self.retry * 2, GPU_RETRY[1])
-
-    async def close(self) -> None:
-        """End a call that is under way."""
-        if self.task:
-            self.task.cancel()
-            await asyncio.wait([self.task])
-
-
-class SysfsGpus:
-    """AMD and Intel GPUs as Linux shows them under `root`, usually /sys/class/drm."""
-
-    def __init__(self, root: Path = Path("/sys/class/drm")) -> None:
-        self.root = root
-        self.names: dict[str, str] = {}
-
-    def read(self) -> list[Json]:
-        """The GPUs without their index; what a card does not tell is null."""
-        with contextlib.suppress(OSError):
-            cards = [item for item in self.root.iterdir() if re.fullmatch(r"card\d+", item.name)]
-            found = [self.card(card / "device") for card in sorted(cards, key=lambda item: int(item.name[4:]))]
-            return [gpu for gpu in found if gpu]
-        return []
-
-    def card(self, device: Path) -> Json | None:
-        """One card, or None if it is of another maker or tells nothing."""
-        maker = file_text(device / "vendor")
-        if maker not in ("0x1002", "0x8086"):
-            return None
-        asleep = file_text(device / "power/runtime_status") == "suspended"
-        values = {} if asleep else amd_values(device) if maker == "0x1002" else intel_values(device)
-        if maker == "0x8086" and not any(value is not None for value in values.values()):
-            return None  # a processor's own graphics, which shows nothing and computes nothing
-        keys = ("utilization", "memory_used", "memory_total", "temperature", "power")
-        return {"name": self.name(device, maker), "vendor": "amd" if maker == "0x1002" else "intel",
-                **{key: values.get(key) for key in keys}}
-
-    def name(self, device: Path, maker: str) -> str:
-        """What the card calls itself, or what the list of PCI devices calls it; looked up once."""
-        model = (file_text(device / "device") or "")[2:]
-        if (key := f"{device}{model}") not in self.names:
-            own = file_text(device / "product_name") or file_text(device / "marketing_name")
-            brand = "AMD" if maker == "0x1002" else "Intel"
-            self.names[key] = own or pci_name(maker[2:], model) or f"{brand} GPU {maker[2:]}:{model}".rstrip(":")
-        return self.names[key]
-
-
-def hwmon(device: Path, *names: str, scale: float) -> float | None:
-    """The first of the sensors `names` that the card's hardware monitor has."""
-    for folder in sorted(device.glob("hwmon/hwmon*")):
-        for name in names:
-            if (value := file_number(folder / name, scale)) is not None:
-                return value
-    return None
-
-
-def amd_values(device: Path) -> Json:
-    """What the amdgpu driver tells."""
-    return {"utilization": file_number(device / "gpu_busy_percent"),
-            "memory_used": whole_reading(file_number(device / "mem_info_vram_used")),
-            "memory_total": whole_reading(file_number(device / "mem_info_vram_total")),
-            "temperature": hwmon(device, "temp1_input", scale=1e-3),
-            "power": hwmon(device, "power1_average", "power1_input", scale=1e-6)}
-
-
-def intel_values(device: Path) -> Json:
-    """What the xe and i915 drivers tell: nothing about use."""
-    return {"memory_total": whole_reading(file_number(device / "tile0/physical_vram_size_bytes")),
-            "temperature": hwmon(device, "temp1_input", "temp2_input", scale=1e-3),
-            "power": hwmon(device, "power1_input", scale=1e-6)}
-
-
-def pci_name(maker: str, model: str) -> str | None:
-    """The name of a PCI device, from the list that distributions carry."""
-    for path in map(Path, PCI_IDS):
-        with contextlib.suppress(OSError):
-            text = path.read_text("utf-8", "replace")
-            block = re.search(rf"^{maker}  .*\n((?:[\t#].*\n)*)", text, re.M)
-            line = re.search(rf"^\t{model}  (.*)$", block[1], re.M) if block else None
-            if line:
-                marketed = re.search(r"\[(.+)\]", line[1])
-                return marketed[1] if marketed else line[1]
-    return None
-
-
-async def apple_gpu() -> Json | None:
-    """The GPU of an Apple chip, whose memory is the machine's; None on another machine."""
-    if sys.platform != "darwin" or platform.machine() != "arm64":
-        return None
-    try:
-        name = await short_output("/usr/sbin/sysctl", "-n", "machdep.cpu.brand_string", limit=2)
-    except OSError:
-        name = "Apple"
-    return {"name": f"{name} GPU", "vendor": "apple", "utilization": None, "memory_used": None,
-            "memory_total": None, "temperature": None, "power": None}
-
-
-class Machine:
-    """CPU, memory, network and this process; what is a rate counts from the sample before."""
-
-    def __init__(self) -> None:
-        self.process = psutil.Process()
-        self.network = NetworkRates()
-        self.cpu_at = time.monotonic()
-        psutil.cpu_percent()
-        self.process.cpu_percent()
-
-    def sample(self, lag: float) -> Json:
-        """Their part of a sample, in well under a millisecond; `lag` is the loop's, in seconds."""
-        now = time.monotonic()
-        measured = now - self.cpu_at >= MIN_SPAN
-        memory, swap = psutil.virtual_memory(), swap_usage()
-        received, sent = self.network.rates()
-        if measured:
-            self.cpu_at = now
-        return {
-            "cpu_usage": float(psutil.cpu_percent()) if measured else None,
-            "memory_usage": float(memory.percent), "swap_usage": swap,
-            "memory_used": memory.total - memory.available, "memory_total": memory.total,
-            "load_average": list(os.getloadavg()) if hasattr(os, "getloadavg") else None,
-            "uptime": int(time.time() - psutil.boot_time()),
-            "network_received": received, "network_sent": sent,
-            "process": {"cpu": float(self.process.cpu_percent()) if measured else None,
-                        "memory": self.process.memory_info().rss, "lag": round(lag * 1000, 1)}}
-
-
-class Sampler:
-    """Reads the machine once per interval, for everybody: saved, and broadcast as metrics:update."""
-
-    def __init__(self, dash: Dash) -> None:
-        self.dash = dash
-        self.latest: Json | None = None
-        self.probes = Probes()
-        self.nvidia = NvidiaGpus()
-        self.sysfs = SysfsGpus()
-        self.apple: Json | None = None
-        self.changed = asyncio.Event()
-        self.one_at_a_time = asyncio.Lock()  # the rates are differences between two samples
-
-    @functools.cached_property
-    def machine(self) -> Machine:
-        """The machine, measured from the first look at it on."""
-        return Machine()
-
-    def wake(self) -> None:
-        """Look at the settings again now: the interval has changed."""
-        self.changed.set()
-
-    async def run(self) -> None:
-        """Sample, save and broadcast every `metrics_interval` seconds until cancelled."""
-        self.machine.sample(0)  # rates count from here
-        last = time.monotonic()
-        due = last + 1  # the first one soon, but CPU use needs some time to be measured over
-        self.apple = await apple_gpu()
-        try:
-            while True:
-                with contextlib.suppress(asyncio.TimeoutError):
-                    await asyncio.wait_for(self.changed.wait(), max(due - time.monotonic(), 0))
-                interval = float(self.dash.settings()["metrics_interval"])
-                if self.changed.is_set():
-                    self.changed.clear()
-                    due = last + interval
-                    continue
-                last, due = due, max(due + interval, time.monotonic())
-                await self.tick()
-        finally:
-            await self.nvidia.close()
-
-    async def tick(self) -> None:
-        """Take one sample, save it and send it to everybody."""
-        metrics = await self.sample()
-        try:
-            await asyncio.to_thread(self.dash.db.add_metrics, metrics, metrics["timestamp"])
-        except DashError as problem:
-            log.warning("metrics not saved: %s", problem)
-        await self.dash.broadcast("metrics:update", {"metrics": metrics})
-
-    async def sample(self) -> Json:
-        """One sample, in the Metrics shape; it becomes `latest`."""
-        async with self.one_at_a_time:
-            paths = list(dict.fromkeys(map(str, [self.dash.config.data_dir, *self.dash.folders()])))
-            jobs: dict[str, Callable[[], Any]] = {
-                **{path: functools.partial(disk, Path(path)) for path in paths},
-                "GPU sensors": self.sysfs.read}
-            read, nvidia, engine = await asyncio.gather(
-                self.probes.read(jobs), self.nvidia.read(), self.engine_counters())
-            disks = distinct_disks(paths, read)
-            self.latest = {
-                "timestamp": now_ms(), **self.machine.sample(self.dash.lag), "disks": disks,
-                **{f"disk_{key}": disks[0][key] for key in ("usage", "used", "total")},
-                "gpus": self.gpus([*nvidia, *(read["GPU sensors"] or [])]), "engine": engine}
-            return self.latest
-
-    def gpus(self, found: list[Json]) -> list[Json]:
-        """All GPUs, numbered."""
-        if self.apple:
-            memory = psutil.virtual_memory()
-            found = [*found, {**self.apple, "memory_used": memory.total - memory.available,
-                              "memory_total": memory.total}]
-        return [{"index": index, **gpu} for index, gpu in enumerate(found)]
-
-    async def engine_counters(self) -> Json:
-        """The engine's counters, or nulls where it does not tell them in time."""
-        try:
-            counters = await asyncio.wait_for(self.dash.engine.counters(), ENGINE_LIMIT)
-        except (asyncio.TimeoutError, OSError, DashError):
-            counters = None
-        return {**NO_COUNTERS, **(counters or {})}
-
-
-def swap_usage() -> float | None:
-    """Percent of the swap space in use, or None without any."""
-    with contextlib.suppress(OSError, RuntimeError):
-        swap = psutil.swap_memory()
-        return float(swap.percent) if swap.total else None
-    return None
-
-
-def processor_name() -> str | None:
-    """The processor's model as its maker calls it."""
-    if sys.platform.startswith("linux"):
-        with contextlib.suppress(OSError):
-            found = re.search(r"^(?:model name|Hardware|Model)\s*:\s*(.+)$",
-                              Path("/proc/cpuinfo").read_text("utf-8", "replace"), re.M)
-            return found[1].strip() if found else platform.machine()
-    if sys.platform == "darwin":
-        with contextlib.suppress(OSError, subprocess.SubprocessError):
-            command = ["/usr/sbin/sysctl", "-n", "machdep.cpu.brand_string"]
-            return subprocess.run(command, capture_output=True, text=True, timeout=2).stdout.strip() or None
-    return platform.processor() or platform.machine() or None
-
-
-def system_name() -> str:
-    """The operating system and its release, as its users call it."""
-    if sys.platform == "darwin":
-        return f"macOS {platform.mac_ver()[0]}"
-    if sys.platform.startswith("linux"):
-        with contextlib.suppress(OSError):
-            return f"{platform.freedesktop_os_release()['PRETTY_NAME']} (Linux {platform.release()})"
-    return f"{platform.system()} {platform.release()}"
-
-
-def files_size(*paths: Path) -> int:
-    """Bytes of those of `paths` that exist."""
-    sizes = []
-    for path in paths:
-        with contextlib.suppress(OSError):
-            sizes.append(path.stat().st_size)
-    return sum(sizes)
-
-
-# -- Handlers: metrics and system ----------------------------------------------------------------
-
-@on("metrics:get", error="GET_METRICS_FAILED")
-async def metrics_get(dash: Dash) -> Json:
-    """The latest sample."""
-    return {"metrics": dash.sampler.latest or await dash.sampler.sample()}
-
-
-@on("metrics:history", error="GET_METRICS_HISTORY_FAILED")
-async def metrics_history(
-    dash: Dash, *, from_: Timestamp, to: Timestamp, points: Annotated[int, Range(1, 1000)] = 500,
-    series: Annotated[list[str], Length(1, 100)] | None = None,
-) -> Json:
-    """Averages and maxima of each series between two times, in `points` equal buckets at most."""
-    if to <= from_:
-        raise InvalidRequest("to must be later than from", field="to")
-    interval, kept = float(dash.settings()["metrics_interval"]), dash.settings()["metrics_retention_days"] * DAY
-    history: Json = await asyncio.to_thread(
-        dash.db.metrics_history, from_, to, points, series, interval=interval, minutes_kept=kept)
-    return history
-
-
-@on("requests:list", error="LIST_REQUESTS_FAILED")
-async def requests_list(
-    dash: Dash, *, model: str | None = None, before: int | None = None,
-    limit: Annotated[int, Range(1, 500)] = 50,
-) -> Json:
-    """The last finished requests, newest first, and the sums over all that are kept."""
-    summary = await asyncio.to_thread(dash.db.request_summary, model)
-    return {"requests": dash.db.requests(model, before, limit), "summary": summary}
-
-
-@on("system:info", error="GET_SYSTEM_INFO_FAILED")
-async def system_info(dash: Dash) -> Json:
-    """What this machine and this installation are."""
-    metrics = dash.sampler.latest or await dash.sampler.sample()
-    database = dash.db.path
-    parts = [database.with_name(database.name + suffix) for suffix in ("", "-wal", "-shm")]
-    return {
-        "version": __version__, "python": platform.python_version(), "os": system_name(),
-        "hostname": socket.gethostname(), "uptime": metrics["uptime"],
-        "cpu": {"model": await asyncio.to_thread(processor_name),
-                "cores": psutil.cpu_count(logical=False), "threads": psutil.cpu_count()},
-        "memory": {"total": metrics["memory_total"], "used": metrics["memory_used"]},
-        "gpus": metrics["gpus"], "engine": dash.engine.snapshot(), "process": metrics["process"],
-        "database": {"path": str(database), "size": files_size(*parts)},
-        "paths": {"data": str(dash.config.data_dir), "script": str(HERE / "llamadash.py"),
-                  "models": [str(folder) for folder in dash.folders()]},
-        "warnings": system_warnings(dash, metrics)}
-
-
-def system_warnings(dash: Dash, metrics: Json) -> list[str]:
-    """What the owner of this machine ought to know, one sentence each."""
-    warnings = [f"The disk that holds {disk['path']} is {disk['usage']:.0f} % full."
-                for disk in metrics["disks"] if (disk["usage"] or 0) >= 95]
-    warnings += [f"{disk['path']} does not answer." for disk in metrics["disks"] if disk["total"] is None]
-    if not dash.config.auth:
-        warnings.append("Authentication is off: everyone who can reach this port can use it.")
-    if dash.sampler.nvidia.error:
-        warnings.append(f"No GPU readings: {dash.sampler.nvidia.error}")
-    return warnings
-
-
-# -- Configuration -------------------------------------------------------------------------------
-
-LOG_LEVELS = ("debug", "info", "warning", "error")
-LogLevel = Literal["debug", "info", "warning", "error"]
-ENGINE_DEFAULTS: Json = {
-    "models_dirs": [], "engine_host": "127.0.0.1", "engine_port": 8080, "models_max": 4,
-    "models_autoload": True, "sleep_idle_seconds": -1, "autostart": True, "defaults": {},
-}
-SETTING_DEFAULTS: Json = {
-    "theme": "system", "metrics_interval": 10, "metrics_retention_days": 30, "metrics_history_days": 730,
-    "logs_retention_days": 7, "logs_max_rows": 200_000, "log_level": "info",
-}
-EVERY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  (what reaches a server on all addresses)
-ENGINE_HOST = r"[A-Za-z0-9:][A-Za-z0-9.:_-]*"  # no option, no path
-CONFIG_FIELDS: dict[str, Any] = {
-    "models_dirs": Annotated[list[str], Length(0, 64)], "engine_host": Annotated[str, Length(1, 253)],
-    "engine_port": Annotated[int, Range(1, 65535)], "models_max": Annotated[int, Range(0, 64)],
-    "models_autoload": bool, "sleep_idle_seconds": Annotated[int, Range(-1, 7 * 86400)],
-    "autostart": bool, "defaults": dict[str, Any],
-}
-Theme = Literal["system", "light", "dark"]
-SETTING_FIELDS: dict[str, Any] = {
-    "theme": Theme, "metrics_interval": Annotated[int, Range(1, 60)],
-    "metrics_retention_days": Annotated[int, Range(1, 3650)],
-    "metrics_history_days": Annotated[int, Range(1, 3650)],
-    "logs_retention_days": Annotated[int, Range(1, 3650)],
-    "logs_max_rows": Annotated[int, Range(1000, 5_000_000)], "log_level": LogLevel,
-}
-
-
-@dataclass(frozen=True)
-class Config:
-    """What was fixed at the start, by the command line or the environment; None: not fixed.
-
-    `fixed` names, for each such value, the option or the variable that fixes it.
-    """
-    host: str = "127.0.0.1"
-    port: int = 3000
-    data_dir: Path = HERE / "data"
-    models_dirs: tuple[Path, ...] | None = None
-    llama_server: str | None = None
-    engine_host: str | None = None
-    engine_port: int | None = None
-    auth: bool = True
-    allow_hosts: tuple[str, ...] = ()
-    allow_origins: tuple[str, ...] = ()
-    trusted_proxies: tuple[str, ...] = ()
-    tls_cert: Path | None = None
-    tls_key: Path | None = None
-    log_level: str | None = None
-    sockets_per_address: int = 32  # a household behind one router, with tabs to spare
-    request_rate: int = 50  # a second and client; a page that is opened makes about ten
-    fixed: dict[str, str] = dataclasses.field(default_factory=dict)
-
-    @property
-    def scheme(self) -> str:
-        """What a browser puts before the address."""
-        return "https" if self.tls_cert else "http"
-
-    def url(self, port: int | None = None) -> str:
-        """The address to open in a browser on this machine."""
-        host = EVERY_ADDRESS.get(self.host, self.host)
-        host = f"[{host}]" if ":" in host and not host.startswith("[") else host
-        return f"{self.scheme}://{host}:{port or self.port}"
-
-    def locked(self) -> Json:
-        """The engine's values that cannot be changed from a client, and what fixes each."""
-        return {key: self.fixed[key] for key in (*ENGINE_DEFAULTS, "llama_server", "log_level") if key in self.fixed}
-
-
-def checked_changes(changes: Json, fields: dict[str, Any], locked: Json, field: str = "changes") -> Json:
-    """`changes` if every key is known, free and of the right type; else InvalidRequest naming it."""
-    for key in changes:
-        if key not in fields:
-            raise InvalidRequest(f"unknown field: {key[:64]}", field=f"{field}.{key[:64]}")
-        if key in locked:
-            raise InvalidRequest(f"{key} is fixed by {locked[key]}", field=f"{field}.{key}")
-    return {key: checked(value, fields[key], f"{field}.{key}") for key, value in changes.items()}
-
-
-def expanded(path: str) -> Path:
-    """`path` with `~` replaced, where there is such a user."""
-    return Path(os.path.expanduser(path))  # Path.expanduser raises where there is none
-
-
-def good_values(saved: Json, fields: dict[str, Any]) -> Json:
-    """What of the `saved` values can be used; the rest is logged, and its defaults hold."""
-    good = {}
-    for key in saved.keys() & fields.keys():
-        try:
-            good[key] = checked(saved[key], fields[key], key)
-        except InvalidRequest as problem:
-            log.warning("%s is not used as it is saved: %s", key, problem)
-    return good
-
-
-def default_model_folders() -> list[Path]:
-    """Where models usually are on a machine, whether or not these folders exist."""
-    home = Path.home()
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or home / ".cache")
-    hub = Path(os.environ.get("HF_HUB_CACHE") or Path(os.environ.get("HF_HOME") or cache / "huggingface") / "hub")
-    llama = Path(os.environ.get("LLAMA_CACHE") or
-                 (home / "Library/Caches/llama.cpp" if sys.platform == "darwin" else cache / "llama.cpp"))
-    return [home / "models", llama, hub, home / ".lmstudio/models", home / ".cache/lm-studio/models"]
-
-
-# -- Journal -------------------------------------------------------------------------------------
-
-JOURNAL_PENDING = 20_000  # entries waiting to be written; beyond, the oldest are dropped and counted
-JOURNAL_PAUSE = 0.1  # seconds between two batches: ten a second are as live as eyes can tell
-JOURNAL_BROADCAST = 500  # entries of one batch that go to the clients; the rest is counted as dropped
-MAX_LINE = 8192  # bytes of one message
-LOG_RECORDS_PER_SECOND = 100  # of one of Python's loggers; more are counted and said
-CONTROL = r"\x1b\[[0-9;?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)|[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]"
-
-
-class Journal:
-    """Our own records and the engine's lines: kept in SQLite, streamed to the clients in batches."""
-
-    def __init__(self, dash: Dash) -> None:
-        self.dash = dash
-        self.pending: collections.deque[Json] = collections.deque()
-        self.dropped = 0
-        self.filled = asyncio.Event()
-        self.last_id = dash.db.last_log_id()
-        self.writing = asyncio.Lock()
-
-    def add(self, level: str, source: str, message: str) -> None:
-        """Add one entry, cleaned and cut; never blocks. Call it on the loop."""
-        wanted = self.dash.settings()["log_level"]
-        if LOG_LEVELS.index(level) < LOG_LEVELS.index(wanted):
-            return
-        message = re.sub(CONTROL, "", message.replace("\t", "    ")).rstrip()
-        if len(message) > MAX_LINE:
-            message = f"{message[:MAX_LINE]} … ({len(message) - MAX_LINE} more characters)"
-        if not message:
-            return
-        if len(self.pending) >= JOURNAL_PENDING:
-            self.pending.popleft()
-            self.dropped += 1
-        self.last_id += 1
-        self.pending.append({"id": self.last_id, "timestamp": now_ms(), "level": level, "source": source,
-                             "message": message})
-        self.filled.set()
-
-    async def run(self) -> None:
-        """Write and broadcast what has come in, in batches, for as long as the program runs."""
-        while True:
-            await self.filled.wait()
-            await self.flush()
-            await asyncio.sleep(JOURNAL_PAUSE)
-
-    async def flush(self) -> None:
-        """Write and broadcast everything that is pending."""
-        async with self.writing:
-            self.filled.clear()
-            entries, dropped = list(self.pending), self.dropped
-            self.pending.clear()
-            self.dropped = 0
-            if not entries:
-                return
-            with contextlib.suppress(DashError):  # streaming goes on when the disk is full
-                await asyncio.to_thread(self.dash.db.add_logs, entries)
-            shown = entries[-JOURNAL_BROADCAST:]
-            await self.dash.broadcast(
-                "logs:entries", {"entries": shown, "dropped": dropped + len(entries) - len(shown)}
-            )
-
-    async def clear(self) -> int:
-        """Delete every entry and return how many there were."""
-        await self.flush()
-        return await asyncio.to_thread(self.dash.db.clear_logs)
-
-
-class JournalHandler(logging.Handler):
-    """Hands the records of Python's logging to the journal, from whichever thread they come."""
-
-    def __init__(self, journal: Journal) -> None:
-        super().__init__()
-        self.journal = journal
-        self.loop = asyncio.get_running_loop()
-        self.flood = Flood(LOG_RECORDS_PER_SECOND)
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Add one record, on the loop; of a flood only the beginning, and how much more there was."""
-        if not self.flood.allows(record.name, time.monotonic()):
-            return
-        for name, count in self.flood.suppressed().items():
-            self.add("warning", f"{count} more messages of {name} were left out")
-        level = {logging.DEBUG: "debug", logging.INFO: "info", logging.WARNING: "warning"}.get(record.levelno, "error")
-        self.add(level, self.format(record))
-
-    def add(self, level: str, message: str) -> None:
-        """Add one entry, on the loop."""
-        with contextlib.suppress(RuntimeError):  # the loop has ended
-            self.loop.call_soon_threadsafe(self.journal.add, level, "llamadash", message)
-
-
-# -- Access --------------------------------------------------------------------------------------
-
-KEY_BYTES = 32  # 256 bits: beyond guessing
-SESSION_LIFETIME = 30 * DAY  # how long a browser that signed in with a password stays signed in
-MIN_PASSWORD, MAX_PASSWORD = 8, 1024  # characters
-SCRYPT = {"n": 2**15, "r": 8, "p": 1, "maxmem": 64 * 2**20}  # 32 MiB and about 200 ms a guess
-FAILURES_ALLOWED = 5  # wrong keys or passwords from one address before it has to wait
-FAILURE_PAUSE = 60.0  # seconds until an address may try again
-MAX_ADDRESSES = 10_000  # addresses whose failures are remembered
-
-
-class Access:
-    """Who may connect: the access key of the data folder, a password, the sessions it opened."""
-
-    def __init__(self, dash: Dash) -> None:
-        self.dash = dash
-        self.key = access_key(dash.config.data_dir)
-        self.failures: collections.OrderedDict[str, list[float]] = collections.OrderedDict()
-        self.hashing = asyncio.Lock()
-        self.sessions_void = False  # whether those in the database have ended, but could not be deleted yet
-
-    async def admit(self, credentials: Json, address: str) -> Json:
-        """{session_id, session?} for good credentials; Unauthenticated or RateLimited for others.
-
-        A good key or token is admitted even from an address that has to wait: it cannot be guessed.
-        """
-        if not self.dash.config.auth:
-            return {"session_id": None}
-        token, password = credentials.get("token"), credentials.get("password")
-        if isinstance(token, str) and 0 < len(token) <= MAX_PASSWORD and encodable(token):
-            if secrets.compare_digest(token.encode(), self.current_key().encode()):
-                return {"session_id": "key"}
-            if not self.sessions_void and (session_id := self.dash.db.find_session(token_hash(token))):
-                return {"session_id": session_id}
-        if not token and not password:
-            raise Unauthenticated("Sign in with the access key or a password.")  # nothing was guessed
-        counted = counted_address(address)
-        self.check_failures(counted)
-        self.count_failure(counted)
-        if isinstance(password, str) and 0 < len(password) <= MAX_PASSWORD and encodable(password):
-            async with self.hashing:  # one at a time: each takes 32 MiB
-                good = await asyncio.to_thread(password_matches, password, self.dash.db.get_meta("password"))
-            if good:
-                self.failures.pop(counted, None)
-                session = secrets.token_urlsafe(KEY_BYTES)
-                return {"session_id": self.dash.db.add_session(token_hash(session), address, SESSION_LIFETIME),
-                        "session": session}
-        raise Unauthenticated("The access key, session or password is not valid.")
-
-    def current_key(self) -> str:
-        """The access key as the file has it now: another process may have replaced it."""
-        self.key = access_key(self.dash.config.data_dir)
-        return self.key
-
-    def check_failures(self, address: str) -> None:
-        """RateLimited while `address` has failed too often."""
-        recent = [moment for moment in self.failures.get(address, []) if time.monotonic() - moment < FAILURE_PAUSE]
-        if len(recent) >= FAILURES_ALLOWED:
-            wait = math.ceil(FAILURE_PAUSE - (time.monotonic() - recent[0]))
-            raise RateLimited(f"Too many failed attempts: try again in {wait} seconds.", retryAfter=wait)
-        self.failures[address] = recent
-
-    def count_failure(self, address: str) -> None:
-        """Remember that `address` failed just now (a good password takes that back)."""
-        self.failures.setdefault(address, []).append(time.monotonic())
-        self.failures.move_to_end(address)
-        while len(self.failures) > MAX_ADDRESSES:
-            self.failures.popitem(last=False)
-
-
-def write_privately(target: Path, content: str) -> None:
-    """Replace `target` by `content` in one step, readable by its owner only."""
-    descriptor, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")  # 0600
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8", newline="\n") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(descriptor)
-        os.replace(name, target)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(name)
-        raise
-
-
-def access_key(data_dir: Path, *, new: bool = False) -> str:
-    """The access key in `data_dir`, made where there is none or a `new` one is wanted."""
-    path = data_dir / "access-key"
-    with contextlib.suppress(FileNotFoundError):
-        if not new and len(key := path.read_text("ascii", "replace").strip()) >= KEY_BYTES:
-            return key
-    write_privately(path, f"{secrets.token_urlsafe(KEY_BYTES)}\n")
-    return path.read_text("ascii").strip()
-
-
-def token_hash(token: str) -> bytes:
-    """What is stored of a session token, which is random enough to need no salt."""
-    return hashlib.sha256(token.encode()).digest()
-
-
-def hashed_password(password: str) -> Json:
-    """{salt, hash} of a password, to be stored."""
-    salt = secrets.token_bytes(16)
-    return {"salt": salt.hex(), "hash": hashlib.scrypt(password.encode(), salt=salt, **SCRYPT).hex()}
-
-
-def password_matches(password: str, stored: Json | None) -> bool:
-    """Whether `password` is the stored one; takes as long where none is stored."""
-    salt = bytes.fromhex(stored["salt"]) if stored else b"\0" * 16
-    found = hashlib.scrypt(password.encode(), salt=salt, **SCRYPT)
-    return secrets.compare_digest(found, bytes.fromhex(stored["hash"]) if stored else b"")
-
-
-# -- Model parameters ----------------------------------------------------------------------------
+# -- Parameters and presets -----------------------------------------------------------------------
 
 CACHE_TYPES = ("f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl")
 SPECULATIVE_TYPES = (
@@ -4084,8 +4096,6 @@ def parameter_schema() -> list[Json]:
     return [item.schema() for item in PARAMETERS.values()]
 
 
-# -- Presets -------------------------------------------------------------------------------------
-
 PRESET_HEADER = "# Written by llamadash from its database. Changes made here are lost.\n"
 # No two neighbours in these may match the same letters: a line comes from outside, and may be long.
 SECTION_LINE = r"\[[ \t]*([^\] \t\r\n][^\]\r\n]*)\][ \t]*(?:[;#].*)?"
@@ -4177,334 +4187,51 @@ def imported_parameters(values: dict[str, str], folders: list[Path]) -> tuple[Js
     return accepted, refused
 
 
-# -- Engine log ----------------------------------------------------------------------------------
-
-MAX_LOG_LINE = 8192  # bytes; the rest of a longer line is dropped
-LOG_BLOCK = 65536  # bytes read from the engine's pipe at once
-LOG_LINES_PER_SECOND = 300  # of one source into the journal; the rest is counted and said
-MAX_LINE_RATE = 5000  # lines a second of one pipe that are looked at; of more, only those that may matter
-YIELD_LINES = 128  # looked at (about 2 ms) before everyone else gets a turn
-LAST_LINES = 20  # of the engine's output, kept to explain a crash
-MAX_OPEN_REQUESTS = 1024  # requests whose timings have begun and not yet ended
-TERMINAL_CODES = r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\-_])"
-CONTROL_CHARACTERS = r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029]"
-# Looked for in every line, and so compiled here; other patterns are when they are first used.
-CHILD_LINE = re.compile(r"\[ *(\d{1,5})\] ?(.*)")
-LEVEL_PREFIX = re.compile(r"(?:\d+\.\d\d\.\d{3}\.\d{3} )?([IWED]) (.*)")
-LEVELS = {"I": "info", "W": "warning", "E": "error", "D": "debug",
-          "info": "info", "warn": "warning", "error": "error", "debug": "debug"}
-ALARMING = re.compile(r"(?i)\b(?:error|failed|failure|assert|abort|fatal|out of memory|cannot open)\b|GGML_ASSERT")
-# Names and numbers in the log are bounded: no line, however odd, takes long or gives what cannot be stored.
-SPAWNING = r"spawning server instance with name=(\S{1,256}) on port (\d{1,5})"
-EVICTING = r"(?:removing|evicting idle) LRU name=(\S{1,256})"
-RELOADING = r"\(reload\) unloading model name=(\S{1,256}) \(source updated or removed\)"
-TIMING = (r"print_timing: id +-?\d{1,9} \| task (\d{1,9}) \| +(prompt eval|eval|total) time = "
-          r"+(\d{1,12}(?:\.\d{1,9})?) ms / +(\d{1,9}) tokens"
-          r"(?: \( *[\d.]{1,20} ms per token, +(\d{1,9}(?:\.\d{1,9})?) tokens per second\))?")
-RELEASE = (r"release: id +-?\d{1,9} \| task (\d{1,9}) \| stop processing: n_(?:tokens|past) = (\d{1,9}), "
-           r"truncated = (\d)")
-SPEED = (r"task (\d{1,9}) \| n_gen = +\d{1,9}, tg = +[\d.]{1,20} t/s, tg_3s = "
-         r"+(\d{1,9}(?:\.\d{1,9})?) t/s")
-TELLING = re.compile(rb"name=|\| task |fit_memory_breakdown| E |error")
-ORIGIN = r"^(?:\w+ +)?[\w~]+ ?(?:\(\))?: +"  # the function that llama.cpp names before a message
-VAGUE = (r"(?i)failed to load (?:the )?model|unable to load model|exiting due to|trying to fit params|"
-         r"failed to init")
-HARMLESS = re.compile(r"http client error: Connection handling canceled")  # logged as an error when a client leaves
-NOISE = re.compile(r"proxying request to model|spawning server instance with args|^srv +load:   |"
-                   r"^slot (?:get_availabl|launch_slot_)")
+@on("presets:export", error="EXPORT_PRESETS_FAILED")
+async def presets_export(dash: Dash) -> Json:
+    """All models and their parameters as a preset file for llama-server --models-preset."""
+    return {"ini": render_presets(dash.db.models(), dash.engine_config()["defaults"])}
 
 
-class LineSplitter:
-    """Cuts a byte stream into lines of bounded length; what exceeds `limit` is dropped."""
-
-    def __init__(self, limit: int = MAX_LOG_LINE) -> None:
-        self.limit = limit
-        self.partial = b""
-
-    def feed(self, block: bytes) -> list[bytes]:
-        """The lines that `block` completes, without their line ends."""
-        *lines, last = block.split(b"\n")
-        if lines:
-            lines[0] = self.partial + lines[0][:self.limit]
-            self.partial = b""
-        self.partial = (self.partial + last[:self.limit])[:self.limit]
-        return [line[:self.limit] for line in lines]
+@on("presets:import", error="IMPORT_PRESETS_FAILED", cost=10)
+async def presets_import(dash: Dash, *, ini: Annotated[str, Length(0, 262_144)],
+                         dryRun: bool = False) -> Json:  # noqa: N803
+    """Take over the parameters in a preset file for the models it names, or only say what would change."""
+    changes, warnings = preset_changes(dash.db.models(), parse_presets(ini), dash.folders())
+    if not dryRun:
+        for change in changes:
+            row = dash.db.get_model(change["id"])
+            new = {key: value for key, (_, value) in change["parameters"].items()}
+            dash.db.update_model(row["id"], row["revision"], {"parameters": {**row["parameters"], **new}})
+            await dash.broadcast("models:updated", {"model": dash.model(row["id"])})
+        await dash.engine.offer_presets()
+    return {"changes": changes, "warnings": warnings}
 
 
-class LogLine(NamedTuple):
-    """One line of the engine's output; `port` is set for a model's process."""
-    level: str
-    text: str
-    port: int | None = None
-    data: Json | None = None  # a JSON line that is no log line
+def preset_changes(models: list[Json], sections: dict[str, dict[str, str]],
+                   folders: list[Path]) -> tuple[list[Json], list[str]]:
+    """What importing `sections` changes: `[{id, name, parameters: {key: [old, new]}}]`, and what it leaves out."""
+    by_name = {key: model for model in models for key in (model["path"], model["id"])}
+    changes, warnings = [], []
+    for name, values in sections.items():
+        if name in ("*", "", "default"):
+            warnings += [f"[{name}]: the defaults of all models are set in the configuration"] if values else []
+            continue
+        model = by_name.get(name) or by_name.get(values.get("model") or values.get("m") or "")
+        if model is None:
+            warnings.append(f"[{name}]: there is no such model in the library")
+            continue
+        new, refused = imported_parameters(values, folders)
+        warnings += [f"[{name}] {problem}" for problem in refused]
+        old = model.get("parameters") or {}
+        changed = {key: [old.get(key), value] for key, value in new.items()
+                   if old.get(key) != value and not (key == "mmproj" and value == model.get("projector"))}
+        if changed:
+            changes.append({"id": model["id"], "name": model["name"], "parameters": changed})
+    return changes, warnings
 
 
-def clean_line(line: bytes) -> str:
-    """`line` as text without terminal codes, overwritten parts and control characters."""
-    text = line.decode("utf-8", "replace").rstrip("\r")
-    if "\r" in text:
-        text = text.rsplit("\r", 1)[1]
-    if text.isprintable():
-        return text
-    return re.sub(CONTROL_CHARACTERS, "", re.sub(TERMINAL_CODES, "", text).replace("\t", "    "))
-
-
-def parse_line(line: bytes) -> LogLine:
-    """One line of llama-server's output, plain or JSON."""
-    text, port = clean_line(line), None
-    if text.startswith("[") and (found := CHILD_LINE.match(text)):
-        port, text = int(found[1]), found[2]
-    if text.startswith('{"type":'):
-        return parse_json_line(text, port)
-    if found := LEVEL_PREFIX.match(text):
-        return LogLine(LEVELS[found[1]], found[2], port)
-    return LogLine("error" if ALARMING.search(text) else "info", text, port)
-
-
-def parse_json_line(text: str, port: int | None) -> LogLine:
-    """A line that llama-server wrote with --log-jsonl, turned back into text."""
-    try:
-        parsed = json.loads(text)
-    except (ValueError, RecursionError):
-        return LogLine("info", text, port)
-    if parsed.get("type") != "log":
-        return LogLine("debug", text, port, parsed)
-    message = re.sub(CONTROL_CHARACTERS, " ", str(parsed.get("msg", ""))).rstrip()
-    return LogLine(LEVELS.get(str(parsed.get("level")), "info"), message, port)
-
-
-def explanation(lines: Iterable[LogLine]) -> str | None:
-    """The most telling of the errors in `lines`: the last that says more than that it failed."""
-    errors = [re.sub(ORIGIN, "", line.text).strip() for line in lines
-              if line.level == "error" and not HARMLESS.search(line.text)]
-    telling = [item for item in errors if item and not re.search(VAGUE, item)]
-    return telling[-1] if telling else errors[-1] if errors else None
-
-
-def memory_breakdown(data: Json) -> tuple[int, list[Json]] | None:
-    """Bytes in total and per device, from a fit_memory_breakdown line; None where it is not understood."""
-    devices: list[Json] = []
-    try:
-        for row in data["data"]["rows"]:
-            parts = {name: bytes_of(row[name]) for name in ("model", "context", "compute")}
-            kind = "cpu" if row["kind"] == "host" else "gpu"
-            devices.append({"name": str(row["name"]), "kind": kind, "used": bytes_of(row["self"]), **parts})
-    except (KeyError, TypeError, ValueError, OverflowError):
-        return None
-    return sum(item["used"] for item in devices), devices
-
-
-def bytes_of(mebibytes: Any) -> int:
-    """`mebibytes` in bytes; ValueError where no machine has that much."""
-    amount = int(mebibytes) * 2**20
-    if not 0 <= amount < JSON_SAFE:
-        raise ValueError(f"{amount} bytes")
-    return amount
-
-
-class RequestTimings:
-    """Collects the lines that a finished request leaves in the log, keyed by process and task."""
-
-    def __init__(self) -> None:
-        self.open: OrderedDict[tuple[int, int], dict[str, tuple[float, int, float]]] = OrderedDict()
-
-    def feed(self, port: int, text: str) -> Json | None:
-        """The request that `text` completes, without its model; None otherwise."""
-        if found := re.search(TIMING, text):
-            key = (port, int(found[1]))
-            self.open.setdefault(key, {})[found[2]] = (float(found[3]), int(found[4]), float(found[5] or 0))
-            if len(self.open) > MAX_OPEN_REQUESTS:
-                self.open.popitem(last=False)
-        elif found := re.search(RELEASE, text):
-            parts = self.open.pop((port, int(found[1])), None)
-            return self.finished(parts, int(found[2]), found[3] == "1") if parts else None
-        return None
-
-    @staticmethod
-    def finished(parts: dict[str, tuple[float, int, float]], held: int, truncated: bool) -> Json:
-        """The request's row. `held` counts the tokens in its slot: all but the last one generated."""
-        prompt_ms, processed, prompt_rate = parts.get("prompt eval", (0.0, 0, 0.0))
-        generated_ms, generated, generated_rate = parts.get("eval", (0.0, 0, 0.0))
-        cached = max(0, held + min(generated, 1) - processed - generated)
-        return {"timestamp": now_ms(), "prompt_tokens": processed + (0 if truncated else cached),
-                "cached_tokens": None if truncated else cached, "generated_tokens": generated,
-                "prompt_per_second": finite_rate(prompt_rate),  # as the engine counts: the first token took no time
-                "generated_per_second": finite_rate(generated_rate),
-                "duration": round(prompt_ms + generated_ms)}
-
-
-class Flood:
-    """Lets a bounded number of lines a second through for each source and counts the rest."""
-
-    def __init__(self, limit: int = LOG_LINES_PER_SECOND) -> None:
-        self.limit = limit
-        self.second = 0
-        self.passed: dict[str, int] = {}
-        self.held: dict[str, int] = {}
-
-    def allows(self, source: str, now: float) -> bool:
-        """Whether one more line of `source` may pass at `now` (s)."""
-        if int(now) != self.second:
-            self.second = int(now)
-            self.passed.clear()
-        count = self.passed[source] = self.passed.get(source, 0) + 1
-        if count > self.limit:
-            self.hold(source)
-        return count <= self.limit
-
-    def hold(self, source: str) -> None:
-        """Count a line of `source` that is not let through."""
-        self.held[source] = self.held.get(source, 0) + 1
-
-    def suppressed(self) -> dict[str, int]:
-        """How many lines of each source were held back since this was last asked."""
-        counts, self.held = self.held, {}
-        return counts
-
-
-# -- Engine client -------------------------------------------------------------------------------
-
-MAX_ENGINE_BODY = 16 * 2**20  # bytes of an answer; /models with a thousand models is about 4 MB
-MAX_EVENT = 2**20  # bytes of one event in a stream
-MAX_METRICS = 65536  # characters of one model's metrics; there are about 2,000
-METRIC_LINE = r"(?m)^llamacpp:(\w{1,64}) (\d{1,15}(?:\.\d{1,15})?(?:e[-+]?\d{1,2})?)$"
-MAX_ENGINE_NAME = 256  # characters of a model's name; ours have at most 96, those of the engine's cache some more
-ENGINE_TIMEOUT = 10.0  # s for short requests
-RELOAD_TIMEOUT = 120.0  # s; a reload waits until changed models have finished and left memory
-
-
-def authorization(key: str) -> str:
-    """The header that shows an engine its API key; llama-server takes a list of them, and any one is good."""
-    return f"Bearer {key.split(',')[0]}"
-
-
-class EngineClient:
-    """HTTP to one engine. Its failures are EngineUnavailable (not reached) or EngineFailed (it said no)."""
-
-    def __init__(self, url: str, key: str | None) -> None:
-        self.url = url.rstrip("/")
-        headers = {"User-Agent": f"llamadash/{__version__}"}
-        if key:
-            headers["Authorization"] = authorization(key)
-        self.session = aiohttp.ClientSession(
-            headers=headers, trust_env=False, connector=aiohttp.TCPConnector(
-                limit=0, ssl=trusted_certificates() if self.url.startswith("https:") else True),
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=ENGINE_TIMEOUT))
-        self.responses: set[aiohttp.ClientResponse] = set()  # those that are being read
-
-    async def close(self) -> None:
-        """Close every connection, which also ends what runs on them."""
-        for response in list(self.responses):  # whoever reads one would wait for ever: the session tells them nothing
-            response.close()
-        await self.session.close()
-
-    @contextlib.asynccontextmanager
-    async def open(self, method: str, path: str, body: Any = None, *,
-                   timeout: float | None = None, silence: float | None = None,
-                   ) -> AsyncIterator[aiohttp.ClientResponse]:
-        """The response to a request, its status checked and its body not yet read; both may be limited in seconds."""
-        if self.session.closed:
-            raise EngineUnavailable("the engine went away")
-        limit = aiohttp.ClientTimeout(total=timeout, sock_connect=ENGINE_TIMEOUT, sock_read=silence)
-        try:
-            async with self.session.request(method, self.url + path, json=body, timeout=limit,
-                                            allow_redirects=False) as response:
-                self.responses.add(response)
-                try:
-                    if response.status != 200:
-                        raise engine_refusal(response.status, await bounded_body(response))
-                    yield response
-                finally:
-                    self.responses.discard(response)
-        except asyncio.TimeoutError:
-            raise EngineUnavailable("the engine did not answer in time") from None
-        except aiohttp.ClientPayloadError:
-            raise EngineUnavailable("the engine went away while it answered") from None
-        except (aiohttp.ClientError, ConnectionError) as problem:
-            raise EngineUnavailable(f"the engine cannot be reached: {problem}") from None
-
-    async def text(self, path: str, *, timeout: float = ENGINE_TIMEOUT) -> str:
-        """The body of a GET."""
-        async with self.open("GET", path, timeout=timeout) as response:
-            return (await bounded_body(response)).decode("utf-8", "replace")
-
-    async def json(self, path: str, body: Any = None, *, timeout: float | None = ENGINE_TIMEOUT) -> Json:
-        """The object that a GET answers with, or a POST where there is a `body`."""
-        async with self.open("GET" if body is None else "POST", path, body, timeout=timeout) as response:
-            return json_object(await bounded_body(response))
-
-    async def models(self, *, reload: bool = False) -> list[Json]:
-        """The engine's models and their states; `reload` makes it read the preset file again."""
-        path, timeout = ("/models?reload=1", RELOAD_TIMEOUT) if reload else ("/models", ENGINE_TIMEOUT)
-        listed = (await self.json(path, timeout=timeout)).get("data")
-        if not isinstance(listed, list):
-            return []
-        return [item for item in listed if isinstance(item, dict) and is_model_name(item.get("id"))]
-
-    async def metrics(self, model: str) -> dict[str, float]:
-        """A running model's counters by their name; never loads, wakes or keeps awake a model."""
-        text = await self.text(f"/metrics?model={model}&autoload=false", timeout=3)
-        values = {name: float(value) for name, value in re.findall(METRIC_LINE, text[:MAX_METRICS])}
-        return {name: value for name, value in values.items() if is_amount(value)}
-
-
-def is_model_name(name: Any) -> bool:
-    """Whether `name`, from the engine, can be a model's."""
-    return isinstance(name, str) and 0 < len(name) <= MAX_ENGINE_NAME and encodable(name)
-
-
-def is_amount(value: Any) -> bool:
-    """Whether `value`, from the engine, is a number of something, that can be stored and sent."""
-    return type(value) in (int, float) and 0 <= value < JSON_SAFE
-
-
-async def bounded_body(response: aiohttp.ClientResponse) -> bytes:
-    """The whole body, at most MAX_ENGINE_BODY bytes of it."""
-    body = b""
-    async for block in response.content.iter_any():
-        body += block
-        if len(body) > MAX_ENGINE_BODY:
-            raise EngineFailed("the engine's answer is too large")
-    return body
-
-
-def json_object(body: bytes) -> Json:
-    """`body` as a JSON object, else EngineFailed."""
-    try:
-        parsed = json.loads(body)
-    except (ValueError, RecursionError):
-        parsed = None
-    if not isinstance(parsed, dict):
-        raise EngineFailed("the engine's answer is not understood: is this a llama-server?")
-    return parsed
-
-
-def engine_refusal(status: int, body: bytes) -> EngineFailed:
-    """What the engine gave as its reason for an error status."""
-    try:
-        error = json.loads(body)["error"]
-        message = error["message"] if isinstance(error, dict) else error
-    except (ValueError, KeyError, TypeError, RecursionError):
-        message = f"the engine answered with status {status}"
-    if status == 401:
-        message = "the engine refuses the API key: set LLAMADASH_ENGINE_API_KEY to the one it was started with"
-    return EngineFailed(clean_line(str(message)[:2000].encode("utf-8", "replace")), status=status)
-
-
-async def stream_events(response: aiohttp.ClientResponse) -> AsyncIterator[Json]:
-    """The JSON objects of an event stream until its end or `[DONE]`."""
-    lines = LineSplitter(MAX_EVENT)
-    async for block in response.content.iter_any():
-        for line in lines.feed(block):
-            kind, _, data = line.rstrip(b"\r").partition(b":")
-            if kind not in (b"data", b"error") or data.strip() == b"[DONE]":
-                continue
-            with contextlib.suppress(ValueError, RecursionError):
-                if isinstance(event := json.loads(data), dict):
-                    yield {"error": event.get("error", event)} if kind == b"error" else event
-
-
-# -- Engine program ------------------------------------------------------------------------------
+# -- Builds ---------------------------------------------------------------------------------------
 
 PROBE_TIMEOUT = 15.0  # s for --version and --help; the first start after a boot reads 50 MB of libraries
 PASSED_VARIABLES = frozenset((
@@ -4769,7 +4496,380 @@ def end_leftover_engine(file: Path) -> bool:
     return ours
 
 
-# -- Model states --------------------------------------------------------------------------------
+INSTALL_LIMIT = 900.0  # seconds; a slow line needs minutes for the 20 MB
+
+
+@on("engine:install", error="INSTALL_ENGINE_FAILED", cost=20)
+async def engine_install(dash: Dash) -> Json:
+    """Install the embedded engine; answers as soon as that is under way, `engine:install` has the output."""
+    if any(task.get_name() == "engine install" for task in dash.tasks):
+        raise Conflict("The embedded engine is being installed already.")
+    if embedded_python() is None:
+        dash.spawn(install_engine(dash), "engine install")
+    return {"engine": dash.engine.snapshot()}
+
+
+async def install_engine(dash: Dash) -> None:
+    """Install the embedded engine where this Python finds it, or into data/venv, and start it."""
+    own = sys.prefix != sys.base_prefix  # a virtual environment may be added to, the system's Python may not
+    pip = ["-m", "pip", "install", "--disable-pip-version-check", "--progress-bar", "off"]
+    commands = [[sys.executable, *pip, EMBEDDED_REQUIREMENT]] if own else [
+        venv_commands([])[0], [str(VENV_PYTHON), *pip, *script_dependencies(Path(__file__)), EMBEDDED_REQUIREMENT]]
+    try:
+        success = True
+        for command in commands:
+            success = success and await asyncio.wait_for(told(dash, command), INSTALL_LIMIT) == 0
+    except (OSError, asyncio.TimeoutError) as problem:
+        await dash.broadcast("engine:install", {"line": str(problem) or "it took too long", "done": False})
+        success = False
+    importlib.invalidate_caches()
+    success = success and embedded_python() is not None
+    log.info("installing the embedded engine %s", "succeeded" if success else "failed")
+    await dash.broadcast("engine:install", {"line": "", "done": True, "success": success})
+    if success:
+        with contextlib.suppress(EngineUnavailable, EngineFailed):  # the engine's state says why
+            await dash.engine.start()
+
+
+async def told(dash: Dash, command: list[str]) -> int:
+    """Run `command`, broadcasting what it writes, and return its exit code."""
+    process = await asyncio.create_subprocess_exec(
+        *command, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT)
+    assert process.stdout is not None
+    try:
+        async for line in process.stdout:
+            text = re.sub(CONTROL, "", line.decode("utf-8", "replace")).strip()[:MAX_LINE]
+            await dash.broadcast("engine:install", {"line": text, "done": False})
+        return await process.wait()
+    finally:
+        if process.returncode is None:
+            process.kill()
+
+
+# -- Instances ------------------------------------------------------------------------------------
+
+MAX_LOG_LINE = 8192  # bytes; the rest of a longer line is dropped
+LOG_BLOCK = 65536  # bytes read from the engine's pipe at once
+LOG_LINES_PER_SECOND = 300  # of one source into the journal; the rest is counted and said
+MAX_LINE_RATE = 5000  # lines a second of one pipe that are looked at; of more, only those that may matter
+YIELD_LINES = 128  # looked at (about 2 ms) before everyone else gets a turn
+LAST_LINES = 20  # of the engine's output, kept to explain a crash
+MAX_OPEN_REQUESTS = 1024  # requests whose timings have begun and not yet ended
+TERMINAL_CODES = r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\-_])"
+CONTROL_CHARACTERS = r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029]"
+# Looked for in every line, and so compiled here; other patterns are when they are first used.
+CHILD_LINE = re.compile(r"\[ *(\d{1,5})\] ?(.*)")
+LEVEL_PREFIX = re.compile(r"(?:\d+\.\d\d\.\d{3}\.\d{3} )?([IWED]) (.*)")
+LEVELS = {"I": "info", "W": "warning", "E": "error", "D": "debug",
+          "info": "info", "warn": "warning", "error": "error", "debug": "debug"}
+ALARMING = re.compile(r"(?i)\b(?:error|failed|failure|assert|abort|fatal|out of memory|cannot open)\b|GGML_ASSERT")
+# Names and numbers in the log are bounded: no line, however odd, takes long or gives what cannot be stored.
+SPAWNING = r"spawning server instance with name=(\S{1,256}) on port (\d{1,5})"
+EVICTING = r"(?:removing|evicting idle) LRU name=(\S{1,256})"
+RELOADING = r"\(reload\) unloading model name=(\S{1,256}) \(source updated or removed\)"
+TIMING = (r"print_timing: id +-?\d{1,9} \| task (\d{1,9}) \| +(prompt eval|eval|total) time = "
+          r"+(\d{1,12}(?:\.\d{1,9})?) ms / +(\d{1,9}) tokens"
+          r"(?: \( *[\d.]{1,20} ms per token, +(\d{1,9}(?:\.\d{1,9})?) tokens per second\))?")
+RELEASE = (r"release: id +-?\d{1,9} \| task (\d{1,9}) \| stop processing: n_(?:tokens|past) = (\d{1,9}), "
+           r"truncated = (\d)")
+SPEED = (r"task (\d{1,9}) \| n_gen = +\d{1,9}, tg = +[\d.]{1,20} t/s, tg_3s = "
+         r"+(\d{1,9}(?:\.\d{1,9})?) t/s")
+TELLING = re.compile(rb"name=|\| task |fit_memory_breakdown| E |error")
+ORIGIN = r"^(?:\w+ +)?[\w~]+ ?(?:\(\))?: +"  # the function that llama.cpp names before a message
+VAGUE = (r"(?i)failed to load (?:the )?model|unable to load model|exiting due to|trying to fit params|"
+         r"failed to init")
+HARMLESS = re.compile(r"http client error: Connection handling canceled")  # logged as an error when a client leaves
+NOISE = re.compile(r"proxying request to model|spawning server instance with args|^srv +load:   |"
+                   r"^slot (?:get_availabl|launch_slot_)")
+
+
+class LineSplitter:
+    """Cuts a byte stream into lines of bounded length; what exceeds `limit` is dropped."""
+
+    def __init__(self, limit: int = MAX_LOG_LINE) -> None:
+        self.limit = limit
+        self.partial = b""
+
+    def feed(self, block: bytes) -> list[bytes]:
+        """The lines that `block` completes, without their line ends."""
+        *lines, last = block.split(b"\n")
+        if lines:
+            lines[0] = self.partial + lines[0][:self.limit]
+            self.partial = b""
+        self.partial = (self.partial + last[:self.limit])[:self.limit]
+        return [line[:self.limit] for line in lines]
+
+
+class LogLine(NamedTuple):
+    """One line of the engine's output; `port` is set for a model's process."""
+    level: str
+    text: str
+    port: int | None = None
+    data: Json | None = None  # a JSON line that is no log line
+
+
+def clean_line(line: bytes) -> str:
+    """`line` as text without terminal codes, overwritten parts and control characters."""
+    text = line.decode("utf-8", "replace").rstrip("\r")
+    if "\r" in text:
+        text = text.rsplit("\r", 1)[1]
+    if text.isprintable():
+        return text
+    return re.sub(CONTROL_CHARACTERS, "", re.sub(TERMINAL_CODES, "", text).replace("\t", "    "))
+
+
+def parse_line(line: bytes) -> LogLine:
+    """One line of llama-server's output, plain or JSON."""
+    text, port = clean_line(line), None
+    if text.startswith("[") and (found := CHILD_LINE.match(text)):
+        port, text = int(found[1]), found[2]
+    if text.startswith('{"type":'):
+        return parse_json_line(text, port)
+    if found := LEVEL_PREFIX.match(text):
+        return LogLine(LEVELS[found[1]], found[2], port)
+    return LogLine("error" if ALARMING.search(text) else "info", text, port)
+
+
+def parse_json_line(text: str, port: int | None) -> LogLine:
+    """A line that llama-server wrote with --log-jsonl, turned back into text."""
+    try:
+        parsed = json.loads(text)
+    except (ValueError, RecursionError):
+        return LogLine("info", text, port)
+    if parsed.get("type") != "log":
+        return LogLine("debug", text, port, parsed)
+    message = re.sub(CONTROL_CHARACTERS, " ", str(parsed.get("msg", ""))).rstrip()
+    return LogLine(LEVELS.get(str(parsed.get("level")), "info"), message, port)
+
+
+def explanation(lines: Iterable[LogLine]) -> str | None:
+    """The most telling of the errors in `lines`: the last that says more than that it failed."""
+    errors = [re.sub(ORIGIN, "", line.text).strip() for line in lines
+              if line.level == "error" and not HARMLESS.search(line.text)]
+    telling = [item for item in errors if item and not re.search(VAGUE, item)]
+    return telling[-1] if telling else errors[-1] if errors else None
+
+
+def memory_breakdown(data: Json) -> tuple[int, list[Json]] | None:
+    """Bytes in total and per device, from a fit_memory_breakdown line; None where it is not understood."""
+    devices: list[Json] = []
+    try:
+        for row in data["data"]["rows"]:
+            parts = {name: bytes_of(row[name]) for name in ("model", "context", "compute")}
+            kind = "cpu" if row["kind"] == "host" else "gpu"
+            devices.append({"name": str(row["name"]), "kind": kind, "used": bytes_of(row["self"]), **parts})
+    except (KeyError, TypeError, ValueError, OverflowError):
+        return None
+    return sum(item["used"] for item in devices), devices
+
+
+def bytes_of(mebibytes: Any) -> int:
+    """`mebibytes` in bytes; ValueError where no machine has that much."""
+    amount = int(mebibytes) * 2**20
+    if not 0 <= amount < JSON_SAFE:
+        raise ValueError(f"{amount} bytes")
+    return amount
+
+
+class RequestTimings:
+    """Collects the lines that a finished request leaves in the log, keyed by process and task."""
+
+    def __init__(self) -> None:
+        self.open: OrderedDict[tuple[int, int], dict[str, tuple[float, int, float]]] = OrderedDict()
+
+    def feed(self, port: int, text: str) -> Json | None:
+        """The request that `text` completes, without its model; None otherwise."""
+        if found := re.search(TIMING, text):
+            key = (port, int(found[1]))
+            self.open.setdefault(key, {})[found[2]] = (float(found[3]), int(found[4]), float(found[5] or 0))
+            if len(self.open) > MAX_OPEN_REQUESTS:
+                self.open.popitem(last=False)
+        elif found := re.search(RELEASE, text):
+            parts = self.open.pop((port, int(found[1])), None)
+            return self.finished(parts, int(found[2]), found[3] == "1") if parts else None
+        return None
+
+    @staticmethod
+    def finished(parts: dict[str, tuple[float, int, float]], held: int, truncated: bool) -> Json:
+        """The request's row. `held` counts the tokens in its slot: all but the last one generated."""
+        prompt_ms, processed, prompt_rate = parts.get("prompt eval", (0.0, 0, 0.0))
+        generated_ms, generated, generated_rate = parts.get("eval", (0.0, 0, 0.0))
+        cached = max(0, held + min(generated, 1) - processed - generated)
+        return {"timestamp": now_ms(), "prompt_tokens": processed + (0 if truncated else cached),
+                "cached_tokens": None if truncated else cached, "generated_tokens": generated,
+                "prompt_per_second": finite_rate(prompt_rate),  # as the engine counts: the first token took no time
+                "generated_per_second": finite_rate(generated_rate),
+                "duration": round(prompt_ms + generated_ms)}
+
+
+class Flood:
+    """Lets a bounded number of lines a second through for each source and counts the rest."""
+
+    def __init__(self, limit: int = LOG_LINES_PER_SECOND) -> None:
+        self.limit = limit
+        self.second = 0
+        self.passed: dict[str, int] = {}
+        self.held: dict[str, int] = {}
+
+    def allows(self, source: str, now: float) -> bool:
+        """Whether one more line of `source` may pass at `now` (s)."""
+        if int(now) != self.second:
+            self.second = int(now)
+            self.passed.clear()
+        count = self.passed[source] = self.passed.get(source, 0) + 1
+        if count > self.limit:
+            self.hold(source)
+        return count <= self.limit
+
+    def hold(self, source: str) -> None:
+        """Count a line of `source` that is not let through."""
+        self.held[source] = self.held.get(source, 0) + 1
+
+    def suppressed(self) -> dict[str, int]:
+        """How many lines of each source were held back since this was last asked."""
+        counts, self.held = self.held, {}
+        return counts
+
+
+MAX_ENGINE_BODY = 16 * 2**20  # bytes of an answer; /models with a thousand models is about 4 MB
+MAX_EVENT = 2**20  # bytes of one event in a stream
+MAX_METRICS = 65536  # characters of one model's metrics; there are about 2,000
+METRIC_LINE = r"(?m)^llamacpp:(\w{1,64}) (\d{1,15}(?:\.\d{1,15})?(?:e[-+]?\d{1,2})?)$"
+MAX_ENGINE_NAME = 256  # characters of a model's name; ours have at most 96, those of the engine's cache some more
+ENGINE_TIMEOUT = 10.0  # s for short requests
+RELOAD_TIMEOUT = 120.0  # s; a reload waits until changed models have finished and left memory
+
+
+def authorization(key: str) -> str:
+    """The header that shows an engine its API key; llama-server takes a list of them, and any one is good."""
+    return f"Bearer {key.split(',')[0]}"
+
+
+class EngineClient:
+    """HTTP to one engine. Its failures are EngineUnavailable (not reached) or EngineFailed (it said no)."""
+
+    def __init__(self, url: str, key: str | None) -> None:
+        self.url = url.rstrip("/")
+        headers = {"User-Agent": f"llamadash/{__version__}"}
+        if key:
+            headers["Authorization"] = authorization(key)
+        self.session = aiohttp.ClientSession(
+            headers=headers, trust_env=False, connector=aiohttp.TCPConnector(
+                limit=0, ssl=trusted_certificates() if self.url.startswith("https:") else True),
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=ENGINE_TIMEOUT))
+        self.responses: set[aiohttp.ClientResponse] = set()  # those that are being read
+
+    async def close(self) -> None:
+        """Close every connection, which also ends what runs on them."""
+        for response in list(self.responses):  # whoever reads one would wait for ever: the session tells them nothing
+            response.close()
+        await self.session.close()
+
+    @contextlib.asynccontextmanager
+    async def open(self, method: str, path: str, body: Any = None, *,
+                   timeout: float | None = None, silence: float | None = None,
+                   ) -> AsyncIterator[aiohttp.ClientResponse]:
+        """The response to a request, its status checked and its body not yet read; both may be limited in seconds."""
+        if self.session.closed:
+            raise EngineUnavailable("the engine went away")
+        limit = aiohttp.ClientTimeout(total=timeout, sock_connect=ENGINE_TIMEOUT, sock_read=silence)
+        try:
+            async with self.session.request(method, self.url + path, json=body, timeout=limit,
+                                            allow_redirects=False) as response:
+                self.responses.add(response)
+                try:
+                    if response.status != 200:
+                        raise engine_refusal(response.status, await bounded_body(response))
+                    yield response
+                finally:
+                    self.responses.discard(response)
+        except asyncio.TimeoutError:
+            raise EngineUnavailable("the engine did not answer in time") from None
+        except aiohttp.ClientPayloadError:
+            raise EngineUnavailable("the engine went away while it answered") from None
+        except (aiohttp.ClientError, ConnectionError) as problem:
+            raise EngineUnavailable(f"the engine cannot be reached: {problem}") from None
+
+    async def text(self, path: str, *, timeout: float = ENGINE_TIMEOUT) -> str:
+        """The body of a GET."""
+        async with self.open("GET", path, timeout=timeout) as response:
+            return (await bounded_body(response)).decode("utf-8", "replace")
+
+    async def json(self, path: str, body: Any = None, *, timeout: float | None = ENGINE_TIMEOUT) -> Json:
+        """The object that a GET answers with, or a POST where there is a `body`."""
+        async with self.open("GET" if body is None else "POST", path, body, timeout=timeout) as response:
+            return json_object(await bounded_body(response))
+
+    async def models(self, *, reload: bool = False) -> list[Json]:
+        """The engine's models and their states; `reload` makes it read the preset file again."""
+        path, timeout = ("/models?reload=1", RELOAD_TIMEOUT) if reload else ("/models", ENGINE_TIMEOUT)
+        listed = (await self.json(path, timeout=timeout)).get("data")
+        if not isinstance(listed, list):
+            return []
+        return [item for item in listed if isinstance(item, dict) and is_model_name(item.get("id"))]
+
+    async def metrics(self, model: str) -> dict[str, float]:
+        """A running model's counters by their name; never loads, wakes or keeps awake a model."""
+        text = await self.text(f"/metrics?model={model}&autoload=false", timeout=3)
+        values = {name: float(value) for name, value in re.findall(METRIC_LINE, text[:MAX_METRICS])}
+        return {name: value for name, value in values.items() if is_amount(value)}
+
+
+def is_model_name(name: Any) -> bool:
+    """Whether `name`, from the engine, can be a model's."""
+    return isinstance(name, str) and 0 < len(name) <= MAX_ENGINE_NAME and encodable(name)
+
+
+def is_amount(value: Any) -> bool:
+    """Whether `value`, from the engine, is a number of something, that can be stored and sent."""
+    return type(value) in (int, float) and 0 <= value < JSON_SAFE
+
+
+async def bounded_body(response: aiohttp.ClientResponse) -> bytes:
+    """The whole body, at most MAX_ENGINE_BODY bytes of it."""
+    body = b""
+    async for block in response.content.iter_any():
+        body += block
+        if len(body) > MAX_ENGINE_BODY:
+            raise EngineFailed("the engine's answer is too large")
+    return body
+
+
+def json_object(body: bytes) -> Json:
+    """`body` as a JSON object, else EngineFailed."""
+    try:
+        parsed = json.loads(body)
+    except (ValueError, RecursionError):
+        parsed = None
+    if not isinstance(parsed, dict):
+        raise EngineFailed("the engine's answer is not understood: is this a llama-server?")
+    return parsed
+
+
+def engine_refusal(status: int, body: bytes) -> EngineFailed:
+    """What the engine gave as its reason for an error status."""
+    try:
+        error = json.loads(body)["error"]
+        message = error["message"] if isinstance(error, dict) else error
+    except (ValueError, KeyError, TypeError, RecursionError):
+        message = f"the engine answered with status {status}"
+    if status == 401:
+        message = "the engine refuses the API key: set LLAMADASH_ENGINE_API_KEY to the one it was started with"
+    return EngineFailed(clean_line(str(message)[:2000].encode("utf-8", "replace")), status=status)
+
+
+async def stream_events(response: aiohttp.ClientResponse) -> AsyncIterator[Json]:
+    """The JSON objects of an event stream until its end or `[DONE]`."""
+    lines = LineSplitter(MAX_EVENT)
+    async for block in response.content.iter_any():
+        for line in lines.feed(block):
+            kind, _, data = line.rstrip(b"\r").partition(b":")
+            if kind not in (b"data", b"error") or data.strip() == b"[DONE]":
+                continue
+            with contextlib.suppress(ValueError, RecursionError):
+                if isinstance(event := json.loads(data), dict):
+                    yield {"error": event.get("error", event)} if kind == b"error" else event
+
 
 RUNNING = ("loading", "loaded", "sleeping")
 SETTLE_TIME = 0.2  # s; the log lines that say why a model left come up to this much after the event
@@ -5002,7 +5102,7 @@ class ModelStates:
         return round(sum(recent), 2) if recent else None
 
 
-# -- Engine supervisor ---------------------------------------------------------------------------
+# -- Residency ------------------------------------------------------------------------------------
 
 START_TIMEOUT = 60.0  # s until the router answers; it loads no model before that
 STABLE_AFTER = 30.0  # s; an engine that was ready for longer did not die of its start
@@ -5946,298 +6046,6 @@ def processor_time(pid: int) -> float:
     return total
 
 
-# -- Chat and benchmarks -------------------------------------------------------------------------
-
-DELTA_INTERVAL = 0.04  # s; text is sent in pieces of so much time, not token by token
-MAX_CHATS = 4  # at the same time, for each client
-MAX_CHAT_TEXT = 900_000  # characters of all messages together; a request has at most 1 MB
-MAX_MESSAGES = 1000
-MAX_FINISH_REASON = 64  # characters
-# What reading an answer of wrong types, or of numbers that nobody can compute with, may raise.
-MALFORMED = (AttributeError, TypeError, ValueError, LookupError, ArithmeticError, RecursionError)
-IMAGE = r"data:image/(?:png|jpeg|webp|gif|bmp);base64,([A-Za-z0-9+/]+=*)"
-CHAT_NUMBERS: dict[str, tuple[type, float, float]] = {
-    "temperature": (float, 0, 5), "top_k": (int, 0, 100_000), "top_p": (float, 0, 1), "min_p": (float, 0, 1),
-    "typical_p": (float, 0, 1), "repeat_penalty": (float, 0, 10), "repeat_last_n": (int, -1, 16_777_216),
-    "presence_penalty": (float, -10, 10), "frequency_penalty": (float, -10, 10), "seed": (int, -1, 2**32 - 1),
-    "max_tokens": (int, 1, 16_777_216)}
-
-
-def validated_messages(messages: list[Json]) -> list[Json]:
-    """`messages` if each has a known role and a text, or text and images; InvalidRequest names the wrong one."""
-    if not 1 <= len(messages) <= MAX_MESSAGES:
-        raise InvalidRequest(f"messages must have 1 to {MAX_MESSAGES} items", field="messages")
-    accepted = []
-    for at, message in enumerate(messages):
-        where = f"messages.{at}"
-        if set(message) != {"role", "content"} or message["role"] not in ("system", "user", "assistant"):
-            raise InvalidRequest("a message has a role (system, user or assistant) and a content", field=where)
-        accepted.append({"role": message["role"], "content": validated_content(message["content"], where)})
-    size = sum(len(item["content"]) for item in accepted if isinstance(item["content"], str))
-    if size > MAX_CHAT_TEXT:
-        raise InvalidRequest("the messages are too long", field="messages")
-    return accepted
-
-
-def validated_content(content: Any, where: str) -> Any:
-    """A message's content: a text, or a list of texts and images within the message itself."""
-    if isinstance(content, str) and encodable(content):
-        return content
-    if not isinstance(content, list) or not 1 <= len(content) <= 32:
-        raise InvalidRequest("content must be a text or a list of parts", field=f"{where}.content")
-    return [validated_part(part, f"{where}.content.{at}") for at, part in enumerate(content)]
-
-
-def validated_part(part: Any, where: str) -> Json:
-    """One part of a message. An image is given as data: an address would make the engine fetch it."""
-    kind = part.get("type") if isinstance(part, dict) else None
-    if kind == "text" and isinstance(part.get("text"), str) and encodable(part["text"]):
-        return {"type": "text", "text": part["text"]}
-    image = part.get("image_url") if kind == "image_url" else None
-    url = image.get("url") if isinstance(image, dict) else None
-    if isinstance(url, str) and (found := re.fullmatch(IMAGE, url)):
-        with contextlib.suppress(binascii.Error):
-            base64.b64decode(found[1], validate=True)
-            return {"type": "image_url", "image_url": {"url": url}}
-    raise InvalidRequest("a part is a text, or an image as data:image/…;base64,…", field=where)
-
-
-def validated_sampling(parameters: Json) -> Json:
-    """The sampling parameters of a chat that are known and acceptable; InvalidRequest names the wrong one."""
-    accepted: Json = {}
-    for key, value in parameters.items():
-        at = f"parameters.{key}" if re.fullmatch(r"\w{1,40}", key) else "parameters"
-        if value is None:
-            continue
-        if key == "thinking" and type(value) is bool:
-            accepted["chat_template_kwargs"] = {"enable_thinking": value}
-        elif key == "stop" and isinstance(value, list) and len(value) <= 8 and all(
-                isinstance(item, str) and 0 < len(item) <= 100 and encodable(item) for item in value):
-            accepted["stop"] = value
-        elif key in CHAT_NUMBERS:
-            kind, low, high = CHAT_NUMBERS[key]
-            right = type(value) is int or (kind is float and type(value) is float)
-            if not right or not low <= value <= high:
-                raise InvalidRequest(f"{key} must be a number from {low:.15g} to {high:.15g}", field=at)
-            accepted[key] = value
-        else:
-            raise InvalidRequest("this is not a parameter of a chat, or not of the right type", field=at)
-    return accepted
-
-
-@dataclass(eq=False, repr=False)
-class Chat:
-    """One answer under way, and what has come of it so far."""
-    id: str
-    client: str
-    model: str
-    content: list[str] = field(default_factory=list)  # not yet sent
-    reasoning: list[str] = field(default_factory=list)
-    begun: float = field(default_factory=time.monotonic)
-    first: float | None = None  # when the first token came
-    finish_reason: str | None = None
-    timings: Json = field(default_factory=dict)
-    flushing: asyncio.Task[Any] | None = None
-    task: asyncio.Task[Any] | None = None
-
-    def outcome(self) -> Json:
-        """What `chat:done` says."""
-        cached = int(self.amount("cache_n"))
-        first = round((self.first - self.begun) * 1000) if self.first is not None else None
-        return {"chatId": self.id, "finish_reason": self.finish_reason or "stop",
-                "prompt_tokens": cached + int(self.amount("prompt_n")), "cached_tokens": cached,
-                "generated_tokens": int(self.amount("predicted_n")),
-                "prompt_per_second": finite_rate(self.timings.get("prompt_per_second")),
-                "generated_per_second": finite_rate(self.timings.get("predicted_per_second")),
-                "time_to_first_token": first}
-
-    def amount(self, name: str) -> float:
-        """One of the timings, 0 where the engine does not say."""
-        value = self.timings.get(name, 0)
-        return float(value) if is_amount(value) else 0.0
-
-
-def finite_rate(value: Any) -> float | None:
-    """`value` as a rate with two decimals, or None where it is no such number, or 0 as of a single token."""
-    return round(float(value), 2) or None if is_amount(value) else None
-
-
-class Chats:
-    """The answers under way. Each streams to the one client that asked, and ends with it."""
-
-    def __init__(self, engine: Engine) -> None:
-        self.engine = engine
-        self.all: dict[str, Chat] = {}
-
-    def start(self, client: str, model: str, messages: list[Json], parameters: Json) -> str:
-        """Begin an answer; returns its id. Everything else arrives as chat:* events."""
-        if sum(chat.client == client for chat in self.all.values()) >= MAX_CHATS:
-            raise RateLimited(f"at most {MAX_CHATS} answers at a time: wait for one, or stop it")
-        chat = Chat(secrets.token_urlsafe(12), client, model)
-        body = {**validated_sampling(parameters), "model": model, "messages": validated_messages(messages),
-                "stream": True, "timings_per_token": True, "return_progress": True}
-        self.all[chat.id] = chat
-        chat.task = self.engine.dash.spawn(self.run(chat, body), f"chat {chat.id}")
-        chat.task.add_done_callback(lambda _: self.all.pop(chat.id, None))
-        return chat.id
-
-    def cancel(self, client: str, chat_id: str) -> bool:
-        """Stop an answer of this client; whether there was one."""
-        chat = self.all.get(chat_id)
-        if chat is None or chat.client != client or chat.task is None:
-            return False
-        chat.task.cancel()  # closes the connection, which frees the slot
-        return True
-
-    def client_gone(self, client: str) -> None:
-        """Stop every answer of a client that is no longer there."""
-        for chat in list(self.all.values()):
-            if chat.client == client:
-                self.cancel(client, chat.id)
-
-    def close(self) -> None:
-        """Stop every answer."""
-        for chat in list(self.all.values()):
-            self.cancel(chat.client, chat.id)
-
-    async def run(self, chat: Chat, body: Json) -> None:
-        """One answer, from the request to chat:done or chat:error."""
-        try:
-            await self.stream(chat, body)
-            await self.flush(chat)
-            await self.send(chat, "chat:done", chat.outcome())
-            self.record(chat)
-        except asyncio.CancelledError:
-            chat.finish_reason = "cancelled"
-            with contextlib.suppress(asyncio.CancelledError):
-                await self.flush(chat)
-                await self.send(chat, "chat:done", chat.outcome())
-            raise
-        except (EngineUnavailable, EngineFailed) as problem:
-            await self.flush(chat)
-            state = self.engine.states.state(chat.model)
-            # why a load failed is known a moment after the refusal
-            await self.engine.until(lambda: state.status != "loading", 2 * SETTLE_TIME)
-            why = state.error if state.status == "failed" and state.error else str(problem)
-            await self.send(chat, "chat:error", {"chatId": chat.id, "code": problem.code, "message": why})
-        except MALFORMED:
-            self.engine.puzzled("an answer of the engine was not understood")
-            await self.flush(chat)
-            await self.send(chat, "chat:error", {"chatId": chat.id, "code": EngineFailed.code,
-                                                 "message": "the engine's answer is not understood"})
-
-    async def stream(self, chat: Chat, body: Json) -> None:
-        """Ask the engine, which loads the model if need be, and take in what it answers."""
-        client = await self.engine.ready_client()
-        watcher = asyncio.ensure_future(self.report_loading(chat))
-        try:
-            async with client.open("POST", "/v1/chat/completions?autoload=true", body) as response:
-                watcher.cancel()
-                async for event in stream_events(response):
-                    await self.on_event(chat, event)
-        finally:
-            await cancelled([watcher])
-        if not chat.finish_reason:
-            raise EngineFailed("the engine ended the answer before it was complete")
-
-    async def report_loading(self, chat: Chat) -> None:
-        """Tell the client how far its model is loaded."""
-        state, told = self.engine.states.state(chat.model), None
-        while True:
-            if state.status == "loading":
-                chat.begun = time.monotonic()  # time to first token counts from when the model is there
-                if told != state.progress:
-                    told = state.progress
-                    await self.send(chat, "chat:progress",
-                                    {"chatId": chat.id, "stage": "loading", "progress": told})
-            await asyncio.sleep(PUBLISH_INTERVAL)
-
-    async def on_event(self, chat: Chat, event: Json) -> None:
-        """Take in one piece of the answer."""
-        if "error" in event:
-            raise engine_refusal(500, json.dumps(event).encode())
-        if isinstance(event.get("timings"), dict):
-            chat.timings = event["timings"]
-        progress = event.get("prompt_progress")
-        if isinstance(progress, dict) and progress.get("total"):
-            part = min(1.0, progress.get("processed", 0) / progress["total"])
-            await self.send(chat, "chat:progress", {"chatId": chat.id, "stage": "prompt", "progress": part})
-        for item in event.get("choices") or []:
-            chat.finish_reason = str(item.get("finish_reason") or chat.finish_reason or "")[:MAX_FINISH_REASON] or None
-            delta = item.get("delta") or {}
-            for name, texts in (("content", chat.content), ("reasoning_content", chat.reasoning)):
-                if text := delta.get(name):
-                    texts.append("" + text)  # what is no text fails here, and not where it is sent
-        if chat.content or chat.reasoning:
-            chat.first = chat.first or time.monotonic()
-            if chat.flushing is None or chat.flushing.done():
-                chat.flushing = asyncio.ensure_future(self.flush_soon(chat))
-
-    async def flush_soon(self, chat: Chat) -> None:
-        """Send what has come, together with what comes in the next moment."""
-        await asyncio.sleep(DELTA_INTERVAL)
-        await self.flush(chat)
-
-    async def flush(self, chat: Chat) -> None:
-        """Send the text that has come since the last time."""
-        content, reasoning = "".join(chat.content), "".join(chat.reasoning)
-        chat.content.clear()
-        chat.reasoning.clear()
-        delta = {**({"content": content} if content else {}), **({"reasoning": reasoning} if reasoning else {})}
-        if delta:
-            await self.send(chat, "chat:delta", {"chatId": chat.id, **delta})
-
-    async def send(self, chat: Chat, event: str, data: Json) -> None:
-        """Send one event to the client that asked."""
-        await self.engine.dash.send(chat.client, event, data)
-
-    def record(self, chat: Chat) -> None:
-        """Note the request where the engine's log cannot be read: it runs elsewhere."""
-        program = self.engine.program
-        if program is not None and program.kind == "remote":
-            outcome = chat.outcome()
-            kept = ("prompt_tokens", "cached_tokens", "generated_tokens", "prompt_per_second", "generated_per_second")
-            duration = chat.amount("prompt_ms") + chat.amount("predicted_ms")
-            self.engine.states.finished.append({"timestamp": now_ms(), "model": chat.model,
-                                                **{key: outcome[key] for key in kept}, "duration": round(duration)})
-            self.engine.touch()
-
-
-async def tell_benchmark(dash: Dash, id: str, done: int, total: int, **outcome: Any) -> None:
-    """Broadcast how far a benchmark is, and keep that for pages that are opened meanwhile."""
-    dash.benchmarks[id] = {"id": id, "done": done, "total": total, **outcome}
-    await dash.broadcast("models:benchmark", dash.benchmarks[id])
-
-
-async def run_benchmark(dash: Dash, id: str, prompt_tokens: int, generate_tokens: int, repetitions: int) -> Json:
-    """Measure a model `repetitions` times and store the result; progress is broadcast after each time."""
-    import statistics  # not at the top: slow to import, and seldom needed
-    client = await dash.engine.ready_client()
-    draw = secrets.SystemRandom()
-    tokens = min(1000, dash.db.get_model(id)["vocabulary_size"] or 1000)  # all of them are plain ones
-    runs = []
-    for done in range(repetitions):
-        await tell_benchmark(dash, id, done, repetitions)
-        body = {"model": id, "prompt": [draw.randrange(100, tokens) for _ in range(prompt_tokens)],
-                "n_predict": generate_tokens, "ignore_eos": True, "cache_prompt": False, "temperature": 0}
-        answer = await client.json("/completion?autoload=true", body, timeout=None)
-        timings = answer.get("timings")
-        if not isinstance(timings, dict) or not is_amount(timings.get("predicted_per_second")):
-            raise EngineFailed("the engine does not say how long it took")
-        runs.append(timings)
-    row = {"model": id, "prompt_tokens": int(runs[0]["prompt_n"]), "generate_tokens": int(runs[0]["predicted_n"]),
-           "repetitions": repetitions, "timestamp": now_ms()}
-    for name, key in (("prompt", "prompt_per_second"), ("generated", "predicted_per_second")):
-        speeds = [float(run[key]) for run in runs]
-        row[f"{name}_per_second"] = finite_rate(statistics.fmean(speeds))
-        row[f"{name}_deviation"] = round(statistics.stdev(speeds), 2) if len(speeds) > 1 else 0.0
-    benchmark: Json = dash.db.add_benchmark(row)
-    await tell_benchmark(dash, id, repetitions, repetitions, benchmark=benchmark)
-    return benchmark
-
-
-# -- Handlers: engine ----------------------------------------------------------------------------
-
 @on("engine:status", error="GET_ENGINE_FAILED")
 async def engine_status(dash: Dash) -> Json:
     """The engine's record."""
@@ -6280,92 +6088,18 @@ async def models_unload(dash: Dash, *, id: ModelId) -> Json:
     return {"model": dash.model(id)}
 
 
-@on("models:benchmark", error="BENCHMARK_MODEL_FAILED")
-async def models_benchmark(
-    dash: Dash,
-    *,
-    id: ModelId,
-    promptTokens: Annotated[int, Range(1, 131_072)] = 512,  # noqa: N803
-    generateTokens: Annotated[int, Range(1, 8192)] = 128,  # noqa: N803
-    repetitions: Annotated[int, Range(1, 20)] = 3,
+@on("requests:list", error="LIST_REQUESTS_FAILED")
+async def requests_list(
+    dash: Dash, *, model: str | None = None, before: int | None = None,
+    limit: Annotated[int, Range(1, 500)] = 50,
 ) -> Json:
-    """Measure the speed of a model, which is loaded if need be."""
-    dash.db.present_model(id)
-    if id in dash.benchmarks:
-        raise Conflict("A benchmark of this model is under way already.")
-    dash.benchmarks[id] = {"id": id, "done": 0, "total": repetitions}
-    try:
-        return {"benchmark": await run_benchmark(dash, id, promptTokens, generateTokens, repetitions)}
-    except DashError as problem:
-        await tell_benchmark(dash, id, repetitions, repetitions, error=str(problem))
-        raise
-    finally:
-        dash.benchmarks.pop(id, None)
+    """The last finished requests, newest first, and the sums over all that are kept."""
+    summary = await asyncio.to_thread(dash.db.request_summary, model)
+    return {"requests": dash.db.requests(model, before, limit), "summary": summary}
 
 
-# -- Handlers: presets ---------------------------------------------------------------------------
+# -- Embedded engine ------------------------------------------------------------------------------
 
-@on("presets:export", error="EXPORT_PRESETS_FAILED")
-async def presets_export(dash: Dash) -> Json:
-    """All models and their parameters as a preset file for llama-server --models-preset."""
-    return {"ini": render_presets(dash.db.models(), dash.engine_config()["defaults"])}
-
-
-@on("presets:import", error="IMPORT_PRESETS_FAILED", cost=10)
-async def presets_import(dash: Dash, *, ini: Annotated[str, Length(0, 262_144)],
-                         dryRun: bool = False) -> Json:  # noqa: N803
-    """Take over the parameters in a preset file for the models it names, or only say what would change."""
-    changes, warnings = preset_changes(dash.db.models(), parse_presets(ini), dash.folders())
-    if not dryRun:
-        for change in changes:
-            row = dash.db.get_model(change["id"])
-            new = {key: value for key, (_, value) in change["parameters"].items()}
-            dash.db.update_model(row["id"], row["revision"], {"parameters": {**row["parameters"], **new}})
-            await dash.broadcast("models:updated", {"model": dash.model(row["id"])})
-        await dash.engine.offer_presets()
-    return {"changes": changes, "warnings": warnings}
-
-
-def preset_changes(models: list[Json], sections: dict[str, dict[str, str]],
-                   folders: list[Path]) -> tuple[list[Json], list[str]]:
-    """What importing `sections` changes: `[{id, name, parameters: {key: [old, new]}}]`, and what it leaves out."""
-    by_name = {key: model for model in models for key in (model["path"], model["id"])}
-    changes, warnings = [], []
-    for name, values in sections.items():
-        if name in ("*", "", "default"):
-            warnings += [f"[{name}]: the defaults of all models are set in the configuration"] if values else []
-            continue
-        model = by_name.get(name) or by_name.get(values.get("model") or values.get("m") or "")
-        if model is None:
-            warnings.append(f"[{name}]: there is no such model in the library")
-            continue
-        new, refused = imported_parameters(values, folders)
-        warnings += [f"[{name}] {problem}" for problem in refused]
-        old = model.get("parameters") or {}
-        changed = {key: [old.get(key), value] for key, value in new.items()
-                   if old.get(key) != value and not (key == "mmproj" and value == model.get("projector"))}
-        if changed:
-            changes.append({"id": model["id"], "name": model["name"], "parameters": changed})
-    return changes, warnings
-
-
-# -- Handlers: chat ------------------------------------------------------------------------------
-
-@on("chat:send", error="SEND_CHAT_FAILED")
-async def chat_send(dash: Dash, client: Client, *, model: ModelId, messages: list[dict[str, Any]],
-                    parameters: dict[str, Any] = {}) -> Json:  # noqa: B006  (never changed)
-    """Begin an answer; it arrives as chat:progress, chat:delta and then chat:done or chat:error."""
-    dash.db.present_model(model)
-    return {"chatId": dash.engine.chats.start(client.id, model, messages, parameters)}
-
-
-@on("chat:cancel", error="CANCEL_CHAT_FAILED")
-async def chat_cancel(dash: Dash, client: Client, *, chatId: Annotated[str, Length(1, 64)]) -> Json:  # noqa: N803
-    """Stop an answer, which frees its slot."""
-    return {"chatId": chatId, "cancelled": dash.engine.chats.cancel(client.id, chatId)}
-
-
-# -- Embedded engine -----------------------------------------------------------------------------
 #
 # `llamadash.py embedded-engine` speaks llama-server's router API and prints its log lines, so the
 # supervisor needs no other code for it. Each loaded model is a child process of its own: xllamacpp
@@ -6645,8 +6379,6 @@ def known_option(name: str, value: str) -> tuple[str, str] | None:
     return (main, value) if main in {*EMBEDDED_OPTIONS, *COMPOSED_OPTIONS, *PRESET_ONLY} else None
 
 
-# -- Embedded engine: one model's process ---------------------------------------------------------
-
 OPTION_ERRORS = (ValueError, TypeError, KeyError, OverflowError, AssertionError, AttributeError, OSError)
 
 
@@ -6721,8 +6453,6 @@ def embedded_child(parent: int, options: dict[str, str]) -> int:
     return 0
 
 
-# -- Embedded engine: presets ---------------------------------------------------------------------
-
 def embedded_log(level: str, where: str, message: str) -> None:
     """One line on standard error as llama-server prints it; `level` is I, W, E or D."""
     us = time.monotonic_ns() // 1000 - EMBEDDED_START
@@ -6733,8 +6463,6 @@ def embedded_log(level: str, where: str, message: str) -> None:
 
 EMBEDDED_START = time.monotonic_ns() // 1000  # µs; the log counts from here
 
-
-# -- Embedded engine: router ----------------------------------------------------------------------
 
 class RouterError(Exception):
     """A request that fails as llama-server's would, with an HTTP `status` and an error `type`."""
@@ -7168,8 +6896,6 @@ async def pass_on(port: int, stream: asyncio.StreamReader) -> None:
         emit(b"".join(prefix + line + b"\n" for line in block))
 
 
-# -- Embedded engine: HTTP ------------------------------------------------------------------------
-
 ROUTER: web.AppKey[EmbeddedRouter] = web.AppKey("router", EmbeddedRouter)
 PUBLIC_PATHS = frozenset({"/health", "/v1/health"})  # served without the API key
 GET_PATHS = ("/metrics", "/slots", "/lora-adapters")
@@ -7363,8 +7089,6 @@ def router_app(router: EmbeddedRouter) -> web.Application:
     return app
 
 
-# -- Embedded engine: command line ----------------------------------------------------------------
-
 def embedded_arguments(argv: list[str]) -> tuple[argparse.Namespace, dict[str, str]]:
     """The router's own options, and those of models by their main names; others are logged."""
     parser = argparse.ArgumentParser(prog="llamadash embedded-engine", allow_abbrev=False, add_help=False)
@@ -7449,7 +7173,336 @@ def embedded_engine(argv: list[str]) -> int:
         chosen.host, chosen.port, chosen.models_preset, chosen.models_max, chosen.models_autoload, options)))
 
 
-# -- Downloads -----------------------------------------------------------------------------------
+# -- Chats ----------------------------------------------------------------------------------------
+
+DELTA_INTERVAL = 0.04  # s; text is sent in pieces of so much time, not token by token
+MAX_CHATS = 4  # at the same time, for each client
+MAX_CHAT_TEXT = 900_000  # characters of all messages together; a request has at most 1 MB
+MAX_MESSAGES = 1000
+MAX_FINISH_REASON = 64  # characters
+# What reading an answer of wrong types, or of numbers that nobody can compute with, may raise.
+MALFORMED = (AttributeError, TypeError, ValueError, LookupError, ArithmeticError, RecursionError)
+IMAGE = r"data:image/(?:png|jpeg|webp|gif|bmp);base64,([A-Za-z0-9+/]+=*)"
+CHAT_NUMBERS: dict[str, tuple[type, float, float]] = {
+    "temperature": (float, 0, 5), "top_k": (int, 0, 100_000), "top_p": (float, 0, 1), "min_p": (float, 0, 1),
+    "typical_p": (float, 0, 1), "repeat_penalty": (float, 0, 10), "repeat_last_n": (int, -1, 16_777_216),
+    "presence_penalty": (float, -10, 10), "frequency_penalty": (float, -10, 10), "seed": (int, -1, 2**32 - 1),
+    "max_tokens": (int, 1, 16_777_216)}
+
+
+def validated_messages(messages: list[Json]) -> list[Json]:
+    """`messages` if each has a known role and a text, or text and images; InvalidRequest names the wrong one."""
+    if not 1 <= len(messages) <= MAX_MESSAGES:
+        raise InvalidRequest(f"messages must have 1 to {MAX_MESSAGES} items", field="messages")
+    accepted = []
+    for at, message in enumerate(messages):
+        where = f"messages.{at}"
+        if set(message) != {"role", "content"} or message["role"] not in ("system", "user", "assistant"):
+            raise InvalidRequest("a message has a role (system, user or assistant) and a content", field=where)
+        accepted.append({"role": message["role"], "content": validated_content(message["content"], where)})
+    size = sum(len(item["content"]) for item in accepted if isinstance(item["content"], str))
+    if size > MAX_CHAT_TEXT:
+        raise InvalidRequest("the messages are too long", field="messages")
+    return accepted
+
+
+def validated_content(content: Any, where: str) -> Any:
+    """A message's content: a text, or a list of texts and images within the message itself."""
+    if isinstance(content, str) and encodable(content):
+        return content
+    if not isinstance(content, list) or not 1 <= len(content) <= 32:
+        raise InvalidRequest("content must be a text or a list of parts", field=f"{where}.content")
+    return [validated_part(part, f"{where}.content.{at}") for at, part in enumerate(content)]
+
+
+def validated_part(part: Any, where: str) -> Json:
+    """One part of a message. An image is given as data: an address would make the engine fetch it."""
+    kind = part.get("type") if isinstance(part, dict) else None
+    if kind == "text" and isinstance(part.get("text"), str) and encodable(part["text"]):
+        return {"type": "text", "text": part["text"]}
+    image = part.get("image_url") if kind == "image_url" else None
+    url = image.get("url") if isinstance(image, dict) else None
+    if isinstance(url, str) and (found := re.fullmatch(IMAGE, url)):
+        with contextlib.suppress(binascii.Error):
+            base64.b64decode(found[1], validate=True)
+            return {"type": "image_url", "image_url": {"url": url}}
+    raise InvalidRequest("a part is a text, or an image as data:image/…;base64,…", field=where)
+
+
+def validated_sampling(parameters: Json) -> Json:
+    """The sampling parameters of a chat that are known and acceptable; InvalidRequest names the wrong one."""
+    accepted: Json = {}
+    for key, value in parameters.items():
+        at = f"parameters.{key}" if re.fullmatch(r"\w{1,40}", key) else "parameters"
+        if value is None:
+            continue
+        if key == "thinking" and type(value) is bool:
+            accepted["chat_template_kwargs"] = {"enable_thinking": value}
+        elif key == "stop" and isinstance(value, list) and len(value) <= 8 and all(
+                isinstance(item, str) and 0 < len(item) <= 100 and encodable(item) for item in value):
+            accepted["stop"] = value
+        elif key in CHAT_NUMBERS:
+            kind, low, high = CHAT_NUMBERS[key]
+            right = type(value) is int or (kind is float and type(value) is float)
+            if not right or not low <= value <= high:
+                raise InvalidRequest(f"{key} must be a number from {low:.15g} to {high:.15g}", field=at)
+            accepted[key] = value
+        else:
+            raise InvalidRequest("this is not a parameter of a chat, or not of the right type", field=at)
+    return accepted
+
+
+@dataclass(eq=False, repr=False)
+class Chat:
+    """One answer under way, and what has come of it so far."""
+    id: str
+    client: str
+    model: str
+    content: list[str] = field(default_factory=list)  # not yet sent
+    reasoning: list[str] = field(default_factory=list)
+    begun: float = field(default_factory=time.monotonic)
+    first: float | None = None  # when the first token came
+    finish_reason: str | None = None
+    timings: Json = field(default_factory=dict)
+    flushing: asyncio.Task[Any] | None = None
+    task: asyncio.Task[Any] | None = None
+
+    def outcome(self) -> Json:
+        """What `chat:done` says."""
+        cached = int(self.amount("cache_n"))
+        first = round((self.first - self.begun) * 1000) if self.first is not None else None
+        return {"chatId": self.id, "finish_reason": self.finish_reason or "stop",
+                "prompt_tokens": cached + int(self.amount("prompt_n")), "cached_tokens": cached,
+                "generated_tokens": int(self.amount("predicted_n")),
+                "prompt_per_second": finite_rate(self.timings.get("prompt_per_second")),
+                "generated_per_second": finite_rate(self.timings.get("predicted_per_second")),
+                "time_to_first_token": first}
+
+    def amount(self, name: str) -> float:
+        """One of the timings, 0 where the engine does not say."""
+        value = self.timings.get(name, 0)
+        return float(value) if is_amount(value) else 0.0
+
+
+def finite_rate(value: Any) -> float | None:
+    """`value` as a rate with two decimals, or None where it is no such number, or 0 as of a single token."""
+    return round(float(value), 2) or None if is_amount(value) else None
+
+
+class Chats:
+    """The answers under way. Each streams to the one client that asked, and ends with it."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self.all: dict[str, Chat] = {}
+
+    def start(self, client: str, model: str, messages: list[Json], parameters: Json) -> str:
+        """Begin an answer; returns its id. Everything else arrives as chat:* events."""
+        if sum(chat.client == client for chat in self.all.values()) >= MAX_CHATS:
+            raise RateLimited(f"at most {MAX_CHATS} answers at a time: wait for one, or stop it")
+        chat = Chat(secrets.token_urlsafe(12), client, model)
+        body = {**validated_sampling(parameters), "model": model, "messages": validated_messages(messages),
+                "stream": True, "timings_per_token": True, "return_progress": True}
+        self.all[chat.id] = chat
+        chat.task = self.engine.dash.spawn(self.run(chat, body), f"chat {chat.id}")
+        chat.task.add_done_callback(lambda _: self.all.pop(chat.id, None))
+        return chat.id
+
+    def cancel(self, client: str, chat_id: str) -> bool:
+        """Stop an answer of this client; whether there was one."""
+        chat = self.all.get(chat_id)
+        if chat is None or chat.client != client or chat.task is None:
+            return False
+        chat.task.cancel()  # closes the connection, which frees the slot
+        return True
+
+    def client_gone(self, client: str) -> None:
+        """Stop every answer of a client that is no longer there."""
+        for chat in list(self.all.values()):
+            if chat.client == client:
+                self.cancel(client, chat.id)
+
+    def close(self) -> None:
+        """Stop every answer."""
+        for chat in list(self.all.values()):
+            self.cancel(chat.client, chat.id)
+
+    async def run(self, chat: Chat, body: Json) -> None:
+        """One answer, from the request to chat:done or chat:error."""
+        try:
+            await self.stream(chat, body)
+            await self.flush(chat)
+            await self.send(chat, "chat:done", chat.outcome())
+            self.record(chat)
+        except asyncio.CancelledError:
+            chat.finish_reason = "cancelled"
+            with contextlib.suppress(asyncio.CancelledError):
+                await self.flush(chat)
+                await self.send(chat, "chat:done", chat.outcome())
+            raise
+        except (EngineUnavailable, EngineFailed) as problem:
+            await self.flush(chat)
+            state = self.engine.states.state(chat.model)
+            # why a load failed is known a moment after the refusal
+            await self.engine.until(lambda: state.status != "loading", 2 * SETTLE_TIME)
+            why = state.error if state.status == "failed" and state.error else str(problem)
+            await self.send(chat, "chat:error", {"chatId": chat.id, "code": problem.code, "message": why})
+        except MALFORMED:
+            self.engine.puzzled("an answer of the engine was not understood")
+            await self.flush(chat)
+            await self.send(chat, "chat:error", {"chatId": chat.id, "code": EngineFailed.code,
+                                                 "message": "the engine's answer is not understood"})
+
+    async def stream(self, chat: Chat, body: Json) -> None:
+        """Ask the engine, which loads the model if need be, and take in what it answers."""
+        client = await self.engine.ready_client()
+        watcher = asyncio.ensure_future(self.report_loading(chat))
+        try:
+            async with client.open("POST", "/v1/chat/completions?autoload=true", body) as response:
+                watcher.cancel()
+                async for event in stream_events(response):
+                    await self.on_event(chat, event)
+        finally:
+            await cancelled([watcher])
+        if not chat.finish_reason:
+            raise EngineFailed("the engine ended the answer before it was complete")
+
+    async def report_loading(self, chat: Chat) -> None:
+        """Tell the client how far its model is loaded."""
+        state, told = self.engine.states.state(chat.model), None
+        while True:
+            if state.status == "loading":
+                chat.begun = time.monotonic()  # time to first token counts from when the model is there
+                if told != state.progress:
+                    told = state.progress
+                    await self.send(chat, "chat:progress",
+                                    {"chatId": chat.id, "stage": "loading", "progress": told})
+            await asyncio.sleep(PUBLISH_INTERVAL)
+
+    async def on_event(self, chat: Chat, event: Json) -> None:
+        """Take in one piece of the answer."""
+        if "error" in event:
+            raise engine_refusal(500, json.dumps(event).encode())
+        if isinstance(event.get("timings"), dict):
+            chat.timings = event["timings"]
+        progress = event.get("prompt_progress")
+        if isinstance(progress, dict) and progress.get("total"):
+            part = min(1.0, progress.get("processed", 0) / progress["total"])
+            await self.send(chat, "chat:progress", {"chatId": chat.id, "stage": "prompt", "progress": part})
+        for item in event.get("choices") or []:
+            chat.finish_reason = str(item.get("finish_reason") or chat.finish_reason or "")[:MAX_FINISH_REASON] or None
+            delta = item.get("delta") or {}
+            for name, texts in (("content", chat.content), ("reasoning_content", chat.reasoning)):
+                if text := delta.get(name):
+                    texts.append("" + text)  # what is no text fails here, and not where it is sent
+        if chat.content or chat.reasoning:
+            chat.first = chat.first or time.monotonic()
+            if chat.flushing is None or chat.flushing.done():
+                chat.flushing = asyncio.ensure_future(self.flush_soon(chat))
+
+    async def flush_soon(self, chat: Chat) -> None:
+        """Send what has come, together with what comes in the next moment."""
+        await asyncio.sleep(DELTA_INTERVAL)
+        await self.flush(chat)
+
+    async def flush(self, chat: Chat) -> None:
+        """Send the text that has come since the last time."""
+        content, reasoning = "".join(chat.content), "".join(chat.reasoning)
+        chat.content.clear()
+        chat.reasoning.clear()
+        delta = {**({"content": content} if content else {}), **({"reasoning": reasoning} if reasoning else {})}
+        if delta:
+            await self.send(chat, "chat:delta", {"chatId": chat.id, **delta})
+
+    async def send(self, chat: Chat, event: str, data: Json) -> None:
+        """Send one event to the client that asked."""
+        await self.engine.dash.send(chat.client, event, data)
+
+    def record(self, chat: Chat) -> None:
+        """Note the request where the engine's log cannot be read: it runs elsewhere."""
+        program = self.engine.program
+        if program is not None and program.kind == "remote":
+            outcome = chat.outcome()
+            kept = ("prompt_tokens", "cached_tokens", "generated_tokens", "prompt_per_second", "generated_per_second")
+            duration = chat.amount("prompt_ms") + chat.amount("predicted_ms")
+            self.engine.states.finished.append({"timestamp": now_ms(), "model": chat.model,
+                                                **{key: outcome[key] for key in kept}, "duration": round(duration)})
+            self.engine.touch()
+
+
+@on("chat:send", error="SEND_CHAT_FAILED")
+async def chat_send(dash: Dash, client: Client, *, model: ModelId, messages: list[dict[str, Any]],
+                    parameters: dict[str, Any] = {}) -> Json:  # noqa: B006  (never changed)
+    """Begin an answer; it arrives as chat:progress, chat:delta and then chat:done or chat:error."""
+    dash.db.present_model(model)
+    return {"chatId": dash.engine.chats.start(client.id, model, messages, parameters)}
+
+
+@on("chat:cancel", error="CANCEL_CHAT_FAILED")
+async def chat_cancel(dash: Dash, client: Client, *, chatId: Annotated[str, Length(1, 64)]) -> Json:  # noqa: N803
+    """Stop an answer, which frees its slot."""
+    return {"chatId": chatId, "cancelled": dash.engine.chats.cancel(client.id, chatId)}
+
+
+# -- Benchmarks -----------------------------------------------------------------------------------
+
+async def tell_benchmark(dash: Dash, id: str, done: int, total: int, **outcome: Any) -> None:
+    """Broadcast how far a benchmark is, and keep that for pages that are opened meanwhile."""
+    dash.benchmarks[id] = {"id": id, "done": done, "total": total, **outcome}
+    await dash.broadcast("models:benchmark", dash.benchmarks[id])
+
+
+async def run_benchmark(dash: Dash, id: str, prompt_tokens: int, generate_tokens: int, repetitions: int) -> Json:
+    """Measure a model `repetitions` times and store the result; progress is broadcast after each time."""
+    import statistics  # not at the top: slow to import, and seldom needed
+    client = await dash.engine.ready_client()
+    draw = secrets.SystemRandom()
+    tokens = min(1000, dash.db.get_model(id)["vocabulary_size"] or 1000)  # all of them are plain ones
+    runs = []
+    for done in range(repetitions):
+        await tell_benchmark(dash, id, done, repetitions)
+        body = {"model": id, "prompt": [draw.randrange(100, tokens) for _ in range(prompt_tokens)],
+                "n_predict": generate_tokens, "ignore_eos": True, "cache_prompt": False, "temperature": 0}
+        answer = await client.json("/completion?autoload=true", body, timeout=None)
+        timings = answer.get("timings")
+        if not isinstance(timings, dict) or not is_amount(timings.get("predicted_per_second")):
+            raise EngineFailed("the engine does not say how long it took")
+        runs.append(timings)
+    row = {"model": id, "prompt_tokens": int(runs[0]["prompt_n"]), "generate_tokens": int(runs[0]["predicted_n"]),
+           "repetitions": repetitions, "timestamp": now_ms()}
+    for name, key in (("prompt", "prompt_per_second"), ("generated", "predicted_per_second")):
+        speeds = [float(run[key]) for run in runs]
+        row[f"{name}_per_second"] = finite_rate(statistics.fmean(speeds))
+        row[f"{name}_deviation"] = round(statistics.stdev(speeds), 2) if len(speeds) > 1 else 0.0
+    benchmark: Json = dash.db.add_benchmark(row)
+    await tell_benchmark(dash, id, repetitions, repetitions, benchmark=benchmark)
+    return benchmark
+
+
+@on("models:benchmark", error="BENCHMARK_MODEL_FAILED")
+async def models_benchmark(
+    dash: Dash,
+    *,
+    id: ModelId,
+    promptTokens: Annotated[int, Range(1, 131_072)] = 512,  # noqa: N803
+    generateTokens: Annotated[int, Range(1, 8192)] = 128,  # noqa: N803
+    repetitions: Annotated[int, Range(1, 20)] = 3,
+) -> Json:
+    """Measure the speed of a model, which is loaded if need be."""
+    dash.db.present_model(id)
+    if id in dash.benchmarks:
+        raise Conflict("A benchmark of this model is under way already.")
+    dash.benchmarks[id] = {"id": id, "done": 0, "total": repetitions}
+    try:
+        return {"benchmark": await run_benchmark(dash, id, promptTokens, generateTokens, repetitions)}
+    except DashError as problem:
+        await tell_benchmark(dash, id, repetitions, repetitions, error=str(problem))
+        raise
+    finally:
+        dash.benchmarks.pop(id, None)
+
+
+# -- Downloads ------------------------------------------------------------------------------------
 
 HUB = "https://huggingface.co"
 HUB_HOSTS = ("huggingface.co", "www.huggingface.co", "hf.co")  # what people paste
@@ -8357,8 +8410,6 @@ def disk_problem(problem: OSError) -> str:
     return f"{problem.filename or 'the file'} cannot be written: {problem.strerror or type(problem).__name__}"
 
 
-# -- Handlers: downloads -------------------------------------------------------------------------
-
 RepoText = Annotated[str, Length(3, 1024)]
 FileText = Annotated[str, Length(1, 512)]
 
@@ -8405,7 +8456,119 @@ async def models_downloads(dash: Dash) -> Json:
             "recommended": list(RECOMMENDED)}
 
 
-# -- Hub -----------------------------------------------------------------------------------------
+# -- Journal and logs -----------------------------------------------------------------------------
+
+JOURNAL_PENDING = 20_000  # entries waiting to be written; beyond, the oldest are dropped and counted
+JOURNAL_PAUSE = 0.1  # seconds between two batches: ten a second are as live as eyes can tell
+JOURNAL_BROADCAST = 500  # entries of one batch that go to the clients; the rest is counted as dropped
+MAX_LINE = 8192  # bytes of one message
+LOG_RECORDS_PER_SECOND = 100  # of one of Python's loggers; more are counted and said
+CONTROL = r"\x1b\[[0-9;?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)|[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]"
+
+
+class Journal:
+    """Our own records and the engine's lines: kept in SQLite, streamed to the clients in batches."""
+
+    def __init__(self, dash: Dash) -> None:
+        self.dash = dash
+        self.pending: collections.deque[Json] = collections.deque()
+        self.dropped = 0
+        self.filled = asyncio.Event()
+        self.last_id = dash.db.last_log_id()
+        self.writing = asyncio.Lock()
+
+    def add(self, level: str, source: str, message: str) -> None:
+        """Add one entry, cleaned and cut; never blocks. Call it on the loop."""
+        wanted = self.dash.settings()["log_level"]
+        if LOG_LEVELS.index(level) < LOG_LEVELS.index(wanted):
+            return
+        message = re.sub(CONTROL, "", message.replace("\t", "    ")).rstrip()
+        if len(message) > MAX_LINE:
+            message = f"{message[:MAX_LINE]} … ({len(message) - MAX_LINE} more characters)"
+        if not message:
+            return
+        if len(self.pending) >= JOURNAL_PENDING:
+            self.pending.popleft()
+            self.dropped += 1
+        self.last_id += 1
+        self.pending.append({"id": self.last_id, "timestamp": now_ms(), "level": level, "source": source,
+                             "message": message})
+        self.filled.set()
+
+    async def run(self) -> None:
+        """Write and broadcast what has come in, in batches, for as long as the program runs."""
+        while True:
+            await self.filled.wait()
+            await self.flush()
+            await asyncio.sleep(JOURNAL_PAUSE)
+
+    async def flush(self) -> None:
+        """Write and broadcast everything that is pending."""
+        async with self.writing:
+            self.filled.clear()
+            entries, dropped = list(self.pending), self.dropped
+            self.pending.clear()
+            self.dropped = 0
+            if not entries:
+                return
+            with contextlib.suppress(DashError):  # streaming goes on when the disk is full
+                await asyncio.to_thread(self.dash.db.add_logs, entries)
+            shown = entries[-JOURNAL_BROADCAST:]
+            await self.dash.broadcast(
+                "logs:entries", {"entries": shown, "dropped": dropped + len(entries) - len(shown)}
+            )
+
+    async def clear(self) -> int:
+        """Delete every entry and return how many there were."""
+        await self.flush()
+        return await asyncio.to_thread(self.dash.db.clear_logs)
+
+
+class JournalHandler(logging.Handler):
+    """Hands the records of Python's logging to the journal, from whichever thread they come."""
+
+    def __init__(self, journal: Journal) -> None:
+        super().__init__()
+        self.journal = journal
+        self.loop = asyncio.get_running_loop()
+        self.flood = Flood(LOG_RECORDS_PER_SECOND)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Add one record, on the loop; of a flood only the beginning, and how much more there was."""
+        if not self.flood.allows(record.name, time.monotonic()):
+            return
+        for name, count in self.flood.suppressed().items():
+            self.add("warning", f"{count} more messages of {name} were left out")
+        level = {logging.DEBUG: "debug", logging.INFO: "info", logging.WARNING: "warning"}.get(record.levelno, "error")
+        self.add(level, self.format(record))
+
+    def add(self, level: str, message: str) -> None:
+        """Add one entry, on the loop."""
+        with contextlib.suppress(RuntimeError):  # the loop has ended
+            self.loop.call_soon_threadsafe(self.journal.add, level, "llamadash", message)
+
+
+@on("logs:list", error="LIST_LOGS_FAILED")
+async def logs_list(dash: Dash, *, level: LogLevel | None = None, source: Annotated[str, Length(1, 96)] | None = None,
+                    search: Annotated[str, Length(0, 256)] | None = None, before: Timestamp | None = None,
+                    limit: Annotated[int, Range(1, 500)] = 100) -> Json:
+    """The newest log entries that match, newest first."""
+    await dash.journal.flush()
+    logs, more = await asyncio.to_thread(
+        dash.db.logs, level=level, source=source, search=search, before=before, limit=limit
+    )
+    return {"logs": logs, "hasMore": more}
+
+
+@on("logs:clear", error="CLEAR_LOGS_FAILED", cost=10)
+async def logs_clear(dash: Dash) -> Json:
+    """Delete every log entry."""
+    cleared = await dash.journal.clear()
+    await dash.broadcast("logs:cleared", {})
+    return {"cleared": cleared}
+
+
+# -- Hub ------------------------------------------------------------------------------------------
 
 SOCKET_PATH = "/llamaproxws"
 PING_INTERVAL, PING_TIMEOUT = 25, 60  # seconds, as every Socket.IO client is told on connecting
@@ -9067,7 +9230,7 @@ def counted_address(address: str) -> str:
     return str(ipaddress.ip_network((address, 64), strict=False)) if ":" in address else address
 
 
-# -- Web -----------------------------------------------------------------------------------------
+# -- Web ------------------------------------------------------------------------------------------
 
 WEB = HERE / "web"
 CONTENT_TYPES = {
@@ -9393,7 +9556,7 @@ class WebServer:
         return web.Response(body=file.body, headers=headers)
 
 
-# -- Doctor and service --------------------------------------------------------------------------
+# -- Service and doctor ---------------------------------------------------------------------------
 
 DOCTOR_ENTRIES = 20_000  # files looked at per model folder: enough to say something
 DOCTOR_TIMEOUT = 5.0  # s for a remote engine's answer
@@ -9847,7 +10010,7 @@ WantedBy=multi-user.target
 """
 
 
-# -- Dash ----------------------------------------------------------------------------------------
+# -- Dash -----------------------------------------------------------------------------------------
 
 PRUNE_INTERVAL = 900.0  # seconds between two rounds of deleting what is too old
 PRUNE_DELAY = 60.0  # seconds after the start until the first: starting up comes first
@@ -10214,233 +10377,35 @@ async def watchdog(dash: Dash) -> None:
         monitor.ended.set()
 
 
-# -- Handlers: installing an engine --------------------------------------------------------------
-
-INSTALL_LIMIT = 900.0  # seconds; a slow line needs minutes for the 20 MB
-
-
-@on("engine:install", error="INSTALL_ENGINE_FAILED", cost=20)
-async def engine_install(dash: Dash) -> Json:
-    """Install the embedded engine; answers as soon as that is under way, `engine:install` has the output."""
-    if any(task.get_name() == "engine install" for task in dash.tasks):
-        raise Conflict("The embedded engine is being installed already.")
-    if embedded_python() is None:
-        dash.spawn(install_engine(dash), "engine install")
-    return {"engine": dash.engine.snapshot()}
-
-
-async def install_engine(dash: Dash) -> None:
-    """Install the embedded engine where this Python finds it, or into data/venv, and start it."""
-    own = sys.prefix != sys.base_prefix  # a virtual environment may be added to, the system's Python may not
-    pip = ["-m", "pip", "install", "--disable-pip-version-check", "--progress-bar", "off"]
-    commands = [[sys.executable, *pip, EMBEDDED_REQUIREMENT]] if own else [
-        venv_commands([])[0], [str(VENV_PYTHON), *pip, *script_dependencies(Path(__file__)), EMBEDDED_REQUIREMENT]]
-    try:
-        success = True
-        for command in commands:
-            success = success and await asyncio.wait_for(told(dash, command), INSTALL_LIMIT) == 0
-    except (OSError, asyncio.TimeoutError) as problem:
-        await dash.broadcast("engine:install", {"line": str(problem) or "it took too long", "done": False})
-        success = False
-    importlib.invalidate_caches()
-    success = success and embedded_python() is not None
-    log.info("installing the embedded engine %s", "succeeded" if success else "failed")
-    await dash.broadcast("engine:install", {"line": "", "done": True, "success": success})
-    if success:
-        with contextlib.suppress(EngineUnavailable, EngineFailed):  # the engine's state says why
-            await dash.engine.start()
-
-
-async def told(dash: Dash, command: list[str]) -> int:
-    """Run `command`, broadcasting what it writes, and return its exit code."""
-    process = await asyncio.create_subprocess_exec(
-        *command, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT)
-    assert process.stdout is not None
-    try:
-        async for line in process.stdout:
-            text = re.sub(CONTROL, "", line.decode("utf-8", "replace")).strip()[:MAX_LINE]
-            await dash.broadcast("engine:install", {"line": text, "done": False})
-        return await process.wait()
-    finally:
-        if process.returncode is None:
-            process.kill()
-
-
-# -- Handlers: logs, configuration, settings, system -----------------------------------------------
-
-@on("logs:list", error="LIST_LOGS_FAILED")
-async def logs_list(dash: Dash, *, level: LogLevel | None = None, source: Annotated[str, Length(1, 96)] | None = None,
-                    search: Annotated[str, Length(0, 256)] | None = None, before: Timestamp | None = None,
-                    limit: Annotated[int, Range(1, 500)] = 100) -> Json:
-    """The newest log entries that match, newest first."""
-    await dash.journal.flush()
-    logs, more = await asyncio.to_thread(
-        dash.db.logs, level=level, source=source, search=search, before=before, limit=limit
-    )
-    return {"logs": logs, "hasMore": more}
-
-
-@on("logs:clear", error="CLEAR_LOGS_FAILED", cost=10)
-async def logs_clear(dash: Dash) -> Json:
-    """Delete every log entry."""
-    cleared = await dash.journal.clear()
-    await dash.broadcast("logs:cleared", {})
-    return {"cleared": cleared}
-
-
-def config_result(dash: Dash) -> Json:
-    """The engine's configuration with all that the page about it shows."""
-    config = dash.engine_config()
-    listed = [expanded(path) for path in config["models_dirs"]]
-    looked = dict.fromkeys([*listed, dash.config.data_dir / "models", *default_model_folders()])
+@on("system:info", error="GET_SYSTEM_INFO_FAILED")
+async def system_info(dash: Dash) -> Json:
+    """What this machine and this installation are."""
+    metrics = dash.sampler.latest or await dash.sampler.sample()
+    database = dash.db.path
+    parts = [database.with_name(database.name + suffix) for suffix in ("", "-wal", "-shm")]
     return {
-        "config": config,
-        "locked": dash.config.locked(),
-        "restartRequired": dash.engine.restart_required(),
-        "command": dash.engine.command_line(),
-        "ini": dash.engine.preset_ini(),
-        "parameters": parameter_schema(),
-        "folders": [
-            {"path": str(path), "exists": os.path.isdir(path),
-             "used": path in listed or path.parent == dash.config.data_dir}
-            for path in looked
-        ],
-        "llama_server": {"value": dash.config.llama_server, "fixed": "llama_server" in dash.config.fixed},
-        "skipped": skipped_told(dash.library.skipped),
-    }
+        "version": __version__, "python": platform.python_version(), "os": system_name(),
+        "hostname": socket.gethostname(), "uptime": metrics["uptime"],
+        "cpu": {"model": await asyncio.to_thread(processor_name),
+                "cores": psutil.cpu_count(logical=False), "threads": psutil.cpu_count()},
+        "memory": {"total": metrics["memory_total"], "used": metrics["memory_used"]},
+        "gpus": metrics["gpus"], "engine": dash.engine.snapshot(), "process": metrics["process"],
+        "database": {"path": str(database), "size": files_size(*parts)},
+        "paths": {"data": str(dash.config.data_dir), "script": str(HERE / "llamadash.py"),
+                  "models": [str(folder) for folder in dash.folders()]},
+        "warnings": system_warnings(dash, metrics)}
 
 
-@on("config:get", error="GET_CONFIG_FAILED")
-async def config_get(dash: Dash) -> Json:
-    """The engine's configuration, what is locked, and what the engine is started with."""
-    return config_result(dash)
-
-
-@on("config:update", error="UPDATE_CONFIG_FAILED", cost=5)
-async def config_update(dash: Dash, *, revision: int, changes: dict[str, Any]) -> Json:
-    """Change the engine's configuration."""
-    return await apply_config(dash, revision, checked_config(dash, changes, "changes"))
-
-
-@on("config:reset", error="RESET_CONFIG_FAILED", cost=5)
-async def config_reset(dash: Dash, *, revision: int | None = None) -> Json:
-    """Go back to the defaults."""
-    return await apply_config(dash, dash.engine_config()["revision"] if revision is None else revision, {}, reset=True)
-
-
-def checked_config(dash: Dash, changes: Json, field: str) -> Json:
-    """`changes` of the engine's configuration if all are acceptable; InvalidRequest names what is not, in `field`."""
-    changes = checked_changes(changes, CONFIG_FIELDS, dash.config.locked(), field)
-    if "models_dirs" in changes:
-        changes["models_dirs"] = checked_folders(changes["models_dirs"], f"{field}.models_dirs")
-    host = changes.get("engine_host", "localhost")
-    if not re.fullmatch(ENGINE_HOST, host) or host.lower().endswith(".sock"):  # which would be a UNIX socket's file
-        raise InvalidRequest("engine_host must be a host name or an address", field=f"{field}.engine_host")
-    if changes.get("sleep_idle_seconds") == 0:
-        raise InvalidRequest("sleep_idle_seconds must be -1 (never) or at least 1", field=f"{field}.sleep_idle_seconds")
-    if "defaults" in changes:
-        changes["defaults"] = validated_parameters(changes["defaults"], dash.folders(), f"{field}.defaults")
-    return changes
-
-
-async def apply_config(dash: Dash, revision: int, changes: Json, *, reset: bool = False) -> Json:
-    """Save changes of the configuration, let the engine and the library follow, and tell everybody."""
-    before, saved = dash.engine_config(), dash.db.config()
-    dash.db.save_config(revision, changes, before, reset=reset)
-    dash.load_engine_config()
-    try:
-        await dash.engine.apply_presets()
-    except EngineFailed:
-        touched, now = {*saved} if reset else {*changes}, dash.db.config()
-        kept = {key: value for key, value in now.items() if key not in touched}
-        was = {key: value for key, value in saved.items() if key in touched}
-        dash.db.save_config(now["revision"], {**kept, **was}, reset=True)
-        dash.load_engine_config()
-        await dash.broadcast("config:updated", {"config": dash.engine_config()})
-        raise
-    if dash.engine_config()["models_dirs"] != before["models_dirs"]:
-        dash.spawn(dash.library.scan(), "scan")
-    await dash.broadcast("config:updated", {"config": dash.engine_config()})
-    return config_result(dash)
-
-
-def checked_folders(paths: list[str], field: str) -> list[str]:
-    """`paths` made absolute, if each is a folder; InvalidRequest naming the one that is not."""
-    folders = [expanded(path) for path in paths]
-    for at, folder in enumerate(folders):
-        if not folder.is_absolute() or not os.path.isdir(folder):
-            raise InvalidRequest(f"{paths[at]} is not the full path of a folder on this machine", field=f"{field}.{at}")
-    return [str(folder) for folder in folders]
-
-
-@on("settings:get", error="GET_SETTINGS_FAILED")
-def settings_get(dash: Dash) -> Json:
-    """What the user chose in Settings."""
-    return {"settings": dash.settings()}
-
-
-@on("settings:update", error="UPDATE_SETTINGS_FAILED", cost=2)
-async def settings_update(dash: Dash, *, changes: dict[str, Any]) -> Json:
-    """Change settings."""
-    return {"settings": await apply_settings(dash, checked_changes(changes, SETTING_FIELDS, dash.config.locked()))}
-
-
-async def apply_settings(dash: Dash, changes: Json) -> Json:
-    """Save settings, let everything follow them, and tell everybody."""
-    dash.db.set_meta("settings", {**dash.db.get_meta("settings", {}), **changes})
-    dash.load_settings()
-    log.setLevel(dash.settings()["log_level"].upper())
-    dash.sampler.wake()
-    await dash.broadcast("settings:updated", {"settings": dash.settings()})
-    return dash.settings()
-
-
-@on("sessions:list", error="LIST_SESSIONS_FAILED")
-async def sessions_list(dash: Dash, client: Client) -> Json:
-    """Whether there is a password, and the browsers that are signed in with it; `current` is the one that asks."""
-    return {"password": dash.features()["password"],
-            "sessions": [{**row, "current": row["id"] == client.session_id} for row in dash.db.sessions()]}
-
-
-@on("sessions:revoke", error="REVOKE_SESSION_FAILED", cost=5)
-async def sessions_revoke(dash: Dash, *, id: Annotated[str, Length(1, 64)]) -> Json:
-    """End one session; its sockets are closed at once."""
-    if not dash.db.delete_sessions(id):
-        raise NotFound("There is no such session.", field="id")
-    dash.hub.end_lost_sessions_soon()
-    return {"id": id}
-
-
-@on("password:set", error="SET_PASSWORD_FAILED", cost=20)
-async def password_set(dash: Dash, client: Client, *, password: Annotated[str, Length(0, MAX_PASSWORD)],
-                       current: Annotated[str, Length(0, MAX_PASSWORD)] | None = None) -> Json:
-    """Set the password, or take it away with an empty one; all other sessions end.
-
-    Whoever came in with the access key need not know the current password.
-    """
-    if 0 < len(password) < MIN_PASSWORD:
-        raise InvalidRequest(f"password must have at least {MIN_PASSWORD} characters", field="password")
-    stored, counted = dash.db.get_meta("password"), counted_address(client.address)
-    async with dash.access.hashing:
-        if stored and client.session_id not in (None, "key"):
-            dash.access.check_failures(counted)
-            if not await asyncio.to_thread(password_matches, current or "", stored):
-                dash.access.count_failure(counted)
-                raise InvalidRequest("The current password is not right.", field="current")
-            dash.access.failures.pop(counted, None)
-        dash.db.set_meta("password", await asyncio.to_thread(hashed_password, password) if password else None)
-    for row in dash.db.sessions():
-        if row["id"] != client.session_id:
-            dash.db.delete_sessions(row["id"])
-    dash.hub.end_lost_sessions_soon()
-    return {"password": bool(password)}
-
-
-@on("system:backup", error="BACKUP_SYSTEM_FAILED", cost=20)
-async def system_backup(dash: Dash) -> Json:
-    """Write a backup of the database into the data folder."""
-    target, size = await asyncio.to_thread(dash.db.manual_backup)
-    return {"path": str(target), "bytes": size}
+def system_warnings(dash: Dash, metrics: Json) -> list[str]:
+    """What the owner of this machine ought to know, one sentence each."""
+    warnings = [f"The disk that holds {disk['path']} is {disk['usage']:.0f} % full."
+                for disk in metrics["disks"] if (disk["usage"] or 0) >= 95]
+    warnings += [f"{disk['path']} does not answer." for disk in metrics["disks"] if disk["total"] is None]
+    if not dash.config.auth:
+        warnings.append("Authentication is off: everyone who can reach this port can use it.")
+    if dash.sampler.nvidia.error:
+        warnings.append(f"No GPU readings: {dash.sampler.nvidia.error}")
+    return warnings
 
 
 EXPORT_FORMAT = "llamadash"
@@ -10548,7 +10513,7 @@ def imported_models(dash: Dash, document: Json, rows: list[Json], warnings: list
     return {id: changes for id, changes in models.items() if changes}
 
 
-# -- Command line --------------------------------------------------------------------------------
+# -- Command line ---------------------------------------------------------------------------------
 
 EXIT_USAGE, EXIT_PORT, EXIT_RUNNING, EXIT_DATABASE = 2, 3, 4, 5  # UNIT tells systemd which of them a new start may mend
 YES, NO = ("1", "true", "yes", "on"), ("0", "false", "no", "off")  # what a variable may say to an option without value
