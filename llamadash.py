@@ -171,6 +171,7 @@ import itertools
 import json
 import logging
 import math
+import mmap
 import platform
 import posixpath
 import secrets
@@ -4233,35 +4234,130 @@ def preset_changes(models: list[Json], sections: dict[str, dict[str, str]],
 
 # -- Builds ---------------------------------------------------------------------------------------
 
-PROBE_TIMEOUT = 15.0  # s for --version and --help; the first start after a boot reads 50 MB of libraries
-PASSED_VARIABLES = frozenset((
-    "PATH", "HOME", "USER", "LOGNAME", "LANG", "LANGUAGE", "TZ", "TMPDIR", "TMP", "TEMP", "SYSTEMROOT",
-    "WINDIR", "USERPROFILE", "APPDATA", "LOCALAPPDATA", "PROGRAMDATA", "XDG_CACHE_HOME", "XDG_CONFIG_HOME",
-    "XDG_RUNTIME_DIR", "HF_TOKEN", "CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "CUDA_CACHE_PATH",
-    "CUDA_SCALE_LAUNCH_QUEUES", "NVIDIA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "HIP_LAUNCH_BLOCKING",
-    "ROCR_VISIBLE_DEVICES", "HSA_OVERRIDE_GFX_VERSION", "HSA_ENABLE_SDMA", "ROCBLAS_USE_HIPBLASLT",
-    "GPU_DEVICE_ORDINAL", "ONEAPI_DEVICE_SELECTOR", "ZES_ENABLE_SYSMAN", "SYCL_CACHE_PERSISTENT",
-    "ASCEND_RT_VISIBLE_DEVICES", "MUSA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "OMP_PROC_BIND", "OMP_PLACES",
-    "OMP_WAIT_POLICY", "OMP_DYNAMIC", "GOMP_CPU_AFFINITY", "GOMP_SPINCOUNT", "KMP_AFFINITY", "KMP_BLOCKTIME",
-    "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS",
-))
-PASSED_PREFIXES = ("LC_", "GGML_")
-WITHHELD_PREFIXES = ("GGML_BACKEND",)  # names a library to load
-NO_ENGINE = "No llama-server was found on this machine."
+PROBE_TIMEOUT = 15.0  # s for each question to a program; the first start after a boot reads 50 MB of libraries
+PROBE_OUTPUT = 2**20  # bytes read of an answer
+SEARCH_DEPTH = 3  # folders below data/engines/NAME in which the program may lie
+EXECUTABLE = ".exe" if os.name == "nt" else ""
+PROTOCOL = b"cmd_child_to_router"  # in every llama-server since January 2026, or in a library of it
+WITHHELD = r"LLAMA_(?:ARG_|API_KEY$|SERVER_)|LLAMADASH_|NOTIFY_SOCKET$|WATCHDOG_"
+OPTION_LINE = r"(?m)^(-[\w-]+(?:, +-[\w-]+)*)(?: (\S.*?))?(?: {2,}|$)"
+DEVICE_LINE = r"(?m)^ +([^\s:]{1,64}): ([^\n]{0,200}?) \((\d{1,9}) MiB, (\d{1,9}) MiB free\)"
+BACKENDS = {"MTL": "Metal"}  # where devices are named otherwise than what they belong to
+OURS = frozenset(("stop-timeout", "load-on-startup", "sleep-idle-seconds"))  # parameters that no engine is told
+LEFT_TO_ENGINE = frozenset(("n-gpu-layers", "n-gpu-layers-draft", "parallel"))  # -1 has meant other things before
+# load-mode as builds before July 2026 spell it
+LOAD_MODES = {"auto": [], "none": ["no-mmap"], "mmap": ["mmap"], "mlock": ["no-mmap", "mlock"],
+              "mmap+mlock": ["mmap", "mlock"], "dio": ["direct-io"]}
 
 
-class Program(NamedTuple):
-    """What runs the models: a program with its leading arguments, or the URL of a running engine."""
-    kind: str  # llama-server | embedded | remote
-    command: tuple[str, ...] = ()
-    url: str = ""
+@dataclass(frozen=True, eq=False)
+class Build:
+    """An engine program of this machine and what it says about itself.
 
-
-class ProgramFacts(NamedTuple):
-    """What a program says about itself; `options` is None where it need not be asked."""
-    version: str | None
-    options: frozenset[str] | None
+    `options` are the long options of its --help, each with the hint of its value ("" for a switch); None for the
+    embedded engine. `protocol` is "state", "ready" (before summer 2026) or "none". `devices` are
+    `{name, description, total, free}` in bytes. `problem` says why it cannot be used.
+    """
+    id: str
+    kind: str  # llama-server | embedded
+    command: tuple[str, ...]
+    path: str
+    version: str | None = None
+    options: Mapping[str, str] | None = None
+    protocol: str = "none"
+    devices: tuple[Json, ...] = ()
     problem: str | None = None
+
+    @property
+    def backends(self) -> list[str]:
+        """What it computes with, such as CUDA or Vulkan; CPU is always there."""
+        names = [re.sub(r"\d+$", "", device["name"]) for device in self.devices]
+        return list(dict.fromkeys([*(BACKENDS.get(name, name) for name in names), "CPU"]))
+
+    def as_json(self) -> Json:
+        """What clients see of it."""
+        return {"id": self.id, "kind": self.kind, "path": self.path, "version": self.version,
+                "backends": self.backends, "devices": list(self.devices), "problem": self.problem}
+
+
+class Builds:
+    """The engine programs of this machine, in the order in which they are preferred."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.builds: dict[str, Build] = {}
+        self.probes: dict[tuple[str, int, int], Build] = {}  # by path, time of change (ns) and size
+        self.refreshing = asyncio.Lock()
+
+    async def refresh(self) -> None:
+        """Look for programs again, and ask those that are new or have changed."""
+        async with self.refreshing:
+            found = await asyncio.to_thread(find_builds, self.config)
+            probed = await asyncio.gather(*map(self.probed, found))
+            self.builds = {build.id: build for build in probed}
+
+    async def probed(self, build: Build) -> Build:
+        """`build` with what its program says about itself, which is asked once."""
+        if build.problem:
+            return build
+        try:
+            status = await asyncio.to_thread(os.stat, build.path)
+        except OSError as problem:
+            return dataclasses.replace(build, problem=f"{build.path} cannot be read: {problem.strerror}")
+        key = (build.path, status.st_mtime_ns, status.st_size)
+        if key not in self.probes:
+            ask = probe_embedded if build.kind == "embedded" else probe
+            self.probes[key] = await ask(build, self.config.data_dir)
+        return dataclasses.replace(self.probes[key], id=build.id)
+
+    def get(self, id: str) -> Build:
+        """The build with this id; NotFound where there is none."""
+        if id not in self.builds:
+            raise NotFound(f"There is no engine build {id}.")
+        return self.builds[id]
+
+    def default(self, config: Json) -> Build | None:
+        """The build for models that choose none: the one fixed from outside, that of `config`, or the recommended."""
+        chosen = self.builds.get("given") or self.builds.get(config.get("build") or "")
+        return chosen or self.builds.get(self.recommended or "")
+
+    @property
+    def recommended(self) -> str | None:
+        """The id of the best usable build: the first that sees a GPU, else the first."""
+        usable = [build for build in self.builds.values() if not build.problem]
+        return next((build.id for build in [*(item for item in usable if item.devices), *usable]), None)
+
+    def as_json(self, config: Json, models: Iterable[Json]) -> Json:
+        """All builds as clients see them, with the models that choose each, and the recommended one."""
+        chosen: dict[str, list[str]] = {}
+        for model in models:
+            chosen.setdefault(model.get("build") or "", []).append(model["id"])
+        default = self.default(config)
+        builds = [{**build.as_json(), "used_by": chosen.get(build.id, []), "default": build is default}
+                  for build in self.builds.values()]
+        return {"builds": builds, "recommended": self.recommended}
+
+
+def find_builds(config: Config) -> list[Build]:
+    """The programs that there are, not yet asked; reads folders."""
+    found: list[Build] = []
+    given = config.llama_server
+    if given and not re.match(r"https?://", given):
+        program = shutil.which(os.path.expanduser(given))
+        found.append(build_of("given", os.path.abspath(program) if program else given,
+                              None if program else f"{given} is no program"))
+    folders = sorted((config.data_dir / "engines").glob("[!.]*"), key=lambda path: path.name, reverse=True)
+    for folder in folders:
+        if program := next(programs_below(folder), None):
+            id = re.sub(r"[^A-Za-z0-9._-]+", "-", folder.name)[:96]
+            taken = id in ("given", "llama-server", "embedded")
+            found.append(build_of(f"installed-{id}" if taken else id, program))
+    if program := shutil.which("llama-server") or shutil.which("llama"):
+        found.append(build_of("llama-server", os.path.abspath(program)))
+    if python := embedded_python():
+        found.append(Build("embedded", "embedded", (python, str(Path(__file__).resolve()), "embedded-engine"), python))
+    places = [os.path.realpath(build.path) for build in found]
+    return [build for at, build in enumerate(found) if build.kind == "embedded" or places[at] not in places[:at]]
 
 
 def embedded_python() -> str | None:
@@ -4272,59 +4368,86 @@ def embedded_python() -> str | None:
     return str(VENV_PYTHON) if has_it else None
 
 
-def find_program(fixed: str | None) -> Program | None:
-    """The engine to use: the one fixed from outside, llama-server on PATH, or the embedded one."""
-    if fixed and re.match(r"https?://", fixed):
-        return Program("remote", url=fixed.rstrip("/"))
-    if found := shutil.which(os.path.expanduser(fixed or "llama-server")):
-        return Program("llama-server", (os.path.abspath(found),))
-    if not fixed and (python := embedded_python()):
-        return Program("embedded", (python, str(Path(__file__).resolve()), "embedded-engine"))
-    return None
+def build_of(id: str, program: str, problem: str | None = None) -> Build:
+    """A build of llama-server that was not asked yet; `llama` is the same server with a word before the options."""
+    unified = os.path.basename(program).removesuffix(EXECUTABLE) == "llama"
+    return Build(id, "llama-server", (program, "serve") if unified else (program,), program, problem=problem)
 
 
-async def probe(program: Program) -> ProgramFacts:
-    """The version and the options of `program`, or why it is of no use."""
-    if program.kind != "llama-server":
-        embedded = embedded_engine_version()
-        return ProgramFacts(embedded and f"{EMBEDDED_PACKAGE} {embedded}", None)
+def programs_below(folder: Path) -> Iterator[str]:
+    """The programs llama-server, else llama, in `folder` and a few folders below."""
+    for name in ("llama-server", "llama"):
+        for root, folders, files in os.walk(folder):
+            if len(Path(root).relative_to(folder).parts) >= SEARCH_DEPTH:
+                folders.clear()
+            path = os.path.join(root, name + EXECUTABLE)
+            if name + EXECUTABLE in files and os.access(path, os.X_OK):
+                yield os.path.abspath(path)
+
+
+async def probe(build: Build, data_dir: Path) -> Build:
+    """`build` with what its program says of itself, or with why it is of no use."""
     try:
-        said = await output_of(*program.command, "--version")
-        version = re.search(r"version: *([^\n]{1,100})", said)
-        usage = await output_of(*program.command, "--help")
+        said = await output_of(*build.command, "--version", data_dir=data_dir)
+        usage = await output_of(*build.command, "--help", data_dir=data_dir)
+        options = {name: hint for names, hint in re.findall(OPTION_LINE, usage)
+                   for name in re.findall(r"(?<![\w-])--([a-z][a-z0-9-]+)", names)}
+        if not {"model", "host", "port"} <= set(options):
+            return dataclasses.replace(build, problem=f"{build.path} cannot be used: {last_line(usage or said)}")
+        listed = await output_of(*build.command, "--list-devices", data_dir=data_dir)
     except (OSError, asyncio.TimeoutError) as problem:
-        return ProgramFacts(None, None, f"{program.command[0]} cannot be run: {problem or 'it does not answer'}")
-    options = frozenset(re.findall(r"(?<![\w-])--([a-z][a-z0-9-]+)", usage))
-    known = clean_line(version[1].encode()) if version else None
-    if not options:
-        return ProgramFacts(known, None, f"{program.command[0]} cannot be run: {last_line(usage or said)}"
-                     + (" (LD_LIBRARY_PATH is not handed on: give it a wrapper script, or register the libraries "
-                        "with ldconfig)" if "shared librar" in usage + said else ""))
-    if "models-preset" not in options:
-        return ProgramFacts(
-            known,
-            options,
-            f"this llama-server ({known or 'of unknown version'}) is too old: it has no "
-            "router mode; install one from December 2025 or later",
-        )
-    return ProgramFacts(known, options)
+        return dataclasses.replace(build, problem=f"{build.path} cannot be run: {problem or 'it does not answer'}")
+    version = re.search(r"version: *([^\n]{1,100})", said)
+    devices = [{"name": name, "description": description, "total": int(total) * 2**20, "free": int(free) * 2**20}
+               for name, description, total, free in re.findall(DEVICE_LINE, listed)]
+    return dataclasses.replace(
+        build, version=clean_line(version[1].encode()) if version else None, options=options, devices=tuple(devices),
+        protocol=await asyncio.to_thread(protocol_of, build.path))
 
 
-async def output_of(*command: str) -> str:
-    """What a short-lived program writes, at most 1 MB of it."""
+async def probe_embedded(build: Build, data_dir: Path) -> Build:
+    """The embedded engine with its version."""
+    version = await asyncio.to_thread(embedded_engine_version)
+    return dataclasses.replace(build, version=version and f"{EMBEDDED_PACKAGE} {version}", protocol="state")
+
+
+def protocol_of(program: str) -> str:
+    """How `program` reports to the one that started it: "state", "ready", or "none" for not at all.
+
+    The text is in the program itself, or in a library beside it, where the build has shared libraries.
+    """
+    folder = Path(os.path.realpath(program)).parent
+    libraries = [path for pattern in ("lib*.so*", "lib*.dylib", "*.dll") for place in (folder, folder.parent / "lib")
+                 for path in place.glob(pattern) if re.search("llama|server", path.name)]
+    for path in (Path(program), *libraries):
+        with contextlib.suppress(OSError, ValueError), path.open("rb") as file, \
+                mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            if content.find(PROTOCOL + b":state") >= 0:
+                return "state"
+            if content.find(PROTOCOL) >= 0:
+                return "ready"
+    return "none"
+
+
+async def output_of(*command: str, data_dir: Path) -> str:
+    """What a short-lived program writes, at most 1 MB of it; TimeoutError where it does not come to an end."""
     process = await asyncio.create_subprocess_exec(
-        *command, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT, env=engine_environment(None, None), start_new_session=True)
-    assert process.stdout is not None
-    try:
+        *command, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+        env=engine_environment("", None, data_dir), start_new_session=True)
+
+    async def read() -> bytes:
+        assert process.stdout is not None
         written = b""
-        while block := await asyncio.wait_for(process.stdout.read(LOG_BLOCK), PROBE_TIMEOUT):
-            written = (written + block)[:2**20]
-        await asyncio.wait_for(process.wait(), PROBE_TIMEOUT)
+        while len(written) < PROBE_OUTPUT and (block := await process.stdout.read(LOG_BLOCK)):
+            written += block
+        return written
+    try:
+        written = await asyncio.wait_for(read(), PROBE_TIMEOUT)
         return written.decode("utf-8", "replace")
     finally:
-        if process.returncode is None:
-            kill_group(process.pid)
+        kill_group(process.pid)  # with what it may have started; usually nothing is left
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(process.communicate(), 1)  # its pipe is read to the end, or it would stay open
 
 
 def last_line(text: str) -> str:
@@ -4333,21 +4456,80 @@ def last_line(text: str) -> str:
     return clean_line(lines[-1][:500].encode("utf-8", "replace")) if lines else "it writes nothing"
 
 
-def engine_environment(key: str | None, cache: Path | None) -> dict[str, str]:
-    """The engine's environment: what is known to be harmless, and the secrets that it needs.
+def engine_environment(key: str, build: Build | None, data_dir: Path) -> dict[str, str]:
+    """An engine's environment: ours, but for what would override its options, and with its API key.
 
-    LD_LIBRARY_PATH is withheld with everything else that loads code: an engine that needs it is started
-    through a wrapper script, which is named from outside like any program. `cache` replaces the Hugging Face
-    cache, so that the router does not list its models beside the library's own.
+    llama-server also reads ~/.config/llama.cpp/config.ini, and an API key there would lock us out: it finds none,
+    unless LLAMADASH_KEEP_ENGINE_CONFIG is 1.
     """
-    passed = {name: value for name, value in os.environ.items()
-              if name in PASSED_VARIABLES
-              or (name.startswith(PASSED_PREFIXES) and not name.startswith(WITHHELD_PREFIXES))}
+    passed = {name: value for name, value in os.environ.items() if not re.match(WITHHELD, name)}
+    if os.environ.get("LLAMADASH_KEEP_ENGINE_CONFIG") != "1":
+        passed["XDG_CONFIG_HOME"] = str((data_dir / "engine-config").absolute())
     if key:
         passed["LLAMA_API_KEY"] = key
-    if cache:
-        passed["HF_HUB_CACHE"] = passed["LLAMA_CACHE"] = str(cache)
+    if build and build.protocol != "none":
+        passed["LLAMA_SERVER_ROUTER_PORT"] = "0"  # that it is set is all that counts
     return passed
+
+
+def engine_arguments(build: Build, model: Json, parameters: Json, port: int, alias: str,
+                     devices: Iterable[str] | None = None) -> tuple[list[str], list[str]]:
+    """The command line that serves `model` with `parameters`, and the parameters that the build does not know.
+
+    `devices` are the names of those to use where the parameters name none.
+    """
+    values = {key: value for key, value in preset_section({**model, "parameters": parameters}).items()
+              if key not in {"model", *OURS} and not (key in LEFT_TO_ENGINE and value == -1)}
+    if devices := list(devices or ()):
+        values.setdefault("device", ",".join(devices))
+    rendered = {key: option_words(build, key, value) for key, value in values.items()}
+    words = [word for option in rendered.values() for word in option or ()]
+    served = ["--model", model["path"], "--host", "127.0.0.1", "--port", str(port), "--alias", alias]
+    return ([*build.command, *served, *fixed_words(build), *words],
+            [key for key, option in rendered.items() if option is None])
+
+
+def fixed_words(build: Build) -> list[str]:
+    """The options that every model gets where the build knows them."""
+    if build.options is None:
+        return ["--metrics", "on", "--slots", "on"]
+    page = "no-ui" if "no-ui" in build.options else "no-webui"
+    switches = [f"--{name}" for name in ("metrics", "slots", page, "log-jsonl") if name in build.options]
+    return [*switches, *(["--log-colors", "off"] if build.options.get("log-colors") else [])]
+
+
+def option_words(build: Build, key: str, value: Any) -> list[str] | None:
+    """The words for one parameter as the build spells it; None where it knows neither it nor such a value."""
+    text, options = preset_value(value), build.options
+    if options is None:
+        return [f"--{key}", text] if key in {*EMBEDDED_OPTIONS, *COMPOSED_OPTIONS} else None
+    names = (key, *PARAMETERS[key].aliases)
+    name = next((name for name in names if name in options), None)
+    if isinstance(value, bool) and not (name and options[name]):
+        return switch_words(options, name, names, value)
+    if name is None and key == "load-mode" and set(LOAD_MODES[text]) <= set(options):
+        return [f"--{name}" for name in LOAD_MODES[text]]
+    if name is None or not has_choice(PARAMETERS[key], options[name], text):
+        return None
+    if not options[name]:  # a switch then, such as flash-attn until August 2025
+        return [f"--{name}"] if text == "on" else []
+    return [f"--{name}", text]
+
+
+def switch_words(options: Mapping[str, str], on: str | None, names: tuple[str, ...], value: bool) -> list[str] | None:
+    """The word that turns a switch on or off, none where that is how it is; None where there is no such switch."""
+    negations = (f"no-{name.removesuffix(end)}" for name in names for end in ("", "-auto"))  # --no-mmproj
+    off = next((name for name in negations if name in options), None)
+    chosen = on if value else off
+    return [f"--{chosen}"] if chosen else [] if on or off else None
+
+
+def has_choice(parameter: Parameter, hint: str, text: str) -> bool:
+    """Whether an option takes `text`, where the `hint` of its value lists what it takes."""
+    listed = re.findall(r"[\w.+-]+", hint) if re.search("[|,]", hint) else []
+    if not listed or not (parameter.kind == "choice" or parameter.key == "spec-type"):
+        return True
+    return set(text.split(",")) <= set(listed)
 
 
 def engine_hint() -> Json:
@@ -4398,105 +4580,36 @@ def free_port(host: str) -> int:
         return int(probe_socket.getsockname()[1])
 
 
-# Runs beside the engine and outlives llamadash by a second: when the pipe to llamadash closes, by whatever
-# death, it ends the process group that it was last told. Written for python -I -S: no site, no user code.
-GUARD = """
-import os, signal, sys, time
-group = 0
-for line in iter(sys.stdin.buffer.readline, b""):
-    group = int(line)
-def send(sign):
-    try:
-        os.killpg(group, sign)
-    except OSError:
-        sys.exit()
-if group > 1:
-    send(signal.SIGTERM)
-    for _ in range(10):
-        time.sleep(0.1)
-        send(0)
-    send(signal.SIGKILL)
-"""
-
-
-GUARD_PAUSE = 0.5  # s before a guard that ended is started again
-
-
-class Guard:
-    """Makes sure that no engine outlives llamadash, even when that is killed."""
-
-    def __init__(self) -> None:
-        self.process: asyncio.subprocess.Process | None = None
-        self.group = 0
-        self.starting = asyncio.Lock()  # of two guards the forgotten one would end the engine
-        self.keeper: asyncio.Task[None] | None = None
-
-    async def watch(self, group: int) -> None:
-        """End process group `group` when llamadash is gone; 0 stops watching."""
-        if os.name == "nt":
-            return
-        self.group = group
-        await self.tell()
-        if self.keeper is None or self.keeper.done():
-            self.keeper = asyncio.create_task(self.keep(), name="guard")
-
-    async def tell(self) -> None:
-        """Tell the guard process what it is to watch; starts one where there is none."""
-        async with self.starting:
-            if self.process is None or self.process.returncode is not None:
-                self.process = await asyncio.create_subprocess_exec(
-                    sys.executable, "-I", "-S", "-c", GUARD, stdin=asyncio.subprocess.PIPE,
-                    stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL,
-                    start_new_session=True, env={})
-            assert self.process.stdin is not None
-            with contextlib.suppress(ConnectionError):
-                self.process.stdin.write(b"%d\n" % self.group)
-                await self.process.stdin.drain()
-
-    async def keep(self) -> None:
-        """Start a new guard whenever the process ends while it is needed."""
-        while True:
-            if self.process is not None:
-                await self.process.wait()
-            await asyncio.sleep(GUARD_PAUSE)
-            with contextlib.suppress(OSError):  # no process can be started now: later, then
-                await self.tell()
-
-    async def close(self) -> None:
-        """End the guard itself."""
-        if self.keeper is not None:
-            await cancelled([self.keeper])
-        if self.process is not None and self.process.stdin is not None:
-            if self.process.returncode is None:
-                self.group = 0
-                await self.tell()
-            self.process.stdin.close()
-            await self.process.wait()
-
-
-def remember_engine(file: Path, pid: int, preset: Path) -> None:
-    """Note which process is ours, so that the next start can end it should it be left over."""
-    with contextlib.suppress(OSError, psutil.Error):
-        started = psutil.Process(pid).create_time()
-        write_privately(file, json.dumps({"pid": pid, "started": started, "preset": str(preset)}))
-
-
-def end_leftover_engine(file: Path) -> bool:
-    """End the engine that `file` names if it is still that very process; True if one was ended."""
-    try:
-        noted = json.loads(file.read_text("utf-8"))
-        process = psutil.Process(int(noted["pid"]))
-        ours = abs(process.create_time() - noted["started"]) < 0.1 and noted["preset"] in process.cmdline()
-    except (OSError, ValueError, KeyError, TypeError, psutil.Error):
-        ours = False
-    if ours:
-        kill_group(process.pid)
-    with contextlib.suppress(OSError):
-        file.unlink()
-    return ours
-
-
 INSTALL_LIMIT = 900.0  # seconds; a slow line needs minutes for the 20 MB
+
+
+@on("engines:list", error="LIST_ENGINES_FAILED", cost=5)
+async def engines_list(dash: Dash) -> Json:
+    """The engine programs of this machine, looked for again."""
+    await dash.builds.refresh()
+    return dash.builds.as_json(dash.engine_config(), dash.db.models())
+
+
+@on("engines:use", error="USE_ENGINE_FAILED", cost=5)
+async def engines_use(dash: Dash, *, id: Annotated[str, Length(1, 96)]) -> Json:
+    """Run the models that choose no build with this one, from their next load on."""
+    build, config = dash.builds.get(id), dash.engine_config()
+    if build.problem:
+        raise InvalidRequest(build.problem, field="id")
+    if id != "given" and "given" in dash.builds.builds:
+        raise Conflict("The engine is fixed by --llama-server.")
+    dash.db.save_config(config["revision"], {"build": id}, config)
+    dash.load_engine_config()
+    await dash.broadcast("config:updated", {"config": dash.engine_config()})
+    return await announce_build(dash, id)
+
+
+async def announce_build(dash: Dash, id: str) -> Json:
+    """Tell everybody of a build that is new or chosen."""
+    builds = dash.builds.as_json(dash.engine_config(), dash.db.models())["builds"]
+    result = {"build": next(build for build in builds if build["id"] == id)}
+    await dash.broadcast("engines:update", result)
+    return result
 
 
 @on("engine:install", error="INSTALL_ENGINE_FAILED", cost=20)
@@ -4504,34 +4617,40 @@ async def engine_install(dash: Dash) -> Json:
     """Install the embedded engine; answers as soon as that is under way, `engine:install` has the output."""
     if any(task.get_name() == "engine install" for task in dash.tasks):
         raise Conflict("The embedded engine is being installed already.")
-    if embedded_python() is None:
-        dash.spawn(install_engine(dash), "engine install")
+    dash.spawn(install_engine(dash), "engine install")
     return {"engine": dash.engine.snapshot()}
 
 
 async def install_engine(dash: Dash) -> None:
-    """Install the embedded engine where this Python finds it, or into data/venv, and start it."""
+    """Install the embedded engine where there is none, and say how that went."""
+    problem = None if await asyncio.to_thread(embedded_python) else await installation_problem(dash)
+    await dash.builds.refresh()
+    success = problem is None and "embedded" in dash.builds.builds
+    line = "The embedded engine is installed." if success else \
+        f"The embedded engine was not installed: {problem or 'Python does not find it'}."
+    log.log(logging.INFO if success else logging.ERROR, line)
+    await dash.broadcast("engine:install", {"line": line, "done": True, "success": success})
+    if success:
+        await announce_build(dash, "embedded")
+
+
+async def installation_problem(dash: Dash) -> str | None:
+    """Why the embedded engine could not be installed where this Python finds it, or into data/venv; None: it was."""
     own = sys.prefix != sys.base_prefix  # a virtual environment may be added to, the system's Python may not
     pip = ["-m", "pip", "install", "--disable-pip-version-check", "--progress-bar", "off"]
     commands = [[sys.executable, *pip, EMBEDDED_REQUIREMENT]] if own else [
         venv_commands([])[0], [str(VENV_PYTHON), *pip, *script_dependencies(Path(__file__)), EMBEDDED_REQUIREMENT]]
     try:
-        success = True
         for command in commands:
-            success = success and await asyncio.wait_for(told(dash, command), INSTALL_LIMIT) == 0
+            if code := await asyncio.wait_for(broadcast_output(dash, command), INSTALL_LIMIT):
+                return f"{Path(command[0]).name} ended with status {code}"
     except (OSError, asyncio.TimeoutError) as problem:
-        await dash.broadcast("engine:install", {"line": str(problem) or "it took too long", "done": False})
-        success = False
+        return str(problem) or f"it took more than {INSTALL_LIMIT / 60:.0f} minutes"
     importlib.invalidate_caches()
-    success = success and embedded_python() is not None
-    log.info("installing the embedded engine %s", "succeeded" if success else "failed")
-    await dash.broadcast("engine:install", {"line": "", "done": True, "success": success})
-    if success:
-        with contextlib.suppress(EngineUnavailable, EngineFailed):  # the engine's state says why
-            await dash.engine.start()
+    return None
 
 
-async def told(dash: Dash, command: list[str]) -> int:
+async def broadcast_output(dash: Dash, command: list[str]) -> int:
     """Run `command`, broadcasting what it writes, and return its exit code."""
     process = await asyncio.create_subprocess_exec(
         *command, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT)
