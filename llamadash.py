@@ -4245,6 +4245,8 @@ DEVICE_LINE = r"(?m)^ +([^\s:]{1,64}): ([^\n]{0,200}?) \((\d{1,9}) MiB, (\d{1,9}
 BACKENDS = {"MTL": "Metal"}  # where devices are named otherwise than what they belong to
 OURS = frozenset(("stop-timeout", "load-on-startup", "sleep-idle-seconds"))  # parameters that no engine is told
 LEFT_TO_ENGINE = frozenset(("n-gpu-layers", "n-gpu-layers-draft", "parallel"))  # -1 has meant other things before
+MAX_CPU_MOE = 4000  # more than any model has layers; llama-server aborts at 4,096 and above
+WHOLE_CONTEXT = 131_072  # tokens looked at for repetitions where neither they nor the context are bounded
 # load-mode as builds before July 2026 spell it
 LOAD_MODES = {"auto": [], "none": ["no-mmap"], "mmap": ["mmap"], "mlock": ["no-mmap", "mlock"],
               "mmap+mlock": ["mmap", "mlock"], "dio": ["direct-io"]}
@@ -4396,7 +4398,8 @@ async def probe(build: Build, data_dir: Path) -> Build:
             return dataclasses.replace(build, problem=f"{build.path} cannot be used: {last_line(usage or said)}")
         listed = await output_of(*build.command, "--list-devices", data_dir=data_dir)
     except (OSError, asyncio.TimeoutError) as problem:
-        return dataclasses.replace(build, problem=f"{build.path} cannot be run: {problem or 'it does not answer'}")
+        return dataclasses.replace(build, problem=f"{build.path} cannot be run: "
+                                   + (str(problem) or "it does not answer"))
     version = re.search(r"version: *([^\n]{1,100})", said)
     devices = [{"name": name, "description": description, "total": int(total) * 2**20, "free": int(free) * 2**20}
                for name, description, total, free in re.findall(DEVICE_LINE, listed)]
@@ -4482,11 +4485,20 @@ def engine_arguments(build: Build, model: Json, parameters: Json, port: int, ali
               if key not in {"model", *OURS} and not (key in LEFT_TO_ENGINE and value == -1)}
     if devices := list(devices or ()):
         values.setdefault("device", ",".join(devices))
-    rendered = {key: option_words(build, key, value) for key, value in values.items()}
+    rendered = {key: option_words(build, key, accepted_value(key, value, values)) for key, value in values.items()}
     words = [word for option in rendered.values() for word in option or ()]
     served = ["--model", model["path"], "--host", "127.0.0.1", "--port", str(port), "--alias", alias]
     return ([*build.command, *served, *fixed_words(build), *words],
             [key for key, option in rendered.items() if option is None])
+
+
+def accepted_value(key: str, value: Any, parameters: Json) -> Any:
+    """`value` of a parameter, or what means the same where newer builds refuse it."""
+    if key == "n-cpu-moe":
+        return min(value, MAX_CPU_MOE)
+    if key == "repeat-last-n" and value < 0:
+        return parameters.get("ctx-size") or WHOLE_CONTEXT
+    return 1.0 if key == "repeat-penalty" and value == 0 else value
 
 
 def fixed_words(build: Build) -> list[str]:
@@ -6284,7 +6296,7 @@ def template_arguments(text: str) -> dict[str, str]:
 def with_reasoning(options: dict[str, str]) -> dict[str, str]:
     """`options` with what `reasoning` and `reasoning-effort` say to the chat template."""
     own = json.loads(options.get("chat-template-kwargs") or "{}")
-    if (switch := options.get("reasoning", "auto")) != "auto":
+    if (switch := options.get("reasoning", "auto")) in ("on", "off"):
         own["enable_thinking"] = truth(switch)
     if (effort := options.get("reasoning-effort", "default")) != "default":
         own["reasoning_effort"] = effort
