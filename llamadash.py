@@ -171,6 +171,7 @@ import itertools
 import json
 import logging
 import math
+import mmap
 import platform
 import posixpath
 import secrets
@@ -4230,35 +4231,132 @@ def preset_changes(models: list[Json], sections: dict[str, dict[str, str]],
 
 # -- Builds ---------------------------------------------------------------------------------------
 
-PROBE_TIMEOUT = 15.0  # s for --version and --help; the first start after a boot reads 50 MB of libraries
-PASSED_VARIABLES = frozenset((
-    "PATH", "HOME", "USER", "LOGNAME", "LANG", "LANGUAGE", "TZ", "TMPDIR", "TMP", "TEMP", "SYSTEMROOT",
-    "WINDIR", "USERPROFILE", "APPDATA", "LOCALAPPDATA", "PROGRAMDATA", "XDG_CACHE_HOME", "XDG_CONFIG_HOME",
-    "XDG_RUNTIME_DIR", "HF_TOKEN", "CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "CUDA_CACHE_PATH",
-    "CUDA_SCALE_LAUNCH_QUEUES", "NVIDIA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "HIP_LAUNCH_BLOCKING",
-    "ROCR_VISIBLE_DEVICES", "HSA_OVERRIDE_GFX_VERSION", "HSA_ENABLE_SDMA", "ROCBLAS_USE_HIPBLASLT",
-    "GPU_DEVICE_ORDINAL", "ONEAPI_DEVICE_SELECTOR", "ZES_ENABLE_SYSMAN", "SYCL_CACHE_PERSISTENT",
-    "ASCEND_RT_VISIBLE_DEVICES", "MUSA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "OMP_PROC_BIND", "OMP_PLACES",
-    "OMP_WAIT_POLICY", "OMP_DYNAMIC", "GOMP_CPU_AFFINITY", "GOMP_SPINCOUNT", "KMP_AFFINITY", "KMP_BLOCKTIME",
-    "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS",
-))
-PASSED_PREFIXES = ("LC_", "GGML_")
-WITHHELD_PREFIXES = ("GGML_BACKEND",)  # names a library to load
-NO_ENGINE = "No llama-server was found on this machine."
+PROBE_TIMEOUT = 15.0  # s for each question to a program; the first start after a boot reads 50 MB of libraries
+PROBE_OUTPUT = 2**20  # bytes read of an answer
+SEARCH_DEPTH = 3  # folders below data/engines/NAME in which the program may lie
+EXECUTABLE = ".exe" if os.name == "nt" else ""
+PROTOCOL = b"cmd_child_to_router"  # in every llama-server since January 2026, or in a library of it
+WITHHELD = r"LLAMA_(?:ARG_|API_KEY$|SERVER_)|LLAMADASH_|NOTIFY_SOCKET$|WATCHDOG_"
+OPTION_LINE = r"(?m)^(-[\w-]+(?:, +-[\w-]+)*)(?: (\S.*?))?(?: {2,}|$)"
+DEVICE_LINE = r"(?m)^ +([^\s:]{1,64}): ([^\n]{0,200}?) \((\d{1,9}) MiB, (\d{1,9}) MiB free\)"
+BACKENDS = {"MTL": "Metal"}  # where devices are named otherwise than what they belong to
+OURS = frozenset(("stop-timeout", "load-on-startup", "sleep-idle-seconds"))  # parameters that no engine is told
+LEFT_TO_ENGINE = frozenset(("n-gpu-layers", "n-gpu-layers-draft", "parallel"))  # -1 has meant other things before
+MAX_CPU_MOE = 4000  # more than any model has layers; llama-server aborts at 4,096 and above
+WHOLE_CONTEXT = 131_072  # tokens looked at for repetitions where neither they nor the context are bounded
+# load-mode as builds before July 2026 spell it
+LOAD_MODES = {"auto": [], "none": ["no-mmap"], "mmap": ["mmap"], "mlock": ["no-mmap", "mlock"],
+              "mmap+mlock": ["mmap", "mlock"], "dio": ["direct-io"]}
 
 
-class Program(NamedTuple):
-    """What runs the models: a program with its leading arguments, or the URL of a running engine."""
-    kind: str  # llama-server | embedded | remote
-    command: tuple[str, ...] = ()
-    url: str = ""
+@dataclass(frozen=True, eq=False)
+class Build:
+    """An engine program of this machine and what it says about itself.
 
-
-class ProgramFacts(NamedTuple):
-    """What a program says about itself; `options` is None where it need not be asked."""
-    version: str | None
-    options: frozenset[str] | None
+    `options` are the long options of its --help, each with the hint of its value ("" for a switch); None for the
+    embedded engine. `protocol` is "state", "ready" (before summer 2026) or "none". `devices` are
+    `{name, description, total, free}` in bytes. `problem` says why it cannot be used.
+    """
+    id: str
+    kind: str  # llama-server | embedded
+    command: tuple[str, ...]
+    path: str
+    version: str | None = None
+    options: Mapping[str, str] | None = None
+    protocol: str = "none"
+    devices: tuple[Json, ...] = ()
     problem: str | None = None
+
+    @property
+    def backends(self) -> list[str]:
+        """What it computes with, such as CUDA or Vulkan; CPU is always there."""
+        names = [re.sub(r"\d+$", "", device["name"]) for device in self.devices]
+        return list(dict.fromkeys([*(BACKENDS.get(name, name) for name in names), "CPU"]))
+
+    def as_json(self) -> Json:
+        """What clients see of it."""
+        return {"id": self.id, "kind": self.kind, "path": self.path, "version": self.version,
+                "backends": self.backends, "devices": list(self.devices), "problem": self.problem}
+
+
+class Builds:
+    """The engine programs of this machine, in the order in which they are preferred."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.builds: dict[str, Build] = {}
+        self.probes: dict[tuple[str, int, int], Build] = {}  # by path, time of change (ns) and size
+        self.refreshing = asyncio.Lock()
+
+    async def refresh(self) -> None:
+        """Look for programs again, and ask those that are new or have changed."""
+        async with self.refreshing:
+            found = await asyncio.to_thread(find_builds, self.config)
+            probed = await asyncio.gather(*map(self.probed, found))
+            self.builds = {build.id: build for build in probed}
+
+    async def probed(self, build: Build) -> Build:
+        """`build` with what its program says about itself, which is asked once."""
+        if build.problem:
+            return build
+        try:
+            status = await asyncio.to_thread(os.stat, build.path)
+        except OSError as problem:
+            return dataclasses.replace(build, problem=f"{build.path} cannot be read: {problem.strerror}")
+        key = (build.path, status.st_mtime_ns, status.st_size)
+        if key not in self.probes:
+            ask = probe_embedded if build.kind == "embedded" else probe
+            self.probes[key] = await ask(build, self.config.data_dir)
+        return dataclasses.replace(self.probes[key], id=build.id)
+
+    def get(self, id: str) -> Build:
+        """The build with this id; NotFound where there is none."""
+        if id not in self.builds:
+            raise NotFound(f"There is no engine build {id}.")
+        return self.builds[id]
+
+    def default(self, config: Json) -> Build | None:
+        """The build for models that choose none: the one fixed from outside, that of `config`, or the recommended."""
+        chosen = self.builds.get("given") or self.builds.get(config.get("build") or "")
+        return chosen or self.builds.get(self.recommended or "")
+
+    @property
+    def recommended(self) -> str | None:
+        """The id of the best usable build: the first that sees a GPU, else the first."""
+        usable = [build for build in self.builds.values() if not build.problem]
+        return next((build.id for build in [*(item for item in usable if item.devices), *usable]), None)
+
+    def as_json(self, config: Json, models: Iterable[Json]) -> Json:
+        """All builds as clients see them, with the models that choose each, and the recommended one."""
+        chosen: dict[str, list[str]] = {}
+        for model in models:
+            chosen.setdefault(model.get("build") or "", []).append(model["id"])
+        default = self.default(config)
+        builds = [{**build.as_json(), "used_by": chosen.get(build.id, []), "default": build is default}
+                  for build in self.builds.values()]
+        return {"builds": builds, "recommended": self.recommended}
+
+
+def find_builds(config: Config) -> list[Build]:
+    """The programs that there are, not yet asked; reads folders."""
+    found: list[Build] = []
+    given = config.llama_server
+    if given and not re.match(r"https?://", given):
+        program = shutil.which(os.path.expanduser(given))
+        found.append(build_of("given", os.path.abspath(program) if program else given,
+                              None if program else f"{given} is no program"))
+    folders = sorted((config.data_dir / "engines").glob("[!.]*"), key=lambda path: path.name, reverse=True)
+    for folder in folders:
+        if program := next(programs_below(folder), None):
+            id = re.sub(r"[^A-Za-z0-9._-]+", "-", folder.name)[:96]
+            taken = id in ("given", "llama-server", "embedded")
+            found.append(build_of(f"installed-{id}" if taken else id, program))
+    if program := shutil.which("llama-server") or shutil.which("llama"):
+        found.append(build_of("llama-server", os.path.abspath(program)))
+    if python := embedded_python():
+        found.append(Build("embedded", "embedded", (python, str(Path(__file__).resolve()), "embedded-engine"), python))
+    places = [os.path.realpath(build.path) for build in found]
+    return [build for at, build in enumerate(found) if build.kind == "embedded" or places[at] not in places[:at]]
 
 
 def embedded_python() -> str | None:
@@ -4269,59 +4367,87 @@ def embedded_python() -> str | None:
     return str(VENV_PYTHON) if has_it else None
 
 
-def find_program(fixed: str | None) -> Program | None:
-    """The engine to use: the one fixed from outside, llama-server on PATH, or the embedded one."""
-    if fixed and re.match(r"https?://", fixed):
-        return Program("remote", url=fixed.rstrip("/"))
-    if found := shutil.which(os.path.expanduser(fixed or "llama-server")):
-        return Program("llama-server", (os.path.abspath(found),))
-    if not fixed and (python := embedded_python()):
-        return Program("embedded", (python, str(Path(__file__).resolve()), "embedded-engine"))
-    return None
+def build_of(id: str, program: str, problem: str | None = None) -> Build:
+    """A build of llama-server that was not asked yet; `llama` is the same server with a word before the options."""
+    unified = os.path.basename(program).removesuffix(EXECUTABLE) == "llama"
+    return Build(id, "llama-server", (program, "serve") if unified else (program,), program, problem=problem)
 
 
-async def probe(program: Program) -> ProgramFacts:
-    """The version and the options of `program`, or why it is of no use."""
-    if program.kind != "llama-server":
-        embedded = embedded_engine_version()
-        return ProgramFacts(embedded and f"{EMBEDDED_PACKAGE} {embedded}", None)
+def programs_below(folder: Path) -> Iterator[str]:
+    """The programs llama-server, else llama, in `folder` and a few folders below."""
+    for name in ("llama-server", "llama"):
+        for root, folders, files in os.walk(folder):
+            if len(Path(root).relative_to(folder).parts) >= SEARCH_DEPTH:
+                folders.clear()
+            path = os.path.join(root, name + EXECUTABLE)
+            if name + EXECUTABLE in files and os.access(path, os.X_OK):
+                yield os.path.abspath(path)
+
+
+async def probe(build: Build, data_dir: Path) -> Build:
+    """`build` with what its program says of itself, or with why it is of no use."""
     try:
-        said = await output_of(*program.command, "--version")
-        version = re.search(r"version: *([^\n]{1,100})", said)
-        usage = await output_of(*program.command, "--help")
+        said = await output_of(*build.command, "--version", data_dir=data_dir)
+        usage = await output_of(*build.command, "--help", data_dir=data_dir)
+        options = {name: hint for names, hint in re.findall(OPTION_LINE, usage)
+                   for name in re.findall(r"(?<![\w-])--([a-z][a-z0-9-]+)", names)}
+        if not {"model", "host", "port"} <= set(options):
+            return dataclasses.replace(build, problem=f"{build.path} cannot be used: {last_line(usage or said)}")
+        listed = await output_of(*build.command, "--list-devices", data_dir=data_dir)
     except (OSError, asyncio.TimeoutError) as problem:
-        return ProgramFacts(None, None, f"{program.command[0]} cannot be run: {problem or 'it does not answer'}")
-    options = frozenset(re.findall(r"(?<![\w-])--([a-z][a-z0-9-]+)", usage))
-    known = clean_line(version[1].encode()) if version else None
-    if not options:
-        return ProgramFacts(known, None, f"{program.command[0]} cannot be run: {last_line(usage or said)}"
-                     + (" (LD_LIBRARY_PATH is not handed on: give it a wrapper script, or register the libraries "
-                        "with ldconfig)" if "shared librar" in usage + said else ""))
-    if "models-preset" not in options:
-        return ProgramFacts(
-            known,
-            options,
-            f"this llama-server ({known or 'of unknown version'}) is too old: it has no "
-            "router mode; install one from December 2025 or later",
-        )
-    return ProgramFacts(known, options)
+        return dataclasses.replace(build, problem=f"{build.path} cannot be run: "
+                                   + (str(problem) or "it does not answer"))
+    version = re.search(r"version: *([^\n]{1,100})", said)
+    devices = [{"name": name, "description": description, "total": int(total) * 2**20, "free": int(free) * 2**20}
+               for name, description, total, free in re.findall(DEVICE_LINE, listed)]
+    return dataclasses.replace(
+        build, version=clean_line(version[1].encode()) if version else None, options=options, devices=tuple(devices),
+        protocol=await asyncio.to_thread(protocol_of, build.path))
 
 
-async def output_of(*command: str) -> str:
-    """What a short-lived program writes, at most 1 MB of it."""
+async def probe_embedded(build: Build, data_dir: Path) -> Build:
+    """The embedded engine with its version."""
+    version = await asyncio.to_thread(embedded_engine_version)
+    return dataclasses.replace(build, version=version and f"{EMBEDDED_PACKAGE} {version}", protocol="state")
+
+
+def protocol_of(program: str) -> str:
+    """How `program` reports to the one that started it: "state", "ready", or "none" for not at all.
+
+    The text is in the program itself, or in a library beside it, where the build has shared libraries.
+    """
+    folder = Path(os.path.realpath(program)).parent
+    libraries = [path for pattern in ("lib*.so*", "lib*.dylib", "*.dll") for place in (folder, folder.parent / "lib")
+                 for path in place.glob(pattern) if re.search("llama|server", path.name)]
+    for path in (Path(program), *libraries):
+        with contextlib.suppress(OSError, ValueError), path.open("rb") as file, \
+                mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            if content.find(PROTOCOL + b":state") >= 0:
+                return "state"
+            if content.find(PROTOCOL) >= 0:
+                return "ready"
+    return "none"
+
+
+async def output_of(*command: str, data_dir: Path) -> str:
+    """What a short-lived program writes, at most 1 MB of it; TimeoutError where it does not come to an end."""
     process = await asyncio.create_subprocess_exec(
-        *command, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT, env=engine_environment(None, None), start_new_session=True)
-    assert process.stdout is not None
-    try:
+        *command, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+        env=engine_environment("", None, data_dir), start_new_session=True)
+
+    async def read() -> bytes:
+        assert process.stdout is not None
         written = b""
-        while block := await asyncio.wait_for(process.stdout.read(LOG_BLOCK), PROBE_TIMEOUT):
-            written = (written + block)[:2**20]
-        await asyncio.wait_for(process.wait(), PROBE_TIMEOUT)
+        while len(written) < PROBE_OUTPUT and (block := await process.stdout.read(LOG_BLOCK)):
+            written += block
+        return written
+    try:
+        written = await asyncio.wait_for(read(), PROBE_TIMEOUT)
         return written.decode("utf-8", "replace")
     finally:
-        if process.returncode is None:
-            kill_group(process.pid)
+        kill_group(process.pid)  # with what it may have started; usually nothing is left
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(process.communicate(), 1)  # its pipe is read to the end, or it would stay open
 
 
 def last_line(text: str) -> str:
@@ -4330,21 +4456,89 @@ def last_line(text: str) -> str:
     return clean_line(lines[-1][:500].encode("utf-8", "replace")) if lines else "it writes nothing"
 
 
-def engine_environment(key: str | None, cache: Path | None) -> dict[str, str]:
-    """The engine's environment: what is known to be harmless, and the secrets that it needs.
+def engine_environment(key: str, build: Build | None, data_dir: Path) -> dict[str, str]:
+    """An engine's environment: ours, but for what would override its options, and with its API key.
 
-    LD_LIBRARY_PATH is withheld with everything else that loads code: an engine that needs it is started
-    through a wrapper script, which is named from outside like any program. `cache` replaces the Hugging Face
-    cache, so that the router does not list its models beside the library's own.
+    llama-server also reads ~/.config/llama.cpp/config.ini, and an API key there would lock us out: it finds none,
+    unless LLAMADASH_KEEP_ENGINE_CONFIG is 1.
     """
-    passed = {name: value for name, value in os.environ.items()
-              if name in PASSED_VARIABLES
-              or (name.startswith(PASSED_PREFIXES) and not name.startswith(WITHHELD_PREFIXES))}
+    passed = {name: value for name, value in os.environ.items() if not re.match(WITHHELD, name)}
+    if os.environ.get("LLAMADASH_KEEP_ENGINE_CONFIG") != "1":
+        passed["XDG_CONFIG_HOME"] = str((data_dir / "engine-config").absolute())
     if key:
         passed["LLAMA_API_KEY"] = key
-    if cache:
-        passed["HF_HUB_CACHE"] = passed["LLAMA_CACHE"] = str(cache)
+    if build and build.protocol != "none":
+        passed["LLAMA_SERVER_ROUTER_PORT"] = "0"  # that it is set is all that counts
     return passed
+
+
+def engine_arguments(build: Build, model: Json, parameters: Json, port: int, alias: str,
+                     devices: Iterable[str] | None = None) -> tuple[list[str], list[str]]:
+    """The command line that serves `model` with `parameters`, and the parameters that the build does not know.
+
+    `devices` are the names of those to use where the parameters name none.
+    """
+    values = {key: value for key, value in preset_section({**model, "parameters": parameters}).items()
+              if key not in {"model", *OURS} and not (key in LEFT_TO_ENGINE and value == -1)}
+    if devices := list(devices or ()):
+        values.setdefault("device", ",".join(devices))
+    rendered = {key: option_words(build, key, accepted_value(key, value, values)) for key, value in values.items()}
+    words = [word for option in rendered.values() for word in option or ()]
+    served = ["--model", model["path"], "--host", "127.0.0.1", "--port", str(port), "--alias", alias]
+    return ([*build.command, *served, *fixed_words(build), *words],
+            [key for key, option in rendered.items() if option is None])
+
+
+def accepted_value(key: str, value: Any, parameters: Json) -> Any:
+    """`value` of a parameter, or what means the same where newer builds refuse it."""
+    if key == "n-cpu-moe":
+        return min(value, MAX_CPU_MOE)
+    if key == "repeat-last-n" and value < 0:
+        return parameters.get("ctx-size") or WHOLE_CONTEXT
+    return 1.0 if key == "repeat-penalty" and value == 0 else value
+
+
+def fixed_words(build: Build) -> list[str]:
+    """The options that every model gets where the build knows them."""
+    if build.options is None:
+        return ["--metrics", "on", "--slots", "on"]
+    page = "no-ui" if "no-ui" in build.options else "no-webui"
+    switches = [f"--{name}" for name in ("metrics", "slots", page, "log-jsonl") if name in build.options]
+    return [*switches, *(["--log-colors", "off"] if build.options.get("log-colors") else [])]
+
+
+def option_words(build: Build, key: str, value: Any) -> list[str] | None:
+    """The words for one parameter as the build spells it; None where it knows neither it nor such a value."""
+    text, options = preset_value(value), build.options
+    if options is None:
+        return [f"--{key}", text] if key in {*EMBEDDED_OPTIONS, *COMPOSED_OPTIONS} else None
+    names = (key, *PARAMETERS[key].aliases)
+    name = next((name for name in names if name in options), None)
+    if isinstance(value, bool) and not (name and options[name]):
+        return switch_words(options, name, names, value)
+    if name is None and key == "load-mode" and set(LOAD_MODES[text]) <= set(options):
+        return [f"--{name}" for name in LOAD_MODES[text]]
+    if name is None or not has_choice(PARAMETERS[key], options[name], text):
+        return None
+    if not options[name]:  # a switch then, such as flash-attn until August 2025
+        return [f"--{name}"] if text == "on" else []
+    return [f"--{name}", text]
+
+
+def switch_words(options: Mapping[str, str], on: str | None, names: tuple[str, ...], value: bool) -> list[str] | None:
+    """The word that turns a switch on or off, none where that is how it is; None where there is no such switch."""
+    negations = (f"no-{name.removesuffix(end)}" for name in names for end in ("", "-auto"))  # --no-mmproj
+    off = next((name for name in negations if name in options), None)
+    chosen = on if value else off
+    return [f"--{chosen}"] if chosen else [] if on or off else None
+
+
+def has_choice(parameter: Parameter, hint: str, text: str) -> bool:
+    """Whether an option takes `text`, where the `hint` of its value lists what it takes."""
+    listed = re.findall(r"[\w.+-]+", hint) if re.search("[|,]", hint) else []
+    if not listed or not (parameter.kind == "choice" or parameter.key == "spec-type"):
+        return True
+    return set(text.split(",")) <= set(listed)
 
 
 def engine_hint() -> Json:
@@ -4395,105 +4589,36 @@ def free_port(host: str) -> int:
         return int(probe_socket.getsockname()[1])
 
 
-# Runs beside the engine and outlives llamadash by a second: when the pipe to llamadash closes, by whatever
-# death, it ends the process group that it was last told. Written for python -I -S: no site, no user code.
-GUARD = """
-import os, signal, sys, time
-group = 0
-for line in iter(sys.stdin.buffer.readline, b""):
-    group = int(line)
-def send(sign):
-    try:
-        os.killpg(group, sign)
-    except OSError:
-        sys.exit()
-if group > 1:
-    send(signal.SIGTERM)
-    for _ in range(10):
-        time.sleep(0.1)
-        send(0)
-    send(signal.SIGKILL)
-"""
-
-
-GUARD_PAUSE = 0.5  # s before a guard that ended is started again
-
-
-class Guard:
-    """Makes sure that no engine outlives llamadash, even when that is killed."""
-
-    def __init__(self) -> None:
-        self.process: asyncio.subprocess.Process | None = None
-        self.group = 0
-        self.starting = asyncio.Lock()  # of two guards the forgotten one would end the engine
-        self.keeper: asyncio.Task[None] | None = None
-
-    async def watch(self, group: int) -> None:
-        """End process group `group` when llamadash is gone; 0 stops watching."""
-        if os.name == "nt":
-            return
-        self.group = group
-        await self.tell()
-        if self.keeper is None or self.keeper.done():
-            self.keeper = asyncio.create_task(self.keep(), name="guard")
-
-    async def tell(self) -> None:
-        """Tell the guard process what it is to watch; starts one where there is none."""
-        async with self.starting:
-            if self.process is None or self.process.returncode is not None:
-                self.process = await asyncio.create_subprocess_exec(
-                    sys.executable, "-I", "-S", "-c", GUARD, stdin=asyncio.subprocess.PIPE,
-                    stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL,
-                    start_new_session=True, env={})
-            assert self.process.stdin is not None
-            with contextlib.suppress(ConnectionError):
-                self.process.stdin.write(b"%d\n" % self.group)
-                await self.process.stdin.drain()
-
-    async def keep(self) -> None:
-        """Start a new guard whenever the process ends while it is needed."""
-        while True:
-            if self.process is not None:
-                await self.process.wait()
-            await asyncio.sleep(GUARD_PAUSE)
-            with contextlib.suppress(OSError):  # no process can be started now: later, then
-                await self.tell()
-
-    async def close(self) -> None:
-        """End the guard itself."""
-        if self.keeper is not None:
-            await cancelled([self.keeper])
-        if self.process is not None and self.process.stdin is not None:
-            if self.process.returncode is None:
-                self.group = 0
-                await self.tell()
-            self.process.stdin.close()
-            await self.process.wait()
-
-
-def remember_engine(file: Path, pid: int, preset: Path) -> None:
-    """Note which process is ours, so that the next start can end it should it be left over."""
-    with contextlib.suppress(OSError, psutil.Error):
-        started = psutil.Process(pid).create_time()
-        write_privately(file, json.dumps({"pid": pid, "started": started, "preset": str(preset)}))
-
-
-def end_leftover_engine(file: Path) -> bool:
-    """End the engine that `file` names if it is still that very process; True if one was ended."""
-    try:
-        noted = json.loads(file.read_text("utf-8"))
-        process = psutil.Process(int(noted["pid"]))
-        ours = abs(process.create_time() - noted["started"]) < 0.1 and noted["preset"] in process.cmdline()
-    except (OSError, ValueError, KeyError, TypeError, psutil.Error):
-        ours = False
-    if ours:
-        kill_group(process.pid)
-    with contextlib.suppress(OSError):
-        file.unlink()
-    return ours
-
-
 INSTALL_LIMIT = 900.0  # seconds; a slow line needs minutes for the 20 MB
+
+
+@on("engines:list", error="LIST_ENGINES_FAILED", cost=5)
+async def engines_list(dash: Dash) -> Json:
+    """The engine programs of this machine, looked for again."""
+    await dash.builds.refresh()
+    return dash.builds.as_json(dash.engine_config(), dash.db.models())
+
+
+@on("engines:use", error="USE_ENGINE_FAILED", cost=5)
+async def engines_use(dash: Dash, *, id: Annotated[str, Length(1, 96)]) -> Json:
+    """Run the models that choose no build with this one, from their next load on."""
+    build, config = dash.builds.get(id), dash.engine_config()
+    if build.problem:
+        raise InvalidRequest(build.problem, field="id")
+    if id != "given" and "given" in dash.builds.builds:
+        raise Conflict("The engine is fixed by --llama-server.")
+    dash.db.save_config(config["revision"], {"build": id}, config)
+    dash.load_engine_config()
+    await dash.broadcast("config:updated", {"config": dash.engine_config()})
+    return await announce_build(dash, id)
+
+
+async def announce_build(dash: Dash, id: str) -> Json:
+    """Tell everybody of a build that is new or chosen."""
+    builds = dash.builds.as_json(dash.engine_config(), dash.db.models())["builds"]
+    result = {"build": next(build for build in builds if build["id"] == id)}
+    await dash.broadcast("engines:update", result)
+    return result
 
 
 @on("engine:install", error="INSTALL_ENGINE_FAILED", cost=20)
@@ -4501,34 +4626,40 @@ async def engine_install(dash: Dash) -> Json:
     """Install the embedded engine; answers as soon as that is under way, `engine:install` has the output."""
     if any(task.get_name() == "engine install" for task in dash.tasks):
         raise Conflict("The embedded engine is being installed already.")
-    if embedded_python() is None:
-        dash.spawn(install_engine(dash), "engine install")
+    dash.spawn(install_engine(dash), "engine install")
     return {"engine": dash.engine.snapshot()}
 
 
 async def install_engine(dash: Dash) -> None:
-    """Install the embedded engine where this Python finds it, or into data/venv, and start it."""
+    """Install the embedded engine where there is none, and say how that went."""
+    problem = None if await asyncio.to_thread(embedded_python) else await installation_problem(dash)
+    await dash.builds.refresh()
+    success = problem is None and "embedded" in dash.builds.builds
+    line = "The embedded engine is installed." if success else \
+        f"The embedded engine was not installed: {problem or 'Python does not find it'}."
+    log.log(logging.INFO if success else logging.ERROR, line)
+    await dash.broadcast("engine:install", {"line": line, "done": True, "success": success})
+    if success:
+        await announce_build(dash, "embedded")
+
+
+async def installation_problem(dash: Dash) -> str | None:
+    """Why the embedded engine could not be installed where this Python finds it, or into data/venv; None: it was."""
     own = sys.prefix != sys.base_prefix  # a virtual environment may be added to, the system's Python may not
     pip = ["-m", "pip", "install", "--disable-pip-version-check", "--progress-bar", "off"]
     commands = [[sys.executable, *pip, EMBEDDED_REQUIREMENT]] if own else [
         venv_commands([])[0], [str(VENV_PYTHON), *pip, *script_dependencies(Path(__file__)), EMBEDDED_REQUIREMENT]]
     try:
-        success = True
         for command in commands:
-            success = success and await asyncio.wait_for(told(dash, command), INSTALL_LIMIT) == 0
+            if code := await asyncio.wait_for(broadcast_output(dash, command), INSTALL_LIMIT):
+                return f"{Path(command[0]).name} ended with status {code}"
     except (OSError, asyncio.TimeoutError) as problem:
-        await dash.broadcast("engine:install", {"line": str(problem) or "it took too long", "done": False})
-        success = False
+        return str(problem) or f"it took more than {INSTALL_LIMIT / 60:.0f} minutes"
     importlib.invalidate_caches()
-    success = success and embedded_python() is not None
-    log.info("installing the embedded engine %s", "succeeded" if success else "failed")
-    await dash.broadcast("engine:install", {"line": "", "done": True, "success": success})
-    if success:
-        with contextlib.suppress(EngineUnavailable, EngineFailed):  # the engine's state says why
-            await dash.engine.start()
+    return None
 
 
-async def told(dash: Dash, command: list[str]) -> int:
+async def broadcast_output(dash: Dash, command: list[str]) -> int:
     """Run `command`, broadcasting what it writes, and return its exit code."""
     process = await asyncio.create_subprocess_exec(
         *command, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT)
@@ -7191,22 +7322,12 @@ class Upstreams:
 
 # -- Embedded engine ------------------------------------------------------------------------------
 
-#
-# `llamadash.py embedded-engine` speaks llama-server's router API and prints its log lines, so the
-# supervisor needs no other code for it. Each loaded model is a child process of its own: xllamacpp
-# contains llama-server's own code for children, which reports its states as lines on stdout.
+# `llamadash.py embedded-engine` serves one model with xllamacpp, which is llama-server's own code inside Python: it
+# takes the options that engine_arguments renders, each with a value, and reports as llama-server's children do.
 
 EMBEDDED_SLOTS = 4  # llama-server's own number where `parallel` is not given, with one shared cache
-EMBEDDED_STOP_TIMEOUT = 10  # seconds from the request to exit until a child is killed
-EMBEDDED_BODY = 512 * 2**20  # bytes of a request: base64 images and audio are in it
-EMBEDDED_BLOCK = 64 * 2**10  # bytes read at once from a child or passed on to a client
-EMBEDDED_LINE = 2**20  # bytes of a child's line without an end before it is cut
-EMBEDDED_LISTENER = 1000  # events that wait for a reader of /models/sse before it is dropped
-EMBEDDED_CONNECT = 30  # seconds for a connection to a child; it is on this machine, but may be busy
-CHILD_STATE = b"cmd_child_to_router:state:"  # what llama.cpp's children write before a state
-CHILD_EXIT = b"cmd_router_to_child:exit\n"  # what they end at
+CHILD_EXIT = b"cmd_router_to_child:exit\n"  # what llama.cpp's children end at
 CHILD_LOG_TIME = 0.3  # seconds in which the thread that writes llama.cpp's log says why a load failed
-TRUTHY, FALSY = frozenset({"on", "enabled", "true", "1"}), frozenset({"off", "disabled", "false", "0"})
 
 
 def embedded_engine_version() -> str | None:
@@ -7218,10 +7339,8 @@ def embedded_engine_version() -> str | None:
 
 
 def truth(text: str) -> bool:
-    """A switch's value as llama-server reads it; ValueError where it is neither on nor off."""
-    if text in TRUTHY or text in FALSY:
-        return text in TRUTHY
-    raise ValueError(f"'{text}' is neither on nor off")
+    """A switch's value."""
+    return {"on": True, "off": False}[text]
 
 
 def negated(text: str) -> bool:
@@ -7232,18 +7351,13 @@ def negated(text: str) -> bool:
 def enumerated(kind: str, prefix: str, **names: str) -> Callable[[str], Any]:
     """A reader of option values that are members of xllamacpp's enumeration `kind`, less `prefix`."""
     def read(text: str) -> Any:
-        import xllamacpp  # here, because only children need it
+        import xllamacpp  # not at the top: only this child needs it
         member = re.sub("[-+]", "_", names.get(text, text).upper())
         try:
             return getattr(xllamacpp, kind)[prefix + member]
         except KeyError:
             raise ValueError(f"unknown value '{text}'") from None
     return read
-
-
-def layers(text: str) -> int:
-    """The number of GPU layers: a number, `auto` or `all`."""
-    return {"auto": -1, "all": -2}.get(text) or int(text)
 
 
 def comma_list(kind: Callable[[str], Any], length: int = 0) -> Callable[[str], list[Any]]:
@@ -7256,18 +7370,13 @@ def comma_list(kind: Callable[[str], Any], length: int = 0) -> Callable[[str], l
 
 def mebibytes(text: str) -> int:
     """Bytes of a number of MiB."""
-    return int(text) * 2**20
+    return int(float(text) * 2**20)
 
 
 def adapters(text: str) -> list[Any]:
-    """LoRA adapters: `path` or `path:scale`, separated by commas."""
+    """LoRA adapters, in full strength."""
     import xllamacpp
-    found = []
-    for item in text.split(","):
-        path, _, scale = item.rpartition(":")
-        scaled = bool(path) and re.fullmatch(r"-?[0-9.]+", scale)
-        found.append(xllamacpp.CommonAdapterLoraInfo(path if scaled else item, float(scale) if scaled else 1.0))
-    return found
+    return [xllamacpp.CommonAdapterLoraInfo(path, 1.0) for path in text.split(",")]
 
 
 def template_arguments(text: str) -> dict[str, str]:
@@ -7278,7 +7387,7 @@ def template_arguments(text: str) -> dict[str, str]:
 def with_reasoning(options: dict[str, str]) -> dict[str, str]:
     """`options` with what `reasoning` and `reasoning-effort` say to the chat template."""
     own = json.loads(options.get("chat-template-kwargs") or "{}")
-    if (switch := options.get("reasoning", "auto")) in TRUTHY | FALSY:
+    if (switch := options.get("reasoning", "auto")) in ("on", "off"):
         own["enable_thinking"] = truth(switch)
     if (effort := options.get("reasoning-effort", "default")) != "default":
         own["reasoning_effort"] = effort
@@ -7299,8 +7408,7 @@ def seed(text: str) -> int:
 
 
 CACHE_TYPE = enumerated("ggml_type", "GGML_TYPE_")
-REASONING = {"auto": -1, **dict.fromkeys(TRUTHY, 1), **dict.fromkeys(FALSY, 0)}
-# llama-server's option: where CommonParams has it, and how its text is read.
+# A parameter, or an option that every model gets: where CommonParams has it, and how its text is read.
 EMBEDDED_OPTIONS: dict[str, tuple[str, Callable[[str], Any]]] = {
     "model": ("model.path", str),
     "mmproj": ("mmproj.path", str),
@@ -7322,34 +7430,29 @@ EMBEDDED_OPTIONS: dict[str, tuple[str, Callable[[str], Any]]] = {
     "context-shift": ("ctx_shift", truth),
     "swa-full": ("swa_full", truth),
     "ctx-checkpoints": ("n_ctx_checkpoints", int),
-    "checkpoint-min-step": ("checkpoint_min_step", int),
     "cache-ram": ("cache_ram_mib", int),
     "cache-reuse": ("n_cache_reuse", int),
     "cache-prompt": ("cache_prompt", truth),
-    "cache-idle-slots": ("cache_idle_slots", truth),
     "cache-type-k": ("cache_type_k", CACHE_TYPE),
     "cache-type-v": ("cache_type_v", CACHE_TYPE),
     "kv-offload": ("no_kv_offload", negated),
     "op-offload": ("no_op_offload", negated),
     "repack": ("no_extra_bufts", negated),
-    "no-host": ("no_host", truth),
     "threads": ("cpuparams.n_threads", int),
     "threads-batch": ("cpuparams_batch.n_threads", int),
-    "threads-http": ("n_threads_http", int),
     "prio": ("cpuparams.priority", enumerated("ggml_sched_priority", "GGML_SCHED_PRIO_", **{
-        "-1": "low", "0": "normal", "1": "medium", "2": "high", "3": "realtime"})),
+        "-1": "low", "0": "normal", "1": "medium", "2": "high"})),
     "poll": ("cpuparams.poll", int),
     "numa": ("numa", enumerated("ggml_numa_strategy", "GGML_NUMA_STRATEGY_")),
     "load-mode": ("load_mode", enumerated("llama_load_mode", "LLAMA_LOAD_MODE_", dio="direct_io")),
-    "lazy-mode": ("lazy_mode", enumerated("llama_lazy_mode", "LLAMA_LAZY_MODE_")),
     "check-tensors": ("check_tensors", truth),
-    "n-gpu-layers": ("n_gpu_layers", layers),
+    "n-gpu-layers": ("n_gpu_layers", int),
     "split-mode": ("split_mode", enumerated("llama_split_mode", "LLAMA_SPLIT_MODE_")),
     "tensor-split": ("tensor_split", comma_list(float, 128)),
     "main-gpu": ("main_gpu", int),
     "override-tensor": ("tensor_buft_overrides", str),
-    "flash-attn": ("flash_attn_type", enumerated("llama_flash_attn_type", "LLAMA_FLASH_ATTN_TYPE_", **{
-        **dict.fromkeys(TRUTHY, "enabled"), **dict.fromkeys(FALSY, "disabled")})),
+    "flash-attn": ("flash_attn_type", enumerated(
+        "llama_flash_attn_type", "LLAMA_FLASH_ATTN_TYPE_", on="enabled", off="disabled")),
     "fit": ("fit_params", truth),
     "fit-target": ("fit_params_target", comma_list(mebibytes)),
     "fit-ctx": ("fit_params_min_ctx", int),
@@ -7363,44 +7466,26 @@ EMBEDDED_OPTIONS: dict[str, tuple[str, Callable[[str], Any]]] = {
     "yarn-beta-slow": ("yarn_beta_slow", float),
     "yarn-beta-fast": ("yarn_beta_fast", float),
     "lora": ("lora_adapters", adapters),
-    "lora-scaled": ("lora_adapters", adapters),
-    "lora-init-without-apply": ("lora_init_without_apply", truth),
     "warmup": ("warmup", truth),
-    "escape": ("escape", truth),
-    "special": ("special", truth),
-    "reverse-prompt": ("antiprompt", comma_list(str)),
     "pooling": ("pooling_type", enumerated("llama_pooling_type", "LLAMA_POOLING_TYPE_")),
-    "embedding": ("embedding", truth),
-    "embd-normalize": ("embd_normalize", int),
+    "embeddings": ("embedding", truth),
     "jinja": ("use_jinja", truth),
     "chat-template": ("chat_template", str),
-    "chat-template-file": ("chat_template", lambda text: Path(text).read_text("utf-8")),
     "chat-template-kwargs": ("default_template_kwargs", template_arguments),
     "prefill-assistant": ("prefill_assistant", truth),
-    "skip-chat-parsing": ("force_pure_content_parser", truth),
-    "reasoning": ("enable_reasoning", REASONING.__getitem__),
+    "reasoning": ("enable_reasoning", {"auto": -1, "on": 1, "off": 0}.__getitem__),
     "reasoning-format": ("reasoning_format", enumerated("common_reasoning_format", "COMMON_REASONING_FORMAT_")),
     "reasoning-budget": ("sampling.reasoning_budget_tokens", int),
-    "reasoning-budget-message": ("sampling.reasoning_budget_message", str),
-    "slot-prompt-similarity": ("slot_prompt_similarity", float),
-    "sleep-idle-seconds": ("sleep_idle_seconds", int),
     "timeout": ("timeout_read", int),
-    "sse-ping-interval": ("sse_ping_interval", int),
     "metrics": ("endpoint_metrics", truth),
     "slots": ("endpoint_slots", truth),
-    "props": ("endpoint_props", truth),
-    "verbosity": ("verbosity", int),
-    "offline": ("offline", truth),
-    "perf": ("no_perf", negated),
-    "samplers": ("sampling.samplers", str),
     "sampling-seq": ("sampling.samplers", sampler_letters),
     "seed": ("sampling.seed", seed),
-    "ignore-eos": ("sampling.ignore_eos", truth),
     "temp": ("sampling.temp", float),
     "top-k": ("sampling.top_k", int),
     "top-p": ("sampling.top_p", float),
     "min-p": ("sampling.min_p", float),
-    "typical": ("sampling.typ_p", float),
+    "typical-p": ("sampling.typ_p", float),
     "xtc-probability": ("sampling.xtc_probability", float),
     "xtc-threshold": ("sampling.xtc_threshold", float),
     "repeat-last-n": ("sampling.penalty_last_n", int),
@@ -7408,79 +7493,29 @@ EMBEDDED_OPTIONS: dict[str, tuple[str, Callable[[str], Any]]] = {
     "presence-penalty": ("sampling.penalty_present", float),
     "frequency-penalty": ("sampling.penalty_freq", float),
     "dry-multiplier": ("sampling.dry_multiplier", float),
-    "dry-base": ("sampling.dry_base", float),
-    "dry-allowed-length": ("sampling.dry_allowed_length", int),
-    "dry-penalty-last-n": ("sampling.dry_penalty_last_n", int),
-    "dynatemp-range": ("sampling.dynatemp_range", float),
-    "dynatemp-exp": ("sampling.dynatemp_exponent", float),
     "mirostat": ("sampling.mirostat", int),
-    "mirostat-lr": ("sampling.mirostat_eta", float),
-    "mirostat-ent": ("sampling.mirostat_tau", float),
-    "adaptive-target": ("sampling.adaptive_target", float),
-    "adaptive-decay": ("sampling.adaptive_decay", float),
-    "backend-sampling": ("sampling.backend_sampling", truth),
     "spec-type": ("speculative.types", comma_list(enumerated("common_speculative_type", "COMMON_SPECULATIVE_TYPE_"))),
     "model-draft": ("speculative.draft.mparams.path", str),
     "spec-draft-n-max": ("speculative.draft.n_max", int),
     "spec-draft-n-min": ("speculative.draft.n_min", int),
     "spec-draft-p-min": ("speculative.draft.p_min", float),
-    "spec-draft-p-split": ("speculative.draft.p_split", float),
-    "spec-draft-threads": ("speculative.draft.cpuparams.n_threads", int),
-    "spec-draft-ngl": ("speculative.draft.n_gpu_layers", layers),
-    "spec-draft-type-k": ("speculative.draft.cache_type_k", CACHE_TYPE),
-    "spec-draft-type-v": ("speculative.draft.cache_type_v", CACHE_TYPE),
-    "spec-ngram-mod-n-min": ("speculative.ngram_mod.n_min", int),
-    "spec-ngram-mod-n-max": ("speculative.ngram_mod.n_max", int),
-    "spec-ngram-mod-n-match": ("speculative.ngram_mod.n_match", int),
-    "spec-ngram-simple-size-n": ("speculative.ngram_simple.size_n", int),
-    "spec-ngram-simple-size-m": ("speculative.ngram_simple.size_m", int),
-    "spec-ngram-simple-min-hits": ("speculative.ngram_simple.min_hits", int),
-}
-# The other names that llama-server knows for them; `!` before one whose meaning is the opposite.
-EMBEDDED_ALIASES = {
-    "m": "model", "mm": "mmproj", "a": "alias", "c": "ctx-size", "n": "predict", "n-predict": "predict",
-    "b": "batch-size", "ub": "ubatch-size", "np": "parallel", "kvu": "kv-unified", "cb": "cont-batching",
-    "swa-checkpoints": "ctx-checkpoints", "ctxcp": "ctx-checkpoints", "cms": "checkpoint-min-step",
-    "cram": "cache-ram", "ctk": "cache-type-k", "ctv": "cache-type-v", "t": "threads", "tb": "threads-batch",
-    "lm": "load-mode", "lzm": "lazy-mode", "ngl": "n-gpu-layers", "gpu-layers": "n-gpu-layers",
-    "sm": "split-mode", "ts": "tensor-split", "mg": "main-gpu", "ot": "override-tensor", "fa": "flash-attn",
-    "fitt": "fit-target", "fitc": "fit-ctx", "e": "escape", "sp": "special", "r": "reverse-prompt",
-    "embeddings": "embedding", "rea": "reasoning", "sps": "slot-prompt-similarity", "to": "timeout",
-    "lv": "verbosity", "log-verbosity": "verbosity", "s": "seed", "sampler-seq": "sampling-seq", "temperature": "temp",
-    "typical-p": "typical", "bs": "backend-sampling", "md": "model-draft", "spec-draft-model": "model-draft",
-    "td": "spec-draft-threads", "threads-draft": "spec-draft-threads", "draft-p-min": "spec-draft-p-min",
-    "draft-p-split": "spec-draft-p-split", "ngld": "spec-draft-ngl", "gpu-layers-draft": "spec-draft-ngl",
-    "n-gpu-layers-draft": "spec-draft-ngl", "ctkd": "spec-draft-type-k", "ctvd": "spec-draft-type-v",
-    "cache-type-k-draft": "spec-draft-type-k", "cache-type-v-draft": "spec-draft-type-v",
-    "nkvo": "!kv-offload", "nr": "!repack", "nocb": "!cont-batching", "no-mmproj": "!mmproj-auto",
-    "rerank": "reranking",
+    "n-gpu-layers-draft": ("speculative.draft.n_gpu_layers", int),
+    "cache-type-k-draft": ("speculative.draft.cache_type_k", CACHE_TYPE),
+    "cache-type-v-draft": ("speculative.draft.cache_type_v", CACHE_TYPE),
 }
 COMPOSED_OPTIONS = frozenset({"reranking", "reasoning-effort"})  # several attributes, or part of one
-PRESET_ONLY = frozenset({"load-on-startup", "stop-timeout"})
-PRESET_IGNORED = frozenset({"version", "dedup-cache-models", "log-colors", "log-jsonl"})
-
-
-def known_option(name: str, value: str) -> tuple[str, str] | None:
-    """llama-server's main name for option `name`, and its value; None for one not supported here."""
-    main = EMBEDDED_ALIASES.get(name, name)
-    if main not in EMBEDDED_OPTIONS and main.removeprefix("no-") in EMBEDDED_OPTIONS:
-        main = "!" + main.removeprefix("no-")
-    if main.startswith("!"):
-        return main[1:], "off" if value in TRUTHY else "on"
-    return (main, value) if main in {*EMBEDDED_OPTIONS, *COMPOSED_OPTIONS, *PRESET_ONLY} else None
-
-
 OPTION_ERRORS = (ValueError, TypeError, KeyError, OverflowError, AssertionError, AttributeError, OSError)
 
 
 def embedded_parameters(options: dict[str, str]) -> Any:
-    """xllamacpp's CommonParams for llama-server's `options`; ValueError names the one that is wrong."""
+    """xllamacpp's CommonParams for `options`; ValueError names the one that is wrong."""
     import xllamacpp
     parameters = xllamacpp.CommonParams()
-    parameters.cors_origins = "http://127.0.0.1"  # no page of a browser is to reach a child
+    parameters.ui = False
+    parameters.cors_origins = "http://127.0.0.1"  # no page of a browser is to reach it
     options = with_reasoning(options)
     if truth(options.pop("reranking", "off")):
-        options = {**options, "embedding": "on", "pooling": "rank"}
+        options = {**options, "embeddings": "on", "pooling": "rank"}
     if options.get("parallel", "-1") == "-1":
         options = {"kv-unified": "on", **options, "parallel": str(EMBEDDED_SLOTS)}
     for name, text in options.items():
@@ -7491,7 +7526,7 @@ def embedded_parameters(options: dict[str, str]) -> Any:
         except OPTION_ERRORS as problem:
             raise ValueError(f"error while handling argument \"--{name}\": {problem}") from problem
         # A value of the user's own goes before what the model's file recommends.
-        flag = f"COMMON_PARAMS_SAMPLING_CONFIG_{name.upper().replace('-', '_')}"
+        flag = f"COMMON_PARAMS_SAMPLING_CONFIG_{attribute.upper()}"
         chosen = getattr(xllamacpp.common_params_sampling_config, flag, 0)
         parameters.sampling.user_sampling_config |= int(chosen)
     if os.environ.get("LLAMA_API_KEY"):
@@ -7499,32 +7534,44 @@ def embedded_parameters(options: dict[str, str]) -> Any:
     return parameters
 
 
-def die_with(parent: int) -> None:
-    """End this process when `parent` ends, however that ends, where the system can do that (Linux)."""
-    if sys.platform == "linux":
-        import ctypes
-        set_parent_death_signal = 1  # PR_SET_PDEATHSIG
-        ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL, 0, 0, 0)
-    if os.name != "nt" and os.getppid() != parent:
+def end_with_parent() -> None:
+    """End this process when the one that started it ends, however that ends, where the system can do that (Linux)."""
+    if sys.platform != "linux":
+        return
+    import ctypes
+    import select
+    set_parent_death_signal = 1  # PR_SET_PDEATHSIG
+    ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL, 0, 0, 0)
+    poller = select.poll()
+    poller.register(0, 0)
+    if any(event & select.POLLHUP for _, event in poller.poll(0)):
         os._exit(1)  # it ended before we could ask
 
 
-def embedded_child(parent: int, options: dict[str, str]) -> int:
-    """Serve one model until the router says so on standard input (0), or is gone (1).
+def embedded_options(argv: list[str]) -> dict[str, str]:
+    """The options of the command line, each of which has a value; ValueError as llama-server would say it."""
+    options = dict(zip(argv[::2], argv[1::2], strict=True))
+    for name in options:
+        if not name.startswith("--") or name[2:] not in {*EMBEDDED_OPTIONS, *COMPOSED_OPTIONS}:
+            raise ValueError(f"error: invalid argument: {name}")
+    return {name[2:]: value for name, value in options.items()}
 
-    Loading holds the interpreter: nothing of ours runs until it is done, so the router kills a child
-    that is to stop before. llama.cpp's own code for children would end the process at the end of its
-    standard input without leaving the server time: it gets a pipe of ours in its place.
+
+def embedded_engine(argv: list[str]) -> int:
+    """Serve one model until standard input says so (0), or is closed (1).
+
+    Loading holds the interpreter: nothing of ours runs until it is done, so a signal has to end the process by
+    itself. llama.cpp's own code for children would end the process at the end of its standard input without leaving
+    the server time: it gets a pipe of ours in its place.
     """
-    die_with(parent)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl+C reaches the whole group: the router decides
-    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+    end_with_parent()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl+C reaches the whole group: llamadash decides
     os.environ.setdefault("LLAMA_SERVER_ROUTER_PORT", "0")  # makes xllamacpp report its states
-    import xllamacpp
     try:
-        parameters = embedded_parameters(options)
-    except ValueError as problem:
-        embedded_log("E", "child", str(problem))
+        import xllamacpp
+        parameters = embedded_parameters(embedded_options(argv))
+    except (ImportError, ValueError) as problem:
+        print(problem, file=sys.stderr)
         return 1
     commands = os.fdopen(os.dup(0), "rb")
     reading, writing = os.pipe()
@@ -7532,736 +7579,15 @@ def embedded_child(parent: int, options: dict[str, str]) -> int:
     try:
         server = xllamacpp.Server(parameters)
     except RuntimeError as problem:
-        embedded_log("E", "child", f"failed to load the model: {problem}")
-        sys.stderr.flush()
+        print(f"error: failed to load the model: {problem}", file=sys.stderr, flush=True)
         time.sleep(CHILD_LOG_TIME)
         os._exit(1)  # threads of the server may still hold its memory
-    asked = any(line == CHILD_EXIT for line in commands)
-    if not asked:
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+    if not any(line == CHILD_EXIT for line in commands):
         os._exit(1)
     os.write(writing, CHILD_EXIT)
     del server
     return 0
-
-
-def embedded_log(level: str, where: str, message: str) -> None:
-    """One line on standard error as llama-server prints it; `level` is I, W, E or D."""
-    us = time.monotonic_ns() // 1000 - EMBEDDED_START
-    prefix = f"{us // 60_000_000}.{us // 1_000_000 % 60:02}.{us // 1000 % 1000:03}.{us % 1000:03}"
-    with contextlib.suppress(OSError):  # whoever read it is gone
-        print(f"{prefix} {level} srv  {where[:12]:>12}: {message}", file=sys.stderr, flush=True)
-
-
-EMBEDDED_START = time.monotonic_ns() // 1000  # µs; the log counts from here
-
-
-class RouterError(Exception):
-    """A request that fails as llama-server's would, with an HTTP `status` and an error `type`."""
-    TYPES: ClassVar = {400: "invalid_request_error", 401: "authentication_error", 404: "not_found_error",
-             500: "server_error", 501: "not_supported_error", 503: "unavailable_error"}
-
-    def __init__(self, status: int, message: str) -> None:
-        super().__init__(message)
-        self.status = status
-
-    def response(self) -> web.Response:
-        """The error as llama-server's JSON."""
-        error = {"code": self.status, "message": str(self), "type": self.TYPES[self.status]}
-        return web.json_response({"error": error}, status=self.status)
-
-
-@dataclass(eq=False, repr=False)
-class RouterOptions:
-    """What belongs to the router alone; `overrides` are options of models from the command line."""
-    host: str
-    port: int
-    presets: Path | None
-    models_max: int
-    autoload: bool
-    overrides: dict[str, str]
-
-
-@dataclass(eq=False, repr=False)
-class RoutedModel:
-    """One section of the presets, and its process while it has one."""
-    name: str
-    preset: dict[str, str]
-    status: str = "unloaded"
-    port: int = 0
-    args: list[str] = field(default_factory=list)
-    process: asyncio.subprocess.Process | None = None
-    stopping: bool = False
-    exit_code: int = 0
-    requests: int = 0
-    last_used: float = 0.0
-    info: Json = field(default_factory=dict)
-
-    @property
-    def running(self) -> bool:
-        """Whether it has a process, ready or not."""
-        return self.status != "unloaded"
-
-    @property
-    def ready(self) -> bool:
-        """Whether its process takes requests; a sleeping one wakes up for them."""
-        return self.status in ("loaded", "sleeping") and not self.stopping
-
-    @property
-    def stop_timeout(self) -> int:
-        """Seconds from the request to exit until it is killed."""
-        text = self.preset.get("stop-timeout", "")
-        return int(text) if text.isdecimal() else EMBEDDED_STOP_TIMEOUT
-
-    @property
-    def architecture(self) -> Json:
-        """What it takes and gives: a guess by its options, until the child has told."""
-        images = ["image"] if self.preset.get("mmproj") else []
-        return self.info.get("architecture") or {
-            "input_modalities": ["text", *images], "output_modalities": ["text"]}
-
-    def listed(self) -> Json:
-        """Its entry of `GET /models`."""
-        failed = self.status == "unloaded" and self.exit_code != 0
-        ini = "".join(f"{key} = {value}\n" for key, value in self.preset.items() if key != "alias")
-        status = {"value": self.status, "args": self.args, "preset": f"[{self.name}]\n{ini}\n",
-                  **({"exit_code": self.exit_code, "failed": True} if failed else {})}
-        entry = {"id": self.name, "aliases": self.aliases, "tags": [], "object": "model", "owned_by": "llamacpp",
-                 "created": int(time.time()), "status": status, "architecture": self.architecture,
-                 "source": "preset", "can_remove": False}
-        return {**self.info, **entry} if self.running else entry
-
-    @property
-    def aliases(self) -> list[str]:
-        """Other names that requests may use."""
-        return sorted({item.strip() for item in self.preset.get("alias", "").split(",")} - {""})
-
-    def child_options(self) -> dict[str, str]:
-        """The options of its process."""
-        own = {key: value for key, value in self.preset.items() if key not in PRESET_ONLY}
-        return {**own, "host": "127.0.0.1", "port": str(self.port), "alias": self.name}
-
-
-class EmbeddedRouter:
-    """The models of one preset file, their processes, and the order in which requests get them.
-
-    All of it runs on one event loop: what has no `await` in it cannot be interrupted.
-    """
-
-    def __init__(self, options: RouterOptions) -> None:
-        self.options = options
-        self.models: dict[str, RoutedModel] = {}
-        self.queue: dict[str, int] = {}  # models that requests wait for, first come first, and how many
-        self.listeners: set[asyncio.Queue[bytes | None]] = set()
-        self.changed = asyncio.Event()
-        self.reloading = asyncio.Lock()
-        self.warned: set[str] = set()
-        self.tasks: set[asyncio.Task[None]] = set()
-        self.stopping = False
-        self.client: aiohttp.ClientSession
-
-    # Presets
-
-    def read_presets(self) -> dict[str, dict[str, str]]:
-        """`{model: {option: value}}` of the preset file; ValueError with llama-server's sentence."""
-        if self.options.presets is None:
-            return {}
-        try:
-            sections = parse_presets(self.options.presets.read_bytes().decode())
-        except FileNotFoundError:
-            raise ValueError(f"preset file does not exist: {self.options.presets}") from None
-        except (OSError, ValueError, InvalidRequest) as problem:
-            raise ValueError(f"failed to parse server config file: {self.options.presets}: {problem}") from problem
-        shared = self.known({**sections.pop("", {}), **sections.pop("*", {})})
-        return {name: {**shared, **self.known(section), **self.options.overrides}
-                for name, section in sections.items()}
-
-    def known(self, section: dict[str, str]) -> dict[str, str]:
-        """The options that xllamacpp has, by their main names; each other one is logged once."""
-        options = {}
-        for name, value in section.items():
-            if option := known_option(name, value):
-                options[option[0]] = option[1]
-            elif name not in PRESET_IGNORED and name not in self.warned:
-                self.warned.add(name)
-                embedded_log("W", "load_models", f"the embedded engine has no option '{name}': ignored")
-        return options
-
-    def start(self) -> None:
-        """Read the presets for the first time; ValueError where that fails."""
-        self.models = {name: RoutedModel(name, preset) for name, preset in sorted(self.read_presets().items())}
-        wanted, limit = len(self.startup()), self.options.models_max
-        if 0 < limit < wanted:
-            raise ValueError(f"number of models to load on startup ({wanted}) exceeds models_max ({limit})")
-        embedded_log("I", "load_models", f"Available models ({len(self.models)}): {', '.join(self.models)}")
-
-    def startup(self) -> list[RoutedModel]:
-        """The models to load at the start."""
-        return [model for model in self.models.values() if model.preset.get("load-on-startup") in TRUTHY]
-
-    async def reload(self) -> None:
-        """Read the presets again: unload what changed or is gone, then take the new ones."""
-        async with self.reloading:
-            try:
-                presets = self.read_presets()
-            except ValueError as problem:
-                raise RouterError(500, str(problem)) from problem
-            stale = [model for model in self.models.values()
-                     if model.running and model.preset != presets.get(model.name)]
-            for model in stale:
-                embedded_log("I", "load_models",
-                             f"(reload) unloading model name={model.name} (source updated or removed)")
-                self.unload(model)
-            await self.until(lambda: not any(model.running for model in stale))
-            kept = {name: model for name, model in self.models.items() if name in presets}
-            for name, preset in presets.items():
-                model = kept.setdefault(name, RoutedModel(name, preset))
-                if not model.running:
-                    model.preset, model.exit_code = preset, 0
-            self.models = dict(sorted(kept.items()))
-        self.tell("models_reload", "*")
-        self.touch()
-
-    def find(self, name: Any) -> RoutedModel | None:
-        """The model with this name or alias."""
-        if not isinstance(name, str) or not name:
-            return None
-        return self.models.get(name) or next(
-            (model for model in self.models.values() if name in model.aliases), None)
-
-    # Events
-
-    def touch(self) -> None:
-        """Wake all who wait for a change, and make room for the requests that wait."""
-        self.make_room()
-        self.changed.set()
-        self.changed = asyncio.Event()
-
-    async def until(self, condition: Callable[[], bool]) -> None:
-        """Wait for `condition`, which only a change announced by touch can make true."""
-        while not condition():
-            await self.changed.wait()
-
-    def tell(self, event: str, name: str, data: Json | None = None) -> None:
-        """Send an event to the readers of /models/sse; one that does not read is dropped."""
-        message = {"model": name, "event": event, **({} if data is None else {"data": data})}
-        for listener in list(self.listeners):
-            if listener.qsize() >= EMBEDDED_LISTENER:
-                self.listeners.discard(listener)
-                listener.put_nowait(None)
-            else:
-                listener.put_nowait(b"data: " + json.dumps(message).encode() + b"\n\n")
-
-    def set_status(self, model: RoutedModel, status: str, **details: Any) -> None:
-        """Change a model's status and say so."""
-        model.status = status
-        self.tell("status_change", model.name, {"status": status, **details})
-        self.touch()
-
-    # Processes
-
-    @property
-    def full(self) -> bool:
-        """Whether another model would be one too many."""
-        return 0 < self.options.models_max <= sum(model.running for model in self.models.values())
-
-    def victim(self) -> RoutedModel | None:
-        """The model that can best be given up: idle, wanted by nobody, and unused the longest."""
-        idle = [model for model in self.models.values()
-                if model.ready and not model.requests and model.name not in self.queue]
-        return min(idle, key=lambda model: model.last_used, default=None)
-
-    def make_room(self) -> None:
-        """Unload idle models while the requests that wait are more than the places free or becoming so."""
-        if self.options.models_max <= 0:
-            return
-        waiting = sum(name in self.models and not (self.models[name].running and not self.models[name].stopping)
-                      for name in self.queue)
-        staying = sum(model.running and not model.stopping for model in self.models.values())
-        while waiting > self.options.models_max - staying and (model := self.victim()):
-            embedded_log("I", "tick", f"evicting idle LRU name={model.name} for a queued request")
-            self.unload(model)
-            staying -= 1
-
-    async def load(self, model: RoutedModel) -> None:
-        """Start a model's process, in the place of the least recently used idle one if need be."""
-        if self.full and (oldest := self.victim()):
-            embedded_log("I", "unload_lru", f"models_max limit reached, removing LRU name={oldest.name}")
-            self.unload(oldest)
-            await self.until(lambda: not oldest.running)
-        async with self.reloading:
-            current = self.models.get(model.name)
-            if current is None:
-                raise RouterError(404, "model is not found")
-            if current.running:
-                return
-            if self.full or self.stopping:
-                raise RouterError(500, "model limit reached, try again later")
-            await asyncio.shield(self.spawn(current))  # never left half-way by a client that leaves
-
-    async def spawn(self, model: RoutedModel) -> None:
-        """Start the process of a model that has none; its output is read from then on."""
-        model.port, model.exit_code, model.info = free_port("127.0.0.1"), 0, {}
-        model.status, model.stopping, model.last_used = "loading", False, time.monotonic()
-        options = [part for key, value in model.child_options().items() for part in (f"--{key}", value)]
-        model.args = [*embedded_command(), "--child", str(os.getpid()), *options]
-        embedded_log("I", "load", f"spawning server instance with name={model.name} on port {model.port}")
-        try:
-            model.process = await asyncio.create_subprocess_exec(
-                *model.args, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
-                stderr=asyncio.subprocess.PIPE, limit=EMBEDDED_LINE,
-                env={**os.environ, "LLAMA_SERVER_ROUTER_PORT": str(self.options.port)})
-        except OSError as problem:
-            model.status = "unloaded"
-            raise RouterError(500, f"failed to spawn server instance: {problem}") from problem
-        if model.stopping:
-            end_process(model.process)
-        self.tell("model_status", model.name, {"status": "loading"})
-        self.run(self.watch(model, model.process))
-        self.touch()
-
-    def run(self, work: Awaitable[None]) -> None:
-        """Let `work` go on by itself, until it is done or the router ends."""
-        task = asyncio.ensure_future(work)
-        self.tasks.add(task)
-        task.add_done_callback(self.tasks.discard)
-
-    async def watch(self, model: RoutedModel, process: asyncio.subprocess.Process) -> None:
-        """Read what a process writes until it ends, then say how it ended."""
-        assert process.stdout is not None and process.stderr is not None
-        await asyncio.gather(self.read_states(model, process.stdout), pass_on(model.port, process.stderr))
-        code = await process.wait()
-        code = code if code >= 0 else 1  # llama-server reports a signal as 1
-        embedded_log("I", "run", f"instance name={model.name} exited with status {code}")
-        model.process, model.stopping, model.exit_code = None, False, code
-        self.set_status(model, "unloaded", exit_code=code)
-
-    async def read_states(self, model: RoutedModel, stream: asyncio.StreamReader) -> None:
-        """Follow the states that a model's process writes to its standard output."""
-        async for line in lines(stream):
-            if not line.startswith(CHILD_STATE):
-                emit(b"[%5d] %s\n" % (model.port, line))
-                continue
-            with contextlib.suppress(ValueError):
-                message = json.loads(line[len(CHILD_STATE):])
-                self.take_state(model, message.get("state"), message.get("payload") or {})
-
-    def take_state(self, model: RoutedModel, state: Any, payload: Json) -> None:
-        """Take over a state that a model's process announces."""
-        if state == "loading":
-            self.set_status(model, "loading", progress=payload)
-        elif state == "ready":
-            model.info = {**model.info, **payload}
-            self.set_status(model, "loaded", **({"info": payload} if payload else {}))
-        elif state == "sleeping":
-            self.set_status(model, "sleeping")
-
-    def unload(self, model: RoutedModel) -> None:
-        """Tell a model's process to end; one that still loads cannot listen and is killed."""
-        if not model.running or model.stopping:
-            return
-        embedded_log("I", "unload", f"stopping model instance name={model.name}")
-        model.stopping = True
-        if model.status == "loading":
-            embedded_log("W", "unload", f"model name={model.name} is still loading, force-killing")
-            if model.process is not None:
-                end_process(model.process)
-        elif model.process is not None and model.process.stdin is not None:
-            model.process.stdin.write(CHILD_EXIT)
-            self.run(self.end_in_time(model, model.process))
-
-    async def end_in_time(self, model: RoutedModel, process: asyncio.subprocess.Process) -> None:
-        """Kill a process that was told to end and has not done so in its time."""
-        try:
-            await asyncio.wait_for(process.wait(), model.stop_timeout)
-        except asyncio.TimeoutError:
-            embedded_log("W", "run", f"force-killing model instance name={model.name} after timeout")
-            end_process(process)
-
-    async def stop(self) -> None:
-        """End all processes, each within its own time."""
-        self.stopping = True
-        for model in self.models.values():
-            self.unload(model)
-        await self.until(lambda: not any(model.running for model in self.models.values()))
-        for listener in self.listeners:
-            listener.put_nowait(None)
-
-    # Requests
-
-    async def ensure_ready(self, model: RoutedModel) -> None:
-        """Wait until a model takes requests, loading it, in the order of asking, if it is not loaded."""
-        if model.ready:
-            return
-        name = model.name
-        waits = self.queue.get(name, 0)
-        self.queue[name] = waits + 1
-        embedded_log("I", "join", f"request for name={name} " + (
-            f"joined the queue, {waits + 1} waiting" if waits else f"queued at position {len(self.queue)}"))
-        embedded_log("I", "ensure_ready", f"waiting until model name={name} is fully loaded...")
-        try:
-            self.make_room()
-            await self.wait_ready(name)
-        finally:
-            self.queue[name] -= 1
-            if not self.queue[name]:
-                del self.queue[name]
-            self.touch()
-
-    async def wait_ready(self, name: str) -> None:
-        """Wait in the queue for `name`; who is first of those not yet loading loads it."""
-        began = False
-        while (model := self.models.get(name)) is not None and not model.ready:
-            if model.running and not model.stopping:
-                began = True
-            elif not model.running and began:
-                raise RouterError(500, f"model name={name} failed to load") if model.exit_code else \
-                    RouterError(400, f"model name={name} is not running")
-            elif not model.running and not self.full and not self.stopping and self.turn(name):
-                embedded_log("I", "ensure_ready", f"slot available, loading queued model name={name}")
-                await self.load(model)
-                continue
-            await self.changed.wait()
-        if model is None:
-            raise RouterError(400, f"model name={name} is not running")
-
-    def turn(self, name: str) -> bool:
-        """Whether no other model that is not running yet was asked for earlier."""
-        waiting = (item for item in self.queue if item in self.models and not self.models[item].running)
-        return next(waiting, None) == name
-
-    @contextlib.asynccontextmanager
-    async def in_use(self, model: RoutedModel, *, counts: bool) -> AsyncIterator[None]:
-        """Keep a model from being given up; `counts` where this is what "recently used" means."""
-        if counts:
-            model.last_used = time.monotonic()
-        model.requests += 1
-        try:
-            yield
-        finally:
-            model.requests -= 1
-            self.touch()
-
-
-def embedded_command() -> list[str]:
-    """How this very program is started as an embedded engine."""
-    return [sys.executable, str(Path(__file__).resolve()), "embedded-engine"]
-
-
-def end_process(process: asyncio.subprocess.Process) -> None:
-    """Kill a process unless it has ended."""
-    with contextlib.suppress(ProcessLookupError):
-        process.kill()
-
-
-def emit(data: bytes) -> None:
-    """Write to standard output, whether or not anybody still reads it."""
-    with contextlib.suppress(OSError):
-        sys.stdout.buffer.write(data)
-        sys.stdout.buffer.flush()
-
-
-async def blocks(stream: asyncio.StreamReader) -> AsyncIterator[list[bytes]]:
-    """The lines of a stream without their ends, as many at a time as came in one block."""
-    rest = b""
-    while block := await stream.read(EMBEDDED_BLOCK):
-        *complete, rest = (rest + block).split(b"\n")
-        if len(rest) > EMBEDDED_LINE:
-            complete, rest = [*complete, rest], b""
-        if complete:
-            yield complete
-    if rest:
-        yield [rest]
-
-
-async def lines(stream: asyncio.StreamReader) -> AsyncIterator[bytes]:
-    """The lines of a stream, one by one."""
-    async for block in blocks(stream):
-        for line in block:
-            yield line
-
-
-async def pass_on(port: int, stream: asyncio.StreamReader) -> None:
-    """Print a process's log lines with its port before each, as llama-server does."""
-    prefix = b"[%5d] " % port
-    async for block in blocks(stream):
-        emit(b"".join(prefix + line + b"\n" for line in block))
-
-
-ROUTER: web.AppKey[EmbeddedRouter] = web.AppKey("router", EmbeddedRouter)
-PUBLIC_PATHS = frozenset({"/health", "/v1/health"})  # served without the API key
-GET_PATHS = ("/metrics", "/slots", "/lora-adapters")
-POST_PATHS = (
-    "/props", "/completion", "/completions", "/v1/completions", "/chat/completions", "/v1/chat/completions",
-    "/v1/chat/completions/control", "/responses", "/v1/responses", "/audio/transcriptions",
-    "/v1/audio/transcriptions", "/v1/messages", "/infill", "/embedding", "/embeddings", "/v1/embeddings",
-    "/rerank", "/reranking", "/v1/rerank", "/v1/reranking", "/tokenize", "/detokenize", "/apply-template",
-    "/chat/completions/input_tokens", "/v1/chat/completions/input_tokens", "/responses/input_tokens",
-    "/v1/responses/input_tokens", "/v1/messages/count_tokens", "/lora-adapters", "/slots/{slot}",
-)
-# Headers that belong to one connection, or that the server here sets by itself.
-HOP_HEADERS = frozenset({"connection", "keep-alive", "transfer-encoding", "content-length", "upgrade", "te",
-                         "trailer", "proxy-authorization", "proxy-connection", "expect", "host", "server",
-                         "date", "accept-encoding", "content-encoding"})
-MULTIPART_MODEL = rb'name="model"[^\r\n]{0,256}\r\n(?:[^\r\n]{1,256}\r\n){0,4}\r\n([^\r\n]{1,256})\r\n'
-
-RouterHandler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-
-
-@web.middleware
-async def router_errors(request: web.Request, handler: RouterHandler) -> web.StreamResponse:
-    """Check the API key, and answer every failure in llama-server's form."""
-    try:
-        check_key(request)
-        return await handler(request)
-    except RouterError as problem:
-        return problem.response()
-    except web.HTTPNotFound:
-        return RouterError(404, "File Not Found").response()
-
-
-def check_key(request: web.Request) -> None:
-    """Refuse a request without one of the API keys, where there are any."""
-    keys = [key for key in os.environ.get("LLAMA_API_KEY", "").split(",") if key]
-    if not keys or request.path in PUBLIC_PATHS:
-        return
-    given = request.headers.get("Authorization") or request.headers.get("X-Api-Key") or ""
-    given = given.removeprefix("Bearer ")
-    if not any(hmac.compare_digest(given.encode(errors="replace"), key.encode()) for key in keys):
-        embedded_log("W", "check_key", "unauthorized: Invalid API Key")
-        raise RouterError(401, "Invalid API Key")
-
-
-async def get_health(_: web.Request) -> web.Response:
-    """The router runs."""
-    return web.json_response({"status": "ok"})
-
-
-async def get_props(request: web.Request) -> web.StreamResponse:
-    """What this is; with a model, that model's own."""
-    if request.query.get("model"):
-        return await proxy_get(request)
-    options = request.app[ROUTER].options
-    return web.json_response({
-        "role": "router", "max_instances": options.models_max, "models_autoload": options.autoload,
-        "model_alias": "llama-server", "model_path": "none",
-        "default_generation_settings": {"params": None, "n_ctx": 0}, "ui_settings": {},
-        "build_info": f"{EMBEDDED_PACKAGE}-{embedded_engine_version()}", "cors_proxy_enabled": False})
-
-
-async def get_models(request: web.Request) -> web.Response:
-    """The models and their states, after reading the presets again where that is asked for."""
-    router = request.app[ROUTER]
-    if request.query.get("reload"):
-        await router.reload()
-    return web.json_response({"data": [model.listed() for model in router.models.values()], "object": "list"})
-
-
-async def body_json(request: web.Request) -> Json:
-    """The request's JSON object."""
-    try:
-        body = json.loads(await request.read())
-    except ValueError as problem:
-        raise RouterError(400, f"parse error: {problem}") from problem
-    if not isinstance(body, dict):
-        raise RouterError(400, "the request must be a JSON object")
-    return body
-
-
-async def post_load(request: web.Request) -> web.Response:
-    """Start loading a model."""
-    router = request.app[ROUTER]
-    model = router.find((await body_json(request)).get("model"))
-    if model is None:
-        raise RouterError(404, "model is not found")
-    if model.running:
-        raise RouterError(400, "model is already running")
-    await router.load(model)
-    return web.json_response({"success": True})
-
-
-async def post_unload(request: web.Request) -> web.Response:
-    """Start unloading a model."""
-    router = request.app[ROUTER]
-    model = router.find((await body_json(request)).get("model"))
-    if model is None:
-        raise RouterError(400, "model is not found")
-    if not model.running:
-        raise RouterError(400, "model is not running")
-    router.unload(model)
-    return web.json_response({"success": True})
-
-
-async def get_events(request: web.Request) -> web.StreamResponse:
-    """Every change of a model's state, as it happens."""
-    router = request.app[ROUTER]
-    response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "Cache-Control": "no-cache"})
-    await response.prepare(request)
-    events: asyncio.Queue[bytes | None] = asyncio.Queue()
-    router.listeners.add(events)
-    try:
-        while (event := await events.get()) is not None:
-            await response.write(event)
-    finally:
-        router.listeners.discard(events)
-    return response
-
-
-async def proxy_get(request: web.Request) -> web.StreamResponse:
-    """Pass a question about a model, named in the query, on to it."""
-    return await proxy(request, request.query.get("model"), b"", counts=False)
-
-
-async def proxy_post(request: web.Request) -> web.StreamResponse:
-    """Pass work for a model, named in the body, on to it."""
-    body = await request.read()
-    if request.content_type.startswith("multipart/"):
-        named = re.search(MULTIPART_MODEL, body)
-        return await proxy(request, named and named[1].decode(errors="replace"), body, counts=True)
-    return await proxy(request, (await body_json(request)).get("model"), body, counts=True)
-
-
-async def proxy(request: web.Request, name: Any, body: bytes, *, counts: bool) -> web.StreamResponse:
-    """Stream a model's answer to the client; when either goes away, the other is let go."""
-    router = request.app[ROUTER]
-    if not name:
-        raise RouterError(400, "model name is missing from the request")
-    if (model := router.find(name)) is None:
-        raise RouterError(400, f"model '{name}' not found")
-    asked = request.query.get("autoload", "")
-    if asked in ("true", "1") if asked else router.options.autoload:
-        await router.ensure_ready(model)
-        model = router.find(name) or model
-    elif not model.running:
-        raise RouterError(400, "model is not loaded")
-    async with router.in_use(model, counts=counts):
-        return await stream_through(request, model, body)
-
-
-async def stream_through(request: web.Request, model: RoutedModel, body: bytes) -> web.StreamResponse:
-    """Send the request to the model's process, and its answer, piece by piece, to the client."""
-    headers = {key: value for key, value in request.headers.items() if key.lower() not in HOP_HEADERS}
-    url = f"http://127.0.0.1:{model.port}{request.path_qs}"
-    client, response = request.app[ROUTER].client, web.StreamResponse()
-    try:
-        async with client.request(request.method, url, data=body or None, headers=headers) as answer:
-            response.set_status(answer.status)
-            for key, value in answer.headers.items():
-                if key.lower() not in HOP_HEADERS and not key.lower().startswith("access-control-"):
-                    response.headers.add(key, value)
-            try:
-                await response.prepare(request)
-                async for piece in answer.content.iter_any():
-                    await response.write(piece)
-                await response.write_eof()
-            finally:
-                answer.close()  # a stream that is not read to its end frees the slot only then
-    except (aiohttp.ClientError, ConnectionError) as problem:
-        if response.prepared:  # too late for an error: the client sees that it is not complete
-            if request.transport is not None:
-                request.transport.abort()
-            return response
-        if model.status == "loading":
-            raise RouterError(503, "Loading model") from problem
-        raise RouterError(500, f"model name={model.name} does not answer: {problem}") from problem
-    return response
-
-
-def router_app(router: EmbeddedRouter) -> web.Application:
-    """llama-server's router API."""
-    app = web.Application(middlewares=[router_errors], client_max_size=EMBEDDED_BODY)
-    app[ROUTER] = router
-    fixed: Iterable[tuple[str, str, RouterHandler]] = (
-        ("GET", "/health", get_health), ("GET", "/v1/health", get_health), ("GET", "/props", get_props),
-        ("GET", "/models", get_models), ("GET", "/v1/models", get_models), ("GET", "/models/sse", get_events),
-        ("POST", "/models/load", post_load), ("POST", "/models/unload", post_unload))
-    for method, path, handler in (*fixed, *(("GET", path, proxy_get) for path in GET_PATHS),
-                                  *(("POST", path, proxy_post) for path in POST_PATHS)):
-        app.router.add_route(method, path, handler)
-    return app
-
-
-def embedded_arguments(argv: list[str]) -> tuple[argparse.Namespace, dict[str, str]]:
-    """The router's own options, and those of models by their main names; others are logged."""
-    parser = argparse.ArgumentParser(prog="llamadash embedded-engine", allow_abbrev=False, add_help=False)
-    option = parser.add_argument
-    option("--child", type=int, default=0)
-    option("--host", default="127.0.0.1")
-    option("--port", type=int, default=8080)
-    option("--models-preset", type=Path)
-    option("--models-max", type=int, default=4)
-    option("--models-autoload", action=argparse.BooleanOptionalAction, default=True)
-    option("--log-colors")
-    chosen, rest = parser.parse_known_args(argv)
-    options: dict[str, str] = {}
-    while rest:
-        name = rest.pop(0)
-        takes_value = bool(rest) and (chosen.child or not re.match("-+[A-Za-z]", rest[0]))
-        value = rest.pop(0) if takes_value else "on"
-        known = known_option(name.lstrip("-"), value) if name.startswith("-") else None
-        if known is None:
-            embedded_log("W", "arguments", f"the embedded engine has no option '{name}': ignored")
-        else:
-            options[known[0]] = known[1]
-    return chosen, options
-
-
-def set_by_signals() -> asyncio.Event:
-    """What the first signal to end sets; the second one ends the process."""
-    loop, stop = asyncio.get_running_loop(), asyncio.Event()
-
-    def on_signal(*_: Any) -> None:
-        if stop.is_set():
-            os._exit(1)  # at once; the children notice
-        loop.call_soon_threadsafe(stop.set)
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, on_signal)
-    return stop
-
-
-async def serve_embedded(options: RouterOptions) -> int:
-    """Run the router until a signal ends it: 0; 1 where it cannot start."""
-    router, stop = EmbeddedRouter(options), set_by_signals()
-    try:
-        router.start()
-    except ValueError as problem:
-        embedded_log("E", "run", str(problem))
-        return 1
-    # No limit on what a model may take for an answer, and none on how many answers there are.
-    timeout = aiohttp.ClientTimeout(total=None, sock_connect=EMBEDDED_CONNECT)
-    connector = aiohttp.TCPConnector(limit=0, force_close=True)
-    runner = web.AppRunner(router_app(router), handler_cancellation=True, access_log=None, shutdown_timeout=1)
-    async with aiohttp.ClientSession(timeout=timeout, connector=connector, auto_decompress=False) as router.client:
-        await runner.setup()
-        try:
-            await web.TCPSite(runner, options.host, options.port).start()
-            embedded_log("I", "run", f"router server is listening on http://{options.host}:{options.port}")
-            for model in router.startup():
-                embedded_log("I", "startup", f"(startup) loading model {model.name}")
-                await router.load(model)
-            await stop.wait()
-        except OSError as problem:
-            embedded_log("E", "start", f"couldn't bind HTTP server socket, hostname: {options.host}, "
-                                       f"port: {options.port}: {problem.strerror}")
-            return 1
-        finally:
-            await router.stop()
-            await runner.cleanup()
-    return 0
-
-
-def embedded_engine(argv: list[str]) -> int:
-    """`llamadash.py embedded-engine`: a router over xllamacpp, or, with --child, one of its models."""
-    chosen, options = embedded_arguments(argv)
-    if chosen.child:
-        return embedded_child(chosen.child, {**options, "host": chosen.host, "port": str(chosen.port)})
-    if importlib.util.find_spec(EMBEDDED_PACKAGE) is None:
-        embedded_log("E", "run", f"{EMBEDDED_PACKAGE} is not installed: pip install {EMBEDDED_PACKAGE}")
-        return 1
-    if options.get("sleep-idle-seconds") == "0":
-        embedded_log("E", "arguments", "sleep-idle-seconds must be -1 or greater than 0")
-        return 1
-    return asyncio.run(serve_embedded(RouterOptions(
-        chosen.host, chosen.port, chosen.models_preset, chosen.models_max, chosen.models_autoload, options)))
 
 
 # -- Chats ----------------------------------------------------------------------------------------
