@@ -856,24 +856,21 @@ SERIES = (
     "requests_processing", "requests_deferred", "active_models", "process_cpu", "process_memory",
     *(f"gpu{index}_{name}" for index in range(MAX_GPUS) for name in GPU_SERIES),
 )
-MODEL_COLUMNS = {
-    "id": "TEXT PRIMARY KEY", "name": "TEXT NOT NULL", "path": "TEXT NOT NULL UNIQUE", "source": "TEXT NOT NULL",
-    "favorite": "INTEGER NOT NULL", "parameters": "TEXT NOT NULL", "revision": "INTEGER NOT NULL",
-    "architecture": "TEXT", "size_label": "TEXT", "parameter_count": "INTEGER", "quantization": "TEXT",
-    "file_size": "INTEGER", "file_mtime": "INTEGER", "context_length": "INTEGER",
-    "embedding_length": "INTEGER", "block_count": "INTEGER", "head_count": "INTEGER",
-    "head_count_kv": "INTEGER", "vocabulary_size": "INTEGER", "expert_count": "INTEGER",
-    "expert_used_count": "INTEGER", "sliding_window": "INTEGER", "key_length": "INTEGER",
-    "value_length": "INTEGER", "license": "TEXT", "tokenizer": "TEXT", "chat_template": "INTEGER",
-    "modalities": "TEXT", "shards": "TEXT", "projector": "TEXT", "projector_size": "INTEGER",
-    "missing": "INTEGER NOT NULL", "created_at": "INTEGER NOT NULL", "updated_at": "INTEGER NOT NULL",
-}
+MODEL_COLUMNS = (
+    "id", "name", "path", "source", "favorite", "parameters", "revision", "architecture", "size_label",
+    "parameter_count", "quantization", "file_size", "file_mtime", "context_length", "embedding_length",
+    "block_count", "head_count", "head_count_kv", "vocabulary_size", "expert_count", "expert_used_count",
+    "sliding_window", "key_length", "value_length", "license", "tokenizer", "chat_template", "modalities", "shards",
+    "projector", "projector_size", "missing", "created_at", "updated_at", "aliases", "build", "pinned", "preferred",
+    "idle", "tags", "last_used_at", "memory_correction",
+)
 MODEL_DEFAULTS: Json = {
     **dict.fromkeys(MODEL_COLUMNS), "favorite": False, "parameters": {}, "revision": 1, "missing": False,
-    "chat_template": False, "modalities": ["text"], "shards": [],
+    "chat_template": False, "modalities": ["text"], "shards": [], "aliases": [], "pinned": False, "preferred": False,
+    "tags": [],
 }
-JSON_COLUMNS = ("parameters", "modalities", "shards")
-BOOLEAN_COLUMNS = ("favorite", "chat_template", "missing")
+JSON_COLUMNS = ("parameters", "modalities", "shards", "aliases", "tags", "memory_correction")
+BOOLEAN_COLUMNS = ("favorite", "chat_template", "missing", "pinned", "preferred")
 
 
 class DatabaseTooNew(DashError):
@@ -909,46 +906,168 @@ def migration(step: Migration) -> Migration:
     return step
 
 
+def run_script(db: sqlite3.Connection, script: str) -> None:
+    """Execute several statements inside the present transaction, which `executescript` would end."""
+    for statement in script.split(";"):
+        db.execute(statement)
+
+
 @migration
 def m001_initial(db: sqlite3.Connection) -> None:
     """The tables that llamadash starts with."""
-    columns = ", ".join(f"{name} {kind}" for name, kind in MODEL_COLUMNS.items())
-    db.execute(f"CREATE TABLE models ({columns})")
-    series = ", ".join(f"{name} REAL, {name}_max REAL" for name in SERIES)
-    db.execute("CREATE TABLE metrics (resolution INTEGER NOT NULL, timestamp INTEGER NOT NULL, "
-               f"samples INTEGER NOT NULL, {series}, PRIMARY KEY (resolution, timestamp))")
-    db.execute("CREATE TABLE logs (id INTEGER PRIMARY KEY AUTOINCREMENT, timestamp INTEGER NOT NULL, "
-               "level TEXT NOT NULL, source TEXT NOT NULL, message TEXT NOT NULL)")
-    db.execute("CREATE INDEX logs_level ON logs (level, id)")
-    db.execute("CREATE INDEX logs_source ON logs (source, id)")
-    db.execute("CREATE TABLE server_config (key TEXT PRIMARY KEY, value TEXT NOT NULL)")
-    db.execute("CREATE TABLE metadata (key TEXT PRIMARY KEY, value TEXT NOT NULL)")
-    db.execute("CREATE TABLE requests (id INTEGER PRIMARY KEY AUTOINCREMENT, timestamp INTEGER NOT NULL, "
-               "model TEXT NOT NULL, prompt_tokens INTEGER, cached_tokens INTEGER, generated_tokens INTEGER, "
-               "prompt_per_second REAL, generated_per_second REAL, duration REAL)")
-    db.execute("CREATE INDEX requests_model ON requests (model, id)")
-    db.execute("CREATE TABLE benchmarks (id INTEGER PRIMARY KEY AUTOINCREMENT, timestamp INTEGER NOT NULL, "
-               "model TEXT NOT NULL, result TEXT NOT NULL)")
-    db.execute("CREATE INDEX benchmarks_model ON benchmarks (model, id)")
-    db.execute("CREATE TABLE sessions (id TEXT PRIMARY KEY, token_hash BLOB NOT NULL UNIQUE, address TEXT, "
-               "created_at INTEGER NOT NULL, used_at INTEGER NOT NULL, expires_at INTEGER NOT NULL)")
+    run_script(db, """
+        CREATE TABLE models (id TEXT PRIMARY KEY, name TEXT NOT NULL, path TEXT NOT NULL UNIQUE, source TEXT NOT NULL,
+            favorite INTEGER NOT NULL, parameters TEXT NOT NULL, revision INTEGER NOT NULL, architecture TEXT,
+            size_label TEXT, parameter_count INTEGER, quantization TEXT, file_size INTEGER, file_mtime INTEGER,
+            context_length INTEGER, embedding_length INTEGER, block_count INTEGER, head_count INTEGER, head_count_kv
+            INTEGER, vocabulary_size INTEGER, expert_count INTEGER, expert_used_count INTEGER, sliding_window INTEGER,
+            key_length INTEGER, value_length INTEGER, license TEXT, tokenizer TEXT, chat_template INTEGER, modalities
+            TEXT, shards TEXT, projector TEXT, projector_size INTEGER, missing INTEGER NOT NULL, created_at INTEGER NOT
+            NULL, updated_at INTEGER NOT NULL);
+        CREATE TABLE metrics (resolution INTEGER NOT NULL, timestamp INTEGER NOT NULL, samples INTEGER NOT NULL,
+            cpu_usage REAL, cpu_usage_max REAL, memory_usage REAL, memory_usage_max REAL, swap_usage REAL,
+            swap_usage_max REAL, disk_usage REAL, disk_usage_max REAL, load_average REAL, load_average_max REAL,
+            memory_used REAL, memory_used_max REAL, network_received REAL, network_received_max REAL, network_sent
+            REAL, network_sent_max REAL, prompt_tokens_per_second REAL, prompt_tokens_per_second_max REAL,
+            generated_tokens_per_second REAL, generated_tokens_per_second_max REAL, requests_processing REAL,
+            requests_processing_max REAL, requests_deferred REAL, requests_deferred_max REAL, active_models REAL,
+            active_models_max REAL, process_cpu REAL, process_cpu_max REAL, process_memory REAL, process_memory_max
+            REAL, gpu0_utilization REAL, gpu0_utilization_max REAL, gpu0_memory_used REAL, gpu0_memory_used_max REAL,
+            gpu0_memory_total REAL, gpu0_memory_total_max REAL, gpu0_temperature REAL, gpu0_temperature_max REAL,
+            gpu0_power REAL, gpu0_power_max REAL, gpu1_utilization REAL, gpu1_utilization_max REAL, gpu1_memory_used
+            REAL, gpu1_memory_used_max REAL, gpu1_memory_total REAL, gpu1_memory_total_max REAL, gpu1_temperature REAL,
+            gpu1_temperature_max REAL, gpu1_power REAL, gpu1_power_max REAL, gpu2_utilization REAL,
+            gpu2_utilization_max REAL, gpu2_memory_used REAL, gpu2_memory_used_max REAL, gpu2_memory_total REAL,
+            gpu2_memory_total_max REAL, gpu2_temperature REAL, gpu2_temperature_max REAL, gpu2_power REAL,
+            gpu2_power_max REAL, gpu3_utilization REAL, gpu3_utilization_max REAL, gpu3_memory_used REAL,
+            gpu3_memory_used_max REAL, gpu3_memory_total REAL, gpu3_memory_total_max REAL, gpu3_temperature REAL,
+            gpu3_temperature_max REAL, gpu3_power REAL, gpu3_power_max REAL, gpu4_utilization REAL,
+            gpu4_utilization_max REAL, gpu4_memory_used REAL, gpu4_memory_used_max REAL, gpu4_memory_total REAL,
+            gpu4_memory_total_max REAL, gpu4_temperature REAL, gpu4_temperature_max REAL, gpu4_power REAL,
+            gpu4_power_max REAL, gpu5_utilization REAL, gpu5_utilization_max REAL, gpu5_memory_used REAL,
+            gpu5_memory_used_max REAL, gpu5_memory_total REAL, gpu5_memory_total_max REAL, gpu5_temperature REAL,
+            gpu5_temperature_max REAL, gpu5_power REAL, gpu5_power_max REAL, gpu6_utilization REAL,
+            gpu6_utilization_max REAL, gpu6_memory_used REAL, gpu6_memory_used_max REAL, gpu6_memory_total REAL,
+            gpu6_memory_total_max REAL, gpu6_temperature REAL, gpu6_temperature_max REAL, gpu6_power REAL,
+            gpu6_power_max REAL, gpu7_utilization REAL, gpu7_utilization_max REAL, gpu7_memory_used REAL,
+            gpu7_memory_used_max REAL, gpu7_memory_total REAL, gpu7_memory_total_max REAL, gpu7_temperature REAL,
+            gpu7_temperature_max REAL, gpu7_power REAL, gpu7_power_max REAL, PRIMARY KEY (resolution, timestamp));
+        CREATE TABLE logs (id INTEGER PRIMARY KEY AUTOINCREMENT, timestamp INTEGER NOT NULL, level TEXT NOT NULL,
+            source TEXT NOT NULL, message TEXT NOT NULL);
+        CREATE INDEX logs_level ON logs (level, id);
+        CREATE INDEX logs_source ON logs (source, id);
+        CREATE TABLE server_config (key TEXT PRIMARY KEY, value TEXT NOT NULL);
+        CREATE TABLE metadata (key TEXT PRIMARY KEY, value TEXT NOT NULL);
+        CREATE TABLE requests (id INTEGER PRIMARY KEY AUTOINCREMENT, timestamp INTEGER NOT NULL, model TEXT NOT NULL,
+            prompt_tokens INTEGER, cached_tokens INTEGER, generated_tokens INTEGER, prompt_per_second REAL,
+            generated_per_second REAL, duration REAL);
+        CREATE INDEX requests_model ON requests (model, id);
+        CREATE TABLE benchmarks (id INTEGER PRIMARY KEY AUTOINCREMENT, timestamp INTEGER NOT NULL, model TEXT NOT NULL,
+            result TEXT NOT NULL);
+        CREATE INDEX benchmarks_model ON benchmarks (model, id);
+        CREATE TABLE sessions (id TEXT PRIMARY KEY, token_hash BLOB NOT NULL UNIQUE, address TEXT, created_at INTEGER
+            NOT NULL, used_at INTEGER NOT NULL, expires_at INTEGER NOT NULL)""")
 
 
 @migration
 def m002_hours(db: sqlite3.Connection) -> None:
     """Averages of an hour, from those of ten minutes: of a year they are few enough to be read at once."""
-    columns = ", ".join(f"{name}, {name}_max" for name in SERIES)
+    columns = [row[1] for row in db.execute("PRAGMA table_info(metrics)")][3:]  # each series, and its maximum
     folded = ", ".join(f"SUM({name} * samples) / SUM(CASE WHEN {name} IS NOT NULL THEN samples END), MAX({name}_max)"
-                       for name in SERIES)
-    db.execute(f"INSERT INTO metrics (resolution, timestamp, samples, {columns}) "
+                       for name in columns[::2])
+    db.execute(f"INSERT INTO metrics (resolution, timestamp, samples, {', '.join(columns)}) "
                f"SELECT 3600000, timestamp - timestamp % 3600000 AS hour, SUM(samples), {folded} "
                "FROM metrics WHERE resolution = 600000 GROUP BY hour")
 
 
 @migration
 def m003_counts(db: sqlite3.Connection) -> None:
-    """How many samples of an average had a value of a series, where that is not all of them."""
+    """A column that version 1.0.0 needed."""
     db.execute("ALTER TABLE metrics ADD COLUMN counts TEXT")
+
+
+@migration
+def m004_router(db: sqlite3.Connection) -> None:
+    """What llamadash needs as the router; averages that are not complete will be made from their samples."""
+    run_script(db, """
+        CREATE TABLE models_new (id TEXT PRIMARY KEY, name TEXT NOT NULL, path TEXT NOT NULL, source TEXT NOT NULL,
+            favorite INTEGER NOT NULL, parameters TEXT NOT NULL, revision INTEGER NOT NULL, architecture TEXT,
+            size_label TEXT, parameter_count INTEGER, quantization TEXT, file_size INTEGER, file_mtime INTEGER,
+            context_length INTEGER, embedding_length INTEGER, block_count INTEGER, head_count INTEGER, head_count_kv
+            INTEGER, vocabulary_size INTEGER, expert_count INTEGER, expert_used_count INTEGER, sliding_window INTEGER,
+            key_length INTEGER, value_length INTEGER, license TEXT, tokenizer TEXT, chat_template INTEGER, modalities
+            TEXT, shards TEXT, projector TEXT, projector_size INTEGER, missing INTEGER NOT NULL, created_at INTEGER NOT
+            NULL, updated_at INTEGER NOT NULL, aliases TEXT NOT NULL DEFAULT '[]', build TEXT, pinned INTEGER NOT NULL
+            DEFAULT 0, preferred INTEGER NOT NULL DEFAULT 0, idle INTEGER, tags TEXT NOT NULL DEFAULT '[]',
+            last_used_at INTEGER, memory_correction TEXT);
+        INSERT INTO models_new (id, name, path, source, favorite, parameters, revision, architecture, size_label,
+            parameter_count, quantization, file_size, file_mtime, context_length, embedding_length, block_count,
+            head_count, head_count_kv, vocabulary_size, expert_count, expert_used_count, sliding_window, key_length,
+            value_length, license, tokenizer, chat_template, modalities, shards, projector, projector_size, missing,
+            created_at, updated_at) SELECT id, name, path, source, favorite, parameters, revision, architecture,
+            size_label, parameter_count, quantization, file_size, file_mtime, context_length, embedding_length,
+            block_count, head_count, head_count_kv, vocabulary_size, expert_count, expert_used_count, sliding_window,
+            key_length, value_length, license, tokenizer, chat_template, modalities, shards, projector, projector_size,
+            missing, created_at, updated_at FROM models;
+        DROP TABLE models;
+        ALTER TABLE models_new RENAME TO models;
+        ALTER TABLE requests ADD COLUMN build TEXT;
+        ALTER TABLE requests ADD COLUMN key TEXT;
+        ALTER TABLE requests ADD COLUMN client TEXT;
+        ALTER TABLE requests ADD COLUMN endpoint TEXT;
+        ALTER TABLE requests ADD COLUMN stream INTEGER;
+        ALTER TABLE requests ADD COLUMN status TEXT NOT NULL DEFAULT 'ok';
+        ALTER TABLE requests ADD COLUMN code;
+        ALTER TABLE requests ADD COLUMN error TEXT;
+        ALTER TABLE requests ADD COLUMN waited REAL;
+        ALTER TABLE requests ADD COLUMN loading REAL;
+        ALTER TABLE requests ADD COLUMN first_token REAL;
+        ALTER TABLE requests ADD COLUMN drafted INTEGER;
+        ALTER TABLE requests ADD COLUMN accepted INTEGER;
+        ALTER TABLE requests ADD COLUMN slot INTEGER;
+        ALTER TABLE requests ADD COLUMN energy REAL;
+        DROP INDEX requests_model;
+        CREATE INDEX requests_timestamp ON requests (timestamp);
+        CREATE INDEX requests_model ON requests (model, timestamp);
+        CREATE INDEX requests_key ON requests (key, timestamp);
+        CREATE INDEX requests_status ON requests (status, timestamp);
+        CREATE TABLE events (id INTEGER PRIMARY KEY AUTOINCREMENT, timestamp INTEGER NOT NULL, kind TEXT NOT NULL,
+            model TEXT, reason TEXT, details TEXT NOT NULL);
+        CREATE INDEX events_timestamp ON events (timestamp);
+        CREATE INDEX events_model ON events (model, timestamp);
+        CREATE TABLE usage (day TEXT NOT NULL, model TEXT NOT NULL, key TEXT NOT NULL DEFAULT '', requests INTEGER NOT
+            NULL, prompt_tokens INTEGER NOT NULL, cached_tokens INTEGER NOT NULL, generated_tokens INTEGER NOT NULL,
+            energy REAL, PRIMARY KEY (day, model, key));
+        INSERT INTO usage (day, model, requests, prompt_tokens, cached_tokens, generated_tokens) SELECT
+            strftime('%Y-%m-%d', timestamp / 1000, 'unixepoch', 'localtime') AS date, model, COUNT(*),
+            TOTAL(prompt_tokens), TOTAL(cached_tokens), TOTAL(generated_tokens) FROM requests GROUP BY date, model;
+        CREATE TABLE api_keys (id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL, hash BLOB NOT NULL UNIQUE,
+            start TEXT NOT NULL, models TEXT, requests_per_minute INTEGER, created_at INTEGER NOT NULL, used_at
+            INTEGER, revoked_at INTEGER);
+        UPDATE server_config SET key = 'api_host' WHERE key = 'engine_host';
+        UPDATE server_config SET key = 'api_port' WHERE key = 'engine_port';
+        UPDATE server_config SET key = 'idle_seconds' WHERE key = 'sleep_idle_seconds';
+        UPDATE server_config SET value = '0' WHERE key = 'idle_seconds' AND CAST(value AS INTEGER) < 0;
+        DELETE FROM server_config WHERE key = 'models_autoload';
+        DELETE FROM metrics WHERE resolution > 0 AND timestamp + resolution > (SELECT MAX(timestamp) FROM metrics WHERE
+            resolution = 0)""")
+    for id, text in db.execute("SELECT id, parameters FROM models").fetchall():
+        db.execute("UPDATE models SET parameters = ?, pinned = ?, idle = ? WHERE id = ?", (*m004_parameters(text), id))
+    for (text,) in db.execute("SELECT value FROM server_config WHERE key = 'defaults'").fetchall():
+        parameters, _, idle = m004_parameters(text)
+        db.execute("UPDATE server_config SET value = ? WHERE key = 'defaults'", (parameters,))
+        if idle:
+            db.execute("INSERT OR IGNORE INTO server_config VALUES ('idle_seconds', ?)", (str(idle),))
+
+
+def m004_parameters(text: str) -> tuple[str, bool, int | None]:
+    """Saved parameters without the two that became fields, and those: (parameters, pinned, idle)."""
+    try:
+        parameters = dict(json.loads(text))
+    except (ValueError, TypeError):  # it is not as we save it
+        return text, False, None
+    pinned, idle = parameters.pop("load-on-startup", False), parameters.pop("sleep-idle-seconds", None)
+    return json.dumps(parameters), pinned is True, idle if type(idle) is int and idle > 0 else None
 
 
 def disk_is_full(problem: sqlite3.Error) -> bool:
