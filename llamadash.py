@@ -857,24 +857,29 @@ SERIES = (
     "requests_processing", "requests_deferred", "active_models", "process_cpu", "process_memory",
     *(f"gpu{index}_{name}" for index in range(MAX_GPUS) for name in GPU_SERIES),
 )
-MODEL_COLUMNS = {
-    "id": "TEXT PRIMARY KEY", "name": "TEXT NOT NULL", "path": "TEXT NOT NULL UNIQUE", "source": "TEXT NOT NULL",
-    "favorite": "INTEGER NOT NULL", "parameters": "TEXT NOT NULL", "revision": "INTEGER NOT NULL",
-    "architecture": "TEXT", "size_label": "TEXT", "parameter_count": "INTEGER", "quantization": "TEXT",
-    "file_size": "INTEGER", "file_mtime": "INTEGER", "context_length": "INTEGER",
-    "embedding_length": "INTEGER", "block_count": "INTEGER", "head_count": "INTEGER",
-    "head_count_kv": "INTEGER", "vocabulary_size": "INTEGER", "expert_count": "INTEGER",
-    "expert_used_count": "INTEGER", "sliding_window": "INTEGER", "key_length": "INTEGER",
-    "value_length": "INTEGER", "license": "TEXT", "tokenizer": "TEXT", "chat_template": "INTEGER",
-    "modalities": "TEXT", "shards": "TEXT", "projector": "TEXT", "projector_size": "INTEGER",
-    "missing": "INTEGER NOT NULL", "created_at": "INTEGER NOT NULL", "updated_at": "INTEGER NOT NULL",
-}
+TOKEN_KINDS = ("prompt", "cached", "generated")
+REQUEST_SORTS = ("timestamp", "duration", "waited", "first_token", "prompt_tokens", "generated_tokens",
+                 "prompt_per_second", "generated_per_second")
+REQUEST_COLUMNS = (
+    "id", "timestamp", "model", "build", "key", "client", "endpoint", "stream", "status", "code", "error", "waited",
+    "loading", "first_token", "duration", "prompt_tokens", "cached_tokens", "generated_tokens", "drafted", "accepted",
+    "prompt_per_second", "generated_per_second", "slot", "energy",
+)
+MODEL_COLUMNS = (
+    "id", "name", "path", "source", "favorite", "parameters", "revision", "architecture", "size_label",
+    "parameter_count", "quantization", "file_size", "file_mtime", "context_length", "embedding_length",
+    "block_count", "head_count", "head_count_kv", "vocabulary_size", "expert_count", "expert_used_count",
+    "sliding_window", "key_length", "value_length", "license", "tokenizer", "chat_template", "modalities", "shards",
+    "projector", "projector_size", "missing", "created_at", "updated_at", "aliases", "build", "pinned", "preferred",
+    "idle", "tags", "last_used_at", "memory_correction",
+)
 MODEL_DEFAULTS: Json = {
     **dict.fromkeys(MODEL_COLUMNS), "favorite": False, "parameters": {}, "revision": 1, "missing": False,
-    "chat_template": False, "modalities": ["text"], "shards": [],
+    "chat_template": False, "modalities": ["text"], "shards": [], "aliases": [], "pinned": False, "preferred": False,
+    "tags": [],
 }
-JSON_COLUMNS = ("parameters", "modalities", "shards")
-BOOLEAN_COLUMNS = ("favorite", "chat_template", "missing")
+JSON_COLUMNS = ("parameters", "modalities", "shards", "aliases", "tags", "memory_correction")
+BOOLEAN_COLUMNS = ("favorite", "chat_template", "missing", "pinned", "preferred")
 
 
 class DatabaseTooNew(DashError):
@@ -910,46 +915,168 @@ def migration(step: Migration) -> Migration:
     return step
 
 
+def run_script(db: sqlite3.Connection, script: str) -> None:
+    """Execute several statements inside the present transaction, which `executescript` would end."""
+    for statement in script.split(";"):
+        db.execute(statement)
+
+
 @migration
 def m001_initial(db: sqlite3.Connection) -> None:
     """The tables that llamadash starts with."""
-    columns = ", ".join(f"{name} {kind}" for name, kind in MODEL_COLUMNS.items())
-    db.execute(f"CREATE TABLE models ({columns})")
-    series = ", ".join(f"{name} REAL, {name}_max REAL" for name in SERIES)
-    db.execute("CREATE TABLE metrics (resolution INTEGER NOT NULL, timestamp INTEGER NOT NULL, "
-               f"samples INTEGER NOT NULL, {series}, PRIMARY KEY (resolution, timestamp))")
-    db.execute("CREATE TABLE logs (id INTEGER PRIMARY KEY AUTOINCREMENT, timestamp INTEGER NOT NULL, "
-               "level TEXT NOT NULL, source TEXT NOT NULL, message TEXT NOT NULL)")
-    db.execute("CREATE INDEX logs_level ON logs (level, id)")
-    db.execute("CREATE INDEX logs_source ON logs (source, id)")
-    db.execute("CREATE TABLE server_config (key TEXT PRIMARY KEY, value TEXT NOT NULL)")
-    db.execute("CREATE TABLE metadata (key TEXT PRIMARY KEY, value TEXT NOT NULL)")
-    db.execute("CREATE TABLE requests (id INTEGER PRIMARY KEY AUTOINCREMENT, timestamp INTEGER NOT NULL, "
-               "model TEXT NOT NULL, prompt_tokens INTEGER, cached_tokens INTEGER, generated_tokens INTEGER, "
-               "prompt_per_second REAL, generated_per_second REAL, duration REAL)")
-    db.execute("CREATE INDEX requests_model ON requests (model, id)")
-    db.execute("CREATE TABLE benchmarks (id INTEGER PRIMARY KEY AUTOINCREMENT, timestamp INTEGER NOT NULL, "
-               "model TEXT NOT NULL, result TEXT NOT NULL)")
-    db.execute("CREATE INDEX benchmarks_model ON benchmarks (model, id)")
-    db.execute("CREATE TABLE sessions (id TEXT PRIMARY KEY, token_hash BLOB NOT NULL UNIQUE, address TEXT, "
-               "created_at INTEGER NOT NULL, used_at INTEGER NOT NULL, expires_at INTEGER NOT NULL)")
+    run_script(db, """
+        CREATE TABLE models (id TEXT PRIMARY KEY, name TEXT NOT NULL, path TEXT NOT NULL UNIQUE, source TEXT NOT NULL,
+            favorite INTEGER NOT NULL, parameters TEXT NOT NULL, revision INTEGER NOT NULL, architecture TEXT,
+            size_label TEXT, parameter_count INTEGER, quantization TEXT, file_size INTEGER, file_mtime INTEGER,
+            context_length INTEGER, embedding_length INTEGER, block_count INTEGER, head_count INTEGER, head_count_kv
+            INTEGER, vocabulary_size INTEGER, expert_count INTEGER, expert_used_count INTEGER, sliding_window INTEGER,
+            key_length INTEGER, value_length INTEGER, license TEXT, tokenizer TEXT, chat_template INTEGER, modalities
+            TEXT, shards TEXT, projector TEXT, projector_size INTEGER, missing INTEGER NOT NULL, created_at INTEGER NOT
+            NULL, updated_at INTEGER NOT NULL);
+        CREATE TABLE metrics (resolution INTEGER NOT NULL, timestamp INTEGER NOT NULL, samples INTEGER NOT NULL,
+            cpu_usage REAL, cpu_usage_max REAL, memory_usage REAL, memory_usage_max REAL, swap_usage REAL,
+            swap_usage_max REAL, disk_usage REAL, disk_usage_max REAL, load_average REAL, load_average_max REAL,
+            memory_used REAL, memory_used_max REAL, network_received REAL, network_received_max REAL, network_sent
+            REAL, network_sent_max REAL, prompt_tokens_per_second REAL, prompt_tokens_per_second_max REAL,
+            generated_tokens_per_second REAL, generated_tokens_per_second_max REAL, requests_processing REAL,
+            requests_processing_max REAL, requests_deferred REAL, requests_deferred_max REAL, active_models REAL,
+            active_models_max REAL, process_cpu REAL, process_cpu_max REAL, process_memory REAL, process_memory_max
+            REAL, gpu0_utilization REAL, gpu0_utilization_max REAL, gpu0_memory_used REAL, gpu0_memory_used_max REAL,
+            gpu0_memory_total REAL, gpu0_memory_total_max REAL, gpu0_temperature REAL, gpu0_temperature_max REAL,
+            gpu0_power REAL, gpu0_power_max REAL, gpu1_utilization REAL, gpu1_utilization_max REAL, gpu1_memory_used
+            REAL, gpu1_memory_used_max REAL, gpu1_memory_total REAL, gpu1_memory_total_max REAL, gpu1_temperature REAL,
+            gpu1_temperature_max REAL, gpu1_power REAL, gpu1_power_max REAL, gpu2_utilization REAL,
+            gpu2_utilization_max REAL, gpu2_memory_used REAL, gpu2_memory_used_max REAL, gpu2_memory_total REAL,
+            gpu2_memory_total_max REAL, gpu2_temperature REAL, gpu2_temperature_max REAL, gpu2_power REAL,
+            gpu2_power_max REAL, gpu3_utilization REAL, gpu3_utilization_max REAL, gpu3_memory_used REAL,
+            gpu3_memory_used_max REAL, gpu3_memory_total REAL, gpu3_memory_total_max REAL, gpu3_temperature REAL,
+            gpu3_temperature_max REAL, gpu3_power REAL, gpu3_power_max REAL, gpu4_utilization REAL,
+            gpu4_utilization_max REAL, gpu4_memory_used REAL, gpu4_memory_used_max REAL, gpu4_memory_total REAL,
+            gpu4_memory_total_max REAL, gpu4_temperature REAL, gpu4_temperature_max REAL, gpu4_power REAL,
+            gpu4_power_max REAL, gpu5_utilization REAL, gpu5_utilization_max REAL, gpu5_memory_used REAL,
+            gpu5_memory_used_max REAL, gpu5_memory_total REAL, gpu5_memory_total_max REAL, gpu5_temperature REAL,
+            gpu5_temperature_max REAL, gpu5_power REAL, gpu5_power_max REAL, gpu6_utilization REAL,
+            gpu6_utilization_max REAL, gpu6_memory_used REAL, gpu6_memory_used_max REAL, gpu6_memory_total REAL,
+            gpu6_memory_total_max REAL, gpu6_temperature REAL, gpu6_temperature_max REAL, gpu6_power REAL,
+            gpu6_power_max REAL, gpu7_utilization REAL, gpu7_utilization_max REAL, gpu7_memory_used REAL,
+            gpu7_memory_used_max REAL, gpu7_memory_total REAL, gpu7_memory_total_max REAL, gpu7_temperature REAL,
+            gpu7_temperature_max REAL, gpu7_power REAL, gpu7_power_max REAL, PRIMARY KEY (resolution, timestamp));
+        CREATE TABLE logs (id INTEGER PRIMARY KEY AUTOINCREMENT, timestamp INTEGER NOT NULL, level TEXT NOT NULL,
+            source TEXT NOT NULL, message TEXT NOT NULL);
+        CREATE INDEX logs_level ON logs (level, id);
+        CREATE INDEX logs_source ON logs (source, id);
+        CREATE TABLE server_config (key TEXT PRIMARY KEY, value TEXT NOT NULL);
+        CREATE TABLE metadata (key TEXT PRIMARY KEY, value TEXT NOT NULL);
+        CREATE TABLE requests (id INTEGER PRIMARY KEY AUTOINCREMENT, timestamp INTEGER NOT NULL, model TEXT NOT NULL,
+            prompt_tokens INTEGER, cached_tokens INTEGER, generated_tokens INTEGER, prompt_per_second REAL,
+            generated_per_second REAL, duration REAL);
+        CREATE INDEX requests_model ON requests (model, id);
+        CREATE TABLE benchmarks (id INTEGER PRIMARY KEY AUTOINCREMENT, timestamp INTEGER NOT NULL, model TEXT NOT NULL,
+            result TEXT NOT NULL);
+        CREATE INDEX benchmarks_model ON benchmarks (model, id);
+        CREATE TABLE sessions (id TEXT PRIMARY KEY, token_hash BLOB NOT NULL UNIQUE, address TEXT, created_at INTEGER
+            NOT NULL, used_at INTEGER NOT NULL, expires_at INTEGER NOT NULL)""")
 
 
 @migration
 def m002_hours(db: sqlite3.Connection) -> None:
     """Averages of an hour, from those of ten minutes: of a year they are few enough to be read at once."""
-    columns = ", ".join(f"{name}, {name}_max" for name in SERIES)
+    columns = [row[1] for row in db.execute("PRAGMA table_info(metrics)")][3:]  # each series, and its maximum
     folded = ", ".join(f"SUM({name} * samples) / SUM(CASE WHEN {name} IS NOT NULL THEN samples END), MAX({name}_max)"
-                       for name in SERIES)
-    db.execute(f"INSERT INTO metrics (resolution, timestamp, samples, {columns}) "
+                       for name in columns[::2])
+    db.execute(f"INSERT INTO metrics (resolution, timestamp, samples, {', '.join(columns)}) "
                f"SELECT 3600000, timestamp - timestamp % 3600000 AS hour, SUM(samples), {folded} "
                "FROM metrics WHERE resolution = 600000 GROUP BY hour")
 
 
 @migration
 def m003_counts(db: sqlite3.Connection) -> None:
-    """How many samples of an average had a value of a series, where that is not all of them."""
+    """A column that version 1.0.0 needed."""
     db.execute("ALTER TABLE metrics ADD COLUMN counts TEXT")
+
+
+@migration
+def m004_router(db: sqlite3.Connection) -> None:
+    """What llamadash needs as the router; averages that are not complete will be made from their samples."""
+    run_script(db, """
+        CREATE TABLE models_new (id TEXT PRIMARY KEY, name TEXT NOT NULL, path TEXT NOT NULL, source TEXT NOT NULL,
+            favorite INTEGER NOT NULL, parameters TEXT NOT NULL, revision INTEGER NOT NULL, architecture TEXT,
+            size_label TEXT, parameter_count INTEGER, quantization TEXT, file_size INTEGER, file_mtime INTEGER,
+            context_length INTEGER, embedding_length INTEGER, block_count INTEGER, head_count INTEGER, head_count_kv
+            INTEGER, vocabulary_size INTEGER, expert_count INTEGER, expert_used_count INTEGER, sliding_window INTEGER,
+            key_length INTEGER, value_length INTEGER, license TEXT, tokenizer TEXT, chat_template INTEGER, modalities
+            TEXT, shards TEXT, projector TEXT, projector_size INTEGER, missing INTEGER NOT NULL, created_at INTEGER NOT
+            NULL, updated_at INTEGER NOT NULL, aliases TEXT NOT NULL DEFAULT '[]', build TEXT, pinned INTEGER NOT NULL
+            DEFAULT 0, preferred INTEGER NOT NULL DEFAULT 0, idle INTEGER, tags TEXT NOT NULL DEFAULT '[]',
+            last_used_at INTEGER, memory_correction TEXT);
+        INSERT INTO models_new (id, name, path, source, favorite, parameters, revision, architecture, size_label,
+            parameter_count, quantization, file_size, file_mtime, context_length, embedding_length, block_count,
+            head_count, head_count_kv, vocabulary_size, expert_count, expert_used_count, sliding_window, key_length,
+            value_length, license, tokenizer, chat_template, modalities, shards, projector, projector_size, missing,
+            created_at, updated_at) SELECT id, name, path, source, favorite, parameters, revision, architecture,
+            size_label, parameter_count, quantization, file_size, file_mtime, context_length, embedding_length,
+            block_count, head_count, head_count_kv, vocabulary_size, expert_count, expert_used_count, sliding_window,
+            key_length, value_length, license, tokenizer, chat_template, modalities, shards, projector, projector_size,
+            missing, created_at, updated_at FROM models;
+        DROP TABLE models;
+        ALTER TABLE models_new RENAME TO models;
+        ALTER TABLE requests ADD COLUMN build TEXT;
+        ALTER TABLE requests ADD COLUMN key TEXT;
+        ALTER TABLE requests ADD COLUMN client TEXT;
+        ALTER TABLE requests ADD COLUMN endpoint TEXT;
+        ALTER TABLE requests ADD COLUMN stream INTEGER;
+        ALTER TABLE requests ADD COLUMN status TEXT NOT NULL DEFAULT 'ok';
+        ALTER TABLE requests ADD COLUMN code;
+        ALTER TABLE requests ADD COLUMN error TEXT;
+        ALTER TABLE requests ADD COLUMN waited REAL;
+        ALTER TABLE requests ADD COLUMN loading REAL;
+        ALTER TABLE requests ADD COLUMN first_token REAL;
+        ALTER TABLE requests ADD COLUMN drafted INTEGER;
+        ALTER TABLE requests ADD COLUMN accepted INTEGER;
+        ALTER TABLE requests ADD COLUMN slot INTEGER;
+        ALTER TABLE requests ADD COLUMN energy REAL;
+        DROP INDEX requests_model;
+        CREATE INDEX requests_timestamp ON requests (timestamp);
+        CREATE INDEX requests_model ON requests (model, timestamp);
+        CREATE INDEX requests_key ON requests (key, timestamp);
+        CREATE INDEX requests_status ON requests (status, timestamp);
+        CREATE TABLE events (id INTEGER PRIMARY KEY AUTOINCREMENT, timestamp INTEGER NOT NULL, kind TEXT NOT NULL,
+            model TEXT, reason TEXT, details TEXT NOT NULL);
+        CREATE INDEX events_timestamp ON events (timestamp);
+        CREATE INDEX events_model ON events (model, timestamp);
+        CREATE TABLE usage (day TEXT NOT NULL, model TEXT NOT NULL, key TEXT NOT NULL DEFAULT '', requests INTEGER NOT
+            NULL, prompt_tokens INTEGER NOT NULL, cached_tokens INTEGER NOT NULL, generated_tokens INTEGER NOT NULL,
+            energy REAL, PRIMARY KEY (day, model, key));
+        INSERT INTO usage (day, model, requests, prompt_tokens, cached_tokens, generated_tokens) SELECT
+            strftime('%Y-%m-%d', timestamp / 1000, 'unixepoch', 'localtime') AS date, model, COUNT(*),
+            TOTAL(prompt_tokens), TOTAL(cached_tokens), TOTAL(generated_tokens) FROM requests GROUP BY date, model;
+        CREATE TABLE api_keys (id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL, hash BLOB NOT NULL UNIQUE,
+            start TEXT NOT NULL, models TEXT, requests_per_minute INTEGER, created_at INTEGER NOT NULL, used_at
+            INTEGER, revoked_at INTEGER);
+        UPDATE server_config SET key = 'api_host' WHERE key = 'engine_host';
+        UPDATE server_config SET key = 'api_port' WHERE key = 'engine_port';
+        UPDATE server_config SET key = 'idle_seconds' WHERE key = 'sleep_idle_seconds';
+        UPDATE server_config SET value = '0' WHERE key = 'idle_seconds' AND CAST(value AS INTEGER) < 0;
+        DELETE FROM server_config WHERE key = 'models_autoload';
+        DELETE FROM metrics WHERE resolution > 0 AND timestamp + resolution > (SELECT MAX(timestamp) FROM metrics WHERE
+            resolution = 0)""")
+    for id, text in db.execute("SELECT id, parameters FROM models").fetchall():
+        db.execute("UPDATE models SET parameters = ?, pinned = ?, idle = ? WHERE id = ?", (*m004_parameters(text), id))
+    for (text,) in db.execute("SELECT value FROM server_config WHERE key = 'defaults'").fetchall():
+        parameters, _, idle = m004_parameters(text)
+        db.execute("UPDATE server_config SET value = ? WHERE key = 'defaults'", (parameters,))
+        if idle:
+            db.execute("INSERT OR IGNORE INTO server_config VALUES ('idle_seconds', ?)", (str(idle),))
+
+
+def m004_parameters(text: str) -> tuple[str, bool, int | None]:
+    """Saved parameters without the two that became fields, and those: (parameters, pinned, idle)."""
+    try:
+        parameters = dict(json.loads(text))
+    except (ValueError, TypeError):  # it is not as we save it
+        return text, False, None
+    pinned, idle = parameters.pop("load-on-startup", False), parameters.pop("sleep-idle-seconds", None)
+    return json.dumps(parameters), pinned is True, idle if type(idle) is int and idle > 0 else None
 
 
 def disk_is_full(problem: sqlite3.Error) -> bool:
@@ -967,8 +1094,8 @@ def is_damage(problem: sqlite3.Error) -> bool:
     return any(text in str(problem) for text in ("malformed", "file is not a database"))
 
 
-class Database:
-    """Everything that llamadash remembers, in one SQLite file; rows come and go as dicts.
+class DatabaseFile:
+    """One SQLite file that is opened, migrated, backed up and restored; transactions; rows come and go as dicts.
 
     One connection writes, under a lock, from the loop or from a thread; `reader` gives a thread that
     reads for long a connection of its own. Acknowledged writes survive a kill of the process. Only who
@@ -981,8 +1108,6 @@ class Database:
         self.backing_up = threading.RLock()
         self.notice: str | None = None  # what the user should know about how the file was opened
         self.model_rows: dict[str, Json] | None = None
-        self.series_seen: set[str] | None = None
-        self.benchmarked: set[str] | None = None  # models that have benchmarks
         self.threads = threading.local()
         try:
             self.connection = self.connect(must_exist=not repair)
@@ -1233,6 +1358,11 @@ class Database:
         with self.explained():
             return self.reader().execute(query, values).fetchall()
 
+    def last_id(self, table: str) -> int:
+        """The largest id that any row of a table ever had."""
+        rows = self.rows("SELECT seq FROM sqlite_sequence WHERE name = ?", (table,))
+        return rows[0]["seq"] if rows else 0
+
     def reader(self) -> sqlite3.Connection:
         """This thread's own connection for reading."""
         if not hasattr(self.threads, "connection"):
@@ -1251,7 +1381,11 @@ class Database:
         if connection := vars(self.threads).pop("connection", None):
             connection.close()
 
-    # models
+
+class ModelRows(DatabaseFile):
+    """The models and their benchmarks."""
+
+    benchmarked: set[str] | None = None  # models that have benchmarks
 
     def models(self) -> list[Json]:
         """Every model, by name."""
@@ -1299,6 +1433,22 @@ class Database:
             self.change_model(db, id, changes)
         return self.get_model(id)
 
+    def set_last_used(self, used: dict[str, int]) -> None:
+        """Save when models were last used, {id: ms}; their revisions stay as they are."""
+        self.set_quietly("last_used_at", used)
+
+    def set_memory_correction(self, id: str, correction: dict[str, int] | None) -> None:
+        """Save by how many bytes a model took more than was estimated, {kind of device: bytes}."""
+        self.set_quietly("memory_correction", {id: correction})
+
+    def set_quietly(self, column: str, values: dict[str, Any]) -> None:
+        """Write one column of models, {id: value}, that nobody edits: no revision is counted up."""
+        with self.transaction() as db:
+            db.executemany(f"UPDATE models SET {column} = ? WHERE id = ?",
+                           [(*encoded_model({column: value}, [column]), id) for id, value in values.items()])
+            for id in values.keys() & (self.model_rows or {}).keys():
+                typing.cast(dict[str, Json], self.model_rows)[id][column] = values[id]
+
     def delete_model(self, id: str) -> None:
         """Forget a model; NotFound where there is none."""
         self.get_model(id)
@@ -1318,121 +1468,6 @@ class Database:
                 for id, values in changes[at:at + SCAN_ROWS]:
                     self.change_model(db, id, values)
 
-    # metrics
-
-    def add_metrics(self, metrics: Json, timestamp: int | None = None) -> None:
-        """Save one sample, and fold it into the averages that are kept for longer."""
-        values = series_of(metrics)
-        timestamp = now_ms() if timestamp is None else timestamp
-        if not values:
-            return
-        seen = self.series_with_values()
-        absent = [name for name in SERIES if name in seen and name not in values]
-        with self.transaction() as db:
-            for width in (0, *ROLL_UPS):
-                add_sample(db, width, timestamp - timestamp % width if width else timestamp, values, absent)
-            seen.update(values)
-
-    def series_with_values(self) -> set[str]:
-        """The series that ever had a value: few machines have MAX_GPUS, and an empty column costs time as well."""
-        with self.lock, self.explained():
-            if self.series_seen is None:
-                counts = self.connection.execute(
-                    f"SELECT {', '.join(f'COUNT({name})' for name in SERIES)} FROM metrics WHERE resolution = ?",
-                    (ROLL_UPS[-1],),
-                ).fetchone()
-                self.series_seen = {name for name, count in zip(SERIES, counts, strict=True) if count}
-            return self.series_seen
-
-    def metrics_history(self, from_ms: int, to_ms: int, points: int, series: Sequence[str] | None = None,
-                        *, interval: float = 10.0, minutes_kept: int = 30 * DAY) -> Json:
-        """Averages and maxima in at most `points` buckets; may be called from a thread.
-
-        Returns {from, to, bucket (ms), timestamps: [ms], series: {name: {avg: [], max: []}}}; a null
-        stands where there was a gap. `interval` is the seconds between samples: no bucket is narrower.
-        """
-        seen = self.series_with_values()
-        wanted = [name for name in SERIES if name in seen and (series is None or name in series)]
-        ideal = max((to_ms - from_ms) / max(points - 1, 1), interval * 1000)
-        width = history_resolution(ideal, now_ms() - from_ms, minutes_kept)
-        step = width or 1000
-        bucket = max(math.ceil(ideal / step) * step, step)
-        columns = "".join(f", AVG({name}), MAX({name}_max)" for name in wanted)
-        rows = [tuple(row) for row in self.read(
-            f"SELECT timestamp - timestamp % ? AS bucket{columns} FROM metrics "
-            "WHERE resolution = ? AND timestamp >= ? AND timestamp < ? GROUP BY bucket ORDER BY bucket",
-            (bucket, width, from_ms - from_ms % bucket, to_ms))]
-        rows = with_gaps(rows, bucket)[-points:]
-        times, *lists = map(list, zip(*rows, strict=True)) if rows else [[] for _ in range(1 + 2 * len(wanted))]
-        found = {name: {"avg": lists[2 * at], "max": lists[2 * at + 1]} for at, name in enumerate(wanted)}
-        if series is None:
-            found = {name: pair for name, pair in found.items() if any(value is not None for value in pair["avg"])}
-        else:
-            nothing = [None] * len(times)
-            found = {name: found.get(name, {"avg": nothing, "max": nothing}) for name in SERIES if name in series}
-        return {"from": from_ms, "to": to_ms, "bucket": bucket, "timestamps": times, "series": found}
-
-    # logs
-
-    def add_logs(self, entries: list[Json]) -> None:
-        """Save log entries {id, timestamp, level, source, message} in one transaction."""
-        with self.transaction() as db:
-            db.executemany("INSERT INTO logs (id, timestamp, level, source, message) "
-                           "VALUES (:id, :timestamp, :level, :source, :message)", entries)
-
-    def logs(self, *, level: str | None = None, source: str | None = None, search: str | None = None,
-             before: int | None = None, limit: int = 100) -> tuple[list[Json], bool]:
-        """The newest entries that match, and whether there are more; may be called from a thread."""
-        wanted = {"level = ?": level, "source = ?": source, "id < ?": before,
-                  "message LIKE ? ESCAPE '\\'": None if not search else f"%{escaped_like(search)}%"}
-        conditions = [name for name, value in wanted.items() if value is not None]
-        where = f"WHERE {' AND '.join(conditions)}" if conditions else ""
-        rows = [dict(row) for row in self.read(
-            f"SELECT id, timestamp, level, source, message FROM logs {where} ORDER BY id DESC LIMIT ?",
-            [*(value for value in wanted.values() if value is not None), limit + 1])]
-        return rows[:limit], len(rows) > limit
-
-    def last_log_id(self) -> int:
-        """The largest id that any log entry ever had."""
-        rows = self.rows("SELECT seq FROM sqlite_sequence WHERE name = 'logs'")
-        return rows[0]["seq"] if rows else 0
-
-    def clear_logs(self) -> int:
-        """Delete every log entry and return how many there were."""
-        with self.transaction() as db:
-            return db.execute("DELETE FROM logs").rowcount
-
-    # requests and benchmarks
-
-    def add_requests(self, requests: list[Json]) -> list[Json]:
-        """Save finished requests, all at once, and return them with their ids."""
-        names = ("timestamp", "model", "prompt_tokens", "cached_tokens", "generated_tokens",
-                 "prompt_per_second", "generated_per_second", "duration")
-        insert = f"INSERT INTO requests ({', '.join(names)}) VALUES ({', '.join('?' * len(names))})"
-        rows = [{name: request.get(name) for name in names} for request in requests]
-        with self.transaction() as db:
-            return [{"id": db.execute(insert, list(row.values())).lastrowid, **row} for row in rows]
-
-    def requests(self, model: str | None = None, before: int | None = None, limit: int = 50) -> list[Json]:
-        """The newest finished requests, of one model or of all."""
-        wanted = {"model = ?": model, "id < ?": before}
-        conditions = [name for name, value in wanted.items() if value is not None]
-        where = f"WHERE {' AND '.join(conditions)}" if conditions else ""
-        return self.rows(f"SELECT * FROM requests {where} ORDER BY id DESC LIMIT ?",
-                         [*(value for value in wanted.values() if value is not None), limit])
-
-    def request_summary(self, model: str | None = None) -> Json:
-        """{count, prompt_tokens, generated_tokens, prompt_per_second, generated_per_second} of what is kept.
-
-        May be called from a thread: a million requests take half a second.
-        """
-        where, values = ("WHERE model = ?", [model]) if model is not None else ("", [])
-        [row] = self.read("SELECT COUNT(*) AS count, COALESCE(SUM(prompt_tokens), 0) AS prompt_tokens, "
-                          "COALESCE(SUM(generated_tokens), 0) AS generated_tokens, "
-                          "AVG(prompt_per_second) AS prompt_per_second, "
-                          f"AVG(generated_per_second) AS generated_per_second FROM requests {where}", values)
-        return dict(row)
-
     def add_benchmark(self, benchmark: Json) -> Json:
         """Save one benchmark's result and return it with its id."""
         benchmark = {"timestamp": now_ms(), **benchmark}
@@ -1450,6 +1485,294 @@ class Database:
             return []
         rows = self.rows("SELECT id, result FROM benchmarks WHERE model = ? ORDER BY id DESC LIMIT 50", (model,))
         return [{**json.loads(row["result"]), "id": row["id"]} for row in rows]
+
+
+class MetricRows(DatabaseFile):
+    """Samples of the machine, and the averages of them that are kept for longer."""
+
+    series_seen: set[str] | None = None
+    last_minute = -1  # of which a sample was saved
+
+    def add_metrics(self, metrics: Json, timestamp: int | None = None) -> None:
+        """Save one sample; the first one of a minute makes the averages that are complete by then."""
+        values = series_of(metrics)
+        timestamp = now_ms() if timestamp is None else timestamp
+        if not values:
+            return
+        columns = [column for name in values for column in (name, f"{name}_max")]
+        with self.transaction() as db:
+            db.execute(f"INSERT OR REPLACE INTO metrics (resolution, timestamp, samples, {', '.join(columns)}) "
+                       f"VALUES (0, ?, 1, {', '.join('?' * len(columns))})",
+                       [timestamp, *(value for value in values.values() for _ in range(2))])
+        self.series_with_values().update(values)
+        if timestamp // ROLL_UPS[0] != self.last_minute:
+            self.roll_up(timestamp)
+            self.last_minute = timestamp // ROLL_UPS[0]
+
+    def roll_up(self, until: int) -> None:
+        """Make those averages of each width that are complete at `until` and not there yet, from the single samples."""
+        seen = [name for name in SERIES if name in self.series_with_values()]
+        columns = "".join(f", {name}, {name}_max" for name in seen)
+        averages = "".join(f", AVG({name}), MAX({name}_max)" for name in seen)
+        with self.transaction() as db:
+            for width in ROLL_UPS:
+                end = until - until % width
+                db.execute(f"INSERT OR IGNORE INTO metrics (resolution, timestamp, samples{columns}) "
+                           f"SELECT ?, timestamp - timestamp % ? AS bucket, COUNT(*){averages} FROM metrics "
+                           "WHERE resolution = 0 AND timestamp >= ? AND timestamp < ? GROUP BY bucket",
+                           (width, width, self.rolled_up(width, end), end))
+
+    def rolled_up(self, width: int, before: int) -> int:
+        """The end of the last average of `width` ms that begins before `before`; later ones are yet to be made."""
+        [row] = self.rows("SELECT COALESCE(MAX(timestamp) + ?, 0) AS end FROM metrics "
+                          "WHERE resolution = ? AND timestamp < ?", (width, width, before))
+        return int(row["end"])
+
+    def series_with_values(self) -> set[str]:
+        """The series that ever had a value: few machines have MAX_GPUS, and an empty column costs time as well."""
+        with self.lock:
+            if self.series_seen is None:
+                [row] = self.rows(f"SELECT {', '.join(f'COUNT({name}) AS {name}' for name in SERIES)} FROM metrics "
+                                  "WHERE resolution = ? OR (resolution = 0 AND timestamp >= ?)",
+                                  (ROLL_UPS[-1], self.rolled_up(ROLL_UPS[-1], now_ms())))
+                self.series_seen = {name for name, count in row.items() if count}
+            return self.series_seen
+
+    def metrics_history(self, from_ms: int, to_ms: int, points: int, series: Sequence[str] | None = None,
+                        *, interval: float = 10.0, minutes_kept: int = 30 * DAY) -> Json:
+        """Averages and maxima in at most `points` buckets; may be called from a thread.
+
+        Returns {from, to, bucket (ms), timestamps: [ms], series: {name: {avg: [], max: []}}}; a null
+        stands where there was a gap. `interval` is the seconds between samples: no bucket is narrower.
+        """
+        seen = self.series_with_values()
+        wanted = [name for name in SERIES if name in seen and (series is None or name in series)]
+        ideal = max((to_ms - from_ms) / max(points - 1, 1), interval * 1000)
+        width = history_resolution(ideal, now_ms() - from_ms, minutes_kept)
+        step = width or 1000
+        bucket = max(math.ceil(ideal / step) * step, step)
+        rows = with_gaps(self.buckets(wanted, width, bucket, from_ms - from_ms % bucket, to_ms), bucket)[-points:]
+        times, *lists = map(list, zip(*rows, strict=True)) if rows else [[] for _ in range(1 + 2 * len(wanted))]
+        found = {name: {"avg": lists[2 * at], "max": lists[2 * at + 1]} for at, name in enumerate(wanted)}
+        if series is None:
+            found = {name: pair for name, pair in found.items() if any(value is not None for value in pair["avg"])}
+        else:
+            nothing = [None] * len(times)
+            found = {name: found.get(name, {"avg": nothing, "max": nothing}) for name in SERIES if name in series}
+        return {"from": from_ms, "to": to_ms, "bucket": bucket, "timestamps": times, "series": found}
+
+    def buckets(self, series: list[str], width: int, bucket: int, from_ms: int, to_ms: int) -> list[tuple[Any, ...]]:
+        """(start, average, maximum, …) of each bucket: from averages of `width`, then the samples since."""
+        columns = "".join(f", {name}, {name}_max" for name in series)
+        averages = "".join(f", SUM({name} * samples) / SUM(CASE WHEN {name} IS NOT NULL THEN samples END), "
+                           f"MAX({name}_max)" for name in series)
+        part = (f"SELECT timestamp, samples{columns} FROM metrics "
+                "WHERE resolution = ? AND timestamp >= ? AND timestamp < ?")
+        samples = max(from_ms, self.rolled_up(width, to_ms)) if width else from_ms
+        return [tuple(row) for row in self.read(
+            f"SELECT timestamp - timestamp % ? AS bucket{averages} FROM ({part} UNION ALL {part}) "
+            "GROUP BY bucket ORDER BY bucket",
+            (bucket, width, from_ms, min(samples, to_ms), 0, samples, to_ms))]
+
+
+class RequestRows(DatabaseFile):
+    """The finished requests, what they add up to, and the events of models."""
+
+    def add_requests(self, rows: list[Json]) -> None:
+        """Save finished requests, each with the id that it was given, and count them in `usage`."""
+        values = [{"status": "ok", **{name: row[name] for name in REQUEST_COLUMNS if name in row}} for row in rows]
+        values = [{**dict.fromkeys(REQUEST_COLUMNS), **row} for row in values]
+        with self.transaction() as db:
+            db.executemany(f"INSERT INTO requests ({', '.join(REQUEST_COLUMNS)}) "
+                           f"VALUES ({', '.join(f':{name}' for name in REQUEST_COLUMNS)})", values)
+            db.executemany(
+                "INSERT INTO usage VALUES (:day, :model, COALESCE(:key, ''), 1, COALESCE(:prompt_tokens, 0), "
+                "COALESCE(:cached_tokens, 0), COALESCE(:generated_tokens, 0), :energy) "
+                "ON CONFLICT (day, model, key) DO UPDATE SET requests = requests + 1, "
+                "prompt_tokens = prompt_tokens + excluded.prompt_tokens, "
+                "cached_tokens = cached_tokens + excluded.cached_tokens, "
+                "generated_tokens = generated_tokens + excluded.generated_tokens, "
+                "energy = COALESCE(energy + excluded.energy, energy, excluded.energy)",
+                [{**row, "day": day_of(row["timestamp"])} for row in values])
+
+    def last_request_id(self) -> int:
+        """The largest id that any request ever had."""
+        return self.last_id("requests")
+
+    def requests(self, *, model: str | None = None, key: str | None = None, status: str | None = None,
+                 from_ms: int | None = None, to_ms: int | None = None, sort: str = "timestamp",
+                 before: int | None = None, limit: int = 50) -> list[Json]:
+        """The finished requests with the largest `sort`, unknown ones last, that come after the row `before`.
+
+        May be called from a thread, as it should be for another order than by time.
+        """
+        if sort not in REQUEST_SORTS:
+            raise InvalidRequest(f"requests are not sorted by {sort}", field="sort")
+        wanted = request_conditions(model, key, status, from_ms, to_ms)
+        if before is not None:
+            last = next((row[0] for row in self.read(f"SELECT {sort} FROM requests WHERE id = ?", (before,))), None)
+            unknown = "" if sort == "timestamp" else f" OR {sort} IS NULL"
+            wanted |= ({f"{sort} IS NULL AND id < ?": before} if last is None else
+                       {f"(({sort}, id) < (?, ?){unknown})": (last, before)})
+        where, values = where_all(wanted)
+        rows = self.read(f"SELECT {', '.join(REQUEST_COLUMNS)} FROM requests {where} "
+                         f"ORDER BY {sort} DESC, id DESC LIMIT ?", [*values, limit])
+        return [{**row, "stream": None if row["stream"] is None else bool(row["stream"])} for row in map(dict, rows)]
+
+    def request_summary(self, *, model: str | None = None, key: str | None = None, status: str | None = None,
+                        from_ms: int | None = None, to_ms: int | None = None) -> Json:
+        """{count, ok, failed, cancelled, prompt_tokens, cached_tokens, generated_tokens, prompt_per_second,
+        generated_per_second, throughput} of what is kept.
+
+        The two speeds are tokens over busy time, those of the prompt without cached ones; `throughput` is generated
+        tokens over all of the time. May be called from a thread: a million requests take a second.
+        """
+        where, values = where_all(request_conditions(model, key, status, from_ms, to_ms))
+        statuses = "".join(f"COALESCE(SUM(status = '{name}'), 0) AS {name}, " for name in ("ok", "failed", "cancelled"))
+        tokens = "".join(f"COALESCE(SUM({kind}_tokens), 0) AS {kind}_tokens, " for kind in TOKEN_KINDS)
+        speeds = "".join(
+            f"SUM(CASE WHEN {kind}_per_second > 0 THEN {count} END) / "
+            f"SUM(CASE WHEN {kind}_per_second > 0 THEN {count} / {kind}_per_second END) AS {kind}_per_second, "
+            for kind, count in (("prompt", "(prompt_tokens - COALESCE(cached_tokens, 0))"),
+                                ("generated", "generated_tokens")))
+        [row] = self.read(f"SELECT COUNT(*) AS count, {statuses}{tokens}{speeds}MIN(timestamp) AS first, "
+                          f"MAX(timestamp + COALESCE(duration, 0)) AS last FROM requests {where}", values)
+        summary = dict(row)
+        first, last = summary.pop("first") if from_ms is None else from_ms, summary.pop("last")
+        span = (last if to_ms is None else min(to_ms, now_ms())) - first if summary["count"] else 0
+        return {**summary, "throughput": 1000 * summary["generated_tokens"] / span if span > 0 else None}
+
+    def usage(self, from_ms: int, to_ms: int, by: str) -> tuple[list[Json], Json]:
+        """What was used on the days between two times, by model, key or day, and in all; may be called from a thread.
+
+        A row is {model|key|day, requests, prompt_tokens, cached_tokens, generated_tokens, energy}; days come in
+        their order, else those with the most generated tokens first.
+        """
+        if by not in ("model", "key", "day"):
+            raise InvalidRequest(f"usage is not counted by {by}", field="by")
+        sums = ", ".join(f"COALESCE(SUM({name}), 0) AS {name}" for name in (
+            "requests", *(f"{kind}_tokens" for kind in TOKEN_KINDS))) + ", SUM(energy) AS energy"
+        days = (day_of(from_ms), day_of(to_ms))
+        rows = self.read(f"SELECT NULLIF({by}, '') AS {by}, {sums} FROM usage WHERE day BETWEEN ? AND ? GROUP BY {by} "
+                         f"ORDER BY {'day' if by == 'day' else 'SUM(generated_tokens) DESC'}", days)
+        [total] = self.read(f"SELECT {sums} FROM usage WHERE day BETWEEN ? AND ?", days)
+        return [dict(row) for row in rows], dict(total)
+
+    def add_events(self, rows: list[Json]) -> list[Json]:
+        """Save events {timestamp, kind, model?, reason?, details?} and return them with their ids."""
+        rows = [{"model": None, "reason": None, **row, "details": row.get("details") or {}} for row in rows]
+        with self.transaction() as db:
+            return [{**row, "id": db.execute(
+                "INSERT INTO events (timestamp, kind, model, reason, details) "
+                "VALUES (:timestamp, :kind, :model, :reason, :details)",
+                {**row, "details": json.dumps(row["details"])}).lastrowid} for row in rows]
+
+    def events(self, from_ms: int, to_ms: int, model: str | None = None, limit: int = 1000) -> list[Json]:
+        """The newest events between two times, of one model or of all; may be called from a thread."""
+        where, values = where_all({"timestamp >= ?": from_ms, "timestamp < ?": to_ms, "model = ?": model})
+        rows = self.read(f"SELECT * FROM events {where} ORDER BY timestamp DESC, id DESC LIMIT ?", [*values, limit])
+        return [{**row, "details": json.loads(row["details"])} for row in map(dict, rows)]
+
+
+class AccessRows(DatabaseFile):
+    """The sessions of browsers and the keys of clients; of both only hashes are kept."""
+
+    def sessions(self) -> list[Json]:
+        """The sessions that have not expired, newest first, without their tokens' hashes."""
+        return self.rows("SELECT id, address, created_at, used_at, expires_at FROM sessions "
+                         "WHERE expires_at > ? ORDER BY created_at DESC", (now_ms(),))
+
+    def add_session(self, token_hash: bytes, address: str, lifetime: int) -> str:
+        """Save a session of `lifetime` ms and return its id."""
+        id = secrets.token_hex(8)
+        with self.transaction() as db:
+            db.execute("INSERT INTO sessions VALUES (?, ?, ?, ?, ?, ?)",
+                       (id, token_hash, address, now_ms(), now_ms(), now_ms() + lifetime))
+        return id
+
+    def find_session(self, token_hash: bytes) -> str | None:
+        """The id of the live session whose token has this hash, marked as used now."""
+        rows = self.rows("SELECT id FROM sessions WHERE token_hash = ? AND expires_at > ?", (token_hash, now_ms()))
+        with contextlib.suppress(DashError):  # a full disk must not lock anybody out
+            if rows:
+                with self.transaction() as db:
+                    db.execute("UPDATE sessions SET used_at = ? WHERE id = ?", (now_ms(), rows[0]["id"]))
+        return rows[0]["id"] if rows else None
+
+    def delete_sessions(self, id: str | None = None) -> int:
+        """End one session, or all, and return how many there were."""
+        with self.transaction() as db:
+            if id is None:
+                return db.execute("DELETE FROM sessions").rowcount
+            return db.execute("DELETE FROM sessions WHERE id = ?", (id,)).rowcount
+
+    def api_keys(self) -> list[Json]:
+        """The keys, newest first, also those revoked: {id, name, start, models, requests_per_minute, …_at}."""
+        return self.keys_where("1")
+
+    def find_api_key(self, hash: bytes) -> Json | None:
+        """The key that has this hash and is not revoked."""
+        return next(iter(self.keys_where("hash = ? AND revoked_at IS NULL", (hash,))), None)
+
+    def keys_where(self, condition: str, values: Sequence[Any] = ()) -> list[Json]:
+        """The keys that meet `condition`, without their hashes."""
+        rows = self.rows("SELECT id, name, start, models, requests_per_minute, created_at, used_at, revoked_at "
+                         f"FROM api_keys WHERE {condition} ORDER BY id DESC", values)
+        return [{**row, "models": None if row["models"] is None else json.loads(row["models"])} for row in rows]
+
+    def add_api_key(self, name: str, hash: bytes, start: str, models: list[str] | None = None,
+                    requests_per_minute: int | None = None) -> Json:
+        """Save a key by its hash and the first characters of its text."""
+        with self.transaction() as db:
+            id = db.execute("INSERT INTO api_keys (name, hash, start, models, requests_per_minute, created_at) "
+                            "VALUES (?, ?, ?, ?, ?, ?)", (name, hash, start, models if models is None else
+                                                          json.dumps(models), requests_per_minute, now_ms())).lastrowid
+        return self.keys_where("id = ?", (id,))[0]
+
+    def revoke_api_key(self, id: int) -> Json:
+        """Let a key be valid no longer; NotFound where there is none."""
+        with self.transaction() as db:
+            db.execute("UPDATE api_keys SET revoked_at = COALESCE(revoked_at, ?) WHERE id = ?", (now_ms(), id))
+        found = self.keys_where("id = ?", (id,))
+        if not found:
+            raise NotFound(f"There is no key {id}.", field="id")
+        return found[0]
+
+    def touch_api_keys(self, used: dict[int, int]) -> None:
+        """Save when keys were last used, {id: ms}."""
+        with self.transaction() as db:
+            db.executemany("UPDATE api_keys SET used_at = ? WHERE id = ?", [(at, id) for id, at in used.items()])
+
+
+class Database(ModelRows, MetricRows, RequestRows, AccessRows):
+    """Everything that llamadash remembers."""
+
+    # logs
+
+    def add_logs(self, entries: list[Json]) -> None:
+        """Save log entries {id, timestamp, level, source, message} in one transaction."""
+        with self.transaction() as db:
+            db.executemany("INSERT INTO logs (id, timestamp, level, source, message) "
+                           "VALUES (:id, :timestamp, :level, :source, :message)", entries)
+
+    def logs(self, *, level: str | None = None, source: str | None = None, search: str | None = None,
+             before: int | None = None, limit: int = 100) -> tuple[list[Json], bool]:
+        """The newest entries that match, and whether there are more; may be called from a thread."""
+        where, values = where_all({"level = ?": level, "source = ?": source, "id < ?": before,
+                                   "message LIKE ? ESCAPE '\\'": f"%{escaped_like(search)}%" if search else None})
+        rows = [dict(row) for row in self.read(
+            f"SELECT id, timestamp, level, source, message FROM logs {where} ORDER BY id DESC LIMIT ?",
+            [*values, limit + 1])]
+        return rows[:limit], len(rows) > limit
+
+    def last_log_id(self) -> int:
+        """The largest id that any log entry ever had."""
+        return self.last_id("logs")
+
+    def clear_logs(self) -> int:
+        """Delete every log entry and return how many there were."""
+        with self.transaction() as db:
+            return db.execute("DELETE FROM logs").rowcount
 
     # configuration and metadata
 
@@ -1487,48 +1810,20 @@ class Database:
                 db.execute("INSERT INTO metadata VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value",
                            (key, json.dumps(value)))
 
-    # sessions
-
-    def sessions(self) -> list[Json]:
-        """The sessions that have not expired, newest first, without their tokens' hashes."""
-        return self.rows("SELECT id, address, created_at, used_at, expires_at FROM sessions "
-                         "WHERE expires_at > ? ORDER BY created_at DESC", (now_ms(),))
-
-    def add_session(self, token_hash: bytes, address: str, lifetime: int) -> str:
-        """Save a session of `lifetime` ms and return its id."""
-        id = secrets.token_hex(8)
-        with self.transaction() as db:
-            db.execute("INSERT INTO sessions VALUES (?, ?, ?, ?, ?, ?)",
-                       (id, token_hash, address, now_ms(), now_ms(), now_ms() + lifetime))
-        return id
-
-    def find_session(self, token_hash: bytes) -> str | None:
-        """The id of the live session whose token has this hash, marked as used now."""
-        rows = self.rows("SELECT id FROM sessions WHERE token_hash = ? AND expires_at > ?", (token_hash, now_ms()))
-        with contextlib.suppress(DashError):  # a full disk must not lock anybody out
-            if rows:
-                with self.transaction() as db:
-                    db.execute("UPDATE sessions SET used_at = ? WHERE id = ?", (now_ms(), rows[0]["id"]))
-        return rows[0]["id"] if rows else None
-
-    def delete_sessions(self, id: str | None = None) -> int:
-        """End one session, or all, and return how many there were."""
-        with self.transaction() as db:
-            if id is None:
-                return db.execute("DELETE FROM sessions").rowcount
-            return db.execute("DELETE FROM sessions WHERE id = ?", (id,)).rowcount
-
     # pruning
 
     def prune(self, settings: Json) -> None:
         """Delete what is older or more than `settings` allow, in small steps; meant for a thread."""
         now = now_ms()
+        self.roll_up(now)  # before the samples go
         detail = settings["metrics_retention_days"] * DAY
-        kept = {0: min(RAW_KEPT, detail), ROLL_UPS[0]: detail,
-                **dict.fromkeys(ROLL_UPS[1:], max(detail, settings["metrics_history_days"] * DAY))}
+        history = max(detail, settings["metrics_history_days"] * DAY)
+        kept = {0: min(RAW_KEPT, detail), ROLL_UPS[0]: detail, **dict.fromkeys(ROLL_UPS[1:], history)}
         for width, age in kept.items():
             self.delete_in_steps("metrics", "resolution = ? AND timestamp < ?", (width, now - age))
-        self.delete_in_steps("requests", "timestamp < ?", (now - detail,))
+        for table in ("requests", "events"):
+            self.delete_in_steps(table, "timestamp < ?", (now - detail,))
+        self.delete_in_steps("usage", "day < ?", (day_of(now - history),))
         self.delete_in_steps("logs", "timestamp < ?", (now - settings["logs_retention_days"] * DAY,))
         self.delete_in_steps("logs", "id <= ?", (self.last_log_id() - settings["logs_max_rows"],))
         self.delete_in_steps("sessions", "expires_at < ?", (now,))
@@ -1604,6 +1899,25 @@ def escaped_like(text: str) -> str:
     return re.sub(r"([%_\\])", r"\\\1", text)
 
 
+def where_all(wanted: dict[str, Any]) -> tuple[str, list[Any]]:
+    """The WHERE of those conditions that have a value (a tuple: several), and the values for it."""
+    given = {condition: value for condition, value in wanted.items() if value is not None}
+    values = [item for value in given.values() for item in (value if isinstance(value, tuple) else (value,))]
+    return f"WHERE {' AND '.join(given)}" if given else "", values
+
+
+def request_conditions(model: str | None, key: str | None, status: str | None, from_ms: int | None,
+                       to_ms: int | None) -> dict[str, Any]:
+    """What the requests that are asked for meet; see where_all."""
+    return {"model = ?": model, "key = ?": key, "status = ?": status,
+            "timestamp >= ?": from_ms, "timestamp < ?": to_ms}
+
+
+def day_of(timestamp: int) -> str:
+    """The day of a time in ms, as this machine's clock shows it: YYYY-MM-DD."""
+    return time.strftime("%Y-%m-%d", time.localtime(timestamp / 1000))
+
+
 def series_of(metrics: Json) -> dict[str, float]:
     """The values of one sample that have history, by series name."""
     flat = {**metrics, **{f"process_{name}": value for name, value in (metrics.get("process") or {}).items()},
@@ -1611,45 +1925,6 @@ def series_of(metrics: Json) -> dict[str, float]:
     for gpu in metrics.get("gpus") or []:
         flat.update({f"gpu{gpu.get('index')}_{name}": gpu.get(name) for name in GPU_SERIES})
     return {name: flat[name] for name in SERIES if flat.get(name) is not None and math.isfinite(flat[name])}
-
-
-def add_sample(db: sqlite3.Connection, width: int, timestamp: int, values: dict[str, float],
-               absent: Sequence[str] = ()) -> None:
-    """Fold `values` into the row of `width` ms that starts at `timestamp` (0: a row of its own).
-
-    `absent` are the series that have no value this time and may have had one before. The column `counts` holds,
-    as JSON, how many samples had a value of a series, where that was not all of them.
-    """
-    doubled = [value for value in values.values() for _ in range(2)]
-    if db.execute(upsert_of_sample(tuple(values), tuple(absent)), [width, timestamp, *doubled]).rowcount:
-        return
-    columns = [column for name in values for column in (name, f"{name}_max")]
-    row = dict(db.execute(f"SELECT samples, counts, {', '.join([*columns, *absent])} FROM metrics "
-                          "WHERE resolution = ? AND timestamp = ?", (width, timestamp)).fetchone())
-    samples = row["samples"] + 1
-    counts = {name: samples - 1 for name in (*values, *absent) if row[name] is not None}
-    counts |= json.loads(row["counts"] or "{}")
-    new: list[float] = []
-    for name, value in values.items():
-        counts[name] = counts.get(name, 0) + 1
-        before, highest = (0.0, value) if row[name] is None else (row[name], row[f"{name}_max"])
-        new += before + (value - before) / counts[name], max(highest, value)
-    some = {name: count for name, count in counts.items() if count < samples}
-    db.execute(f"UPDATE metrics SET samples = ?, counts = ?, {', '.join(f'{column} = ?' for column in columns)} "
-               "WHERE resolution = ? AND timestamp = ?",
-               [samples, json.dumps(some) if some else None, *new, width, timestamp])
-
-
-@functools.lru_cache(maxsize=16)
-def upsert_of_sample(names: tuple[str, ...], absent: tuple[str, ...]) -> str:
-    """SQL that adds a sample where every sample of the row had a value of just these series, and else nothing."""
-    columns = [column for name in names for column in (name, f"{name}_max")]
-    averages = ", ".join(f"{name} = {name} + (excluded.{name} - {name}) / (samples + 1), "
-                         f"{name}_max = MAX({name}_max, excluded.{name}_max)" for name in names)
-    return (f"INSERT INTO metrics (resolution, timestamp, samples, {', '.join(columns)}) "
-            f"VALUES (?, ?, 1, {', '.join('?' * len(columns))}) ON CONFLICT (resolution, timestamp) "
-            f"DO UPDATE SET samples = samples + 1, {averages} WHERE counts IS NULL "
-            f"AND {' + '.join(names)} IS NOT NULL AND COALESCE({', '.join(['NULL', 'NULL', *absent])}) IS NULL")
 
 
 def history_resolution(bucket: float, age: int, minutes_kept: int) -> int:
@@ -3391,10 +3666,9 @@ def free_id(stem: str, taken: dict[str, int]) -> str:
     return id
 
 
-def moved_rows(rows: list[Json], found: list[Json]) -> dict[str, Json]:
-    """For paths that are new the row of the file that was there before: same name, same size, no doubt."""
+def moved_rows(rows: dict[str, list[Json]], found: list[Json]) -> dict[str, list[Json]]:
+    """For paths that are new the rows of the file that was there before: same name, same size, no doubt."""
     there = {model["path"] for model in found}
-    known = {row["path"] for row in rows}
 
     def by_file(items: Iterable[Json]) -> dict[tuple[str, int], list[Json]]:
         groups: dict[tuple[str, int], list[Json]] = {}
@@ -3402,26 +3676,28 @@ def moved_rows(rows: list[Json], found: list[Json]) -> dict[str, Json]:
             groups.setdefault((os.path.basename(item["path"]), item["file_size"]), []).append(item)
         return groups
 
-    gone = by_file(row for row in rows if row["path"] not in there)
-    come = by_file(model for model in found if model["path"] not in known)
-    return {items[0]["path"]: gone[key][0] for key, items in come.items() if len(items) == 1 == len(gone.get(key, ()))}
+    gone = by_file(variants[0] for path, variants in rows.items() if path not in there)
+    come = by_file(model for model in found if model["path"] not in rows)
+    return {items[0]["path"]: rows[gone[key][0]["path"]] for key, items in come.items()
+            if len(items) == 1 == len(gone.get(key, ()))}
 
 
 def merge_scan(rows: list[Json], found: list[Json]) -> tuple[list[Json], list[Json], list[str]]:
     """What a scan changes: new rows, the changed columns of rows (with their id), and the ids now missing."""
-    moved = moved_rows(rows, found)
-    known = {**{row["path"]: row for row in rows}, **moved}
+    known: dict[str, list[Json]] = {}
+    for row in rows:
+        known.setdefault(row["path"], []).append(row)
+    known |= moved_rows(known, found)
     taken = {row["id"].lower(): 1 for row in rows}
     new, changed, seen = [], [], set()
     for model in found:
-        row = known.get(model["path"])
-        if row is None:
+        if model["path"] not in known:
             new.append({"id": free_id(model["stem"], taken), "name": model["name"], "source": "folder",
                         "favorite": False, "parameters": {}, **{name: model[name] for name in FILE_COLUMNS}})
-            continue
-        seen.add(row["id"])
-        if changes := {name: model[name] for name in FILE_COLUMNS if model[name] != row[name]}:
-            changed.append({"id": row["id"], **changes})
+        for row in known.get(model["path"], ()):
+            seen.add(row["id"])
+            if changes := {name: model[name] for name in FILE_COLUMNS if model[name] != row[name]}:
+                changed.append({"id": row["id"], **changes})
     return new, changed, [row["id"] for row in rows if row["id"] not in seen and not row["missing"]]
 
 
@@ -3569,15 +3845,16 @@ class Library:
             row = self.dash.db.get_model(id)
             if self.dash.model(id)["status"] in ("loading", "loaded", "sleeping"):
                 await self.dash.engine.unload(id)
-            freed = 0
+            freed, others = 0, [other for other in self.dash.db.models() if other["id"] != id]
+            alone = row["path"] not in {other["path"] for other in others}
             if delete_file:
-                others = [other for other in self.dash.db.models() if other["id"] != id]
                 freed = await asyncio.to_thread(delete_files, row, others, self.dash.folders())
-            elif await asyncio.to_thread(os.path.exists, row["path"]):
+            elif alone and await asyncio.to_thread(os.path.exists, row["path"]):
                 self.ignore(row["path"], True)
             self.dash.db.delete_model(id)
             self.dash.engine.dropped(id)
-            self.dash.downloads.forget(row["path"])
+            if alone:
+                self.dash.downloads.forget(row["path"])
         return freed
 
     async def header(self, row: Json) -> GGUFHeader | None:
