@@ -2,7 +2,8 @@
 # /// script
 # requires-python = ">=3.10"
 # dependencies = [
-#   "python-socketio>=5.16.2,<6",
+#   "python-socketio>=5.16.2,<5.19",
+#   "python-engineio>=4.13,<4.16",
 #   "aiohttp>=3.14.1,<4",
 #   "psutil>=5.9,<8",
 # ]
@@ -24,30 +25,18 @@ import os
 import sys
 
 
-def has_glibc() -> bool:
-    """Whether the C library is glibc."""
-    try:
-        return bool(os.confstr("CS_GNU_LIBC_VERSION"))
-    except (AttributeError, ValueError, OSError):  # another library, or another system
-        return False
-
-
 def start_as_module(python: str, *options: str) -> None:
     """Start this file again as a module of `python`, from its compiled cache, if there is one or can be.
 
-    Python keeps the syntax tree of the script that it was started with: 25 MB for as long as it runs. Before
-    all other imports, for what is imported here is imported twice. What is imported stays: collecting garbage
-    among it would be in vain. And glibc gives memory back when many clients have gone, Python's own
-    allocator does not.
+    Python keeps 25 MB of what it took to compile the script that it was started with. Before all other imports,
+    for what is imported here is imported twice.
     """
     here, name = os.path.split(os.path.realpath(__file__))
     if os.name != "posix" or name != "llamadash.py" or not os.access(here, os.W_OK):
         return
-    code = f"import gc, os, sys; gc.disable(); sys.path[0] = {here!r}; sys.dont_write_bytecode = False; " \
-           "os.environ.pop('PYTHONMALLOC'); import llamadash; gc.freeze(); gc.enable(); " \
-           f"sys.exit(llamadash.main())  # {here}/llamadash.py"
-    allocator = "malloc" if has_glibc() else "default"
-    os.execve(python, [python, *options, "-c", code, *sys.argv[1:]], {**os.environ, "PYTHONMALLOC": allocator})
+    code = f"import sys; sys.path[0] = {here!r}; sys.dont_write_bytecode = False; " \
+           f"import llamadash; sys.exit(llamadash.main())  # {here}/llamadash.py"
+    os.execv(python, [python, *options, "-c", code, *sys.argv[1:]])
 
 
 if __name__ == "__main__":
@@ -64,7 +53,7 @@ __version__ = "1.0.0"
 
 # -- Bootstrap ------------------------------------------------------------------------------------
 
-IMPORT_NAMES = {"python-socketio": "socketio"}  # where it is not the package's own name
+IMPORT_NAMES = {"python-socketio": "socketio", "python-engineio": "engineio"}  # where it is not the package's own name
 HERE = Path(__file__).resolve().parent
 
 
@@ -159,7 +148,6 @@ import contextlib
 import dataclasses
 import errno
 import functools
-import gc
 import getpass
 import gzip
 import hashlib
@@ -194,51 +182,12 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Itera
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple, TypeVar
 
-NEVER_USED = ("requests", "websocket", "tornado", "kombu", "redis", "valkey", "kafka", "aio_pika")
-AS_PROGRAM = __name__ == "__main__" or sys.argv[0] == "-c"  # and not imported by another one
-
-
-@contextlib.contextmanager
-def what_a_server_needs() -> Iterator[None]:
-    """Let the libraries be imported without what takes as long as all the rest and is not used.
-
-    aiohttp reads the system's certificates, twice: see trusted_certificates. python-socketio imports what its
-    clients and its message queues can do with, where that is installed; another program may want that.
-    """
-    hidden = [name for name in NEVER_USED if AS_PROGRAM and name not in sys.modules]
-    sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type]  # None: "not installed"
-    ssl.SSLContext.set_default_verify_paths = lambda _: None  # type: ignore[assignment,method-assign]
-    try:
-        yield
-    finally:
-        del ssl.SSLContext.set_default_verify_paths  # what it hid is the method of the class below
-        for name in hidden:
-            del sys.modules[name]
-
-
-def imported_when_used(name: str) -> types.ModuleType:
-    """The module `name`, imported when something of it is first used, which must not be in two threads at once."""
-    spec = importlib.util.find_spec(name)
-    assert spec and spec.loader
-    spec.loader = importlib.util.LazyLoader(spec.loader)
-    sys.modules[name] = module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
+import aiohttp
+import psutil
+import socketio
 import yarl
-
-if typing.TYPE_CHECKING:
-    import psutil
-else:
-    psutil = imported_when_used("psutil")
-
-with what_a_server_needs():
-    import aiohttp
-    import socketio
-    from aiohttp import WSMsgType, web, web_protocol, web_ws
-    from aiohttp.http_exceptions import HttpProcessingError
-    from engineio.async_drivers import aiohttp as aiohttp_driver
+from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 
 
 @functools.cache
@@ -422,7 +371,6 @@ class Event:
     handler: Handler
     error: str
     cost: int
-    kept: bool
 
     @functools.cached_property
     def parameters(self) -> Mapping[str, inspect.Parameter]:
@@ -457,18 +405,17 @@ class Event:
 EVENTS: dict[str, Event] = {}
 
 
-def on(name: str, *, error: str = "INTERNAL_ERROR", cost: int = 1, kept: bool = False) -> Callable[[Handler], Handler]:
+def on(name: str, *, error: str = "INTERNAL_ERROR", cost: int = 1) -> Callable[[Handler], Handler]:
     """Register the decorated function as the handler of event `name`.
 
     It is called as `handler(dash, **fields)`, or `handler(dash, client, **fields)` where its second
     positional parameter is named `client`; its typed keyword-only parameters are the request's fields.
     (A trailing underscore is not part of a field's name: `from_` is `from`.) It returns the response's
     data or raises a DashError; anything else is logged, and the client sees the code `error`. `cost` is how
-    many requests it counts for in the rate limit. An answer that is the same for everybody may be `kept`: it is
-    encoded once, and sent to whoever asks the same until something is broadcast.
+    many requests it counts for in the rate limit.
     """
     def register(handler: Handler) -> Handler:
-        EVENTS[name] = Event(name, handler, error, cost, kept)
+        EVENTS[name] = Event(name, handler, error, cost)
         return handler
     return register
 
@@ -3952,13 +3899,13 @@ def checked_fields(values: Json, kinds: dict[str, Any], field: str, folders: lis
     return result
 
 
-@on("models:list", error="LIST_MODELS_FAILED", kept=True)
+@on("models:list", error="LIST_MODELS_FAILED")
 def models_list(dash: Dash) -> Json:
     """Every model."""
     return {"models": dash.models()}
 
 
-@on("models:get", error="GET_MODEL_FAILED", kept=True)
+@on("models:get", error="GET_MODEL_FAILED")
 def models_get(dash: Dash, *, id: ModelId) -> Json:
     """One model, with its benchmarks, newest first, and how far one is that is under way."""
     return {"model": dash.model(id), "benchmarks": dash.db.benchmarks(id), "benchmarking": dash.benchmarks.get(id)}
@@ -9256,16 +9203,12 @@ MAX_UNSENT = 4_000_000  # bytes waiting for one client: more, and it is not read
 AUTH_DEADLINE = 10.0  # seconds in which a new socket must authenticate
 ANSWER_TIME = 0.1  # seconds in which an answer arrives, before its asker may be cut off
 CLOSE_GRACE = 1.0  # seconds between a refusal, or a close, and the end of the TCP connection
-CROWD = 100  # sockets that have gone: their memory (3 MB) is worth giving back
 RECOVERY_TIME = 120.0  # seconds for which missed broadcasts are kept
 RECOVERY_BYTES = 4_000_000  # of missed broadcasts, at most
 RECOVERY_COUNT = 10_000  # missed broadcasts, at most
 REQUEST_BURST = 2.0  # seconds' worth of requests that may come at once
 REQUEST_SIZE = 20_000  # characters of a message that count as one more request, for parsing takes time as well
 MAX_BRACKETS = 50_000  # lists and objects in one message: pasted source has fewer, and each takes a microsecond
-TURN = 0.01  # seconds that one socket's events may take before everybody else gets a turn
-KEPT_TIME = 1.0  # seconds that a kept answer is good for at most
-KEPT_ANSWERS = 1024  # kept answers, at most: a model has 2 kB, and there is one list of all
 MAX_RUNNING = 64  # requests of one client that may be under way at the same time
 REFUSAL_REPORT = 10.0  # seconds between two log lines about refused connections and messages
 ADDRESS_WITH_PORT = r"\[([^\]]+)\](?::\d{1,5})?|([\d.]+):\d{1,5}"
@@ -9286,15 +9229,6 @@ def encoded(value: Any) -> bytes:
         return STRICT_JSON.encode(value).encode()
     except ValueError:  # UnicodeEncodeError is one as well
         return STRICT_JSON.encode(sendable(value)).encode()
-
-
-class Prepared:
-    """An answer's data that is encoded already."""
-    __slots__ = ("json", "made")
-
-    def __init__(self, data: Json) -> None:
-        self.json = encoded(data)
-        self.made = time.monotonic()
 
 
 def sendable(value: Any) -> Any:
@@ -9336,7 +9270,7 @@ PING_FRAME = text_frame(b"2")
 class Client:
     """One authenticated browser or program."""
     id: str
-    wire: Wire
+    connection: Connection
     address: str
     session_id: str | None
     recover: tuple[str, int] | None
@@ -9369,181 +9303,103 @@ def overdue(deadlines: dict[Waiting, float]) -> list[Waiting]:
     return passed
 
 
-class Intake(vars(web_ws)["WebSocketDataQueue"]):  # type: ignore[misc]
-    """What a WebSocket's parser hands its messages to: events are handled at once, the rest waits in line.
+class Connection:
+    """One WebSocket from its upgrade to its end; nothing of what it sends is parsed before it was measured.
 
-    Waking a task for each event would cost as much as answering it. But who sends costly ones waits in line too.
+    It stands where python-socketio would keep a session of its own, with its queue and tasks for each client, and
+    leaves it the CONNECT and the answer to that; events are the hub's. This is all that is used of the library
+    without being documented, and why its version is bounded: the dicts `handlers` and `sockets` of its Engine.IO
+    server, and that it calls `send` of what is in the latter unless that is `closed`.
     """
-    wire: Wire | None = None
+    closed = False
 
-    def feed_data(self, message: Any, size: int) -> None:
-        """Take one complete message from the parser."""
-        if not (self.wire and message.type is WSMsgType.TEXT and message.data.startswith("42")):
-            super().feed_data(message, size)
-        elif self.wire.client and self.wire.spent < TURN and not self.wire.in_line:
-            self.wire.take(message.data)
-        else:
-            self.wire.in_line += 1
-            super().feed_data(message, size)
-
-
-web_ws.WebSocketDataQueue = Intake  # type: ignore[attr-defined]
-
-
-class Wire(aiohttp_driver.WebSocket):  # type: ignore[misc]
-    """The one place that reaches into the Socket.IO library: its WebSocket, made safe and fast.
-
-    Events are taken here and never reach the library, so that nothing of a hostile message is parsed
-    before it was measured, and reserved names mean nothing. The handshake stays the library's, and the
-    waiting for pongs; the pings are the hub's, for the library keeps a task and all of the socket for each.
-    """
-    __slots__ = ("_sock", "asked", "client", "descriptor", "in_line", "spent", "transport")
-    hub: Hub
-
-    def __init__(self, handler: Any, server: Any) -> None:
-        super().__init__(handler, server)
+    def __init__(self, hub: Hub, request: web.Request, transport: asyncio.Transport) -> None:
+        self.hub = hub
+        self.id = secrets.token_hex(16)
+        self.request = request
+        self.transport = transport
         self.client: Client | None = None
-        self.transport: asyncio.Transport | None = None
-        self.descriptor: int | None = None  # of its socket where bytes can be written to it as they are
         self.asked = False  # whether it has sent its CONNECT
-        self.spent = 0.0  # seconds that its events took since they last waited in line
-        self.in_line = 0  # events that wait
+        self.messages = web.WebSocketResponse(  # which refuses what has just that size, too
+            max_msg_size=MAX_MESSAGE + 1, compress=False, timeout=CLOSE_GRACE,
+            receive_timeout=PING_INTERVAL + PING_TIMEOUT)
 
-    async def __call__(self, environ: Json) -> web.StreamResponse:
-        """Run one socket from its upgrade to its end."""
-        request = environ["aiohttp.request"]
-        environ["llamadash.wire"] = self
-        self.transport = request.transport
-        if self.transport and os.name != "nt" and not self.transport.get_extra_info("sslcontext"):
-            self.descriptor = self.transport.get_extra_info("socket").fileno()
-        self._sock = web.WebSocketResponse(  # which refuses what has just that size, too
-            max_msg_size=MAX_MESSAGE + 1, compress=False, timeout=CLOSE_GRACE)
-        self.hub.strangers[self] = time.monotonic() + AUTH_DEADLINE
-        self.hub.wires[self] = time.monotonic() + PING_INTERVAL
+    async def run(self) -> web.StreamResponse:
+        """Serve this socket until one side ends it."""
+        server, hub = self.hub.sio.eio, self.hub
         try:
-            if not await self.upgrade(request):
-                return web.Response(status=400, text="This is a WebSocket.\n")
-            session = self.handler.__self__
-            session.poll = functools.partial(next_packets, session.queue)
-            intake = typing.cast(Intake, self._sock._reader)
-            intake.wire = self
-            await self.handler(self)
-            intake.wire = None
-        finally:
-            self.hub.strangers.pop(self, None)
-            del self.hub.wires[self]
-            self.hub.gone += 1
-            await self.forget()
-        return self._sock
-
-    async def upgrade(self, request: web.Request) -> bool:
-        """Answer the handshake; False where it is none, or the other side has gone already."""
-        try:
-            await self._sock.prepare(request)
+            await self.messages.prepare(self.request)
         except (OSError, web.HTTPException):
-            self.hub.refused["failed upgrades"] += 1
-            return False
-        return True
-
-    async def forget(self) -> None:
-        """Drop the library's session, which it keeps for ever where the socket did not end in its loop."""
-        session = self.handler.__self__
-        await session.close(wait=False, abort=True)
-        self.server.sockets.pop(session.sid, None)
-
-    async def wait(self) -> str:
-        """The next message that is for the library; OSError ends the socket."""
-        while True:
-            message = await self._sock.receive()
-            if message.type is not WSMsgType.TEXT:
-                if message.type not in (WSMsgType.CLOSE, WSMsgType.CLOSING, WSMsgType.CLOSED):
-                    self.give_up("binary or oversized messages")
-                raise OSError
-            text = str(message.data)
-            if text.startswith("42") and self.client:  # one that came together with the CONNECT, or after costly ones
-                self.in_line -= 1
-                self.spent = 0.0
-                self.take(text)
-                await asyncio.sleep(0)
-            elif text in ("3", "1", "41"):
-                return text
-            elif not self.asked and is_connect(text):
-                self.asked = True
-                return text
-            elif not text.startswith("43"):  # an acknowledgement of something: nothing waits for one
-                self.give_up()
-
-    def take(self, text: str) -> None:
-        """Handle one event message; a malformed one ends the socket."""
-        assert self.client
-        began = time.monotonic()
-        if self.transport and not self.transport.is_closing() and not self.hub.receive(self.client, text):
-            self.give_up()
-        self.spent += time.monotonic() - began
-
-    def give_up(self, reason: str = "malformed messages") -> None:
-        """End a socket whose other side does not keep to the protocol."""
-        if self.transport and not self.transport.is_closing():
-            self.hub.refused[reason] += 1
+            hub.refused["failed upgrades"] += 1
+            return web.Response(status=400, text="This is a WebSocket.\n")
+        hub.unauthenticated[self] = time.monotonic() + AUTH_DEADLINE
+        hub.connections[self] = time.monotonic() + PING_INTERVAL
+        server.sockets[self.id] = self
+        try:
+            self.write(text_frame(b"0" + encoded({
+                "sid": self.id, "upgrades": [], "pingInterval": PING_INTERVAL * 1000,
+                "pingTimeout": PING_TIMEOUT * 1000, "maxPayload": MAX_MESSAGE})))
+            await server.handlers["connect"](self.id, {"llamadash.connection": self})
+            if fault := await self.receive():
+                hub.refused[fault] += 1
+                self.transport.abort()
+        except asyncio.TimeoutError:  # not even a pong came
             self.transport.abort()
+        finally:
+            self.closed = True
+            del hub.connections[self], server.sockets[self.id]
+            hub.unauthenticated.pop(self, None)
+            self.abort_after(CLOSE_GRACE)
+            await server.handlers["disconnect"](self.id, "transport close")
+        return self.messages
 
-    async def send(self, message: str | bytes) -> None:
-        """Send what the library has to say; the answer to CONNECT starts or ends everything else."""
-        await super().send(message)
-        if isinstance(message, str) and message.startswith("40") and self.client:
-            self.hub.strangers.pop(self, None)
+    async def receive(self) -> str | None:
+        """Take messages until the socket ends; what the other side did where it does not keep to the protocol."""
+        async for message in self.messages:
+            text = message.data
+            if self.transport.is_closing():
+                break
+            if message.type is not web.WSMsgType.TEXT:
+                return "binary or oversized messages"
+            if text.startswith("42") and self.client:
+                if not self.hub.receive(self.client, text):
+                    return "malformed messages"
+                await asyncio.sleep(0)  # whatever else has come, the others get their turn
+            elif text in ("1", "41"):
+                break
+            elif not self.asked and is_connect(text):
+                await self.connect(text)
+            elif text != "3" and not text.startswith("43"):  # a pong; an acknowledgement, which nobody waits for
+                return "malformed messages"
+        return None
+
+    async def connect(self, text: str) -> None:
+        """Let the library answer the CONNECT, which starts or ends everything else."""
+        self.asked = True
+        await self.hub.sio.eio.handlers["message"](self.id, text[1:])
+        if self.client:
+            self.hub.unauthenticated.pop(self, None)
             self.hub.welcome(self.client)
-        elif isinstance(message, str) and message.startswith("44"):
+        else:
             self.abort_after(CLOSE_GRACE / 2)
 
-    async def close(self) -> None:
-        """Close politely, then for good: the other side may never answer."""
-        self.abort_after(CLOSE_GRACE)
-        await self._sock.close()
-
-    def abort_after(self, seconds: float) -> None:
-        """End the TCP connection soon; until then nothing but the transport is kept."""
-        if self.transport and not self.transport.is_closing():
-            asyncio.get_running_loop().call_later(seconds, self.transport.abort)
+    async def send(self, packet: Any) -> None:
+        """Send what the library has to say."""
+        self.write(text_frame(packet.encode().encode()))
 
     def write(self, frame: bytes) -> None:
-        """Write one ready-made frame, or end a client that does not read what it was sent.
-
-        Where nothing waits before it, the frame goes to the socket at once: through the transport it takes a tenth
-        longer, which a thousand clients notice.
-        """
-        transport = self.transport
-        if transport is None or transport.is_closing():
+        """Write one ready-made frame, or end a client that does not read what it was sent."""
+        if self.transport.is_closing():
             return
-        unsent = transport.get_write_buffer_size()
-        if unsent > MAX_UNSENT:
+        if self.transport.get_write_buffer_size() > MAX_UNSENT:
             self.hub.refused["clients that did not read"] += 1
-            transport.abort()
-            return
-        if not unsent and self.descriptor is not None:
-            try:
-                sent = os.write(self.descriptor, frame)
-            except OSError:  # full or broken: the transport finds out
-                sent = 0
-            if sent == len(frame):
-                return
-            frame = frame[sent:]
-        transport.write(frame)
-
-    def abort(self) -> None:
-        """End the TCP connection at once."""
-        if self.transport is not None:
             self.transport.abort()
+        else:
+            self.transport.write(frame)
 
-
-async def next_packets(queue: asyncio.Queue[Any]) -> list[Any]:
-    """What the library has to send, nothing at the end, however long that takes.
-
-    Its own poll() ends a socket that gets nothing through its queue for a while, as ours do: see Wire.
-    """
-    packet = await queue.get()
-    queue.task_done()
-    return [] if packet is None else [packet]
+    def abort_after(self, seconds: float) -> None:
+        """End the TCP connection soon, whatever the other side does; until then nothing but the transport is kept."""
+        asyncio.get_running_loop().call_later(seconds, self.transport.abort)
 
 
 def is_connect(text: str) -> bool:
@@ -9560,8 +9416,7 @@ def is_connect(text: str) -> bool:
 class Hub:
     """Every open browser: authenticates, answers requests with one envelope each, broadcasts.
 
-    Broadcasts, answers and pings are encoded and framed once and written to each client's transport; only the
-    answer to CONNECT takes the library's way.
+    Broadcasts, answers and pings are encoded and framed once and written to each client's transport.
     """
 
     def __init__(self, dash: Dash) -> None:
@@ -9571,34 +9426,31 @@ class Hub:
         self.history: collections.deque[tuple[int, float, bytes]] = collections.deque()
         self.history_bytes = 0
         self.clients: dict[str, Client] = {}
-        self.kept: dict[Any, tuple[int, Prepared]] = {}  # answers by question, and the last broadcast before each
-        self.guests: set[Client] = set()  # those whose session may end
-        self.wires: dict[Wire, float] = {}  # every socket, and when its next ping is due, the soonest first
-        self.strangers: dict[Wire, float] = {}  # those that must authenticate, and until when, the soonest first
-        self.gone = self.gone_before = 0  # sockets that have ended since memory was last given back; half a second ago
-        self.leaving = False  # whether a crowd of them has just ended, and more may follow
+        self.password_sessions: set[Client] = set()  # clients whose session may end
+        self.connections: dict[Connection, float] = {}  # when the next ping of each is due, the soonest first
+        self.unauthenticated: dict[Connection, float] = {}  # and until when they may be, the soonest first
         self.refused: collections.Counter[str] = collections.Counter()
         self.reported = time.monotonic()
         self.known_key = dash.access.key
         quiet = logging.getLogger("llamadash.socketio")
         quiet.setLevel(logging.CRITICAL)
-        self.sio = socketio.AsyncServer(
-            async_mode="aiohttp", transports=["websocket"], cors_allowed_origins=[], http_compression=False,
-            max_http_buffer_size=MAX_MESSAGE, ping_interval=PING_INTERVAL, ping_timeout=PING_TIMEOUT,
-            monitor_clients=False, logger=quiet, engineio_logger=quiet)
-        wire = type("HubWire", (Wire,), {"hub": self})
-        self.sio.eio._async = {**self.sio.eio._async, "websocket": wire}
-        self.sio.eio.start_background_task = lambda *_: None  # each socket's pings, and nothing else
+        self.sio = socketio.AsyncServer(async_mode="aiohttp", logger=quiet, engineio_logger=quiet)
         self.sio.on("connect", self.connect)
         self.sio.on("disconnect", self.disconnect)
 
     # connections
 
+    async def serve(self, request: web.Request) -> web.StreamResponse:
+        """Run the socket that `request` wants to become."""
+        if (request.query.get("EIO"), request.query.get("transport")) != ("4", "websocket") or not request.transport:
+            return web.Response(status=400, text="This is Socket.IO, version 4, over a WebSocket.\n")
+        return await Connection(self, request, request.transport).run()
+
     async def connect(self, sid: str, environ: Json, auth: Any = None) -> None:
         """Admit a client whose credentials are good; refuse it with a code otherwise."""
-        wire: Wire = environ["llamadash.wire"]
+        connection: Connection = environ["llamadash.connection"]
         credentials = auth if isinstance(auth, dict) else {}
-        address = client_address(environ["aiohttp.request"], self.dash.config.trusted_proxies)
+        address = client_address(connection.request, self.dash.config.trusted_proxies)
         try:
             admitted = await self.dash.access.admit(credentials, address)
         except DashError as problem:
@@ -9608,14 +9460,14 @@ class Hub:
         epoch, seq = credentials.get("epoch"), credentials.get("seq")
         recover = (epoch, seq) if isinstance(epoch, str) and type(seq) is int else None
         session = {"session": admitted["session"]} if "session" in admitted else {}
-        wire.client = Client(sid, wire, address, admitted["session_id"], recover, session,
-                             self.dash.config.request_rate)
+        connection.client = Client(sid, connection, address, admitted["session_id"], recover, session,
+                                   self.dash.config.request_rate)
 
     def ping(self) -> None:
-        """Ping the sockets whose turn it is; the library ends those that do not answer."""
-        for wire in overdue(self.wires):
-            self.wires[wire] = time.monotonic() + PING_INTERVAL  # at the end
-            wire.write(PING_FRAME)
+        """Ping the sockets whose turn it is."""
+        for connection in overdue(self.connections):
+            self.connections[connection] = time.monotonic() + PING_INTERVAL  # at the end
+            connection.write(PING_FRAME)
 
     def welcome(self, client: Client) -> None:
         """Tell a client that it is in, give it what it missed, and let it take part in broadcasts."""
@@ -9624,10 +9476,10 @@ class Hub:
                        "version": __version__, "features": self.dash.features(), **client.established}
         self.clients[client.id] = client
         if client.session_id not in (None, "key"):
-            self.guests.add(client)
+            self.password_sessions.add(client)
         self.send(client, "connection:established", established)
         for frame in missed or []:
-            client.wire.write(frame)
+            client.connection.write(frame)
 
     def missed(self, recover: tuple[str, int] | None) -> list[bytes] | None:
         """The broadcasts after `recover` (epoch, seq) in order; None where they are not all known."""
@@ -9648,19 +9500,18 @@ class Hub:
         """Forget a client that has gone, and end what ran only for it."""
         client = self.clients.pop(sid, None)
         if client:
-            self.guests.discard(client)
-            client.wire.abort_after(CLOSE_GRACE)
+            self.password_sessions.discard(client)
             self.dash.engine.client_gone(sid)
 
     def end_sessions(self, alive: set[str | None]) -> None:
         """Close the sockets of the clients whose session is not one of those that are `alive`."""
         for client in [client for client in self.clients.values() if client.session_id not in alive]:
-            client.wire.write(text_frame(b"41"))  # Socket.IO's DISCONNECT
-            client.wire.abort()
+            client.connection.write(text_frame(b"41"))  # Socket.IO's DISCONNECT
+            client.connection.transport.abort()
 
     def end_lost_sessions(self) -> None:
         """Close the sockets of the sessions that were revoked or have expired."""
-        if self.guests:
+        if self.password_sessions:
             self.end_sessions({None, "key", *(row["id"] for row in self.dash.db.sessions())})
 
     def end_lost_sessions_soon(self) -> None:
@@ -9669,31 +9520,19 @@ class Hub:
 
     async def close(self) -> None:
         """End every socket: a tab left open must not delay the stop."""
-        for wire in list(self.wires):
-            wire.abort()
-        await self.sio.shutdown()
+        for connection in self.connections:
+            connection.transport.abort()
 
     async def watch(self) -> None:
         """Ping sockets, end those whose time or session is over, and report refusals, while the program runs."""
         while True:
             await self.dash.beat.wait()
-            for wire in overdue(self.strangers):
-                wire.abort()
-            for connection in overdue(self.dash.web.silent):
-                connection.expect_request()
+            for connection in overdue(self.unauthenticated):
+                connection.transport.abort()
             self.ping()
-            self.give_back()
             self.report_refusals()
             self.look_at_key()
             self.end_lost_sessions()
-
-    def give_back(self) -> None:
-        """Give back the memory of a crowd that leaves, and once more when the last of it have left."""
-        if self.gone >= CROWD or (self.leaving and self.gone == self.gone_before):
-            self.leaving = self.gone >= CROWD
-            self.gone = 0
-            give_back_memory()
-        self.gone_before = self.gone
 
     def look_at_key(self) -> None:
         """End every session where the access key is a new one: at once, and in the database as soon as that can be."""
@@ -9717,7 +9556,7 @@ class Hub:
     def send(self, client: Client, event: str, data: Json) -> None:
         """Send one event to one client, outside the sequence of broadcasts."""
         envelope = {"type": "broadcast", "event": event, "data": data, "timestamp": now_ms()}
-        client.wire.write(text_frame(b"42" + encoded([event, envelope])))
+        client.connection.write(text_frame(b"42" + encoded([event, envelope])))
 
     def broadcast(self, event: str, data: Json) -> None:
         """Send one event to every client, and keep it for those that are away for a moment."""
@@ -9728,7 +9567,7 @@ class Hub:
         self.history_bytes += len(frame)
         self.forget()
         for client in self.clients.values():
-            client.wire.write(frame)
+            client.connection.write(frame)
 
     def receive(self, client: Client, text: str) -> bool:
         """Take one event message apart and handle it; False where it is malformed."""
@@ -9749,13 +9588,13 @@ class Hub:
         request = more[0] if more else {}
         reply = Reply(client, name if encodable(name) else "?", match[1], request)
         result = self.handled(client, reply.event, request)
-        if isinstance(result, dict | Prepared | DashError):  # at once, for a task would cost as much as all the rest
+        if isinstance(result, dict | DashError):  # at once, for a task would cost as much as all the rest
             self.answer(reply, result)
         else:
             self.dash.spawn(self.answer_later(reply, result), reply.event)
         return True
 
-    def handled(self, client: Client, name: str, request: Any) -> Json | Prepared | DashError | Awaitable[Json]:
+    def handled(self, client: Client, name: str, request: Any) -> Json | DashError | Awaitable[Json]:
         """What the handler of one request returns, or why it does not."""
         try:
             event = EVENTS.get(name)
@@ -9764,25 +9603,12 @@ class Hub:
             if client.running >= MAX_RUNNING or not client.may_request(event.cost):
                 raise RateLimited("Too many requests: slow down.", retryAfter=1)
             arguments = event.arguments(request_data(request))
-            if event.kept:
-                return self.kept_answer(event, arguments)
             return event.handler(self.dash, client, **arguments) if event.wants_client \
                 else event.handler(self.dash, **arguments)
         except DashError as problem:
             return problem
         except Exception:
             return handler_failed(name)
-
-    def kept_answer(self, event: Event, arguments: Json) -> Prepared:
-        """The answer to `event`, the last one to the same question where nothing has changed since."""
-        question = event.name, *arguments.items()
-        seq, answer = self.kept.get(question, (-1, None))
-        if answer is None or seq != self.seq or time.monotonic() - answer.made > KEPT_TIME:
-            answer = Prepared(typing.cast(Json, event.handler(self.dash, **arguments)))
-            if len(self.kept) >= KEPT_ANSWERS:
-                self.kept.clear()
-            self.kept[question] = self.seq, answer
-        return answer
 
     async def answer_later(self, reply: Reply, result: Awaitable[Json]) -> None:
         """Answer a request once its handler is done."""
@@ -9796,17 +9622,13 @@ class Hub:
         finally:
             reply.client.running -= 1
 
-    def answer(self, reply: Reply, result: Json | Prepared | DashError) -> None:
+    def answer(self, reply: Reply, result: Json | DashError) -> None:
         """Send the response envelope, and the acknowledgement if the client wants one."""
-        envelope: Json = {"type": "response", "event": reply.event, "success": not isinstance(result, DashError),
-                          "requestId": reply.request_id, "timestamp": now_ms()}
-        if isinstance(result, Prepared):
-            body = b'%b,"data":%b}' % (encoded(envelope)[:-1], result.json)
-        else:
-            part = {"error": result.as_json()} if isinstance(result, DashError) else {"data": result}
-            body = encoded({**envelope, **part})
-        write = reply.client.wire.write
-        write(text_frame(b"42[%b,%b]" % (result_event(reply.event), body)))
+        part = {"error": result.as_json()} if isinstance(result, DashError) else {"data": result}
+        body = encoded({"type": "response", "event": reply.event, "success": "data" in part, **part,
+                        "requestId": reply.request_id, "timestamp": now_ms()})
+        write = reply.client.connection.write
+        write(text_frame(b"42[%b,%b]" % (encoded(f"{reply.event}:result"), body)))
         if reply.ack:
             write(text_frame(b"43%b[%b]" % (reply.ack.encode(), body)))
 
@@ -9832,12 +9654,6 @@ class Reply:
         good = 0 < len(given) <= 128 and encodable(given) if isinstance(given, str) \
             else type(given) is int and abs(given) < 2**53
         self.request_id = given if good else secrets.token_hex(8)
-
-
-@functools.lru_cache(256)
-def result_event(name: str) -> bytes:
-    """The name of the event that answers event `name`, as JSON."""
-    return encoded(f"{name}:result")
 
 
 def handler_failed(name: str) -> DashError:
@@ -10079,51 +9895,104 @@ def is_ip(name: str) -> bool:
         return False
 
 
-class Connection(web_protocol.RequestHandler):
-    """One TCP connection: an address has only so many, and each little time for its first request."""
-    __slots__ = ("address", "web")
+class ConnectionLimits:
+    """How many TCP connections a listener takes, in all and of one address, and how long one may ask for nothing."""
 
-    def __init__(self, server: WebServer, manager: web.Server) -> None:
-        super().__init__(manager, loop=asyncio.get_running_loop(), **manager._kwargs)
-        self.web = server
-        self.address: str | None = None
+    def __init__(self, refused: collections.Counter[str], per_address: int, exempt: Iterable[str] = ()) -> None:
+        self.refused = refused
+        self.per_address = per_address
+        self.exempt = {counted_address(plain_address(address) or address) for address in exempt}
+        self.total = math.inf
+        self.count = 0
+        self.open: collections.Counter[str] = collections.Counter()  # by address
+
+    def too_many(self, address: str) -> str | None:
+        """Why the connection that `address` has just made is one too many; None where it is not."""
+        if self.count > self.total:
+            return "connections too many"
+        if self.open[address] > self.per_address and address not in self.exempt:
+            return "connections too many from one address"
+        return None
+
+
+class LimitedProtocol(asyncio.Protocol):
+    """One TCP connection of a listener with limits, in front of what aiohttp's server makes of it."""
+
+    def __init__(self, limits: ConnectionLimits, server: web.Server) -> None:
+        self.limits = limits
+        self.http = server()
+        self.accepted = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin, unless there are too many already."""
         transport = typing.cast(asyncio.Transport, transport)
         peer = transport.get_extra_info("peername")
         self.address = counted_address(plain_address(peer[0] if isinstance(peer, tuple) else "") or "?")
-        self.web.connections[self.address] += 1
-        if problem := self.web.too_many(self.address, len(self._manager._connections) if self._manager else 0):
-            self.web.dash.hub.refused[problem] += 1
+        self.limits.count += 1
+        self.limits.open[self.address] += 1
+        if problem := self.limits.too_many(self.address):
+            self.limits.refused[problem] += 1
             transport.write(CONNECTION_REFUSED)
             transport.close()
             return
-        super().connection_made(transport)
-        self.web.silent[self] = time.monotonic() + REQUEST_DEADLINE
+        self.accepted = True
+        self.deadline = asyncio.get_running_loop().call_later(REQUEST_DEADLINE, self.expire, transport)
+        self.http.connection_made(transport)
 
-    def expect_request(self) -> None:
-        """End a connection that has not sent one whole request in time."""
-        if not self._request_count and self.transport:
-            self.web.dash.hub.refused["connections without a request"] += 1
-            self.transport.abort()
+    def expire(self, transport: asyncio.Transport) -> None:
+        """End a connection that has not sent the head of one request in time."""
+        self.limits.refused["connections without a request"] += 1
+        transport.abort()
 
-    def connection_lost(self, exc: BaseException | None) -> None:
+    @staticmethod
+    def request_arrived(request: web.Request) -> None:
+        """Let the connection of `request` live: its first request is here."""
+        protocol = request.transport and request.transport.get_protocol()
+        if isinstance(protocol, LimitedProtocol):
+            protocol.deadline.cancel()
+
+    def data_received(self, data: bytes) -> None:
+        """Pass on what the other side sent."""
+        if self.accepted:
+            self.http.data_received(data)
+
+    def eof_received(self) -> None:
+        """Pass on that the other side sends nothing more."""
+        if self.accepted:
+            self.http.eof_received()
+
+    def pause_writing(self) -> None:
+        """Pass on that the other side does not read."""
+        self.http.pause_writing()
+
+    def resume_writing(self) -> None:
+        """Pass on that the other side reads again."""
+        self.http.resume_writing()
+
+    def connection_lost(self, exc: Exception | None) -> None:
         """Forget it."""
-        if self.address is not None:
-            self.web.connections[self.address] -= 1
-            if not self.web.connections[self.address]:
-                del self.web.connections[self.address]
-            self.address = None
-        self.web.silent.pop(self, None)
-        super().connection_lost(exc)
+        self.limits.count -= 1
+        self.limits.open[self.address] -= 1
+        if not self.limits.open[self.address]:
+            del self.limits.open[self.address]
+        if self.accepted:
+            self.deadline.cancel()
+            self.http.connection_lost(exc)
 
-    def log_exception(self, *_arguments: Any, exc_info: Any = None, **_options: Any) -> None:
-        """Count what the other side did wrong; log what we did."""
-        if isinstance(exc_info, HttpProcessingError | web_protocol.RequestPayloadError):
-            self.web.dash.hub.refused["malformed HTTP requests"] += 1
+
+class ListenerLog(logging.LoggerAdapter):  # type: ignore[type-arg]  # which takes no argument in Python 3.10
+    """What aiohttp's server has to log: what the other side did wrong is counted instead."""
+
+    def __init__(self, refused: collections.Counter[str]) -> None:
+        super().__init__(log, {})
+        self.refused = refused
+
+    def log(self, level: int, msg: object, *args: Any, exc_info: Any = None, **options: Any) -> None:
+        """Log what is a fault of ours."""
+        if isinstance(exc_info, HttpProcessingError | web.RequestPayloadError):
+            self.refused["malformed HTTP requests"] += 1
         else:
-            log.error("an HTTP request failed", exc_info=exc_info)
+            super().log(level, msg, *args, exc_info=exc_info, **options)
 
 
 class WebServer:
@@ -10132,16 +10001,14 @@ class WebServer:
     def __init__(self, dash: Dash) -> None:
         self.dash = dash
         self.sockets: collections.Counter[str] = collections.Counter()
-        self.connections: collections.Counter[str] = collections.Counter()
-        self.silent: dict[Connection, float] = {}  # new ones, and until when they may send nothing, the soonest first
-        self.most_connections = math.inf
-        self.exempt = {counted_address(plain_address(proxy) or proxy) for proxy in dash.config.trusted_proxies}
+        self.limits = ConnectionLimits(dash.hub.refused, CONNECTIONS_PER_SOCKET * dash.config.sockets_per_address,
+                                       dash.config.trusted_proxies)
         own = socket.gethostname().lower()
         self.hosts = {"localhost", own, own.split(".")[0], f"{own.split('.')[0]}.local",
                       *(name.lower().rstrip(".") for name in dash.config.allow_hosts)}
         self.app = web.Application(middlewares=[self.guard], client_max_size=1024)
-        dash.hub.sio.attach(self.app, socketio_path=SOCKET_PATH)  # which serves it with a slash at its end
-        self.app.router.add_get(SOCKET_PATH, dash.hub.sio.handle_request)
+        for path in (SOCKET_PATH, f"{SOCKET_PATH}/"):
+            self.app.router.add_get(path, dash.hub.serve)
         self.app.router.add_route("*", "/{path:.*}", self.static)
         self.app.on_response_prepare.append(self.secure)
 
@@ -10155,20 +10022,12 @@ class WebServer:
         for name, value in SECURITY_HEADERS.items():
             response.headers[name] = value
 
-    def too_many(self, address: str, open_already: int) -> str | None:
-        """Why the connection that `address` has just made is one too many; None where it is not."""
-        if open_already >= self.most_connections:
-            return "connections too many"
-        most = CONNECTIONS_PER_SOCKET * self.dash.config.sockets_per_address
-        if self.connections[address] > most and address not in self.exempt:
-            return "connections too many from one address"
-        return None
-
     @web.middleware
     async def guard(
         self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
     ) -> web.StreamResponse:
         """Refuse a foreign Host anywhere, and a foreign Origin or one socket too many at the socket."""
+        LimitedProtocol.request_arrived(request)
         if not (request.raw_path.startswith("/") and self.host_is_ours(request.headers.getall("Host", []))):
             return web.Response(
                 status=421, text="This name does not belong to llamadash; allow it with --allow-host.\n"
@@ -10869,7 +10728,6 @@ class Dash:
             stack.push_async_callback(self.hub.close)
             stack.push_async_callback(self.gateway.close)
             ready(port)
-            give_back_memory()
             log.info("llamadash %s is listening on %s", __version__, self.config.url(port))
             for name, work in self.background().items():
                 self.spawn(self.lasting(name, work), name)
@@ -10891,34 +10749,11 @@ class Dash:
         if not self.config.auth:
             log.warning("authentication is off: whoever reaches %s controls llamadash", self.config.url())
 
-    async def listen(self, server: web.Server) -> asyncio.Server:
-        """Accept connections for `server`; PortTaken where another program holds the port."""
-        try:
-            return await asyncio.get_running_loop().create_server(
-                functools.partial(Connection, self.web, server), self.config.host, self.config.port, ssl=self.tls,
-                ssl_handshake_timeout=REQUEST_DEADLINE if self.tls else None, backlog=ACCEPTED_AT_ONCE)
-        except OSError as problem:
-            if problem.errno not in (errno.EADDRINUSE, errno.EACCES):
-                raise
-            reason = (f"is taken by {port_holder(self.config.port)}" if problem.errno == errno.EADDRINUSE
-                      else "is not for this user")
-            raise PortTaken(f"port {self.config.port} {reason}: choose another with --port") from problem
-
     async def serve(self, stack: contextlib.AsyncExitStack) -> int:
         """Listen for browsers and return the port."""
-        runner = web.AppRunner(self.web.app, access_log=None, shutdown_timeout=0.1, handler_cancellation=True,
-                               keepalive_timeout=KEEPALIVE_TIME)
-        await runner.setup()
-        assert runner.server
-        self.web.most_connections = CONNECTION_SHARE * allow_open_files(OPEN_FILES)
-        stack.push_async_callback(runner.cleanup)
+        self.web.limits.total = CONNECTION_SHARE * allow_open_files(OPEN_FILES)
         self.tls = tls_context(self.config.tls_cert, self.config.tls_key)
-        server = await self.listen(runner.server)
-        stack.callback(server.close)
-        for listener in server.sockets:
-            with listener.dup() as same:
-                same.listen(WAITING_TO_CONNECT)
-        return int(server.sockets[0].getsockname()[1])
+        return await listen(stack, self.web.app, self.web.limits, self.config.host, self.config.port, tls=self.tls)
 
     def background(self) -> dict[str, Callable[[], Coroutine[Any, Any, Any]]]:
         """What runs for as long as the program does, by name."""
@@ -10974,6 +10809,30 @@ class Dash:
             await asyncio.wait(tasks, timeout=STOP_TIME)
 
 
+async def listen(stack: contextlib.AsyncExitStack, app: web.Application, limits: ConnectionLimits, host: str, port: int,
+                 *, option: str = "--port", tls: ssl.SSLContext | None = None) -> int:
+    """Serve `app` until `stack` ends, and return the port; PortTaken where another program holds it."""
+    runner = web.AppRunner(app, access_log=None, logger=ListenerLog(limits.refused), shutdown_timeout=0.1,
+                           handler_cancellation=True, keepalive_timeout=KEEPALIVE_TIME)
+    await runner.setup()
+    stack.push_async_callback(runner.cleanup)
+    assert runner.server
+    try:
+        server = await asyncio.get_running_loop().create_server(
+            functools.partial(LimitedProtocol, limits, runner.server), host, port, ssl=tls,
+            ssl_handshake_timeout=REQUEST_DEADLINE if tls else None, backlog=ACCEPTED_AT_ONCE)
+    except OSError as problem:
+        if problem.errno not in (errno.EADDRINUSE, errno.EACCES):
+            raise
+        reason = f"is taken by {port_holder(port)}" if problem.errno == errno.EADDRINUSE else "is not for this user"
+        raise PortTaken(f"port {port} {reason}: choose another with {option}") from problem
+    stack.callback(server.close)
+    for listener in server.sockets:
+        with listener.dup() as same:
+            same.listen(WAITING_TO_CONNECT)
+    return int(server.sockets[0].getsockname()[1])
+
+
 def allow_open_files(wanted: int) -> float:
     """Raise this process's limit of open files to `wanted`, as far as it may be, and return the limit."""
     try:
@@ -11009,16 +10868,6 @@ def tls_context(certificate: Path | None, key: Path | None) -> ssl.SSLContext | 
     except OSError as problem:
         raise BadCertificate(f"{problem.filename or key} cannot be read: {problem.strerror}") from problem
     return context
-
-
-def give_back_memory() -> None:
-    """Return memory that is no longer used to the system, where the C library can."""
-    import ctypes  # not at the top: needed only when there is time
-
-    gc.collect()
-    with contextlib.suppress(OSError, AttributeError):
-        if sys.platform == "linux":
-            ctypes.CDLL(None).malloc_trim(0)
 
 
 STALL = 0.25  # seconds without the loop that are worth a log line with the stack
