@@ -5127,6 +5127,7 @@ class Instance:
         self.said_ready = asyncio.Event()  # by the child protocol: a moment before it answers
         self.started = self.sign_of_life = time.monotonic()
         self.ready_at: float | None = None
+        self.gone = asyncio.Event()  # it has ended, and everybody knows
         self.stopping = False
         self.killed_for: str | None = None
         self.progress: float | None = 0.0
@@ -5956,6 +5957,7 @@ GPU_OVERHEAD = 600 * 2**20  # bytes that an engine takes on each GPU beyond mode
 HOST_MARGIN = 512 * 2**20  # bytes of main memory that stay free
 MEMORY_AGE = 2.0  # s after which the memories are read again while somebody waits
 MEASURE_DELAY = 1.0  # s after a load until what it takes is measured
+GONE_TIME = 2.0  # s in which the end of a process is known after its connections broke
 STOP_ALL_TIME = 20.0  # s in which all processes end at the stop of the program
 NO_ENGINE = "No llama-server was found on this machine."
 # What a request can carry as well: entries that differ only in these share one process.
@@ -6171,12 +6173,11 @@ class Pool:
         unit = self.residency.units.get(self.unit_of.get(entry, ""))
         return unit is not None and unit.status == "loaded"
 
-    async def ended(self, instance: Instance) -> None:
-        """Wait a moment until it is known that an instance has ended."""
-        if instance.process is not None:
-            with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(instance.process.wait(), 1)
-        await asyncio.sleep(0)
+    async def has_ended(self, instance: Instance) -> bool:
+        """Wait a moment until everybody knows that an instance has ended; whether it has."""
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(instance.gone.wait(), GONE_TIME)
+        return instance.gone.is_set()
 
     # memory
 
@@ -6268,7 +6269,7 @@ class Pool:
 
     async def live(self, action: Start) -> None:
         """The life of one instance: Residency hears when it is ready and when it ended, whatever happens."""
-        key, error = action.unit, "it could not be started"
+        key, error, instance = action.unit, "it could not be started", None
         try:
             instance = await self.prepared(action)
             watcher = self.dash.spawn(self.watch(key, instance), f"readiness of {instance.name}")
@@ -6282,6 +6283,8 @@ class Pool:
             self.instances.pop(key, None)
             self.started.pop(key, None)
             self.do(self.residency.exited(key, error, time.monotonic()))
+            if instance is not None:
+                instance.gone.set()
 
     async def prepared(self, action: Start) -> Instance:
         """The instance that `action` asks for, not started yet."""
@@ -7304,9 +7307,7 @@ class Exchange:
             return await self.ask_instance(instance, stack)
         except (aiohttp.ClientError, OSError):
             self.dash.pool.release(self.call)
-            await self.dash.pool.ended(instance)
-            if not (instance.killed_for or instance.stopping or instance.process is None
-                    or instance.process.returncode is not None):
+            if not await self.dash.pool.has_ended(instance):
                 raise
             return await self.ask_instance(await self.dash.pool.admission(self.call), stack)
 
