@@ -4239,6 +4239,7 @@ PROBE_OUTPUT = 2**20  # bytes read of an answer
 SEARCH_DEPTH = 3  # folders below data/engines/NAME in which the program may lie
 EXECUTABLE = ".exe" if os.name == "nt" else ""
 PROTOCOL = b"cmd_child_to_router"  # in every llama-server since January 2026, or in a library of it
+NO_ENGINE = "No llama-server was found on this machine."
 WITHHELD = r"LLAMA_(?:ARG_|API_KEY$|SERVER_)|LLAMADASH_|NOTIFY_SOCKET$|WATCHDOG_"
 OPTION_LINE = r"(?m)^(-[\w-]+(?:, +-[\w-]+)*)(?: (\S.*?))?(?: {2,}|$)"
 DEVICE_LINE = r"(?m)^ +([^\s:]{1,64}): ([^\n]{0,200}?) \((\d{1,9}) MiB, (\d{1,9}) MiB free\)"
@@ -4323,6 +4324,16 @@ class Builds:
         chosen = self.builds.get("given") or self.builds.get(config.get("build") or "")
         return chosen or self.builds.get(self.recommended or "")
 
+    def for_model(self, model: Json, config: Json) -> Build:
+        """The build that serves `model`; EngineUnavailable says why there is none."""
+        id = model.get("build")
+        build = self.builds.get(id) if id else self.default(config)
+        if build is None:
+            raise EngineUnavailable(f"The engine build {id}, which this model uses, is gone." if id else NO_ENGINE)
+        if build.problem:
+            raise EngineUnavailable(build.problem)
+        return build
+
     @property
     def recommended(self) -> str | None:
         """The id of the best usable build: the first that sees a GPU, else the first."""
@@ -4354,12 +4365,12 @@ def find_builds(config: Config) -> list[Build]:
             id = re.sub(r"[^A-Za-z0-9._-]+", "-", folder.name)[:96]
             taken = id in ("given", "llama-server", "embedded")
             found.append(build_of(f"installed-{id}" if taken else id, program))
-    if program := shutil.which("llama-server") or shutil.which("llama"):
+    program = shutil.which("llama-server") or shutil.which("llama")
+    if program and os.path.realpath(program) not in {os.path.realpath(build.path) for build in found}:
         found.append(build_of("llama-server", os.path.abspath(program)))
     if python := embedded_python():
         found.append(Build("embedded", "embedded", (python, str(Path(__file__).resolve()), "embedded-engine"), python))
-    places = [os.path.realpath(build.path) for build in found]
-    return [build for at, build in enumerate(found) if build.kind == "embedded" or places[at] not in places[:at]]
+    return found
 
 
 def embedded_python() -> str | None:

@@ -3164,6 +3164,10 @@ def test_where_builds_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert builds.recommended == "b11434-vulkan"
     with pytest.raises(llamadash.NotFound):
         builds.get("other")
+    for model, reason in (({}, "is no program"), ({"build": "removed"}, "removed, which this model uses, is gone")):
+        with pytest.raises(llamadash.EngineUnavailable, match=reason):
+            builds.for_model(model, {})
+    assert builds.for_model({"build": "embedded"}, {}) is builds.get("embedded")
     found = builds_of(tmp_path, "http://127.0.0.1:1")
     assert list(found.builds) == ["b11434-vulkan", "llama-server", "embedded"]
     assert found.default({}) is found.get("b11434-vulkan")
@@ -4264,14 +4268,16 @@ def test_a_child_that_loads_ends_with_its_parent(build: str, smollm2: Path, tmp_
         wait_for(lambda: not alive(child))
 
 
-def test_sampling_of_the_embedded_engine_is_what_was_asked(start_child: StartChild, smollm2: Path) -> None:
-    """A request that says nothing about sampling gets the model's own parameters."""
-    child = start_child("embedded", smollm2, temp=0.25, top_k=7, repeat_penalty=1.5, seed=3, sampling_seq="kt")
+@every_build
+def test_sampling_options_are_the_defaults_of_requests(start_child: StartChild, build: str, tmp_path: Path) -> None:
+    """A request that says nothing gets the model's parameters, over what the file recommends."""
+    model = write_tiny_model(tmp_path / "recommending.gguf", metadata={
+        "general.sampling.temp": 0.75, "general.sampling.penalty_repeat": 2.0, "general.sampling.min_p": 0.5})
+    child = start_child(build, model, temp=0.25, top_k=7, repeat_penalty=1.5, seed=3, sampling_seq="kt")
     child.ready()
     used = child.call("/props")[1]["default_generation_settings"]["params"]
     assert (used["top_k"], used["seed"], used["samplers"]) == (7, 3, ["top_k", "temperature"])
-    assert (used["temperature"], used["repeat_penalty"]) == (pytest.approx(0.25), pytest.approx(1.5))
-    assert child.call("/metrics", key="wrong")[0] == 401
+    assert (used["temperature"], used["repeat_penalty"], used["min_p"]) == (0.25, 1.5, 0.5)
 
 
 @pytest.mark.parametrize(("words", "problem"), [
