@@ -3313,6 +3313,27 @@ async def test_listing_and_choosing_a_build(dash: StubDash, tmp_path: Path, monk
         await dash.request("engines:use", id="embedded")
 
 
+@pytest.mark.parametrize(("code", "found", "line"), [
+    (0, sys.executable, "The embedded engine is installed."), (1, None, "was not installed: .* ended with status 1"),
+    (0, None, "was not installed: Python does not find it")])
+@run_async
+async def test_an_installation_tells_how_it_went(
+    dash: StubDash, monkeypatch: pytest.MonkeyPatch, code: int, found: str | None, line: str,
+) -> None:
+    """The last line says whether the embedded engine can be used now, and why not."""
+    pythons = iter([None, found])
+
+    async def install(*_: Any) -> int:
+        return code
+    monkeypatch.setattr(llamadash, "broadcast_output", install)
+    monkeypatch.setattr(llamadash, "embedded_python", lambda: next(pythons))
+    dash.builds = llamadash.Builds(dash.config)
+    await llamadash.install_engine(dash)
+    [told] = dash.broadcasts("engine:install")
+    assert told["done"] and told["success"] == bool(found) and re.search(line, told["line"])
+    assert [item["build"]["id"] for item in dash.broadcasts("engines:update")] == ["embedded"] * bool(found)
+
+
 # -- Engine supervisor ------------------------------------------------------------------------------
 
 class EngineDash(StubDash):
@@ -4266,6 +4287,19 @@ def test_a_child_that_loads_ends_with_its_parent(build: str, smollm2: Path, tmp_
             assert b'"loading"' in parent.stdout.readline()
         parent.kill()
         wait_for(lambda: not alive(child))
+
+
+@every_llama_server
+def test_the_users_own_engine_configuration_does_not_lock_us_out(
+    start_child: StartChild, build: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """An API key in llama.cpp's config.ini is not in force."""
+    (tmp_path / "llama.cpp").mkdir()
+    (tmp_path / "llama.cpp" / "config.ini").write_text("api-key = other\nmodel = /nonexistent.gguf\n")
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    child = start_child(build)
+    child.ready()
+    assert (child.call("/slots")[0], child.call("/slots", key="other")[0]) == (200, 401)
 
 
 @every_build
