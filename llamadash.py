@@ -4308,7 +4308,7 @@ class Builds:
         except OSError as problem:
             return dataclasses.replace(build, problem=f"{build.path} cannot be read: {problem.strerror}")
         key = (build.path, status.st_mtime_ns, status.st_size)
-        if key not in self.probes:
+        if key not in self.probes or self.probes[key].problem:  # which may be over: a slow disk, a library
             ask = probe_embedded if build.kind == "embedded" else probe
             self.probes[key] = await ask(build, self.config.data_dir)
         return dataclasses.replace(self.probes[key], id=build.id)
