@@ -1636,10 +1636,11 @@ class RequestRows(DatabaseFile):
                                 ("generated", "generated_tokens")))
         [row] = self.read(f"SELECT COUNT(*) AS count, {statuses}{tokens}{speeds}MIN(timestamp) AS first, "
                           f"MAX(timestamp + COALESCE(duration, 0)) AS last FROM requests {where}", values)
-        summary = dict(row)
-        first, last = summary.pop("first") if from_ms is None else from_ms, summary.pop("last")
-        span = (last if to_ms is None else min(to_ms, now_ms())) - first if summary["count"] else 0
-        return {**summary, "throughput": 1000 * summary["generated_tokens"] / span if span > 0 else None}
+        *sums, first, last = dict(row).items()
+        begin = first[1] if from_ms is None else from_ms
+        end = last[1] if to_ms is None else min(to_ms, now_ms())
+        span = end - begin if row["count"] else 0
+        return {**dict(sums), "throughput": 1000 * row["generated_tokens"] / span if span > 0 else None}
 
     def usage(self, from_ms: int, to_ms: int, by: str) -> tuple[list[Json], Json]:
         """What was used on the days between two times, by model, key or day, and in all; may be called from a thread.
