@@ -885,39 +885,40 @@ def m001_initial(db: sqlite3.Connection) -> None:
         CREATE TABLE models (id TEXT PRIMARY KEY, name TEXT NOT NULL, path TEXT NOT NULL UNIQUE, source TEXT NOT NULL,
             favorite INTEGER NOT NULL, parameters TEXT NOT NULL, revision INTEGER NOT NULL, architecture TEXT,
             size_label TEXT, parameter_count INTEGER, quantization TEXT, file_size INTEGER, file_mtime INTEGER,
-            context_length INTEGER, embedding_length INTEGER, block_count INTEGER, head_count INTEGER, head_count_kv
-            INTEGER, vocabulary_size INTEGER, expert_count INTEGER, expert_used_count INTEGER, sliding_window INTEGER,
-            key_length INTEGER, value_length INTEGER, license TEXT, tokenizer TEXT, chat_template INTEGER, modalities
-            TEXT, shards TEXT, projector TEXT, projector_size INTEGER, missing INTEGER NOT NULL, created_at INTEGER NOT
-            NULL, updated_at INTEGER NOT NULL);
+            context_length INTEGER, embedding_length INTEGER, block_count INTEGER, head_count INTEGER,
+            head_count_kv INTEGER, vocabulary_size INTEGER, expert_count INTEGER, expert_used_count INTEGER,
+            sliding_window INTEGER, key_length INTEGER, value_length INTEGER, license TEXT, tokenizer TEXT,
+            chat_template INTEGER, modalities TEXT, shards TEXT, projector TEXT, projector_size INTEGER,
+            missing INTEGER NOT NULL, created_at INTEGER NOT NULL, updated_at INTEGER NOT NULL);
         CREATE TABLE metrics (resolution INTEGER NOT NULL, timestamp INTEGER NOT NULL, samples INTEGER NOT NULL,
             cpu_usage REAL, cpu_usage_max REAL, memory_usage REAL, memory_usage_max REAL, swap_usage REAL,
             swap_usage_max REAL, disk_usage REAL, disk_usage_max REAL, load_average REAL, load_average_max REAL,
-            memory_used REAL, memory_used_max REAL, network_received REAL, network_received_max REAL, network_sent
-            REAL, network_sent_max REAL, prompt_tokens_per_second REAL, prompt_tokens_per_second_max REAL,
+            memory_used REAL, memory_used_max REAL, network_received REAL, network_received_max REAL,
+            network_sent REAL, network_sent_max REAL, prompt_tokens_per_second REAL, prompt_tokens_per_second_max REAL,
             generated_tokens_per_second REAL, generated_tokens_per_second_max REAL, requests_processing REAL,
             requests_processing_max REAL, requests_deferred REAL, requests_deferred_max REAL, active_models REAL,
-            active_models_max REAL, process_cpu REAL, process_cpu_max REAL, process_memory REAL, process_memory_max
-            REAL, gpu0_utilization REAL, gpu0_utilization_max REAL, gpu0_memory_used REAL, gpu0_memory_used_max REAL,
-            gpu0_memory_total REAL, gpu0_memory_total_max REAL, gpu0_temperature REAL, gpu0_temperature_max REAL,
-            gpu0_power REAL, gpu0_power_max REAL, gpu1_utilization REAL, gpu1_utilization_max REAL, gpu1_memory_used
-            REAL, gpu1_memory_used_max REAL, gpu1_memory_total REAL, gpu1_memory_total_max REAL, gpu1_temperature REAL,
-            gpu1_temperature_max REAL, gpu1_power REAL, gpu1_power_max REAL, gpu2_utilization REAL,
-            gpu2_utilization_max REAL, gpu2_memory_used REAL, gpu2_memory_used_max REAL, gpu2_memory_total REAL,
-            gpu2_memory_total_max REAL, gpu2_temperature REAL, gpu2_temperature_max REAL, gpu2_power REAL,
-            gpu2_power_max REAL, gpu3_utilization REAL, gpu3_utilization_max REAL, gpu3_memory_used REAL,
-            gpu3_memory_used_max REAL, gpu3_memory_total REAL, gpu3_memory_total_max REAL, gpu3_temperature REAL,
-            gpu3_temperature_max REAL, gpu3_power REAL, gpu3_power_max REAL, gpu4_utilization REAL,
-            gpu4_utilization_max REAL, gpu4_memory_used REAL, gpu4_memory_used_max REAL, gpu4_memory_total REAL,
-            gpu4_memory_total_max REAL, gpu4_temperature REAL, gpu4_temperature_max REAL, gpu4_power REAL,
-            gpu4_power_max REAL, gpu5_utilization REAL, gpu5_utilization_max REAL, gpu5_memory_used REAL,
-            gpu5_memory_used_max REAL, gpu5_memory_total REAL, gpu5_memory_total_max REAL, gpu5_temperature REAL,
-            gpu5_temperature_max REAL, gpu5_power REAL, gpu5_power_max REAL, gpu6_utilization REAL,
-            gpu6_utilization_max REAL, gpu6_memory_used REAL, gpu6_memory_used_max REAL, gpu6_memory_total REAL,
-            gpu6_memory_total_max REAL, gpu6_temperature REAL, gpu6_temperature_max REAL, gpu6_power REAL,
-            gpu6_power_max REAL, gpu7_utilization REAL, gpu7_utilization_max REAL, gpu7_memory_used REAL,
-            gpu7_memory_used_max REAL, gpu7_memory_total REAL, gpu7_memory_total_max REAL, gpu7_temperature REAL,
-            gpu7_temperature_max REAL, gpu7_power REAL, gpu7_power_max REAL, PRIMARY KEY (resolution, timestamp));
+            active_models_max REAL, process_cpu REAL, process_cpu_max REAL, process_memory REAL,
+            process_memory_max REAL, gpu0_utilization REAL, gpu0_utilization_max REAL, gpu0_memory_used REAL,
+            gpu0_memory_used_max REAL, gpu0_memory_total REAL, gpu0_memory_total_max REAL, gpu0_temperature REAL,
+            gpu0_temperature_max REAL, gpu0_power REAL, gpu0_power_max REAL, gpu1_utilization REAL,
+            gpu1_utilization_max REAL, gpu1_memory_used REAL, gpu1_memory_used_max REAL, gpu1_memory_total REAL,
+            gpu1_memory_total_max REAL, gpu1_temperature REAL, gpu1_temperature_max REAL, gpu1_power REAL,
+            gpu1_power_max REAL, gpu2_utilization REAL, gpu2_utilization_max REAL, gpu2_memory_used REAL,
+            gpu2_memory_used_max REAL, gpu2_memory_total REAL, gpu2_memory_total_max REAL, gpu2_temperature REAL,
+            gpu2_temperature_max REAL, gpu2_power REAL, gpu2_power_max REAL, gpu3_utilization REAL,
+            gpu3_utilization_max REAL, gpu3_memory_used REAL, gpu3_memory_used_max REAL, gpu3_memory_total REAL,
+            gpu3_memory_total_max REAL, gpu3_temperature REAL, gpu3_temperature_max REAL, gpu3_power REAL,
+            gpu3_power_max REAL, gpu4_utilization REAL, gpu4_utilization_max REAL, gpu4_memory_used REAL,
+            gpu4_memory_used_max REAL, gpu4_memory_total REAL, gpu4_memory_total_max REAL, gpu4_temperature REAL,
+            gpu4_temperature_max REAL, gpu4_power REAL, gpu4_power_max REAL, gpu5_utilization REAL,
+            gpu5_utilization_max REAL, gpu5_memory_used REAL, gpu5_memory_used_max REAL, gpu5_memory_total REAL,
+            gpu5_memory_total_max REAL, gpu5_temperature REAL, gpu5_temperature_max REAL, gpu5_power REAL,
+            gpu5_power_max REAL, gpu6_utilization REAL, gpu6_utilization_max REAL, gpu6_memory_used REAL,
+            gpu6_memory_used_max REAL, gpu6_memory_total REAL, gpu6_memory_total_max REAL, gpu6_temperature REAL,
+            gpu6_temperature_max REAL, gpu6_power REAL, gpu6_power_max REAL, gpu7_utilization REAL,
+            gpu7_utilization_max REAL, gpu7_memory_used REAL, gpu7_memory_used_max REAL, gpu7_memory_total REAL,
+            gpu7_memory_total_max REAL, gpu7_temperature REAL, gpu7_temperature_max REAL, gpu7_power REAL,
+            gpu7_power_max REAL, PRIMARY KEY (resolution, timestamp));
         CREATE TABLE logs (id INTEGER PRIMARY KEY AUTOINCREMENT, timestamp INTEGER NOT NULL, level TEXT NOT NULL,
             source TEXT NOT NULL, message TEXT NOT NULL);
         CREATE INDEX logs_level ON logs (level, id);
@@ -931,8 +932,8 @@ def m001_initial(db: sqlite3.Connection) -> None:
         CREATE TABLE benchmarks (id INTEGER PRIMARY KEY AUTOINCREMENT, timestamp INTEGER NOT NULL, model TEXT NOT NULL,
             result TEXT NOT NULL);
         CREATE INDEX benchmarks_model ON benchmarks (model, id);
-        CREATE TABLE sessions (id TEXT PRIMARY KEY, token_hash BLOB NOT NULL UNIQUE, address TEXT, created_at INTEGER
-            NOT NULL, used_at INTEGER NOT NULL, expires_at INTEGER NOT NULL)""")
+        CREATE TABLE sessions (id TEXT PRIMARY KEY, token_hash BLOB NOT NULL UNIQUE, address TEXT,
+            created_at INTEGER NOT NULL, used_at INTEGER NOT NULL, expires_at INTEGER NOT NULL)""")
 
 
 @migration
@@ -956,43 +957,31 @@ def m003_counts(db: sqlite3.Connection) -> None:
 def m004_router(db: sqlite3.Connection) -> None:
     """What llamadash needs as the router; averages that are not complete will be made from their samples."""
     run_script(db, """
-        CREATE TABLE models_new (id TEXT PRIMARY KEY, name TEXT NOT NULL, path TEXT NOT NULL, source TEXT NOT NULL,
+        CREATE TEMP TABLE old_models AS SELECT * FROM models;
+        DROP TABLE models;
+        CREATE TABLE models (id TEXT PRIMARY KEY, name TEXT NOT NULL, path TEXT NOT NULL, source TEXT NOT NULL,
             favorite INTEGER NOT NULL, parameters TEXT NOT NULL, revision INTEGER NOT NULL, architecture TEXT,
             size_label TEXT, parameter_count INTEGER, quantization TEXT, file_size INTEGER, file_mtime INTEGER,
-            context_length INTEGER, embedding_length INTEGER, block_count INTEGER, head_count INTEGER, head_count_kv
-            INTEGER, vocabulary_size INTEGER, expert_count INTEGER, expert_used_count INTEGER, sliding_window INTEGER,
-            key_length INTEGER, value_length INTEGER, license TEXT, tokenizer TEXT, chat_template INTEGER, modalities
-            TEXT, shards TEXT, projector TEXT, projector_size INTEGER, missing INTEGER NOT NULL, created_at INTEGER NOT
-            NULL, updated_at INTEGER NOT NULL, aliases TEXT NOT NULL DEFAULT '[]', build TEXT, pinned INTEGER NOT NULL
-            DEFAULT 0, preferred INTEGER NOT NULL DEFAULT 0, idle INTEGER, tags TEXT NOT NULL DEFAULT '[]',
-            last_used_at INTEGER, memory_correction TEXT);
-        INSERT INTO models_new (id, name, path, source, favorite, parameters, revision, architecture, size_label,
-            parameter_count, quantization, file_size, file_mtime, context_length, embedding_length, block_count,
-            head_count, head_count_kv, vocabulary_size, expert_count, expert_used_count, sliding_window, key_length,
-            value_length, license, tokenizer, chat_template, modalities, shards, projector, projector_size, missing,
-            created_at, updated_at) SELECT id, name, path, source, favorite, parameters, revision, architecture,
-            size_label, parameter_count, quantization, file_size, file_mtime, context_length, embedding_length,
-            block_count, head_count, head_count_kv, vocabulary_size, expert_count, expert_used_count, sliding_window,
-            key_length, value_length, license, tokenizer, chat_template, modalities, shards, projector, projector_size,
-            missing, created_at, updated_at FROM models;
-        DROP TABLE models;
-        ALTER TABLE models_new RENAME TO models;
-        ALTER TABLE requests ADD COLUMN build TEXT;
-        ALTER TABLE requests ADD COLUMN key TEXT;
-        ALTER TABLE requests ADD COLUMN client TEXT;
-        ALTER TABLE requests ADD COLUMN endpoint TEXT;
-        ALTER TABLE requests ADD COLUMN stream INTEGER;
-        ALTER TABLE requests ADD COLUMN status TEXT NOT NULL DEFAULT 'ok';
-        ALTER TABLE requests ADD COLUMN code;
-        ALTER TABLE requests ADD COLUMN error TEXT;
-        ALTER TABLE requests ADD COLUMN waited REAL;
-        ALTER TABLE requests ADD COLUMN loading REAL;
-        ALTER TABLE requests ADD COLUMN first_token REAL;
-        ALTER TABLE requests ADD COLUMN drafted INTEGER;
-        ALTER TABLE requests ADD COLUMN accepted INTEGER;
-        ALTER TABLE requests ADD COLUMN slot INTEGER;
-        ALTER TABLE requests ADD COLUMN energy REAL;
-        DROP INDEX requests_model;
+            context_length INTEGER, embedding_length INTEGER, block_count INTEGER, head_count INTEGER,
+            head_count_kv INTEGER, vocabulary_size INTEGER, expert_count INTEGER, expert_used_count INTEGER,
+            sliding_window INTEGER, key_length INTEGER, value_length INTEGER, license TEXT, tokenizer TEXT,
+            chat_template INTEGER, modalities TEXT, shards TEXT, projector TEXT, projector_size INTEGER,
+            missing INTEGER NOT NULL, created_at INTEGER NOT NULL, updated_at INTEGER NOT NULL,
+            aliases TEXT NOT NULL DEFAULT '[]', build TEXT, pinned INTEGER NOT NULL DEFAULT 0,
+            preferred INTEGER NOT NULL DEFAULT 0, idle INTEGER, tags TEXT NOT NULL DEFAULT '[]', last_used_at INTEGER,
+            memory_correction TEXT);
+        INSERT INTO models SELECT *, '[]', NULL, 0, 0, NULL, '[]', NULL, NULL FROM old_models;
+        DROP TABLE old_models;
+        CREATE TABLE requests_new (id INTEGER PRIMARY KEY AUTOINCREMENT, timestamp INTEGER NOT NULL,
+            model TEXT NOT NULL, build TEXT, key TEXT, client TEXT, endpoint TEXT, stream INTEGER,
+            status TEXT NOT NULL DEFAULT 'ok', code, error TEXT, waited REAL, loading REAL, first_token REAL,
+            duration REAL, prompt_tokens INTEGER, cached_tokens INTEGER, generated_tokens INTEGER, drafted INTEGER,
+            accepted INTEGER, prompt_per_second REAL, generated_per_second REAL, slot INTEGER, energy REAL);
+        INSERT INTO requests_new (id, timestamp, model, prompt_tokens, cached_tokens, generated_tokens,
+            prompt_per_second, generated_per_second, duration)
+            SELECT * FROM requests;
+        DROP TABLE requests;
+        ALTER TABLE requests_new RENAME TO requests;
         CREATE INDEX requests_timestamp ON requests (timestamp);
         CREATE INDEX requests_model ON requests (model, timestamp);
         CREATE INDEX requests_key ON requests (key, timestamp);
@@ -1001,22 +990,22 @@ def m004_router(db: sqlite3.Connection) -> None:
             model TEXT, reason TEXT, details TEXT NOT NULL);
         CREATE INDEX events_timestamp ON events (timestamp);
         CREATE INDEX events_model ON events (model, timestamp);
-        CREATE TABLE usage (day TEXT NOT NULL, model TEXT NOT NULL, key TEXT NOT NULL DEFAULT '', requests INTEGER NOT
-            NULL, prompt_tokens INTEGER NOT NULL, cached_tokens INTEGER NOT NULL, generated_tokens INTEGER NOT NULL,
-            energy REAL, PRIMARY KEY (day, model, key));
-        INSERT INTO usage (day, model, requests, prompt_tokens, cached_tokens, generated_tokens) SELECT
-            strftime('%Y-%m-%d', timestamp / 1000, 'unixepoch', 'localtime') AS date, model, COUNT(*),
+        CREATE TABLE usage (day TEXT NOT NULL, model TEXT NOT NULL, key TEXT NOT NULL DEFAULT '',
+            requests INTEGER NOT NULL, prompt_tokens INTEGER NOT NULL, cached_tokens INTEGER NOT NULL,
+            generated_tokens INTEGER NOT NULL, energy REAL, PRIMARY KEY (day, model, key));
+        INSERT INTO usage (day, model, requests, prompt_tokens, cached_tokens, generated_tokens)
+            SELECT strftime('%Y-%m-%d', timestamp / 1000, 'unixepoch', 'localtime') AS date, model, COUNT(*),
             TOTAL(prompt_tokens), TOTAL(cached_tokens), TOTAL(generated_tokens) FROM requests GROUP BY date, model;
         CREATE TABLE api_keys (id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL, hash BLOB NOT NULL UNIQUE,
-            start TEXT NOT NULL, models TEXT, requests_per_minute INTEGER, created_at INTEGER NOT NULL, used_at
-            INTEGER, revoked_at INTEGER);
+            start TEXT NOT NULL, models TEXT, requests_per_minute INTEGER, created_at INTEGER NOT NULL,
+            used_at INTEGER, revoked_at INTEGER);
         UPDATE server_config SET key = 'api_host' WHERE key = 'engine_host';
         UPDATE server_config SET key = 'api_port' WHERE key = 'engine_port';
         UPDATE server_config SET key = 'idle_seconds' WHERE key = 'sleep_idle_seconds';
         UPDATE server_config SET value = '0' WHERE key = 'idle_seconds' AND CAST(value AS INTEGER) < 0;
         DELETE FROM server_config WHERE key = 'models_autoload';
-        DELETE FROM metrics WHERE resolution > 0 AND timestamp + resolution > (SELECT MAX(timestamp) FROM metrics WHERE
-            resolution = 0)""")
+        DELETE FROM metrics WHERE resolution > 0 AND timestamp + resolution >
+            (SELECT MAX(timestamp) FROM metrics WHERE resolution = 0)""")
     for id, text in db.execute("SELECT id, parameters FROM models").fetchall():
         db.execute("UPDATE models SET parameters = ?, pinned = ?, idle = ? WHERE id = ?", (*m004_parameters(text), id))
     for (text,) in db.execute("SELECT value FROM server_config WHERE key = 'defaults'").fetchall():
@@ -1594,10 +1583,11 @@ class RequestRows(DatabaseFile):
                                 ("generated", "generated_tokens")))
         [row] = self.read(f"SELECT COUNT(*) AS count, {statuses}{tokens}{speeds}MIN(timestamp) AS first, "
                           f"MAX(timestamp + COALESCE(duration, 0)) AS last FROM requests {where}", values)
-        summary = dict(row)
-        first, last = summary.pop("first") if from_ms is None else from_ms, summary.pop("last")
-        span = (last if to_ms is None else min(to_ms, now_ms())) - first if summary["count"] else 0
-        return {**summary, "throughput": 1000 * summary["generated_tokens"] / span if span > 0 else None}
+        *sums, first, last = dict(row).items()
+        begin = first[1] if from_ms is None else from_ms
+        end = last[1] if to_ms is None else min(to_ms, now_ms())
+        span = end - begin if row["count"] else 0
+        return {**dict(sums), "throughput": 1000 * row["generated_tokens"] / span if span > 0 else None}
 
     def usage(self, from_ms: int, to_ms: int, by: str) -> tuple[list[Json], Json]:
         """What was used on the days between two times, by model, key or day, and in all; may be called from a thread.
@@ -4484,6 +4474,7 @@ PROBE_OUTPUT = 2**20  # bytes read of an answer
 SEARCH_DEPTH = 3  # folders below data/engines/NAME in which the program may lie
 EXECUTABLE = ".exe" if os.name == "nt" else ""
 PROTOCOL = b"cmd_child_to_router"  # in every llama-server since January 2026, or in a library of it
+NO_ENGINE = "No llama-server was found on this machine."
 WITHHELD = r"LLAMA_(?:ARG_|API_KEY$|SERVER_)|LLAMADASH_|NOTIFY_SOCKET$|WATCHDOG_"
 OPTION_LINE = r"(?m)^(-[\w-]+(?:, +-[\w-]+)*)(?: (\S.*?))?(?: {2,}|$)"
 DEVICE_LINE = r"(?m)^ +([^\s:]{1,64}): ([^\n]{0,200}?) \((\d{1,9}) MiB, (\d{1,9}) MiB free\)"
@@ -4551,7 +4542,7 @@ class Builds:
         except OSError as problem:
             return dataclasses.replace(build, problem=f"{build.path} cannot be read: {problem.strerror}")
         key = (build.path, status.st_mtime_ns, status.st_size)
-        if key not in self.probes:
+        if key not in self.probes or self.probes[key].problem:  # which may be over: a slow disk, a library
             ask = probe_embedded if build.kind == "embedded" else probe
             self.probes[key] = await ask(build, self.config.data_dir)
         return dataclasses.replace(self.probes[key], id=build.id)
@@ -4566,6 +4557,16 @@ class Builds:
         """The build for models that choose none: the one fixed from outside, that of `config`, or the recommended."""
         chosen = self.builds.get("given") or self.builds.get(config.get("build") or "")
         return chosen or self.builds.get(self.recommended or "")
+
+    def for_model(self, model: Json, config: Json) -> Build:
+        """The build that serves `model`; EngineUnavailable says why there is none."""
+        id = model.get("build")
+        build = self.builds.get(id) if id else self.default(config)
+        if build is None:
+            raise EngineUnavailable(f"The engine build {id}, which this model uses, is gone." if id else NO_ENGINE)
+        if build.problem:
+            raise EngineUnavailable(build.problem)
+        return build
 
     @property
     def devices(self) -> list[Json]:
@@ -4603,12 +4604,12 @@ def find_builds(config: Config) -> list[Build]:
             id = re.sub(r"[^A-Za-z0-9._-]+", "-", folder.name)[:96]
             taken = id in ("given", "llama-server", "embedded")
             found.append(build_of(f"installed-{id}" if taken else id, program))
-    if program := shutil.which("llama-server") or shutil.which("llama"):
+    program = shutil.which("llama-server") or shutil.which("llama")
+    if program and os.path.realpath(program) not in {os.path.realpath(build.path) for build in found}:
         found.append(build_of("llama-server", os.path.abspath(program)))
     if python := embedded_python():
         found.append(Build("embedded", "embedded", (python, str(Path(__file__).resolve()), "embedded-engine"), python))
-    places = [os.path.realpath(build.path) for build in found]
-    return [build for at, build in enumerate(found) if build.kind == "embedded" or places[at] not in places[:at]]
+    return found
 
 
 def embedded_python() -> str | None:

@@ -554,12 +554,35 @@ def test_a_failed_transaction_leaves_nothing(fresh_db: llamadash.Database) -> No
     assert fresh_db.get_meta("a") is None
 
 
-def test_a_second_model_of_one_path_is_refused(fresh_db: llamadash.Database) -> None:
-    """Ids and paths are unique."""
-    fresh_db.apply_scan([a_model()], [], [])
+def test_variants_share_a_file(fresh_db: llamadash.Database) -> None:
+    """Several entries may have one path, never one id; a scan sees to all of them, also where the file has moved."""
+    file = {**dict.fromkeys(llamadash.FILE_COLUMNS), "path": "/models/tiny.gguf", "file_size": 7,
+            "modalities": ["text"], "shards": [], "chat_template": False, "missing": False}
+    fresh_db.apply_scan([a_model() | file, a_model("fast", aliases=["quick"], pinned=True) | file], [], [])
     with pytest.raises(sqlite3.IntegrityError):
-        fresh_db.apply_scan([a_model("other", path="/models/tiny.gguf")], [], [])
-    assert [row["id"] for row in fresh_db.models()] == ["tiny"]
+        fresh_db.apply_scan([a_model("fast", path="/models/other.gguf")], [], [])
+    assert (fresh_db.get_model("fast")["aliases"], fresh_db.get_model("fast")["pinned"]) == (["quick"], True)
+    found = {**file, "stem": "tiny", "name": "tiny"}
+    assert llamadash.merge_scan(fresh_db.models(), [found]) == ([], [], [])
+    new, changed, missing = llamadash.merge_scan(fresh_db.models(), [{**found, "path": "/moved/tiny.gguf"}])
+    assert (new, missing, {row["id"]: row["path"] for row in changed}) == (
+        [], [], {"tiny": "/moved/tiny.gguf", "fast": "/moved/tiny.gguf"})
+    assert {*llamadash.merge_scan(fresh_db.models(), [])[2]} == {"tiny", "fast"}
+
+
+def test_what_nobody_edits_counts_no_revision_up(fresh_db: llamadash.Database) -> None:
+    """The last use and the correction of the estimate are seen at once and after a restart; an edit still succeeds."""
+    fresh_db.apply_scan([a_model(), a_model("other")], [], [])
+    fresh_db.models()
+    fresh_db.set_last_used({"tiny": 5000, "gone": 1})
+    fresh_db.set_memory_correction("tiny", {"gpu": 1 << 30, "cpu": -5})
+    for database in (fresh_db, llamadash.Database(fresh_db.path)):
+        model = database.get_model("tiny")
+        assert (model["last_used_at"], model["memory_correction"], model["revision"]) == (
+            5000, {"gpu": 1 << 30, "cpu": -5}, 1)
+        assert database.get_model("other")["last_used_at"] is None
+    assert database.update_model("tiny", 1, {"tags": ["small"], "idle": 60, "preferred": True})["tags"] == ["small"]
+    database.close()
 
 
 def test_history_averages_and_keeps_the_peaks(fresh_db: llamadash.Database) -> None:
@@ -572,24 +595,108 @@ def test_history_averages_and_keeps_the_peaks(fresh_db: llamadash.Database) -> N
     assert found["series"]["cpu_usage"] == {"avg": [2.5] * 10, "max": [5.0] * 10}
 
 
+SERIES_TESTED = ("cpu_usage", "gpu0_power", "active_models", "generated_tokens_per_second")
+
+
+def a_sample(values: Json) -> Json:
+    """Metrics in which the series of SERIES_TESTED have these values, or none."""
+    return {"cpu_usage": values.get("cpu_usage"), "engine": values,
+            "gpus": [{"index": 0, "power": values.get("gpu0_power")}]}
+
+
+def some_samples(begin: int, count: int) -> dict[int, Json]:
+    """Samples every 10 s from `begin` on, with gaps, and with series absent for long or for a moment."""
+    chance = random.Random(7)
+    return {begin + number * 10_000: {name: chance.uniform(0, 100) for at, name in enumerate(SERIES_TESTED)
+                                      if number % 90 >= 20 * at or chance.random() < 0.1}
+            for number in range(count) if number % 150 < 120}
+
+
+def averages_of(samples: dict[int, Json], width: int, until: int) -> list[Json]:
+    """The averages and maxima of each `width` ms that has a sample and is complete at `until`."""
+    groups: dict[int, list[Json]] = {}
+    for timestamp, values in samples.items():
+        if values and timestamp < until - until % width:
+            groups.setdefault(timestamp - timestamp % width, []).append(values)
+    rows = []
+    for timestamp, group in groups.items():
+        row: Json = {"timestamp": timestamp, "samples": len(group)}
+        for name in SERIES_TESTED:
+            present = [values[name] for values in group if name in values]
+            row[name] = pytest.approx(sum(present) / len(present)) if present else None
+            row[f"{name}_max"] = max(present, default=None)
+        rows.append(row)
+    return rows
+
+
+def saved_averages(database: llamadash.Database, width: int) -> list[Json]:
+    """The rows of one width, as averages_of has them."""
+    columns = ", ".join(f"{name}, {name}_max" for name in SERIES_TESTED)
+    return database.rows(f"SELECT timestamp, samples, {columns} FROM metrics WHERE resolution = ? ORDER BY timestamp",
+                         (width,))
+
+
 def test_averages_count_only_the_samples_that_had_a_value(fresh_db: llamadash.Database) -> None:
     """An engine that runs for a part of the hour is not averaged with the time before, whatever is absent when."""
-    chance, names = random.Random(7), ("cpu_usage", "gpu0_power", "active_models", "generated_tokens_per_second")
-    begin = llamadash.now_ms() // 3_600_000 * 3_600_000 - 3_600_000
-    samples = [{name: chance.uniform(0, 100) for at, name in enumerate(names)
-                if number % 90 >= 20 * at or chance.random() < 0.1}
-               for number in range(360)]
-    for number, values in enumerate(samples):
-        fresh_db.add_metrics({"cpu_usage": values.get("cpu_usage"), "engine": values, "gpus": [
-            {"index": 0, "power": values.get("gpu0_power")}]}, begin + number * 10_000)
+    begin = llamadash.now_ms() // 3_600_000 * 3_600_000 - 3 * 3_600_000
+    samples = some_samples(begin, 800)
+    for timestamp, values in samples.items():
+        fresh_db.add_metrics(a_sample(values), timestamp)
+        for width in (60_000, 3_600_000) if timestamp % 600_000 == 0 else ():
+            assert len(saved_averages(fresh_db, width)) == len(averages_of(samples, width, timestamp))
     for width in (60_000, 600_000, 3_600_000):
-        rows = fresh_db.rows(f"SELECT * FROM metrics WHERE resolution = {width} ORDER BY timestamp")
-        size = width // 10_000
-        for at, row in enumerate(rows):
-            for name in names:
-                present = [values[name] for values in samples[at * size:(at + 1) * size] if name in values]
-                wanted = (pytest.approx(sum(present) / len(present)), max(present)) if present else (None, None)
-                assert (row[name], row[f"{name}_max"]) == wanted
+        assert saved_averages(fresh_db, width) == averages_of(samples, width, max(samples))
+    fresh_db.roll_up(max(samples))
+    assert saved_averages(fresh_db, 3_600_000) == averages_of(samples, 3_600_000, max(samples))
+
+
+@pytest.mark.parametrize("left", ["nothing", "an average too early", "samples only"])
+def test_averages_that_a_stop_prevented_are_made_later(fresh_db: llamadash.Database, left: str) -> None:
+    """The first sample after a start, or the first look for what is too old, makes all that are missing, once."""
+    begin = llamadash.now_ms() // 3_600_000 * 3_600_000 - 40 * 3_600_000
+    samples = some_samples(begin, 800)
+    for timestamp, values in samples.items():
+        fresh_db.add_metrics(a_sample(values), timestamp)
+    if left != "nothing":
+        later = 0 if left == "samples only" else begin + 3_600_000
+        fresh_db.connection.execute("DELETE FROM metrics WHERE resolution > 0 AND timestamp >= ?", (later,))
+    with contextlib.closing(llamadash.Database(fresh_db.path)) as again:
+        now = llamadash.now_ms()
+        if left == "samples only":
+            again.prune(llamadash.SETTING_DEFAULTS)
+        again.add_metrics(a_sample({"cpu_usage": 1.0}), now)
+        again.prune(llamadash.SETTING_DEFAULTS)
+        for width in (60_000, 600_000, 3_600_000):
+            assert saved_averages(again, width) == averages_of(samples, width, now)
+
+
+@pytest.mark.parametrize("hours", [0.5, 3, 30, 400, 4000])
+def test_history_that_ends_now_counts_every_sample(fresh_db: llamadash.Database, hours: float) -> None:
+    """What is not averaged yet comes from the samples: together they are what one gets from these alone."""
+    now, chance = llamadash.now_ms(), random.Random(3)
+    begin = now - now % 3_600_000 - 2 * 3_600_000
+    samples = {timestamp: chance.uniform(0, 100) for timestamp in range(begin, now, 10_000)}
+    for timestamp, value in samples.items():
+        fresh_db.add_metrics({"cpu_usage": value}, timestamp)
+    from_ms = now - round(hours * 3_600_000)
+    found = fresh_db.metrics_history(from_ms, now, 100, ["cpu_usage"])
+    bucket = found["bucket"]
+    groups: dict[int, list[float]] = {}
+    for timestamp, value in samples.items():
+        if from_ms - from_ms % bucket <= timestamp < now:
+            groups.setdefault(timestamp - timestamp % bucket, []).append(value)
+    assert found["timestamps"] == list(groups)[-100:]
+    assert found["series"]["cpu_usage"] == {
+        "avg": [pytest.approx(sum(group) / len(group)) for group in list(groups.values())[-100:]],
+        "max": [max(group) for group in list(groups.values())[-100:]]}
+
+
+def test_a_clock_that_was_ahead_stops_no_averages(fresh_db: llamadash.Database) -> None:
+    """Samples of a year that has not come are no reason to leave out the present."""
+    now = llamadash.now_ms() // 3_600_000 * 3_600_000
+    for moment in (now + 365 * llamadash.DAY, now + 366 * llamadash.DAY, now - 120_000, now - 60_000, now):
+        fresh_db.add_metrics({"cpu_usage": 5.0}, moment)
+    assert [row["timestamp"] for row in saved_averages(fresh_db, 60_000)][:2] == [now - 120_000, now - 60_000]
 
 
 @pytest.mark.parametrize(("days", "resolution"), [(1, 0), (10, 60_000), (300, 600_000)])
@@ -624,29 +731,147 @@ def test_a_year_of_an_older_version_is_still_there(tmp_path: Path) -> None:
     """What was kept as averages of ten minutes is found in those of an hour, as if there had always been some."""
     path, hour = tmp_path / "llama-dashboard.db", 3_600_000
     begin = llamadash.now_ms() // hour * hour - 200 * llamadash.DAY
-    samples = [(begin + at * 300_000, {"cpu_usage": float(at % 7), **({"gpu0_power": 50.0 + at} if at > 11 else {})})
-               for at in range(24)]
-
-    def hours(db: llamadash.Database) -> list[tuple[Any, ...]]:
-        rows = db.rows("SELECT * FROM metrics WHERE resolution = 3600000 ORDER BY timestamp")
-        return [tuple(row[name] for name in ("timestamp", "samples", "cpu_usage_max", "gpu0_power_max"))
-                + tuple(pytest.approx(row[name]) for name in ("cpu_usage", "gpu0_power")) for row in rows]
-    with contextlib.closing(llamadash.Database(tmp_path / "other.db")) as other:
-        for timestamp, values in samples:
-            for width in (600_000, hour):
-                llamadash.add_sample(other.connection, width, timestamp - timestamp % width, values)
-        expected, averages = hours(other), other.rows("SELECT * FROM metrics WHERE resolution = 600000")
     with contextlib.closing(llamadash.Database(path, 1)) as old:
-        for row in averages:
-            del row["counts"]
-            old.connection.execute(f"INSERT INTO metrics ({', '.join(row)}) VALUES ({', '.join('?' * len(row))})",
-                                   list(row.values()))
+        old.connection.executemany(
+            "INSERT INTO metrics (resolution, timestamp, samples, cpu_usage, cpu_usage_max, gpu0_power, "
+            "gpu0_power_max) VALUES (600000, ?, ?, ?, ?, ?, ?)",
+            [(begin, 10, 1.0, 2.0, None, None), (begin + 600_000, 30, 5.0, 6.0, 50.0, 60.0),
+             (begin + hour, 5, 3.0, 3.0, 10.0, 10.0)])
     new = llamadash.Database(path)
-    assert len(expected) == 2 and hours(new) == expected
+    assert [tuple(row.values())[:6] for row in saved_averages(new, hour)] == [
+        (begin, 40, 4.0, 6.0, 50.0, 60.0), (begin + hour, 5, 3.0, 3.0, 10.0, 10.0)]
     found = new.metrics_history(begin - 100 * llamadash.DAY, llamadash.now_ms(), 500, ["cpu_usage"])
     assert found["bucket"] % hour == 0 and max(filter(None, found["series"]["cpu_usage"]["max"])) == 6.0
-    assert [backup.name for backup in new.backups()] == ["before-migration-3.db", "before-migration-2.db"]
+    assert [backup.name for backup in new.backups()] == [f"before-migration-{number}.db" for number in (4, 3, 2)]
     new.close()
+
+
+# What version 1.0.0 made, as its own `sqlite_master` has it, with some rows.
+VERSION_1_0 = """
+CREATE TABLE models (id TEXT PRIMARY KEY, name TEXT NOT NULL, path TEXT NOT NULL UNIQUE, source TEXT NOT NULL,
+    favorite INTEGER NOT NULL, parameters TEXT NOT NULL, revision INTEGER NOT NULL, architecture TEXT, size_label TEXT,
+    parameter_count INTEGER, quantization TEXT, file_size INTEGER, file_mtime INTEGER, context_length INTEGER,
+    embedding_length INTEGER, block_count INTEGER, head_count INTEGER, head_count_kv INTEGER, vocabulary_size INTEGER,
+    expert_count INTEGER, expert_used_count INTEGER, sliding_window INTEGER, key_length INTEGER, value_length INTEGER,
+    license TEXT, tokenizer TEXT, chat_template INTEGER, modalities TEXT, shards TEXT, projector TEXT,
+    projector_size INTEGER, missing INTEGER NOT NULL, created_at INTEGER NOT NULL, updated_at INTEGER NOT NULL);
+CREATE TABLE metrics (resolution INTEGER NOT NULL, timestamp INTEGER NOT NULL, samples INTEGER NOT NULL, SERIES,
+    counts TEXT, PRIMARY KEY (resolution, timestamp));
+CREATE TABLE logs (id INTEGER PRIMARY KEY AUTOINCREMENT, timestamp INTEGER NOT NULL, level TEXT NOT NULL,
+    source TEXT NOT NULL, message TEXT NOT NULL);
+CREATE INDEX logs_level ON logs (level, id);
+CREATE INDEX logs_source ON logs (source, id);
+CREATE TABLE server_config (key TEXT PRIMARY KEY, value TEXT NOT NULL);
+CREATE TABLE metadata (key TEXT PRIMARY KEY, value TEXT NOT NULL);
+CREATE TABLE requests (id INTEGER PRIMARY KEY AUTOINCREMENT, timestamp INTEGER NOT NULL, model TEXT NOT NULL,
+    prompt_tokens INTEGER, cached_tokens INTEGER, generated_tokens INTEGER, prompt_per_second REAL,
+    generated_per_second REAL, duration REAL);
+CREATE INDEX requests_model ON requests (model, id);
+CREATE TABLE benchmarks (id INTEGER PRIMARY KEY AUTOINCREMENT, timestamp INTEGER NOT NULL, model TEXT NOT NULL,
+    result TEXT NOT NULL);
+CREATE INDEX benchmarks_model ON benchmarks (model, id);
+CREATE TABLE sessions (id TEXT PRIMARY KEY, token_hash BLOB NOT NULL UNIQUE, address TEXT, created_at INTEGER NOT NULL,
+    used_at INTEGER NOT NULL, expires_at INTEGER NOT NULL);
+INSERT INTO models (id, name, path, source, favorite, parameters, revision, missing, created_at, updated_at, modalities,
+    shards, chat_template, file_size) VALUES
+    ('tiny', 'Tiny', '/m/tiny.gguf', 'folder', 1, '{"ctx-size": 4096, "load-on-startup": true}', 3, 0, 5, 6,
+     '["text"]', '[]', 1, 1000),
+    ('big', 'Big', '/m/big.gguf', 'folder', 0, '{"sleep-idle-seconds": 300, "load-on-startup": false}', 1, 0, 5, 6,
+     '["text"]', '["/m/big.gguf"]', 0, 2000),
+    ('awake', 'Awake', '/m/awake.gguf', 'import', 0, '{"sleep-idle-seconds": -1, "temp": 0.5}', 1, 1, 5, 6,
+     '["text"]', '[]', 0, 3000);
+INSERT INTO requests VALUES (41, 1767225600000, 'tiny', 100, 40, 20, 500.0, 25.0, 1000.0),
+    (42, 1767225660000, 'big', NULL, NULL, NULL, NULL, NULL, 50.0);
+INSERT INTO benchmarks VALUES (9, 7, 'tiny', '{"timestamp": 7, "model": "tiny", "prompt_per_second": 800}');
+INSERT INTO server_config VALUES ('revision', '4'), ('engine_host', '"0.0.0.0"'), ('engine_port', '8090'),
+    ('sleep_idle_seconds', '-1'), ('models_autoload', 'false'), ('models_max', '2'), ('models_dirs', '["/m"]'),
+    ('defaults', '{"sleep-idle-seconds": 60, "load-on-startup": true, "flash-attn": "on"}');
+INSERT INTO metadata VALUES ('settings', '{"theme": "dark"}'), ('ignored_paths', '["/m/no.gguf"]');
+INSERT INTO sessions VALUES ('s1', x'00ff', '127.0.0.1', 1, 2, 99999999999999);
+INSERT INTO logs VALUES (77, 1767225600000, 'info', 'engine', 'hello');
+PRAGMA user_version = 3;
+""".replace("SERIES", ", ".join(f"{name} REAL, {name}_max REAL" for name in (
+    "cpu_usage", "memory_usage", "swap_usage", "disk_usage", "load_average", "memory_used", "network_received",
+    "network_sent", "prompt_tokens_per_second", "generated_tokens_per_second", "requests_processing",
+    "requests_deferred", "active_models", "process_cpu", "process_memory",
+    *(f"gpu{gpu}_{name}" for gpu in range(8)
+      for name in ("utilization", "memory_used", "memory_total", "temperature", "power")))))
+
+
+@pytest.fixture
+def version_1_0(tmp_path: Path) -> Path:
+    """A database that version 1.0.0 made."""
+    path = tmp_path / llamadash.DATABASE_NAME
+    with contextlib.closing(sqlite3.connect(path)) as db:
+        db.executescript(VERSION_1_0)
+    return path
+
+
+def test_the_migrations_of_version_1_0_are_as_they_were(version_1_0: Path) -> None:
+    """They may never change, whatever becomes of models and series: else no installation could be opened again."""
+    with contextlib.closing(sqlite3.connect(version_1_0)) as old, \
+            contextlib.closing(sqlite3.connect(":memory:")) as new:
+        for step in llamadash.MIGRATIONS[:3]:
+            step(new)
+        for (table,) in old.execute("SELECT name FROM sqlite_master WHERE type IN ('table', 'index')"):
+            described = f"SELECT * FROM pragma_table_info('{table}')", f"SELECT * FROM pragma_index_info('{table}')"
+            assert [old.execute(query).fetchall() for query in described] == [
+                new.execute(query).fetchall() for query in described]
+        assert llamadash.columns_made(3) == llamadash.columns_of(old)
+
+
+def test_what_version_1_0_remembered_is_found_again(version_1_0: Path) -> None:
+    """Models with what was set of them, requests, benchmarks, configuration under its new names, and all the rest."""
+    with contextlib.closing(llamadash.Database(version_1_0)) as database:
+        assert database.notice is None
+        fields = ("favorite", "parameters", "revision", "missing", "shards", "pinned", "idle", "aliases", "preferred")
+        assert {row["id"]: [row[name] for name in fields] for row in database.models()} == {
+            "tiny": [True, {"ctx-size": 4096}, 3, False, [], True, None, [], False],
+            "big": [False, {}, 1, False, ["/m/big.gguf"], False, 300, [], False],
+            "awake": [False, {"temp": 0.5}, 1, True, [], False, None, [], False]}
+        assert database.update_model("tiny", 3, {"name": "Other"})["created_at"] == 5
+        unknown = dict.fromkeys(llamadash.REQUEST_COLUMNS)
+        assert database.requests() == [
+            {**unknown, "id": 42, "timestamp": 1767225660000, "model": "big", "duration": 50.0, "status": "ok"},
+            {**unknown, "id": 41, "timestamp": 1767225600000, "model": "tiny", "duration": 1000.0, "status": "ok",
+             "prompt_tokens": 100, "cached_tokens": 40, "generated_tokens": 20, "prompt_per_second": 500.0,
+             "generated_per_second": 25.0}]
+        assert (database.last_request_id(), database.last_log_id()) == (42, 77)
+        assert database.usage(1767225600000, 1767225660000, "model")[1] == {
+            "requests": 2, "prompt_tokens": 100, "cached_tokens": 40, "generated_tokens": 20, "energy": None}
+        assert [row["prompt_per_second"] for row in database.benchmarks("tiny")] == [800]
+        assert database.config() == {
+            "revision": 4, "api_host": "0.0.0.0", "api_port": 8090, "idle_seconds": 0, "models_max": 2,
+            "models_dirs": ["/m"], "defaults": {"flash-attn": "on"}}
+        assert database.get_meta("settings") == {"theme": "dark"}
+        assert database.find_session(b"\0\xff") == "s1"
+        assert [row["message"] for row in database.logs()[0]] == ["hello"]
+        assert [backup.name for backup in database.backups()] == ["before-migration-4.db"]
+
+
+def test_a_default_of_version_1_0_becomes_the_configuration(version_1_0: Path) -> None:
+    """Where only the parameters of all models said when to unload, that holds on; what nobody can read stays."""
+    with contextlib.closing(sqlite3.connect(version_1_0)) as db, db:
+        db.execute("DELETE FROM server_config WHERE key = 'sleep_idle_seconds'")
+        db.execute("UPDATE models SET parameters = '[not' WHERE id = 'awake'")
+    with contextlib.closing(llamadash.Database(version_1_0)) as database:
+        assert database.config()["idle_seconds"] == 60
+        assert database.rows("SELECT parameters FROM models WHERE id = 'awake'") == [{"parameters": "[not"}]
+
+
+def test_averages_that_version_1_0_had_begun_are_made_anew(version_1_0: Path) -> None:
+    """The hour in which the update happens has all of its samples."""
+    hour = llamadash.now_ms() // 3_600_000 * 3_600_000 - 3_600_000
+    with contextlib.closing(sqlite3.connect(version_1_0)) as db, db:
+        insert = "INSERT INTO metrics (resolution, timestamp, samples, cpu_usage, cpu_usage_max) VALUES (?, ?, ?, ?, ?)"
+        db.executemany(insert, [(0, hour, 1, 1.0, 1.0), (0, hour + 60_000, 1, 3.0, 3.0), (3_600_000, hour, 2, 2.0, 3.0),
+                                (60_000, hour, 1, 1.0, 1.0), (60_000, hour + 60_000, 1, 3.0, 3.0)])
+    with contextlib.closing(llamadash.Database(version_1_0)) as database:
+        database.add_metrics({"cpu_usage": 8.0}, hour + 120_000)
+        database.add_metrics({"cpu_usage": 0.0}, hour + 3_600_000)
+        rows = {row["timestamp"]: row["cpu_usage"] for row in saved_averages(database, 60_000)}
+        assert rows == {hour: 1.0, hour + 60_000: 3.0, hour + 120_000: 8.0}
+        assert [row["cpu_usage"] for row in saved_averages(database, 3_600_000)] == [4.0]
 
 
 def test_history_shows_a_gap_as_null(fresh_db: llamadash.Database) -> None:
@@ -676,6 +901,167 @@ def test_logs_are_paged_by_id(fresh_db: llamadash.Database) -> None:
     second, end = fresh_db.logs(limit=5, before=first[-1]["id"])
     assert [row["id"] for row in first + second] == [7, 6, 5, 4, 3, 2, 1]
     assert (more, end) == (True, False)
+
+
+def some_requests(count: int, begin: int = 1_000_000, seed: int = 1) -> list[Json]:
+    """Requests of several models, keys and ends; of some, little is known, and many of their values are equal."""
+    chance = random.Random(seed)
+    rows = []
+    for number in range(1, count + 1):
+        row = {**dict.fromkeys(llamadash.REQUEST_COLUMNS), "id": number, "timestamp": begin + number // 2 * 2000,
+               "model": chance.choice(["a", "b", "c"]), "status": chance.choice(["ok", "ok", "failed", "cancelled"]),
+               "key": chance.choice(["laptop", "phone", None]), "stream": chance.choice([True, False, None])}
+        for name in ("duration", "waited", "first_token", "prompt_per_second", "generated_per_second", "energy"):
+            row[name] = chance.choice([None, 0.0, 10.0, 20.0, chance.uniform(1, 100)])
+        for name in ("prompt_tokens", "generated_tokens"):
+            row[name] = chance.choice([None, 50, chance.randrange(50, 500)])
+        row["cached_tokens"] = row["prompt_tokens"] and chance.choice([None, 0, 20])
+        rows.append(row)
+    return rows
+
+
+def test_requests_keep_what_was_saved(fresh_db: llamadash.Database) -> None:
+    """With the ids that they were given; those of deleted ones are not given again."""
+    rows = some_requests(20)
+    fresh_db.add_requests(rows)
+    fresh_db.add_requests([{"id": 30, "timestamp": 5_000_000, "model": "a", "code": 503, "status": "failed",
+                            "unknown": 1}])
+    newest, *others = fresh_db.requests()
+    assert others == sorted(rows, key=lambda row: (row["timestamp"], row["id"]), reverse=True)
+    assert (newest["id"], newest["code"], newest["status"], newest["energy"]) == (30, 503, "failed", None)
+    fresh_db.prune(llamadash.SETTING_DEFAULTS)
+    assert (fresh_db.requests(), fresh_db.last_request_id()) == ([], 30)
+
+
+REQUEST_FILTERS: list[Json] = [{}, {"model": "a"}, {"key": "phone"}, {"status": "failed"},
+                               {"model": "b", "status": "ok"}, {"from_ms": 1_050_000, "to_ms": 1_100_000},
+                               {"model": "nobody"}, {"model": "a", "key": "laptop", "from_ms": 1_020_000}]
+
+
+def requests_that_meet(rows: list[Json], model: str | None = None, key: str | None = None, status: str | None = None,
+                       from_ms: int = 0, to_ms: int = 1 << 60) -> list[Json]:
+    """What the database should find."""
+    return [row for row in rows if from_ms <= row["timestamp"] < to_ms and all(
+        value is None or row[name] == value for name, value in (("model", model), ("key", key), ("status", status)))]
+
+
+@pytest.mark.parametrize("filters", REQUEST_FILTERS)
+@pytest.mark.parametrize("sort", llamadash.REQUEST_SORTS)
+def test_requests_are_filtered_sorted_and_paged(fresh_db: llamadash.Database, sort: str, filters: Json) -> None:
+    """Page by page every row comes once, the largest first, equal ones newest first, unknown ones last."""
+    rows = some_requests(150)
+    fresh_db.add_requests(rows)
+    expected = sorted(requests_that_meet(rows, **filters), reverse=True, key=lambda row: (
+        row[sort] is not None, row[sort] or 0, row["id"]))
+    found: list[Json] = []
+    while page := fresh_db.requests(**filters, sort=sort, limit=7, before=found[-1]["id"] if found else None):
+        found += page
+        assert len(page) == 7 or len(found) == len(expected)
+    assert [row["id"] for row in found] == [row["id"] for row in expected]
+
+
+def test_requests_are_not_sorted_by_anything_else(fresh_db: llamadash.Database) -> None:
+    """The name of a column is never taken as it comes."""
+    with pytest.raises(llamadash.InvalidRequest):
+        fresh_db.requests(sort="id; DROP TABLE requests")
+    with pytest.raises(llamadash.InvalidRequest):
+        fresh_db.usage(0, 1, "hash")
+
+
+@pytest.mark.parametrize("filters", REQUEST_FILTERS)
+def test_the_summary_of_requests(fresh_db: llamadash.Database, filters: Json) -> None:
+    """Both speeds are tokens over the time spent on them; the throughput counts all of the time."""
+    rows = some_requests(200)
+    fresh_db.add_requests(rows)
+    met = requests_that_meet(rows, **filters)
+
+    def total(name: str) -> int:
+        return sum(row[name] or 0 for row in met)
+
+    def speed(kind: str, tokens: Callable[[Json], int]) -> Any:
+        known = [row for row in met if row[f"{kind}_per_second"] and row[f"{kind}_tokens"] is not None]
+        busy = sum(tokens(row) / row[f"{kind}_per_second"] for row in known)
+        return pytest.approx(sum(map(tokens, known)) / busy) if busy else None
+    first = filters.get("from_ms", min((row["timestamp"] for row in met), default=0))
+    last = filters.get("to_ms", max((row["timestamp"] + (row["duration"] or 0) for row in met), default=0))
+    assert fresh_db.request_summary(**filters) == {
+        "count": len(met), **{status: sum(row["status"] == status for row in met)
+                              for status in ("ok", "failed", "cancelled")},
+        **{f"{kind}_tokens": total(f"{kind}_tokens") for kind in ("prompt", "cached", "generated")},
+        "prompt_per_second": speed("prompt", lambda row: row["prompt_tokens"] - (row["cached_tokens"] or 0)),
+        "generated_per_second": speed("generated", lambda row: row["generated_tokens"]),
+        "throughput": pytest.approx(1000 * total("generated_tokens") / (last - first)) if met else None}
+
+
+def test_usage_is_counted_by_model_key_and_day(fresh_db: llamadash.Database) -> None:
+    """Batch after batch adds up; it stays when the requests go, and energy is unknown where nobody measured it."""
+    noon = int(time.mktime((2026, 3, 1, 12, 0, 0, 0, 0, -1))) * 1000
+    rows = [{**row, "timestamp": noon + row["id"] % 5 * llamadash.DAY} for row in some_requests(100)]
+    for at in range(0, 100, 9):
+        fresh_db.add_requests(rows[at:at + 9])
+    fresh_db.add_requests([{"id": 200, "timestamp": noon, "model": "quiet"}])
+    fresh_db.prune({**llamadash.SETTING_DEFAULTS, "metrics_history_days": 36500})
+    names = ("prompt_tokens", "cached_tokens", "generated_tokens")
+    counted = [row for row in rows if row["id"] % 5 in (1, 2)]  # of the second and the third day
+    for by in ("model", "key", "day"):
+        found, total = fresh_db.usage(noon + llamadash.DAY - 3_600_000, noon + 2 * llamadash.DAY, by)
+        groups: dict[Any, list[Json]] = {}
+        for row in counted:
+            groups.setdefault(llamadash.day_of(row["timestamp"]) if by == "day" else row[by], []).append(row)
+        expected = {value: {by: value, "requests": len(group), **{
+            name: sum(row[name] or 0 for row in group) for name in names}, "energy": pytest.approx(
+                sum(row["energy"] or 0 for row in group))} for value, group in groups.items()}
+        assert {row[by]: row for row in found} == expected
+        assert total == {"requests": 40, **{name: sum(row[name] or 0 for row in counted) for name in names},
+                         "energy": pytest.approx(sum(row["energy"] or 0 for row in counted))}
+    assert [row["day"] for row in found] == ["2026-03-02", "2026-03-03"]
+    assert [row["energy"] for row in fresh_db.usage(noon, noon, "model")[0] if row["model"] == "quiet"] == [None]
+    assert fresh_db.usage(1, 2, "model") == ([], {"requests": 0, **dict.fromkeys(names, 0), "energy": None})
+
+
+def test_usage_and_requests_are_saved_together(fresh_db: llamadash.Database) -> None:
+    """What cannot be saved is not counted either."""
+    fresh_db.add_requests(some_requests(3))
+    with pytest.raises(sqlite3.IntegrityError):
+        fresh_db.add_requests([{**row, "id": row["id"] + 2} for row in some_requests(3)])
+    assert fresh_db.usage(0, llamadash.now_ms(), "day")[1]["requests"] == len(fresh_db.requests()) == 3
+
+
+def test_events_are_kept_as_long_as_requests(fresh_db: llamadash.Database) -> None:
+    """With reason and details, newest first, of one model or of all, between two times."""
+    now = llamadash.now_ms()
+    saved = fresh_db.add_events([
+        {"timestamp": now - 40 * llamadash.DAY, "kind": "loaded", "model": "a", "reason": "pinned"},
+        {"timestamp": now - 2000, "kind": "unloaded", "model": "a", "reason": "evicted for b",
+         "details": {"freed": {"gpu": 5}}},
+        {"timestamp": now - 1000, "kind": "refused"}])
+    assert fresh_db.events(0, now) == saved[::-1]
+    assert fresh_db.events(0, now - 1000, "a") == [saved[1], saved[0]]
+    assert fresh_db.events(0, now, limit=1) == [saved[2]]
+    assert (saved[1]["details"], saved[2]["model"], saved[2]["details"]) == ({"freed": {"gpu": 5}}, None, {})
+    fresh_db.prune(llamadash.SETTING_DEFAULTS)
+    assert fresh_db.events(0, now) == saved[:0:-1]
+
+
+def test_keys_are_found_by_their_hash_alone(fresh_db: llamadash.Database) -> None:
+    """Nobody gets a hash back; a revoked key stays in the list and opens nothing."""
+    hashes = [hashlib.sha256(text).digest() for text in (b"first", b"second")]
+    first = fresh_db.add_api_key("Laptop", hashes[0], "sk-fir", ["tiny"], 60)
+    second = fresh_db.add_api_key("Phone", hashes[1], "sk-sec")
+    assert {**first, "created_at": 0} == {"id": first["id"], "name": "Laptop", "start": "sk-fir", "models": ["tiny"],
+                                          "requests_per_minute": 60, "created_at": 0, "used_at": None,
+                                          "revoked_at": None}
+    assert fresh_db.api_keys() == [second, first] and second["models"] is None
+    assert (fresh_db.find_api_key(hashes[0]), fresh_db.find_api_key(b"other")) == (first, None)
+    fresh_db.touch_api_keys({first["id"]: 5, 999: 6})
+    assert fresh_db.api_keys()[1]["used_at"] == 5
+    revoked = fresh_db.revoke_api_key(first["id"])
+    assert revoked["revoked_at"] and fresh_db.revoke_api_key(first["id"]) == revoked
+    assert fresh_db.find_api_key(hashes[0]) is None and len(fresh_db.api_keys()) == 2
+    with pytest.raises(llamadash.NotFound):
+        fresh_db.revoke_api_key(999)
+    with pytest.raises(sqlite3.IntegrityError):
+        fresh_db.add_api_key("Again", hashes[1], "sk-sec")
 
 
 def test_pruning_keeps_what_the_settings_say(fresh_db: llamadash.Database) -> None:
@@ -3153,6 +3539,10 @@ def test_where_builds_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert builds.recommended == "b11434-vulkan"
     with pytest.raises(llamadash.NotFound):
         builds.get("other")
+    for model, reason in (({}, "is no program"), ({"build": "removed"}, "removed, which this model uses, is gone")):
+        with pytest.raises(llamadash.EngineUnavailable, match=reason):
+            builds.for_model(model, {})
+    assert builds.for_model({"build": "embedded"}, {}) is builds.get("embedded")
     found = builds_of(tmp_path, "http://127.0.0.1:1")
     assert list(found.builds) == ["b11434-vulkan", "llama-server", "embedded"]
     assert found.default({}) is found.get("b11434-vulkan")
@@ -3296,6 +3686,27 @@ async def test_listing_and_choosing_a_build(dash: StubDash, tmp_path: Path, monk
     dash.builds.builds["given"] = dash.builds.get("good")
     with pytest.raises(llamadash.Conflict, match="--llama-server"):
         await dash.request("engines:use", id="embedded")
+
+
+@pytest.mark.parametrize(("code", "found", "line"), [
+    (0, sys.executable, "The embedded engine is installed."), (1, None, "was not installed: .* ended with status 1"),
+    (0, None, "was not installed: Python does not find it")])
+@run_async
+async def test_an_installation_tells_how_it_went(
+    dash: StubDash, monkeypatch: pytest.MonkeyPatch, code: int, found: str | None, line: str,
+) -> None:
+    """The last line says whether the embedded engine can be used now, and why not."""
+    pythons = iter([None, found])
+
+    async def install(*_: Any) -> int:
+        return code
+    monkeypatch.setattr(llamadash, "broadcast_output", install)
+    monkeypatch.setattr(llamadash, "embedded_python", lambda: next(pythons))
+    dash.builds = llamadash.Builds(dash.config)
+    await llamadash.install_engine(dash)
+    [told] = dash.broadcasts("engine:install")
+    assert told["done"] and told["success"] == bool(found) and re.search(line, told["line"])
+    assert [item["build"]["id"] for item in dash.broadcasts("engines:update")] == ["embedded"] * bool(found)
 
 
 # -- Engine supervisor ------------------------------------------------------------------------------
@@ -4253,14 +4664,29 @@ def test_a_child_that_loads_ends_with_its_parent(build: str, smollm2: Path, tmp_
         wait_for(lambda: not alive(child))
 
 
-def test_sampling_of_the_embedded_engine_is_what_was_asked(start_child: StartChild, smollm2: Path) -> None:
-    """A request that says nothing about sampling gets the model's own parameters."""
-    child = start_child("embedded", smollm2, temp=0.25, top_k=7, repeat_penalty=1.5, seed=3, sampling_seq="kt")
+@every_llama_server
+def test_the_users_own_engine_configuration_does_not_lock_us_out(
+    start_child: StartChild, build: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """An API key in llama.cpp's config.ini is not in force."""
+    (tmp_path / "llama.cpp").mkdir()
+    (tmp_path / "llama.cpp" / "config.ini").write_text("api-key = other\nmodel = /nonexistent.gguf\n")
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    child = start_child(build)
+    child.ready()
+    assert (child.call("/slots")[0], child.call("/slots", key="other")[0]) == (200, 401)
+
+
+@every_build
+def test_sampling_options_are_the_defaults_of_requests(start_child: StartChild, build: str, tmp_path: Path) -> None:
+    """A request that says nothing gets the model's parameters, over what the file recommends."""
+    model = write_tiny_model(tmp_path / "recommending.gguf", metadata={
+        "general.sampling.temp": 0.75, "general.sampling.penalty_repeat": 2.0, "general.sampling.min_p": 0.5})
+    child = start_child(build, model, temp=0.25, top_k=7, repeat_penalty=1.5, seed=3, sampling_seq="kt")
     child.ready()
     used = child.call("/props")[1]["default_generation_settings"]["params"]
     assert (used["top_k"], used["seed"], used["samplers"]) == (7, 3, ["top_k", "temperature"])
-    assert (used["temperature"], used["repeat_penalty"]) == (pytest.approx(0.25), pytest.approx(1.5))
-    assert child.call("/metrics", key="wrong")[0] == 401
+    assert (used["temperature"], used["repeat_penalty"], used["min_p"]) == (0.25, 1.5, 0.5)
 
 
 @pytest.mark.parametrize(("words", "problem"), [
