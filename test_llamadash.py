@@ -1537,8 +1537,8 @@ def write_tiny_model(path: Path, *, seed: int = 1, layers: int = 2, context: int
 
 def test_reader_reads_what_a_model_says(tmp_path: Path) -> None:
     """Every column that the header tells, for a plain model."""
-    header = llamadash.read_gguf(write_model(tmp_path / "a.gguf"))
-    facts = llamadash.model_facts([header])
+    header = llamadash.gguf_read(write_model(tmp_path / "a.gguf"))
+    facts = llamadash.gguf_facts([header])
     assert facts == {
         "architecture": "llama", "size_label": "4.3K", "parameter_count": 64 * 3 + 64 * 64, "quantization": "Q4_K_M",
         "context_length": 4096, "embedding_length": 64, "block_count": 2, "head_count": 4, "head_count_kv": 2,
@@ -1551,7 +1551,7 @@ def test_reader_knows_versions_and_byte_orders(tmp_path: Path, version: int, ord
     """Versions 2 and 3, little and big end first."""
     path = write_gguf(tmp_path / "a.gguf", {**LLAMA, "llama.rope.freq_base": 0.5}, WEIGHTS, version=version,
                       order=order)
-    header = llamadash.read_gguf(path)
+    header = llamadash.gguf_read(path)
     assert header.parameter_count == 4288
     assert header.metadata["llama.rope.freq_base"] == 0.5
     assert header.lengths == {"tokenizer.ggml.tokens": 3}
@@ -1561,24 +1561,24 @@ def test_reader_knows_versions_and_byte_orders(tmp_path: Path, version: int, ord
 def test_quantization_from_file_type(tmp_path: Path, number: int, name: str) -> None:
     """Every file type has its name, also where llama.cpp guessed it."""
     for value in (number, number + llamadash.FILE_TYPE_GUESSED):
-        header = llamadash.read_gguf(write_model(tmp_path / "a.gguf", general__file_type=value))
-        assert llamadash.model_facts([header])["quantization"] == name
+        header = llamadash.gguf_read(write_model(tmp_path / "a.gguf", general__file_type=value))
+        assert llamadash.gguf_facts([header])["quantization"] == name
 
 
 def test_quantization_from_tensors(tmp_path: Path) -> None:
     """Without a file type the type of most parameters is the quantization; an unknown number is unknown."""
     metadata = {key: value for key, value in LLAMA.items() if key != "general.file_type"}
-    header = llamadash.read_gguf(write_gguf(tmp_path / "a.gguf", metadata, WEIGHTS))
-    assert llamadash.model_facts([header])["quantization"] == "Q8_0"
-    unknown = llamadash.read_gguf(write_model(tmp_path / "a.gguf", general__file_type=999))
-    assert llamadash.model_facts([unknown])["quantization"] is None
+    header = llamadash.gguf_read(write_gguf(tmp_path / "a.gguf", metadata, WEIGHTS))
+    assert llamadash.gguf_facts([header])["quantization"] == "Q8_0"
+    unknown = llamadash.gguf_read(write_model(tmp_path / "a.gguf", general__file_type=999))
+    assert llamadash.gguf_facts([unknown])["quantization"] is None
 
 
 @pytest.mark.parametrize("kind", llamadash.TENSOR_TYPES.values(), ids=lambda kind: kind[0])
 def test_every_tensor_type_has_its_size(tmp_path: Path, kind: tuple[str, int, int]) -> None:
     """The bytes that a file must have follow from its tensors, whatever their type."""
     path = write_gguf(tmp_path / "a.gguf", LLAMA, [("x", (256, 4), kind[0], None), ("y", (32,), "F32", None)])
-    header = llamadash.read_gguf(path)
+    header = llamadash.gguf_read(path)
     assert header.tensor_types == ({kind[0]: 1024, "F32": 32} if kind[0] != "F32" else {"F32": 1056})
     assert header.needed == path.stat().st_size
 
@@ -1589,20 +1589,20 @@ def test_every_tensor_type_has_its_size(tmp_path: Path, kind: tuple[str, int, in
     (1_026_000_000_000, "1T")])
 def test_size_label(parameters: int, label: str | None) -> None:
     """Parameter counts as people write them."""
-    assert llamadash.size_label(parameters) == label
+    assert llamadash.gguf_size_label(parameters) == label
 
 
 def test_reader_keeps_texts_short_and_clean(tmp_path: Path) -> None:
     """Invalid UTF-8 is replaced, control characters become blanks, long texts are cut, lone surrogates never leave."""
     metadata = {**LLAMA, "general.name": b"A\xff\xed\xa0\x80\x00\n\x1b[1m  B", "general.license": "x" * 100_000,
                 "general.size_label": "\u00e9" * 200, "\u00ff": 1, "tokenizer.chat_template": "y" * 300_000}
-    header = llamadash.read_gguf(write_gguf(tmp_path / "a.gguf", metadata))
+    header = llamadash.gguf_read(write_gguf(tmp_path / "a.gguf", metadata))
     assert header.text("general.name") == "A\ufffd\ufffd\ufffd\ufffd [1m B"
     assert header.text("general.license") == "x" * llamadash.MAX_KEPT_TEXT
     assert header.text("general.size_label") == "\u00e9" * (llamadash.MAX_KEPT_TEXT // 2)
     for value in header.metadata.values():
         assert not isinstance(value, str) or (value.encode() and len(value) <= llamadash.MAX_KEPT_TEXT)
-    assert llamadash.model_facts([header])["chat_template"] is True
+    assert llamadash.gguf_facts([header])["chat_template"] is True
 
 
 def test_reader_keeps_short_arrays_only(tmp_path: Path) -> None:
@@ -1611,25 +1611,25 @@ def test_reader_keeps_short_arrays_only(tmp_path: Path) -> None:
         **LLAMA, "llama.attention.head_count_kv": [0, 8, 0, 8], "llama.feed_forward_length": Typed("i32",
                                                                                                    list(range(512))),
         "tokenizer.ggml.scores": [0.5] * 513, "empty": Typed("f32", []), "flags": [True, False]})
-    header = llamadash.read_gguf(path)
+    header = llamadash.gguf_read(path)
     assert header.of_model("attention.head_count_kv") == [0, 8, 0, 8]
     assert header.of_model("feed_forward_length") == list(range(512))
     assert (header.metadata["tokenizer.ggml.scores"], header.metadata["empty"]) == (None, [])
     assert header.metadata["flags"] == [True, False]
     assert header.lengths["tokenizer.ggml.scores"] == 513
-    assert llamadash.model_facts([header])["head_count_kv"] == 8
+    assert llamadash.gguf_facts([header])["head_count_kv"] == 8
 
 
 def test_numbers_that_json_cannot_hold_are_none(tmp_path: Path) -> None:
     """NaN, infinity and integers that a browser would round never leave the reader as facts."""
     nan, infinity = float("nan"), float("inf")
-    header = llamadash.read_gguf(write_gguf(tmp_path / "a.gguf", {
+    header = llamadash.gguf_read(write_gguf(tmp_path / "a.gguf", {
         **LLAMA, "a": nan, "b": Typed("f64", infinity), "c": [nan, 1.0], "llama.context_length": Typed("u64",
                                                                                                        2**64 - 1),
         "llama.block_count": Typed("i32", -1), "llama.embedding_length": nan, "llama.attention.head_count": "many"},
         WEIGHTS))
     assert (header.metadata["a"], header.metadata["b"], header.metadata["c"]) == (None, None, [None, 1.0])
-    facts = llamadash.model_facts([header])
+    facts = llamadash.gguf_facts([header])
     assert [facts[name] for name in ("context_length", "block_count", "embedding_length", "head_count")] == [None] * 4
 
 
@@ -1642,78 +1642,69 @@ def measured(path: Path) -> int:
     """Bytes at the peak that reading the header takes, whatever it says; more than CPU_LIMIT of time fails."""
     began = time.thread_time()
     with contextlib.suppress(llamadash.GGUFError):
-        llamadash.read_gguf(path)
+        llamadash.gguf_read(path)
     assert time.thread_time() - began < CPU_LIMIT
     tracemalloc.start()
     with contextlib.suppress(llamadash.GGUFError):
-        llamadash.read_gguf(path)
+        llamadash.gguf_read(path)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     return peak
 
 
 def test_large_vocabulary_is_skipped_quickly(tmp_path: Path) -> None:
-    """150,000 tokens and as many merges cost little time and memory, the second file of a family hardly any."""
+    """150,000 tokens and as many merges cost little time and memory."""
     path = write_gguf(tmp_path / "a.gguf", {**LLAMA, "tokenizer.ggml.tokens": vocabulary(150_000),
                                             "tokenizer.ggml.merges": vocabulary(150_000), "after": 7}, WEIGHTS)
-    llamadash.GGUFReader.arrays_known.clear()
-    header = llamadash.read_gguf(path)
+    header = llamadash.gguf_read(path)
     peak = measured(path)
     assert header.lengths["tokenizer.ggml.tokens"] == 150_000
     assert header.metadata["after"] == 7
     assert peak < 1_000_000
-    assert vars(llamadash.read_gguf(path)) == vars(header)
+    assert vars(llamadash.gguf_read(path)) == vars(header)
 
 
-def test_vocabularies_that_only_begin_alike(tmp_path: Path) -> None:
-    """What is remembered of one vocabulary is not believed of another one."""
+def test_vocabularies_of_any_kind(tmp_path: Path) -> None:
+    """Whatever a vocabulary is like and whatever follows it, its end is found."""
     tokens = vocabulary(30_000)
     for at, other in enumerate((tokens, tokens[:20_000], [*tokens[:15_000], "other", *tokens[15_000:]], tokens[::-1],
-                                [*tokens, *tokens], tokens)):
-        path = write_gguf(tmp_path / "a.gguf", {**LLAMA, "tokenizer.ggml.tokens": other, "after": at}, WEIGHTS)
-        header = llamadash.read_gguf(path)
-        assert (header.lengths["tokenizer.ggml.tokens"], header.metadata["after"]) == (len(other), at)
+                                [*tokens, *tokens], ["x" * 300] * 5_000, [""] * 70_000, ["tokenizer.ggml."] * 5_000)):
+        for following in ({}, {"tokenizer.ggml.merges": other}, {"tokenizer.ggml.bos_token_id": 1}):
+            path = write_gguf(tmp_path / "a.gguf", {
+                **LLAMA, "tokenizer.ggml.tokens": other, **following, "after": at}, WEIGHTS)
+            header = llamadash.gguf_read(path)
+            assert (header.lengths["tokenizer.ggml.tokens"], header.metadata["after"]) == (len(other), at)
+            assert header.parameter_count == 4288
     big = write_gguf(tmp_path / "b.gguf", {**LLAMA, "tokenizer.ggml.tokens": tokens, "after": 9}, WEIGHTS, order=">")
-    assert llamadash.read_gguf(big).metadata["after"] == 9
+    assert llamadash.gguf_read(big).metadata["after"] == 9
 
 
-def test_tensor_tables_that_only_begin_alike(tmp_path: Path) -> None:
-    """What is remembered of one file's tensors is not believed of another's, and says the same as reading does."""
+def test_tensor_tables_of_any_length(tmp_path: Path) -> None:
+    """Tensors are counted in both byte orders, also where their table is longer than a window or cut."""
     blocks: list[Tensor] = [(f"blk.{at}.ffn_up.weight", (64, 32), "F16", None) for at in range(300)]
-    tables = {"same": blocks, "other end": [*blocks[:-1], ("output.weight", (64, 64), "F32", None)],
-              "longer": [*blocks, ("output.weight", (64,), "Q8_0", None)], "shorter": blocks[:-1], "none": [],
-              "longer than a window": blocks * 8}
-    for order in "<>":
-        for _ in range(2):
-            for name, tensors in tables.items():
-                path = write_gguf(tmp_path / f"{name}.gguf", LLAMA, tensors, order=order)
-                known = vars(llamadash.read_gguf(path))
-                with pytest.MonkeyPatch.context() as patch:
-                    patch.setattr(llamadash.GGUFReader, "tables_known", {})
-                    assert vars(llamadash.read_gguf(path)) == known
-                assert known["tensor_count"] == len(tensors)
-                assert 0 <= path.stat().st_size - known["needed"] < 32
-                assert known["parameter_count"] == sum(math.prod(shape) for _, shape, _, _ in tensors)
-    cut = tmp_path / "same.gguf"
-    os.truncate(cut, 8_000)
+    for tensors in (blocks, [*blocks[:-1], ("output.weight", (64, 64), "F32", None)], [], blocks * 8):
+        for order in "<>":
+            path = write_gguf(tmp_path / "a.gguf", LLAMA, tensors, order=order)
+            header = llamadash.gguf_read(path)
+            assert header.tensor_count == len(tensors)
+            assert 0 <= path.stat().st_size - header.needed < 32
+            assert header.parameter_count == sum(math.prod(shape) for _, shape, _, _ in tensors)
+    os.truncate(path, 8_000)
     with pytest.raises(llamadash.GGUFError, match="ends within its header"):
-        llamadash.read_gguf(cut)
+        llamadash.gguf_read(path)
 
 
-def test_vocabulary_that_contains_the_end_of_another(tmp_path: Path) -> None:
-    """What is remembered of one file never makes another one unreadable."""
+def test_vocabulary_that_contains_what_follows_others(tmp_path: Path) -> None:
+    """A token that reads like the entry behind a vocabulary never makes its file unreadable."""
     tokens = vocabulary(5_000)
-    first = write_gguf(tmp_path / "a.gguf", {**LLAMA, "tokenizer.ggml.tokens": tokens, "after": 7}, WEIGHTS)
-    llamadash.read_gguf(first)
-    end = first.read_bytes().index(gguf_text("tokenizer.chat_template"))
-    following = first.read_bytes()[end:end + llamadash.ARRAY_FOLLOWING].decode()
-    replaced = b"".join(map(gguf_text, tokens[4_000:]))  # by one text that has at its end what followed them
-    trap = "x" * (len(replaced) - 8) + following
-    second = write_gguf(tmp_path / "b.gguf", {
-        **LLAMA, "tokenizer.ggml.tokens": [*tokens[:4_000], trap, *tokens[4_001:]], "after": 9}, WEIGHTS)
-    with second.open("rb") as file, pytest.raises(llamadash.GGUFError):
-        llamadash.GGUFReader(file, second.stat().st_size).header()
-    assert llamadash.read_gguf(second).metadata["after"] == 9
+    trap = gguf_text("tokenizer.ggml.merges") + gguf_value(["a"])
+    path = write_gguf(tmp_path / "a.gguf", {
+        **LLAMA, "tokenizer.ggml.tokens": [*tokens[:4_000], trap, *tokens], "tokenizer.ggml.bos_token_id": 5,
+        "after": 9}, WEIGHTS)
+    with path.open("rb") as file, pytest.raises(llamadash.GGUFError):
+        llamadash.GGUFReader(file, path.stat().st_size).header()
+    header = llamadash.gguf_read(path)
+    assert (header.metadata["after"], header.metadata["tokenizer.ggml.bos_token_id"]) == (9, 5)
 
 
 def gguf_start(tensors: int, pairs: int, rest: bytes = b"", version: int = 3) -> bytes:
@@ -1771,7 +1762,7 @@ def test_hostile_files_are_refused_quickly(tmp_path: Path, name: str) -> None:
     path = tmp_path / "hostile.gguf"
     path.write_bytes(HOSTILE[name])
     with pytest.raises(llamadash.GGUFError) as refused:
-        llamadash.read_gguf(path)
+        llamadash.gguf_read(path)
     assert 5 < len(str(refused.value)) < 120
     assert measured(path) < 8_000_000
 
@@ -1806,7 +1797,7 @@ def test_long_keys_are_refused(tmp_path: Path, letter: bytes, kind: bytes) -> No
     path.write_bytes(gguf_start(0, 300, b"".join(
         gguf_text(b"%05d" % at + letter * 65_530) + kind for at in range(300))))
     with pytest.raises(llamadash.GGUFError, match="key of 65535 bytes"):
-        llamadash.read_gguf(path)
+        llamadash.gguf_read(path)
     assert measured(path) < 1_000_000
 
 
@@ -1817,7 +1808,7 @@ def test_hostile_vocabulary_is_bounded(tmp_path: Path) -> None:
         file.write(gguf_start(0, 1, gguf_text("a") + struct.pack("<IIQ", 9, 8, llamadash.MAX_ARRAY_TEXTS + 1)))
         file.truncate(1 << 33)
     with pytest.raises(llamadash.GGUFError, match="vocabulary"):
-        llamadash.read_gguf(path)
+        llamadash.gguf_read(path)
     assert measured(path) < 8_000_000
 
 
@@ -1827,14 +1818,14 @@ def test_truncation_at_every_offset(tmp_path: Path) -> None:
                       [("x", (8, 2), "F32", None), ("y", (16,), "F32", None)])
     size = path.stat().st_size
     header_size = path.read_bytes().index(b"y" + struct.pack("<IQI", 1, 16, 0)) + 1 + 4 + 8 + 4 + 8
-    assert llamadash.read_gguf(path).needed == size
+    assert llamadash.gguf_read(path).needed == size
     for length in reversed(range(header_size, size)):
         os.truncate(path, length)
-        assert llamadash.read_gguf(path).needed == size
+        assert llamadash.gguf_read(path).needed == size
     for length in reversed(range(header_size)):
         os.truncate(path, length)
         with pytest.raises(llamadash.GGUFError):
-            llamadash.read_gguf(path)
+            llamadash.gguf_read(path)
 
 
 def test_incomplete_weights_are_told(tmp_path: Path) -> None:
@@ -1862,13 +1853,13 @@ def test_mutated_files_give_a_header_or_a_reason(tmp_path: Path, changes: list[t
         data[at:at + len(piece)] = piece
     path.write_bytes(data[:len(data) - cut % 1000] + bytes(5000))
     try:
-        header = llamadash.read_gguf(path)
+        header = llamadash.gguf_read(path)
     except llamadash.GGUFError:
         return
-    facts = llamadash.model_facts([header])
+    facts = llamadash.gguf_facts([header])
     assert json.dumps(facts, allow_nan=False).encode()
     assert all(not isinstance(value, int) or 0 <= value <= 2**53 for value in facts.values())
-    llamadash.why_no_model(header, header.tensor_count)
+    llamadash.gguf_unusable(header, header.tensor_count)
     llamadash.estimate_memory({**ROW, **facts}, {}, [CPU], header)
 
 
@@ -1879,7 +1870,7 @@ def test_random_files_give_a_header_or_a_reason(tmp_path: Path, rest: bytes, ten
     path = tmp_path / "a.gguf"
     path.write_bytes(gguf_start(tensors, pairs, rest))
     with contextlib.suppress(llamadash.GGUFError):
-        llamadash.model_facts([llamadash.read_gguf(path)])
+        llamadash.gguf_facts([llamadash.gguf_read(path)])
 
 
 def test_special_files_are_never_waited_for(tmp_path: Path) -> None:
@@ -1888,9 +1879,9 @@ def test_special_files_are_never_waited_for(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     for name in ("fifo", "folder", "nothing"):
         with pytest.raises(llamadash.GGUFError):
-            llamadash.read_gguf(tmp_path / name)
+            llamadash.gguf_read(tmp_path / name)
     with pytest.raises(llamadash.GGUFError):
-        llamadash.read_gguf("/dev/zero")
+        llamadash.gguf_read("/dev/zero")
 
 
 # -- Memory estimate --------------------------------------------------------------------------------
@@ -2297,13 +2288,13 @@ def test_unchanged_files_are_not_opened(tmp_path: Path, monkeypatch: pytest.Monk
     write_model(tmp_path / "a" / "b.gguf")
     rows = known_rows(tmp_path)
     opened: list[str] = []
-    read = llamadash.read_gguf
+    read = llamadash.gguf_read
 
     def noted(path: str) -> llamadash.GGUFHeader:
         opened.append(path)
         return read(path)
 
-    monkeypatch.setattr(llamadash, "read_gguf", noted)
+    monkeypatch.setattr(llamadash, "gguf_read", noted)
     assert llamadash.merge_scan(rows, list(scan(tmp_path, known=rows)[0].values())) == ([], [], [])
     assert opened == []
     os.utime(tmp_path / "a.gguf", ns=(1, 1))
