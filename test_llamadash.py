@@ -84,7 +84,8 @@ from playwright import async_api as playwright
 Json = dict[str, Any]
 HERE = Path(__file__).resolve().parent
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "llamadash-tests"
-ENGINES = ("llama-server", "embedded")
+CI_ENGINES = CACHE.with_name("llamadash-ci")  # where .ci/run builds llama-server
+ENGINES = ("llama-server", "old llama-server", "embedded")
 DEADLINE = 60.0  # seconds for what normally takes milliseconds; only a failure waits so long
 STOP_TIME = 15.0  # seconds for the end of a server: no socket's own timeout is that short
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
@@ -248,50 +249,32 @@ class Dashboard:
         await self.sio.disconnect()
 
 
-class StubEngine:
-    """An engine that only notes what it is asked."""
+class StubPool(llamadash.Pool):
+    """A pool without processes, that notes what it is asked."""
 
-    def __init__(self) -> None:
+    def __init__(self, dash: llamadash.Dash) -> None:
+        super().__init__(dash)
         self.calls: list[str] = []
         self.states: dict[str, str] = {}
-        self.answer: Callable[[], Any] = lambda: {"active_models": 2}
 
-    def runtime(self, id: str) -> Json:
-        return {"status": self.states.get(id, "unloaded")}
+    def state(self, row: Json) -> Json:
+        return {**super().state(row), **({"status": self.states[row["id"]]} if row["id"] in self.states else {})}
 
-    def snapshot(self) -> Json:
-        return {"status": "running"}
+    def sync(self) -> None:
+        super().sync()
+        self.calls.append("sync")
 
-    async def counters(self) -> Json:
-        result = self.answer()
-        return typing.cast(Json, await result if inspect.isawaitable(result) else result)
+    def forget(self, entry: str) -> None:
+        self.calls.append(f"forget {entry}")
 
-    async def apply_presets(self) -> None:
-        self.calls.append("apply")
-
-    async def offer_presets(self) -> None:
-        await self.apply_presets()
-
-    def dropped(self, id: str) -> None:
-        self.calls.append(f"dropped {id}")
-
-    async def unload(self, id: str) -> None:
-        self.calls.append(f"unload {id}")
-
-    def restart_required(self) -> bool:
-        return False
-
-    def command_line(self) -> list[str]:
-        return []
-
-    def preset_ini(self) -> str:
-        return ""
+    async def unload(self, entry: str, reason: str = "by hand") -> None:
+        self.calls.append(f"unload {entry}")
 
 
 class StubDash(llamadash.Dash):
     """A real Dash in a folder of its own that listens nowhere and keeps what it would tell its clients.
 
-    Its engine is a stub too, unless `engine` is true. Further options are the engine's configuration.
+    Its pool is a stub too, unless `engine` is true. Further options are the engine's configuration.
     """
 
     def __init__(self, folder: Path, *, engine: bool = False, program: str | None = None, **values: Any) -> None:
@@ -306,7 +289,8 @@ class StubDash(llamadash.Dash):
         self.sent: list[tuple[str, str, Json]] = []
         self.failures: list[BaseException] = []
         if not engine:
-            self.engine = StubEngine()  # type: ignore[assignment]
+            self.pool = StubPool(self)
+            self.pool.sync()
 
     async def broadcast(self, event: str, data: Json) -> None:
         """Keep what every client would get."""
@@ -337,6 +321,12 @@ class StubDash(llamadash.Dash):
         found = llamadash.EVENTS[event]
         result = found.handler(self, **found.arguments(fields))
         return typing.cast(Json, result if isinstance(result, dict) else await result)
+
+    async def refused(self, event: str, **fields: Any) -> llamadash.DashError:
+        """The error of a request that fails."""
+        with pytest.raises(llamadash.DashError) as problem:
+            await self.request(event, **fields)
+        return problem.value
 
     def ask(self, event: str, **fields: Any) -> Json:
         """request() for a test that is no coroutine."""
@@ -376,6 +366,15 @@ def llama_server() -> str:
     found = os.environ.get("LLAMADASH_TEST_LLAMA_SERVER") or shutil.which("llama-server")
     if not found:
         pytest.skip("there is no llama-server on the PATH")
+    return str(found)
+
+
+def old_llama_server() -> str:
+    """A llama-server of May 2026; the test is skipped, loudly, where there is none."""
+    found = os.environ.get("LLAMADASH_TEST_OLD_LLAMA_SERVER") or shutil.which(
+        "llama-server", path=CI_ENGINES / "engine-9246")
+    if not found:
+        pytest.skip("there is no old llama-server")
     return str(found)
 
 
@@ -439,11 +438,11 @@ def dash(tmp_path: Path) -> Iterator[StubDash]:
 
 @pytest.fixture(params=ENGINES)
 def engine_program(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str | None:
-    """The test runs with the real llama-server, and once more with the embedded engine (None)."""
-    if request.param == "llama-server":
-        return llama_server()
-    monkeypatch.setenv("PATH", "/nonexistent")  # whoever finds a llama-server uses that
-    return None
+    """The test runs with a new llama-server, with one of May 2026, and with the embedded engine (None)."""
+    if request.param == "embedded":
+        monkeypatch.setenv("PATH", "/nonexistent")  # whoever finds a llama-server uses that
+        return None
+    return llama_server() if request.param == "llama-server" else old_llama_server()
 
 
 @pytest.fixture(scope="session")
@@ -3303,106 +3302,6 @@ def test_an_import_says_what_it_changes_and_what_it_leaves_out() -> None:
                                       for name in ("[*]", "port", "temp", "[who]"))
 
 
-# -- Engine log -------------------------------------------------------------------------------------
-
-def test_a_ten_megabyte_line_is_cut() -> None:
-    """A line of any length costs a bounded amount of memory, and the next one arrives whole."""
-    lines = llamadash.LineSplitter()
-    found = []
-    for _ in range(160):
-        found += lines.feed(b"x" * 65536)
-        assert len(lines.partial) <= llamadash.MAX_LOG_LINE
-    found += lines.feed(b"y\nnext\nhalf")
-    assert [len(line) for line in found] == [llamadash.MAX_LOG_LINE, 4] and lines.partial == b"half"
-
-
-@pytest.mark.parametrize("line, level, text, port", [
-    (b"0.00.055.967 W srv  llama_server: no key", "warning", "srv  llama_server: no key", None),
-    (b"[ 9999] 1.02.003.004 E boom", "error", "boom", 9999),
-    (b'[42565] {"type":"log","time":1,"level":"warn","msg":"srv x: y\\n"}', "warning", "srv x: y", 42565),
-    (b"\x1b[31mred\x1b[0m\x07", "info", "red", None), (b"10%\r50%\r100% done\r", "info", "100% done", None),
-    (b"/x/ggml.c:1: GGML_ASSERT(a) failed", "error", "/x/ggml.c:1: GGML_ASSERT(a) failed", None),
-    (b"\xff\xfe", "info", "\ufffd\ufffd", None), (b'[1] {"type":"log"', "info", '{"type":"log"', 1),
-])
-def test_log_lines_are_cleaned_and_understood(line: bytes, level: str, text: str, port: int | None) -> None:
-    """Level, text and process of a line, whatever is in it."""
-    parsed = llamadash.parse_line(line)
-    assert (parsed.level, parsed.text, parsed.port) == (level, text, port)
-
-
-def test_request_timings_are_gathered_from_the_log() -> None:
-    """The lines of one task give one request, with what came from the cache; a cancelled one gives none."""
-    timings = llamadash.RequestTimings()
-    task = "slot print_timing: id  3 | task 21 |"
-    lines = f"""
-{task} prompt eval time =      16.09 ms /     1 tokens (   16.09 ms per token,    62.15 tokens per second)
-{task}        eval time =     344.99 ms /    20 tokens (   17.25 ms per token,    57.97 tokens per second)
-{task}       total time =     361.08 ms /    21 tokens
-slot      release: id  3 | task 22 | stop processing: n_tokens = 88, truncated = 0
-slot      release: id  3 | task 21 | stop processing: n_tokens = 56, truncated = 0"""
-    rows = [found for line in lines.splitlines() if (found := timings.feed(5, line))]
-    assert len(rows) == 1 and not timings.open
-    assert {key: rows[0][key] for key in rows[0] if key != "timestamp"} == {
-        "prompt_tokens": 37, "cached_tokens": 36, "generated_tokens": 20, "prompt_per_second": 62.15,
-        "generated_per_second": 57.97, "duration": 361}
-
-
-def test_speeds_are_the_engine_s_own() -> None:
-    """It does not count the first token, which took no time: what it says of one token alone is no speed."""
-    timings, task = llamadash.RequestTimings(), "slot print_timing: id  3 | task 0 |"
-    for count, said, wanted in ((16, "77.32", 77.32), (1, "0.00", None), (1, "inf", None)):
-        timings.feed(5, f"{task}        eval time =     194.01 ms /    {count} tokens (   12.93 ms per token,   "
-                        f"{said} tokens per second)")
-        found = timings.feed(5, "slot      release: id  3 | task 0 | stop processing: n_tokens = 56, truncated = 0")
-        assert found and (found["generated_tokens"], found["generated_per_second"]) == (count, wanted)
-
-
-BREAKDOWN = '{"type":"fit_memory_breakdown","data":{"rows":[{"kind":"host","name":"x","context":1,"compute":1,%s}]}}'
-
-
-@pytest.mark.parametrize("line", [
-    "slot print_timing: id  3 | task 0 |       total time =     1.2.3 ms /    47 tokens",
-    f"slot print_timing: id  3 | task {'9' * 5000} | prompt eval time =     1.2 ms /    9 tokens",
-    f"slot print_timing: id  3 | task 1 | prompt eval time =     {'9' * 400} ms /    9 tokens",
-    f"slot print_timing: id  3 | task 1 | prompt eval time =     1.2 ms /    {'9' * 20} tokens",
-    f"slot      release: id  3 | task 1 | stop processing: n_tokens = {'9' * 20}, truncated = 0",
-    f"task 1 | n_gen = 5, tg = 5.0 t/s, tg_3s = {'9' * 400} t/s",
-    BREAKDOWN % '"model":1e999,"self":1', BREAKDOWN % '"model":1,"self":Infinity', BREAKDOWN % '"model":1,"self":NaN',
-    BREAKDOWN % f'"model":1,"self":{"9" * 4000}', '{"type":["fit_memory_breakdown"]}', '{"type":"log","msg":[1]}',
-])
-def test_what_no_engine_writes_changes_nothing(line: str) -> None:
-    """Numbers that are none, or too large to keep, are passed over, and the next line is read."""
-    states = llamadash.ModelStates(lambda: None)
-    states.on_line(llamadash.LogLine("info", "spawning server instance with name=a on port 50001"))
-    states.on_loading(states.state("a"), None)
-    states.on_line(llamadash.parse_line(f"[50001] {line}".encode()))
-    assert not states.state("a").runtime and not states.finished and not states.speeds and not states.timings.open
-    good = BREAKDOWN % '"model":1,"self":3'
-    states.on_line(llamadash.parse_line(f"[50001] {good}".encode()))
-    assert states.state("a").runtime["memory"] == 3 * 2**20
-
-
-@pytest.mark.parametrize("line", [
-    "spawning server instance with name= on port x ", "request for name= ", "evicting idle LRU name=", "\x1b[",
-    "(reload) unloading model name=x (source ", "\x1b[0", "print_timing: id  ", "a ",
-])
-def test_repetition_within_a_line_costs_nothing(line: str) -> None:
-    """A line that begins again and again to look like one that tells something is read in a moment."""
-    states = llamadash.ModelStates(lambda: None)
-    block = (line * llamadash.MAX_LOG_LINE).encode()[:llamadash.MAX_LOG_LINE]
-    began = time.thread_time()
-    for _ in range(10):
-        states.on_line(llamadash.parse_line(block))
-    assert time.thread_time() - began < 0.1
-
-
-def test_a_flood_is_limited_and_counted() -> None:
-    """So many lines a second pass for each source; the others are counted."""
-    flood = llamadash.Flood(10)
-    assert sum(flood.allows("x", 5.0) for _ in range(100)) == 10 and flood.allows("y", 5.0)
-    assert flood.allows("x", 6.0) and flood.suppressed() == {"x": 90} and flood.suppressed() == {}
-
-
 # -- Builds -----------------------------------------------------------------------------------------
 
 USAGE = """
@@ -3441,9 +3340,6 @@ def builds_of(folder: Path, program: str | None = None) -> llamadash.Builds:
     builds = llamadash.Builds(llamadash.Config(data_dir=folder / "data", llama_server=program))
     asyncio.run(builds.refresh())
     return builds
-
-
-CI_ENGINES = CACHE.with_name("llamadash-ci")
 
 
 @functools.cache
@@ -3700,14 +3596,110 @@ async def test_an_installation_tells_how_it_went(
     assert [item["build"]["id"] for item in dash.broadcasts("engines:update")] == ["embedded"] * bool(found)
 
 
-# -- Engine supervisor ------------------------------------------------------------------------------
+# -- Instances --------------------------------------------------------------------------------------
+
+CASES = Path(os.environ.get("LLAMADASH_TEST_CASES", "/nonexistent"))  # further inputs from the field
+
+
+def test_a_ten_megabyte_line_is_cut() -> None:
+    """A line of any length costs a bounded amount of memory, and the next one arrives whole."""
+    lines = llamadash.LineSplitter()
+    found = []
+    for _ in range(160):
+        found += lines.feed(b"x" * 65536)
+        assert len(lines.partial) <= llamadash.MAX_LOG_LINE
+    found += lines.feed(b"\nnext\nhalf")
+    assert [len(found[0]), found[1:]] == [llamadash.MAX_LOG_LINE, [b"next"]] and lines.partial == b"half"
+
+
+@pytest.mark.parametrize(("line", "level", "text"), [
+    (b"0.00.003.161 I cmn  common_param: loading", "info", "cmn  common_param: loading"),
+    (b"W srv  foo: odd", "warning", "srv  foo: odd"),
+    (b"error: invalid argument: --nonsense", "error", "error: invalid argument: --nonsense"),
+    (b"\x1b[31mE \x1b[0mred\x1b]0;title\x07", "info", "E red"),
+    (b"10%\r20%\r100%", "info", "100%"),
+    (b'{"type":"log","time":1,"level":"warn","msg":"srv  x: y\\n"}', "warning", "srv  x: y"),
+    (b'{"type":"log","level":["x"],"msg":5}', "info", "5"),
+    (b'{"type":', "info", '{"type":'),
+    (b"\xff\xfe\x00binary", "info", "\ufffd\ufffdbinary"),
+])
+def test_log_lines_are_cleaned_and_understood(line: bytes, level: str, text: str) -> None:
+    """Level and text of a line, whatever is in it."""
+    parsed = llamadash.parse_line(line)
+    assert (parsed.level, parsed.text) == (level, text)
+
+
+GDB = "[New LWP 2983]\n[New LWP 2982]\nThis GDB supports auto-downloading debuginfo\n#0  0x00007f33d60b5b82 in ?? () " \
+      "from /usr/lib/libc.so.6\n[Inferior 1 (process 2931) detached]"
+
+
+@pytest.mark.parametrize(("output", "cause"), [
+    ('{"type":"log","level":"error","msg":"CUDA error: out of memory\\n"}\n'
+     "/src/ggml/src/ggml-cuda/ggml-cuda.cu:106: CUDA error\n" + GDB, "The GPU ran out of memory: use a smaller context"),
+    ("E ggml_backend_cuda_buffer_type_alloc_buffer: allocating 14336.00 MiB on device 0: cudaMalloc failed: out of memory\n"
+     "E llama_init: failed to create_context\nE srv  load_model: failed to load model, '/m.gguf'", "The GPU ran out of memory"),
+    ("ggml_vulkan: Device memory allocation of size 1024 failed.\nggml_vulkan: vk::Device::allocateMemory: "
+     "ErrorOutOfDeviceMemory", "The GPU ran out of memory"),
+    ("terminate called after throwing an instance of 'vk::DeviceLostError'\n  what():  vk::Queue::submit: "
+     "ErrorDeviceLost\n" + GDB, "The GPU was lost"),
+    ("Memory access fault by GPU node-1 on address 0x7f", "The GPU was lost"),
+    ("/src/ggml/src/ggml.c:1554: GGML_ASSERT(view_src == NULL || data_size == 0) failed\n" + GDB,
+     "The engine stopped itself at ggml.c:1554, where view_src == NULL || data_size == 0 did not hold"),
+    ("terminate called after throwing an instance of 'std::bad_alloc'\n  what():  std::bad_alloc", "Main memory ran out"),
+    ("E llama_model_load: error loading model: unknown model architecture: 'nonsense'\n"
+     "E srv  load_model: failed to load model, '/m.gguf'", "unknown model architecture: 'nonsense'"),
+])
+def test_the_end_of_a_process_is_explained(output: str, cause: str) -> None:
+    """The cause is found among what came after it, and told in the reader's words."""
+    lines = [llamadash.parse_line(line.encode()) for line in output.split("\n")]
+    assert cause in str(llamadash.explanation(lines))
+
+
+@pytest.mark.parametrize("line", ["x " * 4000, "GGML_ASSERT(" * 600, "CUDA " * 1600, "error " * 1300, "/a:1: " * 1300])
+def test_repetition_within_a_line_costs_nothing(line: str) -> None:
+    """A line that begins again and again to look like one that tells something is read in a moment."""
+    began = time.process_time()
+    llamadash.explanation([llamadash.LogLine("error", line)] * 20)
+    assert time.process_time() - began < 1
+
+
+@pytest.mark.parametrize("payload", [
+    None, [], {"stages": 5}, {"stages": ["a"], "current": [], "value": "x"}, {"value": 10**400}, {"value": None},
+    {"meta": [1]}, {"meta": {"n_ctx": -1, "size": "x", "n_params": 10**400}}, {"architecture": 5},
+])
+@pytest.mark.parametrize("state", ["loading", "ready", "sleeping", 5, None])
+def test_odd_states_of_a_process_change_nothing(dash: StubDash, state: Any, payload: Any) -> None:
+    """Whatever a process says of itself, the next line is read, and what is shown can be sent."""
+    async def check() -> None:
+        instance = llamadash.Instance(dash, "a", llamadash.Build("x", "llama-server", ("x",), "x"), ["--port", "1"])
+        instance.take_state(b"cmd_child_to_router:state:" + json.dumps({"state": state, "payload": payload}).encode())
+        instance.take_state(b"cmd_child_to_router:info:" + json.dumps(payload).encode())
+        instance.take_state(b"cmd_child_to_router:state:{")
+        json.dumps([instance.runtime(), instance.progress, instance.stage], allow_nan=False)
+        assert 0 <= (instance.progress or 0) <= 1
+    asyncio.run(check())
+
+
+def test_what_the_engine_accounts_is_shown_only_where_it_can_be_true() -> None:
+    """The parts of a probe are not shown for a process that takes something else."""
+    accounted = {"name": "CUDA0", "kind": "gpu", "used": 6_500, "model": 6_000, "context": 400, "compute": 100}
+    real = llamadash.with_parts({"name": "CUDA0", "kind": "gpu", "used": 17 * 2**30}, accounted)
+    assert (real["used"], real["model"], real["other"]) == (17 * 2**30, None, None)
+    true = llamadash.with_parts({"name": "CUDA0", "kind": "gpu", "used": 7_000}, accounted)
+    assert (true["model"], true["context"], true["compute"], true["other"]) == (6_000, 400, 100, 500)
+
+
+# -- Residency: the pool ----------------------------------------------------------------------------
+
+LONG = 65_536  # tokens; the small model needs half a minute for them, and no test waits for that
+
 
 class EngineDash(StubDash):
     """A Dash with a real engine and models a and b: random weights, 65,536 tokens of context, one thread each."""
 
     def __init__(self, folder: Path, program: str | None, names: str = "a b", **values: Any) -> None:
         super().__init__(folder, engine=True, program=program, **{
-            "engine_port": unused_port(), "defaults": {"ctx-size": LONG, "threads": 1}, **values})
+            "api_port": unused_port(), "defaults": {"ctx-size": LONG, "threads": 1}, **values})
         for name in names.split():
             self.add(name)
 
@@ -3715,229 +3707,126 @@ class EngineDash(StubDash):
         """Put a model into the list: the file at `path`, or one that is made."""
         path = path or write_tiny_model(self.models_folder / f"{name}.gguf", context=2 * LONG)
         self.db.apply_scan([a_model(name, path=str(path), **row)], [], [])
+        self.pool.sync()
 
-    def set_parameters(self, name: str, **parameters: Any) -> None:
-        """Change a model's parameters behind everybody's back."""
-        row = self.db.get_model(name)
-        parameters = {key.replace("_", "-"): value for key, value in parameters.items()}
-        self.db.update_model(name, row["revision"], {"parameters": parameters})
+    async def change(self, name: str, **changes: Any) -> None:
+        """Change a model's row as a client does."""
+        await self.request("models:update", id=name, revision=self.db.get_model(name)["revision"], changes=changes)
 
     def statuses(self, name: str) -> list[str]:
         """The statuses of a model that were broadcast, without repetitions."""
         every = [data["status"] for data in self.broadcasts("models:status") if data["id"] == name]
         return [item for at, item in enumerate(every) if at == 0 or every[at - 1] != item]
 
+    def state(self, name: str) -> Json:
+        """A model's record."""
+        return self.model(name)
+
     async def is_status(self, name: str, status: str) -> Json:
         """Wait until a model has a status, and return its record."""
-        await eventually(lambda: self.engine.runtime(name)["status"] == status,
-                         f"{name} is {status}: {self.log()[-9999:]}")
-        return self.engine.runtime(name)
+        await eventually(lambda: self.state(name)["status"] == status, f"{name} is {status}: {self.log()[-9999:]}")
+        return self.state(name)
 
     async def load(self, *names: str) -> None:
         """Load models and wait until they are."""
         for name in names:
-            await self.engine.load(name)
+            await self.pool.load(name)
         for name in names:
             await self.is_status(name, "loaded")
 
     async def chat(self, text: str = "Hi", **parameters: Any) -> str:
         """Begin a chat with model a, or another one."""
-        return str(self.engine.chats.start("me", parameters.pop("model", "a"), [{"role": "user", "content": text}],
-                                           {"max_tokens": 6, **parameters}))
+        return str(self.chats.start("me", parameters.pop("model", "a"), [{"role": "user", "content": text}],
+                                    {"max_tokens": 6, **parameters}))
 
     def events(self, chat: str, event: str) -> list[Json]:
         """The events of one chat."""
         return [data for _, name, data in self.sent if name == event and data["chatId"] == chat]
 
-
-LONG = 65_536  # tokens; the small model needs half a minute for them, and no test waits for that
+    async def happened(self, kind: str, model: str, reason: str = "") -> Json:
+        """Wait for an event of the timeline."""
+        def found() -> Json | None:
+            return next((item for data in self.broadcasts("timeline:added") for item in data["events"]
+                         if (item["kind"], item["model"]) == (kind, model) and reason in item["reason"]), None)
+        return typing.cast(Json, await eventually(found, f"{kind} {model} {reason}: {self.log()[-9999:]}"))
 
 
 @contextlib.asynccontextmanager
-async def running(dash: StubDash, *, ready: bool = True) -> AsyncIterator[Any]:
-    """A started engine, if `ready` one that runs; afterwards nothing of it is left and nothing failed unnoticed."""
-    await dash.engine.open()
+async def running(dash: StubDash) -> AsyncIterator[Any]:
+    """An open gateway; afterwards no process of it is left and nothing failed unnoticed."""
+    tasks = [dash.spawn(dash.lasting(name, work), name) for name, work in dash.background().items()
+             if name in ("residency", "engine events", "upstreams", "watchdog")]
     try:
         with contextlib.suppress(llamadash.EngineUnavailable):
-            await dash.engine.start()
-        if ready:
-            await eventually(lambda: dash.engine.status not in ("starting", "crashed"),
-                             f"the engine starts: {dash.engine.snapshot()} {dash.log()}")
+            await dash.gateway.start()
         yield dash
     finally:
         processes = engine_processes(dash)
-        await dash.engine.close()
+        await dash.gateway.close()
+        await llamadash.cancelled(tasks)
         dash.db.close()
     assert not [process for process in processes if alive(process)], "processes are left"
     assert not dash.failures, dash.failures
-    assert not dash.tasks, dash.tasks
 
 
 def engine_processes(dash: StubDash) -> list[psutil.Process]:
-    """The engine's process and its children."""
-    if dash.engine.process is None:
-        return []
-    with contextlib.suppress(psutil.Error):
-        leader = psutil.Process(dash.engine.process.pid)
-        return [leader, *leader.children(recursive=True)]
-    return []
-
-
-def fake_llama_server(folder: Path, body: str, usage: str = "--models-preset FILE --log-jsonl --log-colors") -> str:
-    """A program that takes the place of llama-server, in Python."""
-    path = folder / "fake-llama-server"
-    path.write_text(f"#!{sys.executable}\nimport sys, time, signal\n"
-                    "if '--version' in sys.argv: sys.exit('version: 1 (fake)')\n"
-                    f"if '--help' in sys.argv: sys.exit({usage!r})\n" + textwrap.dedent(body))
-    path.chmod(0o755)
-    return str(path)
-
-
-def fake_router(folder: Path, **answers: Any) -> str:
-    """A program that answers as a router, with anything: `models`, `events`, `metrics`, `chat`.
-
-    It lists its models `slow` seconds after it was asked.
-    """
-    (folder / "answers.json").write_text(json.dumps(answers))
-    return fake_llama_server(folder, f"""
-        import json
-        from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-        answers = json.load(open({str(folder / "answers.json")!r}))
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self):
-                self.rfile.read(int(self.headers.get("Content-Length") or 0))
-                self.send_response(200)
-                self.end_headers()
-                path = self.path.split("?")[0]
-                if path == "/models":
-                    time.sleep(answers.get("slow", 0))
-                stream = {{"/models/sse": "events", "/v1/chat/completions": "chat"}}.get(path)
-                for event in answers.get(stream, []):
-                    self.wfile.write(b"data: " + json.dumps(event).encode() + b"\\n\\n")
-                    self.wfile.flush()
-                if path == "/models/sse":
-                    time.sleep(1000)
-                if path == "/metrics":
-                    self.wfile.write(answers.get("metrics", "").encode())
-                elif not stream:
-                    self.wfile.write(json.dumps({{"role": "router", "data": answers.get("models", [])}}).encode())
-            do_POST = do_GET
-            def log_message(self, *_):
-                pass
-        port = int(sys.argv[sys.argv.index("--port") + 1])
-        ThreadingHTTPServer(("127.0.0.1", port), Handler).serve_forever()
-    """)
-
-
-LOADED = {"id": "a", "status": {"value": "loaded"}}
-
-
-def status_event(status: Any, **data: Any) -> Json:
-    """An event of /models/sse about model b."""
-    return {"model": "b", "event": "status_change", "data": {"status": status, **data}}
-
-
-@pytest.mark.parametrize("odd", [
-    {"events": [status_event("loading", progress={"stages": stages, "current": current, "value": value})]}
-    for stages, current, value in ((5, "a", 0.5), ("abc", 5, 0.5), ([["a"]], ["a"], 0.5), (["a"], "a", 10**400),
-                                   (["a"], {"a": 1}, -1), (["a"], "a" * 5000, True), (None, None, "x"))
-] + [
-    {"events": [status_event(["loading"]), status_event("loading"), status_event("unloaded", exit_code={"a": 1})]},
-    {"events": [status_event("loaded", info={"meta": {"n_ctx": "<b>", "size": 10**400, "n_ctx_train": float("inf")}})]},
-    {"events": [{"model": name, "event": "status_change", "data": {"status": "loading"}}
-                for name in (5, {"a": 1}, ["b"], None, "", "x" * 5000, "\ud800")]},
-    {"events": [5, [], {"event": ["x"]}, {"event": "models_reload"}],
-     "models": [{"id": "a", "status": {"value": "sleeping"}}]},  # the list is asked for again after every event
-    {"models": [1, None, {"id": 5, "status": {"value": "loaded"}}, {"id": ["x"]}, {"id": "b", "status": 5}, LOADED,
-                {"id": "b", "status": {"value": ["loaded"]}}, {"id": "b", "status": {"value": {"a": 1}}}]},
-    {"metrics": "llamacpp:requests_processing 1e999\nllamacpp:requests_deferred nan\nllamacpp:x e\n"},
-    {"metrics": f"llamacpp:requests_processing {'9' * 400}\nllamacpp:requests_deferred 1e99\n"},
-], ids=lambda odd: f"{json.dumps(odd):.60}")
-@run_async
-async def test_odd_answers_of_the_engine_end_nothing(tmp_path: Path, odd: Json) -> None:
-    """Whatever the engine says of its models, it is followed on, told about and measured."""
-    odd = {"models": [LOADED], **odd, "events": [*odd.get("events", []), {**status_event("sleeping"), "model": "a"}]}
-    async with running(EngineDash(tmp_path, fake_router(tmp_path, **odd))) as dash:
-        await eventually(lambda: "sleeping" in dash.statuses("a"), dash.log())
-        dash.engine.states.state("a").status = "loaded"
-        counters = await dash.engine.counters()
-        assert (counters["active_models"], counters["requests_processing"]) in ((1, 0), (2, 0))
-        assert not dash.news.told and len(dash.engine.states.all) <= 2
-        for name in "ab":
-            runtime = dash.engine.runtime(name)
-            assert len(json.dumps(runtime)) < 500 and all(llamadash.is_amount(runtime["runtime"].get(key, 0))
-                                                          for key in ("n_ctx", "n_ctx_train", "size"))
-
-
-@run_async
-async def test_a_slow_list_holds_up_no_event(tmp_path: Path) -> None:
-    """A load is told while the engine takes its time over the list, and an older list undoes nothing."""
-    models = [{"id": name, "status": {"value": "unloaded"}} for name in "ab"]
-    router = fake_router(tmp_path, models=models, events=[status_event("loading")], slow=0.5)
-    async with running(EngineDash(tmp_path, router)) as dash:
-        dash.engine.states.state("a").status = "loaded"
-        await eventually(lambda: dash.statuses("b") == ["loading"])
-        assert dash.engine.runtime("a")["status"] == "loaded", "the list has not come"
-        await dash.is_status("a", "unloaded")
-        assert dash.engine.runtime("b")["status"] == "loading"
-
-
-@run_async
-async def test_a_failure_over_an_answer_is_not_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Following the engine and telling about it begin again after a failure that nobody foresaw."""
-    monkeypatch.setattr(llamadash, "PUZZLED_PAUSE", 0.01)
-    on_event, failed = llamadash.ModelStates.on_event, []
-
-    def fail_once(states: Any, event: Json) -> Any:
-        if not failed:
-            failed.append(event)
-            raise ZeroDivisionError
-        return on_event(states, event)
-
-    monkeypatch.setattr(llamadash.ModelStates, "on_event", fail_once)
-    router = fake_router(tmp_path, models=[LOADED], events=[{**status_event("sleeping"), "model": "a"}])
-    async with running(EngineDash(tmp_path, router)) as dash:
-        await dash.is_status("a", "sleeping")
-        dash.engine.states.finished.append({"timestamp": 2**70})
-        dash.engine.touch()
-        await eventually(lambda: len(dash.news.told) == 2)
-        dash.engine.states.mark(dash.engine.states.state("b"))
-        await eventually(lambda: dash.statuses("b"))
+    """The processes of the models in memory, with their children."""
+    found: list[psutil.Process] = []
+    for instance in dash.pool.instances.values():
+        with contextlib.suppress(psutil.Error):
+            if instance.process is not None:
+                leader = psutil.Process(instance.process.pid)
+                found += [leader, *leader.children(recursive=True)]
+    return found
 
 
 @run_async
 async def test_a_model_is_loaded_answers_and_leaves(tmp_path: Path, smollm2: Path, engine_program: str | None) -> None:
-    """Start, load with progress, chat with an answer and its timings, counters, unload: all of it is broadcast."""
+    """Load, chat with an answer and its timings, counters, unload: all of it is broadcast, with its reason."""
     dash = EngineDash(tmp_path, engine_program, "", defaults={"ctx-size": 1024})
     dash.add("a", smollm2)
     async with running(dash):
-        snapshot = dash.engine.snapshot()
-        assert snapshot["status"] == "running" and snapshot["version"]
-        assert snapshot["kind"] == ("llama-server" if engine_program else "embedded")
-        assert snapshot["base_url"] == f"{snapshot['url']}/v1" and snapshot["pid"] and not snapshot["api_key_required"]
-        await dash.engine.counters()
-        await dash.engine.load("a")
-        assert dash.engine.runtime("a")["status"] in ("loading", "loaded")
+        snapshot = dash.gateway.snapshot()
+        assert snapshot["status"] == "running" and snapshot["build"]["version"], snapshot
+        assert snapshot["build"]["kind"] == ("llama-server" if engine_program else "embedded")
+        assert snapshot["base_url"] == f"{snapshot['url']}/v1" and not snapshot["api_key_required"]
+        await dash.pool.load("a")
+        assert dash.state("a")["status"] in ("loading", "loaded")
         loaded = await dash.is_status("a", "loaded")
-        assert loaded["runtime"]["n_ctx"] == 1024 and loaded["runtime"]["memory"] > 90 * 2**20, loaded
+        assert loaded["runtime"]["n_ctx"] == 1024 and loaded["runtime"]["slots"] == 4
+        await eventually(lambda: (dash.state("a")["runtime"]["memory"] or 0) > 50 * 2**20, "its memory is measured")
         await eventually(lambda: dash.statuses("a") == ["loading", "loaded"])
+        await dash.happened("loading", "a", "by hand")
         chat = await dash.chat("Say hello", temperature=0)
         done = (await eventually(lambda: dash.events(chat, "chat:done"), dash.log()))[0]
         answer = "".join(data.get("content", "") for data in dash.events(chat, "chat:delta"))
         assert answer.strip() and done["generated_tokens"] == 6 and done["finish_reason"] == "length"
         assert done["prompt_tokens"] > 10 and done["generated_per_second"] > 0 and done["time_to_first_token"] > 0
-        rows = await eventually(dash.db.requests)
-        assert rows[0]["model"] == "a" and rows[0]["generated_tokens"] == 6 and rows[0]["cached_tokens"] == 0
-        assert rows[0]["prompt_tokens"] == done["prompt_tokens"] and rows[0]["duration"] > 1
-        assert ("requests:finished", {"request": rows[0]}) in dash.seen
-        counters = await dash.engine.counters()
+        [row] = await eventually(dash.db.requests)
+        assert (row["model"], row["client"], row["status"], row["stream"]) == ("a", "llamadash chat", "ok", True)
+        assert (row["generated_tokens"], row["cached_tokens"]) == (6, 0) and row["first_token"] > 0
+        assert row["prompt_tokens"] == done["prompt_tokens"] and row["duration"] > row["first_token"]
+        assert ("requests:finished", {"request": row}) in dash.seen
+        counters = dash.requests.counters()
         assert counters["active_models"] == 1 and counters["requests_processing"] == 0
-        assert counters["generated_tokens_per_second"] > 0  # also of the first answer after a load
-        assert (await dash.engine.counters())["generated_tokens_per_second"] == 0
-        await dash.engine.unload("a")
-        assert (await dash.is_status("a", "unloaded"))["reason"] == "user"
-        assert (await dash.engine.counters())["active_models"] == 0
-        assert "a: srv" in dash.log() and "engine: srv" in dash.log()
+        assert counters["generated_tokens_per_second"] > 0
+        assert dash.requests.counters()["generated_tokens_per_second"] == 0
+        await dash.pool.unload("a")
+        assert (await dash.is_status("a", "unloaded"))["reason"] == "by hand"
+        await dash.happened("unloaded", "a", "by hand")
+        assert dash.requests.counters()["active_models"] == 0
+
+
+@run_async
+async def test_progress_is_told_by_builds_that_know_it(tmp_path: Path, smollm2: Path) -> None:
+    """The new llama-server tells how far a load is; the value 1 is not ready yet, a warm-up follows."""
+    dash = EngineDash(tmp_path, llama_server(), "", defaults={"ctx-size": 1024})
+    dash.add("a", smollm2)
+    async with running(dash):
+        await dash.load("a")
+        loading = [data for data in dash.broadcasts("models:status") if data["status"] == "loading"]
+        assert all(0 <= data["progress"] <= 1 for data in loading)
+        assert {data["stage"] for data in loading} & {"text_model", "warming up"}, loading
 
 
 @run_async
@@ -3950,23 +3839,66 @@ async def test_two_chats_at_once_and_a_cancelled_one(tmp_path: Path, smollm2: Pa
         for chat in chats:
             await eventually(lambda chat=chat: dash.events(chat, "chat:done"))  # type: ignore[misc]
         assert any(data["status"] == "loading" for data in dash.broadcasts("models:status"))
+        assert any(data["stage"] == "loading" for data in dash.events(chats[0], "chat:progress"))
         long = await dash.chat("Write a very long story about the sea", max_tokens=LONG)
         await eventually(lambda: dash.events(long, "chat:delta"))
-        assert (await dash.engine.counters())["requests_processing"] == 1
-        assert dash.engine.chats.cancel("someone else", long) is False
-        assert dash.engine.chats.cancel("me", long) is True
+        assert dash.requests.counters()["requests_processing"] == dash.state("a")["runtime"]["requests"] == 1
+        assert dash.chats.cancel("someone else", long) is False
+        assert dash.chats.cancel("me", long) is True
         await eventually(lambda: dash.events(long, "chat:done"))
         assert dash.events(long, "chat:done")[0]["finish_reason"] == "cancelled"
+        await eventually(lambda: dash.db.requests()[0]["status"] == "cancelled")
 
-        async def idle() -> bool:
-            return (await dash.engine.counters())["requests_processing"] == 0
+        def idle() -> bool:
+            return dash.requests.counters()["requests_processing"] == 0
         await eventually(idle, "the slot is free")
         many = [await dash.chat("Long story", max_tokens=LONG) for _ in range(llamadash.MAX_CHATS)]
         with pytest.raises(llamadash.RateLimited):
             await dash.chat()
-        dash.engine.client_gone("me")
-        await eventually(lambda: not dash.engine.chats.all, str(many))
+        dash.chats.client_gone("me")
+        await eventually(lambda: not dash.chats.all, str(many))
         await eventually(idle, "all slots are free")
+
+
+def fake_llama_server(folder: Path, body: str) -> str:
+    """A program that takes the place of llama-server, in Python; it answers /health and /props."""
+    path = folder / "fake-llama-server"
+    path.write_text(f"#!{sys.executable}\n" + textwrap.dedent("""
+        import json, sys, time
+        from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+        if '--version' in sys.argv: sys.exit('version: 1 (fake)')
+        if '--help' in sys.argv: sys.exit('-m, --model FNAME\\n--host HOST\\n--port PORT\\n-a, --alias STRING\\n')
+        if '--list-devices' in sys.argv: sys.exit('Available devices:')
+        def answer(handler, body): ...
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self):
+                self.reply({"total_slots": 1})
+            def reply(self, *events, kind="application/json"):
+                self.send_response(200)
+                self.send_header("Content-Type", kind)
+                self.end_headers()
+                for event in events:
+                    text = json.dumps(event)
+                    self.wfile.write((f"data: {text}\\n\\n" if kind == "text/event-stream" else text).encode())
+                    self.wfile.flush()
+            def do_POST(self):
+                answer(self, json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            def log_message(self, *_): ...
+        """) + textwrap.dedent(body) + textwrap.dedent("""
+        port = int(sys.argv[sys.argv.index("--port") + 1])
+        ThreadingHTTPServer(("127.0.0.1", port), Handler).serve_forever()
+        """))
+    path.chmod(0o755)
+    return str(path)
+
+
+def fake_stream(folder: Path, *events: Json) -> str:
+    """A llama-server whose answer is a stream of `events`."""
+    (folder / "events.json").write_text(json.dumps(events))
+    return fake_llama_server(folder, f"""
+        def answer(handler, body):
+            handler.reply(*json.load(open({str(folder / "events.json")!r})), kind="text/event-stream")
+        """)
 
 
 @pytest.mark.parametrize("odd", [
@@ -3977,13 +3909,15 @@ async def test_two_chats_at_once_and_a_cancelled_one(tmp_path: Path, smollm2: Pa
 @run_async
 async def test_a_malformed_answer_is_an_error(tmp_path: Path, odd: Json) -> None:
     """A chat whose answer is not understood ends with an error, after what was understood of it."""
-    router = fake_router(tmp_path, models=[LOADED], chat=[{"choices": [{"delta": {"content": "Hi"}}]}, odd])
-    async with running(EngineDash(tmp_path, router)) as dash:
+    program = fake_stream(tmp_path, {"choices": [{"delta": {"content": "Hi"}}]}, odd)
+    async with running(EngineDash(tmp_path, program)) as dash:
         chat = await dash.chat()
-        [error] = await eventually(lambda: dash.events(chat, "chat:error"))
+        [error] = await eventually(lambda: dash.events(chat, "chat:error"), dash.log())
         assert error["code"] == "ENGINE_FAILED" and error["message"]
         assert "".join(item.get("content", "") for item in dash.events(chat, "chat:delta")) == "Hi"
-        await eventually(lambda: not dash.engine.chats.all)
+        await eventually(lambda: not dash.chats.all)
+        [row] = await eventually(dash.db.requests)
+        assert row["status"] == "failed" and row["error"]
 
 
 @run_async
@@ -3991,543 +3925,301 @@ async def test_malformed_timings_are_left_out(tmp_path: Path) -> None:
     """An answer with numbers that are none is complete all the same, and its record can be stored."""
     timings = {"predicted_n": "x", "prompt_n": 10**400, "cache_n": -1, "prompt_ms": [1], "predicted_ms": "x",
                "prompt_per_second": "1e999", "predicted_per_second": float("inf")}
-    router = fake_router(tmp_path, models=[LOADED], chat=[
-        {"timings": timings, "choices": [{"delta": {"content": "Hi \ud800"}, "finish_reason": {"x": 1}}]}])
-    async with running(EngineDash(tmp_path, router)) as dash:
-        dash.engine.program = dash.engine.program._replace(kind="remote")  # else it is not recorded
+    program = fake_stream(tmp_path, {"timings": timings, "choices": [
+        {"delta": {"content": "Hi \ud800"}, "finish_reason": {"x": 1}}]})
+    async with running(EngineDash(tmp_path, program)) as dash:
         chat = await dash.chat()
-        [done] = await eventually(lambda: dash.events(chat, "chat:done"))
+        [done] = await eventually(lambda: dash.events(chat, "chat:done"), dash.log())
         assert (done["prompt_tokens"], done["generated_tokens"], done["generated_per_second"]) == (0, 0, None)
         [request] = await eventually(lambda: dash.broadcasts("requests:finished"))
-        assert request["request"]["duration"] == 0 and not dash.events(chat, "chat:error")
+        assert request["request"]["generated_tokens"] is None and not dash.events(chat, "chat:error")
 
 
 @run_async
 async def test_a_model_is_evicted_for_another(tmp_path: Path, engine_program: str | None) -> None:
     """With room for one, a second model takes the first one's place, whether it was loaded or talked to."""
-    async with running(EngineDash(tmp_path, engine_program, models_max=1)) as dash:
+    async with running(EngineDash(tmp_path, engine_program, models_max=1, min_residency=0)) as dash:
         await dash.load("a")
         await dash.load("b")
-        assert dash.engine.runtime("a") == {**dash.engine.runtime("a"), "status": "unloaded", "reason": "evicted for b"}
+        assert (dash.state("a")["status"], dash.state("a")["reason"]) == ("unloaded", "evicted for b")
         chat = await dash.chat(model="a")
         await eventually(lambda: dash.events(chat, "chat:done"))
-        await eventually(lambda: dash.engine.runtime("b")["reason"] == "evicted for a", str(dash.engine.runtime("b")))
+        await eventually(lambda: dash.state("b")["reason"] == "evicted for a", str(dash.state("b")))
+
+
+@run_async
+async def test_memory_and_not_a_number_decides_who_fits(tmp_path: Path) -> None:
+    """A budget for two of three models: the third waits until the least recently used one has left, and says so."""
+    dash = EngineDash(tmp_path, llama_server(), "a b c", min_residency=0)
+    async with running(dash):
+        need = sum((await dash.pool.plans("a"))[0][0].need.values())
+        await dash.request("config:update", revision=1, changes={"budget": {"Main memory": int(2.5 * need)}})
+        await dash.load("a")
+        await dash.load("b")
+        chat = await dash.chat(model="a")
+        await eventually(lambda: dash.events(chat, "chat:done"))
+        await dash.load("c")
+        assert [dash.state(name)["status"] for name in "abc"] == ["loaded", "unloaded", "loaded"]
+        assert dash.state("b")["reason"] == "evicted for c"
+        device = next(item for item in dash.gateway.snapshot()["devices"] if item["kind"] == "cpu")
+        assert 0 < device["held"] <= device["budget"] == int(2.5 * need)
 
 
 @run_async
 async def test_a_broken_file_fails_with_the_reason(tmp_path: Path, engine_program: str | None) -> None:
     """The model's status is failed and its error says what is wrong; a chat with it says the same."""
     dash = EngineDash(tmp_path, engine_program)
-    (tmp_path / "models/broken.gguf").write_bytes((tmp_path / "models/a.gguf").read_bytes()[:200_000])
-    dash.add("broken", tmp_path / "models/broken.gguf")
+    broken = dash.models_folder / "broken.gguf"
+    broken.write_bytes((dash.models_folder / "a.gguf").read_bytes()[:200_000])
+    dash.add("broken", broken)
     async with running(dash):
-        await dash.engine.load("broken")
-        state = await dash.is_status("broken", "failed")
-        assert "corrupted or incomplete" in state["error"] and state["runtime"] == {}
+        await dash.pool.load("broken")
+        failed = await dash.is_status("broken", "failed")
+        assert "corrupted or incomplete" in failed["error"], failed
         chat = await dash.chat(model="broken")
-        error = (await eventually(lambda: dash.events(chat, "chat:error")))[0]
-        assert error["code"] == "ENGINE_FAILED" and "corrupted" in error["message"]
-
-
-@run_async
-async def test_a_load_can_be_cancelled(tmp_path: Path, engine_program: str | None) -> None:
-    """Unloading while loading ends as unloaded by the user, not as failed, and it can be loaded again."""
-    async with running(EngineDash(tmp_path, engine_program)) as dash:
-        await dash.engine.load("a")
-        assert dash.engine.runtime("a")["status"] == "loading"
-        await dash.engine.unload("a")
-        state = await dash.is_status("a", "unloaded")
-        assert state["reason"] == "user" and state["error"] is None
+        [error] = await eventually(lambda: dash.events(chat, "chat:error"))
+        assert "corrupted or incomplete" in error["message"]
+        assert (await dash.happened("failed", "broken"))["reason"] == failed["error"]
         await dash.load("a")
 
 
 @run_async
-async def test_the_engine_is_back_after_a_kill_with_its_models(tmp_path: Path, engine_program: str | None) -> None:
-    """kill -9 of the engine: it runs again, the loaded model is loaded again, everyone sees it."""
-    async with running(EngineDash(tmp_path, engine_program)) as dash:
-        await dash.load("a")
-        chat = await dash.chat("Write a long story", max_tokens=LONG)
-        await eventually(lambda: dash.events(chat, "chat:delta"))
-        first = dash.engine.snapshot()["pid"]
-        os.kill(first, signal.SIGKILL)
-        await eventually(lambda: dash.engine.restarts == 1 and dash.engine.status == "running",
-                         str(dash.engine.snapshot()))
-        await dash.is_status("a", "loaded")
-        assert dash.engine.snapshot()["pid"] != first
-        assert (await eventually(lambda: dash.events(chat, "chat:error")))[0]["code"].startswith("ENGINE_")
-        assert "crashed" in [data["engine"]["status"] for data in dash.broadcasts("engine:status")]
-        assert "crashed" in [data["reason"] for data in dash.broadcasts("models:status")]
-
-
-@pytest.mark.parametrize("moment", ["running", "resync", "load"])
-@run_async
-async def test_a_second_kill_loses_no_model(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str, engine_program: str | None,
-) -> None:
-    """The engine is killed again before the models that were loaded are there: its successor loads them all."""
-    monkeypatch.setattr(llamadash, "STABLE_AFTER", 0.0)
-    async with running(EngineDash(tmp_path, engine_program)) as dash:
-        await dash.load("a", "b")
-        engine, methods = dash.engine, {"resync": "resync", "load": "request_load"}
-        first = engine.process.pid
-        if moment in methods:
-            original = getattr(engine, methods[moment])
-
-            async def killed_first(*arguments: Any) -> Any:
-                monkeypatch.setattr(engine, methods[moment], original)
-                os.kill(engine.process.pid, signal.SIGKILL)
-                return await original(*arguments)
-            monkeypatch.setattr(engine, methods[moment], killed_first)
-        os.kill(first, signal.SIGKILL)
-        if moment == "running":
-            await eventually(lambda: engine.restarts == 1 and engine.status == "running")
-            os.kill(engine.process.pid, signal.SIGKILL)
-        await eventually(lambda: engine.restarts == 2 and engine.status == "running", dash.log())
-        await dash.is_status("a", "loaded")
-        await dash.is_status("b", "loaded")
-        await eventually(lambda: not engine.restoring)
-        await engine.unload("a")
-        await dash.is_status("a", "unloaded")
-
-
-@run_async
-async def test_an_engine_that_stops_answering_is_restarted(
-    tmp_path: Path, engine_program: str | None, monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """A frozen engine is killed and started again; one that is merely slow to answer but works is not."""
-    for name, value in (("HEALTH_INTERVAL", 0.3), ("HEALTH_TIMEOUT", 0.3), ("HUNG_AFTER", 2.0), ("IDLE_CPU", 0.01)):
-        monkeypatch.setattr(llamadash, name, value)
-    async with running(EngineDash(tmp_path, engine_program)) as dash:
-        await dash.load("a")
-        first = dash.engine.snapshot()["pid"]
-        long = await dash.chat("Long story", max_tokens=LONG)
-        await eventually(lambda: dash.events(long, "chat:delta"))
-        os.kill(first, signal.SIGSTOP)  # its child goes on computing
-        await asyncio.sleep(4)
-        assert dash.engine.snapshot()["pid"] == first and psutil.pid_exists(first)
-        for child in psutil.Process(first).children():
-            child.suspend()
-        await eventually(lambda: dash.engine.snapshot()["pid"] != first and dash.engine.status == "running")
-        assert any("did not answer" in warning for warning in dash.engine.snapshot()["warnings"])
-        await dash.is_status("a", "loaded")
+async def test_a_load_can_be_cancelled(tmp_path: Path, smollm2: Path, engine_program: str | None) -> None:
+    """Unloading while loading ends as unloaded by hand, not as failed, and it can be loaded again."""
+    dash = EngineDash(tmp_path, engine_program)
+    dash.add("slow", smollm2)
+    async with running(dash):
+        await dash.pool.load("slow")
+        await dash.pool.unload("slow")
+        stopped = await dash.is_status("slow", "unloaded")
+        assert stopped["reason"] == "by hand" and stopped["error"] is None
+        await dash.load("slow")
 
 
 @run_async
 async def test_the_crash_of_one_model_is_its_own(tmp_path: Path, engine_program: str | None) -> None:
-    """A model's process that dies leaves that model failed, and the other one loaded."""
+    """A process that is killed leaves its model failed and the other loaded; a pinned one is loaded again at once."""
     async with running(EngineDash(tmp_path, engine_program)) as dash:
         await dash.load("a", "b")
-        port = dash.engine.states.state("a").port
-        child = next(item for item in psutil.Process(dash.engine.process.pid).children() if str(port) in item.cmdline())
-        child.kill()
-        state = await dash.is_status("a", "failed")
-        assert state["reason"] == "crashed" and state["error"]
-        assert dash.engine.runtime("b")["status"] == "loaded"
+        other = dash.state("b")["runtime"]["pid"]
+        os.kill(dash.state("a")["runtime"]["pid"], signal.SIGKILL)
+        failed = await dash.is_status("a", "failed")
+        assert failed["reason"] == "crashed" and "signal 9" in failed["error"]
+        assert dash.state("b")["runtime"]["pid"] == other
+        await dash.change("a", pinned=True)
+        pid = (await dash.is_status("a", "loaded"))["runtime"]["pid"]
+        os.kill(pid, signal.SIGKILL)
+        await eventually(lambda: dash.state("a")["status"] == "loaded" and dash.state("a")["runtime"]["pid"] != pid)
+        assert dash.state("b")["runtime"]["pid"] == other
+
+
+@run_async
+async def test_a_model_that_keeps_crashing_is_stopped(tmp_path: Path) -> None:
+    """Three crashes in a row of a pinned model end its restarts, and say why; by hand it is tried again."""
+    dash = EngineDash(tmp_path, fake_llama_server(tmp_path, "sys.exit('error: no such thing as luck')"), "a")
+    async with running(dash):
+        await dash.change("a", pinned=True)
+        await eventually(lambda: dash.pool.residency.units[dash.pool.unit_of["a"]].failures == 3)
+        await dash.is_status("a", "failed")
+        assert "no such thing as luck" in dash.state("a")["error"]
+        chat = await dash.chat()
+        [error] = await eventually(lambda: dash.events(chat, "chat:error"))
+        assert "repeatedly" in error["message"] and "luck" in error["message"]
+        assert len(dash.broadcasts("timeline:added")) < 20
+
+
+@run_async
+async def test_a_process_that_hangs_is_ended(tmp_path: Path, engine_program: str | None,
+                                             monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that no longer answers is killed, that is said, and what waited for it is asked once more."""
+    for name, value in (("HUNG_AFTER", 1.0), ("HEALTH_INTERVAL", 0.2)):
+        monkeypatch.setattr(llamadash, name, value)
+    monkeypatch.setattr(llamadash, "HEALTH_LIMIT", aiohttp.ClientTimeout(total=0.5))
+    async with running(EngineDash(tmp_path, engine_program)) as dash:
+        await dash.load("a")
+        pid = dash.state("a")["runtime"]["pid"]
+        os.kill(pid, signal.SIGSTOP)
+        chat = await dash.chat()
+        await dash.happened("crashed", "a", "It hung")
+        monkeypatch.setattr(llamadash, "HUNG_AFTER", 60.0)
+        await eventually(lambda: dash.events(chat, "chat:done"), dash.log())
+        assert dash.state("a")["runtime"]["pid"] != pid
+
+
+@run_async
+async def test_a_load_that_hangs_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that neither writes, reads nor computes while it loads is killed, and that is said."""
+    monkeypatch.setattr(llamadash, "LOAD_SILENCE", 1.0)
+    async with running(EngineDash(tmp_path, fake_llama_server(tmp_path, "time.sleep(1000)"), "a")) as dash:
+        await dash.pool.load("a")
+        assert "hung while it loaded" in (await dash.is_status("a", "failed"))["error"]
 
 
 @run_async
 async def test_changed_parameters_take_effect(tmp_path: Path, engine_program: str | None) -> None:
-    """A running model whose section changed leaves memory for that reason; the next load uses the new value."""
+    """A running model whose parameters changed leaves memory for that reason; the next load uses the new value."""
     async with running(EngineDash(tmp_path, engine_program)) as dash:
+        await dash.load("a", "b")
+        await dash.change("a", parameters={"ctx-size": 1024})
+        await dash.is_status("a", "unloaded")
+        await dash.happened("unloaded", "a", "configuration changed")
+        assert dash.state("b")["status"] == "loaded"
         await dash.load("a")
-        dash.set_parameters("a", ctx_size=512)
-        dash.add("c")
-        await dash.engine.apply_presets()
-        assert dash.engine.runtime("a")["reason"] == "configuration changed", dash.engine.runtime("a")
-        await dash.load("a", "c")
-        assert dash.engine.runtime("a")["runtime"]["n_ctx"] == 512
-        stamp = (tmp_path / "data/models.ini").stat()
-        await dash.engine.apply_presets()
-        assert (tmp_path / "data/models.ini").stat().st_mtime_ns == stamp.st_mtime_ns and stamp.st_mode & 0o777 == 0o600
+        assert dash.state("a")["runtime"]["n_ctx"] == 1024
 
 
 @run_async
-async def test_presets_that_the_engine_refuses_are_put_back(tmp_path: Path) -> None:
-    """The engine's own words are told, the former file stands, and what is loaded stays loaded."""
-    async with running(EngineDash(tmp_path, llama_server())) as dash:
-        await dash.load("a")
-        before = (tmp_path / "data/models.ini").read_text()
-        dash.set_parameters("b", stop_timeout=3, no_such_thing=1)
-        dash.engine.facts = type(dash.engine.facts)("", None)
-        with pytest.raises(llamadash.EngineFailed, match="no-such-thing"):
-            await dash.engine.apply_presets()
-        assert (tmp_path / "data/models.ini").read_text() == before
-        assert dash.engine.runtime("a")["status"] == "loaded"
+async def test_what_a_request_can_carry_changes_without_a_load(tmp_path: Path, smollm2: Path) -> None:
+    """Entries that differ in sampling alone share one process; each gets its own values."""
+    dash = EngineDash(tmp_path, llama_server(), "", defaults={"ctx-size": 1024})
+    dash.add("calm", smollm2, parameters={"temp": 0.0, "predict": 3})
+    dash.add("wild", smollm2, parameters={"temp": 1.5, "predict": 5})
+    async with running(dash):
+        await dash.load("calm")
+        assert dash.state("wild")["status"] == "loaded"
+        assert dash.state("wild")["runtime"]["pid"] == dash.state("calm")["runtime"]["pid"]
+        assert dash.state("wild")["runtime"]["shared_with"] == ["calm"]
+        for name, tokens in (("calm", 3), ("wild", 5)):
+            async with dash.gateway.asked(name, "test", "/completion", {"prompt": "a", "stream": False}) as answers:
+                [answer] = [item async for item in answers]
+            assert answer["timings"]["predicted_n"] == tokens
+        before = dash.state("calm")["runtime"]["pid"]
+        await dash.change("calm", parameters={"temp": 0.5, "predict": 4})
+        assert dash.state("calm")["runtime"]["pid"] == before
 
 
 @run_async
-async def test_a_load_that_waits_for_an_engine_that_stops_ends(tmp_path: Path) -> None:
-    """The model is on its way out, and to be loaded again, when the engine is stopped: then it is just unloaded."""
-    async with running(EngineDash(tmp_path, llama_server())) as dash:
-        await dash.load("a")
-        long = await dash.chat("Long story", max_tokens=LONG)
-        await eventually(lambda: dash.events(long, "chat:delta"))
-        await dash.engine.unload("a")
-        await dash.engine.load("a")
-        await dash.engine.stop()
-        state = dash.engine.runtime("a")
-        assert (state["status"], state["error"]) == ("unloaded", None) and not dash.failures
-        with pytest.raises(llamadash.EngineUnavailable):
-            await dash.engine.load("a")
-
-
-@run_async
-async def test_a_model_in_place_of_a_deleted_one_begins_anew(tmp_path: Path) -> None:
-    """Its id is the same, and the failure of the former one is not its own."""
-    async with running(EngineDash(tmp_path, llama_server())) as dash:
-        dash.set_parameters("a", device="none-such")
-        with contextlib.suppress(llamadash.EngineFailed):
-            await dash.engine.apply_presets()
-            await dash.engine.load("a")
-        await eventually(lambda: dash.engine.runtime("a")["status"] == "failed", dash.log())
-        await dash.request("models:delete", id="a")
-        assert dash.engine.runtime("a")["status"] == "unloaded" and dash.engine.runtime("a")["error"] is None
-
-
-@pytest.mark.parametrize("reset", [False, True])
-@run_async
-async def test_a_configuration_that_the_engine_refuses_is_as_it_was(
-        dash: StubDash, monkeypatch: pytest.MonkeyPatch, reset: bool) -> None:
-    """What was saved and what was not, also when something else was saved meanwhile; everybody is told."""
-    await dash.request("config:update", revision=1, changes={"models_max": 3, "autostart": False})
-
-    async def refuse() -> None:
-        dash.db.save_config(3, {"engine_port": 8099})
-        raise llamadash.EngineFailed("no")
-    monkeypatch.setattr(dash.engine, "apply_presets", refuse)
-    dash.seen.clear()
-    with pytest.raises(llamadash.EngineFailed):
-        await (dash.request("config:reset", revision=2) if reset
-               else dash.request("config:update", revision=2, changes={"models_max": 5, "sleep_idle_seconds": 60}))
-    assert dash.db.config() == {"models_max": 3, "autostart": False, "engine_port": 8099, "revision": 5}
-    told = dash.broadcasts("config:updated")
-    assert [told[0]["config"][key] for key in ("models_max", "engine_port", "revision")] == [3, 8099, 5]
-
-
-@run_async
-async def test_an_engine_that_is_gone_does_not_undo_what_was_saved(
-        tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Its next start reads the presets anyway; no model is taken for one that leaves memory."""
-    async with running(EngineDash(tmp_path, llama_server())) as dash:
-        await dash.load("a")
-
-        async def unreachable(**_: Any) -> list[Json]:
-            raise llamadash.EngineUnavailable("gone")
-        assert dash.engine.client
-        dash.engine.client.models = unreachable  # type: ignore[method-assign]
-        dash.set_parameters("a", ctx_size=768)
-        await dash.engine.apply_presets()
-        assert "ctx-size = 768" in (tmp_path / "data/models.ini").read_text()
-        assert "did not read its presets" in caplog.text and dash.engine.states.state("a").leaving is None
-
-
-@run_async
-async def test_everybody_sees_the_presets_that_the_engine_refuses(
-        dash: StubDash, monkeypatch: pytest.MonkeyPatch) -> None:
-    """They are in the database then, and the other clients must know."""
-    write_tiny_model(dash.models_folder / "tiny.gguf")
-    await dash.library.scan()
-
-    async def refuse() -> None:
-        raise llamadash.EngineFailed("no")
-    monkeypatch.setattr(dash.engine, "offer_presets", refuse)
-    with pytest.raises(llamadash.EngineFailed):
-        await dash.request("presets:import", ini="[tiny]\nctx-size = 2048\n")
-    assert dash.broadcasts("models:updated")[0]["model"]["parameters"] == {"ctx-size": 2048}
-
-
-@run_async
-async def test_a_taken_port_is_avoided_and_said(tmp_path: Path, engine_program: str | None) -> None:
-    """Somebody else's port: the engine takes a free one, the warning says so."""
+async def test_a_taken_port_is_avoided_and_said(tmp_path: Path) -> None:
+    """Somebody else's port: the API takes a free one, the warning says so."""
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
-        async with running(EngineDash(tmp_path, engine_program, engine_port=port)) as dash:
-            snapshot = dash.engine.snapshot()
-            assert snapshot["status"] == "running" and not snapshot["url"].endswith(f":{port}")
-            assert any(str(port) in warning for warning in snapshot["warnings"])
+        async with running(EngineDash(tmp_path, llama_server(), api_port=port)) as dash:
+            snapshot = dash.gateway.snapshot()
+            assert str(port) not in snapshot["base_url"] and any(str(port) in item for item in snapshot["warnings"])
 
 
 @run_async
-async def test_models_are_loaded_at_start_and_after_a_restart(tmp_path: Path, engine_program: str | None) -> None:
-    """load-on-startup works with any number of models at once, unlimited included; a restart keeps what is loaded."""
-    dash = EngineDash(tmp_path, engine_program, models_max=0)
-    dash.set_parameters("a", load_on_startup=True)
+async def test_pinned_models_are_loaded_at_start_and_others_after_a_restart(tmp_path: Path) -> None:
+    """What is pinned is in memory from the start; a restart brings back what was loaded, too."""
+    dash = EngineDash(tmp_path, llama_server())
+    row = dash.db.get_model("a")
+    dash.db.update_model("a", row["revision"], {"pinned": True})
     async with running(dash):
         await dash.is_status("a", "loaded")
+        await dash.happened("loading", "a", "pinned")
         await dash.load("b")
-        await dash.engine.restart()
-        for name in "ab":
-            await dash.is_status(name, "loaded")
-        await dash.engine.stop()
-        assert dash.engine.runtime("a")["reason"] == "engine stopped" and dash.engine.status == "stopped"
+        await dash.request("engine:restart")
+        await dash.is_status("a", "loaded")
+        await dash.is_status("b", "loaded")
 
 
 @run_async
-async def test_an_idle_model_sleeps_and_is_not_woken_by_monitoring(tmp_path: Path, engine_program: str | None) -> None:
-    """After the idle time it sleeps; counters leave it asleep; a chat wakes it."""
-    async with running(EngineDash(tmp_path, engine_program, sleep_idle_seconds=1)) as dash:
+async def test_an_idle_model_leaves_memory(tmp_path: Path, engine_program: str | None) -> None:
+    """After its idle time its process ends; a chat loads it again; what is next is told before."""
+    async with running(EngineDash(tmp_path, engine_program, idle_seconds=3600)) as dash:
+        await dash.load("a", "b")
+        upcoming = dash.state("a")["next"]
+        assert upcoming["what"] == "unloads" and 3_500_000 < upcoming["at"] - llamadash.now_ms() <= 3_600_000
+        pid = dash.state("a")["runtime"]["pid"]
+        await dash.change("a", idle=1)
+        assert (await dash.is_status("a", "unloaded"))["reason"] == "idle"
+        assert not psutil.pid_exists(pid) and dash.state("b")["status"] == "loaded"
+        await dash.change("a", idle=None)
+        chat = await dash.chat()
+        await eventually(lambda: dash.events(chat, "chat:done"))
+
+
+@run_async
+async def test_a_deleted_model_leaves_memory(tmp_path: Path) -> None:
+    """Its process ends, and one of the same name begins anew."""
+    async with running(EngineDash(tmp_path, llama_server())) as dash:
         await dash.load("a")
-        assert (await dash.is_status("a", "sleeping"))["reason"] == "idle"
-        assert (await dash.engine.counters())["active_models"] == 0
-        assert dash.engine.runtime("a")["status"] == "sleeping"
+        pid = dash.state("a")["runtime"]["pid"]
+        await dash.request("models:delete", id="a")
+        await eventually(lambda: not psutil.pid_exists(pid))
+        dash.add("a")
+        assert dash.state("a")["status"] == "unloaded" and dash.state("a")["error"] is None
+        await dash.load("a")
+
+
+@run_async
+async def test_a_file_that_is_gone_does_not_unload(tmp_path: Path) -> None:
+    """A model whose file vanished while it is in memory goes on; it cannot be loaded again."""
+    async with running(EngineDash(tmp_path, llama_server(), "a")) as dash:
+        await dash.load("a")
+        (dash.models_folder / "a.gguf").unlink()
+        await dash.library.scan()
+        assert dash.state("a")["status"] == "loaded"
         chat = await dash.chat()
-        await eventually(lambda: dash.events(chat, "chat:done"))
+        await eventually(lambda: dash.events(chat, "chat:done"), dash.log())
+        await dash.pool.unload("a")
+        await dash.is_status("a", "missing")
+        assert (await dash.refused("models:load", id="a")).code == "NOT_FOUND"
 
 
+@pytest.mark.parametrize(("devices", "sizes", "placed"), [
+    ([24, 24], {"a": 10, "b": 10}, {"a": "CUDA0", "b": "CUDA1"}),  # the emptier one
+    ([24, 8], {"a": 10, "b": 5}, {"a": "CUDA0", "b": "CUDA1"}),
+    ([8, 24], {"a": 10}, {"a": "CUDA1"}),
+    ([12, 12], {"a": 20}, {"a": ""}),  # over both: split as the engine does
+])
 @run_async
-async def test_a_running_engine_is_attached_to(tmp_path: Path) -> None:
-    """A URL: its models are followed and loaded, nothing is spawned, and it runs on afterwards."""
-    async with running(EngineDash(tmp_path / "one", llama_server(), "a other")) as host:
-        async with running(EngineDash(tmp_path / "two", host.engine.url, "a")) as dash:
-            snapshot = dash.engine.snapshot()
-            assert snapshot["status"] == "running" and snapshot["kind"] == "remote" and snapshot["pid"] is None
-            assert any("other" in warning for warning in snapshot["warnings"]), snapshot
-            await dash.load("a")
-            chat = await dash.chat()
-            await eventually(lambda: dash.events(chat, "chat:done"))
-            assert (await eventually(dash.db.requests))[0]["generated_tokens"] > 0
-        assert host.engine.status == "running" and host.engine.runtime("a")["status"] == "loaded"
-
-
-class SilentRemote:
-    """A router at a URL that can fall silent as no real one can be made to, and a proxy that ends what is silent."""
-
-    def __init__(self, *, silence: float | None = None, cut: bool = True) -> None:
-        self.silence, self.cut = silence, cut  # after `silence` s a stream of events is cut, or hears nothing more
-        self.asleep = asyncio.Event()
-        self.statuses = {"a": "unloaded"}
-        self.streams: list[asyncio.Queue[Json]] = []
-        self.opened = 0
-
-    async def __aenter__(self) -> str:
-        app = web.Application()
-        app.router.add_get("/models/sse", self.events)
-        app.router.add_post("/v1/chat/completions", self.chat)
-        app.router.add_get("/{any:.*}", self.answer)
-        self.runner = web.AppRunner(app, shutdown_timeout=0.1)
-        await self.runner.setup()
-        await web.TCPSite(self.runner, "127.0.0.1", 0).start()
-        return f"http://127.0.0.1:{self.runner.addresses[0][1]}"
-
-    async def __aexit__(self, *_: object) -> None:
-        await self.runner.cleanup()
-
-    async def answer(self, _request: web.Request) -> web.Response:
-        """All that a router is asked, while it is awake."""
-        if self.asleep.is_set():
-            await asyncio.sleep(60)
-        data = [{"id": name, "status": {"value": status}} for name, status in self.statuses.items()]
-        return web.json_response({"role": "router", "data": data})
-
-    async def events(self, request: web.Request) -> web.StreamResponse:
-        """One stream of events."""
-        self.opened += 1
-        response = web.StreamResponse()
-        await response.prepare(request)
-        queue: asyncio.Queue[Json] = asyncio.Queue()
-        self.streams.append(queue)
-        while True:
-            try:
-                event = await asyncio.wait_for(queue.get(), self.silence)
-            except asyncio.TimeoutError:
-                self.streams.remove(queue)
-                if self.cut:
-                    return response
-                await asyncio.sleep(60)
-            await response.write(b"data: %b\n\n" % json.dumps(event).encode())
-
-    async def chat(self, request: web.Request) -> web.StreamResponse:
-        """A chat that begins, or does not even begin, and falls silent together with all the rest."""
-        self.asleep.set()
-        if (await request.json())["messages"][-1]["content"] == "first token":
-            response = web.StreamResponse()
-            await response.prepare(request)
-            await response.write(b'data: {"choices": [{"delta": {"content": "x"}}]}\n\n')
-        await asyncio.sleep(60)
-        raise AssertionError("nobody waits so long")
-
-    def become(self, name: str, status: str) -> None:
-        """Change a model's status, and tell those that listen."""
-        self.statuses[name] = status
-        for stream in self.streams:
-            stream.put_nowait({"model": name, "event": "status_change", "data": {"status": status}})
-
-
-@pytest.mark.parametrize("after", ["no token", "first token"])
-@run_async
-async def test_a_chat_ends_when_the_machine_of_its_engine_does(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: str,
+async def test_a_model_goes_to_one_gpu_where_it_fits(
+    tmp_path: Path, devices: list[int], sizes: dict[str, int], placed: dict[str, str],
 ) -> None:
-    """An engine at a URL that falls silent in the middle of an answer leaves nobody waiting for the rest."""
-    monkeypatch.setattr(llamadash, "HEALTH_INTERVAL", 0.2)
-    monkeypatch.setattr(llamadash, "HEALTH_TIMEOUT", 0.2)
-    async with SilentRemote() as url, running(EngineDash(tmp_path, url, "a")) as dash:
-        chat = await dash.chat(after)
-        assert (await eventually(lambda: dash.events(chat, "chat:error")))[0]["code"] == "ENGINE_UNAVAILABLE"
-        assert not dash.engine.chats.all
+    """On several GPUs each model is told its own, the one where it fits and pushes out least."""
+    log = tmp_path / "started"
+    listed = "\n".join(f"  CUDA{at}: NVIDIA RTX ({size * 1024} MiB, {size * 1024} MiB free)"
+                       for at, size in enumerate(devices))
+    program = shell_script(tmp_path / "llama-server", f"""
+        case "$*" in *--list-devices*) printf '%s\\n' 'Available devices:' '{listed}'; exit;; esac
+        echo "$*" >> {log}
+        exec {llama_server()} $(echo "$*" | sed 's/--device [A-Z0-9,]*//')""")
+    dash = EngineDash(tmp_path, program, "", defaults={"ctx-size": 512, "threads": 1})
+    for name, size in sizes.items():
+        path = write_tiny_model(dash.models_folder / f"{name}.gguf")
+        dash.add(name, path, file_size=size * 2**30, block_count=32, parameters={"n-gpu-layers": 9999})
+    async with running(dash):
+        for name in sizes:
+            await dash.load(name)
+        for name, device in placed.items():
+            assert ",".join(dash.state(name)["runtime"]["placement"]) == device
+            started = next(line for line in log.read_text().splitlines() if f"--alias {name} " in line)
+            assert (f"--device {device} " in f"{started} ") == bool(device), started
 
 
-@pytest.mark.parametrize("cut", [True, False])
-@run_async
-async def test_a_remote_engine_is_followed_over_many_streams(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cut: bool,
-) -> None:
-    """A proxy that ends silent connections, with a word or without, is no crash, and no change is missed."""
-    monkeypatch.setattr(llamadash, "EVENTS_SILENCE", 0.6)
-    remote = SilentRemote(silence=0.3, cut=cut)
-    async with remote as url, running(EngineDash(tmp_path, url, "a")) as dash:
-        for status in ("loaded", "unloaded", "loaded"):
-            opened = remote.opened
-            await eventually(lambda: remote.opened > opened + 1)  # noqa: B023
-            remote.become("a", status)
-            await dash.is_status("a", status)
-        assert dash.engine.restarts == 0
-        assert {data["engine"]["status"] for data in dash.broadcasts("engine:status")} <= {"starting", "running"}
-
-
-@run_async
-async def test_a_remote_engine_is_waited_for_however_long_it_takes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """A machine that is off for days is tried again and again."""
-    tries = 0
-
-    async def recover(engine: llamadash.Engine, delay: float) -> None:
-        nonlocal tries
-        tries += 1
-        assert 0 < delay <= llamadash.RETRY_LIMIT
-        await asyncio.sleep(0)
-    monkeypatch.setattr(llamadash.Engine, "recover", recover)
-    async with running(EngineDash(tmp_path, f"http://127.0.0.1:{unused_port()}", "a"), ready=False) as dash:
-        await eventually(lambda: tries > 1100)
-        assert dash.engine.supervisor and not dash.engine.supervisor.done()
-
-
-@run_async
-async def test_an_engine_for_the_network_asks_for_a_key(tmp_path: Path, engine_program: str | None) -> None:
-    """On another host than loopback a key is made, kept privately, given through the environment, and needed."""
-    async with running(EngineDash(tmp_path, engine_program, engine_host="0.0.0.0")) as dash:
-        assert dash.engine.snapshot()["api_key_required"] and dash.engine.status == "running"
-        key = (tmp_path / "data/engine-key").read_text().strip()
-        assert len(key) >= 32 and (tmp_path / "data/engine-key").stat().st_mode & 0o777 == 0o600
-        stranger = llamadash.EngineClient(dash.engine.url, None)
-        with pytest.raises(llamadash.EngineFailed, match="API key"):
-            await stranger.json("/props")
-        await stranger.close()
-        chat = await dash.chat()
-        await eventually(lambda: dash.events(chat, "chat:done"))
-        processes = engine_processes(dash)
-        assert len(processes) == 2 and not any(key in part for item in processes for part in item.cmdline())
-        assert key not in dash.log() and key not in json.dumps(dash.seen)
-
+# -- Benchmarks -------------------------------------------------------------------------------------
 
 @run_async
 async def test_a_model_is_benchmarked(tmp_path: Path, smollm2: Path, engine_program: str | None) -> None:
-    """Both speeds with their deviation, for exactly the tokens that were asked for."""
+    """Both speeds with their deviation, for exactly the tokens that were asked for, after a warm-up."""
     dash = EngineDash(tmp_path, engine_program, "", defaults={"ctx-size": 1024})
     dash.add("a", smollm2)
     async with running(dash):
-        result = await llamadash.run_benchmark(dash, "a", 64, 16, 2)
+        result = (await dash.request("models:benchmark", id="a", promptTokens=64, generateTokens=16,
+                                     repetitions=2))["benchmark"]
         assert (result["prompt_tokens"], result["generate_tokens"], result["repetitions"]) == (64, 16, 2)
-        assert result["prompt_per_second"] > 0 and result["generated_per_second"] > 0 and result["id"]
-        assert [data["done"] for data in dash.broadcasts("models:benchmark")] == [0, 1, 2]
-        assert (await llamadash.run_benchmark(dash, "a", 64, 1, 1))["generated_per_second"] is None  # takes no time
-        with pytest.raises(llamadash.EngineFailed):
-            await llamadash.run_benchmark(dash, "a", 4000, 16, 1)
+        assert result["prompt_per_second"] > 0 and result["generated_per_second"] > 0
+        assert result["prompt_deviation"] >= 0 and result["generated_deviation"] >= 0
+        assert [data["done"] for data in dash.broadcasts("models:benchmark")] == [0, 0, 1, 2]
+        assert dash.db.benchmarks("a")[0]["id"] == result["id"]
+        rows = await eventually(lambda: (found := dash.db.requests()) and len(found) == 3 and found)
+        assert {row["client"] for row in rows} == {"llamadash benchmark"}
 
 
 @run_async
 async def test_one_benchmark_of_a_model_at_a_time(tmp_path: Path) -> None:
     """Two would slow each other down; how far one is can be asked for, and a file that is gone is not the engine's."""
     asked = {"id": "a", "promptTokens": 64, "generateTokens": 256, "repetitions": 2}
-    dash = EngineDash(tmp_path, llama_server(), "")
-    for name in "ab":
-        dash.add(name, vocabulary_size=286)
-    async with running(dash):
+    async with running(EngineDash(tmp_path, llama_server(), "a")) as dash:
         first = asyncio.ensure_future(dash.request("models:benchmark", **asked))
         await eventually(lambda: dash.broadcasts("models:benchmark"))
-        with pytest.raises(llamadash.Conflict):
-            await dash.request("models:benchmark", **asked)
-        told = (await dash.request("models:get", id="a"))["benchmarking"]
-        assert told["id"] == "a" and told["done"] < told["total"] == 2
-        benchmark = (await first)["benchmark"]
-        answer = await dash.request("models:get", id="a")
-        assert (answer["benchmarking"], [item["id"] for item in answer["benchmarks"]]) == (None, [benchmark["id"]])
-        row = dash.db.get_model("b")
-        dash.db.apply_scan([], [{**row, "missing": True}], [])
-        with pytest.raises(llamadash.NotFound, match="is gone"):
-            await dash.request("models:benchmark", **{**asked, "id": "b"})
-
-
-@run_async
-async def test_requests_wait_for_the_first_scan_and_the_engine(tmp_path: Path) -> None:
-    """The engine starts once the models are known, and is said to be starting before, unless it is stopped then."""
-    dash, found = EngineDash(tmp_path, llama_server()), asyncio.Event()
-    dash.library.scan = found.wait
-    await dash.engine.open()
-    try:
-        first = asyncio.ensure_future(dash.first_scan())
-        await eventually(lambda: dash.engine.status == "starting")
-        await dash.engine.stop()
-        found.set()
+        assert (await dash.request("models:get", id="a"))["benchmarking"]["total"] == 2
+        assert (await dash.refused("models:benchmark", **asked)).code == "CONFLICT"
         await first
-        assert dash.engine.status == "stopped"
-        found.clear()
-        again = asyncio.ensure_future(dash.first_scan())
-        load = asyncio.ensure_future(dash.request("models:load", id="a"))
-        await asyncio.sleep(0.1)
-        assert not load.done() and dash.engine.status == "starting"
-        found.set()
-        await asyncio.gather(again, load)
-        await eventually(lambda: dash.model("a")["status"] == "loaded")
-    finally:
-        await dash.engine.close()
-        dash.db.close()
-
-
-@run_async
-async def test_an_engine_with_several_keys_is_asked_with_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """llama-server takes a list; each of its keys is good."""
-    monkeypatch.setenv("LLAMADASH_ENGINE_API_KEY", "first,second")
-    async with running(EngineDash(tmp_path, llama_server())) as dash:
-        assert dash.engine.status == "running"
-
-
-@run_async
-async def test_a_leftover_engine_is_ended_and_a_stranger_is_not(tmp_path: Path) -> None:
-    """The process in engine.pid is ended only if it is still the one that was started."""
-    async with running(EngineDash(tmp_path, llama_server())) as dash, \
-            running(EngineDash(tmp_path / "other", llama_server())) as stranger:
-        file = tmp_path / "data/engine.pid"
-        noted = json.loads(file.read_text())
-        (tmp_path / "wrong").write_text(json.dumps({**noted, "pid": stranger.engine.process.pid}))
-        assert llamadash.end_leftover_engine(tmp_path / "wrong") is False
-        assert stranger.engine.status == "running"
-        first = dash.engine.process.pid
-        assert llamadash.end_leftover_engine(file) is True
-        await eventually(lambda: dash.engine.status == "running" and dash.engine.process.pid != first)
-
-
-@run_async
-async def test_a_guard_that_is_killed_has_a_successor() -> None:
-    """The engine is watched on when the guard is killed alone, and ends with llamadash nevertheless."""
-    engine = await asyncio.create_subprocess_exec("sleep", "1000", start_new_session=True)
-    guard = llamadash.Guard()
-    try:
-        await guard.watch(engine.pid)
-        first = guard.process
-        assert first is not None
-        first.kill()
-        await eventually(lambda: guard.process is not first)
-        assert engine.returncode is None and guard.process is not None and guard.process.stdin is not None
-        async with guard.starting:  # it has been told by then
-            guard.process.stdin.close()  # as when llamadash dies
-        await asyncio.wait_for(engine.wait(), DEADLINE)
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            engine.kill()
-        await engine.wait()
-        await guard.close()
+        assert (await dash.request("models:get", id="a"))["benchmarking"] is None
+        dash.db.apply_scan([], [], ["a"])
+        assert (await dash.refused("models:benchmark", **asked)).code == "NOT_FOUND"
 
 
 # -- Embedded engine --------------------------------------------------------------------------------
