@@ -4905,8 +4905,8 @@ LEVELS = {"I": "info", "W": "warning", "E": "error", "D": "debug",
 ALARMING = re.compile(r"(?i)\b(?:error|failed|failure|assert|abort|fatal|out of memory|cannot open)\b|GGML_ASSERT")
 TELLING = re.compile(rb"fit_memory_breakdown| E |error|assert|ASSERT|terminate called|fault")
 ORIGIN = r"^(?:\w+ +)?[\w~]+ ?(?:\(\))?: +"  # the function that llama.cpp names before a message
-VAGUE = (r"(?i)failed to load (?:the )?model$|unable to load model|exiting due to|trying to fit params|failed to init|"
-         r"failed to create_?context|failed to load model, '")
+VAGUE = (r"(?i)failed to load (?:the )?model(?:,? '.*)?$|unable to load model|exiting due to|trying to fit params|failed to init|"
+         r"failed to create_?context")
 HARMLESS = re.compile(r"http client error: Connection handling canceled")  # logged as an error when a client leaves
 NOISE = re.compile(r"^srv +load:   |^slot (?:get_availabl|launch_slot_|print_timing|release)|^srv +(?:update_slots|log_ser)")
 # Why a process ended, by what it wrote: the first of these that is found says it, in the reader's words.
@@ -5103,6 +5103,8 @@ class Instance:
         finally:
             kill_group(process.pid)
             await cancelled([follower, *readers])
+            if process.stdin is not None:
+                process.stdin.close()
             self.tell_suppressed()
         return None if self.stopping and not self.killed_for else self.failure(status)
 
@@ -6023,8 +6025,7 @@ class Pool:
             unit = next((item for item in self.residency.units.values()
                          if item.resident and item.outdated and item.name == row["id"]), unit)
         if unit is None:
-            return {"status": "missing" if row["missing"] else "unloaded", "progress": None, "stage": None,
-                    "reason": None, "error": None, "next": None, "runtime": {}}
+            return untouched_state(row)
         instance, upcoming = self.instances.get(unit.id), self.residency.upcoming(unit)
         status = "waiting" if unit.wanted else "failed" if unit.error and not unit.resident else unit.status
         at = None if upcoming is None or upcoming[1] is None else now_ms() + round(1000 * (upcoming[1] - time.monotonic()))
@@ -6214,12 +6215,14 @@ class Pool:
 
     async def live(self, action: Start) -> None:
         """The life of one instance: Residency hears when it is ready and when it ended, whatever happens."""
-        key, error, instance = action.unit, "it could not be started", None
+        key, instance = action.unit, None
+        error: str | None = "it could not be started"
         try:
             instance = await self.prepared(action)
             watcher = self.dash.spawn(self.watch(key, instance), f"readiness of {instance.name}")
             try:
-                error = await instance.run()  # type: ignore[assignment]  # None: it was told to end
+                unwanted = self.residency.units[key].status == "stopping"  # already
+                error = None if unwanted else await instance.run()  # None: it was told to end
             finally:
                 await cancelled([watcher])
         except DashError as problem:
@@ -6309,8 +6312,9 @@ class Pool:
             events, self.events = self.events, []
             for id in sorted(dirty):
                 with contextlib.suppress(NotFound):  # deleted just now
-                    state = self.state(self.dash.db.get_model(id))
-                    if state != self.published.get(id):
+                    row = self.dash.db.get_model(id)
+                    state = self.state(row)
+                    if state != self.published.get(id, untouched_state(row)):
                         self.published[id] = state
                         await self.dash.broadcast("models:status", {"id": id, **state})
             if events:
@@ -6342,8 +6346,17 @@ class Pool:
         for unit in list(self.residency.units.values()):
             self.do(self.residency.unload(unit.id, reason, time.monotonic()))
         running = list(self.instances.values())
+        for instance in running:
+            self.dash.spawn(instance.stop(), f"stopping {instance.name}")
         if running:
-            await asyncio.wait([asyncio.ensure_future(instance.stop()) for instance in running], timeout=STOP_ALL_TIME)
+            await asyncio.wait([asyncio.ensure_future(instance.gone.wait()) for instance in running],
+                               timeout=STOP_ALL_TIME)
+
+
+def untouched_state(row: Json) -> Json:
+    """The state of an entry that was never asked for."""
+    return {"status": "missing" if row["missing"] else "unloaded", "progress": None, "stage": None, "reason": None,
+            "error": None, "next": None, "runtime": {}}
 
 
 def process_key(row: Json, defaults: Json, build: str) -> str:
