@@ -21,6 +21,7 @@ This file is the whole server; web/ is the whole client; data/ holds what it rem
 """
 from __future__ import annotations
 
+import importlib.util
 import os
 import sys
 
@@ -28,12 +29,18 @@ import sys
 def start_as_module(python: str, *options: str) -> None:
     """Start this file again as a module of `python`, from its compiled cache, if there is one or can be.
 
-    Python keeps 25 MB of what it took to compile the script that it was started with. Before all other imports,
-    for what is imported here is imported twice.
+    Python keeps 25 MB of what compiling takes, whether of the script that it was started with or of a module. Before
+    all other imports, for what is imported here is imported twice.
     """
-    here, name = os.path.split(os.path.realpath(__file__))
+    path = os.path.realpath(__file__)
+    here, name = os.path.split(path)
     if os.name != "posix" or name != "llamadash.py" or not os.access(here, os.W_OK):
         return
+    cache = importlib.util.cache_from_source(path)
+    if not (os.path.exists(cache) and os.path.getmtime(cache) >= os.path.getmtime(path)):
+        import py_compile  # not at the top: needed once for each version
+
+        py_compile.compile(path)
     code = f"import sys; sys.path[0] = {here!r}; sys.dont_write_bytecode = False; " \
            f"import llamadash; sys.exit(llamadash.main())  # {here}/llamadash.py"
     os.execv(python, [python, *options, "-c", code, *sys.argv[1:]])
@@ -42,7 +49,6 @@ def start_as_module(python: str, *options: str) -> None:
 if __name__ == "__main__":
     start_as_module(sys.executable, *sys.orig_argv[1:len(sys.orig_argv) - len(sys.argv)])
 
-import importlib.util
 import re
 import shutil
 import subprocess
@@ -181,7 +187,21 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Itera
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple, TypeVar
 
-import aiohttp
+
+@contextlib.contextmanager
+def no_certificates() -> Iterator[None]:
+    """Hide the certificates of trusted authorities from OpenSSL for a moment; see trusted_certificates."""
+    names = ("SSL_CERT_FILE", "SSL_CERT_DIR")
+    before = {name: os.environ[name] for name in names if name in os.environ}
+    os.environ.update(dict.fromkeys(names, os.devnull))
+    yield
+    for name in names:
+        del os.environ[name]
+    os.environ.update(before)
+
+
+with no_certificates():  # aiohttp reads them when it is imported, which takes as long as half of the rest
+    import aiohttp
 import psutil
 import socketio
 import yarl
@@ -8665,6 +8685,7 @@ class Connection:
             if fault := await self.receive():
                 hub.refused[fault] += 1
                 self.transport.abort()
+                await asyncio.sleep(CLOSE_GRACE)  # which ends with the connection; aiohttp has nothing to say to it
         except asyncio.TimeoutError:  # not even a pong came
             self.transport.abort()
         finally:
