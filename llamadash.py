@@ -9259,12 +9259,12 @@ class ConnectionLimits:
 
 
 class LimitedProtocol(asyncio.Protocol):
-    """One TCP connection of a listener with limits, in front of what aiohttp's server makes of it."""
+    """One TCP connection of a listener with limits: stands in front of the protocol of aiohttp's server."""
 
     def __init__(self, limits: ConnectionLimits, server: web.Server) -> None:
         self.limits = limits
-        self.http = server()
-        self.accepted = False
+        self.server = server
+        self.http: asyncio.Protocol | None = None  # what the server makes of it once it is accepted
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin, unless there are too many already."""
@@ -9278,8 +9278,8 @@ class LimitedProtocol(asyncio.Protocol):
             transport.write(CONNECTION_REFUSED)
             transport.close()
             return
-        self.accepted = True
         self.deadline = asyncio.get_running_loop().call_later(REQUEST_DEADLINE, self.expire, transport)
+        self.http = self.server()
         self.http.connection_made(transport)
 
     def expire(self, transport: asyncio.Transport) -> None:
@@ -9296,21 +9296,23 @@ class LimitedProtocol(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Pass on what the other side sent."""
-        if self.accepted:
+        if self.http:
             self.http.data_received(data)
 
     def eof_received(self) -> None:
         """Pass on that the other side sends nothing more."""
-        if self.accepted:
+        if self.http:
             self.http.eof_received()
 
     def pause_writing(self) -> None:
         """Pass on that the other side does not read."""
-        self.http.pause_writing()
+        if self.http:
+            self.http.pause_writing()
 
     def resume_writing(self) -> None:
         """Pass on that the other side reads again."""
-        self.http.resume_writing()
+        if self.http:
+            self.http.resume_writing()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget it."""
@@ -9318,7 +9320,7 @@ class LimitedProtocol(asyncio.Protocol):
         self.limits.open[self.address] -= 1
         if not self.limits.open[self.address]:
             del self.limits.open[self.address]
-        if self.accepted:
+        if self.http:
             self.deadline.cancel()
             self.http.connection_lost(exc)
 
@@ -10228,7 +10230,7 @@ async def watchdog(dash: Dash) -> None:
     monitor = LoopMonitor()
     monitor.start()
     pause = int(os.environ.get("WATCHDOG_USEC", 0)) / 2e6  # twice as often as systemd asks for
-    told = -math.inf
+    notified = -math.inf
     try:
         await notify("READY=1")
         while True:
@@ -10236,8 +10238,8 @@ async def watchdog(dash: Dash) -> None:
             dash.lag = max(dash.lag * 0.98, monitor.alive())
             dash.beat.set()
             dash.beat.clear()
-            if pause and time.monotonic() - told > pause:
-                told = time.monotonic()
+            if pause and time.monotonic() - notified > pause:
+                notified = time.monotonic()
                 await notify("WATCHDOG=1")
     except asyncio.CancelledError:
         with contextlib.suppress(OSError):
