@@ -21,6 +21,7 @@ This file is the whole server; web/ is the whole client; data/ holds what it rem
 """
 from __future__ import annotations
 
+import importlib.util
 import os
 import sys
 
@@ -28,12 +29,18 @@ import sys
 def start_as_module(python: str, *options: str) -> None:
     """Start this file again as a module of `python`, from its compiled cache, if there is one or can be.
 
-    Python keeps 25 MB of what it took to compile the script that it was started with. Before all other imports,
-    for what is imported here is imported twice.
+    Python keeps 25 MB of what compiling takes, whether of the script that it was started with or of a module. Before
+    all other imports, for what is imported here is imported twice.
     """
-    here, name = os.path.split(os.path.realpath(__file__))
+    path = os.path.realpath(__file__)
+    here, name = os.path.split(path)
     if os.name != "posix" or name != "llamadash.py" or not os.access(here, os.W_OK):
         return
+    cache = importlib.util.cache_from_source(path)
+    if not (os.path.exists(cache) and os.path.getmtime(cache) >= os.path.getmtime(path)):
+        import py_compile  # not at the top: needed once for each version
+
+        py_compile.compile(path)
     code = f"import sys; sys.path[0] = {here!r}; sys.dont_write_bytecode = False; " \
            f"import llamadash; sys.exit(llamadash.main())  # {here}/llamadash.py"
     os.execv(python, [python, *options, "-c", code, *sys.argv[1:]])
@@ -42,7 +49,6 @@ def start_as_module(python: str, *options: str) -> None:
 if __name__ == "__main__":
     start_as_module(sys.executable, *sys.orig_argv[1:len(sys.orig_argv) - len(sys.argv)])
 
-import importlib.util
 import re
 import shutil
 import subprocess
@@ -181,7 +187,21 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Itera
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
-import aiohttp
+
+@contextlib.contextmanager
+def no_certificates() -> Iterator[None]:
+    """Hide the certificates of trusted authorities from OpenSSL for a moment; see trusted_certificates."""
+    names = ("SSL_CERT_FILE", "SSL_CERT_DIR")
+    before = {name: os.environ[name] for name in names if name in os.environ}
+    os.environ.update(dict.fromkeys(names, os.devnull))
+    yield
+    for name in names:
+        del os.environ[name]
+    os.environ.update(before)
+
+
+with no_certificates():  # aiohttp reads them when it is imported, which takes as long as half of the rest
+    import aiohttp
 import psutil
 import socketio
 import yarl
@@ -9540,6 +9560,7 @@ class Connection:
             if fault := await self.receive():
                 hub.refused[fault] += 1
                 self.transport.abort()
+                await asyncio.sleep(CLOSE_GRACE)  # which ends with the connection; aiohttp has nothing to say to it
         except asyncio.TimeoutError:  # not even a pong came
             self.transport.abort()
         finally:
@@ -10113,12 +10134,12 @@ class ConnectionLimits:
 
 
 class LimitedProtocol(asyncio.Protocol):
-    """One TCP connection of a listener with limits, in front of what aiohttp's server makes of it."""
+    """One TCP connection of a listener with limits: stands in front of the protocol of aiohttp's server."""
 
     def __init__(self, limits: ConnectionLimits, server: web.Server) -> None:
         self.limits = limits
-        self.http = server()
-        self.accepted = False
+        self.server = server
+        self.http: asyncio.Protocol | None = None  # what the server makes of it once it is accepted
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin, unless there are too many already."""
@@ -10132,8 +10153,8 @@ class LimitedProtocol(asyncio.Protocol):
             transport.write(CONNECTION_REFUSED)
             transport.close()
             return
-        self.accepted = True
         self.deadline = asyncio.get_running_loop().call_later(REQUEST_DEADLINE, self.expire, transport)
+        self.http = self.server()
         self.http.connection_made(transport)
 
     def expire(self, transport: asyncio.Transport) -> None:
@@ -10150,21 +10171,23 @@ class LimitedProtocol(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Pass on what the other side sent."""
-        if self.accepted:
+        if self.http:
             self.http.data_received(data)
 
     def eof_received(self) -> None:
         """Pass on that the other side sends nothing more."""
-        if self.accepted:
+        if self.http:
             self.http.eof_received()
 
     def pause_writing(self) -> None:
         """Pass on that the other side does not read."""
-        self.http.pause_writing()
+        if self.http:
+            self.http.pause_writing()
 
     def resume_writing(self) -> None:
         """Pass on that the other side reads again."""
-        self.http.resume_writing()
+        if self.http:
+            self.http.resume_writing()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget it."""
@@ -10172,7 +10195,7 @@ class LimitedProtocol(asyncio.Protocol):
         self.limits.open[self.address] -= 1
         if not self.limits.open[self.address]:
             del self.limits.open[self.address]
-        if self.accepted:
+        if self.http:
             self.deadline.cancel()
             self.http.connection_lost(exc)
 
@@ -11099,7 +11122,7 @@ async def watchdog(dash: Dash) -> None:
     monitor = LoopMonitor()
     monitor.start()
     pause = int(os.environ.get("WATCHDOG_USEC", 0)) / 2e6  # twice as often as systemd asks for
-    told = -math.inf
+    notified = -math.inf
     try:
         await notify("READY=1")
         while True:
@@ -11107,8 +11130,8 @@ async def watchdog(dash: Dash) -> None:
             dash.lag = max(dash.lag * 0.98, monitor.alive())
             dash.beat.set()
             dash.beat.clear()
-            if pause and time.monotonic() - told > pause:
-                told = time.monotonic()
+            if pause and time.monotonic() - notified > pause:
+                notified = time.monotonic()
                 await notify("WATCHDOG=1")
     except asyncio.CancelledError:
         with contextlib.suppress(OSError):
