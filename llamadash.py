@@ -320,6 +320,46 @@ def now_ms() -> int:
 DAY = 86_400_000  # milliseconds
 MAX_TEXT = 4096  # characters; longer fields say so with Length
 MAX_DEPTH = 32  # levels of nesting in a request; every real one has fewer than 8
+LOG_LINES_PER_SECOND = 300  # of one source into the journal; the rest is counted and said
+LOG_REPEAT_PAUSE = 60.0  # seconds until a failure that repeats is logged again
+
+
+class LogLimiter:
+    """Keeps a flood out of the log: so many lines a second of each source, and a failure that repeats once a minute."""
+
+    def __init__(self, limit: int = LOG_LINES_PER_SECOND) -> None:
+        self.limit = limit
+        self.second = 0
+        self.passed: dict[str, int] = {}
+        self.held: dict[str, int] = {}
+        self.failures: dict[str, tuple[str, float]] = {}
+
+    def allows(self, source: str, now: float) -> bool:
+        """Whether one more line of `source` may pass at `now` (s)."""
+        if int(now) != self.second:
+            self.second = int(now)
+            self.passed.clear()
+        count = self.passed[source] = self.passed.get(source, 0) + 1
+        if count > self.limit:
+            self.hold(source)
+        return count <= self.limit
+
+    def hold(self, source: str) -> None:
+        """Count a line of `source` that is not let through."""
+        self.held[source] = self.held.get(source, 0) + 1
+
+    def suppressed(self) -> dict[str, int]:
+        """How many lines of each source were held back since this was last asked."""
+        counts, self.held = self.held, {}
+        return counts
+
+    def is_new(self, what: str, problem: object = None, pause: float = LOG_REPEAT_PAUSE) -> bool:
+        """Whether `what` fails otherwise than the last time, or that is `pause` seconds ago."""
+        last, moment = self.failures.get(what, ("", -math.inf))
+        if last == repr(problem) and time.monotonic() - moment < pause:
+            return False
+        self.failures[what] = repr(problem), time.monotonic()
+        return True
 
 
 # Here and below: nobody compares or prints these, and making the methods for it would take 10 ms of every start.
@@ -2524,6 +2564,7 @@ class Probes:
 
     def __init__(self) -> None:
         self.hung: set[str] = set()
+        self.limiter = LogLimiter()
 
     async def read(self, jobs: dict[str, Callable[[], Any]]) -> Json:
         """The results of `jobs` by name; None for what failed, hangs, or comes after one that hangs."""
@@ -2551,7 +2592,8 @@ class Probes:
         except asyncio.TimeoutError:
             if (slow := current) is not None:
                 self.hung.add(slow)
-                log.warning("%s does not answer", slow)
+                if self.limiter.is_new(slow):
+                    log.warning("%s does not answer", slow)
                 if current != slow:  # it has answered just now
                     self.hung.discard(slow)
         return {name: results.get(name) for name in jobs}
@@ -2669,6 +2711,7 @@ class NvidiaGpus:
         self.program = program
         self.gpus: list[Json] = []
         self.error: str | None = None
+        self.limiter = LogLimiter()
         self.read_at = -math.inf
         self.next_at = -math.inf
         self.retry = GPU_RETRY[0]
@@ -2707,8 +2750,8 @@ class NvidiaGpus:
         self.next_at = self.read_at + (seconds / GPU_DUTY if gpus else GPU_RETRY[0])
 
     def failed(self, problem: str) -> None:
-        """Say once what is wrong, and wait longer before each new try."""
-        if problem != self.error:
+        """Say what is wrong, once a day, and wait longer before each new try."""
+        if self.limiter.is_new("nvidia-smi", problem, DAY / 1000):
             log.warning("no GPU readings: %s", problem)
         self.error, self.read_at = problem, -math.inf
         self.next_at = time.monotonic() + self.retry
@@ -4494,7 +4537,6 @@ async def told(dash: Dash, command: list[str]) -> int:
 
 MAX_LOG_LINE = 8192  # bytes; the rest of a longer line is dropped
 LOG_BLOCK = 65536  # bytes read from the engine's pipe at once
-LOG_LINES_PER_SECOND = 300  # of one source into the journal; the rest is counted and said
 MAX_LINE_RATE = 5000  # lines a second of one pipe that are looked at; of more, only those that may matter
 YIELD_LINES = 128  # looked at (about 2 ms) before everyone else gets a turn
 LAST_LINES = 20  # of the engine's output, kept to explain a crash
@@ -4644,35 +4686,6 @@ class RequestTimings:
                 "prompt_per_second": finite_rate(prompt_rate),  # as the engine counts: the first token took no time
                 "generated_per_second": finite_rate(generated_rate),
                 "duration": round(prompt_ms + generated_ms)}
-
-
-class Flood:
-    """Lets a bounded number of lines a second through for each source and counts the rest."""
-
-    def __init__(self, limit: int = LOG_LINES_PER_SECOND) -> None:
-        self.limit = limit
-        self.second = 0
-        self.passed: dict[str, int] = {}
-        self.held: dict[str, int] = {}
-
-    def allows(self, source: str, now: float) -> bool:
-        """Whether one more line of `source` may pass at `now` (s)."""
-        if int(now) != self.second:
-            self.second = int(now)
-            self.passed.clear()
-        count = self.passed[source] = self.passed.get(source, 0) + 1
-        if count > self.limit:
-            self.hold(source)
-        return count <= self.limit
-
-    def hold(self, source: str) -> None:
-        """Count a line of `source` that is not let through."""
-        self.held[source] = self.held.get(source, 0) + 1
-
-    def suppressed(self) -> dict[str, int]:
-        """How many lines of each source were held back since this was last asked."""
-        counts, self.held = self.held, {}
-        return counts
 
 
 MAX_ENGINE_BODY = 16 * 2**20  # bytes of an answer; /models with a thousand models is about 4 MB
@@ -5096,7 +5109,7 @@ class Engine:
         self.last_output = 0.0
         self.warnings: dict[str, str] = {}  # by what they are about
         self.known: set[str] = set()  # ids in the library
-        self.flood = Flood()
+        self.flood = LogLimiter()
         self.flood_told = 0.0
         self.restore: list[str] = []  # models to load again after a restart
         self.restoring: list[str] = []  # those of them that are not yet loaded again
@@ -5119,7 +5132,8 @@ class Engine:
     async def open(self) -> None:
         """Find the engine, and attach to one that runs elsewhere; ours starts when start() is called."""
         self.program = find_program(self.dash.config.llama_server)
-        self.tasks.append(self.dash.spawn(self.dash.lasting("engine events", self.publish_changes), "engine events"))
+        events = self.dash.run_forever("engine events", self.publish_changes)
+        self.tasks.append(self.dash.spawn(events, "engine events"))
         self.known = {row["id"] for row in self.dash.db.models()}
         if self.program is None:
             self.enter("missing", self.missing_reason())
@@ -5729,7 +5743,7 @@ class Engine:
 
     def puzzled(self, what: str) -> None:
         """Log the failure at hand, seldom of each kind: an engine may repeat it a thousand times a second."""
-        if self.dash.news.is_new(f"{what}: {sys.exc_info()[0]}", None):
+        if self.dash.log_limiter.is_new(f"{what}: {sys.exc_info()[0]}", None):
             log.exception("%s", what)
 
     def on_line(self, line: LogLine) -> None:
@@ -8475,13 +8489,13 @@ class JournalHandler(logging.Handler):
         super().__init__()
         self.journal = journal
         self.loop = asyncio.get_running_loop()
-        self.flood = Flood(LOG_RECORDS_PER_SECOND)
+        self.limiter = LogLimiter(LOG_RECORDS_PER_SECOND)
 
     def emit(self, record: logging.LogRecord) -> None:
         """Add one record, on the loop; of a flood only the beginning, and how much more there was."""
-        if not self.flood.allows(record.name, time.monotonic()):
+        if not self.limiter.allows(record.name, time.monotonic()):
             return
-        for name, count in self.flood.suppressed().items():
+        for name, count in self.limiter.suppressed().items():
             self.add("warning", f"{count} more messages of {name} were left out")
         level = {logging.DEBUG: "debug", logging.INFO: "info", logging.WARNING: "warning"}.get(record.levelno, "error")
         self.add(level, self.format(record))
@@ -9961,24 +9975,8 @@ PRUNE_DELAY = 60.0  # seconds after the start until the first: starting up comes
 BACKUP_INTERVAL = 3600.0  # seconds between two looks at whether today's backup exists
 STOP_TIME = 1.5  # seconds that background tasks have for ending
 RESTART_PAUSE = 1.0  # seconds until a background task that has failed begins again
-REPEAT_PAUSE = 60.0  # seconds until a failure that repeats is logged again
 # asyncio takes one number for both, and a crowd that it accepts at once holds up everybody else.
 WAITING_TO_CONNECT, ACCEPTED_AT_ONCE = 1024, 16
-
-
-class News:
-    """Tells a failure that is worth a log line from one that repeats, whose lines would only fill the disk."""
-
-    def __init__(self) -> None:
-        self.told: dict[str, tuple[str, float]] = {}
-
-    def is_new(self, what: str, problem: BaseException | None) -> bool:
-        """Whether `what` has failed otherwise than the last time, or that is a minute ago."""
-        said, moment = self.told.get(what, ("", -math.inf))
-        if said == repr(problem) and time.monotonic() - moment < REPEAT_PAUSE:
-            return False
-        self.told[what] = repr(problem), time.monotonic()
-        return True
 
 
 class Dash:
@@ -9987,7 +9985,7 @@ class Dash:
     def __init__(self, config: Config) -> None:
         self.config = config
         self.tasks: set[asyncio.Task[Any]] = set()
-        self.news = News()
+        self.log_limiter = LogLimiter()
         self.lag = 0.0  # seconds by which the loop was late at worst, of late; halved in about 17 s
         self.beat = asyncio.Event()  # set for a moment at each heartbeat: what is done regularly wakes nobody by itself
         self.db = Database(config.data_dir / DATABASE_NAME)
@@ -10087,14 +10085,14 @@ class Dash:
         if not task.cancelled() and (problem := task.exception()):
             log.error("%s failed", task.get_name(), exc_info=problem)
 
-    async def lasting(self, name: str, work: Callable[[], Coroutine[Any, Any, Any]]) -> None:
+    async def run_forever(self, name: str, work: Callable[[], Coroutine[Any, Any, Any]]) -> None:
         """Do `work`, and begin again where it fails: a disk that was full for a moment must not end it for good."""
         while True:
             try:
                 await work()
                 return
             except Exception as problem:
-                if self.news.is_new(name, problem):
+                if self.log_limiter.is_new(name, problem):
                     log.exception("%s failed and begins again", name)
                 await asyncio.sleep(RESTART_PAUSE)
 
@@ -10112,7 +10110,7 @@ class Dash:
             give_back_memory()
             log.info("llamadash %s is listening on %s", __version__, self.config.url(port))
             for name, work in self.background().items():
-                self.spawn(self.lasting(name, work), name)
+                self.spawn(self.run_forever(name, work), name)
             await stop.wait()
             log.info("stopping")
 
@@ -10180,9 +10178,9 @@ class Dash:
         await asyncio.sleep(PRUNE_DELAY)
         backed_up = -math.inf
         while True:
-            if time.monotonic() - backed_up > BACKUP_INTERVAL and await self.kept("backup", self.db.daily_backup):
+            if time.monotonic() - backed_up > BACKUP_INTERVAL and await self.chore("backup", self.db.daily_backup):
                 backed_up = time.monotonic()
-            await self.kept("deletion of what is too old", self.db.prune, self.settings())
+            await self.chore("deletion of what is too old", self.db.prune, self.settings())
             self.renew_certificate()
             await asyncio.sleep(PRUNE_INTERVAL)
 
@@ -10193,15 +10191,15 @@ class Dash:
             if self.tls and certificate and tls_context(certificate, key):  # a pair that fits, else the old one stays
                 self.tls.load_cert_chain(certificate, key, password="")
         except (DashError, OSError) as problem:
-            if self.news.is_new("certificate", problem):
+            if self.log_limiter.is_new("certificate", problem):
                 log.warning("the certificate is not renewed: %s", problem)
 
-    async def kept(self, name: str, work: Callable[..., None], *arguments: Any) -> bool:
+    async def chore(self, name: str, work: Callable[..., None], *arguments: Any) -> bool:
         """Whether a piece of housekeeping succeeded, in a thread; what keeps it from that is logged."""
         try:
             await asyncio.to_thread(work, *arguments)
         except (DashError, OSError) as problem:
-            if self.news.is_new(name, problem):
+            if self.log_limiter.is_new(name, problem):
                 log.warning("%s: %s", name, problem)
             return False
         return True
@@ -10671,7 +10669,7 @@ async def serve_until_stopped(config: Config) -> int:
     for name in ("SIGINT", "SIGTERM", "SIGHUP"):
         with contextlib.suppress(NotImplementedError, AttributeError):
             loop.add_signal_handler(getattr(signal, name), stop.set)
-    loop.set_exception_handler(functools.partial(unhandled, News()))
+    loop.set_exception_handler(functools.partial(unhandled, LogLimiter()))
     dash = Dash(config)
 
     def ready(port: int) -> None:
@@ -10683,10 +10681,10 @@ async def serve_until_stopped(config: Config) -> int:
     return 0
 
 
-def unhandled(news: News, _loop: asyncio.AbstractEventLoop, context: Json) -> None:
+def unhandled(limiter: LogLimiter, _loop: asyncio.AbstractEventLoop, context: Json) -> None:
     """Log in one line what no task caught; a peer that has gone is no news."""
     problem, message = context.get("exception"), str(context.get("message"))
-    if not isinstance(problem, ConnectionError | TimeoutError | ssl.SSLError) and news.is_new(message, problem):
+    if not isinstance(problem, ConnectionError | TimeoutError | ssl.SSLError) and limiter.is_new(message, problem):
         log.error("%s: %r", message, problem)
 
 

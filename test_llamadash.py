@@ -3024,9 +3024,9 @@ def test_repetition_within_a_line_costs_nothing(line: str) -> None:
 
 def test_a_flood_is_limited_and_counted() -> None:
     """So many lines a second pass for each source; the others are counted."""
-    flood = llamadash.Flood(10)
-    assert sum(flood.allows("x", 5.0) for _ in range(100)) == 10 and flood.allows("y", 5.0)
-    assert flood.allows("x", 6.0) and flood.suppressed() == {"x": 90} and flood.suppressed() == {}
+    limiter = llamadash.LogLimiter(10)
+    assert sum(limiter.allows("x", 5.0) for _ in range(100)) == 10 and limiter.allows("y", 5.0)
+    assert limiter.allows("x", 6.0) and limiter.suppressed() == {"x": 90} and limiter.suppressed() == {}
 
 
 # -- Engine program ---------------------------------------------------------------------------------
@@ -3108,7 +3108,7 @@ async def test_a_line_that_is_not_understood_is_not_the_last(
     """)
     async with running(EngineDash(tmp_path, program=program), ready=False) as dash:
         await eventually(lambda: "after it" in dash.log())
-        assert len(dash.news.told) == 1
+        assert len(dash.log_limiter.failures) == 1
 
 
 @run_async
@@ -3337,7 +3337,7 @@ async def test_odd_answers_of_the_engine_end_nothing(tmp_path: Path, odd: Json) 
         dash.engine.states.state("a").status = "loaded"
         counters = await dash.engine.counters()
         assert (counters["active_models"], counters["requests_processing"]) in ((1, 0), (2, 0))
-        assert not dash.news.told and len(dash.engine.states.all) <= 2
+        assert not dash.log_limiter.failures and len(dash.engine.states.all) <= 2
         for name in "ab":
             runtime = dash.engine.runtime(name)
             assert len(json.dumps(runtime)) < 500 and all(llamadash.is_amount(runtime["runtime"].get(key, 0))
@@ -3375,7 +3375,7 @@ async def test_a_failure_over_an_answer_is_not_the_end(tmp_path: Path, monkeypat
         await dash.is_status("a", "sleeping")
         dash.engine.states.finished.append({"timestamp": 2**70})
         dash.engine.touch()
-        await eventually(lambda: len(dash.news.told) == 2)
+        await eventually(lambda: len(dash.log_limiter.failures) == 2)
         dash.engine.states.mark(dash.engine.states.state("b"))
         await eventually(lambda: dash.statuses("b"))
 
@@ -6678,7 +6678,7 @@ async def test_every_background_task_begins_again(dash: StubDash, monkeypatch: p
         if failure := next(failures, None):
             raise failure
     with StubLog() as lines:
-        await dash.lasting("work", work)
+        await dash.run_forever("work", work)
     assert len(runs) == 22
     assert lines == ["work failed and begins again"] * 2
     for name, work_of in dash.background().items():
