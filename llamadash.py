@@ -2,7 +2,8 @@
 # /// script
 # requires-python = ">=3.10"
 # dependencies = [
-#   "python-socketio>=5.16.2,<6",
+#   "python-socketio>=5.16.2,<5.19",
+#   "python-engineio>=4.13,<4.16",
 #   "aiohttp>=3.14.1,<4",
 #   "psutil>=5.9,<8",
 # ]
@@ -24,30 +25,18 @@ import os
 import sys
 
 
-def has_glibc() -> bool:
-    """Whether the C library is glibc."""
-    try:
-        return bool(os.confstr("CS_GNU_LIBC_VERSION"))
-    except (AttributeError, ValueError, OSError):  # another library, or another system
-        return False
-
-
 def start_as_module(python: str, *options: str) -> None:
     """Start this file again as a module of `python`, from its compiled cache, if there is one or can be.
 
-    Python keeps the syntax tree of the script that it was started with: 25 MB for as long as it runs. Before
-    all other imports, for what is imported here is imported twice. What is imported stays: collecting garbage
-    among it would be in vain. And glibc gives memory back when many clients have gone, Python's own
-    allocator does not.
+    Python keeps 25 MB of what it took to compile the script that it was started with. Before all other imports,
+    for what is imported here is imported twice.
     """
     here, name = os.path.split(os.path.realpath(__file__))
     if os.name != "posix" or name != "llamadash.py" or not os.access(here, os.W_OK):
         return
-    code = f"import gc, os, sys; gc.disable(); sys.path[0] = {here!r}; sys.dont_write_bytecode = False; " \
-           "os.environ.pop('PYTHONMALLOC'); import llamadash; gc.freeze(); gc.enable(); " \
-           f"sys.exit(llamadash.main())  # {here}/llamadash.py"
-    allocator = "malloc" if has_glibc() else "default"
-    os.execve(python, [python, *options, "-c", code, *sys.argv[1:]], {**os.environ, "PYTHONMALLOC": allocator})
+    code = f"import sys; sys.path[0] = {here!r}; sys.dont_write_bytecode = False; " \
+           f"import llamadash; sys.exit(llamadash.main())  # {here}/llamadash.py"
+    os.execv(python, [python, *options, "-c", code, *sys.argv[1:]])
 
 
 if __name__ == "__main__":
@@ -64,7 +53,7 @@ __version__ = "1.0.0"
 
 # -- Bootstrap ------------------------------------------------------------------------------------
 
-IMPORT_NAMES = {"python-socketio": "socketio"}  # where it is not the package's own name
+IMPORT_NAMES = {"python-socketio": "socketio", "python-engineio": "engineio"}  # where it is not the package's own name
 HERE = Path(__file__).resolve().parent
 
 
@@ -159,7 +148,6 @@ import contextlib
 import dataclasses
 import errno
 import functools
-import gc
 import getpass
 import gzip
 import hashlib
@@ -171,6 +159,7 @@ import itertools
 import json
 import logging
 import math
+import mmap
 import platform
 import posixpath
 import secrets
@@ -193,51 +182,12 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Itera
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple, TypeVar
 
-NEVER_USED = ("requests", "websocket", "tornado", "kombu", "redis", "valkey", "kafka", "aio_pika")
-AS_PROGRAM = __name__ == "__main__" or sys.argv[0] == "-c"  # and not imported by another one
-
-
-@contextlib.contextmanager
-def what_a_server_needs() -> Iterator[None]:
-    """Let the libraries be imported without what takes as long as all the rest and is not used.
-
-    aiohttp reads the system's certificates, twice: see trusted_certificates. python-socketio imports what its
-    clients and its message queues can do with, where that is installed; another program may want that.
-    """
-    hidden = [name for name in NEVER_USED if AS_PROGRAM and name not in sys.modules]
-    sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type]  # None: "not installed"
-    ssl.SSLContext.set_default_verify_paths = lambda _: None  # type: ignore[assignment,method-assign]
-    try:
-        yield
-    finally:
-        del ssl.SSLContext.set_default_verify_paths  # what it hid is the method of the class below
-        for name in hidden:
-            del sys.modules[name]
-
-
-def imported_when_used(name: str) -> types.ModuleType:
-    """The module `name`, imported when something of it is first used, which must not be in two threads at once."""
-    spec = importlib.util.find_spec(name)
-    assert spec and spec.loader
-    spec.loader = importlib.util.LazyLoader(spec.loader)
-    sys.modules[name] = module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
+import aiohttp
+import psutil
+import socketio
 import yarl
-
-if typing.TYPE_CHECKING:
-    import psutil
-else:
-    psutil = imported_when_used("psutil")
-
-with what_a_server_needs():
-    import aiohttp
-    import socketio
-    from aiohttp import WSMsgType, web, web_protocol, web_ws
-    from aiohttp.http_exceptions import HttpProcessingError
-    from engineio.async_drivers import aiohttp as aiohttp_driver
+from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 
 
 @functools.cache
@@ -461,7 +411,6 @@ class Event:
     handler: Handler
     error: str
     cost: int
-    kept: bool
 
     @functools.cached_property
     def parameters(self) -> Mapping[str, inspect.Parameter]:
@@ -496,18 +445,17 @@ class Event:
 EVENTS: dict[str, Event] = {}
 
 
-def on(name: str, *, error: str = "INTERNAL_ERROR", cost: int = 1, kept: bool = False) -> Callable[[Handler], Handler]:
+def on(name: str, *, error: str = "INTERNAL_ERROR", cost: int = 1) -> Callable[[Handler], Handler]:
     """Register the decorated function as the handler of event `name`.
 
     It is called as `handler(dash, **fields)`, or `handler(dash, client, **fields)` where its second
     positional parameter is named `client`; its typed keyword-only parameters are the request's fields.
     (A trailing underscore is not part of a field's name: `from_` is `from`.) It returns the response's
     data or raises a DashError; anything else is logged, and the client sees the code `error`. `cost` is how
-    many requests it counts for in the rate limit. An answer that is the same for everybody may be `kept`: it is
-    encoded once, and sent to whoever asks the same until something is broadcast.
+    many requests it counts for in the rate limit.
     """
     def register(handler: Handler) -> Handler:
-        EVENTS[name] = Event(name, handler, error, cost, kept)
+        EVENTS[name] = Event(name, handler, error, cost)
         return handler
     return register
 
@@ -896,24 +844,29 @@ SERIES = (
     "requests_processing", "requests_deferred", "active_models", "process_cpu", "process_memory",
     *(f"gpu{index}_{name}" for index in range(MAX_GPUS) for name in GPU_SERIES),
 )
-MODEL_COLUMNS = {
-    "id": "TEXT PRIMARY KEY", "name": "TEXT NOT NULL", "path": "TEXT NOT NULL UNIQUE", "source": "TEXT NOT NULL",
-    "favorite": "INTEGER NOT NULL", "parameters": "TEXT NOT NULL", "revision": "INTEGER NOT NULL",
-    "architecture": "TEXT", "size_label": "TEXT", "parameter_count": "INTEGER", "quantization": "TEXT",
-    "file_size": "INTEGER", "file_mtime": "INTEGER", "context_length": "INTEGER",
-    "embedding_length": "INTEGER", "block_count": "INTEGER", "head_count": "INTEGER",
-    "head_count_kv": "INTEGER", "vocabulary_size": "INTEGER", "expert_count": "INTEGER",
-    "expert_used_count": "INTEGER", "sliding_window": "INTEGER", "key_length": "INTEGER",
-    "value_length": "INTEGER", "license": "TEXT", "tokenizer": "TEXT", "chat_template": "INTEGER",
-    "modalities": "TEXT", "shards": "TEXT", "projector": "TEXT", "projector_size": "INTEGER",
-    "missing": "INTEGER NOT NULL", "created_at": "INTEGER NOT NULL", "updated_at": "INTEGER NOT NULL",
-}
+TOKEN_KINDS = ("prompt", "cached", "generated")
+REQUEST_SORTS = ("timestamp", "duration", "waited", "first_token", "prompt_tokens", "generated_tokens",
+                 "prompt_per_second", "generated_per_second")
+REQUEST_COLUMNS = (
+    "id", "timestamp", "model", "build", "key", "client", "endpoint", "stream", "status", "code", "error", "waited",
+    "loading", "first_token", "duration", "prompt_tokens", "cached_tokens", "generated_tokens", "drafted", "accepted",
+    "prompt_per_second", "generated_per_second", "slot", "energy",
+)
+MODEL_COLUMNS = (
+    "id", "name", "path", "source", "favorite", "parameters", "revision", "architecture", "size_label",
+    "parameter_count", "quantization", "file_size", "file_mtime", "context_length", "embedding_length",
+    "block_count", "head_count", "head_count_kv", "vocabulary_size", "expert_count", "expert_used_count",
+    "sliding_window", "key_length", "value_length", "license", "tokenizer", "chat_template", "modalities", "shards",
+    "projector", "projector_size", "missing", "created_at", "updated_at", "aliases", "build", "pinned", "preferred",
+    "idle", "tags", "last_used_at", "memory_correction",
+)
 MODEL_DEFAULTS: Json = {
     **dict.fromkeys(MODEL_COLUMNS), "favorite": False, "parameters": {}, "revision": 1, "missing": False,
-    "chat_template": False, "modalities": ["text"], "shards": [],
+    "chat_template": False, "modalities": ["text"], "shards": [], "aliases": [], "pinned": False, "preferred": False,
+    "tags": [],
 }
-JSON_COLUMNS = ("parameters", "modalities", "shards")
-BOOLEAN_COLUMNS = ("favorite", "chat_template", "missing")
+JSON_COLUMNS = ("parameters", "modalities", "shards", "aliases", "tags", "memory_correction")
+BOOLEAN_COLUMNS = ("favorite", "chat_template", "missing", "pinned", "preferred")
 
 
 class DatabaseTooNew(DashError):
@@ -949,46 +902,168 @@ def migration(step: Migration) -> Migration:
     return step
 
 
+def run_script(db: sqlite3.Connection, script: str) -> None:
+    """Execute several statements inside the present transaction, which `executescript` would end."""
+    for statement in script.split(";"):
+        db.execute(statement)
+
+
 @migration
 def m001_initial(db: sqlite3.Connection) -> None:
     """The tables that llamadash starts with."""
-    columns = ", ".join(f"{name} {kind}" for name, kind in MODEL_COLUMNS.items())
-    db.execute(f"CREATE TABLE models ({columns})")
-    series = ", ".join(f"{name} REAL, {name}_max REAL" for name in SERIES)
-    db.execute("CREATE TABLE metrics (resolution INTEGER NOT NULL, timestamp INTEGER NOT NULL, "
-               f"samples INTEGER NOT NULL, {series}, PRIMARY KEY (resolution, timestamp))")
-    db.execute("CREATE TABLE logs (id INTEGER PRIMARY KEY AUTOINCREMENT, timestamp INTEGER NOT NULL, "
-               "level TEXT NOT NULL, source TEXT NOT NULL, message TEXT NOT NULL)")
-    db.execute("CREATE INDEX logs_level ON logs (level, id)")
-    db.execute("CREATE INDEX logs_source ON logs (source, id)")
-    db.execute("CREATE TABLE server_config (key TEXT PRIMARY KEY, value TEXT NOT NULL)")
-    db.execute("CREATE TABLE metadata (key TEXT PRIMARY KEY, value TEXT NOT NULL)")
-    db.execute("CREATE TABLE requests (id INTEGER PRIMARY KEY AUTOINCREMENT, timestamp INTEGER NOT NULL, "
-               "model TEXT NOT NULL, prompt_tokens INTEGER, cached_tokens INTEGER, generated_tokens INTEGER, "
-               "prompt_per_second REAL, generated_per_second REAL, duration REAL)")
-    db.execute("CREATE INDEX requests_model ON requests (model, id)")
-    db.execute("CREATE TABLE benchmarks (id INTEGER PRIMARY KEY AUTOINCREMENT, timestamp INTEGER NOT NULL, "
-               "model TEXT NOT NULL, result TEXT NOT NULL)")
-    db.execute("CREATE INDEX benchmarks_model ON benchmarks (model, id)")
-    db.execute("CREATE TABLE sessions (id TEXT PRIMARY KEY, token_hash BLOB NOT NULL UNIQUE, address TEXT, "
-               "created_at INTEGER NOT NULL, used_at INTEGER NOT NULL, expires_at INTEGER NOT NULL)")
+    run_script(db, """
+        CREATE TABLE models (id TEXT PRIMARY KEY, name TEXT NOT NULL, path TEXT NOT NULL UNIQUE, source TEXT NOT NULL,
+            favorite INTEGER NOT NULL, parameters TEXT NOT NULL, revision INTEGER NOT NULL, architecture TEXT,
+            size_label TEXT, parameter_count INTEGER, quantization TEXT, file_size INTEGER, file_mtime INTEGER,
+            context_length INTEGER, embedding_length INTEGER, block_count INTEGER, head_count INTEGER, head_count_kv
+            INTEGER, vocabulary_size INTEGER, expert_count INTEGER, expert_used_count INTEGER, sliding_window INTEGER,
+            key_length INTEGER, value_length INTEGER, license TEXT, tokenizer TEXT, chat_template INTEGER, modalities
+            TEXT, shards TEXT, projector TEXT, projector_size INTEGER, missing INTEGER NOT NULL, created_at INTEGER NOT
+            NULL, updated_at INTEGER NOT NULL);
+        CREATE TABLE metrics (resolution INTEGER NOT NULL, timestamp INTEGER NOT NULL, samples INTEGER NOT NULL,
+            cpu_usage REAL, cpu_usage_max REAL, memory_usage REAL, memory_usage_max REAL, swap_usage REAL,
+            swap_usage_max REAL, disk_usage REAL, disk_usage_max REAL, load_average REAL, load_average_max REAL,
+            memory_used REAL, memory_used_max REAL, network_received REAL, network_received_max REAL, network_sent
+            REAL, network_sent_max REAL, prompt_tokens_per_second REAL, prompt_tokens_per_second_max REAL,
+            generated_tokens_per_second REAL, generated_tokens_per_second_max REAL, requests_processing REAL,
+            requests_processing_max REAL, requests_deferred REAL, requests_deferred_max REAL, active_models REAL,
+            active_models_max REAL, process_cpu REAL, process_cpu_max REAL, process_memory REAL, process_memory_max
+            REAL, gpu0_utilization REAL, gpu0_utilization_max REAL, gpu0_memory_used REAL, gpu0_memory_used_max REAL,
+            gpu0_memory_total REAL, gpu0_memory_total_max REAL, gpu0_temperature REAL, gpu0_temperature_max REAL,
+            gpu0_power REAL, gpu0_power_max REAL, gpu1_utilization REAL, gpu1_utilization_max REAL, gpu1_memory_used
+            REAL, gpu1_memory_used_max REAL, gpu1_memory_total REAL, gpu1_memory_total_max REAL, gpu1_temperature REAL,
+            gpu1_temperature_max REAL, gpu1_power REAL, gpu1_power_max REAL, gpu2_utilization REAL,
+            gpu2_utilization_max REAL, gpu2_memory_used REAL, gpu2_memory_used_max REAL, gpu2_memory_total REAL,
+            gpu2_memory_total_max REAL, gpu2_temperature REAL, gpu2_temperature_max REAL, gpu2_power REAL,
+            gpu2_power_max REAL, gpu3_utilization REAL, gpu3_utilization_max REAL, gpu3_memory_used REAL,
+            gpu3_memory_used_max REAL, gpu3_memory_total REAL, gpu3_memory_total_max REAL, gpu3_temperature REAL,
+            gpu3_temperature_max REAL, gpu3_power REAL, gpu3_power_max REAL, gpu4_utilization REAL,
+            gpu4_utilization_max REAL, gpu4_memory_used REAL, gpu4_memory_used_max REAL, gpu4_memory_total REAL,
+            gpu4_memory_total_max REAL, gpu4_temperature REAL, gpu4_temperature_max REAL, gpu4_power REAL,
+            gpu4_power_max REAL, gpu5_utilization REAL, gpu5_utilization_max REAL, gpu5_memory_used REAL,
+            gpu5_memory_used_max REAL, gpu5_memory_total REAL, gpu5_memory_total_max REAL, gpu5_temperature REAL,
+            gpu5_temperature_max REAL, gpu5_power REAL, gpu5_power_max REAL, gpu6_utilization REAL,
+            gpu6_utilization_max REAL, gpu6_memory_used REAL, gpu6_memory_used_max REAL, gpu6_memory_total REAL,
+            gpu6_memory_total_max REAL, gpu6_temperature REAL, gpu6_temperature_max REAL, gpu6_power REAL,
+            gpu6_power_max REAL, gpu7_utilization REAL, gpu7_utilization_max REAL, gpu7_memory_used REAL,
+            gpu7_memory_used_max REAL, gpu7_memory_total REAL, gpu7_memory_total_max REAL, gpu7_temperature REAL,
+            gpu7_temperature_max REAL, gpu7_power REAL, gpu7_power_max REAL, PRIMARY KEY (resolution, timestamp));
+        CREATE TABLE logs (id INTEGER PRIMARY KEY AUTOINCREMENT, timestamp INTEGER NOT NULL, level TEXT NOT NULL,
+            source TEXT NOT NULL, message TEXT NOT NULL);
+        CREATE INDEX logs_level ON logs (level, id);
+        CREATE INDEX logs_source ON logs (source, id);
+        CREATE TABLE server_config (key TEXT PRIMARY KEY, value TEXT NOT NULL);
+        CREATE TABLE metadata (key TEXT PRIMARY KEY, value TEXT NOT NULL);
+        CREATE TABLE requests (id INTEGER PRIMARY KEY AUTOINCREMENT, timestamp INTEGER NOT NULL, model TEXT NOT NULL,
+            prompt_tokens INTEGER, cached_tokens INTEGER, generated_tokens INTEGER, prompt_per_second REAL,
+            generated_per_second REAL, duration REAL);
+        CREATE INDEX requests_model ON requests (model, id);
+        CREATE TABLE benchmarks (id INTEGER PRIMARY KEY AUTOINCREMENT, timestamp INTEGER NOT NULL, model TEXT NOT NULL,
+            result TEXT NOT NULL);
+        CREATE INDEX benchmarks_model ON benchmarks (model, id);
+        CREATE TABLE sessions (id TEXT PRIMARY KEY, token_hash BLOB NOT NULL UNIQUE, address TEXT, created_at INTEGER
+            NOT NULL, used_at INTEGER NOT NULL, expires_at INTEGER NOT NULL)""")
 
 
 @migration
 def m002_hours(db: sqlite3.Connection) -> None:
     """Averages of an hour, from those of ten minutes: of a year they are few enough to be read at once."""
-    columns = ", ".join(f"{name}, {name}_max" for name in SERIES)
+    columns = [row[1] for row in db.execute("PRAGMA table_info(metrics)")][3:]  # each series, and its maximum
     folded = ", ".join(f"SUM({name} * samples) / SUM(CASE WHEN {name} IS NOT NULL THEN samples END), MAX({name}_max)"
-                       for name in SERIES)
-    db.execute(f"INSERT INTO metrics (resolution, timestamp, samples, {columns}) "
+                       for name in columns[::2])
+    db.execute(f"INSERT INTO metrics (resolution, timestamp, samples, {', '.join(columns)}) "
                f"SELECT 3600000, timestamp - timestamp % 3600000 AS hour, SUM(samples), {folded} "
                "FROM metrics WHERE resolution = 600000 GROUP BY hour")
 
 
 @migration
 def m003_counts(db: sqlite3.Connection) -> None:
-    """How many samples of an average had a value of a series, where that is not all of them."""
+    """A column that version 1.0.0 needed."""
     db.execute("ALTER TABLE metrics ADD COLUMN counts TEXT")
+
+
+@migration
+def m004_router(db: sqlite3.Connection) -> None:
+    """What llamadash needs as the router; averages that are not complete will be made from their samples."""
+    run_script(db, """
+        CREATE TABLE models_new (id TEXT PRIMARY KEY, name TEXT NOT NULL, path TEXT NOT NULL, source TEXT NOT NULL,
+            favorite INTEGER NOT NULL, parameters TEXT NOT NULL, revision INTEGER NOT NULL, architecture TEXT,
+            size_label TEXT, parameter_count INTEGER, quantization TEXT, file_size INTEGER, file_mtime INTEGER,
+            context_length INTEGER, embedding_length INTEGER, block_count INTEGER, head_count INTEGER, head_count_kv
+            INTEGER, vocabulary_size INTEGER, expert_count INTEGER, expert_used_count INTEGER, sliding_window INTEGER,
+            key_length INTEGER, value_length INTEGER, license TEXT, tokenizer TEXT, chat_template INTEGER, modalities
+            TEXT, shards TEXT, projector TEXT, projector_size INTEGER, missing INTEGER NOT NULL, created_at INTEGER NOT
+            NULL, updated_at INTEGER NOT NULL, aliases TEXT NOT NULL DEFAULT '[]', build TEXT, pinned INTEGER NOT NULL
+            DEFAULT 0, preferred INTEGER NOT NULL DEFAULT 0, idle INTEGER, tags TEXT NOT NULL DEFAULT '[]',
+            last_used_at INTEGER, memory_correction TEXT);
+        INSERT INTO models_new (id, name, path, source, favorite, parameters, revision, architecture, size_label,
+            parameter_count, quantization, file_size, file_mtime, context_length, embedding_length, block_count,
+            head_count, head_count_kv, vocabulary_size, expert_count, expert_used_count, sliding_window, key_length,
+            value_length, license, tokenizer, chat_template, modalities, shards, projector, projector_size, missing,
+            created_at, updated_at) SELECT id, name, path, source, favorite, parameters, revision, architecture,
+            size_label, parameter_count, quantization, file_size, file_mtime, context_length, embedding_length,
+            block_count, head_count, head_count_kv, vocabulary_size, expert_count, expert_used_count, sliding_window,
+            key_length, value_length, license, tokenizer, chat_template, modalities, shards, projector, projector_size,
+            missing, created_at, updated_at FROM models;
+        DROP TABLE models;
+        ALTER TABLE models_new RENAME TO models;
+        ALTER TABLE requests ADD COLUMN build TEXT;
+        ALTER TABLE requests ADD COLUMN key TEXT;
+        ALTER TABLE requests ADD COLUMN client TEXT;
+        ALTER TABLE requests ADD COLUMN endpoint TEXT;
+        ALTER TABLE requests ADD COLUMN stream INTEGER;
+        ALTER TABLE requests ADD COLUMN status TEXT NOT NULL DEFAULT 'ok';
+        ALTER TABLE requests ADD COLUMN code;
+        ALTER TABLE requests ADD COLUMN error TEXT;
+        ALTER TABLE requests ADD COLUMN waited REAL;
+        ALTER TABLE requests ADD COLUMN loading REAL;
+        ALTER TABLE requests ADD COLUMN first_token REAL;
+        ALTER TABLE requests ADD COLUMN drafted INTEGER;
+        ALTER TABLE requests ADD COLUMN accepted INTEGER;
+        ALTER TABLE requests ADD COLUMN slot INTEGER;
+        ALTER TABLE requests ADD COLUMN energy REAL;
+        DROP INDEX requests_model;
+        CREATE INDEX requests_timestamp ON requests (timestamp);
+        CREATE INDEX requests_model ON requests (model, timestamp);
+        CREATE INDEX requests_key ON requests (key, timestamp);
+        CREATE INDEX requests_status ON requests (status, timestamp);
+        CREATE TABLE events (id INTEGER PRIMARY KEY AUTOINCREMENT, timestamp INTEGER NOT NULL, kind TEXT NOT NULL,
+            model TEXT, reason TEXT, details TEXT NOT NULL);
+        CREATE INDEX events_timestamp ON events (timestamp);
+        CREATE INDEX events_model ON events (model, timestamp);
+        CREATE TABLE usage (day TEXT NOT NULL, model TEXT NOT NULL, key TEXT NOT NULL DEFAULT '', requests INTEGER NOT
+            NULL, prompt_tokens INTEGER NOT NULL, cached_tokens INTEGER NOT NULL, generated_tokens INTEGER NOT NULL,
+            energy REAL, PRIMARY KEY (day, model, key));
+        INSERT INTO usage (day, model, requests, prompt_tokens, cached_tokens, generated_tokens) SELECT
+            strftime('%Y-%m-%d', timestamp / 1000, 'unixepoch', 'localtime') AS date, model, COUNT(*),
+            TOTAL(prompt_tokens), TOTAL(cached_tokens), TOTAL(generated_tokens) FROM requests GROUP BY date, model;
+        CREATE TABLE api_keys (id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL, hash BLOB NOT NULL UNIQUE,
+            start TEXT NOT NULL, models TEXT, requests_per_minute INTEGER, created_at INTEGER NOT NULL, used_at
+            INTEGER, revoked_at INTEGER);
+        UPDATE server_config SET key = 'api_host' WHERE key = 'engine_host';
+        UPDATE server_config SET key = 'api_port' WHERE key = 'engine_port';
+        UPDATE server_config SET key = 'idle_seconds' WHERE key = 'sleep_idle_seconds';
+        UPDATE server_config SET value = '0' WHERE key = 'idle_seconds' AND CAST(value AS INTEGER) < 0;
+        DELETE FROM server_config WHERE key = 'models_autoload';
+        DELETE FROM metrics WHERE resolution > 0 AND timestamp + resolution > (SELECT MAX(timestamp) FROM metrics WHERE
+            resolution = 0)""")
+    for id, text in db.execute("SELECT id, parameters FROM models").fetchall():
+        db.execute("UPDATE models SET parameters = ?, pinned = ?, idle = ? WHERE id = ?", (*m004_parameters(text), id))
+    for (text,) in db.execute("SELECT value FROM server_config WHERE key = 'defaults'").fetchall():
+        parameters, _, idle = m004_parameters(text)
+        db.execute("UPDATE server_config SET value = ? WHERE key = 'defaults'", (parameters,))
+        if idle:
+            db.execute("INSERT OR IGNORE INTO server_config VALUES ('idle_seconds', ?)", (str(idle),))
+
+
+def m004_parameters(text: str) -> tuple[str, bool, int | None]:
+    """Saved parameters without the two that became fields, and those: (parameters, pinned, idle)."""
+    try:
+        parameters = dict(json.loads(text))
+    except (ValueError, TypeError):  # it is not as we save it
+        return text, False, None
+    pinned, idle = parameters.pop("load-on-startup", False), parameters.pop("sleep-idle-seconds", None)
+    return json.dumps(parameters), pinned is True, idle if type(idle) is int and idle > 0 else None
 
 
 def disk_is_full(problem: sqlite3.Error) -> bool:
@@ -1006,8 +1081,8 @@ def is_damage(problem: sqlite3.Error) -> bool:
     return any(text in str(problem) for text in ("malformed", "file is not a database"))
 
 
-class Database:
-    """Everything that llamadash remembers, in one SQLite file; rows come and go as dicts.
+class DatabaseFile:
+    """One SQLite file that is opened, migrated, backed up and restored; transactions; rows come and go as dicts.
 
     One connection writes, under a lock, from the loop or from a thread; `reader` gives a thread that
     reads for long a connection of its own. Acknowledged writes survive a kill of the process. Only who
@@ -1020,8 +1095,6 @@ class Database:
         self.backing_up = threading.RLock()
         self.notice: str | None = None  # what the user should know about how the file was opened
         self.model_rows: dict[str, Json] | None = None
-        self.series_seen: set[str] | None = None
-        self.benchmarked: set[str] | None = None  # models that have benchmarks
         self.threads = threading.local()
         try:
             self.connection = self.connect(must_exist=not repair)
@@ -1272,6 +1345,11 @@ class Database:
         with self.explained():
             return self.reader().execute(query, values).fetchall()
 
+    def last_id(self, table: str) -> int:
+        """The largest id that any row of a table ever had."""
+        rows = self.rows("SELECT seq FROM sqlite_sequence WHERE name = ?", (table,))
+        return rows[0]["seq"] if rows else 0
+
     def reader(self) -> sqlite3.Connection:
         """This thread's own connection for reading."""
         if not hasattr(self.threads, "connection"):
@@ -1290,7 +1368,11 @@ class Database:
         if connection := vars(self.threads).pop("connection", None):
             connection.close()
 
-    # models
+
+class ModelRows(DatabaseFile):
+    """The models and their benchmarks."""
+
+    benchmarked: set[str] | None = None  # models that have benchmarks
 
     def models(self) -> list[Json]:
         """Every model, by name."""
@@ -1338,6 +1420,22 @@ class Database:
             self.change_model(db, id, changes)
         return self.get_model(id)
 
+    def set_last_used(self, used: dict[str, int]) -> None:
+        """Save when models were last used, {id: ms}; their revisions stay as they are."""
+        self.set_quietly("last_used_at", used)
+
+    def set_memory_correction(self, id: str, correction: dict[str, int] | None) -> None:
+        """Save by how many bytes a model took more than was estimated, {kind of device: bytes}."""
+        self.set_quietly("memory_correction", {id: correction})
+
+    def set_quietly(self, column: str, values: dict[str, Any]) -> None:
+        """Write one column of models, {id: value}, that nobody edits: no revision is counted up."""
+        with self.transaction() as db:
+            db.executemany(f"UPDATE models SET {column} = ? WHERE id = ?",
+                           [(*encoded_model({column: value}, [column]), id) for id, value in values.items()])
+            for id in values.keys() & (self.model_rows or {}).keys():
+                typing.cast(dict[str, Json], self.model_rows)[id][column] = values[id]
+
     def delete_model(self, id: str) -> None:
         """Forget a model; NotFound where there is none."""
         self.get_model(id)
@@ -1357,121 +1455,6 @@ class Database:
                 for id, values in changes[at:at + SCAN_ROWS]:
                     self.change_model(db, id, values)
 
-    # metrics
-
-    def add_metrics(self, metrics: Json, timestamp: int | None = None) -> None:
-        """Save one sample, and fold it into the averages that are kept for longer."""
-        values = series_of(metrics)
-        timestamp = now_ms() if timestamp is None else timestamp
-        if not values:
-            return
-        seen = self.series_with_values()
-        absent = [name for name in SERIES if name in seen and name not in values]
-        with self.transaction() as db:
-            for width in (0, *ROLL_UPS):
-                add_sample(db, width, timestamp - timestamp % width if width else timestamp, values, absent)
-            seen.update(values)
-
-    def series_with_values(self) -> set[str]:
-        """The series that ever had a value: few machines have MAX_GPUS, and an empty column costs time as well."""
-        with self.lock, self.explained():
-            if self.series_seen is None:
-                counts = self.connection.execute(
-                    f"SELECT {', '.join(f'COUNT({name})' for name in SERIES)} FROM metrics WHERE resolution = ?",
-                    (ROLL_UPS[-1],),
-                ).fetchone()
-                self.series_seen = {name for name, count in zip(SERIES, counts, strict=True) if count}
-            return self.series_seen
-
-    def metrics_history(self, from_ms: int, to_ms: int, points: int, series: Sequence[str] | None = None,
-                        *, interval: float = 10.0, minutes_kept: int = 30 * DAY) -> Json:
-        """Averages and maxima in at most `points` buckets; may be called from a thread.
-
-        Returns {from, to, bucket (ms), timestamps: [ms], series: {name: {avg: [], max: []}}}; a null
-        stands where there was a gap. `interval` is the seconds between samples: no bucket is narrower.
-        """
-        seen = self.series_with_values()
-        wanted = [name for name in SERIES if name in seen and (series is None or name in series)]
-        ideal = max((to_ms - from_ms) / max(points - 1, 1), interval * 1000)
-        width = history_resolution(ideal, now_ms() - from_ms, minutes_kept)
-        step = width or 1000
-        bucket = max(math.ceil(ideal / step) * step, step)
-        columns = "".join(f", AVG({name}), MAX({name}_max)" for name in wanted)
-        rows = [tuple(row) for row in self.read(
-            f"SELECT timestamp - timestamp % ? AS bucket{columns} FROM metrics "
-            "WHERE resolution = ? AND timestamp >= ? AND timestamp < ? GROUP BY bucket ORDER BY bucket",
-            (bucket, width, from_ms - from_ms % bucket, to_ms))]
-        rows = with_gaps(rows, bucket)[-points:]
-        times, *lists = map(list, zip(*rows, strict=True)) if rows else [[] for _ in range(1 + 2 * len(wanted))]
-        found = {name: {"avg": lists[2 * at], "max": lists[2 * at + 1]} for at, name in enumerate(wanted)}
-        if series is None:
-            found = {name: pair for name, pair in found.items() if any(value is not None for value in pair["avg"])}
-        else:
-            nothing = [None] * len(times)
-            found = {name: found.get(name, {"avg": nothing, "max": nothing}) for name in SERIES if name in series}
-        return {"from": from_ms, "to": to_ms, "bucket": bucket, "timestamps": times, "series": found}
-
-    # logs
-
-    def add_logs(self, entries: list[Json]) -> None:
-        """Save log entries {id, timestamp, level, source, message} in one transaction."""
-        with self.transaction() as db:
-            db.executemany("INSERT INTO logs (id, timestamp, level, source, message) "
-                           "VALUES (:id, :timestamp, :level, :source, :message)", entries)
-
-    def logs(self, *, level: str | None = None, source: str | None = None, search: str | None = None,
-             before: int | None = None, limit: int = 100) -> tuple[list[Json], bool]:
-        """The newest entries that match, and whether there are more; may be called from a thread."""
-        wanted = {"level = ?": level, "source = ?": source, "id < ?": before,
-                  "message LIKE ? ESCAPE '\\'": None if not search else f"%{escaped_like(search)}%"}
-        conditions = [name for name, value in wanted.items() if value is not None]
-        where = f"WHERE {' AND '.join(conditions)}" if conditions else ""
-        rows = [dict(row) for row in self.read(
-            f"SELECT id, timestamp, level, source, message FROM logs {where} ORDER BY id DESC LIMIT ?",
-            [*(value for value in wanted.values() if value is not None), limit + 1])]
-        return rows[:limit], len(rows) > limit
-
-    def last_log_id(self) -> int:
-        """The largest id that any log entry ever had."""
-        rows = self.rows("SELECT seq FROM sqlite_sequence WHERE name = 'logs'")
-        return rows[0]["seq"] if rows else 0
-
-    def clear_logs(self) -> int:
-        """Delete every log entry and return how many there were."""
-        with self.transaction() as db:
-            return db.execute("DELETE FROM logs").rowcount
-
-    # requests and benchmarks
-
-    def add_requests(self, requests: list[Json]) -> list[Json]:
-        """Save finished requests, all at once, and return them with their ids."""
-        names = ("timestamp", "model", "prompt_tokens", "cached_tokens", "generated_tokens",
-                 "prompt_per_second", "generated_per_second", "duration")
-        insert = f"INSERT INTO requests ({', '.join(names)}) VALUES ({', '.join('?' * len(names))})"
-        rows = [{name: request.get(name) for name in names} for request in requests]
-        with self.transaction() as db:
-            return [{"id": db.execute(insert, list(row.values())).lastrowid, **row} for row in rows]
-
-    def requests(self, model: str | None = None, before: int | None = None, limit: int = 50) -> list[Json]:
-        """The newest finished requests, of one model or of all."""
-        wanted = {"model = ?": model, "id < ?": before}
-        conditions = [name for name, value in wanted.items() if value is not None]
-        where = f"WHERE {' AND '.join(conditions)}" if conditions else ""
-        return self.rows(f"SELECT * FROM requests {where} ORDER BY id DESC LIMIT ?",
-                         [*(value for value in wanted.values() if value is not None), limit])
-
-    def request_summary(self, model: str | None = None) -> Json:
-        """{count, prompt_tokens, generated_tokens, prompt_per_second, generated_per_second} of what is kept.
-
-        May be called from a thread: a million requests take half a second.
-        """
-        where, values = ("WHERE model = ?", [model]) if model is not None else ("", [])
-        [row] = self.read("SELECT COUNT(*) AS count, COALESCE(SUM(prompt_tokens), 0) AS prompt_tokens, "
-                          "COALESCE(SUM(generated_tokens), 0) AS generated_tokens, "
-                          "AVG(prompt_per_second) AS prompt_per_second, "
-                          f"AVG(generated_per_second) AS generated_per_second FROM requests {where}", values)
-        return dict(row)
-
     def add_benchmark(self, benchmark: Json) -> Json:
         """Save one benchmark's result and return it with its id."""
         benchmark = {"timestamp": now_ms(), **benchmark}
@@ -1489,6 +1472,294 @@ class Database:
             return []
         rows = self.rows("SELECT id, result FROM benchmarks WHERE model = ? ORDER BY id DESC LIMIT 50", (model,))
         return [{**json.loads(row["result"]), "id": row["id"]} for row in rows]
+
+
+class MetricRows(DatabaseFile):
+    """Samples of the machine, and the averages of them that are kept for longer."""
+
+    series_seen: set[str] | None = None
+    last_minute = -1  # of which a sample was saved
+
+    def add_metrics(self, metrics: Json, timestamp: int | None = None) -> None:
+        """Save one sample; the first one of a minute makes the averages that are complete by then."""
+        values = series_of(metrics)
+        timestamp = now_ms() if timestamp is None else timestamp
+        if not values:
+            return
+        columns = [column for name in values for column in (name, f"{name}_max")]
+        with self.transaction() as db:
+            db.execute(f"INSERT OR REPLACE INTO metrics (resolution, timestamp, samples, {', '.join(columns)}) "
+                       f"VALUES (0, ?, 1, {', '.join('?' * len(columns))})",
+                       [timestamp, *(value for value in values.values() for _ in range(2))])
+        self.series_with_values().update(values)
+        if timestamp // ROLL_UPS[0] != self.last_minute:
+            self.roll_up(timestamp)
+            self.last_minute = timestamp // ROLL_UPS[0]
+
+    def roll_up(self, until: int) -> None:
+        """Make those averages of each width that are complete at `until` and not there yet, from the single samples."""
+        seen = [name for name in SERIES if name in self.series_with_values()]
+        columns = "".join(f", {name}, {name}_max" for name in seen)
+        averages = "".join(f", AVG({name}), MAX({name}_max)" for name in seen)
+        with self.transaction() as db:
+            for width in ROLL_UPS:
+                end = until - until % width
+                db.execute(f"INSERT OR IGNORE INTO metrics (resolution, timestamp, samples{columns}) "
+                           f"SELECT ?, timestamp - timestamp % ? AS bucket, COUNT(*){averages} FROM metrics "
+                           "WHERE resolution = 0 AND timestamp >= ? AND timestamp < ? GROUP BY bucket",
+                           (width, width, self.rolled_up(width, end), end))
+
+    def rolled_up(self, width: int, before: int) -> int:
+        """The end of the last average of `width` ms that begins before `before`; later ones are yet to be made."""
+        [row] = self.rows("SELECT COALESCE(MAX(timestamp) + ?, 0) AS end FROM metrics "
+                          "WHERE resolution = ? AND timestamp < ?", (width, width, before))
+        return int(row["end"])
+
+    def series_with_values(self) -> set[str]:
+        """The series that ever had a value: few machines have MAX_GPUS, and an empty column costs time as well."""
+        with self.lock:
+            if self.series_seen is None:
+                [row] = self.rows(f"SELECT {', '.join(f'COUNT({name}) AS {name}' for name in SERIES)} FROM metrics "
+                                  "WHERE resolution = ? OR (resolution = 0 AND timestamp >= ?)",
+                                  (ROLL_UPS[-1], self.rolled_up(ROLL_UPS[-1], now_ms())))
+                self.series_seen = {name for name, count in row.items() if count}
+            return self.series_seen
+
+    def metrics_history(self, from_ms: int, to_ms: int, points: int, series: Sequence[str] | None = None,
+                        *, interval: float = 10.0, minutes_kept: int = 30 * DAY) -> Json:
+        """Averages and maxima in at most `points` buckets; may be called from a thread.
+
+        Returns {from, to, bucket (ms), timestamps: [ms], series: {name: {avg: [], max: []}}}; a null
+        stands where there was a gap. `interval` is the seconds between samples: no bucket is narrower.
+        """
+        seen = self.series_with_values()
+        wanted = [name for name in SERIES if name in seen and (series is None or name in series)]
+        ideal = max((to_ms - from_ms) / max(points - 1, 1), interval * 1000)
+        width = history_resolution(ideal, now_ms() - from_ms, minutes_kept)
+        step = width or 1000
+        bucket = max(math.ceil(ideal / step) * step, step)
+        rows = with_gaps(self.buckets(wanted, width, bucket, from_ms - from_ms % bucket, to_ms), bucket)[-points:]
+        times, *lists = map(list, zip(*rows, strict=True)) if rows else [[] for _ in range(1 + 2 * len(wanted))]
+        found = {name: {"avg": lists[2 * at], "max": lists[2 * at + 1]} for at, name in enumerate(wanted)}
+        if series is None:
+            found = {name: pair for name, pair in found.items() if any(value is not None for value in pair["avg"])}
+        else:
+            nothing = [None] * len(times)
+            found = {name: found.get(name, {"avg": nothing, "max": nothing}) for name in SERIES if name in series}
+        return {"from": from_ms, "to": to_ms, "bucket": bucket, "timestamps": times, "series": found}
+
+    def buckets(self, series: list[str], width: int, bucket: int, from_ms: int, to_ms: int) -> list[tuple[Any, ...]]:
+        """(start, average, maximum, …) of each bucket: from averages of `width`, then the samples since."""
+        columns = "".join(f", {name}, {name}_max" for name in series)
+        averages = "".join(f", SUM({name} * samples) / SUM(CASE WHEN {name} IS NOT NULL THEN samples END), "
+                           f"MAX({name}_max)" for name in series)
+        part = (f"SELECT timestamp, samples{columns} FROM metrics "
+                "WHERE resolution = ? AND timestamp >= ? AND timestamp < ?")
+        samples = max(from_ms, self.rolled_up(width, to_ms)) if width else from_ms
+        return [tuple(row) for row in self.read(
+            f"SELECT timestamp - timestamp % ? AS bucket{averages} FROM ({part} UNION ALL {part}) "
+            "GROUP BY bucket ORDER BY bucket",
+            (bucket, width, from_ms, min(samples, to_ms), 0, samples, to_ms))]
+
+
+class RequestRows(DatabaseFile):
+    """The finished requests, what they add up to, and the events of models."""
+
+    def add_requests(self, rows: list[Json]) -> None:
+        """Save finished requests, each with the id that it was given, and count them in `usage`."""
+        values = [{"status": "ok", **{name: row[name] for name in REQUEST_COLUMNS if name in row}} for row in rows]
+        values = [{**dict.fromkeys(REQUEST_COLUMNS), **row} for row in values]
+        with self.transaction() as db:
+            db.executemany(f"INSERT INTO requests ({', '.join(REQUEST_COLUMNS)}) "
+                           f"VALUES ({', '.join(f':{name}' for name in REQUEST_COLUMNS)})", values)
+            db.executemany(
+                "INSERT INTO usage VALUES (:day, :model, COALESCE(:key, ''), 1, COALESCE(:prompt_tokens, 0), "
+                "COALESCE(:cached_tokens, 0), COALESCE(:generated_tokens, 0), :energy) "
+                "ON CONFLICT (day, model, key) DO UPDATE SET requests = requests + 1, "
+                "prompt_tokens = prompt_tokens + excluded.prompt_tokens, "
+                "cached_tokens = cached_tokens + excluded.cached_tokens, "
+                "generated_tokens = generated_tokens + excluded.generated_tokens, "
+                "energy = COALESCE(energy + excluded.energy, energy, excluded.energy)",
+                [{**row, "day": day_of(row["timestamp"])} for row in values])
+
+    def last_request_id(self) -> int:
+        """The largest id that any request ever had."""
+        return self.last_id("requests")
+
+    def requests(self, *, model: str | None = None, key: str | None = None, status: str | None = None,
+                 from_ms: int | None = None, to_ms: int | None = None, sort: str = "timestamp",
+                 before: int | None = None, limit: int = 50) -> list[Json]:
+        """The finished requests with the largest `sort`, unknown ones last, that come after the row `before`.
+
+        May be called from a thread, as it should be for another order than by time.
+        """
+        if sort not in REQUEST_SORTS:
+            raise InvalidRequest(f"requests are not sorted by {sort}", field="sort")
+        wanted = request_conditions(model, key, status, from_ms, to_ms)
+        if before is not None:
+            last = next((row[0] for row in self.read(f"SELECT {sort} FROM requests WHERE id = ?", (before,))), None)
+            unknown = "" if sort == "timestamp" else f" OR {sort} IS NULL"
+            wanted |= ({f"{sort} IS NULL AND id < ?": before} if last is None else
+                       {f"(({sort}, id) < (?, ?){unknown})": (last, before)})
+        where, values = where_all(wanted)
+        rows = self.read(f"SELECT {', '.join(REQUEST_COLUMNS)} FROM requests {where} "
+                         f"ORDER BY {sort} DESC, id DESC LIMIT ?", [*values, limit])
+        return [{**row, "stream": None if row["stream"] is None else bool(row["stream"])} for row in map(dict, rows)]
+
+    def request_summary(self, *, model: str | None = None, key: str | None = None, status: str | None = None,
+                        from_ms: int | None = None, to_ms: int | None = None) -> Json:
+        """{count, ok, failed, cancelled, prompt_tokens, cached_tokens, generated_tokens, prompt_per_second,
+        generated_per_second, throughput} of what is kept.
+
+        The two speeds are tokens over busy time, those of the prompt without cached ones; `throughput` is generated
+        tokens over all of the time. May be called from a thread: a million requests take a second.
+        """
+        where, values = where_all(request_conditions(model, key, status, from_ms, to_ms))
+        statuses = "".join(f"COALESCE(SUM(status = '{name}'), 0) AS {name}, " for name in ("ok", "failed", "cancelled"))
+        tokens = "".join(f"COALESCE(SUM({kind}_tokens), 0) AS {kind}_tokens, " for kind in TOKEN_KINDS)
+        speeds = "".join(
+            f"SUM(CASE WHEN {kind}_per_second > 0 THEN {count} END) / "
+            f"SUM(CASE WHEN {kind}_per_second > 0 THEN {count} / {kind}_per_second END) AS {kind}_per_second, "
+            for kind, count in (("prompt", "(prompt_tokens - COALESCE(cached_tokens, 0))"),
+                                ("generated", "generated_tokens")))
+        [row] = self.read(f"SELECT COUNT(*) AS count, {statuses}{tokens}{speeds}MIN(timestamp) AS first, "
+                          f"MAX(timestamp + COALESCE(duration, 0)) AS last FROM requests {where}", values)
+        summary = dict(row)
+        first, last = summary.pop("first") if from_ms is None else from_ms, summary.pop("last")
+        span = (last if to_ms is None else min(to_ms, now_ms())) - first if summary["count"] else 0
+        return {**summary, "throughput": 1000 * summary["generated_tokens"] / span if span > 0 else None}
+
+    def usage(self, from_ms: int, to_ms: int, by: str) -> tuple[list[Json], Json]:
+        """What was used on the days between two times, by model, key or day, and in all; may be called from a thread.
+
+        A row is {model|key|day, requests, prompt_tokens, cached_tokens, generated_tokens, energy}; days come in
+        their order, else those with the most generated tokens first.
+        """
+        if by not in ("model", "key", "day"):
+            raise InvalidRequest(f"usage is not counted by {by}", field="by")
+        sums = ", ".join(f"COALESCE(SUM({name}), 0) AS {name}" for name in (
+            "requests", *(f"{kind}_tokens" for kind in TOKEN_KINDS))) + ", SUM(energy) AS energy"
+        days = (day_of(from_ms), day_of(to_ms))
+        rows = self.read(f"SELECT NULLIF({by}, '') AS {by}, {sums} FROM usage WHERE day BETWEEN ? AND ? GROUP BY {by} "
+                         f"ORDER BY {'day' if by == 'day' else 'SUM(generated_tokens) DESC'}", days)
+        [total] = self.read(f"SELECT {sums} FROM usage WHERE day BETWEEN ? AND ?", days)
+        return [dict(row) for row in rows], dict(total)
+
+    def add_events(self, rows: list[Json]) -> list[Json]:
+        """Save events {timestamp, kind, model?, reason?, details?} and return them with their ids."""
+        rows = [{"model": None, "reason": None, **row, "details": row.get("details") or {}} for row in rows]
+        with self.transaction() as db:
+            return [{**row, "id": db.execute(
+                "INSERT INTO events (timestamp, kind, model, reason, details) "
+                "VALUES (:timestamp, :kind, :model, :reason, :details)",
+                {**row, "details": json.dumps(row["details"])}).lastrowid} for row in rows]
+
+    def events(self, from_ms: int, to_ms: int, model: str | None = None, limit: int = 1000) -> list[Json]:
+        """The newest events between two times, of one model or of all; may be called from a thread."""
+        where, values = where_all({"timestamp >= ?": from_ms, "timestamp < ?": to_ms, "model = ?": model})
+        rows = self.read(f"SELECT * FROM events {where} ORDER BY timestamp DESC, id DESC LIMIT ?", [*values, limit])
+        return [{**row, "details": json.loads(row["details"])} for row in map(dict, rows)]
+
+
+class AccessRows(DatabaseFile):
+    """The sessions of browsers and the keys of clients; of both only hashes are kept."""
+
+    def sessions(self) -> list[Json]:
+        """The sessions that have not expired, newest first, without their tokens' hashes."""
+        return self.rows("SELECT id, address, created_at, used_at, expires_at FROM sessions "
+                         "WHERE expires_at > ? ORDER BY created_at DESC", (now_ms(),))
+
+    def add_session(self, token_hash: bytes, address: str, lifetime: int) -> str:
+        """Save a session of `lifetime` ms and return its id."""
+        id = secrets.token_hex(8)
+        with self.transaction() as db:
+            db.execute("INSERT INTO sessions VALUES (?, ?, ?, ?, ?, ?)",
+                       (id, token_hash, address, now_ms(), now_ms(), now_ms() + lifetime))
+        return id
+
+    def find_session(self, token_hash: bytes) -> str | None:
+        """The id of the live session whose token has this hash, marked as used now."""
+        rows = self.rows("SELECT id FROM sessions WHERE token_hash = ? AND expires_at > ?", (token_hash, now_ms()))
+        with contextlib.suppress(DashError):  # a full disk must not lock anybody out
+            if rows:
+                with self.transaction() as db:
+                    db.execute("UPDATE sessions SET used_at = ? WHERE id = ?", (now_ms(), rows[0]["id"]))
+        return rows[0]["id"] if rows else None
+
+    def delete_sessions(self, id: str | None = None) -> int:
+        """End one session, or all, and return how many there were."""
+        with self.transaction() as db:
+            if id is None:
+                return db.execute("DELETE FROM sessions").rowcount
+            return db.execute("DELETE FROM sessions WHERE id = ?", (id,)).rowcount
+
+    def api_keys(self) -> list[Json]:
+        """The keys, newest first, also those revoked: {id, name, start, models, requests_per_minute, …_at}."""
+        return self.keys_where("1")
+
+    def find_api_key(self, hash: bytes) -> Json | None:
+        """The key that has this hash and is not revoked."""
+        return next(iter(self.keys_where("hash = ? AND revoked_at IS NULL", (hash,))), None)
+
+    def keys_where(self, condition: str, values: Sequence[Any] = ()) -> list[Json]:
+        """The keys that meet `condition`, without their hashes."""
+        rows = self.rows("SELECT id, name, start, models, requests_per_minute, created_at, used_at, revoked_at "
+                         f"FROM api_keys WHERE {condition} ORDER BY id DESC", values)
+        return [{**row, "models": None if row["models"] is None else json.loads(row["models"])} for row in rows]
+
+    def add_api_key(self, name: str, hash: bytes, start: str, models: list[str] | None = None,
+                    requests_per_minute: int | None = None) -> Json:
+        """Save a key by its hash and the first characters of its text."""
+        with self.transaction() as db:
+            id = db.execute("INSERT INTO api_keys (name, hash, start, models, requests_per_minute, created_at) "
+                            "VALUES (?, ?, ?, ?, ?, ?)", (name, hash, start, models if models is None else
+                                                          json.dumps(models), requests_per_minute, now_ms())).lastrowid
+        return self.keys_where("id = ?", (id,))[0]
+
+    def revoke_api_key(self, id: int) -> Json:
+        """Let a key be valid no longer; NotFound where there is none."""
+        with self.transaction() as db:
+            db.execute("UPDATE api_keys SET revoked_at = COALESCE(revoked_at, ?) WHERE id = ?", (now_ms(), id))
+        found = self.keys_where("id = ?", (id,))
+        if not found:
+            raise NotFound(f"There is no key {id}.", field="id")
+        return found[0]
+
+    def touch_api_keys(self, used: dict[int, int]) -> None:
+        """Save when keys were last used, {id: ms}."""
+        with self.transaction() as db:
+            db.executemany("UPDATE api_keys SET used_at = ? WHERE id = ?", [(at, id) for id, at in used.items()])
+
+
+class Database(ModelRows, MetricRows, RequestRows, AccessRows):
+    """Everything that llamadash remembers."""
+
+    # logs
+
+    def add_logs(self, entries: list[Json]) -> None:
+        """Save log entries {id, timestamp, level, source, message} in one transaction."""
+        with self.transaction() as db:
+            db.executemany("INSERT INTO logs (id, timestamp, level, source, message) "
+                           "VALUES (:id, :timestamp, :level, :source, :message)", entries)
+
+    def logs(self, *, level: str | None = None, source: str | None = None, search: str | None = None,
+             before: int | None = None, limit: int = 100) -> tuple[list[Json], bool]:
+        """The newest entries that match, and whether there are more; may be called from a thread."""
+        where, values = where_all({"level = ?": level, "source = ?": source, "id < ?": before,
+                                   "message LIKE ? ESCAPE '\\'": f"%{escaped_like(search)}%" if search else None})
+        rows = [dict(row) for row in self.read(
+            f"SELECT id, timestamp, level, source, message FROM logs {where} ORDER BY id DESC LIMIT ?",
+            [*values, limit + 1])]
+        return rows[:limit], len(rows) > limit
+
+    def last_log_id(self) -> int:
+        """The largest id that any log entry ever had."""
+        return self.last_id("logs")
+
+    def clear_logs(self) -> int:
+        """Delete every log entry and return how many there were."""
+        with self.transaction() as db:
+            return db.execute("DELETE FROM logs").rowcount
 
     # configuration and metadata
 
@@ -1526,48 +1797,20 @@ class Database:
                 db.execute("INSERT INTO metadata VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value",
                            (key, json.dumps(value)))
 
-    # sessions
-
-    def sessions(self) -> list[Json]:
-        """The sessions that have not expired, newest first, without their tokens' hashes."""
-        return self.rows("SELECT id, address, created_at, used_at, expires_at FROM sessions "
-                         "WHERE expires_at > ? ORDER BY created_at DESC", (now_ms(),))
-
-    def add_session(self, token_hash: bytes, address: str, lifetime: int) -> str:
-        """Save a session of `lifetime` ms and return its id."""
-        id = secrets.token_hex(8)
-        with self.transaction() as db:
-            db.execute("INSERT INTO sessions VALUES (?, ?, ?, ?, ?, ?)",
-                       (id, token_hash, address, now_ms(), now_ms(), now_ms() + lifetime))
-        return id
-
-    def find_session(self, token_hash: bytes) -> str | None:
-        """The id of the live session whose token has this hash, marked as used now."""
-        rows = self.rows("SELECT id FROM sessions WHERE token_hash = ? AND expires_at > ?", (token_hash, now_ms()))
-        with contextlib.suppress(DashError):  # a full disk must not lock anybody out
-            if rows:
-                with self.transaction() as db:
-                    db.execute("UPDATE sessions SET used_at = ? WHERE id = ?", (now_ms(), rows[0]["id"]))
-        return rows[0]["id"] if rows else None
-
-    def delete_sessions(self, id: str | None = None) -> int:
-        """End one session, or all, and return how many there were."""
-        with self.transaction() as db:
-            if id is None:
-                return db.execute("DELETE FROM sessions").rowcount
-            return db.execute("DELETE FROM sessions WHERE id = ?", (id,)).rowcount
-
     # pruning
 
     def prune(self, settings: Json) -> None:
         """Delete what is older or more than `settings` allow, in small steps; meant for a thread."""
         now = now_ms()
+        self.roll_up(now)  # before the samples go
         detail = settings["metrics_retention_days"] * DAY
-        kept = {0: min(RAW_KEPT, detail), ROLL_UPS[0]: detail,
-                **dict.fromkeys(ROLL_UPS[1:], max(detail, settings["metrics_history_days"] * DAY))}
+        history = max(detail, settings["metrics_history_days"] * DAY)
+        kept = {0: min(RAW_KEPT, detail), ROLL_UPS[0]: detail, **dict.fromkeys(ROLL_UPS[1:], history)}
         for width, age in kept.items():
             self.delete_in_steps("metrics", "resolution = ? AND timestamp < ?", (width, now - age))
-        self.delete_in_steps("requests", "timestamp < ?", (now - detail,))
+        for table in ("requests", "events"):
+            self.delete_in_steps(table, "timestamp < ?", (now - detail,))
+        self.delete_in_steps("usage", "day < ?", (day_of(now - history),))
         self.delete_in_steps("logs", "timestamp < ?", (now - settings["logs_retention_days"] * DAY,))
         self.delete_in_steps("logs", "id <= ?", (self.last_log_id() - settings["logs_max_rows"],))
         self.delete_in_steps("sessions", "expires_at < ?", (now,))
@@ -1643,6 +1886,25 @@ def escaped_like(text: str) -> str:
     return re.sub(r"([%_\\])", r"\\\1", text)
 
 
+def where_all(wanted: dict[str, Any]) -> tuple[str, list[Any]]:
+    """The WHERE of those conditions that have a value (a tuple: several), and the values for it."""
+    given = {condition: value for condition, value in wanted.items() if value is not None}
+    values = [item for value in given.values() for item in (value if isinstance(value, tuple) else (value,))]
+    return f"WHERE {' AND '.join(given)}" if given else "", values
+
+
+def request_conditions(model: str | None, key: str | None, status: str | None, from_ms: int | None,
+                       to_ms: int | None) -> dict[str, Any]:
+    """What the requests that are asked for meet; see where_all."""
+    return {"model = ?": model, "key = ?": key, "status = ?": status,
+            "timestamp >= ?": from_ms, "timestamp < ?": to_ms}
+
+
+def day_of(timestamp: int) -> str:
+    """The day of a time in ms, as this machine's clock shows it: YYYY-MM-DD."""
+    return time.strftime("%Y-%m-%d", time.localtime(timestamp / 1000))
+
+
 def series_of(metrics: Json) -> dict[str, float]:
     """The values of one sample that have history, by series name."""
     flat = {**metrics, **{f"process_{name}": value for name, value in (metrics.get("process") or {}).items()},
@@ -1650,45 +1912,6 @@ def series_of(metrics: Json) -> dict[str, float]:
     for gpu in metrics.get("gpus") or []:
         flat.update({f"gpu{gpu.get('index')}_{name}": gpu.get(name) for name in GPU_SERIES})
     return {name: flat[name] for name in SERIES if flat.get(name) is not None and math.isfinite(flat[name])}
-
-
-def add_sample(db: sqlite3.Connection, width: int, timestamp: int, values: dict[str, float],
-               absent: Sequence[str] = ()) -> None:
-    """Fold `values` into the row of `width` ms that starts at `timestamp` (0: a row of its own).
-
-    `absent` are the series that have no value this time and may have had one before. The column `counts` holds,
-    as JSON, how many samples had a value of a series, where that was not all of them.
-    """
-    doubled = [value for value in values.values() for _ in range(2)]
-    if db.execute(upsert_of_sample(tuple(values), tuple(absent)), [width, timestamp, *doubled]).rowcount:
-        return
-    columns = [column for name in values for column in (name, f"{name}_max")]
-    row = dict(db.execute(f"SELECT samples, counts, {', '.join([*columns, *absent])} FROM metrics "
-                          "WHERE resolution = ? AND timestamp = ?", (width, timestamp)).fetchone())
-    samples = row["samples"] + 1
-    counts = {name: samples - 1 for name in (*values, *absent) if row[name] is not None}
-    counts |= json.loads(row["counts"] or "{}")
-    new: list[float] = []
-    for name, value in values.items():
-        counts[name] = counts.get(name, 0) + 1
-        before, highest = (0.0, value) if row[name] is None else (row[name], row[f"{name}_max"])
-        new += before + (value - before) / counts[name], max(highest, value)
-    some = {name: count for name, count in counts.items() if count < samples}
-    db.execute(f"UPDATE metrics SET samples = ?, counts = ?, {', '.join(f'{column} = ?' for column in columns)} "
-               "WHERE resolution = ? AND timestamp = ?",
-               [samples, json.dumps(some) if some else None, *new, width, timestamp])
-
-
-@functools.lru_cache(maxsize=16)
-def upsert_of_sample(names: tuple[str, ...], absent: tuple[str, ...]) -> str:
-    """SQL that adds a sample where every sample of the row had a value of just these series, and else nothing."""
-    columns = [column for name in names for column in (name, f"{name}_max")]
-    averages = ", ".join(f"{name} = {name} + (excluded.{name} - {name}) / (samples + 1), "
-                         f"{name}_max = MAX({name}_max, excluded.{name}_max)" for name in names)
-    return (f"INSERT INTO metrics (resolution, timestamp, samples, {', '.join(columns)}) "
-            f"VALUES (?, ?, 1, {', '.join('?' * len(columns))}) ON CONFLICT (resolution, timestamp) "
-            f"DO UPDATE SET samples = samples + 1, {averages} WHERE counts IS NULL "
-            f"AND {' + '.join(names)} IS NOT NULL AND COALESCE({', '.join(['NULL', 'NULL', *absent])}) IS NULL")
 
 
 def history_resolution(bucket: float, age: int, minutes_kept: int) -> int:
@@ -2959,10 +3182,7 @@ class Sampler:
     async def engine_counters(self) -> Json:
         """The engine's counters, or nulls where it does not tell them in time."""
         try:
-            counters = await asyncio.wait_for(self.dash.engine.counters(), ENGINE_LIMIT)
-        except (asyncio.TimeoutError, OSError, DashError):
-            counters = None
-        return {**NO_COUNTERS, **(counters or {})}
+XX
 
 
 def swap_usage() -> float | None:
@@ -3380,10 +3600,9 @@ def free_id(stem: str, taken: dict[str, int]) -> str:
     return id
 
 
-def moved_rows(rows: list[Json], found: list[Json]) -> dict[str, Json]:
-    """For paths that are new the row of the file that was there before: same name, same size, no doubt."""
+def moved_rows(rows: dict[str, list[Json]], found: list[Json]) -> dict[str, list[Json]]:
+    """For paths that are new the rows of the file that was there before: same name, same size, no doubt."""
     there = {model["path"] for model in found}
-    known = {row["path"] for row in rows}
 
     def by_file(items: Iterable[Json]) -> dict[tuple[str, int], list[Json]]:
         groups: dict[tuple[str, int], list[Json]] = {}
@@ -3391,26 +3610,28 @@ def moved_rows(rows: list[Json], found: list[Json]) -> dict[str, Json]:
             groups.setdefault((os.path.basename(item["path"]), item["file_size"]), []).append(item)
         return groups
 
-    gone = by_file(row for row in rows if row["path"] not in there)
-    come = by_file(model for model in found if model["path"] not in known)
-    return {items[0]["path"]: gone[key][0] for key, items in come.items() if len(items) == 1 == len(gone.get(key, ()))}
+    gone = by_file(variants[0] for path, variants in rows.items() if path not in there)
+    come = by_file(model for model in found if model["path"] not in rows)
+    return {items[0]["path"]: rows[gone[key][0]["path"]] for key, items in come.items()
+            if len(items) == 1 == len(gone.get(key, ()))}
 
 
 def merge_scan(rows: list[Json], found: list[Json]) -> tuple[list[Json], list[Json], list[str]]:
     """What a scan changes: new rows, the changed columns of rows (with their id), and the ids now missing."""
-    moved = moved_rows(rows, found)
-    known = {**{row["path"]: row for row in rows}, **moved}
+    known: dict[str, list[Json]] = {}
+    for row in rows:
+        known.setdefault(row["path"], []).append(row)
+    known |= moved_rows(known, found)
     taken = {row["id"].lower(): 1 for row in rows}
     new, changed, seen = [], [], set()
     for model in found:
-        row = known.get(model["path"])
-        if row is None:
+        if model["path"] not in known:
             new.append({"id": free_id(model["stem"], taken), "name": model["name"], "source": "folder",
                         "favorite": False, "parameters": {}, **{name: model[name] for name in FILE_COLUMNS}})
-            continue
-        seen.add(row["id"])
-        if changes := {name: model[name] for name in FILE_COLUMNS if model[name] != row[name]}:
-            changed.append({"id": row["id"], **changes})
+        for row in known.get(model["path"], ()):
+            seen.add(row["id"])
+            if changes := {name: model[name] for name in FILE_COLUMNS if model[name] != row[name]}:
+                changed.append({"id": row["id"], **changes})
     return new, changed, [row["id"] for row in rows if row["id"] not in seen and not row["missing"]]
 
 
@@ -3558,15 +3779,16 @@ class Library:
             row = self.dash.db.get_model(id)
             if self.dash.model(id)["status"] in ("loading", "loaded", "sleeping"):
                 await self.dash.engine.unload(id)
-            freed = 0
+            freed, others = 0, [other for other in self.dash.db.models() if other["id"] != id]
+            alone = row["path"] not in {other["path"] for other in others}
             if delete_file:
-                others = [other for other in self.dash.db.models() if other["id"] != id]
                 freed = await asyncio.to_thread(delete_files, row, others, self.dash.folders())
-            elif await asyncio.to_thread(os.path.exists, row["path"]):
+            elif alone and await asyncio.to_thread(os.path.exists, row["path"]):
                 self.ignore(row["path"], True)
             self.dash.db.delete_model(id)
             self.dash.engine.dropped(id)
-            self.dash.downloads.forget(row["path"])
+            if alone:
+                self.dash.downloads.forget(row["path"])
         return freed
 
     async def header(self, row: Json) -> GGUFHeader | None:
@@ -3664,13 +3886,13 @@ def checked_fields(values: Json, kinds: dict[str, Any], field: str, folders: lis
     return result
 
 
-@on("models:list", error="LIST_MODELS_FAILED", kept=True)
+@on("models:list", error="LIST_MODELS_FAILED")
 def models_list(dash: Dash) -> Json:
     """Every model."""
     return {"models": dash.models()}
 
 
-@on("models:get", error="GET_MODEL_FAILED", kept=True)
+@on("models:get", error="GET_MODEL_FAILED")
 def models_get(dash: Dash, *, id: ModelId) -> Json:
     """One model, with its benchmarks, newest first, and how far one is that is under way."""
     return {"model": dash.model(id), "benchmarks": dash.db.benchmarks(id), "benchmarking": dash.benchmarks.get(id)}
@@ -4220,35 +4442,132 @@ def preset_changes(models: list[Json], sections: dict[str, dict[str, str]],
 
 # -- Builds ---------------------------------------------------------------------------------------
 
-PROBE_TIMEOUT = 15.0  # s for --version and --help; the first start after a boot reads 50 MB of libraries
-PASSED_VARIABLES = frozenset((
-    "PATH", "HOME", "USER", "LOGNAME", "LANG", "LANGUAGE", "TZ", "TMPDIR", "TMP", "TEMP", "SYSTEMROOT",
-    "WINDIR", "USERPROFILE", "APPDATA", "LOCALAPPDATA", "PROGRAMDATA", "XDG_CACHE_HOME", "XDG_CONFIG_HOME",
-    "XDG_RUNTIME_DIR", "HF_TOKEN", "CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "CUDA_CACHE_PATH",
-    "CUDA_SCALE_LAUNCH_QUEUES", "NVIDIA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "HIP_LAUNCH_BLOCKING",
-    "ROCR_VISIBLE_DEVICES", "HSA_OVERRIDE_GFX_VERSION", "HSA_ENABLE_SDMA", "ROCBLAS_USE_HIPBLASLT",
-    "GPU_DEVICE_ORDINAL", "ONEAPI_DEVICE_SELECTOR", "ZES_ENABLE_SYSMAN", "SYCL_CACHE_PERSISTENT",
-    "ASCEND_RT_VISIBLE_DEVICES", "MUSA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "OMP_PROC_BIND", "OMP_PLACES",
-    "OMP_WAIT_POLICY", "OMP_DYNAMIC", "GOMP_CPU_AFFINITY", "GOMP_SPINCOUNT", "KMP_AFFINITY", "KMP_BLOCKTIME",
-    "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS",
-))
-PASSED_PREFIXES = ("LC_", "GGML_")
-WITHHELD_PREFIXES = ("GGML_BACKEND",)  # names a library to load
-NO_ENGINE = "No llama-server was found on this machine."
+PROBE_TIMEOUT = 15.0  # s for each question to a program; the first start after a boot reads 50 MB of libraries
+PROBE_OUTPUT = 2**20  # bytes read of an answer
+SEARCH_DEPTH = 3  # folders below data/engines/NAME in which the program may lie
+EXECUTABLE = ".exe" if os.name == "nt" else ""
+PROTOCOL = b"cmd_child_to_router"  # in every llama-server since January 2026, or in a library of it
+WITHHELD = r"LLAMA_(?:ARG_|API_KEY$|SERVER_)|LLAMADASH_|NOTIFY_SOCKET$|WATCHDOG_"
+OPTION_LINE = r"(?m)^(-[\w-]+(?:, +-[\w-]+)*)(?: (\S.*?))?(?: {2,}|$)"
+DEVICE_LINE = r"(?m)^ +([^\s:]{1,64}): ([^\n]{0,200}?) \((\d{1,9}) MiB, (\d{1,9}) MiB free\)"
+BACKENDS = {"MTL": "Metal"}  # where devices are named otherwise than what they belong to
+OURS = frozenset(("stop-timeout", "load-on-startup", "sleep-idle-seconds"))  # parameters that no engine is told
+LEFT_TO_ENGINE = frozenset(("n-gpu-layers", "n-gpu-layers-draft", "parallel"))  # -1 has meant other things before
+MAX_CPU_MOE = 4000  # more than any model has layers; llama-server aborts at 4,096 and above
+WHOLE_CONTEXT = 131_072  # tokens looked at for repetitions where neither they nor the context are bounded
+# load-mode as builds before July 2026 spell it
+LOAD_MODES = {"auto": [], "none": ["no-mmap"], "mmap": ["mmap"], "mlock": ["no-mmap", "mlock"],
+              "mmap+mlock": ["mmap", "mlock"], "dio": ["direct-io"]}
 
 
-class Program(NamedTuple):
-    """What runs the models: a program with its leading arguments, or the URL of a running engine."""
-    kind: str  # llama-server | embedded | remote
-    command: tuple[str, ...] = ()
-    url: str = ""
+@dataclass(frozen=True, eq=False)
+class Build:
+    """An engine program of this machine and what it says about itself.
 
-
-class ProgramFacts(NamedTuple):
-    """What a program says about itself; `options` is None where it need not be asked."""
-    version: str | None
-    options: frozenset[str] | None
+    `options` are the long options of its --help, each with the hint of its value ("" for a switch); None for the
+    embedded engine. `protocol` is "state", "ready" (before summer 2026) or "none". `devices` are
+    `{name, description, total, free}` in bytes. `problem` says why it cannot be used.
+    """
+    id: str
+    kind: str  # llama-server | embedded
+    command: tuple[str, ...]
+    path: str
+    version: str | None = None
+    options: Mapping[str, str] | None = None
+    protocol: str = "none"
+    devices: tuple[Json, ...] = ()
     problem: str | None = None
+
+    @property
+    def backends(self) -> list[str]:
+        """What it computes with, such as CUDA or Vulkan; CPU is always there."""
+        names = [re.sub(r"\d+$", "", device["name"]) for device in self.devices]
+        return list(dict.fromkeys([*(BACKENDS.get(name, name) for name in names), "CPU"]))
+
+    def as_json(self) -> Json:
+        """What clients see of it."""
+        return {"id": self.id, "kind": self.kind, "path": self.path, "version": self.version,
+                "backends": self.backends, "devices": list(self.devices), "problem": self.problem}
+
+
+class Builds:
+    """The engine programs of this machine, in the order in which they are preferred."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.builds: dict[str, Build] = {}
+        self.probes: dict[tuple[str, int, int], Build] = {}  # by path, time of change (ns) and size
+        self.refreshing = asyncio.Lock()
+
+    async def refresh(self) -> None:
+        """Look for programs again, and ask those that are new or have changed."""
+        async with self.refreshing:
+            found = await asyncio.to_thread(find_builds, self.config)
+            probed = await asyncio.gather(*map(self.probed, found))
+            self.builds = {build.id: build for build in probed}
+
+    async def probed(self, build: Build) -> Build:
+        """`build` with what its program says about itself, which is asked once."""
+        if build.problem:
+            return build
+        try:
+            status = await asyncio.to_thread(os.stat, build.path)
+        except OSError as problem:
+            return dataclasses.replace(build, problem=f"{build.path} cannot be read: {problem.strerror}")
+        key = (build.path, status.st_mtime_ns, status.st_size)
+        if key not in self.probes:
+            ask = probe_embedded if build.kind == "embedded" else probe
+            self.probes[key] = await ask(build, self.config.data_dir)
+        return dataclasses.replace(self.probes[key], id=build.id)
+
+    def get(self, id: str) -> Build:
+        """The build with this id; NotFound where there is none."""
+        if id not in self.builds:
+            raise NotFound(f"There is no engine build {id}.")
+        return self.builds[id]
+
+    def default(self, config: Json) -> Build | None:
+        """The build for models that choose none: the one fixed from outside, that of `config`, or the recommended."""
+        chosen = self.builds.get("given") or self.builds.get(config.get("build") or "")
+        return chosen or self.builds.get(self.recommended or "")
+
+    @property
+    def recommended(self) -> str | None:
+        """The id of the best usable build: the first that sees a GPU, else the first."""
+        usable = [build for build in self.builds.values() if not build.problem]
+        return next((build.id for build in [*(item for item in usable if item.devices), *usable]), None)
+
+    def as_json(self, config: Json, models: Iterable[Json]) -> Json:
+        """All builds as clients see them, with the models that choose each, and the recommended one."""
+        chosen: dict[str, list[str]] = {}
+        for model in models:
+            chosen.setdefault(model.get("build") or "", []).append(model["id"])
+        default = self.default(config)
+        builds = [{**build.as_json(), "used_by": chosen.get(build.id, []), "default": build is default}
+                  for build in self.builds.values()]
+        return {"builds": builds, "recommended": self.recommended}
+
+
+def find_builds(config: Config) -> list[Build]:
+    """The programs that there are, not yet asked; reads folders."""
+    found: list[Build] = []
+    given = config.llama_server
+    if given and not re.match(r"https?://", given):
+        program = shutil.which(os.path.expanduser(given))
+        found.append(build_of("given", os.path.abspath(program) if program else given,
+                              None if program else f"{given} is no program"))
+    folders = sorted((config.data_dir / "engines").glob("[!.]*"), key=lambda path: path.name, reverse=True)
+    for folder in folders:
+        if program := next(programs_below(folder), None):
+            id = re.sub(r"[^A-Za-z0-9._-]+", "-", folder.name)[:96]
+            taken = id in ("given", "llama-server", "embedded")
+            found.append(build_of(f"installed-{id}" if taken else id, program))
+    if program := shutil.which("llama-server") or shutil.which("llama"):
+        found.append(build_of("llama-server", os.path.abspath(program)))
+    if python := embedded_python():
+        found.append(Build("embedded", "embedded", (python, str(Path(__file__).resolve()), "embedded-engine"), python))
+    places = [os.path.realpath(build.path) for build in found]
+    return [build for at, build in enumerate(found) if build.kind == "embedded" or places[at] not in places[:at]]
 
 
 def embedded_python() -> str | None:
@@ -4259,59 +4578,87 @@ def embedded_python() -> str | None:
     return str(VENV_PYTHON) if has_it else None
 
 
-def find_program(fixed: str | None) -> Program | None:
-    """The engine to use: the one fixed from outside, llama-server on PATH, or the embedded one."""
-    if fixed and re.match(r"https?://", fixed):
-        return Program("remote", url=fixed.rstrip("/"))
-    if found := shutil.which(os.path.expanduser(fixed or "llama-server")):
-        return Program("llama-server", (os.path.abspath(found),))
-    if not fixed and (python := embedded_python()):
-        return Program("embedded", (python, str(Path(__file__).resolve()), "embedded-engine"))
-    return None
+def build_of(id: str, program: str, problem: str | None = None) -> Build:
+    """A build of llama-server that was not asked yet; `llama` is the same server with a word before the options."""
+    unified = os.path.basename(program).removesuffix(EXECUTABLE) == "llama"
+    return Build(id, "llama-server", (program, "serve") if unified else (program,), program, problem=problem)
 
 
-async def probe(program: Program) -> ProgramFacts:
-    """The version and the options of `program`, or why it is of no use."""
-    if program.kind != "llama-server":
-        embedded = embedded_engine_version()
-        return ProgramFacts(embedded and f"{EMBEDDED_PACKAGE} {embedded}", None)
+def programs_below(folder: Path) -> Iterator[str]:
+    """The programs llama-server, else llama, in `folder` and a few folders below."""
+    for name in ("llama-server", "llama"):
+        for root, folders, files in os.walk(folder):
+            if len(Path(root).relative_to(folder).parts) >= SEARCH_DEPTH:
+                folders.clear()
+            path = os.path.join(root, name + EXECUTABLE)
+            if name + EXECUTABLE in files and os.access(path, os.X_OK):
+                yield os.path.abspath(path)
+
+
+async def probe(build: Build, data_dir: Path) -> Build:
+    """`build` with what its program says of itself, or with why it is of no use."""
     try:
-        said = await output_of(*program.command, "--version")
-        version = re.search(r"version: *([^\n]{1,100})", said)
-        usage = await output_of(*program.command, "--help")
+        said = await output_of(*build.command, "--version", data_dir=data_dir)
+        usage = await output_of(*build.command, "--help", data_dir=data_dir)
+        options = {name: hint for names, hint in re.findall(OPTION_LINE, usage)
+                   for name in re.findall(r"(?<![\w-])--([a-z][a-z0-9-]+)", names)}
+        if not {"model", "host", "port"} <= set(options):
+            return dataclasses.replace(build, problem=f"{build.path} cannot be used: {last_line(usage or said)}")
+        listed = await output_of(*build.command, "--list-devices", data_dir=data_dir)
     except (OSError, asyncio.TimeoutError) as problem:
-        return ProgramFacts(None, None, f"{program.command[0]} cannot be run: {problem or 'it does not answer'}")
-    options = frozenset(re.findall(r"(?<![\w-])--([a-z][a-z0-9-]+)", usage))
-    known = clean_line(version[1].encode()) if version else None
-    if not options:
-        return ProgramFacts(known, None, f"{program.command[0]} cannot be run: {last_line(usage or said)}"
-                     + (" (LD_LIBRARY_PATH is not handed on: give it a wrapper script, or register the libraries "
-                        "with ldconfig)" if "shared librar" in usage + said else ""))
-    if "models-preset" not in options:
-        return ProgramFacts(
-            known,
-            options,
-            f"this llama-server ({known or 'of unknown version'}) is too old: it has no "
-            "router mode; install one from December 2025 or later",
-        )
-    return ProgramFacts(known, options)
+        return dataclasses.replace(build, problem=f"{build.path} cannot be run: "
+                                   + (str(problem) or "it does not answer"))
+    version = re.search(r"version: *([^\n]{1,100})", said)
+    devices = [{"name": name, "description": description, "total": int(total) * 2**20, "free": int(free) * 2**20}
+               for name, description, total, free in re.findall(DEVICE_LINE, listed)]
+    return dataclasses.replace(
+        build, version=clean_line(version[1].encode()) if version else None, options=options, devices=tuple(devices),
+        protocol=await asyncio.to_thread(protocol_of, build.path))
 
 
-async def output_of(*command: str) -> str:
-    """What a short-lived program writes, at most 1 MB of it."""
+async def probe_embedded(build: Build, data_dir: Path) -> Build:
+    """The embedded engine with its version."""
+    version = await asyncio.to_thread(embedded_engine_version)
+    return dataclasses.replace(build, version=version and f"{EMBEDDED_PACKAGE} {version}", protocol="state")
+
+
+def protocol_of(program: str) -> str:
+    """How `program` reports to the one that started it: "state", "ready", or "none" for not at all.
+
+    The text is in the program itself, or in a library beside it, where the build has shared libraries.
+    """
+    folder = Path(os.path.realpath(program)).parent
+    libraries = [path for pattern in ("lib*.so*", "lib*.dylib", "*.dll") for place in (folder, folder.parent / "lib")
+                 for path in place.glob(pattern) if re.search("llama|server", path.name)]
+    for path in (Path(program), *libraries):
+        with contextlib.suppress(OSError, ValueError), path.open("rb") as file, \
+                mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            if content.find(PROTOCOL + b":state") >= 0:
+                return "state"
+            if content.find(PROTOCOL) >= 0:
+                return "ready"
+    return "none"
+
+
+async def output_of(*command: str, data_dir: Path) -> str:
+    """What a short-lived program writes, at most 1 MB of it; TimeoutError where it does not come to an end."""
     process = await asyncio.create_subprocess_exec(
-        *command, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT, env=engine_environment(None, None), start_new_session=True)
-    assert process.stdout is not None
-    try:
+        *command, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+        env=engine_environment("", None, data_dir), start_new_session=True)
+
+    async def read() -> bytes:
+        assert process.stdout is not None
         written = b""
-        while block := await asyncio.wait_for(process.stdout.read(LOG_BLOCK), PROBE_TIMEOUT):
-            written = (written + block)[:2**20]
-        await asyncio.wait_for(process.wait(), PROBE_TIMEOUT)
+        while len(written) < PROBE_OUTPUT and (block := await process.stdout.read(LOG_BLOCK)):
+            written += block
+        return written
+    try:
+        written = await asyncio.wait_for(read(), PROBE_TIMEOUT)
         return written.decode("utf-8", "replace")
     finally:
-        if process.returncode is None:
-            kill_group(process.pid)
+        kill_group(process.pid)  # with what it may have started; usually nothing is left
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(process.communicate(), 1)  # its pipe is read to the end, or it would stay open
 
 
 def last_line(text: str) -> str:
@@ -4320,21 +4667,89 @@ def last_line(text: str) -> str:
     return clean_line(lines[-1][:500].encode("utf-8", "replace")) if lines else "it writes nothing"
 
 
-def engine_environment(key: str | None, cache: Path | None) -> dict[str, str]:
-    """The engine's environment: what is known to be harmless, and the secrets that it needs.
+def engine_environment(key: str, build: Build | None, data_dir: Path) -> dict[str, str]:
+    """An engine's environment: ours, but for what would override its options, and with its API key.
 
-    LD_LIBRARY_PATH is withheld with everything else that loads code: an engine that needs it is started
-    through a wrapper script, which is named from outside like any program. `cache` replaces the Hugging Face
-    cache, so that the router does not list its models beside the library's own.
+    llama-server also reads ~/.config/llama.cpp/config.ini, and an API key there would lock us out: it finds none,
+    unless LLAMADASH_KEEP_ENGINE_CONFIG is 1.
     """
-    passed = {name: value for name, value in os.environ.items()
-              if name in PASSED_VARIABLES
-              or (name.startswith(PASSED_PREFIXES) and not name.startswith(WITHHELD_PREFIXES))}
+    passed = {name: value for name, value in os.environ.items() if not re.match(WITHHELD, name)}
+    if os.environ.get("LLAMADASH_KEEP_ENGINE_CONFIG") != "1":
+        passed["XDG_CONFIG_HOME"] = str((data_dir / "engine-config").absolute())
     if key:
         passed["LLAMA_API_KEY"] = key
-    if cache:
-        passed["HF_HUB_CACHE"] = passed["LLAMA_CACHE"] = str(cache)
+    if build and build.protocol != "none":
+        passed["LLAMA_SERVER_ROUTER_PORT"] = "0"  # that it is set is all that counts
     return passed
+
+
+def engine_arguments(build: Build, model: Json, parameters: Json, port: int, alias: str,
+                     devices: Iterable[str] | None = None) -> tuple[list[str], list[str]]:
+    """The command line that serves `model` with `parameters`, and the parameters that the build does not know.
+
+    `devices` are the names of those to use where the parameters name none.
+    """
+    values = {key: value for key, value in preset_section({**model, "parameters": parameters}).items()
+              if key not in {"model", *OURS} and not (key in LEFT_TO_ENGINE and value == -1)}
+    if devices := list(devices or ()):
+        values.setdefault("device", ",".join(devices))
+    rendered = {key: option_words(build, key, accepted_value(key, value, values)) for key, value in values.items()}
+    words = [word for option in rendered.values() for word in option or ()]
+    served = ["--model", model["path"], "--host", "127.0.0.1", "--port", str(port), "--alias", alias]
+    return ([*build.command, *served, *fixed_words(build), *words],
+            [key for key, option in rendered.items() if option is None])
+
+
+def accepted_value(key: str, value: Any, parameters: Json) -> Any:
+    """`value` of a parameter, or what means the same where newer builds refuse it."""
+    if key == "n-cpu-moe":
+        return min(value, MAX_CPU_MOE)
+    if key == "repeat-last-n" and value < 0:
+        return parameters.get("ctx-size") or WHOLE_CONTEXT
+    return 1.0 if key == "repeat-penalty" and value == 0 else value
+
+
+def fixed_words(build: Build) -> list[str]:
+    """The options that every model gets where the build knows them."""
+    if build.options is None:
+        return ["--metrics", "on", "--slots", "on"]
+    page = "no-ui" if "no-ui" in build.options else "no-webui"
+    switches = [f"--{name}" for name in ("metrics", "slots", page, "log-jsonl") if name in build.options]
+    return [*switches, *(["--log-colors", "off"] if build.options.get("log-colors") else [])]
+
+
+def option_words(build: Build, key: str, value: Any) -> list[str] | None:
+    """The words for one parameter as the build spells it; None where it knows neither it nor such a value."""
+    text, options = preset_value(value), build.options
+    if options is None:
+        return [f"--{key}", text] if key in {*EMBEDDED_OPTIONS, *COMPOSED_OPTIONS} else None
+    names = (key, *PARAMETERS[key].aliases)
+    name = next((name for name in names if name in options), None)
+    if isinstance(value, bool) and not (name and options[name]):
+        return switch_words(options, name, names, value)
+    if name is None and key == "load-mode" and set(LOAD_MODES[text]) <= set(options):
+        return [f"--{name}" for name in LOAD_MODES[text]]
+    if name is None or not has_choice(PARAMETERS[key], options[name], text):
+        return None
+    if not options[name]:  # a switch then, such as flash-attn until August 2025
+        return [f"--{name}"] if text == "on" else []
+    return [f"--{name}", text]
+
+
+def switch_words(options: Mapping[str, str], on: str | None, names: tuple[str, ...], value: bool) -> list[str] | None:
+    """The word that turns a switch on or off, none where that is how it is; None where there is no such switch."""
+    negations = (f"no-{name.removesuffix(end)}" for name in names for end in ("", "-auto"))  # --no-mmproj
+    off = next((name for name in negations if name in options), None)
+    chosen = on if value else off
+    return [f"--{chosen}"] if chosen else [] if on or off else None
+
+
+def has_choice(parameter: Parameter, hint: str, text: str) -> bool:
+    """Whether an option takes `text`, where the `hint` of its value lists what it takes."""
+    listed = re.findall(r"[\w.+-]+", hint) if re.search("[|,]", hint) else []
+    if not listed or not (parameter.kind == "choice" or parameter.key == "spec-type"):
+        return True
+    return set(text.split(",")) <= set(listed)
 
 
 def engine_hint() -> Json:
@@ -4385,105 +4800,36 @@ def free_port(host: str) -> int:
         return int(probe_socket.getsockname()[1])
 
 
-# Runs beside the engine and outlives llamadash by a second: when the pipe to llamadash closes, by whatever
-# death, it ends the process group that it was last told. Written for python -I -S: no site, no user code.
-GUARD = """
-import os, signal, sys, time
-group = 0
-for line in iter(sys.stdin.buffer.readline, b""):
-    group = int(line)
-def send(sign):
-    try:
-        os.killpg(group, sign)
-    except OSError:
-        sys.exit()
-if group > 1:
-    send(signal.SIGTERM)
-    for _ in range(10):
-        time.sleep(0.1)
-        send(0)
-    send(signal.SIGKILL)
-"""
-
-
-GUARD_PAUSE = 0.5  # s before a guard that ended is started again
-
-
-class Guard:
-    """Makes sure that no engine outlives llamadash, even when that is killed."""
-
-    def __init__(self) -> None:
-        self.process: asyncio.subprocess.Process | None = None
-        self.group = 0
-        self.starting = asyncio.Lock()  # of two guards the forgotten one would end the engine
-        self.keeper: asyncio.Task[None] | None = None
-
-    async def watch(self, group: int) -> None:
-        """End process group `group` when llamadash is gone; 0 stops watching."""
-        if os.name == "nt":
-            return
-        self.group = group
-        await self.tell()
-        if self.keeper is None or self.keeper.done():
-            self.keeper = asyncio.create_task(self.keep(), name="guard")
-
-    async def tell(self) -> None:
-        """Tell the guard process what it is to watch; starts one where there is none."""
-        async with self.starting:
-            if self.process is None or self.process.returncode is not None:
-                self.process = await asyncio.create_subprocess_exec(
-                    sys.executable, "-I", "-S", "-c", GUARD, stdin=asyncio.subprocess.PIPE,
-                    stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL,
-                    start_new_session=True, env={})
-            assert self.process.stdin is not None
-            with contextlib.suppress(ConnectionError):
-                self.process.stdin.write(b"%d\n" % self.group)
-                await self.process.stdin.drain()
-
-    async def keep(self) -> None:
-        """Start a new guard whenever the process ends while it is needed."""
-        while True:
-            if self.process is not None:
-                await self.process.wait()
-            await asyncio.sleep(GUARD_PAUSE)
-            with contextlib.suppress(OSError):  # no process can be started now: later, then
-                await self.tell()
-
-    async def close(self) -> None:
-        """End the guard itself."""
-        if self.keeper is not None:
-            await cancelled([self.keeper])
-        if self.process is not None and self.process.stdin is not None:
-            if self.process.returncode is None:
-                self.group = 0
-                await self.tell()
-            self.process.stdin.close()
-            await self.process.wait()
-
-
-def remember_engine(file: Path, pid: int, preset: Path) -> None:
-    """Note which process is ours, so that the next start can end it should it be left over."""
-    with contextlib.suppress(OSError, psutil.Error):
-        started = psutil.Process(pid).create_time()
-        write_privately(file, json.dumps({"pid": pid, "started": started, "preset": str(preset)}))
-
-
-def end_leftover_engine(file: Path) -> bool:
-    """End the engine that `file` names if it is still that very process; True if one was ended."""
-    try:
-        noted = json.loads(file.read_text("utf-8"))
-        process = psutil.Process(int(noted["pid"]))
-        ours = abs(process.create_time() - noted["started"]) < 0.1 and noted["preset"] in process.cmdline()
-    except (OSError, ValueError, KeyError, TypeError, psutil.Error):
-        ours = False
-    if ours:
-        kill_group(process.pid)
-    with contextlib.suppress(OSError):
-        file.unlink()
-    return ours
-
-
 INSTALL_LIMIT = 900.0  # seconds; a slow line needs minutes for the 20 MB
+
+
+@on("engines:list", error="LIST_ENGINES_FAILED", cost=5)
+async def engines_list(dash: Dash) -> Json:
+    """The engine programs of this machine, looked for again."""
+    await dash.builds.refresh()
+    return dash.builds.as_json(dash.engine_config(), dash.db.models())
+
+
+@on("engines:use", error="USE_ENGINE_FAILED", cost=5)
+async def engines_use(dash: Dash, *, id: Annotated[str, Length(1, 96)]) -> Json:
+    """Run the models that choose no build with this one, from their next load on."""
+    build, config = dash.builds.get(id), dash.engine_config()
+    if build.problem:
+        raise InvalidRequest(build.problem, field="id")
+    if id != "given" and "given" in dash.builds.builds:
+        raise Conflict("The engine is fixed by --llama-server.")
+    dash.db.save_config(config["revision"], {"build": id}, config)
+    dash.load_engine_config()
+    await dash.broadcast("config:updated", {"config": dash.engine_config()})
+    return await announce_build(dash, id)
+
+
+async def announce_build(dash: Dash, id: str) -> Json:
+    """Tell everybody of a build that is new or chosen."""
+    builds = dash.builds.as_json(dash.engine_config(), dash.db.models())["builds"]
+    result = {"build": next(build for build in builds if build["id"] == id)}
+    await dash.broadcast("engines:update", result)
+    return result
 
 
 @on("engine:install", error="INSTALL_ENGINE_FAILED", cost=20)
@@ -4491,34 +4837,40 @@ async def engine_install(dash: Dash) -> Json:
     """Install the embedded engine; answers as soon as that is under way, `engine:install` has the output."""
     if any(task.get_name() == "engine install" for task in dash.tasks):
         raise Conflict("The embedded engine is being installed already.")
-    if embedded_python() is None:
-        dash.spawn(install_engine(dash), "engine install")
+    dash.spawn(install_engine(dash), "engine install")
     return {"engine": dash.engine.snapshot()}
 
 
 async def install_engine(dash: Dash) -> None:
-    """Install the embedded engine where this Python finds it, or into data/venv, and start it."""
+    """Install the embedded engine where there is none, and say how that went."""
+    problem = None if await asyncio.to_thread(embedded_python) else await installation_problem(dash)
+    await dash.builds.refresh()
+    success = problem is None and "embedded" in dash.builds.builds
+    line = "The embedded engine is installed." if success else \
+        f"The embedded engine was not installed: {problem or 'Python does not find it'}."
+    log.log(logging.INFO if success else logging.ERROR, line)
+    await dash.broadcast("engine:install", {"line": line, "done": True, "success": success})
+    if success:
+        await announce_build(dash, "embedded")
+
+
+async def installation_problem(dash: Dash) -> str | None:
+    """Why the embedded engine could not be installed where this Python finds it, or into data/venv; None: it was."""
     own = sys.prefix != sys.base_prefix  # a virtual environment may be added to, the system's Python may not
     pip = ["-m", "pip", "install", "--disable-pip-version-check", "--progress-bar", "off"]
     commands = [[sys.executable, *pip, EMBEDDED_REQUIREMENT]] if own else [
         venv_commands([])[0], [str(VENV_PYTHON), *pip, *script_dependencies(Path(__file__)), EMBEDDED_REQUIREMENT]]
     try:
-        success = True
         for command in commands:
-            success = success and await asyncio.wait_for(told(dash, command), INSTALL_LIMIT) == 0
+            if code := await asyncio.wait_for(broadcast_output(dash, command), INSTALL_LIMIT):
+                return f"{Path(command[0]).name} ended with status {code}"
     except (OSError, asyncio.TimeoutError) as problem:
-        await dash.broadcast("engine:install", {"line": str(problem) or "it took too long", "done": False})
-        success = False
+        return str(problem) or f"it took more than {INSTALL_LIMIT / 60:.0f} minutes"
     importlib.invalidate_caches()
-    success = success and embedded_python() is not None
-    log.info("installing the embedded engine %s", "succeeded" if success else "failed")
-    await dash.broadcast("engine:install", {"line": "", "done": True, "success": success})
-    if success:
-        with contextlib.suppress(EngineUnavailable, EngineFailed):  # the engine's state says why
-            await dash.engine.start()
+    return None
 
 
-async def told(dash: Dash, command: list[str]) -> int:
+async def broadcast_output(dash: Dash, command: list[str]) -> int:
     """Run `command`, broadcasting what it writes, and return its exit code."""
     process = await asyncio.create_subprocess_exec(
         *command, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT)
@@ -4533,40 +4885,59 @@ async def told(dash: Dash, command: list[str]) -> int:
             process.kill()
 
 
-# -- Instances ------------------------------------------------------------------------------------
+# -- Instances -----------------------------------------------------------------------------------
+#
+# One engine process per loaded model, on a loopback port of its own, with a key that only llamadash knows.
 
 MAX_LOG_LINE = 8192  # bytes; the rest of a longer line is dropped
-LOG_BLOCK = 65536  # bytes read from the engine's pipe at once
-MAX_LINE_RATE = 5000  # lines a second of one pipe that are looked at; of more, only those that may matter
+LOG_BLOCK = 65536  # bytes read from a pipe at once
+MAX_LINE_RATE = 5000  # lines a second of one process that are looked at; of more, only those that may matter
 YIELD_LINES = 128  # looked at (about 2 ms) before everyone else gets a turn
-LAST_LINES = 20  # of the engine's output, kept to explain a crash
-MAX_OPEN_REQUESTS = 1024  # requests whose timings have begun and not yet ended
+LAST_LINES = 80  # of a process's output, kept to explain why it ended
+MAX_STAGE = 64  # characters of what the engine calls a part of a load
+MAX_STATE_LINE = 2**20  # bytes of a state: its payload describes the model
+HEALTH_PAUSE = (0.05, 0.5)  # s between two looks at whether a process that tells nothing is ready: at first, at most
+HEALTH_INTERVAL = 10.0  # s between two looks at whether a process that answers is alive
+HEALTH_TIMEOUT = 5.0  # s
+LOAD_SILENCE = 120.0  # s in which a load neither writes, reads nor computes, after which it hangs
+HUNG_AFTER = 45.0  # s without an answer, a log line and any work before a process is killed
+HUNG_BUSY = 180.0  # s without an answer before one that computes is killed all the same
+IDLE_CPU = 0.2  # s of processor time between two looks; less is no work
+STOP_LOADING = 1.0  # s from SIGTERM to SIGKILL of a process that loads: it has nothing to finish
+STOP_TERM = 3.0  # s from SIGTERM to SIGKILL of any other
+STOP_TIMEOUT = 10  # s from the request to exit until SIGTERM, unless the model's parameters say otherwise
+LIVE_SPEED_TIME = 8.0  # s that a speed from the log holds; the engine writes one every 3 s
+SPEED_LINE = re.compile(r"n_(?:gen|decoded) = +\d{1,9}, tg = +[\d.]{1,20} t/s, tg_3s = +(\d{1,9}(?:\.\d{1,9})?) t/s")
+CHILD_STATE, CHILD_READY = b"cmd_child_to_router:state:", b"cmd_child_to_router:ready"
+CHILD_INFO, CHILD_EXIT = b"cmd_child_to_router:info:", b"cmd_router_to_child:exit\n"
 TERMINAL_CODES = r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\-_])"
 CONTROL_CHARACTERS = r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029]"
-# Looked for in every line, and so compiled here; other patterns are when they are first used.
-CHILD_LINE = re.compile(r"\[ *(\d{1,5})\] ?(.*)")
 LEVEL_PREFIX = re.compile(r"(?:\d+\.\d\d\.\d{3}\.\d{3} )?([IWED]) (.*)")
 LEVELS = {"I": "info", "W": "warning", "E": "error", "D": "debug",
           "info": "info", "warn": "warning", "error": "error", "debug": "debug"}
 ALARMING = re.compile(r"(?i)\b(?:error|failed|failure|assert|abort|fatal|out of memory|cannot open)\b|GGML_ASSERT")
-# Names and numbers in the log are bounded: no line, however odd, takes long or gives what cannot be stored.
-SPAWNING = r"spawning server instance with name=(\S{1,256}) on port (\d{1,5})"
-EVICTING = r"(?:removing|evicting idle) LRU name=(\S{1,256})"
-RELOADING = r"\(reload\) unloading model name=(\S{1,256}) \(source updated or removed\)"
-TIMING = (r"print_timing: id +-?\d{1,9} \| task (\d{1,9}) \| +(prompt eval|eval|total) time = "
-          r"+(\d{1,12}(?:\.\d{1,9})?) ms / +(\d{1,9}) tokens"
-          r"(?: \( *[\d.]{1,20} ms per token, +(\d{1,9}(?:\.\d{1,9})?) tokens per second\))?")
-RELEASE = (r"release: id +-?\d{1,9} \| task (\d{1,9}) \| stop processing: n_(?:tokens|past) = (\d{1,9}), "
-           r"truncated = (\d)")
-SPEED = (r"task (\d{1,9}) \| n_gen = +\d{1,9}, tg = +[\d.]{1,20} t/s, tg_3s = "
-         r"+(\d{1,9}(?:\.\d{1,9})?) t/s")
-TELLING = re.compile(rb"name=|\| task |fit_memory_breakdown| E |error")
+TELLING = re.compile(rb"fit_memory_breakdown| E |error|assert|ASSERT|terminate called|fault")
 ORIGIN = r"^(?:\w+ +)?[\w~]+ ?(?:\(\))?: +"  # the function that llama.cpp names before a message
-VAGUE = (r"(?i)failed to load (?:the )?model|unable to load model|exiting due to|trying to fit params|"
-         r"failed to init")
+VAGUE = (r"(?i)failed to load (?:the )?model$|unable to load model|exiting due to|trying to fit params|failed to init|"
+         r"failed to create_?context|failed to load model, '")
 HARMLESS = re.compile(r"http client error: Connection handling canceled")  # logged as an error when a client leaves
-NOISE = re.compile(r"proxying request to model|spawning server instance with args|^srv +load:   |"
-                   r"^slot (?:get_availabl|launch_slot_)")
+NOISE = re.compile(r"^srv +load:   |^slot (?:get_availabl|launch_slot_|print_timing|release)|^srv +(?:update_slots|log_ser)")
+# Why a process ended, by what it wrote: the first of these that is found says it, in the reader's words.
+CAUSES = (
+    (re.compile(r"(?i)(?:cuda|hip|rocm|vulkan|metal|sycl).{0,80}out of memory|cudaMalloc failed|ErrorOutOfDeviceMemory|"
+                r"failed to allocate (?:CUDA|ROCm|Vulkan|Metal)\S* buffer|cuMemCreate"),
+     "The GPU ran out of memory: use a smaller context, fewer layers on the GPU or a smaller KV cache type, "
+     "or unload another model"),
+    (re.compile(r"DeviceLost|device lost|Memory access fault|CUDA error: (?:an illegal|unspecified|misaligned)|"
+                r"Xid|GPU has fallen off"),
+     "The GPU was lost: its driver reset it, or it failed"),
+    (re.compile(r"(?i)failed to allocate (?:CPU )?buffer|std::bad_alloc|cannot allocate memory|mmap failed"),
+     "Main memory ran out: use a smaller context or a smaller model"),
+)
+ASSERTION = re.compile(r"(?:.*/)?([\w.-]+:\d+): GGML_ASSERT\((.{1,300}?)\) failed")
+# Starts the engine so that it ends with us while it loads and does not read its standard input yet (Linux).
+LAUNCHER = ("import ctypes,os,signal,sys;ctypes.CDLL(None).prctl(1,signal.SIGKILL,0,0,0);"
+            "os.getppid()==int(sys.argv[1]) or os._exit(1);os.execvp(sys.argv[2],sys.argv[2:])")
 
 
 class LineSplitter:
@@ -4587,10 +4958,9 @@ class LineSplitter:
 
 
 class LogLine(NamedTuple):
-    """One line of the engine's output; `port` is set for a model's process."""
+    """One line of an engine's output."""
     level: str
     text: str
-    port: int | None = None
     data: Json | None = None  # a JSON line that is no log line
 
 
@@ -4606,47 +4976,52 @@ def clean_line(line: bytes) -> str:
 
 def parse_line(line: bytes) -> LogLine:
     """One line of llama-server's output, plain or JSON."""
-    text, port = clean_line(line), None
-    if text.startswith("[") and (found := CHILD_LINE.match(text)):
-        port, text = int(found[1]), found[2]
+    text = clean_line(line)
     if text.startswith('{"type":'):
-        return parse_json_line(text, port)
+        return parse_json_line(text)
     if found := LEVEL_PREFIX.match(text):
-        return LogLine(LEVELS[found[1]], found[2], port)
-    return LogLine("error" if ALARMING.search(text) else "info", text, port)
+        return LogLine(LEVELS[found[1]], found[2])
+    return LogLine("error" if ALARMING.search(text) else "info", text)
 
 
-def parse_json_line(text: str, port: int | None) -> LogLine:
+def parse_json_line(text: str) -> LogLine:
     """A line that llama-server wrote with --log-jsonl, turned back into text."""
     try:
         parsed = json.loads(text)
     except (ValueError, RecursionError):
-        return LogLine("info", text, port)
+        return LogLine("info", text)
     if parsed.get("type") != "log":
-        return LogLine("debug", text, port, parsed)
+        return LogLine("debug", text, parsed)
     message = re.sub(CONTROL_CHARACTERS, " ", str(parsed.get("msg", ""))).rstrip()
-    return LogLine(LEVELS.get(str(parsed.get("level")), "info"), message, port)
+    return LogLine(LEVELS.get(str(parsed.get("level")), "info"), message)
 
 
 def explanation(lines: Iterable[LogLine]) -> str | None:
-    """The most telling of the errors in `lines`: the last that says more than that it failed."""
+    """Why a process ended, from its last lines: a cause that is known, else the last error that says something."""
+    lines = list(lines)
+    for pattern, cause in CAUSES:
+        if any(pattern.search(line.text) for line in lines):
+            return cause
+    for line in lines:
+        if found := ASSERTION.search(line.text):
+            return f"The engine stopped itself at {found[1]}, where {found[2]} did not hold: this is a fault of the build"
     errors = [re.sub(ORIGIN, "", line.text).strip() for line in lines
               if line.level == "error" and not HARMLESS.search(line.text)]
     telling = [item for item in errors if item and not re.search(VAGUE, item)]
     return telling[-1] if telling else errors[-1] if errors else None
 
 
-def memory_breakdown(data: Json) -> tuple[int, list[Json]] | None:
-    """Bytes in total and per device, from a fit_memory_breakdown line; None where it is not understood."""
+def memory_breakdown(data: Json) -> list[Json] | None:
+    """What the engine accounts per device, from a fit_memory_breakdown line; None where it is not understood."""
     devices: list[Json] = []
     try:
         for row in data["data"]["rows"]:
             parts = {name: bytes_of(row[name]) for name in ("model", "context", "compute")}
             kind = "cpu" if row["kind"] == "host" else "gpu"
-            devices.append({"name": str(row["name"]), "kind": kind, "used": bytes_of(row["self"]), **parts})
+            devices.append({"name": str(row["name"])[:64], "kind": kind, "used": bytes_of(row["self"]), **parts})
     except (KeyError, TypeError, ValueError, OverflowError):
         return None
-    return sum(item["used"] for item in devices), devices
+    return devices
 
 
 def bytes_of(mebibytes: Any) -> int:
@@ -4657,1326 +5032,325 @@ def bytes_of(mebibytes: Any) -> int:
     return amount
 
 
-class RequestTimings:
-    """Collects the lines that a finished request leaves in the log, keyed by process and task."""
-
-    def __init__(self) -> None:
-        self.open: OrderedDict[tuple[int, int], dict[str, tuple[float, int, float]]] = OrderedDict()
-
-    def feed(self, port: int, text: str) -> Json | None:
-        """The request that `text` completes, without its model; None otherwise."""
-        if found := re.search(TIMING, text):
-            key = (port, int(found[1]))
-            self.open.setdefault(key, {})[found[2]] = (float(found[3]), int(found[4]), float(found[5] or 0))
-            if len(self.open) > MAX_OPEN_REQUESTS:
-                self.open.popitem(last=False)
-        elif found := re.search(RELEASE, text):
-            parts = self.open.pop((port, int(found[1])), None)
-            return self.finished(parts, int(found[2]), found[3] == "1") if parts else None
-        return None
-
-    @staticmethod
-    def finished(parts: dict[str, tuple[float, int, float]], held: int, truncated: bool) -> Json:
-        """The request's row. `held` counts the tokens in its slot: all but the last one generated."""
-        prompt_ms, processed, prompt_rate = parts.get("prompt eval", (0.0, 0, 0.0))
-        generated_ms, generated, generated_rate = parts.get("eval", (0.0, 0, 0.0))
-        cached = max(0, held + min(generated, 1) - processed - generated)
-        return {"timestamp": now_ms(), "prompt_tokens": processed + (0 if truncated else cached),
-                "cached_tokens": None if truncated else cached, "generated_tokens": generated,
-                "prompt_per_second": finite_rate(prompt_rate),  # as the engine counts: the first token took no time
-                "generated_per_second": finite_rate(generated_rate),
-                "duration": round(prompt_ms + generated_ms)}
-
-
-MAX_ENGINE_BODY = 16 * 2**20  # bytes of an answer; /models with a thousand models is about 4 MB
-MAX_EVENT = 2**20  # bytes of one event in a stream
-MAX_METRICS = 65536  # characters of one model's metrics; there are about 2,000
-METRIC_LINE = r"(?m)^llamacpp:(\w{1,64}) (\d{1,15}(?:\.\d{1,15})?(?:e[-+]?\d{1,2})?)$"
-MAX_ENGINE_NAME = 256  # characters of a model's name; ours have at most 96, those of the engine's cache some more
-ENGINE_TIMEOUT = 10.0  # s for short requests
-RELOAD_TIMEOUT = 120.0  # s; a reload waits until changed models have finished and left memory
-
-
-def authorization(key: str) -> str:
-    """The header that shows an engine its API key; llama-server takes a list of them, and any one is good."""
-    return f"Bearer {key.split(',')[0]}"
-
-
-class EngineClient:
-    """HTTP to one engine. Its failures are EngineUnavailable (not reached) or EngineFailed (it said no)."""
-
-    def __init__(self, url: str, key: str | None) -> None:
-        self.url = url.rstrip("/")
-        headers = {"User-Agent": f"llamadash/{__version__}"}
-        if key:
-            headers["Authorization"] = authorization(key)
-        self.session = aiohttp.ClientSession(
-            headers=headers, trust_env=False, connector=aiohttp.TCPConnector(
-                limit=0, ssl=trusted_certificates() if self.url.startswith("https:") else True),
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=ENGINE_TIMEOUT))
-        self.responses: set[aiohttp.ClientResponse] = set()  # those that are being read
-
-    async def close(self) -> None:
-        """Close every connection, which also ends what runs on them."""
-        for response in list(self.responses):  # whoever reads one would wait for ever: the session tells them nothing
-            response.close()
-        await self.session.close()
-
-    @contextlib.asynccontextmanager
-    async def open(self, method: str, path: str, body: Any = None, *,
-                   timeout: float | None = None, silence: float | None = None,
-                   ) -> AsyncIterator[aiohttp.ClientResponse]:
-        """The response to a request, its status checked and its body not yet read; both may be limited in seconds."""
-        if self.session.closed:
-            raise EngineUnavailable("the engine went away")
-        limit = aiohttp.ClientTimeout(total=timeout, sock_connect=ENGINE_TIMEOUT, sock_read=silence)
-        try:
-            async with self.session.request(method, self.url + path, json=body, timeout=limit,
-                                            allow_redirects=False) as response:
-                self.responses.add(response)
-                try:
-                    if response.status != 200:
-                        raise engine_refusal(response.status, await bounded_body(response))
-                    yield response
-                finally:
-                    self.responses.discard(response)
-        except asyncio.TimeoutError:
-            raise EngineUnavailable("the engine did not answer in time") from None
-        except aiohttp.ClientPayloadError:
-            raise EngineUnavailable("the engine went away while it answered") from None
-        except (aiohttp.ClientError, ConnectionError) as problem:
-            raise EngineUnavailable(f"the engine cannot be reached: {problem}") from None
-
-    async def text(self, path: str, *, timeout: float = ENGINE_TIMEOUT) -> str:
-        """The body of a GET."""
-        async with self.open("GET", path, timeout=timeout) as response:
-            return (await bounded_body(response)).decode("utf-8", "replace")
-
-    async def json(self, path: str, body: Any = None, *, timeout: float | None = ENGINE_TIMEOUT) -> Json:
-        """The object that a GET answers with, or a POST where there is a `body`."""
-        async with self.open("GET" if body is None else "POST", path, body, timeout=timeout) as response:
-            return json_object(await bounded_body(response))
-
-    async def models(self, *, reload: bool = False) -> list[Json]:
-        """The engine's models and their states; `reload` makes it read the preset file again."""
-        path, timeout = ("/models?reload=1", RELOAD_TIMEOUT) if reload else ("/models", ENGINE_TIMEOUT)
-        listed = (await self.json(path, timeout=timeout)).get("data")
-        if not isinstance(listed, list):
-            return []
-        return [item for item in listed if isinstance(item, dict) and is_model_name(item.get("id"))]
-
-    async def metrics(self, model: str) -> dict[str, float]:
-        """A running model's counters by their name; never loads, wakes or keeps awake a model."""
-        text = await self.text(f"/metrics?model={model}&autoload=false", timeout=3)
-        values = {name: float(value) for name, value in re.findall(METRIC_LINE, text[:MAX_METRICS])}
-        return {name: value for name, value in values.items() if is_amount(value)}
-
-
-def is_model_name(name: Any) -> bool:
-    """Whether `name`, from the engine, can be a model's."""
-    return isinstance(name, str) and 0 < len(name) <= MAX_ENGINE_NAME and encodable(name)
-
-
 def is_amount(value: Any) -> bool:
-    """Whether `value`, from the engine, is a number of something, that can be stored and sent."""
+    """Whether `value`, from an engine, is a number of something, that can be stored and sent."""
     return type(value) in (int, float) and 0 <= value < JSON_SAFE
 
 
-async def bounded_body(response: aiohttp.ClientResponse) -> bytes:
-    """The whole body, at most MAX_ENGINE_BODY bytes of it."""
-    body = b""
-    async for block in response.content.iter_any():
-        body += block
-        if len(body) > MAX_ENGINE_BODY:
-            raise EngineFailed("the engine's answer is too large")
-    return body
+class Instance:
+    """One engine process, from its start to its end. `changed` is called whenever there is something new to show."""
 
-
-def json_object(body: bytes) -> Json:
-    """`body` as a JSON object, else EngineFailed."""
-    try:
-        parsed = json.loads(body)
-    except (ValueError, RecursionError):
-        parsed = None
-    if not isinstance(parsed, dict):
-        raise EngineFailed("the engine's answer is not understood: is this a llama-server?")
-    return parsed
-
-
-def engine_refusal(status: int, body: bytes) -> EngineFailed:
-    """What the engine gave as its reason for an error status."""
-    try:
-        error = json.loads(body)["error"]
-        message = error["message"] if isinstance(error, dict) else error
-    except (ValueError, KeyError, TypeError, RecursionError):
-        message = f"the engine answered with status {status}"
-    if status == 401:
-        message = "the engine refuses the API key: set LLAMADASH_ENGINE_API_KEY to the one it was started with"
-    return EngineFailed(clean_line(str(message)[:2000].encode("utf-8", "replace")), status=status)
-
-
-async def stream_events(response: aiohttp.ClientResponse) -> AsyncIterator[Json]:
-    """The JSON objects of an event stream until its end or `[DONE]`."""
-    lines = LineSplitter(MAX_EVENT)
-    async for block in response.content.iter_any():
-        for line in lines.feed(block):
-            kind, _, data = line.rstrip(b"\r").partition(b":")
-            if kind not in (b"data", b"error") or data.strip() == b"[DONE]":
-                continue
-            with contextlib.suppress(ValueError, RecursionError):
-                if isinstance(event := json.loads(data), dict):
-                    yield {"error": event.get("error", event)} if kind == b"error" else event
-
-
-RUNNING = ("loading", "loaded", "sleeping")
-SETTLE_TIME = 0.2  # s; the log lines that say why a model left come up to this much after the event
-LIVE_SPEED_TIME = 8.0  # s that a speed from the log holds; the engine writes one every 3 s
-MAX_STAGE = 64  # characters of what the engine calls a part of a load
-CHILD_LINES = 60  # of one model's output, kept to explain a failed load
-
-
-@dataclass(eq=False, repr=False)
-class ModelState:
-    """What the engine does with one model at the moment."""
-    id: str
-    status: str = "unloaded"
-    progress: float | None = None
-    stage: str | None = None
-    reason: str | None = None
-    error: str | None = None
-    runtime: Json = field(default_factory=dict)
-    leaving: str | None = None  # why it is about to leave memory, where that is known beforehand
-    loads: int = 0  # counts loads, so that what belongs to an earlier one is recognised
-    events: int = 0  # counts what the engine told of it, so that a list asked for before that is recognised
-    port: int | None = None
-    lines: deque[LogLine] = field(default_factory=lambda: deque(maxlen=CHILD_LINES))
-
-    def as_json(self) -> Json:
-        """The part of a model's record that the engine knows."""
-        return {"status": self.status, "progress": self.progress, "stage": self.stage,
-                "reason": self.reason, "error": self.error, "runtime": dict(self.runtime)}
-
-
-class ModelStates:
-    """Every model's state, from the engine's events, its model list and its log."""
-
-    def __init__(self, changed: Callable[[], None]) -> None:
-        self.changed = changed
-        self.all: dict[str, ModelState] = {}
-        self.dirty: set[str] = set()
-        self.finished: list[Json] = []  # requests that ended and are not yet stored
-        self.ports: dict[int, str] = {}
-        self.speeds: dict[tuple[int, int], tuple[float, float]] = {}  # (port, task): tokens/s, when
-        self.asked: set[str] = set()  # models that the engine is being asked to load: its list may be older than that
-        self.victims: list[str] = []  # evicted, for which model is not yet known
-        self.timings = RequestTimings()
-
-    def state(self, id: str) -> ModelState:
-        """The state of model `id`, made where there is none."""
-        return self.all.setdefault(id, ModelState(id))
-
-    def running(self) -> list[str]:
-        """The ids of the models that are in memory, or on the way there."""
-        return [state.id for state in self.all.values() if state.status in RUNNING]
-
-    def mark(self, state: ModelState) -> None:
-        """Note that `state` changed and is to be published."""
-        self.dirty.add(state.id)
-        self.changed()
-
-    def on_event(self, event: Json) -> ModelState | None:
-        """Take in one event of /models/sse; the state of the model that it is about, None where it is no status."""
-        name, data = event.get("model"), event.get("data")
-        if event.get("event") not in ("model_status", "status_change") or not is_model_name(name):
-            return None
-        data = data if isinstance(data, dict) else {}
-        state = self.state(str(name))
-        state.events += 1
-        self.on_status(state, data.get("status"), data)
-        return state
-
-    def on_status(self, state: ModelState, status: Any, data: Json) -> None:
-        """Take in a status with what came along: `progress`, `info` or `exit_code`."""
-        if status == "loading":
-            self.on_loading(state, data.get("progress"))
-        elif status == "loaded":
-            self.on_loaded(state, data.get("info"))
-        elif status == "sleeping":
-            state.status, state.reason, state.progress, state.stage = "sleeping", "idle", None, None
-            state.runtime.pop("memory", None)
-        elif status == "unloaded" and state.status in RUNNING:
-            self.on_unloaded(state, data.get("exit_code"))
-        self.mark(state)
-
-    def on_loading(self, state: ModelState, progress: Any) -> None:
-        """A load begins, or goes on: `{stages, current, value}`."""
-        if state.status != "loading":
-            state.loads += 1
-            state.status, state.progress, state.stage = "loading", 0.0, None
-            state.error = state.reason = state.leaving = None
-            state.runtime = {}
-        if not isinstance(progress, dict) or not is_amount(progress.get("value")):
-            return  # a stray event names a stage alone
-        stages, current = progress.get("stages"), progress.get("current")
-        stages = stages if isinstance(stages, list) else []
-        before = stages.index(current) if current in stages else 0
-        part = min(1.0, float(progress["value"]))
-        state.progress = max(state.progress or 0.0, (before + part) / max(1, len(stages)))
-        state.stage = "warming up" if state.progress >= 1 else clean_text(str(current))[:MAX_STAGE]
-
-    def on_loaded(self, state: ModelState, info: Any) -> None:
-        """A model is ready, or awake again."""
-        state.status, state.progress, state.stage = "loaded", None, None
-        state.error = state.reason = None
-        meta = info.get("meta") if isinstance(info, dict) else None
-        if isinstance(meta, dict):
-            state.runtime |= {key: meta[key] for key in ("n_ctx", "n_ctx_train", "size") if is_amount(meta.get(key))}
-            state.runtime.setdefault("loaded_at", now_ms())
-
-    def on_unloaded(self, state: ModelState, exit_code: Any) -> None:
-        """A model left memory; why is often said in the log only a moment later."""
-        if state.leaving:
-            self.settle(state, state.loads, exit_code)
-        else:
-            asyncio.get_running_loop().call_later(SETTLE_TIME, self.settle, state, state.loads, exit_code)
-
-    def settle(self, state: ModelState, loads: int, exit_code: Any) -> None:
-        """Record that the load number `loads` of a model is over, and why."""
-        if state.loads != loads or state.status not in RUNNING:
-            return
-        failed = not state.leaving and exit_code not in (0, None)
-        if failed:
-            state.error = explanation(state.lines) or f"its process ended with status {clean_text(str(exit_code)[:20])}"
-            state.reason = None if state.status == "loading" else "crashed"
-        else:
-            state.error, state.reason = None, state.leaving or "user"
-        state.status = "failed" if failed else "unloaded"
-        state.progress = state.stage = state.leaving = None
-        state.runtime = {}
-        self.mark(state)
-
-    def on_list(self, listed: list[Json], asked_at: dict[str, int]) -> None:
-        """Bring every state in line with the engine's own list of models.
-
-        A model that was heard of since the list was asked for, when there had been `asked_at` events of it, is left
-        out: the list may be older than that.
-        """
-        seen = self.asked | {name for name, state in self.all.items() if state.events != asked_at.get(name, 0)}
-        for item in listed:
-            status, name = item.get("status"), item.get("id")
-            if not isinstance(status, dict) or not isinstance(name, str) or name in seen:
-                continue
-            seen.add(name)
-            value, fresh, state = status.get("value"), name not in self.all, self.state(name)
-            if value == "unloaded" and state.status in RUNNING:
-                self.settle(state, state.loads, status.get("exit_code", 0))
-            elif value == "unloaded" and fresh and status.get("failed"):
-                state.status, state.error = "failed", "the last load failed"
-            elif value in RUNNING and (value != state.status or value == "loaded"):
-                self.on_status(state, value, {"info": item})
-        for name in set(self.running()) - seen:
-            state = self.state(name)
-            self.settle(state, state.loads, 0)
-
-    def on_engine_gone(self, reason: str) -> None:
-        """The engine ended, and every model with it."""
-        for name in self.running():
-            state = self.state(name)
-            state.leaving = reason
-            self.settle(state, state.loads, 0)
-        self.ports.clear()
-        self.speeds.clear()
-        self.victims.clear()
-
-    def on_line(self, line: LogLine) -> str | None:
-        """Learn from one line of the log. Returns the id of the model that wrote it."""
-        if line.port is None:
-            if "name=" in line.text:
-                self.on_router_line(line.text)
-            return None
-        name = self.ports.get(line.port)
-        if name is None:
-            return None
-        state = self.state(name)
-        state.lines.append(line)
-        if line.data is not None:
-            self.on_child_data(state, line.data)
-        elif "| task " in line.text:
-            self.on_task_line(state, line.port, line.text)
-        return name
-
-    def on_child_data(self, state: ModelState, data: Json) -> None:
-        """The exact memory of a model, which it writes while it loads (and again when it ends)."""
-        found = memory_breakdown(data) if data.get("type") == "fit_memory_breakdown" else None
-        if found and state.status in RUNNING and not state.leaving:
-            state.runtime |= {"memory": found[0], "devices": found[1]}
-            self.mark(state)
-
-    def on_task_line(self, state: ModelState, port: int, text: str) -> None:
-        """A request's timings, or the speed of one under way."""
-        if found := re.search(SPEED, text):
-            self.speeds[port, int(found[1])] = (float(found[2]), time.monotonic())
-            state.runtime["tokens_per_second"] = float(found[2])
-            self.mark(state)
-        elif request := self.timings.feed(port, text):
-            self.finished.append({"model": state.id, **request})
-            if request["generated_per_second"]:
-                state.runtime["tokens_per_second"] = request["generated_per_second"]
-            self.mark(state)
-        if "release:" in text:
-            self.speeds = {key: item for key, item in self.speeds.items() if key[0] != port}
-
-    def on_router_line(self, text: str) -> None:
-        """Which process belongs to which model, and who has to go for whom."""
-        if found := re.search(SPAWNING, text):
-            self.on_spawn(found[1], int(found[2]))
-        elif found := re.search(EVICTING, text):
-            state = self.state(found[1])
-            state.leaving = "evicted for another model"
-            self.victims.append(state.id)
-        elif found := re.search(RELOADING, text):
-            self.state(found[1]).leaving = "configuration changed"
-
-    def on_spawn(self, name: str, port: int) -> None:
-        """A process begins to load model `name`; what was evicted just now was evicted for it."""
-        self.ports = {key: item for key, item in self.ports.items() if item != name}
-        self.ports[port] = name
-        state = self.state(name)
-        state.port = port
-        state.lines.clear()
-        for victim in map(self.state, self.victims):
-            if victim.status not in RUNNING and (victim.reason or "").startswith("evicted"):
-                victim.reason = f"evicted for {name}"
-                self.mark(victim)
-            elif victim.status in RUNNING:
-                victim.leaving = f"evicted for {name}"
-        self.victims.clear()
-
-    def live_speed(self) -> float | None:
-        """Tokens generated per second by the requests under way, from the log; None where it does not say."""
-        since = time.monotonic() - LIVE_SPEED_TIME
-        recent = [speed for speed, at in self.speeds.values() if at > since]
-        return round(sum(recent), 2) if recent else None
-
-
-# -- Residency ------------------------------------------------------------------------------------
-
-START_TIMEOUT = 60.0  # s until the router answers; it loads no model before that
-STABLE_AFTER = 30.0  # s; an engine that was ready for longer did not die of its start
-CRASH_LIMIT = 5  # deaths shortly after a start, in a row
-RETRY_LIMIT = 15.0  # s between two tries to reach a remote engine
-HEALTH_INTERVAL = 10.0  # s
-HEALTH_TIMEOUT = 5.0  # s
-EVENTS_PAUSE = 0.3  # s between two streams of events
-EVENTS_SILENCE = 50.0  # s without an event from a remote engine until its stream is opened anew; proxies cut at 60
-HUNG_AFTER = 45.0  # s without an answer, a log line and any work before the engine is killed
-IDLE_CPU = 0.2  # s of processor time between two probes; less is no work
-STOP_MARGIN = 3.0  # s beyond the models' own time to finish
-PUZZLED_PAUSE = 1.0  # s before something goes on that the engine's answers made fail
-PUBLISH_INTERVAL = 0.1  # s between two broadcasts of the same thing
-MAX_REQUESTS_TOLD = 20  # finished requests in one broadcast interval; clients fetch older ones when they need them
-PRESETS_ANSWER_TIME = 10.0  # s that a change of a model waits for what the engine says to it
-LOAD_ANSWER_TIME = 1.0  # s that a load request waits for a refusal before it is called under way
-SOURCE_ENGINE = "engine"
-ROUTER_CONFIG = ("engine_host", "engine_port", "models_max", "models_autoload")  # given on the command line
-
-
-def given_api_key() -> str | None:
-    """The engine's API key that the environment holds, as ours or under the engine's own name."""
-    return (os.environ.get("LLAMADASH_ENGINE_API_KEY") or os.environ.get("LLAMA_API_KEY") or "").strip() or None
-
-
-class Engine:
-    """Runs the engine, or watches one that runs elsewhere, and knows what every model does in it."""
-
-    def __init__(self, dash: Dash) -> None:
-        self.dash = dash
-        self.status = "stopped"
-        self.error: str | None = None
-        self.program: Program | None = None
-        self.facts = ProgramFacts(None, None)
-        self.client: EngineClient | None = None
+    def __init__(self, dash: Dash, name: str, build: Build, arguments: list[str], *, stop_timeout: int = STOP_TIMEOUT,
+                 changed: Callable[[], None] = lambda: None) -> None:
+        self.dash, self.name, self.build = dash, name, build
+        self.arguments, self.stop_timeout, self.changed = arguments, stop_timeout, changed
+        self.port = int(arguments[arguments.index("--port") + 1])
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.key = secrets.token_urlsafe(24)
         self.process: asyncio.subprocess.Process | None = None
-        self.guard = Guard()
-        self.chats = Chats(self)
-        self.url = ""
-        self.arguments: list[str] = []
-        self.given = ""  # the presets that the running engine has read
-        self.applied: Json = {}  # the configuration that the running engine was started with
-        self.started_at: float | None = None
-        self.restarts = 0
         self.lines: deque[LogLine] = deque(maxlen=LAST_LINES)
-        self.last_output = 0.0
-        self.warnings: dict[str, str] = {}  # by what they are about
-        self.known: set[str] = set()  # ids in the library
         self.flood = LogLimiter()
-        self.flood_told = 0.0
-        self.restore: list[str] = []  # models to load again after a restart
-        self.restoring: list[str] = []  # those of them that are not yet loaded again
-        self.restorer: asyncio.Task[None] | None = None
-        self.samples: dict[str, tuple[float, dict[str, float], int | None]] = {}  # when, counters, the process's port
-        self.sampled: float | None = None  # when the counters were last asked for
-        self.stale = asyncio.Event()  # something is to be published
-        self.ended = asyncio.Event()  # the engine is to stop
-        self.waiting: set[asyncio.Future[None]] = set()
-        self.switching = asyncio.Lock()
-        self.applying = asyncio.Lock()
-        self.published: Json = {}
-        self.tasks: list[asyncio.Task[Any]] = []
-        self.supervisor: asyncio.Task[Any] | None = None
-        self.probed: dict[tuple[str, float], ProgramFacts] = {}
-        self.states = ModelStates(self.touch)
+        self.ready = asyncio.Event()
+        self.said_ready = asyncio.Event()  # by the child protocol: a moment before it answers
+        self.started = self.sign_of_life = time.monotonic()
+        self.ready_at: float | None = None
+        self.stopping = False
+        self.killed_for: str | None = None
+        self.progress: float | None = 0.0
+        self.stage: str | None = None
+        self.meta: Json = {}
+        self.slots: int | None = None
+        self.accounted: list[Json] | None = None  # what the engine says of its memory, by device
+        self.devices: list[Json] = []  # what it really takes
+        self.speed: tuple[float, float] = (0.0, -math.inf)  # tokens/s while answering, and when
 
-    # What others ask
+    # life
 
-    async def open(self) -> None:
-        """Find the engine, and attach to one that runs elsewhere; ours starts when start() is called."""
-        self.program = find_program(self.dash.config.llama_server)
-        events = self.dash.run_forever("engine events", self.publish_changes)
-        self.tasks.append(self.dash.spawn(events, "engine events"))
-        self.known = {row["id"] for row in self.dash.db.models()}
-        if self.program is None:
-            self.enter("missing", self.missing_reason())
-        elif self.program.kind == "remote":
-            await self.start()
-
-    async def close(self) -> None:
-        """Stop the engine if it is ours, and everything that belongs to it."""
-        self.chats.close()
-        await self.stop()
-        for task in self.tasks:
-            task.cancel()
-        await asyncio.gather(*self.tasks, return_exceptions=True)
-        await self.guard.close()
-
-    def missing_reason(self) -> str:
-        """Why there is no engine, in a sentence."""
-        fixed = self.dash.config.llama_server
-        return f"{fixed} was not found or cannot be run." if fixed else NO_ENGINE
-
-    def snapshot(self) -> Json:
-        """The engine's record, as clients see it."""
-        config = self.dash.engine_config()
-        kind = self.program.kind if self.program else None
-        hint = engine_hint() if self.status == "missing" else embedded_hint() if kind == "embedded" else None
-        uptime = round(time.monotonic() - self.started_at) if self.started_at is not None else None
-        return {"status": self.status, "kind": kind,
-                "version": self.facts.version, "url": self.url or None, "base_url": self.base_url(),
-                "pid": self.process.pid if self.process else None, "uptime": uptime,
-                "restarts": self.restarts, "models_max": config["models_max"], "command": self.arguments,
-                "error": self.error, "last_lines": [line.text for line in self.lines],
-                "warnings": list(self.warnings.values()), "hint": hint,
-                "api_key_required": bool(self.api_key())}
-
-    def base_url(self) -> str | None:
-        """The address for OpenAI clients; with a wildcard host it names this machine."""
-        if not self.url:
-            return None
-        if self.program and self.program.kind == "remote":
-            return f"{self.url}/v1"
-        host = str(self.dash.engine_config()["engine_host"])
-        shown = socket.gethostname() if host in EVERY_ADDRESS else host
-        return f"http://{f'[{shown}]' if ':' in shown else shown}:{self.url.rsplit(':', 1)[1]}/v1"
-
-    def runtime(self, model_id: str) -> Json:
-        """What the engine does with a model: `{status, progress, stage, reason, error, runtime}`."""
-        return self.states.all.get(model_id, ModelState(model_id)).as_json()
-
-    def api_key(self) -> str | None:
-        """The engine's API key: from the environment, or made where others on the network can reach it."""
-        given = given_api_key()
-        if given or (self.program and self.program.kind == "remote"):
-            return given
-        return None if is_loopback(str(self.dash.engine_config()["engine_host"])) else self.made_key()
-
-    def made_key(self) -> str:
-        """The key in data/engine-key, made if need be."""
-        file = Path(self.dash.config.data_dir) / "engine-key"
-        with contextlib.suppress(OSError):
-            if key := file.read_text("utf-8").strip():
-                return key
-        write_privately(file, secrets.token_urlsafe(32) + "\n")
-        return file.read_text("utf-8").strip()
-
-    # Telling everyone
-
-    def touch(self) -> None:
-        """Something changed: publish it soon, and let those look who wait for it."""
-        self.stale.set()
-        for waiter in self.waiting:
-            if not waiter.done():
-                waiter.set_result(None)
-
-    def enter(self, status: str, error: str | None = None) -> None:
-        """Change the engine's status."""
-        self.status, self.error = status, error
-        self.started_at = time.monotonic() if status == "running" else None
-        self.touch()
-
-    async def until(self, holds: Callable[[], bool], timeout: float) -> bool:
-        """Wait until `holds()`, at most `timeout` seconds; whether it does."""
-        deadline = time.monotonic() + timeout
-        while not holds():
-            waiter = asyncio.get_running_loop().create_future()
-            self.waiting.add(waiter)
-            try:
-                left = deadline - time.monotonic()
-                if left <= 0 or not (await asyncio.wait({waiter}, timeout=left))[0]:
-                    return holds()
-            finally:
-                self.waiting.discard(waiter)
-        return True
-
-    async def publish_changes(self) -> None:
-        """Broadcast what changed, at most ten times a second."""
-        while True:
-            await self.stale.wait()
-            self.stale.clear()
-            await self.publish()
-            await asyncio.sleep(PUBLISH_INTERVAL)
-
-    async def publish(self) -> None:
-        """Broadcast the engine, the models and the finished requests that changed."""
-        dirty, self.states.dirty = self.states.dirty, set()
-        for name in sorted(dirty & self.known):
-            with contextlib.suppress(NotFound):  # deleted just now
-                row = self.dash.db.get_model(name)
-                await self.dash.broadcast("models:status", {"id": name, **self.dash.state_of(row)})
-        await self.publish_requests()
-        self.tell_suppressed()
-        engine = self.snapshot()
-        compared = {**engine, "uptime": None, "last_lines": engine["last_lines"] if engine["error"] else None}
-        if compared != self.published:
-            self.published = compared
-            await self.dash.broadcast("engine:status", {"engine": engine})
-
-    async def publish_requests(self) -> None:
-        """Save the finished requests and broadcast them; of more than anyone can read, the last ones."""
-        requests, self.states.finished = self.states.finished, []
-        if not requests:
-            return
-        with contextlib.suppress(DashError):  # the numbers of some requests are worth no more trouble
-            saved = await asyncio.to_thread(self.dash.db.add_requests, requests)
-            for row in saved[-MAX_REQUESTS_TOLD:]:
-                await self.dash.broadcast("requests:finished", {"request": row})
-
-    def tell_suppressed(self) -> None:
-        """Say once a second how many log lines were held back."""
-        if not self.flood.held:
-            return
-        if time.monotonic() - self.flood_told < 1:
-            self.stale.set()
-            return
-        self.flood_told = time.monotonic()
-        for source, count in self.flood.suppressed().items():
-            self.dash.journal.add("warning", source, f"{count} lines suppressed")
-
-    # Start and stop
-
-    def announce_start(self) -> None:
-        """Let requests wait for the engine, which starts once the models are known."""
-        if self.status == "stopped":
-            self.enter("starting")
-
-    async def start(self) -> None:
-        """Start the engine, or attach to a running one; returns as soon as that is under way."""
-        async with self.switching:
-            if self.supervisor is not None and not self.supervisor.done():
-                return
-            self.program = find_program(self.dash.config.llama_server)
-            if self.program is None:
-                self.enter("missing", self.missing_reason())
-                raise EngineUnavailable(self.missing_reason())
-            self.ended.clear()
-            self.warn("crash", None)
-            self.enter("starting")
-            self.restore = self.restore or self.startup_models()
-            self.supervisor = self.dash.spawn(self.supervise(), "engine supervisor")
-
-    async def stop(self, *, keep: bool = False) -> None:
-        """Stop the engine, or leave a remote one alone; `keep` loads the same models at the next start."""
-        async with self.switching:
-            loaded = self.remembered() if keep else []
-            if self.supervisor is not None and not self.supervisor.done():
-                self.enter("stopping")
-                self.ended.set()
-                await self.end_process()
-                await asyncio.wait({self.supervisor})
-            self.restore, self.restoring = loaded, []
-            if self.status != "missing":
-                self.enter("stopped")
-
-    async def restart(self) -> None:
-        """Stop and start; the models that were loaded are loaded again."""
-        await self.stop(keep=True)
-        await self.start()
-
-    def remembered(self) -> list[str]:
-        """The models that the next engine is to load: those in memory, and those that were not yet there again."""
-        return list(dict.fromkeys([*self.states.running(), *self.restoring, *self.restore]))
-
-    def startup_models(self) -> list[str]:
-        """The models to load at a start.
-
-        llamadash loads them itself: llama-server refuses to start when there are more than --models-max, and
-        with --models-max 0 when there is any.
-        """
-        wanted = [row["id"] for row in self.dash.db.models()
-                  if row.get("parameters", {}).get("load-on-startup") and not row.get("missing")]
-        limit = self.dash.engine_config()["models_max"] or len(wanted)
-        self.warn("startup", f"{len(wanted)} models are to be loaded at start, but only {limit} fit: "
-                  "raise the number of models at once" if len(wanted) > limit else None)
-        return wanted[:limit]
-
-    def warn(self, about: str, message: str | None) -> None:
-        """Set the warning on a subject, or clear it; a new one is logged."""
-        if message and self.warnings.get(about) != message:
-            log.warning("%s", message)
-        if message:
-            self.warnings[about] = message
-        else:
-            self.warnings.pop(about, None)
-        self.touch()
-
-    async def supervise(self) -> None:
-        """Keep the engine running until it is to stop; give up when it dies again and again."""
-        deaths = 0
-        while not self.ended.is_set():
-            try:
-                await self.live()
-            except (EngineUnavailable, EngineFailed, OSError) as problem:
-                self.error = str(problem)
-            if self.ended.is_set() or self.status == "missing":
-                break
-            remote = self.program is not None and self.program.kind == "remote"
-            stable = self.started_at is not None and time.monotonic() - self.started_at > STABLE_AFTER
-            deaths = 1 if stable else deaths + 1
-            if deaths >= CRASH_LIMIT and not remote:
-                self.give_up()
-                return
-            await self.recover(min(RETRY_LIMIT, 0.25 * 2 ** min(deaths - 1, 9)) if remote or deaths > 1 else 0)
-        if self.status != "missing":
-            self.enter("stopped")
-
-    def give_up(self) -> None:
-        """Stop trying: the engine dies of its start."""
-        self.enter("crash_loop", self.error)
-        log.error("the engine died %d times shortly after its start and is not started again: %s",
-                  CRASH_LIMIT, self.error)
-
-    async def recover(self, delay: float) -> None:
-        """Say that the engine is gone, and wait before the next try."""
-        self.enter("crashed", self.error)
-        self.restarts += 1
-        await self.publish()  # at once: it may be back in a moment, and everyone is to see that it was gone
-        self.warn("crash", f"the engine went away at {time.strftime('%H:%M:%S')}: {self.error}")
-        with contextlib.suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(self.ended.wait(), delay + 0.01)
-
-    async def live(self) -> None:
-        """One life of the engine: returns when its process ended, or raises what made it impossible."""
-        assert self.program is not None
-        if self.status != "starting":
-            self.enter("starting", self.error)
+    async def run(self) -> str | None:
+        """Start the process and wait for its end. Returns why it ended, None where it was told to."""
         try:
-            if self.program.kind == "remote":
-                await self.attach()
-            else:
-                await self.run_program()
-        finally:
-            if self.client is not None:
-                await self.client.close()
-                self.client = None
-            self.samples.clear()
-            if self.restorer is not None:
-                await cancelled([self.restorer])
-            if not self.ended.is_set() and self.status == "running":
-                self.restore = self.remembered()
-            self.states.on_engine_gone("engine stopped" if self.ended.is_set() else "crashed")
-
-    async def attach(self) -> None:
-        """Follow the engine at a URL until it cannot be reached or is to be left alone."""
-        assert self.program is not None
-        self.url, self.arguments, self.restore, self.restoring = self.program.url, [], [], []
-        self.client = EngineClient(self.url, self.api_key())
-        await self.check_role()
-        self.enter("running")
-        parts = [asyncio.ensure_future(part) for part in (self.follow_remote(), self.watch_remote(), self.ended.wait())]
+            process = await self.spawn()
+        except OSError as problem:
+            return f"{self.build.path} cannot be started: {problem.strerror or problem}"
+        assert process.stdout is not None and process.stderr is not None
+        readers = [asyncio.ensure_future(self.read_output(process.stdout)),
+                   asyncio.ensure_future(self.read_output(process.stderr))]
+        follower = self.dash.spawn(self.follow(process), f"health of {self.name}")
         try:
-            await asyncio.wait(parts, return_when=asyncio.FIRST_COMPLETED)
-            for part in parts[:2]:
-                if part.done():
-                    part.result()
-        finally:
-            await cancelled(parts)
-
-    async def follow_remote(self) -> None:
-        """Follow the engine at the URL over as many streams as it takes: one that is silent for long may be cut."""
-        assert self.client is not None
-        while True:
-            with contextlib.suppress(EngineUnavailable):
-                await self.follow(EVENTS_SILENCE)
-            await self.client.text("/health", timeout=HEALTH_TIMEOUT)  # raises where it is the engine that went away
-            await asyncio.sleep(EVENTS_PAUSE)
-
-    async def watch_remote(self) -> None:
-        """Raise when the engine at the URL no longer answers: a dead connection says nothing by itself."""
-        assert self.client is not None
-        failures: list[str] = []
-        while len(failures) < 3:
-            await asyncio.sleep(HEALTH_INTERVAL)
-            try:
-                await self.client.text("/health", timeout=HEALTH_TIMEOUT)
-                failures.clear()
-            except (EngineUnavailable, EngineFailed) as problem:
-                failures.append(str(problem))
-        raise EngineUnavailable(failures[-1])
-
-    async def run_program(self) -> None:
-        """Start the program, follow it, and return when it ended."""
-        self.facts = await self.known_facts()
-        if self.facts.problem:
-            return self.enter("missing", self.facts.problem)
-        data = Path(self.dash.config.data_dir)
-        if end_leftover_engine(data / "engine.pid"):
-            log.warning("ended an engine that an earlier run had left behind")
-        self.lines.clear()
-        _, self.given = await self.write_presets()
-        self.choose_address()
-        self.client = EngineClient(self.url, self.api_key())
-        await self.spawn_process(data)
-        assert self.process is not None
-        process, follower = self.process, self.dash.spawn(self.accompany(), "engine follower")
-        readers = [asyncio.ensure_future(self.read_log(stream))
-                   for stream in (process.stdout, process.stderr) if stream is not None]
-        try:
-            if self.ended.is_set():  # it was to stop while it was being started
+            if self.stopping:
                 kill_group(process.pid)
             status = await process.wait()
             await asyncio.wait(readers, timeout=0.5)  # its last words
-            self.error = self.failure(status)
         finally:
             kill_group(process.pid)
             await cancelled([follower, *readers])
-            self.process = None
-            with contextlib.suppress(OSError):
-                (data / "engine.pid").unlink()
-            await self.guard.watch(0)
             self.tell_suppressed()
+        return None if self.stopping and not self.killed_for else self.failure(status)
 
-    async def known_facts(self) -> ProgramFacts:
-        """What the program says about itself, asked once for each version of its file."""
-        assert self.program is not None
-        file = self.program.command[0]
-        key = (file, os.stat(file).st_mtime)
-        if key not in self.probed:
-            facts = await probe(self.program)
-            if facts.problem:
-                return facts
-            self.probed = {key: facts}
-        return self.probed[key]
-
-    def choose_address(self) -> None:
-        """Decide on the port, and compose the command line."""
-        config = self.dash.engine_config()
-        host, port = str(config["engine_host"]), int(config["engine_port"])
-        taken = bool(port) and not port_is_free(host, port)
-        chosen = free_port(host) if taken or not port else port
-        self.warn("port", f"port {port} is used by another program: the engine listens on {chosen} instead"
-                  if taken else None)
-        local = EVERY_ADDRESS.get(host, host)
-        self.url = f"http://{f'[{local}]' if ':' in local else local}:{chosen}"
-        self.arguments = self.command_line(chosen)
-        self.applied = {key: config[key] for key in ROUTER_CONFIG}
-
-    def command_line(self, port: int | None = None) -> list[str]:
-        """How the engine is started: only what belongs to the router, since these options beat every model's own."""
-        program = self.program or find_program(self.dash.config.llama_server)
-        if program is None or program.kind == "remote":
-            return []
-        config, options = self.dash.engine_config(), self.facts.options
-        command = [
-            *program.command, "--host", str(config["engine_host"]), "--port", str(port or config["engine_port"]),
-            "--models-preset", str(self.preset_file()), "--models-max", str(config["models_max"]),
-            "--models-autoload" if config["models_autoload"] else "--no-models-autoload", "--metrics"]
-        if options is None or "log-colors" in options:
-            command += ["--log-colors", "off"]
-        if options and "cors-origins" in options and not self.api_key():
-            command += ["--cors-origins", "localhost"]  # without a key no website may read its answers
-        return command
-
-    def preset_ini(self) -> str:
-        """The preset file as it is, or as it would be written now."""
-        try:
-            return self.preset_file().read_text("utf-8")
-        except (OSError, UnicodeDecodeError):
-            return self.rendered()
-
-    def restart_required(self) -> bool:
-        """Whether the running engine was started with options that have changed since."""
-        config = self.dash.engine_config()
-        return self.process is not None and any(config[key] != value for key, value in self.applied.items())
-
-    async def spawn_process(self, data: Path) -> None:
-        """Start the process in a session of its own, and see that it cannot outlive llamadash."""
-        cache = data / "engine-cache"
-        cache.mkdir(mode=0o700, exist_ok=True)
-        await self.guard.watch(0)
+    async def spawn(self) -> asyncio.subprocess.Process:
+        """Start the process in a session of its own, so that it cannot outlive us."""
+        command = self.arguments
+        if sys.platform == "linux" and self.build.kind != "embedded":  # which sees to it by itself
+            command = [sys.executable, "-I", "-S", "-c", LAUNCHER, str(os.getpid()), *command]
         self.process = await asyncio.create_subprocess_exec(
-            *self.arguments, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE, limit=LOG_BLOCK, cwd=data, start_new_session=True,
-            env=engine_environment(self.api_key(), cache))
-        await self.guard.watch(self.process.pid)
-        remember_engine(data / "engine.pid", self.process.pid, self.preset_file())
-        self.touch()
+            *command, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+            limit=LOG_BLOCK, start_new_session=True,
+            env=engine_environment(self.key, self.build, self.dash.config.data_dir))
+        return self.process
 
-    async def end_process(self) -> None:
-        """Ask the engine to end, and kill it when it takes longer than its models may."""
+    async def stop(self) -> None:
+        """Ask the process to end, then make it; run() returns when it has."""
+        if self.stopping:
+            return
+        self.stopping = True
         process = self.process
         if process is None or process.returncode is not None:
             return
-        for name in self.states.running():
-            self.states.state(name).leaving = "engine stopped"
-        with contextlib.suppress(ProcessLookupError):
-            process.terminate()
-        patience = STOP_MARGIN + max([10, *(
-            int(row.get("parameters", {}).get("stop-timeout", 10)) for row in self.dash.db.models()
-            if row["id"] in self.states.running())])
-        assert self.supervisor is not None
-        if not (await asyncio.wait({self.supervisor}, timeout=patience))[0]:
-            log.warning("the engine did not stop in %d s and is killed", patience)
-            kill_group(process.pid)
+        waits = []
+        if self.ready.is_set() and self.build.protocol != "none" and process.stdin is not None:
+            with contextlib.suppress(OSError):
+                process.stdin.write(CHILD_EXIT)
+            waits.append((None, self.stop_timeout))
+        waits.append((signal.SIGTERM, STOP_TERM if self.ready.is_set() else STOP_LOADING))
+        for sign, seconds in waits:
+            if sign is not None:
+                with contextlib.suppress(ProcessLookupError):
+                    process.send_signal(sign)
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(process.wait(), seconds)
+                return
+        if self.ready.is_set():
+            log.warning("%s did not end when it was asked to, and was killed", self.name)
+        kill_group(process.pid)
 
-    def failure(self, status: int) -> str:
-        """Why the process ended, from its last errors."""
-        ended = f"killed by signal {-status}" if status < 0 else f"ended with status {status}"
-        said = explanation(line for line in self.lines if line.port is None)
-        return f"{said} ({ended})" if said else ended
-
-    # Following it
-
-    async def accompany(self) -> None:
-        """Wait until the engine is ready, then follow it and see that it answers."""
-        process = self.process
-        assert process is not None
-        try:
-            await asyncio.wait_for(self.until_ready(), START_TIMEOUT)
-        except (asyncio.TimeoutError, EngineFailed) as problem:
-            await self.abandon(str(problem) or f"it did not answer within {START_TIMEOUT:.0f} s")
-            return
-        if process.returncode is not None:
-            return
-        self.enter("running")
-        log.info("the engine is ready at %s", self.url)
-        try:
-            await self.apply_presets()  # what changed while it was starting
-        except (EngineFailed, EngineUnavailable) as problem:
-            log.warning("the engine did not take over the latest changes: %s", problem)
-        helper = asyncio.ensure_future(self.watch_health(process))
-        try:
-            while True:
-                with contextlib.suppress(EngineUnavailable, EngineFailed):
-                    await self.follow()
-                await asyncio.sleep(EVENTS_PAUSE)
-        finally:
-            await cancelled([helper])
-
-    async def abandon(self, why: str) -> None:
-        """Kill an engine that is of no use; the supervisor then starts a new one."""
-        self.on_line(LogLine("error", why))
+    def kill(self, reason: str) -> None:
+        """End a process that is of no use; run() returns the reason."""
+        self.killed_for = reason
         if self.process is not None:
             kill_group(self.process.pid)
 
-    async def until_ready(self) -> None:
-        """Return once the engine answers and is a router."""
-        assert self.client is not None
-        while True:
-            with contextlib.suppress(EngineUnavailable, EngineFailed):
-                await self.client.text("/health", timeout=2)
-                break
-            await asyncio.sleep(0.05)
-        await self.check_role()
+    def failure(self, status: int) -> str:
+        """Why the process ended by itself."""
+        if self.killed_for:
+            return self.killed_for
+        said = explanation(self.lines)
+        ended = f"killed by signal {-status}" if status < 0 else f"ended with status {status}"
+        if -status == signal.SIGKILL and not said:
+            ended += ", often out of memory"
+        return f"{said} ({ended})" if said else f"The engine {'was ' if status < 0 else ''}{ended}"
 
-    async def check_role(self) -> None:
-        """Raise EngineFailed unless the engine is a router that takes our key."""
-        assert self.client is not None
-        props = await self.client.json("/props")
-        if props.get("role") != "router":
-            raise EngineFailed(f"{self.url} is a llama-server for a single model: start it without -m and -hf")
-        if self.program is not None and self.program.kind == "remote":
-            build = props.get("build_info")
-            self.facts = ProgramFacts(str(build)[:100] if build else None, None)
+    # readiness and health
 
-    async def follow(self, silence: float | None = None) -> None:
-        """Take in the engine's events; EngineFailed or EngineUnavailable say why that came to its end.
-
-        So do `silence` seconds without one, where that is given.
-        """
+    async def follow(self, process: asyncio.subprocess.Process) -> None:
+        """Wait until the process answers, then see that it goes on doing so; kill one that hangs."""
+        watch = Vitality(process.pid)
+        pause = HEALTH_PAUSE[0]
+        while not await self.is_ready():
+            with contextlib.suppress(asyncio.TimeoutError):
+                wakes = self.said_ready if not self.said_ready.is_set() else self.ready
+                await asyncio.wait_for(wakes.wait(), pause)
+            pause = min(pause * 1.5, HEALTH_PAUSE[1])
+            if watch.silence(self.sign_of_life) > LOAD_SILENCE:
+                return self.kill(f"It hung while it loaded: nothing happened for {LOAD_SILENCE:.0f} s")
         try:
-            await self.take_events(silence)
-        except (EngineUnavailable, EngineFailed):
-            raise
-        except Exception:
-            self.puzzled("an event of the engine was not understood")
-            await asyncio.sleep(PUZZLED_PAUSE)
-            raise EngineFailed("the engine's events are not understood") from None
-
-    async def take_events(self, silence: float | None) -> None:
-        """Take in the engine's events until the stream ends, and its list whenever that changed."""
-        assert self.client is not None
-        outdated = asyncio.Event()
-        async with self.client.open("GET", "/models/sse", silence=silence) as response:
-            # the list is slow at times, while it starts a model: that must be told even so
-            reader = asyncio.ensure_future(self.read_events(response, outdated))
-            reader.add_done_callback(lambda _: outdated.set())
-            try:
-                while not reader.done():
-                    outdated.clear()
-                    await self.resync()
-                    if self.restore:
-                        self.restoring, self.restore = self.restore, []
-                        self.restorer = self.dash.spawn(self.load_all(list(self.restoring)), "loading models again")
-                    await outdated.wait()
-                await reader
-            finally:
-                await cancelled([reader])
-        raise EngineUnavailable("the engine closed the connection")
-
-    async def read_events(self, response: aiohttp.ClientResponse, outdated: asyncio.Event) -> None:
-        """Take in events; one that says that the engine's list changed sets `outdated`."""
-        async for event in stream_events(response):
-            if state := self.states.on_event(event):
-                self.measure(state)
-            elif event.get("event") == "models_reload":
-                outdated.set()
-
-    def measure(self, state: ModelState) -> None:
-        """Find the process of a model that was just loaded, and its memory where its log does not say."""
-        if state.status != "loaded" or "pid" in state.runtime or self.process is None or state.port is None:
-            return
-        with contextlib.suppress(psutil.Error):
-            for child in psutil.Process(self.process.pid).children():
-                if str(state.port) in child.cmdline():
-                    state.runtime["pid"] = child.pid
-                    state.runtime.setdefault("memory", child.memory_info().rss)
-                    self.states.mark(state)
-
-    async def resync(self) -> None:
-        """Take over the state of every model from the engine's list."""
-        assert self.client is not None
-        asked_at = {name: state.events for name, state in self.states.all.items()}
-        listed = await self.client.models()
-        self.states.on_list(listed, asked_at)
-        others = [item["id"] for item in listed if item["id"] not in self.known]
-        remote = self.program is not None and self.program.kind == "remote"
-        self.warn("others", f"this engine also has {len(others)} models that are not in the library: "
-                  + ", ".join(others[:5]) if remote and others else None)
-        self.touch()
-
-    async def load_all(self, wanted: list[str]) -> None:
-        """Load models that were loaded before, one after the other; what the engine's end prevents is not forgotten."""
-        for name in wanted:
-            try:
-                if name in self.restoring:
-                    await self.load(name)
-            except EngineUnavailable as problem:
-                log.warning("%s could not be loaded: %s", name, problem)
-                continue
-            except (EngineFailed, NotFound) as problem:
-                log.warning("%s could not be loaded: %s", name, problem)
-            self.forget(name)
-
-    def dropped(self, name: str) -> None:
-        """A model was taken off the list: another of its name begins anew."""
-        self.forget(name)
-        if self.states.state(name).status not in RUNNING:
-            del self.states.all[name]
-
-    def forget(self, name: str) -> None:
-        """Do not load a model again: it is there, cannot be, or is no longer wanted."""
-        self.restoring = [item for item in self.restoring if item != name]
-
-    async def watch_health(self, process: asyncio.subprocess.Process) -> None:
-        """Kill an engine that hangs: one that neither answers nor writes nor computes. One that works is let be."""
-        assert self.client is not None
-        alive, used = time.monotonic(), 0.0
+            await self.ask_properties()
+        except EngineFailed as problem:
+            return self.kill(str(problem))
+        self.ready_at = time.monotonic()
+        self.progress = self.stage = None
+        self.ready.set()
+        self.changed()
         while True:
             await asyncio.sleep(HEALTH_INTERVAL)
-            try:
-                await self.client.text("/health", timeout=HEALTH_TIMEOUT)
-                alive = time.monotonic()
-            except (EngineUnavailable, EngineFailed):
-                total = processor_time(process.pid)
-                worked, used = total - used > IDLE_CPU, total
-                alive = time.monotonic() if worked else max(alive, self.last_output)
-            if time.monotonic() - alive > HUNG_AFTER:
-                return await self.abandon(f"it did not answer for {HUNG_AFTER:.0f} s and is restarted")
+            if await self.answers_health():
+                self.sign_of_life = watch.alive = time.monotonic()
+            silent = watch.silence(self.sign_of_life)
+            if silent > HUNG_AFTER or time.monotonic() - self.sign_of_life > HUNG_BUSY:
+                return self.kill(f"It hung: no answer for {time.monotonic() - self.sign_of_life:.0f} s")
 
-    async def read_log(self, stream: asyncio.StreamReader) -> None:
-        """Read the engine's output in blocks until it ends."""
-        lines, second, counts = LineSplitter(), 0, collections.Counter[bytes]()
+    async def is_ready(self) -> bool:
+        """Whether the process answers requests; one that speaks the protocol is asked once it has said so."""
+        if self.build.protocol != "none" and not self.said_ready.is_set():
+            return False
+        return await self.answers_health()
+
+    async def answers_health(self) -> bool:
+        """Whether /health says that all is well."""
+        with contextlib.suppress(aiohttp.ClientError, OSError, asyncio.TimeoutError):
+            async with self.dash.pool.session.get(f"{self.url}/health", timeout=HEALTH_LIMIT) as response:
+                return response.status == 200
+        return False
+
+    async def ask_properties(self) -> None:
+        """Learn the context and the slots; EngineFailed where the process does not take our key."""
+        with contextlib.suppress(aiohttp.ClientError, OSError, asyncio.TimeoutError, ValueError):
+            async with self.dash.pool.session.get(
+                    f"{self.url}/props", headers=self.authorization(), timeout=HEALTH_LIMIT) as response:
+                if response.status == 401:
+                    raise EngineFailed("The engine does not take the key that llamadash gave it: is there an api-key in "
+                                       "/etc/llama.cpp/config.ini?")
+                properties = json.loads(await response.content.read(2**20))
+                slots, settings = properties.get("total_slots"), properties.get("default_generation_settings")
+                self.slots = slots if type(slots) is int and 0 < slots < 4096 else None
+                if isinstance(settings, dict) and is_amount(settings.get("n_ctx")):
+                    self.meta.setdefault("n_ctx", settings["n_ctx"])
+
+    def authorization(self) -> dict[str, str]:
+        """The header that the process wants of every request."""
+        return {"Authorization": f"Bearer {self.key}"}
+
+    # what it writes
+
+    async def read_output(self, stream: asyncio.StreamReader) -> None:
+        """Read one of the process's pipes in blocks until it ends."""
+        lines, second, count = LineSplitter(MAX_STATE_LINE), 0, 0
         while block := await stream.read(LOG_BLOCK):
-            self.last_output = time.monotonic()
-            if int(self.last_output) != second:
-                second = int(self.last_output)
-                counts.clear()
+            self.sign_of_life = time.monotonic()
+            if int(self.sign_of_life) != second:
+                second, count = int(self.sign_of_life), 0
             for at, line in enumerate(lines.feed(block), 1):
-                writer = line[:7] if line.startswith(b"[") else b""  # a model's process writes "[50001] …"
-                counts[writer] += 1
-                if counts[writer] <= MAX_LINE_RATE or TELLING.search(line):
+                count += 1
+                if line.startswith(b"cmd_child_to_router:"):
+                    self.take_state(line)
+                elif count <= MAX_LINE_RATE or TELLING.search(line):
                     self.take_line(line)
                 else:
-                    self.flood.hold(SOURCE_ENGINE)
+                    self.flood.hold(self.name)
                 if at % YIELD_LINES == 0:
                     await asyncio.sleep(0)  # a flood must not hold up everyone else
-            if self.flood.held:
-                self.stale.set()
+            self.tell_suppressed()
         if lines.partial:
             self.take_line(lines.partial)
 
+    def take_state(self, line: bytes) -> None:
+        """Take in a state that the process tells of itself: its load's progress, or that it is ready."""
+        if line.startswith(CHILD_READY):
+            return self.said_ready.set()
+        with contextlib.suppress(*MALFORMED):
+            if line.startswith(CHILD_INFO):
+                self.take_meta(json.loads(line[len(CHILD_INFO):]))
+            elif line.startswith(CHILD_STATE):
+                told = json.loads(line[len(CHILD_STATE):])
+                payload = told.get("payload") or {}
+                if told.get("state") == "loading":
+                    self.take_progress(payload)
+                elif told.get("state") == "ready":
+                    self.take_meta(payload)
+                    self.said_ready.set()
+
+    def take_progress(self, payload: Json) -> None:
+        """How far a load has come: `{stages, current, value}`; value 1 is not ready, a warm-up follows."""
+        stages, current = payload.get("stages") or [], payload.get("current")
+        before = stages.index(current) if current in stages else 0
+        done = (before + min(1.0, float(payload["value"]))) / max(1, len(stages))
+        self.progress = max(self.progress or 0.0, done)
+        self.stage = "warming up" if self.progress >= 1 else clean_text(str(current))[:MAX_STAGE]
+        self.changed()
+
+    def take_meta(self, payload: Json) -> None:
+        """What the process says of the model that it has loaded."""
+        meta = payload.get("meta")
+        if isinstance(meta, dict):
+            self.meta |= {key: meta[key] for key in ("n_ctx", "n_ctx_train", "size", "n_params") if is_amount(meta.get(key))}
+        if isinstance(payload.get("architecture"), dict):
+            self.meta["architecture"] = payload["architecture"]
+
     def take_line(self, line: bytes) -> None:
-        """Learn from one line; whatever is in it, those after it are read."""
-        try:
-            self.on_line(parse_line(line))
-        except Exception:
-            self.puzzled("a line of the engine was not understood")
-
-    def puzzled(self, what: str) -> None:
-        """Log the failure at hand, seldom of each kind: an engine may repeat it a thousand times a second."""
-        if self.dash.log_limiter.is_new(f"{what}: {sys.exc_info()[0]}", None):
-            log.exception("%s", what)
-
-    def on_line(self, line: LogLine) -> None:
-        """Learn from one line of the engine's output, and pass it on to the journal."""
-        source = self.states.on_line(line) or SOURCE_ENGINE
-        if not line.text or line.data is not None:
+        """Learn from one line of the log, and pass it on to the journal."""
+        parsed = parse_line(line[:MAX_LOG_LINE])
+        if parsed.data is not None:
+            if parsed.data.get("type") == "fit_memory_breakdown" and not self.ready.is_set():
+                self.accounted = memory_breakdown(parsed.data)
             return
-        if not line.text.startswith("srv          load:   "):
-            self.lines.append(line)
-        if self.flood.allows(source, time.monotonic()):
-            noise = HARMLESS.search(line.text) or (line.level == "info" and NOISE.search(line.text))
-            self.dash.journal.add("debug" if noise else line.level, source, line.text)
-
-    # Presets
-
-    def preset_file(self) -> Path:
-        """The preset file that the engine reads."""
-        return (Path(self.dash.config.data_dir) / "models.ini").absolute()
-
-    def rendered(self) -> str:
-        """The preset file as it should be now; what had to be left out becomes a warning."""
-        config, options = self.dash.engine_config(), self.facts.options
-        models = self.dash.db.models()
-        self.known = {row["id"] for row in models}
-        internal: Json = {"sleep-idle-seconds": config["sleep_idle_seconds"]}
-        if options is not None and "log-jsonl" in options:
-            internal["log-jsonl"] = True  # the only way to learn a model's exact memory
-        foreign: set[str] = set()
-
-        def omit(key: str) -> bool:
-            if options is not None and key not in options and key not in ("model", *ROUTER_KEYS):
-                foreign.add(key)
-            return key in foreign or key == "load-on-startup"
-
-        ini = render_presets(models, config["defaults"], internal=internal, omit=omit)
-        left_out = [f"{row['id']}: {problem}" for row in models
-                    if not row.get("missing") and (problem := preset_problem(row))]
-        self.warn("presets", "; ".join(left_out)[:1000] or None)
-        self.warn("options", "this llama-server does not know, and so does not get: "
-                  + ", ".join(sorted(foreign)) if foreign else None)
-        return ini
-
-    async def write_presets(self) -> tuple[str | None, str]:
-        """Write the preset file if it is out of date. Returns its text before and now."""
-        ini, file = self.rendered(), self.preset_file()
-        before = None
-        with contextlib.suppress(OSError, UnicodeDecodeError):
-            before = await asyncio.to_thread(file.read_text, "utf-8")
-        if before != ini:
-            await asyncio.to_thread(write_privately, file, ini)
-        return before, ini
-
-    async def apply_presets(self) -> None:
-        """Bring the engine's preset file up to date, and make a running engine read it.
-
-        A running model whose section changed leaves memory. Where the engine refuses the file, the former one
-        is put back and EngineFailed says what the engine said.
-        """
-        async with self.applying:
-            before, now = await self.write_presets()
-            local = self.program is not None and self.program.kind != "remote"
-            if self.client is None or self.status != "running" or not local or self.given == now:
-                return
-            affected = self.expect_reload(self.given, now)
-            try:
-                await self.client.models(reload=True)
-            except (EngineUnavailable, EngineFailed) as problem:
-                for state in affected:
-                    state.leaving = None
-                if isinstance(problem, EngineUnavailable):  # it reads the file when it is next started
-                    log.warning("the engine did not read its presets again: %s", problem)
-                    return
-                if before is not None:
-                    await asyncio.to_thread(write_privately, self.preset_file(), before)
-                raise
-            self.given = now
-            await self.resync()
-
-    async def offer_presets(self) -> None:
-        """apply_presets(); what takes long goes on by itself, for a model that answers may end its answer first."""
-        await self.begun(self.presets_refused(), "presets", PRESETS_ANSWER_TIME)
-
-    async def begun(self, work: Coroutine[Any, Any, DashError | None], name: str, seconds: float) -> None:
-        """Raise the refusal that `work` returns within `seconds`; after that it goes on by itself."""
-        task = self.dash.spawn(work, name)
-        done, _ = await asyncio.wait({task}, timeout=seconds)
-        if done and (refusal := task.result()):
-            raise refusal
-
-    async def presets_refused(self) -> EngineFailed | None:
-        """Apply the presets, and return why the engine refuses them, which is logged as well."""
-        try:
-            await self.apply_presets()
-        except EngineFailed as refusal:
-            log.warning("the engine refuses its presets: %s", refusal)
-            return refusal
-        return None
-
-    def expect_reload(self, before: str, now: str) -> list[ModelState]:
-        """The running models that a reload will unload, marked with the reason."""
-        old, new = effective_presets(before), effective_presets(now)
-        affected = [self.states.state(name) for name in self.states.running() if old.get(name) != new.get(name)]
-        for state in affected:
-            state.leaving = "configuration changed"
-        return affected
-
-    # Models
-
-    async def ready_client(self) -> EngineClient:
-        """The client of the running engine; waits for one that is starting, else EngineUnavailable."""
-        if self.status in ("starting", "crashed"):
-            await self.until(lambda: self.status not in ("starting", "crashed"), ENGINE_TIMEOUT)
-        if self.status != "running" or self.client is None:
-            raise EngineUnavailable(self.missing_reason() if self.status == "missing"
-                                    else "the engine is not running: start it first")
-        return self.client
-
-    async def load(self, model_id: str) -> None:
-        """Load a model; returns as soon as that is under way, raises if the engine refuses at once."""
-        model = self.dash.db.present_model(model_id)
-        if problem := preset_problem(model):
-            raise EngineFailed(problem)
-        await self.ready_client()
-        state = self.states.state(model_id)
-        if state.status in RUNNING and not state.leaving:
+        if not parsed.text:
             return
-        await self.begun(self.request_load(state), f"loading {model_id}", LOAD_ANSWER_TIME)
+        self.lines.append(parsed)
+        if found := SPEED_LINE.search(parsed.text):
+            self.speed = float(found[1]), time.monotonic()
+        if self.flood.allows(self.name, time.monotonic()):
+            noise = HARMLESS.search(parsed.text) or (parsed.level == "info" and NOISE.search(parsed.text))
+            self.dash.journal.add("debug" if noise else parsed.level, self.name, parsed.text)
 
-    async def request_load(self, state: ModelState) -> EngineFailed | EngineUnavailable | None:
-        """Ask the engine to load a model. Returns its refusal, which the model then shows as well."""
-        try:
-            if state.leaving and state.status in RUNNING:  # still on its way out
-                await self.until(lambda: state.status not in RUNNING, RELOAD_TIMEOUT)
-            client = await self.ready_client()
-            self.states.on_status(state, "loading", {})
-            self.states.asked.add(state.id)
-            try:
-                await client.json("/models/load", {"model": state.id}, timeout=RELOAD_TIMEOUT)
-            except EngineFailed as refusal:
-                if refusal.details.get("status") != 404:
-                    raise
-                await client.models(reload=True)  # it does not know the model yet
-                await client.json("/models/load", {"model": state.id}, timeout=RELOAD_TIMEOUT)
-        except (EngineFailed, EngineUnavailable) as refusal:
-            return await self.refused(state, refusal)
-        finally:
-            self.states.asked.discard(state.id)
-        return None
+    def tell_suppressed(self) -> None:
+        """Say how many lines were held back."""
+        for source, count in self.flood.suppressed().items():
+            self.dash.journal.add("warning", source, f"{count} lines suppressed")
 
-    async def refused(self, state: ModelState, refusal: EngineFailed | EngineUnavailable,
-                      ) -> EngineFailed | EngineUnavailable | None:
-        """What becomes of a load that the engine refused; None if the model is loaded nevertheless."""
-        if isinstance(refusal, EngineUnavailable):  # it has gone, which settles the load, or else its list tells
-            self.states.asked.discard(state.id)
-            with contextlib.suppress(EngineFailed, EngineUnavailable):
-                if self.client is not None:
-                    await self.resync()
-            return refusal
-        if "already running" in str(refusal):
-            with contextlib.suppress(EngineFailed, EngineUnavailable):
-                await self.resync()
-            return None
-        if "limit reached" in str(refusal):
-            refusal = EngineFailed("every loaded model is busy: wait for an answer to end, unload one, or raise "
-                                   "the number of models at once")
-        if state.status == "loading":
-            state.status, state.error, state.progress, state.stage = "failed", str(refusal), None, None
-            self.states.mark(state)
-        return refusal
+    # what it takes
 
-    async def unload(self, model_id: str) -> None:
-        """Take a model out of memory, also while it loads; returns as soon as that is under way."""
-        client = await self.ready_client()
-        state = self.states.state(model_id)
-        self.forget(model_id)
-        if state.status not in RUNNING:
-            return
-        state.leaving = state.leaving or "user"
-        try:
-            await client.json("/models/unload", {"model": model_id})
-        except EngineFailed:  # it is already out
-            await self.resync()
-        except EngineUnavailable:
-            state.leaving = None
-            raise
+    async def measure(self) -> None:
+        """Find out what the process takes of each memory."""
+        if self.process is not None:
+            taken = await asyncio.to_thread(main_memory_of, self.process.pid)
+            gpus = await self.dash.sampler.gpu_memory_of(self.process.pid)
+            accounted = {item["name"]: item for item in self.accounted or []}
+            self.devices = [with_parts({"name": name, "kind": "gpu", "used": used}, accounted.get(name))
+                            for name, used in gpus.items()]
+            host = next((item for item in self.accounted or [] if item["kind"] == "cpu"), None)
+            self.devices.append(with_parts({"name": "Main memory", "kind": "cpu", "used": taken}, host))
+            self.changed()
 
-    async def counters(self) -> Json:
-        """What the running models do at the moment, for the sampler; null where there is no engine.
+    def runtime(self) -> Json:
+        """What the model's record says of its process."""
+        known = {key: self.meta[key] for key in ("n_ctx", "n_ctx_train", "size") if key in self.meta}
+        return {**known, "pid": self.process.pid if self.process else None, "build": self.build.id, "slots": self.slots,
+                "memory": sum(item["used"] for item in self.devices) if self.devices else None,
+                "devices": self.devices}
 
-        Rates are tokens per second since the call before. A model that sleeps is neither asked nor woken.
-        """
-        client, since, self.sampled = self.client, self.sampled, time.monotonic()
-        if self.status != "running" or client is None:
-            return dict(NO_COUNTERS)
-        loaded = [state.id for state in self.states.all.values() if state.status == "loaded"]
-        answers = await asyncio.gather(*map(client.metrics, loaded), return_exceptions=True)
-        totals = dict.fromkeys(NO_COUNTERS, 0.0)
-        for name, answer in zip(loaded, answers, strict=True):
-            if isinstance(answer, dict):
-                self.add_counters(totals, name, answer, since)
-        running = self.states.running()  # one that sleeps goes on counting where it was
-        self.samples = {name: sample for name, sample in self.samples.items() if name in running}
-        live = self.states.live_speed()
-        if live is not None:
-            totals["generated_tokens_per_second"] = live
-        return {**{name: round(value, 2) for name, value in totals.items()},
-                "requests_processing": round(totals["requests_processing"]),
-                "requests_deferred": round(totals["requests_deferred"]), "active_models": len(loaded)}
 
-    def add_counters(self, totals: dict[str, float], name: str, counters: dict[str, float],
-                     since: float | None) -> None:
-        """Add one model's counters and, from the difference to the last ones, its rates to `totals`.
+HEALTH_LIMIT = aiohttp.ClientTimeout(total=HEALTH_TIMEOUT)
 
-        A process that was seen to begin, which only our own engine says, has counted from 0 after `since`.
-        """
-        now, port = time.monotonic(), self.states.state(name).port
-        then, before, process = self.samples.get(name, (now, counters, None))
-        if port is not None and process != port and since is not None:
-            then, before = since, {}
-        self.samples[name] = (now, counters, port)
-        for key in ("requests_processing", "requests_deferred"):
-            totals[key] += counters.get(key, 0)
-        rates = {"prompt_tokens_per_second": ("prompt_tokens_total", "prompt_seconds_total"),
-                 "generated_tokens_per_second": ("tokens_predicted_total", "tokens_predicted_seconds_total")}
-        for rate, (tokens, seconds) in rates.items():
-            gained = counters.get(tokens, 0) - before.get(tokens, 0)
-            busy = counters.get(seconds, 0) - before.get(seconds, 0)
-            if gained > 0 and now > then:  # less than before: a new process counts from 0
-                totals[rate] += gained / max(now - then, busy)  # a long answer is counted when it ends
 
-    def client_gone(self, client_id: str) -> None:
-        """A client went away, and its chats with it."""
-        self.chats.client_gone(client_id)
+class Vitality:
+    """Notices when a process neither computes nor reads: what does, does not hang."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self.alive = time.monotonic()
+        self.used = 0.0
+        self.looked = -math.inf
+
+    def silence(self, sign_of_life: float) -> float:
+        """Seconds since the process did something, `sign_of_life` being when it was last heard of."""
+        if time.monotonic() - self.looked > 2:
+            self.looked = time.monotonic()
+            used = work_of(self.pid)
+            if used - self.used > IDLE_CPU:
+                self.alive = time.monotonic()
+                self.used = used
+        return time.monotonic() - max(self.alive, sign_of_life)
+
+
+def work_of(pid: int) -> float:
+    """Seconds of processor time that a process and its children have used, and 10 MB read count as one."""
+    total = 0.0
+    with contextlib.suppress(psutil.Error):
+        leader = psutil.Process(pid)
+        for process in [leader, *leader.children(recursive=True)]:
+            with contextlib.suppress(psutil.Error, AttributeError):
+                times = process.cpu_times()
+                total += times.user + times.system
+                total += process.io_counters().read_bytes / 1e7
+    return total
+
+
+def main_memory_of(pid: int) -> int:
+    """Bytes of main memory that a process takes, shared pages by their share; mapped weights are file cache."""
+    with contextlib.suppress(OSError, ValueError, TypeError):
+        text = Path(f"/proc/{pid}/smaps_rollup").read_text()
+        return int(re.search(r"^Pss: +(\d+) kB", text, re.M)[1]) * 1024  # type: ignore[index]
+    with contextlib.suppress(psutil.Error):
+        return int(psutil.Process(pid).memory_info().rss)
+    return 0
+
+
+def with_parts(device: Json, accounted: Json | None) -> Json:
+    """`device` with what of it is model, context and compute, as far as what the engine accounts can be true."""
+    parts: Json = dict.fromkeys(("model", "context", "compute", "other"))
+    if accounted and accounted["used"] <= device["used"] <= 1.5 * accounted["used"] + 2**30:
+        parts = {name: accounted[name] for name in ("model", "context", "compute")}
+        parts["other"] = device["used"] - sum(parts.values())
+    return {**device, **parts}
 
 
 async def cancelled(tasks: Iterable[asyncio.Future[Any]]) -> None:
@@ -5992,49 +5366,951 @@ def is_loopback(host: str) -> bool:
     return host in ("localhost", "::1") or host.startswith("127.")
 
 
-def processor_time(pid: int) -> float:
-    """Seconds of processor time that a process and its children have used."""
-    total = 0.0
-    with contextlib.suppress(psutil.Error):
-        leader = psutil.Process(pid)
-        for process in [leader, *leader.children(recursive=True)]:
-            with contextlib.suppress(psutil.Error):
-                times = process.cpu_times()
-                total += times.user + times.system
-    return total
+# -- Residency -----------------------------------------------------------------------------------
+#
+# Who is in memory, who waits and who has to go. Residency is a pure state machine: events come in as method calls
+# with the time, actions go out as a list, and nothing in it waits, reads or writes. The Pool carries the actions out.
+
+RETURN_AFTER = 60.0  # s that a model must have been idle before what it pushed out comes back by itself
+STABLE_AFTER = 30.0  # s; a process that was ready for longer did not die of its start
+CRASH_LIMIT = 3  # crashes or failed loads in a row, after which a model is not tried again by itself
+CRASH_PAUSE = 300.0  # s after which a request may try such a model once more
+MAX_WAITING = 1000  # requests that may wait at the same time
+MAX_COMPARED = 10  # models among which the smallest group that makes room is looked for
 
 
-@on("engine:status", error="GET_ENGINE_FAILED")
-async def engine_status(dash: Dash) -> Json:
-    """The engine's record."""
-    return {"engine": dash.engine.snapshot()}
+class Plan(NamedTuple):
+    """One way to place a model: the bytes that it needs on each device, and the devices that it is told to use."""
+    need: Mapping[str, int]
+    devices: tuple[str, ...] | None = None  # None: its parameters decide
 
 
-@on("engine:start", error="START_ENGINE_FAILED")
-async def engine_start(dash: Dash) -> Json:
-    """Start the engine; returns when that is under way."""
-    await dash.engine.start()
-    return {"engine": dash.engine.snapshot()}
+@dataclass(eq=False, repr=False)
+class Ticket:
+    """One request that wants a model, from its arrival to its end."""
+    id: int
+    unit: str
+    model: str  # the entry that was named
+    client: str
+    since: float
 
 
-@on("engine:stop", error="STOP_ENGINE_FAILED")
-async def engine_stop(dash: Dash) -> Json:
-    """Stop the engine; returns when it has stopped."""
-    await dash.engine.stop()
-    return {"engine": dash.engine.snapshot()}
+class Start(NamedTuple):
+    """Start the unit's process with this plan."""
+    unit: str
+    plan: Plan
+    reason: str
 
 
-@on("engine:restart", error="RESTART_ENGINE_FAILED")
-async def engine_restart(dash: Dash) -> Json:
-    """Stop the engine and start it with the present configuration; loaded models are loaded again."""
-    await dash.engine.restart()
-    return {"engine": dash.engine.snapshot()}
+class Stop(NamedTuple):
+    """End the unit's process."""
+    unit: str
+    reason: str
 
+
+class Admit(NamedTuple):
+    """Pass a waiting request on to its unit's process."""
+    ticket: Ticket
+
+
+class Refuse(NamedTuple):
+    """Tell a waiting request that nothing comes of it: `code` is crowded, waited, failed or unloaded."""
+    ticket: Ticket
+    code: str
+    message: str
+
+
+class Happened(NamedTuple):
+    """Tell everybody what became of a unit: an event of the timeline."""
+    kind: str  # waiting | loading | loaded | unloaded | failed | crashed | refused
+    unit: str
+    reason: str
+    details: Json
+
+
+Action = Start | Stop | Admit | Refuse | Happened
+
+
+@dataclass(eq=False, repr=False)
+class Unit:
+    """One process that can be in memory, with the requests that wait for it and those that it answers."""
+    id: str
+    name: str  # the entry that it is known by
+    pinned: bool = False
+    preferred: bool = False
+    idle: float = 0.0  # s without a request until it leaves; 0: never
+    grace: float = 10.0  # s that its answers may go on when it is unloaded by hand
+    plans: Sequence[Sequence[Plan]] = ((Plan({}),),)  # the best ones first, those in a group equally good
+    status: str = "unloaded"  # unloaded | loading | loaded | stopping
+    waiting: dict[int, Ticket] = field(default_factory=dict)
+    active: set[int] = field(default_factory=set)
+    held: Mapping[str, int] = field(default_factory=dict)
+    wish: tuple[float, str] | None = None  # since when and why it is to be loaded without a request
+    dismissed: bool = False  # a pinned one that was unloaded by hand stays away until somebody asks for it
+    outdated: bool = False  # its parameters have changed: it leaves after its answers
+    leaving: tuple[float, str] | None = None  # until when it may answer, and why it leaves
+    yields_to: str | None = None  # it takes no new requests, for this unit waits for its memory
+    pushed_out_by: str | None = None
+    loaded_at: float = 0.0
+    used_at: float = 0.0
+    failures: int = 0
+    failed_at: float = -math.inf
+    error: str | None = None
+    reason: str | None = None  # why it last left memory
+    waits: str | None = None  # why it is not loaded yet
+
+    @property
+    def resident(self) -> bool:
+        """Whether its process holds memory."""
+        return self.status != "unloaded"
+
+    @property
+    def wanted(self) -> bool:
+        """Whether it is to be loaded."""
+        return bool(self.waiting or self.wish) and self.status == "unloaded"
+
+    @property
+    def queued_at(self) -> float:
+        """Since when it is wanted."""
+        tickets = (ticket.since for ticket in self.waiting.values())
+        return min(tickets, default=math.inf) if self.wish is None else min([self.wish[0], *tickets])
+
+    @property
+    def wished_for(self) -> str:
+        """Why it is to be loaded."""
+        if self.wish:
+            return self.wish[1]
+        return f"request of {next(iter(self.waiting.values())).client}" if self.waiting else "by hand"
+
+    @property
+    def blocked(self) -> bool:
+        """Whether it has failed so often that only a person, or time, lets it be tried again."""
+        return self.failures >= CRASH_LIMIT
+
+    def open(self) -> bool:
+        """Whether it takes requests."""
+        return self.status == "loaded" and not (self.leaving or self.outdated or self.yields_to)
+
+
+class Residency:
+    """Decides which units are in memory. Every method that takes `now` (s) returns what is to be done.
+
+    `rooms` is what all units together may hold on each device. `held` of a unit counts from the moment that its
+    start is decided, so that two models which fit one by one are never started together.
+    """
+
+    def __init__(self, *, models_max: int = 0, min_residency: float = 10.0, max_wait: float = 600.0) -> None:
+        self.models_max, self.min_residency, self.max_wait = models_max, min_residency, max_wait
+        self.rooms: Mapping[str, int] = {}
+        self.units: dict[str, Unit] = {}
+        self.tickets: dict[int, Ticket] = {}
+        self.actions: list[Action] = []
+
+    # events
+
+    def request(self, ticket: Ticket, plans: Sequence[Sequence[Plan]], now: float) -> list[Action]:
+        """A request wants a unit."""
+        unit = self.units[ticket.unit]
+        if unit.blocked and unit.status == "unloaded" and now - unit.failed_at < CRASH_PAUSE:
+            self.refuse(ticket, "failed", f"{unit.name} was stopped after failing repeatedly: {unit.error}")
+        elif sum(len(item.waiting) for item in self.units.values()) >= MAX_WAITING and not unit.open():
+            self.refuse(ticket, "crowded", "too many requests are waiting")
+        else:
+            self.tickets[ticket.id] = unit.waiting[ticket.id] = ticket
+            unit.plans = plans or unit.plans
+        return self.settle(now)
+
+    def finished(self, ticket_id: int, now: float) -> list[Action]:
+        """A request ended, whether it was answered, failed or its client left; also one that still waited."""
+        if ticket := self.tickets.pop(ticket_id, None):
+            unit = self.units[ticket.unit]
+            unit.waiting.pop(ticket_id, None)
+            if ticket_id in unit.active:
+                unit.active.discard(ticket_id)
+                unit.used_at = now
+        return self.settle(now)
+
+    def load(self, unit_id: str, reason: str, plans: Sequence[Sequence[Plan]], now: float) -> list[Action]:
+        """A unit is to be in memory though nobody sent a request."""
+        unit = self.units[unit_id]
+        unit.plans = plans or unit.plans
+        unit.failures, unit.dismissed = 0, False
+        if unit.status in ("unloaded", "stopping") or unit.leaving:
+            unit.wish = unit.wish or (now, reason)
+        return self.settle(now)
+
+    def unload(self, unit_id: str, reason: str, now: float) -> list[Action]:
+        """A unit is to leave memory: at once while it loads, else when it has answered or its grace is over."""
+        unit = self.units[unit_id]
+        unit.wish, unit.dismissed = None, True
+        for ticket in list(unit.waiting.values()):
+            self.refuse(ticket, "unloaded", f"{unit.name} was unloaded: {reason}")
+        if unit.status == "loading":
+            self.stop(unit, reason)
+        elif unit.status == "loaded" and not unit.leaving:
+            unit.leaving = now + unit.grace, reason
+        return self.settle(now)
+
+    def loaded(self, unit_id: str, now: float) -> list[Action]:
+        """A unit's process is ready."""
+        unit = self.units[unit_id]
+        if unit.status == "loading":
+            unit.status, unit.loaded_at, unit.used_at, unit.error = "loaded", now, now, None
+            self.happened("loaded", unit, unit.wished_for if unit.wish else "ready")
+        return self.settle(now)
+
+    def measured(self, unit_id: str, held: Mapping[str, int], now: float) -> list[Action]:
+        """What a unit really holds, by device."""
+        self.units[unit_id].held = held
+        return self.settle(now)
+
+    def exited(self, unit_id: str, error: str | None, now: float) -> list[Action]:
+        """A unit's process ended; `error` says why, where it was not told to."""
+        unit = self.units[unit_id]
+        status, (_, reason) = unit.status, unit.leaving or (0.0, "crashed")
+        for ticket_id in unit.active:
+            self.tickets.pop(ticket_id, None)
+        unit.status, unit.held, unit.leaving, unit.yields_to = "unloaded", {}, None, None
+        unit.active.clear()
+        if status == "stopping":
+            unit.reason, unit.error = reason, None
+            self.happened("unloaded", unit, reason)
+        else:
+            self.failed(unit, status, error or "its process ended", now)
+        return self.settle(now)
+
+    def failed(self, unit: Unit, status: str, error: str, now: float) -> None:
+        """A load failed, or a loaded unit crashed. What waits is asked again after a crash, but not for ever."""
+        stable = status == "loaded" and now - unit.loaded_at > STABLE_AFTER
+        unit.failures, unit.failed_at = 1 if stable else unit.failures + 1, now
+        unit.error = error
+        unit.reason = "crashed" if status == "loaded" else "failed to load"
+        self.happened("crashed" if status == "loaded" else "failed", unit, error, failures=unit.failures)
+        if status == "loading" or unit.blocked:
+            unit.wish = None
+            for ticket in list(unit.waiting.values()):
+                self.refuse(ticket, "failed", f"{unit.name} could not be loaded: {error}")
+
+    def define(self, unit: Unit, now: float) -> list[Action]:
+        """A unit exists, or what its entries ask of it has changed: pinned, preferred, idle, grace and name."""
+        known = self.units.setdefault(unit.id, unit)
+        if unit.pinned and not known.pinned:
+            known.dismissed = False
+        for name in ("name", "pinned", "preferred", "idle", "grace", "outdated"):
+            setattr(known, name, getattr(unit, name))
+        return self.settle(now)
+
+    def forget(self, unit_id: str, now: float) -> list[Action]:
+        """No entry needs this unit any more: it leaves after its answers, and nothing waits for it."""
+        if unit := self.units.get(unit_id):
+            unit.outdated, unit.pinned, unit.preferred, unit.wish = True, False, False, None
+            for ticket in list(unit.waiting.values()):
+                self.refuse(ticket, "unloaded", f"{unit.name} has changed or was deleted meanwhile: ask again")
+            if not unit.resident:
+                del self.units[unit_id]
+        return self.settle(now)
+
+    def set_rooms(self, rooms: Mapping[str, int], now: float) -> list[Action]:
+        """How much memory all units together may hold has changed."""
+        self.rooms = rooms
+        return self.settle(now)
+
+    def set_limits(self, models_max: int, min_residency: float, max_wait: float, now: float) -> list[Action]:
+        """The configuration has changed."""
+        self.models_max, self.min_residency, self.max_wait = models_max, min_residency, max_wait
+        return self.settle(now)
+
+    def tick(self, now: float) -> list[Action]:
+        """Time has passed."""
+        return self.settle(now)
+
+    # what others ask
+
+    def queue(self) -> list[tuple[Ticket, str]]:
+        """The requests that wait, in the order of their arrival, and why."""
+        waiting = [(ticket, unit.waits or "") for unit in self.units.values() for ticket in unit.waiting.values()]
+        return sorted(waiting, key=lambda item: item[0].since)
+
+    def held(self) -> collections.Counter[str]:
+        """Bytes that are held or reserved, by device."""
+        total: collections.Counter[str] = collections.Counter()
+        for unit in self.units.values():
+            total.update(unit.held)
+        return total
+
+    def upcoming(self, unit: Unit) -> tuple[str, float | None, str | None] | None:
+        """What will happen to a unit next, when (s) and why; None where nothing is due."""
+        if unit.leaving or unit.outdated:
+            return "leaves", None, unit.leaving[1] if unit.leaving else "configuration changed"
+        if unit.yields_to:
+            return "leaves", None, f"{self.name_of(unit.yields_to)} waits for its memory"
+        if unit.status == "loaded" and unit.idle and not unit.pinned and not unit.active:
+            return "unloads", unit.used_at + unit.idle, "idle"
+        if unit.status == "unloaded" and unit.wish:
+            return "loads", None, unit.wish[1]
+        if unit.status == "unloaded" and unit.preferred and unit.pushed_out_by:
+            return "returns", None, f"when {self.name_of(unit.pushed_out_by)} is idle"
+        return None
+
+    def next_time(self) -> float:
+        """When time alone will change something, at the latest (s)."""
+        times = [math.inf]
+        for unit in self.units.values():
+            times += [ticket.since + self.max_wait for ticket in unit.waiting.values()]
+            if unit.status == "loaded":
+                times += [unit.loaded_at + self.min_residency] if self.anyone_waits() else []
+                times += [unit.used_at + unit.idle] if unit.idle and not unit.active else []
+                times += [unit.leaving[0]] if unit.leaving else []
+                times += [unit.used_at + RETURN_AFTER] if not unit.active else []
+        return min(times)
+
+    def name_of(self, unit_id: str) -> str:
+        """The name that people know a unit by."""
+        return self.units[unit_id].name if unit_id in self.units else unit_id
+
+    def anyone_waits(self) -> bool:
+        """Whether some unit is to be loaded and is not."""
+        return any(unit.wanted for unit in self.units.values())
+
+    # decisions
+
+    def settle(self, now: float) -> list[Action]:
+        """Do everything that is due now, and return it."""
+        self.refuse_overdue(now)
+        self.wish_for_pinned(now)
+        self.bring_back(now)
+        self.leave(now)
+        self.make_room(now)
+        self.admit(now)
+        actions, self.actions = self.actions, []
+        return actions
+
+    def refuse_overdue(self, now: float) -> None:
+        """End the wait of those who have waited for as long as anybody may; a load that is under way ends by itself."""
+        for unit in list(self.units.values()):
+            if unit.status != "loading":
+                for ticket in [item for item in unit.waiting.values() if now - item.since >= self.max_wait]:
+                    why = f": {unit.waits}" if unit.waits else ""
+                    self.refuse(ticket, "waited", f"{unit.name} did not become free within {self.max_wait:.0f} s{why}")
+
+    def wish_for_pinned(self, now: float) -> None:
+        """Pinned units are to be in memory, unless somebody unloaded them or they fail again and again."""
+        for unit in self.units.values():
+            if unit.pinned and not (unit.resident or unit.wish or unit.dismissed or unit.blocked):
+                unit.wish = now, "pinned"
+
+    def bring_back(self, now: float) -> None:
+        """Preferred units come back when what pushed them out is idle or gone, and nobody waits."""
+        if self.anyone_waits():
+            return
+        for unit in self.units.values():
+            if unit.preferred and unit.pushed_out_by and not (unit.resident or unit.blocked):
+                other = self.units.get(unit.pushed_out_by)
+                if other is None or not other.resident or self.idle_for(other, now) >= RETURN_AFTER:
+                    unit.wish, unit.pushed_out_by = (now, "preferred"), None
+
+    def idle_for(self, unit: Unit, now: float) -> float:
+        """Seconds since a unit had something to do; negative while it has."""
+        busy = unit.status != "loaded" or unit.active or unit.waiting
+        return -1.0 if busy else now - unit.used_at
+
+    def leave(self, now: float) -> None:
+        """Stop what is idle for too long, outdated, or was unloaded by hand and has answered."""
+        for unit in list(self.units.values()):
+            if unit.status != "loaded":
+                continue
+            if unit.leaving and (not unit.active or now >= unit.leaving[0]):
+                self.stop(unit, unit.leaving[1])
+            elif unit.outdated and not unit.active:
+                self.stop(unit, "configuration changed")
+            elif unit.idle and not unit.pinned and not unit.wish and self.idle_for(unit, now) >= unit.idle:
+                self.stop(unit, "idle")
+
+    def make_room(self, now: float) -> None:
+        """Start the units that are wanted, in the order of their arrival, and let others make room for them.
+
+        The plans are made anew each time: a unit that was to go may be spared. What a unit needs that still waits is
+        kept for it: who came later starts only where that takes nothing away.
+        """
+        yielding = {unit.id: unit.yields_to for unit in self.units.values()}
+        for unit in self.units.values():
+            unit.yields_to = None
+        claimed: collections.Counter[str] = collections.Counter()
+        places = 0
+        for unit in sorted((unit for unit in self.units.values() if unit.wanted), key=lambda item: item.queued_at):
+            plan, victims = self.best_plan(unit, claimed, places, yielding, now)
+            if plan is not None and not victims and self.fits(plan, claimed, places):
+                self.start(unit, plan)
+            else:
+                self.wait_for(unit, victims, plan, now)
+                if plan is not None:
+                    claimed.update(plan.need)
+                    places += 1
+
+    def best_plan(self, unit: Unit, claimed: Mapping[str, int], places: int, yielding: Mapping[str, str | None],
+                  now: float) -> tuple[Plan | None, list[Unit]]:
+        """The plan that pushes out least, and whom; no plan where even then there is not enough room."""
+        for group in unit.plans:
+            found = [(plan, self.victims(unit, plan, claimed, places, yielding, now)) for plan in group]
+            possible = [(plan, victims) for plan, victims in found if victims is not None]
+            if possible:
+                return min(possible, key=lambda item: (
+                    len(item[1]), sum(self.must_wait(victim, now) for victim in item[1]),
+                    max((victim.used_at for victim in item[1]), default=0.0), self.crowding(item[0])))
+        return None, []
+
+    def crowding(self, plan: Plan) -> float:
+        """How full the fullest device would be."""
+        held = self.held()
+        return max(((held[name] + need) / max(self.rooms.get(name, need), 1) for name, need in plan.need.items()),
+                   default=0.0)
+
+    def victims(self, unit: Unit, plan: Plan, claimed: Mapping[str, int], places: int,
+                yielding: Mapping[str, str | None], now: float) -> list[Unit] | None:
+        """Whom `plan` pushes out: the fewest, the least recently used; those that leave anyway not counted.
+
+        None where it cannot be. Idle ones that have been in memory for long enough go first, then those that
+        answer, then those that have just come.
+        """
+        leaving = [item for item in self.units.values() if item.status == "stopping" or item.leaving or (
+            item.outdated and item.status == "loaded")]
+        if self.fits(plan, claimed, places, without=leaving):
+            return []
+        able = [item for item in self.units.values() if item.status == "loaded" and item not in leaving
+                and not item.pinned and item is not unit]
+        able.sort(key=lambda item: (yielding[item.id] != unit.id, item.used_at))
+        settled = [item for item in able if now - item.loaded_at >= self.min_residency]
+        gentle = unit.wish is not None and unit.wish[1] == "preferred" and not unit.waiting
+        groups = [[item for item in settled if not item.active], *([] if gentle else [settled, able])]
+        for group in groups:
+            if self.fits(plan, claimed, places, without=[*leaving, *group]):
+                return self.fewest(group, lambda gone: self.fits(plan, claimed, places, without=[*leaving, *gone]))
+        return None
+
+    @staticmethod
+    def fewest(units: list[Unit], enough: Callable[[Sequence[Unit]], bool]) -> list[Unit]:
+        """The smallest part of `units` that is enough, of several the one whose units come first."""
+        for size in range(1, len(units)) if len(units) <= MAX_COMPARED else ():
+            for part in itertools.combinations(units, size):
+                if enough(part):
+                    return list(part)
+        chosen = list(units)
+        for unit in units[::-1]:  # too many to compare: leave out, the most recently used first, who is not needed
+            if enough([item for item in chosen if item is not unit]):
+                chosen.remove(unit)
+        return chosen
+
+    def fits(self, plan: Plan, claimed: Mapping[str, int], places: int, without: Sequence[Unit] = ()) -> bool:
+        """Whether there is room for `plan` beside what is held and claimed, once the units `without` are gone."""
+        staying = [unit for unit in self.units.values() if unit.resident and unit not in without]
+        if self.models_max and len(staying) + places >= self.models_max:
+            return False
+        return all(sum(unit.held.get(name, 0) for unit in staying) + claimed.get(name, 0) + need <= self.rooms[name]
+                   for name, need in plan.need.items() if need > 0 and name in self.rooms)
+
+    def must_wait(self, victim: Unit, now: float) -> bool:
+        """Whether a unit cannot be stopped yet: it answers, or has just come."""
+        return bool(victim.active) or now - victim.loaded_at < self.min_residency
+
+    def wait_for(self, unit: Unit, victims: list[Unit], plan: Plan | None, now: float) -> None:
+        """Let the victims go, or note why `unit` still waits for them."""
+        late = [victim for victim in victims if self.must_wait(victim, now)]
+        if victims and not late:
+            for victim in victims:
+                victim.pushed_out_by = unit.id
+                self.stop(victim, f"evicted for {unit.name}")
+        for victim in late:
+            if now - victim.loaded_at >= self.min_residency:
+                victim.yields_to = unit.id
+        waits = self.waiting_reason(unit, victims, late, plan, now)
+        if unit.waits is None or (unit.waits.split()[:2] != waits.split()[:2]):
+            self.happened("waiting", unit, waits)
+        unit.waits = waits
+
+    def waiting_reason(self, unit: Unit, victims: list[Unit], late: list[Unit], plan: Plan | None,
+                       now: float) -> str:
+        """Why a unit is not loaded yet, in words."""
+        busy = [victim.name for victim in late if victim.active]
+        if busy:
+            return f"until {', '.join(busy)} has answered"
+        if late:
+            return f"until {late[0].name} has been in memory for {self.min_residency:.0f} s"
+        if victims:
+            return f"until {', '.join(victim.name for victim in victims)} has left memory"
+        if plan is not None:
+            return "until memory is free that others leave or came for earlier"
+        needed = unit.plans[0][0].need if unit.plans and unit.plans[0] else {}
+        kept = [item.name for item in self.units.values() if item.resident and item is not unit]
+        sizes = ", ".join(f"{need / 2**30:.1f} GiB of {self.rooms[name] / 2**30:.1f} on {name}"
+                          for name, need in needed.items() if name in self.rooms)
+        return f"for memory ({sizes or 'a place'}): {', '.join(kept) or 'other programs'} cannot make room"
+
+    # changes
+
+    def start(self, unit: Unit, plan: Plan) -> None:
+        """Reserve the memory of `plan` and start the unit."""
+        reason = unit.wished_for
+        unit.status, unit.held, unit.wish, unit.waits = "loading", dict(plan.need), None, None
+        unit.reason, unit.error, unit.pushed_out_by, unit.dismissed = None, None, None, False
+        self.actions.append(Start(unit.id, plan, reason))
+        self.happened("loading", unit, reason, need=dict(plan.need), devices=plan.devices)
+
+    def stop(self, unit: Unit, reason: str) -> None:
+        """End the unit's process; whoever asks for it from now on waits until it has ended."""
+        unit.status, unit.leaving, unit.yields_to = "stopping", (0.0, reason), None
+        self.actions.append(Stop(unit.id, reason))
+
+    def admit(self, now: float) -> None:
+        """Pass on the requests whose unit is ready, and drop what nobody needs."""
+        for unit in list(self.units.values()):
+            if unit.open():
+                for ticket in unit.waiting.values():
+                    unit.active.add(ticket.id)
+                    unit.used_at = now
+                    self.actions.append(Admit(ticket))
+                unit.waiting.clear()
+            elif unit.outdated and not (unit.resident or unit.waiting or unit.wish):
+                del self.units[unit.id]
+
+    def refuse(self, ticket: Ticket, code: str, message: str) -> None:
+        """End a request that waits."""
+        self.tickets.pop(ticket.id, None)
+        unit = self.units[ticket.unit]
+        unit.waiting.pop(ticket.id, None)
+        self.actions.append(Refuse(ticket, code, message))
+        self.happened("refused", unit, message, client=ticket.client)
+
+    def happened(self, kind: str, unit: Unit, reason: str, **details: Any) -> None:
+        """Tell of an event."""
+        self.actions.append(Happened(kind, unit.id, reason, details))
+
+
+# the thin layer around it
+
+PUBLISH_INTERVAL = 0.1  # s between two broadcasts of the same thing
+GPU_OVERHEAD = 600 * 2**20  # bytes that an engine takes on each GPU beyond model, cache and compute: 0.41 to 0.59 GiB
+HOST_MARGIN = 512 * 2**20  # bytes of main memory that stay free
+MEMORY_AGE = 2.0  # s after which the memories are read again while somebody waits
+MEASURE_DELAY = 1.0  # s after a load until what it takes is measured
+STOP_ALL_TIME = 20.0  # s in which all processes end at the stop of the program
+NO_ENGINE = "No llama-server was found on this machine."
+# What a request can carry as well: entries that differ only in these share one process.
+REQUEST_PARAMETERS = {
+    "temp": "temperature", "top-k": "top_k", "top-p": "top_p", "min-p": "min_p", "typical-p": "typical_p",
+    "repeat-last-n": "repeat_last_n", "repeat-penalty": "repeat_penalty", "presence-penalty": "presence_penalty",
+    "frequency-penalty": "frequency_penalty", "dry-multiplier": "dry_multiplier", "xtc-probability": "xtc_probability",
+    "xtc-threshold": "xtc_threshold", "mirostat": "mirostat", "seed": "seed", "predict": "n_predict",
+    "sampling-seq": "samplers", "chat-template-kwargs": "chat_template_kwargs", "reasoning": "enable_thinking",
+    "reasoning-effort": "reasoning_effort", "reasoning-format": "reasoning_format",
+    "reasoning-budget": "reasoning_budget_tokens",
+}
+OWN_PARAMETERS = ("stop-timeout",)  # which the engine never sees
+
+
+@dataclass(eq=False, repr=False)
+class Entries:
+    """The entries that one unit serves, and what its process was, or will be, started with."""
+    ids: list[str]
+    build: str
+    parameters: Json  # all but those that a request can carry
+    common: Json  # of those, what all the entries agree on: the process is started with it
+
+
+class Refused(DashError):
+    """A request waited for its model in vain."""
+    code = "ENGINE_UNAVAILABLE"
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason  # crowded | waited | failed | unloaded
+
+
+class Pool:
+    """The instances: carries out what Residency decides, and tells it what became of them."""
+
+    def __init__(self, dash: Dash) -> None:
+        self.dash = dash
+        self.residency = Residency()
+        self.instances: dict[str, Instance] = {}
+        self.started: dict[str, Json] = {}  # the common parameters that each process was started with
+        self.units: dict[str, Entries] = {}
+        self.unit_of: dict[str, str] = {}  # by entry
+        self.futures: dict[int, asyncio.Future[Instance]] = {}
+        self.rooms_read = -math.inf
+        self.outside: dict[str, int] = {}  # bytes of each memory that others use
+        self.dirty: set[str] = set()
+        self.changed = asyncio.Event()
+        self.events: list[Json] = []
+        self.last_used: dict[str, int] = {}
+        self.stopping = False
+
+    @functools.cached_property
+    def session(self) -> aiohttp.ClientSession:
+        """What every engine process is talked to with: a fresh connection each time, and nothing is unpacked."""
+        return aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0, force_close=True), auto_decompress=False, trust_env=False,
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=30), read_bufsize=2**18)
+
+    # entries and units
+
+    def sync(self) -> None:
+        """Follow the entries and the configuration: which of them share a process, who is pinned, what changed."""
+        config, groups = self.dash.engine_config(), dict[str, list[Json]]()
+        for row in self.dash.db.models():
+            groups.setdefault(process_key(row, config["defaults"], self.build_id(row)), []).append(row)
+        before, self.units, self.unit_of = self.units, {}, {}
+        for key, rows in groups.items():
+            self.units[key] = entries_of(rows, config["defaults"], self.build_id(rows[0]))
+            self.unit_of.update(dict.fromkeys(self.units[key].ids, key))
+            if key in self.residency.units or any(row["pinned"] or row["preferred"] for row in rows):
+                self.define(key, rows)
+        for key in before.keys() | self.residency.units.keys():
+            if key not in self.units:
+                self.do(self.residency.forget(key, time.monotonic()))
+        self.do(self.residency.set_limits(config["models_max"], config["min_residency"], config["max_wait"],
+                                          time.monotonic()))
+        self.mark(*self.unit_of)
+
+    def build_id(self, row: Json) -> str:
+        """The build that an entry is run with."""
+        build = self.dash.builds.get(row["build"]) or self.dash.builds.default(self.dash.engine_config()["build"])
+        return build.id if build else ""
+
+    def define(self, key: str, rows: list[Json]) -> Unit:
+        """Tell Residency what the entries of a unit ask of it; the unit."""
+        config, common = self.dash.engine_config(), self.units[key].common
+        idles = [config["idle_seconds"] if row["idle"] is None else row["idle"] for row in rows]
+        started = self.started.get(key, {})
+        self.do(self.residency.define(Unit(
+            key, self.residency.units[key].name if key in self.residency.units else rows[0]["id"],
+            pinned=any(row["pinned"] and not row["missing"] for row in rows),
+            preferred=any(row["preferred"] and not row["missing"] for row in rows),
+            idle=0.0 if 0 in idles else float(max(idles)), grace=float(self.stop_timeout(key)),
+            outdated=any(common.get(name) != value for name, value in started.items())), time.monotonic()))
+        return self.residency.units[key]
+
+    def stop_timeout(self, key: str) -> int:
+        """Seconds that the answers of a unit may go on when it is unloaded by hand."""
+        return int(self.units[key].parameters.get("stop-timeout", STOP_TIMEOUT))
+
+    def unit(self, entry: str) -> Unit:
+        """The unit of an entry, made known to Residency where it is not."""
+        key = self.unit_of[entry]
+        if key not in self.residency.units:
+            unit = self.define(key, [self.dash.db.get_model(id) for id in self.units[key].ids])
+            unit.name = entry
+        return self.residency.units[key]
+
+    def state(self, row: Json) -> Json:
+        """What is to be known of an entry beside its row: its status, what comes next, and its process."""
+        key = self.unit_of.get(row["id"], "")
+        unit = self.residency.units.get(key)
+        if unit is None or (not unit.resident and unit.name == row["id"]):  # an outdated process may still run
+            unit = next((item for item in self.residency.units.values()
+                         if item.resident and item.outdated and item.name == row["id"]), unit)
+        if unit is None:
+            return {"status": "missing" if row["missing"] else "unloaded", "progress": None, "stage": None,
+                    "reason": None, "error": None, "next": None, "runtime": {}}
+        instance, upcoming = self.instances.get(unit.id), self.residency.upcoming(unit)
+        status = "waiting" if unit.wanted else "failed" if unit.error and not unit.resident else unit.status
+        at = None if upcoming is None or upcoming[1] is None else now_ms() + round(1000 * (upcoming[1] - time.monotonic()))
+        loading = unit.status == "loading" and instance
+        return {"status": "missing" if row["missing"] and not unit.resident else status,
+                "progress": instance.progress if loading and instance else None,
+                "stage": instance.stage if loading and instance else None,
+                "reason": unit.waits if unit.wanted else unit.reason, "error": unit.error,
+                "next": upcoming and {"what": upcoming[0], "at": at, "reason": upcoming[2]},
+                "runtime": self.runtime(row, unit, instance) if instance and unit.status != "unloaded" else {}}
+
+    def runtime(self, row: Json, unit: Unit, instance: Instance) -> Json:
+        """The `runtime` of an entry whose process runs."""
+        loaded_at = instance.ready_at and now_ms() - round(1000 * (time.monotonic() - instance.ready_at))
+        others = [id for id in self.units[unit.id].ids if id != row["id"]] if unit.id in self.units else []
+        return {**instance.runtime(), "loaded_at": loaded_at, "requests": len(unit.active),
+                "waiting": len(unit.waiting), "tokens_per_second": self.dash.requests.live_speed(unit.id, instance),
+                "placement": instance.placement, "left_out": instance.left_out, "shared_with": others,
+                "warning": self.cut_context(unit, instance)}
+
+    def cut_context(self, unit: Unit, instance: Instance) -> str | None:
+        """What the owner should know of a process that came up smaller than it was asked to be."""
+        asked = self.units[unit.id].parameters.get("ctx-size") if unit.id in self.units else None
+        has = instance.meta.get("n_ctx")
+        parts = 1 if self.units and instance.slots in (None, 1) else instance.slots or 1
+        if unit.status == "loaded" and type(asked) is int and has and 0 < has * parts < asked - CONTEXT_STEP * parts:
+            return f"The context was cut to {has * parts:,} of {asked:,} tokens, to fit into memory."
+        return None
+
+    # requests
+
+    async def admission(self, call: Call) -> Instance:
+        """Wait until the model of `call` is in memory and takes it: its instance. Refused says why it never will.
+
+        Whoever calls this calls release() in the end, whatever happens.
+        """
+        unit = self.unit(call.model)
+        plans = () if unit.open() or unit.status == "loading" else await self.plans(call.model)
+        unit = self.unit(call.model)  # it may have become another one meanwhile
+        ticket = Ticket(call.id, unit.id, call.model, call.client, call.since)
+        future = self.futures[call.id] = asyncio.get_running_loop().create_future()
+        self.do(self.residency.request(ticket, plans, time.monotonic()))
+        instance = await future
+        call.admitted(instance)
+        self.last_used[call.model] = now_ms()
+        return instance
+
+    def release(self, call: Call) -> None:
+        """A request is over, or is not waited for any more."""
+        self.futures.pop(call.id, None)
+        self.do(self.residency.finished(call.id, time.monotonic()))
+
+    async def load(self, entry: str, reason: str = "by hand") -> None:
+        """Load a model without a request; returns as soon as that is under way."""
+        self.dash.db.present_model(entry)
+        self.ready_build(entry)
+        plans = await self.plans(entry)
+        self.do(self.residency.load(self.unit(entry).id, reason, plans, time.monotonic()))
+
+    async def unload(self, entry: str, reason: str = "by hand") -> None:
+        """Take a model out of memory, also while it loads or waits; returns as soon as that is under way."""
+        key = self.unit_of.get(entry, "")
+        if key in self.residency.units:
+            self.do(self.residency.unload(key, reason, time.monotonic()))
+
+    def forget(self, entry: str) -> None:
+        """An entry was deleted."""
+        self.last_used.pop(entry, None)
+
+    def ready_build(self, entry: str) -> Build:
+        """The build that runs an entry; EngineUnavailable where there is none that can."""
+        if self.stopping or self.dash.gateway.status != "running":
+            raise EngineUnavailable("The engine is stopped.")
+        build = self.dash.builds.get(self.build_id(self.dash.db.get_model(entry)))
+        if build is None:
+            raise EngineUnavailable(self.dash.gateway.missing_reason())
+        if build.problem:
+            raise EngineUnavailable(build.problem)
+        return build
+
+    # memory
+
+    async def plans(self, entry: str) -> list[list[Plan]]:
+        """The ways in which a model may be placed, the best ones first, after a look at the memories."""
+        await self.read_memories()
+        row = self.dash.db.get_model(entry)
+        build = self.dash.builds.get(self.build_id(row))
+        entries = self.units[self.unit_of[entry]]
+        header = await self.dash.library.header(row)
+        return await asyncio.to_thread(placement_plans, row, entries.parameters, self.memories(build), header)
+
+    def memories(self, build: Build | None) -> list[Json]:
+        """The memories that a build can use: {name, kind, total, free} with `free` being all that models may take."""
+        known = self.devices()
+        names = {item["name"] for item in build.devices} if build and build.devices is not None else set()
+        return [item for item in known if item["kind"] == "cpu" or item["name"] in names]
+
+    def devices(self) -> list[Json]:
+        """Every memory with what others use of it: [{name, kind, total, free, budget, held}]."""
+        held, budget = self.residency.held(), self.dash.engine_config()["budget"]
+        result = []
+        for item in self.dash.sampler.memories(self.dash.builds.devices()):
+            outside = self.outside.get(item["name"], 0)
+            room = max(0, item["total"] - outside - (HOST_MARGIN if item["kind"] == "cpu" else 0))
+            allowed = min(budget.get(item["name"], item["total"]), item["total"])
+            result.append({**item, "unused": item["free"], "free": min(room, allowed), "budget": allowed,
+                           "held": held[item["name"]]})
+        return result
+
+    async def read_memories(self) -> None:
+        """Look at the memories, if that was not just done. What others use is learnt while no load is under way."""
+        if time.monotonic() - self.rooms_read < MEMORY_AGE:
+            return
+        self.rooms_read = time.monotonic()
+        await self.dash.sampler.read_gpus()
+        moving = any(unit.status in ("loading", "stopping") for unit in self.residency.units.values())
+        if not moving or not self.outside:
+            ours = self.taken()
+            self.outside = {item["name"]: max(0, item["total"] - item["free"] - ours[item["name"]])
+                            for item in self.dash.sampler.memories(self.dash.builds.devices())}
+        rooms = {item["name"]: item["free"] for item in self.devices()}
+        self.do(self.residency.set_rooms(rooms, time.monotonic()))
+
+    def taken(self) -> collections.Counter[str]:
+        """Bytes that our processes really take, by device."""
+        total: collections.Counter[str] = collections.Counter()
+        for instance in self.instances.values():
+            total.update({item["name"]: item["used"] for item in instance.devices})
+        return total
+
+    # carrying out
+
+    def do(self, actions: list[Action]) -> None:
+        """Carry out what Residency decided."""
+        for action in actions:
+            if isinstance(action, Start):
+                self.dash.spawn(self.live(action), f"instance of {self.residency.units[action.unit].name}")
+            elif isinstance(action, Stop):
+                if instance := self.instances.get(action.unit):
+                    self.dash.spawn(instance.stop(), f"stopping {instance.name}")
+            elif isinstance(action, Admit):
+                self.admit(action.ticket)
+            elif isinstance(action, Refuse):
+                future = self.futures.get(action.ticket.id)
+                if future is not None and not future.done():
+                    future.set_exception(Refused(action.code, action.message))
+            else:
+                self.tell(action)
+        if actions:
+            self.mark(*(id for action in actions for id in self.entries_of_action(action)))
+
+    def entries_of_action(self, action: Action) -> list[str]:
+        """The entries whose state an action changes."""
+        key = action.ticket.unit if isinstance(action, Admit | Refuse) else action.unit
+        unit = self.residency.units.get(key)
+        return [*(self.units[key].ids if key in self.units else []), *([unit.name] if unit else [])]
+
+    def admit(self, ticket: Ticket) -> None:
+        """Let a waiting request go on."""
+        future, instance = self.futures.get(ticket.id), self.instances.get(ticket.unit)
+        if future is not None and not future.done() and instance is not None:
+            future.set_result(instance)
+
+    async def live(self, action: Start) -> None:
+        """The life of one instance: Residency hears when it is ready and when it ended, whatever happens."""
+        key, error = action.unit, "it could not be started"
+        try:
+            instance = await self.prepared(action)
+            watcher = self.dash.spawn(self.watch(key, instance), f"readiness of {instance.name}")
+            try:
+                error = await instance.run()  # type: ignore[assignment]  # None: it was told to end
+            finally:
+                await cancelled([watcher])
+        except DashError as problem:
+            error = str(problem)
+        finally:
+            self.instances.pop(key, None)
+            self.started.pop(key, None)
+            self.do(self.residency.exited(key, error, time.monotonic()))
+
+    async def prepared(self, action: Start) -> Instance:
+        """The instance that `action` asks for, not started yet."""
+        unit, entries = self.residency.units[action.unit], self.units.get(action.unit)
+        if entries is None:
+            raise EngineFailed("it was deleted meanwhile")
+        row = self.dash.db.present_model(unit.name if unit.name in entries.ids else entries.ids[0])
+        build = self.ready_build(row["id"])
+        parameters = {**entries.parameters, **entries.common}
+        arguments, left_out = engine_arguments(build, row, parameters, free_port("127.0.0.1"), row["id"],
+                                               action.plan.devices)
+        instance = Instance(self.dash, row["id"], build, arguments, stop_timeout=self.stop_timeout(action.unit),
+                            changed=lambda: self.mark(*entries.ids))
+        instance.placement, instance.left_out = list(action.plan.devices or ()), left_out
+        self.instances[action.unit], self.started[action.unit] = instance, dict(entries.common)
+        return instance
+
+    async def watch(self, key: str, instance: Instance) -> None:
+        """Tell Residency when an instance is ready, and what it takes once it has settled."""
+        await instance.ready.wait()
+        if instance.stopping:
+            return
+        log.info("%s is loaded after %.1f s", instance.name, time.monotonic() - instance.started)
+        self.do(self.residency.loaded(key, time.monotonic()))
+        await asyncio.sleep(MEASURE_DELAY)
+        await instance.measure()
+        self.learn(key, instance)
+
+    def learn(self, key: str, instance: Instance) -> None:
+        """Correct what is reserved, and the next estimate, by what a process really takes."""
+        unit = self.residency.units[key]
+        gpus = {item["name"]: item["used"] for item in instance.devices if item["kind"] == "gpu"}
+        reserved = {name: need for name, need in unit.held.items() if name in gpus}
+        if gpus and reserved and key in self.units:
+            delta = sum(gpus.values()) - sum(reserved.values())
+            for id in self.units[key].ids:
+                before = (self.dash.db.get_model(id)["memory_correction"] or {}).get("gpu", 0)
+                self.dash.db.set_memory_correction(id, {"gpu": before + delta})
+        self.do(self.residency.measured(key, {**unit.held, **gpus}, time.monotonic()))
+
+    def tell(self, event: Happened) -> None:
+        """Note an event for the timeline, and in the log."""
+        unit = self.residency.units.get(event.unit)
+        name = unit.name if unit else event.unit
+        self.events.append({"timestamp": now_ms(), "kind": event.kind, "model": name, "reason": event.reason,
+                            "details": event.details})
+        level = logging.WARNING if event.kind in ("failed", "crashed", "refused") else logging.INFO
+        log.log(level, "%s: %s (%s)", name, event.kind, event.reason)
+        self.changed.set()
+
+    def mark(self, *entries: str) -> None:
+        """Note that entries changed, and are to be published."""
+        self.dirty.update(entries)
+        self.changed.set()
+
+    # running
+
+    async def run(self) -> None:
+        """Let time pass for Residency, and look at the memories while somebody waits."""
+        while True:
+            await self.dash.beat.wait()
+            if self.residency.anyone_waits():
+                await self.read_memories()
+            if self.residency.units:
+                self.do(self.residency.tick(time.monotonic()))
+            if self.last_used:
+                used, self.last_used = self.last_used, {}
+                with contextlib.suppress(DashError):
+                    await asyncio.to_thread(self.dash.db.set_last_used, used)
+
+    async def publish(self) -> None:
+        """Broadcast what changed, at most ten times a second."""
+        while True:
+            await self.changed.wait()
+            self.changed.clear()
+            dirty, self.dirty = self.dirty, set()
+            events, self.events = self.events, []
+            for id in sorted(dirty):
+                with contextlib.suppress(NotFound):  # deleted just now
+                    state = self.state(self.dash.db.get_model(id))
+                    if state != self.published.get(id):
+                        self.published[id] = state
+                        await self.dash.broadcast("models:status", {"id": id, **state})
+            if events:
+                with contextlib.suppress(DashError):
+                    events = await asyncio.to_thread(self.dash.db.add_events, events)
+                await self.dash.broadcast("timeline:added", {"events": events})
+            await self.dash.gateway.publish()
+            await asyncio.sleep(PUBLISH_INTERVAL)
+
+    async def start(self) -> None:
+        """Let models be loaded from now on: the pinned ones at once, and those that were there before a restart."""
+        self.stopping = False
+        await self.read_memories()
+        self.sync()
+        for row in self.dash.db.models():
+            if row["pinned"] and not row["missing"]:
+                self.unit(row["id"]).plans = await self.plans(row["id"])
+        for entry in self.restore:
+            with contextlib.suppress(DashError):
+                await self.load(entry, "loaded before the restart")
+        self.restore = []
+        self.do(self.residency.tick(time.monotonic()))
+
+    async def stop(self, reason: str, *, restore: bool = False) -> None:
+        """End every process, and everything that waits for one."""
+        self.stopping = True
+        self.restore = [unit.name for unit in self.residency.units.values() if unit.resident] if restore else []
+        for unit in list(self.residency.units.values()):
+            self.do(self.residency.unload(unit.id, reason, time.monotonic()))
+        running = list(self.instances.values())
+        await asyncio.wait([asyncio.ensure_future(instance.stop()) for instance in running] or [asyncio.sleep(0)],
+                           timeout=STOP_ALL_TIME)
+
+
+# handlers
 
 @on("models:load", error="LOAD_MODEL_FAILED")
 async def models_load(dash: Dash, *, id: ModelId) -> Json:
     """Load a model; returns when that is under way."""
-    await dash.engine.load(id)
+    await dash.pool.load(id)
     return {"model": dash.model(id)}
 
 
@@ -6042,38 +6318,1227 @@ async def models_load(dash: Dash, *, id: ModelId) -> Json:
 async def models_unload(dash: Dash, *, id: ModelId) -> Json:
     """Take a model out of memory, or cancel its loading; returns when that is under way."""
     dash.db.get_model(id)
-    await dash.engine.unload(id)
+    await dash.pool.unload(id)
     return {"model": dash.model(id)}
+
+
+@on("timeline:list", error="LIST_TIMELINE_FAILED")
+async def timeline_list(dash: Dash, *, from_: Timestamp, to: Timestamp, model: str | None = None,
+                        limit: Annotated[int, Range(1, 500)] = 200) -> Json:
+    """What happened to the models between two times, the newest first: loads, unloads, waits and refusals."""
+    return {"events": await asyncio.to_thread(dash.db.events, from_, to, model, limit)}
+
+
+# -- Gateway and keys ----------------------------------------------------------------------------
+#
+# The address for OpenAI and Anthropic clients. Bodies and answers are passed on as they are; of both only what the
+# gateway must know is looked at: the model's name, and the numbers at the end of an answer.
+
+MAX_BODY = 64 * 2**20  # bytes of one request: images and audio are in it
+MAX_BODIES = 256 * 2**20  # bytes of all requests that are being read or wait
+BODY_SILENCE = 60.0  # s without a byte of a body that is still to come
+PARSED_AT_ONCE = 2**20  # bytes of a body that are looked through on the loop; more takes a thread
+KEPT_TAIL = 8192  # bytes at the end of an answer in which its numbers are
+KEPT_HEAD = 4096  # bytes at its beginning: embeddings and Anthropic's streams say there what the prompt was
+COMMENT_AFTER = 10.0  # s until a stream that waits gets a sign of life, and from one to the next
+UNREAD_LIMIT = 120.0  # s that a client may leave an answer unread before it is cut off
+REVOKED_LOOK = 0.5  # s between two looks at whether a key was revoked
+ACTIVE_INTERVAL = 0.5  # s between two broadcasts of what is under way
+MAX_ACTIVE_TOLD = 200  # requests under way in one broadcast
+MAX_FINISHED_TOLD = 20  # finished requests in one broadcast interval; clients fetch older ones when they need them
+KEY_START = 10  # characters of a key's text by which people recognise it
+MAX_KEYS = 1000
+MAX_CLIENT = 120  # characters of a client's name
+MAX_MODEL_NAME = 256  # characters; ours have at most 96, those of an upstream some more
+RESTART_TIME = 60  # s that a refused client is told to wait
+# Headers that belong to one connection, or that each side here sets by itself.
+HOP_HEADERS = frozenset({
+    "connection", "keep-alive", "transfer-encoding", "content-length", "upgrade", "te", "trailer", "expect", "host",
+    "server", "date", "proxy-authorization", "proxy-connection", "proxy-authenticate"})
+PRIVATE_HEADERS = frozenset({"authorization", "x-api-key", "cookie", "origin", "referer"})  # are not an engine's concern
+JSON_TOKEN = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"|[{}\[\],:]', re.S)
+MULTIPART_MODEL = re.compile(rb'name="model"[^\r\n]{0,256}\r\n(?:[^\r\n]{1,256}\r\n){0,4}\r\n([^\r\n]{1,256})\r\n')
+ALLOWED_HEADERS = "authorization, content-type, x-api-key, anthropic-version, anthropic-beta, x-conversation-id"
+ERROR_TYPES = {400: "invalid_request_error", 401: "authentication_error", 403: "permission_error",
+               404: "not_found_error", 408: "timeout_error", 413: "request_too_large", 421: "invalid_request_error",
+               429: "rate_limit_error", 500: "api_error", 502: "api_error", 503: "overloaded_error",
+               508: "invalid_request_error"}
+
+
+class GatewayError(DashError):
+    """A request of a client that ends with an HTTP `status`, in the error shape of its own API."""
+
+    def __init__(self, status: int, message: str, *, code: str | None = None, retry_after: int | None = None) -> None:
+        super().__init__(message)
+        self.status, self.reason, self.retry_after = status, code, retry_after
+
+    def body(self, path: str) -> Json:
+        """The error as OpenAI's clients expect it, or Anthropic's on their paths."""
+        kind = ERROR_TYPES.get(self.status, "api_error")
+        if is_anthropic(path):
+            return {"type": "error", "error": {"type": kind, "message": str(self)}}
+        return {"error": {"message": str(self), "type": kind, "param": None, "code": self.reason or self.status}}
+
+
+def is_anthropic(path: str) -> bool:
+    """Whether a path is of Anthropic's API."""
+    return path.startswith("/v1/messages") or "/v1/messages" in path
+
+
+# requests under way and finished
+
+@dataclass(eq=False, repr=False)
+class Call:
+    """One request of a client for a model, from its arrival to its end, and what is learnt of it meanwhile."""
+    id: int
+    model: str  # the id of an entry, or an upstream's NAME/MODEL
+    client: str
+    endpoint: str
+    stream: bool = False
+    key_id: int | None = None
+    key: str | None = None
+    build: str | None = None
+    unit: str | None = None
+    timestamp: int = field(default_factory=now_ms)
+    since: float = field(default_factory=time.monotonic)
+    status: str = "waiting"
+    code: str | None = None
+    error: str | None = None
+    waited: float | None = None  # ms
+    loading: float | None = None
+    admitted_at: float | None = None
+    first_at: float | None = None
+    ended_at: float | None = None
+    head: bytes = b""
+    tail: bytes = b""
+    pieces: int = 0  # events of the stream so far: about as many as tokens
+    counted: int = 0  # of these, how many the throughput has taken in
+    writing: float | None = None  # since when the client has been given something that it has not taken
+    task: asyncio.Task[Any] | None = None
+    cancelled_for: str | None = None
+
+    def admitted(self, instance: Instance) -> None:
+        """The model is in memory; the time until now was spent waiting, and with the load of that process."""
+        self.admitted_at, self.status = time.monotonic(), "running"
+        begun = max(instance.started, self.since)
+        loading = max(0.0, (instance.ready_at or begun) - begun)
+        self.loading, self.build = round(loading * 1000, 1), instance.build.id
+        self.waited = round((self.admitted_at - self.since - loading) * 1000, 1)
+
+    def feed(self, block: bytes) -> None:
+        """Take in a piece of the answer."""
+        if self.first_at is None and b"prompt_progress" not in block:
+            self.first_at = time.monotonic()
+        if len(self.head) < KEPT_HEAD:
+            self.head += block[:KEPT_HEAD - len(self.head)]
+        self.tail = block[-KEPT_TAIL:] if len(block) >= KEPT_TAIL else (self.tail + block)[-KEPT_TAIL:]
+        if self.stream:
+            self.pieces += block.count(b"data: {")
+
+    def end(self, status: str, error: str | None = None, code: Any = None) -> None:
+        """Note how it ended, unless that is known."""
+        if self.ended_at is None:
+            self.ended_at, self.status = time.monotonic(), status
+            self.error, self.code = error and error[:1000], None if code is None else str(code)[:64]
+
+    def row(self) -> Json:
+        """What is stored of it, and shown."""
+        end = self.ended_at or time.monotonic()
+        first = None if self.first_at is None else round((self.first_at - (self.admitted_at or self.since)) * 1000, 1)
+        row = {"id": self.id, "timestamp": self.timestamp, "model": self.model, "build": self.build, "key": self.key,
+               "client": self.client, "endpoint": self.endpoint, "stream": self.stream, "status": self.status,
+               "code": self.code, "error": self.error, "waited": self.waited, "loading": self.loading,
+               "first_token": first if self.stream else None, "duration": round((end - self.since) * 1000, 1),
+               "slot": None, "energy": None}
+        return {**row, **self.numbers()}
+
+    def numbers(self) -> Json:
+        """Tokens and speeds, from the answer's own `timings` and `usage`; while it runs, from what has come."""
+        numbers: Json = dict.fromkeys(("prompt_tokens", "cached_tokens", "generated_tokens", "drafted", "accepted",
+                                       "prompt_per_second", "generated_per_second"))
+        if self.ended_at is None or self.first_at is None:
+            if self.pieces and self.first_at is not None:
+                numbers["generated_tokens"] = self.pieces
+                numbers["generated_per_second"] = finite_rate(self.pieces / max(time.monotonic() - self.first_at, 0.1))
+            return numbers
+        timings = last_object(self.tail, b'"timings":')
+        numbers |= of_usage(last_object(self.head, b'"usage":'))
+        numbers |= {key: value for key, value in of_usage(last_object(self.tail, b'"usage":')).items() if value}
+        numbers |= of_timings(timings)
+        if not timings and numbers["generated_tokens"] and self.stream:
+            span = self.ended_at - self.first_at
+            numbers["generated_per_second"] = finite_rate((numbers["generated_tokens"] - 1) / span) if span > 0 else None
+        return numbers
+
+
+def last_object(text: bytes, name: bytes) -> Json:
+    """The last JSON object in `text` that stands behind `name`; empty where there is none."""
+    at = text.rfind(name)
+    while at >= 0:
+        with contextlib.suppress(ValueError, RecursionError):
+            found = JSON_DECODER.raw_decode(text[at + len(name):].decode("utf-8", "replace").lstrip())[0]
+            if isinstance(found, dict):
+                return found
+        at = text.rfind(name, 0, at)
+    return {}
+
+
+def whole_amount(value: Any) -> int | None:
+    """`value` where it is a number of something, else None."""
+    return int(value) if is_amount(value) else None
+
+
+def of_timings(timings: Json) -> Json:
+    """What llama.cpp's `timings` say."""
+    if not timings:
+        return {}
+    cached, fresh = whole_amount(timings.get("cache_n")) or 0, whole_amount(timings.get("prompt_n"))
+    return {"prompt_tokens": None if fresh is None else cached + fresh, "cached_tokens": cached,
+            "generated_tokens": whole_amount(timings.get("predicted_n")),
+            "prompt_per_second": finite_rate(timings.get("prompt_per_second")),
+            "generated_per_second": finite_rate(timings.get("predicted_per_second")),
+            "drafted": whole_amount(timings.get("draft_n")), "accepted": whole_amount(timings.get("draft_n_accepted"))}
+
+
+def of_usage(usage: Json) -> Json:
+    """What a `usage` of OpenAI's or Anthropic's API says."""
+    cached = usage.get("cache_read_input_tokens")
+    details = usage.get("prompt_tokens_details") or usage.get("input_tokens_details")
+    if cached is None and isinstance(details, dict):
+        cached = details.get("cached_tokens")
+    prompt = usage.get("prompt_tokens", usage.get("input_tokens"))
+    if is_amount(prompt) and "cache_read_input_tokens" in usage and is_amount(cached):
+        prompt += cached  # Anthropic counts them apart
+    generated = usage.get("completion_tokens", usage.get("output_tokens"))
+    return {"prompt_tokens": whole_amount(prompt), "cached_tokens": whole_amount(cached),
+            "generated_tokens": whole_amount(generated)}
+
+
+class Requests:
+    """Every request, while it runs and when it ended: shown live, saved, and counted."""
+
+    def __init__(self, dash: Dash) -> None:
+        self.dash = dash
+        self.active: dict[int, Call] = {}
+        self.finished: list[Json] = []
+        self.last_id = dash.db.last_request_id()
+        self.told = -math.inf
+        self.shown: tuple[Any, ...] = ()
+        self.waiting: list[Json] = []
+        self.gained = {"prompt": 0.0, "generated": 0.0}  # tokens since the last sample
+        self.sampled = time.monotonic()
+
+    def begin(self, model: str, client: str, endpoint: str, **more: Any) -> Call:
+        """A request has come."""
+        self.last_id += 1
+        call = self.active[self.last_id] = Call(self.last_id, model, client, endpoint, **more)
+        self.dash.pool.changed.set()
+        return call
+
+    def end(self, call: Call) -> None:
+        """A request is over; how is noted in it."""
+        if self.active.pop(call.id, None) is not None:
+            call.end("ok")
+            row = call.row()
+            self.gained["generated"] += max(0, (row["generated_tokens"] or 0) - call.counted)
+            self.gained["prompt"] += max(0, (row["prompt_tokens"] or 0) - (row["cached_tokens"] or 0))
+            self.finished.append(row)
+            self.dash.pool.mark(call.model)
+
+    def cancel(self, call: Call, reason: str) -> None:
+        """End a request that is under way."""
+        call.cancelled_for = reason
+        if call.task is not None:
+            call.task.cancel()
+
+    def live_speed(self, unit: str, instance: Instance) -> float | None:
+        """Tokens per second that a unit generates for all its requests while it answers; the last one known."""
+        running = [call for call in self.active.values() if call.unit == unit and call.first_at is not None]
+        now = time.monotonic()
+        if running and (pieces := sum(call.pieces for call in running)):
+            began = min(call.first_at for call in running if call.first_at is not None)
+            instance.speed = round(pieces / max(now - began, 0.1), 2), now
+        return instance.speed[0] or None
+
+    def counters(self) -> Json:
+        """What the sampler saves: requests under way and waiting, and the throughput since the last sample."""
+        now = time.monotonic()
+        for call in self.active.values():
+            self.gained["generated"] += call.pieces - call.counted
+            call.counted = call.pieces
+        span, self.sampled = max(now - self.sampled, 0.001), now
+        gained, self.gained = self.gained, {"prompt": 0.0, "generated": 0.0}
+        waiting = sum(call.status == "waiting" for call in self.active.values())
+        return {"requests_processing": len(self.active) - waiting, "requests_deferred": waiting,
+                "prompt_tokens_per_second": round(gained["prompt"] / span, 2),
+                "generated_tokens_per_second": round(gained["generated"] / span, 2),
+                "active_models": sum(unit.status == "loaded" for unit in self.dash.pool.residency.units.values())}
+
+    def under_way(self) -> list[Json]:
+        """The rows of the requests under way, the oldest first, each with why it waits."""
+        reasons = {ticket.id: why for ticket, why in self.dash.pool.residency.queue()}
+        calls = list(self.active.values())[:MAX_ACTIVE_TOLD]
+        return [{**call.row(), "reason": reasons.get(call.id)} for call in calls]
+
+    def queue(self) -> list[Json]:
+        """Who waits for which model, since when and why."""
+        now, names = time.monotonic(), {call.id: call for call in self.active.values()}
+        waiting = []
+        for ticket, why in self.dash.pool.residency.queue()[:MAX_ACTIVE_TOLD]:
+            status = self.dash.pool.residency.units[ticket.unit].status
+            reason = why or {"loading": "loading", "stopping": "until it has left memory"}.get(status, "in line")
+            if ticket.id in names:
+                waiting.append({"id": ticket.id, "model": ticket.model, "client": ticket.client, "reason": reason,
+                                "since": now_ms() - round(1000 * (now - ticket.since))})
+        return waiting
+
+    async def publish(self) -> None:
+        """Save and broadcast what ended; broadcast what is under way and who waits, at most twice a second."""
+        finished, self.finished = self.finished, []
+        if finished:
+            with contextlib.suppress(DashError):  # the numbers of some requests are worth no more trouble
+                await asyncio.to_thread(self.dash.db.add_requests, finished)
+            for row in finished[-MAX_FINISHED_TOLD:]:
+                await self.dash.broadcast("requests:finished", {"request": row})
+        now = time.monotonic()
+        if now - self.told < ACTIVE_INTERVAL:
+            if self.active or self.shown:
+                self.dash.pool.changed.set()
+            return
+        shown = tuple((call.id, call.status, call.pieces) for call in self.active.values())
+        if shown != self.shown:
+            self.told, self.shown = now, shown
+            await self.dash.broadcast("requests:active", {"requests": self.under_way()})
+        if (waiting := self.queue()) != self.waiting:
+            self.waiting = waiting
+            await self.dash.broadcast("queue:update", {"waiting": waiting})
+        if self.active:
+            self.dash.pool.changed.set()
+
+
+# what is read of a body
+
+class Body(NamedTuple):
+    """A request's body, and where in it the fields are that the gateway must know: {name: (start, end)}."""
+    data: bytearray
+    fields: Mapping[str, tuple[int, int]]
+    names: frozenset[str]  # all of its fields, where it is a JSON object
+    begins: int | None  # where the first field of the JSON object may stand; None for other bodies
+
+    def value(self, name: str) -> Any:
+        """The value of one of the fields that were looked for; None where it is absent or no JSON."""
+        if name not in self.fields:
+            return None
+        start, end = self.fields[name]
+        raw = bytes(self.data[start:end])
+        if self.begins is None:
+            return raw.decode("utf-8", "replace")
+        with contextlib.suppress(ValueError, RecursionError):
+            return json.loads(raw)
+        return None
+
+    def with_values(self, values: Json) -> Body:
+        """The body with `values` that the client left out."""
+        missing = {name: value for name, value in values.items() if name not in self.names}
+        if self.begins is None or not missing:
+            return self
+        text = encoded(missing)[1:-1] + (b"," if self.names else b"")
+        return scanned_json(self.data[:self.begins] + text + self.data[self.begins:])
+
+    def with_model(self, model: str) -> Body:
+        """The body with another name of the model."""
+        start, end = self.fields["model"]
+        name = model.encode() if self.begins is None else encoded(model)
+        return self._replace(data=self.data[:start] + name + self.data[end:])
+
+
+def scanned_json(data: bytearray) -> Body:
+    """Where the fields `model` and `stream` of a JSON object are, without making anything of the rest.
+
+    Of a field that comes twice the last one counts, as for llama.cpp. GatewayError where it is no object.
+    """
+    depth, key, start, begins, names = 0, "", None, None, set[str]()
+    fields: dict[str, tuple[int, int]] = {}
+    expects_key = False
+    for token in JSON_TOKEN.finditer(data):
+        text = token[0] if len(token[0]) < 128 else b'"'
+        first = text[:1]
+        if first in b"{[":
+            depth += 1
+            if depth == 1:
+                if first == b"[" or bytes(data[:token.start()]).strip():
+                    break
+                begins, expects_key = token.end(), True
+        elif first in b"}]" or (first == b"," and depth == 1):
+            if depth == 1 and start is not None:
+                if key in ("model", "stream", "chat_template_kwargs"):
+                    fields[key] = start, token.start()
+                names.add(key)
+                start = None
+            if first != b",":
+                depth -= 1
+                if depth == 0:
+                    return Body(data, fields, frozenset(names), begins)
+            expects_key = first == b","
+        elif depth == 1 and first == b'"' and expects_key:
+            key, expects_key = text[1:-1].decode("utf-8", "replace"), False
+        elif depth == 1 and first == b":" and start is None:
+            start = token.end()
+    raise GatewayError(400, "The body is not a JSON object.")
+
+
+def scanned_form(data: bytearray) -> Body:
+    """Where the field `model` of a multipart upload is."""
+    found = MULTIPART_MODEL.search(data)
+    return Body(data, {"model": found.span(1)} if found else {}, frozenset(), None)
+
+
+# the listener
+
+class Gateway:
+    """The listener for the models' API, and what becomes of each request that comes to it."""
+
+    def __init__(self, dash: Dash) -> None:
+        self.dash = dash
+        self.status = "stopped"
+        self.error: str | None = None
+        self.url: str | None = None
+        self.started_at: float | None = None
+        self.warnings: dict[str, str] = {}
+        self.bodies = 0  # bytes of all bodies that are held
+        self.published: Json = {}
+        self.applied: Json = {}
+        self.runner: web.AppRunner | None = None
+        self.keys = Keys(dash)
+        self.switching = asyncio.Lock()
+        self.id = secrets.token_hex(6)  # by which a request that has come round in a circle is recognised
+
+    # start and stop
+
+    def missing_reason(self) -> str:
+        """Why there is no engine, in a sentence."""
+        fixed = self.dash.config.llama_server
+        return f"{fixed} was not found or cannot be run." if fixed else NO_ENGINE
+
+    async def start(self) -> None:
+        """Listen for clients, and let models be loaded."""
+        async with self.switching:
+            if self.status == "running":
+                return
+            await self.dash.builds.refresh()
+            await self.listen()
+            self.status, self.started_at = "running", time.monotonic()
+            if self.dash.builds.default(self.dash.engine_config()["build"]) is None and not self.dash.upstreams.all:
+                self.status, self.error = "missing", self.missing_reason()
+            await self.dash.pool.start()
+            self.dash.pool.changed.set()
+        if self.status == "missing":
+            raise EngineUnavailable(self.missing_reason())
+
+    async def listen(self) -> None:
+        """Open the port, or another one where it is taken, which is said."""
+        config = self.dash.engine_config()
+        host, port = str(config["api_host"]), int(config["api_port"])
+        self.keys.ensure_for(host)
+        server = web.Application(client_max_size=0, handler_args={"max_line_size": 16384})
+        server.router.add_route("*", "/{path:.*}", self.handle)
+        self.runner = web.AppRunner(server, access_log=None, shutdown_timeout=1.0, handler_cancellation=True,
+                                    keepalive_timeout=75, auto_decompress=False)
+        await self.runner.setup()
+        for tried in (port, 0):
+            site = web.TCPSite(self.runner, host, tried, reuse_address=True)
+            try:
+                await site.start()
+            except OSError as problem:
+                self.warn("port", f"The API's address {host}:{port} cannot be used ({problem.strerror or problem}).")
+                if tried == 0:
+                    raise EngineUnavailable(self.warnings["port"]) from problem
+                continue
+            break
+        bound = self.runner.addresses[0][1]
+        self.warn("port", None if bound == port or not port else
+                  f"Port {port} is used by another program: the API is at {bound} instead.")
+        local = EVERY_ADDRESS.get(host, host)
+        self.url = f"http://{f'[{local}]' if ':' in local else local}:{bound}"
+        self.applied = {key: config[key] for key in ("api_host", "api_port")}
+        log.info("the API is at %s/v1", self.url)
+
+    async def stop(self, *, restore: bool = False) -> None:
+        """End every request and every model, and close the port."""
+        async with self.switching:
+            if self.status in ("stopped", "stopping"):
+                return
+            self.status = "stopping"
+            self.dash.pool.changed.set()
+            for call in list(self.dash.requests.active.values()):
+                self.dash.requests.cancel(call, "llamadash stopped")
+            await self.dash.pool.stop("stopped", restore=restore)
+            if self.runner is not None:
+                await self.runner.cleanup()
+            self.runner, self.url, self.status, self.error, self.started_at = None, None, "stopped", None, None
+            self.dash.pool.changed.set()
+
+    def warn(self, about: str, message: str | None) -> None:
+        """Set the warning on a subject, or clear it; a new one is logged."""
+        if message and self.warnings.get(about) != message:
+            log.warning("%s", message)
+        if message:
+            self.warnings[about] = message
+        else:
+            self.warnings.pop(about, None)
+
+    def restart_required(self) -> bool:
+        """Whether the port was opened with a configuration that has changed since."""
+        config = self.dash.engine_config()
+        return self.runner is not None and any(config[key] != value for key, value in self.applied.items())
+
+    def snapshot(self) -> Json:
+        """The engine's record, as clients see it."""
+        build = self.dash.builds.default(self.dash.engine_config()["build"])
+        kind = build.kind if build else None
+        hint = engine_hint() if self.status == "missing" else embedded_hint() if kind == "embedded" else None
+        host = str(self.dash.engine_config()["api_host"])
+        shown = self.url and (self.url.replace(EVERY_ADDRESS[host], socket.gethostname(), 1)
+                              if host in EVERY_ADDRESS else self.url)
+        return {"status": self.status, "build": build and {"id": build.id, "kind": build.kind, "version": build.version,
+                                                           "path": build.path},
+                "base_url": shown and f"{shown}/v1", "url": self.url, "error": self.error or (build and build.problem),
+                "models_max": self.dash.engine_config()["models_max"], "warnings": list(self.warnings.values()),
+                "hint": hint, "uptime": self.started_at and round(time.monotonic() - self.started_at),
+                "api_key_required": self.keys.required(host), "waiting": len(self.dash.requests.waiting),
+                "devices": self.dash.pool.devices(), "upstreams": self.dash.upstreams.as_json()}
+
+    async def publish(self) -> None:
+        """Broadcast the requests and the engine's record, where they have changed."""
+        await self.dash.requests.publish()
+        engine = self.snapshot()
+        moving = ("uptime",)
+        compared = {**{key: value for key, value in engine.items() if key not in moving},
+                    "devices": [{key: item[key] for key in ("name", "budget", "held")} for item in engine["devices"]]}
+        if compared != self.published:
+            self.published = compared
+            await self.dash.broadcast("engine:status", {"engine": engine})
+
+    # one request
+
+    async def handle(self, request: web.Request) -> web.StreamResponse:
+        """Answer one HTTP request; whatever goes wrong has the error shape of the client's own API."""
+        origin = self.origin_of(request)
+        try:
+            return await self.routed(request, origin)
+        except GatewayError as problem:
+            headers = {"Retry-After": str(problem.retry_after)} if problem.retry_after else {}
+            return web.json_response(problem.body(request.path), status=problem.status,
+                                     headers={**headers, **cors_headers(origin)})
+
+    async def routed(self, request: web.Request, origin: str | None) -> web.StreamResponse:
+        """Check who asks, and find out what for."""
+        if not (request.raw_path.startswith("/") and self.dash.web.host_is_ours(request.headers.getall("Host", []))):
+            raise GatewayError(421, "This name does not belong to llamadash; allow it with --allow-host.")
+        path = request.path
+        if path in ("/health", "/v1/health") and request.method in ("GET", "HEAD"):
+            return web.json_response({"status": "ok"}, headers=cors_headers(origin))
+        key = self.keys.admitted(request, origin, self.dash.web.origin_is_ours(request))
+        if request.method == "OPTIONS":
+            return web.Response(status=204, headers={**cors_headers(origin), "Access-Control-Max-Age": "600"})
+        if request.method in ("GET", "HEAD") and re.fullmatch(r"(?:/v1)?/models(?:/.{1,256})?", path):
+            return web.json_response(self.listed(path.partition("/models")[2].lstrip("/"), key),
+                                     headers=cors_headers(origin))
+        return await self.passed_on(request, origin, key)
+
+    async def passed_on(self, request: web.Request, origin: str | None, key: Json | None) -> web.StreamResponse:
+        """Pass a request on to the model that it names."""
+        path, named = split_upstream_path(request)
+        loads = request.method == "POST" or (named is not None and request.method not in ("GET", "HEAD"))
+        if request.method not in ("GET", "HEAD", "POST") and named is None:
+            raise GatewayError(400, "There is nothing here for this method.")
+        size = 0
+        try:
+            body = None
+            if loads:
+                size = self.reserve(request)
+                body = await self.read_body(request)
+                named = named or body.value("model")
+            else:
+                named = named or request.query.get("model")
+            call, target = self.begin(request, path, named, body, key)
+            call.task = asyncio.current_task()
+            try:
+                if not loads and isinstance(target, str) and not self.dash.pool.is_loaded(target):
+                    raise GatewayError(400, f"{target} is not loaded, and this request does not load it.")
+                return await Exchange(self, request, call, target, path, body, origin).run()
+            finally:
+                self.dash.requests.end(call) if loads else self.dash.requests.active.pop(call.id, None)
+        finally:
+            self.bodies -= size
+
+    def begin(self, request: web.Request, path: str, named: Any, body: Body | None,
+              key: Json | None) -> tuple[Call, str | UpstreamModel]:
+        """The request's row, and the entry or the upstream's model that it is for."""
+        target = self.target(named)
+        name = target if isinstance(target, str) else target.name
+        if key and key["models"] is not None and name not in key["models"]:
+            raise GatewayError(403, f"This key may not use {name}.")
+        agent = request.headers.get("User-Agent", "").split(" ")[0]
+        address = client_address(request, self.dash.config.trusted_proxies)
+        client = key["name"] if key else clean_text(f"{address} {agent}".strip())[:MAX_CLIENT]
+        return self.dash.requests.begin(
+            name, client, path, stream=bool(body and body.value("stream") is True), key=key and key["name"],
+            key_id=key and key["id"], unit=self.dash.pool.unit_of.get(name)), target
+
+    def target(self, named: Any) -> str | UpstreamModel:
+        """The entry, or the upstream's model, that a client means by `named`; GatewayError where there is none."""
+        if named is not None and (not isinstance(named, str) or not 0 < len(named) <= MAX_MODEL_NAME):
+            raise GatewayError(400, "model must be the name of a model.", code="invalid_model")
+        if named:
+            if entry := self.dash.entry_of(named):
+                return entry
+            if found := self.dash.upstreams.find(named):
+                return found
+            import difflib  # not at the top: seldom needed
+            names = [*self.dash.entry_names(), *self.dash.upstreams.names()]
+            close = difflib.get_close_matches(named, names, 1, 0.3)
+            hint = f" Did you mean {close[0]}?" if close else ""
+            raise GatewayError(404, f"There is no model {named[:100]}.{hint}", code="model_not_found")
+        loaded = [unit.name for unit in self.dash.pool.residency.units.values() if unit.status == "loaded"]
+        default = self.dash.engine_config()["default_model"]
+        if len(loaded) == 1:
+            return loaded[0]
+        if default and (entry := self.dash.entry_of(default)):
+            return entry
+        names = sorted(self.dash.entry_names())
+        raise GatewayError(400, f"Name a model: {', '.join(names[:50]) or 'there is none yet'}.", code="model_missing")
+
+    def listed(self, name: str, key: Json | None) -> Json:
+        """The answer to /v1/models, or to /v1/models/NAME."""
+        allowed = key["models"] if key else None
+        models = [self.listed_entry(row) for row in self.dash.db.models() if not row["missing"]]
+        models += self.dash.upstreams.listed()
+        models = [item for item in models if allowed is None or item["id"] in allowed]
+        if name:
+            entry = self.dash.entry_of(urllib.parse.unquote(name)) or urllib.parse.unquote(name)
+            found = next((item for item in models if item["id"] == entry), None)
+            if found is None:
+                raise GatewayError(404, f"There is no model {name[:100]}.", code="model_not_found")
+            return found
+        return {"object": "list", "data": models, "has_more": False,
+                "first_id": models[0]["id"] if models else None, "last_id": models[-1]["id"] if models else None}
+
+    def listed_entry(self, row: Json) -> Json:
+        """One entry in OpenAI's form, with llama-server's own fields, and those of Anthropic's."""
+        state = self.dash.pool.state(row)
+        value = {"waiting": "loading", "stopping": "unloaded", "failed": "unloaded"}.get(state["status"], state["status"])
+        kinds = row["modalities"] or ["text"]
+        created = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(row["created_at"] / 1000))
+        return {"id": row["id"], "object": "model", "created": row["created_at"] // 1000, "owned_by": "llamadash",
+                "type": "model", "display_name": row["name"], "created_at": created, "aliases": row["aliases"],
+                "tags": row["tags"], "status": {"value": value, **({"failed": True} if state["error"] else {}),
+                                                **({"progress": state["progress"]} if state["progress"] else {})},
+                "architecture": {"input_modalities": kinds, "output_modalities": ["text"]},
+                "meta": {"n_ctx": state["runtime"].get("n_ctx"), "n_ctx_train": row["context_length"],
+                         "n_params": row["parameter_count"], "size": row["file_size"],
+                         "n_embd": row["embedding_length"], "n_vocab": row["vocabulary_size"]}}
+
+    # bodies
+
+    def reserve(self, request: web.Request) -> int:
+        """Count a body that is about to be read; GatewayError where it, or all together, are too large."""
+        size = request.content_length
+        if size is not None and size > MAX_BODY:
+            raise GatewayError(413, f"A request may have at most {MAX_BODY // 2**20} MB.")
+        size = MAX_BODY // 16 if size is None else size
+        if self.bodies + size > MAX_BODIES:
+            raise GatewayError(503, "Too many large requests are waiting.", retry_after=5)
+        self.bodies += size
+        return size
+
+    async def read_body(self, request: web.Request) -> Body:
+        """The whole body, and what must be known of it."""
+        data = bytearray()
+        try:
+            while block := await asyncio.wait_for(request.content.readany(), BODY_SILENCE):
+                data += block
+                if len(data) > MAX_BODY:
+                    raise GatewayError(413, f"A request may have at most {MAX_BODY // 2**20} MB.")
+        except asyncio.TimeoutError:
+            raise GatewayError(408, "The rest of the request did not come.") from None
+        except (aiohttp.ClientError, web.HTTPException, ValueError) as problem:
+            raise GatewayError(400, "The request is malformed.") from problem
+        scan = scanned_form if request.content_type.startswith("multipart/") else scanned_json
+        if request.content_type.startswith("audio/") or not data:
+            return Body(data, {}, frozenset(), None)
+        return await asyncio.to_thread(scan, data) if len(data) > PARSED_AT_ONCE else scan(data)
+
+    def origin_of(self, request: web.Request) -> str | None:
+        """The site whose page asks; None for a program."""
+        return request.headers.get("Origin")
+
+
+def split_upstream_path(request: web.Request) -> tuple[str, str | None]:
+    """The path for the model's server with its query, and the model that /upstream/MODEL/… names."""
+    raw, _, query = request.raw_path.partition("?")
+    if is_hostile_path(raw.replace("%2F", "/").replace("%2f", "/")):
+        raise GatewayError(400, "This path leads nowhere.")
+    if not raw.startswith("/upstream/"):
+        return raw + (f"?{query}" if query else ""), None
+    name, _, rest = raw.removeprefix("/upstream/").partition("/")
+    return f"/{rest}" + (f"?{query}" if query else ""), urllib.parse.unquote(name) or "?"
+
+
+def cors_headers(origin: str | None) -> dict[str, str]:
+    """What lets a page of `origin`, which was admitted, read an answer."""
+    if origin is None:
+        return {}
+    return {"Access-Control-Allow-Origin": origin, "Vary": "Origin", "Access-Control-Allow-Methods": "GET, POST, OPTIONS",
+            "Access-Control-Allow-Headers": ALLOWED_HEADERS, "Access-Control-Expose-Headers": "*"}
+
+
+def passed_headers(headers: Mapping[str, str], *, without: frozenset[str] = frozenset()) -> list[tuple[str, str]]:
+    """The headers that go on to the other side."""
+    return [(name, value) for name, value in headers.items()
+            if name.lower() not in HOP_HEADERS and name.lower() not in without
+            and not name.lower().startswith("access-control-")]
+
+
+class Exchange:
+    """One request on its way: waits for its model, asks it, and streams the answer back."""
+
+    def __init__(self, gateway: Gateway, request: web.Request, call: Call, target: str | UpstreamModel, path: str,
+                 body: Body | None, origin: str | None) -> None:
+        self.gateway, self.dash, self.request, self.call = gateway, gateway.dash, request, call
+        self.target, self.path, self.body, self.origin = target, path, body, origin
+        self.response: web.StreamResponse | None = None  # once something was sent to the client
+
+    async def run(self) -> web.StreamResponse:
+        """The answer; a GatewayError where nothing of it was sent yet."""
+        try:
+            async with contextlib.AsyncExitStack() as stack:
+                answer = await self.with_signs_of_life(stack)
+                return await self.stream(answer)
+        except (Refused, EngineUnavailable, EngineFailed) as problem:
+            status, reason = 503, getattr(problem, "reason", None)
+            retry = {"crowded": 10, "waited": RESTART_TIME}.get(str(reason))
+            self.call.end("failed", str(problem), reason or problem.code)
+            return await self.failed(GatewayError(status, str(problem), code=reason, retry_after=retry))
+        except GatewayError as problem:
+            self.call.end("failed", str(problem), problem.reason or problem.status)
+            return await self.failed(problem)
+        except (aiohttp.ClientError, OSError, asyncio.TimeoutError) as problem:
+            text = "The connection to the model was lost" + (f": {problem}" if str(problem) else ".")
+            self.call.end("failed", text, "connection_lost")
+            return await self.failed(GatewayError(502, text))
+        except asyncio.CancelledError:
+            reason = self.call.cancelled_for
+            self.call.end("failed" if reason == "stopped by key" else "cancelled", reason or "The client left.")
+            if reason:
+                task = asyncio.current_task()
+                if task is not None and hasattr(task, "uncancel"):
+                    task.uncancel()
+                return await self.failed(GatewayError(401 if "key" in reason else 503, f"Stopped: {reason}."))
+            raise
+
+    async def failed(self, problem: GatewayError) -> web.StreamResponse:
+        """Tell the client: with a status, or where its stream has begun as an event in it."""
+        if self.response is None:
+            raise problem
+        with contextlib.suppress(OSError, aiohttp.ClientError):
+            if self.response.content_type == "text/event-stream" and not self.call.head:
+                kind = b"event: error\n" if is_anthropic(self.path) else b""
+                await self.response.write(kind + b"data: " + encoded(problem.body(self.path)) + b"\n\n")
+                await self.response.write_eof()
+                return self.response
+        if self.request.transport is not None:  # the client is to see that the answer is not complete
+            self.request.transport.abort()
+        return self.response
+
+    # waiting
+
+    async def with_signs_of_life(self, stack: contextlib.AsyncExitStack) -> aiohttp.ClientResponse:
+        """The model's answer, when its headers are there; a stream that waits for long gets comments meanwhile."""
+        asking = asyncio.ensure_future(self.ask(stack))
+        try:
+            while not (await asyncio.wait({asking}, timeout=COMMENT_AFTER if self.call.stream else None))[0]:
+                await self.comment()
+            return asking.result()
+        finally:
+            if not asking.done():
+                await cancelled([asking])
+
+    async def comment(self) -> None:
+        """Say in the stream that the request is not forgotten."""
+        if self.call.status == "running":
+            text = "processing the prompt"
+        else:
+            instance = self.dash.pool.instances.get(self.call.unit or "")
+            progress = instance.progress if instance else None
+            text = "waiting" if progress is None else f"loading {progress * 100:.0f} %"
+        if self.response is None:
+            await self.begin(200, [("Content-Type", "text/event-stream")])
+        assert self.response is not None
+        await self.response.write(f": {text}\n\n".encode())
+
+    async def ask(self, stack: contextlib.AsyncExitStack) -> aiohttp.ClientResponse:
+        """The model's answer. Where its process dies before anything came, the request is asked once more."""
+        if not isinstance(self.target, str):
+            return await stack.enter_async_context(self.dash.upstreams.answer(
+                self.target, self.request, self.path, self.body, self.call))
+        stack.callback(self.dash.pool.release, self.call)
+        instance = await self.dash.pool.admission(self.call)
+        try:
+            return await self.ask_instance(instance, stack)
+        except (aiohttp.ClientError, OSError):
+            self.dash.pool.release(self.call)
+            await self.dash.pool.ended(instance)
+            if not (instance.killed_for or instance.stopping or instance.process is None
+                    or instance.process.returncode is not None):
+                raise
+            return await self.ask_instance(await self.dash.pool.admission(self.call), stack)
+
+    async def ask_instance(self, instance: Instance, stack: contextlib.AsyncExitStack) -> aiohttp.ClientResponse:
+        """Send the request to a process."""
+        headers = [*passed_headers(self.request.headers, without=PRIVATE_HEADERS), *instance.authorization().items()]
+        body = self.body and self.body.with_values(self.dash.pool.missing_values(self.call.model, self.path, self.body))
+        return await stack.enter_async_context(posted(
+            self.dash.pool.session, self.request.method, instance.url + self.path, headers, body))
+
+    # answering
+
+    async def begin(self, status: int, headers: Iterable[tuple[str, str]]) -> None:
+        """Send the status and the headers to the client."""
+        response = self.response = web.StreamResponse(status=status)
+        for name, value in [*headers, *cors_headers(self.origin).items()]:
+            response.headers.add(name, value)
+        if response.headers.get("Content-Type", "").startswith("text/event-stream"):
+            response.headers["X-Accel-Buffering"] = "no"
+            response.headers["Cache-Control"] = "no-cache"
+        await response.prepare(self.request)
+
+    async def stream(self, answer: aiohttp.ClientResponse) -> web.StreamResponse:
+        """Pass the answer on, piece by piece as it comes."""
+        call = self.call
+        if self.response is None:
+            length = answer.headers.get("Content-Length")
+            await self.begin(answer.status, [*passed_headers(answer.headers),
+                                             *([("Content-Length", length)] if length else [])])
+        elif answer.status >= 400:
+            raise GatewayError(answer.status, error_text(await answer.content.read(KEPT_TAIL), answer.status))
+        assert self.response is not None
+        async for block in answer.content.iter_any():
+            call.feed(block)
+            call.writing = time.monotonic()
+            await self.response.write(block)
+            call.writing = None
+        if answer.status >= 400:
+            call.end("failed", error_text(call.tail, answer.status), answer.status)
+        await self.response.write_eof()
+        return self.response
+
+
+@contextlib.asynccontextmanager
+async def posted(session: aiohttp.ClientSession, method: str, url: str, headers: Iterable[tuple[str, str]],
+                 body: Body | None) -> AsyncIterator[aiohttp.ClientResponse]:
+    """The response to a request whose body is sent in parts, without another copy of it.
+
+    When whoever asked goes away, the connection is closed at once, which frees the engine's slot.
+    """
+    async def parts() -> AsyncIterator[bytes]:
+        assert body is not None
+        for at in range(0, len(body.data), 2**16):
+            yield bytes(body.data[at:at + 2**16])
+
+    length = [("Content-Length", str(len(body.data)))] if body is not None else []
+    response = await session.request(method, yarl.URL(url, encoded=True), headers=[*headers, *length],
+                                     data=parts() if body is not None and body.data else None, allow_redirects=False)
+    try:
+        yield response
+    finally:
+        response.close()
+
+
+def error_text(body: bytes, status: int) -> str:
+    """What an engine or an upstream gave as its reason for an error status."""
+    try:
+        error = json.loads(body).get("error")
+        message = error["message"] if isinstance(error, dict) else error
+    except (*MALFORMED,):
+        message = None
+    return clean_line(str(message or f"it answered with status {status}")[:1000].encode("utf-8", "replace"))
+
+
+# keys
+
+class Keys:
+    """The API keys: who may ask the gateway, for which models and how often."""
+
+    def __init__(self, dash: Dash) -> None:
+        self.dash = dash
+        self.by_hash: dict[bytes, Json] = {}
+        self.spent: dict[int, deque[float]] = {}
+        self.used: dict[int, int] = {}
+        self.failures = Failures()
+        self.load()
+
+    def load(self) -> None:
+        """Read the keys again, after they were changed."""
+        self.by_hash = {row["hash"]: row for row in self.dash.db.api_keys(with_hashes=True) if not row["revoked_at"]}
+        for text in given_api_keys():
+            self.by_hash[token_hash(text)] = {"id": 0, "name": "environment", "models": None, "requests_per_minute": None}
+
+    def required(self, host: str) -> bool:
+        """Whether a request needs a key: it does where there is one, or where others can reach the port."""
+        return bool(self.by_hash) or not is_loopback(host)
+
+    def ensure_for(self, host: str) -> None:
+        """Make a key where the port can be reached by others and there is none; its text lies in the data folder."""
+        file = self.dash.config.data_dir / "engine-key"
+        with contextlib.suppress(OSError, UnicodeDecodeError):  # of version 1
+            if (text := file.read_text("utf-8").strip()) and token_hash(text) not in self.by_hash:
+                self.add("engine-key", text, None, None)
+        if not is_loopback(host) and not self.by_hash:
+            text = f"sk-{secrets.token_urlsafe(KEY_BYTES)}"
+            write_privately(file, f"{text}\n")
+            self.add("engine-key", text, None, None)
+            log.warning("the API can be reached by others, so it needs a key: one was made, in %s", file)
+
+    def add(self, name: str, text: str, models: list[str] | None, requests_per_minute: int | None) -> Json:
+        """Save a key: its record with its text, which nobody can read again."""
+        row = self.dash.db.add_api_key(name, token_hash(text), text[:KEY_START], models, requests_per_minute)
+        self.load()
+        return {**row, "text": text}
+
+    def admitted(self, request: web.Request, origin: str | None, own_page: bool) -> Json | None:
+        """The key that a request comes with, None where it needs none; GatewayError where it may not ask."""
+        host = str(self.dash.engine_config()["api_host"])
+        if request.method == "OPTIONS":  # a browser asks without the key whether it may send one
+            if own_page or self.by_hash:
+                return None
+            raise GatewayError(403, "This site may not ask; allow it with --allow-origin, or use an API key.")
+        authorization = request.headers.get("Authorization", "")
+        text = request.headers.get("x-api-key") or (authorization[7:] if authorization[:7].lower() == "bearer " else "")
+        key = self.by_hash.get(token_hash(text)) if text and len(text) <= 512 else None
+        if key is None and self.required(host):
+            self.refuse(request, text)
+        if key is None and origin is not None and not own_page:
+            raise GatewayError(403, "This site may not ask; allow it with --allow-origin, or use an API key.")
+        if key is not None:
+            self.count(key)
+        return key
+
+    def refuse(self, request: web.Request, text: str) -> None:
+        """Refuse a request without a valid key; who guesses has to wait."""
+        address = counted_address(client_address(request, self.dash.config.trusted_proxies))
+        if not text:
+            raise GatewayError(401, "This API needs a key: make one in llamadash under Settings.", code="missing_api_key")
+        if wait := self.failures.wait(address):
+            raise GatewayError(429, f"Too many wrong keys: try again in {wait} seconds.", retry_after=wait)
+        self.failures.count(address)
+        raise GatewayError(401, "This API key is not valid.", code="invalid_api_key")
+
+    def count(self, key: Json) -> None:
+        """Note that a key was used; GatewayError where that is more often than it may be."""
+        now = time.monotonic()
+        self.used[key["id"]] = now_ms()
+        if limit := key["requests_per_minute"]:
+            spent = self.spent.setdefault(key["id"], deque())
+            while spent and spent[0] < now - 60:
+                spent.popleft()
+            if len(spent) >= limit:
+                wait = math.ceil(60 - (now - spent[0]))
+                raise GatewayError(429, f"This key allows {limit} requests a minute.", retry_after=wait)
+            spent.append(now)
+
+    def revoke(self, id: int) -> Json:
+        """End a key, and every request that came with it."""
+        row = self.dash.db.revoke_api_key(id)
+        self.load()
+        for call in list(self.dash.requests.active.values()):
+            if call.key_id == id:
+                self.dash.requests.cancel(call, "the key was revoked")
+        return row
+
+    async def save_used(self) -> None:
+        """Save when each key was last used."""
+        used, self.used = {id: at for id, at in self.used.items() if id}, {}
+        if used:
+            await asyncio.to_thread(self.dash.db.touch_api_keys, used)
+
+
+def given_api_keys() -> list[str]:
+    """The API keys that the environment holds, as ours or under the engine's own name."""
+    given = os.environ.get("LLAMADASH_ENGINE_API_KEY") or os.environ.get("LLAMA_API_KEY") or ""
+    return [key.strip() for key in given.split(",") if key.strip()]
+
+
+# handlers
+
+@on("engine:status", error="GET_ENGINE_FAILED")
+async def engine_status(dash: Dash) -> Json:
+    """The engine's record."""
+    return {"engine": dash.gateway.snapshot()}
+
+
+@on("engine:start", error="START_ENGINE_FAILED")
+async def engine_start(dash: Dash) -> Json:
+    """Open the API, and load the models that are pinned."""
+    await dash.gateway.start()
+    return {"engine": dash.gateway.snapshot()}
+
+
+@on("engine:stop", error="STOP_ENGINE_FAILED")
+async def engine_stop(dash: Dash) -> Json:
+    """Close the API and end every model; returns when that is done."""
+    await dash.gateway.stop()
+    return {"engine": dash.gateway.snapshot()}
+
+
+@on("engine:restart", error="RESTART_ENGINE_FAILED")
+async def engine_restart(dash: Dash) -> Json:
+    """Stop and start with the present configuration; loaded models are loaded again."""
+    await dash.gateway.stop(restore=True)
+    await dash.gateway.start()
+    return {"engine": dash.gateway.snapshot()}
+
+
+RequestStatus = Literal["ok", "cancelled", "failed"]
+RequestSort = Literal["timestamp", "duration", "waited", "first_token", "prompt_tokens", "generated_tokens",
+                      "prompt_per_second", "generated_per_second"]
 
 
 @on("requests:list", error="LIST_REQUESTS_FAILED")
 async def requests_list(
-    dash: Dash, *, model: str | None = None, before: int | None = None,
-    limit: Annotated[int, Range(1, 500)] = 50,
+    dash: Dash, *, model: str | None = None, key: str | None = None, status: RequestStatus | None = None,
+    from_: Timestamp | None = None, to: Timestamp | None = None, sort: RequestSort = "timestamp",
+    before: int | None = None, limit: Annotated[int, Range(1, 500)] = 50,
 ) -> Json:
-    """The last finished requests, newest first, and the sums over all that are kept."""
-    summary = await asyncio.to_thread(dash.db.request_summary, model)
-    return {"requests": dash.db.requests(model, before, limit), "summary": summary}
+    """Finished requests that match, sorted, the sums over all that match, and those that are under way."""
+    wanted = {"model": model, "key": key, "status": status, "from_ms": from_, "to_ms": to}
+    await dash.requests.publish()
+    rows = await asyncio.to_thread(functools.partial(dash.db.requests, **wanted, sort=sort, before=before, limit=limit))
+    summary = await asyncio.to_thread(functools.partial(dash.db.request_summary, **wanted))
+    return {"requests": rows, "summary": summary, "active": dash.requests.under_way()}
+
+
+@on("requests:cancel", error="CANCEL_REQUEST_FAILED")
+async def requests_cancel(dash: Dash, *, id: int) -> Json:
+    """End a request that is under way."""
+    call = dash.requests.active.get(id)
+    if call is None:
+        raise NotFound("This request is over.", field="id")
+    dash.requests.cancel(call, "stopped in llamadash")
+    return {"id": id}
+
+
+@on("queue:get", error="GET_QUEUE_FAILED")
+async def queue_get(dash: Dash) -> Json:
+    """Who waits for which model, since when and why."""
+    return {"waiting": dash.requests.queue()}
+
+
+@on("usage:get", error="GET_USAGE_FAILED")
+async def usage_get(dash: Dash, *, from_: Timestamp, to: Timestamp, by: Literal["model", "key", "day"]) -> Json:
+    """Requests and tokens by model, key or day, and in all."""
+    rows, total = await asyncio.to_thread(dash.db.usage, from_, to, by)
+    return {"rows": rows, "total": total}
+
+
+@on("keys:list", error="LIST_KEYS_FAILED")
+async def keys_list(dash: Dash) -> Json:
+    """The API keys, without their texts, and whether one is needed."""
+    return {"keys": dash.db.api_keys(), "required": dash.gateway.keys.required(dash.engine_config()["api_host"])}
+
+
+@on("keys:create", error="CREATE_KEY_FAILED", cost=5)
+async def keys_create(dash: Dash, *, name: Annotated[str, Length(1, 100)],
+                      models: Annotated[list[str], Length(1, 1000)] | None = None,
+                      requestsPerMinute: Annotated[int, Range(1, 100_000)] | None = None) -> Json:  # noqa: N803
+    """Make an API key; its text is in this answer, and never again."""
+    if clean_text(name) != name:
+        raise InvalidRequest("name must be one line without blanks around it", field="name")
+    rows = dash.db.api_keys()
+    if len(rows) >= MAX_KEYS:
+        raise Conflict(f"There can be {MAX_KEYS} keys.")
+    if any(row["name"] == name and not row["revoked_at"] for row in rows):
+        raise Conflict(f"There is a key named {name} already.", field="name")
+    key = dash.gateway.keys.add(name, f"sk-{secrets.token_urlsafe(KEY_BYTES)}", models, requestsPerMinute)
+    await dash.broadcast("keys:updated", {"keys": dash.db.api_keys()})
+    return {"key": key}
+
+
+@on("keys:revoke", error="REVOKE_KEY_FAILED", cost=5)
+async def keys_revoke(dash: Dash, *, id: int) -> Json:
+    """End an API key; the requests that came with it end as well."""
+    key = dash.gateway.keys.revoke(id)
+    await dash.broadcast("keys:updated", {"keys": dash.db.api_keys()})
+    return {"key": key}
+
+
+# -- Upstreams -----------------------------------------------------------------------------------
+#
+# Servers elsewhere whose models are offered here as NAME/MODEL: another llamadash, a llama-server, any OpenAI API.
+
+UPSTREAM_REFRESH = (15.0, 120.0)  # s between two looks at an upstream's models; at most where it does not answer
+UPSTREAM_TIMEOUT = 10.0  # s for its list of models
+UPSTREAM_HEADERS_TIMEOUT = 900.0  # s until it begins to answer: it may have to load the model
+MAX_UPSTREAM_LIST = 2**22  # bytes of its list
+MAX_UPSTREAM_MODELS = 1000
+UPSTREAM_NAME = r"[A-Za-z0-9._-]{1,64}"
+
+
+class UpstreamModel(NamedTuple):
+    """One model of a server elsewhere."""
+    upstream: Upstream
+    model: str  # what it is called there
+
+    @property
+    def name(self) -> str:
+        """What it is called here."""
+        return f"{self.upstream.name}/{self.model}"
+
+
+class Upstream:
+    """One server elsewhere, and the models that it says it has."""
+
+    def __init__(self, name: str, url: str) -> None:
+        self.name, self.url = name, upstream_url(url)
+        self.key = os.environ.get(f"LLAMADASH_UPSTREAM_{re.sub('[^A-Za-z0-9]', '_', name).upper()}_KEY", "").strip()
+        self.status = "unreachable"
+        self.error: str | None = None
+        self.models: dict[str, str | None] = {}  # and their states, where it tells
+        self.pause = UPSTREAM_REFRESH[0]
+        self.due = -math.inf
+
+    def headers(self) -> dict[str, str]:
+        """The header that it wants of every request."""
+        return {"Authorization": f"Bearer {self.key}"} if self.key else {}
+
+    def took(self, document: Json) -> None:
+        """Take over its list of models. Those that it only passes on are left out: two may name each other."""
+        listed = document.get("data")
+        models: dict[str, str | None] = {}
+        for item in listed[:MAX_UPSTREAM_MODELS] if isinstance(listed, list) else []:
+            name = item.get("id") if isinstance(item, dict) else None
+            if isinstance(name, str) and 0 < len(name) <= MAX_MODEL_NAME and clean_text(name) == name \
+                    and "upstream" not in item:
+                status = item.get("status")
+                value = status.get("value") if isinstance(status, dict) else None
+                models[name] = value[:32] if isinstance(value, str) else None
+        self.models, self.status, self.error, self.pause = models, "connected", None, UPSTREAM_REFRESH[0]
+
+    def failed(self, status: str, error: str) -> None:
+        """It cannot be used now; its models are still listed, for it may be back when one is asked for."""
+        if self.error != error:
+            log.warning("upstream %s: %s", self.name, error)
+        self.status, self.error = status, error
+        self.pause = min(self.pause * 2, UPSTREAM_REFRESH[1])
+
+
+def upstream_url(text: str) -> str:
+    """The address of a server, without the parts that people copy along with it."""
+    url = text.strip() if re.match(r"https?://", text.strip()) else f"http://{text.strip()}"
+    return re.sub(r"/(?:v1)?/?$", "", url.split("#")[0].split("?")[0])
+
+
+class Upstreams:
+    """All servers elsewhere: looks after their models, and passes requests on to them."""
+
+    def __init__(self, dash: Dash) -> None:
+        self.dash = dash
+        self.all = {name: Upstream(name, url) for name, url in dash.config.upstreams}
+
+    @functools.cached_property
+    def session(self) -> aiohttp.ClientSession:
+        """What they are talked to with."""
+        secure = any(item.url.startswith("https:") for item in self.all.values())
+        return aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0, force_close=True, ssl=trusted_certificates() if secure else True),
+            auto_decompress=False, trust_env=False, max_field_size=16384,
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=UPSTREAM_TIMEOUT))
+
+    def find(self, name: str) -> UpstreamModel | None:
+        """The model that NAME/MODEL means; one that is not listed may have come since the last look."""
+        first, _, rest = name.partition("/")
+        upstream = self.all.get(first)
+        return UpstreamModel(upstream, rest) if upstream and rest else None
+
+    def names(self) -> list[str]:
+        """Every model's name."""
+        return [f"{item.name}/{model}" for item in self.all.values() for model in item.models]
+
+    def listed(self) -> list[Json]:
+        """Their models, for /v1/models."""
+        return [{"id": f"{item.name}/{model}", "object": "model", "created": 0, "owned_by": item.name, "type": "model",
+                 "display_name": f"{item.name}/{model}", "created_at": "1970-01-01T00:00:00Z", "upstream": item.name,
+                 "aliases": [], **({"status": {"value": status}} if status else {})}
+                for item in self.all.values() for model, status in item.models.items()]
+
+    def as_json(self) -> list[Json]:
+        """The upstreams as clients see them."""
+        return [{"name": item.name, "url": item.url, "status": item.status, "error": item.error,
+                 "models": [{"id": f"{item.name}/{model}", "status": status} for model, status in item.models.items()]}
+                for item in self.all.values()]
+
+    async def run(self) -> None:
+        """Ask each for its models, now and then."""
+        while True:
+            for upstream in self.all.values():
+                if time.monotonic() >= upstream.due:
+                    upstream.due = math.inf
+                    self.dash.spawn(self.refresh(upstream), f"models of {upstream.name}")
+            await self.dash.beat.wait()
+
+    async def refresh(self, upstream: Upstream) -> None:
+        """Ask one upstream for its models."""
+        before = upstream.status, upstream.error, upstream.models
+        try:
+            async with self.session.get(f"{upstream.url}/v1/models", headers={**upstream.headers(), **self.via(None)},
+                                        timeout=aiohttp.ClientTimeout(total=UPSTREAM_TIMEOUT),
+                                        allow_redirects=False) as response:
+                body = b""
+                async for block in response.content.iter_any():
+                    body += block
+                    if len(body) > MAX_UPSTREAM_LIST:
+                        raise ValueError("its list of models is too long")
+                if response.status in (401, 403):
+                    upstream.failed("refused", "It refuses the key: set the variable LLAMADASH_UPSTREAM_NAME_KEY.")
+                elif response.status != 200:
+                    upstream.failed("unreachable", error_text(body, response.status))
+                else:
+                    document = await asyncio.to_thread(json.loads, body)
+                    upstream.took(document if isinstance(document, dict) else {})
+        except (aiohttp.ClientError, OSError, asyncio.TimeoutError, ValueError, RecursionError) as problem:
+            upstream.failed("unreachable", clean_text(str(problem))[:300] or "It does not answer.")
+        finally:
+            upstream.due = time.monotonic() + upstream.pause
+        if before != (upstream.status, upstream.error, upstream.models):
+            self.dash.pool.changed.set()
+
+    def via(self, request: web.Request | None) -> dict[str, str]:
+        """The header by which a request that comes round in a circle is recognised."""
+        before = request.headers.getall("Via", []) if request is not None else []
+        return {"Via": ", ".join([*before, f"1.1 llamadash-{self.dash.gateway.id}"])}
+
+    @contextlib.asynccontextmanager
+    async def answer(self, target: UpstreamModel, request: web.Request, path: str, body: Body | None,
+                     call: Call) -> AsyncIterator[aiohttp.ClientResponse]:
+        """The response of an upstream to a client's request; GatewayError where that leads back to us."""
+        if any(f"llamadash-{self.dash.gateway.id}" in value for value in request.headers.getall("Via", [])):
+            raise GatewayError(508, "This request has come round in a circle of upstreams.")
+        headers = [*passed_headers(request.headers, without=PRIVATE_HEADERS | {"via"}),
+                   *target.upstream.headers().items(), *self.via(request).items()]
+        call.status, call.admitted_at = "running", time.monotonic()
+        renamed = body.with_model(target.model) if body is not None and "model" in body.fields else body
+        async with posted(self.session, request.method, target.upstream.url + path, headers, renamed) as response:
+            yield response
 
 
 # -- Embedded engine ------------------------------------------------------------------------------
 
-#
-# `llamadash.py embedded-engine` speaks llama-server's router API and prints its log lines, so the
-# supervisor needs no other code for it. Each loaded model is a child process of its own: xllamacpp
-# contains llama-server's own code for children, which reports its states as lines on stdout.
+# `llamadash.py embedded-engine` serves one model with xllamacpp, which is llama-server's own code inside Python: it
+# takes the options that engine_arguments renders, each with a value, and reports as llama-server's children do.
 
 EMBEDDED_SLOTS = 4  # llama-server's own number where `parallel` is not given, with one shared cache
-EMBEDDED_STOP_TIMEOUT = 10  # seconds from the request to exit until a child is killed
-EMBEDDED_BODY = 512 * 2**20  # bytes of a request: base64 images and audio are in it
-EMBEDDED_BLOCK = 64 * 2**10  # bytes read at once from a child or passed on to a client
-EMBEDDED_LINE = 2**20  # bytes of a child's line without an end before it is cut
-EMBEDDED_LISTENER = 1000  # events that wait for a reader of /models/sse before it is dropped
-EMBEDDED_CONNECT = 30  # seconds for a connection to a child; it is on this machine, but may be busy
-CHILD_STATE = b"cmd_child_to_router:state:"  # what llama.cpp's children write before a state
-CHILD_EXIT = b"cmd_router_to_child:exit\n"  # what they end at
+CHILD_EXIT = b"cmd_router_to_child:exit\n"  # what llama.cpp's children end at
 CHILD_LOG_TIME = 0.3  # seconds in which the thread that writes llama.cpp's log says why a load failed
-TRUTHY, FALSY = frozenset({"on", "enabled", "true", "1"}), frozenset({"off", "disabled", "false", "0"})
 
 
 def embedded_engine_version() -> str | None:
@@ -6085,10 +7550,8 @@ def embedded_engine_version() -> str | None:
 
 
 def truth(text: str) -> bool:
-    """A switch's value as llama-server reads it; ValueError where it is neither on nor off."""
-    if text in TRUTHY or text in FALSY:
-        return text in TRUTHY
-    raise ValueError(f"'{text}' is neither on nor off")
+    """A switch's value."""
+    return {"on": True, "off": False}[text]
 
 
 def negated(text: str) -> bool:
@@ -6099,18 +7562,13 @@ def negated(text: str) -> bool:
 def enumerated(kind: str, prefix: str, **names: str) -> Callable[[str], Any]:
     """A reader of option values that are members of xllamacpp's enumeration `kind`, less `prefix`."""
     def read(text: str) -> Any:
-        import xllamacpp  # here, because only children need it
+        import xllamacpp  # not at the top: only this child needs it
         member = re.sub("[-+]", "_", names.get(text, text).upper())
         try:
             return getattr(xllamacpp, kind)[prefix + member]
         except KeyError:
             raise ValueError(f"unknown value '{text}'") from None
     return read
-
-
-def layers(text: str) -> int:
-    """The number of GPU layers: a number, `auto` or `all`."""
-    return {"auto": -1, "all": -2}.get(text) or int(text)
 
 
 def comma_list(kind: Callable[[str], Any], length: int = 0) -> Callable[[str], list[Any]]:
@@ -6123,18 +7581,13 @@ def comma_list(kind: Callable[[str], Any], length: int = 0) -> Callable[[str], l
 
 def mebibytes(text: str) -> int:
     """Bytes of a number of MiB."""
-    return int(text) * 2**20
+    return int(float(text) * 2**20)
 
 
 def adapters(text: str) -> list[Any]:
-    """LoRA adapters: `path` or `path:scale`, separated by commas."""
+    """LoRA adapters, in full strength."""
     import xllamacpp
-    found = []
-    for item in text.split(","):
-        path, _, scale = item.rpartition(":")
-        scaled = bool(path) and re.fullmatch(r"-?[0-9.]+", scale)
-        found.append(xllamacpp.CommonAdapterLoraInfo(path if scaled else item, float(scale) if scaled else 1.0))
-    return found
+    return [xllamacpp.CommonAdapterLoraInfo(path, 1.0) for path in text.split(",")]
 
 
 def template_arguments(text: str) -> dict[str, str]:
@@ -6145,7 +7598,7 @@ def template_arguments(text: str) -> dict[str, str]:
 def with_reasoning(options: dict[str, str]) -> dict[str, str]:
     """`options` with what `reasoning` and `reasoning-effort` say to the chat template."""
     own = json.loads(options.get("chat-template-kwargs") or "{}")
-    if (switch := options.get("reasoning", "auto")) in TRUTHY | FALSY:
+    if (switch := options.get("reasoning", "auto")) in ("on", "off"):
         own["enable_thinking"] = truth(switch)
     if (effort := options.get("reasoning-effort", "default")) != "default":
         own["reasoning_effort"] = effort
@@ -6166,8 +7619,7 @@ def seed(text: str) -> int:
 
 
 CACHE_TYPE = enumerated("ggml_type", "GGML_TYPE_")
-REASONING = {"auto": -1, **dict.fromkeys(TRUTHY, 1), **dict.fromkeys(FALSY, 0)}
-# llama-server's option: where CommonParams has it, and how its text is read.
+# A parameter, or an option that every model gets: where CommonParams has it, and how its text is read.
 EMBEDDED_OPTIONS: dict[str, tuple[str, Callable[[str], Any]]] = {
     "model": ("model.path", str),
     "mmproj": ("mmproj.path", str),
@@ -6189,34 +7641,29 @@ EMBEDDED_OPTIONS: dict[str, tuple[str, Callable[[str], Any]]] = {
     "context-shift": ("ctx_shift", truth),
     "swa-full": ("swa_full", truth),
     "ctx-checkpoints": ("n_ctx_checkpoints", int),
-    "checkpoint-min-step": ("checkpoint_min_step", int),
     "cache-ram": ("cache_ram_mib", int),
     "cache-reuse": ("n_cache_reuse", int),
     "cache-prompt": ("cache_prompt", truth),
-    "cache-idle-slots": ("cache_idle_slots", truth),
     "cache-type-k": ("cache_type_k", CACHE_TYPE),
     "cache-type-v": ("cache_type_v", CACHE_TYPE),
     "kv-offload": ("no_kv_offload", negated),
     "op-offload": ("no_op_offload", negated),
     "repack": ("no_extra_bufts", negated),
-    "no-host": ("no_host", truth),
     "threads": ("cpuparams.n_threads", int),
     "threads-batch": ("cpuparams_batch.n_threads", int),
-    "threads-http": ("n_threads_http", int),
     "prio": ("cpuparams.priority", enumerated("ggml_sched_priority", "GGML_SCHED_PRIO_", **{
-        "-1": "low", "0": "normal", "1": "medium", "2": "high", "3": "realtime"})),
+        "-1": "low", "0": "normal", "1": "medium", "2": "high"})),
     "poll": ("cpuparams.poll", int),
     "numa": ("numa", enumerated("ggml_numa_strategy", "GGML_NUMA_STRATEGY_")),
     "load-mode": ("load_mode", enumerated("llama_load_mode", "LLAMA_LOAD_MODE_", dio="direct_io")),
-    "lazy-mode": ("lazy_mode", enumerated("llama_lazy_mode", "LLAMA_LAZY_MODE_")),
     "check-tensors": ("check_tensors", truth),
-    "n-gpu-layers": ("n_gpu_layers", layers),
+    "n-gpu-layers": ("n_gpu_layers", int),
     "split-mode": ("split_mode", enumerated("llama_split_mode", "LLAMA_SPLIT_MODE_")),
     "tensor-split": ("tensor_split", comma_list(float, 128)),
     "main-gpu": ("main_gpu", int),
     "override-tensor": ("tensor_buft_overrides", str),
-    "flash-attn": ("flash_attn_type", enumerated("llama_flash_attn_type", "LLAMA_FLASH_ATTN_TYPE_", **{
-        **dict.fromkeys(TRUTHY, "enabled"), **dict.fromkeys(FALSY, "disabled")})),
+    "flash-attn": ("flash_attn_type", enumerated(
+        "llama_flash_attn_type", "LLAMA_FLASH_ATTN_TYPE_", on="enabled", off="disabled")),
     "fit": ("fit_params", truth),
     "fit-target": ("fit_params_target", comma_list(mebibytes)),
     "fit-ctx": ("fit_params_min_ctx", int),
@@ -6230,44 +7677,26 @@ EMBEDDED_OPTIONS: dict[str, tuple[str, Callable[[str], Any]]] = {
     "yarn-beta-slow": ("yarn_beta_slow", float),
     "yarn-beta-fast": ("yarn_beta_fast", float),
     "lora": ("lora_adapters", adapters),
-    "lora-scaled": ("lora_adapters", adapters),
-    "lora-init-without-apply": ("lora_init_without_apply", truth),
     "warmup": ("warmup", truth),
-    "escape": ("escape", truth),
-    "special": ("special", truth),
-    "reverse-prompt": ("antiprompt", comma_list(str)),
     "pooling": ("pooling_type", enumerated("llama_pooling_type", "LLAMA_POOLING_TYPE_")),
-    "embedding": ("embedding", truth),
-    "embd-normalize": ("embd_normalize", int),
+    "embeddings": ("embedding", truth),
     "jinja": ("use_jinja", truth),
     "chat-template": ("chat_template", str),
-    "chat-template-file": ("chat_template", lambda text: Path(text).read_text("utf-8")),
     "chat-template-kwargs": ("default_template_kwargs", template_arguments),
     "prefill-assistant": ("prefill_assistant", truth),
-    "skip-chat-parsing": ("force_pure_content_parser", truth),
-    "reasoning": ("enable_reasoning", REASONING.__getitem__),
+    "reasoning": ("enable_reasoning", {"auto": -1, "on": 1, "off": 0}.__getitem__),
     "reasoning-format": ("reasoning_format", enumerated("common_reasoning_format", "COMMON_REASONING_FORMAT_")),
     "reasoning-budget": ("sampling.reasoning_budget_tokens", int),
-    "reasoning-budget-message": ("sampling.reasoning_budget_message", str),
-    "slot-prompt-similarity": ("slot_prompt_similarity", float),
-    "sleep-idle-seconds": ("sleep_idle_seconds", int),
     "timeout": ("timeout_read", int),
-    "sse-ping-interval": ("sse_ping_interval", int),
     "metrics": ("endpoint_metrics", truth),
     "slots": ("endpoint_slots", truth),
-    "props": ("endpoint_props", truth),
-    "verbosity": ("verbosity", int),
-    "offline": ("offline", truth),
-    "perf": ("no_perf", negated),
-    "samplers": ("sampling.samplers", str),
     "sampling-seq": ("sampling.samplers", sampler_letters),
     "seed": ("sampling.seed", seed),
-    "ignore-eos": ("sampling.ignore_eos", truth),
     "temp": ("sampling.temp", float),
     "top-k": ("sampling.top_k", int),
     "top-p": ("sampling.top_p", float),
     "min-p": ("sampling.min_p", float),
-    "typical": ("sampling.typ_p", float),
+    "typical-p": ("sampling.typ_p", float),
     "xtc-probability": ("sampling.xtc_probability", float),
     "xtc-threshold": ("sampling.xtc_threshold", float),
     "repeat-last-n": ("sampling.penalty_last_n", int),
@@ -6275,79 +7704,29 @@ EMBEDDED_OPTIONS: dict[str, tuple[str, Callable[[str], Any]]] = {
     "presence-penalty": ("sampling.penalty_present", float),
     "frequency-penalty": ("sampling.penalty_freq", float),
     "dry-multiplier": ("sampling.dry_multiplier", float),
-    "dry-base": ("sampling.dry_base", float),
-    "dry-allowed-length": ("sampling.dry_allowed_length", int),
-    "dry-penalty-last-n": ("sampling.dry_penalty_last_n", int),
-    "dynatemp-range": ("sampling.dynatemp_range", float),
-    "dynatemp-exp": ("sampling.dynatemp_exponent", float),
     "mirostat": ("sampling.mirostat", int),
-    "mirostat-lr": ("sampling.mirostat_eta", float),
-    "mirostat-ent": ("sampling.mirostat_tau", float),
-    "adaptive-target": ("sampling.adaptive_target", float),
-    "adaptive-decay": ("sampling.adaptive_decay", float),
-    "backend-sampling": ("sampling.backend_sampling", truth),
     "spec-type": ("speculative.types", comma_list(enumerated("common_speculative_type", "COMMON_SPECULATIVE_TYPE_"))),
     "model-draft": ("speculative.draft.mparams.path", str),
     "spec-draft-n-max": ("speculative.draft.n_max", int),
     "spec-draft-n-min": ("speculative.draft.n_min", int),
     "spec-draft-p-min": ("speculative.draft.p_min", float),
-    "spec-draft-p-split": ("speculative.draft.p_split", float),
-    "spec-draft-threads": ("speculative.draft.cpuparams.n_threads", int),
-    "spec-draft-ngl": ("speculative.draft.n_gpu_layers", layers),
-    "spec-draft-type-k": ("speculative.draft.cache_type_k", CACHE_TYPE),
-    "spec-draft-type-v": ("speculative.draft.cache_type_v", CACHE_TYPE),
-    "spec-ngram-mod-n-min": ("speculative.ngram_mod.n_min", int),
-    "spec-ngram-mod-n-max": ("speculative.ngram_mod.n_max", int),
-    "spec-ngram-mod-n-match": ("speculative.ngram_mod.n_match", int),
-    "spec-ngram-simple-size-n": ("speculative.ngram_simple.size_n", int),
-    "spec-ngram-simple-size-m": ("speculative.ngram_simple.size_m", int),
-    "spec-ngram-simple-min-hits": ("speculative.ngram_simple.min_hits", int),
-}
-# The other names that llama-server knows for them; `!` before one whose meaning is the opposite.
-EMBEDDED_ALIASES = {
-    "m": "model", "mm": "mmproj", "a": "alias", "c": "ctx-size", "n": "predict", "n-predict": "predict",
-    "b": "batch-size", "ub": "ubatch-size", "np": "parallel", "kvu": "kv-unified", "cb": "cont-batching",
-    "swa-checkpoints": "ctx-checkpoints", "ctxcp": "ctx-checkpoints", "cms": "checkpoint-min-step",
-    "cram": "cache-ram", "ctk": "cache-type-k", "ctv": "cache-type-v", "t": "threads", "tb": "threads-batch",
-    "lm": "load-mode", "lzm": "lazy-mode", "ngl": "n-gpu-layers", "gpu-layers": "n-gpu-layers",
-    "sm": "split-mode", "ts": "tensor-split", "mg": "main-gpu", "ot": "override-tensor", "fa": "flash-attn",
-    "fitt": "fit-target", "fitc": "fit-ctx", "e": "escape", "sp": "special", "r": "reverse-prompt",
-    "embeddings": "embedding", "rea": "reasoning", "sps": "slot-prompt-similarity", "to": "timeout",
-    "lv": "verbosity", "log-verbosity": "verbosity", "s": "seed", "sampler-seq": "sampling-seq", "temperature": "temp",
-    "typical-p": "typical", "bs": "backend-sampling", "md": "model-draft", "spec-draft-model": "model-draft",
-    "td": "spec-draft-threads", "threads-draft": "spec-draft-threads", "draft-p-min": "spec-draft-p-min",
-    "draft-p-split": "spec-draft-p-split", "ngld": "spec-draft-ngl", "gpu-layers-draft": "spec-draft-ngl",
-    "n-gpu-layers-draft": "spec-draft-ngl", "ctkd": "spec-draft-type-k", "ctvd": "spec-draft-type-v",
-    "cache-type-k-draft": "spec-draft-type-k", "cache-type-v-draft": "spec-draft-type-v",
-    "nkvo": "!kv-offload", "nr": "!repack", "nocb": "!cont-batching", "no-mmproj": "!mmproj-auto",
-    "rerank": "reranking",
+    "n-gpu-layers-draft": ("speculative.draft.n_gpu_layers", int),
+    "cache-type-k-draft": ("speculative.draft.cache_type_k", CACHE_TYPE),
+    "cache-type-v-draft": ("speculative.draft.cache_type_v", CACHE_TYPE),
 }
 COMPOSED_OPTIONS = frozenset({"reranking", "reasoning-effort"})  # several attributes, or part of one
-PRESET_ONLY = frozenset({"load-on-startup", "stop-timeout"})
-PRESET_IGNORED = frozenset({"version", "dedup-cache-models", "log-colors", "log-jsonl"})
-
-
-def known_option(name: str, value: str) -> tuple[str, str] | None:
-    """llama-server's main name for option `name`, and its value; None for one not supported here."""
-    main = EMBEDDED_ALIASES.get(name, name)
-    if main not in EMBEDDED_OPTIONS and main.removeprefix("no-") in EMBEDDED_OPTIONS:
-        main = "!" + main.removeprefix("no-")
-    if main.startswith("!"):
-        return main[1:], "off" if value in TRUTHY else "on"
-    return (main, value) if main in {*EMBEDDED_OPTIONS, *COMPOSED_OPTIONS, *PRESET_ONLY} else None
-
-
 OPTION_ERRORS = (ValueError, TypeError, KeyError, OverflowError, AssertionError, AttributeError, OSError)
 
 
 def embedded_parameters(options: dict[str, str]) -> Any:
-    """xllamacpp's CommonParams for llama-server's `options`; ValueError names the one that is wrong."""
+    """xllamacpp's CommonParams for `options`; ValueError names the one that is wrong."""
     import xllamacpp
     parameters = xllamacpp.CommonParams()
-    parameters.cors_origins = "http://127.0.0.1"  # no page of a browser is to reach a child
+    parameters.ui = False
+    parameters.cors_origins = "http://127.0.0.1"  # no page of a browser is to reach it
     options = with_reasoning(options)
     if truth(options.pop("reranking", "off")):
-        options = {**options, "embedding": "on", "pooling": "rank"}
+        options = {**options, "embeddings": "on", "pooling": "rank"}
     if options.get("parallel", "-1") == "-1":
         options = {"kv-unified": "on", **options, "parallel": str(EMBEDDED_SLOTS)}
     for name, text in options.items():
@@ -6358,7 +7737,7 @@ def embedded_parameters(options: dict[str, str]) -> Any:
         except OPTION_ERRORS as problem:
             raise ValueError(f"error while handling argument \"--{name}\": {problem}") from problem
         # A value of the user's own goes before what the model's file recommends.
-        flag = f"COMMON_PARAMS_SAMPLING_CONFIG_{name.upper().replace('-', '_')}"
+        flag = f"COMMON_PARAMS_SAMPLING_CONFIG_{attribute.upper()}"
         chosen = getattr(xllamacpp.common_params_sampling_config, flag, 0)
         parameters.sampling.user_sampling_config |= int(chosen)
     if os.environ.get("LLAMA_API_KEY"):
@@ -6366,32 +7745,44 @@ def embedded_parameters(options: dict[str, str]) -> Any:
     return parameters
 
 
-def die_with(parent: int) -> None:
-    """End this process when `parent` ends, however that ends, where the system can do that (Linux)."""
-    if sys.platform == "linux":
-        import ctypes
-        set_parent_death_signal = 1  # PR_SET_PDEATHSIG
-        ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL, 0, 0, 0)
-    if os.name != "nt" and os.getppid() != parent:
+def end_with_parent() -> None:
+    """End this process when the one that started it ends, however that ends, where the system can do that (Linux)."""
+    if sys.platform != "linux":
+        return
+    import ctypes
+    import select
+    set_parent_death_signal = 1  # PR_SET_PDEATHSIG
+    ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL, 0, 0, 0)
+    poller = select.poll()
+    poller.register(0, 0)
+    if any(event & select.POLLHUP for _, event in poller.poll(0)):
         os._exit(1)  # it ended before we could ask
 
 
-def embedded_child(parent: int, options: dict[str, str]) -> int:
-    """Serve one model until the router says so on standard input (0), or is gone (1).
+def embedded_options(argv: list[str]) -> dict[str, str]:
+    """The options of the command line, each of which has a value; ValueError as llama-server would say it."""
+    options = dict(zip(argv[::2], argv[1::2], strict=True))
+    for name in options:
+        if not name.startswith("--") or name[2:] not in {*EMBEDDED_OPTIONS, *COMPOSED_OPTIONS}:
+            raise ValueError(f"error: invalid argument: {name}")
+    return {name[2:]: value for name, value in options.items()}
 
-    Loading holds the interpreter: nothing of ours runs until it is done, so the router kills a child
-    that is to stop before. llama.cpp's own code for children would end the process at the end of its
-    standard input without leaving the server time: it gets a pipe of ours in its place.
+
+def embedded_engine(argv: list[str]) -> int:
+    """Serve one model until standard input says so (0), or is closed (1).
+
+    Loading holds the interpreter: nothing of ours runs until it is done, so a signal has to end the process by
+    itself. llama.cpp's own code for children would end the process at the end of its standard input without leaving
+    the server time: it gets a pipe of ours in its place.
     """
-    die_with(parent)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl+C reaches the whole group: the router decides
-    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+    end_with_parent()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl+C reaches the whole group: llamadash decides
     os.environ.setdefault("LLAMA_SERVER_ROUTER_PORT", "0")  # makes xllamacpp report its states
-    import xllamacpp
     try:
-        parameters = embedded_parameters(options)
-    except ValueError as problem:
-        embedded_log("E", "child", str(problem))
+        import xllamacpp
+        parameters = embedded_parameters(embedded_options(argv))
+    except (ImportError, ValueError) as problem:
+        print(problem, file=sys.stderr)
         return 1
     commands = os.fdopen(os.dup(0), "rb")
     reading, writing = os.pipe()
@@ -6399,736 +7790,15 @@ def embedded_child(parent: int, options: dict[str, str]) -> int:
     try:
         server = xllamacpp.Server(parameters)
     except RuntimeError as problem:
-        embedded_log("E", "child", f"failed to load the model: {problem}")
-        sys.stderr.flush()
+        print(f"error: failed to load the model: {problem}", file=sys.stderr, flush=True)
         time.sleep(CHILD_LOG_TIME)
         os._exit(1)  # threads of the server may still hold its memory
-    asked = any(line == CHILD_EXIT for line in commands)
-    if not asked:
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+    if not any(line == CHILD_EXIT for line in commands):
         os._exit(1)
     os.write(writing, CHILD_EXIT)
     del server
     return 0
-
-
-def embedded_log(level: str, where: str, message: str) -> None:
-    """One line on standard error as llama-server prints it; `level` is I, W, E or D."""
-    us = time.monotonic_ns() // 1000 - EMBEDDED_START
-    prefix = f"{us // 60_000_000}.{us // 1_000_000 % 60:02}.{us // 1000 % 1000:03}.{us % 1000:03}"
-    with contextlib.suppress(OSError):  # whoever read it is gone
-        print(f"{prefix} {level} srv  {where[:12]:>12}: {message}", file=sys.stderr, flush=True)
-
-
-EMBEDDED_START = time.monotonic_ns() // 1000  # µs; the log counts from here
-
-
-class RouterError(Exception):
-    """A request that fails as llama-server's would, with an HTTP `status` and an error `type`."""
-    TYPES: ClassVar = {400: "invalid_request_error", 401: "authentication_error", 404: "not_found_error",
-             500: "server_error", 501: "not_supported_error", 503: "unavailable_error"}
-
-    def __init__(self, status: int, message: str) -> None:
-        super().__init__(message)
-        self.status = status
-
-    def response(self) -> web.Response:
-        """The error as llama-server's JSON."""
-        error = {"code": self.status, "message": str(self), "type": self.TYPES[self.status]}
-        return web.json_response({"error": error}, status=self.status)
-
-
-@dataclass(eq=False, repr=False)
-class RouterOptions:
-    """What belongs to the router alone; `overrides` are options of models from the command line."""
-    host: str
-    port: int
-    presets: Path | None
-    models_max: int
-    autoload: bool
-    overrides: dict[str, str]
-
-
-@dataclass(eq=False, repr=False)
-class RoutedModel:
-    """One section of the presets, and its process while it has one."""
-    name: str
-    preset: dict[str, str]
-    status: str = "unloaded"
-    port: int = 0
-    args: list[str] = field(default_factory=list)
-    process: asyncio.subprocess.Process | None = None
-    stopping: bool = False
-    exit_code: int = 0
-    requests: int = 0
-    last_used: float = 0.0
-    info: Json = field(default_factory=dict)
-
-    @property
-    def running(self) -> bool:
-        """Whether it has a process, ready or not."""
-        return self.status != "unloaded"
-
-    @property
-    def ready(self) -> bool:
-        """Whether its process takes requests; a sleeping one wakes up for them."""
-        return self.status in ("loaded", "sleeping") and not self.stopping
-
-    @property
-    def stop_timeout(self) -> int:
-        """Seconds from the request to exit until it is killed."""
-        text = self.preset.get("stop-timeout", "")
-        return int(text) if text.isdecimal() else EMBEDDED_STOP_TIMEOUT
-
-    @property
-    def architecture(self) -> Json:
-        """What it takes and gives: a guess by its options, until the child has told."""
-        images = ["image"] if self.preset.get("mmproj") else []
-        return self.info.get("architecture") or {
-            "input_modalities": ["text", *images], "output_modalities": ["text"]}
-
-    def listed(self) -> Json:
-        """Its entry of `GET /models`."""
-        failed = self.status == "unloaded" and self.exit_code != 0
-        ini = "".join(f"{key} = {value}\n" for key, value in self.preset.items() if key != "alias")
-        status = {"value": self.status, "args": self.args, "preset": f"[{self.name}]\n{ini}\n",
-                  **({"exit_code": self.exit_code, "failed": True} if failed else {})}
-        entry = {"id": self.name, "aliases": self.aliases, "tags": [], "object": "model", "owned_by": "llamacpp",
-                 "created": int(time.time()), "status": status, "architecture": self.architecture,
-                 "source": "preset", "can_remove": False}
-        return {**self.info, **entry} if self.running else entry
-
-    @property
-    def aliases(self) -> list[str]:
-        """Other names that requests may use."""
-        return sorted({item.strip() for item in self.preset.get("alias", "").split(",")} - {""})
-
-    def child_options(self) -> dict[str, str]:
-        """The options of its process."""
-        own = {key: value for key, value in self.preset.items() if key not in PRESET_ONLY}
-        return {**own, "host": "127.0.0.1", "port": str(self.port), "alias": self.name}
-
-
-class EmbeddedRouter:
-    """The models of one preset file, their processes, and the order in which requests get them.
-
-    All of it runs on one event loop: what has no `await` in it cannot be interrupted.
-    """
-
-    def __init__(self, options: RouterOptions) -> None:
-        self.options = options
-        self.models: dict[str, RoutedModel] = {}
-        self.queue: dict[str, int] = {}  # models that requests wait for, first come first, and how many
-        self.listeners: set[asyncio.Queue[bytes | None]] = set()
-        self.changed = asyncio.Event()
-        self.reloading = asyncio.Lock()
-        self.warned: set[str] = set()
-        self.tasks: set[asyncio.Task[None]] = set()
-        self.stopping = False
-        self.client: aiohttp.ClientSession
-
-    # Presets
-
-    def read_presets(self) -> dict[str, dict[str, str]]:
-        """`{model: {option: value}}` of the preset file; ValueError with llama-server's sentence."""
-        if self.options.presets is None:
-            return {}
-        try:
-            sections = parse_presets(self.options.presets.read_bytes().decode())
-        except FileNotFoundError:
-            raise ValueError(f"preset file does not exist: {self.options.presets}") from None
-        except (OSError, ValueError, InvalidRequest) as problem:
-            raise ValueError(f"failed to parse server config file: {self.options.presets}: {problem}") from problem
-        shared = self.known({**sections.pop("", {}), **sections.pop("*", {})})
-        return {name: {**shared, **self.known(section), **self.options.overrides}
-                for name, section in sections.items()}
-
-    def known(self, section: dict[str, str]) -> dict[str, str]:
-        """The options that xllamacpp has, by their main names; each other one is logged once."""
-        options = {}
-        for name, value in section.items():
-            if option := known_option(name, value):
-                options[option[0]] = option[1]
-            elif name not in PRESET_IGNORED and name not in self.warned:
-                self.warned.add(name)
-                embedded_log("W", "load_models", f"the embedded engine has no option '{name}': ignored")
-        return options
-
-    def start(self) -> None:
-        """Read the presets for the first time; ValueError where that fails."""
-        self.models = {name: RoutedModel(name, preset) for name, preset in sorted(self.read_presets().items())}
-        wanted, limit = len(self.startup()), self.options.models_max
-        if 0 < limit < wanted:
-            raise ValueError(f"number of models to load on startup ({wanted}) exceeds models_max ({limit})")
-        embedded_log("I", "load_models", f"Available models ({len(self.models)}): {', '.join(self.models)}")
-
-    def startup(self) -> list[RoutedModel]:
-        """The models to load at the start."""
-        return [model for model in self.models.values() if model.preset.get("load-on-startup") in TRUTHY]
-
-    async def reload(self) -> None:
-        """Read the presets again: unload what changed or is gone, then take the new ones."""
-        async with self.reloading:
-            try:
-                presets = self.read_presets()
-            except ValueError as problem:
-                raise RouterError(500, str(problem)) from problem
-            stale = [model for model in self.models.values()
-                     if model.running and model.preset != presets.get(model.name)]
-            for model in stale:
-                embedded_log("I", "load_models",
-                             f"(reload) unloading model name={model.name} (source updated or removed)")
-                self.unload(model)
-            await self.until(lambda: not any(model.running for model in stale))
-            kept = {name: model for name, model in self.models.items() if name in presets}
-            for name, preset in presets.items():
-                model = kept.setdefault(name, RoutedModel(name, preset))
-                if not model.running:
-                    model.preset, model.exit_code = preset, 0
-            self.models = dict(sorted(kept.items()))
-        self.tell("models_reload", "*")
-        self.touch()
-
-    def find(self, name: Any) -> RoutedModel | None:
-        """The model with this name or alias."""
-        if not isinstance(name, str) or not name:
-            return None
-        return self.models.get(name) or next(
-            (model for model in self.models.values() if name in model.aliases), None)
-
-    # Events
-
-    def touch(self) -> None:
-        """Wake all who wait for a change, and make room for the requests that wait."""
-        self.make_room()
-        self.changed.set()
-        self.changed = asyncio.Event()
-
-    async def until(self, condition: Callable[[], bool]) -> None:
-        """Wait for `condition`, which only a change announced by touch can make true."""
-        while not condition():
-            await self.changed.wait()
-
-    def tell(self, event: str, name: str, data: Json | None = None) -> None:
-        """Send an event to the readers of /models/sse; one that does not read is dropped."""
-        message = {"model": name, "event": event, **({} if data is None else {"data": data})}
-        for listener in list(self.listeners):
-            if listener.qsize() >= EMBEDDED_LISTENER:
-                self.listeners.discard(listener)
-                listener.put_nowait(None)
-            else:
-                listener.put_nowait(b"data: " + json.dumps(message).encode() + b"\n\n")
-
-    def set_status(self, model: RoutedModel, status: str, **details: Any) -> None:
-        """Change a model's status and say so."""
-        model.status = status
-        self.tell("status_change", model.name, {"status": status, **details})
-        self.touch()
-
-    # Processes
-
-    @property
-    def full(self) -> bool:
-        """Whether another model would be one too many."""
-        return 0 < self.options.models_max <= sum(model.running for model in self.models.values())
-
-    def victim(self) -> RoutedModel | None:
-        """The model that can best be given up: idle, wanted by nobody, and unused the longest."""
-        idle = [model for model in self.models.values()
-                if model.ready and not model.requests and model.name not in self.queue]
-        return min(idle, key=lambda model: model.last_used, default=None)
-
-    def make_room(self) -> None:
-        """Unload idle models while the requests that wait are more than the places free or becoming so."""
-        if self.options.models_max <= 0:
-            return
-        waiting = sum(name in self.models and not (self.models[name].running and not self.models[name].stopping)
-                      for name in self.queue)
-        staying = sum(model.running and not model.stopping for model in self.models.values())
-        while waiting > self.options.models_max - staying and (model := self.victim()):
-            embedded_log("I", "tick", f"evicting idle LRU name={model.name} for a queued request")
-            self.unload(model)
-            staying -= 1
-
-    async def load(self, model: RoutedModel) -> None:
-        """Start a model's process, in the place of the least recently used idle one if need be."""
-        if self.full and (oldest := self.victim()):
-            embedded_log("I", "unload_lru", f"models_max limit reached, removing LRU name={oldest.name}")
-            self.unload(oldest)
-            await self.until(lambda: not oldest.running)
-        async with self.reloading:
-            current = self.models.get(model.name)
-            if current is None:
-                raise RouterError(404, "model is not found")
-            if current.running:
-                return
-            if self.full or self.stopping:
-                raise RouterError(500, "model limit reached, try again later")
-            await asyncio.shield(self.spawn(current))  # never left half-way by a client that leaves
-
-    async def spawn(self, model: RoutedModel) -> None:
-        """Start the process of a model that has none; its output is read from then on."""
-        model.port, model.exit_code, model.info = free_port("127.0.0.1"), 0, {}
-        model.status, model.stopping, model.last_used = "loading", False, time.monotonic()
-        options = [part for key, value in model.child_options().items() for part in (f"--{key}", value)]
-        model.args = [*embedded_command(), "--child", str(os.getpid()), *options]
-        embedded_log("I", "load", f"spawning server instance with name={model.name} on port {model.port}")
-        try:
-            model.process = await asyncio.create_subprocess_exec(
-                *model.args, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
-                stderr=asyncio.subprocess.PIPE, limit=EMBEDDED_LINE,
-                env={**os.environ, "LLAMA_SERVER_ROUTER_PORT": str(self.options.port)})
-        except OSError as problem:
-            model.status = "unloaded"
-            raise RouterError(500, f"failed to spawn server instance: {problem}") from problem
-        if model.stopping:
-            end_process(model.process)
-        self.tell("model_status", model.name, {"status": "loading"})
-        self.run(self.watch(model, model.process))
-        self.touch()
-
-    def run(self, work: Awaitable[None]) -> None:
-        """Let `work` go on by itself, until it is done or the router ends."""
-        task = asyncio.ensure_future(work)
-        self.tasks.add(task)
-        task.add_done_callback(self.tasks.discard)
-
-    async def watch(self, model: RoutedModel, process: asyncio.subprocess.Process) -> None:
-        """Read what a process writes until it ends, then say how it ended."""
-        assert process.stdout is not None and process.stderr is not None
-        await asyncio.gather(self.read_states(model, process.stdout), pass_on(model.port, process.stderr))
-        code = await process.wait()
-        code = code if code >= 0 else 1  # llama-server reports a signal as 1
-        embedded_log("I", "run", f"instance name={model.name} exited with status {code}")
-        model.process, model.stopping, model.exit_code = None, False, code
-        self.set_status(model, "unloaded", exit_code=code)
-
-    async def read_states(self, model: RoutedModel, stream: asyncio.StreamReader) -> None:
-        """Follow the states that a model's process writes to its standard output."""
-        async for line in lines(stream):
-            if not line.startswith(CHILD_STATE):
-                emit(b"[%5d] %s\n" % (model.port, line))
-                continue
-            with contextlib.suppress(ValueError):
-                message = json.loads(line[len(CHILD_STATE):])
-                self.take_state(model, message.get("state"), message.get("payload") or {})
-
-    def take_state(self, model: RoutedModel, state: Any, payload: Json) -> None:
-        """Take over a state that a model's process announces."""
-        if state == "loading":
-            self.set_status(model, "loading", progress=payload)
-        elif state == "ready":
-            model.info = {**model.info, **payload}
-            self.set_status(model, "loaded", **({"info": payload} if payload else {}))
-        elif state == "sleeping":
-            self.set_status(model, "sleeping")
-
-    def unload(self, model: RoutedModel) -> None:
-        """Tell a model's process to end; one that still loads cannot listen and is killed."""
-        if not model.running or model.stopping:
-            return
-        embedded_log("I", "unload", f"stopping model instance name={model.name}")
-        model.stopping = True
-        if model.status == "loading":
-            embedded_log("W", "unload", f"model name={model.name} is still loading, force-killing")
-            if model.process is not None:
-                end_process(model.process)
-        elif model.process is not None and model.process.stdin is not None:
-            model.process.stdin.write(CHILD_EXIT)
-            self.run(self.end_in_time(model, model.process))
-
-    async def end_in_time(self, model: RoutedModel, process: asyncio.subprocess.Process) -> None:
-        """Kill a process that was told to end and has not done so in its time."""
-        try:
-            await asyncio.wait_for(process.wait(), model.stop_timeout)
-        except asyncio.TimeoutError:
-            embedded_log("W", "run", f"force-killing model instance name={model.name} after timeout")
-            end_process(process)
-
-    async def stop(self) -> None:
-        """End all processes, each within its own time."""
-        self.stopping = True
-        for model in self.models.values():
-            self.unload(model)
-        await self.until(lambda: not any(model.running for model in self.models.values()))
-        for listener in self.listeners:
-            listener.put_nowait(None)
-
-    # Requests
-
-    async def ensure_ready(self, model: RoutedModel) -> None:
-        """Wait until a model takes requests, loading it, in the order of asking, if it is not loaded."""
-        if model.ready:
-            return
-        name = model.name
-        waits = self.queue.get(name, 0)
-        self.queue[name] = waits + 1
-        embedded_log("I", "join", f"request for name={name} " + (
-            f"joined the queue, {waits + 1} waiting" if waits else f"queued at position {len(self.queue)}"))
-        embedded_log("I", "ensure_ready", f"waiting until model name={name} is fully loaded...")
-        try:
-            self.make_room()
-            await self.wait_ready(name)
-        finally:
-            self.queue[name] -= 1
-            if not self.queue[name]:
-                del self.queue[name]
-            self.touch()
-
-    async def wait_ready(self, name: str) -> None:
-        """Wait in the queue for `name`; who is first of those not yet loading loads it."""
-        began = False
-        while (model := self.models.get(name)) is not None and not model.ready:
-            if model.running and not model.stopping:
-                began = True
-            elif not model.running and began:
-                raise RouterError(500, f"model name={name} failed to load") if model.exit_code else \
-                    RouterError(400, f"model name={name} is not running")
-            elif not model.running and not self.full and not self.stopping and self.turn(name):
-                embedded_log("I", "ensure_ready", f"slot available, loading queued model name={name}")
-                await self.load(model)
-                continue
-            await self.changed.wait()
-        if model is None:
-            raise RouterError(400, f"model name={name} is not running")
-
-    def turn(self, name: str) -> bool:
-        """Whether no other model that is not running yet was asked for earlier."""
-        waiting = (item for item in self.queue if item in self.models and not self.models[item].running)
-        return next(waiting, None) == name
-
-    @contextlib.asynccontextmanager
-    async def in_use(self, model: RoutedModel, *, counts: bool) -> AsyncIterator[None]:
-        """Keep a model from being given up; `counts` where this is what "recently used" means."""
-        if counts:
-            model.last_used = time.monotonic()
-        model.requests += 1
-        try:
-            yield
-        finally:
-            model.requests -= 1
-            self.touch()
-
-
-def embedded_command() -> list[str]:
-    """How this very program is started as an embedded engine."""
-    return [sys.executable, str(Path(__file__).resolve()), "embedded-engine"]
-
-
-def end_process(process: asyncio.subprocess.Process) -> None:
-    """Kill a process unless it has ended."""
-    with contextlib.suppress(ProcessLookupError):
-        process.kill()
-
-
-def emit(data: bytes) -> None:
-    """Write to standard output, whether or not anybody still reads it."""
-    with contextlib.suppress(OSError):
-        sys.stdout.buffer.write(data)
-        sys.stdout.buffer.flush()
-
-
-async def blocks(stream: asyncio.StreamReader) -> AsyncIterator[list[bytes]]:
-    """The lines of a stream without their ends, as many at a time as came in one block."""
-    rest = b""
-    while block := await stream.read(EMBEDDED_BLOCK):
-        *complete, rest = (rest + block).split(b"\n")
-        if len(rest) > EMBEDDED_LINE:
-            complete, rest = [*complete, rest], b""
-        if complete:
-            yield complete
-    if rest:
-        yield [rest]
-
-
-async def lines(stream: asyncio.StreamReader) -> AsyncIterator[bytes]:
-    """The lines of a stream, one by one."""
-    async for block in blocks(stream):
-        for line in block:
-            yield line
-
-
-async def pass_on(port: int, stream: asyncio.StreamReader) -> None:
-    """Print a process's log lines with its port before each, as llama-server does."""
-    prefix = b"[%5d] " % port
-    async for block in blocks(stream):
-        emit(b"".join(prefix + line + b"\n" for line in block))
-
-
-ROUTER: web.AppKey[EmbeddedRouter] = web.AppKey("router", EmbeddedRouter)
-PUBLIC_PATHS = frozenset({"/health", "/v1/health"})  # served without the API key
-GET_PATHS = ("/metrics", "/slots", "/lora-adapters")
-POST_PATHS = (
-    "/props", "/completion", "/completions", "/v1/completions", "/chat/completions", "/v1/chat/completions",
-    "/v1/chat/completions/control", "/responses", "/v1/responses", "/audio/transcriptions",
-    "/v1/audio/transcriptions", "/v1/messages", "/infill", "/embedding", "/embeddings", "/v1/embeddings",
-    "/rerank", "/reranking", "/v1/rerank", "/v1/reranking", "/tokenize", "/detokenize", "/apply-template",
-    "/chat/completions/input_tokens", "/v1/chat/completions/input_tokens", "/responses/input_tokens",
-    "/v1/responses/input_tokens", "/v1/messages/count_tokens", "/lora-adapters", "/slots/{slot}",
-)
-# Headers that belong to one connection, or that the server here sets by itself.
-HOP_HEADERS = frozenset({"connection", "keep-alive", "transfer-encoding", "content-length", "upgrade", "te",
-                         "trailer", "proxy-authorization", "proxy-connection", "expect", "host", "server",
-                         "date", "accept-encoding", "content-encoding"})
-MULTIPART_MODEL = rb'name="model"[^\r\n]{0,256}\r\n(?:[^\r\n]{1,256}\r\n){0,4}\r\n([^\r\n]{1,256})\r\n'
-
-RouterHandler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-
-
-@web.middleware
-async def router_errors(request: web.Request, handler: RouterHandler) -> web.StreamResponse:
-    """Check the API key, and answer every failure in llama-server's form."""
-    try:
-        check_key(request)
-        return await handler(request)
-    except RouterError as problem:
-        return problem.response()
-    except web.HTTPNotFound:
-        return RouterError(404, "File Not Found").response()
-
-
-def check_key(request: web.Request) -> None:
-    """Refuse a request without one of the API keys, where there are any."""
-    keys = [key for key in os.environ.get("LLAMA_API_KEY", "").split(",") if key]
-    if not keys or request.path in PUBLIC_PATHS:
-        return
-    given = request.headers.get("Authorization") or request.headers.get("X-Api-Key") or ""
-    given = given.removeprefix("Bearer ")
-    if not any(hmac.compare_digest(given.encode(errors="replace"), key.encode()) for key in keys):
-        embedded_log("W", "check_key", "unauthorized: Invalid API Key")
-        raise RouterError(401, "Invalid API Key")
-
-
-async def get_health(_: web.Request) -> web.Response:
-    """The router runs."""
-    return web.json_response({"status": "ok"})
-
-
-async def get_props(request: web.Request) -> web.StreamResponse:
-    """What this is; with a model, that model's own."""
-    if request.query.get("model"):
-        return await proxy_get(request)
-    options = request.app[ROUTER].options
-    return web.json_response({
-        "role": "router", "max_instances": options.models_max, "models_autoload": options.autoload,
-        "model_alias": "llama-server", "model_path": "none",
-        "default_generation_settings": {"params": None, "n_ctx": 0}, "ui_settings": {},
-        "build_info": f"{EMBEDDED_PACKAGE}-{embedded_engine_version()}", "cors_proxy_enabled": False})
-
-
-async def get_models(request: web.Request) -> web.Response:
-    """The models and their states, after reading the presets again where that is asked for."""
-    router = request.app[ROUTER]
-    if request.query.get("reload"):
-        await router.reload()
-    return web.json_response({"data": [model.listed() for model in router.models.values()], "object": "list"})
-
-
-async def body_json(request: web.Request) -> Json:
-    """The request's JSON object."""
-    try:
-        body = json.loads(await request.read())
-    except ValueError as problem:
-        raise RouterError(400, f"parse error: {problem}") from problem
-    if not isinstance(body, dict):
-        raise RouterError(400, "the request must be a JSON object")
-    return body
-
-
-async def post_load(request: web.Request) -> web.Response:
-    """Start loading a model."""
-    router = request.app[ROUTER]
-    model = router.find((await body_json(request)).get("model"))
-    if model is None:
-        raise RouterError(404, "model is not found")
-    if model.running:
-        raise RouterError(400, "model is already running")
-    await router.load(model)
-    return web.json_response({"success": True})
-
-
-async def post_unload(request: web.Request) -> web.Response:
-    """Start unloading a model."""
-    router = request.app[ROUTER]
-    model = router.find((await body_json(request)).get("model"))
-    if model is None:
-        raise RouterError(400, "model is not found")
-    if not model.running:
-        raise RouterError(400, "model is not running")
-    router.unload(model)
-    return web.json_response({"success": True})
-
-
-async def get_events(request: web.Request) -> web.StreamResponse:
-    """Every change of a model's state, as it happens."""
-    router = request.app[ROUTER]
-    response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "Cache-Control": "no-cache"})
-    await response.prepare(request)
-    events: asyncio.Queue[bytes | None] = asyncio.Queue()
-    router.listeners.add(events)
-    try:
-        while (event := await events.get()) is not None:
-            await response.write(event)
-    finally:
-        router.listeners.discard(events)
-    return response
-
-
-async def proxy_get(request: web.Request) -> web.StreamResponse:
-    """Pass a question about a model, named in the query, on to it."""
-    return await proxy(request, request.query.get("model"), b"", counts=False)
-
-
-async def proxy_post(request: web.Request) -> web.StreamResponse:
-    """Pass work for a model, named in the body, on to it."""
-    body = await request.read()
-    if request.content_type.startswith("multipart/"):
-        named = re.search(MULTIPART_MODEL, body)
-        return await proxy(request, named and named[1].decode(errors="replace"), body, counts=True)
-    return await proxy(request, (await body_json(request)).get("model"), body, counts=True)
-
-
-async def proxy(request: web.Request, name: Any, body: bytes, *, counts: bool) -> web.StreamResponse:
-    """Stream a model's answer to the client; when either goes away, the other is let go."""
-    router = request.app[ROUTER]
-    if not name:
-        raise RouterError(400, "model name is missing from the request")
-    if (model := router.find(name)) is None:
-        raise RouterError(400, f"model '{name}' not found")
-    asked = request.query.get("autoload", "")
-    if asked in ("true", "1") if asked else router.options.autoload:
-        await router.ensure_ready(model)
-        model = router.find(name) or model
-    elif not model.running:
-        raise RouterError(400, "model is not loaded")
-    async with router.in_use(model, counts=counts):
-        return await stream_through(request, model, body)
-
-
-async def stream_through(request: web.Request, model: RoutedModel, body: bytes) -> web.StreamResponse:
-    """Send the request to the model's process, and its answer, piece by piece, to the client."""
-    headers = {key: value for key, value in request.headers.items() if key.lower() not in HOP_HEADERS}
-    url = f"http://127.0.0.1:{model.port}{request.path_qs}"
-    client, response = request.app[ROUTER].client, web.StreamResponse()
-    try:
-        async with client.request(request.method, url, data=body or None, headers=headers) as answer:
-            response.set_status(answer.status)
-            for key, value in answer.headers.items():
-                if key.lower() not in HOP_HEADERS and not key.lower().startswith("access-control-"):
-                    response.headers.add(key, value)
-            try:
-                await response.prepare(request)
-                async for piece in answer.content.iter_any():
-                    await response.write(piece)
-                await response.write_eof()
-            finally:
-                answer.close()  # a stream that is not read to its end frees the slot only then
-    except (aiohttp.ClientError, ConnectionError) as problem:
-        if response.prepared:  # too late for an error: the client sees that it is not complete
-            if request.transport is not None:
-                request.transport.abort()
-            return response
-        if model.status == "loading":
-            raise RouterError(503, "Loading model") from problem
-        raise RouterError(500, f"model name={model.name} does not answer: {problem}") from problem
-    return response
-
-
-def router_app(router: EmbeddedRouter) -> web.Application:
-    """llama-server's router API."""
-    app = web.Application(middlewares=[router_errors], client_max_size=EMBEDDED_BODY)
-    app[ROUTER] = router
-    fixed: Iterable[tuple[str, str, RouterHandler]] = (
-        ("GET", "/health", get_health), ("GET", "/v1/health", get_health), ("GET", "/props", get_props),
-        ("GET", "/models", get_models), ("GET", "/v1/models", get_models), ("GET", "/models/sse", get_events),
-        ("POST", "/models/load", post_load), ("POST", "/models/unload", post_unload))
-    for method, path, handler in (*fixed, *(("GET", path, proxy_get) for path in GET_PATHS),
-                                  *(("POST", path, proxy_post) for path in POST_PATHS)):
-        app.router.add_route(method, path, handler)
-    return app
-
-
-def embedded_arguments(argv: list[str]) -> tuple[argparse.Namespace, dict[str, str]]:
-    """The router's own options, and those of models by their main names; others are logged."""
-    parser = argparse.ArgumentParser(prog="llamadash embedded-engine", allow_abbrev=False, add_help=False)
-    option = parser.add_argument
-    option("--child", type=int, default=0)
-    option("--host", default="127.0.0.1")
-    option("--port", type=int, default=8080)
-    option("--models-preset", type=Path)
-    option("--models-max", type=int, default=4)
-    option("--models-autoload", action=argparse.BooleanOptionalAction, default=True)
-    option("--log-colors")
-    chosen, rest = parser.parse_known_args(argv)
-    options: dict[str, str] = {}
-    while rest:
-        name = rest.pop(0)
-        takes_value = bool(rest) and (chosen.child or not re.match("-+[A-Za-z]", rest[0]))
-        value = rest.pop(0) if takes_value else "on"
-        known = known_option(name.lstrip("-"), value) if name.startswith("-") else None
-        if known is None:
-            embedded_log("W", "arguments", f"the embedded engine has no option '{name}': ignored")
-        else:
-            options[known[0]] = known[1]
-    return chosen, options
-
-
-def set_by_signals() -> asyncio.Event:
-    """What the first signal to end sets; the second one ends the process."""
-    loop, stop = asyncio.get_running_loop(), asyncio.Event()
-
-    def on_signal(*_: Any) -> None:
-        if stop.is_set():
-            os._exit(1)  # at once; the children notice
-        loop.call_soon_threadsafe(stop.set)
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, on_signal)
-    return stop
-
-
-async def serve_embedded(options: RouterOptions) -> int:
-    """Run the router until a signal ends it: 0; 1 where it cannot start."""
-    router, stop = EmbeddedRouter(options), set_by_signals()
-    try:
-        router.start()
-    except ValueError as problem:
-        embedded_log("E", "run", str(problem))
-        return 1
-    # No limit on what a model may take for an answer, and none on how many answers there are.
-    timeout = aiohttp.ClientTimeout(total=None, sock_connect=EMBEDDED_CONNECT)
-    connector = aiohttp.TCPConnector(limit=0, force_close=True)
-    runner = web.AppRunner(router_app(router), handler_cancellation=True, access_log=None, shutdown_timeout=1)
-    async with aiohttp.ClientSession(timeout=timeout, connector=connector, auto_decompress=False) as router.client:
-        await runner.setup()
-        try:
-            await web.TCPSite(runner, options.host, options.port).start()
-            embedded_log("I", "run", f"router server is listening on http://{options.host}:{options.port}")
-            for model in router.startup():
-                embedded_log("I", "startup", f"(startup) loading model {model.name}")
-                await router.load(model)
-            await stop.wait()
-        except OSError as problem:
-            embedded_log("E", "start", f"couldn't bind HTTP server socket, hostname: {options.host}, "
-                                       f"port: {options.port}: {problem.strerror}")
-            return 1
-        finally:
-            await router.stop()
-            await runner.cleanup()
-    return 0
-
-
-def embedded_engine(argv: list[str]) -> int:
-    """`llamadash.py embedded-engine`: a router over xllamacpp, or, with --child, one of its models."""
-    chosen, options = embedded_arguments(argv)
-    if chosen.child:
-        return embedded_child(chosen.child, {**options, "host": chosen.host, "port": str(chosen.port)})
-    if importlib.util.find_spec(EMBEDDED_PACKAGE) is None:
-        embedded_log("E", "run", f"{EMBEDDED_PACKAGE} is not installed: pip install {EMBEDDED_PACKAGE}")
-        return 1
-    if options.get("sleep-idle-seconds") == "0":
-        embedded_log("E", "arguments", "sleep-idle-seconds must be -1 or greater than 0")
-        return 1
-    return asyncio.run(serve_embedded(RouterOptions(
-        chosen.host, chosen.port, chosen.models_preset, chosen.models_max, chosen.models_autoload, options)))
 
 
 # -- Chats ----------------------------------------------------------------------------------------
@@ -7250,8 +7920,8 @@ def finite_rate(value: Any) -> float | None:
 class Chats:
     """The answers under way. Each streams to the one client that asked, and ends with it."""
 
-    def __init__(self, engine: Engine) -> None:
-        self.engine = engine
+    def __init__(self, dash: Dash) -> None:
+        self.dash = dash
         self.all: dict[str, Chat] = {}
 
     def start(self, client: str, model: str, messages: list[Json], parameters: Json) -> str:
@@ -7262,7 +7932,7 @@ class Chats:
         body = {**validated_sampling(parameters), "model": model, "messages": validated_messages(messages),
                 "stream": True, "timings_per_token": True, "return_progress": True}
         self.all[chat.id] = chat
-        chat.task = self.engine.dash.spawn(self.run(chat, body), f"chat {chat.id}")
+        chat.task = self.dash.spawn(self.run(chat, body), f"chat {chat.id}")
         chat.task.add_done_callback(lambda _: self.all.pop(chat.id, None))
         return chat.id
 
@@ -7280,67 +7950,57 @@ class Chats:
             if chat.client == client:
                 self.cancel(client, chat.id)
 
-    def close(self) -> None:
-        """Stop every answer."""
-        for chat in list(self.all.values()):
-            self.cancel(chat.client, chat.id)
-
     async def run(self, chat: Chat, body: Json) -> None:
         """One answer, from the request to chat:done or chat:error."""
         try:
             await self.stream(chat, body)
             await self.flush(chat)
             await self.send(chat, "chat:done", chat.outcome())
-            self.record(chat)
         except asyncio.CancelledError:
             chat.finish_reason = "cancelled"
             with contextlib.suppress(asyncio.CancelledError):
                 await self.flush(chat)
                 await self.send(chat, "chat:done", chat.outcome())
             raise
-        except (EngineUnavailable, EngineFailed) as problem:
+        except DashError as problem:
             await self.flush(chat)
-            state = self.engine.states.state(chat.model)
-            # why a load failed is known a moment after the refusal
-            await self.engine.until(lambda: state.status != "loading", 2 * SETTLE_TIME)
-            why = state.error if state.status == "failed" and state.error else str(problem)
-            await self.send(chat, "chat:error", {"chatId": chat.id, "code": problem.code, "message": why})
+            await self.send(chat, "chat:error", {"chatId": chat.id, "code": problem.code, "message": str(problem)})
         except MALFORMED:
-            self.engine.puzzled("an answer of the engine was not understood")
+            log.exception("an answer of %s was not understood", chat.model)
             await self.flush(chat)
             await self.send(chat, "chat:error", {"chatId": chat.id, "code": EngineFailed.code,
                                                  "message": "the engine's answer is not understood"})
 
     async def stream(self, chat: Chat, body: Json) -> None:
-        """Ask the engine, which loads the model if need be, and take in what it answers."""
-        client = await self.engine.ready_client()
-        watcher = asyncio.ensure_future(self.report_loading(chat))
+        """Ask the model, which is loaded if need be, and take in what it answers."""
+        watcher = asyncio.ensure_future(self.report_waiting(chat))
         try:
-            async with client.open("POST", "/v1/chat/completions?autoload=true", body) as response:
-                watcher.cancel()
-                async for event in stream_events(response):
+            async with self.dash.gateway.asked(chat.model, "llamadash chat", "/v1/chat/completions", body) as events:
+                async for event in events:
+                    watcher.cancel()
                     await self.on_event(chat, event)
         finally:
             await cancelled([watcher])
         if not chat.finish_reason:
             raise EngineFailed("the engine ended the answer before it was complete")
 
-    async def report_loading(self, chat: Chat) -> None:
-        """Tell the client how far its model is loaded."""
-        state, told = self.engine.states.state(chat.model), None
+    async def report_waiting(self, chat: Chat) -> None:
+        """Tell the client why its model is not there yet, and how far it is loaded."""
+        shown = None
         while True:
-            if state.status == "loading":
+            state = self.dash.state_of_entry(chat.model)
+            if state["status"] in ("waiting", "loading"):
                 chat.begun = time.monotonic()  # time to first token counts from when the model is there
-                if told != state.progress:
-                    told = state.progress
-                    await self.send(chat, "chat:progress",
-                                    {"chatId": chat.id, "stage": "loading", "progress": told})
+                progress = {"stage": state["status"], "progress": state["progress"], "reason": state["reason"]}
+                if shown != progress:
+                    shown = progress
+                    await self.send(chat, "chat:progress", {"chatId": chat.id, **progress})
             await asyncio.sleep(PUBLISH_INTERVAL)
 
     async def on_event(self, chat: Chat, event: Json) -> None:
         """Take in one piece of the answer."""
         if "error" in event:
-            raise engine_refusal(500, json.dumps(event).encode())
+            raise EngineFailed(error_text(json.dumps(event).encode(), 500))
         if isinstance(event.get("timings"), dict):
             chat.timings = event["timings"]
         progress = event.get("prompt_progress")
@@ -7374,32 +8034,22 @@ class Chats:
 
     async def send(self, chat: Chat, event: str, data: Json) -> None:
         """Send one event to the client that asked."""
-        await self.engine.dash.send(chat.client, event, data)
-
-    def record(self, chat: Chat) -> None:
-        """Note the request where the engine's log cannot be read: it runs elsewhere."""
-        program = self.engine.program
-        if program is not None and program.kind == "remote":
-            outcome = chat.outcome()
-            kept = ("prompt_tokens", "cached_tokens", "generated_tokens", "prompt_per_second", "generated_per_second")
-            duration = chat.amount("prompt_ms") + chat.amount("predicted_ms")
-            self.engine.states.finished.append({"timestamp": now_ms(), "model": chat.model,
-                                                **{key: outcome[key] for key in kept}, "duration": round(duration)})
-            self.engine.touch()
+        await self.dash.send(chat.client, event, data)
 
 
 @on("chat:send", error="SEND_CHAT_FAILED")
-async def chat_send(dash: Dash, client: Client, *, model: ModelId, messages: list[dict[str, Any]],
+async def chat_send(dash: Dash, client: Client, *, model: Annotated[str, Length(1, 256)], messages: list[dict[str, Any]],
                     parameters: dict[str, Any] = {}) -> Json:  # noqa: B006  (never changed)
     """Begin an answer; it arrives as chat:progress, chat:delta and then chat:done or chat:error."""
-    dash.db.present_model(model)
-    return {"chatId": dash.engine.chats.start(client.id, model, messages, parameters)}
+    if dash.upstreams.find(model) is None:
+        dash.db.present_model(model)
+    return {"chatId": dash.chats.start(client.id, model, messages, parameters)}
 
 
 @on("chat:cancel", error="CANCEL_CHAT_FAILED")
 async def chat_cancel(dash: Dash, client: Client, *, chatId: Annotated[str, Length(1, 64)]) -> Json:  # noqa: N803
     """Stop an answer, which frees its slot."""
-    return {"chatId": chatId, "cancelled": dash.engine.chats.cancel(client.id, chatId)}
+    return {"chatId": chatId, "cancelled": dash.chats.cancel(client.id, chatId)}
 
 
 # -- Benchmarks -----------------------------------------------------------------------------------
@@ -7411,21 +8061,25 @@ async def tell_benchmark(dash: Dash, id: str, done: int, total: int, **outcome: 
 
 
 async def run_benchmark(dash: Dash, id: str, prompt_tokens: int, generate_tokens: int, repetitions: int) -> Json:
-    """Measure a model `repetitions` times and store the result; progress is broadcast after each time."""
+    """Measure a model `repetitions` times and store the result; progress is broadcast after each time.
+
+    One run before the first is not counted: it pays for what a process does once.
+    """
     import statistics  # not at the top: slow to import, and seldom needed
-    client = await dash.engine.ready_client()
     draw = secrets.SystemRandom()
     tokens = min(1000, dash.db.get_model(id)["vocabulary_size"] or 1000)  # all of them are plain ones
     runs = []
-    for done in range(repetitions):
-        await tell_benchmark(dash, id, done, repetitions)
-        body = {"model": id, "prompt": [draw.randrange(100, tokens) for _ in range(prompt_tokens)],
+    for done in range(-1, repetitions):
+        await tell_benchmark(dash, id, max(done, 0), repetitions)
+        body = {"model": id, "prompt": [draw.randrange(100, tokens) for _ in range(prompt_tokens)], "stream": False,
                 "n_predict": generate_tokens, "ignore_eos": True, "cache_prompt": False, "temperature": 0}
-        answer = await client.json("/completion?autoload=true", body, timeout=None)
-        timings = answer.get("timings")
+        async with dash.gateway.asked(id, "llamadash benchmark", "/completion", body) as answers:
+            answer = [item async for item in answers]
+        timings = answer[0].get("timings") if answer else None
         if not isinstance(timings, dict) or not is_amount(timings.get("predicted_per_second")):
             raise EngineFailed("the engine does not say how long it took")
-        runs.append(timings)
+        if done >= 0:
+            runs.append(timings)
     row = {"model": id, "prompt_tokens": int(runs[0]["prompt_n"]), "generate_tokens": int(runs[0]["predicted_n"]),
            "repetitions": repetitions, "timestamp": now_ms()}
     for name, key in (("prompt", "prompt_per_second"), ("generated", "predicted_per_second")):
@@ -8536,16 +9190,12 @@ MAX_UNSENT = 4_000_000  # bytes waiting for one client: more, and it is not read
 AUTH_DEADLINE = 10.0  # seconds in which a new socket must authenticate
 ANSWER_TIME = 0.1  # seconds in which an answer arrives, before its asker may be cut off
 CLOSE_GRACE = 1.0  # seconds between a refusal, or a close, and the end of the TCP connection
-CROWD = 100  # sockets that have gone: their memory (3 MB) is worth giving back
 RECOVERY_TIME = 120.0  # seconds for which missed broadcasts are kept
 RECOVERY_BYTES = 4_000_000  # of missed broadcasts, at most
 RECOVERY_COUNT = 10_000  # missed broadcasts, at most
 REQUEST_BURST = 2.0  # seconds' worth of requests that may come at once
 REQUEST_SIZE = 20_000  # characters of a message that count as one more request, for parsing takes time as well
 MAX_BRACKETS = 50_000  # lists and objects in one message: pasted source has fewer, and each takes a microsecond
-TURN = 0.01  # seconds that one socket's events may take before everybody else gets a turn
-KEPT_TIME = 1.0  # seconds that a kept answer is good for at most
-KEPT_ANSWERS = 1024  # kept answers, at most: a model has 2 kB, and there is one list of all
 MAX_RUNNING = 64  # requests of one client that may be under way at the same time
 REFUSAL_REPORT = 10.0  # seconds between two log lines about refused connections and messages
 ADDRESS_WITH_PORT = r"\[([^\]]+)\](?::\d{1,5})?|([\d.]+):\d{1,5}"
@@ -8566,15 +9216,6 @@ def encoded(value: Any) -> bytes:
         return STRICT_JSON.encode(value).encode()
     except ValueError:  # UnicodeEncodeError is one as well
         return STRICT_JSON.encode(sendable(value)).encode()
-
-
-class Prepared:
-    """An answer's data that is encoded already."""
-    __slots__ = ("json", "made")
-
-    def __init__(self, data: Json) -> None:
-        self.json = encoded(data)
-        self.made = time.monotonic()
 
 
 def sendable(value: Any) -> Any:
@@ -8616,7 +9257,7 @@ PING_FRAME = text_frame(b"2")
 class Client:
     """One authenticated browser or program."""
     id: str
-    wire: Wire
+    connection: Connection
     address: str
     session_id: str | None
     recover: tuple[str, int] | None
@@ -8649,181 +9290,103 @@ def overdue(deadlines: dict[Waiting, float]) -> list[Waiting]:
     return passed
 
 
-class Intake(vars(web_ws)["WebSocketDataQueue"]):  # type: ignore[misc]
-    """What a WebSocket's parser hands its messages to: events are handled at once, the rest waits in line.
+class Connection:
+    """One WebSocket from its upgrade to its end; nothing of what it sends is parsed before it was measured.
 
-    Waking a task for each event would cost as much as answering it. But who sends costly ones waits in line too.
+    It stands where python-socketio would keep a session of its own, with its queue and tasks for each client, and
+    leaves it the CONNECT and the answer to that; events are the hub's. This is all that is used of the library
+    without being documented, and why its version is bounded: the dicts `handlers` and `sockets` of its Engine.IO
+    server, and that it calls `send` of what is in the latter unless that is `closed`.
     """
-    wire: Wire | None = None
+    closed = False
 
-    def feed_data(self, message: Any, size: int) -> None:
-        """Take one complete message from the parser."""
-        if not (self.wire and message.type is WSMsgType.TEXT and message.data.startswith("42")):
-            super().feed_data(message, size)
-        elif self.wire.client and self.wire.spent < TURN and not self.wire.in_line:
-            self.wire.take(message.data)
-        else:
-            self.wire.in_line += 1
-            super().feed_data(message, size)
-
-
-web_ws.WebSocketDataQueue = Intake  # type: ignore[attr-defined]
-
-
-class Wire(aiohttp_driver.WebSocket):  # type: ignore[misc]
-    """The one place that reaches into the Socket.IO library: its WebSocket, made safe and fast.
-
-    Events are taken here and never reach the library, so that nothing of a hostile message is parsed
-    before it was measured, and reserved names mean nothing. The handshake stays the library's, and the
-    waiting for pongs; the pings are the hub's, for the library keeps a task and all of the socket for each.
-    """
-    __slots__ = ("_sock", "asked", "client", "descriptor", "in_line", "spent", "transport")
-    hub: Hub
-
-    def __init__(self, handler: Any, server: Any) -> None:
-        super().__init__(handler, server)
+    def __init__(self, hub: Hub, request: web.Request, transport: asyncio.Transport) -> None:
+        self.hub = hub
+        self.id = secrets.token_hex(16)
+        self.request = request
+        self.transport = transport
         self.client: Client | None = None
-        self.transport: asyncio.Transport | None = None
-        self.descriptor: int | None = None  # of its socket where bytes can be written to it as they are
         self.asked = False  # whether it has sent its CONNECT
-        self.spent = 0.0  # seconds that its events took since they last waited in line
-        self.in_line = 0  # events that wait
+        self.messages = web.WebSocketResponse(  # which refuses what has just that size, too
+            max_msg_size=MAX_MESSAGE + 1, compress=False, timeout=CLOSE_GRACE,
+            receive_timeout=PING_INTERVAL + PING_TIMEOUT)
 
-    async def __call__(self, environ: Json) -> web.StreamResponse:
-        """Run one socket from its upgrade to its end."""
-        request = environ["aiohttp.request"]
-        environ["llamadash.wire"] = self
-        self.transport = request.transport
-        if self.transport and os.name != "nt" and not self.transport.get_extra_info("sslcontext"):
-            self.descriptor = self.transport.get_extra_info("socket").fileno()
-        self._sock = web.WebSocketResponse(  # which refuses what has just that size, too
-            max_msg_size=MAX_MESSAGE + 1, compress=False, timeout=CLOSE_GRACE)
-        self.hub.strangers[self] = time.monotonic() + AUTH_DEADLINE
-        self.hub.wires[self] = time.monotonic() + PING_INTERVAL
+    async def run(self) -> web.StreamResponse:
+        """Serve this socket until one side ends it."""
+        server, hub = self.hub.sio.eio, self.hub
         try:
-            if not await self.upgrade(request):
-                return web.Response(status=400, text="This is a WebSocket.\n")
-            session = self.handler.__self__
-            session.poll = functools.partial(next_packets, session.queue)
-            intake = typing.cast(Intake, self._sock._reader)
-            intake.wire = self
-            await self.handler(self)
-            intake.wire = None
-        finally:
-            self.hub.strangers.pop(self, None)
-            del self.hub.wires[self]
-            self.hub.gone += 1
-            await self.forget()
-        return self._sock
-
-    async def upgrade(self, request: web.Request) -> bool:
-        """Answer the handshake; False where it is none, or the other side has gone already."""
-        try:
-            await self._sock.prepare(request)
+            await self.messages.prepare(self.request)
         except (OSError, web.HTTPException):
-            self.hub.refused["failed upgrades"] += 1
-            return False
-        return True
-
-    async def forget(self) -> None:
-        """Drop the library's session, which it keeps for ever where the socket did not end in its loop."""
-        session = self.handler.__self__
-        await session.close(wait=False, abort=True)
-        self.server.sockets.pop(session.sid, None)
-
-    async def wait(self) -> str:
-        """The next message that is for the library; OSError ends the socket."""
-        while True:
-            message = await self._sock.receive()
-            if message.type is not WSMsgType.TEXT:
-                if message.type not in (WSMsgType.CLOSE, WSMsgType.CLOSING, WSMsgType.CLOSED):
-                    self.give_up("binary or oversized messages")
-                raise OSError
-            text = str(message.data)
-            if text.startswith("42") and self.client:  # one that came together with the CONNECT, or after costly ones
-                self.in_line -= 1
-                self.spent = 0.0
-                self.take(text)
-                await asyncio.sleep(0)
-            elif text in ("3", "1", "41"):
-                return text
-            elif not self.asked and is_connect(text):
-                self.asked = True
-                return text
-            elif not text.startswith("43"):  # an acknowledgement of something: nothing waits for one
-                self.give_up()
-
-    def take(self, text: str) -> None:
-        """Handle one event message; a malformed one ends the socket."""
-        assert self.client
-        began = time.monotonic()
-        if self.transport and not self.transport.is_closing() and not self.hub.receive(self.client, text):
-            self.give_up()
-        self.spent += time.monotonic() - began
-
-    def give_up(self, reason: str = "malformed messages") -> None:
-        """End a socket whose other side does not keep to the protocol."""
-        if self.transport and not self.transport.is_closing():
-            self.hub.refused[reason] += 1
+            hub.refused["failed upgrades"] += 1
+            return web.Response(status=400, text="This is a WebSocket.\n")
+        hub.unauthenticated[self] = time.monotonic() + AUTH_DEADLINE
+        hub.connections[self] = time.monotonic() + PING_INTERVAL
+        server.sockets[self.id] = self
+        try:
+            self.write(text_frame(b"0" + encoded({
+                "sid": self.id, "upgrades": [], "pingInterval": PING_INTERVAL * 1000,
+                "pingTimeout": PING_TIMEOUT * 1000, "maxPayload": MAX_MESSAGE})))
+            await server.handlers["connect"](self.id, {"llamadash.connection": self})
+            if fault := await self.receive():
+                hub.refused[fault] += 1
+                self.transport.abort()
+        except asyncio.TimeoutError:  # not even a pong came
             self.transport.abort()
+        finally:
+            self.closed = True
+            del hub.connections[self], server.sockets[self.id]
+            hub.unauthenticated.pop(self, None)
+            self.abort_after(CLOSE_GRACE)
+            await server.handlers["disconnect"](self.id, "transport close")
+        return self.messages
 
-    async def send(self, message: str | bytes) -> None:
-        """Send what the library has to say; the answer to CONNECT starts or ends everything else."""
-        await super().send(message)
-        if isinstance(message, str) and message.startswith("40") and self.client:
-            self.hub.strangers.pop(self, None)
+    async def receive(self) -> str | None:
+        """Take messages until the socket ends; what the other side did where it does not keep to the protocol."""
+        async for message in self.messages:
+            text = message.data
+            if self.transport.is_closing():
+                break
+            if message.type is not web.WSMsgType.TEXT:
+                return "binary or oversized messages"
+            if text.startswith("42") and self.client:
+                if not self.hub.receive(self.client, text):
+                    return "malformed messages"
+                await asyncio.sleep(0)  # whatever else has come, the others get their turn
+            elif text in ("1", "41"):
+                break
+            elif not self.asked and is_connect(text):
+                await self.connect(text)
+            elif text != "3" and not text.startswith("43"):  # a pong; an acknowledgement, which nobody waits for
+                return "malformed messages"
+        return None
+
+    async def connect(self, text: str) -> None:
+        """Let the library answer the CONNECT, which starts or ends everything else."""
+        self.asked = True
+        await self.hub.sio.eio.handlers["message"](self.id, text[1:])
+        if self.client:
+            self.hub.unauthenticated.pop(self, None)
             self.hub.welcome(self.client)
-        elif isinstance(message, str) and message.startswith("44"):
+        else:
             self.abort_after(CLOSE_GRACE / 2)
 
-    async def close(self) -> None:
-        """Close politely, then for good: the other side may never answer."""
-        self.abort_after(CLOSE_GRACE)
-        await self._sock.close()
-
-    def abort_after(self, seconds: float) -> None:
-        """End the TCP connection soon; until then nothing but the transport is kept."""
-        if self.transport and not self.transport.is_closing():
-            asyncio.get_running_loop().call_later(seconds, self.transport.abort)
+    async def send(self, packet: Any) -> None:
+        """Send what the library has to say."""
+        self.write(text_frame(packet.encode().encode()))
 
     def write(self, frame: bytes) -> None:
-        """Write one ready-made frame, or end a client that does not read what it was sent.
-
-        Where nothing waits before it, the frame goes to the socket at once: through the transport it takes a tenth
-        longer, which a thousand clients notice.
-        """
-        transport = self.transport
-        if transport is None or transport.is_closing():
+        """Write one ready-made frame, or end a client that does not read what it was sent."""
+        if self.transport.is_closing():
             return
-        unsent = transport.get_write_buffer_size()
-        if unsent > MAX_UNSENT:
+        if self.transport.get_write_buffer_size() > MAX_UNSENT:
             self.hub.refused["clients that did not read"] += 1
-            transport.abort()
-            return
-        if not unsent and self.descriptor is not None:
-            try:
-                sent = os.write(self.descriptor, frame)
-            except OSError:  # full or broken: the transport finds out
-                sent = 0
-            if sent == len(frame):
-                return
-            frame = frame[sent:]
-        transport.write(frame)
-
-    def abort(self) -> None:
-        """End the TCP connection at once."""
-        if self.transport is not None:
             self.transport.abort()
+        else:
+            self.transport.write(frame)
 
-
-async def next_packets(queue: asyncio.Queue[Any]) -> list[Any]:
-    """What the library has to send, nothing at the end, however long that takes.
-
-    Its own poll() ends a socket that gets nothing through its queue for a while, as ours do: see Wire.
-    """
-    packet = await queue.get()
-    queue.task_done()
-    return [] if packet is None else [packet]
+    def abort_after(self, seconds: float) -> None:
+        """End the TCP connection soon, whatever the other side does; until then nothing but the transport is kept."""
+        asyncio.get_running_loop().call_later(seconds, self.transport.abort)
 
 
 def is_connect(text: str) -> bool:
@@ -8840,8 +9403,7 @@ def is_connect(text: str) -> bool:
 class Hub:
     """Every open browser: authenticates, answers requests with one envelope each, broadcasts.
 
-    Broadcasts, answers and pings are encoded and framed once and written to each client's transport; only the
-    answer to CONNECT takes the library's way.
+    Broadcasts, answers and pings are encoded and framed once and written to each client's transport.
     """
 
     def __init__(self, dash: Dash) -> None:
@@ -8851,34 +9413,31 @@ class Hub:
         self.history: collections.deque[tuple[int, float, bytes]] = collections.deque()
         self.history_bytes = 0
         self.clients: dict[str, Client] = {}
-        self.kept: dict[Any, tuple[int, Prepared]] = {}  # answers by question, and the last broadcast before each
-        self.guests: set[Client] = set()  # those whose session may end
-        self.wires: dict[Wire, float] = {}  # every socket, and when its next ping is due, the soonest first
-        self.strangers: dict[Wire, float] = {}  # those that must authenticate, and until when, the soonest first
-        self.gone = self.gone_before = 0  # sockets that have ended since memory was last given back; half a second ago
-        self.leaving = False  # whether a crowd of them has just ended, and more may follow
+        self.password_sessions: set[Client] = set()  # clients whose session may end
+        self.connections: dict[Connection, float] = {}  # when the next ping of each is due, the soonest first
+        self.unauthenticated: dict[Connection, float] = {}  # and until when they may be, the soonest first
         self.refused: collections.Counter[str] = collections.Counter()
         self.reported = time.monotonic()
         self.known_key = dash.access.key
         quiet = logging.getLogger("llamadash.socketio")
         quiet.setLevel(logging.CRITICAL)
-        self.sio = socketio.AsyncServer(
-            async_mode="aiohttp", transports=["websocket"], cors_allowed_origins=[], http_compression=False,
-            max_http_buffer_size=MAX_MESSAGE, ping_interval=PING_INTERVAL, ping_timeout=PING_TIMEOUT,
-            monitor_clients=False, logger=quiet, engineio_logger=quiet)
-        wire = type("HubWire", (Wire,), {"hub": self})
-        self.sio.eio._async = {**self.sio.eio._async, "websocket": wire}
-        self.sio.eio.start_background_task = lambda *_: None  # each socket's pings, and nothing else
+        self.sio = socketio.AsyncServer(async_mode="aiohttp", logger=quiet, engineio_logger=quiet)
         self.sio.on("connect", self.connect)
         self.sio.on("disconnect", self.disconnect)
 
     # connections
 
+    async def serve(self, request: web.Request) -> web.StreamResponse:
+        """Run the socket that `request` wants to become."""
+        if (request.query.get("EIO"), request.query.get("transport")) != ("4", "websocket") or not request.transport:
+            return web.Response(status=400, text="This is Socket.IO, version 4, over a WebSocket.\n")
+        return await Connection(self, request, request.transport).run()
+
     async def connect(self, sid: str, environ: Json, auth: Any = None) -> None:
         """Admit a client whose credentials are good; refuse it with a code otherwise."""
-        wire: Wire = environ["llamadash.wire"]
+        connection: Connection = environ["llamadash.connection"]
         credentials = auth if isinstance(auth, dict) else {}
-        address = client_address(environ["aiohttp.request"], self.dash.config.trusted_proxies)
+        address = client_address(connection.request, self.dash.config.trusted_proxies)
         try:
             admitted = await self.dash.access.admit(credentials, address)
         except DashError as problem:
@@ -8888,14 +9447,14 @@ class Hub:
         epoch, seq = credentials.get("epoch"), credentials.get("seq")
         recover = (epoch, seq) if isinstance(epoch, str) and type(seq) is int else None
         session = {"session": admitted["session"]} if "session" in admitted else {}
-        wire.client = Client(sid, wire, address, admitted["session_id"], recover, session,
-                             self.dash.config.request_rate)
+        connection.client = Client(sid, connection, address, admitted["session_id"], recover, session,
+                                   self.dash.config.request_rate)
 
     def ping(self) -> None:
-        """Ping the sockets whose turn it is; the library ends those that do not answer."""
-        for wire in overdue(self.wires):
-            self.wires[wire] = time.monotonic() + PING_INTERVAL  # at the end
-            wire.write(PING_FRAME)
+        """Ping the sockets whose turn it is."""
+        for connection in overdue(self.connections):
+            self.connections[connection] = time.monotonic() + PING_INTERVAL  # at the end
+            connection.write(PING_FRAME)
 
     def welcome(self, client: Client) -> None:
         """Tell a client that it is in, give it what it missed, and let it take part in broadcasts."""
@@ -8904,10 +9463,10 @@ class Hub:
                        "version": __version__, "features": self.dash.features(), **client.established}
         self.clients[client.id] = client
         if client.session_id not in (None, "key"):
-            self.guests.add(client)
+            self.password_sessions.add(client)
         self.send(client, "connection:established", established)
         for frame in missed or []:
-            client.wire.write(frame)
+            client.connection.write(frame)
 
     def missed(self, recover: tuple[str, int] | None) -> list[bytes] | None:
         """The broadcasts after `recover` (epoch, seq) in order; None where they are not all known."""
@@ -8928,19 +9487,18 @@ class Hub:
         """Forget a client that has gone, and end what ran only for it."""
         client = self.clients.pop(sid, None)
         if client:
-            self.guests.discard(client)
-            client.wire.abort_after(CLOSE_GRACE)
+            self.password_sessions.discard(client)
             self.dash.engine.client_gone(sid)
 
     def end_sessions(self, alive: set[str | None]) -> None:
         """Close the sockets of the clients whose session is not one of those that are `alive`."""
         for client in [client for client in self.clients.values() if client.session_id not in alive]:
-            client.wire.write(text_frame(b"41"))  # Socket.IO's DISCONNECT
-            client.wire.abort()
+            client.connection.write(text_frame(b"41"))  # Socket.IO's DISCONNECT
+            client.connection.transport.abort()
 
     def end_lost_sessions(self) -> None:
         """Close the sockets of the sessions that were revoked or have expired."""
-        if self.guests:
+        if self.password_sessions:
             self.end_sessions({None, "key", *(row["id"] for row in self.dash.db.sessions())})
 
     def end_lost_sessions_soon(self) -> None:
@@ -8949,31 +9507,19 @@ class Hub:
 
     async def close(self) -> None:
         """End every socket: a tab left open must not delay the stop."""
-        for wire in list(self.wires):
-            wire.abort()
-        await self.sio.shutdown()
+        for connection in self.connections:
+            connection.transport.abort()
 
     async def watch(self) -> None:
         """Ping sockets, end those whose time or session is over, and report refusals, while the program runs."""
         while True:
             await self.dash.beat.wait()
-            for wire in overdue(self.strangers):
-                wire.abort()
-            for connection in overdue(self.dash.web.silent):
-                connection.expect_request()
+            for connection in overdue(self.unauthenticated):
+                connection.transport.abort()
             self.ping()
-            self.give_back()
             self.report_refusals()
             self.look_at_key()
             self.end_lost_sessions()
-
-    def give_back(self) -> None:
-        """Give back the memory of a crowd that leaves, and once more when the last of it have left."""
-        if self.gone >= CROWD or (self.leaving and self.gone == self.gone_before):
-            self.leaving = self.gone >= CROWD
-            self.gone = 0
-            give_back_memory()
-        self.gone_before = self.gone
 
     def look_at_key(self) -> None:
         """End every session where the access key is a new one: at once, and in the database as soon as that can be."""
@@ -8997,7 +9543,7 @@ class Hub:
     def send(self, client: Client, event: str, data: Json) -> None:
         """Send one event to one client, outside the sequence of broadcasts."""
         envelope = {"type": "broadcast", "event": event, "data": data, "timestamp": now_ms()}
-        client.wire.write(text_frame(b"42" + encoded([event, envelope])))
+        client.connection.write(text_frame(b"42" + encoded([event, envelope])))
 
     def broadcast(self, event: str, data: Json) -> None:
         """Send one event to every client, and keep it for those that are away for a moment."""
@@ -9008,7 +9554,7 @@ class Hub:
         self.history_bytes += len(frame)
         self.forget()
         for client in self.clients.values():
-            client.wire.write(frame)
+            client.connection.write(frame)
 
     def receive(self, client: Client, text: str) -> bool:
         """Take one event message apart and handle it; False where it is malformed."""
@@ -9029,13 +9575,13 @@ class Hub:
         request = more[0] if more else {}
         reply = Reply(client, name if encodable(name) else "?", match[1], request)
         result = self.handled(client, reply.event, request)
-        if isinstance(result, dict | Prepared | DashError):  # at once, for a task would cost as much as all the rest
+        if isinstance(result, dict | DashError):  # at once, for a task would cost as much as all the rest
             self.answer(reply, result)
         else:
             self.dash.spawn(self.answer_later(reply, result), reply.event)
         return True
 
-    def handled(self, client: Client, name: str, request: Any) -> Json | Prepared | DashError | Awaitable[Json]:
+    def handled(self, client: Client, name: str, request: Any) -> Json | DashError | Awaitable[Json]:
         """What the handler of one request returns, or why it does not."""
         try:
             event = EVENTS.get(name)
@@ -9044,25 +9590,12 @@ class Hub:
             if client.running >= MAX_RUNNING or not client.may_request(event.cost):
                 raise RateLimited("Too many requests: slow down.", retryAfter=1)
             arguments = event.arguments(request_data(request))
-            if event.kept:
-                return self.kept_answer(event, arguments)
             return event.handler(self.dash, client, **arguments) if event.wants_client \
                 else event.handler(self.dash, **arguments)
         except DashError as problem:
             return problem
         except Exception:
             return handler_failed(name)
-
-    def kept_answer(self, event: Event, arguments: Json) -> Prepared:
-        """The answer to `event`, the last one to the same question where nothing has changed since."""
-        question = event.name, *arguments.items()
-        seq, answer = self.kept.get(question, (-1, None))
-        if answer is None or seq != self.seq or time.monotonic() - answer.made > KEPT_TIME:
-            answer = Prepared(typing.cast(Json, event.handler(self.dash, **arguments)))
-            if len(self.kept) >= KEPT_ANSWERS:
-                self.kept.clear()
-            self.kept[question] = self.seq, answer
-        return answer
 
     async def answer_later(self, reply: Reply, result: Awaitable[Json]) -> None:
         """Answer a request once its handler is done."""
@@ -9076,17 +9609,13 @@ class Hub:
         finally:
             reply.client.running -= 1
 
-    def answer(self, reply: Reply, result: Json | Prepared | DashError) -> None:
+    def answer(self, reply: Reply, result: Json | DashError) -> None:
         """Send the response envelope, and the acknowledgement if the client wants one."""
-        envelope: Json = {"type": "response", "event": reply.event, "success": not isinstance(result, DashError),
-                          "requestId": reply.request_id, "timestamp": now_ms()}
-        if isinstance(result, Prepared):
-            body = b'%b,"data":%b}' % (encoded(envelope)[:-1], result.json)
-        else:
-            part = {"error": result.as_json()} if isinstance(result, DashError) else {"data": result}
-            body = encoded({**envelope, **part})
-        write = reply.client.wire.write
-        write(text_frame(b"42[%b,%b]" % (result_event(reply.event), body)))
+        part = {"error": result.as_json()} if isinstance(result, DashError) else {"data": result}
+        body = encoded({"type": "response", "event": reply.event, "success": "data" in part, **part,
+                        "requestId": reply.request_id, "timestamp": now_ms()})
+        write = reply.client.connection.write
+        write(text_frame(b"42[%b,%b]" % (encoded(f"{reply.event}:result"), body)))
         if reply.ack:
             write(text_frame(b"43%b[%b]" % (reply.ack.encode(), body)))
 
@@ -9112,12 +9641,6 @@ class Reply:
         good = 0 < len(given) <= 128 and encodable(given) if isinstance(given, str) \
             else type(given) is int and abs(given) < 2**53
         self.request_id = given if good else secrets.token_hex(8)
-
-
-@functools.lru_cache(256)
-def result_event(name: str) -> bytes:
-    """The name of the event that answers event `name`, as JSON."""
-    return encoded(f"{name}:result")
 
 
 def handler_failed(name: str) -> DashError:
@@ -9359,51 +9882,104 @@ def is_ip(name: str) -> bool:
         return False
 
 
-class Connection(web_protocol.RequestHandler):
-    """One TCP connection: an address has only so many, and each little time for its first request."""
-    __slots__ = ("address", "web")
+class ConnectionLimits:
+    """How many TCP connections a listener takes, in all and of one address, and how long one may ask for nothing."""
 
-    def __init__(self, server: WebServer, manager: web.Server) -> None:
-        super().__init__(manager, loop=asyncio.get_running_loop(), **manager._kwargs)
-        self.web = server
-        self.address: str | None = None
+    def __init__(self, refused: collections.Counter[str], per_address: int, exempt: Iterable[str] = ()) -> None:
+        self.refused = refused
+        self.per_address = per_address
+        self.exempt = {counted_address(plain_address(address) or address) for address in exempt}
+        self.total = math.inf
+        self.count = 0
+        self.open: collections.Counter[str] = collections.Counter()  # by address
+
+    def too_many(self, address: str) -> str | None:
+        """Why the connection that `address` has just made is one too many; None where it is not."""
+        if self.count > self.total:
+            return "connections too many"
+        if self.open[address] > self.per_address and address not in self.exempt:
+            return "connections too many from one address"
+        return None
+
+
+class LimitedProtocol(asyncio.Protocol):
+    """One TCP connection of a listener with limits, in front of what aiohttp's server makes of it."""
+
+    def __init__(self, limits: ConnectionLimits, server: web.Server) -> None:
+        self.limits = limits
+        self.http = server()
+        self.accepted = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin, unless there are too many already."""
         transport = typing.cast(asyncio.Transport, transport)
         peer = transport.get_extra_info("peername")
         self.address = counted_address(plain_address(peer[0] if isinstance(peer, tuple) else "") or "?")
-        self.web.connections[self.address] += 1
-        if problem := self.web.too_many(self.address, len(self._manager._connections) if self._manager else 0):
-            self.web.dash.hub.refused[problem] += 1
+        self.limits.count += 1
+        self.limits.open[self.address] += 1
+        if problem := self.limits.too_many(self.address):
+            self.limits.refused[problem] += 1
             transport.write(CONNECTION_REFUSED)
             transport.close()
             return
-        super().connection_made(transport)
-        self.web.silent[self] = time.monotonic() + REQUEST_DEADLINE
+        self.accepted = True
+        self.deadline = asyncio.get_running_loop().call_later(REQUEST_DEADLINE, self.expire, transport)
+        self.http.connection_made(transport)
 
-    def expect_request(self) -> None:
-        """End a connection that has not sent one whole request in time."""
-        if not self._request_count and self.transport:
-            self.web.dash.hub.refused["connections without a request"] += 1
-            self.transport.abort()
+    def expire(self, transport: asyncio.Transport) -> None:
+        """End a connection that has not sent the head of one request in time."""
+        self.limits.refused["connections without a request"] += 1
+        transport.abort()
 
-    def connection_lost(self, exc: BaseException | None) -> None:
+    @staticmethod
+    def request_arrived(request: web.Request) -> None:
+        """Let the connection of `request` live: its first request is here."""
+        protocol = request.transport and request.transport.get_protocol()
+        if isinstance(protocol, LimitedProtocol):
+            protocol.deadline.cancel()
+
+    def data_received(self, data: bytes) -> None:
+        """Pass on what the other side sent."""
+        if self.accepted:
+            self.http.data_received(data)
+
+    def eof_received(self) -> None:
+        """Pass on that the other side sends nothing more."""
+        if self.accepted:
+            self.http.eof_received()
+
+    def pause_writing(self) -> None:
+        """Pass on that the other side does not read."""
+        self.http.pause_writing()
+
+    def resume_writing(self) -> None:
+        """Pass on that the other side reads again."""
+        self.http.resume_writing()
+
+    def connection_lost(self, exc: Exception | None) -> None:
         """Forget it."""
-        if self.address is not None:
-            self.web.connections[self.address] -= 1
-            if not self.web.connections[self.address]:
-                del self.web.connections[self.address]
-            self.address = None
-        self.web.silent.pop(self, None)
-        super().connection_lost(exc)
+        self.limits.count -= 1
+        self.limits.open[self.address] -= 1
+        if not self.limits.open[self.address]:
+            del self.limits.open[self.address]
+        if self.accepted:
+            self.deadline.cancel()
+            self.http.connection_lost(exc)
 
-    def log_exception(self, *_arguments: Any, exc_info: Any = None, **_options: Any) -> None:
-        """Count what the other side did wrong; log what we did."""
-        if isinstance(exc_info, HttpProcessingError | web_protocol.RequestPayloadError):
-            self.web.dash.hub.refused["malformed HTTP requests"] += 1
+
+class ListenerLog(logging.LoggerAdapter):  # type: ignore[type-arg]  # which takes no argument in Python 3.10
+    """What aiohttp's server has to log: what the other side did wrong is counted instead."""
+
+    def __init__(self, refused: collections.Counter[str]) -> None:
+        super().__init__(log, {})
+        self.refused = refused
+
+    def log(self, level: int, msg: object, *args: Any, exc_info: Any = None, **options: Any) -> None:
+        """Log what is a fault of ours."""
+        if isinstance(exc_info, HttpProcessingError | web.RequestPayloadError):
+            self.refused["malformed HTTP requests"] += 1
         else:
-            log.error("an HTTP request failed", exc_info=exc_info)
+            super().log(level, msg, *args, exc_info=exc_info, **options)
 
 
 class WebServer:
@@ -9412,16 +9988,14 @@ class WebServer:
     def __init__(self, dash: Dash) -> None:
         self.dash = dash
         self.sockets: collections.Counter[str] = collections.Counter()
-        self.connections: collections.Counter[str] = collections.Counter()
-        self.silent: dict[Connection, float] = {}  # new ones, and until when they may send nothing, the soonest first
-        self.most_connections = math.inf
-        self.exempt = {counted_address(plain_address(proxy) or proxy) for proxy in dash.config.trusted_proxies}
+        self.limits = ConnectionLimits(dash.hub.refused, CONNECTIONS_PER_SOCKET * dash.config.sockets_per_address,
+                                       dash.config.trusted_proxies)
         own = socket.gethostname().lower()
         self.hosts = {"localhost", own, own.split(".")[0], f"{own.split('.')[0]}.local",
                       *(name.lower().rstrip(".") for name in dash.config.allow_hosts)}
         self.app = web.Application(middlewares=[self.guard], client_max_size=1024)
-        dash.hub.sio.attach(self.app, socketio_path=SOCKET_PATH)  # which serves it with a slash at its end
-        self.app.router.add_get(SOCKET_PATH, dash.hub.sio.handle_request)
+        for path in (SOCKET_PATH, f"{SOCKET_PATH}/"):
+            self.app.router.add_get(path, dash.hub.serve)
         self.app.router.add_route("*", "/{path:.*}", self.static)
         self.app.on_response_prepare.append(self.secure)
 
@@ -9435,20 +10009,12 @@ class WebServer:
         for name, value in SECURITY_HEADERS.items():
             response.headers[name] = value
 
-    def too_many(self, address: str, open_already: int) -> str | None:
-        """Why the connection that `address` has just made is one too many; None where it is not."""
-        if open_already >= self.most_connections:
-            return "connections too many"
-        most = CONNECTIONS_PER_SOCKET * self.dash.config.sockets_per_address
-        if self.connections[address] > most and address not in self.exempt:
-            return "connections too many from one address"
-        return None
-
     @web.middleware
     async def guard(
         self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
     ) -> web.StreamResponse:
         """Refuse a foreign Host anywhere, and a foreign Origin or one socket too many at the socket."""
+        LimitedProtocol.request_arrived(request)
         if not (request.raw_path.startswith("/") and self.host_is_ours(request.headers.getall("Host", []))):
             return web.Response(
                 status=421, text="This name does not belong to llamadash; allow it with --allow-host.\n"
@@ -9995,11 +10561,18 @@ class Dash:
         self.access = Access(self)
         self.hub = Hub(self)
         self.library = Library(self)
-        self.engine = Engine(self)
+        self.builds = Builds(self)
+        self.pool = Pool(self)
+        self.requests = Requests(self)
+        self.upstreams = Upstreams(self)
+        self.gateway: Gateway
+        self.chats = Chats(self)
         self.sampler = Sampler(self)
         self.downloads = Downloads(self)
         self.benchmarks: dict[str, Json] = {}  # how far those under way are, by model
         self.web = WebServer(self)
+        self.gateway = Gateway(self)
+        self.pool.sync()
         self.tls: ssl.SSLContext | None = None
 
     # values
@@ -10052,7 +10625,27 @@ class Dash:
 
     def state_of(self, row: Json) -> Json:
         """What the engine knows of a model; one whose file is gone is missing, whatever the engine says."""
-        return {**self.engine.runtime(row["id"]), **({"status": "missing"} if row["missing"] else {})}
+        return self.pool.state(row)
+
+    def state_of_entry(self, name: str) -> Json:
+        """What is known of the entry `name`, or of an upstream's model, which is always ready."""
+        return self.pool.state(self.db.get_model(name)) if name in self.pool.unit_of else {
+            "status": "loaded", "progress": None, "reason": None}
+
+    def entry_names(self) -> dict[str, str]:
+        """The entries by every name that a client may use."""
+        names = {alias.lower(): row["id"] for row in self.db.models() for alias in row["aliases"]}
+        return {**names, **{row["id"].lower(): row["id"] for row in self.db.models()}}
+
+    def entry_of(self, name: str) -> str | None:
+        """The entry that a client means by a name: an id or an alias, in whatever case."""
+        if name in self.pool.unit_of:
+            return name
+        return self.entry_names().get(name.lower())
+
+    async def models_changed(self) -> None:
+        """Rows of models, or the defaults of all, changed: let residency follow."""
+        self.pool.sync()
 
     def features(self) -> Json:
         """What a client must know of this server before it shows anything."""
@@ -10104,10 +10697,8 @@ class Dash:
             port = await self.serve(stack)
             stack.push_async_callback(self.end_tasks)
             stack.push_async_callback(self.hub.close)
-            await self.engine.open()
-            stack.push_async_callback(self.engine.close)
+            stack.push_async_callback(self.gateway.close)
             ready(port)
-            give_back_memory()
             log.info("llamadash %s is listening on %s", __version__, self.config.url(port))
             for name, work in self.background().items():
                 self.spawn(self.run_forever(name, work), name)
@@ -10129,49 +10720,25 @@ class Dash:
         if not self.config.auth:
             log.warning("authentication is off: whoever reaches %s controls llamadash", self.config.url())
 
-    async def listen(self, server: web.Server) -> asyncio.Server:
-        """Accept connections for `server`; PortTaken where another program holds the port."""
-        try:
-            return await asyncio.get_running_loop().create_server(
-                functools.partial(Connection, self.web, server), self.config.host, self.config.port, ssl=self.tls,
-                ssl_handshake_timeout=REQUEST_DEADLINE if self.tls else None, backlog=ACCEPTED_AT_ONCE)
-        except OSError as problem:
-            if problem.errno not in (errno.EADDRINUSE, errno.EACCES):
-                raise
-            reason = (f"is taken by {port_holder(self.config.port)}" if problem.errno == errno.EADDRINUSE
-                      else "is not for this user")
-            raise PortTaken(f"port {self.config.port} {reason}: choose another with --port") from problem
-
     async def serve(self, stack: contextlib.AsyncExitStack) -> int:
         """Listen for browsers and return the port."""
-        runner = web.AppRunner(self.web.app, access_log=None, shutdown_timeout=0.1, handler_cancellation=True,
-                               keepalive_timeout=KEEPALIVE_TIME)
-        await runner.setup()
-        assert runner.server
-        self.web.most_connections = CONNECTION_SHARE * allow_open_files(OPEN_FILES)
-        stack.push_async_callback(runner.cleanup)
+        self.web.limits.total = CONNECTION_SHARE * allow_open_files(OPEN_FILES)
         self.tls = tls_context(self.config.tls_cert, self.config.tls_key)
-        server = await self.listen(runner.server)
-        stack.callback(server.close)
-        for listener in server.sockets:
-            with listener.dup() as same:
-                same.listen(WAITING_TO_CONNECT)
-        return int(server.sockets[0].getsockname()[1])
+        return await listen(stack, self.web.app, self.web.limits, self.config.host, self.config.port, tls=self.tls)
 
     def background(self) -> dict[str, Callable[[], Coroutine[Any, Any, Any]]]:
         """What runs for as long as the program does, by name."""
         return {"journal": self.journal.run, "hub watch": self.hub.watch, "sampler": self.sampler.run,
-                "first scan": self.first_scan, "housekeeping": self.keep_house, "downloads": self.downloads.run,
+                "first scan": self.first_scan, "residency": self.pool.run,
+                "engine events": self.pool.publish, "upstreams": self.upstreams.run, "housekeeping": self.keep_house, "downloads": self.downloads.run,
                 "watchdog": functools.partial(watchdog, self)}
 
     async def first_scan(self) -> None:
-        """Find the models, then start the engine if the user wants that."""
-        if wanted := self.engine_config()["autostart"]:
-            self.engine.announce_start()
-        await self.library.scan()
-        if wanted and self.engine.status != "stopped":  # which a user may have wished meanwhile
+        """Open the API, if the user wants that, and find the models."""
+        if self.engine_config()["autostart"]:
             with contextlib.suppress(EngineUnavailable, EngineFailed):  # the engine's state says why
-                await self.engine.start()
+                await self.gateway.start()
+        await self.library.scan()
 
     async def keep_house(self) -> None:
         """Make daily backups and delete what is too old, now and then."""
@@ -10213,6 +10780,30 @@ class Dash:
             await asyncio.wait(tasks, timeout=STOP_TIME)
 
 
+async def listen(stack: contextlib.AsyncExitStack, app: web.Application, limits: ConnectionLimits, host: str, port: int,
+                 *, option: str = "--port", tls: ssl.SSLContext | None = None) -> int:
+    """Serve `app` until `stack` ends, and return the port; PortTaken where another program holds it."""
+    runner = web.AppRunner(app, access_log=None, logger=ListenerLog(limits.refused), shutdown_timeout=0.1,
+                           handler_cancellation=True, keepalive_timeout=KEEPALIVE_TIME)
+    await runner.setup()
+    stack.push_async_callback(runner.cleanup)
+    assert runner.server
+    try:
+        server = await asyncio.get_running_loop().create_server(
+            functools.partial(LimitedProtocol, limits, runner.server), host, port, ssl=tls,
+            ssl_handshake_timeout=REQUEST_DEADLINE if tls else None, backlog=ACCEPTED_AT_ONCE)
+    except OSError as problem:
+        if problem.errno not in (errno.EADDRINUSE, errno.EACCES):
+            raise
+        reason = f"is taken by {port_holder(port)}" if problem.errno == errno.EADDRINUSE else "is not for this user"
+        raise PortTaken(f"port {port} {reason}: choose another with {option}") from problem
+    stack.callback(server.close)
+    for listener in server.sockets:
+        with listener.dup() as same:
+            same.listen(WAITING_TO_CONNECT)
+    return int(server.sockets[0].getsockname()[1])
+
+
 def allow_open_files(wanted: int) -> float:
     """Raise this process's limit of open files to `wanted`, as far as it may be, and return the limit."""
     try:
@@ -10248,16 +10839,6 @@ def tls_context(certificate: Path | None, key: Path | None) -> ssl.SSLContext | 
     except OSError as problem:
         raise BadCertificate(f"{problem.filename or key} cannot be read: {problem.strerror}") from problem
     return context
-
-
-def give_back_memory() -> None:
-    """Return memory that is no longer used to the system, where the C library can."""
-    import ctypes  # not at the top: needed only when there is time
-
-    gc.collect()
-    with contextlib.suppress(OSError, AttributeError):
-        if sys.platform == "linux":
-            ctypes.CDLL(None).malloc_trim(0)
 
 
 STALL = 0.25  # seconds without the loop that are worth a log line with the stack
