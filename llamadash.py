@@ -151,7 +151,6 @@ import functools
 import getpass
 import gzip
 import hashlib
-import hmac
 import inspect
 import io
 import ipaddress
@@ -177,10 +176,10 @@ import types
 import typing
 import unicodedata
 import urllib.parse
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple, TypeVar
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
 import aiohttp
 import psutil
@@ -465,20 +464,23 @@ def on(name: str, *, error: str = "INTERNAL_ERROR", cost: int = 1) -> Callable[[
 LOG_LEVELS = ("debug", "info", "warning", "error")
 LogLevel = Literal["debug", "info", "warning", "error"]
 ENGINE_DEFAULTS: Json = {
-    "models_dirs": [], "engine_host": "127.0.0.1", "engine_port": 8080, "models_max": 4,
-    "models_autoload": True, "sleep_idle_seconds": -1, "autostart": True, "defaults": {},
+    "models_dirs": [], "api_host": "127.0.0.1", "api_port": 8080, "models_max": 0, "idle_seconds": 0,
+    "min_residency": 10, "max_wait": 600, "default_model": "", "budget": {}, "build": "", "autostart": True,
+    "defaults": {},
 }
+OLD_CONFIG = {"engine_host": "api_host", "engine_port": "api_port"}  # in documents that version 1.0.0 exported
 SETTING_DEFAULTS: Json = {
     "theme": "system", "metrics_interval": 10, "metrics_retention_days": 30, "metrics_history_days": 730,
     "logs_retention_days": 7, "logs_max_rows": 200_000, "log_level": "info",
 }
 EVERY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  (what reaches a server on all addresses)
-ENGINE_HOST = r"[A-Za-z0-9:][A-Za-z0-9.:_-]*"  # no option, no path
+API_HOST = r"[A-Za-z0-9:][A-Za-z0-9.:_-]*"
 CONFIG_FIELDS: dict[str, Any] = {
-    "models_dirs": Annotated[list[str], Length(0, 64)], "engine_host": Annotated[str, Length(1, 253)],
-    "engine_port": Annotated[int, Range(1, 65535)], "models_max": Annotated[int, Range(0, 64)],
-    "models_autoload": bool, "sleep_idle_seconds": Annotated[int, Range(-1, 7 * 86400)],
-    "autostart": bool, "defaults": dict[str, Any],
+    "models_dirs": Annotated[list[str], Length(0, 64)], "api_host": Annotated[str, Length(1, 253)],
+    "api_port": Annotated[int, Range(1, 65535)], "models_max": Annotated[int, Range(0, 64)],
+    "idle_seconds": Annotated[int, Range(0, 31_536_000)], "min_residency": Annotated[int, Range(0, 3600)],
+    "max_wait": Annotated[int, Range(1, 86_400)], "default_model": Annotated[str, Length(0, 128)],
+    "budget": dict[str, Any], "build": Annotated[str, Length(0, 96)], "autostart": bool, "defaults": dict[str, Any],
 }
 Theme = Literal["system", "light", "dark"]
 SETTING_FIELDS: dict[str, Any] = {
@@ -501,8 +503,9 @@ class Config:
     data_dir: Path = HERE / "data"
     models_dirs: tuple[Path, ...] | None = None
     llama_server: str | None = None
-    engine_host: str | None = None
-    engine_port: int | None = None
+    api_host: str | None = None
+    api_port: int | None = None
+    upstreams: tuple[tuple[str, str], ...] = ()  # names and addresses
     auth: bool = True
     allow_hosts: tuple[str, ...] = ()
     allow_origins: tuple[str, ...] = ()
@@ -581,7 +584,7 @@ class Access:
     def __init__(self, dash: Dash) -> None:
         self.dash = dash
         self.key = access_key(dash.config.data_dir)
-        self.failures: collections.OrderedDict[str, list[float]] = collections.OrderedDict()
+        self.failures = Failures()
         self.hashing = asyncio.Lock()
         self.sessions_void = False  # whether those in the database have ended, but could not be deleted yet
 
@@ -602,12 +605,12 @@ class Access:
             raise Unauthenticated("Sign in with the access key or a password.")  # nothing was guessed
         counted = counted_address(address)
         self.check_failures(counted)
-        self.count_failure(counted)
+        self.failures.count(counted)
         if isinstance(password, str) and 0 < len(password) <= MAX_PASSWORD and encodable(password):
             async with self.hashing:  # one at a time: each takes 32 MiB
                 good = await asyncio.to_thread(password_matches, password, self.dash.db.get_meta("password"))
             if good:
-                self.failures.pop(counted, None)
+                self.failures.forget(counted)
                 session = secrets.token_urlsafe(KEY_BYTES)
                 return {"session_id": self.dash.db.add_session(token_hash(session), address, SESSION_LIFETIME),
                         "session": session}
@@ -620,18 +623,32 @@ class Access:
 
     def check_failures(self, address: str) -> None:
         """RateLimited while `address` has failed too often."""
-        recent = [moment for moment in self.failures.get(address, []) if time.monotonic() - moment < FAILURE_PAUSE]
-        if len(recent) >= FAILURES_ALLOWED:
-            wait = math.ceil(FAILURE_PAUSE - (time.monotonic() - recent[0]))
+        if wait := self.failures.wait(address):
             raise RateLimited(f"Too many failed attempts: try again in {wait} seconds.", retryAfter=wait)
-        self.failures[address] = recent
 
-    def count_failure(self, address: str) -> None:
-        """Remember that `address` failed just now (a good password takes that back)."""
-        self.failures.setdefault(address, []).append(time.monotonic())
-        self.failures.move_to_end(address)
-        while len(self.failures) > MAX_ADDRESSES:
-            self.failures.popitem(last=False)
+
+class Failures:
+    """Which addresses have guessed wrong keys or passwords, and how long they have to wait for it."""
+
+    def __init__(self) -> None:
+        self.moments: collections.OrderedDict[str, list[float]] = collections.OrderedDict()
+
+    def wait(self, address: str) -> int:
+        """Seconds until `address` may try again; 0 where it may."""
+        recent = [moment for moment in self.moments.get(address, []) if time.monotonic() - moment < FAILURE_PAUSE]
+        return math.ceil(FAILURE_PAUSE - (time.monotonic() - recent[-FAILURES_ALLOWED])) \
+            if len(recent) >= FAILURES_ALLOWED else 0
+
+    def count(self, address: str) -> None:
+        """Remember that `address` failed just now."""
+        self.moments[address] = [*self.moments.get(address, []), time.monotonic()][-FAILURES_ALLOWED:]
+        self.moments.move_to_end(address)
+        while len(self.moments) > MAX_ADDRESSES:
+            self.moments.popitem(last=False)
+
+    def forget(self, address: str) -> None:
+        """A good password takes back what was counted."""
+        self.moments.pop(address, None)
 
 
 def write_privately(target: Path, content: str) -> None:
@@ -685,9 +702,8 @@ def config_result(dash: Dash) -> Json:
     return {
         "config": config,
         "locked": dash.config.locked(),
-        "restartRequired": dash.engine.restart_required(),
-        "command": dash.engine.command_line(),
-        "ini": dash.engine.preset_ini(),
+        "restartRequired": dash.gateway.restart_required(),
+        "ini": render_presets(dash.db.models(), config["defaults"]),
         "parameters": parameter_schema(),
         "folders": [
             {"path": str(path), "exists": os.path.isdir(path),
@@ -722,31 +738,25 @@ def checked_config(dash: Dash, changes: Json, field: str) -> Json:
     changes = checked_changes(changes, CONFIG_FIELDS, dash.config.locked(), field)
     if "models_dirs" in changes:
         changes["models_dirs"] = checked_folders(changes["models_dirs"], f"{field}.models_dirs")
-    host = changes.get("engine_host", "localhost")
-    if not re.fullmatch(ENGINE_HOST, host) or host.lower().endswith(".sock"):  # which would be a UNIX socket's file
-        raise InvalidRequest("engine_host must be a host name or an address", field=f"{field}.engine_host")
-    if changes.get("sleep_idle_seconds") == 0:
-        raise InvalidRequest("sleep_idle_seconds must be -1 (never) or at least 1", field=f"{field}.sleep_idle_seconds")
+    if not re.fullmatch(API_HOST, changes.get("api_host", "localhost")):
+        raise InvalidRequest("api_host must be a host name or an address", field=f"{field}.api_host")
+    for device, amount in changes.get("budget", {}).items():
+        checked(amount, Annotated[int, Range(0, 2**50)], f"{field}.budget.{device[:64]}")
+    if (name := changes.get("default_model")) and not dash.entry_of(name):
+        raise InvalidRequest(f"There is no model {name}.", field=f"{field}.default_model")
+    if (build := changes.get("build")) and build not in dash.builds.builds:
+        raise InvalidRequest(f"There is no engine build {build}.", field=f"{field}.build")
     if "defaults" in changes:
         changes["defaults"] = validated_parameters(changes["defaults"], dash.folders(), f"{field}.defaults")
     return changes
 
 
 async def apply_config(dash: Dash, revision: int, changes: Json, *, reset: bool = False) -> Json:
-    """Save changes of the configuration, let the engine and the library follow, and tell everybody."""
-    before, saved = dash.engine_config(), dash.db.config()
+    """Save changes of the configuration, let the models and the library follow, and tell everybody."""
+    before = dash.engine_config()
     dash.db.save_config(revision, changes, before, reset=reset)
     dash.load_engine_config()
-    try:
-        await dash.engine.apply_presets()
-    except EngineFailed:
-        touched, now = {*saved} if reset else {*changes}, dash.db.config()
-        kept = {key: value for key, value in now.items() if key not in touched}
-        was = {key: value for key, value in saved.items() if key in touched}
-        dash.db.save_config(now["revision"], {**kept, **was}, reset=True)
-        dash.load_engine_config()
-        await dash.broadcast("config:updated", {"config": dash.engine_config()})
-        raise
+    await dash.models_changed()
     if dash.engine_config()["models_dirs"] != before["models_dirs"]:
         dash.spawn(dash.library.scan(), "scan")
     await dash.broadcast("config:updated", {"config": dash.engine_config()})
@@ -814,9 +824,9 @@ async def password_set(dash: Dash, client: Client, *, password: Annotated[str, L
         if stored and client.session_id not in (None, "key"):
             dash.access.check_failures(counted)
             if not await asyncio.to_thread(password_matches, current or "", stored):
-                dash.access.count_failure(counted)
+                dash.access.failures.count(counted)
                 raise InvalidRequest("The current password is not right.", field="current")
-            dash.access.failures.pop(counted, None)
+            dash.access.failures.forget(counted)
         dash.db.set_meta("password", await asyncio.to_thread(hashed_password, password) if password else None)
     for row in dash.db.sessions():
         if row["id"] != client.session_id:
@@ -3114,6 +3124,7 @@ class Sampler:
         self.nvidia = NvidiaGpus()
         self.sysfs = SysfsGpus()
         self.apple: Json | None = None
+        self.fresh_gpus: list[Json] | None = None  # as last read between two samples
         self.changed = asyncio.Event()
         self.one_at_a_time = asyncio.Lock()  # the rates are differences between two samples
 
@@ -3162,14 +3173,59 @@ class Sampler:
             jobs: dict[str, Callable[[], Any]] = {
                 **{path: functools.partial(disk, Path(path)) for path in paths},
                 "GPU sensors": self.sysfs.read}
-            read, nvidia, engine = await asyncio.gather(
-                self.probes.read(jobs), self.nvidia.read(), self.engine_counters())
+            read, nvidia = await asyncio.gather(self.probes.read(jobs), self.nvidia.read())
             disks = distinct_disks(paths, read)
             self.latest = {
                 "timestamp": now_ms(), **self.machine.sample(self.dash.lag), "disks": disks,
                 **{f"disk_{key}": disks[0][key] for key in ("usage", "used", "total")},
-                "gpus": self.gpus([*nvidia, *(read["GPU sensors"] or [])]), "engine": engine}
+                "gpus": self.gpus([*nvidia, *(read["GPU sensors"] or [])]), "engine": self.dash.requests.counters()}
             return self.latest
+
+    async def read_gpus(self) -> None:
+        """Read the GPUs now, between two samples."""
+        if self.dash.builds.devices:
+            read, nvidia = await asyncio.gather(self.probes.read({"GPU sensors": self.sysfs.read}), self.nvidia.read())
+            self.fresh_gpus = self.gpus([*nvidia, *(read["GPU sensors"] or [])])
+
+    def memories(self, engine_devices: list[Json]) -> list[Json]:
+        """The memories that models can be in, [{name, kind, total, free}]: the engine's devices, then main memory.
+
+        What is free on a device comes from the reading of the GPU that it is, where that is known.
+        """
+        gpus = list(self.fresh_gpus or (self.latest or {}).get("gpus") or [])
+        memories = []
+        for device in engine_devices:
+            alike = [gpu for gpu in gpus if gpu["memory_total"] and abs(gpu["memory_total"] - device["total"])
+                     < device["total"] / 8]
+            free, total = device["free"], device["total"]
+            if alike:
+                gpus.remove(alike[0])
+                total = alike[0]["memory_total"]
+                free = total - alike[0]["memory_used"] if alike[0]["memory_used"] is not None else free
+            memories.append({"name": device["name"], "kind": "gpu", "total": total, "free": free})
+        memory = psutil.virtual_memory()
+        return [*memories, {"name": "Main memory", "kind": "cpu", "total": memory.total, "free": memory.available}]
+
+    async def gpu_memory_of(self, pid: int) -> dict[str, int]:
+        """Bytes that a process takes on each of the engine's devices, as far as the driver tells."""
+        devices = [item["name"] for item in self.dash.builds.devices]
+        program = self.nvidia.program or shutil.which("nvidia-smi")
+        if not devices or not program:
+            return {}
+        try:
+            uuids = await short_output(program, "--query-gpu=uuid", "--format=csv,noheader", limit=GPU_LIMIT)
+            apps = await short_output(program, "--query-compute-apps=gpu_uuid,pid,used_memory",
+                                      "--format=csv,noheader,nounits", limit=GPU_LIMIT)
+        except OSError:
+            return {}
+        order, taken = [line.strip() for line in uuids.splitlines()], dict[str, int]()
+        for uuid, owner, used in (line.split(",") for line in apps.splitlines() if line.count(",") == 2):
+            amount = whole_reading(reading(used, MIB))
+            if owner.strip() == str(pid) and uuid.strip() in order and amount is not None:
+                at = order.index(uuid.strip())
+                if at < len(devices):
+                    taken[devices[at]] = amount
+        return taken
 
     def gpus(self, found: list[Json]) -> list[Json]:
         """All GPUs, numbered."""
@@ -3178,12 +3234,6 @@ class Sampler:
             found = [*found, {**self.apple, "memory_used": memory.total - memory.available,
                               "memory_total": memory.total}]
         return [{"index": index, **gpu} for index, gpu in enumerate(found)]
-
-    async def engine_counters(self) -> Json:
-        """The engine's counters, or nulls where it does not tell them in time."""
-        try:
-XX
-
 
 def swap_usage() -> float | None:
     """Percent of the swap space in use, or None without any."""
@@ -3723,15 +3773,7 @@ class Library:
     async def changed(self) -> None:
         """Tell the clients and the engine about the models as they are now."""
         await self.dash.broadcast("models:list", {"models": self.dash.models()})
-        try:
-            await self.tell_engine()
-        except DashError as problem:
-            log.warning("the engine does not know yet of the models that the scan found: %s", problem)
-
-    async def tell_engine(self) -> None:
-        """Let the engine know which models there are; what it says against the file is in the log."""
-        with contextlib.suppress(EngineFailed):
-            await self.dash.engine.offer_presets()
+        await self.dash.models_changed()
 
     # paths that the user took off the list
 
@@ -3770,15 +3812,15 @@ class Library:
             self.dash.db.apply_scan([{**row, **chosen} for row in new], [{**row, **chosen} for row in changed], [])
         model: Json = self.dash.model((new or changed)[0]["id"])
         await self.dash.broadcast("models:created", {"model": model})
-        await self.tell_engine()
+        await self.dash.models_changed()
         return model
 
     async def remove(self, id: str, delete_file: bool) -> int:
         """Take the model off the list, with its files if wanted; the bytes that the disk got back."""
         async with self.changing:
             row = self.dash.db.get_model(id)
-            if self.dash.model(id)["status"] in ("loading", "loaded", "sleeping"):
-                await self.dash.engine.unload(id)
+            if self.dash.model(id)["status"] in ("waiting", "loading", "loaded"):
+                await self.dash.pool.unload(id, "deleted")
             freed, others = 0, [other for other in self.dash.db.models() if other["id"] != id]
             alone = row["path"] not in {other["path"] for other in others}
             if delete_file:
@@ -3786,7 +3828,7 @@ class Library:
             elif alone and await asyncio.to_thread(os.path.exists, row["path"]):
                 self.ignore(row["path"], True)
             self.dash.db.delete_model(id)
-            self.dash.engine.dropped(id)
+            self.dash.pool.forget(id)
             if alone:
                 self.dash.downloads.forget(row["path"])
         return freed
@@ -3852,17 +3894,6 @@ def delete_files(row: Json, others: list[Json], folders: list[Path]) -> int:
     return sum(doomed.values())
 
 
-def memory_devices(metrics: Json | None) -> list[Json]:
-    """The memories of this machine, [{name, kind, free, total}] in bytes: its GPUs, then main memory."""
-    devices = []
-    for gpu in (metrics or {}).get("gpus") or []:
-        if gpu.get("memory_total"):
-            free = gpu["memory_total"] - (gpu.get("memory_used") or 0)
-            devices.append({"name": gpu["name"], "kind": "gpu", "free": free, "total": gpu["memory_total"]})
-    memory = psutil.virtual_memory()
-    return [*devices, {"name": "Main memory", "kind": "cpu", "free": memory.available, "total": memory.total}]
-
-
 MODEL_CHANGES: dict[str, Any] = {"name": Annotated[str, Length(1, MAX_NAME)], "favorite": bool,
                                  "parameters": dict[str, Any]}
 IMPORT_FIELDS: dict[str, Any] = {**MODEL_CHANGES, "path": Annotated[str, Length(1, MAX_TEXT)]}
@@ -3920,7 +3951,7 @@ async def models_update(dash: Dash, *, id: ModelId, revision: int, changes: dict
     dash.db.update_model(id, revision, checked_fields(changes, MODEL_CHANGES, "changes", dash.folders()))
     await dash.broadcast("models:updated", {"model": dash.model(id)})
     if "parameters" in changes:
-        await dash.engine.offer_presets()
+        await dash.models_changed()
     return {"model": dash.model(id)}
 
 
@@ -3929,7 +3960,7 @@ async def models_delete(dash: Dash, *, id: ModelId, deleteFile: bool = False) ->
     """Take a model off the list and, if wanted, its files off the disk."""
     freed = await dash.library.remove(id, deleteFile)
     await dash.broadcast("models:deleted", {"id": id})
-    await dash.library.tell_engine()
+    await dash.models_changed()
     return {"id": id, "freed": freed}
 
 
@@ -3940,7 +3971,7 @@ async def models_estimate(dash: Dash, *, id: ModelId, parameters: dict[str, Any]
     own = row["parameters"] if parameters is None else validated_parameters(parameters, dash.folders())
     header = await dash.library.header(row)
     parameters = {**dash.engine_config()["defaults"], **own}
-    return estimate_memory(row, parameters, memory_devices(dash.sampler.latest), header)
+    return estimate_memory(row, parameters, dash.pool.memories_of(row), header)
 
 
 # -- Parameters and presets -----------------------------------------------------------------------
@@ -4264,18 +4295,13 @@ PARAMETER_GROUPS: dict[str, list[Parameter]] = {
              aliases=("rerank",)),
         choice("pooling", "Pooling", ("none", "mean", "cls", "last", "rank"), "How one vector is made of many."),
     ],
-    "Router": [
-        flag("load-on-startup", "Load at start", "Load this model whenever the engine starts.", default=False),
-        whole("sleep-idle-seconds", "Sleep when idle, s", -1, 31_536_000, "Free the memory after so many seconds "
-              "without a "
-              "request; -1 never.", default=-1),
+    "Process": [
         whole("stop-timeout", "Time to finish, s", 1, 600, "An unloaded model may finish its answers for so long.",
               default=10),
     ],
 }
 PARAMETERS = {item.key: item._replace(group=group)
               for group, items in PARAMETER_GROUPS.items() for item in items}
-ROUTER_KEYS = {"load-on-startup", "stop-timeout"}  # options of presets, in no --help
 ALIASES = {alias: item.key for item in PARAMETERS.values()
            for alias in (item.key, *item.aliases, "LLAMA_ARG_" + item.key.upper().replace("-", "_"))}
 
@@ -4292,8 +4318,6 @@ def validated_parameters(parameters: Json, folders: list[Path], field: str = "pa
             raise InvalidRequest("there is no such parameter", field=at)
         if value is None:
             continue
-        if key == "sleep-idle-seconds" and value == 0:
-            raise InvalidRequest("Sleep when idle must be -1 or more than 0", field=f"{field}.{key}")
         if key == "parallel" and value == 0:
             raise InvalidRequest("Slots must be -1 or more than 0", field=f"{field}.{key}")
         accepted[key] = PARAMETERS[key].checked(value, folders, f"{field}.{key}")
@@ -4413,7 +4437,7 @@ async def presets_import(dash: Dash, *, ini: Annotated[str, Length(0, 262_144)],
             new = {key: value for key, (_, value) in change["parameters"].items()}
             dash.db.update_model(row["id"], row["revision"], {"parameters": {**row["parameters"], **new}})
             await dash.broadcast("models:updated", {"model": dash.model(row["id"])})
-        await dash.engine.offer_presets()
+        await dash.models_changed()
     return {"changes": changes, "warnings": warnings}
 
 
@@ -4451,7 +4475,6 @@ WITHHELD = r"LLAMA_(?:ARG_|API_KEY$|SERVER_)|LLAMADASH_|NOTIFY_SOCKET$|WATCHDOG_
 OPTION_LINE = r"(?m)^(-[\w-]+(?:, +-[\w-]+)*)(?: (\S.*?))?(?: {2,}|$)"
 DEVICE_LINE = r"(?m)^ +([^\s:]{1,64}): ([^\n]{0,200}?) \((\d{1,9}) MiB, (\d{1,9}) MiB free\)"
 BACKENDS = {"MTL": "Metal"}  # where devices are named otherwise than what they belong to
-OURS = frozenset(("stop-timeout", "load-on-startup", "sleep-idle-seconds"))  # parameters that no engine is told
 LEFT_TO_ENGINE = frozenset(("n-gpu-layers", "n-gpu-layers-draft", "parallel"))  # -1 has meant other things before
 MAX_CPU_MOE = 4000  # more than any model has layers; llama-server aborts at 4,096 and above
 WHOLE_CONTEXT = 131_072  # tokens looked at for repetitions where neither they nor the context are bounded
@@ -4530,6 +4553,11 @@ class Builds:
         """The build for models that choose none: the one fixed from outside, that of `config`, or the recommended."""
         chosen = self.builds.get("given") or self.builds.get(config.get("build") or "")
         return chosen or self.builds.get(self.recommended or "")
+
+    @property
+    def devices(self) -> list[Json]:
+        """Every device that some build can use, {name, description, total, free}."""
+        return list({item["name"]: item for build in self.builds.values() for item in build.devices}.values())
 
     @property
     def recommended(self) -> str | None:
@@ -4690,7 +4718,7 @@ def engine_arguments(build: Build, model: Json, parameters: Json, port: int, ali
     `devices` are the names of those to use where the parameters name none.
     """
     values = {key: value for key, value in preset_section({**model, "parameters": parameters}).items()
-              if key not in {"model", *OURS} and not (key in LEFT_TO_ENGINE and value == -1)}
+              if key not in {"model", *OWN_PARAMETERS} and not (key in LEFT_TO_ENGINE and value == -1)}
     if devices := list(devices or ()):
         values.setdefault("device", ",".join(devices))
     rendered = {key: option_words(build, key, accepted_value(key, value, values)) for key, value in values.items()}
@@ -4838,7 +4866,7 @@ async def engine_install(dash: Dash) -> Json:
     if any(task.get_name() == "engine install" for task in dash.tasks):
         raise Conflict("The embedded engine is being installed already.")
     dash.spawn(install_engine(dash), "engine install")
-    return {"engine": dash.engine.snapshot()}
+    return {"engine": dash.gateway.snapshot()}
 
 
 async def install_engine(dash: Dash) -> None:
@@ -4893,6 +4921,7 @@ MAX_LOG_LINE = 8192  # bytes; the rest of a longer line is dropped
 LOG_BLOCK = 65536  # bytes read from a pipe at once
 MAX_LINE_RATE = 5000  # lines a second of one process that are looked at; of more, only those that may matter
 YIELD_LINES = 128  # looked at (about 2 ms) before everyone else gets a turn
+LOG_LINES_PER_SECOND = 300  # of one source into the journal; the rest is counted and said
 LAST_LINES = 80  # of a process's output, kept to explain why it ended
 MAX_STAGE = 64  # characters of what the engine calls a part of a load
 MAX_STATE_LINE = 2**20  # bytes of a state: its payload describes the model
@@ -4955,6 +4984,35 @@ class LineSplitter:
             self.partial = b""
         self.partial = (self.partial + last[:self.limit])[:self.limit]
         return [line[:self.limit] for line in lines]
+
+
+class Flood:
+    """Lets a bounded number of lines a second through for each source and counts the rest."""
+
+    def __init__(self, limit: int = LOG_LINES_PER_SECOND) -> None:
+        self.limit = limit
+        self.second = 0
+        self.passed: dict[str, int] = {}
+        self.held: dict[str, int] = {}
+
+    def allows(self, source: str, now: float) -> bool:
+        """Whether one more line of `source` may pass at `now` (s)."""
+        if int(now) != self.second:
+            self.second = int(now)
+            self.passed.clear()
+        count = self.passed[source] = self.passed.get(source, 0) + 1
+        if count > self.limit:
+            self.hold(source)
+        return count <= self.limit
+
+    def hold(self, source: str) -> None:
+        """Count a line of `source` that is not let through."""
+        self.held[source] = self.held.get(source, 0) + 1
+
+    def suppressed(self) -> dict[str, int]:
+        """How many lines of each source were held back since this was last asked."""
+        counts, self.held = self.held, {}
+        return counts
 
 
 class LogLine(NamedTuple):
@@ -5044,6 +5102,8 @@ class Instance:
                  changed: Callable[[], None] = lambda: None) -> None:
         self.dash, self.name, self.build = dash, name, build
         self.arguments, self.stop_timeout, self.changed = arguments, stop_timeout, changed
+        self.placement: list[str] = []  # the devices that it was told to use
+        self.left_out: list[str] = []  # parameters that the build does not know
         self.port = int(arguments[arguments.index("--port") + 1])
         self.url = f"http://127.0.0.1:{self.port}"
         self.key = secrets.token_urlsafe(24)
@@ -5106,7 +5166,7 @@ class Instance:
         process = self.process
         if process is None or process.returncode is not None:
             return
-        waits = []
+        waits: list[tuple[signal.Signals | None, float]] = []
         if self.ready.is_set() and self.build.protocol != "none" and process.stdin is not None:
             with contextlib.suppress(OSError):
                 process.stdin.write(CHILD_EXIT)
@@ -5178,7 +5238,7 @@ class Instance:
         """Whether /health says that all is well."""
         with contextlib.suppress(aiohttp.ClientError, OSError, asyncio.TimeoutError):
             async with self.dash.pool.session.get(f"{self.url}/health", timeout=HEALTH_LIMIT) as response:
-                return response.status == 200
+                return bool(response.status == 200)
         return False
 
     async def ask_properties(self) -> None:
@@ -5292,7 +5352,7 @@ class Instance:
 
     def runtime(self) -> Json:
         """What the model's record says of its process."""
-        known = {key: self.meta[key] for key in ("n_ctx", "n_ctx_train", "size") if key in self.meta}
+        known: Json = {key: self.meta[key] for key in ("n_ctx", "n_ctx_train", "size") if key in self.meta}
         return {**known, "pid": self.process.pid if self.process else None, "build": self.build.id, "slots": self.slots,
                 "memory": sum(item["used"] for item in self.devices) if self.devices else None,
                 "devices": self.devices}
@@ -5572,11 +5632,11 @@ class Residency:
             self.tickets.pop(ticket_id, None)
         unit.status, unit.held, unit.leaving, unit.yields_to = "unloaded", {}, None, None
         unit.active.clear()
-        if status == "stopping":
+        if status == "stopping" or error is None:
             unit.reason, unit.error = reason, None
             self.happened("unloaded", unit, reason)
         else:
-            self.failed(unit, status, error or "its process ended", now)
+            self.failed(unit, status, error, now)
         return self.settle(now)
 
     def failed(self, unit: Unit, status: str, error: str, now: float) -> None:
@@ -5652,18 +5712,6 @@ class Residency:
             return "returns", None, f"when {self.name_of(unit.pushed_out_by)} is idle"
         return None
 
-    def next_time(self) -> float:
-        """When time alone will change something, at the latest (s)."""
-        times = [math.inf]
-        for unit in self.units.values():
-            times += [ticket.since + self.max_wait for ticket in unit.waiting.values()]
-            if unit.status == "loaded":
-                times += [unit.loaded_at + self.min_residency] if self.anyone_waits() else []
-                times += [unit.used_at + unit.idle] if unit.idle and not unit.active else []
-                times += [unit.leaving[0]] if unit.leaving else []
-                times += [unit.used_at + RETURN_AFTER] if not unit.active else []
-        return min(times)
-
     def name_of(self, unit_id: str) -> str:
         """The name that people know a unit by."""
         return self.units[unit_id].name if unit_id in self.units else unit_id
@@ -5688,6 +5736,9 @@ class Residency:
     def refuse_overdue(self, now: float) -> None:
         """End the wait of those who have waited for as long as anybody may; a load that is under way ends by itself."""
         for unit in list(self.units.values()):
+            if unit.wish and unit.wish[1] != "pinned" and not unit.waiting and now - unit.wish[0] >= self.max_wait:
+                unit.wish, unit.error = None, f"It was not loaded within {self.max_wait:.0f} s: it waited {unit.waits}"
+                self.happened("refused", unit, unit.error)
             if unit.status != "loading":
                 for ticket in [item for item in unit.waiting.values() if now - item.since >= self.max_wait]:
                     why = f": {unit.waits}" if unit.waits else ""
@@ -5939,8 +5990,10 @@ class Pool:
         self.rooms_read = -math.inf
         self.outside: dict[str, int] = {}  # bytes of each memory that others use
         self.dirty: set[str] = set()
+        self.published: dict[str, Json] = {}  # the states that everybody knows
         self.changed = asyncio.Event()
         self.events: list[Json] = []
+        self.restore: list[str] = []  # entries to load at the next start
         self.last_used: dict[str, int] = {}
         self.stopping = False
 
@@ -5960,7 +6013,7 @@ class Pool:
             groups.setdefault(process_key(row, config["defaults"], self.build_id(row)), []).append(row)
         before, self.units, self.unit_of = self.units, {}, {}
         for key, rows in groups.items():
-            self.units[key] = entries_of(rows, config["defaults"], self.build_id(rows[0]))
+            self.units[key] = shared_entries(rows, config["defaults"], self.build_id(rows[0]))
             self.unit_of.update(dict.fromkeys(self.units[key].ids, key))
             if key in self.residency.units or any(row["pinned"] or row["preferred"] for row in rows):
                 self.define(key, rows)
@@ -5973,7 +6026,8 @@ class Pool:
 
     def build_id(self, row: Json) -> str:
         """The build that an entry is run with."""
-        build = self.dash.builds.get(row["build"]) or self.dash.builds.default(self.dash.engine_config()["build"])
+        builds = self.dash.builds
+        build = builds.builds.get(row["build"] or "") or builds.default(self.dash.engine_config())
         return build.id if build else ""
 
     def define(self, key: str, rows: list[Json]) -> Unit:
@@ -6053,7 +6107,7 @@ class Pool:
         ticket = Ticket(call.id, unit.id, call.model, call.client, call.since)
         future = self.futures[call.id] = asyncio.get_running_loop().create_future()
         self.do(self.residency.request(ticket, plans, time.monotonic()))
-        instance = await future
+        instance: Instance = await future
         call.admitted(instance)
         self.last_used[call.model] = now_ms()
         return instance
@@ -6084,12 +6138,32 @@ class Pool:
         """The build that runs an entry; EngineUnavailable where there is none that can."""
         if self.stopping or self.dash.gateway.status != "running":
             raise EngineUnavailable("The engine is stopped.")
-        build = self.dash.builds.get(self.build_id(self.dash.db.get_model(entry)))
+        build = self.dash.builds.builds.get(self.build_id(self.dash.db.get_model(entry)))
         if build is None:
             raise EngineUnavailable(self.dash.gateway.missing_reason())
         if build.problem:
             raise EngineUnavailable(build.problem)
         return build
+
+    def missing_values(self, entry: str, path: str) -> Json:
+        """What of an entry's parameters its process was not started with, for the request to carry."""
+        row, unit = self.dash.db.get_model(entry), self.unit_of[entry]
+        own = {**self.dash.engine_config()["defaults"], **row["parameters"]}
+        started = self.started.get(unit, {})
+        return request_values({key: value for key, value in own.items()
+                               if key in REQUEST_PARAMETERS and started.get(key) != value}, path)
+
+    def is_loaded(self, entry: str) -> bool:
+        """Whether a model is in memory."""
+        unit = self.residency.units.get(self.unit_of.get(entry, ""))
+        return unit is not None and unit.status == "loaded"
+
+    async def ended(self, instance: Instance) -> None:
+        """Wait a moment until it is known that an instance has ended."""
+        if instance.process is not None:
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(instance.process.wait(), 1)
+        await asyncio.sleep(0)
 
     # memory
 
@@ -6097,22 +6171,27 @@ class Pool:
         """The ways in which a model may be placed, the best ones first, after a look at the memories."""
         await self.read_memories()
         row = self.dash.db.get_model(entry)
-        build = self.dash.builds.get(self.build_id(row))
+        build = self.dash.builds.builds.get(self.build_id(row))
         entries = self.units[self.unit_of[entry]]
         header = await self.dash.library.header(row)
         return await asyncio.to_thread(placement_plans, row, entries.parameters, self.memories(build), header)
 
+    def memories_of(self, row: Json) -> list[Json]:
+        """The memories that an entry's build can use, with what is free of them now."""
+        memories = self.memories(self.dash.builds.builds.get(self.build_id(row)))
+        return [{**item, "free": item["unused"]} for item in memories]
+
     def memories(self, build: Build | None) -> list[Json]:
         """The memories that a build can use: {name, kind, total, free} with `free` being all that models may take."""
         known = self.devices()
-        names = {item["name"] for item in build.devices} if build and build.devices is not None else set()
+        names = {item["name"] for item in build.devices} if build else set()
         return [item for item in known if item["kind"] == "cpu" or item["name"] in names]
 
     def devices(self) -> list[Json]:
         """Every memory with what others use of it: [{name, kind, total, free, budget, held}]."""
         held, budget = self.residency.held(), self.dash.engine_config()["budget"]
         result = []
-        for item in self.dash.sampler.memories(self.dash.builds.devices()):
+        for item in self.dash.sampler.memories(self.dash.builds.devices):
             outside = self.outside.get(item["name"], 0)
             room = max(0, item["total"] - outside - (HOST_MARGIN if item["kind"] == "cpu" else 0))
             allowed = min(budget.get(item["name"], item["total"]), item["total"])
@@ -6130,7 +6209,7 @@ class Pool:
         if not moving or not self.outside:
             ours = self.taken()
             self.outside = {item["name"]: max(0, item["total"] - item["free"] - ours[item["name"]])
-                            for item in self.dash.sampler.memories(self.dash.builds.devices())}
+                            for item in self.dash.sampler.memories(self.dash.builds.devices)}
         rooms = {item["name"]: item["free"] for item in self.devices()}
         self.do(self.residency.set_rooms(rooms, time.monotonic()))
 
@@ -6285,9 +6364,10 @@ class Pool:
         self.stopping = False
         await self.read_memories()
         self.sync()
-        for row in self.dash.db.models():
-            if row["pinned"] and not row["missing"]:
-                self.unit(row["id"]).plans = await self.plans(row["id"])
+        pinned = [row["id"] for row in self.dash.db.models() if row["pinned"] and not row["missing"]]
+        for entry in pinned:
+            with contextlib.suppress(DashError):
+                await self.load(entry, "pinned")
         for entry in self.restore:
             with contextlib.suppress(DashError):
                 await self.load(entry, "loaded before the restart")
@@ -6301,8 +6381,74 @@ class Pool:
         for unit in list(self.residency.units.values()):
             self.do(self.residency.unload(unit.id, reason, time.monotonic()))
         running = list(self.instances.values())
-        await asyncio.wait([asyncio.ensure_future(instance.stop()) for instance in running] or [asyncio.sleep(0)],
-                           timeout=STOP_ALL_TIME)
+        if running:
+            await asyncio.wait([asyncio.ensure_future(instance.stop()) for instance in running], timeout=STOP_ALL_TIME)
+
+
+def process_key(row: Json, defaults: Json, build: str) -> str:
+    """What entries have in common that share a process: the file, the build and all that a request cannot carry."""
+    parameters = {key: value for key, value in {**defaults, **row["parameters"]}.items() if key not in REQUEST_PARAMETERS}
+    text = json.dumps([row["path"], row["projector"], build, parameters], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def shared_entries(rows: list[Json], defaults: Json, build: str) -> Entries:
+    """The entries that share a process, with its parameters."""
+    every = [{**defaults, **row["parameters"]} for row in rows]
+    parameters = {key: value for key, value in every[0].items() if key not in REQUEST_PARAMETERS}
+    common = {key: value for key, value in every[0].items() if key in REQUEST_PARAMETERS
+              and all(other.get(key) == value for other in every)}
+    return Entries([row["id"] for row in rows], build, parameters, common)
+
+
+def request_values(parameters: Json, path: str) -> Json:
+    """What a request must carry to have the effect of `parameters`, by the names of llama-server's API."""
+    values = {REQUEST_PARAMETERS[key]: value for key, value in parameters.items()}
+    template: Json = {}
+    with contextlib.suppress(ValueError, TypeError):
+        template |= json.loads(values.pop("chat_template_kwargs", "{}"))
+    if (thinking := values.pop("enable_thinking", "auto")) in ("on", "off"):
+        template["enable_thinking"] = thinking == "on"
+    if values.get("reasoning_effort") == "default":
+        del values["reasoning_effort"]
+    if "mirostat" in values:
+        values["mirostat"] = int(values["mirostat"])
+    if is_anthropic(path) and "reasoning_effort" in values:  # whose translation knows few names
+        template["reasoning_effort"] = values.pop("reasoning_effort")
+    return {**values, **({"chat_template_kwargs": template} if template else {})}
+
+
+def memory_need(row: Json, parameters: Json, memories: list[Json], header: GGUFHeader | None) -> dict[str, int]:
+    """Bytes that a model needs of each memory, with what an engine takes besides, and corrected by experience."""
+    estimate = estimate_memory(row, parameters, memories, header)
+    need = {item["name"]: item["used"] for item in estimate["devices"] if item["used"]}
+    gpus = [item["name"] for item in memories if item["kind"] == "gpu" and item["name"] in need]
+    correction = (row["memory_correction"] or {}).get("gpu", 0)
+    return {**need, **{name: max(0, need[name] + GPU_OVERHEAD + correction // len(gpus)) for name in gpus}}
+
+
+def placement_plans(row: Json, parameters: Json, memories: list[Json], header: GGUFHeader | None) -> list[list[Plan]]:
+    """The ways to place a model on `memories` ([{name, kind, total, free}]): on one GPU, on few, on all of them.
+
+    Each group holds plans of the same worth. What the parameters say of devices holds. What fits nowhere is placed as
+    the engine will do it, and takes at most all that there is.
+    """
+    rooms = {item["name"]: item["free"] for item in memories}
+    gpus, host = ([item for item in memories if item["kind"] == kind] for kind in ("gpu", "cpu"))
+    need = memory_need(row, parameters, memories, header)
+    anywhere = [Plan({name: min(amount, rooms[name]) for name, amount in need.items()})]
+    decided = {"device", "split-mode", "tensor-split", "main-gpu", "rpc"} & parameters.keys()
+    if len(gpus) < 2 or decided or parameters.get("n-gpu-layers") == 0:
+        return [anywhere]
+    whole = {"n-gpu-layers": 9999, **parameters}
+    for count in range(1, len(gpus)):
+        needs = {tuple(item["name"] for item in part): memory_need(row, whole, [*part, *host], header)
+                 for part in itertools.combinations(gpus, count)}
+        fitting = [Plan(need, names) for names, need in needs.items()
+                   if all(amount <= rooms[name] for name, amount in need.items())]
+        if fitting:
+            return [fitting, anywhere]
+    return [anywhere]
 
 
 # handlers
@@ -6348,6 +6494,10 @@ MAX_ACTIVE_TOLD = 200  # requests under way in one broadcast
 MAX_FINISHED_TOLD = 20  # finished requests in one broadcast interval; clients fetch older ones when they need them
 KEY_START = 10  # characters of a key's text by which people recognise it
 MAX_KEYS = 1000
+MAX_KEY = 512  # characters
+ENVIRONMENT_KEY: Json = {"id": 0, "name": "environment", "models": None, "requests_per_minute": None}
+MAX_ENGINE_BODY = 16 * 2**20  # bytes of a whole answer that is read here
+MAX_EVENT = 2**20  # bytes of one event in a stream that is read here
 MAX_CLIENT = 120  # characters of a client's name
 MAX_MODEL_NAME = 256  # characters; ours have at most 96, those of an upstream some more
 RESTART_TIME = 60  # s that a refused client is told to wait
@@ -6507,8 +6657,8 @@ def of_usage(usage: Json) -> Json:
     if cached is None and isinstance(details, dict):
         cached = details.get("cached_tokens")
     prompt = usage.get("prompt_tokens", usage.get("input_tokens"))
-    if is_amount(prompt) and "cache_read_input_tokens" in usage and is_amount(cached):
-        prompt += cached  # Anthropic counts them apart
+    if "cache_read_input_tokens" in usage and (apart := whole_amount(cached)) and is_amount(prompt):
+        prompt = int(prompt or 0) + apart  # as Anthropic counts
     generated = usage.get("completion_tokens", usage.get("output_tokens"))
     return {"prompt_tokens": whole_amount(prompt), "cached_tokens": whole_amount(cached),
             "generated_tokens": whole_amount(generated)}
@@ -6728,7 +6878,7 @@ class Gateway:
             await self.dash.builds.refresh()
             await self.listen()
             self.status, self.started_at = "running", time.monotonic()
-            if self.dash.builds.default(self.dash.engine_config()["build"]) is None and not self.dash.upstreams.all:
+            if self.dash.builds.default(self.dash.engine_config()) is None and not self.dash.upstreams.all:
                 self.status, self.error = "missing", self.missing_reason()
             await self.dash.pool.start()
             self.dash.pool.changed.set()
@@ -6778,6 +6928,59 @@ class Gateway:
             self.runner, self.url, self.status, self.error, self.started_at = None, None, "stopped", None, None
             self.dash.pool.changed.set()
 
+    async def close(self) -> None:
+        """Stop, and close every connection."""
+        await self.stop()
+        await self.dash.pool.session.close()
+        await self.dash.upstreams.session.close()
+
+    @contextlib.asynccontextmanager
+    async def asked(self, model: str, client: str, path: str, body: Json) -> AsyncIterator[AsyncIterator[Json]]:
+        """llamadash's own request to a model: it waits in line, is listed and counted as those of others are.
+
+        Gives the JSON objects of the answer, one by one; raises EngineUnavailable or EngineFailed.
+        """
+        target = self.target(model)
+        call = self.dash.requests.begin(model, client, path, stream=body["stream"],
+                                        unit=self.dash.pool.unit_of.get(model))
+        call.task = asyncio.current_task()
+        try:
+            async with contextlib.AsyncExitStack() as stack:
+                yield answer_objects(await self.ask(call, target, path, body, stack), call)
+        except asyncio.CancelledError:
+            call.end("cancelled", call.cancelled_for or "The client left.")
+            raise
+        except DashError as problem:
+            call.end("failed", str(problem), problem.code)
+            raise
+        except (aiohttp.ClientError, OSError) as problem:
+            call.end("failed", f"The connection to the model was lost: {problem}", "connection_lost")
+            raise EngineUnavailable("The engine ended while it answered.") from None
+        finally:
+            self.dash.requests.end(call)
+
+    async def ask(self, call: Call, target: str | UpstreamModel, path: str, body: Json,
+                  stack: contextlib.AsyncExitStack) -> aiohttp.ClientResponse:
+        """The response of the model to a request of our own."""
+        scanned = scanned_json(bytearray(encoded(body)))
+        headers = [("Content-Type", "application/json")]
+        if isinstance(target, str):
+            self.dash.pool.ready_build(target)
+            stack.callback(self.dash.pool.release, call)
+            instance = await self.dash.pool.admission(call)
+            headers += instance.authorization().items()
+            url, session = instance.url, self.dash.pool.session
+            scanned = scanned.with_values(self.dash.pool.missing_values(target, path))
+        else:
+            call.status, call.admitted_at = "running", time.monotonic()
+            headers += [*target.upstream.headers().items(), *self.dash.upstreams.via(None).items()]
+            url, session = target.upstream.url, self.dash.upstreams.session
+            scanned = scanned.with_model(target.model)
+        response = await stack.enter_async_context(posted(session, "POST", url + path, headers, scanned))
+        if response.status != 200:
+            raise EngineFailed(error_text(await response.content.read(KEPT_TAIL), response.status))
+        return response
+
     def warn(self, about: str, message: str | None) -> None:
         """Set the warning on a subject, or clear it; a new one is logged."""
         if message and self.warnings.get(about) != message:
@@ -6794,7 +6997,7 @@ class Gateway:
 
     def snapshot(self) -> Json:
         """The engine's record, as clients see it."""
-        build = self.dash.builds.default(self.dash.engine_config()["build"])
+        build = self.dash.builds.default(self.dash.engine_config())
         kind = build.kind if build else None
         hint = engine_hint() if self.status == "missing" else embedded_hint() if kind == "embedded" else None
         host = str(self.dash.engine_config()["api_host"])
@@ -7097,7 +7300,7 @@ class Exchange:
     async def ask_instance(self, instance: Instance, stack: contextlib.AsyncExitStack) -> aiohttp.ClientResponse:
         """Send the request to a process."""
         headers = [*passed_headers(self.request.headers, without=PRIVATE_HEADERS), *instance.authorization().items()]
-        body = self.body and self.body.with_values(self.dash.pool.missing_values(self.call.model, self.path, self.body))
+        body = self.body and self.body.with_values(self.dash.pool.missing_values(self.call.model, self.path))
         return await stack.enter_async_context(posted(
             self.dash.pool.session, self.request.method, instance.url + self.path, headers, body))
 
@@ -7165,6 +7368,30 @@ def error_text(body: bytes, status: int) -> str:
     return clean_line(str(message or f"it answered with status {status}")[:1000].encode("utf-8", "replace"))
 
 
+async def answer_objects(response: aiohttp.ClientResponse, call: Call) -> AsyncIterator[Json]:
+    """The JSON objects of an answer: those of an event stream until its end, or the one of a whole answer."""
+    stream, body = response.headers.get("Content-Type", "").startswith("text/event-stream"), b""
+    lines = LineSplitter(MAX_EVENT)
+    async for block in response.content.iter_any():
+        call.feed(block)
+        if not stream:
+            body += block
+            if len(body) > MAX_ENGINE_BODY:
+                raise EngineFailed("the engine's answer is too large")
+        for line in lines.feed(block) if stream else ():
+            kind, _, data = line.rstrip(b"\r").partition(b":")
+            if kind in (b"data", b"error") and data.strip() != b"[DONE]":
+                with contextlib.suppress(ValueError, RecursionError):
+                    if isinstance(event := json.loads(data), dict):
+                        yield {"error": event.get("error", event)} if kind == b"error" else event
+    if not stream:
+        with contextlib.suppress(ValueError, RecursionError):
+            if isinstance(whole := json.loads(body), dict):
+                yield whole
+                return
+        raise EngineFailed("the engine's answer is not understood: is this a llama-server?")
+
+
 # keys
 
 class Keys:
@@ -7172,33 +7399,44 @@ class Keys:
 
     def __init__(self, dash: Dash) -> None:
         self.dash = dash
-        self.by_hash: dict[bytes, Json] = {}
+        self.given: set[bytes] = set()  # hashes of those in the environment
+        self.any = False  # whether there is any valid key
         self.spent: dict[int, deque[float]] = {}
         self.used: dict[int, int] = {}
         self.failures = Failures()
         self.load()
 
     def load(self) -> None:
-        """Read the keys again, after they were changed."""
-        self.by_hash = {row["hash"]: row for row in self.dash.db.api_keys(with_hashes=True) if not row["revoked_at"]}
-        for text in given_api_keys():
-            self.by_hash[token_hash(text)] = {"id": 0, "name": "environment", "models": None, "requests_per_minute": None}
+        """Look again whether there are keys, after they were changed."""
+        self.given = {token_hash(text) for text in given_api_keys()}
+        self.any = bool(self.given) or any(not row["revoked_at"] for row in self.dash.db.api_keys())
+
+    def find(self, text: str) -> Json | None:
+        """The valid key with this text."""
+        if not text or len(text) > MAX_KEY or not encodable(text):
+            return None
+        hashed = token_hash(text)
+        return ENVIRONMENT_KEY if hashed in self.given else self.dash.db.find_api_key(hashed)
 
     def required(self, host: str) -> bool:
         """Whether a request needs a key: it does where there is one, or where others can reach the port."""
-        return bool(self.by_hash) or not is_loopback(host)
+        return self.any or not is_loopback(host)
 
     def ensure_for(self, host: str) -> None:
         """Make a key where the port can be reached by others and there is none; its text lies in the data folder."""
         file = self.dash.config.data_dir / "engine-key"
         with contextlib.suppress(OSError, UnicodeDecodeError):  # of version 1
-            if (text := file.read_text("utf-8").strip()) and token_hash(text) not in self.by_hash:
+            if not is_loopback(host) and (text := file.read_text("utf-8").strip()) and not self.known(text):
                 self.add("engine-key", text, None, None)
-        if not is_loopback(host) and not self.by_hash:
+        if not is_loopback(host) and not self.any:
             text = f"sk-{secrets.token_urlsafe(KEY_BYTES)}"
             write_privately(file, f"{text}\n")
             self.add("engine-key", text, None, None)
             log.warning("the API can be reached by others, so it needs a key: one was made, in %s", file)
+
+    def known(self, text: str) -> bool:
+        """Whether there is, or was, a key with this text."""
+        return bool(self.dash.db.keys_where("hash = ?", (token_hash(text),)))
 
     def add(self, name: str, text: str, models: list[str] | None, requests_per_minute: int | None) -> Json:
         """Save a key: its record with its text, which nobody can read again."""
@@ -7210,12 +7448,12 @@ class Keys:
         """The key that a request comes with, None where it needs none; GatewayError where it may not ask."""
         host = str(self.dash.engine_config()["api_host"])
         if request.method == "OPTIONS":  # a browser asks without the key whether it may send one
-            if own_page or self.by_hash:
+            if own_page or self.any:
                 return None
             raise GatewayError(403, "This site may not ask; allow it with --allow-origin, or use an API key.")
         authorization = request.headers.get("Authorization", "")
         text = request.headers.get("x-api-key") or (authorization[7:] if authorization[:7].lower() == "bearer " else "")
-        key = self.by_hash.get(token_hash(text)) if text and len(text) <= 512 else None
+        key = self.find(text)
         if key is None and self.required(host):
             self.refuse(request, text)
         if key is None and origin is not None and not own_page:
@@ -7311,7 +7549,7 @@ async def requests_list(
     before: int | None = None, limit: Annotated[int, Range(1, 500)] = 50,
 ) -> Json:
     """Finished requests that match, sorted, the sums over all that match, and those that are under way."""
-    wanted = {"model": model, "key": key, "status": status, "from_ms": from_, "to_ms": to}
+    wanted: Json = {"model": model, "key": key, "status": status, "from_ms": from_, "to_ms": to}
     await dash.requests.publish()
     rows = await asyncio.to_thread(functools.partial(dash.db.requests, **wanted, sort=sort, before=before, limit=limit))
     summary = await asyncio.to_thread(functools.partial(dash.db.request_summary, **wanted))
@@ -9488,7 +9726,7 @@ class Hub:
         client = self.clients.pop(sid, None)
         if client:
             self.password_sessions.discard(client)
-            self.dash.engine.client_gone(sid)
+            self.dash.chats.client_gone(sid)
 
     def end_sessions(self, alive: set[str | None]) -> None:
         """Close the sockets of the clients whose session is not one of those that are `alive`."""
@@ -10210,40 +10448,32 @@ def read_only(path: Path) -> sqlite3.Connection:
 
 
 async def engine_findings(config: Config) -> AsyncIterator[Finding]:
-    """The engine: found, of what version, able to be a router."""
-    program = find_program(config.llama_server)
-    if program is None:
+    """The builds of this machine and the upstreams: found, of what version, with which GPUs."""
+    builds = Builds(config)
+    await builds.refresh()
+    for build in builds.builds.values():
+        name = "embedded CPU engine" if build.kind == "embedded" else build.path
+        sees = ", ".join(item["description"] or item["name"] for item in build.devices) or "the CPU"
+        yield Finding("fail", "engine", build.problem) if build.problem else \
+            Finding("ok", "engine", f"{name}, {build.version or 'version unknown'}, for {sees}")
+    if not builds.builds and not config.upstreams:
         hint = engine_hint()
-        advice = f"{hint['text']} For example: {hint['commands'][0]}"
-        missing = f"{config.llama_server} is no program" if config.llama_server else "no llama-server on PATH"
-        yield Finding("fail" if config.llama_server else "warn", "engine", missing, advice)
-        return
-    if program.kind == "remote":
-        yield await asyncio.to_thread(remote_finding, program)
-        return
-    facts = await probe(program)
-    name = "embedded CPU engine" if program.kind == "embedded" else program.command[0]
-    if facts.problem:
-        yield Finding("fail", "engine", facts.problem)
-    else:
-        yield Finding("ok", "engine", f"{name}, {facts.version or 'version unknown'}, with router mode")
+        yield Finding("warn", "engine", "no llama-server on PATH", f"{hint['text']} For example: {hint['commands'][0]}")
+    for name, url in config.upstreams:
+        yield await asyncio.to_thread(upstream_finding, Upstream(name, url))
 
 
-def remote_finding(program: Program) -> Finding:
-    """Whether the engine at a URL answers and is a router."""
+def upstream_finding(upstream: Upstream) -> Finding:
+    """Whether a server elsewhere answers, and how many models it has."""
     import urllib.request  # not at the top: slow to import, and seldom needed
-    request = urllib.request.Request(f"{program.url}/props")  # noqa: S310  (http or https, from the command line)
-    if key := given_api_key():
-        request.add_header("Authorization", authorization(key))
+    request = urllib.request.Request(f"{upstream.url}/v1/models", headers=upstream.headers())  # noqa: S310
     try:
         with urllib.request.urlopen(request, timeout=DOCTOR_TIMEOUT) as response:  # noqa: S310
-            properties = json.loads(response.read(2**20))
-    except (OSError, ValueError) as problem:
-        text = f"{program.url} does not answer ({problem})"
-        return Finding("fail", "engine", text, "start it there, or correct --llama-server")
-    if not isinstance(properties, dict) or properties.get("role") != "router":
-        return Finding("fail", "engine", f"{program.url} is no router", "start llama-server there without -m and -hf")
-    return Finding("ok", "engine", f"{program.url}, {properties.get('build_info') or 'version unknown'}")
+            upstream.took(json.loads(response.read(MAX_UPSTREAM_LIST)))
+    except (OSError, *MALFORMED) as problem:
+        text = f"{upstream.url} does not answer ({clean_text(str(problem))[:200]})"
+        return Finding("fail", f"upstream {upstream.name}", text, "start it there, or correct its address")
+    return Finding("ok", f"upstream {upstream.name}", f"{upstream.url}, {len(upstream.models)} models")
 
 
 def saved_config(config: Config) -> dict[str, Any]:
@@ -10386,10 +10616,10 @@ def port_findings(config: Config) -> Iterator[Finding]:
         yield Finding("fail", "port", f"{address} is taken by {port_holder(config.port)}",
                       "stop it, or choose another with --port")
     saved = {**ENGINE_DEFAULTS, **saved_config(config)}
-    host = saved["engine_host"] if config.engine_host is None else config.engine_host
-    port = saved["engine_port"] if config.engine_port is None else config.engine_port
-    if not (config.llama_server or "").startswith("http") and port and not port_is_free(host, port):
-        yield Finding("warn", "engine port", f"{host}:{port} is taken by {port_holder(port)}",
+    host = saved["api_host"] if config.api_host is None else config.api_host
+    port = saved["api_port"] if config.api_port is None else config.api_port
+    if port and not port_is_free(host, port):
+        yield Finding("warn", "API port", f"{host}:{port} is taken by {port_holder(port)}",
                       "another one will be used while that is so")
     if not config.auth:
         yield Finding("warn", "access", f"whoever reaches {address} controls llamadash", "leave out --no-auth")
@@ -10434,12 +10664,13 @@ def service_options(config: Config) -> list[str]:
     default = Config()
     values = {"--host": config.host, "--port": config.port, "--data-dir": config.data_dir,
               "--llama-server": config.llama_server and program_path(config.llama_server),
-              "--engine-host": config.engine_host, "--engine-port": config.engine_port,
+              "--api-host": config.api_host, "--api-port": config.api_port,
               "--tls-cert": config.tls_cert, "--tls-key": config.tls_key, "--log-level": config.log_level,
               "--sockets-per-address": config.sockets_per_address, "--request-rate": config.request_rate}
     unset = {"--host": default.host, "--port": default.port, "--data-dir": default.data_dir,
              "--sockets-per-address": default.sockets_per_address, "--request-rate": default.request_rate}
-    lists = {"--models-dir": config.models_dirs, "--allow-host": config.allow_hosts,
+    lists = {"--upstream": tuple("=".join(item) for item in config.upstreams if item[1] != config.llama_server),
+             "--models-dir": config.models_dirs, "--allow-host": config.allow_hosts,
              "--allow-origin": config.allow_origins, "--trusted-proxy": config.trusted_proxies}
     options = [f"{name}={value}" for name, value in values.items() if value is not None and value != unset.get(name)]
     options += [f"{name}={value}" for name, items in lists.items() for value in items or ()]
@@ -10561,7 +10792,7 @@ class Dash:
         self.access = Access(self)
         self.hub = Hub(self)
         self.library = Library(self)
-        self.builds = Builds(self)
+        self.builds = Builds(config)
         self.pool = Pool(self)
         self.requests = Requests(self)
         self.upstreams = Upstreams(self)
@@ -10588,8 +10819,7 @@ class Dash:
         config = self.db.config()
         saved = {**good_values(config, CONFIG_FIELDS), "revision": config["revision"]}
         fixed = {
-            "engine_host": self.config.engine_host,
-            "engine_port": self.config.engine_port,
+            "api_host": self.config.api_host, "api_port": self.config.api_port,
             "models_dirs": None if self.config.models_dirs is None else [str(path) for path in self.config.models_dirs],
         }
         values = {**ENGINE_DEFAULTS, **saved, **{key: value for key, value in fixed.items() if value is not None}}
@@ -10912,7 +11142,7 @@ async def system_info(dash: Dash) -> Json:
         "cpu": {"model": await asyncio.to_thread(processor_name),
                 "cores": psutil.cpu_count(logical=False), "threads": psutil.cpu_count()},
         "memory": {"total": metrics["memory_total"], "used": metrics["memory_used"]},
-        "gpus": metrics["gpus"], "engine": dash.engine.snapshot(), "process": metrics["process"],
+        "gpus": metrics["gpus"], "engine": dash.gateway.snapshot(), "process": metrics["process"],
         "database": {"path": str(database), "size": files_size(*parts)},
         "paths": {"data": str(dash.config.data_dir), "script": str(HERE / "llamadash.py"),
                   "models": [str(folder) for folder in dash.folders()]},
@@ -10965,7 +11195,7 @@ async def system_import(dash: Dash, *, document: dict[str, Any], dryRun: bool = 
         for id, changes in plan["models"].items():
             model = dash.db.update_model(id, dash.db.get_model(id)["revision"], changes)
             await dash.broadcast("models:updated", {"model": dash.with_state(model)})
-        await dash.engine.offer_presets()
+        await dash.models_changed()
     changes = [{"kind": kind, "id": id, "changes": values} for kind, id, values in
                [("settings", None, plan["settings"]), ("config", None, plan["config"]),
                 *(("model", id, values) for id, values in plan["models"].items())] if values]
@@ -11054,9 +11284,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     opt("--port", type=port_number, metavar="PORT", help="port to listen on, 0 for a free one (3000)")
     opt("--data-dir", type=Path, metavar="DIR", help="where the database and the keys are kept (data beside this file)")
     opt("--models-dir", action="append", metavar="DIR", help="folder with GGUF models; may be repeated")
-    opt("--llama-server", metavar="PROGRAM|URL", help="llama-server to run, or the address of a running one")
-    opt("--engine-host", metavar="ADDRESS", help="address that the engine listens on (127.0.0.1)")
-    opt("--engine-port", type=port_number, metavar="PORT", help="port that the engine listens on (8080)")
+    opt("--llama-server", metavar="PROGRAM|URL", help="llama-server to run, or the address of a server elsewhere")
+    opt("--api-host", "--engine-host", metavar="ADDRESS", help="address of the models' API (127.0.0.1)")
+    opt("--api-port", "--engine-port", type=port_number, metavar="PORT", help="port of the models' API (8080)")
+    opt("--upstream", action="append", metavar="NAME=URL", help="server elsewhere whose models are offered here as "
+        "NAME/MODEL; may be repeated")
     opt("--no-auth", action="store_true", help="let everybody in who can connect")
     opt(
         "--allow-host", action="append", metavar="NAME", help="further name this machine is reached by; may be repeated"
@@ -11083,8 +11315,8 @@ def command_line() -> argparse.ArgumentParser:
     add_options(options)
     parser = argparse.ArgumentParser(
         prog="llamadash.py",
-        description="The dashboard for llama.cpp on your own box.",
-        epilog="Each option has an environment variable: --engine-port is LLAMADASH_ENGINE_PORT.",
+        description="The async proxy and dashboard for llama.cpp on your own box.",
+        epilog="Each option has an environment variable: --api-port is LLAMADASH_API_PORT.",
         parents=[options],
     )
     parser.add_argument("--version", action="version", version=f"llamadash {__version__}")
@@ -11116,9 +11348,9 @@ def environment_options(parser: argparse.ArgumentParser) -> list[str]:
     """The command-line arguments that the LLAMADASH_* variables stand for; lists are separated like PATH."""
     arguments = []
     for action in parser._actions:
-        option = next((name for name in action.option_strings if name.startswith("--")), "")
-        value = os.environ.get(variable_of(option)) if option not in ("", "--help", "--version") else None
-        if value is None or value == "":
+        options = [name for name in action.option_strings if name.startswith("--") and name not in ("--help", "--version")]
+        option = next((name for name in options if os.environ.get(variable_of(name))), "")  # also by its old name
+        if not (value := os.environ.get(variable_of(option)) if option else None):
             continue
         if isinstance(action, argparse._AppendAction):
             separator = os.pathsep if option == "--models-dir" else ","
@@ -11159,8 +11391,15 @@ def configured(options: Json, fixed: dict[str, str]) -> Config:
     if "models_dir" in options:
         values["models_dirs"] = tuple(Path(path).expanduser().absolute() for path in options["models_dir"])
         fixed = {**fixed, "models_dirs": fixed["models_dir"]}
-    if not (given_api_key() or "").isprintable():
-        sys.exit(usage_error("the engine's API key is one line of text"))
+    if not all(key.isprintable() for key in given_api_keys()):
+        sys.exit(usage_error("an API key is one line of text"))
+    upstreams = [item.partition("=")[::2] for item in options.get("upstream", ())]
+    if (server := options.get("llama_server", "")) and re.match(r"https?://", server):
+        upstreams.append((urllib.parse.urlsplit(server).hostname or "", server))
+    for name, url in upstreams:
+        if not re.fullmatch(UPSTREAM_NAME, name) or not urllib.parse.urlsplit(upstream_url(url)).hostname:
+            sys.exit(usage_error(f"--upstream is NAME=URL, not {name}={url}"))
+    values["upstreams"] = tuple(dict(upstreams).items())
     data_dir = Path(options.get("data_dir", HERE / "data")).expanduser().absolute()
     return Config(**{**values, "auth": not options.get("no_auth"), "data_dir": data_dir, "fixed": fixed})
 
