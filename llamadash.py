@@ -711,7 +711,7 @@ def config_result(dash: Dash) -> Json:
             for path in looked
         ],
         "llama_server": {"value": dash.config.llama_server, "fixed": "llama_server" in dash.config.fixed},
-        "skipped": skipped_told(dash.library.skipped),
+        "skipped": skipped_for_clients(dash.library.skipped),
     }
 
 
@@ -3672,12 +3672,11 @@ def merge_scan(rows: list[Json], found: list[Json]) -> tuple[list[Json], list[Js
     for row in rows:
         known.setdefault(row["path"], []).append(row)
     known |= moved_rows(known, found)
-    taken = {row["id"].lower(): 1 for row in rows}
+    taken = dict.fromkeys(entry_names(rows), 1)
     new, changed, seen = [], [], set()
     for model in found:
         if model["path"] not in known:
-            new.append({"id": free_id(model["stem"], taken), "name": model["name"], "source": "folder",
-                        "favorite": False, "parameters": {}, **{name: model[name] for name in FILE_COLUMNS}})
+            new.append(new_entry(free_id(model["stem"], taken), model["name"], model))
         for row in known.get(model["path"], ()):
             seen.add(row["id"])
             if changes := {name: model[name] for name in FILE_COLUMNS if model[name] != row[name]}:
@@ -3685,7 +3684,26 @@ def merge_scan(rows: list[Json], found: list[Json]) -> tuple[list[Json], list[Js
     return new, changed, [row["id"] for row in rows if row["id"] not in seen and not row["missing"]]
 
 
-def skipped_told(skipped: list[Json]) -> list[Json]:
+def new_entry(id: str, name: str, model: Json) -> Json:
+    """The row of a new entry for the file that `model`, a row or what a scan found, describes."""
+    return {"id": id, "name": name, "source": "folder", "favorite": False, "parameters": {}, "aliases": [],
+            **{column: model[column] for column in FILE_COLUMNS}}
+
+
+def entry_names(rows: list[Json]) -> dict[str, Json]:
+    """The rows by every name that clients may use for them, in lower case: ids and aliases."""
+    return {name.lower(): row for row in rows for name in (row["id"], *row["aliases"])}
+
+
+def check_entry_names(names: Iterable[str], rows: list[Json], field: str, own: str | None = None) -> None:
+    """Conflict where one of `names` is the id or an alias of an entry other than `own`."""
+    known = entry_names(rows)
+    for name in names:
+        if (other := known.get(name.lower())) and other["id"] != own:
+            raise Conflict(f"{name} already names {other['name']} ({other['id']}).", field=field, current=other)
+
+
+def skipped_for_clients(skipped: list[Json]) -> list[Json]:
     """`skipped` as clients get it: of more than MAX_SKIPPED some of each folder and reason, and how many more."""
     if len(skipped) <= MAX_SKIPPED:
         return skipped
@@ -3694,14 +3712,14 @@ def skipped_told(skipped: list[Json]) -> list[Json]:
         kind = item["reason"][:REASON_START]
         groups.setdefault((os.path.dirname(item["path"]), kind), []).append(item)
     each = max(1, (MAX_SKIPPED - 1) // len(groups) - 1)
-    told = []
+    shown = []
     for (folder, _), items in groups.items():
-        told += items[:each]
+        shown += items[:each]
         if len(items) > each:
-            told.append({"path": folder, "reason": f"{len(items) - each:,} more like the last one"})
+            shown.append({"path": folder, "reason": f"{len(items) - each:,} more like the last one"})
     rest = len(skipped) - MAX_SKIPPED + 1
-    return told if len(told) <= MAX_SKIPPED else [
-        *told[:MAX_SKIPPED - 1], {"path": "…", "reason": f"about {rest:,} more, in other folders"}]
+    return shown if len(shown) <= MAX_SKIPPED else [
+        *shown[:MAX_SKIPPED - 1], {"path": "…", "reason": f"about {rest:,} more, in other folders"}]
 
 
 class ScanStoppedError(Exception):
@@ -3745,7 +3763,7 @@ class Library:
                  len(changed), len(missing), len(found.skipped), time.monotonic() - started)
         await self.changed()
         return {"added": len(new), "updated": len(changed), "missing": len(missing),
-                "skipped": skipped_told(self.skipped), "total": len(models)}
+                "skipped": skipped_for_clients(self.skipped), "total": len(models)}
 
     async def in_thread(self, folders: list[Path], rows: list[Json]) -> ScanResult:
         """Run scan_folders in a thread, broadcasting how far it is."""
@@ -3759,12 +3777,12 @@ class Library:
         warned = {item["path"]: item["reason"] for item in self.skipped}
         thread = asyncio.ensure_future(asyncio.to_thread(scan_folders, folders, rows, report, warned=warned))
         thread.add_done_callback(lambda ended: ended.cancelled() or ended.exception())  # maybe nobody waits any more
-        told: list[int] = []
+        sent: list[int] = []
         try:
             while not (await asyncio.wait([thread], timeout=self.SCAN_BROADCAST))[0]:
-                if progress != told:
-                    told = list(progress)
-                    await self.dash.broadcast("models:scan", {"done": told[0], "total": told[1]})
+                if progress != sent:
+                    sent = list(progress)
+                    await self.dash.broadcast("models:scan", {"done": sent[0], "total": sent[1]})
         finally:
             stop.set()
         await self.dash.broadcast("models:scan", {"done": progress[1], "total": progress[1]})
@@ -3796,21 +3814,28 @@ class Library:
 
     # single models
 
-    async def add(self, path: str, *, name: str | None = None, parameters: Json | None = None,
-                  favorite: bool | None = None, source: str = "import") -> Json:
-        """Add the model whose file, or one of whose shards, is at `path`; InvalidRequest says why it cannot be."""
+    async def add(self, path: str, *, id: str | None = None, name: str | None = None, source: str = "import",
+                  **chosen: Any) -> Json:
+        """Add an entry for the model whose file, or one of whose shards, is at `path`: a variant where it is listed.
+
+        InvalidRequest says why the file cannot be used, Conflict which entry has the id, an alias or the name already.
+        """
         async with self.changing:
             rows = self.dash.db.models()
-            found, same = await asyncio.to_thread(find_model, path, self.dash.folders(), rows)
-            if same:
-                raise Conflict(f"{path} is in the list already, as {same['id']}", field="model.path", current=same)
-            present = [row for row in rows if not row["missing"]]
-            new, changed, _ = merge_scan(rows, [*present, found])
-            chosen = {"source": source, **{key: value for key, value in (
-                ("name", name), ("parameters", parameters), ("favorite", favorite)) if value is not None}}
+            found, entries = await asyncio.to_thread(find_model, path, self.dash.folders(), rows)
+            if same := next((row for row in entries if name in (None, row["name"])), None):
+                raise Conflict(f"{path} is in the list already, as {same['id']}", field="model.name", current=same)
+            check_entry_names([id] if id else [], rows, "model.id")
+            check_entry_names(chosen.get("aliases", ()), rows, "model.aliases")
+            new, changed, _ = merge_scan(rows, [*(row for row in rows if not row["missing"]), found])
+            if entries or (id and changed):
+                free = free_id(name or found["stem"], dict.fromkeys(entry_names(rows), 1))
+                new = [new_entry(free, name or found["name"], entries[0] if entries else found)]
+            added = (new or changed)[0]
+            added |= {"source": source, **chosen, **({"name": name} if name else {}), **({"id": id} if id else {})}
             self.ignore(found["path"], False)
-            self.dash.db.apply_scan([{**row, **chosen} for row in new], [{**row, **chosen} for row in changed], [])
-        model: Json = self.dash.model((new or changed)[0]["id"])
+            self.dash.db.apply_scan(new, changed, [])
+        model: Json = self.dash.model(added["id"])
         await self.dash.broadcast("models:created", {"model": model})
         await self.dash.models_changed()
         return model
@@ -3819,17 +3844,21 @@ class Library:
         """Take the model off the list, with its files if wanted; the bytes that the disk got back."""
         async with self.changing:
             row = self.dash.db.get_model(id)
+            others = [other for other in self.dash.db.models() if other["id"] != id]
+            variants = [other["name"] for other in others if other["path"] == row["path"]]
+            if delete_file and variants:
+                raise InvalidRequest(f"Its file is also used by {', '.join(variants)}. Delete those first, or keep "
+                                     "the file.", field="deleteFile")
             if self.dash.model(id)["status"] in ("waiting", "loading", "loaded"):
                 await self.dash.pool.unload(id, "deleted")
-            freed, others = 0, [other for other in self.dash.db.models() if other["id"] != id]
-            alone = row["path"] not in {other["path"] for other in others}
+            freed = 0
             if delete_file:
                 freed = await asyncio.to_thread(delete_files, row, others, self.dash.folders())
-            elif alone and await asyncio.to_thread(os.path.exists, row["path"]):
+            elif not variants and await asyncio.to_thread(os.path.exists, row["path"]):
                 self.ignore(row["path"], True)
             self.dash.db.delete_model(id)
             self.dash.pool.forget(id)
-            if alone:
+            if not variants:
                 self.dash.downloads.forget(row["path"])
         return freed
 
@@ -3841,8 +3870,8 @@ class Library:
             return None
 
 
-def find_model(path: str, folders: list[Path], rows: list[Json]) -> tuple[Json, Json | None]:
-    """The scan's row of the one model at `path`, and the row that lists it already.
+def find_model(path: str, folders: list[Path], rows: list[Json]) -> tuple[Json, list[Json]]:
+    """The scan's row of the one model at `path`, and the entries that list it already.
 
     InvalidRequest if there is none, or not inside `folders`.
     """
@@ -3858,8 +3887,7 @@ def find_model(path: str, folders: list[Path], rows: list[Json]) -> tuple[Json, 
     for model in found.models:
         if absolute == model["path"] or absolute in model["shards"]:
             real = os.path.realpath(model["path"])
-            there = (row for row in rows if not row["missing"] and os.path.realpath(row["path"]) == real)
-            return model, next(there, None)
+            return model, [row for row in rows if not row["missing"] and os.path.realpath(row["path"]) == real]
     reason = next((item["reason"] for item in found.skipped if item["path"] == absolute), "not a model")
     raise InvalidRequest(f"{path}: {reason}", field="model.path")
 
@@ -3894,9 +3922,14 @@ def delete_files(row: Json, others: list[Json], folders: list[Path]) -> int:
     return sum(doomed.values())
 
 
-MODEL_CHANGES: dict[str, Any] = {"name": Annotated[str, Length(1, MAX_NAME)], "favorite": bool,
-                                 "parameters": dict[str, Any]}
-IMPORT_FIELDS: dict[str, Any] = {**MODEL_CHANGES, "path": Annotated[str, Length(1, MAX_TEXT)]}
+MODEL_CHANGES: dict[str, Any] = {
+    "name": Annotated[str, Length(1, MAX_NAME)], "favorite": bool, "parameters": dict[str, Any],
+    "aliases": Annotated[list[str], Length(0, 32)], "build": Annotated[str, Length(1, 128)] | None, "pinned": bool,
+    "preferred": bool, "idle": Annotated[int, Range(0, 31_536_000)] | None,
+    "tags": Annotated[list[Annotated[str, Length(1, 64)]], Length(0, 32)]}
+IMPORT_FIELDS: dict[str, Any] = {**MODEL_CHANGES, "path": Annotated[str, Length(1, MAX_TEXT)], "id": ModelId}
+ENTRY_ID = r"[A-Za-z0-9._-]{1,96}"
+ALIAS = r"[A-Za-z0-9._:/@+-]{1,128}"
 
 
 def checked_fields(values: Json, kinds: dict[str, Any], field: str, folders: list[Path]) -> Json:
@@ -3912,8 +3945,14 @@ def checked_fields(values: Json, kinds: dict[str, Any], field: str, folders: lis
         result[name] = checked(value, kinds[name], at)
         if name == "parameters":
             result[name] = validated_parameters(value, folders, at)
-        elif name == "name" and clean_text(value) != value:
+        elif name == "id" and not re.fullmatch(ENTRY_ID, value):
+            raise InvalidRequest(f"{at} may have letters, digits, dots, dashes and underscores only", field=at)
+        elif name == "aliases" and not all(re.fullmatch(ALIAS, item) for item in value):
+            raise InvalidRequest(f"{at} may have letters, digits and . _ : / @ + - only, 128 in each", field=at)
+        elif name in ("name", "tags") and any(clean_text(item) != item for item in ([value], value)[name == "tags"]):
             raise InvalidRequest(f"{at} must be one line without blanks around it", field=at)
+        if name in ("aliases", "tags"):
+            result[name] = list({item.lower(): item for item in value}.values())
     return result
 
 
@@ -3937,7 +3976,7 @@ async def models_scan(dash: Dash) -> Json:
 
 @on("models:create", error="CREATE_MODEL_FAILED")
 async def models_create(dash: Dash, *, model: dict[str, Any]) -> Json:
-    """Add a GGUF file that lies in a model folder: {name, path, parameters?, favorite?}."""
+    """Add a GGUF file that lies in a model folder, or a variant of one: {name, path, id?, parameters?, aliases?, …}."""
     wanted = checked_fields(model, IMPORT_FIELDS, "model", dash.folders())
     for name in ("name", "path"):
         if name not in wanted:
@@ -3947,11 +3986,12 @@ async def models_create(dash: Dash, *, model: dict[str, Any]) -> Json:
 
 @on("models:update", error="UPDATE_MODEL_FAILED")
 async def models_update(dash: Dash, *, id: ModelId, revision: int, changes: dict[str, Any]) -> Json:
-    """Change a model's name, favourite flag or parameters."""
-    dash.db.update_model(id, revision, checked_fields(changes, MODEL_CHANGES, "changes", dash.folders()))
+    """Change what is the user's of a model: its names, parameters, build, tags, and when it is in memory."""
+    changes = checked_fields(changes, MODEL_CHANGES, "changes", dash.folders())
+    check_entry_names(changes.get("aliases", ()), dash.db.models(), "changes.aliases", own=id)
+    dash.db.update_model(id, revision, changes)
+    await dash.models_changed()
     await dash.broadcast("models:updated", {"model": dash.model(id)})
-    if "parameters" in changes:
-        await dash.models_changed()
     return {"model": dash.model(id)}
 
 
@@ -4921,7 +4961,6 @@ MAX_LOG_LINE = 8192  # bytes; the rest of a longer line is dropped
 LOG_BLOCK = 65536  # bytes read from a pipe at once
 MAX_LINE_RATE = 5000  # lines a second of one process that are looked at; of more, only those that may matter
 YIELD_LINES = 128  # looked at (about 2 ms) before everyone else gets a turn
-LOG_LINES_PER_SECOND = 300  # of one source into the journal; the rest is counted and said
 LAST_LINES = 80  # of a process's output, kept to explain why it ended
 MAX_STAGE = 64  # characters of what the engine calls a part of a load
 MAX_STATE_LINE = 2**20  # bytes of a state: its payload describes the model
@@ -4984,35 +5023,6 @@ class LineSplitter:
             self.partial = b""
         self.partial = (self.partial + last[:self.limit])[:self.limit]
         return [line[:self.limit] for line in lines]
-
-
-class Flood:
-    """Lets a bounded number of lines a second through for each source and counts the rest."""
-
-    def __init__(self, limit: int = LOG_LINES_PER_SECOND) -> None:
-        self.limit = limit
-        self.second = 0
-        self.passed: dict[str, int] = {}
-        self.held: dict[str, int] = {}
-
-    def allows(self, source: str, now: float) -> bool:
-        """Whether one more line of `source` may pass at `now` (s)."""
-        if int(now) != self.second:
-            self.second = int(now)
-            self.passed.clear()
-        count = self.passed[source] = self.passed.get(source, 0) + 1
-        if count > self.limit:
-            self.hold(source)
-        return count <= self.limit
-
-    def hold(self, source: str) -> None:
-        """Count a line of `source` that is not let through."""
-        self.held[source] = self.held.get(source, 0) + 1
-
-    def suppressed(self) -> dict[str, int]:
-        """How many lines of each source were held back since this was last asked."""
-        counts, self.held = self.held, {}
-        return counts
 
 
 class LogLine(NamedTuple):
@@ -11164,14 +11174,13 @@ def system_warnings(dash: Dash, metrics: Json) -> list[str]:
 EXPORT_FORMAT = "llamadash"
 EXPORT_VERSION = 1
 EXPORT_FIELDS = ("format", "version", "exported_at", "settings", "config", "models")
-EXPORTED_MODEL: dict[str, Any] = {**IMPORT_FIELDS, "id": ModelId}
 MAX_IMPORTED = 5000  # models in a document; checking them takes a tenth of a second
 
 
 @on("system:export", error="EXPORT_SYSTEM_FAILED", cost=5)
 async def system_export(dash: Dash) -> Json:
     """Everything but history, as one document: settings, configuration and each model's parameters."""
-    models = [{key: row[key] for key in ("id", "name", "path", "favorite", "parameters")} for row in dash.db.models()]
+    models = [{key: row[key] for key in IMPORT_FIELDS} for row in dash.db.models()]
     config = good_values(dash.db.config(), CONFIG_FIELDS)
     return {"document": {"format": EXPORT_FORMAT, "version": EXPORT_VERSION, "exported_at": now_ms(),
                          "settings": dash.settings(), "config": config, "models": models}}
@@ -11248,20 +11257,29 @@ def with_files_here(parameters: Any, folders: list[Path], at: str, warnings: lis
 
 def imported_models(dash: Dash, document: Json, rows: list[Json], warnings: list[str]) -> dict[str, Json]:
     """What the document changes of each model, by id; `warnings` gets those that are not here."""
-    by_id, by_path = ({row[key]: row for row in rows} for key in ("id", "path"))
+    by_id, names, by_path = {row["id"]: row for row in rows}, entry_names(rows), dict[str, list[Json]]()
+    for row in rows:
+        by_path.setdefault(row["path"], []).append(row)
     folders, models = dash.folders(), dict[str, Json]()
     listed = Annotated[list[dict[str, Any]], Length(0, MAX_IMPORTED)]
     for at, item in enumerate(checked(document.get("models", []), listed, "document.models")):
         id = checked(item.get("id"), ModelId, f"document.models.{at}.id")
         path = str(item.get("path", ""))
-        row = by_path.get(path, by_id.get(id))  # an id alone may be another's: they follow the order of discovery
+        variants = by_path.get(path, [by_id[id]] if id in by_id else [])
+        # an id alone may be another's: they follow the order of discovery
+        fitting = [row for row in variants if row["id"] == id or (len(variants) == 1 and row["id"] not in models)]
+        row = fitting[0] if fitting else None
         if row is None or (path and os.path.basename(path) != os.path.basename(row["path"])):
             warnings.append(f"there is no model {id} here")
             continue
         if "parameters" in item:
             parameters = with_files_here(item["parameters"], folders, f"document.models.{at}.parameters", warnings)
             item = {**item, "parameters": parameters}
-        wanted = checked_fields(item, EXPORTED_MODEL, f"document.models.{at}", folders)
+        wanted = checked_fields(item, IMPORT_FIELDS, f"document.models.{at}", folders)
+        taken = [alias for alias in wanted.get("aliases", ()) if names.get(alias.lower(), row)["id"] != row["id"]]
+        if taken:
+            warnings.append(f"{', '.join(taken)} names another model here and is left out")
+            wanted["aliases"] = [alias for alias in wanted["aliases"] if alias not in taken]
         models[row["id"]] = {key: wanted[key] for key in MODEL_CHANGES if key in wanted and wanted[key] != row[key]}
     return {id: changes for id, changes in models.items() if changes}
 

@@ -1786,13 +1786,13 @@ def test_what_is_skipped_is_told_fairly(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(llamadash, "MAX_SKIPPED", 20)
     many = [{"path": f"/a/{at:05}.gguf", "reason": f"incomplete, {at} of 9 bytes"} for at in range(10_000)]
     few = [{"path": "/a/x.gguf", "reason": "the file is empty"}, {"path": "/b/y.gguf", "reason": "not a GGUF file"}]
-    assert llamadash.skipped_told(many[:20]) == many[:20]
-    told = llamadash.skipped_told([*many, *few])
+    assert llamadash.skipped_for_clients(many[:20]) == many[:20]
+    told = llamadash.skipped_for_clients([*many, *few])
     assert len(told) <= 20 and all(item in told for item in few)
     listed = sum(item in many for item in told)
     assert listed >= 5 and {"path": "/a", "reason": f"{10_000 - listed:,} more like the last one"} in told
     spread = [{"path": f"/{at}/x.gguf", "reason": "the file is empty"} for at in range(100)]
-    assert len(llamadash.skipped_told(spread)) == 20 and "81 more" in llamadash.skipped_told(spread)[-1]["reason"]
+    assert len(llamadash.skipped_for_clients(spread)) == 20 and "81 more" in llamadash.skipped_for_clients(spread)[-1]["reason"]
 
 
 def test_hugging_face_cache(tmp_path: Path) -> None:
