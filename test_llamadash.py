@@ -1976,12 +1976,37 @@ def test_merge_keeps_what_is_the_users() -> None:
     assert ([row["id"] for row in new], changed) == (["b-2", "b-3"], [])
 
 
+class StubPool:
+    """What the library asks of the models in memory, only noted."""
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+        self.statuses: dict[str, str] = {}
+        self.memories = [CPU]
+
+    def state(self, row: Json) -> Json:
+        return {"status": "missing" if row["missing"] else self.statuses.get(row["id"], "unloaded")}
+
+    def sync(self) -> None:
+        self.calls.append("sync")
+
+    async def unload(self, id: str, reason: str) -> None:
+        self.calls.append(f"unload {id}: {reason}")
+
+    def forget(self, id: str) -> None:
+        self.calls.append(f"forget {id}")
+
+    def memories_of(self, row: Json) -> list[Json]:
+        return self.memories
+
+
 @pytest.fixture
 def stocked(tmp_path: Path) -> Iterator[StubDash]:
     """A Dash with a.gguf and b.gguf in its model folder."""
     for name in "ab":
         write_model(tmp_path / "models" / f"{name}.gguf", general__name=f"Model {name}x")
     stub = StubDash(tmp_path)
+    stub.pool = StubPool()  # type: ignore[assignment]
     yield stub
     stub.db.close()
 
@@ -1992,7 +2017,7 @@ def test_scan_answers_and_tells(stocked: StubDash) -> None:
     assert [event for event, _ in stocked.seen] == ["models:scan", "models:list"]
     assert stocked.seen[0][1] == {"done": 2, "total": 2}
     assert [model["id"] for model in stocked.ask("models:list")["models"]] == ["a", "b"]
-    assert stocked.engine.calls == ["apply"]
+    assert stocked.pool.calls == ["sync"]
     os.unlink(stocked.models_folder / "a.gguf")
     (stocked.models_folder / "c.gguf").write_text("broken")
     result = stocked.ask("models:scan")
@@ -2082,7 +2107,18 @@ def test_names_survive_scans(stocked: StubDash) -> None:
     ("models:estimate", {"parameters": {"nonsense": 1}}, "parameters.nonsense"),
     ("models:create", {"model": {}}, "model.name"), ("models:create", {"model": {"name": "x"}}, "model.path"),
     ("models:create", {"model": {"name": "x", "path": 1}}, "model.path"),
-    ("models:create", {"model": {"name": "x", "path": "/x.gguf", "id": "y"}}, "model.id"),
+    ("models:create", {"model": {"name": "x", "path": "/x.gguf", "id": "y z"}}, "model.id"),
+    ("models:create", {"model": {"name": "x", "path": "/x.gguf", "aliases": ["ok", "y z"]}}, "model.aliases"),
+    ("models:create", {"model": {"name": "x", "path": "/x.gguf", "revision": 1}}, "model.revision"),
+    ("models:update", {"changes": {"aliases": ["x" * 129]}}, "changes.aliases"),
+    ("models:update", {"changes": {"aliases": "x"}}, "changes.aliases"),
+    ("models:update", {"changes": {"aliases": [""]}}, "changes.aliases"),
+    ("models:update", {"changes": {"idle": -1}}, "changes.idle"),
+    ("models:update", {"changes": {"idle": 31_536_001}}, "changes.idle"),
+    ("models:update", {"changes": {"pinned": None}}, "changes.pinned"),
+    ("models:update", {"changes": {"build": ""}}, "changes.build"),
+    ("models:update", {"changes": {"tags": ["a\nb"]}}, "changes.tags"),
+    ("models:update", {"changes": {"last_used_at": 1}}, "changes.last_used_at"),
     ("models:create", {"model": {"name": "x", "path": "/etc/passwd"}}, "model.path"),
     ("models:create", {"model": {"name": "x", "path": "relative.gguf"}}, "model.path"),
     ("models:create", {"model": {"name": "x", "path": "{folder}/../other/x.gguf"}}, "model.path"),
@@ -2123,6 +2159,71 @@ def test_create_and_conflict(stocked: StubDash) -> None:
     assert stocked.ask("models:get", id="a")["model"]["name"] == "Mine"
 
 
+def test_variants_of_a_file(stocked: StubDash) -> None:
+    """A listed file can have further entries, each with its own names; a scan and a move keep all of them in step."""
+    stocked.ask("models:scan")
+    path = str(stocked.models_folder / "a.gguf")
+    quick = stocked.ask("models:create", model={"name": "Quick one", "path": path, "parameters": {"ctx-size": 512},
+                                                "aliases": ["gpt-4o", "team/quick:1"]})["model"]
+    assert (quick["id"], quick["path"], quick["aliases"]) == ("Quick-one", path, ["gpt-4o", "team/quick:1"])
+    assert stocked.ask("models:create", model={"name": "Slow", "path": path, "id": "slow.1"})["model"]["id"] == "slow.1"
+    for taken, field in ({"name": "Slow"}, "model.name"), ({"id": "SLOW.1"}, "model.id"), ({"id": "B"}, "model.id"), (
+            {"id": "GPT-4o"}, "model.id"), ({"aliases": ["x", "a"]}, "model.aliases"):
+        with pytest.raises(llamadash.Conflict) as refused:
+            stocked.ask("models:create", model={"name": "New", "path": path, **taken})
+        assert refused.value.field == field
+    entries = ["Quick-one", "a", "slow.1"]
+    assert stocked.ask("models:scan")["updated"] == 0
+    os.rename(path, stocked.models_folder / "a.away")
+    assert stocked.ask("models:scan")["missing"] == 3
+    os.rename(stocked.models_folder / "a.away", path)
+    write_model(Path(path), general__file_type=7)
+    assert stocked.ask("models:scan")["updated"] == 3
+    (stocked.models_folder / "deeper").mkdir()
+    os.rename(path, stocked.models_folder / "deeper" / "a.gguf")
+    result = stocked.ask("models:scan")
+    assert (result["added"], result["updated"], result["missing"]) == (0, 3, 0)
+    rows = {row["id"]: row for row in stocked.models() if row["path"].endswith("a.gguf")}
+    assert sorted(rows) == entries and rows["Quick-one"]["parameters"] == {"ctx-size": 512}
+    assert {row["path"] for row in rows.values()} == {str(stocked.models_folder / "deeper" / "a.gguf")}
+    assert {row["quantization"] for row in rows.values()} == {"Q8_0"} and not any(
+        row["missing"] for row in rows.values())
+
+
+def test_a_file_goes_with_its_last_entry(stocked: StubDash) -> None:
+    """The file of several entries is not deleted with one of them, and stays listed while there is another."""
+    stocked.ask("models:scan")
+    path = stocked.models_folder / "a.gguf"
+    stocked.ask("models:create", model={"name": "Other", "path": str(path)})
+    with pytest.raises(llamadash.InvalidRequest, match="also used by Model ax"):
+        stocked.ask("models:delete", id="Other", deleteFile=True)
+    assert len(stocked.models()) == 3
+    assert stocked.ask("models:delete", id="a") == {"id": "a", "freed": 0}
+    assert stocked.ask("models:scan")["added"] == 0
+    assert stocked.ask("models:delete", id="Other", deleteFile=True)["freed"] > 0
+    assert not path.exists()
+
+
+def test_what_is_the_users_of_an_entry(stocked: StubDash) -> None:
+    """Names, build, and when a model is in memory can be changed; no two entries have a name in common."""
+    stocked.ask("models:scan")
+    changes = {"aliases": ["x", "X", "y"], "build": "b9246", "pinned": True, "preferred": True, "idle": 60,
+               "tags": ["work", "draft"]}
+    model = stocked.ask("models:update", id="a", revision=1, changes=changes)["model"]
+    assert {key: model[key] for key in changes} == {**changes, "aliases": ["X", "y"]}
+    for alias in ("x", "A"):
+        with pytest.raises(llamadash.Conflict, match=r"\(a\)"):
+            stocked.ask("models:update", id="b", revision=1, changes={"aliases": [alias]})
+    model = stocked.ask("models:update", id="a", revision=2, changes={"build": None, "idle": None, "aliases": ["Y"]})
+    assert [model["model"][key] for key in ("build", "idle", "aliases", "pinned")] == [None, None, ["Y"], True]
+    document = stocked.ask("system:export")["document"]
+    document["models"][0] = {**document["models"][0], "aliases": ["b", "new"], "tags": []}
+    document["models"].append({**document["models"][0], "id": "variant", "aliases": ["other"]})
+    plan = stocked.ask("system:import", document=document)
+    assert plan["changes"] == [{"kind": "model", "id": "a", "changes": {"aliases": ["new"], "tags": []}}]
+    assert plan["warnings"] == ["b names another model here and is left out", "there is no model variant here"]
+
+
 def test_create_beside_a_file_of_the_same_name(stocked: StubDash) -> None:
     """A copy in another folder is a model of its own and takes nothing from the first."""
     stocked.ask("models:scan")
@@ -2136,10 +2237,11 @@ def test_create_beside_a_file_of_the_same_name(stocked: StubDash) -> None:
 def test_delete_from_the_list(stocked: StubDash) -> None:
     """A model taken off the list stays off it, its file untouched, until it is added again."""
     stocked.ask("models:scan")
-    stocked.engine.states["a"] = "loaded"
+    stocked.pool.statuses["a"] = "loaded"
+    stocked.pool.calls.clear()
     path = stocked.models_folder / "a.gguf"
     assert stocked.ask("models:delete", id="a") == {"id": "a", "freed": 0}
-    assert "unload a" in stocked.engine.calls
+    assert stocked.pool.calls == ["unload a: deleted", "forget a", "sync"]
     assert ("models:deleted", {"id": "a"}) in stocked.seen
     assert path.exists()
     assert stocked.ask("models:scan")["total"] == 1
@@ -2200,8 +2302,7 @@ def test_estimate_of_a_model(stocked: StubDash) -> None:
     found = stocked.ask("models:estimate", id="a", parameters={"ctx-size": 1024})
     assert (found["context"], found["kvCache"]) == (1024, 2 * 2 * (16 + 16) * 2 * 1024)
     assert [device["kind"] for device in found["devices"]][-1] == "cpu"
-    stocked.sampler.latest = {"gpus": [{"name": "G", "memory_used": GB, "memory_total": 8 * GB},
-                                    {"name": "H", "memory_total": None}]}
+    stocked.pool.memories = [{"name": "G", "kind": "gpu", "free": 7 * GB, "total": 8 * GB}, CPU]
     found = stocked.ask("models:estimate", id="a")
     assert {"name": "G", "kind": "gpu", "free": 7 * GB, "total": 8 * GB}.items() <= found["devices"][0].items()
     os.unlink(stocked.models_folder / "a.gguf")
