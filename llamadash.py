@@ -2697,17 +2697,16 @@ class Placement:
         return all(not need or device["free"] is None or need + margin <= device["free"]
                    for need, device in zip(self.used(context), self.devices, strict=True))
 
-    def largest(self, most: int, margin: int = 0) -> int:
-        """The largest context up to `most` that fits, a multiple of CONTEXT_STEP, or 0."""
-        low, high = 0, most // CONTEXT_STEP
+    def largest(self, limit: int, margin: int = 0) -> int:
+        """The largest context up to `limit` that fits, a multiple of CONTEXT_STEP, or 0."""
+        low, high = 0, limit // CONTEXT_STEP
         while low < high:
             middle = (low + high + 1) // 2
             low, high = (middle, high) if self.fits(middle * CONTEXT_STEP, margin) else (low, middle - 1)
         return low * CONTEXT_STEP
 
-
-    def chosen(self, most: int) -> int:
-        """The context up to `most` that the engine takes where none is set, 0 where it takes its least.
+    def chosen(self, limit: int) -> int:
+        """The context up to `limit` that the engine takes where none is set, 0 where it takes its least.
 
         It shrinks the context before it leaves layers to the CPU, and without a GPU counts on all of main memory.
         """
@@ -2716,7 +2715,7 @@ class Placement:
             devices = [{**device, "free": device["total"]} for device in devices]
         elif number_of(parameters, "n-gpu-layers", -1) == -1:
             parameters = {**parameters, "n-gpu-layers": "all"}
-        return Placement(self.shape, self.run, self.model, parameters, devices).largest(most, FIT_MARGIN)
+        return Placement(self.shape, self.run, self.model, parameters, devices).largest(limit, FIT_MARGIN)
 
 
 def estimate_memory(model: Json, parameters: Json, devices: list[Json], header: GGUFHeader | None = None) -> Json:
@@ -8401,7 +8400,7 @@ RECOMMENDED: tuple[Json, ...] = (
      "text": "Small and quick, thinks before it answers; for machines with little memory."},
     {"name": "SmolLM2 1.7B Instruct", "repo": "HuggingFaceTB/SmolLM2-1.7B-Instruct-GGUF",
      "file": "smollm2-1.7b-instruct-q4_k_m.gguf", "size": 1_055_609_536, "memory": 2_300_000_000,
-     "license": "apache-2.0", "quantization": "Q4_K_M", "text": "Good English answers on any processor of today."},
+     "license": "apache-2.0", "quantization": "Q4_K_M", "text": "Good English answers on any modern CPU."},
     {"name": "Qwen3 4B", "repo": "Qwen/Qwen3-4B-GGUF", "file": "Qwen3-4B-Q4_K_M.gguf",
      "size": 2_497_280_256, "memory": 4_000_000_000, "license": "apache-2.0", "quantization": "Q4_K_M",
      "text": "The best of these: many languages, code, reasoning; a GPU or some patience helps."},
@@ -8428,6 +8427,12 @@ class Part:
     verified: bool = False
 
 
+def download_size(parts: Iterable[Part]) -> int | None:
+    """Bytes of `parts` together, or None while that of one is unknown."""
+    sizes = [part.size for part in parts]
+    return sum(size for size in sizes if size) if None not in sizes else None
+
+
 @dataclass(eq=False, repr=False)
 class Download:
     """A model on its way: one file, or shards and projector, into `place`."""
@@ -8443,8 +8448,7 @@ class Download:
     @property
     def total(self) -> int | None:
         """Bytes of all parts, or None while that of one is unknown."""
-        sizes = [part.size for part in self.parts]
-        return sum(size for size in sizes if size) if None not in sizes else None
+        return download_size(self.parts)
 
     def target(self, part: Part) -> Path:
         """Where `part` will be when all is complete."""
@@ -8471,11 +8475,26 @@ class Download:
 
     def have(self, part: Part) -> int:
         """Bytes of `part` that are on the disk."""
-        return size_of(self.partial(part)) or (size_of(self.target(part)) if part.verified else 0)
+        return files_size(self.partial(part)) or (files_size(self.target(part)) if part.verified else 0)
 
     def count(self) -> None:
         """Set `done` to the bytes that are on the disk."""
         self.done = sum(map(self.have, self.parts))
+
+    def finish(self) -> None:
+        """Give all parts their final names."""
+        for part in self.parts:
+            if (partial := self.partial(part)).exists():
+                os.replace(partial, self.target(part))
+
+    def discard(self) -> None:
+        """Remove what came so far, and the folder made for it if nothing else is in it."""
+        for part in self.parts:
+            self.partial(part).unlink(missing_ok=True)
+            part.verified = False
+        if Path(self.place).name == self.repo.rpartition("/")[2]:
+            with contextlib.suppress(OSError):
+                os.rmdir(self.place)
 
     def as_json(self) -> Json:
         """What clients see: {repo, file, done, total, bytesPerSecond, status, secondsLeft?, error?, …}."""
@@ -8492,13 +8511,6 @@ class Download:
                 "error": self.error, "parts": [dataclasses.asdict(part) for part in self.parts]}
 
 
-def size_of(path: Path) -> int:
-    """Bytes of a file; 0 where there is none."""
-    with contextlib.suppress(OSError):
-        return path.stat().st_size
-    return 0
-
-
 async def in_thread(function: Callable[..., Result], *arguments: Any) -> Result:
     """`function` in a thread, which has ended when this returns, cancelled or not: nothing writes behind our back."""
     task = asyncio.ensure_future(asyncio.to_thread(function, *arguments))
@@ -8509,13 +8521,13 @@ async def in_thread(function: Callable[..., Result], *arguments: Any) -> Result:
         raise
 
 
-def file_quantization(file: str) -> str | None:
+def download_quantization(file: str) -> str | None:
     """The quantization that a file's name tells, as Q4_K_M or UD-IQ2_XXS."""
     found = re.findall(QUANTIZATION, file)
     return re.sub(r"^FP(?=16|32)", "F", found[-1].upper()) if found else None
 
 
-def checked_file(file: str) -> str:
+def download_file(file: str) -> str:
     """`file` if it is a safe path of a GGUF file inside a repository, else InvalidRequest."""
     pieces = file.split("/")
     bad = any(not piece or piece.startswith(".") or re.search(r'[\x00-\x1f\x7f\\:*?"<>|]', piece) for piece in pieces)
@@ -8534,18 +8546,18 @@ class Source(NamedTuple):
     quantization: str | None = None
 
 
-def parsed_source(text: str, endpoint: str = HUB) -> Source:
+def download_source(text: str, endpoint: str = HUB) -> Source:
     """The source that `text` names: "user/repo", "user/repo:QUANT", or the address of a page or a file on the hub."""
     text, file = text.strip(), None
     if "://" in text or text.partition("/")[0] in HUB_HOSTS:
-        text, file = parsed_address(text if "://" in text else f"https://{text}", endpoint)
+        text, file = download_address(text if "://" in text else f"https://{text}", endpoint)
     repo, _, quantization = text.partition(":")
     if not re.fullmatch(REPO, repo) or ".." in repo:
         raise InvalidRequest("a repository is named user/repo", field="repo")
-    return Source(repo, checked_file(file) if file else None, quantization or None)
+    return Source(repo, download_file(file) if file else None, quantization or None)
 
 
-def parsed_address(text: str, endpoint: str) -> tuple[str, str | None]:
+def download_address(text: str, endpoint: str) -> tuple[str, str | None]:
     """The repository and the file that an address on the hub names."""
     try:
         address, own = urllib.parse.urlsplit(text), urllib.parse.urlsplit(endpoint)
@@ -8560,7 +8572,7 @@ def parsed_address(text: str, endpoint: str) -> tuple[str, str | None]:
     return f"{user}/{repo}", "/".join(rest[2:]) if rest and rest[0] != "tree" else None
 
 
-def grouped_files(files: dict[str, Part]) -> list[Json]:
+def download_models(files: dict[str, Part]) -> list[Json]:
     """The models among a repository's `files`: {file, size, quantization, shards, projector?}, smallest first."""
     shards: dict[str, list[str]] = {}
     projectors, models = [], []
@@ -8575,12 +8587,12 @@ def grouped_files(files: dict[str, Part]) -> list[Json]:
         found = re.fullmatch(SHARD, names[0])
         if found and len(names) != int(found[3]):
             continue  # incomplete: an upload under way
-        models.append({"file": names[0], "size": total_size(files, names), "quantization": file_quantization(names[0]),
-                       "shards": names if found else [], **projector_for(names[0], projectors, files)})
+        models.append({"file": names[0], "size": download_size(files[name] for name in names), "quantization": download_quantization(names[0]),
+                       "shards": names if found else [], **download_projector(names[0], projectors, files)})
     return sorted(models, key=lambda model: (model["size"] or 0, model["file"]))
 
 
-def all_shards(file: str) -> list[str]:
+def download_shards(file: str) -> list[str]:
     """The names of all shards of the model that `file` is or belongs to."""
     found = re.fullmatch(SHARD, file)
     if not found or not 0 < int(found[3]) <= MAX_DOWNLOAD_SHARDS:
@@ -8588,25 +8600,19 @@ def all_shards(file: str) -> list[str]:
     return [f"{found[1]}-{at:05}-of-{found[3]}.gguf" for at in range(1, int(found[3]) + 1)]
 
 
-def total_size(files: dict[str, Part], names: list[str]) -> int | None:
-    """Bytes of `names` together, or None where one is unknown."""
-    sizes = [files[name].size for name in names]
-    return sum(size for size in sizes if size) if None not in sizes else None
-
-
-def projector_for(file: str, projectors: list[str], files: dict[str, Part]) -> Json:
+def download_projector(file: str, projectors: list[str], files: dict[str, Part]) -> Json:
     """{projector: {file, size, quantization}} for a model, or {}: its own folder's first, and F16 before others."""
     def rank(name: str) -> tuple[bool, int, str]:
-        quantization = file_quantization(name)
+        quantization = download_quantization(name)
         order = PREFERRED_PROJECTOR.index(quantization) if quantization in PREFERRED_PROJECTOR else 9
         return name.rpartition("/")[0] != file.rpartition("/")[0], order, name
     if not projectors:
         return {}
     name = min(projectors, key=rank)
-    return {"projector": {"file": name, "size": files[name].size, "quantization": file_quantization(name)}}
+    return {"projector": {"file": name, "size": files[name].size, "quantization": download_quantization(name)}}
 
 
-def chosen_model(models: list[Json], source: Source) -> Json | None:
+def download_choice(models: list[Json], source: Source) -> Json | None:
     """The model of a repository that `source` asks for, or else the one that most people want."""
     def wanted(model: Json) -> bool:
         if source.file:
@@ -8632,7 +8638,7 @@ class ModelHub:
         """The hub's address; HubUnavailable if it is none."""
         with contextlib.suppress(ValueError):
             url = yarl.URL(self.endpoint)
-            if url.scheme in ("http", "https") and is_reachable(url):
+            if url.scheme in ("http", "https") and download_reachable(url):
                 return url
         raise HubUnavailable("HF_ENDPOINT must be an http or https address")
 
@@ -8660,16 +8666,16 @@ class ModelHub:
             at_hub = url.origin() == hub.origin()
             token = {"Authorization": f"Bearer {self.token}"} if self.token and at_hub else {}
             async with session.get(url, headers={**(headers or {}), **token}, allow_redirects=False,
-                                   proxy=proxy_for(url)) as response:
+                                   proxy=download_proxy(url)) as response:
                 if at_hub:
-                    note_announced(announced, response)
+                    download_announced(announced, response)
                 location = response.headers.get("Location")
                 if response.status not in (301, 302, 303, 307, 308) or not location:
                     yield response, announced
                     return
             try:
                 url = url.join(yarl.URL(location, encoded=True))
-                safe = url.scheme in ("https", hub.scheme) and is_reachable(url)
+                safe = url.scheme in ("https", hub.scheme) and download_reachable(url)
             except ValueError:
                 raise HubUnavailable("the hub redirects to nowhere") from None
             if not safe:
@@ -8681,23 +8687,23 @@ class ModelHub:
         try:
             async with self.session() as session:
                 info = await self.described(session, f"api/models/{repo}?blobs=true", repo)
-                entries = entries_of(info.get("siblings"))
+                entries = download_entries(info.get("siblings"))
                 if not any(entry.get("size") for entry in entries):
                     tree = await self.described(session, f"api/models/{repo}/tree/main?recursive=true", repo)
-                    entries = entries_of(tree.get("entries"))
+                    entries = download_entries(tree.get("entries"))
         except (aiohttp.ClientError, asyncio.TimeoutError, OSError) as problem:
-            raise HubUnavailable(f"{self.name} cannot be reached: {why(problem)}") from problem
-        return listed_files(entries), info
+            raise HubUnavailable(f"{self.name} cannot be reached: {download_problem(problem)}") from problem
+        return download_listed(entries), info
 
     async def announced(self, repo: str, name: str) -> Part:
         """What the hub tells of one file before sending it; for hubs that have no listing."""
         try:
-            async with self.session() as session, self.get(session, resolve_path(repo, name)) as (response, announced):
+            async with self.session() as session, self.get(session, download_path(repo, name)) as (response, announced):
                 if response.status != 200:
                     raise self.refusal(response.status, f"{repo}/{name}")
                 return Part(name, announced.size or response.content_length, announced.sha256)
         except (aiohttp.ClientError, asyncio.TimeoutError, OSError) as problem:
-            raise HubUnavailable(f"{self.name} cannot be reached: {why(problem)}") from problem
+            raise HubUnavailable(f"{self.name} cannot be reached: {download_problem(problem)}") from problem
 
     async def described(self, session: aiohttp.ClientSession, path: str, repo: str) -> Json:
         """One answer of the hub's API; a list comes as {entries}."""
@@ -8726,12 +8732,12 @@ class ModelHub:
         return HubUnavailable(f"{self.name} answered with status {status}")
 
 
-def resolve_path(repo: str, name: str) -> str:
+def download_path(repo: str, name: str) -> str:
     """The path of a file on the hub."""
     return f"{repo}/resolve/main/{urllib.parse.quote(name)}"
 
 
-def proxy_for(url: yarl.URL) -> str | None:
+def download_proxy(url: yarl.URL) -> str | None:
     """The proxy that this machine's environment wants for `url`."""
     import urllib.request  # not at the top: slow to import, and seldom needed
     if not url.host or urllib.request.proxy_bypass(url.host):
@@ -8739,31 +8745,31 @@ def proxy_for(url: yarl.URL) -> str | None:
     return urllib.request.getproxies().get(url.scheme)
 
 
-def is_reachable(url: yarl.URL) -> bool:
+def download_reachable(url: yarl.URL) -> bool:
     """Whether `url` names a host; ValueError where host or port can be none."""
     return bool(url.host and url.host.encode("idna")) and url.port is not None
 
 
-def byte_count(text: str) -> int | None:
+def download_bytes(text: str) -> int | None:
     """The number of bytes that a header tells; None where that is none, or more than any file has."""
     return int(text) if re.fullmatch(r"[0-9]{1,18}", text) and int(text) < MAX_FILE_SIZE else None
 
 
-def note_announced(announced: Part, response: aiohttp.ClientResponse) -> None:
+def download_announced(announced: Part, response: aiohttp.ClientResponse) -> None:
     """Take the size and the SHA-256 that the hub tells in its headers."""
     tag = response.headers.get("X-Linked-ETag") or response.headers.get("ETag") or ""
     tag = tag.removeprefix("W/").strip('"').lower()
     if re.fullmatch(r"[0-9a-f]{64}", tag):
         announced.sha256 = tag
-    announced.size = byte_count(response.headers.get("X-Linked-Size", "")) or announced.size
+    announced.size = download_bytes(response.headers.get("X-Linked-Size", "")) or announced.size
 
 
-def entries_of(listing: Any) -> list[Json]:
+def download_entries(listing: Any) -> list[Json]:
     """The entries of a listing that make sense."""
     return [entry for entry in listing if isinstance(entry, dict)] if isinstance(listing, list) else []
 
 
-def listed_files(entries: list[Json]) -> dict[str, Part]:
+def download_listed(entries: list[Json]) -> dict[str, Part]:
     """The GGUF files in a listing of either kind that the hub's API gives; entries that make no sense are left out."""
     files = {}
     for entry in entries:
@@ -8773,12 +8779,12 @@ def listed_files(entries: list[Json]) -> dict[str, Part]:
         with contextlib.suppress(InvalidRequest):
             stored = entry["lfs"] if isinstance(entry.get("lfs"), dict) else {}
             sha256, size = stored.get("sha256") or stored.get("oid"), stored.get("size") or entry.get("size")
-            files[name] = Part(checked_file(name), size if type(size) is int and 0 < size < MAX_FILE_SIZE else None,
+            files[name] = Part(download_file(name), size if type(size) is int and 0 < size < MAX_FILE_SIZE else None,
                                sha256 if isinstance(sha256, str) and re.fullmatch(r"[0-9a-f]{64}", sha256) else None)
     return files
 
 
-def why(problem: BaseException) -> str:
+def download_problem(problem: BaseException) -> str:
     """A network problem in a few words: never an address, which may hold a signature."""
     if isinstance(problem, asyncio.TimeoutError):
         return "no answer in time"
@@ -8850,7 +8856,7 @@ class Downloads:
         self.hub = ModelHub()
         self.items: dict[tuple[str, str], Download] = {}
         self.tasks: dict[tuple[str, str], asyncio.Task[None]] = {}
-        self.told = 0.0
+        self.reported = 0.0
 
     async def run(self) -> None:
         """Go on with what a former run of llamadash left unfinished."""
@@ -8872,25 +8878,25 @@ class Downloads:
 
     async def listing(self, text: str) -> Json:
         """{repo, files, selected, license, gated} of the repository that `text` names."""
-        source = parsed_source(text, self.hub.endpoint)
+        source = download_source(text, self.hub.endpoint)
         files, info = await self.hub.listing(source.repo)
-        models = grouped_files(files)
+        models = download_models(files)
         card = info.get("cardData")
-        return {"repo": source.repo, "files": models, "selected": (chosen_model(models, source) or {}).get("file"),
+        return {"repo": source.repo, "files": models, "selected": (download_choice(models, source) or {}).get("file"),
                 "license": card.get("license") if isinstance(card, dict) else None, "gated": bool(info.get("gated"))}
 
     async def add(self, repo: str, file: str | None, folder: str | None, projector: bool) -> Download:
         """Queue a model; one that is listed already goes on."""
-        source = parsed_source(repo, self.hub.endpoint)
+        source = download_source(repo, self.hub.endpoint)
         if file is not None:
-            source = Source(source.repo, checked_file(file))
+            source = Source(source.repo, download_file(file))
         parts = await self.parts(source, projector)
         key = (source.repo, parts[0].name)
         known = self.items.get(key)
         if known and known.status in UNFINISHED_DOWNLOADS:
             return await self.resume(*key) if known.status in ("paused", "failed") else known
         download = Download(*key, str(self.place(source.repo, parts, self.folder(folder))), parts)
-        await in_thread(check_space, download, self.waiting())
+        await in_thread(download_check_space, download, self.waiting())
         former = self.items.pop(key, None)  # to the end of the queue
         self.items[key] = download
         try:
@@ -8908,10 +8914,10 @@ class Downloads:
         except (NotFound, HubUnavailable):
             if not source.file:
                 raise
-            return [await self.hub.announced(source.repo, name) for name in all_shards(source.file)]
+            return [await self.hub.announced(source.repo, name) for name in download_shards(source.file)]
         if source.file in files and "mmproj" in source.file.lower():
             return [files[source.file]]
-        model = chosen_model(grouped_files(files), source)
+        model = download_choice(download_models(files), source)
         if not model:
             wanted = source.file or source.quantization or "GGUF file"
             raise NotFound(f"{source.repo} has no {wanted}", field="file" if source.file else "repo")
@@ -8927,13 +8933,13 @@ class Downloads:
         for known in [*self.dash.folders(), own]:
             if Path(folder) == known:
                 return Path(known)
-        raise InvalidRequest("this is none of the model folders", field="folder")
+        raise InvalidRequest("This is not a model folder.", field="folder")
 
     def place(self, repo: str, parts: list[Part], folder: Path) -> Path:
         """Where in `folder`: several files together, or a name that is taken, get a folder of their own."""
         name = parts[0].name.rpartition("/")[2]
         taken = any((Path(item.place) / name) == folder / name and item.repo != repo for item in self.items.values())
-        size = size_of(folder / name)
+        size = files_size(folder / name)
         if len(parts) > 1 or taken or size not in (0, parts[0].size):
             return folder / repo.rpartition("/")[2]
         return folder
@@ -8980,7 +8986,7 @@ class Downloads:
         if download.status == "done":
             raise Conflict(f"{file} is complete already")
         await self.stop(download, "cancelled")
-        await in_thread(remove_partials, download)
+        await in_thread(download.discard)
         download.done, download.error = 0, None
         await self.tell(download, "cancelled")
         self.pump()
@@ -9030,8 +9036,8 @@ class Downloads:
     async def progress(self, download: Download) -> None:
         """Tell everybody how far the download is, four times a second at most."""
         now = time.monotonic()
-        if now - self.told >= PROGRESS_PAUSE:
-            self.told = now
+        if now - self.reported >= PROGRESS_PAUSE:
+            self.reported = now
             download.measure()
             await self.dash.broadcast("models:download", download.as_json())
 
@@ -9039,12 +9045,12 @@ class Downloads:
         """Fetch one download to its end, good or bad, and start the next one."""
         try:
             await self.tell(download, "running")
-            await self.fetch(download)
+            await Transfer(self, download).run()
             with contextlib.suppress(Conflict):  # a scan was faster
                 await self.dash.library.add(str(download.target(download.parts[0])), source="download")
             status = "done"
         except (DashError, OSError) as problem:
-            status, download.error = "failed", str(problem) if isinstance(problem, DashError) else disk_problem(problem)
+            status, download.error = "failed", str(problem) if isinstance(problem, DashError) else download_disk_problem(problem)
             log.warning("download of %s from %s failed: %s", download.file, download.repo, download.error)
         except Exception:  # a bug, which must not hold up the queue
             status, download.error = "failed", "Something went wrong in llamadash; its log says what."
@@ -9058,33 +9064,40 @@ class Downloads:
         if status == "done":
             log.info("downloaded %s from %s", download.file, download.repo)
 
-    async def fetch(self, download: Download) -> None:
-        """Fetch and check all parts, then give them their names at once: half a model is never in the folder."""
-        await in_thread(check_space, download, 0)
-        async with self.hub.session() as session:
-            for part in download.parts:
-                if not (part.verified and download.have(part)):
-                    await self.fetch_part(session, download, part)
-        await in_thread(finish_partials, download)
 
-    async def fetch_part(self, session: aiohttp.ClientSession, download: Download, part: Part) -> None:
+class Transfer:
+    """Brings all parts of one download here, over as many connections as it takes, and checks them."""
+
+    def __init__(self, queue: Downloads, download: Download) -> None:
+        self.queue, self.download = queue, download
+
+    async def run(self) -> None:
+        """Fetch and check all parts, then give them their names at once: half a model is never in the folder."""
+        await in_thread(download_check_space, self.download, 0)
+        async with self.queue.hub.session() as self.session:
+            for part in self.download.parts:
+                if not (part.verified and self.download.have(part)):
+                    await self.fetch_part(part)
+        await in_thread(self.download.finish)
+
+    async def fetch_part(self, part: Part) -> None:
         """Fetch one file over as many connections as it takes, and check it."""
-        target, partial = download.target(part), download.partial(part)
-        if size_of(target):
-            await self.check_existing(download, part, target)
+        target, partial = self.download.target(part), self.download.partial(part)
+        if files_size(target):
+            await self.check_existing(part, target)
             return
         file = PartFile(partial)
         try:
             await in_thread(file.open)
-            if size_of(partial):
-                await self.tell(download, "verifying")
+            if files_size(partial):
+                await self.queue.tell(self.download, "verifying")
                 while await in_thread(file.adopt):
                     pass
                 if part.size is not None and file.position > part.size:
                     await in_thread(file.restart)
-                await self.tell(download, "running")
-            await self.transfer_all(session, download, part, file)
-            check_content(part, file)
+                await self.queue.tell(self.download, "running")
+            await self.transfer_all(part, file)
+            download_check_content(part, file)
         except WrongContent:
             await in_thread(file.restart)
             partial.unlink(missing_ok=True)
@@ -9093,70 +9106,67 @@ class Downloads:
             await in_thread(file.close)
         part.verified = True
 
-    async def check_existing(self, download: Download, part: Part, target: Path) -> None:
+    async def check_existing(self, part: Part, target: Path) -> None:
         """Accept a file that is there already if it is the one that is wanted, else Conflict."""
-        await self.tell(download, "verifying")
+        await self.queue.tell(self.download, "verifying")
         file = PartFile(target, existing=True)
         try:
             await in_thread(file.open)
             while await in_thread(file.adopt):
                 pass
-            check_content(part, file)
+            download_check_content(part, file)
         except WrongContent:
             raise Conflict(f"{target} is another file of the same name") from None
         finally:
             file.close()
         part.verified = True
-        await self.tell(download, "running")
+        await self.queue.tell(self.download, "running")
 
-    async def transfer_all(self, session: aiohttp.ClientSession, download: Download, part: Part,
-                           file: PartFile) -> None:
+    async def transfer_all(self, part: Part, file: PartFile) -> None:
         """Bring all bytes here, over a new connection whenever one is cut; HubUnavailable after RETRIES in vain."""
         failures = 0
-        others = sum(download.have(item) for item in download.parts if item is not part)
+        others = sum(self.download.have(item) for item in self.download.parts if item is not part)
         while part.size is None or file.position < part.size:
             before = file.position
             try:
-                await self.transfer(session, download, part, file, others)
+                await self.transfer(part, file, others)
                 if part.size is None:
                     return
                 continue
             except (aiohttp.ClientError, asyncio.TimeoutError, ConnectionError, HubUnavailable) as problem:
                 failures = 1 if file.position > before else failures + 1
-                reason = str(problem) if isinstance(problem, HubUnavailable) else why(problem)
+                reason = str(problem) if isinstance(problem, HubUnavailable) else download_problem(problem)
             if failures > RETRIES:
                 raise HubUnavailable(f"given up after {failures} attempts in vain: {reason}")
             log.info("download of %s: %s; trying again", part.name, reason)
             pause = min(RETRY_PAUSE[0] * 2 ** (failures - 1), RETRY_PAUSE[1])
             await asyncio.sleep(pause * (0.75 + secrets.randbelow(500) / 1000))
 
-    async def transfer(self, session: aiohttp.ClientSession, download: Download, part: Part, file: PartFile,
-                       others: int) -> None:
+    async def transfer(self, part: Part, file: PartFile, others: int) -> None:
         """Bring what one connection gives; `others` are the bytes of the other parts."""
-        path, headers = resolve_path(download.repo, part.name), range_headers(part, file.position)
+        path, headers = download_path(self.download.repo, part.name), download_range(part, file.position)
         unknown = part.size is None
-        await in_thread(check_space, download, 0)
-        async with self.hub.get(session, path, headers) as (response, announced):
-            if changed(part, announced):
+        await in_thread(download_check_space, self.download, 0)
+        async with self.queue.hub.get(self.session, path, headers) as (response, announced):
+            if download_changed(part, announced):
                 part.size, part.sha256, part.etag = announced.size, announced.sha256, None
                 await in_thread(file.restart)
                 if response.status == 206:
                     raise HubUnavailable("the file has changed at the hub")  # and this is the end of the new one
-            self.check_answer(response, part, download)
+            self.check_answer(response, part)
             if response.status == 416:
                 await in_thread(file.restart)
                 raise HubUnavailable("the hub has no more bytes of it")
-            check_size(response, part, file.position)
+            download_check_size(response, part, file.position)
             if response.status != 206 and file.position:  # it gives all or nothing
                 await in_thread(file.restart)
             if unknown:
-                await in_thread(check_space, download, 0)
-            await self.receive(response, download, part, file, others)
+                await in_thread(download_check_space, self.download, 0)
+            await self.receive(response, part, file, others)
         if part.size is not None and file.position < part.size:
             raise HubUnavailable("the connection was cut")
 
-    async def receive(self, response: aiohttp.ClientResponse, download: Download, part: Part, file: PartFile,
-                      others: int) -> None:
+    async def receive(self, response: aiohttp.ClientResponse, part: Part, file: PartFile, others: int) -> None:
         """Write what comes; reading goes on meanwhile, as what is not read is lost when a connection is cut."""
         block, writing = bytearray(), None
         received = file.position
@@ -9171,24 +9181,24 @@ class Downloads:
                         await writing
                     full, block = bytes(block), bytearray()
                     writing = asyncio.create_task(in_thread(file.write, full))
-                download.done = others + received
-                await self.progress(download)
+                self.download.done = others + received
+                await self.queue.progress(self.download)
         finally:
             if writing:
                 await writing
             await in_thread(file.write, bytes(block))
 
-    def check_answer(self, response: aiohttp.ClientResponse, part: Part, download: Download) -> None:
+    def check_answer(self, response: aiohttp.ClientResponse, part: Part) -> None:
         """Raise what a refusal means: final for the hub's own, another attempt for the rest."""
         status, encoding = response.status, response.headers.get("Content-Encoding", "identity")
-        at_hub = response.url.origin() == self.hub.url().origin()
+        at_hub = response.url.origin() == self.queue.hub.url().origin()
         if status in (401, 403, 404, 410) and at_hub:
-            raise self.hub.refusal(status, f"{download.repo}/{part.name}")
+            raise self.queue.hub.refusal(status, f"{self.download.repo}/{part.name}")
         if status not in (200, 206, 416) or encoding != "identity":
             raise HubUnavailable(f"{response.url.host} answered with status {status}")
 
 
-def range_headers(part: Part, position: int) -> dict[str, str]:
+def download_range(part: Part, position: int) -> dict[str, str]:
     """What asks for the rest of a file from `position` on; the checksum, where known, guards against a changed file."""
     if not position:
         return {}
@@ -9196,7 +9206,7 @@ def range_headers(part: Part, position: int) -> dict[str, str]:
     return {"Range": f"bytes={position}-", **guard}
 
 
-def changed(part: Part, announced: Part) -> bool:
+def download_changed(part: Part, announced: Part) -> bool:
     """Whether the hub now announces another file than the one that was begun; learns what was unknown."""
     part.sha256 = part.sha256 or announced.sha256
     part.size = part.size or announced.size
@@ -9204,7 +9214,7 @@ def changed(part: Part, announced: Part) -> bool:
                ((announced.sha256, part.sha256), (announced.size, part.size)))
 
 
-def check_size(response: aiohttp.ClientResponse, part: Part, position: int) -> None:
+def download_check_size(response: aiohttp.ClientResponse, part: Part, position: int) -> None:
     """Refuse an answer that is not what is missing of `part` from `position` on; learns its size and tag.
 
     WrongContent at the start; HubUnavailable later, as what came before may be good and something in between broken.
@@ -9212,9 +9222,9 @@ def check_size(response: aiohttp.ClientResponse, part: Part, position: int) -> N
     size: int | None = None
     if response.status == 206:
         found = re.fullmatch(r"bytes ([0-9]+)-[0-9]+/([0-9]+|\*)", response.headers.get("Content-Range", ""))
-        if not found or byte_count(found[1]) != position:
+        if not found or download_bytes(found[1]) != position:
             raise HubUnavailable("another range came than was asked for")
-        size = byte_count(found[2])
+        size = download_bytes(found[2])
     elif response.content_length is not None:
         size = response.content_length
     if size is not None and part.size is not None and size != part.size:
@@ -9225,7 +9235,7 @@ def check_size(response: aiohttp.ClientResponse, part: Part, position: int) -> N
     part.etag = tag if tag.startswith('"') else None  # a weak one promises nothing about bytes
 
 
-def check_content(part: Part, file: PartFile) -> None:
+def download_check_content(part: Part, file: PartFile) -> None:
     """WrongContent unless size and checksum of `file` are those announced."""
     if part.size is not None and file.position != part.size:
         raise WrongContent(f"{part.name} has {file.position} bytes instead of the {part.size} announced")
@@ -9233,37 +9243,20 @@ def check_content(part: Part, file: PartFile) -> None:
         raise WrongContent(f"{part.name} is damaged: its checksum is not the one announced")
 
 
-def check_space(download: Download, others: int) -> None:
+def download_check_space(download: Download, others: int) -> None:
     """StorageFull unless the disk has room for the rest of `download` and `others` bytes more."""
     place = Path(download.place)
     while not place.exists() and place != place.parent:
         place = place.parent
-    missing = sum(max((part.size or 0) - size_of(download.partial(part)), 0) for part in download.parts
-                  if not size_of(download.target(part)))
+    missing = sum(max((part.size or 0) - files_size(download.partial(part)), 0) for part in download.parts
+                  if not files_size(download.target(part)))
     free = shutil.disk_usage(place).free
     if missing and missing + others + DISK_RESERVE > free:
         raise StorageFull(f"{place} has {free / 2**30:.1f} GiB free; {download.file} needs "
                           f"{(missing + others + DISK_RESERVE) / 2**30:.1f} GiB with the reserve for the system")
 
 
-def finish_partials(download: Download) -> None:
-    """Give all parts their final names."""
-    for part in download.parts:
-        if (partial := download.partial(part)).exists():
-            os.replace(partial, download.target(part))
-
-
-def remove_partials(download: Download) -> None:
-    """Remove what came so far, and the folder made for it if nothing else is in it."""
-    for part in download.parts:
-        download.partial(part).unlink(missing_ok=True)
-        part.verified = False
-    if Path(download.place).name == download.repo.rpartition("/")[2]:
-        with contextlib.suppress(OSError):
-            os.rmdir(download.place)
-
-
-def disk_problem(problem: OSError) -> str:
+def download_disk_problem(problem: OSError) -> str:
     """What a failed write means to the user."""
     if problem.errno in (errno.ENOSPC, errno.EDQUOT):
         return "the disk is full: make room, then resume"
@@ -11121,7 +11114,7 @@ async def watchdog(dash: Dash) -> None:
     monitor = LoopMonitor()
     monitor.start()
     pause = int(os.environ.get("WATCHDOG_USEC", 0)) / 2e6  # twice as often as systemd asks for
-    told = -math.inf
+    notified = -math.inf
     try:
         await notify("READY=1")
         while True:
@@ -11129,8 +11122,8 @@ async def watchdog(dash: Dash) -> None:
             dash.lag = max(dash.lag * 0.98, monitor.alive())
             dash.beat.set()
             dash.beat.clear()
-            if pause and time.monotonic() - told > pause:
-                told = time.monotonic()
+            if pause and time.monotonic() - notified > pause:
+                notified = time.monotonic()
                 await notify("WATCHDOG=1")
     except asyncio.CancelledError:
         with contextlib.suppress(OSError):
@@ -11268,10 +11261,10 @@ def imported_models(dash: Dash, document: Json, rows: list[Json], warnings: list
         variants = by_path.get(path, [by_id[id]] if id in by_id else [])
         # an id alone may be another's: they follow the order of discovery
         fitting = [row for row in variants if row["id"] == id or (len(variants) == 1 and row["id"] not in models)]
-        row = fitting[0] if fitting else None
-        if row is None or (path and os.path.basename(path) != os.path.basename(row["path"])):
+        if not fitting or (path and os.path.basename(path) != os.path.basename(fitting[0]["path"])):
             warnings.append(f"there is no model {id} here")
             continue
+        row = fitting[0]
         if "parameters" in item:
             parameters = with_files_here(item["parameters"], folders, f"document.models.{at}.parameters", warnings)
             item = {**item, "parameters": parameters}

@@ -5036,7 +5036,7 @@ async def test_repo_listing(hub_folder: Path) -> None:
 ])
 def test_sources(text: str, repo: str, file: str | None, quantization: str | None) -> None:
     """What people paste is understood."""
-    source = llamadash.parsed_source(text, "https://mirror.example/hub")
+    source = llamadash.download_source(text, "https://mirror.example/hub")
     assert (source.repo, source.file, source.quantization) == (repo, file, quantization)
 
 
@@ -5048,7 +5048,7 @@ def test_sources(text: str, repo: str, file: str | None, quantization: str | Non
 def test_bad_sources(text: str) -> None:
     """Anything else is refused, naming the field."""
     with pytest.raises(llamadash.InvalidRequest) as caught:
-        llamadash.parsed_source(text)
+        llamadash.download_source(text)
     assert caught.value.field in ("repo", "file")
 
 
@@ -5059,7 +5059,7 @@ def test_bad_sources(text: str) -> None:
 def test_bad_files(file: str) -> None:
     """No name leads out of the folder, or is no GGUF file."""
     with pytest.raises(llamadash.InvalidRequest):
-        llamadash.checked_file(file)
+        llamadash.download_file(file)
 
 
 @pytest.mark.parametrize(("file", "quantization"), [
@@ -5072,19 +5072,19 @@ def test_bad_files(file: str) -> None:
     ("Qwen3-Q.gguf", None), ("a.gguf", None), ("F16man-7B.gguf", None), ("SmolLM2-135M-Instruct.Q4_1.gguf", "Q4_1")])
 def test_quantization_of_a_name(file: str, quantization: str | None) -> None:
     """All current names are known."""
-    assert llamadash.file_quantization(file) == quantization
+    assert llamadash.download_quantization(file) == quantization
 
 
 def test_recommended_models_are_consistent() -> None:
     """Their names are acceptable, their sizes between 0.1 and 4 GB, memory above size."""
     assert len(llamadash.RECOMMENDED) == 4
     for model in llamadash.RECOMMENDED:
-        llamadash.parsed_source(model["repo"])
-        llamadash.checked_file(model["file"])
-        assert llamadash.file_quantization(model["file"]) == model["quantization"]
+        llamadash.download_source(model["repo"])
+        llamadash.download_file(model["file"])
+        assert llamadash.download_quantization(model["file"]) == model["quantization"]
         assert 0.1e9 < model["size"] < model["memory"] <= 4e9
-        assert llamadash.chosen_model(llamadash.grouped_files({model["file"]: llamadash.Part(model["file"], 1)}),
-                                      llamadash.parsed_source(model["repo"]))
+        assert llamadash.download_choice(llamadash.download_models({model["file"]: llamadash.Part(model["file"], 1)}),
+                                      llamadash.download_source(model["repo"]))
 
 
 def test_speed_and_time_left() -> None:
