@@ -289,6 +289,46 @@ def now_ms() -> int:
 DAY = 86_400_000  # milliseconds
 MAX_TEXT = 4096  # characters; longer fields say so with Length
 MAX_DEPTH = 32  # levels of nesting in a request; every real one has fewer than 8
+LOG_LINES_PER_SECOND = 300  # of one source into the journal; the rest is counted and said
+LOG_REPEAT_PAUSE = 60.0  # seconds until a failure that repeats is logged again
+
+
+class LogLimiter:
+    """Keeps a flood out of the log: so many lines a second of each source, and a failure that repeats once a minute."""
+
+    def __init__(self, limit: int = LOG_LINES_PER_SECOND) -> None:
+        self.limit = limit
+        self.second = 0
+        self.passed: dict[str, int] = {}
+        self.held: dict[str, int] = {}
+        self.failures: dict[str, tuple[str, float]] = {}
+
+    def allows(self, source: str, now: float) -> bool:
+        """Whether one more line of `source` may pass at `now` (s)."""
+        if int(now) != self.second:
+            self.second = int(now)
+            self.passed.clear()
+        count = self.passed[source] = self.passed.get(source, 0) + 1
+        if count > self.limit:
+            self.hold(source)
+        return count <= self.limit
+
+    def hold(self, source: str) -> None:
+        """Count a line of `source` that is not let through."""
+        self.held[source] = self.held.get(source, 0) + 1
+
+    def suppressed(self) -> dict[str, int]:
+        """How many lines of each source were held back since this was last asked."""
+        counts, self.held = self.held, {}
+        return counts
+
+    def is_new(self, what: str, problem: object = None, pause: float = LOG_REPEAT_PAUSE) -> bool:
+        """Whether `what` fails otherwise than the last time, or that is `pause` seconds ago."""
+        last, moment = self.failures.get(what, ("", -math.inf))
+        if last == repr(problem) and time.monotonic() - moment < pause:
+            return False
+        self.failures[what] = repr(problem), time.monotonic()
+        return True
 
 
 # Here and below: nobody compares or prints these, and making the methods for it would take 10 ms of every start.
@@ -691,7 +731,7 @@ def config_result(dash: Dash) -> Json:
             for path in looked
         ],
         "llama_server": {"value": dash.config.llama_server, "fixed": "llama_server" in dash.config.fixed},
-        "skipped": skipped_told(dash.library.skipped),
+        "skipped": skipped_for_clients(dash.library.skipped),
     }
 
 
@@ -2667,17 +2707,16 @@ class Placement:
         return all(not need or device["free"] is None or need + margin <= device["free"]
                    for need, device in zip(self.used(context), self.devices, strict=True))
 
-    def largest(self, most: int, margin: int = 0) -> int:
-        """The largest context up to `most` that fits, a multiple of CONTEXT_STEP, or 0."""
-        low, high = 0, most // CONTEXT_STEP
+    def largest(self, limit: int, margin: int = 0) -> int:
+        """The largest context up to `limit` that fits, a multiple of CONTEXT_STEP, or 0."""
+        low, high = 0, limit // CONTEXT_STEP
         while low < high:
             middle = (low + high + 1) // 2
             low, high = (middle, high) if self.fits(middle * CONTEXT_STEP, margin) else (low, middle - 1)
         return low * CONTEXT_STEP
 
-
-    def chosen(self, most: int) -> int:
-        """The context up to `most` that the engine takes where none is set, 0 where it takes its least.
+    def chosen(self, limit: int) -> int:
+        """The context up to `limit` that the engine takes where none is set, 0 where it takes its least.
 
         It shrinks the context before it leaves layers to the CPU, and without a GPU counts on all of main memory.
         """
@@ -2686,7 +2725,7 @@ class Placement:
             devices = [{**device, "free": device["total"]} for device in devices]
         elif number_of(parameters, "n-gpu-layers", -1) == -1:
             parameters = {**parameters, "n-gpu-layers": "all"}
-        return Placement(self.shape, self.run, self.model, parameters, devices).largest(most, FIT_MARGIN)
+        return Placement(self.shape, self.run, self.model, parameters, devices).largest(limit, FIT_MARGIN)
 
 
 def estimate_memory(model: Json, parameters: Json, devices: list[Json], header: GGUFHeader | None = None) -> Json:
@@ -2767,6 +2806,7 @@ class Probes:
 
     def __init__(self) -> None:
         self.hung: set[str] = set()
+        self.limiter = LogLimiter()
 
     async def read(self, jobs: dict[str, Callable[[], Any]]) -> Json:
         """The results of `jobs` by name; None for what failed, hangs, or comes after one that hangs."""
@@ -2794,7 +2834,8 @@ class Probes:
         except asyncio.TimeoutError:
             if (slow := current) is not None:
                 self.hung.add(slow)
-                log.warning("%s does not answer", slow)
+                if self.limiter.is_new(slow):
+                    log.warning("%s does not answer", slow)
                 if current != slow:  # it has answered just now
                     self.hung.discard(slow)
         return {name: results.get(name) for name in jobs}
@@ -2912,6 +2953,7 @@ class NvidiaGpus:
         self.program = program
         self.gpus: list[Json] = []
         self.error: str | None = None
+        self.limiter = LogLimiter()
         self.read_at = -math.inf
         self.next_at = -math.inf
         self.retry = GPU_RETRY[0]
@@ -2950,8 +2992,8 @@ class NvidiaGpus:
         self.next_at = self.read_at + (seconds / GPU_DUTY if gpus else GPU_RETRY[0])
 
     def failed(self, problem: str) -> None:
-        """Say once what is wrong, and wait longer before each new try."""
-        if problem != self.error:
+        """Say what is wrong, once a day, and wait longer before each new try."""
+        if self.limiter.is_new("nvidia-smi", problem, DAY / 1000):
             log.warning("no GPU readings: %s", problem)
         self.error, self.read_at = problem, -math.inf
         self.next_at = time.monotonic() + self.retry
@@ -3639,12 +3681,11 @@ def merge_scan(rows: list[Json], found: list[Json]) -> tuple[list[Json], list[Js
     for row in rows:
         known.setdefault(row["path"], []).append(row)
     known |= moved_rows(known, found)
-    taken = {row["id"].lower(): 1 for row in rows}
+    taken = dict.fromkeys(entry_names(rows), 1)
     new, changed, seen = [], [], set()
     for model in found:
         if model["path"] not in known:
-            new.append({"id": free_id(model["stem"], taken), "name": model["name"], "source": "folder",
-                        "favorite": False, "parameters": {}, **{name: model[name] for name in FILE_COLUMNS}})
+            new.append(new_entry(free_id(model["stem"], taken), model["name"], model))
         for row in known.get(model["path"], ()):
             seen.add(row["id"])
             if changes := {name: model[name] for name in FILE_COLUMNS if model[name] != row[name]}:
@@ -3652,7 +3693,26 @@ def merge_scan(rows: list[Json], found: list[Json]) -> tuple[list[Json], list[Js
     return new, changed, [row["id"] for row in rows if row["id"] not in seen and not row["missing"]]
 
 
-def skipped_told(skipped: list[Json]) -> list[Json]:
+def new_entry(id: str, name: str, model: Json) -> Json:
+    """The row of a new entry for the file that `model`, a row or what a scan found, describes."""
+    return {"id": id, "name": name, "source": "folder", "favorite": False, "parameters": {}, "aliases": [],
+            **{column: model[column] for column in FILE_COLUMNS}}
+
+
+def entry_names(rows: list[Json]) -> dict[str, Json]:
+    """The rows by every name that clients may use for them, in lower case: ids and aliases."""
+    return {name.lower(): row for row in rows for name in (row["id"], *row["aliases"])}
+
+
+def check_entry_names(names: Iterable[str], rows: list[Json], field: str, own: str | None = None) -> None:
+    """Conflict where one of `names` is the id or an alias of an entry other than `own`."""
+    known = entry_names(rows)
+    for name in names:
+        if (other := known.get(name.lower())) and other["id"] != own:
+            raise Conflict(f"{name} already names {other['name']} ({other['id']}).", field=field, current=other)
+
+
+def skipped_for_clients(skipped: list[Json]) -> list[Json]:
     """`skipped` as clients get it: of more than MAX_SKIPPED some of each folder and reason, and how many more."""
     if len(skipped) <= MAX_SKIPPED:
         return skipped
@@ -3661,14 +3721,14 @@ def skipped_told(skipped: list[Json]) -> list[Json]:
         kind = item["reason"][:REASON_START]
         groups.setdefault((os.path.dirname(item["path"]), kind), []).append(item)
     each = max(1, (MAX_SKIPPED - 1) // len(groups) - 1)
-    told = []
+    shown = []
     for (folder, _), items in groups.items():
-        told += items[:each]
+        shown += items[:each]
         if len(items) > each:
-            told.append({"path": folder, "reason": f"{len(items) - each:,} more like the last one"})
+            shown.append({"path": folder, "reason": f"{len(items) - each:,} more like the last one"})
     rest = len(skipped) - MAX_SKIPPED + 1
-    return told if len(told) <= MAX_SKIPPED else [
-        *told[:MAX_SKIPPED - 1], {"path": "…", "reason": f"about {rest:,} more, in other folders"}]
+    return shown if len(shown) <= MAX_SKIPPED else [
+        *shown[:MAX_SKIPPED - 1], {"path": "…", "reason": f"about {rest:,} more, in other folders"}]
 
 
 class ScanStoppedError(Exception):
@@ -3712,7 +3772,7 @@ class Library:
                  len(changed), len(missing), len(found.skipped), time.monotonic() - started)
         await self.changed()
         return {"added": len(new), "updated": len(changed), "missing": len(missing),
-                "skipped": skipped_told(self.skipped), "total": len(models)}
+                "skipped": skipped_for_clients(self.skipped), "total": len(models)}
 
     async def in_thread(self, folders: list[Path], rows: list[Json]) -> ScanResult:
         """Run scan_folders in a thread, broadcasting how far it is."""
@@ -3726,12 +3786,12 @@ class Library:
         warned = {item["path"]: item["reason"] for item in self.skipped}
         thread = asyncio.ensure_future(asyncio.to_thread(scan_folders, folders, rows, report, warned=warned))
         thread.add_done_callback(lambda ended: ended.cancelled() or ended.exception())  # maybe nobody waits any more
-        told: list[int] = []
+        sent: list[int] = []
         try:
             while not (await asyncio.wait([thread], timeout=self.SCAN_BROADCAST))[0]:
-                if progress != told:
-                    told = list(progress)
-                    await self.dash.broadcast("models:scan", {"done": told[0], "total": told[1]})
+                if progress != sent:
+                    sent = list(progress)
+                    await self.dash.broadcast("models:scan", {"done": sent[0], "total": sent[1]})
         finally:
             stop.set()
         await self.dash.broadcast("models:scan", {"done": progress[1], "total": progress[1]})
@@ -3763,21 +3823,28 @@ class Library:
 
     # single models
 
-    async def add(self, path: str, *, name: str | None = None, parameters: Json | None = None,
-                  favorite: bool | None = None, source: str = "import") -> Json:
-        """Add the model whose file, or one of whose shards, is at `path`; InvalidRequest says why it cannot be."""
+    async def add(self, path: str, *, id: str | None = None, name: str | None = None, source: str = "import",
+                  **chosen: Any) -> Json:
+        """Add an entry for the model whose file, or one of whose shards, is at `path`: a variant where it is listed.
+
+        InvalidRequest says why the file cannot be used, Conflict which entry has the id, an alias or the name already.
+        """
         async with self.changing:
             rows = self.dash.db.models()
-            found, same = await asyncio.to_thread(find_model, path, self.dash.folders(), rows)
-            if same:
-                raise Conflict(f"{path} is in the list already, as {same['id']}", field="model.path", current=same)
-            present = [row for row in rows if not row["missing"]]
-            new, changed, _ = merge_scan(rows, [*present, found])
-            chosen = {"source": source, **{key: value for key, value in (
-                ("name", name), ("parameters", parameters), ("favorite", favorite)) if value is not None}}
+            found, entries = await asyncio.to_thread(find_model, path, self.dash.folders(), rows)
+            if same := next((row for row in entries if name in (None, row["name"])), None):
+                raise Conflict(f"{path} is in the list already, as {same['id']}", field="model.name", current=same)
+            check_entry_names([id] if id else [], rows, "model.id")
+            check_entry_names(chosen.get("aliases", ()), rows, "model.aliases")
+            new, changed, _ = merge_scan(rows, [*(row for row in rows if not row["missing"]), found])
+            if entries or (id and changed):
+                free = free_id(name or found["stem"], dict.fromkeys(entry_names(rows), 1))
+                new = [new_entry(free, name or found["name"], entries[0] if entries else found)]
+            added = (new or changed)[0]
+            added |= {"source": source, **chosen, **({"name": name} if name else {}), **({"id": id} if id else {})}
             self.ignore(found["path"], False)
-            self.dash.db.apply_scan([{**row, **chosen} for row in new], [{**row, **chosen} for row in changed], [])
-        model: Json = self.dash.model((new or changed)[0]["id"])
+            self.dash.db.apply_scan(new, changed, [])
+        model: Json = self.dash.model(added["id"])
         await self.dash.broadcast("models:created", {"model": model})
         await self.dash.models_changed()
         return model
@@ -3786,17 +3853,21 @@ class Library:
         """Take the model off the list, with its files if wanted; the bytes that the disk got back."""
         async with self.changing:
             row = self.dash.db.get_model(id)
+            others = [other for other in self.dash.db.models() if other["id"] != id]
+            variants = [other["name"] for other in others if other["path"] == row["path"]]
+            if delete_file and variants:
+                raise InvalidRequest(f"Its file is also used by {', '.join(variants)}. Delete those first, or keep "
+                                     "the file.", field="deleteFile")
             if self.dash.model(id)["status"] in ("waiting", "loading", "loaded"):
                 await self.dash.pool.unload(id, "deleted")
-            freed, others = 0, [other for other in self.dash.db.models() if other["id"] != id]
-            alone = row["path"] not in {other["path"] for other in others}
+            freed = 0
             if delete_file:
                 freed = await asyncio.to_thread(delete_files, row, others, self.dash.folders())
-            elif alone and await asyncio.to_thread(os.path.exists, row["path"]):
+            elif not variants and await asyncio.to_thread(os.path.exists, row["path"]):
                 self.ignore(row["path"], True)
             self.dash.db.delete_model(id)
             self.dash.pool.forget(id)
-            if alone:
+            if not variants:
                 self.dash.downloads.forget(row["path"])
         return freed
 
@@ -3808,8 +3879,8 @@ class Library:
             return None
 
 
-def find_model(path: str, folders: list[Path], rows: list[Json]) -> tuple[Json, Json | None]:
-    """The scan's row of the one model at `path`, and the row that lists it already.
+def find_model(path: str, folders: list[Path], rows: list[Json]) -> tuple[Json, list[Json]]:
+    """The scan's row of the one model at `path`, and the entries that list it already.
 
     InvalidRequest if there is none, or not inside `folders`.
     """
@@ -3825,8 +3896,7 @@ def find_model(path: str, folders: list[Path], rows: list[Json]) -> tuple[Json, 
     for model in found.models:
         if absolute == model["path"] or absolute in model["shards"]:
             real = os.path.realpath(model["path"])
-            there = (row for row in rows if not row["missing"] and os.path.realpath(row["path"]) == real)
-            return model, next(there, None)
+            return model, [row for row in rows if not row["missing"] and os.path.realpath(row["path"]) == real]
     reason = next((item["reason"] for item in found.skipped if item["path"] == absolute), "not a model")
     raise InvalidRequest(f"{path}: {reason}", field="model.path")
 
@@ -3861,9 +3931,14 @@ def delete_files(row: Json, others: list[Json], folders: list[Path]) -> int:
     return sum(doomed.values())
 
 
-MODEL_CHANGES: dict[str, Any] = {"name": Annotated[str, Length(1, MAX_NAME)], "favorite": bool,
-                                 "parameters": dict[str, Any]}
-IMPORT_FIELDS: dict[str, Any] = {**MODEL_CHANGES, "path": Annotated[str, Length(1, MAX_TEXT)]}
+MODEL_CHANGES: dict[str, Any] = {
+    "name": Annotated[str, Length(1, MAX_NAME)], "favorite": bool, "parameters": dict[str, Any],
+    "aliases": Annotated[list[str], Length(0, 32)], "build": Annotated[str, Length(1, 128)] | None, "pinned": bool,
+    "preferred": bool, "idle": Annotated[int, Range(0, 31_536_000)] | None,
+    "tags": Annotated[list[Annotated[str, Length(1, 64)]], Length(0, 32)]}
+IMPORT_FIELDS: dict[str, Any] = {**MODEL_CHANGES, "path": Annotated[str, Length(1, MAX_TEXT)], "id": ModelId}
+ENTRY_ID = r"[A-Za-z0-9._-]{1,96}"
+ALIAS = r"[A-Za-z0-9._:/@+-]{1,128}"
 
 
 def checked_fields(values: Json, kinds: dict[str, Any], field: str, folders: list[Path]) -> Json:
@@ -3879,8 +3954,14 @@ def checked_fields(values: Json, kinds: dict[str, Any], field: str, folders: lis
         result[name] = checked(value, kinds[name], at)
         if name == "parameters":
             result[name] = validated_parameters(value, folders, at)
-        elif name == "name" and clean_text(value) != value:
+        elif name == "id" and not re.fullmatch(ENTRY_ID, value):
+            raise InvalidRequest(f"{at} may have letters, digits, dots, dashes and underscores only", field=at)
+        elif name == "aliases" and not all(re.fullmatch(ALIAS, item) for item in value):
+            raise InvalidRequest(f"{at} may have letters, digits and . _ : / @ + - only, 128 in each", field=at)
+        elif name in ("name", "tags") and any(clean_text(item) != item for item in ([value], value)[name == "tags"]):
             raise InvalidRequest(f"{at} must be one line without blanks around it", field=at)
+        if name in ("aliases", "tags"):
+            result[name] = list({item.lower(): item for item in value}.values())
     return result
 
 
@@ -3904,7 +3985,7 @@ async def models_scan(dash: Dash) -> Json:
 
 @on("models:create", error="CREATE_MODEL_FAILED")
 async def models_create(dash: Dash, *, model: dict[str, Any]) -> Json:
-    """Add a GGUF file that lies in a model folder: {name, path, parameters?, favorite?}."""
+    """Add a GGUF file that lies in a model folder, or a variant of one: {name, path, id?, parameters?, aliases?, …}."""
     wanted = checked_fields(model, IMPORT_FIELDS, "model", dash.folders())
     for name in ("name", "path"):
         if name not in wanted:
@@ -3914,11 +3995,12 @@ async def models_create(dash: Dash, *, model: dict[str, Any]) -> Json:
 
 @on("models:update", error="UPDATE_MODEL_FAILED")
 async def models_update(dash: Dash, *, id: ModelId, revision: int, changes: dict[str, Any]) -> Json:
-    """Change a model's name, favourite flag or parameters."""
-    dash.db.update_model(id, revision, checked_fields(changes, MODEL_CHANGES, "changes", dash.folders()))
+    """Change what is the user's of a model: its names, parameters, build, tags, and when it is in memory."""
+    changes = checked_fields(changes, MODEL_CHANGES, "changes", dash.folders())
+    check_entry_names(changes.get("aliases", ()), dash.db.models(), "changes.aliases", own=id)
+    dash.db.update_model(id, revision, changes)
+    await dash.models_changed()
     await dash.broadcast("models:updated", {"model": dash.model(id)})
-    if "parameters" in changes:
-        await dash.models_changed()
     return {"model": dash.model(id)}
 
 
@@ -4899,7 +4981,6 @@ MAX_LOG_LINE = 8192  # bytes; the rest of a longer line is dropped
 LOG_BLOCK = 65536  # bytes read from a pipe at once
 MAX_LINE_RATE = 5000  # lines a second of one process that are looked at; of more, only those that may matter
 YIELD_LINES = 128  # looked at (about 2 ms) before everyone else gets a turn
-LOG_LINES_PER_SECOND = 300  # of one source into the journal; the rest is counted and said
 LAST_LINES = 80  # of a process's output, kept to explain why it ended
 MAX_STAGE = 64  # characters of what the engine calls a part of a load
 MAX_STATE_LINE = 2**20  # bytes of a state: its payload describes the model
@@ -4962,35 +5043,6 @@ class LineSplitter:
             self.partial = b""
         self.partial = (self.partial + last[:self.limit])[:self.limit]
         return [line[:self.limit] for line in lines]
-
-
-class Flood:
-    """Lets a bounded number of lines a second through for each source and counts the rest."""
-
-    def __init__(self, limit: int = LOG_LINES_PER_SECOND) -> None:
-        self.limit = limit
-        self.second = 0
-        self.passed: dict[str, int] = {}
-        self.held: dict[str, int] = {}
-
-    def allows(self, source: str, now: float) -> bool:
-        """Whether one more line of `source` may pass at `now` (s)."""
-        if int(now) != self.second:
-            self.second = int(now)
-            self.passed.clear()
-        count = self.passed[source] = self.passed.get(source, 0) + 1
-        if count > self.limit:
-            self.hold(source)
-        return count <= self.limit
-
-    def hold(self, source: str) -> None:
-        """Count a line of `source` that is not let through."""
-        self.held[source] = self.held.get(source, 0) + 1
-
-    def suppressed(self) -> dict[str, int]:
-        """How many lines of each source were held back since this was last asked."""
-        counts, self.held = self.held, {}
-        return counts
 
 
 class LogLine(NamedTuple):
@@ -5087,7 +5139,8 @@ class Instance:
         self.key = secrets.token_urlsafe(24)
         self.process: asyncio.subprocess.Process | None = None
         self.lines: deque[LogLine] = deque(maxlen=LAST_LINES)
-        self.flood = Flood()
+        self.log_limiter = LogLimiter()
+        self.flood = LogLimiter()
         self.ready = asyncio.Event()
         self.said_ready = asyncio.Event()  # by the child protocol: a moment before it answers
         self.started = self.sign_of_life = time.monotonic()
@@ -5256,7 +5309,7 @@ class Instance:
                 elif count <= MAX_LINE_RATE or TELLING.search(line):
                     self.take_line(line)
                 else:
-                    self.flood.hold(self.name)
+                    self.log_limiter.hold(self.name)
                 if at % YIELD_LINES == 0:
                     await asyncio.sleep(0)  # a flood must not hold up everyone else
             self.tell_suppressed()
@@ -5265,10 +5318,10 @@ class Instance:
 
     def take_state(self, line: bytes) -> None:
         """Take in a state that the process tells of itself: its load's progress, or that it is ready."""
-        if line.startswith(CHILD_READY):
-            return self.said_ready.set()
         with contextlib.suppress(*MALFORMED):
-            if line.startswith(CHILD_INFO):
+            if line.startswith(CHILD_READY):
+                self.said_ready.set()
+            elif line.startswith(CHILD_INFO):
                 self.take_meta(json.loads(line[len(CHILD_INFO):]))
             elif line.startswith(CHILD_STATE):
                 told = json.loads(line[len(CHILD_STATE):])
@@ -5308,13 +5361,13 @@ class Instance:
         self.lines.append(parsed)
         if found := SPEED_LINE.search(parsed.text):
             self.speed = float(found[1]), time.monotonic()
-        if self.flood.allows(self.name, time.monotonic()):
+        if self.log_limiter.allows(self.name, time.monotonic()):
             noise = HARMLESS.search(parsed.text) or (parsed.level == "info" and NOISE.search(parsed.text))
             self.dash.journal.add("debug" if noise else parsed.level, self.name, parsed.text)
 
     def tell_suppressed(self) -> None:
         """Say how many lines were held back."""
-        for source, count in self.flood.suppressed().items():
+        for source, count in self.log_limiter.suppressed().items():
             self.dash.journal.add("warning", source, f"{count} lines suppressed")
 
     # what it takes
@@ -8383,7 +8436,7 @@ RECOMMENDED: tuple[Json, ...] = (
      "text": "Small and quick, thinks before it answers; for machines with little memory."},
     {"name": "SmolLM2 1.7B Instruct", "repo": "HuggingFaceTB/SmolLM2-1.7B-Instruct-GGUF",
      "file": "smollm2-1.7b-instruct-q4_k_m.gguf", "size": 1_055_609_536, "memory": 2_300_000_000,
-     "license": "apache-2.0", "quantization": "Q4_K_M", "text": "Good English answers on any processor of today."},
+     "license": "apache-2.0", "quantization": "Q4_K_M", "text": "Good English answers on any modern CPU."},
     {"name": "Qwen3 4B", "repo": "Qwen/Qwen3-4B-GGUF", "file": "Qwen3-4B-Q4_K_M.gguf",
      "size": 2_497_280_256, "memory": 4_000_000_000, "license": "apache-2.0", "quantization": "Q4_K_M",
      "text": "The best of these: many languages, code, reasoning; a GPU or some patience helps."},
@@ -8410,6 +8463,12 @@ class Part:
     verified: bool = False
 
 
+def download_size(parts: Iterable[Part]) -> int | None:
+    """Bytes of `parts` together, or None while that of one is unknown."""
+    sizes = [part.size for part in parts]
+    return sum(size for size in sizes if size) if None not in sizes else None
+
+
 @dataclass(eq=False, repr=False)
 class Download:
     """A model on its way: one file, or shards and projector, into `place`."""
@@ -8425,8 +8484,7 @@ class Download:
     @property
     def total(self) -> int | None:
         """Bytes of all parts, or None while that of one is unknown."""
-        sizes = [part.size for part in self.parts]
-        return sum(size for size in sizes if size) if None not in sizes else None
+        return download_size(self.parts)
 
     def target(self, part: Part) -> Path:
         """Where `part` will be when all is complete."""
@@ -8453,11 +8511,26 @@ class Download:
 
     def have(self, part: Part) -> int:
         """Bytes of `part` that are on the disk."""
-        return size_of(self.partial(part)) or (size_of(self.target(part)) if part.verified else 0)
+        return files_size(self.partial(part)) or (files_size(self.target(part)) if part.verified else 0)
 
     def count(self) -> None:
         """Set `done` to the bytes that are on the disk."""
         self.done = sum(map(self.have, self.parts))
+
+    def finish(self) -> None:
+        """Give all parts their final names."""
+        for part in self.parts:
+            if (partial := self.partial(part)).exists():
+                os.replace(partial, self.target(part))
+
+    def discard(self) -> None:
+        """Remove what came so far, and the folder made for it if nothing else is in it."""
+        for part in self.parts:
+            self.partial(part).unlink(missing_ok=True)
+            part.verified = False
+        if Path(self.place).name == self.repo.rpartition("/")[2]:
+            with contextlib.suppress(OSError):
+                os.rmdir(self.place)
 
     def as_json(self) -> Json:
         """What clients see: {repo, file, done, total, bytesPerSecond, status, secondsLeft?, error?, …}."""
@@ -8474,13 +8547,6 @@ class Download:
                 "error": self.error, "parts": [dataclasses.asdict(part) for part in self.parts]}
 
 
-def size_of(path: Path) -> int:
-    """Bytes of a file; 0 where there is none."""
-    with contextlib.suppress(OSError):
-        return path.stat().st_size
-    return 0
-
-
 async def in_thread(function: Callable[..., Result], *arguments: Any) -> Result:
     """`function` in a thread, which has ended when this returns, cancelled or not: nothing writes behind our back."""
     task = asyncio.ensure_future(asyncio.to_thread(function, *arguments))
@@ -8491,13 +8557,13 @@ async def in_thread(function: Callable[..., Result], *arguments: Any) -> Result:
         raise
 
 
-def file_quantization(file: str) -> str | None:
+def download_quantization(file: str) -> str | None:
     """The quantization that a file's name tells, as Q4_K_M or UD-IQ2_XXS."""
     found = re.findall(QUANTIZATION, file)
     return re.sub(r"^FP(?=16|32)", "F", found[-1].upper()) if found else None
 
 
-def checked_file(file: str) -> str:
+def download_file(file: str) -> str:
     """`file` if it is a safe path of a GGUF file inside a repository, else InvalidRequest."""
     pieces = file.split("/")
     bad = any(not piece or piece.startswith(".") or re.search(r'[\x00-\x1f\x7f\\:*?"<>|]', piece) for piece in pieces)
@@ -8516,18 +8582,18 @@ class Source(NamedTuple):
     quantization: str | None = None
 
 
-def parsed_source(text: str, endpoint: str = HUB) -> Source:
+def download_source(text: str, endpoint: str = HUB) -> Source:
     """The source that `text` names: "user/repo", "user/repo:QUANT", or the address of a page or a file on the hub."""
     text, file = text.strip(), None
     if "://" in text or text.partition("/")[0] in HUB_HOSTS:
-        text, file = parsed_address(text if "://" in text else f"https://{text}", endpoint)
+        text, file = download_address(text if "://" in text else f"https://{text}", endpoint)
     repo, _, quantization = text.partition(":")
     if not re.fullmatch(REPO, repo) or ".." in repo:
         raise InvalidRequest("a repository is named user/repo", field="repo")
-    return Source(repo, checked_file(file) if file else None, quantization or None)
+    return Source(repo, download_file(file) if file else None, quantization or None)
 
 
-def parsed_address(text: str, endpoint: str) -> tuple[str, str | None]:
+def download_address(text: str, endpoint: str) -> tuple[str, str | None]:
     """The repository and the file that an address on the hub names."""
     try:
         address, own = urllib.parse.urlsplit(text), urllib.parse.urlsplit(endpoint)
@@ -8542,7 +8608,7 @@ def parsed_address(text: str, endpoint: str) -> tuple[str, str | None]:
     return f"{user}/{repo}", "/".join(rest[2:]) if rest and rest[0] != "tree" else None
 
 
-def grouped_files(files: dict[str, Part]) -> list[Json]:
+def download_models(files: dict[str, Part]) -> list[Json]:
     """The models among a repository's `files`: {file, size, quantization, shards, projector?}, smallest first."""
     shards: dict[str, list[str]] = {}
     projectors, models = [], []
@@ -8557,12 +8623,12 @@ def grouped_files(files: dict[str, Part]) -> list[Json]:
         found = re.fullmatch(SHARD, names[0])
         if found and len(names) != int(found[3]):
             continue  # incomplete: an upload under way
-        models.append({"file": names[0], "size": total_size(files, names), "quantization": file_quantization(names[0]),
-                       "shards": names if found else [], **projector_for(names[0], projectors, files)})
+        models.append({"file": names[0], "size": download_size(files[name] for name in names), "quantization": download_quantization(names[0]),
+                       "shards": names if found else [], **download_projector(names[0], projectors, files)})
     return sorted(models, key=lambda model: (model["size"] or 0, model["file"]))
 
 
-def all_shards(file: str) -> list[str]:
+def download_shards(file: str) -> list[str]:
     """The names of all shards of the model that `file` is or belongs to."""
     found = re.fullmatch(SHARD, file)
     if not found or not 0 < int(found[3]) <= MAX_DOWNLOAD_SHARDS:
@@ -8570,25 +8636,19 @@ def all_shards(file: str) -> list[str]:
     return [f"{found[1]}-{at:05}-of-{found[3]}.gguf" for at in range(1, int(found[3]) + 1)]
 
 
-def total_size(files: dict[str, Part], names: list[str]) -> int | None:
-    """Bytes of `names` together, or None where one is unknown."""
-    sizes = [files[name].size for name in names]
-    return sum(size for size in sizes if size) if None not in sizes else None
-
-
-def projector_for(file: str, projectors: list[str], files: dict[str, Part]) -> Json:
+def download_projector(file: str, projectors: list[str], files: dict[str, Part]) -> Json:
     """{projector: {file, size, quantization}} for a model, or {}: its own folder's first, and F16 before others."""
     def rank(name: str) -> tuple[bool, int, str]:
-        quantization = file_quantization(name)
+        quantization = download_quantization(name)
         order = PREFERRED_PROJECTOR.index(quantization) if quantization in PREFERRED_PROJECTOR else 9
         return name.rpartition("/")[0] != file.rpartition("/")[0], order, name
     if not projectors:
         return {}
     name = min(projectors, key=rank)
-    return {"projector": {"file": name, "size": files[name].size, "quantization": file_quantization(name)}}
+    return {"projector": {"file": name, "size": files[name].size, "quantization": download_quantization(name)}}
 
 
-def chosen_model(models: list[Json], source: Source) -> Json | None:
+def download_choice(models: list[Json], source: Source) -> Json | None:
     """The model of a repository that `source` asks for, or else the one that most people want."""
     def wanted(model: Json) -> bool:
         if source.file:
@@ -8614,7 +8674,7 @@ class ModelHub:
         """The hub's address; HubUnavailable if it is none."""
         with contextlib.suppress(ValueError):
             url = yarl.URL(self.endpoint)
-            if url.scheme in ("http", "https") and is_reachable(url):
+            if url.scheme in ("http", "https") and download_reachable(url):
                 return url
         raise HubUnavailable("HF_ENDPOINT must be an http or https address")
 
@@ -8642,16 +8702,16 @@ class ModelHub:
             at_hub = url.origin() == hub.origin()
             token = {"Authorization": f"Bearer {self.token}"} if self.token and at_hub else {}
             async with session.get(url, headers={**(headers or {}), **token}, allow_redirects=False,
-                                   proxy=proxy_for(url)) as response:
+                                   proxy=download_proxy(url)) as response:
                 if at_hub:
-                    note_announced(announced, response)
+                    download_announced(announced, response)
                 location = response.headers.get("Location")
                 if response.status not in (301, 302, 303, 307, 308) or not location:
                     yield response, announced
                     return
             try:
                 url = url.join(yarl.URL(location, encoded=True))
-                safe = url.scheme in ("https", hub.scheme) and is_reachable(url)
+                safe = url.scheme in ("https", hub.scheme) and download_reachable(url)
             except ValueError:
                 raise HubUnavailable("the hub redirects to nowhere") from None
             if not safe:
@@ -8663,23 +8723,23 @@ class ModelHub:
         try:
             async with self.session() as session:
                 info = await self.described(session, f"api/models/{repo}?blobs=true", repo)
-                entries = entries_of(info.get("siblings"))
+                entries = download_entries(info.get("siblings"))
                 if not any(entry.get("size") for entry in entries):
                     tree = await self.described(session, f"api/models/{repo}/tree/main?recursive=true", repo)
-                    entries = entries_of(tree.get("entries"))
+                    entries = download_entries(tree.get("entries"))
         except (aiohttp.ClientError, asyncio.TimeoutError, OSError) as problem:
-            raise HubUnavailable(f"{self.name} cannot be reached: {why(problem)}") from problem
-        return listed_files(entries), info
+            raise HubUnavailable(f"{self.name} cannot be reached: {download_problem(problem)}") from problem
+        return download_listed(entries), info
 
     async def announced(self, repo: str, name: str) -> Part:
         """What the hub tells of one file before sending it; for hubs that have no listing."""
         try:
-            async with self.session() as session, self.get(session, resolve_path(repo, name)) as (response, announced):
+            async with self.session() as session, self.get(session, download_path(repo, name)) as (response, announced):
                 if response.status != 200:
                     raise self.refusal(response.status, f"{repo}/{name}")
                 return Part(name, announced.size or response.content_length, announced.sha256)
         except (aiohttp.ClientError, asyncio.TimeoutError, OSError) as problem:
-            raise HubUnavailable(f"{self.name} cannot be reached: {why(problem)}") from problem
+            raise HubUnavailable(f"{self.name} cannot be reached: {download_problem(problem)}") from problem
 
     async def described(self, session: aiohttp.ClientSession, path: str, repo: str) -> Json:
         """One answer of the hub's API; a list comes as {entries}."""
@@ -8708,12 +8768,12 @@ class ModelHub:
         return HubUnavailable(f"{self.name} answered with status {status}")
 
 
-def resolve_path(repo: str, name: str) -> str:
+def download_path(repo: str, name: str) -> str:
     """The path of a file on the hub."""
     return f"{repo}/resolve/main/{urllib.parse.quote(name)}"
 
 
-def proxy_for(url: yarl.URL) -> str | None:
+def download_proxy(url: yarl.URL) -> str | None:
     """The proxy that this machine's environment wants for `url`."""
     import urllib.request  # not at the top: slow to import, and seldom needed
     if not url.host or urllib.request.proxy_bypass(url.host):
@@ -8721,31 +8781,31 @@ def proxy_for(url: yarl.URL) -> str | None:
     return urllib.request.getproxies().get(url.scheme)
 
 
-def is_reachable(url: yarl.URL) -> bool:
+def download_reachable(url: yarl.URL) -> bool:
     """Whether `url` names a host; ValueError where host or port can be none."""
     return bool(url.host and url.host.encode("idna")) and url.port is not None
 
 
-def byte_count(text: str) -> int | None:
+def download_bytes(text: str) -> int | None:
     """The number of bytes that a header tells; None where that is none, or more than any file has."""
     return int(text) if re.fullmatch(r"[0-9]{1,18}", text) and int(text) < MAX_FILE_SIZE else None
 
 
-def note_announced(announced: Part, response: aiohttp.ClientResponse) -> None:
+def download_announced(announced: Part, response: aiohttp.ClientResponse) -> None:
     """Take the size and the SHA-256 that the hub tells in its headers."""
     tag = response.headers.get("X-Linked-ETag") or response.headers.get("ETag") or ""
     tag = tag.removeprefix("W/").strip('"').lower()
     if re.fullmatch(r"[0-9a-f]{64}", tag):
         announced.sha256 = tag
-    announced.size = byte_count(response.headers.get("X-Linked-Size", "")) or announced.size
+    announced.size = download_bytes(response.headers.get("X-Linked-Size", "")) or announced.size
 
 
-def entries_of(listing: Any) -> list[Json]:
+def download_entries(listing: Any) -> list[Json]:
     """The entries of a listing that make sense."""
     return [entry for entry in listing if isinstance(entry, dict)] if isinstance(listing, list) else []
 
 
-def listed_files(entries: list[Json]) -> dict[str, Part]:
+def download_listed(entries: list[Json]) -> dict[str, Part]:
     """The GGUF files in a listing of either kind that the hub's API gives; entries that make no sense are left out."""
     files = {}
     for entry in entries:
@@ -8755,12 +8815,12 @@ def listed_files(entries: list[Json]) -> dict[str, Part]:
         with contextlib.suppress(InvalidRequest):
             stored = entry["lfs"] if isinstance(entry.get("lfs"), dict) else {}
             sha256, size = stored.get("sha256") or stored.get("oid"), stored.get("size") or entry.get("size")
-            files[name] = Part(checked_file(name), size if type(size) is int and 0 < size < MAX_FILE_SIZE else None,
+            files[name] = Part(download_file(name), size if type(size) is int and 0 < size < MAX_FILE_SIZE else None,
                                sha256 if isinstance(sha256, str) and re.fullmatch(r"[0-9a-f]{64}", sha256) else None)
     return files
 
 
-def why(problem: BaseException) -> str:
+def download_problem(problem: BaseException) -> str:
     """A network problem in a few words: never an address, which may hold a signature."""
     if isinstance(problem, asyncio.TimeoutError):
         return "no answer in time"
@@ -8832,7 +8892,7 @@ class Downloads:
         self.hub = ModelHub()
         self.items: dict[tuple[str, str], Download] = {}
         self.tasks: dict[tuple[str, str], asyncio.Task[None]] = {}
-        self.told = 0.0
+        self.reported = 0.0
 
     async def run(self) -> None:
         """Go on with what a former run of llamadash left unfinished."""
@@ -8854,25 +8914,25 @@ class Downloads:
 
     async def listing(self, text: str) -> Json:
         """{repo, files, selected, license, gated} of the repository that `text` names."""
-        source = parsed_source(text, self.hub.endpoint)
+        source = download_source(text, self.hub.endpoint)
         files, info = await self.hub.listing(source.repo)
-        models = grouped_files(files)
+        models = download_models(files)
         card = info.get("cardData")
-        return {"repo": source.repo, "files": models, "selected": (chosen_model(models, source) or {}).get("file"),
+        return {"repo": source.repo, "files": models, "selected": (download_choice(models, source) or {}).get("file"),
                 "license": card.get("license") if isinstance(card, dict) else None, "gated": bool(info.get("gated"))}
 
     async def add(self, repo: str, file: str | None, folder: str | None, projector: bool) -> Download:
         """Queue a model; one that is listed already goes on."""
-        source = parsed_source(repo, self.hub.endpoint)
+        source = download_source(repo, self.hub.endpoint)
         if file is not None:
-            source = Source(source.repo, checked_file(file))
+            source = Source(source.repo, download_file(file))
         parts = await self.parts(source, projector)
         key = (source.repo, parts[0].name)
         known = self.items.get(key)
         if known and known.status in UNFINISHED_DOWNLOADS:
             return await self.resume(*key) if known.status in ("paused", "failed") else known
         download = Download(*key, str(self.place(source.repo, parts, self.folder(folder))), parts)
-        await in_thread(check_space, download, self.waiting())
+        await in_thread(download_check_space, download, self.waiting())
         former = self.items.pop(key, None)  # to the end of the queue
         self.items[key] = download
         try:
@@ -8890,10 +8950,10 @@ class Downloads:
         except (NotFound, HubUnavailable):
             if not source.file:
                 raise
-            return [await self.hub.announced(source.repo, name) for name in all_shards(source.file)]
+            return [await self.hub.announced(source.repo, name) for name in download_shards(source.file)]
         if source.file in files and "mmproj" in source.file.lower():
             return [files[source.file]]
-        model = chosen_model(grouped_files(files), source)
+        model = download_choice(download_models(files), source)
         if not model:
             wanted = source.file or source.quantization or "GGUF file"
             raise NotFound(f"{source.repo} has no {wanted}", field="file" if source.file else "repo")
@@ -8909,13 +8969,13 @@ class Downloads:
         for known in [*self.dash.folders(), own]:
             if Path(folder) == known:
                 return Path(known)
-        raise InvalidRequest("this is none of the model folders", field="folder")
+        raise InvalidRequest("This is not a model folder.", field="folder")
 
     def place(self, repo: str, parts: list[Part], folder: Path) -> Path:
         """Where in `folder`: several files together, or a name that is taken, get a folder of their own."""
         name = parts[0].name.rpartition("/")[2]
         taken = any((Path(item.place) / name) == folder / name and item.repo != repo for item in self.items.values())
-        size = size_of(folder / name)
+        size = files_size(folder / name)
         if len(parts) > 1 or taken or size not in (0, parts[0].size):
             return folder / repo.rpartition("/")[2]
         return folder
@@ -8962,7 +9022,7 @@ class Downloads:
         if download.status == "done":
             raise Conflict(f"{file} is complete already")
         await self.stop(download, "cancelled")
-        await in_thread(remove_partials, download)
+        await in_thread(download.discard)
         download.done, download.error = 0, None
         await self.tell(download, "cancelled")
         self.pump()
@@ -9012,8 +9072,8 @@ class Downloads:
     async def progress(self, download: Download) -> None:
         """Tell everybody how far the download is, four times a second at most."""
         now = time.monotonic()
-        if now - self.told >= PROGRESS_PAUSE:
-            self.told = now
+        if now - self.reported >= PROGRESS_PAUSE:
+            self.reported = now
             download.measure()
             await self.dash.broadcast("models:download", download.as_json())
 
@@ -9021,12 +9081,12 @@ class Downloads:
         """Fetch one download to its end, good or bad, and start the next one."""
         try:
             await self.tell(download, "running")
-            await self.fetch(download)
+            await Transfer(self, download).run()
             with contextlib.suppress(Conflict):  # a scan was faster
                 await self.dash.library.add(str(download.target(download.parts[0])), source="download")
             status = "done"
         except (DashError, OSError) as problem:
-            status, download.error = "failed", str(problem) if isinstance(problem, DashError) else disk_problem(problem)
+            status, download.error = "failed", str(problem) if isinstance(problem, DashError) else download_disk_problem(problem)
             log.warning("download of %s from %s failed: %s", download.file, download.repo, download.error)
         except Exception:  # a bug, which must not hold up the queue
             status, download.error = "failed", "Something went wrong in llamadash; its log says what."
@@ -9040,33 +9100,40 @@ class Downloads:
         if status == "done":
             log.info("downloaded %s from %s", download.file, download.repo)
 
-    async def fetch(self, download: Download) -> None:
-        """Fetch and check all parts, then give them their names at once: half a model is never in the folder."""
-        await in_thread(check_space, download, 0)
-        async with self.hub.session() as session:
-            for part in download.parts:
-                if not (part.verified and download.have(part)):
-                    await self.fetch_part(session, download, part)
-        await in_thread(finish_partials, download)
 
-    async def fetch_part(self, session: aiohttp.ClientSession, download: Download, part: Part) -> None:
+class Transfer:
+    """Brings all parts of one download here, over as many connections as it takes, and checks them."""
+
+    def __init__(self, queue: Downloads, download: Download) -> None:
+        self.queue, self.download = queue, download
+
+    async def run(self) -> None:
+        """Fetch and check all parts, then give them their names at once: half a model is never in the folder."""
+        await in_thread(download_check_space, self.download, 0)
+        async with self.queue.hub.session() as self.session:
+            for part in self.download.parts:
+                if not (part.verified and self.download.have(part)):
+                    await self.fetch_part(part)
+        await in_thread(self.download.finish)
+
+    async def fetch_part(self, part: Part) -> None:
         """Fetch one file over as many connections as it takes, and check it."""
-        target, partial = download.target(part), download.partial(part)
-        if size_of(target):
-            await self.check_existing(download, part, target)
+        target, partial = self.download.target(part), self.download.partial(part)
+        if files_size(target):
+            await self.check_existing(part, target)
             return
         file = PartFile(partial)
         try:
             await in_thread(file.open)
-            if size_of(partial):
-                await self.tell(download, "verifying")
+            if files_size(partial):
+                await self.queue.tell(self.download, "verifying")
                 while await in_thread(file.adopt):
                     pass
                 if part.size is not None and file.position > part.size:
                     await in_thread(file.restart)
-                await self.tell(download, "running")
-            await self.transfer_all(session, download, part, file)
-            check_content(part, file)
+                await self.queue.tell(self.download, "running")
+            await self.transfer_all(part, file)
+            download_check_content(part, file)
         except WrongContent:
             await in_thread(file.restart)
             partial.unlink(missing_ok=True)
@@ -9075,70 +9142,67 @@ class Downloads:
             await in_thread(file.close)
         part.verified = True
 
-    async def check_existing(self, download: Download, part: Part, target: Path) -> None:
+    async def check_existing(self, part: Part, target: Path) -> None:
         """Accept a file that is there already if it is the one that is wanted, else Conflict."""
-        await self.tell(download, "verifying")
+        await self.queue.tell(self.download, "verifying")
         file = PartFile(target, existing=True)
         try:
             await in_thread(file.open)
             while await in_thread(file.adopt):
                 pass
-            check_content(part, file)
+            download_check_content(part, file)
         except WrongContent:
             raise Conflict(f"{target} is another file of the same name") from None
         finally:
             file.close()
         part.verified = True
-        await self.tell(download, "running")
+        await self.queue.tell(self.download, "running")
 
-    async def transfer_all(self, session: aiohttp.ClientSession, download: Download, part: Part,
-                           file: PartFile) -> None:
+    async def transfer_all(self, part: Part, file: PartFile) -> None:
         """Bring all bytes here, over a new connection whenever one is cut; HubUnavailable after RETRIES in vain."""
         failures = 0
-        others = sum(download.have(item) for item in download.parts if item is not part)
+        others = sum(self.download.have(item) for item in self.download.parts if item is not part)
         while part.size is None or file.position < part.size:
             before = file.position
             try:
-                await self.transfer(session, download, part, file, others)
+                await self.transfer(part, file, others)
                 if part.size is None:
                     return
                 continue
             except (aiohttp.ClientError, asyncio.TimeoutError, ConnectionError, HubUnavailable) as problem:
                 failures = 1 if file.position > before else failures + 1
-                reason = str(problem) if isinstance(problem, HubUnavailable) else why(problem)
+                reason = str(problem) if isinstance(problem, HubUnavailable) else download_problem(problem)
             if failures > RETRIES:
                 raise HubUnavailable(f"given up after {failures} attempts in vain: {reason}")
             log.info("download of %s: %s; trying again", part.name, reason)
             pause = min(RETRY_PAUSE[0] * 2 ** (failures - 1), RETRY_PAUSE[1])
             await asyncio.sleep(pause * (0.75 + secrets.randbelow(500) / 1000))
 
-    async def transfer(self, session: aiohttp.ClientSession, download: Download, part: Part, file: PartFile,
-                       others: int) -> None:
+    async def transfer(self, part: Part, file: PartFile, others: int) -> None:
         """Bring what one connection gives; `others` are the bytes of the other parts."""
-        path, headers = resolve_path(download.repo, part.name), range_headers(part, file.position)
+        path, headers = download_path(self.download.repo, part.name), download_range(part, file.position)
         unknown = part.size is None
-        await in_thread(check_space, download, 0)
-        async with self.hub.get(session, path, headers) as (response, announced):
-            if changed(part, announced):
+        await in_thread(download_check_space, self.download, 0)
+        async with self.queue.hub.get(self.session, path, headers) as (response, announced):
+            if download_changed(part, announced):
                 part.size, part.sha256, part.etag = announced.size, announced.sha256, None
                 await in_thread(file.restart)
                 if response.status == 206:
                     raise HubUnavailable("the file has changed at the hub")  # and this is the end of the new one
-            self.check_answer(response, part, download)
+            self.check_answer(response, part)
             if response.status == 416:
                 await in_thread(file.restart)
                 raise HubUnavailable("the hub has no more bytes of it")
-            check_size(response, part, file.position)
+            download_check_size(response, part, file.position)
             if response.status != 206 and file.position:  # it gives all or nothing
                 await in_thread(file.restart)
             if unknown:
-                await in_thread(check_space, download, 0)
-            await self.receive(response, download, part, file, others)
+                await in_thread(download_check_space, self.download, 0)
+            await self.receive(response, part, file, others)
         if part.size is not None and file.position < part.size:
             raise HubUnavailable("the connection was cut")
 
-    async def receive(self, response: aiohttp.ClientResponse, download: Download, part: Part, file: PartFile,
-                      others: int) -> None:
+    async def receive(self, response: aiohttp.ClientResponse, part: Part, file: PartFile, others: int) -> None:
         """Write what comes; reading goes on meanwhile, as what is not read is lost when a connection is cut."""
         block, writing = bytearray(), None
         received = file.position
@@ -9153,24 +9217,24 @@ class Downloads:
                         await writing
                     full, block = bytes(block), bytearray()
                     writing = asyncio.create_task(in_thread(file.write, full))
-                download.done = others + received
-                await self.progress(download)
+                self.download.done = others + received
+                await self.queue.progress(self.download)
         finally:
             if writing:
                 await writing
             await in_thread(file.write, bytes(block))
 
-    def check_answer(self, response: aiohttp.ClientResponse, part: Part, download: Download) -> None:
+    def check_answer(self, response: aiohttp.ClientResponse, part: Part) -> None:
         """Raise what a refusal means: final for the hub's own, another attempt for the rest."""
         status, encoding = response.status, response.headers.get("Content-Encoding", "identity")
-        at_hub = response.url.origin() == self.hub.url().origin()
+        at_hub = response.url.origin() == self.queue.hub.url().origin()
         if status in (401, 403, 404, 410) and at_hub:
-            raise self.hub.refusal(status, f"{download.repo}/{part.name}")
+            raise self.queue.hub.refusal(status, f"{self.download.repo}/{part.name}")
         if status not in (200, 206, 416) or encoding != "identity":
             raise HubUnavailable(f"{response.url.host} answered with status {status}")
 
 
-def range_headers(part: Part, position: int) -> dict[str, str]:
+def download_range(part: Part, position: int) -> dict[str, str]:
     """What asks for the rest of a file from `position` on; the checksum, where known, guards against a changed file."""
     if not position:
         return {}
@@ -9178,7 +9242,7 @@ def range_headers(part: Part, position: int) -> dict[str, str]:
     return {"Range": f"bytes={position}-", **guard}
 
 
-def changed(part: Part, announced: Part) -> bool:
+def download_changed(part: Part, announced: Part) -> bool:
     """Whether the hub now announces another file than the one that was begun; learns what was unknown."""
     part.sha256 = part.sha256 or announced.sha256
     part.size = part.size or announced.size
@@ -9186,7 +9250,7 @@ def changed(part: Part, announced: Part) -> bool:
                ((announced.sha256, part.sha256), (announced.size, part.size)))
 
 
-def check_size(response: aiohttp.ClientResponse, part: Part, position: int) -> None:
+def download_check_size(response: aiohttp.ClientResponse, part: Part, position: int) -> None:
     """Refuse an answer that is not what is missing of `part` from `position` on; learns its size and tag.
 
     WrongContent at the start; HubUnavailable later, as what came before may be good and something in between broken.
@@ -9194,9 +9258,9 @@ def check_size(response: aiohttp.ClientResponse, part: Part, position: int) -> N
     size: int | None = None
     if response.status == 206:
         found = re.fullmatch(r"bytes ([0-9]+)-[0-9]+/([0-9]+|\*)", response.headers.get("Content-Range", ""))
-        if not found or byte_count(found[1]) != position:
+        if not found or download_bytes(found[1]) != position:
             raise HubUnavailable("another range came than was asked for")
-        size = byte_count(found[2])
+        size = download_bytes(found[2])
     elif response.content_length is not None:
         size = response.content_length
     if size is not None and part.size is not None and size != part.size:
@@ -9207,7 +9271,7 @@ def check_size(response: aiohttp.ClientResponse, part: Part, position: int) -> N
     part.etag = tag if tag.startswith('"') else None  # a weak one promises nothing about bytes
 
 
-def check_content(part: Part, file: PartFile) -> None:
+def download_check_content(part: Part, file: PartFile) -> None:
     """WrongContent unless size and checksum of `file` are those announced."""
     if part.size is not None and file.position != part.size:
         raise WrongContent(f"{part.name} has {file.position} bytes instead of the {part.size} announced")
@@ -9215,37 +9279,20 @@ def check_content(part: Part, file: PartFile) -> None:
         raise WrongContent(f"{part.name} is damaged: its checksum is not the one announced")
 
 
-def check_space(download: Download, others: int) -> None:
+def download_check_space(download: Download, others: int) -> None:
     """StorageFull unless the disk has room for the rest of `download` and `others` bytes more."""
     place = Path(download.place)
     while not place.exists() and place != place.parent:
         place = place.parent
-    missing = sum(max((part.size or 0) - size_of(download.partial(part)), 0) for part in download.parts
-                  if not size_of(download.target(part)))
+    missing = sum(max((part.size or 0) - files_size(download.partial(part)), 0) for part in download.parts
+                  if not files_size(download.target(part)))
     free = shutil.disk_usage(place).free
     if missing and missing + others + DISK_RESERVE > free:
         raise StorageFull(f"{place} has {free / 2**30:.1f} GiB free; {download.file} needs "
                           f"{(missing + others + DISK_RESERVE) / 2**30:.1f} GiB with the reserve for the system")
 
 
-def finish_partials(download: Download) -> None:
-    """Give all parts their final names."""
-    for part in download.parts:
-        if (partial := download.partial(part)).exists():
-            os.replace(partial, download.target(part))
-
-
-def remove_partials(download: Download) -> None:
-    """Remove what came so far, and the folder made for it if nothing else is in it."""
-    for part in download.parts:
-        download.partial(part).unlink(missing_ok=True)
-        part.verified = False
-    if Path(download.place).name == download.repo.rpartition("/")[2]:
-        with contextlib.suppress(OSError):
-            os.rmdir(download.place)
-
-
-def disk_problem(problem: OSError) -> str:
+def download_disk_problem(problem: OSError) -> str:
     """What a failed write means to the user."""
     if problem.errno in (errno.ENOSPC, errno.EDQUOT):
         return "the disk is full: make room, then resume"
@@ -9373,13 +9420,13 @@ class JournalHandler(logging.Handler):
         super().__init__()
         self.journal = journal
         self.loop = asyncio.get_running_loop()
-        self.flood = Flood(LOG_RECORDS_PER_SECOND)
+        self.limiter = LogLimiter(LOG_RECORDS_PER_SECOND)
 
     def emit(self, record: logging.LogRecord) -> None:
         """Add one record, on the loop; of a flood only the beginning, and how much more there was."""
-        if not self.flood.allows(record.name, time.monotonic()):
+        if not self.limiter.allows(record.name, time.monotonic()):
             return
-        for name, count in self.flood.suppressed().items():
+        for name, count in self.limiter.suppressed().items():
             self.add("warning", f"{count} more messages of {name} were left out")
         level = {logging.DEBUG: "debug", logging.INFO: "info", logging.WARNING: "warning"}.get(record.levelno, "error")
         self.add(level, self.format(record))
@@ -10767,24 +10814,8 @@ PRUNE_DELAY = 60.0  # seconds after the start until the first: starting up comes
 BACKUP_INTERVAL = 3600.0  # seconds between two looks at whether today's backup exists
 STOP_TIME = 1.5  # seconds that background tasks have for ending
 RESTART_PAUSE = 1.0  # seconds until a background task that has failed begins again
-REPEAT_PAUSE = 60.0  # seconds until a failure that repeats is logged again
 # asyncio takes one number for both, and a crowd that it accepts at once holds up everybody else.
 WAITING_TO_CONNECT, ACCEPTED_AT_ONCE = 1024, 16
-
-
-class News:
-    """Tells a failure that is worth a log line from one that repeats, whose lines would only fill the disk."""
-
-    def __init__(self) -> None:
-        self.told: dict[str, tuple[str, float]] = {}
-
-    def is_new(self, what: str, problem: BaseException | None) -> bool:
-        """Whether `what` has failed otherwise than the last time, or that is a minute ago."""
-        said, moment = self.told.get(what, ("", -math.inf))
-        if said == repr(problem) and time.monotonic() - moment < REPEAT_PAUSE:
-            return False
-        self.told[what] = repr(problem), time.monotonic()
-        return True
 
 
 class Dash:
@@ -10793,7 +10824,7 @@ class Dash:
     def __init__(self, config: Config) -> None:
         self.config = config
         self.tasks: set[asyncio.Task[Any]] = set()
-        self.news = News()
+        self.log_limiter = LogLimiter()
         self.lag = 0.0  # seconds by which the loop was late at worst, of late; halved in about 17 s
         self.beat = asyncio.Event()  # set for a moment at each heartbeat: what is done regularly wakes nobody by itself
         self.db = Database(config.data_dir / DATABASE_NAME)
@@ -10919,14 +10950,14 @@ class Dash:
         if not task.cancelled() and (problem := task.exception()):
             log.error("%s failed", task.get_name(), exc_info=problem)
 
-    async def lasting(self, name: str, work: Callable[[], Coroutine[Any, Any, Any]]) -> None:
+    async def run_forever(self, name: str, work: Callable[[], Coroutine[Any, Any, Any]]) -> None:
         """Do `work`, and begin again where it fails: a disk that was full for a moment must not end it for good."""
         while True:
             try:
                 await work()
                 return
             except Exception as problem:
-                if self.news.is_new(name, problem):
+                if self.log_limiter.is_new(name, problem):
                     log.exception("%s failed and begins again", name)
                 await asyncio.sleep(RESTART_PAUSE)
 
@@ -10942,7 +10973,7 @@ class Dash:
             ready(port)
             log.info("llamadash %s is listening on %s", __version__, self.config.url(port))
             for name, work in self.background().items():
-                self.spawn(self.lasting(name, work), name)
+                self.spawn(self.run_forever(name, work), name)
             await stop.wait()
             log.info("stopping")
 
@@ -10986,9 +11017,9 @@ class Dash:
         await asyncio.sleep(PRUNE_DELAY)
         backed_up = -math.inf
         while True:
-            if time.monotonic() - backed_up > BACKUP_INTERVAL and await self.kept("backup", self.db.daily_backup):
+            if time.monotonic() - backed_up > BACKUP_INTERVAL and await self.chore("backup", self.db.daily_backup):
                 backed_up = time.monotonic()
-            await self.kept("deletion of what is too old", self.db.prune, self.settings())
+            await self.chore("deletion of what is too old", self.db.prune, self.settings())
             self.renew_certificate()
             await asyncio.sleep(PRUNE_INTERVAL)
 
@@ -10999,15 +11030,15 @@ class Dash:
             if self.tls and certificate and tls_context(certificate, key):  # a pair that fits, else the old one stays
                 self.tls.load_cert_chain(certificate, key, password="")
         except (DashError, OSError) as problem:
-            if self.news.is_new("certificate", problem):
+            if self.log_limiter.is_new("certificate", problem):
                 log.warning("the certificate is not renewed: %s", problem)
 
-    async def kept(self, name: str, work: Callable[..., None], *arguments: Any) -> bool:
+    async def chore(self, name: str, work: Callable[..., None], *arguments: Any) -> bool:
         """Whether a piece of housekeeping succeeded, in a thread; what keeps it from that is logged."""
         try:
             await asyncio.to_thread(work, *arguments)
         except (DashError, OSError) as problem:
-            if self.news.is_new(name, problem):
+            if self.log_limiter.is_new(name, problem):
                 log.warning("%s: %s", name, problem)
             return False
         return True
@@ -11175,14 +11206,13 @@ def system_warnings(dash: Dash, metrics: Json) -> list[str]:
 EXPORT_FORMAT = "llamadash"
 EXPORT_VERSION = 1
 EXPORT_FIELDS = ("format", "version", "exported_at", "settings", "config", "models")
-EXPORTED_MODEL: dict[str, Any] = {**IMPORT_FIELDS, "id": ModelId}
 MAX_IMPORTED = 5000  # models in a document; checking them takes a tenth of a second
 
 
 @on("system:export", error="EXPORT_SYSTEM_FAILED", cost=5)
 async def system_export(dash: Dash) -> Json:
     """Everything but history, as one document: settings, configuration and each model's parameters."""
-    models = [{key: row[key] for key in ("id", "name", "path", "favorite", "parameters")} for row in dash.db.models()]
+    models = [{key: row[key] for key in IMPORT_FIELDS} for row in dash.db.models()]
     config = good_values(dash.db.config(), CONFIG_FIELDS)
     return {"document": {"format": EXPORT_FORMAT, "version": EXPORT_VERSION, "exported_at": now_ms(),
                          "settings": dash.settings(), "config": config, "models": models}}
@@ -11259,20 +11289,29 @@ def with_files_here(parameters: Any, folders: list[Path], at: str, warnings: lis
 
 def imported_models(dash: Dash, document: Json, rows: list[Json], warnings: list[str]) -> dict[str, Json]:
     """What the document changes of each model, by id; `warnings` gets those that are not here."""
-    by_id, by_path = ({row[key]: row for row in rows} for key in ("id", "path"))
+    by_id, names, by_path = {row["id"]: row for row in rows}, entry_names(rows), dict[str, list[Json]]()
+    for row in rows:
+        by_path.setdefault(row["path"], []).append(row)
     folders, models = dash.folders(), dict[str, Json]()
     listed = Annotated[list[dict[str, Any]], Length(0, MAX_IMPORTED)]
     for at, item in enumerate(checked(document.get("models", []), listed, "document.models")):
         id = checked(item.get("id"), ModelId, f"document.models.{at}.id")
         path = str(item.get("path", ""))
-        row = by_path.get(path, by_id.get(id))  # an id alone may be another's: they follow the order of discovery
-        if row is None or (path and os.path.basename(path) != os.path.basename(row["path"])):
+        variants = by_path.get(path, [by_id[id]] if id in by_id else [])
+        # an id alone may be another's: they follow the order of discovery
+        fitting = [row for row in variants if row["id"] == id or (len(variants) == 1 and row["id"] not in models)]
+        if not fitting or (path and os.path.basename(path) != os.path.basename(fitting[0]["path"])):
             warnings.append(f"there is no model {id} here")
             continue
+        row = fitting[0]
         if "parameters" in item:
             parameters = with_files_here(item["parameters"], folders, f"document.models.{at}.parameters", warnings)
             item = {**item, "parameters": parameters}
-        wanted = checked_fields(item, EXPORTED_MODEL, f"document.models.{at}", folders)
+        wanted = checked_fields(item, IMPORT_FIELDS, f"document.models.{at}", folders)
+        taken = [alias for alias in wanted.get("aliases", ()) if names.get(alias.lower(), row)["id"] != row["id"]]
+        if taken:
+            warnings.append(f"{', '.join(taken)} names another model here and is left out")
+            wanted["aliases"] = [alias for alias in wanted["aliases"] if alias not in taken]
         models[row["id"]] = {key: wanted[key] for key in MODEL_CHANGES if key in wanted and wanted[key] != row[key]}
     return {id: changes for id, changes in models.items() if changes}
 
@@ -11500,7 +11539,7 @@ async def serve_until_stopped(config: Config) -> int:
     for name in ("SIGINT", "SIGTERM", "SIGHUP"):
         with contextlib.suppress(NotImplementedError, AttributeError):
             loop.add_signal_handler(getattr(signal, name), stop.set)
-    loop.set_exception_handler(functools.partial(unhandled, News()))
+    loop.set_exception_handler(functools.partial(unhandled, LogLimiter()))
     dash = Dash(config)
 
     def ready(port: int) -> None:
@@ -11512,10 +11551,10 @@ async def serve_until_stopped(config: Config) -> int:
     return 0
 
 
-def unhandled(news: News, _loop: asyncio.AbstractEventLoop, context: Json) -> None:
+def unhandled(limiter: LogLimiter, _loop: asyncio.AbstractEventLoop, context: Json) -> None:
     """Log in one line what no task caught; a peer that has gone is no news."""
     problem, message = context.get("exception"), str(context.get("message"))
-    if not isinstance(problem, ConnectionError | TimeoutError | ssl.SSLError) and news.is_new(message, problem):
+    if not isinstance(problem, ConnectionError | TimeoutError | ssl.SSLError) and limiter.is_new(message, problem):
         log.error("%s: %r", message, problem)
 
 

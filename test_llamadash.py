@@ -249,35 +249,13 @@ class Dashboard:
         await self.sio.disconnect()
 
 
-class StubPool(llamadash.Pool):
-    """A pool without processes, that notes what it is asked."""
-
-    def __init__(self, dash: llamadash.Dash) -> None:
-        super().__init__(dash)
-        self.calls: list[str] = []
-        self.states: dict[str, str] = {}
-
-    def state(self, row: Json) -> Json:
-        return {**super().state(row), **({"status": self.states[row["id"]]} if row["id"] in self.states else {})}
-
-    def sync(self) -> None:
-        super().sync()
-        self.calls.append("sync")
-
-    def forget(self, entry: str) -> None:
-        self.calls.append(f"forget {entry}")
-
-    async def unload(self, entry: str, reason: str = "by hand") -> None:
-        self.calls.append(f"unload {entry}")
-
-
 class StubDash(llamadash.Dash):
     """A real Dash in a folder of its own that listens nowhere and keeps what it would tell its clients.
 
-    Its pool is a stub too, unless `engine` is true. Further options are the engine's configuration.
+    Further options are the engine's configuration.
     """
 
-    def __init__(self, folder: Path, *, engine: bool = False, program: str | None = None, **values: Any) -> None:
+    def __init__(self, folder: Path, *, program: str | None = None, **values: Any) -> None:
         self.folder, self.models_folder = folder, folder / "models"
         for path in (folder / "data", self.models_folder):
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -288,9 +266,7 @@ class StubDash(llamadash.Dash):
         self.seen: list[tuple[str, Json]] = []
         self.sent: list[tuple[str, str, Json]] = []
         self.failures: list[BaseException] = []
-        if not engine:
-            self.pool = StubPool(self)
-            self.pool.sync()
+        self.pool.sync()
 
     async def broadcast(self, event: str, data: Json) -> None:
         """Keep what every client would get."""
@@ -2171,13 +2147,13 @@ def test_what_is_skipped_is_told_fairly(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(llamadash, "MAX_SKIPPED", 20)
     many = [{"path": f"/a/{at:05}.gguf", "reason": f"incomplete, {at} of 9 bytes"} for at in range(10_000)]
     few = [{"path": "/a/x.gguf", "reason": "the file is empty"}, {"path": "/b/y.gguf", "reason": "not a GGUF file"}]
-    assert llamadash.skipped_told(many[:20]) == many[:20]
-    told = llamadash.skipped_told([*many, *few])
+    assert llamadash.skipped_for_clients(many[:20]) == many[:20]
+    told = llamadash.skipped_for_clients([*many, *few])
     assert len(told) <= 20 and all(item in told for item in few)
     listed = sum(item in many for item in told)
     assert listed >= 5 and {"path": "/a", "reason": f"{10_000 - listed:,} more like the last one"} in told
     spread = [{"path": f"/{at}/x.gguf", "reason": "the file is empty"} for at in range(100)]
-    assert len(llamadash.skipped_told(spread)) == 20 and "81 more" in llamadash.skipped_told(spread)[-1]["reason"]
+    assert len(llamadash.skipped_for_clients(spread)) == 20 and "81 more" in llamadash.skipped_for_clients(spread)[-1]["reason"]
 
 
 def test_hugging_face_cache(tmp_path: Path) -> None:
@@ -2361,12 +2337,37 @@ def test_merge_keeps_what_is_the_users() -> None:
     assert ([row["id"] for row in new], changed) == (["b-2", "b-3"], [])
 
 
+class StubPool:
+    """What the library asks of the models in memory, only noted."""
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+        self.statuses: dict[str, str] = {}
+        self.memories = [CPU]
+
+    def state(self, row: Json) -> Json:
+        return {"status": "missing" if row["missing"] else self.statuses.get(row["id"], "unloaded")}
+
+    def sync(self) -> None:
+        self.calls.append("sync")
+
+    async def unload(self, id: str, reason: str) -> None:
+        self.calls.append(f"unload {id}: {reason}")
+
+    def forget(self, id: str) -> None:
+        self.calls.append(f"forget {id}")
+
+    def memories_of(self, row: Json) -> list[Json]:
+        return self.memories
+
+
 @pytest.fixture
 def stocked(tmp_path: Path) -> Iterator[StubDash]:
     """A Dash with a.gguf and b.gguf in its model folder."""
     for name in "ab":
         write_model(tmp_path / "models" / f"{name}.gguf", general__name=f"Model {name}x")
     stub = StubDash(tmp_path)
+    stub.pool = StubPool()  # type: ignore[assignment]
     yield stub
     stub.db.close()
 
@@ -2377,7 +2378,7 @@ def test_scan_answers_and_tells(stocked: StubDash) -> None:
     assert [event for event, _ in stocked.seen] == ["models:scan", "models:list"]
     assert stocked.seen[0][1] == {"done": 2, "total": 2}
     assert [model["id"] for model in stocked.ask("models:list")["models"]] == ["a", "b"]
-    assert stocked.engine.calls == ["apply"]
+    assert stocked.pool.calls == ["sync"]
     os.unlink(stocked.models_folder / "a.gguf")
     (stocked.models_folder / "c.gguf").write_text("broken")
     result = stocked.ask("models:scan")
@@ -2467,7 +2468,18 @@ def test_names_survive_scans(stocked: StubDash) -> None:
     ("models:estimate", {"parameters": {"nonsense": 1}}, "parameters.nonsense"),
     ("models:create", {"model": {}}, "model.name"), ("models:create", {"model": {"name": "x"}}, "model.path"),
     ("models:create", {"model": {"name": "x", "path": 1}}, "model.path"),
-    ("models:create", {"model": {"name": "x", "path": "/x.gguf", "id": "y"}}, "model.id"),
+    ("models:create", {"model": {"name": "x", "path": "/x.gguf", "id": "y z"}}, "model.id"),
+    ("models:create", {"model": {"name": "x", "path": "/x.gguf", "aliases": ["ok", "y z"]}}, "model.aliases"),
+    ("models:create", {"model": {"name": "x", "path": "/x.gguf", "revision": 1}}, "model.revision"),
+    ("models:update", {"changes": {"aliases": ["x" * 129]}}, "changes.aliases"),
+    ("models:update", {"changes": {"aliases": "x"}}, "changes.aliases"),
+    ("models:update", {"changes": {"aliases": [""]}}, "changes.aliases"),
+    ("models:update", {"changes": {"idle": -1}}, "changes.idle"),
+    ("models:update", {"changes": {"idle": 31_536_001}}, "changes.idle"),
+    ("models:update", {"changes": {"pinned": None}}, "changes.pinned"),
+    ("models:update", {"changes": {"build": ""}}, "changes.build"),
+    ("models:update", {"changes": {"tags": ["a\nb"]}}, "changes.tags"),
+    ("models:update", {"changes": {"last_used_at": 1}}, "changes.last_used_at"),
     ("models:create", {"model": {"name": "x", "path": "/etc/passwd"}}, "model.path"),
     ("models:create", {"model": {"name": "x", "path": "relative.gguf"}}, "model.path"),
     ("models:create", {"model": {"name": "x", "path": "{folder}/../other/x.gguf"}}, "model.path"),
@@ -2508,6 +2520,71 @@ def test_create_and_conflict(stocked: StubDash) -> None:
     assert stocked.ask("models:get", id="a")["model"]["name"] == "Mine"
 
 
+def test_variants_of_a_file(stocked: StubDash) -> None:
+    """A listed file can have further entries, each with its own names; a scan and a move keep all of them in step."""
+    stocked.ask("models:scan")
+    path = str(stocked.models_folder / "a.gguf")
+    quick = stocked.ask("models:create", model={"name": "Quick one", "path": path, "parameters": {"ctx-size": 512},
+                                                "aliases": ["gpt-4o", "team/quick:1"]})["model"]
+    assert (quick["id"], quick["path"], quick["aliases"]) == ("Quick-one", path, ["gpt-4o", "team/quick:1"])
+    assert stocked.ask("models:create", model={"name": "Slow", "path": path, "id": "slow.1"})["model"]["id"] == "slow.1"
+    for taken, field in ({"name": "Slow"}, "model.name"), ({"id": "SLOW.1"}, "model.id"), ({"id": "B"}, "model.id"), (
+            {"id": "GPT-4o"}, "model.id"), ({"aliases": ["x", "a"]}, "model.aliases"):
+        with pytest.raises(llamadash.Conflict) as refused:
+            stocked.ask("models:create", model={"name": "New", "path": path, **taken})
+        assert refused.value.field == field
+    entries = ["Quick-one", "a", "slow.1"]
+    assert stocked.ask("models:scan")["updated"] == 0
+    os.rename(path, stocked.models_folder / "a.away")
+    assert stocked.ask("models:scan")["missing"] == 3
+    os.rename(stocked.models_folder / "a.away", path)
+    write_model(Path(path), general__file_type=7)
+    assert stocked.ask("models:scan")["updated"] == 3
+    (stocked.models_folder / "deeper").mkdir()
+    os.rename(path, stocked.models_folder / "deeper" / "a.gguf")
+    result = stocked.ask("models:scan")
+    assert (result["added"], result["updated"], result["missing"]) == (0, 3, 0)
+    rows = {row["id"]: row for row in stocked.models() if row["path"].endswith("a.gguf")}
+    assert sorted(rows) == entries and rows["Quick-one"]["parameters"] == {"ctx-size": 512}
+    assert {row["path"] for row in rows.values()} == {str(stocked.models_folder / "deeper" / "a.gguf")}
+    assert {row["quantization"] for row in rows.values()} == {"Q8_0"} and not any(
+        row["missing"] for row in rows.values())
+
+
+def test_a_file_goes_with_its_last_entry(stocked: StubDash) -> None:
+    """The file of several entries is not deleted with one of them, and stays listed while there is another."""
+    stocked.ask("models:scan")
+    path = stocked.models_folder / "a.gguf"
+    stocked.ask("models:create", model={"name": "Other", "path": str(path)})
+    with pytest.raises(llamadash.InvalidRequest, match="also used by Model ax"):
+        stocked.ask("models:delete", id="Other", deleteFile=True)
+    assert len(stocked.models()) == 3
+    assert stocked.ask("models:delete", id="a") == {"id": "a", "freed": 0}
+    assert stocked.ask("models:scan")["added"] == 0
+    assert stocked.ask("models:delete", id="Other", deleteFile=True)["freed"] > 0
+    assert not path.exists()
+
+
+def test_what_is_the_users_of_an_entry(stocked: StubDash) -> None:
+    """Names, build, and when a model is in memory can be changed; no two entries have a name in common."""
+    stocked.ask("models:scan")
+    changes = {"aliases": ["x", "X", "y"], "build": "b9246", "pinned": True, "preferred": True, "idle": 60,
+               "tags": ["work", "draft"]}
+    model = stocked.ask("models:update", id="a", revision=1, changes=changes)["model"]
+    assert {key: model[key] for key in changes} == {**changes, "aliases": ["X", "y"]}
+    for alias in ("x", "A"):
+        with pytest.raises(llamadash.Conflict, match=r"\(a\)"):
+            stocked.ask("models:update", id="b", revision=1, changes={"aliases": [alias]})
+    model = stocked.ask("models:update", id="a", revision=2, changes={"build": None, "idle": None, "aliases": ["Y"]})
+    assert [model["model"][key] for key in ("build", "idle", "aliases", "pinned")] == [None, None, ["Y"], True]
+    document = stocked.ask("system:export")["document"]
+    document["models"][0] = {**document["models"][0], "aliases": ["b", "new"], "tags": []}
+    document["models"].append({**document["models"][0], "id": "variant", "aliases": ["other"]})
+    plan = stocked.ask("system:import", document=document)
+    assert plan["changes"] == [{"kind": "model", "id": "a", "changes": {"aliases": ["new"], "tags": []}}]
+    assert plan["warnings"] == ["b names another model here and is left out", "there is no model variant here"]
+
+
 def test_create_beside_a_file_of_the_same_name(stocked: StubDash) -> None:
     """A copy in another folder is a model of its own and takes nothing from the first."""
     stocked.ask("models:scan")
@@ -2521,10 +2598,11 @@ def test_create_beside_a_file_of_the_same_name(stocked: StubDash) -> None:
 def test_delete_from_the_list(stocked: StubDash) -> None:
     """A model taken off the list stays off it, its file untouched, until it is added again."""
     stocked.ask("models:scan")
-    stocked.engine.states["a"] = "loaded"
+    stocked.pool.statuses["a"] = "loaded"
+    stocked.pool.calls.clear()
     path = stocked.models_folder / "a.gguf"
     assert stocked.ask("models:delete", id="a") == {"id": "a", "freed": 0}
-    assert "unload a" in stocked.engine.calls
+    assert stocked.pool.calls == ["unload a: deleted", "forget a", "sync"]
     assert ("models:deleted", {"id": "a"}) in stocked.seen
     assert path.exists()
     assert stocked.ask("models:scan")["total"] == 1
@@ -2585,8 +2663,7 @@ def test_estimate_of_a_model(stocked: StubDash) -> None:
     found = stocked.ask("models:estimate", id="a", parameters={"ctx-size": 1024})
     assert (found["context"], found["kvCache"]) == (1024, 2 * 2 * (16 + 16) * 2 * 1024)
     assert [device["kind"] for device in found["devices"]][-1] == "cpu"
-    stocked.sampler.latest = {"gpus": [{"name": "G", "memory_used": GB, "memory_total": 8 * GB},
-                                    {"name": "H", "memory_total": None}]}
+    stocked.pool.memories = [{"name": "G", "kind": "gpu", "free": 7 * GB, "total": 8 * GB}, CPU]
     found = stocked.ask("models:estimate", id="a")
     assert {"name": "G", "kind": "gpu", "free": 7 * GB, "total": 8 * GB}.items() <= found["devices"][0].items()
     os.unlink(stocked.models_folder / "a.gguf")
@@ -3688,6 +3765,13 @@ def test_what_the_engine_accounts_is_shown_only_where_it_can_be_true() -> None:
     assert (true["model"], true["context"], true["compute"], true["other"]) == (6_000, 400, 100, 500)
 
 
+def test_a_flood_is_limited_and_counted() -> None:
+    """So many lines a second pass for each source; the others are counted."""
+    limiter = llamadash.LogLimiter(10)
+    assert sum(limiter.allows("x", 5.0) for _ in range(100)) == 10 and limiter.allows("y", 5.0)
+    assert limiter.allows("x", 6.0) and limiter.suppressed() == {"x": 90} and limiter.suppressed() == {}
+
+
 # -- Residency: the pool ----------------------------------------------------------------------------
 
 LONG = 65_536  # tokens; the small model needs half a minute for them, and no test waits for that
@@ -3697,7 +3781,7 @@ class EngineDash(StubDash):
     """A Dash with a real engine and models a and b: random weights, 65,536 tokens of context, one thread each."""
 
     def __init__(self, folder: Path, program: str | None, names: str = "a b", **values: Any) -> None:
-        super().__init__(folder, engine=True, program=program, **{
+        super().__init__(folder, program=program, **{
             "api_port": unused_port(), "defaults": {"ctx-size": LONG, "threads": 1}, **values})
         for name in names.split():
             self.add(name)
@@ -3753,7 +3837,7 @@ class EngineDash(StubDash):
 @contextlib.asynccontextmanager
 async def running(dash: StubDash) -> AsyncIterator[Any]:
     """An open gateway; afterwards no process of it is left and nothing failed unnoticed."""
-    tasks = [dash.spawn(dash.lasting(name, work), name) for name, work in dash.background().items()
+    tasks = [dash.spawn(dash.run_forever(name, work), name) for name, work in dash.background().items()
              if name in ("residency", "engine events", "upstreams", "watchdog")]
     try:
         with contextlib.suppress(llamadash.EngineUnavailable):
@@ -5053,7 +5137,7 @@ async def test_repo_listing(hub_folder: Path) -> None:
 ])
 def test_sources(text: str, repo: str, file: str | None, quantization: str | None) -> None:
     """What people paste is understood."""
-    source = llamadash.parsed_source(text, "https://mirror.example/hub")
+    source = llamadash.download_source(text, "https://mirror.example/hub")
     assert (source.repo, source.file, source.quantization) == (repo, file, quantization)
 
 
@@ -5065,7 +5149,7 @@ def test_sources(text: str, repo: str, file: str | None, quantization: str | Non
 def test_bad_sources(text: str) -> None:
     """Anything else is refused, naming the field."""
     with pytest.raises(llamadash.InvalidRequest) as caught:
-        llamadash.parsed_source(text)
+        llamadash.download_source(text)
     assert caught.value.field in ("repo", "file")
 
 
@@ -5076,7 +5160,7 @@ def test_bad_sources(text: str) -> None:
 def test_bad_files(file: str) -> None:
     """No name leads out of the folder, or is no GGUF file."""
     with pytest.raises(llamadash.InvalidRequest):
-        llamadash.checked_file(file)
+        llamadash.download_file(file)
 
 
 @pytest.mark.parametrize(("file", "quantization"), [
@@ -5089,19 +5173,19 @@ def test_bad_files(file: str) -> None:
     ("Qwen3-Q.gguf", None), ("a.gguf", None), ("F16man-7B.gguf", None), ("SmolLM2-135M-Instruct.Q4_1.gguf", "Q4_1")])
 def test_quantization_of_a_name(file: str, quantization: str | None) -> None:
     """All current names are known."""
-    assert llamadash.file_quantization(file) == quantization
+    assert llamadash.download_quantization(file) == quantization
 
 
 def test_recommended_models_are_consistent() -> None:
     """Their names are acceptable, their sizes between 0.1 and 4 GB, memory above size."""
     assert len(llamadash.RECOMMENDED) == 4
     for model in llamadash.RECOMMENDED:
-        llamadash.parsed_source(model["repo"])
-        llamadash.checked_file(model["file"])
-        assert llamadash.file_quantization(model["file"]) == model["quantization"]
+        llamadash.download_source(model["repo"])
+        llamadash.download_file(model["file"])
+        assert llamadash.download_quantization(model["file"]) == model["quantization"]
         assert 0.1e9 < model["size"] < model["memory"] <= 4e9
-        assert llamadash.chosen_model(llamadash.grouped_files({model["file"]: llamadash.Part(model["file"], 1)}),
-                                      llamadash.parsed_source(model["repo"]))
+        assert llamadash.download_choice(llamadash.download_models({model["file"]: llamadash.Part(model["file"], 1)}),
+                                      llamadash.download_source(model["repo"]))
 
 
 def test_speed_and_time_left() -> None:
@@ -6537,7 +6621,7 @@ async def test_every_background_task_begins_again(dash: StubDash, monkeypatch: p
         if failure := next(failures, None):
             raise failure
     with StubLog() as lines:
-        await dash.lasting("work", work)
+        await dash.run_forever("work", work)
     assert len(runs) == 22
     assert lines == ["work failed and begins again"] * 2
     for name, work_of in dash.background().items():
