@@ -4253,10 +4253,10 @@ async def test_a_model_goes_to_one_gpu_where_it_fits(
 ) -> None:
     """On several GPUs each model is told its own, the one where it fits and pushes out least."""
     log = tmp_path / "started"
-    listed = "\n".join(f"  CUDA{at}: NVIDIA RTX ({size * 1024} MiB, {size * 1024} MiB free)"
-                       for at, size in enumerate(devices))
+    listed = " ".join(f"'  CUDA{at}: NVIDIA RTX ({size * 1024} MiB, {size * 1024} MiB free)'"
+                      for at, size in enumerate(devices))
     program = shell_script(tmp_path / "llama-server", f"""
-        case "$*" in *--list-devices*) printf '%s\\n' 'Available devices:' '{listed}'; exit;; esac
+        case "$*" in *--list-devices*) printf '%s\\n' 'Available devices:' {listed}; exit;; esac
         echo "$*" >> {log}
         exec {llama_server()} $(echo "$*" | sed 's/--device [A-Z0-9,]*//')""")
     dash = EngineDash(tmp_path, program, "", defaults={"ctx-size": 512, "threads": 1})
