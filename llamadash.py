@@ -8587,8 +8587,9 @@ def download_models(files: dict[str, Part]) -> list[Json]:
         found = re.fullmatch(SHARD, names[0])
         if found and len(names) != int(found[3]):
             continue  # incomplete: an upload under way
-        models.append({"file": names[0], "size": download_size(files[name] for name in names), "quantization": download_quantization(names[0]),
-                       "shards": names if found else [], **download_projector(names[0], projectors, files)})
+        models.append({"file": names[0], "size": download_size(files[name] for name in names),
+                       "quantization": download_quantization(names[0]), "shards": names if found else [],
+                       **download_projector(names[0], projectors, files)})
     return sorted(models, key=lambda model: (model["size"] or 0, model["file"]))
 
 
@@ -9050,7 +9051,8 @@ class Downloads:
                 await self.dash.library.add(str(download.target(download.parts[0])), source="download")
             status = "done"
         except (DashError, OSError) as problem:
-            status, download.error = "failed", str(problem) if isinstance(problem, DashError) else download_disk_problem(problem)
+            status = "failed"
+            download.error = str(problem) if isinstance(problem, DashError) else download_disk_problem(problem)
             log.warning("download of %s from %s failed: %s", download.file, download.repo, download.error)
         except Exception:  # a bug, which must not hold up the queue
             status, download.error = "failed", "Something went wrong in llamadash; its log says what."
