@@ -1970,7 +1970,7 @@ MAX_KEPT_ITEMS = 512  # numbers kept of an array: one for each layer
 MAX_KEPT_TOTAL = 32768  # numbers kept of all arrays
 MAX_TENSOR_NAME = 256  # bytes; llama.cpp allows 64
 MAX_DIMENSIONS = 4
-MAX_TENSOR_ENTRY = 24 + MAX_TENSOR_NAME + 8 * MAX_DIMENSIONS  # bytes
+MAX_TENSOR_ENTRY = 32 + MAX_TENSOR_NAME + 8 * MAX_DIMENSIONS  # bytes, with the length of the next one's name
 LONG_ARRAY = 4096  # texts from which on an array is a vocabulary, which is searched for its end and not walked
 NEXT_KEY = rb"(?s)(.)\0{7}(tokenizer\.[\w.]{1,99})[\0-\x0c]\0{3}"  # what usually follows one: another entry of its kind
 KEY_ROOM = 128  # bytes of that at most
@@ -2018,7 +2018,7 @@ class GGUFHeader:
     tensor_types: dict[str, int] = field(default_factory=dict)  # parameters of each type
     needed: int = 0  # bytes that the whole file must have
 
-    @property
+    @functools.cached_property
     def architecture(self) -> str | None:
         """`general.architecture`, as `llama`."""
         return self.text("general.architecture")
@@ -2087,15 +2087,16 @@ class GGUFReader:
 
     def layout(self, codes: str) -> struct.Struct:
         """The layout of these struct codes in the file's byte order."""
-        known = self.layouts.get(codes)
-        if known is None:
-            known = self.layouts[codes] = struct.Struct(self.order + codes)
-        return known
+        return self.layouts.setdefault(codes, struct.Struct(self.order + codes))
 
     def numbers(self, codes: str) -> tuple[Any, ...]:
         """The next numbers, of these struct codes."""
-        layout = self.layout(codes)
-        at = self.take(layout.size)
+        layout = self.layouts.get(codes) or self.layout(codes)
+        at = self.at
+        if at + layout.size > len(self.window):
+            self.refill(layout.size)
+            at = 0
+        self.at = at + layout.size
         return layout.unpack_from(self.window, at)
 
     def text(self, limit: int, what: str) -> str:
@@ -2146,7 +2147,7 @@ class GGUFReader:
         """
         begin = self.position
         end = min(begin + SEARCHED_EACH * count, self.size - KEY_ROOM, MAX_HEADER)
-        self.at += 8 * count  # no text is shorter
+        self.at += 10 * count  # texts of two bytes: no vocabulary has shorter ones
         while self.position < end:
             if self.at + KEY_ROOM > len(self.window):
                 self.refill(KEY_ROOM)
@@ -2203,34 +2204,33 @@ class GGUFReader:
 
     def tensors(self, count: int, header: GGUFHeader) -> int:
         """Read the table of `count` tensors into `header`; where their data ends, counted from its start."""
-        number_at, lowest = self.layout("Q").unpack_from, 0 if self.order == "<" else 3
-        window, at, last = self.window, self.at, len(self.window) - MAX_TENSOR_ENTRY
-        layouts, offsets = list[bytes](), dict[bytes, int]()  # the offsets rise: the last of each layout tells enough
+        if not count:
+            return 0
+        two_numbers, lowest = self.layout("QQ").unpack_from, 0 if self.order == "<" else 3
+        (length,) = self.numbers("Q")
+        window, at, last = self.window + bytes(8), self.at, len(self.window) - MAX_TENSOR_ENTRY
+        layouts, offset = list[bytes](), 0
         try:
             for _ in range(count):  # models have hundreds, most of them alike
                 if at > last:
                     self.at = at
                     self.refill(min(MAX_TENSOR_ENTRY, max(self.size - self.position, 1)))
-                    window, at, last = self.window, 0, len(self.window) - MAX_TENSOR_ENTRY
-                (length,) = number_at(window, at)
+                    window, at, last = self.window + bytes(8), 0, len(self.window) - MAX_TENSOR_ENTRY
                 if length > MAX_TENSOR_NAME:
                     raise GGUFError(f"a tensor's name of {length} bytes")
-                at += 8 + length
+                at += length
                 end = at + 8 + 8 * window[at + lowest]  # of its shape and type
-                layout = window[at:end]
-                layouts.append(layout)
-                (offsets[layout],) = number_at(window, end)
-                at = end + 8
+                layouts.append(window[at:end])
+                offset, length = two_numbers(window, end)  # the length is that of the next one's name
+                at = end + 16
         except (struct.error, IndexError) as problem:
             raise GGUFError("it ends within its header: an incomplete download?") from problem
-        self.at = at
-        data_end = 0
+        self.at = at - 8
         for layout, times in collections.Counter(layouts).items():
-            name, parameters, size = self.tensor(layout)
+            name, parameters, _ = self.tensor(layout)
             header.tensor_types[name] = header.tensor_types.get(name, 0) + times * parameters
-            data_end = max(data_end, offsets[layout] + size)
         header.parameter_count = sum(header.tensor_types.values())
-        return data_end
+        return offset + self.tensor(layouts[-1])[2]  # they lie one after the other
 
     def tensor(self, layout: bytes) -> tuple[str, int, int]:
         """Type, parameters and bytes of a tensor, from the part of its entry that gives its shape and its type."""
@@ -8623,8 +8623,9 @@ def download_models(files: dict[str, Part]) -> list[Json]:
         found = re.fullmatch(SHARD, names[0])
         if found and len(names) != int(found[3]):
             continue  # incomplete: an upload under way
-        models.append({"file": names[0], "size": download_size(files[name] for name in names), "quantization": download_quantization(names[0]),
-                       "shards": names if found else [], **download_projector(names[0], projectors, files)})
+        models.append({"file": names[0], "size": download_size(files[name] for name in names),
+                       "quantization": download_quantization(names[0]), "shards": names if found else [],
+                       **download_projector(names[0], projectors, files)})
     return sorted(models, key=lambda model: (model["size"] or 0, model["file"]))
 
 
@@ -9086,7 +9087,8 @@ class Downloads:
                 await self.dash.library.add(str(download.target(download.parts[0])), source="download")
             status = "done"
         except (DashError, OSError) as problem:
-            status, download.error = "failed", str(problem) if isinstance(problem, DashError) else download_disk_problem(problem)
+            status = "failed"
+            download.error = str(problem) if isinstance(problem, DashError) else download_disk_problem(problem)
             log.warning("download of %s from %s failed: %s", download.file, download.repo, download.error)
         except Exception:  # a bug, which must not hold up the queue
             status, download.error = "failed", "Something went wrong in llamadash; its log says what."
