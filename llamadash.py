@@ -5622,6 +5622,8 @@ class Planner:
         if self.fits(plan, leaving):
             return Choice(plan, [], self.fits(plan))
         able = [item for item in self.residents if not item.pinned and item not in leaving]
+        if not self.fits(plan, [*leaving, *able]):
+            return None
         able.sort(key=lambda item: (self.yielded[item.id] != unit.id, self.must_wait(item), item.used_at))
         settled = [item for item in able if self.settled(item)]
         groups = [[item for item in settled if not item.active], settled, able]
@@ -5647,7 +5649,8 @@ class Planner:
 
     def fits(self, plan: Plan, without: Sequence[Unit] = ()) -> bool:
         """Whether there is room for `plan` beside what is held and claimed, once the units `without` are gone."""
-        staying = [unit.held for unit in self.residents if unit not in without]
+        gone = set(without)
+        staying = [unit.held for unit in self.residents if unit not in gone]
         if self.models_max and len(staying) + len(self.claims) >= self.models_max:
             return False
         taken = [*staying, *[need for _, need in self.claims]]
@@ -5695,7 +5698,7 @@ class Planner:
     def turn(self) -> str:
         """The reason of who waits only for those before."""
         first, others = self.claims[0][0].name, len(self.claims) - 1
-        return f"until {first}{f' and {others} more' if others else ''} came into memory, which asked earlier"
+        return f"until {first}{f' and {others} more' if others else ''}, which asked earlier, came into memory"
 
     def shortage(self, unit: Unit) -> str:
         """What is missing for a unit that cannot be loaded, whoever leaves."""
@@ -5862,7 +5865,7 @@ class Residency:
         if unit.status == "loading":
             return "until it is loaded"
         if unit.yields_to:
-            return f"until {self.name_of(unit.yields_to)} came into memory, which asked earlier"
+            return f"until {self.name_of(unit.yields_to)}, which asked earlier, came into memory"
         if unit.status == "unloaded":
             return unit.waits or ""
         return f"until it has left memory ({unit.leaving[1] if unit.leaving else 'configuration changed'})"
@@ -5915,8 +5918,6 @@ class Residency:
                 self.admit(unit, now)  # before others look for room: what was loaded for somebody serves him
                 if unit.pinned and not (unit.resident or unit.wish or unit.dismissed or unit.blocked):
                     unit.wish = now, "pinned"
-            if unit.wish and unit.open():
-                unit.wish = None
             if unit.waits and not unit.wanted:
                 unit.waits, unit.told = None, set()
         self.make_room(now)
@@ -6031,7 +6032,8 @@ class Residency:
 
     def admit(self, unit: Unit, now: float) -> None:
         """Pass on the requests whose unit is ready."""
-        if unit.waiting and unit.open():
+        if unit.open():
+            unit.wish = None
             for ticket in unit.waiting.values():
                 unit.active.add(ticket.id)
                 unit.used_at = now
