@@ -5594,7 +5594,10 @@ class Planner:
         self.residents, self.rooms, self.models_max = residents, rooms, models_max
         self.min_residency, self.now = min_residency, now
         self.yielded = {unit.id: unit.yields_to for unit in residents}
-        self.claims: list[tuple[Unit, Mapping[str, int]]] = []
+        self.claims: list[Unit] = []
+        self.taken: collections.Counter[str] = collections.Counter()  # by device: what is held and claimed
+        for unit in residents:
+            self.taken.update(unit.held)
 
     def best(self, unit: Unit, *, gentle: bool = False) -> Choice | None:
         """The plan that pushes out least; None where even then there is not enough room.
@@ -5649,13 +5652,21 @@ class Planner:
 
     def fits(self, plan: Plan, without: Sequence[Unit] = ()) -> bool:
         """Whether there is room for `plan` beside what is held and claimed, once the units `without` are gone."""
-        gone = set(without)
-        staying = [unit.held for unit in self.residents if unit not in gone]
-        if self.models_max and len(staying) + len(self.claims) >= self.models_max:
+        if self.models_max and len(self.residents) - len(without) + len(self.claims) >= self.models_max:
             return False
-        taken = [*staying, *[need for _, need in self.claims]]
-        return all(need + sum([held.get(name, 0) for held in taken]) <= self.rooms[name]
+        return all(self.taken[name] - sum([unit.held.get(name, 0) for unit in without]) + need <= self.rooms[name]
                    for name, need in self.need(plan).items() if need > 0 and name in self.rooms)
+
+    def claim(self, unit: Unit, plan: Plan) -> None:
+        """Keep what `plan` needs for a unit that waits."""
+        self.claims.append(unit)
+        self.taken.update(self.need(plan))
+
+    def add(self, unit: Unit) -> None:
+        """Count a unit that is started just now."""
+        self.residents.append(unit)
+        self.yielded[unit.id] = None
+        self.taken.update(unit.held)
 
     def need(self, plan: Plan) -> Mapping[str, int]:
         """What `plan` takes of each device."""
@@ -5673,7 +5684,7 @@ class Planner:
 
     def crowding(self, plan: Plan) -> float:
         """How full the fullest device would be."""
-        return max([(need + sum(unit.held.get(name, 0) for unit in self.residents)) / max(self.rooms.get(name, need), 1)
+        return max([(need + self.taken[name]) / max(self.rooms.get(name, need), 1)
                     for name, need in self.need(plan).items()], default=0.0)
 
     def unclaimed(self) -> Planner:
@@ -5697,7 +5708,7 @@ class Planner:
 
     def turn(self) -> str:
         """The reason of who waits only for those before."""
-        first, others = self.claims[0][0].name, len(self.claims) - 1
+        first, others = self.claims[0].name, len(self.claims) - 1
         return f"until {first}{f' and {others} more' if others else ''}, which asked earlier, came into memory"
 
     def shortage(self, unit: Unit) -> str:
@@ -5982,7 +5993,7 @@ class Residency:
         else:
             reason = planner.waiting_reason(unit, None)
         if choice:
-            planner.claims.append((unit, planner.need(choice.plan)))
+            planner.claim(unit, choice.plan)
         unit.waits, kind = reason, reason.partition(" (")[0]
         if kind not in unit.told:
             unit.told.add(kind)
@@ -6010,7 +6021,7 @@ class Residency:
                     self.start(unit, choice.plan, planner, now)
                 elif choice:
                     self.push_out(unit, choice, planner)
-                    planner.claims.append((unit, planner.need(choice.plan)))
+                    planner.claim(unit, choice.plan)
 
     # changes
 
@@ -6020,8 +6031,7 @@ class Residency:
         unit.status, unit.held, unit.wish, unit.used_at = "loading", dict(planner.need(plan)), None, now
         unit.reason, unit.error, unit.pushed_out_by, unit.dismissed = None, None, None, False
         unit.waits, unit.told = None, set()
-        planner.residents.append(unit)
-        planner.yielded[unit.id] = None
+        planner.add(unit)
         self.actions.append(Start(unit.id, plan, unit.loaded_for))
         self.happened("loading", unit, unit.loaded_for, need=dict(unit.held), devices=plan.devices)
 
