@@ -5470,13 +5470,15 @@ STABLE_AFTER = 30.0  # s; a process that was ready for longer did not die of its
 CRASH_LIMIT = 3  # crashes or failed loads in a row, after which a model is not tried again by itself
 CRASH_PAUSE = 300.0  # s after which a request may try such a model once more
 MAX_WAITING = 1000  # requests that may wait at the same time
-MAX_COMPARED = 10  # models among which the smallest group that makes room is looked for
+MAX_PLANNED = 10  # models that wait for which room is looked for and kept; those behind them wait for them
+MAX_COMPARED = 8  # models among which the smallest group that makes room is looked for
 
 
 class Plan(NamedTuple):
     """One way to place a model: the bytes that it needs on each device, and the devices that it is told to use."""
     need: Mapping[str, int]
     devices: tuple[str, ...] | None = None  # None: its parameters decide
+    elastic: bool = False  # the engine makes do with what a device has, where that is less than `need`
 
 
 @dataclass(eq=False, repr=False)
@@ -5520,6 +5522,7 @@ class Happened(NamedTuple):
     unit: str
     reason: str
     details: Json
+    name: str  # the unit's, which may be forgotten by now
 
 
 Action = Start | Stop | Admit | Refuse | Happened
@@ -5534,24 +5537,27 @@ class Unit:
     preferred: bool = False
     idle: float = 0.0  # s without a request until it leaves; 0: never
     grace: float = 10.0  # s that its answers may go on when it is unloaded by hand
-    plans: Sequence[Sequence[Plan]] = ((Plan({}),),)  # the best ones first, those in a group equally good
+    plans: Sequence[Sequence[Plan]] = ()  # the best ones first, those in a group equally good; none: not known yet
     status: str = "unloaded"  # unloaded | loading | loaded | stopping
     waiting: dict[int, Ticket] = field(default_factory=dict)
     active: set[int] = field(default_factory=set)
     held: Mapping[str, int] = field(default_factory=dict)
     wish: tuple[float, str] | None = None  # since when and why it is to be loaded without a request
+    loaded_for: str = ""  # why it was loaded
     dismissed: bool = False  # a pinned one that was unloaded by hand stays away until somebody asks for it
     outdated: bool = False  # its parameters have changed: it leaves after its answers
+    forgotten: bool = False  # no entry needs it any more: it is not known any longer once it has left
     leaving: tuple[float, str] | None = None  # until when it may answer, and why it leaves
     yields_to: str | None = None  # it takes no new requests, for this unit waits for its memory
     pushed_out_by: str | None = None
-    loaded_at: float = 0.0
+    loaded_at: float = math.inf
     used_at: float = 0.0
     failures: int = 0
     failed_at: float = -math.inf
     error: str | None = None
     reason: str | None = None  # why it last left memory
     waits: str | None = None  # why it is not loaded yet
+    told: set[str] = field(default_factory=set)  # what of that the timeline has
 
     @property
     def resident(self) -> bool:
@@ -5561,29 +5567,182 @@ class Unit:
     @property
     def wanted(self) -> bool:
         """Whether it is to be loaded."""
-        return bool(self.waiting or self.wish) and self.status == "unloaded"
+        return self.status == "unloaded" and bool(self.waiting or self.wish)
 
     @property
     def queued_at(self) -> float:
         """Since when it is wanted."""
-        tickets = (ticket.since for ticket in self.waiting.values())
-        return min(tickets, default=math.inf) if self.wish is None else min([self.wish[0], *tickets])
+        since = min([ticket.since for ticket in self.waiting.values()], default=math.inf)
+        return min(self.wish[0], since) if self.wish else since
 
     @property
     def wished_for(self) -> str:
         """Why it is to be loaded."""
         if self.wish:
             return self.wish[1]
-        return f"request of {next(iter(self.waiting.values())).client}" if self.waiting else "by hand"
+        return f"request of {next(iter(self.waiting.values())).client}" if self.waiting else "preferred"
 
     @property
     def blocked(self) -> bool:
-        """Whether it has failed so often that only a person, or time, lets it be tried again."""
+        """Whether it has failed so often that only a person, or a request after a while, lets it be tried again."""
         return self.failures >= CRASH_LIMIT
 
     def open(self) -> bool:
         """Whether it takes requests."""
         return self.status == "loaded" and not (self.leaving or self.outdated or self.yields_to)
+
+    def idle_for(self, now: float) -> float:
+        """Seconds since it had something to do; negative while it has."""
+        busy = self.status != "loaded" or self.active or self.waiting
+        return -1.0 if busy else now - self.used_at
+
+
+class Choice(NamedTuple):
+    """A plan, and who has to leave memory for it beside those that leave anyway."""
+    plan: Plan
+    victims: Sequence[Unit]
+    fits: bool  # as things are, with nobody leaving
+
+
+class Planner:
+    """Where a unit can go, and who has to leave for it: one look at the memory, from the first in line to the last.
+
+    What a unit needs that still waits is claimed for it: who came later takes nothing of that away.
+    """
+
+    def __init__(self, residents: list[Unit], rooms: Mapping[str, int], models_max: int, min_residency: float,
+                 now: float) -> None:
+        self.residents, self.rooms, self.models_max = residents, rooms, models_max
+        self.min_residency, self.now = min_residency, now
+        self.yielded = {unit.id: unit.yields_to for unit in residents}
+        self.claims: list[Unit] = []
+        self.taken: collections.Counter[str] = collections.Counter()  # by device: what is held and claimed
+        for unit in residents:
+            self.taken.update(unit.held)
+
+    def best(self, unit: Unit, *, gentle: bool = False) -> Choice | None:
+        """The plan that pushes out least; None where even then there is not enough room.
+
+        What nobody has to be waited for comes first, then the fewest victims, then what fits at once, then what is
+        under way, then the least recently used, then the emptiest device.
+        """
+        for group in unit.plans:
+            choices = [choice for plan in group if (choice := self.choice(unit, plan, gentle))]
+            if choices:
+                return min(choices, key=lambda choice: (
+                    any(self.must_wait(victim) for victim in choice.victims), len(choice.victims), not choice.fits,
+                    any(self.yielded[victim.id] != unit.id for victim in choice.victims),
+                    max([victim.used_at for victim in choice.victims], default=0.0), self.crowding(choice.plan)))
+        return None
+
+    def choice(self, unit: Unit, plan: Plan, gentle: bool) -> Choice | None:
+        """Whom `plan` pushes out: the fewest, of several the least recently used.
+
+        Idle ones that have been in memory for long enough go first, then those that answer, then those that have
+        just come. A gentle one pushes out only what nobody has used for a while, and what would not come back.
+        """
+        leaving = [item for item in self.residents
+                   if item.status == "stopping" or item.leaving or item.outdated or item.yields_to]
+        if self.fits(plan, leaving):
+            return Choice(plan, [], self.fits(plan))
+        able = [item for item in self.residents if not item.pinned and item not in leaving]
+        if not self.fits(plan, [*leaving, *able]):
+            return None
+        able.sort(key=lambda item: (self.yielded[item.id] != unit.id, self.must_wait(item), item.used_at))
+        settled = [item for item in able if self.settled(item)]
+        groups = [[item for item in settled if not item.active], settled, able]
+        if gentle:
+            groups = [[item for item in settled if item.idle_for(self.now) >= RETURN_AFTER and not item.preferred]]
+        for group in groups:
+            if self.fits(plan, [*leaving, *group]):
+                return Choice(plan, self.fewest(group, lambda gone: self.fits(plan, [*leaving, *gone])), False)
+        return None
+
+    @staticmethod
+    def fewest(units: list[Unit], enough: Callable[[Sequence[Unit]], bool]) -> Sequence[Unit]:
+        """The smallest part of `units` that is enough, of several the one whose units come first."""
+        for size in range(1, len(units)) if len(units) <= MAX_COMPARED else ():
+            for part in itertools.combinations(units, size):
+                if enough(part):
+                    return part
+        chosen = list(units)
+        for unit in units[::-1] if len(units) > MAX_COMPARED else ():  # leave out, the last first, who is not needed
+            if enough([item for item in chosen if item is not unit]):
+                chosen.remove(unit)
+        return chosen
+
+    def fits(self, plan: Plan, without: Sequence[Unit] = ()) -> bool:
+        """Whether there is room for `plan` beside what is held and claimed, once the units `without` are gone."""
+        if self.models_max and len(self.residents) - len(without) + len(self.claims) >= self.models_max:
+            return False
+        return all(self.taken[name] - sum([unit.held.get(name, 0) for unit in without]) + need <= self.rooms[name]
+                   for name, need in self.need(plan).items() if need > 0 and name in self.rooms)
+
+    def claim(self, unit: Unit, plan: Plan) -> None:
+        """Keep what `plan` needs for a unit that waits."""
+        self.claims.append(unit)
+        self.taken.update(self.need(plan))
+
+    def add(self, unit: Unit) -> None:
+        """Count a unit that is started just now."""
+        self.residents.append(unit)
+        self.yielded[unit.id] = None
+        self.taken.update(unit.held)
+
+    def need(self, plan: Plan) -> Mapping[str, int]:
+        """What `plan` takes of each device."""
+        if not plan.elastic:
+            return plan.need
+        return {name: min(need, self.rooms.get(name, need)) for name, need in plan.need.items()}
+
+    def settled(self, unit: Unit) -> bool:
+        """Whether a unit has been in memory for as long as each may be."""
+        return self.now - unit.loaded_at >= self.min_residency
+
+    def must_wait(self, victim: Unit) -> bool:
+        """Whether a unit cannot be stopped yet: it answers, or has just come, or is on its way."""
+        return bool(victim.active) or not self.settled(victim)
+
+    def crowding(self, plan: Plan) -> float:
+        """How full the fullest device would be."""
+        return max([(need + self.taken[name]) / max(self.rooms.get(name, need), 1)
+                    for name, need in self.need(plan).items()], default=0.0)
+
+    def unclaimed(self) -> Planner:
+        """The same look as if nobody had come earlier."""
+        planner = Planner(self.residents, self.rooms, self.models_max, self.min_residency, self.now)
+        planner.yielded = self.yielded
+        return planner
+
+    def waiting_reason(self, unit: Unit, choice: Choice | None) -> str:
+        """Why a unit is not loaded yet, in words; numbers that change stand in brackets at the end."""
+        if choice is None:
+            return self.shortage(unit)
+        late = [victim for victim in choice.victims if self.must_wait(victim)]
+        if busy := [victim.name for victim in late if victim.active]:
+            return f"until {', '.join(busy)} {'has' if len(busy) == 1 else 'have'} answered"
+        if late:
+            return f"until {late[0].name} has been in memory for {self.min_residency:.0f} s"
+        gone = [item.name for item in self.residents
+                if item in choice.victims or item.status == "stopping" or item.leaving or item.outdated]
+        return f"until {', '.join(gone)} {'has' if len(gone) == 1 else 'have'} left memory" if gone else self.turn()
+
+    def turn(self) -> str:
+        """The reason of who waits only for those before."""
+        first, others = self.claims[0].name, len(self.claims) - 1
+        return f"until {first}{f' and {others} more' if others else ''}, which asked earlier, came into memory"
+
+    def shortage(self, unit: Unit) -> str:
+        """What is missing for a unit that cannot be loaded, whoever leaves."""
+        if not unit.plans:
+            return "until it is known how much memory it needs"
+        pinned = [item.name for item in self.residents if item.pinned]
+        keep = f"which {', '.join(pinned)} {'keeps' if len(pinned) == 1 else 'keep'}"
+        if pinned and 0 < self.models_max <= len(pinned):
+            return f"for one of the {self.models_max} places, {keep}"
+        sizes = ", ".join(f"{need / 2**30:.1f} GiB of {self.rooms[name] / 2**30:.1f} on {name}"
+                          for name, need in self.need(unit.plans[-1][0]).items() if name in self.rooms)
+        return f"for memory, {keep if pinned else 'which other programs keep'} ({sizes})"
 
 
 class Residency:
@@ -5604,10 +5763,14 @@ class Residency:
 
     def request(self, ticket: Ticket, plans: Sequence[Sequence[Plan]], now: float) -> list[Action]:
         """A request wants a unit."""
-        unit = self.units[ticket.unit]
-        if unit.blocked and unit.status == "unloaded" and now - unit.failed_at < CRASH_PAUSE:
-            self.refuse(ticket, "failed", f"{unit.name} was stopped after failing repeatedly: {unit.error}")
-        elif sum(len(item.waiting) for item in self.units.values()) >= MAX_WAITING and not unit.open():
+        self.drop(ticket.id, now)  # it may be asked once more, after a crash
+        unit = self.units.get(ticket.unit)
+        if unit is None:
+            self.refuse(ticket, "unloaded", f"{ticket.model} has changed or was deleted meanwhile: ask again")
+        elif unit.blocked and unit.status == "unloaded" and now - unit.failed_at < CRASH_PAUSE:
+            again = f"it is tried again in {CRASH_PAUSE - now + unit.failed_at:.0f} s"
+            self.refuse(ticket, "failed", f"{unit.name} failed {unit.failures} times in a row ({again}): {unit.error}")
+        elif not unit.open() and sum([len(item.waiting) for item in self.units.values()]) >= MAX_WAITING:
             self.refuse(ticket, "crowded", "too many requests are waiting")
         else:
             self.tickets[ticket.id] = unit.waiting[ticket.id] = ticket
@@ -5616,29 +5779,25 @@ class Residency:
 
     def finished(self, ticket_id: int, now: float) -> list[Action]:
         """A request ended, whether it was answered, failed or its client left; also one that still waited."""
-        if ticket := self.tickets.pop(ticket_id, None):
-            unit = self.units[ticket.unit]
-            unit.waiting.pop(ticket_id, None)
-            if ticket_id in unit.active:
-                unit.active.discard(ticket_id)
-                unit.used_at = now
+        self.drop(ticket_id, now)
         return self.settle(now)
 
     def load(self, unit_id: str, reason: str, plans: Sequence[Sequence[Plan]], now: float) -> list[Action]:
-        """A unit is to be in memory though nobody sent a request."""
+        """A unit is to be in memory though nobody sent a request; one that still answers its last ones stays."""
         unit = self.units[unit_id]
         unit.plans = plans or unit.plans
         unit.failures, unit.dismissed = 0, False
-        if unit.status in ("unloaded", "stopping") or unit.leaving:
+        if unit.status == "loaded":
+            unit.leaving, unit.used_at = None, now
+        if not unit.open() and unit.status != "loading":
             unit.wish = unit.wish or (now, reason)
         return self.settle(now)
 
     def unload(self, unit_id: str, reason: str, now: float) -> list[Action]:
         """A unit is to leave memory: at once while it loads, else when it has answered or its grace is over."""
         unit = self.units[unit_id]
-        unit.wish, unit.dismissed = None, True
-        for ticket in list(unit.waiting.values()):
-            self.refuse(ticket, "unloaded", f"{unit.name} was unloaded: {reason}")
+        unit.wish, unit.dismissed, unit.pushed_out_by = None, True, None
+        self.refuse_all(unit, "unloaded", f"{unit.name} was unloaded: {reason}")
         if unit.status == "loading":
             self.stop(unit, reason)
         elif unit.status == "loaded" and not unit.leaving:
@@ -5650,56 +5809,63 @@ class Residency:
         unit = self.units[unit_id]
         if unit.status == "loading":
             unit.status, unit.loaded_at, unit.used_at, unit.error = "loaded", now, now, None
-            self.happened("loaded", unit, unit.wished_for if unit.wish else "ready")
+            self.happened("loaded", unit, unit.loaded_for)
         return self.settle(now)
 
     def measured(self, unit_id: str, held: Mapping[str, int], now: float) -> list[Action]:
         """What a unit really holds, by device."""
-        self.units[unit_id].held = held
+        unit = self.units.get(unit_id)
+        if unit and unit.status == "loaded":
+            unit.held = held
         return self.settle(now)
 
     def exited(self, unit_id: str, error: str | None, now: float) -> list[Action]:
         """A unit's process ended; `error` says why, where it was not told to."""
         unit = self.units[unit_id]
-        status, (_, reason) = unit.status, unit.leaving or (0.0, "crashed")
-        for ticket_id in unit.active:
-            self.tickets.pop(ticket_id, None)
-        unit.status, unit.held, unit.leaving, unit.yields_to = "unloaded", {}, None, None
-        unit.active.clear()
+        status, reason = unit.status, unit.leaving[1] if unit.leaving else "stopped"
+        for ticket_id in list(unit.active):
+            self.drop(ticket_id, now)
+        if now - unit.loaded_at > STABLE_AFTER:
+            unit.failures = 0
+        unit.status, unit.held, unit.loaded_at = "unloaded", {}, math.inf
+        unit.leaving, unit.yields_to, unit.outdated = None, None, False
         if status == "stopping" or error is None:
             unit.reason, unit.error = reason, None
             self.happened("unloaded", unit, reason)
         else:
             self.failed(unit, status, error, now)
+        if unit.forgotten:
+            self.refuse_all(unit, "unloaded", f"{unit.name} has changed or was deleted meanwhile: ask again")
+            del self.units[unit_id]
         return self.settle(now)
 
     def failed(self, unit: Unit, status: str, error: str, now: float) -> None:
         """A load failed, or a loaded unit crashed. What waits is asked again after a crash, but not for ever."""
-        stable = status == "loaded" and now - unit.loaded_at > STABLE_AFTER
-        unit.failures, unit.failed_at = 1 if stable else unit.failures + 1, now
-        unit.error = error
+        unit.failures, unit.failed_at, unit.error = unit.failures + 1, now, error
         unit.reason = "crashed" if status == "loaded" else "failed to load"
         self.happened("crashed" if status == "loaded" else "failed", unit, error, failures=unit.failures)
         if status == "loading" or unit.blocked:
             unit.wish = None
-            for ticket in list(unit.waiting.values()):
-                self.refuse(ticket, "failed", f"{unit.name} could not be loaded: {error}")
+            self.refuse_all(unit, "failed", f"{unit.name} could not be loaded: {error}")
 
     def define(self, unit: Unit, now: float) -> list[Action]:
         """A unit exists, or what its entries ask of it has changed: pinned, preferred, idle, grace and name."""
         known = self.units.setdefault(unit.id, unit)
         if unit.pinned and not known.pinned:
             known.dismissed = False
-        for name in ("name", "pinned", "preferred", "idle", "grace", "outdated"):
+        elif known.pinned and not unit.pinned and known.wish and known.wish[1] == "pinned":
+            known.wish = None
+        for name in ("name", "pinned", "preferred", "idle", "grace"):
             setattr(known, name, getattr(unit, name))
+        known.outdated, known.forgotten = unit.outdated and known.resident, False
         return self.settle(now)
 
     def forget(self, unit_id: str, now: float) -> list[Action]:
         """No entry needs this unit any more: it leaves after its answers, and nothing waits for it."""
         if unit := self.units.get(unit_id):
-            unit.outdated, unit.pinned, unit.preferred, unit.wish = True, False, False, None
-            for ticket in list(unit.waiting.values()):
-                self.refuse(ticket, "unloaded", f"{unit.name} has changed or was deleted meanwhile: ask again")
+            unit.outdated = unit.forgotten = True
+            unit.pinned, unit.preferred, unit.wish = False, False, None
+            self.refuse_all(unit, "unloaded", f"{unit.name} has changed or was deleted meanwhile: ask again")
             if not unit.resident:
                 del self.units[unit_id]
         return self.settle(now)
@@ -5710,7 +5876,7 @@ class Residency:
         return self.settle(now)
 
     def set_limits(self, models_max: int, min_residency: float, max_wait: float, now: float) -> list[Action]:
-        """The configuration has changed."""
+        """The configuration has changed. Where more are in memory than may be, they leave when others come."""
         self.models_max, self.min_residency, self.max_wait = models_max, min_residency, max_wait
         return self.settle(now)
 
@@ -5722,8 +5888,19 @@ class Residency:
 
     def queue(self) -> list[tuple[Ticket, str]]:
         """The requests that wait, in the order of their arrival, and why."""
-        waiting = [(ticket, unit.waits or "") for unit in self.units.values() for ticket in unit.waiting.values()]
+        waiting = [(ticket, reason) for unit in self.units.values() if unit.waiting
+                   for reason in [self.waiting_reason(unit)] for ticket in unit.waiting.values()]
         return sorted(waiting, key=lambda item: item[0].since)
+
+    def waiting_reason(self, unit: Unit) -> str:
+        """Why the requests of a unit wait."""
+        if unit.status == "loading":
+            return "until it is loaded"
+        if unit.yields_to:
+            return f"until {self.name_of(unit.yields_to)}, which asked earlier, came into memory"
+        if unit.status == "unloaded":
+            return unit.waits or ""
+        return f"until it has left memory ({unit.leaving[1] if unit.leaving else 'configuration changed'})"
 
     def held(self) -> collections.Counter[str]:
         """Bytes that are held or reserved, by device."""
@@ -5734,16 +5911,20 @@ class Residency:
 
     def upcoming(self, unit: Unit) -> tuple[str, float | None, str | None] | None:
         """What will happen to a unit next, when (s) and why; None where nothing is due."""
-        if unit.leaving or unit.outdated:
-            return "leaves", None, unit.leaving[1] if unit.leaving else "configuration changed"
-        if unit.yields_to:
-            return "leaves", None, f"{self.name_of(unit.yields_to)} waits for its memory"
-        if unit.status == "loaded" and unit.idle and not unit.pinned and not unit.active:
-            return "unloads", unit.used_at + unit.idle, "idle"
-        if unit.status == "unloaded" and unit.wish:
-            return "loads", None, unit.wish[1]
-        if unit.status == "unloaded" and unit.preferred and unit.pushed_out_by:
-            return "returns", None, f"when {self.name_of(unit.pushed_out_by)} is idle"
+        if unit.status == "loaded":
+            if unit.leaving or unit.outdated:
+                return ("leaves", *(unit.leaving or (None, "configuration changed")))
+            if unit.yields_to:
+                return "leaves", None, f"{self.name_of(unit.yields_to)} waits for its memory"
+            if unit.idle and not unit.pinned and not unit.active:
+                return "unloads", unit.used_at + unit.idle, "idle"
+        elif unit.status != "loading" and (unit.waiting or unit.wish):
+            return "loads", None, unit.wished_for
+        elif unit.status == "unloaded" and unit.preferred and unit.pushed_out_by:
+            other = self.units.get(unit.pushed_out_by)
+            idle = other and other.status == "loaded" and not other.active
+            return ("returns", other.used_at + RETURN_AFTER if other and idle else None,
+                    f"when {other.name} is idle" if other and other.resident else "when there is room")
         return None
 
     def name_of(self, unit_id: str) -> str:
@@ -5754,220 +5935,167 @@ class Residency:
         """Whether some unit is to be loaded and is not."""
         return any(unit.wanted for unit in self.units.values())
 
+    def unplanned(self) -> list[Unit]:
+        """The units that are to be loaded, and of which nobody has said yet how: load() does."""
+        return [unit for unit in self.units.values() if unit.wanted and not unit.plans]
+
     # decisions
 
     def settle(self, now: float) -> list[Action]:
         """Do everything that is due now, and return it."""
-        self.refuse_overdue(now)
-        self.wish_for_pinned(now)
-        self.bring_back(now)
-        self.leave(now)
+        for unit in self.units.values():
+            if unit.resident or unit.waiting or unit.wish or unit.pinned:
+                self.refuse_overdue(unit, now)
+                self.leave(unit, now)
+                self.admit(unit, now)  # before others look for room: what was loaded for somebody serves him
+                if unit.pinned and not (unit.resident or unit.wish or unit.dismissed or unit.blocked):
+                    unit.wish = now, "pinned"
+            if unit.waits and not unit.wanted:
+                unit.waits, unit.told = None, set()
         self.make_room(now)
-        self.admit(now)
         actions, self.actions = self.actions, []
         return actions
 
-    def refuse_overdue(self, now: float) -> None:
+    def refuse_overdue(self, unit: Unit, now: float) -> None:
         """End the wait of those who have waited for as long as anybody may; a load that is under way ends by itself."""
-        for unit in list(self.units.values()):
-            if unit.wish and unit.wish[1] != "pinned" and not unit.waiting and now - unit.wish[0] >= self.max_wait:
-                unit.wish, unit.error = None, f"It was not loaded within {self.max_wait:.0f} s: it waited {unit.waits}"
-                self.happened("refused", unit, unit.error)
-            if unit.status != "loading":
-                for ticket in [item for item in unit.waiting.values() if now - item.since >= self.max_wait]:
-                    why = f": {unit.waits}" if unit.waits else ""
-                    self.refuse(ticket, "waited", f"{unit.name} did not become free within {self.max_wait:.0f} s{why}")
-
-    def wish_for_pinned(self, now: float) -> None:
-        """Pinned units are to be in memory, unless somebody unloaded them or they fail again and again."""
-        for unit in self.units.values():
-            if unit.pinned and not (unit.resident or unit.wish or unit.dismissed or unit.blocked):
-                unit.wish = now, "pinned"
-
-    def bring_back(self, now: float) -> None:
-        """Preferred units come back when what pushed them out is idle or gone, and nobody waits."""
-        if self.anyone_waits():
+        if unit.status == "loading" or unit.open():
             return
-        for unit in self.units.values():
-            if unit.preferred and unit.pushed_out_by and not (unit.resident or unit.blocked):
-                other = self.units.get(unit.pushed_out_by)
-                if other is None or not other.resident or self.idle_for(other, now) >= RETURN_AFTER:
-                    unit.wish, unit.pushed_out_by = (now, "preferred"), None
+        why = f"not loaded within {self.max_wait:.0f} s: it waited {self.waiting_reason(unit)}"
+        for ticket in list(unit.waiting.values()):
+            if now - ticket.since >= self.max_wait:
+                self.refuse(ticket, "waited", f"{unit.name} was {why}")
+        if unit.wish and not unit.pinned and not unit.waiting and now - unit.wish[0] >= self.max_wait:
+            unit.wish, unit.error = None, f"It was {why}"
+            self.happened("refused", unit, unit.error)
 
-    def idle_for(self, unit: Unit, now: float) -> float:
-        """Seconds since a unit had something to do; negative while it has."""
-        busy = unit.status != "loaded" or unit.active or unit.waiting
-        return -1.0 if busy else now - unit.used_at
-
-    def leave(self, now: float) -> None:
+    def leave(self, unit: Unit, now: float) -> None:
         """Stop what is idle for too long, outdated, or was unloaded by hand and has answered."""
-        for unit in list(self.units.values()):
-            if unit.status != "loaded":
-                continue
-            if unit.leaving and (not unit.active or now >= unit.leaving[0]):
-                self.stop(unit, unit.leaving[1])
-            elif unit.outdated and not unit.active:
-                self.stop(unit, "configuration changed")
-            elif unit.idle and not unit.pinned and not unit.wish and self.idle_for(unit, now) >= unit.idle:
-                self.stop(unit, "idle")
+        if unit.status == "loading" and unit.outdated:
+            if not unit.forgotten:
+                unit.wish = unit.wish or (now, unit.loaded_for)
+            self.stop(unit, "configuration changed")
+        elif unit.status != "loaded":
+            return
+        elif unit.leaving and (not unit.active or now >= unit.leaving[0]):
+            self.stop(unit, unit.leaving[1])
+        elif unit.outdated and not unit.active:
+            self.stop(unit, "configuration changed")
+        elif unit.idle and not unit.pinned and unit.idle_for(now) >= unit.idle:
+            self.stop(unit, "idle")
 
     def make_room(self, now: float) -> None:
         """Start the units that are wanted, in the order of their arrival, and let others make room for them.
 
-        The plans are made anew each time: a unit that was to go may be spared. What a unit needs that still waits is
-        kept for it: who came later starts only where that takes nothing away.
+        The plans are made anew each time: a unit that was to go may be spared.
         """
-        yielding = {unit.id: unit.yields_to for unit in self.units.values()}
-        for unit in self.units.values():
+        residents = [unit for unit in self.units.values() if unit.resident]
+        planner = Planner(residents, self.rooms, self.models_max, self.min_residency, now)
+        for unit in residents:
             unit.yields_to = None
-        claimed: collections.Counter[str] = collections.Counter()
-        places = 0
-        for unit in sorted((unit for unit in self.units.values() if unit.wanted), key=lambda item: item.queued_at):
-            plan, victims = self.best_plan(unit, claimed, places, yielding, now)
-            if plan is not None and not victims and self.fits(plan, claimed, places):
-                self.start(unit, plan)
-            else:
-                self.wait_for(unit, victims, plan, now)
-                if plan is not None:
-                    claimed.update(plan.need)
-                    places += 1
+        for unit in sorted([unit for unit in self.units.values() if unit.wanted], key=lambda item: item.queued_at):
+            self.place(unit, planner, now)
+        if not planner.claims:
+            self.bring_back(planner, now)
+        for unit in residents:
+            self.admit(unit, now)
 
-    def best_plan(self, unit: Unit, claimed: Mapping[str, int], places: int, yielding: Mapping[str, str | None],
-                  now: float) -> tuple[Plan | None, list[Unit]]:
-        """The plan that pushes out least, and whom; no plan where even then there is not enough room."""
-        for group in unit.plans:
-            found = [(plan, self.victims(unit, plan, claimed, places, yielding, now)) for plan in group]
-            possible = [(plan, victims) for plan, victims in found if victims is not None]
-            if possible:
-                return min(possible, key=lambda item: (
-                    len(item[1]), sum(self.must_wait(victim, now) for victim in item[1]),
-                    max((victim.used_at for victim in item[1]), default=0.0), self.crowding(item[0])))
-        return None, []
+    def place(self, unit: Unit, planner: Planner, now: float) -> None:
+        """Start a unit, or let others leave for it and keep what it needs; note why it waits."""
+        crowded = len(planner.claims) >= MAX_PLANNED
+        choice = None if crowded else planner.best(unit)
+        if choice and choice.fits:
+            self.start(unit, choice.plan, planner, now)
+            return
+        if choice:
+            self.push_out(unit, choice, planner)
+            reason = planner.waiting_reason(unit, choice)
+        elif crowded or (planner.claims and (choice := planner.unclaimed().best(unit))):
+            reason = planner.turn()
+        else:
+            reason = planner.waiting_reason(unit, None)
+        if choice:
+            planner.claim(unit, choice.plan)
+        unit.waits, kind = reason, reason.partition(" (")[0]
+        if kind not in unit.told:
+            unit.told.add(kind)
+            self.happened("waiting", unit, reason)
 
-    def crowding(self, plan: Plan) -> float:
-        """How full the fullest device would be."""
-        held = self.held()
-        return max(((held[name] + need) / max(self.rooms.get(name, need), 1) for name, need in plan.need.items()),
-                   default=0.0)
-
-    def victims(self, unit: Unit, plan: Plan, claimed: Mapping[str, int], places: int,
-                yielding: Mapping[str, str | None], now: float) -> list[Unit] | None:
-        """Whom `plan` pushes out: the fewest, the least recently used; those that leave anyway not counted.
-
-        None where it cannot be. Idle ones that have been in memory for long enough go first, then those that
-        answer, then those that have just come.
-        """
-        leaving = [item for item in self.units.values() if item.status == "stopping" or item.leaving or (
-            item.outdated and item.status == "loaded")]
-        if self.fits(plan, claimed, places, without=leaving):
-            return []
-        able = [item for item in self.units.values() if item.status == "loaded" and item not in leaving
-                and not item.pinned and item is not unit]
-        able.sort(key=lambda item: (yielding[item.id] != unit.id, item.used_at))
-        settled = [item for item in able if now - item.loaded_at >= self.min_residency]
-        gentle = unit.wish is not None and unit.wish[1] == "preferred" and not unit.waiting
-        groups = [[item for item in settled if not item.active], *([] if gentle else [settled, able])]
-        for group in groups:
-            if self.fits(plan, claimed, places, without=[*leaving, *group]):
-                return self.fewest(group, lambda gone: self.fits(plan, claimed, places, without=[*leaving, *gone]))
-        return None
-
-    @staticmethod
-    def fewest(units: list[Unit], enough: Callable[[Sequence[Unit]], bool]) -> list[Unit]:
-        """The smallest part of `units` that is enough, of several the one whose units come first."""
-        for size in range(1, len(units)) if len(units) <= MAX_COMPARED else ():
-            for part in itertools.combinations(units, size):
-                if enough(part):
-                    return list(part)
-        chosen = list(units)
-        for unit in units[::-1]:  # too many to compare: leave out, the most recently used first, who is not needed
-            if enough([item for item in chosen if item is not unit]):
-                chosen.remove(unit)
-        return chosen
-
-    def fits(self, plan: Plan, claimed: Mapping[str, int], places: int, without: Sequence[Unit] = ()) -> bool:
-        """Whether there is room for `plan` beside what is held and claimed, once the units `without` are gone."""
-        staying = [unit for unit in self.units.values() if unit.resident and unit not in without]
-        if self.models_max and len(staying) + places >= self.models_max:
-            return False
-        return all(sum(unit.held.get(name, 0) for unit in staying) + claimed.get(name, 0) + need <= self.rooms[name]
-                   for name, need in plan.need.items() if need > 0 and name in self.rooms)
-
-    def must_wait(self, victim: Unit, now: float) -> bool:
-        """Whether a unit cannot be stopped yet: it answers, or has just come."""
-        return bool(victim.active) or now - victim.loaded_at < self.min_residency
-
-    def wait_for(self, unit: Unit, victims: list[Unit], plan: Plan | None, now: float) -> None:
-        """Let the victims go, or note why `unit` still waits for them."""
-        late = [victim for victim in victims if self.must_wait(victim, now)]
-        if victims and not late:
-            for victim in victims:
+    def push_out(self, unit: Unit, choice: Choice, planner: Planner) -> None:
+        """Let the victims go, all of them at once; until they can, those that have been here long enough yield."""
+        if any(planner.must_wait(victim) for victim in choice.victims):
+            for victim in choice.victims:
+                victim.yields_to = unit.id if planner.settled(victim) else None
+        else:
+            for victim in choice.victims:
                 victim.pushed_out_by = unit.id
                 self.stop(victim, f"evicted for {unit.name}")
-        for victim in late:
-            if now - victim.loaded_at >= self.min_residency:
-                victim.yields_to = unit.id
-        waits = self.waiting_reason(unit, victims, late, plan, now)
-        if unit.waits is None or (unit.waits.split()[:2] != waits.split()[:2]):
-            self.happened("waiting", unit, waits)
-        unit.waits = waits
 
-    def waiting_reason(self, unit: Unit, victims: list[Unit], late: list[Unit], plan: Plan | None,
-                       now: float) -> str:
-        """Why a unit is not loaded yet, in words."""
-        busy = [victim.name for victim in late if victim.active]
-        if busy:
-            return f"until {', '.join(busy)} has answered"
-        if late:
-            return f"until {late[0].name} has been in memory for {self.min_residency:.0f} s"
-        if victims:
-            return f"until {', '.join(victim.name for victim in victims)} has left memory"
-        if plan is not None:
-            return "until memory is free that others leave or came for earlier"
-        needed = unit.plans[0][0].need if unit.plans and unit.plans[0] else {}
-        kept = [item.name for item in self.units.values() if item.resident and item is not unit]
-        sizes = ", ".join(f"{need / 2**30:.1f} GiB of {self.rooms[name] / 2**30:.1f} on {name}"
-                          for name, need in needed.items() if name in self.rooms)
-        return f"for memory ({sizes or 'a place'}): {', '.join(kept) or 'other programs'} cannot make room"
+    def bring_back(self, planner: Planner, now: float) -> None:
+        """Preferred units come back when what pushed them out is idle or gone, and nobody waits."""
+        for unit in self.units.values():
+            if not unit.preferred or not unit.pushed_out_by or unit.resident or unit.wanted or unit.blocked:
+                continue
+            other = self.units.get(unit.pushed_out_by)
+            if other is None or not other.resident or other.idle_for(now) >= RETURN_AFTER:
+                choice = planner.best(unit, gentle=True)
+                if choice and choice.fits:
+                    self.start(unit, choice.plan, planner, now)
+                elif choice:
+                    self.push_out(unit, choice, planner)
+                    planner.claim(unit, choice.plan)
 
     # changes
 
-    def start(self, unit: Unit, plan: Plan) -> None:
+    def start(self, unit: Unit, plan: Plan, planner: Planner, now: float) -> None:
         """Reserve the memory of `plan` and start the unit."""
-        reason = unit.wished_for
-        unit.status, unit.held, unit.wish, unit.waits = "loading", dict(plan.need), None, None
+        unit.loaded_for = unit.wished_for
+        unit.status, unit.held, unit.wish, unit.used_at = "loading", dict(planner.need(plan)), None, now
         unit.reason, unit.error, unit.pushed_out_by, unit.dismissed = None, None, None, False
-        self.actions.append(Start(unit.id, plan, reason))
-        self.happened("loading", unit, reason, need=dict(plan.need), devices=plan.devices)
+        unit.waits, unit.told = None, set()
+        planner.add(unit)
+        self.actions.append(Start(unit.id, plan, unit.loaded_for))
+        self.happened("loading", unit, unit.loaded_for, need=dict(unit.held), devices=plan.devices)
 
     def stop(self, unit: Unit, reason: str) -> None:
         """End the unit's process; whoever asks for it from now on waits until it has ended."""
         unit.status, unit.leaving, unit.yields_to = "stopping", (0.0, reason), None
         self.actions.append(Stop(unit.id, reason))
 
-    def admit(self, now: float) -> None:
-        """Pass on the requests whose unit is ready, and drop what nobody needs."""
-        for unit in list(self.units.values()):
-            if unit.open():
-                for ticket in unit.waiting.values():
-                    unit.active.add(ticket.id)
-                    unit.used_at = now
-                    self.actions.append(Admit(ticket))
-                unit.waiting.clear()
-            elif unit.outdated and not (unit.resident or unit.waiting or unit.wish):
-                del self.units[unit.id]
+    def admit(self, unit: Unit, now: float) -> None:
+        """Pass on the requests whose unit is ready."""
+        if unit.open():
+            unit.wish = None
+            for ticket in unit.waiting.values():
+                unit.active.add(ticket.id)
+                unit.used_at = now
+                self.actions.append(Admit(ticket))
+            unit.waiting.clear()
+
+    def drop(self, ticket_id: int, now: float) -> None:
+        """A request is over."""
+        if ticket := self.tickets.pop(ticket_id, None):
+            unit = self.units[ticket.unit]
+            unit.waiting.pop(ticket_id, None)
+            if ticket_id in unit.active:
+                unit.active.discard(ticket_id)
+                unit.used_at = now
+
+    def refuse_all(self, unit: Unit, code: str, message: str) -> None:
+        """End all the requests that wait for a unit."""
+        for ticket in list(unit.waiting.values()):
+            self.refuse(ticket, code, message)
 
     def refuse(self, ticket: Ticket, code: str, message: str) -> None:
         """End a request that waits."""
         self.tickets.pop(ticket.id, None)
-        unit = self.units[ticket.unit]
-        unit.waiting.pop(ticket.id, None)
         self.actions.append(Refuse(ticket, code, message))
+        unit = self.units.get(ticket.unit) or Unit(ticket.unit, ticket.model)
+        unit.waiting.pop(ticket.id, None)
         self.happened("refused", unit, message, client=ticket.client)
 
     def happened(self, kind: str, unit: Unit, reason: str, **details: Any) -> None:
         """Tell of an event."""
-        self.actions.append(Happened(kind, unit.id, reason, details))
+        self.actions.append(Happened(kind, unit.id, reason, details, unit.name))
 
 
 # the thin layer around it
