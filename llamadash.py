@@ -6149,6 +6149,7 @@ class Pool:
         self.started: dict[str, Json] = {}  # the common parameters that each process was started with
         self.units: dict[str, Entries] = {}
         self.unit_of: dict[str, str] = {}  # by entry
+        self.names: dict[str, str] = {}  # entries by every name that a client may use, in small letters
         self.futures: dict[int, asyncio.Future[Instance]] = {}
         self.rooms_read = -math.inf
         self.outside: dict[str, int] = {}  # bytes of each memory that others use
@@ -6165,6 +6166,7 @@ class Pool:
         """What every engine process is talked to with: a fresh connection each time, and nothing is unpacked."""
         return aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0, force_close=True), auto_decompress=False, trust_env=False,
+            skip_auto_headers=AUTOMATIC_HEADERS, cookie_jar=aiohttp.DummyCookieJar(),
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=30), read_bufsize=2**18)
 
     # entries and units
@@ -6174,6 +6176,8 @@ class Pool:
         config, groups = self.dash.engine_config(), dict[str, list[Json]]()
         for row in self.dash.db.models():
             groups.setdefault(process_key(row, config["defaults"], self.build_id(row)), []).append(row)
+        self.names = {name.lower(): row["id"] for rows in groups.values() for row in rows for name in row["aliases"]}
+        self.names |= {row["id"].lower(): row["id"] for rows in groups.values() for row in rows}
         before, self.units, self.unit_of = self.units, {}, {}
         for key, rows in groups.items():
             self.units[key] = shared_entries(rows, config["defaults"], self.build_id(rows[0]))
@@ -6315,10 +6319,10 @@ class Pool:
         return request_values({key: value for key, value in own.items()
                                if key in REQUEST_PARAMETERS and started.get(key) != value}, path)
 
-    def is_loaded(self, entry: str) -> bool:
-        """Whether a model is in memory."""
+    def loaded_instance(self, entry: str) -> Instance | None:
+        """The process of a model that is in memory."""
         unit = self.residency.units.get(self.unit_of.get(entry, ""))
-        return unit is not None and unit.status == "loaded"
+        return self.instances.get(unit.id) if unit is not None and unit.status == "loaded" else None
 
     async def has_ended(self, instance: Instance) -> bool:
         """Wait a moment until everybody knows that an instance has ended; whether it has."""
@@ -6499,6 +6503,7 @@ class Pool:
                 await self.read_memories()
             if self.residency.units:
                 self.do(self.residency.tick(time.monotonic()))
+            await self.dash.gateway.keys.save_used()
             if self.last_used:
                 used, self.last_used = self.last_used, {}
                 with contextlib.suppress(DashError):
@@ -6658,36 +6663,54 @@ async def timeline_list(dash: Dash, *, from_: Timestamp, to: Timestamp, model: s
 MAX_BODY = 64 * 2**20  # bytes of one request: images and audio are in it
 MAX_BODIES = 256 * 2**20  # bytes of all requests that are being read or wait
 BODY_SILENCE = 60.0  # s without a byte of a body that is still to come
+BODY_TIME = 600.0  # s in which all of it has to be there
+BODY_BLOCK = 2**16  # bytes of a body that are looked through, and passed on, at once
 PARSED_AT_ONCE = 2**20  # bytes of a body that are looked through on the loop; more takes a thread
+MAX_READ_FIELD = 2**16  # bytes of a field of the body that the gateway reads
+MAX_FORM_PARTS = 100
+MAX_PART_HEAD = 4096  # bytes of the headers of a part of an upload
 KEPT_TAIL = 8192  # bytes at the end of an answer in which its numbers are
 KEPT_HEAD = 4096  # bytes at its beginning: embeddings and Anthropic's streams say there what the prompt was
 COMMENT_AFTER = 10.0  # s until a stream that waits gets a sign of life, and from one to the next
 UNREAD_LIMIT = 120.0  # s that a client may leave an answer unread before it is cut off
-REVOKED_LOOK = 0.5  # s between two looks at whether a key was revoked
 ACTIVE_INTERVAL = 0.5  # s between two broadcasts of what is under way
 MAX_ACTIVE_TOLD = 200  # requests under way in one broadcast
 MAX_FINISHED_TOLD = 20  # finished requests in one broadcast interval; clients fetch older ones when they need them
 KEY_START = 10  # characters of a key's text by which people recognise it
 MAX_KEYS = 1000
 MAX_KEY = 512  # characters
+STRONG_KEY = 20  # characters of a key that nobody guesses; shorter ones are refused to addresses that guess
+USED_INTERVAL = 15.0  # s between two times that the last use of the keys is saved
+FOREIGN_SITE = "This site may not ask; allow it with --allow-origin, or use an API key."
 ENVIRONMENT_KEY: Json = {"id": 0, "name": "environment", "models": None, "requests_per_minute": None}
 MAX_ENGINE_BODY = 16 * 2**20  # bytes of a whole answer that is read here
 MAX_EVENT = 2**20  # bytes of one event in a stream that is read here
 MAX_CLIENT = 120  # characters of a client's name
+MAX_ENDPOINT = 200  # characters of a path, as it is listed
+TOO_LARGE = f"A request may have at most {MAX_BODY // 2**20} MB."
 MAX_MODEL_NAME = 256  # characters; ours have at most 96, those of an upstream some more
+MAX_COMPARED_NAMES = 2000  # among which the one is looked for that a client may have meant
+API_CONNECTIONS = 2000  # at a time, and half as many from one address; the dashboard needs descriptors as well
 RESTART_TIME = 60  # s that a refused client is told to wait
 # Headers that belong to one connection, or that each side here sets by itself.
 HOP_HEADERS = frozenset({
     "connection", "keep-alive", "transfer-encoding", "content-length", "upgrade", "te", "trailer", "expect", "host",
     "server", "date", "proxy-authorization", "proxy-connection", "proxy-authenticate"})
-PRIVATE_HEADERS = frozenset({"authorization", "x-api-key", "cookie", "origin", "referer"})  # are not an engine's concern
-JSON_TOKEN = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"|[{}\[\],:]', re.S)
-MULTIPART_MODEL = re.compile(rb'name="model"[^\r\n]{0,256}\r\n(?:[^\r\n]{1,256}\r\n){0,4}\r\n([^\r\n]{1,256})\r\n')
+PRIVATE_HEADERS = frozenset({"authorization", "x-api-key", "cookie", "set-cookie", "origin", "referer"})
+AUTOMATIC_HEADERS = ("Accept", "Accept-Encoding", "User-Agent", "Content-Type")  # aiohttp's, where a client sends none
+OUTER_MARK, INNER_MARK = re.compile(rb'["{}\[\],:]'), re.compile(rb'["{}\[\]]')  # what counts in JSON, by its depth
+STRING_REST = re.compile(rb'[^"\\]*(?:\\.[^"\\]*)*', re.S)
+MODEL_PART = re.compile(rb'(?i)content-disposition:[^\r\n]*;[ \t]*name="?model"?[ \t]*(?:;|\r|$)')
 ALLOWED_HEADERS = "authorization, content-type, x-api-key, anthropic-version, anthropic-beta, x-conversation-id"
 ERROR_TYPES = {400: "invalid_request_error", 401: "authentication_error", 403: "permission_error",
                404: "not_found_error", 408: "timeout_error", 413: "request_too_large", 421: "invalid_request_error",
                429: "rate_limit_error", 500: "api_error", 502: "api_error", 503: "overloaded_error",
                508: "invalid_request_error"}
+# What clients call the same thing that a parameter does: where one of these is given, nothing is filled in.
+ALSO_NAMED = {"n_predict": ("max_tokens", "max_completion_tokens", "max_output_tokens"),
+              "reasoning_effort": ("reasoning",), "reasoning_budget_tokens": ("thinking", "thinking_budget_tokens")}
+READ_FIELDS = frozenset({"model", "stream", "messages", "prompt", "input_prefix", *REQUEST_PARAMETERS.values(),
+                         *itertools.chain.from_iterable(ALSO_NAMED.values())})
 
 
 class GatewayError(DashError):
@@ -6696,6 +6719,11 @@ class GatewayError(DashError):
     def __init__(self, status: int, message: str, *, code: str | None = None, retry_after: int | None = None) -> None:
         super().__init__(message)
         self.status, self.reason, self.retry_after = status, code, retry_after
+
+    def answer(self, path: str, origin: str | None) -> web.Response:
+        """The error as an HTTP response."""
+        wait = {"Retry-After": str(self.retry_after)} if self.retry_after else {}
+        return web.json_response(self.body(path), status=self.status, headers={**wait, **cors_headers(origin)})
 
     def body(self, path: str) -> Json:
         """The error as OpenAI's clients expect it, or Anthropic's on their paths."""
@@ -6707,7 +6735,7 @@ class GatewayError(DashError):
 
 def is_anthropic(path: str) -> bool:
     """Whether a path is of Anthropic's API."""
-    return path.startswith("/v1/messages") or "/v1/messages" in path
+    return "/v1/messages" in path.partition("?")[0]
 
 
 # requests under way and finished
@@ -6740,7 +6768,7 @@ class Call:
     counted: int = 0  # of these, how many the throughput has taken in
     writing: float | None = None  # since when the client has been given something that it has not taken
     task: asyncio.Task[Any] | None = None
-    cancelled_for: str | None = None
+    cancelled_for: tuple[str, str, str | None] | None = None  # how it ends: status, cause and code
 
     def admitted(self, instance: Instance) -> None:
         """The model is in memory; the time until now was spent waiting, and with the load of that process."""
@@ -6770,11 +6798,13 @@ class Call:
         """What is stored of it, and shown."""
         end = self.ended_at or time.monotonic()
         first = None if self.first_at is None else round((self.first_at - (self.admitted_at or self.since)) * 1000, 1)
+        duration = round((end - self.since) * 1000, 1)
+        slot = re.search(rb'"id_slot":(\d{1,4})\b', self.head)
         row = {"id": self.id, "timestamp": self.timestamp, "model": self.model, "build": self.build, "key": self.key,
                "client": self.client, "endpoint": self.endpoint, "stream": self.stream, "status": self.status,
-               "code": self.code, "error": self.error, "waited": self.waited, "loading": self.loading,
-               "first_token": first if self.stream else None, "duration": round((end - self.since) * 1000, 1),
-               "slot": None, "energy": None}
+               "code": self.code, "error": self.error, "waited": self.waited if self.admitted_at else duration,
+               "loading": self.loading, "first_token": first if self.stream else None, "duration": duration,
+               "slot": int(slot[1]) if slot else None, "energy": None}
         return {**row, **self.numbers()}
 
     def numbers(self) -> Json:
@@ -6792,7 +6822,7 @@ class Call:
         numbers |= of_timings(timings)
         if not timings and numbers["generated_tokens"] and self.stream:
             span = self.ended_at - self.first_at
-            numbers["generated_per_second"] = finite_rate((numbers["generated_tokens"] - 1) / span) if span > 0 else None
+            numbers["generated_per_second"] = finite_rate((numbers["generated_tokens"] - 1) / span) if span else None
         return numbers
 
 
@@ -6853,12 +6883,11 @@ class Requests:
         self.gained = {"prompt": 0.0, "generated": 0.0}  # tokens since the last sample
         self.sampled = time.monotonic()
 
-    def begin(self, model: str, client: str, endpoint: str, **more: Any) -> Call:
+    def begin(self, call: Call) -> None:
         """A request has come."""
-        self.last_id += 1
-        call = self.active[self.last_id] = Call(self.last_id, model, client, endpoint, **more)
+        self.last_id = call.id = self.last_id + 1
+        self.active[call.id] = call
         self.dash.pool.changed.set()
-        return call
 
     def end(self, call: Call) -> None:
         """A request is over; how is noted in it."""
@@ -6870,19 +6899,19 @@ class Requests:
             self.finished.append(row)
             self.dash.pool.mark(call.model)
 
-    def cancel(self, call: Call, reason: str) -> None:
+    def cancel(self, call: Call, cause: str, *, status: str = "cancelled", code: str | None = None) -> None:
         """End a request that is under way."""
-        call.cancelled_for = reason
+        call.cancelled_for = status, cause, code
         if call.task is not None:
             call.task.cancel()
 
     def live_speed(self, unit: str, instance: Instance) -> float | None:
         """Tokens per second that a unit generates for all its requests while it answers; the last one known."""
-        running = [call for call in self.active.values() if call.unit == unit and call.first_at is not None]
         now = time.monotonic()
-        if running and (pieces := sum(call.pieces for call in running)):
-            began = min(call.first_at for call in running if call.first_at is not None)
-            instance.speed = round(pieces / max(now - began, 0.1), 2), now
+        speeds = [call.pieces / max(now - call.first_at, 0.1) for call in self.active.values()
+                  if call.unit == unit and call.first_at is not None and call.pieces]
+        if speeds:
+            instance.speed = round(sum(speeds), 2), now
         return instance.speed[0] or None
 
     def counters(self) -> Json:
@@ -6917,8 +6946,15 @@ class Requests:
                                 "since": now_ms() - round(1000 * (now - ticket.since))})
         return waiting
 
+    def end_unread(self) -> None:
+        """End the requests whose clients do not read their answers."""
+        for call in self.active.values():
+            if call.writing is not None and time.monotonic() - call.writing > UNREAD_LIMIT:
+                self.cancel(call, "The client did not read the answer.", status="failed", code="unread")
+
     async def publish(self) -> None:
         """Save and broadcast what ended; broadcast what is under way and who waits, at most twice a second."""
+        self.end_unread()
         finished, self.finished = self.finished, []
         if finished:
             with contextlib.suppress(DashError):  # the numbers of some requests are worth no more trouble
@@ -6946,15 +6982,31 @@ class Requests:
 class Body(NamedTuple):
     """A request's body, and where in it the fields are that the gateway must know: {name: (start, end)}."""
     data: bytearray
-    fields: Mapping[str, tuple[int, int]]
-    names: frozenset[str]  # all of its fields, where it is a JSON object
-    begins: int | None  # where the first field of the JSON object may stand; None for other bodies
+    fields: Mapping[str, tuple[int, int]] = {}  # never changed
+    begins: int | None = None  # where the first field of the JSON object may stand; None for other bodies
+    empty: bool = False  # an object without fields
+    edits: tuple[tuple[int, int, bytes], ...] = ()  # what is sent instead of which part
+
+    @property
+    def size(self) -> int:
+        """Bytes that are sent."""
+        return len(self.data) + sum(len(new) - (end - start) for start, end, new in self.edits)
+
+    def blocks(self) -> Iterator[bytes]:
+        """What is sent, in parts, without another copy of the whole."""
+        at = 0
+        for start, end, new in (*sorted(self.edits), (len(self.data), 0, b"")):
+            for part in range(at, start, BODY_BLOCK):
+                yield bytes(self.data[part:min(part + BODY_BLOCK, start)])
+            if new:
+                yield new
+            at = end
 
     def value(self, name: str) -> Any:
-        """The value of one of the fields that were looked for; None where it is absent or no JSON."""
-        if name not in self.fields:
+        """The value of one of the fields that were looked for; None where it is absent, too long or no JSON."""
+        start, end = self.fields.get(name, (0, 0))
+        if not 0 < end - start <= MAX_READ_FIELD:
             return None
-        start, end = self.fields[name]
         raw = bytes(self.data[start:end])
         if self.begins is None:
             return raw.decode("utf-8", "replace")
@@ -6962,573 +7014,171 @@ class Body(NamedTuple):
             return json.loads(raw)
         return None
 
-    def with_values(self, values: Json) -> Body:
-        """The body with `values` that the client left out."""
-        missing = {name: value for name, value in values.items() if name not in self.names}
-        if self.begins is None or not missing:
+    def edited(self, name: str, value: Any) -> Body:
+        """The body with another value of one field, or with that field as its first one."""
+        at = self.fields.get(name)
+        if at is not None:
+            edit = (*at, encoded(value) if self.begins is not None else str(value).encode())
+        elif self.begins is not None:
+            edit = self.begins, self.begins, encoded({name: value})[1:-1] + (b"" if self.empty else b",")
+        else:
             return self
-        text = encoded(missing)[1:-1] + (b"," if self.names else b"")
-        return scanned_json(self.data[:self.begins] + text + self.data[self.begins:])
+        return self._replace(edits=(*self.edits, edit))
 
     def with_model(self, model: str) -> Body:
         """The body with another name of the model."""
-        start, end = self.fields["model"]
-        name = model.encode() if self.begins is None else encoded(model)
-        return self._replace(data=self.data[:start] + name + self.data[end:])
+        return self.edited("model", model)
+
+    def with_values(self, values: Json) -> Body:
+        """The body with `values` that the client left out; of an object it may leave out parts."""
+        body = self
+        for name, value in values.items():
+            given = self.value(name) if isinstance(value, dict) else None
+            if isinstance(given, dict):
+                body = body.edited(name, {**value, **given})
+            elif not any(other in self.fields for other in (name, *ALSO_NAMED.get(name, ()))):
+                body = body.edited(name, value)
+        return body
+
+
+def searched(pattern: re.Pattern[bytes], data: bytearray, at: int) -> int:
+    """Where a character that `pattern` means comes next; the end where none does. In steps: others want to run."""
+    while at < len(data):
+        if found := pattern.search(data, at, at + BODY_BLOCK):
+            return found.start()
+        at += BODY_BLOCK
+    return len(data)
+
+
+def string_end(data: bytearray, at: int) -> int:
+    """Where the JSON string is over that begins at `at`; the end of the data where it does not end."""
+    at += 1
+    while (found := STRING_REST.match(data, at, at + BODY_BLOCK)) and found.end() < len(data) - 1:
+        at = found.end()
+        if data[at] == 0x22:
+            return at + 1
+    return len(data)
 
 
 def scanned_json(data: bytearray) -> Body:
-    """Where the fields `model` and `stream` of a JSON object are, without making anything of the rest.
+    """Where the fields of a JSON object are that the gateway must know, without making anything of the rest.
 
     Of a field that comes twice the last one counts, as for llama.cpp. GatewayError where it is no object.
     """
-    depth, key, start, begins, names = 0, "", None, None, set[str]()
+    depth, at, begins, name, value = 0, 0, 0, "", 0  # name and value: of the field that is being read
     fields: dict[str, tuple[int, int]] = {}
-    expects_key = False
-    for token in JSON_TOKEN.finditer(data):
-        text = token[0] if len(token[0]) < 128 else b'"'
-        first = text[:1]
-        if first in b"{[":
+    while (at := searched(OUTER_MARK if depth < 2 else INNER_MARK, data, at)) < len(data):
+        mark = data[at:at + 1]
+        if depth == 0 and (mark != b"{" or data[:at].strip()):
+            break
+        if mark == b'"':
+            end = string_end(data, at)
+            if depth == 1 and not value and end - at <= 128:
+                name = field_name(bytes(data[at:end]))
+            at = end
+            continue
+        if mark in b"{[":
             depth += 1
-            if depth == 1:
-                if first == b"[" or bytes(data[:token.start()]).strip():
-                    break
-                begins, expects_key = token.end(), True
-        elif first in b"}]" or (first == b"," and depth == 1):
-            if depth == 1 and start is not None:
-                if key in ("model", "stream", "chat_template_kwargs"):
-                    fields[key] = start, token.start()
-                names.add(key)
-                start = None
-            if first != b",":
-                depth -= 1
-                if depth == 0:
-                    return Body(data, fields, frozenset(names), begins)
-            expects_key = first == b","
-        elif depth == 1 and first == b'"' and expects_key:
-            key, expects_key = text[1:-1].decode("utf-8", "replace"), False
-        elif depth == 1 and first == b":" and start is None:
-            start = token.end()
+            begins = begins or at + 1
+        elif mark == b":":
+            value = value or at + 1
+        elif depth == 1:  # a comma, or the end
+            if name in READ_FIELDS and value:
+                fields[name] = value, at
+            if mark != b",":
+                return Body(data, fields, begins, not value)
+            name, value = "", 0
+        elif mark != b",":
+            depth -= 1
+        at += 1
     raise GatewayError(400, "The body is not a JSON object.")
 
 
-def scanned_form(data: bytearray) -> Body:
-    """Where the field `model` of a multipart upload is."""
-    found = MULTIPART_MODEL.search(data)
-    return Body(data, {"model": found.span(1)} if found else {}, frozenset(), None)
+def field_name(raw: bytes) -> str:
+    """The name that a JSON string means."""
+    with contextlib.suppress(ValueError):
+        return str(json.loads(raw)) if b"\\" in raw else raw[1:-1].decode()
+    return ""
 
 
-# the listener
-
-class Gateway:
-    """The listener for the models' API, and what becomes of each request that comes to it."""
-
-    def __init__(self, dash: Dash) -> None:
-        self.dash = dash
-        self.status = "stopped"
-        self.error: str | None = None
-        self.url: str | None = None
-        self.started_at: float | None = None
-        self.warnings: dict[str, str] = {}
-        self.bodies = 0  # bytes of all bodies that are held
-        self.published: Json = {}
-        self.applied: Json = {}
-        self.runner: web.AppRunner | None = None
-        self.keys = Keys(dash)
-        self.switching = asyncio.Lock()
-        self.id = secrets.token_hex(6)  # by which a request that has come round in a circle is recognised
-
-    # start and stop
-
-    def missing_reason(self) -> str:
-        """Why there is no engine, in a sentence."""
-        fixed = self.dash.config.llama_server
-        return f"{fixed} was not found or cannot be run." if fixed else NO_ENGINE
-
-    async def start(self) -> None:
-        """Listen for clients, and let models be loaded."""
-        async with self.switching:
-            if self.status == "running":
-                return
-            await self.dash.builds.refresh()
-            await self.listen()
-            self.status, self.started_at = "running", time.monotonic()
-            if self.dash.builds.default(self.dash.engine_config()) is None and not self.dash.upstreams.all:
-                self.status, self.error = "missing", self.missing_reason()
-            await self.dash.pool.start()
-            self.dash.pool.changed.set()
-        if self.status == "missing":
-            raise EngineUnavailable(self.missing_reason())
-
-    async def listen(self) -> None:
-        """Open the port, or another one where it is taken, which is said."""
-        config = self.dash.engine_config()
-        host, port = str(config["api_host"]), int(config["api_port"])
-        self.keys.ensure_for(host)
-        server = web.Application(client_max_size=0, handler_args={"max_line_size": 16384})
-        server.router.add_route("*", "/{path:.*}", self.handle)
-        self.runner = web.AppRunner(server, access_log=None, shutdown_timeout=1.0, handler_cancellation=True,
-                                    keepalive_timeout=75, auto_decompress=False)
-        await self.runner.setup()
-        for tried in (port, 0):
-            site = web.TCPSite(self.runner, host, tried, reuse_address=True)
-            try:
-                await site.start()
-            except OSError as problem:
-                self.warn("port", f"The API's address {host}:{port} cannot be used ({problem.strerror or problem}).")
-                if tried == 0:
-                    raise EngineUnavailable(self.warnings["port"]) from problem
-                continue
+def scanned_form(data: bytearray, boundary: str) -> Body:
+    """Where the field `model` of a multipart upload is; GatewayError where there are several."""
+    mark, fields = b"--" + boundary.encode(), dict[str, tuple[int, int]]()
+    at = data.find(mark)
+    for _ in range(MAX_FORM_PARTS):
+        begin = data.find(b"\r\n\r\n", at, at + MAX_PART_HEAD) + 4
+        end = data.find(b"\r\n" + mark, begin)
+        if at < 0 or begin < 4 or end < 0:
             break
-        bound = self.runner.addresses[0][1]
-        self.warn("port", None if bound == port or not port else
-                  f"Port {port} is used by another program: the API is at {bound} instead.")
-        local = EVERY_ADDRESS.get(host, host)
-        self.url = f"http://{f'[{local}]' if ':' in local else local}:{bound}"
-        self.applied = {key: config[key] for key in ("api_host", "api_port")}
-        log.info("the API is at %s/v1", self.url)
-
-    async def stop(self, *, restore: bool = False) -> None:
-        """End every request and every model, and close the port."""
-        async with self.switching:
-            if self.status in ("stopped", "stopping"):
-                return
-            self.status = "stopping"
-            self.dash.pool.changed.set()
-            for call in list(self.dash.requests.active.values()):
-                self.dash.requests.cancel(call, "llamadash stopped")
-            await self.dash.pool.stop("stopped", restore=restore)
-            if self.runner is not None:
-                await self.runner.cleanup()
-            self.runner, self.url, self.status, self.error, self.started_at = None, None, "stopped", None, None
-            self.dash.pool.changed.set()
-
-    async def close(self) -> None:
-        """Stop, and close every connection."""
-        await self.stop()
-        await self.dash.pool.session.close()
-        await self.dash.upstreams.session.close()
-
-    @contextlib.asynccontextmanager
-    async def asked(self, model: str, client: str, path: str, body: Json) -> AsyncIterator[AsyncIterator[Json]]:
-        """llamadash's own request to a model: it waits in line, is listed and counted as those of others are.
-
-        Gives the JSON objects of the answer, one by one; raises EngineUnavailable or EngineFailed.
-        """
-        target = self.target(model)
-        call = self.dash.requests.begin(model, client, path, stream=body["stream"],
-                                        unit=self.dash.pool.unit_of.get(model))
-        call.task = asyncio.current_task()
-        try:
-            async with contextlib.AsyncExitStack() as stack:
-                yield answer_objects(await self.ask(call, target, path, body, stack), call)
-        except asyncio.CancelledError:
-            call.end("cancelled", call.cancelled_for or "The client left.")
-            raise
-        except DashError as problem:
-            call.end("failed", str(problem), problem.code)
-            raise
-        except (aiohttp.ClientError, OSError) as problem:
-            call.end("failed", f"The connection to the model was lost: {problem}", "connection_lost")
-            raise EngineUnavailable("The engine ended while it answered.") from None
-        finally:
-            self.dash.requests.end(call)
-
-    async def ask(self, call: Call, target: str | UpstreamModel, path: str, body: Json,
-                  stack: contextlib.AsyncExitStack) -> aiohttp.ClientResponse:
-        """The response of the model to a request of our own."""
-        scanned = scanned_json(bytearray(encoded(body)))
-        headers = [("Content-Type", "application/json")]
-        if isinstance(target, str):
-            self.dash.pool.ready_build(target)
-            stack.callback(self.dash.pool.release, call)
-            instance = await self.dash.pool.admission(call)
-            headers += instance.authorization().items()
-            url, session = instance.url, self.dash.pool.session
-            scanned = scanned.with_values(self.dash.pool.missing_values(target, path))
-        else:
-            call.status, call.admitted_at = "running", time.monotonic()
-            headers += [*target.upstream.headers().items(), *self.dash.upstreams.via(None).items()]
-            url, session = target.upstream.url, self.dash.upstreams.session
-            scanned = scanned.with_model(target.model)
-        response = await stack.enter_async_context(posted(session, "POST", url + path, headers, scanned))
-        if response.status != 200:
-            raise EngineFailed(error_text(await response.content.read(KEPT_TAIL), response.status))
-        return response
-
-    def warn(self, about: str, message: str | None) -> None:
-        """Set the warning on a subject, or clear it; a new one is logged."""
-        if message and self.warnings.get(about) != message:
-            log.warning("%s", message)
-        if message:
-            self.warnings[about] = message
-        else:
-            self.warnings.pop(about, None)
-
-    def restart_required(self) -> bool:
-        """Whether the port was opened with a configuration that has changed since."""
-        config = self.dash.engine_config()
-        return self.runner is not None and any(config[key] != value for key, value in self.applied.items())
-
-    def snapshot(self) -> Json:
-        """The engine's record, as clients see it."""
-        build = self.dash.builds.default(self.dash.engine_config())
-        kind = build.kind if build else None
-        hint = engine_hint() if self.status == "missing" else embedded_hint() if kind == "embedded" else None
-        host = str(self.dash.engine_config()["api_host"])
-        shown = self.url and (self.url.replace(EVERY_ADDRESS[host], socket.gethostname(), 1)
-                              if host in EVERY_ADDRESS else self.url)
-        return {"status": self.status, "build": build and {"id": build.id, "kind": build.kind, "version": build.version,
-                                                           "path": build.path},
-                "base_url": shown and f"{shown}/v1", "url": self.url, "error": self.error or (build and build.problem),
-                "models_max": self.dash.engine_config()["models_max"], "warnings": list(self.warnings.values()),
-                "hint": hint, "uptime": self.started_at and round(time.monotonic() - self.started_at),
-                "api_key_required": self.keys.required(host), "waiting": len(self.dash.requests.waiting),
-                "devices": self.dash.pool.devices(), "upstreams": self.dash.upstreams.as_json()}
-
-    async def publish(self) -> None:
-        """Broadcast the requests and the engine's record, where they have changed."""
-        await self.dash.requests.publish()
-        engine = self.snapshot()
-        moving = ("uptime",)
-        compared = {**{key: value for key, value in engine.items() if key not in moving},
-                    "devices": [{key: item[key] for key in ("name", "budget", "held")} for item in engine["devices"]]}
-        if compared != self.published:
-            self.published = compared
-            await self.dash.broadcast("engine:status", {"engine": engine})
-
-    # one request
-
-    async def handle(self, request: web.Request) -> web.StreamResponse:
-        """Answer one HTTP request; whatever goes wrong has the error shape of the client's own API."""
-        origin = self.origin_of(request)
-        try:
-            return await self.routed(request, origin)
-        except GatewayError as problem:
-            headers = {"Retry-After": str(problem.retry_after)} if problem.retry_after else {}
-            return web.json_response(problem.body(request.path), status=problem.status,
-                                     headers={**headers, **cors_headers(origin)})
-
-    async def routed(self, request: web.Request, origin: str | None) -> web.StreamResponse:
-        """Check who asks, and find out what for."""
-        if not (request.raw_path.startswith("/") and self.dash.web.host_is_ours(request.headers.getall("Host", []))):
-            raise GatewayError(421, "This name does not belong to llamadash; allow it with --allow-host.")
-        path = request.path
-        if path in ("/health", "/v1/health") and request.method in ("GET", "HEAD"):
-            return web.json_response({"status": "ok"}, headers=cors_headers(origin))
-        key = self.keys.admitted(request, origin, self.dash.web.origin_is_ours(request))
-        if request.method == "OPTIONS":
-            return web.Response(status=204, headers={**cors_headers(origin), "Access-Control-Max-Age": "600"})
-        if request.method in ("GET", "HEAD") and re.fullmatch(r"(?:/v1)?/models(?:/.{1,256})?", path):
-            return web.json_response(self.listed(path.partition("/models")[2].lstrip("/"), key),
-                                     headers=cors_headers(origin))
-        return await self.passed_on(request, origin, key)
-
-    async def passed_on(self, request: web.Request, origin: str | None, key: Json | None) -> web.StreamResponse:
-        """Pass a request on to the model that it names."""
-        path, named = split_upstream_path(request)
-        loads = request.method == "POST" or (named is not None and request.method not in ("GET", "HEAD"))
-        if request.method not in ("GET", "HEAD", "POST") and named is None:
-            raise GatewayError(400, "There is nothing here for this method.")
-        size = 0
-        try:
-            body = None
-            if loads:
-                size = self.reserve(request)
-                body = await self.read_body(request)
-                named = named or body.value("model")
-            else:
-                named = named or request.query.get("model")
-            call, target = self.begin(request, path, named, body, key)
-            call.task = asyncio.current_task()
-            try:
-                if not loads and isinstance(target, str) and not self.dash.pool.is_loaded(target):
-                    raise GatewayError(400, f"{target} is not loaded, and this request does not load it.")
-                return await Exchange(self, request, call, target, path, body, origin).run()
-            finally:
-                self.dash.requests.end(call) if loads else self.dash.requests.active.pop(call.id, None)
-        finally:
-            self.bodies -= size
-
-    def begin(self, request: web.Request, path: str, named: Any, body: Body | None,
-              key: Json | None) -> tuple[Call, str | UpstreamModel]:
-        """The request's row, and the entry or the upstream's model that it is for."""
-        target = self.target(named)
-        name = target if isinstance(target, str) else target.name
-        if key and key["models"] is not None and name not in key["models"]:
-            raise GatewayError(403, f"This key may not use {name}.")
-        agent = request.headers.get("User-Agent", "").split(" ")[0]
-        address = client_address(request, self.dash.config.trusted_proxies)
-        client = key["name"] if key else clean_text(f"{address} {agent}".strip())[:MAX_CLIENT]
-        return self.dash.requests.begin(
-            name, client, path, stream=bool(body and body.value("stream") is True), key=key and key["name"],
-            key_id=key and key["id"], unit=self.dash.pool.unit_of.get(name)), target
-
-    def target(self, named: Any) -> str | UpstreamModel:
-        """The entry, or the upstream's model, that a client means by `named`; GatewayError where there is none."""
-        if named is not None and (not isinstance(named, str) or not 0 < len(named) <= MAX_MODEL_NAME):
-            raise GatewayError(400, "model must be the name of a model.", code="invalid_model")
-        if named:
-            if entry := self.dash.entry_of(named):
-                return entry
-            if found := self.dash.upstreams.find(named):
-                return found
-            import difflib  # not at the top: seldom needed
-            names = [*self.dash.entry_names(), *self.dash.upstreams.names()]
-            close = difflib.get_close_matches(named, names, 1, 0.3)
-            hint = f" Did you mean {close[0]}?" if close else ""
-            raise GatewayError(404, f"There is no model {named[:100]}.{hint}", code="model_not_found")
-        loaded = [unit.name for unit in self.dash.pool.residency.units.values() if unit.status == "loaded"]
-        default = self.dash.engine_config()["default_model"]
-        if len(loaded) == 1:
-            return loaded[0]
-        if default and (entry := self.dash.entry_of(default)):
-            return entry
-        names = sorted(self.dash.entry_names())
-        raise GatewayError(400, f"Name a model: {', '.join(names[:50]) or 'there is none yet'}.", code="model_missing")
-
-    def listed(self, name: str, key: Json | None) -> Json:
-        """The answer to /v1/models, or to /v1/models/NAME."""
-        allowed = key["models"] if key else None
-        models = [self.listed_entry(row) for row in self.dash.db.models() if not row["missing"]]
-        models += self.dash.upstreams.listed()
-        models = [item for item in models if allowed is None or item["id"] in allowed]
-        if name:
-            entry = self.dash.entry_of(urllib.parse.unquote(name)) or urllib.parse.unquote(name)
-            found = next((item for item in models if item["id"] == entry), None)
-            if found is None:
-                raise GatewayError(404, f"There is no model {name[:100]}.", code="model_not_found")
-            return found
-        return {"object": "list", "data": models, "has_more": False,
-                "first_id": models[0]["id"] if models else None, "last_id": models[-1]["id"] if models else None}
-
-    def listed_entry(self, row: Json) -> Json:
-        """One entry in OpenAI's form, with llama-server's own fields, and those of Anthropic's."""
-        state = self.dash.pool.state(row)
-        value = {"waiting": "loading", "stopping": "unloaded", "failed": "unloaded"}.get(state["status"], state["status"])
-        kinds = row["modalities"] or ["text"]
-        created = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(row["created_at"] / 1000))
-        return {"id": row["id"], "object": "model", "created": row["created_at"] // 1000, "owned_by": "llamadash",
-                "type": "model", "display_name": row["name"], "created_at": created, "aliases": row["aliases"],
-                "tags": row["tags"], "status": {"value": value, **({"failed": True} if state["error"] else {}),
-                                                **({"progress": state["progress"]} if state["progress"] else {})},
-                "architecture": {"input_modalities": kinds, "output_modalities": ["text"]},
-                "meta": {"n_ctx": state["runtime"].get("n_ctx"), "n_ctx_train": row["context_length"],
-                         "n_params": row["parameter_count"], "size": row["file_size"],
-                         "n_embd": row["embedding_length"], "n_vocab": row["vocabulary_size"]}}
-
-    # bodies
-
-    def reserve(self, request: web.Request) -> int:
-        """Count a body that is about to be read; GatewayError where it, or all together, are too large."""
-        size = request.content_length
-        if size is not None and size > MAX_BODY:
-            raise GatewayError(413, f"A request may have at most {MAX_BODY // 2**20} MB.")
-        size = MAX_BODY // 16 if size is None else size
-        if self.bodies + size > MAX_BODIES:
-            raise GatewayError(503, "Too many large requests are waiting.", retry_after=5)
-        self.bodies += size
-        return size
-
-    async def read_body(self, request: web.Request) -> Body:
-        """The whole body, and what must be known of it."""
-        data = bytearray()
-        try:
-            while block := await asyncio.wait_for(request.content.readany(), BODY_SILENCE):
-                data += block
-                if len(data) > MAX_BODY:
-                    raise GatewayError(413, f"A request may have at most {MAX_BODY // 2**20} MB.")
-        except asyncio.TimeoutError:
-            raise GatewayError(408, "The rest of the request did not come.") from None
-        except (aiohttp.ClientError, web.HTTPException, ValueError) as problem:
-            raise GatewayError(400, "The request is malformed.") from problem
-        scan = scanned_form if request.content_type.startswith("multipart/") else scanned_json
-        if request.content_type.startswith("audio/") or not data:
-            return Body(data, {}, frozenset(), None)
-        return await asyncio.to_thread(scan, data) if len(data) > PARSED_AT_ONCE else scan(data)
-
-    def origin_of(self, request: web.Request) -> str | None:
-        """The site whose page asks; None for a program."""
-        return request.headers.get("Origin")
+        if MODEL_PART.search(data, at, begin):
+            if fields:
+                raise GatewayError(400, "The upload names two models.")
+            fields["model"] = begin, end
+        at = end + 2
+    return Body(data, fields)
 
 
-def split_upstream_path(request: web.Request) -> tuple[str, str | None]:
-    """The path for the model's server with its query, and the model that /upstream/MODEL/… names."""
-    raw, _, query = request.raw_path.partition("?")
-    if is_hostile_path(raw.replace("%2F", "/").replace("%2f", "/")):
-        raise GatewayError(400, "This path leads nowhere.")
-    if not raw.startswith("/upstream/"):
-        return raw + (f"?{query}" if query else ""), None
-    name, _, rest = raw.removeprefix("/upstream/").partition("/")
-    return f"/{rest}" + (f"?{query}" if query else ""), urllib.parse.unquote(name) or "?"
+# one request to a model
 
+class ModelRequest:
+    """One request to a model, a client's or our own: waits until the model is in memory, and asks it."""
 
-def cors_headers(origin: str | None) -> dict[str, str]:
-    """What lets a page of `origin`, which was admitted, read an answer."""
-    if origin is None:
-        return {}
-    return {"Access-Control-Allow-Origin": origin, "Vary": "Origin", "Access-Control-Allow-Methods": "GET, POST, OPTIONS",
-            "Access-Control-Allow-Headers": ALLOWED_HEADERS, "Access-Control-Expose-Headers": "*"}
-
-
-def passed_headers(headers: Mapping[str, str], *, without: frozenset[str] = frozenset()) -> list[tuple[str, str]]:
-    """The headers that go on to the other side."""
-    return [(name, value) for name, value in headers.items()
-            if name.lower() not in HOP_HEADERS and name.lower() not in without
-            and not name.lower().startswith("access-control-")]
-
-
-class Exchange:
-    """One request on its way: waits for its model, asks it, and streams the answer back."""
-
-    def __init__(self, gateway: Gateway, request: web.Request, call: Call, target: str | UpstreamModel, path: str,
-                 body: Body | None, origin: str | None) -> None:
-        self.gateway, self.dash, self.request, self.call = gateway, gateway.dash, request, call
-        self.target, self.path, self.body, self.origin = target, path, body, origin
-        self.response: web.StreamResponse | None = None  # once something was sent to the client
-
-    async def run(self) -> web.StreamResponse:
-        """The answer; a GatewayError where nothing of it was sent yet."""
-        try:
-            async with contextlib.AsyncExitStack() as stack:
-                answer = await self.with_signs_of_life(stack)
-                return await self.stream(answer)
-        except (Refused, EngineUnavailable, EngineFailed) as problem:
-            status, reason = 503, getattr(problem, "reason", None)
-            retry = {"crowded": 10, "waited": RESTART_TIME}.get(str(reason))
-            self.call.end("failed", str(problem), reason or problem.code)
-            return await self.failed(GatewayError(status, str(problem), code=reason, retry_after=retry))
-        except GatewayError as problem:
-            self.call.end("failed", str(problem), problem.reason or problem.status)
-            return await self.failed(problem)
-        except (aiohttp.ClientError, OSError, asyncio.TimeoutError) as problem:
-            text = "The connection to the model was lost" + (f": {problem}" if str(problem) else ".")
-            self.call.end("failed", text, "connection_lost")
-            return await self.failed(GatewayError(502, text))
-        except asyncio.CancelledError:
-            reason = self.call.cancelled_for
-            self.call.end("failed" if reason == "stopped by key" else "cancelled", reason or "The client left.")
-            if reason:
-                task = asyncio.current_task()
-                if task is not None and hasattr(task, "uncancel"):
-                    task.uncancel()
-                return await self.failed(GatewayError(401 if "key" in reason else 503, f"Stopped: {reason}."))
-            raise
-
-    async def failed(self, problem: GatewayError) -> web.StreamResponse:
-        """Tell the client: with a status, or where its stream has begun as an event in it."""
-        if self.response is None:
-            raise problem
-        with contextlib.suppress(OSError, aiohttp.ClientError):
-            if self.response.content_type == "text/event-stream" and not self.call.head:
-                kind = b"event: error\n" if is_anthropic(self.path) else b""
-                await self.response.write(kind + b"data: " + encoded(problem.body(self.path)) + b"\n\n")
-                await self.response.write_eof()
-                return self.response
-        if self.request.transport is not None:  # the client is to see that the answer is not complete
-            self.request.transport.abort()
-        return self.response
-
-    # waiting
-
-    async def with_signs_of_life(self, stack: contextlib.AsyncExitStack) -> aiohttp.ClientResponse:
-        """The model's answer, when its headers are there; a stream that waits for long gets comments meanwhile."""
-        asking = asyncio.ensure_future(self.ask(stack))
-        try:
-            while not (await asyncio.wait({asking}, timeout=COMMENT_AFTER if self.call.stream else None))[0]:
-                await self.comment()
-            return asking.result()
-        finally:
-            if not asking.done():
-                await cancelled([asking])
-
-    async def comment(self) -> None:
-        """Say in the stream that the request is not forgotten."""
-        if self.call.status == "running":
-            text = "processing the prompt"
-        else:
-            instance = self.dash.pool.instances.get(self.call.unit or "")
-            progress = instance.progress if instance else None
-            text = "waiting" if progress is None else f"loading {progress * 100:.0f} %"
-        if self.response is None:
-            await self.begin(200, [("Content-Type", "text/event-stream")])
-        assert self.response is not None
-        await self.response.write(f": {text}\n\n".encode())
+    def __init__(self, dash: Dash, call: Call, target: str | UpstreamModel, method: str, path: str,
+                 headers: list[tuple[str, str]], body: Body | None, *, loads: bool = True) -> None:
+        self.dash, self.call, self.target = dash, call, target
+        self.method, self.path, self.headers, self.body, self.loads = method, path, headers, body, loads
 
     async def ask(self, stack: contextlib.AsyncExitStack) -> aiohttp.ClientResponse:
-        """The model's answer. Where its process dies before anything came, the request is asked once more."""
+        """The answer, once its headers are there. Where the process dies before that, it is asked once more."""
+        pool = self.dash.pool
         if not isinstance(self.target, str):
-            return await stack.enter_async_context(self.dash.upstreams.answer(
-                self.target, self.request, self.path, self.body, self.call))
-        stack.callback(self.dash.pool.release, self.call)
-        instance = await self.dash.pool.admission(self.call)
+            return await self.dash.upstreams.ask(self.target, self, stack)
+        if not self.loads:  # who only looks at a model neither loads it nor keeps it awake
+            instance = pool.loaded_instance(self.target)
+            if instance is None:
+                raise GatewayError(400, f"{self.target} is not loaded, and this request does not load it.")
+            return await self.ask_instance(instance, stack)
+        pool.ready_build(self.target)
+        stack.callback(pool.release, self.call)
+        instance = await pool.admission(self.call)
         try:
             return await self.ask_instance(instance, stack)
         except (aiohttp.ClientError, OSError):
-            self.dash.pool.release(self.call)
-            if not await self.dash.pool.has_ended(instance):
+            if not await pool.has_ended(instance):
                 raise
-            return await self.ask_instance(await self.dash.pool.admission(self.call), stack)
+        pool.release(self.call)
+        self.call.status = "waiting"
+        return await self.ask_instance(await pool.admission(self.call), stack)
 
     async def ask_instance(self, instance: Instance, stack: contextlib.AsyncExitStack) -> aiohttp.ClientResponse:
-        """Send the request to a process."""
-        headers = [*passed_headers(self.request.headers, without=PRIVATE_HEADERS), *instance.authorization().items()]
-        body = self.body and self.body.with_values(self.dash.pool.missing_values(self.call.model, self.path))
-        return await stack.enter_async_context(posted(
-            self.dash.pool.session, self.request.method, instance.url + self.path, headers, body))
+        """Send the request to a process, with what of its entry's parameters the process was not started with."""
+        body = self.body
+        if body is not None and self.generates(body):
+            body = body.with_values(self.dash.pool.missing_values(self.call.model, self.path))
+        return await sent(self.dash.pool.session, self.method, instance.url + self.path,
+                          [*self.headers, *instance.authorization().items()], body, stack)
 
-    # answering
-
-    async def begin(self, status: int, headers: Iterable[tuple[str, str]]) -> None:
-        """Send the status and the headers to the client."""
-        response = self.response = web.StreamResponse(status=status)
-        for name, value in [*headers, *cors_headers(self.origin).items()]:
-            response.headers.add(name, value)
-        if response.headers.get("Content-Type", "").startswith("text/event-stream"):
-            response.headers["X-Accel-Buffering"] = "no"
-            response.headers["Cache-Control"] = "no-cache"
-        await response.prepare(self.request)
-
-    async def stream(self, answer: aiohttp.ClientResponse) -> web.StreamResponse:
-        """Pass the answer on, piece by piece as it comes."""
-        call = self.call
-        if self.response is None:
-            length = answer.headers.get("Content-Length")
-            await self.begin(answer.status, [*passed_headers(answer.headers),
-                                             *([("Content-Length", length)] if length else [])])
-        elif answer.status >= 400:
-            raise GatewayError(answer.status, error_text(await answer.content.read(KEPT_TAIL), answer.status))
-        assert self.response is not None
-        async for block in answer.content.iter_any():
-            call.feed(block)
-            call.writing = time.monotonic()
-            await self.response.write(block)
-            call.writing = None
-        if answer.status >= 400:
-            call.end("failed", error_text(call.tail, answer.status), answer.status)
-        await self.response.write_eof()
-        return self.response
+    def generates(self, body: Body) -> bool:
+        """Whether this request is for a text, by what it carries."""
+        return self.path.partition("?")[0].endswith("/responses") \
+            or not body.fields.keys().isdisjoint(("messages", "prompt", "input_prefix"))
 
 
-@contextlib.asynccontextmanager
-async def posted(session: aiohttp.ClientSession, method: str, url: str, headers: Iterable[tuple[str, str]],
-                 body: Body | None) -> AsyncIterator[aiohttp.ClientResponse]:
-    """The response to a request whose body is sent in parts, without another copy of it.
+async def sent(session: aiohttp.ClientSession, method: str, url: str, headers: list[tuple[str, str]], body: Body | None,
+               stack: contextlib.AsyncExitStack) -> aiohttp.ClientResponse:
+    """The response to a request. With `stack` its connection is closed at once, which frees the engine's slot."""
+    async def blocks() -> AsyncIterator[bytes]:
+        for block in body.blocks() if body else ():
+            yield block
 
-    When whoever asked goes away, the connection is closed at once, which frees the engine's slot.
-    """
-    async def parts() -> AsyncIterator[bytes]:
-        assert body is not None
-        for at in range(0, len(body.data), 2**16):
-            yield bytes(body.data[at:at + 2**16])
-
-    length = [("Content-Length", str(len(body.data)))] if body is not None else []
-    response = await session.request(method, yarl.URL(url, encoded=True), headers=[*headers, *length],
-                                     data=parts() if body is not None and body.data else None, allow_redirects=False)
-    try:
-        yield response
-    finally:
-        response.close()
+    if body is not None:
+        headers = [*headers, ("Content-Length", str(body.size))]
+    small = body is not None and body.size <= BODY_BLOCK
+    data = None if body is None or not body.size else b"".join(body.blocks()) if small else blocks()
+    response = await session.request(method, yarl.URL(url, encoded=True), headers=headers, data=data,
+                                     allow_redirects=False)
+    stack.callback(response.close)
+    return response
 
 
 def error_text(body: bytes, status: int) -> str:
@@ -7565,6 +7215,520 @@ async def answer_objects(response: aiohttp.ClientResponse, call: Call) -> AsyncI
         raise EngineFailed("the engine's answer is not understood: is this a llama-server?")
 
 
+class ClientLeft(Exception):
+    """The client's connection is closed."""
+
+
+class Exchange:
+    """One request of a client: streams the model's answer back to it, and says what goes wrong."""
+
+    def __init__(self, request: web.Request, asking: ModelRequest, origin: str | None,
+                 body: contextlib.ExitStack) -> None:
+        self.request, self.asking, self.origin, self.body = request, asking, origin, body
+        self.call = asking.call
+        self.response: web.StreamResponse | None = None  # once something was sent to the client
+
+    async def run(self) -> web.StreamResponse:
+        """The answer; a GatewayError where nothing of it was sent yet."""
+        call = self.call
+        try:
+            async with contextlib.AsyncExitStack() as stack:
+                answer = await self.with_signs_of_life(stack)
+                self.asking.body = None  # it is not needed again, and may be large
+                self.body.close()
+                await self.stream(answer)
+        except DashError as problem:
+            return await self.failed(gateway_error(problem))
+        except (aiohttp.ClientError, OSError) as problem:
+            text = f"The connection to the model was lost: {problem}".removesuffix(": ") + "."
+            return await self.failed(GatewayError(502, text, code="connection_lost"))
+        except ClientLeft:
+            call.end("cancelled", "The client left.")
+        except asyncio.CancelledError:
+            call.end(*(call.cancelled_for or ("cancelled", "The client left.")))
+            if call.cancelled_for is None:
+                raise
+            if hasattr(task := asyncio.current_task(), "uncancel"):
+                task.uncancel()  # type: ignore[union-attr]
+            return await self.failed(GatewayError(401 if call.code == "key_revoked" else 503, str(call.error)))
+        assert self.response is not None
+        return self.response
+
+    async def failed(self, problem: GatewayError) -> web.StreamResponse:
+        """Tell the client: with a status, or where its stream has only just begun with an event in it."""
+        self.call.end("failed", str(problem), problem.reason or problem.status)
+        if self.response is None:
+            raise problem
+        if not self.call.head:
+            kind = b"event: error\n" if is_anthropic(self.request.path) else b""
+            with contextlib.suppress(ClientLeft):
+                await self.write(kind + b"data: " + encoded(problem.body(self.request.path)) + b"\n\n")
+                await self.write(b"")
+        elif self.request.transport is not None:  # the client is to see that the answer is not complete
+            self.request.transport.abort()
+        return self.response
+
+    async def with_signs_of_life(self, stack: contextlib.AsyncExitStack) -> aiohttp.ClientResponse:
+        """The model's answer, when its headers are there; a stream that waits for long gets comments meanwhile."""
+        asking = asyncio.ensure_future(self.asking.ask(stack))
+        try:
+            while not (await asyncio.wait({asking}, timeout=COMMENT_AFTER if self.call.stream else None))[0]:
+                if self.response is None:
+                    await self.begin(200, [("Content-Type", "text/event-stream")])
+                await self.write(f": {self.progress()}\n\n".encode())
+            return asking.result()
+        finally:
+            if not asking.done():
+                await cancelled([asking])
+
+    def progress(self) -> str:
+        """How far the request is, for the client that waits."""
+        if self.call.status == "running":
+            return "processing the prompt"
+        instance = self.asking.dash.pool.instances.get(self.call.unit or "")
+        share = instance.progress if instance else None
+        return "waiting" if share is None else f"loading {share * 100:.0f} %"
+
+    async def begin(self, status: int, headers: list[tuple[str, str]]) -> None:
+        """Send the status and the headers to the client."""
+        response = self.response = web.StreamResponse(status=status)
+        for name, value in [*headers, *cors_headers(self.origin).items()]:
+            response.headers.add(name, value)
+        if response.headers.get("Content-Type", "").startswith("text/event-stream"):
+            response.headers["X-Accel-Buffering"] = "no"
+            response.headers["Cache-Control"] = "no-cache"
+        try:
+            await response.prepare(self.request)
+        except (OSError, aiohttp.ClientError):
+            raise ClientLeft from None
+
+    async def write(self, block: bytes) -> None:
+        """Send something to the client, or the end of the answer; returns when there is room for more."""
+        assert self.response is not None
+        self.call.writing = time.monotonic()
+        try:
+            await (self.response.write(block) if block else self.response.write_eof())
+        except (OSError, aiohttp.ClientError):
+            raise ClientLeft from None
+        self.call.writing = None
+
+    async def stream(self, answer: aiohttp.ClientResponse) -> None:
+        """Pass the answer on, piece by piece as it comes."""
+        call = self.call
+        if self.response is not None and answer.status >= 400:
+            raise GatewayError(answer.status, error_text(await answer.content.read(KEPT_TAIL), answer.status))
+        if self.response is None:
+            length = [(name, value) for name, value in answer.headers.items() if name.lower() == "content-length"]
+            await self.begin(answer.status, [*passed_headers(answer.headers), *length])
+        async for block in answer.content.iter_any():
+            call.feed(block)
+            await self.write(block)
+        if answer.status >= 400:
+            call.end("failed", error_text(call.tail, answer.status), answer.status)
+        await self.write(b"")
+
+
+def gateway_error(problem: DashError) -> GatewayError:
+    """What a client is told of a failure here."""
+    if isinstance(problem, GatewayError):
+        return problem
+    code = problem.reason if isinstance(problem, Refused) else problem.code.lower()
+    wait = {"crowded": 10, "waited": RESTART_TIME}.get(code)
+    return GatewayError(404 if isinstance(problem, NotFound) else 503, str(problem), code=code, retry_after=wait)
+
+
+def cors_headers(origin: str | None) -> dict[str, str]:
+    """What lets a page of `origin`, which was admitted, read an answer."""
+    return {} if origin is None else {
+        "Access-Control-Allow-Origin": origin, "Vary": "Origin", "Access-Control-Expose-Headers": "*"}
+
+
+def preflight_headers(request: web.Request, origin: str | None) -> dict[str, str]:
+    """What lets a page of `origin` ask as its browser says that it wants to."""
+    wanted = request.headers.get("Access-Control-Request-Headers", "")
+    local = request.headers.get("Access-Control-Request-Private-Network") == "true"
+    allowed = wanted if re.fullmatch(r"[\w, -]{1,2000}", wanted, re.A) else ALLOWED_HEADERS
+    return {**cors_headers(origin), "Access-Control-Max-Age": "600", "Access-Control-Allow-Headers": allowed,
+            "Access-Control-Allow-Methods": "GET, POST, PUT, PATCH, DELETE, OPTIONS",
+            **({"Access-Control-Allow-Private-Network": "true"} if local else {})}
+
+
+def passed_headers(headers: Mapping[str, str]) -> list[tuple[str, str]]:
+    """The headers that go on to the other side."""
+    return [(name, value) for name, value in headers.items()
+            if (lower := name.lower()) not in HOP_HEADERS and lower not in PRIVATE_HEADERS
+            and not lower.startswith("access-control-")]
+
+
+# the listener
+
+class Gateway:
+    """The address for the models' API: opens and closes it, and is what the dashboard knows of the engine."""
+
+    def __init__(self, dash: Dash) -> None:
+        self.dash = dash
+        self.status = "stopped"
+        self.error: str | None = None
+        self.url: str | None = None
+        self.started_at: float | None = None
+        self.warnings: dict[str, str] = {}
+        self.published: Json = {}
+        self.applied: Json = {}
+        self.runner: web.AppRunner | None = None
+        self.server: asyncio.Server | None = None
+        self.keys = Keys(dash)
+        self.routing = Routing(dash, self.keys)
+        self.switching = asyncio.Lock()
+        self.id = secrets.token_hex(6)  # by which a request that has come round in a circle is recognised
+
+    def missing_reason(self) -> str:
+        """Why there is no engine, in a sentence."""
+        fixed = self.dash.config.llama_server
+        return f"{fixed} was not found or cannot be run." if fixed else NO_ENGINE
+
+    async def start(self) -> None:
+        """Listen for clients, and let models be loaded."""
+        async with self.switching:
+            if self.status == "running":
+                return
+            await self.dash.builds.refresh()
+            if self.server is None:
+                await self.listen()
+            self.status, self.error, self.started_at = "running", None, time.monotonic()
+            if self.dash.builds.default(self.dash.engine_config()) is None and not self.dash.upstreams.all:
+                self.status, self.error = "missing", self.missing_reason()
+            await self.dash.pool.start()
+            self.dash.pool.changed.set()
+        if self.status == "missing":
+            raise EngineUnavailable(self.missing_reason())
+
+    async def listen(self) -> None:
+        """Open the port, or another one where it is taken, which is said."""
+        config = self.dash.engine_config()
+        host, port = str(config["api_host"]), int(config["api_port"])
+        self.keys.ensure_for(host)
+        app = web.Application(client_max_size=0, handler_args={"max_line_size": 16384})
+        app.router.add_route("*", "/{path:.*}", self.routing.handle)
+        limits = ConnectionLimits(self.dash.hub.refused, API_CONNECTIONS // 2, self.dash.config.trusted_proxies)
+        limits.total = API_CONNECTIONS
+        runner = web.AppRunner(app, access_log=None, logger=ListenerLog(limits.refused), shutdown_timeout=1.0,
+                               handler_cancellation=True, keepalive_timeout=KEEPALIVE_TIME, auto_decompress=False)
+        await runner.setup()
+        assert runner.server
+        try:
+            self.server = await self.bound(functools.partial(LimitedProtocol, limits, runner.server), host, port)
+        except BaseException:
+            await runner.cleanup()
+            raise
+        bound = self.server.sockets[0].getsockname()[1]
+        local = EVERY_ADDRESS.get(host, host)
+        self.runner, self.url = runner, f"http://{f'[{local}]' if ':' in local else local}:{bound}"
+        self.applied = {key: config[key] for key in ("api_host", "api_port")}
+        log.info("the API is at %s/v1", self.url)
+
+    async def bound(self, protocol: Callable[[], asyncio.Protocol], host: str, port: int) -> asyncio.Server:
+        """A server on `port`, or on another one where that is taken."""
+        loop = asyncio.get_running_loop()
+        try:
+            server = await loop.create_server(protocol, host, port, backlog=API_CONNECTIONS)
+            self.warn("port", None)
+        except OSError as problem:
+            self.warn("port", f"The API's address {host}:{port} cannot be used ({problem.strerror or problem}).")
+            try:
+                server = await loop.create_server(protocol, host, 0, backlog=API_CONNECTIONS)
+            except OSError:
+                raise EngineUnavailable(self.warnings["port"]) from problem
+            bound = server.sockets[0].getsockname()[1]
+            self.warn("port", f"Port {port} is used by another program: the API is at {bound} instead.")
+        return server
+
+    async def stop(self, *, restore: bool = False) -> None:
+        """End every request and every model, and close the port."""
+        async with self.switching:
+            if self.status in ("stopped", "stopping"):
+                return
+            self.status = "stopping"
+            self.dash.pool.changed.set()
+            for call in list(self.dash.requests.active.values()):
+                self.dash.requests.cancel(call, "llamadash stopped.")
+            await self.dash.pool.stop("stopped", restore=restore)
+            if self.server is not None:
+                self.server.close()
+            if self.runner is not None:
+                await self.runner.cleanup()
+            self.runner = self.server = self.url = self.error = self.started_at = None
+            self.status = "stopped"
+            self.dash.pool.changed.set()
+
+    async def close(self) -> None:
+        """Stop, and close every connection."""
+        await self.stop()
+        await self.keys.save_used(0)
+        await self.dash.requests.publish()
+        await self.dash.pool.session.close()
+        await self.dash.upstreams.session.close()
+
+    @contextlib.asynccontextmanager
+    async def asked(self, model: str, client: str, path: str, body: Json) -> AsyncIterator[AsyncIterator[Json]]:
+        """llamadash's own request to a model: it waits in line, is listed and counted as those of others are.
+
+        Gives the JSON objects of the answer, one by one; raises EngineUnavailable or EngineFailed.
+        """
+        target, requests = await self.routing.target(model), self.dash.requests
+        call = Call(0, model, client, path, stream=body["stream"], unit=self.dash.pool.unit_of.get(model),
+                    task=asyncio.current_task())
+        requests.begin(call)
+        asking = ModelRequest(self.dash, call, target, "POST", path, [("Content-Type", "application/json")],
+                              scanned_json(bytearray(encoded(body))))
+        try:
+            async with contextlib.AsyncExitStack() as stack:
+                answer = await asking.ask(stack)
+                if answer.status != 200:
+                    raise EngineFailed(error_text(await answer.content.read(KEPT_TAIL), answer.status))
+                yield answer_objects(answer, call)
+        except (asyncio.CancelledError, GeneratorExit):
+            call.end(*(call.cancelled_for or ("cancelled", "The client left.")))
+            raise
+        except DashError as problem:
+            call.end("failed", str(problem), gateway_error(problem).reason)
+            raise
+        except (aiohttp.ClientError, OSError) as problem:
+            call.end("failed", f"The connection to the model was lost: {problem}", "connection_lost")
+            raise EngineUnavailable("The engine ended while it answered.") from None
+        finally:
+            requests.end(call)
+
+    def warn(self, about: str, message: str | None) -> None:
+        """Set the warning on a subject, or clear it; a new one is logged."""
+        if message and self.warnings.get(about) != message:
+            log.warning("%s", message)
+        if message:
+            self.warnings[about] = message
+        else:
+            self.warnings.pop(about, None)
+
+    def restart_required(self) -> bool:
+        """Whether the port was opened with a configuration that has changed since."""
+        config = self.dash.engine_config()
+        return self.runner is not None and any(config[key] != value for key, value in self.applied.items())
+
+    def snapshot(self) -> Json:
+        """The engine's record, as clients see it."""
+        config = self.dash.engine_config()
+        build, host = self.dash.builds.default(config), str(config["api_host"])
+        kind = build.kind if build else None
+        hint = engine_hint() if self.status == "missing" else embedded_hint() if kind == "embedded" else None
+        shown = self.url and (self.url.replace(EVERY_ADDRESS[host], socket.gethostname(), 1)
+                              if host in EVERY_ADDRESS else self.url)
+        return {"status": self.status, "build": build and {"id": build.id, "kind": build.kind, "version": build.version,
+                                                           "path": build.path},
+                "base_url": shown and f"{shown}/v1", "url": self.url, "error": self.error or (build and build.problem),
+                "models_max": config["models_max"], "warnings": list(self.warnings.values()),
+                "hint": hint, "uptime": self.started_at and round(time.monotonic() - self.started_at),
+                "api_key_required": self.keys.required(host), "waiting": len(self.dash.requests.waiting),
+                "devices": self.dash.pool.devices(), "upstreams": self.dash.upstreams.as_json()}
+
+    async def publish(self) -> None:
+        """Broadcast the requests and the engine's record, where they have changed."""
+        await self.dash.requests.publish()
+        engine = self.snapshot()
+        compared = {**engine, "uptime": None, "devices": [
+            {key: item[key] for key in ("name", "budget", "held")} for item in engine["devices"]]}
+        if compared != self.published:
+            self.published = compared
+            await self.dash.broadcast("engine:status", {"engine": engine})
+
+
+class Routing:
+    """What becomes of each request to the API: who asks, for which model, and what it is."""
+
+    def __init__(self, dash: Dash, keys: Keys) -> None:
+        self.dash, self.keys = dash, keys
+        self.bodies = 0  # bytes of all bodies that are being read, or wait
+
+    async def handle(self, request: web.Request) -> web.StreamResponse:
+        """Answer one HTTP request; whatever goes wrong has the error shape of the client's own API."""
+        LimitedProtocol.request_arrived(request)
+        origin = request.headers.get("Origin")
+        try:
+            return await self.routed(request, origin)
+        except GatewayError as problem:
+            return problem.answer(request.path, origin)
+        except Exception:
+            log.exception("a request for %s failed", request.path[:100])
+            return GatewayError(500, "llamadash has failed; its log says how.").answer(request.path, origin)
+
+    async def routed(self, request: web.Request, origin: str | None) -> web.StreamResponse:
+        """Check who asks, and find out what for."""
+        if not (request.raw_path.startswith("/") and self.dash.web.host_is_ours(request.headers.getall("Host", []))):
+            raise GatewayError(421, "This name does not belong to llamadash; allow it with --allow-host.")
+        path, looks = request.path, request.method in ("GET", "HEAD")
+        if looks and path in ("/health", "/v1/health"):
+            return web.json_response({"status": "ok"}, headers=cors_headers(origin))
+        key = self.keys.admitted(request, origin, self.dash.web.origin_is_ours(request))
+        if request.method == "OPTIONS":
+            return web.Response(status=204, headers=preflight_headers(request, origin))
+        if looks and re.fullmatch(r"(?:/v1)?/models(?:/.{1,256})?", path):
+            return web.json_response(await self.listed(path.partition("/models")[2].lstrip("/"), key),
+                                     headers=cors_headers(origin))
+        path, named = split_upstream_path(request)
+        if named is None and request.method != "POST" and not looks:
+            raise GatewayError(400, "There is nothing here for this method.")
+        with contextlib.ExitStack() as body:
+            return await self.passed_on(request, origin, key, path, named or request.query.get("model"), body)
+
+    async def passed_on(self, request: web.Request, origin: str | None, key: Json | None, path: str, named: Any,
+                        body: contextlib.ExitStack) -> web.StreamResponse:
+        """Pass a request on to the model that its path, its body or its query names; `body` ends when that is sent."""
+        loads, content = request.method not in ("GET", "HEAD"), None
+        if loads:
+            content = await self.read_body(request, named is not None, body)
+            if not request.path.startswith("/upstream/"):
+                named = content.value("model") or named
+        target = await self.target(named, key["models"] if key else None)
+        call = self.call(request, path, target, content, key)
+        if loads:
+            self.dash.requests.begin(call)
+        asking = ModelRequest(self.dash, call, target, request.method, path, passed_headers(request.headers), content,
+                              loads=loads)
+        del content  # the exchange drops it as soon as it can
+        try:
+            return await Exchange(request, asking, origin, body).run()
+        except Exception as problem:
+            call.end("failed", str(problem), 500)
+            raise
+        finally:
+            self.dash.requests.end(call)
+
+    def call(self, request: web.Request, path: str, target: str | UpstreamModel, body: Body | None,
+             key: Json | None) -> Call:
+        """The record of a request."""
+        name = target if isinstance(target, str) else target.name
+        address = client_address(request, self.dash.config.trusted_proxies)
+        agent = request.headers.get("User-Agent", "").split(" ")[0]
+        client = key["name"] if key else clean_text(f"{address} {agent}".strip())[:MAX_CLIENT]
+        return Call(0, name, client, path.partition("?")[0][:MAX_ENDPOINT], task=asyncio.current_task(),
+                    stream=bool(body and body.value("stream") is True), unit=self.dash.pool.unit_of.get(name),
+                    key=key["name"] if key else None, key_id=key["id"] if key else None)
+
+    # models
+
+    async def target(self, named: Any, allowed: list[str] | None = None) -> str | UpstreamModel:
+        """The entry, or the upstream's model, that a client means; GatewayError where there is none for it.
+
+        `allowed` are the models of its key, if that has a limit: it learns of no others.
+        """
+        if named is not None and not (isinstance(named, str) and len(named) <= MAX_MODEL_NAME and named.isprintable()):
+            raise GatewayError(400, "model must be the name of a model.", code="invalid_model")
+        found: str | UpstreamModel | None
+        if named:
+            found = self.dash.entry_of(named) or self.dash.upstreams.find(named)
+        else:
+            loaded = [unit.name for unit in self.dash.pool.residency.units.values() if unit.status == "loaded"]
+            default = self.dash.engine_config()["default_model"]
+            found = loaded[0] if len(loaded) == 1 else self.dash.entry_of(default) if default else None
+        name = found if isinstance(found, str) else found.name if found else None
+        if found and (allowed is None or name in allowed):
+            return found
+        known = [*dict.fromkeys(self.dash.entry_names().values()), *self.dash.upstreams.names()]
+        names = sorted(known if allowed is None else allowed)[:MAX_COMPARED_NAMES]
+        if not named:
+            raise GatewayError(400, f"Name a model: {', '.join(names[:50]) or 'there is none yet'}.",
+                               code="model_missing")
+        if found:
+            raise GatewayError(403, f"This key may not use {named}.", code="model_not_allowed")
+        import difflib  # not at the top: seldom needed
+        close = await asyncio.to_thread(difflib.get_close_matches, named, names, 1, 0.3)
+        hint = f" Did you mean {close[0]}?" if close else ""
+        raise GatewayError(404, f"There is no model {named}.{hint}", code="model_not_found")
+
+    async def listed(self, name: str, key: Json | None) -> Json:
+        """The answer to /v1/models, or to /v1/models/NAME."""
+        allowed = key["models"] if key else None
+        if name:
+            target = await self.target(name, allowed)
+            name = target if isinstance(target, str) else target.name
+        models = [self.listed_entry(row) for row in self.dash.db.models()
+                  if row["id"] == name or not (name or row["missing"])]
+        models += [item for item in self.dash.upstreams.listed() if name in ("", item["id"])]
+        models = [item for item in models if allowed is None or item["id"] in allowed]
+        if not name:
+            return {"object": "list", "data": models, "has_more": False,
+                    "first_id": models[0]["id"] if models else None, "last_id": models[-1]["id"] if models else None}
+        if not models:
+            raise GatewayError(404, f"There is no model {name}.", code="model_not_found")
+        return models[0]
+
+    def listed_entry(self, row: Json) -> Json:
+        """One entry in OpenAI's form, with llama-server's own fields, and those of Anthropic's."""
+        state = self.dash.pool.state(row)
+        value = {"waiting": "loading", "loading": "loading", "loaded": "loaded"}.get(state["status"], "unloaded")
+        created = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(row["created_at"] / 1000))
+        return {"id": row["id"], "object": "model", "created": row["created_at"] // 1000, "owned_by": "llamadash",
+                "type": "model", "display_name": row["name"], "created_at": created, "aliases": row["aliases"],
+                "tags": row["tags"], "status": {"value": value, **({"failed": True} if state["error"] else {}),
+                                                **({"progress": state["progress"]} if state["progress"] else {})},
+                "architecture": {"input_modalities": row["modalities"] or ["text"], "output_modalities": ["text"]},
+                "meta": {"n_ctx": state["runtime"].get("n_ctx"), "n_ctx_train": row["context_length"],
+                         "n_params": row["parameter_count"], "size": row["file_size"],
+                         "n_embd": row["embedding_length"], "n_vocab": row["vocabulary_size"]}}
+
+    # bodies
+
+    async def read_body(self, request: web.Request, named: bool, held: contextlib.ExitStack) -> Body:
+        """The whole body, and what must be known of it; `held` is for as long as it takes memory."""
+        data, ends = bytearray(), time.monotonic() + BODY_TIME
+        if (request.content_length or 0) > MAX_BODY:
+            raise GatewayError(413, TOO_LARGE)
+        held.callback(lambda: self.forget(size))
+        size = 0
+        try:
+            while block := await asyncio.wait_for(request.content.readany(),
+                                                  min(BODY_SILENCE, ends - time.monotonic())):
+                data += block
+                size += len(block)
+                self.bodies += len(block)
+                if size > MAX_BODY:
+                    raise GatewayError(413, TOO_LARGE)
+                if self.bodies > MAX_BODIES:
+                    raise GatewayError(503, "Too many large requests are waiting.", code="crowded", retry_after=5)
+        except asyncio.TimeoutError:
+            raise GatewayError(408, "The rest of the request did not come.") from None
+        except (aiohttp.ClientError, web.HTTPException, ValueError) as problem:
+            raise GatewayError(400, "The request is malformed.") from problem
+        try:
+            return await self.scanned(request, data)
+        except GatewayError:
+            if named:  # whatever it is, it is for that model
+                return Body(data)
+            raise
+
+    async def scanned(self, request: web.Request, data: bytearray) -> Body:
+        """What must be known of a body; large ones are looked through in a thread."""
+        if not data or request.content_type.startswith("audio/") or "Content-Encoding" in request.headers:
+            return Body(data)
+        scan: Callable[[bytearray], Body] = scanned_json
+        if request.content_type.startswith("multipart/"):
+            found = re.search(r'boundary="?([^";, ]{1,200})', request.headers["Content-Type"])
+            scan = functools.partial(scanned_form, boundary=found[1] if found else "?")
+        return await asyncio.to_thread(scan, data) if len(data) > PARSED_AT_ONCE else scan(data)
+
+    def forget(self, size: int) -> None:
+        """A body is no longer in memory."""
+        self.bodies -= size
+
+
+def split_upstream_path(request: web.Request) -> tuple[str, str | None]:
+    """The path for the model's server with its query, and the model that /upstream/MODEL/… names."""
+    raw, mark, query = request.raw_path.partition("?")
+    if is_hostile_path(raw.replace("%2F", "/").replace("%2f", "/")):
+        raise GatewayError(400, "This path leads nowhere.")
+    if not raw.startswith("/upstream/"):
+        return raw + mark + query, None
+    name, _, rest = raw.removeprefix("/upstream/").partition("/")
+    return f"/{rest}{mark}{query}", urllib.parse.unquote(name) or "?"
+
+
 # keys
 
 class Keys:
@@ -7576,6 +7740,7 @@ class Keys:
         self.any = False  # whether there is any valid key
         self.spent: dict[int, deque[float]] = {}
         self.used: dict[int, int] = {}
+        self.saved = -math.inf
         self.failures = Failures()
         self.load()
 
@@ -7619,31 +7784,32 @@ class Keys:
 
     def admitted(self, request: web.Request, origin: str | None, own_page: bool) -> Json | None:
         """The key that a request comes with, None where it needs none; GatewayError where it may not ask."""
-        host = str(self.dash.engine_config()["api_host"])
         if request.method == "OPTIONS":  # a browser asks without the key whether it may send one
             if own_page or self.any:
                 return None
-            raise GatewayError(403, "This site may not ask; allow it with --allow-origin, or use an API key.")
+            raise GatewayError(403, FOREIGN_SITE)
         authorization = request.headers.get("Authorization", "")
         text = request.headers.get("x-api-key") or (authorization[7:] if authorization[:7].lower() == "bearer " else "")
-        key = self.find(text)
-        if key is None and self.required(host):
-            self.refuse(request, text)
+        key = self.find(text.strip())
+        if self.required(str(self.dash.engine_config()["api_host"])) and (key is None or len(text) < STRONG_KEY):
+            self.check(request, text, key)
         if key is None and origin is not None and not own_page:
-            raise GatewayError(403, "This site may not ask; allow it with --allow-origin, or use an API key.")
+            raise GatewayError(403, FOREIGN_SITE)
         if key is not None:
             self.count(key)
         return key
 
-    def refuse(self, request: web.Request, text: str) -> None:
+    def check(self, request: web.Request, text: str, key: Json | None) -> None:
         """Refuse a request without a valid key; who guesses has to wait."""
         address = counted_address(client_address(request, self.dash.config.trusted_proxies))
         if not text:
-            raise GatewayError(401, "This API needs a key: make one in llamadash under Settings.", code="missing_api_key")
+            raise GatewayError(401, "This API needs a key: make one in llamadash under Settings.",
+                               code="missing_api_key")
         if wait := self.failures.wait(address):
             raise GatewayError(429, f"Too many wrong keys: try again in {wait} seconds.", retry_after=wait)
-        self.failures.count(address)
-        raise GatewayError(401, "This API key is not valid.", code="invalid_api_key")
+        if key is None:
+            self.failures.count(address)
+            raise GatewayError(401, "This API key is not valid.", code="invalid_api_key")
 
     def count(self, key: Json) -> None:
         """Note that a key was used; GatewayError where that is more often than it may be."""
@@ -7664,14 +7830,15 @@ class Keys:
         self.load()
         for call in list(self.dash.requests.active.values()):
             if call.key_id == id:
-                self.dash.requests.cancel(call, "the key was revoked")
+                self.dash.requests.cancel(call, "The key was revoked.", status="failed", code="key_revoked")
         return row
 
-    async def save_used(self) -> None:
-        """Save when each key was last used."""
-        used, self.used = {id: at for id, at in self.used.items() if id}, {}
-        if used:
-            await asyncio.to_thread(self.dash.db.touch_api_keys, used)
+    async def save_used(self, interval: float = USED_INTERVAL) -> None:
+        """Save when each key was last used, if that was not just done."""
+        if self.used and time.monotonic() - self.saved >= interval:
+            self.saved, used, self.used = time.monotonic(), {id: at for id, at in self.used.items() if id}, {}
+            with contextlib.suppress(DashError):
+                await asyncio.to_thread(self.dash.db.touch_api_keys, used)
 
 
 def given_api_keys() -> list[str]:
@@ -7735,7 +7902,7 @@ async def requests_cancel(dash: Dash, *, id: int) -> Json:
     call = dash.requests.active.get(id)
     if call is None:
         raise NotFound("This request is over.", field="id")
-    dash.requests.cancel(call, "stopped in llamadash")
+    dash.requests.cancel(call, "Stopped in llamadash.")
     return {"id": id}
 
 
@@ -7789,7 +7956,7 @@ async def keys_revoke(dash: Dash, *, id: int) -> Json:
 
 UPSTREAM_REFRESH = (15.0, 120.0)  # s between two looks at an upstream's models; at most where it does not answer
 UPSTREAM_TIMEOUT = 10.0  # s for its list of models
-UPSTREAM_HEADERS_TIMEOUT = 900.0  # s until it begins to answer: it may have to load the model
+UPSTREAM_SILENCE = 900.0  # s without a byte of an answer: it may have to load the model
 MAX_UPSTREAM_LIST = 2**22  # bytes of its list
 MAX_UPSTREAM_MODELS = 1000
 UPSTREAM_NAME = r"[A-Za-z0-9._-]{1,64}"
@@ -7811,7 +7978,8 @@ class Upstream:
 
     def __init__(self, name: str, url: str) -> None:
         self.name, self.url = name, upstream_url(url)
-        self.key = os.environ.get(f"LLAMADASH_UPSTREAM_{re.sub('[^A-Za-z0-9]', '_', name).upper()}_KEY", "").strip()
+        self.variable = f"LLAMADASH_UPSTREAM_{re.sub('[^A-Za-z0-9]', '_', name).upper()}_KEY"
+        self.key = os.environ.get(self.variable, "").strip()
         self.status = "unreachable"
         self.error: str | None = None
         self.models: dict[str, str | None] = {}  # and their states, where it tells
@@ -7862,8 +8030,9 @@ class Upstreams:
         secure = any(item.url.startswith("https:") for item in self.all.values())
         return aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0, force_close=True, ssl=trusted_certificates() if secure else True),
-            auto_decompress=False, trust_env=False, max_field_size=16384,
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=UPSTREAM_TIMEOUT))
+            auto_decompress=False, trust_env=False, max_field_size=16384, skip_auto_headers=AUTOMATIC_HEADERS,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=UPSTREAM_TIMEOUT, sock_read=UPSTREAM_SILENCE))
 
     def find(self, name: str) -> UpstreamModel | None:
         """The model that NAME/MODEL means; one that is not listed may have come since the last look."""
@@ -7901,18 +8070,18 @@ class Upstreams:
         """Ask one upstream for its models."""
         before = upstream.status, upstream.error, upstream.models
         try:
-            async with self.session.get(f"{upstream.url}/v1/models", headers={**upstream.headers(), **self.via(None)},
+            async with self.session.get(f"{upstream.url}/v1/models", headers=[*upstream.headers().items(), self.via()],
                                         timeout=aiohttp.ClientTimeout(total=UPSTREAM_TIMEOUT),
                                         allow_redirects=False) as response:
-                body = b""
+                body = bytearray()
                 async for block in response.content.iter_any():
                     body += block
                     if len(body) > MAX_UPSTREAM_LIST:
                         raise ValueError("its list of models is too long")
                 if response.status in (401, 403):
-                    upstream.failed("refused", "It refuses the key: set the variable LLAMADASH_UPSTREAM_NAME_KEY.")
+                    upstream.failed("refused", f"It wants a key: set the variable {upstream.variable}.")
                 elif response.status != 200:
-                    upstream.failed("unreachable", error_text(body, response.status))
+                    upstream.failed("unreachable", error_text(bytes(body), response.status))
                 else:
                     document = await asyncio.to_thread(json.loads, body)
                     upstream.took(document if isinstance(document, dict) else {})
@@ -7923,23 +8092,23 @@ class Upstreams:
         if before != (upstream.status, upstream.error, upstream.models):
             self.dash.pool.changed.set()
 
-    def via(self, request: web.Request | None) -> dict[str, str]:
-        """The header by which a request that comes round in a circle is recognised."""
-        before = request.headers.getall("Via", []) if request is not None else []
-        return {"Via": ", ".join([*before, f"1.1 llamadash-{self.dash.gateway.id}"])}
+    def via(self, *before: str) -> tuple[str, str]:
+        """The header by which a request is recognised that comes round in a circle; GatewayError where one has."""
+        if any(f"llamadash-{self.dash.gateway.id}" in value for value in before):
+            raise GatewayError(508, "This request has come round in a circle of upstreams.", code="upstream_loop")
+        return "Via", ", ".join([*before, f"1.1 llamadash-{self.dash.gateway.id}"])
 
-    @contextlib.asynccontextmanager
-    async def answer(self, target: UpstreamModel, request: web.Request, path: str, body: Body | None,
-                     call: Call) -> AsyncIterator[aiohttp.ClientResponse]:
-        """The response of an upstream to a client's request; GatewayError where that leads back to us."""
-        if any(f"llamadash-{self.dash.gateway.id}" in value for value in request.headers.getall("Via", [])):
-            raise GatewayError(508, "This request has come round in a circle of upstreams.")
-        headers = [*passed_headers(request.headers, without=PRIVATE_HEADERS | {"via"}),
-                   *target.upstream.headers().items(), *self.via(request).items()]
-        call.status, call.admitted_at = "running", time.monotonic()
-        renamed = body.with_model(target.model) if body is not None and "model" in body.fields else body
-        async with posted(self.session, request.method, target.upstream.url + path, headers, renamed) as response:
-            yield response
+    async def ask(self, target: UpstreamModel, request: ModelRequest,
+                  stack: contextlib.AsyncExitStack) -> aiohttp.ClientResponse:
+        """The response of an upstream, which knows the model by another name."""
+        before = [value for name, value in request.headers if name.lower() == "via"]
+        headers = [(name, value) for name, value in request.headers if name.lower() not in ("via", "accept-encoding")]
+        headers += [self.via(*before), *target.upstream.headers().items()]
+        named = urllib.parse.quote(target.model, safe="")
+        path = re.sub(r"(?<=[?&]model=)[^&#]*", lambda _: named, request.path)
+        request.call.status, request.call.admitted_at = "running", time.monotonic()
+        return await sent(self.session, request.method, target.upstream.url + path, headers,
+                          request.body and request.body.with_model(target.model), stack)
 
 
 # -- Embedded engine ------------------------------------------------------------------------------
@@ -11036,8 +11205,7 @@ class Dash:
 
     def entry_names(self) -> dict[str, str]:
         """The entries by every name that a client may use."""
-        names = {alias.lower(): row["id"] for row in self.db.models() for alias in row["aliases"]}
-        return {**names, **{row["id"].lower(): row["id"] for row in self.db.models()}}
+        return self.pool.names
 
     def entry_of(self, name: str) -> str | None:
         """The entry that a client means by a name: an id or an alias, in whatever case."""

@@ -10,6 +10,8 @@
 #   "hypothesis>=6",
 #   "playwright>=1.50",
 #   "xllamacpp",
+#   "openai>=1.60",
+#   "anthropic>=0.40",
 # ]
 # ///
 """The whole test suite of llamadash: `python3 test_llamadash.py [pytest options]`.
@@ -4700,6 +4702,329 @@ def test_residency_in_all_sequences_of_six_events() -> None:
             world.drain()
             count += 1
     assert count > 5000
+
+
+# -- Gateway and keys --------------------------------------------------------------------------------
+
+# Stands in for llama-server where a test must see what arrives, or needs answers that no real one gives. What the body's
+# `fake` says it does: {"headers", "status", "tokens", "pause" (s between two), "wait" (s until the first), "bytes"}.
+FAKE_ENGINE = r"""
+import asyncio, hashlib, json, os, sys
+from pathlib import Path
+from aiohttp import web
+
+FOLDER = Path(__file__).parent
+
+async def handle(request):
+    if request.path == "/health":
+        return web.json_response({"status": "ok"})
+    assert request.headers["Authorization"] == "Bearer " + os.environ["LLAMA_API_KEY"]
+    if request.path == "/props" and not request.query:
+        return web.json_response({"total_slots": 4, "default_generation_settings": {"n_ctx": 4096}})
+    body = await request.read()
+    if b'"quiet"' not in body[:200]:
+        seen = {"pid": os.getpid(), "method": request.method, "path": request.raw_path,
+                "headers": list(request.headers.items()), "size": len(body), "hash": hashlib.sha256(body).hexdigest(),
+                "text": body[:20000].decode("latin-1")}
+        with open(FOLDER / "seen", "a") as file:
+            file.write(json.dumps(seen) + "\n")
+    try:
+        data = json.loads(body)
+    except (ValueError, RecursionError):
+        data = {}
+    data = data if isinstance(data, dict) else {}
+    fake = data.get("fake", {})
+    if (FOLDER / "die").exists():
+        (FOLDER / "die").unlink()
+        os._exit(3)
+    await asyncio.sleep(fake.get("wait", 0))
+    if "status" in fake:
+        return web.json_response({"error": {"message": "as it was asked", "type": "fake", "code": fake["status"]}},
+                                 status=fake["status"])
+    if "bytes" in fake:
+        return web.Response(body=fake["bytes"].encode(), headers=fake.get("headers", {"Content-Type": "text/x-odd"}))
+    timings = {"cache_n": 2, "prompt_n": 3, "prompt_per_second": 30.0, "predicted_n": fake.get("tokens", 1),
+               "predicted_per_second": 20.0}
+    if not data.get("stream"):
+        return web.json_response({"choices": [{"message": {"role": "assistant", "content": "Hello"}}], "timings": timings})
+    response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+    await response.prepare(request)
+    for number in range(fake.get("tokens", 1)):
+        text = fake.get("text", "word ")
+        await response.write(b'data: {"choices":[{"index":0,"delta":{"content":"%s"}}]}\n\n' % text.encode())
+        await asyncio.sleep(fake.get("pause", 0))
+    last = {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}], "timings": timings}
+    await response.write(b"data: " + json.dumps(last).encode() + b"\n\ndata: [DONE]\n\n")
+    return response
+
+async def start(port):
+    while (FOLDER / "slow").exists():
+        await asyncio.sleep(0.05)
+    if (FOLDER / "broken").exists():
+        sys.exit("error: the fake engine was told to fail")
+    app = web.Application(client_max_size=2**30)
+    app.router.add_route("*", "/{path:.*}", handle)
+    runner = web.AppRunner(app, access_log=None, auto_decompress=False, handler_cancellation=True)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", port).start()
+    await asyncio.Event().wait()
+
+asyncio.run(start(int(sys.argv[sys.argv.index("--port") + 1])))
+"""
+
+
+class FakeEngine:
+    """A program for --llama-server that notes every request it gets."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder / "fake engine"
+        self.folder.mkdir(parents=True)
+        (self.folder / "engine.py").write_text(FAKE_ENGINE)
+        self.program = fake_build(self.folder / "llama-server", usage=USAGE.replace("--made-up", "made-up"), body=f"""
+            [ "$1" = --list-devices ] && exit  # it has no GPU
+            [ $# -gt 1 ] && exec '{sys.executable}' '{self.folder}/engine.py' "$@" """)
+
+    def seen(self) -> list[Json]:
+        """What it was asked so far."""
+        with contextlib.suppress(FileNotFoundError):
+            return [json.loads(line) for line in (self.folder / "seen").read_text().splitlines()]
+        return []
+
+    def say(self, name: str, value: bool = True) -> None:
+        """Tell it to start slowly, to be broken, or to die of the next request."""
+        (self.folder / name).touch() if value else (self.folder / name).unlink()
+
+
+class Api:
+    """The models' API of a running llamadash, and a dashboard beside it."""
+
+    def __init__(self, board: Dashboard, url: str, http: aiohttp.ClientSession) -> None:
+        self.board, self.url, self.http = board, url, http
+
+    async def post(self, path: str = "/v1/chat/completions", data: Any = None, **headers: str) -> tuple[int, Json]:
+        """Status and JSON of the answer to `data`."""
+        body = data if isinstance(data, bytes) else json.dumps({"model": "one", "messages": [], **(data or {})})
+        async with self.http.post(self.url + path, data=body,
+                                  headers={"Content-Type": "application/json", **headers}) as answer:
+            return answer.status, await answer.json(content_type=None)
+
+    async def get(self, path: str, **headers: str) -> tuple[int, Json]:
+        """Status and JSON of the answer to a GET."""
+        async with self.http.get(self.url + path, headers=headers) as answer:
+            return answer.status, await answer.json(content_type=None)
+
+    async def row(self, check: Callable[[Json], Any] = lambda row: True) -> Json:
+        """The newest finished request that passes `check`."""
+        async def find() -> Json | None:
+            rows = (await self.board.request("requests:list", limit=500))["requests"]
+            return next((row for row in rows if check(row)), None)
+        return typing.cast(Json, await eventually(find, "the request's row"))
+
+    async def state(self, model: str = "one") -> Json:
+        """A model's record."""
+        return typing.cast(Json, (await self.board.request("models:get", id=model))["model"])
+
+    async def change(self, model: str, **changes: Any) -> Json:
+        """Change a model's record."""
+        record = await self.state(model)
+        return typing.cast(Json, (await self.board.request("models:update", id=model, revision=record["revision"],
+                                                           changes=changes))["model"])
+
+    async def variant(self, of: str, id: str, **parameters: Any) -> None:
+        """Make another entry of the same file."""
+        model = {"name": id, "id": id, "path": (await self.state(of))["path"], "parameters": parameters}
+        await self.board.request("models:create", model=model)
+
+
+@contextlib.asynccontextmanager
+async def api_of(server: Server, *models: str) -> AsyncIterator[Api]:
+    """The API of a server once it is there, and has found its models."""
+    board = await Dashboard().connect(server)
+    try:
+        async def running() -> str | None:
+            engine = (await board.request("engine:status"))["engine"]
+            return engine["base_url"] if engine["status"] == "running" else None
+
+        async def found() -> bool:
+            return {row["id"] for row in (await board.request("models:list"))["models"]} >= set(models)
+        url = (await eventually(running, "the API is open")).removesuffix("/v1")
+        await eventually(found, "the models are found")
+        async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), auto_decompress=False) as http:
+            yield Api(board, url, http)
+    finally:
+        await board.close()
+
+
+@pytest.fixture
+def fake(tmp_path: Path) -> FakeEngine:
+    """A fake engine, with two models for it."""
+    for name in ("one", "two"):
+        write_tiny_model(tmp_path / "server-0" / "models" / f"{name}.gguf", layers=1, name=name)
+    return FakeEngine(tmp_path)
+
+
+def raw_request(url: str, request: bytes, seconds: float = 10.0) -> bytes:
+    """The whole answer to bytes that no HTTP library would send; what has come within `seconds`."""
+    host, _, port = url.removeprefix("http://").partition(":")
+    with socket.create_connection((host, int(port)), timeout=seconds) as connection:
+        connection.sendall(request)
+        answer = b""
+        with contextlib.suppress(OSError):
+            while block := connection.recv(65536):
+                answer += block
+        return answer
+
+
+@run_async
+async def test_requests_and_answers_pass_byte_for_byte(start: Callable[..., Server], fake: FakeEngine) -> None:
+    """Path, query, headers and body reach the engine as they were sent, its answer the client; keys and cookies do not."""
+    async with api_of(start(program=fake.program), "one") as api:
+        body = b'{ "model" :"one",\t"mod\\u0065l": "one", "n": 1e400, "\\u00e9": "\xc3\xa9\\ud800", "deep": [{"model": "x"}],' \
+            b' "fake": {"bytes": "{\\u0000 odd", "headers": {"X-Odd": "yes", "Set-Cookie": "a=b", "Content-Type": "a/b"}}} \n'
+        headers = {"Content-Type": "application/json; charset=utf-8", "Accept": "x/y", "User-Agent": "odd/1 (2)",
+                   "X-Custom": "1", "Authorization": "Bearer secret", "X-Api-Key": "secret", "Cookie": "a=b",
+                   "anthropic-version": "2023-06-01"}
+        async with api.http.post(yarl.URL(api.url + "/v1/something/new?a=%20&b=%2F", encoded=True), data=body, headers=headers) as answer:
+            assert (answer.status, await answer.read()) == (200, b"{\0 odd")
+            assert (answer.headers["X-Odd"], answer.headers["Content-Type"]) == ("yes", "a/b")
+            assert "Set-Cookie" not in answer.headers
+        seen = fake.seen()[-1]
+        assert (seen["method"], seen["path"]) == ("POST", "/v1/something/new?a=%20&b=%2F")
+        assert seen["hash"] == hashlib.sha256(body).hexdigest()
+        got = {name.lower(): value for name, value in seen["headers"]}
+        kept = ("content-type", "accept", "user-agent", "x-custom", "anthropic-version")
+        assert {name: got[name] for name in kept} == {
+            name.lower(): value for name, value in headers.items() if name.lower() in kept}
+        assert "secret" not in str(seen) and "cookie" not in got and "x-api-key" not in got and "referer" not in got
+
+        packed = gzip.compress(b'{"model": "elsewhere"}')  # what it means is the engine's concern
+        async with api.http.post(api.url + "/v1/completions?model=one", data=packed,
+                                 headers={"Content-Encoding": "gzip", "Content-Type": "application/json"}) as answer:
+            assert answer.status == 200
+        assert fake.seen()[-1]["hash"] == hashlib.sha256(packed).hexdigest()
+        assert ["content-encoding", "gzip"] in [[name.lower(), value] for name, value in fake.seen()[-1]["headers"]]
+
+        async def parts() -> AsyncIterator[bytes]:
+            for at in range(0, len(body), 7):
+                yield body[at:at + 7]
+        async with api.http.post(api.url + "/infill", data=parts()) as answer:
+            assert answer.status == 200
+        assert fake.seen()[-1]["hash"] == hashlib.sha256(body).hexdigest()
+
+        form = aiohttp.FormData()
+        form.add_field("file", b'name="model"\r\n\r\ntwo\r\n' * 100, filename="a.wav", content_type="audio/wav")
+        form.add_field("model", "one")
+        async with api.http.post(api.url + "/v1/audio/transcriptions", data=form) as answer:
+            assert answer.status == 200
+        assert (await api.row(lambda row: row["endpoint"] == "/v1/audio/transcriptions"))["model"] == "one"
+
+        assert (await api.post("/v1/chat/completions", {"fake": {"status": 418}}))[1] == {
+            "error": {"message": "as it was asked", "type": "fake", "code": 418}}
+        row = await api.row(lambda row: row["status"] == "failed")
+        assert (row["code"], row["error"]) == ("418", "as it was asked")
+        assert (await api.row(lambda row: "new" in row["endpoint"]))["endpoint"] == "/v1/something/new"
+
+
+@run_async
+async def test_a_model_is_named_or_found(start: Callable[..., Server], fake: FakeEngine) -> None:
+    """By its id in any case; without a name the only one loaded, else the default, else 400 with the list."""
+    async with api_of(start(program=fake.program), "one", "two") as api:
+        status, answer = await api.post(data=b'{"messages": []}')
+        assert (status, answer["error"]["code"]) == (400, "model_missing") and "one, two" in answer["error"]["message"]
+        status, answer = await api.post(data={"model": "onne"})
+        assert status == 404 and "Did you mean one?" in answer["error"]["message"]
+        status, answer = await api.post("/v1/messages", {"model": "onne"})
+        assert (status, answer["type"], answer["error"]["type"]) == (404, "error", "not_found_error")
+        for bad in (7, ["one"], {"a": 1}, "x" * 300, "a\nb", "\ud800", True):
+            assert (await api.post(data={"model": bad}))[0] == 400, bad
+        for broken in (b"[]", b"no", b'{"model": "one"', b'{"model": "one', b"{" * 1000, b'"', b"\xff\xfe"):
+            status, answer = await api.post(data=broken)
+            assert status == 400 and answer["error"]["message"], broken
+        assert not fake.seen() and (await api.state("one"))["status"] == "unloaded"
+        config = (await api.board.request("config:get"))["config"]
+        await api.board.request("config:update", revision=config["revision"], changes={"default_model": "two"})
+        assert (await api.post(data=b'{"messages": []}'))[0] == 200
+        assert (await api.row())["model"] == "two"
+        assert (await api.post(data={"model": "ONE"}))[0] == 200
+        assert (await api.row())["model"] == "one"
+        assert (await api.post(data=b'{"model": "two", "x": 1, "model": "one"}'))[0] == 200
+        assert (await api.row())["model"] == "one"
+        assert (await api.get("/v1/models/One"))[1]["id"] == "one"
+        assert (await api.get("/models/nothing"))[0] == 404
+        listed = (await api.get("/v1/models"))[1]["data"]
+        assert [(item["id"], item["status"]["value"]) for item in listed] == [("one", "loaded"), ("two", "loaded")]
+
+
+@run_async
+async def test_aliases_name_an_entry(start: Callable[..., Server], fake: FakeEngine) -> None:
+    """An alias in any case, and one that looks like a path, is as good as the id, in requests and in the list."""
+    async with api_of(start(program=fake.program), "one", "two") as api:
+        await api.change("one", aliases=["gpt-4", "org/name:tag"])
+        for name in ("Gpt-4", "org/name:tag"):
+            assert (await api.post(data={"model": name}))[0] == 200
+            assert (await api.row())["model"] == "one"
+        assert (await api.get("/v1/models/org%2Fname:tag"))[1]["id"] == "one"
+        assert (await api.get("/upstream/org%2Fname:tag/slots?a=b"))[0] == 200
+        assert fake.seen()[-1]["path"] == "/slots?a=b"
+
+
+@run_async
+async def test_a_get_loads_nothing_and_keeps_nothing_awake(start: Callable[..., Server], fake: FakeEngine) -> None:
+    """GET reaches only what is in memory, and is no use of the model; other methods need /upstream/MODEL/…"""
+    async with api_of(start(program=fake.program), "one", "two") as api:
+        for path in ("/props?model=one", "/slots", "/upstream/one/favicon.ico", "/upstream/one"):
+            status, answer = await api.get(path)
+            assert status == 400 and answer["error"]["message"], path
+        assert (await api.state())["status"] == "unloaded"
+        async with api.http.put(api.url + "/v1/thing", data=b"{}") as answer:
+            assert answer.status == 400
+        async with api.http.put(api.url + "/upstream/one/lora?a=b", data=b"[1, 2]") as answer:
+            assert answer.status == 200
+        assert (fake.seen()[-1]["method"], fake.seen()[-1]["path"], fake.seen()[-1]["size"]) == ("PUT", "/lora?a=b", 6)
+        for path, arrives in (("/slots?model=one", "/slots?model=one"), ("/upstream/one/a%20b?x=1", "/a%20b?x=1"),
+                              ("/metrics", "/metrics")):
+            assert (await api.get(path))[0] == 200
+            assert (fake.seen()[-1]["method"], fake.seen()[-1]["path"]) == ("GET", arrives)
+        assert (await api.state())["runtime"]["requests"] == 0
+        rows = (await api.board.request("requests:list"))["requests"]
+        assert [row["endpoint"] for row in rows] == ["/lora"]
+
+
+@pytest.mark.parametrize("target", [
+    "/upstream/one/../v1/models", "/upstream/one/%2e%2e/x", "/upstream/one/..%2fx", "/upstream/one/%252e%252e/x",
+    "/upstream/one/a\\b", "/upstream/one/%00", "/upstream/%2e%2e/x", "/v1/../upstream/one/x", "/upstream/one/./x"])
+@run_async
+async def test_a_path_that_walks_leads_nowhere(start: Callable[..., Server], fake: FakeEngine, target: str) -> None:
+    """What would leave a model's server is refused before anything is loaded."""
+    async with api_of(start(program=fake.program), "one") as api:
+        for method in ("GET", "POST"):
+            request = f"{method} {target} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+            answer = await asyncio.to_thread(raw_request, api.url, request.encode())
+            assert answer.startswith(b"HTTP/1.1 400"), answer[:200]
+        assert not fake.seen()
+
+
+@run_async
+async def test_targets_that_are_no_paths_are_refused(start: Callable[..., Server], fake: FakeEngine) -> None:
+    """An absolute or odd target, a foreign or missing Host, two lengths; a path with two slashes stays a path."""
+    async with api_of(start(program=fake.program), "one") as api:
+        body = b'{"model": "one"}'
+        for line, host, more in (
+                ("POST http://localhost/v1/completions HTTP/1.1", "Host: localhost", ""),
+                ("POST http://evil.example/v1/completions HTTP/1.1", "Host: localhost", ""),
+                ("POST /v1/completions HTTP/1.1", "Host: evil.example", ""),
+                ("POST /v1/completions HTTP/1.1", "Host: localhost\r\nHost: evil.example", ""),
+                ("POST /v1/completions HTTP/1.1", "Host: localhost", "Transfer-Encoding: chunked\r\n"),
+                ("POST /v1/completions HTTP/1.1", "Host: localhost", "Content-Length: 3\r\n"),
+                ("OPTIONS * HTTP/1.1", "Host: localhost", "")):
+            request = f"{line}\r\n{host}\r\nConnection: close\r\nContent-Length: {len(body)}\r\n{more}\r\n".encode()
+            answer = await asyncio.to_thread(raw_request, api.url, request + body)
+            assert answer[9:12] in (b"400", b"404", b"421"), (line, host, more, answer[:300])
+        assert not fake.seen() and (await api.state())["status"] == "unloaded"
+        await api.post()
+        request = b"GET //evil.example/x?model=one HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n"
+        assert b" 200 " in (await asyncio.to_thread(raw_request, api.url, request))[:20]
+        assert fake.seen()[-1]["path"] == "//evil.example/x?model=one"
 
 
 # -- Embedded engine --------------------------------------------------------------------------------
