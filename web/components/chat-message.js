@@ -24,7 +24,8 @@ const LIVE_SPEED_AFTER_MS = 500; // a speed measured over less time jumps about
  * @property {boolean} busy whether no answer can be asked for at the moment
  * @property {boolean} editing
  * @property {() => Run | null} run the answer that is being written
- * @property {() => {status: string, progress: number | null, stage: string | null} | null} loading what the model is doing
+ * @property {() => {status: string, progress: number | null, stage: string | null} | null} loading what the model is
+ *   doing
  * @property {Map<string, ChatMessage>} views where the page finds this component
  * @property {() => void} updated called after every patch
  */
@@ -79,7 +80,9 @@ export class ChatMessage extends Component {
       message.pending ? this.renderPending() : null,
       message.error ? failureNode(message.error, last && !busy) : null,
       message.stopped && !message.error
-        ? h("p", { className: "muted chat-small" }, message.content ? "Stopped before the end." : "Stopped before the first word.") : null,
+        ? h("p", { className: "muted chat-small" },
+          message.content ? "Stopped before the end." : "Stopped before the first word.")
+        : null,
       message.stats?.finish_reason === "length"
         ? h("p", { className: "muted chat-small" }, "The answer reached its limit of tokens.") : null,
       message.pending ? null : this.renderFooter());
@@ -88,7 +91,11 @@ export class ChatMessage extends Component {
   renderThinking() {
     const { message } = /** @type {ChatMessageProps} */ (this.props);
     const busy = message.pending && !message.content;
-    const label = busy ? "Thinking…" : message.thinkingTime ? `Thought for ${duration(Math.max(1, Math.round(message.thinkingTime)))}` : "Thoughts";
+    const label = busy
+      ? "Thinking…"
+      : message.thinkingTime
+      ? `Thought for ${duration(Math.max(1, Math.round(message.thinkingTime)))}`
+      : "Thoughts";
     return h("details", { className: "chat-thinking" },
       h("summary", null, icon("chevron-right"), label),
       h("div", { className: "chat-thoughts" }, message.reasoning));
@@ -98,7 +105,9 @@ export class ChatMessage extends Component {
     const { message, run, loading } = /** @type {ChatMessageProps} */ (this.props);
     const current = run();
     if (!current) return h("p", { className: "chat-live muted", role: "status" }, "Another tab receives this answer.");
-    if (message.content || message.reasoning) return h("p", { className: "chat-live muted", "aria-hidden": "true" }, liveSpeed(current));
+    if (message.content || message.reasoning) {
+      return h("p", { className: "chat-live muted", "aria-hidden": "true" }, liveSpeed(current));
+    }
     const step = currentStep(current, loading());
     return h("div", { className: "chat-waiting" },
       h("p", { className: "muted", role: "status" }, h("span", { className: "chat-pulse" }), step.label),
@@ -117,7 +126,10 @@ export class ChatMessage extends Component {
 
 /** @param {string} name @param {string} symbol @param {string} label @param {boolean} disabled */
 function action(name, symbol, label, disabled) {
-  return h("button", { type: "button", className: "button button-ghost button-icon", disabled, title: label, "aria-label": label, dataset: { action: name } }, icon(symbol));
+  return h("button", {
+    type: "button", className: "button button-ghost button-icon", disabled, title: label, "aria-label": label,
+    dataset: { action: name },
+  }, icon(symbol));
 }
 
 /** @param {Run | null} run */
@@ -129,15 +141,20 @@ function liveSpeed(run) {
 }
 
 /**
- * What is happening before the first word; `value` is 0..1, null when it cannot be told, undefined when there is nothing to measure.
+ * What is happening before the first word; `value` is 0..1, null when it cannot be told, undefined when there is
+ * nothing to measure.
  * @param {Run | null} run
  * @param {{status: string, progress: number | null, stage: string | null} | null} model
  * @returns {{label: string, value?: number | null}}
  */
 export function currentStep(run, model) {
   const loading = model?.status === "loading" ? model : null;
-  if (run?.progress?.stage === "prompt") return { label: `Reading the prompt${share(run.progress.value)}`, value: run.progress.value };
-  if (!loading && (run?.progress?.stage !== "loading" || model?.status === "loaded")) return { label: "Waiting for the first word" };
+  if (run?.progress?.stage === "prompt") {
+    return { label: `Reading the prompt${share(run.progress.value)}`, value: run.progress.value };
+  }
+  if (!loading && (run?.progress?.stage !== "loading" || model?.status === "loaded")) {
+    return { label: "Waiting for the first word" };
+  }
   const value = loading?.progress ?? run?.progress?.value ?? null;
   if (loading?.stage === "warming up" || value === 1) return { label: "Warming up the model", value: null };
   return { label: `Loading the model${share(value)}`, value };
@@ -153,11 +170,16 @@ function statsNode(stats) {
   const used = (stats.prompt_tokens ?? 0) + (stats.generated_tokens ?? 0);
   const cached = stats.cached_tokens ? `, ${tokens(stats.cached_tokens)} of them cached` : "";
   const items = [
-    stats.generated_per_second === null ? null : ["Speed of generation", `${number(stats.generated_per_second)} tokens/s`],
-    stats.time_to_first_token === null ? null : ["Time to the first token", `${duration(stats.time_to_first_token / 1000)} to first token`],
+    stats.generated_per_second === null
+      ? null
+      : ["Speed of generation", `${number(stats.generated_per_second)} tokens/s`],
+    stats.time_to_first_token === null
+      ? null
+      : ["Time to the first token", `${duration(stats.time_to_first_token / 1000)} to first token`],
     stats.generated_tokens === null ? null : ["Generated tokens", `${tokens(stats.generated_tokens)} generated`],
     stats.prompt_tokens === null ? null : [
-      `Prompt tokens${cached}; read at ${number(stats.prompt_per_second)} tokens/s`, `${tokens(stats.prompt_tokens)} prompt`],
+      `Prompt tokens${cached}; read at ${number(stats.prompt_per_second)} tokens/s`,
+      `${tokens(stats.prompt_tokens)} prompt`],
   ].filter((item) => item !== null);
   return h("div", { className: "chat-stats" },
     items.map(([title, text]) => h("span", { title }, text)),
@@ -168,7 +190,8 @@ function statsNode(stats) {
 function contextNode(used, context) {
   const part = Math.min(used / context, 1);
   return h("span", { className: part > 0.85 ? "chat-context chat-context-full" : "chat-context", title: "Part of the model's context that this conversation fills" },
-    h("span", { className: "chat-context-bar", "aria-hidden": "true" }, h("span", { style: { width: `${part * 100}%` } })),
+    h("span", { className: "chat-context-bar", "aria-hidden": "true" },
+      h("span", { style: { width: `${part * 100}%` } })),
     `${tokens(used)} of ${tokens(context)} context`);
 }
 
@@ -178,15 +201,34 @@ function contextNode(used, context) {
  * @returns {{title: string, body: string, href?: string, link?: string}}
  */
 export function advice({ code, message }) {
-  if (code === "ENGINE_UNAVAILABLE") return { title: "No engine is running", body: message, href: "/", link: "Start it on the dashboard" };
-  if (code === "NOT_FOUND") return { title: "This model is not there any more", body: "Choose another model above, then try again.", href: "/models", link: "See the models" };
-  if (code === "DISCONNECTED") return { title: "Connection lost", body: "What was written so far is kept. Try again once llamadash is connected." };
-  if (code === "TIMEOUT") return { title: "No answer in time", body: "llamadash is busy or not reachable. Try again in a moment." };
+  if (code === "ENGINE_UNAVAILABLE") {
+    return { title: "No engine is running", body: message, href: "/", link: "Start it on the dashboard" };
+  }
+  if (code === "NOT_FOUND") {
+    return {
+      title: "This model is not there any more", body: "Choose another model above, then try again.", href: "/models",
+      link: "See the models",
+    };
+  }
+  if (code === "DISCONNECTED") {
+    return {
+      title: "Connection lost", body: "What was written so far is kept. Try again once llamadash is connected.",
+    };
+  }
+  if (code === "TIMEOUT") {
+    return { title: "No answer in time", body: "llamadash is busy or not reachable. Try again in a moment." };
+  }
   if (code === "RATE_LIMITED") return { title: "Too many requests", body: `${message} Wait a moment, then try again.` };
   if (/context/i.test(message) && /exceed|too (long|large)|shift|full/i.test(message)) {
-    return { title: "The conversation does not fit into the context", body: `${message} Start a new conversation, or give the model a larger context.`, href: "/models", link: "Change the model's context" };
+    return {
+      title: "The conversation does not fit into the context",
+      body: `${message} Start a new conversation, or give the model a larger context.`, href: "/models",
+      link: "Change the model's context",
+    };
   }
-  if (code === "ENGINE_FAILED") return { title: "The engine could not answer", body: message, href: "/logs", link: "See the logs" };
+  if (code === "ENGINE_FAILED") {
+    return { title: "The engine could not answer", body: message, href: "/logs", link: "See the logs" };
+  }
   return { title: "This did not work", body: message };
 }
 
@@ -198,5 +240,9 @@ function failureNode(failure, retry) {
     h("div", null, h("strong", null, title), h("p", null, body)),
     h("div", { className: "row" },
       href ? h("a", { className: "button", href }, link) : null,
-      retry ? h("button", { type: "button", className: "button", dataset: { action: "regenerate" } }, icon("refresh"), "Try again") : null));
+      retry
+        ? h("button", { type: "button", className: "button", dataset: { action: "regenerate" } },
+          icon("refresh"),
+          "Try again")
+        : null));
 }

@@ -3,7 +3,10 @@ import { icon } from "./icon.js";
 
 const SAID_MS = 1_500;
 
-/** Put `text` on the clipboard, also where the page was not opened over HTTPS. @param {string} text @returns {Promise<boolean>} */
+/**
+ * Put `text` on the clipboard, also where the page was not opened over HTTPS.
+ * @param {string} text @returns {Promise<boolean>}
+ */
 export async function copyText(text) {
   try {
     if (navigator.clipboard) {
@@ -35,7 +38,10 @@ export function saveText(name, text, type = "text/plain") {
   setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
 }
 
-/** Copies `text` (a string, or a function that gives one). Props: `text`, `label?` (words for assistive technology), `caption?` (words on the button). */
+/**
+ * Copies `text` (a string, or a function that gives one). Props: `text`, `label?` (words for assistive technology),
+ * `caption?` (words on the button).
+ */
 export class CopyButton extends Component {
   render() {
     const { label = "Copy", caption } = this.props;

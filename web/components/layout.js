@@ -59,7 +59,10 @@ export class Layout extends Component {
   renderBrand() {
     return h("a", { className: "brand", href: "/" },
       h("span", { className: "brand-mark" }, h("svg", { className: "icon", viewBox: "0 0 24 24", width: 18, height: 18, "aria-hidden": "true" },
-        h("path", { fill: "none", d: "M7 20v-6.500a4 4 0 0 1 1-2.700V4.500l2.5 2.500h3L16 4.500v6.300a6 6 0 0 1 2 4.500V20 M11 20v-3.500h3V20" }))),
+        h("path", {
+          fill: "none",
+          d: "M7 20v-6.500a4 4 0 0 1 1-2.700V4.500l2.5 2.500h3L16 4.500v6.300a6 6 0 0 1 2 4.500V20 M11 20v-3.500h3V20",
+        }))),
       "llamadash");
   }
 
@@ -68,15 +71,22 @@ export class Layout extends Component {
     const { more } = this.state;
     return h("nav", { className: more ? "nav nav-open" : "nav", "aria-label": "Main" },
       h("ul", { className: "nav-list" },
-        NAVIGATION.map((item) => this.renderNavItem(item, item.href === "/" ? path === "/" : path === item.href || path.startsWith(`${item.href}/`))),
+        NAVIGATION.map((item) =>
+          this.renderNavItem(
+            item, item.href === "/" ? path === "/" : path === item.href || path.startsWith(`${item.href}/`)
+          )),
         h("li", { key: "more", className: "nav-item nav-more" },
-          h("button", { type: "button", className: "nav-link", dataset: { action: "more" }, "aria-expanded": more }, icon(more ? "close" : "menu", { size: 20 }), h("span", { className: "nav-label" }, "More")))));
+          h("button", { type: "button", className: "nav-link", dataset: { action: "more" }, "aria-expanded": more },
+            icon(more ? "close" : "menu", { size: 20 }),
+            h("span", { className: "nav-label" }, "More")))));
   }
 
   /** @param {NavItem} item @param {boolean} current */
   renderNavItem(item, current) {
     return h("li", { key: item.href, className: item.extra ? "nav-item nav-extra" : "nav-item" },
-      h("a", { className: "nav-link", href: item.href, "aria-current": current ? "page" : null }, icon(item.icon, { size: 20 }), h("span", { className: "nav-label" }, item.label)));
+      h("a", { className: "nav-link", href: item.href, "aria-current": current ? "page" : null },
+        icon(item.icon, { size: 20 }),
+        h("span", { className: "nav-label" }, item.label)));
   }
 
   renderPills() {
@@ -85,7 +95,8 @@ export class Layout extends Component {
     const connected = this.get("connection") === "connected";
     return h("div", { className: "sidebar-foot" },
       h("a", { className: `badge badge-${connected ? kind : "neutral"} pill-engine`, href: "/", "aria-label": `Engine: ${words}` },
-        h("span", { className: kind === "info" ? "dot dot-busy" : "dot" }), h("span", { className: "pill-words" }, `Engine ${connected ? words : "unknown"}`)),
+        h("span", { className: kind === "info" ? "dot dot-busy" : "dot" }),
+        h("span", { className: "pill-words" }, `Engine ${connected ? words : "unknown"}`)),
       this.renderConnection());
   }
 
@@ -110,7 +121,9 @@ export class Layout extends Component {
   }
 
   renderBanners() {
-    return [this.renderOffline(), this.renderNoAuth(), this.renderNotice(), this.renderUpdated(), this.renderEngineTrouble()];
+    return [
+      this.renderOffline(), this.renderNoAuth(), this.renderNotice(), this.renderUpdated(), this.renderEngineTrouble(),
+    ];
   }
 
   renderOffline() {
@@ -118,7 +131,9 @@ export class Layout extends Component {
     const lost = connection === "disconnected" || (connection === "connecting" && this.props.state.socket.attempt > 0);
     if (!lost) return null;
     const refusal = this.get("refusal");
-    const words = refusal?.code === "RATE_LIMITED" ? "llamadash asks this browser to slow down." : "Not connected to llamadash. What is shown may be out of date.";
+    const words = refusal?.code === "RATE_LIMITED"
+      ? "llamadash asks this browser to slow down."
+      : "Not connected to llamadash. What is shown may be out of date.";
     return h("div", { key: "offline", className: "banner banner-danger", role: "alert" }, icon("warning"), h("span", { className: "banner-text" }, words),
       h("button", { type: "button", className: "button button-small", dataset: { action: "retry" } }, "Try now"));
   }
@@ -126,7 +141,8 @@ export class Layout extends Component {
   renderNoAuth() {
     if (this.get("info")?.features?.auth !== false) return null;
     return h("div", { key: "no-auth", className: "banner banner-warning" }, icon("warning"),
-      h("span", { className: "banner-text" }, "Authentication is off (--no-auth): whoever can reach this address can control this dashboard."));
+      h("span", { className: "banner-text" },
+        "Authentication is off (--no-auth): whoever can reach this address can control this dashboard."));
   }
 
   /** What the server has to say about its start, such as a restored database. */
@@ -134,7 +150,8 @@ export class Layout extends Component {
     const notice = this.get("info")?.features?.notice;
     if (!notice || notice === this.state.dismissed) return null;
     return h("div", { key: "notice", className: "banner banner-warning", role: "alert" }, icon("info"), h("span", { className: "banner-text" }, notice),
-      h("button", { type: "button", className: "button button-small", dataset: { action: "dismiss-notice" } }, "Dismiss"));
+      h("button", { type: "button", className: "button button-small", dataset: { action: "dismiss-notice" } },
+        "Dismiss"));
   }
 
   /** The server came back with other files than those this page was made from. */
@@ -143,7 +160,8 @@ export class Layout extends Component {
     this.web ??= web;
     if (web === this.web) return null;
     return h("div", { key: "updated", className: "banner", role: "status" }, icon("refresh"), h("span", { className: "banner-text" }, "llamadash was updated. Load this page again to use the new version."),
-      h("button", { type: "button", className: "button button-small", dataset: { action: "reload-page" } }, "Load again"));
+      h("button", { type: "button", className: "button button-small", dataset: { action: "reload-page" } },
+        "Load again"));
   }
 
   renderEngineTrouble() {
@@ -163,20 +181,28 @@ export class Layout extends Component {
     return h("form", { className: "login-card", dataset: { form: "login" } },
       this.renderBrand(),
       h("div", { className: "stack" }, h("h1", { className: "page-title" }, "Sign in"),
-        h("p", { className: "muted" }, "This dashboard is protected by an access key. Open the link that was printed when it started, or print it again on that machine:"),
+        h("p", { className: "muted" },
+          "This dashboard is protected by an access key. Open the link that was printed when it started, or print it again on that machine:"),
         h("code", { className: "code" }, "python3 llamadash.py link")),
       h("div", { className: "field" }, h("input", { className: "visually-hidden", type: "text", autocomplete: "username", value: "llamadash", tabindex: -1, readonly: true, "aria-hidden": true }),
         h("label", { className: "field-label", htmlFor: "login-secret" }, "Link, access key or password"),
-        h("input", { id: "login-secret", className: "input", type: "password", name: "secret", autocomplete: "current-password", required: true, "aria-invalid": offered ? true : null, "aria-describedby": "login-error" }),
+        h("input", {
+          id: "login-secret", className: "input", type: "password", name: "secret", autocomplete: "current-password",
+          required: true, "aria-invalid": offered ? true : null, "aria-describedby": "login-error",
+        }),
         h("p", { id: "login-error", className: "field-error", role: "alert" }, this.whySignedOut())),
-      h("button", { type: "submit", className: "button button-primary button-block" }, icon("key", { size: 16 }), "Sign in"));
+      h("button", { type: "submit", className: "button button-primary button-block" },
+        icon("key", { size: 16 }),
+        "Sign in"));
   }
 
   whySignedOut() {
     const refusal = this.get("refusal");
     if (refusal?.code === "RATE_LIMITED") return `Too many attempts. Try again in ${refusal.retryAfter ?? 60} s.`;
     if (this.state.offered) return "That was not accepted. Check it and try again.";
-    if (this.get("info")) return "You were signed out: this session was ended or has expired, or the access key was replaced.";
+    if (this.get("info")) {
+      return "You were signed out: this session was ended or has expired, or the access key was replaced.";
+    }
     return credentials().token ? "The access key or session of this browser is not valid any more." : "";
   }
 
@@ -193,7 +219,10 @@ export class Layout extends Component {
     };
   }
 
-  /** Escape closes what "More" opened, and leaves the focus there. @param {KeyboardEvent} event @param {HTMLElement} navigation */
+  /**
+   * Escape closes what "More" opened, and leaves the focus there.
+   * @param {KeyboardEvent} event @param {HTMLElement} navigation
+   */
   handleNavigationKey(event, navigation) {
     if (event.key !== "Escape" || !this.state.more) return;
     this.setState({ more: false });
@@ -228,7 +257,13 @@ export class Layout extends Component {
     const { state } = this.props;
     const redraw = () => this.setState({});
     const clock = setInterval(() => this.get("connection") === "disconnected" && redraw(), 1000);
-    const follow = (/** @type {string} */ connection) => this.setState(connection === "connected" ? { offered: false } : {});
-    return [state.subscribe("connection", follow), ...["retryAt", "refusal", "info", "engine"].map((key) => state.subscribe(key, redraw)), () => clearInterval(clock)];
+    const follow = (/** @type {string} */ connection) => this.setState(
+      connection === "connected" ? { offered: false } : {}
+    );
+    return [
+      state.subscribe("connection", follow),
+      ...["retryAt", "refusal", "info", "engine"].map((key) => state.subscribe(key, redraw)),
+      () => clearInterval(clock),
+    ];
   }
 }

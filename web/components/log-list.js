@@ -107,7 +107,10 @@ export class LogList extends Component {
     return found;
   }
 
-  /** The chunks that fill the window from the newest line upwards. @param {ReturnType<LogList["chunks"]>} chunks @returns {number} the first one's id */
+  /**
+   * The chunks that fill the window from the newest line upwards.
+   * @param {ReturnType<LogList["chunks"]>} chunks @returns {number} the first one's id
+   */
   newestFrom(chunks) {
     let height = 0;
     const enough = (this.element?.clientHeight ?? window.innerHeight) + MARGIN;
@@ -149,7 +152,9 @@ export class LogList extends Component {
         lines.slice(chunk.start, chunk.end).map(logLine)));
     }
     return h("div", { className: `log-scroll${this.props.wrap ? " is-wrapped" : ""}`, tabIndex: 0, role: "region", "aria-label": "Log lines, newest last" },
-      h("div", { key: "before", style: { height: `${before}px` } }), drawn, h("div", { key: "after", style: { height: `${after}px` } }));
+      h("div", {
+        key: "before", style: { height: `${before}px` },
+      }), drawn, h("div", { key: "after", style: { height: `${after}px` } }));
   }
 }
 

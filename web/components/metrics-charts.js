@@ -1,8 +1,10 @@
 /**
  * Charts of the machine and the engine over one stretch of time, carried on live.
  *
- * @typedef {{title: string, symbol: string, format: (value: number | null | undefined) => string, max?: number, base?: number,
- *   least?: number, series: {name: string, label: string}[]}} Spec one chart; `least`: the top of its scale is never below
+ * @typedef {{title: string, symbol: string, format: (value: number | null | undefined) => string, max?: number, base?:
+ *   number,
+ * least?: number, series: {name: string, label: string}[]}} Spec one chart; `least`: the top of its scale is never
+ *   below
  * @typedef {import("../core/component.js").VNode} VNode
  */
 
@@ -24,13 +26,22 @@ const count = (/** @type {number | null | undefined} */ value) => number(value);
 
 /** @type {Spec[]} */
 const ENGINE = [
-  { title: "Generation speed", symbol: "bolt", format: speed, series: [{ name: "generated_tokens_per_second", label: "Generated" }] },
-  { title: "Prompt speed", symbol: "chat", format: speed, series: [{ name: "prompt_tokens_per_second", label: "Prompt" }] },
+  {
+    title: "Generation speed", symbol: "bolt", format: speed,
+    series: [{ name: "generated_tokens_per_second", label: "Generated" }],
+  },
+  {
+    title: "Prompt speed", symbol: "chat", format: speed,
+    series: [{ name: "prompt_tokens_per_second", label: "Prompt" }],
+  },
   {
     title: "Requests", symbol: "monitoring", format: count, least: 4,
     series: [{ name: "requests_processing", label: "In flight" }, { name: "requests_deferred", label: "Waiting" }],
   },
-  { title: "Models in memory", symbol: "models", format: count, least: 4, series: [{ name: "active_models", label: "Models" }] },
+  {
+    title: "Models in memory", symbol: "models", format: count, least: 4,
+    series: [{ name: "active_models", label: "Models" }],
+  },
 ];
 
 /** @type {Spec[]} */
@@ -71,8 +82,11 @@ export class MetricsCharts extends Component {
     const { state } = this.props;
     void this.load();
     return [
-      state.on("metrics:update", (/** @type {any} */ { metrics }, /** @type {any} */ envelope) => this.add(metrics, envelope.timestamp)),
-      state.subscribe("info", (/** @type {any} */ info) => (info?.recovered && !this.state.error) || this.state.loading || void this.load()),
+      state.on("metrics:update", (/** @type {any} */ { metrics }, /** @type {any} */ envelope) =>
+        this.add(metrics, envelope.timestamp)),
+      state.subscribe("info", (/** @type {any} */ info) => (
+        info?.recovered && !this.state.error) || this.state.loading || void this.load(
+      )),
     ];
   }
 
@@ -121,7 +135,9 @@ export class MetricsCharts extends Component {
     if (error) {
       return h("div", { className: "card" }, errorState({
         title: "The history could not be read", body: error,
-        action: h("button", { type: "button", className: "button", dataset: { action: "retry" } }, icon("refresh"), "Try again"),
+        action: h("button", { type: "button", className: "button", dataset: { action: "retry" } },
+          icon("refresh"),
+          "Try again"),
       }));
     }
     const { history } = this;
@@ -133,7 +149,10 @@ export class MetricsCharts extends Component {
       }));
     }
     return h("div", { className: loading ? "monitoring-charts monitoring-stale" : "monitoring-charts", "aria-busy": loading },
-      history.length < FEW_MOMENTS ? h("p", { className: "muted" }, `Recording has just begun. A value is added every ${duration(this.interval / 1000)}.`) : null,
+      history.length < FEW_MOMENTS
+        ? h("p", { className: "muted" },
+          `Recording has just begun. A value is added every ${duration(this.interval / 1000)}.`)
+        : null,
       this.engineSection(),
       this.section("Machine", MACHINE),
       this.gpuSection());
@@ -163,7 +182,9 @@ export class MetricsCharts extends Component {
     }
     const specs = GPU.map(({ title, field, format, max, base }) => ({
       title, symbol: "gpu", format, base, max: max ?? this.capacity(field),
-      series: gpus.filter(({ index }) => history.has(`gpu${index}_${field}`)).map(({ index, name }) => ({ name: `gpu${index}_${field}`, label: name })),
+      series: gpus.filter(({ index }) => history.has(`gpu${index}_${field}`)).map(({ index, name }) => (
+        { name: `gpu${index}_${field}`, label: name }
+      )),
     }));
     return this.section("GPU", specs.filter(({ series }) => series.length));
   }
@@ -206,13 +227,23 @@ export class MetricsCharts extends Component {
         h("h3", { className: "card-title" }, icon(symbol), title),
         figures(columns[0], format)),
       h(LinkedChart, {
-        link: this.link, label: title, timestamps: history.timestamps, series: columns, format, max: low ? least : max, base,
+        link: this.link,
+        label: title,
+        timestamps: history.timestamps,
+        series: columns,
+        format,
+        max: low ? least : max,
+        base,
         from: to - this.props.span, to, height: CHART_HEIGHT_PX,
       }));
   }
 }
 
-/** The newest, the average and the highest value of a line. @param {{values: (number | null)[], max: (number | null)[], now: number | null | undefined}} column @param {Spec["format"]} format */
+/**
+ * The newest, the average and the highest value of a line.
+ * @param {{values: (number | null)[], max: (number | null)[], now: number | null | undefined}} column
+ * @param {Spec["format"]} format
+ */
 function figures({ values, max, now }, format) {
   const known = /** @type {number[]} */ (values.filter((value) => value !== null));
   if (!known.length) return h("span", { className: "muted monitoring-figures" }, "not recorded");

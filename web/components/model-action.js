@@ -19,7 +19,10 @@ export function modelAction(model, { busy = false, primary = false } = {}) {
   if (!found) return null;
   const [action, label, name] = found;
   return h("button", {
-    type: "button", className: `button${primary && action === "load" ? " button-primary" : ""}`, "aria-disabled": busy ? "true" : undefined, "aria-busy": busy ? "true" : undefined,
+    type: "button",
+    className: `button${primary && action === "load" ? " button-primary" : ""}`,
+    "aria-disabled": busy ? "true" : undefined,
+    "aria-busy": busy ? "true" : undefined,
     dataset: { action, id: model.id }, "aria-label": `${label} ${model.name}`,
   }, icon(name), h("span", null, label));
 }

@@ -17,21 +17,31 @@ const STATUSES = {
 export const IN_MEMORY = ["loaded", "loading", "sleeping"];
 
 /** @type {Record<string, string>} what the engine calls them */
-const STAGES = { text_model: "Reading weights", spec_model: "Reading the draft model", mmproj_model: "Reading the projector" };
+const STAGES = {
+  text_model: "Reading weights", spec_model: "Reading the draft model", mmproj_model: "Reading the projector",
+};
 
 /** A status as people call it, and its kind of badge. @param {string} status @returns {[string, string]} */
 export function statusLabel(status) {
   return STATUSES[status] ?? [status ?? "Unknown", "neutral"];
 }
 
-/** What a load is at, and how far that is (0 to 1) where it can be told. @param {Model} model @returns {{text: string, part: number | null}} */
+/**
+ * What a load is at, and how far that is (0 to 1) where it can be told.
+ * @param {Model} model @returns {{text: string, part: number | null}}
+ */
 export function loadingStage({ stage, progress }) {
   if (stage === "warming up" || progress >= 1) return { text: "Warming up…", part: null };
   const words = stage ? STAGES[stage] ?? sentence(stage) : "Starting";
-  return progress === null || progress === undefined ? { text: `${words}…`, part: null } : { text: `${words}: ${percent(progress * 100)}`, part: progress };
+  return progress === null || progress === undefined
+    ? { text: `${words}…`, part: null }
+    : { text: `${words}: ${percent(progress * 100)}`, part: progress };
 }
 
-/** A model's status as badge, with progress while it loads and what else there is to say in one line. @param {Model} model */
+/**
+ * A model's status as badge, with progress while it loads and what else there is to say in one line.
+ * @param {Model} model
+ */
 export function modelStatus(model) {
   const [label, kind] = statusLabel(model.status);
   const line = detail(model);
@@ -40,7 +50,9 @@ export function modelStatus(model) {
     model.status === "loading" && h("progress", {
       className: "model-progress", max: 1, value: model.progress ?? undefined, "aria-label": `Loading ${model.name}`,
     }),
-    line && h("span", { className: `model-detail-line${model.status === "failed" ? " text-danger" : " muted"}`, title: line }, line));
+    line && h("span", {
+      className: `model-detail-line${model.status === "failed" ? " text-danger" : " muted"}`, title: line,
+    }, line));
 }
 
 /** @param {Model} model @returns {string} */

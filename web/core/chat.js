@@ -104,7 +104,9 @@ export class Chat {
     } catch (problem) {
       this.finish(run, { error: failure(problem) });
     }
-    for (const { event, data } of this.early.filter(({ data }) => data.chatId === run.chatId)) this.receive(event, data);
+    for (const { event, data } of this.early.filter(({ data }) => data.chatId === run.chatId)) {
+      this.receive(event, data);
+    }
     if (![...this.runs.values()].some((other) => other.chatId === null)) this.early = [];
   }
 
@@ -191,7 +193,9 @@ export class Chat {
   /** The connection is gone, and with it what the server would still have sent. */
   cutOff() {
     for (const run of [...this.runs.values()]) {
-      this.finish(run, { error: { code: "DISCONNECTED", message: "The connection was lost before the answer was complete." } });
+      this.finish(run, {
+        error: { code: "DISCONNECTED", message: "The connection was lost before the answer was complete." },
+      });
     }
   }
 
@@ -235,7 +239,9 @@ export function outgoing(conversation) {
   return messages;
 }
 
-/** @param {any} data of `chat:done` @param {number | null} context @returns {import("./conversations.js").AnswerStats} */
+/**
+ * @param {any} data of `chat:done` @param {number | null} context @returns {import("./conversations.js").AnswerStats}
+ */
 function stats(data, context) {
   return {
     prompt_tokens: data.prompt_tokens ?? null, cached_tokens: data.cached_tokens ?? null,

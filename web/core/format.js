@@ -46,7 +46,9 @@ export function number(value, digits = 1) {
 
 /** A number with all its digits after the point, for columns: `66.0`. @param {Maybe} value @param {number} [digits] */
 export function fixed(value, digits = 1) {
-  return known(value) ? value.toLocaleString("en-US", { minimumFractionDigits: digits, maximumFractionDigits: digits }) : NONE;
+  return known(value)
+    ? value.toLocaleString("en-US", { minimumFractionDigits: digits, maximumFractionDigits: digits })
+    : NONE;
 }
 
 /** @param {Maybe} value 0 to 100 */
@@ -76,7 +78,8 @@ export function duration(value) {
     [whole % 60, "s"],
   ];
   const first = parts.findIndex(([amount]) => amount);
-  return parts.slice(first, first + 2).filter(([amount]) => amount).map(([amount, unit]) => `${amount} ${unit}`).join(" ");
+  return parts.slice(first, first + 2).filter(([amount]) => amount).map(([amount, unit]) =>
+    `${amount} ${unit}`).join(" ");
 }
 
 /** How long ago: `just now`, `12 s ago`, `3 h ago`, or the date. @param {Maybe} value Unix ms @param {number} [now] */

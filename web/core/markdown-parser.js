@@ -97,7 +97,9 @@ function readBlock(lines, at, depth) {
   if (fence) return readCode(lines, at, fence);
   const heading = HEADING.exec(line);
   if (heading) {
-    return { block: { type: "heading", level: heading[1].length, children: parseInline(heading[2] ?? "") }, end: at + 1 };
+    return {
+      block: { type: "heading", level: heading[1].length, children: parseInline(heading[2] ?? "") }, end: at + 1,
+    };
   }
   if (RULE.test(line)) return { block: { type: "rule" }, end: at + 1 };
   if (depth < MAX_DEPTH && QUOTE.test(line)) return readQuote(lines, at, depth);
@@ -389,7 +391,13 @@ function closingTicks(text, from, mark) {
 
 /** @type {Record<string, ("strong" | "em" | "del")[]>} */
 const EMPHASIS = {
-  "*": ["em"], "**": ["strong"], "***": ["strong", "em"], "_": ["em"], "__": ["strong"], "___": ["strong", "em"], "~~": ["del"],
+  "*": ["em"],
+  "**": ["strong"],
+  "***": ["strong", "em"],
+  "_": ["em"],
+  "__": ["strong"],
+  "___": ["strong", "em"],
+  "~~": ["del"],
 };
 
 /** @type {(text: string, at: number, depth: number, unclosed: Set<string>) => Found} */

@@ -29,7 +29,16 @@ export class ConfigurationPage extends Component {
   init() {
     const { state } = this.props;
     this.state = {
-      result: state.get("config"), engine: state.get("engine"), draft: {}, texts: {}, folder: "", fieldErrors: {}, theirs: null, saving: false, restarting: false, error: "",
+      result: state.get("config"),
+      engine: state.get("engine"),
+      draft: {},
+      texts: {},
+      folder: "",
+      fieldErrors: {},
+      theirs: null,
+      saving: false,
+      restarting: false,
+      error: "",
     };
     this.onParameter = (/** @type {string} */ key, /** @type {string} */ text) => this.typeParameter(key, text);
   }
@@ -85,7 +94,10 @@ export class ConfigurationPage extends Component {
   /** @param {any} to */
   async guard(to) {
     if (!this.isDirty() || to.pattern === "/configuration") return undefined;
-    return confirmDialog({ title: "Leave without saving?", body: "The changes to the configuration have not been saved.", confirmLabel: "Leave", cancelLabel: "Keep editing", danger: true });
+    return confirmDialog({
+      title: "Leave without saving?", body: "The changes to the configuration have not been saved.",
+      confirmLabel: "Leave", cancelLabel: "Keep editing", danger: true,
+    });
   }
 
   /** Take in the configuration as the server has it now; what was typed stays. @param {Json} result */
@@ -98,13 +110,18 @@ export class ConfigurationPage extends Component {
     this.setState({ result, error: "" });
   }
 
-  /** What changed from `before` to `after` of that which was edited here. @param {Json} before @param {Json} after @returns {string[]} sentences */
+  /**
+   * What changed from `before` to `after` of that which was edited here.
+   * @param {Json} before @param {Json} after @returns {string[]} sentences
+   */
   overlap(before, after) {
     const { draft, texts, result } = this.state;
     const labels = new Map((result?.parameters ?? []).map((/** @type {Json} */ item) => [item.key, item.label]));
-    const fields = Object.keys(draft).filter((key) => !same(before[key], after[key])).map((key) => `${LABELS[key]}: ${shown(before[key])} → ${shown(after[key])} (you: ${shown(draft[key])})`);
+    const fields = Object.keys(draft).filter((key) => !same(before[key], after[key])).map((key) =>
+      `${LABELS[key]}: ${shown(before[key])} → ${shown(after[key])} (you: ${shown(draft[key])})`);
     const defaults = Object.keys(texts).filter((key) => !same(before.defaults?.[key], after.defaults?.[key]))
-      .map((key) => `${labels.get(key) ?? key}: ${shown(before.defaults?.[key])} → ${shown(after.defaults?.[key])} (you: ${texts[key] || "default"})`);
+      .map((key) =>
+        `${labels.get(key) ?? key}: ${shown(before.defaults?.[key])} → ${shown(after.defaults?.[key])} (you: ${texts[key] || "default"})`);
     return [...fields, ...defaults];
   }
 
@@ -159,7 +176,9 @@ export class ConfigurationPage extends Component {
 
   /** @param {Event} _event @param {HTMLElement} element */
   handleFolderRemove(_event, element) {
-    this.edit("models_dirs", this.value("models_dirs").filter((/** @type {string} */ path) => path !== element.dataset.path));
+    this.edit(
+      "models_dirs", this.value("models_dirs").filter((/** @type {string} */ path) => path !== element.dataset.path)
+    );
     this.setState({ fieldErrors: {} });
   }
 
@@ -187,7 +206,10 @@ export class ConfigurationPage extends Component {
       const bounds = BOUNDS[key];
       const number = Number(value);
       if (!bounds) changes[key] = value;
-      else if (!/^-?\d+$/.test(String(value).trim()) || number < bounds[0] || number > bounds[1] || (key === "sleep_idle_seconds" && number === 0)) {
+      else if (
+        !/^-?\d+$/.test(String(value).trim()) || number < bounds[0] || number > bounds[1]
+          || (key === "sleep_idle_seconds" && number === 0)
+      ) {
         errors[key] = `Enter a whole number from ${key === "sleep_idle_seconds" ? 1 : bounds[0]} to ${bounds[1]}.`;
       } else changes[key] = number;
     }
@@ -210,10 +232,14 @@ export class ConfigurationPage extends Component {
     if (Object.keys(errors).length) return this.setState({ fieldErrors: errors });
     this.setState({ saving: true, fieldErrors: {} });
     try {
-      const result = await this.props.state.request("config:update", { revision: this.state.result.config.revision, changes });
+      const result = await this.props.state.request("config:update", {
+        revision: this.state.result.config.revision, changes,
+      });
       this.setState({ draft: without(this.state.draft, draft), texts: without(this.state.texts, texts), theirs: null });
       this.props.state.set("config", result);
-      toast(result.restartRequired ? "Saved; the engine must be restarted" : "Configuration saved", { kind: "success" });
+      toast(result.restartRequired ? "Saved; the engine must be restarted" : "Configuration saved", {
+        kind: "success",
+      });
     } catch (error) {
       this.refused(/** @type {any} */ (error));
     }
@@ -235,7 +261,10 @@ export class ConfigurationPage extends Component {
 
   async handleReset() {
     const sure = await confirmDialog({
-      title: "Go back to the defaults?", body: "Folders, engine settings and the defaults for all models are forgotten. Each model's own parameters stay.", confirmLabel: "Reset", danger: true,
+      title: "Go back to the defaults?",
+      body: "Folders, engine settings and the defaults for all models are forgotten. Each model's own parameters stay.",
+      confirmLabel: "Reset",
+      danger: true,
     });
     if (!sure) return;
     try {
@@ -264,9 +293,14 @@ export class ConfigurationPage extends Component {
     const { result, error } = this.state;
     return h("div", { className: "page config-page" },
       h("header", { key: "header", className: "page-header" }, h("h1", { className: "page-title" }, "Configuration"),
-        h("div", { className: "page-actions" }, result && h("button", { type: "button", className: "button button-ghost", dataset: { action: "reset" } }, "Reset to defaults…"))),
+        h("div", { className: "page-actions" },
+          result && h("button", { type: "button", className: "button button-ghost", dataset: { action: "reset" } },
+            "Reset to defaults…"))),
       result ? this.full(result) : h("div", { key: "wait", className: "card" }, error
-        ? errorState({ title: "The configuration could not be loaded", body: error, action: h("button", { type: "button", className: "button", dataset: { action: "retry" } }, "Try again") })
+        ? errorState({
+          title: "The configuration could not be loaded", body: error,
+          action: h("button", { type: "button", className: "button", dataset: { action: "retry" } }, "Try again"),
+        })
         : loadingState("Loading the configuration…")));
   }
 
@@ -286,19 +320,26 @@ export class ConfigurationPage extends Component {
 
   restartBanner() {
     return h("div", { key: "restart", className: "banner banner-box banner-warning", role: "status" }, icon("warning"),
-      h("span", { className: "banner-text" }, "The engine still runs with earlier settings. Restart it to use what is saved; loaded models come back by themselves."),
-      h("button", { type: "button", className: "button button-small", disabled: this.state.restarting, dataset: { action: "engine-restart" } }, icon("refresh", { size: 16 }), this.state.restarting ? "Restarting…" : "Restart engine"));
+      h("span", { className: "banner-text" },
+        "The engine still runs with earlier settings. Restart it to use what is saved; loaded models come back by themselves."),
+      h("button", {
+        type: "button", className: "button button-small", disabled: this.state.restarting,
+        dataset: { action: "engine-restart" },
+      }, icon("refresh", { size: 16 }), this.state.restarting ? "Restarting…" : "Restart engine"));
   }
 
   conflict() {
     return h("div", { key: "conflict", className: "banner banner-box banner-warning conflict", role: "alert" },
       h("div", { className: "stack" },
         h("strong", null, "Changed elsewhere while you were editing"),
-        h("ul", { className: "conflict-list" }, this.state.theirs.map((/** @type {string} */ line) => h("li", { key: line }, line))),
+        h("ul", { className: "conflict-list" },
+          this.state.theirs.map((/** @type {string} */ line) => h("li", { key: line }, line))),
         h("p", null, "What you typed is still in the form."),
         h("div", { className: "row" },
-          h("button", { type: "button", className: "button button-small", dataset: { action: "mine" } }, "Save mine over it"),
-          h("button", { type: "button", className: "button button-small", dataset: { action: "theirs" } }, "Use theirs, drop mine"))));
+          h("button", { type: "button", className: "button button-small", dataset: { action: "mine" } },
+            "Save mine over it"),
+          h("button", { type: "button", className: "button button-small", dataset: { action: "theirs" } },
+            "Use theirs, drop mine"))));
   }
 
   /** @param {Json} result */
@@ -308,27 +349,42 @@ export class ConfigurationPage extends Component {
     const known = new Map((result.folders ?? []).map((/** @type {Json} */ item) => [item.path, item]));
     const general = this.state.fieldErrors.models_dirs;
     return h("section", { key: "folders", className: "card" },
-      h("div", { className: "card-header" }, h("h2", { className: "card-title" }, "Model folders"), locked && this.lockedBadge(locked)),
+      h("div", { className: "card-header" },
+        h("h2", { className: "card-title" }, "Model folders"),
+        locked && this.lockedBadge(locked)),
       h("div", { className: "card-body stack" },
-        h("p", { className: "muted" }, "Searched for GGUF files, with their sub-folders. llamadash's own download folder always is."),
+        h("p", { className: "muted" },
+          "Searched for GGUF files, with their sub-folders. llamadash's own download folder always is."),
         folders.length > 0 && h("ul", { key: "list", className: "list folder-list" }, folders.map((path, index) => {
           const error = this.state.fieldErrors[`models_dirs.${index}`];
           const missing = known.get(path)?.exists === false;
           return h("li", { key: path, className: "list-item folder-item" },
-            h("div", { className: "folder-path" }, h("span", { className: "mono break-all" }, path), error ? h("span", { className: "field-error", role: "alert" }, error) : missing && h("span", { className: "field-hint text-warning" }, "Not there at the moment")),
-            !locked && h("button", { type: "button", className: "button button-ghost button-icon", dataset: { action: "folder-remove", path }, "aria-label": `Remove ${path}` }, icon("close")));
+            h("div", { className: "folder-path" },
+              h("span", { className: "mono break-all" }, path),
+              error
+                ? h("span", { className: "field-error", role: "alert" }, error)
+                : missing && h("span", { className: "field-hint text-warning" }, "Not there at the moment")),
+            !locked && h("button", {
+              type: "button", className: "button button-ghost button-icon", dataset: { action: "folder-remove", path },
+              "aria-label": `Remove ${path}`,
+            }, icon("close")));
         })),
         !folders.length && h("p", { key: "none", className: "muted" }, "None."),
         general && h("p", { key: "error", className: "field-error", role: "alert" }, general),
         !locked && h("form", { key: "add", className: "row folder-add", noValidate: true },
           h("label", { className: "visually-hidden", htmlFor: "config-folder" }, "Folder on the server"),
-          h("input", { id: "config-folder", className: "input mono folder-input", value: this.state.folder, placeholder: "/path/to/models", autocomplete: "off", spellcheck: false }),
+          h("input", {
+            id: "config-folder", className: "input mono folder-input", value: this.state.folder,
+            placeholder: "/path/to/models", autocomplete: "off", spellcheck: false,
+          }),
           h("button", { type: "submit", className: "button" }, icon("plus"), "Add folder"))));
   }
 
   /** @param {string} fixed */
   lockedBadge(fixed) {
-    return h("span", { className: "badge badge-warning", title: "Set outside; change it there" }, icon("key", { size: 14 }), `Fixed by ${fixed}`);
+    return h("span", { className: "badge badge-warning", title: "Set outside; change it there" },
+      icon("key", { size: 14 }),
+      `Fixed by ${fixed}`);
   }
 
   /** @param {Json} result */
@@ -338,13 +394,28 @@ export class ConfigurationPage extends Component {
       h("div", { className: "card-header" }, h("h2", { className: "card-title" }, "Engine")),
       h("form", { className: "card-body config-form", noValidate: true },
         h("div", { key: "address", className: "form-grid" },
-          this.text(result, "engine_host", "Address", "Only this machine reaches 127.0.0.1. With another address clients need the API key. Needs a restart."),
+          this.text(
+            result, "engine_host", "Address",
+            "Only this machine reaches 127.0.0.1. With another address clients need the API key. Needs a restart."
+          ),
           this.text(result, "engine_port", "Port", "Where OpenAI clients connect. Needs a restart.", "numeric"),
-          this.text(result, "models_max", "Models at once", "Further ones push out the one used longest ago. 0 is without limit. Needs a restart.", "numeric")),
-        this.toggle(result, "models_autoload", "Load on demand", "A request for a model that is not in memory loads it."),
+          this.text(
+            result, "models_max", "Models at once",
+            "Further ones push out the one used longest ago. 0 is without limit. Needs a restart.", "numeric"
+          )),
+        this.toggle(
+          result, "models_autoload", "Load on demand", "A request for a model that is not in memory loads it."
+        ),
         this.toggle(result, "autostart", "Start with llamadash", "The engine starts as soon as llamadash does."),
-        this.toggle(result, "sleep_idle_seconds", "Free memory when idle", "Models nobody uses leave memory and return with the next request.", sleeps),
-        sleeps && h("div", { key: "sleep", className: "form-grid" }, this.text(result, "sleep_idle_seconds", "Idle time in seconds", "How long a model stays without a request.", "numeric")),
+        this.toggle(
+          result, "sleep_idle_seconds", "Free memory when idle",
+          "Models nobody uses leave memory and return with the next request.", sleeps
+        ),
+        sleeps && h("div", { key: "sleep", className: "form-grid" },
+          this.text(
+            result, "sleep_idle_seconds", "Idle time in seconds", "How long a model stays without a request.",
+            "numeric"
+          )),
         h("button", { key: "submit", type: "submit", hidden: true }, "Save")));
   }
 
@@ -354,7 +425,14 @@ export class ConfigurationPage extends Component {
     const error = this.state.fieldErrors[key];
     const id = `config-${key}`;
     return formField({ id, label, hint, error, locked }, h("input", {
-      id, className: "input", type: "text", inputmode: mode ?? "text", autocomplete: "off", spellcheck: false, value: String(this.value(key) ?? ""), disabled: Boolean(locked),
+      id,
+      className: "input",
+      type: "text",
+      inputmode: mode ?? "text",
+      autocomplete: "off",
+      spellcheck: false,
+      value: String(this.value(key) ?? ""),
+      disabled: Boolean(locked),
       dataset: { config: key }, "aria-describedby": `${id}-hint`, "aria-invalid": error ? "true" : null,
     }));
   }
@@ -364,7 +442,14 @@ export class ConfigurationPage extends Component {
     const locked = result.locked?.[key];
     const id = `switch-${key}`;
     return formField({ id, label, hint, locked, inline: true, error: key === "sleep_idle_seconds" ? "" : this.state.fieldErrors[key] }, h("input", {
-      id, className: "switch", type: "checkbox", role: "switch", checked, disabled: Boolean(locked), dataset: { switch: key }, "aria-describedby": `${id}-hint`,
+      id,
+      className: "switch",
+      type: "checkbox",
+      role: "switch",
+      checked,
+      disabled: Boolean(locked),
+      dataset: { switch: key },
+      "aria-describedby": `${id}-hint`,
     }));
   }
 
@@ -372,46 +457,73 @@ export class ConfigurationPage extends Component {
   defaultsCard(result) {
     const texts = this.parameterTexts();
     const parsed = ParameterForm.parse(result.parameters, texts).errors;
-    const own = Object.fromEntries(Object.entries(this.state.fieldErrors).filter(([key, error]) => key.startsWith("defaults.") && error).map(([key, error]) => [key.slice("defaults.".length), String(error)]));
+    const own = Object.fromEntries(
+      Object.entries(this.state.fieldErrors).filter(([key, error]) => key.startsWith("defaults.") && error).map(
+        ([key, error]) => [key.slice("defaults.".length), String(error)]
+      )
+    );
     return h("section", { key: "defaults", className: "card" },
       h("div", { className: "card-header" }, h("h2", { className: "card-title" }, "Defaults for all models")),
       h("div", { className: "card-body stack" },
-        h("p", { className: "muted" }, "Each model may say otherwise in its own parameters. Saving unloads models whose parameters change."),
-        h(ParameterForm, { schema: result.parameters, texts, errors: { ...parsed, ...own }, idPrefix: "default", onInput: this.onParameter })));
+        h("p", { className: "muted" },
+          "Each model may say otherwise in its own parameters. Saving unloads models whose parameters change."),
+        h(ParameterForm, {
+          schema: result.parameters, texts, errors: { ...parsed, ...own }, idPrefix: "default",
+          onInput: this.onParameter,
+        })));
   }
 
   saveBar() {
     const dirty = this.isDirty();
     const count = Object.keys(this.state.draft).length + Object.keys(this.state.texts).length;
     return h("div", { key: "bar", className: `save-bar card${dirty ? " is-dirty" : ""}` },
-      h("span", { className: "muted save-note", role: "status" }, dirty ? `${count} unsaved ${count === 1 ? "change" : "changes"}` : "Everything is saved"),
-      h("button", { type: "button", className: "button button-ghost", disabled: !dirty || this.state.saving, dataset: { action: "discard" } }, "Discard"),
-      h("button", { type: "button", className: "button button-primary", disabled: !dirty || this.state.saving, "aria-busy": this.state.saving, dataset: { action: "save" } }, this.state.saving ? "Saving…" : "Save"));
+      h("span", { className: "muted save-note", role: "status" },
+        dirty ? `${count} unsaved ${count === 1 ? "change" : "changes"}` : "Everything is saved"),
+      h("button", {
+        type: "button", className: "button button-ghost", disabled: !dirty || this.state.saving,
+        dataset: { action: "discard" },
+      }, "Discard"),
+      h("button", {
+        type: "button", className: "button button-primary", disabled: !dirty || this.state.saving,
+        "aria-busy": this.state.saving, dataset: { action: "save" },
+      }, this.state.saving ? "Saving…" : "Save"));
   }
 
   /** @param {Json} result */
   programCard(result) {
     const { engine } = this.state;
     const program = result.llama_server ?? {};
-    const kind = { "llama-server": "llama-server", embedded: "Embedded engine", remote: "Remote llama-server" }[/** @type {string} */ (engine?.kind)] ?? "None found";
+    const kind = {
+      "llama-server": "llama-server", embedded: "Embedded engine", remote: "Remote llama-server",
+    }[/** @type {string} */ (engine?.kind)] ?? "None found";
     return h("section", { key: "program", className: "card" },
-      h("div", { className: "card-header" }, h("h2", { className: "card-title" }, "Engine program"), program.fixed && this.lockedBadge(result.locked?.llama_server ?? "--llama-server")),
+      h("div", { className: "card-header" },
+        h("h2", { className: "card-title" }, "Engine program"),
+        program.fixed && this.lockedBadge(result.locked?.llama_server ?? "--llama-server")),
       h("div", { className: "card-body stack" },
         h("dl", { className: "facts" },
           h("dt", null, "Kind"), h("dd", null, kind),
           engine?.version && [h("dt", { key: "vt" }, "Version"), h("dd", { key: "vd" }, engine.version)],
-          h("dt", null, "Program"), h("dd", { className: "mono break-all" }, program.value ?? engine?.command?.[0] ?? "–")),
+          h("dt", null, "Program"),
+          h("dd", { className: "mono break-all" }, program.value ?? engine?.command?.[0] ?? "–")),
         engine?.status === "missing"
           ? h(EngineHelp, { key: "help", state: this.props.state, engine })
-          : h("p", { key: "note", className: "field-hint" }, "What is executed is chosen on the command line only (--llama-server or LLAMADASH_LLAMA_SERVER), never from a browser."),
-        engine?.status !== "missing" && engine?.kind === "embedded" && engine?.hint && h("p", { key: "hint", className: "field-hint" }, engine.hint.text)));
+          : h("p", { key: "note", className: "field-hint" },
+            "What is executed is chosen on the command line only (--llama-server or LLAMADASH_LLAMA_SERVER), never from a browser."),
+        engine?.status !== "missing" && engine?.kind === "embedded" && engine?.hint && h("p", {
+          key: "hint", className: "field-hint",
+        }, engine.hint.text)));
   }
 
   /** @param {string} title @param {string} text @param {string} hint */
   outcome(title, text, hint) {
     return h("section", { key: title, className: "card" },
-      h("div", { className: "card-header" }, h("h2", { className: "card-title" }, title), h(CopyButton, { text, caption: "Copy", label: `Copy: ${title}` })),
-      h("div", { className: "card-body stack" }, h("pre", { className: "code code-block", tabIndex: 0, "aria-label": title }, text || "Nothing yet."), h("p", { className: "field-hint" }, hint)));
+      h("div", { className: "card-header" },
+        h("h2", { className: "card-title" }, title),
+        h(CopyButton, { text, caption: "Copy", label: `Copy: ${title}` })),
+      h("div", { className: "card-body stack" },
+        h("pre", { className: "code code-block", tabIndex: 0, "aria-label": title }, text || "Nothing yet."),
+        h("p", { className: "field-hint" }, hint)));
   }
 }
 

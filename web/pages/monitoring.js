@@ -39,7 +39,10 @@ export class MonitoringPage extends Component {
         h("h1", { className: "page-title" }, "Monitoring"),
         h("div", { className: "page-actions" },
           h("div", { className: "segmented", role: "group", "aria-label": "Stretch of time" }, RANGES.map(({ id, label, words }) => (
-            h("button", { key: id, type: "button", dataset: { range: id }, "aria-pressed": id === range.id, "aria-label": `The last ${words}` }, label)))))),
+            h("button", {
+              key: id, type: "button", dataset: { range: id }, "aria-pressed": id === range.id,
+              "aria-label": `The last ${words}`,
+            }, label)))))),
       h(MetricsCharts, { state: this.props.state, span: range.span }),
       h(RequestTable, { state: this.props.state }));
   }
