@@ -19,12 +19,9 @@ const NAVIGATION = [
 /** How each state of the engine looks and reads. @type {{[status: string]: [string, string]}} */
 export const ENGINE_STATES = {
   running: ["success", "running"],
-  starting: ["info", "starting"],
   stopping: ["info", "stopping"],
   stopped: ["neutral", "stopped"],
   missing: ["warning", "not found"],
-  crashed: ["danger", "crashed"],
-  crash_loop: ["danger", "keeps crashing"],
 };
 
 /** The frame around every page: navigation, connection, banners, toasts, signing in. Props: `state`, `path`. */

@@ -8,7 +8,7 @@
 const FACETS = /** @type {const} */ (["status", "architecture", "quantization"]);
 
 /** Which models are in memory or on their way there come first, broken ones last. */
-const STATUS_ORDER = ["loaded", "loading", "sleeping", "unloaded", "failed", "missing"];
+const STATUS_ORDER = ["loaded", "loading", "waiting", "stopping", "unloaded", "failed", "missing"];
 
 const collator = new Intl.Collator(undefined, { numeric: true, sensitivity: "base" });
 
@@ -33,6 +33,7 @@ function matches(model, words) {
   if (!words.length) return true;
   const text = [
     model.name, model.id, model.architecture, model.quantization, model.size_label, model.path,
+    ...(model.aliases ?? []), ...(model.tags ?? []),
   ].join(" ").toLowerCase();
   return words.every((word) => text.includes(word));
 }
@@ -65,7 +66,7 @@ function order(query, usedAt) {
     case "size": return by((model) => model.file_size ?? -1);
     case "parameters": return by((model) => model.parameter_count ?? -1);
     case "context": return by((model) => model.context_length ?? -1);
-    case "used": return by((model) => usedAt.get(model.id) ?? -1);
+    case "used": return by((model) => Math.max(usedAt.get(model.id) ?? -1, model.last_used_at ?? -1));
     case "added": return by((model) => model.created_at ?? -1);
     case "status": return by((model) => STATUS_ORDER.indexOf(model.status));
     case "quantization": return (a, b) => sign * collator.compare(a.quantization ?? "", b.quantization ?? "")

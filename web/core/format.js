@@ -94,6 +94,19 @@ export function relativeTime(value, now = Date.now()) {
   return new Date(value).toLocaleDateString();
 }
 
+/**
+ * How long until something: `in 40 s`, `in 4 min`, `in 2 h`, rounded up, or `any moment now`.
+ * @param {Maybe} value Unix ms @param {number} [now]
+ */
+export function until(value, now = Date.now()) {
+  if (!known(value)) return NONE;
+  const seconds = Math.ceil((value - now) / 1000);
+  if (seconds <= 0) return "any moment now";
+  if (seconds < 60) return `in ${seconds} s`;
+  if (seconds < 3600) return `in ${Math.ceil(seconds / 60)} min`;
+  return `in ${Math.ceil(seconds / 3600)} h`;
+}
+
 /** The time of day: `14:03:22`. @param {Maybe} value Unix ms */
 export function clock(value) {
   return known(value) ? new Date(value).toLocaleTimeString("en-GB") : NONE;

@@ -1,8 +1,9 @@
 /**
  * What the page knows of the server, kept in step by its broadcasts.
  *
- * Keys: connection, retryAt, refusal, info, models, metrics, metricsRecent, engine, config, settings, logs,
- * requests, summary, downloads, scan, system. Values are replaced, never changed in place.
+ * Keys: connection, retryAt, refusal, info, models, metrics, metricsRecent, engine, config, settings, logs, requests (the
+ * last finished ones), summary, active (requests under way), queue (who waits for a model), keys, keysRequired, builds,
+ * recommendedBuild, downloads, scan, system. Values are replaced, never changed in place.
  */
 import { RequestError, Socket } from "./socket.js";
 import { credentials, keepToken, offerPassword, takeKeyFromAddress } from "./auth.js";
@@ -29,7 +30,11 @@ const SOURCES = {
   settings: ["settings:get", () => ({}), ({ settings }) => ({ settings })],
   config: ["config:get", () => ({}), (config) => ({ config })],
   logs: ["logs:list", () => ({ limit: KEPT_LOGS }), ({ logs }) => ({ logs: [...logs].reverse() })],
-  requests: ["requests:list", () => ({ limit: KEPT_REQUESTS }), ({ requests, summary }) => ({ requests, summary })],
+  requests: ["requests:list", () => ({ limit: KEPT_REQUESTS }), ({ requests, summary, active = [] }) =>
+    ({ requests, summary, active })],
+  queue: ["queue:get", () => ({}), ({ waiting }) => ({ queue: waiting })],
+  keys: ["keys:list", () => ({}), ({ keys, required }) => ({ keys, keysRequired: required })],
+  builds: ["engines:list", () => ({}), ({ builds, recommended }) => ({ builds, recommendedBuild: recommended })],
   downloads: ["models:downloads", () => ({}), ({ downloads }) => ({ downloads })],
   system: ["system:info", () => ({}), (system) => ({ system })],
   metricsRecent: [
@@ -228,6 +233,10 @@ export class StateManager {
       "logs:entries": ({ entries }) => this.set("logs", [...(this.state.logs ?? []), ...entries].slice(-KEPT_LOGS)),
       "logs:cleared": () => this.set("logs", []),
       "requests:finished": ({ request }) => this.addRequest(request),
+      "requests:active": ({ requests }) => this.set("active", requests),
+      "queue:update": ({ waiting }) => this.set("queue", waiting),
+      "keys:updated": ({ keys }) => (this.set("keys", keys), this.refresh("keys")), // whether one is required now
+      "engines:update": () => this.refresh("builds"),
     };
     for (const [event, callback] of Object.entries(broadcasts)) this.socket.on(event, callback);
   }
@@ -256,8 +265,8 @@ export class StateManager {
   mergeModel(change) {
     const model = this.state.models?.find((/** @type {Json} */ item) => item.id === change.id);
     if (!model) return;
-    const { progress = null, stage = null, error = null, reason = model.reason ?? null } = change;
-    this.set("models", withItem(this.state.models, { ...model, ...change, progress, stage, error, reason }));
+    const { progress = null, stage = null, error = null, next = null, reason = model.reason ?? null } = change;
+    this.set("models", withItem(this.state.models, { ...model, ...change, progress, stage, error, reason, next }));
   }
 
   /** @param {string} id */
@@ -301,6 +310,10 @@ export class StateManager {
 
   /** @param {Json} request */
   addRequest(request) {
+    const { active } = this.state;
+    if (active?.some((/** @type {Json} */ { id }) => id === request.id)) {
+      this.set("active", active.filter((/** @type {Json} */ { id }) => id !== request.id));
+    }
     if (this.state.requests) this.set("requests", [request, ...this.state.requests].slice(0, KEPT_REQUESTS));
   }
 }
