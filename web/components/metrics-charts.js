@@ -1,5 +1,5 @@
 /**
- * Charts of the machine and the engine over one stretch of time, carried on live.
+ * Charts of the machine and the engine over one time range, carried on live.
  *
  * @typedef {{title: string, symbol: string, format: (value: number | null | undefined) => string, max?: number, base?:
  *   number,
@@ -27,11 +27,11 @@ const count = (/** @type {number | null | undefined} */ value) => number(value);
 /** @type {Spec[]} */
 const ENGINE = [
   {
-    title: "Generation speed", symbol: "bolt", format: speed,
+    title: "Throughput: generated tokens", symbol: "bolt", format: speed,
     series: [{ name: "generated_tokens_per_second", label: "Generated" }],
   },
   {
-    title: "Prompt speed", symbol: "chat", format: speed,
+    title: "Throughput: prompt tokens", symbol: "chat", format: speed,
     series: [{ name: "prompt_tokens_per_second", label: "Prompt" }],
   },
   {
@@ -113,7 +113,7 @@ export class MetricsCharts extends Component {
     try {
       const to = Date.now();
       const answer = await state.request("metrics:history", { from: to - span, to, points: POINTS });
-      if (turn !== this.turn) return; // another stretch was chosen meanwhile
+      if (turn !== this.turn) return; // another range was chosen meanwhile
       this.history = new History(answer, span, this.interval);
       if (state.get("metrics")) this.history.note(state.get("metrics"));
       this.setState({ loading: false });
@@ -170,7 +170,7 @@ export class MetricsCharts extends Component {
     const specs = ENGINE.filter(({ series }) => series.some(({ name }) => history.has(name)));
     if (specs.length) return this.section("Engine", specs);
     return this.section("Engine", [], h("p", { className: "muted monitoring-note" },
-      icon("bolt"), "No engine ran in this time: tokens per second and requests appear here once one does."));
+      icon("bolt"), "No engine ran in this time: throughput and requests appear here once one does."));
   }
 
   gpuSection() {
@@ -178,7 +178,8 @@ export class MetricsCharts extends Component {
     const gpus = this.gpus();
     if (!gpus.length) {
       return this.section("GPU", [], h("p", { className: "muted monitoring-note" },
-        icon("gpu"), "No GPU was found on this machine: models run on the CPU. GPUs of NVIDIA (nvidia-smi) and AMD (sysfs) are shown here."));
+        icon("gpu"), "No GPU was found on this machine: models run on the CPU. ",
+        "GPUs of NVIDIA (nvidia-smi) and AMD (sysfs) are shown here."));
     }
     const specs = GPU.map(({ title, field, format, max, base }) => ({
       title, symbol: "gpu", format, base, max: max ?? this.capacity(field),
@@ -189,7 +190,7 @@ export class MetricsCharts extends Component {
     return this.section("GPU", specs.filter(({ series }) => series.length));
   }
 
-  /** The GPUs that exist now or did in this stretch of time. */
+  /** The GPUs that exist now or did in this time range. */
   gpus() {
     const history = /** @type {History} */ (this.history);
     /** @type {any[]} */

@@ -65,6 +65,14 @@ export function tokens(value) {
   return `${text}${unit}`;
 }
 
+/** Energy: `850 J`, `12 Wh`, `1.5 kWh`. @param {Maybe} value joules */
+export function energy(value) {
+  if (!known(value)) return NONE;
+  if (value < 3600) return `${short(value)} J`;
+  const { text, unit } = scaled(value / 3600, 1000, ["Wh", "kWh", "MWh"]);
+  return `${text} ${unit}`;
+}
+
 /** A stretch of time: `350 ms`, `4.2 s`, `3 min 20 s`, `2 d 4 h`. @param {Maybe} value seconds */
 export function duration(value) {
   if (!known(value)) return NONE;
