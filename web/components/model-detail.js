@@ -5,20 +5,30 @@ import { icon } from "./icon.js";
 import { MemoryEstimate } from "./memory-estimate.js";
 import { modelAction } from "./model-action.js";
 import { ModelBenchmark } from "./model-benchmark.js";
+import { ModelCommand } from "./model-command.js";
 import { ModelParameters } from "./model-parameters.js";
-import { IN_MEMORY, modelStatus } from "./model-status.js";
+import { modelRuntime } from "./model-runtime.js";
+import { ModelServing } from "./model-serving.js";
+import { IN_MEMORY, modelStatus, nextWords, reasonWords } from "./model-status.js";
+import { Timeline } from "./timeline.js";
 import { toast } from "./toast.js";
 
 /** @typedef {Record<string, any>} Model */
 
 /** @type {Array<[string, string]>} */
-const TABS = [["overview", "Overview"], ["parameters", "Parameters"], ["benchmark", "Benchmark"]];
+const TABS = [
+  ["overview", "Overview"], ["serving", "Serving"], ["parameters", "Parameters"], ["history", "History"],
+  ["benchmark", "Benchmark"],
+];
+
+const HISTORY_SPAN_MS = 30 * 86_400_000;
+const TICK_MS = 5000; // "unloads in 4 min" comes nearer
 
 /**
  * Everything about one model, beside the list or in its place.
  *
- * Props: `state`, `model`, `schema`, `inherited`, `busy`, `onDirty(boolean)`. Load, unload, favourite, delete and close
- * bubble to the page.
+ * Props: `state`, `model`, `schema`, `inherited`, `idleDefault`, `busy`, `onDirty(boolean)`. Load, unload,
+ * favourite, delete and close bubble to the page.
  */
 export class ModelDetail extends Component {
   init() {
@@ -35,6 +45,14 @@ export class ModelDetail extends Component {
       "input .rename-input": "handleRenameInput",
       "submit .rename": "handleRenameSave",
     };
+  }
+
+  didMount() {
+    const clock = setInterval(() => this.props.model.next?.at && this.setState({}), TICK_MS);
+    return [
+      this.props.state.subscribe("engine", () => this.setState({})), // how much memory the devices have
+      () => clearInterval(clock),
+    ];
   }
 
   /** @param {Event} _event @param {HTMLElement} element */
@@ -113,23 +131,14 @@ export class ModelDetail extends Component {
     const { model } = this.props;
     return h("article", { className: "model-detail card", "aria-label": model.name },
       this.header(model),
-      h("div", { key: "tabs", className: "tabs", role: "tablist", "aria-label": "Model" }, TABS.map(([key, label]) => h("button", {
-        key,
-        type: "button",
-        role: "tab",
-        id: `tab-${key}`,
-        className: "tab",
-        "aria-selected": this.state.tab === key,
-        "aria-controls": `panel-${key}`,
-        tabIndex: this.state.tab === key ? 0 : -1, dataset: { tab: key },
-      }, label))),
+      h("div", { key: "tabs", className: "tabs", role: "tablist", "aria-label": "Model" },
+        TABS.map(([key, label]) => h("button", {
+          key, type: "button", role: "tab", id: `tab-${key}`, className: "tab", tabIndex: this.state.tab === key ? 0 : -1,
+          "aria-selected": this.state.tab === key, "aria-controls": `panel-${key}`, dataset: { tab: key },
+        }, label))),
       TABS.map(([key]) => h("div", {
-        key: `panel-${key}`,
-        id: `panel-${key}`,
-        className: "model-panel",
-        role: "tabpanel",
-        "aria-labelledby": `tab-${key}`,
-        hidden: this.state.tab !== key,
+        key: `panel-${key}`, id: `panel-${key}`, className: "model-panel", role: "tabpanel",
+        "aria-labelledby": `tab-${key}`, hidden: this.state.tab !== key,
       }, this.state.visited.has(key) && this.panel(key))));
   }
 
@@ -150,6 +159,8 @@ export class ModelDetail extends Component {
           "aria-pressed": Boolean(model.favorite), "aria-label": "Favourite",
         }, icon(model.favorite ? "star-filled" : "star"))),
       h("div", { key: "state", className: "row model-detail-state" }, modelStatus(model)),
+      model.next && h("p", { key: "next", className: "row muted model-next" },
+        icon("clock", { size: 16 }), h("span", null, nextWords(model.next))),
       h("div", { key: "actions", className: "row" },
         modelAction(model, { busy: this.props.busy, primary: true }),
         model.status !== "missing" && h("a", {
@@ -183,6 +194,8 @@ export class ModelDetail extends Component {
   panel(tab) {
     const { state, model, schema, inherited, onDirty } = this.props;
     if (tab === "benchmark") return h(ModelBenchmark, { state, model });
+    if (tab === "serving") return h(ModelServing, { state, model, idleDefault: this.props.idleDefault });
+    if (tab === "history") return this.history(model);
     if (tab === "parameters") {
       return schema
         ? h(ModelParameters, { state, model, schema, inherited, onDirty })
@@ -192,51 +205,52 @@ export class ModelDetail extends Component {
   }
 
   /** @param {Model} model */
-  overview(model) {
-    const left = !IN_MEMORY.includes(model.status) && model.reason;
+  history({ id, last_used_at: used }) {
     return h("div", { className: "stack" },
-      model.status === "missing" && h("div", { key: "missing", className: "banner banner-warning", role: "alert" },
+      h("h3", { className: "section-title" }, "What happened"),
+      used && h("p", { key: "used", className: "muted" }, `Last used ${relativeTime(used)}.`),
+      h(Timeline, { state: this.props.state, span: HISTORY_SPAN_MS, model: id }),
+      h("p", { className: "field-hint" },
+        h("a", { href: `/monitoring?model=${encodeURIComponent(id)}` }, "Its requests on Monitoring")));
+  }
+
+  /** @param {Model} model */
+  overview(model) {
+    const { state } = this.props;
+    const missing = model.status === "missing";
+    const left = !IN_MEMORY.includes(model.status) && reasonWords(model.reason);
+    return h("div", { className: "stack" },
+      missing && h("div", { key: "missing", className: "banner banner-warning", role: "alert" },
         "The file is not where it was. Put it back and scan, or delete this entry."),
-      h("div", { key: "id", className: "field" },
-        h("span", { className: "field-label" }, "Model id for API clients"),
-        h("div", { className: "row copy-row" },
-          h("code", { className: "code" }, model.id),
-          h(CopyButton, { text: model.id, label: "Copy model id" }))),
-      model.status !== "missing" && h("div", { key: "memory", className: "field" },
-        h("span", { className: "field-label" }, "Memory with its saved parameters"),
+      this.names(model),
+      modelRuntime(model, state.get("engine")?.devices ?? []),
+      !missing && h("div", { key: "memory", className: "field" },
+        h("span", { className: "field-label" }, "Estimated memory"),
         h(MemoryEstimate, {
-          state: this.props.state, id: model.id, parameters: model.parameters ?? {}, loaded: model.status === "loaded",
+          state, id: model.id, parameters: model.parameters ?? {}, loaded: model.status === "loaded",
         })),
-      runtime(model),
+      left && h("p", { key: "left", className: "muted" }, `Last unloaded: ${left}`),
+      !missing && h(ModelCommand, { key: "command", state, model }),
       h("h3", { key: "title", className: "section-title" }, "Metadata"),
       h("dl", { key: "facts", className: "facts" }, facts(model).map(([label, value, kind]) => [
         h("dt", { key: `${label}-t` }, label), h("dd", { key: `${label}-d`, className: kind ?? "" }, value),
       ])),
-      left && h("p", { key: "left", className: "muted" },
-        `Last left memory: ${left === "user" ? "unloaded by hand" : left}.`),
       h("div", { key: "danger", className: "row danger-zone" },
         h("button", { type: "button", className: "button button-danger", dataset: { action: "delete", id: model.id } },
           icon("trash"),
           "Delete…")));
   }
-}
 
-/** @param {Model} model */
-function runtime(model) {
-  const { n_ctx: context, memory, tokens_per_second: speed } = model.runtime ?? {};
-  if (!["loaded", "sleeping"].includes(model.status)) return null;
-  const memoryTotal = typeof memory === "number" ? memory : memory?.total;
-  return h("div", { key: "runtime", className: "grid grid-3 runtime-stats" },
-    stat("Context", context ? number(context) : "–"), stat("In memory", bytes(memoryTotal)), stat(
-      "Speed", speed ? `${number(speed)} t/s` : "–"
-    ));
-}
-
-/** @param {string} label @param {string} value */
-function stat(label, value) {
-  return h("div", { key: label, className: "stat" },
-    h("span", { className: "stat-label" }, label),
-    h("span", { className: "stat-value stat-value-small" }, value));
+  /** What clients send as `model`. @param {Model} model */
+  names({ id, aliases = [] }) {
+    return h("div", { key: "id", className: "field" },
+      h("span", { className: "field-label" }, "Model id for API clients"),
+      h("div", { className: "row copy-row" },
+        h("code", { className: "code" }, id),
+        h(CopyButton, { text: id, label: "Copy model id" })),
+      aliases.length > 0 && h("p", { key: "aliases", className: "field-hint break-all" },
+        `Also: ${aliases.join(", ")}`));
+  }
 }
 
 /**

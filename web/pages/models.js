@@ -14,6 +14,7 @@ import { PresetsDialog } from "../components/presets-dialog.js";
 import { queryModels } from "../components/query-models.js";
 import { emptyState, errorState, loadingState } from "../components/states.js";
 import { toast } from "../components/toast.js";
+import { upstreamModels } from "../components/upstream-models.js";
 
 /** @typedef {Record<string, any>} Model */
 /** @typedef {import("../components/query-models.js").Query} Query */
@@ -309,7 +310,7 @@ export class ModelsPage extends Component {
     const id = this.props.params.id;
     return h("div", { className: `page models-page${id && models?.length ? " has-detail" : ""}` },
       this.header(),
-      models ? (models.length ? this.full(id) : this.empty()) : h("div", { key: "wait", className: "card" }, error
+      models ? (models.length ? this.full(id) : [this.empty(), upstreamModels(this.state.engine?.upstreams)]) : h("div", { key: "wait", className: "card" }, error
         ? errorState({
           title: "The models could not be loaded", body: error,
           action: h("button", { type: "button", className: "button", dataset: { action: "retry" } }, "Try again"),
@@ -375,7 +376,8 @@ export class ModelsPage extends Component {
               title: "No model matches", body: "Try other words, or fewer filters.", iconName: "search",
               action: h("button", { type: "button", className: "button", dataset: { action: "clear-filters" } },
                 "Clear search and filters"),
-            })))),
+            }))),
+        upstreamModels(this.state.engine?.upstreams)),
       id && h("aside", { key: "side", className: "models-side", "aria-label": "Details" }, model
         ? h(ModelDetail, {
           key: id,
@@ -383,6 +385,7 @@ export class ModelsPage extends Component {
           model,
           schema: this.state.config?.parameters,
           inherited: this.state.config?.config?.defaults,
+          idleDefault: this.state.config?.config?.idle_seconds,
           busy: busy.has(id),
           onDirty: this.onDirty,
         })
