@@ -1,5 +1,5 @@
 import { h } from "../core/component.js";
-import { number, percent, until } from "../core/format.js";
+import { percent, plural, until } from "../core/format.js";
 
 /** @typedef {Record<string, any>} Model */
 
@@ -78,19 +78,13 @@ export function modelStatus(model) {
 function detail(model) {
   switch (model.status) {
     case "loading": return loadingStage(model).text;
-    case "loaded": return loadedLine(model.runtime);
+    case "loaded": return model.runtime?.requests ? `Answering ${plural(model.runtime.requests, "request")}` : "Ready";
     case "waiting": return sentence(model.reason ?? "");
     case "failed": return model.error || model.reason || "";
     case "missing": return "";
     case "stopping": return "";
     default: return reasonWords(model.reason) === "manually" ? "" : sentence(reasonWords(model.reason));
   }
-}
-
-/** @param {Record<string, any> | undefined} runtime */
-function loadedLine({ requests = 0, tokens_per_second: speed } = {}) {
-  if (requests) return `Answering ${number(requests, 0)} ${requests === 1 ? "request" : "requests"}`;
-  return speed ? `${number(speed)} t/s while answering` : "Ready";
 }
 
 /** @param {string} text */

@@ -1,5 +1,6 @@
 import { Component, h } from "../core/component.js";
 import { bytes, dateTime, duration, number, percent, relativeTime } from "../core/format.js";
+import { ApiKeys } from "../components/api-keys.js";
 import { CopyButton, saveText } from "../components/copy-button.js";
 import { confirmDialog, Dialog } from "../components/dialog.js";
 import { formField } from "../components/form-field.js";
@@ -160,13 +161,13 @@ export class SettingsPage extends Component {
     if (password.length < MIN_PASSWORD) {
       return this.setState({ passwordErrors: { password: `Use at least ${MIN_PASSWORD} characters.` } });
     }
-    if (password !== again) return this.setState({ passwordErrors: { again: "The two are not the same." } });
+    if (password !== again) return this.setState({ passwordErrors: { again: "Passwords don't match." } });
     return this.sendPassword(password);
   }
 
   async handlePasswordRemove() {
     const sure = await confirmDialog({
-      title: "Remove the password?", body: "All other sessions end. The link with the access key goes on working.",
+      title: "Remove the password?", body: "All other sessions end. The link with the access key still works.",
       confirmLabel: "Remove", danger: true,
     });
     if (sure) await this.sendPassword("");
@@ -262,6 +263,7 @@ export class SettingsPage extends Component {
       h("header", { key: "header", className: "page-header" }, h("h1", { className: "page-title" }, "Settings")),
       settings ? h("div", { key: "full", className: "settings-grid" },
         h("div", { key: "left", className: "stack settings-column" },
+          h(ApiKeys, { state: this.props.state }),
           this.appearance(settings),
           this.measuring(settings),
           this.logging(settings)),
@@ -305,7 +307,7 @@ export class SettingsPage extends Component {
       ? INTERVALS
       : [...INTERVALS, settings.metrics_interval].sort((a, b) => a - b);
     return this.card("Monitoring", [
-      formField({ id: "setting-interval", label: "Measure every", hint: "Shorter shows more and stores more.", error: this.state.errors.metrics_interval },
+      formField({ id: "setting-interval", label: "Measure every", hint: "Shorter intervals need more storage.", error: this.state.errors.metrics_interval },
         h("select", { id: "setting-interval", className: "select", value: String(settings.metrics_interval), dataset: { setting: "metrics_interval" }, "aria-describedby": "setting-interval-hint" },
           options.map((seconds) =>
             h("option", { key: seconds, value: String(seconds) }, seconds === 1 ? "1 second" : `${seconds} seconds`)))),
@@ -320,7 +322,7 @@ export class SettingsPage extends Component {
   logging(settings) {
     const locked = this.state.locked.log_level;
     return this.card("Logs", [
-      formField({ id: "setting-level", label: "Least important to keep", locked, error: this.state.errors.log_level },
+      formField({ id: "setting-level", label: "Minimum level", locked, error: this.state.errors.log_level },
         h("select", {
           id: "setting-level", className: "select", value: settings.log_level, disabled: Boolean(locked),
           dataset: { setting: "log_level" }, "aria-describedby": "setting-level-hint",
@@ -361,7 +363,7 @@ export class SettingsPage extends Component {
       h("p", { key: "intro", className: "muted" },
         features.password
           ? "A password is set. The link with the access key works as well."
-          : "You came in with the access key. A password lets you log in without the link."),
+          : "Signed in with the access key. A password lets you sign in without the link."),
       h("form", { key: "form", className: "stack password-form", noValidate: true },
         h("input", {
           key: "user", type: "text", name: "username", autocomplete: "username", value: "llamadash", hidden: true,
@@ -374,7 +376,7 @@ export class SettingsPage extends Component {
           "password", features.password ? "New password" : "Password", password.password, passwordErrors.password,
           "new-password"
         ),
-        this.passwordField("again", "Once more", password.again, passwordErrors.again, "new-password"),
+        this.passwordField("again", "Repeat password", password.again, passwordErrors.again, "new-password"),
         h("div", { key: "row", className: "row" },
           h("button", {
             type: "submit", className: "button button-primary", disabled: busy === "password" || !password.password,
@@ -426,7 +428,7 @@ export class SettingsPage extends Component {
         h("div", { className: "field-text" },
           h("span", { className: "field-label" }, "Back up the database"),
           h("span", { className: "field-hint" },
-            "History, logs and everything else, into the data folder. A daily one is made by itself.")),
+            "History, logs and everything else, into the data folder. Backed up daily.")),
         h("button", {
           type: "button", className: "button", disabled: busy === "backup", "aria-busy": busy === "backup",
           dataset: { action: "backup" },
@@ -438,7 +440,7 @@ export class SettingsPage extends Component {
           h(CopyButton, { text: backup.path, label: "Copy the path" }))),
       h("div", { key: "export", className: "field field-inline" },
         h("div", { className: "field-text" },
-          h("span", { className: "field-label" }, "Take settings along"),
+          h("span", { className: "field-label" }, "Export or import settings"),
           h("span", { className: "field-hint" },
             "Settings, configuration and each model's parameters as a JSON file.")),
         h("span", { className: "row" },
@@ -462,7 +464,7 @@ export class SettingsPage extends Component {
     /** @type {Array<[string, any, string?]>} */
     const rows = [
       ["Version", system.version ?? info?.version],
-      ["Engine", engine ? [engine.kind, engine.version].filter(Boolean).join(" ") || engine.status : null],
+      ["Engine", engine ? [engine.build?.kind, engine.build?.version].filter(Boolean).join(" ") || engine.status : null],
       ["Python", system.python],
       ["System", system.os],
       [
@@ -499,7 +501,7 @@ export class SettingsPage extends Component {
       ],
     },
       h("div", { className: "stack" },
-        h("p", null, changes.length ? "This would change:" : "Everything is already as the file says."),
+        h("p", null, changes.length ? "This would change:" : "Nothing to change: everything is as in the file."),
         h("ul", { key: "changes", className: "change-list" },
           changes.flatMap(importLines).map((line, index) => h("li", { key: index, className: "break-all" }, line))),
         (preview.warnings ?? []).map((/** @type {string} */ warning) =>
@@ -512,7 +514,7 @@ function ownUse(process) {
   const { cpu, memory, lag } = process ?? {};
   return [
     typeof cpu === "number" && `${percent(cpu)} CPU`, memory && `${bytes(memory)} of memory`,
-    typeof lag === "number" && `answers at most ${Math.round(lag)} ms late`,
+    typeof lag === "number" && `response delay ≤ ${Math.round(lag)} ms`,
   ].filter(Boolean).join(" · ");
 }
 
