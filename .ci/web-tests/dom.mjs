@@ -48,3 +48,5 @@ class Element_ extends Node_ {
 }
 globalThis.document = { hidden: true, activeElement: null, createTextNode: (text) => new Text_(text), createElement: (name) => new Element_(name, "html"), createElementNS: (namespace, name) => new Element_(name, namespace), addEventListener() {}, querySelector: () => null };
 document.body = document.createElement("body");
+const every = globalThis.setInterval;
+globalThis.setInterval = (...args) => every(...args).unref(); // a clock of a page that is still mounted ends with the tests

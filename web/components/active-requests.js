@@ -9,7 +9,11 @@ import { requestStatus } from "./request-status.js";
 
 const TICK_MS = 1000;
 
-/** The requests under way, live, each with a button that stops it. Props: `state`, `model` and `apiKey` ("" for all). */
+/**
+ * The requests under way, live, each with a button that stops it.
+ *
+ * Props: `state`, `model` and `apiKey` ("" for all).
+ */
 export class ActiveRequests extends Panel {
   static keys = ["active", "models"];
 

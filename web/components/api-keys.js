@@ -88,7 +88,8 @@ export class ApiKeys extends Component {
 /** @param {boolean | undefined} required @param {number} count */
 function keysIntro(required, count) {
   if (required) return "Clients of the API need one of these keys.";
-  return count ? "Each client can have a key of its own." : "The API is open on this machine. With a key, each client has a name and limits of its own.";
+  if (count) return "Each client can have a key of its own.";
+  return "The API is open on this machine. With a key, each client has a name and limits of its own.";
 }
 
 /** @param {Json} key */
@@ -167,8 +168,7 @@ class NewKey extends Component {
   render() {
     const { made, busy } = this.state;
     const footer = made
-      ? [h("button", { key: "done", type: "button", className: "button button-primary", dataset: { action: "key-done" } },
-        "Done")]
+      ? h("button", { type: "button", className: "button button-primary", dataset: { action: "key-done" } }, "Done")
       : [
         h("button", { key: "cancel", type: "button", className: "button", dataset: { action: "key-done" } }, "Cancel"),
         h("button", {
@@ -176,7 +176,8 @@ class NewKey extends Component {
           "aria-busy": busy,
         }, "Create key"),
       ];
-    return h(Dialog, { title: made ? `Key for ${made.name}` : "New API key", wide: Boolean(made), close: this.props.close, footer },
+    const title = made ? `Key for ${made.name}` : "New API key";
+    return h(Dialog, { title, wide: Boolean(made), sticky: Boolean(made), close: this.props.close, footer },
       made ? this.renderMade(made) : this.renderForm());
   }
 
@@ -185,8 +186,9 @@ class NewKey extends Component {
     return h("form", { key: "form", id: "key-form", className: "stack", noValidate: true },
       formField({ id: "key-name", label: "Name", error: errors.name, hint: "Which client or person it is for." },
         h("input", {
-          id: "key-name", className: "input", value: name, placeholder: "Open WebUI", maxlength: 96, autocomplete: "off",
-          dataset: { keyField: "name" }, "aria-describedby": "key-name-hint", "aria-invalid": errors.name ? "true" : null,
+          id: "key-name", className: "input", value: name, placeholder: "Open WebUI", maxlength: 96,
+          autocomplete: "off", dataset: { keyField: "name" }, "aria-describedby": "key-name-hint",
+          "aria-invalid": errors.name ? "true" : null,
         })),
       formField({ id: "key-limit", label: "Requests a minute", error: errors.limit, hint: "Empty = no limit." },
         h("input", {
@@ -199,7 +201,7 @@ class NewKey extends Component {
         this.renderScope("all", "All models", !some),
         this.renderScope("some", "Only these:", some),
         some && h("div", { key: "list", className: "key-model-list" }, this.choices().map(([id, words]) =>
-          h("label", { key: id, className: "check-row" },
+          h("label", { key: id, className: "key-row" },
             h("input", { type: "checkbox", value: id, checked: this.state.models.has(id), dataset: { keyModel: id } }),
             h("span", { className: "break-all" }, words)))),
         errors.models && h("p", { key: "error", className: "field-error", role: "alert" }, errors.models)));
@@ -207,7 +209,7 @@ class NewKey extends Component {
 
   /** @param {string} value @param {string} label @param {boolean} checked */
   renderScope(value, label, checked) {
-    return h("label", { key: value, className: "check-row" },
+    return h("label", { key: value, className: "key-row" },
       h("input", { type: "radio", name: "key-scope", value, checked, dataset: { keyScope: value } }),
       h("span", null, label));
   }
@@ -217,7 +219,8 @@ class NewKey extends Component {
     const { state } = this.props;
     const upstreams = /** @type {Json[]} */ (state.get("engine")?.upstreams ?? []);
     return [
-      ...(state.get("models") ?? []).map((/** @type {Json} */ { id, name }) => [id, name === id ? id : `${name} (${id})`]),
+      ...(state.get("models") ?? []).map((/** @type {Json} */ { id, name }) => (
+        [id, name === id ? id : `${name} (${id})`])),
       ...upstreams.flatMap(({ models = [] }) => models.map((/** @type {Json} */ { id }) => [id, id])),
     ];
   }
@@ -270,7 +273,8 @@ export function keyRequest({ name, limit, some, models }) {
 /** A first question for a shell. @param {string} base @param {string} key @param {string} model */
 export function curlLine(base, key, model) {
   const body = JSON.stringify({ model, messages: [{ role: "user", content: "Hello!" }] });
-  return `curl ${base}/chat/completions -H "Authorization: Bearer ${key}" -H "Content-Type: application/json" -d '${body}'`;
+  const headers = `-H "Authorization: Bearer ${key}" -H "Content-Type: application/json"`;
+  return `curl ${base}/chat/completions ${headers} -d '${body}'`;
 }
 
 /** The environment that connects Open WebUI. @param {string} base @param {string} key */

@@ -21,8 +21,10 @@ const DASHES = ["", "6 3", "2 3", "9 3 2 3"];
 const MINUTE = 60_000;
 const HOUR = 60 * MINUTE;
 const DAY = 24 * HOUR;
-const TIME_STEPS = [1000, 2000, 5000, 10_000, 15_000, 30_000, MINUTE, 2 * MINUTE, 5 * MINUTE, 10 * MINUTE, 15 * MINUTE, 30 * MINUTE,
-  HOUR, 2 * HOUR, 3 * HOUR, 6 * HOUR, 12 * HOUR, DAY, 2 * DAY, 7 * DAY, 14 * DAY, 28 * DAY, 56 * DAY, 112 * DAY];
+const TIME_STEPS = [
+  1000, 2000, 5000, 10_000, 15_000, 30_000, MINUTE, 2 * MINUTE, 5 * MINUTE, 10 * MINUTE, 15 * MINUTE, 30 * MINUTE,
+  HOUR, 2 * HOUR, 3 * HOUR, 6 * HOUR, 12 * HOUR, DAY, 2 * DAY, 7 * DAY, 14 * DAY, 28 * DAY, 56 * DAY, 112 * DAY,
+];
 
 /**
  * Round values that divide `low`..`high` into about `count` parts.
@@ -129,8 +131,10 @@ function linePath(runs) {
 
 /** @param {[number, number][][]} runs @param {number} floor */
 function areaPath(runs, floor) {
-  return runs.map((run) =>
-    `M${run[0][0]} ${floor}L${run.map((point) => point.join(" ")).join("L")}L${run[run.length - 1][0]} ${floor}Z`).join("");
+  return runs.map((run) => {
+    const line = run.map((point) => point.join(" ")).join("L");
+    return `M${run[0][0]} ${floor}L${line}L${run[run.length - 1][0]} ${floor}Z`;
+  }).join("");
 }
 
 /**
@@ -193,7 +197,10 @@ export class Chart extends Component {
           series.map((/** @type {Series} */ one, /** @type {number} */ at) =>
             h("li", { key: at }, this.key(one, at), one.label)))
         : null,
-      h("div", { className: "chart-plot", role: "img", tabindex: 0, "aria-label": this.sentence(shape), ref: (/** @type {any} */ element) => (this.plot = element) },
+      h("div", {
+        className: "chart-plot", role: "img", tabindex: 0, "aria-label": this.sentence(shape),
+        ref: (/** @type {any} */ element) => (this.plot = element),
+      },
         h("svg", { width: Math.max(1, this.state.width), height: shape.height, "aria-hidden": "true" },
           this.state.width ? [this.renderAxes(shape), this.renderSeries(shape), this.renderCursor(shape)] : null),
         shape.empty ? h("div", { className: "chart-empty" }, empty) : null,
@@ -273,15 +280,20 @@ export class Chart extends Component {
     const side = `translateX(max(0px, min(${beside}, ${width}px - 100%)))`; // never beyond the chart
     return h("div", { className: "chart-readout", "aria-hidden": "true", style: { transform: side } },
       h("div", { className: "chart-readout-time" }, dateTime(timestamps[at])),
-      series.map((/** @type {Series} */ one, /** @type {number} */ index) => h("div", { key: index, className: "chart-readout-row" }, this.key(one, index), one.label,
-        h("strong", null, format(one.values[at]), known(one.max?.[at]) ? ` (max ${format(one.max?.[at])})` : null))));
+      series.map((/** @type {Series} */ one, /** @type {number} */ index) => (
+        h("div", { key: index, className: "chart-readout-row" },
+          this.key(one, index),
+          one.label,
+          h("strong", null,
+            format(one.values[at]), known(one.max?.[at]) ? ` (max ${format(one.max?.[at])})` : null)))));
   }
 
   /** @param {any} shape */
   readoutText({ series, timestamps, format }) {
     const { at } = this.state;
     if (at === null || at >= timestamps.length) return "";
-    return `${dateTime(timestamps[at])}: ${series.map((/** @type {Series} */ one) => `${one.label} ${format(one.values[at])}`).join(", ")}`;
+    const values = series.map((/** @type {Series} */ one) => `${one.label} ${format(one.values[at])}`);
+    return `${dateTime(timestamps[at])}: ${values.join(", ")}`;
   }
 
   /** @param {any} shape */
@@ -291,7 +303,9 @@ export class Chart extends Component {
     const parts = series.map((/** @type {Series} */ one) => {
       const values = one.values.filter(known);
       if (!values.length) return `${one.label} not recorded`;
-      return `${one.label} now ${format(one.now === undefined ? values[values.length - 1] : one.now)}, from ${format(Math.min(...values))} to ${format(Math.max(...values, ...(one.max ?? []).filter(known)))}`;
+      const now = one.now === undefined ? values[values.length - 1] : one.now;
+      const [least, most] = [Math.min(...values), Math.max(...values, ...(one.max ?? []).filter(known))];
+      return `${one.label} now ${format(now)}, from ${format(least)} to ${format(most)}`;
     });
     return `${label}: ${parts.join("; ")}. Arrow keys read values.`;
   }
@@ -366,7 +380,10 @@ export class Sparkline extends Component {
     const runs = lineRuns(xs.map((/** @type {number} */ x) => x * 3), values, y).map((run) =>
       run.map(([x, at]) => /** @type {[number, number]} */ ([px(x / 3), at])));
     const stroke = `var(--series-${color})`;
-    return h("svg", { className: "sparkline", viewBox: `0 0 ${width} ${height}`, preserveAspectRatio: "none", height, role: "img", "aria-label": label },
+    return h("svg", {
+      className: "sparkline", viewBox: `0 0 ${width} ${height}`, preserveAspectRatio: "none", height, role: "img",
+      "aria-label": label,
+    },
       h("path", { className: "chart-area", d: areaPath(runs, height), style: { fill: stroke } }),
       h("path", { className: "chart-line", d: linePath(runs), style: { stroke } }));
   }

@@ -50,7 +50,9 @@ export class ChatMessage extends Component {
 
   renderQuestion() {
     const { message, busy } = /** @type {ChatMessageProps} */ (this.props);
-    return h("article", { className: "chat-message chat-question", dataset: { message: message.id }, "aria-label": "You" },
+    return h("article", {
+      className: "chat-message chat-question", dataset: { message: message.id }, "aria-label": "You",
+    },
       h("div", { className: "chat-bubble" }, message.content),
       h("div", { className: "chat-actions" },
         action("edit", "edit", "Edit and send again", busy),
@@ -73,7 +75,10 @@ export class ChatMessage extends Component {
 
   renderAnswer() {
     const { message, last, busy } = /** @type {ChatMessageProps} */ (this.props);
-    return h("article", { className: "chat-message chat-answer", dataset: { message: message.id }, "aria-label": `Answer of ${message.model}` },
+    return h("article", {
+      className: "chat-message chat-answer", dataset: { message: message.id },
+      "aria-label": `Answer of ${message.model}`,
+    },
       h("div", { className: "chat-author" }, icon("bolt"), h("span", null, message.model)),
       message.reasoning ? this.renderThinking() : null,
       message.content ? h(Markdown, { text: message.content }) : null,
@@ -104,7 +109,7 @@ export class ChatMessage extends Component {
   renderPending() {
     const { message, run, loading } = /** @type {ChatMessageProps} */ (this.props);
     const current = run();
-    if (!current) return h("p", { className: "chat-live muted", role: "status" }, "Another tab receives this answer.");
+    if (!current) return h("p", { className: "chat-live muted", role: "status" }, "Being answered in another tab.");
     if (message.content || message.reasoning) {
       return h("p", { className: "chat-live muted", "aria-hidden": "true" }, liveSpeed(current));
     }
@@ -136,7 +141,7 @@ function action(name, symbol, label, disabled) {
 function liveSpeed(run) {
   if (!run?.firstAt) return "";
   const elapsed = Date.now() - run.firstAt;
-  const speed = elapsed > LIVE_SPEED_AFTER_MS ? ` · ${number((run.pieces * 1000) / elapsed)} tokens/s` : "";
+  const speed = elapsed > LIVE_SPEED_AFTER_MS ? ` · ${number((run.pieces * 1000) / elapsed)} t/s while answering` : "";
   return `${number(run.pieces, 0)} tokens${speed}`;
 }
 
@@ -144,18 +149,23 @@ function liveSpeed(run) {
  * What is happening before the first word; `value` is 0..1, null when it cannot be told, undefined when there is
  * nothing to measure.
  * @param {Run | null} run
- * @param {{status: string, progress: number | null, stage: string | null} | null} model
+ * @param {{status: string, progress?: number | null, stage?: string | null, reason?: string | null} | null} model
  * @returns {{label: string, value?: number | null}}
  */
 export function currentStep(run, model) {
+  const progress = run?.progress;
   const loading = model?.status === "loading" ? model : null;
-  if (run?.progress?.stage === "prompt") {
-    return { label: `Reading the prompt${share(run.progress.value)}`, value: run.progress.value };
+  if (progress?.stage === "prompt") {
+    return { label: `Reading the prompt${share(progress.value)}`, value: progress.value };
   }
-  if (!loading && (run?.progress?.stage !== "loading" || model?.status === "loaded")) {
+  if (!loading && (progress?.stage === "waiting" || model?.status === "waiting")) {
+    const reason = progress?.reason ?? model?.reason;
+    return { label: reason ? `Waiting: ${reason}` : "Waiting for the model" };
+  }
+  if (!loading && (progress?.stage !== "loading" || model?.status === "loaded")) {
     return { label: "Waiting for the first word" };
   }
-  const value = loading?.progress ?? run?.progress?.value ?? null;
+  const value = loading?.progress ?? progress?.value ?? null;
   if (loading?.stage === "warming up" || value === 1) return { label: "Warming up the model", value: null };
   return { label: `Loading the model${share(value)}`, value };
 }
@@ -172,13 +182,13 @@ function statsNode(stats) {
   const items = [
     stats.generated_per_second === null
       ? null
-      : ["Speed of generation", `${number(stats.generated_per_second)} tokens/s`],
+      : ["Speed while answering", `${number(stats.generated_per_second)} t/s while answering`],
     stats.time_to_first_token === null
       ? null
       : ["Time to the first token", `${duration(stats.time_to_first_token / 1000)} to first token`],
     stats.generated_tokens === null ? null : ["Generated tokens", `${tokens(stats.generated_tokens)} generated`],
     stats.prompt_tokens === null ? null : [
-      `Prompt tokens${cached}; read at ${number(stats.prompt_per_second)} tokens/s`,
+      `Prompt tokens${cached}; read at ${number(stats.prompt_per_second)} t/s`,
       `${tokens(stats.prompt_tokens)} prompt`],
   ].filter((item) => item !== null);
   return h("div", { className: "chat-stats" },
@@ -189,7 +199,10 @@ function statsNode(stats) {
 /** @param {number} used tokens @param {number} context tokens @returns {VNode} */
 function contextNode(used, context) {
   const part = Math.min(used / context, 1);
-  return h("span", { className: part > 0.85 ? "chat-context chat-context-full" : "chat-context", title: "Part of the model's context that this conversation fills" },
+  return h("span", {
+    className: part > 0.85 ? "chat-context chat-context-full" : "chat-context",
+    title: "Part of the model's context that this conversation fills",
+  },
     h("span", { className: "chat-context-bar", "aria-hidden": "true" },
       h("span", { style: { width: `${part * 100}%` } })),
     `${tokens(used)} of ${tokens(context)} context`);
@@ -202,7 +215,7 @@ function contextNode(used, context) {
  */
 export function advice({ code, message }) {
   if (code === "ENGINE_UNAVAILABLE") {
-    return { title: "No engine is running", body: message, href: "/", link: "Start it on the dashboard" };
+    return { title: "No engine is running", body: message, href: "/", link: "Start it on the Dashboard" };
   }
   if (code === "NOT_FOUND") {
     return {

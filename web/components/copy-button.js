@@ -46,7 +46,10 @@ export class CopyButton extends Component {
   render() {
     const { label = "Copy", caption } = this.props;
     const { copied } = this.state;
-    return h("button", { type: "button", className: caption ? "button button-small" : "button button-ghost button-icon", "aria-label": copied ? "Copied" : label, title: copied ? "Copied" : label },
+    return h("button", {
+      type: "button", className: caption ? "button button-small" : "button button-ghost button-icon",
+      "aria-label": copied ? "Copied" : label, title: copied ? "Copied" : label,
+    },
       icon(copied ? "check" : "copy", { size: 16 }), caption ? h("span", null, copied ? "Copied" : caption) : null);
   }
 

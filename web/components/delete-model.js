@@ -32,7 +32,7 @@ export class DeleteModel extends Component {
       const { freed } = await state.request("models:delete", { id: model.id, deleteFile: this.state.deleteFile });
       toast(
         this.state.deleteFile
-          ? `${model.name} deleted, ${bytes(freed ?? model.file_size)} of disk freed`
+          ? `${model.name} deleted, ${bytes(freed ?? model.file_size)} freed`
           : `${model.name} removed from the list`,
         { kind: "success" }
       );
@@ -51,7 +51,10 @@ export class DeleteModel extends Component {
       footer: [
         h("button", { key: "cancel", type: "button", className: "button", dataset: { action: "delete-cancel" } },
           "Cancel"),
-        h("button", { key: "confirm", type: "button", className: "button button-danger", disabled: busy, "aria-busy": busy, dataset: { action: "delete-confirm" } },
+        h("button", {
+          key: "confirm", type: "button", className: "button button-danger", disabled: busy, "aria-busy": busy,
+          dataset: { action: "delete-confirm" },
+        },
           busy ? "Deleting…" : deleteFile ? "Delete with file" : "Remove from list"),
       ],
     },
@@ -63,9 +66,10 @@ export class DeleteModel extends Component {
           h("input", { type: "checkbox", checked: deleteFile, dataset: { role: "delete-file" } }),
           h("span", null, h("strong", null, "Delete the file from disk as well"),
             h("span", { className: "field-hint check-hint" },
-              `${bytes(size)} of disk come back${files(model)}. This cannot be undone.`))),
+              `Frees ${bytes(size)}${files(model)}. This cannot be undone.`))),
         !deleteFile && model.status !== "missing" && h("p", { key: "again", className: "field-hint" },
-          "Without that, its file stays where it is. Scans leave it out from then on; “Add by path” brings it back."),
+          "Without that, its file stays where it is. ",
+          "Scans leave it out from then on; “Add by path” brings it back."),
         h("code", { key: "path", className: "code break-all" }, model.path),
         error && h("p", { key: "error", className: "field-error", role: "alert" }, error)));
   }

@@ -2,7 +2,10 @@ import { Component, h } from "../core/component.js";
 import { icon } from "./icon.js";
 
 /**
- * A native modal dialog. Props: `title`, `children`, `footer?`, `wide?`, `open?` (default true), `close` (called when
+ * A native modal dialog.
+ *
+ * Props: `title`, `children`, `footer?`, `wide?`, `open?` (default true), `sticky?` (a click beside it stays), `close`
+ * (called when
  * the person leaves it). The browser keeps the focus inside, Escape and a click beside it leave.
  */
 export class Dialog extends Component {
@@ -52,7 +55,7 @@ export class Dialog extends Component {
 
   /** @param {MouseEvent} event */
   handlePress(event) {
-    if (event.target === this.element) this.leave();
+    if (event.target === this.element && !this.props.sticky) this.leave();
   }
 
   leave() {

@@ -69,13 +69,8 @@ export class DownloadQueue extends Component {
     const button = (
       /** @type {string} */ download, /** @type {string} */ label, /** @type {string} */ name
     ) => h("button", {
-      key: label,
-      type: "button",
-      className: "button button-ghost button-icon",
-      disabled,
-      dataset: { download, repo, file },
-      "aria-label": `${label} ${file}`,
-      title: label,
+      key: label, type: "button", className: "button button-ghost button-icon", disabled,
+      dataset: { download, repo, file }, "aria-label": `${label} ${file}`, title: label,
     }, icon(name));
     const cancel = button("models:download:cancel", "Cancel", "close");
     switch (status) {

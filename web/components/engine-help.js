@@ -74,9 +74,9 @@ export class EngineHelp extends Component {
       }, lines.join("\n")),
       hint && h("div", { key: "llama", className: "stack" },
         h("div", null, h("strong", null, "llama.cpp for this system"), h("p", { className: "field-hint" }, hint.text)),
-        (hint.commands ?? []).map((/** @type {string} */ command) => h("div", { key: command, className: "row copy-row" },
-          h("code", { className: "code break-all" }, command), h(CopyButton, {
-            text: command, label: "Copy the command",
-          })))));
+        (hint.commands ?? []).map((/** @type {string} */ command) => (
+          h("div", { key: command, className: "row copy-row" },
+            h("code", { className: "code break-all" }, command),
+            h(CopyButton, { text: command, label: "Copy the command" }))))));
   }
 }

@@ -76,7 +76,9 @@ export class FirstRun extends Component {
         h("div", { className: "card-header" }, h("h3", { className: "card-title" }, "Downloads")),
         h("div", { className: "card-body" }, h(DownloadQueue, { state, downloads }))),
       (recommended === null || recommended.length > 0) && h("section", { key: "recommended", className: "stack" },
-        h("div", { className: "row" }, h("h3", { className: "section-title" }, "Good first models"), h("span", { className: "spacer" }),
+        h("div", { className: "row" },
+          h("h3", { className: "section-title" }, "Good first models"),
+          h("span", { className: "spacer" }),
           h("button", { type: "button", className: "button button-small", dataset: { action: "get-models" } },
             icon("search"),
             "Another one…")),
@@ -87,7 +89,7 @@ export class FirstRun extends Component {
   }
 
   folders() {
-    const known = /** @type {Array<{path: string, exists: boolean, used: boolean}>} */ (this.state.config?.folders ?? []);
+    const known = /** @type {Array<Record<string, any>>} */ (this.state.config?.folders ?? []);
     const folders = known.filter(({ exists, used }) => exists && used).map(({ path }) => path);
     const usual = known.filter(({ exists }) => !exists).map(({ path }) => path);
     return h("section", { key: "folders", className: "card" },
@@ -102,7 +104,7 @@ export class FirstRun extends Component {
         h("p", { className: "muted" },
           "Put a .gguf file into one of them and scan, or name another folder in the configuration."),
         usual.length > 0 && h("details", { key: "usual", className: "usual-folders" },
-          h("summary", { className: "muted" }, "Where else models are looked for, once it exists"),
+          h("summary", { className: "muted" }, "Other folders searched if present"),
           h("ul", { className: "usual-list mono break-all" }, usual.map((folder) => h("li", { key: folder }, folder)))),
         h("div", { className: "row" },
           h("a", { className: "button", href: "/configuration" }, icon("plus"), "Add a folder"),

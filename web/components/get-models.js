@@ -120,7 +120,9 @@ export class GetModels extends Component {
           h(DownloadQueue, { state: this.props.state, downloads })),
         looking && h("div", { key: "looking", className: "skeleton panel-skeleton" }),
         found && h("section", { key: "found", className: "stack" },
-          h("div", { className: "row" }, h("h3", { className: "section-title" }, found.repo), h("span", { className: "spacer" }),
+          h("div", { className: "row" },
+            h("h3", { className: "section-title" }, found.repo),
+            h("span", { className: "spacer" }),
             recommended.length > 0 && h("button", {
               type: "button", className: "button button-small", dataset: { action: "get-back" },
             }, "Back to suggestions")),
@@ -139,7 +141,8 @@ export class GetModels extends Component {
 
   /** Where downloads go, when there is a choice. */
   folders() {
-    const folders = /** @type {Array<{path: string, exists: boolean, used: boolean}>} */ (this.state.config?.folders ?? []).filter(({ exists, used }) => exists && used);
+    const known = /** @type {Array<Record<string, any>>} */ (this.state.config?.folders ?? []);
+    const folders = known.filter(({ exists, used }) => exists && used);
     if (folders.length < 2) return null;
     return h("div", { key: "folder", className: "row get-models-folder" },
       h("label", { className: "field-label", htmlFor: "get-folder" }, "Save to"),
@@ -169,11 +172,9 @@ export class GetModels extends Component {
             ].filter(Boolean).join(" · "))),
         h("span", { className: "mono repo-file-size" }, bytes(item.size)),
         h("button", {
-          type: "button",
-          className: `button${chosen ? " button-primary" : ""}`,
+          type: "button", className: `button${chosen ? " button-primary" : ""}`,
           disabled: Boolean(under) || this.state.busy.has(`${repo}/${item.file}`),
-          dataset: { action: "download", repo, file: item.file },
-          "aria-label": `Download ${item.file}`,
+          dataset: { action: "download", repo, file: item.file }, "aria-label": `Download ${item.file}`,
         }, icon("download"), download?.status === "done" ? "Downloaded" : under ? "In the queue" : "Download"));
     }));
   }

@@ -76,13 +76,8 @@ export class ImportModel extends Component {
     return h("div", { key, className: "field" },
       h("label", { className: "field-label", htmlFor: id }, label),
       h("input", {
-        id,
-        className: key === "path" ? "input mono" : "input",
-        value,
-        placeholder,
-        autocomplete: "off",
-        spellcheck: false,
-        dataset: { field: key },
+        id, className: key === "path" ? "input mono" : "input", value, placeholder, autocomplete: "off",
+        spellcheck: false, dataset: { field: key },
         "aria-invalid": error ? "true" : null, "aria-describedby": error ? `${id}-error` : null,
       }),
       error && h("p", { id: `${id}-error`, className: "field-error", role: "alert" }, error));

@@ -55,11 +55,12 @@ export class Layout extends Component {
 
   renderBrand() {
     return h("a", { className: "brand", href: "/" },
-      h("span", { className: "brand-mark" }, h("svg", { className: "icon", viewBox: "0 0 24 24", width: 18, height: 18, "aria-hidden": "true" },
-        h("path", {
-          fill: "none",
-          d: "M7 20v-6.500a4 4 0 0 1 1-2.700V4.500l2.5 2.500h3L16 4.500v6.300a6 6 0 0 1 2 4.500V20 M11 20v-3.500h3V20",
-        }))),
+      h("span", { className: "brand-mark" },
+        h("svg", { className: "icon", viewBox: "0 0 24 24", width: 18, height: 18, "aria-hidden": "true" },
+          h("path", {
+            fill: "none",
+            d: "M7 20v-6.5a4 4 0 0 1 1-2.7V4.5l2.5 2.5h3L16 4.5v6.300a6 6 0 0 1 2 4.500V20 M11 20v-3.5h3V20",
+          }))),
       "llamadash");
   }
 
@@ -91,7 +92,10 @@ export class Layout extends Component {
     const [kind, words] = ENGINE_STATES[engine?.status] ?? ["neutral", "unknown"];
     const connected = this.get("connection") === "connected";
     return h("div", { className: "sidebar-foot" },
-      h("a", { className: `badge badge-${connected ? kind : "neutral"} pill-engine`, href: "/", "aria-label": `Engine: ${words}` },
+      h("a", {
+        className: `badge badge-${connected ? kind : "neutral"} pill-engine`, href: "/",
+        "aria-label": `Engine: ${words}`,
+      },
         h("span", { className: kind === "info" ? "dot dot-busy" : "dot" }),
         h("span", { className: "pill-words" }, `Engine ${connected ? words : "unknown"}`)),
       this.renderConnection());
@@ -99,7 +103,9 @@ export class Layout extends Component {
 
   renderConnection() {
     const [kind, words, busy] = this.connectionWords();
-    return h("span", { className: `badge badge-${kind} pill-connection`, role: "status", dataset: { connection: this.get("connection") } },
+    return h("span", {
+      className: `badge badge-${kind} pill-connection`, role: "status", dataset: { connection: this.get("connection") },
+    },
       h("span", { className: busy ? "dot dot-busy" : "dot" }), h("span", { className: "pill-words" }, words));
   }
 
@@ -131,24 +137,20 @@ export class Layout extends Component {
     const words = refusal?.code === "RATE_LIMITED"
       ? "llamadash asks this browser to slow down."
       : "Not connected to llamadash. What is shown may be out of date.";
-    return h("div", { key: "offline", className: "banner banner-danger", role: "alert" }, icon("warning"), h("span", { className: "banner-text" }, words),
-      h("button", { type: "button", className: "button button-small", dataset: { action: "retry" } }, "Try now"));
+    return banner("offline", "danger", "warning", words, smallButton("retry", "Try now"), "alert");
   }
 
   renderNoAuth() {
     if (this.get("info")?.features?.auth !== false) return null;
-    return h("div", { key: "no-auth", className: "banner banner-warning" }, icon("warning"),
-      h("span", { className: "banner-text" },
-        "Authentication is off (--no-auth): whoever can reach this address can control this dashboard."));
+    return banner("no-auth", "warning", "warning",
+      "Authentication is off (--no-auth): whoever can reach this address can control this dashboard.");
   }
 
   /** What the server has to say about its start, such as a restored database. */
   renderNotice() {
     const notice = this.get("info")?.features?.notice;
     if (!notice || notice === this.state.dismissed) return null;
-    return h("div", { key: "notice", className: "banner banner-warning", role: "alert" }, icon("info"), h("span", { className: "banner-text" }, notice),
-      h("button", { type: "button", className: "button button-small", dataset: { action: "dismiss-notice" } },
-        "Dismiss"));
+    return banner("notice", "warning", "info", notice, smallButton("dismiss-notice", "Dismiss"), "alert");
   }
 
   /** The server came back with other files than those this page was made from. */
@@ -156,21 +158,16 @@ export class Layout extends Component {
     const web = this.get("info")?.features?.web;
     this.web ??= web;
     if (web === this.web) return null;
-    return h("div", { key: "updated", className: "banner", role: "status" }, icon("refresh"), h("span", { className: "banner-text" }, "llamadash was updated. Load this page again to use the new version."),
-      h("button", { type: "button", className: "button button-small", dataset: { action: "reload-page" } },
-        "Load again"));
+    const words = "llamadash was updated. Reload this page to use the new version.";
+    return banner("updated", "info", "refresh", words, smallButton("reload-page", "Reload"), "status");
   }
 
   renderEngineTrouble() {
     const engine = this.get("engine");
-    if (!engine || this.props.path === "/") return null; // the dashboard's engine card says it in full
-    if (engine.status === "missing") {
-      return h("div", { key: "engine", className: "banner banner-warning" }, icon("warning"), h("span", { className: "banner-text" }, "No engine was found, so models cannot run yet."),
-        h("a", { className: "button button-small", href: "/" }, "How to get one"));
-    }
-    if (engine.status !== "crash_loop") return null;
-    return h("div", { key: "engine", className: "banner banner-danger", role: "alert" }, icon("error"), h("span", { className: "banner-text" }, `The engine keeps crashing and was stopped. ${engine.error ?? ""}`),
-      h("a", { className: "button button-small", href: "/logs?source=engine" }, "Open its log"));
+    if (engine?.status !== "missing" || this.props.path === "/") return null; // the dashboard's card says it in full
+    if (engine.upstreams?.some((/** @type {any} */ { status }) => status === "connected")) return null;
+    return banner("engine", "warning", "warning", "No engine was found, so models cannot run yet.",
+      h("a", { className: "button button-small", href: "/" }, "How to get one"));
   }
 
   renderLogin() {
@@ -179,9 +176,14 @@ export class Layout extends Component {
       this.renderBrand(),
       h("div", { className: "stack" }, h("h1", { className: "page-title" }, "Sign in"),
         h("p", { className: "muted" },
-          "This dashboard is protected by an access key. Open the link that was printed when it started, or print it again on that machine:"),
+          "This dashboard is protected by an access key. Open the link that was printed when it started, ",
+          "or print it again on that machine:"),
         h("code", { className: "code" }, "python3 llamadash.py link")),
-      h("div", { className: "field" }, h("input", { className: "visually-hidden", type: "text", autocomplete: "username", value: "llamadash", tabindex: -1, readonly: true, "aria-hidden": true }),
+      h("div", { className: "field" },
+        h("input", {
+          className: "visually-hidden", type: "text", autocomplete: "username", value: "llamadash", tabindex: -1,
+          readonly: true, "aria-hidden": true,
+        }),
         h("label", { className: "field-label", htmlFor: "login-secret" }, "Link, access key or password"),
         h("input", {
           id: "login-secret", className: "input", type: "password", name: "secret", autocomplete: "current-password",
@@ -263,4 +265,18 @@ export class Layout extends Component {
       () => clearInterval(clock),
     ];
   }
+}
+
+/**
+ * @param {string} key @param {string} kind @param {string} symbol @param {string} words @param {any} [action]
+ * @param {string | null} [role]
+ */
+function banner(key, kind, symbol, words, action = null, role = null) {
+  return h("div", { key, className: `banner banner-${kind}`, role },
+    icon(symbol), h("span", { className: "banner-text" }, words), action);
+}
+
+/** @param {string} action @param {string} words */
+function smallButton(action, words) {
+  return h("button", { type: "button", className: "button button-small", dataset: { action } }, words);
 }

@@ -12,35 +12,10 @@ import { CopyButton } from "./copy-button.js";
 
 const LANGUAGE_NAMES = /** @type {Record<string, string>} */ ({
   js: "JavaScript", javascript: "JavaScript", jsx: "JSX", ts: "TypeScript", typescript: "TypeScript", tsx: "TSX",
-  py: "Python",
-  python: "Python",
-  sh: "Shell",
-  bash: "Shell",
-  shell: "Shell",
-  c: "C",
-  cpp: "C++",
-  cs: "C#",
-  csharp: "C#",
-  go: "Go",
-  java: "Java",
-  kotlin: "Kotlin",
-  swift: "Swift",
-  rs: "Rust",
-  rust: "Rust",
-  rb: "Ruby",
-  ruby: "Ruby",
-  php: "PHP",
-  md: "Markdown",
-  markdown: "Markdown",
-  yml: "YAML",
-  yaml: "YAML",
-  json: "JSON",
-  html: "HTML",
-  css: "CSS",
-  sql: "SQL",
-  xml: "XML",
-  ini: "INI",
-  toml: "TOML",
+  py: "Python", python: "Python", sh: "Shell", bash: "Shell", shell: "Shell", c: "C", cpp: "C++", cs: "C#",
+  csharp: "C#", go: "Go", java: "Java", kotlin: "Kotlin", swift: "Swift", rs: "Rust", rust: "Rust", rb: "Ruby",
+  ruby: "Ruby", php: "PHP", md: "Markdown", markdown: "Markdown", yml: "YAML", yaml: "YAML", json: "JSON", html: "HTML",
+  css: "CSS", sql: "SQL", xml: "XML", ini: "INI", toml: "TOML",
 });
 
 /** Shows `props.text`. */
@@ -88,7 +63,8 @@ function codeNode({ language, text }, key) {
 
 /** @param {Extract<Block, {type: "list"}>} block @param {string | null} key */
 function listNode({ ordered, start, items }, key) {
-  return h(ordered ? "ol" : "ul", { key, start: ordered && start !== 1 ? start : null }, items.map(({ done, blocks }) => {
+  const first = ordered && start !== 1 ? start : null;
+  return h(ordered ? "ol" : "ul", { key, start: first }, items.map(({ done, blocks }) => {
     const [first, ...rest] = blocks;
     const inline = first?.type === "paragraph" ? inlineNodes(first.children) : first ? [blockNode(first)] : [];
     const box = done === null ? null

@@ -99,7 +99,10 @@ export class MemoryEstimate extends Component {
         h("span", { className: "spacer" }),
         h("span", { className: `badge badge-${estimate.fits ? "success" : "danger"}`, role: "status" },
           estimate.fits ? "Fits" : "Does not fit")),
-      h("div", { className: "estimate-bar", role: "img", "aria-label": parts.map(([key, label]) => `${label} ${bytes(estimate[key])}`).join(", ") },
+      h("div", {
+        className: "estimate-bar", role: "img",
+        "aria-label": parts.map(([key, label]) => `${label} ${bytes(estimate[key])}`).join(", "),
+      },
         parts.map(([key]) =>
           h("span", {
             key, className: `estimate-part is-${key}`, style: { width: `${(estimate[key] / scale) * 100}%` },

@@ -148,7 +148,9 @@ export class MetricsCharts extends Component {
         body: `llamadash records every ${duration(this.interval / 1000)}: the first values appear here by themselves.`,
       }));
     }
-    return h("div", { className: loading ? "monitoring-charts monitoring-stale" : "monitoring-charts", "aria-busy": loading },
+    return h("div", {
+      className: loading ? "monitoring-charts monitoring-stale" : "monitoring-charts", "aria-busy": loading,
+    },
       history.length < FEW_MOMENTS
         ? h("p", { className: "muted" },
           `Recording has just begun. A value is added every ${duration(this.interval / 1000)}.`)
@@ -228,14 +230,8 @@ export class MetricsCharts extends Component {
         h("h3", { className: "card-title" }, icon(symbol), title),
         figures(columns[0], format)),
       h(LinkedChart, {
-        link: this.link,
-        label: title,
-        timestamps: history.timestamps,
-        series: columns,
-        format,
-        max: low ? least : max,
-        base,
-        from: to - this.props.span, to, height: CHART_HEIGHT_PX,
+        link: this.link, label: title, timestamps: history.timestamps, series: columns, format, max: low ? least : max,
+        base, from: to - this.props.span, to, height: CHART_HEIGHT_PX,
       }));
   }
 }

@@ -109,15 +109,8 @@ export class ModelBenchmark extends Component {
     return h("div", { key, className: "field" },
       h("label", { className: "field-label", htmlFor: id }, label),
       h("input", {
-        id,
-        className: "input",
-        type: "number",
-        min: 1,
-        max,
-        required: true,
-        value: this.state.fields[key],
-        disabled: this.state.running,
-        dataset: { benchmark: key }, "aria-describedby": `${id}-hint`,
+        id, className: "input", type: "number", min: 1, max, required: true, value: this.state.fields[key],
+        disabled: this.state.running, dataset: { benchmark: key }, "aria-describedby": `${id}-hint`,
       }),
       h("p", { id: `${id}-hint`, className: "field-hint" }, hint));
   }
@@ -134,17 +127,22 @@ export class ModelBenchmark extends Component {
     return h("div", { key: "results", className: "table-wrap" }, h("table", { className: "table" },
       h("thead", null,
         h("tr", null,
-          ["When", "Prompt", "Generation", "Test"].map((title) => h("th", { key: title, scope: "col" }, title)))),
+          ["When", "Prompt speed", "Speed while answering", "Test"].map((title) => (
+            h("th", { key: title, scope: "col" }, title))))),
       h("tbody", null, results.map((result, index) => h("tr", { key: result.id ?? index },
         h("td", { className: "nowrap" }, relativeTime(result.timestamp ?? Date.now())),
         h("td", { className: "nowrap" }, speed(result.prompt_per_second, result.prompt_deviation)),
         h("td", { className: "nowrap" }, speed(result.generated_per_second, result.generated_deviation)),
-        h("td", { className: "muted nowrap" },
-          `${result.prompt_tokens ?? "–"} + ${result.generated_tokens ?? result.generate_tokens ?? "–"} × ${result.repetitions ?? 1}`))))));
+        h("td", { className: "muted nowrap" }, testWords(result)))))));
   }
 }
 
-/** @param {number} average @param {number} [deviation] tokens per second */
+/** What was measured: prompt and generated tokens, how often. @param {Record<string, any>} result */
+function testWords({ prompt_tokens: prompt, generated_tokens: made, generate_tokens: asked, repetitions }) {
+  return `${prompt ?? "–"} + ${made ?? asked ?? "–"} × ${repetitions ?? 1}`;
+}
+
+/** @param {number} average @param {number} [deviation] in tokens a second */
 function speed(average, deviation) {
   return `${number(average)}${deviation ? ` ± ${number(deviation)}` : ""} t/s`;
 }

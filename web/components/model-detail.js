@@ -133,8 +133,9 @@ export class ModelDetail extends Component {
       this.header(model),
       h("div", { key: "tabs", className: "tabs", role: "tablist", "aria-label": "Model" },
         TABS.map(([key, label]) => h("button", {
-          key, type: "button", role: "tab", id: `tab-${key}`, className: "tab", tabIndex: this.state.tab === key ? 0 : -1,
-          "aria-selected": this.state.tab === key, "aria-controls": `panel-${key}`, dataset: { tab: key },
+          key, type: "button", role: "tab", id: `tab-${key}`, className: "tab", dataset: { tab: key },
+          tabIndex: this.state.tab === key ? 0 : -1,
+          "aria-selected": this.state.tab === key, "aria-controls": `panel-${key}`,
         }, label))),
       TABS.map(([key]) => h("div", {
         key: `panel-${key}`, id: `panel-${key}`, className: "model-panel", role: "tabpanel",
@@ -152,8 +153,7 @@ export class ModelDetail extends Component {
         }, icon("close")),
         this.state.renaming === null ? this.name(model) : this.rename(model),
         h("button", {
-          key: "star",
-          type: "button",
+          key: "star", type: "button",
           className: `button button-ghost button-icon model-star${model.favorite ? " is-on" : ""}`,
           dataset: { action: "favorite", id: model.id },
           "aria-pressed": Boolean(model.favorite), "aria-label": "Favourite",
@@ -274,16 +274,8 @@ function facts(model) {
     ["Sliding window", model.sliding_window && `${number(model.sliding_window)} tokens`],
     ["Layers", model.block_count && number(model.block_count)],
     ["Embedding length", model.embedding_length && number(model.embedding_length)],
-    [
-      "Attention heads",
-      model.head_count
-        && `${number(model.head_count)}${model.head_count_kv ? `, ${number(model.head_count_kv)} for keys and values` : ""}`,
-    ],
-    [
-      "Experts",
-      model.expert_count
-        && `${number(model.expert_count)}${model.expert_used_count ? `, ${number(model.expert_used_count)} used at a time` : ""}`,
-    ],
+    ["Attention heads", countOf(model.head_count, model.head_count_kv, "for keys and values")],
+    ["Experts", countOf(model.expert_count, model.expert_used_count, "used at a time")],
     ["Vocabulary", model.vocabulary_size && `${number(model.vocabulary_size)} tokens`],
     ["Tokenizer", model.tokenizer],
     ["Chat template", model.chat_template ? "Present" : "None: chats use a generic one"],
@@ -301,6 +293,11 @@ function facts(model) {
     ],
   ];
   return /** @type {Array<[string, string, string?]>} */ (all.filter(([, value]) => value));
+}
+
+/** @param {number | null} count @param {number | null} some @param {string} words what some of them are for */
+function countOf(count, some, words) {
+  return count && `${number(count)}${some ? `, ${number(some)} ${words}` : ""}`;
 }
 
 /** @param {string} path */

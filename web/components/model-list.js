@@ -130,13 +130,9 @@ export class ModelList extends Component {
       style: { transform: `translateY(${index * height}px)` },
     },
       h("button", {
-        key: "star",
-        type: "button",
-        className: `button-icon model-star${model.favorite ? " is-on" : ""}`,
-        dataset: { action: "favorite", id: model.id },
-        "aria-pressed": String(Boolean(model.favorite)),
-        "aria-label": `Favourite ${model.name}`,
-        title: model.favorite ? "Remove from favourites" : "Add to favourites",
+        key: "star", type: "button", className: `button-icon model-star${model.favorite ? " is-on" : ""}`,
+        dataset: { action: "favorite", id: model.id }, "aria-pressed": String(Boolean(model.favorite)),
+        "aria-label": `Favourite ${model.name}`, title: model.favorite ? "Remove from favourites" : "Add to favourites",
       }, icon(model.favorite ? "star-filled" : "star")),
       h("div", { key: "name", className: "model-name" },
         h("a", {

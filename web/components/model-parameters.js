@@ -198,9 +198,9 @@ export class ModelParameters extends Component {
         h("p", { className: "field-hint" }, "What you typed is still in the form."),
         h("div", { className: "row" },
           h("button", { type: "button", className: "button", dataset: { action: "parameters-mine" } },
-            "Save mine over it"),
+            "Keep mine"),
           h("button", { type: "button", className: "button button-ghost", dataset: { action: "parameters-theirs" } },
-            "Use theirs, drop mine"))));
+            "Use theirs"))));
   }
 }
 

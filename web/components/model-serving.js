@@ -121,7 +121,9 @@ export class ModelServing extends Component {
       this.build(model),
       h("hr", { key: "line2" }),
       this.variants(model),
-      this.state.variant && h(NewVariant, { key: "variant", state: this.props.state, model, close: this.closeVariant }));
+      this.state.variant && h(NewVariant, {
+        key: "variant", state: this.props.state, model, close: this.closeVariant,
+      }));
   }
 
   /** @param {string} field @param {string} label @param {string} hint @param {string} placeholder */
@@ -178,11 +180,16 @@ export class ModelServing extends Component {
     const fallback = builds.find((one) => one.default);
     const unknown = build && !builds.some(({ id }) => id === build);
     return formField({
-      id: "model-build", label: "Build", error: this.state.errors.build, hint: "The engine program that runs this model.",
-    }, h("select", { id: "model-build", className: "select", "aria-describedby": "model-build-hint", value: build ?? "" },
+      id: "model-build", label: "Build", error: this.state.errors.build,
+      hint: "The engine program that runs this model.",
+    }, h("select", {
+      id: "model-build", className: "select", "aria-describedby": "model-build-hint", value: build ?? "",
+    },
       h("option", { key: "", value: "" }, fallback ? `Default (${buildName(fallback)})` : "Default"),
       unknown && h("option", { key: build, value: build }, `${build} (not there)`),
-      builds.map((one) => h("option", { key: one.id, value: one.id, disabled: Boolean(one.problem) }, buildName(one)))));
+      builds.map((one) => h("option", {
+        key: one.id, value: one.id, disabled: Boolean(one.problem),
+      }, buildName(one)))));
   }
 
   /** @param {Json} model */

@@ -107,12 +107,8 @@ export class ParameterForm extends Component {
     return h("div", { className: "parameter-search" },
       h("label", { className: "visually-hidden", htmlFor: id }, "Search parameters"),
       h("input", {
-        id,
-        className: "input",
-        type: "search",
-        placeholder: "Search parameters, e.g. context or gpu",
-        autocomplete: "off",
-        value: this.state.search, dataset: { role: "parameter-search" },
+        id, className: "input", type: "search", placeholder: "Search parameters, e.g. context or gpu",
+        autocomplete: "off", value: this.state.search, dataset: { role: "parameter-search" },
       }),
       h("span", { className: "visually-hidden", role: "status" },
         this.state.search.trim() ? `${count} parameters found` : ""));
@@ -124,7 +120,9 @@ export class ParameterForm extends Component {
     const set = group.parameters.filter(({ key }) => texts[key]?.trim()).length;
     const wrong = group.parameters.filter(({ key }) => this.props.errors?.[key]).length;
     if (wrong) this.opened.add(group.name);
-    return h("details", { key: group.name, className: "parameter-group", open: index === 0 || this.opened.has(group.name) },
+    return h("details", {
+      key: group.name, className: "parameter-group", open: index === 0 || this.opened.has(group.name),
+    },
       h("summary", { className: "parameter-summary" },
         h("span", null, group.name),
         h("span", { className: "spacer" }),

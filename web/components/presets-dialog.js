@@ -81,7 +81,9 @@ export class PresetsDialog extends Component {
     return h(Dialog, { title: "Presets", wide: true, close: this.props.close },
       h("div", { className: "stack" },
         h("section", { key: "export", className: "stack" },
-          h("div", { className: "row" }, h("h3", { className: "section-title" }, "Export"), h("span", { className: "spacer" }),
+          h("div", { className: "row" },
+            h("h3", { className: "section-title" }, "Export"),
+            h("span", { className: "spacer" }),
             h(CopyButton, { text: ini ?? "", caption: "Copy", label: "Copy the presets" }),
             h("button", {
               type: "button", className: "button button-small", disabled: ini === null,

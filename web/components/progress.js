@@ -24,6 +24,9 @@ export function meter({ value, label }) {
     : value >= 75
     ? "meter-warning"
     : "";
-  return h("div", { className: `meter ${level}`.trim(), role: "meter", "aria-label": label, "aria-valuemin": 0, "aria-valuemax": 100, "aria-valuenow": value ?? null },
+  return h("div", {
+    className: `meter ${level}`.trim(), role: "meter", "aria-label": label, "aria-valuemin": 0, "aria-valuemax": 100,
+    "aria-valuenow": value ?? null,
+  },
     h("span", { className: "meter-fill", style: { width: `${Math.min(100, Math.max(0, value ?? 0))}%` } }));
 }

@@ -26,11 +26,8 @@ export function recommendedModels({ recommended, memory, downloads, busy }) {
         h("dd", null, memory ? `about ${bytes(needed)} of ${bytes(memory)}` : `about ${bytes(needed)}`),
         h("dt", null, "Licence"), h("dd", null, license ?? "see the repository")),
       h("button", {
-        type: "button",
-        className: "button button-primary",
-        disabled: Boolean(under) || busy.has(`${repo}/${file}`),
-        dataset: { action: "download", repo, file },
-        "aria-label": `Download ${name}`,
+        type: "button", className: "button button-primary", disabled: Boolean(under) || busy.has(`${repo}/${file}`),
+        dataset: { action: "download", repo, file }, "aria-label": `Download ${name}`,
       }, icon("download"), download?.status === "done" ? "Downloaded" : under ? "In the queue" : "Download"));
   }));
 }

@@ -344,7 +344,8 @@ export function passes(request, filters) {
  */
 export function placed(rows, request, sort, more = false) {
   const value = (/** @type {Request} */ row) => row[sort] ?? -Infinity;
-  const at = rows.findIndex((row) => value(row) < value(request) || (value(row) === value(request) && row.id < request.id));
+  const own = value(request);
+  const at = rows.findIndex((row) => value(row) < own || (value(row) === own && row.id < request.id));
   if (at < 0) return more ? rows : [...rows, request];
   return rows.toSpliced(at, 0, request);
 }

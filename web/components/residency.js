@@ -285,7 +285,8 @@ export class Queue extends Panel {
   render() {
     const waiting = this.get("queue") ?? [];
     return h("section", { className: "card", hidden: !waiting.length, "aria-label": "Waiting requests" },
-      cardHeader("clock", "Waiting", h("span", { className: "badge badge-warning" }, plural(waiting.length, "request"))),
+      cardHeader("clock", "Waiting",
+        h("span", { className: "badge badge-warning" }, plural(waiting.length, "request"))),
       h("ul", { className: "list" }, waiting.map((/** @type {Json} */ item) => this.renderItem(item))));
   }
 

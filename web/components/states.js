@@ -27,7 +27,8 @@ export function emptyState({ title, body, action, iconName = "info" }) {
 
 /** What went wrong, and what to do. @param {{title?: string, body?: any, action?: any}} options @returns {VNode} */
 export function errorState({ title = "Something went wrong", body, action }) {
-  return h("div", { className: "state-box state-error", role: "alert" }, h("span", { className: "state-icon" }, icon("warning", { size: 24 })),
+  return h("div", { className: "state-box state-error", role: "alert" },
+    h("span", { className: "state-icon" }, icon("warning", { size: 24 })),
     h("h3", { className: "state-title" }, title), body
       ? h("div", { className: "state-body muted" }, body)
       : null, action

@@ -86,7 +86,8 @@ export class Timeline extends Component {
     if (error) {
       return errorState({
         title: "The events could not be read", body: error,
-        action: h("button", { type: "button", className: "button", dataset: { action: "timeline-retry" } }, "Try again"),
+        action: h("button", { type: "button", className: "button", dataset: { action: "timeline-retry" } },
+          "Try again"),
       });
     }
     if (!events) return loadingState("Reading the events…");
@@ -101,7 +102,10 @@ export class Timeline extends Component {
 
   renderNone() {
     if (this.props.model) return h("p", { className: "muted" }, "Nothing yet: loads and unloads appear here.");
-    return emptyState({ iconName: "clock", title: "Nothing happened in this time range", body: "Loads, unloads and waits appear here with their reasons." });
+    return emptyState({
+      iconName: "clock", title: "Nothing happened in this time range",
+      body: "Loads, unloads and waits appear here with their reasons.",
+    });
   }
 
   /** @param {Event} event */

@@ -4,7 +4,7 @@
  *
  * @typedef {import("./conversations.js").Conversation} Conversation
  * @typedef {import("./conversations.js").Message} Message
- * @typedef {{stage: string, value: number | null}} Progress
+ * @typedef {{stage: string, value: number | null, reason?: string | null}} Progress
  * @typedef {object} Run one answer that is being written
  * @property {Conversation} conversation
  * @property {Message} message
@@ -142,7 +142,9 @@ export class Chat {
 
   /** @param {Run} run @param {string} event @param {any} data */
   apply(run, event, data) {
-    if (event === "chat:progress") run.progress = { stage: data.stage, value: data.progress ?? null };
+    if (event === "chat:progress") {
+      run.progress = { stage: data.stage, value: data.progress ?? null, reason: data.reason ?? null };
+    }
     if (event === "chat:delta") this.append(run, data);
     if (event === "chat:error") return this.finish(run, { error: { code: data.code, message: data.message } });
     if (event === "chat:done") return this.finish(run, this.figures(run, data));

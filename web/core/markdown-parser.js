@@ -284,7 +284,11 @@ function readParagraph(lines, at, depth) {
 }
 
 const SPECIAL = /[\\`*_~[!<&\n]|https?:\/\//g;
-const LINK = /!?\[((?:\\.|[^[\]\\]){0,1000})\]\(\s*<?((?:[^\s()<>]|\([^\s()<>]*\)){0,2000})>?(?:\s+["'(][^"')]{0,500}["')])?\s*\)/y;
+const LINK = new RegExp([
+  /!?\[((?:\\.|[^[\]\\]){0,1000})\]/, // its words
+  /\(\s*<?((?:[^\s()<>]|\([^\s()<>]*\)){0,2000})>?/, // its address
+  /(?:\s+["'(][^"')]{0,500}["')])?\s*\)/, // its title
+].map(({ source }) => source).join(""), "y");
 const ANGLE_LINK = /<(https?:\/\/[^\s<>]{1,2000})>/y;
 const BARE_LINK = /https?:\/\/[^\s<>"'`|]{1,2000}/y;
 const LINE_BREAK_TAG = /<br\s*\/?>/iy;

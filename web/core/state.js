@@ -1,9 +1,9 @@
 /**
  * What the page knows of the server, kept in step by its broadcasts.
  *
- * Keys: connection, retryAt, refusal, info, models, metrics, metricsRecent, engine, config, settings, logs, requests (the
- * last finished ones), summary, active (requests under way), queue (who waits for a model), keys, keysRequired, builds,
- * recommendedBuild, downloads, scan, system. Values are replaced, never changed in place.
+ * Keys: connection, retryAt, refusal, info, models, metrics, metricsRecent, engine, config, settings, logs, requests
+ * (the last finished ones), summary, active (requests under way), queue (who waits for a model), keys, keysRequired,
+ * builds, recommendedBuild, downloads, scan, system. Values are replaced, never changed in place.
  */
 import { RequestError, Socket } from "./socket.js";
 import { credentials, keepToken, offerPassword, takeKeyFromAddress } from "./auth.js";

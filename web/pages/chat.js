@@ -37,7 +37,10 @@ const EXAMPLES = [
 
 /** @type {{key: keyof Sampling, label: string, min: number, max: number, step: string, hint: string}[]} */
 const SAMPLING = [
-  { key: "temperature", label: "Temperature", min: 0, max: 5, step: "0.05", hint: "Low is sober, high is inventive." },
+  {
+    key: "temperature", label: "Temperature", min: 0, max: 5, step: "0.05",
+    hint: "Lower is focused, higher is creative.",
+  },
   { key: "top_p", label: "Top p", min: 0, max: 1, step: "0.01", hint: "Keep the likeliest tokens up to this sum." },
   { key: "top_k", label: "Top k", min: 0, max: 1000, step: "1", hint: "Keep this many tokens; 0 keeps all." },
   {
@@ -87,7 +90,7 @@ export class ChatPage extends Component {
     this.keepAddress();
     return [
       state.subscribe("models", () => this.handleModels()),
-      state.subscribe("engine", refresh),
+      state.subscribe("engine", () => this.handleModels()),
       state.subscribe("connection", refresh),
       this.chat.listen((conversation, message) => this.handleAnswer(conversation, message)),
       () => document.removeEventListener("keydown", onKey),
@@ -160,10 +163,13 @@ export class ChatPage extends Component {
     return this.chat.runs.get(this.conversation.id) ?? null;
   }
 
-  /** @returns {any[]} what can be talked to */
+  /** @returns {any[]} what can be talked to: the models of this machine, then those of upstreams */
   get models() {
-    return (this.props.state.get("models") ?? []).filter((/** @type {any} */ model) => (
+    const own = (this.props.state.get("models") ?? []).filter((/** @type {any} */ model) => (
       model.status !== "missing" && !model.missing && !NOT_FOR_CHAT.test(model.architecture ?? "")));
+    const upstreams = /** @type {any[]} */ (this.props.state.get("engine")?.upstreams ?? []);
+    return [...own, ...upstreams.flatMap(({ name: upstream, models = [] }) => (
+      models.map((/** @type {any} */ { id, status }) => ({ id, name: id, status, upstream }))))];
   }
 
   get model() {
@@ -193,7 +199,8 @@ export class ChatPage extends Component {
   preferredModel() {
     const wanted = [this.asked, readStorage(MODEL_KEY)].find((id) => this.models.some((model) => model.id === id));
     const ranked = [
-      (/** @type {any} */ model) => model.status === "loaded", (/** @type {any} */ model) => model.favorite, () => true];
+      (/** @type {any} */ model) => model.status === "loaded", (/** @type {any} */ model) => model.favorite, () => true,
+    ];
     return wanted ?? ranked.map((fits) => this.models.find(fits)).find(Boolean)?.id ?? "";
   }
 
@@ -221,7 +228,7 @@ export class ChatPage extends Component {
   renderSide() {
     const found = this.conversations.search(this.state.query);
     const none = this.state.query
-      ? "No conversation holds these words."
+      ? "No matching conversations."
       : "Your conversations appear here. They stay in this browser.";
     return h("aside", { className: "chat-side", "aria-label": "Conversations" },
       h("div", { className: "chat-side-head" },
@@ -254,7 +261,10 @@ export class ChatPage extends Component {
     }
     const running = this.chat.runs.has(id);
     return h("li", { key: id, className: current ? "chat-entry chat-entry-current" : "chat-entry" },
-      h("button", { type: "button", className: "chat-open", "aria-current": current ? "true" : null, dataset: { action: "open", id } },
+      h("button", {
+        type: "button", className: "chat-open", "aria-current": current ? "true" : null,
+        dataset: { action: "open", id },
+      },
         h("span", { className: "chat-entry-title" }, title),
         h("span", { className: "muted chat-small" }, running ? "Answering…" : relativeTime(updatedAt))),
       h("span", { className: "chat-entry-actions" },
@@ -281,9 +291,7 @@ export class ChatPage extends Component {
         title: "Save as Markdown", disabled: !stored, dataset: { action: "export" },
       }, icon("download")),
       h("button", {
-        type: "button",
-        className: "button button-ghost button-icon",
-        "aria-label": "Settings of this conversation",
+        type: "button", className: "button button-ghost button-icon", "aria-label": "Settings of this conversation",
         title: "System prompt and sampling",
         "aria-expanded": view === "panel", dataset: { action: "view", view: view === "panel" ? "thread" : "panel" },
       }, icon("configuration")));
@@ -291,8 +299,10 @@ export class ChatPage extends Component {
 
   renderPicker() {
     const current = this.conversation.model;
-    const loaded = this.models.filter((model) => ["loaded", "sleeping", "loading"].includes(model.status));
-    const others = this.models.filter((model) => !loaded.includes(model));
+    const own = this.models.filter((model) => !model.upstream);
+    const loaded = own.filter((model) => ["loaded", "loading"].includes(model.status));
+    const others = own.filter((model) => !loaded.includes(model));
+    const upstreams = [...new Set(this.models.map((model) => model.upstream))].filter(Boolean);
     const gone = current && !this.model;
     const options = (/** @type {any[]} */ models) => models.map((model) => (
       h("option", { key: model.id, value: model.id, selected: model.id === current }, model.name || model.id)));
@@ -302,9 +312,9 @@ export class ChatPage extends Component {
         this.models.length ? null : h("option", { key: "none", value: "" }, "No model"),
         gone ? h("option", { key: "gone", value: current, selected: true }, `${current} (not there)`) : null,
         loaded.length ? h("optgroup", { key: "loaded", label: "Loaded" }, options(loaded)) : null,
-        others.length
-          ? h("optgroup", { key: "others", label: "Will be loaded when you send" }, options(others))
-          : null),
+        others.length ? h("optgroup", { key: "others", label: "Loads when you send" }, options(others)) : null,
+        upstreams.map((name) => h("optgroup", { key: `upstream ${name}`, label: `On ${name}` },
+          options(this.models.filter((model) => model.upstream === name))))),
       modelBadge(this.model));
   }
 
@@ -318,13 +328,10 @@ export class ChatPage extends Component {
       );
     }
     if (connection !== "connected" || !engine) return null;
-    if (engine.status === "stopped" || engine.status === "crashed") { // the frame of the page tells of the graver ones
-      const text = engine.status === "stopped"
-        ? "The engine is stopped."
-        : `The engine has crashed${engine.error ? `: ${engine.error}` : "."}`;
-      return notice("warning", text, h("button", {
+    if (engine.status === "stopped") { // the frame of the page tells of a missing one
+      return notice("warning", "The engine is stopped.", h("button", {
         type: "button", className: "button button-small", dataset: { action: "start-engine" },
-      }, icon("play", { size: 16 }), "Start it"));
+      }, icon("play", { size: 16 }), "Start"));
     }
     return null;
   }
@@ -374,10 +381,8 @@ export class ChatPage extends Component {
         "Newest"),
       h("div", { className: "chat-box" },
         h("textarea", {
-          rows: "1",
-          placeholder: this.model ? `Message ${this.model.name || this.model.id}` : "Choose a model first",
-          "aria-label": "Message",
-          value: this.state.draft, dataset: { input: "message" },
+          rows: "1", placeholder: this.model ? `Message ${this.model.name || this.model.id}` : "Choose a model first",
+          "aria-label": "Message", value: this.state.draft, dataset: { input: "message" },
         }),
         running
           ? h("button", {
@@ -398,7 +403,9 @@ export class ChatPage extends Component {
 
   renderPanel() {
     const { system, parameters } = this.conversation;
-    return h("aside", { className: "chat-panel", hidden: this.state.view !== "panel", "aria-label": "Settings of this conversation" },
+    return h("aside", {
+      className: "chat-panel", hidden: this.state.view !== "panel", "aria-label": "Settings of this conversation",
+    },
       h("div", { className: "chat-panel-head" },
         h("h2", { className: "card-title" }, "This conversation"),
         iconButton("view", "close", "Close the settings", { view: "thread" })),
@@ -423,15 +430,8 @@ export class ChatPage extends Component {
     return h("label", { key, className: "field" },
       h("span", { className: "field-label" }, label),
       h("input", {
-        className: "input",
-        type: "number",
-        inputmode: "decimal",
-        min,
-        max,
-        step: key === "temperature" ? "any" : step,
-        placeholder: "default",
-        value: invalid ? invalid.text : value ?? "",
-        "aria-invalid": Boolean(invalid),
+        className: "input", type: "number", inputmode: "decimal", min, max, step: key === "temperature" ? "any" : step,
+        placeholder: "default", value: invalid ? invalid.text : value ?? "", "aria-invalid": Boolean(invalid),
         dataset: { choice: "sampling", key },
       }),
       invalid
@@ -739,7 +739,7 @@ function notice(kind, text, button) {
 
 /** @param {any} model @returns {VNode | null} */
 function modelBadge(model) {
-  if (!model) return null;
+  if (!model?.status) return null;
   const [label, kind] = statusLabel(model.status);
   return h("span", { className: `badge badge-${kind}` }, label);
 }
@@ -747,8 +747,9 @@ function modelBadge(model) {
 /** @param {any} model */
 function welcomeText(model) {
   if (!model) return "The list above holds the models of this machine.";
+  if (model.upstream) return `It runs on ${model.upstream}: what you send goes there.`;
   if (model.status === "loaded") return "It is loaded and runs on your own machine. Nothing leaves it.";
-  return "It is loaded when you send the first message. It runs on your own machine; nothing leaves it.";
+  return "It loads when you send the first message. It runs on your own machine; nothing leaves it.";
 }
 
 /** @param {string} title */

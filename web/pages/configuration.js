@@ -34,7 +34,8 @@ export class ConfigurationPage extends Component {
   init() {
     const { state } = this.props;
     this.state = {
-      result: state.get("config"), engine: state.get("engine"), builds: state.get("builds"), models: state.get("models"),
+      result: state.get("config"), engine: state.get("engine"),
+      builds: state.get("builds"), models: state.get("models"),
       draft: {}, texts: {}, folder: "", fieldErrors: {}, theirs: null, saving: false, restarting: false, error: "",
     };
     this.onParameter = (/** @type {string} */ key, /** @type {string} */ text) => this.typeParameter(key, text);
@@ -122,7 +123,8 @@ export class ConfigurationPage extends Component {
     const fields = Object.keys(draft).filter((key) => !same(old[key], now[key])).map((key) =>
       change(LABELS[key] ?? `Budget of ${key.slice("budget.".length)}`, old[key], now[key], shown(draft[key])));
     const defaults = Object.keys(texts).filter((key) => !same(before.defaults?.[key], after.defaults?.[key]))
-      .map((key) => change(labels.get(key) ?? key, before.defaults?.[key], after.defaults?.[key], texts[key] || "default"));
+      .map((key) => change(
+        labels.get(key) ?? key, before.defaults?.[key], after.defaults?.[key], texts[key] || "default"));
     return [...fields, ...defaults];
   }
 
@@ -262,7 +264,8 @@ export class ConfigurationPage extends Component {
   async handleReset() {
     const sure = await confirmDialog({
       title: "Reset to defaults?", confirmLabel: "Reset", danger: true,
-      body: "Folders, API, memory and engine settings and the defaults for all models are reset. Models' own parameters stay.",
+      body: ["Folders, API, memory and engine settings and the defaults for all models are reset. ",
+        "Each model's own parameters stay."],
     });
     if (!sure) return;
     try {
@@ -397,7 +400,8 @@ export class ConfigurationPage extends Component {
       h("div", { key: "address", className: "form-grid" },
         this.text(result, "api_host", "Address", "127.0.0.1 = this machine only. Any other address requires API keys."),
         this.text(result, "api_port", "Port", "Where OpenAI and Anthropic clients connect.", "numeric"),
-        this.choice(result, "default_model", "Default model", "Answers requests that name none. None = the only one in memory.",
+        this.choice(result, "default_model", "Default model",
+          "Answers requests that name none. None = the only one in memory.",
           [["", "None"], ...this.modelChoices()])));
   }
 
@@ -466,7 +470,8 @@ export class ConfigurationPage extends Component {
     const value = String(this.value(key) ?? "");
     const known = options.some(([option]) => option === value);
     return formField({ id, label, hint, error, locked }, h("select", {
-      id, className: "select", value, disabled: Boolean(locked), dataset: { config: key }, "aria-describedby": `${id}-hint`,
+      id, className: "select", value, disabled: Boolean(locked), dataset: { config: key },
+      "aria-describedby": `${id}-hint`,
     },
       (known ? options : [...options, [value, `${value} (not there)`]]).map(([option, words]) =>
         h("option", { key: option, value: option, selected: option === value }, words))));
@@ -543,7 +548,8 @@ export class ConfigurationPage extends Component {
       h("div", { key: "body", className: "card-body stack" }, engine?.status === "missing"
         ? h(EngineHelp, { key: "help", state: this.props.state, engine })
         : h("p", { key: "note", className: "field-hint" },
-          "Programs are chosen on the command line only (--llama-server or LLAMADASH_LLAMA_SERVER), never from a browser."),
+          "Programs are chosen on the command line only (--llama-server or LLAMADASH_LLAMA_SERVER), ",
+          "never from a browser."),
       hint && h("p", { key: "hint", className: "field-hint" }, hint)));
   }
 

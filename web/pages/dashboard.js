@@ -62,7 +62,8 @@ class Warnings extends Panel {
   /** Models that run with less than was asked for. */
   compromises() {
     return this.models.filter(({ runtime }) => runtime?.warning).map(({ id, name, runtime }) => ({
-      key: `context-${id}`, text: `${name}: ${runtime.warning}`, href: `/models/${encodeURIComponent(id)}`, link: "Tune",
+      key: `context-${id}`, text: `${name}: ${runtime.warning}`,
+      href: `/models/${encodeURIComponent(id)}`, link: "Tune",
     }));
   }
 
@@ -110,7 +111,10 @@ class Welcome extends Panel {
           : null));
   }
 
-  /** @param {number} at @param {boolean} done @param {string} title @param {string} words @param {VNode | null} [action] */
+  /**
+   * @param {number} at @param {boolean} done @param {string} title @param {string} words
+   * @param {VNode | null} [action] while it is not done
+   */
   step(at, done, title, words, action) {
     return h("li", { key: at, className: done ? "welcome-step welcome-done" : "welcome-step" },
       h("span", { className: "welcome-mark", "aria-hidden": "true" }, done ? icon("check", { size: 16 }) : at),
@@ -283,7 +287,8 @@ class Machine extends Panel {
   card({ key, name, title, value, hint, values, color = 1, max, full, label, extra }) {
     return h("section", { key, className: "card machine-card", "aria-label": label },
       h("div", { className: "stat" },
-        h("h3", { className: "stat-label" }, icon(name, { size: 16 }), h("span", { className: "truncate", title }, title)),
+        h("h3", { className: "stat-label" },
+          icon(name, { size: 16 }), h("span", { className: "truncate", title }, title)),
         h("span", { className: "stat-value" }, value),
         h("span", { className: "stat-hint truncate" }, hint ?? "")),
       full === undefined ? null : meter({ value: full, label: `${label} in use` }),
@@ -333,7 +338,7 @@ class Machine extends Panel {
   /** @param {Json} gpu */
   gpu({ index, name, utilization, memory_used: used, memory_total: total, temperature, power }) {
     const label = name ?? `GPU ${index}`;
-    const facts = [known(temperature) ? `${number(temperature, 0)} °C` : "", known(power) ? `${number(power, 0)} W` : ""];
+    const facts = [known(temperature) && `${number(temperature, 0)} °C`, known(power) && `${number(power, 0)} W`];
     const full = known(used) && total ? (100 * used) / total : null;
     const own = (/** @type {Json} */ sample) => sample.gpus?.find((/** @type {Json} */ one) => one.index === index);
     return this.card({

@@ -259,7 +259,8 @@ export class LogsPage extends Component {
         if (more) await new Promise((resolve) => setTimeout(resolve, 30)); // Stays below the server's rate limit.
       }
       const text = entries.reverse().map((entry) =>
-        `${new Date(entry.timestamp).toISOString()} ${entry.level.toUpperCase().padEnd(7)} ${entry.source} ${entry.message}`).join("\n");
+        [new Date(entry.timestamp).toISOString(), entry.level.toUpperCase().padEnd(7), entry.source, entry.message]
+          .join(" ")).join("\n");
       saveText(`llamadash-${dateTime(Date.now()).replace(/[ :]/g, "-")}.log`, `${text}\n`);
       toast(`${number(entries.length)} lines exported`, { kind: "success" });
     } catch (error) {
@@ -286,7 +287,11 @@ export class LogsPage extends Component {
   render() {
     const { paused, follow, waiting, wrap, exporting } = this.state;
     return h("div", { className: "page logs-page" },
-      h("header", { key: "header", className: "page-header" }, h("div", { className: "row" }, h("h1", { className: "page-title" }, "Logs"), h("span", { className: `badge badge-${paused ? "warning" : "success"}`, role: "status" }, paused ? "Paused" : "Live")),
+      h("header", { key: "header", className: "page-header" },
+        h("div", { className: "row" },
+          h("h1", { className: "page-title" }, "Logs"),
+          h("span", { className: `badge badge-${paused ? "warning" : "success"}`, role: "status" },
+            paused ? "Paused" : "Live")),
         h("div", { className: "page-actions" },
           h("button", {
             key: "pause", type: "button", className: "button", dataset: { action: "pause" }, "aria-pressed": paused,
@@ -306,7 +311,10 @@ export class LogsPage extends Component {
       h("div", { key: "body", className: "card logs-card" },
         this.body(),
         (paused || !follow) && this.state.lines.length > 0
-          && h("button", { key: "newest", type: "button", className: "button button-primary logs-newest", dataset: { action: "newest" } },
+          && h("button", {
+            key: "newest", type: "button", className: "button button-primary logs-newest",
+            dataset: { action: "newest" },
+          },
           icon("chevron-down"), waiting ? `${number(waiting)} new` : "Jump to newest"),
         this.state.older && h("div", { key: "older", className: "logs-older badge badge-info", role: "status" },
           "Loading older lines…")));
@@ -356,7 +364,10 @@ export class LogsPage extends Component {
         className: `select${filters.level ? " is-on" : ""}`, value: filters.level, dataset: { filter: "level" },
         "aria-label": "Level",
       }, LEVELS.map(([value, label]) => h("option", { key: value, value }, label))),
-      h("select", { className: `select logs-source-filter${filters.source ? " is-on" : ""}`, value: filters.source, dataset: { filter: "source" }, "aria-label": "Source" },
+      h("select", {
+        className: `select logs-source-filter${filters.source ? " is-on" : ""}`, value: filters.source,
+        dataset: { filter: "source" }, "aria-label": "Source",
+      },
         h("option", { key: "", value: "" }, "Any source"), known.map((source) =>
           h("option", { key: source, value: source }, names.get(source) ?? source))));
   }

@@ -310,12 +310,7 @@ export class ModelsPage extends Component {
     const id = this.props.params.id;
     return h("div", { className: `page models-page${id && models?.length ? " has-detail" : ""}` },
       this.header(),
-      models ? (models.length ? this.full(id) : [this.empty(), upstreamModels(this.state.engine?.upstreams)]) : h("div", { key: "wait", className: "card" }, error
-        ? errorState({
-          title: "The models could not be loaded", body: error,
-          action: h("button", { type: "button", className: "button", dataset: { action: "retry" } }, "Try again"),
-        })
-        : loadingState("Loading models…")),
+      !models ? this.wait(error) : models.length ? this.full(id) : this.empty(),
       this.dialog());
   }
 
@@ -337,7 +332,10 @@ export class ModelsPage extends Component {
         h("button", { key: "import", type: "button", className: "button button-ghost", dataset: { action: "import" } },
           icon("plus"),
           "Add by path"),
-        h("button", { key: "scan", type: "button", className: "button scan-button", disabled: scanning, "aria-busy": scanning, dataset: { action: "scan" } },
+        h("button", {
+          key: "scan", type: "button", className: "button scan-button", disabled: scanning, "aria-busy": scanning,
+          dataset: { action: "scan" },
+        },
           icon("refresh"), scan?.total ? `Scanning ${scan.done} of ${scan.total}` : scanning ? "Scanning…" : "Scan"),
         h("button", {
           key: "get", type: "button", className: "button button-primary", dataset: { action: "get-models" },
@@ -348,7 +346,19 @@ export class ModelsPage extends Component {
       }));
   }
 
+  /** @param {string} error */
+  wait(error) {
+    return h("div", { key: "wait", className: "card" }, error ? errorState({
+      title: "The models could not be loaded", body: error,
+      action: h("button", { type: "button", className: "button", dataset: { action: "retry" } }, "Try again"),
+    }) : loadingState("Loading models…"));
+  }
+
   empty() {
+    return [upstreamModels(this.state.engine?.upstreams), this.firstRun()];
+  }
+
+  firstRun() {
     return h(FirstRun, {
       key: "first", state: this.props.state, engine: this.state.engine,
       scanning: this.state.scanning || Boolean(this.state.scan),
@@ -380,14 +390,9 @@ export class ModelsPage extends Component {
         upstreamModels(this.state.engine?.upstreams)),
       id && h("aside", { key: "side", className: "models-side", "aria-label": "Details" }, model
         ? h(ModelDetail, {
-          key: id,
-          state: this.props.state,
-          model,
-          schema: this.state.config?.parameters,
-          inherited: this.state.config?.config?.defaults,
-          idleDefault: this.state.config?.config?.idle_seconds,
-          busy: busy.has(id),
-          onDirty: this.onDirty,
+          key: id, state: this.props.state, model, schema: this.state.config?.parameters,
+          inherited: this.state.config?.config?.defaults, idleDefault: this.state.config?.config?.idle_seconds,
+          busy: busy.has(id), onDirty: this.onDirty,
         })
         : h("div", { key: "gone", className: "card" },
           emptyState({
@@ -408,16 +413,17 @@ export class ModelsPage extends Component {
           autocomplete: "off", value: query.search, dataset: { role: "search" },
         })),
       FILTERS.map(([name, any]) => this.filter(name, any, facets[name])),
-      h("button", { key: "favorites", type: "button", className: `button models-favorites${query.favorites ? " is-on" : ""}`, dataset: { action: "favorites" }, "aria-pressed": query.favorites },
+      h("button", {
+        key: "favorites", type: "button", className: `button models-favorites${query.favorites ? " is-on" : ""}`,
+        dataset: { action: "favorites" }, "aria-pressed": query.favorites,
+      },
         icon(query.favorites ? "star-filled" : "star"), h("span", null, "Favourites")),
       h("div", { key: "sort", className: "models-sorting" },
         h("label", { className: "visually-hidden", htmlFor: "models-sort" }, "Sort by"),
         h("select", { id: "models-sort", className: "select", value: query.sort, dataset: { role: "sort" } },
           SORTS.map(([key, label]) => h("option", { key, value: key }, label))),
         h("button", {
-          type: "button",
-          className: "button button-icon",
-          dataset: { action: "direction" },
+          type: "button", className: "button button-icon", dataset: { action: "direction" },
           "aria-label": query.descending ? "Descending; sort ascending" : "Ascending; sort descending",
           title: query.descending ? "Descending" : "Ascending",
         }, h("span", { "aria-hidden": "true" }, query.descending ? "↓" : "↑"))),
@@ -436,7 +442,10 @@ export class ModelsPage extends Component {
       ? facet
       : [...facet, { value: chosen, count: 0 }];
     const label = (/** @type {string} */ value) => (name === "status" ? statusLabel(value)[0] : value);
-    return h("select", { key: name, className: `select models-filter${chosen ? " is-on" : ""}`, value: chosen, dataset: { filter: name }, "aria-label": `Filter by ${name}` },
+    return h("select", {
+      key: name, className: `select models-filter${chosen ? " is-on" : ""}`, value: chosen, dataset: { filter: name },
+      "aria-label": `Filter by ${name}`,
+    },
       h("option", { key: "", value: "" }, any),
       options.map(({ value, count }) => h("option", { key: value, value }, `${label(value)} (${count})`)));
   }
@@ -461,7 +470,9 @@ export class ModelsPage extends Component {
 
   skippedDialog() {
     const skipped = this.skipped();
-    return h(Dialog, { key: "skipped", title: `${plural(skipped.length, "file")} skipped`, wide: true, close: this.closeDialog },
+    return h(Dialog, {
+      key: "skipped", title: `${plural(skipped.length, "file")} skipped`, wide: true, close: this.closeDialog,
+    },
       h("ul", { className: "list skipped-list" },
         skipped.map(({ path, reason }) =>
           h("li", { key: path, className: "list-item skipped-item" },

@@ -289,7 +289,9 @@ export class SettingsPage extends Component {
   appearance(settings) {
     return this.card("Appearance", h("fieldset", { className: "field theme-choice" },
       h("legend", { className: "field-label" }, "Theme"),
-      h("div", { className: "segmented theme-segments" }, THEMES.map(([value, label, name]) => h("label", { key: value, className: `theme-segment${settings.theme === value ? " is-on" : ""}` },
+      h("div", { className: "segmented theme-segments" }, THEMES.map(([value, label, name]) => h("label", {
+        key: value, className: `theme-segment${settings.theme === value ? " is-on" : ""}`,
+      },
         h("input", {
           type: "radio", name: "theme", value, checked: settings.theme === value, className: "visually-hidden",
           dataset: { setting: "theme" },
@@ -307,8 +309,14 @@ export class SettingsPage extends Component {
       ? INTERVALS
       : [...INTERVALS, settings.metrics_interval].sort((a, b) => a - b);
     return this.card("Monitoring", [
-      formField({ id: "setting-interval", label: "Measure every", hint: "Shorter intervals need more storage.", error: this.state.errors.metrics_interval },
-        h("select", { id: "setting-interval", className: "select", value: String(settings.metrics_interval), dataset: { setting: "metrics_interval" }, "aria-describedby": "setting-interval-hint" },
+      formField({
+        id: "setting-interval", label: "Measure every", hint: "Shorter intervals need more storage.",
+        error: this.state.errors.metrics_interval,
+      },
+        h("select", {
+          id: "setting-interval", className: "select", value: String(settings.metrics_interval),
+          dataset: { setting: "metrics_interval" }, "aria-describedby": "setting-interval-hint",
+        },
           options.map((seconds) =>
             h("option", { key: seconds, value: String(seconds) }, seconds === 1 ? "1 second" : `${seconds} seconds`)))),
       this.numberField("metrics_retention_days", "Keep measurements", "days in full detail"),
@@ -338,13 +346,8 @@ export class SettingsPage extends Component {
     const error = this.state.errors[key];
     return formField({ id, label, error }, h("div", { className: "row unit-row" },
       h("input", {
-        id,
-        className: "input unit-input",
-        type: "text",
-        inputmode: "numeric",
-        autocomplete: "off",
-        value: this.state.draft[key] ?? String(this.state.settings[key] ?? ""),
-        dataset: { setting: key },
+        id, className: "input unit-input", type: "text", inputmode: "numeric", autocomplete: "off",
+        value: this.state.draft[key] ?? String(this.state.settings[key] ?? ""), dataset: { setting: key },
         "aria-describedby": `${id}-hint ${id}-unit`, "aria-invalid": error ? "true" : null,
       }),
       h("span", { id: `${id}-unit`, className: "muted" }, unit)));
@@ -407,13 +410,16 @@ export class SettingsPage extends Component {
     if (!sessions.length) {
       return h("p", { key: "sessions", className: "muted" }, "No browser is signed in with a password.");
     }
-    return h("ul", { key: "sessions", className: "list session-list" }, sessions.map((session) => h("li", { key: session.id, className: "list-item session-item" },
+    return h("ul", { key: "sessions", className: "list session-list" }, sessions.map((session) => h("li", {
+      key: session.id, className: "list-item session-item",
+    },
       h("span", { className: "session-text" },
         h("span", { className: "row" },
           h("strong", null, session.address ?? "Unknown address"),
           session.current && h("span", { className: "badge badge-success" }, "This browser")),
         h("span", { className: "field-hint" },
-          `Since ${dateTime(session.created_at)} · used ${relativeTime(session.used_at)} · until ${dateTime(session.expires_at)}`)),
+          `Since ${dateTime(session.created_at)} · used ${relativeTime(session.used_at)} · `,
+          `until ${dateTime(session.expires_at)}`)),
       h("button", {
         type: "button", className: "button button-small",
         dataset: { action: "revoke", id: session.id, current: String(Boolean(session.current)) },
@@ -464,7 +470,7 @@ export class SettingsPage extends Component {
     /** @type {Array<[string, any, string?]>} */
     const rows = [
       ["Version", system.version ?? info?.version],
-      ["Engine", engine ? [engine.build?.kind, engine.build?.version].filter(Boolean).join(" ") || engine.status : null],
+      ["Engine", [engine?.build?.kind, engine?.build?.version].filter(Boolean).join(" ") || engine?.status],
       ["Python", system.python],
       ["System", system.os],
       [
