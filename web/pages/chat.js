@@ -165,9 +165,11 @@ export class ChatPage extends Component {
 
   /** @returns {any[]} what can be talked to: the models of this machine, then those of upstreams */
   get models() {
-    const own = (this.props.state.get("models") ?? []).filter((/** @type {any} */ model) => (
+    const { state } = this.props;
+    if (!state.get("models") || !state.get("engine")) return []; // nothing is chosen before both are known
+    const own = state.get("models").filter((/** @type {any} */ model) => (
       model.status !== "missing" && !model.missing && !NOT_FOR_CHAT.test(model.architecture ?? "")));
-    const upstreams = /** @type {any[]} */ (this.props.state.get("engine")?.upstreams ?? []);
+    const upstreams = /** @type {any[]} */ (state.get("engine").upstreams ?? []);
     return [...own, ...upstreams.flatMap(({ name: upstream, models = [] }) => (
       models.map((/** @type {any} */ { id, status }) => ({ id, name: id, status, upstream }))))];
   }
@@ -208,7 +210,7 @@ export class ChatPage extends Component {
 
   render() {
     const { state } = this.props;
-    const loading = !state.get("models");
+    const loading = !state.get("models") || !state.get("engine");
     return h("section", { className: "page chat-page", dataset: { view: this.state.view } },
       h("h1", { className: "visually-hidden" }, "Chat"),
       this.renderSide(),

@@ -420,7 +420,7 @@ export class ConfigurationPage extends Component {
           "numeric"),
         this.text(result, "idle_seconds", "Idle time (s)",
           "Models unused for this long are unloaded. 0 = never. Models can override it.", "numeric"),
-        this.text(result, "min_residency", "Minimum residency (s)",
+        this.text(result, "min_residency", "Min. residency (s)",
           "A model just loaded stays this long before it makes room for another.", "numeric"),
         this.text(result, "max_wait", "Longest wait (s)", "A request that waits longer for its model is refused.",
           "numeric")),
