@@ -3,7 +3,7 @@ import { test } from "node:test";
 import "./dom.mjs";
 const { DeviceMemory, ModelsInMemory, Queue, divided, idleSince } = await import("../../web/components/residency.js");
 const { loadingStage, nextWords, reasonWords } = await import("../../web/components/model-status.js");
-const { energy, until } = await import("../../web/core/format.js");
+const { energy, tokenRate, until } = await import("../../web/core/format.js");
 
 const GIB = 2 ** 30;
 const state = (values) => ({ get: (key) => values[key] ?? null, subscribe: () => () => {}, request: async () => ({}) });
@@ -72,6 +72,10 @@ test("each device says how its memory is used", () => {
   assert.match(it.element.textContent, /CUDA0budget 22 GiB of 24 GiB6 GiB models3 GiB other use15 GiB free/);
   assert.match(it.element.textContent, /X: memory unknown/);
   it.destroy();
+});
+
+test("speeds have a digit after the point where it tells something", () => {
+  for (const [value, words] of [[61.44, "61.4 t/s"], [1532.1, "1,532 t/s"], [0, "0 t/s"], [null, "–"]]) assert.equal(tokenRate(value), words);
 });
 
 test("energy reads well", () => {

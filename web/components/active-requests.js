@@ -1,5 +1,5 @@
 import { h } from "../core/component.js";
-import { duration, number, plural } from "../core/format.js";
+import { duration, plural, tokenRate } from "../core/format.js";
 import { icon } from "./icon.js";
 import { sentence } from "./model-status.js";
 import { Panel } from "./panel.js";
@@ -40,7 +40,7 @@ export class ActiveRequests extends Panel {
     const { generated_per_second: speed } = request;
     const seconds = Math.max(0, Math.round((Date.now() - timestamp) / 1000));
     const doing = status === "waiting" ? sentence(reason ?? "")
-      : generated ? `${plural(generated, "token")}${speed ? ` at ${number(speed)} t/s` : ""}` : "Reading the prompt";
+      : generated ? `${plural(generated, "token")}${speed ? ` at ${tokenRate(speed)}` : ""}` : "Reading the prompt";
     const name = this.nameOf(model);
     return h("li", { key: id, className: "list-item active-request" },
       requestStatus(request),

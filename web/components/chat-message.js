@@ -9,7 +9,7 @@
  */
 
 import { Component, h } from "../core/component.js";
-import { duration, number, percent, tokens } from "../core/format.js";
+import { duration, number, percent, tokenRate, tokens } from "../core/format.js";
 import { CopyButton } from "./copy-button.js";
 import { icon } from "./icon.js";
 import { Markdown } from "./markdown.js";
@@ -141,7 +141,7 @@ function action(name, symbol, label, disabled) {
 function liveSpeed(run) {
   if (!run?.firstAt) return "";
   const elapsed = Date.now() - run.firstAt;
-  const speed = elapsed > LIVE_SPEED_AFTER_MS ? ` · ${number((run.pieces * 1000) / elapsed)} t/s while answering` : "";
+  const speed = elapsed > LIVE_SPEED_AFTER_MS ? ` · ${tokenRate((run.pieces * 1000) / elapsed)} while answering` : "";
   return `${number(run.pieces, 0)} tokens${speed}`;
 }
 
@@ -182,13 +182,13 @@ function statsNode(stats) {
   const items = [
     stats.generated_per_second === null
       ? null
-      : ["Speed while answering", `${number(stats.generated_per_second)} t/s while answering`],
+      : ["Speed while answering", `${tokenRate(stats.generated_per_second)} while answering`],
     stats.time_to_first_token === null
       ? null
       : ["Time to the first token", `${duration(stats.time_to_first_token / 1000)} to first token`],
     stats.generated_tokens === null ? null : ["Generated tokens", `${tokens(stats.generated_tokens)} generated`],
     stats.prompt_tokens === null ? null : [
-      `Prompt tokens${cached}; read at ${number(stats.prompt_per_second)} t/s`,
+      `Prompt tokens${cached}; read at ${tokenRate(stats.prompt_per_second)}`,
       `${tokens(stats.prompt_tokens)} prompt`],
   ].filter((item) => item !== null);
   return h("div", { className: "chat-stats" },

@@ -9,7 +9,7 @@
  */
 
 import { Component, h } from "../core/component.js";
-import { bytes, duration, number, percent, rate } from "../core/format.js";
+import { bytes, duration, number, percent, rate, tokenRate } from "../core/format.js";
 import { History } from "../core/history.js";
 import { icon } from "./icon.js";
 import { ChartLink, LinkedChart } from "./linked-chart.js";
@@ -19,7 +19,6 @@ const POINTS = 360; // of each line: about what a chart has pixels for
 const CHART_HEIGHT_PX = 168;
 const FEW_MOMENTS = 3; // fewer than this and a chart shows nothing to look at
 
-const speed = (/** @type {number | null | undefined} */ value) => `${number(value)} t/s`;
 const celsius = (/** @type {number | null | undefined} */ value) => `${number(value, 0)} °C`;
 const watts = (/** @type {number | null | undefined} */ value) => `${number(value, 0)} W`;
 const count = (/** @type {number | null | undefined} */ value) => number(value);
@@ -27,11 +26,11 @@ const count = (/** @type {number | null | undefined} */ value) => number(value);
 /** @type {Spec[]} */
 const ENGINE = [
   {
-    title: "Throughput: generated tokens", symbol: "bolt", format: speed,
+    title: "Throughput: generated tokens", symbol: "bolt", format: tokenRate,
     series: [{ name: "generated_tokens_per_second", label: "Generated" }],
   },
   {
-    title: "Throughput: prompt tokens", symbol: "chat", format: speed,
+    title: "Throughput: prompt tokens", symbol: "chat", format: tokenRate,
     series: [{ name: "prompt_tokens_per_second", label: "Prompt" }],
   },
   {

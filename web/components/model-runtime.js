@@ -1,5 +1,5 @@
 import { h } from "../core/component.js";
-import { bytes, number, plural } from "../core/format.js";
+import { bytes, number, plural, tokenRate } from "../core/format.js";
 import { icon } from "./icon.js";
 import { IN_MEMORY } from "./model-status.js";
 
@@ -27,7 +27,7 @@ export function modelRuntime({ status, runtime = {} }, devices) {
       stat("In memory", bytes(memory)),
       stat("Context", context ? number(context) : "–"),
       stat("In flight", inFlight, waiting ? `${number(waiting, 0)} waiting` : ""),
-      stat("Speed while answering", speed ? `${number(speed)} t/s` : "–")),
+      stat("Speed while answering", tokenRate(speed))),
     used.length > 0 && h("ul", { key: "devices", className: "runtime-devices" }, used.map((/** @type {Json} */ one) =>
       deviceBar(one, devices.find(({ name }) => name === one.name)?.total))),
     (build || pid) && h("p", { key: "process", className: "field-hint" },

@@ -8,7 +8,7 @@
 
 import { Component, h } from "../core/component.js";
 import { csv } from "../core/csv.js";
-import { clock, dateTime, duration, number, tokens } from "../core/format.js";
+import { clock, dateTime, duration, number, tokenRate, tokens } from "../core/format.js";
 import { ActiveRequests } from "./active-requests.js";
 import { saveText } from "./copy-button.js";
 import { icon } from "./icon.js";
@@ -25,8 +25,6 @@ const LAST_STATUSES = ["ok", "cancelled", "failed"];
 
 /** @param {number | null | undefined} ms */
 const time = (ms) => duration(typeof ms === "number" ? ms / 1000 : null);
-/** @param {number | null | undefined} value */
-const perSecond = (value) => (typeof value === "number" ? `${number(value)} t/s` : "–");
 
 /** @type {{key: string, label: string, sorts?: boolean, text?: boolean, show: (request: Request) => any}[]} */
 const COLUMNS = [
@@ -37,10 +35,10 @@ const COLUMNS = [
   { key: "generated_tokens", label: "Generated", sorts: true, show: (request) => tokens(request.generated_tokens) },
   { key: "waited", label: "Waited", sorts: true, show: waitedCell },
   { key: "first_token", label: "First token", sorts: true, show: (request) => time(request.first_token) },
-  { key: "prompt_per_second", label: "Prompt speed", sorts: true, show: (it) => perSecond(it.prompt_per_second) },
+  { key: "prompt_per_second", label: "Prompt speed", sorts: true, show: (it) => tokenRate(it.prompt_per_second) },
   {
     key: "generated_per_second", label: "Speed while answering", sorts: true,
-    show: (request) => perSecond(request.generated_per_second),
+    show: (request) => tokenRate(request.generated_per_second),
   },
   { key: "duration", label: "Duration", sorts: true, show: (request) => time(request.duration) },
 ];
@@ -231,9 +229,9 @@ export class RequestTable extends Component {
       ["Requests", number(count, 0), ends.filter(Boolean).join(", ")],
       ["Prompt tokens", tokens(prompt), cached ? `${tokens(cached)} of them cached` : ""],
       ["Generated tokens", tokens(made), ""],
-      ["Prompt speed", perSecond(summary.prompt_per_second), "prompt tokens over the time spent reading them"],
-      ["Speed while answering", perSecond(summary.generated_per_second), "tokens over the time spent answering"],
-      ["Throughput", perSecond(summary.throughput), "tokens over the whole time range"],
+      ["Prompt speed", tokenRate(summary.prompt_per_second), "prompt tokens over the time spent reading them"],
+      ["Speed while answering", tokenRate(summary.generated_per_second), "tokens over the time spent answering"],
+      ["Throughput", tokenRate(summary.throughput), "tokens over the whole time range"],
     ];
     return h("dl", { className: "request-summary" }, figures.map(([label, value, hint]) => h("div", { key: label },
       h("dt", null, label), h("dd", null, value), hint ? h("dd", { className: "request-hint" }, hint) : null)));

@@ -1,7 +1,7 @@
 /** Who is in memory, who waits to get there, and how full the memory of each device is. */
 
 import { h } from "../core/component.js";
-import { bytes, duration, number, plural, tokens } from "../core/format.js";
+import { bytes, duration, number, plural, tokenRate, tokens } from "../core/format.js";
 import { icon } from "./icon.js";
 import { IN_MEMORY, loadingStage, nextWords, sentence, statusLabel } from "./model-status.js";
 import { Panel, cardHeader, skeleton } from "./panel.js";
@@ -144,7 +144,7 @@ export class ModelsInMemory extends Panel {
     return h("dl", { key: "figures", className: "resident-body resident-figures" },
       figure("Memory", bytes(memory), cut),
       figure("In flight", waiting ? `${number(requests, 0)} + ${number(waiting, 0)} waiting` : number(requests, 0)),
-      figure("Speed while answering", typeof speed === "number" ? `${number(speed)} t/s` : "–"),
+      figure("Speed while answering", tokenRate(speed)),
       figure("Idle", since ? duration(Math.max(0, Math.round((Date.now() - since) / 1000))) : "–"));
   }
 
@@ -296,7 +296,7 @@ export class Queue extends Panel {
     const name = this.nameOf(model);
     return h("li", { key: id, className: "list-item queue-item" },
       h("div", { className: "queue-words" },
-        h("span", { className: "truncate" }, h("strong", null, client ?? "Somebody"), " waits for ",
+        h("span", null, h("strong", null, client ?? "Somebody"), " waits for ",
           h("a", { className: "resident-link", href: `/models/${encodeURIComponent(model)}` }, name)),
         h("span", { className: "muted queue-reason" }, sentence(reason ?? ""))),
       h("span", { className: "nowrap muted" }, seconds ? duration(seconds) : "just now"),

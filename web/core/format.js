@@ -39,6 +39,11 @@ export function rate(value) {
   return known(value) ? `${bytes(value)}/s` : NONE;
 }
 
+/** A speed: `61.4 t/s` (tokens a second). @param {Maybe} value */
+export function tokenRate(value) {
+  return known(value) ? `${number(value, Math.abs(value) < 100 ? 1 : 0)} t/s` : NONE;
+}
+
 /** A number with thousands marked: `12,345.7`. @param {Maybe} value @param {number} [digits] after the point */
 export function number(value, digits = 1) {
   return known(value) ? value.toLocaleString("en-US", { maximumFractionDigits: digits }) : NONE;

@@ -1,5 +1,7 @@
 import { Component, h } from "../core/component.js";
-import { bytes, dateTime, duration, fixed, number, percent, plural, rate, relativeTime } from "../core/format.js";
+import {
+  bytes, dateTime, duration, fixed, number, percent, plural, rate, relativeTime, tokenRate,
+} from "../core/format.js";
 import { Chart, Sparkline } from "../components/chart.js";
 import { CopyButton } from "../components/copy-button.js";
 import { icon } from "../components/icon.js";
@@ -379,7 +381,7 @@ class Throughput extends Panel {
     return h("section", { key: name, className: "card", "aria-label": title },
       h("header", { className: "card-header", title: "Tokens over wall time, all models together" },
         h("h2", { className: "card-title" }, icon("monitoring"), title),
-        h("span", { className: "chart-now" }, known(last) ? `${fixed(last)} t/s` : "–")),
+        h("span", { className: "chart-now" }, tokenRate(last))),
       h("div", { className: "card-body" }, h(Chart, {
         key: name, label: title, height: 168, legend: false, empty: "Nothing yet: it appears with the first answer",
         timestamps: samples.map((/** @type {Json} */ sample) => sample.timestamp),
@@ -419,7 +421,7 @@ class RecentRequests extends Panel {
     const { prompt_tokens: prompt, generated_tokens: generated, generated_per_second: speed } = counts;
     const name = this.nameOf(model);
     const figures = [
-      number(prompt, 0), number(generated, 0), known(speed) ? `${fixed(speed)} t/s` : "–",
+      number(prompt, 0), number(generated, 0), tokenRate(speed),
       known(took) ? duration(took / 1000) : "–",
     ];
     return h("tr", { key: id },
