@@ -89,7 +89,7 @@ export class ChatMessage extends Component {
           message.content ? "Stopped before the end." : "Stopped before the first word.")
         : null,
       message.stats?.finish_reason === "length"
-        ? h("p", { className: "muted chat-small" }, "The answer reached its limit of tokens.") : null,
+        ? h("p", { className: "muted chat-small" }, "Token limit reached.") : null,
       message.pending ? null : this.renderFooter());
   }
 
@@ -201,7 +201,7 @@ function contextNode(used, context) {
   const part = Math.min(used / context, 1);
   return h("span", {
     className: part > 0.85 ? "chat-context chat-context-full" : "chat-context",
-    title: "Part of the model's context that this conversation fills",
+    title: "Share of the model's context in use",
   },
     h("span", { className: "chat-context-bar", "aria-hidden": "true" },
       h("span", { style: { width: `${part * 100}%` } })),
@@ -219,7 +219,7 @@ export function advice({ code, message }) {
   }
   if (code === "NOT_FOUND") {
     return {
-      title: "This model is not there any more", body: "Choose another model above, then try again.", href: "/models",
+      title: "This model no longer exists", body: "Choose another model above, then try again.", href: "/models",
       link: "See the models",
     };
   }
@@ -234,7 +234,7 @@ export function advice({ code, message }) {
   if (code === "RATE_LIMITED") return { title: "Too many requests", body: `${message} Wait a moment, then try again.` };
   if (/context/i.test(message) && /exceed|too (long|large)|shift|full/i.test(message)) {
     return {
-      title: "The conversation does not fit into the context",
+      title: "Conversation exceeds the context",
       body: `${message} Start a new conversation, or give the model a larger context.`, href: "/models",
       link: "Change the model's context",
     };
@@ -242,7 +242,7 @@ export function advice({ code, message }) {
   if (code === "ENGINE_FAILED") {
     return { title: "The engine could not answer", body: message, href: "/logs", link: "See the logs" };
   }
-  return { title: "This did not work", body: message };
+  return { title: "Something went wrong", body: message };
 }
 
 /** @param {Failure} failure @param {boolean} retry @returns {VNode} */

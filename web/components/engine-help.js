@@ -29,7 +29,7 @@ export class EngineHelp extends Component {
         const lines = line ? [...this.state.lines, line].slice(-KEPT_LINES) : this.state.lines;
         this.setState({
           lines, installing: !done,
-          error: done && success === false ? "The installation failed; its last lines say why." : this.state.error,
+          error: done && success === false ? "Installation failed; see its last lines." : this.state.error,
         });
       }),
       state.on("connection:established", (/** @type {{recovered: boolean}} */ { recovered }) => {

@@ -64,7 +64,7 @@ export class FirstRun extends Component {
     return h("div", { className: "first-run stack" },
       h("div", { key: "intro", className: "first-run-intro" },
         h("h2", { className: "first-run-title" }, "No models yet"),
-        h("p", { className: "muted" }, "Download one below, or show llamadash where yours are.")),
+        h("p", { className: "muted" }, "Download one below, or point llamadash to yours.")),
       engine?.status === "missing" && h("section", { key: "engine", className: "card" },
         h("div", { className: "card-header" },
           h("h3", { className: "card-title" }, "First, an engine"),
@@ -93,12 +93,12 @@ export class FirstRun extends Component {
     const folders = known.filter(({ exists, used }) => exists && used).map(({ path }) => path);
     const usual = known.filter(({ exists }) => !exists).map(({ path }) => path);
     return h("section", { key: "folders", className: "card" },
-      h("div", { className: "card-header" }, h("h3", { className: "card-title" }, "You have GGUF files already?")),
+      h("div", { className: "card-header" }, h("h3", { className: "card-title" }, "Already have GGUF files?")),
       h("div", { className: "card-body stack" },
         h("p", { className: "muted" },
           folders.length
             ? "llamadash looked in these folders and found no model:"
-            : "None of the usual model folders exists on this machine yet."),
+            : "None of the usual model folders exists yet."),
         folders.length > 0 && h("ul", { key: "list", className: "list folder-list" },
           folders.map((folder) => h("li", { key: folder, className: "list-item mono break-all" }, folder))),
         h("p", { className: "muted" },

@@ -128,7 +128,7 @@ export class GetModels extends Component {
             }, "Back to suggestions")),
           (found.license || found.gated) && h("p", { key: "terms", className: "field-hint" },
             [
-              found.license && `Licence: ${found.license}`, found.gated && "gated: its owner must have let you in",
+              found.license && `Licence: ${found.license}`, found.gated && "gated: request access on Hugging Face",
             ].filter(Boolean).join(" · ")),
           found.files.length
             ? this.files(found, memory)

@@ -135,7 +135,7 @@ export class Layout extends Component {
     if (!lost) return null;
     const refusal = this.get("refusal");
     const words = refusal?.code === "RATE_LIMITED"
-      ? "llamadash asks this browser to slow down."
+      ? "Too many requests: llamadash asked this browser to slow down."
       : "Not connected to llamadash. What is shown may be out of date.";
     return banner("offline", "danger", "warning", words, smallButton("retry", "Try now"), "alert");
   }
@@ -143,7 +143,7 @@ export class Layout extends Component {
   renderNoAuth() {
     if (this.get("info")?.features?.auth !== false) return null;
     return banner("no-auth", "warning", "warning",
-      "Authentication is off (--no-auth): whoever can reach this address can control this dashboard.");
+      "Authentication is off (--no-auth): anyone who can reach this address controls this dashboard.");
   }
 
   /** What the server has to say about its start, such as a restored database. */
@@ -198,11 +198,11 @@ export class Layout extends Component {
   whySignedOut() {
     const refusal = this.get("refusal");
     if (refusal?.code === "RATE_LIMITED") return `Too many attempts. Try again in ${refusal.retryAfter ?? 60} s.`;
-    if (this.state.offered) return "That was not accepted. Check it and try again.";
+    if (this.state.offered) return "Not accepted. Check it and try again.";
     if (this.get("info")) {
       return "You were signed out: this session was ended or has expired, or the access key was replaced.";
     }
-    return credentials().token ? "The access key or session of this browser is not valid any more." : "";
+    return credentials().token ? "The access key or session of this browser is no longer valid." : "";
   }
 
   getEventMap() {

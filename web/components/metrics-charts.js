@@ -143,8 +143,8 @@ export class MetricsCharts extends Component {
     if (!history) return h("div", { className: "card monitoring-wait" }, loadingState("Reading the history…"));
     if (!history.length) {
       return h("div", { className: "card" }, emptyState({
-        iconName: "monitoring", title: "Nothing recorded in this time yet",
-        body: `llamadash records every ${duration(this.interval / 1000)}: the first values appear here by themselves.`,
+        iconName: "monitoring", title: "Nothing recorded in this time range yet",
+        body: `llamadash records every ${duration(this.interval / 1000)}: the first values appear here soon.`,
       }));
     }
     return h("div", {

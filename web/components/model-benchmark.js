@@ -7,9 +7,9 @@ const TIMEOUT = 30 * 60_000;
 
 /** @type {Array<[string, string, number, number, string]>} key, label, default, max, hint */
 const FIELDS = [
-  ["promptTokens", "Prompt tokens", 512, 32_768, "Read at once, as a long question would be"],
-  ["generateTokens", "Generated tokens", 128, 8_192, "Written one by one, as an answer is"],
-  ["repetitions", "Repetitions", 3, 20, "The result is their average"],
+  ["promptTokens", "Prompt tokens", 512, 32_768, "Length of the question"],
+  ["generateTokens", "Generated tokens", 128, 8_192, "Length of the answer"],
+  ["repetitions", "Repetitions", 3, 20, "Results are averaged"],
 ];
 
 /** Measures how fast a model reads and writes on this machine. Props: `state`, `model`. */
@@ -90,7 +90,7 @@ export class ModelBenchmark extends Component {
     const running = this.state.running || Boolean(progress && progress.done < progress.total);
     return h("div", { className: "stack" },
       h("p", { className: "muted" },
-        "Loads the model if need be, then times reading a prompt and writing an answer. Other requests slow it down."),
+        "Loads the model if needed, then times a prompt and an answer. Other requests slow it down."),
       h("form", { className: "model-benchmark" },
         h("div", { className: "benchmark-fields" }, FIELDS.map((field) => this.field(field))),
         h("div", { className: "row" },

@@ -110,7 +110,7 @@ export class ModelDetail extends Component {
     if (!name || name === model.name || name === this.state.renamed) return this.endRename();
     if (model.name !== this.state.renamed) {
       this.setState({ renamed: model.name });
-      return toast(`Its name was changed to “${model.name}” elsewhere just now. Save again to replace it.`, {
+      return toast(`It was just renamed to “${model.name}” elsewhere. Save again to replace it.`, {
         kind: "error",
       });
     }
@@ -120,7 +120,7 @@ export class ModelDetail extends Component {
       this.endRename();
     } catch (error) {
       const { code, message } = /** @type {any} */ (error);
-      toast(code === "CONFLICT" ? "The model changed elsewhere just now. Look at it, then save again." : message, {
+      toast(code === "CONFLICT" ? "The model was just changed elsewhere. Check it, then save again." : message, {
         kind: "error",
       });
       this.setState({ saving: false });
@@ -221,7 +221,7 @@ export class ModelDetail extends Component {
     const left = !IN_MEMORY.includes(model.status) && reasonWords(model.reason);
     return h("div", { className: "stack" },
       missing && h("div", { key: "missing", className: "banner banner-warning", role: "alert" },
-        "The file is not where it was. Put it back and scan, or delete this entry."),
+        "The file is gone. Restore it and scan, or delete this entry."),
       this.names(model),
       modelRuntime(model, state.get("engine")?.devices ?? []),
       !missing && h("div", { key: "memory", className: "field" },

@@ -103,7 +103,7 @@ export class ModelServing extends Component {
       return true;
     } catch (problem) {
       const { code, message } = /** @type {any} */ (problem);
-      if (code === "CONFLICT") toast("The model changed elsewhere just now. Try again.", { kind: "error" });
+      if (code === "CONFLICT") toast("The model was just changed elsewhere. Try again.", { kind: "error" });
       else this.setState({ errors: { ...this.state.errors, [field]: message } });
       return false;
     }
@@ -116,7 +116,7 @@ export class ModelServing extends Component {
       this.texts("tags", "Tags", "Words to find this model by.", "New tag"),
       h("hr", { key: "line1" }),
       this.toggle("pinned", "Pin", "Always in memory: loaded at start and never unloaded for another model."),
-      this.toggle("preferred", "Prefer", "Leaves when another model needs the memory, and comes back by itself."),
+      this.toggle("preferred", "Prefer", "Leaves when another model needs the memory, and returns automatically."),
       this.idle(model),
       this.build(model),
       h("hr", { key: "line2" }),

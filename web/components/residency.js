@@ -179,7 +179,7 @@ export class ModelsInMemory extends Panel {
         "aria-label": `Chat with ${name}`, title: "Chat",
       }, icon("chat")),
       toggle("pinned", "pin", pinned, "Pin: always in memory, loaded at start"),
-      toggle("preferred", "returns", preferred, "Prefer: comes back by itself after making room"),
+      toggle("preferred", "returns", preferred, "Prefer: returns automatically after making room"),
       status !== "stopping" && h("button", {
         key: "unload", type: "button", className: "button button-small", dataset: { unload: id },
         "aria-label": `${status === "loading" ? "Cancel" : "Unload"} ${name}`,

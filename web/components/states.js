@@ -47,10 +47,10 @@ export class MissingPage extends Component {
         h("h1", { className: "page-title" }, error ? "This page could not be loaded" : "Page not found")),
       h("div", { className: "card" }, error
         ? errorState({
-          title: "llamadash did not deliver this page", body: "It may be restarting. Nothing was lost.",
+          title: "llamadash did not answer", body: "It may be restarting. Nothing was lost.",
           action: h("button", { type: "button", className: "button button-primary", dataset: { action: "reload" } },
             icon("refresh"),
-            "Load again"),
+            "Reload"),
         })
         : emptyState({
           title: "There is nothing at this address", iconName: "search",

@@ -340,8 +340,8 @@ export class ChatPage extends Component {
 
   renderNoModel() {
     return h("div", { className: "chat-center" }, emptyState({
-      iconName: "models", title: "No model to talk to yet",
-      body: "Put a GGUF file into one of your model folders, or download a small model.",
+      iconName: "models", title: "No chat model yet",
+      body: "Download one, or put a GGUF file into a model folder.",
       action: h("a", { className: "button button-primary", href: "/models" }, "Go to the models"),
     }));
   }
@@ -398,7 +398,7 @@ export class ChatPage extends Component {
       h("p", { className: "chat-hint muted" },
         offline ? "Not connected: your message stays here until llamadash is back." : running ? "Esc stops the answer."
           : this.elsewhere
-          ? "You can go on once the other tab has its answer."
+          ? "Continue when the other tab's answer is complete."
           : "Enter sends, Shift+Enter begins a new line."),
       h("p", { className: "visually-hidden", role: "status" }, running ? "The model is answering" : ""));
   }
@@ -748,7 +748,7 @@ function modelBadge(model) {
 
 /** @param {any} model */
 function welcomeText(model) {
-  if (!model) return "The list above holds the models of this machine.";
+  if (!model) return "Pick one from the list above.";
   if (model.upstream) return `It runs on ${model.upstream}: what you send goes there.`;
   if (model.status === "loaded") return "It is loaded and runs on your own machine. Nothing leaves it.";
   return "It loads when you send the first message. It runs on your own machine; nothing leaves it.";

@@ -252,7 +252,7 @@ export class ConfigurationPage extends Component {
   refused(error) {
     if (error.code === "CONFLICT") {
       this.state.saving = false;
-      this.state.theirs = ["Somebody else saved the configuration first."];
+      this.state.theirs = ["Someone else saved first."];
       this.fetch();
       return;
     }

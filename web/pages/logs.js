@@ -145,7 +145,7 @@ export class LogsPage extends Component {
       ? [
         {
           id: 0, timestamp: entries[0]?.timestamp ?? Date.now(), level: "warning", source: "llamadash",
-          message: `${number(dropped)} lines were too many to show live; they are in the history.`,
+          message: `${number(dropped)} lines were skipped in the live view; they are in the history.`,
         },
       ]
       : [];
@@ -272,7 +272,7 @@ export class LogsPage extends Component {
   async handleClear() {
     const sure = await confirmDialog({
       title: "Delete all log lines?",
-      body: "The whole history goes, not only what the filters show. This cannot be undone.",
+      body: "This clears the whole history, not only the filtered lines, and cannot be undone.",
       confirmLabel: "Delete all", danger: true,
     });
     if (!sure) return;
@@ -339,7 +339,7 @@ export class LogsPage extends Component {
             "Clear filters"),
         })
         : emptyState({
-          title: "Nothing logged yet", body: "Start the engine or load a model, and what they say appears here.",
+          title: "Nothing logged yet", body: "Output appears here once the engine starts or a model loads.",
           iconName: "logs", action: h("a", { className: "button", href: "/models" }, "Go to the models"),
         }));
     }

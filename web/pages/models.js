@@ -396,7 +396,7 @@ export class ModelsPage extends Component {
         })
         : h("div", { key: "gone", className: "card" },
           emptyState({
-            title: "This model is gone", body: `There is no model ${id} any more.`,
+            title: "Model not found", body: `There is no model ${id}.`,
             action: h("a", { className: "button", href: "/models" }, "Back to the list"),
           }))));
   }

@@ -359,7 +359,7 @@ export class SettingsPage extends Component {
     if (features.auth === false) {
       return this.card("Security", h("div", { className: "banner banner-box banner-warning" }, icon("warning"),
         h("span", { className: "banner-text" },
-          "Authentication is off (--no-auth): whoever reaches this address can do everything.")));
+          "Authentication is off (--no-auth): anyone who reaches this address can do everything.")));
     }
     const byPassword = (sessions ?? []).some((/** @type {Json} */ session) => session.current);
     return this.card("Security", [
