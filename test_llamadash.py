@@ -4559,9 +4559,9 @@ class RandomWorld(World):
         for name in "ABCDE"[:chance.choice((2, 3, 4, 5))]:
             size = chance.choice((2, 3, 4, 5, 7, 8))
             one = [llamadash.Plan({device: size}, (device,)) for device in devices]
-            needs[name] = [one, [llamadash.Plan({device: 6 for device in devices}, elastic=True)]]
+            needs[name] = [one, [llamadash.Plan(dict.fromkeys(devices, 6), elastic=True)]]
             if size == 8:
-                needs[name] = [[llamadash.Plan({device: 9 for device in devices}, elastic=chance.random() < 0.7)]]
+                needs[name] = [[llamadash.Plan(dict.fromkeys(devices, 9), elastic=chance.random() < 0.7)]]
         super().__init__(needs, rooms, models_max=chance.choice((0, 0, 1, 2, 3)),
                          min_residency=chance.choice((0.0, 10.0, 10.0)))
 
