@@ -6311,6 +6311,14 @@ class Pool:
             raise EngineUnavailable(build.problem)
         return build
 
+    def command(self, entry: str) -> list[str]:
+        """The words that would start an entry's process; empty where there is no build for it."""
+        row, entries = self.dash.db.get_model(entry), self.units[self.unit_of[entry]]
+        build = self.dash.builds.builds.get(entries.build)
+        if build is None or build.problem:
+            return []
+        return engine_arguments(build, row, {**entries.parameters, **entries.common}, 0, entry)[0]
+
     def missing_values(self, entry: str, path: str) -> Json:
         """What of an entry's parameters its process was not started with, for the request to carry."""
         row, unit = self.dash.db.get_model(entry), self.unit_of[entry]
@@ -6480,12 +6488,10 @@ class Pool:
 
     def tell(self, event: Happened) -> None:
         """Note an event for the timeline, and in the log."""
-        unit = self.residency.units.get(event.unit)
-        name = unit.name if unit else event.unit
-        self.events.append({"timestamp": now_ms(), "kind": event.kind, "model": name, "reason": event.reason,
+        self.events.append({"timestamp": now_ms(), "kind": event.kind, "model": event.name, "reason": event.reason,
                             "details": event.details})
         level = logging.WARNING if event.kind in ("failed", "crashed", "refused") else logging.INFO
-        log.log(level, "%s: %s (%s)", name, event.kind, event.reason)
+        log.log(level, "%s: %s (%s)", event.name, event.kind, event.reason)
         self.changed.set()
 
     def mark(self, *entries: str) -> None:
@@ -6501,6 +6507,9 @@ class Pool:
             await self.dash.beat.wait()
             if self.residency.anyone_waits():
                 await self.read_memories()
+                for unit in [unit for unit in self.residency.units.values() if unit.wanted and not unit.plans]:
+                    with contextlib.suppress(DashError):  # deleted just now
+                        unit.plans = await self.plans(self.units[unit.id].ids[0])
             if self.residency.units:
                 self.do(self.residency.tick(time.monotonic()))
             await self.dash.gateway.keys.save_used()
@@ -6615,8 +6624,7 @@ def placement_plans(row: Json, parameters: Json, memories: list[Json], header: G
     """
     rooms = {item["name"]: item["free"] for item in memories}
     gpus, host = ([item for item in memories if item["kind"] == kind] for kind in ("gpu", "cpu"))
-    need = memory_need(row, parameters, memories, header)
-    anywhere = [Plan({name: min(amount, rooms[name]) for name, amount in need.items()})]
+    anywhere = [Plan(memory_need(row, parameters, memories, header), elastic=True)]
     decided = {"device", "split-mode", "tensor-split", "main-gpu", "rpc"} & parameters.keys()
     if len(gpus) < 2 or decided or parameters.get("n-gpu-layers") == 0:
         return [anywhere]
