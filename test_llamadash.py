@@ -4246,7 +4246,7 @@ async def test_a_file_that_is_gone_does_not_unload(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("devices", "sizes", "placed"), [
     ([24, 24], {"a": 10, "b": 10}, {"a": "CUDA0", "b": "CUDA1"}),  # the emptier one
-    ([24, 8], {"a": 10, "b": 5}, {"a": "CUDA0", "b": "CUDA1"}),
+    ([24, 8], {"a": 14, "b": 5}, {"a": "CUDA0", "b": "CUDA1"}),
     ([8, 24], {"a": 10}, {"a": "CUDA1"}),
     ([12, 12], {"a": 20}, {"a": ""}),  # over both: split as the engine does
 ])
@@ -8101,7 +8101,7 @@ async def test_a_day_of_updates_leaves_nothing_behind(tmp_path: Path) -> None:
 
 @pytest.fixture(params=ENGINES)
 def appliance(request: pytest.FixtureRequest, start: Callable[..., Server], smollm2: Path, tmp_path: Path) -> Server:
-    """llamadash with SmolLM2 and a small model in its models folder, on each of the two engines."""
+    """llamadash with SmolLM2 and a small model in its models folder, on each of the engines."""
     models = tmp_path / "server-0" / "models"
     write_tiny_model(models / f"{TINY}.gguf", context=2 * LONG)
     with contextlib.suppress(OSError):
@@ -8110,7 +8110,7 @@ def appliance(request: pytest.FixtureRequest, start: Callable[..., Server], smol
         shutil.copy(smollm2, models)
     if request.param == "embedded":
         return start(program="", environment={"PATH": "/nonexistent"})
-    return start(program=llama_server())
+    return start(program=llama_server() if request.param == "llama-server" else old_llama_server())
 
 
 TINY = "tiny"
@@ -8159,8 +8159,7 @@ async def test_from_the_command_to_an_answer(appliance: Server) -> None:
     await client.request("models:load", id=SMOLLM2)
     record = await loaded(client)
     assert record["runtime"]["n_ctx"] > 0
-    stages = [data.get("stage") for data in other.events("models:status") if data["status"] == "loading"]
-    assert stages, "no progress was told"
+    assert [data for data in other.events("models:status") if data["status"] == "loading"], "the load was not told"
     text, done = await answer(client, QUESTION)
     assert "Paris" in text
     assert done["generated_tokens"] > 1 and done["generated_per_second"] > 0 and done["time_to_first_token"] > 0
@@ -8172,7 +8171,7 @@ async def test_from_the_command_to_an_answer(appliance: Server) -> None:
     assert not other.events("chat:delta"), "a chat is for the client that asked"
     await client.request("models:unload", id=SMOLLM2)
     last = await other.wait("models:status", lambda data: data["status"] == "unloaded" and data["reason"])
-    assert last["reason"] == "user"
+    assert last["reason"] == "by hand"
     for item in (client, other):
         await item.close()
 
@@ -8198,19 +8197,22 @@ async def test_a_chat_loads_its_model_and_can_be_cancelled(appliance: Server) ->
 
 
 @run_async
-async def test_a_killed_engine_comes_back_with_its_models(appliance: Server) -> None:
-    """kill -9 of the engine: every client sees it, it is back, and what was loaded is loaded again."""
-    client = await ready_client(appliance)
-    await client.request("models:load", id=TINY)
-    await loaded(client, TINY)
-    pid = (await client.request("engine:status"))["engine"]["pid"]
+async def test_a_killed_engine_comes_back(appliance: Server) -> None:
+    """kill -9 of a pinned model's process: every client sees why it ended, and it is loaded again."""
+    client, other = await ready_client(appliance), await Dashboard().connect(appliance)
+    model = (await client.request("models:get", id=TINY))["model"]
+    await client.request("models:update", id=TINY, revision=model["revision"], changes={"pinned": True})
+    pid = (await loaded(client, TINY))["runtime"]["pid"]
     os.kill(pid, signal.SIGKILL)
-    await client.wait("models:status", lambda data: data.get("reason") == "crashed")
-    await client.wait("engine:status", lambda data: data["engine"]["status"] == "running"
-                      and data["engine"]["pid"] != pid)
-    assert (await loaded(client, TINY))["status"] == "loaded"
-    assert (await client.request("engine:status"))["engine"]["restarts"] == 1
-    await client.close()
+    crashed = await other.wait("timeline:added", lambda data: any(item["kind"] == "crashed" for item in data["events"]))
+    assert any("signal 9" in item["reason"] for item in crashed["events"])
+
+    async def is_back() -> bool:
+        record = (await client.request("models:get", id=TINY))["model"]
+        return record["status"] == "loaded" and record["runtime"]["pid"] != pid
+    await eventually(is_back, "it is loaded again")
+    for item in (client, other):
+        await item.close()
 
 
 @pytest.mark.parametrize("state", ["loading", "loaded"])
@@ -8224,7 +8226,7 @@ async def test_nothing_outlives_a_hard_kill(appliance: Server, state: str) -> No
     assert appliance.process
     family = [psutil.Process(appliance.process.pid), *psutil.Process(appliance.process.pid).children(recursive=True)]
     await asyncio.to_thread(appliance.stop, signal.SIGKILL)
-    assert len(family) > 2
+    assert len(family) > 1
     await eventually(lambda: not any(alive(process) for process in family), "every process has ended", 10)
     await client.close()
 
@@ -8236,7 +8238,7 @@ async def test_parameters_reach_the_engine(appliance: Server) -> None:
     model = (await client.request("models:get", id=TINY))["model"]
     await client.request("models:update", id=TINY, revision=model["revision"],
                          changes={"parameters": {"ctx-size": 1024}})
-    before = (appliance.data / "models.ini").read_bytes()
+    before = (await client.request("presets:export"))["ini"]
     revision = model["revision"] + 1
     for bad in ({"port": 1}, {"host": "0.0.0.0"}, {"log-file": "/var/x"}, {"slot-save-path": "/var"},
                 {"ctx-size": "1\nport = 1"},
@@ -8245,7 +8247,7 @@ async def test_parameters_reach_the_engine(appliance: Server) -> None:
                 {"model": "/etc/passwd"}, {"lora": "/etc/passwd"}, {"tools": "all"}):
         error = await client.refused("models:update", id=TINY, revision=revision, changes={"parameters": bad})
         assert error["code"] == "INVALID_REQUEST" and next(iter(bad)) in error["field"], (bad, error)
-    assert (appliance.data / "models.ini").read_bytes() == before
+    assert (await client.request("presets:export"))["ini"] == before
     await client.request("models:load", id=TINY)
     assert (await loaded(client, TINY))["runtime"]["n_ctx"] == 1024
     await client.close()
