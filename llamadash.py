@@ -5973,7 +5973,7 @@ class Residency:
             unit.yields_to = None
         for unit in sorted([unit for unit in self.units.values() if unit.wanted], key=lambda item: item.queued_at):
             self.place(unit, planner, now)
-        if not planner.claims:
+        if not planner.claims:  # nobody waits
             self.bring_back(planner, now)
         for unit in residents:
             self.admit(unit, now)
@@ -6010,16 +6010,13 @@ class Residency:
                 self.stop(victim, f"evicted for {unit.name}")
 
     def bring_back(self, planner: Planner, now: float) -> None:
-        """Preferred units come back when what pushed them out is idle or gone, and nobody waits."""
+        """Preferred units come back when what has their memory is idle or gone."""
         for unit in self.units.values():
-            if not unit.preferred or not unit.pushed_out_by or unit.resident or unit.wanted or unit.blocked:
-                continue
-            other = self.units.get(unit.pushed_out_by)
-            if other is None or not other.resident or other.idle_for(now) >= RETURN_AFTER:
-                choice = planner.best(unit, gentle=True)
-                if choice and choice.fits:
+            away = unit.preferred and unit.pushed_out_by and not unit.resident and not unit.wanted and not unit.blocked
+            if away and (choice := planner.best(unit, gentle=True)):
+                if choice.fits:
                     self.start(unit, choice.plan, planner, now)
-                elif choice:
+                else:
                     self.push_out(unit, choice, planner)
                     planner.claim(unit, choice.plan)
 
