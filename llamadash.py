@@ -5788,6 +5788,7 @@ class Residency:
         unit = self.units[unit_id]
         if unit.status == "loading":
             unit.status, unit.loaded_at, unit.used_at, unit.error = "loaded", now, now, None
+            unit.pushed_out_by = None
             self.happened("loaded", unit, unit.loaded_for)
         return self.settle(now)
 
@@ -5950,7 +5951,7 @@ class Residency:
     def leave(self, unit: Unit, now: float) -> None:
         """Stop what is idle for too long, outdated, or was unloaded by hand and has answered."""
         if unit.status == "loading" and unit.outdated:
-            if not unit.forgotten:
+            if not unit.forgotten and unit.loaded_for != "preferred":
                 unit.wish = unit.wish or (now, unit.loaded_for)
             self.stop(unit, "configuration changed")
         elif unit.status != "loaded":
@@ -6026,7 +6027,7 @@ class Residency:
         """Reserve the memory of `plan` and start the unit."""
         unit.loaded_for = unit.wished_for
         unit.status, unit.held, unit.wish, unit.used_at = "loading", dict(planner.need(plan)), None, now
-        unit.reason, unit.error, unit.pushed_out_by, unit.dismissed = None, None, None, False
+        unit.reason, unit.error, unit.dismissed = None, None, False
         unit.waits, unit.told = None, set()
         planner.add(unit)
         self.actions.append(Start(unit.id, plan, unit.loaded_for))

@@ -4215,7 +4215,8 @@ class World:
 
     def possible(self, unit: llamadash.Unit, beside: list[llamadash.Unit]) -> bool:
         """Whether a unit would fit beside these and the pinned ones, if all others were gone."""
-        stay = {item.id: item for item in self.residency.units.values() if item.resident and item.pinned}
+        stay = {item.id: item for item in self.residency.units.values() if item.status in ("loading", "loaded")
+                and item.pinned and not item.leaving and not item.outdated}
         planner = llamadash.Planner([*(stay | {item.id: item for item in beside}).values()], self.rooms,
                                     self.residency.models_max, 0, self.now)
         return any(planner.fits(plan) for group in unit.plans for plan in group)
@@ -5142,6 +5143,20 @@ def test_a_load_with_outdated_parameters_begins_anew() -> None:
     assert world.told("loading") == ["by hand", "by hand"]
 
 
+def test_a_return_with_outdated_parameters_begins_anew_as_a_return() -> None:
+    """A preferred model that was coming back still pushes nobody out who is used."""
+    world = World({"A": 6, "B": 6}, 8)
+    world.define("A", preferred=True)
+    world.up("A")
+    world.end(world.ask("B"))
+    world.gone("A")
+    world.define("A", outdated=True)
+    assert world.told("loading", "A") == ["by hand", "preferred"] and world.status("A") == "stopping"
+    assert world.residency.units["A"].wish is None
+    world.gone("A")
+    assert world.told("loading", "A") == ["by hand", "preferred", "preferred"]
+
+
 def test_a_forgotten_model_leaves_after_its_answers_and_is_not_known_any_more() -> None:
     """Its answers go on, who waits is refused, and its last event still has its name."""
     world = World({"A": 6}, 8)
@@ -5224,12 +5239,11 @@ def test_looking_for_room_is_quick() -> None:
     plans = [[llamadash.Plan({"GPU0": 1}), llamadash.Plan({"GPU1": 1})], [llamadash.Plan({"GPU0": 1, "GPU1": 1})]]
     for index in range(200):
         world.define(llamadash.Unit(str(index), str(index), plans=plans), 0)
-    took = []
     for limit, waiting in ((0.002, 0), (0.04, 1000)):
         for index in range(waiting):
             world.tickets[index] = world.units[str(index % 200)].waiting[index] = llamadash.Ticket(
                 index, str(index % 200), "", "", 0)
-        took = []
+        took: list[float] = []
         for _ in range(10):
             begin = time.perf_counter()
             world.tick(1)
