@@ -5809,6 +5809,7 @@ class Residency:
         unit = self.units[unit_id]
         if unit.status == "loading":
             unit.status, unit.loaded_at, unit.used_at, unit.error = "loaded", now, now, None
+            unit.pushed_out_by = None
             self.happened("loaded", unit, unit.loaded_for)
         return self.settle(now)
 
@@ -5971,7 +5972,7 @@ class Residency:
     def leave(self, unit: Unit, now: float) -> None:
         """Stop what is idle for too long, outdated, or was unloaded by hand and has answered."""
         if unit.status == "loading" and unit.outdated:
-            if not unit.forgotten:
+            if not unit.forgotten and unit.loaded_for != "preferred":
                 unit.wish = unit.wish or (now, unit.loaded_for)
             self.stop(unit, "configuration changed")
         elif unit.status != "loaded":
@@ -5994,7 +5995,7 @@ class Residency:
             unit.yields_to = None
         for unit in sorted([unit for unit in self.units.values() if unit.wanted], key=lambda item: item.queued_at):
             self.place(unit, planner, now)
-        if not planner.claims:
+        if not planner.claims:  # nobody waits
             self.bring_back(planner, now)
         for unit in residents:
             self.admit(unit, now)
@@ -6031,16 +6032,13 @@ class Residency:
                 self.stop(victim, f"evicted for {unit.name}")
 
     def bring_back(self, planner: Planner, now: float) -> None:
-        """Preferred units come back when what pushed them out is idle or gone, and nobody waits."""
+        """Preferred units come back when what has their memory is idle or gone."""
         for unit in self.units.values():
-            if not unit.preferred or not unit.pushed_out_by or unit.resident or unit.wanted or unit.blocked:
-                continue
-            other = self.units.get(unit.pushed_out_by)
-            if other is None or not other.resident or other.idle_for(now) >= RETURN_AFTER:
-                choice = planner.best(unit, gentle=True)
-                if choice and choice.fits:
+            away = unit.preferred and unit.pushed_out_by and not unit.resident and not unit.wanted and not unit.blocked
+            if away and (choice := planner.best(unit, gentle=True)):
+                if choice.fits:
                     self.start(unit, choice.plan, planner, now)
-                elif choice:
+                else:
                     self.push_out(unit, choice, planner)
                     planner.claim(unit, choice.plan)
 
@@ -6050,7 +6048,7 @@ class Residency:
         """Reserve the memory of `plan` and start the unit."""
         unit.loaded_for = unit.wished_for
         unit.status, unit.held, unit.wish, unit.used_at = "loading", dict(planner.need(plan)), None, now
-        unit.reason, unit.error, unit.pushed_out_by, unit.dismissed = None, None, None, False
+        unit.reason, unit.error, unit.dismissed = None, None, False
         unit.waits, unit.told = None, set()
         planner.add(unit)
         self.actions.append(Start(unit.id, plan, unit.loaded_for))
