@@ -6176,13 +6176,14 @@ class Pool:
         return self.instances.get(unit.id) if unit is not None and unit.status == "loaded" else None
 
     async def has_ended(self, instance: Instance) -> bool:
-        """Whether the process of an instance has ended, which may take a moment to be known."""
+        """Whether an instance has ended without being told to, and Residency knows; both may take a moment."""
         with contextlib.suppress(asyncio.TimeoutError):
-            if instance.process is not None:
+            if instance.process is not None and not instance.stopping:
                 await asyncio.wait_for(instance.process.wait(), 1)
-        await asyncio.sleep(0)
-        return bool(instance.stopping or instance.killed_for or instance.process is None
-                    or instance.process.returncode is not None)
+                while instance in self.instances.values():
+                    await asyncio.sleep(0.02)
+                return True
+        return False
 
     # memory
 
@@ -6843,12 +6844,13 @@ class Body(NamedTuple):
             at = end
 
     def value(self, name: str) -> Any:
-        """The value of one of the fields that were looked for; None where it is absent, too long or no JSON."""
+        """The value of one of the fields that were looked for; None where it is absent or no JSON.
+
+        Of one that is too long to be read the beginning, as text.
+        """
         start, end = self.fields.get(name, (0, 0))
-        if not 0 < end - start <= MAX_READ_FIELD:
-            return None
-        raw = bytes(self.data[start:end])
-        if self.begins is None:
+        raw = bytes(self.data[start:min(end, start + MAX_READ_FIELD)])
+        if self.begins is None and raw or end - start > MAX_READ_FIELD:
             return raw.decode("utf-8", "replace")
         with contextlib.suppress(ValueError, RecursionError):
             return json.loads(raw)
