@@ -6657,9 +6657,9 @@ class Call:
                 numbers["generated_tokens"] = self.pieces
                 numbers["generated_per_second"] = finite_rate(self.pieces / max(time.monotonic() - self.first_at, 0.1))
             return numbers
-        timings = last_object(self.tail, b'"timings":')
-        numbers |= of_usage(last_object(self.head, b'"usage":'))
-        numbers |= {key: value for key, value in of_usage(last_object(self.tail, b'"usage":')).items() if value}
+        timings = json_object(self.tail, b'"timings":')
+        numbers |= of_usage(json_object(self.head, b'"usage":', last=False))
+        numbers |= {key: value for key, value in of_usage(json_object(self.tail, b'"usage":')).items() if value}
         numbers |= of_timings(timings)
         if not timings and numbers["generated_tokens"] and self.stream:
             span = self.ended_at - self.first_at
@@ -6667,15 +6667,14 @@ class Call:
         return numbers
 
 
-def last_object(text: bytes, name: bytes) -> Json:
-    """The last JSON object in `text` that stands behind `name`; empty where there is none."""
-    at = text.rfind(name)
-    while at >= 0:
+def json_object(text: bytes, name: bytes, *, last: bool = True) -> Json:
+    """The last or the first JSON object in `text` that stands behind `name`; empty where there is none."""
+    places = [found.end() for found in re.finditer(re.escape(name), text)]
+    for at in reversed(places) if last else places:
         with contextlib.suppress(ValueError, RecursionError):
-            found = JSON_DECODER.raw_decode(text[at + len(name):].decode("utf-8", "replace").lstrip())[0]
+            found = JSON_DECODER.raw_decode(text[at:].decode("utf-8", "replace").lstrip())[0]
             if isinstance(found, dict):
                 return found
-        at = text.rfind(name, 0, at)
     return {}
 
 
