@@ -5072,6 +5072,166 @@ async def test_what_a_variant_fills_in(start: Callable[..., Server], fake: FakeE
         assert row["model"] == "thinks" and len({seen["pid"] for seen in fake.seen()}) == 1
 
 
+# -- Upstreams ---------------------------------------------------------------------------------------
+
+@contextlib.asynccontextmanager
+async def web_server(handler: Callable[[web.Request], Any]) -> AsyncIterator[str]:
+    """The address of a server that answers everything by `handler`."""
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", handler)
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1, handler_cancellation=True)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        yield f"http://127.0.0.1:{runner.addresses[0][1]}"
+    finally:
+        await runner.cleanup()
+
+
+async def upstream_of(api: Api, check: Callable[[Json], Any], seconds: float = DEADLINE) -> Json:
+    """The first upstream's record once it passes `check`."""
+    async def find() -> Json | None:
+        item = (await api.board.request("engine:status"))["engine"]["upstreams"][0]
+        return item if check(item) else None
+    return typing.cast(Json, await eventually(find, "the upstream", seconds))
+
+
+@run_async
+async def test_a_llamadash_behind_a_llamadash(start: Callable[..., Server], tmp_path: Path, fake: FakeEngine) -> None:
+    """Models are listed as NAME/MODEL with their state; requests pass with the key; both have the row; no circles."""
+    back = start(program=fake.program)
+    async with api_of(back, "one", "two") as behind:
+        key = (await behind.board.request("keys:create", name="front"))["key"]["text"]
+        front_port = unused_port()
+        front = start("--api-port", str(front_port), "--upstream", f"big.box={behind.url}/v1/", "--upstream",
+                      f"self=http://127.0.0.1:{front_port}",
+                      environment={"LLAMADASH_UPSTREAM_BIG_BOX_KEY": key})
+        async with api_of(front) as api:
+            item = await upstream_of(api, lambda item: item["models"])
+            assert (item["name"], item["url"], item["status"], item["error"]) == ("big.box", behind.url, "connected", None)
+            assert item["models"] == [{"id": "big.box/one", "status": "unloaded"}, {"id": "big.box/two", "status": "unloaded"}]
+            listed = (await api.get("/v1/models"))[1]["data"]
+            assert [item["id"] for item in listed] == ["big.box/one", "big.box/two"]
+            assert (await api.get("/v1/models/big.box/two"))[1]["status"] == {"value": "unloaded"}
+            body = {"model": "big.box/one", "stream": True, "fake": {"tokens": 3}, "n": 1}
+            async with api.http.post(api.url + "/v1/chat/completions?a=b", data=json.dumps(body), headers={
+                    "Authorization": "Bearer of the client", "User-Agent": "mine/1"}) as answer:
+                assert (await answer.text()).count("word") == 3 and answer.headers["X-Accel-Buffering"] == "no"
+            seen = fake.seen()[-1]
+            assert (seen["path"], json.loads(seen["text"])) == ("/v1/chat/completions?a=b", {**body, "model": "one"})
+            rows = await api.row(), await behind.row()
+            assert [(row["model"], row["status"], row["generated_tokens"], row["generated_per_second"], row["client"].split()[-1])
+                    for row in rows] == [("big.box/one", "ok", 3, 20.0, "mine/1"), ("one", "ok", 3, 20.0, "front")]
+            assert rows[1]["key"] == "front" and rows[0]["build"] is None and rows[0]["loading"] is None
+            await upstream_of(api, lambda item: item["models"][0]["status"] == "loaded")
+            for path in ("/slots?model=big.box%2Fone", "/upstream/big.box%2Fone/slots?x=1"):
+                assert (await api.get(path))[0] == 200, path
+            async with api.http.post(yarl.URL(api.url + "/upstream/big.box%2Fone/v1/x", encoded=True), data=b"{}") as answer:
+                assert answer.status == 200
+            assert json.loads(fake.seen()[-1]["text"]) == {"model": "one"}
+            form = aiohttp.FormData()
+            form.add_field("model", "big.box/one")
+            form.add_field("file", b"x" * 100, filename="a.wav")
+            async with api.http.post(api.url + "/v1/audio/transcriptions", data=form) as answer:
+                assert answer.status == 200
+            assert "big.box" not in fake.seen()[-1]["text"] and "\r\n\r\none\r\n" in fake.seen()[-1]["text"]
+            assert (await api.post(data={"model": "big.box/nothing"}))[0] == 404
+            status, answer = await api.post(data={"model": "self/self/self/x"})
+            assert (status, answer["error"]["code"]) == (508, "upstream_loop")
+            assert (await api.post(data={"model": "big.box/one", "fake": {"status": 422}}))[0] == 422
+            assert (await api.row())["code"] == "422"
+            chat = (await api.board.request("chat:send", model="big.box/one", messages=[{"role": "user", "content": "a"}]))
+            done = await api.board.wait("chat:done", lambda data: data["chatId"] == chat["chatId"])
+            assert done
+            response = await api.http.post(api.url + "/v1/chat/completions", data=json.dumps(
+                {**body, "fake": {"tokens": 10_000, "pause": 0.05}}))
+            await response.content.readany()
+            response.close()
+            assert (await behind.row(lambda row: row["status"] == "cancelled"))["model"] == "one"
+        back.stop()
+
+
+def _endless(text: bytes) -> Callable[[web.Request], Any]:
+    """Answers without an end."""
+    async def handler(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        while True:
+            await response.write(text * 1000)
+    return handler
+
+
+def _listing(models: Any, **more: str) -> Callable[[web.Request], Any]:
+    """Answers with a list of models."""
+    async def handler(request: web.Request) -> web.Response:
+        return web.Response(body=json.dumps({"data": models}).encode(), headers=more)
+    return handler
+
+
+MARKUP = "<img src=x onerror=alert(1)>"
+
+
+@pytest.mark.parametrize(("handler", "status", "models"), [
+    (_endless(b'{"data": [{"id": "x"}]}'), "unreachable", []),
+    (_listing([{"id": "m", "status": {"value": "x" * 1000}}, {"id": 5}, 7, None, {"id": "a\nb"}, {"id": "x" * 1000},
+               {"id": "\ud800"}, {"id": MARKUP}, {"id": "passed/on", "upstream": "other"}, {"id": ""}]), "connected",
+     ["lies/m", f"lies/{MARKUP}"]),
+    (_listing([{"id": f"m{number}"} for number in range(1000, 101_000)]), "connected",
+     [f"lies/m{number}" for number in range(1000, 2000)]),
+    (_listing([{"id": f"m{number}"} for number in range(1_000_000)]), "unreachable", []),
+    (_listing([], **{f"X-{number}": "x" * 8000 for number in range(500)}), "unreachable", []),
+    (_listing([], **{"X": "x" * 10**6}), "unreachable", []),
+    (_listing({"a": 1}), "connected", []), (_listing("[" * 900), "connected", []),
+], ids=["endless", "odd", "many", "a million", "many headers", "long header", "no list", "text"])
+@run_async
+async def test_an_upstream_that_lies(start: Callable[..., Server], handler: Any, status: str, models: list[str]) -> None:
+    """What it says is bounded and inert."""
+    async with web_server(handler) as url:
+        server = start("--upstream", f"lies={url}")
+        before = memory_of(server)
+        async with api_of(server) as api:
+            item = await upstream_of(api, lambda item: item["status"] == "connected" or item["error"] not in (None, ""))
+            assert item["status"] == status and [model["id"] for model in item["models"]] == models
+            assert [model["id"] for model in (await api.get("/v1/models"))[1]["data"]] == models
+            assert all(len(str(model["status"])) <= 32 for model in item["models"])
+            assert memory_of(server) - before < 80
+
+
+@run_async
+async def test_an_upstream_that_fails(start: Callable[..., Server]) -> None:
+    """Unreachable, refusing, redirecting or breaking off: said, and clients get an error in their shape."""
+    server = start(program=f"http://127.0.0.1:{unused_port()}/v1")
+    async with api_of(server) as api:
+        item = await upstream_of(api, lambda item: item["error"])
+        assert (item["name"], item["status"]) == ("127.0.0.1", "unreachable")
+        status, answer = await api.post(data={"model": "127.0.0.1/x"})
+        assert (status, answer["error"]["code"]) == (502, "connection_lost")
+        assert (await api.row())["status"] == "failed"
+
+    async def refuses(request: web.Request) -> web.StreamResponse:
+        if request.method == "GET":
+            return web.Response(status=401)
+        if "redirect" in await request.text():
+            return web.Response(status=307, headers={"Location": "http://169.254.169.254/"})
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await response.prepare(request)
+        await response.write(b"data: {}\n\n")
+        assert request.transport
+        request.transport.abort()
+        return response
+    async with web_server(refuses) as url:
+        async with api_of(start("--upstream", f"no-key={url}")) as api:
+            item = await upstream_of(api, lambda item: item["status"] == "refused")
+            assert "LLAMADASH_UPSTREAM_NO_KEY_KEY" in item["error"]
+            async with api.http.post(api.url + "/v1/x", data='{"model": "no-key/redirect"}',
+                                     allow_redirects=False) as answer:
+                assert answer.status == 307  # it is the client's to follow
+            with pytest.raises(aiohttp.ClientError):
+                async with api.http.post(api.url + "/v1/x", data='{"model": "no-key/x", "stream": true}') as answer:
+                    await answer.read()
+            assert (await api.row())["code"] == "connection_lost"
+
+
 # -- Embedded engine --------------------------------------------------------------------------------
 
 class Child:
