@@ -21,6 +21,7 @@ This file is the whole server; web/ is the whole client; data/ holds what it rem
 """
 from __future__ import annotations
 
+import importlib.util
 import os
 import sys
 
@@ -28,12 +29,18 @@ import sys
 def start_as_module(python: str, *options: str) -> None:
     """Start this file again as a module of `python`, from its compiled cache, if there is one or can be.
 
-    Python keeps 25 MB of what it took to compile the script that it was started with. Before all other imports,
-    for what is imported here is imported twice.
+    Python keeps 25 MB of what compiling takes, whether of the script that it was started with or of a module. Before
+    all other imports, for what is imported here is imported twice.
     """
-    here, name = os.path.split(os.path.realpath(__file__))
+    path = os.path.realpath(__file__)
+    here, name = os.path.split(path)
     if os.name != "posix" or name != "llamadash.py" or not os.access(here, os.W_OK):
         return
+    cache = importlib.util.cache_from_source(path)
+    if not (os.path.exists(cache) and os.path.getmtime(cache) >= os.path.getmtime(path)):
+        import py_compile  # not at the top: needed once for each version
+
+        py_compile.compile(path)
     code = f"import sys; sys.path[0] = {here!r}; sys.dont_write_bytecode = False; " \
            f"import llamadash; sys.exit(llamadash.main())  # {here}/llamadash.py"
     os.execv(python, [python, *options, "-c", code, *sys.argv[1:]])
@@ -42,7 +49,6 @@ def start_as_module(python: str, *options: str) -> None:
 if __name__ == "__main__":
     start_as_module(sys.executable, *sys.orig_argv[1:len(sys.orig_argv) - len(sys.argv)])
 
-import importlib.util
 import re
 import shutil
 import subprocess
@@ -181,7 +187,21 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Itera
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
-import aiohttp
+
+@contextlib.contextmanager
+def no_certificates() -> Iterator[None]:
+    """Hide the certificates of trusted authorities from OpenSSL for a moment; see trusted_certificates."""
+    names = ("SSL_CERT_FILE", "SSL_CERT_DIR")
+    before = {name: os.environ[name] for name in names if name in os.environ}
+    os.environ.update(dict.fromkeys(names, os.devnull))
+    yield
+    for name in names:
+        del os.environ[name]
+    os.environ.update(before)
+
+
+with no_certificates():  # aiohttp reads them when it is imported, which takes as long as half of the rest
+    import aiohttp
 import psutil
 import socketio
 import yarl
@@ -269,6 +289,46 @@ def now_ms() -> int:
 DAY = 86_400_000  # milliseconds
 MAX_TEXT = 4096  # characters; longer fields say so with Length
 MAX_DEPTH = 32  # levels of nesting in a request; every real one has fewer than 8
+LOG_LINES_PER_SECOND = 300  # of one source into the journal; the rest is counted and said
+LOG_REPEAT_PAUSE = 60.0  # seconds until a failure that repeats is logged again
+
+
+class LogLimiter:
+    """Keeps a flood out of the log: so many lines a second of each source, and a failure that repeats once a minute."""
+
+    def __init__(self, limit: int = LOG_LINES_PER_SECOND) -> None:
+        self.limit = limit
+        self.second = 0
+        self.passed: dict[str, int] = {}
+        self.held: dict[str, int] = {}
+        self.failures: dict[str, tuple[str, float]] = {}
+
+    def allows(self, source: str, now: float) -> bool:
+        """Whether one more line of `source` may pass at `now` (s)."""
+        if int(now) != self.second:
+            self.second = int(now)
+            self.passed.clear()
+        count = self.passed[source] = self.passed.get(source, 0) + 1
+        if count > self.limit:
+            self.hold(source)
+        return count <= self.limit
+
+    def hold(self, source: str) -> None:
+        """Count a line of `source` that is not let through."""
+        self.held[source] = self.held.get(source, 0) + 1
+
+    def suppressed(self) -> dict[str, int]:
+        """How many lines of each source were held back since this was last asked."""
+        counts, self.held = self.held, {}
+        return counts
+
+    def is_new(self, what: str, problem: object = None, pause: float = LOG_REPEAT_PAUSE) -> bool:
+        """Whether `what` fails otherwise than the last time, or that is `pause` seconds ago."""
+        last, moment = self.failures.get(what, ("", -math.inf))
+        if last == repr(problem) and time.monotonic() - moment < pause:
+            return False
+        self.failures[what] = repr(problem), time.monotonic()
+        return True
 
 
 # Here and below: nobody compares or prints these, and making the methods for it would take 10 ms of every start.
@@ -671,7 +731,7 @@ def config_result(dash: Dash) -> Json:
             for path in looked
         ],
         "llama_server": {"value": dash.config.llama_server, "fixed": "llama_server" in dash.config.fixed},
-        "skipped": skipped_told(dash.library.skipped),
+        "skipped": skipped_for_clients(dash.library.skipped),
     }
 
 
@@ -885,39 +945,40 @@ def m001_initial(db: sqlite3.Connection) -> None:
         CREATE TABLE models (id TEXT PRIMARY KEY, name TEXT NOT NULL, path TEXT NOT NULL UNIQUE, source TEXT NOT NULL,
             favorite INTEGER NOT NULL, parameters TEXT NOT NULL, revision INTEGER NOT NULL, architecture TEXT,
             size_label TEXT, parameter_count INTEGER, quantization TEXT, file_size INTEGER, file_mtime INTEGER,
-            context_length INTEGER, embedding_length INTEGER, block_count INTEGER, head_count INTEGER, head_count_kv
-            INTEGER, vocabulary_size INTEGER, expert_count INTEGER, expert_used_count INTEGER, sliding_window INTEGER,
-            key_length INTEGER, value_length INTEGER, license TEXT, tokenizer TEXT, chat_template INTEGER, modalities
-            TEXT, shards TEXT, projector TEXT, projector_size INTEGER, missing INTEGER NOT NULL, created_at INTEGER NOT
-            NULL, updated_at INTEGER NOT NULL);
+            context_length INTEGER, embedding_length INTEGER, block_count INTEGER, head_count INTEGER,
+            head_count_kv INTEGER, vocabulary_size INTEGER, expert_count INTEGER, expert_used_count INTEGER,
+            sliding_window INTEGER, key_length INTEGER, value_length INTEGER, license TEXT, tokenizer TEXT,
+            chat_template INTEGER, modalities TEXT, shards TEXT, projector TEXT, projector_size INTEGER,
+            missing INTEGER NOT NULL, created_at INTEGER NOT NULL, updated_at INTEGER NOT NULL);
         CREATE TABLE metrics (resolution INTEGER NOT NULL, timestamp INTEGER NOT NULL, samples INTEGER NOT NULL,
             cpu_usage REAL, cpu_usage_max REAL, memory_usage REAL, memory_usage_max REAL, swap_usage REAL,
             swap_usage_max REAL, disk_usage REAL, disk_usage_max REAL, load_average REAL, load_average_max REAL,
-            memory_used REAL, memory_used_max REAL, network_received REAL, network_received_max REAL, network_sent
-            REAL, network_sent_max REAL, prompt_tokens_per_second REAL, prompt_tokens_per_second_max REAL,
+            memory_used REAL, memory_used_max REAL, network_received REAL, network_received_max REAL,
+            network_sent REAL, network_sent_max REAL, prompt_tokens_per_second REAL, prompt_tokens_per_second_max REAL,
             generated_tokens_per_second REAL, generated_tokens_per_second_max REAL, requests_processing REAL,
             requests_processing_max REAL, requests_deferred REAL, requests_deferred_max REAL, active_models REAL,
-            active_models_max REAL, process_cpu REAL, process_cpu_max REAL, process_memory REAL, process_memory_max
-            REAL, gpu0_utilization REAL, gpu0_utilization_max REAL, gpu0_memory_used REAL, gpu0_memory_used_max REAL,
-            gpu0_memory_total REAL, gpu0_memory_total_max REAL, gpu0_temperature REAL, gpu0_temperature_max REAL,
-            gpu0_power REAL, gpu0_power_max REAL, gpu1_utilization REAL, gpu1_utilization_max REAL, gpu1_memory_used
-            REAL, gpu1_memory_used_max REAL, gpu1_memory_total REAL, gpu1_memory_total_max REAL, gpu1_temperature REAL,
-            gpu1_temperature_max REAL, gpu1_power REAL, gpu1_power_max REAL, gpu2_utilization REAL,
-            gpu2_utilization_max REAL, gpu2_memory_used REAL, gpu2_memory_used_max REAL, gpu2_memory_total REAL,
-            gpu2_memory_total_max REAL, gpu2_temperature REAL, gpu2_temperature_max REAL, gpu2_power REAL,
-            gpu2_power_max REAL, gpu3_utilization REAL, gpu3_utilization_max REAL, gpu3_memory_used REAL,
-            gpu3_memory_used_max REAL, gpu3_memory_total REAL, gpu3_memory_total_max REAL, gpu3_temperature REAL,
-            gpu3_temperature_max REAL, gpu3_power REAL, gpu3_power_max REAL, gpu4_utilization REAL,
-            gpu4_utilization_max REAL, gpu4_memory_used REAL, gpu4_memory_used_max REAL, gpu4_memory_total REAL,
-            gpu4_memory_total_max REAL, gpu4_temperature REAL, gpu4_temperature_max REAL, gpu4_power REAL,
-            gpu4_power_max REAL, gpu5_utilization REAL, gpu5_utilization_max REAL, gpu5_memory_used REAL,
-            gpu5_memory_used_max REAL, gpu5_memory_total REAL, gpu5_memory_total_max REAL, gpu5_temperature REAL,
-            gpu5_temperature_max REAL, gpu5_power REAL, gpu5_power_max REAL, gpu6_utilization REAL,
-            gpu6_utilization_max REAL, gpu6_memory_used REAL, gpu6_memory_used_max REAL, gpu6_memory_total REAL,
-            gpu6_memory_total_max REAL, gpu6_temperature REAL, gpu6_temperature_max REAL, gpu6_power REAL,
-            gpu6_power_max REAL, gpu7_utilization REAL, gpu7_utilization_max REAL, gpu7_memory_used REAL,
-            gpu7_memory_used_max REAL, gpu7_memory_total REAL, gpu7_memory_total_max REAL, gpu7_temperature REAL,
-            gpu7_temperature_max REAL, gpu7_power REAL, gpu7_power_max REAL, PRIMARY KEY (resolution, timestamp));
+            active_models_max REAL, process_cpu REAL, process_cpu_max REAL, process_memory REAL,
+            process_memory_max REAL, gpu0_utilization REAL, gpu0_utilization_max REAL, gpu0_memory_used REAL,
+            gpu0_memory_used_max REAL, gpu0_memory_total REAL, gpu0_memory_total_max REAL, gpu0_temperature REAL,
+            gpu0_temperature_max REAL, gpu0_power REAL, gpu0_power_max REAL, gpu1_utilization REAL,
+            gpu1_utilization_max REAL, gpu1_memory_used REAL, gpu1_memory_used_max REAL, gpu1_memory_total REAL,
+            gpu1_memory_total_max REAL, gpu1_temperature REAL, gpu1_temperature_max REAL, gpu1_power REAL,
+            gpu1_power_max REAL, gpu2_utilization REAL, gpu2_utilization_max REAL, gpu2_memory_used REAL,
+            gpu2_memory_used_max REAL, gpu2_memory_total REAL, gpu2_memory_total_max REAL, gpu2_temperature REAL,
+            gpu2_temperature_max REAL, gpu2_power REAL, gpu2_power_max REAL, gpu3_utilization REAL,
+            gpu3_utilization_max REAL, gpu3_memory_used REAL, gpu3_memory_used_max REAL, gpu3_memory_total REAL,
+            gpu3_memory_total_max REAL, gpu3_temperature REAL, gpu3_temperature_max REAL, gpu3_power REAL,
+            gpu3_power_max REAL, gpu4_utilization REAL, gpu4_utilization_max REAL, gpu4_memory_used REAL,
+            gpu4_memory_used_max REAL, gpu4_memory_total REAL, gpu4_memory_total_max REAL, gpu4_temperature REAL,
+            gpu4_temperature_max REAL, gpu4_power REAL, gpu4_power_max REAL, gpu5_utilization REAL,
+            gpu5_utilization_max REAL, gpu5_memory_used REAL, gpu5_memory_used_max REAL, gpu5_memory_total REAL,
+            gpu5_memory_total_max REAL, gpu5_temperature REAL, gpu5_temperature_max REAL, gpu5_power REAL,
+            gpu5_power_max REAL, gpu6_utilization REAL, gpu6_utilization_max REAL, gpu6_memory_used REAL,
+            gpu6_memory_used_max REAL, gpu6_memory_total REAL, gpu6_memory_total_max REAL, gpu6_temperature REAL,
+            gpu6_temperature_max REAL, gpu6_power REAL, gpu6_power_max REAL, gpu7_utilization REAL,
+            gpu7_utilization_max REAL, gpu7_memory_used REAL, gpu7_memory_used_max REAL, gpu7_memory_total REAL,
+            gpu7_memory_total_max REAL, gpu7_temperature REAL, gpu7_temperature_max REAL, gpu7_power REAL,
+            gpu7_power_max REAL, PRIMARY KEY (resolution, timestamp));
         CREATE TABLE logs (id INTEGER PRIMARY KEY AUTOINCREMENT, timestamp INTEGER NOT NULL, level TEXT NOT NULL,
             source TEXT NOT NULL, message TEXT NOT NULL);
         CREATE INDEX logs_level ON logs (level, id);
@@ -931,8 +992,8 @@ def m001_initial(db: sqlite3.Connection) -> None:
         CREATE TABLE benchmarks (id INTEGER PRIMARY KEY AUTOINCREMENT, timestamp INTEGER NOT NULL, model TEXT NOT NULL,
             result TEXT NOT NULL);
         CREATE INDEX benchmarks_model ON benchmarks (model, id);
-        CREATE TABLE sessions (id TEXT PRIMARY KEY, token_hash BLOB NOT NULL UNIQUE, address TEXT, created_at INTEGER
-            NOT NULL, used_at INTEGER NOT NULL, expires_at INTEGER NOT NULL)""")
+        CREATE TABLE sessions (id TEXT PRIMARY KEY, token_hash BLOB NOT NULL UNIQUE, address TEXT,
+            created_at INTEGER NOT NULL, used_at INTEGER NOT NULL, expires_at INTEGER NOT NULL)""")
 
 
 @migration
@@ -956,43 +1017,31 @@ def m003_counts(db: sqlite3.Connection) -> None:
 def m004_router(db: sqlite3.Connection) -> None:
     """What llamadash needs as the router; averages that are not complete will be made from their samples."""
     run_script(db, """
-        CREATE TABLE models_new (id TEXT PRIMARY KEY, name TEXT NOT NULL, path TEXT NOT NULL, source TEXT NOT NULL,
+        CREATE TEMP TABLE old_models AS SELECT * FROM models;
+        DROP TABLE models;
+        CREATE TABLE models (id TEXT PRIMARY KEY, name TEXT NOT NULL, path TEXT NOT NULL, source TEXT NOT NULL,
             favorite INTEGER NOT NULL, parameters TEXT NOT NULL, revision INTEGER NOT NULL, architecture TEXT,
             size_label TEXT, parameter_count INTEGER, quantization TEXT, file_size INTEGER, file_mtime INTEGER,
-            context_length INTEGER, embedding_length INTEGER, block_count INTEGER, head_count INTEGER, head_count_kv
-            INTEGER, vocabulary_size INTEGER, expert_count INTEGER, expert_used_count INTEGER, sliding_window INTEGER,
-            key_length INTEGER, value_length INTEGER, license TEXT, tokenizer TEXT, chat_template INTEGER, modalities
-            TEXT, shards TEXT, projector TEXT, projector_size INTEGER, missing INTEGER NOT NULL, created_at INTEGER NOT
-            NULL, updated_at INTEGER NOT NULL, aliases TEXT NOT NULL DEFAULT '[]', build TEXT, pinned INTEGER NOT NULL
-            DEFAULT 0, preferred INTEGER NOT NULL DEFAULT 0, idle INTEGER, tags TEXT NOT NULL DEFAULT '[]',
-            last_used_at INTEGER, memory_correction TEXT);
-        INSERT INTO models_new (id, name, path, source, favorite, parameters, revision, architecture, size_label,
-            parameter_count, quantization, file_size, file_mtime, context_length, embedding_length, block_count,
-            head_count, head_count_kv, vocabulary_size, expert_count, expert_used_count, sliding_window, key_length,
-            value_length, license, tokenizer, chat_template, modalities, shards, projector, projector_size, missing,
-            created_at, updated_at) SELECT id, name, path, source, favorite, parameters, revision, architecture,
-            size_label, parameter_count, quantization, file_size, file_mtime, context_length, embedding_length,
-            block_count, head_count, head_count_kv, vocabulary_size, expert_count, expert_used_count, sliding_window,
-            key_length, value_length, license, tokenizer, chat_template, modalities, shards, projector, projector_size,
-            missing, created_at, updated_at FROM models;
-        DROP TABLE models;
-        ALTER TABLE models_new RENAME TO models;
-        ALTER TABLE requests ADD COLUMN build TEXT;
-        ALTER TABLE requests ADD COLUMN key TEXT;
-        ALTER TABLE requests ADD COLUMN client TEXT;
-        ALTER TABLE requests ADD COLUMN endpoint TEXT;
-        ALTER TABLE requests ADD COLUMN stream INTEGER;
-        ALTER TABLE requests ADD COLUMN status TEXT NOT NULL DEFAULT 'ok';
-        ALTER TABLE requests ADD COLUMN code;
-        ALTER TABLE requests ADD COLUMN error TEXT;
-        ALTER TABLE requests ADD COLUMN waited REAL;
-        ALTER TABLE requests ADD COLUMN loading REAL;
-        ALTER TABLE requests ADD COLUMN first_token REAL;
-        ALTER TABLE requests ADD COLUMN drafted INTEGER;
-        ALTER TABLE requests ADD COLUMN accepted INTEGER;
-        ALTER TABLE requests ADD COLUMN slot INTEGER;
-        ALTER TABLE requests ADD COLUMN energy REAL;
-        DROP INDEX requests_model;
+            context_length INTEGER, embedding_length INTEGER, block_count INTEGER, head_count INTEGER,
+            head_count_kv INTEGER, vocabulary_size INTEGER, expert_count INTEGER, expert_used_count INTEGER,
+            sliding_window INTEGER, key_length INTEGER, value_length INTEGER, license TEXT, tokenizer TEXT,
+            chat_template INTEGER, modalities TEXT, shards TEXT, projector TEXT, projector_size INTEGER,
+            missing INTEGER NOT NULL, created_at INTEGER NOT NULL, updated_at INTEGER NOT NULL,
+            aliases TEXT NOT NULL DEFAULT '[]', build TEXT, pinned INTEGER NOT NULL DEFAULT 0,
+            preferred INTEGER NOT NULL DEFAULT 0, idle INTEGER, tags TEXT NOT NULL DEFAULT '[]', last_used_at INTEGER,
+            memory_correction TEXT);
+        INSERT INTO models SELECT *, '[]', NULL, 0, 0, NULL, '[]', NULL, NULL FROM old_models;
+        DROP TABLE old_models;
+        CREATE TABLE requests_new (id INTEGER PRIMARY KEY AUTOINCREMENT, timestamp INTEGER NOT NULL,
+            model TEXT NOT NULL, build TEXT, key TEXT, client TEXT, endpoint TEXT, stream INTEGER,
+            status TEXT NOT NULL DEFAULT 'ok', code, error TEXT, waited REAL, loading REAL, first_token REAL,
+            duration REAL, prompt_tokens INTEGER, cached_tokens INTEGER, generated_tokens INTEGER, drafted INTEGER,
+            accepted INTEGER, prompt_per_second REAL, generated_per_second REAL, slot INTEGER, energy REAL);
+        INSERT INTO requests_new (id, timestamp, model, prompt_tokens, cached_tokens, generated_tokens,
+            prompt_per_second, generated_per_second, duration)
+            SELECT * FROM requests;
+        DROP TABLE requests;
+        ALTER TABLE requests_new RENAME TO requests;
         CREATE INDEX requests_timestamp ON requests (timestamp);
         CREATE INDEX requests_model ON requests (model, timestamp);
         CREATE INDEX requests_key ON requests (key, timestamp);
@@ -1001,22 +1050,22 @@ def m004_router(db: sqlite3.Connection) -> None:
             model TEXT, reason TEXT, details TEXT NOT NULL);
         CREATE INDEX events_timestamp ON events (timestamp);
         CREATE INDEX events_model ON events (model, timestamp);
-        CREATE TABLE usage (day TEXT NOT NULL, model TEXT NOT NULL, key TEXT NOT NULL DEFAULT '', requests INTEGER NOT
-            NULL, prompt_tokens INTEGER NOT NULL, cached_tokens INTEGER NOT NULL, generated_tokens INTEGER NOT NULL,
-            energy REAL, PRIMARY KEY (day, model, key));
-        INSERT INTO usage (day, model, requests, prompt_tokens, cached_tokens, generated_tokens) SELECT
-            strftime('%Y-%m-%d', timestamp / 1000, 'unixepoch', 'localtime') AS date, model, COUNT(*),
+        CREATE TABLE usage (day TEXT NOT NULL, model TEXT NOT NULL, key TEXT NOT NULL DEFAULT '',
+            requests INTEGER NOT NULL, prompt_tokens INTEGER NOT NULL, cached_tokens INTEGER NOT NULL,
+            generated_tokens INTEGER NOT NULL, energy REAL, PRIMARY KEY (day, model, key));
+        INSERT INTO usage (day, model, requests, prompt_tokens, cached_tokens, generated_tokens)
+            SELECT strftime('%Y-%m-%d', timestamp / 1000, 'unixepoch', 'localtime') AS date, model, COUNT(*),
             TOTAL(prompt_tokens), TOTAL(cached_tokens), TOTAL(generated_tokens) FROM requests GROUP BY date, model;
         CREATE TABLE api_keys (id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL, hash BLOB NOT NULL UNIQUE,
-            start TEXT NOT NULL, models TEXT, requests_per_minute INTEGER, created_at INTEGER NOT NULL, used_at
-            INTEGER, revoked_at INTEGER);
+            start TEXT NOT NULL, models TEXT, requests_per_minute INTEGER, created_at INTEGER NOT NULL,
+            used_at INTEGER, revoked_at INTEGER);
         UPDATE server_config SET key = 'api_host' WHERE key = 'engine_host';
         UPDATE server_config SET key = 'api_port' WHERE key = 'engine_port';
         UPDATE server_config SET key = 'idle_seconds' WHERE key = 'sleep_idle_seconds';
         UPDATE server_config SET value = '0' WHERE key = 'idle_seconds' AND CAST(value AS INTEGER) < 0;
         DELETE FROM server_config WHERE key = 'models_autoload';
-        DELETE FROM metrics WHERE resolution > 0 AND timestamp + resolution > (SELECT MAX(timestamp) FROM metrics WHERE
-            resolution = 0)""")
+        DELETE FROM metrics WHERE resolution > 0 AND timestamp + resolution >
+            (SELECT MAX(timestamp) FROM metrics WHERE resolution = 0)""")
     for id, text in db.execute("SELECT id, parameters FROM models").fetchall():
         db.execute("UPDATE models SET parameters = ?, pinned = ?, idle = ? WHERE id = ?", (*m004_parameters(text), id))
     for (text,) in db.execute("SELECT value FROM server_config WHERE key = 'defaults'").fetchall():
@@ -1594,10 +1643,11 @@ class RequestRows(DatabaseFile):
                                 ("generated", "generated_tokens")))
         [row] = self.read(f"SELECT COUNT(*) AS count, {statuses}{tokens}{speeds}MIN(timestamp) AS first, "
                           f"MAX(timestamp + COALESCE(duration, 0)) AS last FROM requests {where}", values)
-        summary = dict(row)
-        first, last = summary.pop("first") if from_ms is None else from_ms, summary.pop("last")
-        span = (last if to_ms is None else min(to_ms, now_ms())) - first if summary["count"] else 0
-        return {**summary, "throughput": 1000 * summary["generated_tokens"] / span if span > 0 else None}
+        *sums, first, last = dict(row).items()
+        begin = first[1] if from_ms is None else from_ms
+        end = last[1] if to_ms is None else min(to_ms, now_ms())
+        span = end - begin if row["count"] else 0
+        return {**dict(sums), "throughput": 1000 * row["generated_tokens"] / span if span > 0 else None}
 
     def usage(self, from_ms: int, to_ms: int, by: str) -> tuple[list[Json], Json]:
         """What was used on the days between two times, by model, key or day, and in all; may be called from a thread.
@@ -1920,15 +1970,11 @@ MAX_KEPT_ITEMS = 512  # numbers kept of an array: one for each layer
 MAX_KEPT_TOTAL = 32768  # numbers kept of all arrays
 MAX_TENSOR_NAME = 256  # bytes; llama.cpp allows 64
 MAX_DIMENSIONS = 4
-MAX_TENSOR_ENTRY = 24 + MAX_TENSOR_NAME + 8 * MAX_DIMENSIONS  # bytes
-LONG_ARRAY = 4096  # texts from which on an array is a vocabulary, whose end is remembered
-ARRAY_START = 4096  # bytes of a vocabulary that it is known again by
-ARRAY_FOLLOWING = 48  # bytes behind it, which must be the same as well: most of the next entry
-MAX_ARRAYS_KNOWN = 1024  # vocabularies remembered, some 5 kB each
-MAX_ENDS_KNOWN = 8  # of vocabularies that begin alike
-TABLE_START = 256  # bytes of a tensor table that it is looked up by
-TABLE_ROOM = 49152  # bytes that a table to be known again may have: some 700 tensors
-MAX_TABLES_KNOWN = 64  # tensor tables remembered
+MAX_TENSOR_ENTRY = 32 + MAX_TENSOR_NAME + 8 * MAX_DIMENSIONS  # bytes, with the length of the next one's name
+LONG_ARRAY = 4096  # texts from which on an array is a vocabulary, which is searched for its end and not walked
+NEXT_KEY = rb"(?s)(.)\0{7}(tokenizer\.[\w.]{1,99})[\0-\x0c]\0{3}"  # what usually follows one: another entry of its kind
+KEY_ROOM = 128  # bytes of that at most
+SEARCHED_EACH = 48  # bytes for each of its texts in which the end is looked for; most take 13 to 20
 JSON_SAFE = 2**53  # integers from here on lose digits in a browser
 
 NUMBER_FORMATS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
@@ -1963,23 +2009,6 @@ class GGUFError(Exception):
 
 
 @dataclass(eq=False, repr=False)
-class TensorKind:
-    """The tensors of one shape and type."""
-    type: str
-    parameters: int  # of each
-    size: int  # bytes of each
-    count: int = 0
-
-
-@dataclass(eq=False, repr=False)
-class TensorTable:
-    """Which tensors a file has."""
-    kinds: list[TensorKind]
-    end: int  # of their data, bytes from its start
-    entries: bytes = b""  # as they stand in the file, where they are remembered
-
-
-@dataclass(eq=False, repr=False)
 class GGUFHeader:
     """What stands before the weights of a GGUF file."""
     metadata: Json = field(default_factory=dict)  # numbers, texts cut to MAX_KEPT_TEXT, short arrays of numbers
@@ -1989,13 +2018,7 @@ class GGUFHeader:
     tensor_types: dict[str, int] = field(default_factory=dict)  # parameters of each type
     needed: int = 0  # bytes that the whole file must have
 
-    def count_parameters(self, kinds: Iterable[TensorKind]) -> None:
-        """Add up the parameters of the tensors, `kinds`, and those of each type."""
-        for kind in kinds:
-            self.tensor_types[kind.type] = self.tensor_types.get(kind.type, 0) + kind.count * kind.parameters
-        self.parameter_count = sum(self.tensor_types.values())
-
-    @property
+    @functools.cached_property
     def architecture(self) -> str | None:
         """`general.architecture`, as `llama`."""
         return self.text("general.architecture")
@@ -2024,12 +2047,10 @@ def clean_text(text: str) -> str:
 
 class GGUFReader:
     """Reads a GGUF header through a small window; every count in the file is bounded before it is believed."""
-    arrays_known: dict[tuple[str, int, bytes], dict[int, bytes]] = {}  # noqa: RUF012  (start: {bytes: what follows})
-    tables_known: dict[tuple[str, int, bytes], TensorTable] = {}  # noqa: RUF012  (byte order, entries, start)
 
-    def __init__(self, file: Any, size: int, *, recall: bool = True) -> None:
-        self.file, self.size, self.recall = file, size, recall
-        self.recalled = False  # whether an array was skipped by what is remembered of another file
+    def __init__(self, file: Any, size: int, *, search: bool = True) -> None:
+        self.file, self.size, self.search = file, size, search
+        self.searched = False  # whether a vocabulary was skipped without looking at each of its texts
         self.window = b""
         self.start = 0  # of the window, in the file
         self.at = 0  # of the next byte, in the window
@@ -2066,21 +2087,22 @@ class GGUFReader:
 
     def layout(self, codes: str) -> struct.Struct:
         """The layout of these struct codes in the file's byte order."""
-        known = self.layouts.get(codes)
-        if known is None:
-            known = self.layouts[codes] = struct.Struct(self.order + codes)
-        return known
+        return self.layouts.setdefault(codes, struct.Struct(self.order + codes))
 
     def numbers(self, codes: str) -> tuple[Any, ...]:
         """The next numbers, of these struct codes."""
-        layout = self.layout(codes)
-        at = self.take(layout.size)
+        layout = self.layouts.get(codes) or self.layout(codes)
+        at = self.at
+        if at + layout.size > len(self.window):
+            self.refill(layout.size)
+            at = 0
+        self.at = at + layout.size
         return layout.unpack_from(self.window, at)
 
-    def text(self, most: int, what: str) -> str:
-        """The next text, of at most `most` bytes; invalid UTF-8 is replaced."""
+    def text(self, limit: int, what: str) -> str:
+        """The next text, of at most `limit` bytes; invalid UTF-8 is replaced."""
         (length,) = self.numbers("Q")
-        if length > most:
+        if length > limit:
             raise GGUFError(f"{what} of {length} bytes")
         at = self.take(length)
         return self.window[at:self.at].decode("utf-8", "replace")
@@ -2101,44 +2123,47 @@ class GGUFReader:
         self.at += count
 
     def skip_texts(self, count: int) -> None:
-        """Step over `count` texts.
-
-        Models of one family share their vocabulary, megabytes of it: where one that begins the same ended in another
-        file, this one ends too if the same bytes follow there.
-        """
+        """Step over `count` texts."""
         self.texts += count
         if self.texts > MAX_ARRAY_TEXTS:
             raise GGUFError("its vocabulary is larger than any real one")
-        if count < LONG_ARRAY:
-            self.walk_texts(count)
+        if self.search and count >= LONG_ARRAY and self.find_next_key(count):
+            self.searched = True
             return
-        if self.at + ARRAY_START > len(self.window):
-            self.refill(8)
-        start, key = self.position, (self.order, count, self.window[self.at:self.at + ARRAY_START])
-        ends = self.arrays_known.get(key, {})
-        for length, following in list(ends.items()) if self.recall else ():
-            if self.bytes_at(start + length) == following:
-                self.skip(length)
-                self.recalled = True
-                return
-        self.walk_texts(count)
-        following = self.bytes_at(self.position)
-        room = len(self.arrays_known) < MAX_ARRAYS_KNOWN and len(ends) < MAX_ENDS_KNOWN
-        if room and len(following) == ARRAY_FOLLOWING:
-            self.arrays_known.setdefault(key, {})[self.position - start] = following
-
-    def bytes_at(self, position: int) -> bytes:
-        """The ARRAY_FOLLOWING bytes at `position` in the file; fewer at its end."""
-        self.file.seek(position)
-        return bytes(self.file.read(ARRAY_FOLLOWING))
-
-    def walk_texts(self, count: int) -> None:
-        """Step over `count` texts, one after the other."""
-        while count:
-            if self.at + 8 > len(self.window):
+        length_of, window, at = self.layout("Q").unpack_from, self.window, self.at
+        last = len(window) - 8
+        for _ in range(count):
+            if at > last:
+                self.at = at
                 self.refill(8)
-            texts, self.at = texts_in(self.window, self.at, count, self.order + "Q")
-            count -= texts
+                window, at, last = self.window, 0, len(self.window) - 8
+            at += 8 + length_of(window, at)[0]
+        self.at = at
+
+    def find_next_key(self, count: int) -> bool:
+        """Step over a vocabulary of `count` texts to the entry that usually follows; False, in place, without one.
+
+        Walking over 150,000 texts takes some 50 times as long.
+        """
+        begin = self.position
+        end = min(begin + SEARCHED_EACH * count, self.size - KEY_ROOM, MAX_HEADER)
+        self.at += 10 * count  # texts of two bytes: no vocabulary has shorter ones
+        while self.position < end:
+            if self.at + KEY_ROOM > len(self.window):
+                self.refill(KEY_ROOM)
+            found = self.window.find(b"\0\0\0tokenizer.ggml.", self.at) - 5
+            if found < self.at:
+                self.at = len(self.window) - 16  # it may be cut there
+            elif found + KEY_ROOM > len(self.window) and self.start + found < end:
+                self.at = found
+            else:
+                key = re.compile(NEXT_KEY).match(self.window, found)
+                if key and len(key[2]) == key[1][0]:
+                    self.at = found
+                    return True
+                break
+        self.window, self.start, self.at = b"", begin, 0
+        return False
 
     def array(self, key: str, header: GGUFHeader) -> list[Any] | None:
         """The next array if it is short and of numbers, else None; its length is noted in any case."""
@@ -2177,61 +2202,45 @@ class GGUFReader:
             raise GGUFError("a metadata key that comes twice")
         header.metadata[key] = value
 
-    def tensors(self, count: int) -> TensorTable:
-        """The tensor table, `count` entries.
-
-        Models of one family, quantized alike, have the same one to the byte: there it need not be read again.
-        """
-        if self.at + TABLE_ROOM > len(self.window):
-            self.refill(0)
-        begin, window = self.at, self.window
-        key = self.order, count, window[begin:begin + TABLE_START]
-        known = self.tables_known.get(key)
-        if known and window.startswith(known.entries, begin):
-            self.at += len(known.entries)
-            return known
-        table = self.read_tensors(count)
-        if window is self.window and len(self.tables_known) < MAX_TABLES_KNOWN:
-            table.entries = window[begin:self.at]
-            self.tables_known[key] = table
-        return table
-
-    def read_tensors(self, count: int) -> TensorTable:
-        """The tensor table, read entry by entry."""
-        end, known = 0, dict[bytes, TensorKind]()
-        number_at, dimensions_at = self.layout("Q").unpack_from, self.layout("I").unpack_from
-        window, at = self.window, self.at
-        for _ in range(count):  # models have hundreds, most of them alike
-            if at + MAX_TENSOR_ENTRY > len(window):
-                self.at = at
-                self.refill(min(MAX_TENSOR_ENTRY, max(self.size - self.position, 1)))
-                window, at = self.window, self.at
-            try:
-                (length,) = number_at(window, at)
+    def tensors(self, count: int, header: GGUFHeader) -> int:
+        """Read the table of `count` tensors into `header`; where their data ends, counted from its start."""
+        if not count:
+            return 0
+        two_numbers, lowest = self.layout("QQ").unpack_from, 0 if self.order == "<" else 3
+        (length,) = self.numbers("Q")
+        window, at, last = self.window + bytes(8), self.at, len(self.window) - MAX_TENSOR_ENTRY
+        layouts, offset = list[bytes](), 0
+        try:
+            for _ in range(count):  # models have hundreds, most of them alike
+                if at > last:
+                    self.at = at
+                    self.refill(min(MAX_TENSOR_ENTRY, max(self.size - self.position, 1)))
+                    window, at, last = self.window + bytes(8), 0, len(self.window) - MAX_TENSOR_ENTRY
                 if length > MAX_TENSOR_NAME:
                     raise GGUFError(f"a tensor's name of {length} bytes")
-                at += 8 + length
-                (dimensions,) = dimensions_at(window, at)
-                if dimensions > MAX_DIMENSIONS:
-                    raise GGUFError(f"a tensor of {dimensions} dimensions")
-                offset_at = at + 8 + 8 * dimensions
-                (offset,) = number_at(window, offset_at)
-            except struct.error as problem:
-                raise GGUFError("it ends within its header: an incomplete download?") from problem
-            layout = window[at:offset_at]
-            kind = known.get(layout) or known.setdefault(layout, self.tensor(layout, dimensions))
-            kind.count += 1
-            end = max(end, offset + kind.size)
-            at = offset_at + 8
-        self.at = at
-        return TensorTable(list(known.values()), end)
+                at += length
+                end = at + 8 + 8 * window[at + lowest]  # of its shape and type
+                layouts.append(window[at:end])
+                offset, length = two_numbers(window, end)  # the length is that of the next one's name
+                at = end + 16
+        except (struct.error, IndexError) as problem:
+            raise GGUFError("it ends within its header: an incomplete download?") from problem
+        self.at = at - 8
+        for layout, times in collections.Counter(layouts).items():
+            name, parameters, _ = self.tensor(layout)
+            header.tensor_types[name] = header.tensor_types.get(name, 0) + times * parameters
+        header.parameter_count = sum(header.tensor_types.values())
+        return offset + self.tensor(layouts[-1])[2]  # they lie one after the other
 
-    def tensor(self, layout: bytes, dimensions: int) -> TensorKind:
-        """What the part of a tensor's entry says that gives its shape and its type."""
+    def tensor(self, layout: bytes) -> tuple[str, int, int]:
+        """Type, parameters and bytes of a tensor, from the part of its entry that gives its shape and its type."""
+        (dimensions,) = self.layout("I").unpack_from(layout)
+        if dimensions > MAX_DIMENSIONS:
+            raise GGUFError(f"a tensor of {dimensions} dimensions")
         *shape, kind = self.layout(f"4x{dimensions}QI").unpack(layout)
         name, block, size = TENSOR_TYPES.get(kind, (f"type {kind}", 1, 0))
         parameters = math.prod(shape)
-        return TensorKind(name, parameters, parameters // block * size)
+        return name, parameters, parameters // block * size
 
     def header(self) -> GGUFHeader:
         """The whole header."""
@@ -2239,12 +2248,11 @@ class GGUFReader:
         header = GGUFHeader(tensor_count=tensors)
         for _ in range(pairs):
             self.pair(header)
-        table = self.tensors(tensors)
-        header.count_parameters(table.kinds)
+        end = self.tensors(tensors, header)
         alignment = header.number("general.alignment") or 32
         if alignment & (alignment - 1) or alignment > MAX_HEADER:
             raise GGUFError(f"an alignment of {alignment} bytes")
-        header.needed = self.position + -self.position % alignment + table.end if tensors else self.position
+        header.needed = self.position + -self.position % alignment + end if tensors else self.position
         if max(header.parameter_count, header.needed) >= JSON_SAFE:
             raise GGUFError("tensors larger than any real one")
         if self.position > self.size:
@@ -2278,18 +2286,7 @@ def finite_or_none(value: Any) -> Any:
     return None if isinstance(value, float) and not abs(value) < float("inf") else value
 
 
-def texts_in(window: bytes, at: int, most: int, layout: str) -> tuple[int, int]:
-    """How many texts, at most `most`, begin in `window` from `at` on, and the offset behind the last of them."""
-    length_at = struct.Struct(layout).unpack_from
-    last = len(window) - 8
-    for count in range(1, most + 1):
-        at += 8 + length_at(window, at)[0]
-        if at > last:
-            return count, at
-    return most, at
-
-
-def open_regular(path: str) -> int:
+def gguf_open(path: str) -> int:
     """A descriptor of the regular file at `path`; never waits for the writer of a FIFO."""
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
     descriptor = os.open(path, flags)
@@ -2299,33 +2296,30 @@ def open_regular(path: str) -> int:
     return descriptor
 
 
-def read_gguf(path: str | Path) -> GGUFHeader:
+def gguf_read(path: str | Path) -> GGUFHeader:
     """The header of the GGUF file at `path`; GGUFError says what is wrong with it."""
     try:
-        with open(open_regular(str(path)), "rb", buffering=0) as file:
+        with open(gguf_open(str(path)), "rb", buffering=0) as file:
             reader = GGUFReader(file, os.fstat(file.fileno()).st_size)
             try:
                 return reader.header()
             except GGUFError:
-                if not reader.recalled:
+                if not reader.searched:
                     raise
-                return GGUFReader(file, reader.size, recall=False).header()
+                return GGUFReader(file, reader.size, search=False).header()
     except OSError as problem:
         raise GGUFError(f"cannot be read: {problem.strerror}") from problem
 
 
-def dominant_type(types: dict[str, int]) -> str | None:
-    """The tensor type that most parameters have."""
-    return max(types, key=lambda name: types[name]) if types else None
-
-
-def quantization(header: GGUFHeader, types: dict[str, int]) -> str | None:
+def gguf_quantization(header: GGUFHeader, types: dict[str, int]) -> str | None:
     """The quantization's name: what the file says it is, else the type of most of its parameters."""
     number = header.number("general.file_type")
-    return FILE_TYPES.get((number or 0) & ~FILE_TYPE_GUESSED) if number is not None else dominant_type(types)
+    if number is None:
+        return max(types, key=lambda name: types[name], default=None)
+    return FILE_TYPES.get(number & ~FILE_TYPE_GUESSED)
 
 
-def size_label(parameters: int) -> str | None:
+def gguf_size_label(parameters: int) -> str | None:
     """A count of parameters as people write it: 135M, 1.7B, 70B."""
     for unit, name in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "K")):
         if parameters >= unit * 0.9995:
@@ -2334,14 +2328,14 @@ def size_label(parameters: int) -> str | None:
     return None
 
 
-def most(value: Any) -> int | None:
+def gguf_largest(value: Any) -> int | None:
     """A number, or the largest of a per-layer array."""
     if isinstance(value, list):
         value = max((item for item in value if type(item) is int), default=None)
     return value if type(value) is int and 0 <= value < JSON_SAFE else None
 
 
-def model_facts(headers: list[GGUFHeader]) -> Json:
+def gguf_facts(headers: list[GGUFHeader]) -> Json:
     """The columns of a model's row that the headers of its shards tell."""
     first = headers[0]
     types: dict[str, int] = {}
@@ -2349,42 +2343,42 @@ def model_facts(headers: list[GGUFHeader]) -> Json:
         for name, count in header.tensor_types.items():
             types[name] = types.get(name, 0) + count
     parameters = min(sum(types.values()), JSON_SAFE)
-    heads, embedding = most(first.of_model("attention.head_count")), most(first.of_model("embedding_length"))
+    heads, embedding = (gguf_largest(first.of_model(key)) for key in ("attention.head_count", "embedding_length"))
     head_size = embedding // heads if embedding and heads else None
     return {
         "architecture": first.architecture,
-        "size_label": first.text("general.size_label") or size_label(parameters),
+        "size_label": first.text("general.size_label") or gguf_size_label(parameters),
         "parameter_count": parameters or None,
-        "quantization": quantization(first, types),
-        "context_length": most(first.of_model("context_length")),
+        "quantization": gguf_quantization(first, types),
+        "context_length": gguf_largest(first.of_model("context_length")),
         "embedding_length": embedding,
-        "block_count": most(first.of_model("block_count")),
+        "block_count": gguf_largest(first.of_model("block_count")),
         "head_count": heads,
-        "head_count_kv": most(first.of_model("attention.head_count_kv")) or heads,
-        "vocabulary_size": first.lengths.get("tokenizer.ggml.tokens") or most(first.of_model("vocab_size")),
-        "expert_count": most(first.of_model("expert_count")),
-        "expert_used_count": most(first.of_model("expert_used_count")),
-        "sliding_window": most(first.of_model("attention.sliding_window")) or None,
-        "key_length": most(first.of_model("attention.key_length")) or head_size,
-        "value_length": most(first.of_model("attention.value_length")) or head_size,
+        "head_count_kv": gguf_largest(first.of_model("attention.head_count_kv")) or heads,
+        "vocabulary_size": first.lengths.get("tokenizer.ggml.tokens") or gguf_largest(first.of_model("vocab_size")),
+        "expert_count": gguf_largest(first.of_model("expert_count")),
+        "expert_used_count": gguf_largest(first.of_model("expert_used_count")),
+        "sliding_window": gguf_largest(first.of_model("attention.sliding_window")) or None,
+        "key_length": gguf_largest(first.of_model("attention.key_length")) or head_size,
+        "value_length": gguf_largest(first.of_model("attention.value_length")) or head_size,
         "license": first.text("general.license"),
         "tokenizer": first.text("tokenizer.ggml.model"),
         "chat_template": any(first.text(key) for key in first.metadata if key.startswith("tokenizer.chat_template")),
     }
 
 
-def projector_modalities(header: GGUFHeader) -> list[str]:
+def gguf_modalities(header: GGUFHeader) -> list[str]:
     """What a model understands with this projector."""
     vision, audio = (header.metadata.get(f"clip.has_{kind}_encoder") for kind in ("vision", "audio"))
     return ["text", *(["vision"] if vision or (vision is None and not audio) else []), *(["audio"] if audio else [])]
 
 
-def is_projector(header: GGUFHeader) -> bool:
+def gguf_is_projector(header: GGUFHeader) -> bool:
     """Whether the file only translates images or sound for another model."""
     return header.architecture == "clip" or header.text("general.type") == "mmproj"
 
 
-def why_no_model(header: GGUFHeader, tensors: int) -> str | None:
+def gguf_unusable(header: GGUFHeader, tensors: int) -> str | None:
     """Why the file is not a model that can be loaded, or None if it is one."""
     kind = header.text("general.type")
     if kind == "adapter" or "adapter.type" in header.metadata:
@@ -2449,17 +2443,17 @@ def model_shape(model: Json, header: GGUFHeader | None) -> Shape:
     facts: ModelFacts = header.of_model if header else lambda key: None
     layers = min(model["block_count"] or 0, MAX_KEPT_ITEMS)
     embedding = model["embedding_length"] or 0
-    width = most(facts("expert_feed_forward_length")) or 0
+    width = gguf_largest(facts("expert_feed_forward_length")) or 0
     used, experts = model["expert_used_count"] or 0, model["expert_count"] or 0
     weights = 3 * embedding * width * experts * layers
-    wide = most(facts("feed_forward_length")) or 4 * embedding
+    wide = gguf_largest(facts("feed_forward_length")) or 4 * embedding
     return Shape(
         architecture=model["architecture"] or "", layers=layers, embedding=embedding,
         feed_forward=width * (used + 1) if width else wide, heads=model["head_count"] or 0,
         vocabulary=model["vocabulary_size"] or 0, trained=min(model["context_length"] or 0, LARGEST_CONTEXT),
         window=sliding_window(model, facts),
         expert_share=min(weights / model["parameter_count"], 0.98) if model["parameter_count"] else 0.0,
-        cache=cache_layers(model, facts, layers - (most(facts("nextn_predict_layers")) or 0)),
+        cache=cache_layers(model, facts, layers - (gguf_largest(facts("nextn_predict_layers")) or 0)),
     )
 
 
@@ -2480,14 +2474,14 @@ def cache_layers(model: Json, facts: ModelFacts, layers: int) -> list[CacheLayer
         return []
     heads = per_layer(facts("attention.head_count_kv"), layers, model["head_count_kv"] or 0)
     keys, values = model["key_length"] or 0, model["value_length"] or 0
-    if most(facts("attention.key_length_mla")):
+    if gguf_largest(facts("attention.key_length_mla")):
         values = 0  # multi-head latent attention keeps one vector for both
-    slide_keys = most(facts("attention.key_length_swa")) or keys
-    slide_values = most(facts("attention.value_length_swa")) or values
+    slide_keys = gguf_largest(facts("attention.key_length_swa")) or keys
+    slide_values = gguf_largest(facts("attention.value_length_swa")) or values
     slides = sliding_layers(architecture, facts, layers) if sliding_window(model, facts) else [False] * layers
     recurrent = recurrent_layers(architecture, facts, layers, heads)
     state = recurrent_state(model, facts)
-    shared = 20 if architecture == "gemma3n" else layers - (most(facts("attention.shared_kv_layers")) or 0)
+    shared = 20 if architecture == "gemma3n" else layers - (gguf_largest(facts("attention.shared_kv_layers")) or 0)
     result = []
     for at in range(layers):
         attends = not recurrent[at] or architecture == "falcon-h1"  # whose layers do both
@@ -2532,7 +2526,7 @@ def recurrent_layers(architecture: str, facts: ModelFacts, layers: int, heads: l
 def recurrent_state(model: Json, facts: ModelFacts) -> int:
     """Numbers that a recurrent layer keeps for each request."""
     def fact(key: str) -> int:
-        return most(facts(key)) or 0
+        return gguf_largest(facts(key)) or 0
     embedding, heads = model["embedding_length"] or 0, model["head_count"] or 0
     if head := fact("wkv.head_size"):
         return embedding * (head + (fact("token_shift_count") or 2))
@@ -2713,17 +2707,16 @@ class Placement:
         return all(not need or device["free"] is None or need + margin <= device["free"]
                    for need, device in zip(self.used(context), self.devices, strict=True))
 
-    def largest(self, most: int, margin: int = 0) -> int:
-        """The largest context up to `most` that fits, a multiple of CONTEXT_STEP, or 0."""
-        low, high = 0, most // CONTEXT_STEP
+    def largest(self, limit: int, margin: int = 0) -> int:
+        """The largest context up to `limit` that fits, a multiple of CONTEXT_STEP, or 0."""
+        low, high = 0, limit // CONTEXT_STEP
         while low < high:
             middle = (low + high + 1) // 2
             low, high = (middle, high) if self.fits(middle * CONTEXT_STEP, margin) else (low, middle - 1)
         return low * CONTEXT_STEP
 
-
-    def chosen(self, most: int) -> int:
-        """The context up to `most` that the engine takes where none is set, 0 where it takes its least.
+    def chosen(self, limit: int) -> int:
+        """The context up to `limit` that the engine takes where none is set, 0 where it takes its least.
 
         It shrinks the context before it leaves layers to the CPU, and without a GPU counts on all of main memory.
         """
@@ -2732,7 +2725,7 @@ class Placement:
             devices = [{**device, "free": device["total"]} for device in devices]
         elif number_of(parameters, "n-gpu-layers", -1) == -1:
             parameters = {**parameters, "n-gpu-layers": "all"}
-        return Placement(self.shape, self.run, self.model, parameters, devices).largest(most, FIT_MARGIN)
+        return Placement(self.shape, self.run, self.model, parameters, devices).largest(limit, FIT_MARGIN)
 
 
 def estimate_memory(model: Json, parameters: Json, devices: list[Json], header: GGUFHeader | None = None) -> Json:
@@ -2813,6 +2806,7 @@ class Probes:
 
     def __init__(self) -> None:
         self.hung: set[str] = set()
+        self.limiter = LogLimiter()
 
     async def read(self, jobs: dict[str, Callable[[], Any]]) -> Json:
         """The results of `jobs` by name; None for what failed, hangs, or comes after one that hangs."""
@@ -2840,7 +2834,8 @@ class Probes:
         except asyncio.TimeoutError:
             if (slow := current) is not None:
                 self.hung.add(slow)
-                log.warning("%s does not answer", slow)
+                if self.limiter.is_new(slow):
+                    log.warning("%s does not answer", slow)
                 if current != slow:  # it has answered just now
                     self.hung.discard(slow)
         return {name: results.get(name) for name in jobs}
@@ -2958,6 +2953,7 @@ class NvidiaGpus:
         self.program = program
         self.gpus: list[Json] = []
         self.error: str | None = None
+        self.limiter = LogLimiter()
         self.read_at = -math.inf
         self.next_at = -math.inf
         self.retry = GPU_RETRY[0]
@@ -2996,8 +2992,8 @@ class NvidiaGpus:
         self.next_at = self.read_at + (seconds / GPU_DUTY if gpus else GPU_RETRY[0])
 
     def failed(self, problem: str) -> None:
-        """Say once what is wrong, and wait longer before each new try."""
-        if problem != self.error:
+        """Say what is wrong, once a day, and wait longer before each new try."""
+        if self.limiter.is_new("nvidia-smi", problem, DAY / 1000):
             log.warning("no GPU readings: %s", problem)
         self.error, self.read_at = problem, -math.inf
         self.next_at = time.monotonic() + self.retry
@@ -3511,14 +3507,14 @@ class Scan:
             return "projector"
         try:
             headers = [self.header(item, model) for item in model.files]
-            if is_projector(headers[0]):
+            if gguf_is_projector(headers[0]):
                 return "projector"
-            if reason := why_no_model(headers[0], sum(item.tensor_count for item in headers)):
+            if reason := gguf_unusable(headers[0], sum(item.tensor_count for item in headers)):
                 raise GGUFError(reason)
         except GGUFError as problem:
             self.skip(model.path, str(problem))
             return None
-        model.facts = {**model_facts(headers), "name": file_name(headers[0], model.stem)}
+        model.facts = {**gguf_facts(headers), "name": file_name(headers[0], model.stem)}
         needed = sum(header.needed for header in headers)
         if any(header.needed > item.size for header, item in zip(headers, model.files, strict=True)):
             self.skip(model.path, f"incomplete, {model.size:,} of {needed:,} bytes: listed, but it cannot be loaded")
@@ -3527,7 +3523,7 @@ class Scan:
     def header(self, file: FoundFile, model: FoundModel) -> GGUFHeader:
         """The header of one of the files of `model`."""
         try:
-            return read_gguf(file.path)
+            return gguf_read(file.path)
         except GGUFError as problem:
             name = f"{os.path.basename(file.path)}: " if file.path != model.path else ""
             raise GGUFError(f"{name}{problem}") from problem
@@ -3542,7 +3538,7 @@ class Scan:
             modalities = row["modalities"]
         elif projector:
             try:
-                modalities = projector_modalities(read_gguf(projector))
+                modalities = gguf_modalities(gguf_read(projector))
             except GGUFError as problem:
                 self.skip(projector, str(problem))
                 projector = size = None
@@ -3685,12 +3681,11 @@ def merge_scan(rows: list[Json], found: list[Json]) -> tuple[list[Json], list[Js
     for row in rows:
         known.setdefault(row["path"], []).append(row)
     known |= moved_rows(known, found)
-    taken = {row["id"].lower(): 1 for row in rows}
+    taken = dict.fromkeys(entry_names(rows), 1)
     new, changed, seen = [], [], set()
     for model in found:
         if model["path"] not in known:
-            new.append({"id": free_id(model["stem"], taken), "name": model["name"], "source": "folder",
-                        "favorite": False, "parameters": {}, **{name: model[name] for name in FILE_COLUMNS}})
+            new.append(new_entry(free_id(model["stem"], taken), model["name"], model))
         for row in known.get(model["path"], ()):
             seen.add(row["id"])
             if changes := {name: model[name] for name in FILE_COLUMNS if model[name] != row[name]}:
@@ -3698,7 +3693,26 @@ def merge_scan(rows: list[Json], found: list[Json]) -> tuple[list[Json], list[Js
     return new, changed, [row["id"] for row in rows if row["id"] not in seen and not row["missing"]]
 
 
-def skipped_told(skipped: list[Json]) -> list[Json]:
+def new_entry(id: str, name: str, model: Json) -> Json:
+    """The row of a new entry for the file that `model`, a row or what a scan found, describes."""
+    return {"id": id, "name": name, "source": "folder", "favorite": False, "parameters": {}, "aliases": [],
+            **{column: model[column] for column in FILE_COLUMNS}}
+
+
+def entry_names(rows: list[Json]) -> dict[str, Json]:
+    """The rows by every name that clients may use for them, in lower case: ids and aliases."""
+    return {name.lower(): row for row in rows for name in (row["id"], *row["aliases"])}
+
+
+def check_entry_names(names: Iterable[str], rows: list[Json], field: str, own: str | None = None) -> None:
+    """Conflict where one of `names` is the id or an alias of an entry other than `own`."""
+    known = entry_names(rows)
+    for name in names:
+        if (other := known.get(name.lower())) and other["id"] != own:
+            raise Conflict(f"{name} already names {other['name']} ({other['id']}).", field=field, current=other)
+
+
+def skipped_for_clients(skipped: list[Json]) -> list[Json]:
     """`skipped` as clients get it: of more than MAX_SKIPPED some of each folder and reason, and how many more."""
     if len(skipped) <= MAX_SKIPPED:
         return skipped
@@ -3707,14 +3721,14 @@ def skipped_told(skipped: list[Json]) -> list[Json]:
         kind = item["reason"][:REASON_START]
         groups.setdefault((os.path.dirname(item["path"]), kind), []).append(item)
     each = max(1, (MAX_SKIPPED - 1) // len(groups) - 1)
-    told = []
+    shown = []
     for (folder, _), items in groups.items():
-        told += items[:each]
+        shown += items[:each]
         if len(items) > each:
-            told.append({"path": folder, "reason": f"{len(items) - each:,} more like the last one"})
+            shown.append({"path": folder, "reason": f"{len(items) - each:,} more like the last one"})
     rest = len(skipped) - MAX_SKIPPED + 1
-    return told if len(told) <= MAX_SKIPPED else [
-        *told[:MAX_SKIPPED - 1], {"path": "…", "reason": f"about {rest:,} more, in other folders"}]
+    return shown if len(shown) <= MAX_SKIPPED else [
+        *shown[:MAX_SKIPPED - 1], {"path": "…", "reason": f"about {rest:,} more, in other folders"}]
 
 
 class ScanStoppedError(Exception):
@@ -3758,7 +3772,7 @@ class Library:
                  len(changed), len(missing), len(found.skipped), time.monotonic() - started)
         await self.changed()
         return {"added": len(new), "updated": len(changed), "missing": len(missing),
-                "skipped": skipped_told(self.skipped), "total": len(models)}
+                "skipped": skipped_for_clients(self.skipped), "total": len(models)}
 
     async def in_thread(self, folders: list[Path], rows: list[Json]) -> ScanResult:
         """Run scan_folders in a thread, broadcasting how far it is."""
@@ -3772,12 +3786,12 @@ class Library:
         warned = {item["path"]: item["reason"] for item in self.skipped}
         thread = asyncio.ensure_future(asyncio.to_thread(scan_folders, folders, rows, report, warned=warned))
         thread.add_done_callback(lambda ended: ended.cancelled() or ended.exception())  # maybe nobody waits any more
-        told: list[int] = []
+        sent: list[int] = []
         try:
             while not (await asyncio.wait([thread], timeout=self.SCAN_BROADCAST))[0]:
-                if progress != told:
-                    told = list(progress)
-                    await self.dash.broadcast("models:scan", {"done": told[0], "total": told[1]})
+                if progress != sent:
+                    sent = list(progress)
+                    await self.dash.broadcast("models:scan", {"done": sent[0], "total": sent[1]})
         finally:
             stop.set()
         await self.dash.broadcast("models:scan", {"done": progress[1], "total": progress[1]})
@@ -3809,21 +3823,28 @@ class Library:
 
     # single models
 
-    async def add(self, path: str, *, name: str | None = None, parameters: Json | None = None,
-                  favorite: bool | None = None, source: str = "import") -> Json:
-        """Add the model whose file, or one of whose shards, is at `path`; InvalidRequest says why it cannot be."""
+    async def add(self, path: str, *, id: str | None = None, name: str | None = None, source: str = "import",
+                  **chosen: Any) -> Json:
+        """Add an entry for the model whose file, or one of whose shards, is at `path`: a variant where it is listed.
+
+        InvalidRequest says why the file cannot be used, Conflict which entry has the id, an alias or the name already.
+        """
         async with self.changing:
             rows = self.dash.db.models()
-            found, same = await asyncio.to_thread(find_model, path, self.dash.folders(), rows)
-            if same:
-                raise Conflict(f"{path} is in the list already, as {same['id']}", field="model.path", current=same)
-            present = [row for row in rows if not row["missing"]]
-            new, changed, _ = merge_scan(rows, [*present, found])
-            chosen = {"source": source, **{key: value for key, value in (
-                ("name", name), ("parameters", parameters), ("favorite", favorite)) if value is not None}}
+            found, entries = await asyncio.to_thread(find_model, path, self.dash.folders(), rows)
+            if same := next((row for row in entries if name in (None, row["name"])), None):
+                raise Conflict(f"{path} is in the list already, as {same['id']}", field="model.name", current=same)
+            check_entry_names([id] if id else [], rows, "model.id")
+            check_entry_names(chosen.get("aliases", ()), rows, "model.aliases")
+            new, changed, _ = merge_scan(rows, [*(row for row in rows if not row["missing"]), found])
+            if entries or (id and changed):
+                free = free_id(name or found["stem"], dict.fromkeys(entry_names(rows), 1))
+                new = [new_entry(free, name or found["name"], entries[0] if entries else found)]
+            added = (new or changed)[0]
+            added |= {"source": source, **chosen, **({"name": name} if name else {}), **({"id": id} if id else {})}
             self.ignore(found["path"], False)
-            self.dash.db.apply_scan([{**row, **chosen} for row in new], [{**row, **chosen} for row in changed], [])
-        model: Json = self.dash.model((new or changed)[0]["id"])
+            self.dash.db.apply_scan(new, changed, [])
+        model: Json = self.dash.model(added["id"])
         await self.dash.broadcast("models:created", {"model": model})
         await self.dash.models_changed()
         return model
@@ -3832,30 +3853,34 @@ class Library:
         """Take the model off the list, with its files if wanted; the bytes that the disk got back."""
         async with self.changing:
             row = self.dash.db.get_model(id)
+            others = [other for other in self.dash.db.models() if other["id"] != id]
+            variants = [other["name"] for other in others if other["path"] == row["path"]]
+            if delete_file and variants:
+                raise InvalidRequest(f"Its file is also used by {', '.join(variants)}. Delete those first, or keep "
+                                     "the file.", field="deleteFile")
             if self.dash.model(id)["status"] in ("waiting", "loading", "loaded"):
                 await self.dash.pool.unload(id, "deleted")
-            freed, others = 0, [other for other in self.dash.db.models() if other["id"] != id]
-            alone = row["path"] not in {other["path"] for other in others}
+            freed = 0
             if delete_file:
                 freed = await asyncio.to_thread(delete_files, row, others, self.dash.folders())
-            elif alone and await asyncio.to_thread(os.path.exists, row["path"]):
+            elif not variants and await asyncio.to_thread(os.path.exists, row["path"]):
                 self.ignore(row["path"], True)
             self.dash.db.delete_model(id)
             self.dash.pool.forget(id)
-            if alone:
+            if not variants:
                 self.dash.downloads.forget(row["path"])
         return freed
 
     async def header(self, row: Json) -> GGUFHeader | None:
         """The header of this row's first file, None where it cannot be read any more."""
         try:
-            return await asyncio.to_thread(read_gguf, row["path"])
+            return await asyncio.to_thread(gguf_read, row["path"])
         except GGUFError:
             return None
 
 
-def find_model(path: str, folders: list[Path], rows: list[Json]) -> tuple[Json, Json | None]:
-    """The scan's row of the one model at `path`, and the row that lists it already.
+def find_model(path: str, folders: list[Path], rows: list[Json]) -> tuple[Json, list[Json]]:
+    """The scan's row of the one model at `path`, and the entries that list it already.
 
     InvalidRequest if there is none, or not inside `folders`.
     """
@@ -3871,8 +3896,7 @@ def find_model(path: str, folders: list[Path], rows: list[Json]) -> tuple[Json, 
     for model in found.models:
         if absolute == model["path"] or absolute in model["shards"]:
             real = os.path.realpath(model["path"])
-            there = (row for row in rows if not row["missing"] and os.path.realpath(row["path"]) == real)
-            return model, next(there, None)
+            return model, [row for row in rows if not row["missing"] and os.path.realpath(row["path"]) == real]
     reason = next((item["reason"] for item in found.skipped if item["path"] == absolute), "not a model")
     raise InvalidRequest(f"{path}: {reason}", field="model.path")
 
@@ -3907,9 +3931,14 @@ def delete_files(row: Json, others: list[Json], folders: list[Path]) -> int:
     return sum(doomed.values())
 
 
-MODEL_CHANGES: dict[str, Any] = {"name": Annotated[str, Length(1, MAX_NAME)], "favorite": bool,
-                                 "parameters": dict[str, Any]}
-IMPORT_FIELDS: dict[str, Any] = {**MODEL_CHANGES, "path": Annotated[str, Length(1, MAX_TEXT)]}
+MODEL_CHANGES: dict[str, Any] = {
+    "name": Annotated[str, Length(1, MAX_NAME)], "favorite": bool, "parameters": dict[str, Any],
+    "aliases": Annotated[list[str], Length(0, 32)], "build": Annotated[str, Length(1, 128)] | None, "pinned": bool,
+    "preferred": bool, "idle": Annotated[int, Range(0, 31_536_000)] | None,
+    "tags": Annotated[list[Annotated[str, Length(1, 64)]], Length(0, 32)]}
+IMPORT_FIELDS: dict[str, Any] = {**MODEL_CHANGES, "path": Annotated[str, Length(1, MAX_TEXT)], "id": ModelId}
+ENTRY_ID = r"[A-Za-z0-9._-]{1,96}"
+ALIAS = r"[A-Za-z0-9._:/@+-]{1,128}"
 
 
 def checked_fields(values: Json, kinds: dict[str, Any], field: str, folders: list[Path]) -> Json:
@@ -3925,8 +3954,14 @@ def checked_fields(values: Json, kinds: dict[str, Any], field: str, folders: lis
         result[name] = checked(value, kinds[name], at)
         if name == "parameters":
             result[name] = validated_parameters(value, folders, at)
-        elif name == "name" and clean_text(value) != value:
+        elif name == "id" and not re.fullmatch(ENTRY_ID, value):
+            raise InvalidRequest(f"{at} may have letters, digits, dots, dashes and underscores only", field=at)
+        elif name == "aliases" and not all(re.fullmatch(ALIAS, item) for item in value):
+            raise InvalidRequest(f"{at} may have letters, digits and . _ : / @ + - only, 128 in each", field=at)
+        elif name in ("name", "tags") and any(clean_text(item) != item for item in ([value], value)[name == "tags"]):
             raise InvalidRequest(f"{at} must be one line without blanks around it", field=at)
+        if name in ("aliases", "tags"):
+            result[name] = list({item.lower(): item for item in value}.values())
     return result
 
 
@@ -3950,7 +3985,7 @@ async def models_scan(dash: Dash) -> Json:
 
 @on("models:create", error="CREATE_MODEL_FAILED")
 async def models_create(dash: Dash, *, model: dict[str, Any]) -> Json:
-    """Add a GGUF file that lies in a model folder: {name, path, parameters?, favorite?}."""
+    """Add a GGUF file that lies in a model folder, or a variant of one: {name, path, id?, parameters?, aliases?, …}."""
     wanted = checked_fields(model, IMPORT_FIELDS, "model", dash.folders())
     for name in ("name", "path"):
         if name not in wanted:
@@ -3960,11 +3995,12 @@ async def models_create(dash: Dash, *, model: dict[str, Any]) -> Json:
 
 @on("models:update", error="UPDATE_MODEL_FAILED")
 async def models_update(dash: Dash, *, id: ModelId, revision: int, changes: dict[str, Any]) -> Json:
-    """Change a model's name, favourite flag or parameters."""
-    dash.db.update_model(id, revision, checked_fields(changes, MODEL_CHANGES, "changes", dash.folders()))
+    """Change what is the user's of a model: its names, parameters, build, tags, and when it is in memory."""
+    changes = checked_fields(changes, MODEL_CHANGES, "changes", dash.folders())
+    check_entry_names(changes.get("aliases", ()), dash.db.models(), "changes.aliases", own=id)
+    dash.db.update_model(id, revision, changes)
+    await dash.models_changed()
     await dash.broadcast("models:updated", {"model": dash.model(id)})
-    if "parameters" in changes:
-        await dash.models_changed()
     return {"model": dash.model(id)}
 
 
@@ -4484,6 +4520,7 @@ PROBE_OUTPUT = 2**20  # bytes read of an answer
 SEARCH_DEPTH = 3  # folders below data/engines/NAME in which the program may lie
 EXECUTABLE = ".exe" if os.name == "nt" else ""
 PROTOCOL = b"cmd_child_to_router"  # in every llama-server since January 2026, or in a library of it
+NO_ENGINE = "No llama-server was found on this machine."
 WITHHELD = r"LLAMA_(?:ARG_|API_KEY$|SERVER_)|LLAMADASH_|NOTIFY_SOCKET$|WATCHDOG_"
 OPTION_LINE = r"(?m)^(-[\w-]+(?:, +-[\w-]+)*)(?: (\S.*?))?(?: {2,}|$)"
 DEVICE_LINE = r"(?m)^ +([^\s:]{1,64}): ([^\n]{0,200}?) \((\d{1,9}) MiB, (\d{1,9}) MiB free\)"
@@ -4551,7 +4588,7 @@ class Builds:
         except OSError as problem:
             return dataclasses.replace(build, problem=f"{build.path} cannot be read: {problem.strerror}")
         key = (build.path, status.st_mtime_ns, status.st_size)
-        if key not in self.probes:
+        if key not in self.probes or self.probes[key].problem:  # which may be over: a slow disk, a library
             ask = probe_embedded if build.kind == "embedded" else probe
             self.probes[key] = await ask(build, self.config.data_dir)
         return dataclasses.replace(self.probes[key], id=build.id)
@@ -4566,6 +4603,16 @@ class Builds:
         """The build for models that choose none: the one fixed from outside, that of `config`, or the recommended."""
         chosen = self.builds.get("given") or self.builds.get(config.get("build") or "")
         return chosen or self.builds.get(self.recommended or "")
+
+    def for_model(self, model: Json, config: Json) -> Build:
+        """The build that serves `model`; EngineUnavailable says why there is none."""
+        id = model.get("build")
+        build = self.builds.get(id) if id else self.default(config)
+        if build is None:
+            raise EngineUnavailable(f"The engine build {id}, which this model uses, is gone." if id else NO_ENGINE)
+        if build.problem:
+            raise EngineUnavailable(build.problem)
+        return build
 
     @property
     def devices(self) -> list[Json]:
@@ -4603,12 +4650,12 @@ def find_builds(config: Config) -> list[Build]:
             id = re.sub(r"[^A-Za-z0-9._-]+", "-", folder.name)[:96]
             taken = id in ("given", "llama-server", "embedded")
             found.append(build_of(f"installed-{id}" if taken else id, program))
-    if program := shutil.which("llama-server") or shutil.which("llama"):
+    program = shutil.which("llama-server") or shutil.which("llama")
+    if program and os.path.realpath(program) not in {os.path.realpath(build.path) for build in found}:
         found.append(build_of("llama-server", os.path.abspath(program)))
     if python := embedded_python():
         found.append(Build("embedded", "embedded", (python, str(Path(__file__).resolve()), "embedded-engine"), python))
-    places = [os.path.realpath(build.path) for build in found]
-    return [build for at, build in enumerate(found) if build.kind == "embedded" or places[at] not in places[:at]]
+    return found
 
 
 def embedded_python() -> str | None:
@@ -4934,7 +4981,6 @@ MAX_LOG_LINE = 8192  # bytes; the rest of a longer line is dropped
 LOG_BLOCK = 65536  # bytes read from a pipe at once
 MAX_LINE_RATE = 5000  # lines a second of one process that are looked at; of more, only those that may matter
 YIELD_LINES = 128  # looked at (about 2 ms) before everyone else gets a turn
-LOG_LINES_PER_SECOND = 300  # of one source into the journal; the rest is counted and said
 LAST_LINES = 80  # of a process's output, kept to explain why it ended
 MAX_STAGE = 64  # characters of what the engine calls a part of a load
 MAX_STATE_LINE = 2**20  # bytes of a state: its payload describes the model
@@ -4960,8 +5006,8 @@ LEVELS = {"I": "info", "W": "warning", "E": "error", "D": "debug",
 ALARMING = re.compile(r"(?i)\b(?:error|failed|failure|assert|abort|fatal|out of memory|cannot open)\b|GGML_ASSERT")
 TELLING = re.compile(rb"fit_memory_breakdown| E |error|assert|ASSERT|terminate called|fault")
 ORIGIN = r"^(?:\w+ +)?[\w~]+ ?(?:\(\))?: +"  # the function that llama.cpp names before a message
-VAGUE = (r"(?i)failed to load (?:the )?model$|unable to load model|exiting due to|trying to fit params|failed to init|"
-         r"failed to create_?context|failed to load model, '")
+VAGUE = (r"(?i)failed to load (?:the )?model(?:,? '.*)?$|unable to load model|exiting due to|trying to fit params|failed to init|"
+         r"failed to create_?context")
 HARMLESS = re.compile(r"http client error: Connection handling canceled")  # logged as an error when a client leaves
 NOISE = re.compile(r"^srv +load:   |^slot (?:get_availabl|launch_slot_|print_timing|release)|^srv +(?:update_slots|log_ser)")
 # Why a process ended, by what it wrote: the first of these that is found says it, in the reader's words.
@@ -4997,35 +5043,6 @@ class LineSplitter:
             self.partial = b""
         self.partial = (self.partial + last[:self.limit])[:self.limit]
         return [line[:self.limit] for line in lines]
-
-
-class Flood:
-    """Lets a bounded number of lines a second through for each source and counts the rest."""
-
-    def __init__(self, limit: int = LOG_LINES_PER_SECOND) -> None:
-        self.limit = limit
-        self.second = 0
-        self.passed: dict[str, int] = {}
-        self.held: dict[str, int] = {}
-
-    def allows(self, source: str, now: float) -> bool:
-        """Whether one more line of `source` may pass at `now` (s)."""
-        if int(now) != self.second:
-            self.second = int(now)
-            self.passed.clear()
-        count = self.passed[source] = self.passed.get(source, 0) + 1
-        if count > self.limit:
-            self.hold(source)
-        return count <= self.limit
-
-    def hold(self, source: str) -> None:
-        """Count a line of `source` that is not let through."""
-        self.held[source] = self.held.get(source, 0) + 1
-
-    def suppressed(self) -> dict[str, int]:
-        """How many lines of each source were held back since this was last asked."""
-        counts, self.held = self.held, {}
-        return counts
 
 
 class LogLine(NamedTuple):
@@ -5122,11 +5139,13 @@ class Instance:
         self.key = secrets.token_urlsafe(24)
         self.process: asyncio.subprocess.Process | None = None
         self.lines: deque[LogLine] = deque(maxlen=LAST_LINES)
-        self.flood = Flood()
+        self.log_limiter = LogLimiter()
+        self.flood = LogLimiter()
         self.ready = asyncio.Event()
         self.said_ready = asyncio.Event()  # by the child protocol: a moment before it answers
         self.started = self.sign_of_life = time.monotonic()
         self.ready_at: float | None = None
+        self.gone = asyncio.Event()  # it has ended, and everybody knows
         self.stopping = False
         self.killed_for: str | None = None
         self.progress: float | None = 0.0
@@ -5157,6 +5176,8 @@ class Instance:
         finally:
             kill_group(process.pid)
             await cancelled([follower, *readers])
+            if process.stdin is not None:
+                process.stdin.close()
             self.tell_suppressed()
         return None if self.stopping and not self.killed_for else self.failure(status)
 
@@ -5288,7 +5309,7 @@ class Instance:
                 elif count <= MAX_LINE_RATE or TELLING.search(line):
                     self.take_line(line)
                 else:
-                    self.flood.hold(self.name)
+                    self.log_limiter.hold(self.name)
                 if at % YIELD_LINES == 0:
                     await asyncio.sleep(0)  # a flood must not hold up everyone else
             self.tell_suppressed()
@@ -5297,10 +5318,10 @@ class Instance:
 
     def take_state(self, line: bytes) -> None:
         """Take in a state that the process tells of itself: its load's progress, or that it is ready."""
-        if line.startswith(CHILD_READY):
-            return self.said_ready.set()
         with contextlib.suppress(*MALFORMED):
-            if line.startswith(CHILD_INFO):
+            if line.startswith(CHILD_READY):
+                self.said_ready.set()
+            elif line.startswith(CHILD_INFO):
                 self.take_meta(json.loads(line[len(CHILD_INFO):]))
             elif line.startswith(CHILD_STATE):
                 told = json.loads(line[len(CHILD_STATE):])
@@ -5340,13 +5361,13 @@ class Instance:
         self.lines.append(parsed)
         if found := SPEED_LINE.search(parsed.text):
             self.speed = float(found[1]), time.monotonic()
-        if self.flood.allows(self.name, time.monotonic()):
+        if self.log_limiter.allows(self.name, time.monotonic()):
             noise = HARMLESS.search(parsed.text) or (parsed.level == "info" and NOISE.search(parsed.text))
             self.dash.journal.add("debug" if noise else parsed.level, self.name, parsed.text)
 
     def tell_suppressed(self) -> None:
         """Say how many lines were held back."""
-        for source, count in self.flood.suppressed().items():
+        for source, count in self.log_limiter.suppressed().items():
             self.dash.journal.add("warning", source, f"{count} lines suppressed")
 
     # what it takes
@@ -5449,13 +5470,15 @@ STABLE_AFTER = 30.0  # s; a process that was ready for longer did not die of its
 CRASH_LIMIT = 3  # crashes or failed loads in a row, after which a model is not tried again by itself
 CRASH_PAUSE = 300.0  # s after which a request may try such a model once more
 MAX_WAITING = 1000  # requests that may wait at the same time
-MAX_COMPARED = 10  # models among which the smallest group that makes room is looked for
+MAX_PLANNED = 10  # models that wait for which room is looked for and kept; those behind them wait for them
+MAX_COMPARED = 8  # models among which the smallest group that makes room is looked for
 
 
 class Plan(NamedTuple):
     """One way to place a model: the bytes that it needs on each device, and the devices that it is told to use."""
     need: Mapping[str, int]
     devices: tuple[str, ...] | None = None  # None: its parameters decide
+    elastic: bool = False  # the engine makes do with what a device has, where that is less than `need`
 
 
 @dataclass(eq=False, repr=False)
@@ -5499,6 +5522,7 @@ class Happened(NamedTuple):
     unit: str
     reason: str
     details: Json
+    name: str  # the unit's, which may be forgotten by now
 
 
 Action = Start | Stop | Admit | Refuse | Happened
@@ -5513,24 +5537,27 @@ class Unit:
     preferred: bool = False
     idle: float = 0.0  # s without a request until it leaves; 0: never
     grace: float = 10.0  # s that its answers may go on when it is unloaded by hand
-    plans: Sequence[Sequence[Plan]] = ((Plan({}),),)  # the best ones first, those in a group equally good
+    plans: Sequence[Sequence[Plan]] = ()  # the best ones first, those in a group equally good; none: not known yet
     status: str = "unloaded"  # unloaded | loading | loaded | stopping
     waiting: dict[int, Ticket] = field(default_factory=dict)
     active: set[int] = field(default_factory=set)
     held: Mapping[str, int] = field(default_factory=dict)
     wish: tuple[float, str] | None = None  # since when and why it is to be loaded without a request
+    loaded_for: str = ""  # why it was loaded
     dismissed: bool = False  # a pinned one that was unloaded by hand stays away until somebody asks for it
     outdated: bool = False  # its parameters have changed: it leaves after its answers
+    forgotten: bool = False  # no entry needs it any more: it is not known any longer once it has left
     leaving: tuple[float, str] | None = None  # until when it may answer, and why it leaves
     yields_to: str | None = None  # it takes no new requests, for this unit waits for its memory
     pushed_out_by: str | None = None
-    loaded_at: float = 0.0
+    loaded_at: float = math.inf
     used_at: float = 0.0
     failures: int = 0
     failed_at: float = -math.inf
     error: str | None = None
     reason: str | None = None  # why it last left memory
     waits: str | None = None  # why it is not loaded yet
+    told: set[str] = field(default_factory=set)  # what of that the timeline has
 
     @property
     def resident(self) -> bool:
@@ -5540,29 +5567,182 @@ class Unit:
     @property
     def wanted(self) -> bool:
         """Whether it is to be loaded."""
-        return bool(self.waiting or self.wish) and self.status == "unloaded"
+        return self.status == "unloaded" and bool(self.waiting or self.wish)
 
     @property
     def queued_at(self) -> float:
         """Since when it is wanted."""
-        tickets = (ticket.since for ticket in self.waiting.values())
-        return min(tickets, default=math.inf) if self.wish is None else min([self.wish[0], *tickets])
+        since = min([ticket.since for ticket in self.waiting.values()], default=math.inf)
+        return min(self.wish[0], since) if self.wish else since
 
     @property
     def wished_for(self) -> str:
         """Why it is to be loaded."""
         if self.wish:
             return self.wish[1]
-        return f"request of {next(iter(self.waiting.values())).client}" if self.waiting else "by hand"
+        return f"request of {next(iter(self.waiting.values())).client}" if self.waiting else "preferred"
 
     @property
     def blocked(self) -> bool:
-        """Whether it has failed so often that only a person, or time, lets it be tried again."""
+        """Whether it has failed so often that only a person, or a request after a while, lets it be tried again."""
         return self.failures >= CRASH_LIMIT
 
     def open(self) -> bool:
         """Whether it takes requests."""
         return self.status == "loaded" and not (self.leaving or self.outdated or self.yields_to)
+
+    def idle_for(self, now: float) -> float:
+        """Seconds since it had something to do; negative while it has."""
+        busy = self.status != "loaded" or self.active or self.waiting
+        return -1.0 if busy else now - self.used_at
+
+
+class Choice(NamedTuple):
+    """A plan, and who has to leave memory for it beside those that leave anyway."""
+    plan: Plan
+    victims: Sequence[Unit]
+    fits: bool  # as things are, with nobody leaving
+
+
+class Planner:
+    """Where a unit can go, and who has to leave for it: one look at the memory, from the first in line to the last.
+
+    What a unit needs that still waits is claimed for it: who came later takes nothing of that away.
+    """
+
+    def __init__(self, residents: list[Unit], rooms: Mapping[str, int], models_max: int, min_residency: float,
+                 now: float) -> None:
+        self.residents, self.rooms, self.models_max = residents, rooms, models_max
+        self.min_residency, self.now = min_residency, now
+        self.yielded = {unit.id: unit.yields_to for unit in residents}
+        self.claims: list[Unit] = []
+        self.taken: collections.Counter[str] = collections.Counter()  # by device: what is held and claimed
+        for unit in residents:
+            self.taken.update(unit.held)
+
+    def best(self, unit: Unit, *, gentle: bool = False) -> Choice | None:
+        """The plan that pushes out least; None where even then there is not enough room.
+
+        What nobody has to be waited for comes first, then the fewest victims, then what fits at once, then what is
+        under way, then the least recently used, then the emptiest device.
+        """
+        for group in unit.plans:
+            choices = [choice for plan in group if (choice := self.choice(unit, plan, gentle))]
+            if choices:
+                return min(choices, key=lambda choice: (
+                    any(self.must_wait(victim) for victim in choice.victims), len(choice.victims), not choice.fits,
+                    any(self.yielded[victim.id] != unit.id for victim in choice.victims),
+                    max([victim.used_at for victim in choice.victims], default=0.0), self.crowding(choice.plan)))
+        return None
+
+    def choice(self, unit: Unit, plan: Plan, gentle: bool) -> Choice | None:
+        """Whom `plan` pushes out: the fewest, of several the least recently used.
+
+        Idle ones that have been in memory for long enough go first, then those that answer, then those that have
+        just come. A gentle one pushes out only what nobody has used for a while, and what would not come back.
+        """
+        leaving = [item for item in self.residents
+                   if item.status == "stopping" or item.leaving or item.outdated or item.yields_to]
+        if self.fits(plan, leaving):
+            return Choice(plan, [], self.fits(plan))
+        able = [item for item in self.residents if not item.pinned and item not in leaving]
+        if not self.fits(plan, [*leaving, *able]):
+            return None
+        able.sort(key=lambda item: (self.yielded[item.id] != unit.id, self.must_wait(item), item.used_at))
+        settled = [item for item in able if self.settled(item)]
+        groups = [[item for item in settled if not item.active], settled, able]
+        if gentle:
+            groups = [[item for item in settled if item.idle_for(self.now) >= RETURN_AFTER and not item.preferred]]
+        for group in groups:
+            if self.fits(plan, [*leaving, *group]):
+                return Choice(plan, self.fewest(group, lambda gone: self.fits(plan, [*leaving, *gone])), False)
+        return None
+
+    @staticmethod
+    def fewest(units: list[Unit], enough: Callable[[Sequence[Unit]], bool]) -> Sequence[Unit]:
+        """The smallest part of `units` that is enough, of several the one whose units come first."""
+        for size in range(1, len(units)) if len(units) <= MAX_COMPARED else ():
+            for part in itertools.combinations(units, size):
+                if enough(part):
+                    return part
+        chosen = list(units)
+        for unit in units[::-1] if len(units) > MAX_COMPARED else ():  # leave out, the last first, who is not needed
+            if enough([item for item in chosen if item is not unit]):
+                chosen.remove(unit)
+        return chosen
+
+    def fits(self, plan: Plan, without: Sequence[Unit] = ()) -> bool:
+        """Whether there is room for `plan` beside what is held and claimed, once the units `without` are gone."""
+        if self.models_max and len(self.residents) - len(without) + len(self.claims) >= self.models_max:
+            return False
+        return all(self.taken[name] - sum([unit.held.get(name, 0) for unit in without]) + need <= self.rooms[name]
+                   for name, need in self.need(plan).items() if need > 0 and name in self.rooms)
+
+    def claim(self, unit: Unit, plan: Plan) -> None:
+        """Keep what `plan` needs for a unit that waits."""
+        self.claims.append(unit)
+        self.taken.update(self.need(plan))
+
+    def add(self, unit: Unit) -> None:
+        """Count a unit that is started just now."""
+        self.residents.append(unit)
+        self.yielded[unit.id] = None
+        self.taken.update(unit.held)
+
+    def need(self, plan: Plan) -> Mapping[str, int]:
+        """What `plan` takes of each device."""
+        if not plan.elastic:
+            return plan.need
+        return {name: min(need, self.rooms.get(name, need)) for name, need in plan.need.items()}
+
+    def settled(self, unit: Unit) -> bool:
+        """Whether a unit has been in memory for as long as each may be."""
+        return self.now - unit.loaded_at >= self.min_residency
+
+    def must_wait(self, victim: Unit) -> bool:
+        """Whether a unit cannot be stopped yet: it answers, or has just come, or is on its way."""
+        return bool(victim.active) or not self.settled(victim)
+
+    def crowding(self, plan: Plan) -> float:
+        """How full the fullest device would be."""
+        return max([(need + self.taken[name]) / max(self.rooms.get(name, need), 1)
+                    for name, need in self.need(plan).items()], default=0.0)
+
+    def unclaimed(self) -> Planner:
+        """The same look as if nobody had come earlier."""
+        planner = Planner(self.residents, self.rooms, self.models_max, self.min_residency, self.now)
+        planner.yielded = self.yielded
+        return planner
+
+    def waiting_reason(self, unit: Unit, choice: Choice | None) -> str:
+        """Why a unit is not loaded yet, in words; numbers that change stand in brackets at the end."""
+        if choice is None:
+            return self.shortage(unit)
+        late = [victim for victim in choice.victims if self.must_wait(victim)]
+        if busy := [victim.name for victim in late if victim.active]:
+            return f"until {', '.join(busy)} {'has' if len(busy) == 1 else 'have'} answered"
+        if late:
+            return f"until {late[0].name} has been in memory for {self.min_residency:.0f} s"
+        gone = [item.name for item in self.residents
+                if item in choice.victims or item.status == "stopping" or item.leaving or item.outdated]
+        return f"until {', '.join(gone)} {'has' if len(gone) == 1 else 'have'} left memory" if gone else self.turn()
+
+    def turn(self) -> str:
+        """The reason of who waits only for those before."""
+        first, others = self.claims[0].name, len(self.claims) - 1
+        return f"until {first}{f' and {others} more' if others else ''}, which asked earlier, came into memory"
+
+    def shortage(self, unit: Unit) -> str:
+        """What is missing for a unit that cannot be loaded, whoever leaves."""
+        if not unit.plans:
+            return "until it is known how much memory it needs"
+        pinned = [item.name for item in self.residents if item.pinned]
+        keep = f"which {', '.join(pinned)} {'keeps' if len(pinned) == 1 else 'keep'}"
+        if pinned and 0 < self.models_max <= len(pinned):
+            return f"for one of the {self.models_max} places, {keep}"
+        sizes = ", ".join(f"{need / 2**30:.1f} GiB of {self.rooms[name] / 2**30:.1f} on {name}"
+                          for name, need in self.need(unit.plans[-1][0]).items() if name in self.rooms)
+        return f"for memory, {keep if pinned else 'which other programs keep'} ({sizes})"
 
 
 class Residency:
@@ -5583,10 +5763,14 @@ class Residency:
 
     def request(self, ticket: Ticket, plans: Sequence[Sequence[Plan]], now: float) -> list[Action]:
         """A request wants a unit."""
-        unit = self.units[ticket.unit]
-        if unit.blocked and unit.status == "unloaded" and now - unit.failed_at < CRASH_PAUSE:
-            self.refuse(ticket, "failed", f"{unit.name} was stopped after failing repeatedly: {unit.error}")
-        elif sum(len(item.waiting) for item in self.units.values()) >= MAX_WAITING and not unit.open():
+        self.drop(ticket.id, now)  # it may be asked once more, after a crash
+        unit = self.units.get(ticket.unit)
+        if unit is None:
+            self.refuse(ticket, "unloaded", f"{ticket.model} has changed or was deleted meanwhile: ask again")
+        elif unit.blocked and unit.status == "unloaded" and now - unit.failed_at < CRASH_PAUSE:
+            again = f"it is tried again in {CRASH_PAUSE - now + unit.failed_at:.0f} s"
+            self.refuse(ticket, "failed", f"{unit.name} failed {unit.failures} times in a row ({again}): {unit.error}")
+        elif not unit.open() and sum([len(item.waiting) for item in self.units.values()]) >= MAX_WAITING:
             self.refuse(ticket, "crowded", "too many requests are waiting")
         else:
             self.tickets[ticket.id] = unit.waiting[ticket.id] = ticket
@@ -5595,29 +5779,25 @@ class Residency:
 
     def finished(self, ticket_id: int, now: float) -> list[Action]:
         """A request ended, whether it was answered, failed or its client left; also one that still waited."""
-        if ticket := self.tickets.pop(ticket_id, None):
-            unit = self.units[ticket.unit]
-            unit.waiting.pop(ticket_id, None)
-            if ticket_id in unit.active:
-                unit.active.discard(ticket_id)
-                unit.used_at = now
+        self.drop(ticket_id, now)
         return self.settle(now)
 
     def load(self, unit_id: str, reason: str, plans: Sequence[Sequence[Plan]], now: float) -> list[Action]:
-        """A unit is to be in memory though nobody sent a request."""
+        """A unit is to be in memory though nobody sent a request; one that still answers its last ones stays."""
         unit = self.units[unit_id]
         unit.plans = plans or unit.plans
         unit.failures, unit.dismissed = 0, False
-        if unit.status in ("unloaded", "stopping") or unit.leaving:
+        if unit.status == "loaded":
+            unit.leaving, unit.used_at = None, now
+        if not unit.open() and unit.status != "loading":
             unit.wish = unit.wish or (now, reason)
         return self.settle(now)
 
     def unload(self, unit_id: str, reason: str, now: float) -> list[Action]:
         """A unit is to leave memory: at once while it loads, else when it has answered or its grace is over."""
         unit = self.units[unit_id]
-        unit.wish, unit.dismissed = None, True
-        for ticket in list(unit.waiting.values()):
-            self.refuse(ticket, "unloaded", f"{unit.name} was unloaded: {reason}")
+        unit.wish, unit.dismissed, unit.pushed_out_by = None, True, None
+        self.refuse_all(unit, "unloaded", f"{unit.name} was unloaded: {reason}")
         if unit.status == "loading":
             self.stop(unit, reason)
         elif unit.status == "loaded" and not unit.leaving:
@@ -5629,56 +5809,63 @@ class Residency:
         unit = self.units[unit_id]
         if unit.status == "loading":
             unit.status, unit.loaded_at, unit.used_at, unit.error = "loaded", now, now, None
-            self.happened("loaded", unit, unit.wished_for if unit.wish else "ready")
+            self.happened("loaded", unit, unit.loaded_for)
         return self.settle(now)
 
     def measured(self, unit_id: str, held: Mapping[str, int], now: float) -> list[Action]:
         """What a unit really holds, by device."""
-        self.units[unit_id].held = held
+        unit = self.units.get(unit_id)
+        if unit and unit.status == "loaded":
+            unit.held = held
         return self.settle(now)
 
     def exited(self, unit_id: str, error: str | None, now: float) -> list[Action]:
         """A unit's process ended; `error` says why, where it was not told to."""
         unit = self.units[unit_id]
-        status, (_, reason) = unit.status, unit.leaving or (0.0, "crashed")
-        for ticket_id in unit.active:
-            self.tickets.pop(ticket_id, None)
-        unit.status, unit.held, unit.leaving, unit.yields_to = "unloaded", {}, None, None
-        unit.active.clear()
+        status, reason = unit.status, unit.leaving[1] if unit.leaving else "stopped"
+        for ticket_id in list(unit.active):
+            self.drop(ticket_id, now)
+        if now - unit.loaded_at > STABLE_AFTER:
+            unit.failures = 0
+        unit.status, unit.held, unit.loaded_at = "unloaded", {}, math.inf
+        unit.leaving, unit.yields_to, unit.outdated = None, None, False
         if status == "stopping" or error is None:
             unit.reason, unit.error = reason, None
             self.happened("unloaded", unit, reason)
         else:
             self.failed(unit, status, error, now)
+        if unit.forgotten:
+            self.refuse_all(unit, "unloaded", f"{unit.name} has changed or was deleted meanwhile: ask again")
+            del self.units[unit_id]
         return self.settle(now)
 
     def failed(self, unit: Unit, status: str, error: str, now: float) -> None:
         """A load failed, or a loaded unit crashed. What waits is asked again after a crash, but not for ever."""
-        stable = status == "loaded" and now - unit.loaded_at > STABLE_AFTER
-        unit.failures, unit.failed_at = 1 if stable else unit.failures + 1, now
-        unit.error = error
+        unit.failures, unit.failed_at, unit.error = unit.failures + 1, now, error
         unit.reason = "crashed" if status == "loaded" else "failed to load"
         self.happened("crashed" if status == "loaded" else "failed", unit, error, failures=unit.failures)
         if status == "loading" or unit.blocked:
             unit.wish = None
-            for ticket in list(unit.waiting.values()):
-                self.refuse(ticket, "failed", f"{unit.name} could not be loaded: {error}")
+            self.refuse_all(unit, "failed", f"{unit.name} could not be loaded: {error}")
 
     def define(self, unit: Unit, now: float) -> list[Action]:
         """A unit exists, or what its entries ask of it has changed: pinned, preferred, idle, grace and name."""
         known = self.units.setdefault(unit.id, unit)
         if unit.pinned and not known.pinned:
             known.dismissed = False
-        for name in ("name", "pinned", "preferred", "idle", "grace", "outdated"):
+        elif known.pinned and not unit.pinned and known.wish and known.wish[1] == "pinned":
+            known.wish = None
+        for name in ("name", "pinned", "preferred", "idle", "grace"):
             setattr(known, name, getattr(unit, name))
+        known.outdated, known.forgotten = unit.outdated and known.resident, False
         return self.settle(now)
 
     def forget(self, unit_id: str, now: float) -> list[Action]:
         """No entry needs this unit any more: it leaves after its answers, and nothing waits for it."""
         if unit := self.units.get(unit_id):
-            unit.outdated, unit.pinned, unit.preferred, unit.wish = True, False, False, None
-            for ticket in list(unit.waiting.values()):
-                self.refuse(ticket, "unloaded", f"{unit.name} has changed or was deleted meanwhile: ask again")
+            unit.outdated = unit.forgotten = True
+            unit.pinned, unit.preferred, unit.wish = False, False, None
+            self.refuse_all(unit, "unloaded", f"{unit.name} has changed or was deleted meanwhile: ask again")
             if not unit.resident:
                 del self.units[unit_id]
         return self.settle(now)
@@ -5689,7 +5876,7 @@ class Residency:
         return self.settle(now)
 
     def set_limits(self, models_max: int, min_residency: float, max_wait: float, now: float) -> list[Action]:
-        """The configuration has changed."""
+        """The configuration has changed. Where more are in memory than may be, they leave when others come."""
         self.models_max, self.min_residency, self.max_wait = models_max, min_residency, max_wait
         return self.settle(now)
 
@@ -5701,8 +5888,19 @@ class Residency:
 
     def queue(self) -> list[tuple[Ticket, str]]:
         """The requests that wait, in the order of their arrival, and why."""
-        waiting = [(ticket, unit.waits or "") for unit in self.units.values() for ticket in unit.waiting.values()]
+        waiting = [(ticket, reason) for unit in self.units.values() if unit.waiting
+                   for reason in [self.waiting_reason(unit)] for ticket in unit.waiting.values()]
         return sorted(waiting, key=lambda item: item[0].since)
+
+    def waiting_reason(self, unit: Unit) -> str:
+        """Why the requests of a unit wait."""
+        if unit.status == "loading":
+            return "until it is loaded"
+        if unit.yields_to:
+            return f"until {self.name_of(unit.yields_to)}, which asked earlier, came into memory"
+        if unit.status == "unloaded":
+            return unit.waits or ""
+        return f"until it has left memory ({unit.leaving[1] if unit.leaving else 'configuration changed'})"
 
     def held(self) -> collections.Counter[str]:
         """Bytes that are held or reserved, by device."""
@@ -5713,16 +5911,20 @@ class Residency:
 
     def upcoming(self, unit: Unit) -> tuple[str, float | None, str | None] | None:
         """What will happen to a unit next, when (s) and why; None where nothing is due."""
-        if unit.leaving or unit.outdated:
-            return "leaves", None, unit.leaving[1] if unit.leaving else "configuration changed"
-        if unit.yields_to:
-            return "leaves", None, f"{self.name_of(unit.yields_to)} waits for its memory"
-        if unit.status == "loaded" and unit.idle and not unit.pinned and not unit.active:
-            return "unloads", unit.used_at + unit.idle, "idle"
-        if unit.status == "unloaded" and unit.wish:
-            return "loads", None, unit.wish[1]
-        if unit.status == "unloaded" and unit.preferred and unit.pushed_out_by:
-            return "returns", None, f"when {self.name_of(unit.pushed_out_by)} is idle"
+        if unit.status == "loaded":
+            if unit.leaving or unit.outdated:
+                return ("leaves", *(unit.leaving or (None, "configuration changed")))
+            if unit.yields_to:
+                return "leaves", None, f"{self.name_of(unit.yields_to)} waits for its memory"
+            if unit.idle and not unit.pinned and not unit.active:
+                return "unloads", unit.used_at + unit.idle, "idle"
+        elif unit.status != "loading" and (unit.waiting or unit.wish):
+            return "loads", None, unit.wished_for
+        elif unit.status == "unloaded" and unit.preferred and unit.pushed_out_by:
+            other = self.units.get(unit.pushed_out_by)
+            idle = other and other.status == "loaded" and not other.active
+            return ("returns", other.used_at + RETURN_AFTER if other and idle else None,
+                    f"when {other.name} is idle" if other and other.resident else "when there is room")
         return None
 
     def name_of(self, unit_id: str) -> str:
@@ -5733,220 +5935,167 @@ class Residency:
         """Whether some unit is to be loaded and is not."""
         return any(unit.wanted for unit in self.units.values())
 
+    def unplanned(self) -> list[Unit]:
+        """The units that are to be loaded, and of which nobody has said yet how: load() does."""
+        return [unit for unit in self.units.values() if unit.wanted and not unit.plans]
+
     # decisions
 
     def settle(self, now: float) -> list[Action]:
         """Do everything that is due now, and return it."""
-        self.refuse_overdue(now)
-        self.wish_for_pinned(now)
-        self.bring_back(now)
-        self.leave(now)
+        for unit in self.units.values():
+            if unit.resident or unit.waiting or unit.wish or unit.pinned:
+                self.refuse_overdue(unit, now)
+                self.leave(unit, now)
+                self.admit(unit, now)  # before others look for room: what was loaded for somebody serves him
+                if unit.pinned and not (unit.resident or unit.wish or unit.dismissed or unit.blocked):
+                    unit.wish = now, "pinned"
+            if unit.waits and not unit.wanted:
+                unit.waits, unit.told = None, set()
         self.make_room(now)
-        self.admit(now)
         actions, self.actions = self.actions, []
         return actions
 
-    def refuse_overdue(self, now: float) -> None:
+    def refuse_overdue(self, unit: Unit, now: float) -> None:
         """End the wait of those who have waited for as long as anybody may; a load that is under way ends by itself."""
-        for unit in list(self.units.values()):
-            if unit.wish and unit.wish[1] != "pinned" and not unit.waiting and now - unit.wish[0] >= self.max_wait:
-                unit.wish, unit.error = None, f"It was not loaded within {self.max_wait:.0f} s: it waited {unit.waits}"
-                self.happened("refused", unit, unit.error)
-            if unit.status != "loading":
-                for ticket in [item for item in unit.waiting.values() if now - item.since >= self.max_wait]:
-                    why = f": {unit.waits}" if unit.waits else ""
-                    self.refuse(ticket, "waited", f"{unit.name} did not become free within {self.max_wait:.0f} s{why}")
-
-    def wish_for_pinned(self, now: float) -> None:
-        """Pinned units are to be in memory, unless somebody unloaded them or they fail again and again."""
-        for unit in self.units.values():
-            if unit.pinned and not (unit.resident or unit.wish or unit.dismissed or unit.blocked):
-                unit.wish = now, "pinned"
-
-    def bring_back(self, now: float) -> None:
-        """Preferred units come back when what pushed them out is idle or gone, and nobody waits."""
-        if self.anyone_waits():
+        if unit.status == "loading" or unit.open():
             return
-        for unit in self.units.values():
-            if unit.preferred and unit.pushed_out_by and not (unit.resident or unit.blocked):
-                other = self.units.get(unit.pushed_out_by)
-                if other is None or not other.resident or self.idle_for(other, now) >= RETURN_AFTER:
-                    unit.wish, unit.pushed_out_by = (now, "preferred"), None
+        why = f"not loaded within {self.max_wait:.0f} s: it waited {self.waiting_reason(unit)}"
+        for ticket in list(unit.waiting.values()):
+            if now - ticket.since >= self.max_wait:
+                self.refuse(ticket, "waited", f"{unit.name} was {why}")
+        if unit.wish and not unit.pinned and not unit.waiting and now - unit.wish[0] >= self.max_wait:
+            unit.wish, unit.error = None, f"It was {why}"
+            self.happened("refused", unit, unit.error)
 
-    def idle_for(self, unit: Unit, now: float) -> float:
-        """Seconds since a unit had something to do; negative while it has."""
-        busy = unit.status != "loaded" or unit.active or unit.waiting
-        return -1.0 if busy else now - unit.used_at
-
-    def leave(self, now: float) -> None:
+    def leave(self, unit: Unit, now: float) -> None:
         """Stop what is idle for too long, outdated, or was unloaded by hand and has answered."""
-        for unit in list(self.units.values()):
-            if unit.status != "loaded":
-                continue
-            if unit.leaving and (not unit.active or now >= unit.leaving[0]):
-                self.stop(unit, unit.leaving[1])
-            elif unit.outdated and not unit.active:
-                self.stop(unit, "configuration changed")
-            elif unit.idle and not unit.pinned and not unit.wish and self.idle_for(unit, now) >= unit.idle:
-                self.stop(unit, "idle")
+        if unit.status == "loading" and unit.outdated:
+            if not unit.forgotten:
+                unit.wish = unit.wish or (now, unit.loaded_for)
+            self.stop(unit, "configuration changed")
+        elif unit.status != "loaded":
+            return
+        elif unit.leaving and (not unit.active or now >= unit.leaving[0]):
+            self.stop(unit, unit.leaving[1])
+        elif unit.outdated and not unit.active:
+            self.stop(unit, "configuration changed")
+        elif unit.idle and not unit.pinned and unit.idle_for(now) >= unit.idle:
+            self.stop(unit, "idle")
 
     def make_room(self, now: float) -> None:
         """Start the units that are wanted, in the order of their arrival, and let others make room for them.
 
-        The plans are made anew each time: a unit that was to go may be spared. What a unit needs that still waits is
-        kept for it: who came later starts only where that takes nothing away.
+        The plans are made anew each time: a unit that was to go may be spared.
         """
-        yielding = {unit.id: unit.yields_to for unit in self.units.values()}
-        for unit in self.units.values():
+        residents = [unit for unit in self.units.values() if unit.resident]
+        planner = Planner(residents, self.rooms, self.models_max, self.min_residency, now)
+        for unit in residents:
             unit.yields_to = None
-        claimed: collections.Counter[str] = collections.Counter()
-        places = 0
-        for unit in sorted((unit for unit in self.units.values() if unit.wanted), key=lambda item: item.queued_at):
-            plan, victims = self.best_plan(unit, claimed, places, yielding, now)
-            if plan is not None and not victims and self.fits(plan, claimed, places):
-                self.start(unit, plan)
-            else:
-                self.wait_for(unit, victims, plan, now)
-                if plan is not None:
-                    claimed.update(plan.need)
-                    places += 1
+        for unit in sorted([unit for unit in self.units.values() if unit.wanted], key=lambda item: item.queued_at):
+            self.place(unit, planner, now)
+        if not planner.claims:
+            self.bring_back(planner, now)
+        for unit in residents:
+            self.admit(unit, now)
 
-    def best_plan(self, unit: Unit, claimed: Mapping[str, int], places: int, yielding: Mapping[str, str | None],
-                  now: float) -> tuple[Plan | None, list[Unit]]:
-        """The plan that pushes out least, and whom; no plan where even then there is not enough room."""
-        for group in unit.plans:
-            found = [(plan, self.victims(unit, plan, claimed, places, yielding, now)) for plan in group]
-            possible = [(plan, victims) for plan, victims in found if victims is not None]
-            if possible:
-                return min(possible, key=lambda item: (
-                    len(item[1]), sum(self.must_wait(victim, now) for victim in item[1]),
-                    max((victim.used_at for victim in item[1]), default=0.0), self.crowding(item[0])))
-        return None, []
+    def place(self, unit: Unit, planner: Planner, now: float) -> None:
+        """Start a unit, or let others leave for it and keep what it needs; note why it waits."""
+        crowded = len(planner.claims) >= MAX_PLANNED
+        choice = None if crowded else planner.best(unit)
+        if choice and choice.fits:
+            self.start(unit, choice.plan, planner, now)
+            return
+        if choice:
+            self.push_out(unit, choice, planner)
+            reason = planner.waiting_reason(unit, choice)
+        elif crowded or (planner.claims and (choice := planner.unclaimed().best(unit))):
+            reason = planner.turn()
+        else:
+            reason = planner.waiting_reason(unit, None)
+        if choice:
+            planner.claim(unit, choice.plan)
+        unit.waits, kind = reason, reason.partition(" (")[0]
+        if kind not in unit.told:
+            unit.told.add(kind)
+            self.happened("waiting", unit, reason)
 
-    def crowding(self, plan: Plan) -> float:
-        """How full the fullest device would be."""
-        held = self.held()
-        return max(((held[name] + need) / max(self.rooms.get(name, need), 1) for name, need in plan.need.items()),
-                   default=0.0)
-
-    def victims(self, unit: Unit, plan: Plan, claimed: Mapping[str, int], places: int,
-                yielding: Mapping[str, str | None], now: float) -> list[Unit] | None:
-        """Whom `plan` pushes out: the fewest, the least recently used; those that leave anyway not counted.
-
-        None where it cannot be. Idle ones that have been in memory for long enough go first, then those that
-        answer, then those that have just come.
-        """
-        leaving = [item for item in self.units.values() if item.status == "stopping" or item.leaving or (
-            item.outdated and item.status == "loaded")]
-        if self.fits(plan, claimed, places, without=leaving):
-            return []
-        able = [item for item in self.units.values() if item.status == "loaded" and item not in leaving
-                and not item.pinned and item is not unit]
-        able.sort(key=lambda item: (yielding[item.id] != unit.id, item.used_at))
-        settled = [item for item in able if now - item.loaded_at >= self.min_residency]
-        gentle = unit.wish is not None and unit.wish[1] == "preferred" and not unit.waiting
-        groups = [[item for item in settled if not item.active], *([] if gentle else [settled, able])]
-        for group in groups:
-            if self.fits(plan, claimed, places, without=[*leaving, *group]):
-                return self.fewest(group, lambda gone: self.fits(plan, claimed, places, without=[*leaving, *gone]))
-        return None
-
-    @staticmethod
-    def fewest(units: list[Unit], enough: Callable[[Sequence[Unit]], bool]) -> list[Unit]:
-        """The smallest part of `units` that is enough, of several the one whose units come first."""
-        for size in range(1, len(units)) if len(units) <= MAX_COMPARED else ():
-            for part in itertools.combinations(units, size):
-                if enough(part):
-                    return list(part)
-        chosen = list(units)
-        for unit in units[::-1]:  # too many to compare: leave out, the most recently used first, who is not needed
-            if enough([item for item in chosen if item is not unit]):
-                chosen.remove(unit)
-        return chosen
-
-    def fits(self, plan: Plan, claimed: Mapping[str, int], places: int, without: Sequence[Unit] = ()) -> bool:
-        """Whether there is room for `plan` beside what is held and claimed, once the units `without` are gone."""
-        staying = [unit for unit in self.units.values() if unit.resident and unit not in without]
-        if self.models_max and len(staying) + places >= self.models_max:
-            return False
-        return all(sum(unit.held.get(name, 0) for unit in staying) + claimed.get(name, 0) + need <= self.rooms[name]
-                   for name, need in plan.need.items() if need > 0 and name in self.rooms)
-
-    def must_wait(self, victim: Unit, now: float) -> bool:
-        """Whether a unit cannot be stopped yet: it answers, or has just come."""
-        return bool(victim.active) or now - victim.loaded_at < self.min_residency
-
-    def wait_for(self, unit: Unit, victims: list[Unit], plan: Plan | None, now: float) -> None:
-        """Let the victims go, or note why `unit` still waits for them."""
-        late = [victim for victim in victims if self.must_wait(victim, now)]
-        if victims and not late:
-            for victim in victims:
+    def push_out(self, unit: Unit, choice: Choice, planner: Planner) -> None:
+        """Let the victims go, all of them at once; until they can, those that have been here long enough yield."""
+        if any(planner.must_wait(victim) for victim in choice.victims):
+            for victim in choice.victims:
+                victim.yields_to = unit.id if planner.settled(victim) else None
+        else:
+            for victim in choice.victims:
                 victim.pushed_out_by = unit.id
                 self.stop(victim, f"evicted for {unit.name}")
-        for victim in late:
-            if now - victim.loaded_at >= self.min_residency:
-                victim.yields_to = unit.id
-        waits = self.waiting_reason(unit, victims, late, plan, now)
-        if unit.waits is None or (unit.waits.split()[:2] != waits.split()[:2]):
-            self.happened("waiting", unit, waits)
-        unit.waits = waits
 
-    def waiting_reason(self, unit: Unit, victims: list[Unit], late: list[Unit], plan: Plan | None,
-                       now: float) -> str:
-        """Why a unit is not loaded yet, in words."""
-        busy = [victim.name for victim in late if victim.active]
-        if busy:
-            return f"until {', '.join(busy)} has answered"
-        if late:
-            return f"until {late[0].name} has been in memory for {self.min_residency:.0f} s"
-        if victims:
-            return f"until {', '.join(victim.name for victim in victims)} has left memory"
-        if plan is not None:
-            return "until memory is free that others leave or came for earlier"
-        needed = unit.plans[0][0].need if unit.plans and unit.plans[0] else {}
-        kept = [item.name for item in self.units.values() if item.resident and item is not unit]
-        sizes = ", ".join(f"{need / 2**30:.1f} GiB of {self.rooms[name] / 2**30:.1f} on {name}"
-                          for name, need in needed.items() if name in self.rooms)
-        return f"for memory ({sizes or 'a place'}): {', '.join(kept) or 'other programs'} cannot make room"
+    def bring_back(self, planner: Planner, now: float) -> None:
+        """Preferred units come back when what pushed them out is idle or gone, and nobody waits."""
+        for unit in self.units.values():
+            if not unit.preferred or not unit.pushed_out_by or unit.resident or unit.wanted or unit.blocked:
+                continue
+            other = self.units.get(unit.pushed_out_by)
+            if other is None or not other.resident or other.idle_for(now) >= RETURN_AFTER:
+                choice = planner.best(unit, gentle=True)
+                if choice and choice.fits:
+                    self.start(unit, choice.plan, planner, now)
+                elif choice:
+                    self.push_out(unit, choice, planner)
+                    planner.claim(unit, choice.plan)
 
     # changes
 
-    def start(self, unit: Unit, plan: Plan) -> None:
+    def start(self, unit: Unit, plan: Plan, planner: Planner, now: float) -> None:
         """Reserve the memory of `plan` and start the unit."""
-        reason = unit.wished_for
-        unit.status, unit.held, unit.wish, unit.waits = "loading", dict(plan.need), None, None
+        unit.loaded_for = unit.wished_for
+        unit.status, unit.held, unit.wish, unit.used_at = "loading", dict(planner.need(plan)), None, now
         unit.reason, unit.error, unit.pushed_out_by, unit.dismissed = None, None, None, False
-        self.actions.append(Start(unit.id, plan, reason))
-        self.happened("loading", unit, reason, need=dict(plan.need), devices=plan.devices)
+        unit.waits, unit.told = None, set()
+        planner.add(unit)
+        self.actions.append(Start(unit.id, plan, unit.loaded_for))
+        self.happened("loading", unit, unit.loaded_for, need=dict(unit.held), devices=plan.devices)
 
     def stop(self, unit: Unit, reason: str) -> None:
         """End the unit's process; whoever asks for it from now on waits until it has ended."""
         unit.status, unit.leaving, unit.yields_to = "stopping", (0.0, reason), None
         self.actions.append(Stop(unit.id, reason))
 
-    def admit(self, now: float) -> None:
-        """Pass on the requests whose unit is ready, and drop what nobody needs."""
-        for unit in list(self.units.values()):
-            if unit.open():
-                for ticket in unit.waiting.values():
-                    unit.active.add(ticket.id)
-                    unit.used_at = now
-                    self.actions.append(Admit(ticket))
-                unit.waiting.clear()
-            elif unit.outdated and not (unit.resident or unit.waiting or unit.wish):
-                del self.units[unit.id]
+    def admit(self, unit: Unit, now: float) -> None:
+        """Pass on the requests whose unit is ready."""
+        if unit.open():
+            unit.wish = None
+            for ticket in unit.waiting.values():
+                unit.active.add(ticket.id)
+                unit.used_at = now
+                self.actions.append(Admit(ticket))
+            unit.waiting.clear()
+
+    def drop(self, ticket_id: int, now: float) -> None:
+        """A request is over."""
+        if ticket := self.tickets.pop(ticket_id, None):
+            unit = self.units[ticket.unit]
+            unit.waiting.pop(ticket_id, None)
+            if ticket_id in unit.active:
+                unit.active.discard(ticket_id)
+                unit.used_at = now
+
+    def refuse_all(self, unit: Unit, code: str, message: str) -> None:
+        """End all the requests that wait for a unit."""
+        for ticket in list(unit.waiting.values()):
+            self.refuse(ticket, code, message)
 
     def refuse(self, ticket: Ticket, code: str, message: str) -> None:
         """End a request that waits."""
         self.tickets.pop(ticket.id, None)
-        unit = self.units[ticket.unit]
-        unit.waiting.pop(ticket.id, None)
         self.actions.append(Refuse(ticket, code, message))
+        unit = self.units.get(ticket.unit) or Unit(ticket.unit, ticket.model)
+        unit.waiting.pop(ticket.id, None)
         self.happened("refused", unit, message, client=ticket.client)
 
     def happened(self, kind: str, unit: Unit, reason: str, **details: Any) -> None:
         """Tell of an event."""
-        self.actions.append(Happened(kind, unit.id, reason, details))
+        self.actions.append(Happened(kind, unit.id, reason, details, unit.name))
 
 
 # the thin layer around it
@@ -5956,6 +6105,7 @@ GPU_OVERHEAD = 600 * 2**20  # bytes that an engine takes on each GPU beyond mode
 HOST_MARGIN = 512 * 2**20  # bytes of main memory that stay free
 MEMORY_AGE = 2.0  # s after which the memories are read again while somebody waits
 MEASURE_DELAY = 1.0  # s after a load until what it takes is measured
+GONE_TIME = 2.0  # s in which the end of a process is known after its connections broke
 STOP_ALL_TIME = 20.0  # s in which all processes end at the stop of the program
 NO_ENGINE = "No llama-server was found on this machine."
 # What a request can carry as well: entries that differ only in these share one process.
@@ -6080,8 +6230,7 @@ class Pool:
             unit = next((item for item in self.residency.units.values()
                          if item.resident and item.outdated and item.name == row["id"]), unit)
         if unit is None:
-            return {"status": "missing" if row["missing"] else "unloaded", "progress": None, "stage": None,
-                    "reason": None, "error": None, "next": None, "runtime": {}}
+            return untouched_state(row)
         instance, upcoming = self.instances.get(unit.id), self.residency.upcoming(unit)
         status = "waiting" if unit.wanted else "failed" if unit.error and not unit.resident else unit.status
         at = None if upcoming is None or upcoming[1] is None else now_ms() + round(1000 * (upcoming[1] - time.monotonic()))
@@ -6162,6 +6311,14 @@ class Pool:
             raise EngineUnavailable(build.problem)
         return build
 
+    def command(self, entry: str) -> list[str]:
+        """The words that would start an entry's process; empty where there is no build for it."""
+        row, entries = self.dash.db.get_model(entry), self.units[self.unit_of[entry]]
+        build = self.dash.builds.builds.get(entries.build)
+        if build is None or build.problem:
+            return []
+        return engine_arguments(build, row, {**entries.parameters, **entries.common}, 0, entry)[0]
+
     def missing_values(self, entry: str, path: str) -> Json:
         """What of an entry's parameters its process was not started with, for the request to carry."""
         row, unit = self.dash.db.get_model(entry), self.unit_of[entry]
@@ -6176,14 +6333,10 @@ class Pool:
         return self.instances.get(unit.id) if unit is not None and unit.status == "loaded" else None
 
     async def has_ended(self, instance: Instance) -> bool:
-        """Whether an instance has ended without being told to, and Residency knows; both may take a moment."""
+        """Wait a moment until everybody knows that an instance has ended; whether it has, without being told to."""
         with contextlib.suppress(asyncio.TimeoutError):
-            if instance.process is not None and not instance.stopping:
-                await asyncio.wait_for(instance.process.wait(), 1)
-                while instance in self.instances.values():
-                    await asyncio.sleep(0.02)
-                return True
-        return False
+            await asyncio.wait_for(instance.gone.wait(), GONE_TIME)
+        return instance.gone.is_set() and (not instance.stopping or instance.killed_for is not None)
 
     # memory
 
@@ -6275,12 +6428,14 @@ class Pool:
 
     async def live(self, action: Start) -> None:
         """The life of one instance: Residency hears when it is ready and when it ended, whatever happens."""
-        key, error = action.unit, "it could not be started"
+        key, instance = action.unit, None
+        error: str | None = "it could not be started"
         try:
             instance = await self.prepared(action)
             watcher = self.dash.spawn(self.watch(key, instance), f"readiness of {instance.name}")
             try:
-                error = await instance.run()  # type: ignore[assignment]  # None: it was told to end
+                unwanted = self.residency.units[key].status == "stopping"  # already
+                error = None if unwanted else await instance.run()  # None: it was told to end
             finally:
                 await cancelled([watcher])
         except DashError as problem:
@@ -6289,6 +6444,8 @@ class Pool:
             self.instances.pop(key, None)
             self.started.pop(key, None)
             self.do(self.residency.exited(key, error, time.monotonic()))
+            if instance is not None:
+                instance.gone.set()
 
     async def prepared(self, action: Start) -> Instance:
         """The instance that `action` asks for, not started yet."""
@@ -6331,12 +6488,10 @@ class Pool:
 
     def tell(self, event: Happened) -> None:
         """Note an event for the timeline, and in the log."""
-        unit = self.residency.units.get(event.unit)
-        name = unit.name if unit else event.unit
-        self.events.append({"timestamp": now_ms(), "kind": event.kind, "model": name, "reason": event.reason,
+        self.events.append({"timestamp": now_ms(), "kind": event.kind, "model": event.name, "reason": event.reason,
                             "details": event.details})
         level = logging.WARNING if event.kind in ("failed", "crashed", "refused") else logging.INFO
-        log.log(level, "%s: %s (%s)", name, event.kind, event.reason)
+        log.log(level, "%s: %s (%s)", event.name, event.kind, event.reason)
         self.changed.set()
 
     def mark(self, *entries: str) -> None:
@@ -6352,6 +6507,9 @@ class Pool:
             await self.dash.beat.wait()
             if self.residency.anyone_waits():
                 await self.read_memories()
+                for unit in [unit for unit in self.residency.units.values() if unit.wanted and not unit.plans]:
+                    with contextlib.suppress(DashError):  # deleted just now
+                        unit.plans = await self.plans(self.units[unit.id].ids[0])
             if self.residency.units:
                 self.do(self.residency.tick(time.monotonic()))
             await self.dash.gateway.keys.save_used()
@@ -6369,8 +6527,9 @@ class Pool:
             events, self.events = self.events, []
             for id in sorted(dirty):
                 with contextlib.suppress(NotFound):  # deleted just now
-                    state = self.state(self.dash.db.get_model(id))
-                    if state != self.published.get(id):
+                    row = self.dash.db.get_model(id)
+                    state = self.state(row)
+                    if state != self.published.get(id, untouched_state(row)):
                         self.published[id] = state
                         await self.dash.broadcast("models:status", {"id": id, **state})
             if events:
@@ -6402,8 +6561,17 @@ class Pool:
         for unit in list(self.residency.units.values()):
             self.do(self.residency.unload(unit.id, reason, time.monotonic()))
         running = list(self.instances.values())
+        for instance in running:
+            self.dash.spawn(instance.stop(), f"stopping {instance.name}")
         if running:
-            await asyncio.wait([asyncio.ensure_future(instance.stop()) for instance in running], timeout=STOP_ALL_TIME)
+            await asyncio.wait([asyncio.ensure_future(instance.gone.wait()) for instance in running],
+                               timeout=STOP_ALL_TIME)
+
+
+def untouched_state(row: Json) -> Json:
+    """The state of an entry that was never asked for."""
+    return {"status": "missing" if row["missing"] else "unloaded", "progress": None, "stage": None, "reason": None,
+            "error": None, "next": None, "runtime": {}}
 
 
 def process_key(row: Json, defaults: Json, build: str) -> str:
@@ -6456,8 +6624,7 @@ def placement_plans(row: Json, parameters: Json, memories: list[Json], header: G
     """
     rooms = {item["name"]: item["free"] for item in memories}
     gpus, host = ([item for item in memories if item["kind"] == kind] for kind in ("gpu", "cpu"))
-    need = memory_need(row, parameters, memories, header)
-    anywhere = [Plan({name: min(amount, rooms[name]) for name, amount in need.items()})]
+    anywhere = [Plan(memory_need(row, parameters, memories, header), elastic=True)]
     decided = {"device", "split-mode", "tensor-split", "main-gpu", "rpc"} & parameters.keys()
     if len(gpus) < 2 or decided or parameters.get("n-gpu-layers") == 0:
         return [anywhere]
@@ -8574,7 +8741,7 @@ RECOMMENDED: tuple[Json, ...] = (
      "text": "Small and quick, thinks before it answers; for machines with little memory."},
     {"name": "SmolLM2 1.7B Instruct", "repo": "HuggingFaceTB/SmolLM2-1.7B-Instruct-GGUF",
      "file": "smollm2-1.7b-instruct-q4_k_m.gguf", "size": 1_055_609_536, "memory": 2_300_000_000,
-     "license": "apache-2.0", "quantization": "Q4_K_M", "text": "Good English answers on any processor of today."},
+     "license": "apache-2.0", "quantization": "Q4_K_M", "text": "Good English answers on any modern CPU."},
     {"name": "Qwen3 4B", "repo": "Qwen/Qwen3-4B-GGUF", "file": "Qwen3-4B-Q4_K_M.gguf",
      "size": 2_497_280_256, "memory": 4_000_000_000, "license": "apache-2.0", "quantization": "Q4_K_M",
      "text": "The best of these: many languages, code, reasoning; a GPU or some patience helps."},
@@ -8601,6 +8768,12 @@ class Part:
     verified: bool = False
 
 
+def download_size(parts: Iterable[Part]) -> int | None:
+    """Bytes of `parts` together, or None while that of one is unknown."""
+    sizes = [part.size for part in parts]
+    return sum(size for size in sizes if size) if None not in sizes else None
+
+
 @dataclass(eq=False, repr=False)
 class Download:
     """A model on its way: one file, or shards and projector, into `place`."""
@@ -8616,8 +8789,7 @@ class Download:
     @property
     def total(self) -> int | None:
         """Bytes of all parts, or None while that of one is unknown."""
-        sizes = [part.size for part in self.parts]
-        return sum(size for size in sizes if size) if None not in sizes else None
+        return download_size(self.parts)
 
     def target(self, part: Part) -> Path:
         """Where `part` will be when all is complete."""
@@ -8644,11 +8816,26 @@ class Download:
 
     def have(self, part: Part) -> int:
         """Bytes of `part` that are on the disk."""
-        return size_of(self.partial(part)) or (size_of(self.target(part)) if part.verified else 0)
+        return files_size(self.partial(part)) or (files_size(self.target(part)) if part.verified else 0)
 
     def count(self) -> None:
         """Set `done` to the bytes that are on the disk."""
         self.done = sum(map(self.have, self.parts))
+
+    def finish(self) -> None:
+        """Give all parts their final names."""
+        for part in self.parts:
+            if (partial := self.partial(part)).exists():
+                os.replace(partial, self.target(part))
+
+    def discard(self) -> None:
+        """Remove what came so far, and the folder made for it if nothing else is in it."""
+        for part in self.parts:
+            self.partial(part).unlink(missing_ok=True)
+            part.verified = False
+        if Path(self.place).name == self.repo.rpartition("/")[2]:
+            with contextlib.suppress(OSError):
+                os.rmdir(self.place)
 
     def as_json(self) -> Json:
         """What clients see: {repo, file, done, total, bytesPerSecond, status, secondsLeft?, error?, …}."""
@@ -8665,13 +8852,6 @@ class Download:
                 "error": self.error, "parts": [dataclasses.asdict(part) for part in self.parts]}
 
 
-def size_of(path: Path) -> int:
-    """Bytes of a file; 0 where there is none."""
-    with contextlib.suppress(OSError):
-        return path.stat().st_size
-    return 0
-
-
 async def in_thread(function: Callable[..., Result], *arguments: Any) -> Result:
     """`function` in a thread, which has ended when this returns, cancelled or not: nothing writes behind our back."""
     task = asyncio.ensure_future(asyncio.to_thread(function, *arguments))
@@ -8682,13 +8862,13 @@ async def in_thread(function: Callable[..., Result], *arguments: Any) -> Result:
         raise
 
 
-def file_quantization(file: str) -> str | None:
+def download_quantization(file: str) -> str | None:
     """The quantization that a file's name tells, as Q4_K_M or UD-IQ2_XXS."""
     found = re.findall(QUANTIZATION, file)
     return re.sub(r"^FP(?=16|32)", "F", found[-1].upper()) if found else None
 
 
-def checked_file(file: str) -> str:
+def download_file(file: str) -> str:
     """`file` if it is a safe path of a GGUF file inside a repository, else InvalidRequest."""
     pieces = file.split("/")
     bad = any(not piece or piece.startswith(".") or re.search(r'[\x00-\x1f\x7f\\:*?"<>|]', piece) for piece in pieces)
@@ -8707,18 +8887,18 @@ class Source(NamedTuple):
     quantization: str | None = None
 
 
-def parsed_source(text: str, endpoint: str = HUB) -> Source:
+def download_source(text: str, endpoint: str = HUB) -> Source:
     """The source that `text` names: "user/repo", "user/repo:QUANT", or the address of a page or a file on the hub."""
     text, file = text.strip(), None
     if "://" in text or text.partition("/")[0] in HUB_HOSTS:
-        text, file = parsed_address(text if "://" in text else f"https://{text}", endpoint)
+        text, file = download_address(text if "://" in text else f"https://{text}", endpoint)
     repo, _, quantization = text.partition(":")
     if not re.fullmatch(REPO, repo) or ".." in repo:
         raise InvalidRequest("a repository is named user/repo", field="repo")
-    return Source(repo, checked_file(file) if file else None, quantization or None)
+    return Source(repo, download_file(file) if file else None, quantization or None)
 
 
-def parsed_address(text: str, endpoint: str) -> tuple[str, str | None]:
+def download_address(text: str, endpoint: str) -> tuple[str, str | None]:
     """The repository and the file that an address on the hub names."""
     try:
         address, own = urllib.parse.urlsplit(text), urllib.parse.urlsplit(endpoint)
@@ -8733,7 +8913,7 @@ def parsed_address(text: str, endpoint: str) -> tuple[str, str | None]:
     return f"{user}/{repo}", "/".join(rest[2:]) if rest and rest[0] != "tree" else None
 
 
-def grouped_files(files: dict[str, Part]) -> list[Json]:
+def download_models(files: dict[str, Part]) -> list[Json]:
     """The models among a repository's `files`: {file, size, quantization, shards, projector?}, smallest first."""
     shards: dict[str, list[str]] = {}
     projectors, models = [], []
@@ -8748,12 +8928,13 @@ def grouped_files(files: dict[str, Part]) -> list[Json]:
         found = re.fullmatch(SHARD, names[0])
         if found and len(names) != int(found[3]):
             continue  # incomplete: an upload under way
-        models.append({"file": names[0], "size": total_size(files, names), "quantization": file_quantization(names[0]),
-                       "shards": names if found else [], **projector_for(names[0], projectors, files)})
+        models.append({"file": names[0], "size": download_size(files[name] for name in names),
+                       "quantization": download_quantization(names[0]), "shards": names if found else [],
+                       **download_projector(names[0], projectors, files)})
     return sorted(models, key=lambda model: (model["size"] or 0, model["file"]))
 
 
-def all_shards(file: str) -> list[str]:
+def download_shards(file: str) -> list[str]:
     """The names of all shards of the model that `file` is or belongs to."""
     found = re.fullmatch(SHARD, file)
     if not found or not 0 < int(found[3]) <= MAX_DOWNLOAD_SHARDS:
@@ -8761,25 +8942,19 @@ def all_shards(file: str) -> list[str]:
     return [f"{found[1]}-{at:05}-of-{found[3]}.gguf" for at in range(1, int(found[3]) + 1)]
 
 
-def total_size(files: dict[str, Part], names: list[str]) -> int | None:
-    """Bytes of `names` together, or None where one is unknown."""
-    sizes = [files[name].size for name in names]
-    return sum(size for size in sizes if size) if None not in sizes else None
-
-
-def projector_for(file: str, projectors: list[str], files: dict[str, Part]) -> Json:
+def download_projector(file: str, projectors: list[str], files: dict[str, Part]) -> Json:
     """{projector: {file, size, quantization}} for a model, or {}: its own folder's first, and F16 before others."""
     def rank(name: str) -> tuple[bool, int, str]:
-        quantization = file_quantization(name)
+        quantization = download_quantization(name)
         order = PREFERRED_PROJECTOR.index(quantization) if quantization in PREFERRED_PROJECTOR else 9
         return name.rpartition("/")[0] != file.rpartition("/")[0], order, name
     if not projectors:
         return {}
     name = min(projectors, key=rank)
-    return {"projector": {"file": name, "size": files[name].size, "quantization": file_quantization(name)}}
+    return {"projector": {"file": name, "size": files[name].size, "quantization": download_quantization(name)}}
 
 
-def chosen_model(models: list[Json], source: Source) -> Json | None:
+def download_choice(models: list[Json], source: Source) -> Json | None:
     """The model of a repository that `source` asks for, or else the one that most people want."""
     def wanted(model: Json) -> bool:
         if source.file:
@@ -8805,7 +8980,7 @@ class ModelHub:
         """The hub's address; HubUnavailable if it is none."""
         with contextlib.suppress(ValueError):
             url = yarl.URL(self.endpoint)
-            if url.scheme in ("http", "https") and is_reachable(url):
+            if url.scheme in ("http", "https") and download_reachable(url):
                 return url
         raise HubUnavailable("HF_ENDPOINT must be an http or https address")
 
@@ -8833,16 +9008,16 @@ class ModelHub:
             at_hub = url.origin() == hub.origin()
             token = {"Authorization": f"Bearer {self.token}"} if self.token and at_hub else {}
             async with session.get(url, headers={**(headers or {}), **token}, allow_redirects=False,
-                                   proxy=proxy_for(url)) as response:
+                                   proxy=download_proxy(url)) as response:
                 if at_hub:
-                    note_announced(announced, response)
+                    download_announced(announced, response)
                 location = response.headers.get("Location")
                 if response.status not in (301, 302, 303, 307, 308) or not location:
                     yield response, announced
                     return
             try:
                 url = url.join(yarl.URL(location, encoded=True))
-                safe = url.scheme in ("https", hub.scheme) and is_reachable(url)
+                safe = url.scheme in ("https", hub.scheme) and download_reachable(url)
             except ValueError:
                 raise HubUnavailable("the hub redirects to nowhere") from None
             if not safe:
@@ -8854,23 +9029,23 @@ class ModelHub:
         try:
             async with self.session() as session:
                 info = await self.described(session, f"api/models/{repo}?blobs=true", repo)
-                entries = entries_of(info.get("siblings"))
+                entries = download_entries(info.get("siblings"))
                 if not any(entry.get("size") for entry in entries):
                     tree = await self.described(session, f"api/models/{repo}/tree/main?recursive=true", repo)
-                    entries = entries_of(tree.get("entries"))
+                    entries = download_entries(tree.get("entries"))
         except (aiohttp.ClientError, asyncio.TimeoutError, OSError) as problem:
-            raise HubUnavailable(f"{self.name} cannot be reached: {why(problem)}") from problem
-        return listed_files(entries), info
+            raise HubUnavailable(f"{self.name} cannot be reached: {download_problem(problem)}") from problem
+        return download_listed(entries), info
 
     async def announced(self, repo: str, name: str) -> Part:
         """What the hub tells of one file before sending it; for hubs that have no listing."""
         try:
-            async with self.session() as session, self.get(session, resolve_path(repo, name)) as (response, announced):
+            async with self.session() as session, self.get(session, download_path(repo, name)) as (response, announced):
                 if response.status != 200:
                     raise self.refusal(response.status, f"{repo}/{name}")
                 return Part(name, announced.size or response.content_length, announced.sha256)
         except (aiohttp.ClientError, asyncio.TimeoutError, OSError) as problem:
-            raise HubUnavailable(f"{self.name} cannot be reached: {why(problem)}") from problem
+            raise HubUnavailable(f"{self.name} cannot be reached: {download_problem(problem)}") from problem
 
     async def described(self, session: aiohttp.ClientSession, path: str, repo: str) -> Json:
         """One answer of the hub's API; a list comes as {entries}."""
@@ -8899,12 +9074,12 @@ class ModelHub:
         return HubUnavailable(f"{self.name} answered with status {status}")
 
 
-def resolve_path(repo: str, name: str) -> str:
+def download_path(repo: str, name: str) -> str:
     """The path of a file on the hub."""
     return f"{repo}/resolve/main/{urllib.parse.quote(name)}"
 
 
-def proxy_for(url: yarl.URL) -> str | None:
+def download_proxy(url: yarl.URL) -> str | None:
     """The proxy that this machine's environment wants for `url`."""
     import urllib.request  # not at the top: slow to import, and seldom needed
     if not url.host or urllib.request.proxy_bypass(url.host):
@@ -8912,31 +9087,31 @@ def proxy_for(url: yarl.URL) -> str | None:
     return urllib.request.getproxies().get(url.scheme)
 
 
-def is_reachable(url: yarl.URL) -> bool:
+def download_reachable(url: yarl.URL) -> bool:
     """Whether `url` names a host; ValueError where host or port can be none."""
     return bool(url.host and url.host.encode("idna")) and url.port is not None
 
 
-def byte_count(text: str) -> int | None:
+def download_bytes(text: str) -> int | None:
     """The number of bytes that a header tells; None where that is none, or more than any file has."""
     return int(text) if re.fullmatch(r"[0-9]{1,18}", text) and int(text) < MAX_FILE_SIZE else None
 
 
-def note_announced(announced: Part, response: aiohttp.ClientResponse) -> None:
+def download_announced(announced: Part, response: aiohttp.ClientResponse) -> None:
     """Take the size and the SHA-256 that the hub tells in its headers."""
     tag = response.headers.get("X-Linked-ETag") or response.headers.get("ETag") or ""
     tag = tag.removeprefix("W/").strip('"').lower()
     if re.fullmatch(r"[0-9a-f]{64}", tag):
         announced.sha256 = tag
-    announced.size = byte_count(response.headers.get("X-Linked-Size", "")) or announced.size
+    announced.size = download_bytes(response.headers.get("X-Linked-Size", "")) or announced.size
 
 
-def entries_of(listing: Any) -> list[Json]:
+def download_entries(listing: Any) -> list[Json]:
     """The entries of a listing that make sense."""
     return [entry for entry in listing if isinstance(entry, dict)] if isinstance(listing, list) else []
 
 
-def listed_files(entries: list[Json]) -> dict[str, Part]:
+def download_listed(entries: list[Json]) -> dict[str, Part]:
     """The GGUF files in a listing of either kind that the hub's API gives; entries that make no sense are left out."""
     files = {}
     for entry in entries:
@@ -8946,12 +9121,12 @@ def listed_files(entries: list[Json]) -> dict[str, Part]:
         with contextlib.suppress(InvalidRequest):
             stored = entry["lfs"] if isinstance(entry.get("lfs"), dict) else {}
             sha256, size = stored.get("sha256") or stored.get("oid"), stored.get("size") or entry.get("size")
-            files[name] = Part(checked_file(name), size if type(size) is int and 0 < size < MAX_FILE_SIZE else None,
+            files[name] = Part(download_file(name), size if type(size) is int and 0 < size < MAX_FILE_SIZE else None,
                                sha256 if isinstance(sha256, str) and re.fullmatch(r"[0-9a-f]{64}", sha256) else None)
     return files
 
 
-def why(problem: BaseException) -> str:
+def download_problem(problem: BaseException) -> str:
     """A network problem in a few words: never an address, which may hold a signature."""
     if isinstance(problem, asyncio.TimeoutError):
         return "no answer in time"
@@ -9023,7 +9198,7 @@ class Downloads:
         self.hub = ModelHub()
         self.items: dict[tuple[str, str], Download] = {}
         self.tasks: dict[tuple[str, str], asyncio.Task[None]] = {}
-        self.told = 0.0
+        self.reported = 0.0
 
     async def run(self) -> None:
         """Go on with what a former run of llamadash left unfinished."""
@@ -9045,25 +9220,25 @@ class Downloads:
 
     async def listing(self, text: str) -> Json:
         """{repo, files, selected, license, gated} of the repository that `text` names."""
-        source = parsed_source(text, self.hub.endpoint)
+        source = download_source(text, self.hub.endpoint)
         files, info = await self.hub.listing(source.repo)
-        models = grouped_files(files)
+        models = download_models(files)
         card = info.get("cardData")
-        return {"repo": source.repo, "files": models, "selected": (chosen_model(models, source) or {}).get("file"),
+        return {"repo": source.repo, "files": models, "selected": (download_choice(models, source) or {}).get("file"),
                 "license": card.get("license") if isinstance(card, dict) else None, "gated": bool(info.get("gated"))}
 
     async def add(self, repo: str, file: str | None, folder: str | None, projector: bool) -> Download:
         """Queue a model; one that is listed already goes on."""
-        source = parsed_source(repo, self.hub.endpoint)
+        source = download_source(repo, self.hub.endpoint)
         if file is not None:
-            source = Source(source.repo, checked_file(file))
+            source = Source(source.repo, download_file(file))
         parts = await self.parts(source, projector)
         key = (source.repo, parts[0].name)
         known = self.items.get(key)
         if known and known.status in UNFINISHED_DOWNLOADS:
             return await self.resume(*key) if known.status in ("paused", "failed") else known
         download = Download(*key, str(self.place(source.repo, parts, self.folder(folder))), parts)
-        await in_thread(check_space, download, self.waiting())
+        await in_thread(download_check_space, download, self.waiting())
         former = self.items.pop(key, None)  # to the end of the queue
         self.items[key] = download
         try:
@@ -9081,10 +9256,10 @@ class Downloads:
         except (NotFound, HubUnavailable):
             if not source.file:
                 raise
-            return [await self.hub.announced(source.repo, name) for name in all_shards(source.file)]
+            return [await self.hub.announced(source.repo, name) for name in download_shards(source.file)]
         if source.file in files and "mmproj" in source.file.lower():
             return [files[source.file]]
-        model = chosen_model(grouped_files(files), source)
+        model = download_choice(download_models(files), source)
         if not model:
             wanted = source.file or source.quantization or "GGUF file"
             raise NotFound(f"{source.repo} has no {wanted}", field="file" if source.file else "repo")
@@ -9100,13 +9275,13 @@ class Downloads:
         for known in [*self.dash.folders(), own]:
             if Path(folder) == known:
                 return Path(known)
-        raise InvalidRequest("this is none of the model folders", field="folder")
+        raise InvalidRequest("This is not a model folder.", field="folder")
 
     def place(self, repo: str, parts: list[Part], folder: Path) -> Path:
         """Where in `folder`: several files together, or a name that is taken, get a folder of their own."""
         name = parts[0].name.rpartition("/")[2]
         taken = any((Path(item.place) / name) == folder / name and item.repo != repo for item in self.items.values())
-        size = size_of(folder / name)
+        size = files_size(folder / name)
         if len(parts) > 1 or taken or size not in (0, parts[0].size):
             return folder / repo.rpartition("/")[2]
         return folder
@@ -9153,7 +9328,7 @@ class Downloads:
         if download.status == "done":
             raise Conflict(f"{file} is complete already")
         await self.stop(download, "cancelled")
-        await in_thread(remove_partials, download)
+        await in_thread(download.discard)
         download.done, download.error = 0, None
         await self.tell(download, "cancelled")
         self.pump()
@@ -9203,8 +9378,8 @@ class Downloads:
     async def progress(self, download: Download) -> None:
         """Tell everybody how far the download is, four times a second at most."""
         now = time.monotonic()
-        if now - self.told >= PROGRESS_PAUSE:
-            self.told = now
+        if now - self.reported >= PROGRESS_PAUSE:
+            self.reported = now
             download.measure()
             await self.dash.broadcast("models:download", download.as_json())
 
@@ -9212,12 +9387,13 @@ class Downloads:
         """Fetch one download to its end, good or bad, and start the next one."""
         try:
             await self.tell(download, "running")
-            await self.fetch(download)
+            await Transfer(self, download).run()
             with contextlib.suppress(Conflict):  # a scan was faster
                 await self.dash.library.add(str(download.target(download.parts[0])), source="download")
             status = "done"
         except (DashError, OSError) as problem:
-            status, download.error = "failed", str(problem) if isinstance(problem, DashError) else disk_problem(problem)
+            status = "failed"
+            download.error = str(problem) if isinstance(problem, DashError) else download_disk_problem(problem)
             log.warning("download of %s from %s failed: %s", download.file, download.repo, download.error)
         except Exception:  # a bug, which must not hold up the queue
             status, download.error = "failed", "Something went wrong in llamadash; its log says what."
@@ -9231,33 +9407,40 @@ class Downloads:
         if status == "done":
             log.info("downloaded %s from %s", download.file, download.repo)
 
-    async def fetch(self, download: Download) -> None:
-        """Fetch and check all parts, then give them their names at once: half a model is never in the folder."""
-        await in_thread(check_space, download, 0)
-        async with self.hub.session() as session:
-            for part in download.parts:
-                if not (part.verified and download.have(part)):
-                    await self.fetch_part(session, download, part)
-        await in_thread(finish_partials, download)
 
-    async def fetch_part(self, session: aiohttp.ClientSession, download: Download, part: Part) -> None:
+class Transfer:
+    """Brings all parts of one download here, over as many connections as it takes, and checks them."""
+
+    def __init__(self, queue: Downloads, download: Download) -> None:
+        self.queue, self.download = queue, download
+
+    async def run(self) -> None:
+        """Fetch and check all parts, then give them their names at once: half a model is never in the folder."""
+        await in_thread(download_check_space, self.download, 0)
+        async with self.queue.hub.session() as self.session:
+            for part in self.download.parts:
+                if not (part.verified and self.download.have(part)):
+                    await self.fetch_part(part)
+        await in_thread(self.download.finish)
+
+    async def fetch_part(self, part: Part) -> None:
         """Fetch one file over as many connections as it takes, and check it."""
-        target, partial = download.target(part), download.partial(part)
-        if size_of(target):
-            await self.check_existing(download, part, target)
+        target, partial = self.download.target(part), self.download.partial(part)
+        if files_size(target):
+            await self.check_existing(part, target)
             return
         file = PartFile(partial)
         try:
             await in_thread(file.open)
-            if size_of(partial):
-                await self.tell(download, "verifying")
+            if files_size(partial):
+                await self.queue.tell(self.download, "verifying")
                 while await in_thread(file.adopt):
                     pass
                 if part.size is not None and file.position > part.size:
                     await in_thread(file.restart)
-                await self.tell(download, "running")
-            await self.transfer_all(session, download, part, file)
-            check_content(part, file)
+                await self.queue.tell(self.download, "running")
+            await self.transfer_all(part, file)
+            download_check_content(part, file)
         except WrongContent:
             await in_thread(file.restart)
             partial.unlink(missing_ok=True)
@@ -9266,70 +9449,67 @@ class Downloads:
             await in_thread(file.close)
         part.verified = True
 
-    async def check_existing(self, download: Download, part: Part, target: Path) -> None:
+    async def check_existing(self, part: Part, target: Path) -> None:
         """Accept a file that is there already if it is the one that is wanted, else Conflict."""
-        await self.tell(download, "verifying")
+        await self.queue.tell(self.download, "verifying")
         file = PartFile(target, existing=True)
         try:
             await in_thread(file.open)
             while await in_thread(file.adopt):
                 pass
-            check_content(part, file)
+            download_check_content(part, file)
         except WrongContent:
             raise Conflict(f"{target} is another file of the same name") from None
         finally:
             file.close()
         part.verified = True
-        await self.tell(download, "running")
+        await self.queue.tell(self.download, "running")
 
-    async def transfer_all(self, session: aiohttp.ClientSession, download: Download, part: Part,
-                           file: PartFile) -> None:
+    async def transfer_all(self, part: Part, file: PartFile) -> None:
         """Bring all bytes here, over a new connection whenever one is cut; HubUnavailable after RETRIES in vain."""
         failures = 0
-        others = sum(download.have(item) for item in download.parts if item is not part)
+        others = sum(self.download.have(item) for item in self.download.parts if item is not part)
         while part.size is None or file.position < part.size:
             before = file.position
             try:
-                await self.transfer(session, download, part, file, others)
+                await self.transfer(part, file, others)
                 if part.size is None:
                     return
                 continue
             except (aiohttp.ClientError, asyncio.TimeoutError, ConnectionError, HubUnavailable) as problem:
                 failures = 1 if file.position > before else failures + 1
-                reason = str(problem) if isinstance(problem, HubUnavailable) else why(problem)
+                reason = str(problem) if isinstance(problem, HubUnavailable) else download_problem(problem)
             if failures > RETRIES:
                 raise HubUnavailable(f"given up after {failures} attempts in vain: {reason}")
             log.info("download of %s: %s; trying again", part.name, reason)
             pause = min(RETRY_PAUSE[0] * 2 ** (failures - 1), RETRY_PAUSE[1])
             await asyncio.sleep(pause * (0.75 + secrets.randbelow(500) / 1000))
 
-    async def transfer(self, session: aiohttp.ClientSession, download: Download, part: Part, file: PartFile,
-                       others: int) -> None:
+    async def transfer(self, part: Part, file: PartFile, others: int) -> None:
         """Bring what one connection gives; `others` are the bytes of the other parts."""
-        path, headers = resolve_path(download.repo, part.name), range_headers(part, file.position)
+        path, headers = download_path(self.download.repo, part.name), download_range(part, file.position)
         unknown = part.size is None
-        await in_thread(check_space, download, 0)
-        async with self.hub.get(session, path, headers) as (response, announced):
-            if changed(part, announced):
+        await in_thread(download_check_space, self.download, 0)
+        async with self.queue.hub.get(self.session, path, headers) as (response, announced):
+            if download_changed(part, announced):
                 part.size, part.sha256, part.etag = announced.size, announced.sha256, None
                 await in_thread(file.restart)
                 if response.status == 206:
                     raise HubUnavailable("the file has changed at the hub")  # and this is the end of the new one
-            self.check_answer(response, part, download)
+            self.check_answer(response, part)
             if response.status == 416:
                 await in_thread(file.restart)
                 raise HubUnavailable("the hub has no more bytes of it")
-            check_size(response, part, file.position)
+            download_check_size(response, part, file.position)
             if response.status != 206 and file.position:  # it gives all or nothing
                 await in_thread(file.restart)
             if unknown:
-                await in_thread(check_space, download, 0)
-            await self.receive(response, download, part, file, others)
+                await in_thread(download_check_space, self.download, 0)
+            await self.receive(response, part, file, others)
         if part.size is not None and file.position < part.size:
             raise HubUnavailable("the connection was cut")
 
-    async def receive(self, response: aiohttp.ClientResponse, download: Download, part: Part, file: PartFile,
-                      others: int) -> None:
+    async def receive(self, response: aiohttp.ClientResponse, part: Part, file: PartFile, others: int) -> None:
         """Write what comes; reading goes on meanwhile, as what is not read is lost when a connection is cut."""
         block, writing = bytearray(), None
         received = file.position
@@ -9344,24 +9524,24 @@ class Downloads:
                         await writing
                     full, block = bytes(block), bytearray()
                     writing = asyncio.create_task(in_thread(file.write, full))
-                download.done = others + received
-                await self.progress(download)
+                self.download.done = others + received
+                await self.queue.progress(self.download)
         finally:
             if writing:
                 await writing
             await in_thread(file.write, bytes(block))
 
-    def check_answer(self, response: aiohttp.ClientResponse, part: Part, download: Download) -> None:
+    def check_answer(self, response: aiohttp.ClientResponse, part: Part) -> None:
         """Raise what a refusal means: final for the hub's own, another attempt for the rest."""
         status, encoding = response.status, response.headers.get("Content-Encoding", "identity")
-        at_hub = response.url.origin() == self.hub.url().origin()
+        at_hub = response.url.origin() == self.queue.hub.url().origin()
         if status in (401, 403, 404, 410) and at_hub:
-            raise self.hub.refusal(status, f"{download.repo}/{part.name}")
+            raise self.queue.hub.refusal(status, f"{self.download.repo}/{part.name}")
         if status not in (200, 206, 416) or encoding != "identity":
             raise HubUnavailable(f"{response.url.host} answered with status {status}")
 
 
-def range_headers(part: Part, position: int) -> dict[str, str]:
+def download_range(part: Part, position: int) -> dict[str, str]:
     """What asks for the rest of a file from `position` on; the checksum, where known, guards against a changed file."""
     if not position:
         return {}
@@ -9369,7 +9549,7 @@ def range_headers(part: Part, position: int) -> dict[str, str]:
     return {"Range": f"bytes={position}-", **guard}
 
 
-def changed(part: Part, announced: Part) -> bool:
+def download_changed(part: Part, announced: Part) -> bool:
     """Whether the hub now announces another file than the one that was begun; learns what was unknown."""
     part.sha256 = part.sha256 or announced.sha256
     part.size = part.size or announced.size
@@ -9377,7 +9557,7 @@ def changed(part: Part, announced: Part) -> bool:
                ((announced.sha256, part.sha256), (announced.size, part.size)))
 
 
-def check_size(response: aiohttp.ClientResponse, part: Part, position: int) -> None:
+def download_check_size(response: aiohttp.ClientResponse, part: Part, position: int) -> None:
     """Refuse an answer that is not what is missing of `part` from `position` on; learns its size and tag.
 
     WrongContent at the start; HubUnavailable later, as what came before may be good and something in between broken.
@@ -9385,9 +9565,9 @@ def check_size(response: aiohttp.ClientResponse, part: Part, position: int) -> N
     size: int | None = None
     if response.status == 206:
         found = re.fullmatch(r"bytes ([0-9]+)-[0-9]+/([0-9]+|\*)", response.headers.get("Content-Range", ""))
-        if not found or byte_count(found[1]) != position:
+        if not found or download_bytes(found[1]) != position:
             raise HubUnavailable("another range came than was asked for")
-        size = byte_count(found[2])
+        size = download_bytes(found[2])
     elif response.content_length is not None:
         size = response.content_length
     if size is not None and part.size is not None and size != part.size:
@@ -9398,7 +9578,7 @@ def check_size(response: aiohttp.ClientResponse, part: Part, position: int) -> N
     part.etag = tag if tag.startswith('"') else None  # a weak one promises nothing about bytes
 
 
-def check_content(part: Part, file: PartFile) -> None:
+def download_check_content(part: Part, file: PartFile) -> None:
     """WrongContent unless size and checksum of `file` are those announced."""
     if part.size is not None and file.position != part.size:
         raise WrongContent(f"{part.name} has {file.position} bytes instead of the {part.size} announced")
@@ -9406,37 +9586,20 @@ def check_content(part: Part, file: PartFile) -> None:
         raise WrongContent(f"{part.name} is damaged: its checksum is not the one announced")
 
 
-def check_space(download: Download, others: int) -> None:
+def download_check_space(download: Download, others: int) -> None:
     """StorageFull unless the disk has room for the rest of `download` and `others` bytes more."""
     place = Path(download.place)
     while not place.exists() and place != place.parent:
         place = place.parent
-    missing = sum(max((part.size or 0) - size_of(download.partial(part)), 0) for part in download.parts
-                  if not size_of(download.target(part)))
+    missing = sum(max((part.size or 0) - files_size(download.partial(part)), 0) for part in download.parts
+                  if not files_size(download.target(part)))
     free = shutil.disk_usage(place).free
     if missing and missing + others + DISK_RESERVE > free:
         raise StorageFull(f"{place} has {free / 2**30:.1f} GiB free; {download.file} needs "
                           f"{(missing + others + DISK_RESERVE) / 2**30:.1f} GiB with the reserve for the system")
 
 
-def finish_partials(download: Download) -> None:
-    """Give all parts their final names."""
-    for part in download.parts:
-        if (partial := download.partial(part)).exists():
-            os.replace(partial, download.target(part))
-
-
-def remove_partials(download: Download) -> None:
-    """Remove what came so far, and the folder made for it if nothing else is in it."""
-    for part in download.parts:
-        download.partial(part).unlink(missing_ok=True)
-        part.verified = False
-    if Path(download.place).name == download.repo.rpartition("/")[2]:
-        with contextlib.suppress(OSError):
-            os.rmdir(download.place)
-
-
-def disk_problem(problem: OSError) -> str:
+def download_disk_problem(problem: OSError) -> str:
     """What a failed write means to the user."""
     if problem.errno in (errno.ENOSPC, errno.EDQUOT):
         return "the disk is full: make room, then resume"
@@ -9564,13 +9727,13 @@ class JournalHandler(logging.Handler):
         super().__init__()
         self.journal = journal
         self.loop = asyncio.get_running_loop()
-        self.flood = Flood(LOG_RECORDS_PER_SECOND)
+        self.limiter = LogLimiter(LOG_RECORDS_PER_SECOND)
 
     def emit(self, record: logging.LogRecord) -> None:
         """Add one record, on the loop; of a flood only the beginning, and how much more there was."""
-        if not self.flood.allows(record.name, time.monotonic()):
+        if not self.limiter.allows(record.name, time.monotonic()):
             return
-        for name, count in self.flood.suppressed().items():
+        for name, count in self.limiter.suppressed().items():
             self.add("warning", f"{count} more messages of {name} were left out")
         level = {logging.DEBUG: "debug", logging.INFO: "info", logging.WARNING: "warning"}.get(record.levelno, "error")
         self.add(level, self.format(record))
@@ -9751,6 +9914,7 @@ class Connection:
             if fault := await self.receive():
                 hub.refused[fault] += 1
                 self.transport.abort()
+                await asyncio.sleep(CLOSE_GRACE)  # which ends with the connection; aiohttp has nothing to say to it
         except asyncio.TimeoutError:  # not even a pong came
             self.transport.abort()
         finally:
@@ -10324,12 +10488,12 @@ class ConnectionLimits:
 
 
 class LimitedProtocol(asyncio.Protocol):
-    """One TCP connection of a listener with limits, in front of what aiohttp's server makes of it."""
+    """One TCP connection of a listener with limits: stands in front of the protocol of aiohttp's server."""
 
     def __init__(self, limits: ConnectionLimits, server: web.Server) -> None:
         self.limits = limits
-        self.http = server()
-        self.accepted = False
+        self.server = server
+        self.http: asyncio.Protocol | None = None  # what the server makes of it once it is accepted
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin, unless there are too many already."""
@@ -10343,8 +10507,8 @@ class LimitedProtocol(asyncio.Protocol):
             transport.write(CONNECTION_REFUSED)
             transport.close()
             return
-        self.accepted = True
         self.deadline = asyncio.get_running_loop().call_later(REQUEST_DEADLINE, self.expire, transport)
+        self.http = self.server()
         self.http.connection_made(transport)
 
     def expire(self, transport: asyncio.Transport) -> None:
@@ -10361,21 +10525,23 @@ class LimitedProtocol(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Pass on what the other side sent."""
-        if self.accepted:
+        if self.http:
             self.http.data_received(data)
 
     def eof_received(self) -> None:
         """Pass on that the other side sends nothing more."""
-        if self.accepted:
+        if self.http:
             self.http.eof_received()
 
     def pause_writing(self) -> None:
         """Pass on that the other side does not read."""
-        self.http.pause_writing()
+        if self.http:
+            self.http.pause_writing()
 
     def resume_writing(self) -> None:
         """Pass on that the other side reads again."""
-        self.http.resume_writing()
+        if self.http:
+            self.http.resume_writing()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget it."""
@@ -10383,7 +10549,7 @@ class LimitedProtocol(asyncio.Protocol):
         self.limits.open[self.address] -= 1
         if not self.limits.open[self.address]:
             del self.limits.open[self.address]
-        if self.accepted:
+        if self.http:
             self.deadline.cancel()
             self.http.connection_lost(exc)
 
@@ -10955,24 +11121,8 @@ PRUNE_DELAY = 60.0  # seconds after the start until the first: starting up comes
 BACKUP_INTERVAL = 3600.0  # seconds between two looks at whether today's backup exists
 STOP_TIME = 1.5  # seconds that background tasks have for ending
 RESTART_PAUSE = 1.0  # seconds until a background task that has failed begins again
-REPEAT_PAUSE = 60.0  # seconds until a failure that repeats is logged again
 # asyncio takes one number for both, and a crowd that it accepts at once holds up everybody else.
 WAITING_TO_CONNECT, ACCEPTED_AT_ONCE = 1024, 16
-
-
-class News:
-    """Tells a failure that is worth a log line from one that repeats, whose lines would only fill the disk."""
-
-    def __init__(self) -> None:
-        self.told: dict[str, tuple[str, float]] = {}
-
-    def is_new(self, what: str, problem: BaseException | None) -> bool:
-        """Whether `what` has failed otherwise than the last time, or that is a minute ago."""
-        said, moment = self.told.get(what, ("", -math.inf))
-        if said == repr(problem) and time.monotonic() - moment < REPEAT_PAUSE:
-            return False
-        self.told[what] = repr(problem), time.monotonic()
-        return True
 
 
 class Dash:
@@ -10981,7 +11131,7 @@ class Dash:
     def __init__(self, config: Config) -> None:
         self.config = config
         self.tasks: set[asyncio.Task[Any]] = set()
-        self.news = News()
+        self.log_limiter = LogLimiter()
         self.lag = 0.0  # seconds by which the loop was late at worst, of late; halved in about 17 s
         self.beat = asyncio.Event()  # set for a moment at each heartbeat: what is done regularly wakes nobody by itself
         self.db = Database(config.data_dir / DATABASE_NAME)
@@ -11106,14 +11256,14 @@ class Dash:
         if not task.cancelled() and (problem := task.exception()):
             log.error("%s failed", task.get_name(), exc_info=problem)
 
-    async def lasting(self, name: str, work: Callable[[], Coroutine[Any, Any, Any]]) -> None:
+    async def run_forever(self, name: str, work: Callable[[], Coroutine[Any, Any, Any]]) -> None:
         """Do `work`, and begin again where it fails: a disk that was full for a moment must not end it for good."""
         while True:
             try:
                 await work()
                 return
             except Exception as problem:
-                if self.news.is_new(name, problem):
+                if self.log_limiter.is_new(name, problem):
                     log.exception("%s failed and begins again", name)
                 await asyncio.sleep(RESTART_PAUSE)
 
@@ -11129,7 +11279,7 @@ class Dash:
             ready(port)
             log.info("llamadash %s is listening on %s", __version__, self.config.url(port))
             for name, work in self.background().items():
-                self.spawn(self.lasting(name, work), name)
+                self.spawn(self.run_forever(name, work), name)
             await stop.wait()
             log.info("stopping")
 
@@ -11173,9 +11323,9 @@ class Dash:
         await asyncio.sleep(PRUNE_DELAY)
         backed_up = -math.inf
         while True:
-            if time.monotonic() - backed_up > BACKUP_INTERVAL and await self.kept("backup", self.db.daily_backup):
+            if time.monotonic() - backed_up > BACKUP_INTERVAL and await self.chore("backup", self.db.daily_backup):
                 backed_up = time.monotonic()
-            await self.kept("deletion of what is too old", self.db.prune, self.settings())
+            await self.chore("deletion of what is too old", self.db.prune, self.settings())
             self.renew_certificate()
             await asyncio.sleep(PRUNE_INTERVAL)
 
@@ -11186,15 +11336,15 @@ class Dash:
             if self.tls and certificate and tls_context(certificate, key):  # a pair that fits, else the old one stays
                 self.tls.load_cert_chain(certificate, key, password="")
         except (DashError, OSError) as problem:
-            if self.news.is_new("certificate", problem):
+            if self.log_limiter.is_new("certificate", problem):
                 log.warning("the certificate is not renewed: %s", problem)
 
-    async def kept(self, name: str, work: Callable[..., None], *arguments: Any) -> bool:
+    async def chore(self, name: str, work: Callable[..., None], *arguments: Any) -> bool:
         """Whether a piece of housekeeping succeeded, in a thread; what keeps it from that is logged."""
         try:
             await asyncio.to_thread(work, *arguments)
         except (DashError, OSError) as problem:
-            if self.news.is_new(name, problem):
+            if self.log_limiter.is_new(name, problem):
                 log.warning("%s: %s", name, problem)
             return False
         return True
@@ -11309,7 +11459,7 @@ async def watchdog(dash: Dash) -> None:
     monitor = LoopMonitor()
     monitor.start()
     pause = int(os.environ.get("WATCHDOG_USEC", 0)) / 2e6  # twice as often as systemd asks for
-    told = -math.inf
+    notified = -math.inf
     try:
         await notify("READY=1")
         while True:
@@ -11317,8 +11467,8 @@ async def watchdog(dash: Dash) -> None:
             dash.lag = max(dash.lag * 0.98, monitor.alive())
             dash.beat.set()
             dash.beat.clear()
-            if pause and time.monotonic() - told > pause:
-                told = time.monotonic()
+            if pause and time.monotonic() - notified > pause:
+                notified = time.monotonic()
                 await notify("WATCHDOG=1")
     except asyncio.CancelledError:
         with contextlib.suppress(OSError):
@@ -11362,14 +11512,13 @@ def system_warnings(dash: Dash, metrics: Json) -> list[str]:
 EXPORT_FORMAT = "llamadash"
 EXPORT_VERSION = 1
 EXPORT_FIELDS = ("format", "version", "exported_at", "settings", "config", "models")
-EXPORTED_MODEL: dict[str, Any] = {**IMPORT_FIELDS, "id": ModelId}
 MAX_IMPORTED = 5000  # models in a document; checking them takes a tenth of a second
 
 
 @on("system:export", error="EXPORT_SYSTEM_FAILED", cost=5)
 async def system_export(dash: Dash) -> Json:
     """Everything but history, as one document: settings, configuration and each model's parameters."""
-    models = [{key: row[key] for key in ("id", "name", "path", "favorite", "parameters")} for row in dash.db.models()]
+    models = [{key: row[key] for key in IMPORT_FIELDS} for row in dash.db.models()]
     config = good_values(dash.db.config(), CONFIG_FIELDS)
     return {"document": {"format": EXPORT_FORMAT, "version": EXPORT_VERSION, "exported_at": now_ms(),
                          "settings": dash.settings(), "config": config, "models": models}}
@@ -11446,20 +11595,29 @@ def with_files_here(parameters: Any, folders: list[Path], at: str, warnings: lis
 
 def imported_models(dash: Dash, document: Json, rows: list[Json], warnings: list[str]) -> dict[str, Json]:
     """What the document changes of each model, by id; `warnings` gets those that are not here."""
-    by_id, by_path = ({row[key]: row for row in rows} for key in ("id", "path"))
+    by_id, names, by_path = {row["id"]: row for row in rows}, entry_names(rows), dict[str, list[Json]]()
+    for row in rows:
+        by_path.setdefault(row["path"], []).append(row)
     folders, models = dash.folders(), dict[str, Json]()
     listed = Annotated[list[dict[str, Any]], Length(0, MAX_IMPORTED)]
     for at, item in enumerate(checked(document.get("models", []), listed, "document.models")):
         id = checked(item.get("id"), ModelId, f"document.models.{at}.id")
         path = str(item.get("path", ""))
-        row = by_path.get(path, by_id.get(id))  # an id alone may be another's: they follow the order of discovery
-        if row is None or (path and os.path.basename(path) != os.path.basename(row["path"])):
+        variants = by_path.get(path, [by_id[id]] if id in by_id else [])
+        # an id alone may be another's: they follow the order of discovery
+        fitting = [row for row in variants if row["id"] == id or (len(variants) == 1 and row["id"] not in models)]
+        if not fitting or (path and os.path.basename(path) != os.path.basename(fitting[0]["path"])):
             warnings.append(f"there is no model {id} here")
             continue
+        row = fitting[0]
         if "parameters" in item:
             parameters = with_files_here(item["parameters"], folders, f"document.models.{at}.parameters", warnings)
             item = {**item, "parameters": parameters}
-        wanted = checked_fields(item, EXPORTED_MODEL, f"document.models.{at}", folders)
+        wanted = checked_fields(item, IMPORT_FIELDS, f"document.models.{at}", folders)
+        taken = [alias for alias in wanted.get("aliases", ()) if names.get(alias.lower(), row)["id"] != row["id"]]
+        if taken:
+            warnings.append(f"{', '.join(taken)} names another model here and is left out")
+            wanted["aliases"] = [alias for alias in wanted["aliases"] if alias not in taken]
         models[row["id"]] = {key: wanted[key] for key in MODEL_CHANGES if key in wanted and wanted[key] != row[key]}
     return {id: changes for id, changes in models.items() if changes}
 
@@ -11687,7 +11845,7 @@ async def serve_until_stopped(config: Config) -> int:
     for name in ("SIGINT", "SIGTERM", "SIGHUP"):
         with contextlib.suppress(NotImplementedError, AttributeError):
             loop.add_signal_handler(getattr(signal, name), stop.set)
-    loop.set_exception_handler(functools.partial(unhandled, News()))
+    loop.set_exception_handler(functools.partial(unhandled, LogLimiter()))
     dash = Dash(config)
 
     def ready(port: int) -> None:
@@ -11699,10 +11857,10 @@ async def serve_until_stopped(config: Config) -> int:
     return 0
 
 
-def unhandled(news: News, _loop: asyncio.AbstractEventLoop, context: Json) -> None:
+def unhandled(limiter: LogLimiter, _loop: asyncio.AbstractEventLoop, context: Json) -> None:
     """Log in one line what no task caught; a peer that has gone is no news."""
     problem, message = context.get("exception"), str(context.get("message"))
-    if not isinstance(problem, ConnectionError | TimeoutError | ssl.SSLError) and news.is_new(message, problem):
+    if not isinstance(problem, ConnectionError | TimeoutError | ssl.SSLError) and limiter.is_new(message, problem):
         log.error("%s: %r", message, problem)
 
 

@@ -86,8 +86,9 @@ from playwright import async_api as playwright
 Json = dict[str, Any]
 HERE = Path(__file__).resolve().parent
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "llamadash-tests"
-ENGINES = ("llama-server", "embedded")
-DEADLINE = 60.0  # seconds for what normally takes milliseconds; only a failure waits so long
+CI_ENGINES = CACHE.with_name("llamadash-ci")  # where .ci/run builds llama-server
+ENGINES = ("llama-server", "old llama-server", "embedded")
+DEADLINE = float(os.environ.get("LLAMADASH_TEST_DEADLINE", "60"))  # seconds for what normally takes milliseconds; only a failure waits so long
 STOP_TIME = 15.0  # seconds for the end of a server: no socket's own timeout is that short
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
@@ -250,53 +251,13 @@ class Dashboard:
         await self.sio.disconnect()
 
 
-class StubEngine:
-    """An engine that only notes what it is asked."""
-
-    def __init__(self) -> None:
-        self.calls: list[str] = []
-        self.states: dict[str, str] = {}
-        self.answer: Callable[[], Any] = lambda: {"active_models": 2}
-
-    def runtime(self, id: str) -> Json:
-        return {"status": self.states.get(id, "unloaded")}
-
-    def snapshot(self) -> Json:
-        return {"status": "running"}
-
-    async def counters(self) -> Json:
-        result = self.answer()
-        return typing.cast(Json, await result if inspect.isawaitable(result) else result)
-
-    async def apply_presets(self) -> None:
-        self.calls.append("apply")
-
-    async def offer_presets(self) -> None:
-        await self.apply_presets()
-
-    def dropped(self, id: str) -> None:
-        self.calls.append(f"dropped {id}")
-
-    async def unload(self, id: str) -> None:
-        self.calls.append(f"unload {id}")
-
-    def restart_required(self) -> bool:
-        return False
-
-    def command_line(self) -> list[str]:
-        return []
-
-    def preset_ini(self) -> str:
-        return ""
-
-
 class StubDash(llamadash.Dash):
     """A real Dash in a folder of its own that listens nowhere and keeps what it would tell its clients.
 
-    Its engine is a stub too, unless `engine` is true. Further options are the engine's configuration.
+    Further options are the engine's configuration.
     """
 
-    def __init__(self, folder: Path, *, engine: bool = False, program: str | None = None, **values: Any) -> None:
+    def __init__(self, folder: Path, *, program: str | None = None, **values: Any) -> None:
         self.folder, self.models_folder = folder, folder / "models"
         for path in (folder / "data", self.models_folder):
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -307,8 +268,7 @@ class StubDash(llamadash.Dash):
         self.seen: list[tuple[str, Json]] = []
         self.sent: list[tuple[str, str, Json]] = []
         self.failures: list[BaseException] = []
-        if not engine:
-            self.engine = StubEngine()  # type: ignore[assignment]
+        self.pool.sync()
 
     async def broadcast(self, event: str, data: Json) -> None:
         """Keep what every client would get."""
@@ -339,6 +299,12 @@ class StubDash(llamadash.Dash):
         found = llamadash.EVENTS[event]
         result = found.handler(self, **found.arguments(fields))
         return typing.cast(Json, result if isinstance(result, dict) else await result)
+
+    async def refused(self, event: str, **fields: Any) -> llamadash.DashError:
+        """The error of a request that fails."""
+        with pytest.raises(llamadash.DashError) as problem:
+            await self.request(event, **fields)
+        return problem.value
 
     def ask(self, event: str, **fields: Any) -> Json:
         """request() for a test that is no coroutine."""
@@ -378,6 +344,15 @@ def llama_server() -> str:
     found = os.environ.get("LLAMADASH_TEST_LLAMA_SERVER") or shutil.which("llama-server")
     if not found:
         pytest.skip("there is no llama-server on the PATH")
+    return str(found)
+
+
+def old_llama_server() -> str:
+    """A llama-server of May 2026; the test is skipped, loudly, where there is none."""
+    found = os.environ.get("LLAMADASH_TEST_OLD_LLAMA_SERVER") or shutil.which(
+        "llama-server", path=CI_ENGINES / "engine-9246")
+    if not found:
+        pytest.skip("there is no old llama-server")
     return str(found)
 
 
@@ -441,11 +416,11 @@ def dash(tmp_path: Path) -> Iterator[StubDash]:
 
 @pytest.fixture(params=ENGINES)
 def engine_program(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str | None:
-    """The test runs with the real llama-server, and once more with the embedded engine (None)."""
-    if request.param == "llama-server":
-        return llama_server()
-    monkeypatch.setenv("PATH", "/nonexistent")  # whoever finds a llama-server uses that
-    return None
+    """The test runs with a new llama-server, with one of May 2026, and with the embedded engine (None)."""
+    if request.param == "embedded":
+        monkeypatch.setenv("PATH", "/nonexistent")  # whoever finds a llama-server uses that
+        return None
+    return llama_server() if request.param == "llama-server" else old_llama_server()
 
 
 @pytest.fixture(scope="session")
@@ -556,12 +531,35 @@ def test_a_failed_transaction_leaves_nothing(fresh_db: llamadash.Database) -> No
     assert fresh_db.get_meta("a") is None
 
 
-def test_a_second_model_of_one_path_is_refused(fresh_db: llamadash.Database) -> None:
-    """Ids and paths are unique."""
-    fresh_db.apply_scan([a_model()], [], [])
+def test_variants_share_a_file(fresh_db: llamadash.Database) -> None:
+    """Several entries may have one path, never one id; a scan sees to all of them, also where the file has moved."""
+    file = {**dict.fromkeys(llamadash.FILE_COLUMNS), "path": "/models/tiny.gguf", "file_size": 7,
+            "modalities": ["text"], "shards": [], "chat_template": False, "missing": False}
+    fresh_db.apply_scan([a_model() | file, a_model("fast", aliases=["quick"], pinned=True) | file], [], [])
     with pytest.raises(sqlite3.IntegrityError):
-        fresh_db.apply_scan([a_model("other", path="/models/tiny.gguf")], [], [])
-    assert [row["id"] for row in fresh_db.models()] == ["tiny"]
+        fresh_db.apply_scan([a_model("fast", path="/models/other.gguf")], [], [])
+    assert (fresh_db.get_model("fast")["aliases"], fresh_db.get_model("fast")["pinned"]) == (["quick"], True)
+    found = {**file, "stem": "tiny", "name": "tiny"}
+    assert llamadash.merge_scan(fresh_db.models(), [found]) == ([], [], [])
+    new, changed, missing = llamadash.merge_scan(fresh_db.models(), [{**found, "path": "/moved/tiny.gguf"}])
+    assert (new, missing, {row["id"]: row["path"] for row in changed}) == (
+        [], [], {"tiny": "/moved/tiny.gguf", "fast": "/moved/tiny.gguf"})
+    assert {*llamadash.merge_scan(fresh_db.models(), [])[2]} == {"tiny", "fast"}
+
+
+def test_what_nobody_edits_counts_no_revision_up(fresh_db: llamadash.Database) -> None:
+    """The last use and the correction of the estimate are seen at once and after a restart; an edit still succeeds."""
+    fresh_db.apply_scan([a_model(), a_model("other")], [], [])
+    fresh_db.models()
+    fresh_db.set_last_used({"tiny": 5000, "gone": 1})
+    fresh_db.set_memory_correction("tiny", {"gpu": 1 << 30, "cpu": -5})
+    for database in (fresh_db, llamadash.Database(fresh_db.path)):
+        model = database.get_model("tiny")
+        assert (model["last_used_at"], model["memory_correction"], model["revision"]) == (
+            5000, {"gpu": 1 << 30, "cpu": -5}, 1)
+        assert database.get_model("other")["last_used_at"] is None
+    assert database.update_model("tiny", 1, {"tags": ["small"], "idle": 60, "preferred": True})["tags"] == ["small"]
+    database.close()
 
 
 def test_history_averages_and_keeps_the_peaks(fresh_db: llamadash.Database) -> None:
@@ -574,24 +572,108 @@ def test_history_averages_and_keeps_the_peaks(fresh_db: llamadash.Database) -> N
     assert found["series"]["cpu_usage"] == {"avg": [2.5] * 10, "max": [5.0] * 10}
 
 
+SERIES_TESTED = ("cpu_usage", "gpu0_power", "active_models", "generated_tokens_per_second")
+
+
+def a_sample(values: Json) -> Json:
+    """Metrics in which the series of SERIES_TESTED have these values, or none."""
+    return {"cpu_usage": values.get("cpu_usage"), "engine": values,
+            "gpus": [{"index": 0, "power": values.get("gpu0_power")}]}
+
+
+def some_samples(begin: int, count: int) -> dict[int, Json]:
+    """Samples every 10 s from `begin` on, with gaps, and with series absent for long or for a moment."""
+    chance = random.Random(7)
+    return {begin + number * 10_000: {name: chance.uniform(0, 100) for at, name in enumerate(SERIES_TESTED)
+                                      if number % 90 >= 20 * at or chance.random() < 0.1}
+            for number in range(count) if number % 150 < 120}
+
+
+def averages_of(samples: dict[int, Json], width: int, until: int) -> list[Json]:
+    """The averages and maxima of each `width` ms that has a sample and is complete at `until`."""
+    groups: dict[int, list[Json]] = {}
+    for timestamp, values in samples.items():
+        if values and timestamp < until - until % width:
+            groups.setdefault(timestamp - timestamp % width, []).append(values)
+    rows = []
+    for timestamp, group in groups.items():
+        row: Json = {"timestamp": timestamp, "samples": len(group)}
+        for name in SERIES_TESTED:
+            present = [values[name] for values in group if name in values]
+            row[name] = pytest.approx(sum(present) / len(present)) if present else None
+            row[f"{name}_max"] = max(present, default=None)
+        rows.append(row)
+    return rows
+
+
+def saved_averages(database: llamadash.Database, width: int) -> list[Json]:
+    """The rows of one width, as averages_of has them."""
+    columns = ", ".join(f"{name}, {name}_max" for name in SERIES_TESTED)
+    return database.rows(f"SELECT timestamp, samples, {columns} FROM metrics WHERE resolution = ? ORDER BY timestamp",
+                         (width,))
+
+
 def test_averages_count_only_the_samples_that_had_a_value(fresh_db: llamadash.Database) -> None:
     """An engine that runs for a part of the hour is not averaged with the time before, whatever is absent when."""
-    chance, names = random.Random(7), ("cpu_usage", "gpu0_power", "active_models", "generated_tokens_per_second")
-    begin = llamadash.now_ms() // 3_600_000 * 3_600_000 - 3_600_000
-    samples = [{name: chance.uniform(0, 100) for at, name in enumerate(names)
-                if number % 90 >= 20 * at or chance.random() < 0.1}
-               for number in range(360)]
-    for number, values in enumerate(samples):
-        fresh_db.add_metrics({"cpu_usage": values.get("cpu_usage"), "engine": values, "gpus": [
-            {"index": 0, "power": values.get("gpu0_power")}]}, begin + number * 10_000)
+    begin = llamadash.now_ms() // 3_600_000 * 3_600_000 - 3 * 3_600_000
+    samples = some_samples(begin, 800)
+    for timestamp, values in samples.items():
+        fresh_db.add_metrics(a_sample(values), timestamp)
+        for width in (60_000, 3_600_000) if timestamp % 600_000 == 0 else ():
+            assert len(saved_averages(fresh_db, width)) == len(averages_of(samples, width, timestamp))
     for width in (60_000, 600_000, 3_600_000):
-        rows = fresh_db.rows(f"SELECT * FROM metrics WHERE resolution = {width} ORDER BY timestamp")
-        size = width // 10_000
-        for at, row in enumerate(rows):
-            for name in names:
-                present = [values[name] for values in samples[at * size:(at + 1) * size] if name in values]
-                wanted = (pytest.approx(sum(present) / len(present)), max(present)) if present else (None, None)
-                assert (row[name], row[f"{name}_max"]) == wanted
+        assert saved_averages(fresh_db, width) == averages_of(samples, width, max(samples))
+    fresh_db.roll_up(max(samples))
+    assert saved_averages(fresh_db, 3_600_000) == averages_of(samples, 3_600_000, max(samples))
+
+
+@pytest.mark.parametrize("left", ["nothing", "an average too early", "samples only"])
+def test_averages_that_a_stop_prevented_are_made_later(fresh_db: llamadash.Database, left: str) -> None:
+    """The first sample after a start, or the first look for what is too old, makes all that are missing, once."""
+    begin = llamadash.now_ms() // 3_600_000 * 3_600_000 - 40 * 3_600_000
+    samples = some_samples(begin, 800)
+    for timestamp, values in samples.items():
+        fresh_db.add_metrics(a_sample(values), timestamp)
+    if left != "nothing":
+        later = 0 if left == "samples only" else begin + 3_600_000
+        fresh_db.connection.execute("DELETE FROM metrics WHERE resolution > 0 AND timestamp >= ?", (later,))
+    with contextlib.closing(llamadash.Database(fresh_db.path)) as again:
+        now = llamadash.now_ms()
+        if left == "samples only":
+            again.prune(llamadash.SETTING_DEFAULTS)
+        again.add_metrics(a_sample({"cpu_usage": 1.0}), now)
+        again.prune(llamadash.SETTING_DEFAULTS)
+        for width in (60_000, 600_000, 3_600_000):
+            assert saved_averages(again, width) == averages_of(samples, width, now)
+
+
+@pytest.mark.parametrize("hours", [0.5, 3, 30, 400, 4000])
+def test_history_that_ends_now_counts_every_sample(fresh_db: llamadash.Database, hours: float) -> None:
+    """What is not averaged yet comes from the samples: together they are what one gets from these alone."""
+    now, chance = llamadash.now_ms(), random.Random(3)
+    begin = now - now % 3_600_000 - 2 * 3_600_000
+    samples = {timestamp: chance.uniform(0, 100) for timestamp in range(begin, now, 10_000)}
+    for timestamp, value in samples.items():
+        fresh_db.add_metrics({"cpu_usage": value}, timestamp)
+    from_ms = now - round(hours * 3_600_000)
+    found = fresh_db.metrics_history(from_ms, now, 100, ["cpu_usage"])
+    bucket = found["bucket"]
+    groups: dict[int, list[float]] = {}
+    for timestamp, value in samples.items():
+        if from_ms - from_ms % bucket <= timestamp < now:
+            groups.setdefault(timestamp - timestamp % bucket, []).append(value)
+    assert found["timestamps"] == list(groups)[-100:]
+    assert found["series"]["cpu_usage"] == {
+        "avg": [pytest.approx(sum(group) / len(group)) for group in list(groups.values())[-100:]],
+        "max": [max(group) for group in list(groups.values())[-100:]]}
+
+
+def test_a_clock_that_was_ahead_stops_no_averages(fresh_db: llamadash.Database) -> None:
+    """Samples of a year that has not come are no reason to leave out the present."""
+    now = llamadash.now_ms() // 3_600_000 * 3_600_000
+    for moment in (now + 365 * llamadash.DAY, now + 366 * llamadash.DAY, now - 120_000, now - 60_000, now):
+        fresh_db.add_metrics({"cpu_usage": 5.0}, moment)
+    assert [row["timestamp"] for row in saved_averages(fresh_db, 60_000)][:2] == [now - 120_000, now - 60_000]
 
 
 @pytest.mark.parametrize(("days", "resolution"), [(1, 0), (10, 60_000), (300, 600_000)])
@@ -626,29 +708,147 @@ def test_a_year_of_an_older_version_is_still_there(tmp_path: Path) -> None:
     """What was kept as averages of ten minutes is found in those of an hour, as if there had always been some."""
     path, hour = tmp_path / "llama-dashboard.db", 3_600_000
     begin = llamadash.now_ms() // hour * hour - 200 * llamadash.DAY
-    samples = [(begin + at * 300_000, {"cpu_usage": float(at % 7), **({"gpu0_power": 50.0 + at} if at > 11 else {})})
-               for at in range(24)]
-
-    def hours(db: llamadash.Database) -> list[tuple[Any, ...]]:
-        rows = db.rows("SELECT * FROM metrics WHERE resolution = 3600000 ORDER BY timestamp")
-        return [tuple(row[name] for name in ("timestamp", "samples", "cpu_usage_max", "gpu0_power_max"))
-                + tuple(pytest.approx(row[name]) for name in ("cpu_usage", "gpu0_power")) for row in rows]
-    with contextlib.closing(llamadash.Database(tmp_path / "other.db")) as other:
-        for timestamp, values in samples:
-            for width in (600_000, hour):
-                llamadash.add_sample(other.connection, width, timestamp - timestamp % width, values)
-        expected, averages = hours(other), other.rows("SELECT * FROM metrics WHERE resolution = 600000")
     with contextlib.closing(llamadash.Database(path, 1)) as old:
-        for row in averages:
-            del row["counts"]
-            old.connection.execute(f"INSERT INTO metrics ({', '.join(row)}) VALUES ({', '.join('?' * len(row))})",
-                                   list(row.values()))
+        old.connection.executemany(
+            "INSERT INTO metrics (resolution, timestamp, samples, cpu_usage, cpu_usage_max, gpu0_power, "
+            "gpu0_power_max) VALUES (600000, ?, ?, ?, ?, ?, ?)",
+            [(begin, 10, 1.0, 2.0, None, None), (begin + 600_000, 30, 5.0, 6.0, 50.0, 60.0),
+             (begin + hour, 5, 3.0, 3.0, 10.0, 10.0)])
     new = llamadash.Database(path)
-    assert len(expected) == 2 and hours(new) == expected
+    assert [tuple(row.values())[:6] for row in saved_averages(new, hour)] == [
+        (begin, 40, 4.0, 6.0, 50.0, 60.0), (begin + hour, 5, 3.0, 3.0, 10.0, 10.0)]
     found = new.metrics_history(begin - 100 * llamadash.DAY, llamadash.now_ms(), 500, ["cpu_usage"])
     assert found["bucket"] % hour == 0 and max(filter(None, found["series"]["cpu_usage"]["max"])) == 6.0
-    assert [backup.name for backup in new.backups()] == ["before-migration-3.db", "before-migration-2.db"]
+    assert [backup.name for backup in new.backups()] == [f"before-migration-{number}.db" for number in (4, 3, 2)]
     new.close()
+
+
+# What version 1.0.0 made, as its own `sqlite_master` has it, with some rows.
+VERSION_1_0 = """
+CREATE TABLE models (id TEXT PRIMARY KEY, name TEXT NOT NULL, path TEXT NOT NULL UNIQUE, source TEXT NOT NULL,
+    favorite INTEGER NOT NULL, parameters TEXT NOT NULL, revision INTEGER NOT NULL, architecture TEXT, size_label TEXT,
+    parameter_count INTEGER, quantization TEXT, file_size INTEGER, file_mtime INTEGER, context_length INTEGER,
+    embedding_length INTEGER, block_count INTEGER, head_count INTEGER, head_count_kv INTEGER, vocabulary_size INTEGER,
+    expert_count INTEGER, expert_used_count INTEGER, sliding_window INTEGER, key_length INTEGER, value_length INTEGER,
+    license TEXT, tokenizer TEXT, chat_template INTEGER, modalities TEXT, shards TEXT, projector TEXT,
+    projector_size INTEGER, missing INTEGER NOT NULL, created_at INTEGER NOT NULL, updated_at INTEGER NOT NULL);
+CREATE TABLE metrics (resolution INTEGER NOT NULL, timestamp INTEGER NOT NULL, samples INTEGER NOT NULL, SERIES,
+    counts TEXT, PRIMARY KEY (resolution, timestamp));
+CREATE TABLE logs (id INTEGER PRIMARY KEY AUTOINCREMENT, timestamp INTEGER NOT NULL, level TEXT NOT NULL,
+    source TEXT NOT NULL, message TEXT NOT NULL);
+CREATE INDEX logs_level ON logs (level, id);
+CREATE INDEX logs_source ON logs (source, id);
+CREATE TABLE server_config (key TEXT PRIMARY KEY, value TEXT NOT NULL);
+CREATE TABLE metadata (key TEXT PRIMARY KEY, value TEXT NOT NULL);
+CREATE TABLE requests (id INTEGER PRIMARY KEY AUTOINCREMENT, timestamp INTEGER NOT NULL, model TEXT NOT NULL,
+    prompt_tokens INTEGER, cached_tokens INTEGER, generated_tokens INTEGER, prompt_per_second REAL,
+    generated_per_second REAL, duration REAL);
+CREATE INDEX requests_model ON requests (model, id);
+CREATE TABLE benchmarks (id INTEGER PRIMARY KEY AUTOINCREMENT, timestamp INTEGER NOT NULL, model TEXT NOT NULL,
+    result TEXT NOT NULL);
+CREATE INDEX benchmarks_model ON benchmarks (model, id);
+CREATE TABLE sessions (id TEXT PRIMARY KEY, token_hash BLOB NOT NULL UNIQUE, address TEXT, created_at INTEGER NOT NULL,
+    used_at INTEGER NOT NULL, expires_at INTEGER NOT NULL);
+INSERT INTO models (id, name, path, source, favorite, parameters, revision, missing, created_at, updated_at, modalities,
+    shards, chat_template, file_size) VALUES
+    ('tiny', 'Tiny', '/m/tiny.gguf', 'folder', 1, '{"ctx-size": 4096, "load-on-startup": true}', 3, 0, 5, 6,
+     '["text"]', '[]', 1, 1000),
+    ('big', 'Big', '/m/big.gguf', 'folder', 0, '{"sleep-idle-seconds": 300, "load-on-startup": false}', 1, 0, 5, 6,
+     '["text"]', '["/m/big.gguf"]', 0, 2000),
+    ('awake', 'Awake', '/m/awake.gguf', 'import', 0, '{"sleep-idle-seconds": -1, "temp": 0.5}', 1, 1, 5, 6,
+     '["text"]', '[]', 0, 3000);
+INSERT INTO requests VALUES (41, 1767225600000, 'tiny', 100, 40, 20, 500.0, 25.0, 1000.0),
+    (42, 1767225660000, 'big', NULL, NULL, NULL, NULL, NULL, 50.0);
+INSERT INTO benchmarks VALUES (9, 7, 'tiny', '{"timestamp": 7, "model": "tiny", "prompt_per_second": 800}');
+INSERT INTO server_config VALUES ('revision', '4'), ('engine_host', '"0.0.0.0"'), ('engine_port', '8090'),
+    ('sleep_idle_seconds', '-1'), ('models_autoload', 'false'), ('models_max', '2'), ('models_dirs', '["/m"]'),
+    ('defaults', '{"sleep-idle-seconds": 60, "load-on-startup": true, "flash-attn": "on"}');
+INSERT INTO metadata VALUES ('settings', '{"theme": "dark"}'), ('ignored_paths', '["/m/no.gguf"]');
+INSERT INTO sessions VALUES ('s1', x'00ff', '127.0.0.1', 1, 2, 99999999999999);
+INSERT INTO logs VALUES (77, 1767225600000, 'info', 'engine', 'hello');
+PRAGMA user_version = 3;
+""".replace("SERIES", ", ".join(f"{name} REAL, {name}_max REAL" for name in (
+    "cpu_usage", "memory_usage", "swap_usage", "disk_usage", "load_average", "memory_used", "network_received",
+    "network_sent", "prompt_tokens_per_second", "generated_tokens_per_second", "requests_processing",
+    "requests_deferred", "active_models", "process_cpu", "process_memory",
+    *(f"gpu{gpu}_{name}" for gpu in range(8)
+      for name in ("utilization", "memory_used", "memory_total", "temperature", "power")))))
+
+
+@pytest.fixture
+def version_1_0(tmp_path: Path) -> Path:
+    """A database that version 1.0.0 made."""
+    path = tmp_path / llamadash.DATABASE_NAME
+    with contextlib.closing(sqlite3.connect(path)) as db:
+        db.executescript(VERSION_1_0)
+    return path
+
+
+def test_the_migrations_of_version_1_0_are_as_they_were(version_1_0: Path) -> None:
+    """They may never change, whatever becomes of models and series: else no installation could be opened again."""
+    with contextlib.closing(sqlite3.connect(version_1_0)) as old, \
+            contextlib.closing(sqlite3.connect(":memory:")) as new:
+        for step in llamadash.MIGRATIONS[:3]:
+            step(new)
+        for (table,) in old.execute("SELECT name FROM sqlite_master WHERE type IN ('table', 'index')"):
+            described = f"SELECT * FROM pragma_table_info('{table}')", f"SELECT * FROM pragma_index_info('{table}')"
+            assert [old.execute(query).fetchall() for query in described] == [
+                new.execute(query).fetchall() for query in described]
+        assert llamadash.columns_made(3) == llamadash.columns_of(old)
+
+
+def test_what_version_1_0_remembered_is_found_again(version_1_0: Path) -> None:
+    """Models with what was set of them, requests, benchmarks, configuration under its new names, and all the rest."""
+    with contextlib.closing(llamadash.Database(version_1_0)) as database:
+        assert database.notice is None
+        fields = ("favorite", "parameters", "revision", "missing", "shards", "pinned", "idle", "aliases", "preferred")
+        assert {row["id"]: [row[name] for name in fields] for row in database.models()} == {
+            "tiny": [True, {"ctx-size": 4096}, 3, False, [], True, None, [], False],
+            "big": [False, {}, 1, False, ["/m/big.gguf"], False, 300, [], False],
+            "awake": [False, {"temp": 0.5}, 1, True, [], False, None, [], False]}
+        assert database.update_model("tiny", 3, {"name": "Other"})["created_at"] == 5
+        unknown = dict.fromkeys(llamadash.REQUEST_COLUMNS)
+        assert database.requests() == [
+            {**unknown, "id": 42, "timestamp": 1767225660000, "model": "big", "duration": 50.0, "status": "ok"},
+            {**unknown, "id": 41, "timestamp": 1767225600000, "model": "tiny", "duration": 1000.0, "status": "ok",
+             "prompt_tokens": 100, "cached_tokens": 40, "generated_tokens": 20, "prompt_per_second": 500.0,
+             "generated_per_second": 25.0}]
+        assert (database.last_request_id(), database.last_log_id()) == (42, 77)
+        assert database.usage(1767225600000, 1767225660000, "model")[1] == {
+            "requests": 2, "prompt_tokens": 100, "cached_tokens": 40, "generated_tokens": 20, "energy": None}
+        assert [row["prompt_per_second"] for row in database.benchmarks("tiny")] == [800]
+        assert database.config() == {
+            "revision": 4, "api_host": "0.0.0.0", "api_port": 8090, "idle_seconds": 0, "models_max": 2,
+            "models_dirs": ["/m"], "defaults": {"flash-attn": "on"}}
+        assert database.get_meta("settings") == {"theme": "dark"}
+        assert database.find_session(b"\0\xff") == "s1"
+        assert [row["message"] for row in database.logs()[0]] == ["hello"]
+        assert [backup.name for backup in database.backups()] == ["before-migration-4.db"]
+
+
+def test_a_default_of_version_1_0_becomes_the_configuration(version_1_0: Path) -> None:
+    """Where only the parameters of all models said when to unload, that holds on; what nobody can read stays."""
+    with contextlib.closing(sqlite3.connect(version_1_0)) as db, db:
+        db.execute("DELETE FROM server_config WHERE key = 'sleep_idle_seconds'")
+        db.execute("UPDATE models SET parameters = '[not' WHERE id = 'awake'")
+    with contextlib.closing(llamadash.Database(version_1_0)) as database:
+        assert database.config()["idle_seconds"] == 60
+        assert database.rows("SELECT parameters FROM models WHERE id = 'awake'") == [{"parameters": "[not"}]
+
+
+def test_averages_that_version_1_0_had_begun_are_made_anew(version_1_0: Path) -> None:
+    """The hour in which the update happens has all of its samples."""
+    hour = llamadash.now_ms() // 3_600_000 * 3_600_000 - 3_600_000
+    with contextlib.closing(sqlite3.connect(version_1_0)) as db, db:
+        insert = "INSERT INTO metrics (resolution, timestamp, samples, cpu_usage, cpu_usage_max) VALUES (?, ?, ?, ?, ?)"
+        db.executemany(insert, [(0, hour, 1, 1.0, 1.0), (0, hour + 60_000, 1, 3.0, 3.0), (3_600_000, hour, 2, 2.0, 3.0),
+                                (60_000, hour, 1, 1.0, 1.0), (60_000, hour + 60_000, 1, 3.0, 3.0)])
+    with contextlib.closing(llamadash.Database(version_1_0)) as database:
+        database.add_metrics({"cpu_usage": 8.0}, hour + 120_000)
+        database.add_metrics({"cpu_usage": 0.0}, hour + 3_600_000)
+        rows = {row["timestamp"]: row["cpu_usage"] for row in saved_averages(database, 60_000)}
+        assert rows == {hour: 1.0, hour + 60_000: 3.0, hour + 120_000: 8.0}
+        assert [row["cpu_usage"] for row in saved_averages(database, 3_600_000)] == [4.0]
 
 
 def test_history_shows_a_gap_as_null(fresh_db: llamadash.Database) -> None:
@@ -678,6 +878,167 @@ def test_logs_are_paged_by_id(fresh_db: llamadash.Database) -> None:
     second, end = fresh_db.logs(limit=5, before=first[-1]["id"])
     assert [row["id"] for row in first + second] == [7, 6, 5, 4, 3, 2, 1]
     assert (more, end) == (True, False)
+
+
+def some_requests(count: int, begin: int = 1_000_000, seed: int = 1) -> list[Json]:
+    """Requests of several models, keys and ends; of some, little is known, and many of their values are equal."""
+    chance = random.Random(seed)
+    rows = []
+    for number in range(1, count + 1):
+        row = {**dict.fromkeys(llamadash.REQUEST_COLUMNS), "id": number, "timestamp": begin + number // 2 * 2000,
+               "model": chance.choice(["a", "b", "c"]), "status": chance.choice(["ok", "ok", "failed", "cancelled"]),
+               "key": chance.choice(["laptop", "phone", None]), "stream": chance.choice([True, False, None])}
+        for name in ("duration", "waited", "first_token", "prompt_per_second", "generated_per_second", "energy"):
+            row[name] = chance.choice([None, 0.0, 10.0, 20.0, chance.uniform(1, 100)])
+        for name in ("prompt_tokens", "generated_tokens"):
+            row[name] = chance.choice([None, 50, chance.randrange(50, 500)])
+        row["cached_tokens"] = row["prompt_tokens"] and chance.choice([None, 0, 20])
+        rows.append(row)
+    return rows
+
+
+def test_requests_keep_what_was_saved(fresh_db: llamadash.Database) -> None:
+    """With the ids that they were given; those of deleted ones are not given again."""
+    rows = some_requests(20)
+    fresh_db.add_requests(rows)
+    fresh_db.add_requests([{"id": 30, "timestamp": 5_000_000, "model": "a", "code": 503, "status": "failed",
+                            "unknown": 1}])
+    newest, *others = fresh_db.requests()
+    assert others == sorted(rows, key=lambda row: (row["timestamp"], row["id"]), reverse=True)
+    assert (newest["id"], newest["code"], newest["status"], newest["energy"]) == (30, 503, "failed", None)
+    fresh_db.prune(llamadash.SETTING_DEFAULTS)
+    assert (fresh_db.requests(), fresh_db.last_request_id()) == ([], 30)
+
+
+REQUEST_FILTERS: list[Json] = [{}, {"model": "a"}, {"key": "phone"}, {"status": "failed"},
+                               {"model": "b", "status": "ok"}, {"from_ms": 1_050_000, "to_ms": 1_100_000},
+                               {"model": "nobody"}, {"model": "a", "key": "laptop", "from_ms": 1_020_000}]
+
+
+def requests_that_meet(rows: list[Json], model: str | None = None, key: str | None = None, status: str | None = None,
+                       from_ms: int = 0, to_ms: int = 1 << 60) -> list[Json]:
+    """What the database should find."""
+    return [row for row in rows if from_ms <= row["timestamp"] < to_ms and all(
+        value is None or row[name] == value for name, value in (("model", model), ("key", key), ("status", status)))]
+
+
+@pytest.mark.parametrize("filters", REQUEST_FILTERS)
+@pytest.mark.parametrize("sort", llamadash.REQUEST_SORTS)
+def test_requests_are_filtered_sorted_and_paged(fresh_db: llamadash.Database, sort: str, filters: Json) -> None:
+    """Page by page every row comes once, the largest first, equal ones newest first, unknown ones last."""
+    rows = some_requests(150)
+    fresh_db.add_requests(rows)
+    expected = sorted(requests_that_meet(rows, **filters), reverse=True, key=lambda row: (
+        row[sort] is not None, row[sort] or 0, row["id"]))
+    found: list[Json] = []
+    while page := fresh_db.requests(**filters, sort=sort, limit=7, before=found[-1]["id"] if found else None):
+        found += page
+        assert len(page) == 7 or len(found) == len(expected)
+    assert [row["id"] for row in found] == [row["id"] for row in expected]
+
+
+def test_requests_are_not_sorted_by_anything_else(fresh_db: llamadash.Database) -> None:
+    """The name of a column is never taken as it comes."""
+    with pytest.raises(llamadash.InvalidRequest):
+        fresh_db.requests(sort="id; DROP TABLE requests")
+    with pytest.raises(llamadash.InvalidRequest):
+        fresh_db.usage(0, 1, "hash")
+
+
+@pytest.mark.parametrize("filters", REQUEST_FILTERS)
+def test_the_summary_of_requests(fresh_db: llamadash.Database, filters: Json) -> None:
+    """Both speeds are tokens over the time spent on them; the throughput counts all of the time."""
+    rows = some_requests(200)
+    fresh_db.add_requests(rows)
+    met = requests_that_meet(rows, **filters)
+
+    def total(name: str) -> int:
+        return sum(row[name] or 0 for row in met)
+
+    def speed(kind: str, tokens: Callable[[Json], int]) -> Any:
+        known = [row for row in met if row[f"{kind}_per_second"] and row[f"{kind}_tokens"] is not None]
+        busy = sum(tokens(row) / row[f"{kind}_per_second"] for row in known)
+        return pytest.approx(sum(map(tokens, known)) / busy) if busy else None
+    first = filters.get("from_ms", min((row["timestamp"] for row in met), default=0))
+    last = filters.get("to_ms", max((row["timestamp"] + (row["duration"] or 0) for row in met), default=0))
+    assert fresh_db.request_summary(**filters) == {
+        "count": len(met), **{status: sum(row["status"] == status for row in met)
+                              for status in ("ok", "failed", "cancelled")},
+        **{f"{kind}_tokens": total(f"{kind}_tokens") for kind in ("prompt", "cached", "generated")},
+        "prompt_per_second": speed("prompt", lambda row: row["prompt_tokens"] - (row["cached_tokens"] or 0)),
+        "generated_per_second": speed("generated", lambda row: row["generated_tokens"]),
+        "throughput": pytest.approx(1000 * total("generated_tokens") / (last - first)) if met else None}
+
+
+def test_usage_is_counted_by_model_key_and_day(fresh_db: llamadash.Database) -> None:
+    """Batch after batch adds up; it stays when the requests go, and energy is unknown where nobody measured it."""
+    noon = int(time.mktime((2026, 3, 1, 12, 0, 0, 0, 0, -1))) * 1000
+    rows = [{**row, "timestamp": noon + row["id"] % 5 * llamadash.DAY} for row in some_requests(100)]
+    for at in range(0, 100, 9):
+        fresh_db.add_requests(rows[at:at + 9])
+    fresh_db.add_requests([{"id": 200, "timestamp": noon, "model": "quiet"}])
+    fresh_db.prune({**llamadash.SETTING_DEFAULTS, "metrics_history_days": 36500})
+    names = ("prompt_tokens", "cached_tokens", "generated_tokens")
+    counted = [row for row in rows if row["id"] % 5 in (1, 2)]  # of the second and the third day
+    for by in ("model", "key", "day"):
+        found, total = fresh_db.usage(noon + llamadash.DAY - 3_600_000, noon + 2 * llamadash.DAY, by)
+        groups: dict[Any, list[Json]] = {}
+        for row in counted:
+            groups.setdefault(llamadash.day_of(row["timestamp"]) if by == "day" else row[by], []).append(row)
+        expected = {value: {by: value, "requests": len(group), **{
+            name: sum(row[name] or 0 for row in group) for name in names}, "energy": pytest.approx(
+                sum(row["energy"] or 0 for row in group))} for value, group in groups.items()}
+        assert {row[by]: row for row in found} == expected
+        assert total == {"requests": 40, **{name: sum(row[name] or 0 for row in counted) for name in names},
+                         "energy": pytest.approx(sum(row["energy"] or 0 for row in counted))}
+    assert [row["day"] for row in found] == ["2026-03-02", "2026-03-03"]
+    assert [row["energy"] for row in fresh_db.usage(noon, noon, "model")[0] if row["model"] == "quiet"] == [None]
+    assert fresh_db.usage(1, 2, "model") == ([], {"requests": 0, **dict.fromkeys(names, 0), "energy": None})
+
+
+def test_usage_and_requests_are_saved_together(fresh_db: llamadash.Database) -> None:
+    """What cannot be saved is not counted either."""
+    fresh_db.add_requests(some_requests(3))
+    with pytest.raises(sqlite3.IntegrityError):
+        fresh_db.add_requests([{**row, "id": row["id"] + 2} for row in some_requests(3)])
+    assert fresh_db.usage(0, llamadash.now_ms(), "day")[1]["requests"] == len(fresh_db.requests()) == 3
+
+
+def test_events_are_kept_as_long_as_requests(fresh_db: llamadash.Database) -> None:
+    """With reason and details, newest first, of one model or of all, between two times."""
+    now = llamadash.now_ms()
+    saved = fresh_db.add_events([
+        {"timestamp": now - 40 * llamadash.DAY, "kind": "loaded", "model": "a", "reason": "pinned"},
+        {"timestamp": now - 2000, "kind": "unloaded", "model": "a", "reason": "evicted for b",
+         "details": {"freed": {"gpu": 5}}},
+        {"timestamp": now - 1000, "kind": "refused"}])
+    assert fresh_db.events(0, now) == saved[::-1]
+    assert fresh_db.events(0, now - 1000, "a") == [saved[1], saved[0]]
+    assert fresh_db.events(0, now, limit=1) == [saved[2]]
+    assert (saved[1]["details"], saved[2]["model"], saved[2]["details"]) == ({"freed": {"gpu": 5}}, None, {})
+    fresh_db.prune(llamadash.SETTING_DEFAULTS)
+    assert fresh_db.events(0, now) == saved[:0:-1]
+
+
+def test_keys_are_found_by_their_hash_alone(fresh_db: llamadash.Database) -> None:
+    """Nobody gets a hash back; a revoked key stays in the list and opens nothing."""
+    hashes = [hashlib.sha256(text).digest() for text in (b"first", b"second")]
+    first = fresh_db.add_api_key("Laptop", hashes[0], "sk-fir", ["tiny"], 60)
+    second = fresh_db.add_api_key("Phone", hashes[1], "sk-sec")
+    assert {**first, "created_at": 0} == {"id": first["id"], "name": "Laptop", "start": "sk-fir", "models": ["tiny"],
+                                          "requests_per_minute": 60, "created_at": 0, "used_at": None,
+                                          "revoked_at": None}
+    assert fresh_db.api_keys() == [second, first] and second["models"] is None
+    assert (fresh_db.find_api_key(hashes[0]), fresh_db.find_api_key(b"other")) == (first, None)
+    fresh_db.touch_api_keys({first["id"]: 5, 999: 6})
+    assert fresh_db.api_keys()[1]["used_at"] == 5
+    revoked = fresh_db.revoke_api_key(first["id"])
+    assert revoked["revoked_at"] and fresh_db.revoke_api_key(first["id"]) == revoked
+    assert fresh_db.find_api_key(hashes[0]) is None and len(fresh_db.api_keys()) == 2
+    with pytest.raises(llamadash.NotFound):
+        fresh_db.revoke_api_key(999)
+    with pytest.raises(sqlite3.IntegrityError):
+        fresh_db.add_api_key("Again", hashes[1], "sk-sec")
 
 
 def test_pruning_keeps_what_the_settings_say(fresh_db: llamadash.Database) -> None:
@@ -1153,8 +1514,8 @@ def write_tiny_model(path: Path, *, seed: int = 1, layers: int = 2, context: int
 
 def test_reader_reads_what_a_model_says(tmp_path: Path) -> None:
     """Every column that the header tells, for a plain model."""
-    header = llamadash.read_gguf(write_model(tmp_path / "a.gguf"))
-    facts = llamadash.model_facts([header])
+    header = llamadash.gguf_read(write_model(tmp_path / "a.gguf"))
+    facts = llamadash.gguf_facts([header])
     assert facts == {
         "architecture": "llama", "size_label": "4.3K", "parameter_count": 64 * 3 + 64 * 64, "quantization": "Q4_K_M",
         "context_length": 4096, "embedding_length": 64, "block_count": 2, "head_count": 4, "head_count_kv": 2,
@@ -1167,7 +1528,7 @@ def test_reader_knows_versions_and_byte_orders(tmp_path: Path, version: int, ord
     """Versions 2 and 3, little and big end first."""
     path = write_gguf(tmp_path / "a.gguf", {**LLAMA, "llama.rope.freq_base": 0.5}, WEIGHTS, version=version,
                       order=order)
-    header = llamadash.read_gguf(path)
+    header = llamadash.gguf_read(path)
     assert header.parameter_count == 4288
     assert header.metadata["llama.rope.freq_base"] == 0.5
     assert header.lengths == {"tokenizer.ggml.tokens": 3}
@@ -1177,24 +1538,24 @@ def test_reader_knows_versions_and_byte_orders(tmp_path: Path, version: int, ord
 def test_quantization_from_file_type(tmp_path: Path, number: int, name: str) -> None:
     """Every file type has its name, also where llama.cpp guessed it."""
     for value in (number, number + llamadash.FILE_TYPE_GUESSED):
-        header = llamadash.read_gguf(write_model(tmp_path / "a.gguf", general__file_type=value))
-        assert llamadash.model_facts([header])["quantization"] == name
+        header = llamadash.gguf_read(write_model(tmp_path / "a.gguf", general__file_type=value))
+        assert llamadash.gguf_facts([header])["quantization"] == name
 
 
 def test_quantization_from_tensors(tmp_path: Path) -> None:
     """Without a file type the type of most parameters is the quantization; an unknown number is unknown."""
     metadata = {key: value for key, value in LLAMA.items() if key != "general.file_type"}
-    header = llamadash.read_gguf(write_gguf(tmp_path / "a.gguf", metadata, WEIGHTS))
-    assert llamadash.model_facts([header])["quantization"] == "Q8_0"
-    unknown = llamadash.read_gguf(write_model(tmp_path / "a.gguf", general__file_type=999))
-    assert llamadash.model_facts([unknown])["quantization"] is None
+    header = llamadash.gguf_read(write_gguf(tmp_path / "a.gguf", metadata, WEIGHTS))
+    assert llamadash.gguf_facts([header])["quantization"] == "Q8_0"
+    unknown = llamadash.gguf_read(write_model(tmp_path / "a.gguf", general__file_type=999))
+    assert llamadash.gguf_facts([unknown])["quantization"] is None
 
 
 @pytest.mark.parametrize("kind", llamadash.TENSOR_TYPES.values(), ids=lambda kind: kind[0])
 def test_every_tensor_type_has_its_size(tmp_path: Path, kind: tuple[str, int, int]) -> None:
     """The bytes that a file must have follow from its tensors, whatever their type."""
     path = write_gguf(tmp_path / "a.gguf", LLAMA, [("x", (256, 4), kind[0], None), ("y", (32,), "F32", None)])
-    header = llamadash.read_gguf(path)
+    header = llamadash.gguf_read(path)
     assert header.tensor_types == ({kind[0]: 1024, "F32": 32} if kind[0] != "F32" else {"F32": 1056})
     assert header.needed == path.stat().st_size
 
@@ -1205,20 +1566,20 @@ def test_every_tensor_type_has_its_size(tmp_path: Path, kind: tuple[str, int, in
     (1_026_000_000_000, "1T")])
 def test_size_label(parameters: int, label: str | None) -> None:
     """Parameter counts as people write them."""
-    assert llamadash.size_label(parameters) == label
+    assert llamadash.gguf_size_label(parameters) == label
 
 
 def test_reader_keeps_texts_short_and_clean(tmp_path: Path) -> None:
     """Invalid UTF-8 is replaced, control characters become blanks, long texts are cut, lone surrogates never leave."""
     metadata = {**LLAMA, "general.name": b"A\xff\xed\xa0\x80\x00\n\x1b[1m  B", "general.license": "x" * 100_000,
                 "general.size_label": "\u00e9" * 200, "\u00ff": 1, "tokenizer.chat_template": "y" * 300_000}
-    header = llamadash.read_gguf(write_gguf(tmp_path / "a.gguf", metadata))
+    header = llamadash.gguf_read(write_gguf(tmp_path / "a.gguf", metadata))
     assert header.text("general.name") == "A\ufffd\ufffd\ufffd\ufffd [1m B"
     assert header.text("general.license") == "x" * llamadash.MAX_KEPT_TEXT
     assert header.text("general.size_label") == "\u00e9" * (llamadash.MAX_KEPT_TEXT // 2)
     for value in header.metadata.values():
         assert not isinstance(value, str) or (value.encode() and len(value) <= llamadash.MAX_KEPT_TEXT)
-    assert llamadash.model_facts([header])["chat_template"] is True
+    assert llamadash.gguf_facts([header])["chat_template"] is True
 
 
 def test_reader_keeps_short_arrays_only(tmp_path: Path) -> None:
@@ -1227,25 +1588,25 @@ def test_reader_keeps_short_arrays_only(tmp_path: Path) -> None:
         **LLAMA, "llama.attention.head_count_kv": [0, 8, 0, 8], "llama.feed_forward_length": Typed("i32",
                                                                                                    list(range(512))),
         "tokenizer.ggml.scores": [0.5] * 513, "empty": Typed("f32", []), "flags": [True, False]})
-    header = llamadash.read_gguf(path)
+    header = llamadash.gguf_read(path)
     assert header.of_model("attention.head_count_kv") == [0, 8, 0, 8]
     assert header.of_model("feed_forward_length") == list(range(512))
     assert (header.metadata["tokenizer.ggml.scores"], header.metadata["empty"]) == (None, [])
     assert header.metadata["flags"] == [True, False]
     assert header.lengths["tokenizer.ggml.scores"] == 513
-    assert llamadash.model_facts([header])["head_count_kv"] == 8
+    assert llamadash.gguf_facts([header])["head_count_kv"] == 8
 
 
 def test_numbers_that_json_cannot_hold_are_none(tmp_path: Path) -> None:
     """NaN, infinity and integers that a browser would round never leave the reader as facts."""
     nan, infinity = float("nan"), float("inf")
-    header = llamadash.read_gguf(write_gguf(tmp_path / "a.gguf", {
+    header = llamadash.gguf_read(write_gguf(tmp_path / "a.gguf", {
         **LLAMA, "a": nan, "b": Typed("f64", infinity), "c": [nan, 1.0], "llama.context_length": Typed("u64",
                                                                                                        2**64 - 1),
         "llama.block_count": Typed("i32", -1), "llama.embedding_length": nan, "llama.attention.head_count": "many"},
         WEIGHTS))
     assert (header.metadata["a"], header.metadata["b"], header.metadata["c"]) == (None, None, [None, 1.0])
-    facts = llamadash.model_facts([header])
+    facts = llamadash.gguf_facts([header])
     assert [facts[name] for name in ("context_length", "block_count", "embedding_length", "head_count")] == [None] * 4
 
 
@@ -1258,78 +1619,69 @@ def measured(path: Path) -> int:
     """Bytes at the peak that reading the header takes, whatever it says; more than CPU_LIMIT of time fails."""
     began = time.thread_time()
     with contextlib.suppress(llamadash.GGUFError):
-        llamadash.read_gguf(path)
+        llamadash.gguf_read(path)
     assert time.thread_time() - began < CPU_LIMIT
     tracemalloc.start()
     with contextlib.suppress(llamadash.GGUFError):
-        llamadash.read_gguf(path)
+        llamadash.gguf_read(path)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     return peak
 
 
 def test_large_vocabulary_is_skipped_quickly(tmp_path: Path) -> None:
-    """150,000 tokens and as many merges cost little time and memory, the second file of a family hardly any."""
+    """150,000 tokens and as many merges cost little time and memory."""
     path = write_gguf(tmp_path / "a.gguf", {**LLAMA, "tokenizer.ggml.tokens": vocabulary(150_000),
                                             "tokenizer.ggml.merges": vocabulary(150_000), "after": 7}, WEIGHTS)
-    llamadash.GGUFReader.arrays_known.clear()
-    header = llamadash.read_gguf(path)
+    header = llamadash.gguf_read(path)
     peak = measured(path)
     assert header.lengths["tokenizer.ggml.tokens"] == 150_000
     assert header.metadata["after"] == 7
     assert peak < 1_000_000
-    assert vars(llamadash.read_gguf(path)) == vars(header)
+    assert vars(llamadash.gguf_read(path)) == vars(header)
 
 
-def test_vocabularies_that_only_begin_alike(tmp_path: Path) -> None:
-    """What is remembered of one vocabulary is not believed of another one."""
+def test_vocabularies_of_any_kind(tmp_path: Path) -> None:
+    """Whatever a vocabulary is like and whatever follows it, its end is found."""
     tokens = vocabulary(30_000)
     for at, other in enumerate((tokens, tokens[:20_000], [*tokens[:15_000], "other", *tokens[15_000:]], tokens[::-1],
-                                [*tokens, *tokens], tokens)):
-        path = write_gguf(tmp_path / "a.gguf", {**LLAMA, "tokenizer.ggml.tokens": other, "after": at}, WEIGHTS)
-        header = llamadash.read_gguf(path)
-        assert (header.lengths["tokenizer.ggml.tokens"], header.metadata["after"]) == (len(other), at)
+                                [*tokens, *tokens], ["x" * 300] * 5_000, [""] * 70_000, ["tokenizer.ggml."] * 5_000)):
+        for following in ({}, {"tokenizer.ggml.merges": other}, {"tokenizer.ggml.bos_token_id": 1}):
+            path = write_gguf(tmp_path / "a.gguf", {
+                **LLAMA, "tokenizer.ggml.tokens": other, **following, "after": at}, WEIGHTS)
+            header = llamadash.gguf_read(path)
+            assert (header.lengths["tokenizer.ggml.tokens"], header.metadata["after"]) == (len(other), at)
+            assert header.parameter_count == 4288
     big = write_gguf(tmp_path / "b.gguf", {**LLAMA, "tokenizer.ggml.tokens": tokens, "after": 9}, WEIGHTS, order=">")
-    assert llamadash.read_gguf(big).metadata["after"] == 9
+    assert llamadash.gguf_read(big).metadata["after"] == 9
 
 
-def test_tensor_tables_that_only_begin_alike(tmp_path: Path) -> None:
-    """What is remembered of one file's tensors is not believed of another's, and says the same as reading does."""
+def test_tensor_tables_of_any_length(tmp_path: Path) -> None:
+    """Tensors are counted in both byte orders, also where their table is longer than a window or cut."""
     blocks: list[Tensor] = [(f"blk.{at}.ffn_up.weight", (64, 32), "F16", None) for at in range(300)]
-    tables = {"same": blocks, "other end": [*blocks[:-1], ("output.weight", (64, 64), "F32", None)],
-              "longer": [*blocks, ("output.weight", (64,), "Q8_0", None)], "shorter": blocks[:-1], "none": [],
-              "longer than a window": blocks * 8}
-    for order in "<>":
-        for _ in range(2):
-            for name, tensors in tables.items():
-                path = write_gguf(tmp_path / f"{name}.gguf", LLAMA, tensors, order=order)
-                known = vars(llamadash.read_gguf(path))
-                with pytest.MonkeyPatch.context() as patch:
-                    patch.setattr(llamadash.GGUFReader, "tables_known", {})
-                    assert vars(llamadash.read_gguf(path)) == known
-                assert known["tensor_count"] == len(tensors)
-                assert 0 <= path.stat().st_size - known["needed"] < 32
-                assert known["parameter_count"] == sum(math.prod(shape) for _, shape, _, _ in tensors)
-    cut = tmp_path / "same.gguf"
-    os.truncate(cut, 8_000)
+    for tensors in (blocks, [*blocks[:-1], ("output.weight", (64, 64), "F32", None)], [], blocks * 8):
+        for order in "<>":
+            path = write_gguf(tmp_path / "a.gguf", LLAMA, tensors, order=order)
+            header = llamadash.gguf_read(path)
+            assert header.tensor_count == len(tensors)
+            assert 0 <= path.stat().st_size - header.needed < 32
+            assert header.parameter_count == sum(math.prod(shape) for _, shape, _, _ in tensors)
+    os.truncate(path, 8_000)
     with pytest.raises(llamadash.GGUFError, match="ends within its header"):
-        llamadash.read_gguf(cut)
+        llamadash.gguf_read(path)
 
 
-def test_vocabulary_that_contains_the_end_of_another(tmp_path: Path) -> None:
-    """What is remembered of one file never makes another one unreadable."""
+def test_vocabulary_that_contains_what_follows_others(tmp_path: Path) -> None:
+    """A token that reads like the entry behind a vocabulary never makes its file unreadable."""
     tokens = vocabulary(5_000)
-    first = write_gguf(tmp_path / "a.gguf", {**LLAMA, "tokenizer.ggml.tokens": tokens, "after": 7}, WEIGHTS)
-    llamadash.read_gguf(first)
-    end = first.read_bytes().index(gguf_text("tokenizer.chat_template"))
-    following = first.read_bytes()[end:end + llamadash.ARRAY_FOLLOWING].decode()
-    replaced = b"".join(map(gguf_text, tokens[4_000:]))  # by one text that has at its end what followed them
-    trap = "x" * (len(replaced) - 8) + following
-    second = write_gguf(tmp_path / "b.gguf", {
-        **LLAMA, "tokenizer.ggml.tokens": [*tokens[:4_000], trap, *tokens[4_001:]], "after": 9}, WEIGHTS)
-    with second.open("rb") as file, pytest.raises(llamadash.GGUFError):
-        llamadash.GGUFReader(file, second.stat().st_size).header()
-    assert llamadash.read_gguf(second).metadata["after"] == 9
+    trap = gguf_text("tokenizer.ggml.merges") + gguf_value(["a"])
+    path = write_gguf(tmp_path / "a.gguf", {
+        **LLAMA, "tokenizer.ggml.tokens": [*tokens[:4_000], trap, *tokens], "tokenizer.ggml.bos_token_id": 5,
+        "after": 9}, WEIGHTS)
+    with path.open("rb") as file, pytest.raises(llamadash.GGUFError):
+        llamadash.GGUFReader(file, path.stat().st_size).header()
+    header = llamadash.gguf_read(path)
+    assert (header.metadata["after"], header.metadata["tokenizer.ggml.bos_token_id"]) == (9, 5)
 
 
 def gguf_start(tensors: int, pairs: int, rest: bytes = b"", version: int = 3) -> bytes:
@@ -1387,7 +1739,7 @@ def test_hostile_files_are_refused_quickly(tmp_path: Path, name: str) -> None:
     path = tmp_path / "hostile.gguf"
     path.write_bytes(HOSTILE[name])
     with pytest.raises(llamadash.GGUFError) as refused:
-        llamadash.read_gguf(path)
+        llamadash.gguf_read(path)
     assert 5 < len(str(refused.value)) < 120
     assert measured(path) < 8_000_000
 
@@ -1422,7 +1774,7 @@ def test_long_keys_are_refused(tmp_path: Path, letter: bytes, kind: bytes) -> No
     path.write_bytes(gguf_start(0, 300, b"".join(
         gguf_text(b"%05d" % at + letter * 65_530) + kind for at in range(300))))
     with pytest.raises(llamadash.GGUFError, match="key of 65535 bytes"):
-        llamadash.read_gguf(path)
+        llamadash.gguf_read(path)
     assert measured(path) < 1_000_000
 
 
@@ -1433,7 +1785,7 @@ def test_hostile_vocabulary_is_bounded(tmp_path: Path) -> None:
         file.write(gguf_start(0, 1, gguf_text("a") + struct.pack("<IIQ", 9, 8, llamadash.MAX_ARRAY_TEXTS + 1)))
         file.truncate(1 << 33)
     with pytest.raises(llamadash.GGUFError, match="vocabulary"):
-        llamadash.read_gguf(path)
+        llamadash.gguf_read(path)
     assert measured(path) < 8_000_000
 
 
@@ -1443,14 +1795,14 @@ def test_truncation_at_every_offset(tmp_path: Path) -> None:
                       [("x", (8, 2), "F32", None), ("y", (16,), "F32", None)])
     size = path.stat().st_size
     header_size = path.read_bytes().index(b"y" + struct.pack("<IQI", 1, 16, 0)) + 1 + 4 + 8 + 4 + 8
-    assert llamadash.read_gguf(path).needed == size
+    assert llamadash.gguf_read(path).needed == size
     for length in reversed(range(header_size, size)):
         os.truncate(path, length)
-        assert llamadash.read_gguf(path).needed == size
+        assert llamadash.gguf_read(path).needed == size
     for length in reversed(range(header_size)):
         os.truncate(path, length)
         with pytest.raises(llamadash.GGUFError):
-            llamadash.read_gguf(path)
+            llamadash.gguf_read(path)
 
 
 def test_incomplete_weights_are_told(tmp_path: Path) -> None:
@@ -1478,13 +1830,13 @@ def test_mutated_files_give_a_header_or_a_reason(tmp_path: Path, changes: list[t
         data[at:at + len(piece)] = piece
     path.write_bytes(data[:len(data) - cut % 1000] + bytes(5000))
     try:
-        header = llamadash.read_gguf(path)
+        header = llamadash.gguf_read(path)
     except llamadash.GGUFError:
         return
-    facts = llamadash.model_facts([header])
+    facts = llamadash.gguf_facts([header])
     assert json.dumps(facts, allow_nan=False).encode()
     assert all(not isinstance(value, int) or 0 <= value <= 2**53 for value in facts.values())
-    llamadash.why_no_model(header, header.tensor_count)
+    llamadash.gguf_unusable(header, header.tensor_count)
     llamadash.estimate_memory({**ROW, **facts}, {}, [CPU], header)
 
 
@@ -1495,7 +1847,7 @@ def test_random_files_give_a_header_or_a_reason(tmp_path: Path, rest: bytes, ten
     path = tmp_path / "a.gguf"
     path.write_bytes(gguf_start(tensors, pairs, rest))
     with contextlib.suppress(llamadash.GGUFError):
-        llamadash.model_facts([llamadash.read_gguf(path)])
+        llamadash.gguf_facts([llamadash.gguf_read(path)])
 
 
 def test_special_files_are_never_waited_for(tmp_path: Path) -> None:
@@ -1504,9 +1856,9 @@ def test_special_files_are_never_waited_for(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     for name in ("fifo", "folder", "nothing"):
         with pytest.raises(llamadash.GGUFError):
-            llamadash.read_gguf(tmp_path / name)
+            llamadash.gguf_read(tmp_path / name)
     with pytest.raises(llamadash.GGUFError):
-        llamadash.read_gguf("/dev/zero")
+        llamadash.gguf_read("/dev/zero")
 
 
 # -- Memory estimate --------------------------------------------------------------------------------
@@ -1797,13 +2149,14 @@ def test_what_is_skipped_is_told_fairly(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(llamadash, "MAX_SKIPPED", 20)
     many = [{"path": f"/a/{at:05}.gguf", "reason": f"incomplete, {at} of 9 bytes"} for at in range(10_000)]
     few = [{"path": "/a/x.gguf", "reason": "the file is empty"}, {"path": "/b/y.gguf", "reason": "not a GGUF file"}]
-    assert llamadash.skipped_told(many[:20]) == many[:20]
-    told = llamadash.skipped_told([*many, *few])
+    assert llamadash.skipped_for_clients(many[:20]) == many[:20]
+    told = llamadash.skipped_for_clients([*many, *few])
     assert len(told) <= 20 and all(item in told for item in few)
     listed = sum(item in many for item in told)
     assert listed >= 5 and {"path": "/a", "reason": f"{10_000 - listed:,} more like the last one"} in told
     spread = [{"path": f"/{at}/x.gguf", "reason": "the file is empty"} for at in range(100)]
-    assert len(llamadash.skipped_told(spread)) == 20 and "81 more" in llamadash.skipped_told(spread)[-1]["reason"]
+    shown = llamadash.skipped_for_clients(spread)
+    assert len(shown) == 20 and "81 more" in shown[-1]["reason"]
 
 
 def test_hugging_face_cache(tmp_path: Path) -> None:
@@ -1913,13 +2266,13 @@ def test_unchanged_files_are_not_opened(tmp_path: Path, monkeypatch: pytest.Monk
     write_model(tmp_path / "a" / "b.gguf")
     rows = known_rows(tmp_path)
     opened: list[str] = []
-    read = llamadash.read_gguf
+    read = llamadash.gguf_read
 
     def noted(path: str) -> llamadash.GGUFHeader:
         opened.append(path)
         return read(path)
 
-    monkeypatch.setattr(llamadash, "read_gguf", noted)
+    monkeypatch.setattr(llamadash, "gguf_read", noted)
     assert llamadash.merge_scan(rows, list(scan(tmp_path, known=rows)[0].values())) == ([], [], [])
     assert opened == []
     os.utime(tmp_path / "a.gguf", ns=(1, 1))
@@ -1987,12 +2340,37 @@ def test_merge_keeps_what_is_the_users() -> None:
     assert ([row["id"] for row in new], changed) == (["b-2", "b-3"], [])
 
 
+class StubPool:
+    """What the library asks of the models in memory, only noted."""
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+        self.statuses: dict[str, str] = {}
+        self.memories = [CPU]
+
+    def state(self, row: Json) -> Json:
+        return {"status": "missing" if row["missing"] else self.statuses.get(row["id"], "unloaded")}
+
+    def sync(self) -> None:
+        self.calls.append("sync")
+
+    async def unload(self, id: str, reason: str) -> None:
+        self.calls.append(f"unload {id}: {reason}")
+
+    def forget(self, id: str) -> None:
+        self.calls.append(f"forget {id}")
+
+    def memories_of(self, row: Json) -> list[Json]:
+        return self.memories
+
+
 @pytest.fixture
 def stocked(tmp_path: Path) -> Iterator[StubDash]:
     """A Dash with a.gguf and b.gguf in its model folder."""
     for name in "ab":
         write_model(tmp_path / "models" / f"{name}.gguf", general__name=f"Model {name}x")
     stub = StubDash(tmp_path)
+    stub.pool = StubPool()  # type: ignore[assignment]
     yield stub
     stub.db.close()
 
@@ -2003,7 +2381,7 @@ def test_scan_answers_and_tells(stocked: StubDash) -> None:
     assert [event for event, _ in stocked.seen] == ["models:scan", "models:list"]
     assert stocked.seen[0][1] == {"done": 2, "total": 2}
     assert [model["id"] for model in stocked.ask("models:list")["models"]] == ["a", "b"]
-    assert stocked.engine.calls == ["apply"]
+    assert stocked.pool.calls == ["sync"]
     os.unlink(stocked.models_folder / "a.gguf")
     (stocked.models_folder / "c.gguf").write_text("broken")
     result = stocked.ask("models:scan")
@@ -2093,7 +2471,18 @@ def test_names_survive_scans(stocked: StubDash) -> None:
     ("models:estimate", {"parameters": {"nonsense": 1}}, "parameters.nonsense"),
     ("models:create", {"model": {}}, "model.name"), ("models:create", {"model": {"name": "x"}}, "model.path"),
     ("models:create", {"model": {"name": "x", "path": 1}}, "model.path"),
-    ("models:create", {"model": {"name": "x", "path": "/x.gguf", "id": "y"}}, "model.id"),
+    ("models:create", {"model": {"name": "x", "path": "/x.gguf", "id": "y z"}}, "model.id"),
+    ("models:create", {"model": {"name": "x", "path": "/x.gguf", "aliases": ["ok", "y z"]}}, "model.aliases"),
+    ("models:create", {"model": {"name": "x", "path": "/x.gguf", "revision": 1}}, "model.revision"),
+    ("models:update", {"changes": {"aliases": ["x" * 129]}}, "changes.aliases"),
+    ("models:update", {"changes": {"aliases": "x"}}, "changes.aliases"),
+    ("models:update", {"changes": {"aliases": [""]}}, "changes.aliases"),
+    ("models:update", {"changes": {"idle": -1}}, "changes.idle"),
+    ("models:update", {"changes": {"idle": 31_536_001}}, "changes.idle"),
+    ("models:update", {"changes": {"pinned": None}}, "changes.pinned"),
+    ("models:update", {"changes": {"build": ""}}, "changes.build"),
+    ("models:update", {"changes": {"tags": ["a\nb"]}}, "changes.tags"),
+    ("models:update", {"changes": {"last_used_at": 1}}, "changes.last_used_at"),
     ("models:create", {"model": {"name": "x", "path": "/etc/passwd"}}, "model.path"),
     ("models:create", {"model": {"name": "x", "path": "relative.gguf"}}, "model.path"),
     ("models:create", {"model": {"name": "x", "path": "{folder}/../other/x.gguf"}}, "model.path"),
@@ -2134,6 +2523,71 @@ def test_create_and_conflict(stocked: StubDash) -> None:
     assert stocked.ask("models:get", id="a")["model"]["name"] == "Mine"
 
 
+def test_variants_of_a_file(stocked: StubDash) -> None:
+    """A listed file can have further entries, each with its own names; a scan and a move keep all of them in step."""
+    stocked.ask("models:scan")
+    path = str(stocked.models_folder / "a.gguf")
+    quick = stocked.ask("models:create", model={"name": "Quick one", "path": path, "parameters": {"ctx-size": 512},
+                                                "aliases": ["gpt-4o", "team/quick:1"]})["model"]
+    assert (quick["id"], quick["path"], quick["aliases"]) == ("Quick-one", path, ["gpt-4o", "team/quick:1"])
+    assert stocked.ask("models:create", model={"name": "Slow", "path": path, "id": "slow.1"})["model"]["id"] == "slow.1"
+    for taken, field in ({"name": "Slow"}, "model.name"), ({"id": "SLOW.1"}, "model.id"), ({"id": "B"}, "model.id"), (
+            {"id": "GPT-4o"}, "model.id"), ({"aliases": ["x", "a"]}, "model.aliases"):
+        with pytest.raises(llamadash.Conflict) as refused:
+            stocked.ask("models:create", model={"name": "New", "path": path, **taken})
+        assert refused.value.field == field
+    entries = ["Quick-one", "a", "slow.1"]
+    assert stocked.ask("models:scan")["updated"] == 0
+    os.rename(path, stocked.models_folder / "a.away")
+    assert stocked.ask("models:scan")["missing"] == 3
+    os.rename(stocked.models_folder / "a.away", path)
+    write_model(Path(path), general__file_type=7)
+    assert stocked.ask("models:scan")["updated"] == 3
+    (stocked.models_folder / "deeper").mkdir()
+    os.rename(path, stocked.models_folder / "deeper" / "a.gguf")
+    result = stocked.ask("models:scan")
+    assert (result["added"], result["updated"], result["missing"]) == (0, 3, 0)
+    rows = {row["id"]: row for row in stocked.models() if row["path"].endswith("a.gguf")}
+    assert sorted(rows) == entries and rows["Quick-one"]["parameters"] == {"ctx-size": 512}
+    assert {row["path"] for row in rows.values()} == {str(stocked.models_folder / "deeper" / "a.gguf")}
+    assert {row["quantization"] for row in rows.values()} == {"Q8_0"} and not any(
+        row["missing"] for row in rows.values())
+
+
+def test_a_file_goes_with_its_last_entry(stocked: StubDash) -> None:
+    """The file of several entries is not deleted with one of them, and stays listed while there is another."""
+    stocked.ask("models:scan")
+    path = stocked.models_folder / "a.gguf"
+    stocked.ask("models:create", model={"name": "Other", "path": str(path)})
+    with pytest.raises(llamadash.InvalidRequest, match="also used by Model ax"):
+        stocked.ask("models:delete", id="Other", deleteFile=True)
+    assert len(stocked.models()) == 3
+    assert stocked.ask("models:delete", id="a") == {"id": "a", "freed": 0}
+    assert stocked.ask("models:scan")["added"] == 0
+    assert stocked.ask("models:delete", id="Other", deleteFile=True)["freed"] > 0
+    assert not path.exists()
+
+
+def test_what_is_the_users_of_an_entry(stocked: StubDash) -> None:
+    """Names, build, and when a model is in memory can be changed; no two entries have a name in common."""
+    stocked.ask("models:scan")
+    changes = {"aliases": ["x", "X", "y"], "build": "b9246", "pinned": True, "preferred": True, "idle": 60,
+               "tags": ["work", "draft"]}
+    model = stocked.ask("models:update", id="a", revision=1, changes=changes)["model"]
+    assert {key: model[key] for key in changes} == {**changes, "aliases": ["X", "y"]}
+    for alias in ("x", "A"):
+        with pytest.raises(llamadash.Conflict, match=r"\(a\)"):
+            stocked.ask("models:update", id="b", revision=1, changes={"aliases": [alias]})
+    model = stocked.ask("models:update", id="a", revision=2, changes={"build": None, "idle": None, "aliases": ["Y"]})
+    assert [model["model"][key] for key in ("build", "idle", "aliases", "pinned")] == [None, None, ["Y"], True]
+    document = stocked.ask("system:export")["document"]
+    document["models"][0] = {**document["models"][0], "aliases": ["b", "new"], "tags": []}
+    document["models"].append({**document["models"][0], "id": "variant", "aliases": ["other"]})
+    plan = stocked.ask("system:import", document=document)
+    assert plan["changes"] == [{"kind": "model", "id": "a", "changes": {"aliases": ["new"], "tags": []}}]
+    assert plan["warnings"] == ["b names another model here and is left out", "there is no model variant here"]
+
+
 def test_create_beside_a_file_of_the_same_name(stocked: StubDash) -> None:
     """A copy in another folder is a model of its own and takes nothing from the first."""
     stocked.ask("models:scan")
@@ -2147,10 +2601,11 @@ def test_create_beside_a_file_of_the_same_name(stocked: StubDash) -> None:
 def test_delete_from_the_list(stocked: StubDash) -> None:
     """A model taken off the list stays off it, its file untouched, until it is added again."""
     stocked.ask("models:scan")
-    stocked.engine.states["a"] = "loaded"
+    stocked.pool.statuses["a"] = "loaded"
+    stocked.pool.calls.clear()
     path = stocked.models_folder / "a.gguf"
     assert stocked.ask("models:delete", id="a") == {"id": "a", "freed": 0}
-    assert "unload a" in stocked.engine.calls
+    assert stocked.pool.calls == ["unload a: deleted", "forget a", "sync"]
     assert ("models:deleted", {"id": "a"}) in stocked.seen
     assert path.exists()
     assert stocked.ask("models:scan")["total"] == 1
@@ -2211,8 +2666,7 @@ def test_estimate_of_a_model(stocked: StubDash) -> None:
     found = stocked.ask("models:estimate", id="a", parameters={"ctx-size": 1024})
     assert (found["context"], found["kvCache"]) == (1024, 2 * 2 * (16 + 16) * 2 * 1024)
     assert [device["kind"] for device in found["devices"]][-1] == "cpu"
-    stocked.sampler.latest = {"gpus": [{"name": "G", "memory_used": GB, "memory_total": 8 * GB},
-                                    {"name": "H", "memory_total": None}]}
+    stocked.pool.memories = [{"name": "G", "kind": "gpu", "free": 7 * GB, "total": 8 * GB}, CPU]
     found = stocked.ask("models:estimate", id="a")
     assert {"name": "G", "kind": "gpu", "free": 7 * GB, "total": 8 * GB}.items() <= found["devices"][0].items()
     os.unlink(stocked.models_folder / "a.gguf")
@@ -2928,106 +3382,6 @@ def test_an_import_says_what_it_changes_and_what_it_leaves_out() -> None:
                                       for name in ("[*]", "port", "temp", "[who]"))
 
 
-# -- Engine log -------------------------------------------------------------------------------------
-
-def test_a_ten_megabyte_line_is_cut() -> None:
-    """A line of any length costs a bounded amount of memory, and the next one arrives whole."""
-    lines = llamadash.LineSplitter()
-    found = []
-    for _ in range(160):
-        found += lines.feed(b"x" * 65536)
-        assert len(lines.partial) <= llamadash.MAX_LOG_LINE
-    found += lines.feed(b"y\nnext\nhalf")
-    assert [len(line) for line in found] == [llamadash.MAX_LOG_LINE, 4] and lines.partial == b"half"
-
-
-@pytest.mark.parametrize("line, level, text, port", [
-    (b"0.00.055.967 W srv  llama_server: no key", "warning", "srv  llama_server: no key", None),
-    (b"[ 9999] 1.02.003.004 E boom", "error", "boom", 9999),
-    (b'[42565] {"type":"log","time":1,"level":"warn","msg":"srv x: y\\n"}', "warning", "srv x: y", 42565),
-    (b"\x1b[31mred\x1b[0m\x07", "info", "red", None), (b"10%\r50%\r100% done\r", "info", "100% done", None),
-    (b"/x/ggml.c:1: GGML_ASSERT(a) failed", "error", "/x/ggml.c:1: GGML_ASSERT(a) failed", None),
-    (b"\xff\xfe", "info", "\ufffd\ufffd", None), (b'[1] {"type":"log"', "info", '{"type":"log"', 1),
-])
-def test_log_lines_are_cleaned_and_understood(line: bytes, level: str, text: str, port: int | None) -> None:
-    """Level, text and process of a line, whatever is in it."""
-    parsed = llamadash.parse_line(line)
-    assert (parsed.level, parsed.text, parsed.port) == (level, text, port)
-
-
-def test_request_timings_are_gathered_from_the_log() -> None:
-    """The lines of one task give one request, with what came from the cache; a cancelled one gives none."""
-    timings = llamadash.RequestTimings()
-    task = "slot print_timing: id  3 | task 21 |"
-    lines = f"""
-{task} prompt eval time =      16.09 ms /     1 tokens (   16.09 ms per token,    62.15 tokens per second)
-{task}        eval time =     344.99 ms /    20 tokens (   17.25 ms per token,    57.97 tokens per second)
-{task}       total time =     361.08 ms /    21 tokens
-slot      release: id  3 | task 22 | stop processing: n_tokens = 88, truncated = 0
-slot      release: id  3 | task 21 | stop processing: n_tokens = 56, truncated = 0"""
-    rows = [found for line in lines.splitlines() if (found := timings.feed(5, line))]
-    assert len(rows) == 1 and not timings.open
-    assert {key: rows[0][key] for key in rows[0] if key != "timestamp"} == {
-        "prompt_tokens": 37, "cached_tokens": 36, "generated_tokens": 20, "prompt_per_second": 62.15,
-        "generated_per_second": 57.97, "duration": 361}
-
-
-def test_speeds_are_the_engine_s_own() -> None:
-    """It does not count the first token, which took no time: what it says of one token alone is no speed."""
-    timings, task = llamadash.RequestTimings(), "slot print_timing: id  3 | task 0 |"
-    for count, said, wanted in ((16, "77.32", 77.32), (1, "0.00", None), (1, "inf", None)):
-        timings.feed(5, f"{task}        eval time =     194.01 ms /    {count} tokens (   12.93 ms per token,   "
-                        f"{said} tokens per second)")
-        found = timings.feed(5, "slot      release: id  3 | task 0 | stop processing: n_tokens = 56, truncated = 0")
-        assert found and (found["generated_tokens"], found["generated_per_second"]) == (count, wanted)
-
-
-BREAKDOWN = '{"type":"fit_memory_breakdown","data":{"rows":[{"kind":"host","name":"x","context":1,"compute":1,%s}]}}'
-
-
-@pytest.mark.parametrize("line", [
-    "slot print_timing: id  3 | task 0 |       total time =     1.2.3 ms /    47 tokens",
-    f"slot print_timing: id  3 | task {'9' * 5000} | prompt eval time =     1.2 ms /    9 tokens",
-    f"slot print_timing: id  3 | task 1 | prompt eval time =     {'9' * 400} ms /    9 tokens",
-    f"slot print_timing: id  3 | task 1 | prompt eval time =     1.2 ms /    {'9' * 20} tokens",
-    f"slot      release: id  3 | task 1 | stop processing: n_tokens = {'9' * 20}, truncated = 0",
-    f"task 1 | n_gen = 5, tg = 5.0 t/s, tg_3s = {'9' * 400} t/s",
-    BREAKDOWN % '"model":1e999,"self":1', BREAKDOWN % '"model":1,"self":Infinity', BREAKDOWN % '"model":1,"self":NaN',
-    BREAKDOWN % f'"model":1,"self":{"9" * 4000}', '{"type":["fit_memory_breakdown"]}', '{"type":"log","msg":[1]}',
-])
-def test_what_no_engine_writes_changes_nothing(line: str) -> None:
-    """Numbers that are none, or too large to keep, are passed over, and the next line is read."""
-    states = llamadash.ModelStates(lambda: None)
-    states.on_line(llamadash.LogLine("info", "spawning server instance with name=a on port 50001"))
-    states.on_loading(states.state("a"), None)
-    states.on_line(llamadash.parse_line(f"[50001] {line}".encode()))
-    assert not states.state("a").runtime and not states.finished and not states.speeds and not states.timings.open
-    good = BREAKDOWN % '"model":1,"self":3'
-    states.on_line(llamadash.parse_line(f"[50001] {good}".encode()))
-    assert states.state("a").runtime["memory"] == 3 * 2**20
-
-
-@pytest.mark.parametrize("line", [
-    "spawning server instance with name= on port x ", "request for name= ", "evicting idle LRU name=", "\x1b[",
-    "(reload) unloading model name=x (source ", "\x1b[0", "print_timing: id  ", "a ",
-])
-def test_repetition_within_a_line_costs_nothing(line: str) -> None:
-    """A line that begins again and again to look like one that tells something is read in a moment."""
-    states = llamadash.ModelStates(lambda: None)
-    block = (line * llamadash.MAX_LOG_LINE).encode()[:llamadash.MAX_LOG_LINE]
-    began = time.thread_time()
-    for _ in range(10):
-        states.on_line(llamadash.parse_line(block))
-    assert time.thread_time() - began < 0.1
-
-
-def test_a_flood_is_limited_and_counted() -> None:
-    """So many lines a second pass for each source; the others are counted."""
-    flood = llamadash.Flood(10)
-    assert sum(flood.allows("x", 5.0) for _ in range(100)) == 10 and flood.allows("y", 5.0)
-    assert flood.allows("x", 6.0) and flood.suppressed() == {"x": 90} and flood.suppressed() == {}
-
-
 # -- Builds -----------------------------------------------------------------------------------------
 
 USAGE = """
@@ -3066,9 +3420,6 @@ def builds_of(folder: Path, program: str | None = None) -> llamadash.Builds:
     builds = llamadash.Builds(llamadash.Config(data_dir=folder / "data", llama_server=program))
     asyncio.run(builds.refresh())
     return builds
-
-
-CI_ENGINES = CACHE.with_name("llamadash-ci")
 
 
 @functools.cache
@@ -3155,6 +3506,10 @@ def test_where_builds_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert builds.recommended == "b11434-vulkan"
     with pytest.raises(llamadash.NotFound):
         builds.get("other")
+    for model, reason in (({}, "is no program"), ({"build": "removed"}, "removed, which this model uses, is gone")):
+        with pytest.raises(llamadash.EngineUnavailable, match=reason):
+            builds.for_model(model, {})
+    assert builds.for_model({"build": "embedded"}, {}) is builds.get("embedded")
     found = builds_of(tmp_path, "http://127.0.0.1:1")
     assert list(found.builds) == ["b11434-vulkan", "llama-server", "embedded"]
     assert found.default({}) is found.get("b11434-vulkan")
@@ -3249,7 +3604,7 @@ SAMPLES = [(key, value) for key, parameter in llamadash.PARAMETERS.items() for v
 
 @every_llama_server
 def test_every_parameter_is_taken_by_llama_server(build: str) -> None:
-    """It reads each value of the table, and gets as far as the model, which is not there."""
+    """It refuses no value of the table, and ends because the model is not there; older ones lose their last lines."""
     engine = real_build(build)
     environment = llamadash.engine_environment("key", engine, Path("/nonexistent"))
 
@@ -3260,9 +3615,8 @@ def test_every_parameter_is_taken_by_llama_server(build: str) -> None:
         ended = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, env=environment,
                                timeout=DEADLINE)
         said = ended.stdout + ended.stderr
-        taken = "failed to load model" in said and "error while handling" not in said
-        absent = sample[0] == "rpc" and "invalid argument" not in said  # there is no such worker
-        return None if taken or absent else f"{sample}: {said[-500:]}"
+        crashed = ended.returncode != 1 and sample[0] != "rpc"  # there is no such worker
+        return None if not crashed and not re.search("(?m)^error", said) else f"{sample}: {said[-500:]}"
     with ThreadPoolExecutor(2) as pool:
         refused = [item for item in pool.map(refusal, SAMPLES) if item]
     newer = {"new": [], "old": ["reasoning-effort", "draft-dflash", "draft-dspark"]}[build]
@@ -3300,14 +3654,138 @@ async def test_listing_and_choosing_a_build(dash: StubDash, tmp_path: Path, monk
         await dash.request("engines:use", id="embedded")
 
 
-# -- Engine supervisor ------------------------------------------------------------------------------
+@pytest.mark.parametrize(("code", "found", "line"), [
+    (0, sys.executable, "The embedded engine is installed."), (1, None, "was not installed: .* ended with status 1"),
+    (0, None, "was not installed: Python does not find it")])
+@run_async
+async def test_an_installation_tells_how_it_went(
+    dash: StubDash, monkeypatch: pytest.MonkeyPatch, code: int, found: str | None, line: str,
+) -> None:
+    """The last line says whether the embedded engine can be used now, and why not."""
+    pythons = iter([None, found])
+
+    async def install(*_: Any) -> int:
+        return code
+    monkeypatch.setattr(llamadash, "broadcast_output", install)
+    monkeypatch.setattr(llamadash, "embedded_python", lambda: next(pythons))
+    dash.builds = llamadash.Builds(dash.config)
+    await llamadash.install_engine(dash)
+    [told] = dash.broadcasts("engine:install")
+    assert told["done"] and told["success"] == bool(found) and re.search(line, told["line"])
+    assert [item["build"]["id"] for item in dash.broadcasts("engines:update")] == ["embedded"] * bool(found)
+
+
+# -- Instances --------------------------------------------------------------------------------------
+
+CASES = Path(os.environ.get("LLAMADASH_TEST_CASES", "/nonexistent"))  # further inputs from the field
+
+
+def test_a_ten_megabyte_line_is_cut() -> None:
+    """A line of any length costs a bounded amount of memory, and the next one arrives whole."""
+    lines = llamadash.LineSplitter()
+    found = []
+    for _ in range(160):
+        found += lines.feed(b"x" * 65536)
+        assert len(lines.partial) <= llamadash.MAX_LOG_LINE
+    found += lines.feed(b"\nnext\nhalf")
+    assert [len(found[0]), found[1:]] == [llamadash.MAX_LOG_LINE, [b"next"]] and lines.partial == b"half"
+
+
+@pytest.mark.parametrize(("line", "level", "text"), [
+    (b"0.00.003.161 I cmn  common_param: loading", "info", "cmn  common_param: loading"),
+    (b"W srv  foo: odd", "warning", "srv  foo: odd"),
+    (b"error: invalid argument: --nonsense", "error", "error: invalid argument: --nonsense"),
+    (b"\x1b[31mE \x1b[0mred\x1b]0;title\x07", "info", "E red"),
+    (b"10%\r20%\r100%", "info", "100%"),
+    (b'{"type":"log","time":1,"level":"warn","msg":"srv  x: y\\n"}', "warning", "srv  x: y"),
+    (b'{"type":"log","level":["x"],"msg":5}', "info", "5"),
+    (b'{"type":', "info", '{"type":'),
+    (b"\xff\xfe\x00binary", "info", "\ufffd\ufffdbinary"),
+])
+def test_log_lines_are_cleaned_and_understood(line: bytes, level: str, text: str) -> None:
+    """Level and text of a line, whatever is in it."""
+    parsed = llamadash.parse_line(line)
+    assert (parsed.level, parsed.text) == (level, text)
+
+
+GDB = "[New LWP 2983]\n[New LWP 2982]\nThis GDB supports auto-downloading debuginfo\n#0  0x00007f33d60b5b82 in ?? () " \
+      "from /usr/lib/libc.so.6\n[Inferior 1 (process 2931) detached]"
+
+
+@pytest.mark.parametrize(("output", "cause"), [
+    ('{"type":"log","level":"error","msg":"CUDA error: out of memory\\n"}\n'
+     "/src/ggml/src/ggml-cuda/ggml-cuda.cu:106: CUDA error\n" + GDB, "The GPU ran out of memory: use a smaller context"),
+    ("E ggml_backend_cuda_buffer_type_alloc_buffer: allocating 14336.00 MiB on device 0: cudaMalloc failed: out of memory\n"
+     "E llama_init: failed to create_context\nE srv  load_model: failed to load model, '/m.gguf'", "The GPU ran out of memory"),
+    ("ggml_vulkan: Device memory allocation of size 1024 failed.\nggml_vulkan: vk::Device::allocateMemory: "
+     "ErrorOutOfDeviceMemory", "The GPU ran out of memory"),
+    ("terminate called after throwing an instance of 'vk::DeviceLostError'\n  what():  vk::Queue::submit: "
+     "ErrorDeviceLost\n" + GDB, "The GPU was lost"),
+    ("Memory access fault by GPU node-1 on address 0x7f", "The GPU was lost"),
+    ("/src/ggml/src/ggml.c:1554: GGML_ASSERT(view_src == NULL || data_size == 0) failed\n" + GDB,
+     "The engine stopped itself at ggml.c:1554, where view_src == NULL || data_size == 0 did not hold"),
+    ("terminate called after throwing an instance of 'std::bad_alloc'\n  what():  std::bad_alloc", "Main memory ran out"),
+    ("E llama_model_load: error loading model: unknown model architecture: 'nonsense'\n"
+     "E srv  load_model: failed to load model, '/m.gguf'", "unknown model architecture: 'nonsense'"),
+])
+def test_the_end_of_a_process_is_explained(output: str, cause: str) -> None:
+    """The cause is found among what came after it, and told in the reader's words."""
+    lines = [llamadash.parse_line(line.encode()) for line in output.split("\n")]
+    assert cause in str(llamadash.explanation(lines))
+
+
+@pytest.mark.parametrize("line", ["x " * 4000, "GGML_ASSERT(" * 600, "CUDA " * 1600, "error " * 1300, "/a:1: " * 1300])
+def test_repetition_within_a_line_costs_nothing(line: str) -> None:
+    """A line that begins again and again to look like one that tells something is read in a moment."""
+    began = time.process_time()
+    llamadash.explanation([llamadash.LogLine("error", line)] * 20)
+    assert time.process_time() - began < 1
+
+
+@pytest.mark.parametrize("payload", [
+    None, [], {"stages": 5}, {"stages": ["a"], "current": [], "value": "x"}, {"value": 10**400}, {"value": None},
+    {"meta": [1]}, {"meta": {"n_ctx": -1, "size": "x", "n_params": 10**400}}, {"architecture": 5},
+])
+@pytest.mark.parametrize("state", ["loading", "ready", "sleeping", 5, None])
+def test_odd_states_of_a_process_change_nothing(dash: StubDash, state: Any, payload: Any) -> None:
+    """Whatever a process says of itself, the next line is read, and what is shown can be sent."""
+    async def check() -> None:
+        instance = llamadash.Instance(dash, "a", llamadash.Build("x", "llama-server", ("x",), "x"), ["--port", "1"])
+        instance.take_state(b"cmd_child_to_router:state:" + json.dumps({"state": state, "payload": payload}).encode())
+        instance.take_state(b"cmd_child_to_router:info:" + json.dumps(payload).encode())
+        instance.take_state(b"cmd_child_to_router:state:{")
+        json.dumps([instance.runtime(), instance.progress, instance.stage], allow_nan=False)
+        assert 0 <= (instance.progress or 0) <= 1
+    asyncio.run(check())
+
+
+def test_what_the_engine_accounts_is_shown_only_where_it_can_be_true() -> None:
+    """The parts of a probe are not shown for a process that takes something else."""
+    accounted = {"name": "CUDA0", "kind": "gpu", "used": 6_500, "model": 6_000, "context": 400, "compute": 100}
+    real = llamadash.with_parts({"name": "CUDA0", "kind": "gpu", "used": 17 * 2**30}, accounted)
+    assert (real["used"], real["model"], real["other"]) == (17 * 2**30, None, None)
+    true = llamadash.with_parts({"name": "CUDA0", "kind": "gpu", "used": 7_000}, accounted)
+    assert (true["model"], true["context"], true["compute"], true["other"]) == (6_000, 400, 100, 500)
+
+
+def test_a_flood_is_limited_and_counted() -> None:
+    """So many lines a second pass for each source; the others are counted."""
+    limiter = llamadash.LogLimiter(10)
+    assert sum(limiter.allows("x", 5.0) for _ in range(100)) == 10 and limiter.allows("y", 5.0)
+    assert limiter.allows("x", 6.0) and limiter.suppressed() == {"x": 90} and limiter.suppressed() == {}
+
+
+# -- Residency: the pool ----------------------------------------------------------------------------
+
+LONG = 65_536  # tokens; the small model needs half a minute for them, and no test waits for that
+
 
 class EngineDash(StubDash):
     """A Dash with a real engine and models a and b: random weights, 65,536 tokens of context, one thread each."""
 
     def __init__(self, folder: Path, program: str | None, names: str = "a b", **values: Any) -> None:
-        super().__init__(folder, engine=True, program=program, **{
-            "engine_port": unused_port(), "defaults": {"ctx-size": LONG, "threads": 1}, **values})
+        super().__init__(folder, program=program, **{
+            "api_port": unused_port(), "defaults": {"ctx-size": LONG, "threads": 1}, **values})
         for name in names.split():
             self.add(name)
 
@@ -3315,229 +3793,126 @@ class EngineDash(StubDash):
         """Put a model into the list: the file at `path`, or one that is made."""
         path = path or write_tiny_model(self.models_folder / f"{name}.gguf", context=2 * LONG)
         self.db.apply_scan([a_model(name, path=str(path), **row)], [], [])
+        self.pool.sync()
 
-    def set_parameters(self, name: str, **parameters: Any) -> None:
-        """Change a model's parameters behind everybody's back."""
-        row = self.db.get_model(name)
-        parameters = {key.replace("_", "-"): value for key, value in parameters.items()}
-        self.db.update_model(name, row["revision"], {"parameters": parameters})
+    async def change(self, name: str, **changes: Any) -> None:
+        """Change a model's row as a client does."""
+        await self.request("models:update", id=name, revision=self.db.get_model(name)["revision"], changes=changes)
 
     def statuses(self, name: str) -> list[str]:
         """The statuses of a model that were broadcast, without repetitions."""
         every = [data["status"] for data in self.broadcasts("models:status") if data["id"] == name]
         return [item for at, item in enumerate(every) if at == 0 or every[at - 1] != item]
 
+    def state(self, name: str) -> Json:
+        """A model's record."""
+        return self.model(name)
+
     async def is_status(self, name: str, status: str) -> Json:
         """Wait until a model has a status, and return its record."""
-        await eventually(lambda: self.engine.runtime(name)["status"] == status,
-                         f"{name} is {status}: {self.log()[-9999:]}")
-        return self.engine.runtime(name)
+        await eventually(lambda: self.state(name)["status"] == status, f"{name} is {status}: {self.log()[-9999:]}")
+        return self.state(name)
 
     async def load(self, *names: str) -> None:
         """Load models and wait until they are."""
         for name in names:
-            await self.engine.load(name)
+            await self.pool.load(name)
         for name in names:
             await self.is_status(name, "loaded")
 
     async def chat(self, text: str = "Hi", **parameters: Any) -> str:
         """Begin a chat with model a, or another one."""
-        return str(self.engine.chats.start("me", parameters.pop("model", "a"), [{"role": "user", "content": text}],
-                                           {"max_tokens": 6, **parameters}))
+        return str(self.chats.start("me", parameters.pop("model", "a"), [{"role": "user", "content": text}],
+                                    {"max_tokens": 6, **parameters}))
 
     def events(self, chat: str, event: str) -> list[Json]:
         """The events of one chat."""
         return [data for _, name, data in self.sent if name == event and data["chatId"] == chat]
 
-
-LONG = 65_536  # tokens; the small model needs half a minute for them, and no test waits for that
+    async def happened(self, kind: str, model: str, reason: str = "") -> Json:
+        """Wait for an event of the timeline."""
+        def found() -> Json | None:
+            return next((item for data in self.broadcasts("timeline:added") for item in data["events"]
+                         if (item["kind"], item["model"]) == (kind, model) and reason in item["reason"]), None)
+        return typing.cast(Json, await eventually(found, f"{kind} {model} {reason}: {self.log()[-9999:]}"))
 
 
 @contextlib.asynccontextmanager
-async def running(dash: StubDash, *, ready: bool = True) -> AsyncIterator[Any]:
-    """A started engine, if `ready` one that runs; afterwards nothing of it is left and nothing failed unnoticed."""
-    await dash.engine.open()
+async def running(dash: StubDash) -> AsyncIterator[Any]:
+    """An open gateway; afterwards no process of it is left and nothing failed unnoticed."""
+    tasks = [dash.spawn(dash.run_forever(name, work), name) for name, work in dash.background().items()
+             if name in ("residency", "engine events", "upstreams", "watchdog")]
     try:
         with contextlib.suppress(llamadash.EngineUnavailable):
-            await dash.engine.start()
-        if ready:
-            await eventually(lambda: dash.engine.status not in ("starting", "crashed"),
-                             f"the engine starts: {dash.engine.snapshot()} {dash.log()}")
+            await dash.gateway.start()
         yield dash
     finally:
         processes = engine_processes(dash)
-        await dash.engine.close()
+        await dash.gateway.close()
+        await llamadash.cancelled(tasks)
         dash.db.close()
     assert not [process for process in processes if alive(process)], "processes are left"
     assert not dash.failures, dash.failures
-    assert not dash.tasks, dash.tasks
 
 
 def engine_processes(dash: StubDash) -> list[psutil.Process]:
-    """The engine's process and its children."""
-    if dash.engine.process is None:
-        return []
-    with contextlib.suppress(psutil.Error):
-        leader = psutil.Process(dash.engine.process.pid)
-        return [leader, *leader.children(recursive=True)]
-    return []
-
-
-def fake_llama_server(folder: Path, body: str, usage: str = "--models-preset FILE --log-jsonl --log-colors") -> str:
-    """A program that takes the place of llama-server, in Python."""
-    path = folder / "fake-llama-server"
-    path.write_text(f"#!{sys.executable}\nimport sys, time, signal\n"
-                    "if '--version' in sys.argv: sys.exit('version: 1 (fake)')\n"
-                    f"if '--help' in sys.argv: sys.exit({usage!r})\n" + textwrap.dedent(body))
-    path.chmod(0o755)
-    return str(path)
-
-
-def fake_router(folder: Path, **answers: Any) -> str:
-    """A program that answers as a router, with anything: `models`, `events`, `metrics`, `chat`.
-
-    It lists its models `slow` seconds after it was asked.
-    """
-    (folder / "answers.json").write_text(json.dumps(answers))
-    return fake_llama_server(folder, f"""
-        import json
-        from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-        answers = json.load(open({str(folder / "answers.json")!r}))
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self):
-                self.rfile.read(int(self.headers.get("Content-Length") or 0))
-                self.send_response(200)
-                self.end_headers()
-                path = self.path.split("?")[0]
-                if path == "/models":
-                    time.sleep(answers.get("slow", 0))
-                stream = {{"/models/sse": "events", "/v1/chat/completions": "chat"}}.get(path)
-                for event in answers.get(stream, []):
-                    self.wfile.write(b"data: " + json.dumps(event).encode() + b"\\n\\n")
-                    self.wfile.flush()
-                if path == "/models/sse":
-                    time.sleep(1000)
-                if path == "/metrics":
-                    self.wfile.write(answers.get("metrics", "").encode())
-                elif not stream:
-                    self.wfile.write(json.dumps({{"role": "router", "data": answers.get("models", [])}}).encode())
-            do_POST = do_GET
-            def log_message(self, *_):
-                pass
-        port = int(sys.argv[sys.argv.index("--port") + 1])
-        ThreadingHTTPServer(("127.0.0.1", port), Handler).serve_forever()
-    """)
-
-
-LOADED = {"id": "a", "status": {"value": "loaded"}}
-
-
-def status_event(status: Any, **data: Any) -> Json:
-    """An event of /models/sse about model b."""
-    return {"model": "b", "event": "status_change", "data": {"status": status, **data}}
-
-
-@pytest.mark.parametrize("odd", [
-    {"events": [status_event("loading", progress={"stages": stages, "current": current, "value": value})]}
-    for stages, current, value in ((5, "a", 0.5), ("abc", 5, 0.5), ([["a"]], ["a"], 0.5), (["a"], "a", 10**400),
-                                   (["a"], {"a": 1}, -1), (["a"], "a" * 5000, True), (None, None, "x"))
-] + [
-    {"events": [status_event(["loading"]), status_event("loading"), status_event("unloaded", exit_code={"a": 1})]},
-    {"events": [status_event("loaded", info={"meta": {"n_ctx": "<b>", "size": 10**400, "n_ctx_train": float("inf")}})]},
-    {"events": [{"model": name, "event": "status_change", "data": {"status": "loading"}}
-                for name in (5, {"a": 1}, ["b"], None, "", "x" * 5000, "\ud800")]},
-    {"events": [5, [], {"event": ["x"]}, {"event": "models_reload"}],
-     "models": [{"id": "a", "status": {"value": "sleeping"}}]},  # the list is asked for again after every event
-    {"models": [1, None, {"id": 5, "status": {"value": "loaded"}}, {"id": ["x"]}, {"id": "b", "status": 5}, LOADED,
-                {"id": "b", "status": {"value": ["loaded"]}}, {"id": "b", "status": {"value": {"a": 1}}}]},
-    {"metrics": "llamacpp:requests_processing 1e999\nllamacpp:requests_deferred nan\nllamacpp:x e\n"},
-    {"metrics": f"llamacpp:requests_processing {'9' * 400}\nllamacpp:requests_deferred 1e99\n"},
-], ids=lambda odd: f"{json.dumps(odd):.60}")
-@run_async
-async def test_odd_answers_of_the_engine_end_nothing(tmp_path: Path, odd: Json) -> None:
-    """Whatever the engine says of its models, it is followed on, told about and measured."""
-    odd = {"models": [LOADED], **odd, "events": [*odd.get("events", []), {**status_event("sleeping"), "model": "a"}]}
-    async with running(EngineDash(tmp_path, fake_router(tmp_path, **odd))) as dash:
-        await eventually(lambda: "sleeping" in dash.statuses("a"), dash.log())
-        dash.engine.states.state("a").status = "loaded"
-        counters = await dash.engine.counters()
-        assert (counters["active_models"], counters["requests_processing"]) in ((1, 0), (2, 0))
-        assert not dash.news.told and len(dash.engine.states.all) <= 2
-        for name in "ab":
-            runtime = dash.engine.runtime(name)
-            assert len(json.dumps(runtime)) < 500 and all(llamadash.is_amount(runtime["runtime"].get(key, 0))
-                                                          for key in ("n_ctx", "n_ctx_train", "size"))
-
-
-@run_async
-async def test_a_slow_list_holds_up_no_event(tmp_path: Path) -> None:
-    """A load is told while the engine takes its time over the list, and an older list undoes nothing."""
-    models = [{"id": name, "status": {"value": "unloaded"}} for name in "ab"]
-    router = fake_router(tmp_path, models=models, events=[status_event("loading")], slow=0.5)
-    async with running(EngineDash(tmp_path, router)) as dash:
-        dash.engine.states.state("a").status = "loaded"
-        await eventually(lambda: dash.statuses("b") == ["loading"])
-        assert dash.engine.runtime("a")["status"] == "loaded", "the list has not come"
-        await dash.is_status("a", "unloaded")
-        assert dash.engine.runtime("b")["status"] == "loading"
-
-
-@run_async
-async def test_a_failure_over_an_answer_is_not_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Following the engine and telling about it begin again after a failure that nobody foresaw."""
-    monkeypatch.setattr(llamadash, "PUZZLED_PAUSE", 0.01)
-    on_event, failed = llamadash.ModelStates.on_event, []
-
-    def fail_once(states: Any, event: Json) -> Any:
-        if not failed:
-            failed.append(event)
-            raise ZeroDivisionError
-        return on_event(states, event)
-
-    monkeypatch.setattr(llamadash.ModelStates, "on_event", fail_once)
-    router = fake_router(tmp_path, models=[LOADED], events=[{**status_event("sleeping"), "model": "a"}])
-    async with running(EngineDash(tmp_path, router)) as dash:
-        await dash.is_status("a", "sleeping")
-        dash.engine.states.finished.append({"timestamp": 2**70})
-        dash.engine.touch()
-        await eventually(lambda: len(dash.news.told) == 2)
-        dash.engine.states.mark(dash.engine.states.state("b"))
-        await eventually(lambda: dash.statuses("b"))
+    """The processes of the models in memory, with their children."""
+    found: list[psutil.Process] = []
+    for instance in dash.pool.instances.values():
+        with contextlib.suppress(psutil.Error):
+            if instance.process is not None:
+                leader = psutil.Process(instance.process.pid)
+                found += [leader, *leader.children(recursive=True)]
+    return found
 
 
 @run_async
 async def test_a_model_is_loaded_answers_and_leaves(tmp_path: Path, smollm2: Path, engine_program: str | None) -> None:
-    """Start, load with progress, chat with an answer and its timings, counters, unload: all of it is broadcast."""
+    """Load, chat with an answer and its timings, counters, unload: all of it is broadcast, with its reason."""
     dash = EngineDash(tmp_path, engine_program, "", defaults={"ctx-size": 1024})
     dash.add("a", smollm2)
     async with running(dash):
-        snapshot = dash.engine.snapshot()
-        assert snapshot["status"] == "running" and snapshot["version"]
-        assert snapshot["kind"] == ("llama-server" if engine_program else "embedded")
-        assert snapshot["base_url"] == f"{snapshot['url']}/v1" and snapshot["pid"] and not snapshot["api_key_required"]
-        await dash.engine.counters()
-        await dash.engine.load("a")
-        assert dash.engine.runtime("a")["status"] in ("loading", "loaded")
+        snapshot = dash.gateway.snapshot()
+        assert snapshot["status"] == "running" and snapshot["build"]["version"], snapshot
+        assert snapshot["build"]["kind"] == ("llama-server" if engine_program else "embedded")
+        assert snapshot["base_url"] == f"{snapshot['url']}/v1" and not snapshot["api_key_required"]
+        await dash.pool.load("a")
+        assert dash.state("a")["status"] in ("loading", "loaded")
         loaded = await dash.is_status("a", "loaded")
-        assert loaded["runtime"]["n_ctx"] == 1024 and loaded["runtime"]["memory"] > 90 * 2**20, loaded
+        assert loaded["runtime"]["n_ctx"] == 1024 and loaded["runtime"]["slots"] == 4
+        await eventually(lambda: (dash.state("a")["runtime"]["memory"] or 0) > 50 * 2**20, "its memory is measured")
         await eventually(lambda: dash.statuses("a") == ["loading", "loaded"])
+        await dash.happened("loading", "a", "by hand")
         chat = await dash.chat("Say hello", temperature=0)
         done = (await eventually(lambda: dash.events(chat, "chat:done"), dash.log()))[0]
         answer = "".join(data.get("content", "") for data in dash.events(chat, "chat:delta"))
         assert answer.strip() and done["generated_tokens"] == 6 and done["finish_reason"] == "length"
         assert done["prompt_tokens"] > 10 and done["generated_per_second"] > 0 and done["time_to_first_token"] > 0
-        rows = await eventually(dash.db.requests)
-        assert rows[0]["model"] == "a" and rows[0]["generated_tokens"] == 6 and rows[0]["cached_tokens"] == 0
-        assert rows[0]["prompt_tokens"] == done["prompt_tokens"] and rows[0]["duration"] > 1
-        assert ("requests:finished", {"request": rows[0]}) in dash.seen
-        counters = await dash.engine.counters()
+        [row] = await eventually(dash.db.requests)
+        assert (row["model"], row["client"], row["status"], row["stream"]) == ("a", "llamadash chat", "ok", True)
+        assert (row["generated_tokens"], row["cached_tokens"]) == (6, 0) and row["first_token"] > 0
+        assert row["prompt_tokens"] == done["prompt_tokens"] and row["duration"] > row["first_token"]
+        assert ("requests:finished", {"request": row}) in dash.seen
+        counters = dash.requests.counters()
         assert counters["active_models"] == 1 and counters["requests_processing"] == 0
-        assert counters["generated_tokens_per_second"] > 0  # also of the first answer after a load
-        assert (await dash.engine.counters())["generated_tokens_per_second"] == 0
-        await dash.engine.unload("a")
-        assert (await dash.is_status("a", "unloaded"))["reason"] == "user"
-        assert (await dash.engine.counters())["active_models"] == 0
-        assert "a: srv" in dash.log() and "engine: srv" in dash.log()
+        assert counters["generated_tokens_per_second"] > 0
+        assert dash.requests.counters()["generated_tokens_per_second"] == 0
+        await dash.pool.unload("a")
+        assert (await dash.is_status("a", "unloaded"))["reason"] == "by hand"
+        await dash.happened("unloaded", "a", "by hand")
+        assert dash.requests.counters()["active_models"] == 0
+
+
+@run_async
+async def test_progress_is_told_by_builds_that_know_it(tmp_path: Path, smollm2: Path) -> None:
+    """The new llama-server tells how far a load is; the value 1 is not ready yet, a warm-up follows."""
+    dash = EngineDash(tmp_path, llama_server(), "", defaults={"ctx-size": 1024})
+    dash.add("a", smollm2)
+    async with running(dash):
+        await dash.load("a")
+        loading = [data for data in dash.broadcasts("models:status") if data["status"] == "loading"]
+        assert all(0 <= data["progress"] <= 1 for data in loading)
+        assert {data["stage"] for data in loading} & {"text_model", "warming up"}, loading
 
 
 @run_async
@@ -3550,23 +3925,66 @@ async def test_two_chats_at_once_and_a_cancelled_one(tmp_path: Path, smollm2: Pa
         for chat in chats:
             await eventually(lambda chat=chat: dash.events(chat, "chat:done"))  # type: ignore[misc]
         assert any(data["status"] == "loading" for data in dash.broadcasts("models:status"))
+        assert any(data["stage"] == "loading" for data in dash.events(chats[0], "chat:progress"))
         long = await dash.chat("Write a very long story about the sea", max_tokens=LONG)
         await eventually(lambda: dash.events(long, "chat:delta"))
-        assert (await dash.engine.counters())["requests_processing"] == 1
-        assert dash.engine.chats.cancel("someone else", long) is False
-        assert dash.engine.chats.cancel("me", long) is True
+        assert dash.requests.counters()["requests_processing"] == dash.state("a")["runtime"]["requests"] == 1
+        assert dash.chats.cancel("someone else", long) is False
+        assert dash.chats.cancel("me", long) is True
         await eventually(lambda: dash.events(long, "chat:done"))
         assert dash.events(long, "chat:done")[0]["finish_reason"] == "cancelled"
+        await eventually(lambda: dash.db.requests()[0]["status"] == "cancelled")
 
-        async def idle() -> bool:
-            return (await dash.engine.counters())["requests_processing"] == 0
+        def idle() -> bool:
+            return dash.requests.counters()["requests_processing"] == 0
         await eventually(idle, "the slot is free")
         many = [await dash.chat("Long story", max_tokens=LONG) for _ in range(llamadash.MAX_CHATS)]
         with pytest.raises(llamadash.RateLimited):
             await dash.chat()
-        dash.engine.client_gone("me")
-        await eventually(lambda: not dash.engine.chats.all, str(many))
+        dash.chats.client_gone("me")
+        await eventually(lambda: not dash.chats.all, str(many))
         await eventually(idle, "all slots are free")
+
+
+def fake_llama_server(folder: Path, body: str) -> str:
+    """A program that takes the place of llama-server, in Python; it answers /health and /props."""
+    path = folder / "fake-llama-server"
+    path.write_text(f"#!{sys.executable}\n" + textwrap.dedent("""
+        import json, sys, time
+        from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+        if '--version' in sys.argv: sys.exit('version: 1 (fake)')
+        if '--help' in sys.argv: sys.exit('-m, --model FNAME\\n--host HOST\\n--port PORT\\n-a, --alias STRING\\n')
+        if '--list-devices' in sys.argv: sys.exit('Available devices:')
+        def answer(handler, body): ...
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self):
+                self.reply({"total_slots": 1})
+            def reply(self, *events, kind="application/json"):
+                self.send_response(200)
+                self.send_header("Content-Type", kind)
+                self.end_headers()
+                for event in events:
+                    text = json.dumps(event)
+                    self.wfile.write((f"data: {text}\\n\\n" if kind == "text/event-stream" else text).encode())
+                    self.wfile.flush()
+            def do_POST(self):
+                answer(self, json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            def log_message(self, *_): ...
+        """) + textwrap.dedent(body) + textwrap.dedent("""
+        port = int(sys.argv[sys.argv.index("--port") + 1])
+        ThreadingHTTPServer(("127.0.0.1", port), Handler).serve_forever()
+        """))
+    path.chmod(0o755)
+    return str(path)
+
+
+def fake_stream(folder: Path, *events: Json) -> str:
+    """A llama-server whose answer is a stream of `events`."""
+    (folder / "events.json").write_text(json.dumps(events))
+    return fake_llama_server(folder, f"""
+        def answer(handler, body):
+            handler.reply(*json.load(open({str(folder / "events.json")!r})), kind="text/event-stream")
+        """)
 
 
 @pytest.mark.parametrize("odd", [
@@ -3577,13 +3995,15 @@ async def test_two_chats_at_once_and_a_cancelled_one(tmp_path: Path, smollm2: Pa
 @run_async
 async def test_a_malformed_answer_is_an_error(tmp_path: Path, odd: Json) -> None:
     """A chat whose answer is not understood ends with an error, after what was understood of it."""
-    router = fake_router(tmp_path, models=[LOADED], chat=[{"choices": [{"delta": {"content": "Hi"}}]}, odd])
-    async with running(EngineDash(tmp_path, router)) as dash:
+    program = fake_stream(tmp_path, {"choices": [{"delta": {"content": "Hi"}}]}, odd)
+    async with running(EngineDash(tmp_path, program)) as dash:
         chat = await dash.chat()
-        [error] = await eventually(lambda: dash.events(chat, "chat:error"))
+        [error] = await eventually(lambda: dash.events(chat, "chat:error"), dash.log())
         assert error["code"] == "ENGINE_FAILED" and error["message"]
         assert "".join(item.get("content", "") for item in dash.events(chat, "chat:delta")) == "Hi"
-        await eventually(lambda: not dash.engine.chats.all)
+        await eventually(lambda: not dash.chats.all)
+        [row] = await eventually(dash.db.requests)
+        assert row["status"] == "failed" and row["error"]
 
 
 @run_async
@@ -3591,543 +4011,697 @@ async def test_malformed_timings_are_left_out(tmp_path: Path) -> None:
     """An answer with numbers that are none is complete all the same, and its record can be stored."""
     timings = {"predicted_n": "x", "prompt_n": 10**400, "cache_n": -1, "prompt_ms": [1], "predicted_ms": "x",
                "prompt_per_second": "1e999", "predicted_per_second": float("inf")}
-    router = fake_router(tmp_path, models=[LOADED], chat=[
-        {"timings": timings, "choices": [{"delta": {"content": "Hi \ud800"}, "finish_reason": {"x": 1}}]}])
-    async with running(EngineDash(tmp_path, router)) as dash:
-        dash.engine.program = dash.engine.program._replace(kind="remote")  # else it is not recorded
+    program = fake_stream(tmp_path, {"timings": timings, "choices": [
+        {"delta": {"content": "Hi \ud800"}, "finish_reason": {"x": 1}}]})
+    async with running(EngineDash(tmp_path, program)) as dash:
         chat = await dash.chat()
-        [done] = await eventually(lambda: dash.events(chat, "chat:done"))
+        [done] = await eventually(lambda: dash.events(chat, "chat:done"), dash.log())
         assert (done["prompt_tokens"], done["generated_tokens"], done["generated_per_second"]) == (0, 0, None)
         [request] = await eventually(lambda: dash.broadcasts("requests:finished"))
-        assert request["request"]["duration"] == 0 and not dash.events(chat, "chat:error")
+        assert request["request"]["generated_tokens"] is None and not dash.events(chat, "chat:error")
 
 
 @run_async
 async def test_a_model_is_evicted_for_another(tmp_path: Path, engine_program: str | None) -> None:
     """With room for one, a second model takes the first one's place, whether it was loaded or talked to."""
-    async with running(EngineDash(tmp_path, engine_program, models_max=1)) as dash:
+    async with running(EngineDash(tmp_path, engine_program, models_max=1, min_residency=0)) as dash:
         await dash.load("a")
         await dash.load("b")
-        assert dash.engine.runtime("a") == {**dash.engine.runtime("a"), "status": "unloaded", "reason": "evicted for b"}
+        assert (dash.state("a")["status"], dash.state("a")["reason"]) == ("unloaded", "evicted for b")
         chat = await dash.chat(model="a")
         await eventually(lambda: dash.events(chat, "chat:done"))
-        await eventually(lambda: dash.engine.runtime("b")["reason"] == "evicted for a", str(dash.engine.runtime("b")))
+        await eventually(lambda: dash.state("b")["reason"] == "evicted for a", str(dash.state("b")))
+
+
+@run_async
+async def test_memory_and_not_a_number_decides_who_fits(tmp_path: Path) -> None:
+    """A budget for two of three models: the third waits until the least recently used one has left, and says so."""
+    dash = EngineDash(tmp_path, llama_server(), "a b c", min_residency=0)
+    async with running(dash):
+        need = sum((await dash.pool.plans("a"))[0][0].need.values())
+        dash.engine_values["budget"] = {"Main memory": int(2.5 * need)}
+        dash.pool.rooms_read = -math.inf
+        await dash.load("a")
+        await dash.load("b")
+        chat = await dash.chat(model="a")
+        await eventually(lambda: dash.events(chat, "chat:done"))
+        await dash.load("c")
+        assert [dash.state(name)["status"] for name in "abc"] == ["loaded", "unloaded", "loaded"]
+        assert dash.state("b")["reason"] == "evicted for c"
+        device = next(item for item in dash.gateway.snapshot()["devices"] if item["kind"] == "cpu")
+        assert 0 < device["held"] <= device["budget"] == int(2.5 * need)
 
 
 @run_async
 async def test_a_broken_file_fails_with_the_reason(tmp_path: Path, engine_program: str | None) -> None:
     """The model's status is failed and its error says what is wrong; a chat with it says the same."""
     dash = EngineDash(tmp_path, engine_program)
-    (tmp_path / "models/broken.gguf").write_bytes((tmp_path / "models/a.gguf").read_bytes()[:200_000])
-    dash.add("broken", tmp_path / "models/broken.gguf")
+    broken = dash.models_folder / "broken.gguf"
+    broken.write_bytes((dash.models_folder / "a.gguf").read_bytes()[:200_000])
+    dash.add("broken", broken)
     async with running(dash):
-        await dash.engine.load("broken")
-        state = await dash.is_status("broken", "failed")
-        assert "corrupted or incomplete" in state["error"] and state["runtime"] == {}
+        await dash.pool.load("broken")
+        failed = await dash.is_status("broken", "failed")
         chat = await dash.chat(model="broken")
-        error = (await eventually(lambda: dash.events(chat, "chat:error")))[0]
-        assert error["code"] == "ENGINE_FAILED" and "corrupted" in error["message"]
-
-
-@run_async
-async def test_a_load_can_be_cancelled(tmp_path: Path, engine_program: str | None) -> None:
-    """Unloading while loading ends as unloaded by the user, not as failed, and it can be loaded again."""
-    async with running(EngineDash(tmp_path, engine_program)) as dash:
-        await dash.engine.load("a")
-        assert dash.engine.runtime("a")["status"] == "loading"
-        await dash.engine.unload("a")
-        state = await dash.is_status("a", "unloaded")
-        assert state["reason"] == "user" and state["error"] is None
+        [error] = await eventually(lambda: dash.events(chat, "chat:error"))
+        if engine_program != old_llama_server():  # which ends before it has written its last lines
+            assert "corrupted or incomplete" in failed["error"] and "corrupted or incomplete" in error["message"]
+        assert (await dash.happened("failed", "broken"))["reason"] == failed["error"]
         await dash.load("a")
 
 
 @run_async
-async def test_the_engine_is_back_after_a_kill_with_its_models(tmp_path: Path, engine_program: str | None) -> None:
-    """kill -9 of the engine: it runs again, the loaded model is loaded again, everyone sees it."""
-    async with running(EngineDash(tmp_path, engine_program)) as dash:
-        await dash.load("a")
-        chat = await dash.chat("Write a long story", max_tokens=LONG)
-        await eventually(lambda: dash.events(chat, "chat:delta"))
-        first = dash.engine.snapshot()["pid"]
-        os.kill(first, signal.SIGKILL)
-        await eventually(lambda: dash.engine.restarts == 1 and dash.engine.status == "running",
-                         str(dash.engine.snapshot()))
-        await dash.is_status("a", "loaded")
-        assert dash.engine.snapshot()["pid"] != first
-        assert (await eventually(lambda: dash.events(chat, "chat:error")))[0]["code"].startswith("ENGINE_")
-        assert "crashed" in [data["engine"]["status"] for data in dash.broadcasts("engine:status")]
-        assert "crashed" in [data["reason"] for data in dash.broadcasts("models:status")]
-
-
-@pytest.mark.parametrize("moment", ["running", "resync", "load"])
-@run_async
-async def test_a_second_kill_loses_no_model(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str, engine_program: str | None,
-) -> None:
-    """The engine is killed again before the models that were loaded are there: its successor loads them all."""
-    monkeypatch.setattr(llamadash, "STABLE_AFTER", 0.0)
-    async with running(EngineDash(tmp_path, engine_program)) as dash:
-        await dash.load("a", "b")
-        engine, methods = dash.engine, {"resync": "resync", "load": "request_load"}
-        first = engine.process.pid
-        if moment in methods:
-            original = getattr(engine, methods[moment])
-
-            async def killed_first(*arguments: Any) -> Any:
-                monkeypatch.setattr(engine, methods[moment], original)
-                os.kill(engine.process.pid, signal.SIGKILL)
-                return await original(*arguments)
-            monkeypatch.setattr(engine, methods[moment], killed_first)
-        os.kill(first, signal.SIGKILL)
-        if moment == "running":
-            await eventually(lambda: engine.restarts == 1 and engine.status == "running")
-            os.kill(engine.process.pid, signal.SIGKILL)
-        await eventually(lambda: engine.restarts == 2 and engine.status == "running", dash.log())
-        await dash.is_status("a", "loaded")
-        await dash.is_status("b", "loaded")
-        await eventually(lambda: not engine.restoring)
-        await engine.unload("a")
-        await dash.is_status("a", "unloaded")
-
-
-@run_async
-async def test_an_engine_that_stops_answering_is_restarted(
-    tmp_path: Path, engine_program: str | None, monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """A frozen engine is killed and started again; one that is merely slow to answer but works is not."""
-    for name, value in (("HEALTH_INTERVAL", 0.3), ("HEALTH_TIMEOUT", 0.3), ("HUNG_AFTER", 2.0), ("IDLE_CPU", 0.01)):
-        monkeypatch.setattr(llamadash, name, value)
-    async with running(EngineDash(tmp_path, engine_program)) as dash:
-        await dash.load("a")
-        first = dash.engine.snapshot()["pid"]
-        long = await dash.chat("Long story", max_tokens=LONG)
-        await eventually(lambda: dash.events(long, "chat:delta"))
-        os.kill(first, signal.SIGSTOP)  # its child goes on computing
-        await asyncio.sleep(4)
-        assert dash.engine.snapshot()["pid"] == first and psutil.pid_exists(first)
-        for child in psutil.Process(first).children():
-            child.suspend()
-        await eventually(lambda: dash.engine.snapshot()["pid"] != first and dash.engine.status == "running")
-        assert any("did not answer" in warning for warning in dash.engine.snapshot()["warnings"])
-        await dash.is_status("a", "loaded")
+async def test_a_load_can_be_cancelled(tmp_path: Path, smollm2: Path, engine_program: str | None) -> None:
+    """Unloading while loading ends as unloaded by hand, not as failed, and it can be loaded again."""
+    dash = EngineDash(tmp_path, engine_program)
+    dash.add("slow", smollm2)
+    async with running(dash):
+        await dash.pool.load("slow")
+        await dash.pool.unload("slow")
+        stopped = await dash.is_status("slow", "unloaded")
+        assert stopped["reason"] == "by hand" and stopped["error"] is None
+        await dash.load("slow")
 
 
 @run_async
 async def test_the_crash_of_one_model_is_its_own(tmp_path: Path, engine_program: str | None) -> None:
-    """A model's process that dies leaves that model failed, and the other one loaded."""
+    """A process that is killed leaves its model failed and the other loaded; a pinned one is loaded again at once."""
     async with running(EngineDash(tmp_path, engine_program)) as dash:
         await dash.load("a", "b")
-        port = dash.engine.states.state("a").port
-        child = next(item for item in psutil.Process(dash.engine.process.pid).children() if str(port) in item.cmdline())
-        child.kill()
-        state = await dash.is_status("a", "failed")
-        assert state["reason"] == "crashed" and state["error"]
-        assert dash.engine.runtime("b")["status"] == "loaded"
+        other = dash.state("b")["runtime"]["pid"]
+        os.kill(dash.state("a")["runtime"]["pid"], signal.SIGKILL)
+        failed = await dash.is_status("a", "failed")
+        assert failed["reason"] == "crashed" and "signal 9" in failed["error"]
+        assert dash.state("b")["runtime"]["pid"] == other
+        await dash.change("a", pinned=True)
+        pid = (await dash.is_status("a", "loaded"))["runtime"]["pid"]
+        os.kill(pid, signal.SIGKILL)
+        await eventually(lambda: dash.state("a")["status"] == "loaded" and dash.state("a")["runtime"]["pid"] != pid)
+        assert dash.state("b")["runtime"]["pid"] == other
+
+
+@run_async
+async def test_a_model_that_keeps_crashing_is_stopped(tmp_path: Path) -> None:
+    """Three crashes in a row of a pinned model end its restarts, and say why; by hand it is tried again."""
+    dash = EngineDash(tmp_path, fake_llama_server(tmp_path, "sys.exit('error: no such thing as luck')"), "a")
+    async with running(dash):
+        await dash.change("a", pinned=True)
+        await eventually(lambda: dash.pool.residency.units[dash.pool.unit_of["a"]].failures == 3)
+        await dash.is_status("a", "failed")
+        assert "no such thing as luck" in dash.state("a")["error"]
+        chat = await dash.chat()
+        [error] = await eventually(lambda: dash.events(chat, "chat:error"))
+        assert "repeatedly" in error["message"] and "luck" in error["message"]
+        assert len(dash.broadcasts("timeline:added")) < 20
+
+
+@run_async
+async def test_a_process_that_hangs_is_ended(tmp_path: Path, engine_program: str | None,
+                                             monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that no longer answers is killed, that is said, and what waited for it is asked once more."""
+    for name, value in (("HUNG_AFTER", 1.0), ("HEALTH_INTERVAL", 0.2)):
+        monkeypatch.setattr(llamadash, name, value)
+    monkeypatch.setattr(llamadash, "HEALTH_LIMIT", aiohttp.ClientTimeout(total=0.5))
+    async with running(EngineDash(tmp_path, engine_program)) as dash:
+        await dash.load("a")
+        pid = dash.state("a")["runtime"]["pid"]
+        os.kill(pid, signal.SIGSTOP)
+        chat = await dash.chat()
+        await dash.happened("crashed", "a", "It hung")
+        monkeypatch.setattr(llamadash, "HUNG_AFTER", 60.0)
+        await eventually(lambda: dash.events(chat, "chat:done"), dash.log())
+        assert dash.state("a")["runtime"]["pid"] != pid
+
+
+@run_async
+async def test_a_load_that_hangs_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that neither writes, reads nor computes while it loads is killed, and that is said."""
+    monkeypatch.setattr(llamadash, "LOAD_SILENCE", 1.0)
+    async with running(EngineDash(tmp_path, fake_llama_server(tmp_path, "time.sleep(1000)"), "a")) as dash:
+        await dash.pool.load("a")
+        assert "hung while it loaded" in (await dash.is_status("a", "failed"))["error"]
 
 
 @run_async
 async def test_changed_parameters_take_effect(tmp_path: Path, engine_program: str | None) -> None:
-    """A running model whose section changed leaves memory for that reason; the next load uses the new value."""
+    """A running model whose parameters changed leaves memory for that reason; the next load uses the new value."""
     async with running(EngineDash(tmp_path, engine_program)) as dash:
+        await dash.load("a", "b")
+        await dash.change("a", parameters={"ctx-size": 1024})
+        await dash.is_status("a", "unloaded")
+        await dash.happened("unloaded", "a", "configuration changed")
+        assert dash.state("b")["status"] == "loaded"
         await dash.load("a")
-        dash.set_parameters("a", ctx_size=512)
-        dash.add("c")
-        await dash.engine.apply_presets()
-        assert dash.engine.runtime("a")["reason"] == "configuration changed", dash.engine.runtime("a")
-        await dash.load("a", "c")
-        assert dash.engine.runtime("a")["runtime"]["n_ctx"] == 512
-        stamp = (tmp_path / "data/models.ini").stat()
-        await dash.engine.apply_presets()
-        assert (tmp_path / "data/models.ini").stat().st_mtime_ns == stamp.st_mtime_ns and stamp.st_mode & 0o777 == 0o600
+        assert dash.state("a")["runtime"]["n_ctx"] == 1024
 
 
 @run_async
-async def test_presets_that_the_engine_refuses_are_put_back(tmp_path: Path) -> None:
-    """The engine's own words are told, the former file stands, and what is loaded stays loaded."""
-    async with running(EngineDash(tmp_path, llama_server())) as dash:
-        await dash.load("a")
-        before = (tmp_path / "data/models.ini").read_text()
-        dash.set_parameters("b", stop_timeout=3, no_such_thing=1)
-        dash.engine.facts = type(dash.engine.facts)("", None)
-        with pytest.raises(llamadash.EngineFailed, match="no-such-thing"):
-            await dash.engine.apply_presets()
-        assert (tmp_path / "data/models.ini").read_text() == before
-        assert dash.engine.runtime("a")["status"] == "loaded"
+async def test_what_a_request_can_carry_changes_without_a_load(tmp_path: Path, smollm2: Path) -> None:
+    """Entries that differ in sampling alone share one process; each gets its own values."""
+    dash = EngineDash(tmp_path, llama_server(), "", defaults={"ctx-size": 1024})
+    dash.add("calm", smollm2, parameters={"temp": 0.0, "predict": 3})
+    dash.add("wild", smollm2, parameters={"temp": 1.5, "predict": 5})
+    async with running(dash):
+        await dash.load("calm")
+        assert dash.state("wild")["status"] == "loaded"
+        assert dash.state("wild")["runtime"]["pid"] == dash.state("calm")["runtime"]["pid"]
+        assert dash.state("wild")["runtime"]["shared_with"] == ["calm"]
+        for name, tokens in (("calm", 3), ("wild", 5)):
+            async with dash.gateway.asked(name, "test", "/completion", {"prompt": "a", "stream": False}) as answers:
+                [answer] = [item async for item in answers]
+            assert answer["timings"]["predicted_n"] == tokens
+        before = dash.state("calm")["runtime"]["pid"]
+        await dash.change("calm", parameters={"temp": 0.5, "predict": 4})
+        assert dash.state("calm")["runtime"]["pid"] == before
 
 
 @run_async
-async def test_a_load_that_waits_for_an_engine_that_stops_ends(tmp_path: Path) -> None:
-    """The model is on its way out, and to be loaded again, when the engine is stopped: then it is just unloaded."""
-    async with running(EngineDash(tmp_path, llama_server())) as dash:
-        await dash.load("a")
-        long = await dash.chat("Long story", max_tokens=LONG)
-        await eventually(lambda: dash.events(long, "chat:delta"))
-        await dash.engine.unload("a")
-        await dash.engine.load("a")
-        await dash.engine.stop()
-        state = dash.engine.runtime("a")
-        assert (state["status"], state["error"]) == ("unloaded", None) and not dash.failures
-        with pytest.raises(llamadash.EngineUnavailable):
-            await dash.engine.load("a")
-
-
-@run_async
-async def test_a_model_in_place_of_a_deleted_one_begins_anew(tmp_path: Path) -> None:
-    """Its id is the same, and the failure of the former one is not its own."""
-    async with running(EngineDash(tmp_path, llama_server())) as dash:
-        dash.set_parameters("a", device="none-such")
-        with contextlib.suppress(llamadash.EngineFailed):
-            await dash.engine.apply_presets()
-            await dash.engine.load("a")
-        await eventually(lambda: dash.engine.runtime("a")["status"] == "failed", dash.log())
-        await dash.request("models:delete", id="a")
-        assert dash.engine.runtime("a")["status"] == "unloaded" and dash.engine.runtime("a")["error"] is None
-
-
-@pytest.mark.parametrize("reset", [False, True])
-@run_async
-async def test_a_configuration_that_the_engine_refuses_is_as_it_was(
-        dash: StubDash, monkeypatch: pytest.MonkeyPatch, reset: bool) -> None:
-    """What was saved and what was not, also when something else was saved meanwhile; everybody is told."""
-    await dash.request("config:update", revision=1, changes={"models_max": 3, "autostart": False})
-
-    async def refuse() -> None:
-        dash.db.save_config(3, {"engine_port": 8099})
-        raise llamadash.EngineFailed("no")
-    monkeypatch.setattr(dash.engine, "apply_presets", refuse)
-    dash.seen.clear()
-    with pytest.raises(llamadash.EngineFailed):
-        await (dash.request("config:reset", revision=2) if reset
-               else dash.request("config:update", revision=2, changes={"models_max": 5, "sleep_idle_seconds": 60}))
-    assert dash.db.config() == {"models_max": 3, "autostart": False, "engine_port": 8099, "revision": 5}
-    told = dash.broadcasts("config:updated")
-    assert [told[0]["config"][key] for key in ("models_max", "engine_port", "revision")] == [3, 8099, 5]
-
-
-@run_async
-async def test_an_engine_that_is_gone_does_not_undo_what_was_saved(
-        tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Its next start reads the presets anyway; no model is taken for one that leaves memory."""
-    async with running(EngineDash(tmp_path, llama_server())) as dash:
-        await dash.load("a")
-
-        async def unreachable(**_: Any) -> list[Json]:
-            raise llamadash.EngineUnavailable("gone")
-        assert dash.engine.client
-        dash.engine.client.models = unreachable  # type: ignore[method-assign]
-        dash.set_parameters("a", ctx_size=768)
-        await dash.engine.apply_presets()
-        assert "ctx-size = 768" in (tmp_path / "data/models.ini").read_text()
-        assert "did not read its presets" in caplog.text and dash.engine.states.state("a").leaving is None
-
-
-@run_async
-async def test_everybody_sees_the_presets_that_the_engine_refuses(
-        dash: StubDash, monkeypatch: pytest.MonkeyPatch) -> None:
-    """They are in the database then, and the other clients must know."""
-    write_tiny_model(dash.models_folder / "tiny.gguf")
-    await dash.library.scan()
-
-    async def refuse() -> None:
-        raise llamadash.EngineFailed("no")
-    monkeypatch.setattr(dash.engine, "offer_presets", refuse)
-    with pytest.raises(llamadash.EngineFailed):
-        await dash.request("presets:import", ini="[tiny]\nctx-size = 2048\n")
-    assert dash.broadcasts("models:updated")[0]["model"]["parameters"] == {"ctx-size": 2048}
-
-
-@run_async
-async def test_a_taken_port_is_avoided_and_said(tmp_path: Path, engine_program: str | None) -> None:
-    """Somebody else's port: the engine takes a free one, the warning says so."""
+async def test_a_taken_port_is_avoided_and_said(tmp_path: Path) -> None:
+    """Somebody else's port: the API takes a free one, the warning says so."""
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
-        async with running(EngineDash(tmp_path, engine_program, engine_port=port)) as dash:
-            snapshot = dash.engine.snapshot()
-            assert snapshot["status"] == "running" and not snapshot["url"].endswith(f":{port}")
-            assert any(str(port) in warning for warning in snapshot["warnings"])
+        async with running(EngineDash(tmp_path, llama_server(), api_port=port)) as dash:
+            snapshot = dash.gateway.snapshot()
+            assert str(port) not in snapshot["base_url"] and any(str(port) in item for item in snapshot["warnings"])
 
 
 @run_async
-async def test_models_are_loaded_at_start_and_after_a_restart(tmp_path: Path, engine_program: str | None) -> None:
-    """load-on-startup works with any number of models at once, unlimited included; a restart keeps what is loaded."""
-    dash = EngineDash(tmp_path, engine_program, models_max=0)
-    dash.set_parameters("a", load_on_startup=True)
+async def test_pinned_models_are_loaded_at_start_and_others_after_a_restart(tmp_path: Path) -> None:
+    """What is pinned is in memory from the start; a restart brings back what was loaded, too."""
+    dash = EngineDash(tmp_path, llama_server())
+    row = dash.db.get_model("a")
+    dash.db.update_model("a", row["revision"], {"pinned": True})
     async with running(dash):
         await dash.is_status("a", "loaded")
+        await dash.happened("loading", "a", "pinned")
         await dash.load("b")
-        await dash.engine.restart()
-        for name in "ab":
-            await dash.is_status(name, "loaded")
-        await dash.engine.stop()
-        assert dash.engine.runtime("a")["reason"] == "engine stopped" and dash.engine.status == "stopped"
+        await dash.request("engine:restart")
+        await dash.is_status("a", "loaded")
+        await dash.is_status("b", "loaded")
 
 
 @run_async
-async def test_an_idle_model_sleeps_and_is_not_woken_by_monitoring(tmp_path: Path, engine_program: str | None) -> None:
-    """After the idle time it sleeps; counters leave it asleep; a chat wakes it."""
-    async with running(EngineDash(tmp_path, engine_program, sleep_idle_seconds=1)) as dash:
+async def test_an_idle_model_leaves_memory(tmp_path: Path, engine_program: str | None) -> None:
+    """After its idle time its process ends; a chat loads it again; what is next is told before."""
+    async with running(EngineDash(tmp_path, engine_program, idle_seconds=3600)) as dash:
+        await dash.load("a", "b")
+        upcoming = dash.state("a")["next"]
+        assert upcoming["what"] == "unloads" and 3_500_000 < upcoming["at"] - llamadash.now_ms() <= 3_600_000
+        pid = dash.state("a")["runtime"]["pid"]
+        await dash.change("a", idle=1)
+        assert (await dash.is_status("a", "unloaded"))["reason"] == "idle"
+        assert not psutil.pid_exists(pid) and dash.state("b")["status"] == "loaded"
+        await dash.change("a", idle=None)
+        chat = await dash.chat()
+        await eventually(lambda: dash.events(chat, "chat:done"))
+
+
+@run_async
+async def test_a_deleted_model_leaves_memory(tmp_path: Path) -> None:
+    """Its process ends, and one of the same name begins anew."""
+    async with running(EngineDash(tmp_path, llama_server())) as dash:
         await dash.load("a")
-        assert (await dash.is_status("a", "sleeping"))["reason"] == "idle"
-        assert (await dash.engine.counters())["active_models"] == 0
-        assert dash.engine.runtime("a")["status"] == "sleeping"
+        pid = dash.state("a")["runtime"]["pid"]
+        await dash.request("models:delete", id="a")
+        await eventually(lambda: not psutil.pid_exists(pid))
+        dash.add("a")
+        assert (await dash.is_status("a", "unloaded"))["error"] is None
+        await dash.load("a")
+
+
+@run_async
+async def test_a_file_that_is_gone_does_not_unload(tmp_path: Path) -> None:
+    """A model whose file vanished while it is in memory goes on; it cannot be loaded again."""
+    async with running(EngineDash(tmp_path, llama_server(), "a")) as dash:
+        await dash.load("a")
+        (dash.models_folder / "a.gguf").unlink()
+        await dash.library.scan()
+        assert dash.state("a")["status"] == "loaded"
         chat = await dash.chat()
-        await eventually(lambda: dash.events(chat, "chat:done"))
+        await eventually(lambda: dash.events(chat, "chat:done"), dash.log())
+        await dash.pool.unload("a")
+        await dash.is_status("a", "missing")
+        assert (await dash.refused("models:load", id="a")).code == "NOT_FOUND"
 
 
+@pytest.mark.parametrize(("devices", "sizes", "placed"), [
+    ([24, 24], {"a": 10, "b": 10}, {"a": "CUDA0", "b": "CUDA1"}),  # the emptier one
+    ([24, 8], {"a": 14, "b": 5}, {"a": "CUDA0", "b": "CUDA1"}),
+    ([8, 24], {"a": 10}, {"a": "CUDA1"}),
+    ([12, 12], {"a": 20}, {"a": ""}),  # over both: split as the engine does
+])
 @run_async
-async def test_a_running_engine_is_attached_to(tmp_path: Path) -> None:
-    """A URL: its models are followed and loaded, nothing is spawned, and it runs on afterwards."""
-    async with running(EngineDash(tmp_path / "one", llama_server(), "a other")) as host:
-        async with running(EngineDash(tmp_path / "two", host.engine.url, "a")) as dash:
-            snapshot = dash.engine.snapshot()
-            assert snapshot["status"] == "running" and snapshot["kind"] == "remote" and snapshot["pid"] is None
-            assert any("other" in warning for warning in snapshot["warnings"]), snapshot
-            await dash.load("a")
-            chat = await dash.chat()
-            await eventually(lambda: dash.events(chat, "chat:done"))
-            assert (await eventually(dash.db.requests))[0]["generated_tokens"] > 0
-        assert host.engine.status == "running" and host.engine.runtime("a")["status"] == "loaded"
-
-
-class SilentRemote:
-    """A router at a URL that can fall silent as no real one can be made to, and a proxy that ends what is silent."""
-
-    def __init__(self, *, silence: float | None = None, cut: bool = True) -> None:
-        self.silence, self.cut = silence, cut  # after `silence` s a stream of events is cut, or hears nothing more
-        self.asleep = asyncio.Event()
-        self.statuses = {"a": "unloaded"}
-        self.streams: list[asyncio.Queue[Json]] = []
-        self.opened = 0
-
-    async def __aenter__(self) -> str:
-        app = web.Application()
-        app.router.add_get("/models/sse", self.events)
-        app.router.add_post("/v1/chat/completions", self.chat)
-        app.router.add_get("/{any:.*}", self.answer)
-        self.runner = web.AppRunner(app, shutdown_timeout=0.1)
-        await self.runner.setup()
-        await web.TCPSite(self.runner, "127.0.0.1", 0).start()
-        return f"http://127.0.0.1:{self.runner.addresses[0][1]}"
-
-    async def __aexit__(self, *_: object) -> None:
-        await self.runner.cleanup()
-
-    async def answer(self, _request: web.Request) -> web.Response:
-        """All that a router is asked, while it is awake."""
-        if self.asleep.is_set():
-            await asyncio.sleep(60)
-        data = [{"id": name, "status": {"value": status}} for name, status in self.statuses.items()]
-        return web.json_response({"role": "router", "data": data})
-
-    async def events(self, request: web.Request) -> web.StreamResponse:
-        """One stream of events."""
-        self.opened += 1
-        response = web.StreamResponse()
-        await response.prepare(request)
-        queue: asyncio.Queue[Json] = asyncio.Queue()
-        self.streams.append(queue)
-        while True:
-            try:
-                event = await asyncio.wait_for(queue.get(), self.silence)
-            except asyncio.TimeoutError:
-                self.streams.remove(queue)
-                if self.cut:
-                    return response
-                await asyncio.sleep(60)
-            await response.write(b"data: %b\n\n" % json.dumps(event).encode())
-
-    async def chat(self, request: web.Request) -> web.StreamResponse:
-        """A chat that begins, or does not even begin, and falls silent together with all the rest."""
-        self.asleep.set()
-        if (await request.json())["messages"][-1]["content"] == "first token":
-            response = web.StreamResponse()
-            await response.prepare(request)
-            await response.write(b'data: {"choices": [{"delta": {"content": "x"}}]}\n\n')
-        await asyncio.sleep(60)
-        raise AssertionError("nobody waits so long")
-
-    def become(self, name: str, status: str) -> None:
-        """Change a model's status, and tell those that listen."""
-        self.statuses[name] = status
-        for stream in self.streams:
-            stream.put_nowait({"model": name, "event": "status_change", "data": {"status": status}})
-
-
-@pytest.mark.parametrize("after", ["no token", "first token"])
-@run_async
-async def test_a_chat_ends_when_the_machine_of_its_engine_does(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: str,
+async def test_a_model_goes_to_one_gpu_where_it_fits(
+    tmp_path: Path, devices: list[int], sizes: dict[str, int], placed: dict[str, str],
 ) -> None:
-    """An engine at a URL that falls silent in the middle of an answer leaves nobody waiting for the rest."""
-    monkeypatch.setattr(llamadash, "HEALTH_INTERVAL", 0.2)
-    monkeypatch.setattr(llamadash, "HEALTH_TIMEOUT", 0.2)
-    async with SilentRemote() as url, running(EngineDash(tmp_path, url, "a")) as dash:
-        chat = await dash.chat(after)
-        assert (await eventually(lambda: dash.events(chat, "chat:error")))[0]["code"] == "ENGINE_UNAVAILABLE"
-        assert not dash.engine.chats.all
+    """On several GPUs each model is told its own, the one where it fits and pushes out least."""
+    log = tmp_path / "started"
+    listed = " ".join(f"'  CUDA{at}: NVIDIA RTX ({size * 1024} MiB, {size * 1024} MiB free)'"
+                      for at, size in enumerate(devices))
+    program = shell_script(tmp_path / "llama-server", f"""
+        case "$*" in *--list-devices*) printf '%s\\n' 'Available devices:' {listed}; exit;; esac
+        echo "$*" >> {log}
+        exec {llama_server()} $(echo "$*" | sed 's/--device [A-Z0-9,]*//')""")
+    dash = EngineDash(tmp_path, program, "", defaults={"ctx-size": 512, "threads": 1})
+    for name, size in sizes.items():
+        path = write_tiny_model(dash.models_folder / f"{name}.gguf")
+        dash.add(name, path, file_size=size * 2**30, block_count=32, parameters={"n-gpu-layers": 9999})
+    async with running(dash):
+        for name in sizes:
+            await dash.load(name)
+        for name, device in placed.items():
+            assert ",".join(dash.state(name)["runtime"]["placement"]) == device
+            started = next(line for line in log.read_text().splitlines() if f"--alias {name} " in line)
+            assert (f"--device {device} " in f"{started} ") == bool(device), started
 
 
-@pytest.mark.parametrize("cut", [True, False])
-@run_async
-async def test_a_remote_engine_is_followed_over_many_streams(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cut: bool,
-) -> None:
-    """A proxy that ends silent connections, with a word or without, is no crash, and no change is missed."""
-    monkeypatch.setattr(llamadash, "EVENTS_SILENCE", 0.6)
-    remote = SilentRemote(silence=0.3, cut=cut)
-    async with remote as url, running(EngineDash(tmp_path, url, "a")) as dash:
-        for status in ("loaded", "unloaded", "loaded"):
-            opened = remote.opened
-            await eventually(lambda: remote.opened > opened + 1)  # noqa: B023
-            remote.become("a", status)
-            await dash.is_status("a", status)
-        assert dash.engine.restarts == 0
-        assert {data["engine"]["status"] for data in dash.broadcasts("engine:status")} <= {"starting", "running"}
-
-
-@run_async
-async def test_a_remote_engine_is_waited_for_however_long_it_takes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """A machine that is off for days is tried again and again."""
-    tries = 0
-
-    async def recover(engine: llamadash.Engine, delay: float) -> None:
-        nonlocal tries
-        tries += 1
-        assert 0 < delay <= llamadash.RETRY_LIMIT
-        await asyncio.sleep(0)
-    monkeypatch.setattr(llamadash.Engine, "recover", recover)
-    async with running(EngineDash(tmp_path, f"http://127.0.0.1:{unused_port()}", "a"), ready=False) as dash:
-        await eventually(lambda: tries > 1100)
-        assert dash.engine.supervisor and not dash.engine.supervisor.done()
-
-
-@run_async
-async def test_an_engine_for_the_network_asks_for_a_key(tmp_path: Path, engine_program: str | None) -> None:
-    """On another host than loopback a key is made, kept privately, given through the environment, and needed."""
-    async with running(EngineDash(tmp_path, engine_program, engine_host="0.0.0.0")) as dash:
-        assert dash.engine.snapshot()["api_key_required"] and dash.engine.status == "running"
-        key = (tmp_path / "data/engine-key").read_text().strip()
-        assert len(key) >= 32 and (tmp_path / "data/engine-key").stat().st_mode & 0o777 == 0o600
-        stranger = llamadash.EngineClient(dash.engine.url, None)
-        with pytest.raises(llamadash.EngineFailed, match="API key"):
-            await stranger.json("/props")
-        await stranger.close()
-        chat = await dash.chat()
-        await eventually(lambda: dash.events(chat, "chat:done"))
-        processes = engine_processes(dash)
-        assert len(processes) == 2 and not any(key in part for item in processes for part in item.cmdline())
-        assert key not in dash.log() and key not in json.dumps(dash.seen)
-
+# -- Benchmarks -------------------------------------------------------------------------------------
 
 @run_async
 async def test_a_model_is_benchmarked(tmp_path: Path, smollm2: Path, engine_program: str | None) -> None:
-    """Both speeds with their deviation, for exactly the tokens that were asked for."""
+    """Both speeds with their deviation, for exactly the tokens that were asked for, after a warm-up."""
     dash = EngineDash(tmp_path, engine_program, "", defaults={"ctx-size": 1024})
     dash.add("a", smollm2)
     async with running(dash):
-        result = await llamadash.run_benchmark(dash, "a", 64, 16, 2)
+        result = (await dash.request("models:benchmark", id="a", promptTokens=64, generateTokens=16,
+                                     repetitions=2))["benchmark"]
         assert (result["prompt_tokens"], result["generate_tokens"], result["repetitions"]) == (64, 16, 2)
-        assert result["prompt_per_second"] > 0 and result["generated_per_second"] > 0 and result["id"]
-        assert [data["done"] for data in dash.broadcasts("models:benchmark")] == [0, 1, 2]
-        assert (await llamadash.run_benchmark(dash, "a", 64, 1, 1))["generated_per_second"] is None  # takes no time
-        with pytest.raises(llamadash.EngineFailed):
-            await llamadash.run_benchmark(dash, "a", 4000, 16, 1)
+        assert result["prompt_per_second"] > 0 and result["generated_per_second"] > 0
+        assert result["prompt_deviation"] >= 0 and result["generated_deviation"] >= 0
+        assert [data["done"] for data in dash.broadcasts("models:benchmark")] == [0, 0, 1, 2]
+        assert dash.db.benchmarks("a")[0]["id"] == result["id"]
+        rows = await eventually(lambda: (found := dash.db.requests()) and len(found) == 3 and found)
+        assert {row["client"] for row in rows} == {"llamadash benchmark"}
 
 
 @run_async
 async def test_one_benchmark_of_a_model_at_a_time(tmp_path: Path) -> None:
     """Two would slow each other down; how far one is can be asked for, and a file that is gone is not the engine's."""
     asked = {"id": "a", "promptTokens": 64, "generateTokens": 256, "repetitions": 2}
-    dash = EngineDash(tmp_path, llama_server(), "")
-    for name in "ab":
-        dash.add(name, vocabulary_size=286)
-    async with running(dash):
+    async with running(EngineDash(tmp_path, llama_server(), "a")) as dash:
         first = asyncio.ensure_future(dash.request("models:benchmark", **asked))
         await eventually(lambda: dash.broadcasts("models:benchmark"))
-        with pytest.raises(llamadash.Conflict):
-            await dash.request("models:benchmark", **asked)
-        told = (await dash.request("models:get", id="a"))["benchmarking"]
-        assert told["id"] == "a" and told["done"] < told["total"] == 2
-        benchmark = (await first)["benchmark"]
-        answer = await dash.request("models:get", id="a")
-        assert (answer["benchmarking"], [item["id"] for item in answer["benchmarks"]]) == (None, [benchmark["id"]])
-        row = dash.db.get_model("b")
-        dash.db.apply_scan([], [{**row, "missing": True}], [])
-        with pytest.raises(llamadash.NotFound, match="is gone"):
-            await dash.request("models:benchmark", **{**asked, "id": "b"})
-
-
-@run_async
-async def test_requests_wait_for_the_first_scan_and_the_engine(tmp_path: Path) -> None:
-    """The engine starts once the models are known, and is said to be starting before, unless it is stopped then."""
-    dash, found = EngineDash(tmp_path, llama_server()), asyncio.Event()
-    dash.library.scan = found.wait
-    await dash.engine.open()
-    try:
-        first = asyncio.ensure_future(dash.first_scan())
-        await eventually(lambda: dash.engine.status == "starting")
-        await dash.engine.stop()
-        found.set()
+        assert (await dash.request("models:get", id="a"))["benchmarking"]["total"] == 2
+        assert (await dash.refused("models:benchmark", **asked)).code == "CONFLICT"
         await first
-        assert dash.engine.status == "stopped"
-        found.clear()
-        again = asyncio.ensure_future(dash.first_scan())
-        load = asyncio.ensure_future(dash.request("models:load", id="a"))
-        await asyncio.sleep(0.1)
-        assert not load.done() and dash.engine.status == "starting"
-        found.set()
-        await asyncio.gather(again, load)
-        await eventually(lambda: dash.model("a")["status"] == "loaded")
-    finally:
-        await dash.engine.close()
-        dash.db.close()
+        assert (await dash.request("models:get", id="a"))["benchmarking"] is None
+        dash.db.apply_scan([], [], ["a"])
+        assert (await dash.refused("models:benchmark", **asked)).code == "NOT_FOUND"
 
 
-@run_async
-async def test_an_engine_with_several_keys_is_asked_with_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """llama-server takes a list; each of its keys is good."""
-    monkeypatch.setenv("LLAMADASH_ENGINE_API_KEY", "first,second")
-    async with running(EngineDash(tmp_path, llama_server())) as dash:
-        assert dash.engine.status == "running"
+# -- Residency --------------------------------------------------------------------------------------
+
+LOAD_TIME, STOP_TIME = 20.0, 5.0  # s that a process takes at most, in the world of these tests
+UNLOADED_BY = ("by hand", "idle", "configuration changed", "stopped")  # and `evicted for X`
 
 
-@run_async
-async def test_a_leftover_engine_is_ended_and_a_stranger_is_not(tmp_path: Path) -> None:
-    """The process in engine.pid is ended only if it is still the one that was started."""
-    async with running(EngineDash(tmp_path, llama_server())) as dash, \
-            running(EngineDash(tmp_path / "other", llama_server())) as stranger:
-        file = tmp_path / "data/engine.pid"
-        noted = json.loads(file.read_text())
-        (tmp_path / "wrong").write_text(json.dumps({**noted, "pid": stranger.engine.process.pid}))
-        assert llamadash.end_leftover_engine(tmp_path / "wrong") is False
-        assert stranger.engine.status == "running"
-        first = dash.engine.process.pid
-        assert llamadash.end_leftover_engine(file) is True
-        await eventually(lambda: dash.engine.status == "running" and dash.engine.process.pid != first)
+class World:
+    """All that is outside Residency, in small: processes, clients and a clock; each step checks what must always hold.
+
+    Needs and rooms are plain numbers: of one device `GPU0`, or {device: number}.
+    """
+
+    def __init__(self, needs: dict[str, Any], rooms: Any, **limits: Any) -> None:
+        self.residency = llamadash.Residency(**{"max_wait": 60.0, **limits})
+        self.now, self.numbers, self.grace = 1000.0, 0, 10.0
+        self.plans = {name: self.as_plans(need) for name, need in needs.items()}
+        self.rooms: dict[str, int] = rooms if isinstance(rooms, dict) else {"GPU0": rooms}
+        self.processes: dict[str, str] = {}  # unit: loading | loaded | stopping
+        self.held: dict[str, Mapping[str, int]] = {}
+        self.since: dict[str, float] = {}  # when a process came into its state
+        self.unloaded_at: dict[str, float] = {}  # by hand
+        self.used_at: dict[str, float] = {}
+        self.state: dict[int, str] = {}  # of each request: waiting | admitted | refused | cancelled | done
+        self.tickets: dict[int, llamadash.Ticket] = {}
+        self.refusals: list[llamadash.Refuse] = []
+        self.events: list[llamadash.Happened] = []
+        self.loads: list[str] = []
+        self.do(self.residency.set_rooms(self.rooms, self.now))
+        for name in needs:
+            self.define(name)
+
+    @staticmethod
+    def as_plans(need: Any) -> list[list[llamadash.Plan]]:
+        """A list of groups of plans, as it is, or one plan of a number or {device: number}."""
+        if isinstance(need, list):
+            return need
+        return [[llamadash.Plan(need if isinstance(need, dict) else {"GPU0": need})]]
+
+    # what the actions do, and may not do
+
+    def do(self, actions: list[llamadash.Action]) -> None:
+        """Carry the actions out, and see that none was wrong."""
+        for action in actions:
+            getattr(self, f"do_{type(action).__name__.lower()}")(action)
+        self.check()
+
+    def do_start(self, action: llamadash.Start) -> None:
+        unit = self.residency.units[action.unit]
+        assert action.unit not in self.processes, "started twice"
+        assert unit.plans and any(action.plan in group for group in unit.plans)
+        for device, need in unit.held.items():
+            held = sum(other.get(device, 0) for other in self.held.values())
+            assert not need or held + need <= self.rooms[device], f"too much on {device}"
+        assert not self.residency.models_max or len(self.processes) < self.residency.models_max, "too many"
+        assert action.reason
+        for other in [item for item in self.residency.units.values() if item.wanted]:
+            if action.reason == "preferred" or ("request" in action.reason and other.queued_at < unit.queued_at):
+                assert self.possible(other, [unit]) or not self.possible(other, []), "takes memory from an earlier one"
+        self.processes[action.unit], self.held[action.unit] = "loading", dict(unit.held)
+        self.since[action.unit] = self.now
+        self.loads.append(action.unit)
+
+    def do_stop(self, action: llamadash.Stop) -> None:
+        process, unit = self.processes[action.unit], self.residency.units[action.unit]
+        evicted = action.reason.startswith("evicted for ")
+        assert process != "stopping", "stopped twice"
+        assert action.reason in UNLOADED_BY or evicted
+        assert process == "loaded" or action.reason in ("by hand", "configuration changed")
+        assert not (evicted and unit.pinned), "a pinned one is evicted"
+        assert not evicted or self.now - self.since[action.unit] >= self.residency.min_residency
+        winner = next((item for item in self.residency.units.values() if action.reason == f"evicted for {item.name}"), None)
+        assert not evicted or winner is not None
+        if winner is not None and not winner.wanted:  # it comes back by itself
+            assert winner.preferred and not unit.preferred and unit.idle_for(self.now) <= 0
+            assert self.now - self.used_at[action.unit] >= llamadash.RETURN_AFTER
+        if self.answering(action.unit):
+            assert action.reason == "by hand" and self.now >= self.unloaded_at[action.unit] + self.grace, "cut off"
+        self.processes[action.unit], self.since[action.unit] = "stopping", self.now
+
+    def do_admit(self, action: llamadash.Admit) -> None:
+        ticket = action.ticket
+        assert self.state[ticket.id] == "waiting" and self.processes[ticket.unit] == "loaded"
+        assert self.now - ticket.since <= self.residency.max_wait + LOAD_TIME
+        self.state[ticket.id], self.used_at[ticket.unit] = "admitted", self.now
+
+    def possible(self, unit: llamadash.Unit, beside: list[llamadash.Unit]) -> bool:
+        """Whether a unit would fit beside these and the pinned ones, if all others were gone."""
+        stay = {item.id: item for item in self.residency.units.values() if item.resident and item.pinned}
+        planner = llamadash.Planner([*(stay | {item.id: item for item in beside}).values()], self.rooms,
+                                    self.residency.models_max, 0, self.now)
+        return any(planner.fits(plan) for group in unit.plans for plan in group)
+
+    def do_refuse(self, action: llamadash.Refuse) -> None:
+        assert self.state[action.ticket.id] == "waiting" and action.message
+        assert action.code in ("crowded", "waited", "failed", "unloaded")
+        self.state[action.ticket.id] = "refused"
+        self.refusals.append(action)
+
+    def do_happened(self, action: llamadash.Happened) -> None:
+        assert action.kind in ("waiting", "loading", "loaded", "unloaded", "failed", "crashed", "refused")
+        assert action.reason and action.name
+        self.events.append(action)
+
+    def check(self) -> None:
+        """What must hold at any time."""
+        residency = self.residency
+        queue = residency.queue()
+        assert {ticket.id for ticket, _ in queue} == {id for id, state in self.state.items() if state == "waiting"}
+        assert all(reason for _, reason in queue), queue
+        open_tickets = {id for id, state in self.state.items() if state in ("waiting", "admitted")}
+        assert residency.tickets.keys() == open_tickets
+        for unit in residency.units.values():
+            assert unit.status == self.processes.get(unit.id, "unloaded")
+            assert unit.held == self.held.get(unit.id, {})
+            assert unit.active == set(self.answering(unit.id))
+            assert unit.waits or not unit.wanted, "waits without a reason"
+            assert not (unit.open() and (unit.waiting or unit.wish)), "ready, and somebody waits"
+            if unit.status != "loading":  # which takes LOAD_TIME at most
+                waited = [self.now - ticket.since for ticket in unit.waiting.values()]
+                if unit.wish and not unit.pinned and not unit.waiting:
+                    waited.append(self.now - unit.wish[0])
+                assert max(waited, default=0.0) < residency.max_wait, "waits for too long"
+            upcoming = residency.upcoming(unit)
+            assert upcoming is None or (upcoming[0] in ("unloads", "leaves", "loads", "returns") and upcoming[2])
+        assert self.processes.keys() <= residency.units.keys()
+
+    # what happens outside
+
+    def define(self, name: str, **flags: Any) -> None:
+        unit = self.residency.units.get(name)
+        before = {key: getattr(unit, key) for key in ("pinned", "preferred", "idle", "outdated") if unit}
+        self.do(self.residency.define(llamadash.Unit(name, name, grace=self.grace, **{**before, **flags}), self.now))
+        if self.residency.units[name].wanted and not self.residency.units[name].plans:
+            assert self.residency.unplanned()
+            self.do(self.residency.load(name, "pinned", self.plans[name], self.now))
+
+    def ask(self, name: str, id: int = 0) -> int:
+        """A client asks a model; the number of its request. With `id` it asks once more."""
+        self.numbers += not id
+        id = id or self.numbers
+        self.state[id], self.tickets[id] = "waiting", llamadash.Ticket(id, name, name, f"client {id}", self.now)
+        self.do(self.residency.request(self.tickets[id], self.plans[name], self.now))
+        return id
+
+    def end(self, id: int) -> None:
+        """A request is answered, or its client leaves."""
+        if self.state[id] == "admitted":
+            self.used_at[self.tickets[id].unit] = self.now
+        self.state[id] = "done" if self.state[id] == "admitted" else "cancelled"
+        self.do(self.residency.finished(id, self.now))
+
+    def load(self, name: str) -> None:
+        self.do(self.residency.load(name, "by hand", self.plans[name], self.now))
+
+    def unload(self, name: str) -> None:
+        if self.processes.get(name) == "loaded" and not self.residency.units[name].leaving:
+            self.unloaded_at[name] = self.now
+        self.do(self.residency.unload(name, "by hand", self.now))
+
+    def ready(self, name: str) -> None:
+        """The process of a model has loaded."""
+        assert self.processes[name] == "loading"
+        self.processes[name], self.since[name] = "loaded", self.now
+        self.used_at[name] = self.now
+        self.do(self.residency.loaded(name, self.now))
+
+    def gone(self, name: str, error: str | None = None) -> None:
+        """The process of a model has ended."""
+        for id in self.answering(name):
+            self.state[id] = "done"
+        del self.processes[name], self.held[name]
+        self.do(self.residency.exited(name, error, self.now))
+
+    def after(self, seconds: float) -> None:
+        """Time passes."""
+        self.now += seconds
+        self.do(self.residency.tick(self.now))
+
+    def run(self, seconds: float, *, step: float = 1.0) -> None:
+        """Time passes, and processes do what they take time for."""
+        ends = self.now + seconds
+        while self.now < ends:
+            for name, process in list(self.processes.items()):
+                age = self.now + step - self.since[name]
+                if process == "loading" and age >= LOAD_TIME:
+                    self.ready(name)
+                elif process == "stopping" and age >= STOP_TIME:
+                    self.gone(name)
+            self.after(min(step, ends - self.now))
+
+    def up(self, *names: str, old: bool = True) -> None:
+        """Bring models into memory, by hand."""
+        for name in names:
+            self.load(name)
+            self.ready(name)
+        if old:
+            self.after(self.residency.min_residency)
+
+    # what is to be known
+
+    def answering(self, name: str) -> list[int]:
+        return [id for id, state in self.state.items() if state == "admitted" and self.tickets[id].unit == name]
+
+    def waiting(self) -> list[int]:
+        return [id for id, state in self.state.items() if state == "waiting"]
+
+    def status(self, *names: str) -> str:
+        return " ".join(self.processes.get(name, "unloaded") for name in names)
+
+    def reason(self, id: int) -> str:
+        """Why a request waits."""
+        return next(reason for ticket, reason in self.residency.queue() if ticket.id == id)
+
+    def told(self, kind: str, name: str = "") -> list[str]:
+        """The reasons of the events of a kind."""
+        return [event.reason for event in self.events if event.kind == kind and name in ("", event.unit)]
+
+    def drain(self) -> None:
+        """Nobody asks any more, and everything ends: the queue is empty then, and the preferred are back."""
+        for _ in range(int(self.residency.max_wait + LOAD_TIME) // 4 + 10):
+            for id in [id for id, state in self.state.items() if state == "admitted"]:
+                self.end(id)
+            if not self.waiting() and set(self.processes.values()) <= {"loaded"}:
+                break
+            self.run(4, step=4)
+        assert not self.waiting() and not self.residency.queue()
+        if any(unit.preferred or unit.wish for unit in self.residency.units.values()):
+            self.run(2 * (llamadash.RETURN_AFTER + LOAD_TIME + STOP_TIME), step=5)
+        residency = self.residency
+        assert all(unit.pinned for unit in residency.units.values() if unit.wish), "waits for ever"
+        for unit in residency.units.values():
+            if unit.preferred and unit.pushed_out_by and not unit.resident and not unit.blocked and not unit.wanted:
+                stay = [other for other in residency.units.values()
+                        if other.resident and (other.pinned or other.preferred)]
+                planner = llamadash.Planner(stay, self.rooms, residency.models_max, 0, self.now)
+                queue = [other for other in residency.units.values() if other.wanted]
+                assert queue or not any(planner.fits(plan) for group in unit.plans for plan in group), "does not return"
 
 
-@run_async
-async def test_a_guard_that_is_killed_has_a_successor() -> None:
-    """The engine is watched on when the guard is killed alone, and ends with llamadash nevertheless."""
-    engine = await asyncio.create_subprocess_exec("sleep", "1000", start_new_session=True)
-    guard = llamadash.Guard()
-    try:
-        await guard.watch(engine.pid)
-        first = guard.process
-        assert first is not None
-        first.kill()
-        await eventually(lambda: guard.process is not first)
-        assert engine.returncode is None and guard.process is not None and guard.process.stdin is not None
-        async with guard.starting:  # it has been told by then
-            guard.process.stdin.close()  # as when llamadash dies
-        await asyncio.wait_for(engine.wait(), DEADLINE)
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            engine.kill()
-        await engine.wait()
-        await guard.close()
+class RandomWorld(World):
+    """A world in which a number says what happens next."""
+
+    def __init__(self, seed: int) -> None:
+        chance = random.Random(seed)
+        devices = [f"GPU{index}" for index in range(chance.choice((1, 1, 2, 3)))]
+        rooms = {device: chance.choice((8, 10)) for device in devices}
+        needs = {}
+        for name in "ABCDE"[:chance.choice((2, 3, 4, 5))]:
+            size = chance.choice((2, 3, 4, 5, 7, 8))
+            one = [llamadash.Plan({device: size}, (device,)) for device in devices]
+            needs[name] = [one, [llamadash.Plan(dict.fromkeys(devices, 6), elastic=True)]]
+            if size == 8:
+                needs[name] = [[llamadash.Plan(dict.fromkeys(devices, 9), elastic=chance.random() < 0.7)]]
+        super().__init__(needs, rooms, models_max=chance.choice((0, 0, 1, 2, 3)),
+                         min_residency=chance.choice((0.0, 10.0, 10.0)))
+
+    def step(self, number: int) -> None:
+        """Let something happen."""
+        kind, number = STEPS[number % len(STEPS)], number // len(STEPS)
+        getattr(self, f"step_{kind}")(number)
+
+    def some(self, names: Any, number: int) -> Any:
+        names = list(names)
+        return names[number % len(names)] if names else None
+
+    def step_request(self, number: int) -> None:
+        name = self.some(self.plans, number)
+        if name in self.residency.units or number % 7 == 0:
+            self.ask(name)
+        else:
+            self.define(name)
+
+    def step_end(self, number: int) -> None:
+        if id := self.some([id for id, state in self.state.items() if state == "admitted"], number):
+            self.end(id)
+
+    def step_cancel(self, number: int) -> None:
+        if id := self.some(self.waiting(), number):
+            self.end(id)
+
+    def step_ready(self, number: int) -> None:
+        if name := self.some([name for name, process in self.processes.items() if process == "loading"], number):
+            self.ready(name)
+
+    def step_exit(self, number: int) -> None:
+        if name := self.some([name for name, process in self.processes.items() if process == "stopping"], number):
+            self.gone(name, self.some((None, None, "killed"), number))
+
+    def step_crash(self, number: int) -> None:
+        if name := self.some(self.processes, number):
+            answering = self.answering(name)
+            self.gone(name, self.some(("out of memory", "a bug", "a bug", None), number // 5))
+            if answering and number % 2 and name in self.residency.units:
+                self.ask(name, answering[0])
+
+    def step_time(self, number: int) -> None:
+        step = self.some((0.5, 2, 4, 5, 10, 11), number)
+        self.run(step, step=step)
+
+    def step_long(self, number: int) -> None:
+        self.run(self.some((40, 61, 70, 320), number), step=5)
+
+    def step_memory(self, number: int) -> None:
+        self.rooms = {device: self.some((8, 10, 10, 6, 0), number + index) for index, device in enumerate(self.rooms)}
+        self.do(self.residency.set_rooms(self.rooms, self.now))
+
+    def step_measure(self, number: int) -> None:
+        name = self.some(self.plans, number)
+        taken = dict.fromkeys(self.rooms, number % 5)
+        if self.processes.get(name) == "loaded":
+            self.held[name] = taken
+        self.do(self.residency.measured(name, taken, self.now))
+
+    def step_limits(self, number: int) -> None:
+        self.do(self.residency.set_limits(self.some((0, 1, 2, 3), number), self.some((0.0, 10.0), number // 4), 60.0,
+                                          self.now))
+
+    def step_flags(self, number: int) -> None:
+        name = self.some(self.plans, number)
+        flag = self.some(("pinned", "preferred", "preferred", "idle", "outdated"), number // 8)
+        value = number // 64 % 3 == 0
+        self.define(name, **{flag: 30.0 * value if flag == "idle" else value})
+
+    def step_load(self, number: int) -> None:
+        if name := self.some(self.residency.units, number):
+            self.load(name)
+
+    def step_unload(self, number: int) -> None:
+        if name := self.some(self.residency.units, number):
+            self.unload(name)
+
+    def step_forget(self, number: int) -> None:
+        self.do(self.residency.forget(self.some(self.plans, number), self.now))
+
+
+STEPS = [kind for kind, weight in {
+    "request": 12, "end": 8, "cancel": 2, "ready": 6, "exit": 6, "crash": 2, "time": 8, "long": 1, "memory": 1,
+    "measure": 1, "limits": 1, "flags": 3, "load": 1, "unload": 1, "forget": 1}.items() for _ in range(weight)]
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_residency_holds_what_it_must_through_random_steps(seed: int) -> None:
+    """2,000 random steps in each of 40 worlds: the world's checks hold after each, and all that wait are served."""
+    chance = random.Random(seed)
+    for part in range(10):
+        world = RandomWorld(100 * seed + part)
+        for _ in range(200):
+            world.step(chance.getrandbits(20))
+        world.drain()
+        assert all(state in ("refused", "cancelled", "done") for state in world.state.values())
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
+@given(st.integers(0, 1000), st.lists(st.integers(0, 2**16), max_size=120))
+def test_residency_holds_what_it_must_whatever_happens(seed: int, steps: list[int]) -> None:
+    """The same with steps that hypothesis chooses, and reduces to the few that are needed when a check fails."""
+    world = RandomWorld(seed)
+    for step in steps:
+        world.step(step)
+    world.drain()
+
+
+def small_steps(world: World) -> list[Callable[[], None]]:
+    """All that can happen in a small world, without what changes nothing."""
+    admitted = [id for id, state in world.state.items() if state == "admitted"]
+    steps: list[Callable[[], None]] = [lambda: world.ask("A") and None, lambda: world.ask("B") and None,
+                                       lambda: world.after(10)]
+    for name, process in world.processes.items():
+        if process == "loading":
+            steps += [functools.partial(world.ready, name), functools.partial(world.gone, name, "no memory")]
+        else:
+            steps.append(functools.partial(world.gone, name, None if process == "stopping" else "crashed"))
+    if admitted:
+        steps.append(lambda: world.end(admitted[0]))
+    if world.waiting():
+        steps.append(lambda: world.end(world.waiting()[0]))
+    return steps
+
+
+def test_residency_in_all_sequences_of_six_events() -> None:
+    """Two models of which one fits: whatever six things happen in whatever order, everybody is served or refused."""
+    stack, count = [()], 0
+    while stack:
+        path = stack.pop()
+        world = World({"A": 6, "B": 6}, 10)
+        for index in path:
+            small_steps(world)[index]()
+        if len(path) < 6:
+            stack += [(*path, index) for index in range(len(small_steps(world))) if path or index != 1]  # A is like B
+        else:
+            world.drain()
+            count += 1
+    assert count > 5000
 
 
 # -- Gateway and keys --------------------------------------------------------------------------------
@@ -5331,12 +5905,12 @@ def test_a_child_whose_input_ends_is_gone(start_child: StartChild, build: str) -
 
 @every_build
 def test_a_child_that_cannot_load_says_why(start_child: StartChild, build: str, tmp_path: Path) -> None:
-    """A damaged file ends it with status 1 and the cause in its log."""
+    """A damaged file ends it with status 1 and the cause in its log, the last lines of which older builds lose."""
     whole = write_tiny_model(tmp_path / "whole.gguf").read_bytes()
     (tmp_path / "broken.gguf").write_bytes(whole[:200_000])
     child = start_child(build, tmp_path / "broken.gguf")
     assert child.process.wait(DEADLINE) == 1
-    assert "corrupted or incomplete" in child.log.read_text()
+    assert build == "old" or "corrupted or incomplete" in child.log.read_text()
 
 
 @every_build
@@ -5357,14 +5931,29 @@ def test_a_child_that_loads_ends_with_its_parent(build: str, smollm2: Path, tmp_
         wait_for(lambda: not alive(child))
 
 
-def test_sampling_of_the_embedded_engine_is_what_was_asked(start_child: StartChild, smollm2: Path) -> None:
-    """A request that says nothing about sampling gets the model's own parameters."""
-    child = start_child("embedded", smollm2, temp=0.25, top_k=7, repeat_penalty=1.5, seed=3, sampling_seq="kt")
+@every_llama_server
+def test_the_users_own_engine_configuration_does_not_lock_us_out(
+    start_child: StartChild, build: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """An API key in llama.cpp's config.ini is not in force."""
+    (tmp_path / "llama.cpp").mkdir()
+    (tmp_path / "llama.cpp" / "config.ini").write_text("api-key = other\nmodel = /nonexistent.gguf\n")
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    child = start_child(build)
+    child.ready()
+    assert (child.call("/slots")[0], child.call("/slots", key="other")[0]) == (200, 401)
+
+
+@every_build
+def test_sampling_options_are_the_defaults_of_requests(start_child: StartChild, build: str, tmp_path: Path) -> None:
+    """A request that says nothing gets the model's parameters, over what the file recommends."""
+    model = write_tiny_model(tmp_path / "recommending.gguf", metadata={
+        "general.sampling.temp": 0.75, "general.sampling.penalty_repeat": 2.0, "general.sampling.min_p": 0.5})
+    child = start_child(build, model, temp=0.25, top_k=7, repeat_penalty=1.5, seed=3, sampling_seq="kt")
     child.ready()
     used = child.call("/props")[1]["default_generation_settings"]["params"]
     assert (used["top_k"], used["seed"], used["samplers"]) == (7, 3, ["top_k", "temperature"])
-    assert (used["temperature"], used["repeat_penalty"]) == (pytest.approx(0.25), pytest.approx(1.5))
-    assert child.call("/metrics", key="wrong")[0] == 401
+    assert (used["temperature"], used["repeat_penalty"], used["min_p"]) == (0.25, 1.5, 0.5)
 
 
 @pytest.mark.parametrize(("words", "problem"), [
@@ -6048,7 +6637,7 @@ async def test_repo_listing(hub_folder: Path) -> None:
 ])
 def test_sources(text: str, repo: str, file: str | None, quantization: str | None) -> None:
     """What people paste is understood."""
-    source = llamadash.parsed_source(text, "https://mirror.example/hub")
+    source = llamadash.download_source(text, "https://mirror.example/hub")
     assert (source.repo, source.file, source.quantization) == (repo, file, quantization)
 
 
@@ -6060,7 +6649,7 @@ def test_sources(text: str, repo: str, file: str | None, quantization: str | Non
 def test_bad_sources(text: str) -> None:
     """Anything else is refused, naming the field."""
     with pytest.raises(llamadash.InvalidRequest) as caught:
-        llamadash.parsed_source(text)
+        llamadash.download_source(text)
     assert caught.value.field in ("repo", "file")
 
 
@@ -6071,7 +6660,7 @@ def test_bad_sources(text: str) -> None:
 def test_bad_files(file: str) -> None:
     """No name leads out of the folder, or is no GGUF file."""
     with pytest.raises(llamadash.InvalidRequest):
-        llamadash.checked_file(file)
+        llamadash.download_file(file)
 
 
 @pytest.mark.parametrize(("file", "quantization"), [
@@ -6084,19 +6673,19 @@ def test_bad_files(file: str) -> None:
     ("Qwen3-Q.gguf", None), ("a.gguf", None), ("F16man-7B.gguf", None), ("SmolLM2-135M-Instruct.Q4_1.gguf", "Q4_1")])
 def test_quantization_of_a_name(file: str, quantization: str | None) -> None:
     """All current names are known."""
-    assert llamadash.file_quantization(file) == quantization
+    assert llamadash.download_quantization(file) == quantization
 
 
 def test_recommended_models_are_consistent() -> None:
     """Their names are acceptable, their sizes between 0.1 and 4 GB, memory above size."""
     assert len(llamadash.RECOMMENDED) == 4
     for model in llamadash.RECOMMENDED:
-        llamadash.parsed_source(model["repo"])
-        llamadash.checked_file(model["file"])
-        assert llamadash.file_quantization(model["file"]) == model["quantization"]
+        llamadash.download_source(model["repo"])
+        llamadash.download_file(model["file"])
+        assert llamadash.download_quantization(model["file"]) == model["quantization"]
         assert 0.1e9 < model["size"] < model["memory"] <= 4e9
-        assert llamadash.chosen_model(llamadash.grouped_files({model["file"]: llamadash.Part(model["file"], 1)}),
-                                      llamadash.parsed_source(model["repo"]))
+        assert llamadash.download_choice(llamadash.download_models({model["file"]: llamadash.Part(model["file"], 1)}),
+                                      llamadash.download_source(model["repo"]))
 
 
 def test_speed_and_time_left() -> None:
@@ -7345,7 +7934,7 @@ async def test_no_compression_is_negotiated(start: Callable[..., Server]) -> Non
 @run_async
 async def test_a_thousand_malformed_frames_leave_nothing(start: Callable[..., Server]) -> None:
     """Sockets, memory and log stay as they were."""
-    server = start("--sockets-per-address", "2000")
+    server = start("--sockets-per-address", "100")
 
     async def volley() -> None:
         sockets = await asyncio.gather(*(RawSocket().open(server) for _ in range(100)))
@@ -7356,9 +7945,10 @@ async def test_a_thousand_malformed_frames_leave_nothing(start: Callable[..., Se
     await volley()  # what the first ones leave in caches is no leak
     await asyncio.sleep(0.5)
     memory, files = resident(server), descriptors(server)
-    await asyncio.gather(*(volley() for _ in range(10)))
+    for _ in range(10):
+        await volley()
     await eventually(lambda: descriptors(server) <= files)
-    await eventually(lambda: resident(server) - memory < 10_000_000, "the memory is given back")
+    assert resident(server) - memory < 10_000_000
     assert len(server.output()) < 64_000
 
 
@@ -7531,7 +8121,7 @@ async def test_every_background_task_begins_again(dash: StubDash, monkeypatch: p
         if failure := next(failures, None):
             raise failure
     with StubLog() as lines:
-        await dash.lasting("work", work)
+        await dash.run_forever("work", work)
     assert len(runs) == 22
     assert lines == ["work failed and begins again"] * 2
     for name, work_of in dash.background().items():
@@ -8290,7 +8880,7 @@ async def test_a_day_of_updates_leaves_nothing_behind(tmp_path: Path) -> None:
 
 @pytest.fixture(params=ENGINES)
 def appliance(request: pytest.FixtureRequest, start: Callable[..., Server], smollm2: Path, tmp_path: Path) -> Server:
-    """llamadash with SmolLM2 and a small model in its models folder, on each of the two engines."""
+    """llamadash with SmolLM2 and a small model in its models folder, on each of the engines."""
     models = tmp_path / "server-0" / "models"
     write_tiny_model(models / f"{TINY}.gguf", context=2 * LONG)
     with contextlib.suppress(OSError):
@@ -8299,7 +8889,7 @@ def appliance(request: pytest.FixtureRequest, start: Callable[..., Server], smol
         shutil.copy(smollm2, models)
     if request.param == "embedded":
         return start(program="", environment={"PATH": "/nonexistent"})
-    return start(program=llama_server())
+    return start(program=llama_server() if request.param == "llama-server" else old_llama_server())
 
 
 TINY = "tiny"
@@ -8348,8 +8938,7 @@ async def test_from_the_command_to_an_answer(appliance: Server) -> None:
     await client.request("models:load", id=SMOLLM2)
     record = await loaded(client)
     assert record["runtime"]["n_ctx"] > 0
-    stages = [data.get("stage") for data in other.events("models:status") if data["status"] == "loading"]
-    assert stages, "no progress was told"
+    assert [data for data in other.events("models:status") if data["status"] == "loading"], "the load was not told"
     text, done = await answer(client, QUESTION)
     assert "Paris" in text
     assert done["generated_tokens"] > 1 and done["generated_per_second"] > 0 and done["time_to_first_token"] > 0
@@ -8361,7 +8950,7 @@ async def test_from_the_command_to_an_answer(appliance: Server) -> None:
     assert not other.events("chat:delta"), "a chat is for the client that asked"
     await client.request("models:unload", id=SMOLLM2)
     last = await other.wait("models:status", lambda data: data["status"] == "unloaded" and data["reason"])
-    assert last["reason"] == "user"
+    assert last["reason"] == "by hand"
     for item in (client, other):
         await item.close()
 
@@ -8387,19 +8976,22 @@ async def test_a_chat_loads_its_model_and_can_be_cancelled(appliance: Server) ->
 
 
 @run_async
-async def test_a_killed_engine_comes_back_with_its_models(appliance: Server) -> None:
-    """kill -9 of the engine: every client sees it, it is back, and what was loaded is loaded again."""
-    client = await ready_client(appliance)
-    await client.request("models:load", id=TINY)
-    await loaded(client, TINY)
-    pid = (await client.request("engine:status"))["engine"]["pid"]
+async def test_a_killed_engine_comes_back(appliance: Server) -> None:
+    """kill -9 of a pinned model's process: every client sees why it ended, and it is loaded again."""
+    client, other = await ready_client(appliance), await Dashboard().connect(appliance)
+    model = (await client.request("models:get", id=TINY))["model"]
+    await client.request("models:update", id=TINY, revision=model["revision"], changes={"pinned": True})
+    pid = (await loaded(client, TINY))["runtime"]["pid"]
     os.kill(pid, signal.SIGKILL)
-    await client.wait("models:status", lambda data: data.get("reason") == "crashed")
-    await client.wait("engine:status", lambda data: data["engine"]["status"] == "running"
-                      and data["engine"]["pid"] != pid)
-    assert (await loaded(client, TINY))["status"] == "loaded"
-    assert (await client.request("engine:status"))["engine"]["restarts"] == 1
-    await client.close()
+    crashed = await other.wait("timeline:added", lambda data: any(item["kind"] == "crashed" for item in data["events"]))
+    assert any("signal 9" in item["reason"] for item in crashed["events"])
+
+    async def is_back() -> bool:
+        record = (await client.request("models:get", id=TINY))["model"]
+        return record["status"] == "loaded" and record["runtime"]["pid"] != pid
+    await eventually(is_back, "it is loaded again")
+    for item in (client, other):
+        await item.close()
 
 
 @pytest.mark.parametrize("state", ["loading", "loaded"])
@@ -8413,7 +9005,7 @@ async def test_nothing_outlives_a_hard_kill(appliance: Server, state: str) -> No
     assert appliance.process
     family = [psutil.Process(appliance.process.pid), *psutil.Process(appliance.process.pid).children(recursive=True)]
     await asyncio.to_thread(appliance.stop, signal.SIGKILL)
-    assert len(family) > 2
+    assert len(family) > 1
     await eventually(lambda: not any(alive(process) for process in family), "every process has ended", 10)
     await client.close()
 
@@ -8425,7 +9017,7 @@ async def test_parameters_reach_the_engine(appliance: Server) -> None:
     model = (await client.request("models:get", id=TINY))["model"]
     await client.request("models:update", id=TINY, revision=model["revision"],
                          changes={"parameters": {"ctx-size": 1024}})
-    before = (appliance.data / "models.ini").read_bytes()
+    before = (await client.request("presets:export"))["ini"]
     revision = model["revision"] + 1
     for bad in ({"port": 1}, {"host": "0.0.0.0"}, {"log-file": "/var/x"}, {"slot-save-path": "/var"},
                 {"ctx-size": "1\nport = 1"},
@@ -8434,7 +9026,7 @@ async def test_parameters_reach_the_engine(appliance: Server) -> None:
                 {"model": "/etc/passwd"}, {"lora": "/etc/passwd"}, {"tools": "all"}):
         error = await client.refused("models:update", id=TINY, revision=revision, changes={"parameters": bad})
         assert error["code"] == "INVALID_REQUEST" and next(iter(bad)) in error["field"], (bad, error)
-    assert (appliance.data / "models.ini").read_bytes() == before
+    assert (await client.request("presets:export"))["ini"] == before
     await client.request("models:load", id=TINY)
     assert (await loaded(client, TINY))["runtime"]["n_ctx"] == 1024
     await client.close()
