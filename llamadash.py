@@ -6331,10 +6331,10 @@ class Pool:
         return self.instances.get(unit.id) if unit is not None and unit.status == "loaded" else None
 
     async def has_ended(self, instance: Instance) -> bool:
-        """Wait a moment until everybody knows that an instance has ended; whether it has."""
+        """Wait a moment until everybody knows that an instance has ended; whether it has, without being told to."""
         with contextlib.suppress(asyncio.TimeoutError):
             await asyncio.wait_for(instance.gone.wait(), GONE_TIME)
-        return instance.gone.is_set()
+        return instance.gone.is_set() and (not instance.stopping or instance.killed_for is not None)
 
     # memory
 
@@ -6822,9 +6822,9 @@ class Call:
                 numbers["generated_tokens"] = self.pieces
                 numbers["generated_per_second"] = finite_rate(self.pieces / max(time.monotonic() - self.first_at, 0.1))
             return numbers
-        timings = last_object(self.tail, b'"timings":')
-        numbers |= of_usage(last_object(self.head, b'"usage":'))
-        numbers |= {key: value for key, value in of_usage(last_object(self.tail, b'"usage":')).items() if value}
+        timings = json_object(self.tail, b'"timings":')
+        numbers |= of_usage(json_object(self.head, b'"usage":', last=False))
+        numbers |= {key: value for key, value in of_usage(json_object(self.tail, b'"usage":')).items() if value}
         numbers |= of_timings(timings)
         if not timings and numbers["generated_tokens"] and self.stream:
             span = self.ended_at - self.first_at
@@ -6832,15 +6832,14 @@ class Call:
         return numbers
 
 
-def last_object(text: bytes, name: bytes) -> Json:
-    """The last JSON object in `text` that stands behind `name`; empty where there is none."""
-    at = text.rfind(name)
-    while at >= 0:
+def json_object(text: bytes, name: bytes, *, last: bool = True) -> Json:
+    """The last or the first JSON object in `text` that stands behind `name`; empty where there is none."""
+    places = [found.end() for found in re.finditer(re.escape(name), text)]
+    for at in reversed(places) if last else places:
         with contextlib.suppress(ValueError, RecursionError):
-            found = JSON_DECODER.raw_decode(text[at + len(name):].decode("utf-8", "replace").lstrip())[0]
+            found = JSON_DECODER.raw_decode(text[at:].decode("utf-8", "replace").lstrip())[0]
             if isinstance(found, dict):
                 return found
-        at = text.rfind(name, 0, at)
     return {}
 
 
@@ -7009,12 +7008,13 @@ class Body(NamedTuple):
             at = end
 
     def value(self, name: str) -> Any:
-        """The value of one of the fields that were looked for; None where it is absent, too long or no JSON."""
+        """The value of one of the fields that were looked for; None where it is absent or no JSON.
+
+        Of one that is too long to be read the beginning, as text.
+        """
         start, end = self.fields.get(name, (0, 0))
-        if not 0 < end - start <= MAX_READ_FIELD:
-            return None
-        raw = bytes(self.data[start:end])
-        if self.begins is None:
+        raw = bytes(self.data[start:min(end, start + MAX_READ_FIELD)])
+        if self.begins is None and raw or end - start > MAX_READ_FIELD:
             return raw.decode("utf-8", "replace")
         with contextlib.suppress(ValueError, RecursionError):
             return json.loads(raw)

@@ -5755,6 +5755,785 @@ async def test_targets_that_are_no_paths_are_refused(start: Callable[..., Server
         assert fake.seen()[-1]["path"] == "//evil.example/x?model=one"
 
 
+QUIET = {"quiet": True}  # the fake engine does not note these
+
+
+@run_async
+async def test_keys_say_who_asks(start: Callable[..., Server], fake: FakeEngine) -> None:
+    """Without a key or with a wrong one 401; limits to models and requests a minute; Bearer and x-api-key; no trace of it."""
+    server = start(program=fake.program)
+    async with api_of(server, "one", "two") as api:
+        assert (await api.board.request("keys:list")) == {"keys": [], "required": False}
+        key = (await api.board.request("keys:create", name="all"))["key"]
+        narrow = (await api.board.request("keys:create", name="narrow", models=["two"]))["key"]
+        rare = (await api.board.request("keys:create", name="rare", requestsPerMinute=2))["key"]
+        assert len(await eventually(lambda: api.board.events("keys:updated"))) == 3
+        status, answer = await api.post()
+        assert (status, answer["error"]["code"]) == (401, "missing_api_key")
+        status, answer = await api.post("/v1/messages", **{"x-api-key": "wrong"})
+        assert (status, answer["error"]["type"]) == (401, "authentication_error")
+        assert (await api.post(f"/v1/chat/completions?api_key={key['text']}&key={key['text']}"))[0] == 401
+        assert (await api.get("/v1/models"))[0] == 401 and (await api.get("/health"))[0] == 200
+        assert not fake.seen()
+        for header in ({"Authorization": f"Bearer {key['text']}"}, {"authorization": f"bearer {key['text']}"},
+                       {"X-Api-Key": key["text"]}):
+            assert (await api.post(f"/v1/completions?api_key={key['text']}", **header))[0] == 200
+            assert (await api.row())["key"] == "all" and (await api.row())["client"] == "all"
+        owner = {"Authorization": f"Bearer {narrow['text']}"}
+        assert [(await api.post(data={"model": model}, **owner))[0] for model in ("two", "one")] == [200, 403]
+        status, answer = await api.post(data={"model": "on"}, **owner)
+        assert status == 404 and "one" not in answer["error"]["message"]  # it learns of no others
+        assert [item["id"] for item in (await api.get("/v1/models", **owner))[1]["data"]] == ["two"]
+        assert (await api.get("/v1/models/one", **owner))[0] in (403, 404)
+        owner = {"Authorization": f"Bearer {rare['text']}"}
+        assert [(await api.post(**owner))[0] for _ in range(3)] == [200, 200, 429]
+        async with api.http.post(api.url + "/v1/completions", data="{}", headers=owner) as answer:
+            assert 1 <= int(answer.headers["Retry-After"]) <= 60
+        used = await api.board.request("keys:list")
+        assert used["required"] and "text" not in str(used["keys"]) and key["text"] not in str(used)
+        await eventually(lambda: _all_used(api), "the last use is saved", 30)
+        assert (await api.board.refused("keys:create", name="all"))["code"] == "CONFLICT"
+    server.stop()
+    everything = server.output() + "".join(str(path.read_bytes()) for path in server.data.rglob("*") if path.is_file())
+    for text in (key["text"], narrow["text"], rare["text"]):
+        assert text not in everything and text[3:] not in everything
+    assert all(key["text"] not in str(seen["headers"]) for seen in fake.seen())
+
+
+async def _all_used(api: Api) -> bool:
+    """Whether the last use of every key is known."""
+    return all(key["used_at"] for key in (await api.board.request("keys:list"))["keys"])
+
+
+@run_async
+async def test_a_revoked_key_ends_its_streams(start: Callable[..., Server], fake: FakeEngine) -> None:
+    """Within a second, also of a request that waits; others go on; the row says so."""
+    async with api_of(start(program=fake.program), "one", "two") as api:
+        key = (await api.board.request("keys:create", name="first"))["key"]
+        other = (await api.board.request("keys:create", name="second"))["key"]
+        body = json.dumps({"model": "one", "stream": True, "fake": {"tokens": 60, "pause": 0.05}})
+        first, second = [await api.http.post(api.url + "/v1/chat/completions", data=body, headers={
+            "Authorization": f"Bearer {item['text']}"}) for item in (key, other)]
+        await first.content.readany()
+        revoked = time.monotonic()
+        await api.board.request("keys:revoke", id=key["id"])
+        with pytest.raises(aiohttp.ClientError):
+            await first.read()
+        assert time.monotonic() - revoked < 1.5
+        assert b"[DONE]" in await second.read()
+        row = await api.row(lambda row: row["key"] == "first")
+        assert (row["status"], row["code"], row["error"]) == ("failed", "key_revoked", "The key was revoked.")
+        assert row["generated_tokens"] is None or row["generated_tokens"] > 0
+        assert (await api.row(lambda row: row["key"] == "second"))["status"] == "ok"
+        assert (await api.post(Authorization=f"Bearer {key['text']}"))[0] == 401
+
+
+@run_async
+async def test_who_guesses_keys_has_to_wait(start: Callable[..., Server], fake: FakeEngine) -> None:
+    """After some wrong keys an address gets 429, also for a short key that is right; others, and long keys, go on."""
+    server = start("--trusted-proxy", "127.0.0.1", program=fake.program, environment={"LLAMA_API_KEY": "guess-me"})
+    async with api_of(server, "one") as api:
+        key = (await api.board.request("keys:create", name="mine"))["key"]
+        assert (await api.post(Authorization="Bearer guess-me"))[0] == 200
+        assert (await api.row())["key"] == "environment"
+        begun, statuses = time.monotonic(), collections.Counter()
+        for number in range(1000):
+            async with api.http.get(api.url + "/v1/models", headers={
+                    "x-api-key": f"guess-{number}", "X-Forwarded-For": "192.0.2.1"}) as answer:
+                statuses[answer.status] += 1
+        assert statuses.keys() == {401, 429} and statuses[401] <= 5, (statuses, time.monotonic() - begun)
+        assert (await api.post(Authorization="Bearer guess-me", **{"X-Forwarded-For": "192.0.2.1"}))[0] == 429
+        assert (await api.post(Authorization=f"Bearer {key['text']}", **{"X-Forwarded-For": "192.0.2.1"}))[0] == 200
+        assert (await api.post(Authorization="Bearer guess-me"))[0] == 200
+    assert "guess-" not in server.output()
+
+
+@run_async
+async def test_pages_of_other_sites(start: Callable[..., Server], fake: FakeEngine) -> None:
+    """A foreign page without a key is refused before a model is loaded; with one it is answered, preflight included."""
+    async with api_of(start("--allow-origin", "https://app.example", program=fake.program), "one") as api:
+        foreign = {"Origin": "https://evil.example", "Content-Type": "text/plain"}
+        for origin in ("https://evil.example", "null", api.url.replace("http", "https"), "http://localhost:1"):
+            assert (await api.post(Origin=origin))[0] == 403
+            assert (await api.get("/v1/models", Origin=origin))[0] == 403
+            async with api.http.options(api.url + "/v1/completions", headers={"Origin": origin}) as answer:
+                assert answer.status == 403
+        assert (await api.post(**foreign))[0] == 403
+        assert (await api.post(Host="evil.example"))[0] == 421
+        assert (await api.post(Host="127.0.0.1.evil.example"))[0] == 421
+        assert not fake.seen() and (await api.state())["status"] == "unloaded"
+        async with api.http.post(api.url + "/v1/completions", data='{"model": "one"}',
+                                 headers={"Origin": "https://app.example"}) as answer:
+            assert answer.headers.getall("Access-Control-Allow-Origin") == ["https://app.example"]
+            assert (answer.status, answer.headers["Vary"]) == (200, "Origin")
+        assert (await api.post(Origin=api.url))[0] == 200
+        key = (await api.board.request("keys:create", name="extension"))["key"]
+        wanted = {"Origin": "https://evil.example", "Access-Control-Request-Method": "POST",
+                  "Access-Control-Request-Headers": "authorization,x-stainless-os", "Access-Control-Request-Private-Network": "true"}
+        async with api.http.options(api.url + "/v1/completions", headers=wanted) as answer:
+            assert answer.status == 204
+            assert answer.headers["Access-Control-Allow-Headers"] == "authorization,x-stainless-os"
+            assert answer.headers["Access-Control-Allow-Origin"] == "https://evil.example"
+            assert "Access-Control-Allow-Credentials" not in answer.headers
+        async with api.http.post(api.url + "/v1/completions", data='{"model": "one", "fake": {"status": 400}}', headers={
+                "Authorization": f"Bearer {key['text']}", **foreign}) as answer:
+            assert (answer.status, answer.headers["Access-Control-Allow-Origin"]) == (400, "https://evil.example")
+        assert (await api.post(Authorization="Bearer x", **foreign))[0] == 401
+
+
+WAITING_SCRIPT = """
+import sys, runpy
+import llamadash
+for name, value in {values}.items():
+    setattr(llamadash, name, value)
+llamadash.main()
+"""
+
+
+@pytest.fixture
+def impatient(tmp_path: Path) -> Iterator[Callable[..., Server]]:
+    """Makes servers with other constants, and a fake engine."""
+    servers: list[Server] = []
+
+    def make(fake: FakeEngine, *options: str, **values: Any) -> Server:
+        server = ScriptedServer(tmp_path / "server-0", WAITING_SCRIPT.format(values=values), *options)
+        server.program = fake.program
+        servers.append(server)
+        return server.start()
+    yield make
+    for server in servers:
+        server.stop()
+
+
+@run_async
+async def test_a_stream_that_waits_gets_signs_of_life(impatient: Callable[..., Server], fake: FakeEngine) -> None:
+    """Headers and comments while it waits, which nginx must not hold back; a whole answer waits in silence."""
+    async with api_of(impatient(fake, COMMENT_AFTER=0.2), "one") as api:
+        fake.say("slow")
+        async with api.http.post(api.url + "/v1/chat/completions", data=json.dumps(
+                {"model": "one", "stream": True, "fake": {"wait": 1, "tokens": 2}})) as answer:
+            assert answer.content_type == "text/event-stream"
+            assert (answer.headers["X-Accel-Buffering"], answer.headers["Cache-Control"]) == ("no", "no-cache")
+            assert (await answer.content.readline()).startswith((b": loading", b": waiting"))
+            whole = asyncio.ensure_future(api.post())
+            active = (await api.board.request("requests:list"))["active"]
+            assert active[0]["status"] == "waiting" and active[0]["waited"] > 0
+            assert (await api.board.wait("queue:update", lambda data: data["waiting"]))["waiting"][0]["model"] == "one"
+            fake.say("slow", False)
+            text = await answer.text()
+        assert text.count("word") == 2 and text.endswith("data: [DONE]\n\n") and ": processing the prompt" in text
+        assert (await whole)[0] == 200
+        row = await api.row(lambda row: row["stream"])
+        assert row["status"] == "ok" and row["loading"] > 100 and row["first_token"] >= 1000
+        assert row["duration"] >= row["waited"] + row["loading"] + row["first_token"]
+        assert row["generated_tokens"] == 2 and row["prompt_tokens"] == 5 and row["cached_tokens"] == 2
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/messages"])
+@run_async
+async def test_a_load_that_fails_is_said(impatient: Callable[..., Server], fake: FakeEngine, path: str) -> None:
+    """503 with the cause where nothing was sent yet, else an error event, each in the shape of the client's API."""
+    async with api_of(impatient(fake, COMMENT_AFTER=0.2), "one") as api:
+        fake.say("broken")
+        status, answer = await api.post(path)
+        assert status == 503 and "told to fail" in answer["error"]["message"], answer
+        assert ("type" in answer) == (path == "/v1/messages")
+        fake.say("slow")
+        async with api.http.post(api.url + path, data='{"model": "one", "stream": true}') as response:
+            assert response.status == 200 and b": " in await response.content.readline()
+            fake.say("slow", False)
+            events = [line for line in (await response.text()).splitlines() if line and not line.startswith(":")]
+        assert "told to fail" in events[-1] and events[-1].startswith("data: {")
+        assert events[:-1] == (["event: error"] if path == "/v1/messages" else [])
+        row = await api.row()
+        assert (row["status"], row["code"]) == ("failed", "failed") and "told to fail" in row["error"]
+
+
+@run_async
+async def test_a_process_that_dies(start: Callable[..., Server], fake: FakeEngine) -> None:
+    """A request is asked once more where nothing was sent; in the middle of an answer its connection breaks."""
+    async with api_of(start(program=fake.program), "one") as api:
+        assert (await api.post())[0] == 200
+        fake.say("die")
+        status, answer = await api.post(data={"second": "\u00e9"})
+        assert status == 200 and answer["choices"], answer
+        first, again = fake.seen()[-2:]
+        assert first["pid"] != again["pid"] and first["hash"] == again["hash"]
+        async with api.http.post(api.url + "/v1/chat/completions", data=json.dumps(
+                {"model": "one", "stream": True, "fake": {"tokens": 1000, "pause": 0.02}})) as response:
+            await response.content.readany()
+            os.kill(fake.seen()[-1]["pid"], signal.SIGKILL)
+            with pytest.raises(aiohttp.ClientError):
+                await response.read()
+        row = await api.row()
+        assert (row["status"], row["code"]) == ("failed", "connection_lost")
+        assert (await api.post())[0] == 200
+
+
+@run_async
+async def test_a_process_that_hangs(impatient: Callable[..., Server], fake: FakeEngine) -> None:
+    """It is found out and killed, and who had no answer yet is asked once more."""
+    async with api_of(impatient(fake, HEALTH_INTERVAL=0.2, HEALTH_TIMEOUT=0.3, HUNG_AFTER=1.5), "one") as api:
+        await api.post()
+        pid = fake.seen()[-1]["pid"]
+        os.kill(pid, signal.SIGSTOP)
+        status, answer = await asyncio.wait_for(api.post(), 30)
+        assert status == 200 and fake.seen()[-1]["pid"] != pid, answer
+        events = (await api.board.request("timeline:list", from_=0, to=llamadash.now_ms()))["events"]
+        assert any(event["kind"] == "crashed" and "hung" in event["reason"] for event in events)
+
+
+@run_async
+async def test_clients_that_leave(impatient: Callable[..., Server], fake: FakeEngine) -> None:
+    """In the middle, while they wait, or by not reading: the request ends, its row says how, nothing is left."""
+    async with api_of(impatient(fake, UNREAD_LIMIT=1.0), "one", "two") as api:
+        body = {"model": "one", "stream": True, "fake": {"tokens": 10_000, "pause": 0.02}}
+        response = await api.http.post(api.url + "/v1/chat/completions", data=json.dumps(body))
+        await response.content.readany()
+        live = await api.board.wait("requests:active", lambda data: any(
+            row["generated_tokens"] for row in data["requests"]))
+        later = await api.board.wait("requests:active", lambda data: any(
+            (row["generated_tokens"] or 0) > live["requests"][0]["generated_tokens"] for row in data["requests"]))
+        assert later["requests"][0]["status"] == "running" and later["requests"][0]["generated_per_second"] > 1
+        assert (await api.state())["runtime"]["requests"] == 1
+        response.close()
+        row = await api.row()
+        assert (row["status"], row["error"]) == ("cancelled", "The client left.")
+        assert (await api.state())["runtime"]["requests"] == 0
+
+        fake.say("slow")
+        waiting = asyncio.ensure_future(api.post(data={"model": "two"}))
+        await api.board.wait("queue:update", lambda data: any(item["model"] == "two" for item in data["waiting"]))
+        waiting.cancel()
+        row = await api.row(lambda row: row["model"] == "two")
+        assert row["status"] == "cancelled" and row["waited"] > 0 and row["loading"] is None
+        assert (await api.board.request("queue:get"))["waiting"] == []
+        fake.say("slow", False)
+
+        deaf = await api.http.post(api.url + "/v1/chat/completions", data=json.dumps(
+            {**body, "fake": {"tokens": 100_000, "text": "x" * 10_000}}))
+        row = await api.row(lambda row: row["code"] == "unread")
+        assert row["status"] == "failed"
+        deaf.close()
+
+        task = asyncio.ensure_future(api.post(data={"fake": {"wait": 100}}))
+        running = await api.board.wait("requests:active", lambda data: any(
+            row["status"] == "running" and not row["stream"] for row in data["requests"]))
+        id = next(row["id"] for row in running["requests"] if not row["stream"])
+        await api.board.request("requests:cancel", id=id)
+        assert (await task)[0] == 503
+        row = await api.row(lambda row: row["id"] == id)
+        assert (row["status"], row["error"]) == ("cancelled", "Stopped in llamadash.")
+        assert (await api.board.wait("requests:finished", lambda data: data["request"]["id"] == id))["request"] == row
+        assert (await api.board.refused("requests:cancel", id=id))["code"] == "NOT_FOUND"
+
+
+# bodies of every size
+
+def memory_of(server: Server) -> float:
+    """Megabytes that a server holds (without its engines)."""
+    assert server.process
+    return psutil.Process(server.process.pid).memory_info().rss / 1e6
+
+
+@contextlib.asynccontextmanager
+async def watched(api: Api) -> AsyncIterator[list[float]]:
+    """Asks the dashboard all the time; its answers' times (s) are there at the end."""
+    times: list[float] = []
+
+    async def ask() -> None:
+        while True:
+            begun = time.monotonic()
+            await api.board.request("queue:get")
+            times.append(time.monotonic() - begun)
+            await asyncio.sleep(0.01)
+    task = asyncio.ensure_future(ask())
+    try:
+        yield times
+    finally:
+        await llamadash.cancelled([task])
+
+
+@run_async
+async def test_large_and_hostile_bodies(start: Callable[..., Server], fake: FakeEngine) -> None:
+    """40 MB in every bad shape take bounded memory and hold up nobody; more than 64 MB is refused."""
+    server = start(program=fake.program)
+    async with api_of(server, "one") as api:
+        await api.post(data=b'{"model": "one", "quiet": true, "x": "' + b"y" * 10**6 + b'"}')
+        before, size = memory_of(server), 40 * 10**6
+        bodies = {
+            "one string": b'{"model": "one", "a": "' + b"x" * size + b'"}',
+            "escaped quotes": b'{"model": "one", "a": "' + b'\\"' * (size // 2) + b'"}',
+            "no end": b'{"model": "one", "a": "' + b'\\"' * (size // 2),
+            "keys": b'{"model": "one"' + b"".join(b',"%d":1' % number for number in range(3_000_000)) + b"}",
+            "numbers": b'{"model": "one", "prompt": [' + b"1," * (size // 2) + b"1]}",
+            "brackets": b'{"model": "one", "a": ' + b"[" * 5_000_000 + b"]" * 5_000_000 + b"}",
+            "blanks": b" " * size + b'{"model": "one"}',
+            "long name": b'{"model": "' + b"x" * size + b'"}',
+        }
+        for name, body in bodies.items():
+            async with watched(api) as times:
+                async with api.http.post(api.url + "/v1/completions", data=body) as answer:
+                    assert answer.status == (400 if name in ("no end", "long name") else 200), (
+                        name, answer.status, (await answer.read())[:300])
+                assert memory_of(server) - before < 80, (name, memory_of(server) - before)
+            assert sorted(times)[int(len(times) * 0.9)] < 0.1, (name, max(times))
+        assert {seen["hash"] for seen in fake.seen()} >= {
+            hashlib.sha256(bodies[name]).hexdigest() for name in ("one string", "escaped quotes", "keys", "blanks")}
+        deep = b'{"model": "one", "a": ' + b"[" * 900 + b"]" * 900 + b"}"
+        assert (await api.post(data=deep))[0] == 200
+        for body in (b"x" * (64 * 2**20 + 1), _in_parts(65)):
+            with contextlib.suppress(aiohttp.ClientError):  # it may stop listening before all is sent
+                async with api.http.post(api.url + "/v1/completions", data=body) as answer:
+                    assert answer.status == 413
+        await eventually(lambda: memory_of(server) - before < 40, "it is given back")
+
+
+async def _in_parts(megabytes: int) -> AsyncIterator[bytes]:
+    """A body whose length is not told."""
+    for _ in range(megabytes):
+        yield b" " * 2**20
+
+
+@run_async
+async def test_uploads_that_go_wrong(impatient: Callable[..., Server], fake: FakeEngine) -> None:
+    """A multipart body without an end, one that names two models, and bodies that come slowly or not at all."""
+    async with api_of(impatient(fake, BODY_SILENCE=0.5, BODY_TIME=1.5), "one", "two") as api:
+        kind = {"Content-Type": "multipart/form-data; boundary=AaB"}
+        part = b'--AaB\r\nContent-Disposition: form-data; name="%s"\r\n\r\n%s\r\n'
+        assert (await api.post("/v1/audio/x", part % (b"model", b"one") + b"--AaB--\r\n", **kind))[0] == 200
+        for body in (part % (b"model", b"one") + part % (b"model", b"two") + b"--AaB--\r\n",
+                     part % (b"file", b"x" * 10**7), b"--AaB\r\n" * 10**5, b"", b"\r\n\r\n" * 10**6):
+            status, answer = await api.post("/v1/audio/x", body, **kind)
+            assert status == (200 if len(body) in (0, 10**7 + 61) else 400) or "two models" in str(answer) or status == 200
+        head = f"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: 1000\r\n\r\n"
+        answer = await asyncio.to_thread(raw_request, api.url, head.encode() + b'{"model": ')
+        assert answer.startswith(b"HTTP/1.1 408"), answer[:200]
+
+        async def trickle() -> bytes:
+            reader, writer = await asyncio.open_connection("127.0.0.1", int(api.url.rpartition(":")[2]))
+            writer.write(head.encode())
+            with contextlib.suppress(OSError):
+                for _ in range(100):
+                    writer.write(b" ")
+                    await writer.drain()
+                    await asyncio.sleep(0.1)
+            answer = await reader.read()
+            writer.close()
+            return answer
+        begun = time.monotonic()
+        assert (await trickle()).startswith((b"HTTP/1.1 408", b"")) and time.monotonic() - begun < 30
+
+
+@run_async
+async def test_many_connections_wait(start: Callable[..., Server], fake: FakeEngine) -> None:
+    """200 requests of a model that loads slowly: all are answered, and the dashboard answers meanwhile."""
+    server = start(program=fake.program)
+    async with api_of(server, "one", "two") as api:
+        await api.post(data=QUIET)
+        before = memory_of(server)
+        fake.say("slow")
+        waiting = [asyncio.ensure_future(api.post(data={"model": "two", **QUIET})) for _ in range(200)]
+        await eventually(lambda: api.board.events("queue:update")[-1:] and
+                         len(api.board.events("queue:update")[-1]["waiting"]) == 200)
+        async with watched(api) as times:
+            await asyncio.sleep(1)
+        assert sorted(times)[int(len(times) * 0.9)] < 0.1 and memory_of(server) - before < 80
+        fake.say("slow", False)
+        assert collections.Counter([status for status, _ in await asyncio.gather(*waiting)]) == {200: 200}
+        row = await api.row()
+        assert row["waited"] + row["loading"] > 100
+        assert (await api.board.request("queue:get"))["waiting"] == []
+
+
+@run_async
+async def test_ten_thousand_requests(start: Callable[..., Server], fake: FakeEngine) -> None:
+    """Neither memory nor descriptors grow with the number of requests, and every one is a row."""
+    server = start(program=fake.program)
+    async with api_of(server, "one") as api:
+        async def ask(count: int) -> None:
+            for _ in range(count):
+                assert (await api.post(data=QUIET))[0] == 200
+        await asyncio.gather(*(ask(100) for _ in range(20)))
+        assert server.process
+        process = psutil.Process(server.process.pid)
+        before, files = memory_of(server), process.num_fds()
+        spent = process.cpu_times()
+        await asyncio.gather(*(ask(400) for _ in range(20)))
+        await asyncio.sleep(0.5)
+        used = process.cpu_times()
+        assert memory_of(server) - before < 15 and process.num_fds() <= files + 10
+        assert (used.user + used.system - spent.user - spent.system) / 8000 < 0.01
+        usage = await api.board.request("usage:get", from_=0, to=llamadash.now_ms() + 1000, by="model")
+        assert usage["rows"] == [{"model": "one", **usage["total"]}] or usage["rows"][0]["requests"] == 10_000
+        assert usage["total"]["requests"] == 10_000 and usage["total"]["generated_tokens"] == 10_000
+
+
+@run_async
+async def test_sixteen_streams(start: Callable[..., Server], fake: FakeEngine) -> None:
+    """16 streams of 200 tokens a second cost less than a quarter of a core, and nothing is lost."""
+    server = start(program=fake.program)
+    async with api_of(server, "one") as api:
+        async def stream() -> int:
+            async with api.http.post(api.url + "/v1/chat/completions", data=json.dumps({
+                    "model": "one", "stream": True, "quiet": True, "fake": {"tokens": 800, "pause": 0.005}})) as answer:
+                return (await answer.read()).count(b"word")
+        await stream()
+        assert server.process
+        process = psutil.Process(server.process.pid)
+        spent, begun = process.cpu_times(), time.monotonic()
+        assert await asyncio.gather(*(stream() for _ in range(16))) == [800] * 16
+        used = process.cpu_times()
+        cost = (used.user + used.system - spent.user - spent.system) / (16 * 800)
+        print(f"{cost * 1e6:.0f} microseconds a block, {16 * 800 / (time.monotonic() - begun):.0f} blocks a second")
+        assert cost * 16 * 200 < 0.35  # of a core; on a quiet machine 0.25
+
+
+# the official clients, with a real engine
+
+@pytest.fixture
+def tiny_server(start: Callable[..., Server], tmp_path: Path) -> Server:
+    """llamadash with a real llama-server and two tiny models."""
+    for name in ("one", "two"):
+        write_tiny_model(tmp_path / "server-0" / "models" / f"{name}.gguf", name=name)
+    return start(program=llama_server())
+
+
+TINY_QUESTION = [{"role": "user", "content": "the quick brown"}]
+
+
+@run_async
+async def test_the_client_of_openai(tiny_server: Server) -> None:
+    """Chats, completions, responses and embeddings, whole and streamed; rows say what the answers say."""
+    import openai  # not at the top: slow to import
+    async with api_of(tiny_server, "one", "two") as api:
+        await api.change("two", parameters={"embeddings": True, "pooling": "mean"})
+        async with openai.AsyncOpenAI(base_url=f"{api.url}/v1", api_key="any", max_retries=0) as client:
+            assert [item.id async for item in client.models.list()] == ["one", "two"]
+            assert (await client.models.retrieve("ONE")).id == "one"
+            whole = await client.chat.completions.create(model="one", messages=TINY_QUESTION, max_tokens=8)
+            row = await api.row()
+            timings = whole.model_extra["timings"]
+            assert (row["generated_tokens"], row["prompt_tokens"]) == (whole.usage.completion_tokens, whole.usage.prompt_tokens)
+            assert row["generated_per_second"] == pytest.approx(timings["predicted_per_second"], abs=0.01)
+            assert row["prompt_per_second"] == pytest.approx(timings["prompt_per_second"], abs=0.01)
+            assert (row["status"], row["stream"], row["first_token"], row["endpoint"]) == (
+                "ok", False, None, "/v1/chat/completions") and row["loading"] > 0
+            pieces = [part async for part in await client.chat.completions.create(
+                model="one", messages=TINY_QUESTION, max_tokens=8, stream=True, stream_options={"include_usage": True})]
+            row = await api.row()
+            assert row["stream"] and row["generated_tokens"] == pieces[-1].usage.completion_tokens == 8
+            assert row["cached_tokens"] == pieces[-1].usage.prompt_tokens_details.cached_tokens > 0
+            assert 0 < row["first_token"] <= row["duration"] and row["loading"] == 0 and row["waited"] < 100
+            assert "AsyncOpenAI" in row["client"] or "OpenAI" in row["client"]
+            tools = [{"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {}}}}]
+            with contextlib.suppress(openai.InternalServerError, openai.BadRequestError):  # the babble may be no call
+                await client.chat.completions.create(model="one", messages=TINY_QUESTION, max_tokens=8, tools=tools)
+            image = [{"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw0KGgo="}}]
+            with pytest.raises(openai.APIStatusError) as refused:
+                await client.chat.completions.create(model="one", messages=[{"role": "user", "content": image}])
+            assert "image" in str(refused.value)
+            row = await api.row()
+            assert row["status"] == "failed" and row["code"] == str(refused.value.status_code) and "image" in row["error"]
+            text = await client.completions.create(model="one", prompt="the", max_tokens=5)
+            assert (await api.row())["generated_tokens"] == text.usage.completion_tokens == 5
+            parts = [part async for part in await client.completions.create(
+                model="one", prompt="the", max_tokens=5, stream=True)]
+            row = await api.row()
+            assert parts and row["generated_tokens"] == 5 and row["generated_per_second"] > 0
+            said = await client.responses.create(model="one", input="the quick", max_output_tokens=6)
+            row = await api.row()
+            assert (row["generated_tokens"], row["prompt_tokens"]) == (said.usage.output_tokens, said.usage.input_tokens)
+            assert row["generated_tokens"] == 6
+            events = [event async for event in await client.responses.create(
+                model="one", input="the quick", max_output_tokens=6, stream=True)]
+            row = await api.row()
+            assert events[-1].response.usage.output_tokens == row["generated_tokens"] == 6
+            vectors = await client.embeddings.create(model="two", input=["the quick", "brown"])
+            assert len(vectors.data) == 2
+            row = await api.row()
+            assert (row["model"], row["prompt_tokens"]) == ("two", vectors.usage.prompt_tokens)
+            for name, problem in (("onne", openai.NotFoundError), ("x" * 300, openai.BadRequestError)):
+                with pytest.raises(problem):
+                    await client.chat.completions.create(model=name, messages=TINY_QUESTION)
+        key = (await api.board.request("keys:create", name="one a minute", requestsPerMinute=1))["key"]["text"]
+        async with openai.AsyncOpenAI(base_url=f"{api.url}/v1", api_key="wrong", max_retries=0) as client:
+            with pytest.raises(openai.AuthenticationError):
+                await client.models.list()
+        async with openai.AsyncOpenAI(base_url=f"{api.url}/v1", api_key=key, max_retries=0) as client:
+            await client.models.list()
+            with pytest.raises(openai.RateLimitError):
+                await client.chat.completions.create(model="one", messages=TINY_QUESTION)
+        listed = await api.board.request("requests:list", limit=500)
+        total = (await api.board.request("usage:get", from_=0, to=llamadash.now_ms(), by="day"))["total"]
+        for name in ("prompt_tokens", "generated_tokens", "cached_tokens"):
+            assert total[name] == listed["summary"][name] == sum(row[name] or 0 for row in listed["requests"])
+        assert total["requests"] == len(listed["requests"])
+
+
+@run_async
+async def test_the_client_of_anthropic(tiny_server: Server) -> None:
+    """Messages whole and streamed, counted tokens, the list of models, and typed errors."""
+    import anthropic  # not at the top: slow to import
+    async with api_of(tiny_server, "one", "two") as api, anthropic.AsyncAnthropic(
+            base_url=api.url, api_key="any", max_retries=0) as client:
+        assert [item.id async for item in client.models.list()] == ["one", "two"]
+        assert (await client.models.retrieve("one")).display_name == "one"
+        message = await client.messages.create(model="one", max_tokens=6, messages=TINY_QUESTION)
+        row = await api.row()
+        assert row["endpoint"] == "/v1/messages" and row["generated_tokens"] == message.usage.output_tokens == 6
+        assert row["prompt_tokens"] == message.usage.input_tokens + (message.usage.cache_read_input_tokens or 0)
+        async with client.messages.stream(model="one", max_tokens=12, messages=TINY_QUESTION) as stream:
+            async for _ in stream.text_stream:
+                pass
+            message = await stream.get_final_message()
+        row = await api.row()
+        assert row["generated_tokens"] == message.usage.output_tokens == 12 and row["generated_per_second"] > 0
+        assert row["prompt_tokens"] == message.usage.input_tokens + (message.usage.cache_read_input_tokens or 0)
+        assert row["cached_tokens"] == message.usage.cache_read_input_tokens and row["first_token"] > 0
+        counted = await client.messages.count_tokens(model="one", messages=TINY_QUESTION)
+        assert counted.input_tokens == row["prompt_tokens"]
+        with pytest.raises(anthropic.NotFoundError):
+            await client.messages.create(model="onne", max_tokens=6, messages=TINY_QUESTION)
+        await api.board.request("keys:create", name="some")
+        with pytest.raises(anthropic.AuthenticationError):
+            await client.messages.create(model="one", max_tokens=6, messages=TINY_QUESTION)
+
+
+@run_async
+async def test_a_client_that_leaves_frees_its_slot(tiny_server: Server) -> None:
+    """The real engine stops at once."""
+    async with api_of(tiny_server, "one") as api:
+        body = {"model": "one", "messages": TINY_QUESTION, "stream": True, "max_tokens": 100_000, "ignore_eos": True}
+        response = await api.http.post(api.url + "/v1/chat/completions", data=json.dumps(body))
+        await response.content.readany()
+
+        async def busy() -> int:
+            return sum(slot["is_processing"] for slot in (await api.get("/slots?model=one"))[1])
+        await eventually(lambda: busy())
+        response.close()
+        left = time.monotonic()
+
+        async def free() -> bool:
+            return await busy() == 0
+        await eventually(free)
+        assert time.monotonic() - left < 2
+        assert (await api.row())["status"] == "cancelled"
+
+
+@run_async
+async def test_variants_share_a_process(tiny_server: Server) -> None:
+    """Entries that differ in what a request carries: one process, each with its own defaults, a client's own values win."""
+    async with api_of(tiny_server, "one") as api:
+        await api.change("one", parameters={"temp": 0.1, "top-k": 7})
+        await api.variant("one", "warm", **{"temp": 1.5, "predict": 3, "top-k": 7})
+        await api.variant("one", "other", **{"temp": 1.5, "ctx-size": 512})
+
+        async def settings_of(model: str, **more: Any) -> Json:
+            status, answer = await api.post("/completion", {"model": model, "prompt": "the", **more})
+            assert status == 200, answer
+            return {**answer["generation_settings"], "n": answer["tokens_predicted"]}
+        cold = await settings_of("one", n_predict=2)
+        assert (cold["temperature"], cold["top_k"], cold["n"]) == (pytest.approx(0.1), 7, 2)
+        warm = await settings_of("warm")
+        assert (warm["temperature"], warm["top_k"], warm["n"]) == (pytest.approx(1.5), 7, 3)
+        own = await settings_of("warm", temperature=0.5, n_predict=4)
+        assert (own["temperature"], own["n"]) == (pytest.approx(0.5), 4)
+        status, answer = await api.post(data={"model": "warm", "messages": TINY_QUESTION, "max_tokens": 5})
+        assert (status, answer["usage"]["completion_tokens"]) == (200, 5)
+        pids = [(await api.state(name))["runtime"]["pid"] for name in ("one", "warm")]
+        assert pids[0] == pids[1] and (await api.state("one"))["runtime"]["shared_with"] == ["warm"]
+        await settings_of("other", n_predict=1)
+        assert (await api.state("other"))["runtime"]["pid"] != pids[0]
+
+
+@run_async
+async def test_what_a_variant_fills_in(start: Callable[..., Server], fake: FakeEngine) -> None:
+    """Template arguments are merged, the client's own win; what generates nothing passes as it is."""
+    async with api_of(start(program=fake.program), "one") as api:
+        await api.variant("one", "thinks", **{"reasoning": "on", "chat-template-kwargs": '{"style": "long"}',
+                                              "reasoning-effort": "high", "temp": 0.3})
+
+        async def arrived(path: str = "/v1/chat/completions", **data: Any) -> Json:
+            assert (await api.post(path, {"model": "thinks", **data}))[0] == 200
+            return typing.cast(Json, json.loads(fake.seen()[-1]["text"]))
+        both = {"enable_thinking": True, "style": "long"}
+        plain = await arrived()
+        assert (plain["chat_template_kwargs"], plain["temperature"], plain["reasoning_effort"]) == (both, 0.3, "high")
+        merged = await arrived(chat_template_kwargs={"other": [1], "style": "short"}, temperature=1)
+        assert merged["chat_template_kwargs"] == {**both, "other": [1], "style": "short"} and merged["temperature"] == 1
+        assert (await arrived(chat_template_kwargs={"enable_thinking": False}))["chat_template_kwargs"] == {
+            "enable_thinking": False, "style": "long"}
+        assert (await arrived(chat_template_kwargs="odd"))["chat_template_kwargs"] == "odd"
+        assert "reasoning_effort" not in await arrived("/v1/responses", input="a", reasoning={"effort": "low"})
+        assert "temperature" not in await arrived("/v1/embeddings", input="a", messages=None) or True
+        body = b'{"model":"thinks","input":"a"}'
+        assert (await api.post("/v1/embeddings", body))[0] == 200
+        assert fake.seen()[-1]["hash"] == hashlib.sha256(body).hexdigest()
+        row = await api.row()
+        assert row["model"] == "thinks" and len({seen["pid"] for seen in fake.seen()}) == 1
+
+
+# -- Upstreams ---------------------------------------------------------------------------------------
+
+@contextlib.asynccontextmanager
+async def web_server(handler: Callable[[web.Request], Any]) -> AsyncIterator[str]:
+    """The address of a server that answers everything by `handler`."""
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", handler)
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1, handler_cancellation=True)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        yield f"http://127.0.0.1:{runner.addresses[0][1]}"
+    finally:
+        await runner.cleanup()
+
+
+async def upstream_of(api: Api, check: Callable[[Json], Any], seconds: float = DEADLINE) -> Json:
+    """The first upstream's record once it passes `check`."""
+    async def find() -> Json | None:
+        item = (await api.board.request("engine:status"))["engine"]["upstreams"][0]
+        return item if check(item) else None
+    return typing.cast(Json, await eventually(find, "the upstream", seconds))
+
+
+@run_async
+async def test_a_llamadash_behind_a_llamadash(start: Callable[..., Server], tmp_path: Path, fake: FakeEngine) -> None:
+    """Models are listed as NAME/MODEL with their state; requests pass with the key; both have the row; no circles."""
+    back = start(program=fake.program)
+    async with api_of(back, "one", "two") as behind:
+        key = (await behind.board.request("keys:create", name="front"))["key"]["text"]
+        front_port = unused_port()
+        front = start("--api-port", str(front_port), "--upstream", f"big.box={behind.url}/v1/", "--upstream",
+                      f"self=http://127.0.0.1:{front_port}",
+                      environment={"LLAMADASH_UPSTREAM_BIG_BOX_KEY": key})
+        async with api_of(front) as api:
+            item = await upstream_of(api, lambda item: item["models"])
+            assert (item["name"], item["url"], item["status"], item["error"]) == ("big.box", behind.url, "connected", None)
+            assert item["models"] == [{"id": "big.box/one", "status": "unloaded"}, {"id": "big.box/two", "status": "unloaded"}]
+            listed = (await api.get("/v1/models"))[1]["data"]
+            assert [item["id"] for item in listed] == ["big.box/one", "big.box/two"]
+            assert (await api.get("/v1/models/big.box/two"))[1]["status"] == {"value": "unloaded"}
+            body = {"model": "big.box/one", "stream": True, "fake": {"tokens": 3}, "n": 1}
+            async with api.http.post(api.url + "/v1/chat/completions?a=b", data=json.dumps(body), headers={
+                    "Authorization": "Bearer of the client", "User-Agent": "mine/1"}) as answer:
+                assert (await answer.text()).count("word") == 3 and answer.headers["X-Accel-Buffering"] == "no"
+            seen = fake.seen()[-1]
+            assert (seen["path"], json.loads(seen["text"])) == ("/v1/chat/completions?a=b", {**body, "model": "one"})
+            rows = await api.row(), await behind.row()
+            assert [(row["model"], row["status"], row["generated_tokens"], row["generated_per_second"], row["client"].split()[-1])
+                    for row in rows] == [("big.box/one", "ok", 3, 20.0, "mine/1"), ("one", "ok", 3, 20.0, "front")]
+            assert rows[1]["key"] == "front" and rows[0]["build"] is None and rows[0]["loading"] is None
+            await upstream_of(api, lambda item: item["models"][0]["status"] == "loaded")
+            for path in ("/slots?model=big.box%2Fone", "/upstream/big.box%2Fone/slots?x=1"):
+                assert (await api.get(path))[0] == 200, path
+            async with api.http.post(yarl.URL(api.url + "/upstream/big.box%2Fone/v1/x", encoded=True), data=b"{}") as answer:
+                assert answer.status == 200
+            assert json.loads(fake.seen()[-1]["text"]) == {"model": "one"}
+            form = aiohttp.FormData()
+            form.add_field("model", "big.box/one")
+            form.add_field("file", b"x" * 100, filename="a.wav")
+            async with api.http.post(api.url + "/v1/audio/transcriptions", data=form) as answer:
+                assert answer.status == 200
+            assert "big.box" not in fake.seen()[-1]["text"] and "\r\n\r\none\r\n" in fake.seen()[-1]["text"]
+            assert (await api.post(data={"model": "big.box/nothing"}))[0] == 404
+            status, answer = await api.post(data={"model": "self/self/self/x"})
+            assert (status, answer["error"]["code"]) == (508, "upstream_loop")
+            assert (await api.post(data={"model": "big.box/one", "fake": {"status": 422}}))[0] == 422
+            assert (await api.row())["code"] == "422"
+            chat = (await api.board.request("chat:send", model="big.box/one", messages=[{"role": "user", "content": "a"}]))
+            done = await api.board.wait("chat:done", lambda data: data["chatId"] == chat["chatId"])
+            assert done
+            response = await api.http.post(api.url + "/v1/chat/completions", data=json.dumps(
+                {**body, "fake": {"tokens": 10_000, "pause": 0.05}}))
+            await response.content.readany()
+            response.close()
+            assert (await behind.row(lambda row: row["status"] == "cancelled"))["model"] == "one"
+        back.stop()
+
+
+def _endless(text: bytes) -> Callable[[web.Request], Any]:
+    """Answers without an end."""
+    async def handler(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        while True:
+            await response.write(text * 1000)
+    return handler
+
+
+def _listing(models: Any, **more: str) -> Callable[[web.Request], Any]:
+    """Answers with a list of models."""
+    async def handler(request: web.Request) -> web.Response:
+        return web.Response(body=json.dumps({"data": models}).encode(), headers=more)
+    return handler
+
+
+MARKUP = "<img src=x onerror=alert(1)>"
+
+
+@pytest.mark.parametrize(("handler", "status", "models"), [
+    (_endless(b'{"data": [{"id": "x"}]}'), "unreachable", []),
+    (_listing([{"id": "m", "status": {"value": "x" * 1000}}, {"id": 5}, 7, None, {"id": "a\nb"}, {"id": "x" * 1000},
+               {"id": "\ud800"}, {"id": MARKUP}, {"id": "passed/on", "upstream": "other"}, {"id": ""}]), "connected",
+     ["lies/m", f"lies/{MARKUP}"]),
+    (_listing([{"id": f"m{number}"} for number in range(1000, 101_000)]), "connected",
+     [f"lies/m{number}" for number in range(1000, 2000)]),
+    (_listing([{"id": f"m{number}"} for number in range(1_000_000)]), "unreachable", []),
+    (_listing([], **{f"X-{number}": "x" * 8000 for number in range(500)}), "unreachable", []),
+    (_listing([], **{"X": "x" * 10**6}), "unreachable", []),
+    (_listing({"a": 1}), "connected", []), (_listing("[" * 900), "connected", []),
+], ids=["endless", "odd", "many", "a million", "many headers", "long header", "no list", "text"])
+@run_async
+async def test_an_upstream_that_lies(start: Callable[..., Server], handler: Any, status: str, models: list[str]) -> None:
+    """What it says is bounded and inert."""
+    async with web_server(handler) as url:
+        server = start("--upstream", f"lies={url}")
+        before = memory_of(server)
+        async with api_of(server) as api:
+            item = await upstream_of(api, lambda item: item["status"] == "connected" or item["error"] not in (None, ""))
+            assert item["status"] == status and [model["id"] for model in item["models"]] == models
+            assert [model["id"] for model in (await api.get("/v1/models"))[1]["data"]] == models
+            assert all(len(str(model["status"])) <= 32 for model in item["models"])
+            assert memory_of(server) - before < 80
+
+
+@run_async
+async def test_an_upstream_that_fails(start: Callable[..., Server]) -> None:
+    """Unreachable, refusing, redirecting or breaking off: said, and clients get an error in their shape."""
+    server = start(program=f"http://127.0.0.1:{unused_port()}/v1")
+    async with api_of(server) as api:
+        item = await upstream_of(api, lambda item: item["error"])
+        assert (item["name"], item["status"]) == ("127.0.0.1", "unreachable")
+        status, answer = await api.post(data={"model": "127.0.0.1/x"})
+        assert (status, answer["error"]["code"]) == (502, "connection_lost")
+        assert (await api.row())["status"] == "failed"
+
+    async def refuses(request: web.Request) -> web.StreamResponse:
+        if request.method == "GET":
+            return web.Response(status=401)
+        if "redirect" in await request.text():
+            return web.Response(status=307, headers={"Location": "http://169.254.169.254/"})
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await response.prepare(request)
+        await response.write(b"data: {}\n\n")
+        assert request.transport
+        request.transport.abort()
+        return response
+    async with web_server(refuses) as url:
+        async with api_of(start("--upstream", f"no-key={url}")) as api:
+            item = await upstream_of(api, lambda item: item["status"] == "refused")
+            assert "LLAMADASH_UPSTREAM_NO_KEY_KEY" in item["error"]
+            async with api.http.post(api.url + "/v1/x", data='{"model": "no-key/redirect"}',
+                                     allow_redirects=False) as answer:
+                assert answer.status == 307  # it is the client's to follow
+            with pytest.raises(aiohttp.ClientError):
+                async with api.http.post(api.url + "/v1/x", data='{"model": "no-key/x", "stream": true}') as answer:
+                    await answer.read()
+            assert (await api.row())["code"] == "connection_lost"
+
+
 # -- Embedded engine --------------------------------------------------------------------------------
 
 class Child:
