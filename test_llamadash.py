@@ -3775,540 +3775,6 @@ def test_a_flood_is_limited_and_counted() -> None:
     assert limiter.allows("x", 6.0) and limiter.suppressed() == {"x": 90} and limiter.suppressed() == {}
 
 
-# -- Residency: the pool ----------------------------------------------------------------------------
-
-LONG = 65_536  # tokens; the small model needs half a minute for them, and no test waits for that
-
-
-class EngineDash(StubDash):
-    """A Dash with a real engine and models a and b: random weights, 65,536 tokens of context, one thread each."""
-
-    def __init__(self, folder: Path, program: str | None, names: str = "a b", **values: Any) -> None:
-        super().__init__(folder, program=program, **{
-            "api_port": unused_port(), "defaults": {"ctx-size": LONG, "threads": 1}, **values})
-        for name in names.split():
-            self.add(name)
-
-    def add(self, name: str, path: Path | None = None, **row: Any) -> None:
-        """Put a model into the list: the file at `path`, or one that is made."""
-        path = path or write_tiny_model(self.models_folder / f"{name}.gguf", context=2 * LONG)
-        self.db.apply_scan([a_model(name, path=str(path), **row)], [], [])
-        self.pool.sync()
-
-    async def change(self, name: str, **changes: Any) -> None:
-        """Change a model's row as a client does."""
-        await self.request("models:update", id=name, revision=self.db.get_model(name)["revision"], changes=changes)
-
-    def statuses(self, name: str) -> list[str]:
-        """The statuses of a model that were broadcast, without repetitions."""
-        every = [data["status"] for data in self.broadcasts("models:status") if data["id"] == name]
-        return [item for at, item in enumerate(every) if at == 0 or every[at - 1] != item]
-
-    def state(self, name: str) -> Json:
-        """A model's record."""
-        return self.model(name)
-
-    async def is_status(self, name: str, status: str) -> Json:
-        """Wait until a model has a status, and return its record."""
-        await eventually(lambda: self.state(name)["status"] == status, f"{name} is {status}: {self.log()[-9999:]}")
-        return self.state(name)
-
-    async def load(self, *names: str) -> None:
-        """Load models and wait until they are."""
-        for name in names:
-            await self.pool.load(name)
-        for name in names:
-            await self.is_status(name, "loaded")
-
-    async def chat(self, text: str = "Hi", **parameters: Any) -> str:
-        """Begin a chat with model a, or another one."""
-        return str(self.chats.start("me", parameters.pop("model", "a"), [{"role": "user", "content": text}],
-                                    {"max_tokens": 6, **parameters}))
-
-    def events(self, chat: str, event: str) -> list[Json]:
-        """The events of one chat."""
-        return [data for _, name, data in self.sent if name == event and data["chatId"] == chat]
-
-    async def happened(self, kind: str, model: str, reason: str = "") -> Json:
-        """Wait for an event of the timeline."""
-        def found() -> Json | None:
-            return next((item for data in self.broadcasts("timeline:added") for item in data["events"]
-                         if (item["kind"], item["model"]) == (kind, model) and reason in item["reason"]), None)
-        return typing.cast(Json, await eventually(found, f"{kind} {model} {reason}: {self.log()[-9999:]}"))
-
-
-@contextlib.asynccontextmanager
-async def running(dash: StubDash) -> AsyncIterator[Any]:
-    """An open gateway; afterwards no process of it is left and nothing failed unnoticed."""
-    tasks = [dash.spawn(dash.run_forever(name, work), name) for name, work in dash.background().items()
-             if name in ("residency", "engine events", "upstreams", "watchdog")]
-    try:
-        with contextlib.suppress(llamadash.EngineUnavailable):
-            await dash.gateway.start()
-        yield dash
-    finally:
-        processes = engine_processes(dash)
-        await dash.gateway.close()
-        await llamadash.cancelled(tasks)
-        dash.db.close()
-    assert not [process for process in processes if alive(process)], "processes are left"
-    assert not dash.failures, dash.failures
-
-
-def engine_processes(dash: StubDash) -> list[psutil.Process]:
-    """The processes of the models in memory, with their children."""
-    found: list[psutil.Process] = []
-    for instance in dash.pool.instances.values():
-        with contextlib.suppress(psutil.Error):
-            if instance.process is not None:
-                leader = psutil.Process(instance.process.pid)
-                found += [leader, *leader.children(recursive=True)]
-    return found
-
-
-@run_async
-async def test_a_model_is_loaded_answers_and_leaves(tmp_path: Path, smollm2: Path, engine_program: str | None) -> None:
-    """Load, chat with an answer and its timings, counters, unload: all of it is broadcast, with its reason."""
-    dash = EngineDash(tmp_path, engine_program, "", defaults={"ctx-size": 1024})
-    dash.add("a", smollm2)
-    async with running(dash):
-        snapshot = dash.gateway.snapshot()
-        assert snapshot["status"] == "running" and snapshot["build"]["version"], snapshot
-        assert snapshot["build"]["kind"] == ("llama-server" if engine_program else "embedded")
-        assert snapshot["base_url"] == f"{snapshot['url']}/v1" and not snapshot["api_key_required"]
-        await dash.pool.load("a")
-        assert dash.state("a")["status"] in ("loading", "loaded")
-        loaded = await dash.is_status("a", "loaded")
-        assert loaded["runtime"]["n_ctx"] == 1024 and loaded["runtime"]["slots"] == 4
-        await eventually(lambda: (dash.state("a")["runtime"]["memory"] or 0) > 50 * 2**20, "its memory is measured")
-        await eventually(lambda: dash.statuses("a") == ["loading", "loaded"])
-        await dash.happened("loading", "a", "by hand")
-        chat = await dash.chat("Say hello", temperature=0)
-        done = (await eventually(lambda: dash.events(chat, "chat:done"), dash.log()))[0]
-        answer = "".join(data.get("content", "") for data in dash.events(chat, "chat:delta"))
-        assert answer.strip() and done["generated_tokens"] == 6 and done["finish_reason"] == "length"
-        assert done["prompt_tokens"] > 10 and done["generated_per_second"] > 0 and done["time_to_first_token"] > 0
-        [row] = await eventually(dash.db.requests)
-        assert (row["model"], row["client"], row["status"], row["stream"]) == ("a", "llamadash chat", "ok", True)
-        assert (row["generated_tokens"], row["cached_tokens"]) == (6, 0) and row["first_token"] > 0
-        assert row["prompt_tokens"] == done["prompt_tokens"] and row["duration"] > row["first_token"]
-        assert ("requests:finished", {"request": row}) in dash.seen
-        counters = dash.requests.counters()
-        assert counters["active_models"] == 1 and counters["requests_processing"] == 0
-        assert counters["generated_tokens_per_second"] > 0
-        assert dash.requests.counters()["generated_tokens_per_second"] == 0
-        await dash.pool.unload("a")
-        assert (await dash.is_status("a", "unloaded"))["reason"] == "by hand"
-        await dash.happened("unloaded", "a", "by hand")
-        assert dash.requests.counters()["active_models"] == 0
-
-
-@run_async
-async def test_progress_is_told_by_builds_that_know_it(tmp_path: Path, smollm2: Path) -> None:
-    """The new llama-server tells how far a load is; the value 1 is not ready yet, a warm-up follows."""
-    dash = EngineDash(tmp_path, llama_server(), "", defaults={"ctx-size": 1024})
-    dash.add("a", smollm2)
-    async with running(dash):
-        await dash.load("a")
-        loading = [data for data in dash.broadcasts("models:status") if data["status"] == "loading"]
-        assert all(0 <= data["progress"] <= 1 for data in loading)
-        assert {data["stage"] for data in loading} & {"text_model", "warming up"}, loading
-
-
-@run_async
-async def test_two_chats_at_once_and_a_cancelled_one(tmp_path: Path, smollm2: Path, engine_program: str | None) -> None:
-    """A chat loads its model; two run side by side; a cancelled one frees its slot; one too many is refused."""
-    dash = EngineDash(tmp_path, engine_program, "", defaults={"ctx-size": 8192, "threads": 1})
-    dash.add("a", smollm2)  # which loads long enough for that to be told
-    async with running(dash):
-        chats = [await dash.chat("Count to ten", ignore=None), await dash.chat("Say hello")]
-        for chat in chats:
-            await eventually(lambda chat=chat: dash.events(chat, "chat:done"))  # type: ignore[misc]
-        assert any(data["status"] == "loading" for data in dash.broadcasts("models:status"))
-        assert any(data["stage"] == "loading" for data in dash.events(chats[0], "chat:progress"))
-        long = await dash.chat("Write a very long story about the sea", max_tokens=LONG)
-        await eventually(lambda: dash.events(long, "chat:delta"))
-        assert dash.requests.counters()["requests_processing"] == dash.state("a")["runtime"]["requests"] == 1
-        assert dash.chats.cancel("someone else", long) is False
-        assert dash.chats.cancel("me", long) is True
-        await eventually(lambda: dash.events(long, "chat:done"))
-        assert dash.events(long, "chat:done")[0]["finish_reason"] == "cancelled"
-        await eventually(lambda: dash.db.requests()[0]["status"] == "cancelled")
-
-        def idle() -> bool:
-            return dash.requests.counters()["requests_processing"] == 0
-        await eventually(idle, "the slot is free")
-        many = [await dash.chat("Long story", max_tokens=LONG) for _ in range(llamadash.MAX_CHATS)]
-        with pytest.raises(llamadash.RateLimited):
-            await dash.chat()
-        dash.chats.client_gone("me")
-        await eventually(lambda: not dash.chats.all, str(many))
-        await eventually(idle, "all slots are free")
-
-
-def fake_llama_server(folder: Path, body: str) -> str:
-    """A program that takes the place of llama-server, in Python; it answers /health and /props."""
-    path = folder / "fake-llama-server"
-    path.write_text(f"#!{sys.executable}\n" + textwrap.dedent("""
-        import json, sys, time
-        from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-        if '--version' in sys.argv: sys.exit('version: 1 (fake)')
-        if '--help' in sys.argv: sys.exit('-m, --model FNAME\\n--host HOST\\n--port PORT\\n-a, --alias STRING\\n')
-        if '--list-devices' in sys.argv: sys.exit('Available devices:')
-        def answer(handler, body): ...
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self):
-                self.reply({"total_slots": 1})
-            def reply(self, *events, kind="application/json"):
-                self.send_response(200)
-                self.send_header("Content-Type", kind)
-                self.end_headers()
-                for event in events:
-                    text = json.dumps(event)
-                    self.wfile.write((f"data: {text}\\n\\n" if kind == "text/event-stream" else text).encode())
-                    self.wfile.flush()
-            def do_POST(self):
-                answer(self, json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-            def log_message(self, *_): ...
-        """) + textwrap.dedent(body) + textwrap.dedent("""
-        port = int(sys.argv[sys.argv.index("--port") + 1])
-        ThreadingHTTPServer(("127.0.0.1", port), Handler).serve_forever()
-        """))
-    path.chmod(0o755)
-    return str(path)
-
-
-def fake_stream(folder: Path, *events: Json) -> str:
-    """A llama-server whose answer is a stream of `events`."""
-    (folder / "events.json").write_text(json.dumps(events))
-    return fake_llama_server(folder, f"""
-        def answer(handler, body):
-            handler.reply(*json.load(open({str(folder / "events.json")!r})), kind="text/event-stream")
-        """)
-
-
-@pytest.mark.parametrize("odd", [
-    {"choices": [{"delta": {"content": {"a": 1}}}]}, {"choices": [{"delta": {"reasoning_content": 5}}]}, {"choices": 5},
-    {"choices": [5]}, {"choices": [{"delta": [1]}]}, {"prompt_progress": {"total": "x", "processed": []}},
-    {"prompt_progress": {"total": 1, "processed": 10**400}}, {"error": {"message": [1]}}, {},
-], ids=json.dumps)
-@run_async
-async def test_a_malformed_answer_is_an_error(tmp_path: Path, odd: Json) -> None:
-    """A chat whose answer is not understood ends with an error, after what was understood of it."""
-    program = fake_stream(tmp_path, {"choices": [{"delta": {"content": "Hi"}}]}, odd)
-    async with running(EngineDash(tmp_path, program)) as dash:
-        chat = await dash.chat()
-        [error] = await eventually(lambda: dash.events(chat, "chat:error"), dash.log())
-        assert error["code"] == "ENGINE_FAILED" and error["message"]
-        assert "".join(item.get("content", "") for item in dash.events(chat, "chat:delta")) == "Hi"
-        await eventually(lambda: not dash.chats.all)
-        [row] = await eventually(dash.db.requests)
-        assert row["status"] == "failed" and row["error"]
-
-
-@run_async
-async def test_malformed_timings_are_left_out(tmp_path: Path) -> None:
-    """An answer with numbers that are none is complete all the same, and its record can be stored."""
-    timings = {"predicted_n": "x", "prompt_n": 10**400, "cache_n": -1, "prompt_ms": [1], "predicted_ms": "x",
-               "prompt_per_second": "1e999", "predicted_per_second": float("inf")}
-    program = fake_stream(tmp_path, {"timings": timings, "choices": [
-        {"delta": {"content": "Hi \ud800"}, "finish_reason": {"x": 1}}]})
-    async with running(EngineDash(tmp_path, program)) as dash:
-        chat = await dash.chat()
-        [done] = await eventually(lambda: dash.events(chat, "chat:done"), dash.log())
-        assert (done["prompt_tokens"], done["generated_tokens"], done["generated_per_second"]) == (0, 0, None)
-        [request] = await eventually(lambda: dash.broadcasts("requests:finished"))
-        assert request["request"]["generated_tokens"] is None and not dash.events(chat, "chat:error")
-
-
-@run_async
-async def test_a_model_is_evicted_for_another(tmp_path: Path, engine_program: str | None) -> None:
-    """With room for one, a second model takes the first one's place, whether it was loaded or talked to."""
-    async with running(EngineDash(tmp_path, engine_program, models_max=1, min_residency=0)) as dash:
-        await dash.load("a")
-        await dash.load("b")
-        assert (dash.state("a")["status"], dash.state("a")["reason"]) == ("unloaded", "evicted for b")
-        chat = await dash.chat(model="a")
-        await eventually(lambda: dash.events(chat, "chat:done"))
-        await eventually(lambda: dash.state("b")["reason"] == "evicted for a", str(dash.state("b")))
-
-
-@run_async
-async def test_memory_and_not_a_number_decides_who_fits(tmp_path: Path) -> None:
-    """A budget for two of three models: the third waits until the least recently used one has left, and says so."""
-    dash = EngineDash(tmp_path, llama_server(), "a b c", min_residency=0)
-    async with running(dash):
-        need = sum((await dash.pool.plans("a"))[0][0].need.values())
-        dash.engine_values["budget"] = {"Main memory": int(2.5 * need)}
-        dash.pool.rooms_read = -math.inf
-        await dash.load("a")
-        await dash.load("b")
-        chat = await dash.chat(model="a")
-        await eventually(lambda: dash.events(chat, "chat:done"))
-        await dash.load("c")
-        assert [dash.state(name)["status"] for name in "abc"] == ["loaded", "unloaded", "loaded"]
-        assert dash.state("b")["reason"] == "evicted for c"
-        device = next(item for item in dash.gateway.snapshot()["devices"] if item["kind"] == "cpu")
-        assert 0 < device["held"] <= device["budget"] == int(2.5 * need)
-
-
-@run_async
-async def test_a_broken_file_fails_with_the_reason(tmp_path: Path, engine_program: str | None) -> None:
-    """The model's status is failed and its error says what is wrong; a chat with it says the same."""
-    dash = EngineDash(tmp_path, engine_program)
-    broken = dash.models_folder / "broken.gguf"
-    broken.write_bytes((dash.models_folder / "a.gguf").read_bytes()[:200_000])
-    dash.add("broken", broken)
-    async with running(dash):
-        await dash.pool.load("broken")
-        failed = await dash.is_status("broken", "failed")
-        chat = await dash.chat(model="broken")
-        [error] = await eventually(lambda: dash.events(chat, "chat:error"))
-        if engine_program != old_llama_server():  # which ends before it has written its last lines
-            assert "corrupted or incomplete" in failed["error"] and "corrupted or incomplete" in error["message"]
-        assert (await dash.happened("failed", "broken"))["reason"] == failed["error"]
-        await dash.load("a")
-
-
-@run_async
-async def test_a_load_can_be_cancelled(tmp_path: Path, smollm2: Path, engine_program: str | None) -> None:
-    """Unloading while loading ends as unloaded by hand, not as failed, and it can be loaded again."""
-    dash = EngineDash(tmp_path, engine_program)
-    dash.add("slow", smollm2)
-    async with running(dash):
-        await dash.pool.load("slow")
-        await dash.pool.unload("slow")
-        stopped = await dash.is_status("slow", "unloaded")
-        assert stopped["reason"] == "by hand" and stopped["error"] is None
-        await dash.load("slow")
-
-
-@run_async
-async def test_the_crash_of_one_model_is_its_own(tmp_path: Path, engine_program: str | None) -> None:
-    """A process that is killed leaves its model failed and the other loaded; a pinned one is loaded again at once."""
-    async with running(EngineDash(tmp_path, engine_program)) as dash:
-        await dash.load("a", "b")
-        other = dash.state("b")["runtime"]["pid"]
-        os.kill(dash.state("a")["runtime"]["pid"], signal.SIGKILL)
-        failed = await dash.is_status("a", "failed")
-        assert failed["reason"] == "crashed" and "signal 9" in failed["error"]
-        assert dash.state("b")["runtime"]["pid"] == other
-        await dash.change("a", pinned=True)
-        pid = (await dash.is_status("a", "loaded"))["runtime"]["pid"]
-        os.kill(pid, signal.SIGKILL)
-        await eventually(lambda: dash.state("a")["status"] == "loaded" and dash.state("a")["runtime"]["pid"] != pid)
-        assert dash.state("b")["runtime"]["pid"] == other
-
-
-@run_async
-async def test_a_model_that_keeps_crashing_is_stopped(tmp_path: Path) -> None:
-    """Three crashes in a row of a pinned model end its restarts, and say why; by hand it is tried again."""
-    dash = EngineDash(tmp_path, fake_llama_server(tmp_path, "sys.exit('error: no such thing as luck')"), "a")
-    async with running(dash):
-        await dash.change("a", pinned=True)
-        await eventually(lambda: dash.pool.residency.units[dash.pool.unit_of["a"]].failures == 3)
-        await dash.is_status("a", "failed")
-        assert "no such thing as luck" in dash.state("a")["error"]
-        chat = await dash.chat()
-        [error] = await eventually(lambda: dash.events(chat, "chat:error"))
-        assert "repeatedly" in error["message"] and "luck" in error["message"]
-        assert len(dash.broadcasts("timeline:added")) < 20
-
-
-@run_async
-async def test_a_process_that_hangs_is_ended(tmp_path: Path, engine_program: str | None,
-                                             monkeypatch: pytest.MonkeyPatch) -> None:
-    """One that no longer answers is killed, that is said, and what waited for it is asked once more."""
-    for name, value in (("HUNG_AFTER", 1.0), ("HEALTH_INTERVAL", 0.2)):
-        monkeypatch.setattr(llamadash, name, value)
-    monkeypatch.setattr(llamadash, "HEALTH_LIMIT", aiohttp.ClientTimeout(total=0.5))
-    async with running(EngineDash(tmp_path, engine_program)) as dash:
-        await dash.load("a")
-        pid = dash.state("a")["runtime"]["pid"]
-        os.kill(pid, signal.SIGSTOP)
-        chat = await dash.chat()
-        await dash.happened("crashed", "a", "It hung")
-        monkeypatch.setattr(llamadash, "HUNG_AFTER", 60.0)
-        await eventually(lambda: dash.events(chat, "chat:done"), dash.log())
-        assert dash.state("a")["runtime"]["pid"] != pid
-
-
-@run_async
-async def test_a_load_that_hangs_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A process that neither writes, reads nor computes while it loads is killed, and that is said."""
-    monkeypatch.setattr(llamadash, "LOAD_SILENCE", 1.0)
-    async with running(EngineDash(tmp_path, fake_llama_server(tmp_path, "time.sleep(1000)"), "a")) as dash:
-        await dash.pool.load("a")
-        assert "hung while it loaded" in (await dash.is_status("a", "failed"))["error"]
-
-
-@run_async
-async def test_changed_parameters_take_effect(tmp_path: Path, engine_program: str | None) -> None:
-    """A running model whose parameters changed leaves memory for that reason; the next load uses the new value."""
-    async with running(EngineDash(tmp_path, engine_program)) as dash:
-        await dash.load("a", "b")
-        await dash.change("a", parameters={"ctx-size": 1024})
-        await dash.is_status("a", "unloaded")
-        await dash.happened("unloaded", "a", "configuration changed")
-        assert dash.state("b")["status"] == "loaded"
-        await dash.load("a")
-        assert dash.state("a")["runtime"]["n_ctx"] == 1024
-
-
-@run_async
-async def test_what_a_request_can_carry_changes_without_a_load(tmp_path: Path, smollm2: Path) -> None:
-    """Entries that differ in sampling alone share one process; each gets its own values."""
-    dash = EngineDash(tmp_path, llama_server(), "", defaults={"ctx-size": 1024})
-    dash.add("calm", smollm2, parameters={"temp": 0.0, "predict": 3})
-    dash.add("wild", smollm2, parameters={"temp": 1.5, "predict": 5})
-    async with running(dash):
-        await dash.load("calm")
-        assert dash.state("wild")["status"] == "loaded"
-        assert dash.state("wild")["runtime"]["pid"] == dash.state("calm")["runtime"]["pid"]
-        assert dash.state("wild")["runtime"]["shared_with"] == ["calm"]
-        for name, tokens in (("calm", 3), ("wild", 5)):
-            async with dash.gateway.asked(name, "test", "/completion", {"prompt": "a", "stream": False}) as answers:
-                [answer] = [item async for item in answers]
-            assert answer["timings"]["predicted_n"] == tokens
-        before = dash.state("calm")["runtime"]["pid"]
-        await dash.change("calm", parameters={"temp": 0.5, "predict": 4})
-        assert dash.state("calm")["runtime"]["pid"] == before
-
-
-@run_async
-async def test_a_taken_port_is_avoided_and_said(tmp_path: Path) -> None:
-    """Somebody else's port: the API takes a free one, the warning says so."""
-    with socket.create_server(("127.0.0.1", 0)) as other:
-        port = other.getsockname()[1]
-        async with running(EngineDash(tmp_path, llama_server(), api_port=port)) as dash:
-            snapshot = dash.gateway.snapshot()
-            assert str(port) not in snapshot["base_url"] and any(str(port) in item for item in snapshot["warnings"])
-
-
-@run_async
-async def test_pinned_models_are_loaded_at_start_and_others_after_a_restart(tmp_path: Path) -> None:
-    """What is pinned is in memory from the start; a restart brings back what was loaded, too."""
-    dash = EngineDash(tmp_path, llama_server())
-    row = dash.db.get_model("a")
-    dash.db.update_model("a", row["revision"], {"pinned": True})
-    async with running(dash):
-        await dash.is_status("a", "loaded")
-        await dash.happened("loading", "a", "pinned")
-        await dash.load("b")
-        await dash.request("engine:restart")
-        await dash.is_status("a", "loaded")
-        await dash.is_status("b", "loaded")
-
-
-@run_async
-async def test_an_idle_model_leaves_memory(tmp_path: Path, engine_program: str | None) -> None:
-    """After its idle time its process ends; a chat loads it again; what is next is told before."""
-    async with running(EngineDash(tmp_path, engine_program, idle_seconds=3600)) as dash:
-        await dash.load("a", "b")
-        upcoming = dash.state("a")["next"]
-        assert upcoming["what"] == "unloads" and 3_500_000 < upcoming["at"] - llamadash.now_ms() <= 3_600_000
-        pid = dash.state("a")["runtime"]["pid"]
-        await dash.change("a", idle=1)
-        assert (await dash.is_status("a", "unloaded"))["reason"] == "idle"
-        assert not psutil.pid_exists(pid) and dash.state("b")["status"] == "loaded"
-        await dash.change("a", idle=None)
-        chat = await dash.chat()
-        await eventually(lambda: dash.events(chat, "chat:done"))
-
-
-@run_async
-async def test_a_deleted_model_leaves_memory(tmp_path: Path) -> None:
-    """Its process ends, and one of the same name begins anew."""
-    async with running(EngineDash(tmp_path, llama_server())) as dash:
-        await dash.load("a")
-        pid = dash.state("a")["runtime"]["pid"]
-        await dash.request("models:delete", id="a")
-        await eventually(lambda: not psutil.pid_exists(pid))
-        dash.add("a")
-        assert (await dash.is_status("a", "unloaded"))["error"] is None
-        await dash.load("a")
-
-
-@run_async
-async def test_a_file_that_is_gone_does_not_unload(tmp_path: Path) -> None:
-    """A model whose file vanished while it is in memory goes on; it cannot be loaded again."""
-    async with running(EngineDash(tmp_path, llama_server(), "a")) as dash:
-        await dash.load("a")
-        (dash.models_folder / "a.gguf").unlink()
-        await dash.library.scan()
-        assert dash.state("a")["status"] == "loaded"
-        chat = await dash.chat()
-        await eventually(lambda: dash.events(chat, "chat:done"), dash.log())
-        await dash.pool.unload("a")
-        await dash.is_status("a", "missing")
-        assert (await dash.refused("models:load", id="a")).code == "NOT_FOUND"
-
-
-@pytest.mark.parametrize(("devices", "sizes", "placed"), [
-    ([24, 24], {"a": 10, "b": 10}, {"a": "CUDA0", "b": "CUDA1"}),  # the emptier one
-    ([24, 8], {"a": 14, "b": 5}, {"a": "CUDA0", "b": "CUDA1"}),
-    ([8, 24], {"a": 10}, {"a": "CUDA1"}),
-    ([12, 12], {"a": 20}, {"a": ""}),  # over both: split as the engine does
-])
-@run_async
-async def test_a_model_goes_to_one_gpu_where_it_fits(
-    tmp_path: Path, devices: list[int], sizes: dict[str, int], placed: dict[str, str],
-) -> None:
-    """On several GPUs each model is told its own, the one where it fits and pushes out least."""
-    log = tmp_path / "started"
-    listed = " ".join(f"'  CUDA{at}: NVIDIA RTX ({size * 1024} MiB, {size * 1024} MiB free)'"
-                      for at, size in enumerate(devices))
-    program = shell_script(tmp_path / "llama-server", f"""
-        case "$*" in *--list-devices*) printf '%s\\n' 'Available devices:' {listed}; exit;; esac
-        echo "$*" >> {log}
-        exec {llama_server()} $(echo "$*" | sed 's/--device [A-Z0-9,]*//')""")
-    dash = EngineDash(tmp_path, program, "", defaults={"ctx-size": 512, "threads": 1})
-    for name, size in sizes.items():
-        path = write_tiny_model(dash.models_folder / f"{name}.gguf")
-        dash.add(name, path, file_size=size * 2**30, block_count=32, parameters={"n-gpu-layers": 9999})
-    async with running(dash):
-        for name in sizes:
-            await dash.load(name)
-        for name, device in placed.items():
-            assert ",".join(dash.state(name)["runtime"]["placement"]) == device
-            started = next(line for line in log.read_text().splitlines() if f"--alias {name} " in line)
-            assert (f"--device {device} " in f"{started} ") == bool(device), started
-
-
-# -- Benchmarks -------------------------------------------------------------------------------------
-
-@run_async
-async def test_a_model_is_benchmarked(tmp_path: Path, smollm2: Path, engine_program: str | None) -> None:
-    """Both speeds with their deviation, for exactly the tokens that were asked for, after a warm-up."""
-    dash = EngineDash(tmp_path, engine_program, "", defaults={"ctx-size": 1024})
-    dash.add("a", smollm2)
-    async with running(dash):
-        result = (await dash.request("models:benchmark", id="a", promptTokens=64, generateTokens=16,
-                                     repetitions=2))["benchmark"]
-        assert (result["prompt_tokens"], result["generate_tokens"], result["repetitions"]) == (64, 16, 2)
-        assert result["prompt_per_second"] > 0 and result["generated_per_second"] > 0
-        assert result["prompt_deviation"] >= 0 and result["generated_deviation"] >= 0
-        assert [data["done"] for data in dash.broadcasts("models:benchmark")] == [0, 0, 1, 2]
-        assert dash.db.benchmarks("a")[0]["id"] == result["id"]
-        rows = await eventually(lambda: (found := dash.db.requests()) and len(found) == 3 and found)
-        assert {row["client"] for row in rows} == {"llamadash benchmark"}
-
-
-@run_async
-async def test_one_benchmark_of_a_model_at_a_time(tmp_path: Path) -> None:
-    """Two would slow each other down; how far one is can be asked for, and a file that is gone is not the engine's."""
-    asked = {"id": "a", "promptTokens": 64, "generateTokens": 256, "repetitions": 2}
-    async with running(EngineDash(tmp_path, llama_server(), "a")) as dash:
-        first = asyncio.ensure_future(dash.request("models:benchmark", **asked))
-        await eventually(lambda: dash.broadcasts("models:benchmark"))
-        assert (await dash.request("models:get", id="a"))["benchmarking"]["total"] == 2
-        assert (await dash.refused("models:benchmark", **asked)).code == "CONFLICT"
-        await first
-        assert (await dash.request("models:get", id="a"))["benchmarking"] is None
-        dash.db.apply_scan([], [], ["a"])
-        assert (await dash.refused("models:benchmark", **asked)).code == "NOT_FOUND"
-
-
 # -- Residency --------------------------------------------------------------------------------------
 
 LOAD_TIME, STOP_TIME = 20.0, 5.0  # s that a process takes at most, in the world of these tests
@@ -5430,6 +4896,506 @@ def test_looking_for_room_is_quick() -> None:
             world.tick(1)
             took.append(time.perf_counter() - begin)
         assert min(took) < limit, took
+
+
+# -- Residency: the pool ----------------------------------------------------------------------------
+
+LONG = 65_536  # tokens; the small model needs half a minute for them, and no test waits for that
+
+
+class EngineDash(StubDash):
+    """A Dash with a real engine and models a and b: random weights, 65,536 tokens of context, one thread each."""
+
+    def __init__(self, folder: Path, program: str | None, names: str = "a b", **values: Any) -> None:
+        super().__init__(folder, program=program, **{
+            "api_port": unused_port(), "defaults": {"ctx-size": LONG, "threads": 1}, **values})
+        for name in names.split():
+            self.add(name)
+
+    def add(self, name: str, path: Path | None = None, **row: Any) -> None:
+        """Put a model into the list: the file at `path`, or one that is made."""
+        path = path or write_tiny_model(self.models_folder / f"{name}.gguf", context=2 * LONG)
+        self.db.apply_scan([a_model(name, path=str(path), **row)], [], [])
+        self.pool.sync()
+
+    async def change(self, name: str, **changes: Any) -> None:
+        """Change a model's row as a client does."""
+        await self.request("models:update", id=name, revision=self.db.get_model(name)["revision"], changes=changes)
+
+    def statuses(self, name: str) -> list[str]:
+        """The statuses of a model that were broadcast, without repetitions."""
+        every = [data["status"] for data in self.broadcasts("models:status") if data["id"] == name]
+        return [item for at, item in enumerate(every) if at == 0 or every[at - 1] != item]
+
+    def state(self, name: str) -> Json:
+        """A model's record."""
+        return self.model(name)
+
+    async def is_status(self, name: str, status: str) -> Json:
+        """Wait until a model has a status, and return its record."""
+        await eventually(lambda: self.state(name)["status"] == status, f"{name} is {status}: {self.log()[-9999:]}")
+        return self.state(name)
+
+    async def load(self, *names: str) -> None:
+        """Load models and wait until they are."""
+        for name in names:
+            await self.pool.load(name)
+        for name in names:
+            await self.is_status(name, "loaded")
+
+    async def chat(self, text: str = "Hi", **parameters: Any) -> str:
+        """Begin a chat with model a, or another one."""
+        return str(self.chats.start("me", parameters.pop("model", "a"), [{"role": "user", "content": text}],
+                                    {"max_tokens": 6, **parameters}))
+
+    def events(self, chat: str, event: str) -> list[Json]:
+        """The events of one chat."""
+        return [data for _, name, data in self.sent if name == event and data["chatId"] == chat]
+
+    async def happened(self, kind: str, model: str, reason: str = "") -> Json:
+        """Wait for an event of the timeline."""
+        def found() -> Json | None:
+            return next((item for data in self.broadcasts("timeline:added") for item in data["events"]
+                         if (item["kind"], item["model"]) == (kind, model) and reason in item["reason"]), None)
+        return typing.cast(Json, await eventually(found, f"{kind} {model} {reason}: {self.log()[-9999:]}"))
+
+
+@contextlib.asynccontextmanager
+async def running(dash: StubDash) -> AsyncIterator[Any]:
+    """An open gateway; afterwards no process of it is left and nothing failed unnoticed."""
+    tasks = [dash.spawn(dash.run_forever(name, work), name) for name, work in dash.background().items()
+             if name in ("residency", "engine events", "upstreams", "watchdog")]
+    try:
+        with contextlib.suppress(llamadash.EngineUnavailable):
+            await dash.gateway.start()
+        yield dash
+    finally:
+        processes = engine_processes(dash)
+        await dash.gateway.close()
+        await llamadash.cancelled(tasks)
+        dash.db.close()
+    assert not [process for process in processes if alive(process)], "processes are left"
+    assert not dash.failures, dash.failures
+
+
+def engine_processes(dash: StubDash) -> list[psutil.Process]:
+    """The processes of the models in memory, with their children."""
+    found: list[psutil.Process] = []
+    for instance in dash.pool.instances.values():
+        with contextlib.suppress(psutil.Error):
+            if instance.process is not None:
+                leader = psutil.Process(instance.process.pid)
+                found += [leader, *leader.children(recursive=True)]
+    return found
+
+
+@run_async
+async def test_a_model_is_loaded_answers_and_leaves(tmp_path: Path, smollm2: Path, engine_program: str | None) -> None:
+    """Load, chat with an answer and its timings, counters, unload: all of it is broadcast, with its reason."""
+    dash = EngineDash(tmp_path, engine_program, "", defaults={"ctx-size": 1024})
+    dash.add("a", smollm2)
+    async with running(dash):
+        snapshot = dash.gateway.snapshot()
+        assert snapshot["status"] == "running" and snapshot["build"]["version"], snapshot
+        assert snapshot["build"]["kind"] == ("llama-server" if engine_program else "embedded")
+        assert snapshot["base_url"] == f"{snapshot['url']}/v1" and not snapshot["api_key_required"]
+        await dash.pool.load("a")
+        assert dash.state("a")["status"] in ("loading", "loaded")
+        loaded = await dash.is_status("a", "loaded")
+        assert loaded["runtime"]["n_ctx"] == 1024 and loaded["runtime"]["slots"] == 4
+        await eventually(lambda: (dash.state("a")["runtime"]["memory"] or 0) > 50 * 2**20, "its memory is measured")
+        await eventually(lambda: dash.statuses("a") == ["loading", "loaded"])
+        await dash.happened("loading", "a", "by hand")
+        chat = await dash.chat("Say hello", temperature=0)
+        done = (await eventually(lambda: dash.events(chat, "chat:done"), dash.log()))[0]
+        answer = "".join(data.get("content", "") for data in dash.events(chat, "chat:delta"))
+        assert answer.strip() and done["generated_tokens"] == 6 and done["finish_reason"] == "length"
+        assert done["prompt_tokens"] > 10 and done["generated_per_second"] > 0 and done["time_to_first_token"] > 0
+        [row] = await eventually(dash.db.requests)
+        assert (row["model"], row["client"], row["status"], row["stream"]) == ("a", "llamadash chat", "ok", True)
+        assert (row["generated_tokens"], row["cached_tokens"]) == (6, 0) and row["first_token"] > 0
+        assert row["prompt_tokens"] == done["prompt_tokens"] and row["duration"] > row["first_token"]
+        assert ("requests:finished", {"request": row}) in dash.seen
+        counters = dash.requests.counters()
+        assert counters["active_models"] == 1 and counters["requests_processing"] == 0
+        assert counters["generated_tokens_per_second"] > 0
+        assert dash.requests.counters()["generated_tokens_per_second"] == 0
+        await dash.pool.unload("a")
+        assert (await dash.is_status("a", "unloaded"))["reason"] == "by hand"
+        await dash.happened("unloaded", "a", "by hand")
+        assert dash.requests.counters()["active_models"] == 0
+
+
+@run_async
+async def test_progress_is_told_by_builds_that_know_it(tmp_path: Path, smollm2: Path) -> None:
+    """The new llama-server tells how far a load is; the value 1 is not ready yet, a warm-up follows."""
+    dash = EngineDash(tmp_path, llama_server(), "", defaults={"ctx-size": 1024})
+    dash.add("a", smollm2)
+    async with running(dash):
+        await dash.load("a")
+        loading = [data for data in dash.broadcasts("models:status") if data["status"] == "loading"]
+        assert all(0 <= data["progress"] <= 1 for data in loading)
+        assert {data["stage"] for data in loading} & {"text_model", "warming up"}, loading
+
+
+@run_async
+async def test_two_chats_at_once_and_a_cancelled_one(tmp_path: Path, smollm2: Path, engine_program: str | None) -> None:
+    """A chat loads its model; two run side by side; a cancelled one frees its slot; one too many is refused."""
+    dash = EngineDash(tmp_path, engine_program, "", defaults={"ctx-size": 8192, "threads": 1})
+    dash.add("a", smollm2)  # which loads long enough for that to be told
+    async with running(dash):
+        chats = [await dash.chat("Count to ten", ignore=None), await dash.chat("Say hello")]
+        for chat in chats:
+            await eventually(lambda chat=chat: dash.events(chat, "chat:done"))  # type: ignore[misc]
+        assert any(data["status"] == "loading" for data in dash.broadcasts("models:status"))
+        assert any(data["stage"] == "loading" for data in dash.events(chats[0], "chat:progress"))
+        long = await dash.chat("Write a very long story about the sea", max_tokens=LONG)
+        await eventually(lambda: dash.events(long, "chat:delta"))
+        assert dash.requests.counters()["requests_processing"] == dash.state("a")["runtime"]["requests"] == 1
+        assert dash.chats.cancel("someone else", long) is False
+        assert dash.chats.cancel("me", long) is True
+        await eventually(lambda: dash.events(long, "chat:done"))
+        assert dash.events(long, "chat:done")[0]["finish_reason"] == "cancelled"
+        await eventually(lambda: dash.db.requests()[0]["status"] == "cancelled")
+
+        def idle() -> bool:
+            return dash.requests.counters()["requests_processing"] == 0
+        await eventually(idle, "the slot is free")
+        many = [await dash.chat("Long story", max_tokens=LONG) for _ in range(llamadash.MAX_CHATS)]
+        with pytest.raises(llamadash.RateLimited):
+            await dash.chat()
+        dash.chats.client_gone("me")
+        await eventually(lambda: not dash.chats.all, str(many))
+        await eventually(idle, "all slots are free")
+
+
+def fake_llama_server(folder: Path, body: str) -> str:
+    """A program that takes the place of llama-server, in Python; it answers /health and /props."""
+    path = folder / "fake-llama-server"
+    path.write_text(f"#!{sys.executable}\n" + textwrap.dedent("""
+        import json, sys, time
+        from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+        if '--version' in sys.argv: sys.exit('version: 1 (fake)')
+        if '--help' in sys.argv: sys.exit('-m, --model FNAME\\n--host HOST\\n--port PORT\\n-a, --alias STRING\\n')
+        if '--list-devices' in sys.argv: sys.exit('Available devices:')
+        def answer(handler, body): ...
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self):
+                self.reply({"total_slots": 1})
+            def reply(self, *events, kind="application/json"):
+                self.send_response(200)
+                self.send_header("Content-Type", kind)
+                self.end_headers()
+                for event in events:
+                    text = json.dumps(event)
+                    self.wfile.write((f"data: {text}\\n\\n" if kind == "text/event-stream" else text).encode())
+                    self.wfile.flush()
+            def do_POST(self):
+                answer(self, json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            def log_message(self, *_): ...
+        """) + textwrap.dedent(body) + textwrap.dedent("""
+        port = int(sys.argv[sys.argv.index("--port") + 1])
+        ThreadingHTTPServer(("127.0.0.1", port), Handler).serve_forever()
+        """))
+    path.chmod(0o755)
+    return str(path)
+
+
+def fake_stream(folder: Path, *events: Json) -> str:
+    """A llama-server whose answer is a stream of `events`."""
+    (folder / "events.json").write_text(json.dumps(events))
+    return fake_llama_server(folder, f"""
+        def answer(handler, body):
+            handler.reply(*json.load(open({str(folder / "events.json")!r})), kind="text/event-stream")
+        """)
+
+
+@pytest.mark.parametrize("odd", [
+    {"choices": [{"delta": {"content": {"a": 1}}}]}, {"choices": [{"delta": {"reasoning_content": 5}}]}, {"choices": 5},
+    {"choices": [5]}, {"choices": [{"delta": [1]}]}, {"prompt_progress": {"total": "x", "processed": []}},
+    {"prompt_progress": {"total": 1, "processed": 10**400}}, {"error": {"message": [1]}}, {},
+], ids=json.dumps)
+@run_async
+async def test_a_malformed_answer_is_an_error(tmp_path: Path, odd: Json) -> None:
+    """A chat whose answer is not understood ends with an error, after what was understood of it."""
+    program = fake_stream(tmp_path, {"choices": [{"delta": {"content": "Hi"}}]}, odd)
+    async with running(EngineDash(tmp_path, program)) as dash:
+        chat = await dash.chat()
+        [error] = await eventually(lambda: dash.events(chat, "chat:error"), dash.log())
+        assert error["code"] == "ENGINE_FAILED" and error["message"]
+        assert "".join(item.get("content", "") for item in dash.events(chat, "chat:delta")) == "Hi"
+        await eventually(lambda: not dash.chats.all)
+        [row] = await eventually(dash.db.requests)
+        assert row["status"] == "failed" and row["error"]
+
+
+@run_async
+async def test_malformed_timings_are_left_out(tmp_path: Path) -> None:
+    """An answer with numbers that are none is complete all the same, and its record can be stored."""
+    timings = {"predicted_n": "x", "prompt_n": 10**400, "cache_n": -1, "prompt_ms": [1], "predicted_ms": "x",
+               "prompt_per_second": "1e999", "predicted_per_second": float("inf")}
+    program = fake_stream(tmp_path, {"timings": timings, "choices": [
+        {"delta": {"content": "Hi \ud800"}, "finish_reason": {"x": 1}}]})
+    async with running(EngineDash(tmp_path, program)) as dash:
+        chat = await dash.chat()
+        [done] = await eventually(lambda: dash.events(chat, "chat:done"), dash.log())
+        assert (done["prompt_tokens"], done["generated_tokens"], done["generated_per_second"]) == (0, 0, None)
+        [request] = await eventually(lambda: dash.broadcasts("requests:finished"))
+        assert request["request"]["generated_tokens"] is None and not dash.events(chat, "chat:error")
+
+
+@run_async
+async def test_a_model_is_evicted_for_another(tmp_path: Path, engine_program: str | None) -> None:
+    """With room for one, a second model takes the first one's place, whether it was loaded or talked to."""
+    async with running(EngineDash(tmp_path, engine_program, models_max=1, min_residency=0)) as dash:
+        await dash.load("a")
+        await dash.load("b")
+        assert (dash.state("a")["status"], dash.state("a")["reason"]) == ("unloaded", "evicted for b")
+        chat = await dash.chat(model="a")
+        await eventually(lambda: dash.events(chat, "chat:done"))
+        await eventually(lambda: dash.state("b")["reason"] == "evicted for a", str(dash.state("b")))
+
+
+@run_async
+async def test_memory_and_not_a_number_decides_who_fits(tmp_path: Path) -> None:
+    """A budget for two of three models: the third waits until the least recently used one has left, and says so."""
+    dash = EngineDash(tmp_path, llama_server(), "a b c", min_residency=0)
+    async with running(dash):
+        need = sum((await dash.pool.plans("a"))[0][0].need.values())
+        dash.engine_values["budget"] = {"Main memory": int(2.5 * need)}
+        dash.pool.rooms_read = -math.inf
+        await dash.load("a")
+        await dash.load("b")
+        chat = await dash.chat(model="a")
+        await eventually(lambda: dash.events(chat, "chat:done"))
+        await dash.load("c")
+        assert [dash.state(name)["status"] for name in "abc"] == ["loaded", "unloaded", "loaded"]
+        assert dash.state("b")["reason"] == "evicted for c"
+        device = next(item for item in dash.gateway.snapshot()["devices"] if item["kind"] == "cpu")
+        assert 0 < device["held"] <= device["budget"] == int(2.5 * need)
+
+
+@run_async
+async def test_a_broken_file_fails_with_the_reason(tmp_path: Path, engine_program: str | None) -> None:
+    """The model's status is failed and its error says what is wrong; a chat with it says the same."""
+    dash = EngineDash(tmp_path, engine_program)
+    broken = dash.models_folder / "broken.gguf"
+    broken.write_bytes((dash.models_folder / "a.gguf").read_bytes()[:200_000])
+    dash.add("broken", broken)
+    async with running(dash):
+        await dash.pool.load("broken")
+        failed = await dash.is_status("broken", "failed")
+        chat = await dash.chat(model="broken")
+        [error] = await eventually(lambda: dash.events(chat, "chat:error"))
+        if engine_program != old_llama_server():  # which ends before it has written its last lines
+            assert "corrupted or incomplete" in failed["error"] and "corrupted or incomplete" in error["message"]
+        assert (await dash.happened("failed", "broken"))["reason"] == failed["error"]
+        await dash.load("a")
+
+
+@run_async
+async def test_a_load_can_be_cancelled(tmp_path: Path, smollm2: Path, engine_program: str | None) -> None:
+    """Unloading while loading ends as unloaded by hand, not as failed, and it can be loaded again."""
+    dash = EngineDash(tmp_path, engine_program)
+    dash.add("slow", smollm2)
+    async with running(dash):
+        await dash.pool.load("slow")
+        await dash.pool.unload("slow")
+        stopped = await dash.is_status("slow", "unloaded")
+        assert stopped["reason"] == "by hand" and stopped["error"] is None
+        await dash.load("slow")
+
+
+@run_async
+async def test_the_crash_of_one_model_is_its_own(tmp_path: Path, engine_program: str | None) -> None:
+    """A process that is killed leaves its model failed and the other loaded; a pinned one is loaded again at once."""
+    async with running(EngineDash(tmp_path, engine_program)) as dash:
+        await dash.load("a", "b")
+        other = dash.state("b")["runtime"]["pid"]
+        os.kill(dash.state("a")["runtime"]["pid"], signal.SIGKILL)
+        failed = await dash.is_status("a", "failed")
+        assert failed["reason"] == "crashed" and "signal 9" in failed["error"]
+        assert dash.state("b")["runtime"]["pid"] == other
+        await dash.change("a", pinned=True)
+        pid = (await dash.is_status("a", "loaded"))["runtime"]["pid"]
+        os.kill(pid, signal.SIGKILL)
+        await eventually(lambda: dash.state("a")["status"] == "loaded" and dash.state("a")["runtime"]["pid"] != pid)
+        assert dash.state("b")["runtime"]["pid"] == other
+
+
+@run_async
+async def test_a_model_that_keeps_crashing_is_stopped(tmp_path: Path) -> None:
+    """Three crashes in a row of a pinned model end its restarts, and say why; by hand it is tried again."""
+    dash = EngineDash(tmp_path, fake_llama_server(tmp_path, "sys.exit('error: no such thing as luck')"), "a")
+    async with running(dash):
+        await dash.change("a", pinned=True)
+        await eventually(lambda: dash.pool.residency.units[dash.pool.unit_of["a"]].failures == 3)
+        await dash.is_status("a", "failed")
+        assert "no such thing as luck" in dash.state("a")["error"]
+        chat = await dash.chat()
+        [error] = await eventually(lambda: dash.events(chat, "chat:error"))
+        assert "repeatedly" in error["message"] and "luck" in error["message"]
+        assert len(dash.broadcasts("timeline:added")) < 20
+
+
+@run_async
+async def test_a_process_that_hangs_is_ended(tmp_path: Path, engine_program: str | None,
+                                             monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that no longer answers is killed, that is said, and what waited for it is asked once more."""
+    for name, value in (("HUNG_AFTER", 1.0), ("HEALTH_INTERVAL", 0.2)):
+        monkeypatch.setattr(llamadash, name, value)
+    monkeypatch.setattr(llamadash, "HEALTH_LIMIT", aiohttp.ClientTimeout(total=0.5))
+    async with running(EngineDash(tmp_path, engine_program)) as dash:
+        await dash.load("a")
+        pid = dash.state("a")["runtime"]["pid"]
+        os.kill(pid, signal.SIGSTOP)
+        chat = await dash.chat()
+        await dash.happened("crashed", "a", "It hung")
+        monkeypatch.setattr(llamadash, "HUNG_AFTER", 60.0)
+        await eventually(lambda: dash.events(chat, "chat:done"), dash.log())
+        assert dash.state("a")["runtime"]["pid"] != pid
+
+
+@run_async
+async def test_a_load_that_hangs_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that neither writes, reads nor computes while it loads is killed, and that is said."""
+    monkeypatch.setattr(llamadash, "LOAD_SILENCE", 1.0)
+    async with running(EngineDash(tmp_path, fake_llama_server(tmp_path, "time.sleep(1000)"), "a")) as dash:
+        await dash.pool.load("a")
+        assert "hung while it loaded" in (await dash.is_status("a", "failed"))["error"]
+
+
+@run_async
+async def test_changed_parameters_take_effect(tmp_path: Path, engine_program: str | None) -> None:
+    """A running model whose parameters changed leaves memory for that reason; the next load uses the new value."""
+    async with running(EngineDash(tmp_path, engine_program)) as dash:
+        await dash.load("a", "b")
+        await dash.change("a", parameters={"ctx-size": 1024})
+        await dash.is_status("a", "unloaded")
+        await dash.happened("unloaded", "a", "configuration changed")
+        assert dash.state("b")["status"] == "loaded"
+        await dash.load("a")
+        assert dash.state("a")["runtime"]["n_ctx"] == 1024
+
+
+@run_async
+async def test_what_a_request_can_carry_changes_without_a_load(tmp_path: Path, smollm2: Path) -> None:
+    """Entries that differ in sampling alone share one process; each gets its own values."""
+    dash = EngineDash(tmp_path, llama_server(), "", defaults={"ctx-size": 1024})
+    dash.add("calm", smollm2, parameters={"temp": 0.0, "predict": 3})
+    dash.add("wild", smollm2, parameters={"temp": 1.5, "predict": 5})
+    async with running(dash):
+        await dash.load("calm")
+        assert dash.state("wild")["status"] == "loaded"
+        assert dash.state("wild")["runtime"]["pid"] == dash.state("calm")["runtime"]["pid"]
+        assert dash.state("wild")["runtime"]["shared_with"] == ["calm"]
+        for name, tokens in (("calm", 3), ("wild", 5)):
+            async with dash.gateway.asked(name, "test", "/completion", {"prompt": "a", "stream": False}) as answers:
+                [answer] = [item async for item in answers]
+            assert answer["timings"]["predicted_n"] == tokens
+        before = dash.state("calm")["runtime"]["pid"]
+        await dash.change("calm", parameters={"temp": 0.5, "predict": 4})
+        assert dash.state("calm")["runtime"]["pid"] == before
+
+
+@run_async
+async def test_a_taken_port_is_avoided_and_said(tmp_path: Path) -> None:
+    """Somebody else's port: the API takes a free one, the warning says so."""
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        async with running(EngineDash(tmp_path, llama_server(), api_port=port)) as dash:
+            snapshot = dash.gateway.snapshot()
+            assert str(port) not in snapshot["base_url"] and any(str(port) in item for item in snapshot["warnings"])
+
+
+@run_async
+async def test_pinned_models_are_loaded_at_start_and_others_after_a_restart(tmp_path: Path) -> None:
+    """What is pinned is in memory from the start; a restart brings back what was loaded, too."""
+    dash = EngineDash(tmp_path, llama_server())
+    row = dash.db.get_model("a")
+    dash.db.update_model("a", row["revision"], {"pinned": True})
+    async with running(dash):
+        await dash.is_status("a", "loaded")
+        await dash.happened("loading", "a", "pinned")
+        await dash.load("b")
+        await dash.request("engine:restart")
+        await dash.is_status("a", "loaded")
+        await dash.is_status("b", "loaded")
+
+
+@run_async
+async def test_an_idle_model_leaves_memory(tmp_path: Path, engine_program: str | None) -> None:
+    """After its idle time its process ends; a chat loads it again; what is next is told before."""
+    async with running(EngineDash(tmp_path, engine_program, idle_seconds=3600)) as dash:
+        await dash.load("a", "b")
+        upcoming = dash.state("a")["next"]
+        assert upcoming["what"] == "unloads" and 3_500_000 < upcoming["at"] - llamadash.now_ms() <= 3_600_000
+        pid = dash.state("a")["runtime"]["pid"]
+        await dash.change("a", idle=1)
+        assert (await dash.is_status("a", "unloaded"))["reason"] == "idle"
+        assert not psutil.pid_exists(pid) and dash.state("b")["status"] == "loaded"
+        await dash.change("a", idle=None)
+        chat = await dash.chat()
+        await eventually(lambda: dash.events(chat, "chat:done"))
+
+
+@run_async
+async def test_a_deleted_model_leaves_memory(tmp_path: Path) -> None:
+    """Its process ends, and one of the same name begins anew."""
+    async with running(EngineDash(tmp_path, llama_server())) as dash:
+        await dash.load("a")
+        pid = dash.state("a")["runtime"]["pid"]
+        await dash.request("models:delete", id="a")
+        await eventually(lambda: not psutil.pid_exists(pid))
+        dash.add("a")
+        assert (await dash.is_status("a", "unloaded"))["error"] is None
+        await dash.load("a")
+
+
+@run_async
+async def test_a_file_that_is_gone_does_not_unload(tmp_path: Path) -> None:
+    """A model whose file vanished while it is in memory goes on; it cannot be loaded again."""
+    async with running(EngineDash(tmp_path, llama_server(), "a")) as dash:
+        await dash.load("a")
+        (dash.models_folder / "a.gguf").unlink()
+        await dash.library.scan()
+        assert dash.state("a")["status"] == "loaded"
+        chat = await dash.chat()
+        await eventually(lambda: dash.events(chat, "chat:done"), dash.log())
+        await dash.pool.unload("a")
+        await dash.is_status("a", "missing")
+        assert (await dash.refused("models:load", id="a")).code == "NOT_FOUND"
+
+
+@pytest.mark.parametrize(("devices", "sizes", "placed"), [
+    ([24, 24], {"a": 10, "b": 10}, {"a": "CUDA0", "b": "CUDA1"}),  # the emptier one
+    ([24, 8], {"a": 14, "b": 5}, {"a": "CUDA0", "b": "CUDA1"}),
+    ([8, 24], {"a": 10}, {"a": "CUDA1"}),
+    ([12, 12], {"a": 20}, {"a": ""}),  # over both: split as the engine does
+])
+@run_async
+async def test_a_model_goes_to_one_gpu_where_it_fits(
+    tmp_path: Path, devices: list[int], sizes: dict[str, int], placed: dict[str, str],
+) -> None:
+    """On several GPUs each model is told its own, the one where it fits and pushes out least."""
+    log = tmp_path / "started"
+    listed = " ".join(f"'  CUDA{at}: NVIDIA RTX ({size * 1024} MiB, {size * 1024} MiB free)'"
+                      for at, size in enumerate(devices))
+    program = shell_script(tmp_path / "llama-server", f"""
+        case "$*" in *--list-devices*) printf '%s\\n' 'Available devices:' {listed}; exit;; esac
+        echo "$*" >> {log}
+        exec {llama_server()} $(echo "$*" | sed 's/--device [A-Z0-9,]*//')""")
+    dash = EngineDash(tmp_path, program, "", defaults={"ctx-size": 512, "threads": 1})
+    for name, size in sizes.items():
+        path = write_tiny_model(dash.models_folder / f"{name}.gguf")
+        dash.add(name, path, file_size=size * 2**30, block_count=32, parameters={"n-gpu-layers": 9999})
+    async with running(dash):
+        for name in sizes:
+            await dash.load(name)
+        for name, device in placed.items():
+            assert ",".join(dash.state(name)["runtime"]["placement"]) == device
+            started = next(line for line in log.read_text().splitlines() if f"--alias {name} " in line)
+            assert (f"--device {device} " in f"{started} ") == bool(device), started
 
 
 # -- Gateway and keys --------------------------------------------------------------------------------
@@ -6708,6 +6674,40 @@ def test_values_arrive(monkeypatch: pytest.MonkeyPatch) -> None:
     assert parameters.sampling.samplers == "top_k;temperature"
     assert (parameters.n_parallel, parameters.kv_unified) == (4, True)
     assert sorted(parameters.api_keys) == ["one", "two"]
+
+
+# -- Benchmarks -------------------------------------------------------------------------------------
+
+@run_async
+async def test_a_model_is_benchmarked(tmp_path: Path, smollm2: Path, engine_program: str | None) -> None:
+    """Both speeds with their deviation, for exactly the tokens that were asked for, after a warm-up."""
+    dash = EngineDash(tmp_path, engine_program, "", defaults={"ctx-size": 1024})
+    dash.add("a", smollm2)
+    async with running(dash):
+        result = (await dash.request("models:benchmark", id="a", promptTokens=64, generateTokens=16,
+                                     repetitions=2))["benchmark"]
+        assert (result["prompt_tokens"], result["generate_tokens"], result["repetitions"]) == (64, 16, 2)
+        assert result["prompt_per_second"] > 0 and result["generated_per_second"] > 0
+        assert result["prompt_deviation"] >= 0 and result["generated_deviation"] >= 0
+        assert [data["done"] for data in dash.broadcasts("models:benchmark")] == [0, 0, 1, 2]
+        assert dash.db.benchmarks("a")[0]["id"] == result["id"]
+        rows = await eventually(lambda: (found := dash.db.requests()) and len(found) == 3 and found)
+        assert {row["client"] for row in rows} == {"llamadash benchmark"}
+
+
+@run_async
+async def test_one_benchmark_of_a_model_at_a_time(tmp_path: Path) -> None:
+    """Two would slow each other down; how far one is can be asked for, and a file that is gone is not the engine's."""
+    asked = {"id": "a", "promptTokens": 64, "generateTokens": 256, "repetitions": 2}
+    async with running(EngineDash(tmp_path, llama_server(), "a")) as dash:
+        first = asyncio.ensure_future(dash.request("models:benchmark", **asked))
+        await eventually(lambda: dash.broadcasts("models:benchmark"))
+        assert (await dash.request("models:get", id="a"))["benchmarking"]["total"] == 2
+        assert (await dash.refused("models:benchmark", **asked)).code == "CONFLICT"
+        await first
+        assert (await dash.request("models:get", id="a"))["benchmarking"] is None
+        dash.db.apply_scan([], [], ["a"])
+        assert (await dash.refused("models:benchmark", **asked)).code == "NOT_FOUND"
 
 
 # -- Downloads --------------------------------------------------------------------------------------
