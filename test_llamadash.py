@@ -5161,9 +5161,9 @@ async def test_memory_and_not_a_number_decides_who_fits(tmp_path: Path) -> None:
     """A budget for two of three models: the third waits until the least recently used one has left, and says so."""
     dash = EngineDash(tmp_path, llama_server(), "a b c", min_residency=0)
     async with running(dash):
-        need = sum((await dash.pool.plans("a"))[0][0].need.values())
+        need = sum((await dash.pool.memory.plans("a"))[0][0].need.values())
         dash.engine_values["budget"] = {"Main memory": int(2.5 * need)}
-        dash.pool.rooms_read = -math.inf
+        dash.pool.memory.read_at = -math.inf
         await dash.load("a")
         await dash.load("b")
         chat = await dash.chat(model="a")
@@ -5229,12 +5229,12 @@ async def test_a_model_that_keeps_crashing_is_stopped(tmp_path: Path) -> None:
     dash = EngineDash(tmp_path, fake_llama_server(tmp_path, "sys.exit('error: no such thing as luck')"), "a")
     async with running(dash):
         await dash.change("a", pinned=True)
-        await eventually(lambda: dash.pool.residency.units[dash.pool.unit_of["a"]].failures == 3)
+        await eventually(lambda: dash.pool.residency.units[dash.pool.entries.unit_of["a"]].failures == 3)
         await dash.is_status("a", "failed")
         assert "no such thing as luck" in dash.state("a")["error"]
         chat = await dash.chat()
         [error] = await eventually(lambda: dash.events(chat, "chat:error"))
-        assert "repeatedly" in error["message"] and "luck" in error["message"]
+        assert "3 times in a row" in error["message"] and "luck" in error["message"]
         assert len(dash.broadcasts("timeline:added")) < 20
 
 
