@@ -4484,7 +4484,7 @@ def test_residency_holds_what_it_must_through_random_steps(seed: int) -> None:
         assert all(state in ("refused", "cancelled", "done") for state in world.state.values())
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.integers(0, 1000), st.lists(st.integers(0, 2**20)) | st.lists(st.integers(0, 2**20), min_size=60))
 def test_residency_holds_what_it_must_whatever_happens(seed: int, steps: list[int]) -> None:
     """The same with steps that hypothesis chooses, and reduces to the few that are needed when a check fails."""
