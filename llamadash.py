@@ -5928,9 +5928,9 @@ class Residency:
         """Do everything that is due now, and return it."""
         for unit in self.units.values():
             if unit.resident or unit.waiting or unit.wish or unit.pinned:
-                self.refuse_overdue(unit, now)
                 self.leave(unit, now)
                 self.admit(unit, now)  # before others look for room: what was loaded for somebody serves him
+                self.refuse_overdue(unit, now)
                 if unit.pinned and not (unit.resident or unit.wish or unit.dismissed or unit.blocked):
                     unit.wish = now, "pinned"
             if unit.waits and not unit.wanted:
@@ -5941,7 +5941,7 @@ class Residency:
 
     def refuse_overdue(self, unit: Unit, now: float) -> None:
         """End the wait of those who have waited for as long as anybody may; a load that is under way ends by itself."""
-        if unit.status == "loading" or unit.open():
+        if unit.status == "loading":
             return
         why = f"not loaded within {self.max_wait:.0f} s: it waited {self.waiting_reason(unit)}"
         for ticket in list(unit.waiting.values()):

@@ -5143,6 +5143,15 @@ def test_a_load_with_outdated_parameters_begins_anew() -> None:
     assert world.told("loading") == ["by hand", "by hand"]
 
 
+def test_a_load_that_has_to_begin_anew_does_not_begin_for_who_has_waited_long_enough() -> None:
+    """The wait is bounded also where a long load ends because the parameters have changed."""
+    world = World({"A": 6}, 8)
+    id = world.ask("A")
+    world.after(70)
+    world.define("A", outdated=True)
+    assert world.state[id] == "refused"
+
+
 def test_a_return_with_outdated_parameters_begins_anew_as_a_return() -> None:
     """A preferred model that was coming back still pushes nobody out who is used."""
     world = World({"A": 6, "B": 6}, 8)
