@@ -5548,6 +5548,7 @@ class Unit:
     held: Mapping[str, int] = field(default_factory=dict)
     wish: tuple[float, str] | None = None  # since when and why it is to be loaded without a request
     loaded_for: str = ""  # why it was loaded
+    wished: bool = False  # whether that was a wish, and no request
     dismissed: bool = False  # a pinned one that was unloaded by hand stays away until somebody asks for it
     outdated: bool = False  # its parameters have changed: it leaves after its answers
     forgotten: bool = False  # no entry needs it any more: it is not known any longer once it has left
@@ -5725,6 +5726,8 @@ class Planner:
         late = [victim for victim in choice.victims if self.must_wait(victim)]
         if busy := [victim.name for victim in late if victim.active]:
             return f"until {', '.join(busy)} {'has' if len(busy) == 1 else 'have'} answered"
+        if late and not self.min_residency:
+            return f"until {late[0].name} is loaded"
         if late:
             return f"until {late[0].name} has been in memory for {self.min_residency:.0f} s"
         gone = [item.name for item in self.residents
@@ -5950,9 +5953,9 @@ class Residency:
         """Do everything that is due now, and return it."""
         for unit in self.units.values():
             if unit.resident or unit.waiting or unit.wish or unit.pinned:
-                self.refuse_overdue(unit, now)
                 self.leave(unit, now)
                 self.admit(unit, now)  # before others look for room: what was loaded for somebody serves him
+                self.refuse_overdue(unit, now)
                 if unit.pinned and not (unit.resident or unit.wish or unit.dismissed or unit.blocked):
                     unit.wish = now, "pinned"
             if unit.waits and not unit.wanted:
@@ -5963,7 +5966,7 @@ class Residency:
 
     def refuse_overdue(self, unit: Unit, now: float) -> None:
         """End the wait of those who have waited for as long as anybody may; a load that is under way ends by itself."""
-        if unit.status == "loading" or unit.open():
+        if unit.status == "loading":
             return
         why = f"not loaded within {self.max_wait:.0f} s: it waited {self.waiting_reason(unit)}"
         for ticket in list(unit.waiting.values()):
@@ -5976,7 +5979,7 @@ class Residency:
     def leave(self, unit: Unit, now: float) -> None:
         """Stop what is idle for too long, outdated, or was unloaded by hand and has answered."""
         if unit.status == "loading" and unit.outdated:
-            if not unit.forgotten and unit.loaded_for != "preferred":
+            if unit.wished and not unit.forgotten:
                 unit.wish = unit.wish or (now, unit.loaded_for)
             self.stop(unit, "configuration changed")
         elif unit.status != "loaded":
@@ -6050,7 +6053,7 @@ class Residency:
 
     def start(self, unit: Unit, plan: Plan, planner: Planner, now: float) -> None:
         """Reserve the memory of `plan` and start the unit."""
-        unit.loaded_for = unit.wished_for
+        unit.loaded_for, unit.wished = unit.wished_for, unit.wish is not None
         unit.status, unit.held, unit.wish, unit.used_at = "loading", dict(planner.need(plan)), None, now
         unit.reason, unit.error, unit.dismissed = None, None, False
         unit.waits, unit.told = None, set()

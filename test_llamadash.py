@@ -4131,7 +4131,7 @@ def test_residency_holds_what_it_must_through_random_steps(seed: int) -> None:
         assert all(state in ("refused", "cancelled", "done") for state in world.state.values())
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.integers(0, 1000), st.lists(st.integers(0, 2**20)) | st.lists(st.integers(0, 2**20), min_size=60))
 def test_residency_holds_what_it_must_whatever_happens(seed: int, steps: list[int]) -> None:
     """The same with steps that hypothesis chooses, and reduces to the few that are needed when a check fails."""
@@ -4520,7 +4520,7 @@ def test_a_model_goes_where_it_pushes_out_least() -> None:
     for absent, busy, place, stopped in (("A", "", "GPU0", []), ("BC", "", "GPU1", []), ("", "", "GPU0", ["A"]),
                                          ("", "A", "GPU1", ["B", "C"])):
         world = World(needs, {"GPU0": 8, "GPU1": 8, "GPU2": 0})
-        world.up(*(set("ABC") - set(absent)))
+        world.up(*[name for name in "ABC" if name not in absent])
         for name in busy:
             world.ask(name)
         world.ask("D")
@@ -4788,6 +4788,15 @@ def test_a_load_with_outdated_parameters_begins_anew() -> None:
     assert world.status("A") == "stopping"
     world.gone("A")
     assert world.told("loading") == ["by hand", "by hand"]
+
+
+def test_a_load_that_has_to_begin_anew_does_not_begin_for_who_has_waited_long_enough() -> None:
+    """The wait is bounded also where a long load ends because the parameters have changed."""
+    world = World({"A": 6}, 8)
+    id = world.ask("A")
+    world.after(70)
+    world.define("A", outdated=True)
+    assert world.state[id] == "refused"
 
 
 def test_a_return_with_outdated_parameters_begins_anew_as_a_return() -> None:
