@@ -6156,11 +6156,11 @@ class Group:
         """Seconds that answers may go on when the model is unloaded by hand."""
         return int(self.parameters.get("stop-timeout", STOP_TIMEOUT))
 
-    def unit(self, key: str, name: str, idle_seconds: int, started: Json) -> Unit:
+    def unit(self, key: str, name: str, idle_seconds: int, started: Json, *, pins: bool) -> Unit:
         """What the entries ask of Residency; `started` are the common parameters that the process runs with."""
         idles = [idle_seconds if row["idle"] is None else row["idle"] for row in self.rows]
         return Unit(key, name, idle=0.0 if 0 in idles else float(max(idles)), grace=float(self.stop_timeout),
-                    pinned=any(row["pinned"] and not row["missing"] for row in self.rows),
+                    pinned=pins and any(row["pinned"] and not row["missing"] for row in self.rows),
                     preferred=any(row["preferred"] and not row["missing"] for row in self.rows),
                     outdated=any(self.common.get(name) != value for name, value in started.items()))
 
@@ -6200,7 +6200,8 @@ class Entries:
         """Tell Residency what the entries of a unit ask of it; the unit."""
         residency, group = self.pool.residency, self.groups[key]
         name = residency.units[key].name if key in residency.units else name or group.ids[0]
-        unit = group.unit(key, name, self.dash.engine_config()["idle_seconds"], self.pool.started.get(key, {}))
+        unit = group.unit(key, name, self.dash.engine_config()["idle_seconds"], self.pool.started.get(key, {}),
+                          pins=not self.pool.stopping)
         self.pool.do(residency.define(unit, time.monotonic()))
         return residency.units[key]
 
@@ -6326,7 +6327,7 @@ class Pool:
         self.events: list[Json] = []
         self.last_used: dict[str, int] = {}
         self.restore: list[str] = []  # entries to load at the next start
-        self.stopping = False
+        self.stopping = True  # nothing is loaded before start()
 
     @functools.cached_property
     def session(self) -> aiohttp.ClientSession:
@@ -6387,7 +6388,7 @@ class Pool:
 
     def ready_build(self, entry: str) -> Build:
         """The build that runs an entry; EngineUnavailable where there is none that can."""
-        if self.stopping or self.dash.gateway.status == "stopped":
+        if self.stopping:
             raise EngineUnavailable("The engine is stopped.")
         return self.dash.builds.for_model(self.dash.db.get_model(entry), self.dash.engine_config())
 
@@ -6497,9 +6498,9 @@ class Pool:
             await self.dash.beat.wait()
             if self.residency.anyone_waits():
                 await self.memory.read()
-                for unit in [unit for unit in self.residency.units.values() if unit.wanted and not unit.plans]:
-                    with contextlib.suppress(DashError, KeyError):  # deleted just now
-                        unit.plans = await self.memory.plans(self.entries.groups[unit.id].ids[0])
+            for unit in self.residency.unplanned():
+                with contextlib.suppress(DashError):  # its file is gone, or there is no build for it
+                    await self.load(unit.name, "pinned")
             if self.residency.units:
                 self.do(self.residency.tick(time.monotonic()))
             used, self.last_used = self.last_used, {}
@@ -6540,6 +6541,7 @@ class Pool:
         """End every process, and everything that waits for one."""
         self.stopping = True
         self.restore = [unit.name for unit in self.residency.units.values() if unit.resident] if restore else []
+        self.sync()
         for unit in list(self.residency.units.values()):
             self.do(self.residency.unload(unit.id, reason, time.monotonic()))
         ends = []
