@@ -10433,7 +10433,7 @@ async def test_a_person_sets_a_password_and_ends_a_session(start: Callable[..., 
         await mine.wait_for_function("() => document.querySelectorAll('.session-item').length === 1")
         assert await mine.locator("#main").is_visible() and await page.locator("#main").is_visible()
         await other.reload()
-        await other.wait_for_selector("#login-error:has-text('not valid any more')")
+        await other.wait_for_selector("#login-error:has-text('no longer valid')")
         assert owner.problems == []
 
 
@@ -10555,7 +10555,7 @@ async def test_another_tab_follows_an_answer(appliance: Server) -> None:
         first = await browser.open("/chat")
         await ask_for_a_story(first)
         second = await browser.open(first.url.removeprefix(appliance.url).partition("#")[0])
-        await second.wait_for_selector("text=Another tab receives this answer.")
+        await second.wait_for_selector("text=Being answered in another tab.")
         grown = "(before) => document.querySelector('.chat-answer').innerText.length > before"
         await second.wait_for_function(grown, arg=len(await second.locator(".chat-answer").inner_text()))
         await second.locator("textarea").first.fill("And the moon?")
