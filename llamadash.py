@@ -5562,7 +5562,6 @@ class Unit:
     error: str | None = None
     reason: str | None = None  # why it last left memory
     waits: str | None = None  # why it is not loaded yet
-    told: set[str] = field(default_factory=set)  # what of that the timeline has
 
     @property
     def resident(self) -> bool:
@@ -5959,7 +5958,7 @@ class Residency:
                 if unit.pinned and not (unit.resident or unit.wish or unit.dismissed or unit.blocked):
                     unit.wish = now, "pinned"
             if unit.waits and not unit.wanted:
-                unit.waits, unit.told = None, set()
+                unit.waits = None
         self.make_room(now)
         actions, self.actions = self.actions, []
         return actions
@@ -6023,10 +6022,9 @@ class Residency:
             reason = planner.waiting_reason(unit, None)
         if choice:
             planner.claim(unit, choice.plan)
-        unit.waits, kind = reason, reason.partition(" (")[0]
-        if kind not in unit.told:
-            unit.told.add(kind)
+        if unit.waits is None:  # the timeline has the first reason, the queue each as it is
             self.happened("waiting", unit, reason)
+        unit.waits = reason
 
     def push_out(self, unit: Unit, choice: Choice, planner: Planner) -> None:
         """Let the victims go, all of them at once; until they can, those that have been here long enough yield."""
@@ -6056,7 +6054,7 @@ class Residency:
         unit.loaded_for, unit.wished = unit.wished_for, unit.wish is not None
         unit.status, unit.held, unit.wish, unit.used_at = "loading", dict(planner.need(plan)), None, now
         unit.reason, unit.error, unit.dismissed = None, None, False
-        unit.waits, unit.told = None, set()
+        unit.waits = None
         planner.add(unit)
         self.actions.append(Start(unit.id, plan, unit.loaded_for))
         self.happened("loading", unit, unit.loaded_for, need=dict(unit.held), devices=plan.devices)

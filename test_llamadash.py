@@ -4851,18 +4851,18 @@ def test_too_many_that_wait_are_refused_at_once() -> None:
     assert [action.ticket.id for action in actions if isinstance(action, llamadash.Admit)] == [2]
 
 
-def test_each_reason_of_a_wait_is_told_once() -> None:
-    """The timeline has a wait when it begins and when its reason changes, not each time that two reasons alternate."""
+def test_a_wait_is_in_the_timeline_once() -> None:
+    """It has each wait with its first reason, not each time that reasons alternate; the queue has the present one."""
     world = World({"A": 6, "B": 6}, 8)
     world.up("A", old=False)
     world.ask("B")
     for _ in range(5):
         world.end(world.ask("A"))
         world.after(1)
-    assert world.told("waiting") == ["until A has been in memory for 10 s", "until A has answered"]
+    assert world.told("waiting") == ["until A has been in memory for 10 s"]
     world.end(1)
     world.ask("B")
-    assert len(world.told("waiting")) == 3
+    assert len(world.told("waiting")) == 2
 
 
 @pytest.mark.parametrize("seed", range(5))
