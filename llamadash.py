@@ -882,18 +882,17 @@ REQUEST_COLUMNS = (
     "loading", "first_token", "duration", "prompt_tokens", "cached_tokens", "generated_tokens", "drafted", "accepted",
     "prompt_per_second", "generated_per_second", "slot", "energy",
 )
-MODEL_COLUMNS = (
-    "id", "name", "path", "source", "favorite", "parameters", "revision", "architecture", "size_label",
-    "parameter_count", "quantization", "file_size", "file_mtime", "context_length", "embedding_length",
-    "block_count", "head_count", "head_count_kv", "vocabulary_size", "expert_count", "expert_used_count",
-    "sliding_window", "key_length", "value_length", "license", "tokenizer", "chat_template", "modalities", "shards",
-    "projector", "projector_size", "missing", "created_at", "updated_at", "aliases", "build", "pinned", "preferred",
-    "idle", "tags", "last_used_at", "memory_correction",
-)
-MODEL_DEFAULTS: Json = {
-    **dict.fromkeys(MODEL_COLUMNS), "favorite": False, "parameters": {}, "revision": 1, "missing": False,
-    "chat_template": False, "modalities": ["text"], "shards": [], "aliases": [], "pinned": False, "preferred": False,
-    "tags": [],
+REQUEST_FILTERS = {"model": "model = ?", "key": "key = ?", "status": "status = ?", "from_ms": "timestamp >= ?",
+                   "to_ms": "timestamp < ?"}
+MODEL_DEFAULTS: Json = {  # every column of models
+    **dict.fromkeys((
+        "id", "name", "path", "source", "architecture", "size_label", "parameter_count", "quantization", "file_size",
+        "file_mtime", "context_length", "embedding_length", "block_count", "head_count", "head_count_kv",
+        "vocabulary_size", "expert_count", "expert_used_count", "sliding_window", "key_length", "value_length",
+        "license", "tokenizer", "projector", "projector_size", "created_at", "updated_at", "build", "idle",
+        "last_used_at", "memory_correction")),
+    "favorite": False, "parameters": {}, "revision": 1, "missing": False, "chat_template": False,
+    "modalities": ["text"], "shards": [], "aliases": [], "pinned": False, "preferred": False, "tags": [],
 }
 JSON_COLUMNS = ("parameters", "modalities", "shards", "aliases", "tags", "memory_correction")
 BOOLEAN_COLUMNS = ("favorite", "chat_template", "missing", "pinned", "preferred")
@@ -1085,19 +1084,14 @@ def m004_parameters(text: str) -> tuple[str, bool, int | None]:
     return json.dumps(parameters), pinned is True, idle if type(idle) is int and idle > 0 else None
 
 
-def disk_is_full(problem: sqlite3.Error) -> bool:
-    """Whether SQLite failed because nothing more fits on the disk (it also says so as an I/O error)."""
-    return any(text in str(problem) for text in ("disk is full", "disk I/O error"))
+# What SQLite writes where nothing more fits on the disk, another program holds the file, or it holds what is not ours.
+SQLITE_PROBLEMS = {"disk is full": "full", "disk I/O error": "full", "is locked": "locked", "malformed": "damaged",
+                   "file is not a database": "damaged"}
 
 
-def is_locked(problem: sqlite3.Error) -> bool:
-    """Whether SQLite failed because another program holds the database."""
-    return "is locked" in str(problem)
-
-
-def is_damage(problem: sqlite3.Error) -> bool:
-    """Whether SQLite found something in the file that it did not write."""
-    return any(text in str(problem) for text in ("malformed", "file is not a database"))
+def sqlite_problem(problem: Exception) -> str | None:
+    """Why SQLite failed, where it is one of SQLITE_PROBLEMS."""
+    return next((kind for text, kind in SQLITE_PROBLEMS.items() if text in str(problem)), None)
 
 
 class DatabaseFile:
@@ -1116,14 +1110,13 @@ class DatabaseFile:
         self.model_rows: dict[str, Json] | None = None
         self.threads = threading.local()
         try:
-            self.connection = self.connect(must_exist=not repair)
-            if not repair:
-                self.check_version(version)
+            self.connection = self.connect(None if repair else version)
         except sqlite3.DatabaseError as problem:
-            if disk_is_full(problem):
+            kind = sqlite_problem(problem)
+            if kind == "full":
                 raise StorageFull(f"{self.path} cannot be opened: the disk is full ({problem}). Make room, "
                                   "and start llamadash again.") from problem
-            if is_locked(problem):
+            if kind == "locked":
                 raise DatabaseBusy(f"{self.path} cannot be opened: another program holds it.") from problem
             if not repair:
                 raise DatabaseDamaged(f"{self.path} is damaged or of another version: restart llamadash, "
@@ -1132,56 +1125,48 @@ class DatabaseFile:
             self.connection = self.connect()
         if repair:
             self.migrate(version)
-            self.delete_partial_backups()
+            for left in (self.path.parent / "backups").glob(".*.part*"):  # by a kill during a backup
+                left.unlink(missing_ok=True)
         self.connection.execute(f"PRAGMA busy_timeout = {WRITER_TIMEOUT}")
 
     # opening, closing, backups
 
-    def connect(self, *, must_exist: bool = False) -> sqlite3.Connection:
-        """A connection to the file, checked and set up for one writer and many readers."""
+    def connect(self, version: int | None = None) -> sqlite3.Connection:
+        """A connection to the file, which must be of `version` if given, set up for one writer and many readers."""
         if not self.path.exists() or not self.path.stat().st_size:
-            if must_exist or self.good_backup():  # else this is the first start
+            if version or self.good_backup():  # else this is the first start
                 raise sqlite3.DatabaseError("it is missing or empty")
             self.path.touch(mode=0o600)
         os.chmod(self.path, 0o600)
         connection = sqlite3.connect(self.path, timeout=BUSY_TIMEOUT, isolation_level=None, check_same_thread=False)
         connection.row_factory = sqlite3.Row
         try:
-            self.check_tables(connection)  # a file that is not ours may not change by one byte
-            if not connection.execute("PRAGMA user_version").fetchone()[0]:
+            self.check(connection, version)  # a file that is not ours may not change by one byte
+            if not user_version(connection):
                 connection.execute("PRAGMA auto_vacuum = INCREMENTAL")  # before the first table, or never
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("PRAGMA synchronous = NORMAL")
-            result = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
-            if result != "ok":
-                raise sqlite3.DatabaseError(result.splitlines()[-1])  # the first line only says "in database main"
         except (sqlite3.Error, DatabaseTooNew):
             connection.close()
             raise
         return connection
 
-    def check_tables(self, connection: sqlite3.Connection) -> None:
-        """DatabaseTooNew, or DatabaseError for a file that is not as our migrations make it."""
-        found, columns = connection.execute("PRAGMA user_version").fetchone()[0], columns_of(connection)
+    def check(self, connection: sqlite3.Connection, version: int | None) -> None:
+        """DatabaseTooNew, or DatabaseError for a file that is not as our migrations make it, or of another version."""
+        found = user_version(connection)
         if found > len(MIGRATIONS):
             raise DatabaseTooNew(f"{self.path} was written by a newer llamadash (format {found}, this one knows "
                                  f"{len(MIGRATIONS)}): update llamadash, or use another --data-dir")
-        if found < 0 or (found == 0 and columns):
-            raise sqlite3.DatabaseError("it is not llamadash's")
-        if missing := columns_made(found) - columns:
-            raise sqlite3.DatabaseError("it lacks {}.{}".format(*min(missing)))
         if found == 0 and self.good_backup():
             raise sqlite3.DatabaseError("there is nothing in it")
-
-    def check_version(self, version: int) -> None:
-        """DatabaseError where a migration is still to be run."""
-        if self.connection.execute("PRAGMA user_version").fetchone()[0] != version:
-            self.connection.close()
+        if problem := database_problem(connection):
+            raise sqlite3.DatabaseError(problem)
+        if version not in (None, found):
             raise sqlite3.DatabaseError("it is of another version")
 
     def migrate(self, version: int) -> None:
         """Run the migrations that this file has not seen, each in its own transaction after a backup."""
-        found = self.connection.execute("PRAGMA user_version").fetchone()[0]
+        found = user_version(self.connection)
         for number in range(found + 1, version + 1):
             if found:
                 self.backup(self.backup_folder() / f"before-migration-{number}.db")
@@ -1241,9 +1226,10 @@ class DatabaseFile:
 
     def backup_problem(self, target: Path, problem: sqlite3.Error | OSError) -> DashError:
         """Why a backup could not be written to `target`."""
-        if isinstance(problem, sqlite3.Error) and is_damage(problem):
+        kind = sqlite_problem(problem)
+        if kind == "damaged":
             return self.found_damaged(problem)
-        full = disk_is_full(problem) if isinstance(problem, sqlite3.Error) else problem.errno == errno.ENOSPC
+        full = kind == "full" or getattr(problem, "errno", None) == errno.ENOSPC
         why = "the disk is full" if full else getattr(problem, "strerror", None) or problem
         return (StorageFull if full else BackupFailed)(f"The backup {target} could not be written: {why}.")
 
@@ -1269,18 +1255,11 @@ class DatabaseFile:
         for old in [path for path in self.backups() if path.name.startswith(kind)][BACKUPS_KEPT:]:
             old.unlink(missing_ok=True)
 
-    def delete_partial_backups(self) -> None:
-        """Delete what a kill during a backup left."""
-        for left in (self.path.parent / "backups").glob(".*.part*"):
-            left.unlink(missing_ok=True)
-
     def restore(self, problem: sqlite3.Error) -> None:
         """Move a damaged file aside and put the newest good backup in its place; `notice` says so.
 
         A kill at any moment leaves a file that is still damaged, or none, and so the next start ends what this began.
         """
-        if getattr(self, "connection", None):
-            self.connection.close()
         good, copy = self.good_backup(), self.path.with_name(f".{self.path.name}.restored")
         if good:  # first of all: there may be no room for it
             shutil.copyfile(good, copy)
@@ -1308,15 +1287,16 @@ class DatabaseFile:
         try:
             yield
         except sqlite3.DatabaseError as problem:
-            if disk_is_full(problem):
+            kind = sqlite_problem(problem)
+            if kind == "full":
                 raise StorageFull("The disk is full: the change was not saved.") from problem
-            if is_locked(problem):
+            if kind == "locked":
                 raise DatabaseBusy("Another program holds the database: try again in a moment.") from problem
-            if is_damage(problem):
+            if kind == "damaged":
                 raise self.found_damaged(problem) from problem
             raise
 
-    def found_damaged(self, problem: sqlite3.Error | str) -> DatabaseDamaged:
+    def found_damaged(self, problem: Exception | str) -> DatabaseDamaged:
         """What to raise of a file that was good when it was opened; `notice` and the log say so, once."""
         text = "The database is damaged. Restart llamadash: it restores the newest good backup."
         if self.notice != text:
@@ -1347,7 +1327,7 @@ class DatabaseFile:
                 try:
                     self.connection.execute("BEGIN IMMEDIATE")
                 except sqlite3.OperationalError as problem:
-                    if not is_locked(problem) or time.monotonic() > ends:
+                    if sqlite_problem(problem) != "locked" or time.monotonic() > ends:
                         raise
                 else:
                     yield
@@ -1372,13 +1352,7 @@ class DatabaseFile:
     def reader(self) -> sqlite3.Connection:
         """This thread's own connection for reading."""
         if not hasattr(self.threads, "connection"):
-            self.threads.connection = sqlite3.connect(
-                f"{self.path.absolute().as_uri()}?mode=ro",
-                uri=True,
-                timeout=BUSY_TIMEOUT,
-                isolation_level=None,
-                check_same_thread=False,
-            )
+            self.threads.connection = read_only(self.path)
             self.threads.connection.row_factory = sqlite3.Row
         return typing.cast(sqlite3.Connection, self.threads.connection)
 
@@ -1391,22 +1365,22 @@ class DatabaseFile:
 class ModelRows(DatabaseFile):
     """The models and their benchmarks."""
 
-    benchmarked: set[str] | None = None  # models that have benchmarks
-
     def models(self) -> list[Json]:
         """Every model, by name."""
-        if self.model_rows is None:
-            rows = self.rows("SELECT * FROM models ORDER BY name COLLATE NOCASE, id")
-            self.model_rows = {row["id"]: decoded_model(row) for row in rows}
-        return [dict(row) for row in self.model_rows.values()]
+        return [dict(row) for row in self.all_models().values()]
+
+    def all_models(self) -> dict[str, Json]:
+        """Every model by id, as they are kept in memory; read once, and again after a change that failed."""
+        with self.lock:
+            if self.model_rows is None:
+                self.model_rows = ordered_models(map(decoded_model, self.rows("SELECT * FROM models")))
+            return self.model_rows
 
     def get_model(self, id: str) -> Json:
         """One model; NotFound where there is none."""
-        self.models() if self.model_rows is None else None
-        row = (self.model_rows or {}).get(id)
-        if row is None:
-            raise NotFound(f"There is no model {id}.", field="id")
-        return dict(row)
+        if row := (self.model_rows or self.all_models()).get(id):
+            return dict(row)
+        raise NotFound(f"There is no model {id}.", field="id")
 
     def present_model(self, id: str) -> Json:
         """The model of this id, or NotFound; that says so, too, where its file is gone."""
@@ -1415,20 +1389,18 @@ class ModelRows(DatabaseFile):
             raise NotFound(f"the file of {id} is gone: {model['path']}")
         return model
 
-    def write_model(self, db: sqlite3.Connection, row: Json) -> None:
-        """Insert `row`, every column of it."""
-        names = ", ".join(MODEL_COLUMNS)
-        marks = ", ".join("?" * len(MODEL_COLUMNS))
-        db.execute(f"INSERT INTO models ({names}) VALUES ({marks})", encoded_model(row, list(MODEL_COLUMNS)))
-        self.model_rows = None
-
-    def change_model(self, db: sqlite3.Connection, id: str, changes: Json) -> None:
-        """Write `changes` to one row and count its revision up."""
-        changes = {**changes, "updated_at": now_ms()}
-        columns = ", ".join(f"{name} = ?" for name in changes)
-        db.execute(f"UPDATE models SET {columns}, revision = revision + 1 WHERE id = ?",
-                   [*encoded_model(changes, list(changes)), id])
-        self.model_rows = None
+    def write_models(self, db: sqlite3.Connection, new: list[Json], changed: list[Json]) -> None:
+        """Insert rows, and write the columns that each of `changed` has beside its id, counting its revision up."""
+        known, now = self.all_models(), now_ms()
+        rows = [{**MODEL_DEFAULTS, "created_at": now, "updated_at": now, **row} for row in new]
+        db.executemany(f"INSERT INTO models ({', '.join(MODEL_DEFAULTS)}) "
+                       f"VALUES ({', '.join('?' * len(MODEL_DEFAULTS))})", map(encoded_model, rows))
+        for row in changed:
+            changes = {**row, "updated_at": now, "revision": known[row["id"]]["revision"] + 1}
+            db.execute(f"UPDATE models SET {', '.join(f'{name} = ?' for name in changes)} WHERE id = ?",
+                       [*encoded_model(changes), row["id"]])
+            rows.append({**known[row["id"]], **changes})
+        self.model_rows = ordered_models([*(known | {row["id"]: row for row in rows}).values()])
 
     def update_model(self, id: str, revision: int, changes: Json) -> Json:
         """Change a model; Conflict with the current row where `revision` is not the newest."""
@@ -1436,48 +1408,38 @@ class ModelRows(DatabaseFile):
             current = self.get_model(id)
             if current["revision"] != revision:
                 raise Conflict(f"{current['name']} was changed by somebody else.", current=current)
-            self.change_model(db, id, changes)
+            self.write_models(db, [], [{**changes, "id": id}])
         return self.get_model(id)
 
-    def set_last_used(self, used: dict[str, int]) -> None:
-        """Save when models were last used, {id: ms}; their revisions stay as they are."""
-        self.set_quietly("last_used_at", used)
+    def note_of_models(self, column: str, values: Json) -> None:
+        """Save a column that nobody edits, {id: value}: no revision is counted up.
 
-    def set_memory_correction(self, id: str, correction: dict[str, int] | None) -> None:
-        """Save by how many bytes a model took more than was estimated, {kind of device: bytes}."""
-        self.set_quietly("memory_correction", {id: correction})
-
-    def set_quietly(self, column: str, values: dict[str, Any]) -> None:
-        """Write one column of models, {id: value}, that nobody edits: no revision is counted up."""
+        `last_used_at` is in ms; `memory_correction`, {kind of device: bytes}, is what it took more than was estimated.
+        """
         with self.transaction() as db:
-            db.executemany(f"UPDATE models SET {column} = ? WHERE id = ?",
-                           [(*encoded_model({column: value}, [column]), id) for id, value in values.items()])
-            for id in values.keys() & (self.model_rows or {}).keys():
-                typing.cast(dict[str, Json], self.model_rows)[id][column] = values[id]
+            rows = self.all_models()
+            for id in values.keys() & rows.keys():
+                changes = {column: values[id]}
+                db.execute(f"UPDATE models SET {column} = ? WHERE id = ?", [*encoded_model(changes), id])
+                rows[id].update(changes)
 
     def delete_model(self, id: str) -> None:
         """Forget a model; NotFound where there is none."""
         self.get_model(id)
         with self.transaction() as db:
             db.execute("DELETE FROM models WHERE id = ?", (id,))
-            self.model_rows = None
+            self.model_rows = {other: row for other, row in self.all_models().items() if other != id}
 
     def apply_scan(self, new: list[Json], changed: list[Json], missing: list[str]) -> None:
         """Add, change and mark models as a scan found them, some hundred in one transaction: others want the lock."""
-        kept = ("id", "created_at", "updated_at", "revision")
-        changes = [(row["id"], {name: row[name] for name in MODEL_COLUMNS if name in row and name not in kept})
-                   for row in changed] + [(id, {"missing": True}) for id in missing]
-        for at in range(0, max(len(new), len(changes)), SCAN_ROWS):
+        changed = [*changed, *({"id": id, "missing": True} for id in missing)]
+        for at in range(0, max(len(new), len(changed)), SCAN_ROWS):
             with self.transaction() as db:
-                for row in new[at:at + SCAN_ROWS]:
-                    self.write_model(db, {**MODEL_DEFAULTS, "created_at": now_ms(), "updated_at": now_ms(), **row})
-                for id, values in changes[at:at + SCAN_ROWS]:
-                    self.change_model(db, id, values)
+                self.write_models(db, new[at:at + SCAN_ROWS], changed[at:at + SCAN_ROWS])
 
     def add_benchmark(self, benchmark: Json) -> Json:
         """Save one benchmark's result and return it with its id."""
         benchmark = {"timestamp": now_ms(), **benchmark}
-        self.benchmarked = None
         with self.transaction() as db:
             id = db.execute("INSERT INTO benchmarks (timestamp, model, result) VALUES (?, ?, ?)",
                             (benchmark["timestamp"], benchmark["model"], json.dumps(benchmark))).lastrowid
@@ -1485,10 +1447,6 @@ class ModelRows(DatabaseFile):
 
     def benchmarks(self, model: str) -> list[Json]:
         """The benchmarks of one model, newest first."""
-        if self.benchmarked is None:
-            self.benchmarked = {row["model"] for row in self.rows("SELECT DISTINCT model FROM benchmarks")}
-        if model not in self.benchmarked:  # as most models are: that is known without a query
-            return []
         rows = self.rows("SELECT id, result FROM benchmarks WHERE model = ? ORDER BY id DESC LIMIT 50", (model,))
         return [{**json.loads(row["result"]), "id": row["id"]} for row in rows]
 
@@ -1551,20 +1509,15 @@ class MetricRows(DatabaseFile):
         Returns {from, to, bucket (ms), timestamps: [ms], series: {name: {avg: [], max: []}}}; a null
         stands where there was a gap. `interval` is the seconds between samples: no bucket is narrower.
         """
-        seen = self.series_with_values()
-        wanted = [name for name in SERIES if name in seen and (series is None or name in series)]
+        wanted = [name for name in SERIES if name in (self.series_with_values() if series is None else series)]
         ideal = max((to_ms - from_ms) / max(points - 1, 1), interval * 1000)
         width = history_resolution(ideal, now_ms() - from_ms, minutes_kept)
         step = width or 1000
         bucket = max(math.ceil(ideal / step) * step, step)
         rows = with_gaps(self.buckets(wanted, width, bucket, from_ms - from_ms % bucket, to_ms), bucket)[-points:]
         times, *lists = map(list, zip(*rows, strict=True)) if rows else [[] for _ in range(1 + 2 * len(wanted))]
-        found = {name: {"avg": lists[2 * at], "max": lists[2 * at + 1]} for at, name in enumerate(wanted)}
-        if series is None:
-            found = {name: pair for name, pair in found.items() if any(value is not None for value in pair["avg"])}
-        else:
-            nothing = [None] * len(times)
-            found = {name: found.get(name, {"avg": nothing, "max": nothing}) for name in SERIES if name in series}
+        found = {name: {"avg": lists[2 * at], "max": lists[2 * at + 1]} for at, name in enumerate(wanted)
+                 if series is not None or any(value is not None for value in lists[2 * at])}
         return {"from": from_ms, "to": to_ms, "bucket": bucket, "timestamps": times, "series": found}
 
     def buckets(self, series: list[str], width: int, bucket: int, from_ms: int, to_ms: int) -> list[tuple[Any, ...]]:
@@ -1586,11 +1539,11 @@ class RequestRows(DatabaseFile):
 
     def add_requests(self, rows: list[Json]) -> None:
         """Save finished requests, each with the id that it was given, and count them in `usage`."""
-        values = [{"status": "ok", **{name: row[name] for name in REQUEST_COLUMNS if name in row}} for row in rows]
-        values = [{**dict.fromkeys(REQUEST_COLUMNS), **row} for row in values]
+        rows = [{**dict.fromkeys(REQUEST_COLUMNS), "status": "ok", "day": day_of(row["timestamp"]), **row}
+                for row in rows]
         with self.transaction() as db:
             db.executemany(f"INSERT INTO requests ({', '.join(REQUEST_COLUMNS)}) "
-                           f"VALUES ({', '.join(f':{name}' for name in REQUEST_COLUMNS)})", values)
+                           f"VALUES ({', '.join(f':{name}' for name in REQUEST_COLUMNS)})", rows)
             db.executemany(
                 "INSERT INTO usage VALUES (:day, :model, COALESCE(:key, ''), 1, COALESCE(:prompt_tokens, 0), "
                 "COALESCE(:cached_tokens, 0), COALESCE(:generated_tokens, 0), :energy) "
@@ -1598,23 +1551,18 @@ class RequestRows(DatabaseFile):
                 "prompt_tokens = prompt_tokens + excluded.prompt_tokens, "
                 "cached_tokens = cached_tokens + excluded.cached_tokens, "
                 "generated_tokens = generated_tokens + excluded.generated_tokens, "
-                "energy = COALESCE(energy + excluded.energy, energy, excluded.energy)",
-                [{**row, "day": day_of(row["timestamp"])} for row in values])
+                "energy = COALESCE(energy + excluded.energy, energy, excluded.energy)", rows)
 
-    def last_request_id(self) -> int:
-        """The largest id that any request ever had."""
-        return self.last_id("requests")
-
-    def requests(self, *, model: str | None = None, key: str | None = None, status: str | None = None,
-                 from_ms: int | None = None, to_ms: int | None = None, sort: str = "timestamp",
-                 before: int | None = None, limit: int = 50) -> list[Json]:
+    def requests(self, *, sort: str = "timestamp", before: int | None = None, limit: int = 50,
+                 **filters: Any) -> list[Json]:
         """The finished requests with the largest `sort`, unknown ones last, that come after the row `before`.
 
+        `filters` are model, key, status, from_ms and to_ms, where they are not None.
         May be called from a thread, as it should be for another order than by time.
         """
         if sort not in REQUEST_SORTS:
             raise InvalidRequest(f"requests are not sorted by {sort}", field="sort")
-        wanted = request_conditions(model, key, status, from_ms, to_ms)
+        wanted = {REQUEST_FILTERS[name]: value for name, value in filters.items()}
         if before is not None:
             last = next((row[0] for row in self.read(f"SELECT {sort} FROM requests WHERE id = ?", (before,))), None)
             unknown = "" if sort == "timestamp" else f" OR {sort} IS NULL"
@@ -1625,15 +1573,15 @@ class RequestRows(DatabaseFile):
                          f"ORDER BY {sort} DESC, id DESC LIMIT ?", [*values, limit])
         return [{**row, "stream": None if row["stream"] is None else bool(row["stream"])} for row in map(dict, rows)]
 
-    def request_summary(self, *, model: str | None = None, key: str | None = None, status: str | None = None,
-                        from_ms: int | None = None, to_ms: int | None = None) -> Json:
+    def request_summary(self, *, from_ms: int | None = None, to_ms: int | None = None, **filters: Any) -> Json:
         """{count, ok, failed, cancelled, prompt_tokens, cached_tokens, generated_tokens, prompt_per_second,
-        generated_per_second, throughput} of what is kept.
+        generated_per_second, throughput} of those that meet the filters.
 
         The two speeds are tokens over busy time, those of the prompt without cached ones; `throughput` is generated
         tokens over all of the time. May be called from a thread: a million requests take a second.
         """
-        where, values = where_all(request_conditions(model, key, status, from_ms, to_ms))
+        filters |= {"from_ms": from_ms, "to_ms": to_ms}
+        where, values = where_all({REQUEST_FILTERS[name]: value for name, value in filters.items()})
         statuses = "".join(f"COALESCE(SUM(status = '{name}'), 0) AS {name}, " for name in ("ok", "failed", "cancelled"))
         tokens = "".join(f"COALESCE(SUM({kind}_tokens), 0) AS {kind}_tokens, " for kind in TOKEN_KINDS)
         speeds = "".join(
@@ -1709,9 +1657,7 @@ class AccessRows(DatabaseFile):
     def delete_sessions(self, id: str | None = None) -> int:
         """End one session, or all, and return how many there were."""
         with self.transaction() as db:
-            if id is None:
-                return db.execute("DELETE FROM sessions").rowcount
-            return db.execute("DELETE FROM sessions WHERE id = ?", (id,)).rowcount
+            return db.execute("DELETE FROM sessions WHERE id = COALESCE(?, id)", (id,)).rowcount
 
     def api_keys(self) -> list[Json]:
         """The keys, newest first, also those revoked: {id, name, start, models, requests_per_minute, …_at}."""
@@ -1740,10 +1686,9 @@ class AccessRows(DatabaseFile):
         """Let a key be valid no longer; NotFound where there is none."""
         with self.transaction() as db:
             db.execute("UPDATE api_keys SET revoked_at = COALESCE(revoked_at, ?) WHERE id = ?", (now_ms(), id))
-        found = self.keys_where("id = ?", (id,))
-        if not found:
-            raise NotFound(f"There is no key {id}.", field="id")
-        return found[0]
+        if found := self.keys_where("id = ?", (id,)):
+            return found[0]
+        raise NotFound(f"There is no key {id}.", field="id")
 
     def touch_api_keys(self, used: dict[int, int]) -> None:
         """Save when keys were last used, {id: ms}."""
@@ -1765,16 +1710,13 @@ class Database(ModelRows, MetricRows, RequestRows, AccessRows):
     def logs(self, *, level: str | None = None, source: str | None = None, search: str | None = None,
              before: int | None = None, limit: int = 100) -> tuple[list[Json], bool]:
         """The newest entries that match, and whether there are more; may be called from a thread."""
+        pattern = "%" + re.sub(r"([%_\\])", r"\\\1", search) + "%" if search else None
         where, values = where_all({"level = ?": level, "source = ?": source, "id < ?": before,
-                                   "message LIKE ? ESCAPE '\\'": f"%{escaped_like(search)}%" if search else None})
+                                   "message LIKE ? ESCAPE '\\'": pattern})
         rows = [dict(row) for row in self.read(
             f"SELECT id, timestamp, level, source, message FROM logs {where} ORDER BY id DESC LIMIT ?",
             [*values, limit + 1])]
         return rows[:limit], len(rows) > limit
-
-    def last_log_id(self) -> int:
-        """The largest id that any log entry ever had."""
-        return self.last_id("logs")
 
     def clear_logs(self) -> int:
         """Delete every log entry and return how many there were."""
@@ -1798,10 +1740,7 @@ class Database(ModelRows, MetricRows, RequestRows, AccessRows):
             if reset:
                 db.execute("DELETE FROM server_config")
             for key, value in {**changes, "revision": revision + 1}.items():
-                db.execute(
-                    "INSERT INTO server_config VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value",
-                    (key, json.dumps(value)),
-                )
+                db.execute("INSERT OR REPLACE INTO server_config VALUES (?, ?)", (key, json.dumps(value)))
 
     def get_meta(self, key: str, default: Any = None) -> Any:
         """A value of the metadata table, or `default` where it is absent or of another type than that."""
@@ -1811,11 +1750,9 @@ class Database(ModelRows, MetricRows, RequestRows, AccessRows):
     def set_meta(self, key: str, value: Any) -> None:
         """Set a value of the metadata table; None deletes it."""
         with self.transaction() as db:
-            if value is None:
-                db.execute("DELETE FROM metadata WHERE key = ?", (key,))
-            else:
-                db.execute("INSERT INTO metadata VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value",
-                           (key, json.dumps(value)))
+            db.execute("DELETE FROM metadata WHERE key = ?", (key,))
+            if value is not None:
+                db.execute("INSERT INTO metadata VALUES (?, ?)", (key, json.dumps(value)))
 
     # pruning
 
@@ -1832,7 +1769,7 @@ class Database(ModelRows, MetricRows, RequestRows, AccessRows):
             self.delete_in_steps(table, "timestamp < ?", (now - detail,))
         self.delete_in_steps("usage", "day < ?", (day_of(now - history),))
         self.delete_in_steps("logs", "timestamp < ?", (now - settings["logs_retention_days"] * DAY,))
-        self.delete_in_steps("logs", "id <= ?", (self.last_log_id() - settings["logs_max_rows"],))
+        self.delete_in_steps("logs", "id <= ?", (self.last_id("logs") - settings["logs_max_rows"],))
         self.delete_in_steps("sessions", "expires_at < ?", (now,))
         self.close_reader()
         with self.lock, self.explained():
@@ -1850,15 +1787,34 @@ class Database(ModelRows, MetricRows, RequestRows, AccessRows):
                 return
 
 
+def read_only(path: Path) -> sqlite3.Connection:
+    """A connection that changes nothing."""
+    return sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=BUSY_TIMEOUT)
+
+
 def is_good_database(path: Path) -> bool:
     """Whether SQLite can read all of the file at `path`, and it is one of ours."""
     try:
-        with contextlib.closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as db:
-            found = db.execute("PRAGMA user_version").fetchone()[0]
-            known = 0 < found <= len(MIGRATIONS) and columns_made(found) <= columns_of(db)
-            return bool(known and db.execute("PRAGMA quick_check(1)").fetchone()[0] == "ok")
+        with contextlib.closing(read_only(path)) as db:
+            return 0 < user_version(db) <= len(MIGRATIONS) and database_problem(db) is None
     except sqlite3.Error:
         return False
+
+
+def database_problem(db: sqlite3.Connection) -> str | None:
+    """What of a database is not as our migrations make it, or cannot be read; None of a good or an empty one."""
+    version, columns = user_version(db), columns_of(db)
+    if version < 0 or (version == 0 and columns):
+        return "it is not llamadash's"
+    if missing := columns_made(version) - columns:
+        return "it lacks {}.{}".format(*min(missing))
+    result = str(db.execute("PRAGMA quick_check(1)").fetchone()[0])
+    return None if result == "ok" else result.splitlines()[-1]  # the first line only says "in database main"
+
+
+def user_version(db: sqlite3.Connection) -> int:
+    """How many migrations a database has seen."""
+    return int(db.execute("PRAGMA user_version").fetchone()[0])
 
 
 def columns_of(db: sqlite3.Connection) -> set[tuple[str, str]]:
@@ -1896,14 +1852,14 @@ def decoded_model(row: Json) -> Json:
     return row
 
 
-def encoded_model(row: Json, names: list[str]) -> list[Any]:
-    """The values of the columns `names`, as SQLite stores them."""
-    return [json.dumps(row[name]) if name in JSON_COLUMNS and row[name] is not None else row[name] for name in names]
+def encoded_model(row: Json) -> list[Any]:
+    """The values of some columns of a model, as SQLite stores them."""
+    return [json.dumps(value) if name in JSON_COLUMNS and value is not None else value for name, value in row.items()]
 
 
-def escaped_like(text: str) -> str:
-    """`text` as it must stand in a LIKE pattern to mean itself."""
-    return re.sub(r"([%_\\])", r"\\\1", text)
+def ordered_models(rows: Iterable[Json]) -> dict[str, Json]:
+    """Models by id, in the order of their names, whose case matters only beyond ASCII."""
+    return {row["id"]: row for row in sorted(rows, key=lambda row: (row["name"].encode().lower(), row["id"]))}
 
 
 def where_all(wanted: dict[str, Any]) -> tuple[str, list[Any]]:
@@ -1911,13 +1867,6 @@ def where_all(wanted: dict[str, Any]) -> tuple[str, list[Any]]:
     given = {condition: value for condition, value in wanted.items() if value is not None}
     values = [item for value in given.values() for item in (value if isinstance(value, tuple) else (value,))]
     return f"WHERE {' AND '.join(given)}" if given else "", values
-
-
-def request_conditions(model: str | None, key: str | None, status: str | None, from_ms: int | None,
-                       to_ms: int | None) -> dict[str, Any]:
-    """What the requests that are asked for meet; see where_all."""
-    return {"model = ?": model, "key = ?": key, "status = ?": status,
-            "timestamp >= ?": from_ms, "timestamp < ?": to_ms}
 
 
 def day_of(timestamp: int) -> str:
@@ -6475,7 +6424,7 @@ class Pool:
             delta = sum(gpus.values()) - sum(reserved.values())
             for id in self.units[key].ids:
                 before = (self.dash.db.get_model(id)["memory_correction"] or {}).get("gpu", 0)
-                self.dash.db.set_memory_correction(id, {"gpu": before + delta})
+                self.dash.db.note_of_models("memory_correction", {id: {"gpu": before + delta}})
         self.do(self.residency.measured(key, {**unit.held, **gpus}, time.monotonic()))
 
     def tell(self, event: Happened) -> None:
@@ -6507,7 +6456,7 @@ class Pool:
             if self.last_used:
                 used, self.last_used = self.last_used, {}
                 with contextlib.suppress(DashError):
-                    await asyncio.to_thread(self.dash.db.set_last_used, used)
+                    await asyncio.to_thread(self.dash.db.note_of_models, "last_used_at", used)
 
     async def publish(self) -> None:
         """Broadcast what changed, at most ten times a second."""
@@ -6876,7 +6825,7 @@ class Requests:
         self.dash = dash
         self.active: dict[int, Call] = {}
         self.finished: list[Json] = []
-        self.last_id = dash.db.last_request_id()
+        self.last_id = dash.db.last_id("requests")
         self.told = -math.inf
         self.shown: tuple[Any, ...] = ()
         self.waiting: list[Json] = []
@@ -9662,7 +9611,7 @@ class Journal:
         self.pending: collections.deque[Json] = collections.deque()
         self.dropped = 0
         self.filled = asyncio.Event()
-        self.last_id = dash.db.last_log_id()
+        self.last_id = dash.db.last_id("logs")
         self.writing = asyncio.Lock()
 
     def add(self, level: str, source: str, message: str) -> None:
@@ -10781,11 +10730,6 @@ def database_findings(path: Path) -> Iterator[Finding]:
     else:
         yield Finding("fail", "database", f"{path} is damaged",
                       f"start llamadash: it moves the file aside and takes the newest of up to {BACKUPS_KEPT} backups")
-
-
-def read_only(path: Path) -> sqlite3.Connection:
-    """A connection that changes nothing."""
-    return sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=1)
 
 
 async def engine_findings(config: Config) -> AsyncIterator[Finding]:

@@ -551,8 +551,8 @@ def test_what_nobody_edits_counts_no_revision_up(fresh_db: llamadash.Database) -
     """The last use and the correction of the estimate are seen at once and after a restart; an edit still succeeds."""
     fresh_db.apply_scan([a_model(), a_model("other")], [], [])
     fresh_db.models()
-    fresh_db.set_last_used({"tiny": 5000, "gone": 1})
-    fresh_db.set_memory_correction("tiny", {"gpu": 1 << 30, "cpu": -5})
+    fresh_db.note_of_models("last_used_at", {"tiny": 5000, "gone": 1})
+    fresh_db.note_of_models("memory_correction", {"tiny": {"gpu": 1 << 30, "cpu": -5}})
     for database in (fresh_db, llamadash.Database(fresh_db.path)):
         model = database.get_model("tiny")
         assert (model["last_used_at"], model["memory_correction"], model["revision"]) == (
@@ -813,7 +813,7 @@ def test_what_version_1_0_remembered_is_found_again(version_1_0: Path) -> None:
             {**unknown, "id": 41, "timestamp": 1767225600000, "model": "tiny", "duration": 1000.0, "status": "ok",
              "prompt_tokens": 100, "cached_tokens": 40, "generated_tokens": 20, "prompt_per_second": 500.0,
              "generated_per_second": 25.0}]
-        assert (database.last_request_id(), database.last_log_id()) == (42, 77)
+        assert (database.last_id("requests"), database.last_id("logs")) == (42, 77)
         assert database.usage(1767225600000, 1767225660000, "model")[1] == {
             "requests": 2, "prompt_tokens": 100, "cached_tokens": 40, "generated_tokens": 20, "energy": None}
         assert [row["prompt_per_second"] for row in database.benchmarks("tiny")] == [800]
@@ -907,7 +907,7 @@ def test_requests_keep_what_was_saved(fresh_db: llamadash.Database) -> None:
     assert others == sorted(rows, key=lambda row: (row["timestamp"], row["id"]), reverse=True)
     assert (newest["id"], newest["code"], newest["status"], newest["energy"]) == (30, 503, "failed", None)
     fresh_db.prune(llamadash.SETTING_DEFAULTS)
-    assert (fresh_db.requests(), fresh_db.last_request_id()) == ([], 30)
+    assert (fresh_db.requests(), fresh_db.last_id("requests")) == ([], 30)
 
 
 REQUEST_FILTERS: list[Json] = [{}, {"model": "a"}, {"key": "phone"}, {"status": "failed"},
