@@ -1084,14 +1084,17 @@ def m004_parameters(text: str) -> tuple[str, bool, int | None]:
     return json.dumps(parameters), pinned is True, idle if type(idle) is int and idle > 0 else None
 
 
-# What SQLite writes where nothing more fits on the disk, another program holds the file, or it holds what is not ours.
-SQLITE_PROBLEMS = {"disk is full": "full", "disk I/O error": "full", "is locked": "locked", "malformed": "damaged",
-                   "file is not a database": "damaged"}
+FULL_DISK = ("disk is full", "disk I/O error", f"[Errno {errno.ENOSPC}]")  # what SQLite and the system say of one
+DAMAGE = ("malformed", "file is not a database")  # what SQLite says of what it did not write
 
 
-def sqlite_problem(problem: Exception) -> str | None:
-    """Why SQLite failed, where it is one of SQLITE_PROBLEMS."""
-    return next((kind for text, kind in SQLITE_PROBLEMS.items() if text in str(problem)), None)
+def database_error(problem: Exception, what: str) -> DashError | None:
+    """What the user is told where the disk is full or another program holds the file; `what` says what failed."""
+    if any(text in str(problem) for text in FULL_DISK):
+        return StorageFull(f"{what}: the disk is full. Make room, and try again.")
+    if "is locked" in str(problem):
+        return DatabaseBusy(f"{what}: another program holds the database. Try again in a moment.")
+    return None
 
 
 class DatabaseFile:
@@ -1112,12 +1115,8 @@ class DatabaseFile:
         try:
             self.connection = self.connect(None if repair else version)
         except sqlite3.DatabaseError as problem:
-            kind = sqlite_problem(problem)
-            if kind == "full":
-                raise StorageFull(f"{self.path} cannot be opened: the disk is full ({problem}). Make room, "
-                                  "and start llamadash again.") from problem
-            if kind == "locked":
-                raise DatabaseBusy(f"{self.path} cannot be opened: another program holds it.") from problem
+            if error := database_error(problem, f"{self.path} cannot be opened"):
+                raise error from problem
             if not repair:
                 raise DatabaseDamaged(f"{self.path} is damaged or of another version: restart llamadash, "
                                       f"which sees to that ({problem})") from problem
@@ -1190,14 +1189,8 @@ class DatabaseFile:
 
     def backups(self) -> list[Path]:
         """The backups, newest first."""
-        found = []
-        folder = self.path.parent / "backups"
-        with contextlib.suppress(FileNotFoundError, NotADirectoryError), os.scandir(folder) as entries:
-            for entry in entries:
-                with contextlib.suppress(OSError):  # a link to nowhere
-                    if entry.name.endswith(".db") and entry.is_file():
-                        found.append((entry.stat().st_mtime, Path(entry.path)))
-        return [path for _, path in sorted(found, reverse=True)]
+        found = [path for path in (self.path.parent / "backups").glob("*.db") if path.is_file()]
+        return sorted(found, key=lambda path: (path.stat().st_mtime, path), reverse=True)
 
     def good_backup(self) -> Path | None:
         """The newest backup that can be restored."""
@@ -1219,26 +1212,20 @@ class DatabaseFile:
             os.replace(partial, target)
             return target.stat().st_size
         except (sqlite3.Error, OSError) as problem:
-            raise self.backup_problem(target, problem) from problem
+            what = f"The backup {target} could not be written"
+            reason = getattr(problem, "strerror", None) or problem
+            raise self.error_of(problem, what) or BackupFailed(f"{what}: {reason}.") from problem
         finally:
             for suffix in ("", "-journal"):
                 Path(f"{partial}{suffix}").unlink(missing_ok=True)
 
-    def backup_problem(self, target: Path, problem: sqlite3.Error | OSError) -> DashError:
-        """Why a backup could not be written to `target`."""
-        kind = sqlite_problem(problem)
-        if kind == "damaged":
-            return self.found_damaged(problem)
-        full = kind == "full" or getattr(problem, "errno", None) == errno.ENOSPC
-        why = "the disk is full" if full else getattr(problem, "strerror", None) or problem
-        return (StorageFull if full else BackupFailed)(f"The backup {target} could not be written: {why}.")
-
     def daily_backup(self) -> None:
         """Make today's backup if there is none yet."""
-        today = self.backup_folder() / f"daily-{time.strftime('%Y-%m-%d')}.db"
-        if not today.exists():
-            self.backup(today)
-            self.delete_old_backups("daily-")
+        with self.backing_up:
+            today = self.backup_folder() / f"daily-{time.strftime('%Y-%m-%d')}.db"
+            if not today.exists():
+                self.backup(today)
+                self.delete_old_backups("daily-")
 
     def manual_backup(self) -> tuple[Path, int]:
         """Make a backup with a name of its own: where it is, and its size."""
@@ -1287,14 +1274,15 @@ class DatabaseFile:
         try:
             yield
         except sqlite3.DatabaseError as problem:
-            kind = sqlite_problem(problem)
-            if kind == "full":
-                raise StorageFull("The disk is full: the change was not saved.") from problem
-            if kind == "locked":
-                raise DatabaseBusy("Another program holds the database: try again in a moment.") from problem
-            if kind == "damaged":
-                raise self.found_damaged(problem) from problem
+            if error := self.error_of(problem, "The change was not saved"):
+                raise error from problem
             raise
+
+    def error_of(self, problem: Exception, what: str) -> DashError | None:
+        """database_error, and the one for damage, where the failure is an expected one."""
+        if any(text in str(problem) for text in DAMAGE):
+            return self.found_damaged(problem)
+        return database_error(problem, what)
 
     def found_damaged(self, problem: Exception | str) -> DatabaseDamaged:
         """What to raise of a file that was good when it was opened; `notice` and the log say so, once."""
@@ -1327,7 +1315,7 @@ class DatabaseFile:
                 try:
                     self.connection.execute("BEGIN IMMEDIATE")
                 except sqlite3.OperationalError as problem:
-                    if sqlite_problem(problem) != "locked" or time.monotonic() > ends:
+                    if "is locked" not in str(problem) or time.monotonic() > ends:
                         raise
                 else:
                     yield
@@ -1659,19 +1647,15 @@ class AccessRows(DatabaseFile):
         with self.transaction() as db:
             return db.execute("DELETE FROM sessions WHERE id = COALESCE(?, id)", (id,)).rowcount
 
-    def api_keys(self) -> list[Json]:
+    def api_keys(self, condition: str = "1", values: Sequence[Any] = ()) -> list[Json]:
         """The keys, newest first, also those revoked: {id, name, start, models, requests_per_minute, …_at}."""
-        return self.keys_where("1")
-
-    def find_api_key(self, hash: bytes) -> Json | None:
-        """The key that has this hash and is not revoked."""
-        return next(iter(self.keys_where("hash = ? AND revoked_at IS NULL", (hash,))), None)
-
-    def keys_where(self, condition: str, values: Sequence[Any] = ()) -> list[Json]:
-        """The keys that meet `condition`, without their hashes."""
         rows = self.rows("SELECT id, name, start, models, requests_per_minute, created_at, used_at, revoked_at "
                          f"FROM api_keys WHERE {condition} ORDER BY id DESC", values)
         return [{**row, "models": None if row["models"] is None else json.loads(row["models"])} for row in rows]
+
+    def find_api_key(self, hash: bytes) -> Json | None:
+        """The key that has this hash and is not revoked."""
+        return next(iter(self.api_keys("hash = ? AND revoked_at IS NULL", (hash,))), None)
 
     def add_api_key(self, name: str, hash: bytes, start: str, models: list[str] | None = None,
                     requests_per_minute: int | None = None) -> Json:
@@ -1680,13 +1664,13 @@ class AccessRows(DatabaseFile):
             id = db.execute("INSERT INTO api_keys (name, hash, start, models, requests_per_minute, created_at) "
                             "VALUES (?, ?, ?, ?, ?, ?)", (name, hash, start, models if models is None else
                                                           json.dumps(models), requests_per_minute, now_ms())).lastrowid
-        return self.keys_where("id = ?", (id,))[0]
+        return self.api_keys("id = ?", (id,))[0]
 
     def revoke_api_key(self, id: int) -> Json:
         """Let a key be valid no longer; NotFound where there is none."""
         with self.transaction() as db:
             db.execute("UPDATE api_keys SET revoked_at = COALESCE(revoked_at, ?) WHERE id = ?", (now_ms(), id))
-        if found := self.keys_where("id = ?", (id,)):
+        if found := self.api_keys("id = ?", (id,)):
             return found[0]
         raise NotFound(f"There is no key {id}.", field="id")
 
@@ -3270,8 +3254,6 @@ UNPRESENTABLE = r"[;#\x00-\x1f\x7f-\x9f\u2028\u2029]"  # a value in the engine's
 QUANTIZATION_WORD = r"i?q\d+|tq\d+|[kmsl01]|x+[sl]|(b?f|fp)\d+|(mx|nv)fp4|ud|mmproj|model|moe|gguf"
 PROJECTOR_PREFERENCE = ("f16", "bf16", "q8_0", "f32")  # which of several projectors of one model is taken
 
-Report = Callable[[int, int], None]
-
 
 class FoundFile(NamedTuple):
     """A GGUF file in a model folder."""
@@ -3300,11 +3282,6 @@ class FoundModel:
         return self.files[0].path
 
     @property
-    def folder(self) -> str:
-        """The folder that it lies in."""
-        return os.path.dirname(self.path)
-
-    @property
     def size(self) -> int:
         """Bytes of all shards."""
         return min(sum(item.size for item in self.files), JSON_SAFE)
@@ -3314,14 +3291,8 @@ class FoundModel:
         """The paths of all shards, none where there is only one file."""
         return [item.path for item in self.files] if len(self.files) > 1 else []
 
-    def unchanged(self, row: Json | None) -> bool:
-        """Whether `row` still describes these files."""
-        return row is not None and (row["file_size"], row["file_mtime"], row["shards"]) == (
-            self.size, self.files[0].mtime, self.shards)
 
-
-@dataclass(eq=False, repr=False)
-class ScanResult:
+class ScanResult(NamedTuple):
     """What a scan found: rows without what the user chose (id, name, …), and what is not a usable model."""
     models: list[Json]
     skipped: list[Json]  # {path, reason}; also what is listed, but can be seen to be broken
@@ -3330,7 +3301,7 @@ class ScanResult:
 class Scan:
     """One walk through the model folders; runs in a thread of its own."""
 
-    def __init__(self, inside: Iterable[Path], rows: Iterable[Json], warned: dict[str, str], report: Report) -> None:
+    def __init__(self, inside: Iterable[Path], rows: Iterable[Json], warned: dict[str, str], report: Callable[[int, int], None]) -> None:
         self.inside = [os.path.realpath(folder) for folder in inside]
         self.rows = {row["path"]: row for row in rows}
         self.projectors = {row["projector"]: row["projector_size"] for row in self.rows.values() if row["projector"]}
@@ -3447,21 +3418,25 @@ class Scan:
     def read(self, model: FoundModel) -> Literal["model", "projector"] | None:
         """Fill in the facts of `model` and say what it is; None where it is nothing that can be used."""
         row = self.rows.get(model.path)
-        if row and model.unchanged(row):
+        if row and (row["file_size"], row["file_mtime"], row["shards"]) == (
+                model.size, model.files[0].mtime, model.shards):
             model.facts = {name: row[name] for name in FACTS}
             if model.path in self.warned:
                 self.skip(model.path, self.warned[model.path])
             return "model"
         if "mmproj" in model.stem.lower() or self.projectors.get(model.path) == model.size:
             return "projector"
+        headers: list[GGUFHeader] = []
         try:
-            headers = [self.header(item, model) for item in model.files]
-            if gguf_is_projector(headers[0]):
-                return "projector"
-            if reason := gguf_unusable(headers[0], sum(item.tensor_count for item in headers)):
-                raise GGUFError(reason)
+            for item in model.files:
+                headers.append(gguf_read(item.path))  # noqa: PERF401  (how many could be read is wanted)
         except GGUFError as problem:
-            self.skip(model.path, str(problem))
+            self.skip(model.path, f"{os.path.basename(item.path)}: {problem}" if headers else str(problem))
+            return None
+        if gguf_is_projector(headers[0]):
+            return "projector"
+        if reason := gguf_unusable(headers[0], sum(header.tensor_count for header in headers)):
+            self.skip(model.path, reason)
             return None
         model.facts = {**gguf_facts(headers), "name": file_name(headers[0], model.stem)}
         needed = sum(header.needed for header in headers)
@@ -3469,31 +3444,20 @@ class Scan:
             self.skip(model.path, f"incomplete, {model.size:,} of {needed:,} bytes: listed, but it cannot be loaded")
         return "model"
 
-    def header(self, file: FoundFile, model: FoundModel) -> GGUFHeader:
-        """The header of one of the files of `model`."""
-        try:
-            return gguf_read(file.path)
-        except GGUFError as problem:
-            name = f"{os.path.basename(file.path)}: " if file.path != model.path else ""
-            raise GGUFError(f"{name}{problem}") from problem
-
     def row(self, model: FoundModel) -> Json:
         """The row of `model`, without what is the user's."""
-        row = self.rows.get(model.path)
-        projector = model.projector.path if model.projector else None
-        size = model.projector.size if model.projector else None
-        modalities = ["text"]
-        if row and projector and (projector, size) == (row["projector"], row["projector_size"]):
+        row, projector, modalities = self.rows.get(model.path), model.projector, ["text"]
+        if projector and row and (projector.path, projector.size) == (row["projector"], row["projector_size"]):
             modalities = row["modalities"]
         elif projector:
             try:
-                modalities = gguf_modalities(gguf_read(projector))
+                modalities = gguf_modalities(gguf_read(projector.path))
             except GGUFError as problem:
-                self.skip(projector, str(problem))
-                projector = size = None
+                self.skip(projector.path, str(problem))
+                projector = None
         return {**model.facts, "path": model.path, "stem": model.stem, "file_size": model.size,
-                "file_mtime": model.files[0].mtime, "shards": model.shards, "projector": projector,
-                "projector_size": size, "modalities": modalities, "missing": False}
+                "file_mtime": model.files[0].mtime, "shards": model.shards, "projector": projector and projector.path,
+                "projector_size": projector and projector.size, "modalities": modalities, "missing": False}
 
     def result(self) -> ScanResult:
         """Read what was found, pair the projectors, and give the rows."""
@@ -3501,7 +3465,7 @@ class Scan:
         candidates = self.groups()
         for at, candidate in enumerate(candidates):
             self.report(at, len(candidates))
-            models, projectors = found.setdefault(candidate.folder, ([], []))
+            models, projectors = found.setdefault(os.path.dirname(candidate.path), ([], []))
             kind = self.read(candidate)
             if kind == "model":
                 models.append(candidate)
@@ -3573,7 +3537,7 @@ def best_projector(model: FoundModel, near: list[FoundFile], family: bool) -> Fo
     return min(named or unnamed or alike, key=rank, default=None)
 
 
-def scan_folders(folders: Iterable[Path], known: Iterable[Json], report: Report, *,
+def scan_folders(folders: Iterable[Path], known: Iterable[Json], report: Callable[[int, int], None], *,
                  warned: dict[str, str] | None = None, inside: Iterable[Path] | None = None,
                  depth: int = MAX_FOLDER_DEPTH) -> ScanResult:
     """Look for models in `folders`; files that a row of `known` still describes are not opened again.
@@ -3662,22 +3626,17 @@ def check_entry_names(names: Iterable[str], rows: list[Json], field: str, own: s
 
 
 def skipped_for_clients(skipped: list[Json]) -> list[Json]:
-    """`skipped` as clients get it: of more than MAX_SKIPPED some of each folder and reason, and how many more."""
+    """`skipped` as clients get it: of more than MAX_SKIPPED the first ones of each folder and reason, and how many more."""
     if len(skipped) <= MAX_SKIPPED:
         return skipped
-    groups: dict[tuple[str, str], list[Json]] = {}
+    before: collections.Counter[tuple[str, str]] = collections.Counter()
+    ranked = []
     for item in skipped:
-        kind = item["reason"][:REASON_START]
-        groups.setdefault((os.path.dirname(item["path"]), kind), []).append(item)
-    each = max(1, (MAX_SKIPPED - 1) // len(groups) - 1)
-    shown = []
-    for (folder, _), items in groups.items():
-        shown += items[:each]
-        if len(items) > each:
-            shown.append({"path": folder, "reason": f"{len(items) - each:,} more like the last one"})
-    rest = len(skipped) - MAX_SKIPPED + 1
-    return shown if len(shown) <= MAX_SKIPPED else [
-        *shown[:MAX_SKIPPED - 1], {"path": "…", "reason": f"about {rest:,} more, in other folders"}]
+        kind = os.path.dirname(item["path"]), item["reason"][:REASON_START]
+        ranked.append((before[kind], item["path"], item))
+        before[kind] += 1
+    shown = [item for _, _, item in sorted(ranked, key=lambda entry: entry[:2])[:MAX_SKIPPED - 1]]
+    return [*shown, {"path": "…", "reason": f"{len(skipped) - len(shown):,} more of these kinds"}]
 
 
 class ScanStoppedError(Exception):
@@ -3719,7 +3678,9 @@ class Library:
             self.skipped = found.skipped
         log.info("scan: %d models, %d new, %d changed, %d missing, %d files skipped, %.2f s", len(models), len(new),
                  len(changed), len(missing), len(found.skipped), time.monotonic() - started)
-        await self.changed()
+        await self.dash.broadcast("models:list", {"models": self.dash.models()})
+        if new or changed or missing:
+            await self.dash.models_changed()
         return {"added": len(new), "updated": len(changed), "missing": len(missing),
                 "skipped": skipped_for_clients(self.skipped), "total": len(models)}
 
@@ -3745,11 +3706,6 @@ class Library:
             stop.set()
         await self.dash.broadcast("models:scan", {"done": progress[1], "total": progress[1]})
         return thread.result()
-
-    async def changed(self) -> None:
-        """Tell the clients and the engine about the models as they are now."""
-        await self.dash.broadcast("models:list", {"models": self.dash.models()})
-        await self.dash.models_changed()
 
     # paths that the user took off the list
 
@@ -3922,8 +3878,9 @@ def models_list(dash: Dash) -> Json:
 
 @on("models:get", error="GET_MODEL_FAILED")
 def models_get(dash: Dash, *, id: ModelId) -> Json:
-    """One model, with its benchmarks, newest first, and how far one is that is under way."""
-    return {"model": dash.model(id), "benchmarks": dash.db.benchmarks(id), "benchmarking": dash.benchmarks.get(id)}
+    """One model, with its benchmarks, newest first, how far one is that is under way, and how it would be started."""
+    return {"model": dash.model(id), "benchmarks": dash.db.benchmarks(id), "benchmarking": dash.benchmarks.get(id),
+            "command": dash.pool.command(id)}
 
 
 @on("models:scan", error="SCAN_MODELS_FAILED")
@@ -7723,7 +7680,7 @@ class Keys:
 
     def known(self, text: str) -> bool:
         """Whether there is, or was, a key with this text."""
-        return bool(self.dash.db.keys_where("hash = ?", (token_hash(text),)))
+        return bool(self.dash.db.api_keys("hash = ?", (token_hash(text),)))
 
     def add(self, name: str, text: str, models: list[str] | None, requests_per_minute: int | None) -> Json:
         """Save a key: its record with its text, which nobody can read again."""
