@@ -5715,6 +5715,7 @@ class Residency:
         unit = self.units[unit_id]
         if unit.status == "loading":
             unit.status, unit.loaded_at, unit.used_at, unit.error = "loaded", now, now, None
+            unit.pushed_out_by = None
             self.happened("loaded", unit, unit.loaded_for)
         return self.settle(now)
 
@@ -5877,7 +5878,7 @@ class Residency:
     def leave(self, unit: Unit, now: float) -> None:
         """Stop what is idle for too long, outdated, or was unloaded by hand and has answered."""
         if unit.status == "loading" and unit.outdated:
-            if not unit.forgotten:
+            if not unit.forgotten and unit.loaded_for != "preferred":
                 unit.wish = unit.wish or (now, unit.loaded_for)
             self.stop(unit, "configuration changed")
         elif unit.status != "loaded":
@@ -5900,7 +5901,7 @@ class Residency:
             unit.yields_to = None
         for unit in sorted([unit for unit in self.units.values() if unit.wanted], key=lambda item: item.queued_at):
             self.place(unit, planner, now)
-        if not planner.claims:
+        if not planner.claims:  # nobody waits
             self.bring_back(planner, now)
         for unit in residents:
             self.admit(unit, now)
@@ -5937,16 +5938,13 @@ class Residency:
                 self.stop(victim, f"evicted for {unit.name}")
 
     def bring_back(self, planner: Planner, now: float) -> None:
-        """Preferred units come back when what pushed them out is idle or gone, and nobody waits."""
+        """Preferred units come back when what has their memory is idle or gone."""
         for unit in self.units.values():
-            if not unit.preferred or not unit.pushed_out_by or unit.resident or unit.wanted or unit.blocked:
-                continue
-            other = self.units.get(unit.pushed_out_by)
-            if other is None or not other.resident or other.idle_for(now) >= RETURN_AFTER:
-                choice = planner.best(unit, gentle=True)
-                if choice and choice.fits:
+            away = unit.preferred and unit.pushed_out_by and not unit.resident and not unit.wanted and not unit.blocked
+            if away and (choice := planner.best(unit, gentle=True)):
+                if choice.fits:
                     self.start(unit, choice.plan, planner, now)
-                elif choice:
+                else:
                     self.push_out(unit, choice, planner)
                     planner.claim(unit, choice.plan)
 
@@ -5956,7 +5954,7 @@ class Residency:
         """Reserve the memory of `plan` and start the unit."""
         unit.loaded_for = unit.wished_for
         unit.status, unit.held, unit.wish, unit.used_at = "loading", dict(planner.need(plan)), None, now
-        unit.reason, unit.error, unit.pushed_out_by, unit.dismissed = None, None, None, False
+        unit.reason, unit.error, unit.dismissed = None, None, False
         unit.waits, unit.told = None, set()
         planner.add(unit)
         self.actions.append(Start(unit.id, plan, unit.loaded_for))
@@ -6217,6 +6215,14 @@ class Pool:
             raise EngineUnavailable(build.problem)
         return build
 
+    def command(self, entry: str) -> list[str]:
+        """The words that would start an entry's process; empty where there is no build for it."""
+        row, entries = self.dash.db.get_model(entry), self.units[self.unit_of[entry]]
+        build = self.dash.builds.builds.get(entries.build)
+        if build is None or build.problem:
+            return []
+        return engine_arguments(build, row, {**entries.parameters, **entries.common}, 0, entry)[0]
+
     def missing_values(self, entry: str, path: str) -> Json:
         """What of an entry's parameters its process was not started with, for the request to carry."""
         row, unit = self.dash.db.get_model(entry), self.unit_of[entry]
@@ -6231,10 +6237,10 @@ class Pool:
         return self.instances.get(unit.id) if unit is not None and unit.status == "loaded" else None
 
     async def has_ended(self, instance: Instance) -> bool:
-        """Wait a moment until everybody knows that an instance has ended; whether it has."""
+        """Wait a moment until everybody knows that an instance has ended; whether it has, without being told to."""
         with contextlib.suppress(asyncio.TimeoutError):
             await asyncio.wait_for(instance.gone.wait(), GONE_TIME)
-        return instance.gone.is_set()
+        return instance.gone.is_set() and (not instance.stopping or instance.killed_for is not None)
 
     # memory
 
@@ -6386,12 +6392,10 @@ class Pool:
 
     def tell(self, event: Happened) -> None:
         """Note an event for the timeline, and in the log."""
-        unit = self.residency.units.get(event.unit)
-        name = unit.name if unit else event.unit
-        self.events.append({"timestamp": now_ms(), "kind": event.kind, "model": name, "reason": event.reason,
+        self.events.append({"timestamp": now_ms(), "kind": event.kind, "model": event.name, "reason": event.reason,
                             "details": event.details})
         level = logging.WARNING if event.kind in ("failed", "crashed", "refused") else logging.INFO
-        log.log(level, "%s: %s (%s)", name, event.kind, event.reason)
+        log.log(level, "%s: %s (%s)", event.name, event.kind, event.reason)
         self.changed.set()
 
     def mark(self, *entries: str) -> None:
@@ -6407,6 +6411,9 @@ class Pool:
             await self.dash.beat.wait()
             if self.residency.anyone_waits():
                 await self.read_memories()
+                for unit in [unit for unit in self.residency.units.values() if unit.wanted and not unit.plans]:
+                    with contextlib.suppress(DashError):  # deleted just now
+                        unit.plans = await self.plans(self.units[unit.id].ids[0])
             if self.residency.units:
                 self.do(self.residency.tick(time.monotonic()))
             await self.dash.gateway.keys.save_used()
@@ -6521,8 +6528,7 @@ def placement_plans(row: Json, parameters: Json, memories: list[Json], header: G
     """
     rooms = {item["name"]: item["free"] for item in memories}
     gpus, host = ([item for item in memories if item["kind"] == kind] for kind in ("gpu", "cpu"))
-    need = memory_need(row, parameters, memories, header)
-    anywhere = [Plan({name: min(amount, rooms[name]) for name, amount in need.items()})]
+    anywhere = [Plan(memory_need(row, parameters, memories, header), elastic=True)]
     decided = {"device", "split-mode", "tensor-split", "main-gpu", "rpc"} & parameters.keys()
     if len(gpus) < 2 or decided or parameters.get("n-gpu-layers") == 0:
         return [anywhere]
@@ -6722,9 +6728,9 @@ class Call:
                 numbers["generated_tokens"] = self.pieces
                 numbers["generated_per_second"] = finite_rate(self.pieces / max(time.monotonic() - self.first_at, 0.1))
             return numbers
-        timings = last_object(self.tail, b'"timings":')
-        numbers |= of_usage(last_object(self.head, b'"usage":'))
-        numbers |= {key: value for key, value in of_usage(last_object(self.tail, b'"usage":')).items() if value}
+        timings = json_object(self.tail, b'"timings":')
+        numbers |= of_usage(json_object(self.head, b'"usage":', last=False))
+        numbers |= {key: value for key, value in of_usage(json_object(self.tail, b'"usage":')).items() if value}
         numbers |= of_timings(timings)
         if not timings and numbers["generated_tokens"] and self.stream:
             span = self.ended_at - self.first_at
@@ -6732,15 +6738,14 @@ class Call:
         return numbers
 
 
-def last_object(text: bytes, name: bytes) -> Json:
-    """The last JSON object in `text` that stands behind `name`; empty where there is none."""
-    at = text.rfind(name)
-    while at >= 0:
+def json_object(text: bytes, name: bytes, *, last: bool = True) -> Json:
+    """The last or the first JSON object in `text` that stands behind `name`; empty where there is none."""
+    places = [found.end() for found in re.finditer(re.escape(name), text)]
+    for at in reversed(places) if last else places:
         with contextlib.suppress(ValueError, RecursionError):
-            found = JSON_DECODER.raw_decode(text[at + len(name):].decode("utf-8", "replace").lstrip())[0]
+            found = JSON_DECODER.raw_decode(text[at:].decode("utf-8", "replace").lstrip())[0]
             if isinstance(found, dict):
                 return found
-        at = text.rfind(name, 0, at)
     return {}
 
 
@@ -6909,12 +6914,13 @@ class Body(NamedTuple):
             at = end
 
     def value(self, name: str) -> Any:
-        """The value of one of the fields that were looked for; None where it is absent, too long or no JSON."""
+        """The value of one of the fields that were looked for; None where it is absent or no JSON.
+
+        Of one that is too long to be read the beginning, as text.
+        """
         start, end = self.fields.get(name, (0, 0))
-        if not 0 < end - start <= MAX_READ_FIELD:
-            return None
-        raw = bytes(self.data[start:end])
-        if self.begins is None:
+        raw = bytes(self.data[start:min(end, start + MAX_READ_FIELD)])
+        if self.begins is None and raw or end - start > MAX_READ_FIELD:
             return raw.decode("utf-8", "replace")
         with contextlib.suppress(ValueError, RecursionError):
             return json.loads(raw)
