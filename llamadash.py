@@ -3299,17 +3299,44 @@ class ScanResult(NamedTuple):
 
 
 class Scan:
-    """One walk through the model folders; runs in a thread of its own."""
+    """One walk through `folders` for models; files that a row of `known` still describes are not opened again.
 
-    def __init__(self, inside: Iterable[Path], rows: Iterable[Json], warned: dict[str, str], report: Callable[[int, int], None]) -> None:
-        self.inside = [os.path.realpath(folder) for folder in inside]
-        self.rows = {row["path"]: row for row in rows}
+    What `warned` says of such a file, {path: reason}, is said again. Links may lead anywhere `inside`, which are the
+    folders themselves unless given. It calls `report(done, total)` for every file; what that raises ends it.
+    """
+
+    def __init__(self, folders: Iterable[Path], known: Iterable[Json], report: Callable[[int, int], None], *,
+                 warned: dict[str, str] | None = None, inside: Iterable[Path] | None = None,
+                 depth: int = MAX_FOLDER_DEPTH) -> None:
+        self.folders = [os.path.realpath(folder) for folder in folders]
+        self.inside = self.folders if inside is None else [os.path.realpath(folder) for folder in inside]
+        self.depth = depth
+        self.rows = {row["path"]: row for row in known}
         self.projectors = {row["projector"]: row["projector_size"] for row in self.rows.values() if row["projector"]}
-        self.warned = warned
+        self.warned = warned or {}
         self.report = report
         self.skipped: dict[str, str] = {}
         self.files: list[FoundFile] = []
         self.entries = 0
+
+    def run(self) -> ScanResult:
+        """Read what is found, pair the projectors, and give the rows; takes its time, so call it in a thread."""
+        self.walk()
+        found: dict[str, tuple[list[FoundModel], list[FoundFile]]] = {}  # by folder
+        candidates = self.groups()
+        for at, candidate in enumerate(candidates):
+            self.report(at, len(candidates))
+            models, projectors = found.setdefault(os.path.dirname(candidate.path), ([], []))
+            kind = self.read(candidate)
+            if kind == "model":
+                models.append(candidate)
+            elif kind == "projector":
+                projectors.append(candidate.files[0])
+        for models, projectors in found.values():
+            self.pair(models, projectors)
+        self.report(len(candidates), len(candidates))
+        rows = [self.row(model) for models, _ in found.values() for model in models]
+        return ScanResult(rows, [{"path": path, "reason": self.skipped[path]} for path in sorted(self.skipped)])
 
     def skip(self, path: str, reason: str) -> None:
         """Note why `path` is not in the result."""
@@ -3321,9 +3348,9 @@ class Scan:
 
     # finding files
 
-    def walk(self, folders: Iterable[Path], depth: int) -> None:
-        """Collect the GGUF files in `folders` and, down to `depth` levels, below."""
-        pending = [(os.path.realpath(folder), 0) for folder in folders]
+    def walk(self) -> None:
+        """Collect the GGUF files in the folders and, down to `depth` levels, below."""
+        pending = [(folder, 0) for folder in self.folders]
         visited: set[str] = set()
         while pending:
             folder, level = pending.pop()
@@ -3337,7 +3364,7 @@ class Scan:
                     self.skip(folder, f"more than {MAX_MODEL_FILES} models or {MAX_FOLDER_ENTRIES} files:"
                                       " the rest was not looked at")
                     return
-                if self.is_folder(entry) and level < depth:
+                if self.is_folder(entry) and level < self.depth:
                     pending.append((entry.path, level + 1))
                 elif entry.name.lower().endswith(".gguf"):
                     self.look_at(entry)
@@ -3429,7 +3456,7 @@ class Scan:
         headers: list[GGUFHeader] = []
         try:
             for item in model.files:
-                headers.append(gguf_read(item.path))  # noqa: PERF401  (how many could be read is wanted)
+                headers.append(gguf_read(item.path))
         except GGUFError as problem:
             self.skip(model.path, f"{os.path.basename(item.path)}: {problem}" if headers else str(problem))
             return None
@@ -3458,25 +3485,6 @@ class Scan:
         return {**model.facts, "path": model.path, "stem": model.stem, "file_size": model.size,
                 "file_mtime": model.files[0].mtime, "shards": model.shards, "projector": projector and projector.path,
                 "projector_size": projector and projector.size, "modalities": modalities, "missing": False}
-
-    def result(self) -> ScanResult:
-        """Read what was found, pair the projectors, and give the rows."""
-        found: dict[str, tuple[list[FoundModel], list[FoundFile]]] = {}  # by folder
-        candidates = self.groups()
-        for at, candidate in enumerate(candidates):
-            self.report(at, len(candidates))
-            models, projectors = found.setdefault(os.path.dirname(candidate.path), ([], []))
-            kind = self.read(candidate)
-            if kind == "model":
-                models.append(candidate)
-            elif kind == "projector":
-                projectors.append(candidate.files[0])
-        for models, projectors in found.values():
-            self.pair(models, projectors)
-        self.report(len(candidates), len(candidates))
-        rows = [self.row(model) for models, _ in found.values() for model in models]
-        skipped = [{"path": path, "reason": self.skipped[path]} for path in sorted(self.skipped)]
-        return ScanResult(rows, skipped)
 
     def pair(self, models: list[FoundModel], projectors: list[FoundFile]) -> None:
         """Give each model of one folder the projector beside it that fits its name best."""
@@ -3535,22 +3543,6 @@ def best_projector(model: FoundModel, near: list[FoundFile], family: bool) -> Fo
     unnamed = [file for file in near if not name_words(file.stem)] if family else []
     alike = near if family and len({tuple(name_words(file.stem)) for file in near}) == 1 else []
     return min(named or unnamed or alike, key=rank, default=None)
-
-
-def scan_folders(folders: Iterable[Path], known: Iterable[Json], report: Callable[[int, int], None], *,
-                 warned: dict[str, str] | None = None, inside: Iterable[Path] | None = None,
-                 depth: int = MAX_FOLDER_DEPTH) -> ScanResult:
-    """Look for models in `folders`; files that a row of `known` still describes are not opened again.
-
-    What `warned` says of such a file, {path: reason}, is said again.
-
-    Runs in a thread and calls `report(done, total)` for every file; what that raises ends the scan. Links may lead
-    anywhere `inside`, which are the folders themselves unless given.
-    """
-    folders = list(folders)
-    scan = Scan(folders if inside is None else inside, list(known), warned or {}, report)
-    scan.walk(folders, depth)
-    return scan.result()
 
 
 # What a scan means for the rows
@@ -3626,7 +3618,7 @@ def check_entry_names(names: Iterable[str], rows: list[Json], field: str, own: s
 
 
 def skipped_for_clients(skipped: list[Json]) -> list[Json]:
-    """`skipped` as clients get it: of more than MAX_SKIPPED the first ones of each folder and reason, and how many more."""
+    """`skipped` as clients get it: of more than MAX_SKIPPED the first of each folder and reason, and how many more."""
     if len(skipped) <= MAX_SKIPPED:
         return skipped
     before: collections.Counter[tuple[str, str]] = collections.Counter()
@@ -3685,7 +3677,7 @@ class Library:
                 "skipped": skipped_for_clients(self.skipped), "total": len(models)}
 
     async def in_thread(self, folders: list[Path], rows: list[Json]) -> ScanResult:
-        """Run scan_folders in a thread, broadcasting how far it is."""
+        """Run a Scan in a thread, broadcasting how far it is."""
         progress, stop = [0, 0], threading.Event()
 
         def report(done: int, total: int) -> None:
@@ -3694,7 +3686,7 @@ class Library:
             progress[:] = done, total
 
         warned = {item["path"]: item["reason"] for item in self.skipped}
-        thread = asyncio.ensure_future(asyncio.to_thread(scan_folders, folders, rows, report, warned=warned))
+        thread = asyncio.ensure_future(asyncio.to_thread(lambda: Scan(folders, rows, report, warned=warned).run()))
         thread.add_done_callback(lambda ended: ended.cancelled() or ended.exception())  # maybe nobody waits any more
         sent: list[int] = []
         try:
@@ -3797,7 +3789,7 @@ def find_model(path: str, folders: list[Path], rows: list[Json]) -> tuple[Json, 
     if not os.path.isabs(path) or not absolute.lower().endswith(".gguf") or not os.path.lexists(absolute):
         raise InvalidRequest(f"there is no GGUF file at {path}", field="model.path")
     others = [row for row in rows if row["path"] != absolute]
-    found = scan_folders([Path(folder)], others, lambda done, total: None, inside=folders, depth=0)
+    found = Scan([Path(folder)], others, lambda done, total: None, inside=folders, depth=0).run()
     for model in found.models:
         if absolute == model["path"] or absolute in model["shards"]:
             real = os.path.realpath(model["path"])

@@ -2033,14 +2033,14 @@ def test_projector_counts() -> None:
 
 def scan(*folders: Path, known: list[Json] | None = None, **options: Any) -> tuple[dict[str, Json], dict[str, str]]:
     """What a scan finds: models by file name, and reasons by the name of what was skipped."""
-    result = llamadash.scan_folders(folders, known or [], lambda done, total: None, **options)
+    result = llamadash.Scan(folders, known or [], lambda done, total: None, **options).run()
     return ({os.path.basename(model["path"]): model for model in result.models},
             {os.path.basename(item["path"]): item["reason"] for item in result.skipped})
 
 
 def known_rows(*folders: Path) -> list[Json]:
     """Rows of a library that has these folders scanned."""
-    result = llamadash.scan_folders(folders, [], lambda done, total: None)
+    result = llamadash.Scan(folders, [], lambda done, total: None).run()
     new, _, _ = llamadash.merge_scan([], result.models)
     return [{"revision": 1, **row} for row in new]
 
@@ -2293,7 +2293,7 @@ def test_thousand_files(tmp_path: Path) -> None:
         (tmp_path / f"model-{at}.gguf").write_bytes(first.read_bytes())
     rows = known_rows(tmp_path)
     began = time.thread_time()
-    again = llamadash.scan_folders([tmp_path], rows, lambda done, total: None)
+    again = llamadash.Scan([tmp_path], rows, lambda done, total: None).run()
     assert time.thread_time() - began < CPU_LIMIT
     assert (len(rows), len(again.models)) == (1000, 1000)
 
@@ -2408,10 +2408,10 @@ def test_a_scan_finds_what_was_there_when_it_was_asked_for(
     stocked: StubDash, monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Who asks while a scan runs waits for another one, which all who asked meanwhile share."""
-    scan_folders, passed, go_on = llamadash.scan_folders, threading.Event(), threading.Event()
+    run, passed, go_on = llamadash.Scan.run, threading.Event(), threading.Event()
 
-    def slow(*arguments: Any, **options: Any) -> llamadash.ScanResult:
-        result = scan_folders(*arguments, **options)
+    def slow(self: llamadash.Scan) -> llamadash.ScanResult:
+        result = run(self)
         passed.set()
         assert go_on.wait(DEADLINE)
         return result
@@ -2425,16 +2425,16 @@ def test_a_scan_finds_what_was_there_when_it_was_asked_for(
         go_on.set()
         return await asyncio.gather(first, *others)
 
-    monkeypatch.setattr(llamadash, "scan_folders", slow)
+    monkeypatch.setattr(llamadash.Scan, "run", slow)
     assert [result["total"] for result in asyncio.run(copied_meanwhile())] == [2, 3, 3, 3]
     assert [event for event, _ in stocked.seen].count("models:list") == 2
 
 
 def test_scan_ends_when_the_program_does(stocked: StubDash, monkeypatch: pytest.MonkeyPatch) -> None:
     """A cancelled scan leaves no thread behind."""
-    def endless(folders: Any, known: Any, report: Any, warned: Any) -> None:
+    def endless(self: llamadash.Scan) -> None:
         while True:
-            report(0, 1)
+            self.report(0, 1)
             time.sleep(0.01)
 
     async def cancelled() -> None:
@@ -2444,7 +2444,7 @@ def test_scan_ends_when_the_program_does(stocked: StubDash, monkeypatch: pytest.
         with pytest.raises(asyncio.CancelledError):
             await running
 
-    monkeypatch.setattr(llamadash, "scan_folders", endless)
+    monkeypatch.setattr(llamadash.Scan, "run", endless)
     asyncio.run(asyncio.wait_for(cancelled(), DEADLINE))
     assert stocked.seen == [("models:scan", {"done": 0, "total": 1})]
 
