@@ -921,23 +921,12 @@ class DatabaseBusy(DashError):
     code = "DATABASE_BUSY"
 
 
-Migration = Callable[[sqlite3.Connection], None]
-MIGRATIONS: list[Migration] = []
-
-
-def migration(step: Migration) -> Migration:
-    """Append `step` to the numbered migrations; it runs inside a transaction of its own."""
-    MIGRATIONS.append(step)
-    return step
-
-
 def run_script(db: sqlite3.Connection, script: str) -> None:
     """Execute several statements inside the present transaction, which `executescript` would end."""
     for statement in script.split(";"):
         db.execute(statement)
 
 
-@migration
 def m001_initial(db: sqlite3.Connection) -> None:
     """The tables that llamadash starts with."""
     run_script(db, """
@@ -995,7 +984,6 @@ def m001_initial(db: sqlite3.Connection) -> None:
             created_at INTEGER NOT NULL, used_at INTEGER NOT NULL, expires_at INTEGER NOT NULL)""")
 
 
-@migration
 def m002_hours(db: sqlite3.Connection) -> None:
     """Averages of an hour, from those of ten minutes: of a year they are few enough to be read at once."""
     columns = [row[1] for row in db.execute("PRAGMA table_info(metrics)")][3:]  # each series, and its maximum
@@ -1006,13 +994,11 @@ def m002_hours(db: sqlite3.Connection) -> None:
                "FROM metrics WHERE resolution = 600000 GROUP BY hour")
 
 
-@migration
 def m003_counts(db: sqlite3.Connection) -> None:
     """A column that version 1.0.0 needed."""
     db.execute("ALTER TABLE metrics ADD COLUMN counts TEXT")
 
 
-@migration
 def m004_router(db: sqlite3.Connection) -> None:
     """What llamadash needs as the router; averages that are not complete will be made from their samples."""
     run_script(db, """
@@ -1084,6 +1070,8 @@ def m004_parameters(text: str) -> tuple[str, bool, int | None]:
     return json.dumps(parameters), pinned is True, idle if type(idle) is int and idle > 0 else None
 
 
+# A migration runs once, in a transaction of its own; the next one is appended.
+MIGRATIONS: list[Callable[[sqlite3.Connection], None]] = [m001_initial, m002_hours, m003_counts, m004_router]
 FULL_DISK = ("disk is full", "disk I/O error", f"[Errno {errno.ENOSPC}]")  # what SQLite and the system say of one
 DAMAGE = ("malformed", "file is not a database")  # what SQLite says of what it did not write
 
@@ -1201,20 +1189,20 @@ class DatabaseFile:
         if os.path.realpath(target) in [os.path.realpath(f"{self.path}{suffix}") for suffix in ("", "-wal", "-shm")]:
             raise BackupFailed(f"{target} is the database itself: choose another name for the backup.")
         partial = target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")
+        what = f"The backup {target} could not be written"
         try:
-            partial.touch(mode=0o600)
-            with self.backing_up, contextlib.closing(sqlite3.connect(self.path)) as source, \
-                    contextlib.closing(sqlite3.connect(partial)) as copy:
-                source.backup(copy)
-                copy.execute("PRAGMA journal_mode = DELETE")
-            if not is_good_database(partial):
-                raise self.found_damaged("so is a copy of it")
-            os.replace(partial, target)
-            return target.stat().st_size
+            with self.explained(what):
+                partial.touch(mode=0o600)
+                with self.backing_up, contextlib.closing(sqlite3.connect(self.path)) as source, \
+                        contextlib.closing(sqlite3.connect(partial)) as copy:
+                    source.backup(copy)
+                    copy.execute("PRAGMA journal_mode = DELETE")
+                if not is_good_database(partial):
+                    raise self.found_damaged("so is a copy of it")
+                os.replace(partial, target)
+                return target.stat().st_size
         except (sqlite3.Error, OSError) as problem:
-            what = f"The backup {target} could not be written"
-            reason = getattr(problem, "strerror", None) or problem
-            raise self.error_of(problem, what) or BackupFailed(f"{what}: {reason}.") from problem
+            raise BackupFailed(f"{what}: {getattr(problem, 'strerror', None) or problem}.") from problem
         finally:
             for suffix in ("", "-journal"):
                 Path(f"{partial}{suffix}").unlink(missing_ok=True)
@@ -1269,20 +1257,16 @@ class DatabaseFile:
     # transactions
 
     @contextlib.contextmanager
-    def explained(self) -> Iterator[None]:
-        """Let what SQLite says of a full disk, another's lock or a damaged file be raised as a DashError."""
+    def explained(self, what: str = "The change was not saved") -> Iterator[None]:
+        """Let a full disk, another's lock or a damaged file be raised as a DashError; `what` says what failed."""
         try:
             yield
-        except sqlite3.DatabaseError as problem:
-            if error := self.error_of(problem, "The change was not saved"):
+        except (sqlite3.DatabaseError, OSError) as problem:
+            if any(text in str(problem) for text in DAMAGE):
+                raise self.found_damaged(problem) from problem
+            if error := database_error(problem, what):
                 raise error from problem
             raise
-
-    def error_of(self, problem: Exception, what: str) -> DashError | None:
-        """database_error, and the one for damage, where the failure is an expected one."""
-        if any(text in str(problem) for text in DAMAGE):
-            return self.found_damaged(problem)
-        return database_error(problem, what)
 
     def found_damaged(self, problem: Exception | str) -> DatabaseDamaged:
         """What to raise of a file that was good when it was opened; `notice` and the log say so, once."""

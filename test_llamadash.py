@@ -562,6 +562,23 @@ def test_what_nobody_edits_counts_no_revision_up(fresh_db: llamadash.Database) -
     database.close()
 
 
+def test_models_in_memory_are_those_in_the_file(fresh_db: llamadash.Database) -> None:
+    """Whatever is changed, refused or undone, a restart finds the same models in the same order: that of their names."""
+    names = ["beta", "Alpha", "\u00e4hre", "\u00c4hre", "gamma", "alpha"]
+    fresh_db.apply_scan([a_model(f"m{at}", name=name) for at, name in enumerate(names)], [], [])
+    fresh_db.apply_scan([a_model("late", name="Aleph")], [{"id": "m0", "path": "/moved.gguf", "file_size": 5}], ["m4"])
+    fresh_db.update_model("m1", 1, {"name": "zeta", "parameters": {"temp": 0.5}, "tags": ["x"], "pinned": True})
+    fresh_db.note_of_models("last_used_at", {"m2": 7})
+    fresh_db.delete_model("m5")
+    for change in (lambda: fresh_db.update_model("m1", 1, {}), lambda: fresh_db.apply_scan([a_model("late")], [], []),
+                   lambda: fresh_db.update_model("m2", 1, {"favorite": None})):
+        with pytest.raises((llamadash.Conflict, sqlite3.IntegrityError)):
+            change()
+    with contextlib.closing(llamadash.Database(fresh_db.path)) as again:
+        assert fresh_db.models() == again.models()
+    assert [row["name"] for row in fresh_db.models()] == ["Aleph", "beta", "gamma", "zeta", "\u00c4hre", "\u00e4hre"]
+
+
 def test_history_averages_and_keeps_the_peaks(fresh_db: llamadash.Database) -> None:
     """Ten minutes at 10 s come back in ten buckets with their averages and maxima."""
     now = llamadash.now_ms() // 60_000 * 60_000
