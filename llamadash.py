@@ -875,8 +875,8 @@ SERIES = (
     *(f"gpu{index}_{name}" for index in range(MAX_GPUS) for name in GPU_SERIES),
 )
 TOKEN_KINDS = ("prompt", "cached", "generated")
-REQUEST_SORTS = ("timestamp", "duration", "waited", "first_token", "prompt_tokens", "generated_tokens",
-                 "prompt_per_second", "generated_per_second")
+RequestSort = Literal["timestamp", "duration", "waited", "first_token", "prompt_tokens", "generated_tokens",
+                      "prompt_per_second", "generated_per_second"]
 REQUEST_COLUMNS = (
     "id", "timestamp", "model", "build", "key", "client", "endpoint", "stream", "status", "code", "error", "waited",
     "loading", "first_token", "duration", "prompt_tokens", "cached_tokens", "generated_tokens", "drafted", "accepted",
@@ -1529,10 +1529,10 @@ class RequestRows(DatabaseFile):
                  **filters: Any) -> list[Json]:
         """The finished requests with the largest `sort`, unknown ones last, that come after the row `before`.
 
-        `filters` are model, key, status, from_ms and to_ms, where they are not None.
-        May be called from a thread, as it should be for another order than by time.
+        `filters` are model, key, status, from_ms and to_ms; None is no filter. May be called from a thread, as it
+        should be for another order than by time.
         """
-        if sort not in REQUEST_SORTS:
+        if sort not in typing.get_args(RequestSort):
             raise InvalidRequest(f"requests are not sorted by {sort}", field="sort")
         wanted = {REQUEST_FILTERS[name]: value for name, value in filters.items()}
         if before is not None:
@@ -3365,13 +3365,11 @@ class Scan:
 
     def is_folder(self, entry: os.DirEntry[str]) -> bool:
         """Whether to walk into `entry`; a link to a folder is not followed, so no loop can arise."""
-        try:
+        with contextlib.suppress(OSError):  # of a link that leads nowhere, or round in a circle
             if entry.is_dir(follow_symlinks=False):
                 return True
             if entry.is_symlink() and entry.is_dir() and not self.contains(os.path.realpath(entry.path)):
                 self.skip(entry.path, "links to a folder outside the model folders: add that folder")
-        except OSError:  # a link that leads nowhere, or round in a circle
-            pass
         return False
 
     def look_at(self, entry: os.DirEntry[str]) -> None:
@@ -3412,8 +3410,8 @@ class Scan:
             if missing is None:
                 models.append(FoundModel([found[index] for index in range(1, total + 1)], stem))
             else:
-                first = min(found.values(), key=lambda item: item.path)
-                self.skip(first.path, f"shard {stem}-{missing:05}-of-{total:05}.gguf is missing in {folder}")
+                first = min(found.values()).path
+                self.skip(first, f"shard {stem}-{missing:05}-of-{total:05}.gguf is missing in {folder}")
         return self.distinct(models)
 
     def distinct(self, models: list[FoundModel]) -> list[FoundModel]:
@@ -7766,8 +7764,6 @@ async def engine_restart(dash: Dash) -> Json:
 
 
 RequestStatus = Literal["ok", "cancelled", "failed"]
-RequestSort = Literal["timestamp", "duration", "waited", "first_token", "prompt_tokens", "generated_tokens",
-                      "prompt_per_second", "generated_per_second"]
 
 
 @on("requests:list", error="LIST_REQUESTS_FAILED")

@@ -940,7 +940,7 @@ def requests_that_meet(rows: list[Json], model: str | None = None, key: str | No
 
 
 @pytest.mark.parametrize("filters", REQUEST_FILTERS)
-@pytest.mark.parametrize("sort", llamadash.REQUEST_SORTS)
+@pytest.mark.parametrize("sort", typing.get_args(llamadash.RequestSort))
 def test_requests_are_filtered_sorted_and_paged(fresh_db: llamadash.Database, sort: str, filters: Json) -> None:
     """Page by page every row comes once, the largest first, equal ones newest first, unknown ones last."""
     rows = some_requests(150)
