@@ -875,25 +875,24 @@ SERIES = (
     *(f"gpu{index}_{name}" for index in range(MAX_GPUS) for name in GPU_SERIES),
 )
 TOKEN_KINDS = ("prompt", "cached", "generated")
-REQUEST_SORTS = ("timestamp", "duration", "waited", "first_token", "prompt_tokens", "generated_tokens",
-                 "prompt_per_second", "generated_per_second")
+RequestSort = Literal["timestamp", "duration", "waited", "first_token", "prompt_tokens", "generated_tokens",
+                      "prompt_per_second", "generated_per_second"]
 REQUEST_COLUMNS = (
     "id", "timestamp", "model", "build", "key", "client", "endpoint", "stream", "status", "code", "error", "waited",
     "loading", "first_token", "duration", "prompt_tokens", "cached_tokens", "generated_tokens", "drafted", "accepted",
     "prompt_per_second", "generated_per_second", "slot", "energy",
 )
-MODEL_COLUMNS = (
-    "id", "name", "path", "source", "favorite", "parameters", "revision", "architecture", "size_label",
-    "parameter_count", "quantization", "file_size", "file_mtime", "context_length", "embedding_length",
-    "block_count", "head_count", "head_count_kv", "vocabulary_size", "expert_count", "expert_used_count",
-    "sliding_window", "key_length", "value_length", "license", "tokenizer", "chat_template", "modalities", "shards",
-    "projector", "projector_size", "missing", "created_at", "updated_at", "aliases", "build", "pinned", "preferred",
-    "idle", "tags", "last_used_at", "memory_correction",
-)
-MODEL_DEFAULTS: Json = {
-    **dict.fromkeys(MODEL_COLUMNS), "favorite": False, "parameters": {}, "revision": 1, "missing": False,
-    "chat_template": False, "modalities": ["text"], "shards": [], "aliases": [], "pinned": False, "preferred": False,
-    "tags": [],
+REQUEST_FILTERS = {"model": "model = ?", "key": "key = ?", "status": "status = ?", "from_ms": "timestamp >= ?",
+                   "to_ms": "timestamp < ?"}
+MODEL_DEFAULTS: Json = {  # every column of models
+    **dict.fromkeys((
+        "id", "name", "path", "source", "architecture", "size_label", "parameter_count", "quantization", "file_size",
+        "file_mtime", "context_length", "embedding_length", "block_count", "head_count", "head_count_kv",
+        "vocabulary_size", "expert_count", "expert_used_count", "sliding_window", "key_length", "value_length",
+        "license", "tokenizer", "projector", "projector_size", "created_at", "updated_at", "build", "idle",
+        "last_used_at", "memory_correction")),
+    "favorite": False, "parameters": {}, "revision": 1, "missing": False, "chat_template": False,
+    "modalities": ["text"], "shards": [], "aliases": [], "pinned": False, "preferred": False, "tags": [],
 }
 JSON_COLUMNS = ("parameters", "modalities", "shards", "aliases", "tags", "memory_correction")
 BOOLEAN_COLUMNS = ("favorite", "chat_template", "missing", "pinned", "preferred")
@@ -922,23 +921,12 @@ class DatabaseBusy(DashError):
     code = "DATABASE_BUSY"
 
 
-Migration = Callable[[sqlite3.Connection], None]
-MIGRATIONS: list[Migration] = []
-
-
-def migration(step: Migration) -> Migration:
-    """Append `step` to the numbered migrations; it runs inside a transaction of its own."""
-    MIGRATIONS.append(step)
-    return step
-
-
 def run_script(db: sqlite3.Connection, script: str) -> None:
     """Execute several statements inside the present transaction, which `executescript` would end."""
     for statement in script.split(";"):
         db.execute(statement)
 
 
-@migration
 def m001_initial(db: sqlite3.Connection) -> None:
     """The tables that llamadash starts with."""
     run_script(db, """
@@ -996,7 +984,6 @@ def m001_initial(db: sqlite3.Connection) -> None:
             created_at INTEGER NOT NULL, used_at INTEGER NOT NULL, expires_at INTEGER NOT NULL)""")
 
 
-@migration
 def m002_hours(db: sqlite3.Connection) -> None:
     """Averages of an hour, from those of ten minutes: of a year they are few enough to be read at once."""
     columns = [row[1] for row in db.execute("PRAGMA table_info(metrics)")][3:]  # each series, and its maximum
@@ -1007,13 +994,11 @@ def m002_hours(db: sqlite3.Connection) -> None:
                "FROM metrics WHERE resolution = 600000 GROUP BY hour")
 
 
-@migration
 def m003_counts(db: sqlite3.Connection) -> None:
     """A column that version 1.0.0 needed."""
     db.execute("ALTER TABLE metrics ADD COLUMN counts TEXT")
 
 
-@migration
 def m004_router(db: sqlite3.Connection) -> None:
     """What llamadash needs as the router; averages that are not complete will be made from their samples."""
     run_script(db, """
@@ -1085,19 +1070,19 @@ def m004_parameters(text: str) -> tuple[str, bool, int | None]:
     return json.dumps(parameters), pinned is True, idle if type(idle) is int and idle > 0 else None
 
 
-def disk_is_full(problem: sqlite3.Error) -> bool:
-    """Whether SQLite failed because nothing more fits on the disk (it also says so as an I/O error)."""
-    return any(text in str(problem) for text in ("disk is full", "disk I/O error"))
+# A migration runs once, in a transaction of its own; the next one is appended.
+MIGRATIONS: list[Callable[[sqlite3.Connection], None]] = [m001_initial, m002_hours, m003_counts, m004_router]
+FULL_DISK = ("disk is full", "disk I/O error", f"[Errno {errno.ENOSPC}]")  # what SQLite and the system say of one
+DAMAGE = ("malformed", "file is not a database")  # what SQLite says of what it did not write
 
 
-def is_locked(problem: sqlite3.Error) -> bool:
-    """Whether SQLite failed because another program holds the database."""
-    return "is locked" in str(problem)
-
-
-def is_damage(problem: sqlite3.Error) -> bool:
-    """Whether SQLite found something in the file that it did not write."""
-    return any(text in str(problem) for text in ("malformed", "file is not a database"))
+def database_error(problem: Exception, what: str) -> DashError | None:
+    """What the user is told where the disk is full or another program holds the file; `what` says what failed."""
+    if any(text in str(problem) for text in FULL_DISK):
+        return StorageFull(f"{what}: the disk is full. Make room, and try again.")
+    if "is locked" in str(problem):
+        return DatabaseBusy(f"{what}: another program holds the database. Try again in a moment.")
+    return None
 
 
 class DatabaseFile:
@@ -1116,15 +1101,10 @@ class DatabaseFile:
         self.model_rows: dict[str, Json] | None = None
         self.threads = threading.local()
         try:
-            self.connection = self.connect(must_exist=not repair)
-            if not repair:
-                self.check_version(version)
+            self.connection = self.connect(None if repair else version)
         except sqlite3.DatabaseError as problem:
-            if disk_is_full(problem):
-                raise StorageFull(f"{self.path} cannot be opened: the disk is full ({problem}). Make room, "
-                                  "and start llamadash again.") from problem
-            if is_locked(problem):
-                raise DatabaseBusy(f"{self.path} cannot be opened: another program holds it.") from problem
+            if error := database_error(problem, f"{self.path} cannot be opened"):
+                raise error from problem
             if not repair:
                 raise DatabaseDamaged(f"{self.path} is damaged or of another version: restart llamadash, "
                                       f"which sees to that ({problem})") from problem
@@ -1132,56 +1112,48 @@ class DatabaseFile:
             self.connection = self.connect()
         if repair:
             self.migrate(version)
-            self.delete_partial_backups()
+            for left in (self.path.parent / "backups").glob(".*.part*"):  # by a kill during a backup
+                left.unlink(missing_ok=True)
         self.connection.execute(f"PRAGMA busy_timeout = {WRITER_TIMEOUT}")
 
     # opening, closing, backups
 
-    def connect(self, *, must_exist: bool = False) -> sqlite3.Connection:
-        """A connection to the file, checked and set up for one writer and many readers."""
+    def connect(self, version: int | None = None) -> sqlite3.Connection:
+        """A connection to the file, which must be of `version` if given, set up for one writer and many readers."""
         if not self.path.exists() or not self.path.stat().st_size:
-            if must_exist or self.good_backup():  # else this is the first start
+            if version or self.good_backup():  # else this is the first start
                 raise sqlite3.DatabaseError("it is missing or empty")
             self.path.touch(mode=0o600)
         os.chmod(self.path, 0o600)
         connection = sqlite3.connect(self.path, timeout=BUSY_TIMEOUT, isolation_level=None, check_same_thread=False)
         connection.row_factory = sqlite3.Row
         try:
-            self.check_tables(connection)  # a file that is not ours may not change by one byte
-            if not connection.execute("PRAGMA user_version").fetchone()[0]:
+            self.check(connection, version)  # a file that is not ours may not change by one byte
+            if not user_version(connection):
                 connection.execute("PRAGMA auto_vacuum = INCREMENTAL")  # before the first table, or never
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("PRAGMA synchronous = NORMAL")
-            result = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
-            if result != "ok":
-                raise sqlite3.DatabaseError(result.splitlines()[-1])  # the first line only says "in database main"
         except (sqlite3.Error, DatabaseTooNew):
             connection.close()
             raise
         return connection
 
-    def check_tables(self, connection: sqlite3.Connection) -> None:
-        """DatabaseTooNew, or DatabaseError for a file that is not as our migrations make it."""
-        found, columns = connection.execute("PRAGMA user_version").fetchone()[0], columns_of(connection)
+    def check(self, connection: sqlite3.Connection, version: int | None) -> None:
+        """DatabaseTooNew, or DatabaseError for a file that is not as our migrations make it, or of another version."""
+        found = user_version(connection)
         if found > len(MIGRATIONS):
             raise DatabaseTooNew(f"{self.path} was written by a newer llamadash (format {found}, this one knows "
                                  f"{len(MIGRATIONS)}): update llamadash, or use another --data-dir")
-        if found < 0 or (found == 0 and columns):
-            raise sqlite3.DatabaseError("it is not llamadash's")
-        if missing := columns_made(found) - columns:
-            raise sqlite3.DatabaseError("it lacks {}.{}".format(*min(missing)))
         if found == 0 and self.good_backup():
             raise sqlite3.DatabaseError("there is nothing in it")
-
-    def check_version(self, version: int) -> None:
-        """DatabaseError where a migration is still to be run."""
-        if self.connection.execute("PRAGMA user_version").fetchone()[0] != version:
-            self.connection.close()
+        if problem := database_problem(connection):
+            raise sqlite3.DatabaseError(problem)
+        if version not in (None, found):
             raise sqlite3.DatabaseError("it is of another version")
 
     def migrate(self, version: int) -> None:
         """Run the migrations that this file has not seen, each in its own transaction after a backup."""
-        found = self.connection.execute("PRAGMA user_version").fetchone()[0]
+        found = user_version(self.connection)
         for number in range(found + 1, version + 1):
             if found:
                 self.backup(self.backup_folder() / f"before-migration-{number}.db")
@@ -1205,14 +1177,8 @@ class DatabaseFile:
 
     def backups(self) -> list[Path]:
         """The backups, newest first."""
-        found = []
-        folder = self.path.parent / "backups"
-        with contextlib.suppress(FileNotFoundError, NotADirectoryError), os.scandir(folder) as entries:
-            for entry in entries:
-                with contextlib.suppress(OSError):  # a link to nowhere
-                    if entry.name.endswith(".db") and entry.is_file():
-                        found.append((entry.stat().st_mtime, Path(entry.path)))
-        return [path for _, path in sorted(found, reverse=True)]
+        found = [path for path in (self.path.parent / "backups").glob("*.db") if path.is_file()]
+        return sorted(found, key=lambda path: (path.stat().st_mtime, path), reverse=True)
 
     def good_backup(self) -> Path | None:
         """The newest backup that can be restored."""
@@ -1223,36 +1189,31 @@ class DatabaseFile:
         if os.path.realpath(target) in [os.path.realpath(f"{self.path}{suffix}") for suffix in ("", "-wal", "-shm")]:
             raise BackupFailed(f"{target} is the database itself: choose another name for the backup.")
         partial = target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")
+        what = f"The backup {target} could not be written"
         try:
-            partial.touch(mode=0o600)
-            with self.backing_up, contextlib.closing(sqlite3.connect(self.path)) as source, \
-                    contextlib.closing(sqlite3.connect(partial)) as copy:
-                source.backup(copy)
-                copy.execute("PRAGMA journal_mode = DELETE")
-            if not is_good_database(partial):
-                raise self.found_damaged("so is a copy of it")
-            os.replace(partial, target)
-            return target.stat().st_size
+            with self.explained(what):
+                partial.touch(mode=0o600)
+                with self.backing_up, contextlib.closing(sqlite3.connect(self.path)) as source, \
+                        contextlib.closing(sqlite3.connect(partial)) as copy:
+                    source.backup(copy)
+                    copy.execute("PRAGMA journal_mode = DELETE")
+                if not is_good_database(partial):
+                    raise self.found_damaged("so is a copy of it")
+                os.replace(partial, target)
+                return target.stat().st_size
         except (sqlite3.Error, OSError) as problem:
-            raise self.backup_problem(target, problem) from problem
+            raise BackupFailed(f"{what}: {getattr(problem, 'strerror', None) or problem}.") from problem
         finally:
             for suffix in ("", "-journal"):
                 Path(f"{partial}{suffix}").unlink(missing_ok=True)
 
-    def backup_problem(self, target: Path, problem: sqlite3.Error | OSError) -> DashError:
-        """Why a backup could not be written to `target`."""
-        if isinstance(problem, sqlite3.Error) and is_damage(problem):
-            return self.found_damaged(problem)
-        full = disk_is_full(problem) if isinstance(problem, sqlite3.Error) else problem.errno == errno.ENOSPC
-        why = "the disk is full" if full else getattr(problem, "strerror", None) or problem
-        return (StorageFull if full else BackupFailed)(f"The backup {target} could not be written: {why}.")
-
     def daily_backup(self) -> None:
         """Make today's backup if there is none yet."""
-        today = self.backup_folder() / f"daily-{time.strftime('%Y-%m-%d')}.db"
-        if not today.exists():
-            self.backup(today)
-            self.delete_old_backups("daily-")
+        with self.backing_up:
+            today = self.backup_folder() / f"daily-{time.strftime('%Y-%m-%d')}.db"
+            if not today.exists():
+                self.backup(today)
+                self.delete_old_backups("daily-")
 
     def manual_backup(self) -> tuple[Path, int]:
         """Make a backup with a name of its own: where it is, and its size."""
@@ -1269,18 +1230,11 @@ class DatabaseFile:
         for old in [path for path in self.backups() if path.name.startswith(kind)][BACKUPS_KEPT:]:
             old.unlink(missing_ok=True)
 
-    def delete_partial_backups(self) -> None:
-        """Delete what a kill during a backup left."""
-        for left in (self.path.parent / "backups").glob(".*.part*"):
-            left.unlink(missing_ok=True)
-
     def restore(self, problem: sqlite3.Error) -> None:
         """Move a damaged file aside and put the newest good backup in its place; `notice` says so.
 
         A kill at any moment leaves a file that is still damaged, or none, and so the next start ends what this began.
         """
-        if getattr(self, "connection", None):
-            self.connection.close()
         good, copy = self.good_backup(), self.path.with_name(f".{self.path.name}.restored")
         if good:  # first of all: there may be no room for it
             shutil.copyfile(good, copy)
@@ -1303,20 +1257,18 @@ class DatabaseFile:
     # transactions
 
     @contextlib.contextmanager
-    def explained(self) -> Iterator[None]:
-        """Let what SQLite says of a full disk, another's lock or a damaged file be raised as a DashError."""
+    def explained(self, what: str = "The change was not saved") -> Iterator[None]:
+        """Let a full disk, another's lock or a damaged file be raised as a DashError; `what` says what failed."""
         try:
             yield
-        except sqlite3.DatabaseError as problem:
-            if disk_is_full(problem):
-                raise StorageFull("The disk is full: the change was not saved.") from problem
-            if is_locked(problem):
-                raise DatabaseBusy("Another program holds the database: try again in a moment.") from problem
-            if is_damage(problem):
+        except (sqlite3.DatabaseError, OSError) as problem:
+            if any(text in str(problem) for text in DAMAGE):
                 raise self.found_damaged(problem) from problem
+            if error := database_error(problem, what):
+                raise error from problem
             raise
 
-    def found_damaged(self, problem: sqlite3.Error | str) -> DatabaseDamaged:
+    def found_damaged(self, problem: Exception | str) -> DatabaseDamaged:
         """What to raise of a file that was good when it was opened; `notice` and the log say so, once."""
         text = "The database is damaged. Restart llamadash: it restores the newest good backup."
         if self.notice != text:
@@ -1347,7 +1299,7 @@ class DatabaseFile:
                 try:
                     self.connection.execute("BEGIN IMMEDIATE")
                 except sqlite3.OperationalError as problem:
-                    if not is_locked(problem) or time.monotonic() > ends:
+                    if "is locked" not in str(problem) or time.monotonic() > ends:
                         raise
                 else:
                     yield
@@ -1372,13 +1324,7 @@ class DatabaseFile:
     def reader(self) -> sqlite3.Connection:
         """This thread's own connection for reading."""
         if not hasattr(self.threads, "connection"):
-            self.threads.connection = sqlite3.connect(
-                f"{self.path.absolute().as_uri()}?mode=ro",
-                uri=True,
-                timeout=BUSY_TIMEOUT,
-                isolation_level=None,
-                check_same_thread=False,
-            )
+            self.threads.connection = read_only(self.path)
             self.threads.connection.row_factory = sqlite3.Row
         return typing.cast(sqlite3.Connection, self.threads.connection)
 
@@ -1391,22 +1337,22 @@ class DatabaseFile:
 class ModelRows(DatabaseFile):
     """The models and their benchmarks."""
 
-    benchmarked: set[str] | None = None  # models that have benchmarks
-
     def models(self) -> list[Json]:
         """Every model, by name."""
-        if self.model_rows is None:
-            rows = self.rows("SELECT * FROM models ORDER BY name COLLATE NOCASE, id")
-            self.model_rows = {row["id"]: decoded_model(row) for row in rows}
-        return [dict(row) for row in self.model_rows.values()]
+        return [dict(row) for row in self.all_models().values()]
+
+    def all_models(self) -> dict[str, Json]:
+        """Every model by id, as they are kept in memory; read once, and again after a change that failed."""
+        with self.lock:
+            if self.model_rows is None:
+                self.model_rows = ordered_models(map(decoded_model, self.rows("SELECT * FROM models")))
+            return self.model_rows
 
     def get_model(self, id: str) -> Json:
         """One model; NotFound where there is none."""
-        self.models() if self.model_rows is None else None
-        row = (self.model_rows or {}).get(id)
-        if row is None:
-            raise NotFound(f"There is no model {id}.", field="id")
-        return dict(row)
+        if row := (self.model_rows or self.all_models()).get(id):
+            return dict(row)
+        raise NotFound(f"There is no model {id}.", field="id")
 
     def present_model(self, id: str) -> Json:
         """The model of this id, or NotFound; that says so, too, where its file is gone."""
@@ -1415,20 +1361,18 @@ class ModelRows(DatabaseFile):
             raise NotFound(f"the file of {id} is gone: {model['path']}")
         return model
 
-    def write_model(self, db: sqlite3.Connection, row: Json) -> None:
-        """Insert `row`, every column of it."""
-        names = ", ".join(MODEL_COLUMNS)
-        marks = ", ".join("?" * len(MODEL_COLUMNS))
-        db.execute(f"INSERT INTO models ({names}) VALUES ({marks})", encoded_model(row, list(MODEL_COLUMNS)))
-        self.model_rows = None
-
-    def change_model(self, db: sqlite3.Connection, id: str, changes: Json) -> None:
-        """Write `changes` to one row and count its revision up."""
-        changes = {**changes, "updated_at": now_ms()}
-        columns = ", ".join(f"{name} = ?" for name in changes)
-        db.execute(f"UPDATE models SET {columns}, revision = revision + 1 WHERE id = ?",
-                   [*encoded_model(changes, list(changes)), id])
-        self.model_rows = None
+    def write_models(self, db: sqlite3.Connection, new: list[Json], changed: list[Json]) -> None:
+        """Insert rows, and write the columns that each of `changed` has beside its id, counting its revision up."""
+        known, now = self.all_models(), now_ms()
+        rows = [{**MODEL_DEFAULTS, "created_at": now, "updated_at": now, **row} for row in new]
+        db.executemany(f"INSERT INTO models ({', '.join(MODEL_DEFAULTS)}) "
+                       f"VALUES ({', '.join('?' * len(MODEL_DEFAULTS))})", map(encoded_model, rows))
+        for row in changed:
+            changes = {**row, "updated_at": now, "revision": known[row["id"]]["revision"] + 1}
+            db.execute(f"UPDATE models SET {', '.join(f'{name} = ?' for name in changes)} WHERE id = ?",
+                       [*encoded_model(changes), row["id"]])
+            rows.append({**known[row["id"]], **changes})
+        self.model_rows = ordered_models([*(known | {row["id"]: row for row in rows}).values()])
 
     def update_model(self, id: str, revision: int, changes: Json) -> Json:
         """Change a model; Conflict with the current row where `revision` is not the newest."""
@@ -1436,48 +1380,38 @@ class ModelRows(DatabaseFile):
             current = self.get_model(id)
             if current["revision"] != revision:
                 raise Conflict(f"{current['name']} was changed by somebody else.", current=current)
-            self.change_model(db, id, changes)
+            self.write_models(db, [], [{**changes, "id": id}])
         return self.get_model(id)
 
-    def set_last_used(self, used: dict[str, int]) -> None:
-        """Save when models were last used, {id: ms}; their revisions stay as they are."""
-        self.set_quietly("last_used_at", used)
+    def note_of_models(self, column: str, values: Json) -> None:
+        """Save a column that nobody edits, {id: value}: no revision is counted up.
 
-    def set_memory_correction(self, id: str, correction: dict[str, int] | None) -> None:
-        """Save by how many bytes a model took more than was estimated, {kind of device: bytes}."""
-        self.set_quietly("memory_correction", {id: correction})
-
-    def set_quietly(self, column: str, values: dict[str, Any]) -> None:
-        """Write one column of models, {id: value}, that nobody edits: no revision is counted up."""
+        `last_used_at` is in ms; `memory_correction`, {kind of device: bytes}, is what it took more than was estimated.
+        """
         with self.transaction() as db:
-            db.executemany(f"UPDATE models SET {column} = ? WHERE id = ?",
-                           [(*encoded_model({column: value}, [column]), id) for id, value in values.items()])
-            for id in values.keys() & (self.model_rows or {}).keys():
-                typing.cast(dict[str, Json], self.model_rows)[id][column] = values[id]
+            rows = self.all_models()
+            for id in values.keys() & rows.keys():
+                changes = {column: values[id]}
+                db.execute(f"UPDATE models SET {column} = ? WHERE id = ?", [*encoded_model(changes), id])
+                rows[id].update(changes)
 
     def delete_model(self, id: str) -> None:
         """Forget a model; NotFound where there is none."""
         self.get_model(id)
         with self.transaction() as db:
             db.execute("DELETE FROM models WHERE id = ?", (id,))
-            self.model_rows = None
+            self.model_rows = {other: row for other, row in self.all_models().items() if other != id}
 
     def apply_scan(self, new: list[Json], changed: list[Json], missing: list[str]) -> None:
         """Add, change and mark models as a scan found them, some hundred in one transaction: others want the lock."""
-        kept = ("id", "created_at", "updated_at", "revision")
-        changes = [(row["id"], {name: row[name] for name in MODEL_COLUMNS if name in row and name not in kept})
-                   for row in changed] + [(id, {"missing": True}) for id in missing]
-        for at in range(0, max(len(new), len(changes)), SCAN_ROWS):
+        changed = [*changed, *({"id": id, "missing": True} for id in missing)]
+        for at in range(0, max(len(new), len(changed)), SCAN_ROWS):
             with self.transaction() as db:
-                for row in new[at:at + SCAN_ROWS]:
-                    self.write_model(db, {**MODEL_DEFAULTS, "created_at": now_ms(), "updated_at": now_ms(), **row})
-                for id, values in changes[at:at + SCAN_ROWS]:
-                    self.change_model(db, id, values)
+                self.write_models(db, new[at:at + SCAN_ROWS], changed[at:at + SCAN_ROWS])
 
     def add_benchmark(self, benchmark: Json) -> Json:
         """Save one benchmark's result and return it with its id."""
         benchmark = {"timestamp": now_ms(), **benchmark}
-        self.benchmarked = None
         with self.transaction() as db:
             id = db.execute("INSERT INTO benchmarks (timestamp, model, result) VALUES (?, ?, ?)",
                             (benchmark["timestamp"], benchmark["model"], json.dumps(benchmark))).lastrowid
@@ -1485,10 +1419,6 @@ class ModelRows(DatabaseFile):
 
     def benchmarks(self, model: str) -> list[Json]:
         """The benchmarks of one model, newest first."""
-        if self.benchmarked is None:
-            self.benchmarked = {row["model"] for row in self.rows("SELECT DISTINCT model FROM benchmarks")}
-        if model not in self.benchmarked:  # as most models are: that is known without a query
-            return []
         rows = self.rows("SELECT id, result FROM benchmarks WHERE model = ? ORDER BY id DESC LIMIT 50", (model,))
         return [{**json.loads(row["result"]), "id": row["id"]} for row in rows]
 
@@ -1551,20 +1481,15 @@ class MetricRows(DatabaseFile):
         Returns {from, to, bucket (ms), timestamps: [ms], series: {name: {avg: [], max: []}}}; a null
         stands where there was a gap. `interval` is the seconds between samples: no bucket is narrower.
         """
-        seen = self.series_with_values()
-        wanted = [name for name in SERIES if name in seen and (series is None or name in series)]
+        wanted = [name for name in SERIES if name in (self.series_with_values() if series is None else series)]
         ideal = max((to_ms - from_ms) / max(points - 1, 1), interval * 1000)
         width = history_resolution(ideal, now_ms() - from_ms, minutes_kept)
         step = width or 1000
         bucket = max(math.ceil(ideal / step) * step, step)
         rows = with_gaps(self.buckets(wanted, width, bucket, from_ms - from_ms % bucket, to_ms), bucket)[-points:]
         times, *lists = map(list, zip(*rows, strict=True)) if rows else [[] for _ in range(1 + 2 * len(wanted))]
-        found = {name: {"avg": lists[2 * at], "max": lists[2 * at + 1]} for at, name in enumerate(wanted)}
-        if series is None:
-            found = {name: pair for name, pair in found.items() if any(value is not None for value in pair["avg"])}
-        else:
-            nothing = [None] * len(times)
-            found = {name: found.get(name, {"avg": nothing, "max": nothing}) for name in SERIES if name in series}
+        found = {name: {"avg": lists[2 * at], "max": lists[2 * at + 1]} for at, name in enumerate(wanted)
+                 if series is not None or any(value is not None for value in lists[2 * at])}
         return {"from": from_ms, "to": to_ms, "bucket": bucket, "timestamps": times, "series": found}
 
     def buckets(self, series: list[str], width: int, bucket: int, from_ms: int, to_ms: int) -> list[tuple[Any, ...]]:
@@ -1586,11 +1511,11 @@ class RequestRows(DatabaseFile):
 
     def add_requests(self, rows: list[Json]) -> None:
         """Save finished requests, each with the id that it was given, and count them in `usage`."""
-        values = [{"status": "ok", **{name: row[name] for name in REQUEST_COLUMNS if name in row}} for row in rows]
-        values = [{**dict.fromkeys(REQUEST_COLUMNS), **row} for row in values]
+        rows = [{**dict.fromkeys(REQUEST_COLUMNS), "status": "ok", "day": day_of(row["timestamp"]), **row}
+                for row in rows]
         with self.transaction() as db:
             db.executemany(f"INSERT INTO requests ({', '.join(REQUEST_COLUMNS)}) "
-                           f"VALUES ({', '.join(f':{name}' for name in REQUEST_COLUMNS)})", values)
+                           f"VALUES ({', '.join(f':{name}' for name in REQUEST_COLUMNS)})", rows)
             db.executemany(
                 "INSERT INTO usage VALUES (:day, :model, COALESCE(:key, ''), 1, COALESCE(:prompt_tokens, 0), "
                 "COALESCE(:cached_tokens, 0), COALESCE(:generated_tokens, 0), :energy) "
@@ -1598,23 +1523,18 @@ class RequestRows(DatabaseFile):
                 "prompt_tokens = prompt_tokens + excluded.prompt_tokens, "
                 "cached_tokens = cached_tokens + excluded.cached_tokens, "
                 "generated_tokens = generated_tokens + excluded.generated_tokens, "
-                "energy = COALESCE(energy + excluded.energy, energy, excluded.energy)",
-                [{**row, "day": day_of(row["timestamp"])} for row in values])
+                "energy = COALESCE(energy + excluded.energy, energy, excluded.energy)", rows)
 
-    def last_request_id(self) -> int:
-        """The largest id that any request ever had."""
-        return self.last_id("requests")
-
-    def requests(self, *, model: str | None = None, key: str | None = None, status: str | None = None,
-                 from_ms: int | None = None, to_ms: int | None = None, sort: str = "timestamp",
-                 before: int | None = None, limit: int = 50) -> list[Json]:
+    def requests(self, *, sort: str = "timestamp", before: int | None = None, limit: int = 50,
+                 **filters: Any) -> list[Json]:
         """The finished requests with the largest `sort`, unknown ones last, that come after the row `before`.
 
-        May be called from a thread, as it should be for another order than by time.
+        `filters` are model, key, status, from_ms and to_ms; None is no filter. May be called from a thread, as it
+        should be for another order than by time.
         """
-        if sort not in REQUEST_SORTS:
+        if sort not in typing.get_args(RequestSort):
             raise InvalidRequest(f"requests are not sorted by {sort}", field="sort")
-        wanted = request_conditions(model, key, status, from_ms, to_ms)
+        wanted = {REQUEST_FILTERS[name]: value for name, value in filters.items()}
         if before is not None:
             last = next((row[0] for row in self.read(f"SELECT {sort} FROM requests WHERE id = ?", (before,))), None)
             unknown = "" if sort == "timestamp" else f" OR {sort} IS NULL"
@@ -1625,15 +1545,15 @@ class RequestRows(DatabaseFile):
                          f"ORDER BY {sort} DESC, id DESC LIMIT ?", [*values, limit])
         return [{**row, "stream": None if row["stream"] is None else bool(row["stream"])} for row in map(dict, rows)]
 
-    def request_summary(self, *, model: str | None = None, key: str | None = None, status: str | None = None,
-                        from_ms: int | None = None, to_ms: int | None = None) -> Json:
+    def request_summary(self, *, from_ms: int | None = None, to_ms: int | None = None, **filters: Any) -> Json:
         """{count, ok, failed, cancelled, prompt_tokens, cached_tokens, generated_tokens, prompt_per_second,
-        generated_per_second, throughput} of what is kept.
+        generated_per_second, throughput} of those that meet the filters.
 
         The two speeds are tokens over busy time, those of the prompt without cached ones; `throughput` is generated
         tokens over all of the time. May be called from a thread: a million requests take a second.
         """
-        where, values = where_all(request_conditions(model, key, status, from_ms, to_ms))
+        filters |= {"from_ms": from_ms, "to_ms": to_ms}
+        where, values = where_all({REQUEST_FILTERS[name]: value for name, value in filters.items()})
         statuses = "".join(f"COALESCE(SUM(status = '{name}'), 0) AS {name}, " for name in ("ok", "failed", "cancelled"))
         tokens = "".join(f"COALESCE(SUM({kind}_tokens), 0) AS {kind}_tokens, " for kind in TOKEN_KINDS)
         speeds = "".join(
@@ -1709,23 +1629,17 @@ class AccessRows(DatabaseFile):
     def delete_sessions(self, id: str | None = None) -> int:
         """End one session, or all, and return how many there were."""
         with self.transaction() as db:
-            if id is None:
-                return db.execute("DELETE FROM sessions").rowcount
-            return db.execute("DELETE FROM sessions WHERE id = ?", (id,)).rowcount
+            return db.execute("DELETE FROM sessions WHERE id = COALESCE(?, id)", (id,)).rowcount
 
-    def api_keys(self) -> list[Json]:
+    def api_keys(self, condition: str = "1", values: Sequence[Any] = ()) -> list[Json]:
         """The keys, newest first, also those revoked: {id, name, start, models, requests_per_minute, …_at}."""
-        return self.keys_where("1")
-
-    def find_api_key(self, hash: bytes) -> Json | None:
-        """The key that has this hash and is not revoked."""
-        return next(iter(self.keys_where("hash = ? AND revoked_at IS NULL", (hash,))), None)
-
-    def keys_where(self, condition: str, values: Sequence[Any] = ()) -> list[Json]:
-        """The keys that meet `condition`, without their hashes."""
         rows = self.rows("SELECT id, name, start, models, requests_per_minute, created_at, used_at, revoked_at "
                          f"FROM api_keys WHERE {condition} ORDER BY id DESC", values)
         return [{**row, "models": None if row["models"] is None else json.loads(row["models"])} for row in rows]
+
+    def find_api_key(self, hash: bytes) -> Json | None:
+        """The key that has this hash and is not revoked."""
+        return next(iter(self.api_keys("hash = ? AND revoked_at IS NULL", (hash,))), None)
 
     def add_api_key(self, name: str, hash: bytes, start: str, models: list[str] | None = None,
                     requests_per_minute: int | None = None) -> Json:
@@ -1734,16 +1648,15 @@ class AccessRows(DatabaseFile):
             id = db.execute("INSERT INTO api_keys (name, hash, start, models, requests_per_minute, created_at) "
                             "VALUES (?, ?, ?, ?, ?, ?)", (name, hash, start, models if models is None else
                                                           json.dumps(models), requests_per_minute, now_ms())).lastrowid
-        return self.keys_where("id = ?", (id,))[0]
+        return self.api_keys("id = ?", (id,))[0]
 
     def revoke_api_key(self, id: int) -> Json:
         """Let a key be valid no longer; NotFound where there is none."""
         with self.transaction() as db:
             db.execute("UPDATE api_keys SET revoked_at = COALESCE(revoked_at, ?) WHERE id = ?", (now_ms(), id))
-        found = self.keys_where("id = ?", (id,))
-        if not found:
-            raise NotFound(f"There is no key {id}.", field="id")
-        return found[0]
+        if found := self.api_keys("id = ?", (id,)):
+            return found[0]
+        raise NotFound(f"There is no key {id}.", field="id")
 
     def touch_api_keys(self, used: dict[int, int]) -> None:
         """Save when keys were last used, {id: ms}."""
@@ -1765,16 +1678,13 @@ class Database(ModelRows, MetricRows, RequestRows, AccessRows):
     def logs(self, *, level: str | None = None, source: str | None = None, search: str | None = None,
              before: int | None = None, limit: int = 100) -> tuple[list[Json], bool]:
         """The newest entries that match, and whether there are more; may be called from a thread."""
+        pattern = "%" + re.sub(r"([%_\\])", r"\\\1", search) + "%" if search else None
         where, values = where_all({"level = ?": level, "source = ?": source, "id < ?": before,
-                                   "message LIKE ? ESCAPE '\\'": f"%{escaped_like(search)}%" if search else None})
+                                   "message LIKE ? ESCAPE '\\'": pattern})
         rows = [dict(row) for row in self.read(
             f"SELECT id, timestamp, level, source, message FROM logs {where} ORDER BY id DESC LIMIT ?",
             [*values, limit + 1])]
         return rows[:limit], len(rows) > limit
-
-    def last_log_id(self) -> int:
-        """The largest id that any log entry ever had."""
-        return self.last_id("logs")
 
     def clear_logs(self) -> int:
         """Delete every log entry and return how many there were."""
@@ -1798,10 +1708,7 @@ class Database(ModelRows, MetricRows, RequestRows, AccessRows):
             if reset:
                 db.execute("DELETE FROM server_config")
             for key, value in {**changes, "revision": revision + 1}.items():
-                db.execute(
-                    "INSERT INTO server_config VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value",
-                    (key, json.dumps(value)),
-                )
+                db.execute("INSERT OR REPLACE INTO server_config VALUES (?, ?)", (key, json.dumps(value)))
 
     def get_meta(self, key: str, default: Any = None) -> Any:
         """A value of the metadata table, or `default` where it is absent or of another type than that."""
@@ -1811,11 +1718,9 @@ class Database(ModelRows, MetricRows, RequestRows, AccessRows):
     def set_meta(self, key: str, value: Any) -> None:
         """Set a value of the metadata table; None deletes it."""
         with self.transaction() as db:
-            if value is None:
-                db.execute("DELETE FROM metadata WHERE key = ?", (key,))
-            else:
-                db.execute("INSERT INTO metadata VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value",
-                           (key, json.dumps(value)))
+            db.execute("DELETE FROM metadata WHERE key = ?", (key,))
+            if value is not None:
+                db.execute("INSERT INTO metadata VALUES (?, ?)", (key, json.dumps(value)))
 
     # pruning
 
@@ -1832,7 +1737,7 @@ class Database(ModelRows, MetricRows, RequestRows, AccessRows):
             self.delete_in_steps(table, "timestamp < ?", (now - detail,))
         self.delete_in_steps("usage", "day < ?", (day_of(now - history),))
         self.delete_in_steps("logs", "timestamp < ?", (now - settings["logs_retention_days"] * DAY,))
-        self.delete_in_steps("logs", "id <= ?", (self.last_log_id() - settings["logs_max_rows"],))
+        self.delete_in_steps("logs", "id <= ?", (self.last_id("logs") - settings["logs_max_rows"],))
         self.delete_in_steps("sessions", "expires_at < ?", (now,))
         self.close_reader()
         with self.lock, self.explained():
@@ -1850,15 +1755,34 @@ class Database(ModelRows, MetricRows, RequestRows, AccessRows):
                 return
 
 
+def read_only(path: Path) -> sqlite3.Connection:
+    """A connection that changes nothing."""
+    return sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=BUSY_TIMEOUT)
+
+
 def is_good_database(path: Path) -> bool:
     """Whether SQLite can read all of the file at `path`, and it is one of ours."""
     try:
-        with contextlib.closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as db:
-            found = db.execute("PRAGMA user_version").fetchone()[0]
-            known = 0 < found <= len(MIGRATIONS) and columns_made(found) <= columns_of(db)
-            return bool(known and db.execute("PRAGMA quick_check(1)").fetchone()[0] == "ok")
+        with contextlib.closing(read_only(path)) as db:
+            return 0 < user_version(db) <= len(MIGRATIONS) and database_problem(db) is None
     except sqlite3.Error:
         return False
+
+
+def database_problem(db: sqlite3.Connection) -> str | None:
+    """What of a database is not as our migrations make it, or cannot be read; None of a good or an empty one."""
+    version, columns = user_version(db), columns_of(db)
+    if version < 0 or (version == 0 and columns):
+        return "it is not llamadash's"
+    if missing := columns_made(version) - columns:
+        return "it lacks {}.{}".format(*min(missing))
+    result = str(db.execute("PRAGMA quick_check(1)").fetchone()[0])
+    return None if result == "ok" else result.splitlines()[-1]  # the first line only says "in database main"
+
+
+def user_version(db: sqlite3.Connection) -> int:
+    """How many migrations a database has seen."""
+    return int(db.execute("PRAGMA user_version").fetchone()[0])
 
 
 def columns_of(db: sqlite3.Connection) -> set[tuple[str, str]]:
@@ -1896,14 +1820,14 @@ def decoded_model(row: Json) -> Json:
     return row
 
 
-def encoded_model(row: Json, names: list[str]) -> list[Any]:
-    """The values of the columns `names`, as SQLite stores them."""
-    return [json.dumps(row[name]) if name in JSON_COLUMNS and row[name] is not None else row[name] for name in names]
+def encoded_model(row: Json) -> list[Any]:
+    """The values of some columns of a model, as SQLite stores them."""
+    return [json.dumps(value) if name in JSON_COLUMNS and value is not None else value for name, value in row.items()]
 
 
-def escaped_like(text: str) -> str:
-    """`text` as it must stand in a LIKE pattern to mean itself."""
-    return re.sub(r"([%_\\])", r"\\\1", text)
+def ordered_models(rows: Iterable[Json]) -> dict[str, Json]:
+    """Models by id, in the order of their names, whose case matters only beyond ASCII."""
+    return {row["id"]: row for row in sorted(rows, key=lambda row: (row["name"].encode().lower(), row["id"]))}
 
 
 def where_all(wanted: dict[str, Any]) -> tuple[str, list[Any]]:
@@ -1911,13 +1835,6 @@ def where_all(wanted: dict[str, Any]) -> tuple[str, list[Any]]:
     given = {condition: value for condition, value in wanted.items() if value is not None}
     values = [item for value in given.values() for item in (value if isinstance(value, tuple) else (value,))]
     return f"WHERE {' AND '.join(given)}" if given else "", values
-
-
-def request_conditions(model: str | None, key: str | None, status: str | None, from_ms: int | None,
-                       to_ms: int | None) -> dict[str, Any]:
-    """What the requests that are asked for meet; see where_all."""
-    return {"model = ?": model, "key = ?": key, "status = ?": status,
-            "timestamp >= ?": from_ms, "timestamp < ?": to_ms}
 
 
 def day_of(timestamp: int) -> str:
@@ -3321,8 +3238,6 @@ UNPRESENTABLE = r"[;#\x00-\x1f\x7f-\x9f\u2028\u2029]"  # a value in the engine's
 QUANTIZATION_WORD = r"i?q\d+|tq\d+|[kmsl01]|x+[sl]|(b?f|fp)\d+|(mx|nv)fp4|ud|mmproj|model|moe|gguf"
 PROJECTOR_PREFERENCE = ("f16", "bf16", "q8_0", "f32")  # which of several projectors of one model is taken
 
-Report = Callable[[int, int], None]
-
 
 class FoundFile(NamedTuple):
     """A GGUF file in a model folder."""
@@ -3351,11 +3266,6 @@ class FoundModel:
         return self.files[0].path
 
     @property
-    def folder(self) -> str:
-        """The folder that it lies in."""
-        return os.path.dirname(self.path)
-
-    @property
     def size(self) -> int:
         """Bytes of all shards."""
         return min(sum(item.size for item in self.files), JSON_SAFE)
@@ -3365,31 +3275,52 @@ class FoundModel:
         """The paths of all shards, none where there is only one file."""
         return [item.path for item in self.files] if len(self.files) > 1 else []
 
-    def unchanged(self, row: Json | None) -> bool:
-        """Whether `row` still describes these files."""
-        return row is not None and (row["file_size"], row["file_mtime"], row["shards"]) == (
-            self.size, self.files[0].mtime, self.shards)
 
-
-@dataclass(eq=False, repr=False)
-class ScanResult:
+class ScanResult(NamedTuple):
     """What a scan found: rows without what the user chose (id, name, …), and what is not a usable model."""
     models: list[Json]
     skipped: list[Json]  # {path, reason}; also what is listed, but can be seen to be broken
 
 
 class Scan:
-    """One walk through the model folders; runs in a thread of its own."""
+    """One walk through `folders` for models; files that a row of `known` still describes are not opened again.
 
-    def __init__(self, inside: Iterable[Path], rows: Iterable[Json], warned: dict[str, str], report: Report) -> None:
-        self.inside = [os.path.realpath(folder) for folder in inside]
-        self.rows = {row["path"]: row for row in rows}
+    What `warned` says of such a file, {path: reason}, is said again. Links may lead anywhere `inside`, which are the
+    folders themselves unless given. It calls `report(done, total)` for every file; what that raises ends it.
+    """
+
+    def __init__(self, folders: Iterable[Path], known: Iterable[Json], report: Callable[[int, int], None], *,
+                 warned: dict[str, str] | None = None, inside: Iterable[Path] | None = None,
+                 depth: int = MAX_FOLDER_DEPTH) -> None:
+        self.folders = [os.path.realpath(folder) for folder in folders]
+        self.inside = self.folders if inside is None else [os.path.realpath(folder) for folder in inside]
+        self.depth = depth
+        self.rows = {row["path"]: row for row in known}
         self.projectors = {row["projector"]: row["projector_size"] for row in self.rows.values() if row["projector"]}
-        self.warned = warned
+        self.warned = warned or {}
         self.report = report
         self.skipped: dict[str, str] = {}
         self.files: list[FoundFile] = []
         self.entries = 0
+
+    def run(self) -> ScanResult:
+        """Read what is found, pair the projectors, and give the rows; takes its time, so call it in a thread."""
+        self.walk()
+        found: dict[str, tuple[list[FoundModel], list[FoundFile]]] = {}  # by folder
+        candidates = self.groups()
+        for at, candidate in enumerate(candidates):
+            self.report(at, len(candidates))
+            models, projectors = found.setdefault(os.path.dirname(candidate.path), ([], []))
+            kind = self.read(candidate)
+            if kind == "model":
+                models.append(candidate)
+            elif kind == "projector":
+                projectors.append(candidate.files[0])
+        for models, projectors in found.values():
+            self.pair(models, projectors)
+        self.report(len(candidates), len(candidates))
+        rows = [self.row(model) for models, _ in found.values() for model in models]
+        return ScanResult(rows, [{"path": path, "reason": self.skipped[path]} for path in sorted(self.skipped)])
 
     def skip(self, path: str, reason: str) -> None:
         """Note why `path` is not in the result."""
@@ -3401,9 +3332,9 @@ class Scan:
 
     # finding files
 
-    def walk(self, folders: Iterable[Path], depth: int) -> None:
-        """Collect the GGUF files in `folders` and, down to `depth` levels, below."""
-        pending = [(os.path.realpath(folder), 0) for folder in folders]
+    def walk(self) -> None:
+        """Collect the GGUF files in the folders and, down to `depth` levels, below."""
+        pending = [(folder, 0) for folder in self.folders]
         visited: set[str] = set()
         while pending:
             folder, level = pending.pop()
@@ -3417,7 +3348,7 @@ class Scan:
                     self.skip(folder, f"more than {MAX_MODEL_FILES} models or {MAX_FOLDER_ENTRIES} files:"
                                       " the rest was not looked at")
                     return
-                if self.is_folder(entry) and level < depth:
+                if self.is_folder(entry) and level < self.depth:
                     pending.append((entry.path, level + 1))
                 elif entry.name.lower().endswith(".gguf"):
                     self.look_at(entry)
@@ -3434,13 +3365,11 @@ class Scan:
 
     def is_folder(self, entry: os.DirEntry[str]) -> bool:
         """Whether to walk into `entry`; a link to a folder is not followed, so no loop can arise."""
-        try:
+        with contextlib.suppress(OSError):  # of a link that leads nowhere, or round in a circle
             if entry.is_dir(follow_symlinks=False):
                 return True
             if entry.is_symlink() and entry.is_dir() and not self.contains(os.path.realpath(entry.path)):
                 self.skip(entry.path, "links to a folder outside the model folders: add that folder")
-        except OSError:  # a link that leads nowhere, or round in a circle
-            pass
         return False
 
     def look_at(self, entry: os.DirEntry[str]) -> None:
@@ -3481,8 +3410,8 @@ class Scan:
             if missing is None:
                 models.append(FoundModel([found[index] for index in range(1, total + 1)], stem))
             else:
-                first = min(found.values(), key=lambda item: item.path)
-                self.skip(first.path, f"shard {stem}-{missing:05}-of-{total:05}.gguf is missing in {folder}")
+                first = min(found.values()).path
+                self.skip(first, f"shard {stem}-{missing:05}-of-{total:05}.gguf is missing in {folder}")
         return self.distinct(models)
 
     def distinct(self, models: list[FoundModel]) -> list[FoundModel]:
@@ -3498,21 +3427,25 @@ class Scan:
     def read(self, model: FoundModel) -> Literal["model", "projector"] | None:
         """Fill in the facts of `model` and say what it is; None where it is nothing that can be used."""
         row = self.rows.get(model.path)
-        if row and model.unchanged(row):
+        if row and (row["file_size"], row["file_mtime"], row["shards"]) == (
+                model.size, model.files[0].mtime, model.shards):
             model.facts = {name: row[name] for name in FACTS}
             if model.path in self.warned:
                 self.skip(model.path, self.warned[model.path])
             return "model"
         if "mmproj" in model.stem.lower() or self.projectors.get(model.path) == model.size:
             return "projector"
+        headers: list[GGUFHeader] = []
         try:
-            headers = [self.header(item, model) for item in model.files]
-            if gguf_is_projector(headers[0]):
-                return "projector"
-            if reason := gguf_unusable(headers[0], sum(item.tensor_count for item in headers)):
-                raise GGUFError(reason)
+            for item in model.files:
+                headers.append(gguf_read(item.path))
         except GGUFError as problem:
-            self.skip(model.path, str(problem))
+            self.skip(model.path, f"{os.path.basename(item.path)}: {problem}" if headers else str(problem))
+            return None
+        if gguf_is_projector(headers[0]):
+            return "projector"
+        if reason := gguf_unusable(headers[0], sum(header.tensor_count for header in headers)):
+            self.skip(model.path, reason)
             return None
         model.facts = {**gguf_facts(headers), "name": file_name(headers[0], model.stem)}
         needed = sum(header.needed for header in headers)
@@ -3520,50 +3453,20 @@ class Scan:
             self.skip(model.path, f"incomplete, {model.size:,} of {needed:,} bytes: listed, but it cannot be loaded")
         return "model"
 
-    def header(self, file: FoundFile, model: FoundModel) -> GGUFHeader:
-        """The header of one of the files of `model`."""
-        try:
-            return gguf_read(file.path)
-        except GGUFError as problem:
-            name = f"{os.path.basename(file.path)}: " if file.path != model.path else ""
-            raise GGUFError(f"{name}{problem}") from problem
-
     def row(self, model: FoundModel) -> Json:
         """The row of `model`, without what is the user's."""
-        row = self.rows.get(model.path)
-        projector = model.projector.path if model.projector else None
-        size = model.projector.size if model.projector else None
-        modalities = ["text"]
-        if row and projector and (projector, size) == (row["projector"], row["projector_size"]):
+        row, projector, modalities = self.rows.get(model.path), model.projector, ["text"]
+        if projector and row and (projector.path, projector.size) == (row["projector"], row["projector_size"]):
             modalities = row["modalities"]
         elif projector:
             try:
-                modalities = gguf_modalities(gguf_read(projector))
+                modalities = gguf_modalities(gguf_read(projector.path))
             except GGUFError as problem:
-                self.skip(projector, str(problem))
-                projector = size = None
+                self.skip(projector.path, str(problem))
+                projector = None
         return {**model.facts, "path": model.path, "stem": model.stem, "file_size": model.size,
-                "file_mtime": model.files[0].mtime, "shards": model.shards, "projector": projector,
-                "projector_size": size, "modalities": modalities, "missing": False}
-
-    def result(self) -> ScanResult:
-        """Read what was found, pair the projectors, and give the rows."""
-        found: dict[str, tuple[list[FoundModel], list[FoundFile]]] = {}  # by folder
-        candidates = self.groups()
-        for at, candidate in enumerate(candidates):
-            self.report(at, len(candidates))
-            models, projectors = found.setdefault(candidate.folder, ([], []))
-            kind = self.read(candidate)
-            if kind == "model":
-                models.append(candidate)
-            elif kind == "projector":
-                projectors.append(candidate.files[0])
-        for models, projectors in found.values():
-            self.pair(models, projectors)
-        self.report(len(candidates), len(candidates))
-        rows = [self.row(model) for models, _ in found.values() for model in models]
-        skipped = [{"path": path, "reason": self.skipped[path]} for path in sorted(self.skipped)]
-        return ScanResult(rows, skipped)
+                "file_mtime": model.files[0].mtime, "shards": model.shards, "projector": projector and projector.path,
+                "projector_size": projector and projector.size, "modalities": modalities, "missing": False}
 
     def pair(self, models: list[FoundModel], projectors: list[FoundFile]) -> None:
         """Give each model of one folder the projector beside it that fits its name best."""
@@ -3622,22 +3525,6 @@ def best_projector(model: FoundModel, near: list[FoundFile], family: bool) -> Fo
     unnamed = [file for file in near if not name_words(file.stem)] if family else []
     alike = near if family and len({tuple(name_words(file.stem)) for file in near}) == 1 else []
     return min(named or unnamed or alike, key=rank, default=None)
-
-
-def scan_folders(folders: Iterable[Path], known: Iterable[Json], report: Report, *,
-                 warned: dict[str, str] | None = None, inside: Iterable[Path] | None = None,
-                 depth: int = MAX_FOLDER_DEPTH) -> ScanResult:
-    """Look for models in `folders`; files that a row of `known` still describes are not opened again.
-
-    What `warned` says of such a file, {path: reason}, is said again.
-
-    Runs in a thread and calls `report(done, total)` for every file; what that raises ends the scan. Links may lead
-    anywhere `inside`, which are the folders themselves unless given.
-    """
-    folders = list(folders)
-    scan = Scan(folders if inside is None else inside, list(known), warned or {}, report)
-    scan.walk(folders, depth)
-    return scan.result()
 
 
 # What a scan means for the rows
@@ -3713,22 +3600,17 @@ def check_entry_names(names: Iterable[str], rows: list[Json], field: str, own: s
 
 
 def skipped_for_clients(skipped: list[Json]) -> list[Json]:
-    """`skipped` as clients get it: of more than MAX_SKIPPED some of each folder and reason, and how many more."""
+    """`skipped` as clients get it: of more than MAX_SKIPPED the first of each folder and reason, and how many more."""
     if len(skipped) <= MAX_SKIPPED:
         return skipped
-    groups: dict[tuple[str, str], list[Json]] = {}
+    before: collections.Counter[tuple[str, str]] = collections.Counter()
+    ranked = []
     for item in skipped:
-        kind = item["reason"][:REASON_START]
-        groups.setdefault((os.path.dirname(item["path"]), kind), []).append(item)
-    each = max(1, (MAX_SKIPPED - 1) // len(groups) - 1)
-    shown = []
-    for (folder, _), items in groups.items():
-        shown += items[:each]
-        if len(items) > each:
-            shown.append({"path": folder, "reason": f"{len(items) - each:,} more like the last one"})
-    rest = len(skipped) - MAX_SKIPPED + 1
-    return shown if len(shown) <= MAX_SKIPPED else [
-        *shown[:MAX_SKIPPED - 1], {"path": "…", "reason": f"about {rest:,} more, in other folders"}]
+        kind = os.path.dirname(item["path"]), item["reason"][:REASON_START]
+        ranked.append((before[kind], item["path"], item))
+        before[kind] += 1
+    shown = [item for _, _, item in sorted(ranked, key=lambda entry: entry[:2])[:MAX_SKIPPED - 1]]
+    return [*shown, {"path": "…", "reason": f"{len(skipped) - len(shown):,} more of these kinds"}]
 
 
 class ScanStoppedError(Exception):
@@ -3770,12 +3652,14 @@ class Library:
             self.skipped = found.skipped
         log.info("scan: %d models, %d new, %d changed, %d missing, %d files skipped, %.2f s", len(models), len(new),
                  len(changed), len(missing), len(found.skipped), time.monotonic() - started)
-        await self.changed()
+        await self.dash.broadcast("models:list", {"models": self.dash.models()})
+        if new or changed or missing:
+            await self.dash.models_changed()
         return {"added": len(new), "updated": len(changed), "missing": len(missing),
                 "skipped": skipped_for_clients(self.skipped), "total": len(models)}
 
     async def in_thread(self, folders: list[Path], rows: list[Json]) -> ScanResult:
-        """Run scan_folders in a thread, broadcasting how far it is."""
+        """Run a Scan in a thread, broadcasting how far it is."""
         progress, stop = [0, 0], threading.Event()
 
         def report(done: int, total: int) -> None:
@@ -3784,7 +3668,7 @@ class Library:
             progress[:] = done, total
 
         warned = {item["path"]: item["reason"] for item in self.skipped}
-        thread = asyncio.ensure_future(asyncio.to_thread(scan_folders, folders, rows, report, warned=warned))
+        thread = asyncio.ensure_future(asyncio.to_thread(lambda: Scan(folders, rows, report, warned=warned).run()))
         thread.add_done_callback(lambda ended: ended.cancelled() or ended.exception())  # maybe nobody waits any more
         sent: list[int] = []
         try:
@@ -3796,11 +3680,6 @@ class Library:
             stop.set()
         await self.dash.broadcast("models:scan", {"done": progress[1], "total": progress[1]})
         return thread.result()
-
-    async def changed(self) -> None:
-        """Tell the clients and the engine about the models as they are now."""
-        await self.dash.broadcast("models:list", {"models": self.dash.models()})
-        await self.dash.models_changed()
 
     # paths that the user took off the list
 
@@ -3892,7 +3771,7 @@ def find_model(path: str, folders: list[Path], rows: list[Json]) -> tuple[Json, 
     if not os.path.isabs(path) or not absolute.lower().endswith(".gguf") or not os.path.lexists(absolute):
         raise InvalidRequest(f"there is no GGUF file at {path}", field="model.path")
     others = [row for row in rows if row["path"] != absolute]
-    found = scan_folders([Path(folder)], others, lambda done, total: None, inside=folders, depth=0)
+    found = Scan([Path(folder)], others, lambda done, total: None, inside=folders, depth=0).run()
     for model in found.models:
         if absolute == model["path"] or absolute in model["shards"]:
             real = os.path.realpath(model["path"])
@@ -3973,8 +3852,9 @@ def models_list(dash: Dash) -> Json:
 
 @on("models:get", error="GET_MODEL_FAILED")
 def models_get(dash: Dash, *, id: ModelId) -> Json:
-    """One model, with its benchmarks, newest first, and how far one is that is under way."""
-    return {"model": dash.model(id), "benchmarks": dash.db.benchmarks(id), "benchmarking": dash.benchmarks.get(id)}
+    """One model, with its benchmarks, newest first, how far one is that is under way, and how it would be started."""
+    return {"model": dash.model(id), "benchmarks": dash.db.benchmarks(id), "benchmarking": dash.benchmarks.get(id),
+            "command": dash.pool.command(id)}
 
 
 @on("models:scan", error="SCAN_MODELS_FAILED")
@@ -6304,7 +6184,7 @@ class Memory:
             error = max(-MAX_CORRECTION, min(sum(gpus.values()) - sum(reserved), MAX_CORRECTION))
             for row in group.rows:
                 known = (self.dash.db.get_model(row["id"])["memory_correction"] or {}).get("gpu", 0)
-                self.dash.db.set_memory_correction(row["id"], {"gpu": known + error})
+                self.dash.db.note_of_models("memory_correction", {row["id"]: {"gpu": known + error}})
         self.pool.do(self.pool.residency.measured(unit.id, {**unit.held, **gpus}, time.monotonic()))
 
 
@@ -6503,7 +6383,7 @@ class Pool:
                 self.do(self.residency.tick(time.monotonic()))
             used, self.last_used = self.last_used, {}
             if used:
-                await self.dash.chore("last use of models", self.dash.db.set_last_used, used)
+                await self.dash.chore("last use of models", self.dash.db.note_of_models, "last_used_at", used)
             await self.dash.gateway.keys.save_used()
 
     async def publish(self) -> None:
@@ -6872,7 +6752,7 @@ class Requests:
         self.dash = dash
         self.active: dict[int, Call] = {}
         self.finished: list[Json] = []
-        self.last_id = dash.db.last_request_id()
+        self.last_id = dash.db.last_id("requests")
         self.told = -math.inf
         self.shown: tuple[Any, ...] = ()
         self.waiting: list[Json] = []
@@ -7771,7 +7651,7 @@ class Keys:
 
     def known(self, text: str) -> bool:
         """Whether there is, or was, a key with this text."""
-        return bool(self.dash.db.keys_where("hash = ?", (token_hash(text),)))
+        return bool(self.dash.db.api_keys("hash = ?", (token_hash(text),)))
 
     def add(self, name: str, text: str, models: list[str] | None, requests_per_minute: int | None) -> Json:
         """Save a key: its record with its text, which nobody can read again."""
@@ -7875,8 +7755,6 @@ async def engine_restart(dash: Dash) -> Json:
 
 
 RequestStatus = Literal["ok", "cancelled", "failed"]
-RequestSort = Literal["timestamp", "duration", "waited", "first_token", "prompt_tokens", "generated_tokens",
-                      "prompt_per_second", "generated_per_second"]
 
 
 @on("requests:list", error="LIST_REQUESTS_FAILED")
@@ -9659,7 +9537,7 @@ class Journal:
         self.pending: collections.deque[Json] = collections.deque()
         self.dropped = 0
         self.filled = asyncio.Event()
-        self.last_id = dash.db.last_log_id()
+        self.last_id = dash.db.last_id("logs")
         self.writing = asyncio.Lock()
 
     def add(self, level: str, source: str, message: str) -> None:
@@ -10778,11 +10656,6 @@ def database_findings(path: Path) -> Iterator[Finding]:
     else:
         yield Finding("fail", "database", f"{path} is damaged",
                       f"start llamadash: it moves the file aside and takes the newest of up to {BACKUPS_KEPT} backups")
-
-
-def read_only(path: Path) -> sqlite3.Connection:
-    """A connection that changes nothing."""
-    return sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=1)
 
 
 async def engine_findings(config: Config) -> AsyncIterator[Finding]:
