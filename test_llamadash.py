@@ -150,8 +150,7 @@ class Server:
         self.errors = open(self.folder / "stderr", "a+")  # noqa: SIM115
         self.process = subprocess.Popen(
             self.command("--port", self.url.rsplit(":", 1)[-1] or "0", "--models-dir", str(self.models),
-                         "--engine-port",
-                         str(unused_port()), *program, *self.options),
+                         "--api-port", str(unused_port()), *program, *self.options),
             env=self.environment, stdout=subprocess.PIPE, stderr=self.errors, text=True)
         assert self.process.stdout
         line = self.process.stdout.readline()
@@ -3089,13 +3088,15 @@ def test_every_option_is_documented_and_has_its_variable(option: str) -> None:
 
 
 @pytest.mark.parametrize("key, value, at", [
-    ("engine_host", "--api-key", ""), ("engine_host", "a b", ""), ("engine_host", "127.0.0.1\n", ""),
-    ("engine_host", "x\nport = 1", ""), ("engine_host", ";id", ""), ("engine_host", "/run/x.sock", ""),
-    ("engine_host", "x.sock", ""), ("engine_host", "x.SOCK", ""), ("engine_host", "", ""),
-    ("sleep_idle_seconds", 0, ""), ("models_dirs", ["."], ".0"), ("models_dirs", ["{here}", "models"], ".1"),
+    ("api_host", "--api-key", ""), ("api_host", "a b", ""), ("api_host", "127.0.0.1\n", ""), ("api_host", "", ""),
+    ("api_host", "x\nport = 1", ""), ("api_host", ";id", ""), ("api_host", "/run/x.sock", ""), ("api_port", 0, ""),
+    ("idle_seconds", -2, ""), ("min_residency", 3601, ""), ("max_wait", 0, ""), ("models_max", 65, ""),
+    ("models_dirs", ["."], ".0"), ("models_dirs", ["{here}", "models"], ".1"), ("models_dirs", "/", ""),
     ("models_dirs", ["~nobody-of-that-name"], ".0"), ("models_dirs", ["~nobody-of-that-name/models"], ".0"),
-    ("models_dirs", "/", ""), ("models_dirs", [1], ".0"), ("autostart", 0, ""), ("engine_port", 0, ""),
-    ("defaults", {"port": 1}, ".port"), ("evil", 1, ""), ("llama_server", "/bin/sh", ""), ("revision", 1, ""),
+    ("models_dirs", [1], ".0"), ("autostart", 0, ""), ("budget", [], ""), ("budget", {"CUDA0": -1}, ".CUDA0"),
+    ("budget", {"CUDA0": "all"}, ".CUDA0"), ("budget", {"CUDA0": None}, ".CUDA0"), ("default_model", "absent", ""),
+    ("default_model", None, ""), ("build", "absent", ""), ("build", "/bin/sh", ""), ("defaults", {"port": 1}, ".port"),
+    ("evil", 1, ""), ("llama_server", "/bin/sh", ""), ("upstreams", [], ""), ("revision", 1, ""),
 ])
 def test_the_configuration_is_checked_alike_in_every_way_in(dash: StubDash, key: str, value: Any, at: str) -> None:
     """What config:update refuses, system:import refuses as well, each naming the field in its own request."""
@@ -3152,6 +3153,48 @@ def test_an_export_is_taken_over(stocked: StubDash) -> None:
         assert (stocked.db.get_model(id)["name"] == "Other") is not dry
     assert stocked.db.config()["models_dirs"] == [str(stocked.folder)] and stocked.settings()["theme"] == "dark"
     assert stocked.db.get_model(id)["parameters"] == {"ctx-size": 64}
+
+
+def test_a_document_of_version_1_0_0_is_taken_over(stocked: StubDash) -> None:
+    """What is called otherwise today gets its new name, two parameters become fields, and what is gone is dropped."""
+    stocked.ask("models:scan")
+    first, second = stocked.db.models()[:2]
+    config = {"engine_host": "box", "engine_port": 9002, "sleep_idle_seconds": -1, "models_autoload": True,
+              "defaults": {"sleep-idle-seconds": 300, "threads": 2}}
+    models = [{"id": first["id"], "path": first["path"],
+               "parameters": {"load-on-startup": True, "sleep-idle-seconds": 60, "ctx-size": 64}},
+              {"id": second["id"], "path": second["path"], "parameters": {"sleep-idle-seconds": -1}}]
+    document = {"format": "llamadash", "version": 1, "config": config, "models": models}
+    assert stocked.ask("system:import", document=document)["warnings"] == []
+    saved = stocked.db.config()
+    assert {key: saved[key] for key in saved.keys() & {"api_host", "api_port", "defaults"}} == {
+        "api_host": "box", "api_port": 9002, "defaults": {"threads": 2}}
+    assert stocked.engine_config()["idle_seconds"] == 0 and "models_autoload" not in saved
+    first, second = stocked.db.get_model(first["id"]), stocked.db.get_model(second["id"])
+    assert (first["pinned"], first["idle"], first["parameters"]) == (True, 60, {"ctx-size": 64})
+    assert (second["pinned"], second["idle"], second["parameters"]) == (False, 0, {})
+    del config["sleep_idle_seconds"]
+    stocked.ask("system:import", document=document)
+    assert stocked.engine_config()["idle_seconds"] == 300
+
+
+@run_async
+async def test_what_needs_a_restart_is_said(dash: StubDash) -> None:
+    """Another address of the API holds from the next start of the engine on; everything else at once."""
+    free, other = unused_port(), unused_port()
+
+    async def change(**changes: Any) -> bool:
+        revision = dash.engine_config()["revision"]
+        return bool((await dash.request("config:update", revision=revision, changes=changes))["restartRequired"])
+    assert not await change(api_port=free)
+    await dash.request("engine:start")
+    assert not await change(idle_seconds=60, models_max=2, budget={"CUDA0": 2**30})
+    assert await change(api_port=other)
+    assert not await change(api_port=free)
+    assert await change(api_port=other)
+    await dash.request("engine:restart")
+    assert not (await dash.request("config:get"))["restartRequired"]
+    await dash.request("engine:stop")
 
 
 def test_an_import_leaves_out_files_that_are_not_here(stocked: StubDash) -> None:
@@ -3217,12 +3260,39 @@ def test_every_event_is_in_the_readme(event: str) -> None:
 
 def test_an_option_beats_its_variable(monkeypatch: pytest.MonkeyPatch) -> None:
     """Option before environment, and each is named as what fixed the value."""
+    monkeypatch.setenv("LLAMADASH_API_PORT", "9001")
+    monkeypatch.setenv("LLAMADASH_API_HOST", "0.0.0.0")
+    config = configured("--api-port", "9002")
+    assert (config.api_port, config.api_host) == (9002, "0.0.0.0")
+    assert config.locked() == {"api_port": "--api-port", "api_host": "LLAMADASH_API_HOST"}
+
+
+def configured(*arguments: str) -> llamadash.Config:
+    """The configuration that a command line makes."""
+    return llamadash.configured(*llamadash.parsed(llamadash.command_line(), list(arguments)))
+
+
+def test_the_names_of_version_1_0_0_still_serve(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The engine's address of old is the API's: as options, as variables, and where both are given the new one wins."""
+    config = configured("--engine-host", "box", "--engine-port=9002")
+    assert (config.api_host, config.api_port) == ("box", 9002)
+    monkeypatch.setenv("LLAMADASH_ENGINE_HOST", "old")
     monkeypatch.setenv("LLAMADASH_ENGINE_PORT", "9001")
-    monkeypatch.setenv("LLAMADASH_ENGINE_HOST", "0.0.0.0")
-    options, fixed = llamadash.parsed(llamadash.command_line(), ["--engine-port", "9002"])
-    config = llamadash.configured(options, fixed)
-    assert (config.engine_port, config.engine_host) == (9002, "0.0.0.0")
-    assert config.locked() == {"engine_port": "--engine-port", "engine_host": "LLAMADASH_ENGINE_HOST"}
+    config = configured()
+    assert (config.api_host, config.api_port) == ("old", 9001)
+    monkeypatch.setenv("LLAMADASH_API_PORT", "9003")
+    assert configured().api_port == 9003
+
+
+def test_upstreams_have_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the option, from its variable, or from the host of a --llama-server that is an address."""
+    both = configured("--upstream", "a=http://one:1", "--upstream", "b=two:2/v1")
+    assert both.upstreams == (("a", "http://one:1"), ("b", "two:2/v1"))
+    assert configured("--llama-server", "http://box.lan:8080").upstreams == (("box.lan", "http://box.lan:8080"),)
+    assert configured("--llama-server", "http://[::1]:8080").upstreams == (("--1", "http://[::1]:8080"),)
+    assert configured("--llama-server", "/usr/bin/llama-server").upstreams == ()
+    monkeypatch.setenv("LLAMADASH_UPSTREAM", "c=three,d=https://four")
+    assert configured().upstreams == (("c", "three"), ("d", "https://four"))
 
 
 def test_passwords_are_salted_and_slow(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -6468,7 +6538,7 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> llamadash.Config:
 def lines(capsys: pytest.CaptureFixture[str]) -> Callable[[llamadash.Config], tuple[int, str]]:
     """Runs the doctor and returns its exit code and what it printed."""
     def run(config: llamadash.Config) -> tuple[int, str]:
-        code = llamadash.doctor(config)
+        code = asyncio.run(llamadash.doctor(config))
         return code, capsys.readouterr().out
     return run
 
@@ -6488,79 +6558,113 @@ def test_fresh_machine_passes_and_nothing_is_changed(config: llamadash.Config, l
     assert "warn  models" in printed
 
 
+USABLE = """\
+case $1 in --version) echo "version: 9999 (abc)";;
+--list-devices) echo "Available devices:"; echo "  CUDA0: RTX 4090 (24564 MiB, 24000 MiB free)";;
+*) printf -- "--model FILE\\n--host HOST\\n--port PORT\\n";; esac"""
+
+
+@pytest.fixture
+def no_embedded_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """llamadash finds no embedded engine in this Python."""
+    monkeypatch.setattr(llamadash, "embedded_python", lambda: None)
+
+
+@pytest.mark.usefixtures("no_embedded_engine")
 def test_healthy_installation(config: llamadash.Config, lines: Run, tmp_path: Path) -> None:
-    """Database, models and a llama-server with router mode are recognised."""
+    """Database, models and a llama-server with its GPU are recognised."""
     (tmp_path / "data/models").mkdir(parents=True, mode=0o700)
     (tmp_path / "data").chmod(0o700)
     llamadash.Database(tmp_path / "data" / llamadash.DATABASE_NAME).close()
     (tmp_path / "data/models/a.gguf").write_bytes(b"GGUF")
-    server = shell_script(tmp_path / "bin/llama-server", 'case $1 in --version) echo "version: 9999 (abc)";; '
-                     '*) echo "--models-preset FILE  --models-max N";; esac')
+    server = shell_script(tmp_path / "bin/llama-server", USABLE)
     code, printed = lines(config)
     assert code == 0
-    assert f"ok    engine: {server}, 9999 (abc), with router mode" in printed
+    assert f"ok    engine: {server}, 9999 (abc), for RTX 4090" in printed
     assert "1 GGUF files" in printed
     assert "MiB, 0 backups" in printed
     assert "warn" not in printed
 
 
+@pytest.mark.usefixtures("no_embedded_engine")
 @pytest.mark.parametrize(("text", "expected"), [
-    ('case $1 in --version) echo "version: 1 (x)";; *) echo "--model F";; esac', "too old"),
-    ("echo 'error while loading shared libraries: libx.so' >&2; exit 127", "cannot be run"),
-    ("exit 1", "cannot be run")])
+    ('case $1 in --version) echo "version: 1 (x)";; *) echo "--model F";; esac', "cannot be used: --model F"),
+    ("echo 'error while loading shared libraries: libx.so' >&2; exit 127", "libx.so"),
+    ("exit 1", "it writes nothing")])
 def test_engine_that_is_of_no_use(config: llamadash.Config, lines: Run, tmp_path: Path, text: str,
                                   expected: str) -> None:
-    """A llama-server that is too old or does not start is a failure that says why."""
+    """A llama-server that lacks what is needed or does not start says why: a failure, unless another one serves."""
     shell_script(tmp_path / "bin/llama-server", text)
     code, printed = lines(config)
     assert code == 1
     assert "fail  engine" in printed and expected in printed
+    server = shell_script(tmp_path / "data/engines/b1/llama-server", USABLE)
+    code, printed = lines(config)
+    assert f"ok    engine: {server}" in printed and "warn  engine" in printed and expected in printed
+    assert code == 0
 
 
-def test_named_engine_that_is_not_there(config: llamadash.Config, lines: Run) -> None:
-    """--llama-server of something else is a failure."""
+def test_named_engine_that_is_not_there(config: llamadash.Config, lines: Run, tmp_path: Path) -> None:
+    """--llama-server of something else is a failure, whatever else there is: models get the one that was named."""
+    shell_script(tmp_path / "bin/llama-server", USABLE)
     code, printed = lines(dataclasses.replace(config, llama_server="/nonexistent/llama-server"))
     assert code == 1
     assert "fail  engine: /nonexistent/llama-server is no program" in printed
 
 
-class Props(BaseHTTPRequestHandler):
-    answer: Any = None
+def test_chosen_engine_that_is_of_no_use(config: llamadash.Config, lines: Run, tmp_path: Path) -> None:
+    """The build that the configuration chooses must be one that runs."""
+    shell_script(tmp_path / "bin/llama-server", USABLE)
+    shell_script(tmp_path / "data/engines/b1/llama-server", "exit 1")
+    (tmp_path / "data").chmod(0o700)
+    with contextlib.closing(llamadash.Database(tmp_path / "data" / llamadash.DATABASE_NAME)) as database:
+        database.save_config(1, {"build": "b1"})
+    code, printed = lines(config)
+    assert code == 1 and "fail  engine" in printed
+
+
+class Elsewhere(BaseHTTPRequestHandler):
+    status, answer = 200, b""
 
     def do_GET(self) -> None:
-        self.send_response(200)
+        self.send_response(self.status if self.path == "/v1/models" else 404)
         self.end_headers()
-        self.wfile.write(json.dumps(self.answer).encode())
+        self.wfile.write(self.answer)
 
     def log_message(self, *_: Any) -> None:
         pass
 
 
 @pytest.fixture
-def remote() -> Iterator[str]:
-    """The URL of something that answers /props."""
-    server = HTTPServer(("127.0.0.1", 0), Props)
+def elsewhere() -> Iterator[str]:
+    """The URL of something that answers /v1/models."""
+    server = HTTPServer(("127.0.0.1", 0), Elsewhere)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{server.server_address[1]}"
     server.shutdown()
     server.server_close()
 
 
-@pytest.mark.parametrize(("answer", "code", "expected"), [
-    ({"role": "router", "build_info": "b11434"}, 0, "b11434"), ({}, 1, "is no router"), ([], 1, "is no router")])
-def test_remote_engine(config: llamadash.Config, lines: Run, remote: str, answer: Any, code: int,
-                       expected: str) -> None:
-    """A URL must answer as a router."""
-    Props.answer = answer
-    assert (lambda result: (result[0], expected in result[1]))(
-        lines(dataclasses.replace(config, llama_server=remote))) == (code, True)
+@pytest.mark.parametrize(("status", "answer", "expected"), [
+    (200, b'{"data": [{"id": "a"}, {"id": "b"}]}', "ok    upstream box: {url}, 2 models"),
+    (200, b"{}", "warn  upstream box: {url}, 0 models"), (200, b"[]", "fail  upstream box: {url} does not answer"),
+    (200, b"<html>", "fail  upstream box: {url} does not answer"), (500, b"", "fail  upstream box: {url} does not"),
+    (401, b"", "fail  upstream box: {url} wants a key: set the variable LLAMADASH_UPSTREAM_BOX_KEY")])
+def test_upstreams_are_asked(config: llamadash.Config, lines: Run, elsewhere: str, status: int, answer: bytes,
+                             expected: str) -> None:
+    """A server elsewhere must list models; one that wants a key or says something else is a failure."""
+    Elsewhere.status, Elsewhere.answer = status, answer
+    code, printed = lines(dataclasses.replace(config, upstreams=(("box", elsewhere),)))
+    assert expected.format(url=elsewhere) in printed, printed
+    assert code == expected.startswith("fail")
 
 
-def test_remote_engine_that_does_not_answer(config: llamadash.Config, lines: Run) -> None:
-    """A URL where nobody listens is a failure."""
-    code, printed = lines(dataclasses.replace(config, llama_server="http://127.0.0.1:9"))
+def test_an_upstream_that_does_not_answer(config: llamadash.Config, lines: Run) -> None:
+    """A URL where nobody listens is a failure, and no engine of this machine is missed beside it."""
+    code, printed = lines(dataclasses.replace(config, upstreams=(("box", "http://127.0.0.1:9"),)))
     assert code == 1
-    assert "does not answer" in printed
+    assert "fail  upstream box: http://127.0.0.1:9 does not answer" in printed
+    assert "no llama-server" not in printed
 
 
 @pytest.mark.parametrize(("installed", "level"), [(None, "fail"), ("3.9.0", "fail"), ("3.14.1", "ok"),
@@ -6619,7 +6723,7 @@ def test_permissions(config: llamadash.Config, lines: Run, tmp_path: Path, monke
 
 
 def test_port_in_use(config: llamadash.Config, lines: Run, tmp_path: Path) -> None:
-    """By whom is said; the engine's port is only a warning."""
+    """By whom is said; the API's port is only a warning, also where its number was saved by version 1.0.0."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen()
@@ -6627,8 +6731,13 @@ def test_port_in_use(config: llamadash.Config, lines: Run, tmp_path: Path) -> No
         code, printed = lines(dataclasses.replace(config, port=port))
         assert code == 1
         assert f"process {os.getpid()}" in printed
-        code, printed = lines(dataclasses.replace(config, engine_port=port))
-        assert code == 0 and "warn  engine port" in printed
+        code, printed = lines(dataclasses.replace(config, api_port=port))
+        assert code == 0 and "warn  API port" in printed
+        (tmp_path / "data").mkdir(mode=0o700)
+        with contextlib.closing(sqlite3.connect(tmp_path / "data" / llamadash.DATABASE_NAME)) as database, database:
+            database.execute("CREATE TABLE server_config (key TEXT, value TEXT)")
+            database.execute("INSERT INTO server_config VALUES ('engine_port', ?)", (str(port),))
+        assert f"warn  API port: 127.0.0.1:{port} is taken" in lines(config)[1]
 
 
 def test_the_running_llamadash_is_no_reproach(start: Callable[..., Server]) -> None:
@@ -6660,16 +6769,16 @@ def test_a_variable_without_value_is_on_or_off(monkeypatch: pytest.MonkeyPatch, 
     """Whatever else it says opens nothing."""
     monkeypatch.setenv("LLAMADASH_NO_AUTH", value)
     with contextlib.nullcontext() if auth is not None else pytest.raises(SystemExit, match="2"):
-        assert llamadash.configured(*llamadash.parsed(llamadash.command_line(), [])).auth is auth
+        assert configured().auth is auth
 
 
-def test_the_engine_key_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_api_key_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     """The line end of a secret's file does not belong to it; one within it is refused."""
     monkeypatch.setenv("LLAMADASH_ENGINE_API_KEY", " a key\n")
-    assert llamadash.given_api_key() == "a key"
+    assert llamadash.given_api_keys() == ["a key"]
     monkeypatch.setenv("LLAMADASH_ENGINE_API_KEY", "two\nlines")
     with pytest.raises(SystemExit, match="2"):
-        llamadash.configured(*llamadash.parsed(llamadash.command_line(), []))
+        configured()
 
 
 @pytest.mark.parametrize(("text", "word"), [
@@ -6688,9 +6797,10 @@ def test_service_unit_is_this_script_with_this_configuration(tmp_path: Path, mon
     data = tmp_path / "my data%20"
     config = llamadash.Config(
         host="0.0.0.0", port=3001, data_dir=data, models_dirs=(tmp_path,), llama_server="http://127.0.0.1:9",
-        engine_host="localhost", engine_port=8081, auth=False, allow_hosts=("box.lan",),
+        upstreams=(("two", "http://two:2"), ("127.0.0.1", "http://127.0.0.1:9")),
+        api_host="localhost", api_port=8081, auth=False, allow_hosts=("box.lan",),
         allow_origins=("https://box.lan",), trusted_proxies=("10.0.0.1",), tls_cert=tmp_path / "cert",
-        tls_key=tmp_path / "key", log_level="debug", sockets_per_address=100, request_rate=64)
+        tls_key=tmp_path / "key", log_level="debug", sockets_per_address=100, request_rate=64, fixed={"host": "--host"})
     unlike = [field.name for field in dataclasses.fields(config) if getattr(config, field.name) != field.default]
     assert len(unlike) == len(dataclasses.fields(config)), "a field that this test does not try"
     unit = llamadash.service_unit(config)
@@ -6698,8 +6808,8 @@ def test_service_unit_is_this_script_with_this_configuration(tmp_path: Path, mon
     assert f"ExecStart={sys.executable} {HERE}/llamadash.py --host=0.0.0.0 --port=3001" in unit
     assert f'"--data-dir={data}"'.replace("%", "%%") in unit
     assert f'ReadWritePaths="-{data}" -{tmp_path}'.replace("%", "%%") in unit
-    again = llamadash.configured(*llamadash.parsed(llamadash.command_line(), llamadash.service_options(config)))
-    assert dataclasses.replace(again, fixed={}) == config
+    again = configured(*llamadash.service_options(config))
+    assert dataclasses.replace(again, fixed=config.fixed) == config
     assert llamadash.service_options(llamadash.Config()) == []
 
 
@@ -6796,6 +6906,8 @@ def test_a_newer_database_exits_5(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("arguments", [["--no-such-option"], ["--port", "x"], ["--port", "70000"], ["no-such-command"],
                                        ["--tls-cert", "x"], ["--tls-key", "x"], ["--host", ""], ["--data-dir="],
+                                       ["--upstream", "x"], ["--upstream", "a/b=http://c"], ["--upstream", "a="],
+                                       ["--llama-server", "http://"], ["--request-rate", "0"],
                                        ["--models-dir", ""], ["backup", ""]])
 def test_bad_usage_exits_2(tmp_path: Path, arguments: list[str]) -> None:
     """What the command line does not know is said on standard error."""
@@ -7698,7 +7810,7 @@ async def test_a_second_user_sees_nothing(open_folder: Path, folder_opened: bool
     (open_folder / "data").mkdir(mode=0o777)
     (open_folder / "data").chmod(0o777)
     (open_folder / "control").write_text("for everybody")
-    server = Server(open_folder, "--engine-host", "0.0.0.0", program="/nonexistent/llama-server")
+    server = Server(open_folder, "--api-host", "0.0.0.0", program="/nonexistent/llama-server")
     umask = os.umask(0)
     try:
         server.start().stop()
