@@ -8,10 +8,10 @@
 #   "psutil>=5.9,<8",
 # ]
 # ///
-"""llamadash: the dashboard for llama.cpp on your own box.
+"""llamadash: the async proxy and dashboard for llama.cpp on your own box.
 
-It finds GGUF models, runs and supervises llama-server, loads and unloads models with real progress,
-tunes each one, chats with it, and shows what the machine is doing, live and over weeks.
+It finds GGUF models, starts an engine process for each one that is asked for, is the one address for every client,
+decides what is in memory, and shows what the machine and every request are doing, live and over weeks.
 
     python3 llamadash.py            start, and print the link to open
     python3 llamadash.py doctor     check this machine and say what to do
@@ -19,6 +19,32 @@ tunes each one, chats with it, and shows what the machine is doing, live and ove
 
 This file is the whole server; web/ is the whole client; data/ holds what it remembers.
 """
+# Where to find what:
+# Bootstrap ................... Python's packages: which are missing, data/venv, starting again from there
+# Errors, fields and events ... what fails as expected; the checks of a request's fields; the table of events
+# Configuration and access .... options and saved values; the access key, passwords and sessions
+# Database .................... the one SQLite file: migrations, backups, and its verbs by domain
+# GGUF files .................. a bounded reader of model files: headers, tensors, vocabularies, shards
+# Memory estimate ............. what a model needs on which device, and the longest context that fits
+# Machine and GPUs ............ readings of processor, memory, disks and GPUs, live and over weeks
+# Library ..................... the model folders: scans, entries and their variants, files that go
+# Parameters and presets ...... what may be set of a model, with types and ranges; models.ini in and out
+# Builds ...................... the engine programs of this machine, and the command lines that they understand
+# Instances ................... one engine process per loaded model: its start, states, log lines and end
+# Residency ................... who is in memory: a pure state machine, and the pool of processes that obeys it
+# Gateway and keys ............ the models' API for every client: requests, live and as rows; API keys
+# Upstreams ................... servers elsewhere, whose models are offered here as NAME/MODEL
+# Embedded engine ............. xllamacpp as a child that speaks llama-server's protocol
+# Chats ....................... answers for the Chat page, streamed to the client that asked
+# Benchmarks .................. how fast a model reads and writes
+# Downloads ................... GGUF files from Hugging Face: in parts, resumed, verified
+# Journal and logs ............ our records and the engines' lines, kept and streamed in batches
+# Hub ......................... every open browser: its socket, requests with one answer each, broadcasts
+# Web ......................... the pages' files, Host and Origin, limits of connections
+# Service and doctor .......... what this machine lacks, and a systemd unit for it
+# Dash ........................ the one state object, what runs in the background, export and import
+# Command line ................ options, commands, exit codes
+
 from __future__ import annotations
 
 import importlib.util
@@ -10612,7 +10638,7 @@ DOCTOR_TIMEOUT = 5.0  # s for a remote engine's answer
 LOW_DISK = 5 * 2**30  # bytes; less is no room for the next model
 OLDEST_SQLITE = (3, 24)  # has upserts
 WATCHDOG_SECONDS = 60  # until systemd starts a llamadash again that hangs
-STOP_SECONDS = 45  # the engine gives its models 10 s to finish
+STOP_SECONDS = round(STOP_ALL_TIME) + 25  # until systemd kills it: the processes, then tasks and database, need time
 TEMPORARY = ("/tmp", "/var/tmp")  # noqa: S108  (what PrivateTmp would hide)
 GPU_DEVICES = ("/dev/kfd", "/dev/dri/renderD*", "/dev/nvidia[0-9]*", "/dev/nvidiactl")
 

@@ -447,6 +447,20 @@ def test_dependencies_are_read_from_the_script_block() -> None:
     assert set(found) < set(llamadash.script_dependencies(HERE / "test_llamadash.py"))
 
 
+def banners(path: Path) -> list[str]:
+    """The names of the sections of a file, in order."""
+    return re.findall(r"(?m)^# -- (.+?) -{5,}$", path.read_text("utf-8"))
+
+
+def test_the_map_shows_every_section_in_order() -> None:
+    """llamadash.py begins with its sections, a line each, and the tests have those that they share in its order."""
+    head = (HERE / "llamadash.py").read_text("utf-8").partition("from __future__")[0]
+    listed = re.findall(r"(?m)^# (\w[\w, ]*?) \.{3,} \S", head)
+    assert listed == banners(HERE / "llamadash.py") and len(listed) == 24
+    shared = [name for name in banners(HERE / "test_llamadash.py") if name in listed]
+    assert shared == sorted(shared, key=listed.index)
+
+
 def test_missing_dependencies_are_named_in_one_line() -> None:
     """Without its dependencies, and told not to install them, it names the pip command in one line."""
     result = subprocess.run([sys.executable, "-S", "-E", str(HERE / "llamadash.py")], capture_output=True, text=True,
@@ -495,6 +509,265 @@ def test_fields_are_checked(value: Any, kind: Any, good: bool) -> None:
     with pytest.raises(llamadash.InvalidRequest) as refused:
         llamadash.checked(value, kind, "thing")
     assert str(refused.value.field).startswith("thing")
+
+
+# -- Configuration and access -----------------------------------------------------------------------
+
+@pytest.mark.parametrize(("table", "key", "value"), [
+    ("metadata", "settings", "{bad"), ("metadata", "settings", "[1]"), ("metadata", "settings", None),
+    ("metadata", "settings", '{"metrics_interval": "x", "log_level": 5, "theme": "dark"}'),
+    ("metadata", "ignored_paths", "7"), ("metadata", "password", "{"),
+    ("server_config", "models_max", "{bad"), ("server_config", "models_max", '"x"'),
+    ("server_config", "revision", "null"), ("server_config", "models_dirs", "5"),
+    ("server_config", "defaults", "[]"), ("server_config", "unknown", "1")])
+def test_saved_values_that_cannot_be_used_are_left_out(
+        tmp_path: Path, caplog: pytest.LogCaptureFixture, table: str, key: str, value: str | None) -> None:
+    """llamadash starts with the default, says so, keeps the good values beside it, and can save again."""
+    (tmp_path / "data").mkdir(mode=0o700)
+    database = llamadash.Database(tmp_path / "data" / llamadash.DATABASE_NAME)
+    with database.transaction() as db:
+        db.execute(f"INSERT INTO {table} VALUES (?, ?)", (key, value if value is not None else b"\xff"))
+    database.close()
+    dash = StubDash(tmp_path)
+    theme = "dark" if value and "dark" in value else "system"
+    assert dash.settings() == {**llamadash.SETTING_DEFAULTS, "log_level": "debug", "theme": theme}
+    config = {**llamadash.ENGINE_DEFAULTS, "revision": 1, "models_dirs": [str(dash.models_folder)]}
+    assert dash.engine_config() == config
+    assert dash.library.ignored() == []
+    assert not dash.features()["password"]
+    named = "metrics_interval" if theme == "dark" else key
+    assert key in ("unknown", "revision") or f"{named} is not used" in caplog.text
+    asyncio.run(llamadash.apply_settings(dash, {"theme": "light"}))
+    dash.db.save_config(1, {"models_max": 2})
+    dash.load_engine_config()
+    assert (dash.settings()["theme"], dash.engine_config()["models_max"]) == ("light", 2)
+    dash.db.close()
+
+
+@pytest.mark.parametrize("option", [option for action in llamadash.command_line()._actions
+                                    for option in action.option_strings
+                                    if option.startswith("--") and option not in ("--help", "--version")])
+def test_every_option_is_documented_and_has_its_variable(option: str) -> None:
+    """The README names every option, and every option can be given by its variable."""
+    assert f"`{option}" in (HERE / "README.md").read_text("utf-8")
+    assert llamadash.variable_of(option) == "LLAMADASH_" + option[2:].upper().replace("-", "_")
+
+
+@pytest.mark.parametrize("key, value, at", [
+    ("api_host", "--api-key", ""), ("api_host", "a b", ""), ("api_host", "127.0.0.1\n", ""), ("api_host", "", ""),
+    ("api_host", "x\nport = 1", ""), ("api_host", ";id", ""), ("api_host", "/run/x.sock", ""), ("api_port", 0, ""),
+    ("idle_seconds", -2, ""), ("min_residency", 3601, ""), ("max_wait", 0, ""), ("models_max", 65, ""),
+    ("models_dirs", ["."], ".0"), ("models_dirs", ["{here}", "models"], ".1"), ("models_dirs", "/", ""),
+    ("models_dirs", ["~nobody-of-that-name"], ".0"), ("models_dirs", ["~nobody-of-that-name/models"], ".0"),
+    ("models_dirs", [1], ".0"), ("autostart", 0, ""), ("budget", [], ""), ("budget", {"CUDA0": -1}, ".CUDA0"),
+    ("budget", {"CUDA0": "all"}, ".CUDA0"), ("budget", {"CUDA0": None}, ".CUDA0"), ("default_model", "absent", ""),
+    ("default_model", None, ""), ("build", "absent", ""), ("build", "/bin/sh", ""), ("defaults", {"port": 1}, ".port"),
+    ("evil", 1, ""), ("llama_server", "/bin/sh", ""), ("upstreams", [], ""), ("revision", 1, ""),
+])
+def test_the_configuration_is_checked_alike_in_every_way_in(dash: StubDash, key: str, value: Any, at: str) -> None:
+    """What config:update refuses, system:import refuses as well, each naming the field in its own request."""
+    if isinstance(value, list):
+        value = [item.format(here=dash.folder) if isinstance(item, str) else item for item in value]
+    before = dash.engine_config()
+    for field, event, data in (
+        ("changes", "config:update", {"revision": before["revision"], "changes": {key: value}}),
+        ("document.config", "system:import", {"document": {"format": "llamadash", "version": 1,
+                                                           "config": {key: value}}}),
+    ):
+        with pytest.raises(llamadash.InvalidRequest) as refused:
+            dash.ask(event, **data)
+        assert refused.value.field == f"{field}.{key}{at}"
+    assert dash.engine_config() == before
+
+
+@pytest.mark.parametrize("part, field", [
+    ({"evil": 1}, "evil"), ({"settings": {"evil": 1}}, "settings.evil"), ({"settings": []}, "settings"),
+    ({"settings": {"theme": "pink"}}, "settings.theme"), ({"models": {}}, "models"), ({"models": [1]}, "models.0"),
+    ({"models": [{"id": "a"}, {"id": "a", "evil": 1}]}, "models.1.evil"), ({"models": [{"id": ["a"]}]}, "models.0.id"),
+    ({"models": [{"name": "x"}]}, "models.0.id"), ({"models": [{"id": "a", "name": "x\ny"}]}, "models.0.name"),
+    ({"models": [{"id": "a", "name": " x"}]}, "models.0.name"),
+    ({"models": [{"id": "a", "name": ""}]}, "models.0.name"),
+    ({"models": [{"id": "a", "favorite": 1}]}, "models.0.favorite"),
+    ({"models": [{"id": "a", "parameters": {"host": "0"}}]}, "models.0.parameters.host"),
+])
+def test_an_import_is_checked_before_anything_changes(stocked: StubDash, part: Json, field: str) -> None:
+    """A document with one wrong field is refused as a whole, and the field is named."""
+    stocked.ask("models:scan")
+    before = stocked.ask("system:export")["document"]
+    document = {"format": "llamadash", "version": 1, "settings": {"theme": "dark"}, **part}
+    with pytest.raises(llamadash.InvalidRequest) as refused:
+        stocked.ask("system:import", document=document)
+    assert refused.value.field == f"document.{field}"
+    assert {**stocked.ask("system:export")["document"], "exported_at": 0} == {**before, "exported_at": 0}
+
+
+def test_an_export_is_taken_over(stocked: StubDash) -> None:
+    """An export changes back what was changed since; what this machine does not have is said and left out."""
+    stocked.ask("models:scan")
+    document = stocked.ask("system:export")["document"]
+    assert stocked.ask("system:import", document=document)["changes"] == []
+    document["config"] = {"models_dirs": ["/nothing/here", str(stocked.folder)], "models_max": 2}
+    document["settings"] = {**document["settings"], "theme": "dark"}
+    document["models"] = [{**document["models"][0], "name": "Other", "parameters": {"ctx-size": 64}},
+                          {"id": "elsewhere", "name": "x", "path": "/x.gguf"}]
+    id = document["models"][0]["id"]
+    for dry in (True, False):
+        answer = stocked.ask("system:import", document=document, dryRun=dry)
+        assert [item["kind"] for item in answer["changes"]] == ["settings", "config", "model"]
+        assert any("/nothing/here" in item for item in answer["warnings"])
+        assert any("elsewhere" in item for item in answer["warnings"])
+        assert (stocked.db.get_model(id)["name"] == "Other") is not dry
+    assert stocked.db.config()["models_dirs"] == [str(stocked.folder)] and stocked.settings()["theme"] == "dark"
+    assert stocked.db.get_model(id)["parameters"] == {"ctx-size": 64}
+
+
+def test_a_document_of_version_1_0_0_is_taken_over(stocked: StubDash) -> None:
+    """What is called otherwise today gets its new name, two parameters become fields, and what is gone is dropped."""
+    stocked.ask("models:scan")
+    first, second = stocked.db.models()[:2]
+    config = {"engine_host": "box", "engine_port": 9002, "sleep_idle_seconds": -1, "models_autoload": True,
+              "defaults": {"sleep-idle-seconds": 300, "threads": 2}}
+    models = [{"id": first["id"], "path": first["path"],
+               "parameters": {"load-on-startup": True, "sleep-idle-seconds": 60, "ctx-size": 64}},
+              {"id": second["id"], "path": second["path"], "parameters": {"sleep-idle-seconds": -1}}]
+    document = {"format": "llamadash", "version": 1, "config": config, "models": models}
+    assert stocked.ask("system:import", document=document)["warnings"] == []
+    saved = stocked.db.config()
+    assert {key: saved[key] for key in saved.keys() & {"api_host", "api_port", "defaults"}} == {
+        "api_host": "box", "api_port": 9002, "defaults": {"threads": 2}}
+    assert stocked.engine_config()["idle_seconds"] == 0 and "models_autoload" not in saved
+    first, second = stocked.db.get_model(first["id"]), stocked.db.get_model(second["id"])
+    assert (first["pinned"], first["idle"], first["parameters"]) == (True, 60, {"ctx-size": 64})
+    assert (second["pinned"], second["idle"], second["parameters"]) == (False, 0, {})
+    del config["sleep_idle_seconds"]
+    stocked.ask("system:import", document=document)
+    assert stocked.engine_config()["idle_seconds"] == 300
+
+
+@run_async
+async def test_what_needs_a_restart_is_said(dash: StubDash) -> None:
+    """Another address of the API holds from the next start of the engine on; everything else at once."""
+    free, other = unused_port(), unused_port()
+
+    async def change(**changes: Any) -> bool:
+        revision = dash.engine_config()["revision"]
+        return bool((await dash.request("config:update", revision=revision, changes=changes))["restartRequired"])
+    assert not await change(api_port=free)
+    await dash.request("engine:start")
+    assert not await change(idle_seconds=60, models_max=2, budget={"CUDA0": 2**30})
+    assert await change(api_port=other)
+    assert not await change(api_port=free)
+    assert await change(api_port=other)
+    await dash.request("engine:restart")
+    assert not (await dash.request("config:get"))["restartRequired"]
+    await dash.request("engine:stop")
+
+
+def test_an_import_leaves_out_files_that_are_not_here(stocked: StubDash) -> None:
+    """A draft model of another machine costs that parameter alone, and is named."""
+    stocked.ask("models:scan")
+    document = stocked.ask("system:export")["document"]
+    first = {**document["models"][0], "parameters": {"model-draft": "/gone/draft.gguf", "ctx-size": 64}}
+    document["models"][0] = first
+    document["config"]["defaults"] = {"model-draft": "/gone/other.gguf", "threads": 2}
+    for dry in (True, False):
+        warnings = stocked.ask("system:import", document=document, dryRun=dry)["warnings"]
+        assert [sum(name in item for item in warnings) for name in ("/gone/draft.gguf", "/gone/other.gguf")] == [1, 1]
+    assert stocked.db.get_model(first["id"])["parameters"] == {"ctx-size": 64}
+    assert stocked.db.config()["defaults"] == {"threads": 2}
+    document["models"][0] = {**first, "parameters": {"model-draft": "draft.gguf"}}
+    with pytest.raises(llamadash.InvalidRequest, match="full path"):
+        stocked.ask("system:import", document=document)
+
+
+def test_an_import_finds_each_model_by_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ids follow the order in which files were found, another one elsewhere; folders come with the document."""
+    shelves = [str(tmp_path / name) for name in "ab"]
+    for shelf in shelves:
+        write_tiny_model(Path(shelf) / "model.gguf")
+    first, second, third = (StubDash(tmp_path / name) for name in ("first", "second", "third"))
+    monkeypatch.setattr(llamadash, "default_model_folders", list)
+    for dash in (first, second, third):
+        dash.config = dataclasses.replace(dash.config, models_dirs=None)
+    for dash, order in ((first, shelves), (second, shelves[::-1])):
+        for revision in (1, 2):
+            dash.ask("config:update", revision=revision, changes={"models_dirs": order[:revision]})
+            dash.ask("models:scan")
+    ids = {Path(row["path"]).parent.name: row["id"] for row in first.db.models()}
+    other = {Path(row["path"]).parent.name: row["id"] for row in second.db.models()}
+    assert ids == {"a": other["b"], "b": other["a"]}
+    first.ask("models:update", id=ids["b"], revision=1, changes={"name": "Bee", "parameters": {"ctx-size": 1234}})
+    document = first.ask("system:export")["document"]
+    for dash in (second, third):
+        dash.ask("system:import", document=document)
+        named = {Path(row["path"]).parent.name: (row["name"] == "Bee", row["parameters"]) for row in dash.db.models()}
+        assert named == {"a": (False, {}), "b": (True, {"ctx-size": 1234})}
+        dash.db.close()
+    first.db.close()
+
+
+def test_a_file_that_comes_in_place_of_one_taken_off_the_list_is_found(stocked: StubDash) -> None:
+    """Only what is there is left out: what lies there later is another model."""
+    stocked.ask("models:scan")
+    row = stocked.db.models()[0]
+    stocked.ask("models:delete", id=row["id"])
+    assert stocked.ask("models:scan")["added"] == 0
+    os.rename(row["path"], stocked.folder / "aside")
+    stocked.ask("models:scan")
+    os.rename(stocked.folder / "aside", row["path"])
+    assert stocked.ask("models:scan")["added"] == 1
+
+
+@pytest.mark.parametrize("event", sorted(llamadash.EVENTS))
+def test_every_event_is_in_the_readme(event: str) -> None:
+    """Who writes a client finds every event by its name."""
+    assert f"`{event}`" in (HERE / "README.md").read_text("utf-8")
+
+
+def test_an_option_beats_its_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Option before environment, and each is named as what fixed the value."""
+    monkeypatch.setenv("LLAMADASH_API_PORT", "9001")
+    monkeypatch.setenv("LLAMADASH_API_HOST", "0.0.0.0")
+    config = configured("--api-port", "9002")
+    assert (config.api_port, config.api_host) == (9002, "0.0.0.0")
+    assert config.locked() == {"api_port": "--api-port", "api_host": "LLAMADASH_API_HOST"}
+
+
+def configured(*arguments: str) -> llamadash.Config:
+    """The configuration that a command line makes."""
+    return llamadash.configured(*llamadash.parsed(llamadash.command_line(), list(arguments)))
+
+
+def test_the_names_of_version_1_0_0_still_serve(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The engine's address of old is the API's: as options, as variables, and where both are given the new one wins."""
+    config = configured("--engine-host", "box", "--engine-port=9002")
+    assert (config.api_host, config.api_port) == ("box", 9002)
+    monkeypatch.setenv("LLAMADASH_ENGINE_HOST", "old")
+    monkeypatch.setenv("LLAMADASH_ENGINE_PORT", "9001")
+    config = configured()
+    assert (config.api_host, config.api_port) == ("old", 9001)
+    monkeypatch.setenv("LLAMADASH_API_PORT", "9003")
+    assert configured().api_port == 9003
+
+
+def test_upstreams_have_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the option, from its variable, or from the host of a --llama-server that is an address."""
+    both = configured("--upstream", "a=http://one:1", "--upstream", "b=two:2/v1")
+    assert both.upstreams == (("a", "http://one:1"), ("b", "two:2/v1"))
+    assert configured("--llama-server", "http://box.lan:8080").upstreams == (("box.lan", "http://box.lan:8080"),)
+    assert configured("--llama-server", "http://[::1]:8080").upstreams == (("--1", "http://[::1]:8080"),)
+    assert configured("--llama-server", "/usr/bin/llama-server").upstreams == ()
+    monkeypatch.setenv("LLAMADASH_UPSTREAM", "c=three,d=https://four")
+    assert configured().upstreams == (("c", "three"), ("d", "https://four"))
+
+
+def test_passwords_are_salted_and_slow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two hashes of one password differ, and only the right password matches."""
+    first, second = llamadash.hashed_password("correct horse"), llamadash.hashed_password("correct horse")
+    assert first != second
+    assert llamadash.password_matches("correct horse", first)
+    assert not llamadash.password_matches("wrong horse", first)
+    assert not llamadash.password_matches("", None)
 
 
 # -- Database ---------------------------------------------------------------------------------------
@@ -3045,265 +3318,6 @@ async def test_metrics_handlers(dash: StubDash, monkeypatch: pytest.MonkeyPatch)
     assert any("Authentication" in item for item in (await dash.request("system:info"))["warnings"])
 
 
-# -- Configuration and access -----------------------------------------------------------------------
-
-@pytest.mark.parametrize(("table", "key", "value"), [
-    ("metadata", "settings", "{bad"), ("metadata", "settings", "[1]"), ("metadata", "settings", None),
-    ("metadata", "settings", '{"metrics_interval": "x", "log_level": 5, "theme": "dark"}'),
-    ("metadata", "ignored_paths", "7"), ("metadata", "password", "{"),
-    ("server_config", "models_max", "{bad"), ("server_config", "models_max", '"x"'),
-    ("server_config", "revision", "null"), ("server_config", "models_dirs", "5"),
-    ("server_config", "defaults", "[]"), ("server_config", "unknown", "1")])
-def test_saved_values_that_cannot_be_used_are_left_out(
-        tmp_path: Path, caplog: pytest.LogCaptureFixture, table: str, key: str, value: str | None) -> None:
-    """llamadash starts with the default, says so, keeps the good values beside it, and can save again."""
-    (tmp_path / "data").mkdir(mode=0o700)
-    database = llamadash.Database(tmp_path / "data" / llamadash.DATABASE_NAME)
-    with database.transaction() as db:
-        db.execute(f"INSERT INTO {table} VALUES (?, ?)", (key, value if value is not None else b"\xff"))
-    database.close()
-    dash = StubDash(tmp_path)
-    theme = "dark" if value and "dark" in value else "system"
-    assert dash.settings() == {**llamadash.SETTING_DEFAULTS, "log_level": "debug", "theme": theme}
-    config = {**llamadash.ENGINE_DEFAULTS, "revision": 1, "models_dirs": [str(dash.models_folder)]}
-    assert dash.engine_config() == config
-    assert dash.library.ignored() == []
-    assert not dash.features()["password"]
-    named = "metrics_interval" if theme == "dark" else key
-    assert key in ("unknown", "revision") or f"{named} is not used" in caplog.text
-    asyncio.run(llamadash.apply_settings(dash, {"theme": "light"}))
-    dash.db.save_config(1, {"models_max": 2})
-    dash.load_engine_config()
-    assert (dash.settings()["theme"], dash.engine_config()["models_max"]) == ("light", 2)
-    dash.db.close()
-
-
-@pytest.mark.parametrize("option", [option for action in llamadash.command_line()._actions
-                                    for option in action.option_strings
-                                    if option.startswith("--") and option not in ("--help", "--version")])
-def test_every_option_is_documented_and_has_its_variable(option: str) -> None:
-    """The README names every option, and every option can be given by its variable."""
-    assert f"`{option}" in (HERE / "README.md").read_text("utf-8")
-    assert llamadash.variable_of(option) == "LLAMADASH_" + option[2:].upper().replace("-", "_")
-
-
-@pytest.mark.parametrize("key, value, at", [
-    ("api_host", "--api-key", ""), ("api_host", "a b", ""), ("api_host", "127.0.0.1\n", ""), ("api_host", "", ""),
-    ("api_host", "x\nport = 1", ""), ("api_host", ";id", ""), ("api_host", "/run/x.sock", ""), ("api_port", 0, ""),
-    ("idle_seconds", -2, ""), ("min_residency", 3601, ""), ("max_wait", 0, ""), ("models_max", 65, ""),
-    ("models_dirs", ["."], ".0"), ("models_dirs", ["{here}", "models"], ".1"), ("models_dirs", "/", ""),
-    ("models_dirs", ["~nobody-of-that-name"], ".0"), ("models_dirs", ["~nobody-of-that-name/models"], ".0"),
-    ("models_dirs", [1], ".0"), ("autostart", 0, ""), ("budget", [], ""), ("budget", {"CUDA0": -1}, ".CUDA0"),
-    ("budget", {"CUDA0": "all"}, ".CUDA0"), ("budget", {"CUDA0": None}, ".CUDA0"), ("default_model", "absent", ""),
-    ("default_model", None, ""), ("build", "absent", ""), ("build", "/bin/sh", ""), ("defaults", {"port": 1}, ".port"),
-    ("evil", 1, ""), ("llama_server", "/bin/sh", ""), ("upstreams", [], ""), ("revision", 1, ""),
-])
-def test_the_configuration_is_checked_alike_in_every_way_in(dash: StubDash, key: str, value: Any, at: str) -> None:
-    """What config:update refuses, system:import refuses as well, each naming the field in its own request."""
-    if isinstance(value, list):
-        value = [item.format(here=dash.folder) if isinstance(item, str) else item for item in value]
-    before = dash.engine_config()
-    for field, event, data in (
-        ("changes", "config:update", {"revision": before["revision"], "changes": {key: value}}),
-        ("document.config", "system:import", {"document": {"format": "llamadash", "version": 1,
-                                                           "config": {key: value}}}),
-    ):
-        with pytest.raises(llamadash.InvalidRequest) as refused:
-            dash.ask(event, **data)
-        assert refused.value.field == f"{field}.{key}{at}"
-    assert dash.engine_config() == before
-
-
-@pytest.mark.parametrize("part, field", [
-    ({"evil": 1}, "evil"), ({"settings": {"evil": 1}}, "settings.evil"), ({"settings": []}, "settings"),
-    ({"settings": {"theme": "pink"}}, "settings.theme"), ({"models": {}}, "models"), ({"models": [1]}, "models.0"),
-    ({"models": [{"id": "a"}, {"id": "a", "evil": 1}]}, "models.1.evil"), ({"models": [{"id": ["a"]}]}, "models.0.id"),
-    ({"models": [{"name": "x"}]}, "models.0.id"), ({"models": [{"id": "a", "name": "x\ny"}]}, "models.0.name"),
-    ({"models": [{"id": "a", "name": " x"}]}, "models.0.name"),
-    ({"models": [{"id": "a", "name": ""}]}, "models.0.name"),
-    ({"models": [{"id": "a", "favorite": 1}]}, "models.0.favorite"),
-    ({"models": [{"id": "a", "parameters": {"host": "0"}}]}, "models.0.parameters.host"),
-])
-def test_an_import_is_checked_before_anything_changes(stocked: StubDash, part: Json, field: str) -> None:
-    """A document with one wrong field is refused as a whole, and the field is named."""
-    stocked.ask("models:scan")
-    before = stocked.ask("system:export")["document"]
-    document = {"format": "llamadash", "version": 1, "settings": {"theme": "dark"}, **part}
-    with pytest.raises(llamadash.InvalidRequest) as refused:
-        stocked.ask("system:import", document=document)
-    assert refused.value.field == f"document.{field}"
-    assert {**stocked.ask("system:export")["document"], "exported_at": 0} == {**before, "exported_at": 0}
-
-
-def test_an_export_is_taken_over(stocked: StubDash) -> None:
-    """An export changes back what was changed since; what this machine does not have is said and left out."""
-    stocked.ask("models:scan")
-    document = stocked.ask("system:export")["document"]
-    assert stocked.ask("system:import", document=document)["changes"] == []
-    document["config"] = {"models_dirs": ["/nothing/here", str(stocked.folder)], "models_max": 2}
-    document["settings"] = {**document["settings"], "theme": "dark"}
-    document["models"] = [{**document["models"][0], "name": "Other", "parameters": {"ctx-size": 64}},
-                          {"id": "elsewhere", "name": "x", "path": "/x.gguf"}]
-    id = document["models"][0]["id"]
-    for dry in (True, False):
-        answer = stocked.ask("system:import", document=document, dryRun=dry)
-        assert [item["kind"] for item in answer["changes"]] == ["settings", "config", "model"]
-        assert any("/nothing/here" in item for item in answer["warnings"])
-        assert any("elsewhere" in item for item in answer["warnings"])
-        assert (stocked.db.get_model(id)["name"] == "Other") is not dry
-    assert stocked.db.config()["models_dirs"] == [str(stocked.folder)] and stocked.settings()["theme"] == "dark"
-    assert stocked.db.get_model(id)["parameters"] == {"ctx-size": 64}
-
-
-def test_a_document_of_version_1_0_0_is_taken_over(stocked: StubDash) -> None:
-    """What is called otherwise today gets its new name, two parameters become fields, and what is gone is dropped."""
-    stocked.ask("models:scan")
-    first, second = stocked.db.models()[:2]
-    config = {"engine_host": "box", "engine_port": 9002, "sleep_idle_seconds": -1, "models_autoload": True,
-              "defaults": {"sleep-idle-seconds": 300, "threads": 2}}
-    models = [{"id": first["id"], "path": first["path"],
-               "parameters": {"load-on-startup": True, "sleep-idle-seconds": 60, "ctx-size": 64}},
-              {"id": second["id"], "path": second["path"], "parameters": {"sleep-idle-seconds": -1}}]
-    document = {"format": "llamadash", "version": 1, "config": config, "models": models}
-    assert stocked.ask("system:import", document=document)["warnings"] == []
-    saved = stocked.db.config()
-    assert {key: saved[key] for key in saved.keys() & {"api_host", "api_port", "defaults"}} == {
-        "api_host": "box", "api_port": 9002, "defaults": {"threads": 2}}
-    assert stocked.engine_config()["idle_seconds"] == 0 and "models_autoload" not in saved
-    first, second = stocked.db.get_model(first["id"]), stocked.db.get_model(second["id"])
-    assert (first["pinned"], first["idle"], first["parameters"]) == (True, 60, {"ctx-size": 64})
-    assert (second["pinned"], second["idle"], second["parameters"]) == (False, 0, {})
-    del config["sleep_idle_seconds"]
-    stocked.ask("system:import", document=document)
-    assert stocked.engine_config()["idle_seconds"] == 300
-
-
-@run_async
-async def test_what_needs_a_restart_is_said(dash: StubDash) -> None:
-    """Another address of the API holds from the next start of the engine on; everything else at once."""
-    free, other = unused_port(), unused_port()
-
-    async def change(**changes: Any) -> bool:
-        revision = dash.engine_config()["revision"]
-        return bool((await dash.request("config:update", revision=revision, changes=changes))["restartRequired"])
-    assert not await change(api_port=free)
-    await dash.request("engine:start")
-    assert not await change(idle_seconds=60, models_max=2, budget={"CUDA0": 2**30})
-    assert await change(api_port=other)
-    assert not await change(api_port=free)
-    assert await change(api_port=other)
-    await dash.request("engine:restart")
-    assert not (await dash.request("config:get"))["restartRequired"]
-    await dash.request("engine:stop")
-
-
-def test_an_import_leaves_out_files_that_are_not_here(stocked: StubDash) -> None:
-    """A draft model of another machine costs that parameter alone, and is named."""
-    stocked.ask("models:scan")
-    document = stocked.ask("system:export")["document"]
-    first = {**document["models"][0], "parameters": {"model-draft": "/gone/draft.gguf", "ctx-size": 64}}
-    document["models"][0] = first
-    document["config"]["defaults"] = {"model-draft": "/gone/other.gguf", "threads": 2}
-    for dry in (True, False):
-        warnings = stocked.ask("system:import", document=document, dryRun=dry)["warnings"]
-        assert [sum(name in item for item in warnings) for name in ("/gone/draft.gguf", "/gone/other.gguf")] == [1, 1]
-    assert stocked.db.get_model(first["id"])["parameters"] == {"ctx-size": 64}
-    assert stocked.db.config()["defaults"] == {"threads": 2}
-    document["models"][0] = {**first, "parameters": {"model-draft": "draft.gguf"}}
-    with pytest.raises(llamadash.InvalidRequest, match="full path"):
-        stocked.ask("system:import", document=document)
-
-
-def test_an_import_finds_each_model_by_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ids follow the order in which files were found, another one elsewhere; folders come with the document."""
-    shelves = [str(tmp_path / name) for name in "ab"]
-    for shelf in shelves:
-        write_tiny_model(Path(shelf) / "model.gguf")
-    first, second, third = (StubDash(tmp_path / name) for name in ("first", "second", "third"))
-    monkeypatch.setattr(llamadash, "default_model_folders", list)
-    for dash in (first, second, third):
-        dash.config = dataclasses.replace(dash.config, models_dirs=None)
-    for dash, order in ((first, shelves), (second, shelves[::-1])):
-        for revision in (1, 2):
-            dash.ask("config:update", revision=revision, changes={"models_dirs": order[:revision]})
-            dash.ask("models:scan")
-    ids = {Path(row["path"]).parent.name: row["id"] for row in first.db.models()}
-    other = {Path(row["path"]).parent.name: row["id"] for row in second.db.models()}
-    assert ids == {"a": other["b"], "b": other["a"]}
-    first.ask("models:update", id=ids["b"], revision=1, changes={"name": "Bee", "parameters": {"ctx-size": 1234}})
-    document = first.ask("system:export")["document"]
-    for dash in (second, third):
-        dash.ask("system:import", document=document)
-        named = {Path(row["path"]).parent.name: (row["name"] == "Bee", row["parameters"]) for row in dash.db.models()}
-        assert named == {"a": (False, {}), "b": (True, {"ctx-size": 1234})}
-        dash.db.close()
-    first.db.close()
-
-
-def test_a_file_that_comes_in_place_of_one_taken_off_the_list_is_found(stocked: StubDash) -> None:
-    """Only what is there is left out: what lies there later is another model."""
-    stocked.ask("models:scan")
-    row = stocked.db.models()[0]
-    stocked.ask("models:delete", id=row["id"])
-    assert stocked.ask("models:scan")["added"] == 0
-    os.rename(row["path"], stocked.folder / "aside")
-    stocked.ask("models:scan")
-    os.rename(stocked.folder / "aside", row["path"])
-    assert stocked.ask("models:scan")["added"] == 1
-
-
-@pytest.mark.parametrize("event", sorted(llamadash.EVENTS))
-def test_every_event_is_in_the_readme(event: str) -> None:
-    """Who writes a client finds every event by its name."""
-    assert f"`{event}`" in (HERE / "README.md").read_text("utf-8")
-
-
-def test_an_option_beats_its_variable(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Option before environment, and each is named as what fixed the value."""
-    monkeypatch.setenv("LLAMADASH_API_PORT", "9001")
-    monkeypatch.setenv("LLAMADASH_API_HOST", "0.0.0.0")
-    config = configured("--api-port", "9002")
-    assert (config.api_port, config.api_host) == (9002, "0.0.0.0")
-    assert config.locked() == {"api_port": "--api-port", "api_host": "LLAMADASH_API_HOST"}
-
-
-def configured(*arguments: str) -> llamadash.Config:
-    """The configuration that a command line makes."""
-    return llamadash.configured(*llamadash.parsed(llamadash.command_line(), list(arguments)))
-
-
-def test_the_names_of_version_1_0_0_still_serve(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The engine's address of old is the API's: as options, as variables, and where both are given the new one wins."""
-    config = configured("--engine-host", "box", "--engine-port=9002")
-    assert (config.api_host, config.api_port) == ("box", 9002)
-    monkeypatch.setenv("LLAMADASH_ENGINE_HOST", "old")
-    monkeypatch.setenv("LLAMADASH_ENGINE_PORT", "9001")
-    config = configured()
-    assert (config.api_host, config.api_port) == ("old", 9001)
-    monkeypatch.setenv("LLAMADASH_API_PORT", "9003")
-    assert configured().api_port == 9003
-
-
-def test_upstreams_have_names(monkeypatch: pytest.MonkeyPatch) -> None:
-    """From the option, from its variable, or from the host of a --llama-server that is an address."""
-    both = configured("--upstream", "a=http://one:1", "--upstream", "b=two:2/v1")
-    assert both.upstreams == (("a", "http://one:1"), ("b", "two:2/v1"))
-    assert configured("--llama-server", "http://box.lan:8080").upstreams == (("box.lan", "http://box.lan:8080"),)
-    assert configured("--llama-server", "http://[::1]:8080").upstreams == (("--1", "http://[::1]:8080"),)
-    assert configured("--llama-server", "/usr/bin/llama-server").upstreams == ()
-    monkeypatch.setenv("LLAMADASH_UPSTREAM", "c=three,d=https://four")
-    assert configured().upstreams == (("c", "three"), ("d", "https://four"))
-
-
-def test_passwords_are_salted_and_slow(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two hashes of one password differ, and only the right password matches."""
-    first, second = llamadash.hashed_password("correct horse"), llamadash.hashed_password("correct horse")
-    assert first != second
-    assert llamadash.password_matches("correct horse", first)
-    assert not llamadash.password_matches("wrong horse", first)
-    assert not llamadash.password_matches("", None)
-
-
 # -- Model parameters -------------------------------------------------------------------------------
 
 def test_every_parameter_is_an_option_of_llama_server() -> None:
@@ -4345,40 +4359,6 @@ async def test_a_model_goes_to_one_gpu_where_it_fits(
             assert (f"--device {device} " in f"{started} ") == bool(device), started
 
 
-# -- Benchmarks -------------------------------------------------------------------------------------
-
-@run_async
-async def test_a_model_is_benchmarked(tmp_path: Path, smollm2: Path, engine_program: str | None) -> None:
-    """Both speeds with their deviation, for exactly the tokens that were asked for, after a warm-up."""
-    dash = EngineDash(tmp_path, engine_program, "", defaults={"ctx-size": 1024})
-    dash.add("a", smollm2)
-    async with running(dash):
-        result = (await dash.request("models:benchmark", id="a", promptTokens=64, generateTokens=16,
-                                     repetitions=2))["benchmark"]
-        assert (result["prompt_tokens"], result["generate_tokens"], result["repetitions"]) == (64, 16, 2)
-        assert result["prompt_per_second"] > 0 and result["generated_per_second"] > 0
-        assert result["prompt_deviation"] >= 0 and result["generated_deviation"] >= 0
-        assert [data["done"] for data in dash.broadcasts("models:benchmark")] == [0, 0, 1, 2]
-        assert dash.db.benchmarks("a")[0]["id"] == result["id"]
-        rows = await eventually(lambda: (found := dash.db.requests()) and len(found) == 3 and found)
-        assert {row["client"] for row in rows} == {"llamadash benchmark"}
-
-
-@run_async
-async def test_one_benchmark_of_a_model_at_a_time(tmp_path: Path) -> None:
-    """Two would slow each other down; how far one is can be asked for, and a file that is gone is not the engine's."""
-    asked = {"id": "a", "promptTokens": 64, "generateTokens": 256, "repetitions": 2}
-    async with running(EngineDash(tmp_path, llama_server(), "a")) as dash:
-        first = asyncio.ensure_future(dash.request("models:benchmark", **asked))
-        await eventually(lambda: dash.broadcasts("models:benchmark"))
-        assert (await dash.request("models:get", id="a"))["benchmarking"]["total"] == 2
-        assert (await dash.refused("models:benchmark", **asked)).code == "CONFLICT"
-        await first
-        assert (await dash.request("models:get", id="a"))["benchmarking"] is None
-        dash.db.apply_scan([], [], ["a"])
-        assert (await dash.refused("models:benchmark", **asked)).code == "NOT_FOUND"
-
-
 # -- Residency --------------------------------------------------------------------------------------
 
 LOAD_TIME, STOP_TIME = 20.0, 5.0  # s that a process takes at most, in the world of these tests
@@ -5271,6 +5251,40 @@ def test_values_arrive(monkeypatch: pytest.MonkeyPatch) -> None:
     assert parameters.sampling.samplers == "top_k;temperature"
     assert (parameters.n_parallel, parameters.kv_unified) == (4, True)
     assert sorted(parameters.api_keys) == ["one", "two"]
+
+
+# -- Benchmarks -------------------------------------------------------------------------------------
+
+@run_async
+async def test_a_model_is_benchmarked(tmp_path: Path, smollm2: Path, engine_program: str | None) -> None:
+    """Both speeds with their deviation, for exactly the tokens that were asked for, after a warm-up."""
+    dash = EngineDash(tmp_path, engine_program, "", defaults={"ctx-size": 1024})
+    dash.add("a", smollm2)
+    async with running(dash):
+        result = (await dash.request("models:benchmark", id="a", promptTokens=64, generateTokens=16,
+                                     repetitions=2))["benchmark"]
+        assert (result["prompt_tokens"], result["generate_tokens"], result["repetitions"]) == (64, 16, 2)
+        assert result["prompt_per_second"] > 0 and result["generated_per_second"] > 0
+        assert result["prompt_deviation"] >= 0 and result["generated_deviation"] >= 0
+        assert [data["done"] for data in dash.broadcasts("models:benchmark")] == [0, 0, 1, 2]
+        assert dash.db.benchmarks("a")[0]["id"] == result["id"]
+        rows = await eventually(lambda: (found := dash.db.requests()) and len(found) == 3 and found)
+        assert {row["client"] for row in rows} == {"llamadash benchmark"}
+
+
+@run_async
+async def test_one_benchmark_of_a_model_at_a_time(tmp_path: Path) -> None:
+    """Two would slow each other down; how far one is can be asked for, and a file that is gone is not the engine's."""
+    asked = {"id": "a", "promptTokens": 64, "generateTokens": 256, "repetitions": 2}
+    async with running(EngineDash(tmp_path, llama_server(), "a")) as dash:
+        first = asyncio.ensure_future(dash.request("models:benchmark", **asked))
+        await eventually(lambda: dash.broadcasts("models:benchmark"))
+        assert (await dash.request("models:get", id="a"))["benchmarking"]["total"] == 2
+        assert (await dash.refused("models:benchmark", **asked)).code == "CONFLICT"
+        await first
+        assert (await dash.request("models:get", id="a"))["benchmarking"] is None
+        dash.db.apply_scan([], [], ["a"])
+        assert (await dash.refused("models:benchmark", **asked)).code == "NOT_FOUND"
 
 
 # -- Downloads --------------------------------------------------------------------------------------
@@ -6524,7 +6538,7 @@ async def test_the_scheme_of_an_origin_is_what_a_trusted_proxy_says(start: Calla
             assert await refused_upgrade(server, peer, headers=headers) == 403, (peer, headers)
 
 
-# -- Doctor and service -----------------------------------------------------------------------------
+# -- Service and doctor -----------------------------------------------------------------------------
 
 @pytest.fixture
 def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> llamadash.Config:
@@ -6842,6 +6856,8 @@ def test_service_leaves_the_gpus_alone() -> None:
         assert f"\n{setting}=" not in unit
     assert "\nCapabilityBoundingSet=CAP_NET_BIND_SERVICE" in llamadash.service_unit(llamadash.Config(port=80))
     assert "NoNewPrivileges=yes" in unit
+    stop = int(re.findall(r"(?m)^TimeoutStopSec=(\d+)$", unit)[0])
+    assert stop > llamadash.STOP_ALL_TIME + llamadash.STOP_TIME  # models end in order, then everything else
 
 
 @pytest.mark.parametrize("abstract", [False, True])
