@@ -628,7 +628,6 @@ class Access:
 
     def __init__(self, dash: Dash) -> None:
         self.dash = dash
-        self.key = access_key(dash.config.data_dir)
         self.failures = Failures()
         self.hashing = asyncio.Lock()
         self.sessions_void = False  # whether those in the database have ended, but could not be deleted yet
@@ -642,7 +641,7 @@ class Access:
             return {"session_id": None}
         token, password = credentials.get("token"), credentials.get("password")
         if isinstance(token, str) and 0 < len(token) <= MAX_PASSWORD and encodable(token):
-            if secrets.compare_digest(token.encode(), self.current_key().encode()):
+            if secrets.compare_digest(token.encode(), self.key.encode()):
                 return {"session_id": "key"}
             if not self.sessions_void and (session_id := self.dash.db.find_session(token_hash(token))):
                 return {"session_id": session_id}
@@ -661,10 +660,10 @@ class Access:
                         "session": session}
         raise Unauthenticated("The access key, session or password is not valid.")
 
-    def current_key(self) -> str:
+    @property
+    def key(self) -> str:
         """The access key as the file has it now: another process may have replaced it."""
-        self.key = access_key(self.dash.config.data_dir)
-        return self.key
+        return access_key(self.dash.config.data_dir)
 
     def check_failures(self, address: str) -> None:
         """RateLimited while `address` has failed too often."""
@@ -744,20 +743,12 @@ def config_result(dash: Dash) -> Json:
     config = dash.engine_config()
     listed = [expanded(path) for path in config["models_dirs"]]
     looked = dict.fromkeys([*listed, dash.config.data_dir / "models", *default_model_folders()])
-    return {
-        "config": config,
-        "locked": dash.config.locked(),
-        "restartRequired": dash.gateway.restart_required(),
-        "ini": render_presets(dash.db.models(), config["defaults"]),
-        "parameters": parameter_schema(),
-        "folders": [
-            {"path": str(path), "exists": os.path.isdir(path),
-             "used": path in listed or path.parent == dash.config.data_dir}
-            for path in looked
-        ],
-        "llama_server": {"value": dash.config.llama_server, "fixed": "llama_server" in dash.config.fixed},
-        "skipped": skipped_for_clients(dash.library.skipped),
-    }
+    folders = [{"path": str(path), "exists": os.path.isdir(path),
+                "used": path in listed or path.parent == dash.config.data_dir} for path in looked]
+    return {"config": config, "locked": dash.config.locked(), "restartRequired": dash.gateway.restart_required(),
+            "ini": render_presets(dash.db.models(), config["defaults"]), "parameters": parameter_schema(),
+            "folders": folders, "skipped": skipped_for_clients(dash.library.skipped),
+            "llama_server": {"value": dash.config.llama_server, "fixed": "llama_server" in dash.config.fixed}}
 
 
 @on("config:get", error="GET_CONFIG_FAILED")
@@ -9998,7 +9989,6 @@ class Hub:
         self.clients: dict[str, Client] = {}
         self.connections: set[Connection] = set()
         self.refused: collections.Counter[str] = collections.Counter()
-        self.reported = time.monotonic()
         self.known_key = dash.access.key
         quiet = logging.getLogger("llamadash.socketio")
         quiet.setLevel(logging.CRITICAL)
@@ -10102,7 +10092,7 @@ class Hub:
 
     def look_at_key(self) -> None:
         """End every session where the access key is a new one: at once, and in the database as soon as that can be."""
-        if (key := self.dash.access.current_key()) != self.known_key:
+        if (key := self.dash.access.key) != self.known_key:
             self.known_key = key
             self.dash.access.sessions_void = True
             self.end_sessions(set())
@@ -10112,8 +10102,7 @@ class Hub:
 
     def report_refusals(self) -> None:
         """Log now and then how much was refused, and why."""
-        if self.refused and time.monotonic() - self.reported > REFUSAL_REPORT:
-            self.reported = time.monotonic()
+        if self.refused and self.dash.log_limiter.is_new("refusals", pause=REFUSAL_REPORT):
             log.warning("refused: %s", ", ".join(f"{count} {what}" for what, count in self.refused.most_common(8)))
             self.refused.clear()
 
@@ -10331,14 +10320,10 @@ class WebFile:
         return gzip.compress(self.body, 9, mtime=0) if pays else None
 
 
-def files_below(folder: Path | str) -> Iterator[os.DirEntry[str]]:
+def files_below(folder: Path) -> Iterator[Path]:
     """The regular files in `folder` and below; links are left out, for they could lead anywhere."""
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if entry.is_dir(follow_symlinks=False):
-                yield from files_below(entry.path)
-            elif entry.is_file(follow_symlinks=False):
-                yield entry
+    paths = (Path(root, name) for root, _, names in os.walk(folder) for name in names)
+    return (path for path in paths if stat.S_ISREG(path.lstat().st_mode))
 
 
 class WebFiles:
@@ -10350,7 +10335,6 @@ class WebFiles:
 
     def __init__(self, root: Path = WEB) -> None:
         self.root = root
-        self.signature: tuple[tuple[str, int, int], ...] = ()
         self.looked = -math.inf
         self.files: dict[str, WebFile] = {}
         self.pages: dict[str, WebFile] = {}  # index.html by theme
@@ -10362,21 +10346,17 @@ class WebFiles:
         if time.monotonic() - self.looked < REFRESH_PAUSE:
             return
         self.looked = time.monotonic()
-        above = len(os.path.join(self.root, ""))
-        stats = sorted((entry.path[above:], entry.stat()) for entry in files_below(self.root))
-        signature = tuple((name, stat.st_mtime_ns, stat.st_size) for name, stat in stats)
-        if signature == self.signature:
-            return
-        contents = {name.replace(os.sep, "/"): (self.root / name).read_bytes() for name, _, _ in signature}
+        contents = {path.relative_to(self.root).as_posix(): path.read_bytes() for path in files_below(self.root)}
         digest = hashlib.sha256()
         for name, body in sorted(contents.items()):
             digest.update(f"{name}\0{len(body)}\0".encode() + body)
+        if digest.hexdigest()[:12] == self.version:
+            return
         self.version = digest.hexdigest()[:12]
         page = self.linked(contents) if "index.html" in contents else None
         self.pages = {theme: WebFile("index.html", themed(page, theme).encode())
                       for theme in typing.get_args(Theme) if page}
         self.files = {name: WebFile(name, body) for name, body in contents.items()}
-        self.signature = signature
 
     def linked(self, contents: dict[str, bytes]) -> str:
         """index.html with versioned addresses, and hints to load what the first page needs at once."""
@@ -11069,6 +11049,8 @@ class Dash:
         self.lag = 0.0  # seconds by which the loop was late at worst, of late; halved in about 17 s
         self.beat = asyncio.Event()  # set for a moment at each heartbeat: what is done regularly wakes nobody by itself
         self.db = Database(config.data_dir / DATABASE_NAME)
+        self.setting_values: Json = {}
+        self.engine_values: Json = {}
         self.load_settings()
         self.load_engine_config()
         self.journal = Journal(self)
@@ -11079,15 +11061,14 @@ class Dash:
         self.pool = Pool(self)
         self.requests = Requests(self)
         self.upstreams = Upstreams(self)
-        self.gateway: Gateway
         self.chats = Chats(self)
         self.sampler = Sampler(self)
         self.downloads = Downloads(self)
         self.benchmarks: dict[str, Json] = {}  # how far those under way are, by model
         self.web = WebServer(self)
         self.gateway = Gateway(self)
+        self.tls: ssl.SSLContext | None = None  # of the dashboard's own listener, where that speaks https
         self.pool.sync()
-        self.tls: ssl.SSLContext | None = None
 
     # values
 
@@ -11720,7 +11701,7 @@ def data_folder(path: Path) -> Iterator[None]:
     with open(path / "lock", "a+", encoding="utf-8", errors="replace") as file:
         os.chmod(path / "lock", 0o600)
         try:
-            lock_soon(file)
+            lock_file(file, LOCK_WAIT)
         except OSError as problem:
             file.seek(0)
             pid = file.read().partition(" ")[0]
@@ -11731,26 +11712,22 @@ def data_folder(path: Path) -> Iterator[None]:
         yield
 
 
-def lock_soon(file: typing.TextIO) -> None:
-    """Lock `file` as soon as nobody has it; OSError where another process keeps it."""
-    ends = time.monotonic() + LOCK_WAIT
+def lock_file(file: typing.TextIO, patience: float = 0.0) -> None:
+    """Lock `file` for this process until it ends; OSError where another one keeps it for longer than `patience` (s)."""
+    ends = time.monotonic() + patience
     while True:
         try:
-            return lock_file(file)
+            if os.name == "nt":
+                import msvcrt
+                msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined,unused-ignore]
+            else:
+                import fcntl
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
         except OSError:
-            if time.monotonic() > ends:
+            if time.monotonic() >= ends:
                 raise
         time.sleep(LOCK_PAUSE)
-
-
-def lock_file(file: typing.TextIO) -> None:
-    """Lock `file` for this process until it ends; OSError where another one has it."""
-    if os.name == "nt":
-        import msvcrt
-        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined,unused-ignore]
-    else:
-        import fcntl
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def port_holder(port: int) -> str:

@@ -8096,20 +8096,17 @@ take_sample = llamadash.Sampler.tick
 async def tick(sampler):
     clock[0] += STEP
     clock[1] += 1
-    feed(sampler.dash.engine, clock[1])
+    feed(sampler.dash, clock[1])
     await take_sample(sampler)
 
 
-def feed(engine, number):
-    engine.flood.limit = 10**9  # lines that would come within a minute
-    engine.states.ports[1] = "tiny"
-    says = [f"srv  operator(): a line of log with the number {number}", f"slot launch: task {number} begins"]
+def feed(dash, number):
+    for line in range(2):
+        dash.journal.add("warning", "tiny", f"a line of log with the number {number}.{line}")
     if number % 3 == 0:
-        timing = f"slot print_timing: id  0 | task {number} |"
-        says += [f"{timing} prompt eval time = 100.00 ms / 50 tokens", f"{timing} eval time = 200.00 ms / 10 tokens",
-                 f"slot release: id  0 | task {number} | stop processing: n_tokens = 59, truncated = 0"]
-    for line in says:
-        engine.on_line(llamadash.parse_line(f"[1] 0.00.000.000 W {line}".encode()))
+        call = llamadash.Call(0, "tiny", "replay", "/v1/completions", timestamp=clock[0])
+        dash.requests.begin(call)
+        dash.requests.end(call)
 
 
 @llamadash.on("replay:run")
