@@ -76,6 +76,7 @@ if __name__ == "__main__":
     start_as_module(sys.executable, *sys.orig_argv[1:len(sys.orig_argv) - len(sys.argv)])
 
 import re
+import shlex
 import shutil
 import subprocess
 from pathlib import Path
@@ -98,10 +99,9 @@ def script_dependencies(script: Path) -> list[str]:
 
 def missing_dependencies(requirements: list[str]) -> list[str]:
     """Those of `requirements` whose module cannot be found."""
-    def module(requirement: str) -> str:
-        name = re.split(r"[<>=!~\[; ]", requirement, maxsplit=1)[0]
-        return IMPORT_NAMES.get(name, name.replace("-", "_"))
-    return [item for item in requirements if importlib.util.find_spec(module(item)) is None]
+    names = {item: re.split(r"[<>=!~\[; ]", item, maxsplit=1)[0] for item in requirements}
+    return [item for item, name in names.items()
+            if importlib.util.find_spec(IMPORT_NAMES.get(name, name.replace("-", "_"))) is None]
 
 
 VENV = HERE / "data" / "venv"
@@ -128,8 +128,7 @@ def make_venv(requirements: list[str], optional: list[str]) -> None:
         (VENV / ".complete").write_text("\n".join(requirements))
     except (OSError, subprocess.CalledProcessError) as problem:
         hint = "" if importlib.util.find_spec("ensurepip") else " (on Debian: apt install python3-venv)"
-        by_hand = " ".join(f"'{item}'" for item in requirements)
-        sys.exit(f"llamadash: could not make {VENV}: {problem}{hint}; or by hand: pip install {by_hand}")
+        sys.exit(f"llamadash: could not make {VENV}: {problem}{hint}; or by hand: pip install {shlex.join(requirements)}")
 
 
 def bootstrap(script: Path) -> None:
@@ -141,9 +140,7 @@ def bootstrap(script: Path) -> None:
     if not (missing := missing_dependencies(requirements)):
         return
     if os.environ.get("LLAMADASH_NO_BOOTSTRAP") == "1":
-        sys.exit(
-            f"llamadash: missing {', '.join(missing)}: pip install " + " ".join(f"'{item}'" for item in requirements)
-        )
+        sys.exit(f"llamadash: missing {', '.join(missing)}: pip install {shlex.join(requirements)}")
     tries = int(os.environ.get("LLAMADASH_BOOTSTRAPPED", "0"))
     if tries > 1:
         sys.exit(f"llamadash: {VENV} still lacks {', '.join(missing)}: delete it and try again")
@@ -9675,7 +9672,7 @@ class Journal:
 
     def __init__(self, dash: Dash) -> None:
         self.dash = dash
-        self.pending: collections.deque[Json] = collections.deque()
+        self.pending: collections.deque[Json] = collections.deque(maxlen=JOURNAL_PENDING)
         self.dropped = 0
         self.filled = asyncio.Event()
         self.last_id = dash.db.last_log_id()
@@ -9691,9 +9688,7 @@ class Journal:
             message = f"{message[:MAX_LINE]} … ({len(message) - MAX_LINE} more characters)"
         if not message:
             return
-        if len(self.pending) >= JOURNAL_PENDING:
-            self.pending.popleft()
-            self.dropped += 1
+        self.dropped += len(self.pending) == JOURNAL_PENDING
         self.last_id += 1
         self.pending.append({"id": self.last_id, "timestamp": now_ms(), "level": level, "source": source,
                              "message": message})
@@ -10652,9 +10647,7 @@ async def doctor(config: Config) -> int:
 
 async def python_findings(_config: Config) -> AsyncIterator[Finding]:
     """Python, SQLite, the dependencies and the client's files."""
-    where = f"{platform.python_version()} ({sys.executable}), llamadash {__version__}"
-    good = sys.version_info >= (3, 10)
-    yield Finding("ok", "Python", where) if good else Finding("fail", "Python", where, "install Python 3.10 or newer")
+    yield Finding("ok", "Python", f"{platform.python_version()} ({sys.executable}), llamadash {__version__}")
     if sqlite3.sqlite_version_info < OLDEST_SQLITE:
         yield Finding("fail", "SQLite", sqlite3.sqlite_version, "use a Python with SQLite 3.24 or newer")
     for requirement in script_dependencies(HERE / "llamadash.py"):
@@ -10671,16 +10664,12 @@ def dependency_finding(requirement: str) -> Finding:
     try:
         version = importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
-        return Finding("fail", name, f"not installed for {IMPORT_NAMES.get(name, name)}", advice)
+        return Finding("fail", name, "not installed", advice)
+    numbers = list(map(int, re.findall(r"\d+", version)))
     for sign, bound in re.findall(r"(>=|<)([\d.]+)", requirement):
-        if (numbers(version) >= numbers(bound)) != (sign == ">="):
+        if (numbers >= list(map(int, bound.split(".")))) != (sign == ">="):
             return Finding("fail" if sign == ">=" else "warn", name, f"{version}, but {requirement} is needed", advice)
     return Finding("ok", name, version)
-
-
-def numbers(version: str) -> tuple[int, ...]:
-    """The leading numbers of a version, to compare it."""
-    return tuple(int(item) for item in re.match(r"[\d.]*", version)[0].split(".") if item)  # type: ignore[index]
 
 
 async def data_findings(config: Config) -> AsyncIterator[Finding]:
@@ -11032,7 +11021,6 @@ WantedBy=multi-user.target
 
 PRUNE_INTERVAL = 900.0  # seconds between two rounds of deleting what is too old
 PRUNE_DELAY = 60.0  # seconds after the start until the first: starting up comes first
-BACKUP_INTERVAL = 3600.0  # seconds between two looks at whether today's backup exists
 STOP_TIME = 1.5  # seconds that background tasks have for ending
 RESTART_PAUSE = 1.0  # seconds until a background task that has failed begins again
 # asyncio takes one number for both, and a crowd that it accepts at once holds up everybody else.
@@ -11232,10 +11220,8 @@ class Dash:
     async def keep_house(self) -> None:
         """Make daily backups and delete what is too old, now and then."""
         await asyncio.sleep(PRUNE_DELAY)
-        backed_up = -math.inf
         while True:
-            if time.monotonic() - backed_up > BACKUP_INTERVAL and await self.chore("backup", self.db.daily_backup):
-                backed_up = time.monotonic()
+            await self.chore("backup", self.db.daily_backup)
             await self.chore("deletion of what is too old", self.db.prune, self.settings())
             self.renew_certificate()
             await asyncio.sleep(PRUNE_INTERVAL)
@@ -11250,15 +11236,13 @@ class Dash:
             if self.log_limiter.is_new("certificate", problem):
                 log.warning("the certificate is not renewed: %s", problem)
 
-    async def chore(self, name: str, work: Callable[..., None], *arguments: Any) -> bool:
-        """Whether a piece of housekeeping succeeded, in a thread; what keeps it from that is logged."""
+    async def chore(self, name: str, work: Callable[..., None], *arguments: Any) -> None:
+        """Do a piece of housekeeping, in a thread; what keeps it from that is logged."""
         try:
             await asyncio.to_thread(work, *arguments)
         except (DashError, OSError) as problem:
             if self.log_limiter.is_new(name, problem):
                 log.warning("%s: %s", name, problem)
-            return False
-        return True
 
     async def end_tasks(self) -> None:
         """Cancel the background tasks and wait for them, but not for ever."""
@@ -11299,14 +11283,13 @@ def allow_open_files(wanted: int) -> float:
         import resource
     except ImportError:  # Windows has no such limit
         return math.inf
-    soft, hard = (math.inf if limit == resource.RLIM_INFINITY else limit
-                  for limit in resource.getrlimit(resource.RLIMIT_NOFILE))
-    if soft >= (best := min(wanted, hard)):
-        return soft
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY:
+        return math.inf
+    best = max(soft, wanted if hard == resource.RLIM_INFINITY else min(wanted, hard))
     with contextlib.suppress(OSError, ValueError):  # macOS has a lower limit that it does not tell
-        resource.setrlimit(resource.RLIMIT_NOFILE, (int(best), resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
-        return best
-    return soft
+        resource.setrlimit(resource.RLIMIT_NOFILE, (best, hard))
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 
 
 class BadCertificate(DashError):

@@ -1513,7 +1513,7 @@ def test_what_a_kill_during_a_backup_leaves_is_deleted(fresh_db: llamadash.Datab
 async def test_pruning_does_not_need_a_backup(dash: StubDash, monkeypatch: pytest.MonkeyPatch,
                                               caplog: pytest.LogCaptureFixture) -> None:
     """Where no backup can be made, that is said once, and what is too old is deleted all the same."""
-    for name in ("PRUNE_DELAY", "PRUNE_INTERVAL", "BACKUP_INTERVAL"):
+    for name in ("PRUNE_DELAY", "PRUNE_INTERVAL"):
         monkeypatch.setattr(llamadash, name, 0.01)
     (dash.config.data_dir / "backups").write_text("no folder")
     task = dash.spawn(dash.keep_house(), "housekeeping")
