@@ -244,8 +244,9 @@ class DashError(Exception):
     """An expected failure: `code` goes to the client, and the message is written for the user."""
     code = "INTERNAL_ERROR"
 
-    def __init__(self, message: str, *, field: str | None = None, **details: Any) -> None:
+    def __init__(self, message: str, *, code: str | None = None, field: str | None = None, **details: Any) -> None:
         super().__init__(message)
+        self.code = code or self.code
         self.field = field
         self.details = details
 
@@ -258,11 +259,6 @@ class DashError(Exception):
 class InvalidRequest(DashError):
     """A value of the request is not acceptable; `field` says which."""
     code = "INVALID_REQUEST"
-
-
-class UnknownEvent(DashError):
-    """There is no handler for this event."""
-    code = "UNKNOWN_EVENT"
 
 
 class NotFound(DashError):
@@ -448,11 +444,6 @@ class Event:
     def parameters(self) -> Mapping[str, inspect.Parameter]:
         """What the handler takes."""
         return inspect.signature(self.handler).parameters
-
-    @functools.cached_property
-    def wants_client(self) -> bool:
-        """Whether the handler wants to know who asks."""
-        return "client" in self.parameters
 
     @functools.cached_property
     def fields(self) -> dict[str, inspect.Parameter]:
@@ -9713,9 +9704,8 @@ class Journal:
             with contextlib.suppress(DashError):  # streaming goes on when the disk is full
                 await asyncio.to_thread(self.dash.db.add_logs, entries)
             shown = entries[-JOURNAL_BROADCAST:]
-            await self.dash.broadcast(
-                "logs:entries", {"entries": shown, "dropped": dropped + len(entries) - len(shown)}
-            )
+            dropped += len(entries) - len(shown)
+            await self.dash.broadcast("logs:entries", {"entries": shown, "dropped": dropped})
 
 
 class JournalHandler(logging.Handler):
@@ -9731,15 +9721,12 @@ class JournalHandler(logging.Handler):
         """Add one record, on the loop; of a flood only the beginning, and how much more there was."""
         if not self.limiter.allows(record.name, time.monotonic()):
             return
-        for name, count in self.limiter.suppressed().items():
-            self.add("warning", f"{count} more messages of {name} were left out")
-        level = {logging.DEBUG: "debug", logging.INFO: "info", logging.WARNING: "warning"}.get(record.levelno, "error")
-        self.add(level, self.format(record))
-
-    def add(self, level: str, message: str) -> None:
-        """Add one entry, on the loop."""
-        with contextlib.suppress(RuntimeError):  # the loop has ended
-            self.loop.call_soon_threadsafe(self.journal.add, level, "llamadash", message)
+        level = record.levelname.lower() if record.levelname.lower() in LOG_LEVELS else "error"
+        entries = [("warning", f"{count} more messages of {name} were left out")
+                   for name, count in self.limiter.suppressed().items()]
+        for entry in (*entries, (level, self.format(record))):
+            with contextlib.suppress(RuntimeError):  # the loop has ended
+                self.loop.call_soon_threadsafe(self.journal.add, entry[0], "llamadash", entry[1])
 
 
 @on("logs:list", error="LIST_LOGS_FAILED")
@@ -10149,12 +10136,12 @@ class Hub:
         try:
             event = EVENTS.get(name)
             if event is None:
-                raise UnknownEvent(f"There is no event {name[:64]}.")
+                raise DashError(f"There is no event {name[:64]}.", code="UNKNOWN_EVENT")
             if client.running >= MAX_RUNNING or not client.may_request(event.cost):
                 raise RateLimited("Too many requests: slow down.", retryAfter=1)
             arguments = event.arguments(request_data(request))
-            return event.handler(self.dash, client, **arguments) if event.wants_client \
-                else event.handler(self.dash, **arguments)
+            asker = (client,) if "client" in event.parameters else ()
+            return event.handler(self.dash, *asker, **arguments)
         except DashError as problem:
             return problem
         except Exception:
@@ -10209,9 +10196,7 @@ class Reply:
 def handler_failed(name: str) -> DashError:
     """What a client is told of a bug in a handler. The only place where one ends up: it is logged here."""
     log.exception("%s failed", name)
-    problem = DashError("Something went wrong in llamadash; its log says what.")
-    problem.code = EVENTS[name].error
-    return problem
+    return DashError("Something went wrong in llamadash; its log says what.", code=EVENTS[name].error)
 
 
 def request_data(request: Any) -> Json:
@@ -10967,7 +10952,7 @@ UNIT = """\
 # CUDA after a boot without a desktop: also `sudo systemctl enable --now nvidia-persistenced`.
 
 [Unit]
-Description=llamadash, the dashboard for llama.cpp
+Description=llamadash, the async proxy and dashboard for llama.cpp
 After=network-online.target
 Wants=network-online.target
 
@@ -11070,14 +11055,11 @@ class Dash:
         """Read the engine's configuration again, after it was changed."""
         config = self.db.config()
         saved = {**good_values(config, CONFIG_FIELDS), "revision": config["revision"]}
-        fixed = {
-            "api_host": self.config.api_host, "api_port": self.config.api_port,
-            "models_dirs": None if self.config.models_dirs is None else [str(path) for path in self.config.models_dirs],
-        }
-        values = {**ENGINE_DEFAULTS, **saved, **{key: value for key, value in fixed.items() if value is not None}}
-        if "models_dirs" not in saved and fixed["models_dirs"] is None:
-            values["models_dirs"] = [str(path) for path in default_model_folders() if os.path.isdir(path)]
-        self.engine_values = values
+        fixed = {key: value for key in ("api_host", "api_port", "models_dirs")
+                 if (value := getattr(self.config, key)) is not None}
+        folders = [path for path in default_model_folders() if os.path.isdir(path)]
+        values = {**ENGINE_DEFAULTS, "models_dirs": folders, **saved, **fixed}
+        self.engine_values = {**values, "models_dirs": list(map(str, values["models_dirs"]))}
 
     def settings(self) -> Json:
         """What the user chose in Settings, or the defaults."""
