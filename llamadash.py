@@ -8,10 +8,10 @@
 #   "psutil>=5.9,<8",
 # ]
 # ///
-"""llamadash: the dashboard for llama.cpp on your own box.
+"""llamadash: the async proxy and dashboard for llama.cpp on your own box.
 
-It finds GGUF models, runs and supervises llama-server, loads and unloads models with real progress,
-tunes each one, chats with it, and shows what the machine is doing, live and over weeks.
+It finds GGUF models, starts an engine process for each one that is asked for, is the one address for every client,
+decides what is in memory, and shows what the machine and every request are doing, live and over weeks.
 
     python3 llamadash.py            start, and print the link to open
     python3 llamadash.py doctor     check this machine and say what to do
@@ -19,6 +19,32 @@ tunes each one, chats with it, and shows what the machine is doing, live and ove
 
 This file is the whole server; web/ is the whole client; data/ holds what it remembers.
 """
+# Where to find what:
+# Bootstrap ................... Python's packages: which are missing, data/venv, starting again from there
+# Errors, fields and events ... what fails as expected; the checks of a request's fields; the table of events
+# Configuration and access .... options and saved values; the access key, passwords and sessions
+# Database .................... the one SQLite file: migrations, backups, and its verbs by domain
+# GGUF files .................. a bounded reader of model files: headers, tensors, vocabularies, shards
+# Memory estimate ............. what a model needs on which device, and the longest context that fits
+# Machine and GPUs ............ readings of processor, memory, disks and GPUs, live and over weeks
+# Library ..................... the model folders: scans, entries and their variants, files that go
+# Parameters and presets ...... what may be set of a model, with types and ranges; models.ini in and out
+# Builds ...................... the engine programs of this machine, and the command lines that they understand
+# Instances ................... one engine process per loaded model: its start, states, log lines and end
+# Residency ................... who is in memory: a pure state machine, and the pool of processes that obeys it
+# Gateway and keys ............ the models' API for every client: requests, live and as rows; API keys
+# Upstreams ................... servers elsewhere, whose models are offered here as NAME/MODEL
+# Embedded engine ............. xllamacpp as a child that speaks llama-server's protocol
+# Chats ....................... answers for the Chat page, streamed to the client that asked
+# Benchmarks .................. how fast a model reads and writes
+# Downloads ................... GGUF files from Hugging Face: in parts, resumed, verified
+# Journal and logs ............ our records and the engines' lines, kept and streamed in batches
+# Hub ......................... every open browser: its socket, requests with one answer each, broadcasts
+# Web ......................... the pages' files, Host and Origin, limits of connections
+# Service and doctor .......... what this machine lacks, and a systemd unit for it
+# Dash ........................ the one state object, what runs in the background, export and import
+# Command line ................ options, commands, exit codes
+
 from __future__ import annotations
 
 import importlib.util
@@ -50,6 +76,7 @@ if __name__ == "__main__":
     start_as_module(sys.executable, *sys.orig_argv[1:len(sys.orig_argv) - len(sys.argv)])
 
 import re
+import shlex
 import shutil
 import subprocess
 from pathlib import Path
@@ -72,10 +99,9 @@ def script_dependencies(script: Path) -> list[str]:
 
 def missing_dependencies(requirements: list[str]) -> list[str]:
     """Those of `requirements` whose module cannot be found."""
-    def module(requirement: str) -> str:
-        name = re.split(r"[<>=!~\[; ]", requirement, maxsplit=1)[0]
-        return IMPORT_NAMES.get(name, name.replace("-", "_"))
-    return [item for item in requirements if importlib.util.find_spec(module(item)) is None]
+    names = {item: re.split(r"[<>=!~\[; ]", item, maxsplit=1)[0] for item in requirements}
+    return [item for item, name in names.items()
+            if importlib.util.find_spec(IMPORT_NAMES.get(name, name.replace("-", "_"))) is None]
 
 
 VENV = HERE / "data" / "venv"
@@ -102,8 +128,7 @@ def make_venv(requirements: list[str], optional: list[str]) -> None:
         (VENV / ".complete").write_text("\n".join(requirements))
     except (OSError, subprocess.CalledProcessError) as problem:
         hint = "" if importlib.util.find_spec("ensurepip") else " (on Debian: apt install python3-venv)"
-        by_hand = " ".join(f"'{item}'" for item in requirements)
-        sys.exit(f"llamadash: could not make {VENV}: {problem}{hint}; or by hand: pip install {by_hand}")
+        sys.exit(f"llamadash: could not make {VENV}: {problem}{hint}; or by hand: pip install {shlex.join(requirements)}")
 
 
 def bootstrap(script: Path) -> None:
@@ -115,9 +140,7 @@ def bootstrap(script: Path) -> None:
     if not (missing := missing_dependencies(requirements)):
         return
     if os.environ.get("LLAMADASH_NO_BOOTSTRAP") == "1":
-        sys.exit(
-            f"llamadash: missing {', '.join(missing)}: pip install " + " ".join(f"'{item}'" for item in requirements)
-        )
+        sys.exit(f"llamadash: missing {', '.join(missing)}: pip install {shlex.join(requirements)}")
     tries = int(os.environ.get("LLAMADASH_BOOTSTRAPPED", "0"))
     if tries > 1:
         sys.exit(f"llamadash: {VENV} still lacks {', '.join(missing)}: delete it and try again")
@@ -137,13 +160,9 @@ def bootstrap(script: Path) -> None:
     os.execv(VENV_PYTHON, command)
 
 
-def started_script() -> Path:
-    """The script that Python was started with: this one, or the tests."""
-    return Path(getattr(sys.modules["__main__"], "__file__", None) or __file__).resolve()
-
-
-if missing_dependencies(script_dependencies(Path(__file__))) and started_script().parent == HERE:
-    bootstrap(started_script())
+started_script = Path(getattr(sys.modules["__main__"], "__file__", None) or __file__).resolve()  # this, or the tests
+if missing_dependencies(script_dependencies(Path(__file__))) and started_script.parent == HERE:
+    bootstrap(started_script)
 
 import argparse
 import asyncio
@@ -225,8 +244,9 @@ class DashError(Exception):
     """An expected failure: `code` goes to the client, and the message is written for the user."""
     code = "INTERNAL_ERROR"
 
-    def __init__(self, message: str, *, field: str | None = None, **details: Any) -> None:
+    def __init__(self, message: str, *, code: str | None = None, field: str | None = None, **details: Any) -> None:
         super().__init__(message)
+        self.code = code or self.code
         self.field = field
         self.details = details
 
@@ -239,11 +259,6 @@ class DashError(Exception):
 class InvalidRequest(DashError):
     """A value of the request is not acceptable; `field` says which."""
     code = "INVALID_REQUEST"
-
-
-class UnknownEvent(DashError):
-    """There is no handler for this event."""
-    code = "UNKNOWN_EVENT"
 
 
 class NotFound(DashError):
@@ -350,18 +365,12 @@ Timestamp = Annotated[int, Range(0, 2**53)]
 ModelId = Annotated[str, Length(1, 96)]
 
 
-@functools.cache
-def parts_of(kind: Any) -> tuple[Any, tuple[Any, ...]]:
-    """The origin and the arguments of an annotation."""
-    return typing.get_origin(kind), typing.get_args(kind)
-
-
 def checked(value: Any, kind: Any, field: str, longest: float = MAX_TEXT) -> Any:
     """`value` if it is of the annotated type `kind`, else InvalidRequest naming `field`.
 
     A text may have up to `longest` characters, MAX_TEXT unless its Length says otherwise.
     """
-    origin, arguments = parts_of(kind)
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin is None:
         return checked_plain(value, kind, field, longest)
     if origin is Annotated:
@@ -437,11 +446,6 @@ class Event:
         return inspect.signature(self.handler).parameters
 
     @functools.cached_property
-    def wants_client(self) -> bool:
-        """Whether the handler wants to know who asks."""
-        return "client" in self.parameters
-
-    @functools.cached_property
     def fields(self) -> dict[str, inspect.Parameter]:
         """The request's fields: the handler's keyword-only parameters with their types, found when first needed."""
         hints = typing.get_type_hints(self.handler, {**globals(), "Dash": Any, "Client": Any}, include_extras=True)
@@ -488,7 +492,9 @@ ENGINE_DEFAULTS: Json = {
     "min_residency": 10, "max_wait": 600, "default_model": "", "budget": {}, "build": "", "autostart": True,
     "defaults": {},
 }
-OLD_CONFIG = {"engine_host": "api_host", "engine_port": "api_port"}  # in documents that version 1.0.0 exported
+# What version 1.0.0 called otherwise or had besides, in its documents and in a database that was not migrated yet.
+OLD_CONFIG = {"engine_host": "api_host", "engine_port": "api_port", "sleep_idle_seconds": "idle_seconds",
+              "models_autoload": ""}
 SETTING_DEFAULTS: Json = {
     "theme": "system", "metrics_interval": 10, "metrics_retention_days": 30, "metrics_history_days": 730,
     "logs_retention_days": 7, "logs_max_rows": 200_000, "log_level": "info",
@@ -563,6 +569,13 @@ def checked_changes(changes: Json, fields: dict[str, Any], locked: Json, field: 
     return {key: checked(value, fields[key], f"{field}.{key}") for key, value in changes.items()}
 
 
+def renamed_config(config: Json) -> Json:
+    """A saved configuration with the names that it has today."""
+    renamed = {OLD_CONFIG.get(key, key): value for key, value in config.items()}
+    renamed.pop("", None)
+    return {**renamed, "idle_seconds": 0} if renamed.get("idle_seconds") == -1 else renamed
+
+
 def expanded(path: str) -> Path:
     """`path` with `~` replaced, where there is such a user."""
     return Path(os.path.expanduser(path))  # Path.expanduser raises where there is none
@@ -603,7 +616,6 @@ class Access:
 
     def __init__(self, dash: Dash) -> None:
         self.dash = dash
-        self.key = access_key(dash.config.data_dir)
         self.failures = Failures()
         self.hashing = asyncio.Lock()
         self.sessions_void = False  # whether those in the database have ended, but could not be deleted yet
@@ -617,7 +629,7 @@ class Access:
             return {"session_id": None}
         token, password = credentials.get("token"), credentials.get("password")
         if isinstance(token, str) and 0 < len(token) <= MAX_PASSWORD and encodable(token):
-            if secrets.compare_digest(token.encode(), self.current_key().encode()):
+            if secrets.compare_digest(token.encode(), self.key.encode()):
                 return {"session_id": "key"}
             if not self.sessions_void and (session_id := self.dash.db.find_session(token_hash(token))):
                 return {"session_id": session_id}
@@ -636,10 +648,10 @@ class Access:
                         "session": session}
         raise Unauthenticated("The access key, session or password is not valid.")
 
-    def current_key(self) -> str:
+    @property
+    def key(self) -> str:
         """The access key as the file has it now: another process may have replaced it."""
-        self.key = access_key(self.dash.config.data_dir)
-        return self.key
+        return access_key(self.dash.config.data_dir)
 
     def check_failures(self, address: str) -> None:
         """RateLimited while `address` has failed too often."""
@@ -719,20 +731,12 @@ def config_result(dash: Dash) -> Json:
     config = dash.engine_config()
     listed = [expanded(path) for path in config["models_dirs"]]
     looked = dict.fromkeys([*listed, dash.config.data_dir / "models", *default_model_folders()])
-    return {
-        "config": config,
-        "locked": dash.config.locked(),
-        "restartRequired": dash.gateway.restart_required(),
-        "ini": render_presets(dash.db.models(), config["defaults"]),
-        "parameters": parameter_schema(),
-        "folders": [
-            {"path": str(path), "exists": os.path.isdir(path),
-             "used": path in listed or path.parent == dash.config.data_dir}
-            for path in looked
-        ],
-        "llama_server": {"value": dash.config.llama_server, "fixed": "llama_server" in dash.config.fixed},
-        "skipped": skipped_for_clients(dash.library.skipped),
-    }
+    folders = [{"path": str(path), "exists": os.path.isdir(path),
+                "used": path in listed or path.parent == dash.config.data_dir} for path in looked]
+    return {"config": config, "locked": dash.config.locked(), "restartRequired": dash.gateway.restart_required(),
+            "ini": render_presets(dash.db.models(), config["defaults"]), "parameters": parameter_schema(),
+            "folders": folders, "skipped": skipped_for_clients(dash.library.skipped),
+            "llama_server": {"value": dash.config.llama_server, "fixed": "llama_server" in dash.config.fixed}}
 
 
 @on("config:get", error="GET_CONFIG_FAILED")
@@ -9534,7 +9538,7 @@ class Journal:
 
     def __init__(self, dash: Dash) -> None:
         self.dash = dash
-        self.pending: collections.deque[Json] = collections.deque()
+        self.pending: collections.deque[Json] = collections.deque(maxlen=JOURNAL_PENDING)
         self.dropped = 0
         self.filled = asyncio.Event()
         self.last_id = dash.db.last_id("logs")
@@ -9550,9 +9554,7 @@ class Journal:
             message = f"{message[:MAX_LINE]} … ({len(message) - MAX_LINE} more characters)"
         if not message:
             return
-        if len(self.pending) >= JOURNAL_PENDING:
-            self.pending.popleft()
-            self.dropped += 1
+        self.dropped += len(self.pending) == JOURNAL_PENDING
         self.last_id += 1
         self.pending.append({"id": self.last_id, "timestamp": now_ms(), "level": level, "source": source,
                              "message": message})
@@ -9577,14 +9579,8 @@ class Journal:
             with contextlib.suppress(DashError):  # streaming goes on when the disk is full
                 await asyncio.to_thread(self.dash.db.add_logs, entries)
             shown = entries[-JOURNAL_BROADCAST:]
-            await self.dash.broadcast(
-                "logs:entries", {"entries": shown, "dropped": dropped + len(entries) - len(shown)}
-            )
-
-    async def clear(self) -> int:
-        """Delete every entry and return how many there were."""
-        await self.flush()
-        return await asyncio.to_thread(self.dash.db.clear_logs)
+            dropped += len(entries) - len(shown)
+            await self.dash.broadcast("logs:entries", {"entries": shown, "dropped": dropped})
 
 
 class JournalHandler(logging.Handler):
@@ -9600,15 +9596,12 @@ class JournalHandler(logging.Handler):
         """Add one record, on the loop; of a flood only the beginning, and how much more there was."""
         if not self.limiter.allows(record.name, time.monotonic()):
             return
-        for name, count in self.limiter.suppressed().items():
-            self.add("warning", f"{count} more messages of {name} were left out")
-        level = {logging.DEBUG: "debug", logging.INFO: "info", logging.WARNING: "warning"}.get(record.levelno, "error")
-        self.add(level, self.format(record))
-
-    def add(self, level: str, message: str) -> None:
-        """Add one entry, on the loop."""
-        with contextlib.suppress(RuntimeError):  # the loop has ended
-            self.loop.call_soon_threadsafe(self.journal.add, level, "llamadash", message)
+        level = record.levelname.lower() if record.levelname.lower() in LOG_LEVELS else "error"
+        entries = [("warning", f"{count} more messages of {name} were left out")
+                   for name, count in self.limiter.suppressed().items()]
+        for entry in (*entries, (level, self.format(record))):
+            with contextlib.suppress(RuntimeError):  # the loop has ended
+                self.loop.call_soon_threadsafe(self.journal.add, entry[0], "llamadash", entry[1])
 
 
 @on("logs:list", error="LIST_LOGS_FAILED")
@@ -9626,7 +9619,8 @@ async def logs_list(dash: Dash, *, level: LogLevel | None = None, source: Annota
 @on("logs:clear", error="CLEAR_LOGS_FAILED", cost=10)
 async def logs_clear(dash: Dash) -> Json:
     """Delete every log entry."""
-    cleared = await dash.journal.clear()
+    await dash.journal.flush()
+    cleared = await asyncio.to_thread(dash.db.clear_logs)
     await dash.broadcast("logs:cleared", {})
     return {"cleared": cleared}
 
@@ -9701,9 +9695,6 @@ def too_deep(value: Any) -> bool:
     return True
 
 
-PING_FRAME = text_frame(b"2")
-
-
 @dataclass(eq=False, repr=False, slots=True)
 class Client:
     """One authenticated browser or program."""
@@ -9729,18 +9720,6 @@ class Client:
         return True
 
 
-Waiting = TypeVar("Waiting")
-
-
-def overdue(deadlines: dict[Waiting, float]) -> list[Waiting]:
-    """Take out of `deadlines`, which has the soonest first, those that have passed."""
-    now = time.monotonic()
-    passed = list(itertools.takewhile(lambda item: deadlines[item] <= now, deadlines))
-    for item in passed:
-        del deadlines[item]
-    return passed
-
-
 class Connection:
     """One WebSocket from its upgrade to its end; nothing of what it sends is parsed before it was measured.
 
@@ -9758,6 +9737,8 @@ class Connection:
         self.transport = transport
         self.client: Client | None = None
         self.asked = False  # whether it has sent its CONNECT
+        self.deadline = time.monotonic() + AUTH_DEADLINE  # by when it must have authenticated
+        self.next_ping = time.monotonic() + PING_INTERVAL
         self.messages = web.WebSocketResponse(  # which refuses what has just that size, too
             max_msg_size=MAX_MESSAGE + 1, compress=False, timeout=CLOSE_GRACE,
             receive_timeout=PING_INTERVAL + PING_TIMEOUT)
@@ -9770,8 +9751,7 @@ class Connection:
         except (OSError, web.HTTPException):
             hub.refused["failed upgrades"] += 1
             return web.Response(status=400, text="This is a WebSocket.\n")
-        hub.unauthenticated[self] = time.monotonic() + AUTH_DEADLINE
-        hub.connections[self] = time.monotonic() + PING_INTERVAL
+        hub.connections.add(self)
         server.sockets[self.id] = self
         try:
             self.write(text_frame(b"0" + encoded({
@@ -9786,8 +9766,8 @@ class Connection:
             self.transport.abort()
         finally:
             self.closed = True
-            del hub.connections[self], server.sockets[self.id]
-            hub.unauthenticated.pop(self, None)
+            hub.connections.remove(self)
+            del server.sockets[self.id]
             self.abort_after(CLOSE_GRACE)
             await server.handlers["disconnect"](self.id, "transport close")
         return self.messages
@@ -9817,7 +9797,6 @@ class Connection:
         self.asked = True
         await self.hub.sio.eio.handlers["message"](self.id, text[1:])
         if self.client:
-            self.hub.unauthenticated.pop(self, None)
             self.hub.welcome(self.client)
         else:
             self.abort_after(CLOSE_GRACE / 2)
@@ -9865,11 +9844,8 @@ class Hub:
         self.history: collections.deque[tuple[int, float, bytes]] = collections.deque()
         self.history_bytes = 0
         self.clients: dict[str, Client] = {}
-        self.password_sessions: set[Client] = set()  # clients whose session may end
-        self.connections: dict[Connection, float] = {}  # when the next ping of each is due, the soonest first
-        self.unauthenticated: dict[Connection, float] = {}  # and until when they may be, the soonest first
+        self.connections: set[Connection] = set()
         self.refused: collections.Counter[str] = collections.Counter()
-        self.reported = time.monotonic()
         self.known_key = dash.access.key
         quiet = logging.getLogger("llamadash.socketio")
         quiet.setLevel(logging.CRITICAL)
@@ -9902,11 +9878,15 @@ class Hub:
         connection.client = Client(sid, connection, address, admitted["session_id"], recover, session,
                                    self.dash.config.request_rate)
 
-    def ping(self) -> None:
-        """Ping the sockets whose turn it is."""
-        for connection in overdue(self.connections):
-            self.connections[connection] = time.monotonic() + PING_INTERVAL  # at the end
-            connection.write(PING_FRAME)
+    def look_after_connections(self) -> None:
+        """End the sockets that have not authenticated in time, and ping those whose turn it is."""
+        now = time.monotonic()
+        for connection in self.connections:
+            if connection.client is None and now > connection.deadline:
+                connection.transport.abort()
+            elif now > connection.next_ping:
+                connection.next_ping = now + PING_INTERVAL
+                connection.write(text_frame(b"2"))
 
     def welcome(self, client: Client) -> None:
         """Tell a client that it is in, give it what it missed, and let it take part in broadcasts."""
@@ -9914,8 +9894,6 @@ class Hub:
         established = {"epoch": self.epoch, "seq": self.seq, "recovered": missed is not None,
                        "version": __version__, "features": self.dash.features(), **client.established}
         self.clients[client.id] = client
-        if client.session_id not in (None, "key"):
-            self.password_sessions.add(client)
         self.send(client, "connection:established", established)
         for frame in missed or []:
             client.connection.write(frame)
@@ -9937,9 +9915,7 @@ class Hub:
 
     async def disconnect(self, sid: str, *_reason: Any) -> None:
         """Forget a client that has gone, and end what ran only for it."""
-        client = self.clients.pop(sid, None)
-        if client:
-            self.password_sessions.discard(client)
+        if self.clients.pop(sid, None):
             self.dash.chats.client_gone(sid)
 
     def end_sessions(self, alive: set[str | None]) -> None:
@@ -9950,7 +9926,7 @@ class Hub:
 
     def end_lost_sessions(self) -> None:
         """Close the sockets of the sessions that were revoked or have expired."""
-        if self.password_sessions:
+        if any(client.session_id not in (None, "key") for client in self.clients.values()):
             self.end_sessions({None, "key", *(row["id"] for row in self.dash.db.sessions())})
 
     def end_lost_sessions_soon(self) -> None:
@@ -9966,16 +9942,14 @@ class Hub:
         """Ping sockets, end those whose time or session is over, and report refusals, while the program runs."""
         while True:
             await self.dash.beat.wait()
-            for connection in overdue(self.unauthenticated):
-                connection.transport.abort()
-            self.ping()
+            self.look_after_connections()
             self.report_refusals()
             self.look_at_key()
             self.end_lost_sessions()
 
     def look_at_key(self) -> None:
         """End every session where the access key is a new one: at once, and in the database as soon as that can be."""
-        if (key := self.dash.access.current_key()) != self.known_key:
+        if (key := self.dash.access.key) != self.known_key:
             self.known_key = key
             self.dash.access.sessions_void = True
             self.end_sessions(set())
@@ -9985,8 +9959,7 @@ class Hub:
 
     def report_refusals(self) -> None:
         """Log now and then how much was refused, and why."""
-        if self.refused and time.monotonic() - self.reported > REFUSAL_REPORT:
-            self.reported = time.monotonic()
+        if self.refused and self.dash.log_limiter.is_new("refusals", pause=REFUSAL_REPORT):
             log.warning("refused: %s", ", ".join(f"{count} {what}" for what, count in self.refused.most_common(8)))
             self.refused.clear()
 
@@ -10038,12 +10011,12 @@ class Hub:
         try:
             event = EVENTS.get(name)
             if event is None:
-                raise UnknownEvent(f"There is no event {name[:64]}.")
+                raise DashError(f"There is no event {name[:64]}.", code="UNKNOWN_EVENT")
             if client.running >= MAX_RUNNING or not client.may_request(event.cost):
                 raise RateLimited("Too many requests: slow down.", retryAfter=1)
             arguments = event.arguments(request_data(request))
-            return event.handler(self.dash, client, **arguments) if event.wants_client \
-                else event.handler(self.dash, **arguments)
+            asker = (client,) if "client" in event.parameters else ()
+            return event.handler(self.dash, *asker, **arguments)
         except DashError as problem:
             return problem
         except Exception:
@@ -10098,15 +10071,7 @@ class Reply:
 def handler_failed(name: str) -> DashError:
     """What a client is told of a bug in a handler. The only place where one ends up: it is logged here."""
     log.exception("%s failed", name)
-    return HandlerFailed("Something went wrong in llamadash; its log says what.", EVENTS[name].error)
-
-
-class HandlerFailed(DashError):
-    """A handler raised what it should not have; its event names the code."""
-
-    def __init__(self, message: str, code: str) -> None:
-        super().__init__(message)
-        self.code = code
+    return DashError("Something went wrong in llamadash; its log says what.", code=EVENTS[name].error)
 
 
 def request_data(request: Any) -> Json:
@@ -10121,11 +10086,9 @@ def request_data(request: Any) -> Json:
         raise InvalidRequest("requestId must be a text of at most 128 characters", field="requestId")
     if type(timestamp) not in (int, float):
         raise InvalidRequest("timestamp must be a number", field="timestamp")
-    data = request.get("data", {})
-    if not isinstance(data, dict) or too_deep(data):
-        raise InvalidRequest(
-            "data must be an object" if not isinstance(data, dict) else "data is nested too deep", field="data"
-        )
+    data: Json = checked(request.get("data", {}), dict[str, Any], "data")
+    if too_deep(data):
+        raise InvalidRequest("data is nested too deep", field="data")
     return data
 
 
@@ -10193,12 +10156,12 @@ CONNECTION_SHARE = 0.75  # of all descriptors at most for connections: database,
 PRELOADED = ("app.js", "pages/dashboard.js")  # what the first page needs, with all that they import
 
 
-@dataclass(eq=False, repr=False)
 class WebFile:
     """One file of the client, ready to be sent."""
-    body: bytes
-    compressible: bool
-    content_type: str
+
+    def __init__(self, name: str, body: bytes) -> None:
+        self.body = body
+        self.content_type = CONTENT_TYPES.get(posixpath.splitext(name)[1], "application/octet-stream")
 
     @functools.cached_property
     def etag(self) -> str:
@@ -10208,17 +10171,14 @@ class WebFile:
     @functools.cached_property
     def gzipped(self) -> bytes | None:
         """The body compressed, once and when it is first asked for; None where that does not pay."""
-        return gzip.compress(self.body, 9, mtime=0) if self.compressible else None
+        pays = len(self.body) >= GZIP_FROM and self.content_type != "image/png"
+        return gzip.compress(self.body, 9, mtime=0) if pays else None
 
 
-def files_below(folder: Path | str) -> Iterator[os.DirEntry[str]]:
+def files_below(folder: Path) -> Iterator[Path]:
     """The regular files in `folder` and below; links are left out, for they could lead anywhere."""
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if entry.is_dir(follow_symlinks=False):
-                yield from files_below(entry.path)
-            elif entry.is_file(follow_symlinks=False):
-                yield entry
+    paths = (Path(root, name) for root, _, names in os.walk(folder) for name in names)
+    return (path for path in paths if stat.S_ISREG(path.lstat().st_mode))
 
 
 class WebFiles:
@@ -10230,7 +10190,6 @@ class WebFiles:
 
     def __init__(self, root: Path = WEB) -> None:
         self.root = root
-        self.signature: tuple[tuple[str, int, int], ...] = ()
         self.looked = -math.inf
         self.files: dict[str, WebFile] = {}
         self.pages: dict[str, WebFile] = {}  # index.html by theme
@@ -10242,21 +10201,17 @@ class WebFiles:
         if time.monotonic() - self.looked < REFRESH_PAUSE:
             return
         self.looked = time.monotonic()
-        above = len(os.path.join(self.root, ""))
-        stats = sorted((entry.path[above:], entry.stat()) for entry in files_below(self.root))
-        signature = tuple((name, stat.st_mtime_ns, stat.st_size) for name, stat in stats)
-        if signature == self.signature:
-            return
-        contents = {name.replace(os.sep, "/"): (self.root / name).read_bytes() for name, _, _ in signature}
+        contents = {path.relative_to(self.root).as_posix(): path.read_bytes() for path in files_below(self.root)}
         digest = hashlib.sha256()
         for name, body in sorted(contents.items()):
             digest.update(f"{name}\0{len(body)}\0".encode() + body)
+        if digest.hexdigest()[:12] == self.version:
+            return
         self.version = digest.hexdigest()[:12]
         page = self.linked(contents) if "index.html" in contents else None
-        self.pages = {theme: web_file("index.html", themed(page, theme).encode())
+        self.pages = {theme: WebFile("index.html", themed(page, theme).encode())
                       for theme in typing.get_args(Theme) if page}
-        self.files = {name: web_file(name, body) for name, body in contents.items()}
-        self.signature = signature
+        self.files = {name: WebFile(name, body) for name, body in contents.items()}
 
     def linked(self, contents: dict[str, bytes]) -> str:
         """index.html with versioned addresses, and hints to load what the first page needs at once."""
@@ -10301,23 +10256,11 @@ def with_joined_styles(contents: dict[str, bytes]) -> str:
     return re.sub(r'(?: *<link rel="stylesheet" href="/[^"]+">\r?\n){2,}', join, contents["index.html"].decode())
 
 
-def web_file(name: str, body: bytes) -> WebFile:
-    """The file `name`, compressed where that pays."""
-    compressible = len(body) >= GZIP_FROM and not name.endswith(".png")
-    return WebFile(body, compressible, CONTENT_TYPES.get(posixpath.splitext(name)[1], "application/octet-stream"))
-
-
 def is_hostile_path(raw: str) -> bool:
     """Whether a URL path, decoded or not, tries to walk or to hide something."""
     decoded = urllib.parse.unquote(raw, errors="replace")
     return any(character in decoded for character in "\\\0") or not decoded.isprintable() \
         or any(part in (".", "..") for part in re.split(r"[/\\]", decoded)) or "%" in decoded
-
-
-def asks_for_upgrade(request: web.Request) -> bool:
-    """Whether a request wants to become a WebSocket, as RFC 6455 says it."""
-    tokens = ",".join(request.headers.getall("Connection", [])).lower().split(",")
-    return request.headers.get("Upgrade", "").lower() == "websocket" and "upgrade" in map(str.strip, tokens)
 
 
 def host_name(value: str) -> str:
@@ -10360,7 +10303,8 @@ class LimitedProtocol(asyncio.Protocol):
     def __init__(self, limits: ConnectionLimits, server: web.Server) -> None:
         self.limits = limits
         self.server = server
-        self.http: asyncio.Protocol | None = None  # what the server makes of it once it is accepted
+        self.http = asyncio.Protocol()  # does nothing, unless it is accepted
+        self.deadline: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin, unless there are too many already."""
@@ -10387,28 +10331,24 @@ class LimitedProtocol(asyncio.Protocol):
     def request_arrived(request: web.Request) -> None:
         """Let the connection of `request` live: its first request is here."""
         protocol = request.transport and request.transport.get_protocol()
-        if isinstance(protocol, LimitedProtocol):
+        if isinstance(protocol, LimitedProtocol) and protocol.deadline:
             protocol.deadline.cancel()
 
     def data_received(self, data: bytes) -> None:
         """Pass on what the other side sent."""
-        if self.http:
-            self.http.data_received(data)
+        self.http.data_received(data)
 
     def eof_received(self) -> None:
         """Pass on that the other side sends nothing more."""
-        if self.http:
-            self.http.eof_received()
+        self.http.eof_received()
 
     def pause_writing(self) -> None:
         """Pass on that the other side does not read."""
-        if self.http:
-            self.http.pause_writing()
+        self.http.pause_writing()
 
     def resume_writing(self) -> None:
         """Pass on that the other side reads again."""
-        if self.http:
-            self.http.resume_writing()
+        self.http.resume_writing()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget it."""
@@ -10416,7 +10356,7 @@ class LimitedProtocol(asyncio.Protocol):
         self.limits.open[self.address] -= 1
         if not self.limits.open[self.address]:
             del self.limits.open[self.address]
-        if self.http:
+        if self.deadline:
             self.deadline.cancel()
             self.http.connection_lost(exc)
 
@@ -10464,31 +10404,23 @@ class WebServer:
             response.headers[name] = value
 
     @web.middleware
-    async def guard(
-        self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
-    ) -> web.StreamResponse:
+    async def guard(self, request: web.Request,
+                    handler: Callable[[web.Request], Awaitable[web.StreamResponse]]) -> web.StreamResponse:
         """Refuse a foreign Host anywhere, and a foreign Origin or one socket too many at the socket."""
         LimitedProtocol.request_arrived(request)
         if not (request.raw_path.startswith("/") and self.host_is_ours(request.headers.getall("Host", []))):
-            return web.Response(
-                status=421, text="This name does not belong to llamadash; allow it with --allow-host.\n"
-            )
+            return web.Response(status=421, text="This name is not llamadash's; allow it with --allow-host.\n")
         if request.path.rstrip("/") != SOCKET_PATH:
             return await handler(request)
         if request.method != "GET":
             return web.Response(status=405, text="This is a WebSocket.\n")
-        if not asks_for_upgrade(request):
-            self.dash.hub.refused["failed upgrades"] += 1
-            return web.Response(status=400, text="This is a WebSocket.\n")
         if not self.origin_is_ours(request):
             self.dash.hub.refused["foreign origins"] += 1
             return web.Response(status=403, text="This origin may not connect; allow it with --allow-origin.\n")
         address = counted_address(client_address(request, self.dash.config.trusted_proxies))
         if self.sockets[address] >= self.dash.config.sockets_per_address:
             self.dash.hub.refused["sockets too many from one address"] += 1
-            return web.Response(
-                status=503, text="Too many connections from this address.\n", headers={"Retry-After": "10"}
-            )
+            return web.Response(status=503, text="Too many connections from here.\n", headers={"Retry-After": "10"})
         self.sockets[address] += 1
         try:
             return await handler(request)
@@ -10507,7 +10439,7 @@ class WebServer:
         if not origins:
             return True  # a script, which needs the key as everybody does
         allowed = self.dash.config.allow_origins
-        scheme = "https" if self.dash.config.tls_cert else "http"
+        scheme = self.dash.config.scheme
         if is_trusted(request.remote or "?", self.dash.config.trusted_proxies):
             said = request.headers.getall("X-Forwarded-Proto", [""])[-1].rpartition(",")[2].strip().lower()
             scheme = said if said in ("http", "https") else scheme
@@ -10541,14 +10473,17 @@ DOCTOR_TIMEOUT = 5.0  # s for a remote engine's answer
 LOW_DISK = 5 * 2**30  # bytes; less is no room for the next model
 OLDEST_SQLITE = (3, 24)  # has upserts
 WATCHDOG_SECONDS = 60  # until systemd starts a llamadash again that hangs
-STOP_SECONDS = 45  # the engine gives its models 10 s to finish
+STOP_SECONDS = round(STOP_ALL_TIME) + 25  # until systemd kills it: the processes, then tasks and database, need time
 TEMPORARY = ("/tmp", "/var/tmp")  # noqa: S108  (what PrivateTmp would hide)
 GPU_DEVICES = ("/dev/kfd", "/dev/dri/renderD*", "/dev/nvidia[0-9]*", "/dev/nvidiactl")
 
 
+Level = Literal["ok", "warn", "fail"]
+
+
 class Finding(NamedTuple):
     """What one check found, and what to do about it."""
-    level: Literal["ok", "warn", "fail"]
+    level: Level
     about: str
     text: str
     advice: str = ""
@@ -10558,42 +10493,21 @@ class Finding(NamedTuple):
         return f"{self.level:<4}  {self.about}: {self.text}{f': {self.advice}' if self.advice else ''}"
 
 
-def doctor(config: Config) -> int:
-    """Check this machine, one line per finding, and return 0 if nothing failed, else 1."""
-    return asyncio.run(examine(config))
-
-
-async def examine(config: Config) -> int:
-    """Print the findings as they come; 1 if one is a failure."""
+async def doctor(config: Config) -> int:
+    """Check this machine in the order in which things are needed, a line per finding; 0 if nothing failed, else 1."""
     failed = 0
-    async for finding in findings(config):
-        print(finding, flush=True)
-        failed += finding.level == "fail"
+    for check in (python_findings, data_findings, database_findings, engine_findings, model_findings, gpu_findings,
+                  port_findings, running_findings):
+        async for finding in check(config):
+            print(finding, flush=True)
+            failed += finding.level == "fail"
     print(f"{failed} of these must be mended." if failed else "llamadash can run here.")
     return 1 if failed else 0
 
 
-async def findings(config: Config) -> AsyncIterator[Finding]:
-    """All checks, in the order in which things are needed."""
-    for finding in (*python_findings(), *data_findings(config), *database_findings(config.data_dir / DATABASE_NAME)):
-        yield finding
-    async for finding in engine_findings(config):
-        yield finding
-    for finding in model_findings(config):
-        yield finding
-    async for finding in gpu_findings():
-        yield finding
-    for finding in port_findings(config):
-        yield finding
-    async for finding in running_findings(config):
-        yield finding
-
-
-def python_findings() -> Iterator[Finding]:
+async def python_findings(_config: Config) -> AsyncIterator[Finding]:
     """Python, SQLite, the dependencies and the client's files."""
-    where = f"{platform.python_version()} ({sys.executable}), llamadash {__version__}"
-    good = sys.version_info >= (3, 10)
-    yield Finding("ok", "Python", where) if good else Finding("fail", "Python", where, "install Python 3.10 or newer")
+    yield Finding("ok", "Python", f"{platform.python_version()} ({sys.executable}), llamadash {__version__}")
     if sqlite3.sqlite_version_info < OLDEST_SQLITE:
         yield Finding("fail", "SQLite", sqlite3.sqlite_version, "use a Python with SQLite 3.24 or newer")
     for requirement in script_dependencies(HERE / "llamadash.py"):
@@ -10610,19 +10524,15 @@ def dependency_finding(requirement: str) -> Finding:
     try:
         version = importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
-        return Finding("fail", name, f"not installed for {IMPORT_NAMES.get(name, name)}", advice)
+        return Finding("fail", name, "not installed", advice)
+    numbers = list(map(int, re.findall(r"\d+", version)))
     for sign, bound in re.findall(r"(>=|<)([\d.]+)", requirement):
-        if (numbers(version) >= numbers(bound)) != (sign == ">="):
+        if (numbers >= list(map(int, bound.split(".")))) != (sign == ">="):
             return Finding("fail" if sign == ">=" else "warn", name, f"{version}, but {requirement} is needed", advice)
     return Finding("ok", name, version)
 
 
-def numbers(version: str) -> tuple[int, ...]:
-    """The leading numbers of a version, to compare it."""
-    return tuple(int(item) for item in re.match(r"[\d.]*", version)[0].split(".") if item)  # type: ignore[index]
-
-
-def data_findings(config: Config) -> Iterator[Finding]:
+async def data_findings(config: Config) -> AsyncIterator[Finding]:
     """The data folder: there or possible, writable, private, with room."""
     folder = existing = config.data_dir
     while not existing.exists() and existing != existing.parent:
@@ -10639,33 +10549,38 @@ def data_findings(config: Config) -> Iterator[Finding]:
         yield Finding("warn", "disk", f"{free / 2**30:.1f} GiB free at {existing}", "make room for models")
 
 
-def database_findings(path: Path) -> Iterator[Finding]:
+async def database_findings(config: Config) -> AsyncIterator[Finding]:
     """The database: absent, readable, of this version."""
+    path = config.data_dir / DATABASE_NAME
     if not path.exists():
         yield Finding("ok", "database", f"{path} will be made")
         return
     if is_good_database(path):
-        backups = len(list((path.parent / "backups").glob("*"))) if (path.parent / "backups").is_dir() else 0
+        backups = len(list(path.parent.glob("backups/*")))
         yield Finding("ok", "database", f"{path}, {path.stat().st_size / 2**20:.1f} MiB, {backups} backups")
         return
     version = 0
     with contextlib.suppress(sqlite3.Error), contextlib.closing(read_only(path)) as db:
         version = db.execute("PRAGMA user_version").fetchone()[0]
-    if version > len(MIGRATIONS):
-        yield Finding("fail", "database", f"{path} was written by a newer llamadash", "update llamadash")
-    else:
-        yield Finding("fail", "database", f"{path} is damaged",
-                      f"start llamadash: it moves the file aside and takes the newest of up to {BACKUPS_KEPT} backups")
+    yield Finding("fail", "database", f"{path} was written by a newer llamadash", "update llamadash") \
+        if version > len(MIGRATIONS) else \
+        Finding("fail", "database", f"{path} is damaged",
+                f"start llamadash: it moves the file aside and takes the newest of up to {BACKUPS_KEPT} backups")
 
 
 async def engine_findings(config: Config) -> AsyncIterator[Finding]:
-    """The builds of this machine and the upstreams: found, of what version, with which GPUs."""
+    """The builds of this machine, with their versions and GPUs, and the upstreams.
+
+    A build of no use must be mended where it is the one that models get, and is a warning where another one serves.
+    """
     builds = Builds(config)
     await builds.refresh()
+    default = builds.default(saved_config(config))
     for build in builds.builds.values():
         name = "embedded CPU engine" if build.kind == "embedded" else build.path
         sees = ", ".join(item["description"] or item["name"] for item in build.devices) or "the CPU"
-        yield Finding("fail", "engine", build.problem) if build.problem else \
+        level: Level = "fail" if default is None or build is default else "warn"
+        yield Finding(level, "engine", build.problem, "mend it, or take another one") if build.problem else \
             Finding("ok", "engine", f"{name}, {build.version or 'version unknown'}, for {sees}")
     if not builds.builds and not config.upstreams:
         hint = engine_hint()
@@ -10676,22 +10591,27 @@ async def engine_findings(config: Config) -> AsyncIterator[Finding]:
 
 def upstream_finding(upstream: Upstream) -> Finding:
     """Whether a server elsewhere answers, and how many models it has."""
-    import urllib.request  # not at the top: slow to import, and seldom needed
+    import http.client  # not at the top: slow to import, and seldom needed
+    import urllib.request
+
+    about = f"upstream {upstream.name}"
     request = urllib.request.Request(f"{upstream.url}/v1/models", headers=upstream.headers())  # noqa: S310
     try:
         with urllib.request.urlopen(request, timeout=DOCTOR_TIMEOUT) as response:  # noqa: S310
             upstream.took(json.loads(response.read(MAX_UPSTREAM_LIST)))
-    except (OSError, *MALFORMED) as problem:
-        text = f"{upstream.url} does not answer ({clean_text(str(problem))[:200]})"
-        return Finding("fail", f"upstream {upstream.name}", text, "start it there, or correct its address")
-    return Finding("ok", f"upstream {upstream.name}", f"{upstream.url}, {len(upstream.models)} models")
+    except (OSError, http.client.HTTPException, *MALFORMED) as problem:
+        if getattr(problem, "code", 0) in (401, 403):
+            return Finding("fail", about, f"{upstream.url} wants a key", f"set the variable {upstream.variable}")
+        text = f"{upstream.url} does not answer as it should ({clean_text(str(problem))[:200]})"
+        return Finding("fail", about, text, "start it there, or correct its address")
+    return Finding("ok" if upstream.models else "warn", about, f"{upstream.url}, {len(upstream.models)} models")
 
 
-def saved_config(config: Config) -> dict[str, Any]:
+def saved_config(config: Config) -> Json:
     """What the user saved of the engine's configuration, read without changing the database."""
     with contextlib.suppress(sqlite3.Error, ValueError), contextlib.closing(
             read_only(config.data_dir / DATABASE_NAME)) as db:
-        return {key: json.loads(value) for key, value in db.execute("SELECT key, value FROM server_config")}
+        return renamed_config({key: json.loads(value) for key, value in db.execute("SELECT * FROM server_config")})
     return {}
 
 
@@ -10702,7 +10622,7 @@ def model_folders(config: Config) -> list[Path]:
     return list(dict.fromkeys([*listed, config.data_dir / "models"]))
 
 
-def model_findings(config: Config) -> Iterator[Finding]:
+async def model_findings(config: Config) -> AsyncIterator[Finding]:
     """The model folders and how many GGUF files are in them."""
     found = 0
     for folder in model_folders(config):
@@ -10722,20 +10642,13 @@ def model_findings(config: Config) -> Iterator[Finding]:
 
 def gguf_files(folder: Path) -> tuple[int, int]:
     """How many GGUF files are under `folder`, and their bytes."""
-    count = size = seen = 0
-    for root, _, names in os.walk(folder):
-        for name in names:
-            if name.lower().endswith(".gguf"):
-                with contextlib.suppress(OSError):
-                    size += os.stat(os.path.join(root, name)).st_size
-                    count += 1
-        seen += len(names)
-        if seen > DOCTOR_ENTRIES:
-            break
-    return count, size
+    paths = (os.path.join(root, name) for root, _, names in os.walk(folder) for name in names)
+    sizes = [os.path.getsize(path) for path in itertools.islice(paths, DOCTOR_ENTRIES)
+             if path.lower().endswith(".gguf") and os.path.isfile(path)]
+    return len(sizes), sum(sizes)
 
 
-async def gpu_findings() -> AsyncIterator[Finding]:
+async def gpu_findings(_config: Config) -> AsyncIterator[Finding]:
     """The GPUs, and whether this user may use them."""
     nvidia = NvidiaGpus()
     await nvidia.ask()
@@ -10782,42 +10695,31 @@ async def running_findings(config: Config) -> AsyncIterator[Finding]:
         yield Finding("warn", "running", f"process {pid or '?'} is still starting", "ask again in a moment")
         return
     yield Finding("ok", "running", f"process {pid} at {url}")
-    timeout = aiohttp.ClientTimeout(total=DOCTOR_TIMEOUT)
     connector = aiohttp.TCPConnector(ssl=False)  # its own certificate may be for another name
-    async with aiohttp.ClientSession(timeout=timeout, connector=connector) as session:
+    async with aiohttp.ClientSession(connector=connector, raise_for_status=True) as session:
+        client = socketio.AsyncClient(http_session=session, reconnection=False)
         try:
-            async with session.get(url) as response:
-                response.raise_for_status()
-            yield Finding("ok", "page", f"{url}/ answers")
-            engine = await asyncio.wait_for(asked_engine(session, url, config), DOCTOR_TIMEOUT)
-        except (aiohttp.ClientError, asyncio.TimeoutError, OSError, ValueError, KeyError) as problem:
+            async with session.get(url, timeout=aiohttp.ClientTimeout(total=DOCTOR_TIMEOUT)):
+                yield Finding("ok", "page", f"{url}/ answers")
+            auth = {"token": access_key(config.data_dir)}
+            await asyncio.wait_for(client.connect(url, auth=auth, transports=["websocket"], socketio_path=SOCKET_PATH),
+                                   DOCTOR_TIMEOUT)
+            engine = (await client.call("engine:status", {}, timeout=DOCTOR_TIMEOUT))["data"]["engine"]
+        except (aiohttp.ClientError, socketio.exceptions.SocketIOError, OSError, asyncio.TimeoutError,
+                *MALFORMED) as problem:
             yield Finding("fail", "socket", f"{url} does not answer as it should: {str(problem) or 'in time'}",
                           "restart llamadash, and read its log")
             return
+        finally:
+            await client.disconnect()
     yield Finding("ok", "socket", "answers requests")
-    bad = engine["status"] in ("crashed", "crash_loop", "missing")
-    yield (Finding("fail", "engine now", f"{engine['status']}: {engine['error']}", "see the Logs page") if bad else
+    yield (Finding("warn", "engine now", f"{engine['status']}: {engine['error']}", "see the Logs page")
+           if engine["error"] else
            Finding("ok", "engine now", f"{engine['status']} at {engine['base_url'] or 'no address yet'}"))
 
 
-async def asked_engine(session: aiohttp.ClientSession, url: str, config: Config) -> Json:
-    """What a running llamadash says of its engine over its own socket; ValueError where it says nothing useful."""
-    async with session.ws_connect(f"{url}{SOCKET_PATH}/?EIO=4&transport=websocket") as socket:
-        await socket.receive_str()
-        await socket.send_str(f"40{json.dumps({'token': access_key(config.data_dir)})}")
-        async for message in socket:
-            if str(message.data).startswith("40"):
-                await socket.send_str('421["engine:status",{}]')
-            if str(message.data).startswith("44"):
-                raise ValueError("it refuses the access key")
-            if str(message.data).startswith("431["):
-                engine: Json = json.loads(message.data[3:])[0]["data"]["engine"]
-                return engine
-    raise ValueError("it closed the connection")
-
-
-def port_findings(config: Config) -> Iterator[Finding]:
-    """The ports of llamadash and of its engine, and who may reach them."""
+async def port_findings(config: Config) -> AsyncIterator[Finding]:
+    """The ports of llamadash and of the models' API, and who may reach them."""
     address = f"{config.host}:{config.port}"
     if running_instance(config.data_dir):
         return
@@ -10826,10 +10728,9 @@ def port_findings(config: Config) -> Iterator[Finding]:
     else:
         yield Finding("fail", "port", f"{address} is taken by {port_holder(config.port)}",
                       "stop it, or choose another with --port")
-    saved = {**ENGINE_DEFAULTS, **saved_config(config)}
-    host = saved["api_host"] if config.api_host is None else config.api_host
-    port = saved["api_port"] if config.api_port is None else config.api_port
-    if port and not port_is_free(host, port):
+    saved = {**ENGINE_DEFAULTS, **good_values(saved_config(config), CONFIG_FIELDS)}
+    host, port = config.api_host or saved["api_host"], config.api_port or saved["api_port"]
+    if config.api_port != 0 and not port_is_free(host, port):
         yield Finding("warn", "API port", f"{host}:{port} is taken by {port_holder(port)}",
                       "another one will be used while that is so")
     if not config.auth:
@@ -10872,20 +10773,15 @@ def is_root() -> bool:
 
 def service_options(config: Config) -> list[str]:
     """The options that make `config` again."""
-    default = Config()
-    values = {"--host": config.host, "--port": config.port, "--data-dir": config.data_dir,
-              "--llama-server": config.llama_server and program_path(config.llama_server),
-              "--api-host": config.api_host, "--api-port": config.api_port,
-              "--tls-cert": config.tls_cert, "--tls-key": config.tls_key, "--log-level": config.log_level,
-              "--sockets-per-address": config.sockets_per_address, "--request-rate": config.request_rate}
-    unset = {"--host": default.host, "--port": default.port, "--data-dir": default.data_dir,
-             "--sockets-per-address": default.sockets_per_address, "--request-rate": default.request_rate}
-    lists = {"--upstream": tuple("=".join(item) for item in config.upstreams if item[1] != config.llama_server),
-             "--models-dir": config.models_dirs, "--allow-host": config.allow_hosts,
-             "--allow-origin": config.allow_origins, "--trusted-proxy": config.trusted_proxies}
-    options = [f"{name}={value}" for name, value in values.items() if value is not None and value != unset.get(name)]
-    options += [f"{name}={value}" for name, items in lists.items() for value in items or ()]
-    return options if config.auth else [*options, "--no-auth"]
+    words, default = list[str](), Config()
+    values = {**vars(config), "llama_server": config.llama_server and program_path(config.llama_server),
+              "upstreams": tuple("=".join(item) for item in config.upstreams if item[1] != config.llama_server)}
+    for action in config_options(command_line()):
+        option, value = action.option_strings[0], values[action.dest]
+        if value != getattr(default, action.dest):
+            words += [option] if action.nargs == 0 else \
+                [f"{option}={item}" for item in (value if isinstance(value, tuple) else (value,))]
+    return words
 
 
 def program_path(program: str) -> str:
@@ -10926,7 +10822,7 @@ UNIT = """\
 # CUDA after a boot without a desktop: also `sudo systemctl enable --now nvidia-persistenced`.
 
 [Unit]
-Description=llamadash, the dashboard for llama.cpp
+Description=llamadash, the async proxy and dashboard for llama.cpp
 After=network-online.target
 Wants=network-online.target
 
@@ -10980,7 +10876,6 @@ WantedBy=multi-user.target
 
 PRUNE_INTERVAL = 900.0  # seconds between two rounds of deleting what is too old
 PRUNE_DELAY = 60.0  # seconds after the start until the first: starting up comes first
-BACKUP_INTERVAL = 3600.0  # seconds between two looks at whether today's backup exists
 STOP_TIME = 1.5  # seconds that background tasks have for ending
 RESTART_PAUSE = 1.0  # seconds until a background task that has failed begins again
 # asyncio takes one number for both, and a crowd that it accepts at once holds up everybody else.
@@ -10997,6 +10892,8 @@ class Dash:
         self.lag = 0.0  # seconds by which the loop was late at worst, of late; halved in about 17 s
         self.beat = asyncio.Event()  # set for a moment at each heartbeat: what is done regularly wakes nobody by itself
         self.db = Database(config.data_dir / DATABASE_NAME)
+        self.setting_values: Json = {}
+        self.engine_values: Json = {}
         self.load_settings()
         self.load_engine_config()
         self.journal = Journal(self)
@@ -11007,15 +10904,14 @@ class Dash:
         self.pool = Pool(self)
         self.requests = Requests(self)
         self.upstreams = Upstreams(self)
-        self.gateway: Gateway
         self.chats = Chats(self)
         self.sampler = Sampler(self)
         self.downloads = Downloads(self)
         self.benchmarks: dict[str, Json] = {}  # how far those under way are, by model
         self.web = WebServer(self)
         self.gateway = Gateway(self)
+        self.tls: ssl.SSLContext | None = None  # of the dashboard's own listener, where that speaks https
         self.pool.sync()
-        self.tls: ssl.SSLContext | None = None
 
     # values
 
@@ -11029,14 +10925,11 @@ class Dash:
         """Read the engine's configuration again, after it was changed."""
         config = self.db.config()
         saved = {**good_values(config, CONFIG_FIELDS), "revision": config["revision"]}
-        fixed = {
-            "api_host": self.config.api_host, "api_port": self.config.api_port,
-            "models_dirs": None if self.config.models_dirs is None else [str(path) for path in self.config.models_dirs],
-        }
-        values = {**ENGINE_DEFAULTS, **saved, **{key: value for key, value in fixed.items() if value is not None}}
-        if "models_dirs" not in saved and fixed["models_dirs"] is None:
-            values["models_dirs"] = [str(path) for path in default_model_folders() if os.path.isdir(path)]
-        self.engine_values = values
+        fixed = {key: value for key in ("api_host", "api_port", "models_dirs")
+                 if (value := getattr(self.config, key)) is not None}
+        folders = [path for path in default_model_folders() if os.path.isdir(path)]
+        values = {**ENGINE_DEFAULTS, "models_dirs": folders, **saved, **fixed}
+        self.engine_values = {**values, "models_dirs": list(map(str, values["models_dirs"]))}
 
     def settings(self) -> Json:
         """What the user chose in Settings, or the defaults."""
@@ -11061,12 +10954,8 @@ class Dash:
         return self.with_state(self.db.get_model(id))
 
     def with_state(self, row: Json) -> Json:
-        """A model's row merged with what the engine knows of it."""
-        return {**row, **self.state_of(row)}
-
-    def state_of(self, row: Json) -> Json:
-        """What the engine knows of a model; one whose file is gone is missing, whatever the engine says."""
-        return self.pool.entries.state(row)
+        """A model's row merged with what is known of its place in memory."""
+        return {**row, **self.pool.entries.state(row)}
 
     def state_of_entry(self, name: str) -> Json:
         """What is known of the entry `name`, or of an upstream's model, which is always ready."""
@@ -11169,8 +11058,8 @@ class Dash:
     def background(self) -> dict[str, Callable[[], Coroutine[Any, Any, Any]]]:
         """What runs for as long as the program does, by name."""
         return {"journal": self.journal.run, "hub watch": self.hub.watch, "sampler": self.sampler.run,
-                "first scan": self.first_scan, "residency": self.pool.run,
-                "engine events": self.pool.publish, "upstreams": self.upstreams.run, "housekeeping": self.keep_house, "downloads": self.downloads.run,
+                "first scan": self.first_scan, "residency": self.pool.run, "engine events": self.pool.publish,
+                "upstreams": self.upstreams.run, "housekeeping": self.keep_house, "downloads": self.downloads.run,
                 "watchdog": functools.partial(watchdog, self)}
 
     async def first_scan(self) -> None:
@@ -11183,10 +11072,8 @@ class Dash:
     async def keep_house(self) -> None:
         """Make daily backups and delete what is too old, now and then."""
         await asyncio.sleep(PRUNE_DELAY)
-        backed_up = -math.inf
         while True:
-            if time.monotonic() - backed_up > BACKUP_INTERVAL and await self.chore("backup", self.db.daily_backup):
-                backed_up = time.monotonic()
+            await self.chore("backup", self.db.daily_backup)
             await self.chore("deletion of what is too old", self.db.prune, self.settings())
             self.renew_certificate()
             await asyncio.sleep(PRUNE_INTERVAL)
@@ -11201,15 +11088,13 @@ class Dash:
             if self.log_limiter.is_new("certificate", problem):
                 log.warning("the certificate is not renewed: %s", problem)
 
-    async def chore(self, name: str, work: Callable[..., None], *arguments: Any) -> bool:
-        """Whether a piece of housekeeping succeeded, in a thread; what keeps it from that is logged."""
+    async def chore(self, name: str, work: Callable[..., None], *arguments: Any) -> None:
+        """Do a piece of housekeeping, in a thread; what keeps it from that is logged."""
         try:
             await asyncio.to_thread(work, *arguments)
         except (DashError, OSError) as problem:
             if self.log_limiter.is_new(name, problem):
                 log.warning("%s: %s", name, problem)
-            return False
-        return True
 
     async def end_tasks(self) -> None:
         """Cancel the background tasks and wait for them, but not for ever."""
@@ -11250,14 +11135,13 @@ def allow_open_files(wanted: int) -> float:
         import resource
     except ImportError:  # Windows has no such limit
         return math.inf
-    soft, hard = (math.inf if limit == resource.RLIM_INFINITY else limit
-                  for limit in resource.getrlimit(resource.RLIMIT_NOFILE))
-    if soft >= (best := min(wanted, hard)):
-        return soft
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY:
+        return math.inf
+    best = max(soft, wanted if hard == resource.RLIM_INFINITY else min(wanted, hard))
     with contextlib.suppress(OSError, ValueError):  # macOS has a lower limit that it does not tell
-        resource.setrlimit(resource.RLIMIT_NOFILE, (int(best), resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
-        return best
-    return soft
+        resource.setrlimit(resource.RLIMIT_NOFILE, (best, hard))
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 
 
 class BadCertificate(DashError):
@@ -11371,10 +11255,11 @@ def system_warnings(dash: Dash, metrics: Json) -> list[str]:
     return warnings
 
 
-EXPORT_FORMAT = "llamadash"
-EXPORT_VERSION = 1
-EXPORT_FIELDS = ("format", "version", "exported_at", "settings", "config", "models")
 MAX_IMPORTED = 5000  # models in a document; checking them takes a tenth of a second
+DOCUMENT_FIELDS: dict[str, Any] = {
+    "format": str, "version": int, "exported_at": Timestamp, "settings": dict[str, Any], "config": dict[str, Any],
+    "models": Annotated[list[dict[str, Any]], Length(0, MAX_IMPORTED)],
+}
 
 
 @on("system:export", error="EXPORT_SYSTEM_FAILED", cost=5)
@@ -11382,14 +11267,14 @@ async def system_export(dash: Dash) -> Json:
     """Everything but history, as one document: settings, configuration and each model's parameters."""
     models = [{key: row[key] for key in IMPORT_FIELDS} for row in dash.db.models()]
     config = good_values(dash.db.config(), CONFIG_FIELDS)
-    return {"document": {"format": EXPORT_FORMAT, "version": EXPORT_VERSION, "exported_at": now_ms(),
+    return {"document": {"format": "llamadash", "version": 1, "exported_at": now_ms(),
                          "settings": dash.settings(), "config": config, "models": models}}
 
 
 @on("system:import", error="IMPORT_SYSTEM_FAILED", cost=40)
 async def system_import(dash: Dash, *, document: dict[str, Any], dryRun: bool = False) -> Json:  # noqa: N803
     """Take over a document that system:export made; with `dryRun` only say what would change."""
-    if document.get("format") != EXPORT_FORMAT or document.get("version") != EXPORT_VERSION:
+    if (document.get("format"), document.get("version")) != ("llamadash", 1):
         raise InvalidRequest("This is no document that llamadash exported.", field="document.format")
     plan = await asyncio.to_thread(import_plan, dash, document, dash.db.models())
     if not dryRun:
@@ -11402,9 +11287,10 @@ async def system_import(dash: Dash, *, document: dict[str, Any], dryRun: bool = 
             again = await asyncio.to_thread(import_plan, dash, document, dash.db.models())
             plan |= {"models": again["models"], "warnings": again["warnings"]}
         for id, changes in plan["models"].items():
-            model = dash.db.update_model(id, dash.db.get_model(id)["revision"], changes)
-            await dash.broadcast("models:updated", {"model": dash.with_state(model)})
+            dash.db.update_model(id, dash.db.get_model(id)["revision"], changes)
         await dash.models_changed()
+        for id in plan["models"]:
+            await dash.broadcast("models:updated", {"model": dash.model(id)})
     changes = [{"kind": kind, "id": id, "changes": values} for kind, id, values in
                [("settings", None, plan["settings"]), ("config", None, plan["config"]),
                 *(("model", id, values) for id, values in plan["models"].items())] if values]
@@ -11413,41 +11299,45 @@ async def system_import(dash: Dash, *, document: dict[str, Any], dryRun: bool = 
 
 def import_plan(dash: Dash, document: Json, rows: list[Json]) -> Json:
     """{settings, config, models: {id: changes}, warnings}: what an import would change in `rows` and the rest."""
-    for key in document:
-        if key not in EXPORT_FIELDS:
-            raise InvalidRequest(f"unknown field: {key[:64]}", field=f"document.{key[:64]}")
-    warnings: list[str] = []
-    settings, config = (imported_values(dash, document, part, warnings) for part in ("settings", "config"))
+    document, locked = checked_changes(document, DOCUMENT_FIELDS, {}, "document"), dash.config.locked()
+    parts = [document.get("settings", {}), renamed_config(document.get("config", {}))]
+    warnings = [f"{key} is fixed by {locked[key]} and stays as it is"
+                for part in parts for key in part if key in locked]
+    settings, config = ({key: value for key, value in part.items() if key not in locked} for part in parts)
     settings = checked_changes(settings, SETTING_FIELDS, {}, "document.settings")
     if "models_dirs" in config:
-        config["models_dirs"] = imported_folders(config["models_dirs"], warnings)
+        given = checked(config["models_dirs"], CONFIG_FIELDS["models_dirs"], "document.config.models_dirs")
+        absent = [path for path in given if os.path.isabs(expanded(path)) and not os.path.isdir(expanded(path))]
+        warnings += [f"{path} is not a folder on this machine and is left out" for path in absent]
+        config["models_dirs"] = [path for path in given if path not in absent]
     if "defaults" in config:
-        config["defaults"] = with_files_here(config["defaults"], dash.folders(), "document.config.defaults", warnings)
+        at = "document.config.defaults"
+        parameters, fields = without_old_parameters(checked(config["defaults"], dict[str, Any], at))
+        config["defaults"] = with_files_here(parameters, dash.folders(), at, warnings)
+        if "idle" in fields:
+            config.setdefault("idle_seconds", fields["idle"])
     config = checked_config(dash, config, "document.config")
     return {"settings": {key: value for key, value in settings.items() if value != dash.settings().get(key)},
             "config": {key: value for key, value in config.items() if value != dash.engine_config().get(key)},
-            "models": imported_models(dash, document, rows, warnings), "warnings": list(dict.fromkeys(warnings))}
+            "models": imported_models(dash, document.get("models", []), rows, warnings),
+            "warnings": list(dict.fromkeys(warnings))}
 
 
-def imported_values(dash: Dash, document: Json, part: str, warnings: list[str]) -> Json:
-    """The values of one part of the document without those that are fixed here; `warnings` gets what is left out."""
-    given, locked = checked(document.get(part, {}), dict[str, Any], f"document.{part}"), dash.config.locked()
-    warnings += [f"{key} is fixed by {locked[key]} and stays as it is" for key in given if key in locked]
-    return {key: value for key, value in given.items() if key not in locked}
+def without_old_parameters(parameters: Json) -> tuple[Json, Json]:
+    """Parameters without the two of version 1.0.0 that are fields of a model today, and these fields."""
+    rest, fields = dict(parameters), Json()
+    if "load-on-startup" in rest:
+        fields["pinned"] = rest.pop("load-on-startup")
+    if "sleep-idle-seconds" in rest:
+        idle = rest.pop("sleep-idle-seconds")
+        fields["idle"] = 0 if idle == -1 else idle
+    return rest, fields
 
 
-def imported_folders(paths: Any, warnings: list[str]) -> list[str]:
-    """The model folders of the document that this machine has; `warnings` gets the others."""
-    given = checked(paths, CONFIG_FIELDS["models_dirs"], "document.config.models_dirs")
-    absent = [path for path in given if os.path.isabs(expanded(path)) and not os.path.isdir(expanded(path))]
-    warnings += [f"{path} is not a folder on this machine and is left out" for path in absent]
-    return [path for path in given if path not in absent]
-
-
-def with_files_here(parameters: Any, folders: list[Path], at: str, warnings: list[str]) -> Json:
+def with_files_here(parameters: Json, folders: list[Path], at: str, warnings: list[str]) -> Json:
     """`parameters` without those whose file is not on this machine; `warnings` gets what is left out."""
     accepted: Json = {}
-    for key, value in checked(parameters, dict[str, Any], at).items():
+    for key, value in parameters.items():
         try:
             accepted |= validated_parameters({key: value}, folders, at)
         except FileNotHere:
@@ -11455,14 +11345,13 @@ def with_files_here(parameters: Any, folders: list[Path], at: str, warnings: lis
     return accepted
 
 
-def imported_models(dash: Dash, document: Json, rows: list[Json], warnings: list[str]) -> dict[str, Json]:
-    """What the document changes of each model, by id; `warnings` gets those that are not here."""
+def imported_models(dash: Dash, items: list[Json], rows: list[Json], warnings: list[str]) -> dict[str, Json]:
+    """What a document's models change of those here, by id; `warnings` gets those that are not here."""
     by_id, names, by_path = {row["id"]: row for row in rows}, entry_names(rows), dict[str, list[Json]]()
     for row in rows:
         by_path.setdefault(row["path"], []).append(row)
     folders, models = dash.folders(), dict[str, Json]()
-    listed = Annotated[list[dict[str, Any]], Length(0, MAX_IMPORTED)]
-    for at, item in enumerate(checked(document.get("models", []), listed, "document.models")):
+    for at, item in enumerate(items):
         id = checked(item.get("id"), ModelId, f"document.models.{at}.id")
         path = str(item.get("path", ""))
         variants = by_path.get(path, [by_id[id]] if id in by_id else [])
@@ -11473,8 +11362,9 @@ def imported_models(dash: Dash, document: Json, rows: list[Json], warnings: list
             continue
         row = fitting[0]
         if "parameters" in item:
-            parameters = with_files_here(item["parameters"], folders, f"document.models.{at}.parameters", warnings)
-            item = {**item, "parameters": parameters}
+            field = f"document.models.{at}.parameters"
+            parameters, fields = without_old_parameters(checked(item["parameters"], dict[str, Any], field))
+            item = {**fields, **item, "parameters": with_files_here(parameters, folders, field, warnings)}
         wanted = checked_fields(item, IMPORT_FIELDS, f"document.models.{at}", folders)
         taken = [alias for alias in wanted.get("aliases", ()) if names.get(alias.lower(), row)["id"] != row["id"]]
         if taken:
@@ -11496,32 +11386,24 @@ COMMANDS = {
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """The options, which may stand before or behind a command; what is not given is left out."""
+    """The options, each with the name of what it sets in Config as its `dest`; what is not given is left out."""
     opt = functools.partial(parser.add_argument, default=argparse.SUPPRESS)
+    each = functools.partial(opt, action="append")
     opt("--host", metavar="ADDRESS", help="address to listen on (127.0.0.1)")
     opt("--port", type=port_number, metavar="PORT", help="port to listen on, 0 for a free one (3000)")
-    opt("--data-dir", type=Path, metavar="DIR", help="where the database and the keys are kept (data beside this file)")
-    opt("--models-dir", action="append", metavar="DIR", help="folder with GGUF models; may be repeated")
+    opt("--data-dir", type=full_path, metavar="DIR", help="where the database and the keys are kept (data beside this)")
+    each("--models-dir", dest="models_dirs", type=full_path, metavar="DIR", help="folder with GGUF models")
     opt("--llama-server", metavar="PROGRAM|URL", help="llama-server to run, or the address of a server elsewhere")
     opt("--api-host", "--engine-host", metavar="ADDRESS", help="address of the models' API (127.0.0.1)")
     opt("--api-port", "--engine-port", type=port_number, metavar="PORT", help="port of the models' API (8080)")
-    opt("--upstream", action="append", metavar="NAME=URL", help="server elsewhere whose models are offered here as "
-        "NAME/MODEL; may be repeated")
-    opt("--no-auth", action="store_true", help="let everybody in who can connect")
-    opt(
-        "--allow-host", action="append", metavar="NAME", help="further name this machine is reached by; may be repeated"
-    )
-    opt(
-        "--allow-origin", action="append", metavar="ORIGIN", help="further site that may connect, or *; may be repeated"
-    )
-    opt(
-        "--trusted-proxy",
-        action="append",
-        metavar="ADDRESS",
-        help="proxy whose X-Forwarded-* headers count; may be repeated",
-    )
-    opt("--tls-cert", type=Path, metavar="FILE", help="certificate for https (with --tls-key)")
-    opt("--tls-key", type=Path, metavar="FILE", help="its private key")
+    each("--upstream", dest="upstreams", type=upstream_option, metavar="NAME=URL",
+         help="server elsewhere whose models are offered here as NAME/MODEL")
+    opt("--no-auth", dest="auth", action="store_false", help="let everybody in who can connect")
+    each("--allow-host", dest="allow_hosts", metavar="NAME", help="further name this machine is reached by")
+    each("--allow-origin", dest="allow_origins", metavar="ORIGIN", help="further site that may connect, or *")
+    each("--trusted-proxy", dest="trusted_proxies", metavar="ADDRESS", help="proxy whose X-Forwarded-* headers count")
+    opt("--tls-cert", type=full_path, metavar="FILE", help="certificate for https (with --tls-key)")
+    opt("--tls-key", type=full_path, metavar="FILE", help="its private key")
     opt("--sockets-per-address", type=at_least_one, metavar="N", help="connections allowed from one address (32)")
     opt("--request-rate", type=at_least_one, metavar="N", help="requests a second allowed to one client (50)")
     opt("--log-level", choices=LOG_LEVELS, help="least important messages to keep (info)")
@@ -11534,9 +11416,9 @@ def command_line() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="llamadash.py",
         description="The async proxy and dashboard for llama.cpp on your own box.",
-        epilog="Each option has an environment variable: --api-port is LLAMADASH_API_PORT.",
-        parents=[options],
-    )
+        epilog="Options that name a folder, site, server or proxy may be repeated. "
+               "Each option has an environment variable: --api-port is LLAMADASH_API_PORT.",
+        parents=[options])
     parser.add_argument("--version", action="version", version=f"llamadash {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     for name, help in COMMANDS.items():
@@ -11548,36 +11430,50 @@ def command_line() -> argparse.ArgumentParser:
     return parser
 
 
-def port_number(text: str) -> int:
-    """A port from the command line, 0 to 65535."""
-    if not text.isdecimal() or int(text) > 65535:
-        raise argparse.ArgumentTypeError(f"{text} is not a port")
+def config_options(parser: argparse.ArgumentParser) -> list[argparse.Action]:
+    """The options that set something in Config."""
+    return [action for action in parser._actions if action.dest in Config.__dataclass_fields__]
+
+
+def whole_number(text: str, low: int, high: int) -> int:
+    """A number from the command line."""
+    if not text.isdecimal() or not low <= int(text) <= high:
+        raise argparse.ArgumentTypeError(f"{text} is not a number from {low} to {high}")
     return int(text)
 
 
-def at_least_one(text: str) -> int:
-    """A number of something from the command line, of which there must be one."""
-    if not text.isdecimal() or not 0 < int(text) <= 10**9:
-        raise argparse.ArgumentTypeError(f"{text} is not a number from 1 on")
-    return int(text)
+port_number = functools.partial(whole_number, low=0, high=65535)
+at_least_one = functools.partial(whole_number, low=1, high=10**9)
+
+
+def full_path(text: str) -> Path:
+    """A path from the command line."""
+    return expanded(text).absolute()
+
+
+def upstream_option(text: str) -> tuple[str, str]:
+    """The name and the address of a server elsewhere, from the command line."""
+    name, _, url = text.partition("=")
+    if not re.fullmatch(UPSTREAM_NAME, name) or not urllib.parse.urlsplit(upstream_url(url)).hostname:
+        raise argparse.ArgumentTypeError(f"{text} is not NAME=URL")
+    return name, url
 
 
 def environment_options(parser: argparse.ArgumentParser) -> list[str]:
     """The command-line arguments that the LLAMADASH_* variables stand for; lists are separated like PATH."""
     arguments = []
-    for action in parser._actions:
-        options = [name for name in action.option_strings if name.startswith("--") and name not in ("--help", "--version")]
-        option = next((name for name in options if os.environ.get(variable_of(name))), "")  # also by its old name
-        if not (value := os.environ.get(variable_of(option)) if option else None):
-            continue
+    for action in config_options(parser):
+        # an old name counts as well
+        option = next((name for name in action.option_strings if os.environ.get(variable_of(name))), None)
+        value = os.environ[variable_of(option)] if option else ""
         if isinstance(action, argparse._AppendAction):
-            separator = os.pathsep if option == "--models-dir" else ","
+            separator = os.pathsep if action.dest == "models_dirs" else ","
             arguments += [f"{option}={part}" for part in value.split(separator) if part]
-        elif action.nargs == 0:
+        elif option and action.nargs == 0:
             if value.lower() not in (*YES, *NO):
                 parser.error(f"{variable_of(option)} is {value}: neither on nor off")
             arguments += [option] if value.lower() in YES else []
-        else:
+        elif option:
             arguments.append(f"{option}={value}")
     return arguments
 
@@ -11592,34 +11488,24 @@ def parsed(parser: argparse.ArgumentParser, argv: list[str]) -> tuple[Json, dict
     if any(word == "" or re.fullmatch(r"--[a-z-]+=", word) for word in argv):
         parser.error("an option or a file name is empty")
     given, around = vars(parser.parse_args(argv)), vars(parser.parse_args(environment_options(parser)))
-    del around["command"]
-    fixed = {name: variable_of(name) for name in around}
-    return {**around, **given}, {**fixed, **{name: f"--{name.replace('_', '-')}" for name in given}}
+    names = {action.dest: action.option_strings[0] for action in config_options(parser)}
+    return {**around, **given}, {dest: name if dest in given else variable_of(name) for dest, name in names.items()
+                                 if dest in given or dest in around}
 
 
 def configured(options: Json, fixed: dict[str, str]) -> Config:
     """The Config that the options make; SystemExit for those that do not go together."""
     if ("tls_cert" in options) != ("tls_key" in options):
         sys.exit(usage_error("--tls-cert and --tls-key go together"))
-    values = {
-        key: value for key, value in options.items() if key in {field.name for field in dataclasses.fields(Config)}
-    }
-    values.update({field: tuple(options.get(option, ())) for field, option in (
-        ("allow_hosts", "allow_host"), ("allow_origins", "allow_origin"), ("trusted_proxies", "trusted_proxy"))})
-    if "models_dir" in options:
-        values["models_dirs"] = tuple(Path(path).expanduser().absolute() for path in options["models_dir"])
-        fixed = {**fixed, "models_dirs": fixed["models_dir"]}
     if not all(key.isprintable() for key in given_api_keys()):
         sys.exit(usage_error("an API key is one line of text"))
-    upstreams = [item.partition("=")[::2] for item in options.get("upstream", ())]
-    if (server := options.get("llama_server", "")) and re.match(r"https?://", server):
-        upstreams.append((urllib.parse.urlsplit(server).hostname or "", server))
-    for name, url in upstreams:
-        if not re.fullmatch(UPSTREAM_NAME, name) or not urllib.parse.urlsplit(upstream_url(url)).hostname:
-            sys.exit(usage_error(f"--upstream is NAME=URL, not {name}={url}"))
-    values["upstreams"] = tuple(dict(upstreams).items())
-    data_dir = Path(options.get("data_dir", HERE / "data")).expanduser().absolute()
-    return Config(**{**values, "auth": not options.get("no_auth"), "data_dir": data_dir, "fixed": fixed})
+    values: Json = {key: tuple(options[key]) if isinstance(options[key], list) else options[key] for key in fixed}
+    upstreams = dict(values.get("upstreams", ()))
+    if re.match(r"https?://", server := values.get("llama_server", "")):
+        if not (host := urllib.parse.urlsplit(server).hostname):
+            sys.exit(usage_error(f"{server} is no address of a server"))
+        upstreams[host.replace(":", "-")] = server
+    return Config(**{**values, "upstreams": tuple(upstreams.items())}, fixed=fixed)
 
 
 def usage_error(message: str) -> int:
@@ -11650,7 +11536,7 @@ def data_folder(path: Path) -> Iterator[None]:
     with open(path / "lock", "a+", encoding="utf-8", errors="replace") as file:
         os.chmod(path / "lock", 0o600)
         try:
-            lock_soon(file)
+            lock_file(file, LOCK_WAIT)
         except OSError as problem:
             file.seek(0)
             pid = file.read().partition(" ")[0]
@@ -11661,26 +11547,22 @@ def data_folder(path: Path) -> Iterator[None]:
         yield
 
 
-def lock_soon(file: typing.TextIO) -> None:
-    """Lock `file` as soon as nobody has it; OSError where another process keeps it."""
-    ends = time.monotonic() + LOCK_WAIT
+def lock_file(file: typing.TextIO, patience: float = 0.0) -> None:
+    """Lock `file` for this process until it ends; OSError where another one keeps it for longer than `patience` (s)."""
+    ends = time.monotonic() + patience
     while True:
         try:
-            return lock_file(file)
+            if os.name == "nt":
+                import msvcrt
+                msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined,unused-ignore]
+            else:
+                import fcntl
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
         except OSError:
-            if time.monotonic() > ends:
+            if time.monotonic() >= ends:
                 raise
         time.sleep(LOCK_PAUSE)
-
-
-def lock_file(file: typing.TextIO) -> None:
-    """Lock `file` for this process until it ends; OSError where another one has it."""
-    if os.name == "nt":
-        import msvcrt
-        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined,unused-ignore]
-    else:
-        import fcntl
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def port_holder(port: int) -> str:
@@ -11811,7 +11693,7 @@ def main(argv: list[str] | None = None) -> int:
     commands: dict[str | None, Callable[[], int]] = {
         None: lambda: run_server(config), "link": lambda: print_link(config, new=options["new"]),
         "password": lambda: ask_password(config), "backup": lambda: write_backup(config, options["file"]),
-        "service": lambda: print_service(config), "doctor": lambda: doctor(config),
+        "service": lambda: print_service(config), "doctor": lambda: asyncio.run(doctor(config)),
     }
     try:
         return commands[options["command"]]()
