@@ -8738,6 +8738,7 @@ RECOMMENDED: tuple[Json, ...] = (
      "size": 2_497_280_256, "memory": 4_000_000_000, "license": "apache-2.0", "quantization": "Q4_K_M",
      "text": "The best of these: many languages, code, reasoning; a GPU or some patience helps."},
 )
+NETWORK_PROBLEMS = (aiohttp.ClientError, asyncio.TimeoutError, ConnectionError, UnicodeError)  # as for a host "x..y"
 Result = TypeVar("Result")
 
 
@@ -8798,13 +8799,6 @@ class Download:
             return 0.0
         (began, before), (now, done) = self.speeds[0], self.speeds[-1]
         return max(done - before, 0) / (now - began) if now > began else 0.0
-
-    def measure(self) -> None:
-        """Note how far the download is now."""
-        now = time.monotonic()
-        self.speeds.append((now, self.done))
-        while now - self.speeds[0][0] > SPEED_SPAN:
-            self.speeds.popleft()
 
     def have(self, part: Part) -> int:
         """Bytes of `part` that are on the disk."""
@@ -8972,7 +8966,7 @@ class ModelHub:
         """The hub's address; HubUnavailable if it is none."""
         with contextlib.suppress(ValueError):
             url = yarl.URL(self.endpoint)
-            if url.scheme in ("http", "https") and download_reachable(url):
+            if url.origin().scheme in ("http", "https"):
                 return url
         raise HubUnavailable("HF_ENDPOINT must be an http or https address")
 
@@ -8991,7 +8985,8 @@ class ModelHub:
                   ) -> AsyncIterator[tuple[aiohttp.ClientResponse, Part]]:
         """The answer for `path` after its redirects, and what the hub itself announces of the file.
 
-        The token goes to the hub only: where it redirects to another host, that host does not see it.
+        The token goes to the hub only: where it redirects to another host, that host does not see it. HubUnavailable
+        where the connection fails, while the answer is read as well.
         """
         hub = self.url()
         url = yarl.URL(f"{self.endpoint}/{path}", encoded=True)
@@ -8999,45 +8994,40 @@ class ModelHub:
         for _ in range(MAX_REDIRECTS + 1):
             at_hub = url.origin() == hub.origin()
             token = {"Authorization": f"Bearer {self.token}"} if self.token and at_hub else {}
-            async with session.get(url, headers={**(headers or {}), **token}, allow_redirects=False,
-                                   proxy=download_proxy(url)) as response:
-                if at_hub:
-                    download_announced(announced, response)
-                location = response.headers.get("Location")
-                if response.status not in (301, 302, 303, 307, 308) or not location:
-                    yield response, announced
-                    return
             try:
+                async with session.get(url, headers={**(headers or {}), **token}, allow_redirects=False,
+                                       proxy=download_proxy(url)) as response:
+                    if at_hub:
+                        download_announced(announced, response)
+                    location = response.headers.get("Location")
+                    if response.status not in (301, 302, 303, 307, 308) or not location:
+                        yield response, announced
+                        return
+            except NETWORK_PROBLEMS as problem:
+                raise HubUnavailable(f"{url.host}: {download_problem(problem)}") from problem
+            with contextlib.suppress(ValueError):
                 url = url.join(yarl.URL(location, encoded=True))
-                safe = url.scheme in ("https", hub.scheme) and download_reachable(url)
-            except ValueError:
-                raise HubUnavailable("the hub redirects to nowhere") from None
-            if not safe:
-                raise HubUnavailable("the hub redirects to an address that is not safe")
+                if url.origin().scheme in ("https", hub.scheme):
+                    continue
+            raise HubUnavailable("the hub redirects to an address that is not safe")
         raise HubUnavailable("the hub redirects too often")
 
     async def listing(self, repo: str) -> tuple[dict[str, Part], Json]:
         """A repository's GGUF files, and its description; NotFound where there is none that we may see."""
-        try:
-            async with self.session() as session:
-                info = await self.described(session, f"api/models/{repo}?blobs=true", repo)
-                entries = download_entries(info.get("siblings"))
-                if not any(entry.get("size") for entry in entries):
-                    tree = await self.described(session, f"api/models/{repo}/tree/main?recursive=true", repo)
-                    entries = download_entries(tree.get("entries"))
-        except (aiohttp.ClientError, asyncio.TimeoutError, OSError) as problem:
-            raise HubUnavailable(f"{self.name} cannot be reached: {download_problem(problem)}") from problem
-        return download_listed(entries), info
+        async with self.session() as session:
+            info = await self.described(session, f"api/models/{repo}?blobs=true", repo)
+            files = download_listed(info.get("siblings"))
+            if not any(part.size for part in files.values()):
+                tree = await self.described(session, f"api/models/{repo}/tree/main?recursive=true", repo)
+                files = download_listed(tree.get("entries"))
+        return files, info
 
     async def announced(self, repo: str, name: str) -> Part:
         """What the hub tells of one file before sending it; for hubs that have no listing."""
-        try:
-            async with self.session() as session, self.get(session, download_path(repo, name)) as (response, announced):
-                if response.status != 200:
-                    raise self.refusal(response.status, f"{repo}/{name}")
-                return Part(name, announced.size or response.content_length, announced.sha256)
-        except (aiohttp.ClientError, asyncio.TimeoutError, OSError) as problem:
-            raise HubUnavailable(f"{self.name} cannot be reached: {download_problem(problem)}") from problem
+        async with self.session() as session, self.get(session, download_path(repo, name)) as (response, announced):
+            if response.status != 200:
+                raise self.refusal(response.status, f"{repo}/{name}")
+            return Part(name, announced.size or response.content_length, announced.sha256)
 
     async def described(self, session: aiohttp.ClientSession, path: str, repo: str) -> Json:
         """One answer of the hub's API; a list comes as {entries}."""
@@ -9079,11 +9069,6 @@ def download_proxy(url: yarl.URL) -> str | None:
     return urllib.request.getproxies().get(url.scheme)
 
 
-def download_reachable(url: yarl.URL) -> bool:
-    """Whether `url` names a host; ValueError where host or port can be none."""
-    return bool(url.host and url.host.encode("idna")) and url.port is not None
-
-
 def download_bytes(text: str) -> int | None:
     """The number of bytes that a header tells; None where that is none, or more than any file has."""
     return int(text) if re.fullmatch(r"[0-9]{1,18}", text) and int(text) < MAX_FILE_SIZE else None
@@ -9098,16 +9083,11 @@ def download_announced(announced: Part, response: aiohttp.ClientResponse) -> Non
     announced.size = download_bytes(response.headers.get("X-Linked-Size", "")) or announced.size
 
 
-def download_entries(listing: Any) -> list[Json]:
-    """The entries of a listing that make sense."""
-    return [entry for entry in listing if isinstance(entry, dict)] if isinstance(listing, list) else []
-
-
-def download_listed(entries: list[Json]) -> dict[str, Part]:
+def download_listed(listing: Any) -> dict[str, Part]:
     """The GGUF files in a listing of either kind that the hub's API gives; entries that make no sense are left out."""
     files = {}
-    for entry in entries:
-        name = entry.get("rfilename") or entry.get("path")
+    for entry in listing if isinstance(listing, list) else ():
+        name = (entry.get("rfilename") or entry.get("path")) if isinstance(entry, dict) else None
         if not isinstance(name, str) or not name.lower().endswith(".gguf"):
             continue
         with contextlib.suppress(InvalidRequest):
@@ -9132,24 +9112,19 @@ def download_problem(problem: BaseException) -> str:
 
 
 class PartFile:
-    """The .part file of one file: written and hashed block by block, each in a thread."""
+    """The file that one part is written to, or is in already: hashed block by block, each in a thread."""
 
-    def __init__(self, path: Path, *, existing: bool = False) -> None:
-        self.path, self.existing = path, existing
-        self.file: io.FileIO | None = None
+    def __init__(self, path: Path, existing: bool) -> None:
+        """Open the file, at its start; one that is no `existing` model is made if it is missing."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.file = io.FileIO(path, "r" if existing else "a+")
+        self.file.seek(0)
+        self.existing = existing
         self.hash = hashlib.sha256()
         self.position = 0
 
-    def open(self) -> None:
-        """Open the file, at its start; one that is no `existing` model is made if it is missing."""
-        if not self.existing:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self.path.touch()
-        self.file = io.FileIO(self.path, "r" if self.existing else "r+")
-
     def adopt(self) -> bool:
         """Hash one more block of what is there already; False at its end."""
-        assert self.file
         block = self.file.read(DOWNLOAD_BLOCK) or b""
         self.hash.update(block)
         self.position += len(block)
@@ -9157,7 +9132,6 @@ class PartFile:
 
     def write(self, block: bytes) -> None:
         """Append and hash `block`."""
-        assert self.file
         rest = memoryview(block)
         while rest:
             rest = rest[self.file.write(rest):]
@@ -9166,20 +9140,14 @@ class PartFile:
 
     def restart(self) -> None:
         """Forget everything that came so far."""
-        assert self.file
-        self.file.seek(0)
-        self.file.truncate()
+        self.file.truncate(0)
         self.hash, self.position = hashlib.sha256(), 0
 
     def close(self) -> None:
-        """Put what was written on the disk and close the file, if it was opened."""
-        if not self.file:
-            return
-        try:
+        """Put what was written on the disk and close the file."""
+        with self.file:
             if not self.existing:
                 os.fsync(self.file.fileno())
-        finally:
-            self.file.close()
 
 
 class Downloads:
@@ -9210,15 +9178,6 @@ class Downloads:
             if download.status == "queued" and key not in self.tasks:
                 self.tasks[key] = self.dash.spawn(self.work(key, download), f"download of {download.file}")
 
-    async def listing(self, text: str) -> Json:
-        """{repo, files, selected, license, gated} of the repository that `text` names."""
-        source = download_source(text, self.hub.endpoint)
-        files, info = await self.hub.listing(source.repo)
-        models = download_models(files)
-        card = info.get("cardData")
-        return {"repo": source.repo, "files": models, "selected": (download_choice(models, source) or {}).get("file"),
-                "license": card.get("license") if isinstance(card, dict) else None, "gated": bool(info.get("gated"))}
-
     async def add(self, repo: str, file: str | None, folder: str | None, projector: bool) -> Download:
         """Queue a model; one that is listed already goes on."""
         source = download_source(repo, self.hub.endpoint)
@@ -9230,15 +9189,9 @@ class Downloads:
         if known and known.status in UNFINISHED_DOWNLOADS:
             return await self.resume(*key) if known.status in ("paused", "failed") else known
         download = Download(*key, str(self.place(source.repo, parts, self.folder(folder))), parts)
-        await in_thread(download_check_space, download, self.waiting())
-        former = self.items.pop(key, None)  # to the end of the queue
-        self.items[key] = download
-        try:
-            await self.enqueue(download)
-        except StorageFull:
-            self.items.pop(key)
-            self.items |= {key: former} if former else {}
-            raise
+        needed = sum(max((item.total or 0) - item.done, 0) for item in self.items.values() if item.status in ACTIVE)
+        await in_thread(download_check_space, download, needed)
+        await self.enqueue(download)
         return download
 
     async def parts(self, source: Source, projector: bool) -> list[Part]:
@@ -9261,13 +9214,11 @@ class Downloads:
 
     def folder(self, folder: str | None) -> Path:
         """The folder to download into: `folder` if it is one of the model folders, else our own."""
-        own: Path = self.dash.config.data_dir / "models"
-        if folder is None:
-            return own
-        for known in [*self.dash.folders(), own]:
-            if Path(folder) == known:
-                return Path(known)
-        raise InvalidRequest("This is not a model folder.", field="folder")
+        own = self.dash.config.data_dir / "models"
+        place = own if folder is None else Path(folder)
+        if place not in [*self.dash.folders(), own]:
+            raise InvalidRequest("This is not a model folder.", field="folder")
+        return place
 
     def place(self, repo: str, parts: list[Part], folder: Path) -> Path:
         """Where in `folder`: several files together, or a name that is taken, get a folder of their own."""
@@ -9277,10 +9228,6 @@ class Downloads:
         if len(parts) > 1 or taken or size not in (0, parts[0].size):
             return folder / repo.rpartition("/")[2]
         return folder
-
-    def waiting(self) -> int:
-        """Bytes that the unfinished downloads still need."""
-        return sum(max((item.total or 0) - item.done, 0) for item in self.items.values() if item.status in ACTIVE)
 
     def item(self, repo: str, file: str) -> Download:
         """One download; NotFound where there is none."""
@@ -9335,29 +9282,25 @@ class Downloads:
 
     async def enqueue(self, download: Download) -> None:
         """Put a download into the queue; StorageFull where that cannot be remembered, which leaves it as it was."""
-        before = download.status, download.error
-        download.error = None
-        self.set_status(download, "queued")
+        before, key = (self.items, download.status, download.error), (download.repo, download.file)
+        others = {other: item for other, item in self.items.items() if other != key or item is download}
+        self.items = {**others, key: download}  # a new one comes last
+        download.status, download.error = "queued", None
         try:
             self.remember()
         except StorageFull:
-            download.status, download.error = before
+            self.items, download.status, download.error = before
             raise
         await self.dash.broadcast("models:download", download.as_json())
         self.pump()
 
     async def tell(self, download: Download, status: str) -> None:
         """Set the status, remember it and tell everybody; on a full disk what is remembered is the former one."""
-        self.set_status(download, status)
+        download.speeds.clear()
+        download.status = status
         with contextlib.suppress(StorageFull):
             self.remember()
         await self.dash.broadcast("models:download", download.as_json())
-
-    def set_status(self, download: Download, status: str) -> None:
-        """Change the status."""
-        if status != download.status:
-            download.speeds.clear()
-        download.status = status
 
     def remember(self) -> None:
         """Save what is unfinished, and let go of what finished long ago."""
@@ -9372,7 +9315,9 @@ class Downloads:
         now = time.monotonic()
         if now - self.reported >= PROGRESS_PAUSE:
             self.reported = now
-            download.measure()
+            download.speeds.append((now, download.done))
+            while now - download.speeds[0][0] > SPEED_SPAN:
+                download.speeds.popleft()
             await self.dash.broadcast("models:download", download.as_json())
 
     async def work(self, key: tuple[str, str], download: Download) -> None:
@@ -9416,24 +9361,22 @@ class Transfer:
         await in_thread(self.download.finish)
 
     async def fetch_part(self, part: Part) -> None:
-        """Fetch one file over as many connections as it takes, and check it."""
+        """Fetch the rest of one file, and check it; Conflict where another file has its name already."""
         target, partial = self.download.target(part), self.download.partial(part)
-        if files_size(target):
-            await self.check_existing(part, target)
-            return
-        file = PartFile(partial)
+        existing = files_size(target) > 0
+        file = await in_thread(PartFile, target if existing else partial, existing)
         try:
-            await in_thread(file.open)
-            if files_size(partial):
+            if existing or files_size(partial):
                 await self.queue.tell(self.download, "verifying")
                 while await in_thread(file.adopt):
                     pass
-                if part.size is not None and file.position > part.size:
-                    await in_thread(file.restart)
                 await self.queue.tell(self.download, "running")
-            await self.transfer_all(part, file)
+            if not existing:
+                await self.transfer_all(part, file)
             download_check_content(part, file)
         except WrongContent:
+            if existing:
+                raise Conflict(f"{target} is another file of the same name") from None
             await in_thread(file.restart)
             partial.unlink(missing_ok=True)
             raise
@@ -9441,26 +9384,12 @@ class Transfer:
             await in_thread(file.close)
         part.verified = True
 
-    async def check_existing(self, part: Part, target: Path) -> None:
-        """Accept a file that is there already if it is the one that is wanted, else Conflict."""
-        await self.queue.tell(self.download, "verifying")
-        file = PartFile(target, existing=True)
-        try:
-            await in_thread(file.open)
-            while await in_thread(file.adopt):
-                pass
-            download_check_content(part, file)
-        except WrongContent:
-            raise Conflict(f"{target} is another file of the same name") from None
-        finally:
-            file.close()
-        part.verified = True
-        await self.queue.tell(self.download, "running")
-
     async def transfer_all(self, part: Part, file: PartFile) -> None:
         """Bring all bytes here, over a new connection whenever one is cut; HubUnavailable after RETRIES in vain."""
         failures = 0
         others = sum(self.download.have(item) for item in self.download.parts if item is not part)
+        if part.size is not None and file.position > part.size:
+            await in_thread(file.restart)
         while part.size is None or file.position < part.size:
             before = file.position
             try:
@@ -9468,9 +9397,8 @@ class Transfer:
                 if part.size is None:
                     return
                 continue
-            except (aiohttp.ClientError, asyncio.TimeoutError, ConnectionError, HubUnavailable) as problem:
-                failures = 1 if file.position > before else failures + 1
-                reason = str(problem) if isinstance(problem, HubUnavailable) else download_problem(problem)
+            except HubUnavailable as problem:
+                failures, reason = 1 if file.position > before else failures + 1, problem
             if failures > RETRIES:
                 raise HubUnavailable(f"given up after {failures} attempts in vain: {reason}")
             log.info("download of %s: %s; trying again", part.name, reason)
@@ -9479,8 +9407,10 @@ class Transfer:
 
     async def transfer(self, part: Part, file: PartFile, others: int) -> None:
         """Bring what one connection gives; `others` are the bytes of the other parts."""
-        path, headers = download_path(self.download.repo, part.name), download_range(part, file.position)
-        unknown = part.size is None
+        path, headers, unknown = download_path(self.download.repo, part.name), dict[str, str](), part.size is None
+        if file.position:  # the checksum, where it is known, guards against a file that has changed
+            guard = {"If-Range": part.etag} if part.etag and not part.sha256 else {}
+            headers = {"Range": f"bytes={file.position}-", **guard}
         await in_thread(download_check_space, self.download, 0)
         async with self.queue.hub.get(self.session, path, headers) as (response, announced):
             if download_changed(part, announced):
@@ -9531,14 +9461,6 @@ class Transfer:
             raise self.queue.hub.refusal(status, f"{self.download.repo}/{part.name}")
         if status not in (200, 206, 416) or encoding != "identity":
             raise HubUnavailable(f"{response.url.host} answered with status {status}")
-
-
-def download_range(part: Part, position: int) -> dict[str, str]:
-    """What asks for the rest of a file from `position` on; the checksum, where known, guards against a changed file."""
-    if not position:
-        return {}
-    guard = {"If-Range": part.etag} if part.etag and not part.sha256 else {}
-    return {"Range": f"bytes={position}-", **guard}
 
 
 def download_changed(part: Part, announced: Part) -> bool:
@@ -9604,9 +9526,14 @@ FileText = Annotated[str, Length(1, 512)]
 
 @on("models:repo", error="LIST_REPO_FAILED")
 async def models_repo(dash: Dash, *, repo: RepoText) -> Json:
-    """The GGUF models of a repository on the hub."""
-    listing: Json = await dash.downloads.listing(repo)
-    return listing
+    """The GGUF models of a repository on the hub, and which of them `repo` asks for, or most people want."""
+    hub = dash.downloads.hub
+    source = download_source(repo, hub.endpoint)
+    files, info = await hub.listing(source.repo)
+    models = download_models(files)
+    card = info.get("cardData")
+    return {"repo": source.repo, "files": models, "selected": (download_choice(models, source) or {}).get("file"),
+            "license": card.get("license") if isinstance(card, dict) else None, "gated": bool(info.get("gated"))}
 
 
 @on("models:download", error="DOWNLOAD_MODEL_FAILED")
