@@ -2763,15 +2763,14 @@ GPU_LIMIT = 10.0  # s after which nvidia-smi is ended; without a persistent driv
 GPU_DUTY = 0.05  # of the time may be spent in nvidia-smi, so a slow one is asked less often
 GPU_STALE = 60.0  # s after which an old reading is no reading; a slow nvidia-smi has this long from when it is due
 GPU_RETRY = (30.0, 600.0)  # s to the next try of a failing nvidia-smi: the first time, and at most
-ENGINE_LIMIT = 2.0  # s that a sample waits for the engine's counters
 SHORT_OUTPUT = 65_536  # bytes read from a short-lived program; 100 GPUs need less
 MIB = 1024 * 1024
 NVIDIA_FIELDS = "utilization.gpu,memory.used,memory.total,temperature.gpu,power.draw,name"
-NVIDIA_QUERY = (f"--query-gpu={NVIDIA_FIELDS}", "--format=csv,noheader,nounits")
+NVIDIA_PARTIAL = (14, 15)  # statuses of nvidia-smi with which what it printed still counts: infoROM damaged, card lost
 WSL_NVIDIA_SMI = "/usr/lib/wsl/lib/nvidia-smi"  # not on the PATH of a service
 PCI_IDS = ("/usr/share/hwdata/pci.ids", "/usr/share/misc/pci.ids")
-NO_COUNTERS = dict.fromkeys(("requests_processing", "requests_deferred", "prompt_tokens_per_second",
-                             "generated_tokens_per_second", "active_models"))
+GPU_MAKERS = {"0x1002": ("amd", "AMD"), "0x8086": ("intel", "Intel")}  # those that Linux shows in its files
+DRM_MEMORY = ("drm-memory-vram", "drm-total-vram", "drm-total-vram0")  # as amdgpu and xe call a process's share, in KiB
 # What passes through these passes through a real interface as well, or never leaves the machine.
 INNER_INTERFACE = r"lo\d*|Loopback.*|veth.*|br-.*|docker\d+|virbr.*"
 
@@ -2784,8 +2783,9 @@ def reading(text: str, scale: float = 1) -> float | None:
     return None
 
 
-def whole_reading(value: float | None) -> int | None:
-    """`value` without its fraction."""
+def reading_of_bytes(text: str | None, unit: int = 1) -> int | None:
+    """The bytes that `text` tells in `unit`, or None."""
+    value = reading(text or "", unit)
     return None if value is None else int(value)
 
 
@@ -2888,57 +2888,42 @@ class NetworkRates:
         return received, sent
 
 
-async def short_output(*command: str, limit: float) -> str:
-    """What a short-lived program prints (64 kB at most); OSError if it fails or needs longer than `limit` s."""
+async def short_output(*command: str, limit: float, accepted: Iterable[int] = ()) -> str:
+    """What a short-lived program prints; OSError if it fails, needs longer than `limit` s or prints too much."""
     process = await asyncio.create_subprocess_exec(
         *command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         start_new_session=True)
     assert process.stdout
     try:
-        output = await asyncio.wait_for(bounded_output(process.stdout), limit)
+        await asyncio.wait_for(process.stdout.readexactly(SHORT_OUTPUT), limit)
+        raise OSError(f"{command[0]} prints without end")
+    except asyncio.IncompleteReadError as end:
+        text = end.partial.decode("utf-8", "replace").strip()
         status = await asyncio.wait_for(process.wait(), 1)
     except asyncio.TimeoutError:
         raise OSError(f"{command[0]} did not end within {limit:g} s") from None
     finally:
-        await end_group(process)
-    text = output.decode("utf-8", "replace").strip()
-    if status:
+        if process.returncode is None:
+            kill_group(process.pid)
+            with contextlib.suppress(asyncio.TimeoutError):  # one that hangs in the driver cannot be ended
+                await asyncio.wait_for(process.communicate(), 1)
+    if status and status not in accepted:
         raise OSError(f"{command[0]} failed ({status}): {text[:200]}")
     return text
 
 
-async def bounded_output(stream: asyncio.StreamReader) -> bytes:
-    """All of `stream`; OSError if that is more than SHORT_OUTPUT."""
-    output = b""
-    while block := await stream.read(SHORT_OUTPUT):
-        output += block
-        if len(output) > SHORT_OUTPUT:
-            raise OSError("endless output")
-    return output
-
-
-async def end_group(process: asyncio.subprocess.Process) -> None:
-    """Kill `process` and what it started, unless it has ended, and wait a second for that."""
-    if process.returncode is not None:
-        return
-    kill_group(process.pid)
-    with contextlib.suppress(asyncio.TimeoutError):  # one that hangs in the driver cannot be ended
-        await asyncio.wait_for(process.communicate(), 1)
+def nvidia_lines(text: str, fields: str) -> list[list[str]]:
+    """The lines that nvidia-smi prints for a query of `fields`; a message, as for a card that is lost, has fewer."""
+    lines = ([field.strip() for field in line.split(",", fields.count(","))] for line in text.splitlines())
+    return [line for line in lines if len(line) > fields.count(",")]
 
 
 def parse_nvidia(text: str) -> list[Json]:
-    """GPUs without their index, from the lines that nvidia-smi prints for NVIDIA_QUERY."""
-    gpus = []
-    for line in text.splitlines():
-        fields = [field.strip() for field in line.split(",", NVIDIA_FIELDS.count(","))]
-        if len(fields) <= NVIDIA_FIELDS.count(","):
-            continue  # a message, as for a GPU that fell off the bus
-        utilization, used, total, temperature, power, name = fields
-        gpus.append({
-            "name": name, "vendor": "nvidia", "utilization": reading(utilization),
-            "memory_used": whole_reading(reading(used, MIB)), "memory_total": whole_reading(reading(total, MIB)),
-            "temperature": reading(temperature), "power": reading(power)})
-    return gpus
+    """GPUs without their index, from what nvidia-smi prints for NVIDIA_FIELDS."""
+    return [{"name": name, "vendor": "nvidia", "utilization": reading(utilization),
+             "memory_used": reading_of_bytes(used, MIB), "memory_total": reading_of_bytes(total, MIB),
+             "temperature": reading(temperature), "power": reading(power)}
+            for utilization, used, total, temperature, power, name in nvidia_lines(text, NVIDIA_FIELDS)]
 
 
 class NvidiaGpus:
@@ -2975,29 +2960,43 @@ class NvidiaGpus:
         """Call nvidia-smi once, and decide when to call it again."""
         started = time.monotonic()
         try:
-            program = self.program or shutil.which("nvidia-smi") or shutil.which(WSL_NVIDIA_SMI)
-            if program:
-                text = await short_output(program, *NVIDIA_QUERY, limit=GPU_LIMIT)
-                self.succeeded(parse_nvidia(text), time.monotonic() - started)
-            else:
+            text = await self.query("gpu", NVIDIA_FIELDS)
+            if text is None:
                 self.next_at = started + GPU_RETRY[1]
+                return
+            self.gpus, self.read_at, self.error, self.retry = parse_nvidia(text), time.monotonic(), None, GPU_RETRY[0]
+            self.next_at = self.read_at + ((self.read_at - started) / GPU_DUTY if self.gpus else GPU_RETRY[0])
+            for line in text.splitlines():
+                if not nvidia_lines(line, NVIDIA_FIELDS):
+                    self.warn(line)
         except OSError as problem:
-            self.failed(str(problem))
+            self.warn(str(problem))
+            self.error, self.read_at = str(problem), -math.inf
+            self.next_at = time.monotonic() + self.retry
+            self.retry = min(self.retry * 2, GPU_RETRY[1])
         finally:
             self.task = None
 
-    def succeeded(self, gpus: list[Json], seconds: float) -> None:
-        """Keep a reading that took `seconds`."""
-        self.gpus, self.read_at, self.error, self.retry = gpus, time.monotonic(), None, GPU_RETRY[0]
-        self.next_at = self.read_at + (seconds / GPU_DUTY if gpus else GPU_RETRY[0])
+    async def query(self, what: str, fields: str) -> str | None:
+        """What nvidia-smi prints for a query; None without the program."""
+        program = self.program or shutil.which("nvidia-smi") or shutil.which(WSL_NVIDIA_SMI)
+        return await short_output(program, f"--query-{what}={fields}", "--format=csv,noheader,nounits",
+                                  limit=GPU_LIMIT, accepted=NVIDIA_PARTIAL) if program else None
 
-    def failed(self, problem: str) -> None:
-        """Say what is wrong, once a day, and wait longer before each new try."""
+    def warn(self, problem: str) -> None:
+        """Say what is wrong, once a day."""
         if self.limiter.is_new("nvidia-smi", problem, DAY / 1000):
-            log.warning("no GPU readings: %s", problem)
-        self.error, self.read_at = problem, -math.inf
-        self.next_at = time.monotonic() + self.retry
-        self.retry = min(self.retry * 2, GPU_RETRY[1])
+            log.warning("GPU readings: %s", problem)
+
+    async def memory_of(self, pid: int) -> dict[int, int]:
+        """Bytes that a process takes on each GPU, by its place among them."""
+        with contextlib.suppress(OSError):
+            uuids = re.findall(r"(?m)^GPU-\S+", await self.query("gpu", "uuid") or "")
+            fields = "gpu_uuid,pid,used_memory"
+            apps = nvidia_lines(await self.query("compute-apps", fields) or "", fields)
+            taken = {uuid: reading_of_bytes(used, MIB) for uuid, owner, used in apps if owner == str(pid)}
+            return {at: used for at, uuid in enumerate(uuids) if (used := taken.get(uuid)) is not None}
+        return {}
 
     async def close(self) -> None:
         """End a call that is under way."""
@@ -3012,34 +3011,37 @@ class SysfsGpus:
     def __init__(self, root: Path = Path("/sys/class/drm")) -> None:
         self.root = root
         self.names: dict[str, str] = {}
+        self.addresses: list[str] = []  # on the PCI bus, of those last read
 
     def read(self) -> list[Json]:
         """The GPUs without their index; what a card does not tell is null."""
+        found = []
         with contextlib.suppress(OSError):
             cards = [item for item in self.root.iterdir() if re.fullmatch(r"card\d+", item.name)]
-            found = [self.card(card / "device") for card in sorted(cards, key=lambda item: int(item.name[4:]))]
-            return [gpu for gpu in found if gpu]
-        return []
+            for device in (card / "device" for card in sorted(cards, key=lambda item: int(item.name[4:]))):
+                if gpu := self.card(device):
+                    found.append((os.path.basename(os.path.realpath(device)), gpu))
+        self.addresses = [address for address, _ in found]
+        return [gpu for _, gpu in found]
 
     def card(self, device: Path) -> Json | None:
         """One card, or None if it is of another maker or tells nothing."""
-        maker = file_text(device / "vendor")
-        if maker not in ("0x1002", "0x8086"):
+        maker = file_text(device / "vendor") or ""
+        if maker not in GPU_MAKERS:
             return None
         asleep = file_text(device / "power/runtime_status") == "suspended"
-        values = {} if asleep else amd_values(device) if maker == "0x1002" else intel_values(device)
-        if maker == "0x8086" and not any(value is not None for value in values.values()):
+        values = dict.fromkeys(("utilization", "memory_used", "memory_total", "temperature", "power"))
+        values |= {} if asleep else sysfs_values(device)
+        if maker == "0x8086" and set(values.values()) == {None}:
             return None  # a processor's own graphics, which shows nothing and computes nothing
-        keys = ("utilization", "memory_used", "memory_total", "temperature", "power")
-        return {"name": self.name(device, maker), "vendor": "amd" if maker == "0x1002" else "intel",
-                **{key: values.get(key) for key in keys}}
+        return {"name": self.name(device, maker), "vendor": GPU_MAKERS[maker][0], **values}
 
     def name(self, device: Path, maker: str) -> str:
         """What the card calls itself, or what the list of PCI devices calls it; looked up once."""
         model = (file_text(device / "device") or "")[2:]
         if (key := f"{device}{model}") not in self.names:
             own = file_text(device / "product_name") or file_text(device / "marketing_name")
-            brand = "AMD" if maker == "0x1002" else "Intel"
+            brand = GPU_MAKERS[maker][1]
             self.names[key] = own or pci_name(maker[2:], model) or f"{brand} GPU {maker[2:]}:{model}".rstrip(":")
         return self.names[key]
 
@@ -3053,20 +3055,28 @@ def hwmon(device: Path, *names: str, scale: float) -> float | None:
     return None
 
 
-def amd_values(device: Path) -> Json:
-    """What the amdgpu driver tells."""
+def sysfs_values(device: Path) -> Json:
+    """What the drivers amdgpu, xe and i915 tell; Intel's two tell nothing about use."""
+    total = file_text(device / "mem_info_vram_total") or file_text(device / "tile0/physical_vram_size_bytes")
     return {"utilization": file_number(device / "gpu_busy_percent"),
-            "memory_used": whole_reading(file_number(device / "mem_info_vram_used")),
-            "memory_total": whole_reading(file_number(device / "mem_info_vram_total")),
-            "temperature": hwmon(device, "temp1_input", scale=1e-3),
+            "memory_used": reading_of_bytes(file_text(device / "mem_info_vram_used")),
+            "memory_total": reading_of_bytes(total),
+            "temperature": hwmon(device, "temp1_input", "temp2_input", scale=1e-3),
             "power": hwmon(device, "power1_average", "power1_input", scale=1e-6)}
 
 
-def intel_values(device: Path) -> Json:
-    """What the xe and i915 drivers tell: nothing about use."""
-    return {"memory_total": whole_reading(file_number(device / "tile0/physical_vram_size_bytes")),
-            "temperature": hwmon(device, "temp1_input", "temp2_input", scale=1e-3),
-            "power": hwmon(device, "power1_input", scale=1e-6)}
+def drm_memory(pid: int) -> collections.Counter[str]:
+    """Bytes that a process takes on each GPU by its address on the PCI bus, as AMD's and Intel's drivers tell."""
+    clients: dict[tuple[str, str], int] = {}  # a process has several files of one client
+    for path in Path(f"/proc/{pid}/fdinfo").glob("*"):
+        facts = dict(re.findall(r"(?m)^(drm-[\w-]+):\s*(\S+)", file_text(path) or ""))
+        used = next((facts[key] for key in DRM_MEMORY if key in facts), None)
+        if "drm-pdev" in facts and (amount := reading_of_bytes(used, 1024)) is not None:
+            clients[facts["drm-pdev"], facts.get("drm-client-id", path.name)] = amount
+    taken: collections.Counter[str] = collections.Counter()
+    for (address, _), amount in clients.items():
+        taken[address] += amount
+    return taken
 
 
 def pci_name(maker: str, model: str) -> str | None:
@@ -3086,10 +3096,7 @@ async def apple_gpu() -> Json | None:
     """The GPU of an Apple chip, whose memory is the machine's; None on another machine."""
     if sys.platform != "darwin" or platform.machine() != "arm64":
         return None
-    try:
-        name = await short_output("/usr/sbin/sysctl", "-n", "machdep.cpu.brand_string", limit=2)
-    except OSError:
-        name = "Apple"
+    name = await asyncio.to_thread(processor_name) or "Apple"
     return {"name": f"{name} GPU", "vendor": "apple", "utilization": None, "memory_used": None,
             "memory_total": None, "temperature": None, "power": None}
 
@@ -3133,7 +3140,7 @@ class Sampler:
         self.nvidia = NvidiaGpus()
         self.sysfs = SysfsGpus()
         self.apple: Json | None = None
-        self.fresh_gpus: list[Json] | None = None  # as last read between two samples
+        self.gpus: list[Json] = []  # as last read, by a sample or between two
         self.changed = asyncio.Event()
         self.one_at_a_time = asyncio.Lock()  # the rates are differences between two samples
 
@@ -3179,70 +3186,62 @@ class Sampler:
         """One sample, in the Metrics shape; it becomes `latest`."""
         async with self.one_at_a_time:
             paths = list(dict.fromkeys(map(str, [self.dash.config.data_dir, *self.dash.folders()])))
-            jobs: dict[str, Callable[[], Any]] = {
-                **{path: functools.partial(disk, Path(path)) for path in paths},
-                "GPU sensors": self.sysfs.read}
-            read, nvidia = await asyncio.gather(self.probes.read(jobs), self.nvidia.read())
+            jobs: dict[str, Callable[[], Any]] = {path: functools.partial(disk, Path(path)) for path in paths}
+            read, gpus = await asyncio.gather(self.probes.read(jobs), self.read_gpus())
             disks = distinct_disks(paths, read)
             self.latest = {
                 "timestamp": now_ms(), **self.machine.sample(self.dash.lag), "disks": disks,
                 **{f"disk_{key}": disks[0][key] for key in ("usage", "used", "total")},
-                "gpus": self.gpus([*nvidia, *(read["GPU sensors"] or [])]), "engine": self.dash.requests.counters()}
+                "gpus": gpus, "engine": self.dash.requests.counters()}
             return self.latest
 
-    async def read_gpus(self) -> None:
-        """Read the GPUs now, between two samples."""
-        if self.dash.builds.devices:
-            read, nvidia = await asyncio.gather(self.probes.read({"GPU sensors": self.sysfs.read}), self.nvidia.read())
-            self.fresh_gpus = self.gpus([*nvidia, *(read["GPU sensors"] or [])])
+    async def read_gpus(self) -> list[Json]:
+        """All GPUs as they are now, numbered: NVIDIA's, those of AMD and Intel, Apple's."""
+        read, nvidia = await asyncio.gather(self.probes.read({"GPU sensors": self.sysfs.read}), self.nvidia.read())
+        found = [*nvidia, *(read["GPU sensors"] or [])]
+        if self.apple:
+            memory = psutil.virtual_memory()
+            found.append({**self.apple, "memory_used": memory.total - memory.available, "memory_total": memory.total})
+        self.gpus = [{"index": index, **gpu} for index, gpu in enumerate(found)]
+        return self.gpus
+
+    def readings(self, devices: Iterable[Json]) -> list[tuple[Json, Json | None]]:
+        """Each of the engine's devices with the GPU that it is: the next one with as much memory, or with none told."""
+        rest, pairs = list(self.gpus), []
+        for device in devices:
+            alike = [gpu for gpu in rest if abs((gpu["memory_total"] or math.inf) - device["total"])
+                     < device["total"] / 8]
+            gpu = next(iter(alike or [gpu for gpu in rest if gpu["memory_total"] is None]), None)
+            rest = [item for item in rest if item is not gpu]
+            pairs.append((device, gpu))
+        return pairs
 
     def memories(self, engine_devices: list[Json]) -> list[Json]:
         """The memories that models can be in, [{name, kind, total, free}]: the engine's devices, then main memory.
 
-        What is free on a device comes from the reading of the GPU that it is, where that is known.
+        What is free on a device comes from the reading of the GPU that it is; one that has no memory of its own has
+        as much as main memory has.
         """
-        gpus = list(self.fresh_gpus or (self.latest or {}).get("gpus") or [])
-        memories = []
-        for device in engine_devices:
-            alike = [gpu for gpu in gpus if gpu["memory_total"] and abs(gpu["memory_total"] - device["total"])
-                     < device["total"] / 8]
-            free, total = device["free"], device["total"]
-            if alike:
-                gpus.remove(alike[0])
-                total = alike[0]["memory_total"]
-                free = total - alike[0]["memory_used"] if alike[0]["memory_used"] is not None else free
+        main, memories = psutil.virtual_memory(), []
+        for device, gpu in self.readings(engine_devices):
+            total, free = device["total"], device["free"]
+            if gpu and gpu["memory_total"] is None:
+                free = min(total, main.available)
+            elif gpu and gpu["memory_used"] is not None:
+                total, free = gpu["memory_total"], gpu["memory_total"] - gpu["memory_used"]
             memories.append({"name": device["name"], "kind": "gpu", "total": total, "free": free})
-        memory = psutil.virtual_memory()
-        return [*memories, {"name": "Main memory", "kind": "cpu", "total": memory.total, "free": memory.available}]
+        return [*memories, {"name": "Main memory", "kind": "cpu", "total": main.total, "free": main.available}]
 
     async def gpu_memory_of(self, pid: int) -> dict[str, int]:
-        """Bytes that a process takes on each of the engine's devices, as far as the driver tells."""
-        devices = [item["name"] for item in self.dash.builds.devices]
-        program = self.nvidia.program or shutil.which("nvidia-smi")
-        if not devices or not program:
+        """Bytes that a process takes on each of the engine's devices, as far as the drivers tell."""
+        if not self.dash.builds.devices:
             return {}
-        try:
-            uuids = await short_output(program, "--query-gpu=uuid", "--format=csv,noheader", limit=GPU_LIMIT)
-            apps = await short_output(program, "--query-compute-apps=gpu_uuid,pid,used_memory",
-                                      "--format=csv,noheader,nounits", limit=GPU_LIMIT)
-        except OSError:
-            return {}
-        order, taken = [line.strip() for line in uuids.splitlines()], dict[str, int]()
-        for uuid, owner, used in (line.split(",") for line in apps.splitlines() if line.count(",") == 2):
-            amount = whole_reading(reading(used, MIB))
-            if owner.strip() == str(pid) and uuid.strip() in order and amount is not None:
-                at = order.index(uuid.strip())
-                if at < len(devices):
-                    taken[devices[at]] = amount
-        return taken
+        taken, drm = await asyncio.gather(self.nvidia.memory_of(pid), asyncio.to_thread(drm_memory, pid))
+        others = range(len(self.nvidia.gpus), len(self.gpus))
+        taken |= {at: drm[address] for at, address in zip(others, self.sysfs.addresses, strict=False) if address in drm}
+        return {device["name"]: taken[gpu["index"]] for device, gpu in self.readings(self.dash.builds.devices)
+                if gpu and gpu["index"] in taken}
 
-    def gpus(self, found: list[Json]) -> list[Json]:
-        """All GPUs, numbered."""
-        if self.apple:
-            memory = psutil.virtual_memory()
-            found = [*found, {**self.apple, "memory_used": memory.total - memory.available,
-                              "memory_total": memory.total}]
-        return [{"index": index, **gpu} for index, gpu in enumerate(found)]
 
 def swap_usage() -> float | None:
     """Percent of the swap space in use, or None without any."""
@@ -8966,7 +8965,7 @@ class ModelHub:
         """The hub's address; HubUnavailable if it is none."""
         with contextlib.suppress(ValueError):
             url = yarl.URL(self.endpoint)
-            if url.origin().scheme in ("http", "https"):
+            if url.origin().scheme in ("http", "https") and url.host:
                 return url
         raise HubUnavailable("HF_ENDPOINT must be an http or https address")
 
@@ -9007,7 +9006,7 @@ class ModelHub:
                 raise HubUnavailable(f"{url.host}: {download_problem(problem)}") from problem
             with contextlib.suppress(ValueError):
                 url = url.join(yarl.URL(location, encoded=True))
-                if url.origin().scheme in ("https", hub.scheme):
+                if url.origin().scheme in ("https", hub.scheme) and url.host:
                     continue
             raise HubUnavailable("the hub redirects to an address that is not safe")
         raise HubUnavailable("the hub redirects too often")

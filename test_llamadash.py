@@ -2697,8 +2697,7 @@ async def test_sample_of_this_machine_has_the_documented_shape(dash: StubDash, t
     assert (metrics["swap_usage"] is None) == (psutil.swap_memory().total == 0)
     assert metrics["disk_total"] == psutil.disk_usage(str(tmp_path)).total
     assert [disk["path"] for disk in metrics["disks"]] == [str(dash.config.data_dir), "/proc"]
-    assert metrics["engine"]["active_models"] == 2
-    assert metrics["engine"]["requests_deferred"] is None
+    assert metrics["engine"] == dict.fromkeys(metrics["engine"], 0) and metrics["engine"]["active_models"] == 0
     assert metrics["process"]["memory"] > 10_000_000
     assert dash.sampler.latest is metrics
 
@@ -2712,20 +2711,6 @@ async def test_first_rates_are_null_and_swap_without_swap_too(dash: StubDash, mo
     metrics = await dash.sampler.sample()
     absent = ("cpu_usage", "network_received", "network_sent", "swap_usage", "load_average")
     assert [metrics[name] for name in absent] == [None] * 5
-
-
-@pytest.mark.parametrize("answer", [
-    lambda: asyncio.sleep(2 * DEADLINE), lambda: (_ for _ in ()).throw(llamadash.DashError("gone")), lambda: None,
-    lambda: (_ for _ in ()).throw(ConnectionResetError())])
-@run_async
-async def test_engine_that_does_not_tell_its_counters(
-    dash: StubDash, monkeypatch: pytest.MonkeyPatch, answer: Callable[[], Any],
-) -> None:
-    """An engine that hangs, fails or is not there leaves nulls and delays nothing for long."""
-    monkeypatch.setattr(llamadash, "ENGINE_LIMIT", 0.05)
-    dash.engine.answer = answer
-    sample = await asyncio.wait_for(dash.sampler.sample(), DEADLINE / 2)
-    assert set(sample["engine"].values()) == {None}
 
 
 @run_async
@@ -2990,6 +2975,77 @@ async def test_all_gpus_are_numbered_together(tmp_path: Path) -> None:
     assert [(gpu["index"], gpu["vendor"]) for gpu in gpus] == [(0, "nvidia"), (1, "nvidia"), (2, "amd")]
     warm = [(await dash.sampler.sample())["gpus"] for _ in range(2)]
     assert all(len(item) == 3 for item in warm)
+
+
+@pytest.mark.parametrize(("status", "message"), [
+    (14, "WARNING: infoROM is corrupted at gpu 0000:B3:00.0"), (15, "Unable to determine the device handle for GPU1")])
+@run_async
+async def test_what_a_damaged_card_leaves_is_read(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, status: int, message: str,
+) -> None:
+    """A warning, or a second card that is lost, is said once; the reading of the first card counts."""
+    gpus = llamadash.NvidiaGpus(shell_script(
+        tmp_path / "nvidia-smi", f"{NVIDIA_ANSWER}echo '{message}'\nexit {status}\n"))
+    for _ in range(2):
+        gpus.next_at = 0
+        assert [gpu["name"] for gpu in await gpus.read()] == ["NVIDIA GeForce RTX 4090"]
+    assert not gpus.error and caplog.text.count(message) == 1
+
+
+def nvidia_with_processes(path: Path, totals: list[int], apps: str) -> llamadash.NvidiaGpus:
+    """Cards of so many MiB, 100 of them used, and what their processes take."""
+    lines = "".join(f"echo '1, 100, {total}, 50, 90, Card'\n" for total in totals)
+    uuids = "".join(f"echo GPU-{at}\n" for at in range(len(totals)))
+    return llamadash.NvidiaGpus(shell_script(
+        path, f'case "$1" in\n*gpu=uuid*) {uuids};;\n*compute*) printf \'{apps}\';;\n*) {lines};;\nesac\n'))
+
+
+def with_devices(dash: StubDash, *totals: int | None) -> list[Json]:
+    """Let the engine see devices of so many MiB, named G0, G1 and so on."""
+    devices = [{"name": f"G{at}", "description": "", "total": total * MIB, "free": 7 * MIB}
+               for at, total in enumerate(totals) if total]
+    build = llamadash.Build(id="x", kind="llama-server", path="/x", command=("/x",), devices=tuple(devices))
+    dash.builds.builds = {"x": build}
+    return devices
+
+
+@run_async
+async def test_devices_are_the_gpus_of_their_size(dash: StubDash, tmp_path: Path) -> None:
+    """The engine's devices in another order: each has the reading of its GPU, and what a process takes of it."""
+    dash.sampler.nvidia = nvidia_with_processes(
+        tmp_path / "smi", [8000, 24000, 24000], r"GPU-1, 77, 500\nGPU-0, 77, 300\nGPU-0, 78, 9\nGPU-2, 77, [N/A]\n")
+    dash.sampler.sysfs = llamadash.SysfsGpus(tmp_path / "absent")
+    devices = with_devices(dash, 23900, 23900, 7900, 48000)
+    await dash.sampler.sample()
+    memories = dash.sampler.memories(devices)
+    assert [item["free"] // MIB for item in memories[:-1]] == [23900, 23900, 7900, 7]
+    assert memories[-1]["name"] == "Main memory"
+    assert await dash.sampler.gpu_memory_of(77) == {"G0": 500 * MIB, "G2": 300 * MIB}
+    assert await dash.sampler.gpu_memory_of(99) == {}
+
+
+@run_async
+async def test_a_gpu_without_memory_of_its_own_has_main_memory(dash: StubDash, tmp_path: Path) -> None:
+    """Unified memory, of which nvidia-smi tells nothing: as much is free as in main memory."""
+    dash.sampler.nvidia = llamadash.NvidiaGpus(shell_script(
+        tmp_path / "smi", "echo '0, [N/A], [N/A], 35, 11.17, NVIDIA GB10'"))
+    dash.sampler.sysfs = llamadash.SysfsGpus(tmp_path / "absent")
+    devices = with_devices(dash, 2**30)
+    await dash.sampler.read_gpus()
+    gpu, main = dash.sampler.memories(devices)
+    assert gpu["free"] == main["free"] > 0
+
+
+def test_memory_of_a_process_on_amd_and_intel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each client of the driver counts once, however many files of it are open."""
+    write_tree(tmp_path, {
+        "proc/7/fdinfo/1": "pos:\t0\ndrm-pdev:\t0000:03:00.0\ndrm-client-id:\t5\ndrm-memory-vram:\t2048 KiB",
+        "proc/7/fdinfo/2": "drm-pdev:\t0000:03:00.0\ndrm-client-id:\t5\ndrm-memory-vram:\t2048 KiB",
+        "proc/7/fdinfo/3": "drm-pdev:\t0000:03:00.0\ndrm-client-id:\t6\ndrm-memory-vram:\t1024 KiB",
+        "proc/7/fdinfo/4": "drm-pdev:\t0000:04:00.0\ndrm-client-id:\t6\ndrm-total-vram0:\t1 KiB", "proc/7/fdinfo/5": "x"})
+    monkeypatch.setattr(llamadash, "Path", lambda name: Path(f"{tmp_path}{name}"))
+    assert llamadash.drm_memory(7) == {"0000:03:00.0": 3 * MIB, "0000:04:00.0": 1024}
+    assert llamadash.drm_memory(8) == {}
 
 
 @run_async
