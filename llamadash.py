@@ -4067,11 +4067,7 @@ class Parameter(NamedTuple):
         if type(value) is not str or not encodable(value):
             raise InvalidRequest(f"{self.label} must be a text", field=at)
         if self.kind == "choice" and value not in self.choices:
-            listed = ", ".join(self.choices)
-            raise InvalidRequest(f"{self.label} must be one of: {listed}", field=at)
-        if re.search(UNPRESENTABLE, value) or value != value.strip():
-            raise InvalidRequest(f"{self.label} cannot contain control characters, ';', '#', "
-                                 "or blanks at its ends", field=at)
+            raise InvalidRequest(f"{self.label} must be one of: {', '.join(self.choices)}", field=at)
         if self.kind == "path":
             self.check_paths(value, folders, at)
         elif not re.fullmatch(self.pattern, value):
@@ -4107,9 +4103,9 @@ class Parameter(NamedTuple):
     def from_text(self, text: str) -> int | float | bool | str:
         """The value that `text`, from a preset file, stands for; ValueError where it is none."""
         if self.kind == "bool":
-            if text.lower() not in BOOLEANS:
-                raise ValueError(f"{text} is neither on nor off")
-            return BOOLEANS[text.lower()]
+            return preset_switch(text)
+        if "on" in self.choices and text.lower() in BOOLEANS:
+            return "on" if BOOLEANS[text.lower()] else "off"
         if self.key in ("n-gpu-layers", "n-gpu-layers-draft") and text in ("auto", "all"):
             return -1 if text == "auto" else 9999
         return int(text) if self.kind == "int" else float(text) if self.kind == "float" else text
@@ -4228,15 +4224,14 @@ PARAMETER_GROUPS: dict[str, list[Parameter]] = {
               default=4096, aliases=("fitc",)),
         flag("cpu-moe", "All experts on the CPU", "Keep the weights of all experts in main memory.", default=False,
              aliases=("cmoe",)),
-        whole("n-cpu-moe", "Layers with experts on the CPU", 0, 9999, "Keep the experts of the first layers in main "
+        whole("n-cpu-moe", "Layers with experts on the CPU", 0, 4095, "Keep the experts of the first layers in main "
               "memory.", aliases=("ncmoe",)),
         free_text("override-tensor", "Placement of tensors", r"[^\x00-\x1f;#\s]{1,500}", "Pattern=buffer pairs, "
                   "such as exps=CPU.", aliases=("ot",)),
         flag("op-offload", "Offload large operations", "Let the GPU compute with weights that stay in main memory.",
              default=True),
         free_text("rpc", "RPC workers", HOST_PORT + "(?:," + HOST_PORT + "){0,31}", "host:port of llama.cpp RPC "
-                  "workers that "
-                  "share the model, separated by commas. They have no password."),
+                  "workers that share the model, separated by commas. They have no password."),
     ],
     "Batching and threads": [
         whole("batch-size", "Batch", 1, 1_048_576, "Most tokens of a prompt handed over at once.", default=2048,
@@ -4265,9 +4260,8 @@ PARAMETER_GROUPS: dict[str, list[Parameter]] = {
         number("typical-p", "Typical p", 0, 1, "Locally typical sampling; 1 is off.", default=1.0,
                aliases=("typical",)),
         whole("repeat-last-n", "Repetition window", -1, 16_777_216, "Tokens looked at for repetitions; 0 is off, -1 "
-              "the "
-              "whole context.", default=64),
-        number("repeat-penalty", "Repetition penalty", 0, 10, "1 is off.", default=1.0),
+              "the whole context.", default=64),
+        number("repeat-penalty", "Repetition penalty", 0.01, 10, "1 is off.", default=1.0),
         number("presence-penalty", "Presence penalty", -10, 10, "0 is off.", default=0.0),
         number("frequency-penalty", "Frequency penalty", -10, 10, "0 is off.", default=0.0),
         number("dry-multiplier", "DRY multiplier", 0, 10, "Strength of the penalty on repeated sequences; 0 is off.",
@@ -4285,8 +4279,7 @@ PARAMETER_GROUPS: dict[str, list[Parameter]] = {
     "Chat": [
         flag("jinja", "Jinja templates", "Use the model's own chat template in full.", default=True),
         free_text("chat-template", "Built-in template", r"[A-Za-z0-9._-]{1,64}", "Name of one of llama.cpp's own "
-                  "templates, "
-                  "such as chatml."),
+                  "templates, such as chatml."),
         free_text("chat-template-kwargs", "Template values", ONE_LINE, "A JSON object handed to the chat template."),
         choice("reasoning", "Thinking", ("auto", "on", "off"), "Whether the model thinks before it answers.",
                default="auto", aliases=("rea",)),
@@ -4315,8 +4308,10 @@ PARAMETER_GROUPS: dict[str, list[Parameter]] = {
                   aliases=("md", "spec-draft-model")),
         free_text("spec-type", "Kinds of speculation", "(?:" + "|".join(SPECULATIVE_TYPES) + ")(?:,(?:"
                   + "|".join(SPECULATIVE_TYPES) + ")){0,9}", "Such as draft-simple or ngram-mod, separated by commas."),
-        whole("spec-draft-n-max", "Most drafted tokens", 0, 1024, "Guessed at once.", default=3),
-        whole("spec-draft-n-min", "Fewest drafted tokens", 0, 1024, "Shorter guesses are dropped.", default=0),
+        whole("spec-draft-n-max", "Most drafted tokens", 0, 1024, "Guessed at once.", default=3,
+              aliases=("draft-max", "draft", "draft-n")),
+        whole("spec-draft-n-min", "Fewest drafted tokens", 0, 1024, "Shorter guesses are dropped.", default=0,
+              aliases=("draft-min", "draft-n-min")),
         number("spec-draft-p-min", "Smallest probability", 0, 1, "Guessing stops below it.", default=0.0,
                aliases=("draft-p-min",)),
         whole("n-gpu-layers-draft", "Draft layers on the GPU", -1, 9999, "-1 lets the engine choose.", default=-1,
@@ -4350,8 +4345,7 @@ PARAMETER_GROUPS: dict[str, list[Parameter]] = {
 }
 PARAMETERS = {item.key: item._replace(group=group)
               for group, items in PARAMETER_GROUPS.items() for item in items}
-ALIASES = {alias: item.key for item in PARAMETERS.values()
-           for alias in (item.key, *item.aliases, "LLAMA_ARG_" + item.key.upper().replace("-", "_"))}
+ALIASES = {alias: item.key for item in PARAMETERS.values() for alias in (item.key, *item.aliases)}
 
 
 def validated_parameters(parameters: Json, folders: list[Path], field: str = "parameters") -> Json:
@@ -4377,7 +4371,11 @@ def parameter_schema() -> list[Json]:
     return [item.schema() for item in PARAMETERS.values()]
 
 
-PRESET_HEADER = "# Written by llamadash from its database. Changes made here are lost.\n"
+INI_UNSAFE = r"[;#\x00-\x1f\x7f-\x9f\u2028\u2029]"  # a value in a preset file ends there
+SHARED_SECTIONS = ("", "default", "*")  # what they say holds for every model
+FILE_KEYS = ("model", "m", "hf-repo", "hfr", "hf")
+PRESET_SPELLINGS = {"n-parallel": "parallel", "batch": "batch-size", "ubatch": "ubatch-size", "nkvo": "no-kv-offload",
+                    "no-mmproj": "no-mmproj-auto", "a": "alias"}
 # No two neighbours in these may match the same letters: a line comes from outside, and may be long.
 SECTION_LINE = r"\[[ \t]*([^\] \t\r\n][^\]\r\n]*)\][ \t]*(?:[;#].*)?"
 VALUE_LINE = r"([A-Za-z_][A-Za-z0-9_.-]*)[ \t]*=[ \t]*([^;#]*)(?:[;#].*)?"
@@ -4391,14 +4389,6 @@ def preset_value(value: Any) -> str:
     return f"{value:.10g}" if isinstance(value, float) else str(value)
 
 
-def preset_problem(model: Json) -> str | None:
-    """Why `model` cannot be put into a preset file, or None."""
-    for name in (model["path"], model.get("projector") or ""):
-        if re.search(UNPRESENTABLE, name) or name != name.strip() or not encodable(name):
-            return "llama-server cannot read a path with ';', '#' or control characters: rename the file"
-    return None
-
-
 def preset_section(model: Json) -> Json:
     """The keys and values of one model's section, its file first."""
     parameters = dict(model.get("parameters") or {})
@@ -4408,22 +4398,19 @@ def preset_section(model: Json) -> Json:
     return {"model": model["path"], **parameters}
 
 
-def render_presets(models: list[Json], defaults: Json, *, internal: Json | None = None,
-                   omit: Callable[[str], bool] = lambda key: False) -> str:
-    """The preset file for llama-server's router: `[*]` with `defaults`, then a section for each model.
+def render_presets(models: list[Json], defaults: Json) -> str:
+    """A preset file for llama-server: `[*]` with `defaults`, then a section for each model.
 
-    `internal` are keys of `[*]` that only llamadash sets; keys for which `omit` is true are left out, and
-    so is a model that is missing or that has a preset_problem().
+    A model that is missing, or whose path such a file cannot hold, is left out.
     """
-    sections = {"*": {**(internal or {}), **defaults}}
+    sections = {"*": defaults}
     for model in sorted(models, key=lambda item: str(item["id"])):
-        if not model.get("missing") and preset_problem(model) is None:
-            sections[model["id"]] = preset_section(model)
-    lines = [PRESET_HEADER]
-    for name, values in sections.items():
-        pairs = [f"{key} = {preset_value(value)}\n" for key, value in values.items() if not omit(key)]
-        lines += [f"\n[{name}]\n", *pairs]
-    return "".join(lines)
+        if not model["missing"] and not re.search(INI_UNSAFE, f"{model['path']}{model['projector']}"):
+            entry = {"alias": ",".join(model["aliases"]), "load-on-startup": model["pinned"],
+                     "sleep-idle-seconds": model["idle"] and str(model["idle"])}
+            sections[model["id"]] = preset_section(model) | {key: value for key, value in entry.items() if value}
+    return "\n".join("".join([f"[{name}]\n", *(f"{key} = {preset_value(value)}\n" for key, value in values.items())])
+                     for name, values in sections.items())
 
 
 def parse_presets(ini: str) -> dict[str, dict[str, str]]:
@@ -4441,31 +4428,67 @@ def parse_presets(ini: str) -> dict[str, dict[str, str]]:
     return sections
 
 
-def effective_presets(ini: str) -> dict[str, dict[str, str]]:
-    """For each model in `ini`, its own values over those of `[*]`."""
-    sections = parse_presets(ini)
-    defaults = sections.pop("*", {})
-    return {name: {**defaults, **values} for name, values in sections.items()}
+def preset_switch(text: str) -> bool:
+    """On or off, as llama-server reads it; ValueError for anything else."""
+    if text.lower() not in BOOLEANS:
+        raise ValueError(f"{text} is neither on nor off")
+    return BOOLEANS[text.lower()]
 
 
-def imported_parameters(values: dict[str, str], folders: list[Path]) -> tuple[Json, list[str]]:
-    """The parameters that a section's `values` stand for, and a sentence for each that is not taken over."""
-    accepted: Json = {}
+# What a section can say of an entry besides its parameters: the field, and how its text is read.
+PRESET_FIELDS: dict[str, tuple[str, Callable[[str], Any]]] = {
+    "alias": ("aliases", lambda text: [name.strip() for name in text.split(",") if name.strip()]),
+    "load-on-startup": ("pinned", preset_switch),
+    "sleep-idle-seconds": ("idle", lambda text: max(int(text), 0)),
+}
+
+
+def preset_spelling(key: str) -> str:
+    """A key of a preset file, if it is a variable or out of use, as the long option that it means."""
+    name = key[10:].lower().replace("_", "-") if key.startswith("LLAMA_ARG_") else key
+    return PRESET_SPELLINGS.get(name, name)
+
+
+def preset_load_mode(values: dict[str, str]) -> dict[str, str]:
+    """`values` with load-mode in place of the switches that it has replaced."""
+    on = {key: BOOLEANS.get(values[key].lower()) for key in ("mmap", "no-mmap", "mlock") if key in values}
+    mapped = on.get("mmap") is not False and not on.get("no-mmap")
+    mode = "+".join(name for name, wanted in (("mmap", mapped), ("mlock", on.get("mlock"))) if wanted) or "none"
+    return {**({"load-mode": mode} if on else {}), **{key: text for key, text in values.items() if key not in on}}
+
+
+def imported_section(values: dict[str, str], folders: list[Path]) -> tuple[Json, Json, list[str]]:
+    """The parameters and the fields that a section's `values` stand for, and a sentence for each value that is left."""
+    parameters: Json = {}
+    fields: Json = {}
     refused: list[str] = []
-    for key, value in values.items():
+    for key, text in preset_load_mode({preset_spelling(key): text for key, text in values.items()}).items():
         negated = key.startswith("no-") and ALIASES.get(key[3:])
         name = negated or ALIASES.get(key)
-        if key in ("model", "m", "LLAMA_ARG_MODEL", "version"):
-            continue
-        if name is None:
-            refused.append(f"{key} is not a parameter that may be set here")
-            continue
         try:
-            read = PARAMETERS[name].from_text(value)
-            accepted |= validated_parameters({name: not read if negated else read}, folders)
+            if key in PRESET_FIELDS:
+                field, read = PRESET_FIELDS[key]
+                fields |= checked_fields({field: read(text)}, MODEL_CHANGES, "changes", folders)
+            elif name:
+                value = PARAMETERS[name].from_text(text)
+                parameters |= validated_parameters({name: not value if negated else value}, folders)
+            elif key not in (*FILE_KEYS, "version"):
+                refused.append(f"{key} is not a parameter that may be set here")
         except (ValueError, InvalidRequest) as problem:
             refused.append(f"{key}: {problem}")
-    return accepted, refused
+    return parameters, fields, refused
+
+
+def preset_entries(text: str, models: list[Json]) -> list[Json]:
+    """The entries whose file `text` means: its path or the end of that, a link to it, or user/repo:QUANT of the hub."""
+    real = os.path.realpath(text)
+    found = [model for model in models if f"/{model['path']}".endswith(f"/{text}")
+             or os.path.realpath(model["path"]) == real]
+    if not found and (hub := re.fullmatch(r"(?i)[^/]+/([^/:]+?)(?:-GGUF)?(?::(\S+))?", text)):
+        of_repo = [model for model in models if hub[1].lower() in model["path"].lower()]
+        named = [model for model in of_repo if (hub[2] or "").upper() in ("", download_quantization(model["path"]))]
+        found = [model for model in named if model["path"] == named[0]["path"]]
+    return found
 
 
 @on("presets:export", error="EXPORT_PRESETS_FAILED")
@@ -4477,38 +4500,64 @@ async def presets_export(dash: Dash) -> Json:
 @on("presets:import", error="IMPORT_PRESETS_FAILED", cost=10)
 async def presets_import(dash: Dash, *, ini: Annotated[str, Length(0, 262_144)],
                          dryRun: bool = False) -> Json:  # noqa: N803
-    """Take over the parameters in a preset file for the models it names, or only say what would change."""
-    changes, warnings = preset_changes(dash.db.models(), parse_presets(ini), dash.folders())
-    if not dryRun:
-        for change in changes:
-            row = dash.db.get_model(change["id"])
-            new = {key: value for key, (_, value) in change["parameters"].items()}
-            dash.db.update_model(row["id"], row["revision"], {"parameters": {**row["parameters"], **new}})
-            await dash.broadcast("models:updated", {"model": dash.model(row["id"])})
+    """Take over what a preset file says of the models it names, or only say what would change."""
+    changes, warnings = await asyncio.to_thread(
+        preset_changes, dash.db.models(), parse_presets(ini), dash.folders(), dash.engine_config()["defaults"])
+    for change in [] if dryRun else changes:
+        new, fields = ({key: value for key, (_, value) in change[part].items()} for part in ("parameters", "fields"))
+        if change.get("created"):
+            await dash.library.add(change["path"], id=change["id"], name=change["name"], parameters=new, **fields)
+            continue
+        row = dash.db.get_model(change["id"])
+        dash.db.update_model(row["id"], row["revision"], {"parameters": {**row["parameters"], **new}, **fields})
         await dash.models_changed()
+        await dash.broadcast("models:updated", {"model": dash.model(row["id"])})
     return {"changes": changes, "warnings": warnings}
 
 
-def preset_changes(models: list[Json], sections: dict[str, dict[str, str]],
-                   folders: list[Path]) -> tuple[list[Json], list[str]]:
-    """What importing `sections` changes: `[{id, name, parameters: {key: [old, new]}}]`, and what it leaves out."""
-    by_name = {key: model for model in models for key in (model["path"], model["id"])}
-    changes, warnings = [], []
-    for name, values in sections.items():
-        if name in ("*", "", "default"):
-            warnings += [f"[{name}]: the defaults of all models are set in the configuration"] if values else []
-            continue
-        model = by_name.get(name) or by_name.get(values.get("model") or values.get("m") or "")
-        if model is None:
-            warnings.append(f"[{name}]: there is no such model in the library")
-            continue
-        new, refused = imported_parameters(values, folders)
+def preset_targets(sections: dict[str, dict[str, str]], models: list[Json]) -> dict[str, Json]:
+    """The entry that each section is about: the one of its name, else one of its file, else a new one for that file."""
+    known, targets = entry_names(models), dict[str, Json]()
+    claimed = {known[name.lower()]["id"] for name in sections if name.lower() in known}
+    for name, texts in sections.items():
+        of_file = preset_entries(next((texts[key] for key in FILE_KEYS if key in texts), name), models)
+        free = (entry for entry in of_file if entry["id"] not in claimed)
+        entry = known.get(name.lower()) or next(free, None)
+        if not entry and of_file:
+            entry = {**of_file[0], "id": free_id(name, dict.fromkeys(known, 1)), "name": clean_text(name),
+                     "parameters": {}, "aliases": [], "pinned": False, "idle": None, "created": True}
+        if entry:
+            targets[name] = known[entry["id"].lower()] = entry
+            claimed.add(entry["id"])
+    return targets
+
+
+def preset_changes(models: list[Json], sections: dict[str, dict[str, str]], folders: list[Path],
+                   defaults: Json) -> tuple[list[Json], list[str]]:
+    """What importing `sections` changes, and a sentence for each thing that is left out.
+
+    A change is {id, name, parameters: {key: [old, new]}, fields: {key: [old, new]}}, with {path, created} for an entry
+    that is made. `defaults` hold for all models already.
+    """
+    named = {name: texts for name, texts in sections.items() if name not in SHARED_SECTIONS}
+    shared, general, warnings = imported_section(
+        {key: text for name in SHARED_SECTIONS for key, text in sections.get(name, {}).items()}, folders)
+    shared = {key: value for key, value in shared.items() if defaults.get(key) != value}
+    changes, targets, names = [], preset_targets(named, models), entry_names(models)
+    for name, old in targets.items():
+        parameters, fields, refused = imported_section(named[name], folders)
         warnings += [f"[{name}] {problem}" for problem in refused]
-        old = model.get("parameters") or {}
-        changed = {key: [old.get(key), value] for key, value in new.items()
-                   if old.get(key) != value and not (key == "mmproj" and value == model.get("projector"))}
-        if changed:
-            changes.append({"id": model["id"], "name": model["name"], "parameters": changed})
+        wanted = dict.fromkeys([*old["aliases"], *fields.get("aliases", ()), name])
+        fields["aliases"] = [alias for alias in wanted if re.fullmatch(ALIAS, alias) and alias != old["id"]
+                             and names.setdefault(alias.lower(), old)["id"] == old["id"]]
+        changed = {key: [old["parameters"].get(key), value] for key, value in {**shared, **parameters}.items()
+                   if old["parameters"].get(key) != value and not (key == "mmproj" and value == old["projector"])}
+        fields = {key: [old[key], value] for key, value in {**general, **fields}.items() if old[key] != value}
+        if changed or fields or "created" in old:
+            changes.append({"id": old["id"], "name": old["name"], "parameters": changed, "fields": fields,
+                            **({"path": old["path"], "created": True} if "created" in old else {})})
+    warnings += [f"[{name}]: there is no such model in the library; download it, or add its folder"
+                 for name in named if name not in targets]
     return changes, warnings
 
 

@@ -3042,7 +3042,8 @@ def test_memory_of_a_process_on_amd_and_intel(tmp_path: Path, monkeypatch: pytes
         "proc/7/fdinfo/1": "pos:\t0\ndrm-pdev:\t0000:03:00.0\ndrm-client-id:\t5\ndrm-memory-vram:\t2048 KiB",
         "proc/7/fdinfo/2": "drm-pdev:\t0000:03:00.0\ndrm-client-id:\t5\ndrm-memory-vram:\t2048 KiB",
         "proc/7/fdinfo/3": "drm-pdev:\t0000:03:00.0\ndrm-client-id:\t6\ndrm-memory-vram:\t1024 KiB",
-        "proc/7/fdinfo/4": "drm-pdev:\t0000:04:00.0\ndrm-client-id:\t6\ndrm-total-vram0:\t1 KiB", "proc/7/fdinfo/5": "x"})
+        "proc/7/fdinfo/4": "drm-pdev:\t0000:04:00.0\ndrm-client-id:\t6\ndrm-total-vram0:\t1 KiB",
+        "proc/7/fdinfo/5": "x"})
     monkeypatch.setattr(llamadash, "Path", lambda name: Path(f"{tmp_path}{name}"))
     assert llamadash.drm_memory(7) == {"0000:03:00.0": 3 * MIB, "0000:04:00.0": 1024}
     assert llamadash.drm_memory(8) == {}
@@ -3292,13 +3293,6 @@ def test_passwords_are_salted_and_slow(monkeypatch: pytest.MonkeyPatch) -> None:
 
 # -- Model parameters -------------------------------------------------------------------------------
 
-def test_every_parameter_is_an_option_of_llama_server() -> None:
-    """The real llama-server lists every parameter, save the two that only presets have."""
-    said = subprocess.run([llama_server(), "--help"], capture_output=True, text=True).stdout
-    options = set(re.findall(r"--([a-z][a-z0-9-]+)", said))
-    assert set(llamadash.PARAMETERS) - options == llamadash.ROUTER_KEYS
-
-
 def sample(item: Json) -> Any:
     """A value that the parameter accepts and that is not its default."""
     texts = {"tensor-split": "3,1", "device": "none", "fit-target": "512", "override-tensor": "exps=CPU",
@@ -3307,20 +3301,6 @@ def sample(item: Json) -> Any:
     if item["kind"] in ("int", "float"):
         return (int if item["kind"] == "int" else float)(min(item["max"], max(1, item["min"])))
     return {"bool": True, "choice": item.get("choices", [""])[-1]}.get(item["kind"]) or texts.get(item["key"])
-
-
-@run_async
-async def test_llama_server_accepts_every_parameter(tmp_path: Path) -> None:
-    """A router reads a preset file with all of them at once; none is left out of it."""
-    dash = EngineDash(tmp_path, llama_server())
-    path = dash.db.get_model("b")["path"]
-    values = {item["key"]: path if item["kind"] == "path" else sample(item) for item in llamadash.parameter_schema()}
-    dash.set_parameters("a", **llamadash.validated_parameters(values, dash.folders()))
-    async with running(dash):
-        assert dash.engine.status == "running", dash.engine.snapshot()
-        assert not dash.engine.warnings
-        sections = llamadash.parse_presets((tmp_path / "data/models.ini").read_text())
-        assert set(values) - set(sections["a"]) == {"load-on-startup"}
 
 
 @pytest.mark.parametrize("key, value", [
@@ -3381,9 +3361,8 @@ def test_the_schema_describes_every_parameter() -> None:
     for item in schema:
         assert item["label"] and item["help"] and item["group"], item
         if "default" in item:
-            assert llamadash.validated_parameters({item["key"]: item["default"]},
-                                                  []) == {item["key"]: item["default"]} or \
-                item["key"] in ("sleep-idle-seconds",)
+            kept = {item["key"]: item["default"]}
+            assert llamadash.validated_parameters(kept, []) == kept
 
 
 # -- Presets ----------------------------------------------------------------------------------------
@@ -3391,18 +3370,19 @@ def test_the_schema_describes_every_parameter() -> None:
 def row(id: str, path: str = "", **more: Any) -> Json:
     """A model's row."""
     return {"id": id, "name": id, "path": path or f"/m/{id}.gguf", "parameters": {}, "projector": None,
-            "missing": False,
-            "revision": 1, **more}
+            "missing": False, "aliases": [], "pinned": False, "idle": None, "revision": 1, **more}
 
 
 def test_presets_hold_every_model_that_can_be_expressed() -> None:
     """Defaults in [*], a section each; missing models and paths that the file cannot hold are left out."""
-    models = [row("b", parameters={"ctx-size": 4096, "temp": 0.5, "jinja": False}, projector="/m/p.gguf"), row("a"),
-              row("gone", missing=True), row("odd", "/m/a;b.gguf"), row("no-eyes", projector="/m/p.gguf",
-                                                                      parameters={"mmproj-auto": False})]
-    ini = llamadash.render_presets(models, {"ctx-size": 2048}, internal={"log-jsonl": True})
+    models = [row("b", parameters={"ctx-size": 4096, "temp": 0.5, "jinja": False}, projector="/m/p.gguf"),
+              row("a", aliases=["gpt", "x"], pinned=True, idle=300), row("gone", missing=True),
+              row("odd", "/m/a;b.gguf"), row("line", "/m/a\nb.gguf"),
+              row("no-eyes", projector="/m/p.gguf", parameters={"mmproj-auto": False})]
+    ini = llamadash.render_presets(models, {"ctx-size": 2048})
     assert llamadash.parse_presets(ini) == {
-        "*": {"log-jsonl": "on", "ctx-size": "2048"}, "a": {"model": "/m/a.gguf"},
+        "*": {"ctx-size": "2048"}, "a": {"model": "/m/a.gguf", "alias": "gpt,x", "load-on-startup": "on",
+                                         "sleep-idle-seconds": "300"},
         "b": {"model": "/m/b.gguf", "ctx-size": "4096", "temp": "0.5", "jinja": "off", "mmproj": "/m/p.gguf"},
         "no-eyes": {"model": "/m/no-eyes.gguf", "mmproj-auto": "off"}}
 
@@ -3426,16 +3406,84 @@ def test_a_long_line_of_presets_is_read_at_once(ini: str) -> None:
 
 
 def test_an_import_says_what_it_changes_and_what_it_leaves_out() -> None:
-    """Short names, negations and paths are understood; what may not be set is named."""
-    sections = llamadash.parse_presets("[*]\nc = 1\n[a]\nc = 4096\nno-jinja = on\nport = 1\ntemp = hot\nngl = all\n"
+    """Short names, negations and paths are understood; what may not be set is named; [*] holds for every section."""
+    sections = llamadash.parse_presets("version = 1\n[*]\nc = 1\nhost = x\nnp = 2\n[a]\nc = 4096\nno-jinja = on\n"
+                                       "port = 1\ntemp = hot\nngl = all\nrepeat-penalty = 0\nn-cpu-moe = 4096\n"
                                        "[new-name]\nmodel = /m/b.gguf\nfa = on\n[who]\nc = 1\n")
-    changes, warnings = llamadash.preset_changes([row("a"), row("b", parameters={"flash-attn": "off"})], sections, [])
+    models = [row("a"), row("b", parameters={"flash-attn": "off"})]
+    changes, warnings = llamadash.preset_changes(models, sections, [], {"parallel": 2})
     assert changes == [
-        {"id": "a", "name": "a", "parameters": {"ctx-size": [None, 4096], "jinja": [None, False],
-                                                "n-gpu-layers": [None, 9999]}},
-        {"id": "b", "name": "b", "parameters": {"flash-attn": ["off", "on"]}}]
-    assert len(warnings) == 4 and all(any(name in item for item in warnings)
-                                      for name in ("[*]", "port", "temp", "[who]"))
+        {"id": "a", "name": "a", "fields": {}, "parameters": {
+            "ctx-size": [None, 4096], "jinja": [None, False], "n-gpu-layers": [None, 9999]}},
+        {"id": "b", "name": "b", "fields": {"aliases": [[], ["new-name"]]}, "parameters": {
+            "ctx-size": [None, 1], "flash-attn": ["off", "on"]}}]
+    told = ("host is", "[a] port", "[a] temp", "[a] repeat-penalty", "[a] n-cpu-moe", "[who]")
+    assert len(warnings) == 6 and all(item.startswith(start) for item, start in zip(warnings, told, strict=True))
+
+
+def test_spellings_of_preset_files() -> None:
+    """Truth values of three-way options, switches that load-mode replaced, names of variables, fields of the entry."""
+    text = """c = 32768\nngl = all\nflash-attn = true\nfa = 1\nreasoning = off\nno-mmap = true\nmlock = on
+        no-mmproj = on\nnkvo = 1\nsleep-idle-seconds = 300\nload-on-startup = true\nalias = gpt-4o, x
+        draft-max = 16\nmirostat = 1
+        chat-template-kwargs = {"enable_thinking": false}\nLLAMA_ARG_N_PARALLEL = 2\nLLAMA_ARG_BATCH = 1024
+        samplers = top_k;temperature"""
+    (values,) = llamadash.parse_presets("\n".join(line.strip() for line in text.splitlines())).values()
+    parameters, fields, refused = llamadash.imported_section(values, [])
+    assert parameters == {
+        "ctx-size": 32768, "n-gpu-layers": 9999, "flash-attn": "on", "reasoning": "off", "load-mode": "mlock",
+        "mmproj-auto": False, "kv-offload": False, "spec-draft-n-max": 16, "mirostat": "1", "parallel": 2,
+        "batch-size": 1024, "chat-template-kwargs": '{"enable_thinking": false}'}
+    assert fields == {"idle": 300, "pinned": True, "aliases": ["gpt-4o", "x"]}
+    assert [item.split()[0] for item in refused] == ["samplers"]
+    assert llamadash.imported_section({"load-on-startup": "maybe", "sleep-idle-seconds": "-1"}, []) == (
+        {}, {"idle": 0}, ["load-on-startup: maybe is neither on nor off"])
+
+
+@pytest.mark.parametrize(("values", "mode"), [
+    ({"mlock": "on"}, "mmap+mlock"), ({"no-mmap": "1"}, "none"), ({"mmap": "off"}, "none"), ({"mmap": "on"}, "mmap"),
+    ({"no-mmap": "off"}, "mmap"), ({"mlock": "1", "load-mode": "dio"}, "dio"), ({}, None)])
+def test_the_switches_that_load_mode_replaced(values: dict[str, str], mode: str | None) -> None:
+    """How a file is read follows from both of them, unless it is said outright."""
+    assert llamadash.imported_section(values, [])[0].get("load-mode") == mode
+
+
+def test_sections_find_their_files(tmp_path: Path) -> None:
+    """Two sections for one file are two entries; a file is found by its path, its end, a link, or the hub's name."""
+    (tmp_path / "link.gguf").symlink_to(tmp_path / "q.gguf")
+    models = [row("q", str(tmp_path / "q.gguf"), aliases=["taken"]),
+              row("u", "/m/unsloth_Qwen3.6-35B-A3B-GGUF/Qwen3.6-35B-A3B-UD-Q8_K_XL.gguf"),
+              row("v", "/m/Qwen3.6-35B-A3B-Q8_0.gguf")]
+    for file in (tmp_path / "q.gguf", tmp_path / "link.gguf", "q.gguf"):
+        sections = llamadash.parse_presets(f"[fast]\nmodel = {file}\nc = 4096\n[long one]\nmodel = {file}\nc = 8192\n"
+                                           "alias = l,TAKEN\n")
+        changes, warnings = llamadash.preset_changes(models, sections, [], {})
+        assert not warnings and changes == [
+            {"id": "q", "name": "q", "fields": {"aliases": [["taken"], ["taken", "fast"]]},
+             "parameters": {"ctx-size": [None, 4096]}},
+            {"id": "long-one", "name": "long one", "fields": {"aliases": [[], ["l"]]}, "created": True,
+             "parameters": {"ctx-size": [None, 8192]}, "path": str(tmp_path / "q.gguf")}]
+    for text, id in (("unsloth/Qwen3.6-35B-A3B-GGUF:UD-Q8_K_XL", "u"), ("x/Qwen3.6-35B-A3B-GGUF:q8_0", "v")):
+        for ini in (f"[{text}]\nc = 1\n", f"[x]\nhf = {text}\nc = 1\n"):
+            changes, _ = llamadash.preset_changes(models, llamadash.parse_presets(ini), [], {})
+            assert [item["id"] for item in changes] == [id]
+    assert llamadash.preset_changes(models, {"a/b:Q4_0": {}}, [], {})[1]
+
+
+@run_async
+async def test_an_import_makes_the_entries_that_it_names(dash: StubDash) -> None:
+    """What is told before is what happens; importing it again changes nothing."""
+    path = write_gguf(dash.models_folder / "m.gguf", LLAMA, WEIGHTS)
+    await dash.library.scan()
+    ini = f"version = 1\n[m]\nc = 4096\nload-on-startup = 1\n[think]\nmodel = {path}\nreasoning = true\nalias = t\n"
+    told = await dash.request("presets:import", ini=ini, dryRun=True)
+    assert [row["id"] for row in dash.db.models()] == ["m"] and not told["warnings"]
+    assert await dash.request("presets:import", ini=ini) == told
+    rows = {row["id"]: row for row in dash.db.models()}
+    assert rows["m"]["parameters"] == {"ctx-size": 4096} and rows["m"]["pinned"]
+    assert (rows["think"]["parameters"], rows["think"]["aliases"]) == ({"reasoning": "on"}, ["t"])
+    assert (await dash.request("presets:import", ini=ini))["changes"] == []
+    assert (await dash.request("presets:import", ini=(await dash.request("presets:export"))["ini"]))["changes"] == []
 
 
 # -- Builds -----------------------------------------------------------------------------------------
