@@ -2002,6 +2002,7 @@ FILE_TYPES = {
     37: "TQ2_0", 38: "MXFP4_MOE", 39: "NVFP4", 40: "Q1_0", 41: "Q2_0",
 }
 FILE_TYPE_GUESSED = 1024  # the bit that llama.cpp sets where it guessed
+GGUF_NUMBERS = ("context_length", "embedding_length", "block_count", "expert_count", "expert_used_count")
 
 
 class GGUFError(Exception):
@@ -2015,7 +2016,7 @@ class GGUFHeader:
     lengths: dict[str, int] = field(default_factory=dict)  # items of every array
     tensor_count: int = 0
     parameter_count: int = 0
-    tensor_types: dict[str, int] = field(default_factory=dict)  # parameters of each type
+    tensor_types: collections.Counter[str] = field(default_factory=collections.Counter)  # parameters of each type
     needed: int = 0  # bytes that the whole file must have
 
     @functools.cached_property
@@ -2040,8 +2041,6 @@ class GGUFHeader:
 
 def clean_text(text: str) -> str:
     """`text` on one line, without anything that cannot be shown."""
-    if text.isprintable():
-        return " ".join(text.split())
     return " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())
 
 
@@ -2228,7 +2227,7 @@ class GGUFReader:
         self.at = at - 8
         for layout, times in collections.Counter(layouts).items():
             name, parameters, _ = self.tensor(layout)
-            header.tensor_types[name] = header.tensor_types.get(name, 0) + times * parameters
+            header.tensor_types[name] += times * parameters
         header.parameter_count = sum(header.tensor_types.values())
         return offset + self.tensor(layouts[-1])[2]  # they lie one after the other
 
@@ -2315,7 +2314,7 @@ def gguf_quantization(header: GGUFHeader, types: dict[str, int]) -> str | None:
     """The quantization's name: what the file says it is, else the type of most of its parameters."""
     number = header.number("general.file_type")
     if number is None:
-        return max(types, key=lambda name: types[name], default=None)
+        return max(types, key=types.__getitem__, default=None)
     return FILE_TYPES.get(number & ~FILE_TYPE_GUESSED)
 
 
@@ -2338,26 +2337,20 @@ def gguf_largest(value: Any) -> int | None:
 def gguf_facts(headers: list[GGUFHeader]) -> Json:
     """The columns of a model's row that the headers of its shards tell."""
     first = headers[0]
-    types: dict[str, int] = {}
-    for header in headers:
-        for name, count in header.tensor_types.items():
-            types[name] = types.get(name, 0) + count
-    parameters = min(sum(types.values()), JSON_SAFE)
-    heads, embedding = (gguf_largest(first.of_model(key)) for key in ("attention.head_count", "embedding_length"))
+    types = sum((header.tensor_types for header in headers), collections.Counter[str]())
+    parameters = min(types.total(), JSON_SAFE)
+    numbers = {key: gguf_largest(first.of_model(key)) for key in GGUF_NUMBERS}
+    heads, embedding = gguf_largest(first.of_model("attention.head_count")), numbers["embedding_length"]
     head_size = embedding // heads if embedding and heads else None
     return {
         "architecture": first.architecture,
         "size_label": first.text("general.size_label") or gguf_size_label(parameters),
         "parameter_count": parameters or None,
         "quantization": gguf_quantization(first, types),
-        "context_length": gguf_largest(first.of_model("context_length")),
-        "embedding_length": embedding,
-        "block_count": gguf_largest(first.of_model("block_count")),
+        **numbers,
         "head_count": heads,
         "head_count_kv": gguf_largest(first.of_model("attention.head_count_kv")) or heads,
         "vocabulary_size": first.lengths.get("tokenizer.ggml.tokens") or gguf_largest(first.of_model("vocab_size")),
-        "expert_count": gguf_largest(first.of_model("expert_count")),
-        "expert_used_count": gguf_largest(first.of_model("expert_used_count")),
         "sliding_window": gguf_largest(first.of_model("attention.sliding_window")) or None,
         "key_length": gguf_largest(first.of_model("attention.key_length")) or head_size,
         "value_length": gguf_largest(first.of_model("attention.value_length")) or head_size,
@@ -3010,7 +3003,6 @@ class SysfsGpus:
 
     def __init__(self, root: Path = Path("/sys/class/drm")) -> None:
         self.root = root
-        self.names: dict[str, str] = {}
         self.addresses: list[str] = []  # on the PCI bus, of those last read
 
     def read(self) -> list[Json]:
@@ -3034,16 +3026,11 @@ class SysfsGpus:
         values |= {} if asleep else sysfs_values(device)
         if maker == "0x8086" and set(values.values()) == {None}:
             return None  # a processor's own graphics, which shows nothing and computes nothing
-        return {"name": self.name(device, maker), "vendor": GPU_MAKERS[maker][0], **values}
-
-    def name(self, device: Path, maker: str) -> str:
-        """What the card calls itself, or what the list of PCI devices calls it; looked up once."""
-        model = (file_text(device / "device") or "")[2:]
-        if (key := f"{device}{model}") not in self.names:
-            own = file_text(device / "product_name") or file_text(device / "marketing_name")
-            brand = GPU_MAKERS[maker][1]
-            self.names[key] = own or pci_name(maker[2:], model) or f"{brand} GPU {maker[2:]}:{model}".rstrip(":")
-        return self.names[key]
+        vendor, brand = GPU_MAKERS[maker]
+        maker, model = maker[2:], (file_text(device / "device") or "")[2:]
+        own = file_text(device / "product_name") or file_text(device / "marketing_name")
+        name = own or pci_name(maker, model) or f"{brand} GPU {maker}:{model}".rstrip(":")
+        return {"name": name, "vendor": vendor, **values}
 
 
 def hwmon(device: Path, *names: str, scale: float) -> float | None:
@@ -3079,6 +3066,7 @@ def drm_memory(pid: int) -> collections.Counter[str]:
     return taken
 
 
+@functools.cache
 def pci_name(maker: str, model: str) -> str | None:
     """The name of a PCI device, from the list that distributions carry."""
     for path in map(Path, PCI_IDS):
@@ -4045,10 +4033,10 @@ class Parameter(NamedTuple):
     """One option of llama-server that a model may set: how it is checked and how the form shows it."""
     key: str
     label: str
-    kind: str  # int | float | bool | choice | text | path
     help: str
-    low: float | None = None
-    high: float | None = None
+    low: float = 0  # of a number
+    high: float = 0
+    kind: str = "text"  # int | float | bool | choice | text | path
     choices: tuple[str, ...] = ()
     pattern: str = ONE_LINE
     default: int | float | bool | str | None = None
@@ -4083,10 +4071,8 @@ class Parameter(NamedTuple):
         if type(value) is not (int if self.kind == "int" else float):
             expected = "a whole number" if self.kind == "int" else "a number"
             raise InvalidRequest(f"{self.label} must be {expected}", field=at)
-        low = -math.inf if self.low is None else self.low
-        high = math.inf if self.high is None else self.high
-        if not (low <= value <= high and math.isfinite(value)):
-            raise InvalidRequest(f"{self.label} must be from {low:.15g} to {high:.15g}", field=at)
+        if not self.low <= value <= self.high:
+            raise InvalidRequest(f"{self.label} must be from {self.low:.15g} to {self.high:.15g}", field=at)
         return value
 
     def check_paths(self, value: str, folders: list[Path], at: str) -> None:
@@ -4112,10 +4098,10 @@ class Parameter(NamedTuple):
 
     def schema(self) -> Json:
         """What a form needs to know about this parameter."""
-        known = {"min": self.low, "max": self.high, "default": self.default,
-                 "choices": list(self.choices) or None}
-        return {"key": self.key, "label": self.label, "group": self.group, "kind": self.kind,
-                "help": self.help, **{name: item for name, item in known.items() if item is not None}}
+        known: Json = {name: getattr(self, name) for name in ("key", "label", "group", "kind", "help")}
+        known |= {"min": self.low, "max": self.high} if self.kind in ("int", "float") else {}
+        known |= {"choices": list(self.choices)} if self.choices else {}
+        return known if self.default is None else {**known, "default": self.default}
 
 
 def is_file_inside(path: Path, folders: list[Path]) -> bool:
@@ -4126,220 +4112,194 @@ def is_file_inside(path: Path, folders: list[Path]) -> bool:
     return os.path.isfile(path) and all(any(within(place, root) for root in roots) for place in places)
 
 
-def refuse_constant(name: str) -> None:
-    """Refuse NaN and infinities, which Python reads in JSON, and nobody else."""
-    raise ValueError(f"{name} is not JSON")
-
-
 def check_json_object(text: str, label: str, at: str) -> None:
     """Refuse `text` unless it is a flat JSON object."""
-    try:
-        parsed = json.loads(text, parse_constant=refuse_constant)
-    except (ValueError, RecursionError):
-        parsed = None
-    if not isinstance(parsed, dict) or any(type(item) in (dict, list) for item in parsed.values()):
+    parsed = None
+    with contextlib.suppress(ValueError, RecursionError):
+        parsed = json.loads(text)
+    if not isinstance(parsed, dict) or any(type(item) in (dict, list) or finite_or_none(item) is not item
+                                           for item in parsed.values()):
         raise InvalidRequest(f"{label} must be a JSON object of plain values", field=at)
 
 
-def whole(key: str, label: str, low: int, high: int, help: str, **more: Any) -> Parameter:
-    """A parameter that is a whole number."""
-    return Parameter(key, label, "int", help, low, high, **more)
-
-
-def number(key: str, label: str, low: float, high: float, help: str, **more: Any) -> Parameter:
-    """A parameter that is a number."""
-    return Parameter(key, label, "float", help, low, high, **more)
-
-
-def flag(key: str, label: str, help: str, **more: Any) -> Parameter:
-    """A parameter that is on or off."""
-    return Parameter(key, label, "bool", help, **more)
-
-
-def choice(key: str, label: str, choices: Iterable[str], help: str, **more: Any) -> Parameter:
-    """A parameter that is one of `choices`."""
-    return Parameter(key, label, "choice", help, choices=tuple(choices), **more)
-
-
-def free_text(key: str, label: str, pattern: str, help: str, **more: Any) -> Parameter:
-    """A parameter that is a text of a given form."""
-    return Parameter(key, label, "text", help, pattern=pattern, **more)
-
-
-def gguf_file(key: str, label: str, help: str, **more: Any) -> Parameter:
-    """A parameter that is a GGUF file in a model folder."""
-    return Parameter(key, label, "path", help, **more)
-
+whole = functools.partial(Parameter, kind="int")
+number = functools.partial(Parameter, kind="float")
+flag = functools.partial(Parameter, kind="bool")
+choice = functools.partial(Parameter, kind="choice")
+free_text = functools.partial(Parameter, kind="text")
+gguf_file = functools.partial(Parameter, kind="path")
 
 # What opens a port, writes a file, runs a tool or loads code is left out on purpose: what is not
 # in this table is refused.
 PARAMETER_GROUPS: dict[str, list[Parameter]] = {
     "Context and memory": [
-        whole("ctx-size", "Context size", 0, 16_777_216, "Tokens of prompt and answer together, shared by "
-              "all slots; 0 takes what the model was trained with.", default=0, aliases=("c",)),
-        whole("parallel", "Slots", -1, 64, "Requests answered at the same time; -1 lets the engine choose.",
-              default=-1, aliases=("np",)),
+        whole("ctx-size", "Context size", "Tokens of prompt and answer together, shared by all slots; 0 takes what the "
+              "model was trained with.", 0, 16_777_216, default=0, aliases=("c",)),
+        whole("parallel", "Slots", "Requests answered at the same time; -1 lets the engine choose.", -1, 64, default=-1,
+              aliases=("np",)),
         flag("kv-unified", "Shared KV cache", "One KV cache for all slots, so that one long request can use it all.",
              aliases=("kvu",)),
-        choice("flash-attn", "Flash attention", ("auto", "on", "off"), "Faster attention that needs less memory.",
-               default="auto", aliases=("fa",)),
-        choice("cache-type-k", "KV cache type, keys", CACHE_TYPES, "Smaller types save memory and cost some quality.",
-               default="f16", aliases=("ctk",)),
-        choice("cache-type-v", "KV cache type, values", CACHE_TYPES, "Types below f16 need flash attention.",
+        choice("flash-attn", "Flash attention", "Faster attention that needs less memory.",
+               choices=("auto", "on", "off"), default="auto", aliases=("fa",)),
+        choice("cache-type-k", "KV cache type, keys", "Smaller types save memory and cost some quality.",
+               choices=CACHE_TYPES, default="f16", aliases=("ctk",)),
+        choice("cache-type-v", "KV cache type, values", "Types below f16 need flash attention.", choices=CACHE_TYPES,
                default="f16", aliases=("ctv",)),
         flag("kv-offload", "KV cache on the GPU", "Keep the KV cache in GPU memory.", default=True),
         flag("swa-full", "Full sliding-window cache", "Keep the whole context for sliding-window models: more memory, "
              "better reuse of prompts.", default=False),
         flag("context-shift", "Context shift", "Drop the oldest tokens when the context is full instead of stopping.",
              default=False),
-        whole("keep", "Tokens kept", -1, 16_777_216, "Tokens of the first prompt that a context shift keeps; -1 "
-              "keeps all.", default=0),
+        whole("keep", "Tokens kept", "Tokens of the first prompt that a context shift keeps; -1 keeps all.", -1,
+              16_777_216, default=0),
         flag("cache-prompt", "Reuse prompts", "Do not compute again the part of a prompt that a slot already holds.",
              default=True),
-        whole("cache-reuse", "Smallest reused chunk", 0, 1_000_000, "Reuse moved chunks of at least this many tokens; "
-              "0 turns it off.", default=0),
-        whole("cache-ram", "Prompt cache, MiB", -1, 1_048_576, "Main memory for prompts put aside; 0 turns it off, "
-              "-1 removes the limit.", default=8192, aliases=("cram",)),
-        whole("ctx-checkpoints", "Context checkpoints", 0, 1024, "Restore points per slot, for models that cannot roll "
-              "back.", aliases=("ctxcp", "swa-checkpoints")),
-        choice("load-mode", "How the file is read", ("auto", "none", "mmap", "mlock", "mmap+mlock", "dio"),
-               "mlock keeps the model in memory, dio reads past the page cache.", default="auto", aliases=("lm",)),
+        whole("cache-reuse", "Smallest reused chunk", "Reuse moved chunks of at least this many tokens; 0 turns it "
+              "off.", 0, 1_000_000, default=0),
+        whole("cache-ram", "Prompt cache, MiB", "Main memory for prompts put aside; 0 turns it off, -1 removes the "
+              "limit.", -1, 1_048_576, default=8192, aliases=("cram",)),
+        whole("ctx-checkpoints", "Context checkpoints", "Restore points per slot, for models that cannot roll back.", 0,
+              1024, aliases=("ctxcp", "swa-checkpoints")),
+        choice("load-mode", "How the file is read", "mlock keeps the model in memory, dio reads past the page cache.",
+               choices=("auto", "none", "mmap", "mlock", "mmap+mlock", "dio"), default="auto", aliases=("lm",)),
         flag("repack", "Repack weights", "Rearrange the weights for this CPU while loading.", default=True),
         flag("check-tensors", "Check tensors", "Look for invalid values while loading.", default=False),
         flag("warmup", "Warm up", "Run once empty after loading, so that the first answer is not slow.", default=True),
     ],
     "GPU offload": [
-        whole("n-gpu-layers", "Layers on the GPU", -1, 9999, "How many layers go into GPU memory; -1 lets the engine "
-              "choose, 9999 means all.", default=-1, aliases=("ngl", "gpu-layers")),
-        choice("split-mode", "Split across GPUs", ("none", "layer", "row", "tensor"), "How one model is spread over "
-               "several GPUs.", default="layer", aliases=("sm",)),
-        free_text("tensor-split", "Share per GPU", NUMBERS, "Proportions such as 3,1.", aliases=("ts",)),
-        whole("main-gpu", "Main GPU", 0, 63, "The GPU used when the model is not split.", default=0, aliases=("mg",)),
-        free_text("device", "Devices", DEVICES, "Names such as CUDA0,CUDA1; none keeps everything on the CPU.",
+        whole("n-gpu-layers", "Layers on the GPU", "How many layers go into GPU memory; -1 lets the engine choose, "
+              "9999 means all.", -1, 9999, default=-1, aliases=("ngl", "gpu-layers")),
+        choice("split-mode", "Split across GPUs", "How one model is spread over several GPUs.",
+               choices=("none", "layer", "row", "tensor"), default="layer", aliases=("sm",)),
+        free_text("tensor-split", "Share per GPU", "Proportions such as 3,1.", pattern=NUMBERS, aliases=("ts",)),
+        whole("main-gpu", "Main GPU", "The GPU used when the model is not split.", 0, 63, default=0, aliases=("mg",)),
+        free_text("device", "Devices", "Names such as CUDA0,CUDA1; none keeps everything on the CPU.", pattern=DEVICES,
                   aliases=("dev",)),
         flag("fit", "Fit into memory", "Shrink what is not set here until the model fits.", default=True),
-        free_text("fit-target", "Memory left free, MiB", NUMBERS, "Per device, such as 1024.", default="1024",
+        free_text("fit-target", "Memory left free, MiB", "Per device, such as 1024.", pattern=NUMBERS, default="1024",
                   aliases=("fitt",)),
-        whole("fit-ctx", "Smallest fitted context", 0, 16_777_216, "Fitting does not go below this context.",
+        whole("fit-ctx", "Smallest fitted context", "Fitting does not go below this context.", 0, 16_777_216,
               default=4096, aliases=("fitc",)),
         flag("cpu-moe", "All experts on the CPU", "Keep the weights of all experts in main memory.", default=False,
              aliases=("cmoe",)),
-        whole("n-cpu-moe", "Layers with experts on the CPU", 0, 4095, "Keep the experts of the first layers in main "
-              "memory.", aliases=("ncmoe",)),
-        free_text("override-tensor", "Placement of tensors", r"[^\x00-\x1f;#\s]{1,500}", "Pattern=buffer pairs, "
-                  "such as exps=CPU.", aliases=("ot",)),
+        whole("n-cpu-moe", "Layers with experts on the CPU", "Keep the experts of the first layers in main memory.", 0,
+              4095, aliases=("ncmoe",)),
+        free_text("override-tensor", "Placement of tensors", "Pattern=buffer pairs, such as exps=CPU.",
+                  pattern=r"[^\x00-\x1f;#\s]{1,500}", aliases=("ot",)),
         flag("op-offload", "Offload large operations", "Let the GPU compute with weights that stay in main memory.",
              default=True),
-        free_text("rpc", "RPC workers", HOST_PORT + "(?:," + HOST_PORT + "){0,31}", "host:port of llama.cpp RPC "
-                  "workers that share the model, separated by commas. They have no password."),
+        free_text("rpc", "RPC workers", "host:port of llama.cpp RPC workers that share the model, separated by commas. "
+                  "They have no password.", pattern=HOST_PORT + "(?:," + HOST_PORT + "){0,31}"),
     ],
     "Batching and threads": [
-        whole("batch-size", "Batch", 1, 1_048_576, "Most tokens of a prompt handed over at once.", default=2048,
+        whole("batch-size", "Batch", "Most tokens of a prompt handed over at once.", 1, 1_048_576, default=2048,
               aliases=("b",)),
-        whole("ubatch-size", "Physical batch", 1, 1_048_576, "Most tokens computed at once; larger is faster and takes "
-              "memory.", default=512, aliases=("ub",)),
+        whole("ubatch-size", "Physical batch", "Most tokens computed at once; larger is faster and takes memory.", 1,
+              1_048_576, default=512, aliases=("ub",)),
         flag("cont-batching", "Continuous batching", "Let requests join a running batch.", default=True,
              aliases=("cb",)),
-        whole("threads", "Threads", -1, 1024, "CPU threads for generating; -1 lets the engine choose.", default=-1,
+        whole("threads", "Threads", "CPU threads for generating; -1 lets the engine choose.", -1, 1024, default=-1,
               aliases=("t",)),
-        whole("threads-batch", "Threads for prompts", -1, 1024, "CPU threads for prompts; -1 is the same as Threads.",
+        whole("threads-batch", "Threads for prompts", "CPU threads for prompts; -1 is the same as Threads.", -1, 1024,
               default=-1, aliases=("tb",)),
-        whole("prio", "Priority", -1, 2, "Of the engine's threads: -1 low, 0 normal, 1 medium, 2 high.", default=0),
-        whole("poll", "Polling", 0, 100, "How eagerly threads wait for work; 0 saves power.", default=50),
-        choice("numa", "NUMA", ("distribute", "isolate", "numactl"), "For machines with several memory nodes."),
-        whole("timeout", "Timeout, s", 1, 86_400, "Longest silence on a connection.", default=3600, aliases=("to",)),
+        whole("prio", "Priority", "Of the engine's threads: -1 low, 0 normal, 1 medium, 2 high.", -1, 2, default=0),
+        whole("poll", "Polling", "How eagerly threads wait for work; 0 saves power.", 0, 100, default=50),
+        choice("numa", "NUMA", "For machines with several memory nodes.", choices=("distribute", "isolate", "numactl")),
+        whole("timeout", "Timeout, s", "Longest silence on a connection.", 1, 86_400, default=3600, aliases=("to",)),
     ],
     "Sampling": [
-        number("temp", "Temperature", 0, 5, "0 always takes the likeliest token; higher is more varied.", default=0.8,
+        number("temp", "Temperature", "0 always takes the likeliest token; higher is more varied.", 0, 5, default=0.8,
                aliases=("temperature",)),
-        whole("top-k", "Top k", 0, 100_000, "Choose among the k likeliest tokens; 0 is off.", default=40),
-        number("top-p", "Top p", 0, 1, "Choose among the likeliest tokens that reach this sum; 1 is off.",
+        whole("top-k", "Top k", "Choose among the k likeliest tokens; 0 is off.", 0, 100_000, default=40),
+        number("top-p", "Top p", "Choose among the likeliest tokens that reach this sum; 1 is off.", 0, 1,
                default=0.95),
-        number("min-p", "Min p", 0, 1, "Drop tokens less likely than this share of the likeliest; 0 is off.",
+        number("min-p", "Min p", "Drop tokens less likely than this share of the likeliest; 0 is off.", 0, 1,
                default=0.05),
-        number("typical-p", "Typical p", 0, 1, "Locally typical sampling; 1 is off.", default=1.0,
+        number("typical-p", "Typical p", "Locally typical sampling; 1 is off.", 0, 1, default=1.0,
                aliases=("typical",)),
-        whole("repeat-last-n", "Repetition window", -1, 16_777_216, "Tokens looked at for repetitions; 0 is off, -1 "
-              "the whole context.", default=64),
-        number("repeat-penalty", "Repetition penalty", 0.01, 10, "1 is off.", default=1.0),
-        number("presence-penalty", "Presence penalty", -10, 10, "0 is off.", default=0.0),
-        number("frequency-penalty", "Frequency penalty", -10, 10, "0 is off.", default=0.0),
-        number("dry-multiplier", "DRY multiplier", 0, 10, "Strength of the penalty on repeated sequences; 0 is off.",
+        whole("repeat-last-n", "Repetition window", "Tokens looked at for repetitions; 0 is off, -1 the whole context.",
+              -1, 16_777_216, default=64),
+        number("repeat-penalty", "Repetition penalty", "1 is off.", 0.01, 10, default=1.0),
+        number("presence-penalty", "Presence penalty", "0 is off.", -10, 10, default=0.0),
+        number("frequency-penalty", "Frequency penalty", "0 is off.", -10, 10, default=0.0),
+        number("dry-multiplier", "DRY multiplier", "Strength of the penalty on repeated sequences; 0 is off.", 0, 10,
                default=0.0),
-        number("xtc-probability", "XTC probability", 0, 1, "How often the likeliest tokens are left out; 0 is off.",
+        number("xtc-probability", "XTC probability", "How often the likeliest tokens are left out; 0 is off.", 0, 1,
                default=0.0),
-        number("xtc-threshold", "XTC threshold", 0, 1, "Tokens above this may be left out.", default=0.1),
-        choice("mirostat", "Mirostat", ("0", "1", "2"), "0 is off; replaces the other samplers.", default="0"),
-        whole("seed", "Seed", -1, 2**32 - 1, "-1 draws a new one for each request.", default=-1, aliases=("s",)),
-        whole("predict", "Longest answer", -1, 16_777_216, "In tokens; -1 is without limit.", default=-1,
+        number("xtc-threshold", "XTC threshold", "Tokens above this may be left out.", 0, 1, default=0.1),
+        choice("mirostat", "Mirostat", "0 is off; replaces the other samplers.", choices=("0", "1", "2"), default="0"),
+        whole("seed", "Seed", "-1 draws a new one for each request.", -1, 2**32 - 1, default=-1, aliases=("s",)),
+        whole("predict", "Longest answer", "In tokens; -1 is without limit.", -1, 16_777_216, default=-1,
               aliases=("n", "n-predict")),
-        free_text("sampling-seq", "Sampler order", r"[a-z]{1,20}", "One letter for each sampler.",
+        free_text("sampling-seq", "Sampler order", "One letter for each sampler.", pattern=r"[a-z]{1,20}",
                   aliases=("sampler-seq",)),
     ],
     "Chat": [
         flag("jinja", "Jinja templates", "Use the model's own chat template in full.", default=True),
-        free_text("chat-template", "Built-in template", r"[A-Za-z0-9._-]{1,64}", "Name of one of llama.cpp's own "
-                  "templates, such as chatml."),
-        free_text("chat-template-kwargs", "Template values", ONE_LINE, "A JSON object handed to the chat template."),
-        choice("reasoning", "Thinking", ("auto", "on", "off"), "Whether the model thinks before it answers.",
+        free_text("chat-template", "Built-in template", "Name of one of llama.cpp's own templates, such as chatml.",
+                  pattern=r"[A-Za-z0-9._-]{1,64}"),
+        free_text("chat-template-kwargs", "Template values", "A JSON object handed to the chat template.",
+                  pattern=ONE_LINE),
+        choice("reasoning", "Thinking", "Whether the model thinks before it answers.", choices=("auto", "on", "off"),
                default="auto", aliases=("rea",)),
-        choice("reasoning-format", "Thinking text", ("auto", "none", "deepseek", "deepseek-legacy"), "Whether thoughts "
-               "come apart from the answer.", default="auto"),
-        choice("reasoning-effort", "Effort", ("default", "minimal", "low", "medium", "high", "xhigh", "max"),
-               "For templates that know it.", default="default"),
-        whole("reasoning-budget", "Thinking budget", -1, 1_000_000, "Most tokens of thought; -1 is without limit.",
+        choice("reasoning-format", "Thinking text", "Whether thoughts come apart from the answer.",
+               choices=("auto", "none", "deepseek", "deepseek-legacy"), default="auto"),
+        choice("reasoning-effort", "Effort", "For templates that know it.",
+               choices=("default", "minimal", "low", "medium", "high", "xhigh", "max"), default="default"),
+        whole("reasoning-budget", "Thinking budget", "Most tokens of thought; -1 is without limit.", -1, 1_000_000,
               default=-1),
         flag("prefill-assistant", "Continue answers", "A last message of the assistant is continued.", default=True),
     ],
     "Long context": [
-        choice("rope-scaling", "RoPE scaling", ("none", "linear", "yarn"), "How positions beyond the training are "
-               "mapped."),
-        number("rope-scale", "RoPE scale", 0.001, 1024, "Factor by which the context grows."),
-        number("rope-freq-base", "RoPE base frequency", 0, 1e12, "0 takes the model's."),
-        number("rope-freq-scale", "RoPE frequency scale", 0, 1024, "0 takes the model's."),
-        whole("yarn-orig-ctx", "YaRN: original context", 0, 16_777_216, "0 takes the model's.", default=0),
-        number("yarn-ext-factor", "YaRN: extrapolation", -1, 1, "-1 takes the model's.", default=-1.0),
-        number("yarn-attn-factor", "YaRN: attention factor", -1, 100, "-1 takes the model's.", default=-1.0),
-        number("yarn-beta-slow", "YaRN: slow beta", -1, 1000, "-1 takes the model's.", default=-1.0),
-        number("yarn-beta-fast", "YaRN: fast beta", -1, 1000, "-1 takes the model's.", default=-1.0),
+        choice("rope-scaling", "RoPE scaling", "How positions beyond the training are mapped.",
+               choices=("none", "linear", "yarn")),
+        number("rope-scale", "RoPE scale", "Factor by which the context grows.", 0.001, 1024),
+        number("rope-freq-base", "RoPE base frequency", "0 takes the model's.", 0, 1e12),
+        number("rope-freq-scale", "RoPE frequency scale", "0 takes the model's.", 0, 1024),
+        whole("yarn-orig-ctx", "YaRN: original context", "0 takes the model's.", 0, 16_777_216, default=0),
+        number("yarn-ext-factor", "YaRN: extrapolation", "-1 takes the model's.", -1, 1, default=-1.0),
+        number("yarn-attn-factor", "YaRN: attention factor", "-1 takes the model's.", -1, 100, default=-1.0),
+        number("yarn-beta-slow", "YaRN: slow beta", "-1 takes the model's.", -1, 1000, default=-1.0),
+        number("yarn-beta-fast", "YaRN: fast beta", "-1 takes the model's.", -1, 1000, default=-1.0),
     ],
     "Speculative decoding": [
         gguf_file("model-draft", "Draft model", "A small model with the same vocabulary that guesses ahead.",
                   aliases=("md", "spec-draft-model")),
-        free_text("spec-type", "Kinds of speculation", "(?:" + "|".join(SPECULATIVE_TYPES) + ")(?:,(?:"
-                  + "|".join(SPECULATIVE_TYPES) + ")){0,9}", "Such as draft-simple or ngram-mod, separated by commas."),
-        whole("spec-draft-n-max", "Most drafted tokens", 0, 1024, "Guessed at once.", default=3,
+        free_text("spec-type", "Kinds of speculation", "Such as draft-simple or ngram-mod, separated by commas.",
+                  pattern="(?:" + "|".join(SPECULATIVE_TYPES) + ")(?:,(?:" + "|".join(SPECULATIVE_TYPES) + ")){0,9}"),
+        whole("spec-draft-n-max", "Most drafted tokens", "Guessed at once.", 0, 1024, default=3,
               aliases=("draft-max", "draft", "draft-n")),
-        whole("spec-draft-n-min", "Fewest drafted tokens", 0, 1024, "Shorter guesses are dropped.", default=0,
+        whole("spec-draft-n-min", "Fewest drafted tokens", "Shorter guesses are dropped.", 0, 1024, default=0,
               aliases=("draft-min", "draft-n-min")),
-        number("spec-draft-p-min", "Smallest probability", 0, 1, "Guessing stops below it.", default=0.0,
+        number("spec-draft-p-min", "Smallest probability", "Guessing stops below it.", 0, 1, default=0.0,
                aliases=("draft-p-min",)),
-        whole("n-gpu-layers-draft", "Draft layers on the GPU", -1, 9999, "-1 lets the engine choose.", default=-1,
+        whole("n-gpu-layers-draft", "Draft layers on the GPU", "-1 lets the engine choose.", -1, 9999, default=-1,
               aliases=("ngld", "gpu-layers-draft", "spec-draft-ngl")),
-        free_text("device-draft", "Draft devices", DEVICES, "Where the draft model runs.",
+        free_text("device-draft", "Draft devices", "Where the draft model runs.", pattern=DEVICES,
                   aliases=("devd", "spec-draft-device")),
-        choice("cache-type-k-draft", "Draft KV cache, keys", CACHE_TYPES, "As for the model itself.", default="f16",
-               aliases=("ctkd", "spec-draft-type-k")),
-        choice("cache-type-v-draft", "Draft KV cache, values", CACHE_TYPES, "As for the model itself.", default="f16",
-               aliases=("ctvd", "spec-draft-type-v")),
+        choice("cache-type-k-draft", "Draft KV cache, keys", "As for the model itself.", choices=CACHE_TYPES,
+               default="f16", aliases=("ctkd", "spec-draft-type-k")),
+        choice("cache-type-v-draft", "Draft KV cache, values", "As for the model itself.", choices=CACHE_TYPES,
+               default="f16", aliases=("ctvd", "spec-draft-type-v")),
     ],
     "Adapters and images": [
         gguf_file("lora", "LoRA adapters", "GGUF files, separated by commas.", several=True),
         gguf_file("mmproj", "Projector", "For images and sound; found beside the model by itself.", aliases=("mm",)),
         flag("mmproj-auto", "Use the projector", "Off saves its memory; the model then reads text only.", default=True),
         flag("mmproj-offload", "Projector on the GPU", "Off keeps it in main memory.", default=True),
-        whole("image-min-tokens", "Fewest tokens an image", 0, 100_000, "For models with a dynamic resolution."),
-        whole("image-max-tokens", "Most tokens an image", 0, 100_000, "For models with a dynamic resolution."),
+        whole("image-min-tokens", "Fewest tokens an image", "For models with a dynamic resolution.", 0, 100_000),
+        whole("image-max-tokens", "Most tokens an image", "For models with a dynamic resolution.", 0, 100_000),
     ],
     "Embeddings and reranking": [
         flag("embeddings", "Embeddings only", "For models that are made for embeddings.", default=False,
              aliases=("embedding",)),
         flag("reranking", "Reranking", "For models that order documents by a query.", default=False,
              aliases=("rerank",)),
-        choice("pooling", "Pooling", ("none", "mean", "cls", "last", "rank"), "How one vector is made of many."),
+        choice("pooling", "Pooling", "How one vector is made of many.",
+               choices=("none", "mean", "cls", "last", "rank")),
     ],
     "Process": [
-        whole("stop-timeout", "Time to finish, s", 1, 600, "An unloaded model may finish its answers for so long.",
+        whole("stop-timeout", "Time to finish, s", "An unloaded model may finish its answers for so long.", 1, 600,
               default=10),
     ],
 }

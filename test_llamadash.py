@@ -2931,6 +2931,7 @@ def test_amd_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ids.write_text("1001  Other\n\t744c  Wrong\n1002  Advanced Micro Devices\n\t744b  Before\n"
                    "\t744c  Navi 31 [Radeon RX 7900 XTX]\n\t\t1043 0506  Board\n1003  Next\n")
     monkeypatch.setattr(llamadash, "PCI_IDS", (str(tmp_path / "absent"), str(ids)))
+    llamadash.pci_name.cache_clear()
     amd_tree(tmp_path / "drm")
     write_tree(tmp_path / "drm", {"card1-DP-1/status": "connected", "renderD128/x": "", "version": "drm"})
     assert llamadash.SysfsGpus(tmp_path / "drm").read() == [{
