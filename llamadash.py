@@ -1923,6 +1923,7 @@ FILE_TYPES = {
     37: "TQ2_0", 38: "MXFP4_MOE", 39: "NVFP4", 40: "Q1_0", 41: "Q2_0",
 }
 FILE_TYPE_GUESSED = 1024  # the bit that llama.cpp sets where it guessed
+GGUF_NUMBERS = ("context_length", "embedding_length", "block_count", "expert_count", "expert_used_count")
 
 
 class GGUFError(Exception):
@@ -1936,7 +1937,7 @@ class GGUFHeader:
     lengths: dict[str, int] = field(default_factory=dict)  # items of every array
     tensor_count: int = 0
     parameter_count: int = 0
-    tensor_types: dict[str, int] = field(default_factory=dict)  # parameters of each type
+    tensor_types: collections.Counter[str] = field(default_factory=collections.Counter)  # parameters of each type
     needed: int = 0  # bytes that the whole file must have
 
     @functools.cached_property
@@ -1961,8 +1962,6 @@ class GGUFHeader:
 
 def clean_text(text: str) -> str:
     """`text` on one line, without anything that cannot be shown."""
-    if text.isprintable():
-        return " ".join(text.split())
     return " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())
 
 
@@ -2149,7 +2148,7 @@ class GGUFReader:
         self.at = at - 8
         for layout, times in collections.Counter(layouts).items():
             name, parameters, _ = self.tensor(layout)
-            header.tensor_types[name] = header.tensor_types.get(name, 0) + times * parameters
+            header.tensor_types[name] += times * parameters
         header.parameter_count = sum(header.tensor_types.values())
         return offset + self.tensor(layouts[-1])[2]  # they lie one after the other
 
@@ -2236,7 +2235,7 @@ def gguf_quantization(header: GGUFHeader, types: dict[str, int]) -> str | None:
     """The quantization's name: what the file says it is, else the type of most of its parameters."""
     number = header.number("general.file_type")
     if number is None:
-        return max(types, key=lambda name: types[name], default=None)
+        return max(types, key=types.__getitem__, default=None)
     return FILE_TYPES.get(number & ~FILE_TYPE_GUESSED)
 
 
@@ -2259,26 +2258,20 @@ def gguf_largest(value: Any) -> int | None:
 def gguf_facts(headers: list[GGUFHeader]) -> Json:
     """The columns of a model's row that the headers of its shards tell."""
     first = headers[0]
-    types: dict[str, int] = {}
-    for header in headers:
-        for name, count in header.tensor_types.items():
-            types[name] = types.get(name, 0) + count
-    parameters = min(sum(types.values()), JSON_SAFE)
-    heads, embedding = (gguf_largest(first.of_model(key)) for key in ("attention.head_count", "embedding_length"))
+    types = sum((header.tensor_types for header in headers), collections.Counter[str]())
+    parameters = min(types.total(), JSON_SAFE)
+    numbers = {key: gguf_largest(first.of_model(key)) for key in GGUF_NUMBERS}
+    heads, embedding = gguf_largest(first.of_model("attention.head_count")), numbers["embedding_length"]
     head_size = embedding // heads if embedding and heads else None
     return {
         "architecture": first.architecture,
         "size_label": first.text("general.size_label") or gguf_size_label(parameters),
         "parameter_count": parameters or None,
         "quantization": gguf_quantization(first, types),
-        "context_length": gguf_largest(first.of_model("context_length")),
-        "embedding_length": embedding,
-        "block_count": gguf_largest(first.of_model("block_count")),
+        **numbers,
         "head_count": heads,
         "head_count_kv": gguf_largest(first.of_model("attention.head_count_kv")) or heads,
         "vocabulary_size": first.lengths.get("tokenizer.ggml.tokens") or gguf_largest(first.of_model("vocab_size")),
-        "expert_count": gguf_largest(first.of_model("expert_count")),
-        "expert_used_count": gguf_largest(first.of_model("expert_used_count")),
         "sliding_window": gguf_largest(first.of_model("attention.sliding_window")) or None,
         "key_length": gguf_largest(first.of_model("attention.key_length")) or head_size,
         "value_length": gguf_largest(first.of_model("attention.value_length")) or head_size,
@@ -2684,15 +2677,14 @@ GPU_LIMIT = 10.0  # s after which nvidia-smi is ended; without a persistent driv
 GPU_DUTY = 0.05  # of the time may be spent in nvidia-smi, so a slow one is asked less often
 GPU_STALE = 60.0  # s after which an old reading is no reading; a slow nvidia-smi has this long from when it is due
 GPU_RETRY = (30.0, 600.0)  # s to the next try of a failing nvidia-smi: the first time, and at most
-ENGINE_LIMIT = 2.0  # s that a sample waits for the engine's counters
 SHORT_OUTPUT = 65_536  # bytes read from a short-lived program; 100 GPUs need less
 MIB = 1024 * 1024
 NVIDIA_FIELDS = "utilization.gpu,memory.used,memory.total,temperature.gpu,power.draw,name"
-NVIDIA_QUERY = (f"--query-gpu={NVIDIA_FIELDS}", "--format=csv,noheader,nounits")
+NVIDIA_PARTIAL = (14, 15)  # statuses of nvidia-smi with which what it printed still counts: infoROM damaged, card lost
 WSL_NVIDIA_SMI = "/usr/lib/wsl/lib/nvidia-smi"  # not on the PATH of a service
 PCI_IDS = ("/usr/share/hwdata/pci.ids", "/usr/share/misc/pci.ids")
-NO_COUNTERS = dict.fromkeys(("requests_processing", "requests_deferred", "prompt_tokens_per_second",
-                             "generated_tokens_per_second", "active_models"))
+GPU_MAKERS = {"0x1002": ("amd", "AMD"), "0x8086": ("intel", "Intel")}  # those that Linux shows in its files
+DRM_MEMORY = ("drm-memory-vram", "drm-total-vram", "drm-total-vram0")  # as amdgpu and xe call a process's share, in KiB
 # What passes through these passes through a real interface as well, or never leaves the machine.
 INNER_INTERFACE = r"lo\d*|Loopback.*|veth.*|br-.*|docker\d+|virbr.*"
 
@@ -2705,8 +2697,9 @@ def reading(text: str, scale: float = 1) -> float | None:
     return None
 
 
-def whole_reading(value: float | None) -> int | None:
-    """`value` without its fraction."""
+def reading_of_bytes(text: str | None, unit: int = 1) -> int | None:
+    """The bytes that `text` tells in `unit`, or None."""
+    value = reading(text or "", unit)
     return None if value is None else int(value)
 
 
@@ -2809,57 +2802,42 @@ class NetworkRates:
         return received, sent
 
 
-async def short_output(*command: str, limit: float) -> str:
-    """What a short-lived program prints (64 kB at most); OSError if it fails or needs longer than `limit` s."""
+async def short_output(*command: str, limit: float, accepted: Iterable[int] = ()) -> str:
+    """What a short-lived program prints; OSError if it fails, needs longer than `limit` s or prints too much."""
     process = await asyncio.create_subprocess_exec(
         *command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         start_new_session=True)
     assert process.stdout
     try:
-        output = await asyncio.wait_for(bounded_output(process.stdout), limit)
+        await asyncio.wait_for(process.stdout.readexactly(SHORT_OUTPUT), limit)
+        raise OSError(f"{command[0]} prints without end")
+    except asyncio.IncompleteReadError as end:
+        text = end.partial.decode("utf-8", "replace").strip()
         status = await asyncio.wait_for(process.wait(), 1)
     except asyncio.TimeoutError:
         raise OSError(f"{command[0]} did not end within {limit:g} s") from None
     finally:
-        await end_group(process)
-    text = output.decode("utf-8", "replace").strip()
-    if status:
+        if process.returncode is None:
+            kill_group(process.pid)
+            with contextlib.suppress(asyncio.TimeoutError):  # one that hangs in the driver cannot be ended
+                await asyncio.wait_for(process.communicate(), 1)
+    if status and status not in accepted:
         raise OSError(f"{command[0]} failed ({status}): {text[:200]}")
     return text
 
 
-async def bounded_output(stream: asyncio.StreamReader) -> bytes:
-    """All of `stream`; OSError if that is more than SHORT_OUTPUT."""
-    output = b""
-    while block := await stream.read(SHORT_OUTPUT):
-        output += block
-        if len(output) > SHORT_OUTPUT:
-            raise OSError("endless output")
-    return output
-
-
-async def end_group(process: asyncio.subprocess.Process) -> None:
-    """Kill `process` and what it started, unless it has ended, and wait a second for that."""
-    if process.returncode is not None:
-        return
-    kill_group(process.pid)
-    with contextlib.suppress(asyncio.TimeoutError):  # one that hangs in the driver cannot be ended
-        await asyncio.wait_for(process.communicate(), 1)
+def nvidia_lines(text: str, fields: str) -> list[list[str]]:
+    """The lines that nvidia-smi prints for a query of `fields`; a message, as for a card that is lost, has fewer."""
+    lines = ([field.strip() for field in line.split(",", fields.count(","))] for line in text.splitlines())
+    return [line for line in lines if len(line) > fields.count(",")]
 
 
 def parse_nvidia(text: str) -> list[Json]:
-    """GPUs without their index, from the lines that nvidia-smi prints for NVIDIA_QUERY."""
-    gpus = []
-    for line in text.splitlines():
-        fields = [field.strip() for field in line.split(",", NVIDIA_FIELDS.count(","))]
-        if len(fields) <= NVIDIA_FIELDS.count(","):
-            continue  # a message, as for a GPU that fell off the bus
-        utilization, used, total, temperature, power, name = fields
-        gpus.append({
-            "name": name, "vendor": "nvidia", "utilization": reading(utilization),
-            "memory_used": whole_reading(reading(used, MIB)), "memory_total": whole_reading(reading(total, MIB)),
-            "temperature": reading(temperature), "power": reading(power)})
-    return gpus
+    """GPUs without their index, from what nvidia-smi prints for NVIDIA_FIELDS."""
+    return [{"name": name, "vendor": "nvidia", "utilization": reading(utilization),
+             "memory_used": reading_of_bytes(used, MIB), "memory_total": reading_of_bytes(total, MIB),
+             "temperature": reading(temperature), "power": reading(power)}
+            for utilization, used, total, temperature, power, name in nvidia_lines(text, NVIDIA_FIELDS)]
 
 
 class NvidiaGpus:
@@ -2896,29 +2874,43 @@ class NvidiaGpus:
         """Call nvidia-smi once, and decide when to call it again."""
         started = time.monotonic()
         try:
-            program = self.program or shutil.which("nvidia-smi") or shutil.which(WSL_NVIDIA_SMI)
-            if program:
-                text = await short_output(program, *NVIDIA_QUERY, limit=GPU_LIMIT)
-                self.succeeded(parse_nvidia(text), time.monotonic() - started)
-            else:
+            text = await self.query("gpu", NVIDIA_FIELDS)
+            if text is None:
                 self.next_at = started + GPU_RETRY[1]
+                return
+            self.gpus, self.read_at, self.error, self.retry = parse_nvidia(text), time.monotonic(), None, GPU_RETRY[0]
+            self.next_at = self.read_at + ((self.read_at - started) / GPU_DUTY if self.gpus else GPU_RETRY[0])
+            for line in text.splitlines():
+                if not nvidia_lines(line, NVIDIA_FIELDS):
+                    self.warn(line)
         except OSError as problem:
-            self.failed(str(problem))
+            self.warn(str(problem))
+            self.error, self.read_at = str(problem), -math.inf
+            self.next_at = time.monotonic() + self.retry
+            self.retry = min(self.retry * 2, GPU_RETRY[1])
         finally:
             self.task = None
 
-    def succeeded(self, gpus: list[Json], seconds: float) -> None:
-        """Keep a reading that took `seconds`."""
-        self.gpus, self.read_at, self.error, self.retry = gpus, time.monotonic(), None, GPU_RETRY[0]
-        self.next_at = self.read_at + (seconds / GPU_DUTY if gpus else GPU_RETRY[0])
+    async def query(self, what: str, fields: str) -> str | None:
+        """What nvidia-smi prints for a query; None without the program."""
+        program = self.program or shutil.which("nvidia-smi") or shutil.which(WSL_NVIDIA_SMI)
+        return await short_output(program, f"--query-{what}={fields}", "--format=csv,noheader,nounits",
+                                  limit=GPU_LIMIT, accepted=NVIDIA_PARTIAL) if program else None
 
-    def failed(self, problem: str) -> None:
-        """Say what is wrong, once a day, and wait longer before each new try."""
+    def warn(self, problem: str) -> None:
+        """Say what is wrong, once a day."""
         if self.limiter.is_new("nvidia-smi", problem, DAY / 1000):
-            log.warning("no GPU readings: %s", problem)
-        self.error, self.read_at = problem, -math.inf
-        self.next_at = time.monotonic() + self.retry
-        self.retry = min(self.retry * 2, GPU_RETRY[1])
+            log.warning("GPU readings: %s", problem)
+
+    async def memory_of(self, pid: int) -> dict[int, int]:
+        """Bytes that a process takes on each GPU, by its place among them."""
+        with contextlib.suppress(OSError):
+            uuids = re.findall(r"(?m)^GPU-\S+", await self.query("gpu", "uuid") or "")
+            fields = "gpu_uuid,pid,used_memory"
+            apps = nvidia_lines(await self.query("compute-apps", fields) or "", fields)
+            taken = {uuid: reading_of_bytes(used, MIB) for uuid, owner, used in apps if owner == str(pid)}
+            return {at: used for at, uuid in enumerate(uuids) if (used := taken.get(uuid)) is not None}
+        return {}
 
     async def close(self) -> None:
         """End a call that is under way."""
@@ -2932,37 +2924,34 @@ class SysfsGpus:
 
     def __init__(self, root: Path = Path("/sys/class/drm")) -> None:
         self.root = root
-        self.names: dict[str, str] = {}
+        self.addresses: list[str] = []  # on the PCI bus, of those last read
 
     def read(self) -> list[Json]:
         """The GPUs without their index; what a card does not tell is null."""
+        found = []
         with contextlib.suppress(OSError):
             cards = [item for item in self.root.iterdir() if re.fullmatch(r"card\d+", item.name)]
-            found = [self.card(card / "device") for card in sorted(cards, key=lambda item: int(item.name[4:]))]
-            return [gpu for gpu in found if gpu]
-        return []
+            for device in (card / "device" for card in sorted(cards, key=lambda item: int(item.name[4:]))):
+                if gpu := self.card(device):
+                    found.append((os.path.basename(os.path.realpath(device)), gpu))
+        self.addresses = [address for address, _ in found]
+        return [gpu for _, gpu in found]
 
     def card(self, device: Path) -> Json | None:
         """One card, or None if it is of another maker or tells nothing."""
-        maker = file_text(device / "vendor")
-        if maker not in ("0x1002", "0x8086"):
+        maker = file_text(device / "vendor") or ""
+        if maker not in GPU_MAKERS:
             return None
         asleep = file_text(device / "power/runtime_status") == "suspended"
-        values = {} if asleep else amd_values(device) if maker == "0x1002" else intel_values(device)
-        if maker == "0x8086" and not any(value is not None for value in values.values()):
+        values = dict.fromkeys(("utilization", "memory_used", "memory_total", "temperature", "power"))
+        values |= {} if asleep else sysfs_values(device)
+        if maker == "0x8086" and set(values.values()) == {None}:
             return None  # a processor's own graphics, which shows nothing and computes nothing
-        keys = ("utilization", "memory_used", "memory_total", "temperature", "power")
-        return {"name": self.name(device, maker), "vendor": "amd" if maker == "0x1002" else "intel",
-                **{key: values.get(key) for key in keys}}
-
-    def name(self, device: Path, maker: str) -> str:
-        """What the card calls itself, or what the list of PCI devices calls it; looked up once."""
-        model = (file_text(device / "device") or "")[2:]
-        if (key := f"{device}{model}") not in self.names:
-            own = file_text(device / "product_name") or file_text(device / "marketing_name")
-            brand = "AMD" if maker == "0x1002" else "Intel"
-            self.names[key] = own or pci_name(maker[2:], model) or f"{brand} GPU {maker[2:]}:{model}".rstrip(":")
-        return self.names[key]
+        vendor, brand = GPU_MAKERS[maker]
+        maker, model = maker[2:], (file_text(device / "device") or "")[2:]
+        own = file_text(device / "product_name") or file_text(device / "marketing_name")
+        name = own or pci_name(maker, model) or f"{brand} GPU {maker}:{model}".rstrip(":")
+        return {"name": name, "vendor": vendor, **values}
 
 
 def hwmon(device: Path, *names: str, scale: float) -> float | None:
@@ -2974,22 +2963,31 @@ def hwmon(device: Path, *names: str, scale: float) -> float | None:
     return None
 
 
-def amd_values(device: Path) -> Json:
-    """What the amdgpu driver tells."""
+def sysfs_values(device: Path) -> Json:
+    """What the drivers amdgpu, xe and i915 tell; Intel's two tell nothing about use."""
+    total = file_text(device / "mem_info_vram_total") or file_text(device / "tile0/physical_vram_size_bytes")
     return {"utilization": file_number(device / "gpu_busy_percent"),
-            "memory_used": whole_reading(file_number(device / "mem_info_vram_used")),
-            "memory_total": whole_reading(file_number(device / "mem_info_vram_total")),
-            "temperature": hwmon(device, "temp1_input", scale=1e-3),
+            "memory_used": reading_of_bytes(file_text(device / "mem_info_vram_used")),
+            "memory_total": reading_of_bytes(total),
+            "temperature": hwmon(device, "temp1_input", "temp2_input", scale=1e-3),
             "power": hwmon(device, "power1_average", "power1_input", scale=1e-6)}
 
 
-def intel_values(device: Path) -> Json:
-    """What the xe and i915 drivers tell: nothing about use."""
-    return {"memory_total": whole_reading(file_number(device / "tile0/physical_vram_size_bytes")),
-            "temperature": hwmon(device, "temp1_input", "temp2_input", scale=1e-3),
-            "power": hwmon(device, "power1_input", scale=1e-6)}
+def drm_memory(pid: int) -> collections.Counter[str]:
+    """Bytes that a process takes on each GPU by its address on the PCI bus, as AMD's and Intel's drivers tell."""
+    clients: dict[tuple[str, str], int] = {}  # a process has several files of one client
+    for path in Path(f"/proc/{pid}/fdinfo").glob("*"):
+        facts = dict(re.findall(r"(?m)^(drm-[\w-]+):\s*(\S+)", file_text(path) or ""))
+        used = next((facts[key] for key in DRM_MEMORY if key in facts), None)
+        if "drm-pdev" in facts and (amount := reading_of_bytes(used, 1024)) is not None:
+            clients[facts["drm-pdev"], facts.get("drm-client-id", path.name)] = amount
+    taken: collections.Counter[str] = collections.Counter()
+    for (address, _), amount in clients.items():
+        taken[address] += amount
+    return taken
 
 
+@functools.cache
 def pci_name(maker: str, model: str) -> str | None:
     """The name of a PCI device, from the list that distributions carry."""
     for path in map(Path, PCI_IDS):
@@ -3007,10 +3005,7 @@ async def apple_gpu() -> Json | None:
     """The GPU of an Apple chip, whose memory is the machine's; None on another machine."""
     if sys.platform != "darwin" or platform.machine() != "arm64":
         return None
-    try:
-        name = await short_output("/usr/sbin/sysctl", "-n", "machdep.cpu.brand_string", limit=2)
-    except OSError:
-        name = "Apple"
+    name = await asyncio.to_thread(processor_name) or "Apple"
     return {"name": f"{name} GPU", "vendor": "apple", "utilization": None, "memory_used": None,
             "memory_total": None, "temperature": None, "power": None}
 
@@ -3054,7 +3049,7 @@ class Sampler:
         self.nvidia = NvidiaGpus()
         self.sysfs = SysfsGpus()
         self.apple: Json | None = None
-        self.fresh_gpus: list[Json] | None = None  # as last read between two samples
+        self.gpus: list[Json] = []  # as last read, by a sample or between two
         self.changed = asyncio.Event()
         self.one_at_a_time = asyncio.Lock()  # the rates are differences between two samples
 
@@ -3100,70 +3095,62 @@ class Sampler:
         """One sample, in the Metrics shape; it becomes `latest`."""
         async with self.one_at_a_time:
             paths = list(dict.fromkeys(map(str, [self.dash.config.data_dir, *self.dash.folders()])))
-            jobs: dict[str, Callable[[], Any]] = {
-                **{path: functools.partial(disk, Path(path)) for path in paths},
-                "GPU sensors": self.sysfs.read}
-            read, nvidia = await asyncio.gather(self.probes.read(jobs), self.nvidia.read())
+            jobs: dict[str, Callable[[], Any]] = {path: functools.partial(disk, Path(path)) for path in paths}
+            read, gpus = await asyncio.gather(self.probes.read(jobs), self.read_gpus())
             disks = distinct_disks(paths, read)
             self.latest = {
                 "timestamp": now_ms(), **self.machine.sample(self.dash.lag), "disks": disks,
                 **{f"disk_{key}": disks[0][key] for key in ("usage", "used", "total")},
-                "gpus": self.gpus([*nvidia, *(read["GPU sensors"] or [])]), "engine": self.dash.requests.counters()}
+                "gpus": gpus, "engine": self.dash.requests.counters()}
             return self.latest
 
-    async def read_gpus(self) -> None:
-        """Read the GPUs now, between two samples."""
-        if self.dash.builds.devices:
-            read, nvidia = await asyncio.gather(self.probes.read({"GPU sensors": self.sysfs.read}), self.nvidia.read())
-            self.fresh_gpus = self.gpus([*nvidia, *(read["GPU sensors"] or [])])
+    async def read_gpus(self) -> list[Json]:
+        """All GPUs as they are now, numbered: NVIDIA's, those of AMD and Intel, Apple's."""
+        read, nvidia = await asyncio.gather(self.probes.read({"GPU sensors": self.sysfs.read}), self.nvidia.read())
+        found = [*nvidia, *(read["GPU sensors"] or [])]
+        if self.apple:
+            memory = psutil.virtual_memory()
+            found.append({**self.apple, "memory_used": memory.total - memory.available, "memory_total": memory.total})
+        self.gpus = [{"index": index, **gpu} for index, gpu in enumerate(found)]
+        return self.gpus
+
+    def readings(self, devices: Iterable[Json]) -> list[tuple[Json, Json | None]]:
+        """Each of the engine's devices with the GPU that it is: the next one with as much memory, or with none told."""
+        rest, pairs = list(self.gpus), []
+        for device in devices:
+            alike = [gpu for gpu in rest if abs((gpu["memory_total"] or math.inf) - device["total"])
+                     < device["total"] / 8]
+            gpu = next(iter(alike or [gpu for gpu in rest if gpu["memory_total"] is None]), None)
+            rest = [item for item in rest if item is not gpu]
+            pairs.append((device, gpu))
+        return pairs
 
     def memories(self, engine_devices: list[Json]) -> list[Json]:
         """The memories that models can be in, [{name, kind, total, free}]: the engine's devices, then main memory.
 
-        What is free on a device comes from the reading of the GPU that it is, where that is known.
+        What is free on a device comes from the reading of the GPU that it is; one that has no memory of its own has
+        as much as main memory has.
         """
-        gpus = list(self.fresh_gpus or (self.latest or {}).get("gpus") or [])
-        memories = []
-        for device in engine_devices:
-            alike = [gpu for gpu in gpus if gpu["memory_total"] and abs(gpu["memory_total"] - device["total"])
-                     < device["total"] / 8]
-            free, total = device["free"], device["total"]
-            if alike:
-                gpus.remove(alike[0])
-                total = alike[0]["memory_total"]
-                free = total - alike[0]["memory_used"] if alike[0]["memory_used"] is not None else free
+        main, memories = psutil.virtual_memory(), []
+        for device, gpu in self.readings(engine_devices):
+            total, free = device["total"], device["free"]
+            if gpu and gpu["memory_total"] is None:
+                free = min(total, main.available)
+            elif gpu and gpu["memory_used"] is not None:
+                total, free = gpu["memory_total"], gpu["memory_total"] - gpu["memory_used"]
             memories.append({"name": device["name"], "kind": "gpu", "total": total, "free": free})
-        memory = psutil.virtual_memory()
-        return [*memories, {"name": "Main memory", "kind": "cpu", "total": memory.total, "free": memory.available}]
+        return [*memories, {"name": "Main memory", "kind": "cpu", "total": main.total, "free": main.available}]
 
     async def gpu_memory_of(self, pid: int) -> dict[str, int]:
-        """Bytes that a process takes on each of the engine's devices, as far as the driver tells."""
-        devices = [item["name"] for item in self.dash.builds.devices]
-        program = self.nvidia.program or shutil.which("nvidia-smi")
-        if not devices or not program:
+        """Bytes that a process takes on each of the engine's devices, as far as the drivers tell."""
+        if not self.dash.builds.devices:
             return {}
-        try:
-            uuids = await short_output(program, "--query-gpu=uuid", "--format=csv,noheader", limit=GPU_LIMIT)
-            apps = await short_output(program, "--query-compute-apps=gpu_uuid,pid,used_memory",
-                                      "--format=csv,noheader,nounits", limit=GPU_LIMIT)
-        except OSError:
-            return {}
-        order, taken = [line.strip() for line in uuids.splitlines()], dict[str, int]()
-        for uuid, owner, used in (line.split(",") for line in apps.splitlines() if line.count(",") == 2):
-            amount = whole_reading(reading(used, MIB))
-            if owner.strip() == str(pid) and uuid.strip() in order and amount is not None:
-                at = order.index(uuid.strip())
-                if at < len(devices):
-                    taken[devices[at]] = amount
-        return taken
+        taken, drm = await asyncio.gather(self.nvidia.memory_of(pid), asyncio.to_thread(drm_memory, pid))
+        others = range(len(self.nvidia.gpus), len(self.gpus))
+        taken |= {at: drm[address] for at, address in zip(others, self.sysfs.addresses, strict=False) if address in drm}
+        return {device["name"]: taken[gpu["index"]] for device, gpu in self.readings(self.dash.builds.devices)
+                if gpu and gpu["index"] in taken}
 
-    def gpus(self, found: list[Json]) -> list[Json]:
-        """All GPUs, numbered."""
-        if self.apple:
-            memory = psutil.virtual_memory()
-            found = [*found, {**self.apple, "memory_used": memory.total - memory.available,
-                              "memory_total": memory.total}]
-        return [{"index": index, **gpu} for index, gpu in enumerate(found)]
 
 def swap_usage() -> float | None:
     """Percent of the swap space in use, or None without any."""
@@ -3930,10 +3917,10 @@ class Parameter(NamedTuple):
     """One option of llama-server that a model may set: how it is checked and how the form shows it."""
     key: str
     label: str
-    kind: str  # int | float | bool | choice | text | path
     help: str
-    low: float | None = None
-    high: float | None = None
+    low: float = 0  # of a number
+    high: float = 0
+    kind: str = "text"  # int | float | bool | choice | text | path
     choices: tuple[str, ...] = ()
     pattern: str = ONE_LINE
     default: int | float | bool | str | None = None
@@ -3952,11 +3939,7 @@ class Parameter(NamedTuple):
         if type(value) is not str or not encodable(value):
             raise InvalidRequest(f"{self.label} must be a text", field=at)
         if self.kind == "choice" and value not in self.choices:
-            listed = ", ".join(self.choices)
-            raise InvalidRequest(f"{self.label} must be one of: {listed}", field=at)
-        if re.search(UNPRESENTABLE, value) or value != value.strip():
-            raise InvalidRequest(f"{self.label} cannot contain control characters, ';', '#', "
-                                 "or blanks at its ends", field=at)
+            raise InvalidRequest(f"{self.label} must be one of: {', '.join(self.choices)}", field=at)
         if self.kind == "path":
             self.check_paths(value, folders, at)
         elif not re.fullmatch(self.pattern, value):
@@ -3972,10 +3955,8 @@ class Parameter(NamedTuple):
         if type(value) is not (int if self.kind == "int" else float):
             expected = "a whole number" if self.kind == "int" else "a number"
             raise InvalidRequest(f"{self.label} must be {expected}", field=at)
-        low = -math.inf if self.low is None else self.low
-        high = math.inf if self.high is None else self.high
-        if not (low <= value <= high and math.isfinite(value)):
-            raise InvalidRequest(f"{self.label} must be from {low:.15g} to {high:.15g}", field=at)
+        if not self.low <= value <= self.high:
+            raise InvalidRequest(f"{self.label} must be from {self.low:.15g} to {self.high:.15g}", field=at)
         return value
 
     def check_paths(self, value: str, folders: list[Path], at: str) -> None:
@@ -3992,19 +3973,19 @@ class Parameter(NamedTuple):
     def from_text(self, text: str) -> int | float | bool | str:
         """The value that `text`, from a preset file, stands for; ValueError where it is none."""
         if self.kind == "bool":
-            if text.lower() not in BOOLEANS:
-                raise ValueError(f"{text} is neither on nor off")
-            return BOOLEANS[text.lower()]
+            return preset_switch(text)
+        if "on" in self.choices and text.lower() in BOOLEANS:
+            return "on" if BOOLEANS[text.lower()] else "off"
         if self.key in ("n-gpu-layers", "n-gpu-layers-draft") and text in ("auto", "all"):
             return -1 if text == "auto" else 9999
         return int(text) if self.kind == "int" else float(text) if self.kind == "float" else text
 
     def schema(self) -> Json:
         """What a form needs to know about this parameter."""
-        known = {"min": self.low, "max": self.high, "default": self.default,
-                 "choices": list(self.choices) or None}
-        return {"key": self.key, "label": self.label, "group": self.group, "kind": self.kind,
-                "help": self.help, **{name: item for name, item in known.items() if item is not None}}
+        known: Json = {name: getattr(self, name) for name in ("key", "label", "group", "kind", "help")}
+        known |= {"min": self.low, "max": self.high} if self.kind in ("int", "float") else {}
+        known |= {"choices": list(self.choices)} if self.choices else {}
+        return known if self.default is None else {**known, "default": self.default}
 
 
 def is_file_inside(path: Path, folders: list[Path]) -> bool:
@@ -4015,228 +3996,200 @@ def is_file_inside(path: Path, folders: list[Path]) -> bool:
     return os.path.isfile(path) and all(any(within(place, root) for root in roots) for place in places)
 
 
-def refuse_constant(name: str) -> None:
-    """Refuse NaN and infinities, which Python reads in JSON, and nobody else."""
-    raise ValueError(f"{name} is not JSON")
-
-
 def check_json_object(text: str, label: str, at: str) -> None:
     """Refuse `text` unless it is a flat JSON object."""
-    try:
-        parsed = json.loads(text, parse_constant=refuse_constant)
-    except (ValueError, RecursionError):
-        parsed = None
-    if not isinstance(parsed, dict) or any(type(item) in (dict, list) for item in parsed.values()):
+    parsed = None
+    with contextlib.suppress(ValueError, RecursionError):
+        parsed = json.loads(text)
+    if not isinstance(parsed, dict) or any(type(item) in (dict, list) or finite_or_none(item) is not item
+                                           for item in parsed.values()):
         raise InvalidRequest(f"{label} must be a JSON object of plain values", field=at)
 
 
-def whole(key: str, label: str, low: int, high: int, help: str, **more: Any) -> Parameter:
-    """A parameter that is a whole number."""
-    return Parameter(key, label, "int", help, low, high, **more)
-
-
-def number(key: str, label: str, low: float, high: float, help: str, **more: Any) -> Parameter:
-    """A parameter that is a number."""
-    return Parameter(key, label, "float", help, low, high, **more)
-
-
-def flag(key: str, label: str, help: str, **more: Any) -> Parameter:
-    """A parameter that is on or off."""
-    return Parameter(key, label, "bool", help, **more)
-
-
-def choice(key: str, label: str, choices: Iterable[str], help: str, **more: Any) -> Parameter:
-    """A parameter that is one of `choices`."""
-    return Parameter(key, label, "choice", help, choices=tuple(choices), **more)
-
-
-def free_text(key: str, label: str, pattern: str, help: str, **more: Any) -> Parameter:
-    """A parameter that is a text of a given form."""
-    return Parameter(key, label, "text", help, pattern=pattern, **more)
-
-
-def gguf_file(key: str, label: str, help: str, **more: Any) -> Parameter:
-    """A parameter that is a GGUF file in a model folder."""
-    return Parameter(key, label, "path", help, **more)
-
+whole = functools.partial(Parameter, kind="int")
+number = functools.partial(Parameter, kind="float")
+flag = functools.partial(Parameter, kind="bool")
+choice = functools.partial(Parameter, kind="choice")
+free_text = functools.partial(Parameter, kind="text")
+gguf_file = functools.partial(Parameter, kind="path")
 
 # What opens a port, writes a file, runs a tool or loads code is left out on purpose: what is not
 # in this table is refused.
 PARAMETER_GROUPS: dict[str, list[Parameter]] = {
     "Context and memory": [
-        whole("ctx-size", "Context size", 0, 16_777_216, "Tokens of prompt and answer together, shared by "
-              "all slots; 0 takes what the model was trained with.", default=0, aliases=("c",)),
-        whole("parallel", "Slots", -1, 64, "Requests answered at the same time; -1 lets the engine choose.",
-              default=-1, aliases=("np",)),
+        whole("ctx-size", "Context size", "Tokens of prompt and answer together, shared by all slots; 0 takes what the "
+              "model was trained with.", 0, 16_777_216, default=0, aliases=("c",)),
+        whole("parallel", "Slots", "Requests answered at the same time; -1 lets the engine choose.", -1, 64, default=-1,
+              aliases=("np",)),
         flag("kv-unified", "Shared KV cache", "One KV cache for all slots, so that one long request can use it all.",
              aliases=("kvu",)),
-        choice("flash-attn", "Flash attention", ("auto", "on", "off"), "Faster attention that needs less memory.",
-               default="auto", aliases=("fa",)),
-        choice("cache-type-k", "KV cache type, keys", CACHE_TYPES, "Smaller types save memory and cost some quality.",
-               default="f16", aliases=("ctk",)),
-        choice("cache-type-v", "KV cache type, values", CACHE_TYPES, "Types below f16 need flash attention.",
+        choice("flash-attn", "Flash attention", "Faster attention that needs less memory.",
+               choices=("auto", "on", "off"), default="auto", aliases=("fa",)),
+        choice("cache-type-k", "KV cache type, keys", "Smaller types save memory and cost some quality.",
+               choices=CACHE_TYPES, default="f16", aliases=("ctk",)),
+        choice("cache-type-v", "KV cache type, values", "Types below f16 need flash attention.", choices=CACHE_TYPES,
                default="f16", aliases=("ctv",)),
         flag("kv-offload", "KV cache on the GPU", "Keep the KV cache in GPU memory.", default=True),
         flag("swa-full", "Full sliding-window cache", "Keep the whole context for sliding-window models: more memory, "
              "better reuse of prompts.", default=False),
         flag("context-shift", "Context shift", "Drop the oldest tokens when the context is full instead of stopping.",
              default=False),
-        whole("keep", "Tokens kept", -1, 16_777_216, "Tokens of the first prompt that a context shift keeps; -1 "
-              "keeps all.", default=0),
+        whole("keep", "Tokens kept", "Tokens of the first prompt that a context shift keeps; -1 keeps all.", -1,
+              16_777_216, default=0),
         flag("cache-prompt", "Reuse prompts", "Do not compute again the part of a prompt that a slot already holds.",
              default=True),
-        whole("cache-reuse", "Smallest reused chunk", 0, 1_000_000, "Reuse moved chunks of at least this many tokens; "
-              "0 turns it off.", default=0),
-        whole("cache-ram", "Prompt cache, MiB", -1, 1_048_576, "Main memory for prompts put aside; 0 turns it off, "
-              "-1 removes the limit.", default=8192, aliases=("cram",)),
-        whole("ctx-checkpoints", "Context checkpoints", 0, 1024, "Restore points per slot, for models that cannot roll "
-              "back.", aliases=("ctxcp", "swa-checkpoints")),
-        choice("load-mode", "How the file is read", ("auto", "none", "mmap", "mlock", "mmap+mlock", "dio"),
-               "mlock keeps the model in memory, dio reads past the page cache.", default="auto", aliases=("lm",)),
+        whole("cache-reuse", "Smallest reused chunk", "Reuse moved chunks of at least this many tokens; 0 turns it "
+              "off.", 0, 1_000_000, default=0),
+        whole("cache-ram", "Prompt cache, MiB", "Main memory for prompts put aside; 0 turns it off, -1 removes the "
+              "limit.", -1, 1_048_576, default=8192, aliases=("cram",)),
+        whole("ctx-checkpoints", "Context checkpoints", "Restore points per slot, for models that cannot roll back.", 0,
+              1024, aliases=("ctxcp", "swa-checkpoints")),
+        choice("load-mode", "How the file is read", "mlock keeps the model in memory, dio reads past the page cache.",
+               choices=("auto", "none", "mmap", "mlock", "mmap+mlock", "dio"), default="auto", aliases=("lm",)),
         flag("repack", "Repack weights", "Rearrange the weights for this CPU while loading.", default=True),
         flag("check-tensors", "Check tensors", "Look for invalid values while loading.", default=False),
         flag("warmup", "Warm up", "Run once empty after loading, so that the first answer is not slow.", default=True),
     ],
     "GPU offload": [
-        whole("n-gpu-layers", "Layers on the GPU", -1, 9999, "How many layers go into GPU memory; -1 lets the engine "
-              "choose, 9999 means all.", default=-1, aliases=("ngl", "gpu-layers")),
-        choice("split-mode", "Split across GPUs", ("none", "layer", "row", "tensor"), "How one model is spread over "
-               "several GPUs.", default="layer", aliases=("sm",)),
-        free_text("tensor-split", "Share per GPU", NUMBERS, "Proportions such as 3,1.", aliases=("ts",)),
-        whole("main-gpu", "Main GPU", 0, 63, "The GPU used when the model is not split.", default=0, aliases=("mg",)),
-        free_text("device", "Devices", DEVICES, "Names such as CUDA0,CUDA1; none keeps everything on the CPU.",
+        whole("n-gpu-layers", "Layers on the GPU", "How many layers go into GPU memory; -1 lets the engine choose, "
+              "9999 means all.", -1, 9999, default=-1, aliases=("ngl", "gpu-layers")),
+        choice("split-mode", "Split across GPUs", "How one model is spread over several GPUs.",
+               choices=("none", "layer", "row", "tensor"), default="layer", aliases=("sm",)),
+        free_text("tensor-split", "Share per GPU", "Proportions such as 3,1.", pattern=NUMBERS, aliases=("ts",)),
+        whole("main-gpu", "Main GPU", "The GPU used when the model is not split.", 0, 63, default=0, aliases=("mg",)),
+        free_text("device", "Devices", "Names such as CUDA0,CUDA1; none keeps everything on the CPU.", pattern=DEVICES,
                   aliases=("dev",)),
         flag("fit", "Fit into memory", "Shrink what is not set here until the model fits.", default=True),
-        free_text("fit-target", "Memory left free, MiB", NUMBERS, "Per device, such as 1024.", default="1024",
+        free_text("fit-target", "Memory left free, MiB", "Per device, such as 1024.", pattern=NUMBERS, default="1024",
                   aliases=("fitt",)),
-        whole("fit-ctx", "Smallest fitted context", 0, 16_777_216, "Fitting does not go below this context.",
+        whole("fit-ctx", "Smallest fitted context", "Fitting does not go below this context.", 0, 16_777_216,
               default=4096, aliases=("fitc",)),
         flag("cpu-moe", "All experts on the CPU", "Keep the weights of all experts in main memory.", default=False,
              aliases=("cmoe",)),
-        whole("n-cpu-moe", "Layers with experts on the CPU", 0, 9999, "Keep the experts of the first layers in main "
-              "memory.", aliases=("ncmoe",)),
-        free_text("override-tensor", "Placement of tensors", r"[^\x00-\x1f;#\s]{1,500}", "Pattern=buffer pairs, "
-                  "such as exps=CPU.", aliases=("ot",)),
+        whole("n-cpu-moe", "Layers with experts on the CPU", "Keep the experts of the first layers in main memory.", 0,
+              4095, aliases=("ncmoe",)),
+        free_text("override-tensor", "Placement of tensors", "Pattern=buffer pairs, such as exps=CPU.",
+                  pattern=r"[^\x00-\x1f;#\s]{1,500}", aliases=("ot",)),
         flag("op-offload", "Offload large operations", "Let the GPU compute with weights that stay in main memory.",
              default=True),
-        free_text("rpc", "RPC workers", HOST_PORT + "(?:," + HOST_PORT + "){0,31}", "host:port of llama.cpp RPC "
-                  "workers that "
-                  "share the model, separated by commas. They have no password."),
+        free_text("rpc", "RPC workers", "host:port of llama.cpp RPC workers that share the model, separated by commas. "
+                  "They have no password.", pattern=HOST_PORT + "(?:," + HOST_PORT + "){0,31}"),
     ],
     "Batching and threads": [
-        whole("batch-size", "Batch", 1, 1_048_576, "Most tokens of a prompt handed over at once.", default=2048,
+        whole("batch-size", "Batch", "Most tokens of a prompt handed over at once.", 1, 1_048_576, default=2048,
               aliases=("b",)),
-        whole("ubatch-size", "Physical batch", 1, 1_048_576, "Most tokens computed at once; larger is faster and takes "
-              "memory.", default=512, aliases=("ub",)),
+        whole("ubatch-size", "Physical batch", "Most tokens computed at once; larger is faster and takes memory.", 1,
+              1_048_576, default=512, aliases=("ub",)),
         flag("cont-batching", "Continuous batching", "Let requests join a running batch.", default=True,
              aliases=("cb",)),
-        whole("threads", "Threads", -1, 1024, "CPU threads for generating; -1 lets the engine choose.", default=-1,
+        whole("threads", "Threads", "CPU threads for generating; -1 lets the engine choose.", -1, 1024, default=-1,
               aliases=("t",)),
-        whole("threads-batch", "Threads for prompts", -1, 1024, "CPU threads for prompts; -1 is the same as Threads.",
+        whole("threads-batch", "Threads for prompts", "CPU threads for prompts; -1 is the same as Threads.", -1, 1024,
               default=-1, aliases=("tb",)),
-        whole("prio", "Priority", -1, 2, "Of the engine's threads: -1 low, 0 normal, 1 medium, 2 high.", default=0),
-        whole("poll", "Polling", 0, 100, "How eagerly threads wait for work; 0 saves power.", default=50),
-        choice("numa", "NUMA", ("distribute", "isolate", "numactl"), "For machines with several memory nodes."),
-        whole("timeout", "Timeout, s", 1, 86_400, "Longest silence on a connection.", default=3600, aliases=("to",)),
+        whole("prio", "Priority", "Of the engine's threads: -1 low, 0 normal, 1 medium, 2 high.", -1, 2, default=0),
+        whole("poll", "Polling", "How eagerly threads wait for work; 0 saves power.", 0, 100, default=50),
+        choice("numa", "NUMA", "For machines with several memory nodes.", choices=("distribute", "isolate", "numactl")),
+        whole("timeout", "Timeout, s", "Longest silence on a connection.", 1, 86_400, default=3600, aliases=("to",)),
     ],
     "Sampling": [
-        number("temp", "Temperature", 0, 5, "0 always takes the likeliest token; higher is more varied.", default=0.8,
+        number("temp", "Temperature", "0 always takes the likeliest token; higher is more varied.", 0, 5, default=0.8,
                aliases=("temperature",)),
-        whole("top-k", "Top k", 0, 100_000, "Choose among the k likeliest tokens; 0 is off.", default=40),
-        number("top-p", "Top p", 0, 1, "Choose among the likeliest tokens that reach this sum; 1 is off.",
+        whole("top-k", "Top k", "Choose among the k likeliest tokens; 0 is off.", 0, 100_000, default=40),
+        number("top-p", "Top p", "Choose among the likeliest tokens that reach this sum; 1 is off.", 0, 1,
                default=0.95),
-        number("min-p", "Min p", 0, 1, "Drop tokens less likely than this share of the likeliest; 0 is off.",
+        number("min-p", "Min p", "Drop tokens less likely than this share of the likeliest; 0 is off.", 0, 1,
                default=0.05),
-        number("typical-p", "Typical p", 0, 1, "Locally typical sampling; 1 is off.", default=1.0,
+        number("typical-p", "Typical p", "Locally typical sampling; 1 is off.", 0, 1, default=1.0,
                aliases=("typical",)),
-        whole("repeat-last-n", "Repetition window", -1, 16_777_216, "Tokens looked at for repetitions; 0 is off, -1 "
-              "the "
-              "whole context.", default=64),
-        number("repeat-penalty", "Repetition penalty", 0, 10, "1 is off.", default=1.0),
-        number("presence-penalty", "Presence penalty", -10, 10, "0 is off.", default=0.0),
-        number("frequency-penalty", "Frequency penalty", -10, 10, "0 is off.", default=0.0),
-        number("dry-multiplier", "DRY multiplier", 0, 10, "Strength of the penalty on repeated sequences; 0 is off.",
+        whole("repeat-last-n", "Repetition window", "Tokens looked at for repetitions; 0 is off, -1 the whole context.",
+              -1, 16_777_216, default=64),
+        number("repeat-penalty", "Repetition penalty", "1 is off.", 0.01, 10, default=1.0),
+        number("presence-penalty", "Presence penalty", "0 is off.", -10, 10, default=0.0),
+        number("frequency-penalty", "Frequency penalty", "0 is off.", -10, 10, default=0.0),
+        number("dry-multiplier", "DRY multiplier", "Strength of the penalty on repeated sequences; 0 is off.", 0, 10,
                default=0.0),
-        number("xtc-probability", "XTC probability", 0, 1, "How often the likeliest tokens are left out; 0 is off.",
+        number("xtc-probability", "XTC probability", "How often the likeliest tokens are left out; 0 is off.", 0, 1,
                default=0.0),
-        number("xtc-threshold", "XTC threshold", 0, 1, "Tokens above this may be left out.", default=0.1),
-        choice("mirostat", "Mirostat", ("0", "1", "2"), "0 is off; replaces the other samplers.", default="0"),
-        whole("seed", "Seed", -1, 2**32 - 1, "-1 draws a new one for each request.", default=-1, aliases=("s",)),
-        whole("predict", "Longest answer", -1, 16_777_216, "In tokens; -1 is without limit.", default=-1,
+        number("xtc-threshold", "XTC threshold", "Tokens above this may be left out.", 0, 1, default=0.1),
+        choice("mirostat", "Mirostat", "0 is off; replaces the other samplers.", choices=("0", "1", "2"), default="0"),
+        whole("seed", "Seed", "-1 draws a new one for each request.", -1, 2**32 - 1, default=-1, aliases=("s",)),
+        whole("predict", "Longest answer", "In tokens; -1 is without limit.", -1, 16_777_216, default=-1,
               aliases=("n", "n-predict")),
-        free_text("sampling-seq", "Sampler order", r"[a-z]{1,20}", "One letter for each sampler.",
+        free_text("sampling-seq", "Sampler order", "One letter for each sampler.", pattern=r"[a-z]{1,20}",
                   aliases=("sampler-seq",)),
     ],
     "Chat": [
         flag("jinja", "Jinja templates", "Use the model's own chat template in full.", default=True),
-        free_text("chat-template", "Built-in template", r"[A-Za-z0-9._-]{1,64}", "Name of one of llama.cpp's own "
-                  "templates, "
-                  "such as chatml."),
-        free_text("chat-template-kwargs", "Template values", ONE_LINE, "A JSON object handed to the chat template."),
-        choice("reasoning", "Thinking", ("auto", "on", "off"), "Whether the model thinks before it answers.",
+        free_text("chat-template", "Built-in template", "Name of one of llama.cpp's own templates, such as chatml.",
+                  pattern=r"[A-Za-z0-9._-]{1,64}"),
+        free_text("chat-template-kwargs", "Template values", "A JSON object handed to the chat template.",
+                  pattern=ONE_LINE),
+        choice("reasoning", "Thinking", "Whether the model thinks before it answers.", choices=("auto", "on", "off"),
                default="auto", aliases=("rea",)),
-        choice("reasoning-format", "Thinking text", ("auto", "none", "deepseek", "deepseek-legacy"), "Whether thoughts "
-               "come apart from the answer.", default="auto"),
-        choice("reasoning-effort", "Effort", ("default", "minimal", "low", "medium", "high", "xhigh", "max"),
-               "For templates that know it.", default="default"),
-        whole("reasoning-budget", "Thinking budget", -1, 1_000_000, "Most tokens of thought; -1 is without limit.",
+        choice("reasoning-format", "Thinking text", "Whether thoughts come apart from the answer.",
+               choices=("auto", "none", "deepseek", "deepseek-legacy"), default="auto"),
+        choice("reasoning-effort", "Effort", "For templates that know it.",
+               choices=("default", "minimal", "low", "medium", "high", "xhigh", "max"), default="default"),
+        whole("reasoning-budget", "Thinking budget", "Most tokens of thought; -1 is without limit.", -1, 1_000_000,
               default=-1),
         flag("prefill-assistant", "Continue answers", "A last message of the assistant is continued.", default=True),
     ],
     "Long context": [
-        choice("rope-scaling", "RoPE scaling", ("none", "linear", "yarn"), "How positions beyond the training are "
-               "mapped."),
-        number("rope-scale", "RoPE scale", 0.001, 1024, "Factor by which the context grows."),
-        number("rope-freq-base", "RoPE base frequency", 0, 1e12, "0 takes the model's."),
-        number("rope-freq-scale", "RoPE frequency scale", 0, 1024, "0 takes the model's."),
-        whole("yarn-orig-ctx", "YaRN: original context", 0, 16_777_216, "0 takes the model's.", default=0),
-        number("yarn-ext-factor", "YaRN: extrapolation", -1, 1, "-1 takes the model's.", default=-1.0),
-        number("yarn-attn-factor", "YaRN: attention factor", -1, 100, "-1 takes the model's.", default=-1.0),
-        number("yarn-beta-slow", "YaRN: slow beta", -1, 1000, "-1 takes the model's.", default=-1.0),
-        number("yarn-beta-fast", "YaRN: fast beta", -1, 1000, "-1 takes the model's.", default=-1.0),
+        choice("rope-scaling", "RoPE scaling", "How positions beyond the training are mapped.",
+               choices=("none", "linear", "yarn")),
+        number("rope-scale", "RoPE scale", "Factor by which the context grows.", 0.001, 1024),
+        number("rope-freq-base", "RoPE base frequency", "0 takes the model's.", 0, 1e12),
+        number("rope-freq-scale", "RoPE frequency scale", "0 takes the model's.", 0, 1024),
+        whole("yarn-orig-ctx", "YaRN: original context", "0 takes the model's.", 0, 16_777_216, default=0),
+        number("yarn-ext-factor", "YaRN: extrapolation", "-1 takes the model's.", -1, 1, default=-1.0),
+        number("yarn-attn-factor", "YaRN: attention factor", "-1 takes the model's.", -1, 100, default=-1.0),
+        number("yarn-beta-slow", "YaRN: slow beta", "-1 takes the model's.", -1, 1000, default=-1.0),
+        number("yarn-beta-fast", "YaRN: fast beta", "-1 takes the model's.", -1, 1000, default=-1.0),
     ],
     "Speculative decoding": [
         gguf_file("model-draft", "Draft model", "A small model with the same vocabulary that guesses ahead.",
                   aliases=("md", "spec-draft-model")),
-        free_text("spec-type", "Kinds of speculation", "(?:" + "|".join(SPECULATIVE_TYPES) + ")(?:,(?:"
-                  + "|".join(SPECULATIVE_TYPES) + ")){0,9}", "Such as draft-simple or ngram-mod, separated by commas."),
-        whole("spec-draft-n-max", "Most drafted tokens", 0, 1024, "Guessed at once.", default=3),
-        whole("spec-draft-n-min", "Fewest drafted tokens", 0, 1024, "Shorter guesses are dropped.", default=0),
-        number("spec-draft-p-min", "Smallest probability", 0, 1, "Guessing stops below it.", default=0.0,
+        free_text("spec-type", "Kinds of speculation", "Such as draft-simple or ngram-mod, separated by commas.",
+                  pattern="(?:" + "|".join(SPECULATIVE_TYPES) + ")(?:,(?:" + "|".join(SPECULATIVE_TYPES) + ")){0,9}"),
+        whole("spec-draft-n-max", "Most drafted tokens", "Guessed at once.", 0, 1024, default=3,
+              aliases=("draft-max", "draft", "draft-n")),
+        whole("spec-draft-n-min", "Fewest drafted tokens", "Shorter guesses are dropped.", 0, 1024, default=0,
+              aliases=("draft-min", "draft-n-min")),
+        number("spec-draft-p-min", "Smallest probability", "Guessing stops below it.", 0, 1, default=0.0,
                aliases=("draft-p-min",)),
-        whole("n-gpu-layers-draft", "Draft layers on the GPU", -1, 9999, "-1 lets the engine choose.", default=-1,
+        whole("n-gpu-layers-draft", "Draft layers on the GPU", "-1 lets the engine choose.", -1, 9999, default=-1,
               aliases=("ngld", "gpu-layers-draft", "spec-draft-ngl")),
-        free_text("device-draft", "Draft devices", DEVICES, "Where the draft model runs.",
+        free_text("device-draft", "Draft devices", "Where the draft model runs.", pattern=DEVICES,
                   aliases=("devd", "spec-draft-device")),
-        choice("cache-type-k-draft", "Draft KV cache, keys", CACHE_TYPES, "As for the model itself.", default="f16",
-               aliases=("ctkd", "spec-draft-type-k")),
-        choice("cache-type-v-draft", "Draft KV cache, values", CACHE_TYPES, "As for the model itself.", default="f16",
-               aliases=("ctvd", "spec-draft-type-v")),
+        choice("cache-type-k-draft", "Draft KV cache, keys", "As for the model itself.", choices=CACHE_TYPES,
+               default="f16", aliases=("ctkd", "spec-draft-type-k")),
+        choice("cache-type-v-draft", "Draft KV cache, values", "As for the model itself.", choices=CACHE_TYPES,
+               default="f16", aliases=("ctvd", "spec-draft-type-v")),
     ],
     "Adapters and images": [
         gguf_file("lora", "LoRA adapters", "GGUF files, separated by commas.", several=True),
         gguf_file("mmproj", "Projector", "For images and sound; found beside the model by itself.", aliases=("mm",)),
         flag("mmproj-auto", "Use the projector", "Off saves its memory; the model then reads text only.", default=True),
         flag("mmproj-offload", "Projector on the GPU", "Off keeps it in main memory.", default=True),
-        whole("image-min-tokens", "Fewest tokens an image", 0, 100_000, "For models with a dynamic resolution."),
-        whole("image-max-tokens", "Most tokens an image", 0, 100_000, "For models with a dynamic resolution."),
+        whole("image-min-tokens", "Fewest tokens an image", "For models with a dynamic resolution.", 0, 100_000),
+        whole("image-max-tokens", "Most tokens an image", "For models with a dynamic resolution.", 0, 100_000),
     ],
     "Embeddings and reranking": [
         flag("embeddings", "Embeddings only", "For models that are made for embeddings.", default=False,
              aliases=("embedding",)),
         flag("reranking", "Reranking", "For models that order documents by a query.", default=False,
              aliases=("rerank",)),
-        choice("pooling", "Pooling", ("none", "mean", "cls", "last", "rank"), "How one vector is made of many."),
+        choice("pooling", "Pooling", "How one vector is made of many.",
+               choices=("none", "mean", "cls", "last", "rank")),
     ],
     "Process": [
-        whole("stop-timeout", "Time to finish, s", 1, 600, "An unloaded model may finish its answers for so long.",
+        whole("stop-timeout", "Time to finish, s", "An unloaded model may finish its answers for so long.", 1, 600,
               default=10),
     ],
 }
 PARAMETERS = {item.key: item._replace(group=group)
               for group, items in PARAMETER_GROUPS.items() for item in items}
-ALIASES = {alias: item.key for item in PARAMETERS.values()
-           for alias in (item.key, *item.aliases, "LLAMA_ARG_" + item.key.upper().replace("-", "_"))}
+ALIASES = {alias: item.key for item in PARAMETERS.values() for alias in (item.key, *item.aliases)}
 
 
 def validated_parameters(parameters: Json, folders: list[Path], field: str = "parameters") -> Json:
@@ -4262,7 +4215,11 @@ def parameter_schema() -> list[Json]:
     return [item.schema() for item in PARAMETERS.values()]
 
 
-PRESET_HEADER = "# Written by llamadash from its database. Changes made here are lost.\n"
+INI_UNSAFE = r"[;#\x00-\x1f\x7f-\x9f\u2028\u2029]"  # a value in a preset file ends there
+SHARED_SECTIONS = ("", "default", "*")  # what they say holds for every model
+FILE_KEYS = ("model", "m", "hf-repo", "hfr", "hf")
+PRESET_SPELLINGS = {"n-parallel": "parallel", "batch": "batch-size", "ubatch": "ubatch-size", "nkvo": "no-kv-offload",
+                    "no-mmproj": "no-mmproj-auto", "a": "alias"}
 # No two neighbours in these may match the same letters: a line comes from outside, and may be long.
 SECTION_LINE = r"\[[ \t]*([^\] \t\r\n][^\]\r\n]*)\][ \t]*(?:[;#].*)?"
 VALUE_LINE = r"([A-Za-z_][A-Za-z0-9_.-]*)[ \t]*=[ \t]*([^;#]*)(?:[;#].*)?"
@@ -4276,14 +4233,6 @@ def preset_value(value: Any) -> str:
     return f"{value:.10g}" if isinstance(value, float) else str(value)
 
 
-def preset_problem(model: Json) -> str | None:
-    """Why `model` cannot be put into a preset file, or None."""
-    for name in (model["path"], model.get("projector") or ""):
-        if re.search(UNPRESENTABLE, name) or name != name.strip() or not encodable(name):
-            return "llama-server cannot read a path with ';', '#' or control characters: rename the file"
-    return None
-
-
 def preset_section(model: Json) -> Json:
     """The keys and values of one model's section, its file first."""
     parameters = dict(model.get("parameters") or {})
@@ -4293,22 +4242,19 @@ def preset_section(model: Json) -> Json:
     return {"model": model["path"], **parameters}
 
 
-def render_presets(models: list[Json], defaults: Json, *, internal: Json | None = None,
-                   omit: Callable[[str], bool] = lambda key: False) -> str:
-    """The preset file for llama-server's router: `[*]` with `defaults`, then a section for each model.
+def render_presets(models: list[Json], defaults: Json) -> str:
+    """A preset file for llama-server: `[*]` with `defaults`, then a section for each model.
 
-    `internal` are keys of `[*]` that only llamadash sets; keys for which `omit` is true are left out, and
-    so is a model that is missing or that has a preset_problem().
+    A model that is missing, or whose path such a file cannot hold, is left out.
     """
-    sections = {"*": {**(internal or {}), **defaults}}
+    sections = {"*": defaults}
     for model in sorted(models, key=lambda item: str(item["id"])):
-        if not model.get("missing") and preset_problem(model) is None:
-            sections[model["id"]] = preset_section(model)
-    lines = [PRESET_HEADER]
-    for name, values in sections.items():
-        pairs = [f"{key} = {preset_value(value)}\n" for key, value in values.items() if not omit(key)]
-        lines += [f"\n[{name}]\n", *pairs]
-    return "".join(lines)
+        if not model["missing"] and not re.search(INI_UNSAFE, f"{model['path']}{model['projector']}"):
+            entry = {"alias": ",".join(model["aliases"]), "load-on-startup": model["pinned"],
+                     "sleep-idle-seconds": model["idle"] and str(model["idle"])}
+            sections[model["id"]] = preset_section(model) | {key: value for key, value in entry.items() if value}
+    return "\n".join("".join([f"[{name}]\n", *(f"{key} = {preset_value(value)}\n" for key, value in values.items())])
+                     for name, values in sections.items())
 
 
 def parse_presets(ini: str) -> dict[str, dict[str, str]]:
@@ -4326,31 +4272,67 @@ def parse_presets(ini: str) -> dict[str, dict[str, str]]:
     return sections
 
 
-def effective_presets(ini: str) -> dict[str, dict[str, str]]:
-    """For each model in `ini`, its own values over those of `[*]`."""
-    sections = parse_presets(ini)
-    defaults = sections.pop("*", {})
-    return {name: {**defaults, **values} for name, values in sections.items()}
+def preset_switch(text: str) -> bool:
+    """On or off, as llama-server reads it; ValueError for anything else."""
+    if text.lower() not in BOOLEANS:
+        raise ValueError(f"{text} is neither on nor off")
+    return BOOLEANS[text.lower()]
 
 
-def imported_parameters(values: dict[str, str], folders: list[Path]) -> tuple[Json, list[str]]:
-    """The parameters that a section's `values` stand for, and a sentence for each that is not taken over."""
-    accepted: Json = {}
+# What a section can say of an entry besides its parameters: the field, and how its text is read.
+PRESET_FIELDS: dict[str, tuple[str, Callable[[str], Any]]] = {
+    "alias": ("aliases", lambda text: [name.strip() for name in text.split(",") if name.strip()]),
+    "load-on-startup": ("pinned", preset_switch),
+    "sleep-idle-seconds": ("idle", lambda text: max(int(text), 0)),
+}
+
+
+def preset_spelling(key: str) -> str:
+    """A key of a preset file, if it is a variable or out of use, as the long option that it means."""
+    name = key[10:].lower().replace("_", "-") if key.startswith("LLAMA_ARG_") else key
+    return PRESET_SPELLINGS.get(name, name)
+
+
+def preset_load_mode(values: dict[str, str]) -> dict[str, str]:
+    """`values` with load-mode in place of the switches that it has replaced."""
+    on = {key: BOOLEANS.get(values[key].lower()) for key in ("mmap", "no-mmap", "mlock") if key in values}
+    mapped = on.get("mmap") is not False and not on.get("no-mmap")
+    mode = "+".join(name for name, wanted in (("mmap", mapped), ("mlock", on.get("mlock"))) if wanted) or "none"
+    return {**({"load-mode": mode} if on else {}), **{key: text for key, text in values.items() if key not in on}}
+
+
+def imported_section(values: dict[str, str], folders: list[Path]) -> tuple[Json, Json, list[str]]:
+    """The parameters and the fields that a section's `values` stand for, and a sentence for each value that is left."""
+    parameters: Json = {}
+    fields: Json = {}
     refused: list[str] = []
-    for key, value in values.items():
+    for key, text in preset_load_mode({preset_spelling(key): text for key, text in values.items()}).items():
         negated = key.startswith("no-") and ALIASES.get(key[3:])
         name = negated or ALIASES.get(key)
-        if key in ("model", "m", "LLAMA_ARG_MODEL", "version"):
-            continue
-        if name is None:
-            refused.append(f"{key} is not a parameter that may be set here")
-            continue
         try:
-            read = PARAMETERS[name].from_text(value)
-            accepted |= validated_parameters({name: not read if negated else read}, folders)
+            if key in PRESET_FIELDS:
+                field, read = PRESET_FIELDS[key]
+                fields |= checked_fields({field: read(text)}, MODEL_CHANGES, "changes", folders)
+            elif name:
+                value = PARAMETERS[name].from_text(text)
+                parameters |= validated_parameters({name: not value if negated else value}, folders)
+            elif key not in (*FILE_KEYS, "version"):
+                refused.append(f"{key} is not a parameter that may be set here")
         except (ValueError, InvalidRequest) as problem:
             refused.append(f"{key}: {problem}")
-    return accepted, refused
+    return parameters, fields, refused
+
+
+def preset_entries(text: str, models: list[Json]) -> list[Json]:
+    """The entries whose file `text` means: its path or the end of that, a link to it, or user/repo:QUANT of the hub."""
+    real = os.path.realpath(text)
+    found = [model for model in models if f"/{model['path']}".endswith(f"/{text}")
+             or os.path.realpath(model["path"]) == real]
+    if not found and (hub := re.fullmatch(r"(?i)[^/]+/([^/:]+?)(?:-GGUF)?(?::(\S+))?", text)):
+        of_repo = [model for model in models if hub[1].lower() in model["path"].lower()]
+        named = [model for model in of_repo if (hub[2] or "").upper() in ("", download_quantization(model["path"]))]
+        found = [model for model in named if model["path"] == named[0]["path"]]
+    return found
 
 
 @on("presets:export", error="EXPORT_PRESETS_FAILED")
@@ -4362,38 +4344,64 @@ async def presets_export(dash: Dash) -> Json:
 @on("presets:import", error="IMPORT_PRESETS_FAILED", cost=10)
 async def presets_import(dash: Dash, *, ini: Annotated[str, Length(0, 262_144)],
                          dryRun: bool = False) -> Json:  # noqa: N803
-    """Take over the parameters in a preset file for the models it names, or only say what would change."""
-    changes, warnings = preset_changes(dash.db.models(), parse_presets(ini), dash.folders())
-    if not dryRun:
-        for change in changes:
-            row = dash.db.get_model(change["id"])
-            new = {key: value for key, (_, value) in change["parameters"].items()}
-            dash.db.update_model(row["id"], row["revision"], {"parameters": {**row["parameters"], **new}})
-            await dash.broadcast("models:updated", {"model": dash.model(row["id"])})
+    """Take over what a preset file says of the models it names, or only say what would change."""
+    changes, warnings = await asyncio.to_thread(
+        preset_changes, dash.db.models(), parse_presets(ini), dash.folders(), dash.engine_config()["defaults"])
+    for change in [] if dryRun else changes:
+        new, fields = ({key: value for key, (_, value) in change[part].items()} for part in ("parameters", "fields"))
+        if change.get("created"):
+            await dash.library.add(change["path"], id=change["id"], name=change["name"], parameters=new, **fields)
+            continue
+        row = dash.db.get_model(change["id"])
+        dash.db.update_model(row["id"], row["revision"], {"parameters": {**row["parameters"], **new}, **fields})
         await dash.models_changed()
+        await dash.broadcast("models:updated", {"model": dash.model(row["id"])})
     return {"changes": changes, "warnings": warnings}
 
 
-def preset_changes(models: list[Json], sections: dict[str, dict[str, str]],
-                   folders: list[Path]) -> tuple[list[Json], list[str]]:
-    """What importing `sections` changes: `[{id, name, parameters: {key: [old, new]}}]`, and what it leaves out."""
-    by_name = {key: model for model in models for key in (model["path"], model["id"])}
-    changes, warnings = [], []
-    for name, values in sections.items():
-        if name in ("*", "", "default"):
-            warnings += [f"[{name}]: the defaults of all models are set in the configuration"] if values else []
-            continue
-        model = by_name.get(name) or by_name.get(values.get("model") or values.get("m") or "")
-        if model is None:
-            warnings.append(f"[{name}]: there is no such model in the library")
-            continue
-        new, refused = imported_parameters(values, folders)
+def preset_targets(sections: dict[str, dict[str, str]], models: list[Json]) -> dict[str, Json]:
+    """The entry that each section is about: the one of its name, else one of its file, else a new one for that file."""
+    known, targets = entry_names(models), dict[str, Json]()
+    claimed = {known[name.lower()]["id"] for name in sections if name.lower() in known}
+    for name, texts in sections.items():
+        of_file = preset_entries(next((texts[key] for key in FILE_KEYS if key in texts), name), models)
+        free = (entry for entry in of_file if entry["id"] not in claimed)
+        entry = known.get(name.lower()) or next(free, None)
+        if not entry and of_file:
+            entry = {**of_file[0], "id": free_id(name, dict.fromkeys(known, 1)), "name": clean_text(name),
+                     "parameters": {}, "aliases": [], "pinned": False, "idle": None, "created": True}
+        if entry:
+            targets[name] = known[entry["id"].lower()] = entry
+            claimed.add(entry["id"])
+    return targets
+
+
+def preset_changes(models: list[Json], sections: dict[str, dict[str, str]], folders: list[Path],
+                   defaults: Json) -> tuple[list[Json], list[str]]:
+    """What importing `sections` changes, and a sentence for each thing that is left out.
+
+    A change is {id, name, parameters: {key: [old, new]}, fields: {key: [old, new]}}, with {path, created} for an entry
+    that is made. `defaults` hold for all models already.
+    """
+    named = {name: texts for name, texts in sections.items() if name not in SHARED_SECTIONS}
+    shared, general, warnings = imported_section(
+        {key: text for name in SHARED_SECTIONS for key, text in sections.get(name, {}).items()}, folders)
+    shared = {key: value for key, value in shared.items() if defaults.get(key) != value}
+    changes, targets, names = [], preset_targets(named, models), entry_names(models)
+    for name, old in targets.items():
+        parameters, fields, refused = imported_section(named[name], folders)
         warnings += [f"[{name}] {problem}" for problem in refused]
-        old = model.get("parameters") or {}
-        changed = {key: [old.get(key), value] for key, value in new.items()
-                   if old.get(key) != value and not (key == "mmproj" and value == model.get("projector"))}
-        if changed:
-            changes.append({"id": model["id"], "name": model["name"], "parameters": changed})
+        wanted = dict.fromkeys([*old["aliases"], *fields.get("aliases", ()), name])
+        fields["aliases"] = [alias for alias in wanted if re.fullmatch(ALIAS, alias) and alias != old["id"]
+                             and names.setdefault(alias.lower(), old)["id"] == old["id"]]
+        changed = {key: [old["parameters"].get(key), value] for key, value in {**shared, **parameters}.items()
+                   if old["parameters"].get(key) != value and not (key == "mmproj" and value == old["projector"])}
+        fields = {key: [old[key], value] for key, value in {**general, **fields}.items() if old[key] != value}
+        if changed or fields or "created" in old:
+            changes.append({"id": old["id"], "name": old["name"], "parameters": changed, "fields": fields,
+                            **({"path": old["path"], "created": True} if "created" in old else {})})
+    warnings += [f"[{name}]: there is no such model in the library; download it, or add its folder"
+                 for name in named if name not in targets]
     return changes, warnings
 
 
@@ -8617,6 +8625,7 @@ RECOMMENDED: tuple[Json, ...] = (
      "size": 2_497_280_256, "memory": 4_000_000_000, "license": "apache-2.0", "quantization": "Q4_K_M",
      "text": "The best of these: many languages, code, reasoning; a GPU or some patience helps."},
 )
+NETWORK_PROBLEMS = (aiohttp.ClientError, asyncio.TimeoutError, ConnectionError, UnicodeError)  # as for a host "x..y"
 Result = TypeVar("Result")
 
 
@@ -8677,13 +8686,6 @@ class Download:
             return 0.0
         (began, before), (now, done) = self.speeds[0], self.speeds[-1]
         return max(done - before, 0) / (now - began) if now > began else 0.0
-
-    def measure(self) -> None:
-        """Note how far the download is now."""
-        now = time.monotonic()
-        self.speeds.append((now, self.done))
-        while now - self.speeds[0][0] > SPEED_SPAN:
-            self.speeds.popleft()
 
     def have(self, part: Part) -> int:
         """Bytes of `part` that are on the disk."""
@@ -8851,7 +8853,7 @@ class ModelHub:
         """The hub's address; HubUnavailable if it is none."""
         with contextlib.suppress(ValueError):
             url = yarl.URL(self.endpoint)
-            if url.scheme in ("http", "https") and download_reachable(url):
+            if url.origin().scheme in ("http", "https") and url.host:
                 return url
         raise HubUnavailable("HF_ENDPOINT must be an http or https address")
 
@@ -8870,7 +8872,8 @@ class ModelHub:
                   ) -> AsyncIterator[tuple[aiohttp.ClientResponse, Part]]:
         """The answer for `path` after its redirects, and what the hub itself announces of the file.
 
-        The token goes to the hub only: where it redirects to another host, that host does not see it.
+        The token goes to the hub only: where it redirects to another host, that host does not see it. HubUnavailable
+        where the connection fails, while the answer is read as well.
         """
         hub = self.url()
         url = yarl.URL(f"{self.endpoint}/{path}", encoded=True)
@@ -8878,45 +8881,40 @@ class ModelHub:
         for _ in range(MAX_REDIRECTS + 1):
             at_hub = url.origin() == hub.origin()
             token = {"Authorization": f"Bearer {self.token}"} if self.token and at_hub else {}
-            async with session.get(url, headers={**(headers or {}), **token}, allow_redirects=False,
-                                   proxy=download_proxy(url)) as response:
-                if at_hub:
-                    download_announced(announced, response)
-                location = response.headers.get("Location")
-                if response.status not in (301, 302, 303, 307, 308) or not location:
-                    yield response, announced
-                    return
             try:
+                async with session.get(url, headers={**(headers or {}), **token}, allow_redirects=False,
+                                       proxy=download_proxy(url)) as response:
+                    if at_hub:
+                        download_announced(announced, response)
+                    location = response.headers.get("Location")
+                    if response.status not in (301, 302, 303, 307, 308) or not location:
+                        yield response, announced
+                        return
+            except NETWORK_PROBLEMS as problem:
+                raise HubUnavailable(f"{url.host}: {download_problem(problem)}") from problem
+            with contextlib.suppress(ValueError):
                 url = url.join(yarl.URL(location, encoded=True))
-                safe = url.scheme in ("https", hub.scheme) and download_reachable(url)
-            except ValueError:
-                raise HubUnavailable("the hub redirects to nowhere") from None
-            if not safe:
-                raise HubUnavailable("the hub redirects to an address that is not safe")
+                if url.origin().scheme in ("https", hub.scheme) and url.host:
+                    continue
+            raise HubUnavailable("the hub redirects to an address that is not safe")
         raise HubUnavailable("the hub redirects too often")
 
     async def listing(self, repo: str) -> tuple[dict[str, Part], Json]:
         """A repository's GGUF files, and its description; NotFound where there is none that we may see."""
-        try:
-            async with self.session() as session:
-                info = await self.described(session, f"api/models/{repo}?blobs=true", repo)
-                entries = download_entries(info.get("siblings"))
-                if not any(entry.get("size") for entry in entries):
-                    tree = await self.described(session, f"api/models/{repo}/tree/main?recursive=true", repo)
-                    entries = download_entries(tree.get("entries"))
-        except (aiohttp.ClientError, asyncio.TimeoutError, OSError) as problem:
-            raise HubUnavailable(f"{self.name} cannot be reached: {download_problem(problem)}") from problem
-        return download_listed(entries), info
+        async with self.session() as session:
+            info = await self.described(session, f"api/models/{repo}?blobs=true", repo)
+            files = download_listed(info.get("siblings"))
+            if not any(part.size for part in files.values()):
+                tree = await self.described(session, f"api/models/{repo}/tree/main?recursive=true", repo)
+                files = download_listed(tree.get("entries"))
+        return files, info
 
     async def announced(self, repo: str, name: str) -> Part:
         """What the hub tells of one file before sending it; for hubs that have no listing."""
-        try:
-            async with self.session() as session, self.get(session, download_path(repo, name)) as (response, announced):
-                if response.status != 200:
-                    raise self.refusal(response.status, f"{repo}/{name}")
-                return Part(name, announced.size or response.content_length, announced.sha256)
-        except (aiohttp.ClientError, asyncio.TimeoutError, OSError) as problem:
-            raise HubUnavailable(f"{self.name} cannot be reached: {download_problem(problem)}") from problem
+        async with self.session() as session, self.get(session, download_path(repo, name)) as (response, announced):
+            if response.status != 200:
+                raise self.refusal(response.status, f"{repo}/{name}")
+            return Part(name, announced.size or response.content_length, announced.sha256)
 
     async def described(self, session: aiohttp.ClientSession, path: str, repo: str) -> Json:
         """One answer of the hub's API; a list comes as {entries}."""
@@ -8958,11 +8956,6 @@ def download_proxy(url: yarl.URL) -> str | None:
     return urllib.request.getproxies().get(url.scheme)
 
 
-def download_reachable(url: yarl.URL) -> bool:
-    """Whether `url` names a host; ValueError where host or port can be none."""
-    return bool(url.host and url.host.encode("idna")) and url.port is not None
-
-
 def download_bytes(text: str) -> int | None:
     """The number of bytes that a header tells; None where that is none, or more than any file has."""
     return int(text) if re.fullmatch(r"[0-9]{1,18}", text) and int(text) < MAX_FILE_SIZE else None
@@ -8977,16 +8970,11 @@ def download_announced(announced: Part, response: aiohttp.ClientResponse) -> Non
     announced.size = download_bytes(response.headers.get("X-Linked-Size", "")) or announced.size
 
 
-def download_entries(listing: Any) -> list[Json]:
-    """The entries of a listing that make sense."""
-    return [entry for entry in listing if isinstance(entry, dict)] if isinstance(listing, list) else []
-
-
-def download_listed(entries: list[Json]) -> dict[str, Part]:
+def download_listed(listing: Any) -> dict[str, Part]:
     """The GGUF files in a listing of either kind that the hub's API gives; entries that make no sense are left out."""
     files = {}
-    for entry in entries:
-        name = entry.get("rfilename") or entry.get("path")
+    for entry in listing if isinstance(listing, list) else ():
+        name = (entry.get("rfilename") or entry.get("path")) if isinstance(entry, dict) else None
         if not isinstance(name, str) or not name.lower().endswith(".gguf"):
             continue
         with contextlib.suppress(InvalidRequest):
@@ -9011,24 +8999,19 @@ def download_problem(problem: BaseException) -> str:
 
 
 class PartFile:
-    """The .part file of one file: written and hashed block by block, each in a thread."""
+    """The file that one part is written to, or is in already: hashed block by block, each in a thread."""
 
-    def __init__(self, path: Path, *, existing: bool = False) -> None:
-        self.path, self.existing = path, existing
-        self.file: io.FileIO | None = None
+    def __init__(self, path: Path, existing: bool) -> None:
+        """Open the file, at its start; one that is no `existing` model is made if it is missing."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.file = io.FileIO(path, "r" if existing else "a+")
+        self.file.seek(0)
+        self.existing = existing
         self.hash = hashlib.sha256()
         self.position = 0
 
-    def open(self) -> None:
-        """Open the file, at its start; one that is no `existing` model is made if it is missing."""
-        if not self.existing:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self.path.touch()
-        self.file = io.FileIO(self.path, "r" if self.existing else "r+")
-
     def adopt(self) -> bool:
         """Hash one more block of what is there already; False at its end."""
-        assert self.file
         block = self.file.read(DOWNLOAD_BLOCK) or b""
         self.hash.update(block)
         self.position += len(block)
@@ -9036,7 +9019,6 @@ class PartFile:
 
     def write(self, block: bytes) -> None:
         """Append and hash `block`."""
-        assert self.file
         rest = memoryview(block)
         while rest:
             rest = rest[self.file.write(rest):]
@@ -9045,20 +9027,14 @@ class PartFile:
 
     def restart(self) -> None:
         """Forget everything that came so far."""
-        assert self.file
-        self.file.seek(0)
-        self.file.truncate()
+        self.file.truncate(0)
         self.hash, self.position = hashlib.sha256(), 0
 
     def close(self) -> None:
-        """Put what was written on the disk and close the file, if it was opened."""
-        if not self.file:
-            return
-        try:
+        """Put what was written on the disk and close the file."""
+        with self.file:
             if not self.existing:
                 os.fsync(self.file.fileno())
-        finally:
-            self.file.close()
 
 
 class Downloads:
@@ -9089,15 +9065,6 @@ class Downloads:
             if download.status == "queued" and key not in self.tasks:
                 self.tasks[key] = self.dash.spawn(self.work(key, download), f"download of {download.file}")
 
-    async def listing(self, text: str) -> Json:
-        """{repo, files, selected, license, gated} of the repository that `text` names."""
-        source = download_source(text, self.hub.endpoint)
-        files, info = await self.hub.listing(source.repo)
-        models = download_models(files)
-        card = info.get("cardData")
-        return {"repo": source.repo, "files": models, "selected": (download_choice(models, source) or {}).get("file"),
-                "license": card.get("license") if isinstance(card, dict) else None, "gated": bool(info.get("gated"))}
-
     async def add(self, repo: str, file: str | None, folder: str | None, projector: bool) -> Download:
         """Queue a model; one that is listed already goes on."""
         source = download_source(repo, self.hub.endpoint)
@@ -9109,15 +9076,9 @@ class Downloads:
         if known and known.status in UNFINISHED_DOWNLOADS:
             return await self.resume(*key) if known.status in ("paused", "failed") else known
         download = Download(*key, str(self.place(source.repo, parts, self.folder(folder))), parts)
-        await in_thread(download_check_space, download, self.waiting())
-        former = self.items.pop(key, None)  # to the end of the queue
-        self.items[key] = download
-        try:
-            await self.enqueue(download)
-        except StorageFull:
-            self.items.pop(key)
-            self.items |= {key: former} if former else {}
-            raise
+        needed = sum(max((item.total or 0) - item.done, 0) for item in self.items.values() if item.status in ACTIVE)
+        await in_thread(download_check_space, download, needed)
+        await self.enqueue(download)
         return download
 
     async def parts(self, source: Source, projector: bool) -> list[Part]:
@@ -9140,13 +9101,11 @@ class Downloads:
 
     def folder(self, folder: str | None) -> Path:
         """The folder to download into: `folder` if it is one of the model folders, else our own."""
-        own: Path = self.dash.config.data_dir / "models"
-        if folder is None:
-            return own
-        for known in [*self.dash.folders(), own]:
-            if Path(folder) == known:
-                return Path(known)
-        raise InvalidRequest("This is not a model folder.", field="folder")
+        own = self.dash.config.data_dir / "models"
+        place = own if folder is None else Path(folder)
+        if place not in [*self.dash.folders(), own]:
+            raise InvalidRequest("This is not a model folder.", field="folder")
+        return place
 
     def place(self, repo: str, parts: list[Part], folder: Path) -> Path:
         """Where in `folder`: several files together, or a name that is taken, get a folder of their own."""
@@ -9156,10 +9115,6 @@ class Downloads:
         if len(parts) > 1 or taken or size not in (0, parts[0].size):
             return folder / repo.rpartition("/")[2]
         return folder
-
-    def waiting(self) -> int:
-        """Bytes that the unfinished downloads still need."""
-        return sum(max((item.total or 0) - item.done, 0) for item in self.items.values() if item.status in ACTIVE)
 
     def item(self, repo: str, file: str) -> Download:
         """One download; NotFound where there is none."""
@@ -9214,29 +9169,25 @@ class Downloads:
 
     async def enqueue(self, download: Download) -> None:
         """Put a download into the queue; StorageFull where that cannot be remembered, which leaves it as it was."""
-        before = download.status, download.error
-        download.error = None
-        self.set_status(download, "queued")
+        before, key = (self.items, download.status, download.error), (download.repo, download.file)
+        others = {other: item for other, item in self.items.items() if other != key or item is download}
+        self.items = {**others, key: download}  # a new one comes last
+        download.status, download.error = "queued", None
         try:
             self.remember()
         except StorageFull:
-            download.status, download.error = before
+            self.items, download.status, download.error = before
             raise
         await self.dash.broadcast("models:download", download.as_json())
         self.pump()
 
     async def tell(self, download: Download, status: str) -> None:
         """Set the status, remember it and tell everybody; on a full disk what is remembered is the former one."""
-        self.set_status(download, status)
+        download.speeds.clear()
+        download.status = status
         with contextlib.suppress(StorageFull):
             self.remember()
         await self.dash.broadcast("models:download", download.as_json())
-
-    def set_status(self, download: Download, status: str) -> None:
-        """Change the status."""
-        if status != download.status:
-            download.speeds.clear()
-        download.status = status
 
     def remember(self) -> None:
         """Save what is unfinished, and let go of what finished long ago."""
@@ -9251,7 +9202,9 @@ class Downloads:
         now = time.monotonic()
         if now - self.reported >= PROGRESS_PAUSE:
             self.reported = now
-            download.measure()
+            download.speeds.append((now, download.done))
+            while now - download.speeds[0][0] > SPEED_SPAN:
+                download.speeds.popleft()
             await self.dash.broadcast("models:download", download.as_json())
 
     async def work(self, key: tuple[str, str], download: Download) -> None:
@@ -9295,24 +9248,22 @@ class Transfer:
         await in_thread(self.download.finish)
 
     async def fetch_part(self, part: Part) -> None:
-        """Fetch one file over as many connections as it takes, and check it."""
+        """Fetch the rest of one file, and check it; Conflict where another file has its name already."""
         target, partial = self.download.target(part), self.download.partial(part)
-        if files_size(target):
-            await self.check_existing(part, target)
-            return
-        file = PartFile(partial)
+        existing = files_size(target) > 0
+        file = await in_thread(PartFile, target if existing else partial, existing)
         try:
-            await in_thread(file.open)
-            if files_size(partial):
+            if existing or files_size(partial):
                 await self.queue.tell(self.download, "verifying")
                 while await in_thread(file.adopt):
                     pass
-                if part.size is not None and file.position > part.size:
-                    await in_thread(file.restart)
                 await self.queue.tell(self.download, "running")
-            await self.transfer_all(part, file)
+            if not existing:
+                await self.transfer_all(part, file)
             download_check_content(part, file)
         except WrongContent:
+            if existing:
+                raise Conflict(f"{target} is another file of the same name") from None
             await in_thread(file.restart)
             partial.unlink(missing_ok=True)
             raise
@@ -9320,26 +9271,12 @@ class Transfer:
             await in_thread(file.close)
         part.verified = True
 
-    async def check_existing(self, part: Part, target: Path) -> None:
-        """Accept a file that is there already if it is the one that is wanted, else Conflict."""
-        await self.queue.tell(self.download, "verifying")
-        file = PartFile(target, existing=True)
-        try:
-            await in_thread(file.open)
-            while await in_thread(file.adopt):
-                pass
-            download_check_content(part, file)
-        except WrongContent:
-            raise Conflict(f"{target} is another file of the same name") from None
-        finally:
-            file.close()
-        part.verified = True
-        await self.queue.tell(self.download, "running")
-
     async def transfer_all(self, part: Part, file: PartFile) -> None:
         """Bring all bytes here, over a new connection whenever one is cut; HubUnavailable after RETRIES in vain."""
         failures = 0
         others = sum(self.download.have(item) for item in self.download.parts if item is not part)
+        if part.size is not None and file.position > part.size:
+            await in_thread(file.restart)
         while part.size is None or file.position < part.size:
             before = file.position
             try:
@@ -9347,9 +9284,8 @@ class Transfer:
                 if part.size is None:
                     return
                 continue
-            except (aiohttp.ClientError, asyncio.TimeoutError, ConnectionError, HubUnavailable) as problem:
-                failures = 1 if file.position > before else failures + 1
-                reason = str(problem) if isinstance(problem, HubUnavailable) else download_problem(problem)
+            except HubUnavailable as problem:
+                failures, reason = 1 if file.position > before else failures + 1, problem
             if failures > RETRIES:
                 raise HubUnavailable(f"given up after {failures} attempts in vain: {reason}")
             log.info("download of %s: %s; trying again", part.name, reason)
@@ -9358,8 +9294,10 @@ class Transfer:
 
     async def transfer(self, part: Part, file: PartFile, others: int) -> None:
         """Bring what one connection gives; `others` are the bytes of the other parts."""
-        path, headers = download_path(self.download.repo, part.name), download_range(part, file.position)
-        unknown = part.size is None
+        path, headers, unknown = download_path(self.download.repo, part.name), dict[str, str](), part.size is None
+        if file.position:  # the checksum, where it is known, guards against a file that has changed
+            guard = {"If-Range": part.etag} if part.etag and not part.sha256 else {}
+            headers = {"Range": f"bytes={file.position}-", **guard}
         await in_thread(download_check_space, self.download, 0)
         async with self.queue.hub.get(self.session, path, headers) as (response, announced):
             if download_changed(part, announced):
@@ -9410,14 +9348,6 @@ class Transfer:
             raise self.queue.hub.refusal(status, f"{self.download.repo}/{part.name}")
         if status not in (200, 206, 416) or encoding != "identity":
             raise HubUnavailable(f"{response.url.host} answered with status {status}")
-
-
-def download_range(part: Part, position: int) -> dict[str, str]:
-    """What asks for the rest of a file from `position` on; the checksum, where known, guards against a changed file."""
-    if not position:
-        return {}
-    guard = {"If-Range": part.etag} if part.etag and not part.sha256 else {}
-    return {"Range": f"bytes={position}-", **guard}
 
 
 def download_changed(part: Part, announced: Part) -> bool:
@@ -9483,9 +9413,14 @@ FileText = Annotated[str, Length(1, 512)]
 
 @on("models:repo", error="LIST_REPO_FAILED")
 async def models_repo(dash: Dash, *, repo: RepoText) -> Json:
-    """The GGUF models of a repository on the hub."""
-    listing: Json = await dash.downloads.listing(repo)
-    return listing
+    """The GGUF models of a repository on the hub, and which of them `repo` asks for, or most people want."""
+    hub = dash.downloads.hub
+    source = download_source(repo, hub.endpoint)
+    files, info = await hub.listing(source.repo)
+    models = download_models(files)
+    card = info.get("cardData")
+    return {"repo": source.repo, "files": models, "selected": (download_choice(models, source) or {}).get("file"),
+            "license": card.get("license") if isinstance(card, dict) else None, "gated": bool(info.get("gated"))}
 
 
 @on("models:download", error="DOWNLOAD_MODEL_FAILED")

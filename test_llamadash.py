@@ -2342,8 +2342,7 @@ async def test_sample_of_this_machine_has_the_documented_shape(dash: StubDash, t
     assert (metrics["swap_usage"] is None) == (psutil.swap_memory().total == 0)
     assert metrics["disk_total"] == psutil.disk_usage(str(tmp_path)).total
     assert [disk["path"] for disk in metrics["disks"]] == [str(dash.config.data_dir), "/proc"]
-    assert metrics["engine"]["active_models"] == 2
-    assert metrics["engine"]["requests_deferred"] is None
+    assert metrics["engine"] == dict.fromkeys(metrics["engine"], 0) and metrics["engine"]["active_models"] == 0
     assert metrics["process"]["memory"] > 10_000_000
     assert dash.sampler.latest is metrics
 
@@ -2357,20 +2356,6 @@ async def test_first_rates_are_null_and_swap_without_swap_too(dash: StubDash, mo
     metrics = await dash.sampler.sample()
     absent = ("cpu_usage", "network_received", "network_sent", "swap_usage", "load_average")
     assert [metrics[name] for name in absent] == [None] * 5
-
-
-@pytest.mark.parametrize("answer", [
-    lambda: asyncio.sleep(2 * DEADLINE), lambda: (_ for _ in ()).throw(llamadash.DashError("gone")), lambda: None,
-    lambda: (_ for _ in ()).throw(ConnectionResetError())])
-@run_async
-async def test_engine_that_does_not_tell_its_counters(
-    dash: StubDash, monkeypatch: pytest.MonkeyPatch, answer: Callable[[], Any],
-) -> None:
-    """An engine that hangs, fails or is not there leaves nulls and delays nothing for long."""
-    monkeypatch.setattr(llamadash, "ENGINE_LIMIT", 0.05)
-    dash.engine.answer = answer
-    sample = await asyncio.wait_for(dash.sampler.sample(), DEADLINE / 2)
-    assert set(sample["engine"].values()) == {None}
 
 
 @run_async
@@ -2591,6 +2576,7 @@ def test_amd_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ids.write_text("1001  Other\n\t744c  Wrong\n1002  Advanced Micro Devices\n\t744b  Before\n"
                    "\t744c  Navi 31 [Radeon RX 7900 XTX]\n\t\t1043 0506  Board\n1003  Next\n")
     monkeypatch.setattr(llamadash, "PCI_IDS", (str(tmp_path / "absent"), str(ids)))
+    llamadash.pci_name.cache_clear()
     amd_tree(tmp_path / "drm")
     write_tree(tmp_path / "drm", {"card1-DP-1/status": "connected", "renderD128/x": "", "version": "drm"})
     assert llamadash.SysfsGpus(tmp_path / "drm").read() == [{
@@ -2635,6 +2621,78 @@ async def test_all_gpus_are_numbered_together(tmp_path: Path) -> None:
     assert [(gpu["index"], gpu["vendor"]) for gpu in gpus] == [(0, "nvidia"), (1, "nvidia"), (2, "amd")]
     warm = [(await dash.sampler.sample())["gpus"] for _ in range(2)]
     assert all(len(item) == 3 for item in warm)
+
+
+@pytest.mark.parametrize(("status", "message"), [
+    (14, "WARNING: infoROM is corrupted at gpu 0000:B3:00.0"), (15, "Unable to determine the device handle for GPU1")])
+@run_async
+async def test_what_a_damaged_card_leaves_is_read(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, status: int, message: str,
+) -> None:
+    """A warning, or a second card that is lost, is said once; the reading of the first card counts."""
+    gpus = llamadash.NvidiaGpus(shell_script(
+        tmp_path / "nvidia-smi", f"{NVIDIA_ANSWER}echo '{message}'\nexit {status}\n"))
+    for _ in range(2):
+        gpus.next_at = 0
+        assert [gpu["name"] for gpu in await gpus.read()] == ["NVIDIA GeForce RTX 4090"]
+    assert not gpus.error and caplog.text.count(message) == 1
+
+
+def nvidia_with_processes(path: Path, totals: list[int], apps: str) -> llamadash.NvidiaGpus:
+    """Cards of so many MiB, 100 of them used, and what their processes take."""
+    lines = "".join(f"echo '1, 100, {total}, 50, 90, Card'\n" for total in totals)
+    uuids = "".join(f"echo GPU-{at}\n" for at in range(len(totals)))
+    return llamadash.NvidiaGpus(shell_script(
+        path, f'case "$1" in\n*gpu=uuid*) {uuids};;\n*compute*) printf \'{apps}\';;\n*) {lines};;\nesac\n'))
+
+
+def with_devices(dash: StubDash, *totals: int | None) -> list[Json]:
+    """Let the engine see devices of so many MiB, named G0, G1 and so on."""
+    devices = [{"name": f"G{at}", "description": "", "total": total * MIB, "free": 7 * MIB}
+               for at, total in enumerate(totals) if total]
+    build = llamadash.Build(id="x", kind="llama-server", path="/x", command=("/x",), devices=tuple(devices))
+    dash.builds.builds = {"x": build}
+    return devices
+
+
+@run_async
+async def test_devices_are_the_gpus_of_their_size(dash: StubDash, tmp_path: Path) -> None:
+    """The engine's devices in another order: each has the reading of its GPU, and what a process takes of it."""
+    dash.sampler.nvidia = nvidia_with_processes(
+        tmp_path / "smi", [8000, 24000, 24000], r"GPU-1, 77, 500\nGPU-0, 77, 300\nGPU-0, 78, 9\nGPU-2, 77, [N/A]\n")
+    dash.sampler.sysfs = llamadash.SysfsGpus(tmp_path / "absent")
+    devices = with_devices(dash, 23900, 23900, 7900, 48000)
+    await dash.sampler.sample()
+    memories = dash.sampler.memories(devices)
+    assert [item["free"] // MIB for item in memories[:-1]] == [23900, 23900, 7900, 7]
+    assert memories[-1]["name"] == "Main memory"
+    assert await dash.sampler.gpu_memory_of(77) == {"G0": 500 * MIB, "G2": 300 * MIB}
+    assert await dash.sampler.gpu_memory_of(99) == {}
+
+
+@run_async
+async def test_a_gpu_without_memory_of_its_own_has_main_memory(dash: StubDash, tmp_path: Path) -> None:
+    """Unified memory, of which nvidia-smi tells nothing: as much is free as in main memory."""
+    dash.sampler.nvidia = llamadash.NvidiaGpus(shell_script(
+        tmp_path / "smi", "echo '0, [N/A], [N/A], 35, 11.17, NVIDIA GB10'"))
+    dash.sampler.sysfs = llamadash.SysfsGpus(tmp_path / "absent")
+    devices = with_devices(dash, 2**30)
+    await dash.sampler.read_gpus()
+    gpu, main = dash.sampler.memories(devices)
+    assert gpu["free"] == main["free"] > 0
+
+
+def test_memory_of_a_process_on_amd_and_intel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each client of the driver counts once, however many files of it are open."""
+    write_tree(tmp_path, {
+        "proc/7/fdinfo/1": "pos:\t0\ndrm-pdev:\t0000:03:00.0\ndrm-client-id:\t5\ndrm-memory-vram:\t2048 KiB",
+        "proc/7/fdinfo/2": "drm-pdev:\t0000:03:00.0\ndrm-client-id:\t5\ndrm-memory-vram:\t2048 KiB",
+        "proc/7/fdinfo/3": "drm-pdev:\t0000:03:00.0\ndrm-client-id:\t6\ndrm-memory-vram:\t1024 KiB",
+        "proc/7/fdinfo/4": "drm-pdev:\t0000:04:00.0\ndrm-client-id:\t6\ndrm-total-vram0:\t1 KiB",
+        "proc/7/fdinfo/5": "x"})
+    monkeypatch.setattr(llamadash, "Path", lambda name: Path(f"{tmp_path}{name}"))
+    assert llamadash.drm_memory(7) == {"0000:03:00.0": 3 * MIB, "0000:04:00.0": 1024}
+    assert llamadash.drm_memory(8) == {}
 
 
 @run_async
@@ -3341,13 +3399,6 @@ def test_estimate_of_a_model(stocked: StubDash) -> None:
 
 # -- Model parameters ------------------------------------------------------------------------------
 
-def test_every_parameter_is_an_option_of_llama_server() -> None:
-    """The real llama-server lists every parameter, save the two that only presets have."""
-    said = subprocess.run([llama_server(), "--help"], capture_output=True, text=True).stdout
-    options = set(re.findall(r"--([a-z][a-z0-9-]+)", said))
-    assert set(llamadash.PARAMETERS) - options == llamadash.ROUTER_KEYS
-
-
 def sample(item: Json) -> Any:
     """A value that the parameter accepts and that is not its default."""
     texts = {"tensor-split": "3,1", "device": "none", "fit-target": "512", "override-tensor": "exps=CPU",
@@ -3356,20 +3407,6 @@ def sample(item: Json) -> Any:
     if item["kind"] in ("int", "float"):
         return (int if item["kind"] == "int" else float)(min(item["max"], max(1, item["min"])))
     return {"bool": True, "choice": item.get("choices", [""])[-1]}.get(item["kind"]) or texts.get(item["key"])
-
-
-@run_async
-async def test_llama_server_accepts_every_parameter(tmp_path: Path) -> None:
-    """A router reads a preset file with all of them at once; none is left out of it."""
-    dash = EngineDash(tmp_path, llama_server())
-    path = dash.db.get_model("b")["path"]
-    values = {item["key"]: path if item["kind"] == "path" else sample(item) for item in llamadash.parameter_schema()}
-    dash.set_parameters("a", **llamadash.validated_parameters(values, dash.folders()))
-    async with running(dash):
-        assert dash.engine.status == "running", dash.engine.snapshot()
-        assert not dash.engine.warnings
-        sections = llamadash.parse_presets((tmp_path / "data/models.ini").read_text())
-        assert set(values) - set(sections["a"]) == {"load-on-startup"}
 
 
 @pytest.mark.parametrize("key, value", [
@@ -3430,9 +3467,8 @@ def test_the_schema_describes_every_parameter() -> None:
     for item in schema:
         assert item["label"] and item["help"] and item["group"], item
         if "default" in item:
-            assert llamadash.validated_parameters({item["key"]: item["default"]},
-                                                  []) == {item["key"]: item["default"]} or \
-                item["key"] in ("sleep-idle-seconds",)
+            kept = {item["key"]: item["default"]}
+            assert llamadash.validated_parameters(kept, []) == kept
 
 
 # -- Presets ---------------------------------------------------------------------------------------
@@ -3440,18 +3476,19 @@ def test_the_schema_describes_every_parameter() -> None:
 def row(id: str, path: str = "", **more: Any) -> Json:
     """A model's row."""
     return {"id": id, "name": id, "path": path or f"/m/{id}.gguf", "parameters": {}, "projector": None,
-            "missing": False,
-            "revision": 1, **more}
+            "missing": False, "aliases": [], "pinned": False, "idle": None, "revision": 1, **more}
 
 
 def test_presets_hold_every_model_that_can_be_expressed() -> None:
     """Defaults in [*], a section each; missing models and paths that the file cannot hold are left out."""
-    models = [row("b", parameters={"ctx-size": 4096, "temp": 0.5, "jinja": False}, projector="/m/p.gguf"), row("a"),
-              row("gone", missing=True), row("odd", "/m/a;b.gguf"), row("no-eyes", projector="/m/p.gguf",
-                                                                      parameters={"mmproj-auto": False})]
-    ini = llamadash.render_presets(models, {"ctx-size": 2048}, internal={"log-jsonl": True})
+    models = [row("b", parameters={"ctx-size": 4096, "temp": 0.5, "jinja": False}, projector="/m/p.gguf"),
+              row("a", aliases=["gpt", "x"], pinned=True, idle=300), row("gone", missing=True),
+              row("odd", "/m/a;b.gguf"), row("line", "/m/a\nb.gguf"),
+              row("no-eyes", projector="/m/p.gguf", parameters={"mmproj-auto": False})]
+    ini = llamadash.render_presets(models, {"ctx-size": 2048})
     assert llamadash.parse_presets(ini) == {
-        "*": {"log-jsonl": "on", "ctx-size": "2048"}, "a": {"model": "/m/a.gguf"},
+        "*": {"ctx-size": "2048"}, "a": {"model": "/m/a.gguf", "alias": "gpt,x", "load-on-startup": "on",
+                                         "sleep-idle-seconds": "300"},
         "b": {"model": "/m/b.gguf", "ctx-size": "4096", "temp": "0.5", "jinja": "off", "mmproj": "/m/p.gguf"},
         "no-eyes": {"model": "/m/no-eyes.gguf", "mmproj-auto": "off"}}
 
@@ -3475,16 +3512,84 @@ def test_a_long_line_of_presets_is_read_at_once(ini: str) -> None:
 
 
 def test_an_import_says_what_it_changes_and_what_it_leaves_out() -> None:
-    """Short names, negations and paths are understood; what may not be set is named."""
-    sections = llamadash.parse_presets("[*]\nc = 1\n[a]\nc = 4096\nno-jinja = on\nport = 1\ntemp = hot\nngl = all\n"
+    """Short names, negations and paths are understood; what may not be set is named; [*] holds for every section."""
+    sections = llamadash.parse_presets("version = 1\n[*]\nc = 1\nhost = x\nnp = 2\n[a]\nc = 4096\nno-jinja = on\n"
+                                       "port = 1\ntemp = hot\nngl = all\nrepeat-penalty = 0\nn-cpu-moe = 4096\n"
                                        "[new-name]\nmodel = /m/b.gguf\nfa = on\n[who]\nc = 1\n")
-    changes, warnings = llamadash.preset_changes([row("a"), row("b", parameters={"flash-attn": "off"})], sections, [])
+    models = [row("a"), row("b", parameters={"flash-attn": "off"})]
+    changes, warnings = llamadash.preset_changes(models, sections, [], {"parallel": 2})
     assert changes == [
-        {"id": "a", "name": "a", "parameters": {"ctx-size": [None, 4096], "jinja": [None, False],
-                                                "n-gpu-layers": [None, 9999]}},
-        {"id": "b", "name": "b", "parameters": {"flash-attn": ["off", "on"]}}]
-    assert len(warnings) == 4 and all(any(name in item for item in warnings)
-                                      for name in ("[*]", "port", "temp", "[who]"))
+        {"id": "a", "name": "a", "fields": {}, "parameters": {
+            "ctx-size": [None, 4096], "jinja": [None, False], "n-gpu-layers": [None, 9999]}},
+        {"id": "b", "name": "b", "fields": {"aliases": [[], ["new-name"]]}, "parameters": {
+            "ctx-size": [None, 1], "flash-attn": ["off", "on"]}}]
+    told = ("host is", "[a] port", "[a] temp", "[a] repeat-penalty", "[a] n-cpu-moe", "[who]")
+    assert len(warnings) == 6 and all(item.startswith(start) for item, start in zip(warnings, told, strict=True))
+
+
+def test_spellings_of_preset_files() -> None:
+    """Truth values of three-way options, switches that load-mode replaced, names of variables, fields of the entry."""
+    text = """c = 32768\nngl = all\nflash-attn = true\nfa = 1\nreasoning = off\nno-mmap = true\nmlock = on
+        no-mmproj = on\nnkvo = 1\nsleep-idle-seconds = 300\nload-on-startup = true\nalias = gpt-4o, x
+        draft-max = 16\nmirostat = 1
+        chat-template-kwargs = {"enable_thinking": false}\nLLAMA_ARG_N_PARALLEL = 2\nLLAMA_ARG_BATCH = 1024
+        samplers = top_k;temperature"""
+    (values,) = llamadash.parse_presets("\n".join(line.strip() for line in text.splitlines())).values()
+    parameters, fields, refused = llamadash.imported_section(values, [])
+    assert parameters == {
+        "ctx-size": 32768, "n-gpu-layers": 9999, "flash-attn": "on", "reasoning": "off", "load-mode": "mlock",
+        "mmproj-auto": False, "kv-offload": False, "spec-draft-n-max": 16, "mirostat": "1", "parallel": 2,
+        "batch-size": 1024, "chat-template-kwargs": '{"enable_thinking": false}'}
+    assert fields == {"idle": 300, "pinned": True, "aliases": ["gpt-4o", "x"]}
+    assert [item.split()[0] for item in refused] == ["samplers"]
+    assert llamadash.imported_section({"load-on-startup": "maybe", "sleep-idle-seconds": "-1"}, []) == (
+        {}, {"idle": 0}, ["load-on-startup: maybe is neither on nor off"])
+
+
+@pytest.mark.parametrize(("values", "mode"), [
+    ({"mlock": "on"}, "mmap+mlock"), ({"no-mmap": "1"}, "none"), ({"mmap": "off"}, "none"), ({"mmap": "on"}, "mmap"),
+    ({"no-mmap": "off"}, "mmap"), ({"mlock": "1", "load-mode": "dio"}, "dio"), ({}, None)])
+def test_the_switches_that_load_mode_replaced(values: dict[str, str], mode: str | None) -> None:
+    """How a file is read follows from both of them, unless it is said outright."""
+    assert llamadash.imported_section(values, [])[0].get("load-mode") == mode
+
+
+def test_sections_find_their_files(tmp_path: Path) -> None:
+    """Two sections for one file are two entries; a file is found by its path, its end, a link, or the hub's name."""
+    (tmp_path / "link.gguf").symlink_to(tmp_path / "q.gguf")
+    models = [row("q", str(tmp_path / "q.gguf"), aliases=["taken"]),
+              row("u", "/m/unsloth_Qwen3.6-35B-A3B-GGUF/Qwen3.6-35B-A3B-UD-Q8_K_XL.gguf"),
+              row("v", "/m/Qwen3.6-35B-A3B-Q8_0.gguf")]
+    for file in (tmp_path / "q.gguf", tmp_path / "link.gguf", "q.gguf"):
+        sections = llamadash.parse_presets(f"[fast]\nmodel = {file}\nc = 4096\n[long one]\nmodel = {file}\nc = 8192\n"
+                                           "alias = l,TAKEN\n")
+        changes, warnings = llamadash.preset_changes(models, sections, [], {})
+        assert not warnings and changes == [
+            {"id": "q", "name": "q", "fields": {"aliases": [["taken"], ["taken", "fast"]]},
+             "parameters": {"ctx-size": [None, 4096]}},
+            {"id": "long-one", "name": "long one", "fields": {"aliases": [[], ["l"]]}, "created": True,
+             "parameters": {"ctx-size": [None, 8192]}, "path": str(tmp_path / "q.gguf")}]
+    for text, id in (("unsloth/Qwen3.6-35B-A3B-GGUF:UD-Q8_K_XL", "u"), ("x/Qwen3.6-35B-A3B-GGUF:q8_0", "v")):
+        for ini in (f"[{text}]\nc = 1\n", f"[x]\nhf = {text}\nc = 1\n"):
+            changes, _ = llamadash.preset_changes(models, llamadash.parse_presets(ini), [], {})
+            assert [item["id"] for item in changes] == [id]
+    assert llamadash.preset_changes(models, {"a/b:Q4_0": {}}, [], {})[1]
+
+
+@run_async
+async def test_an_import_makes_the_entries_that_it_names(dash: StubDash) -> None:
+    """What is told before is what happens; importing it again changes nothing."""
+    path = write_gguf(dash.models_folder / "m.gguf", LLAMA, WEIGHTS)
+    await dash.library.scan()
+    ini = f"version = 1\n[m]\nc = 4096\nload-on-startup = 1\n[think]\nmodel = {path}\nreasoning = true\nalias = t\n"
+    told = await dash.request("presets:import", ini=ini, dryRun=True)
+    assert [row["id"] for row in dash.db.models()] == ["m"] and not told["warnings"]
+    assert await dash.request("presets:import", ini=ini) == told
+    rows = {row["id"]: row for row in dash.db.models()}
+    assert rows["m"]["parameters"] == {"ctx-size": 4096} and rows["m"]["pinned"]
+    assert (rows["think"]["parameters"], rows["think"]["aliases"]) == ({"reasoning": "on"}, ["t"])
+    assert (await dash.request("presets:import", ini=ini))["changes"] == []
+    assert (await dash.request("presets:import", ini=(await dash.request("presets:export"))["ini"]))["changes"] == []
 
 
 # -- Builds ----------------------------------------------------------------------------------------
