@@ -7016,7 +7016,7 @@ class Body(NamedTuple):
         """
         start, end = self.fields.get(name, (0, 0))
         raw = bytes(self.data[start:min(end, start + MAX_READ_FIELD)])
-        if self.begins is None and raw or end - start > MAX_READ_FIELD:
+        if (raw and self.begins is None) or end - start > MAX_READ_FIELD:
             return raw.decode("utf-8", "replace")
         with contextlib.suppress(ValueError, RecursionError):
             return json.loads(raw)
