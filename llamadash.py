@@ -7267,7 +7267,7 @@ class Exchange:
         self.call.end("failed", str(problem), problem.reason or problem.status)
         if self.response is None:
             raise problem
-        if not self.call.head:
+        if self.response.content_type == "text/event-stream" and not self.call.head:
             kind = b"event: error\n" if is_anthropic(self.request.path) else b""
             with contextlib.suppress(ClientLeft):
                 await self.write(kind + b"data: " + encoded(problem.body(self.request.path)) + b"\n\n")

@@ -4881,7 +4881,7 @@ async def test_requests_and_answers_pass_byte_for_byte(start: Callable[..., Serv
     """Path, query, headers and body reach the engine as they were sent, its answer the client; keys stay here."""
     async with api_of(start(program=fake.program), "one") as api:
         body = b'{ "model" :"one",\t"mod\\u0065l": "one", "n": 1e400, "\\u00e9": "\xc3\xa9\\ud800", "a": [{}],' \
-            b' "fake": {"bytes": "{\\u0000 odd", "headers": {"X-Odd": "1", "Set-Cookie": "a", "Content-Type": "a/b"}}}\n'
+            b' "fake": {"bytes": "{\\u0000 odd", "headers": {"X-Odd": "1", "Set-Cookie": "a", "Content-Type": "a/b"}}}'
         headers = {"Content-Type": "application/json; charset=utf-8", "Accept": "x/y", "User-Agent": "odd/1 (2)",
                    "X-Custom": "1", "Authorization": "Bearer secret", "X-Api-Key": "secret", "Cookie": "a=b",
                    "anthropic-version": "2023-06-01"}
@@ -5816,6 +5816,7 @@ async def test_an_upstream_that_fails(start: Callable[..., Server]) -> None:
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
         await response.prepare(request)
         await response.write(b"data: {}\n\n")
+        await asyncio.sleep(0.3)
         assert request.transport
         request.transport.abort()
         return response
