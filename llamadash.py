@@ -6676,6 +6676,7 @@ BODY_BLOCK = 2**16  # bytes of a body that are looked through, and passed on, at
 PARSED_AT_ONCE = 2**20  # bytes of a body that are looked through on the loop; more takes a thread
 MAX_READ_FIELD = 2**16  # bytes of a field of the body that the gateway reads
 MAX_FORM_PARTS = 100
+MAX_REPEATED = 8  # times that a body may name its model, beside the one that counts
 MAX_PART_HEAD = 4096  # bytes of the headers of a part of an upload
 KEPT_TAIL = 8192  # bytes at the end of an answer in which its numbers are
 KEPT_HEAD = 4096  # bytes at its beginning: embeddings and Anthropic's streams say there what the prompt was
@@ -6992,6 +6993,7 @@ class Body(NamedTuple):
     fields: Mapping[str, tuple[int, int]] = {}  # never changed
     begins: int | None = None  # where the first field of the JSON object may stand; None for other bodies
     empty: bool = False  # an object without fields
+    other_models: tuple[tuple[int, int], ...] = ()  # where else it says `model`, before the one that counts
     edits: tuple[tuple[int, int, bytes], ...] = ()  # what is sent instead of which part
 
     @property
@@ -7034,8 +7036,9 @@ class Body(NamedTuple):
         return self._replace(edits=(*self.edits, edit))
 
     def with_model(self, model: str) -> Body:
-        """The body with another name of the model."""
-        return self.edited("model", model)
+        """The body with another name of the model, wherever it says one."""
+        edits = ((start, end, encoded(model)) for start, end in self.other_models)
+        return self._replace(edits=(*self.edits, *edits)).edited("model", model)
 
     def with_values(self, values: Json) -> Body:
         """The body with `values` that the client left out; of an object it may leave out parts."""
@@ -7075,6 +7078,7 @@ def scanned_json(data: bytearray) -> Body:
     """
     depth, at, begins, name, value = 0, 0, 0, "", 0  # name and value: of the field that is being read
     fields: dict[str, tuple[int, int]] = {}
+    others: list[tuple[int, int]] = []
     while (at := searched(OUTER_MARK if depth < 2 else INNER_MARK, data, at)) < len(data):
         mark = data[at:at + 1]
         if depth == 0 and (mark != b"{" or data[:at].strip()):
@@ -7091,10 +7095,14 @@ def scanned_json(data: bytearray) -> Body:
         elif mark == b":":
             value = value or at + 1
         elif depth == 1:  # a comma, or the end
+            if name == "model" and name in fields:
+                others.append(fields[name])
             if name in READ_FIELDS and value:
                 fields[name] = value, at
+            if len(others) > MAX_REPEATED:
+                raise GatewayError(400, "The body names too many models.")
             if mark != b",":
-                return Body(data, fields, begins, not value)
+                return Body(data, fields, begins, not value, tuple(others))
             name, value = "", 0
         elif mark != b",":
             depth -= 1
@@ -7418,7 +7426,7 @@ class Gateway:
         app = web.Application(client_max_size=0, handler_args={"max_line_size": 16384})
         app.router.add_route("*", "/{path:.*}", self.routing.handle)
         limits = ConnectionLimits(self.dash.hub.refused, API_CONNECTIONS // 2, self.dash.config.trusted_proxies)
-        limits.total = API_CONNECTIONS
+        limits.total = min(API_CONNECTIONS, self.dash.web.limits.total / 4)  # each may need two descriptors
         runner = web.AppRunner(app, access_log=None, logger=ListenerLog(limits.refused), shutdown_timeout=1.0,
                                handler_cancellation=True, keepalive_timeout=KEEPALIVE_TIME, auto_decompress=False)
         await runner.setup()

@@ -5735,6 +5735,9 @@ async def test_a_llamadash_behind_a_llamadash(start: Callable[..., Server], tmp_
                 assert answer.status == 200
             assert "big.box" not in fake.seen()[-1]["text"] and "\r\n\r\none\r\n" in fake.seen()[-1]["text"]
             assert (await api.post(data={"model": "big.box/nothing"}))[0] == 404
+            twice = b'{"model": "secret", "x": 1, "mod\\u0065l": "two", "model": "big.box/one"}'
+            assert (await api.post("/v1/twice", twice))[0] == 200
+            assert fake.seen()[-1]["text"] == '{"model":"one", "x": 1, "mod\\u0065l":"one", "model":"one"}'
             status, error = await api.post(data={"model": "self/self/self/x"})
             assert (status, error["error"]["code"]) == (508, "upstream_loop")
             assert (await api.post(data={"model": "big.box/one", "fake": {"status": 422}}))[0] == 422
