@@ -7693,15 +7693,19 @@ class Routing:
 
     async def read_body(self, request: web.Request, named: bool, held: contextlib.ExitStack) -> Body:
         """The whole body, and what must be known of it; `held` is for as long as it takes memory."""
-        data, ends = bytearray(), time.monotonic() + BODY_TIME
-        if (request.content_length or 0) > MAX_BODY:
+        data, ends, announced = bytearray(), time.monotonic() + BODY_TIME, request.content_length or 0
+        if announced > MAX_BODY:
             raise GatewayError(413, TOO_LARGE)
         held.callback(lambda: self.forget(size))
         size = 0
         try:
             while block := await asyncio.wait_for(request.content.readany(),
                                                   min(BODY_SILENCE, ends - time.monotonic())):
-                data += block
+                if PARSED_AT_ONCE < size == len(data) < announced:  # it does come: make room at once, growing costs more
+                    begun, data = data, bytearray(announced)
+                    data[:size] = begun
+                    del begun
+                data[size:size + len(block)] = block
                 size += len(block)
                 self.bodies += len(block)
                 if size > MAX_BODY:

@@ -4729,7 +4729,7 @@ async def handle(request):
         with open(FOLDER / "seen", "a") as file:
             file.write(json.dumps(seen) + "\n")
     try:
-        data = json.loads(body)
+        data = json.loads(body) if len(body) < 10**6 else {}
     except (ValueError, RecursionError):
         data = {}
     data = data if isinstance(data, dict) else {}
