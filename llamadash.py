@@ -6557,6 +6557,7 @@ BODY_BLOCK = 2**16  # bytes of a body that are looked through, and passed on, at
 PARSED_AT_ONCE = 2**20  # bytes of a body that are looked through on the loop; more takes a thread
 MAX_READ_FIELD = 2**16  # bytes of a field of the body that the gateway reads
 MAX_FORM_PARTS = 100
+MAX_REPEATED = 8  # times that a body may name its model, beside the one that counts
 MAX_PART_HEAD = 4096  # bytes of the headers of a part of an upload
 KEPT_TAIL = 8192  # bytes at the end of an answer in which its numbers are
 KEPT_HEAD = 4096  # bytes at its beginning: embeddings and Anthropic's streams say there what the prompt was
@@ -6873,6 +6874,7 @@ class Body(NamedTuple):
     fields: Mapping[str, tuple[int, int]] = {}  # never changed
     begins: int | None = None  # where the first field of the JSON object may stand; None for other bodies
     empty: bool = False  # an object without fields
+    other_models: tuple[tuple[int, int], ...] = ()  # where else it says `model`, before the one that counts
     edits: tuple[tuple[int, int, bytes], ...] = ()  # what is sent instead of which part
 
     @property
@@ -6897,7 +6899,7 @@ class Body(NamedTuple):
         """
         start, end = self.fields.get(name, (0, 0))
         raw = bytes(self.data[start:min(end, start + MAX_READ_FIELD)])
-        if self.begins is None and raw or end - start > MAX_READ_FIELD:
+        if (raw and self.begins is None) or end - start > MAX_READ_FIELD:
             return raw.decode("utf-8", "replace")
         with contextlib.suppress(ValueError, RecursionError):
             return json.loads(raw)
@@ -6915,8 +6917,9 @@ class Body(NamedTuple):
         return self._replace(edits=(*self.edits, edit))
 
     def with_model(self, model: str) -> Body:
-        """The body with another name of the model."""
-        return self.edited("model", model)
+        """The body with another name of the model, wherever it says one."""
+        edits = ((start, end, encoded(model)) for start, end in self.other_models)
+        return self._replace(edits=(*self.edits, *edits)).edited("model", model)
 
     def with_values(self, values: Json) -> Body:
         """The body with `values` that the client left out; of an object it may leave out parts."""
@@ -6956,6 +6959,7 @@ def scanned_json(data: bytearray) -> Body:
     """
     depth, at, begins, name, value = 0, 0, 0, "", 0  # name and value: of the field that is being read
     fields: dict[str, tuple[int, int]] = {}
+    others: list[tuple[int, int]] = []
     while (at := searched(OUTER_MARK if depth < 2 else INNER_MARK, data, at)) < len(data):
         mark = data[at:at + 1]
         if depth == 0 and (mark != b"{" or data[:at].strip()):
@@ -6972,10 +6976,14 @@ def scanned_json(data: bytearray) -> Body:
         elif mark == b":":
             value = value or at + 1
         elif depth == 1:  # a comma, or the end
+            if name == "model" and name in fields:
+                others.append(fields[name])
             if name in READ_FIELDS and value:
                 fields[name] = value, at
+            if len(others) > MAX_REPEATED:
+                raise GatewayError(400, "The body names too many models.")
             if mark != b",":
-                return Body(data, fields, begins, not value)
+                return Body(data, fields, begins, not value, tuple(others))
             name, value = "", 0
         elif mark != b",":
             depth -= 1
@@ -7148,7 +7156,7 @@ class Exchange:
         self.call.end("failed", str(problem), problem.reason or problem.status)
         if self.response is None:
             raise problem
-        if not self.call.head:
+        if self.response.content_type == "text/event-stream" and not self.call.head:
             kind = b"event: error\n" if is_anthropic(self.request.path) else b""
             with contextlib.suppress(ClientLeft):
                 await self.write(kind + b"data: " + encoded(problem.body(self.request.path)) + b"\n\n")
@@ -7299,7 +7307,7 @@ class Gateway:
         app = web.Application(client_max_size=0, handler_args={"max_line_size": 16384})
         app.router.add_route("*", "/{path:.*}", self.routing.handle)
         limits = ConnectionLimits(self.dash.hub.refused, API_CONNECTIONS // 2, self.dash.config.trusted_proxies)
-        limits.total = API_CONNECTIONS
+        limits.total = min(API_CONNECTIONS, self.dash.web.limits.total / 4)  # each may need two descriptors
         runner = web.AppRunner(app, access_log=None, logger=ListenerLog(limits.refused), shutdown_timeout=1.0,
                                handler_cancellation=True, keepalive_timeout=KEEPALIVE_TIME, auto_decompress=False)
         await runner.setup()
@@ -7566,15 +7574,19 @@ class Routing:
 
     async def read_body(self, request: web.Request, named: bool, held: contextlib.ExitStack) -> Body:
         """The whole body, and what must be known of it; `held` is for as long as it takes memory."""
-        data, ends = bytearray(), time.monotonic() + BODY_TIME
-        if (request.content_length or 0) > MAX_BODY:
+        data, ends, announced = bytearray(), time.monotonic() + BODY_TIME, request.content_length or 0
+        if announced > MAX_BODY:
             raise GatewayError(413, TOO_LARGE)
         held.callback(lambda: self.forget(size))
         size = 0
         try:
             while block := await asyncio.wait_for(request.content.readany(),
                                                   min(BODY_SILENCE, ends - time.monotonic())):
-                data += block
+                if PARSED_AT_ONCE < size == len(data) < announced:  # it does come: make room at once, growing costs more
+                    begun, data = data, bytearray(announced)
+                    data[:size] = begun
+                    del begun
+                data[size:size + len(block)] = block
                 size += len(block)
                 self.bodies += len(block)
                 if size > MAX_BODY:
