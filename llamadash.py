@@ -7392,6 +7392,9 @@ class Gateway:
         except (aiohttp.ClientError, OSError) as problem:
             call.end("failed", f"The connection to the model was lost: {problem}", "connection_lost")
             raise EngineUnavailable("The engine ended while it answered.") from None
+        except Exception as problem:  # an answer that nobody understood
+            call.end("failed", repr(problem))
+            raise
         finally:
             requests.end(call)
 
