@@ -8461,10 +8461,10 @@ class Chats:
                 async for event in events:
                     watcher.cancel()
                     await self.on_event(chat, event)
+                if not chat.finish_reason:
+                    raise EngineFailed("the engine ended the answer before it was complete")
         finally:
             await cancelled([watcher])
-        if not chat.finish_reason:
-            raise EngineFailed("the engine ended the answer before it was complete")
 
     async def report_waiting(self, chat: Chat) -> None:
         """Tell the client why its model is not there yet, and how far it is loaded."""
