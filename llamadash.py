@@ -8989,12 +8989,12 @@ class ModelHub:
             yield session
 
     @contextlib.asynccontextmanager
-    async def get(self, session: aiohttp.ClientSession, path: str, headers: dict[str, str] | None = None,
+    async def get(self, session: aiohttp.ClientSession, path: str, what: str, headers: dict[str, str] | None = None,
                   ) -> AsyncIterator[tuple[aiohttp.ClientResponse, Part]]:
         """The answer for `path` after its redirects, and what the hub itself announces of the file.
 
-        The token goes to the hub only: where it redirects to another host, that host does not see it. HubUnavailable
-        where the connection fails, while the answer is read as well.
+        The token goes to the hub only: where it redirects to another host, that host does not see it. NotFound where
+        the hub has no `what`; HubUnavailable where the connection fails, while the answer is read as well.
         """
         hub = self.url()
         url = yarl.URL(f"{self.endpoint}/{path}", encoded=True)
@@ -9008,9 +9008,11 @@ class ModelHub:
                     if at_hub:
                         download_announced(announced, response)
                     location = response.headers.get("Location")
-                    if response.status not in (301, 302, 303, 307, 308) or not location:
+                    if response.status in (200, 206, 416):
                         yield response, announced
                         return
+                    if response.status not in (301, 302, 303, 307, 308) or not location:
+                        raise self.refusal(response.status, what, url.host if not at_hub else None)
             except NETWORK_PROBLEMS as problem:
                 raise HubUnavailable(f"{url.host}: {download_problem(problem)}") from problem
             with contextlib.suppress(ValueError):
@@ -9032,16 +9034,13 @@ class ModelHub:
 
     async def announced(self, repo: str, name: str) -> Part:
         """What the hub tells of one file before sending it; for hubs that have no listing."""
-        async with self.session() as session, self.get(session, download_path(repo, name)) as (response, announced):
-            if response.status != 200:
-                raise self.refusal(response.status, f"{repo}/{name}")
+        path, what = download_path(repo, name), f"{repo}/{name}"
+        async with self.session() as session, self.get(session, path, what) as (response, announced):
             return Part(name, announced.size or response.content_length, announced.sha256)
 
     async def described(self, session: aiohttp.ClientSession, path: str, repo: str) -> Json:
         """One answer of the hub's API; a list comes as {entries}."""
-        async with self.get(session, path) as (response, _):
-            if response.status != 200:
-                raise self.refusal(response.status, repo)
+        async with self.get(session, path, repo) as (response, _):
             text = bytearray()
             async for block in response.content.iter_chunked(2**16):
                 text += block
@@ -9053,8 +9052,10 @@ class ModelHub:
             raise HubUnavailable(f"{self.name} does not answer as a model hub does") from None
         return answer if isinstance(answer, dict) else {"entries": answer if isinstance(answer, list) else []}
 
-    def refusal(self, status: int, what: str) -> DashError:
-        """The error that says what a refused request means to the user."""
+    def refusal(self, status: int, what: str, elsewhere: str | None) -> DashError:
+        """The error that says what a refused request means to the user; `elsewhere` is the host that is not the hub."""
+        if elsewhere:
+            return HubUnavailable(f"{elsewhere} answered with status {status}")
         if status in (401, 403):
             hint = "HF_TOKEN may not read it" if self.token else "start llamadash with HF_TOKEN set"
             return NotFound(f"{what} does not exist, is private, or its terms must be accepted at "
@@ -9361,7 +9362,6 @@ class Transfer:
 
     async def run(self) -> None:
         """Fetch and check all parts, then give them their names at once: half a model is never in the folder."""
-        await in_thread(download_check_space, self.download, 0)
         async with self.queue.hub.session() as self.session:
             for part in self.download.parts:
                 if not (part.verified and self.download.have(part)):
@@ -9415,21 +9415,23 @@ class Transfer:
 
     async def transfer(self, part: Part, file: PartFile, others: int) -> None:
         """Bring what one connection gives; `others` are the bytes of the other parts."""
-        path, headers, unknown = download_path(self.download.repo, part.name), dict[str, str](), part.size is None
+        path, what = download_path(self.download.repo, part.name), f"{self.download.repo}/{part.name}"
+        headers, unknown = dict[str, str](), part.size is None
         if file.position:  # the checksum, where it is known, guards against a file that has changed
             guard = {"If-Range": part.etag} if part.etag and not part.sha256 else {}
             headers = {"Range": f"bytes={file.position}-", **guard}
         await in_thread(download_check_space, self.download, 0)
-        async with self.queue.hub.get(self.session, path, headers) as (response, announced):
+        async with self.queue.hub.get(self.session, path, what, headers) as (response, announced):
             if download_changed(part, announced):
                 part.size, part.sha256, part.etag = announced.size, announced.sha256, None
                 await in_thread(file.restart)
                 if response.status == 206:
                     raise HubUnavailable("the file has changed at the hub")  # and this is the end of the new one
-            self.check_answer(response, part)
             if response.status == 416:
                 await in_thread(file.restart)
                 raise HubUnavailable("the hub has no more bytes of it")
+            if response.headers.get("Content-Encoding", "identity") != "identity":
+                raise HubUnavailable("the file came compressed")
             download_check_size(response, part, file.position)
             if response.status != 206 and file.position:  # it gives all or nothing
                 await in_thread(file.restart)
@@ -9440,9 +9442,8 @@ class Transfer:
             raise HubUnavailable("the connection was cut")
 
     async def receive(self, response: aiohttp.ClientResponse, part: Part, file: PartFile, others: int) -> None:
-        """Write what comes; reading goes on meanwhile, as what is not read is lost when a connection is cut."""
-        block, writing = bytearray(), None
-        received = file.position
+        """Write what comes, in large blocks; of a connection that is cut, all that was read is kept."""
+        block, received = bytearray(), file.position
         try:
             async for chunk in response.content.iter_any():
                 block += chunk
@@ -9450,25 +9451,12 @@ class Transfer:
                 if part.size is not None and received > part.size:
                     raise WrongContent(f"{part.name} is longer than announced")
                 if len(block) >= DOWNLOAD_BLOCK:
-                    if writing:
-                        await writing
                     full, block = bytes(block), bytearray()
-                    writing = asyncio.create_task(in_thread(file.write, full))
+                    await in_thread(file.write, full)
                 self.download.done = others + received
                 await self.queue.progress(self.download)
         finally:
-            if writing:
-                await writing
             await in_thread(file.write, bytes(block))
-
-    def check_answer(self, response: aiohttp.ClientResponse, part: Part) -> None:
-        """Raise what a refusal means: final for the hub's own, another attempt for the rest."""
-        status, encoding = response.status, response.headers.get("Content-Encoding", "identity")
-        at_hub = response.url.origin() == self.queue.hub.url().origin()
-        if status in (401, 403, 404, 410) and at_hub:
-            raise self.queue.hub.refusal(status, f"{self.download.repo}/{part.name}")
-        if status not in (200, 206, 416) or encoding != "identity":
-            raise HubUnavailable(f"{response.url.host} answered with status {status}")
 
 
 def download_changed(part: Part, announced: Part) -> bool:
