@@ -2391,6 +2391,7 @@ DEFAULT_BATCH, DEFAULT_UBATCH = 2048, 512  # tokens
 FIT_MARGIN = 1 << 30  # bytes that the engine leaves free on each device when it chooses by itself
 FIT_MIN_CONTEXT = 4096  # the engine shrinks a context that nobody asked for no further
 LARGEST_CONTEXT = 1 << 24  # tokens; no model was trained for more
+CACHE_BYTES = {name.lower(): size / block for name, block, size in TENSOR_TYPES.values()}  # for each number of it
 RECURRENT = frozenset(("mamba", "mamba2", "rwkv6", "rwkv6qwen2", "rwkv7", "arwkv7"))
 WITHOUT_CACHE = frozenset((
     "bert", "modern-bert", "nomic-bert", "nomic-bert-moe", "neo-bert", "jina-bert-v2", "jina-bert-v3", "eurobert",
@@ -2555,7 +2556,8 @@ def run_of(parameters: Json) -> Run:
     return Run(
         slots=DEFAULT_SLOTS if auto else slots, unified=auto or parameters.get("kv-unified") is True,
         ubatch=min(number_of(parameters, "ubatch-size", DEFAULT_UBATCH) or batch, batch),
-        key_bytes=bytes_each(parameters.get("cache-type-k")), value_bytes=bytes_each(parameters.get("cache-type-v")),
+        key_bytes=CACHE_BYTES.get(parameters.get("cache-type-k", "f16"), 2.0),
+        value_bytes=CACHE_BYTES.get(parameters.get("cache-type-v", "f16"), 2.0),
         flash=parameters.get("flash-attn") not in ("off", False), swa_full=parameters.get("swa-full") is True)
 
 
@@ -2563,14 +2565,6 @@ def number_of(parameters: Json, key: str, default: int) -> int:
     """A whole number among the parameters, or `default` where it is something else."""
     value = parameters.get(key)
     return value if type(value) is int else default
-
-
-def bytes_each(name: Any) -> float:
-    """Bytes for each number of a KV cache of this type, f16 where it is not known."""
-    for known, block, size in TENSOR_TYPES.values():
-        if known == str(name).upper():
-            return size / block
-    return 2.0
 
 
 def rounded_up(value: int) -> int:
@@ -2677,16 +2671,12 @@ class Placement:
         used = [0] * len(self.devices)
         for on_gpu, stays in sizes[:len(sizes) - count]:
             used[self.host] += on_gpu + stays
-        first = len(sizes) - count
-        bounds, total = [], 0.0
-        for share in self.shares(gpus) if gpus else []:
-            total += share
-            bounds.append(total * count)
-        for at, (on_gpu, stays) in enumerate(sizes[first:]):
+        bounds = [count * share for share in itertools.accumulate(self.shares(gpus))]
+        for at, (on_gpu, stays) in enumerate(sizes[len(sizes) - count:]):
             gpu = next((gpus[place] for place, bound in enumerate(bounds) if at < bound - 1e-9), gpus[-1])
             used[gpu] += on_gpu
             used[self.host] += stays
-        for at in {self.host if not count else -1, *(at for at in gpus if used[at])} - {-1}:
+        for at in [at for at in gpus if used[at]] if count else [self.host]:
             used[at] += compute
         used[self.projector_place(gpus)] += self.projector
         return used
@@ -2845,9 +2835,8 @@ def distinct_disks(paths: list[str], read: Json) -> list[Json]:
     """`read`, the disk of each of `paths`, once per file system; nulls for one that does not answer."""
     disks: dict[Any, Json] = {}
     for path in paths:
-        entry = read[path] or {"path": path, "used": None, "total": None, "usage": None}
-        disks.setdefault(entry.get("device", path),
-                         {key: value for key, value in entry.items() if key != "device"})
+        entry = dict(read[path] or {"path": path, "used": None, "total": None, "usage": None})
+        disks.setdefault(entry.pop("device", path), entry)
     return list(disks.values())
 
 
