@@ -2758,17 +2758,17 @@ DRM_MEMORY = ("drm-memory-vram", "drm-total-vram", "drm-total-vram0")  # as amdg
 INNER_INTERFACE = r"lo\d*|Loopback.*|veth.*|br-.*|docker\d+|virbr.*"
 
 
-def reading(text: str, scale: float = 1) -> float | None:
+def reading(text: str | None, scale: float = 1) -> float | None:
     """`text` times `scale`, or None for what is no number: "[N/A]", "[Not Supported]", "nan"."""
     with contextlib.suppress(ValueError):
-        value = float(text) * scale
+        value = float(text or "") * scale
         return value if math.isfinite(value) else None
     return None
 
 
 def reading_of_bytes(text: str | None, unit: int = 1) -> int | None:
     """The bytes that `text` tells in `unit`, or None."""
-    value = reading(text or "", unit)
+    value = reading(text, unit)
     return None if value is None else int(value)
 
 
@@ -2777,11 +2777,6 @@ def file_text(path: Path) -> str | None:
     with contextlib.suppress(OSError), path.open(encoding="utf-8", errors="replace") as file:
         return file.read(4096).strip()
     return None
-
-
-def file_number(path: Path, scale: float = 1) -> float | None:
-    """The number in a small file times `scale`, or None."""
-    return reading(file_text(path) or "", scale)
 
 
 class Probes:
@@ -3026,7 +3021,7 @@ def hwmon(device: Path, *names: str, scale: float) -> float | None:
     """The first of the sensors `names` that the card's hardware monitor has."""
     for folder in sorted(device.glob("hwmon/hwmon*")):
         for name in names:
-            if (value := file_number(folder / name, scale)) is not None:
+            if (value := reading(file_text(folder / name), scale)) is not None:
                 return value
     return None
 
@@ -3034,7 +3029,7 @@ def hwmon(device: Path, *names: str, scale: float) -> float | None:
 def sysfs_values(device: Path) -> Json:
     """What the drivers amdgpu, xe and i915 tell; Intel's two tell nothing about use."""
     total = file_text(device / "mem_info_vram_total") or file_text(device / "tile0/physical_vram_size_bytes")
-    return {"utilization": file_number(device / "gpu_busy_percent"),
+    return {"utilization": reading(file_text(device / "gpu_busy_percent")),
             "memory_used": reading_of_bytes(file_text(device / "mem_info_vram_used")),
             "memory_total": reading_of_bytes(total),
             "temperature": hwmon(device, "temp1_input", "temp2_input", scale=1e-3),
@@ -8832,7 +8827,7 @@ class Download:
     def as_row(self) -> Json:
         """What is remembered over a restart."""
         return {"repo": self.repo, "file": self.file, "place": self.place, "status": self.status,
-                "error": self.error, "parts": [dataclasses.asdict(part) for part in self.parts]}
+                "error": self.error, "parts": [vars(part) for part in self.parts]}
 
 
 async def in_thread(function: Callable[..., Result], *arguments: Any) -> Result:
@@ -8929,7 +8924,7 @@ def download_projector(file: str, projectors: list[str], files: dict[str, Part])
     """{projector: {file, size, quantization}} for a model, or {}: its own folder's first, and F16 before others."""
     def rank(name: str) -> tuple[bool, int, str]:
         quantization = download_quantization(name)
-        order = PREFERRED_PROJECTOR.index(quantization) if quantization in PREFERRED_PROJECTOR else 9
+        order = (*PREFERRED_PROJECTOR, quantization).index(quantization)
         return name.rpartition("/")[0] != file.rpartition("/")[0], order, name
     if not projectors:
         return {}
@@ -8946,8 +8941,7 @@ def download_choice(models: list[Json], source: Source) -> Json | None:
         return asked in (own, own.removeprefix("UD-")) or asked in model["file"].upper()
     if source.file or source.quantization:
         return next(filter(wanted, models), None)
-    order = {name: at for at, name in enumerate(PREFERRED)}
-    return min(models, key=lambda model: order.get(model["quantization"] or "", len(order)), default=None)
+    return min(models, key=lambda model: (*PREFERRED, model["quantization"]).index(model["quantization"]), default=None)
 
 
 class ModelHub:
@@ -9062,9 +9056,8 @@ def download_path(repo: str, name: str) -> str:
 def download_proxy(url: yarl.URL) -> str | None:
     """The proxy that this machine's environment wants for `url`."""
     import urllib.request  # not at the top: slow to import, and seldom needed
-    if not url.host or urllib.request.proxy_bypass(url.host):
-        return None
-    return urllib.request.getproxies().get(url.scheme)
+    bypass = urllib.request.proxy_bypass(url.host or "")
+    return None if bypass else urllib.request.getproxies().get(url.scheme)
 
 
 def download_bytes(text: str) -> int | None:
