@@ -4465,8 +4465,7 @@ class Builds:
             return dataclasses.replace(build, problem=f"{build.path} cannot be read: {problem.strerror}")
         key = (build.path, status.st_mtime_ns, status.st_size)
         if key not in self.probes or self.probes[key].problem:  # which may be over: a slow disk, a library
-            ask = probe_embedded if build.kind == "embedded" else probe
-            self.probes[key] = await ask(build, self.config.data_dir)
+            self.probes[key] = await probe(build, self.config.data_dir)
         return dataclasses.replace(self.probes[key], id=build.id)
 
     def get(self, id: str) -> Build:
@@ -4561,29 +4560,27 @@ def programs_below(folder: Path) -> Iterator[str]:
 
 async def probe(build: Build, data_dir: Path) -> Build:
     """`build` with what its program says of itself, or with why it is of no use."""
+    if build.kind == "embedded":
+        version = await asyncio.to_thread(embedded_engine_version)
+        return dataclasses.replace(build, version=version and f"{EMBEDDED_PACKAGE} {version}", protocol="state")
     try:
         said = await output_of(*build.command, "--version", data_dir=data_dir)
         usage = await output_of(*build.command, "--help", data_dir=data_dir)
         options = {name: hint for names, hint in re.findall(OPTION_LINE, usage)
                    for name in re.findall(r"(?<![\w-])--([a-z][a-z0-9-]+)", names)}
         if not {"model", "host", "port"} <= set(options):
-            return dataclasses.replace(build, problem=f"{build.path} cannot be used: {last_line(usage or said)}")
+            last = ((usage or said).strip() or "it writes nothing").splitlines()[-1]
+            return dataclasses.replace(build, problem=f"{build.path} cannot be used: {clean_text(last[:500])}")
         listed = await output_of(*build.command, "--list-devices", data_dir=data_dir)
     except (OSError, asyncio.TimeoutError) as problem:
         return dataclasses.replace(build, problem=f"{build.path} cannot be run: "
                                    + (str(problem) or "it does not answer"))
-    version = re.search(r"version: *([^\n]{1,100})", said)
+    found = re.search(r"version: *([^\n]{1,100})", said)
     devices = [{"name": name, "description": description, "total": int(total) * 2**20, "free": int(free) * 2**20}
                for name, description, total, free in re.findall(DEVICE_LINE, listed)]
     return dataclasses.replace(
-        build, version=clean_line(version[1].encode()) if version else None, options=options, devices=tuple(devices),
+        build, version=clean_line(found[1].encode()) if found else None, options=options, devices=tuple(devices),
         protocol=await asyncio.to_thread(protocol_of, build.path))
-
-
-async def probe_embedded(build: Build, data_dir: Path) -> Build:
-    """The embedded engine with its version."""
-    version = await asyncio.to_thread(embedded_engine_version)
-    return dataclasses.replace(build, version=version and f"{EMBEDDED_PACKAGE} {version}", protocol="state")
 
 
 def protocol_of(program: str) -> str:
@@ -4609,26 +4606,16 @@ async def output_of(*command: str, data_dir: Path) -> str:
     process = await asyncio.create_subprocess_exec(
         *command, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
         env=engine_environment("", None, data_dir), start_new_session=True)
-
-    async def read() -> bytes:
-        assert process.stdout is not None
-        written = b""
-        while len(written) < PROBE_OUTPUT and (block := await process.stdout.read(LOG_BLOCK)):
-            written += block
-        return written
+    assert process.stdout is not None
     try:
-        written = await asyncio.wait_for(read(), PROBE_TIMEOUT)
-        return written.decode("utf-8", "replace")
+        written = await asyncio.wait_for(process.stdout.readexactly(PROBE_OUTPUT), PROBE_TIMEOUT)
+    except asyncio.IncompleteReadError as end:
+        written = end.partial
     finally:
         kill_group(process.pid)  # with what it may have started; usually nothing is left
         with contextlib.suppress(asyncio.TimeoutError):
             await asyncio.wait_for(process.communicate(), 1)  # its pipe is read to the end, or it would stay open
-
-
-def last_line(text: str) -> str:
-    """The last line of `text` that is not empty, cleaned."""
-    lines = [line for line in text.splitlines() if line.strip()]
-    return clean_line(lines[-1][:500].encode("utf-8", "replace")) if lines else "it writes nothing"
+    return written.decode("utf-8", "replace")
 
 
 def engine_environment(key: str, build: Build | None, data_dir: Path) -> dict[str, str]:
@@ -4746,22 +4733,16 @@ def kill_group(group: int) -> None:
 
 def port_is_free(host: str, port: int) -> bool:
     """Whether a server could listen there now."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as probe_socket:
-        if os.name != "nt":
-            probe_socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe_socket.bind((host, port))
-        except OSError:
-            return False
-    return True
+    with contextlib.suppress(OSError), socket.create_server(
+            (host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET):
+        return True
+    return False
 
 
 def free_port(host: str) -> int:
     """A port that nobody listens on."""
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM) as probe_socket:
-        probe_socket.bind((host, 0))
-        return int(probe_socket.getsockname()[1])
+    with socket.create_server((host, 0)) as listener:
+        return int(listener.getsockname()[1])
 
 
 INSTALL_LIMIT = 900.0  # seconds; a slow line needs minutes for the 20 MB
@@ -4855,8 +4836,7 @@ async def broadcast_output(dash: Dash, command: list[str]) -> int:
 
 MAX_LOG_LINE = 8192  # bytes; the rest of a longer line is dropped
 LOG_BLOCK = 65536  # bytes read from a pipe at once
-MAX_LINE_RATE = 5000  # lines a second of one process that are looked at; of more, only those that may matter
-YIELD_LINES = 128  # looked at (about 2 ms) before everyone else gets a turn
+YIELD_LINES = 128  # taken (at most 2 ms) before everyone else gets a turn
 LAST_LINES = 80  # of a process's output, kept to explain why it ended
 MAX_STAGE = 64  # characters of what the engine calls a part of a load
 MAX_STATE_LINE = 2**20  # bytes of a state: its payload describes the model
@@ -4870,7 +4850,6 @@ IDLE_CPU = 0.2  # s of processor time between two looks; less is no work
 STOP_LOADING = 1.0  # s from SIGTERM to SIGKILL of a process that loads: it has nothing to finish
 STOP_TERM = 3.0  # s from SIGTERM to SIGKILL of any other
 STOP_TIMEOUT = 10  # s from the request to exit until SIGTERM, unless the model's parameters say otherwise
-LIVE_SPEED_TIME = 8.0  # s that a speed from the log holds; the engine writes one every 3 s
 SPEED_LINE = re.compile(r"n_(?:gen|decoded) = +\d{1,9}, tg = +[\d.]{1,20} t/s, tg_3s = +(\d{1,9}(?:\.\d{1,9})?) t/s")
 CHILD_STATE, CHILD_READY = b"cmd_child_to_router:state:", b"cmd_child_to_router:ready"
 CHILD_INFO, CHILD_EXIT = b"cmd_child_to_router:info:", b"cmd_router_to_child:exit\n"
@@ -4880,12 +4859,12 @@ LEVEL_PREFIX = re.compile(r"(?:\d+\.\d\d\.\d{3}\.\d{3} )?([IWED]) (.*)")
 LEVELS = {"I": "info", "W": "warning", "E": "error", "D": "debug",
           "info": "info", "warn": "warning", "error": "error", "debug": "debug"}
 ALARMING = re.compile(r"(?i)\b(?:error|failed|failure|assert|abort|fatal|out of memory|cannot open)\b|GGML_ASSERT")
-TELLING = re.compile(rb"fit_memory_breakdown| E |error|assert|ASSERT|terminate called|fault")
 ORIGIN = r"^(?:\w+ +)?[\w~]+ ?(?:\(\))?: +"  # the function that llama.cpp names before a message
-VAGUE = (r"(?i)failed to load (?:the )?model(?:,? '.*)?$|unable to load model|exiting due to|trying to fit params|failed to init|"
-         r"failed to create_?context")
+VAGUE = (r"(?i)failed to load (?:the )?model(?:,? '.*)?$|unable to load model|exiting due to|trying to fit params|"
+         r"failed to init|failed to create_?context")
 HARMLESS = re.compile(r"http client error: Connection handling canceled")  # logged as an error when a client leaves
-NOISE = re.compile(r"^srv +load:   |^slot (?:get_availabl|launch_slot_|print_timing|release)|^srv +(?:update_slots|log_ser)")
+NOISE = re.compile(r"^srv +(?:load:   |update_slots|log_ser)|^slot (?:get_availabl|launch_slot_|print_timing|release)")
+MEMORY_LINE = b'{"type":"fit_memory_breakdown"'
 # Why a process ended, by what it wrote: the first of these that is found says it, in the reader's words.
 CAUSES = (
     (re.compile(r"(?i)(?:cuda|hip|rocm|vulkan|metal|sycl).{0,80}out of memory|cudaMalloc failed|ErrorOutOfDeviceMemory|"
@@ -4897,8 +4876,11 @@ CAUSES = (
      "The GPU was lost: its driver reset it, or it failed"),
     (re.compile(r"(?i)failed to allocate (?:CPU )?buffer|std::bad_alloc|cannot allocate memory|mmap failed"),
      "Main memory ran out: use a smaller context or a smaller model"),
+    (re.compile(r"([\w.-]{1,64}:\d{1,6}): GGML_ASSERT\((.{1,300}?)\) failed"),
+     "The engine stopped itself at {}, where {} did not hold: this is a fault of the build"),
 )
-ASSERTION = re.compile(r"(?:.*/)?([\w.-]+:\d+): GGML_ASSERT\((.{1,300}?)\) failed")
+# What reading answers of wrong types, or of numbers that nobody can compute with, may raise.
+MALFORMED = (AttributeError, TypeError, ValueError, LookupError, ArithmeticError, RecursionError)
 # Starts the engine so that it ends with us while it loads and does not read its standard input yet (Linux).
 LAUNCHER = ("import ctypes,os,signal,sys;ctypes.CDLL(None).prctl(1,signal.SIGKILL,0,0,0);"
             "os.getppid()==int(sys.argv[1]) or os._exit(1);os.execvp(sys.argv[2],sys.argv[2:])")
@@ -4915,9 +4897,9 @@ class LineSplitter:
         """The lines that `block` completes, without their line ends."""
         *lines, last = block.split(b"\n")
         if lines:
-            lines[0] = self.partial + lines[0][:self.limit]
+            lines[0] = self.partial + lines[0]
             self.partial = b""
-        self.partial = (self.partial + last[:self.limit])[:self.limit]
+        self.partial += last[:self.limit - len(self.partial)]
         return [line[:self.limit] for line in lines]
 
 
@@ -4925,7 +4907,6 @@ class LogLine(NamedTuple):
     """One line of an engine's output."""
     level: str
     text: str
-    data: Json | None = None  # a JSON line that is no log line
 
 
 def clean_line(line: bytes) -> str:
@@ -4955,7 +4936,7 @@ def parse_json_line(text: str) -> LogLine:
     except (ValueError, RecursionError):
         return LogLine("info", text)
     if parsed.get("type") != "log":
-        return LogLine("debug", text, parsed)
+        return LogLine("debug", "")
     message = re.sub(CONTROL_CHARACTERS, " ", str(parsed.get("msg", ""))).rstrip()
     return LogLine(LEVELS.get(str(parsed.get("level")), "info"), message)
 
@@ -4964,41 +4945,122 @@ def explanation(lines: Iterable[LogLine]) -> str | None:
     """Why a process ended, from its last lines: a cause that is known, else the last error that says something."""
     lines = list(lines)
     for pattern, cause in CAUSES:
-        if any(pattern.search(line.text) for line in lines):
-            return cause
-    for line in lines:
-        if found := ASSERTION.search(line.text):
-            return f"The engine stopped itself at {found[1]}, where {found[2]} did not hold: this is a fault of the build"
+        for line in lines:
+            if found := pattern.search(line.text):
+                return cause.format(*found.groups())
     errors = [re.sub(ORIGIN, "", line.text).strip() for line in lines
               if line.level == "error" and not HARMLESS.search(line.text)]
     telling = [item for item in errors if item and not re.search(VAGUE, item)]
     return telling[-1] if telling else errors[-1] if errors else None
 
 
-def memory_breakdown(data: Json) -> list[Json] | None:
+def memory_breakdown(line: bytes) -> list[Json] | None:
     """What the engine accounts per device, from a fit_memory_breakdown line; None where it is not understood."""
     devices: list[Json] = []
-    try:
-        for row in data["data"]["rows"]:
-            parts = {name: bytes_of(row[name]) for name in ("model", "context", "compute")}
+    with contextlib.suppress(*MALFORMED):
+        for row in json.loads(line)["data"]["rows"]:
+            amounts = {name: int(row[key]) * 2**20 for name, key in
+                       (("used", "self"), ("model", "model"), ("context", "context"), ("compute", "compute"))}
             kind = "cpu" if row["kind"] == "host" else "gpu"
-            devices.append({"name": str(row["name"])[:64], "kind": kind, "used": bytes_of(row["self"]), **parts})
-    except (KeyError, TypeError, ValueError, OverflowError):
-        return None
-    return devices
-
-
-def bytes_of(mebibytes: Any) -> int:
-    """`mebibytes` in bytes; ValueError where no machine has that much."""
-    amount = int(mebibytes) * 2**20
-    if not 0 <= amount < JSON_SAFE:
-        raise ValueError(f"{amount} bytes")
-    return amount
+            devices.append({"name": str(row["name"])[:64], "kind": kind, **amounts})
+            if not all(map(is_amount, amounts.values())):
+                return None
+        return devices
+    return None
 
 
 def is_amount(value: Any) -> bool:
     """Whether `value`, from an engine, is a number of something, that can be stored and sent."""
     return type(value) in (int, float) and 0 <= value < JSON_SAFE
+
+
+def finite_rate(value: Any) -> float | None:
+    """`value` as a rate with two decimals, or None where it is no such number, or 0 as of a single token."""
+    return round(float(value), 2) or None if is_amount(value) else None
+
+
+class EngineOutput:
+    """What an engine process tells: its states, and its log, which goes on to the journal."""
+
+    def __init__(self, name: str, journal: Journal, changed: Callable[[], None]) -> None:
+        self.name, self.journal, self.changed = name, journal, changed
+        self.lines: deque[bytes] = deque(maxlen=LAST_LINES)
+        self.limiter = LogLimiter()
+        self.heard_at = time.monotonic()
+        self.said_ready = asyncio.Event()  # by the child protocol: a moment before it answers
+        self.progress: float | None = 0.0
+        self.stage: str | None = None
+        self.meta: Json = {}
+        self.accounted: list[Json] | None = None  # what the engine says of its memory, by device
+        self.speed: float | None = None  # the last one known, tokens/s while answering
+
+    async def read(self, stream: asyncio.StreamReader) -> None:
+        """Read one of the process's pipes in blocks until it ends."""
+        lines = LineSplitter(MAX_STATE_LINE)
+        while block := await stream.read(LOG_BLOCK):
+            second, self.heard_at = int(self.heard_at), time.monotonic()
+            if int(self.heard_at) != second:
+                self.tell_suppressed()
+            for at, line in enumerate(lines.feed(block), 1):
+                self.take_line(line)
+                if at % YIELD_LINES == 0:
+                    await asyncio.sleep(0)  # a flood must not hold up everyone else
+        if lines.partial:
+            self.take_line(lines.partial)
+
+    def take_line(self, line: bytes) -> None:
+        """Learn from one line; of a flood, all but the states and the memory is only kept for the last words."""
+        if line.startswith(b"cmd_child_to_router:"):
+            with contextlib.suppress(*MALFORMED):
+                self.take_state(line)
+        elif line.startswith(MEMORY_LINE):
+            self.accounted = memory_breakdown(line)
+        elif line and not line.startswith(b"[New LWP "):  # of a debugger, one for each thread
+            self.lines.append(line[:MAX_LOG_LINE])
+            if self.limiter.allows(self.name, self.heard_at):
+                self.take_log(parse_line(self.lines[-1]))
+
+    def take_state(self, line: bytes) -> None:
+        """Take in a state: a load's progress, or that it is ready and what it has loaded."""
+        if line.startswith(CHILD_READY):
+            self.said_ready.set()
+        elif line.startswith(CHILD_INFO):
+            self.take_meta(json.loads(line[len(CHILD_INFO):]))
+        elif line.startswith(CHILD_STATE):
+            told = json.loads(line[len(CHILD_STATE):])
+            payload = told.get("payload") or {}
+            if told.get("state") == "loading":
+                self.take_progress(payload)
+            elif told.get("state") == "ready":
+                self.said_ready.set()
+                self.take_meta(payload)
+
+    def take_progress(self, payload: Json) -> None:
+        """How far a load has come: `{stages, current, value}`; value 1 is not ready, a warm-up follows."""
+        stages, current = payload.get("stages") or [], payload.get("current")
+        before = stages.index(current) if current in stages else 0
+        done = (before + min(1.0, float(payload["value"]))) / max(1, len(stages))
+        self.progress = max(self.progress or 0.0, done)
+        self.stage = "warming up" if self.progress >= 1 else clean_text(str(current))[:MAX_STAGE]
+        self.changed()
+
+    def take_meta(self, payload: Json) -> None:
+        """What the process says of the model that it has loaded."""
+        meta = payload.get("meta") or {}
+        self.meta |= {key: meta[key] for key in ("n_ctx", "n_ctx_train", "size") if is_amount(meta.get(key))}
+
+    def take_log(self, line: LogLine) -> None:
+        """Learn the speed from one line of the log, and pass it on to the journal."""
+        if found := SPEED_LINE.search(line.text):
+            self.speed = float(found[1])
+        noise = HARMLESS.search(line.text) or (line.level == "info" and NOISE.search(line.text))
+        if line.text:
+            self.journal.add("debug" if noise else line.level, self.name, line.text)
+
+    def tell_suppressed(self) -> None:
+        """Say how many lines were held back."""
+        for source, count in self.limiter.suppressed().items():
+            self.journal.add("warning", source, f"{count} lines suppressed")
 
 
 class Instance:
@@ -5014,24 +5076,16 @@ class Instance:
         self.url = f"http://127.0.0.1:{self.port}"
         self.key = secrets.token_urlsafe(24)
         self.process: asyncio.subprocess.Process | None = None
-        self.lines: deque[LogLine] = deque(maxlen=LAST_LINES)
-        self.log_limiter = LogLimiter()
-        self.flood = LogLimiter()
+        self.output = EngineOutput(name, dash.journal, changed)
         self.ready = asyncio.Event()
-        self.said_ready = asyncio.Event()  # by the child protocol: a moment before it answers
-        self.started = self.sign_of_life = time.monotonic()
+        self.started = time.monotonic()
         self.ready_at: float | None = None
         self.gone = asyncio.Event()  # it has ended, and everybody knows
         self.stopping = False
         self.killed_for: str | None = None
-        self.progress: float | None = 0.0
-        self.stage: str | None = None
-        self.meta: Json = {}
         self.slots: int | None = None
-        self.accounted: list[Json] | None = None  # what the engine says of its memory, by device
         self.devices: list[Json] = []  # what it really takes
         self.taken: dict[str, int] = {}  # of that, what is not free for others: mapped weights are file cache
-        self.speed: tuple[float, float] = (0.0, -math.inf)  # tokens/s while answering, and when
 
     # life
 
@@ -5042,8 +5096,7 @@ class Instance:
         except OSError as problem:
             return f"{self.build.path} cannot be started: {problem.strerror or problem}"
         assert process.stdout is not None and process.stderr is not None
-        readers = [asyncio.ensure_future(self.read_output(process.stdout)),
-                   asyncio.ensure_future(self.read_output(process.stderr))]
+        readers = [asyncio.ensure_future(self.output.read(pipe)) for pipe in (process.stdout, process.stderr)]
         follower = self.dash.spawn(self.follow(process), f"health of {self.name}")
         try:
             if self.stopping:
@@ -5055,13 +5108,13 @@ class Instance:
             await cancelled([follower, *readers])
             if process.stdin is not None:
                 process.stdin.close()
-            self.tell_suppressed()
+            self.output.tell_suppressed()
         return None if self.stopping and not self.killed_for else self.failure(status)
 
     async def spawn(self) -> asyncio.subprocess.Process:
         """Start the process in a session of its own, so that it cannot outlive us."""
         command = self.arguments
-        if sys.platform == "linux" and self.build.kind != "embedded":  # which sees to it by itself
+        if sys.platform == "linux":  # 20 ms
             command = [sys.executable, "-I", "-S", "-c", LAUNCHER, str(os.getpid()), *command]
         self.process = await asyncio.create_subprocess_exec(
             *command, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
@@ -5074,23 +5127,18 @@ class Instance:
         if self.stopping:
             return
         self.stopping = True
-        process = self.process
+        process, loaded = self.process, self.ready.is_set()
         if process is None or process.returncode is not None:
             return
-        waits: list[tuple[signal.Signals | None, float]] = []
-        if self.ready.is_set() and self.build.protocol != "none" and process.stdin is not None:
-            with contextlib.suppress(OSError):
-                process.stdin.write(CHILD_EXIT)
-            waits.append((None, self.stop_timeout))
-        waits.append((signal.SIGTERM, STOP_TERM if self.ready.is_set() else STOP_LOADING))
-        for sign, seconds in waits:
-            if sign is not None:
-                with contextlib.suppress(ProcessLookupError):
-                    process.send_signal(sign)
-            with contextlib.suppress(asyncio.TimeoutError):
+        steps: list[tuple[Callable[[], None], float]] = [(process.terminate, STOP_TERM if loaded else STOP_LOADING)]
+        if loaded and self.build.protocol != "none" and process.stdin is not None:
+            steps.insert(0, (functools.partial(process.stdin.write, CHILD_EXIT), self.stop_timeout))
+        for ask, seconds in steps:
+            with contextlib.suppress(OSError, asyncio.TimeoutError):
+                ask()
                 await asyncio.wait_for(process.wait(), seconds)
                 return
-        if self.ready.is_set():
+        if loaded:
             log.warning("%s did not end when it was asked to, and was killed", self.name)
         kill_group(process.pid)
 
@@ -5104,7 +5152,7 @@ class Instance:
         """Why the process ended by itself."""
         if self.killed_for:
             return self.killed_for
-        said = explanation(self.lines)
+        said = explanation(map(parse_line, self.output.lines))
         ended = f"killed by signal {-status}" if status < 0 else f"ended with status {status}"
         if -status == signal.SIGKILL and not said:
             ended += ", often out of memory"
@@ -5115,35 +5163,31 @@ class Instance:
     async def follow(self, process: asyncio.subprocess.Process) -> None:
         """Wait until the process answers, then see that it goes on doing so; kill one that hangs."""
         watch = Vitality(process.pid)
-        pause = HEALTH_PAUSE[0]
-        while not await self.is_ready():
+        pause, said_ready = HEALTH_PAUSE[0], self.output.said_ready
+        if self.build.protocol == "none":
+            said_ready.set()  # /health alone tells
+        while not (said_ready.is_set() and await self.answers_health()):
             with contextlib.suppress(asyncio.TimeoutError):
-                wakes = self.said_ready if not self.said_ready.is_set() else self.ready
-                await asyncio.wait_for(wakes.wait(), pause)
+                await asyncio.wait_for((self.ready if said_ready.is_set() else said_ready).wait(), pause)
             pause = min(pause * 1.5, HEALTH_PAUSE[1])
-            if watch.silence(self.sign_of_life) > LOAD_SILENCE:
+            if watch.silence(self.output.heard_at) > LOAD_SILENCE:
                 return self.kill(f"It hung while it loaded: nothing happened for {LOAD_SILENCE:.0f} s")
         try:
             await self.ask_properties()
         except EngineFailed as problem:
             return self.kill(str(problem))
         self.ready_at = time.monotonic()
-        self.progress = self.stage = None
+        self.output.progress = self.output.stage = None
         self.ready.set()
         self.changed()
         while True:
             await asyncio.sleep(HEALTH_INTERVAL)
+            self.output.tell_suppressed()
             if await self.answers_health():
-                self.sign_of_life = watch.alive = time.monotonic()
-            silent = watch.silence(self.sign_of_life)
-            if silent > HUNG_AFTER or time.monotonic() - self.sign_of_life > HUNG_BUSY:
-                return self.kill(f"It hung: no answer for {time.monotonic() - self.sign_of_life:.0f} s")
-
-    async def is_ready(self) -> bool:
-        """Whether the process answers requests; one that speaks the protocol is asked once it has said so."""
-        if self.build.protocol != "none" and not self.said_ready.is_set():
-            return False
-        return await self.answers_health()
+                self.output.heard_at = time.monotonic()
+            silent = time.monotonic() - self.output.heard_at
+            if silent > HUNG_BUSY or watch.silence(self.output.heard_at) > HUNG_AFTER:
+                return self.kill(f"It hung: no answer for {silent:.0f} s")
 
     async def answers_health(self) -> bool:
         """Whether /health says that all is well."""
@@ -5155,97 +5199,20 @@ class Instance:
     async def ask_properties(self) -> None:
         """Learn the context and the slots; EngineFailed where the process does not take our key."""
         with contextlib.suppress(aiohttp.ClientError, OSError, asyncio.TimeoutError, ValueError):
-            async with self.dash.pool.session.get(
-                    f"{self.url}/props", headers=self.authorization(), timeout=HEALTH_LIMIT) as response:
+            async with self.dash.pool.session.get(f"{self.url}/props", headers=self.authorization(),
+                                                  timeout=HEALTH_LIMIT) as response:
                 if response.status == 401:
-                    raise EngineFailed("The engine does not take the key that llamadash gave it: is there an api-key in "
-                                       "/etc/llama.cpp/config.ini?")
+                    raise EngineFailed("The engine does not take the key that llamadash gave it: "
+                                       "is there an api-key in /etc/llama.cpp/config.ini?")
                 properties = json.loads(await response.content.read(2**20))
                 slots, settings = properties.get("total_slots"), properties.get("default_generation_settings")
                 self.slots = slots if type(slots) is int and 0 < slots < 4096 else None
                 if isinstance(settings, dict) and is_amount(settings.get("n_ctx")):
-                    self.meta.setdefault("n_ctx", settings["n_ctx"])
+                    self.output.meta.setdefault("n_ctx", settings["n_ctx"])
 
     def authorization(self) -> dict[str, str]:
         """The header that the process wants of every request."""
         return {"Authorization": f"Bearer {self.key}"}
-
-    # what it writes
-
-    async def read_output(self, stream: asyncio.StreamReader) -> None:
-        """Read one of the process's pipes in blocks until it ends."""
-        lines, second, count = LineSplitter(MAX_STATE_LINE), 0, 0
-        while block := await stream.read(LOG_BLOCK):
-            self.sign_of_life = time.monotonic()
-            if int(self.sign_of_life) != second:
-                second, count = int(self.sign_of_life), 0
-            for at, line in enumerate(lines.feed(block), 1):
-                count += 1
-                if line.startswith(b"cmd_child_to_router:"):
-                    self.take_state(line)
-                elif count <= MAX_LINE_RATE or TELLING.search(line):
-                    self.take_line(line)
-                else:
-                    self.log_limiter.hold(self.name)
-                if at % YIELD_LINES == 0:
-                    await asyncio.sleep(0)  # a flood must not hold up everyone else
-            self.tell_suppressed()
-        if lines.partial:
-            self.take_line(lines.partial)
-
-    def take_state(self, line: bytes) -> None:
-        """Take in a state that the process tells of itself: its load's progress, or that it is ready."""
-        with contextlib.suppress(*MALFORMED):
-            if line.startswith(CHILD_READY):
-                self.said_ready.set()
-            elif line.startswith(CHILD_INFO):
-                self.take_meta(json.loads(line[len(CHILD_INFO):]))
-            elif line.startswith(CHILD_STATE):
-                told = json.loads(line[len(CHILD_STATE):])
-                payload = told.get("payload") or {}
-                if told.get("state") == "loading":
-                    self.take_progress(payload)
-                elif told.get("state") == "ready":
-                    self.take_meta(payload)
-                    self.said_ready.set()
-
-    def take_progress(self, payload: Json) -> None:
-        """How far a load has come: `{stages, current, value}`; value 1 is not ready, a warm-up follows."""
-        stages, current = payload.get("stages") or [], payload.get("current")
-        before = stages.index(current) if current in stages else 0
-        done = (before + min(1.0, float(payload["value"]))) / max(1, len(stages))
-        self.progress = max(self.progress or 0.0, done)
-        self.stage = "warming up" if self.progress >= 1 else clean_text(str(current))[:MAX_STAGE]
-        self.changed()
-
-    def take_meta(self, payload: Json) -> None:
-        """What the process says of the model that it has loaded."""
-        meta = payload.get("meta")
-        if isinstance(meta, dict):
-            self.meta |= {key: meta[key] for key in ("n_ctx", "n_ctx_train", "size", "n_params") if is_amount(meta.get(key))}
-        if isinstance(payload.get("architecture"), dict):
-            self.meta["architecture"] = payload["architecture"]
-
-    def take_line(self, line: bytes) -> None:
-        """Learn from one line of the log, and pass it on to the journal."""
-        parsed = parse_line(line[:MAX_LOG_LINE])
-        if parsed.data is not None:
-            if parsed.data.get("type") == "fit_memory_breakdown" and not self.ready.is_set():
-                self.accounted = memory_breakdown(parsed.data)
-            return
-        if not parsed.text:
-            return
-        self.lines.append(parsed)
-        if found := SPEED_LINE.search(parsed.text):
-            self.speed = float(found[1]), time.monotonic()
-        if self.log_limiter.allows(self.name, time.monotonic()):
-            noise = HARMLESS.search(parsed.text) or (parsed.level == "info" and NOISE.search(parsed.text))
-            self.dash.journal.add("debug" if noise else parsed.level, self.name, parsed.text)
-
-    def tell_suppressed(self) -> None:
-        """Say how many lines were held back."""
-        for source, count in self.log_limiter.suppressed().items():
-            self.dash.journal.add("warning", source, f"{count} lines suppressed")
 
     # what it takes
 
@@ -5254,20 +5221,19 @@ class Instance:
         if self.process is not None:
             taken, own = await asyncio.to_thread(main_memory_of, self.process.pid)
             gpus = await self.dash.sampler.gpu_memory_of(self.process.pid)
-            accounted = {item["name"]: item for item in self.accounted or []}
-            self.devices = [with_parts({"name": name, "kind": "gpu", "used": used}, accounted.get(name))
-                            for name, used in gpus.items()]
-            host = next((item for item in self.accounted or [] if item["kind"] == "cpu"), None)
-            self.devices.append(with_parts({"name": "Main memory", "kind": "cpu", "used": taken}, host))
+            accounted = {"Main memory" if item["kind"] == "cpu" else item["name"]: item
+                         for item in reversed(self.output.accounted or [])}
+            self.devices = [
+                with_parts({"name": name, "kind": "gpu" if name in gpus else "cpu", "used": used}, accounted.get(name))
+                for name, used in {**gpus, "Main memory": taken}.items()]
             self.taken = {**gpus, "Main memory": own}
             self.changed()
 
     def runtime(self) -> Json:
         """What the model's record says of its process."""
-        known: Json = {key: self.meta[key] for key in ("n_ctx", "n_ctx_train", "size") if key in self.meta}
-        return {**known, "pid": self.process.pid if self.process else None, "build": self.build.id, "slots": self.slots,
-                "memory": sum(item["used"] for item in self.devices) if self.devices else None,
-                "devices": self.devices}
+        return {**self.output.meta, "pid": self.process.pid if self.process else None, "build": self.build.id,
+                "slots": self.slots, "devices": self.devices,
+                "memory": sum(item["used"] for item in self.devices) if self.devices else None}
 
 
 HEALTH_LIMIT = aiohttp.ClientTimeout(total=HEALTH_TIMEOUT)
@@ -6102,7 +6068,7 @@ class Entries:
             return {**UNTOUCHED, **missing}
         instance, upcoming = self.pool.instances.get(unit.id), self.pool.residency.upcoming(unit)
         status = "waiting" if unit.wanted else "failed" if unit.error and not unit.resident else unit.status
-        loading = {"progress": instance.progress, "stage": instance.stage} \
+        loading = {"progress": instance.output.progress, "stage": instance.output.stage} \
             if instance and unit.status == "loading" else {}
         return {**UNTOUCHED, **loading, "status": status, **missing,
                 "reason": unit.waits if unit.wanted else unit.reason, "error": unit.error,
@@ -6433,7 +6399,7 @@ def unix_ms(moment: float | None) -> int | None:
 
 def cut_context(group: Group, instance: Instance) -> str | None:
     """What the owner should know of a process that came up with less context than it was asked for."""
-    asked, has, slots = group.parameters.get("ctx-size"), instance.meta.get("n_ctx"), instance.slots or 1
+    asked, has, slots = group.parameters.get("ctx-size"), instance.output.meta.get("n_ctx"), instance.slots or 1
     if type(asked) is int and has and has * slots < asked - CONTEXT_STEP * slots:
         return f"The context was cut to {has:,} of {asked:,} tokens, to fit into memory."
     return None
@@ -6784,8 +6750,8 @@ class Requests:
         speeds = [call.pieces / max(now - call.first_at, 0.1) for call in self.active.values()
                   if call.unit == unit and call.first_at is not None and call.pieces]
         if speeds:
-            instance.speed = round(sum(speeds), 2), now
-        return instance.speed[0] or None
+            instance.output.speed = round(sum(speeds), 2)
+        return instance.output.speed
 
     def counters(self) -> Json:
         """What the sampler saves: requests under way and waiting, and the throughput since the last sample."""
@@ -7167,7 +7133,7 @@ class Exchange:
         if self.call.status == "running":
             return "processing the prompt"
         instance = self.asking.dash.pool.instances.get(self.call.unit or "")
-        share = instance.progress if instance else None
+        share = instance.output.progress if instance else None
         return "waiting" if share is None else f"loading {share * 100:.0f} %"
 
     async def begin(self, status: int, headers: list[tuple[str, str]]) -> None:
@@ -8003,7 +7969,6 @@ class Upstreams:
 # takes the options that engine_arguments renders, each with a value, and reports as llama-server's children do.
 
 EMBEDDED_SLOTS = 4  # llama-server's own number where `parallel` is not given, with one shared cache
-CHILD_EXIT = b"cmd_router_to_child:exit\n"  # what llama.cpp's children end at
 CHILD_LOG_TIME = 0.3  # seconds in which the thread that writes llama.cpp's log says why a load failed
 
 
@@ -8013,16 +7978,6 @@ def embedded_engine_version() -> str | None:
     path = [*sys.path, *map(str, VENV.glob("lib/python*/site-packages"))]
     found = importlib.metadata.Distribution.discover(name=EMBEDDED_PACKAGE, path=path)
     return next((distribution.version for distribution in found), None)
-
-
-def truth(text: str) -> bool:
-    """A switch's value."""
-    return {"on": True, "off": False}[text]
-
-
-def negated(text: str) -> bool:
-    """The value of an attribute that means the opposite of its option."""
-    return not truth(text)
 
 
 def enumerated(kind: str, prefix: str, **names: str) -> Callable[[str], Any]:
@@ -8045,20 +8000,10 @@ def comma_list(kind: Callable[[str], Any], length: int = 0) -> Callable[[str], l
     return read
 
 
-def mebibytes(text: str) -> int:
-    """Bytes of a number of MiB."""
-    return int(float(text) * 2**20)
-
-
 def adapters(text: str) -> list[Any]:
     """LoRA adapters, in full strength."""
     import xllamacpp
     return [xllamacpp.CommonAdapterLoraInfo(path, 1.0) for path in text.split(",")]
-
-
-def template_arguments(text: str) -> dict[str, str]:
-    """The chat template's arguments, each as JSON text."""
-    return {key: json.dumps(value) for key, value in json.loads(text).items()}
 
 
 def with_reasoning(options: dict[str, str]) -> dict[str, str]:
@@ -8072,18 +8017,10 @@ def with_reasoning(options: dict[str, str]) -> dict[str, str]:
     return {**rest, "chat-template-kwargs": json.dumps(own)} if own else rest
 
 
-def sampler_letters(text: str) -> str:
-    """The samplers that llama.cpp's letters stand for."""
-    names = {"d": "dry", "k": "top_k", "y": "typ_p", "p": "top_p", "s": "top_n_sigma", "m": "min_p", "t": "temperature",
-             "x": "xtc", "i": "infill", "e": "penalties", "a": "adaptive_p"}
-    return ";".join(names[letter] for letter in text)
-
-
-def seed(text: str) -> int:
-    """A seed; -1, a random one, is the largest number."""
-    return int(text) % 2**32
-
-
+truth = {"on": True, "off": False}.__getitem__
+negated = {"on": False, "off": True}.__getitem__  # of an attribute that means the opposite of its option
+SAMPLERS = {"d": "dry", "k": "top_k", "y": "typ_p", "p": "top_p", "s": "top_n_sigma", "m": "min_p", "t": "temperature",
+            "x": "xtc", "i": "infill", "e": "penalties", "a": "adaptive_p"}
 CACHE_TYPE = enumerated("ggml_type", "GGML_TYPE_")
 # A parameter, or an option that every model gets: where CommonParams has it, and how its text is read.
 EMBEDDED_OPTIONS: dict[str, tuple[str, Callable[[str], Any]]] = {
@@ -8131,7 +8068,7 @@ EMBEDDED_OPTIONS: dict[str, tuple[str, Callable[[str], Any]]] = {
     "flash-attn": ("flash_attn_type", enumerated(
         "llama_flash_attn_type", "LLAMA_FLASH_ATTN_TYPE_", on="enabled", off="disabled")),
     "fit": ("fit_params", truth),
-    "fit-target": ("fit_params_target", comma_list(mebibytes)),
+    "fit-target": ("fit_params_target", comma_list(lambda text: int(float(text) * 2**20))),
     "fit-ctx": ("fit_params_min_ctx", int),
     "rope-scaling": ("rope_scaling_type", enumerated("llama_rope_scaling_type", "LLAMA_ROPE_SCALING_TYPE_")),
     "rope-scale": ("rope_freq_scale", lambda text: 1 / float(text)),
@@ -8148,7 +8085,8 @@ EMBEDDED_OPTIONS: dict[str, tuple[str, Callable[[str], Any]]] = {
     "embeddings": ("embedding", truth),
     "jinja": ("use_jinja", truth),
     "chat-template": ("chat_template", str),
-    "chat-template-kwargs": ("default_template_kwargs", template_arguments),
+    "chat-template-kwargs": ("default_template_kwargs", lambda text: {
+        key: json.dumps(value) for key, value in json.loads(text).items()}),
     "prefill-assistant": ("prefill_assistant", truth),
     "reasoning": ("enable_reasoning", {"auto": -1, "on": 1, "off": 0}.__getitem__),
     "reasoning-format": ("reasoning_format", enumerated("common_reasoning_format", "COMMON_REASONING_FORMAT_")),
@@ -8156,8 +8094,8 @@ EMBEDDED_OPTIONS: dict[str, tuple[str, Callable[[str], Any]]] = {
     "timeout": ("timeout_read", int),
     "metrics": ("endpoint_metrics", truth),
     "slots": ("endpoint_slots", truth),
-    "sampling-seq": ("sampling.samplers", sampler_letters),
-    "seed": ("sampling.seed", seed),
+    "sampling-seq": ("sampling.samplers", lambda text: ";".join(SAMPLERS[letter] for letter in text)),
+    "seed": ("sampling.seed", lambda text: int(text) % 2**32),
     "temp": ("sampling.temp", float),
     "top-k": ("sampling.top_k", int),
     "top-p": ("sampling.top_p", float),
@@ -8211,20 +8149,6 @@ def embedded_parameters(options: dict[str, str]) -> Any:
     return parameters
 
 
-def end_with_parent() -> None:
-    """End this process when the one that started it ends, however that ends, where the system can do that (Linux)."""
-    if sys.platform != "linux":
-        return
-    import ctypes
-    import select
-    set_parent_death_signal = 1  # PR_SET_PDEATHSIG
-    ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL, 0, 0, 0)
-    poller = select.poll()
-    poller.register(0, 0)
-    if any(event & select.POLLHUP for _, event in poller.poll(0)):
-        os._exit(1)  # it ended before we could ask
-
-
 def embedded_options(argv: list[str]) -> dict[str, str]:
     """The options of the command line, each of which has a value; ValueError as llama-server would say it."""
     options = dict(zip(argv[::2], argv[1::2], strict=True))
@@ -8241,7 +8165,6 @@ def embedded_engine(argv: list[str]) -> int:
     itself. llama.cpp's own code for children would end the process at the end of its standard input without leaving
     the server time: it gets a pipe of ours in its place.
     """
-    end_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl+C reaches the whole group: llamadash decides
     os.environ.setdefault("LLAMA_SERVER_ROUTER_PORT", "0")  # makes xllamacpp report its states
     try:
@@ -8274,8 +8197,6 @@ MAX_CHATS = 4  # at the same time, for each client
 MAX_CHAT_TEXT = 900_000  # characters of all messages together; a request has at most 1 MB
 MAX_MESSAGES = 1000
 MAX_FINISH_REASON = 64  # characters
-# What reading an answer of wrong types, or of numbers that nobody can compute with, may raise.
-MALFORMED = (AttributeError, TypeError, ValueError, LookupError, ArithmeticError, RecursionError)
 IMAGE = r"data:image/(?:png|jpeg|webp|gif|bmp);base64,([A-Za-z0-9+/]+=*)"
 CHAT_NUMBERS: dict[str, tuple[type, float, float]] = {
     "temperature": (float, 0, 5), "top_k": (int, 0, 100_000), "top_p": (float, 0, 1), "min_p": (float, 0, 1),
@@ -8352,8 +8273,7 @@ class Chat:
     id: str
     client: str
     model: str
-    content: list[str] = field(default_factory=list)  # not yet sent
-    reasoning: list[str] = field(default_factory=list)
+    text: dict[str, str] = field(default_factory=dict)  # content and reasoning that are not yet sent
     begun: float = field(default_factory=time.monotonic)
     first: float | None = None  # when the first token came
     finish_reason: str | None = None
@@ -8363,24 +8283,11 @@ class Chat:
 
     def outcome(self) -> Json:
         """What `chat:done` says."""
-        cached = int(self.amount("cache_n"))
+        numbers = of_timings(self.timings)
         first = round((self.first - self.begun) * 1000) if self.first is not None else None
-        return {"chatId": self.id, "finish_reason": self.finish_reason or "stop",
-                "prompt_tokens": cached + int(self.amount("prompt_n")), "cached_tokens": cached,
-                "generated_tokens": int(self.amount("predicted_n")),
-                "prompt_per_second": finite_rate(self.timings.get("prompt_per_second")),
-                "generated_per_second": finite_rate(self.timings.get("predicted_per_second")),
-                "time_to_first_token": first}
-
-    def amount(self, name: str) -> float:
-        """One of the timings, 0 where the engine does not say."""
-        value = self.timings.get(name, 0)
-        return float(value) if is_amount(value) else 0.0
-
-
-def finite_rate(value: Any) -> float | None:
-    """`value` as a rate with two decimals, or None where it is no such number, or 0 as of a single token."""
-    return round(float(value), 2) or None if is_amount(value) else None
+        return {"finish_reason": self.finish_reason or "stop", "time_to_first_token": first,
+                **{name: numbers.get(name) for name in (
+                    "prompt_tokens", "cached_tokens", "generated_tokens", "prompt_per_second", "generated_per_second")}}
 
 
 class Chats:
@@ -8418,24 +8325,18 @@ class Chats:
 
     async def run(self, chat: Chat, body: Json) -> None:
         """One answer, from the request to chat:done or chat:error."""
+        error: DashError | None = None
         try:
             await self.stream(chat, body)
-            await self.flush(chat)
-            await self.send(chat, "chat:done", chat.outcome())
-        except asyncio.CancelledError:
+        except asyncio.CancelledError:  # which is told, and then this task is over
             chat.finish_reason = "cancelled"
-            with contextlib.suppress(asyncio.CancelledError):
-                await self.flush(chat)
-                await self.send(chat, "chat:done", chat.outcome())
-            raise
         except DashError as problem:
-            await self.flush(chat)
-            await self.send(chat, "chat:error", {"chatId": chat.id, "code": problem.code, "message": str(problem)})
-        except MALFORMED:
-            log.exception("an answer of %s was not understood", chat.model)
-            await self.flush(chat)
-            await self.send(chat, "chat:error", {"chatId": chat.id, "code": EngineFailed.code,
-                                                 "message": "the engine's answer is not understood"})
+            error = problem
+        await self.flush(chat)
+        if error:
+            await self.send(chat, "chat:error", code=error.code, message=str(error))
+        else:
+            await self.send(chat, "chat:done", **chat.outcome())
 
     async def stream(self, chat: Chat, body: Json) -> None:
         """Ask the model, which is loaded if need be, and take in what it answers."""
@@ -8444,7 +8345,10 @@ class Chats:
             async with self.dash.gateway.asked(chat.model, "llamadash chat", "/v1/chat/completions", body) as events:
                 async for event in events:
                     watcher.cancel()
-                    await self.on_event(chat, event)
+                    try:
+                        await self.on_event(chat, event)
+                    except MALFORMED as problem:
+                        raise EngineFailed("the engine's answer is not understood") from problem
                 if not chat.finish_reason:
                     raise EngineFailed("the engine ended the answer before it was complete")
         finally:
@@ -8460,7 +8364,7 @@ class Chats:
                 progress = {"stage": state["status"], "progress": state["progress"], "reason": state["reason"]}
                 if shown != progress:
                     shown = progress
-                    await self.send(chat, "chat:progress", {"chatId": chat.id, **progress})
+                    await self.send(chat, "chat:progress", **progress)
             await asyncio.sleep(PUBLISH_INTERVAL)
 
     async def on_event(self, chat: Chat, event: Json) -> None:
@@ -8472,14 +8376,14 @@ class Chats:
         progress = event.get("prompt_progress")
         if isinstance(progress, dict) and progress.get("total"):
             part = min(1.0, progress.get("processed", 0) / progress["total"])
-            await self.send(chat, "chat:progress", {"chatId": chat.id, "stage": "prompt", "progress": part})
+            await self.send(chat, "chat:progress", stage="prompt", progress=part)
         for item in event.get("choices") or []:
             chat.finish_reason = str(item.get("finish_reason") or chat.finish_reason or "")[:MAX_FINISH_REASON] or None
             delta = item.get("delta") or {}
-            for name, texts in (("content", chat.content), ("reasoning_content", chat.reasoning)):
+            for name, kind in (("content", "content"), ("reasoning_content", "reasoning")):
                 if text := delta.get(name):
-                    texts.append("" + text)  # what is no text fails here, and not where it is sent
-        if chat.content or chat.reasoning:
+                    chat.text[kind] = chat.text.get(kind, "") + text  # fails here where it is no text
+        if chat.text:
             chat.first = chat.first or time.monotonic()
             if chat.flushing is None or chat.flushing.done():
                 chat.flushing = asyncio.ensure_future(self.flush_soon(chat))
@@ -8491,20 +8395,18 @@ class Chats:
 
     async def flush(self, chat: Chat) -> None:
         """Send the text that has come since the last time."""
-        content, reasoning = "".join(chat.content), "".join(chat.reasoning)
-        chat.content.clear()
-        chat.reasoning.clear()
-        delta = {**({"content": content} if content else {}), **({"reasoning": reasoning} if reasoning else {})}
-        if delta:
-            await self.send(chat, "chat:delta", {"chatId": chat.id, **delta})
+        if delta := dict(chat.text):
+            chat.text.clear()
+            await self.send(chat, "chat:delta", **delta)
 
-    async def send(self, chat: Chat, event: str, data: Json) -> None:
+    async def send(self, chat: Chat, event: str, **data: Any) -> None:
         """Send one event to the client that asked."""
-        await self.dash.send(chat.client, event, data)
+        await self.dash.send(chat.client, event, {"chatId": chat.id, **data})
 
 
 @on("chat:send", error="SEND_CHAT_FAILED")
-async def chat_send(dash: Dash, client: Client, *, model: Annotated[str, Length(1, 256)], messages: list[dict[str, Any]],
+async def chat_send(dash: Dash, client: Client, *, model: Annotated[str, Length(1, 256)],
+                    messages: list[dict[str, Any]],
                     parameters: dict[str, Any] = {}) -> Json:  # noqa: B006  (never changed)
     """Begin an answer; it arrives as chat:progress, chat:delta and then chat:done or chat:error."""
     if dash.upstreams.find(model) is None:

@@ -3887,7 +3887,10 @@ async def test_an_installation_tells_how_it_went(
 
 # -- Instances -------------------------------------------------------------------------------------
 
-CASES = Path(os.environ.get("LLAMADASH_TEST_CASES", "/nonexistent"))  # further inputs from the field
+def an_instance(dash: StubDash, *command: str, **build: Any) -> llamadash.Instance:
+    """An instance that was not started yet."""
+    engine = llamadash.Build("x", "llama-server", command, "x", **build)
+    return llamadash.Instance(dash, "a", engine, [*command, "--port", str(unused_port())])
 
 
 def test_a_ten_megabyte_line_is_cut() -> None:
@@ -3905,7 +3908,7 @@ def test_a_ten_megabyte_line_is_cut() -> None:
     (b"0.00.003.161 I cmn  common_param: loading", "info", "cmn  common_param: loading"),
     (b"W srv  foo: odd", "warning", "srv  foo: odd"),
     (b"error: invalid argument: --nonsense", "error", "error: invalid argument: --nonsense"),
-    (b"\x1b[31mE \x1b[0mred\x1b]0;title\x07", "info", "E red"),
+    (b"\x1b[31mE \x1b[0mred\x1b]0;title\x07", "error", "red"),
     (b"10%\r20%\r100%", "info", "100%"),
     (b'{"type":"log","time":1,"level":"warn","msg":"srv  x: y\\n"}', "warning", "srv  x: y"),
     (b'{"type":"log","level":["x"],"msg":5}', "info", "5"),
@@ -3918,15 +3921,17 @@ def test_log_lines_are_cleaned_and_understood(line: bytes, level: str, text: str
     assert (parsed.level, parsed.text) == (level, text)
 
 
-GDB = "[New LWP 2983]\n[New LWP 2982]\nThis GDB supports auto-downloading debuginfo\n#0  0x00007f33d60b5b82 in ?? () " \
+GDB = "[New LWP 2983]\n" * 300 + "This GDB supports auto-downloading debuginfo\n#0  0x00007f33d60b5b82 in ?? () " \
       "from /usr/lib/libc.so.6\n[Inferior 1 (process 2931) detached]"
 
 
 @pytest.mark.parametrize(("output", "cause"), [
     ('{"type":"log","level":"error","msg":"CUDA error: out of memory\\n"}\n'
-     "/src/ggml/src/ggml-cuda/ggml-cuda.cu:106: CUDA error\n" + GDB, "The GPU ran out of memory: use a smaller context"),
-    ("E ggml_backend_cuda_buffer_type_alloc_buffer: allocating 14336.00 MiB on device 0: cudaMalloc failed: out of memory\n"
-     "E llama_init: failed to create_context\nE srv  load_model: failed to load model, '/m.gguf'", "The GPU ran out of memory"),
+     "/src/ggml/src/ggml-cuda/ggml-cuda.cu:106: CUDA error\n" + GDB,
+     "The GPU ran out of memory: use a smaller context"),
+    ("E ggml_backend_cuda_buffer_type_alloc_buffer: allocating 14336.00 MiB on device 0: cudaMalloc failed: out of "
+     "memory\nE llama_init: failed to create_context\nE srv  load_model: failed to load model, '/m.gguf'",
+     "The GPU ran out of memory"),
     ("ggml_vulkan: Device memory allocation of size 1024 failed.\nggml_vulkan: vk::Device::allocateMemory: "
      "ErrorOutOfDeviceMemory", "The GPU ran out of memory"),
     ("terminate called after throwing an instance of 'vk::DeviceLostError'\n  what():  vk::Queue::submit: "
@@ -3934,14 +3939,19 @@ GDB = "[New LWP 2983]\n[New LWP 2982]\nThis GDB supports auto-downloading debugi
     ("Memory access fault by GPU node-1 on address 0x7f", "The GPU was lost"),
     ("/src/ggml/src/ggml.c:1554: GGML_ASSERT(view_src == NULL || data_size == 0) failed\n" + GDB,
      "The engine stopped itself at ggml.c:1554, where view_src == NULL || data_size == 0 did not hold"),
-    ("terminate called after throwing an instance of 'std::bad_alloc'\n  what():  std::bad_alloc", "Main memory ran out"),
+    ("terminate called after throwing an instance of 'std::bad_alloc'\n  what():  std::bad_alloc",
+     "Main memory ran out"),
     ("E llama_model_load: error loading model: unknown model architecture: 'nonsense'\n"
      "E srv  load_model: failed to load model, '/m.gguf'", "unknown model architecture: 'nonsense'"),
 ])
-def test_the_end_of_a_process_is_explained(output: str, cause: str) -> None:
+def test_the_end_of_a_process_is_explained(dash: StubDash, output: str, cause: str) -> None:
     """The cause is found among what came after it, and told in the reader's words."""
-    lines = [llamadash.parse_line(line.encode()) for line in output.split("\n")]
-    assert cause in str(llamadash.explanation(lines))
+    async def check() -> None:
+        instance = an_instance(dash)
+        for line in output.split("\n"):
+            instance.output.take_line(line.encode())
+        assert cause in instance.failure(1)
+    asyncio.run(check())
 
 
 @pytest.mark.parametrize("line", ["x " * 4000, "GGML_ASSERT(" * 600, "CUDA " * 1600, "error " * 1300, "/a:1: " * 1300])
@@ -3960,12 +3970,13 @@ def test_repetition_within_a_line_costs_nothing(line: str) -> None:
 def test_odd_states_of_a_process_change_nothing(dash: StubDash, state: Any, payload: Any) -> None:
     """Whatever a process says of itself, the next line is read, and what is shown can be sent."""
     async def check() -> None:
-        instance = llamadash.Instance(dash, "a", llamadash.Build("x", "llama-server", ("x",), "x"), ["--port", "1"])
-        instance.take_state(b"cmd_child_to_router:state:" + json.dumps({"state": state, "payload": payload}).encode())
-        instance.take_state(b"cmd_child_to_router:info:" + json.dumps(payload).encode())
-        instance.take_state(b"cmd_child_to_router:state:{")
-        json.dumps([instance.runtime(), instance.progress, instance.stage], allow_nan=False)
-        assert 0 <= (instance.progress or 0) <= 1
+        instance = an_instance(dash)
+        output = instance.output
+        output.take_line(b"cmd_child_to_router:state:" + json.dumps({"state": state, "payload": payload}).encode())
+        output.take_line(b"cmd_child_to_router:info:" + json.dumps(payload).encode())
+        output.take_line(b"cmd_child_to_router:state:{")
+        json.dumps([instance.runtime(), output.progress, output.stage], allow_nan=False)
+        assert 0 <= (output.progress or 0) <= 1
     asyncio.run(check())
 
 
@@ -3976,6 +3987,72 @@ def test_what_the_engine_accounts_is_shown_only_where_it_can_be_true() -> None:
     assert (real["used"], real["model"], real["other"]) == (17 * 2**30, None, None)
     true = llamadash.with_parts({"name": "CUDA0", "kind": "gpu", "used": 7_000}, accounted)
     assert (true["model"], true["context"], true["compute"], true["other"]) == (6_000, 400, 100, 500)
+
+
+FLOODS = {
+    "lines": b"0.00.003.161 I srv  update_slots: all slots are idle, and so on for eighty characters\n" * 50_000,
+    "errors": b"E srv  update_slots: failed to find free space in the KV cache, error, error, error\n" * 50_000,
+    "colours": b"\x1b[31mE \x1b[0mred\x1b]0;title\x07 10%\r20%\r\x1b[2K100%\n" * 50_000, "nothing": b"\n" * 50_000,
+    "a long line": b"x" * 10_000_000 + b"\n", "long lines": (b"error \x1b[31m" * 700 + b"\n") * 1000}
+
+
+@pytest.mark.parametrize("flood", FLOODS)
+def test_a_flood_of_output_costs_little(dash: StubDash, flood: str) -> None:
+    """A second of it takes a tenth of the processor, nobody waits for it, and memory stays as it was."""
+    async def check() -> float:
+        output, stream, waits = an_instance(dash).output, asyncio.StreamReader(), [0.0]
+
+        async def neighbour() -> None:
+            while True:
+                began = time.process_time()
+                await asyncio.sleep(0.001)
+                waits.append(time.process_time() - began)
+        stream.feed_data(FLOODS[flood])
+        stream.feed_eof()
+        other, began = asyncio.ensure_future(neighbour()), time.process_time()
+        await output.read(stream)
+        took = time.process_time() - began
+        await llamadash.cancelled([other])
+        assert max(waits) < 0.05 and len(output.lines) <= llamadash.LAST_LINES
+        assert max(map(len, output.lines), default=0) <= llamadash.MAX_LOG_LINE
+        output.tell_suppressed()
+        return took
+    assert min(asyncio.run(check()) for _ in range(3)) < 0.1
+    assert len(dash.journal.pending) <= 3 * (2 * llamadash.LOG_LINES_PER_SECOND + 2)
+
+
+@run_async
+async def test_a_build_that_tells_nothing(dash: StubDash, tmp_path: Path) -> None:
+    """A wrapper without the protocol: /health alone says that the model is loaded, and SIGTERM ends it."""
+    script = shell_script(tmp_path / "wrapper",
+                          f'trap "echo asked to end" TERM\n{llama_server()} "$@" &\nwait\nkill $!')
+    model = write_tiny_model(tmp_path / "a.gguf")
+    instance = an_instance(dash, script, "--model", str(model), "--ctx-size", "512")
+    running = asyncio.ensure_future(instance.run())
+    await asyncio.wait_for(instance.ready.wait(), DEADLINE)
+    assert instance.output.meta["n_ctx"] == 512 and instance.process
+    family = psutil.Process(instance.process.pid).children(recursive=True)
+    await instance.stop()
+    assert await running is None and family and not [item for item in family if alive(item)]
+    assert "asked to end" in dash.log() and "was killed" not in dash.log()
+    await dash.pool.session.close()
+
+
+@pytest.mark.parametrize("protocol", ["none", "state"])
+@pytest.mark.parametrize("after", [0, 0.005, 0.02, 0.05, 0.1, 0.3])
+@run_async
+async def test_a_load_that_is_given_up(
+    dash: StubDash, tmp_path: Path, smollm2: Path, after: float, protocol: str,
+) -> None:
+    """Whenever that is, before the program runs and later: nothing is left, and it is no failure."""
+    instance = an_instance(dash, llama_server(), "--model", str(smollm2), protocol=protocol)
+    running = asyncio.ensure_future(instance.run())
+    await asyncio.sleep(after)
+    began = time.monotonic()
+    await instance.stop()
+    assert await running is None and time.monotonic() - began < llamadash.STOP_LOADING + 2
+    assert not [item for item in psutil.process_iter(["cmdline"]) if str(instance.port) in (item.info["cmdline"] or [])]
+    await dash.pool.session.close()
 
 
 def test_a_flood_is_limited_and_counted() -> None:
@@ -5358,7 +5435,7 @@ async def test_malformed_timings_are_left_out(tmp_path: Path) -> None:
     async with running(EngineDash(tmp_path, program)) as dash:
         chat = await dash.chat()
         [done] = await eventually(lambda: dash.events(chat, "chat:done"), dash.log())
-        assert (done["prompt_tokens"], done["generated_tokens"], done["generated_per_second"]) == (0, 0, None)
+        assert (done["prompt_tokens"], done["generated_tokens"], done["generated_per_second"]) == (None, None, None)
         [request] = await eventually(lambda: dash.broadcasts("requests:finished"))
         assert request["request"]["generated_tokens"] is None and not dash.events(chat, "chat:error")
 
@@ -6918,7 +6995,9 @@ async def test_a_model_is_benchmarked(tmp_path: Path, smollm2: Path, engine_prog
 async def test_one_benchmark_of_a_model_at_a_time(tmp_path: Path) -> None:
     """Two would slow each other down; how far one is can be asked for, and a file that is gone is not the engine's."""
     asked = {"id": "a", "promptTokens": 64, "generateTokens": 256, "repetitions": 2}
-    async with running(EngineDash(tmp_path, llama_server(), "a")) as dash:
+    dash = EngineDash(tmp_path, llama_server(), "")
+    dash.add("a", vocabulary_size=286)
+    async with running(dash):
         first = asyncio.ensure_future(dash.request("models:benchmark", **asked))
         await eventually(lambda: dash.broadcasts("models:benchmark"))
         assert (await dash.request("models:get", id="a"))["benchmarking"]["total"] == 2
