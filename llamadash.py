@@ -5339,15 +5339,13 @@ class Ticket:
 
 class Start(NamedTuple):
     """Start the unit's process with this plan."""
-    unit: str
+    unit: Unit
     plan: Plan
-    reason: str
 
 
 class Stop(NamedTuple):
     """End the unit's process."""
-    unit: str
-    reason: str
+    unit: Unit
 
 
 class Admit(NamedTuple):
@@ -5365,10 +5363,9 @@ class Refuse(NamedTuple):
 class Happened(NamedTuple):
     """Tell everybody what became of a unit: an event of the timeline."""
     kind: str  # waiting | loading | loaded | unloaded | failed | crashed | refused
-    unit: str
+    unit: Unit
     reason: str
     details: Json
-    name: str  # the unit's, which may be forgotten by now
 
 
 Action = Start | Stop | Admit | Refuse | Happened
@@ -5388,15 +5385,14 @@ class Unit:
     waiting: dict[int, Ticket] = field(default_factory=dict)
     active: set[int] = field(default_factory=set)
     held: Mapping[str, int] = field(default_factory=dict)
-    wish: tuple[float, str] | None = None  # since when and why it is to be loaded without a request
+    wish: tuple[float, str] | None = None  # since when and why it is to be in memory without a request
     loaded_for: str = ""  # why it was loaded
-    wished: bool = False  # whether that was a wish, and no request
     dismissed: bool = False  # a pinned one that was unloaded by hand stays away until somebody asks for it
     outdated: bool = False  # its parameters have changed: it leaves after its answers
     forgotten: bool = False  # no entry needs it any more: it is not known any longer once it has left
-    leaving: tuple[float, str] | None = None  # until when it may answer, and why it leaves
-    yields_to: str | None = None  # it takes no new requests, for this unit waits for its memory
-    pushed_out_by: str | None = None
+    unloading: tuple[float, str] | None = None  # until when it may answer, and why it was told to leave
+    yields_to: Unit | None = None  # it takes no new requests, for this one waits for its memory
+    pushed_out_by: Unit | None = None
     loaded_at: float = math.inf
     used_at: float = 0.0
     failures: int = 0
@@ -5418,8 +5414,7 @@ class Unit:
     @property
     def queued_at(self) -> float:
         """Since when it is wanted."""
-        since = min([ticket.since for ticket in self.waiting.values()], default=math.inf)
-        return min(self.wish[0], since) if self.wish else since
+        return min([*(ticket.since for ticket in self.waiting.values()), self.wish[0] if self.wish else math.inf])
 
     @property
     def wished_for(self) -> str:
@@ -5433,14 +5428,47 @@ class Unit:
         """Whether it has failed so often that only a person, or a request after a while, lets it be tried again."""
         return self.failures >= CRASH_LIMIT
 
+    @property
+    def leaving(self) -> tuple[float, str] | None:
+        """Until when it may answer, and why it leaves; None where it stays."""
+        return self.unloading or ((math.inf, "configuration changed") if self.outdated else None)
+
+    @property
     def open(self) -> bool:
         """Whether it takes requests."""
-        return self.status == "loaded" and not (self.leaving or self.outdated or self.yields_to)
+        return self.status == "loaded" and not (self.leaving or self.yields_to)
 
     def idle_for(self, now: float) -> float:
         """Seconds since it had something to do; negative while it has."""
         busy = self.status != "loaded" or self.active or self.waiting
         return -1.0 if busy else now - self.used_at
+
+    def waiting_reason(self) -> str:
+        """Why its requests wait."""
+        if self.status == "loading":
+            return "until it is loaded"
+        if self.leaving:
+            return f"until it has left memory ({self.leaving[1]})"
+        if self.yields_to:
+            return f"until {self.yields_to.name}, which asked earlier, came into memory"
+        return self.waits or ""
+
+    def upcoming(self) -> tuple[str, float | None, str] | None:
+        """What will happen to it next, when (s) and why; None where nothing is due."""
+        if self.status == "loaded" and self.leaving:
+            until, reason = self.leaving
+            return "leaves", None if until == math.inf else until, reason
+        if self.yields_to:
+            return "leaves", None, f"{self.yields_to.name} waits for its memory"
+        if self.status == "loaded" and self.idle and not (self.pinned or self.active):
+            return "unloads", self.used_at + self.idle, "idle"
+        if self.status in ("unloaded", "stopping") and (self.waiting or self.wish):
+            return "loads", None, self.wished_for
+        if self.status == "unloaded" and self.preferred and (other := self.pushed_out_by):
+            idle = other.status == "loaded" and not other.active
+            return ("returns", other.used_at + RETURN_AFTER if idle else None,
+                    f"when {other.name} is idle" if other.resident else "when there is room")
+        return None
 
 
 class Choice(NamedTuple):
@@ -5460,11 +5488,25 @@ class Planner:
                  now: float) -> None:
         self.residents, self.rooms, self.models_max = residents, rooms, models_max
         self.min_residency, self.now = min_residency, now
-        self.yielded = {unit.id: unit.yields_to for unit in residents}
+        self.yields: dict[Unit, Unit] = {}  # who leaves as soon as it can, for whom
         self.claims: list[Unit] = []
         self.taken: collections.Counter[str] = collections.Counter()  # by device: what is held and claimed
         for unit in residents:
             self.taken.update(unit.held)
+
+    def look(self, unit: Unit) -> tuple[Choice | None, str]:
+        """The best plan for a unit, where there is one now, and why it waits unless that fits."""
+        if len(self.claims) >= MAX_PLANNED:
+            return None, self.turn()
+        if choice := self.best(unit):
+            return choice, "" if choice.fits else self.waiting_reason(choice)
+        unclaimed = Planner(self.residents, self.rooms, self.models_max, self.min_residency, self.now)
+        unclaimed.yields = self.yields
+        if not self.claims or not (choice := unclaimed.best(unit)):
+            return None, self.shortage(unit)
+        reason = self.turn()
+        self.claim(unit, choice.plan)
+        return None, reason
 
     def best(self, unit: Unit, *, gentle: bool = False) -> Choice | None:
         """The plan that pushes out least; None where even then there is not enough room.
@@ -5477,7 +5519,7 @@ class Planner:
             if choices:
                 return min(choices, key=lambda choice: (
                     any(self.must_wait(victim) for victim in choice.victims), len(choice.victims), not choice.fits,
-                    any(self.yielded[victim.id] != unit.id for victim in choice.victims),
+                    any(victim.yields_to is not unit for victim in choice.victims),
                     max([victim.used_at for victim in choice.victims], default=0.0), self.crowding(choice.plan)))
         return None
 
@@ -5487,14 +5529,11 @@ class Planner:
         Idle ones that have been in memory for long enough go first, then those that answer, then those that have
         just come. A gentle one pushes out only what nobody has used for a while, and what would not come back.
         """
-        leaving = [item for item in self.residents
-                   if item.status == "stopping" or item.leaving or item.outdated or item.yields_to]
+        leaving = [item for item in self.residents if item.leaving or item in self.yields]
         if self.fits(plan, leaving):
             return Choice(plan, [], self.fits(plan))
         able = [item for item in self.residents if not item.pinned and item not in leaving]
-        if not self.fits(plan, [*leaving, *able]):
-            return None
-        able.sort(key=lambda item: (self.yielded[item.id] != unit.id, self.must_wait(item), item.used_at))
+        able.sort(key=lambda item: (item.yields_to is not unit, self.must_wait(item), item.used_at))
         settled = [item for item in able if self.settled(item)]
         groups = [[item for item in settled if not item.active], settled, able]
         if gentle:
@@ -5506,13 +5545,12 @@ class Planner:
 
     @staticmethod
     def fewest(units: list[Unit], enough: Callable[[Sequence[Unit]], bool]) -> Sequence[Unit]:
-        """The smallest part of `units` that is enough, of several the one whose units come first."""
-        for size in range(1, len(units)) if len(units) <= MAX_COMPARED else ():
-            for part in itertools.combinations(units, size):
-                if enough(part):
-                    return part
+        """The smallest part of `units` that is enough, as all of them are; of several the one that comes first."""
+        if len(units) <= MAX_COMPARED:
+            return next(part for size in range(1, len(units) + 1)
+                        for part in itertools.combinations(units, size) if enough(part))
         chosen = list(units)
-        for unit in units[::-1] if len(units) > MAX_COMPARED else ():  # leave out, the last first, who is not needed
+        for unit in units[::-1]:  # leave out, the last first, who is not needed
             if enough([item for item in chosen if item is not unit]):
                 chosen.remove(unit)
         return chosen
@@ -5528,12 +5566,6 @@ class Planner:
         """Keep what `plan` needs for a unit that waits."""
         self.claims.append(unit)
         self.taken.update(self.need(plan))
-
-    def add(self, unit: Unit) -> None:
-        """Count a unit that is started just now."""
-        self.residents.append(unit)
-        self.yielded[unit.id] = None
-        self.taken.update(unit.held)
 
     def need(self, plan: Plan) -> Mapping[str, int]:
         """What `plan` takes of each device."""
@@ -5554,16 +5586,8 @@ class Planner:
         return max([(need + self.taken[name]) / max(self.rooms.get(name, need), 1)
                     for name, need in self.need(plan).items()], default=0.0)
 
-    def unclaimed(self) -> Planner:
-        """The same look as if nobody had come earlier."""
-        planner = Planner(self.residents, self.rooms, self.models_max, self.min_residency, self.now)
-        planner.yielded = self.yielded
-        return planner
-
-    def waiting_reason(self, unit: Unit, choice: Choice | None) -> str:
-        """Why a unit is not loaded yet, in words; numbers that change stand in brackets at the end."""
-        if choice is None:
-            return self.shortage(unit)
+    def waiting_reason(self, choice: Choice) -> str:
+        """Why a unit is not loaded yet for which there is a plan."""
         late = [victim for victim in choice.victims if self.must_wait(victim)]
         if busy := [victim.name for victim in late if victim.active]:
             return f"until {', '.join(busy)} {'has' if len(busy) == 1 else 'have'} answered"
@@ -5571,8 +5595,7 @@ class Planner:
             return f"until {late[0].name} is loaded"
         if late:
             return f"until {late[0].name} has been in memory for {self.min_residency:.0f} s"
-        gone = [item.name for item in self.residents
-                if item in choice.victims or item.status == "stopping" or item.leaving or item.outdated]
+        gone = [item.name for item in self.residents if item in choice.victims or item.leaving]
         return f"until {', '.join(gone)} {'has' if len(gone) == 1 else 'have'} left memory" if gone else self.turn()
 
     def turn(self) -> str:
@@ -5596,13 +5619,13 @@ class Planner:
 class Residency:
     """Decides which units are in memory. Every method that takes `now` (s) returns what is to be done.
 
-    `rooms` is what all units together may hold on each device. `held` of a unit counts from the moment that its
-    start is decided, so that two models which fit one by one are never started together.
+    `held` of a unit counts from the moment that its start is decided, so that two models which fit one by one are
+    never started together. Where a limit is lowered nobody has to go for it; it holds when others come.
     """
 
-    def __init__(self, *, models_max: int = 0, min_residency: float = 10.0, max_wait: float = 600.0) -> None:
-        self.models_max, self.min_residency, self.max_wait = models_max, min_residency, max_wait
-        self.rooms: Mapping[str, int] = {}
+    def __init__(self) -> None:
+        self.models_max, self.min_residency, self.max_wait = 0, 10.0, 600.0
+        self.rooms: Mapping[str, int] = {}  # what all units together may hold on each device
         self.units: dict[str, Unit] = {}
         self.tickets: dict[int, Ticket] = {}
         self.actions: list[Action] = []
@@ -5613,12 +5636,12 @@ class Residency:
         """A request wants a unit."""
         self.drop(ticket.id, now)  # it may be asked once more, after a crash
         unit = self.units.get(ticket.unit)
-        if unit is None:
+        if unit is None or unit.forgotten:
             self.refuse(ticket, "unloaded", f"{ticket.model} has changed or was deleted meanwhile: ask again")
         elif unit.blocked and unit.status == "unloaded" and now - unit.failed_at < CRASH_PAUSE:
             again = f"it is tried again in {CRASH_PAUSE - now + unit.failed_at:.0f} s"
             self.refuse(ticket, "failed", f"{unit.name} failed {unit.failures} times in a row ({again}): {unit.error}")
-        elif not unit.open() and sum([len(item.waiting) for item in self.units.values()]) >= MAX_WAITING:
+        elif not unit.open and sum([len(item.waiting) for item in self.units.values()]) >= MAX_WAITING:
             self.refuse(ticket, "crowded", "too many requests are waiting")
         else:
             self.tickets[ticket.id] = unit.waiting[ticket.id] = ticket
@@ -5636,9 +5659,8 @@ class Residency:
         unit.plans = plans or unit.plans
         unit.failures, unit.dismissed = 0, False
         if unit.status == "loaded":
-            unit.leaving, unit.used_at = None, now
-        if not unit.open() and unit.status != "loading":
-            unit.wish = unit.wish or (now, reason)
+            unit.unloading, unit.used_at = None, now
+        unit.wish = unit.wish or (now, reason)
         return self.settle(now)
 
     def unload(self, unit_id: str, reason: str, now: float) -> list[Action]:
@@ -5648,24 +5670,16 @@ class Residency:
         self.refuse_all(unit, "unloaded", f"{unit.name} was unloaded: {reason}")
         if unit.status == "loading":
             self.stop(unit, reason)
-        elif unit.status == "loaded" and not unit.leaving:
-            unit.leaving = now + unit.grace, reason
+        elif unit.status == "loaded" and not unit.unloading:
+            unit.unloading = now + unit.grace, reason
         return self.settle(now)
 
     def loaded(self, unit_id: str, now: float) -> list[Action]:
         """A unit's process is ready."""
         unit = self.units[unit_id]
         if unit.status == "loading":
-            unit.status, unit.loaded_at, unit.used_at, unit.error = "loaded", now, now, None
-            unit.pushed_out_by = None
+            unit.status, unit.loaded_at, unit.used_at, unit.pushed_out_by = "loaded", now, now, None
             self.happened("loaded", unit, unit.loaded_for)
-        return self.settle(now)
-
-    def measured(self, unit_id: str, held: Mapping[str, int], now: float) -> list[Action]:
-        """What a unit really holds, by device."""
-        unit = self.units.get(unit_id)
-        if unit and unit.status == "loaded":
-            unit.held = held
         return self.settle(now)
 
     def exited(self, unit_id: str, error: str | None, now: float) -> list[Action]:
@@ -5677,14 +5691,13 @@ class Residency:
         if now - unit.loaded_at > STABLE_AFTER:
             unit.failures = 0
         unit.status, unit.held, unit.loaded_at = "unloaded", {}, math.inf
-        unit.leaving, unit.yields_to, unit.outdated = None, None, False
+        unit.unloading, unit.yields_to, unit.outdated = None, None, False
         if status == "stopping" or error is None:
             unit.reason, unit.error = reason, None
             self.happened("unloaded", unit, reason)
         else:
             self.failed(unit, status, error, now)
         if unit.forgotten:
-            self.refuse_all(unit, "unloaded", f"{unit.name} has changed or was deleted meanwhile: ask again")
             del self.units[unit_id]
         return self.settle(now)
 
@@ -5702,7 +5715,7 @@ class Residency:
         known = self.units.setdefault(unit.id, unit)
         if unit.pinned and not known.pinned:
             known.dismissed = False
-        elif known.pinned and not unit.pinned and known.wish and known.wish[1] == "pinned":
+        elif not unit.pinned and known.wish and known.wish[1] == "pinned":
             known.wish = None
         for name in ("name", "pinned", "preferred", "idle", "grace"):
             setattr(known, name, getattr(unit, name))
@@ -5719,79 +5732,21 @@ class Residency:
                 del self.units[unit_id]
         return self.settle(now)
 
-    def set_rooms(self, rooms: Mapping[str, int], now: float) -> list[Action]:
-        """How much memory all units together may hold has changed."""
-        self.rooms = rooms
-        return self.settle(now)
-
-    def set_limits(self, models_max: int, min_residency: float, max_wait: float, now: float) -> list[Action]:
-        """The configuration has changed. Where more are in memory than may be, they leave when others come."""
-        self.models_max, self.min_residency, self.max_wait = models_max, min_residency, max_wait
-        return self.settle(now)
-
-    def tick(self, now: float) -> list[Action]:
-        """Time has passed."""
-        return self.settle(now)
-
     # what others ask
 
     def queue(self) -> list[tuple[Ticket, str]]:
         """The requests that wait, in the order of their arrival, and why."""
-        waiting = [(ticket, reason) for unit in self.units.values() if unit.waiting
-                   for reason in [self.waiting_reason(unit)] for ticket in unit.waiting.values()]
+        waiting = [(ticket, unit.waiting_reason()) for unit in self.units.values() for ticket in unit.waiting.values()]
         return sorted(waiting, key=lambda item: item[0].since)
 
-    def waiting_reason(self, unit: Unit) -> str:
-        """Why the requests of a unit wait."""
-        if unit.status == "loading":
-            return "until it is loaded"
-        if unit.yields_to:
-            return f"until {self.name_of(unit.yields_to)}, which asked earlier, came into memory"
-        if unit.status == "unloaded":
-            return unit.waits or ""
-        return f"until it has left memory ({unit.leaving[1] if unit.leaving else 'configuration changed'})"
-
-    def held(self) -> collections.Counter[str]:
-        """Bytes that are held or reserved, by device."""
-        total: collections.Counter[str] = collections.Counter()
-        for unit in self.units.values():
-            total.update(unit.held)
-        return total
-
-    def upcoming(self, unit: Unit) -> tuple[str, float | None, str | None] | None:
-        """What will happen to a unit next, when (s) and why; None where nothing is due."""
-        if unit.status == "loaded":
-            if unit.leaving or unit.outdated:
-                return ("leaves", *(unit.leaving or (None, "configuration changed")))
-            if unit.yields_to:
-                return "leaves", None, f"{self.name_of(unit.yields_to)} waits for its memory"
-            if unit.idle and not unit.pinned and not unit.active:
-                return "unloads", unit.used_at + unit.idle, "idle"
-        elif unit.status != "loading" and (unit.waiting or unit.wish):
-            return "loads", None, unit.wished_for
-        elif unit.status == "unloaded" and unit.preferred and unit.pushed_out_by:
-            other = self.units.get(unit.pushed_out_by)
-            idle = other and other.status == "loaded" and not other.active
-            return ("returns", other.used_at + RETURN_AFTER if other and idle else None,
-                    f"when {other.name} is idle" if other and other.resident else "when there is room")
-        return None
-
-    def name_of(self, unit_id: str) -> str:
-        """The name that people know a unit by."""
-        return self.units[unit_id].name if unit_id in self.units else unit_id
-
-    def anyone_waits(self) -> bool:
-        """Whether some unit is to be loaded and is not."""
-        return any(unit.wanted for unit in self.units.values())
-
-    def unplanned(self) -> list[Unit]:
-        """The units that are to be loaded, and of which nobody has said yet how: load() does."""
-        return [unit for unit in self.units.values() if unit.wanted and not unit.plans]
+    def wanted(self) -> list[Unit]:
+        """The units that are to be loaded and are not, in the order of their arrival."""
+        return sorted([unit for unit in self.units.values() if unit.wanted], key=lambda unit: unit.queued_at)
 
     # decisions
 
     def settle(self, now: float) -> list[Action]:
-        """Do everything that is due now, and return it."""
+        """Do everything that is due now, because time has passed, or a limit or what units hold has changed."""
         for unit in self.units.values():
             if unit.resident or unit.waiting or unit.wish or unit.pinned:
                 self.leave(unit, now)
@@ -5805,11 +5760,18 @@ class Residency:
         actions, self.actions = self.actions, []
         return actions
 
+    def leave(self, unit: Unit, now: float) -> None:
+        """Stop what is idle for too long, outdated, or was unloaded by hand and has answered."""
+        if unit.status in ("loading", "loaded") and unit.leaving and (not unit.active or now >= unit.leaving[0]):
+            self.stop(unit, unit.leaving[1])
+        elif unit.idle and not unit.pinned and unit.idle_for(now) >= unit.idle:
+            self.stop(unit, "idle")
+
     def refuse_overdue(self, unit: Unit, now: float) -> None:
         """End the wait of those who have waited for as long as anybody may; a load that is under way ends by itself."""
         if unit.status == "loading":
             return
-        why = f"not loaded within {self.max_wait:.0f} s: it waited {self.waiting_reason(unit)}"
+        why = f"not loaded within {self.max_wait:.0f} s: it waited {unit.waiting_reason()}"
         for ticket in list(unit.waiting.values()):
             if now - ticket.since >= self.max_wait:
                 self.refuse(ticket, "waited", f"{unit.name} was {why}")
@@ -5817,98 +5779,67 @@ class Residency:
             unit.wish, unit.error = None, f"It was {why}"
             self.happened("refused", unit, unit.error)
 
-    def leave(self, unit: Unit, now: float) -> None:
-        """Stop what is idle for too long, outdated, or was unloaded by hand and has answered."""
-        if unit.status == "loading" and unit.outdated:
-            if unit.wished and not unit.forgotten:
-                unit.wish = unit.wish or (now, unit.loaded_for)
-            self.stop(unit, "configuration changed")
-        elif unit.status != "loaded":
-            return
-        elif unit.leaving and (not unit.active or now >= unit.leaving[0]):
-            self.stop(unit, unit.leaving[1])
-        elif unit.outdated and not unit.active:
-            self.stop(unit, "configuration changed")
-        elif unit.idle and not unit.pinned and unit.idle_for(now) >= unit.idle:
-            self.stop(unit, "idle")
-
     def make_room(self, now: float) -> None:
         """Start the units that are wanted, in the order of their arrival, and let others make room for them.
 
-        The plans are made anew each time: a unit that was to go may be spared.
+        The plans are made anew each time: a unit that was to go may be spared. When nobody waits, preferred units come
+        back where what has their memory is idle or gone.
         """
-        residents = [unit for unit in self.units.values() if unit.resident]
-        planner = Planner(residents, self.rooms, self.models_max, self.min_residency, now)
-        for unit in residents:
-            unit.yields_to = None
-        for unit in sorted([unit for unit in self.units.values() if unit.wanted], key=lambda item: item.queued_at):
-            self.place(unit, planner, now)
-        if not planner.claims:  # nobody waits
-            self.bring_back(planner, now)
-        for unit in residents:
-            self.admit(unit, now)
-
-    def place(self, unit: Unit, planner: Planner, now: float) -> None:
-        """Start a unit, or let others leave for it and keep what it needs; note why it waits."""
-        crowded = len(planner.claims) >= MAX_PLANNED
-        choice = None if crowded else planner.best(unit)
-        if choice and choice.fits:
-            self.start(unit, choice.plan, planner, now)
-            return
-        if choice:
-            self.push_out(unit, choice, planner)
-            reason = planner.waiting_reason(unit, choice)
-        elif crowded or (planner.claims and (choice := planner.unclaimed().best(unit))):
-            reason = planner.turn()
-        else:
-            reason = planner.waiting_reason(unit, None)
-        if choice:
-            planner.claim(unit, choice.plan)
-        if unit.waits is None:  # the timeline has the first reason, the queue each as it is
-            self.happened("waiting", unit, reason)
-        unit.waits = reason
-
-    def push_out(self, unit: Unit, choice: Choice, planner: Planner) -> None:
-        """Let the victims go, all of them at once; until they can, those that have been here long enough yield."""
-        if any(planner.must_wait(victim) for victim in choice.victims):
-            for victim in choice.victims:
-                victim.yields_to = unit.id if planner.settled(victim) else None
-        else:
-            for victim in choice.victims:
-                victim.pushed_out_by = unit.id
-                self.stop(victim, f"evicted for {unit.name}")
-
-    def bring_back(self, planner: Planner, now: float) -> None:
-        """Preferred units come back when what has their memory is idle or gone."""
-        for unit in self.units.values():
+        planner = Planner([unit for unit in self.units.values() if unit.resident], self.rooms, self.models_max,
+                          self.min_residency, now)
+        for unit in self.wanted():
+            choice, reason = planner.look(unit)
+            if choice:
+                self.place(unit, choice, planner)
+            if unit.wanted:  # the timeline has the first reason, the queue each as it is
+                if unit.waits is None:
+                    self.happened("waiting", unit, reason)
+                unit.waits = reason
+        for unit in self.units.values() if not planner.claims else ():
             away = unit.preferred and unit.pushed_out_by and not unit.resident and not unit.wanted and not unit.blocked
             if away and (choice := planner.best(unit, gentle=True)):
-                if choice.fits:
-                    self.start(unit, choice.plan, planner, now)
-                else:
-                    self.push_out(unit, choice, planner)
-                    planner.claim(unit, choice.plan)
+                self.place(unit, choice, planner)
+        for unit in planner.residents:
+            unit.yields_to = planner.yields.get(unit)
+            self.admit(unit, now)
+
+    def place(self, unit: Unit, choice: Choice, planner: Planner) -> None:
+        """Start a unit, or keep what it needs and let others go for it: all at once, as soon as they can.
+
+        Until then those of them that have been here long enough take no new requests.
+        """
+        if choice.fits:
+            self.start(unit, choice.plan, planner)
+            return
+        planner.claim(unit, choice.plan)
+        wait = any(planner.must_wait(victim) for victim in choice.victims)
+        for victim in choice.victims:
+            if not wait:
+                victim.pushed_out_by = unit
+                self.stop(victim, f"evicted for {unit.name}")
+            elif planner.settled(victim):
+                planner.yields[victim] = unit
 
     # changes
 
-    def start(self, unit: Unit, plan: Plan, planner: Planner, now: float) -> None:
+    def start(self, unit: Unit, plan: Plan, planner: Planner) -> None:
         """Reserve the memory of `plan` and start the unit."""
-        unit.loaded_for, unit.wished = unit.wished_for, unit.wish is not None
-        unit.status, unit.held, unit.wish, unit.used_at = "loading", dict(planner.need(plan)), None, now
-        unit.reason, unit.error, unit.dismissed = None, None, False
-        unit.waits = None
-        planner.add(unit)
-        self.actions.append(Start(unit.id, plan, unit.loaded_for))
+        unit.status, unit.held, unit.used_at = "loading", planner.need(plan), planner.now
+        unit.loaded_for, unit.dismissed = unit.wished_for, False
+        unit.reason = unit.error = unit.waits = None
+        planner.residents.append(unit)
+        planner.taken.update(unit.held)
+        self.actions.append(Start(unit, plan))
         self.happened("loading", unit, unit.loaded_for, need=dict(unit.held), devices=plan.devices)
 
     def stop(self, unit: Unit, reason: str) -> None:
         """End the unit's process; whoever asks for it from now on waits until it has ended."""
-        unit.status, unit.leaving, unit.yields_to = "stopping", (0.0, reason), None
-        self.actions.append(Stop(unit.id, reason))
+        unit.status, unit.unloading, unit.yields_to = "stopping", (0.0, reason), None
+        self.actions.append(Stop(unit))
 
     def admit(self, unit: Unit, now: float) -> None:
         """Pass on the requests whose unit is ready."""
-        if unit.open():
+        if unit.open:
             unit.wish = None
             for ticket in unit.waiting.values():
                 unit.active.add(ticket.id)
@@ -5940,7 +5871,7 @@ class Residency:
 
     def happened(self, kind: str, unit: Unit, reason: str, **details: Any) -> None:
         """Tell of an event."""
-        self.actions.append(Happened(kind, unit.id, reason, details, unit.name))
+        self.actions.append(Happened(kind, unit, reason, details))
 
 
 # the thin layer around it
@@ -5982,7 +5913,6 @@ class Refused(DashError):
 class Group:
     """The entries that share a process, and what it is started with."""
     rows: list[Json]
-    build: str
     parameters: Json  # all but those that a request can carry
     common: Json  # of those, what all the entries agree on
 
@@ -5996,14 +5926,6 @@ class Group:
         """Seconds that answers may go on when the model is unloaded by hand."""
         return int(self.parameters.get("stop-timeout", STOP_TIMEOUT))
 
-    def unit(self, key: str, name: str, idle_seconds: int, started: Json, *, pins: bool) -> Unit:
-        """What the entries ask of Residency; `started` are the common parameters that the process runs with."""
-        idles = [idle_seconds if row["idle"] is None else row["idle"] for row in self.rows]
-        return Unit(key, name, idle=0.0 if 0 in idles else float(max(idles)), grace=float(self.stop_timeout),
-                    pinned=pins and any(row["pinned"] and not row["missing"] for row in self.rows),
-                    preferred=any(row["preferred"] and not row["missing"] for row in self.rows),
-                    outdated=any(self.common.get(name) != value for name, value in started.items()))
-
 
 class Entries:
     """Which entries share a process, by what names they are known, and the state of each."""
@@ -6016,34 +5938,42 @@ class Entries:
 
     def follow(self) -> None:
         """Take over the rows and the configuration as they are now."""
-        config, groups, residency = self.dash.engine_config(), dict[str, list[Json]](), self.pool.residency
-        for row in self.dash.db.models():
-            groups.setdefault(process_key(row, config["defaults"], self.build_id(row)), []).append(row)
-        self.groups = {key: grouped(rows, config["defaults"], self.build_id(rows[0])) for key, rows in groups.items()}
-        self.unit_of = {id: key for key, group in self.groups.items() for id in group.ids}
-        rows = [row for group in self.groups.values() for row in group.rows]
+        rows, units, self.groups, self.unit_of = self.dash.db.models(), self.pool.residency.units, {}, {}
+        for row in rows:
+            own = {**self.dash.engine_config()["defaults"], **row["parameters"]}
+            parameters = {key: value for key, value in own.items() if key not in REQUEST_PARAMETERS}
+            build = self.build(row)
+            shared = json.dumps([row["path"], row["projector"], build.id if build else "", parameters], sort_keys=True)
+            key = self.unit_of[row["id"]] = hashlib.sha256(shared.encode()).hexdigest()[:16]
+            group = self.groups.setdefault(key, Group([], parameters, own))
+            group.rows.append(row)
+            group.common = {key: value for key, value in group.common.items()
+                            if key in REQUEST_PARAMETERS and own.get(key) == value}
         self.names = {**{name.lower(): row["id"] for row in rows for name in row["aliases"]},
                       **{row["id"].lower(): row["id"] for row in rows}}
         for key, group in self.groups.items():
-            if key in residency.units or any(row["pinned"] or row["preferred"] for row in group.rows):
+            if key in units or any(row["pinned"] or row["preferred"] for row in group.rows):
                 self.define(key)
-        for key in residency.units.keys() - self.groups.keys():
-            self.pool.do(residency.forget(key, time.monotonic()))
+        for key in units.keys() - self.groups.keys():
+            self.pool.do(self.pool.residency.forget(key, time.monotonic()))
 
-    def build_id(self, row: Json) -> str:
+    def build(self, row: Json) -> Build | None:
         """The build that an entry is run with."""
         builds = self.dash.builds
-        build = builds.builds.get(row["build"] or "") or builds.default(self.dash.engine_config())
-        return build.id if build else ""
+        return builds.builds.get(row["build"] or "") or builds.default(self.dash.engine_config())
 
     def define(self, key: str, name: str = "") -> Unit:
         """Tell Residency what the entries of a unit ask of it; the unit."""
-        residency, group = self.pool.residency, self.groups[key]
-        name = residency.units[key].name if key in residency.units else name or group.ids[0]
-        unit = group.unit(key, name, self.dash.engine_config()["idle_seconds"], self.pool.started.get(key, {}),
-                          pins=not self.pool.stopping)
-        self.pool.do(residency.define(unit, time.monotonic()))
-        return residency.units[key]
+        units, group = self.pool.residency.units, self.groups[key]
+        rows, started = [row for row in group.rows if not row["missing"]], self.pool.started.get(key, {})
+        idle_seconds = self.dash.engine_config()["idle_seconds"]
+        idles = [idle_seconds if row["idle"] is None else row["idle"] for row in group.rows]
+        unit = Unit(key, units[key].name if key in units else name or group.ids[0], grace=float(group.stop_timeout),
+                    idle=0.0 if 0 in idles else float(max(idles)), preferred=any(row["preferred"] for row in rows),
+                    pinned=any(row["pinned"] for row in rows) and not self.pool.stopping,
+                    outdated=any(group.common.get(name) != value for name, value in started.items()))
+        self.pool.do(self.pool.residency.define(unit, time.monotonic()))
+        return units[key]
 
     def unit(self, entry: str) -> Unit:
         """The unit of an entry, made known to Residency where it is not."""
@@ -6060,17 +5990,14 @@ class Entries:
     def state(self, row: Json) -> Json:
         """What is to be known of an entry beside its row: its status, what comes next, and its process."""
         units = self.pool.residency.units
-        unit = units.get(self.unit_of.get(row["id"], ""))
-        if unit is None or not unit.resident:  # a process of its former parameters may still run
+        unit = units.get(self.unit_of.get(row["id"], "")) or Unit("", row["id"])
+        if not unit.resident:  # a process of its former parameters may still run
             unit = next((item for item in units.values() if item.forgotten and item.name == row["id"]), unit)
-        missing = {"status": "missing"} if row["missing"] and not (unit and unit.resident) else {}
-        if unit is None:
-            return {**UNTOUCHED, **missing}
-        instance, upcoming = self.pool.instances.get(unit.id), self.pool.residency.upcoming(unit)
         status = "waiting" if unit.wanted else "failed" if unit.error and not unit.resident else unit.status
-        loading = {"progress": instance.output.progress, "stage": instance.output.stage} \
-            if instance and unit.status == "loading" else {}
-        return {**UNTOUCHED, **loading, "status": status, **missing,
+        upcoming, instance = unit.upcoming(), self.pool.instances.get(unit.id)
+        loads = instance if unit.status == "loading" else None
+        return {"status": "missing" if row["missing"] and not unit.resident else status,
+                "progress": loads and loads.output.progress, "stage": loads and loads.output.stage,
                 "reason": unit.waits if unit.wanted else unit.reason, "error": unit.error,
                 "next": upcoming and {"what": upcoming[0], "at": unix_ms(upcoming[1]), "reason": upcoming[2]},
                 "runtime": self.runtime(row, unit, instance) if instance and unit.resident else {}}
@@ -6098,18 +6025,18 @@ class Memory:
 
         `free` is all that models may take together, `unused` what nobody takes now, `held` what models take or reserve.
         """
-        held, budget, result = self.pool.residency.held(), self.dash.engine_config()["budget"], []
+        units, budget, result = self.pool.residency.units.values(), self.dash.engine_config()["budget"], []
         for item in self.dash.sampler.memories(self.dash.builds.devices):
             margin = HOST_MARGIN if item["kind"] == "cpu" else 0
             room = max(0, item["total"] - self.outside.get(item["name"], 0) - margin)
             allowed = min(budget.get(item["name"], item["total"]), item["total"])
             result.append({**item, "unused": item["free"], "free": min(room, allowed), "budget": allowed,
-                           "held": held[item["name"]]})
+                           "held": sum([unit.held.get(item["name"], 0) for unit in units])})
         return result
 
     def of_model(self, row: Json) -> list[Json]:
         """The memories that an entry's build can use."""
-        build = self.dash.builds.builds.get(self.pool.entries.build_id(row))
+        build = self.pool.entries.build(row)
         names = {item["name"] for item in build.devices} if build else set()
         return [item for item in self.devices() if item["kind"] == "cpu" or item["name"] in names]
 
@@ -6126,8 +6053,8 @@ class Memory:
                 ours.update(instance.taken)
             self.outside = {item["name"]: max(0, item["total"] - item["free"] - ours[item["name"]])
                             for item in self.dash.sampler.memories(self.dash.builds.devices)}
-        rooms = {item["name"]: item["free"] for item in self.devices()}
-        self.pool.do(self.pool.residency.set_rooms(rooms, time.monotonic()))
+        self.pool.residency.rooms = {item["name"]: item["free"] for item in self.devices()}
+        self.pool.do(self.pool.residency.settle(time.monotonic()))
 
     async def plans(self, entry: str) -> list[list[Plan]]:
         """The ways in which a model may be placed, the best ones first, after a look at the memories."""
@@ -6147,7 +6074,9 @@ class Memory:
             for row in group.rows:
                 known = (self.dash.db.get_model(row["id"])["memory_correction"] or {}).get("gpu", 0)
                 self.dash.db.note_of_models("memory_correction", {row["id"]: {"gpu": known + error}})
-        self.pool.do(self.pool.residency.measured(unit.id, {**unit.held, **gpus}, time.monotonic()))
+        if unit.status == "loaded":
+            unit.held = {**unit.held, **gpus}
+            self.pool.do(self.pool.residency.settle(time.monotonic()))
 
 
 class Pool:
@@ -6179,10 +6108,10 @@ class Pool:
 
     def sync(self) -> None:
         """Follow the models' rows and the configuration."""
-        config = self.dash.engine_config()
+        for name in ("models_max", "min_residency", "max_wait"):
+            setattr(self.residency, name, self.dash.engine_config()[name])
         self.entries.follow()
-        self.do(self.residency.set_limits(config["models_max"], config["min_residency"], config["max_wait"],
-                                          time.monotonic()))
+        self.do(self.residency.settle(time.monotonic()))
         self.mark(*self.entries.unit_of)
 
     # requests
@@ -6193,7 +6122,7 @@ class Pool:
         Whoever calls this calls release() in the end, whatever happens.
         """
         unit = self.entries.unit(call.model)
-        known = unit.open() or unit.status == "loading" or (unit.plans and unit.waiting)
+        known = unit.open or unit.status == "loading" or (unit.plans and unit.waiting)
         plans = () if known else await self.memory.plans(call.model)
         unit = self.entries.unit(call.model)  # it may have become another one meanwhile
         future = self.futures[call.id] = asyncio.get_running_loop().create_future()
@@ -6235,10 +6164,11 @@ class Pool:
     def command(self, entry: str) -> list[str]:
         """The words that would start an entry's process; empty where there is no build for it."""
         group = self.entries.groups[self.entries.unit_of[entry]]
-        build = self.dash.builds.builds.get(group.build)
+        row = self.dash.db.get_model(entry)
+        build = self.entries.build(row)
         if build is None or build.problem:
             return []
-        return engine_arguments(build, self.dash.db.get_model(entry), {**group.parameters, **group.common}, 0, entry)[0]
+        return engine_arguments(build, row, {**group.parameters, **group.common}, 0, entry)[0]
 
     def loaded_instance(self, entry: str) -> Instance | None:
         """The process of a model that is in memory."""
@@ -6257,9 +6187,9 @@ class Pool:
         """Carry out what Residency decided."""
         for action in actions:
             if isinstance(action, Start):
-                self.dash.spawn(self.live(action), f"instance of {self.residency.units[action.unit].name}")
+                self.dash.spawn(self.live(action), f"instance of {action.unit.name}")
             elif isinstance(action, Stop):
-                if instance := self.instances.get(action.unit):
+                if instance := self.instances.get(action.unit.id):
                     self.dash.spawn(instance.stop(), f"stopping {instance.name}")
             elif isinstance(action, Happened):
                 self.note(action)
@@ -6268,62 +6198,61 @@ class Pool:
                     future.set_exception(Refused(action.code, action.message))
                 elif instance := self.instances.get(action.ticket.unit):
                     future.set_result(instance)
-            key = action.ticket.unit if isinstance(action, Admit | Refuse) else action.unit
-            group, unit = self.entries.groups.get(key), self.residency.units.get(key)
-            self.mark(*(group.ids if group else ()), *([unit.name] if unit else ()))
+            key, name = (action.ticket.unit, action.ticket.model) if isinstance(action, Admit | Refuse) \
+                else (action.unit.id, action.unit.name)
+            self.mark(name, *(self.entries.groups[key].ids if key in self.entries.groups else ()))
 
     async def live(self, action: Start) -> None:
         """The life of one instance: Residency hears when it is ready and when it ended, whatever happens."""
-        key, instance = action.unit, None
+        unit, instance = action.unit, None
         error: str | None = "it could not be started"
         try:
-            instance = self.prepared(action)
-            watcher = self.dash.spawn(self.watch(key, instance), f"readiness of {instance.name}")
-            try:
-                unwanted = self.residency.units[key].status == "stopping"  # already
-                error = None if unwanted else await instance.run()  # None: it was told to end
+            instance = self.prepared(unit, action.plan)
+            watcher = self.dash.spawn(self.watch(unit, instance), f"readiness of {instance.name}")
+            try:  # None: it was told to end, which may have been before it began
+                error = None if unit.status == "stopping" else await instance.run()
             finally:
                 await cancelled([watcher])
         except DashError as problem:
             error = str(problem)
         finally:
-            self.instances.pop(key, None)
-            self.started.pop(key, None)
-            self.do(self.residency.exited(key, error, time.monotonic()))
+            self.instances.pop(unit.id, None)
+            self.started.pop(unit.id, None)
+            self.do(self.residency.exited(unit.id, error, time.monotonic()))
             if instance is not None:
                 instance.gone.set()
 
-    def prepared(self, action: Start) -> Instance:
-        """The instance that `action` asks for, not started yet."""
-        unit, group = self.residency.units[action.unit], self.entries.groups.get(action.unit)
+    def prepared(self, unit: Unit, plan: Plan) -> Instance:
+        """The instance that `plan` asks for, not started yet."""
+        group = self.entries.groups.get(unit.id)
         if group is None:
             raise EngineFailed("it was deleted meanwhile")
         row = self.dash.db.present_model(unit.name if unit.name in group.ids else group.ids[0])
         build = self.ready_build(row["id"])
         arguments, left_out = engine_arguments(build, row, {**group.parameters, **group.common},
-                                               free_port("127.0.0.1"), row["id"], action.plan.devices)
+                                               free_port("127.0.0.1"), row["id"], plan.devices)
         instance = Instance(self.dash, row["id"], build, arguments, stop_timeout=group.stop_timeout,
                             changed=lambda: self.mark(*group.ids))
-        instance.placement, instance.left_out = list(action.plan.devices or ()), left_out
-        self.instances[action.unit], self.started[action.unit] = instance, dict(group.common)
+        instance.placement, instance.left_out = list(plan.devices or ()), left_out
+        self.instances[unit.id], self.started[unit.id] = instance, dict(group.common)
         return instance
 
-    async def watch(self, key: str, instance: Instance) -> None:
+    async def watch(self, unit: Unit, instance: Instance) -> None:
         """Tell Residency when an instance is ready, and what it takes once it has settled."""
         await instance.ready.wait()
         if not instance.stopping:
             log.info("%s is loaded after %.1f s", instance.name, time.monotonic() - instance.started)
-            self.do(self.residency.loaded(key, time.monotonic()))
+            self.do(self.residency.loaded(unit.id, time.monotonic()))
             await asyncio.sleep(MEASURE_DELAY)
             await instance.measure()
-            self.memory.learn(self.residency.units[key], instance)
+            self.memory.learn(unit, instance)
 
     def note(self, event: Happened) -> None:
         """Note an event for the timeline, and in the log."""
-        self.events.append({"timestamp": now_ms(), "kind": event.kind, "model": event.name, "reason": event.reason,
-                            "details": event.details})
+        self.events.append({"timestamp": now_ms(), "kind": event.kind, "model": event.unit.name,
+                            "reason": event.reason, "details": event.details})
         level = logging.WARNING if event.kind in ("failed", "crashed", "refused") else logging.INFO
-        log.log(level, "%s: %s (%s)", event.name, event.kind, event.reason)
+        log.log(level, "%s: %s (%s)", event.unit.name, event.kind, event.reason)
 
     def mark(self, *entries: str) -> None:
         """Note that entries changed, and are to be published."""
@@ -6336,13 +6265,13 @@ class Pool:
         """Let time pass for Residency, look at the memories while somebody waits, and save when what was used."""
         while True:
             await self.dash.beat.wait()
-            if self.residency.anyone_waits():
+            if wanted := self.residency.wanted():
                 await self.memory.read()
-            for unit in self.residency.unplanned():
-                with contextlib.suppress(DashError):  # its file is gone, or there is no build for it
-                    await self.load(unit.name, "pinned")
-            if self.residency.units:
-                self.do(self.residency.tick(time.monotonic()))
+            for unit in wanted:
+                if not unit.plans:
+                    with contextlib.suppress(DashError):  # its file is gone, or there is no build for it
+                        await self.load(unit.name, "pinned")
+            self.do(self.residency.settle(time.monotonic()))
             used, self.last_used = self.last_used, {}
             if used:
                 await self.dash.chore("last use of models", self.dash.db.note_of_models, "last_used_at", used)
@@ -6368,28 +6297,26 @@ class Pool:
             await asyncio.sleep(PUBLISH_INTERVAL)
 
     async def start(self) -> None:
-        """Let models be loaded from now on: the pinned ones at once, and those that were there before a restart."""
+        """Let models be loaded from now on: the pinned ones, and those that were there before a restart."""
         self.stopping = False
         self.sync()
-        pinned = [(row["id"], "pinned") for row in self.dash.db.models() if row["pinned"] and not row["missing"]]
-        restored, self.restore = [(entry, "loaded before the restart") for entry in self.restore], []
-        for entry, reason in [*pinned, *restored]:
+        restored, self.restore = self.restore, []
+        for entry in restored:
             with contextlib.suppress(DashError):
-                await self.load(entry, reason)
+                await self.load(entry, "loaded before the restart")
 
     async def stop(self, reason: str, *, restore: bool = False) -> None:
         """End every process, and everything that waits for one."""
         self.stopping = True
         self.restore = [unit.name for unit in self.residency.units.values() if unit.resident] if restore else []
         self.sync()
-        for unit in list(self.residency.units.values()):
-            self.do(self.residency.unload(unit.id, reason, time.monotonic()))
-        ends = []
-        for instance in self.instances.values():
+        for key in list(self.residency.units):
+            self.do(self.residency.unload(key, reason, time.monotonic()))
+        instances = list(self.instances.values())
+        for instance in instances:
             self.dash.spawn(instance.stop(), f"stopping {instance.name}")
-            ends.append(asyncio.ensure_future(instance.gone.wait()))
-        if ends:
-            await asyncio.wait(ends, timeout=STOP_ALL_TIME)
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(asyncio.gather(*[instance.gone.wait() for instance in instances]), STOP_ALL_TIME)
 
 
 def unix_ms(moment: float | None) -> int | None:
@@ -6403,23 +6330,6 @@ def cut_context(group: Group, instance: Instance) -> str | None:
     if type(asked) is int and has and has * slots < asked - CONTEXT_STEP * slots:
         return f"The context was cut to {has:,} of {asked:,} tokens, to fit into memory."
     return None
-
-
-def process_key(row: Json, defaults: Json, build: str) -> str:
-    """What entries have in common that share a process: the file, the build and all that a request cannot carry."""
-    parameters = {key: value for key, value in {**defaults, **row["parameters"]}.items()
-                  if key not in REQUEST_PARAMETERS}
-    return hashlib.sha256(json.dumps([row["path"], row["projector"], build, parameters], sort_keys=True).encode()
-                          ).hexdigest()[:16]
-
-
-def grouped(rows: list[Json], defaults: Json, build: str) -> Group:
-    """The entries that share a process, with what it is started with."""
-    every = [{**defaults, **row["parameters"]} for row in rows]
-    parameters = {key: value for key, value in every[0].items() if key not in REQUEST_PARAMETERS}
-    common = {key: value for key, value in every[0].items() if key in REQUEST_PARAMETERS
-              and all(other.get(key) == value for other in every)}
-    return Group(rows, build, parameters, common)
 
 
 def request_values(parameters: Json, path: str) -> Json:

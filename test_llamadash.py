@@ -4075,7 +4075,9 @@ class World:
     """
 
     def __init__(self, needs: dict[str, Any], rooms: Any, **limits: Any) -> None:
-        self.residency = llamadash.Residency(**{"max_wait": 60.0, **limits})
+        self.residency = llamadash.Residency()
+        for name, value in {"max_wait": 60.0, **limits}.items():
+            setattr(self.residency, name, value)
         self.now, self.numbers, self.grace = 1000.0, 0, 10.0
         self.plans = {name: self.as_plans(need) for name, need in needs.items()}
         self.rooms: dict[str, int] = rooms if isinstance(rooms, dict) else {"GPU0": rooms}
@@ -4089,7 +4091,7 @@ class World:
         self.refusals: list[llamadash.Refuse] = []
         self.events: list[llamadash.Happened] = []
         self.loads: list[str] = []
-        self.do(self.residency.set_rooms(self.rooms, self.now))
+        self.residency.rooms = self.rooms
         for name in needs:
             self.define(name)
 
@@ -4109,37 +4111,39 @@ class World:
         self.check()
 
     def do_start(self, action: llamadash.Start) -> None:
-        unit = self.residency.units[action.unit]
-        assert action.unit not in self.processes, "started twice"
+        unit, name = action.unit, action.unit.id
+        assert name not in self.processes, "started twice"
         assert unit.plans and any(action.plan in group for group in unit.plans)
         for device, need in unit.held.items():
             held = sum(other.get(device, 0) for other in self.held.values())
             assert not need or held + need <= self.rooms[device], f"too much on {device}"
         assert not self.residency.models_max or len(self.processes) < self.residency.models_max, "too many"
-        assert action.reason
+        assert unit.loaded_for
         for other in [item for item in self.residency.units.values() if item.wanted]:
-            if action.reason == "preferred" or ("request" in action.reason and other.queued_at < unit.queued_at):
+            if unit.loaded_for == "preferred" or ("request" in unit.loaded_for and other.queued_at < unit.queued_at):
                 assert self.possible(other, [unit]) or not self.possible(other, []), "takes memory from an earlier one"
-        self.processes[action.unit], self.held[action.unit] = "loading", dict(unit.held)
-        self.since[action.unit] = self.now
-        self.loads.append(action.unit)
+        self.processes[name], self.held[name] = "loading", dict(unit.held)
+        self.since[name] = self.now
+        self.loads.append(name)
 
     def do_stop(self, action: llamadash.Stop) -> None:
-        process, unit = self.processes[action.unit], self.residency.units[action.unit]
-        evicted = action.reason.startswith("evicted for ")
+        unit, process = action.unit, self.processes[action.unit.id]
+        assert unit.leaving
+        reason = unit.leaving[1]
+        evicted = reason.startswith("evicted for ")
         assert process != "stopping", "stopped twice"
-        assert action.reason in UNLOADED_BY or evicted
-        assert process == "loaded" or action.reason in ("by hand", "configuration changed")
+        assert reason in UNLOADED_BY or evicted
+        assert process == "loaded" or reason in ("by hand", "configuration changed")
         assert not (evicted and unit.pinned), "a pinned one is evicted"
-        assert not evicted or self.now - self.since[action.unit] >= self.residency.min_residency
-        winner = self.residency.units.get(action.reason.removeprefix("evicted for "))
+        assert not evicted or self.now - self.since[unit.id] >= self.residency.min_residency
+        winner = self.residency.units.get(reason.removeprefix("evicted for "))
         assert not evicted or winner is not None
         if winner is not None and not winner.wanted:  # it comes back by itself
             assert winner.preferred and not unit.preferred and unit.idle_for(self.now) <= 0
-            assert self.now - self.used_at[action.unit] >= llamadash.RETURN_AFTER
-        if self.answering(action.unit):
-            assert action.reason == "by hand" and self.now >= self.unloaded_at[action.unit] + self.grace, "cut off"
-        self.processes[action.unit], self.since[action.unit] = "stopping", self.now
+            assert self.now - self.used_at[unit.id] >= llamadash.RETURN_AFTER
+        if self.answering(unit.id):
+            assert reason == "by hand" and self.now >= self.unloaded_at[unit.id] + self.grace, "cut off"
+        self.processes[unit.id], self.since[unit.id] = "stopping", self.now
 
     def do_admit(self, action: llamadash.Admit) -> None:
         ticket = action.ticket
@@ -4150,7 +4154,7 @@ class World:
     def possible(self, unit: llamadash.Unit, beside: list[llamadash.Unit]) -> bool:
         """Whether a unit would fit beside these and the pinned ones, if all others were gone."""
         stay = {item.id: item for item in self.residency.units.values() if item.status in ("loading", "loaded")
-                and item.pinned and not item.leaving and not item.outdated}
+                and item.pinned and not item.leaving}
         planner = llamadash.Planner([*(stay | {item.id: item for item in beside}).values()], self.rooms,
                                     self.residency.models_max, 0, self.now)
         return any(planner.fits(plan) for group in unit.plans for plan in group)
@@ -4163,7 +4167,7 @@ class World:
 
     def do_happened(self, action: llamadash.Happened) -> None:
         assert action.kind in ("waiting", "loading", "loaded", "unloaded", "failed", "crashed", "refused")
-        assert action.reason and action.name
+        assert action.reason and action.unit.name
         self.events.append(action)
 
     def check(self) -> None:
@@ -4179,13 +4183,13 @@ class World:
             assert unit.held == self.held.get(unit.id, {})
             assert unit.active == set(self.answering(unit.id))
             assert unit.waits or not unit.wanted, "waits without a reason"
-            assert not (unit.open() and (unit.waiting or unit.wish)), "ready, and somebody waits"
+            assert not (unit.open and (unit.waiting or unit.wish)), "ready, and somebody waits"
             if unit.status != "loading":  # which takes LOAD_TIME at most
                 waited = [self.now - ticket.since for ticket in unit.waiting.values()]
                 if unit.wish and not unit.pinned and not unit.waiting:
                     waited.append(self.now - unit.wish[0])
                 assert max(waited, default=0.0) < residency.max_wait, "waits for too long"
-            upcoming = residency.upcoming(unit)
+            upcoming = unit.upcoming()
             assert upcoming is None or (upcoming[0] in ("unloads", "leaves", "loads", "returns") and upcoming[2])
         assert self.processes.keys() <= residency.units.keys()
 
@@ -4196,7 +4200,7 @@ class World:
         before = {key: getattr(unit, key) for key in ("pinned", "preferred", "idle", "outdated") if unit}
         self.do(self.residency.define(llamadash.Unit(name, name, grace=self.grace, **{**before, **flags}), self.now))
         if self.residency.units[name].wanted and not self.residency.units[name].plans:
-            assert self.residency.unplanned()
+            assert self.residency.units[name] in self.residency.wanted()
             self.do(self.residency.load(name, "pinned", self.plans[name], self.now))
 
     def ask(self, name: str, id: int = 0) -> int:
@@ -4218,7 +4222,7 @@ class World:
         self.do(self.residency.load(name, "by hand", self.plans[name], self.now))
 
     def unload(self, name: str) -> None:
-        if self.processes.get(name) == "loaded" and not self.residency.units[name].leaving:
+        if self.processes.get(name) == "loaded" and not self.residency.units[name].unloading:
             self.unloaded_at[name] = self.now
         self.do(self.residency.unload(name, "by hand", self.now))
 
@@ -4239,7 +4243,7 @@ class World:
     def after(self, seconds: float) -> None:
         """Time passes."""
         self.now += seconds
-        self.do(self.residency.tick(self.now))
+        self.do(self.residency.settle(self.now))
 
     def run(self, seconds: float, *, step: float = 1.0) -> None:
         """Time passes, and processes do what they take time for."""
@@ -4277,11 +4281,20 @@ class World:
         return next(reason for ticket, reason in self.residency.queue() if ticket.id == id)
 
     def upcoming(self, name: str) -> tuple[str, float | None, str | None] | None:
-        return self.residency.upcoming(self.residency.units[name])
+        return self.residency.units[name].upcoming()
+
+    def yields(self, name: str) -> str:
+        """For whom a model is about to leave."""
+        other = self.residency.units[name].yields_to
+        return other.name if other else ""
+
+    def taken(self, device: str = "GPU0") -> int:
+        """What is held or reserved of a device."""
+        return sum(unit.held.get(device, 0) for unit in self.residency.units.values())
 
     def told(self, kind: str, name: str = "") -> list[str]:
         """The reasons of the events of a kind."""
-        return [event.reason for event in self.events if event.kind == kind and name in ("", event.unit)]
+        return [event.reason for event in self.events if event.kind == kind and name in ("", event.unit.id)]
 
     def drain(self) -> None:
         """Nobody asks any more, and everything ends: the queue is empty then, and the preferred are back."""
@@ -4370,18 +4383,20 @@ class RandomWorld(World):
 
     def step_memory(self, number: int) -> None:
         self.rooms = {device: self.some((8, 10, 10, 6, 0), number + index) for index, device in enumerate(self.rooms)}
-        self.do(self.residency.set_rooms(self.rooms, self.now))
+        self.residency.rooms = self.rooms
+        self.after(0)
 
     def step_measure(self, number: int) -> None:
         name = self.some(self.plans, number)
         taken = dict.fromkeys(self.rooms, number % 5)
         if self.processes.get(name) == "loaded":
-            self.held[name] = taken
-        self.do(self.residency.measured(name, taken, self.now))
+            self.held[name] = self.residency.units[name].held = taken
+        self.after(0)
 
     def step_limits(self, number: int) -> None:
-        self.do(self.residency.set_limits(self.some((0, 1, 2, 3), number), self.some((0.0, 10.0), number // 4), 60.0,
-                                          self.now))
+        self.residency.models_max = self.some((0, 1, 2, 3), number)
+        self.residency.min_residency = self.some((0.0, 10.0), number // 4)
+        self.after(0)
 
     def step_flags(self, number: int) -> None:
         name = self.some(self.plans, number)
@@ -4561,10 +4576,10 @@ def test_a_choice_of_a_victim_is_kept_while_it_is_waited_for(second: str) -> Non
     world.up("A", "B")
     first, _, _ = world.ask("A"), world.ask("A"), world.ask("B")
     world.ask("C")
-    assert world.residency.units["A"].yields_to == "C"
+    assert world.yields("A") == "C"
     world.after(1)
     world.end(first)
-    assert world.residency.units["A"].yields_to == "C" and world.residency.units["B"].yields_to is None
+    assert world.yields("A") == "C" and world.yields("B") == ""
 
 
 def test_a_request_that_arrives_during_a_load_is_served_with_the_first() -> None:
@@ -4632,17 +4647,8 @@ def test_memory_is_reserved_when_a_load_is_admitted() -> None:
     world = World({"A": 6, "B": 6}, 8)
     world.ask("A")
     id = world.ask("B")
-    assert world.loads == ["A"] and world.residency.held() == {"GPU0": 6}
+    assert world.loads == ["A"] and world.taken() == 6
     assert world.reason(id) == "until A has been in memory for 10 s"
-
-
-def test_what_a_process_takes_is_forgotten_with_it() -> None:
-    """A measurement that comes after the end of a process reserves nothing."""
-    world = World({"A": 6}, 8)
-    world.up("A")
-    world.gone("A", "crashed")
-    world.do(world.residency.measured("A", {"GPU0": 6}, world.now))
-    assert world.residency.held()["GPU0"] == 0
 
 
 def test_a_crash_loads_the_model_again_for_who_waits() -> None:
@@ -4764,7 +4770,7 @@ def test_two_that_wait_for_the_same_victim_push_out_only_what_they_need() -> Non
     world.ask("B")
     world.ask("C")
     world.ask("D")
-    assert world.residency.units["A"].yields_to == "C" and world.residency.units["B"].yields_to == "D"
+    assert world.yields("A") == "C" and world.yields("B") == "D"
     world.end(1)
     assert world.status("A", "B") == "stopping loaded"
 
@@ -4775,7 +4781,7 @@ def test_two_that_wait_for_places_push_out_one_each() -> None:
     world.up("A", "B")
     for name in "ABCD":
         world.ask(name)
-    assert world.residency.units["A"].yields_to == "C" and world.residency.units["B"].yields_to == "D"
+    assert world.yields("A") == "C" and world.yields("B") == "D"
 
 
 def test_what_the_second_in_line_needs_is_kept_as_well() -> None:
@@ -4834,10 +4840,9 @@ def test_what_fits_on_no_single_gpu_is_split() -> None:
 def test_an_elastic_plan_takes_what_there_is() -> None:
     """A model that is larger than all memory is loaded with what the devices have when its turn comes."""
     world = World({"A": [[llamadash.Plan({"GPU0": 20}, elastic=True)]]}, 8)
-    world.rooms = {"GPU0": 7}
-    world.do(world.residency.set_rooms(world.rooms, world.now))
+    world.rooms = world.residency.rooms = {"GPU0": 7}
     world.ask("A")
-    assert world.residency.held() == {"GPU0": 7}
+    assert world.taken() == 7
 
 
 def test_what_cannot_fit_waits_with_its_numbers_and_holds_nobody_up() -> None:
@@ -4865,7 +4870,7 @@ def test_a_pinned_model_is_loaded_and_never_a_victim() -> None:
     """It is loaded as soon as its plans are known, and others go in its place even where they were used later."""
     world = World({"A": 4, "B": 4, "C": 4}, 8)
     world.do(world.residency.define(llamadash.Unit("A", "A", pinned=True), world.now))
-    assert world.residency.unplanned() == [world.residency.units["A"]] and world.status("A") == "unloaded"
+    assert world.residency.wanted() == [world.residency.units["A"]] and world.status("A") == "unloaded"
     world.define("A")
     assert world.told("loading") == ["pinned"]
     world.ready("A")
@@ -5111,16 +5116,17 @@ def test_a_forgotten_model_leaves_after_its_answers_and_is_not_known_any_more() 
     assert world.state[waiting] == "refused" and world.state[id] == "admitted"
     world.end(id)
     world.gone("A")
-    assert not world.residency.units and world.events[-1].name == "A" and world.events[-1].kind == "unloaded"
+    assert not world.residency.units and world.events[-1].unit.name == "A" and world.events[-1].kind == "unloaded"
     world.ask("A")
-    assert world.refusals[-1].code == "unloaded" and world.events[-1].name == "A"
+    assert world.refusals[-1].code == "unloaded" and world.events[-1].unit.name == "A"
 
 
 def test_more_models_than_a_lowered_limit_allows_leave_when_another_comes() -> None:
     """A lower number of models pushes nobody out by itself, and holds from the next load on."""
     world = World(dict.fromkeys("ABCD", 1), 8)
     world.up("A", "B", "C")
-    world.do(world.residency.set_limits(2, 10.0, 60.0, world.now))
+    world.residency.models_max = 2
+    world.after(0)
     assert world.status("A", "B", "C") == "loaded loaded loaded"
     world.ask("D")
     assert world.status("A", "B", "C") == "stopping stopping loaded"
@@ -5178,7 +5184,7 @@ def test_fifty_requests_over_five_models_where_two_fit(seed: int) -> None:
 def test_looking_for_room_is_quick() -> None:
     """With 200 models and 1,000 requests that wait, an event takes milliseconds, and at rest far less."""
     world = llamadash.Residency()
-    world.set_rooms({"GPU0": 8, "GPU1": 8}, 0)
+    world.rooms = {"GPU0": 8, "GPU1": 8}
     plans = [[llamadash.Plan({"GPU0": 1}), llamadash.Plan({"GPU1": 1})], [llamadash.Plan({"GPU0": 1, "GPU1": 1})]]
     for index in range(200):
         world.define(llamadash.Unit(str(index), str(index), plans=plans), 0)
@@ -5189,7 +5195,7 @@ def test_looking_for_room_is_quick() -> None:
         took: list[float] = []
         for _ in range(10):
             begin = time.perf_counter()
-            world.tick(1)
+            world.settle(1)
             took.append(time.perf_counter() - begin)
         assert min(took) < limit, took
 
