@@ -2261,6 +2261,7 @@ DEFAULT_BATCH, DEFAULT_UBATCH = 2048, 512  # tokens
 FIT_MARGIN = 1 << 30  # bytes that the engine leaves free on each device when it chooses by itself
 FIT_MIN_CONTEXT = 4096  # the engine shrinks a context that nobody asked for no further
 LARGEST_CONTEXT = 1 << 24  # tokens; no model was trained for more
+CACHE_BYTES = {name.lower(): size / block for name, block, size in TENSOR_TYPES.values()}  # for each number of it
 RECURRENT = frozenset(("mamba", "mamba2", "rwkv6", "rwkv6qwen2", "rwkv7", "arwkv7"))
 WITHOUT_CACHE = frozenset((
     "bert", "modern-bert", "nomic-bert", "nomic-bert-moe", "neo-bert", "jina-bert-v2", "jina-bert-v3", "eurobert",
@@ -2425,7 +2426,8 @@ def run_of(parameters: Json) -> Run:
     return Run(
         slots=DEFAULT_SLOTS if auto else slots, unified=auto or parameters.get("kv-unified") is True,
         ubatch=min(number_of(parameters, "ubatch-size", DEFAULT_UBATCH) or batch, batch),
-        key_bytes=bytes_each(parameters.get("cache-type-k")), value_bytes=bytes_each(parameters.get("cache-type-v")),
+        key_bytes=CACHE_BYTES.get(parameters.get("cache-type-k", "f16"), 2.0),
+        value_bytes=CACHE_BYTES.get(parameters.get("cache-type-v", "f16"), 2.0),
         flash=parameters.get("flash-attn") not in ("off", False), swa_full=parameters.get("swa-full") is True)
 
 
@@ -2433,14 +2435,6 @@ def number_of(parameters: Json, key: str, default: int) -> int:
     """A whole number among the parameters, or `default` where it is something else."""
     value = parameters.get(key)
     return value if type(value) is int else default
-
-
-def bytes_each(name: Any) -> float:
-    """Bytes for each number of a KV cache of this type, f16 where it is not known."""
-    for known, block, size in TENSOR_TYPES.values():
-        if known == str(name).upper():
-            return size / block
-    return 2.0
 
 
 def rounded_up(value: int) -> int:
@@ -2547,16 +2541,12 @@ class Placement:
         used = [0] * len(self.devices)
         for on_gpu, stays in sizes[:len(sizes) - count]:
             used[self.host] += on_gpu + stays
-        first = len(sizes) - count
-        bounds, total = [], 0.0
-        for share in self.shares(gpus) if gpus else []:
-            total += share
-            bounds.append(total * count)
-        for at, (on_gpu, stays) in enumerate(sizes[first:]):
+        bounds = [count * share for share in itertools.accumulate(self.shares(gpus))]
+        for at, (on_gpu, stays) in enumerate(sizes[len(sizes) - count:]):
             gpu = next((gpus[place] for place, bound in enumerate(bounds) if at < bound - 1e-9), gpus[-1])
             used[gpu] += on_gpu
             used[self.host] += stays
-        for at in {self.host if not count else -1, *(at for at in gpus if used[at])} - {-1}:
+        for at in [at for at in gpus if used[at]] if count else [self.host]:
             used[at] += compute
         used[self.projector_place(gpus)] += self.projector
         return used
@@ -2638,17 +2628,17 @@ DRM_MEMORY = ("drm-memory-vram", "drm-total-vram", "drm-total-vram0")  # as amdg
 INNER_INTERFACE = r"lo\d*|Loopback.*|veth.*|br-.*|docker\d+|virbr.*"
 
 
-def reading(text: str, scale: float = 1) -> float | None:
+def reading(text: str | None, scale: float = 1) -> float | None:
     """`text` times `scale`, or None for what is no number: "[N/A]", "[Not Supported]", "nan"."""
     with contextlib.suppress(ValueError):
-        value = float(text) * scale
+        value = float(text or "") * scale
         return value if math.isfinite(value) else None
     return None
 
 
 def reading_of_bytes(text: str | None, unit: int = 1) -> int | None:
     """The bytes that `text` tells in `unit`, or None."""
-    value = reading(text or "", unit)
+    value = reading(text, unit)
     return None if value is None else int(value)
 
 
@@ -2657,11 +2647,6 @@ def file_text(path: Path) -> str | None:
     with contextlib.suppress(OSError), path.open(encoding="utf-8", errors="replace") as file:
         return file.read(4096).strip()
     return None
-
-
-def file_number(path: Path, scale: float = 1) -> float | None:
-    """The number in a small file times `scale`, or None."""
-    return reading(file_text(path) or "", scale)
 
 
 class Probes:
@@ -2715,9 +2700,8 @@ def distinct_disks(paths: list[str], read: Json) -> list[Json]:
     """`read`, the disk of each of `paths`, once per file system; nulls for one that does not answer."""
     disks: dict[Any, Json] = {}
     for path in paths:
-        entry = read[path] or {"path": path, "used": None, "total": None, "usage": None}
-        disks.setdefault(entry.get("device", path),
-                         {key: value for key, value in entry.items() if key != "device"})
+        entry = dict(read[path] or {"path": path, "used": None, "total": None, "usage": None})
+        disks.setdefault(entry.pop("device", path), entry)
     return list(disks.values())
 
 
@@ -2907,7 +2891,7 @@ def hwmon(device: Path, *names: str, scale: float) -> float | None:
     """The first of the sensors `names` that the card's hardware monitor has."""
     for folder in sorted(device.glob("hwmon/hwmon*")):
         for name in names:
-            if (value := file_number(folder / name, scale)) is not None:
+            if (value := reading(file_text(folder / name), scale)) is not None:
                 return value
     return None
 
@@ -2915,7 +2899,7 @@ def hwmon(device: Path, *names: str, scale: float) -> float | None:
 def sysfs_values(device: Path) -> Json:
     """What the drivers amdgpu, xe and i915 tell; Intel's two tell nothing about use."""
     total = file_text(device / "mem_info_vram_total") or file_text(device / "tile0/physical_vram_size_bytes")
-    return {"utilization": file_number(device / "gpu_busy_percent"),
+    return {"utilization": reading(file_text(device / "gpu_busy_percent")),
             "memory_used": reading_of_bytes(file_text(device / "mem_info_vram_used")),
             "memory_total": reading_of_bytes(total),
             "temperature": hwmon(device, "temp1_input", "temp2_input", scale=1e-3),
@@ -8683,7 +8667,7 @@ class Download:
     def as_row(self) -> Json:
         """What is remembered over a restart."""
         return {"repo": self.repo, "file": self.file, "place": self.place, "status": self.status,
-                "error": self.error, "parts": [dataclasses.asdict(part) for part in self.parts]}
+                "error": self.error, "parts": [vars(part) for part in self.parts]}
 
 
 async def in_thread(function: Callable[..., Result], *arguments: Any) -> Result:
@@ -8780,7 +8764,7 @@ def download_projector(file: str, projectors: list[str], files: dict[str, Part])
     """{projector: {file, size, quantization}} for a model, or {}: its own folder's first, and F16 before others."""
     def rank(name: str) -> tuple[bool, int, str]:
         quantization = download_quantization(name)
-        order = PREFERRED_PROJECTOR.index(quantization) if quantization in PREFERRED_PROJECTOR else 9
+        order = (*PREFERRED_PROJECTOR, quantization).index(quantization)
         return name.rpartition("/")[0] != file.rpartition("/")[0], order, name
     if not projectors:
         return {}
@@ -8797,8 +8781,7 @@ def download_choice(models: list[Json], source: Source) -> Json | None:
         return asked in (own, own.removeprefix("UD-")) or asked in model["file"].upper()
     if source.file or source.quantization:
         return next(filter(wanted, models), None)
-    order = {name: at for at, name in enumerate(PREFERRED)}
-    return min(models, key=lambda model: order.get(model["quantization"] or "", len(order)), default=None)
+    return min(models, key=lambda model: (*PREFERRED, model["quantization"]).index(model["quantization"]), default=None)
 
 
 class ModelHub:
@@ -8829,12 +8812,12 @@ class ModelHub:
             yield session
 
     @contextlib.asynccontextmanager
-    async def get(self, session: aiohttp.ClientSession, path: str, headers: dict[str, str] | None = None,
+    async def get(self, session: aiohttp.ClientSession, path: str, what: str, headers: dict[str, str] | None = None,
                   ) -> AsyncIterator[tuple[aiohttp.ClientResponse, Part]]:
         """The answer for `path` after its redirects, and what the hub itself announces of the file.
 
-        The token goes to the hub only: where it redirects to another host, that host does not see it. HubUnavailable
-        where the connection fails, while the answer is read as well.
+        The token goes to the hub only: where it redirects to another host, that host does not see it. NotFound where
+        the hub has no `what`; HubUnavailable where the connection fails, while the answer is read as well.
         """
         hub = self.url()
         url = yarl.URL(f"{self.endpoint}/{path}", encoded=True)
@@ -8848,9 +8831,11 @@ class ModelHub:
                     if at_hub:
                         download_announced(announced, response)
                     location = response.headers.get("Location")
-                    if response.status not in (301, 302, 303, 307, 308) or not location:
+                    if response.status in (200, 206, 416):
                         yield response, announced
                         return
+                    if response.status not in (301, 302, 303, 307, 308) or not location:
+                        raise self.refusal(response.status, what, url.host if not at_hub else None)
             except NETWORK_PROBLEMS as problem:
                 raise HubUnavailable(f"{url.host}: {download_problem(problem)}") from problem
             with contextlib.suppress(ValueError):
@@ -8872,16 +8857,13 @@ class ModelHub:
 
     async def announced(self, repo: str, name: str) -> Part:
         """What the hub tells of one file before sending it; for hubs that have no listing."""
-        async with self.session() as session, self.get(session, download_path(repo, name)) as (response, announced):
-            if response.status != 200:
-                raise self.refusal(response.status, f"{repo}/{name}")
+        path, what = download_path(repo, name), f"{repo}/{name}"
+        async with self.session() as session, self.get(session, path, what) as (response, announced):
             return Part(name, announced.size or response.content_length, announced.sha256)
 
     async def described(self, session: aiohttp.ClientSession, path: str, repo: str) -> Json:
         """One answer of the hub's API; a list comes as {entries}."""
-        async with self.get(session, path) as (response, _):
-            if response.status != 200:
-                raise self.refusal(response.status, repo)
+        async with self.get(session, path, repo) as (response, _):
             text = bytearray()
             async for block in response.content.iter_chunked(2**16):
                 text += block
@@ -8893,8 +8875,10 @@ class ModelHub:
             raise HubUnavailable(f"{self.name} does not answer as a model hub does") from None
         return answer if isinstance(answer, dict) else {"entries": answer if isinstance(answer, list) else []}
 
-    def refusal(self, status: int, what: str) -> DashError:
-        """The error that says what a refused request means to the user."""
+    def refusal(self, status: int, what: str, elsewhere: str | None) -> DashError:
+        """The error that says what a refused request means to the user; `elsewhere` is the host that is not the hub."""
+        if elsewhere:
+            return HubUnavailable(f"{elsewhere} answered with status {status}")
         if status in (401, 403):
             hint = "HF_TOKEN may not read it" if self.token else "start llamadash with HF_TOKEN set"
             return NotFound(f"{what} does not exist, is private, or its terms must be accepted at "
@@ -8912,9 +8896,8 @@ def download_path(repo: str, name: str) -> str:
 def download_proxy(url: yarl.URL) -> str | None:
     """The proxy that this machine's environment wants for `url`."""
     import urllib.request  # not at the top: slow to import, and seldom needed
-    if not url.host or urllib.request.proxy_bypass(url.host):
-        return None
-    return urllib.request.getproxies().get(url.scheme)
+    bypass = urllib.request.proxy_bypass(url.host or "")
+    return None if bypass else urllib.request.getproxies().get(url.scheme)
 
 
 def download_bytes(text: str) -> int | None:
@@ -9201,7 +9184,6 @@ class Transfer:
 
     async def run(self) -> None:
         """Fetch and check all parts, then give them their names at once: half a model is never in the folder."""
-        await in_thread(download_check_space, self.download, 0)
         async with self.queue.hub.session() as self.session:
             for part in self.download.parts:
                 if not (part.verified and self.download.have(part)):
@@ -9255,21 +9237,23 @@ class Transfer:
 
     async def transfer(self, part: Part, file: PartFile, others: int) -> None:
         """Bring what one connection gives; `others` are the bytes of the other parts."""
-        path, headers, unknown = download_path(self.download.repo, part.name), dict[str, str](), part.size is None
+        path, what = download_path(self.download.repo, part.name), f"{self.download.repo}/{part.name}"
+        headers, unknown = dict[str, str](), part.size is None
         if file.position:  # the checksum, where it is known, guards against a file that has changed
             guard = {"If-Range": part.etag} if part.etag and not part.sha256 else {}
             headers = {"Range": f"bytes={file.position}-", **guard}
         await in_thread(download_check_space, self.download, 0)
-        async with self.queue.hub.get(self.session, path, headers) as (response, announced):
+        async with self.queue.hub.get(self.session, path, what, headers) as (response, announced):
             if download_changed(part, announced):
                 part.size, part.sha256, part.etag = announced.size, announced.sha256, None
                 await in_thread(file.restart)
                 if response.status == 206:
                     raise HubUnavailable("the file has changed at the hub")  # and this is the end of the new one
-            self.check_answer(response, part)
             if response.status == 416:
                 await in_thread(file.restart)
                 raise HubUnavailable("the hub has no more bytes of it")
+            if response.headers.get("Content-Encoding", "identity") != "identity":
+                raise HubUnavailable("the file came compressed")
             download_check_size(response, part, file.position)
             if response.status != 206 and file.position:  # it gives all or nothing
                 await in_thread(file.restart)
@@ -9280,9 +9264,8 @@ class Transfer:
             raise HubUnavailable("the connection was cut")
 
     async def receive(self, response: aiohttp.ClientResponse, part: Part, file: PartFile, others: int) -> None:
-        """Write what comes; reading goes on meanwhile, as what is not read is lost when a connection is cut."""
-        block, writing = bytearray(), None
-        received = file.position
+        """Write what comes, in large blocks; of a connection that is cut, all that was read is kept."""
+        block, received = bytearray(), file.position
         try:
             async for chunk in response.content.iter_any():
                 block += chunk
@@ -9290,25 +9273,12 @@ class Transfer:
                 if part.size is not None and received > part.size:
                     raise WrongContent(f"{part.name} is longer than announced")
                 if len(block) >= DOWNLOAD_BLOCK:
-                    if writing:
-                        await writing
                     full, block = bytes(block), bytearray()
-                    writing = asyncio.create_task(in_thread(file.write, full))
+                    await in_thread(file.write, full)
                 self.download.done = others + received
                 await self.queue.progress(self.download)
         finally:
-            if writing:
-                await writing
             await in_thread(file.write, bytes(block))
-
-    def check_answer(self, response: aiohttp.ClientResponse, part: Part) -> None:
-        """Raise what a refusal means: final for the hub's own, another attempt for the rest."""
-        status, encoding = response.status, response.headers.get("Content-Encoding", "identity")
-        at_hub = response.url.origin() == self.queue.hub.url().origin()
-        if status in (401, 403, 404, 410) and at_hub:
-            raise self.queue.hub.refusal(status, f"{self.download.repo}/{part.name}")
-        if status not in (200, 206, 416) or encoding != "identity":
-            raise HubUnavailable(f"{response.url.host} answered with status {status}")
 
 
 def download_changed(part: Part, announced: Part) -> bool:
