@@ -902,27 +902,13 @@ JSON_COLUMNS = ("parameters", "modalities", "shards", "aliases", "tags", "memory
 BOOLEAN_COLUMNS = ("favorite", "chat_template", "missing", "pinned", "preferred")
 
 
-class DatabaseTooNew(DashError):
-    """The database was written by a newer llamadash."""
-
-
-class MigrationFailed(DashError):
-    """A database cannot be brought to this version."""
+class DatabaseRefused(DashError):
+    """The database was written by a newer llamadash, or cannot be brought to this version."""
 
 
 class DatabaseDamaged(DashError):
     """SQLite cannot read the database."""
     code = "DATABASE_DAMAGED"
-
-
-class BackupFailed(DashError):
-    """A backup cannot be written where it should be."""
-    code = "BACKUP_FAILED"
-
-
-class DatabaseBusy(DashError):
-    """Another program holds the lock of the database."""
-    code = "DATABASE_BUSY"
 
 
 def run_script(db: sqlite3.Connection, script: str) -> None:
@@ -933,6 +919,11 @@ def run_script(db: sqlite3.Connection, script: str) -> None:
 
 def m001_initial(db: sqlite3.Connection) -> None:
     """The tables that llamadash starts with."""
+    series = ["cpu_usage", "memory_usage", "swap_usage", "disk_usage", "load_average", "memory_used",
+              "network_received", "network_sent", "prompt_tokens_per_second", "generated_tokens_per_second",
+              "requests_processing", "requests_deferred", "active_models", "process_cpu", "process_memory"]
+    series += [f"gpu{gpu}_{name}" for gpu in range(8)
+               for name in ("utilization", "memory_used", "memory_total", "temperature", "power")]
     run_script(db, """
         CREATE TABLE models (id TEXT PRIMARY KEY, name TEXT NOT NULL, path TEXT NOT NULL UNIQUE, source TEXT NOT NULL,
             favorite INTEGER NOT NULL, parameters TEXT NOT NULL, revision INTEGER NOT NULL, architecture TEXT,
@@ -943,34 +934,7 @@ def m001_initial(db: sqlite3.Connection) -> None:
             chat_template INTEGER, modalities TEXT, shards TEXT, projector TEXT, projector_size INTEGER,
             missing INTEGER NOT NULL, created_at INTEGER NOT NULL, updated_at INTEGER NOT NULL);
         CREATE TABLE metrics (resolution INTEGER NOT NULL, timestamp INTEGER NOT NULL, samples INTEGER NOT NULL,
-            cpu_usage REAL, cpu_usage_max REAL, memory_usage REAL, memory_usage_max REAL, swap_usage REAL,
-            swap_usage_max REAL, disk_usage REAL, disk_usage_max REAL, load_average REAL, load_average_max REAL,
-            memory_used REAL, memory_used_max REAL, network_received REAL, network_received_max REAL,
-            network_sent REAL, network_sent_max REAL, prompt_tokens_per_second REAL, prompt_tokens_per_second_max REAL,
-            generated_tokens_per_second REAL, generated_tokens_per_second_max REAL, requests_processing REAL,
-            requests_processing_max REAL, requests_deferred REAL, requests_deferred_max REAL, active_models REAL,
-            active_models_max REAL, process_cpu REAL, process_cpu_max REAL, process_memory REAL,
-            process_memory_max REAL, gpu0_utilization REAL, gpu0_utilization_max REAL, gpu0_memory_used REAL,
-            gpu0_memory_used_max REAL, gpu0_memory_total REAL, gpu0_memory_total_max REAL, gpu0_temperature REAL,
-            gpu0_temperature_max REAL, gpu0_power REAL, gpu0_power_max REAL, gpu1_utilization REAL,
-            gpu1_utilization_max REAL, gpu1_memory_used REAL, gpu1_memory_used_max REAL, gpu1_memory_total REAL,
-            gpu1_memory_total_max REAL, gpu1_temperature REAL, gpu1_temperature_max REAL, gpu1_power REAL,
-            gpu1_power_max REAL, gpu2_utilization REAL, gpu2_utilization_max REAL, gpu2_memory_used REAL,
-            gpu2_memory_used_max REAL, gpu2_memory_total REAL, gpu2_memory_total_max REAL, gpu2_temperature REAL,
-            gpu2_temperature_max REAL, gpu2_power REAL, gpu2_power_max REAL, gpu3_utilization REAL,
-            gpu3_utilization_max REAL, gpu3_memory_used REAL, gpu3_memory_used_max REAL, gpu3_memory_total REAL,
-            gpu3_memory_total_max REAL, gpu3_temperature REAL, gpu3_temperature_max REAL, gpu3_power REAL,
-            gpu3_power_max REAL, gpu4_utilization REAL, gpu4_utilization_max REAL, gpu4_memory_used REAL,
-            gpu4_memory_used_max REAL, gpu4_memory_total REAL, gpu4_memory_total_max REAL, gpu4_temperature REAL,
-            gpu4_temperature_max REAL, gpu4_power REAL, gpu4_power_max REAL, gpu5_utilization REAL,
-            gpu5_utilization_max REAL, gpu5_memory_used REAL, gpu5_memory_used_max REAL, gpu5_memory_total REAL,
-            gpu5_memory_total_max REAL, gpu5_temperature REAL, gpu5_temperature_max REAL, gpu5_power REAL,
-            gpu5_power_max REAL, gpu6_utilization REAL, gpu6_utilization_max REAL, gpu6_memory_used REAL,
-            gpu6_memory_used_max REAL, gpu6_memory_total REAL, gpu6_memory_total_max REAL, gpu6_temperature REAL,
-            gpu6_temperature_max REAL, gpu6_power REAL, gpu6_power_max REAL, gpu7_utilization REAL,
-            gpu7_utilization_max REAL, gpu7_memory_used REAL, gpu7_memory_used_max REAL, gpu7_memory_total REAL,
-            gpu7_memory_total_max REAL, gpu7_temperature REAL, gpu7_temperature_max REAL, gpu7_power REAL,
-            gpu7_power_max REAL, PRIMARY KEY (resolution, timestamp));
+            SERIES, PRIMARY KEY (resolution, timestamp));
         CREATE TABLE logs (id INTEGER PRIMARY KEY AUTOINCREMENT, timestamp INTEGER NOT NULL, level TEXT NOT NULL,
             source TEXT NOT NULL, message TEXT NOT NULL);
         CREATE INDEX logs_level ON logs (level, id);
@@ -985,7 +949,8 @@ def m001_initial(db: sqlite3.Connection) -> None:
             result TEXT NOT NULL);
         CREATE INDEX benchmarks_model ON benchmarks (model, id);
         CREATE TABLE sessions (id TEXT PRIMARY KEY, token_hash BLOB NOT NULL UNIQUE, address TEXT,
-            created_at INTEGER NOT NULL, used_at INTEGER NOT NULL, expires_at INTEGER NOT NULL)""")
+            created_at INTEGER NOT NULL, used_at INTEGER NOT NULL, expires_at INTEGER NOT NULL)""".replace(
+        "SERIES", ", ".join(f"{name} REAL, {name}_max REAL" for name in series)))
 
 
 def m002_hours(db: sqlite3.Connection) -> None:
@@ -1085,7 +1050,7 @@ def database_error(problem: Exception, what: str) -> DashError | None:
     if any(text in str(problem) for text in FULL_DISK):
         return StorageFull(f"{what}: the disk is full. Make room, and try again.")
     if "is locked" in str(problem):
-        return DatabaseBusy(f"{what}: another program holds the database. Try again in a moment.")
+        return DashError(f"{what}: another program holds the database. Try again in a moment.", code="DATABASE_BUSY")
     return None
 
 
@@ -1137,16 +1102,16 @@ class DatabaseFile:
                 connection.execute("PRAGMA auto_vacuum = INCREMENTAL")  # before the first table, or never
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("PRAGMA synchronous = NORMAL")
-        except (sqlite3.Error, DatabaseTooNew):
+        except (sqlite3.Error, DatabaseRefused):
             connection.close()
             raise
         return connection
 
     def check(self, connection: sqlite3.Connection, version: int | None) -> None:
-        """DatabaseTooNew, or DatabaseError for a file that is not as our migrations make it, or of another version."""
+        """DatabaseRefused of a newer one; DatabaseError for a file that no migration made so, or of another version."""
         found = user_version(connection)
         if found > len(MIGRATIONS):
-            raise DatabaseTooNew(f"{self.path} was written by a newer llamadash (format {found}, this one knows "
+            raise DatabaseRefused(f"{self.path} was written by a newer llamadash (format {found}, this one knows "
                                  f"{len(MIGRATIONS)}): update llamadash, or use another --data-dir")
         if found == 0 and self.good_backup():
             raise sqlite3.DatabaseError("there is nothing in it")
@@ -1160,24 +1125,15 @@ class DatabaseFile:
         found = user_version(self.connection)
         for number in range(found + 1, version + 1):
             if found:
-                self.backup(self.backup_folder() / f"before-migration-{number}.db")
+                self.backup(self.path.parent / f"backups/before-migration-{number}.db")
             try:
                 with self.transaction() as db:
                     MIGRATIONS[number - 1](db)
                     db.execute(f"PRAGMA user_version = {number}")
             except (sqlite3.Error, DatabaseDamaged) as problem:
                 self.connection.close()
-                raise MigrationFailed(f"Migration {number} of {self.path} failed ({problem}): nothing was changed. "
+                raise DatabaseRefused(f"Migration {number} of {self.path} failed ({problem}): nothing was changed. "
                                       "Go back to the llamadash that you had, and report this.") from problem
-
-    def backup_folder(self) -> Path:
-        """Where backups are kept: beside the database."""
-        folder = self.path.parent / "backups"
-        try:
-            folder.mkdir(mode=0o700, exist_ok=True)
-        except OSError as problem:
-            raise BackupFailed(f"There can be no backups in {folder}: {problem.strerror}") from problem
-        return folder
 
     def backups(self) -> list[Path]:
         """The backups, newest first."""
@@ -1191,11 +1147,13 @@ class DatabaseFile:
     def backup(self, target: Path) -> int:
         """Write a consistent copy to `target`, if it is a good one, and return its size; safe while others write."""
         if os.path.realpath(target) in [os.path.realpath(f"{self.path}{suffix}") for suffix in ("", "-wal", "-shm")]:
-            raise BackupFailed(f"{target} is the database itself: choose another name for the backup.")
+            raise DashError(f"{target} is the database itself: choose another name.", code="BACKUP_FAILED")
         partial = target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")
         what = f"The backup {target} could not be written"
         try:
             with self.explained(what):
+                if target.parent == self.path.parent / "backups":
+                    target.parent.mkdir(mode=0o700, exist_ok=True)
                 partial.touch(mode=0o600)
                 with self.backing_up, contextlib.closing(sqlite3.connect(self.path)) as source, \
                         contextlib.closing(sqlite3.connect(partial)) as copy:
@@ -1206,33 +1164,31 @@ class DatabaseFile:
                 os.replace(partial, target)
                 return target.stat().st_size
         except (sqlite3.Error, OSError) as problem:
-            raise BackupFailed(f"{what}: {getattr(problem, 'strerror', None) or problem}.") from problem
+            reason = getattr(problem, "strerror", None) or problem
+            raise DashError(f"{what}: {reason}.", code="BACKUP_FAILED") from problem
         finally:
             for suffix in ("", "-journal"):
-                Path(f"{partial}{suffix}").unlink(missing_ok=True)
+                with contextlib.suppress(OSError):
+                    os.unlink(f"{partial}{suffix}")
 
     def daily_backup(self) -> None:
         """Make today's backup if there is none yet."""
-        with self.backing_up:
-            today = self.backup_folder() / f"daily-{time.strftime('%Y-%m-%d')}.db"
-            if not today.exists():
-                self.backup(today)
-                self.delete_old_backups("daily-")
+        name = f"daily-{time.strftime('%Y-%m-%d')}"
+        if not (self.path.parent / f"backups/{name}.db").exists():
+            self.kept_backup(name)
 
     def manual_backup(self) -> tuple[Path, int]:
         """Make a backup with a name of its own: where it is, and its size."""
-        with self.backing_up:
-            name = f"manual-{time.strftime('%Y%m%d-%H%M%S')}"
-            names = itertools.chain([name], (f"{name}-{number}" for number in itertools.count(2)))
-            target = next(path for name in names if not (path := self.backup_folder() / f"{name}.db").exists())
-            size = self.backup(target)
-            self.delete_old_backups("manual-")
-            return target, size
+        return self.kept_backup(f"manual-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}")
 
-    def delete_old_backups(self, kind: str) -> None:
-        """Delete all but the newest few of a kind, once there is a good new one."""
-        for old in [path for path in self.backups() if path.name.startswith(kind)][BACKUPS_KEPT:]:
-            old.unlink(missing_ok=True)
+    def kept_backup(self, name: str) -> tuple[Path, int]:
+        """Make a backup, and only then delete all but the newest few of its kind, the name's first word."""
+        with self.backing_up:
+            target = self.path.parent / f"backups/{name}.db"
+            size, kind = self.backup(target), f"{name.partition('-')[0]}-"
+            for old in [path for path in self.backups() if path.name.startswith(kind)][BACKUPS_KEPT:]:
+                old.unlink(missing_ok=True)
+            return target, size
 
     def restore(self, problem: sqlite3.Error) -> None:
         """Move a damaged file aside and put the newest good backup in its place; `notice` says so.
@@ -1331,11 +1287,6 @@ class DatabaseFile:
             self.threads.connection = read_only(self.path)
             self.threads.connection.row_factory = sqlite3.Row
         return typing.cast(sqlite3.Connection, self.threads.connection)
-
-    def close_reader(self) -> None:
-        """Close this thread's own connection, if it has one."""
-        if connection := vars(self.threads).pop("connection", None):
-            connection.close()
 
 
 class ModelRows(DatabaseFile):
@@ -1743,7 +1694,7 @@ class Database(ModelRows, MetricRows, RequestRows, AccessRows):
         self.delete_in_steps("logs", "timestamp < ?", (now - settings["logs_retention_days"] * DAY,))
         self.delete_in_steps("logs", "id <= ?", (self.last_id("logs") - settings["logs_max_rows"],))
         self.delete_in_steps("sessions", "expires_at < ?", (now,))
-        self.close_reader()
+        vars(self.threads).pop("connection").close()  # the thread's own, which may not read while the file shrinks
         with self.lock, self.explained():
             self.connection.executescript("PRAGMA incremental_vacuum(500)")
 
@@ -1804,14 +1755,12 @@ def columns_made(version: int) -> set[tuple[str, str]]:
 
 
 def saved_value(row: Json, default: Any) -> Any:
-    """The JSON value of a row {key, value}; `default`, and a line in the log, where it is not what was saved."""
-    try:
+    """The JSON value of a row {key, value}; `default`, and a line in the log, where it is none or of another type."""
+    with contextlib.suppress(ValueError, TypeError, RecursionError):
         value = json.loads(row["value"])
         if default is None or type(value) is type(default):
             return value
-        log.warning("%s is not used as it is saved: it is no %s", row["key"], type(default).__name__)
-    except (ValueError, TypeError, RecursionError) as problem:
-        log.warning("%s is not used as it is saved: %s", row["key"], problem)
+    log.warning("%s is not used as it is saved: llamadash did not write it so", row["key"])
     return default
 
 
@@ -11412,7 +11361,7 @@ def write_backup(config: Config, target: Path) -> int:
 
 
 EXIT_CODES = {AlreadyRunning: EXIT_RUNNING, PortTaken: EXIT_PORT, BadCertificate: EXIT_USAGE,
-              DatabaseTooNew: EXIT_DATABASE, MigrationFailed: EXIT_DATABASE}
+              DatabaseRefused: EXIT_DATABASE}
 
 
 def main(argv: list[str] | None = None) -> int:
