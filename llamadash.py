@@ -4020,7 +4020,7 @@ async def models_estimate(dash: Dash, *, id: ModelId, parameters: dict[str, Any]
     own = row["parameters"] if parameters is None else validated_parameters(parameters, dash.folders())
     header = await dash.library.header(row)
     parameters = {**dash.engine_config()["defaults"], **own}
-    return estimate_memory(row, parameters, dash.pool.memories_of(row), header)
+    return estimate_memory(row, parameters, dash.pool.memory.of_model(row), header)
 
 
 # -- Parameters and presets -----------------------------------------------------------------------
@@ -5154,6 +5154,7 @@ class Instance:
         self.slots: int | None = None
         self.accounted: list[Json] | None = None  # what the engine says of its memory, by device
         self.devices: list[Json] = []  # what it really takes
+        self.taken: dict[str, int] = {}  # of that, what is not free for others: mapped weights are file cache
         self.speed: tuple[float, float] = (0.0, -math.inf)  # tokens/s while answering, and when
 
     # life
@@ -5375,13 +5376,14 @@ class Instance:
     async def measure(self) -> None:
         """Find out what the process takes of each memory."""
         if self.process is not None:
-            taken = await asyncio.to_thread(main_memory_of, self.process.pid)
+            taken, own = await asyncio.to_thread(main_memory_of, self.process.pid)
             gpus = await self.dash.sampler.gpu_memory_of(self.process.pid)
             accounted = {item["name"]: item for item in self.accounted or []}
             self.devices = [with_parts({"name": name, "kind": "gpu", "used": used}, accounted.get(name))
                             for name, used in gpus.items()]
             host = next((item for item in self.accounted or [] if item["kind"] == "cpu"), None)
             self.devices.append(with_parts({"name": "Main memory", "kind": "cpu", "used": taken}, host))
+            self.taken = {**gpus, "Main memory": own}
             self.changed()
 
     def runtime(self) -> Json:
@@ -5428,14 +5430,16 @@ def work_of(pid: int) -> float:
     return total
 
 
-def main_memory_of(pid: int) -> int:
-    """Bytes of main memory that a process takes, shared pages by their share; mapped weights are file cache."""
-    with contextlib.suppress(OSError, ValueError, TypeError):
-        text = Path(f"/proc/{pid}/smaps_rollup").read_text()
-        return int(re.search(r"^Pss: +(\d+) kB", text, re.M)[1]) * 1024  # type: ignore[index]
+def main_memory_of(pid: int) -> tuple[int, int]:
+    """Bytes of main memory that a process takes, shared pages by their share, and those that are not file cache."""
+    with contextlib.suppress(OSError, KeyError):
+        found = re.findall(r"(?m)^(\w+): +(\d+) kB", Path(f"/proc/{pid}/smaps_rollup").read_text())
+        sizes: dict[str, str] = dict(found)
+        return int(sizes["Pss"]) * 1024, int(sizes.get("Anonymous", sizes["Pss"])) * 1024
     with contextlib.suppress(psutil.Error):
-        return int(psutil.Process(pid).memory_info().rss)
-    return 0
+        memory = psutil.Process(pid).memory_info()
+        return int(memory.rss), int(memory.rss - getattr(memory, "shared", 0))
+    return 0, 0
 
 
 def with_parts(device: Json, accounted: Json | None) -> Json:
@@ -5544,6 +5548,7 @@ class Unit:
     held: Mapping[str, int] = field(default_factory=dict)
     wish: tuple[float, str] | None = None  # since when and why it is to be loaded without a request
     loaded_for: str = ""  # why it was loaded
+    wished: bool = False  # whether that was a wish, and no request
     dismissed: bool = False  # a pinned one that was unloaded by hand stays away until somebody asks for it
     outdated: bool = False  # its parameters have changed: it leaves after its answers
     forgotten: bool = False  # no entry needs it any more: it is not known any longer once it has left
@@ -5721,6 +5726,8 @@ class Planner:
         late = [victim for victim in choice.victims if self.must_wait(victim)]
         if busy := [victim.name for victim in late if victim.active]:
             return f"until {', '.join(busy)} {'has' if len(busy) == 1 else 'have'} answered"
+        if late and not self.min_residency:
+            return f"until {late[0].name} is loaded"
         if late:
             return f"until {late[0].name} has been in memory for {self.min_residency:.0f} s"
         gone = [item.name for item in self.residents
@@ -5809,6 +5816,7 @@ class Residency:
         unit = self.units[unit_id]
         if unit.status == "loading":
             unit.status, unit.loaded_at, unit.used_at, unit.error = "loaded", now, now, None
+            unit.pushed_out_by = None
             self.happened("loaded", unit, unit.loaded_for)
         return self.settle(now)
 
@@ -5945,9 +5953,9 @@ class Residency:
         """Do everything that is due now, and return it."""
         for unit in self.units.values():
             if unit.resident or unit.waiting or unit.wish or unit.pinned:
-                self.refuse_overdue(unit, now)
                 self.leave(unit, now)
                 self.admit(unit, now)  # before others look for room: what was loaded for somebody serves him
+                self.refuse_overdue(unit, now)
                 if unit.pinned and not (unit.resident or unit.wish or unit.dismissed or unit.blocked):
                     unit.wish = now, "pinned"
             if unit.waits and not unit.wanted:
@@ -5958,7 +5966,7 @@ class Residency:
 
     def refuse_overdue(self, unit: Unit, now: float) -> None:
         """End the wait of those who have waited for as long as anybody may; a load that is under way ends by itself."""
-        if unit.status == "loading" or unit.open():
+        if unit.status == "loading":
             return
         why = f"not loaded within {self.max_wait:.0f} s: it waited {self.waiting_reason(unit)}"
         for ticket in list(unit.waiting.values()):
@@ -5971,7 +5979,7 @@ class Residency:
     def leave(self, unit: Unit, now: float) -> None:
         """Stop what is idle for too long, outdated, or was unloaded by hand and has answered."""
         if unit.status == "loading" and unit.outdated:
-            if not unit.forgotten:
+            if unit.wished and not unit.forgotten:
                 unit.wish = unit.wish or (now, unit.loaded_for)
             self.stop(unit, "configuration changed")
         elif unit.status != "loaded":
@@ -5994,7 +6002,7 @@ class Residency:
             unit.yields_to = None
         for unit in sorted([unit for unit in self.units.values() if unit.wanted], key=lambda item: item.queued_at):
             self.place(unit, planner, now)
-        if not planner.claims:
+        if not planner.claims:  # nobody waits
             self.bring_back(planner, now)
         for unit in residents:
             self.admit(unit, now)
@@ -6031,16 +6039,13 @@ class Residency:
                 self.stop(victim, f"evicted for {unit.name}")
 
     def bring_back(self, planner: Planner, now: float) -> None:
-        """Preferred units come back when what pushed them out is idle or gone, and nobody waits."""
+        """Preferred units come back when what has their memory is idle or gone."""
         for unit in self.units.values():
-            if not unit.preferred or not unit.pushed_out_by or unit.resident or unit.wanted or unit.blocked:
-                continue
-            other = self.units.get(unit.pushed_out_by)
-            if other is None or not other.resident or other.idle_for(now) >= RETURN_AFTER:
-                choice = planner.best(unit, gentle=True)
-                if choice and choice.fits:
+            away = unit.preferred and unit.pushed_out_by and not unit.resident and not unit.wanted and not unit.blocked
+            if away and (choice := planner.best(unit, gentle=True)):
+                if choice.fits:
                     self.start(unit, choice.plan, planner, now)
-                elif choice:
+                else:
                     self.push_out(unit, choice, planner)
                     planner.claim(unit, choice.plan)
 
@@ -6048,9 +6053,9 @@ class Residency:
 
     def start(self, unit: Unit, plan: Plan, planner: Planner, now: float) -> None:
         """Reserve the memory of `plan` and start the unit."""
-        unit.loaded_for = unit.wished_for
+        unit.loaded_for, unit.wished = unit.wished_for, unit.wish is not None
         unit.status, unit.held, unit.wish, unit.used_at = "loading", dict(planner.need(plan)), None, now
-        unit.reason, unit.error, unit.pushed_out_by, unit.dismissed = None, None, None, False
+        unit.reason, unit.error, unit.dismissed = None, None, False
         unit.waits, unit.told = None, set()
         planner.add(unit)
         self.actions.append(Start(unit.id, plan, unit.loaded_for))
@@ -6105,9 +6110,9 @@ GPU_OVERHEAD = 600 * 2**20  # bytes that an engine takes on each GPU beyond mode
 HOST_MARGIN = 512 * 2**20  # bytes of main memory that stay free
 MEMORY_AGE = 2.0  # s after which the memories are read again while somebody waits
 MEASURE_DELAY = 1.0  # s after a load until what it takes is measured
+MAX_CORRECTION = 2**30  # bytes by which one load may correct the next estimate
 GONE_TIME = 2.0  # s in which the end of a process is known after its connections broke
 STOP_ALL_TIME = 20.0  # s in which all processes end at the stop of the program
-NO_ENGINE = "No llama-server was found on this machine."
 # What a request can carry as well: entries that differ only in these share one process.
 REQUEST_PARAMETERS = {
     "temp": "temperature", "top-k": "top_k", "top-p": "top_p", "min-p": "min_p", "typical-p": "typical_p",
@@ -6119,24 +6124,190 @@ REQUEST_PARAMETERS = {
     "reasoning-budget": "reasoning_budget_tokens",
 }
 OWN_PARAMETERS = ("stop-timeout",)  # which the engine never sees
-
-
-@dataclass(eq=False, repr=False)
-class Entries:
-    """The entries that one unit serves, and what its process was, or will be, started with."""
-    ids: list[str]
-    build: str
-    parameters: Json  # all but those that a request can carry
-    common: Json  # of those, what all the entries agree on: the process is started with it
+PLACING_PARAMETERS = frozenset(("device", "split-mode", "tensor-split", "main-gpu", "rpc"))
+UNTOUCHED: Json = {"status": "unloaded", "progress": None, "stage": None, "reason": None, "error": None, "next": None,
+                   "runtime": {}}  # the state of an entry that was never asked for
 
 
 class Refused(DashError):
-    """A request waited for its model in vain."""
-    code = "ENGINE_UNAVAILABLE"
+    """A request waited for its model in vain: `reason` is crowded, waited, failed or unloaded."""
 
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(message)
-        self.reason = reason  # crowded | waited | failed | unloaded
+        self.reason = reason
+        self.code = EngineFailed.code if reason == "failed" else EngineUnavailable.code
+
+
+@dataclass(eq=False, repr=False)
+class Group:
+    """The entries that share a process, and what it is started with."""
+    rows: list[Json]
+    build: str
+    parameters: Json  # all but those that a request can carry
+    common: Json  # of those, what all the entries agree on
+
+    @property
+    def ids(self) -> list[str]:
+        """The entries' ids."""
+        return [row["id"] for row in self.rows]
+
+    @property
+    def stop_timeout(self) -> int:
+        """Seconds that answers may go on when the model is unloaded by hand."""
+        return int(self.parameters.get("stop-timeout", STOP_TIMEOUT))
+
+    def unit(self, key: str, name: str, idle_seconds: int, started: Json, *, pins: bool) -> Unit:
+        """What the entries ask of Residency; `started` are the common parameters that the process runs with."""
+        idles = [idle_seconds if row["idle"] is None else row["idle"] for row in self.rows]
+        return Unit(key, name, idle=0.0 if 0 in idles else float(max(idles)), grace=float(self.stop_timeout),
+                    pinned=pins and any(row["pinned"] and not row["missing"] for row in self.rows),
+                    preferred=any(row["preferred"] and not row["missing"] for row in self.rows),
+                    outdated=any(self.common.get(name) != value for name, value in started.items()))
+
+
+class Entries:
+    """Which entries share a process, by what names they are known, and the state of each."""
+
+    def __init__(self, pool: Pool) -> None:
+        self.pool, self.dash = pool, pool.dash
+        self.groups: dict[str, Group] = {}  # by unit
+        self.unit_of: dict[str, str] = {}  # by entry
+        self.names: dict[str, str] = {}  # entries by every name that a client may use, in small letters
+
+    def follow(self) -> None:
+        """Take over the rows and the configuration as they are now."""
+        config, groups, residency = self.dash.engine_config(), dict[str, list[Json]](), self.pool.residency
+        for row in self.dash.db.models():
+            groups.setdefault(process_key(row, config["defaults"], self.build_id(row)), []).append(row)
+        self.groups = {key: grouped(rows, config["defaults"], self.build_id(rows[0])) for key, rows in groups.items()}
+        self.unit_of = {id: key for key, group in self.groups.items() for id in group.ids}
+        rows = [row for group in self.groups.values() for row in group.rows]
+        self.names = {**{name.lower(): row["id"] for row in rows for name in row["aliases"]},
+                      **{row["id"].lower(): row["id"] for row in rows}}
+        for key, group in self.groups.items():
+            if key in residency.units or any(row["pinned"] or row["preferred"] for row in group.rows):
+                self.define(key)
+        for key in residency.units.keys() - self.groups.keys():
+            self.pool.do(residency.forget(key, time.monotonic()))
+
+    def build_id(self, row: Json) -> str:
+        """The build that an entry is run with."""
+        builds = self.dash.builds
+        build = builds.builds.get(row["build"] or "") or builds.default(self.dash.engine_config())
+        return build.id if build else ""
+
+    def define(self, key: str, name: str = "") -> Unit:
+        """Tell Residency what the entries of a unit ask of it; the unit."""
+        residency, group = self.pool.residency, self.groups[key]
+        name = residency.units[key].name if key in residency.units else name or group.ids[0]
+        unit = group.unit(key, name, self.dash.engine_config()["idle_seconds"], self.pool.started.get(key, {}),
+                          pins=not self.pool.stopping)
+        self.pool.do(residency.define(unit, time.monotonic()))
+        return residency.units[key]
+
+    def unit(self, entry: str) -> Unit:
+        """The unit of an entry, made known to Residency where it is not."""
+        key = self.unit_of[entry]
+        return self.pool.residency.units.get(key) or self.define(key, entry)
+
+    def missing_values(self, entry: str, path: str) -> Json:
+        """What of an entry's parameters its process was not started with, for the request to carry."""
+        own = {**self.dash.engine_config()["defaults"], **self.dash.db.get_model(entry)["parameters"]}
+        started = self.pool.started.get(self.unit_of[entry], {})
+        return request_values({key: value for key, value in own.items()
+                               if key in REQUEST_PARAMETERS and started.get(key) != value}, path)
+
+    def state(self, row: Json) -> Json:
+        """What is to be known of an entry beside its row: its status, what comes next, and its process."""
+        units = self.pool.residency.units
+        unit = units.get(self.unit_of.get(row["id"], ""))
+        if unit is None or not unit.resident:  # a process of its former parameters may still run
+            unit = next((item for item in units.values() if item.forgotten and item.name == row["id"]), unit)
+        missing = {"status": "missing"} if row["missing"] and not (unit and unit.resident) else {}
+        if unit is None:
+            return {**UNTOUCHED, **missing}
+        instance, upcoming = self.pool.instances.get(unit.id), self.pool.residency.upcoming(unit)
+        status = "waiting" if unit.wanted else "failed" if unit.error and not unit.resident else unit.status
+        loading = {"progress": instance.progress, "stage": instance.stage} \
+            if instance and unit.status == "loading" else {}
+        return {**UNTOUCHED, **loading, "status": status, **missing,
+                "reason": unit.waits if unit.wanted else unit.reason, "error": unit.error,
+                "next": upcoming and {"what": upcoming[0], "at": unix_ms(upcoming[1]), "reason": upcoming[2]},
+                "runtime": self.runtime(row, unit, instance) if instance and unit.resident else {}}
+
+    def runtime(self, row: Json, unit: Unit, instance: Instance) -> Json:
+        """The `runtime` of an entry whose process runs."""
+        group = self.groups.get(unit.id)
+        return {**instance.runtime(), "loaded_at": unix_ms(instance.ready_at), "requests": len(unit.active),
+                "waiting": len(unit.waiting), "tokens_per_second": self.dash.requests.live_speed(unit.id, instance),
+                "placement": instance.placement, "left_out": instance.left_out,
+                "shared_with": [id for id in group.ids if id != row["id"]] if group else [],
+                "warning": cut_context(group, instance) if group and unit.status == "loaded" else None}
+
+
+class Memory:
+    """What memory there is for models, and where a model can go."""
+
+    def __init__(self, pool: Pool) -> None:
+        self.pool, self.dash = pool, pool.dash
+        self.read_at = -math.inf
+        self.outside: dict[str, int] = {}  # bytes of each memory that others use
+
+    def devices(self) -> list[Json]:
+        """Every memory: [{name, kind, total, free, unused, budget, held}] in bytes.
+
+        `free` is all that models may take together, `unused` what nobody takes now, `held` what models take or reserve.
+        """
+        held, budget, result = self.pool.residency.held(), self.dash.engine_config()["budget"], []
+        for item in self.dash.sampler.memories(self.dash.builds.devices):
+            margin = HOST_MARGIN if item["kind"] == "cpu" else 0
+            room = max(0, item["total"] - self.outside.get(item["name"], 0) - margin)
+            allowed = min(budget.get(item["name"], item["total"]), item["total"])
+            result.append({**item, "unused": item["free"], "free": min(room, allowed), "budget": allowed,
+                           "held": held[item["name"]]})
+        return result
+
+    def of_model(self, row: Json) -> list[Json]:
+        """The memories that an entry's build can use."""
+        build = self.dash.builds.builds.get(self.pool.entries.build_id(row))
+        names = {item["name"] for item in build.devices} if build else set()
+        return [item for item in self.devices() if item["kind"] == "cpu" or item["name"] in names]
+
+    async def read(self) -> None:
+        """Look at the memories, if that was not just done. What others use is learnt while no load is under way."""
+        if time.monotonic() - self.read_at < MEMORY_AGE:
+            return
+        self.read_at = time.monotonic()
+        await self.dash.sampler.read_gpus()
+        moving = any(unit.status in ("loading", "stopping") for unit in self.pool.residency.units.values())
+        if not moving or not self.outside:
+            ours: collections.Counter[str] = collections.Counter()
+            for instance in self.pool.instances.values():
+                ours.update(instance.taken)
+            self.outside = {item["name"]: max(0, item["total"] - item["free"] - ours[item["name"]])
+                            for item in self.dash.sampler.memories(self.dash.builds.devices)}
+        rooms = {item["name"]: item["free"] for item in self.devices()}
+        self.pool.do(self.pool.residency.set_rooms(rooms, time.monotonic()))
+
+    async def plans(self, entry: str) -> list[list[Plan]]:
+        """The ways in which a model may be placed, the best ones first, after a look at the memories."""
+        await self.read()
+        row = self.dash.db.get_model(entry)
+        parameters = self.pool.entries.groups[self.pool.entries.unit_of[entry]].parameters
+        header = await self.dash.library.header(row)
+        return await asyncio.to_thread(placement_plans, row, parameters, self.of_model(row), header)
+
+    def learn(self, unit: Unit, instance: Instance) -> None:
+        """Correct what is reserved, and the next estimate, by what a process really takes of the GPUs."""
+        gpus = {item["name"]: item["used"] for item in instance.devices if item["kind"] == "gpu"}
+        group = self.pool.entries.groups.get(unit.id)
+        reserved = [need for name, need in unit.held.items() if name in gpus]
+        if reserved and group and not cut_context(group, instance):
+            error = max(-MAX_CORRECTION, min(sum(gpus.values()) - sum(reserved), MAX_CORRECTION))
+            for row in group.rows:
+                known = (self.dash.db.get_model(row["id"])["memory_correction"] or {}).get("gpu", 0)
+                self.dash.db.set_memory_correction(row["id"], {"gpu": known + error})
+        self.pool.do(self.pool.residency.measured(unit.id, {**unit.held, **gpus}, time.monotonic()))
 
 
 class Pool:
@@ -6145,21 +6316,18 @@ class Pool:
     def __init__(self, dash: Dash) -> None:
         self.dash = dash
         self.residency = Residency()
-        self.instances: dict[str, Instance] = {}
+        self.entries = Entries(self)
+        self.memory = Memory(self)
+        self.instances: dict[str, Instance] = {}  # by unit
         self.started: dict[str, Json] = {}  # the common parameters that each process was started with
-        self.units: dict[str, Entries] = {}
-        self.unit_of: dict[str, str] = {}  # by entry
-        self.names: dict[str, str] = {}  # entries by every name that a client may use, in small letters
-        self.futures: dict[int, asyncio.Future[Instance]] = {}
-        self.rooms_read = -math.inf
-        self.outside: dict[str, int] = {}  # bytes of each memory that others use
-        self.dirty: set[str] = set()
+        self.futures: dict[int, asyncio.Future[Instance]] = {}  # of the requests that wait
+        self.changed = asyncio.Event()  # something is to be published
+        self.dirty: set[str] = set()  # entries whose state may have changed
         self.published: dict[str, Json] = {}  # the states that everybody knows
-        self.changed = asyncio.Event()
         self.events: list[Json] = []
-        self.restore: list[str] = []  # entries to load at the next start
         self.last_used: dict[str, int] = {}
-        self.stopping = False
+        self.restore: list[str] = []  # entries to load at the next start
+        self.stopping = True  # nothing is loaded before start()
 
     @functools.cached_property
     def session(self) -> aiohttp.ClientSession:
@@ -6169,96 +6337,13 @@ class Pool:
             skip_auto_headers=AUTOMATIC_HEADERS, cookie_jar=aiohttp.DummyCookieJar(),
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=30), read_bufsize=2**18)
 
-    # entries and units
-
     def sync(self) -> None:
-        """Follow the entries and the configuration: which of them share a process, who is pinned, what changed."""
-        config, groups = self.dash.engine_config(), dict[str, list[Json]]()
-        for row in self.dash.db.models():
-            groups.setdefault(process_key(row, config["defaults"], self.build_id(row)), []).append(row)
-        self.names = {name.lower(): row["id"] for rows in groups.values() for row in rows for name in row["aliases"]}
-        self.names |= {row["id"].lower(): row["id"] for rows in groups.values() for row in rows}
-        before, self.units, self.unit_of = self.units, {}, {}
-        for key, rows in groups.items():
-            self.units[key] = shared_entries(rows, config["defaults"], self.build_id(rows[0]))
-            self.unit_of.update(dict.fromkeys(self.units[key].ids, key))
-            if key in self.residency.units or any(row["pinned"] or row["preferred"] for row in rows):
-                self.define(key, rows)
-        for key in before.keys() | self.residency.units.keys():
-            if key not in self.units:
-                self.do(self.residency.forget(key, time.monotonic()))
+        """Follow the models' rows and the configuration."""
+        config = self.dash.engine_config()
+        self.entries.follow()
         self.do(self.residency.set_limits(config["models_max"], config["min_residency"], config["max_wait"],
                                           time.monotonic()))
-        self.mark(*self.unit_of)
-
-    def build_id(self, row: Json) -> str:
-        """The build that an entry is run with."""
-        builds = self.dash.builds
-        build = builds.builds.get(row["build"] or "") or builds.default(self.dash.engine_config())
-        return build.id if build else ""
-
-    def define(self, key: str, rows: list[Json]) -> Unit:
-        """Tell Residency what the entries of a unit ask of it; the unit."""
-        config, common = self.dash.engine_config(), self.units[key].common
-        idles = [config["idle_seconds"] if row["idle"] is None else row["idle"] for row in rows]
-        started = self.started.get(key, {})
-        self.do(self.residency.define(Unit(
-            key, self.residency.units[key].name if key in self.residency.units else rows[0]["id"],
-            pinned=any(row["pinned"] and not row["missing"] for row in rows),
-            preferred=any(row["preferred"] and not row["missing"] for row in rows),
-            idle=0.0 if 0 in idles else float(max(idles)), grace=float(self.stop_timeout(key)),
-            outdated=any(common.get(name) != value for name, value in started.items())), time.monotonic()))
-        return self.residency.units[key]
-
-    def stop_timeout(self, key: str) -> int:
-        """Seconds that the answers of a unit may go on when it is unloaded by hand."""
-        return int(self.units[key].parameters.get("stop-timeout", STOP_TIMEOUT))
-
-    def unit(self, entry: str) -> Unit:
-        """The unit of an entry, made known to Residency where it is not."""
-        key = self.unit_of[entry]
-        if key not in self.residency.units:
-            unit = self.define(key, [self.dash.db.get_model(id) for id in self.units[key].ids])
-            unit.name = entry
-        return self.residency.units[key]
-
-    def state(self, row: Json) -> Json:
-        """What is to be known of an entry beside its row: its status, what comes next, and its process."""
-        key = self.unit_of.get(row["id"], "")
-        unit = self.residency.units.get(key)
-        if unit is None or (not unit.resident and unit.name == row["id"]):  # an outdated process may still run
-            unit = next((item for item in self.residency.units.values()
-                         if item.resident and item.outdated and item.name == row["id"]), unit)
-        if unit is None:
-            return untouched_state(row)
-        instance, upcoming = self.instances.get(unit.id), self.residency.upcoming(unit)
-        status = "waiting" if unit.wanted else "failed" if unit.error and not unit.resident else unit.status
-        at = None if upcoming is None or upcoming[1] is None else now_ms() + round(1000 * (upcoming[1] - time.monotonic()))
-        loading = unit.status == "loading" and instance
-        return {"status": "missing" if row["missing"] and not unit.resident else status,
-                "progress": instance.progress if loading and instance else None,
-                "stage": instance.stage if loading and instance else None,
-                "reason": unit.waits if unit.wanted else unit.reason, "error": unit.error,
-                "next": upcoming and {"what": upcoming[0], "at": at, "reason": upcoming[2]},
-                "runtime": self.runtime(row, unit, instance) if instance and unit.status != "unloaded" else {}}
-
-    def runtime(self, row: Json, unit: Unit, instance: Instance) -> Json:
-        """The `runtime` of an entry whose process runs."""
-        loaded_at = instance.ready_at and now_ms() - round(1000 * (time.monotonic() - instance.ready_at))
-        others = [id for id in self.units[unit.id].ids if id != row["id"]] if unit.id in self.units else []
-        return {**instance.runtime(), "loaded_at": loaded_at, "requests": len(unit.active),
-                "waiting": len(unit.waiting), "tokens_per_second": self.dash.requests.live_speed(unit.id, instance),
-                "placement": instance.placement, "left_out": instance.left_out, "shared_with": others,
-                "warning": self.cut_context(unit, instance)}
-
-    def cut_context(self, unit: Unit, instance: Instance) -> str | None:
-        """What the owner should know of a process that came up smaller than it was asked to be."""
-        asked = self.units[unit.id].parameters.get("ctx-size") if unit.id in self.units else None
-        has = instance.meta.get("n_ctx")
-        parts = 1 if self.units and instance.slots in (None, 1) else instance.slots or 1
-        if unit.status == "loaded" and type(asked) is int and has and 0 < has * parts < asked - CONTEXT_STEP * parts:
-            return f"The context was cut to {has * parts:,} of {asked:,} tokens, to fit into memory."
-        return None
+        self.mark(*self.entries.unit_of)
 
     # requests
 
@@ -6267,11 +6352,12 @@ class Pool:
 
         Whoever calls this calls release() in the end, whatever happens.
         """
-        unit = self.unit(call.model)
-        plans = () if unit.open() or unit.status == "loading" else await self.plans(call.model)
-        unit = self.unit(call.model)  # it may have become another one meanwhile
-        ticket = Ticket(call.id, unit.id, call.model, call.client, call.since)
+        unit = self.entries.unit(call.model)
+        known = unit.open() or unit.status == "loading" or (unit.plans and unit.waiting)
+        plans = () if known else await self.memory.plans(call.model)
+        unit = self.entries.unit(call.model)  # it may have become another one meanwhile
         future = self.futures[call.id] = asyncio.get_running_loop().create_future()
+        ticket = Ticket(call.id, unit.id, call.model, call.client, call.since)
         self.do(self.residency.request(ticket, plans, time.monotonic()))
         instance: Instance = await future
         call.admitted(instance)
@@ -6287,12 +6373,12 @@ class Pool:
         """Load a model without a request; returns as soon as that is under way."""
         self.dash.db.present_model(entry)
         self.ready_build(entry)
-        plans = await self.plans(entry)
-        self.do(self.residency.load(self.unit(entry).id, reason, plans, time.monotonic()))
+        plans = await self.memory.plans(entry)
+        self.do(self.residency.load(self.entries.unit(entry).id, reason, plans, time.monotonic()))
 
     async def unload(self, entry: str, reason: str = "by hand") -> None:
         """Take a model out of memory, also while it loads or waits; returns as soon as that is under way."""
-        key = self.unit_of.get(entry, "")
+        key = self.entries.unit_of.get(entry, "")
         if key in self.residency.units:
             self.do(self.residency.unload(key, reason, time.monotonic()))
 
@@ -6302,34 +6388,21 @@ class Pool:
 
     def ready_build(self, entry: str) -> Build:
         """The build that runs an entry; EngineUnavailable where there is none that can."""
-        if self.stopping or self.dash.gateway.status != "running":
+        if self.stopping:
             raise EngineUnavailable("The engine is stopped.")
-        build = self.dash.builds.builds.get(self.build_id(self.dash.db.get_model(entry)))
-        if build is None:
-            raise EngineUnavailable(self.dash.gateway.missing_reason())
-        if build.problem:
-            raise EngineUnavailable(build.problem)
-        return build
+        return self.dash.builds.for_model(self.dash.db.get_model(entry), self.dash.engine_config())
 
     def command(self, entry: str) -> list[str]:
         """The words that would start an entry's process; empty where there is no build for it."""
-        row, entries = self.dash.db.get_model(entry), self.units[self.unit_of[entry]]
-        build = self.dash.builds.builds.get(entries.build)
+        group = self.entries.groups[self.entries.unit_of[entry]]
+        build = self.dash.builds.builds.get(group.build)
         if build is None or build.problem:
             return []
-        return engine_arguments(build, row, {**entries.parameters, **entries.common}, 0, entry)[0]
-
-    def missing_values(self, entry: str, path: str) -> Json:
-        """What of an entry's parameters its process was not started with, for the request to carry."""
-        row, unit = self.dash.db.get_model(entry), self.unit_of[entry]
-        own = {**self.dash.engine_config()["defaults"], **row["parameters"]}
-        started = self.started.get(unit, {})
-        return request_values({key: value for key, value in own.items()
-                               if key in REQUEST_PARAMETERS and started.get(key) != value}, path)
+        return engine_arguments(build, self.dash.db.get_model(entry), {**group.parameters, **group.common}, 0, entry)[0]
 
     def loaded_instance(self, entry: str) -> Instance | None:
         """The process of a model that is in memory."""
-        unit = self.residency.units.get(self.unit_of.get(entry, ""))
+        unit = self.residency.units.get(self.entries.unit_of.get(entry, ""))
         return self.instances.get(unit.id) if unit is not None and unit.status == "loaded" else None
 
     async def has_ended(self, instance: Instance) -> bool:
@@ -6337,61 +6410,6 @@ class Pool:
         with contextlib.suppress(asyncio.TimeoutError):
             await asyncio.wait_for(instance.gone.wait(), GONE_TIME)
         return instance.gone.is_set()
-
-    # memory
-
-    async def plans(self, entry: str) -> list[list[Plan]]:
-        """The ways in which a model may be placed, the best ones first, after a look at the memories."""
-        await self.read_memories()
-        row = self.dash.db.get_model(entry)
-        build = self.dash.builds.builds.get(self.build_id(row))
-        entries = self.units[self.unit_of[entry]]
-        header = await self.dash.library.header(row)
-        return await asyncio.to_thread(placement_plans, row, entries.parameters, self.memories(build), header)
-
-    def memories_of(self, row: Json) -> list[Json]:
-        """The memories that an entry's build can use, with what is free of them now."""
-        memories = self.memories(self.dash.builds.builds.get(self.build_id(row)))
-        return [{**item, "free": item["unused"]} for item in memories]
-
-    def memories(self, build: Build | None) -> list[Json]:
-        """The memories that a build can use: {name, kind, total, free} with `free` being all that models may take."""
-        known = self.devices()
-        names = {item["name"] for item in build.devices} if build else set()
-        return [item for item in known if item["kind"] == "cpu" or item["name"] in names]
-
-    def devices(self) -> list[Json]:
-        """Every memory with what others use of it: [{name, kind, total, free, budget, held}]."""
-        held, budget = self.residency.held(), self.dash.engine_config()["budget"]
-        result = []
-        for item in self.dash.sampler.memories(self.dash.builds.devices):
-            outside = self.outside.get(item["name"], 0)
-            room = max(0, item["total"] - outside - (HOST_MARGIN if item["kind"] == "cpu" else 0))
-            allowed = min(budget.get(item["name"], item["total"]), item["total"])
-            result.append({**item, "unused": item["free"], "free": min(room, allowed), "budget": allowed,
-                           "held": held[item["name"]]})
-        return result
-
-    async def read_memories(self) -> None:
-        """Look at the memories, if that was not just done. What others use is learnt while no load is under way."""
-        if time.monotonic() - self.rooms_read < MEMORY_AGE:
-            return
-        self.rooms_read = time.monotonic()
-        await self.dash.sampler.read_gpus()
-        moving = any(unit.status in ("loading", "stopping") for unit in self.residency.units.values())
-        if not moving or not self.outside:
-            ours = self.taken()
-            self.outside = {item["name"]: max(0, item["total"] - item["free"] - ours[item["name"]])
-                            for item in self.dash.sampler.memories(self.dash.builds.devices)}
-        rooms = {item["name"]: item["free"] for item in self.devices()}
-        self.do(self.residency.set_rooms(rooms, time.monotonic()))
-
-    def taken(self) -> collections.Counter[str]:
-        """Bytes that our processes really take, by device."""
-        total: collections.Counter[str] = collections.Counter()
-        for instance in self.instances.values():
-            total.update({item["name"]: item["used"] for item in instance.devices})
-        return total
 
     # carrying out
 
@@ -6403,35 +6421,23 @@ class Pool:
             elif isinstance(action, Stop):
                 if instance := self.instances.get(action.unit):
                     self.dash.spawn(instance.stop(), f"stopping {instance.name}")
-            elif isinstance(action, Admit):
-                self.admit(action.ticket)
-            elif isinstance(action, Refuse):
-                future = self.futures.get(action.ticket.id)
-                if future is not None and not future.done():
+            elif isinstance(action, Happened):
+                self.note(action)
+            elif (future := self.futures.get(action.ticket.id)) and not future.done():
+                if isinstance(action, Refuse):
                     future.set_exception(Refused(action.code, action.message))
-            else:
-                self.tell(action)
-        if actions:
-            self.mark(*(id for action in actions for id in self.entries_of_action(action)))
-
-    def entries_of_action(self, action: Action) -> list[str]:
-        """The entries whose state an action changes."""
-        key = action.ticket.unit if isinstance(action, Admit | Refuse) else action.unit
-        unit = self.residency.units.get(key)
-        return [*(self.units[key].ids if key in self.units else []), *([unit.name] if unit else [])]
-
-    def admit(self, ticket: Ticket) -> None:
-        """Let a waiting request go on."""
-        future, instance = self.futures.get(ticket.id), self.instances.get(ticket.unit)
-        if future is not None and not future.done() and instance is not None:
-            future.set_result(instance)
+                elif instance := self.instances.get(action.ticket.unit):
+                    future.set_result(instance)
+            key = action.ticket.unit if isinstance(action, Admit | Refuse) else action.unit
+            group, unit = self.entries.groups.get(key), self.residency.units.get(key)
+            self.mark(*(group.ids if group else ()), *([unit.name] if unit else ()))
 
     async def live(self, action: Start) -> None:
         """The life of one instance: Residency hears when it is ready and when it ended, whatever happens."""
         key, instance = action.unit, None
         error: str | None = "it could not be started"
         try:
-            instance = await self.prepared(action)
+            instance = self.prepared(action)
             watcher = self.dash.spawn(self.watch(key, instance), f"readiness of {instance.name}")
             try:
                 unwanted = self.residency.units[key].status == "stopping"  # already
@@ -6447,52 +6453,37 @@ class Pool:
             if instance is not None:
                 instance.gone.set()
 
-    async def prepared(self, action: Start) -> Instance:
+    def prepared(self, action: Start) -> Instance:
         """The instance that `action` asks for, not started yet."""
-        unit, entries = self.residency.units[action.unit], self.units.get(action.unit)
-        if entries is None:
+        unit, group = self.residency.units[action.unit], self.entries.groups.get(action.unit)
+        if group is None:
             raise EngineFailed("it was deleted meanwhile")
-        row = self.dash.db.present_model(unit.name if unit.name in entries.ids else entries.ids[0])
+        row = self.dash.db.present_model(unit.name if unit.name in group.ids else group.ids[0])
         build = self.ready_build(row["id"])
-        parameters = {**entries.parameters, **entries.common}
-        arguments, left_out = engine_arguments(build, row, parameters, free_port("127.0.0.1"), row["id"],
-                                               action.plan.devices)
-        instance = Instance(self.dash, row["id"], build, arguments, stop_timeout=self.stop_timeout(action.unit),
-                            changed=lambda: self.mark(*entries.ids))
+        arguments, left_out = engine_arguments(build, row, {**group.parameters, **group.common},
+                                               free_port("127.0.0.1"), row["id"], action.plan.devices)
+        instance = Instance(self.dash, row["id"], build, arguments, stop_timeout=group.stop_timeout,
+                            changed=lambda: self.mark(*group.ids))
         instance.placement, instance.left_out = list(action.plan.devices or ()), left_out
-        self.instances[action.unit], self.started[action.unit] = instance, dict(entries.common)
+        self.instances[action.unit], self.started[action.unit] = instance, dict(group.common)
         return instance
 
     async def watch(self, key: str, instance: Instance) -> None:
         """Tell Residency when an instance is ready, and what it takes once it has settled."""
         await instance.ready.wait()
-        if instance.stopping:
-            return
-        log.info("%s is loaded after %.1f s", instance.name, time.monotonic() - instance.started)
-        self.do(self.residency.loaded(key, time.monotonic()))
-        await asyncio.sleep(MEASURE_DELAY)
-        await instance.measure()
-        self.learn(key, instance)
+        if not instance.stopping:
+            log.info("%s is loaded after %.1f s", instance.name, time.monotonic() - instance.started)
+            self.do(self.residency.loaded(key, time.monotonic()))
+            await asyncio.sleep(MEASURE_DELAY)
+            await instance.measure()
+            self.memory.learn(self.residency.units[key], instance)
 
-    def learn(self, key: str, instance: Instance) -> None:
-        """Correct what is reserved, and the next estimate, by what a process really takes."""
-        unit = self.residency.units[key]
-        gpus = {item["name"]: item["used"] for item in instance.devices if item["kind"] == "gpu"}
-        reserved = {name: need for name, need in unit.held.items() if name in gpus}
-        if gpus and reserved and key in self.units:
-            delta = sum(gpus.values()) - sum(reserved.values())
-            for id in self.units[key].ids:
-                before = (self.dash.db.get_model(id)["memory_correction"] or {}).get("gpu", 0)
-                self.dash.db.set_memory_correction(id, {"gpu": before + delta})
-        self.do(self.residency.measured(key, {**unit.held, **gpus}, time.monotonic()))
-
-    def tell(self, event: Happened) -> None:
+    def note(self, event: Happened) -> None:
         """Note an event for the timeline, and in the log."""
         self.events.append({"timestamp": now_ms(), "kind": event.kind, "model": event.name, "reason": event.reason,
                             "details": event.details})
         level = logging.WARNING if event.kind in ("failed", "crashed", "refused") else logging.INFO
         log.log(level, "%s: %s (%s)", event.name, event.kind, event.reason)
-        self.changed.set()
 
     def mark(self, *entries: str) -> None:
         """Note that entries changed, and are to be published."""
@@ -6502,21 +6493,20 @@ class Pool:
     # running
 
     async def run(self) -> None:
-        """Let time pass for Residency, and look at the memories while somebody waits."""
+        """Let time pass for Residency, look at the memories while somebody waits, and save when what was used."""
         while True:
             await self.dash.beat.wait()
             if self.residency.anyone_waits():
-                await self.read_memories()
-                for unit in [unit for unit in self.residency.units.values() if unit.wanted and not unit.plans]:
-                    with contextlib.suppress(DashError):  # deleted just now
-                        unit.plans = await self.plans(self.units[unit.id].ids[0])
+                await self.memory.read()
+            for unit in self.residency.unplanned():
+                with contextlib.suppress(DashError):  # its file is gone, or there is no build for it
+                    await self.load(unit.name, "pinned")
             if self.residency.units:
                 self.do(self.residency.tick(time.monotonic()))
+            used, self.last_used = self.last_used, {}
+            if used:
+                await self.dash.chore("last use of models", self.dash.db.set_last_used, used)
             await self.dash.gateway.keys.save_used()
-            if self.last_used:
-                used, self.last_used = self.last_used, {}
-                with contextlib.suppress(DashError):
-                    await asyncio.to_thread(self.dash.db.set_last_used, used)
 
     async def publish(self) -> None:
         """Broadcast what changed, at most ten times a second."""
@@ -6524,14 +6514,12 @@ class Pool:
             await self.changed.wait()
             self.changed.clear()
             dirty, self.dirty = self.dirty, set()
+            for id in sorted(dirty & self.entries.unit_of.keys()):
+                state = self.entries.state(self.dash.db.get_model(id))
+                if state != self.published.get(id, UNTOUCHED):
+                    self.published[id] = state
+                    await self.dash.broadcast("models:status", {"id": id, **state})
             events, self.events = self.events, []
-            for id in sorted(dirty):
-                with contextlib.suppress(NotFound):  # deleted just now
-                    row = self.dash.db.get_model(id)
-                    state = self.state(row)
-                    if state != self.published.get(id, untouched_state(row)):
-                        self.published[id] = state
-                        await self.dash.broadcast("models:status", {"id": id, **state})
             if events:
                 with contextlib.suppress(DashError):
                     events = await asyncio.to_thread(self.dash.db.add_events, events)
@@ -6542,52 +6530,56 @@ class Pool:
     async def start(self) -> None:
         """Let models be loaded from now on: the pinned ones at once, and those that were there before a restart."""
         self.stopping = False
-        await self.read_memories()
         self.sync()
-        pinned = [row["id"] for row in self.dash.db.models() if row["pinned"] and not row["missing"]]
-        for entry in pinned:
+        pinned = [(row["id"], "pinned") for row in self.dash.db.models() if row["pinned"] and not row["missing"]]
+        restored, self.restore = [(entry, "loaded before the restart") for entry in self.restore], []
+        for entry, reason in [*pinned, *restored]:
             with contextlib.suppress(DashError):
-                await self.load(entry, "pinned")
-        for entry in self.restore:
-            with contextlib.suppress(DashError):
-                await self.load(entry, "loaded before the restart")
-        self.restore = []
-        self.do(self.residency.tick(time.monotonic()))
+                await self.load(entry, reason)
 
     async def stop(self, reason: str, *, restore: bool = False) -> None:
         """End every process, and everything that waits for one."""
         self.stopping = True
         self.restore = [unit.name for unit in self.residency.units.values() if unit.resident] if restore else []
+        self.sync()
         for unit in list(self.residency.units.values()):
             self.do(self.residency.unload(unit.id, reason, time.monotonic()))
-        running = list(self.instances.values())
-        for instance in running:
+        ends = []
+        for instance in self.instances.values():
             self.dash.spawn(instance.stop(), f"stopping {instance.name}")
-        if running:
-            await asyncio.wait([asyncio.ensure_future(instance.gone.wait()) for instance in running],
-                               timeout=STOP_ALL_TIME)
+            ends.append(asyncio.ensure_future(instance.gone.wait()))
+        if ends:
+            await asyncio.wait(ends, timeout=STOP_ALL_TIME)
 
 
-def untouched_state(row: Json) -> Json:
-    """The state of an entry that was never asked for."""
-    return {"status": "missing" if row["missing"] else "unloaded", "progress": None, "stage": None, "reason": None,
-            "error": None, "next": None, "runtime": {}}
+def unix_ms(moment: float | None) -> int | None:
+    """The Unix time (ms) of a moment of the monotonic clock (s)."""
+    return None if moment is None else now_ms() + round(1000 * (moment - time.monotonic()))
+
+
+def cut_context(group: Group, instance: Instance) -> str | None:
+    """What the owner should know of a process that came up with less context than it was asked for."""
+    asked, has, slots = group.parameters.get("ctx-size"), instance.meta.get("n_ctx"), instance.slots or 1
+    if type(asked) is int and has and has * slots < asked - CONTEXT_STEP * slots:
+        return f"The context was cut to {has:,} of {asked:,} tokens, to fit into memory."
+    return None
 
 
 def process_key(row: Json, defaults: Json, build: str) -> str:
     """What entries have in common that share a process: the file, the build and all that a request cannot carry."""
-    parameters = {key: value for key, value in {**defaults, **row["parameters"]}.items() if key not in REQUEST_PARAMETERS}
-    text = json.dumps([row["path"], row["projector"], build, parameters], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    parameters = {key: value for key, value in {**defaults, **row["parameters"]}.items()
+                  if key not in REQUEST_PARAMETERS}
+    return hashlib.sha256(json.dumps([row["path"], row["projector"], build, parameters], sort_keys=True).encode()
+                          ).hexdigest()[:16]
 
 
-def shared_entries(rows: list[Json], defaults: Json, build: str) -> Entries:
-    """The entries that share a process, with its parameters."""
+def grouped(rows: list[Json], defaults: Json, build: str) -> Group:
+    """The entries that share a process, with what it is started with."""
     every = [{**defaults, **row["parameters"]} for row in rows]
     parameters = {key: value for key, value in every[0].items() if key not in REQUEST_PARAMETERS}
     common = {key: value for key, value in every[0].items() if key in REQUEST_PARAMETERS
               and all(other.get(key) == value for other in every)}
-    return Entries([row["id"] for row in rows], build, parameters, common)
+    return Group(rows, build, parameters, common)
 
 
 def request_values(parameters: Json, path: str) -> Json:
@@ -6625,8 +6617,7 @@ def placement_plans(row: Json, parameters: Json, memories: list[Json], header: G
     rooms = {item["name"]: item["free"] for item in memories}
     gpus, host = ([item for item in memories if item["kind"] == kind] for kind in ("gpu", "cpu"))
     anywhere = [Plan(memory_need(row, parameters, memories, header), elastic=True)]
-    decided = {"device", "split-mode", "tensor-split", "main-gpu", "rpc"} & parameters.keys()
-    if len(gpus) < 2 or decided or parameters.get("n-gpu-layers") == 0:
+    if len(gpus) < 2 or PLACING_PARAMETERS & parameters.keys() or parameters.get("n-gpu-layers") == 0:
         return [anywhere]
     whole = {"n-gpu-layers": 9999, **parameters}
     for count in range(1, len(gpus)):
@@ -6824,9 +6815,9 @@ class Call:
                 numbers["generated_tokens"] = self.pieces
                 numbers["generated_per_second"] = finite_rate(self.pieces / max(time.monotonic() - self.first_at, 0.1))
             return numbers
-        timings = last_object(self.tail, b'"timings":')
-        numbers |= of_usage(last_object(self.head, b'"usage":'))
-        numbers |= {key: value for key, value in of_usage(last_object(self.tail, b'"usage":')).items() if value}
+        timings = json_object(self.tail, b'"timings":')
+        numbers |= of_usage(json_object(self.head, b'"usage":', last=False))
+        numbers |= {key: value for key, value in of_usage(json_object(self.tail, b'"usage":')).items() if value}
         numbers |= of_timings(timings)
         if not timings and numbers["generated_tokens"] and self.stream:
             span = self.ended_at - self.first_at
@@ -6834,15 +6825,14 @@ class Call:
         return numbers
 
 
-def last_object(text: bytes, name: bytes) -> Json:
-    """The last JSON object in `text` that stands behind `name`; empty where there is none."""
-    at = text.rfind(name)
-    while at >= 0:
+def json_object(text: bytes, name: bytes, *, last: bool = True) -> Json:
+    """The last or the first JSON object in `text` that stands behind `name`; empty where there is none."""
+    places = [found.end() for found in re.finditer(re.escape(name), text)]
+    for at in reversed(places) if last else places:
         with contextlib.suppress(ValueError, RecursionError):
-            found = JSON_DECODER.raw_decode(text[at + len(name):].decode("utf-8", "replace").lstrip())[0]
+            found = JSON_DECODER.raw_decode(text[at:].decode("utf-8", "replace").lstrip())[0]
             if isinstance(found, dict):
                 return found
-        at = text.rfind(name, 0, at)
     return {}
 
 
@@ -7011,12 +7001,13 @@ class Body(NamedTuple):
             at = end
 
     def value(self, name: str) -> Any:
-        """The value of one of the fields that were looked for; None where it is absent, too long or no JSON."""
+        """The value of one of the fields that were looked for; None where it is absent or no JSON.
+
+        Of one that is too long to be read the beginning, as text.
+        """
         start, end = self.fields.get(name, (0, 0))
-        if not 0 < end - start <= MAX_READ_FIELD:
-            return None
-        raw = bytes(self.data[start:end])
-        if self.begins is None:
+        raw = bytes(self.data[start:min(end, start + MAX_READ_FIELD)])
+        if self.begins is None and raw or end - start > MAX_READ_FIELD:
             return raw.decode("utf-8", "replace")
         with contextlib.suppress(ValueError, RecursionError):
             return json.loads(raw)
@@ -7162,7 +7153,7 @@ class ModelRequest:
         """Send the request to a process, with what of its entry's parameters the process was not started with."""
         body = self.body
         if body is not None and self.generates(body):
-            body = body.with_values(self.dash.pool.missing_values(self.call.model, self.path))
+            body = body.with_values(self.dash.pool.entries.missing_values(self.call.model, self.path))
         return await sent(self.dash.pool.session, self.method, instance.url + self.path,
                           [*self.headers, *instance.authorization().items()], body, stack)
 
@@ -7483,7 +7474,7 @@ class Gateway:
         Gives the JSON objects of the answer, one by one; raises EngineUnavailable or EngineFailed.
         """
         target, requests = await self.routing.target(model), self.dash.requests
-        call = Call(0, model, client, path, stream=body["stream"], unit=self.dash.pool.unit_of.get(model),
+        call = Call(0, model, client, path, stream=body["stream"], unit=self.dash.pool.entries.unit_of.get(model),
                     task=asyncio.current_task())
         requests.begin(call)
         asking = ModelRequest(self.dash, call, target, "POST", path, [("Content-Type", "application/json")],
@@ -7534,7 +7525,7 @@ class Gateway:
                 "models_max": config["models_max"], "warnings": list(self.warnings.values()),
                 "hint": hint, "uptime": self.started_at and round(time.monotonic() - self.started_at),
                 "api_key_required": self.keys.required(host), "waiting": len(self.dash.requests.waiting),
-                "devices": self.dash.pool.devices(), "upstreams": self.dash.upstreams.as_json()}
+                "devices": self.dash.pool.memory.devices(), "upstreams": self.dash.upstreams.as_json()}
 
     async def publish(self) -> None:
         """Broadcast the requests and the engine's record, where they have changed."""
@@ -7616,7 +7607,7 @@ class Routing:
         agent = request.headers.get("User-Agent", "").split(" ")[0]
         client = key["name"] if key else clean_text(f"{address} {agent}".strip())[:MAX_CLIENT]
         return Call(0, name, client, path.partition("?")[0][:MAX_ENDPOINT], task=asyncio.current_task(),
-                    stream=bool(body and body.value("stream") is True), unit=self.dash.pool.unit_of.get(name),
+                    stream=bool(body and body.value("stream") is True), unit=self.dash.pool.entries.unit_of.get(name),
                     key=key["name"] if key else None, key_id=key["id"] if key else None)
 
     # models
@@ -7669,7 +7660,7 @@ class Routing:
 
     def listed_entry(self, row: Json) -> Json:
         """One entry in OpenAI's form, with llama-server's own fields, and those of Anthropic's."""
-        state = self.dash.pool.state(row)
+        state = self.dash.pool.entries.state(row)
         value = {"waiting": "loading", "loading": "loading", "loaded": "loaded"}.get(state["status"], "unloaded")
         created = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(row["created_at"] / 1000))
         return {"id": row["id"], "object": "model", "created": row["created_at"] // 1000, "owned_by": "llamadash",
@@ -11204,20 +11195,20 @@ class Dash:
 
     def state_of(self, row: Json) -> Json:
         """What the engine knows of a model; one whose file is gone is missing, whatever the engine says."""
-        return self.pool.state(row)
+        return self.pool.entries.state(row)
 
     def state_of_entry(self, name: str) -> Json:
         """What is known of the entry `name`, or of an upstream's model, which is always ready."""
-        return self.pool.state(self.db.get_model(name)) if name in self.pool.unit_of else {
+        return self.pool.entries.state(self.db.get_model(name)) if name in self.pool.entries.unit_of else {
             "status": "loaded", "progress": None, "reason": None}
 
     def entry_names(self) -> dict[str, str]:
         """The entries by every name that a client may use."""
-        return self.pool.names
+        return self.pool.entries.names
 
     def entry_of(self, name: str) -> str | None:
         """The entry that a client means by a name: an id or an alias, in whatever case."""
-        if name in self.pool.unit_of:
+        if name in self.pool.entries.unit_of:
             return name
         return self.entry_names().get(name.lower())
 

@@ -62,3 +62,8 @@ test("an answer that waits says why", () => {
   ];
   for (const [one, model, label] of table) assert.equal(currentStep(one, model).label, label);
 });
+
+test("models of one name are known, so that their ids tell them apart", async () => {
+  const { sharedNames } = await import("../../web/components/query-models.js");
+  assert.deepEqual([...sharedNames([{ name: "A" }, { name: "B" }, { name: "A" }, { name: "A" }])], ["A"]);
+});

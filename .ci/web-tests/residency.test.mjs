@@ -13,7 +13,7 @@ test("what happens next is said with the time that is left", () => {
     [{ what: "unloads", at: 240_000 }, "Unloads in 4 min"], [{ what: "unloads", at: 181_000, reason: "idle" }, "Unloads in 4 min"],
     [{ what: "unloads", at: 40_000 }, "Unloads in 40 s"], [{ what: "unloads", at: 7_200_000 }, "Unloads in 2 h"],
     [{ what: "unloads", at: 0 }, "Unloads any moment now"], [{ what: "leaves", at: null, reason: "room for B" }, "Leaves memory: room for B"],
-    [{ what: "returns", at: null, reason: null }, "Comes back"], [null, ""], [undefined, ""],
+    [{ what: "returns", at: null, reason: null }, "Comes back"], [{ what: "returns", at: null, reason: "when B is idle" }, "Comes back when B is idle"], [null, ""], [undefined, ""],
   ];
   for (const [next, words] of table) assert.equal(nextWords(next, 0), words);
   assert.equal(until(null), "–");

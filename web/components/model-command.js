@@ -4,7 +4,7 @@ import { CopyButton } from "./copy-button.js";
 /** How a model would be started, asked for once it is looked at. Props: `state`, `model`. */
 export class ModelCommand extends Component {
   init() {
-    this.state = { open: false, command: null, error: "" };
+    this.state = { open: false, asking: true, command: null, error: "" };
     /** What was asked for last: id and revision. @type {string} */ this.asked = "";
   }
 
@@ -30,14 +30,14 @@ export class ModelCommand extends Component {
     this.asked = wanted;
     try {
       const { command } = await this.props.state.request("models:get", { id });
-      if (wanted === this.asked) this.setState({ command, error: "" });
+      if (wanted === this.asked) this.setState({ asking: false, command, error: "" });
     } catch (problem) {
-      if (wanted === this.asked) this.setState({ error: /** @type {Error} */ (problem).message });
+      if (wanted === this.asked) this.setState({ asking: false, error: /** @type {Error} */ (problem).message });
     }
   }
 
   render() {
-    const { open, command, error } = this.state;
+    const { open, asking, command, error } = this.state;
     const text = commandText(command);
     return h("details", { className: "model-command", open },
       h("summary", null, "How it is started"),
@@ -45,7 +45,7 @@ export class ModelCommand extends Component {
         error && h("p", { key: "error", className: "field-error", role: "alert" }, error),
         text && h("pre", { key: "text", className: "code code-block", tabIndex: 0, "aria-label": "Command" }, text),
         text && h("div", { key: "copy", className: "row" }, h(CopyButton, { text, caption: "Copy" })),
-        !text && !error && h("p", { key: "none", className: "muted" }, command ? "No engine can start it." : "…")));
+        !text && !error && h("p", { key: "none", className: "muted" }, asking ? "…" : "No engine can start it.")));
   }
 }
 

@@ -3,6 +3,7 @@ import { bytes, number } from "../core/format.js";
 import { icon } from "./icon.js";
 import { modelAction } from "./model-action.js";
 import { modelStatus } from "./model-status.js";
+import { sharedNames } from "./query-models.js";
 
 /** @typedef {Record<string, any>} Model */
 
@@ -28,6 +29,7 @@ const COLUMNS = [
 export class ModelList extends Component {
   init() {
     this.state = { first: 0, last: 30, layout: "wide", focused: "" };
+    /** The names that do not tell models apart. @type {Set<string>} */ this.shared = new Set();
   }
 
   getEventMap() {
@@ -87,6 +89,7 @@ export class ModelList extends Component {
   render() {
     const models = /** @type {Model[]} */ (this.props.models);
     const { layout, first, last, focused } = this.state;
+    this.shared = sharedNames(models);
     const height = ROW_HEIGHTS[/** @type {keyof typeof ROW_HEIGHTS} */ (layout)];
     /** @type {import("../core/component.js").VNode[]} */ const rows = [];
     models.forEach((model, index) => {
@@ -154,10 +157,11 @@ export class ModelList extends Component {
 
   /** @param {Model} model */
   subline(model) {
+    const id = this.shared.has(model.name) && model.id;
     const facts = this.state.layout === "wide"
-      ? [model.architecture, model.shards?.length > 1 && `${model.shards.length} parts`]
+      ? [id, model.architecture, model.shards?.length > 1 && `${model.shards.length} parts`]
       : [
-        model.architecture, model.size_label, model.quantization, bytes(model.file_size),
+        id, model.architecture, model.size_label, model.quantization, bytes(model.file_size),
         model.context_length && `${context(model.context_length)} context`,
       ];
     const modalities = /** @type {string[]} */ (model.modalities ?? []).filter((name) => name !== "text");

@@ -11,6 +11,9 @@ const PARTS = [
   ["other", "Other", "projector"],
 ];
 
+/** @type {[string, string, string]} where only the sum is known */
+const UNDIVIDED = ["used", "Used", "weights"];
+
 /**
  * What a model in memory does and takes: figures, memory on each device, and what differs from what was asked for.
  * @param {Json} model @param {Json[]} devices of the engine, for how much there is
@@ -35,9 +38,11 @@ export function modelRuntime({ status, runtime = {} }, devices) {
 }
 
 /** @param {Json} device @param {number | null | undefined} total */
-function deviceBar({ name, used, ...parts }, total) {
+function deviceBar({ name, used, ...known }, total) {
   const scale = Math.max(total ?? 0, used ?? 0) || 1;
-  const shown = PARTS.filter(([key]) => parts[key] > 0);
+  const divided = PARTS.some(([key]) => known[key] > 0);
+  const parts = divided ? known : { used };
+  const shown = divided ? PARTS.filter(([key]) => parts[key] > 0) : [UNDIVIDED];
   return h("li", { key: name, className: "stack estimate" },
     h("div", { className: "row" },
       h("strong", null, name),

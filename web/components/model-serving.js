@@ -6,7 +6,7 @@ import { toast } from "./toast.js";
 
 /** @typedef {Record<string, any>} Json */
 
-const LONGEST_IDLE = 604_800; // s, a week
+const LONGEST_IDLE = 31_536_000; // s, a year
 
 /**
  * Idle seconds as typed: "" for the configuration's, 0 for never.
@@ -27,6 +27,9 @@ export class ModelServing extends Component {
   init() {
     const { state } = this.props;
     this.state = { builds: state.get("builds"), texts: {}, errors: {}, variant: false };
+    /** Changes are saved one after the other, each upon the revision of the one before. @type {Promise<any>} */
+    this.last = Promise.resolve();
+    this.revision = 0;
     this.closeVariant = () => this.setState({ variant: false });
   }
 
@@ -95,10 +98,18 @@ export class ModelServing extends Component {
   }
 
   /** @param {string} field @param {any} value @returns {Promise<boolean>} whether it was saved */
-  async save(field, value) {
+  save(field, value) {
+    this.last = this.last.then(() => this.send(field, value));
+    return this.last;
+  }
+
+  /** @param {string} field @param {any} value @returns {Promise<boolean>} whether it was saved */
+  async send(field, value) {
     const { state, model } = this.props;
+    const revision = Math.max(this.revision, model.revision);
     try {
-      await state.request("models:update", { id: model.id, revision: model.revision, changes: { [field]: value } });
+      const answer = await state.request("models:update", { id: model.id, revision, changes: { [field]: value } });
+      this.revision = answer.model.revision;
       this.setState({ errors: { ...this.state.errors, [field]: "" } });
       return true;
     } catch (problem) {

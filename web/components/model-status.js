@@ -46,7 +46,8 @@ export function nextWords(next, now = Date.now()) {
   if (!next) return "";
   const words = NEXT[next.what] ?? sentence(next.what);
   if (typeof next.at === "number") return `${words} ${until(next.at, now)}`;
-  return next.reason ? `${words}: ${next.reason}` : words;
+  if (!next.reason) return words;
+  return next.reason.startsWith("when ") ? `${words} ${next.reason}` : `${words}: ${next.reason}`;
 }
 
 /**

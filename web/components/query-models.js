@@ -43,6 +43,12 @@ function passes(model, query, except) {
   return FACETS.every((name) => name === except || !query[name] || (model[name] ?? "unknown") === query[name]);
 }
 
+/** The names that several models have, who are then told apart by their ids. @param {Model[]} models */
+export function sharedNames(models) {
+  const seen = new Set();
+  return new Set(models.map(({ name }) => name).filter((name) => seen.has(name) || !seen.add(name)));
+}
+
 /** @param {Model[]} models @param {string} name @returns {Facet} */
 function counts(models, name) {
   /** @type {Map<string, number>} */ const found = new Map();

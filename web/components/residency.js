@@ -166,12 +166,12 @@ export class ModelsInMemory extends Panel {
   }
 
   /** @param {Json} model */
-  renderActions({ id, name, status, pinned, preferred, revision }) {
+  renderActions({ id, name, status, pinned, preferred }) {
     /** @param {string} field @param {string} symbol @param {boolean} on @param {string} title */
     const toggle = (field, symbol, on, title) => h("button", {
       key: field, type: "button", className: `button button-ghost button-icon${on ? " is-on" : ""}`, title,
       "aria-label": `${field === "pinned" ? "Pin" : "Prefer"} ${name}`, "aria-pressed": Boolean(on),
-      dataset: { toggle: field, id, revision, to: String(!on) },
+      dataset: { toggle: field, id },
     }, icon(symbol));
     return h("div", { key: "actions", className: "resident-actions" },
       status === "loaded" && h("a", {
@@ -210,9 +210,11 @@ export class ModelsInMemory extends Panel {
 
   /** @param {Event} _event @param {HTMLElement} button */
   handleToggle(_event, button) {
-    const { id, toggle: field = "", to, revision } = button.dataset;
-    const changes = { [field]: to === "true" };
-    return this.props.state.request("models:update", { id, revision: Number(revision), changes });
+    const { id, toggle: field = "" } = button.dataset;
+    const model = this.models.find((one) => one.id === id);
+    if (!model) return undefined;
+    const changes = { [field]: !model[field] };
+    return this.props.state.request("models:update", { id, revision: model.revision, changes });
   }
 
   /** @param {KeyboardEvent} event */

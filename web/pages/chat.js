@@ -18,6 +18,7 @@ import { saveText } from "../components/copy-button.js";
 import { confirmDialog } from "../components/dialog.js";
 import { icon } from "../components/icon.js";
 import { statusLabel } from "../components/model-status.js";
+import { sharedNames } from "../components/query-models.js";
 import { emptyState, loadingState } from "../components/states.js";
 import { toast } from "../components/toast.js";
 
@@ -306,8 +307,10 @@ export class ChatPage extends Component {
     const others = own.filter((model) => !loaded.includes(model));
     const upstreams = [...new Set(this.models.map((model) => model.upstream))].filter(Boolean);
     const gone = current && !this.model;
+    const shared = sharedNames(this.models);
+    const nameOf = (/** @type {any} */ { id, name }) => (shared.has(name) ? `${name} (${id})` : name || id);
     const options = (/** @type {any[]} */ models) => models.map((model) => (
-      h("option", { key: model.id, value: model.id, selected: model.id === current }, model.name || model.id)));
+      h("option", { key: model.id, value: model.id, selected: model.id === current }, nameOf(model))));
     return h("label", { className: "chat-picker" },
       h("span", { className: "visually-hidden" }, "Model"),
       h("select", { className: "select", dataset: { choice: "model" }, disabled: !this.models.length },
