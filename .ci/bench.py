@@ -134,6 +134,35 @@ async def main():
 asyncio.run(main())
 '''
 
+# The least that a gateway of aiohttp does: it passes on what comes.
+GATEWAY_SERVER = r'''
+import asyncio, sys
+import aiohttp
+from aiohttp import web
+
+async def handle(request):
+    body, headers = await request.read(), {"Content-Type": request.content_type}
+    async with session.post(sys.argv[1] + request.path, data=body, headers=headers) as answer:
+        response = web.StreamResponse(status=answer.status, headers={"Content-Type": answer.headers["Content-Type"]})
+        await response.prepare(request)
+        async for block in answer.content.iter_any():
+            await response.write(block)
+        return response
+
+async def main():
+    global session
+    session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0, force_close=True), auto_decompress=False)
+    app = web.Application()
+    app.router.add_post("/{path:.*}", handle)
+    runner = web.AppRunner(app, access_log=None, auto_decompress=False)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    print(runner.addresses[0][1], flush=True)
+    await asyncio.Event().wait()
+
+asyncio.run(main())
+'''
+
 NODE_SERVER = r'''
 const { Server } = require("socket.io");
 const { readFileSync } = require("fs");
@@ -1091,48 +1120,57 @@ STREAM_TOKENS = 100  # of each answer: half a second
 
 @measure
 async def gateway(bench: Bench) -> None:
-    """16 answers at a time, of 200 tokens/s each, from an engine that costs nothing: through llamadash and directly."""
-    models = bench.folder / "one"
+    """16 answers at a time of 200 tokens/s each: through llamadash, from the engine itself, through the least gateway."""
+    models, least = bench.folder / "one", bench.folder / "gateway_server.py"
     models.mkdir()
     write_gguf(models / "bench.gguf", 0)
-    lags: list[float] = []
+    least.write_text(GATEWAY_SERVER)
     with bench.llamadash("gateway", engine=engine_in(bench.folder / "fast"), models=models) as dash:
         async with Client(dash) as client, Client(dash) as other:
             await client.answer("settings:update", {"changes": {"metrics_interval": 1}})
             pid = (await loaded(client, (await listed(client))[0]))["runtime"]["pid"]
-            servers = [address("llamadash", await api_port(client), dash.pid, of_process(pid, "--alias")),
-                       address("engine", int(of_process(pid, "--port")), pid, of_process(pid, "--alias"))]
-            other.listeners.append(functools.partial(note_lag, lags))
-            asked = asyncio.ensure_future(under_load("stream_load", servers=servers, streams=16, tokens=STREAM_TOKENS,
-                                                     rounds=8, seconds=2.5, pause=0.05))
-            delays = []
-            while not asked.done():
-                delays.append(await asked_now_and_then(client))
-            found = await asked
-    report_gateway(bench, found, lags, delays)
+            model, port = of_process(pid, "--alias"), int(of_process(pid, "--port"))
+            with bench.reference(sys.executable, least, f"http://127.0.0.1:{port}") as gateway:
+                servers = [address("llamadash", await api_port(client), dash.pid, model),
+                           address("engine", port, pid, model), address("least", gateway.port, gateway.pid, model)]
+                await measure_gateway(bench, servers, client, other)
+
+
+async def measure_gateway(bench: Bench, servers: list[Json], client: Client, other: Client) -> None:
+    """Ask all servers in turn, while one client asks llamadash small questions and another listens."""
+    lags, delays = list[float](), list[float]()
+    other.listeners.append(functools.partial(note_lag, lags))
+    asked = asyncio.ensure_future(under_load("stream_load", servers=servers, streams=16, tokens=STREAM_TOKENS, rounds=8,
+                                             seconds=2.5, pause=0.05))
+    while not asked.done():
+        delays.append(await asked_now_and_then(client))
+    report_gateway(bench, await asked, lags, delays)
 
 
 def note_lag(lags: list[float], payload: bytes) -> None:
     """Note how late the loop was at worst, of late, as a sample says."""
     if payload.startswith(b'42["metrics:update"'):
-        lags.append(json.loads(payload[2:])[1]["data"]["process"]["lag"])
+        lags.append(json.loads(payload[2:])[1]["data"]["metrics"]["process"]["lag"])
 
 
 def report_gateway(bench: Bench, found: Json, lags: list[float], delays: list[float]) -> None:
     """The rows about what a stream through llamadash costs: medians over the rounds."""
-    ours, theirs = found["llamadash"], found["engine"]
+    ours, what = found["llamadash"], "gateway, 16 streams of 200 tokens/s"
     bench.notes["gateway"] = {name: [{**turn, "first": [quantile(turn["first"], part) for part in (0.5, 0.9, 0.99)]}
                                      for turn in turns] for name, turns in found.items()} | {"lag": lags}
     for part, limit in ((0.5, 1.5), (0.99, 5)):
-        added = statistics.median(quantile(one["first"], part) - quantile(other["first"], part)
-                                  for one, other in zip(ours, theirs, strict=True))
-        bench.row(f"gateway, 16 streams of 200 tokens/s: added to the first token, p{part * 100:.0f}", added, "ms",
-                  limit=limit)
+        added = {name: statistics.median(quantile(one["first"], part) - quantile(alone["first"], part)
+                                         for one, alone in zip(found[name], found["engine"], strict=True))
+                 for name in ("llamadash", "least")}
+        bench.row(f"{what}: added to the first token, p{part * 100:.0f}", added["llamadash"], "ms",
+                  reference=added["least"], beside="the least gateway of aiohttp", limit=limit)
     arrived = sum(turn["chunks"] for turn in ours)
     bench.row(f"… chunks of {arrived:,} that did not arrive",
               sum(turn["answers"] * (STREAM_TOKENS + 1) for turn in ours) - arrived, "chunks", limit=0)
-    bench.row("… CPU", statistics.median(turn["cpu"] for turn in ours), "% of a core", limit=25)
-    bench.row("… loop lag", statistics.median(lags), "ms", limit=10)
+    cpu = {name: statistics.median(turn["cpu"] for turn in turns) for name, turns in found.items()}
+    bench.row("… CPU", cpu["llamadash"], "% of a core", reference=cpu["least"], beside="the least gateway of aiohttp",
+              limit=25)
+    bench.row("… loop lag, the worst of some seconds", statistics.median(lags), "ms", limit=10)
     bench.row("… answer to settings:get meanwhile, p99", quantile(delays, 0.99), "ms")
 
 
@@ -1184,14 +1222,12 @@ async def engine(bench: Bench) -> None:
         print("bench: no llama-server on PATH: no figures about a real engine", file=sys.stderr)
         return
     model = small_model()
-    models, preset = bench.folder / "real", bench.folder / "preset.ini"
-    models.mkdir()
-    (models / "smollm2.gguf").symlink_to(model)
+    preset = bench.folder / "preset.ini"
     preset.write_text("\n".join(("[smollm2]", f"model = {model}", *(f"{key} = {value}" for key, value
                                                                     in REAL_PARAMETERS.items()), "")))
     options = [word for key, value in REAL_PARAMETERS.items() for word in (f"--{key}", str(value))]
     quiet = {"XDG_CONFIG_HOME": str(bench.folder), "LLAMA_CACHE": str(bench.folder)}
-    with bench.llamadash("engine", engine=program, models=models) as dash, \
+    with bench.llamadash("engine", engine=program, models=model.parent) as dash, \
             running([program, "--model", str(model), "--no-ui", *options], **quiet) as alone, \
             running([program, "--models-preset", str(preset), "--no-ui"], **quiet) as router:
         async with Client(dash) as client:
@@ -1203,8 +1239,8 @@ async def engine(bench: Bench) -> None:
             servers = [address("llamadash", await api_port(client), dash.pid, id),
                        address("llama-server", *alone, "smollm2"), address("router", *router, "smollm2")]
             load = functools.partial(under_load, "stream_load", servers=servers, seconds=0)
-            streams = await load(streams=8, tokens=40, rounds=12, pause=0)
-            single = await load(streams=1, tokens=2, rounds=40, pause=0)
+            streams = await load(streams=8, tokens=24, rounds=9, pause=0)
+            single = await load(streams=1, tokens=2, rounds=30, pause=0)
     report_engine(bench, streams, single)
 
 
