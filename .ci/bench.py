@@ -1120,7 +1120,7 @@ STREAM_TOKENS = 100  # of each answer: half a second
 
 @measure
 async def gateway(bench: Bench) -> None:
-    """16 answers at a time of 200 tokens/s each: through llamadash, from the engine itself, through the least gateway."""
+    """16 answers at a time of 200 tokens/s each: through llamadash, from the engine, through the least gateway."""
     models, least = bench.folder / "one", bench.folder / "gateway_server.py"
     models.mkdir()
     write_gguf(models / "bench.gguf", 0)
