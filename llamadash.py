@@ -6976,16 +6976,21 @@ class Exchange:
 
     async def with_signs_of_life(self, stack: contextlib.AsyncExitStack) -> aiohttp.ClientResponse:
         """The model's answer, when its headers are there; a stream that waits for long gets comments meanwhile."""
-        asking = asyncio.ensure_future(self.asking.ask(stack))
+        signs = asyncio.ensure_future(self.signs_of_life()) if self.call.stream else None
         try:
-            while not (await asyncio.wait({asking}, timeout=COMMENT_AFTER if self.call.stream else None))[0]:
+            return await self.asking.ask(stack)
+        finally:
+            if signs is not None:
+                signs.cancel()
+
+    async def signs_of_life(self) -> None:
+        """Send comments now and then, for as long as the client is there; where it has left, run() is cancelled."""
+        with contextlib.suppress(ClientLeft):
+            while True:
+                await asyncio.sleep(COMMENT_AFTER)
                 if self.response is None:
                     await self.begin(200, [("Content-Type", "text/event-stream")])
                 await self.write(f": {self.progress()}\n\n".encode())
-            return asking.result()
-        finally:
-            if not asking.done():
-                await cancelled([asking])
 
     def progress(self) -> str:
         """How far the request is, for the client that waits."""
@@ -7392,8 +7397,9 @@ class Routing:
         held.callback(lambda: self.forget(size))
         size = 0
         try:
-            while block := await asyncio.wait_for(request.content.readany(),
-                                                  min(BODY_SILENCE, ends - time.monotonic())):
+            while not request.content.at_eof():  # most are here already, and a wait_for costs turns of the loop
+                block = request.content.read_nowait() or await asyncio.wait_for(
+                    request.content.readany(), min(BODY_SILENCE, ends - time.monotonic()))
                 if PARSED_AT_ONCE < size == len(data) < announced:  # it does come: make room at once, growing costs more
                     begun, data = data, bytearray(announced)
                     data[:size] = begun
