@@ -777,7 +777,7 @@ class Answer(asyncio.Protocol):
         self.data += data
         if not self.first and b"data: {" in self.data:
             self.first = time.perf_counter()
-        if self.data.endswith(b"0\r\n\r\n") and self.transport:
+        if self.data.endswith(b"\r\n0\r\n\r\n") and self.transport:
             self.transport.close()
 
     def connection_lost(self, _problem: Exception | None) -> None:
@@ -818,6 +818,8 @@ async def answers_of(server: Json, spec: Json) -> Json:
     seconds, cpu = time.perf_counter() - began, cpu_time(server["pid"]) - cpu
     events = [answer.events() for answer in answers]
     tokens = sum(items[-1]["timings"]["predicted_n"] for items in events if items and "timings" in items[-1])
+    if not tokens:
+        raise RuntimeError(f"{server['name']} answers {bytes(answers[0].data[:500])!r}")
     return {"first": [(answer.first - answer.began) * 1000 for answer in answers], "cpu": cpu / seconds * 100,
             "rate": tokens / seconds, "chunks": sum(map(len, events)), "answers": len(answers),
             "missing": len(answers) * spec["tokens"] - tokens}
