@@ -8461,15 +8461,11 @@ class Chats:
         if chat.text:
             chat.first = chat.first or time.monotonic()
             if chat.flushing is None or chat.flushing.done():
-                chat.flushing = asyncio.ensure_future(self.flush_soon(chat))
+                chat.flushing = asyncio.ensure_future(self.flush(chat, DELTA_INTERVAL))
 
-    async def flush_soon(self, chat: Chat) -> None:
-        """Send what has come, together with what comes in the next moment."""
-        await asyncio.sleep(DELTA_INTERVAL)
-        await self.flush(chat)
-
-    async def flush(self, chat: Chat) -> None:
-        """Send the text that has come since the last time."""
+    async def flush(self, chat: Chat, after: float = 0.0) -> None:
+        """Send the text that has come since the last time, together with what comes within `after` seconds."""
+        await asyncio.sleep(after)
         if delta := dict(chat.text):
             chat.text.clear()
             await self.send(chat, "chat:delta", **delta)

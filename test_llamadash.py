@@ -5212,7 +5212,7 @@ async def test_a_chat_tells_what_it_waits_for(tmp_path: Path) -> None:
     async with running(EngineDash(tmp_path, llama_server(), models_max=1, min_residency=0)) as dash:
         first = await dash.chat("Long story", max_tokens=LONG)
         await eventually(lambda: dash.events(first, "chat:delta"))
-        second = await dash.chat("river " * 3000, model="b")
+        second = await dash.chat("river " * 600, model="b")
         [waits, *_] = await eventually(lambda: dash.events(second, "chat:progress"))
         assert waits["stage"] == "waiting" and waits["progress"] is None and "a" in waits["reason"]
         assert dash.chats.cancel("me", first)
