@@ -8,10 +8,10 @@
 #   "psutil>=5.9,<8",
 # ]
 # ///
-"""llamadash: the dashboard for llama.cpp on your own box.
+"""llamadash: the async proxy and dashboard for llama.cpp on your own box.
 
-It finds GGUF models, runs and supervises llama-server, loads and unloads models with real progress,
-tunes each one, chats with it, and shows what the machine is doing, live and over weeks.
+It finds GGUF models, starts an engine process for each one that is asked for, is the one address for every client,
+decides what is in memory, and shows what the machine and every request are doing, live and over weeks.
 
     python3 llamadash.py            start, and print the link to open
     python3 llamadash.py doctor     check this machine and say what to do
@@ -19,6 +19,32 @@ tunes each one, chats with it, and shows what the machine is doing, live and ove
 
 This file is the whole server; web/ is the whole client; data/ holds what it remembers.
 """
+# Where to find what:
+# Bootstrap ................... Python's packages: which are missing, data/venv, starting again from there
+# Errors, fields and events ... what fails as expected; the checks of a request's fields; the table of events
+# Configuration and access .... options and saved values; the access key, passwords and sessions
+# Database .................... the one SQLite file: migrations, backups, and its verbs by domain
+# GGUF files .................. a bounded reader of model files: headers, tensors, vocabularies, shards
+# Memory estimate ............. what a model needs on which device, and the longest context that fits
+# Machine and GPUs ............ readings of processor, memory, disks and GPUs, live and over weeks
+# Library ..................... the model folders: scans, entries and their variants, files that go
+# Parameters and presets ...... what may be set of a model, with types and ranges; models.ini in and out
+# Builds ...................... the engine programs of this machine, and the command lines that they understand
+# Instances ................... one engine process per loaded model: its start, states, log lines and end
+# Residency ................... who is in memory: a pure state machine, and the pool of processes that obeys it
+# Gateway and keys ............ the models' API for every client: requests, live and as rows; API keys
+# Upstreams ................... servers elsewhere, whose models are offered here as NAME/MODEL
+# Embedded engine ............. xllamacpp as a child that speaks llama-server's protocol
+# Chats ....................... answers for the Chat page, streamed to the client that asked
+# Benchmarks .................. how fast a model reads and writes
+# Downloads ................... GGUF files from Hugging Face: in parts, resumed, verified
+# Journal and logs ............ our records and the engines' lines, kept and streamed in batches
+# Hub ......................... every open browser: its socket, requests with one answer each, broadcasts
+# Web ......................... the pages' files, Host and Origin, limits of connections
+# Service and doctor .......... what this machine lacks, and a systemd unit for it
+# Dash ........................ the one state object, what runs in the background, export and import
+# Command line ................ options, commands, exit codes
+
 from __future__ import annotations
 
 import importlib.util
@@ -50,6 +76,7 @@ if __name__ == "__main__":
     start_as_module(sys.executable, *sys.orig_argv[1:len(sys.orig_argv) - len(sys.argv)])
 
 import re
+import shlex
 import shutil
 import subprocess
 from pathlib import Path
@@ -72,10 +99,9 @@ def script_dependencies(script: Path) -> list[str]:
 
 def missing_dependencies(requirements: list[str]) -> list[str]:
     """Those of `requirements` whose module cannot be found."""
-    def module(requirement: str) -> str:
-        name = re.split(r"[<>=!~\[; ]", requirement, maxsplit=1)[0]
-        return IMPORT_NAMES.get(name, name.replace("-", "_"))
-    return [item for item in requirements if importlib.util.find_spec(module(item)) is None]
+    names = {item: re.split(r"[<>=!~\[; ]", item, maxsplit=1)[0] for item in requirements}
+    return [item for item, name in names.items()
+            if importlib.util.find_spec(IMPORT_NAMES.get(name, name.replace("-", "_"))) is None]
 
 
 VENV = HERE / "data" / "venv"
@@ -102,8 +128,7 @@ def make_venv(requirements: list[str], optional: list[str]) -> None:
         (VENV / ".complete").write_text("\n".join(requirements))
     except (OSError, subprocess.CalledProcessError) as problem:
         hint = "" if importlib.util.find_spec("ensurepip") else " (on Debian: apt install python3-venv)"
-        by_hand = " ".join(f"'{item}'" for item in requirements)
-        sys.exit(f"llamadash: could not make {VENV}: {problem}{hint}; or by hand: pip install {by_hand}")
+        sys.exit(f"llamadash: could not make {VENV}: {problem}{hint}; or by hand: pip install {shlex.join(requirements)}")
 
 
 def bootstrap(script: Path) -> None:
@@ -115,9 +140,7 @@ def bootstrap(script: Path) -> None:
     if not (missing := missing_dependencies(requirements)):
         return
     if os.environ.get("LLAMADASH_NO_BOOTSTRAP") == "1":
-        sys.exit(
-            f"llamadash: missing {', '.join(missing)}: pip install " + " ".join(f"'{item}'" for item in requirements)
-        )
+        sys.exit(f"llamadash: missing {', '.join(missing)}: pip install {shlex.join(requirements)}")
     tries = int(os.environ.get("LLAMADASH_BOOTSTRAPPED", "0"))
     if tries > 1:
         sys.exit(f"llamadash: {VENV} still lacks {', '.join(missing)}: delete it and try again")
@@ -137,13 +160,9 @@ def bootstrap(script: Path) -> None:
     os.execv(VENV_PYTHON, command)
 
 
-def started_script() -> Path:
-    """The script that Python was started with: this one, or the tests."""
-    return Path(getattr(sys.modules["__main__"], "__file__", None) or __file__).resolve()
-
-
-if missing_dependencies(script_dependencies(Path(__file__))) and started_script().parent == HERE:
-    bootstrap(started_script())
+started_script = Path(getattr(sys.modules["__main__"], "__file__", None) or __file__).resolve()  # this, or the tests
+if missing_dependencies(script_dependencies(Path(__file__))) and started_script.parent == HERE:
+    bootstrap(started_script)
 
 import argparse
 import asyncio
@@ -225,8 +244,9 @@ class DashError(Exception):
     """An expected failure: `code` goes to the client, and the message is written for the user."""
     code = "INTERNAL_ERROR"
 
-    def __init__(self, message: str, *, field: str | None = None, **details: Any) -> None:
+    def __init__(self, message: str, *, code: str | None = None, field: str | None = None, **details: Any) -> None:
         super().__init__(message)
+        self.code = code or self.code
         self.field = field
         self.details = details
 
@@ -239,11 +259,6 @@ class DashError(Exception):
 class InvalidRequest(DashError):
     """A value of the request is not acceptable; `field` says which."""
     code = "INVALID_REQUEST"
-
-
-class UnknownEvent(DashError):
-    """There is no handler for this event."""
-    code = "UNKNOWN_EVENT"
 
 
 class NotFound(DashError):
@@ -350,18 +365,12 @@ Timestamp = Annotated[int, Range(0, 2**53)]
 ModelId = Annotated[str, Length(1, 96)]
 
 
-@functools.cache
-def parts_of(kind: Any) -> tuple[Any, tuple[Any, ...]]:
-    """The origin and the arguments of an annotation."""
-    return typing.get_origin(kind), typing.get_args(kind)
-
-
 def checked(value: Any, kind: Any, field: str, longest: float = MAX_TEXT) -> Any:
     """`value` if it is of the annotated type `kind`, else InvalidRequest naming `field`.
 
     A text may have up to `longest` characters, MAX_TEXT unless its Length says otherwise.
     """
-    origin, arguments = parts_of(kind)
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin is None:
         return checked_plain(value, kind, field, longest)
     if origin is Annotated:
@@ -437,11 +446,6 @@ class Event:
         return inspect.signature(self.handler).parameters
 
     @functools.cached_property
-    def wants_client(self) -> bool:
-        """Whether the handler wants to know who asks."""
-        return "client" in self.parameters
-
-    @functools.cached_property
     def fields(self) -> dict[str, inspect.Parameter]:
         """The request's fields: the handler's keyword-only parameters with their types, found when first needed."""
         hints = typing.get_type_hints(self.handler, {**globals(), "Dash": Any, "Client": Any}, include_extras=True)
@@ -488,7 +492,9 @@ ENGINE_DEFAULTS: Json = {
     "min_residency": 10, "max_wait": 600, "default_model": "", "budget": {}, "build": "", "autostart": True,
     "defaults": {},
 }
-OLD_CONFIG = {"engine_host": "api_host", "engine_port": "api_port"}  # in documents that version 1.0.0 exported
+# What version 1.0.0 called otherwise or had besides, in its documents and in a database that was not migrated yet.
+OLD_CONFIG = {"engine_host": "api_host", "engine_port": "api_port", "sleep_idle_seconds": "idle_seconds",
+              "models_autoload": ""}
 SETTING_DEFAULTS: Json = {
     "theme": "system", "metrics_interval": 10, "metrics_retention_days": 30, "metrics_history_days": 730,
     "logs_retention_days": 7, "logs_max_rows": 200_000, "log_level": "info",
@@ -563,6 +569,13 @@ def checked_changes(changes: Json, fields: dict[str, Any], locked: Json, field: 
     return {key: checked(value, fields[key], f"{field}.{key}") for key, value in changes.items()}
 
 
+def renamed_config(config: Json) -> Json:
+    """A saved configuration with the names that it has today."""
+    renamed = {OLD_CONFIG.get(key, key): value for key, value in config.items()}
+    renamed.pop("", None)
+    return {**renamed, "idle_seconds": 0} if renamed.get("idle_seconds") == -1 else renamed
+
+
 def expanded(path: str) -> Path:
     """`path` with `~` replaced, where there is such a user."""
     return Path(os.path.expanduser(path))  # Path.expanduser raises where there is none
@@ -603,7 +616,6 @@ class Access:
 
     def __init__(self, dash: Dash) -> None:
         self.dash = dash
-        self.key = access_key(dash.config.data_dir)
         self.failures = Failures()
         self.hashing = asyncio.Lock()
         self.sessions_void = False  # whether those in the database have ended, but could not be deleted yet
@@ -617,7 +629,7 @@ class Access:
             return {"session_id": None}
         token, password = credentials.get("token"), credentials.get("password")
         if isinstance(token, str) and 0 < len(token) <= MAX_PASSWORD and encodable(token):
-            if secrets.compare_digest(token.encode(), self.current_key().encode()):
+            if secrets.compare_digest(token.encode(), self.key.encode()):
                 return {"session_id": "key"}
             if not self.sessions_void and (session_id := self.dash.db.find_session(token_hash(token))):
                 return {"session_id": session_id}
@@ -636,10 +648,10 @@ class Access:
                         "session": session}
         raise Unauthenticated("The access key, session or password is not valid.")
 
-    def current_key(self) -> str:
+    @property
+    def key(self) -> str:
         """The access key as the file has it now: another process may have replaced it."""
-        self.key = access_key(self.dash.config.data_dir)
-        return self.key
+        return access_key(self.dash.config.data_dir)
 
     def check_failures(self, address: str) -> None:
         """RateLimited while `address` has failed too often."""
@@ -719,20 +731,12 @@ def config_result(dash: Dash) -> Json:
     config = dash.engine_config()
     listed = [expanded(path) for path in config["models_dirs"]]
     looked = dict.fromkeys([*listed, dash.config.data_dir / "models", *default_model_folders()])
-    return {
-        "config": config,
-        "locked": dash.config.locked(),
-        "restartRequired": dash.gateway.restart_required(),
-        "ini": render_presets(dash.db.models(), config["defaults"]),
-        "parameters": parameter_schema(),
-        "folders": [
-            {"path": str(path), "exists": os.path.isdir(path),
-             "used": path in listed or path.parent == dash.config.data_dir}
-            for path in looked
-        ],
-        "llama_server": {"value": dash.config.llama_server, "fixed": "llama_server" in dash.config.fixed},
-        "skipped": skipped_for_clients(dash.library.skipped),
-    }
+    folders = [{"path": str(path), "exists": os.path.isdir(path),
+                "used": path in listed or path.parent == dash.config.data_dir} for path in looked]
+    return {"config": config, "locked": dash.config.locked(), "restartRequired": dash.gateway.restart_required(),
+            "ini": render_presets(dash.db.models(), config["defaults"]), "parameters": parameter_schema(),
+            "folders": folders, "skipped": skipped_for_clients(dash.library.skipped),
+            "llama_server": {"value": dash.config.llama_server, "fixed": "llama_server" in dash.config.fixed}}
 
 
 @on("config:get", error="GET_CONFIG_FAILED")
@@ -875,61 +879,36 @@ SERIES = (
     *(f"gpu{index}_{name}" for index in range(MAX_GPUS) for name in GPU_SERIES),
 )
 TOKEN_KINDS = ("prompt", "cached", "generated")
-REQUEST_SORTS = ("timestamp", "duration", "waited", "first_token", "prompt_tokens", "generated_tokens",
-                 "prompt_per_second", "generated_per_second")
+RequestSort = Literal["timestamp", "duration", "waited", "first_token", "prompt_tokens", "generated_tokens",
+                      "prompt_per_second", "generated_per_second"]
 REQUEST_COLUMNS = (
     "id", "timestamp", "model", "build", "key", "client", "endpoint", "stream", "status", "code", "error", "waited",
     "loading", "first_token", "duration", "prompt_tokens", "cached_tokens", "generated_tokens", "drafted", "accepted",
     "prompt_per_second", "generated_per_second", "slot", "energy",
 )
-MODEL_COLUMNS = (
-    "id", "name", "path", "source", "favorite", "parameters", "revision", "architecture", "size_label",
-    "parameter_count", "quantization", "file_size", "file_mtime", "context_length", "embedding_length",
-    "block_count", "head_count", "head_count_kv", "vocabulary_size", "expert_count", "expert_used_count",
-    "sliding_window", "key_length", "value_length", "license", "tokenizer", "chat_template", "modalities", "shards",
-    "projector", "projector_size", "missing", "created_at", "updated_at", "aliases", "build", "pinned", "preferred",
-    "idle", "tags", "last_used_at", "memory_correction",
-)
-MODEL_DEFAULTS: Json = {
-    **dict.fromkeys(MODEL_COLUMNS), "favorite": False, "parameters": {}, "revision": 1, "missing": False,
-    "chat_template": False, "modalities": ["text"], "shards": [], "aliases": [], "pinned": False, "preferred": False,
-    "tags": [],
+REQUEST_FILTERS = {"model": "model = ?", "key": "key = ?", "status": "status = ?", "from_ms": "timestamp >= ?",
+                   "to_ms": "timestamp < ?"}
+MODEL_DEFAULTS: Json = {  # every column of models
+    **dict.fromkeys((
+        "id", "name", "path", "source", "architecture", "size_label", "parameter_count", "quantization", "file_size",
+        "file_mtime", "context_length", "embedding_length", "block_count", "head_count", "head_count_kv",
+        "vocabulary_size", "expert_count", "expert_used_count", "sliding_window", "key_length", "value_length",
+        "license", "tokenizer", "projector", "projector_size", "created_at", "updated_at", "build", "idle",
+        "last_used_at", "memory_correction")),
+    "favorite": False, "parameters": {}, "revision": 1, "missing": False, "chat_template": False,
+    "modalities": ["text"], "shards": [], "aliases": [], "pinned": False, "preferred": False, "tags": [],
 }
 JSON_COLUMNS = ("parameters", "modalities", "shards", "aliases", "tags", "memory_correction")
 BOOLEAN_COLUMNS = ("favorite", "chat_template", "missing", "pinned", "preferred")
 
 
-class DatabaseTooNew(DashError):
-    """The database was written by a newer llamadash."""
-
-
-class MigrationFailed(DashError):
-    """A database cannot be brought to this version."""
+class DatabaseRefused(DashError):
+    """The database was written by a newer llamadash, or cannot be brought to this version."""
 
 
 class DatabaseDamaged(DashError):
     """SQLite cannot read the database."""
     code = "DATABASE_DAMAGED"
-
-
-class BackupFailed(DashError):
-    """A backup cannot be written where it should be."""
-    code = "BACKUP_FAILED"
-
-
-class DatabaseBusy(DashError):
-    """Another program holds the lock of the database."""
-    code = "DATABASE_BUSY"
-
-
-Migration = Callable[[sqlite3.Connection], None]
-MIGRATIONS: list[Migration] = []
-
-
-def migration(step: Migration) -> Migration:
-    """Append `step` to the numbered migrations; it runs inside a transaction of its own."""
-    MIGRATIONS.append(step)
-    return step
 
 
 def run_script(db: sqlite3.Connection, script: str) -> None:
@@ -938,9 +917,13 @@ def run_script(db: sqlite3.Connection, script: str) -> None:
         db.execute(statement)
 
 
-@migration
 def m001_initial(db: sqlite3.Connection) -> None:
     """The tables that llamadash starts with."""
+    series = ["cpu_usage", "memory_usage", "swap_usage", "disk_usage", "load_average", "memory_used",
+              "network_received", "network_sent", "prompt_tokens_per_second", "generated_tokens_per_second",
+              "requests_processing", "requests_deferred", "active_models", "process_cpu", "process_memory"]
+    series += [f"gpu{gpu}_{name}" for gpu in range(8)
+               for name in ("utilization", "memory_used", "memory_total", "temperature", "power")]
     run_script(db, """
         CREATE TABLE models (id TEXT PRIMARY KEY, name TEXT NOT NULL, path TEXT NOT NULL UNIQUE, source TEXT NOT NULL,
             favorite INTEGER NOT NULL, parameters TEXT NOT NULL, revision INTEGER NOT NULL, architecture TEXT,
@@ -951,34 +934,7 @@ def m001_initial(db: sqlite3.Connection) -> None:
             chat_template INTEGER, modalities TEXT, shards TEXT, projector TEXT, projector_size INTEGER,
             missing INTEGER NOT NULL, created_at INTEGER NOT NULL, updated_at INTEGER NOT NULL);
         CREATE TABLE metrics (resolution INTEGER NOT NULL, timestamp INTEGER NOT NULL, samples INTEGER NOT NULL,
-            cpu_usage REAL, cpu_usage_max REAL, memory_usage REAL, memory_usage_max REAL, swap_usage REAL,
-            swap_usage_max REAL, disk_usage REAL, disk_usage_max REAL, load_average REAL, load_average_max REAL,
-            memory_used REAL, memory_used_max REAL, network_received REAL, network_received_max REAL,
-            network_sent REAL, network_sent_max REAL, prompt_tokens_per_second REAL, prompt_tokens_per_second_max REAL,
-            generated_tokens_per_second REAL, generated_tokens_per_second_max REAL, requests_processing REAL,
-            requests_processing_max REAL, requests_deferred REAL, requests_deferred_max REAL, active_models REAL,
-            active_models_max REAL, process_cpu REAL, process_cpu_max REAL, process_memory REAL,
-            process_memory_max REAL, gpu0_utilization REAL, gpu0_utilization_max REAL, gpu0_memory_used REAL,
-            gpu0_memory_used_max REAL, gpu0_memory_total REAL, gpu0_memory_total_max REAL, gpu0_temperature REAL,
-            gpu0_temperature_max REAL, gpu0_power REAL, gpu0_power_max REAL, gpu1_utilization REAL,
-            gpu1_utilization_max REAL, gpu1_memory_used REAL, gpu1_memory_used_max REAL, gpu1_memory_total REAL,
-            gpu1_memory_total_max REAL, gpu1_temperature REAL, gpu1_temperature_max REAL, gpu1_power REAL,
-            gpu1_power_max REAL, gpu2_utilization REAL, gpu2_utilization_max REAL, gpu2_memory_used REAL,
-            gpu2_memory_used_max REAL, gpu2_memory_total REAL, gpu2_memory_total_max REAL, gpu2_temperature REAL,
-            gpu2_temperature_max REAL, gpu2_power REAL, gpu2_power_max REAL, gpu3_utilization REAL,
-            gpu3_utilization_max REAL, gpu3_memory_used REAL, gpu3_memory_used_max REAL, gpu3_memory_total REAL,
-            gpu3_memory_total_max REAL, gpu3_temperature REAL, gpu3_temperature_max REAL, gpu3_power REAL,
-            gpu3_power_max REAL, gpu4_utilization REAL, gpu4_utilization_max REAL, gpu4_memory_used REAL,
-            gpu4_memory_used_max REAL, gpu4_memory_total REAL, gpu4_memory_total_max REAL, gpu4_temperature REAL,
-            gpu4_temperature_max REAL, gpu4_power REAL, gpu4_power_max REAL, gpu5_utilization REAL,
-            gpu5_utilization_max REAL, gpu5_memory_used REAL, gpu5_memory_used_max REAL, gpu5_memory_total REAL,
-            gpu5_memory_total_max REAL, gpu5_temperature REAL, gpu5_temperature_max REAL, gpu5_power REAL,
-            gpu5_power_max REAL, gpu6_utilization REAL, gpu6_utilization_max REAL, gpu6_memory_used REAL,
-            gpu6_memory_used_max REAL, gpu6_memory_total REAL, gpu6_memory_total_max REAL, gpu6_temperature REAL,
-            gpu6_temperature_max REAL, gpu6_power REAL, gpu6_power_max REAL, gpu7_utilization REAL,
-            gpu7_utilization_max REAL, gpu7_memory_used REAL, gpu7_memory_used_max REAL, gpu7_memory_total REAL,
-            gpu7_memory_total_max REAL, gpu7_temperature REAL, gpu7_temperature_max REAL, gpu7_power REAL,
-            gpu7_power_max REAL, PRIMARY KEY (resolution, timestamp));
+            SERIES, PRIMARY KEY (resolution, timestamp));
         CREATE TABLE logs (id INTEGER PRIMARY KEY AUTOINCREMENT, timestamp INTEGER NOT NULL, level TEXT NOT NULL,
             source TEXT NOT NULL, message TEXT NOT NULL);
         CREATE INDEX logs_level ON logs (level, id);
@@ -993,10 +949,10 @@ def m001_initial(db: sqlite3.Connection) -> None:
             result TEXT NOT NULL);
         CREATE INDEX benchmarks_model ON benchmarks (model, id);
         CREATE TABLE sessions (id TEXT PRIMARY KEY, token_hash BLOB NOT NULL UNIQUE, address TEXT,
-            created_at INTEGER NOT NULL, used_at INTEGER NOT NULL, expires_at INTEGER NOT NULL)""")
+            created_at INTEGER NOT NULL, used_at INTEGER NOT NULL, expires_at INTEGER NOT NULL)""".replace(
+        "SERIES", ", ".join(f"{name} REAL, {name}_max REAL" for name in series)))
 
 
-@migration
 def m002_hours(db: sqlite3.Connection) -> None:
     """Averages of an hour, from those of ten minutes: of a year they are few enough to be read at once."""
     columns = [row[1] for row in db.execute("PRAGMA table_info(metrics)")][3:]  # each series, and its maximum
@@ -1007,13 +963,11 @@ def m002_hours(db: sqlite3.Connection) -> None:
                "FROM metrics WHERE resolution = 600000 GROUP BY hour")
 
 
-@migration
 def m003_counts(db: sqlite3.Connection) -> None:
     """A column that version 1.0.0 needed."""
     db.execute("ALTER TABLE metrics ADD COLUMN counts TEXT")
 
 
-@migration
 def m004_router(db: sqlite3.Connection) -> None:
     """What llamadash needs as the router; averages that are not complete will be made from their samples."""
     run_script(db, """
@@ -1085,19 +1039,19 @@ def m004_parameters(text: str) -> tuple[str, bool, int | None]:
     return json.dumps(parameters), pinned is True, idle if type(idle) is int and idle > 0 else None
 
 
-def disk_is_full(problem: sqlite3.Error) -> bool:
-    """Whether SQLite failed because nothing more fits on the disk (it also says so as an I/O error)."""
-    return any(text in str(problem) for text in ("disk is full", "disk I/O error"))
+# A migration runs once, in a transaction of its own; the next one is appended.
+MIGRATIONS: list[Callable[[sqlite3.Connection], None]] = [m001_initial, m002_hours, m003_counts, m004_router]
+FULL_DISK = ("disk is full", "disk I/O error", f"[Errno {errno.ENOSPC}]")  # what SQLite and the system say of one
+DAMAGE = ("malformed", "file is not a database")  # what SQLite says of what it did not write
 
 
-def is_locked(problem: sqlite3.Error) -> bool:
-    """Whether SQLite failed because another program holds the database."""
-    return "is locked" in str(problem)
-
-
-def is_damage(problem: sqlite3.Error) -> bool:
-    """Whether SQLite found something in the file that it did not write."""
-    return any(text in str(problem) for text in ("malformed", "file is not a database"))
+def database_error(problem: Exception, what: str) -> DashError | None:
+    """What the user is told where the disk is full or another program holds the file; `what` says what failed."""
+    if any(text in str(problem) for text in FULL_DISK):
+        return StorageFull(f"{what}: the disk is full. Make room, and try again.")
+    if "is locked" in str(problem):
+        return DashError(f"{what}: another program holds the database. Try again in a moment.", code="DATABASE_BUSY")
+    return None
 
 
 class DatabaseFile:
@@ -1116,15 +1070,10 @@ class DatabaseFile:
         self.model_rows: dict[str, Json] | None = None
         self.threads = threading.local()
         try:
-            self.connection = self.connect(must_exist=not repair)
-            if not repair:
-                self.check_version(version)
+            self.connection = self.connect(None if repair else version)
         except sqlite3.DatabaseError as problem:
-            if disk_is_full(problem):
-                raise StorageFull(f"{self.path} cannot be opened: the disk is full ({problem}). Make room, "
-                                  "and start llamadash again.") from problem
-            if is_locked(problem):
-                raise DatabaseBusy(f"{self.path} cannot be opened: another program holds it.") from problem
+            if error := database_error(problem, f"{self.path} cannot be opened"):
+                raise error from problem
             if not repair:
                 raise DatabaseDamaged(f"{self.path} is damaged or of another version: restart llamadash, "
                                       f"which sees to that ({problem})") from problem
@@ -1132,87 +1081,64 @@ class DatabaseFile:
             self.connection = self.connect()
         if repair:
             self.migrate(version)
-            self.delete_partial_backups()
+            for left in (self.path.parent / "backups").glob(".*.part*"):  # by a kill during a backup
+                left.unlink(missing_ok=True)
         self.connection.execute(f"PRAGMA busy_timeout = {WRITER_TIMEOUT}")
 
     # opening, closing, backups
 
-    def connect(self, *, must_exist: bool = False) -> sqlite3.Connection:
-        """A connection to the file, checked and set up for one writer and many readers."""
+    def connect(self, version: int | None = None) -> sqlite3.Connection:
+        """A connection to the file, which must be of `version` if given, set up for one writer and many readers."""
         if not self.path.exists() or not self.path.stat().st_size:
-            if must_exist or self.good_backup():  # else this is the first start
+            if version or self.good_backup():  # else this is the first start
                 raise sqlite3.DatabaseError("it is missing or empty")
             self.path.touch(mode=0o600)
         os.chmod(self.path, 0o600)
         connection = sqlite3.connect(self.path, timeout=BUSY_TIMEOUT, isolation_level=None, check_same_thread=False)
         connection.row_factory = sqlite3.Row
         try:
-            self.check_tables(connection)  # a file that is not ours may not change by one byte
-            if not connection.execute("PRAGMA user_version").fetchone()[0]:
+            self.check(connection, version)  # a file that is not ours may not change by one byte
+            if not user_version(connection):
                 connection.execute("PRAGMA auto_vacuum = INCREMENTAL")  # before the first table, or never
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("PRAGMA synchronous = NORMAL")
-            result = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
-            if result != "ok":
-                raise sqlite3.DatabaseError(result.splitlines()[-1])  # the first line only says "in database main"
-        except (sqlite3.Error, DatabaseTooNew):
+        except (sqlite3.Error, DatabaseRefused):
             connection.close()
             raise
         return connection
 
-    def check_tables(self, connection: sqlite3.Connection) -> None:
-        """DatabaseTooNew, or DatabaseError for a file that is not as our migrations make it."""
-        found, columns = connection.execute("PRAGMA user_version").fetchone()[0], columns_of(connection)
+    def check(self, connection: sqlite3.Connection, version: int | None) -> None:
+        """DatabaseRefused of a newer one; DatabaseError for a file that no migration made so, or of another version."""
+        found = user_version(connection)
         if found > len(MIGRATIONS):
-            raise DatabaseTooNew(f"{self.path} was written by a newer llamadash (format {found}, this one knows "
+            raise DatabaseRefused(f"{self.path} was written by a newer llamadash (format {found}, this one knows "
                                  f"{len(MIGRATIONS)}): update llamadash, or use another --data-dir")
-        if found < 0 or (found == 0 and columns):
-            raise sqlite3.DatabaseError("it is not llamadash's")
-        if missing := columns_made(found) - columns:
-            raise sqlite3.DatabaseError("it lacks {}.{}".format(*min(missing)))
         if found == 0 and self.good_backup():
             raise sqlite3.DatabaseError("there is nothing in it")
-
-    def check_version(self, version: int) -> None:
-        """DatabaseError where a migration is still to be run."""
-        if self.connection.execute("PRAGMA user_version").fetchone()[0] != version:
-            self.connection.close()
+        if problem := database_problem(connection):
+            raise sqlite3.DatabaseError(problem)
+        if version not in (None, found):
             raise sqlite3.DatabaseError("it is of another version")
 
     def migrate(self, version: int) -> None:
         """Run the migrations that this file has not seen, each in its own transaction after a backup."""
-        found = self.connection.execute("PRAGMA user_version").fetchone()[0]
+        found = user_version(self.connection)
         for number in range(found + 1, version + 1):
             if found:
-                self.backup(self.backup_folder() / f"before-migration-{number}.db")
+                self.backup(self.path.parent / f"backups/before-migration-{number}.db")
             try:
                 with self.transaction() as db:
                     MIGRATIONS[number - 1](db)
                     db.execute(f"PRAGMA user_version = {number}")
             except (sqlite3.Error, DatabaseDamaged) as problem:
                 self.connection.close()
-                raise MigrationFailed(f"Migration {number} of {self.path} failed ({problem}): nothing was changed. "
+                raise DatabaseRefused(f"Migration {number} of {self.path} failed ({problem}): nothing was changed. "
                                       "Go back to the llamadash that you had, and report this.") from problem
-
-    def backup_folder(self) -> Path:
-        """Where backups are kept: beside the database."""
-        folder = self.path.parent / "backups"
-        try:
-            folder.mkdir(mode=0o700, exist_ok=True)
-        except OSError as problem:
-            raise BackupFailed(f"There can be no backups in {folder}: {problem.strerror}") from problem
-        return folder
 
     def backups(self) -> list[Path]:
         """The backups, newest first."""
-        found = []
-        folder = self.path.parent / "backups"
-        with contextlib.suppress(FileNotFoundError, NotADirectoryError), os.scandir(folder) as entries:
-            for entry in entries:
-                with contextlib.suppress(OSError):  # a link to nowhere
-                    if entry.name.endswith(".db") and entry.is_file():
-                        found.append((entry.stat().st_mtime, Path(entry.path)))
-        return [path for _, path in sorted(found, reverse=True)]
+        found = [path for path in (self.path.parent / "backups").glob("*.db") if path.is_file()]
+        return sorted(found, key=lambda path: (path.stat().st_mtime, path), reverse=True)
 
     def good_backup(self) -> Path | None:
         """The newest backup that can be restored."""
@@ -1221,66 +1147,54 @@ class DatabaseFile:
     def backup(self, target: Path) -> int:
         """Write a consistent copy to `target`, if it is a good one, and return its size; safe while others write."""
         if os.path.realpath(target) in [os.path.realpath(f"{self.path}{suffix}") for suffix in ("", "-wal", "-shm")]:
-            raise BackupFailed(f"{target} is the database itself: choose another name for the backup.")
+            raise DashError(f"{target} is the database itself: choose another name.", code="BACKUP_FAILED")
         partial = target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")
+        what = f"The backup {target} could not be written"
         try:
-            partial.touch(mode=0o600)
-            with self.backing_up, contextlib.closing(sqlite3.connect(self.path)) as source, \
-                    contextlib.closing(sqlite3.connect(partial)) as copy:
-                source.backup(copy)
-                copy.execute("PRAGMA journal_mode = DELETE")
-            if not is_good_database(partial):
-                raise self.found_damaged("so is a copy of it")
-            os.replace(partial, target)
-            return target.stat().st_size
+            with self.explained(what):
+                if target.parent == self.path.parent / "backups":
+                    target.parent.mkdir(mode=0o700, exist_ok=True)
+                partial.touch(mode=0o600)
+                with self.backing_up, contextlib.closing(sqlite3.connect(self.path)) as source, \
+                        contextlib.closing(sqlite3.connect(partial)) as copy:
+                    source.backup(copy)
+                    copy.execute("PRAGMA journal_mode = DELETE")
+                if not is_good_database(partial):
+                    raise self.found_damaged("so is a copy of it")
+                os.replace(partial, target)
+                return target.stat().st_size
         except (sqlite3.Error, OSError) as problem:
-            raise self.backup_problem(target, problem) from problem
+            reason = getattr(problem, "strerror", None) or problem
+            raise DashError(f"{what}: {reason}.", code="BACKUP_FAILED") from problem
         finally:
             for suffix in ("", "-journal"):
-                Path(f"{partial}{suffix}").unlink(missing_ok=True)
-
-    def backup_problem(self, target: Path, problem: sqlite3.Error | OSError) -> DashError:
-        """Why a backup could not be written to `target`."""
-        if isinstance(problem, sqlite3.Error) and is_damage(problem):
-            return self.found_damaged(problem)
-        full = disk_is_full(problem) if isinstance(problem, sqlite3.Error) else problem.errno == errno.ENOSPC
-        why = "the disk is full" if full else getattr(problem, "strerror", None) or problem
-        return (StorageFull if full else BackupFailed)(f"The backup {target} could not be written: {why}.")
+                with contextlib.suppress(OSError):
+                    os.unlink(f"{partial}{suffix}")
 
     def daily_backup(self) -> None:
         """Make today's backup if there is none yet."""
-        today = self.backup_folder() / f"daily-{time.strftime('%Y-%m-%d')}.db"
-        if not today.exists():
-            self.backup(today)
-            self.delete_old_backups("daily-")
+        name = f"daily-{time.strftime('%Y-%m-%d')}"
+        if not (self.path.parent / f"backups/{name}.db").exists():
+            self.kept_backup(name)
 
     def manual_backup(self) -> tuple[Path, int]:
         """Make a backup with a name of its own: where it is, and its size."""
+        return self.kept_backup(f"manual-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}")
+
+    def kept_backup(self, name: str) -> tuple[Path, int]:
+        """Make a backup, and only then delete all but the newest few of its kind, the name's first word."""
         with self.backing_up:
-            name = f"manual-{time.strftime('%Y%m%d-%H%M%S')}"
-            names = itertools.chain([name], (f"{name}-{number}" for number in itertools.count(2)))
-            target = next(path for name in names if not (path := self.backup_folder() / f"{name}.db").exists())
-            size = self.backup(target)
-            self.delete_old_backups("manual-")
+            target = self.path.parent / f"backups/{name}.db"
+            size, kind = self.backup(target), f"{name.partition('-')[0]}-"
+            for old in [path for path in self.backups() if path.name.startswith(kind)][BACKUPS_KEPT:]:
+                old.unlink(missing_ok=True)
             return target, size
-
-    def delete_old_backups(self, kind: str) -> None:
-        """Delete all but the newest few of a kind, once there is a good new one."""
-        for old in [path for path in self.backups() if path.name.startswith(kind)][BACKUPS_KEPT:]:
-            old.unlink(missing_ok=True)
-
-    def delete_partial_backups(self) -> None:
-        """Delete what a kill during a backup left."""
-        for left in (self.path.parent / "backups").glob(".*.part*"):
-            left.unlink(missing_ok=True)
 
     def restore(self, problem: sqlite3.Error) -> None:
         """Move a damaged file aside and put the newest good backup in its place; `notice` says so.
 
         A kill at any moment leaves a file that is still damaged, or none, and so the next start ends what this began.
         """
-        if getattr(self, "connection", None):
-            self.connection.close()
         good, copy = self.good_backup(), self.path.with_name(f".{self.path.name}.restored")
         if good:  # first of all: there may be no room for it
             shutil.copyfile(good, copy)
@@ -1303,20 +1217,18 @@ class DatabaseFile:
     # transactions
 
     @contextlib.contextmanager
-    def explained(self) -> Iterator[None]:
-        """Let what SQLite says of a full disk, another's lock or a damaged file be raised as a DashError."""
+    def explained(self, what: str = "The change was not saved") -> Iterator[None]:
+        """Let a full disk, another's lock or a damaged file be raised as a DashError; `what` says what failed."""
         try:
             yield
-        except sqlite3.DatabaseError as problem:
-            if disk_is_full(problem):
-                raise StorageFull("The disk is full: the change was not saved.") from problem
-            if is_locked(problem):
-                raise DatabaseBusy("Another program holds the database: try again in a moment.") from problem
-            if is_damage(problem):
+        except (sqlite3.DatabaseError, OSError) as problem:
+            if any(text in str(problem) for text in DAMAGE):
                 raise self.found_damaged(problem) from problem
+            if error := database_error(problem, what):
+                raise error from problem
             raise
 
-    def found_damaged(self, problem: sqlite3.Error | str) -> DatabaseDamaged:
+    def found_damaged(self, problem: Exception | str) -> DatabaseDamaged:
         """What to raise of a file that was good when it was opened; `notice` and the log say so, once."""
         text = "The database is damaged. Restart llamadash: it restores the newest good backup."
         if self.notice != text:
@@ -1347,7 +1259,7 @@ class DatabaseFile:
                 try:
                     self.connection.execute("BEGIN IMMEDIATE")
                 except sqlite3.OperationalError as problem:
-                    if not is_locked(problem) or time.monotonic() > ends:
+                    if "is locked" not in str(problem) or time.monotonic() > ends:
                         raise
                 else:
                     yield
@@ -1372,41 +1284,30 @@ class DatabaseFile:
     def reader(self) -> sqlite3.Connection:
         """This thread's own connection for reading."""
         if not hasattr(self.threads, "connection"):
-            self.threads.connection = sqlite3.connect(
-                f"{self.path.absolute().as_uri()}?mode=ro",
-                uri=True,
-                timeout=BUSY_TIMEOUT,
-                isolation_level=None,
-                check_same_thread=False,
-            )
+            self.threads.connection = read_only(self.path)
             self.threads.connection.row_factory = sqlite3.Row
         return typing.cast(sqlite3.Connection, self.threads.connection)
-
-    def close_reader(self) -> None:
-        """Close this thread's own connection, if it has one."""
-        if connection := vars(self.threads).pop("connection", None):
-            connection.close()
 
 
 class ModelRows(DatabaseFile):
     """The models and their benchmarks."""
 
-    benchmarked: set[str] | None = None  # models that have benchmarks
-
     def models(self) -> list[Json]:
         """Every model, by name."""
-        if self.model_rows is None:
-            rows = self.rows("SELECT * FROM models ORDER BY name COLLATE NOCASE, id")
-            self.model_rows = {row["id"]: decoded_model(row) for row in rows}
-        return [dict(row) for row in self.model_rows.values()]
+        return [dict(row) for row in self.all_models().values()]
+
+    def all_models(self) -> dict[str, Json]:
+        """Every model by id, as they are kept in memory; read once, and again after a change that failed."""
+        with self.lock:
+            if self.model_rows is None:
+                self.model_rows = ordered_models(map(decoded_model, self.rows("SELECT * FROM models")))
+            return self.model_rows
 
     def get_model(self, id: str) -> Json:
         """One model; NotFound where there is none."""
-        self.models() if self.model_rows is None else None
-        row = (self.model_rows or {}).get(id)
-        if row is None:
-            raise NotFound(f"There is no model {id}.", field="id")
-        return dict(row)
+        if row := (self.model_rows or self.all_models()).get(id):
+            return dict(row)
+        raise NotFound(f"There is no model {id}.", field="id")
 
     def present_model(self, id: str) -> Json:
         """The model of this id, or NotFound; that says so, too, where its file is gone."""
@@ -1415,20 +1316,18 @@ class ModelRows(DatabaseFile):
             raise NotFound(f"the file of {id} is gone: {model['path']}")
         return model
 
-    def write_model(self, db: sqlite3.Connection, row: Json) -> None:
-        """Insert `row`, every column of it."""
-        names = ", ".join(MODEL_COLUMNS)
-        marks = ", ".join("?" * len(MODEL_COLUMNS))
-        db.execute(f"INSERT INTO models ({names}) VALUES ({marks})", encoded_model(row, list(MODEL_COLUMNS)))
-        self.model_rows = None
-
-    def change_model(self, db: sqlite3.Connection, id: str, changes: Json) -> None:
-        """Write `changes` to one row and count its revision up."""
-        changes = {**changes, "updated_at": now_ms()}
-        columns = ", ".join(f"{name} = ?" for name in changes)
-        db.execute(f"UPDATE models SET {columns}, revision = revision + 1 WHERE id = ?",
-                   [*encoded_model(changes, list(changes)), id])
-        self.model_rows = None
+    def write_models(self, db: sqlite3.Connection, new: list[Json], changed: list[Json]) -> None:
+        """Insert rows, and write the columns that each of `changed` has beside its id, counting its revision up."""
+        known, now = self.all_models(), now_ms()
+        rows = [{**MODEL_DEFAULTS, "created_at": now, "updated_at": now, **row} for row in new]
+        db.executemany(f"INSERT INTO models ({', '.join(MODEL_DEFAULTS)}) "
+                       f"VALUES ({', '.join('?' * len(MODEL_DEFAULTS))})", map(encoded_model, rows))
+        for row in changed:
+            changes = {**row, "updated_at": now, "revision": known[row["id"]]["revision"] + 1}
+            db.execute(f"UPDATE models SET {', '.join(f'{name} = ?' for name in changes)} WHERE id = ?",
+                       [*encoded_model(changes), row["id"]])
+            rows.append({**known[row["id"]], **changes})
+        self.model_rows = ordered_models([*(known | {row["id"]: row for row in rows}).values()])
 
     def update_model(self, id: str, revision: int, changes: Json) -> Json:
         """Change a model; Conflict with the current row where `revision` is not the newest."""
@@ -1436,48 +1335,38 @@ class ModelRows(DatabaseFile):
             current = self.get_model(id)
             if current["revision"] != revision:
                 raise Conflict(f"{current['name']} was changed by somebody else.", current=current)
-            self.change_model(db, id, changes)
+            self.write_models(db, [], [{**changes, "id": id}])
         return self.get_model(id)
 
-    def set_last_used(self, used: dict[str, int]) -> None:
-        """Save when models were last used, {id: ms}; their revisions stay as they are."""
-        self.set_quietly("last_used_at", used)
+    def note_of_models(self, column: str, values: Json) -> None:
+        """Save a column that nobody edits, {id: value}: no revision is counted up.
 
-    def set_memory_correction(self, id: str, correction: dict[str, int] | None) -> None:
-        """Save by how many bytes a model took more than was estimated, {kind of device: bytes}."""
-        self.set_quietly("memory_correction", {id: correction})
-
-    def set_quietly(self, column: str, values: dict[str, Any]) -> None:
-        """Write one column of models, {id: value}, that nobody edits: no revision is counted up."""
+        `last_used_at` is in ms; `memory_correction`, {kind of device: bytes}, is what it took more than was estimated.
+        """
         with self.transaction() as db:
-            db.executemany(f"UPDATE models SET {column} = ? WHERE id = ?",
-                           [(*encoded_model({column: value}, [column]), id) for id, value in values.items()])
-            for id in values.keys() & (self.model_rows or {}).keys():
-                typing.cast(dict[str, Json], self.model_rows)[id][column] = values[id]
+            rows = self.all_models()
+            for id in values.keys() & rows.keys():
+                changes = {column: values[id]}
+                db.execute(f"UPDATE models SET {column} = ? WHERE id = ?", [*encoded_model(changes), id])
+                rows[id].update(changes)
 
     def delete_model(self, id: str) -> None:
         """Forget a model; NotFound where there is none."""
         self.get_model(id)
         with self.transaction() as db:
             db.execute("DELETE FROM models WHERE id = ?", (id,))
-            self.model_rows = None
+            self.model_rows = {other: row for other, row in self.all_models().items() if other != id}
 
     def apply_scan(self, new: list[Json], changed: list[Json], missing: list[str]) -> None:
         """Add, change and mark models as a scan found them, some hundred in one transaction: others want the lock."""
-        kept = ("id", "created_at", "updated_at", "revision")
-        changes = [(row["id"], {name: row[name] for name in MODEL_COLUMNS if name in row and name not in kept})
-                   for row in changed] + [(id, {"missing": True}) for id in missing]
-        for at in range(0, max(len(new), len(changes)), SCAN_ROWS):
+        changed = [*changed, *({"id": id, "missing": True} for id in missing)]
+        for at in range(0, max(len(new), len(changed)), SCAN_ROWS):
             with self.transaction() as db:
-                for row in new[at:at + SCAN_ROWS]:
-                    self.write_model(db, {**MODEL_DEFAULTS, "created_at": now_ms(), "updated_at": now_ms(), **row})
-                for id, values in changes[at:at + SCAN_ROWS]:
-                    self.change_model(db, id, values)
+                self.write_models(db, new[at:at + SCAN_ROWS], changed[at:at + SCAN_ROWS])
 
     def add_benchmark(self, benchmark: Json) -> Json:
         """Save one benchmark's result and return it with its id."""
         benchmark = {"timestamp": now_ms(), **benchmark}
-        self.benchmarked = None
         with self.transaction() as db:
             id = db.execute("INSERT INTO benchmarks (timestamp, model, result) VALUES (?, ?, ?)",
                             (benchmark["timestamp"], benchmark["model"], json.dumps(benchmark))).lastrowid
@@ -1485,10 +1374,6 @@ class ModelRows(DatabaseFile):
 
     def benchmarks(self, model: str) -> list[Json]:
         """The benchmarks of one model, newest first."""
-        if self.benchmarked is None:
-            self.benchmarked = {row["model"] for row in self.rows("SELECT DISTINCT model FROM benchmarks")}
-        if model not in self.benchmarked:  # as most models are: that is known without a query
-            return []
         rows = self.rows("SELECT id, result FROM benchmarks WHERE model = ? ORDER BY id DESC LIMIT 50", (model,))
         return [{**json.loads(row["result"]), "id": row["id"]} for row in rows]
 
@@ -1551,20 +1436,15 @@ class MetricRows(DatabaseFile):
         Returns {from, to, bucket (ms), timestamps: [ms], series: {name: {avg: [], max: []}}}; a null
         stands where there was a gap. `interval` is the seconds between samples: no bucket is narrower.
         """
-        seen = self.series_with_values()
-        wanted = [name for name in SERIES if name in seen and (series is None or name in series)]
+        wanted = [name for name in SERIES if name in (self.series_with_values() if series is None else series)]
         ideal = max((to_ms - from_ms) / max(points - 1, 1), interval * 1000)
         width = history_resolution(ideal, now_ms() - from_ms, minutes_kept)
         step = width or 1000
         bucket = max(math.ceil(ideal / step) * step, step)
         rows = with_gaps(self.buckets(wanted, width, bucket, from_ms - from_ms % bucket, to_ms), bucket)[-points:]
         times, *lists = map(list, zip(*rows, strict=True)) if rows else [[] for _ in range(1 + 2 * len(wanted))]
-        found = {name: {"avg": lists[2 * at], "max": lists[2 * at + 1]} for at, name in enumerate(wanted)}
-        if series is None:
-            found = {name: pair for name, pair in found.items() if any(value is not None for value in pair["avg"])}
-        else:
-            nothing = [None] * len(times)
-            found = {name: found.get(name, {"avg": nothing, "max": nothing}) for name in SERIES if name in series}
+        found = {name: {"avg": lists[2 * at], "max": lists[2 * at + 1]} for at, name in enumerate(wanted)
+                 if series is not None or any(value is not None for value in lists[2 * at])}
         return {"from": from_ms, "to": to_ms, "bucket": bucket, "timestamps": times, "series": found}
 
     def buckets(self, series: list[str], width: int, bucket: int, from_ms: int, to_ms: int) -> list[tuple[Any, ...]]:
@@ -1586,11 +1466,11 @@ class RequestRows(DatabaseFile):
 
     def add_requests(self, rows: list[Json]) -> None:
         """Save finished requests, each with the id that it was given, and count them in `usage`."""
-        values = [{"status": "ok", **{name: row[name] for name in REQUEST_COLUMNS if name in row}} for row in rows]
-        values = [{**dict.fromkeys(REQUEST_COLUMNS), **row} for row in values]
+        rows = [{**dict.fromkeys(REQUEST_COLUMNS), "status": "ok", "day": day_of(row["timestamp"]), **row}
+                for row in rows]
         with self.transaction() as db:
             db.executemany(f"INSERT INTO requests ({', '.join(REQUEST_COLUMNS)}) "
-                           f"VALUES ({', '.join(f':{name}' for name in REQUEST_COLUMNS)})", values)
+                           f"VALUES ({', '.join(f':{name}' for name in REQUEST_COLUMNS)})", rows)
             db.executemany(
                 "INSERT INTO usage VALUES (:day, :model, COALESCE(:key, ''), 1, COALESCE(:prompt_tokens, 0), "
                 "COALESCE(:cached_tokens, 0), COALESCE(:generated_tokens, 0), :energy) "
@@ -1598,23 +1478,18 @@ class RequestRows(DatabaseFile):
                 "prompt_tokens = prompt_tokens + excluded.prompt_tokens, "
                 "cached_tokens = cached_tokens + excluded.cached_tokens, "
                 "generated_tokens = generated_tokens + excluded.generated_tokens, "
-                "energy = COALESCE(energy + excluded.energy, energy, excluded.energy)",
-                [{**row, "day": day_of(row["timestamp"])} for row in values])
+                "energy = COALESCE(energy + excluded.energy, energy, excluded.energy)", rows)
 
-    def last_request_id(self) -> int:
-        """The largest id that any request ever had."""
-        return self.last_id("requests")
-
-    def requests(self, *, model: str | None = None, key: str | None = None, status: str | None = None,
-                 from_ms: int | None = None, to_ms: int | None = None, sort: str = "timestamp",
-                 before: int | None = None, limit: int = 50) -> list[Json]:
+    def requests(self, *, sort: str = "timestamp", before: int | None = None, limit: int = 50,
+                 **filters: Any) -> list[Json]:
         """The finished requests with the largest `sort`, unknown ones last, that come after the row `before`.
 
-        May be called from a thread, as it should be for another order than by time.
+        `filters` are model, key, status, from_ms and to_ms; None is no filter. May be called from a thread, as it
+        should be for another order than by time.
         """
-        if sort not in REQUEST_SORTS:
+        if sort not in typing.get_args(RequestSort):
             raise InvalidRequest(f"requests are not sorted by {sort}", field="sort")
-        wanted = request_conditions(model, key, status, from_ms, to_ms)
+        wanted = {REQUEST_FILTERS[name]: value for name, value in filters.items()}
         if before is not None:
             last = next((row[0] for row in self.read(f"SELECT {sort} FROM requests WHERE id = ?", (before,))), None)
             unknown = "" if sort == "timestamp" else f" OR {sort} IS NULL"
@@ -1625,15 +1500,15 @@ class RequestRows(DatabaseFile):
                          f"ORDER BY {sort} DESC, id DESC LIMIT ?", [*values, limit])
         return [{**row, "stream": None if row["stream"] is None else bool(row["stream"])} for row in map(dict, rows)]
 
-    def request_summary(self, *, model: str | None = None, key: str | None = None, status: str | None = None,
-                        from_ms: int | None = None, to_ms: int | None = None) -> Json:
+    def request_summary(self, *, from_ms: int | None = None, to_ms: int | None = None, **filters: Any) -> Json:
         """{count, ok, failed, cancelled, prompt_tokens, cached_tokens, generated_tokens, prompt_per_second,
-        generated_per_second, throughput} of what is kept.
+        generated_per_second, throughput} of those that meet the filters.
 
         The two speeds are tokens over busy time, those of the prompt without cached ones; `throughput` is generated
         tokens over all of the time. May be called from a thread: a million requests take a second.
         """
-        where, values = where_all(request_conditions(model, key, status, from_ms, to_ms))
+        filters |= {"from_ms": from_ms, "to_ms": to_ms}
+        where, values = where_all({REQUEST_FILTERS[name]: value for name, value in filters.items()})
         statuses = "".join(f"COALESCE(SUM(status = '{name}'), 0) AS {name}, " for name in ("ok", "failed", "cancelled"))
         tokens = "".join(f"COALESCE(SUM({kind}_tokens), 0) AS {kind}_tokens, " for kind in TOKEN_KINDS)
         speeds = "".join(
@@ -1709,23 +1584,17 @@ class AccessRows(DatabaseFile):
     def delete_sessions(self, id: str | None = None) -> int:
         """End one session, or all, and return how many there were."""
         with self.transaction() as db:
-            if id is None:
-                return db.execute("DELETE FROM sessions").rowcount
-            return db.execute("DELETE FROM sessions WHERE id = ?", (id,)).rowcount
+            return db.execute("DELETE FROM sessions WHERE id = COALESCE(?, id)", (id,)).rowcount
 
-    def api_keys(self) -> list[Json]:
+    def api_keys(self, condition: str = "1", values: Sequence[Any] = ()) -> list[Json]:
         """The keys, newest first, also those revoked: {id, name, start, models, requests_per_minute, …_at}."""
-        return self.keys_where("1")
-
-    def find_api_key(self, hash: bytes) -> Json | None:
-        """The key that has this hash and is not revoked."""
-        return next(iter(self.keys_where("hash = ? AND revoked_at IS NULL", (hash,))), None)
-
-    def keys_where(self, condition: str, values: Sequence[Any] = ()) -> list[Json]:
-        """The keys that meet `condition`, without their hashes."""
         rows = self.rows("SELECT id, name, start, models, requests_per_minute, created_at, used_at, revoked_at "
                          f"FROM api_keys WHERE {condition} ORDER BY id DESC", values)
         return [{**row, "models": None if row["models"] is None else json.loads(row["models"])} for row in rows]
+
+    def find_api_key(self, hash: bytes) -> Json | None:
+        """The key that has this hash and is not revoked."""
+        return next(iter(self.api_keys("hash = ? AND revoked_at IS NULL", (hash,))), None)
 
     def add_api_key(self, name: str, hash: bytes, start: str, models: list[str] | None = None,
                     requests_per_minute: int | None = None) -> Json:
@@ -1734,16 +1603,15 @@ class AccessRows(DatabaseFile):
             id = db.execute("INSERT INTO api_keys (name, hash, start, models, requests_per_minute, created_at) "
                             "VALUES (?, ?, ?, ?, ?, ?)", (name, hash, start, models if models is None else
                                                           json.dumps(models), requests_per_minute, now_ms())).lastrowid
-        return self.keys_where("id = ?", (id,))[0]
+        return self.api_keys("id = ?", (id,))[0]
 
     def revoke_api_key(self, id: int) -> Json:
         """Let a key be valid no longer; NotFound where there is none."""
         with self.transaction() as db:
             db.execute("UPDATE api_keys SET revoked_at = COALESCE(revoked_at, ?) WHERE id = ?", (now_ms(), id))
-        found = self.keys_where("id = ?", (id,))
-        if not found:
-            raise NotFound(f"There is no key {id}.", field="id")
-        return found[0]
+        if found := self.api_keys("id = ?", (id,)):
+            return found[0]
+        raise NotFound(f"There is no key {id}.", field="id")
 
     def touch_api_keys(self, used: dict[int, int]) -> None:
         """Save when keys were last used, {id: ms}."""
@@ -1765,16 +1633,13 @@ class Database(ModelRows, MetricRows, RequestRows, AccessRows):
     def logs(self, *, level: str | None = None, source: str | None = None, search: str | None = None,
              before: int | None = None, limit: int = 100) -> tuple[list[Json], bool]:
         """The newest entries that match, and whether there are more; may be called from a thread."""
+        pattern = "%" + re.sub(r"([%_\\])", r"\\\1", search) + "%" if search else None
         where, values = where_all({"level = ?": level, "source = ?": source, "id < ?": before,
-                                   "message LIKE ? ESCAPE '\\'": f"%{escaped_like(search)}%" if search else None})
+                                   "message LIKE ? ESCAPE '\\'": pattern})
         rows = [dict(row) for row in self.read(
             f"SELECT id, timestamp, level, source, message FROM logs {where} ORDER BY id DESC LIMIT ?",
             [*values, limit + 1])]
         return rows[:limit], len(rows) > limit
-
-    def last_log_id(self) -> int:
-        """The largest id that any log entry ever had."""
-        return self.last_id("logs")
 
     def clear_logs(self) -> int:
         """Delete every log entry and return how many there were."""
@@ -1798,10 +1663,7 @@ class Database(ModelRows, MetricRows, RequestRows, AccessRows):
             if reset:
                 db.execute("DELETE FROM server_config")
             for key, value in {**changes, "revision": revision + 1}.items():
-                db.execute(
-                    "INSERT INTO server_config VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value",
-                    (key, json.dumps(value)),
-                )
+                db.execute("INSERT OR REPLACE INTO server_config VALUES (?, ?)", (key, json.dumps(value)))
 
     def get_meta(self, key: str, default: Any = None) -> Any:
         """A value of the metadata table, or `default` where it is absent or of another type than that."""
@@ -1811,11 +1673,9 @@ class Database(ModelRows, MetricRows, RequestRows, AccessRows):
     def set_meta(self, key: str, value: Any) -> None:
         """Set a value of the metadata table; None deletes it."""
         with self.transaction() as db:
-            if value is None:
-                db.execute("DELETE FROM metadata WHERE key = ?", (key,))
-            else:
-                db.execute("INSERT INTO metadata VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value",
-                           (key, json.dumps(value)))
+            db.execute("DELETE FROM metadata WHERE key = ?", (key,))
+            if value is not None:
+                db.execute("INSERT INTO metadata VALUES (?, ?)", (key, json.dumps(value)))
 
     # pruning
 
@@ -1832,9 +1692,9 @@ class Database(ModelRows, MetricRows, RequestRows, AccessRows):
             self.delete_in_steps(table, "timestamp < ?", (now - detail,))
         self.delete_in_steps("usage", "day < ?", (day_of(now - history),))
         self.delete_in_steps("logs", "timestamp < ?", (now - settings["logs_retention_days"] * DAY,))
-        self.delete_in_steps("logs", "id <= ?", (self.last_log_id() - settings["logs_max_rows"],))
+        self.delete_in_steps("logs", "id <= ?", (self.last_id("logs") - settings["logs_max_rows"],))
         self.delete_in_steps("sessions", "expires_at < ?", (now,))
-        self.close_reader()
+        vars(self.threads).pop("connection").close()  # the thread's own, which may not read while the file shrinks
         with self.lock, self.explained():
             self.connection.executescript("PRAGMA incremental_vacuum(500)")
 
@@ -1850,15 +1710,34 @@ class Database(ModelRows, MetricRows, RequestRows, AccessRows):
                 return
 
 
+def read_only(path: Path) -> sqlite3.Connection:
+    """A connection that changes nothing."""
+    return sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=BUSY_TIMEOUT)
+
+
 def is_good_database(path: Path) -> bool:
     """Whether SQLite can read all of the file at `path`, and it is one of ours."""
     try:
-        with contextlib.closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as db:
-            found = db.execute("PRAGMA user_version").fetchone()[0]
-            known = 0 < found <= len(MIGRATIONS) and columns_made(found) <= columns_of(db)
-            return bool(known and db.execute("PRAGMA quick_check(1)").fetchone()[0] == "ok")
+        with contextlib.closing(read_only(path)) as db:
+            return 0 < user_version(db) <= len(MIGRATIONS) and database_problem(db) is None
     except sqlite3.Error:
         return False
+
+
+def database_problem(db: sqlite3.Connection) -> str | None:
+    """What of a database is not as our migrations make it, or cannot be read; None of a good or an empty one."""
+    version, columns = user_version(db), columns_of(db)
+    if version < 0 or (version == 0 and columns):
+        return "it is not llamadash's"
+    if missing := columns_made(version) - columns:
+        return "it lacks {}.{}".format(*min(missing))
+    result = str(db.execute("PRAGMA quick_check(1)").fetchone()[0])
+    return None if result == "ok" else result.splitlines()[-1]  # the first line only says "in database main"
+
+
+def user_version(db: sqlite3.Connection) -> int:
+    """How many migrations a database has seen."""
+    return int(db.execute("PRAGMA user_version").fetchone()[0])
 
 
 def columns_of(db: sqlite3.Connection) -> set[tuple[str, str]]:
@@ -1876,14 +1755,12 @@ def columns_made(version: int) -> set[tuple[str, str]]:
 
 
 def saved_value(row: Json, default: Any) -> Any:
-    """The JSON value of a row {key, value}; `default`, and a line in the log, where it is not what was saved."""
-    try:
+    """The JSON value of a row {key, value}; `default`, and a line in the log, where it is none or of another type."""
+    with contextlib.suppress(ValueError, TypeError, RecursionError):
         value = json.loads(row["value"])
         if default is None or type(value) is type(default):
             return value
-        log.warning("%s is not used as it is saved: it is no %s", row["key"], type(default).__name__)
-    except (ValueError, TypeError, RecursionError) as problem:
-        log.warning("%s is not used as it is saved: %s", row["key"], problem)
+    log.warning("%s is not used as it is saved: llamadash did not write it so", row["key"])
     return default
 
 
@@ -1896,14 +1773,14 @@ def decoded_model(row: Json) -> Json:
     return row
 
 
-def encoded_model(row: Json, names: list[str]) -> list[Any]:
-    """The values of the columns `names`, as SQLite stores them."""
-    return [json.dumps(row[name]) if name in JSON_COLUMNS and row[name] is not None else row[name] for name in names]
+def encoded_model(row: Json) -> list[Any]:
+    """The values of some columns of a model, as SQLite stores them."""
+    return [json.dumps(value) if name in JSON_COLUMNS and value is not None else value for name, value in row.items()]
 
 
-def escaped_like(text: str) -> str:
-    """`text` as it must stand in a LIKE pattern to mean itself."""
-    return re.sub(r"([%_\\])", r"\\\1", text)
+def ordered_models(rows: Iterable[Json]) -> dict[str, Json]:
+    """Models by id, in the order of their names, whose case matters only beyond ASCII."""
+    return {row["id"]: row for row in sorted(rows, key=lambda row: (row["name"].encode().lower(), row["id"]))}
 
 
 def where_all(wanted: dict[str, Any]) -> tuple[str, list[Any]]:
@@ -1911,13 +1788,6 @@ def where_all(wanted: dict[str, Any]) -> tuple[str, list[Any]]:
     given = {condition: value for condition, value in wanted.items() if value is not None}
     values = [item for value in given.values() for item in (value if isinstance(value, tuple) else (value,))]
     return f"WHERE {' AND '.join(given)}" if given else "", values
-
-
-def request_conditions(model: str | None, key: str | None, status: str | None, from_ms: int | None,
-                       to_ms: int | None) -> dict[str, Any]:
-    """What the requests that are asked for meet; see where_all."""
-    return {"model = ?": model, "key = ?": key, "status = ?": status,
-            "timestamp >= ?": from_ms, "timestamp < ?": to_ms}
 
 
 def day_of(timestamp: int) -> str:
@@ -2002,6 +1872,7 @@ FILE_TYPES = {
     37: "TQ2_0", 38: "MXFP4_MOE", 39: "NVFP4", 40: "Q1_0", 41: "Q2_0",
 }
 FILE_TYPE_GUESSED = 1024  # the bit that llama.cpp sets where it guessed
+GGUF_NUMBERS = ("context_length", "embedding_length", "block_count", "expert_count", "expert_used_count")
 
 
 class GGUFError(Exception):
@@ -2015,7 +1886,7 @@ class GGUFHeader:
     lengths: dict[str, int] = field(default_factory=dict)  # items of every array
     tensor_count: int = 0
     parameter_count: int = 0
-    tensor_types: dict[str, int] = field(default_factory=dict)  # parameters of each type
+    tensor_types: collections.Counter[str] = field(default_factory=collections.Counter)  # parameters of each type
     needed: int = 0  # bytes that the whole file must have
 
     @functools.cached_property
@@ -2040,8 +1911,6 @@ class GGUFHeader:
 
 def clean_text(text: str) -> str:
     """`text` on one line, without anything that cannot be shown."""
-    if text.isprintable():
-        return " ".join(text.split())
     return " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())
 
 
@@ -2228,7 +2097,7 @@ class GGUFReader:
         self.at = at - 8
         for layout, times in collections.Counter(layouts).items():
             name, parameters, _ = self.tensor(layout)
-            header.tensor_types[name] = header.tensor_types.get(name, 0) + times * parameters
+            header.tensor_types[name] += times * parameters
         header.parameter_count = sum(header.tensor_types.values())
         return offset + self.tensor(layouts[-1])[2]  # they lie one after the other
 
@@ -2315,7 +2184,7 @@ def gguf_quantization(header: GGUFHeader, types: dict[str, int]) -> str | None:
     """The quantization's name: what the file says it is, else the type of most of its parameters."""
     number = header.number("general.file_type")
     if number is None:
-        return max(types, key=lambda name: types[name], default=None)
+        return max(types, key=types.__getitem__, default=None)
     return FILE_TYPES.get(number & ~FILE_TYPE_GUESSED)
 
 
@@ -2338,26 +2207,20 @@ def gguf_largest(value: Any) -> int | None:
 def gguf_facts(headers: list[GGUFHeader]) -> Json:
     """The columns of a model's row that the headers of its shards tell."""
     first = headers[0]
-    types: dict[str, int] = {}
-    for header in headers:
-        for name, count in header.tensor_types.items():
-            types[name] = types.get(name, 0) + count
-    parameters = min(sum(types.values()), JSON_SAFE)
-    heads, embedding = (gguf_largest(first.of_model(key)) for key in ("attention.head_count", "embedding_length"))
+    types = sum((header.tensor_types for header in headers), collections.Counter[str]())
+    parameters = min(types.total(), JSON_SAFE)
+    numbers = {key: gguf_largest(first.of_model(key)) for key in GGUF_NUMBERS}
+    heads, embedding = gguf_largest(first.of_model("attention.head_count")), numbers["embedding_length"]
     head_size = embedding // heads if embedding and heads else None
     return {
         "architecture": first.architecture,
         "size_label": first.text("general.size_label") or gguf_size_label(parameters),
         "parameter_count": parameters or None,
         "quantization": gguf_quantization(first, types),
-        "context_length": gguf_largest(first.of_model("context_length")),
-        "embedding_length": embedding,
-        "block_count": gguf_largest(first.of_model("block_count")),
+        **numbers,
         "head_count": heads,
         "head_count_kv": gguf_largest(first.of_model("attention.head_count_kv")) or heads,
         "vocabulary_size": first.lengths.get("tokenizer.ggml.tokens") or gguf_largest(first.of_model("vocab_size")),
-        "expert_count": gguf_largest(first.of_model("expert_count")),
-        "expert_used_count": gguf_largest(first.of_model("expert_used_count")),
         "sliding_window": gguf_largest(first.of_model("attention.sliding_window")) or None,
         "key_length": gguf_largest(first.of_model("attention.key_length")) or head_size,
         "value_length": gguf_largest(first.of_model("attention.value_length")) or head_size,
@@ -2398,6 +2261,7 @@ DEFAULT_BATCH, DEFAULT_UBATCH = 2048, 512  # tokens
 FIT_MARGIN = 1 << 30  # bytes that the engine leaves free on each device when it chooses by itself
 FIT_MIN_CONTEXT = 4096  # the engine shrinks a context that nobody asked for no further
 LARGEST_CONTEXT = 1 << 24  # tokens; no model was trained for more
+CACHE_BYTES = {name.lower(): size / block for name, block, size in TENSOR_TYPES.values()}  # for each number of it
 RECURRENT = frozenset(("mamba", "mamba2", "rwkv6", "rwkv6qwen2", "rwkv7", "arwkv7"))
 WITHOUT_CACHE = frozenset((
     "bert", "modern-bert", "nomic-bert", "nomic-bert-moe", "neo-bert", "jina-bert-v2", "jina-bert-v3", "eurobert",
@@ -2562,7 +2426,8 @@ def run_of(parameters: Json) -> Run:
     return Run(
         slots=DEFAULT_SLOTS if auto else slots, unified=auto or parameters.get("kv-unified") is True,
         ubatch=min(number_of(parameters, "ubatch-size", DEFAULT_UBATCH) or batch, batch),
-        key_bytes=bytes_each(parameters.get("cache-type-k")), value_bytes=bytes_each(parameters.get("cache-type-v")),
+        key_bytes=CACHE_BYTES.get(parameters.get("cache-type-k", "f16"), 2.0),
+        value_bytes=CACHE_BYTES.get(parameters.get("cache-type-v", "f16"), 2.0),
         flash=parameters.get("flash-attn") not in ("off", False), swa_full=parameters.get("swa-full") is True)
 
 
@@ -2570,14 +2435,6 @@ def number_of(parameters: Json, key: str, default: int) -> int:
     """A whole number among the parameters, or `default` where it is something else."""
     value = parameters.get(key)
     return value if type(value) is int else default
-
-
-def bytes_each(name: Any) -> float:
-    """Bytes for each number of a KV cache of this type, f16 where it is not known."""
-    for known, block, size in TENSOR_TYPES.values():
-        if known == str(name).upper():
-            return size / block
-    return 2.0
 
 
 def rounded_up(value: int) -> int:
@@ -2684,16 +2541,12 @@ class Placement:
         used = [0] * len(self.devices)
         for on_gpu, stays in sizes[:len(sizes) - count]:
             used[self.host] += on_gpu + stays
-        first = len(sizes) - count
-        bounds, total = [], 0.0
-        for share in self.shares(gpus) if gpus else []:
-            total += share
-            bounds.append(total * count)
-        for at, (on_gpu, stays) in enumerate(sizes[first:]):
+        bounds = [count * share for share in itertools.accumulate(self.shares(gpus))]
+        for at, (on_gpu, stays) in enumerate(sizes[len(sizes) - count:]):
             gpu = next((gpus[place] for place, bound in enumerate(bounds) if at < bound - 1e-9), gpus[-1])
             used[gpu] += on_gpu
             used[self.host] += stays
-        for at in {self.host if not count else -1, *(at for at in gpus if used[at])} - {-1}:
+        for at in [at for at in gpus if used[at]] if count else [self.host]:
             used[at] += compute
         used[self.projector_place(gpus)] += self.projector
         return used
@@ -2763,29 +2616,29 @@ GPU_LIMIT = 10.0  # s after which nvidia-smi is ended; without a persistent driv
 GPU_DUTY = 0.05  # of the time may be spent in nvidia-smi, so a slow one is asked less often
 GPU_STALE = 60.0  # s after which an old reading is no reading; a slow nvidia-smi has this long from when it is due
 GPU_RETRY = (30.0, 600.0)  # s to the next try of a failing nvidia-smi: the first time, and at most
-ENGINE_LIMIT = 2.0  # s that a sample waits for the engine's counters
 SHORT_OUTPUT = 65_536  # bytes read from a short-lived program; 100 GPUs need less
 MIB = 1024 * 1024
 NVIDIA_FIELDS = "utilization.gpu,memory.used,memory.total,temperature.gpu,power.draw,name"
-NVIDIA_QUERY = (f"--query-gpu={NVIDIA_FIELDS}", "--format=csv,noheader,nounits")
+NVIDIA_PARTIAL = (14, 15)  # statuses of nvidia-smi with which what it printed still counts: infoROM damaged, card lost
 WSL_NVIDIA_SMI = "/usr/lib/wsl/lib/nvidia-smi"  # not on the PATH of a service
 PCI_IDS = ("/usr/share/hwdata/pci.ids", "/usr/share/misc/pci.ids")
-NO_COUNTERS = dict.fromkeys(("requests_processing", "requests_deferred", "prompt_tokens_per_second",
-                             "generated_tokens_per_second", "active_models"))
+GPU_MAKERS = {"0x1002": ("amd", "AMD"), "0x8086": ("intel", "Intel")}  # those that Linux shows in its files
+DRM_MEMORY = ("drm-memory-vram", "drm-total-vram", "drm-total-vram0")  # as amdgpu and xe call a process's share, in KiB
 # What passes through these passes through a real interface as well, or never leaves the machine.
 INNER_INTERFACE = r"lo\d*|Loopback.*|veth.*|br-.*|docker\d+|virbr.*"
 
 
-def reading(text: str, scale: float = 1) -> float | None:
+def reading(text: str | None, scale: float = 1) -> float | None:
     """`text` times `scale`, or None for what is no number: "[N/A]", "[Not Supported]", "nan"."""
     with contextlib.suppress(ValueError):
-        value = float(text) * scale
+        value = float(text or "") * scale
         return value if math.isfinite(value) else None
     return None
 
 
-def whole_reading(value: float | None) -> int | None:
-    """`value` without its fraction."""
+def reading_of_bytes(text: str | None, unit: int = 1) -> int | None:
+    """The bytes that `text` tells in `unit`, or None."""
+    value = reading(text, unit)
     return None if value is None else int(value)
 
 
@@ -2794,11 +2647,6 @@ def file_text(path: Path) -> str | None:
     with contextlib.suppress(OSError), path.open(encoding="utf-8", errors="replace") as file:
         return file.read(4096).strip()
     return None
-
-
-def file_number(path: Path, scale: float = 1) -> float | None:
-    """The number in a small file times `scale`, or None."""
-    return reading(file_text(path) or "", scale)
 
 
 class Probes:
@@ -2852,9 +2700,8 @@ def distinct_disks(paths: list[str], read: Json) -> list[Json]:
     """`read`, the disk of each of `paths`, once per file system; nulls for one that does not answer."""
     disks: dict[Any, Json] = {}
     for path in paths:
-        entry = read[path] or {"path": path, "used": None, "total": None, "usage": None}
-        disks.setdefault(entry.get("device", path),
-                         {key: value for key, value in entry.items() if key != "device"})
+        entry = dict(read[path] or {"path": path, "used": None, "total": None, "usage": None})
+        disks.setdefault(entry.pop("device", path), entry)
     return list(disks.values())
 
 
@@ -2888,57 +2735,42 @@ class NetworkRates:
         return received, sent
 
 
-async def short_output(*command: str, limit: float) -> str:
-    """What a short-lived program prints (64 kB at most); OSError if it fails or needs longer than `limit` s."""
+async def short_output(*command: str, limit: float, accepted: Iterable[int] = ()) -> str:
+    """What a short-lived program prints; OSError if it fails, needs longer than `limit` s or prints too much."""
     process = await asyncio.create_subprocess_exec(
         *command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         start_new_session=True)
     assert process.stdout
     try:
-        output = await asyncio.wait_for(bounded_output(process.stdout), limit)
+        await asyncio.wait_for(process.stdout.readexactly(SHORT_OUTPUT), limit)
+        raise OSError(f"{command[0]} prints without end")
+    except asyncio.IncompleteReadError as end:
+        text = end.partial.decode("utf-8", "replace").strip()
         status = await asyncio.wait_for(process.wait(), 1)
     except asyncio.TimeoutError:
         raise OSError(f"{command[0]} did not end within {limit:g} s") from None
     finally:
-        await end_group(process)
-    text = output.decode("utf-8", "replace").strip()
-    if status:
+        if process.returncode is None:
+            kill_group(process.pid)
+            with contextlib.suppress(asyncio.TimeoutError):  # one that hangs in the driver cannot be ended
+                await asyncio.wait_for(process.communicate(), 1)
+    if status and status not in accepted:
         raise OSError(f"{command[0]} failed ({status}): {text[:200]}")
     return text
 
 
-async def bounded_output(stream: asyncio.StreamReader) -> bytes:
-    """All of `stream`; OSError if that is more than SHORT_OUTPUT."""
-    output = b""
-    while block := await stream.read(SHORT_OUTPUT):
-        output += block
-        if len(output) > SHORT_OUTPUT:
-            raise OSError("endless output")
-    return output
-
-
-async def end_group(process: asyncio.subprocess.Process) -> None:
-    """Kill `process` and what it started, unless it has ended, and wait a second for that."""
-    if process.returncode is not None:
-        return
-    kill_group(process.pid)
-    with contextlib.suppress(asyncio.TimeoutError):  # one that hangs in the driver cannot be ended
-        await asyncio.wait_for(process.communicate(), 1)
+def nvidia_lines(text: str, fields: str) -> list[list[str]]:
+    """The lines that nvidia-smi prints for a query of `fields`; a message, as for a card that is lost, has fewer."""
+    lines = ([field.strip() for field in line.split(",", fields.count(","))] for line in text.splitlines())
+    return [line for line in lines if len(line) > fields.count(",")]
 
 
 def parse_nvidia(text: str) -> list[Json]:
-    """GPUs without their index, from the lines that nvidia-smi prints for NVIDIA_QUERY."""
-    gpus = []
-    for line in text.splitlines():
-        fields = [field.strip() for field in line.split(",", NVIDIA_FIELDS.count(","))]
-        if len(fields) <= NVIDIA_FIELDS.count(","):
-            continue  # a message, as for a GPU that fell off the bus
-        utilization, used, total, temperature, power, name = fields
-        gpus.append({
-            "name": name, "vendor": "nvidia", "utilization": reading(utilization),
-            "memory_used": whole_reading(reading(used, MIB)), "memory_total": whole_reading(reading(total, MIB)),
-            "temperature": reading(temperature), "power": reading(power)})
-    return gpus
+    """GPUs without their index, from what nvidia-smi prints for NVIDIA_FIELDS."""
+    return [{"name": name, "vendor": "nvidia", "utilization": reading(utilization),
+             "memory_used": reading_of_bytes(used, MIB), "memory_total": reading_of_bytes(total, MIB),
+             "temperature": reading(temperature), "power": reading(power)}
+            for utilization, used, total, temperature, power, name in nvidia_lines(text, NVIDIA_FIELDS)]
 
 
 class NvidiaGpus:
@@ -2975,29 +2807,43 @@ class NvidiaGpus:
         """Call nvidia-smi once, and decide when to call it again."""
         started = time.monotonic()
         try:
-            program = self.program or shutil.which("nvidia-smi") or shutil.which(WSL_NVIDIA_SMI)
-            if program:
-                text = await short_output(program, *NVIDIA_QUERY, limit=GPU_LIMIT)
-                self.succeeded(parse_nvidia(text), time.monotonic() - started)
-            else:
+            text = await self.query("gpu", NVIDIA_FIELDS)
+            if text is None:
                 self.next_at = started + GPU_RETRY[1]
+                return
+            self.gpus, self.read_at, self.error, self.retry = parse_nvidia(text), time.monotonic(), None, GPU_RETRY[0]
+            self.next_at = self.read_at + ((self.read_at - started) / GPU_DUTY if self.gpus else GPU_RETRY[0])
+            for line in text.splitlines():
+                if not nvidia_lines(line, NVIDIA_FIELDS):
+                    self.warn(line)
         except OSError as problem:
-            self.failed(str(problem))
+            self.warn(str(problem))
+            self.error, self.read_at = str(problem), -math.inf
+            self.next_at = time.monotonic() + self.retry
+            self.retry = min(self.retry * 2, GPU_RETRY[1])
         finally:
             self.task = None
 
-    def succeeded(self, gpus: list[Json], seconds: float) -> None:
-        """Keep a reading that took `seconds`."""
-        self.gpus, self.read_at, self.error, self.retry = gpus, time.monotonic(), None, GPU_RETRY[0]
-        self.next_at = self.read_at + (seconds / GPU_DUTY if gpus else GPU_RETRY[0])
+    async def query(self, what: str, fields: str) -> str | None:
+        """What nvidia-smi prints for a query; None without the program."""
+        program = self.program or shutil.which("nvidia-smi") or shutil.which(WSL_NVIDIA_SMI)
+        return await short_output(program, f"--query-{what}={fields}", "--format=csv,noheader,nounits",
+                                  limit=GPU_LIMIT, accepted=NVIDIA_PARTIAL) if program else None
 
-    def failed(self, problem: str) -> None:
-        """Say what is wrong, once a day, and wait longer before each new try."""
+    def warn(self, problem: str) -> None:
+        """Say what is wrong, once a day."""
         if self.limiter.is_new("nvidia-smi", problem, DAY / 1000):
-            log.warning("no GPU readings: %s", problem)
-        self.error, self.read_at = problem, -math.inf
-        self.next_at = time.monotonic() + self.retry
-        self.retry = min(self.retry * 2, GPU_RETRY[1])
+            log.warning("GPU readings: %s", problem)
+
+    async def memory_of(self, pid: int) -> dict[int, int]:
+        """Bytes that a process takes on each GPU, by its place among them."""
+        with contextlib.suppress(OSError):
+            uuids = re.findall(r"(?m)^GPU-\S+", await self.query("gpu", "uuid") or "")
+            fields = "gpu_uuid,pid,used_memory"
+            apps = nvidia_lines(await self.query("compute-apps", fields) or "", fields)
+            taken = {uuid: reading_of_bytes(used, MIB) for uuid, owner, used in apps if owner == str(pid)}
+            return {at: used for at, uuid in enumerate(uuids) if (used := taken.get(uuid)) is not None}
+        return {}
 
     async def close(self) -> None:
         """End a call that is under way."""
@@ -3011,64 +2857,70 @@ class SysfsGpus:
 
     def __init__(self, root: Path = Path("/sys/class/drm")) -> None:
         self.root = root
-        self.names: dict[str, str] = {}
+        self.addresses: list[str] = []  # on the PCI bus, of those last read
 
     def read(self) -> list[Json]:
         """The GPUs without their index; what a card does not tell is null."""
+        found = []
         with contextlib.suppress(OSError):
             cards = [item for item in self.root.iterdir() if re.fullmatch(r"card\d+", item.name)]
-            found = [self.card(card / "device") for card in sorted(cards, key=lambda item: int(item.name[4:]))]
-            return [gpu for gpu in found if gpu]
-        return []
+            for device in (card / "device" for card in sorted(cards, key=lambda item: int(item.name[4:]))):
+                if gpu := self.card(device):
+                    found.append((os.path.basename(os.path.realpath(device)), gpu))
+        self.addresses = [address for address, _ in found]
+        return [gpu for _, gpu in found]
 
     def card(self, device: Path) -> Json | None:
         """One card, or None if it is of another maker or tells nothing."""
-        maker = file_text(device / "vendor")
-        if maker not in ("0x1002", "0x8086"):
+        maker = file_text(device / "vendor") or ""
+        if maker not in GPU_MAKERS:
             return None
         asleep = file_text(device / "power/runtime_status") == "suspended"
-        values = {} if asleep else amd_values(device) if maker == "0x1002" else intel_values(device)
-        if maker == "0x8086" and not any(value is not None for value in values.values()):
+        values = dict.fromkeys(("utilization", "memory_used", "memory_total", "temperature", "power"))
+        values |= {} if asleep else sysfs_values(device)
+        if maker == "0x8086" and set(values.values()) == {None}:
             return None  # a processor's own graphics, which shows nothing and computes nothing
-        keys = ("utilization", "memory_used", "memory_total", "temperature", "power")
-        return {"name": self.name(device, maker), "vendor": "amd" if maker == "0x1002" else "intel",
-                **{key: values.get(key) for key in keys}}
-
-    def name(self, device: Path, maker: str) -> str:
-        """What the card calls itself, or what the list of PCI devices calls it; looked up once."""
-        model = (file_text(device / "device") or "")[2:]
-        if (key := f"{device}{model}") not in self.names:
-            own = file_text(device / "product_name") or file_text(device / "marketing_name")
-            brand = "AMD" if maker == "0x1002" else "Intel"
-            self.names[key] = own or pci_name(maker[2:], model) or f"{brand} GPU {maker[2:]}:{model}".rstrip(":")
-        return self.names[key]
+        vendor, brand = GPU_MAKERS[maker]
+        maker, model = maker[2:], (file_text(device / "device") or "")[2:]
+        own = file_text(device / "product_name") or file_text(device / "marketing_name")
+        name = own or pci_name(maker, model) or f"{brand} GPU {maker}:{model}".rstrip(":")
+        return {"name": name, "vendor": vendor, **values}
 
 
 def hwmon(device: Path, *names: str, scale: float) -> float | None:
     """The first of the sensors `names` that the card's hardware monitor has."""
     for folder in sorted(device.glob("hwmon/hwmon*")):
         for name in names:
-            if (value := file_number(folder / name, scale)) is not None:
+            if (value := reading(file_text(folder / name), scale)) is not None:
                 return value
     return None
 
 
-def amd_values(device: Path) -> Json:
-    """What the amdgpu driver tells."""
-    return {"utilization": file_number(device / "gpu_busy_percent"),
-            "memory_used": whole_reading(file_number(device / "mem_info_vram_used")),
-            "memory_total": whole_reading(file_number(device / "mem_info_vram_total")),
-            "temperature": hwmon(device, "temp1_input", scale=1e-3),
+def sysfs_values(device: Path) -> Json:
+    """What the drivers amdgpu, xe and i915 tell; Intel's two tell nothing about use."""
+    total = file_text(device / "mem_info_vram_total") or file_text(device / "tile0/physical_vram_size_bytes")
+    return {"utilization": reading(file_text(device / "gpu_busy_percent")),
+            "memory_used": reading_of_bytes(file_text(device / "mem_info_vram_used")),
+            "memory_total": reading_of_bytes(total),
+            "temperature": hwmon(device, "temp1_input", "temp2_input", scale=1e-3),
             "power": hwmon(device, "power1_average", "power1_input", scale=1e-6)}
 
 
-def intel_values(device: Path) -> Json:
-    """What the xe and i915 drivers tell: nothing about use."""
-    return {"memory_total": whole_reading(file_number(device / "tile0/physical_vram_size_bytes")),
-            "temperature": hwmon(device, "temp1_input", "temp2_input", scale=1e-3),
-            "power": hwmon(device, "power1_input", scale=1e-6)}
+def drm_memory(pid: int) -> collections.Counter[str]:
+    """Bytes that a process takes on each GPU by its address on the PCI bus, as AMD's and Intel's drivers tell."""
+    clients: dict[tuple[str, str], int] = {}  # a process has several files of one client
+    for path in Path(f"/proc/{pid}/fdinfo").glob("*"):
+        facts = dict(re.findall(r"(?m)^(drm-[\w-]+):\s*(\S+)", file_text(path) or ""))
+        used = next((facts[key] for key in DRM_MEMORY if key in facts), None)
+        if "drm-pdev" in facts and (amount := reading_of_bytes(used, 1024)) is not None:
+            clients[facts["drm-pdev"], facts.get("drm-client-id", path.name)] = amount
+    taken: collections.Counter[str] = collections.Counter()
+    for (address, _), amount in clients.items():
+        taken[address] += amount
+    return taken
 
 
+@functools.cache
 def pci_name(maker: str, model: str) -> str | None:
     """The name of a PCI device, from the list that distributions carry."""
     for path in map(Path, PCI_IDS):
@@ -3086,10 +2938,7 @@ async def apple_gpu() -> Json | None:
     """The GPU of an Apple chip, whose memory is the machine's; None on another machine."""
     if sys.platform != "darwin" or platform.machine() != "arm64":
         return None
-    try:
-        name = await short_output("/usr/sbin/sysctl", "-n", "machdep.cpu.brand_string", limit=2)
-    except OSError:
-        name = "Apple"
+    name = await asyncio.to_thread(processor_name) or "Apple"
     return {"name": f"{name} GPU", "vendor": "apple", "utilization": None, "memory_used": None,
             "memory_total": None, "temperature": None, "power": None}
 
@@ -3133,7 +2982,7 @@ class Sampler:
         self.nvidia = NvidiaGpus()
         self.sysfs = SysfsGpus()
         self.apple: Json | None = None
-        self.fresh_gpus: list[Json] | None = None  # as last read between two samples
+        self.gpus: list[Json] = []  # as last read, by a sample or between two
         self.changed = asyncio.Event()
         self.one_at_a_time = asyncio.Lock()  # the rates are differences between two samples
 
@@ -3179,70 +3028,62 @@ class Sampler:
         """One sample, in the Metrics shape; it becomes `latest`."""
         async with self.one_at_a_time:
             paths = list(dict.fromkeys(map(str, [self.dash.config.data_dir, *self.dash.folders()])))
-            jobs: dict[str, Callable[[], Any]] = {
-                **{path: functools.partial(disk, Path(path)) for path in paths},
-                "GPU sensors": self.sysfs.read}
-            read, nvidia = await asyncio.gather(self.probes.read(jobs), self.nvidia.read())
+            jobs: dict[str, Callable[[], Any]] = {path: functools.partial(disk, Path(path)) for path in paths}
+            read, gpus = await asyncio.gather(self.probes.read(jobs), self.read_gpus())
             disks = distinct_disks(paths, read)
             self.latest = {
                 "timestamp": now_ms(), **self.machine.sample(self.dash.lag), "disks": disks,
                 **{f"disk_{key}": disks[0][key] for key in ("usage", "used", "total")},
-                "gpus": self.gpus([*nvidia, *(read["GPU sensors"] or [])]), "engine": self.dash.requests.counters()}
+                "gpus": gpus, "engine": self.dash.requests.counters()}
             return self.latest
 
-    async def read_gpus(self) -> None:
-        """Read the GPUs now, between two samples."""
-        if self.dash.builds.devices:
-            read, nvidia = await asyncio.gather(self.probes.read({"GPU sensors": self.sysfs.read}), self.nvidia.read())
-            self.fresh_gpus = self.gpus([*nvidia, *(read["GPU sensors"] or [])])
+    async def read_gpus(self) -> list[Json]:
+        """All GPUs as they are now, numbered: NVIDIA's, those of AMD and Intel, Apple's."""
+        read, nvidia = await asyncio.gather(self.probes.read({"GPU sensors": self.sysfs.read}), self.nvidia.read())
+        found = [*nvidia, *(read["GPU sensors"] or [])]
+        if self.apple:
+            memory = psutil.virtual_memory()
+            found.append({**self.apple, "memory_used": memory.total - memory.available, "memory_total": memory.total})
+        self.gpus = [{"index": index, **gpu} for index, gpu in enumerate(found)]
+        return self.gpus
+
+    def readings(self, devices: Iterable[Json]) -> list[tuple[Json, Json | None]]:
+        """Each of the engine's devices with the GPU that it is: the next one with as much memory, or with none told."""
+        rest, pairs = list(self.gpus), []
+        for device in devices:
+            alike = [gpu for gpu in rest if abs((gpu["memory_total"] or math.inf) - device["total"])
+                     < device["total"] / 8]
+            gpu = next(iter(alike or [gpu for gpu in rest if gpu["memory_total"] is None]), None)
+            rest = [item for item in rest if item is not gpu]
+            pairs.append((device, gpu))
+        return pairs
 
     def memories(self, engine_devices: list[Json]) -> list[Json]:
         """The memories that models can be in, [{name, kind, total, free}]: the engine's devices, then main memory.
 
-        What is free on a device comes from the reading of the GPU that it is, where that is known.
+        What is free on a device comes from the reading of the GPU that it is; one that has no memory of its own has
+        as much as main memory has.
         """
-        gpus = list(self.fresh_gpus or (self.latest or {}).get("gpus") or [])
-        memories = []
-        for device in engine_devices:
-            alike = [gpu for gpu in gpus if gpu["memory_total"] and abs(gpu["memory_total"] - device["total"])
-                     < device["total"] / 8]
-            free, total = device["free"], device["total"]
-            if alike:
-                gpus.remove(alike[0])
-                total = alike[0]["memory_total"]
-                free = total - alike[0]["memory_used"] if alike[0]["memory_used"] is not None else free
+        main, memories = psutil.virtual_memory(), []
+        for device, gpu in self.readings(engine_devices):
+            total, free = device["total"], device["free"]
+            if gpu and gpu["memory_total"] is None:
+                free = min(total, main.available)
+            elif gpu and gpu["memory_used"] is not None:
+                total, free = gpu["memory_total"], gpu["memory_total"] - gpu["memory_used"]
             memories.append({"name": device["name"], "kind": "gpu", "total": total, "free": free})
-        memory = psutil.virtual_memory()
-        return [*memories, {"name": "Main memory", "kind": "cpu", "total": memory.total, "free": memory.available}]
+        return [*memories, {"name": "Main memory", "kind": "cpu", "total": main.total, "free": main.available}]
 
     async def gpu_memory_of(self, pid: int) -> dict[str, int]:
-        """Bytes that a process takes on each of the engine's devices, as far as the driver tells."""
-        devices = [item["name"] for item in self.dash.builds.devices]
-        program = self.nvidia.program or shutil.which("nvidia-smi")
-        if not devices or not program:
+        """Bytes that a process takes on each of the engine's devices, as far as the drivers tell."""
+        if not self.dash.builds.devices:
             return {}
-        try:
-            uuids = await short_output(program, "--query-gpu=uuid", "--format=csv,noheader", limit=GPU_LIMIT)
-            apps = await short_output(program, "--query-compute-apps=gpu_uuid,pid,used_memory",
-                                      "--format=csv,noheader,nounits", limit=GPU_LIMIT)
-        except OSError:
-            return {}
-        order, taken = [line.strip() for line in uuids.splitlines()], dict[str, int]()
-        for uuid, owner, used in (line.split(",") for line in apps.splitlines() if line.count(",") == 2):
-            amount = whole_reading(reading(used, MIB))
-            if owner.strip() == str(pid) and uuid.strip() in order and amount is not None:
-                at = order.index(uuid.strip())
-                if at < len(devices):
-                    taken[devices[at]] = amount
-        return taken
+        taken, drm = await asyncio.gather(self.nvidia.memory_of(pid), asyncio.to_thread(drm_memory, pid))
+        others = range(len(self.nvidia.gpus), len(self.gpus))
+        taken |= {at: drm[address] for at, address in zip(others, self.sysfs.addresses, strict=False) if address in drm}
+        return {device["name"]: taken[gpu["index"]] for device, gpu in self.readings(self.dash.builds.devices)
+                if gpu and gpu["index"] in taken}
 
-    def gpus(self, found: list[Json]) -> list[Json]:
-        """All GPUs, numbered."""
-        if self.apple:
-            memory = psutil.virtual_memory()
-            found = [*found, {**self.apple, "memory_used": memory.total - memory.available,
-                              "memory_total": memory.total}]
-        return [{"index": index, **gpu} for index, gpu in enumerate(found)]
 
 def swap_usage() -> float | None:
     """Percent of the swap space in use, or None without any."""
@@ -3321,8 +3162,6 @@ UNPRESENTABLE = r"[;#\x00-\x1f\x7f-\x9f\u2028\u2029]"  # a value in the engine's
 QUANTIZATION_WORD = r"i?q\d+|tq\d+|[kmsl01]|x+[sl]|(b?f|fp)\d+|(mx|nv)fp4|ud|mmproj|model|moe|gguf"
 PROJECTOR_PREFERENCE = ("f16", "bf16", "q8_0", "f32")  # which of several projectors of one model is taken
 
-Report = Callable[[int, int], None]
-
 
 class FoundFile(NamedTuple):
     """A GGUF file in a model folder."""
@@ -3351,11 +3190,6 @@ class FoundModel:
         return self.files[0].path
 
     @property
-    def folder(self) -> str:
-        """The folder that it lies in."""
-        return os.path.dirname(self.path)
-
-    @property
     def size(self) -> int:
         """Bytes of all shards."""
         return min(sum(item.size for item in self.files), JSON_SAFE)
@@ -3365,31 +3199,52 @@ class FoundModel:
         """The paths of all shards, none where there is only one file."""
         return [item.path for item in self.files] if len(self.files) > 1 else []
 
-    def unchanged(self, row: Json | None) -> bool:
-        """Whether `row` still describes these files."""
-        return row is not None and (row["file_size"], row["file_mtime"], row["shards"]) == (
-            self.size, self.files[0].mtime, self.shards)
 
-
-@dataclass(eq=False, repr=False)
-class ScanResult:
+class ScanResult(NamedTuple):
     """What a scan found: rows without what the user chose (id, name, …), and what is not a usable model."""
     models: list[Json]
     skipped: list[Json]  # {path, reason}; also what is listed, but can be seen to be broken
 
 
 class Scan:
-    """One walk through the model folders; runs in a thread of its own."""
+    """One walk through `folders` for models; files that a row of `known` still describes are not opened again.
 
-    def __init__(self, inside: Iterable[Path], rows: Iterable[Json], warned: dict[str, str], report: Report) -> None:
-        self.inside = [os.path.realpath(folder) for folder in inside]
-        self.rows = {row["path"]: row for row in rows}
+    What `warned` says of such a file, {path: reason}, is said again. Links may lead anywhere `inside`, which are the
+    folders themselves unless given. It calls `report(done, total)` for every file; what that raises ends it.
+    """
+
+    def __init__(self, folders: Iterable[Path], known: Iterable[Json], report: Callable[[int, int], None], *,
+                 warned: dict[str, str] | None = None, inside: Iterable[Path] | None = None,
+                 depth: int = MAX_FOLDER_DEPTH) -> None:
+        self.folders = [os.path.realpath(folder) for folder in folders]
+        self.inside = self.folders if inside is None else [os.path.realpath(folder) for folder in inside]
+        self.depth = depth
+        self.rows = {row["path"]: row for row in known}
         self.projectors = {row["projector"]: row["projector_size"] for row in self.rows.values() if row["projector"]}
-        self.warned = warned
+        self.warned = warned or {}
         self.report = report
         self.skipped: dict[str, str] = {}
         self.files: list[FoundFile] = []
         self.entries = 0
+
+    def run(self) -> ScanResult:
+        """Read what is found, pair the projectors, and give the rows; takes its time, so call it in a thread."""
+        self.walk()
+        found: dict[str, tuple[list[FoundModel], list[FoundFile]]] = {}  # by folder
+        candidates = self.groups()
+        for at, candidate in enumerate(candidates):
+            self.report(at, len(candidates))
+            models, projectors = found.setdefault(os.path.dirname(candidate.path), ([], []))
+            kind = self.read(candidate)
+            if kind == "model":
+                models.append(candidate)
+            elif kind == "projector":
+                projectors.append(candidate.files[0])
+        for models, projectors in found.values():
+            self.pair(models, projectors)
+        self.report(len(candidates), len(candidates))
+        rows = [self.row(model) for models, _ in found.values() for model in models]
+        return ScanResult(rows, [{"path": path, "reason": self.skipped[path]} for path in sorted(self.skipped)])
 
     def skip(self, path: str, reason: str) -> None:
         """Note why `path` is not in the result."""
@@ -3401,9 +3256,9 @@ class Scan:
 
     # finding files
 
-    def walk(self, folders: Iterable[Path], depth: int) -> None:
-        """Collect the GGUF files in `folders` and, down to `depth` levels, below."""
-        pending = [(os.path.realpath(folder), 0) for folder in folders]
+    def walk(self) -> None:
+        """Collect the GGUF files in the folders and, down to `depth` levels, below."""
+        pending = [(folder, 0) for folder in self.folders]
         visited: set[str] = set()
         while pending:
             folder, level = pending.pop()
@@ -3417,7 +3272,7 @@ class Scan:
                     self.skip(folder, f"more than {MAX_MODEL_FILES} models or {MAX_FOLDER_ENTRIES} files:"
                                       " the rest was not looked at")
                     return
-                if self.is_folder(entry) and level < depth:
+                if self.is_folder(entry) and level < self.depth:
                     pending.append((entry.path, level + 1))
                 elif entry.name.lower().endswith(".gguf"):
                     self.look_at(entry)
@@ -3434,13 +3289,11 @@ class Scan:
 
     def is_folder(self, entry: os.DirEntry[str]) -> bool:
         """Whether to walk into `entry`; a link to a folder is not followed, so no loop can arise."""
-        try:
+        with contextlib.suppress(OSError):  # of a link that leads nowhere, or round in a circle
             if entry.is_dir(follow_symlinks=False):
                 return True
             if entry.is_symlink() and entry.is_dir() and not self.contains(os.path.realpath(entry.path)):
                 self.skip(entry.path, "links to a folder outside the model folders: add that folder")
-        except OSError:  # a link that leads nowhere, or round in a circle
-            pass
         return False
 
     def look_at(self, entry: os.DirEntry[str]) -> None:
@@ -3481,8 +3334,8 @@ class Scan:
             if missing is None:
                 models.append(FoundModel([found[index] for index in range(1, total + 1)], stem))
             else:
-                first = min(found.values(), key=lambda item: item.path)
-                self.skip(first.path, f"shard {stem}-{missing:05}-of-{total:05}.gguf is missing in {folder}")
+                first = min(found.values()).path
+                self.skip(first, f"shard {stem}-{missing:05}-of-{total:05}.gguf is missing in {folder}")
         return self.distinct(models)
 
     def distinct(self, models: list[FoundModel]) -> list[FoundModel]:
@@ -3498,21 +3351,25 @@ class Scan:
     def read(self, model: FoundModel) -> Literal["model", "projector"] | None:
         """Fill in the facts of `model` and say what it is; None where it is nothing that can be used."""
         row = self.rows.get(model.path)
-        if row and model.unchanged(row):
+        if row and (row["file_size"], row["file_mtime"], row["shards"]) == (
+                model.size, model.files[0].mtime, model.shards):
             model.facts = {name: row[name] for name in FACTS}
             if model.path in self.warned:
                 self.skip(model.path, self.warned[model.path])
             return "model"
         if "mmproj" in model.stem.lower() or self.projectors.get(model.path) == model.size:
             return "projector"
+        headers: list[GGUFHeader] = []
         try:
-            headers = [self.header(item, model) for item in model.files]
-            if gguf_is_projector(headers[0]):
-                return "projector"
-            if reason := gguf_unusable(headers[0], sum(item.tensor_count for item in headers)):
-                raise GGUFError(reason)
+            for item in model.files:
+                headers.append(gguf_read(item.path))
         except GGUFError as problem:
-            self.skip(model.path, str(problem))
+            self.skip(model.path, f"{os.path.basename(item.path)}: {problem}" if headers else str(problem))
+            return None
+        if gguf_is_projector(headers[0]):
+            return "projector"
+        if reason := gguf_unusable(headers[0], sum(header.tensor_count for header in headers)):
+            self.skip(model.path, reason)
             return None
         model.facts = {**gguf_facts(headers), "name": file_name(headers[0], model.stem)}
         needed = sum(header.needed for header in headers)
@@ -3520,50 +3377,20 @@ class Scan:
             self.skip(model.path, f"incomplete, {model.size:,} of {needed:,} bytes: listed, but it cannot be loaded")
         return "model"
 
-    def header(self, file: FoundFile, model: FoundModel) -> GGUFHeader:
-        """The header of one of the files of `model`."""
-        try:
-            return gguf_read(file.path)
-        except GGUFError as problem:
-            name = f"{os.path.basename(file.path)}: " if file.path != model.path else ""
-            raise GGUFError(f"{name}{problem}") from problem
-
     def row(self, model: FoundModel) -> Json:
         """The row of `model`, without what is the user's."""
-        row = self.rows.get(model.path)
-        projector = model.projector.path if model.projector else None
-        size = model.projector.size if model.projector else None
-        modalities = ["text"]
-        if row and projector and (projector, size) == (row["projector"], row["projector_size"]):
+        row, projector, modalities = self.rows.get(model.path), model.projector, ["text"]
+        if projector and row and (projector.path, projector.size) == (row["projector"], row["projector_size"]):
             modalities = row["modalities"]
         elif projector:
             try:
-                modalities = gguf_modalities(gguf_read(projector))
+                modalities = gguf_modalities(gguf_read(projector.path))
             except GGUFError as problem:
-                self.skip(projector, str(problem))
-                projector = size = None
+                self.skip(projector.path, str(problem))
+                projector = None
         return {**model.facts, "path": model.path, "stem": model.stem, "file_size": model.size,
-                "file_mtime": model.files[0].mtime, "shards": model.shards, "projector": projector,
-                "projector_size": size, "modalities": modalities, "missing": False}
-
-    def result(self) -> ScanResult:
-        """Read what was found, pair the projectors, and give the rows."""
-        found: dict[str, tuple[list[FoundModel], list[FoundFile]]] = {}  # by folder
-        candidates = self.groups()
-        for at, candidate in enumerate(candidates):
-            self.report(at, len(candidates))
-            models, projectors = found.setdefault(candidate.folder, ([], []))
-            kind = self.read(candidate)
-            if kind == "model":
-                models.append(candidate)
-            elif kind == "projector":
-                projectors.append(candidate.files[0])
-        for models, projectors in found.values():
-            self.pair(models, projectors)
-        self.report(len(candidates), len(candidates))
-        rows = [self.row(model) for models, _ in found.values() for model in models]
-        skipped = [{"path": path, "reason": self.skipped[path]} for path in sorted(self.skipped)]
-        return ScanResult(rows, skipped)
+                "file_mtime": model.files[0].mtime, "shards": model.shards, "projector": projector and projector.path,
+                "projector_size": projector and projector.size, "modalities": modalities, "missing": False}
 
     def pair(self, models: list[FoundModel], projectors: list[FoundFile]) -> None:
         """Give each model of one folder the projector beside it that fits its name best."""
@@ -3622,22 +3449,6 @@ def best_projector(model: FoundModel, near: list[FoundFile], family: bool) -> Fo
     unnamed = [file for file in near if not name_words(file.stem)] if family else []
     alike = near if family and len({tuple(name_words(file.stem)) for file in near}) == 1 else []
     return min(named or unnamed or alike, key=rank, default=None)
-
-
-def scan_folders(folders: Iterable[Path], known: Iterable[Json], report: Report, *,
-                 warned: dict[str, str] | None = None, inside: Iterable[Path] | None = None,
-                 depth: int = MAX_FOLDER_DEPTH) -> ScanResult:
-    """Look for models in `folders`; files that a row of `known` still describes are not opened again.
-
-    What `warned` says of such a file, {path: reason}, is said again.
-
-    Runs in a thread and calls `report(done, total)` for every file; what that raises ends the scan. Links may lead
-    anywhere `inside`, which are the folders themselves unless given.
-    """
-    folders = list(folders)
-    scan = Scan(folders if inside is None else inside, list(known), warned or {}, report)
-    scan.walk(folders, depth)
-    return scan.result()
 
 
 # What a scan means for the rows
@@ -3713,22 +3524,17 @@ def check_entry_names(names: Iterable[str], rows: list[Json], field: str, own: s
 
 
 def skipped_for_clients(skipped: list[Json]) -> list[Json]:
-    """`skipped` as clients get it: of more than MAX_SKIPPED some of each folder and reason, and how many more."""
+    """`skipped` as clients get it: of more than MAX_SKIPPED the first of each folder and reason, and how many more."""
     if len(skipped) <= MAX_SKIPPED:
         return skipped
-    groups: dict[tuple[str, str], list[Json]] = {}
+    before: collections.Counter[tuple[str, str]] = collections.Counter()
+    ranked = []
     for item in skipped:
-        kind = item["reason"][:REASON_START]
-        groups.setdefault((os.path.dirname(item["path"]), kind), []).append(item)
-    each = max(1, (MAX_SKIPPED - 1) // len(groups) - 1)
-    shown = []
-    for (folder, _), items in groups.items():
-        shown += items[:each]
-        if len(items) > each:
-            shown.append({"path": folder, "reason": f"{len(items) - each:,} more like the last one"})
-    rest = len(skipped) - MAX_SKIPPED + 1
-    return shown if len(shown) <= MAX_SKIPPED else [
-        *shown[:MAX_SKIPPED - 1], {"path": "…", "reason": f"about {rest:,} more, in other folders"}]
+        kind = os.path.dirname(item["path"]), item["reason"][:REASON_START]
+        ranked.append((before[kind], item["path"], item))
+        before[kind] += 1
+    shown = [item for _, _, item in sorted(ranked, key=lambda entry: entry[:2])[:MAX_SKIPPED - 1]]
+    return [*shown, {"path": "…", "reason": f"{len(skipped) - len(shown):,} more of these kinds"}]
 
 
 class ScanStoppedError(Exception):
@@ -3770,12 +3576,14 @@ class Library:
             self.skipped = found.skipped
         log.info("scan: %d models, %d new, %d changed, %d missing, %d files skipped, %.2f s", len(models), len(new),
                  len(changed), len(missing), len(found.skipped), time.monotonic() - started)
-        await self.changed()
+        await self.dash.broadcast("models:list", {"models": self.dash.models()})
+        if new or changed or missing:
+            await self.dash.models_changed()
         return {"added": len(new), "updated": len(changed), "missing": len(missing),
                 "skipped": skipped_for_clients(self.skipped), "total": len(models)}
 
     async def in_thread(self, folders: list[Path], rows: list[Json]) -> ScanResult:
-        """Run scan_folders in a thread, broadcasting how far it is."""
+        """Run a Scan in a thread, broadcasting how far it is."""
         progress, stop = [0, 0], threading.Event()
 
         def report(done: int, total: int) -> None:
@@ -3784,7 +3592,7 @@ class Library:
             progress[:] = done, total
 
         warned = {item["path"]: item["reason"] for item in self.skipped}
-        thread = asyncio.ensure_future(asyncio.to_thread(scan_folders, folders, rows, report, warned=warned))
+        thread = asyncio.ensure_future(asyncio.to_thread(lambda: Scan(folders, rows, report, warned=warned).run()))
         thread.add_done_callback(lambda ended: ended.cancelled() or ended.exception())  # maybe nobody waits any more
         sent: list[int] = []
         try:
@@ -3796,11 +3604,6 @@ class Library:
             stop.set()
         await self.dash.broadcast("models:scan", {"done": progress[1], "total": progress[1]})
         return thread.result()
-
-    async def changed(self) -> None:
-        """Tell the clients and the engine about the models as they are now."""
-        await self.dash.broadcast("models:list", {"models": self.dash.models()})
-        await self.dash.models_changed()
 
     # paths that the user took off the list
 
@@ -3892,7 +3695,7 @@ def find_model(path: str, folders: list[Path], rows: list[Json]) -> tuple[Json, 
     if not os.path.isabs(path) or not absolute.lower().endswith(".gguf") or not os.path.lexists(absolute):
         raise InvalidRequest(f"there is no GGUF file at {path}", field="model.path")
     others = [row for row in rows if row["path"] != absolute]
-    found = scan_folders([Path(folder)], others, lambda done, total: None, inside=folders, depth=0)
+    found = Scan([Path(folder)], others, lambda done, total: None, inside=folders, depth=0).run()
     for model in found.models:
         if absolute == model["path"] or absolute in model["shards"]:
             real = os.path.realpath(model["path"])
@@ -3973,8 +3776,9 @@ def models_list(dash: Dash) -> Json:
 
 @on("models:get", error="GET_MODEL_FAILED")
 def models_get(dash: Dash, *, id: ModelId) -> Json:
-    """One model, with its benchmarks, newest first, and how far one is that is under way."""
-    return {"model": dash.model(id), "benchmarks": dash.db.benchmarks(id), "benchmarking": dash.benchmarks.get(id)}
+    """One model, with its benchmarks, newest first, how far one is that is under way, and how it would be started."""
+    return {"model": dash.model(id), "benchmarks": dash.db.benchmarks(id), "benchmarking": dash.benchmarks.get(id),
+            "command": dash.pool.command(id)}
 
 
 @on("models:scan", error="SCAN_MODELS_FAILED")
@@ -4046,10 +3850,10 @@ class Parameter(NamedTuple):
     """One option of llama-server that a model may set: how it is checked and how the form shows it."""
     key: str
     label: str
-    kind: str  # int | float | bool | choice | text | path
     help: str
-    low: float | None = None
-    high: float | None = None
+    low: float = 0  # of a number
+    high: float = 0
+    kind: str = "text"  # int | float | bool | choice | text | path
     choices: tuple[str, ...] = ()
     pattern: str = ONE_LINE
     default: int | float | bool | str | None = None
@@ -4068,11 +3872,7 @@ class Parameter(NamedTuple):
         if type(value) is not str or not encodable(value):
             raise InvalidRequest(f"{self.label} must be a text", field=at)
         if self.kind == "choice" and value not in self.choices:
-            listed = ", ".join(self.choices)
-            raise InvalidRequest(f"{self.label} must be one of: {listed}", field=at)
-        if re.search(UNPRESENTABLE, value) or value != value.strip():
-            raise InvalidRequest(f"{self.label} cannot contain control characters, ';', '#', "
-                                 "or blanks at its ends", field=at)
+            raise InvalidRequest(f"{self.label} must be one of: {', '.join(self.choices)}", field=at)
         if self.kind == "path":
             self.check_paths(value, folders, at)
         elif not re.fullmatch(self.pattern, value):
@@ -4088,10 +3888,8 @@ class Parameter(NamedTuple):
         if type(value) is not (int if self.kind == "int" else float):
             expected = "a whole number" if self.kind == "int" else "a number"
             raise InvalidRequest(f"{self.label} must be {expected}", field=at)
-        low = -math.inf if self.low is None else self.low
-        high = math.inf if self.high is None else self.high
-        if not (low <= value <= high and math.isfinite(value)):
-            raise InvalidRequest(f"{self.label} must be from {low:.15g} to {high:.15g}", field=at)
+        if not self.low <= value <= self.high:
+            raise InvalidRequest(f"{self.label} must be from {self.low:.15g} to {self.high:.15g}", field=at)
         return value
 
     def check_paths(self, value: str, folders: list[Path], at: str) -> None:
@@ -4108,19 +3906,19 @@ class Parameter(NamedTuple):
     def from_text(self, text: str) -> int | float | bool | str:
         """The value that `text`, from a preset file, stands for; ValueError where it is none."""
         if self.kind == "bool":
-            if text.lower() not in BOOLEANS:
-                raise ValueError(f"{text} is neither on nor off")
-            return BOOLEANS[text.lower()]
+            return preset_switch(text)
+        if "on" in self.choices and text.lower() in BOOLEANS:
+            return "on" if BOOLEANS[text.lower()] else "off"
         if self.key in ("n-gpu-layers", "n-gpu-layers-draft") and text in ("auto", "all"):
             return -1 if text == "auto" else 9999
         return int(text) if self.kind == "int" else float(text) if self.kind == "float" else text
 
     def schema(self) -> Json:
         """What a form needs to know about this parameter."""
-        known = {"min": self.low, "max": self.high, "default": self.default,
-                 "choices": list(self.choices) or None}
-        return {"key": self.key, "label": self.label, "group": self.group, "kind": self.kind,
-                "help": self.help, **{name: item for name, item in known.items() if item is not None}}
+        known: Json = {name: getattr(self, name) for name in ("key", "label", "group", "kind", "help")}
+        known |= {"min": self.low, "max": self.high} if self.kind in ("int", "float") else {}
+        known |= {"choices": list(self.choices)} if self.choices else {}
+        return known if self.default is None else {**known, "default": self.default}
 
 
 def is_file_inside(path: Path, folders: list[Path]) -> bool:
@@ -4131,228 +3929,200 @@ def is_file_inside(path: Path, folders: list[Path]) -> bool:
     return os.path.isfile(path) and all(any(within(place, root) for root in roots) for place in places)
 
 
-def refuse_constant(name: str) -> None:
-    """Refuse NaN and infinities, which Python reads in JSON, and nobody else."""
-    raise ValueError(f"{name} is not JSON")
-
-
 def check_json_object(text: str, label: str, at: str) -> None:
     """Refuse `text` unless it is a flat JSON object."""
-    try:
-        parsed = json.loads(text, parse_constant=refuse_constant)
-    except (ValueError, RecursionError):
-        parsed = None
-    if not isinstance(parsed, dict) or any(type(item) in (dict, list) for item in parsed.values()):
+    parsed = None
+    with contextlib.suppress(ValueError, RecursionError):
+        parsed = json.loads(text)
+    if not isinstance(parsed, dict) or any(type(item) in (dict, list) or finite_or_none(item) is not item
+                                           for item in parsed.values()):
         raise InvalidRequest(f"{label} must be a JSON object of plain values", field=at)
 
 
-def whole(key: str, label: str, low: int, high: int, help: str, **more: Any) -> Parameter:
-    """A parameter that is a whole number."""
-    return Parameter(key, label, "int", help, low, high, **more)
-
-
-def number(key: str, label: str, low: float, high: float, help: str, **more: Any) -> Parameter:
-    """A parameter that is a number."""
-    return Parameter(key, label, "float", help, low, high, **more)
-
-
-def flag(key: str, label: str, help: str, **more: Any) -> Parameter:
-    """A parameter that is on or off."""
-    return Parameter(key, label, "bool", help, **more)
-
-
-def choice(key: str, label: str, choices: Iterable[str], help: str, **more: Any) -> Parameter:
-    """A parameter that is one of `choices`."""
-    return Parameter(key, label, "choice", help, choices=tuple(choices), **more)
-
-
-def free_text(key: str, label: str, pattern: str, help: str, **more: Any) -> Parameter:
-    """A parameter that is a text of a given form."""
-    return Parameter(key, label, "text", help, pattern=pattern, **more)
-
-
-def gguf_file(key: str, label: str, help: str, **more: Any) -> Parameter:
-    """A parameter that is a GGUF file in a model folder."""
-    return Parameter(key, label, "path", help, **more)
-
+whole = functools.partial(Parameter, kind="int")
+number = functools.partial(Parameter, kind="float")
+flag = functools.partial(Parameter, kind="bool")
+choice = functools.partial(Parameter, kind="choice")
+free_text = functools.partial(Parameter, kind="text")
+gguf_file = functools.partial(Parameter, kind="path")
 
 # What opens a port, writes a file, runs a tool or loads code is left out on purpose: what is not
 # in this table is refused.
 PARAMETER_GROUPS: dict[str, list[Parameter]] = {
     "Context and memory": [
-        whole("ctx-size", "Context size", 0, 16_777_216, "Tokens of prompt and answer together, shared by "
-              "all slots; 0 takes what the model was trained with.", default=0, aliases=("c",)),
-        whole("parallel", "Slots", -1, 64, "Requests answered at the same time; -1 lets the engine choose.",
-              default=-1, aliases=("np",)),
+        whole("ctx-size", "Context size", "Tokens of prompt and answer together, shared by all slots; 0 takes what the "
+              "model was trained with.", 0, 16_777_216, default=0, aliases=("c",)),
+        whole("parallel", "Slots", "Requests answered at the same time; -1 lets the engine choose.", -1, 64, default=-1,
+              aliases=("np",)),
         flag("kv-unified", "Shared KV cache", "One KV cache for all slots, so that one long request can use it all.",
              aliases=("kvu",)),
-        choice("flash-attn", "Flash attention", ("auto", "on", "off"), "Faster attention that needs less memory.",
-               default="auto", aliases=("fa",)),
-        choice("cache-type-k", "KV cache type, keys", CACHE_TYPES, "Smaller types save memory and cost some quality.",
-               default="f16", aliases=("ctk",)),
-        choice("cache-type-v", "KV cache type, values", CACHE_TYPES, "Types below f16 need flash attention.",
+        choice("flash-attn", "Flash attention", "Faster attention that needs less memory.",
+               choices=("auto", "on", "off"), default="auto", aliases=("fa",)),
+        choice("cache-type-k", "KV cache type, keys", "Smaller types save memory and cost some quality.",
+               choices=CACHE_TYPES, default="f16", aliases=("ctk",)),
+        choice("cache-type-v", "KV cache type, values", "Types below f16 need flash attention.", choices=CACHE_TYPES,
                default="f16", aliases=("ctv",)),
         flag("kv-offload", "KV cache on the GPU", "Keep the KV cache in GPU memory.", default=True),
         flag("swa-full", "Full sliding-window cache", "Keep the whole context for sliding-window models: more memory, "
              "better reuse of prompts.", default=False),
         flag("context-shift", "Context shift", "Drop the oldest tokens when the context is full instead of stopping.",
              default=False),
-        whole("keep", "Tokens kept", -1, 16_777_216, "Tokens of the first prompt that a context shift keeps; -1 "
-              "keeps all.", default=0),
+        whole("keep", "Tokens kept", "Tokens of the first prompt that a context shift keeps; -1 keeps all.", -1,
+              16_777_216, default=0),
         flag("cache-prompt", "Reuse prompts", "Do not compute again the part of a prompt that a slot already holds.",
              default=True),
-        whole("cache-reuse", "Smallest reused chunk", 0, 1_000_000, "Reuse moved chunks of at least this many tokens; "
-              "0 turns it off.", default=0),
-        whole("cache-ram", "Prompt cache, MiB", -1, 1_048_576, "Main memory for prompts put aside; 0 turns it off, "
-              "-1 removes the limit.", default=8192, aliases=("cram",)),
-        whole("ctx-checkpoints", "Context checkpoints", 0, 1024, "Restore points per slot, for models that cannot roll "
-              "back.", aliases=("ctxcp", "swa-checkpoints")),
-        choice("load-mode", "How the file is read", ("auto", "none", "mmap", "mlock", "mmap+mlock", "dio"),
-               "mlock keeps the model in memory, dio reads past the page cache.", default="auto", aliases=("lm",)),
+        whole("cache-reuse", "Smallest reused chunk", "Reuse moved chunks of at least this many tokens; 0 turns it "
+              "off.", 0, 1_000_000, default=0),
+        whole("cache-ram", "Prompt cache, MiB", "Main memory for prompts put aside; 0 turns it off, -1 removes the "
+              "limit.", -1, 1_048_576, default=8192, aliases=("cram",)),
+        whole("ctx-checkpoints", "Context checkpoints", "Restore points per slot, for models that cannot roll back.", 0,
+              1024, aliases=("ctxcp", "swa-checkpoints")),
+        choice("load-mode", "How the file is read", "mlock keeps the model in memory, dio reads past the page cache.",
+               choices=("auto", "none", "mmap", "mlock", "mmap+mlock", "dio"), default="auto", aliases=("lm",)),
         flag("repack", "Repack weights", "Rearrange the weights for this CPU while loading.", default=True),
         flag("check-tensors", "Check tensors", "Look for invalid values while loading.", default=False),
         flag("warmup", "Warm up", "Run once empty after loading, so that the first answer is not slow.", default=True),
     ],
     "GPU offload": [
-        whole("n-gpu-layers", "Layers on the GPU", -1, 9999, "How many layers go into GPU memory; -1 lets the engine "
-              "choose, 9999 means all.", default=-1, aliases=("ngl", "gpu-layers")),
-        choice("split-mode", "Split across GPUs", ("none", "layer", "row", "tensor"), "How one model is spread over "
-               "several GPUs.", default="layer", aliases=("sm",)),
-        free_text("tensor-split", "Share per GPU", NUMBERS, "Proportions such as 3,1.", aliases=("ts",)),
-        whole("main-gpu", "Main GPU", 0, 63, "The GPU used when the model is not split.", default=0, aliases=("mg",)),
-        free_text("device", "Devices", DEVICES, "Names such as CUDA0,CUDA1; none keeps everything on the CPU.",
+        whole("n-gpu-layers", "Layers on the GPU", "How many layers go into GPU memory; -1 lets the engine choose, "
+              "9999 means all.", -1, 9999, default=-1, aliases=("ngl", "gpu-layers")),
+        choice("split-mode", "Split across GPUs", "How one model is spread over several GPUs.",
+               choices=("none", "layer", "row", "tensor"), default="layer", aliases=("sm",)),
+        free_text("tensor-split", "Share per GPU", "Proportions such as 3,1.", pattern=NUMBERS, aliases=("ts",)),
+        whole("main-gpu", "Main GPU", "The GPU used when the model is not split.", 0, 63, default=0, aliases=("mg",)),
+        free_text("device", "Devices", "Names such as CUDA0,CUDA1; none keeps everything on the CPU.", pattern=DEVICES,
                   aliases=("dev",)),
         flag("fit", "Fit into memory", "Shrink what is not set here until the model fits.", default=True),
-        free_text("fit-target", "Memory left free, MiB", NUMBERS, "Per device, such as 1024.", default="1024",
+        free_text("fit-target", "Memory left free, MiB", "Per device, such as 1024.", pattern=NUMBERS, default="1024",
                   aliases=("fitt",)),
-        whole("fit-ctx", "Smallest fitted context", 0, 16_777_216, "Fitting does not go below this context.",
+        whole("fit-ctx", "Smallest fitted context", "Fitting does not go below this context.", 0, 16_777_216,
               default=4096, aliases=("fitc",)),
         flag("cpu-moe", "All experts on the CPU", "Keep the weights of all experts in main memory.", default=False,
              aliases=("cmoe",)),
-        whole("n-cpu-moe", "Layers with experts on the CPU", 0, 9999, "Keep the experts of the first layers in main "
-              "memory.", aliases=("ncmoe",)),
-        free_text("override-tensor", "Placement of tensors", r"[^\x00-\x1f;#\s]{1,500}", "Pattern=buffer pairs, "
-                  "such as exps=CPU.", aliases=("ot",)),
+        whole("n-cpu-moe", "Layers with experts on the CPU", "Keep the experts of the first layers in main memory.", 0,
+              4095, aliases=("ncmoe",)),
+        free_text("override-tensor", "Placement of tensors", "Pattern=buffer pairs, such as exps=CPU.",
+                  pattern=r"[^\x00-\x1f;#\s]{1,500}", aliases=("ot",)),
         flag("op-offload", "Offload large operations", "Let the GPU compute with weights that stay in main memory.",
              default=True),
-        free_text("rpc", "RPC workers", HOST_PORT + "(?:," + HOST_PORT + "){0,31}", "host:port of llama.cpp RPC "
-                  "workers that "
-                  "share the model, separated by commas. They have no password."),
+        free_text("rpc", "RPC workers", "host:port of llama.cpp RPC workers that share the model, separated by commas. "
+                  "They have no password.", pattern=HOST_PORT + "(?:," + HOST_PORT + "){0,31}"),
     ],
     "Batching and threads": [
-        whole("batch-size", "Batch", 1, 1_048_576, "Most tokens of a prompt handed over at once.", default=2048,
+        whole("batch-size", "Batch", "Most tokens of a prompt handed over at once.", 1, 1_048_576, default=2048,
               aliases=("b",)),
-        whole("ubatch-size", "Physical batch", 1, 1_048_576, "Most tokens computed at once; larger is faster and takes "
-              "memory.", default=512, aliases=("ub",)),
+        whole("ubatch-size", "Physical batch", "Most tokens computed at once; larger is faster and takes memory.", 1,
+              1_048_576, default=512, aliases=("ub",)),
         flag("cont-batching", "Continuous batching", "Let requests join a running batch.", default=True,
              aliases=("cb",)),
-        whole("threads", "Threads", -1, 1024, "CPU threads for generating; -1 lets the engine choose.", default=-1,
+        whole("threads", "Threads", "CPU threads for generating; -1 lets the engine choose.", -1, 1024, default=-1,
               aliases=("t",)),
-        whole("threads-batch", "Threads for prompts", -1, 1024, "CPU threads for prompts; -1 is the same as Threads.",
+        whole("threads-batch", "Threads for prompts", "CPU threads for prompts; -1 is the same as Threads.", -1, 1024,
               default=-1, aliases=("tb",)),
-        whole("prio", "Priority", -1, 2, "Of the engine's threads: -1 low, 0 normal, 1 medium, 2 high.", default=0),
-        whole("poll", "Polling", 0, 100, "How eagerly threads wait for work; 0 saves power.", default=50),
-        choice("numa", "NUMA", ("distribute", "isolate", "numactl"), "For machines with several memory nodes."),
-        whole("timeout", "Timeout, s", 1, 86_400, "Longest silence on a connection.", default=3600, aliases=("to",)),
+        whole("prio", "Priority", "Of the engine's threads: -1 low, 0 normal, 1 medium, 2 high.", -1, 2, default=0),
+        whole("poll", "Polling", "How eagerly threads wait for work; 0 saves power.", 0, 100, default=50),
+        choice("numa", "NUMA", "For machines with several memory nodes.", choices=("distribute", "isolate", "numactl")),
+        whole("timeout", "Timeout, s", "Longest silence on a connection.", 1, 86_400, default=3600, aliases=("to",)),
     ],
     "Sampling": [
-        number("temp", "Temperature", 0, 5, "0 always takes the likeliest token; higher is more varied.", default=0.8,
+        number("temp", "Temperature", "0 always takes the likeliest token; higher is more varied.", 0, 5, default=0.8,
                aliases=("temperature",)),
-        whole("top-k", "Top k", 0, 100_000, "Choose among the k likeliest tokens; 0 is off.", default=40),
-        number("top-p", "Top p", 0, 1, "Choose among the likeliest tokens that reach this sum; 1 is off.",
+        whole("top-k", "Top k", "Choose among the k likeliest tokens; 0 is off.", 0, 100_000, default=40),
+        number("top-p", "Top p", "Choose among the likeliest tokens that reach this sum; 1 is off.", 0, 1,
                default=0.95),
-        number("min-p", "Min p", 0, 1, "Drop tokens less likely than this share of the likeliest; 0 is off.",
+        number("min-p", "Min p", "Drop tokens less likely than this share of the likeliest; 0 is off.", 0, 1,
                default=0.05),
-        number("typical-p", "Typical p", 0, 1, "Locally typical sampling; 1 is off.", default=1.0,
+        number("typical-p", "Typical p", "Locally typical sampling; 1 is off.", 0, 1, default=1.0,
                aliases=("typical",)),
-        whole("repeat-last-n", "Repetition window", -1, 16_777_216, "Tokens looked at for repetitions; 0 is off, -1 "
-              "the "
-              "whole context.", default=64),
-        number("repeat-penalty", "Repetition penalty", 0, 10, "1 is off.", default=1.0),
-        number("presence-penalty", "Presence penalty", -10, 10, "0 is off.", default=0.0),
-        number("frequency-penalty", "Frequency penalty", -10, 10, "0 is off.", default=0.0),
-        number("dry-multiplier", "DRY multiplier", 0, 10, "Strength of the penalty on repeated sequences; 0 is off.",
+        whole("repeat-last-n", "Repetition window", "Tokens looked at for repetitions; 0 is off, -1 the whole context.",
+              -1, 16_777_216, default=64),
+        number("repeat-penalty", "Repetition penalty", "1 is off.", 0.01, 10, default=1.0),
+        number("presence-penalty", "Presence penalty", "0 is off.", -10, 10, default=0.0),
+        number("frequency-penalty", "Frequency penalty", "0 is off.", -10, 10, default=0.0),
+        number("dry-multiplier", "DRY multiplier", "Strength of the penalty on repeated sequences; 0 is off.", 0, 10,
                default=0.0),
-        number("xtc-probability", "XTC probability", 0, 1, "How often the likeliest tokens are left out; 0 is off.",
+        number("xtc-probability", "XTC probability", "How often the likeliest tokens are left out; 0 is off.", 0, 1,
                default=0.0),
-        number("xtc-threshold", "XTC threshold", 0, 1, "Tokens above this may be left out.", default=0.1),
-        choice("mirostat", "Mirostat", ("0", "1", "2"), "0 is off; replaces the other samplers.", default="0"),
-        whole("seed", "Seed", -1, 2**32 - 1, "-1 draws a new one for each request.", default=-1, aliases=("s",)),
-        whole("predict", "Longest answer", -1, 16_777_216, "In tokens; -1 is without limit.", default=-1,
+        number("xtc-threshold", "XTC threshold", "Tokens above this may be left out.", 0, 1, default=0.1),
+        choice("mirostat", "Mirostat", "0 is off; replaces the other samplers.", choices=("0", "1", "2"), default="0"),
+        whole("seed", "Seed", "-1 draws a new one for each request.", -1, 2**32 - 1, default=-1, aliases=("s",)),
+        whole("predict", "Longest answer", "In tokens; -1 is without limit.", -1, 16_777_216, default=-1,
               aliases=("n", "n-predict")),
-        free_text("sampling-seq", "Sampler order", r"[a-z]{1,20}", "One letter for each sampler.",
+        free_text("sampling-seq", "Sampler order", "One letter for each sampler.", pattern=r"[a-z]{1,20}",
                   aliases=("sampler-seq",)),
     ],
     "Chat": [
         flag("jinja", "Jinja templates", "Use the model's own chat template in full.", default=True),
-        free_text("chat-template", "Built-in template", r"[A-Za-z0-9._-]{1,64}", "Name of one of llama.cpp's own "
-                  "templates, "
-                  "such as chatml."),
-        free_text("chat-template-kwargs", "Template values", ONE_LINE, "A JSON object handed to the chat template."),
-        choice("reasoning", "Thinking", ("auto", "on", "off"), "Whether the model thinks before it answers.",
+        free_text("chat-template", "Built-in template", "Name of one of llama.cpp's own templates, such as chatml.",
+                  pattern=r"[A-Za-z0-9._-]{1,64}"),
+        free_text("chat-template-kwargs", "Template values", "A JSON object handed to the chat template.",
+                  pattern=ONE_LINE),
+        choice("reasoning", "Thinking", "Whether the model thinks before it answers.", choices=("auto", "on", "off"),
                default="auto", aliases=("rea",)),
-        choice("reasoning-format", "Thinking text", ("auto", "none", "deepseek", "deepseek-legacy"), "Whether thoughts "
-               "come apart from the answer.", default="auto"),
-        choice("reasoning-effort", "Effort", ("default", "minimal", "low", "medium", "high", "xhigh", "max"),
-               "For templates that know it.", default="default"),
-        whole("reasoning-budget", "Thinking budget", -1, 1_000_000, "Most tokens of thought; -1 is without limit.",
+        choice("reasoning-format", "Thinking text", "Whether thoughts come apart from the answer.",
+               choices=("auto", "none", "deepseek", "deepseek-legacy"), default="auto"),
+        choice("reasoning-effort", "Effort", "For templates that know it.",
+               choices=("default", "minimal", "low", "medium", "high", "xhigh", "max"), default="default"),
+        whole("reasoning-budget", "Thinking budget", "Most tokens of thought; -1 is without limit.", -1, 1_000_000,
               default=-1),
         flag("prefill-assistant", "Continue answers", "A last message of the assistant is continued.", default=True),
     ],
     "Long context": [
-        choice("rope-scaling", "RoPE scaling", ("none", "linear", "yarn"), "How positions beyond the training are "
-               "mapped."),
-        number("rope-scale", "RoPE scale", 0.001, 1024, "Factor by which the context grows."),
-        number("rope-freq-base", "RoPE base frequency", 0, 1e12, "0 takes the model's."),
-        number("rope-freq-scale", "RoPE frequency scale", 0, 1024, "0 takes the model's."),
-        whole("yarn-orig-ctx", "YaRN: original context", 0, 16_777_216, "0 takes the model's.", default=0),
-        number("yarn-ext-factor", "YaRN: extrapolation", -1, 1, "-1 takes the model's.", default=-1.0),
-        number("yarn-attn-factor", "YaRN: attention factor", -1, 100, "-1 takes the model's.", default=-1.0),
-        number("yarn-beta-slow", "YaRN: slow beta", -1, 1000, "-1 takes the model's.", default=-1.0),
-        number("yarn-beta-fast", "YaRN: fast beta", -1, 1000, "-1 takes the model's.", default=-1.0),
+        choice("rope-scaling", "RoPE scaling", "How positions beyond the training are mapped.",
+               choices=("none", "linear", "yarn")),
+        number("rope-scale", "RoPE scale", "Factor by which the context grows.", 0.001, 1024),
+        number("rope-freq-base", "RoPE base frequency", "0 takes the model's.", 0, 1e12),
+        number("rope-freq-scale", "RoPE frequency scale", "0 takes the model's.", 0, 1024),
+        whole("yarn-orig-ctx", "YaRN: original context", "0 takes the model's.", 0, 16_777_216, default=0),
+        number("yarn-ext-factor", "YaRN: extrapolation", "-1 takes the model's.", -1, 1, default=-1.0),
+        number("yarn-attn-factor", "YaRN: attention factor", "-1 takes the model's.", -1, 100, default=-1.0),
+        number("yarn-beta-slow", "YaRN: slow beta", "-1 takes the model's.", -1, 1000, default=-1.0),
+        number("yarn-beta-fast", "YaRN: fast beta", "-1 takes the model's.", -1, 1000, default=-1.0),
     ],
     "Speculative decoding": [
         gguf_file("model-draft", "Draft model", "A small model with the same vocabulary that guesses ahead.",
                   aliases=("md", "spec-draft-model")),
-        free_text("spec-type", "Kinds of speculation", "(?:" + "|".join(SPECULATIVE_TYPES) + ")(?:,(?:"
-                  + "|".join(SPECULATIVE_TYPES) + ")){0,9}", "Such as draft-simple or ngram-mod, separated by commas."),
-        whole("spec-draft-n-max", "Most drafted tokens", 0, 1024, "Guessed at once.", default=3),
-        whole("spec-draft-n-min", "Fewest drafted tokens", 0, 1024, "Shorter guesses are dropped.", default=0),
-        number("spec-draft-p-min", "Smallest probability", 0, 1, "Guessing stops below it.", default=0.0,
+        free_text("spec-type", "Kinds of speculation", "Such as draft-simple or ngram-mod, separated by commas.",
+                  pattern="(?:" + "|".join(SPECULATIVE_TYPES) + ")(?:,(?:" + "|".join(SPECULATIVE_TYPES) + ")){0,9}"),
+        whole("spec-draft-n-max", "Most drafted tokens", "Guessed at once.", 0, 1024, default=3,
+              aliases=("draft-max", "draft", "draft-n")),
+        whole("spec-draft-n-min", "Fewest drafted tokens", "Shorter guesses are dropped.", 0, 1024, default=0,
+              aliases=("draft-min", "draft-n-min")),
+        number("spec-draft-p-min", "Smallest probability", "Guessing stops below it.", 0, 1, default=0.0,
                aliases=("draft-p-min",)),
-        whole("n-gpu-layers-draft", "Draft layers on the GPU", -1, 9999, "-1 lets the engine choose.", default=-1,
+        whole("n-gpu-layers-draft", "Draft layers on the GPU", "-1 lets the engine choose.", -1, 9999, default=-1,
               aliases=("ngld", "gpu-layers-draft", "spec-draft-ngl")),
-        free_text("device-draft", "Draft devices", DEVICES, "Where the draft model runs.",
+        free_text("device-draft", "Draft devices", "Where the draft model runs.", pattern=DEVICES,
                   aliases=("devd", "spec-draft-device")),
-        choice("cache-type-k-draft", "Draft KV cache, keys", CACHE_TYPES, "As for the model itself.", default="f16",
-               aliases=("ctkd", "spec-draft-type-k")),
-        choice("cache-type-v-draft", "Draft KV cache, values", CACHE_TYPES, "As for the model itself.", default="f16",
-               aliases=("ctvd", "spec-draft-type-v")),
+        choice("cache-type-k-draft", "Draft KV cache, keys", "As for the model itself.", choices=CACHE_TYPES,
+               default="f16", aliases=("ctkd", "spec-draft-type-k")),
+        choice("cache-type-v-draft", "Draft KV cache, values", "As for the model itself.", choices=CACHE_TYPES,
+               default="f16", aliases=("ctvd", "spec-draft-type-v")),
     ],
     "Adapters and images": [
         gguf_file("lora", "LoRA adapters", "GGUF files, separated by commas.", several=True),
         gguf_file("mmproj", "Projector", "For images and sound; found beside the model by itself.", aliases=("mm",)),
         flag("mmproj-auto", "Use the projector", "Off saves its memory; the model then reads text only.", default=True),
         flag("mmproj-offload", "Projector on the GPU", "Off keeps it in main memory.", default=True),
-        whole("image-min-tokens", "Fewest tokens an image", 0, 100_000, "For models with a dynamic resolution."),
-        whole("image-max-tokens", "Most tokens an image", 0, 100_000, "For models with a dynamic resolution."),
+        whole("image-min-tokens", "Fewest tokens an image", "For models with a dynamic resolution.", 0, 100_000),
+        whole("image-max-tokens", "Most tokens an image", "For models with a dynamic resolution.", 0, 100_000),
     ],
     "Embeddings and reranking": [
         flag("embeddings", "Embeddings only", "For models that are made for embeddings.", default=False,
              aliases=("embedding",)),
         flag("reranking", "Reranking", "For models that order documents by a query.", default=False,
              aliases=("rerank",)),
-        choice("pooling", "Pooling", ("none", "mean", "cls", "last", "rank"), "How one vector is made of many."),
+        choice("pooling", "Pooling", "How one vector is made of many.",
+               choices=("none", "mean", "cls", "last", "rank")),
     ],
     "Process": [
-        whole("stop-timeout", "Time to finish, s", 1, 600, "An unloaded model may finish its answers for so long.",
+        whole("stop-timeout", "Time to finish, s", "An unloaded model may finish its answers for so long.", 1, 600,
               default=10),
     ],
 }
 PARAMETERS = {item.key: item._replace(group=group)
               for group, items in PARAMETER_GROUPS.items() for item in items}
-ALIASES = {alias: item.key for item in PARAMETERS.values()
-           for alias in (item.key, *item.aliases, "LLAMA_ARG_" + item.key.upper().replace("-", "_"))}
+ALIASES = {alias: item.key for item in PARAMETERS.values() for alias in (item.key, *item.aliases)}
 
 
 def validated_parameters(parameters: Json, folders: list[Path], field: str = "parameters") -> Json:
@@ -4378,7 +4148,11 @@ def parameter_schema() -> list[Json]:
     return [item.schema() for item in PARAMETERS.values()]
 
 
-PRESET_HEADER = "# Written by llamadash from its database. Changes made here are lost.\n"
+INI_UNSAFE = r"[;#\x00-\x1f\x7f-\x9f\u2028\u2029]"  # a value in a preset file ends there
+SHARED_SECTIONS = ("", "default", "*")  # what they say holds for every model
+FILE_KEYS = ("model", "m", "hf-repo", "hfr", "hf")
+PRESET_SPELLINGS = {"n-parallel": "parallel", "batch": "batch-size", "ubatch": "ubatch-size", "nkvo": "no-kv-offload",
+                    "no-mmproj": "no-mmproj-auto", "a": "alias"}
 # No two neighbours in these may match the same letters: a line comes from outside, and may be long.
 SECTION_LINE = r"\[[ \t]*([^\] \t\r\n][^\]\r\n]*)\][ \t]*(?:[;#].*)?"
 VALUE_LINE = r"([A-Za-z_][A-Za-z0-9_.-]*)[ \t]*=[ \t]*([^;#]*)(?:[;#].*)?"
@@ -4392,14 +4166,6 @@ def preset_value(value: Any) -> str:
     return f"{value:.10g}" if isinstance(value, float) else str(value)
 
 
-def preset_problem(model: Json) -> str | None:
-    """Why `model` cannot be put into a preset file, or None."""
-    for name in (model["path"], model.get("projector") or ""):
-        if re.search(UNPRESENTABLE, name) or name != name.strip() or not encodable(name):
-            return "llama-server cannot read a path with ';', '#' or control characters: rename the file"
-    return None
-
-
 def preset_section(model: Json) -> Json:
     """The keys and values of one model's section, its file first."""
     parameters = dict(model.get("parameters") or {})
@@ -4409,22 +4175,19 @@ def preset_section(model: Json) -> Json:
     return {"model": model["path"], **parameters}
 
 
-def render_presets(models: list[Json], defaults: Json, *, internal: Json | None = None,
-                   omit: Callable[[str], bool] = lambda key: False) -> str:
-    """The preset file for llama-server's router: `[*]` with `defaults`, then a section for each model.
+def render_presets(models: list[Json], defaults: Json) -> str:
+    """A preset file for llama-server: `[*]` with `defaults`, then a section for each model.
 
-    `internal` are keys of `[*]` that only llamadash sets; keys for which `omit` is true are left out, and
-    so is a model that is missing or that has a preset_problem().
+    A model that is missing, or whose path such a file cannot hold, is left out.
     """
-    sections = {"*": {**(internal or {}), **defaults}}
+    sections = {"*": defaults}
     for model in sorted(models, key=lambda item: str(item["id"])):
-        if not model.get("missing") and preset_problem(model) is None:
-            sections[model["id"]] = preset_section(model)
-    lines = [PRESET_HEADER]
-    for name, values in sections.items():
-        pairs = [f"{key} = {preset_value(value)}\n" for key, value in values.items() if not omit(key)]
-        lines += [f"\n[{name}]\n", *pairs]
-    return "".join(lines)
+        if not model["missing"] and not re.search(INI_UNSAFE, f"{model['path']}{model['projector']}"):
+            entry = {"alias": ",".join(model["aliases"]), "load-on-startup": model["pinned"],
+                     "sleep-idle-seconds": model["idle"] and str(model["idle"])}
+            sections[model["id"]] = preset_section(model) | {key: value for key, value in entry.items() if value}
+    return "\n".join("".join([f"[{name}]\n", *(f"{key} = {preset_value(value)}\n" for key, value in values.items())])
+                     for name, values in sections.items())
 
 
 def parse_presets(ini: str) -> dict[str, dict[str, str]]:
@@ -4442,31 +4205,67 @@ def parse_presets(ini: str) -> dict[str, dict[str, str]]:
     return sections
 
 
-def effective_presets(ini: str) -> dict[str, dict[str, str]]:
-    """For each model in `ini`, its own values over those of `[*]`."""
-    sections = parse_presets(ini)
-    defaults = sections.pop("*", {})
-    return {name: {**defaults, **values} for name, values in sections.items()}
+def preset_switch(text: str) -> bool:
+    """On or off, as llama-server reads it; ValueError for anything else."""
+    if text.lower() not in BOOLEANS:
+        raise ValueError(f"{text} is neither on nor off")
+    return BOOLEANS[text.lower()]
 
 
-def imported_parameters(values: dict[str, str], folders: list[Path]) -> tuple[Json, list[str]]:
-    """The parameters that a section's `values` stand for, and a sentence for each that is not taken over."""
-    accepted: Json = {}
+# What a section can say of an entry besides its parameters: the field, and how its text is read.
+PRESET_FIELDS: dict[str, tuple[str, Callable[[str], Any]]] = {
+    "alias": ("aliases", lambda text: [name.strip() for name in text.split(",") if name.strip()]),
+    "load-on-startup": ("pinned", preset_switch),
+    "sleep-idle-seconds": ("idle", lambda text: max(int(text), 0)),
+}
+
+
+def preset_spelling(key: str) -> str:
+    """A key of a preset file, if it is a variable or out of use, as the long option that it means."""
+    name = key[10:].lower().replace("_", "-") if key.startswith("LLAMA_ARG_") else key
+    return PRESET_SPELLINGS.get(name, name)
+
+
+def preset_load_mode(values: dict[str, str]) -> dict[str, str]:
+    """`values` with load-mode in place of the switches that it has replaced."""
+    on = {key: BOOLEANS.get(values[key].lower()) for key in ("mmap", "no-mmap", "mlock") if key in values}
+    mapped = on.get("mmap") is not False and not on.get("no-mmap")
+    mode = "+".join(name for name, wanted in (("mmap", mapped), ("mlock", on.get("mlock"))) if wanted) or "none"
+    return {**({"load-mode": mode} if on else {}), **{key: text for key, text in values.items() if key not in on}}
+
+
+def imported_section(values: dict[str, str], folders: list[Path]) -> tuple[Json, Json, list[str]]:
+    """The parameters and the fields that a section's `values` stand for, and a sentence for each value that is left."""
+    parameters: Json = {}
+    fields: Json = {}
     refused: list[str] = []
-    for key, value in values.items():
+    for key, text in preset_load_mode({preset_spelling(key): text for key, text in values.items()}).items():
         negated = key.startswith("no-") and ALIASES.get(key[3:])
         name = negated or ALIASES.get(key)
-        if key in ("model", "m", "LLAMA_ARG_MODEL", "version"):
-            continue
-        if name is None:
-            refused.append(f"{key} is not a parameter that may be set here")
-            continue
         try:
-            read = PARAMETERS[name].from_text(value)
-            accepted |= validated_parameters({name: not read if negated else read}, folders)
+            if key in PRESET_FIELDS:
+                field, read = PRESET_FIELDS[key]
+                fields |= checked_fields({field: read(text)}, MODEL_CHANGES, "changes", folders)
+            elif name:
+                value = PARAMETERS[name].from_text(text)
+                parameters |= validated_parameters({name: not value if negated else value}, folders)
+            elif key not in (*FILE_KEYS, "version"):
+                refused.append(f"{key} is not a parameter that may be set here")
         except (ValueError, InvalidRequest) as problem:
             refused.append(f"{key}: {problem}")
-    return accepted, refused
+    return parameters, fields, refused
+
+
+def preset_entries(text: str, models: list[Json]) -> list[Json]:
+    """The entries whose file `text` means: its path or the end of that, a link to it, or user/repo:QUANT of the hub."""
+    real = os.path.realpath(text)
+    found = [model for model in models if f"/{model['path']}".endswith(f"/{text}")
+             or os.path.realpath(model["path"]) == real]
+    if not found and (hub := re.fullmatch(r"(?i)[^/]+/([^/:]+?)(?:-GGUF)?(?::(\S+))?", text)):
+        of_repo = [model for model in models if hub[1].lower() in model["path"].lower()]
+        named = [model for model in of_repo if (hub[2] or "").upper() in ("", download_quantization(model["path"]))]
+        found = [model for model in named if model["path"] == named[0]["path"]]
+    return found
 
 
 @on("presets:export", error="EXPORT_PRESETS_FAILED")
@@ -4478,38 +4277,64 @@ async def presets_export(dash: Dash) -> Json:
 @on("presets:import", error="IMPORT_PRESETS_FAILED", cost=10)
 async def presets_import(dash: Dash, *, ini: Annotated[str, Length(0, 262_144)],
                          dryRun: bool = False) -> Json:  # noqa: N803
-    """Take over the parameters in a preset file for the models it names, or only say what would change."""
-    changes, warnings = preset_changes(dash.db.models(), parse_presets(ini), dash.folders())
-    if not dryRun:
-        for change in changes:
-            row = dash.db.get_model(change["id"])
-            new = {key: value for key, (_, value) in change["parameters"].items()}
-            dash.db.update_model(row["id"], row["revision"], {"parameters": {**row["parameters"], **new}})
-            await dash.broadcast("models:updated", {"model": dash.model(row["id"])})
+    """Take over what a preset file says of the models it names, or only say what would change."""
+    changes, warnings = await asyncio.to_thread(
+        preset_changes, dash.db.models(), parse_presets(ini), dash.folders(), dash.engine_config()["defaults"])
+    for change in [] if dryRun else changes:
+        new, fields = ({key: value for key, (_, value) in change[part].items()} for part in ("parameters", "fields"))
+        if change.get("created"):
+            await dash.library.add(change["path"], id=change["id"], name=change["name"], parameters=new, **fields)
+            continue
+        row = dash.db.get_model(change["id"])
+        dash.db.update_model(row["id"], row["revision"], {"parameters": {**row["parameters"], **new}, **fields})
         await dash.models_changed()
+        await dash.broadcast("models:updated", {"model": dash.model(row["id"])})
     return {"changes": changes, "warnings": warnings}
 
 
-def preset_changes(models: list[Json], sections: dict[str, dict[str, str]],
-                   folders: list[Path]) -> tuple[list[Json], list[str]]:
-    """What importing `sections` changes: `[{id, name, parameters: {key: [old, new]}}]`, and what it leaves out."""
-    by_name = {key: model for model in models for key in (model["path"], model["id"])}
-    changes, warnings = [], []
-    for name, values in sections.items():
-        if name in ("*", "", "default"):
-            warnings += [f"[{name}]: the defaults of all models are set in the configuration"] if values else []
-            continue
-        model = by_name.get(name) or by_name.get(values.get("model") or values.get("m") or "")
-        if model is None:
-            warnings.append(f"[{name}]: there is no such model in the library")
-            continue
-        new, refused = imported_parameters(values, folders)
+def preset_targets(sections: dict[str, dict[str, str]], models: list[Json]) -> dict[str, Json]:
+    """The entry that each section is about: the one of its name, else one of its file, else a new one for that file."""
+    known, targets = entry_names(models), dict[str, Json]()
+    claimed = {known[name.lower()]["id"] for name in sections if name.lower() in known}
+    for name, texts in sections.items():
+        of_file = preset_entries(next((texts[key] for key in FILE_KEYS if key in texts), name), models)
+        free = (entry for entry in of_file if entry["id"] not in claimed)
+        entry = known.get(name.lower()) or next(free, None)
+        if not entry and of_file:
+            entry = {**of_file[0], "id": free_id(name, dict.fromkeys(known, 1)), "name": clean_text(name),
+                     "parameters": {}, "aliases": [], "pinned": False, "idle": None, "created": True}
+        if entry:
+            targets[name] = known[entry["id"].lower()] = entry
+            claimed.add(entry["id"])
+    return targets
+
+
+def preset_changes(models: list[Json], sections: dict[str, dict[str, str]], folders: list[Path],
+                   defaults: Json) -> tuple[list[Json], list[str]]:
+    """What importing `sections` changes, and a sentence for each thing that is left out.
+
+    A change is {id, name, parameters: {key: [old, new]}, fields: {key: [old, new]}}, with {path, created} for an entry
+    that is made. `defaults` hold for all models already.
+    """
+    named = {name: texts for name, texts in sections.items() if name not in SHARED_SECTIONS}
+    shared, general, warnings = imported_section(
+        {key: text for name in SHARED_SECTIONS for key, text in sections.get(name, {}).items()}, folders)
+    shared = {key: value for key, value in shared.items() if defaults.get(key) != value}
+    changes, targets, names = [], preset_targets(named, models), entry_names(models)
+    for name, old in targets.items():
+        parameters, fields, refused = imported_section(named[name], folders)
         warnings += [f"[{name}] {problem}" for problem in refused]
-        old = model.get("parameters") or {}
-        changed = {key: [old.get(key), value] for key, value in new.items()
-                   if old.get(key) != value and not (key == "mmproj" and value == model.get("projector"))}
-        if changed:
-            changes.append({"id": model["id"], "name": model["name"], "parameters": changed})
+        wanted = dict.fromkeys([*old["aliases"], *fields.get("aliases", ()), name])
+        fields["aliases"] = [alias for alias in wanted if re.fullmatch(ALIAS, alias) and alias != old["id"]
+                             and names.setdefault(alias.lower(), old)["id"] == old["id"]]
+        changed = {key: [old["parameters"].get(key), value] for key, value in {**shared, **parameters}.items()
+                   if old["parameters"].get(key) != value and not (key == "mmproj" and value == old["projector"])}
+        fields = {key: [old[key], value] for key, value in {**general, **fields}.items() if old[key] != value}
+        if changed or fields or "created" in old:
+            changes.append({"id": old["id"], "name": old["name"], "parameters": changed, "fields": fields,
+                            **({"path": old["path"], "created": True} if "created" in old else {})})
+    warnings += [f"[{name}]: there is no such model in the library; download it, or add its folder"
+                 for name in named if name not in targets]
     return changes, warnings
 
 
@@ -5461,15 +5286,13 @@ class Ticket:
 
 class Start(NamedTuple):
     """Start the unit's process with this plan."""
-    unit: str
+    unit: Unit
     plan: Plan
-    reason: str
 
 
 class Stop(NamedTuple):
     """End the unit's process."""
-    unit: str
-    reason: str
+    unit: Unit
 
 
 class Admit(NamedTuple):
@@ -5487,10 +5310,9 @@ class Refuse(NamedTuple):
 class Happened(NamedTuple):
     """Tell everybody what became of a unit: an event of the timeline."""
     kind: str  # waiting | loading | loaded | unloaded | failed | crashed | refused
-    unit: str
+    unit: Unit
     reason: str
     details: Json
-    name: str  # the unit's, which may be forgotten by now
 
 
 Action = Start | Stop | Admit | Refuse | Happened
@@ -5510,14 +5332,14 @@ class Unit:
     waiting: dict[int, Ticket] = field(default_factory=dict)
     active: set[int] = field(default_factory=set)
     held: Mapping[str, int] = field(default_factory=dict)
-    wish: tuple[float, str] | None = None  # since when and why it is to be loaded without a request
+    wish: tuple[float, str] | None = None  # since when and why it is to be in memory without a request
     loaded_for: str = ""  # why it was loaded
     dismissed: bool = False  # a pinned one that was unloaded by hand stays away until somebody asks for it
     outdated: bool = False  # its parameters have changed: it leaves after its answers
     forgotten: bool = False  # no entry needs it any more: it is not known any longer once it has left
-    leaving: tuple[float, str] | None = None  # until when it may answer, and why it leaves
-    yields_to: str | None = None  # it takes no new requests, for this unit waits for its memory
-    pushed_out_by: str | None = None
+    unloading: tuple[float, str] | None = None  # until when it may answer, and why it was told to leave
+    yields_to: Unit | None = None  # it takes no new requests, for this one waits for its memory
+    pushed_out_by: Unit | None = None
     loaded_at: float = math.inf
     used_at: float = 0.0
     failures: int = 0
@@ -5525,7 +5347,6 @@ class Unit:
     error: str | None = None
     reason: str | None = None  # why it last left memory
     waits: str | None = None  # why it is not loaded yet
-    told: set[str] = field(default_factory=set)  # what of that the timeline has
 
     @property
     def resident(self) -> bool:
@@ -5540,8 +5361,7 @@ class Unit:
     @property
     def queued_at(self) -> float:
         """Since when it is wanted."""
-        since = min([ticket.since for ticket in self.waiting.values()], default=math.inf)
-        return min(self.wish[0], since) if self.wish else since
+        return min([*(ticket.since for ticket in self.waiting.values()), self.wish[0] if self.wish else math.inf])
 
     @property
     def wished_for(self) -> str:
@@ -5555,14 +5375,47 @@ class Unit:
         """Whether it has failed so often that only a person, or a request after a while, lets it be tried again."""
         return self.failures >= CRASH_LIMIT
 
+    @property
+    def leaving(self) -> tuple[float, str] | None:
+        """Until when it may answer, and why it leaves; None where it stays."""
+        return self.unloading or ((math.inf, "configuration changed") if self.outdated else None)
+
+    @property
     def open(self) -> bool:
         """Whether it takes requests."""
-        return self.status == "loaded" and not (self.leaving or self.outdated or self.yields_to)
+        return self.status == "loaded" and not (self.leaving or self.yields_to)
 
     def idle_for(self, now: float) -> float:
         """Seconds since it had something to do; negative while it has."""
         busy = self.status != "loaded" or self.active or self.waiting
         return -1.0 if busy else now - self.used_at
+
+    def waiting_reason(self) -> str:
+        """Why its requests wait."""
+        if self.status == "loading":
+            return "until it is loaded"
+        if self.leaving:
+            return f"until it has left memory ({self.leaving[1]})"
+        if self.yields_to:
+            return f"until {self.yields_to.name}, which asked earlier, came into memory"
+        return self.waits or ""
+
+    def upcoming(self) -> tuple[str, float | None, str] | None:
+        """What will happen to it next, when (s) and why; None where nothing is due."""
+        if self.status == "loaded" and self.leaving:
+            until, reason = self.leaving
+            return "leaves", None if until == math.inf else until, reason
+        if self.yields_to:
+            return "leaves", None, f"{self.yields_to.name} waits for its memory"
+        if self.status == "loaded" and self.idle and not (self.pinned or self.active):
+            return "unloads", self.used_at + self.idle, "idle"
+        if self.status in ("unloaded", "stopping") and (self.waiting or self.wish):
+            return "loads", None, self.wished_for
+        if self.status == "unloaded" and self.preferred and (other := self.pushed_out_by):
+            idle = other.status == "loaded" and not other.active
+            return ("returns", other.used_at + RETURN_AFTER if idle else None,
+                    f"when {other.name} is idle" if other.resident else "when there is room")
+        return None
 
 
 class Choice(NamedTuple):
@@ -5582,11 +5435,25 @@ class Planner:
                  now: float) -> None:
         self.residents, self.rooms, self.models_max = residents, rooms, models_max
         self.min_residency, self.now = min_residency, now
-        self.yielded = {unit.id: unit.yields_to for unit in residents}
+        self.yields: dict[Unit, Unit] = {}  # who leaves as soon as it can, for whom
         self.claims: list[Unit] = []
         self.taken: collections.Counter[str] = collections.Counter()  # by device: what is held and claimed
         for unit in residents:
             self.taken.update(unit.held)
+
+    def look(self, unit: Unit) -> tuple[Choice | None, str]:
+        """The best plan for a unit, where there is one now, and why it waits unless that fits."""
+        if len(self.claims) >= MAX_PLANNED:
+            return None, self.turn()
+        if choice := self.best(unit):
+            return choice, "" if choice.fits else self.waiting_reason(choice)
+        unclaimed = Planner(self.residents, self.rooms, self.models_max, self.min_residency, self.now)
+        unclaimed.yields = self.yields
+        if not self.claims or not (choice := unclaimed.best(unit)):
+            return None, self.shortage(unit)
+        reason = self.turn()
+        self.claim(unit, choice.plan)
+        return None, reason
 
     def best(self, unit: Unit, *, gentle: bool = False) -> Choice | None:
         """The plan that pushes out least; None where even then there is not enough room.
@@ -5599,7 +5466,7 @@ class Planner:
             if choices:
                 return min(choices, key=lambda choice: (
                     any(self.must_wait(victim) for victim in choice.victims), len(choice.victims), not choice.fits,
-                    any(self.yielded[victim.id] != unit.id for victim in choice.victims),
+                    any(victim.yields_to is not unit for victim in choice.victims),
                     max([victim.used_at for victim in choice.victims], default=0.0), self.crowding(choice.plan)))
         return None
 
@@ -5609,14 +5476,11 @@ class Planner:
         Idle ones that have been in memory for long enough go first, then those that answer, then those that have
         just come. A gentle one pushes out only what nobody has used for a while, and what would not come back.
         """
-        leaving = [item for item in self.residents
-                   if item.status == "stopping" or item.leaving or item.outdated or item.yields_to]
+        leaving = [item for item in self.residents if item.leaving or item in self.yields]
         if self.fits(plan, leaving):
             return Choice(plan, [], self.fits(plan))
         able = [item for item in self.residents if not item.pinned and item not in leaving]
-        if not self.fits(plan, [*leaving, *able]):
-            return None
-        able.sort(key=lambda item: (self.yielded[item.id] != unit.id, self.must_wait(item), item.used_at))
+        able.sort(key=lambda item: (item.yields_to is not unit, self.must_wait(item), item.used_at))
         settled = [item for item in able if self.settled(item)]
         groups = [[item for item in settled if not item.active], settled, able]
         if gentle:
@@ -5628,13 +5492,12 @@ class Planner:
 
     @staticmethod
     def fewest(units: list[Unit], enough: Callable[[Sequence[Unit]], bool]) -> Sequence[Unit]:
-        """The smallest part of `units` that is enough, of several the one whose units come first."""
-        for size in range(1, len(units)) if len(units) <= MAX_COMPARED else ():
-            for part in itertools.combinations(units, size):
-                if enough(part):
-                    return part
+        """The smallest part of `units` that is enough, as all of them are; of several the one that comes first."""
+        if len(units) <= MAX_COMPARED:
+            return next(part for size in range(1, len(units) + 1)
+                        for part in itertools.combinations(units, size) if enough(part))
         chosen = list(units)
-        for unit in units[::-1] if len(units) > MAX_COMPARED else ():  # leave out, the last first, who is not needed
+        for unit in units[::-1]:  # leave out, the last first, who is not needed
             if enough([item for item in chosen if item is not unit]):
                 chosen.remove(unit)
         return chosen
@@ -5650,12 +5513,6 @@ class Planner:
         """Keep what `plan` needs for a unit that waits."""
         self.claims.append(unit)
         self.taken.update(self.need(plan))
-
-    def add(self, unit: Unit) -> None:
-        """Count a unit that is started just now."""
-        self.residents.append(unit)
-        self.yielded[unit.id] = None
-        self.taken.update(unit.held)
 
     def need(self, plan: Plan) -> Mapping[str, int]:
         """What `plan` takes of each device."""
@@ -5676,23 +5533,16 @@ class Planner:
         return max([(need + self.taken[name]) / max(self.rooms.get(name, need), 1)
                     for name, need in self.need(plan).items()], default=0.0)
 
-    def unclaimed(self) -> Planner:
-        """The same look as if nobody had come earlier."""
-        planner = Planner(self.residents, self.rooms, self.models_max, self.min_residency, self.now)
-        planner.yielded = self.yielded
-        return planner
-
-    def waiting_reason(self, unit: Unit, choice: Choice | None) -> str:
-        """Why a unit is not loaded yet, in words; numbers that change stand in brackets at the end."""
-        if choice is None:
-            return self.shortage(unit)
+    def waiting_reason(self, choice: Choice) -> str:
+        """Why a unit is not loaded yet for which there is a plan."""
         late = [victim for victim in choice.victims if self.must_wait(victim)]
         if busy := [victim.name for victim in late if victim.active]:
             return f"until {', '.join(busy)} {'has' if len(busy) == 1 else 'have'} answered"
+        if late and not self.min_residency:
+            return f"until {late[0].name} is loaded"
         if late:
             return f"until {late[0].name} has been in memory for {self.min_residency:.0f} s"
-        gone = [item.name for item in self.residents
-                if item in choice.victims or item.status == "stopping" or item.leaving or item.outdated]
+        gone = [item.name for item in self.residents if item in choice.victims or item.leaving]
         return f"until {', '.join(gone)} {'has' if len(gone) == 1 else 'have'} left memory" if gone else self.turn()
 
     def turn(self) -> str:
@@ -5716,13 +5566,13 @@ class Planner:
 class Residency:
     """Decides which units are in memory. Every method that takes `now` (s) returns what is to be done.
 
-    `rooms` is what all units together may hold on each device. `held` of a unit counts from the moment that its
-    start is decided, so that two models which fit one by one are never started together.
+    `held` of a unit counts from the moment that its start is decided, so that two models which fit one by one are
+    never started together. Where a limit is lowered nobody has to go for it; it holds when others come.
     """
 
-    def __init__(self, *, models_max: int = 0, min_residency: float = 10.0, max_wait: float = 600.0) -> None:
-        self.models_max, self.min_residency, self.max_wait = models_max, min_residency, max_wait
-        self.rooms: Mapping[str, int] = {}
+    def __init__(self) -> None:
+        self.models_max, self.min_residency, self.max_wait = 0, 10.0, 600.0
+        self.rooms: Mapping[str, int] = {}  # what all units together may hold on each device
         self.units: dict[str, Unit] = {}
         self.tickets: dict[int, Ticket] = {}
         self.actions: list[Action] = []
@@ -5733,12 +5583,12 @@ class Residency:
         """A request wants a unit."""
         self.drop(ticket.id, now)  # it may be asked once more, after a crash
         unit = self.units.get(ticket.unit)
-        if unit is None:
+        if unit is None or unit.forgotten:
             self.refuse(ticket, "unloaded", f"{ticket.model} has changed or was deleted meanwhile: ask again")
         elif unit.blocked and unit.status == "unloaded" and now - unit.failed_at < CRASH_PAUSE:
             again = f"it is tried again in {CRASH_PAUSE - now + unit.failed_at:.0f} s"
             self.refuse(ticket, "failed", f"{unit.name} failed {unit.failures} times in a row ({again}): {unit.error}")
-        elif not unit.open() and sum([len(item.waiting) for item in self.units.values()]) >= MAX_WAITING:
+        elif not unit.open and sum([len(item.waiting) for item in self.units.values()]) >= MAX_WAITING:
             self.refuse(ticket, "crowded", "too many requests are waiting")
         else:
             self.tickets[ticket.id] = unit.waiting[ticket.id] = ticket
@@ -5756,9 +5606,8 @@ class Residency:
         unit.plans = plans or unit.plans
         unit.failures, unit.dismissed = 0, False
         if unit.status == "loaded":
-            unit.leaving, unit.used_at = None, now
-        if not unit.open() and unit.status != "loading":
-            unit.wish = unit.wish or (now, reason)
+            unit.unloading, unit.used_at = None, now
+        unit.wish = unit.wish or (now, reason)
         return self.settle(now)
 
     def unload(self, unit_id: str, reason: str, now: float) -> list[Action]:
@@ -5768,24 +5617,16 @@ class Residency:
         self.refuse_all(unit, "unloaded", f"{unit.name} was unloaded: {reason}")
         if unit.status == "loading":
             self.stop(unit, reason)
-        elif unit.status == "loaded" and not unit.leaving:
-            unit.leaving = now + unit.grace, reason
+        elif unit.status == "loaded" and not unit.unloading:
+            unit.unloading = now + unit.grace, reason
         return self.settle(now)
 
     def loaded(self, unit_id: str, now: float) -> list[Action]:
         """A unit's process is ready."""
         unit = self.units[unit_id]
         if unit.status == "loading":
-            unit.status, unit.loaded_at, unit.used_at, unit.error = "loaded", now, now, None
-            unit.pushed_out_by = None
+            unit.status, unit.loaded_at, unit.used_at, unit.pushed_out_by = "loaded", now, now, None
             self.happened("loaded", unit, unit.loaded_for)
-        return self.settle(now)
-
-    def measured(self, unit_id: str, held: Mapping[str, int], now: float) -> list[Action]:
-        """What a unit really holds, by device."""
-        unit = self.units.get(unit_id)
-        if unit and unit.status == "loaded":
-            unit.held = held
         return self.settle(now)
 
     def exited(self, unit_id: str, error: str | None, now: float) -> list[Action]:
@@ -5797,14 +5638,13 @@ class Residency:
         if now - unit.loaded_at > STABLE_AFTER:
             unit.failures = 0
         unit.status, unit.held, unit.loaded_at = "unloaded", {}, math.inf
-        unit.leaving, unit.yields_to, unit.outdated = None, None, False
+        unit.unloading, unit.yields_to, unit.outdated = None, None, False
         if status == "stopping" or error is None:
             unit.reason, unit.error = reason, None
             self.happened("unloaded", unit, reason)
         else:
             self.failed(unit, status, error, now)
         if unit.forgotten:
-            self.refuse_all(unit, "unloaded", f"{unit.name} has changed or was deleted meanwhile: ask again")
             del self.units[unit_id]
         return self.settle(now)
 
@@ -5822,7 +5662,7 @@ class Residency:
         known = self.units.setdefault(unit.id, unit)
         if unit.pinned and not known.pinned:
             known.dismissed = False
-        elif known.pinned and not unit.pinned and known.wish and known.wish[1] == "pinned":
+        elif not unit.pinned and known.wish and known.wish[1] == "pinned":
             known.wish = None
         for name in ("name", "pinned", "preferred", "idle", "grace"):
             setattr(known, name, getattr(unit, name))
@@ -5839,97 +5679,46 @@ class Residency:
                 del self.units[unit_id]
         return self.settle(now)
 
-    def set_rooms(self, rooms: Mapping[str, int], now: float) -> list[Action]:
-        """How much memory all units together may hold has changed."""
-        self.rooms = rooms
-        return self.settle(now)
-
-    def set_limits(self, models_max: int, min_residency: float, max_wait: float, now: float) -> list[Action]:
-        """The configuration has changed. Where more are in memory than may be, they leave when others come."""
-        self.models_max, self.min_residency, self.max_wait = models_max, min_residency, max_wait
-        return self.settle(now)
-
-    def tick(self, now: float) -> list[Action]:
-        """Time has passed."""
-        return self.settle(now)
-
     # what others ask
 
     def queue(self) -> list[tuple[Ticket, str]]:
         """The requests that wait, in the order of their arrival, and why."""
-        waiting = [(ticket, reason) for unit in self.units.values() if unit.waiting
-                   for reason in [self.waiting_reason(unit)] for ticket in unit.waiting.values()]
+        waiting = [(ticket, unit.waiting_reason()) for unit in self.units.values() for ticket in unit.waiting.values()]
         return sorted(waiting, key=lambda item: item[0].since)
 
-    def waiting_reason(self, unit: Unit) -> str:
-        """Why the requests of a unit wait."""
-        if unit.status == "loading":
-            return "until it is loaded"
-        if unit.yields_to:
-            return f"until {self.name_of(unit.yields_to)}, which asked earlier, came into memory"
-        if unit.status == "unloaded":
-            return unit.waits or ""
-        return f"until it has left memory ({unit.leaving[1] if unit.leaving else 'configuration changed'})"
-
-    def held(self) -> collections.Counter[str]:
-        """Bytes that are held or reserved, by device."""
-        total: collections.Counter[str] = collections.Counter()
-        for unit in self.units.values():
-            total.update(unit.held)
-        return total
-
-    def upcoming(self, unit: Unit) -> tuple[str, float | None, str | None] | None:
-        """What will happen to a unit next, when (s) and why; None where nothing is due."""
-        if unit.status == "loaded":
-            if unit.leaving or unit.outdated:
-                return ("leaves", *(unit.leaving or (None, "configuration changed")))
-            if unit.yields_to:
-                return "leaves", None, f"{self.name_of(unit.yields_to)} waits for its memory"
-            if unit.idle and not unit.pinned and not unit.active:
-                return "unloads", unit.used_at + unit.idle, "idle"
-        elif unit.status != "loading" and (unit.waiting or unit.wish):
-            return "loads", None, unit.wished_for
-        elif unit.status == "unloaded" and unit.preferred and unit.pushed_out_by:
-            other = self.units.get(unit.pushed_out_by)
-            idle = other and other.status == "loaded" and not other.active
-            return ("returns", other.used_at + RETURN_AFTER if other and idle else None,
-                    f"when {other.name} is idle" if other and other.resident else "when there is room")
-        return None
-
-    def name_of(self, unit_id: str) -> str:
-        """The name that people know a unit by."""
-        return self.units[unit_id].name if unit_id in self.units else unit_id
-
-    def anyone_waits(self) -> bool:
-        """Whether some unit is to be loaded and is not."""
-        return any(unit.wanted for unit in self.units.values())
-
-    def unplanned(self) -> list[Unit]:
-        """The units that are to be loaded, and of which nobody has said yet how: load() does."""
-        return [unit for unit in self.units.values() if unit.wanted and not unit.plans]
+    def wanted(self) -> list[Unit]:
+        """The units that are to be loaded and are not, in the order of their arrival."""
+        return sorted([unit for unit in self.units.values() if unit.wanted], key=lambda unit: unit.queued_at)
 
     # decisions
 
     def settle(self, now: float) -> list[Action]:
-        """Do everything that is due now, and return it."""
+        """Do everything that is due now, because time has passed, or a limit or what units hold has changed."""
         for unit in self.units.values():
             if unit.resident or unit.waiting or unit.wish or unit.pinned:
-                self.refuse_overdue(unit, now)
                 self.leave(unit, now)
                 self.admit(unit, now)  # before others look for room: what was loaded for somebody serves him
+                self.refuse_overdue(unit, now)
                 if unit.pinned and not (unit.resident or unit.wish or unit.dismissed or unit.blocked):
                     unit.wish = now, "pinned"
             if unit.waits and not unit.wanted:
-                unit.waits, unit.told = None, set()
+                unit.waits = None
         self.make_room(now)
         actions, self.actions = self.actions, []
         return actions
 
+    def leave(self, unit: Unit, now: float) -> None:
+        """Stop what is idle for too long, outdated, or was unloaded by hand and has answered."""
+        if unit.status in ("loading", "loaded") and unit.leaving and (not unit.active or now >= unit.leaving[0]):
+            self.stop(unit, unit.leaving[1])
+        elif unit.idle and not unit.pinned and unit.idle_for(now) >= unit.idle:
+            self.stop(unit, "idle")
+
     def refuse_overdue(self, unit: Unit, now: float) -> None:
         """End the wait of those who have waited for as long as anybody may; a load that is under way ends by itself."""
-        if unit.status == "loading" or unit.open():
+        if unit.status == "loading":
             return
-        why = f"not loaded within {self.max_wait:.0f} s: it waited {self.waiting_reason(unit)}"
+        why = f"not loaded within {self.max_wait:.0f} s: it waited {unit.waiting_reason()}"
         for ticket in list(unit.waiting.values()):
             if now - ticket.since >= self.max_wait:
                 self.refuse(ticket, "waited", f"{unit.name} was {why}")
@@ -5937,99 +5726,67 @@ class Residency:
             unit.wish, unit.error = None, f"It was {why}"
             self.happened("refused", unit, unit.error)
 
-    def leave(self, unit: Unit, now: float) -> None:
-        """Stop what is idle for too long, outdated, or was unloaded by hand and has answered."""
-        if unit.status == "loading" and unit.outdated:
-            if not unit.forgotten and unit.loaded_for != "preferred":
-                unit.wish = unit.wish or (now, unit.loaded_for)
-            self.stop(unit, "configuration changed")
-        elif unit.status != "loaded":
-            return
-        elif unit.leaving and (not unit.active or now >= unit.leaving[0]):
-            self.stop(unit, unit.leaving[1])
-        elif unit.outdated and not unit.active:
-            self.stop(unit, "configuration changed")
-        elif unit.idle and not unit.pinned and unit.idle_for(now) >= unit.idle:
-            self.stop(unit, "idle")
-
     def make_room(self, now: float) -> None:
         """Start the units that are wanted, in the order of their arrival, and let others make room for them.
 
-        The plans are made anew each time: a unit that was to go may be spared.
+        The plans are made anew each time: a unit that was to go may be spared. When nobody waits, preferred units come
+        back where what has their memory is idle or gone.
         """
-        residents = [unit for unit in self.units.values() if unit.resident]
-        planner = Planner(residents, self.rooms, self.models_max, self.min_residency, now)
-        for unit in residents:
-            unit.yields_to = None
-        for unit in sorted([unit for unit in self.units.values() if unit.wanted], key=lambda item: item.queued_at):
-            self.place(unit, planner, now)
-        if not planner.claims:  # nobody waits
-            self.bring_back(planner, now)
-        for unit in residents:
-            self.admit(unit, now)
-
-    def place(self, unit: Unit, planner: Planner, now: float) -> None:
-        """Start a unit, or let others leave for it and keep what it needs; note why it waits."""
-        crowded = len(planner.claims) >= MAX_PLANNED
-        choice = None if crowded else planner.best(unit)
-        if choice and choice.fits:
-            self.start(unit, choice.plan, planner, now)
-            return
-        if choice:
-            self.push_out(unit, choice, planner)
-            reason = planner.waiting_reason(unit, choice)
-        elif crowded or (planner.claims and (choice := planner.unclaimed().best(unit))):
-            reason = planner.turn()
-        else:
-            reason = planner.waiting_reason(unit, None)
-        if choice:
-            planner.claim(unit, choice.plan)
-        unit.waits, kind = reason, reason.partition(" (")[0]
-        if kind not in unit.told:
-            unit.told.add(kind)
-            self.happened("waiting", unit, reason)
-
-    def push_out(self, unit: Unit, choice: Choice, planner: Planner) -> None:
-        """Let the victims go, all of them at once; until they can, those that have been here long enough yield."""
-        if any(planner.must_wait(victim) for victim in choice.victims):
-            for victim in choice.victims:
-                victim.yields_to = unit.id if planner.settled(victim) else None
-        else:
-            for victim in choice.victims:
-                victim.pushed_out_by = unit.id
-                self.stop(victim, f"evicted for {unit.name}")
-
-    def bring_back(self, planner: Planner, now: float) -> None:
-        """Preferred units come back when what has their memory is idle or gone."""
-        for unit in self.units.values():
+        planner = Planner([unit for unit in self.units.values() if unit.resident], self.rooms, self.models_max,
+                          self.min_residency, now)
+        for unit in self.wanted():
+            choice, reason = planner.look(unit)
+            if choice:
+                self.place(unit, choice, planner)
+            if unit.wanted:  # the timeline has the first reason, the queue each as it is
+                if unit.waits is None:
+                    self.happened("waiting", unit, reason)
+                unit.waits = reason
+        for unit in self.units.values() if not planner.claims else ():
             away = unit.preferred and unit.pushed_out_by and not unit.resident and not unit.wanted and not unit.blocked
             if away and (choice := planner.best(unit, gentle=True)):
-                if choice.fits:
-                    self.start(unit, choice.plan, planner, now)
-                else:
-                    self.push_out(unit, choice, planner)
-                    planner.claim(unit, choice.plan)
+                self.place(unit, choice, planner)
+        for unit in planner.residents:
+            unit.yields_to = planner.yields.get(unit)
+            self.admit(unit, now)
+
+    def place(self, unit: Unit, choice: Choice, planner: Planner) -> None:
+        """Start a unit, or keep what it needs and let others go for it: all at once, as soon as they can.
+
+        Until then those of them that have been here long enough take no new requests.
+        """
+        if choice.fits:
+            self.start(unit, choice.plan, planner)
+            return
+        planner.claim(unit, choice.plan)
+        wait = any(planner.must_wait(victim) for victim in choice.victims)
+        for victim in choice.victims:
+            if not wait:
+                victim.pushed_out_by = unit
+                self.stop(victim, f"evicted for {unit.name}")
+            elif planner.settled(victim):
+                planner.yields[victim] = unit
 
     # changes
 
-    def start(self, unit: Unit, plan: Plan, planner: Planner, now: float) -> None:
+    def start(self, unit: Unit, plan: Plan, planner: Planner) -> None:
         """Reserve the memory of `plan` and start the unit."""
-        unit.loaded_for = unit.wished_for
-        unit.status, unit.held, unit.wish, unit.used_at = "loading", dict(planner.need(plan)), None, now
-        unit.reason, unit.error, unit.dismissed = None, None, False
-        unit.waits, unit.told = None, set()
-        planner.add(unit)
-        self.actions.append(Start(unit.id, plan, unit.loaded_for))
+        unit.status, unit.held, unit.used_at = "loading", planner.need(plan), planner.now
+        unit.loaded_for, unit.dismissed = unit.wished_for, False
+        unit.reason = unit.error = unit.waits = None
+        planner.residents.append(unit)
+        planner.taken.update(unit.held)
+        self.actions.append(Start(unit, plan))
         self.happened("loading", unit, unit.loaded_for, need=dict(unit.held), devices=plan.devices)
 
     def stop(self, unit: Unit, reason: str) -> None:
         """End the unit's process; whoever asks for it from now on waits until it has ended."""
-        unit.status, unit.leaving, unit.yields_to = "stopping", (0.0, reason), None
-        self.actions.append(Stop(unit.id, reason))
+        unit.status, unit.unloading, unit.yields_to = "stopping", (0.0, reason), None
+        self.actions.append(Stop(unit))
 
     def admit(self, unit: Unit, now: float) -> None:
         """Pass on the requests whose unit is ready."""
-        if unit.open():
+        if unit.open:
             unit.wish = None
             for ticket in unit.waiting.values():
                 unit.active.add(ticket.id)
@@ -6061,7 +5818,7 @@ class Residency:
 
     def happened(self, kind: str, unit: Unit, reason: str, **details: Any) -> None:
         """Tell of an event."""
-        self.actions.append(Happened(kind, unit.id, reason, details, unit.name))
+        self.actions.append(Happened(kind, unit, reason, details))
 
 
 # the thin layer around it
@@ -6103,7 +5860,6 @@ class Refused(DashError):
 class Group:
     """The entries that share a process, and what it is started with."""
     rows: list[Json]
-    build: str
     parameters: Json  # all but those that a request can carry
     common: Json  # of those, what all the entries agree on
 
@@ -6117,14 +5873,6 @@ class Group:
         """Seconds that answers may go on when the model is unloaded by hand."""
         return int(self.parameters.get("stop-timeout", STOP_TIMEOUT))
 
-    def unit(self, key: str, name: str, idle_seconds: int, started: Json) -> Unit:
-        """What the entries ask of Residency; `started` are the common parameters that the process runs with."""
-        idles = [idle_seconds if row["idle"] is None else row["idle"] for row in self.rows]
-        return Unit(key, name, idle=0.0 if 0 in idles else float(max(idles)), grace=float(self.stop_timeout),
-                    pinned=any(row["pinned"] and not row["missing"] for row in self.rows),
-                    preferred=any(row["preferred"] and not row["missing"] for row in self.rows),
-                    outdated=any(self.common.get(name) != value for name, value in started.items()))
-
 
 class Entries:
     """Which entries share a process, by what names they are known, and the state of each."""
@@ -6137,33 +5885,42 @@ class Entries:
 
     def follow(self) -> None:
         """Take over the rows and the configuration as they are now."""
-        config, groups, residency = self.dash.engine_config(), dict[str, list[Json]](), self.pool.residency
-        for row in self.dash.db.models():
-            groups.setdefault(process_key(row, config["defaults"], self.build_id(row)), []).append(row)
-        self.groups = {key: grouped(rows, config["defaults"], self.build_id(rows[0])) for key, rows in groups.items()}
-        self.unit_of = {id: key for key, group in self.groups.items() for id in group.ids}
-        rows = [row for group in self.groups.values() for row in group.rows]
+        rows, units, self.groups, self.unit_of = self.dash.db.models(), self.pool.residency.units, {}, {}
+        for row in rows:
+            own = {**self.dash.engine_config()["defaults"], **row["parameters"]}
+            parameters = {key: value for key, value in own.items() if key not in REQUEST_PARAMETERS}
+            build = self.build(row)
+            shared = json.dumps([row["path"], row["projector"], build.id if build else "", parameters], sort_keys=True)
+            key = self.unit_of[row["id"]] = hashlib.sha256(shared.encode()).hexdigest()[:16]
+            group = self.groups.setdefault(key, Group([], parameters, own))
+            group.rows.append(row)
+            group.common = {key: value for key, value in group.common.items()
+                            if key in REQUEST_PARAMETERS and own.get(key) == value}
         self.names = {**{name.lower(): row["id"] for row in rows for name in row["aliases"]},
                       **{row["id"].lower(): row["id"] for row in rows}}
         for key, group in self.groups.items():
-            if key in residency.units or any(row["pinned"] or row["preferred"] for row in group.rows):
+            if key in units or any(row["pinned"] or row["preferred"] for row in group.rows):
                 self.define(key)
-        for key in residency.units.keys() - self.groups.keys():
-            self.pool.do(residency.forget(key, time.monotonic()))
+        for key in units.keys() - self.groups.keys():
+            self.pool.do(self.pool.residency.forget(key, time.monotonic()))
 
-    def build_id(self, row: Json) -> str:
+    def build(self, row: Json) -> Build | None:
         """The build that an entry is run with."""
         builds = self.dash.builds
-        build = builds.builds.get(row["build"] or "") or builds.default(self.dash.engine_config())
-        return build.id if build else ""
+        return builds.builds.get(row["build"] or "") or builds.default(self.dash.engine_config())
 
     def define(self, key: str, name: str = "") -> Unit:
         """Tell Residency what the entries of a unit ask of it; the unit."""
-        residency, group = self.pool.residency, self.groups[key]
-        name = residency.units[key].name if key in residency.units else name or group.ids[0]
-        unit = group.unit(key, name, self.dash.engine_config()["idle_seconds"], self.pool.started.get(key, {}))
-        self.pool.do(residency.define(unit, time.monotonic()))
-        return residency.units[key]
+        units, group = self.pool.residency.units, self.groups[key]
+        rows, started = [row for row in group.rows if not row["missing"]], self.pool.started.get(key, {})
+        idle_seconds = self.dash.engine_config()["idle_seconds"]
+        idles = [idle_seconds if row["idle"] is None else row["idle"] for row in group.rows]
+        unit = Unit(key, units[key].name if key in units else name or group.ids[0], grace=float(group.stop_timeout),
+                    idle=0.0 if 0 in idles else float(max(idles)), preferred=any(row["preferred"] for row in rows),
+                    pinned=any(row["pinned"] for row in rows) and not self.pool.stopping,
+                    outdated=any(group.common.get(name) != value for name, value in started.items()))
+        self.pool.do(self.pool.residency.define(unit, time.monotonic()))
+        return units[key]
 
     def unit(self, entry: str) -> Unit:
         """The unit of an entry, made known to Residency where it is not."""
@@ -6180,17 +5937,14 @@ class Entries:
     def state(self, row: Json) -> Json:
         """What is to be known of an entry beside its row: its status, what comes next, and its process."""
         units = self.pool.residency.units
-        unit = units.get(self.unit_of.get(row["id"], ""))
-        if unit is None or not unit.resident:  # a process of its former parameters may still run
+        unit = units.get(self.unit_of.get(row["id"], "")) or Unit("", row["id"])
+        if not unit.resident:  # a process of its former parameters may still run
             unit = next((item for item in units.values() if item.forgotten and item.name == row["id"]), unit)
-        missing = {"status": "missing"} if row["missing"] and not (unit and unit.resident) else {}
-        if unit is None:
-            return {**UNTOUCHED, **missing}
-        instance, upcoming = self.pool.instances.get(unit.id), self.pool.residency.upcoming(unit)
         status = "waiting" if unit.wanted else "failed" if unit.error and not unit.resident else unit.status
-        loading = {"progress": instance.output.progress, "stage": instance.output.stage} \
-            if instance and unit.status == "loading" else {}
-        return {**UNTOUCHED, **loading, "status": status, **missing,
+        upcoming, instance = unit.upcoming(), self.pool.instances.get(unit.id)
+        loads = instance if unit.status == "loading" else None
+        return {"status": "missing" if row["missing"] and not unit.resident else status,
+                "progress": loads and loads.output.progress, "stage": loads and loads.output.stage,
                 "reason": unit.waits if unit.wanted else unit.reason, "error": unit.error,
                 "next": upcoming and {"what": upcoming[0], "at": unix_ms(upcoming[1]), "reason": upcoming[2]},
                 "runtime": self.runtime(row, unit, instance) if instance and unit.resident else {}}
@@ -6218,18 +5972,18 @@ class Memory:
 
         `free` is all that models may take together, `unused` what nobody takes now, `held` what models take or reserve.
         """
-        held, budget, result = self.pool.residency.held(), self.dash.engine_config()["budget"], []
+        units, budget, result = self.pool.residency.units.values(), self.dash.engine_config()["budget"], []
         for item in self.dash.sampler.memories(self.dash.builds.devices):
             margin = HOST_MARGIN if item["kind"] == "cpu" else 0
             room = max(0, item["total"] - self.outside.get(item["name"], 0) - margin)
             allowed = min(budget.get(item["name"], item["total"]), item["total"])
             result.append({**item, "unused": item["free"], "free": min(room, allowed), "budget": allowed,
-                           "held": held[item["name"]]})
+                           "held": sum([unit.held.get(item["name"], 0) for unit in units])})
         return result
 
     def of_model(self, row: Json) -> list[Json]:
         """The memories that an entry's build can use."""
-        build = self.dash.builds.builds.get(self.pool.entries.build_id(row))
+        build = self.pool.entries.build(row)
         names = {item["name"] for item in build.devices} if build else set()
         return [item for item in self.devices() if item["kind"] == "cpu" or item["name"] in names]
 
@@ -6246,8 +6000,8 @@ class Memory:
                 ours.update(instance.taken)
             self.outside = {item["name"]: max(0, item["total"] - item["free"] - ours[item["name"]])
                             for item in self.dash.sampler.memories(self.dash.builds.devices)}
-        rooms = {item["name"]: item["free"] for item in self.devices()}
-        self.pool.do(self.pool.residency.set_rooms(rooms, time.monotonic()))
+        self.pool.residency.rooms = {item["name"]: item["free"] for item in self.devices()}
+        self.pool.do(self.pool.residency.settle(time.monotonic()))
 
     async def plans(self, entry: str) -> list[list[Plan]]:
         """The ways in which a model may be placed, the best ones first, after a look at the memories."""
@@ -6266,8 +6020,10 @@ class Memory:
             error = max(-MAX_CORRECTION, min(sum(gpus.values()) - sum(reserved), MAX_CORRECTION))
             for row in group.rows:
                 known = (self.dash.db.get_model(row["id"])["memory_correction"] or {}).get("gpu", 0)
-                self.dash.db.set_memory_correction(row["id"], {"gpu": known + error})
-        self.pool.do(self.pool.residency.measured(unit.id, {**unit.held, **gpus}, time.monotonic()))
+                self.dash.db.note_of_models("memory_correction", {row["id"]: {"gpu": known + error}})
+        if unit.status == "loaded":
+            unit.held = {**unit.held, **gpus}
+            self.pool.do(self.pool.residency.settle(time.monotonic()))
 
 
 class Pool:
@@ -6287,7 +6043,7 @@ class Pool:
         self.events: list[Json] = []
         self.last_used: dict[str, int] = {}
         self.restore: list[str] = []  # entries to load at the next start
-        self.stopping = False
+        self.stopping = True  # nothing is loaded before start()
 
     @functools.cached_property
     def session(self) -> aiohttp.ClientSession:
@@ -6299,10 +6055,10 @@ class Pool:
 
     def sync(self) -> None:
         """Follow the models' rows and the configuration."""
-        config = self.dash.engine_config()
+        for name in ("models_max", "min_residency", "max_wait"):
+            setattr(self.residency, name, self.dash.engine_config()[name])
         self.entries.follow()
-        self.do(self.residency.set_limits(config["models_max"], config["min_residency"], config["max_wait"],
-                                          time.monotonic()))
+        self.do(self.residency.settle(time.monotonic()))
         self.mark(*self.entries.unit_of)
 
     # requests
@@ -6313,7 +6069,7 @@ class Pool:
         Whoever calls this calls release() in the end, whatever happens.
         """
         unit = self.entries.unit(call.model)
-        known = unit.open() or unit.status == "loading" or (unit.plans and unit.waiting)
+        known = unit.open or unit.status == "loading" or (unit.plans and unit.waiting)
         plans = () if known else await self.memory.plans(call.model)
         unit = self.entries.unit(call.model)  # it may have become another one meanwhile
         future = self.futures[call.id] = asyncio.get_running_loop().create_future()
@@ -6348,17 +6104,18 @@ class Pool:
 
     def ready_build(self, entry: str) -> Build:
         """The build that runs an entry; EngineUnavailable where there is none that can."""
-        if self.stopping or self.dash.gateway.status == "stopped":
+        if self.stopping:
             raise EngineUnavailable("The engine is stopped.")
         return self.dash.builds.for_model(self.dash.db.get_model(entry), self.dash.engine_config())
 
     def command(self, entry: str) -> list[str]:
         """The words that would start an entry's process; empty where there is no build for it."""
         group = self.entries.groups[self.entries.unit_of[entry]]
-        build = self.dash.builds.builds.get(group.build)
+        row = self.dash.db.get_model(entry)
+        build = self.entries.build(row)
         if build is None or build.problem:
             return []
-        return engine_arguments(build, self.dash.db.get_model(entry), {**group.parameters, **group.common}, 0, entry)[0]
+        return engine_arguments(build, row, {**group.parameters, **group.common}, 0, entry)[0]
 
     def loaded_instance(self, entry: str) -> Instance | None:
         """The process of a model that is in memory."""
@@ -6377,9 +6134,9 @@ class Pool:
         """Carry out what Residency decided."""
         for action in actions:
             if isinstance(action, Start):
-                self.dash.spawn(self.live(action), f"instance of {self.residency.units[action.unit].name}")
+                self.dash.spawn(self.live(action), f"instance of {action.unit.name}")
             elif isinstance(action, Stop):
-                if instance := self.instances.get(action.unit):
+                if instance := self.instances.get(action.unit.id):
                     self.dash.spawn(instance.stop(), f"stopping {instance.name}")
             elif isinstance(action, Happened):
                 self.note(action)
@@ -6388,62 +6145,61 @@ class Pool:
                     future.set_exception(Refused(action.code, action.message))
                 elif instance := self.instances.get(action.ticket.unit):
                     future.set_result(instance)
-            key = action.ticket.unit if isinstance(action, Admit | Refuse) else action.unit
-            group, unit = self.entries.groups.get(key), self.residency.units.get(key)
-            self.mark(*(group.ids if group else ()), *([unit.name] if unit else ()))
+            key, name = (action.ticket.unit, action.ticket.model) if isinstance(action, Admit | Refuse) \
+                else (action.unit.id, action.unit.name)
+            self.mark(name, *(self.entries.groups[key].ids if key in self.entries.groups else ()))
 
     async def live(self, action: Start) -> None:
         """The life of one instance: Residency hears when it is ready and when it ended, whatever happens."""
-        key, instance = action.unit, None
+        unit, instance = action.unit, None
         error: str | None = "it could not be started"
         try:
-            instance = self.prepared(action)
-            watcher = self.dash.spawn(self.watch(key, instance), f"readiness of {instance.name}")
-            try:
-                unwanted = self.residency.units[key].status == "stopping"  # already
-                error = None if unwanted else await instance.run()  # None: it was told to end
+            instance = self.prepared(unit, action.plan)
+            watcher = self.dash.spawn(self.watch(unit, instance), f"readiness of {instance.name}")
+            try:  # None: it was told to end, which may have been before it began
+                error = None if unit.status == "stopping" else await instance.run()
             finally:
                 await cancelled([watcher])
         except DashError as problem:
             error = str(problem)
         finally:
-            self.instances.pop(key, None)
-            self.started.pop(key, None)
-            self.do(self.residency.exited(key, error, time.monotonic()))
+            self.instances.pop(unit.id, None)
+            self.started.pop(unit.id, None)
+            self.do(self.residency.exited(unit.id, error, time.monotonic()))
             if instance is not None:
                 instance.gone.set()
 
-    def prepared(self, action: Start) -> Instance:
-        """The instance that `action` asks for, not started yet."""
-        unit, group = self.residency.units[action.unit], self.entries.groups.get(action.unit)
+    def prepared(self, unit: Unit, plan: Plan) -> Instance:
+        """The instance that `plan` asks for, not started yet."""
+        group = self.entries.groups.get(unit.id)
         if group is None:
             raise EngineFailed("it was deleted meanwhile")
         row = self.dash.db.present_model(unit.name if unit.name in group.ids else group.ids[0])
         build = self.ready_build(row["id"])
         arguments, left_out = engine_arguments(build, row, {**group.parameters, **group.common},
-                                               free_port("127.0.0.1"), row["id"], action.plan.devices)
+                                               free_port("127.0.0.1"), row["id"], plan.devices)
         instance = Instance(self.dash, row["id"], build, arguments, stop_timeout=group.stop_timeout,
                             changed=lambda: self.mark(*group.ids))
-        instance.placement, instance.left_out = list(action.plan.devices or ()), left_out
-        self.instances[action.unit], self.started[action.unit] = instance, dict(group.common)
+        instance.placement, instance.left_out = list(plan.devices or ()), left_out
+        self.instances[unit.id], self.started[unit.id] = instance, dict(group.common)
         return instance
 
-    async def watch(self, key: str, instance: Instance) -> None:
+    async def watch(self, unit: Unit, instance: Instance) -> None:
         """Tell Residency when an instance is ready, and what it takes once it has settled."""
         await instance.ready.wait()
         if not instance.stopping:
             log.info("%s is loaded after %.1f s", instance.name, time.monotonic() - instance.started)
-            self.do(self.residency.loaded(key, time.monotonic()))
+            self.do(self.residency.loaded(unit.id, time.monotonic()))
             await asyncio.sleep(MEASURE_DELAY)
             await instance.measure()
-            self.memory.learn(self.residency.units[key], instance)
+            self.memory.learn(unit, instance)
 
     def note(self, event: Happened) -> None:
         """Note an event for the timeline, and in the log."""
-        self.events.append({"timestamp": now_ms(), "kind": event.kind, "model": event.name, "reason": event.reason,
-                            "details": event.details})
+        self.events.append({"timestamp": now_ms(), "kind": event.kind, "model": event.unit.name,
+                            "reason": event.reason, "details": event.details})
         level = logging.WARNING if event.kind in ("failed", "crashed", "refused") else logging.INFO
-        log.log(level, "%s: %s (%s)", event.name, event.kind, event.reason)
+        log.log(level, "%s: %s (%s)", event.unit.name, event.kind, event.reason)
 
     def mark(self, *entries: str) -> None:
         """Note that entries changed, and are to be published."""
@@ -6456,16 +6212,16 @@ class Pool:
         """Let time pass for Residency, look at the memories while somebody waits, and save when what was used."""
         while True:
             await self.dash.beat.wait()
-            if self.residency.anyone_waits():
+            if wanted := self.residency.wanted():
                 await self.memory.read()
-                for unit in [unit for unit in self.residency.units.values() if unit.wanted and not unit.plans]:
-                    with contextlib.suppress(DashError, KeyError):  # deleted just now
-                        unit.plans = await self.memory.plans(self.entries.groups[unit.id].ids[0])
-            if self.residency.units:
-                self.do(self.residency.tick(time.monotonic()))
+            for unit in wanted:
+                if not unit.plans:
+                    with contextlib.suppress(DashError):  # its file is gone, or there is no build for it
+                        await self.load(unit.name, "pinned")
+            self.do(self.residency.settle(time.monotonic()))
             used, self.last_used = self.last_used, {}
             if used:
-                await self.dash.chore("last use of models", self.dash.db.set_last_used, used)
+                await self.dash.chore("last use of models", self.dash.db.note_of_models, "last_used_at", used)
             await self.dash.gateway.keys.save_used()
 
     async def publish(self) -> None:
@@ -6488,27 +6244,26 @@ class Pool:
             await asyncio.sleep(PUBLISH_INTERVAL)
 
     async def start(self) -> None:
-        """Let models be loaded from now on: the pinned ones at once, and those that were there before a restart."""
+        """Let models be loaded from now on: the pinned ones, and those that were there before a restart."""
         self.stopping = False
         self.sync()
-        pinned = [(row["id"], "pinned") for row in self.dash.db.models() if row["pinned"] and not row["missing"]]
-        restored, self.restore = [(entry, "loaded before the restart") for entry in self.restore], []
-        for entry, reason in [*pinned, *restored]:
+        restored, self.restore = self.restore, []
+        for entry in restored:
             with contextlib.suppress(DashError):
-                await self.load(entry, reason)
+                await self.load(entry, "loaded before the restart")
 
     async def stop(self, reason: str, *, restore: bool = False) -> None:
         """End every process, and everything that waits for one."""
         self.stopping = True
         self.restore = [unit.name for unit in self.residency.units.values() if unit.resident] if restore else []
-        for unit in list(self.residency.units.values()):
-            self.do(self.residency.unload(unit.id, reason, time.monotonic()))
-        ends = []
-        for instance in self.instances.values():
+        self.sync()
+        for key in list(self.residency.units):
+            self.do(self.residency.unload(key, reason, time.monotonic()))
+        instances = list(self.instances.values())
+        for instance in instances:
             self.dash.spawn(instance.stop(), f"stopping {instance.name}")
-            ends.append(asyncio.ensure_future(instance.gone.wait()))
-        if ends:
-            await asyncio.wait(ends, timeout=STOP_ALL_TIME)
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(asyncio.gather(*[instance.gone.wait() for instance in instances]), STOP_ALL_TIME)
 
 
 def unix_ms(moment: float | None) -> int | None:
@@ -6522,23 +6277,6 @@ def cut_context(group: Group, instance: Instance) -> str | None:
     if type(asked) is int and has and has * slots < asked - CONTEXT_STEP * slots:
         return f"The context was cut to {has:,} of {asked:,} tokens, to fit into memory."
     return None
-
-
-def process_key(row: Json, defaults: Json, build: str) -> str:
-    """What entries have in common that share a process: the file, the build and all that a request cannot carry."""
-    parameters = {key: value for key, value in {**defaults, **row["parameters"]}.items()
-                  if key not in REQUEST_PARAMETERS}
-    return hashlib.sha256(json.dumps([row["path"], row["projector"], build, parameters], sort_keys=True).encode()
-                          ).hexdigest()[:16]
-
-
-def grouped(rows: list[Json], defaults: Json, build: str) -> Group:
-    """The entries that share a process, with what it is started with."""
-    every = [{**defaults, **row["parameters"]} for row in rows]
-    parameters = {key: value for key, value in every[0].items() if key not in REQUEST_PARAMETERS}
-    common = {key: value for key, value in every[0].items() if key in REQUEST_PARAMETERS
-              and all(other.get(key) == value for other in every)}
-    return Group(rows, build, parameters, common)
 
 
 def request_values(parameters: Json, path: str) -> Json:
@@ -6626,6 +6364,7 @@ BODY_BLOCK = 2**16  # bytes of a body that are looked through, and passed on, at
 PARSED_AT_ONCE = 2**20  # bytes of a body that are looked through on the loop; more takes a thread
 MAX_READ_FIELD = 2**16  # bytes of a field of the body that the gateway reads
 MAX_FORM_PARTS = 100
+MAX_REPEATED = 8  # times that a body may name its model, beside the one that counts
 MAX_PART_HEAD = 4096  # bytes of the headers of a part of an upload
 KEPT_TAIL = 8192  # bytes at the end of an answer in which its numbers are
 KEPT_HEAD = 4096  # bytes at its beginning: embeddings and Anthropic's streams say there what the prompt was
@@ -6833,7 +6572,7 @@ class Requests:
         self.dash = dash
         self.active: dict[int, Call] = {}
         self.finished: list[Json] = []
-        self.last_id = dash.db.last_request_id()
+        self.last_id = dash.db.last_id("requests")
         self.told = -math.inf
         self.shown: tuple[Any, ...] = ()
         self.waiting: list[Json] = []
@@ -6942,6 +6681,7 @@ class Body(NamedTuple):
     fields: Mapping[str, tuple[int, int]] = {}  # never changed
     begins: int | None = None  # where the first field of the JSON object may stand; None for other bodies
     empty: bool = False  # an object without fields
+    other_models: tuple[tuple[int, int], ...] = ()  # where else it says `model`, before the one that counts
     edits: tuple[tuple[int, int, bytes], ...] = ()  # what is sent instead of which part
 
     @property
@@ -6966,7 +6706,7 @@ class Body(NamedTuple):
         """
         start, end = self.fields.get(name, (0, 0))
         raw = bytes(self.data[start:min(end, start + MAX_READ_FIELD)])
-        if self.begins is None and raw or end - start > MAX_READ_FIELD:
+        if (raw and self.begins is None) or end - start > MAX_READ_FIELD:
             return raw.decode("utf-8", "replace")
         with contextlib.suppress(ValueError, RecursionError):
             return json.loads(raw)
@@ -6984,8 +6724,9 @@ class Body(NamedTuple):
         return self._replace(edits=(*self.edits, edit))
 
     def with_model(self, model: str) -> Body:
-        """The body with another name of the model."""
-        return self.edited("model", model)
+        """The body with another name of the model, wherever it says one."""
+        edits = ((start, end, encoded(model)) for start, end in self.other_models)
+        return self._replace(edits=(*self.edits, *edits)).edited("model", model)
 
     def with_values(self, values: Json) -> Body:
         """The body with `values` that the client left out; of an object it may leave out parts."""
@@ -7025,6 +6766,7 @@ def scanned_json(data: bytearray) -> Body:
     """
     depth, at, begins, name, value = 0, 0, 0, "", 0  # name and value: of the field that is being read
     fields: dict[str, tuple[int, int]] = {}
+    others: list[tuple[int, int]] = []
     while (at := searched(OUTER_MARK if depth < 2 else INNER_MARK, data, at)) < len(data):
         mark = data[at:at + 1]
         if depth == 0 and (mark != b"{" or data[:at].strip()):
@@ -7041,10 +6783,14 @@ def scanned_json(data: bytearray) -> Body:
         elif mark == b":":
             value = value or at + 1
         elif depth == 1:  # a comma, or the end
+            if name == "model" and name in fields:
+                others.append(fields[name])
             if name in READ_FIELDS and value:
                 fields[name] = value, at
+            if len(others) > MAX_REPEATED:
+                raise GatewayError(400, "The body names too many models.")
             if mark != b",":
-                return Body(data, fields, begins, not value)
+                return Body(data, fields, begins, not value, tuple(others))
             name, value = "", 0
         elif mark != b",":
             depth -= 1
@@ -7217,7 +6963,7 @@ class Exchange:
         self.call.end("failed", str(problem), problem.reason or problem.status)
         if self.response is None:
             raise problem
-        if not self.call.head:
+        if self.response.content_type == "text/event-stream" and not self.call.head:
             kind = b"event: error\n" if is_anthropic(self.request.path) else b""
             with contextlib.suppress(ClientLeft):
                 await self.write(kind + b"data: " + encoded(problem.body(self.request.path)) + b"\n\n")
@@ -7228,16 +6974,21 @@ class Exchange:
 
     async def with_signs_of_life(self, stack: contextlib.AsyncExitStack) -> aiohttp.ClientResponse:
         """The model's answer, when its headers are there; a stream that waits for long gets comments meanwhile."""
-        asking = asyncio.ensure_future(self.asking.ask(stack))
+        signs = asyncio.ensure_future(self.signs_of_life()) if self.call.stream else None
         try:
-            while not (await asyncio.wait({asking}, timeout=COMMENT_AFTER if self.call.stream else None))[0]:
+            return await self.asking.ask(stack)
+        finally:
+            if signs is not None:
+                signs.cancel()
+
+    async def signs_of_life(self) -> None:
+        """Send comments now and then, for as long as the client is there; where it has left, run() is cancelled."""
+        with contextlib.suppress(ClientLeft):
+            while True:
+                await asyncio.sleep(COMMENT_AFTER)
                 if self.response is None:
                     await self.begin(200, [("Content-Type", "text/event-stream")])
                 await self.write(f": {self.progress()}\n\n".encode())
-            return asking.result()
-        finally:
-            if not asking.done():
-                await cancelled([asking])
 
     def progress(self) -> str:
         """How far the request is, for the client that waits."""
@@ -7368,7 +7119,7 @@ class Gateway:
         app = web.Application(client_max_size=0, handler_args={"max_line_size": 16384})
         app.router.add_route("*", "/{path:.*}", self.routing.handle)
         limits = ConnectionLimits(self.dash.hub.refused, API_CONNECTIONS // 2, self.dash.config.trusted_proxies)
-        limits.total = API_CONNECTIONS
+        limits.total = min(API_CONNECTIONS, self.dash.web.limits.total / 4)  # each may need two descriptors
         runner = web.AppRunner(app, access_log=None, logger=ListenerLog(limits.refused), shutdown_timeout=1.0,
                                handler_cancellation=True, keepalive_timeout=KEEPALIVE_TIME, auto_decompress=False)
         await runner.setup()
@@ -7453,6 +7204,9 @@ class Gateway:
         except (aiohttp.ClientError, OSError) as problem:
             call.end("failed", f"The connection to the model was lost: {problem}", "connection_lost")
             raise EngineUnavailable("The engine ended while it answered.") from None
+        except Exception as problem:  # an answer that nobody understood
+            call.end("failed", repr(problem))
+            raise
         finally:
             requests.end(call)
 
@@ -7635,15 +7389,20 @@ class Routing:
 
     async def read_body(self, request: web.Request, named: bool, held: contextlib.ExitStack) -> Body:
         """The whole body, and what must be known of it; `held` is for as long as it takes memory."""
-        data, ends = bytearray(), time.monotonic() + BODY_TIME
-        if (request.content_length or 0) > MAX_BODY:
+        data, ends, announced = bytearray(), time.monotonic() + BODY_TIME, request.content_length or 0
+        if announced > MAX_BODY:
             raise GatewayError(413, TOO_LARGE)
         held.callback(lambda: self.forget(size))
         size = 0
         try:
-            while block := await asyncio.wait_for(request.content.readany(),
-                                                  min(BODY_SILENCE, ends - time.monotonic())):
-                data += block
+            while not request.content.at_eof():  # most are here already, and a wait_for costs turns of the loop
+                block = request.content.read_nowait() or await asyncio.wait_for(
+                    request.content.readany(), min(BODY_SILENCE, ends - time.monotonic()))
+                if PARSED_AT_ONCE < size == len(data) < announced:  # it does come: make room at once, growing costs more
+                    begun, data = data, bytearray(announced)
+                    data[:size] = begun
+                    del begun
+                data[size:size + len(block)] = block
                 size += len(block)
                 self.bodies += len(block)
                 if size > MAX_BODY:
@@ -7732,7 +7491,7 @@ class Keys:
 
     def known(self, text: str) -> bool:
         """Whether there is, or was, a key with this text."""
-        return bool(self.dash.db.keys_where("hash = ?", (token_hash(text),)))
+        return bool(self.dash.db.api_keys("hash = ?", (token_hash(text),)))
 
     def add(self, name: str, text: str, models: list[str] | None, requests_per_minute: int | None) -> Json:
         """Save a key: its record with its text, which nobody can read again."""
@@ -7836,8 +7595,6 @@ async def engine_restart(dash: Dash) -> Json:
 
 
 RequestStatus = Literal["ok", "cancelled", "failed"]
-RequestSort = Literal["timestamp", "duration", "waited", "first_token", "prompt_tokens", "generated_tokens",
-                      "prompt_per_second", "generated_per_second"]
 
 
 @on("requests:list", error="LIST_REQUESTS_FAILED")
@@ -8596,6 +8353,7 @@ RECOMMENDED: tuple[Json, ...] = (
      "size": 2_497_280_256, "memory": 4_000_000_000, "license": "apache-2.0", "quantization": "Q4_K_M",
      "text": "The best of these: many languages, code, reasoning; a GPU or some patience helps."},
 )
+NETWORK_PROBLEMS = (aiohttp.ClientError, asyncio.TimeoutError, ConnectionError, UnicodeError)  # as for a host "x..y"
 Result = TypeVar("Result")
 
 
@@ -8657,13 +8415,6 @@ class Download:
         (began, before), (now, done) = self.speeds[0], self.speeds[-1]
         return max(done - before, 0) / (now - began) if now > began else 0.0
 
-    def measure(self) -> None:
-        """Note how far the download is now."""
-        now = time.monotonic()
-        self.speeds.append((now, self.done))
-        while now - self.speeds[0][0] > SPEED_SPAN:
-            self.speeds.popleft()
-
     def have(self, part: Part) -> int:
         """Bytes of `part` that are on the disk."""
         return files_size(self.partial(part)) or (files_size(self.target(part)) if part.verified else 0)
@@ -8699,7 +8450,7 @@ class Download:
     def as_row(self) -> Json:
         """What is remembered over a restart."""
         return {"repo": self.repo, "file": self.file, "place": self.place, "status": self.status,
-                "error": self.error, "parts": [dataclasses.asdict(part) for part in self.parts]}
+                "error": self.error, "parts": [vars(part) for part in self.parts]}
 
 
 async def in_thread(function: Callable[..., Result], *arguments: Any) -> Result:
@@ -8796,7 +8547,7 @@ def download_projector(file: str, projectors: list[str], files: dict[str, Part])
     """{projector: {file, size, quantization}} for a model, or {}: its own folder's first, and F16 before others."""
     def rank(name: str) -> tuple[bool, int, str]:
         quantization = download_quantization(name)
-        order = PREFERRED_PROJECTOR.index(quantization) if quantization in PREFERRED_PROJECTOR else 9
+        order = (*PREFERRED_PROJECTOR, quantization).index(quantization)
         return name.rpartition("/")[0] != file.rpartition("/")[0], order, name
     if not projectors:
         return {}
@@ -8813,8 +8564,7 @@ def download_choice(models: list[Json], source: Source) -> Json | None:
         return asked in (own, own.removeprefix("UD-")) or asked in model["file"].upper()
     if source.file or source.quantization:
         return next(filter(wanted, models), None)
-    order = {name: at for at, name in enumerate(PREFERRED)}
-    return min(models, key=lambda model: order.get(model["quantization"] or "", len(order)), default=None)
+    return min(models, key=lambda model: (*PREFERRED, model["quantization"]).index(model["quantization"]), default=None)
 
 
 class ModelHub:
@@ -8830,7 +8580,7 @@ class ModelHub:
         """The hub's address; HubUnavailable if it is none."""
         with contextlib.suppress(ValueError):
             url = yarl.URL(self.endpoint)
-            if url.scheme in ("http", "https") and download_reachable(url):
+            if url.origin().scheme in ("http", "https") and url.host:
                 return url
         raise HubUnavailable("HF_ENDPOINT must be an http or https address")
 
@@ -8845,11 +8595,12 @@ class ModelHub:
             yield session
 
     @contextlib.asynccontextmanager
-    async def get(self, session: aiohttp.ClientSession, path: str, headers: dict[str, str] | None = None,
+    async def get(self, session: aiohttp.ClientSession, path: str, what: str, headers: dict[str, str] | None = None,
                   ) -> AsyncIterator[tuple[aiohttp.ClientResponse, Part]]:
         """The answer for `path` after its redirects, and what the hub itself announces of the file.
 
-        The token goes to the hub only: where it redirects to another host, that host does not see it.
+        The token goes to the hub only: where it redirects to another host, that host does not see it. NotFound where
+        the hub has no `what`; HubUnavailable where the connection fails, while the answer is read as well.
         """
         hub = self.url()
         url = yarl.URL(f"{self.endpoint}/{path}", encoded=True)
@@ -8857,51 +8608,45 @@ class ModelHub:
         for _ in range(MAX_REDIRECTS + 1):
             at_hub = url.origin() == hub.origin()
             token = {"Authorization": f"Bearer {self.token}"} if self.token and at_hub else {}
-            async with session.get(url, headers={**(headers or {}), **token}, allow_redirects=False,
-                                   proxy=download_proxy(url)) as response:
-                if at_hub:
-                    download_announced(announced, response)
-                location = response.headers.get("Location")
-                if response.status not in (301, 302, 303, 307, 308) or not location:
-                    yield response, announced
-                    return
             try:
+                async with session.get(url, headers={**(headers or {}), **token}, allow_redirects=False,
+                                       proxy=download_proxy(url)) as response:
+                    if at_hub:
+                        download_announced(announced, response)
+                    location = response.headers.get("Location")
+                    if response.status in (200, 206, 416):
+                        yield response, announced
+                        return
+                    if response.status not in (301, 302, 303, 307, 308) or not location:
+                        raise self.refusal(response.status, what, url.host if not at_hub else None)
+            except NETWORK_PROBLEMS as problem:
+                raise HubUnavailable(f"{url.host}: {download_problem(problem)}") from problem
+            with contextlib.suppress(ValueError):
                 url = url.join(yarl.URL(location, encoded=True))
-                safe = url.scheme in ("https", hub.scheme) and download_reachable(url)
-            except ValueError:
-                raise HubUnavailable("the hub redirects to nowhere") from None
-            if not safe:
-                raise HubUnavailable("the hub redirects to an address that is not safe")
+                if url.origin().scheme in ("https", hub.scheme) and url.host:
+                    continue
+            raise HubUnavailable("the hub redirects to an address that is not safe")
         raise HubUnavailable("the hub redirects too often")
 
     async def listing(self, repo: str) -> tuple[dict[str, Part], Json]:
         """A repository's GGUF files, and its description; NotFound where there is none that we may see."""
-        try:
-            async with self.session() as session:
-                info = await self.described(session, f"api/models/{repo}?blobs=true", repo)
-                entries = download_entries(info.get("siblings"))
-                if not any(entry.get("size") for entry in entries):
-                    tree = await self.described(session, f"api/models/{repo}/tree/main?recursive=true", repo)
-                    entries = download_entries(tree.get("entries"))
-        except (aiohttp.ClientError, asyncio.TimeoutError, OSError) as problem:
-            raise HubUnavailable(f"{self.name} cannot be reached: {download_problem(problem)}") from problem
-        return download_listed(entries), info
+        async with self.session() as session:
+            info = await self.described(session, f"api/models/{repo}?blobs=true", repo)
+            files = download_listed(info.get("siblings"))
+            if not any(part.size for part in files.values()):
+                tree = await self.described(session, f"api/models/{repo}/tree/main?recursive=true", repo)
+                files = download_listed(tree.get("entries"))
+        return files, info
 
     async def announced(self, repo: str, name: str) -> Part:
         """What the hub tells of one file before sending it; for hubs that have no listing."""
-        try:
-            async with self.session() as session, self.get(session, download_path(repo, name)) as (response, announced):
-                if response.status != 200:
-                    raise self.refusal(response.status, f"{repo}/{name}")
-                return Part(name, announced.size or response.content_length, announced.sha256)
-        except (aiohttp.ClientError, asyncio.TimeoutError, OSError) as problem:
-            raise HubUnavailable(f"{self.name} cannot be reached: {download_problem(problem)}") from problem
+        path, what = download_path(repo, name), f"{repo}/{name}"
+        async with self.session() as session, self.get(session, path, what) as (response, announced):
+            return Part(name, announced.size or response.content_length, announced.sha256)
 
     async def described(self, session: aiohttp.ClientSession, path: str, repo: str) -> Json:
         """One answer of the hub's API; a list comes as {entries}."""
-        async with self.get(session, path) as (response, _):
-            if response.status != 200:
-                raise self.refusal(response.status, repo)
+        async with self.get(session, path, repo) as (response, _):
             text = bytearray()
             async for block in response.content.iter_chunked(2**16):
                 text += block
@@ -8913,8 +8658,10 @@ class ModelHub:
             raise HubUnavailable(f"{self.name} does not answer as a model hub does") from None
         return answer if isinstance(answer, dict) else {"entries": answer if isinstance(answer, list) else []}
 
-    def refusal(self, status: int, what: str) -> DashError:
-        """The error that says what a refused request means to the user."""
+    def refusal(self, status: int, what: str, elsewhere: str | None) -> DashError:
+        """The error that says what a refused request means to the user; `elsewhere` is the host that is not the hub."""
+        if elsewhere:
+            return HubUnavailable(f"{elsewhere} answered with status {status}")
         if status in (401, 403):
             hint = "HF_TOKEN may not read it" if self.token else "start llamadash with HF_TOKEN set"
             return NotFound(f"{what} does not exist, is private, or its terms must be accepted at "
@@ -8932,14 +8679,8 @@ def download_path(repo: str, name: str) -> str:
 def download_proxy(url: yarl.URL) -> str | None:
     """The proxy that this machine's environment wants for `url`."""
     import urllib.request  # not at the top: slow to import, and seldom needed
-    if not url.host or urllib.request.proxy_bypass(url.host):
-        return None
-    return urllib.request.getproxies().get(url.scheme)
-
-
-def download_reachable(url: yarl.URL) -> bool:
-    """Whether `url` names a host; ValueError where host or port can be none."""
-    return bool(url.host and url.host.encode("idna")) and url.port is not None
+    bypass = urllib.request.proxy_bypass(url.host or "")
+    return None if bypass else urllib.request.getproxies().get(url.scheme)
 
 
 def download_bytes(text: str) -> int | None:
@@ -8956,16 +8697,11 @@ def download_announced(announced: Part, response: aiohttp.ClientResponse) -> Non
     announced.size = download_bytes(response.headers.get("X-Linked-Size", "")) or announced.size
 
 
-def download_entries(listing: Any) -> list[Json]:
-    """The entries of a listing that make sense."""
-    return [entry for entry in listing if isinstance(entry, dict)] if isinstance(listing, list) else []
-
-
-def download_listed(entries: list[Json]) -> dict[str, Part]:
+def download_listed(listing: Any) -> dict[str, Part]:
     """The GGUF files in a listing of either kind that the hub's API gives; entries that make no sense are left out."""
     files = {}
-    for entry in entries:
-        name = entry.get("rfilename") or entry.get("path")
+    for entry in listing if isinstance(listing, list) else ():
+        name = (entry.get("rfilename") or entry.get("path")) if isinstance(entry, dict) else None
         if not isinstance(name, str) or not name.lower().endswith(".gguf"):
             continue
         with contextlib.suppress(InvalidRequest):
@@ -8990,24 +8726,19 @@ def download_problem(problem: BaseException) -> str:
 
 
 class PartFile:
-    """The .part file of one file: written and hashed block by block, each in a thread."""
+    """The file that one part is written to, or is in already: hashed block by block, each in a thread."""
 
-    def __init__(self, path: Path, *, existing: bool = False) -> None:
-        self.path, self.existing = path, existing
-        self.file: io.FileIO | None = None
+    def __init__(self, path: Path, existing: bool) -> None:
+        """Open the file, at its start; one that is no `existing` model is made if it is missing."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.file = io.FileIO(path, "r" if existing else "a+")
+        self.file.seek(0)
+        self.existing = existing
         self.hash = hashlib.sha256()
         self.position = 0
 
-    def open(self) -> None:
-        """Open the file, at its start; one that is no `existing` model is made if it is missing."""
-        if not self.existing:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self.path.touch()
-        self.file = io.FileIO(self.path, "r" if self.existing else "r+")
-
     def adopt(self) -> bool:
         """Hash one more block of what is there already; False at its end."""
-        assert self.file
         block = self.file.read(DOWNLOAD_BLOCK) or b""
         self.hash.update(block)
         self.position += len(block)
@@ -9015,7 +8746,6 @@ class PartFile:
 
     def write(self, block: bytes) -> None:
         """Append and hash `block`."""
-        assert self.file
         rest = memoryview(block)
         while rest:
             rest = rest[self.file.write(rest):]
@@ -9024,20 +8754,14 @@ class PartFile:
 
     def restart(self) -> None:
         """Forget everything that came so far."""
-        assert self.file
-        self.file.seek(0)
-        self.file.truncate()
+        self.file.truncate(0)
         self.hash, self.position = hashlib.sha256(), 0
 
     def close(self) -> None:
-        """Put what was written on the disk and close the file, if it was opened."""
-        if not self.file:
-            return
-        try:
+        """Put what was written on the disk and close the file."""
+        with self.file:
             if not self.existing:
                 os.fsync(self.file.fileno())
-        finally:
-            self.file.close()
 
 
 class Downloads:
@@ -9068,15 +8792,6 @@ class Downloads:
             if download.status == "queued" and key not in self.tasks:
                 self.tasks[key] = self.dash.spawn(self.work(key, download), f"download of {download.file}")
 
-    async def listing(self, text: str) -> Json:
-        """{repo, files, selected, license, gated} of the repository that `text` names."""
-        source = download_source(text, self.hub.endpoint)
-        files, info = await self.hub.listing(source.repo)
-        models = download_models(files)
-        card = info.get("cardData")
-        return {"repo": source.repo, "files": models, "selected": (download_choice(models, source) or {}).get("file"),
-                "license": card.get("license") if isinstance(card, dict) else None, "gated": bool(info.get("gated"))}
-
     async def add(self, repo: str, file: str | None, folder: str | None, projector: bool) -> Download:
         """Queue a model; one that is listed already goes on."""
         source = download_source(repo, self.hub.endpoint)
@@ -9088,15 +8803,9 @@ class Downloads:
         if known and known.status in UNFINISHED_DOWNLOADS:
             return await self.resume(*key) if known.status in ("paused", "failed") else known
         download = Download(*key, str(self.place(source.repo, parts, self.folder(folder))), parts)
-        await in_thread(download_check_space, download, self.waiting())
-        former = self.items.pop(key, None)  # to the end of the queue
-        self.items[key] = download
-        try:
-            await self.enqueue(download)
-        except StorageFull:
-            self.items.pop(key)
-            self.items |= {key: former} if former else {}
-            raise
+        needed = sum(max((item.total or 0) - item.done, 0) for item in self.items.values() if item.status in ACTIVE)
+        await in_thread(download_check_space, download, needed)
+        await self.enqueue(download)
         return download
 
     async def parts(self, source: Source, projector: bool) -> list[Part]:
@@ -9119,13 +8828,11 @@ class Downloads:
 
     def folder(self, folder: str | None) -> Path:
         """The folder to download into: `folder` if it is one of the model folders, else our own."""
-        own: Path = self.dash.config.data_dir / "models"
-        if folder is None:
-            return own
-        for known in [*self.dash.folders(), own]:
-            if Path(folder) == known:
-                return Path(known)
-        raise InvalidRequest("This is not a model folder.", field="folder")
+        own = self.dash.config.data_dir / "models"
+        place = own if folder is None else Path(folder)
+        if place not in [*self.dash.folders(), own]:
+            raise InvalidRequest("This is not a model folder.", field="folder")
+        return place
 
     def place(self, repo: str, parts: list[Part], folder: Path) -> Path:
         """Where in `folder`: several files together, or a name that is taken, get a folder of their own."""
@@ -9135,10 +8842,6 @@ class Downloads:
         if len(parts) > 1 or taken or size not in (0, parts[0].size):
             return folder / repo.rpartition("/")[2]
         return folder
-
-    def waiting(self) -> int:
-        """Bytes that the unfinished downloads still need."""
-        return sum(max((item.total or 0) - item.done, 0) for item in self.items.values() if item.status in ACTIVE)
 
     def item(self, repo: str, file: str) -> Download:
         """One download; NotFound where there is none."""
@@ -9193,29 +8896,25 @@ class Downloads:
 
     async def enqueue(self, download: Download) -> None:
         """Put a download into the queue; StorageFull where that cannot be remembered, which leaves it as it was."""
-        before = download.status, download.error
-        download.error = None
-        self.set_status(download, "queued")
+        before, key = (self.items, download.status, download.error), (download.repo, download.file)
+        others = {other: item for other, item in self.items.items() if other != key or item is download}
+        self.items = {**others, key: download}  # a new one comes last
+        download.status, download.error = "queued", None
         try:
             self.remember()
         except StorageFull:
-            download.status, download.error = before
+            self.items, download.status, download.error = before
             raise
         await self.dash.broadcast("models:download", download.as_json())
         self.pump()
 
     async def tell(self, download: Download, status: str) -> None:
         """Set the status, remember it and tell everybody; on a full disk what is remembered is the former one."""
-        self.set_status(download, status)
+        download.speeds.clear()
+        download.status = status
         with contextlib.suppress(StorageFull):
             self.remember()
         await self.dash.broadcast("models:download", download.as_json())
-
-    def set_status(self, download: Download, status: str) -> None:
-        """Change the status."""
-        if status != download.status:
-            download.speeds.clear()
-        download.status = status
 
     def remember(self) -> None:
         """Save what is unfinished, and let go of what finished long ago."""
@@ -9230,7 +8929,9 @@ class Downloads:
         now = time.monotonic()
         if now - self.reported >= PROGRESS_PAUSE:
             self.reported = now
-            download.measure()
+            download.speeds.append((now, download.done))
+            while now - download.speeds[0][0] > SPEED_SPAN:
+                download.speeds.popleft()
             await self.dash.broadcast("models:download", download.as_json())
 
     async def work(self, key: tuple[str, str], download: Download) -> None:
@@ -9266,7 +8967,6 @@ class Transfer:
 
     async def run(self) -> None:
         """Fetch and check all parts, then give them their names at once: half a model is never in the folder."""
-        await in_thread(download_check_space, self.download, 0)
         async with self.queue.hub.session() as self.session:
             for part in self.download.parts:
                 if not (part.verified and self.download.have(part)):
@@ -9274,24 +8974,22 @@ class Transfer:
         await in_thread(self.download.finish)
 
     async def fetch_part(self, part: Part) -> None:
-        """Fetch one file over as many connections as it takes, and check it."""
+        """Fetch the rest of one file, and check it; Conflict where another file has its name already."""
         target, partial = self.download.target(part), self.download.partial(part)
-        if files_size(target):
-            await self.check_existing(part, target)
-            return
-        file = PartFile(partial)
+        existing = files_size(target) > 0
+        file = await in_thread(PartFile, target if existing else partial, existing)
         try:
-            await in_thread(file.open)
-            if files_size(partial):
+            if existing or files_size(partial):
                 await self.queue.tell(self.download, "verifying")
                 while await in_thread(file.adopt):
                     pass
-                if part.size is not None and file.position > part.size:
-                    await in_thread(file.restart)
                 await self.queue.tell(self.download, "running")
-            await self.transfer_all(part, file)
+            if not existing:
+                await self.transfer_all(part, file)
             download_check_content(part, file)
         except WrongContent:
+            if existing:
+                raise Conflict(f"{target} is another file of the same name") from None
             await in_thread(file.restart)
             partial.unlink(missing_ok=True)
             raise
@@ -9299,26 +8997,12 @@ class Transfer:
             await in_thread(file.close)
         part.verified = True
 
-    async def check_existing(self, part: Part, target: Path) -> None:
-        """Accept a file that is there already if it is the one that is wanted, else Conflict."""
-        await self.queue.tell(self.download, "verifying")
-        file = PartFile(target, existing=True)
-        try:
-            await in_thread(file.open)
-            while await in_thread(file.adopt):
-                pass
-            download_check_content(part, file)
-        except WrongContent:
-            raise Conflict(f"{target} is another file of the same name") from None
-        finally:
-            file.close()
-        part.verified = True
-        await self.queue.tell(self.download, "running")
-
     async def transfer_all(self, part: Part, file: PartFile) -> None:
         """Bring all bytes here, over a new connection whenever one is cut; HubUnavailable after RETRIES in vain."""
         failures = 0
         others = sum(self.download.have(item) for item in self.download.parts if item is not part)
+        if part.size is not None and file.position > part.size:
+            await in_thread(file.restart)
         while part.size is None or file.position < part.size:
             before = file.position
             try:
@@ -9326,9 +9010,8 @@ class Transfer:
                 if part.size is None:
                     return
                 continue
-            except (aiohttp.ClientError, asyncio.TimeoutError, ConnectionError, HubUnavailable) as problem:
-                failures = 1 if file.position > before else failures + 1
-                reason = str(problem) if isinstance(problem, HubUnavailable) else download_problem(problem)
+            except HubUnavailable as problem:
+                failures, reason = 1 if file.position > before else failures + 1, problem
             if failures > RETRIES:
                 raise HubUnavailable(f"given up after {failures} attempts in vain: {reason}")
             log.info("download of %s: %s; trying again", part.name, reason)
@@ -9337,19 +9020,23 @@ class Transfer:
 
     async def transfer(self, part: Part, file: PartFile, others: int) -> None:
         """Bring what one connection gives; `others` are the bytes of the other parts."""
-        path, headers = download_path(self.download.repo, part.name), download_range(part, file.position)
-        unknown = part.size is None
+        path, what = download_path(self.download.repo, part.name), f"{self.download.repo}/{part.name}"
+        headers, unknown = dict[str, str](), part.size is None
+        if file.position:  # the checksum, where it is known, guards against a file that has changed
+            guard = {"If-Range": part.etag} if part.etag and not part.sha256 else {}
+            headers = {"Range": f"bytes={file.position}-", **guard}
         await in_thread(download_check_space, self.download, 0)
-        async with self.queue.hub.get(self.session, path, headers) as (response, announced):
+        async with self.queue.hub.get(self.session, path, what, headers) as (response, announced):
             if download_changed(part, announced):
                 part.size, part.sha256, part.etag = announced.size, announced.sha256, None
                 await in_thread(file.restart)
                 if response.status == 206:
                     raise HubUnavailable("the file has changed at the hub")  # and this is the end of the new one
-            self.check_answer(response, part)
             if response.status == 416:
                 await in_thread(file.restart)
                 raise HubUnavailable("the hub has no more bytes of it")
+            if response.headers.get("Content-Encoding", "identity") != "identity":
+                raise HubUnavailable("the file came compressed")
             download_check_size(response, part, file.position)
             if response.status != 206 and file.position:  # it gives all or nothing
                 await in_thread(file.restart)
@@ -9360,9 +9047,8 @@ class Transfer:
             raise HubUnavailable("the connection was cut")
 
     async def receive(self, response: aiohttp.ClientResponse, part: Part, file: PartFile, others: int) -> None:
-        """Write what comes; reading goes on meanwhile, as what is not read is lost when a connection is cut."""
-        block, writing = bytearray(), None
-        received = file.position
+        """Write what comes, in large blocks; of a connection that is cut, all that was read is kept."""
+        block, received = bytearray(), file.position
         try:
             async for chunk in response.content.iter_any():
                 block += chunk
@@ -9370,33 +9056,12 @@ class Transfer:
                 if part.size is not None and received > part.size:
                     raise WrongContent(f"{part.name} is longer than announced")
                 if len(block) >= DOWNLOAD_BLOCK:
-                    if writing:
-                        await writing
                     full, block = bytes(block), bytearray()
-                    writing = asyncio.create_task(in_thread(file.write, full))
+                    await in_thread(file.write, full)
                 self.download.done = others + received
                 await self.queue.progress(self.download)
         finally:
-            if writing:
-                await writing
             await in_thread(file.write, bytes(block))
-
-    def check_answer(self, response: aiohttp.ClientResponse, part: Part) -> None:
-        """Raise what a refusal means: final for the hub's own, another attempt for the rest."""
-        status, encoding = response.status, response.headers.get("Content-Encoding", "identity")
-        at_hub = response.url.origin() == self.queue.hub.url().origin()
-        if status in (401, 403, 404, 410) and at_hub:
-            raise self.queue.hub.refusal(status, f"{self.download.repo}/{part.name}")
-        if status not in (200, 206, 416) or encoding != "identity":
-            raise HubUnavailable(f"{response.url.host} answered with status {status}")
-
-
-def download_range(part: Part, position: int) -> dict[str, str]:
-    """What asks for the rest of a file from `position` on; the checksum, where known, guards against a changed file."""
-    if not position:
-        return {}
-    guard = {"If-Range": part.etag} if part.etag and not part.sha256 else {}
-    return {"Range": f"bytes={position}-", **guard}
 
 
 def download_changed(part: Part, announced: Part) -> bool:
@@ -9462,9 +9127,14 @@ FileText = Annotated[str, Length(1, 512)]
 
 @on("models:repo", error="LIST_REPO_FAILED")
 async def models_repo(dash: Dash, *, repo: RepoText) -> Json:
-    """The GGUF models of a repository on the hub."""
-    listing: Json = await dash.downloads.listing(repo)
-    return listing
+    """The GGUF models of a repository on the hub, and which of them `repo` asks for, or most people want."""
+    hub = dash.downloads.hub
+    source = download_source(repo, hub.endpoint)
+    files, info = await hub.listing(source.repo)
+    models = download_models(files)
+    card = info.get("cardData")
+    return {"repo": source.repo, "files": models, "selected": (download_choice(models, source) or {}).get("file"),
+            "license": card.get("license") if isinstance(card, dict) else None, "gated": bool(info.get("gated"))}
 
 
 @on("models:download", error="DOWNLOAD_MODEL_FAILED")
@@ -9517,10 +9187,10 @@ class Journal:
 
     def __init__(self, dash: Dash) -> None:
         self.dash = dash
-        self.pending: collections.deque[Json] = collections.deque()
+        self.pending: collections.deque[Json] = collections.deque(maxlen=JOURNAL_PENDING)
         self.dropped = 0
         self.filled = asyncio.Event()
-        self.last_id = dash.db.last_log_id()
+        self.last_id = dash.db.last_id("logs")
         self.writing = asyncio.Lock()
 
     def add(self, level: str, source: str, message: str) -> None:
@@ -9533,9 +9203,7 @@ class Journal:
             message = f"{message[:MAX_LINE]} … ({len(message) - MAX_LINE} more characters)"
         if not message:
             return
-        if len(self.pending) >= JOURNAL_PENDING:
-            self.pending.popleft()
-            self.dropped += 1
+        self.dropped += len(self.pending) == JOURNAL_PENDING
         self.last_id += 1
         self.pending.append({"id": self.last_id, "timestamp": now_ms(), "level": level, "source": source,
                              "message": message})
@@ -9560,14 +9228,8 @@ class Journal:
             with contextlib.suppress(DashError):  # streaming goes on when the disk is full
                 await asyncio.to_thread(self.dash.db.add_logs, entries)
             shown = entries[-JOURNAL_BROADCAST:]
-            await self.dash.broadcast(
-                "logs:entries", {"entries": shown, "dropped": dropped + len(entries) - len(shown)}
-            )
-
-    async def clear(self) -> int:
-        """Delete every entry and return how many there were."""
-        await self.flush()
-        return await asyncio.to_thread(self.dash.db.clear_logs)
+            dropped += len(entries) - len(shown)
+            await self.dash.broadcast("logs:entries", {"entries": shown, "dropped": dropped})
 
 
 class JournalHandler(logging.Handler):
@@ -9583,15 +9245,12 @@ class JournalHandler(logging.Handler):
         """Add one record, on the loop; of a flood only the beginning, and how much more there was."""
         if not self.limiter.allows(record.name, time.monotonic()):
             return
-        for name, count in self.limiter.suppressed().items():
-            self.add("warning", f"{count} more messages of {name} were left out")
-        level = {logging.DEBUG: "debug", logging.INFO: "info", logging.WARNING: "warning"}.get(record.levelno, "error")
-        self.add(level, self.format(record))
-
-    def add(self, level: str, message: str) -> None:
-        """Add one entry, on the loop."""
-        with contextlib.suppress(RuntimeError):  # the loop has ended
-            self.loop.call_soon_threadsafe(self.journal.add, level, "llamadash", message)
+        level = record.levelname.lower() if record.levelname.lower() in LOG_LEVELS else "error"
+        entries = [("warning", f"{count} more messages of {name} were left out")
+                   for name, count in self.limiter.suppressed().items()]
+        for entry in (*entries, (level, self.format(record))):
+            with contextlib.suppress(RuntimeError):  # the loop has ended
+                self.loop.call_soon_threadsafe(self.journal.add, entry[0], "llamadash", entry[1])
 
 
 @on("logs:list", error="LIST_LOGS_FAILED")
@@ -9609,7 +9268,8 @@ async def logs_list(dash: Dash, *, level: LogLevel | None = None, source: Annota
 @on("logs:clear", error="CLEAR_LOGS_FAILED", cost=10)
 async def logs_clear(dash: Dash) -> Json:
     """Delete every log entry."""
-    cleared = await dash.journal.clear()
+    await dash.journal.flush()
+    cleared = await asyncio.to_thread(dash.db.clear_logs)
     await dash.broadcast("logs:cleared", {})
     return {"cleared": cleared}
 
@@ -9684,9 +9344,6 @@ def too_deep(value: Any) -> bool:
     return True
 
 
-PING_FRAME = text_frame(b"2")
-
-
 @dataclass(eq=False, repr=False, slots=True)
 class Client:
     """One authenticated browser or program."""
@@ -9712,18 +9369,6 @@ class Client:
         return True
 
 
-Waiting = TypeVar("Waiting")
-
-
-def overdue(deadlines: dict[Waiting, float]) -> list[Waiting]:
-    """Take out of `deadlines`, which has the soonest first, those that have passed."""
-    now = time.monotonic()
-    passed = list(itertools.takewhile(lambda item: deadlines[item] <= now, deadlines))
-    for item in passed:
-        del deadlines[item]
-    return passed
-
-
 class Connection:
     """One WebSocket from its upgrade to its end; nothing of what it sends is parsed before it was measured.
 
@@ -9741,6 +9386,8 @@ class Connection:
         self.transport = transport
         self.client: Client | None = None
         self.asked = False  # whether it has sent its CONNECT
+        self.deadline = time.monotonic() + AUTH_DEADLINE  # by when it must have authenticated
+        self.next_ping = time.monotonic() + PING_INTERVAL
         self.messages = web.WebSocketResponse(  # which refuses what has just that size, too
             max_msg_size=MAX_MESSAGE + 1, compress=False, timeout=CLOSE_GRACE,
             receive_timeout=PING_INTERVAL + PING_TIMEOUT)
@@ -9753,8 +9400,7 @@ class Connection:
         except (OSError, web.HTTPException):
             hub.refused["failed upgrades"] += 1
             return web.Response(status=400, text="This is a WebSocket.\n")
-        hub.unauthenticated[self] = time.monotonic() + AUTH_DEADLINE
-        hub.connections[self] = time.monotonic() + PING_INTERVAL
+        hub.connections.add(self)
         server.sockets[self.id] = self
         try:
             self.write(text_frame(b"0" + encoded({
@@ -9769,8 +9415,8 @@ class Connection:
             self.transport.abort()
         finally:
             self.closed = True
-            del hub.connections[self], server.sockets[self.id]
-            hub.unauthenticated.pop(self, None)
+            hub.connections.remove(self)
+            del server.sockets[self.id]
             self.abort_after(CLOSE_GRACE)
             await server.handlers["disconnect"](self.id, "transport close")
         return self.messages
@@ -9800,7 +9446,6 @@ class Connection:
         self.asked = True
         await self.hub.sio.eio.handlers["message"](self.id, text[1:])
         if self.client:
-            self.hub.unauthenticated.pop(self, None)
             self.hub.welcome(self.client)
         else:
             self.abort_after(CLOSE_GRACE / 2)
@@ -9848,11 +9493,8 @@ class Hub:
         self.history: collections.deque[tuple[int, float, bytes]] = collections.deque()
         self.history_bytes = 0
         self.clients: dict[str, Client] = {}
-        self.password_sessions: set[Client] = set()  # clients whose session may end
-        self.connections: dict[Connection, float] = {}  # when the next ping of each is due, the soonest first
-        self.unauthenticated: dict[Connection, float] = {}  # and until when they may be, the soonest first
+        self.connections: set[Connection] = set()
         self.refused: collections.Counter[str] = collections.Counter()
-        self.reported = time.monotonic()
         self.known_key = dash.access.key
         quiet = logging.getLogger("llamadash.socketio")
         quiet.setLevel(logging.CRITICAL)
@@ -9885,11 +9527,15 @@ class Hub:
         connection.client = Client(sid, connection, address, admitted["session_id"], recover, session,
                                    self.dash.config.request_rate)
 
-    def ping(self) -> None:
-        """Ping the sockets whose turn it is."""
-        for connection in overdue(self.connections):
-            self.connections[connection] = time.monotonic() + PING_INTERVAL  # at the end
-            connection.write(PING_FRAME)
+    def look_after_connections(self) -> None:
+        """End the sockets that have not authenticated in time, and ping those whose turn it is."""
+        now = time.monotonic()
+        for connection in self.connections:
+            if connection.client is None and now > connection.deadline:
+                connection.transport.abort()
+            elif now > connection.next_ping:
+                connection.next_ping = now + PING_INTERVAL
+                connection.write(text_frame(b"2"))
 
     def welcome(self, client: Client) -> None:
         """Tell a client that it is in, give it what it missed, and let it take part in broadcasts."""
@@ -9897,8 +9543,6 @@ class Hub:
         established = {"epoch": self.epoch, "seq": self.seq, "recovered": missed is not None,
                        "version": __version__, "features": self.dash.features(), **client.established}
         self.clients[client.id] = client
-        if client.session_id not in (None, "key"):
-            self.password_sessions.add(client)
         self.send(client, "connection:established", established)
         for frame in missed or []:
             client.connection.write(frame)
@@ -9920,9 +9564,7 @@ class Hub:
 
     async def disconnect(self, sid: str, *_reason: Any) -> None:
         """Forget a client that has gone, and end what ran only for it."""
-        client = self.clients.pop(sid, None)
-        if client:
-            self.password_sessions.discard(client)
+        if self.clients.pop(sid, None):
             self.dash.chats.client_gone(sid)
 
     def end_sessions(self, alive: set[str | None]) -> None:
@@ -9933,7 +9575,7 @@ class Hub:
 
     def end_lost_sessions(self) -> None:
         """Close the sockets of the sessions that were revoked or have expired."""
-        if self.password_sessions:
+        if any(client.session_id not in (None, "key") for client in self.clients.values()):
             self.end_sessions({None, "key", *(row["id"] for row in self.dash.db.sessions())})
 
     def end_lost_sessions_soon(self) -> None:
@@ -9949,16 +9591,14 @@ class Hub:
         """Ping sockets, end those whose time or session is over, and report refusals, while the program runs."""
         while True:
             await self.dash.beat.wait()
-            for connection in overdue(self.unauthenticated):
-                connection.transport.abort()
-            self.ping()
+            self.look_after_connections()
             self.report_refusals()
             self.look_at_key()
             self.end_lost_sessions()
 
     def look_at_key(self) -> None:
         """End every session where the access key is a new one: at once, and in the database as soon as that can be."""
-        if (key := self.dash.access.current_key()) != self.known_key:
+        if (key := self.dash.access.key) != self.known_key:
             self.known_key = key
             self.dash.access.sessions_void = True
             self.end_sessions(set())
@@ -9968,8 +9608,7 @@ class Hub:
 
     def report_refusals(self) -> None:
         """Log now and then how much was refused, and why."""
-        if self.refused and time.monotonic() - self.reported > REFUSAL_REPORT:
-            self.reported = time.monotonic()
+        if self.refused and self.dash.log_limiter.is_new("refusals", pause=REFUSAL_REPORT):
             log.warning("refused: %s", ", ".join(f"{count} {what}" for what, count in self.refused.most_common(8)))
             self.refused.clear()
 
@@ -10021,12 +9660,12 @@ class Hub:
         try:
             event = EVENTS.get(name)
             if event is None:
-                raise UnknownEvent(f"There is no event {name[:64]}.")
+                raise DashError(f"There is no event {name[:64]}.", code="UNKNOWN_EVENT")
             if client.running >= MAX_RUNNING or not client.may_request(event.cost):
                 raise RateLimited("Too many requests: slow down.", retryAfter=1)
             arguments = event.arguments(request_data(request))
-            return event.handler(self.dash, client, **arguments) if event.wants_client \
-                else event.handler(self.dash, **arguments)
+            asker = (client,) if "client" in event.parameters else ()
+            return event.handler(self.dash, *asker, **arguments)
         except DashError as problem:
             return problem
         except Exception:
@@ -10081,15 +9720,7 @@ class Reply:
 def handler_failed(name: str) -> DashError:
     """What a client is told of a bug in a handler. The only place where one ends up: it is logged here."""
     log.exception("%s failed", name)
-    return HandlerFailed("Something went wrong in llamadash; its log says what.", EVENTS[name].error)
-
-
-class HandlerFailed(DashError):
-    """A handler raised what it should not have; its event names the code."""
-
-    def __init__(self, message: str, code: str) -> None:
-        super().__init__(message)
-        self.code = code
+    return DashError("Something went wrong in llamadash; its log says what.", code=EVENTS[name].error)
 
 
 def request_data(request: Any) -> Json:
@@ -10104,11 +9735,9 @@ def request_data(request: Any) -> Json:
         raise InvalidRequest("requestId must be a text of at most 128 characters", field="requestId")
     if type(timestamp) not in (int, float):
         raise InvalidRequest("timestamp must be a number", field="timestamp")
-    data = request.get("data", {})
-    if not isinstance(data, dict) or too_deep(data):
-        raise InvalidRequest(
-            "data must be an object" if not isinstance(data, dict) else "data is nested too deep", field="data"
-        )
+    data: Json = checked(request.get("data", {}), dict[str, Any], "data")
+    if too_deep(data):
+        raise InvalidRequest("data is nested too deep", field="data")
     return data
 
 
@@ -10176,12 +9805,12 @@ CONNECTION_SHARE = 0.75  # of all descriptors at most for connections: database,
 PRELOADED = ("app.js", "pages/dashboard.js")  # what the first page needs, with all that they import
 
 
-@dataclass(eq=False, repr=False)
 class WebFile:
     """One file of the client, ready to be sent."""
-    body: bytes
-    compressible: bool
-    content_type: str
+
+    def __init__(self, name: str, body: bytes) -> None:
+        self.body = body
+        self.content_type = CONTENT_TYPES.get(posixpath.splitext(name)[1], "application/octet-stream")
 
     @functools.cached_property
     def etag(self) -> str:
@@ -10191,17 +9820,14 @@ class WebFile:
     @functools.cached_property
     def gzipped(self) -> bytes | None:
         """The body compressed, once and when it is first asked for; None where that does not pay."""
-        return gzip.compress(self.body, 9, mtime=0) if self.compressible else None
+        pays = len(self.body) >= GZIP_FROM and self.content_type != "image/png"
+        return gzip.compress(self.body, 9, mtime=0) if pays else None
 
 
-def files_below(folder: Path | str) -> Iterator[os.DirEntry[str]]:
+def files_below(folder: Path) -> Iterator[Path]:
     """The regular files in `folder` and below; links are left out, for they could lead anywhere."""
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if entry.is_dir(follow_symlinks=False):
-                yield from files_below(entry.path)
-            elif entry.is_file(follow_symlinks=False):
-                yield entry
+    paths = (Path(root, name) for root, _, names in os.walk(folder) for name in names)
+    return (path for path in paths if stat.S_ISREG(path.lstat().st_mode))
 
 
 class WebFiles:
@@ -10213,7 +9839,6 @@ class WebFiles:
 
     def __init__(self, root: Path = WEB) -> None:
         self.root = root
-        self.signature: tuple[tuple[str, int, int], ...] = ()
         self.looked = -math.inf
         self.files: dict[str, WebFile] = {}
         self.pages: dict[str, WebFile] = {}  # index.html by theme
@@ -10225,21 +9850,17 @@ class WebFiles:
         if time.monotonic() - self.looked < REFRESH_PAUSE:
             return
         self.looked = time.monotonic()
-        above = len(os.path.join(self.root, ""))
-        stats = sorted((entry.path[above:], entry.stat()) for entry in files_below(self.root))
-        signature = tuple((name, stat.st_mtime_ns, stat.st_size) for name, stat in stats)
-        if signature == self.signature:
-            return
-        contents = {name.replace(os.sep, "/"): (self.root / name).read_bytes() for name, _, _ in signature}
+        contents = {path.relative_to(self.root).as_posix(): path.read_bytes() for path in files_below(self.root)}
         digest = hashlib.sha256()
         for name, body in sorted(contents.items()):
             digest.update(f"{name}\0{len(body)}\0".encode() + body)
+        if digest.hexdigest()[:12] == self.version:
+            return
         self.version = digest.hexdigest()[:12]
         page = self.linked(contents) if "index.html" in contents else None
-        self.pages = {theme: web_file("index.html", themed(page, theme).encode())
+        self.pages = {theme: WebFile("index.html", themed(page, theme).encode())
                       for theme in typing.get_args(Theme) if page}
-        self.files = {name: web_file(name, body) for name, body in contents.items()}
-        self.signature = signature
+        self.files = {name: WebFile(name, body) for name, body in contents.items()}
 
     def linked(self, contents: dict[str, bytes]) -> str:
         """index.html with versioned addresses, and hints to load what the first page needs at once."""
@@ -10284,23 +9905,11 @@ def with_joined_styles(contents: dict[str, bytes]) -> str:
     return re.sub(r'(?: *<link rel="stylesheet" href="/[^"]+">\r?\n){2,}', join, contents["index.html"].decode())
 
 
-def web_file(name: str, body: bytes) -> WebFile:
-    """The file `name`, compressed where that pays."""
-    compressible = len(body) >= GZIP_FROM and not name.endswith(".png")
-    return WebFile(body, compressible, CONTENT_TYPES.get(posixpath.splitext(name)[1], "application/octet-stream"))
-
-
 def is_hostile_path(raw: str) -> bool:
     """Whether a URL path, decoded or not, tries to walk or to hide something."""
     decoded = urllib.parse.unquote(raw, errors="replace")
     return any(character in decoded for character in "\\\0") or not decoded.isprintable() \
         or any(part in (".", "..") for part in re.split(r"[/\\]", decoded)) or "%" in decoded
-
-
-def asks_for_upgrade(request: web.Request) -> bool:
-    """Whether a request wants to become a WebSocket, as RFC 6455 says it."""
-    tokens = ",".join(request.headers.getall("Connection", [])).lower().split(",")
-    return request.headers.get("Upgrade", "").lower() == "websocket" and "upgrade" in map(str.strip, tokens)
 
 
 def host_name(value: str) -> str:
@@ -10343,7 +9952,8 @@ class LimitedProtocol(asyncio.Protocol):
     def __init__(self, limits: ConnectionLimits, server: web.Server) -> None:
         self.limits = limits
         self.server = server
-        self.http: asyncio.Protocol | None = None  # what the server makes of it once it is accepted
+        self.http = asyncio.Protocol()  # does nothing, unless it is accepted
+        self.deadline: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin, unless there are too many already."""
@@ -10370,28 +9980,24 @@ class LimitedProtocol(asyncio.Protocol):
     def request_arrived(request: web.Request) -> None:
         """Let the connection of `request` live: its first request is here."""
         protocol = request.transport and request.transport.get_protocol()
-        if isinstance(protocol, LimitedProtocol):
+        if isinstance(protocol, LimitedProtocol) and protocol.deadline:
             protocol.deadline.cancel()
 
     def data_received(self, data: bytes) -> None:
         """Pass on what the other side sent."""
-        if self.http:
-            self.http.data_received(data)
+        self.http.data_received(data)
 
     def eof_received(self) -> None:
         """Pass on that the other side sends nothing more."""
-        if self.http:
-            self.http.eof_received()
+        self.http.eof_received()
 
     def pause_writing(self) -> None:
         """Pass on that the other side does not read."""
-        if self.http:
-            self.http.pause_writing()
+        self.http.pause_writing()
 
     def resume_writing(self) -> None:
         """Pass on that the other side reads again."""
-        if self.http:
-            self.http.resume_writing()
+        self.http.resume_writing()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget it."""
@@ -10399,7 +10005,7 @@ class LimitedProtocol(asyncio.Protocol):
         self.limits.open[self.address] -= 1
         if not self.limits.open[self.address]:
             del self.limits.open[self.address]
-        if self.http:
+        if self.deadline:
             self.deadline.cancel()
             self.http.connection_lost(exc)
 
@@ -10447,31 +10053,23 @@ class WebServer:
             response.headers[name] = value
 
     @web.middleware
-    async def guard(
-        self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
-    ) -> web.StreamResponse:
+    async def guard(self, request: web.Request,
+                    handler: Callable[[web.Request], Awaitable[web.StreamResponse]]) -> web.StreamResponse:
         """Refuse a foreign Host anywhere, and a foreign Origin or one socket too many at the socket."""
         LimitedProtocol.request_arrived(request)
         if not (request.raw_path.startswith("/") and self.host_is_ours(request.headers.getall("Host", []))):
-            return web.Response(
-                status=421, text="This name does not belong to llamadash; allow it with --allow-host.\n"
-            )
+            return web.Response(status=421, text="This name is not llamadash's; allow it with --allow-host.\n")
         if request.path.rstrip("/") != SOCKET_PATH:
             return await handler(request)
         if request.method != "GET":
             return web.Response(status=405, text="This is a WebSocket.\n")
-        if not asks_for_upgrade(request):
-            self.dash.hub.refused["failed upgrades"] += 1
-            return web.Response(status=400, text="This is a WebSocket.\n")
         if not self.origin_is_ours(request):
             self.dash.hub.refused["foreign origins"] += 1
             return web.Response(status=403, text="This origin may not connect; allow it with --allow-origin.\n")
         address = counted_address(client_address(request, self.dash.config.trusted_proxies))
         if self.sockets[address] >= self.dash.config.sockets_per_address:
             self.dash.hub.refused["sockets too many from one address"] += 1
-            return web.Response(
-                status=503, text="Too many connections from this address.\n", headers={"Retry-After": "10"}
-            )
+            return web.Response(status=503, text="Too many connections from here.\n", headers={"Retry-After": "10"})
         self.sockets[address] += 1
         try:
             return await handler(request)
@@ -10490,7 +10088,7 @@ class WebServer:
         if not origins:
             return True  # a script, which needs the key as everybody does
         allowed = self.dash.config.allow_origins
-        scheme = "https" if self.dash.config.tls_cert else "http"
+        scheme = self.dash.config.scheme
         if is_trusted(request.remote or "?", self.dash.config.trusted_proxies):
             said = request.headers.getall("X-Forwarded-Proto", [""])[-1].rpartition(",")[2].strip().lower()
             scheme = said if said in ("http", "https") else scheme
@@ -10524,14 +10122,17 @@ DOCTOR_TIMEOUT = 5.0  # s for a remote engine's answer
 LOW_DISK = 5 * 2**30  # bytes; less is no room for the next model
 OLDEST_SQLITE = (3, 24)  # has upserts
 WATCHDOG_SECONDS = 60  # until systemd starts a llamadash again that hangs
-STOP_SECONDS = 45  # the engine gives its models 10 s to finish
+STOP_SECONDS = round(STOP_ALL_TIME) + 25  # until systemd kills it: the processes, then tasks and database, need time
 TEMPORARY = ("/tmp", "/var/tmp")  # noqa: S108  (what PrivateTmp would hide)
 GPU_DEVICES = ("/dev/kfd", "/dev/dri/renderD*", "/dev/nvidia[0-9]*", "/dev/nvidiactl")
 
 
+Level = Literal["ok", "warn", "fail"]
+
+
 class Finding(NamedTuple):
     """What one check found, and what to do about it."""
-    level: Literal["ok", "warn", "fail"]
+    level: Level
     about: str
     text: str
     advice: str = ""
@@ -10541,42 +10142,21 @@ class Finding(NamedTuple):
         return f"{self.level:<4}  {self.about}: {self.text}{f': {self.advice}' if self.advice else ''}"
 
 
-def doctor(config: Config) -> int:
-    """Check this machine, one line per finding, and return 0 if nothing failed, else 1."""
-    return asyncio.run(examine(config))
-
-
-async def examine(config: Config) -> int:
-    """Print the findings as they come; 1 if one is a failure."""
+async def doctor(config: Config) -> int:
+    """Check this machine in the order in which things are needed, a line per finding; 0 if nothing failed, else 1."""
     failed = 0
-    async for finding in findings(config):
-        print(finding, flush=True)
-        failed += finding.level == "fail"
+    for check in (python_findings, data_findings, database_findings, engine_findings, model_findings, gpu_findings,
+                  port_findings, running_findings):
+        async for finding in check(config):
+            print(finding, flush=True)
+            failed += finding.level == "fail"
     print(f"{failed} of these must be mended." if failed else "llamadash can run here.")
     return 1 if failed else 0
 
 
-async def findings(config: Config) -> AsyncIterator[Finding]:
-    """All checks, in the order in which things are needed."""
-    for finding in (*python_findings(), *data_findings(config), *database_findings(config.data_dir / DATABASE_NAME)):
-        yield finding
-    async for finding in engine_findings(config):
-        yield finding
-    for finding in model_findings(config):
-        yield finding
-    async for finding in gpu_findings():
-        yield finding
-    for finding in port_findings(config):
-        yield finding
-    async for finding in running_findings(config):
-        yield finding
-
-
-def python_findings() -> Iterator[Finding]:
+async def python_findings(_config: Config) -> AsyncIterator[Finding]:
     """Python, SQLite, the dependencies and the client's files."""
-    where = f"{platform.python_version()} ({sys.executable}), llamadash {__version__}"
-    good = sys.version_info >= (3, 10)
-    yield Finding("ok", "Python", where) if good else Finding("fail", "Python", where, "install Python 3.10 or newer")
+    yield Finding("ok", "Python", f"{platform.python_version()} ({sys.executable}), llamadash {__version__}")
     if sqlite3.sqlite_version_info < OLDEST_SQLITE:
         yield Finding("fail", "SQLite", sqlite3.sqlite_version, "use a Python with SQLite 3.24 or newer")
     for requirement in script_dependencies(HERE / "llamadash.py"):
@@ -10593,19 +10173,15 @@ def dependency_finding(requirement: str) -> Finding:
     try:
         version = importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
-        return Finding("fail", name, f"not installed for {IMPORT_NAMES.get(name, name)}", advice)
+        return Finding("fail", name, "not installed", advice)
+    numbers = list(map(int, re.findall(r"\d+", version)))
     for sign, bound in re.findall(r"(>=|<)([\d.]+)", requirement):
-        if (numbers(version) >= numbers(bound)) != (sign == ">="):
+        if (numbers >= list(map(int, bound.split(".")))) != (sign == ">="):
             return Finding("fail" if sign == ">=" else "warn", name, f"{version}, but {requirement} is needed", advice)
     return Finding("ok", name, version)
 
 
-def numbers(version: str) -> tuple[int, ...]:
-    """The leading numbers of a version, to compare it."""
-    return tuple(int(item) for item in re.match(r"[\d.]*", version)[0].split(".") if item)  # type: ignore[index]
-
-
-def data_findings(config: Config) -> Iterator[Finding]:
+async def data_findings(config: Config) -> AsyncIterator[Finding]:
     """The data folder: there or possible, writable, private, with room."""
     folder = existing = config.data_dir
     while not existing.exists() and existing != existing.parent:
@@ -10622,38 +10198,38 @@ def data_findings(config: Config) -> Iterator[Finding]:
         yield Finding("warn", "disk", f"{free / 2**30:.1f} GiB free at {existing}", "make room for models")
 
 
-def database_findings(path: Path) -> Iterator[Finding]:
+async def database_findings(config: Config) -> AsyncIterator[Finding]:
     """The database: absent, readable, of this version."""
+    path = config.data_dir / DATABASE_NAME
     if not path.exists():
         yield Finding("ok", "database", f"{path} will be made")
         return
     if is_good_database(path):
-        backups = len(list((path.parent / "backups").glob("*"))) if (path.parent / "backups").is_dir() else 0
+        backups = len(list(path.parent.glob("backups/*")))
         yield Finding("ok", "database", f"{path}, {path.stat().st_size / 2**20:.1f} MiB, {backups} backups")
         return
     version = 0
     with contextlib.suppress(sqlite3.Error), contextlib.closing(read_only(path)) as db:
         version = db.execute("PRAGMA user_version").fetchone()[0]
-    if version > len(MIGRATIONS):
-        yield Finding("fail", "database", f"{path} was written by a newer llamadash", "update llamadash")
-    else:
-        yield Finding("fail", "database", f"{path} is damaged",
-                      f"start llamadash: it moves the file aside and takes the newest of up to {BACKUPS_KEPT} backups")
-
-
-def read_only(path: Path) -> sqlite3.Connection:
-    """A connection that changes nothing."""
-    return sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=1)
+    yield Finding("fail", "database", f"{path} was written by a newer llamadash", "update llamadash") \
+        if version > len(MIGRATIONS) else \
+        Finding("fail", "database", f"{path} is damaged",
+                f"start llamadash: it moves the file aside and takes the newest of up to {BACKUPS_KEPT} backups")
 
 
 async def engine_findings(config: Config) -> AsyncIterator[Finding]:
-    """The builds of this machine and the upstreams: found, of what version, with which GPUs."""
+    """The builds of this machine, with their versions and GPUs, and the upstreams.
+
+    A build of no use must be mended where it is the one that models get, and is a warning where another one serves.
+    """
     builds = Builds(config)
     await builds.refresh()
+    default = builds.default(saved_config(config))
     for build in builds.builds.values():
         name = "embedded CPU engine" if build.kind == "embedded" else build.path
         sees = ", ".join(item["description"] or item["name"] for item in build.devices) or "the CPU"
-        yield Finding("fail", "engine", build.problem) if build.problem else \
+        level: Level = "fail" if default is None or build is default else "warn"
+        yield Finding(level, "engine", build.problem, "mend it, or take another one") if build.problem else \
             Finding("ok", "engine", f"{name}, {build.version or 'version unknown'}, for {sees}")
     if not builds.builds and not config.upstreams:
         hint = engine_hint()
@@ -10664,22 +10240,27 @@ async def engine_findings(config: Config) -> AsyncIterator[Finding]:
 
 def upstream_finding(upstream: Upstream) -> Finding:
     """Whether a server elsewhere answers, and how many models it has."""
-    import urllib.request  # not at the top: slow to import, and seldom needed
+    import http.client  # not at the top: slow to import, and seldom needed
+    import urllib.request
+
+    about = f"upstream {upstream.name}"
     request = urllib.request.Request(f"{upstream.url}/v1/models", headers=upstream.headers())  # noqa: S310
     try:
         with urllib.request.urlopen(request, timeout=DOCTOR_TIMEOUT) as response:  # noqa: S310
             upstream.took(json.loads(response.read(MAX_UPSTREAM_LIST)))
-    except (OSError, *MALFORMED) as problem:
-        text = f"{upstream.url} does not answer ({clean_text(str(problem))[:200]})"
-        return Finding("fail", f"upstream {upstream.name}", text, "start it there, or correct its address")
-    return Finding("ok", f"upstream {upstream.name}", f"{upstream.url}, {len(upstream.models)} models")
+    except (OSError, http.client.HTTPException, *MALFORMED) as problem:
+        if getattr(problem, "code", 0) in (401, 403):
+            return Finding("fail", about, f"{upstream.url} wants a key", f"set the variable {upstream.variable}")
+        text = f"{upstream.url} does not answer as it should ({clean_text(str(problem))[:200]})"
+        return Finding("fail", about, text, "start it there, or correct its address")
+    return Finding("ok" if upstream.models else "warn", about, f"{upstream.url}, {len(upstream.models)} models")
 
 
-def saved_config(config: Config) -> dict[str, Any]:
+def saved_config(config: Config) -> Json:
     """What the user saved of the engine's configuration, read without changing the database."""
     with contextlib.suppress(sqlite3.Error, ValueError), contextlib.closing(
             read_only(config.data_dir / DATABASE_NAME)) as db:
-        return {key: json.loads(value) for key, value in db.execute("SELECT key, value FROM server_config")}
+        return renamed_config({key: json.loads(value) for key, value in db.execute("SELECT * FROM server_config")})
     return {}
 
 
@@ -10690,7 +10271,7 @@ def model_folders(config: Config) -> list[Path]:
     return list(dict.fromkeys([*listed, config.data_dir / "models"]))
 
 
-def model_findings(config: Config) -> Iterator[Finding]:
+async def model_findings(config: Config) -> AsyncIterator[Finding]:
     """The model folders and how many GGUF files are in them."""
     found = 0
     for folder in model_folders(config):
@@ -10710,20 +10291,13 @@ def model_findings(config: Config) -> Iterator[Finding]:
 
 def gguf_files(folder: Path) -> tuple[int, int]:
     """How many GGUF files are under `folder`, and their bytes."""
-    count = size = seen = 0
-    for root, _, names in os.walk(folder):
-        for name in names:
-            if name.lower().endswith(".gguf"):
-                with contextlib.suppress(OSError):
-                    size += os.stat(os.path.join(root, name)).st_size
-                    count += 1
-        seen += len(names)
-        if seen > DOCTOR_ENTRIES:
-            break
-    return count, size
+    paths = (os.path.join(root, name) for root, _, names in os.walk(folder) for name in names)
+    sizes = [os.path.getsize(path) for path in itertools.islice(paths, DOCTOR_ENTRIES)
+             if path.lower().endswith(".gguf") and os.path.isfile(path)]
+    return len(sizes), sum(sizes)
 
 
-async def gpu_findings() -> AsyncIterator[Finding]:
+async def gpu_findings(_config: Config) -> AsyncIterator[Finding]:
     """The GPUs, and whether this user may use them."""
     nvidia = NvidiaGpus()
     await nvidia.ask()
@@ -10770,42 +10344,31 @@ async def running_findings(config: Config) -> AsyncIterator[Finding]:
         yield Finding("warn", "running", f"process {pid or '?'} is still starting", "ask again in a moment")
         return
     yield Finding("ok", "running", f"process {pid} at {url}")
-    timeout = aiohttp.ClientTimeout(total=DOCTOR_TIMEOUT)
     connector = aiohttp.TCPConnector(ssl=False)  # its own certificate may be for another name
-    async with aiohttp.ClientSession(timeout=timeout, connector=connector) as session:
+    async with aiohttp.ClientSession(connector=connector, raise_for_status=True) as session:
+        client = socketio.AsyncClient(http_session=session, reconnection=False)
         try:
-            async with session.get(url) as response:
-                response.raise_for_status()
-            yield Finding("ok", "page", f"{url}/ answers")
-            engine = await asyncio.wait_for(asked_engine(session, url, config), DOCTOR_TIMEOUT)
-        except (aiohttp.ClientError, asyncio.TimeoutError, OSError, ValueError, KeyError) as problem:
+            async with session.get(url, timeout=aiohttp.ClientTimeout(total=DOCTOR_TIMEOUT)):
+                yield Finding("ok", "page", f"{url}/ answers")
+            auth = {"token": access_key(config.data_dir)}
+            await asyncio.wait_for(client.connect(url, auth=auth, transports=["websocket"], socketio_path=SOCKET_PATH),
+                                   DOCTOR_TIMEOUT)
+            engine = (await client.call("engine:status", {}, timeout=DOCTOR_TIMEOUT))["data"]["engine"]
+        except (aiohttp.ClientError, socketio.exceptions.SocketIOError, OSError, asyncio.TimeoutError,
+                *MALFORMED) as problem:
             yield Finding("fail", "socket", f"{url} does not answer as it should: {str(problem) or 'in time'}",
                           "restart llamadash, and read its log")
             return
+        finally:
+            await client.disconnect()
     yield Finding("ok", "socket", "answers requests")
-    bad = engine["status"] in ("crashed", "crash_loop", "missing")
-    yield (Finding("fail", "engine now", f"{engine['status']}: {engine['error']}", "see the Logs page") if bad else
+    yield (Finding("warn", "engine now", f"{engine['status']}: {engine['error']}", "see the Logs page")
+           if engine["error"] else
            Finding("ok", "engine now", f"{engine['status']} at {engine['base_url'] or 'no address yet'}"))
 
 
-async def asked_engine(session: aiohttp.ClientSession, url: str, config: Config) -> Json:
-    """What a running llamadash says of its engine over its own socket; ValueError where it says nothing useful."""
-    async with session.ws_connect(f"{url}{SOCKET_PATH}/?EIO=4&transport=websocket") as socket:
-        await socket.receive_str()
-        await socket.send_str(f"40{json.dumps({'token': access_key(config.data_dir)})}")
-        async for message in socket:
-            if str(message.data).startswith("40"):
-                await socket.send_str('421["engine:status",{}]')
-            if str(message.data).startswith("44"):
-                raise ValueError("it refuses the access key")
-            if str(message.data).startswith("431["):
-                engine: Json = json.loads(message.data[3:])[0]["data"]["engine"]
-                return engine
-    raise ValueError("it closed the connection")
-
-
-def port_findings(config: Config) -> Iterator[Finding]:
-    """The ports of llamadash and of its engine, and who may reach them."""
+async def port_findings(config: Config) -> AsyncIterator[Finding]:
+    """The ports of llamadash and of the models' API, and who may reach them."""
     address = f"{config.host}:{config.port}"
     if running_instance(config.data_dir):
         return
@@ -10814,10 +10377,9 @@ def port_findings(config: Config) -> Iterator[Finding]:
     else:
         yield Finding("fail", "port", f"{address} is taken by {port_holder(config.port)}",
                       "stop it, or choose another with --port")
-    saved = {**ENGINE_DEFAULTS, **saved_config(config)}
-    host = saved["api_host"] if config.api_host is None else config.api_host
-    port = saved["api_port"] if config.api_port is None else config.api_port
-    if port and not port_is_free(host, port):
+    saved = {**ENGINE_DEFAULTS, **good_values(saved_config(config), CONFIG_FIELDS)}
+    host, port = config.api_host or saved["api_host"], config.api_port or saved["api_port"]
+    if config.api_port != 0 and not port_is_free(host, port):
         yield Finding("warn", "API port", f"{host}:{port} is taken by {port_holder(port)}",
                       "another one will be used while that is so")
     if not config.auth:
@@ -10860,20 +10422,15 @@ def is_root() -> bool:
 
 def service_options(config: Config) -> list[str]:
     """The options that make `config` again."""
-    default = Config()
-    values = {"--host": config.host, "--port": config.port, "--data-dir": config.data_dir,
-              "--llama-server": config.llama_server and program_path(config.llama_server),
-              "--api-host": config.api_host, "--api-port": config.api_port,
-              "--tls-cert": config.tls_cert, "--tls-key": config.tls_key, "--log-level": config.log_level,
-              "--sockets-per-address": config.sockets_per_address, "--request-rate": config.request_rate}
-    unset = {"--host": default.host, "--port": default.port, "--data-dir": default.data_dir,
-             "--sockets-per-address": default.sockets_per_address, "--request-rate": default.request_rate}
-    lists = {"--upstream": tuple("=".join(item) for item in config.upstreams if item[1] != config.llama_server),
-             "--models-dir": config.models_dirs, "--allow-host": config.allow_hosts,
-             "--allow-origin": config.allow_origins, "--trusted-proxy": config.trusted_proxies}
-    options = [f"{name}={value}" for name, value in values.items() if value is not None and value != unset.get(name)]
-    options += [f"{name}={value}" for name, items in lists.items() for value in items or ()]
-    return options if config.auth else [*options, "--no-auth"]
+    words, default = list[str](), Config()
+    values = {**vars(config), "llama_server": config.llama_server and program_path(config.llama_server),
+              "upstreams": tuple("=".join(item) for item in config.upstreams if item[1] != config.llama_server)}
+    for action in config_options(command_line()):
+        option, value = action.option_strings[0], values[action.dest]
+        if value != getattr(default, action.dest):
+            words += [option] if action.nargs == 0 else \
+                [f"{option}={item}" for item in (value if isinstance(value, tuple) else (value,))]
+    return words
 
 
 def program_path(program: str) -> str:
@@ -10914,7 +10471,7 @@ UNIT = """\
 # CUDA after a boot without a desktop: also `sudo systemctl enable --now nvidia-persistenced`.
 
 [Unit]
-Description=llamadash, the dashboard for llama.cpp
+Description=llamadash, the async proxy and dashboard for llama.cpp
 After=network-online.target
 Wants=network-online.target
 
@@ -10968,7 +10525,6 @@ WantedBy=multi-user.target
 
 PRUNE_INTERVAL = 900.0  # seconds between two rounds of deleting what is too old
 PRUNE_DELAY = 60.0  # seconds after the start until the first: starting up comes first
-BACKUP_INTERVAL = 3600.0  # seconds between two looks at whether today's backup exists
 STOP_TIME = 1.5  # seconds that background tasks have for ending
 RESTART_PAUSE = 1.0  # seconds until a background task that has failed begins again
 # asyncio takes one number for both, and a crowd that it accepts at once holds up everybody else.
@@ -10985,6 +10541,8 @@ class Dash:
         self.lag = 0.0  # seconds by which the loop was late at worst, of late; halved in about 17 s
         self.beat = asyncio.Event()  # set for a moment at each heartbeat: what is done regularly wakes nobody by itself
         self.db = Database(config.data_dir / DATABASE_NAME)
+        self.setting_values: Json = {}
+        self.engine_values: Json = {}
         self.load_settings()
         self.load_engine_config()
         self.journal = Journal(self)
@@ -10995,15 +10553,14 @@ class Dash:
         self.pool = Pool(self)
         self.requests = Requests(self)
         self.upstreams = Upstreams(self)
-        self.gateway: Gateway
         self.chats = Chats(self)
         self.sampler = Sampler(self)
         self.downloads = Downloads(self)
         self.benchmarks: dict[str, Json] = {}  # how far those under way are, by model
         self.web = WebServer(self)
         self.gateway = Gateway(self)
+        self.tls: ssl.SSLContext | None = None  # of the dashboard's own listener, where that speaks https
         self.pool.sync()
-        self.tls: ssl.SSLContext | None = None
 
     # values
 
@@ -11017,14 +10574,11 @@ class Dash:
         """Read the engine's configuration again, after it was changed."""
         config = self.db.config()
         saved = {**good_values(config, CONFIG_FIELDS), "revision": config["revision"]}
-        fixed = {
-            "api_host": self.config.api_host, "api_port": self.config.api_port,
-            "models_dirs": None if self.config.models_dirs is None else [str(path) for path in self.config.models_dirs],
-        }
-        values = {**ENGINE_DEFAULTS, **saved, **{key: value for key, value in fixed.items() if value is not None}}
-        if "models_dirs" not in saved and fixed["models_dirs"] is None:
-            values["models_dirs"] = [str(path) for path in default_model_folders() if os.path.isdir(path)]
-        self.engine_values = values
+        fixed = {key: value for key in ("api_host", "api_port", "models_dirs")
+                 if (value := getattr(self.config, key)) is not None}
+        folders = [path for path in default_model_folders() if os.path.isdir(path)]
+        values = {**ENGINE_DEFAULTS, "models_dirs": folders, **saved, **fixed}
+        self.engine_values = {**values, "models_dirs": list(map(str, values["models_dirs"]))}
 
     def settings(self) -> Json:
         """What the user chose in Settings, or the defaults."""
@@ -11049,12 +10603,8 @@ class Dash:
         return self.with_state(self.db.get_model(id))
 
     def with_state(self, row: Json) -> Json:
-        """A model's row merged with what the engine knows of it."""
-        return {**row, **self.state_of(row)}
-
-    def state_of(self, row: Json) -> Json:
-        """What the engine knows of a model; one whose file is gone is missing, whatever the engine says."""
-        return self.pool.entries.state(row)
+        """A model's row merged with what is known of its place in memory."""
+        return {**row, **self.pool.entries.state(row)}
 
     def state_of_entry(self, name: str) -> Json:
         """What is known of the entry `name`, or of an upstream's model, which is always ready."""
@@ -11157,8 +10707,8 @@ class Dash:
     def background(self) -> dict[str, Callable[[], Coroutine[Any, Any, Any]]]:
         """What runs for as long as the program does, by name."""
         return {"journal": self.journal.run, "hub watch": self.hub.watch, "sampler": self.sampler.run,
-                "first scan": self.first_scan, "residency": self.pool.run,
-                "engine events": self.pool.publish, "upstreams": self.upstreams.run, "housekeeping": self.keep_house, "downloads": self.downloads.run,
+                "first scan": self.first_scan, "residency": self.pool.run, "engine events": self.pool.publish,
+                "upstreams": self.upstreams.run, "housekeeping": self.keep_house, "downloads": self.downloads.run,
                 "watchdog": functools.partial(watchdog, self)}
 
     async def first_scan(self) -> None:
@@ -11171,10 +10721,8 @@ class Dash:
     async def keep_house(self) -> None:
         """Make daily backups and delete what is too old, now and then."""
         await asyncio.sleep(PRUNE_DELAY)
-        backed_up = -math.inf
         while True:
-            if time.monotonic() - backed_up > BACKUP_INTERVAL and await self.chore("backup", self.db.daily_backup):
-                backed_up = time.monotonic()
+            await self.chore("backup", self.db.daily_backup)
             await self.chore("deletion of what is too old", self.db.prune, self.settings())
             self.renew_certificate()
             await asyncio.sleep(PRUNE_INTERVAL)
@@ -11189,15 +10737,13 @@ class Dash:
             if self.log_limiter.is_new("certificate", problem):
                 log.warning("the certificate is not renewed: %s", problem)
 
-    async def chore(self, name: str, work: Callable[..., None], *arguments: Any) -> bool:
-        """Whether a piece of housekeeping succeeded, in a thread; what keeps it from that is logged."""
+    async def chore(self, name: str, work: Callable[..., None], *arguments: Any) -> None:
+        """Do a piece of housekeeping, in a thread; what keeps it from that is logged."""
         try:
             await asyncio.to_thread(work, *arguments)
         except (DashError, OSError) as problem:
             if self.log_limiter.is_new(name, problem):
                 log.warning("%s: %s", name, problem)
-            return False
-        return True
 
     async def end_tasks(self) -> None:
         """Cancel the background tasks and wait for them, but not for ever."""
@@ -11238,14 +10784,13 @@ def allow_open_files(wanted: int) -> float:
         import resource
     except ImportError:  # Windows has no such limit
         return math.inf
-    soft, hard = (math.inf if limit == resource.RLIM_INFINITY else limit
-                  for limit in resource.getrlimit(resource.RLIMIT_NOFILE))
-    if soft >= (best := min(wanted, hard)):
-        return soft
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY:
+        return math.inf
+    best = max(soft, wanted if hard == resource.RLIM_INFINITY else min(wanted, hard))
     with contextlib.suppress(OSError, ValueError):  # macOS has a lower limit that it does not tell
-        resource.setrlimit(resource.RLIMIT_NOFILE, (int(best), resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
-        return best
-    return soft
+        resource.setrlimit(resource.RLIMIT_NOFILE, (best, hard))
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 
 
 class BadCertificate(DashError):
@@ -11359,10 +10904,11 @@ def system_warnings(dash: Dash, metrics: Json) -> list[str]:
     return warnings
 
 
-EXPORT_FORMAT = "llamadash"
-EXPORT_VERSION = 1
-EXPORT_FIELDS = ("format", "version", "exported_at", "settings", "config", "models")
 MAX_IMPORTED = 5000  # models in a document; checking them takes a tenth of a second
+DOCUMENT_FIELDS: dict[str, Any] = {
+    "format": str, "version": int, "exported_at": Timestamp, "settings": dict[str, Any], "config": dict[str, Any],
+    "models": Annotated[list[dict[str, Any]], Length(0, MAX_IMPORTED)],
+}
 
 
 @on("system:export", error="EXPORT_SYSTEM_FAILED", cost=5)
@@ -11370,14 +10916,14 @@ async def system_export(dash: Dash) -> Json:
     """Everything but history, as one document: settings, configuration and each model's parameters."""
     models = [{key: row[key] for key in IMPORT_FIELDS} for row in dash.db.models()]
     config = good_values(dash.db.config(), CONFIG_FIELDS)
-    return {"document": {"format": EXPORT_FORMAT, "version": EXPORT_VERSION, "exported_at": now_ms(),
+    return {"document": {"format": "llamadash", "version": 1, "exported_at": now_ms(),
                          "settings": dash.settings(), "config": config, "models": models}}
 
 
 @on("system:import", error="IMPORT_SYSTEM_FAILED", cost=40)
 async def system_import(dash: Dash, *, document: dict[str, Any], dryRun: bool = False) -> Json:  # noqa: N803
     """Take over a document that system:export made; with `dryRun` only say what would change."""
-    if document.get("format") != EXPORT_FORMAT or document.get("version") != EXPORT_VERSION:
+    if (document.get("format"), document.get("version")) != ("llamadash", 1):
         raise InvalidRequest("This is no document that llamadash exported.", field="document.format")
     plan = await asyncio.to_thread(import_plan, dash, document, dash.db.models())
     if not dryRun:
@@ -11390,9 +10936,10 @@ async def system_import(dash: Dash, *, document: dict[str, Any], dryRun: bool = 
             again = await asyncio.to_thread(import_plan, dash, document, dash.db.models())
             plan |= {"models": again["models"], "warnings": again["warnings"]}
         for id, changes in plan["models"].items():
-            model = dash.db.update_model(id, dash.db.get_model(id)["revision"], changes)
-            await dash.broadcast("models:updated", {"model": dash.with_state(model)})
+            dash.db.update_model(id, dash.db.get_model(id)["revision"], changes)
         await dash.models_changed()
+        for id in plan["models"]:
+            await dash.broadcast("models:updated", {"model": dash.model(id)})
     changes = [{"kind": kind, "id": id, "changes": values} for kind, id, values in
                [("settings", None, plan["settings"]), ("config", None, plan["config"]),
                 *(("model", id, values) for id, values in plan["models"].items())] if values]
@@ -11401,41 +10948,45 @@ async def system_import(dash: Dash, *, document: dict[str, Any], dryRun: bool = 
 
 def import_plan(dash: Dash, document: Json, rows: list[Json]) -> Json:
     """{settings, config, models: {id: changes}, warnings}: what an import would change in `rows` and the rest."""
-    for key in document:
-        if key not in EXPORT_FIELDS:
-            raise InvalidRequest(f"unknown field: {key[:64]}", field=f"document.{key[:64]}")
-    warnings: list[str] = []
-    settings, config = (imported_values(dash, document, part, warnings) for part in ("settings", "config"))
+    document, locked = checked_changes(document, DOCUMENT_FIELDS, {}, "document"), dash.config.locked()
+    parts = [document.get("settings", {}), renamed_config(document.get("config", {}))]
+    warnings = [f"{key} is fixed by {locked[key]} and stays as it is"
+                for part in parts for key in part if key in locked]
+    settings, config = ({key: value for key, value in part.items() if key not in locked} for part in parts)
     settings = checked_changes(settings, SETTING_FIELDS, {}, "document.settings")
     if "models_dirs" in config:
-        config["models_dirs"] = imported_folders(config["models_dirs"], warnings)
+        given = checked(config["models_dirs"], CONFIG_FIELDS["models_dirs"], "document.config.models_dirs")
+        absent = [path for path in given if os.path.isabs(expanded(path)) and not os.path.isdir(expanded(path))]
+        warnings += [f"{path} is not a folder on this machine and is left out" for path in absent]
+        config["models_dirs"] = [path for path in given if path not in absent]
     if "defaults" in config:
-        config["defaults"] = with_files_here(config["defaults"], dash.folders(), "document.config.defaults", warnings)
+        at = "document.config.defaults"
+        parameters, fields = without_old_parameters(checked(config["defaults"], dict[str, Any], at))
+        config["defaults"] = with_files_here(parameters, dash.folders(), at, warnings)
+        if "idle" in fields:
+            config.setdefault("idle_seconds", fields["idle"])
     config = checked_config(dash, config, "document.config")
     return {"settings": {key: value for key, value in settings.items() if value != dash.settings().get(key)},
             "config": {key: value for key, value in config.items() if value != dash.engine_config().get(key)},
-            "models": imported_models(dash, document, rows, warnings), "warnings": list(dict.fromkeys(warnings))}
+            "models": imported_models(dash, document.get("models", []), rows, warnings),
+            "warnings": list(dict.fromkeys(warnings))}
 
 
-def imported_values(dash: Dash, document: Json, part: str, warnings: list[str]) -> Json:
-    """The values of one part of the document without those that are fixed here; `warnings` gets what is left out."""
-    given, locked = checked(document.get(part, {}), dict[str, Any], f"document.{part}"), dash.config.locked()
-    warnings += [f"{key} is fixed by {locked[key]} and stays as it is" for key in given if key in locked]
-    return {key: value for key, value in given.items() if key not in locked}
+def without_old_parameters(parameters: Json) -> tuple[Json, Json]:
+    """Parameters without the two of version 1.0.0 that are fields of a model today, and these fields."""
+    rest, fields = dict(parameters), Json()
+    if "load-on-startup" in rest:
+        fields["pinned"] = rest.pop("load-on-startup")
+    if "sleep-idle-seconds" in rest:
+        idle = rest.pop("sleep-idle-seconds")
+        fields["idle"] = 0 if idle == -1 else idle
+    return rest, fields
 
 
-def imported_folders(paths: Any, warnings: list[str]) -> list[str]:
-    """The model folders of the document that this machine has; `warnings` gets the others."""
-    given = checked(paths, CONFIG_FIELDS["models_dirs"], "document.config.models_dirs")
-    absent = [path for path in given if os.path.isabs(expanded(path)) and not os.path.isdir(expanded(path))]
-    warnings += [f"{path} is not a folder on this machine and is left out" for path in absent]
-    return [path for path in given if path not in absent]
-
-
-def with_files_here(parameters: Any, folders: list[Path], at: str, warnings: list[str]) -> Json:
+def with_files_here(parameters: Json, folders: list[Path], at: str, warnings: list[str]) -> Json:
     """`parameters` without those whose file is not on this machine; `warnings` gets what is left out."""
     accepted: Json = {}
-    for key, value in checked(parameters, dict[str, Any], at).items():
+    for key, value in parameters.items():
         try:
             accepted |= validated_parameters({key: value}, folders, at)
         except FileNotHere:
@@ -11443,14 +10994,13 @@ def with_files_here(parameters: Any, folders: list[Path], at: str, warnings: lis
     return accepted
 
 
-def imported_models(dash: Dash, document: Json, rows: list[Json], warnings: list[str]) -> dict[str, Json]:
-    """What the document changes of each model, by id; `warnings` gets those that are not here."""
+def imported_models(dash: Dash, items: list[Json], rows: list[Json], warnings: list[str]) -> dict[str, Json]:
+    """What a document's models change of those here, by id; `warnings` gets those that are not here."""
     by_id, names, by_path = {row["id"]: row for row in rows}, entry_names(rows), dict[str, list[Json]]()
     for row in rows:
         by_path.setdefault(row["path"], []).append(row)
     folders, models = dash.folders(), dict[str, Json]()
-    listed = Annotated[list[dict[str, Any]], Length(0, MAX_IMPORTED)]
-    for at, item in enumerate(checked(document.get("models", []), listed, "document.models")):
+    for at, item in enumerate(items):
         id = checked(item.get("id"), ModelId, f"document.models.{at}.id")
         path = str(item.get("path", ""))
         variants = by_path.get(path, [by_id[id]] if id in by_id else [])
@@ -11461,8 +11011,9 @@ def imported_models(dash: Dash, document: Json, rows: list[Json], warnings: list
             continue
         row = fitting[0]
         if "parameters" in item:
-            parameters = with_files_here(item["parameters"], folders, f"document.models.{at}.parameters", warnings)
-            item = {**item, "parameters": parameters}
+            field = f"document.models.{at}.parameters"
+            parameters, fields = without_old_parameters(checked(item["parameters"], dict[str, Any], field))
+            item = {**fields, **item, "parameters": with_files_here(parameters, folders, field, warnings)}
         wanted = checked_fields(item, IMPORT_FIELDS, f"document.models.{at}", folders)
         taken = [alias for alias in wanted.get("aliases", ()) if names.get(alias.lower(), row)["id"] != row["id"]]
         if taken:
@@ -11484,32 +11035,24 @@ COMMANDS = {
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """The options, which may stand before or behind a command; what is not given is left out."""
+    """The options, each with the name of what it sets in Config as its `dest`; what is not given is left out."""
     opt = functools.partial(parser.add_argument, default=argparse.SUPPRESS)
+    each = functools.partial(opt, action="append")
     opt("--host", metavar="ADDRESS", help="address to listen on (127.0.0.1)")
     opt("--port", type=port_number, metavar="PORT", help="port to listen on, 0 for a free one (3000)")
-    opt("--data-dir", type=Path, metavar="DIR", help="where the database and the keys are kept (data beside this file)")
-    opt("--models-dir", action="append", metavar="DIR", help="folder with GGUF models; may be repeated")
+    opt("--data-dir", type=full_path, metavar="DIR", help="where the database and the keys are kept (data beside this)")
+    each("--models-dir", dest="models_dirs", type=full_path, metavar="DIR", help="folder with GGUF models")
     opt("--llama-server", metavar="PROGRAM|URL", help="llama-server to run, or the address of a server elsewhere")
     opt("--api-host", "--engine-host", metavar="ADDRESS", help="address of the models' API (127.0.0.1)")
     opt("--api-port", "--engine-port", type=port_number, metavar="PORT", help="port of the models' API (8080)")
-    opt("--upstream", action="append", metavar="NAME=URL", help="server elsewhere whose models are offered here as "
-        "NAME/MODEL; may be repeated")
-    opt("--no-auth", action="store_true", help="let everybody in who can connect")
-    opt(
-        "--allow-host", action="append", metavar="NAME", help="further name this machine is reached by; may be repeated"
-    )
-    opt(
-        "--allow-origin", action="append", metavar="ORIGIN", help="further site that may connect, or *; may be repeated"
-    )
-    opt(
-        "--trusted-proxy",
-        action="append",
-        metavar="ADDRESS",
-        help="proxy whose X-Forwarded-* headers count; may be repeated",
-    )
-    opt("--tls-cert", type=Path, metavar="FILE", help="certificate for https (with --tls-key)")
-    opt("--tls-key", type=Path, metavar="FILE", help="its private key")
+    each("--upstream", dest="upstreams", type=upstream_option, metavar="NAME=URL",
+         help="server elsewhere whose models are offered here as NAME/MODEL")
+    opt("--no-auth", dest="auth", action="store_false", help="let everybody in who can connect")
+    each("--allow-host", dest="allow_hosts", metavar="NAME", help="further name this machine is reached by")
+    each("--allow-origin", dest="allow_origins", metavar="ORIGIN", help="further site that may connect, or *")
+    each("--trusted-proxy", dest="trusted_proxies", metavar="ADDRESS", help="proxy whose X-Forwarded-* headers count")
+    opt("--tls-cert", type=full_path, metavar="FILE", help="certificate for https (with --tls-key)")
+    opt("--tls-key", type=full_path, metavar="FILE", help="its private key")
     opt("--sockets-per-address", type=at_least_one, metavar="N", help="connections allowed from one address (32)")
     opt("--request-rate", type=at_least_one, metavar="N", help="requests a second allowed to one client (50)")
     opt("--log-level", choices=LOG_LEVELS, help="least important messages to keep (info)")
@@ -11522,9 +11065,9 @@ def command_line() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="llamadash.py",
         description="The async proxy and dashboard for llama.cpp on your own box.",
-        epilog="Each option has an environment variable: --api-port is LLAMADASH_API_PORT.",
-        parents=[options],
-    )
+        epilog="Options that name a folder, site, server or proxy may be repeated. "
+               "Each option has an environment variable: --api-port is LLAMADASH_API_PORT.",
+        parents=[options])
     parser.add_argument("--version", action="version", version=f"llamadash {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     for name, help in COMMANDS.items():
@@ -11536,36 +11079,50 @@ def command_line() -> argparse.ArgumentParser:
     return parser
 
 
-def port_number(text: str) -> int:
-    """A port from the command line, 0 to 65535."""
-    if not text.isdecimal() or int(text) > 65535:
-        raise argparse.ArgumentTypeError(f"{text} is not a port")
+def config_options(parser: argparse.ArgumentParser) -> list[argparse.Action]:
+    """The options that set something in Config."""
+    return [action for action in parser._actions if action.dest in Config.__dataclass_fields__]
+
+
+def whole_number(text: str, low: int, high: int) -> int:
+    """A number from the command line."""
+    if not text.isdecimal() or not low <= int(text) <= high:
+        raise argparse.ArgumentTypeError(f"{text} is not a number from {low} to {high}")
     return int(text)
 
 
-def at_least_one(text: str) -> int:
-    """A number of something from the command line, of which there must be one."""
-    if not text.isdecimal() or not 0 < int(text) <= 10**9:
-        raise argparse.ArgumentTypeError(f"{text} is not a number from 1 on")
-    return int(text)
+port_number = functools.partial(whole_number, low=0, high=65535)
+at_least_one = functools.partial(whole_number, low=1, high=10**9)
+
+
+def full_path(text: str) -> Path:
+    """A path from the command line."""
+    return expanded(text).absolute()
+
+
+def upstream_option(text: str) -> tuple[str, str]:
+    """The name and the address of a server elsewhere, from the command line."""
+    name, _, url = text.partition("=")
+    if not re.fullmatch(UPSTREAM_NAME, name) or not urllib.parse.urlsplit(upstream_url(url)).hostname:
+        raise argparse.ArgumentTypeError(f"{text} is not NAME=URL")
+    return name, url
 
 
 def environment_options(parser: argparse.ArgumentParser) -> list[str]:
     """The command-line arguments that the LLAMADASH_* variables stand for; lists are separated like PATH."""
     arguments = []
-    for action in parser._actions:
-        options = [name for name in action.option_strings if name.startswith("--") and name not in ("--help", "--version")]
-        option = next((name for name in options if os.environ.get(variable_of(name))), "")  # also by its old name
-        if not (value := os.environ.get(variable_of(option)) if option else None):
-            continue
+    for action in config_options(parser):
+        # an old name counts as well
+        option = next((name for name in action.option_strings if os.environ.get(variable_of(name))), None)
+        value = os.environ[variable_of(option)] if option else ""
         if isinstance(action, argparse._AppendAction):
-            separator = os.pathsep if option == "--models-dir" else ","
+            separator = os.pathsep if action.dest == "models_dirs" else ","
             arguments += [f"{option}={part}" for part in value.split(separator) if part]
-        elif action.nargs == 0:
+        elif option and action.nargs == 0:
             if value.lower() not in (*YES, *NO):
                 parser.error(f"{variable_of(option)} is {value}: neither on nor off")
             arguments += [option] if value.lower() in YES else []
-        else:
+        elif option:
             arguments.append(f"{option}={value}")
     return arguments
 
@@ -11580,34 +11137,24 @@ def parsed(parser: argparse.ArgumentParser, argv: list[str]) -> tuple[Json, dict
     if any(word == "" or re.fullmatch(r"--[a-z-]+=", word) for word in argv):
         parser.error("an option or a file name is empty")
     given, around = vars(parser.parse_args(argv)), vars(parser.parse_args(environment_options(parser)))
-    del around["command"]
-    fixed = {name: variable_of(name) for name in around}
-    return {**around, **given}, {**fixed, **{name: f"--{name.replace('_', '-')}" for name in given}}
+    names = {action.dest: action.option_strings[0] for action in config_options(parser)}
+    return {**around, **given}, {dest: name if dest in given else variable_of(name) for dest, name in names.items()
+                                 if dest in given or dest in around}
 
 
 def configured(options: Json, fixed: dict[str, str]) -> Config:
     """The Config that the options make; SystemExit for those that do not go together."""
     if ("tls_cert" in options) != ("tls_key" in options):
         sys.exit(usage_error("--tls-cert and --tls-key go together"))
-    values = {
-        key: value for key, value in options.items() if key in {field.name for field in dataclasses.fields(Config)}
-    }
-    values.update({field: tuple(options.get(option, ())) for field, option in (
-        ("allow_hosts", "allow_host"), ("allow_origins", "allow_origin"), ("trusted_proxies", "trusted_proxy"))})
-    if "models_dir" in options:
-        values["models_dirs"] = tuple(Path(path).expanduser().absolute() for path in options["models_dir"])
-        fixed = {**fixed, "models_dirs": fixed["models_dir"]}
     if not all(key.isprintable() for key in given_api_keys()):
         sys.exit(usage_error("an API key is one line of text"))
-    upstreams = [item.partition("=")[::2] for item in options.get("upstream", ())]
-    if (server := options.get("llama_server", "")) and re.match(r"https?://", server):
-        upstreams.append((urllib.parse.urlsplit(server).hostname or "", server))
-    for name, url in upstreams:
-        if not re.fullmatch(UPSTREAM_NAME, name) or not urllib.parse.urlsplit(upstream_url(url)).hostname:
-            sys.exit(usage_error(f"--upstream is NAME=URL, not {name}={url}"))
-    values["upstreams"] = tuple(dict(upstreams).items())
-    data_dir = Path(options.get("data_dir", HERE / "data")).expanduser().absolute()
-    return Config(**{**values, "auth": not options.get("no_auth"), "data_dir": data_dir, "fixed": fixed})
+    values: Json = {key: tuple(options[key]) if isinstance(options[key], list) else options[key] for key in fixed}
+    upstreams = dict(values.get("upstreams", ()))
+    if re.match(r"https?://", server := values.get("llama_server", "")):
+        if not (host := urllib.parse.urlsplit(server).hostname):
+            sys.exit(usage_error(f"{server} is no address of a server"))
+        upstreams[host.replace(":", "-")] = server
+    return Config(**{**values, "upstreams": tuple(upstreams.items())}, fixed=fixed)
 
 
 def usage_error(message: str) -> int:
@@ -11638,7 +11185,7 @@ def data_folder(path: Path) -> Iterator[None]:
     with open(path / "lock", "a+", encoding="utf-8", errors="replace") as file:
         os.chmod(path / "lock", 0o600)
         try:
-            lock_soon(file)
+            lock_file(file, LOCK_WAIT)
         except OSError as problem:
             file.seek(0)
             pid = file.read().partition(" ")[0]
@@ -11649,26 +11196,22 @@ def data_folder(path: Path) -> Iterator[None]:
         yield
 
 
-def lock_soon(file: typing.TextIO) -> None:
-    """Lock `file` as soon as nobody has it; OSError where another process keeps it."""
-    ends = time.monotonic() + LOCK_WAIT
+def lock_file(file: typing.TextIO, patience: float = 0.0) -> None:
+    """Lock `file` for this process until it ends; OSError where another one keeps it for longer than `patience` (s)."""
+    ends = time.monotonic() + patience
     while True:
         try:
-            return lock_file(file)
+            if os.name == "nt":
+                import msvcrt
+                msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined,unused-ignore]
+            else:
+                import fcntl
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
         except OSError:
-            if time.monotonic() > ends:
+            if time.monotonic() >= ends:
                 raise
         time.sleep(LOCK_PAUSE)
-
-
-def lock_file(file: typing.TextIO) -> None:
-    """Lock `file` for this process until it ends; OSError where another one has it."""
-    if os.name == "nt":
-        import msvcrt
-        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined,unused-ignore]
-    else:
-        import fcntl
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def port_holder(port: int) -> str:
@@ -11786,7 +11329,7 @@ def write_backup(config: Config, target: Path) -> int:
 
 
 EXIT_CODES = {AlreadyRunning: EXIT_RUNNING, PortTaken: EXIT_PORT, BadCertificate: EXIT_USAGE,
-              DatabaseTooNew: EXIT_DATABASE, MigrationFailed: EXIT_DATABASE}
+              DatabaseRefused: EXIT_DATABASE}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -11799,7 +11342,7 @@ def main(argv: list[str] | None = None) -> int:
     commands: dict[str | None, Callable[[], int]] = {
         None: lambda: run_server(config), "link": lambda: print_link(config, new=options["new"]),
         "password": lambda: ask_password(config), "backup": lambda: write_backup(config, options["file"]),
-        "service": lambda: print_service(config), "doctor": lambda: doctor(config),
+        "service": lambda: print_service(config), "doctor": lambda: asyncio.run(doctor(config)),
     }
     try:
         return commands[options["command"]]()
