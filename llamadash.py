@@ -4342,7 +4342,7 @@ def preset_changes(models: list[Json], sections: dict[str, dict[str, str]], fold
 
 PROBE_TIMEOUT = 15.0  # s for each question to a program; the first start after a boot reads 50 MB of libraries
 PROBE_OUTPUT = 2**20  # bytes read of an answer
-SEARCH_DEPTH = 3  # folders below data/engines/NAME in which the program may lie
+SEARCH_DEPTH = 4  # folders from data/engines/NAME on in which the program may lie
 EXECUTABLE = ".exe" if os.name == "nt" else ""
 PROTOCOL = b"cmd_child_to_router"  # in every llama-server since January 2026, or in a library of it
 NO_ENGINE = "No llama-server was found on this machine."
@@ -4498,13 +4498,10 @@ def build_of(id: str, program: str, problem: str | None = None) -> Build:
 
 def programs_below(folder: Path) -> Iterator[str]:
     """The programs llama-server, else llama, in `folder` and a few folders below."""
-    for name in ("llama-server", "llama"):
-        for root, folders, files in os.walk(folder):
-            if len(Path(root).relative_to(folder).parts) >= SEARCH_DEPTH:
-                folders.clear()
-            path = os.path.join(root, name + EXECUTABLE)
-            if name + EXECUTABLE in files and os.access(path, os.X_OK):
-                yield os.path.abspath(path)
+    patterns = ["*/" * depth + name + EXECUTABLE for name in ("llama-server", "llama") for depth in range(SEARCH_DEPTH)]
+    for path in (path for pattern in patterns for path in folder.glob(pattern)):
+        if path.is_file() and os.access(path, os.X_OK):
+            yield os.path.abspath(path)
 
 
 async def probe(build: Build, data_dir: Path) -> Build:
@@ -5115,7 +5112,7 @@ class Instance:
         pause, said_ready = HEALTH_PAUSE[0], self.output.said_ready
         if self.build.protocol == "none":
             said_ready.set()  # /health alone tells
-        while not (said_ready.is_set() and await self.answers_health()):
+        while not (said_ready.is_set() and (await self.get("/health"))[0] == 200):
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for((self.ready if said_ready.is_set() else said_ready).wait(), pause)
             pause = min(pause * 1.5, HEALTH_PAUSE[1])
@@ -5132,32 +5129,33 @@ class Instance:
         while True:
             await asyncio.sleep(HEALTH_INTERVAL)
             self.output.tell_suppressed()
-            if await self.answers_health():
+            if (await self.get("/health"))[0] == 200:
                 self.output.heard_at = time.monotonic()
+                continue
             silent = time.monotonic() - self.output.heard_at
             if silent > HUNG_BUSY or watch.silence(self.output.heard_at) > HUNG_AFTER:
                 return self.kill(f"It hung: no answer for {silent:.0f} s")
 
-    async def answers_health(self) -> bool:
-        """Whether /health says that all is well."""
+    async def get(self, path: str) -> tuple[int, bytes]:
+        """The status and the body of what the process answers; 0 where it gives no answer."""
         with contextlib.suppress(aiohttp.ClientError, OSError, asyncio.TimeoutError):
-            async with self.dash.pool.session.get(f"{self.url}/health", timeout=HEALTH_LIMIT) as response:
-                return bool(response.status == 200)
-        return False
+            async with self.dash.pool.session.get(self.url + path, headers=self.authorization(),
+                                                  timeout=HEALTH_LIMIT) as response:
+                return response.status, await response.content.read(2**20)
+        return 0, b""
 
     async def ask_properties(self) -> None:
         """Learn the context and the slots; EngineFailed where the process does not take our key."""
-        with contextlib.suppress(aiohttp.ClientError, OSError, asyncio.TimeoutError, ValueError):
-            async with self.dash.pool.session.get(f"{self.url}/props", headers=self.authorization(),
-                                                  timeout=HEALTH_LIMIT) as response:
-                if response.status == 401:
-                    raise EngineFailed("The engine does not take the key that llamadash gave it: "
-                                       "is there an api-key in /etc/llama.cpp/config.ini?")
-                properties = json.loads(await response.content.read(2**20))
-                slots, settings = properties.get("total_slots"), properties.get("default_generation_settings")
-                self.slots = slots if type(slots) is int and 0 < slots < 4096 else None
-                if isinstance(settings, dict) and is_amount(settings.get("n_ctx")):
-                    self.output.meta.setdefault("n_ctx", settings["n_ctx"])
+        status, body = await self.get("/props")
+        if status == 401:
+            raise EngineFailed("The engine does not take the key that llamadash gave it: "
+                               "is there an api-key in /etc/llama.cpp/config.ini?")
+        with contextlib.suppress(*MALFORMED):
+            properties = json.loads(body)
+            slots = properties["total_slots"]
+            self.slots = slots if type(slots) is int and 0 < slots < 4096 else None
+            if is_amount(context := properties["default_generation_settings"]["n_ctx"]):
+                self.output.meta.setdefault("n_ctx", context)
 
     def authorization(self) -> dict[str, str]:
         """The header that the process wants of every request."""
@@ -7887,101 +7885,73 @@ negated = {"on": False, "off": True}.__getitem__  # of an attribute that means t
 SAMPLERS = {"d": "dry", "k": "top_k", "y": "typ_p", "p": "top_p", "s": "top_n_sigma", "m": "min_p", "t": "temperature",
             "x": "xtc", "i": "infill", "e": "penalties", "a": "adaptive_p"}
 CACHE_TYPE = enumerated("ggml_type", "GGML_TYPE_")
-# A parameter, or an option that every model gets: where CommonParams has it, and how its text is read.
-EMBEDDED_OPTIONS: dict[str, tuple[str, Callable[[str], Any]]] = {
-    "model": ("model.path", str),
-    "mmproj": ("mmproj.path", str),
-    "mmproj-offload": ("mmproj_use_gpu", truth),
-    "mmproj-auto": ("no_mmproj", negated),
-    "image-min-tokens": ("image_min_tokens", int),
-    "image-max-tokens": ("image_max_tokens", int),
-    "alias": ("model_alias", lambda text: set(text.split(","))),
-    "host": ("hostnames", lambda text: text.split(",")),
-    "port": ("port", int),
-    "ctx-size": ("n_ctx", int),
-    "predict": ("n_predict", int),
-    "batch-size": ("n_batch", int),
-    "ubatch-size": ("n_ubatch", int),
-    "keep": ("n_keep", int),
-    "parallel": ("n_parallel", int),
-    "kv-unified": ("kv_unified", truth),
-    "cont-batching": ("cont_batching", truth),
-    "context-shift": ("ctx_shift", truth),
-    "swa-full": ("swa_full", truth),
-    "ctx-checkpoints": ("n_ctx_checkpoints", int),
-    "cache-ram": ("cache_ram_mib", int),
-    "cache-reuse": ("n_cache_reuse", int),
-    "cache-prompt": ("cache_prompt", truth),
-    "cache-type-k": ("cache_type_k", CACHE_TYPE),
-    "cache-type-v": ("cache_type_v", CACHE_TYPE),
-    "kv-offload": ("no_kv_offload", negated),
-    "op-offload": ("no_op_offload", negated),
-    "repack": ("no_extra_bufts", negated),
-    "threads": ("cpuparams.n_threads", int),
-    "threads-batch": ("cpuparams_batch.n_threads", int),
-    "prio": ("cpuparams.priority", enumerated("ggml_sched_priority", "GGML_SCHED_PRIO_", **{
-        "-1": "low", "0": "normal", "1": "medium", "2": "high"})),
-    "poll": ("cpuparams.poll", int),
-    "numa": ("numa", enumerated("ggml_numa_strategy", "GGML_NUMA_STRATEGY_")),
-    "load-mode": ("load_mode", enumerated("llama_load_mode", "LLAMA_LOAD_MODE_", dio="direct_io")),
-    "check-tensors": ("check_tensors", truth),
-    "n-gpu-layers": ("n_gpu_layers", int),
-    "split-mode": ("split_mode", enumerated("llama_split_mode", "LLAMA_SPLIT_MODE_")),
-    "tensor-split": ("tensor_split", comma_list(float, 128)),
-    "main-gpu": ("main_gpu", int),
-    "override-tensor": ("tensor_buft_overrides", str),
-    "flash-attn": ("flash_attn_type", enumerated(
-        "llama_flash_attn_type", "LLAMA_FLASH_ATTN_TYPE_", on="enabled", off="disabled")),
-    "fit": ("fit_params", truth),
-    "fit-target": ("fit_params_target", comma_list(lambda text: int(float(text) * 2**20))),
-    "fit-ctx": ("fit_params_min_ctx", int),
-    "rope-scaling": ("rope_scaling_type", enumerated("llama_rope_scaling_type", "LLAMA_ROPE_SCALING_TYPE_")),
-    "rope-scale": ("rope_freq_scale", lambda text: 1 / float(text)),
-    "rope-freq-base": ("rope_freq_base", float),
-    "rope-freq-scale": ("rope_freq_scale", float),
-    "yarn-orig-ctx": ("yarn_orig_ctx", int),
-    "yarn-ext-factor": ("yarn_ext_factor", float),
-    "yarn-attn-factor": ("yarn_attn_factor", float),
-    "yarn-beta-slow": ("yarn_beta_slow", float),
-    "yarn-beta-fast": ("yarn_beta_fast", float),
-    "lora": ("lora_adapters", adapters),
-    "warmup": ("warmup", truth),
-    "pooling": ("pooling_type", enumerated("llama_pooling_type", "LLAMA_POOLING_TYPE_")),
-    "embeddings": ("embedding", truth),
-    "jinja": ("use_jinja", truth),
-    "chat-template": ("chat_template", str),
-    "chat-template-kwargs": ("default_template_kwargs", lambda text: {
-        key: json.dumps(value) for key, value in json.loads(text).items()}),
-    "prefill-assistant": ("prefill_assistant", truth),
-    "reasoning": ("enable_reasoning", {"auto": -1, "on": 1, "off": 0}.__getitem__),
-    "reasoning-format": ("reasoning_format", enumerated("common_reasoning_format", "COMMON_REASONING_FORMAT_")),
-    "reasoning-budget": ("sampling.reasoning_budget_tokens", int),
-    "timeout": ("timeout_read", int),
-    "metrics": ("endpoint_metrics", truth),
-    "slots": ("endpoint_slots", truth),
-    "sampling-seq": ("sampling.samplers", lambda text: ";".join(SAMPLERS[letter] for letter in text)),
-    "seed": ("sampling.seed", lambda text: int(text) % 2**32),
-    "temp": ("sampling.temp", float),
-    "top-k": ("sampling.top_k", int),
-    "top-p": ("sampling.top_p", float),
-    "min-p": ("sampling.min_p", float),
-    "typical-p": ("sampling.typ_p", float),
-    "xtc-probability": ("sampling.xtc_probability", float),
-    "xtc-threshold": ("sampling.xtc_threshold", float),
-    "repeat-last-n": ("sampling.penalty_last_n", int),
-    "repeat-penalty": ("sampling.penalty_repeat", float),
-    "presence-penalty": ("sampling.penalty_present", float),
-    "frequency-penalty": ("sampling.penalty_freq", float),
-    "dry-multiplier": ("sampling.dry_multiplier", float),
-    "mirostat": ("sampling.mirostat", int),
-    "spec-type": ("speculative.types", comma_list(enumerated("common_speculative_type", "COMMON_SPECULATIVE_TYPE_"))),
-    "model-draft": ("speculative.draft.mparams.path", str),
-    "spec-draft-n-max": ("speculative.draft.n_max", int),
-    "spec-draft-n-min": ("speculative.draft.n_min", int),
-    "spec-draft-p-min": ("speculative.draft.p_min", float),
-    "n-gpu-layers-draft": ("speculative.draft.n_gpu_layers", int),
-    "cache-type-k-draft": ("speculative.draft.cache_type_k", CACHE_TYPE),
-    "cache-type-v-draft": ("speculative.draft.cache_type_v", CACHE_TYPE),
+# A parameter, or an option that every model gets, and where CommonParams has it.
+EMBEDDED_OPTIONS = {
+    "model": "model.path", "alias": "model_alias", "host": "hostnames", "port": "port", "timeout": "timeout_read",
+    "metrics": "endpoint_metrics", "slots": "endpoint_slots", "warmup": "warmup", "load-mode": "load_mode",
+    "check-tensors": "check_tensors", "lora": "lora_adapters", "pooling": "pooling_type", "embeddings": "embedding",
+    "mmproj": "mmproj.path", "mmproj-auto": "no_mmproj", "mmproj-offload": "mmproj_use_gpu",
+    "image-min-tokens": "image_min_tokens", "image-max-tokens": "image_max_tokens",
+    # context and batches
+    "ctx-size": "n_ctx", "predict": "n_predict", "batch-size": "n_batch", "ubatch-size": "n_ubatch", "keep": "n_keep",
+    "parallel": "n_parallel", "kv-unified": "kv_unified", "cont-batching": "cont_batching",
+    "context-shift": "ctx_shift", "swa-full": "swa_full", "ctx-checkpoints": "n_ctx_checkpoints",
+    "cache-ram": "cache_ram_mib", "cache-reuse": "n_cache_reuse", "cache-prompt": "cache_prompt",
+    "cache-type-k": "cache_type_k", "cache-type-v": "cache_type_v",
+    "rope-scaling": "rope_scaling_type", "rope-scale": "rope_freq_scale", "rope-freq-base": "rope_freq_base",
+    "rope-freq-scale": "rope_freq_scale", "yarn-orig-ctx": "yarn_orig_ctx", "yarn-ext-factor": "yarn_ext_factor",
+    "yarn-attn-factor": "yarn_attn_factor", "yarn-beta-slow": "yarn_beta_slow", "yarn-beta-fast": "yarn_beta_fast",
+    # processors and memories
+    "threads": "cpuparams.n_threads", "threads-batch": "cpuparams_batch.n_threads", "prio": "cpuparams.priority",
+    "poll": "cpuparams.poll", "numa": "numa", "kv-offload": "no_kv_offload", "op-offload": "no_op_offload",
+    "repack": "no_extra_bufts", "n-gpu-layers": "n_gpu_layers", "split-mode": "split_mode",
+    "tensor-split": "tensor_split", "main-gpu": "main_gpu", "override-tensor": "tensor_buft_overrides",
+    "flash-attn": "flash_attn_type", "fit": "fit_params", "fit-target": "fit_params_target",
+    "fit-ctx": "fit_params_min_ctx",
+    # chats
+    "jinja": "use_jinja", "chat-template": "chat_template", "chat-template-kwargs": "default_template_kwargs",
+    "prefill-assistant": "prefill_assistant", "reasoning": "enable_reasoning", "reasoning-format": "reasoning_format",
+    "reasoning-budget": "sampling.reasoning_budget_tokens",
+    # sampling
+    "sampling-seq": "sampling.samplers", "seed": "sampling.seed", "temp": "sampling.temp", "top-k": "sampling.top_k",
+    "top-p": "sampling.top_p", "min-p": "sampling.min_p", "typical-p": "sampling.typ_p",
+    "xtc-probability": "sampling.xtc_probability", "xtc-threshold": "sampling.xtc_threshold",
+    "repeat-last-n": "sampling.penalty_last_n", "repeat-penalty": "sampling.penalty_repeat",
+    "presence-penalty": "sampling.penalty_present", "frequency-penalty": "sampling.penalty_freq",
+    "dry-multiplier": "sampling.dry_multiplier", "mirostat": "sampling.mirostat",
+    # speculative decoding
+    "spec-type": "speculative.types", "model-draft": "speculative.draft.mparams.path",
+    "spec-draft-n-max": "speculative.draft.n_max", "spec-draft-n-min": "speculative.draft.n_min",
+    "spec-draft-p-min": "speculative.draft.p_min", "n-gpu-layers-draft": "speculative.draft.n_gpu_layers",
+    "cache-type-k-draft": "speculative.draft.cache_type_k", "cache-type-v-draft": "speculative.draft.cache_type_v",
+}
+# How the text of an option is read: as what the parameter is, or as its attribute wants it.
+KIND_READERS: dict[str, Callable[[str], Any]] = {"int": int, "float": float, "bool": truth, "text": str, "path": str}
+OPTION_READERS: dict[str, Callable[[str], Any]] = {
+    "model": str, "port": int, "metrics": truth, "slots": truth, "mirostat": int,
+    "alias": lambda text: set(text.split(",")),
+    "host": lambda text: text.split(","),
+    "mmproj-auto": negated, "kv-offload": negated, "op-offload": negated, "repack": negated,
+    "cache-type-k": CACHE_TYPE, "cache-type-v": CACHE_TYPE,
+    "cache-type-k-draft": CACHE_TYPE, "cache-type-v-draft": CACHE_TYPE,
+    "prio": enumerated("ggml_sched_priority", "GGML_SCHED_PRIO_", **{
+        "-1": "low", "0": "normal", "1": "medium", "2": "high"}),
+    "numa": enumerated("ggml_numa_strategy", "GGML_NUMA_STRATEGY_"),
+    "load-mode": enumerated("llama_load_mode", "LLAMA_LOAD_MODE_", dio="direct_io"),
+    "split-mode": enumerated("llama_split_mode", "LLAMA_SPLIT_MODE_"),
+    "tensor-split": comma_list(float, 128),
+    "flash-attn": enumerated("llama_flash_attn_type", "LLAMA_FLASH_ATTN_TYPE_", on="enabled", off="disabled"),
+    "fit-target": comma_list(lambda text: int(float(text) * 2**20)),
+    "rope-scaling": enumerated("llama_rope_scaling_type", "LLAMA_ROPE_SCALING_TYPE_"),
+    "rope-scale": lambda text: 1 / float(text),
+    "lora": adapters,
+    "pooling": enumerated("llama_pooling_type", "LLAMA_POOLING_TYPE_"),
+    "chat-template-kwargs": lambda text: {key: json.dumps(value) for key, value in json.loads(text).items()},
+    "reasoning": {"auto": -1, "on": 1, "off": 0}.__getitem__,
+    "reasoning-format": enumerated("common_reasoning_format", "COMMON_REASONING_FORMAT_"),
+    "sampling-seq": lambda text: ";".join(SAMPLERS[letter] for letter in text),
+    "seed": lambda text: int(text) % 2**32,
+    "spec-type": comma_list(enumerated("common_speculative_type", "COMMON_SPECULATIVE_TYPE_")),
 }
 COMPOSED_OPTIONS = frozenset({"reranking", "reasoning-effort"})  # several attributes, or part of one
 OPTION_ERRORS = (ValueError, TypeError, KeyError, OverflowError, AssertionError, AttributeError, OSError)
@@ -7999,8 +7969,8 @@ def embedded_parameters(options: dict[str, str]) -> Any:
     if options.get("parallel", "-1") == "-1":
         options = {"kv-unified": "on", **options, "parallel": str(EMBEDDED_SLOTS)}
     for name, text in options.items():
-        path, read = EMBEDDED_OPTIONS[name]
-        *owners, attribute = path.split(".")
+        read = OPTION_READERS.get(name) or KIND_READERS[PARAMETERS[name].kind]
+        *owners, attribute = EMBEDDED_OPTIONS[name].split(".")
         try:
             setattr(functools.reduce(getattr, owners, parameters), attribute, read(text))
         except OPTION_ERRORS as problem:
@@ -8097,15 +8067,13 @@ def validated_content(content: Any, where: str) -> Any:
 
 def validated_part(part: Any, where: str) -> Json:
     """One part of a message. An image is given as data: an address would make the engine fetch it."""
-    kind = part.get("type") if isinstance(part, dict) else None
-    if kind == "text" and isinstance(part.get("text"), str) and encodable(part["text"]):
-        return {"type": "text", "text": part["text"]}
-    image = part.get("image_url") if kind == "image_url" else None
-    url = image.get("url") if isinstance(image, dict) else None
-    if isinstance(url, str) and (found := re.fullmatch(IMAGE, url)):
-        with contextlib.suppress(binascii.Error):
-            base64.b64decode(found[1], validate=True)
-            return {"type": "image_url", "image_url": {"url": url}}
+    match part:
+        case {"type": "text", "text": str(text)} if encodable(text):
+            return {"type": "text", "text": text}
+        case {"type": "image_url", "image_url": {"url": str(url)}} if found := re.fullmatch(IMAGE, url):
+            with contextlib.suppress(binascii.Error):
+                base64.b64decode(found[1], validate=True)
+                return {"type": "image_url", "image_url": {"url": url}}
     raise InvalidRequest("a part is a text, or an image as data:image/…;base64,…", field=where)
 
 
@@ -8184,9 +8152,8 @@ class Chats:
 
     def client_gone(self, client: str) -> None:
         """Stop every answer of a client that is no longer there."""
-        for chat in list(self.all.values()):
-            if chat.client == client:
-                self.cancel(client, chat.id)
+        for chat_id in list(self.all):
+            self.cancel(client, chat_id)
 
     async def run(self, chat: Chat, body: Json) -> None:
         """One answer, from the request to chat:done or chat:error."""
@@ -8251,15 +8218,11 @@ class Chats:
         if chat.text:
             chat.first = chat.first or time.monotonic()
             if chat.flushing is None or chat.flushing.done():
-                chat.flushing = asyncio.ensure_future(self.flush_soon(chat))
+                chat.flushing = asyncio.ensure_future(self.flush(chat, DELTA_INTERVAL))
 
-    async def flush_soon(self, chat: Chat) -> None:
-        """Send what has come, together with what comes in the next moment."""
-        await asyncio.sleep(DELTA_INTERVAL)
-        await self.flush(chat)
-
-    async def flush(self, chat: Chat) -> None:
-        """Send the text that has come since the last time."""
+    async def flush(self, chat: Chat, after: float = 0.0) -> None:
+        """Send the text that has come since the last time, together with what comes within `after` seconds."""
+        await asyncio.sleep(after)
         if delta := dict(chat.text):
             chat.text.clear()
             await self.send(chat, "chat:delta", **delta)
@@ -8337,7 +8300,6 @@ async def models_benchmark(
     dash.db.present_model(id)
     if id in dash.benchmarks:
         raise Conflict("A benchmark of this model is under way already.")
-    dash.benchmarks[id] = {"id": id, "done": 0, "total": repetitions}
     try:
         return {"benchmark": await run_benchmark(dash, id, promptTokens, generateTokens, repetitions)}
     except DashError as problem:

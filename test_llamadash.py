@@ -5432,6 +5432,23 @@ async def test_a_malformed_answer_is_an_error(tmp_path: Path, odd: Json) -> None
 
 
 @run_async
+async def test_a_chat_tells_what_it_waits_for(tmp_path: Path) -> None:
+    """That its model has to wait, and why; how far it is loaded; and how much of the prompt is read."""
+    async with running(EngineDash(tmp_path, llama_server(), models_max=1, min_residency=0)) as dash:
+        first = await dash.chat("Long story", max_tokens=LONG)
+        await eventually(lambda: dash.events(first, "chat:delta"))
+        second = await dash.chat("river " * 600, model="b")
+        [waits, *_] = await eventually(lambda: dash.events(second, "chat:progress"))
+        assert waits["stage"] == "waiting" and waits["progress"] is None and "a" in waits["reason"]
+        assert dash.chats.cancel("me", first)
+        await eventually(lambda: dash.events(second, "chat:done"), dash.log())
+        stages = [data["stage"] for data in dash.events(second, "chat:progress")]
+        assert stages == sorted(stages, key=["waiting", "loading", "prompt"].index) and stages[-1] == "prompt"
+        shares = [data["progress"] for data in dash.events(second, "chat:progress") if data["stage"] == "prompt"]
+        assert shares == sorted(shares) and 0 < shares[-1] <= 1
+
+
+@run_async
 async def test_malformed_timings_are_left_out(tmp_path: Path) -> None:
     """An answer with numbers that are none is complete all the same, and its record can be stored."""
     timings = {"predicted_n": "x", "prompt_n": 10**400, "cache_n": -1, "prompt_ms": [1], "predicted_ms": "x",
