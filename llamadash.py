@@ -908,27 +908,13 @@ JSON_COLUMNS = ("parameters", "modalities", "shards", "aliases", "tags", "memory
 BOOLEAN_COLUMNS = ("favorite", "chat_template", "missing", "pinned", "preferred")
 
 
-class DatabaseTooNew(DashError):
-    """The database was written by a newer llamadash."""
-
-
-class MigrationFailed(DashError):
-    """A database cannot be brought to this version."""
+class DatabaseRefused(DashError):
+    """The database was written by a newer llamadash, or cannot be brought to this version."""
 
 
 class DatabaseDamaged(DashError):
     """SQLite cannot read the database."""
     code = "DATABASE_DAMAGED"
-
-
-class BackupFailed(DashError):
-    """A backup cannot be written where it should be."""
-    code = "BACKUP_FAILED"
-
-
-class DatabaseBusy(DashError):
-    """Another program holds the lock of the database."""
-    code = "DATABASE_BUSY"
 
 
 def run_script(db: sqlite3.Connection, script: str) -> None:
@@ -939,6 +925,11 @@ def run_script(db: sqlite3.Connection, script: str) -> None:
 
 def m001_initial(db: sqlite3.Connection) -> None:
     """The tables that llamadash starts with."""
+    series = ["cpu_usage", "memory_usage", "swap_usage", "disk_usage", "load_average", "memory_used",
+              "network_received", "network_sent", "prompt_tokens_per_second", "generated_tokens_per_second",
+              "requests_processing", "requests_deferred", "active_models", "process_cpu", "process_memory"]
+    series += [f"gpu{gpu}_{name}" for gpu in range(8)
+               for name in ("utilization", "memory_used", "memory_total", "temperature", "power")]
     run_script(db, """
         CREATE TABLE models (id TEXT PRIMARY KEY, name TEXT NOT NULL, path TEXT NOT NULL UNIQUE, source TEXT NOT NULL,
             favorite INTEGER NOT NULL, parameters TEXT NOT NULL, revision INTEGER NOT NULL, architecture TEXT,
@@ -949,34 +940,7 @@ def m001_initial(db: sqlite3.Connection) -> None:
             chat_template INTEGER, modalities TEXT, shards TEXT, projector TEXT, projector_size INTEGER,
             missing INTEGER NOT NULL, created_at INTEGER NOT NULL, updated_at INTEGER NOT NULL);
         CREATE TABLE metrics (resolution INTEGER NOT NULL, timestamp INTEGER NOT NULL, samples INTEGER NOT NULL,
-            cpu_usage REAL, cpu_usage_max REAL, memory_usage REAL, memory_usage_max REAL, swap_usage REAL,
-            swap_usage_max REAL, disk_usage REAL, disk_usage_max REAL, load_average REAL, load_average_max REAL,
-            memory_used REAL, memory_used_max REAL, network_received REAL, network_received_max REAL,
-            network_sent REAL, network_sent_max REAL, prompt_tokens_per_second REAL, prompt_tokens_per_second_max REAL,
-            generated_tokens_per_second REAL, generated_tokens_per_second_max REAL, requests_processing REAL,
-            requests_processing_max REAL, requests_deferred REAL, requests_deferred_max REAL, active_models REAL,
-            active_models_max REAL, process_cpu REAL, process_cpu_max REAL, process_memory REAL,
-            process_memory_max REAL, gpu0_utilization REAL, gpu0_utilization_max REAL, gpu0_memory_used REAL,
-            gpu0_memory_used_max REAL, gpu0_memory_total REAL, gpu0_memory_total_max REAL, gpu0_temperature REAL,
-            gpu0_temperature_max REAL, gpu0_power REAL, gpu0_power_max REAL, gpu1_utilization REAL,
-            gpu1_utilization_max REAL, gpu1_memory_used REAL, gpu1_memory_used_max REAL, gpu1_memory_total REAL,
-            gpu1_memory_total_max REAL, gpu1_temperature REAL, gpu1_temperature_max REAL, gpu1_power REAL,
-            gpu1_power_max REAL, gpu2_utilization REAL, gpu2_utilization_max REAL, gpu2_memory_used REAL,
-            gpu2_memory_used_max REAL, gpu2_memory_total REAL, gpu2_memory_total_max REAL, gpu2_temperature REAL,
-            gpu2_temperature_max REAL, gpu2_power REAL, gpu2_power_max REAL, gpu3_utilization REAL,
-            gpu3_utilization_max REAL, gpu3_memory_used REAL, gpu3_memory_used_max REAL, gpu3_memory_total REAL,
-            gpu3_memory_total_max REAL, gpu3_temperature REAL, gpu3_temperature_max REAL, gpu3_power REAL,
-            gpu3_power_max REAL, gpu4_utilization REAL, gpu4_utilization_max REAL, gpu4_memory_used REAL,
-            gpu4_memory_used_max REAL, gpu4_memory_total REAL, gpu4_memory_total_max REAL, gpu4_temperature REAL,
-            gpu4_temperature_max REAL, gpu4_power REAL, gpu4_power_max REAL, gpu5_utilization REAL,
-            gpu5_utilization_max REAL, gpu5_memory_used REAL, gpu5_memory_used_max REAL, gpu5_memory_total REAL,
-            gpu5_memory_total_max REAL, gpu5_temperature REAL, gpu5_temperature_max REAL, gpu5_power REAL,
-            gpu5_power_max REAL, gpu6_utilization REAL, gpu6_utilization_max REAL, gpu6_memory_used REAL,
-            gpu6_memory_used_max REAL, gpu6_memory_total REAL, gpu6_memory_total_max REAL, gpu6_temperature REAL,
-            gpu6_temperature_max REAL, gpu6_power REAL, gpu6_power_max REAL, gpu7_utilization REAL,
-            gpu7_utilization_max REAL, gpu7_memory_used REAL, gpu7_memory_used_max REAL, gpu7_memory_total REAL,
-            gpu7_memory_total_max REAL, gpu7_temperature REAL, gpu7_temperature_max REAL, gpu7_power REAL,
-            gpu7_power_max REAL, PRIMARY KEY (resolution, timestamp));
+            SERIES, PRIMARY KEY (resolution, timestamp));
         CREATE TABLE logs (id INTEGER PRIMARY KEY AUTOINCREMENT, timestamp INTEGER NOT NULL, level TEXT NOT NULL,
             source TEXT NOT NULL, message TEXT NOT NULL);
         CREATE INDEX logs_level ON logs (level, id);
@@ -991,7 +955,8 @@ def m001_initial(db: sqlite3.Connection) -> None:
             result TEXT NOT NULL);
         CREATE INDEX benchmarks_model ON benchmarks (model, id);
         CREATE TABLE sessions (id TEXT PRIMARY KEY, token_hash BLOB NOT NULL UNIQUE, address TEXT,
-            created_at INTEGER NOT NULL, used_at INTEGER NOT NULL, expires_at INTEGER NOT NULL)""")
+            created_at INTEGER NOT NULL, used_at INTEGER NOT NULL, expires_at INTEGER NOT NULL)""".replace(
+        "SERIES", ", ".join(f"{name} REAL, {name}_max REAL" for name in series)))
 
 
 def m002_hours(db: sqlite3.Connection) -> None:
@@ -1091,7 +1056,7 @@ def database_error(problem: Exception, what: str) -> DashError | None:
     if any(text in str(problem) for text in FULL_DISK):
         return StorageFull(f"{what}: the disk is full. Make room, and try again.")
     if "is locked" in str(problem):
-        return DatabaseBusy(f"{what}: another program holds the database. Try again in a moment.")
+        return DashError(f"{what}: another program holds the database. Try again in a moment.", code="DATABASE_BUSY")
     return None
 
 
@@ -1143,16 +1108,16 @@ class DatabaseFile:
                 connection.execute("PRAGMA auto_vacuum = INCREMENTAL")  # before the first table, or never
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("PRAGMA synchronous = NORMAL")
-        except (sqlite3.Error, DatabaseTooNew):
+        except (sqlite3.Error, DatabaseRefused):
             connection.close()
             raise
         return connection
 
     def check(self, connection: sqlite3.Connection, version: int | None) -> None:
-        """DatabaseTooNew, or DatabaseError for a file that is not as our migrations make it, or of another version."""
+        """DatabaseRefused of a newer one; DatabaseError for a file that no migration made so, or of another version."""
         found = user_version(connection)
         if found > len(MIGRATIONS):
-            raise DatabaseTooNew(f"{self.path} was written by a newer llamadash (format {found}, this one knows "
+            raise DatabaseRefused(f"{self.path} was written by a newer llamadash (format {found}, this one knows "
                                  f"{len(MIGRATIONS)}): update llamadash, or use another --data-dir")
         if found == 0 and self.good_backup():
             raise sqlite3.DatabaseError("there is nothing in it")
@@ -1166,24 +1131,15 @@ class DatabaseFile:
         found = user_version(self.connection)
         for number in range(found + 1, version + 1):
             if found:
-                self.backup(self.backup_folder() / f"before-migration-{number}.db")
+                self.backup(self.path.parent / f"backups/before-migration-{number}.db")
             try:
                 with self.transaction() as db:
                     MIGRATIONS[number - 1](db)
                     db.execute(f"PRAGMA user_version = {number}")
             except (sqlite3.Error, DatabaseDamaged) as problem:
                 self.connection.close()
-                raise MigrationFailed(f"Migration {number} of {self.path} failed ({problem}): nothing was changed. "
+                raise DatabaseRefused(f"Migration {number} of {self.path} failed ({problem}): nothing was changed. "
                                       "Go back to the llamadash that you had, and report this.") from problem
-
-    def backup_folder(self) -> Path:
-        """Where backups are kept: beside the database."""
-        folder = self.path.parent / "backups"
-        try:
-            folder.mkdir(mode=0o700, exist_ok=True)
-        except OSError as problem:
-            raise BackupFailed(f"There can be no backups in {folder}: {problem.strerror}") from problem
-        return folder
 
     def backups(self) -> list[Path]:
         """The backups, newest first."""
@@ -1197,11 +1153,13 @@ class DatabaseFile:
     def backup(self, target: Path) -> int:
         """Write a consistent copy to `target`, if it is a good one, and return its size; safe while others write."""
         if os.path.realpath(target) in [os.path.realpath(f"{self.path}{suffix}") for suffix in ("", "-wal", "-shm")]:
-            raise BackupFailed(f"{target} is the database itself: choose another name for the backup.")
+            raise DashError(f"{target} is the database itself: choose another name.", code="BACKUP_FAILED")
         partial = target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")
         what = f"The backup {target} could not be written"
         try:
             with self.explained(what):
+                if target.parent == self.path.parent / "backups":
+                    target.parent.mkdir(mode=0o700, exist_ok=True)
                 partial.touch(mode=0o600)
                 with self.backing_up, contextlib.closing(sqlite3.connect(self.path)) as source, \
                         contextlib.closing(sqlite3.connect(partial)) as copy:
@@ -1212,33 +1170,31 @@ class DatabaseFile:
                 os.replace(partial, target)
                 return target.stat().st_size
         except (sqlite3.Error, OSError) as problem:
-            raise BackupFailed(f"{what}: {getattr(problem, 'strerror', None) or problem}.") from problem
+            reason = getattr(problem, "strerror", None) or problem
+            raise DashError(f"{what}: {reason}.", code="BACKUP_FAILED") from problem
         finally:
             for suffix in ("", "-journal"):
-                Path(f"{partial}{suffix}").unlink(missing_ok=True)
+                with contextlib.suppress(OSError):
+                    os.unlink(f"{partial}{suffix}")
 
     def daily_backup(self) -> None:
         """Make today's backup if there is none yet."""
-        with self.backing_up:
-            today = self.backup_folder() / f"daily-{time.strftime('%Y-%m-%d')}.db"
-            if not today.exists():
-                self.backup(today)
-                self.delete_old_backups("daily-")
+        name = f"daily-{time.strftime('%Y-%m-%d')}"
+        if not (self.path.parent / f"backups/{name}.db").exists():
+            self.kept_backup(name)
 
     def manual_backup(self) -> tuple[Path, int]:
         """Make a backup with a name of its own: where it is, and its size."""
-        with self.backing_up:
-            name = f"manual-{time.strftime('%Y%m%d-%H%M%S')}"
-            names = itertools.chain([name], (f"{name}-{number}" for number in itertools.count(2)))
-            target = next(path for name in names if not (path := self.backup_folder() / f"{name}.db").exists())
-            size = self.backup(target)
-            self.delete_old_backups("manual-")
-            return target, size
+        return self.kept_backup(f"manual-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}")
 
-    def delete_old_backups(self, kind: str) -> None:
-        """Delete all but the newest few of a kind, once there is a good new one."""
-        for old in [path for path in self.backups() if path.name.startswith(kind)][BACKUPS_KEPT:]:
-            old.unlink(missing_ok=True)
+    def kept_backup(self, name: str) -> tuple[Path, int]:
+        """Make a backup, and only then delete all but the newest few of its kind, the name's first word."""
+        with self.backing_up:
+            target = self.path.parent / f"backups/{name}.db"
+            size, kind = self.backup(target), f"{name.partition('-')[0]}-"
+            for old in [path for path in self.backups() if path.name.startswith(kind)][BACKUPS_KEPT:]:
+                old.unlink(missing_ok=True)
+            return target, size
 
     def restore(self, problem: sqlite3.Error) -> None:
         """Move a damaged file aside and put the newest good backup in its place; `notice` says so.
@@ -1337,11 +1293,6 @@ class DatabaseFile:
             self.threads.connection = read_only(self.path)
             self.threads.connection.row_factory = sqlite3.Row
         return typing.cast(sqlite3.Connection, self.threads.connection)
-
-    def close_reader(self) -> None:
-        """Close this thread's own connection, if it has one."""
-        if connection := vars(self.threads).pop("connection", None):
-            connection.close()
 
 
 class ModelRows(DatabaseFile):
@@ -1749,7 +1700,7 @@ class Database(ModelRows, MetricRows, RequestRows, AccessRows):
         self.delete_in_steps("logs", "timestamp < ?", (now - settings["logs_retention_days"] * DAY,))
         self.delete_in_steps("logs", "id <= ?", (self.last_id("logs") - settings["logs_max_rows"],))
         self.delete_in_steps("sessions", "expires_at < ?", (now,))
-        self.close_reader()
+        vars(self.threads).pop("connection").close()  # the thread's own, which may not read while the file shrinks
         with self.lock, self.explained():
             self.connection.executescript("PRAGMA incremental_vacuum(500)")
 
@@ -1810,14 +1761,12 @@ def columns_made(version: int) -> set[tuple[str, str]]:
 
 
 def saved_value(row: Json, default: Any) -> Any:
-    """The JSON value of a row {key, value}; `default`, and a line in the log, where it is not what was saved."""
-    try:
+    """The JSON value of a row {key, value}; `default`, and a line in the log, where it is none or of another type."""
+    with contextlib.suppress(ValueError, TypeError, RecursionError):
         value = json.loads(row["value"])
         if default is None or type(value) is type(default):
             return value
-        log.warning("%s is not used as it is saved: it is no %s", row["key"], type(default).__name__)
-    except (ValueError, TypeError, RecursionError) as problem:
-        log.warning("%s is not used as it is saved: %s", row["key"], problem)
+    log.warning("%s is not used as it is saved: llamadash did not write it so", row["key"])
     return default
 
 
@@ -2318,6 +2267,7 @@ DEFAULT_BATCH, DEFAULT_UBATCH = 2048, 512  # tokens
 FIT_MARGIN = 1 << 30  # bytes that the engine leaves free on each device when it chooses by itself
 FIT_MIN_CONTEXT = 4096  # the engine shrinks a context that nobody asked for no further
 LARGEST_CONTEXT = 1 << 24  # tokens; no model was trained for more
+CACHE_BYTES = {name.lower(): size / block for name, block, size in TENSOR_TYPES.values()}  # for each number of it
 RECURRENT = frozenset(("mamba", "mamba2", "rwkv6", "rwkv6qwen2", "rwkv7", "arwkv7"))
 WITHOUT_CACHE = frozenset((
     "bert", "modern-bert", "nomic-bert", "nomic-bert-moe", "neo-bert", "jina-bert-v2", "jina-bert-v3", "eurobert",
@@ -2482,7 +2432,8 @@ def run_of(parameters: Json) -> Run:
     return Run(
         slots=DEFAULT_SLOTS if auto else slots, unified=auto or parameters.get("kv-unified") is True,
         ubatch=min(number_of(parameters, "ubatch-size", DEFAULT_UBATCH) or batch, batch),
-        key_bytes=bytes_each(parameters.get("cache-type-k")), value_bytes=bytes_each(parameters.get("cache-type-v")),
+        key_bytes=CACHE_BYTES.get(parameters.get("cache-type-k", "f16"), 2.0),
+        value_bytes=CACHE_BYTES.get(parameters.get("cache-type-v", "f16"), 2.0),
         flash=parameters.get("flash-attn") not in ("off", False), swa_full=parameters.get("swa-full") is True)
 
 
@@ -2490,14 +2441,6 @@ def number_of(parameters: Json, key: str, default: int) -> int:
     """A whole number among the parameters, or `default` where it is something else."""
     value = parameters.get(key)
     return value if type(value) is int else default
-
-
-def bytes_each(name: Any) -> float:
-    """Bytes for each number of a KV cache of this type, f16 where it is not known."""
-    for known, block, size in TENSOR_TYPES.values():
-        if known == str(name).upper():
-            return size / block
-    return 2.0
 
 
 def rounded_up(value: int) -> int:
@@ -2604,16 +2547,12 @@ class Placement:
         used = [0] * len(self.devices)
         for on_gpu, stays in sizes[:len(sizes) - count]:
             used[self.host] += on_gpu + stays
-        first = len(sizes) - count
-        bounds, total = [], 0.0
-        for share in self.shares(gpus) if gpus else []:
-            total += share
-            bounds.append(total * count)
-        for at, (on_gpu, stays) in enumerate(sizes[first:]):
+        bounds = [count * share for share in itertools.accumulate(self.shares(gpus))]
+        for at, (on_gpu, stays) in enumerate(sizes[len(sizes) - count:]):
             gpu = next((gpus[place] for place, bound in enumerate(bounds) if at < bound - 1e-9), gpus[-1])
             used[gpu] += on_gpu
             used[self.host] += stays
-        for at in {self.host if not count else -1, *(at for at in gpus if used[at])} - {-1}:
+        for at in [at for at in gpus if used[at]] if count else [self.host]:
             used[at] += compute
         used[self.projector_place(gpus)] += self.projector
         return used
@@ -2695,17 +2634,17 @@ DRM_MEMORY = ("drm-memory-vram", "drm-total-vram", "drm-total-vram0")  # as amdg
 INNER_INTERFACE = r"lo\d*|Loopback.*|veth.*|br-.*|docker\d+|virbr.*"
 
 
-def reading(text: str, scale: float = 1) -> float | None:
+def reading(text: str | None, scale: float = 1) -> float | None:
     """`text` times `scale`, or None for what is no number: "[N/A]", "[Not Supported]", "nan"."""
     with contextlib.suppress(ValueError):
-        value = float(text) * scale
+        value = float(text or "") * scale
         return value if math.isfinite(value) else None
     return None
 
 
 def reading_of_bytes(text: str | None, unit: int = 1) -> int | None:
     """The bytes that `text` tells in `unit`, or None."""
-    value = reading(text or "", unit)
+    value = reading(text, unit)
     return None if value is None else int(value)
 
 
@@ -2714,11 +2653,6 @@ def file_text(path: Path) -> str | None:
     with contextlib.suppress(OSError), path.open(encoding="utf-8", errors="replace") as file:
         return file.read(4096).strip()
     return None
-
-
-def file_number(path: Path, scale: float = 1) -> float | None:
-    """The number in a small file times `scale`, or None."""
-    return reading(file_text(path) or "", scale)
 
 
 class Probes:
@@ -2772,9 +2706,8 @@ def distinct_disks(paths: list[str], read: Json) -> list[Json]:
     """`read`, the disk of each of `paths`, once per file system; nulls for one that does not answer."""
     disks: dict[Any, Json] = {}
     for path in paths:
-        entry = read[path] or {"path": path, "used": None, "total": None, "usage": None}
-        disks.setdefault(entry.get("device", path),
-                         {key: value for key, value in entry.items() if key != "device"})
+        entry = dict(read[path] or {"path": path, "used": None, "total": None, "usage": None})
+        disks.setdefault(entry.pop("device", path), entry)
     return list(disks.values())
 
 
@@ -2964,7 +2897,7 @@ def hwmon(device: Path, *names: str, scale: float) -> float | None:
     """The first of the sensors `names` that the card's hardware monitor has."""
     for folder in sorted(device.glob("hwmon/hwmon*")):
         for name in names:
-            if (value := file_number(folder / name, scale)) is not None:
+            if (value := reading(file_text(folder / name), scale)) is not None:
                 return value
     return None
 
@@ -2972,7 +2905,7 @@ def hwmon(device: Path, *names: str, scale: float) -> float | None:
 def sysfs_values(device: Path) -> Json:
     """What the drivers amdgpu, xe and i915 tell; Intel's two tell nothing about use."""
     total = file_text(device / "mem_info_vram_total") or file_text(device / "tile0/physical_vram_size_bytes")
-    return {"utilization": file_number(device / "gpu_busy_percent"),
+    return {"utilization": reading(file_text(device / "gpu_busy_percent")),
             "memory_used": reading_of_bytes(file_text(device / "mem_info_vram_used")),
             "memory_total": reading_of_bytes(total),
             "temperature": hwmon(device, "temp1_input", "temp2_input", scale=1e-3),
@@ -4454,8 +4387,7 @@ class Builds:
             return dataclasses.replace(build, problem=f"{build.path} cannot be read: {problem.strerror}")
         key = (build.path, status.st_mtime_ns, status.st_size)
         if key not in self.probes or self.probes[key].problem:  # which may be over: a slow disk, a library
-            ask = probe_embedded if build.kind == "embedded" else probe
-            self.probes[key] = await ask(build, self.config.data_dir)
+            self.probes[key] = await probe(build, self.config.data_dir)
         return dataclasses.replace(self.probes[key], id=build.id)
 
     def get(self, id: str) -> Build:
@@ -4550,29 +4482,27 @@ def programs_below(folder: Path) -> Iterator[str]:
 
 async def probe(build: Build, data_dir: Path) -> Build:
     """`build` with what its program says of itself, or with why it is of no use."""
+    if build.kind == "embedded":
+        version = await asyncio.to_thread(embedded_engine_version)
+        return dataclasses.replace(build, version=version and f"{EMBEDDED_PACKAGE} {version}", protocol="state")
     try:
         said = await output_of(*build.command, "--version", data_dir=data_dir)
         usage = await output_of(*build.command, "--help", data_dir=data_dir)
         options = {name: hint for names, hint in re.findall(OPTION_LINE, usage)
                    for name in re.findall(r"(?<![\w-])--([a-z][a-z0-9-]+)", names)}
         if not {"model", "host", "port"} <= set(options):
-            return dataclasses.replace(build, problem=f"{build.path} cannot be used: {last_line(usage or said)}")
+            last = ((usage or said).strip() or "it writes nothing").splitlines()[-1]
+            return dataclasses.replace(build, problem=f"{build.path} cannot be used: {clean_text(last[:500])}")
         listed = await output_of(*build.command, "--list-devices", data_dir=data_dir)
     except (OSError, asyncio.TimeoutError) as problem:
         return dataclasses.replace(build, problem=f"{build.path} cannot be run: "
                                    + (str(problem) or "it does not answer"))
-    version = re.search(r"version: *([^\n]{1,100})", said)
+    found = re.search(r"version: *([^\n]{1,100})", said)
     devices = [{"name": name, "description": description, "total": int(total) * 2**20, "free": int(free) * 2**20}
                for name, description, total, free in re.findall(DEVICE_LINE, listed)]
     return dataclasses.replace(
-        build, version=clean_line(version[1].encode()) if version else None, options=options, devices=tuple(devices),
+        build, version=clean_line(found[1].encode()) if found else None, options=options, devices=tuple(devices),
         protocol=await asyncio.to_thread(protocol_of, build.path))
-
-
-async def probe_embedded(build: Build, data_dir: Path) -> Build:
-    """The embedded engine with its version."""
-    version = await asyncio.to_thread(embedded_engine_version)
-    return dataclasses.replace(build, version=version and f"{EMBEDDED_PACKAGE} {version}", protocol="state")
 
 
 def protocol_of(program: str) -> str:
@@ -4598,26 +4528,16 @@ async def output_of(*command: str, data_dir: Path) -> str:
     process = await asyncio.create_subprocess_exec(
         *command, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
         env=engine_environment("", None, data_dir), start_new_session=True)
-
-    async def read() -> bytes:
-        assert process.stdout is not None
-        written = b""
-        while len(written) < PROBE_OUTPUT and (block := await process.stdout.read(LOG_BLOCK)):
-            written += block
-        return written
+    assert process.stdout is not None
     try:
-        written = await asyncio.wait_for(read(), PROBE_TIMEOUT)
-        return written.decode("utf-8", "replace")
+        written = await asyncio.wait_for(process.stdout.readexactly(PROBE_OUTPUT), PROBE_TIMEOUT)
+    except asyncio.IncompleteReadError as end:
+        written = end.partial
     finally:
         kill_group(process.pid)  # with what it may have started; usually nothing is left
         with contextlib.suppress(asyncio.TimeoutError):
             await asyncio.wait_for(process.communicate(), 1)  # its pipe is read to the end, or it would stay open
-
-
-def last_line(text: str) -> str:
-    """The last line of `text` that is not empty, cleaned."""
-    lines = [line for line in text.splitlines() if line.strip()]
-    return clean_line(lines[-1][:500].encode("utf-8", "replace")) if lines else "it writes nothing"
+    return written.decode("utf-8", "replace")
 
 
 def engine_environment(key: str, build: Build | None, data_dir: Path) -> dict[str, str]:
@@ -4735,22 +4655,16 @@ def kill_group(group: int) -> None:
 
 def port_is_free(host: str, port: int) -> bool:
     """Whether a server could listen there now."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as probe_socket:
-        if os.name != "nt":
-            probe_socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe_socket.bind((host, port))
-        except OSError:
-            return False
-    return True
+    with contextlib.suppress(OSError), socket.create_server(
+            (host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET):
+        return True
+    return False
 
 
 def free_port(host: str) -> int:
     """A port that nobody listens on."""
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM) as probe_socket:
-        probe_socket.bind((host, 0))
-        return int(probe_socket.getsockname()[1])
+    with socket.create_server((host, 0)) as listener:
+        return int(listener.getsockname()[1])
 
 
 INSTALL_LIMIT = 900.0  # seconds; a slow line needs minutes for the 20 MB
@@ -4844,8 +4758,7 @@ async def broadcast_output(dash: Dash, command: list[str]) -> int:
 
 MAX_LOG_LINE = 8192  # bytes; the rest of a longer line is dropped
 LOG_BLOCK = 65536  # bytes read from a pipe at once
-MAX_LINE_RATE = 5000  # lines a second of one process that are looked at; of more, only those that may matter
-YIELD_LINES = 128  # looked at (about 2 ms) before everyone else gets a turn
+YIELD_LINES = 128  # taken (at most 2 ms) before everyone else gets a turn
 LAST_LINES = 80  # of a process's output, kept to explain why it ended
 MAX_STAGE = 64  # characters of what the engine calls a part of a load
 MAX_STATE_LINE = 2**20  # bytes of a state: its payload describes the model
@@ -4859,7 +4772,6 @@ IDLE_CPU = 0.2  # s of processor time between two looks; less is no work
 STOP_LOADING = 1.0  # s from SIGTERM to SIGKILL of a process that loads: it has nothing to finish
 STOP_TERM = 3.0  # s from SIGTERM to SIGKILL of any other
 STOP_TIMEOUT = 10  # s from the request to exit until SIGTERM, unless the model's parameters say otherwise
-LIVE_SPEED_TIME = 8.0  # s that a speed from the log holds; the engine writes one every 3 s
 SPEED_LINE = re.compile(r"n_(?:gen|decoded) = +\d{1,9}, tg = +[\d.]{1,20} t/s, tg_3s = +(\d{1,9}(?:\.\d{1,9})?) t/s")
 CHILD_STATE, CHILD_READY = b"cmd_child_to_router:state:", b"cmd_child_to_router:ready"
 CHILD_INFO, CHILD_EXIT = b"cmd_child_to_router:info:", b"cmd_router_to_child:exit\n"
@@ -4869,12 +4781,12 @@ LEVEL_PREFIX = re.compile(r"(?:\d+\.\d\d\.\d{3}\.\d{3} )?([IWED]) (.*)")
 LEVELS = {"I": "info", "W": "warning", "E": "error", "D": "debug",
           "info": "info", "warn": "warning", "error": "error", "debug": "debug"}
 ALARMING = re.compile(r"(?i)\b(?:error|failed|failure|assert|abort|fatal|out of memory|cannot open)\b|GGML_ASSERT")
-TELLING = re.compile(rb"fit_memory_breakdown| E |error|assert|ASSERT|terminate called|fault")
 ORIGIN = r"^(?:\w+ +)?[\w~]+ ?(?:\(\))?: +"  # the function that llama.cpp names before a message
-VAGUE = (r"(?i)failed to load (?:the )?model(?:,? '.*)?$|unable to load model|exiting due to|trying to fit params|failed to init|"
-         r"failed to create_?context")
+VAGUE = (r"(?i)failed to load (?:the )?model(?:,? '.*)?$|unable to load model|exiting due to|trying to fit params|"
+         r"failed to init|failed to create_?context")
 HARMLESS = re.compile(r"http client error: Connection handling canceled")  # logged as an error when a client leaves
-NOISE = re.compile(r"^srv +load:   |^slot (?:get_availabl|launch_slot_|print_timing|release)|^srv +(?:update_slots|log_ser)")
+NOISE = re.compile(r"^srv +(?:load:   |update_slots|log_ser)|^slot (?:get_availabl|launch_slot_|print_timing|release)")
+MEMORY_LINE = b'{"type":"fit_memory_breakdown"'
 # Why a process ended, by what it wrote: the first of these that is found says it, in the reader's words.
 CAUSES = (
     (re.compile(r"(?i)(?:cuda|hip|rocm|vulkan|metal|sycl).{0,80}out of memory|cudaMalloc failed|ErrorOutOfDeviceMemory|"
@@ -4886,8 +4798,11 @@ CAUSES = (
      "The GPU was lost: its driver reset it, or it failed"),
     (re.compile(r"(?i)failed to allocate (?:CPU )?buffer|std::bad_alloc|cannot allocate memory|mmap failed"),
      "Main memory ran out: use a smaller context or a smaller model"),
+    (re.compile(r"([\w.-]{1,64}:\d{1,6}): GGML_ASSERT\((.{1,300}?)\) failed"),
+     "The engine stopped itself at {}, where {} did not hold: this is a fault of the build"),
 )
-ASSERTION = re.compile(r"(?:.*/)?([\w.-]+:\d+): GGML_ASSERT\((.{1,300}?)\) failed")
+# What reading answers of wrong types, or of numbers that nobody can compute with, may raise.
+MALFORMED = (AttributeError, TypeError, ValueError, LookupError, ArithmeticError, RecursionError)
 # Starts the engine so that it ends with us while it loads and does not read its standard input yet (Linux).
 LAUNCHER = ("import ctypes,os,signal,sys;ctypes.CDLL(None).prctl(1,signal.SIGKILL,0,0,0);"
             "os.getppid()==int(sys.argv[1]) or os._exit(1);os.execvp(sys.argv[2],sys.argv[2:])")
@@ -4904,9 +4819,9 @@ class LineSplitter:
         """The lines that `block` completes, without their line ends."""
         *lines, last = block.split(b"\n")
         if lines:
-            lines[0] = self.partial + lines[0][:self.limit]
+            lines[0] = self.partial + lines[0]
             self.partial = b""
-        self.partial = (self.partial + last[:self.limit])[:self.limit]
+        self.partial += last[:self.limit - len(self.partial)]
         return [line[:self.limit] for line in lines]
 
 
@@ -4914,7 +4829,6 @@ class LogLine(NamedTuple):
     """One line of an engine's output."""
     level: str
     text: str
-    data: Json | None = None  # a JSON line that is no log line
 
 
 def clean_line(line: bytes) -> str:
@@ -4944,7 +4858,7 @@ def parse_json_line(text: str) -> LogLine:
     except (ValueError, RecursionError):
         return LogLine("info", text)
     if parsed.get("type") != "log":
-        return LogLine("debug", text, parsed)
+        return LogLine("debug", "")
     message = re.sub(CONTROL_CHARACTERS, " ", str(parsed.get("msg", ""))).rstrip()
     return LogLine(LEVELS.get(str(parsed.get("level")), "info"), message)
 
@@ -4953,41 +4867,122 @@ def explanation(lines: Iterable[LogLine]) -> str | None:
     """Why a process ended, from its last lines: a cause that is known, else the last error that says something."""
     lines = list(lines)
     for pattern, cause in CAUSES:
-        if any(pattern.search(line.text) for line in lines):
-            return cause
-    for line in lines:
-        if found := ASSERTION.search(line.text):
-            return f"The engine stopped itself at {found[1]}, where {found[2]} did not hold: this is a fault of the build"
+        for line in lines:
+            if found := pattern.search(line.text):
+                return cause.format(*found.groups())
     errors = [re.sub(ORIGIN, "", line.text).strip() for line in lines
               if line.level == "error" and not HARMLESS.search(line.text)]
     telling = [item for item in errors if item and not re.search(VAGUE, item)]
     return telling[-1] if telling else errors[-1] if errors else None
 
 
-def memory_breakdown(data: Json) -> list[Json] | None:
+def memory_breakdown(line: bytes) -> list[Json] | None:
     """What the engine accounts per device, from a fit_memory_breakdown line; None where it is not understood."""
     devices: list[Json] = []
-    try:
-        for row in data["data"]["rows"]:
-            parts = {name: bytes_of(row[name]) for name in ("model", "context", "compute")}
+    with contextlib.suppress(*MALFORMED):
+        for row in json.loads(line)["data"]["rows"]:
+            amounts = {name: int(row[key]) * 2**20 for name, key in
+                       (("used", "self"), ("model", "model"), ("context", "context"), ("compute", "compute"))}
             kind = "cpu" if row["kind"] == "host" else "gpu"
-            devices.append({"name": str(row["name"])[:64], "kind": kind, "used": bytes_of(row["self"]), **parts})
-    except (KeyError, TypeError, ValueError, OverflowError):
-        return None
-    return devices
-
-
-def bytes_of(mebibytes: Any) -> int:
-    """`mebibytes` in bytes; ValueError where no machine has that much."""
-    amount = int(mebibytes) * 2**20
-    if not 0 <= amount < JSON_SAFE:
-        raise ValueError(f"{amount} bytes")
-    return amount
+            devices.append({"name": str(row["name"])[:64], "kind": kind, **amounts})
+            if not all(map(is_amount, amounts.values())):
+                return None
+        return devices
+    return None
 
 
 def is_amount(value: Any) -> bool:
     """Whether `value`, from an engine, is a number of something, that can be stored and sent."""
     return type(value) in (int, float) and 0 <= value < JSON_SAFE
+
+
+def finite_rate(value: Any) -> float | None:
+    """`value` as a rate with two decimals, or None where it is no such number, or 0 as of a single token."""
+    return round(float(value), 2) or None if is_amount(value) else None
+
+
+class EngineOutput:
+    """What an engine process tells: its states, and its log, which goes on to the journal."""
+
+    def __init__(self, name: str, journal: Journal, changed: Callable[[], None]) -> None:
+        self.name, self.journal, self.changed = name, journal, changed
+        self.lines: deque[bytes] = deque(maxlen=LAST_LINES)
+        self.limiter = LogLimiter()
+        self.heard_at = time.monotonic()
+        self.said_ready = asyncio.Event()  # by the child protocol: a moment before it answers
+        self.progress: float | None = 0.0
+        self.stage: str | None = None
+        self.meta: Json = {}
+        self.accounted: list[Json] | None = None  # what the engine says of its memory, by device
+        self.speed: float | None = None  # the last one known, tokens/s while answering
+
+    async def read(self, stream: asyncio.StreamReader) -> None:
+        """Read one of the process's pipes in blocks until it ends."""
+        lines = LineSplitter(MAX_STATE_LINE)
+        while block := await stream.read(LOG_BLOCK):
+            second, self.heard_at = int(self.heard_at), time.monotonic()
+            if int(self.heard_at) != second:
+                self.tell_suppressed()
+            for at, line in enumerate(lines.feed(block), 1):
+                self.take_line(line)
+                if at % YIELD_LINES == 0:
+                    await asyncio.sleep(0)  # a flood must not hold up everyone else
+        if lines.partial:
+            self.take_line(lines.partial)
+
+    def take_line(self, line: bytes) -> None:
+        """Learn from one line; of a flood, all but the states and the memory is only kept for the last words."""
+        if line.startswith(b"cmd_child_to_router:"):
+            with contextlib.suppress(*MALFORMED):
+                self.take_state(line)
+        elif line.startswith(MEMORY_LINE):
+            self.accounted = memory_breakdown(line)
+        elif line and not line.startswith(b"[New LWP "):  # of a debugger, one for each thread
+            self.lines.append(line[:MAX_LOG_LINE])
+            if self.limiter.allows(self.name, self.heard_at):
+                self.take_log(parse_line(self.lines[-1]))
+
+    def take_state(self, line: bytes) -> None:
+        """Take in a state: a load's progress, or that it is ready and what it has loaded."""
+        if line.startswith(CHILD_READY):
+            self.said_ready.set()
+        elif line.startswith(CHILD_INFO):
+            self.take_meta(json.loads(line[len(CHILD_INFO):]))
+        elif line.startswith(CHILD_STATE):
+            told = json.loads(line[len(CHILD_STATE):])
+            payload = told.get("payload") or {}
+            if told.get("state") == "loading":
+                self.take_progress(payload)
+            elif told.get("state") == "ready":
+                self.said_ready.set()
+                self.take_meta(payload)
+
+    def take_progress(self, payload: Json) -> None:
+        """How far a load has come: `{stages, current, value}`; value 1 is not ready, a warm-up follows."""
+        stages, current = payload.get("stages") or [], payload.get("current")
+        before = stages.index(current) if current in stages else 0
+        done = (before + min(1.0, float(payload["value"]))) / max(1, len(stages))
+        self.progress = max(self.progress or 0.0, done)
+        self.stage = "warming up" if self.progress >= 1 else clean_text(str(current))[:MAX_STAGE]
+        self.changed()
+
+    def take_meta(self, payload: Json) -> None:
+        """What the process says of the model that it has loaded."""
+        meta = payload.get("meta") or {}
+        self.meta |= {key: meta[key] for key in ("n_ctx", "n_ctx_train", "size") if is_amount(meta.get(key))}
+
+    def take_log(self, line: LogLine) -> None:
+        """Learn the speed from one line of the log, and pass it on to the journal."""
+        if found := SPEED_LINE.search(line.text):
+            self.speed = float(found[1])
+        noise = HARMLESS.search(line.text) or (line.level == "info" and NOISE.search(line.text))
+        if line.text:
+            self.journal.add("debug" if noise else line.level, self.name, line.text)
+
+    def tell_suppressed(self) -> None:
+        """Say how many lines were held back."""
+        for source, count in self.limiter.suppressed().items():
+            self.journal.add("warning", source, f"{count} lines suppressed")
 
 
 class Instance:
@@ -5003,24 +4998,16 @@ class Instance:
         self.url = f"http://127.0.0.1:{self.port}"
         self.key = secrets.token_urlsafe(24)
         self.process: asyncio.subprocess.Process | None = None
-        self.lines: deque[LogLine] = deque(maxlen=LAST_LINES)
-        self.log_limiter = LogLimiter()
-        self.flood = LogLimiter()
+        self.output = EngineOutput(name, dash.journal, changed)
         self.ready = asyncio.Event()
-        self.said_ready = asyncio.Event()  # by the child protocol: a moment before it answers
-        self.started = self.sign_of_life = time.monotonic()
+        self.started = time.monotonic()
         self.ready_at: float | None = None
         self.gone = asyncio.Event()  # it has ended, and everybody knows
         self.stopping = False
         self.killed_for: str | None = None
-        self.progress: float | None = 0.0
-        self.stage: str | None = None
-        self.meta: Json = {}
         self.slots: int | None = None
-        self.accounted: list[Json] | None = None  # what the engine says of its memory, by device
         self.devices: list[Json] = []  # what it really takes
         self.taken: dict[str, int] = {}  # of that, what is not free for others: mapped weights are file cache
-        self.speed: tuple[float, float] = (0.0, -math.inf)  # tokens/s while answering, and when
 
     # life
 
@@ -5031,8 +5018,7 @@ class Instance:
         except OSError as problem:
             return f"{self.build.path} cannot be started: {problem.strerror or problem}"
         assert process.stdout is not None and process.stderr is not None
-        readers = [asyncio.ensure_future(self.read_output(process.stdout)),
-                   asyncio.ensure_future(self.read_output(process.stderr))]
+        readers = [asyncio.ensure_future(self.output.read(pipe)) for pipe in (process.stdout, process.stderr)]
         follower = self.dash.spawn(self.follow(process), f"health of {self.name}")
         try:
             if self.stopping:
@@ -5044,13 +5030,13 @@ class Instance:
             await cancelled([follower, *readers])
             if process.stdin is not None:
                 process.stdin.close()
-            self.tell_suppressed()
+            self.output.tell_suppressed()
         return None if self.stopping and not self.killed_for else self.failure(status)
 
     async def spawn(self) -> asyncio.subprocess.Process:
         """Start the process in a session of its own, so that it cannot outlive us."""
         command = self.arguments
-        if sys.platform == "linux" and self.build.kind != "embedded":  # which sees to it by itself
+        if sys.platform == "linux":  # 20 ms
             command = [sys.executable, "-I", "-S", "-c", LAUNCHER, str(os.getpid()), *command]
         self.process = await asyncio.create_subprocess_exec(
             *command, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
@@ -5063,23 +5049,18 @@ class Instance:
         if self.stopping:
             return
         self.stopping = True
-        process = self.process
+        process, loaded = self.process, self.ready.is_set()
         if process is None or process.returncode is not None:
             return
-        waits: list[tuple[signal.Signals | None, float]] = []
-        if self.ready.is_set() and self.build.protocol != "none" and process.stdin is not None:
-            with contextlib.suppress(OSError):
-                process.stdin.write(CHILD_EXIT)
-            waits.append((None, self.stop_timeout))
-        waits.append((signal.SIGTERM, STOP_TERM if self.ready.is_set() else STOP_LOADING))
-        for sign, seconds in waits:
-            if sign is not None:
-                with contextlib.suppress(ProcessLookupError):
-                    process.send_signal(sign)
-            with contextlib.suppress(asyncio.TimeoutError):
+        steps: list[tuple[Callable[[], None], float]] = [(process.terminate, STOP_TERM if loaded else STOP_LOADING)]
+        if loaded and self.build.protocol != "none" and process.stdin is not None:
+            steps.insert(0, (functools.partial(process.stdin.write, CHILD_EXIT), self.stop_timeout))
+        for ask, seconds in steps:
+            with contextlib.suppress(OSError, asyncio.TimeoutError):
+                ask()
                 await asyncio.wait_for(process.wait(), seconds)
                 return
-        if self.ready.is_set():
+        if loaded:
             log.warning("%s did not end when it was asked to, and was killed", self.name)
         kill_group(process.pid)
 
@@ -5093,7 +5074,7 @@ class Instance:
         """Why the process ended by itself."""
         if self.killed_for:
             return self.killed_for
-        said = explanation(self.lines)
+        said = explanation(map(parse_line, self.output.lines))
         ended = f"killed by signal {-status}" if status < 0 else f"ended with status {status}"
         if -status == signal.SIGKILL and not said:
             ended += ", often out of memory"
@@ -5104,35 +5085,31 @@ class Instance:
     async def follow(self, process: asyncio.subprocess.Process) -> None:
         """Wait until the process answers, then see that it goes on doing so; kill one that hangs."""
         watch = Vitality(process.pid)
-        pause = HEALTH_PAUSE[0]
-        while not await self.is_ready():
+        pause, said_ready = HEALTH_PAUSE[0], self.output.said_ready
+        if self.build.protocol == "none":
+            said_ready.set()  # /health alone tells
+        while not (said_ready.is_set() and await self.answers_health()):
             with contextlib.suppress(asyncio.TimeoutError):
-                wakes = self.said_ready if not self.said_ready.is_set() else self.ready
-                await asyncio.wait_for(wakes.wait(), pause)
+                await asyncio.wait_for((self.ready if said_ready.is_set() else said_ready).wait(), pause)
             pause = min(pause * 1.5, HEALTH_PAUSE[1])
-            if watch.silence(self.sign_of_life) > LOAD_SILENCE:
+            if watch.silence(self.output.heard_at) > LOAD_SILENCE:
                 return self.kill(f"It hung while it loaded: nothing happened for {LOAD_SILENCE:.0f} s")
         try:
             await self.ask_properties()
         except EngineFailed as problem:
             return self.kill(str(problem))
         self.ready_at = time.monotonic()
-        self.progress = self.stage = None
+        self.output.progress = self.output.stage = None
         self.ready.set()
         self.changed()
         while True:
             await asyncio.sleep(HEALTH_INTERVAL)
+            self.output.tell_suppressed()
             if await self.answers_health():
-                self.sign_of_life = watch.alive = time.monotonic()
-            silent = watch.silence(self.sign_of_life)
-            if silent > HUNG_AFTER or time.monotonic() - self.sign_of_life > HUNG_BUSY:
-                return self.kill(f"It hung: no answer for {time.monotonic() - self.sign_of_life:.0f} s")
-
-    async def is_ready(self) -> bool:
-        """Whether the process answers requests; one that speaks the protocol is asked once it has said so."""
-        if self.build.protocol != "none" and not self.said_ready.is_set():
-            return False
-        return await self.answers_health()
+                self.output.heard_at = time.monotonic()
+            silent = time.monotonic() - self.output.heard_at
+            if silent > HUNG_BUSY or watch.silence(self.output.heard_at) > HUNG_AFTER:
+                return self.kill(f"It hung: no answer for {silent:.0f} s")
 
     async def answers_health(self) -> bool:
         """Whether /health says that all is well."""
@@ -5144,97 +5121,20 @@ class Instance:
     async def ask_properties(self) -> None:
         """Learn the context and the slots; EngineFailed where the process does not take our key."""
         with contextlib.suppress(aiohttp.ClientError, OSError, asyncio.TimeoutError, ValueError):
-            async with self.dash.pool.session.get(
-                    f"{self.url}/props", headers=self.authorization(), timeout=HEALTH_LIMIT) as response:
+            async with self.dash.pool.session.get(f"{self.url}/props", headers=self.authorization(),
+                                                  timeout=HEALTH_LIMIT) as response:
                 if response.status == 401:
-                    raise EngineFailed("The engine does not take the key that llamadash gave it: is there an api-key in "
-                                       "/etc/llama.cpp/config.ini?")
+                    raise EngineFailed("The engine does not take the key that llamadash gave it: "
+                                       "is there an api-key in /etc/llama.cpp/config.ini?")
                 properties = json.loads(await response.content.read(2**20))
                 slots, settings = properties.get("total_slots"), properties.get("default_generation_settings")
                 self.slots = slots if type(slots) is int and 0 < slots < 4096 else None
                 if isinstance(settings, dict) and is_amount(settings.get("n_ctx")):
-                    self.meta.setdefault("n_ctx", settings["n_ctx"])
+                    self.output.meta.setdefault("n_ctx", settings["n_ctx"])
 
     def authorization(self) -> dict[str, str]:
         """The header that the process wants of every request."""
         return {"Authorization": f"Bearer {self.key}"}
-
-    # what it writes
-
-    async def read_output(self, stream: asyncio.StreamReader) -> None:
-        """Read one of the process's pipes in blocks until it ends."""
-        lines, second, count = LineSplitter(MAX_STATE_LINE), 0, 0
-        while block := await stream.read(LOG_BLOCK):
-            self.sign_of_life = time.monotonic()
-            if int(self.sign_of_life) != second:
-                second, count = int(self.sign_of_life), 0
-            for at, line in enumerate(lines.feed(block), 1):
-                count += 1
-                if line.startswith(b"cmd_child_to_router:"):
-                    self.take_state(line)
-                elif count <= MAX_LINE_RATE or TELLING.search(line):
-                    self.take_line(line)
-                else:
-                    self.log_limiter.hold(self.name)
-                if at % YIELD_LINES == 0:
-                    await asyncio.sleep(0)  # a flood must not hold up everyone else
-            self.tell_suppressed()
-        if lines.partial:
-            self.take_line(lines.partial)
-
-    def take_state(self, line: bytes) -> None:
-        """Take in a state that the process tells of itself: its load's progress, or that it is ready."""
-        with contextlib.suppress(*MALFORMED):
-            if line.startswith(CHILD_READY):
-                self.said_ready.set()
-            elif line.startswith(CHILD_INFO):
-                self.take_meta(json.loads(line[len(CHILD_INFO):]))
-            elif line.startswith(CHILD_STATE):
-                told = json.loads(line[len(CHILD_STATE):])
-                payload = told.get("payload") or {}
-                if told.get("state") == "loading":
-                    self.take_progress(payload)
-                elif told.get("state") == "ready":
-                    self.take_meta(payload)
-                    self.said_ready.set()
-
-    def take_progress(self, payload: Json) -> None:
-        """How far a load has come: `{stages, current, value}`; value 1 is not ready, a warm-up follows."""
-        stages, current = payload.get("stages") or [], payload.get("current")
-        before = stages.index(current) if current in stages else 0
-        done = (before + min(1.0, float(payload["value"]))) / max(1, len(stages))
-        self.progress = max(self.progress or 0.0, done)
-        self.stage = "warming up" if self.progress >= 1 else clean_text(str(current))[:MAX_STAGE]
-        self.changed()
-
-    def take_meta(self, payload: Json) -> None:
-        """What the process says of the model that it has loaded."""
-        meta = payload.get("meta")
-        if isinstance(meta, dict):
-            self.meta |= {key: meta[key] for key in ("n_ctx", "n_ctx_train", "size", "n_params") if is_amount(meta.get(key))}
-        if isinstance(payload.get("architecture"), dict):
-            self.meta["architecture"] = payload["architecture"]
-
-    def take_line(self, line: bytes) -> None:
-        """Learn from one line of the log, and pass it on to the journal."""
-        parsed = parse_line(line[:MAX_LOG_LINE])
-        if parsed.data is not None:
-            if parsed.data.get("type") == "fit_memory_breakdown" and not self.ready.is_set():
-                self.accounted = memory_breakdown(parsed.data)
-            return
-        if not parsed.text:
-            return
-        self.lines.append(parsed)
-        if found := SPEED_LINE.search(parsed.text):
-            self.speed = float(found[1]), time.monotonic()
-        if self.log_limiter.allows(self.name, time.monotonic()):
-            noise = HARMLESS.search(parsed.text) or (parsed.level == "info" and NOISE.search(parsed.text))
-            self.dash.journal.add("debug" if noise else parsed.level, self.name, parsed.text)
-
-    def tell_suppressed(self) -> None:
-        """Say how many lines were held back."""
-        for source, count in self.log_limiter.suppressed().items():
-            self.dash.journal.add("warning", source, f"{count} lines suppressed")
 
     # what it takes
 
@@ -5243,20 +5143,19 @@ class Instance:
         if self.process is not None:
             taken, own = await asyncio.to_thread(main_memory_of, self.process.pid)
             gpus = await self.dash.sampler.gpu_memory_of(self.process.pid)
-            accounted = {item["name"]: item for item in self.accounted or []}
-            self.devices = [with_parts({"name": name, "kind": "gpu", "used": used}, accounted.get(name))
-                            for name, used in gpus.items()]
-            host = next((item for item in self.accounted or [] if item["kind"] == "cpu"), None)
-            self.devices.append(with_parts({"name": "Main memory", "kind": "cpu", "used": taken}, host))
+            accounted = {"Main memory" if item["kind"] == "cpu" else item["name"]: item
+                         for item in reversed(self.output.accounted or [])}
+            self.devices = [
+                with_parts({"name": name, "kind": "gpu" if name in gpus else "cpu", "used": used}, accounted.get(name))
+                for name, used in {**gpus, "Main memory": taken}.items()]
             self.taken = {**gpus, "Main memory": own}
             self.changed()
 
     def runtime(self) -> Json:
         """What the model's record says of its process."""
-        known: Json = {key: self.meta[key] for key in ("n_ctx", "n_ctx_train", "size") if key in self.meta}
-        return {**known, "pid": self.process.pid if self.process else None, "build": self.build.id, "slots": self.slots,
-                "memory": sum(item["used"] for item in self.devices) if self.devices else None,
-                "devices": self.devices}
+        return {**self.output.meta, "pid": self.process.pid if self.process else None, "build": self.build.id,
+                "slots": self.slots, "devices": self.devices,
+                "memory": sum(item["used"] for item in self.devices) if self.devices else None}
 
 
 HEALTH_LIMIT = aiohttp.ClientTimeout(total=HEALTH_TIMEOUT)
@@ -5362,15 +5261,13 @@ class Ticket:
 
 class Start(NamedTuple):
     """Start the unit's process with this plan."""
-    unit: str
+    unit: Unit
     plan: Plan
-    reason: str
 
 
 class Stop(NamedTuple):
     """End the unit's process."""
-    unit: str
-    reason: str
+    unit: Unit
 
 
 class Admit(NamedTuple):
@@ -5388,10 +5285,9 @@ class Refuse(NamedTuple):
 class Happened(NamedTuple):
     """Tell everybody what became of a unit: an event of the timeline."""
     kind: str  # waiting | loading | loaded | unloaded | failed | crashed | refused
-    unit: str
+    unit: Unit
     reason: str
     details: Json
-    name: str  # the unit's, which may be forgotten by now
 
 
 Action = Start | Stop | Admit | Refuse | Happened
@@ -5411,15 +5307,14 @@ class Unit:
     waiting: dict[int, Ticket] = field(default_factory=dict)
     active: set[int] = field(default_factory=set)
     held: Mapping[str, int] = field(default_factory=dict)
-    wish: tuple[float, str] | None = None  # since when and why it is to be loaded without a request
+    wish: tuple[float, str] | None = None  # since when and why it is to be in memory without a request
     loaded_for: str = ""  # why it was loaded
-    wished: bool = False  # whether that was a wish, and no request
     dismissed: bool = False  # a pinned one that was unloaded by hand stays away until somebody asks for it
     outdated: bool = False  # its parameters have changed: it leaves after its answers
     forgotten: bool = False  # no entry needs it any more: it is not known any longer once it has left
-    leaving: tuple[float, str] | None = None  # until when it may answer, and why it leaves
-    yields_to: str | None = None  # it takes no new requests, for this unit waits for its memory
-    pushed_out_by: str | None = None
+    unloading: tuple[float, str] | None = None  # until when it may answer, and why it was told to leave
+    yields_to: Unit | None = None  # it takes no new requests, for this one waits for its memory
+    pushed_out_by: Unit | None = None
     loaded_at: float = math.inf
     used_at: float = 0.0
     failures: int = 0
@@ -5441,8 +5336,7 @@ class Unit:
     @property
     def queued_at(self) -> float:
         """Since when it is wanted."""
-        since = min([ticket.since for ticket in self.waiting.values()], default=math.inf)
-        return min(self.wish[0], since) if self.wish else since
+        return min([*(ticket.since for ticket in self.waiting.values()), self.wish[0] if self.wish else math.inf])
 
     @property
     def wished_for(self) -> str:
@@ -5456,14 +5350,47 @@ class Unit:
         """Whether it has failed so often that only a person, or a request after a while, lets it be tried again."""
         return self.failures >= CRASH_LIMIT
 
+    @property
+    def leaving(self) -> tuple[float, str] | None:
+        """Until when it may answer, and why it leaves; None where it stays."""
+        return self.unloading or ((math.inf, "configuration changed") if self.outdated else None)
+
+    @property
     def open(self) -> bool:
         """Whether it takes requests."""
-        return self.status == "loaded" and not (self.leaving or self.outdated or self.yields_to)
+        return self.status == "loaded" and not (self.leaving or self.yields_to)
 
     def idle_for(self, now: float) -> float:
         """Seconds since it had something to do; negative while it has."""
         busy = self.status != "loaded" or self.active or self.waiting
         return -1.0 if busy else now - self.used_at
+
+    def waiting_reason(self) -> str:
+        """Why its requests wait."""
+        if self.status == "loading":
+            return "until it is loaded"
+        if self.leaving:
+            return f"until it has left memory ({self.leaving[1]})"
+        if self.yields_to:
+            return f"until {self.yields_to.name}, which asked earlier, came into memory"
+        return self.waits or ""
+
+    def upcoming(self) -> tuple[str, float | None, str] | None:
+        """What will happen to it next, when (s) and why; None where nothing is due."""
+        if self.status == "loaded" and self.leaving:
+            until, reason = self.leaving
+            return "leaves", None if until == math.inf else until, reason
+        if self.yields_to:
+            return "leaves", None, f"{self.yields_to.name} waits for its memory"
+        if self.status == "loaded" and self.idle and not (self.pinned or self.active):
+            return "unloads", self.used_at + self.idle, "idle"
+        if self.status in ("unloaded", "stopping") and (self.waiting or self.wish):
+            return "loads", None, self.wished_for
+        if self.status == "unloaded" and self.preferred and (other := self.pushed_out_by):
+            idle = other.status == "loaded" and not other.active
+            return ("returns", other.used_at + RETURN_AFTER if idle else None,
+                    f"when {other.name} is idle" if other.resident else "when there is room")
+        return None
 
 
 class Choice(NamedTuple):
@@ -5483,11 +5410,25 @@ class Planner:
                  now: float) -> None:
         self.residents, self.rooms, self.models_max = residents, rooms, models_max
         self.min_residency, self.now = min_residency, now
-        self.yielded = {unit.id: unit.yields_to for unit in residents}
+        self.yields: dict[Unit, Unit] = {}  # who leaves as soon as it can, for whom
         self.claims: list[Unit] = []
         self.taken: collections.Counter[str] = collections.Counter()  # by device: what is held and claimed
         for unit in residents:
             self.taken.update(unit.held)
+
+    def look(self, unit: Unit) -> tuple[Choice | None, str]:
+        """The best plan for a unit, where there is one now, and why it waits unless that fits."""
+        if len(self.claims) >= MAX_PLANNED:
+            return None, self.turn()
+        if choice := self.best(unit):
+            return choice, "" if choice.fits else self.waiting_reason(choice)
+        unclaimed = Planner(self.residents, self.rooms, self.models_max, self.min_residency, self.now)
+        unclaimed.yields = self.yields
+        if not self.claims or not (choice := unclaimed.best(unit)):
+            return None, self.shortage(unit)
+        reason = self.turn()
+        self.claim(unit, choice.plan)
+        return None, reason
 
     def best(self, unit: Unit, *, gentle: bool = False) -> Choice | None:
         """The plan that pushes out least; None where even then there is not enough room.
@@ -5500,7 +5441,7 @@ class Planner:
             if choices:
                 return min(choices, key=lambda choice: (
                     any(self.must_wait(victim) for victim in choice.victims), len(choice.victims), not choice.fits,
-                    any(self.yielded[victim.id] != unit.id for victim in choice.victims),
+                    any(victim.yields_to is not unit for victim in choice.victims),
                     max([victim.used_at for victim in choice.victims], default=0.0), self.crowding(choice.plan)))
         return None
 
@@ -5510,14 +5451,11 @@ class Planner:
         Idle ones that have been in memory for long enough go first, then those that answer, then those that have
         just come. A gentle one pushes out only what nobody has used for a while, and what would not come back.
         """
-        leaving = [item for item in self.residents
-                   if item.status == "stopping" or item.leaving or item.outdated or item.yields_to]
+        leaving = [item for item in self.residents if item.leaving or item in self.yields]
         if self.fits(plan, leaving):
             return Choice(plan, [], self.fits(plan))
         able = [item for item in self.residents if not item.pinned and item not in leaving]
-        if not self.fits(plan, [*leaving, *able]):
-            return None
-        able.sort(key=lambda item: (self.yielded[item.id] != unit.id, self.must_wait(item), item.used_at))
+        able.sort(key=lambda item: (item.yields_to is not unit, self.must_wait(item), item.used_at))
         settled = [item for item in able if self.settled(item)]
         groups = [[item for item in settled if not item.active], settled, able]
         if gentle:
@@ -5529,13 +5467,12 @@ class Planner:
 
     @staticmethod
     def fewest(units: list[Unit], enough: Callable[[Sequence[Unit]], bool]) -> Sequence[Unit]:
-        """The smallest part of `units` that is enough, of several the one whose units come first."""
-        for size in range(1, len(units)) if len(units) <= MAX_COMPARED else ():
-            for part in itertools.combinations(units, size):
-                if enough(part):
-                    return part
+        """The smallest part of `units` that is enough, as all of them are; of several the one that comes first."""
+        if len(units) <= MAX_COMPARED:
+            return next(part for size in range(1, len(units) + 1)
+                        for part in itertools.combinations(units, size) if enough(part))
         chosen = list(units)
-        for unit in units[::-1] if len(units) > MAX_COMPARED else ():  # leave out, the last first, who is not needed
+        for unit in units[::-1]:  # leave out, the last first, who is not needed
             if enough([item for item in chosen if item is not unit]):
                 chosen.remove(unit)
         return chosen
@@ -5551,12 +5488,6 @@ class Planner:
         """Keep what `plan` needs for a unit that waits."""
         self.claims.append(unit)
         self.taken.update(self.need(plan))
-
-    def add(self, unit: Unit) -> None:
-        """Count a unit that is started just now."""
-        self.residents.append(unit)
-        self.yielded[unit.id] = None
-        self.taken.update(unit.held)
 
     def need(self, plan: Plan) -> Mapping[str, int]:
         """What `plan` takes of each device."""
@@ -5577,16 +5508,8 @@ class Planner:
         return max([(need + self.taken[name]) / max(self.rooms.get(name, need), 1)
                     for name, need in self.need(plan).items()], default=0.0)
 
-    def unclaimed(self) -> Planner:
-        """The same look as if nobody had come earlier."""
-        planner = Planner(self.residents, self.rooms, self.models_max, self.min_residency, self.now)
-        planner.yielded = self.yielded
-        return planner
-
-    def waiting_reason(self, unit: Unit, choice: Choice | None) -> str:
-        """Why a unit is not loaded yet, in words; numbers that change stand in brackets at the end."""
-        if choice is None:
-            return self.shortage(unit)
+    def waiting_reason(self, choice: Choice) -> str:
+        """Why a unit is not loaded yet for which there is a plan."""
         late = [victim for victim in choice.victims if self.must_wait(victim)]
         if busy := [victim.name for victim in late if victim.active]:
             return f"until {', '.join(busy)} {'has' if len(busy) == 1 else 'have'} answered"
@@ -5594,8 +5517,7 @@ class Planner:
             return f"until {late[0].name} is loaded"
         if late:
             return f"until {late[0].name} has been in memory for {self.min_residency:.0f} s"
-        gone = [item.name for item in self.residents
-                if item in choice.victims or item.status == "stopping" or item.leaving or item.outdated]
+        gone = [item.name for item in self.residents if item in choice.victims or item.leaving]
         return f"until {', '.join(gone)} {'has' if len(gone) == 1 else 'have'} left memory" if gone else self.turn()
 
     def turn(self) -> str:
@@ -5619,13 +5541,13 @@ class Planner:
 class Residency:
     """Decides which units are in memory. Every method that takes `now` (s) returns what is to be done.
 
-    `rooms` is what all units together may hold on each device. `held` of a unit counts from the moment that its
-    start is decided, so that two models which fit one by one are never started together.
+    `held` of a unit counts from the moment that its start is decided, so that two models which fit one by one are
+    never started together. Where a limit is lowered nobody has to go for it; it holds when others come.
     """
 
-    def __init__(self, *, models_max: int = 0, min_residency: float = 10.0, max_wait: float = 600.0) -> None:
-        self.models_max, self.min_residency, self.max_wait = models_max, min_residency, max_wait
-        self.rooms: Mapping[str, int] = {}
+    def __init__(self) -> None:
+        self.models_max, self.min_residency, self.max_wait = 0, 10.0, 600.0
+        self.rooms: Mapping[str, int] = {}  # what all units together may hold on each device
         self.units: dict[str, Unit] = {}
         self.tickets: dict[int, Ticket] = {}
         self.actions: list[Action] = []
@@ -5636,12 +5558,12 @@ class Residency:
         """A request wants a unit."""
         self.drop(ticket.id, now)  # it may be asked once more, after a crash
         unit = self.units.get(ticket.unit)
-        if unit is None:
+        if unit is None or unit.forgotten:
             self.refuse(ticket, "unloaded", f"{ticket.model} has changed or was deleted meanwhile: ask again")
         elif unit.blocked and unit.status == "unloaded" and now - unit.failed_at < CRASH_PAUSE:
             again = f"it is tried again in {CRASH_PAUSE - now + unit.failed_at:.0f} s"
             self.refuse(ticket, "failed", f"{unit.name} failed {unit.failures} times in a row ({again}): {unit.error}")
-        elif not unit.open() and sum([len(item.waiting) for item in self.units.values()]) >= MAX_WAITING:
+        elif not unit.open and sum([len(item.waiting) for item in self.units.values()]) >= MAX_WAITING:
             self.refuse(ticket, "crowded", "too many requests are waiting")
         else:
             self.tickets[ticket.id] = unit.waiting[ticket.id] = ticket
@@ -5659,9 +5581,8 @@ class Residency:
         unit.plans = plans or unit.plans
         unit.failures, unit.dismissed = 0, False
         if unit.status == "loaded":
-            unit.leaving, unit.used_at = None, now
-        if not unit.open() and unit.status != "loading":
-            unit.wish = unit.wish or (now, reason)
+            unit.unloading, unit.used_at = None, now
+        unit.wish = unit.wish or (now, reason)
         return self.settle(now)
 
     def unload(self, unit_id: str, reason: str, now: float) -> list[Action]:
@@ -5671,24 +5592,16 @@ class Residency:
         self.refuse_all(unit, "unloaded", f"{unit.name} was unloaded: {reason}")
         if unit.status == "loading":
             self.stop(unit, reason)
-        elif unit.status == "loaded" and not unit.leaving:
-            unit.leaving = now + unit.grace, reason
+        elif unit.status == "loaded" and not unit.unloading:
+            unit.unloading = now + unit.grace, reason
         return self.settle(now)
 
     def loaded(self, unit_id: str, now: float) -> list[Action]:
         """A unit's process is ready."""
         unit = self.units[unit_id]
         if unit.status == "loading":
-            unit.status, unit.loaded_at, unit.used_at, unit.error = "loaded", now, now, None
-            unit.pushed_out_by = None
+            unit.status, unit.loaded_at, unit.used_at, unit.pushed_out_by = "loaded", now, now, None
             self.happened("loaded", unit, unit.loaded_for)
-        return self.settle(now)
-
-    def measured(self, unit_id: str, held: Mapping[str, int], now: float) -> list[Action]:
-        """What a unit really holds, by device."""
-        unit = self.units.get(unit_id)
-        if unit and unit.status == "loaded":
-            unit.held = held
         return self.settle(now)
 
     def exited(self, unit_id: str, error: str | None, now: float) -> list[Action]:
@@ -5700,14 +5613,13 @@ class Residency:
         if now - unit.loaded_at > STABLE_AFTER:
             unit.failures = 0
         unit.status, unit.held, unit.loaded_at = "unloaded", {}, math.inf
-        unit.leaving, unit.yields_to, unit.outdated = None, None, False
+        unit.unloading, unit.yields_to, unit.outdated = None, None, False
         if status == "stopping" or error is None:
             unit.reason, unit.error = reason, None
             self.happened("unloaded", unit, reason)
         else:
             self.failed(unit, status, error, now)
         if unit.forgotten:
-            self.refuse_all(unit, "unloaded", f"{unit.name} has changed or was deleted meanwhile: ask again")
             del self.units[unit_id]
         return self.settle(now)
 
@@ -5725,7 +5637,7 @@ class Residency:
         known = self.units.setdefault(unit.id, unit)
         if unit.pinned and not known.pinned:
             known.dismissed = False
-        elif known.pinned and not unit.pinned and known.wish and known.wish[1] == "pinned":
+        elif not unit.pinned and known.wish and known.wish[1] == "pinned":
             known.wish = None
         for name in ("name", "pinned", "preferred", "idle", "grace"):
             setattr(known, name, getattr(unit, name))
@@ -5742,79 +5654,21 @@ class Residency:
                 del self.units[unit_id]
         return self.settle(now)
 
-    def set_rooms(self, rooms: Mapping[str, int], now: float) -> list[Action]:
-        """How much memory all units together may hold has changed."""
-        self.rooms = rooms
-        return self.settle(now)
-
-    def set_limits(self, models_max: int, min_residency: float, max_wait: float, now: float) -> list[Action]:
-        """The configuration has changed. Where more are in memory than may be, they leave when others come."""
-        self.models_max, self.min_residency, self.max_wait = models_max, min_residency, max_wait
-        return self.settle(now)
-
-    def tick(self, now: float) -> list[Action]:
-        """Time has passed."""
-        return self.settle(now)
-
     # what others ask
 
     def queue(self) -> list[tuple[Ticket, str]]:
         """The requests that wait, in the order of their arrival, and why."""
-        waiting = [(ticket, reason) for unit in self.units.values() if unit.waiting
-                   for reason in [self.waiting_reason(unit)] for ticket in unit.waiting.values()]
+        waiting = [(ticket, unit.waiting_reason()) for unit in self.units.values() for ticket in unit.waiting.values()]
         return sorted(waiting, key=lambda item: item[0].since)
 
-    def waiting_reason(self, unit: Unit) -> str:
-        """Why the requests of a unit wait."""
-        if unit.status == "loading":
-            return "until it is loaded"
-        if unit.yields_to:
-            return f"until {self.name_of(unit.yields_to)}, which asked earlier, came into memory"
-        if unit.status == "unloaded":
-            return unit.waits or ""
-        return f"until it has left memory ({unit.leaving[1] if unit.leaving else 'configuration changed'})"
-
-    def held(self) -> collections.Counter[str]:
-        """Bytes that are held or reserved, by device."""
-        total: collections.Counter[str] = collections.Counter()
-        for unit in self.units.values():
-            total.update(unit.held)
-        return total
-
-    def upcoming(self, unit: Unit) -> tuple[str, float | None, str | None] | None:
-        """What will happen to a unit next, when (s) and why; None where nothing is due."""
-        if unit.status == "loaded":
-            if unit.leaving or unit.outdated:
-                return ("leaves", *(unit.leaving or (None, "configuration changed")))
-            if unit.yields_to:
-                return "leaves", None, f"{self.name_of(unit.yields_to)} waits for its memory"
-            if unit.idle and not unit.pinned and not unit.active:
-                return "unloads", unit.used_at + unit.idle, "idle"
-        elif unit.status != "loading" and (unit.waiting or unit.wish):
-            return "loads", None, unit.wished_for
-        elif unit.status == "unloaded" and unit.preferred and unit.pushed_out_by:
-            other = self.units.get(unit.pushed_out_by)
-            idle = other and other.status == "loaded" and not other.active
-            return ("returns", other.used_at + RETURN_AFTER if other and idle else None,
-                    f"when {other.name} is idle" if other and other.resident else "when there is room")
-        return None
-
-    def name_of(self, unit_id: str) -> str:
-        """The name that people know a unit by."""
-        return self.units[unit_id].name if unit_id in self.units else unit_id
-
-    def anyone_waits(self) -> bool:
-        """Whether some unit is to be loaded and is not."""
-        return any(unit.wanted for unit in self.units.values())
-
-    def unplanned(self) -> list[Unit]:
-        """The units that are to be loaded, and of which nobody has said yet how: load() does."""
-        return [unit for unit in self.units.values() if unit.wanted and not unit.plans]
+    def wanted(self) -> list[Unit]:
+        """The units that are to be loaded and are not, in the order of their arrival."""
+        return sorted([unit for unit in self.units.values() if unit.wanted], key=lambda unit: unit.queued_at)
 
     # decisions
 
     def settle(self, now: float) -> list[Action]:
-        """Do everything that is due now, and return it."""
+        """Do everything that is due now, because time has passed, or a limit or what units hold has changed."""
         for unit in self.units.values():
             if unit.resident or unit.waiting or unit.wish or unit.pinned:
                 self.leave(unit, now)
@@ -5828,11 +5682,18 @@ class Residency:
         actions, self.actions = self.actions, []
         return actions
 
+    def leave(self, unit: Unit, now: float) -> None:
+        """Stop what is idle for too long, outdated, or was unloaded by hand and has answered."""
+        if unit.status in ("loading", "loaded") and unit.leaving and (not unit.active or now >= unit.leaving[0]):
+            self.stop(unit, unit.leaving[1])
+        elif unit.idle and not unit.pinned and unit.idle_for(now) >= unit.idle:
+            self.stop(unit, "idle")
+
     def refuse_overdue(self, unit: Unit, now: float) -> None:
         """End the wait of those who have waited for as long as anybody may; a load that is under way ends by itself."""
         if unit.status == "loading":
             return
-        why = f"not loaded within {self.max_wait:.0f} s: it waited {self.waiting_reason(unit)}"
+        why = f"not loaded within {self.max_wait:.0f} s: it waited {unit.waiting_reason()}"
         for ticket in list(unit.waiting.values()):
             if now - ticket.since >= self.max_wait:
                 self.refuse(ticket, "waited", f"{unit.name} was {why}")
@@ -5840,98 +5701,67 @@ class Residency:
             unit.wish, unit.error = None, f"It was {why}"
             self.happened("refused", unit, unit.error)
 
-    def leave(self, unit: Unit, now: float) -> None:
-        """Stop what is idle for too long, outdated, or was unloaded by hand and has answered."""
-        if unit.status == "loading" and unit.outdated:
-            if unit.wished and not unit.forgotten:
-                unit.wish = unit.wish or (now, unit.loaded_for)
-            self.stop(unit, "configuration changed")
-        elif unit.status != "loaded":
-            return
-        elif unit.leaving and (not unit.active or now >= unit.leaving[0]):
-            self.stop(unit, unit.leaving[1])
-        elif unit.outdated and not unit.active:
-            self.stop(unit, "configuration changed")
-        elif unit.idle and not unit.pinned and unit.idle_for(now) >= unit.idle:
-            self.stop(unit, "idle")
-
     def make_room(self, now: float) -> None:
         """Start the units that are wanted, in the order of their arrival, and let others make room for them.
 
-        The plans are made anew each time: a unit that was to go may be spared.
+        The plans are made anew each time: a unit that was to go may be spared. When nobody waits, preferred units come
+        back where what has their memory is idle or gone.
         """
-        residents = [unit for unit in self.units.values() if unit.resident]
-        planner = Planner(residents, self.rooms, self.models_max, self.min_residency, now)
-        for unit in residents:
-            unit.yields_to = None
-        for unit in sorted([unit for unit in self.units.values() if unit.wanted], key=lambda item: item.queued_at):
-            self.place(unit, planner, now)
-        if not planner.claims:  # nobody waits
-            self.bring_back(planner, now)
-        for unit in residents:
-            self.admit(unit, now)
-
-    def place(self, unit: Unit, planner: Planner, now: float) -> None:
-        """Start a unit, or let others leave for it and keep what it needs; note why it waits."""
-        crowded = len(planner.claims) >= MAX_PLANNED
-        choice = None if crowded else planner.best(unit)
-        if choice and choice.fits:
-            self.start(unit, choice.plan, planner, now)
-            return
-        if choice:
-            self.push_out(unit, choice, planner)
-            reason = planner.waiting_reason(unit, choice)
-        elif crowded or (planner.claims and (choice := planner.unclaimed().best(unit))):
-            reason = planner.turn()
-        else:
-            reason = planner.waiting_reason(unit, None)
-        if choice:
-            planner.claim(unit, choice.plan)
-        if unit.waits is None:  # the timeline has the first reason, the queue each as it is
-            self.happened("waiting", unit, reason)
-        unit.waits = reason
-
-    def push_out(self, unit: Unit, choice: Choice, planner: Planner) -> None:
-        """Let the victims go, all of them at once; until they can, those that have been here long enough yield."""
-        if any(planner.must_wait(victim) for victim in choice.victims):
-            for victim in choice.victims:
-                victim.yields_to = unit.id if planner.settled(victim) else None
-        else:
-            for victim in choice.victims:
-                victim.pushed_out_by = unit.id
-                self.stop(victim, f"evicted for {unit.name}")
-
-    def bring_back(self, planner: Planner, now: float) -> None:
-        """Preferred units come back when what has their memory is idle or gone."""
-        for unit in self.units.values():
+        planner = Planner([unit for unit in self.units.values() if unit.resident], self.rooms, self.models_max,
+                          self.min_residency, now)
+        for unit in self.wanted():
+            choice, reason = planner.look(unit)
+            if choice:
+                self.place(unit, choice, planner)
+            if unit.wanted:  # the timeline has the first reason, the queue each as it is
+                if unit.waits is None:
+                    self.happened("waiting", unit, reason)
+                unit.waits = reason
+        for unit in self.units.values() if not planner.claims else ():
             away = unit.preferred and unit.pushed_out_by and not unit.resident and not unit.wanted and not unit.blocked
             if away and (choice := planner.best(unit, gentle=True)):
-                if choice.fits:
-                    self.start(unit, choice.plan, planner, now)
-                else:
-                    self.push_out(unit, choice, planner)
-                    planner.claim(unit, choice.plan)
+                self.place(unit, choice, planner)
+        for unit in planner.residents:
+            unit.yields_to = planner.yields.get(unit)
+            self.admit(unit, now)
+
+    def place(self, unit: Unit, choice: Choice, planner: Planner) -> None:
+        """Start a unit, or keep what it needs and let others go for it: all at once, as soon as they can.
+
+        Until then those of them that have been here long enough take no new requests.
+        """
+        if choice.fits:
+            self.start(unit, choice.plan, planner)
+            return
+        planner.claim(unit, choice.plan)
+        wait = any(planner.must_wait(victim) for victim in choice.victims)
+        for victim in choice.victims:
+            if not wait:
+                victim.pushed_out_by = unit
+                self.stop(victim, f"evicted for {unit.name}")
+            elif planner.settled(victim):
+                planner.yields[victim] = unit
 
     # changes
 
-    def start(self, unit: Unit, plan: Plan, planner: Planner, now: float) -> None:
+    def start(self, unit: Unit, plan: Plan, planner: Planner) -> None:
         """Reserve the memory of `plan` and start the unit."""
-        unit.loaded_for, unit.wished = unit.wished_for, unit.wish is not None
-        unit.status, unit.held, unit.wish, unit.used_at = "loading", dict(planner.need(plan)), None, now
-        unit.reason, unit.error, unit.dismissed = None, None, False
-        unit.waits = None
-        planner.add(unit)
-        self.actions.append(Start(unit.id, plan, unit.loaded_for))
+        unit.status, unit.held, unit.used_at = "loading", planner.need(plan), planner.now
+        unit.loaded_for, unit.dismissed = unit.wished_for, False
+        unit.reason = unit.error = unit.waits = None
+        planner.residents.append(unit)
+        planner.taken.update(unit.held)
+        self.actions.append(Start(unit, plan))
         self.happened("loading", unit, unit.loaded_for, need=dict(unit.held), devices=plan.devices)
 
     def stop(self, unit: Unit, reason: str) -> None:
         """End the unit's process; whoever asks for it from now on waits until it has ended."""
-        unit.status, unit.leaving, unit.yields_to = "stopping", (0.0, reason), None
-        self.actions.append(Stop(unit.id, reason))
+        unit.status, unit.unloading, unit.yields_to = "stopping", (0.0, reason), None
+        self.actions.append(Stop(unit))
 
     def admit(self, unit: Unit, now: float) -> None:
         """Pass on the requests whose unit is ready."""
-        if unit.open():
+        if unit.open:
             unit.wish = None
             for ticket in unit.waiting.values():
                 unit.active.add(ticket.id)
@@ -5963,7 +5793,7 @@ class Residency:
 
     def happened(self, kind: str, unit: Unit, reason: str, **details: Any) -> None:
         """Tell of an event."""
-        self.actions.append(Happened(kind, unit.id, reason, details, unit.name))
+        self.actions.append(Happened(kind, unit, reason, details))
 
 
 # the thin layer around it
@@ -6005,7 +5835,6 @@ class Refused(DashError):
 class Group:
     """The entries that share a process, and what it is started with."""
     rows: list[Json]
-    build: str
     parameters: Json  # all but those that a request can carry
     common: Json  # of those, what all the entries agree on
 
@@ -6019,14 +5848,6 @@ class Group:
         """Seconds that answers may go on when the model is unloaded by hand."""
         return int(self.parameters.get("stop-timeout", STOP_TIMEOUT))
 
-    def unit(self, key: str, name: str, idle_seconds: int, started: Json, *, pins: bool) -> Unit:
-        """What the entries ask of Residency; `started` are the common parameters that the process runs with."""
-        idles = [idle_seconds if row["idle"] is None else row["idle"] for row in self.rows]
-        return Unit(key, name, idle=0.0 if 0 in idles else float(max(idles)), grace=float(self.stop_timeout),
-                    pinned=pins and any(row["pinned"] and not row["missing"] for row in self.rows),
-                    preferred=any(row["preferred"] and not row["missing"] for row in self.rows),
-                    outdated=any(self.common.get(name) != value for name, value in started.items()))
-
 
 class Entries:
     """Which entries share a process, by what names they are known, and the state of each."""
@@ -6039,34 +5860,42 @@ class Entries:
 
     def follow(self) -> None:
         """Take over the rows and the configuration as they are now."""
-        config, groups, residency = self.dash.engine_config(), dict[str, list[Json]](), self.pool.residency
-        for row in self.dash.db.models():
-            groups.setdefault(process_key(row, config["defaults"], self.build_id(row)), []).append(row)
-        self.groups = {key: grouped(rows, config["defaults"], self.build_id(rows[0])) for key, rows in groups.items()}
-        self.unit_of = {id: key for key, group in self.groups.items() for id in group.ids}
-        rows = [row for group in self.groups.values() for row in group.rows]
+        rows, units, self.groups, self.unit_of = self.dash.db.models(), self.pool.residency.units, {}, {}
+        for row in rows:
+            own = {**self.dash.engine_config()["defaults"], **row["parameters"]}
+            parameters = {key: value for key, value in own.items() if key not in REQUEST_PARAMETERS}
+            build = self.build(row)
+            shared = json.dumps([row["path"], row["projector"], build.id if build else "", parameters], sort_keys=True)
+            key = self.unit_of[row["id"]] = hashlib.sha256(shared.encode()).hexdigest()[:16]
+            group = self.groups.setdefault(key, Group([], parameters, own))
+            group.rows.append(row)
+            group.common = {key: value for key, value in group.common.items()
+                            if key in REQUEST_PARAMETERS and own.get(key) == value}
         self.names = {**{name.lower(): row["id"] for row in rows for name in row["aliases"]},
                       **{row["id"].lower(): row["id"] for row in rows}}
         for key, group in self.groups.items():
-            if key in residency.units or any(row["pinned"] or row["preferred"] for row in group.rows):
+            if key in units or any(row["pinned"] or row["preferred"] for row in group.rows):
                 self.define(key)
-        for key in residency.units.keys() - self.groups.keys():
-            self.pool.do(residency.forget(key, time.monotonic()))
+        for key in units.keys() - self.groups.keys():
+            self.pool.do(self.pool.residency.forget(key, time.monotonic()))
 
-    def build_id(self, row: Json) -> str:
+    def build(self, row: Json) -> Build | None:
         """The build that an entry is run with."""
         builds = self.dash.builds
-        build = builds.builds.get(row["build"] or "") or builds.default(self.dash.engine_config())
-        return build.id if build else ""
+        return builds.builds.get(row["build"] or "") or builds.default(self.dash.engine_config())
 
     def define(self, key: str, name: str = "") -> Unit:
         """Tell Residency what the entries of a unit ask of it; the unit."""
-        residency, group = self.pool.residency, self.groups[key]
-        name = residency.units[key].name if key in residency.units else name or group.ids[0]
-        unit = group.unit(key, name, self.dash.engine_config()["idle_seconds"], self.pool.started.get(key, {}),
-                          pins=not self.pool.stopping)
-        self.pool.do(residency.define(unit, time.monotonic()))
-        return residency.units[key]
+        units, group = self.pool.residency.units, self.groups[key]
+        rows, started = [row for row in group.rows if not row["missing"]], self.pool.started.get(key, {})
+        idle_seconds = self.dash.engine_config()["idle_seconds"]
+        idles = [idle_seconds if row["idle"] is None else row["idle"] for row in group.rows]
+        unit = Unit(key, units[key].name if key in units else name or group.ids[0], grace=float(group.stop_timeout),
+                    idle=0.0 if 0 in idles else float(max(idles)), preferred=any(row["preferred"] for row in rows),
+                    pinned=any(row["pinned"] for row in rows) and not self.pool.stopping,
+                    outdated=any(group.common.get(name) != value for name, value in started.items()))
+        self.pool.do(self.pool.residency.define(unit, time.monotonic()))
+        return units[key]
 
     def unit(self, entry: str) -> Unit:
         """The unit of an entry, made known to Residency where it is not."""
@@ -6083,17 +5912,14 @@ class Entries:
     def state(self, row: Json) -> Json:
         """What is to be known of an entry beside its row: its status, what comes next, and its process."""
         units = self.pool.residency.units
-        unit = units.get(self.unit_of.get(row["id"], ""))
-        if unit is None or not unit.resident:  # a process of its former parameters may still run
+        unit = units.get(self.unit_of.get(row["id"], "")) or Unit("", row["id"])
+        if not unit.resident:  # a process of its former parameters may still run
             unit = next((item for item in units.values() if item.forgotten and item.name == row["id"]), unit)
-        missing = {"status": "missing"} if row["missing"] and not (unit and unit.resident) else {}
-        if unit is None:
-            return {**UNTOUCHED, **missing}
-        instance, upcoming = self.pool.instances.get(unit.id), self.pool.residency.upcoming(unit)
         status = "waiting" if unit.wanted else "failed" if unit.error and not unit.resident else unit.status
-        loading = {"progress": instance.progress, "stage": instance.stage} \
-            if instance and unit.status == "loading" else {}
-        return {**UNTOUCHED, **loading, "status": status, **missing,
+        upcoming, instance = unit.upcoming(), self.pool.instances.get(unit.id)
+        loads = instance if unit.status == "loading" else None
+        return {"status": "missing" if row["missing"] and not unit.resident else status,
+                "progress": loads and loads.output.progress, "stage": loads and loads.output.stage,
                 "reason": unit.waits if unit.wanted else unit.reason, "error": unit.error,
                 "next": upcoming and {"what": upcoming[0], "at": unix_ms(upcoming[1]), "reason": upcoming[2]},
                 "runtime": self.runtime(row, unit, instance) if instance and unit.resident else {}}
@@ -6121,18 +5947,18 @@ class Memory:
 
         `free` is all that models may take together, `unused` what nobody takes now, `held` what models take or reserve.
         """
-        held, budget, result = self.pool.residency.held(), self.dash.engine_config()["budget"], []
+        units, budget, result = self.pool.residency.units.values(), self.dash.engine_config()["budget"], []
         for item in self.dash.sampler.memories(self.dash.builds.devices):
             margin = HOST_MARGIN if item["kind"] == "cpu" else 0
             room = max(0, item["total"] - self.outside.get(item["name"], 0) - margin)
             allowed = min(budget.get(item["name"], item["total"]), item["total"])
             result.append({**item, "unused": item["free"], "free": min(room, allowed), "budget": allowed,
-                           "held": held[item["name"]]})
+                           "held": sum([unit.held.get(item["name"], 0) for unit in units])})
         return result
 
     def of_model(self, row: Json) -> list[Json]:
         """The memories that an entry's build can use."""
-        build = self.dash.builds.builds.get(self.pool.entries.build_id(row))
+        build = self.pool.entries.build(row)
         names = {item["name"] for item in build.devices} if build else set()
         return [item for item in self.devices() if item["kind"] == "cpu" or item["name"] in names]
 
@@ -6149,8 +5975,8 @@ class Memory:
                 ours.update(instance.taken)
             self.outside = {item["name"]: max(0, item["total"] - item["free"] - ours[item["name"]])
                             for item in self.dash.sampler.memories(self.dash.builds.devices)}
-        rooms = {item["name"]: item["free"] for item in self.devices()}
-        self.pool.do(self.pool.residency.set_rooms(rooms, time.monotonic()))
+        self.pool.residency.rooms = {item["name"]: item["free"] for item in self.devices()}
+        self.pool.do(self.pool.residency.settle(time.monotonic()))
 
     async def plans(self, entry: str) -> list[list[Plan]]:
         """The ways in which a model may be placed, the best ones first, after a look at the memories."""
@@ -6170,7 +5996,9 @@ class Memory:
             for row in group.rows:
                 known = (self.dash.db.get_model(row["id"])["memory_correction"] or {}).get("gpu", 0)
                 self.dash.db.note_of_models("memory_correction", {row["id"]: {"gpu": known + error}})
-        self.pool.do(self.pool.residency.measured(unit.id, {**unit.held, **gpus}, time.monotonic()))
+        if unit.status == "loaded":
+            unit.held = {**unit.held, **gpus}
+            self.pool.do(self.pool.residency.settle(time.monotonic()))
 
 
 class Pool:
@@ -6202,10 +6030,10 @@ class Pool:
 
     def sync(self) -> None:
         """Follow the models' rows and the configuration."""
-        config = self.dash.engine_config()
+        for name in ("models_max", "min_residency", "max_wait"):
+            setattr(self.residency, name, self.dash.engine_config()[name])
         self.entries.follow()
-        self.do(self.residency.set_limits(config["models_max"], config["min_residency"], config["max_wait"],
-                                          time.monotonic()))
+        self.do(self.residency.settle(time.monotonic()))
         self.mark(*self.entries.unit_of)
 
     # requests
@@ -6216,7 +6044,7 @@ class Pool:
         Whoever calls this calls release() in the end, whatever happens.
         """
         unit = self.entries.unit(call.model)
-        known = unit.open() or unit.status == "loading" or (unit.plans and unit.waiting)
+        known = unit.open or unit.status == "loading" or (unit.plans and unit.waiting)
         plans = () if known else await self.memory.plans(call.model)
         unit = self.entries.unit(call.model)  # it may have become another one meanwhile
         future = self.futures[call.id] = asyncio.get_running_loop().create_future()
@@ -6258,10 +6086,11 @@ class Pool:
     def command(self, entry: str) -> list[str]:
         """The words that would start an entry's process; empty where there is no build for it."""
         group = self.entries.groups[self.entries.unit_of[entry]]
-        build = self.dash.builds.builds.get(group.build)
+        row = self.dash.db.get_model(entry)
+        build = self.entries.build(row)
         if build is None or build.problem:
             return []
-        return engine_arguments(build, self.dash.db.get_model(entry), {**group.parameters, **group.common}, 0, entry)[0]
+        return engine_arguments(build, row, {**group.parameters, **group.common}, 0, entry)[0]
 
     def loaded_instance(self, entry: str) -> Instance | None:
         """The process of a model that is in memory."""
@@ -6280,9 +6109,9 @@ class Pool:
         """Carry out what Residency decided."""
         for action in actions:
             if isinstance(action, Start):
-                self.dash.spawn(self.live(action), f"instance of {self.residency.units[action.unit].name}")
+                self.dash.spawn(self.live(action), f"instance of {action.unit.name}")
             elif isinstance(action, Stop):
-                if instance := self.instances.get(action.unit):
+                if instance := self.instances.get(action.unit.id):
                     self.dash.spawn(instance.stop(), f"stopping {instance.name}")
             elif isinstance(action, Happened):
                 self.note(action)
@@ -6291,62 +6120,61 @@ class Pool:
                     future.set_exception(Refused(action.code, action.message))
                 elif instance := self.instances.get(action.ticket.unit):
                     future.set_result(instance)
-            key = action.ticket.unit if isinstance(action, Admit | Refuse) else action.unit
-            group, unit = self.entries.groups.get(key), self.residency.units.get(key)
-            self.mark(*(group.ids if group else ()), *([unit.name] if unit else ()))
+            key, name = (action.ticket.unit, action.ticket.model) if isinstance(action, Admit | Refuse) \
+                else (action.unit.id, action.unit.name)
+            self.mark(name, *(self.entries.groups[key].ids if key in self.entries.groups else ()))
 
     async def live(self, action: Start) -> None:
         """The life of one instance: Residency hears when it is ready and when it ended, whatever happens."""
-        key, instance = action.unit, None
+        unit, instance = action.unit, None
         error: str | None = "it could not be started"
         try:
-            instance = self.prepared(action)
-            watcher = self.dash.spawn(self.watch(key, instance), f"readiness of {instance.name}")
-            try:
-                unwanted = self.residency.units[key].status == "stopping"  # already
-                error = None if unwanted else await instance.run()  # None: it was told to end
+            instance = self.prepared(unit, action.plan)
+            watcher = self.dash.spawn(self.watch(unit, instance), f"readiness of {instance.name}")
+            try:  # None: it was told to end, which may have been before it began
+                error = None if unit.status == "stopping" else await instance.run()
             finally:
                 await cancelled([watcher])
         except DashError as problem:
             error = str(problem)
         finally:
-            self.instances.pop(key, None)
-            self.started.pop(key, None)
-            self.do(self.residency.exited(key, error, time.monotonic()))
+            self.instances.pop(unit.id, None)
+            self.started.pop(unit.id, None)
+            self.do(self.residency.exited(unit.id, error, time.monotonic()))
             if instance is not None:
                 instance.gone.set()
 
-    def prepared(self, action: Start) -> Instance:
-        """The instance that `action` asks for, not started yet."""
-        unit, group = self.residency.units[action.unit], self.entries.groups.get(action.unit)
+    def prepared(self, unit: Unit, plan: Plan) -> Instance:
+        """The instance that `plan` asks for, not started yet."""
+        group = self.entries.groups.get(unit.id)
         if group is None:
             raise EngineFailed("it was deleted meanwhile")
         row = self.dash.db.present_model(unit.name if unit.name in group.ids else group.ids[0])
         build = self.ready_build(row["id"])
         arguments, left_out = engine_arguments(build, row, {**group.parameters, **group.common},
-                                               free_port("127.0.0.1"), row["id"], action.plan.devices)
+                                               free_port("127.0.0.1"), row["id"], plan.devices)
         instance = Instance(self.dash, row["id"], build, arguments, stop_timeout=group.stop_timeout,
                             changed=lambda: self.mark(*group.ids))
-        instance.placement, instance.left_out = list(action.plan.devices or ()), left_out
-        self.instances[action.unit], self.started[action.unit] = instance, dict(group.common)
+        instance.placement, instance.left_out = list(plan.devices or ()), left_out
+        self.instances[unit.id], self.started[unit.id] = instance, dict(group.common)
         return instance
 
-    async def watch(self, key: str, instance: Instance) -> None:
+    async def watch(self, unit: Unit, instance: Instance) -> None:
         """Tell Residency when an instance is ready, and what it takes once it has settled."""
         await instance.ready.wait()
         if not instance.stopping:
             log.info("%s is loaded after %.1f s", instance.name, time.monotonic() - instance.started)
-            self.do(self.residency.loaded(key, time.monotonic()))
+            self.do(self.residency.loaded(unit.id, time.monotonic()))
             await asyncio.sleep(MEASURE_DELAY)
             await instance.measure()
-            self.memory.learn(self.residency.units[key], instance)
+            self.memory.learn(unit, instance)
 
     def note(self, event: Happened) -> None:
         """Note an event for the timeline, and in the log."""
-        self.events.append({"timestamp": now_ms(), "kind": event.kind, "model": event.name, "reason": event.reason,
-                            "details": event.details})
+        self.events.append({"timestamp": now_ms(), "kind": event.kind, "model": event.unit.name,
+                            "reason": event.reason, "details": event.details})
         level = logging.WARNING if event.kind in ("failed", "crashed", "refused") else logging.INFO
-        log.log(level, "%s: %s (%s)", event.name, event.kind, event.reason)
+        log.log(level, "%s: %s (%s)", event.unit.name, event.kind, event.reason)
 
     def mark(self, *entries: str) -> None:
         """Note that entries changed, and are to be published."""
@@ -6359,13 +6187,13 @@ class Pool:
         """Let time pass for Residency, look at the memories while somebody waits, and save when what was used."""
         while True:
             await self.dash.beat.wait()
-            if self.residency.anyone_waits():
+            if wanted := self.residency.wanted():
                 await self.memory.read()
-            for unit in self.residency.unplanned():
-                with contextlib.suppress(DashError):  # its file is gone, or there is no build for it
-                    await self.load(unit.name, "pinned")
-            if self.residency.units:
-                self.do(self.residency.tick(time.monotonic()))
+            for unit in wanted:
+                if not unit.plans:
+                    with contextlib.suppress(DashError):  # its file is gone, or there is no build for it
+                        await self.load(unit.name, "pinned")
+            self.do(self.residency.settle(time.monotonic()))
             used, self.last_used = self.last_used, {}
             if used:
                 await self.dash.chore("last use of models", self.dash.db.note_of_models, "last_used_at", used)
@@ -6391,28 +6219,26 @@ class Pool:
             await asyncio.sleep(PUBLISH_INTERVAL)
 
     async def start(self) -> None:
-        """Let models be loaded from now on: the pinned ones at once, and those that were there before a restart."""
+        """Let models be loaded from now on: the pinned ones, and those that were there before a restart."""
         self.stopping = False
         self.sync()
-        pinned = [(row["id"], "pinned") for row in self.dash.db.models() if row["pinned"] and not row["missing"]]
-        restored, self.restore = [(entry, "loaded before the restart") for entry in self.restore], []
-        for entry, reason in [*pinned, *restored]:
+        restored, self.restore = self.restore, []
+        for entry in restored:
             with contextlib.suppress(DashError):
-                await self.load(entry, reason)
+                await self.load(entry, "loaded before the restart")
 
     async def stop(self, reason: str, *, restore: bool = False) -> None:
         """End every process, and everything that waits for one."""
         self.stopping = True
         self.restore = [unit.name for unit in self.residency.units.values() if unit.resident] if restore else []
         self.sync()
-        for unit in list(self.residency.units.values()):
-            self.do(self.residency.unload(unit.id, reason, time.monotonic()))
-        ends = []
-        for instance in self.instances.values():
+        for key in list(self.residency.units):
+            self.do(self.residency.unload(key, reason, time.monotonic()))
+        instances = list(self.instances.values())
+        for instance in instances:
             self.dash.spawn(instance.stop(), f"stopping {instance.name}")
-            ends.append(asyncio.ensure_future(instance.gone.wait()))
-        if ends:
-            await asyncio.wait(ends, timeout=STOP_ALL_TIME)
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(asyncio.gather(*[instance.gone.wait() for instance in instances]), STOP_ALL_TIME)
 
 
 def unix_ms(moment: float | None) -> int | None:
@@ -6422,27 +6248,10 @@ def unix_ms(moment: float | None) -> int | None:
 
 def cut_context(group: Group, instance: Instance) -> str | None:
     """What the owner should know of a process that came up with less context than it was asked for."""
-    asked, has, slots = group.parameters.get("ctx-size"), instance.meta.get("n_ctx"), instance.slots or 1
+    asked, has, slots = group.parameters.get("ctx-size"), instance.output.meta.get("n_ctx"), instance.slots or 1
     if type(asked) is int and has and has * slots < asked - CONTEXT_STEP * slots:
         return f"The context was cut to {has:,} of {asked:,} tokens, to fit into memory."
     return None
-
-
-def process_key(row: Json, defaults: Json, build: str) -> str:
-    """What entries have in common that share a process: the file, the build and all that a request cannot carry."""
-    parameters = {key: value for key, value in {**defaults, **row["parameters"]}.items()
-                  if key not in REQUEST_PARAMETERS}
-    return hashlib.sha256(json.dumps([row["path"], row["projector"], build, parameters], sort_keys=True).encode()
-                          ).hexdigest()[:16]
-
-
-def grouped(rows: list[Json], defaults: Json, build: str) -> Group:
-    """The entries that share a process, with what it is started with."""
-    every = [{**defaults, **row["parameters"]} for row in rows]
-    parameters = {key: value for key, value in every[0].items() if key not in REQUEST_PARAMETERS}
-    common = {key: value for key, value in every[0].items() if key in REQUEST_PARAMETERS
-              and all(other.get(key) == value for other in every)}
-    return Group(rows, build, parameters, common)
 
 
 def request_values(parameters: Json, path: str) -> Json:
@@ -6773,8 +6582,8 @@ class Requests:
         speeds = [call.pieces / max(now - call.first_at, 0.1) for call in self.active.values()
                   if call.unit == unit and call.first_at is not None and call.pieces]
         if speeds:
-            instance.speed = round(sum(speeds), 2), now
-        return instance.speed[0] or None
+            instance.output.speed = round(sum(speeds), 2)
+        return instance.output.speed
 
     def counters(self) -> Json:
         """What the sampler saves: requests under way and waiting, and the throughput since the last sample."""
@@ -7140,23 +6949,28 @@ class Exchange:
 
     async def with_signs_of_life(self, stack: contextlib.AsyncExitStack) -> aiohttp.ClientResponse:
         """The model's answer, when its headers are there; a stream that waits for long gets comments meanwhile."""
-        asking = asyncio.ensure_future(self.asking.ask(stack))
+        signs = asyncio.ensure_future(self.signs_of_life()) if self.call.stream else None
         try:
-            while not (await asyncio.wait({asking}, timeout=COMMENT_AFTER if self.call.stream else None))[0]:
+            return await self.asking.ask(stack)
+        finally:
+            if signs is not None:
+                signs.cancel()
+
+    async def signs_of_life(self) -> None:
+        """Send comments now and then, for as long as the client is there; where it has left, run() is cancelled."""
+        with contextlib.suppress(ClientLeft):
+            while True:
+                await asyncio.sleep(COMMENT_AFTER)
                 if self.response is None:
                     await self.begin(200, [("Content-Type", "text/event-stream")])
                 await self.write(f": {self.progress()}\n\n".encode())
-            return asking.result()
-        finally:
-            if not asking.done():
-                await cancelled([asking])
 
     def progress(self) -> str:
         """How far the request is, for the client that waits."""
         if self.call.status == "running":
             return "processing the prompt"
         instance = self.asking.dash.pool.instances.get(self.call.unit or "")
-        share = instance.progress if instance else None
+        share = instance.output.progress if instance else None
         return "waiting" if share is None else f"loading {share * 100:.0f} %"
 
     async def begin(self, status: int, headers: list[tuple[str, str]]) -> None:
@@ -7365,6 +7179,9 @@ class Gateway:
         except (aiohttp.ClientError, OSError) as problem:
             call.end("failed", f"The connection to the model was lost: {problem}", "connection_lost")
             raise EngineUnavailable("The engine ended while it answered.") from None
+        except Exception as problem:  # an answer that nobody understood
+            call.end("failed", repr(problem))
+            raise
         finally:
             requests.end(call)
 
@@ -7553,8 +7370,9 @@ class Routing:
         held.callback(lambda: self.forget(size))
         size = 0
         try:
-            while block := await asyncio.wait_for(request.content.readany(),
-                                                  min(BODY_SILENCE, ends - time.monotonic())):
+            while not request.content.at_eof():  # most are here already, and a wait_for costs turns of the loop
+                block = request.content.read_nowait() or await asyncio.wait_for(
+                    request.content.readany(), min(BODY_SILENCE, ends - time.monotonic()))
                 if PARSED_AT_ONCE < size == len(data) < announced:  # it does come: make room at once, growing costs more
                     begun, data = data, bytearray(announced)
                     data[:size] = begun
@@ -7989,7 +7807,6 @@ class Upstreams:
 # takes the options that engine_arguments renders, each with a value, and reports as llama-server's children do.
 
 EMBEDDED_SLOTS = 4  # llama-server's own number where `parallel` is not given, with one shared cache
-CHILD_EXIT = b"cmd_router_to_child:exit\n"  # what llama.cpp's children end at
 CHILD_LOG_TIME = 0.3  # seconds in which the thread that writes llama.cpp's log says why a load failed
 
 
@@ -7999,16 +7816,6 @@ def embedded_engine_version() -> str | None:
     path = [*sys.path, *map(str, VENV.glob("lib/python*/site-packages"))]
     found = importlib.metadata.Distribution.discover(name=EMBEDDED_PACKAGE, path=path)
     return next((distribution.version for distribution in found), None)
-
-
-def truth(text: str) -> bool:
-    """A switch's value."""
-    return {"on": True, "off": False}[text]
-
-
-def negated(text: str) -> bool:
-    """The value of an attribute that means the opposite of its option."""
-    return not truth(text)
 
 
 def enumerated(kind: str, prefix: str, **names: str) -> Callable[[str], Any]:
@@ -8031,20 +7838,10 @@ def comma_list(kind: Callable[[str], Any], length: int = 0) -> Callable[[str], l
     return read
 
 
-def mebibytes(text: str) -> int:
-    """Bytes of a number of MiB."""
-    return int(float(text) * 2**20)
-
-
 def adapters(text: str) -> list[Any]:
     """LoRA adapters, in full strength."""
     import xllamacpp
     return [xllamacpp.CommonAdapterLoraInfo(path, 1.0) for path in text.split(",")]
-
-
-def template_arguments(text: str) -> dict[str, str]:
-    """The chat template's arguments, each as JSON text."""
-    return {key: json.dumps(value) for key, value in json.loads(text).items()}
 
 
 def with_reasoning(options: dict[str, str]) -> dict[str, str]:
@@ -8058,18 +7855,10 @@ def with_reasoning(options: dict[str, str]) -> dict[str, str]:
     return {**rest, "chat-template-kwargs": json.dumps(own)} if own else rest
 
 
-def sampler_letters(text: str) -> str:
-    """The samplers that llama.cpp's letters stand for."""
-    names = {"d": "dry", "k": "top_k", "y": "typ_p", "p": "top_p", "s": "top_n_sigma", "m": "min_p", "t": "temperature",
-             "x": "xtc", "i": "infill", "e": "penalties", "a": "adaptive_p"}
-    return ";".join(names[letter] for letter in text)
-
-
-def seed(text: str) -> int:
-    """A seed; -1, a random one, is the largest number."""
-    return int(text) % 2**32
-
-
+truth = {"on": True, "off": False}.__getitem__
+negated = {"on": False, "off": True}.__getitem__  # of an attribute that means the opposite of its option
+SAMPLERS = {"d": "dry", "k": "top_k", "y": "typ_p", "p": "top_p", "s": "top_n_sigma", "m": "min_p", "t": "temperature",
+            "x": "xtc", "i": "infill", "e": "penalties", "a": "adaptive_p"}
 CACHE_TYPE = enumerated("ggml_type", "GGML_TYPE_")
 # A parameter, or an option that every model gets: where CommonParams has it, and how its text is read.
 EMBEDDED_OPTIONS: dict[str, tuple[str, Callable[[str], Any]]] = {
@@ -8117,7 +7906,7 @@ EMBEDDED_OPTIONS: dict[str, tuple[str, Callable[[str], Any]]] = {
     "flash-attn": ("flash_attn_type", enumerated(
         "llama_flash_attn_type", "LLAMA_FLASH_ATTN_TYPE_", on="enabled", off="disabled")),
     "fit": ("fit_params", truth),
-    "fit-target": ("fit_params_target", comma_list(mebibytes)),
+    "fit-target": ("fit_params_target", comma_list(lambda text: int(float(text) * 2**20))),
     "fit-ctx": ("fit_params_min_ctx", int),
     "rope-scaling": ("rope_scaling_type", enumerated("llama_rope_scaling_type", "LLAMA_ROPE_SCALING_TYPE_")),
     "rope-scale": ("rope_freq_scale", lambda text: 1 / float(text)),
@@ -8134,7 +7923,8 @@ EMBEDDED_OPTIONS: dict[str, tuple[str, Callable[[str], Any]]] = {
     "embeddings": ("embedding", truth),
     "jinja": ("use_jinja", truth),
     "chat-template": ("chat_template", str),
-    "chat-template-kwargs": ("default_template_kwargs", template_arguments),
+    "chat-template-kwargs": ("default_template_kwargs", lambda text: {
+        key: json.dumps(value) for key, value in json.loads(text).items()}),
     "prefill-assistant": ("prefill_assistant", truth),
     "reasoning": ("enable_reasoning", {"auto": -1, "on": 1, "off": 0}.__getitem__),
     "reasoning-format": ("reasoning_format", enumerated("common_reasoning_format", "COMMON_REASONING_FORMAT_")),
@@ -8142,8 +7932,8 @@ EMBEDDED_OPTIONS: dict[str, tuple[str, Callable[[str], Any]]] = {
     "timeout": ("timeout_read", int),
     "metrics": ("endpoint_metrics", truth),
     "slots": ("endpoint_slots", truth),
-    "sampling-seq": ("sampling.samplers", sampler_letters),
-    "seed": ("sampling.seed", seed),
+    "sampling-seq": ("sampling.samplers", lambda text: ";".join(SAMPLERS[letter] for letter in text)),
+    "seed": ("sampling.seed", lambda text: int(text) % 2**32),
     "temp": ("sampling.temp", float),
     "top-k": ("sampling.top_k", int),
     "top-p": ("sampling.top_p", float),
@@ -8197,20 +7987,6 @@ def embedded_parameters(options: dict[str, str]) -> Any:
     return parameters
 
 
-def end_with_parent() -> None:
-    """End this process when the one that started it ends, however that ends, where the system can do that (Linux)."""
-    if sys.platform != "linux":
-        return
-    import ctypes
-    import select
-    set_parent_death_signal = 1  # PR_SET_PDEATHSIG
-    ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL, 0, 0, 0)
-    poller = select.poll()
-    poller.register(0, 0)
-    if any(event & select.POLLHUP for _, event in poller.poll(0)):
-        os._exit(1)  # it ended before we could ask
-
-
 def embedded_options(argv: list[str]) -> dict[str, str]:
     """The options of the command line, each of which has a value; ValueError as llama-server would say it."""
     options = dict(zip(argv[::2], argv[1::2], strict=True))
@@ -8227,7 +8003,6 @@ def embedded_engine(argv: list[str]) -> int:
     itself. llama.cpp's own code for children would end the process at the end of its standard input without leaving
     the server time: it gets a pipe of ours in its place.
     """
-    end_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl+C reaches the whole group: llamadash decides
     os.environ.setdefault("LLAMA_SERVER_ROUTER_PORT", "0")  # makes xllamacpp report its states
     try:
@@ -8260,8 +8035,6 @@ MAX_CHATS = 4  # at the same time, for each client
 MAX_CHAT_TEXT = 900_000  # characters of all messages together; a request has at most 1 MB
 MAX_MESSAGES = 1000
 MAX_FINISH_REASON = 64  # characters
-# What reading an answer of wrong types, or of numbers that nobody can compute with, may raise.
-MALFORMED = (AttributeError, TypeError, ValueError, LookupError, ArithmeticError, RecursionError)
 IMAGE = r"data:image/(?:png|jpeg|webp|gif|bmp);base64,([A-Za-z0-9+/]+=*)"
 CHAT_NUMBERS: dict[str, tuple[type, float, float]] = {
     "temperature": (float, 0, 5), "top_k": (int, 0, 100_000), "top_p": (float, 0, 1), "min_p": (float, 0, 1),
@@ -8338,8 +8111,7 @@ class Chat:
     id: str
     client: str
     model: str
-    content: list[str] = field(default_factory=list)  # not yet sent
-    reasoning: list[str] = field(default_factory=list)
+    text: dict[str, str] = field(default_factory=dict)  # content and reasoning that are not yet sent
     begun: float = field(default_factory=time.monotonic)
     first: float | None = None  # when the first token came
     finish_reason: str | None = None
@@ -8349,24 +8121,11 @@ class Chat:
 
     def outcome(self) -> Json:
         """What `chat:done` says."""
-        cached = int(self.amount("cache_n"))
+        numbers = of_timings(self.timings)
         first = round((self.first - self.begun) * 1000) if self.first is not None else None
-        return {"chatId": self.id, "finish_reason": self.finish_reason or "stop",
-                "prompt_tokens": cached + int(self.amount("prompt_n")), "cached_tokens": cached,
-                "generated_tokens": int(self.amount("predicted_n")),
-                "prompt_per_second": finite_rate(self.timings.get("prompt_per_second")),
-                "generated_per_second": finite_rate(self.timings.get("predicted_per_second")),
-                "time_to_first_token": first}
-
-    def amount(self, name: str) -> float:
-        """One of the timings, 0 where the engine does not say."""
-        value = self.timings.get(name, 0)
-        return float(value) if is_amount(value) else 0.0
-
-
-def finite_rate(value: Any) -> float | None:
-    """`value` as a rate with two decimals, or None where it is no such number, or 0 as of a single token."""
-    return round(float(value), 2) or None if is_amount(value) else None
+        return {"finish_reason": self.finish_reason or "stop", "time_to_first_token": first,
+                **{name: numbers.get(name) for name in (
+                    "prompt_tokens", "cached_tokens", "generated_tokens", "prompt_per_second", "generated_per_second")}}
 
 
 class Chats:
@@ -8404,24 +8163,18 @@ class Chats:
 
     async def run(self, chat: Chat, body: Json) -> None:
         """One answer, from the request to chat:done or chat:error."""
+        error: DashError | None = None
         try:
             await self.stream(chat, body)
-            await self.flush(chat)
-            await self.send(chat, "chat:done", chat.outcome())
-        except asyncio.CancelledError:
+        except asyncio.CancelledError:  # which is told, and then this task is over
             chat.finish_reason = "cancelled"
-            with contextlib.suppress(asyncio.CancelledError):
-                await self.flush(chat)
-                await self.send(chat, "chat:done", chat.outcome())
-            raise
         except DashError as problem:
-            await self.flush(chat)
-            await self.send(chat, "chat:error", {"chatId": chat.id, "code": problem.code, "message": str(problem)})
-        except MALFORMED:
-            log.exception("an answer of %s was not understood", chat.model)
-            await self.flush(chat)
-            await self.send(chat, "chat:error", {"chatId": chat.id, "code": EngineFailed.code,
-                                                 "message": "the engine's answer is not understood"})
+            error = problem
+        await self.flush(chat)
+        if error:
+            await self.send(chat, "chat:error", code=error.code, message=str(error))
+        else:
+            await self.send(chat, "chat:done", **chat.outcome())
 
     async def stream(self, chat: Chat, body: Json) -> None:
         """Ask the model, which is loaded if need be, and take in what it answers."""
@@ -8430,11 +8183,14 @@ class Chats:
             async with self.dash.gateway.asked(chat.model, "llamadash chat", "/v1/chat/completions", body) as events:
                 async for event in events:
                     watcher.cancel()
-                    await self.on_event(chat, event)
+                    try:
+                        await self.on_event(chat, event)
+                    except MALFORMED as problem:
+                        raise EngineFailed("the engine's answer is not understood") from problem
+                if not chat.finish_reason:
+                    raise EngineFailed("the engine ended the answer before it was complete")
         finally:
             await cancelled([watcher])
-        if not chat.finish_reason:
-            raise EngineFailed("the engine ended the answer before it was complete")
 
     async def report_waiting(self, chat: Chat) -> None:
         """Tell the client why its model is not there yet, and how far it is loaded."""
@@ -8446,7 +8202,7 @@ class Chats:
                 progress = {"stage": state["status"], "progress": state["progress"], "reason": state["reason"]}
                 if shown != progress:
                     shown = progress
-                    await self.send(chat, "chat:progress", {"chatId": chat.id, **progress})
+                    await self.send(chat, "chat:progress", **progress)
             await asyncio.sleep(PUBLISH_INTERVAL)
 
     async def on_event(self, chat: Chat, event: Json) -> None:
@@ -8458,14 +8214,14 @@ class Chats:
         progress = event.get("prompt_progress")
         if isinstance(progress, dict) and progress.get("total"):
             part = min(1.0, progress.get("processed", 0) / progress["total"])
-            await self.send(chat, "chat:progress", {"chatId": chat.id, "stage": "prompt", "progress": part})
+            await self.send(chat, "chat:progress", stage="prompt", progress=part)
         for item in event.get("choices") or []:
             chat.finish_reason = str(item.get("finish_reason") or chat.finish_reason or "")[:MAX_FINISH_REASON] or None
             delta = item.get("delta") or {}
-            for name, texts in (("content", chat.content), ("reasoning_content", chat.reasoning)):
+            for name, kind in (("content", "content"), ("reasoning_content", "reasoning")):
                 if text := delta.get(name):
-                    texts.append("" + text)  # what is no text fails here, and not where it is sent
-        if chat.content or chat.reasoning:
+                    chat.text[kind] = chat.text.get(kind, "") + text  # fails here where it is no text
+        if chat.text:
             chat.first = chat.first or time.monotonic()
             if chat.flushing is None or chat.flushing.done():
                 chat.flushing = asyncio.ensure_future(self.flush_soon(chat))
@@ -8477,20 +8233,18 @@ class Chats:
 
     async def flush(self, chat: Chat) -> None:
         """Send the text that has come since the last time."""
-        content, reasoning = "".join(chat.content), "".join(chat.reasoning)
-        chat.content.clear()
-        chat.reasoning.clear()
-        delta = {**({"content": content} if content else {}), **({"reasoning": reasoning} if reasoning else {})}
-        if delta:
-            await self.send(chat, "chat:delta", {"chatId": chat.id, **delta})
+        if delta := dict(chat.text):
+            chat.text.clear()
+            await self.send(chat, "chat:delta", **delta)
 
-    async def send(self, chat: Chat, event: str, data: Json) -> None:
+    async def send(self, chat: Chat, event: str, **data: Any) -> None:
         """Send one event to the client that asked."""
-        await self.dash.send(chat.client, event, data)
+        await self.dash.send(chat.client, event, {"chatId": chat.id, **data})
 
 
 @on("chat:send", error="SEND_CHAT_FAILED")
-async def chat_send(dash: Dash, client: Client, *, model: Annotated[str, Length(1, 256)], messages: list[dict[str, Any]],
+async def chat_send(dash: Dash, client: Client, *, model: Annotated[str, Length(1, 256)],
+                    messages: list[dict[str, Any]],
                     parameters: dict[str, Any] = {}) -> Json:  # noqa: B006  (never changed)
     """Begin an answer; it arrives as chat:progress, chat:delta and then chat:done or chat:error."""
     if dash.upstreams.find(model) is None:
@@ -8707,7 +8461,7 @@ class Download:
     def as_row(self) -> Json:
         """What is remembered over a restart."""
         return {"repo": self.repo, "file": self.file, "place": self.place, "status": self.status,
-                "error": self.error, "parts": [dataclasses.asdict(part) for part in self.parts]}
+                "error": self.error, "parts": [vars(part) for part in self.parts]}
 
 
 async def in_thread(function: Callable[..., Result], *arguments: Any) -> Result:
@@ -8804,7 +8558,7 @@ def download_projector(file: str, projectors: list[str], files: dict[str, Part])
     """{projector: {file, size, quantization}} for a model, or {}: its own folder's first, and F16 before others."""
     def rank(name: str) -> tuple[bool, int, str]:
         quantization = download_quantization(name)
-        order = PREFERRED_PROJECTOR.index(quantization) if quantization in PREFERRED_PROJECTOR else 9
+        order = (*PREFERRED_PROJECTOR, quantization).index(quantization)
         return name.rpartition("/")[0] != file.rpartition("/")[0], order, name
     if not projectors:
         return {}
@@ -8821,8 +8575,7 @@ def download_choice(models: list[Json], source: Source) -> Json | None:
         return asked in (own, own.removeprefix("UD-")) or asked in model["file"].upper()
     if source.file or source.quantization:
         return next(filter(wanted, models), None)
-    order = {name: at for at, name in enumerate(PREFERRED)}
-    return min(models, key=lambda model: order.get(model["quantization"] or "", len(order)), default=None)
+    return min(models, key=lambda model: (*PREFERRED, model["quantization"]).index(model["quantization"]), default=None)
 
 
 class ModelHub:
@@ -8853,12 +8606,12 @@ class ModelHub:
             yield session
 
     @contextlib.asynccontextmanager
-    async def get(self, session: aiohttp.ClientSession, path: str, headers: dict[str, str] | None = None,
+    async def get(self, session: aiohttp.ClientSession, path: str, what: str, headers: dict[str, str] | None = None,
                   ) -> AsyncIterator[tuple[aiohttp.ClientResponse, Part]]:
         """The answer for `path` after its redirects, and what the hub itself announces of the file.
 
-        The token goes to the hub only: where it redirects to another host, that host does not see it. HubUnavailable
-        where the connection fails, while the answer is read as well.
+        The token goes to the hub only: where it redirects to another host, that host does not see it. NotFound where
+        the hub has no `what`; HubUnavailable where the connection fails, while the answer is read as well.
         """
         hub = self.url()
         url = yarl.URL(f"{self.endpoint}/{path}", encoded=True)
@@ -8872,9 +8625,11 @@ class ModelHub:
                     if at_hub:
                         download_announced(announced, response)
                     location = response.headers.get("Location")
-                    if response.status not in (301, 302, 303, 307, 308) or not location:
+                    if response.status in (200, 206, 416):
                         yield response, announced
                         return
+                    if response.status not in (301, 302, 303, 307, 308) or not location:
+                        raise self.refusal(response.status, what, url.host if not at_hub else None)
             except NETWORK_PROBLEMS as problem:
                 raise HubUnavailable(f"{url.host}: {download_problem(problem)}") from problem
             with contextlib.suppress(ValueError):
@@ -8896,16 +8651,13 @@ class ModelHub:
 
     async def announced(self, repo: str, name: str) -> Part:
         """What the hub tells of one file before sending it; for hubs that have no listing."""
-        async with self.session() as session, self.get(session, download_path(repo, name)) as (response, announced):
-            if response.status != 200:
-                raise self.refusal(response.status, f"{repo}/{name}")
+        path, what = download_path(repo, name), f"{repo}/{name}"
+        async with self.session() as session, self.get(session, path, what) as (response, announced):
             return Part(name, announced.size or response.content_length, announced.sha256)
 
     async def described(self, session: aiohttp.ClientSession, path: str, repo: str) -> Json:
         """One answer of the hub's API; a list comes as {entries}."""
-        async with self.get(session, path) as (response, _):
-            if response.status != 200:
-                raise self.refusal(response.status, repo)
+        async with self.get(session, path, repo) as (response, _):
             text = bytearray()
             async for block in response.content.iter_chunked(2**16):
                 text += block
@@ -8917,8 +8669,10 @@ class ModelHub:
             raise HubUnavailable(f"{self.name} does not answer as a model hub does") from None
         return answer if isinstance(answer, dict) else {"entries": answer if isinstance(answer, list) else []}
 
-    def refusal(self, status: int, what: str) -> DashError:
-        """The error that says what a refused request means to the user."""
+    def refusal(self, status: int, what: str, elsewhere: str | None) -> DashError:
+        """The error that says what a refused request means to the user; `elsewhere` is the host that is not the hub."""
+        if elsewhere:
+            return HubUnavailable(f"{elsewhere} answered with status {status}")
         if status in (401, 403):
             hint = "HF_TOKEN may not read it" if self.token else "start llamadash with HF_TOKEN set"
             return NotFound(f"{what} does not exist, is private, or its terms must be accepted at "
@@ -8936,9 +8690,8 @@ def download_path(repo: str, name: str) -> str:
 def download_proxy(url: yarl.URL) -> str | None:
     """The proxy that this machine's environment wants for `url`."""
     import urllib.request  # not at the top: slow to import, and seldom needed
-    if not url.host or urllib.request.proxy_bypass(url.host):
-        return None
-    return urllib.request.getproxies().get(url.scheme)
+    bypass = urllib.request.proxy_bypass(url.host or "")
+    return None if bypass else urllib.request.getproxies().get(url.scheme)
 
 
 def download_bytes(text: str) -> int | None:
@@ -9225,7 +8978,6 @@ class Transfer:
 
     async def run(self) -> None:
         """Fetch and check all parts, then give them their names at once: half a model is never in the folder."""
-        await in_thread(download_check_space, self.download, 0)
         async with self.queue.hub.session() as self.session:
             for part in self.download.parts:
                 if not (part.verified and self.download.have(part)):
@@ -9279,21 +9031,23 @@ class Transfer:
 
     async def transfer(self, part: Part, file: PartFile, others: int) -> None:
         """Bring what one connection gives; `others` are the bytes of the other parts."""
-        path, headers, unknown = download_path(self.download.repo, part.name), dict[str, str](), part.size is None
+        path, what = download_path(self.download.repo, part.name), f"{self.download.repo}/{part.name}"
+        headers, unknown = dict[str, str](), part.size is None
         if file.position:  # the checksum, where it is known, guards against a file that has changed
             guard = {"If-Range": part.etag} if part.etag and not part.sha256 else {}
             headers = {"Range": f"bytes={file.position}-", **guard}
         await in_thread(download_check_space, self.download, 0)
-        async with self.queue.hub.get(self.session, path, headers) as (response, announced):
+        async with self.queue.hub.get(self.session, path, what, headers) as (response, announced):
             if download_changed(part, announced):
                 part.size, part.sha256, part.etag = announced.size, announced.sha256, None
                 await in_thread(file.restart)
                 if response.status == 206:
                     raise HubUnavailable("the file has changed at the hub")  # and this is the end of the new one
-            self.check_answer(response, part)
             if response.status == 416:
                 await in_thread(file.restart)
                 raise HubUnavailable("the hub has no more bytes of it")
+            if response.headers.get("Content-Encoding", "identity") != "identity":
+                raise HubUnavailable("the file came compressed")
             download_check_size(response, part, file.position)
             if response.status != 206 and file.position:  # it gives all or nothing
                 await in_thread(file.restart)
@@ -9304,9 +9058,8 @@ class Transfer:
             raise HubUnavailable("the connection was cut")
 
     async def receive(self, response: aiohttp.ClientResponse, part: Part, file: PartFile, others: int) -> None:
-        """Write what comes; reading goes on meanwhile, as what is not read is lost when a connection is cut."""
-        block, writing = bytearray(), None
-        received = file.position
+        """Write what comes, in large blocks; of a connection that is cut, all that was read is kept."""
+        block, received = bytearray(), file.position
         try:
             async for chunk in response.content.iter_any():
                 block += chunk
@@ -9314,25 +9067,12 @@ class Transfer:
                 if part.size is not None and received > part.size:
                     raise WrongContent(f"{part.name} is longer than announced")
                 if len(block) >= DOWNLOAD_BLOCK:
-                    if writing:
-                        await writing
                     full, block = bytes(block), bytearray()
-                    writing = asyncio.create_task(in_thread(file.write, full))
+                    await in_thread(file.write, full)
                 self.download.done = others + received
                 await self.queue.progress(self.download)
         finally:
-            if writing:
-                await writing
             await in_thread(file.write, bytes(block))
-
-    def check_answer(self, response: aiohttp.ClientResponse, part: Part) -> None:
-        """Raise what a refusal means: final for the hub's own, another attempt for the rest."""
-        status, encoding = response.status, response.headers.get("Content-Encoding", "identity")
-        at_hub = response.url.origin() == self.queue.hub.url().origin()
-        if status in (401, 403, 404, 410) and at_hub:
-            raise self.queue.hub.refusal(status, f"{self.download.repo}/{part.name}")
-        if status not in (200, 206, 416) or encoding != "identity":
-            raise HubUnavailable(f"{response.url.host} answered with status {status}")
 
 
 def download_changed(part: Part, announced: Part) -> bool:
@@ -11437,7 +11177,7 @@ COMMANDS: dict[str, tuple[str, Callable[[Config, Json], int]]] = {
     "doctor": ("check this machine and say what to do", lambda config, _: asyncio.run(doctor(config))),
 }
 EXIT_CODES = {AlreadyRunning: EXIT_RUNNING, PortTaken: EXIT_PORT, BadCertificate: EXIT_USAGE,
-              DatabaseTooNew: EXIT_DATABASE, MigrationFailed: EXIT_DATABASE}
+              DatabaseRefused: EXIT_DATABASE}
 
 
 def main(argv: list[str] | None = None) -> int:

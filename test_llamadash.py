@@ -1393,7 +1393,7 @@ def test_a_database_that_is_not_ours_is_replaced_by_its_backup(tmp_path: Path, s
     path = tmp_path / "llama.db"
     database = llamadash.Database(path)
     database.set_meta("kept", 1)
-    database.backup(database.backup_folder() / "good.db")
+    database.backup(database.path.parent / "backups/good.db")
     database.close()
     (tmp_path / "backups/gone.db").symlink_to("/nonexistent")
     (tmp_path / "backups/newer.db").write_bytes(b"no database")
@@ -1464,7 +1464,7 @@ def test_a_kill_while_a_backup_is_restored_loses_nothing(tmp_path: Path, last: s
 def fill_with_backups(database: llamadash.Database, kind: str, count: int) -> None:
     """Make `count` backups of one kind, of the last days."""
     for day in range(count):
-        path = database.backup_folder() / f"{kind}-{day}.db"
+        path = database.path.parent / f"backups/{kind}-{day}.db"
         database.backup(path)
         os.utime(path, (time.time() - (count - day) * 86400,) * 2)
 
@@ -1504,10 +1504,10 @@ def test_backups_at_the_same_time_are_all_made(fresh_db: llamadash.Database) -> 
 
 def test_a_backup_that_cannot_be_written_says_why(fresh_db: llamadash.Database, tmp_path: Path) -> None:
     """The error names the place and the reason."""
-    with pytest.raises(llamadash.BackupFailed, match="No such file or directory"):
+    with pytest.raises(llamadash.DashError, match="No such file or directory"):
         fresh_db.backup(tmp_path / "nowhere/copy.db")
     (tmp_path / "backups").write_text("no folder")
-    with pytest.raises(llamadash.BackupFailed, match="File exists"):
+    with pytest.raises(llamadash.DashError, match="File exists"):
         fresh_db.manual_backup()
 
 
@@ -1521,10 +1521,10 @@ def test_what_a_kill_during_a_backup_leaves_is_deleted(fresh_db: llamadash.Datab
         fresh_db.manual_backup()
         os._exit(1)
     assert os.WTERMSIG(os.waitpid(pid, 0)[1]) == signal.SIGKILL
-    (partial,) = set(fresh_db.backup_folder().iterdir()) - set(kept)
+    (partial,) = set((fresh_db.path.parent / "backups").iterdir()) - set(kept)
     Path(f"{partial}-journal").write_bytes(b"left by the kill")
     llamadash.Database(fresh_db.path).close()
-    assert list(fresh_db.backup_folder().iterdir()) == kept
+    assert list((fresh_db.path.parent / "backups").iterdir()) == kept
 
 
 @run_async
@@ -1541,7 +1541,7 @@ async def test_pruning_does_not_need_a_backup(dash: StubDash, monkeypatch: pytes
     (dash.config.data_dir / "backups").unlink()
     await eventually(dash.db.backups, "a backup")
     task.cancel()
-    assert caplog.text.count("There can be no backups") == 1
+    assert caplog.text.count("could not be written: File exists") == 1
     assert dash.failures == []
 
 
@@ -1551,7 +1551,7 @@ def test_a_newer_database_is_left_alone(tmp_path: Path) -> None:
     with contextlib.closing(sqlite3.connect(path)) as db:
         db.execute("PRAGMA user_version = 999")
     before = path.read_bytes()
-    with pytest.raises(llamadash.DatabaseTooNew, match="newer"):
+    with pytest.raises(llamadash.DatabaseRefused, match="newer"):
         llamadash.Database(path)
     key = llamadash.access_key(tmp_path)
     for command in (["backup", str(tmp_path / "copy.db")], ["link", "--new"], ["--port", "0"]):
@@ -3881,7 +3881,10 @@ async def test_an_installation_tells_how_it_went(
 
 # -- Instances -------------------------------------------------------------------------------------
 
-CASES = Path(os.environ.get("LLAMADASH_TEST_CASES", "/nonexistent"))  # further inputs from the field
+def an_instance(dash: StubDash, *command: str, **build: Any) -> llamadash.Instance:
+    """An instance that was not started yet."""
+    engine = llamadash.Build("x", "llama-server", command, "x", **build)
+    return llamadash.Instance(dash, "a", engine, [*command, "--port", str(unused_port())])
 
 
 def test_a_ten_megabyte_line_is_cut() -> None:
@@ -3899,7 +3902,7 @@ def test_a_ten_megabyte_line_is_cut() -> None:
     (b"0.00.003.161 I cmn  common_param: loading", "info", "cmn  common_param: loading"),
     (b"W srv  foo: odd", "warning", "srv  foo: odd"),
     (b"error: invalid argument: --nonsense", "error", "error: invalid argument: --nonsense"),
-    (b"\x1b[31mE \x1b[0mred\x1b]0;title\x07", "info", "E red"),
+    (b"\x1b[31mE \x1b[0mred\x1b]0;title\x07", "error", "red"),
     (b"10%\r20%\r100%", "info", "100%"),
     (b'{"type":"log","time":1,"level":"warn","msg":"srv  x: y\\n"}', "warning", "srv  x: y"),
     (b'{"type":"log","level":["x"],"msg":5}', "info", "5"),
@@ -3912,15 +3915,17 @@ def test_log_lines_are_cleaned_and_understood(line: bytes, level: str, text: str
     assert (parsed.level, parsed.text) == (level, text)
 
 
-GDB = "[New LWP 2983]\n[New LWP 2982]\nThis GDB supports auto-downloading debuginfo\n#0  0x00007f33d60b5b82 in ?? () " \
+GDB = "[New LWP 2983]\n" * 300 + "This GDB supports auto-downloading debuginfo\n#0  0x00007f33d60b5b82 in ?? () " \
       "from /usr/lib/libc.so.6\n[Inferior 1 (process 2931) detached]"
 
 
 @pytest.mark.parametrize(("output", "cause"), [
     ('{"type":"log","level":"error","msg":"CUDA error: out of memory\\n"}\n'
-     "/src/ggml/src/ggml-cuda/ggml-cuda.cu:106: CUDA error\n" + GDB, "The GPU ran out of memory: use a smaller context"),
-    ("E ggml_backend_cuda_buffer_type_alloc_buffer: allocating 14336.00 MiB on device 0: cudaMalloc failed: out of memory\n"
-     "E llama_init: failed to create_context\nE srv  load_model: failed to load model, '/m.gguf'", "The GPU ran out of memory"),
+     "/src/ggml/src/ggml-cuda/ggml-cuda.cu:106: CUDA error\n" + GDB,
+     "The GPU ran out of memory: use a smaller context"),
+    ("E ggml_backend_cuda_buffer_type_alloc_buffer: allocating 14336.00 MiB on device 0: cudaMalloc failed: out of "
+     "memory\nE llama_init: failed to create_context\nE srv  load_model: failed to load model, '/m.gguf'",
+     "The GPU ran out of memory"),
     ("ggml_vulkan: Device memory allocation of size 1024 failed.\nggml_vulkan: vk::Device::allocateMemory: "
      "ErrorOutOfDeviceMemory", "The GPU ran out of memory"),
     ("terminate called after throwing an instance of 'vk::DeviceLostError'\n  what():  vk::Queue::submit: "
@@ -3928,14 +3933,19 @@ GDB = "[New LWP 2983]\n[New LWP 2982]\nThis GDB supports auto-downloading debugi
     ("Memory access fault by GPU node-1 on address 0x7f", "The GPU was lost"),
     ("/src/ggml/src/ggml.c:1554: GGML_ASSERT(view_src == NULL || data_size == 0) failed\n" + GDB,
      "The engine stopped itself at ggml.c:1554, where view_src == NULL || data_size == 0 did not hold"),
-    ("terminate called after throwing an instance of 'std::bad_alloc'\n  what():  std::bad_alloc", "Main memory ran out"),
+    ("terminate called after throwing an instance of 'std::bad_alloc'\n  what():  std::bad_alloc",
+     "Main memory ran out"),
     ("E llama_model_load: error loading model: unknown model architecture: 'nonsense'\n"
      "E srv  load_model: failed to load model, '/m.gguf'", "unknown model architecture: 'nonsense'"),
 ])
-def test_the_end_of_a_process_is_explained(output: str, cause: str) -> None:
+def test_the_end_of_a_process_is_explained(dash: StubDash, output: str, cause: str) -> None:
     """The cause is found among what came after it, and told in the reader's words."""
-    lines = [llamadash.parse_line(line.encode()) for line in output.split("\n")]
-    assert cause in str(llamadash.explanation(lines))
+    async def check() -> None:
+        instance = an_instance(dash)
+        for line in output.split("\n"):
+            instance.output.take_line(line.encode())
+        assert cause in instance.failure(1)
+    asyncio.run(check())
 
 
 @pytest.mark.parametrize("line", ["x " * 4000, "GGML_ASSERT(" * 600, "CUDA " * 1600, "error " * 1300, "/a:1: " * 1300])
@@ -3954,12 +3964,13 @@ def test_repetition_within_a_line_costs_nothing(line: str) -> None:
 def test_odd_states_of_a_process_change_nothing(dash: StubDash, state: Any, payload: Any) -> None:
     """Whatever a process says of itself, the next line is read, and what is shown can be sent."""
     async def check() -> None:
-        instance = llamadash.Instance(dash, "a", llamadash.Build("x", "llama-server", ("x",), "x"), ["--port", "1"])
-        instance.take_state(b"cmd_child_to_router:state:" + json.dumps({"state": state, "payload": payload}).encode())
-        instance.take_state(b"cmd_child_to_router:info:" + json.dumps(payload).encode())
-        instance.take_state(b"cmd_child_to_router:state:{")
-        json.dumps([instance.runtime(), instance.progress, instance.stage], allow_nan=False)
-        assert 0 <= (instance.progress or 0) <= 1
+        instance = an_instance(dash)
+        output = instance.output
+        output.take_line(b"cmd_child_to_router:state:" + json.dumps({"state": state, "payload": payload}).encode())
+        output.take_line(b"cmd_child_to_router:info:" + json.dumps(payload).encode())
+        output.take_line(b"cmd_child_to_router:state:{")
+        json.dumps([instance.runtime(), output.progress, output.stage], allow_nan=False)
+        assert 0 <= (output.progress or 0) <= 1
     asyncio.run(check())
 
 
@@ -3970,6 +3981,72 @@ def test_what_the_engine_accounts_is_shown_only_where_it_can_be_true() -> None:
     assert (real["used"], real["model"], real["other"]) == (17 * 2**30, None, None)
     true = llamadash.with_parts({"name": "CUDA0", "kind": "gpu", "used": 7_000}, accounted)
     assert (true["model"], true["context"], true["compute"], true["other"]) == (6_000, 400, 100, 500)
+
+
+FLOODS = {
+    "lines": b"0.00.003.161 I srv  update_slots: all slots are idle, and so on for eighty characters\n" * 50_000,
+    "errors": b"E srv  update_slots: failed to find free space in the KV cache, error, error, error\n" * 50_000,
+    "colours": b"\x1b[31mE \x1b[0mred\x1b]0;title\x07 10%\r20%\r\x1b[2K100%\n" * 50_000, "nothing": b"\n" * 50_000,
+    "a long line": b"x" * 10_000_000 + b"\n", "long lines": (b"error \x1b[31m" * 700 + b"\n") * 1000}
+
+
+@pytest.mark.parametrize("flood", FLOODS)
+def test_a_flood_of_output_costs_little(dash: StubDash, flood: str) -> None:
+    """A second of it takes a tenth of the processor, nobody waits for it, and memory stays as it was."""
+    async def check() -> float:
+        output, stream, waits = an_instance(dash).output, asyncio.StreamReader(), [0.0]
+
+        async def neighbour() -> None:
+            while True:
+                began = time.process_time()
+                await asyncio.sleep(0.001)
+                waits.append(time.process_time() - began)
+        stream.feed_data(FLOODS[flood])
+        stream.feed_eof()
+        other, began = asyncio.ensure_future(neighbour()), time.process_time()
+        await output.read(stream)
+        took = time.process_time() - began
+        await llamadash.cancelled([other])
+        assert max(waits) < 0.05 and len(output.lines) <= llamadash.LAST_LINES
+        assert max(map(len, output.lines), default=0) <= llamadash.MAX_LOG_LINE
+        output.tell_suppressed()
+        return took
+    assert min(asyncio.run(check()) for _ in range(3)) < 0.1
+    assert len(dash.journal.pending) <= 3 * (2 * llamadash.LOG_LINES_PER_SECOND + 2)
+
+
+@run_async
+async def test_a_build_that_tells_nothing(dash: StubDash, tmp_path: Path) -> None:
+    """A wrapper without the protocol: /health alone says that the model is loaded, and SIGTERM ends it."""
+    script = shell_script(tmp_path / "wrapper",
+                          f'trap "echo asked to end" TERM\n{llama_server()} "$@" &\nwait\nkill $!')
+    model = write_tiny_model(tmp_path / "a.gguf")
+    instance = an_instance(dash, script, "--model", str(model), "--ctx-size", "512")
+    running = asyncio.ensure_future(instance.run())
+    await asyncio.wait_for(instance.ready.wait(), DEADLINE)
+    assert instance.output.meta["n_ctx"] == 512 and instance.process
+    family = psutil.Process(instance.process.pid).children(recursive=True)
+    await instance.stop()
+    assert await running is None and family and not [item for item in family if alive(item)]
+    assert "asked to end" in dash.log() and "was killed" not in dash.log()
+    await dash.pool.session.close()
+
+
+@pytest.mark.parametrize("protocol", ["none", "state"])
+@pytest.mark.parametrize("after", [0, 0.005, 0.02, 0.05, 0.1, 0.3])
+@run_async
+async def test_a_load_that_is_given_up(
+    dash: StubDash, tmp_path: Path, smollm2: Path, after: float, protocol: str,
+) -> None:
+    """Whenever that is, before the program runs and later: nothing is left, and it is no failure."""
+    instance = an_instance(dash, llama_server(), "--model", str(smollm2), protocol=protocol)
+    running = asyncio.ensure_future(instance.run())
+    await asyncio.sleep(after)
+    began = time.monotonic()
+    await instance.stop()
+    assert await running is None and time.monotonic() - began < llamadash.STOP_LOADING + 2
+    assert not [item for item in psutil.process_iter(["cmdline"]) if str(instance.port) in (item.info["cmdline"] or [])]
+    await dash.pool.session.close()
 
 
 def test_a_flood_is_limited_and_counted() -> None:
@@ -3992,7 +4069,9 @@ class World:
     """
 
     def __init__(self, needs: dict[str, Any], rooms: Any, **limits: Any) -> None:
-        self.residency = llamadash.Residency(**{"max_wait": 60.0, **limits})
+        self.residency = llamadash.Residency()
+        for name, value in {"max_wait": 60.0, **limits}.items():
+            setattr(self.residency, name, value)
         self.now, self.numbers, self.grace = 1000.0, 0, 10.0
         self.plans = {name: self.as_plans(need) for name, need in needs.items()}
         self.rooms: dict[str, int] = rooms if isinstance(rooms, dict) else {"GPU0": rooms}
@@ -4006,7 +4085,7 @@ class World:
         self.refusals: list[llamadash.Refuse] = []
         self.events: list[llamadash.Happened] = []
         self.loads: list[str] = []
-        self.do(self.residency.set_rooms(self.rooms, self.now))
+        self.residency.rooms = self.rooms
         for name in needs:
             self.define(name)
 
@@ -4026,37 +4105,39 @@ class World:
         self.check()
 
     def do_start(self, action: llamadash.Start) -> None:
-        unit = self.residency.units[action.unit]
-        assert action.unit not in self.processes, "started twice"
+        unit, name = action.unit, action.unit.id
+        assert name not in self.processes, "started twice"
         assert unit.plans and any(action.plan in group for group in unit.plans)
         for device, need in unit.held.items():
             held = sum(other.get(device, 0) for other in self.held.values())
             assert not need or held + need <= self.rooms[device], f"too much on {device}"
         assert not self.residency.models_max or len(self.processes) < self.residency.models_max, "too many"
-        assert action.reason
+        assert unit.loaded_for
         for other in [item for item in self.residency.units.values() if item.wanted]:
-            if action.reason == "preferred" or ("request" in action.reason and other.queued_at < unit.queued_at):
+            if unit.loaded_for == "preferred" or ("request" in unit.loaded_for and other.queued_at < unit.queued_at):
                 assert self.possible(other, [unit]) or not self.possible(other, []), "takes memory from an earlier one"
-        self.processes[action.unit], self.held[action.unit] = "loading", dict(unit.held)
-        self.since[action.unit] = self.now
-        self.loads.append(action.unit)
+        self.processes[name], self.held[name] = "loading", dict(unit.held)
+        self.since[name] = self.now
+        self.loads.append(name)
 
     def do_stop(self, action: llamadash.Stop) -> None:
-        process, unit = self.processes[action.unit], self.residency.units[action.unit]
-        evicted = action.reason.startswith("evicted for ")
+        unit, process = action.unit, self.processes[action.unit.id]
+        assert unit.leaving
+        reason = unit.leaving[1]
+        evicted = reason.startswith("evicted for ")
         assert process != "stopping", "stopped twice"
-        assert action.reason in UNLOADED_BY or evicted
-        assert process == "loaded" or action.reason in ("by hand", "configuration changed")
+        assert reason in UNLOADED_BY or evicted
+        assert process == "loaded" or reason in ("by hand", "configuration changed")
         assert not (evicted and unit.pinned), "a pinned one is evicted"
-        assert not evicted or self.now - self.since[action.unit] >= self.residency.min_residency
-        winner = self.residency.units.get(action.reason.removeprefix("evicted for "))
+        assert not evicted or self.now - self.since[unit.id] >= self.residency.min_residency
+        winner = self.residency.units.get(reason.removeprefix("evicted for "))
         assert not evicted or winner is not None
         if winner is not None and not winner.wanted:  # it comes back by itself
             assert winner.preferred and not unit.preferred and unit.idle_for(self.now) <= 0
-            assert self.now - self.used_at[action.unit] >= llamadash.RETURN_AFTER
-        if self.answering(action.unit):
-            assert action.reason == "by hand" and self.now >= self.unloaded_at[action.unit] + self.grace, "cut off"
-        self.processes[action.unit], self.since[action.unit] = "stopping", self.now
+            assert self.now - self.used_at[unit.id] >= llamadash.RETURN_AFTER
+        if self.answering(unit.id):
+            assert reason == "by hand" and self.now >= self.unloaded_at[unit.id] + self.grace, "cut off"
+        self.processes[unit.id], self.since[unit.id] = "stopping", self.now
 
     def do_admit(self, action: llamadash.Admit) -> None:
         ticket = action.ticket
@@ -4067,7 +4148,7 @@ class World:
     def possible(self, unit: llamadash.Unit, beside: list[llamadash.Unit]) -> bool:
         """Whether a unit would fit beside these and the pinned ones, if all others were gone."""
         stay = {item.id: item for item in self.residency.units.values() if item.status in ("loading", "loaded")
-                and item.pinned and not item.leaving and not item.outdated}
+                and item.pinned and not item.leaving}
         planner = llamadash.Planner([*(stay | {item.id: item for item in beside}).values()], self.rooms,
                                     self.residency.models_max, 0, self.now)
         return any(planner.fits(plan) for group in unit.plans for plan in group)
@@ -4080,7 +4161,7 @@ class World:
 
     def do_happened(self, action: llamadash.Happened) -> None:
         assert action.kind in ("waiting", "loading", "loaded", "unloaded", "failed", "crashed", "refused")
-        assert action.reason and action.name
+        assert action.reason and action.unit.name
         self.events.append(action)
 
     def check(self) -> None:
@@ -4096,13 +4177,13 @@ class World:
             assert unit.held == self.held.get(unit.id, {})
             assert unit.active == set(self.answering(unit.id))
             assert unit.waits or not unit.wanted, "waits without a reason"
-            assert not (unit.open() and (unit.waiting or unit.wish)), "ready, and somebody waits"
+            assert not (unit.open and (unit.waiting or unit.wish)), "ready, and somebody waits"
             if unit.status != "loading":  # which takes LOAD_TIME at most
                 waited = [self.now - ticket.since for ticket in unit.waiting.values()]
                 if unit.wish and not unit.pinned and not unit.waiting:
                     waited.append(self.now - unit.wish[0])
                 assert max(waited, default=0.0) < residency.max_wait, "waits for too long"
-            upcoming = residency.upcoming(unit)
+            upcoming = unit.upcoming()
             assert upcoming is None or (upcoming[0] in ("unloads", "leaves", "loads", "returns") and upcoming[2])
         assert self.processes.keys() <= residency.units.keys()
 
@@ -4113,7 +4194,7 @@ class World:
         before = {key: getattr(unit, key) for key in ("pinned", "preferred", "idle", "outdated") if unit}
         self.do(self.residency.define(llamadash.Unit(name, name, grace=self.grace, **{**before, **flags}), self.now))
         if self.residency.units[name].wanted and not self.residency.units[name].plans:
-            assert self.residency.unplanned()
+            assert self.residency.units[name] in self.residency.wanted()
             self.do(self.residency.load(name, "pinned", self.plans[name], self.now))
 
     def ask(self, name: str, id: int = 0) -> int:
@@ -4135,7 +4216,7 @@ class World:
         self.do(self.residency.load(name, "by hand", self.plans[name], self.now))
 
     def unload(self, name: str) -> None:
-        if self.processes.get(name) == "loaded" and not self.residency.units[name].leaving:
+        if self.processes.get(name) == "loaded" and not self.residency.units[name].unloading:
             self.unloaded_at[name] = self.now
         self.do(self.residency.unload(name, "by hand", self.now))
 
@@ -4156,7 +4237,7 @@ class World:
     def after(self, seconds: float) -> None:
         """Time passes."""
         self.now += seconds
-        self.do(self.residency.tick(self.now))
+        self.do(self.residency.settle(self.now))
 
     def run(self, seconds: float, *, step: float = 1.0) -> None:
         """Time passes, and processes do what they take time for."""
@@ -4194,11 +4275,20 @@ class World:
         return next(reason for ticket, reason in self.residency.queue() if ticket.id == id)
 
     def upcoming(self, name: str) -> tuple[str, float | None, str | None] | None:
-        return self.residency.upcoming(self.residency.units[name])
+        return self.residency.units[name].upcoming()
+
+    def yields(self, name: str) -> str:
+        """For whom a model is about to leave."""
+        other = self.residency.units[name].yields_to
+        return other.name if other else ""
+
+    def taken(self, device: str = "GPU0") -> int:
+        """What is held or reserved of a device."""
+        return sum(unit.held.get(device, 0) for unit in self.residency.units.values())
 
     def told(self, kind: str, name: str = "") -> list[str]:
         """The reasons of the events of a kind."""
-        return [event.reason for event in self.events if event.kind == kind and name in ("", event.unit)]
+        return [event.reason for event in self.events if event.kind == kind and name in ("", event.unit.id)]
 
     def drain(self) -> None:
         """Nobody asks any more, and everything ends: the queue is empty then, and the preferred are back."""
@@ -4287,18 +4377,20 @@ class RandomWorld(World):
 
     def step_memory(self, number: int) -> None:
         self.rooms = {device: self.some((8, 10, 10, 6, 0), number + index) for index, device in enumerate(self.rooms)}
-        self.do(self.residency.set_rooms(self.rooms, self.now))
+        self.residency.rooms = self.rooms
+        self.after(0)
 
     def step_measure(self, number: int) -> None:
         name = self.some(self.plans, number)
         taken = dict.fromkeys(self.rooms, number % 5)
         if self.processes.get(name) == "loaded":
-            self.held[name] = taken
-        self.do(self.residency.measured(name, taken, self.now))
+            self.held[name] = self.residency.units[name].held = taken
+        self.after(0)
 
     def step_limits(self, number: int) -> None:
-        self.do(self.residency.set_limits(self.some((0, 1, 2, 3), number), self.some((0.0, 10.0), number // 4), 60.0,
-                                          self.now))
+        self.residency.models_max = self.some((0, 1, 2, 3), number)
+        self.residency.min_residency = self.some((0.0, 10.0), number // 4)
+        self.after(0)
 
     def step_flags(self, number: int) -> None:
         name = self.some(self.plans, number)
@@ -4478,10 +4570,10 @@ def test_a_choice_of_a_victim_is_kept_while_it_is_waited_for(second: str) -> Non
     world.up("A", "B")
     first, _, _ = world.ask("A"), world.ask("A"), world.ask("B")
     world.ask("C")
-    assert world.residency.units["A"].yields_to == "C"
+    assert world.yields("A") == "C"
     world.after(1)
     world.end(first)
-    assert world.residency.units["A"].yields_to == "C" and world.residency.units["B"].yields_to is None
+    assert world.yields("A") == "C" and world.yields("B") == ""
 
 
 def test_a_request_that_arrives_during_a_load_is_served_with_the_first() -> None:
@@ -4549,17 +4641,8 @@ def test_memory_is_reserved_when_a_load_is_admitted() -> None:
     world = World({"A": 6, "B": 6}, 8)
     world.ask("A")
     id = world.ask("B")
-    assert world.loads == ["A"] and world.residency.held() == {"GPU0": 6}
+    assert world.loads == ["A"] and world.taken() == 6
     assert world.reason(id) == "until A has been in memory for 10 s"
-
-
-def test_what_a_process_takes_is_forgotten_with_it() -> None:
-    """A measurement that comes after the end of a process reserves nothing."""
-    world = World({"A": 6}, 8)
-    world.up("A")
-    world.gone("A", "crashed")
-    world.do(world.residency.measured("A", {"GPU0": 6}, world.now))
-    assert world.residency.held()["GPU0"] == 0
 
 
 def test_a_crash_loads_the_model_again_for_who_waits() -> None:
@@ -4681,7 +4764,7 @@ def test_two_that_wait_for_the_same_victim_push_out_only_what_they_need() -> Non
     world.ask("B")
     world.ask("C")
     world.ask("D")
-    assert world.residency.units["A"].yields_to == "C" and world.residency.units["B"].yields_to == "D"
+    assert world.yields("A") == "C" and world.yields("B") == "D"
     world.end(1)
     assert world.status("A", "B") == "stopping loaded"
 
@@ -4692,7 +4775,7 @@ def test_two_that_wait_for_places_push_out_one_each() -> None:
     world.up("A", "B")
     for name in "ABCD":
         world.ask(name)
-    assert world.residency.units["A"].yields_to == "C" and world.residency.units["B"].yields_to == "D"
+    assert world.yields("A") == "C" and world.yields("B") == "D"
 
 
 def test_what_the_second_in_line_needs_is_kept_as_well() -> None:
@@ -4751,10 +4834,9 @@ def test_what_fits_on_no_single_gpu_is_split() -> None:
 def test_an_elastic_plan_takes_what_there_is() -> None:
     """A model that is larger than all memory is loaded with what the devices have when its turn comes."""
     world = World({"A": [[llamadash.Plan({"GPU0": 20}, elastic=True)]]}, 8)
-    world.rooms = {"GPU0": 7}
-    world.do(world.residency.set_rooms(world.rooms, world.now))
+    world.rooms = world.residency.rooms = {"GPU0": 7}
     world.ask("A")
-    assert world.residency.held() == {"GPU0": 7}
+    assert world.taken() == 7
 
 
 def test_what_cannot_fit_waits_with_its_numbers_and_holds_nobody_up() -> None:
@@ -4782,7 +4864,7 @@ def test_a_pinned_model_is_loaded_and_never_a_victim() -> None:
     """It is loaded as soon as its plans are known, and others go in its place even where they were used later."""
     world = World({"A": 4, "B": 4, "C": 4}, 8)
     world.do(world.residency.define(llamadash.Unit("A", "A", pinned=True), world.now))
-    assert world.residency.unplanned() == [world.residency.units["A"]] and world.status("A") == "unloaded"
+    assert world.residency.wanted() == [world.residency.units["A"]] and world.status("A") == "unloaded"
     world.define("A")
     assert world.told("loading") == ["pinned"]
     world.ready("A")
@@ -5028,16 +5110,17 @@ def test_a_forgotten_model_leaves_after_its_answers_and_is_not_known_any_more() 
     assert world.state[waiting] == "refused" and world.state[id] == "admitted"
     world.end(id)
     world.gone("A")
-    assert not world.residency.units and world.events[-1].name == "A" and world.events[-1].kind == "unloaded"
+    assert not world.residency.units and world.events[-1].unit.name == "A" and world.events[-1].kind == "unloaded"
     world.ask("A")
-    assert world.refusals[-1].code == "unloaded" and world.events[-1].name == "A"
+    assert world.refusals[-1].code == "unloaded" and world.events[-1].unit.name == "A"
 
 
 def test_more_models_than_a_lowered_limit_allows_leave_when_another_comes() -> None:
     """A lower number of models pushes nobody out by itself, and holds from the next load on."""
     world = World(dict.fromkeys("ABCD", 1), 8)
     world.up("A", "B", "C")
-    world.do(world.residency.set_limits(2, 10.0, 60.0, world.now))
+    world.residency.models_max = 2
+    world.after(0)
     assert world.status("A", "B", "C") == "loaded loaded loaded"
     world.ask("D")
     assert world.status("A", "B", "C") == "stopping stopping loaded"
@@ -5095,7 +5178,7 @@ def test_fifty_requests_over_five_models_where_two_fit(seed: int) -> None:
 def test_looking_for_room_is_quick() -> None:
     """With 200 models and 1,000 requests that wait, an event takes milliseconds, and at rest far less."""
     world = llamadash.Residency()
-    world.set_rooms({"GPU0": 8, "GPU1": 8}, 0)
+    world.rooms = {"GPU0": 8, "GPU1": 8}
     plans = [[llamadash.Plan({"GPU0": 1}), llamadash.Plan({"GPU1": 1})], [llamadash.Plan({"GPU0": 1, "GPU1": 1})]]
     for index in range(200):
         world.define(llamadash.Unit(str(index), str(index), plans=plans), 0)
@@ -5106,7 +5189,7 @@ def test_looking_for_room_is_quick() -> None:
         took: list[float] = []
         for _ in range(10):
             begin = time.perf_counter()
-            world.tick(1)
+            world.settle(1)
             took.append(time.perf_counter() - begin)
         assert min(took) < limit, took
 
@@ -5352,7 +5435,7 @@ async def test_malformed_timings_are_left_out(tmp_path: Path) -> None:
     async with running(EngineDash(tmp_path, program)) as dash:
         chat = await dash.chat()
         [done] = await eventually(lambda: dash.events(chat, "chat:done"), dash.log())
-        assert (done["prompt_tokens"], done["generated_tokens"], done["generated_per_second"]) == (0, 0, None)
+        assert (done["prompt_tokens"], done["generated_tokens"], done["generated_per_second"]) == (None, None, None)
         [request] = await eventually(lambda: dash.broadcasts("requests:finished"))
         assert request["request"]["generated_tokens"] is None and not dash.events(chat, "chat:error")
 
@@ -6912,7 +6995,9 @@ async def test_a_model_is_benchmarked(tmp_path: Path, smollm2: Path, engine_prog
 async def test_one_benchmark_of_a_model_at_a_time(tmp_path: Path) -> None:
     """Two would slow each other down; how far one is can be asked for, and a file that is gone is not the engine's."""
     asked = {"id": "a", "promptTokens": 64, "generateTokens": 256, "repetitions": 2}
-    async with running(EngineDash(tmp_path, llama_server(), "a")) as dash:
+    dash = EngineDash(tmp_path, llama_server(), "")
+    dash.add("a", vocabulary_size=286)
+    async with running(dash):
         first = asyncio.ensure_future(dash.request("models:benchmark", **asked))
         await eventually(lambda: dash.broadcasts("models:benchmark"))
         assert (await dash.request("models:get", id="a"))["benchmarking"]["total"] == 2
