@@ -676,13 +676,12 @@ class Failures:
     """Which addresses have guessed wrong keys or passwords, and how long they have to wait for it."""
 
     def __init__(self) -> None:
-        self.moments: collections.OrderedDict[str, list[float]] = collections.OrderedDict()
+        self.moments: collections.OrderedDict[str, list[float]] = collections.OrderedDict()  # the last of each
 
     def wait(self, address: str) -> int:
         """Seconds until `address` may try again; 0 where it may."""
-        recent = [moment for moment in self.moments.get(address, []) if time.monotonic() - moment < FAILURE_PAUSE]
-        return math.ceil(FAILURE_PAUSE - (time.monotonic() - recent[-FAILURES_ALLOWED])) \
-            if len(recent) >= FAILURES_ALLOWED else 0
+        moments = self.moments.get(address, [])
+        return max(0, math.ceil(moments[0] + FAILURE_PAUSE - time.monotonic())) if moments[FAILURES_ALLOWED - 1:] else 0
 
     def count(self, address: str) -> None:
         """Remember that `address` failed just now."""
