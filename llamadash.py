@@ -196,7 +196,6 @@ import struct
 import tempfile
 import threading
 import time
-import traceback
 import types
 import typing
 import unicodedata
@@ -592,6 +591,20 @@ def good_values(saved: Json, fields: dict[str, Any]) -> Json:
     return good
 
 
+def engine_values(config: Config, saved: Json) -> Json:
+    """The engine's configuration in force: option before environment before what was `saved` before default."""
+    fixed = {key: value for key in ("api_host", "api_port", "models_dirs")
+             if (value := getattr(config, key)) is not None}
+    folders = [path for path in default_model_folders() if os.path.isdir(path)]
+    values = {**ENGINE_DEFAULTS, "models_dirs": folders, **good_values(saved, CONFIG_FIELDS), **fixed}
+    return {**values, "models_dirs": list(map(str, values["models_dirs"]))}
+
+
+def model_folders(config: Config, values: Json) -> list[Path]:
+    """The model folders of these engine_values(), whether or not they exist, the one for downloads included."""
+    return list(dict.fromkeys([*map(expanded, values["models_dirs"]), config.data_dir / "models"]))
+
+
 def default_model_folders() -> list[Path]:
     """Where models usually are on a machine, whether or not these folders exist."""
     home = Path.home()
@@ -663,13 +676,12 @@ class Failures:
     """Which addresses have guessed wrong keys or passwords, and how long they have to wait for it."""
 
     def __init__(self) -> None:
-        self.moments: collections.OrderedDict[str, list[float]] = collections.OrderedDict()
+        self.moments: collections.OrderedDict[str, list[float]] = collections.OrderedDict()  # the last of each
 
     def wait(self, address: str) -> int:
         """Seconds until `address` may try again; 0 where it may."""
-        recent = [moment for moment in self.moments.get(address, []) if time.monotonic() - moment < FAILURE_PAUSE]
-        return math.ceil(FAILURE_PAUSE - (time.monotonic() - recent[-FAILURES_ALLOWED])) \
-            if len(recent) >= FAILURES_ALLOWED else 0
+        moments = self.moments.get(address, [])
+        return max(0, math.ceil(moments[0] + FAILURE_PAUSE - time.monotonic())) if moments[FAILURES_ALLOWED - 1:] else 0
 
     def count(self, address: str) -> None:
         """Remember that `address` failed just now."""
@@ -761,7 +773,11 @@ def checked_config(dash: Dash, changes: Json, field: str) -> Json:
     """`changes` of the engine's configuration if all are acceptable; InvalidRequest names what is not, in `field`."""
     changes = checked_changes(changes, CONFIG_FIELDS, dash.config.locked(), field)
     if "models_dirs" in changes:
-        changes["models_dirs"] = checked_folders(changes["models_dirs"], f"{field}.models_dirs")
+        for at, path in enumerate(changes["models_dirs"]):
+            if not expanded(path).is_absolute() or not os.path.isdir(expanded(path)):
+                raise InvalidRequest(f"{path} is not the full path of a folder on this machine",
+                                     field=f"{field}.models_dirs.{at}")
+        changes["models_dirs"] = [str(expanded(path)) for path in changes["models_dirs"]]
     if not re.fullmatch(API_HOST, changes.get("api_host", "localhost")):
         raise InvalidRequest("api_host must be a host name or an address", field=f"{field}.api_host")
     for device, amount in changes.get("budget", {}).items():
@@ -785,15 +801,6 @@ async def apply_config(dash: Dash, revision: int, changes: Json, *, reset: bool 
         dash.spawn(dash.library.scan(), "scan")
     await dash.broadcast("config:updated", {"config": dash.engine_config()})
     return config_result(dash)
-
-
-def checked_folders(paths: list[str], field: str) -> list[str]:
-    """`paths` made absolute, if each is a folder; InvalidRequest naming the one that is not."""
-    folders = [expanded(path) for path in paths]
-    for at, folder in enumerate(folders):
-        if not folder.is_absolute() or not os.path.isdir(folder):
-            raise InvalidRequest(f"{paths[at]} is not the full path of a folder on this machine", field=f"{field}.{at}")
-    return [str(folder) for folder in folders]
 
 
 @on("settings:get", error="GET_SETTINGS_FAILED")
@@ -827,10 +834,9 @@ async def sessions_list(dash: Dash, client: Client) -> Json:
 
 @on("sessions:revoke", error="REVOKE_SESSION_FAILED", cost=5)
 async def sessions_revoke(dash: Dash, *, id: Annotated[str, Length(1, 64)]) -> Json:
-    """End one session; its sockets are closed at once."""
+    """End one session; its sockets are closed with the next heartbeat."""
     if not dash.db.delete_sessions(id):
         raise NotFound("There is no such session.", field="id")
-    dash.hub.end_lost_sessions_soon()
     return {"id": id}
 
 
@@ -855,7 +861,6 @@ async def password_set(dash: Dash, client: Client, *, password: Annotated[str, L
     for row in dash.db.sessions():
         if row["id"] != client.session_id:
             dash.db.delete_sessions(row["id"])
-    dash.hub.end_lost_sessions_soon()
     return {"password": bool(password)}
 
 
@@ -3152,7 +3157,6 @@ MAX_FOLDER_DEPTH = 12  # levels; the deepest usual layout, the Hugging Face cach
 MAX_FOLDER_ENTRIES = 200_000  # names looked at in one scan
 MAX_MODEL_FILES = 20_000  # GGUF files in one scan
 MAX_SKIPPED = 2000  # skipped files told to a client
-REASON_START = 6  # characters that tell reasons apart; names and numbers may follow
 MAX_MODEL_SHARDS = 9999
 MAX_NAME = 200  # characters of a model's name
 MAX_ID = 96
@@ -3257,67 +3261,54 @@ class Scan:
     # finding files
 
     def walk(self) -> None:
-        """Collect the GGUF files in the folders and, down to `depth` levels, below."""
-        pending = [(folder, 0) for folder in self.folders]
+        """Collect the GGUF files in the folders and, down to `depth` levels, below; no link to a folder is followed."""
         visited: set[str] = set()
-        while pending:
-            folder, level = pending.pop()
-            if folder in visited:
-                continue
-            visited.add(folder)
-            self.report(0, len(self.files))
-            for entry in self.listing(folder):
-                self.entries += 1
-                if self.entries > MAX_FOLDER_ENTRIES or len(self.files) >= MAX_MODEL_FILES:
-                    self.skip(folder, f"more than {MAX_MODEL_FILES} models or {MAX_FOLDER_ENTRIES} files:"
-                                      " the rest was not looked at")
-                    return
-                if self.is_folder(entry) and level < self.depth:
-                    pending.append((entry.path, level + 1))
-                elif entry.name.lower().endswith(".gguf"):
-                    self.look_at(entry)
-                elif entry.name.lower().endswith(UNFINISHED_SUFFIXES):
-                    self.skip(entry.path, "an incomplete download")
+        for root in self.folders:
+            for folder, folders, names in os.walk(root, onerror=self.unreadable):
+                if folder in visited:
+                    folders.clear()
+                    continue
+                visited.add(folder)
+                self.report(0, len(self.files))
+                self.entries += len(folders) + len(names)
+                for link in filter(os.path.islink, [os.path.join(folder, name) for name in folders]):
+                    if not self.contains(os.path.realpath(link)):
+                        self.skip(link, "links to a folder outside the model folders: add that folder")
+                if folder.count(os.sep) - root.count(os.sep) >= self.depth:
+                    folders.clear()
+                for path in (os.path.join(folder, name) for name in names):
+                    if self.entries > MAX_FOLDER_ENTRIES or len(self.files) >= MAX_MODEL_FILES:
+                        self.skip(folder, f"more than {MAX_MODEL_FILES} models or {MAX_FOLDER_ENTRIES} files:"
+                                          " the rest was not looked at")
+                        return
+                    if path.lower().endswith(".gguf"):
+                        self.look_at(path)
+                    elif path.lower().endswith(UNFINISHED_SUFFIXES):
+                        self.skip(path, "an incomplete download")
 
-    def listing(self, folder: str) -> Iterator[os.DirEntry[str]]:
-        """The entries of `folder`; none where it cannot be read."""
+    def unreadable(self, problem: OSError) -> None:
+        """Note a folder or a file that cannot be read."""
+        self.skip(problem.filename, f"cannot be read: {problem.strerror}")
+
+    def look_at(self, path: str) -> None:
+        """Note the GGUF file at `path`, or why it cannot be used."""
+        link = os.path.islink(path)
         try:
-            with os.scandir(folder) as entries:
-                yield from entries
+            status = os.stat(path)
         except OSError as problem:
-            self.skip(folder, f"cannot be read: {problem.strerror}")
-
-    def is_folder(self, entry: os.DirEntry[str]) -> bool:
-        """Whether to walk into `entry`; a link to a folder is not followed, so no loop can arise."""
-        with contextlib.suppress(OSError):  # of a link that leads nowhere, or round in a circle
-            if entry.is_dir(follow_symlinks=False):
-                return True
-            if entry.is_symlink() and entry.is_dir() and not self.contains(os.path.realpath(entry.path)):
-                self.skip(entry.path, "links to a folder outside the model folders: add that folder")
-        return False
-
-    def look_at(self, entry: os.DirEntry[str]) -> None:
-        """Note the GGUF file `entry`, or why it cannot be used."""
-        try:
-            link, status = entry.is_symlink(), entry.stat()
-        except OSError as problem:
-            dangling = "a link that leads nowhere"
-            self.skip(entry.path, dangling if entry.is_symlink() else f"cannot be read: {problem.strerror}")
+            self.skip(path, "a link that leads nowhere") if link else self.unreadable(problem)
             return
-        real = os.path.realpath(entry.path) if link else entry.path
-        if stat.S_ISDIR(status.st_mode):
-            return
+        real = os.path.realpath(path) if link else path
         if not stat.S_ISREG(status.st_mode):
-            self.skip(entry.path, "not a regular file")
-        elif shown_path(entry.path) != entry.path:
-            self.skip(entry.path, "its name is not valid UTF-8")
-        elif re.search(UNPRESENTABLE, entry.path):
-            self.skip(entry.path, "its path has a character that the engine cannot take (; # or a control character)")
+            self.skip(path, "not a regular file")
+        elif shown_path(path) != path:
+            self.skip(path, "its name is not valid UTF-8")
+        elif re.search(UNPRESENTABLE, path):
+            self.skip(path, "its path has a character that the engine cannot take (; # or a control character)")
         elif link and not self.contains(real):
-            self.skip(entry.path, "links to a file outside the model folders: add its folder")
+            self.skip(path, "links to a file outside the model folders: add its folder")
         else:
-            mtime = min(max(status.st_mtime_ns, 0), 1 << 62)
-            self.files.append(FoundFile(entry.path, real, status.st_size, mtime))
+            self.files.append(FoundFile(path, real, status.st_size, min(max(status.st_mtime_ns, 0), 1 << 62)))
 
     def groups(self) -> list[FoundModel]:
         """The files as models: shards joined, in the order of their paths."""
@@ -3472,18 +3463,15 @@ def free_id(stem: str, taken: dict[str, int]) -> str:
 
 def moved_rows(rows: dict[str, list[Json]], found: list[Json]) -> dict[str, list[Json]]:
     """For paths that are new the rows of the file that was there before: same name, same size, no doubt."""
+    def once(items: Iterable[Json]) -> dict[tuple[str, int], str]:
+        paths = [((os.path.basename(item["path"]), item["file_size"]), item["path"]) for item in items]
+        counts = collections.Counter(file for file, _ in paths)
+        return {file: path for file, path in paths if counts[file] == 1}
+
     there = {model["path"] for model in found}
-
-    def by_file(items: Iterable[Json]) -> dict[tuple[str, int], list[Json]]:
-        groups: dict[tuple[str, int], list[Json]] = {}
-        for item in items:
-            groups.setdefault((os.path.basename(item["path"]), item["file_size"]), []).append(item)
-        return groups
-
-    gone = by_file(variants[0] for path, variants in rows.items() if path not in there)
-    come = by_file(model for model in found if model["path"] not in rows)
-    return {items[0]["path"]: rows[gone[key][0]["path"]] for key, items in come.items()
-            if len(items) == 1 == len(gone.get(key, ()))}
+    gone = once(variants[0] for path, variants in rows.items() if path not in there)
+    come = once(model for model in found if model["path"] not in rows)
+    return {come[file]: rows[gone[file]] for file in come.keys() & gone.keys()}
 
 
 def merge_scan(rows: list[Json], found: list[Json]) -> tuple[list[Json], list[Json], list[str]]:
@@ -3524,21 +3512,10 @@ def check_entry_names(names: Iterable[str], rows: list[Json], field: str, own: s
 
 
 def skipped_for_clients(skipped: list[Json]) -> list[Json]:
-    """`skipped` as clients get it: of more than MAX_SKIPPED the first of each folder and reason, and how many more."""
-    if len(skipped) <= MAX_SKIPPED:
-        return skipped
-    before: collections.Counter[tuple[str, str]] = collections.Counter()
-    ranked = []
-    for item in skipped:
-        kind = os.path.dirname(item["path"]), item["reason"][:REASON_START]
-        ranked.append((before[kind], item["path"], item))
-        before[kind] += 1
-    shown = [item for _, _, item in sorted(ranked, key=lambda entry: entry[:2])[:MAX_SKIPPED - 1]]
-    return [*shown, {"path": "…", "reason": f"{len(skipped) - len(shown):,} more of these kinds"}]
-
-
-class ScanStoppedError(Exception):
-    """The program ends: the scan's thread must not hold it up."""
+    """`skipped` as clients get it: where there are more than MAX_SKIPPED the first of them, and how many more."""
+    shown = skipped if len(skipped) <= MAX_SKIPPED else skipped[:MAX_SKIPPED - 1]
+    more = {"path": "…", "reason": f"{len(skipped) - len(shown):,} more"}
+    return shown if shown is skipped else [*shown, more]
 
 
 class Library:
@@ -3583,27 +3560,25 @@ class Library:
                 "skipped": skipped_for_clients(self.skipped), "total": len(models)}
 
     async def in_thread(self, folders: list[Path], rows: list[Json]) -> ScanResult:
-        """Run a Scan in a thread, broadcasting how far it is."""
-        progress, stop = [0, 0], threading.Event()
+        """Run a Scan in a thread, broadcasting how far it is; it ends with the program."""
+        loop, stop, said, total = asyncio.get_running_loop(), threading.Event(), time.monotonic(), 0
 
-        def report(done: int, total: int) -> None:
+        def report(done: int, of: int) -> None:
+            nonlocal said, total
             if stop.is_set():
-                raise ScanStoppedError
-            progress[:] = done, total
+                raise asyncio.CancelledError
+            total = of
+            if time.monotonic() - said > self.SCAN_BROADCAST:
+                said = time.monotonic()
+                asyncio.run_coroutine_threadsafe(self.dash.broadcast("models:scan", {"done": done, "total": of}), loop)
 
         warned = {item["path"]: item["reason"] for item in self.skipped}
-        thread = asyncio.ensure_future(asyncio.to_thread(lambda: Scan(folders, rows, report, warned=warned).run()))
-        thread.add_done_callback(lambda ended: ended.cancelled() or ended.exception())  # maybe nobody waits any more
-        sent: list[int] = []
         try:
-            while not (await asyncio.wait([thread], timeout=self.SCAN_BROADCAST))[0]:
-                if progress != sent:
-                    sent = list(progress)
-                    await self.dash.broadcast("models:scan", {"done": sent[0], "total": sent[1]})
+            found = await asyncio.to_thread(lambda: Scan(folders, rows, report, warned=warned).run())
         finally:
             stop.set()
-        await self.dash.broadcast("models:scan", {"done": progress[1], "total": progress[1]})
-        return thread.result()
+        await self.dash.broadcast("models:scan", {"done": total, "total": total})
+        return found
 
     # paths that the user took off the list
 
@@ -3749,12 +3724,9 @@ def checked_fields(values: Json, kinds: dict[str, Any], field: str, folders: lis
 
     `folders` are the model folders in which parameters may name files.
     """
-    result = {}
+    result = checked_changes(values, kinds, {}, field)
     for name, value in values.items():
-        at = f"{field}.{name[:64]}"
-        if name not in kinds:
-            raise InvalidRequest(f"unknown field: {at}", field=at)
-        result[name] = checked(value, kinds[name], at)
+        at = f"{field}.{name}"
         if name == "parameters":
             result[name] = validated_parameters(value, folders, at)
         elif name == "id" and not re.fullmatch(ENTRY_ID, value):
@@ -9282,11 +9254,9 @@ MAX_MESSAGE = 1_000_000  # bytes of one incoming message: a pasted book chapter 
 MAX_CONNECT = 8192  # characters of the message that authenticates
 MAX_UNSENT = 4_000_000  # bytes waiting for one client: more, and it is not reading
 AUTH_DEADLINE = 10.0  # seconds in which a new socket must authenticate
-ANSWER_TIME = 0.1  # seconds in which an answer arrives, before its asker may be cut off
 CLOSE_GRACE = 1.0  # seconds between a refusal, or a close, and the end of the TCP connection
 RECOVERY_TIME = 120.0  # seconds for which missed broadcasts are kept
 RECOVERY_BYTES = 4_000_000  # of missed broadcasts, at most
-RECOVERY_COUNT = 10_000  # missed broadcasts, at most
 REQUEST_BURST = 2.0  # seconds' worth of requests that may come at once
 REQUEST_SIZE = 20_000  # characters of a message that count as one more request, for parsing takes time as well
 MAX_BRACKETS = 50_000  # lists and objects in one message: pasted source has fewer, and each takes a microsecond
@@ -9309,18 +9279,8 @@ def encoded(value: Any) -> bytes:
     try:
         return STRICT_JSON.encode(value).encode()
     except ValueError:  # UnicodeEncodeError is one as well
-        return STRICT_JSON.encode(sendable(value)).encode()
-
-
-def sendable(value: Any) -> Any:
-    """A copy of `value` with null for numbers that JSON lacks and � for text that UTF-8 lacks."""
-    if isinstance(value, dict):
-        return {sendable(str(key)): sendable(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [sendable(item) for item in value]
-    if isinstance(value, str):
-        return value.encode("utf-8", "replace").decode()
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+        text = json.dumps(value, ensure_ascii=False).encode("utf-8", "replace")
+        return STRICT_JSON.encode(json.loads(text, parse_constant=lambda _: None)).encode()
 
 
 def text_frame(payload: bytes) -> bytes:
@@ -9523,8 +9483,7 @@ class Hub:
                 str(problem), {"code": problem.code, **problem.details}) from None
         epoch, seq = credentials.get("epoch"), credentials.get("seq")
         recover = (epoch, seq) if isinstance(epoch, str) and type(seq) is int else None
-        session = {"session": admitted["session"]} if "session" in admitted else {}
-        connection.client = Client(sid, connection, address, admitted["session_id"], recover, session,
+        connection.client = Client(sid, connection, address, admitted.pop("session_id"), recover, admitted,
                                    self.dash.config.request_rate)
 
     def look_after_connections(self) -> None:
@@ -9558,8 +9517,7 @@ class Hub:
     def forget(self) -> None:
         """Drop the broadcasts that are too old, or too many, to be asked for again."""
         limit = time.monotonic() - RECOVERY_TIME
-        while self.history and (self.history[0][1] < limit or self.history_bytes > RECOVERY_BYTES
-                                or len(self.history) > RECOVERY_COUNT):
+        while self.history and (self.history[0][1] < limit or self.history_bytes > RECOVERY_BYTES):
             self.history_bytes -= len(self.history.popleft()[2])
 
     async def disconnect(self, sid: str, *_reason: Any) -> None:
@@ -9577,10 +9535,6 @@ class Hub:
         """Close the sockets of the sessions that were revoked or have expired."""
         if any(client.session_id not in (None, "key") for client in self.clients.values()):
             self.end_sessions({None, "key", *(row["id"] for row in self.dash.db.sessions())})
-
-    def end_lost_sessions_soon(self) -> None:
-        """end_lost_sessions() once the answer that is under way has arrived."""
-        asyncio.get_running_loop().call_later(ANSWER_TIME, self.end_lost_sessions)
 
     async def close(self) -> None:
         """End every socket: a tab left open must not delay the stop."""
@@ -9636,9 +9590,9 @@ class Hub:
         if not match:
             return False
         if len(text) > REQUEST_SIZE and (problem := too_much(client, text)):
-            name, request_id = EVENT_NAME.match(text, match.end()), REQUEST_ID.search(text, 0, REQUEST_SIZE)
+            name, id = EVENT_NAME.match(text, match.end()), REQUEST_ID.search(text, 0, REQUEST_SIZE)
             if name:
-                self.answer(Reply(client, name[1], match[1], {"requestId": request_id and request_id[1]}), problem)
+                self.answer(Reply(client, name[1], match[1], id and id[1]), problem)
             return bool(name)
         try:
             (name, *more), end = JSON_DECODER.raw_decode(text, match.end())
@@ -9647,7 +9601,7 @@ class Hub:
         if not isinstance(name, str) or len(more) > 1 or end != len(text):
             return False
         request = more[0] if more else {}
-        reply = Reply(client, name if encodable(name) else "?", match[1], request)
+        reply = Reply(client, name[:128] if encodable(name) else "?", match[1], request_id(request))
         result = self.handled(client, reply.event, request)
         if isinstance(result, dict | DashError):  # at once, for a task would cost as much as all the rest
             self.answer(reply, result)
@@ -9703,18 +9657,19 @@ def too_much(client: Client, text: str) -> DashError | None:
     return None
 
 
-class Reply:
-    """Where a response goes, and what it repeats of its request: the requestId is made where there is no good one."""
-    __slots__ = ("ack", "client", "event", "request_id")
+class Reply(NamedTuple):
+    """Where a response goes, and what it repeats of its request."""
+    client: Client
+    event: str
+    ack: str
+    request_id: str | int | None
 
-    def __init__(self, client: Client, event: str, ack: str, request: Any) -> None:
-        self.client = client
-        self.event = event[:128]
-        self.ack = ack
-        given = request.get("requestId") if isinstance(request, dict) else None
-        good = 0 < len(given) <= 128 and encodable(given) if isinstance(given, str) \
-            else type(given) is int and abs(given) < 2**53
-        self.request_id = given if good else secrets.token_hex(8)
+
+def request_id(request: Any) -> str | int | None:
+    """The id that a client gave its request, for the answer; None where there is no good one."""
+    given = request.get("requestId") if isinstance(request, dict) else None
+    good = type(given) is int or (isinstance(given, str) and len(given) <= 128 and encodable(given))
+    return given if good else None
 
 
 def handler_failed(name: str) -> DashError:
@@ -9730,10 +9685,9 @@ def request_data(request: Any) -> Json:
     for name in request:
         if name not in ENVELOPE_FIELDS:
             raise InvalidRequest(f"unknown field: {name[:64]}", field=name[:64])
-    request_id, timestamp = request.get("requestId", ""), request.get("timestamp", 0)
-    if type(request_id) not in (str, int) or len(str(request_id)) > 128:
+    if "requestId" in request and request_id(request) is None:
         raise InvalidRequest("requestId must be a text of at most 128 characters", field="requestId")
-    if type(timestamp) not in (int, float):
+    if type(request.get("timestamp", 0)) not in (int, float):
         raise InvalidRequest("timestamp must be a number", field="timestamp")
     data: Json = checked(request.get("data", {}), dict[str, Any], "data")
     if too_deep(data):
@@ -9781,8 +9735,6 @@ WEB = HERE / "web"
 CONTENT_TYPES = {
     ".html": "text/html; charset=utf-8", ".js": "text/javascript; charset=utf-8",
     ".css": "text/css; charset=utf-8", ".svg": "image/svg+xml", ".png": "image/png",
-    ".json": "application/json", ".webmanifest": "application/manifest+json", ".ico": "image/x-icon",
-    ".txt": "text/plain; charset=utf-8",
 }
 SECURITY_HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
@@ -9810,24 +9762,14 @@ class WebFile:
 
     def __init__(self, name: str, body: bytes) -> None:
         self.body = body
+        self.etag = f'"{hashlib.sha256(body).hexdigest()[:20]}"'
         self.content_type = CONTENT_TYPES.get(posixpath.splitext(name)[1], "application/octet-stream")
-
-    @functools.cached_property
-    def etag(self) -> str:
-        """What the body's content is known by."""
-        return f'"{hashlib.sha256(self.body).hexdigest()[:20]}"'
 
     @functools.cached_property
     def gzipped(self) -> bytes | None:
         """The body compressed, once and when it is first asked for; None where that does not pay."""
         pays = len(self.body) >= GZIP_FROM and self.content_type != "image/png"
         return gzip.compress(self.body, 9, mtime=0) if pays else None
-
-
-def files_below(folder: Path) -> Iterator[Path]:
-    """The regular files in `folder` and below; links are left out, for they could lead anywhere."""
-    paths = (Path(root, name) for root, _, names in os.walk(folder) for name in names)
-    return (path for path in paths if stat.S_ISREG(path.lstat().st_mode))
 
 
 class WebFiles:
@@ -9850,7 +9792,9 @@ class WebFiles:
         if time.monotonic() - self.looked < REFRESH_PAUSE:
             return
         self.looked = time.monotonic()
-        contents = {path.relative_to(self.root).as_posix(): path.read_bytes() for path in files_below(self.root)}
+        paths = (Path(root, name) for root, _, names in os.walk(self.root) for name in names)
+        contents = {path.relative_to(self.root).as_posix(): path.read_bytes() for path in paths
+                    if stat.S_ISREG(path.lstat().st_mode)}  # links are left out, for they could lead anywhere
         digest = hashlib.sha256()
         for name, body in sorted(contents.items()):
             digest.update(f"{name}\0{len(body)}\0".encode() + body)
@@ -9907,23 +9851,13 @@ def with_joined_styles(contents: dict[str, bytes]) -> str:
 
 def is_hostile_path(raw: str) -> bool:
     """Whether a URL path, decoded or not, tries to walk or to hide something."""
-    decoded = urllib.parse.unquote(raw, errors="replace")
-    return any(character in decoded for character in "\\\0") or not decoded.isprintable() \
-        or any(part in (".", "..") for part in re.split(r"[/\\]", decoded)) or "%" in decoded
+    return bool(re.search(r"[\\%\x00-\x1f\x7f]|(^|/)\.\.?(/|$)", urllib.parse.unquote(raw)))
 
 
 def host_name(value: str) -> str:
     """The name in a Host header, without its port and without a trailing dot."""
     match = re.fullmatch(r"(\[[0-9a-fA-F:.]+\]|[^:/@\s]+)(?::\d{1,5})?", value)
     return match[1].rstrip(".").lower() if match else ""
-
-
-def is_ip(name: str) -> bool:
-    """Whether `name` is an IP address (which no DNS answer can be rebound to)."""
-    try:
-        return bool(ipaddress.ip_address(name.strip("[]")))
-    except ValueError:
-        return False
 
 
 class ConnectionLimits:
@@ -9936,14 +9870,6 @@ class ConnectionLimits:
         self.total = math.inf
         self.count = 0
         self.open: collections.Counter[str] = collections.Counter()  # by address
-
-    def too_many(self, address: str) -> str | None:
-        """Why the connection that `address` has just made is one too many; None where it is not."""
-        if self.count > self.total:
-            return "connections too many"
-        if self.open[address] > self.per_address and address not in self.exempt:
-            return "connections too many from one address"
-        return None
 
 
 class LimitedProtocol(asyncio.Protocol):
@@ -9960,15 +9886,19 @@ class LimitedProtocol(asyncio.Protocol):
         transport = typing.cast(asyncio.Transport, transport)
         peer = transport.get_extra_info("peername")
         self.address = counted_address(plain_address(peer[0] if isinstance(peer, tuple) else "") or "?")
-        self.limits.count += 1
-        self.limits.open[self.address] += 1
-        if problem := self.limits.too_many(self.address):
-            self.limits.refused[problem] += 1
+        limits = self.limits
+        limits.count += 1
+        limits.open[self.address] += 1
+        if limits.count > limits.total or (limits.open[self.address] > limits.per_address
+                                           and self.address not in limits.exempt):
+            limits.refused["connections too many"] += 1
             transport.write(CONNECTION_REFUSED)
             transport.close()
             return
         self.deadline = asyncio.get_running_loop().call_later(REQUEST_DEADLINE, self.expire, transport)
         self.http = self.server()
+        for name in ("data_received", "eof_received", "pause_writing", "resume_writing"):
+            setattr(self, name, getattr(self.http, name))
         self.http.connection_made(transport)
 
     def expire(self, transport: asyncio.Transport) -> None:
@@ -9982,22 +9912,6 @@ class LimitedProtocol(asyncio.Protocol):
         protocol = request.transport and request.transport.get_protocol()
         if isinstance(protocol, LimitedProtocol) and protocol.deadline:
             protocol.deadline.cancel()
-
-    def data_received(self, data: bytes) -> None:
-        """Pass on what the other side sent."""
-        self.http.data_received(data)
-
-    def eof_received(self) -> None:
-        """Pass on that the other side sends nothing more."""
-        self.http.eof_received()
-
-    def pause_writing(self) -> None:
-        """Pass on that the other side does not read."""
-        self.http.pause_writing()
-
-    def resume_writing(self) -> None:
-        """Pass on that the other side reads again."""
-        self.http.resume_writing()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget it."""
@@ -10049,8 +9963,7 @@ class WebServer:
 
     async def secure(self, _request: web.Request, response: web.StreamResponse) -> None:
         """Add the security headers to every response."""
-        for name, value in SECURITY_HEADERS.items():
-            response.headers[name] = value
+        response.headers.update(SECURITY_HEADERS)
 
     @web.middleware
     async def guard(self, request: web.Request,
@@ -10080,7 +9993,8 @@ class WebServer:
     def host_is_ours(self, hosts: list[str]) -> bool:
         """Whether the Host header is a name of this machine, an address, or one allowed."""
         name = host_name(hosts[0]) if len(hosts) == 1 else ""
-        return bool(name) and (name in self.hosts or is_ip(name) or name.endswith(".localhost"))
+        return bool(name) and (name in self.hosts or name.endswith(".localhost")
+                               or plain_address(name.strip("[]")) is not None)  # to which no DNS answer can be rebound
 
     def origin_is_ours(self, request: web.Request) -> bool:
         """Whether the page that opens this socket came from here, or is allowed to."""
@@ -10118,12 +10032,12 @@ class WebServer:
 # -- Service and doctor ---------------------------------------------------------------------------
 
 DOCTOR_ENTRIES = 20_000  # files looked at per model folder: enough to say something
-DOCTOR_TIMEOUT = 5.0  # s for a remote engine's answer
+DOCTOR_TIMEOUT = 5.0  # s for the answer of a server elsewhere, or of the llamadash that runs
 LOW_DISK = 5 * 2**30  # bytes; less is no room for the next model
-OLDEST_SQLITE = (3, 24)  # has upserts
 WATCHDOG_SECONDS = 60  # until systemd starts a llamadash again that hangs
 STOP_SECONDS = round(STOP_ALL_TIME) + 25  # until systemd kills it: the processes, then tasks and database, need time
 TEMPORARY = ("/tmp", "/var/tmp")  # noqa: S108  (what PrivateTmp would hide)
+PCI = "/sys/bus/pci/devices"
 GPU_DEVICES = ("/dev/kfd", "/dev/dri/renderD*", "/dev/nvidia[0-9]*", "/dev/nvidiactl")
 
 
@@ -10146,7 +10060,7 @@ async def doctor(config: Config) -> int:
     """Check this machine in the order in which things are needed, a line per finding; 0 if nothing failed, else 1."""
     failed = 0
     for check in (python_findings, data_findings, database_findings, engine_findings, model_findings, gpu_findings,
-                  port_findings, running_findings):
+                  port_findings):
         async for finding in check(config):
             print(finding, flush=True)
             failed += finding.level == "fail"
@@ -10155,30 +10069,19 @@ async def doctor(config: Config) -> int:
 
 
 async def python_findings(_config: Config) -> AsyncIterator[Finding]:
-    """Python, SQLite, the dependencies and the client's files."""
+    """Python, the dependencies with their versions, and the client's files."""
+    import importlib.metadata  # not at the top: slow to import, and seldom needed
+
     yield Finding("ok", "Python", f"{platform.python_version()} ({sys.executable}), llamadash {__version__}")
-    if sqlite3.sqlite_version_info < OLDEST_SQLITE:
-        yield Finding("fail", "SQLite", sqlite3.sqlite_version, "use a Python with SQLite 3.24 or newer")
     for requirement in script_dependencies(HERE / "llamadash.py"):
-        yield dependency_finding(requirement)
+        name, *bounds = re.split(">=|,<", requirement)
+        version = importlib.metadata.version(name)
+        low, high, installed = (list(map(int, re.findall(r"\d+", text))) for text in (*bounds, version))
+        level: Level = "fail" if installed < low else "warn" if installed >= high else "ok"
+        yield Finding("ok", name, version) if level == "ok" else \
+            Finding(level, name, f"{version}, but {requirement} is needed", f"pip install '{requirement}'")
     if not (HERE / "web" / "index.html").is_file():
         yield Finding("fail", "web", f"{HERE / 'web'} is missing", "copy the web folder beside llamadash.py")
-
-
-def dependency_finding(requirement: str) -> Finding:
-    """Whether one requirement is installed, in a version that will do."""
-    import importlib.metadata  # not at the top: slow to import, and seldom needed
-    name = re.split(r"[<>=!~\[; ]", requirement, maxsplit=1)[0]
-    advice = f"pip install '{requirement}'"
-    try:
-        version = importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return Finding("fail", name, "not installed", advice)
-    numbers = list(map(int, re.findall(r"\d+", version)))
-    for sign, bound in re.findall(r"(>=|<)([\d.]+)", requirement):
-        if (numbers >= list(map(int, bound.split(".")))) != (sign == ">="):
-            return Finding("fail" if sign == ">=" else "warn", name, f"{version}, but {requirement} is needed", advice)
-    return Finding("ok", name, version)
 
 
 async def data_findings(config: Config) -> AsyncIterator[Finding]:
@@ -10208,13 +10111,9 @@ async def database_findings(config: Config) -> AsyncIterator[Finding]:
         backups = len(list(path.parent.glob("backups/*")))
         yield Finding("ok", "database", f"{path}, {path.stat().st_size / 2**20:.1f} MiB, {backups} backups")
         return
-    version = 0
-    with contextlib.suppress(sqlite3.Error), contextlib.closing(read_only(path)) as db:
-        version = db.execute("PRAGMA user_version").fetchone()[0]
-    yield Finding("fail", "database", f"{path} was written by a newer llamadash", "update llamadash") \
-        if version > len(MIGRATIONS) else \
-        Finding("fail", "database", f"{path} is damaged",
-                f"start llamadash: it moves the file aside and takes the newest of up to {BACKUPS_KEPT} backups")
+    yield Finding("fail", "database", f"{path} is damaged, or was written by a newer llamadash",
+                  f"start llamadash: it says which, and puts the newest of up to {BACKUPS_KEPT} backups in the place "
+                  "of a damaged one")
 
 
 async def engine_findings(config: Config) -> AsyncIterator[Finding]:
@@ -10235,25 +10134,31 @@ async def engine_findings(config: Config) -> AsyncIterator[Finding]:
         hint = engine_hint()
         yield Finding("warn", "engine", "no llama-server on PATH", f"{hint['text']} For example: {hint['commands'][0]}")
     for name, url in config.upstreams:
-        yield await asyncio.to_thread(upstream_finding, Upstream(name, url))
+        yield await upstream_finding(Upstream(name, url))
 
 
-def upstream_finding(upstream: Upstream) -> Finding:
+async def upstream_finding(upstream: Upstream) -> Finding:
     """Whether a server elsewhere answers, and how many models it has."""
-    import http.client  # not at the top: slow to import, and seldom needed
-    import urllib.request
-
     about = f"upstream {upstream.name}"
-    request = urllib.request.Request(f"{upstream.url}/v1/models", headers=upstream.headers())  # noqa: S310
     try:
-        with urllib.request.urlopen(request, timeout=DOCTOR_TIMEOUT) as response:  # noqa: S310
-            upstream.took(json.loads(response.read(MAX_UPSTREAM_LIST)))
-    except (OSError, http.client.HTTPException, *MALFORMED) as problem:
-        if getattr(problem, "code", 0) in (401, 403):
+        upstream.took(json.loads(await fetched(f"{upstream.url}/v1/models", headers=upstream.headers(),
+                                               ssl=trusted_certificates())))
+    except (*UNREACHABLE, *MALFORMED) as problem:
+        if getattr(problem, "status", 0) in (401, 403):
             return Finding("fail", about, f"{upstream.url} wants a key", f"set the variable {upstream.variable}")
         text = f"{upstream.url} does not answer as it should ({clean_text(str(problem))[:200]})"
         return Finding("fail", about, text, "start it there, or correct its address")
     return Finding("ok" if upstream.models else "warn", about, f"{upstream.url}, {len(upstream.models)} models")
+
+
+UNREACHABLE = (aiohttp.ClientError, OSError, asyncio.TimeoutError)  # what fetched() raises
+
+
+async def fetched(url: str, **options: Any) -> bytes:
+    """What a server answers to a GET of `url`."""
+    async with aiohttp.request("GET", url, timeout=aiohttp.ClientTimeout(total=DOCTOR_TIMEOUT), raise_for_status=True,
+                               **options) as response:
+        return await response.read()
 
 
 def saved_config(config: Config) -> Json:
@@ -10264,17 +10169,10 @@ def saved_config(config: Config) -> Json:
     return {}
 
 
-def model_folders(config: Config) -> list[Path]:
-    """The model folders that will be looked in, whether or not they exist."""
-    saved = saved_config(config).get("models_dirs")
-    listed = config.models_dirs or ([expanded(item) for item in saved] if saved else default_model_folders())
-    return list(dict.fromkeys([*listed, config.data_dir / "models"]))
-
-
 async def model_findings(config: Config) -> AsyncIterator[Finding]:
     """The model folders and how many GGUF files are in them."""
     found = 0
-    for folder in model_folders(config):
+    for folder in model_folders(config, engine_values(config, saved_config(config))):
         if not folder.is_dir():
             if config.models_dirs and folder in config.models_dirs:
                 yield Finding("fail", "models", f"{folder} is no folder", "mend --models-dir")
@@ -10307,79 +10205,42 @@ async def gpu_findings(_config: Config) -> AsyncIterator[Finding]:
         yield Finding("ok", "GPU", f"{gpu['name']}{memory}")
     if nvidia.error:
         yield Finding("warn", "GPU", nvidia.error, "mend the NVIDIA driver: `nvidia-smi` must work")
-    elif not nvidia.gpus and nvidia_card():
+    elif not nvidia.gpus and any(vendor.read_text() == "0x10de\n" for vendor in Path(PCI).glob("*/vendor")):
         yield Finding("warn", "GPU", "there is an NVIDIA card, but no nvidia-smi", "install NVIDIA's driver")
     elif not gpus:
         yield Finding("ok", "GPU", "none found; models run on the processor")
     for device in (device for pattern in GPU_DEVICES for device in Path("/").glob(pattern[1:])):
         if not os.access(device, os.R_OK | os.W_OK):
-            yield Finding("warn", "GPU", f"{getpass.getuser()} may not use {device}", group_advice(device))
+            yield Finding("warn", "GPU", f"{getpass.getuser()} may not use {device}",
+                          f'sudo usermod -aG "$(stat -c %G {device})" {getpass.getuser()}, then log in again')
 
 
-def nvidia_card() -> bool:
-    """Whether a display controller of NVIDIA's is on the PCI bus."""
-    for device in Path("/sys/bus/pci/devices").glob("*"):
-        with contextlib.suppress(OSError):
-            maker, kind = ((device / name).read_text() for name in ("vendor", "class"))
-            if maker.strip() == "0x10de" and kind.startswith("0x03"):
-                return True
-    return False
-
-
-def group_advice(device: Path) -> str:
-    """How to be allowed to use a device."""
-    with contextlib.suppress(OSError, KeyError, NotImplementedError, ImportError):
-        if device.stat().st_mode & stat.S_IWGRP:
-            return f"sudo usermod -aG {device.group()} {getpass.getuser()}, then log in again"
-    return "change its permissions"
-
-
-async def running_findings(config: Config) -> AsyncIterator[Finding]:
-    """What the llamadash that uses this data folder answers: its page, its socket and its engine."""
-    running = running_instance(config.data_dir)
-    if running is None:
-        return
-    pid, url = running
+async def running_finding(pid: str, url: str) -> Finding:
+    """Whether the llamadash that uses this data folder answers."""
     if not url:
-        yield Finding("warn", "running", f"process {pid or '?'} is still starting", "ask again in a moment")
-        return
-    yield Finding("ok", "running", f"process {pid} at {url}")
-    connector = aiohttp.TCPConnector(ssl=False)  # its own certificate may be for another name
-    async with aiohttp.ClientSession(connector=connector, raise_for_status=True) as session:
-        client = socketio.AsyncClient(http_session=session, reconnection=False)
-        try:
-            async with session.get(url, timeout=aiohttp.ClientTimeout(total=DOCTOR_TIMEOUT)):
-                yield Finding("ok", "page", f"{url}/ answers")
-            auth = {"token": access_key(config.data_dir)}
-            await asyncio.wait_for(client.connect(url, auth=auth, transports=["websocket"], socketio_path=SOCKET_PATH),
-                                   DOCTOR_TIMEOUT)
-            engine = (await client.call("engine:status", {}, timeout=DOCTOR_TIMEOUT))["data"]["engine"]
-        except (aiohttp.ClientError, socketio.exceptions.SocketIOError, OSError, asyncio.TimeoutError,
-                *MALFORMED) as problem:
-            yield Finding("fail", "socket", f"{url} does not answer as it should: {str(problem) or 'in time'}",
-                          "restart llamadash, and read its log")
-            return
-        finally:
-            await client.disconnect()
-    yield Finding("ok", "socket", "answers requests")
-    yield (Finding("warn", "engine now", f"{engine['status']}: {engine['error']}", "see the Logs page")
-           if engine["error"] else
-           Finding("ok", "engine now", f"{engine['status']} at {engine['base_url'] or 'no address yet'}"))
+        return Finding("warn", "running", f"process {pid or '?'} is still starting", "ask again in a moment")
+    try:
+        await fetched(url, ssl=False)  # its own certificate may be for another name
+    except UNREACHABLE as problem:
+        return Finding("fail", "running", f"{url} does not answer as it should: {str(problem) or 'in time'}",
+                       "restart llamadash, and read its log")
+    return Finding("ok", "running", f"process {pid} at {url} answers")
 
 
 async def port_findings(config: Config) -> AsyncIterator[Finding]:
-    """The ports of llamadash and of the models' API, and who may reach them."""
+    """The llamadash that runs already; else the ports of it and of the models' API, and who may reach them."""
     address = f"{config.host}:{config.port}"
-    if running_instance(config.data_dir):
+    if running := running_instance(config.data_dir):
+        yield await running_finding(*running)
         return
     if config.port == 0 or port_is_free(config.host, config.port):
         yield Finding("ok", "port", f"{address} is free")
     else:
         yield Finding("fail", "port", f"{address} is taken by {port_holder(config.port)}",
                       "stop it, or choose another with --port")
-    saved = {**ENGINE_DEFAULTS, **good_values(saved_config(config), CONFIG_FIELDS)}
-    host, port = config.api_host or saved["api_host"], config.api_port or saved["api_port"]
-    if config.api_port != 0 and not port_is_free(host, port):
+    values = engine_values(config, saved_config(config))
+    host, port = values["api_host"], values["api_port"]
+    if port and not port_is_free(host, port):
         yield Finding("warn", "API port", f"{host}:{port} is taken by {port_holder(port)}",
                       "another one will be used while that is so")
     if not config.auth:
@@ -10394,12 +10255,14 @@ def service_unit(config: Config) -> str:
     PrivateDevices, DevicePolicy and ProtectClock (which implies a device policy) are left out, as they hide the GPUs;
     MemoryDenyWriteExecute too, as GPU drivers compile at run time.
     """
-    folders = [config.data_dir, *(folder for folder in model_folders(config) if os.path.isdir(folder))]
-    writable = list(dict.fromkeys(folder for folder in folders if folder != config.data_dir / "models"))
+    folders = model_folders(config, engine_values(config, saved_config(config)))
+    writable = [config.data_dir, *(folder for folder in folders if os.path.isdir(folder)
+                                   and folder not in (config.data_dir, config.data_dir / "models"))]
     command = [os.path.abspath(sys.executable), str(HERE / "llamadash.py"), *service_options(config)]
     hidden = any(str(path).startswith(TEMPORARY) for path in (*writable, HERE, Path(sys.executable)))
     low_port = "CAP_NET_BIND_SERVICE" if 0 < config.port < 1024 else ""
-    capabilities = f"{low_port} CAP_DAC_OVERRIDE".strip() if is_root() else low_port
+    root = os.geteuid() == 0  # without capabilities root cannot read other users' files
+    capabilities = f"{low_port} CAP_DAC_OVERRIDE".strip() if root else low_port
     return UNIT.format(
         command=" ".join(map(unit_word, command)), user=unit_escaped(getpass.getuser()), folder=unit_escaped(str(HERE)),
         writable=" ".join(unit_word(f"-{path}", variables=False) for path in writable),
@@ -10413,11 +10276,6 @@ def print_service(config: Config) -> int:
     private_folder(config.data_dir)
     print(service_unit(config), end="")
     return 0
-
-
-def is_root() -> bool:
-    """Whether this runs as root, who without capabilities cannot read other users' files."""
-    return hasattr(os, "geteuid") and os.geteuid() == 0
 
 
 def service_options(config: Config) -> list[str]:
@@ -10449,8 +10307,7 @@ def unit_word(text: str, *, variables: bool = True) -> str:
     text = unit_escaped(text).replace("$", "$$") if variables else unit_escaped(text)
     if re.fullmatch(r"[\w@%+=:,./$-]+", text, re.A):
         return text
-    escaped = text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n").replace("\t", "\\t")
-    return f'"{escaped}"'
+    return json.dumps(text, ensure_ascii=False)  # which is escaped as systemd wants it
 
 
 async def notify(state: str) -> None:
@@ -10572,13 +10429,8 @@ class Dash:
 
     def load_engine_config(self) -> None:
         """Read the engine's configuration again, after it was changed."""
-        config = self.db.config()
-        saved = {**good_values(config, CONFIG_FIELDS), "revision": config["revision"]}
-        fixed = {key: value for key in ("api_host", "api_port", "models_dirs")
-                 if (value := getattr(self.config, key)) is not None}
-        folders = [path for path in default_model_folders() if os.path.isdir(path)]
-        values = {**ENGINE_DEFAULTS, "models_dirs": folders, **saved, **fixed}
-        self.engine_values = {**values, "models_dirs": list(map(str, values["models_dirs"]))}
+        saved = self.db.config()
+        self.engine_values = {**engine_values(self.config, saved), "revision": saved["revision"]}
 
     def settings(self) -> Json:
         """What the user chose in Settings, or the defaults."""
@@ -10590,9 +10442,7 @@ class Dash:
 
     def folders(self) -> list[Path]:
         """The model folders that exist, the one for downloads included."""
-        own = self.config.data_dir / "models"
-        listed = [expanded(path) for path in self.engine_config()["models_dirs"]]
-        return list(dict.fromkeys(path for path in [*listed, own] if os.path.isdir(path)))
+        return [path for path in model_folders(self.config, self.engine_config()) if os.path.isdir(path)]
 
     def models(self) -> list[Json]:
         """Every model with its state, as clients see it."""
@@ -10672,7 +10522,9 @@ class Dash:
         async with contextlib.AsyncExitStack() as stack:
             stack.callback(self.db.close)
             self.start_logging(stack)
-            port = await self.serve(stack)
+            self.web.limits.total = CONNECTION_SHARE * allow_open_files(OPEN_FILES)
+            self.tls = tls_context(self.config.tls_cert, self.config.tls_key)
+            port = await listen(stack, self.web.app, self.web.limits, self.config.host, self.config.port, tls=self.tls)
             stack.push_async_callback(self.end_tasks)
             stack.push_async_callback(self.hub.close)
             stack.push_async_callback(self.gateway.close)
@@ -10697,12 +10549,6 @@ class Dash:
             log.warning("%s", self.db.notice)
         if not self.config.auth:
             log.warning("authentication is off: whoever reaches %s controls llamadash", self.config.url())
-
-    async def serve(self, stack: contextlib.AsyncExitStack) -> int:
-        """Listen for browsers and return the port."""
-        self.web.limits.total = CONNECTION_SHARE * allow_open_files(OPEN_FILES)
-        self.tls = tls_context(self.config.tls_cert, self.config.tls_key)
-        return await listen(stack, self.web.app, self.web.limits, self.config.host, self.config.port, tls=self.tls)
 
     def background(self) -> dict[str, Callable[[], Coroutine[Any, Any, Any]]]:
         """What runs for as long as the program does, by name."""
@@ -10814,63 +10660,31 @@ def tls_context(certificate: Path | None, key: Path | None) -> ssl.SSLContext | 
     return context
 
 
-STALL = 0.25  # seconds without the loop that are worth a log line with the stack
+STALL = 0.25  # seconds without the loop that are worth a log line
 HEARTBEAT = 0.5  # seconds between two signs of life of the loop
-
-
-class LoopMonitor(threading.Thread):
-    """Watches the event loop from outside: a loop that stands still cannot say where."""
-
-    def __init__(self) -> None:
-        super().__init__(name="loop monitor", daemon=True)
-        self.beat, self.worked = time.monotonic(), time.thread_time()
-        self.ended = threading.Event()
-        self.watched = threading.get_ident()
-        self.stack = ""
-
-    def run(self) -> None:
-        """Note the stack of the loop's thread while it is late."""
-        while not self.ended.wait(HEARTBEAT):
-            if time.monotonic() - self.beat > HEARTBEAT + STALL and not self.stack:
-                frame = sys._current_frames().get(self.watched)
-                self.stack = "".join(traceback.format_stack(frame, limit=12)) if frame else ""
-
-    def alive(self) -> float:
-        """Give a sign of life, and return by how many seconds it came late."""
-        now, worked = time.monotonic(), time.thread_time()
-        late, work = now - self.beat - HEARTBEAT, worked - self.worked
-        self.beat, self.worked = now, worked
-        if late > STALL and self.stack:
-            waiting = "selectors.py" in self.stack.rsplit("File ", 1)[-1]  # ready to go on, but not let
-            log.log(logging.DEBUG if waiting else logging.WARNING,
-                    "the event loop stood still for %d ms (%d ms of work), here:\n%s",
-                    late * 1000, work * 1000, self.stack.rstrip())
-        self.stack = ""
-        return max(late, 0.0)
 
 
 async def watchdog(dash: Dash) -> None:
     """Be the heart of the program: measure how late the loop is, and tell systemd that it is alive."""
-    monitor = LoopMonitor()
-    monitor.start()
     pause = int(os.environ.get("WATCHDOG_USEC", 0)) / 2e6  # twice as often as systemd asks for
-    notified = -math.inf
+    notified, beat, worked = -math.inf, time.monotonic(), time.thread_time()
     try:
         await notify("READY=1")
         while True:
             await asyncio.sleep(HEARTBEAT)
-            dash.lag = max(dash.lag * 0.98, monitor.alive())
+            late, work = time.monotonic() - beat - HEARTBEAT, time.thread_time() - worked
+            beat, worked = time.monotonic(), time.thread_time()
+            if late > STALL:  # without work the machine was busy otherwise, or asleep
+                log.log(logging.WARNING if work > late / 2 else logging.DEBUG,
+                        "the event loop stood still for %d ms (%d ms of work)", late * 1000, work * 1000)
+            dash.lag = max(dash.lag * 0.98, late)
             dash.beat.set()
             dash.beat.clear()
-            if pause and time.monotonic() - notified > pause:
-                notified = time.monotonic()
+            if pause and beat - notified > pause:
+                notified = beat
                 await notify("WATCHDOG=1")
-    except asyncio.CancelledError:
-        with contextlib.suppress(OSError):
-            await notify("STOPPING=1")
-        raise
     finally:
-        monitor.ended.set()
+        await notify("STOPPING=1")
 
 
 @on("system:info", error="GET_SYSTEM_INFO_FAILED")
@@ -10960,9 +10774,8 @@ def import_plan(dash: Dash, document: Json, rows: list[Json]) -> Json:
         warnings += [f"{path} is not a folder on this machine and is left out" for path in absent]
         config["models_dirs"] = [path for path in given if path not in absent]
     if "defaults" in config:
-        at = "document.config.defaults"
-        parameters, fields = without_old_parameters(checked(config["defaults"], dict[str, Any], at))
-        config["defaults"] = with_files_here(parameters, dash.folders(), at, warnings)
+        config["defaults"], fields = imported_parameters(config["defaults"], dash.folders(), "document.config.defaults",
+                                                         warnings)
         if "idle" in fields:
             config.setdefault("idle_seconds", fields["idle"])
     config = checked_config(dash, config, "document.config")
@@ -10972,26 +10785,23 @@ def import_plan(dash: Dash, document: Json, rows: list[Json]) -> Json:
             "warnings": list(dict.fromkeys(warnings))}
 
 
-def without_old_parameters(parameters: Json) -> tuple[Json, Json]:
-    """Parameters without the two of version 1.0.0 that are fields of a model today, and these fields."""
-    rest, fields = dict(parameters), Json()
-    if "load-on-startup" in rest:
-        fields["pinned"] = rest.pop("load-on-startup")
-    if "sleep-idle-seconds" in rest:
-        idle = rest.pop("sleep-idle-seconds")
+def imported_parameters(given: Any, folders: list[Path], at: str, warnings: list[str]) -> tuple[Json, Json]:
+    """A document's parameters, and the model's fields that two of version 1.0.0 are today.
+
+    Those whose file is not on this machine are left out, and `warnings` says so.
+    """
+    given, accepted, fields = dict(checked(given, dict[str, Any], at)), Json(), Json()
+    if "load-on-startup" in given:
+        fields["pinned"] = given.pop("load-on-startup")
+    if "sleep-idle-seconds" in given:
+        idle = given.pop("sleep-idle-seconds")
         fields["idle"] = 0 if idle == -1 else idle
-    return rest, fields
-
-
-def with_files_here(parameters: Json, folders: list[Path], at: str, warnings: list[str]) -> Json:
-    """`parameters` without those whose file is not on this machine; `warnings` gets what is left out."""
-    accepted: Json = {}
-    for key, value in parameters.items():
+    for key, value in given.items():
         try:
             accepted |= validated_parameters({key: value}, folders, at)
         except FileNotHere:
             warnings.append(f"{value} is in no model folder of this machine and is left out")
-    return accepted
+    return accepted, fields
 
 
 def imported_models(dash: Dash, items: list[Json], rows: list[Json], warnings: list[str]) -> dict[str, Json]:
@@ -11011,9 +10821,9 @@ def imported_models(dash: Dash, items: list[Json], rows: list[Json], warnings: l
             continue
         row = fitting[0]
         if "parameters" in item:
-            field = f"document.models.{at}.parameters"
-            parameters, fields = without_old_parameters(checked(item["parameters"], dict[str, Any], field))
-            item = {**fields, **item, "parameters": with_files_here(parameters, folders, field, warnings)}
+            parameters, fields = imported_parameters(item["parameters"], folders, f"document.models.{at}.parameters",
+                                                     warnings)
+            item = {**fields, **item, "parameters": parameters}
         wanted = checked_fields(item, IMPORT_FIELDS, f"document.models.{at}", folders)
         taken = [alias for alias in wanted.get("aliases", ()) if names.get(alias.lower(), row)["id"] != row["id"]]
         if taken:
@@ -11028,10 +10838,6 @@ def imported_models(dash: Dash, items: list[Json], rows: list[Json], warnings: l
 EXIT_USAGE, EXIT_PORT, EXIT_RUNNING, EXIT_DATABASE = 2, 3, 4, 5  # UNIT tells systemd which of them a new start may mend
 YES, NO = ("1", "true", "yes", "on"), ("0", "false", "no", "off")  # what a variable may say to an option without value
 LOCK_WAIT, LOCK_PAUSE = 0.3, 0.01  # seconds: link and doctor hold the lock for an instant, to see who has it
-COMMANDS = {
-    "link": "print the link to open", "password": "set the password", "backup": "write a backup of the database",
-    "service": "print a systemd unit", "doctor": "check this machine and say what to do",
-}
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -11070,7 +10876,7 @@ def command_line() -> argparse.ArgumentParser:
         parents=[options])
     parser.add_argument("--version", action="version", version=f"llamadash {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
-    for name, help in COMMANDS.items():
+    for name, (help, _) in COMMANDS.items():
         command = commands.add_parser(name, help=help, description=help, parents=[options])
         if name == "link":
             command.add_argument("--new", action="store_true", help="replace the access key and end all sessions")
@@ -11108,23 +10914,17 @@ def upstream_option(text: str) -> tuple[str, str]:
     return name, url
 
 
-def environment_options(parser: argparse.ArgumentParser) -> list[str]:
-    """The command-line arguments that the LLAMADASH_* variables stand for; lists are separated like PATH."""
-    arguments = []
-    for action in config_options(parser):
-        # an old name counts as well
-        option = next((name for name in action.option_strings if os.environ.get(variable_of(name))), None)
-        value = os.environ[variable_of(option)] if option else ""
-        if isinstance(action, argparse._AppendAction):
-            separator = os.pathsep if action.dest == "models_dirs" else ","
-            arguments += [f"{option}={part}" for part in value.split(separator) if part]
-        elif option and action.nargs == 0:
-            if value.lower() not in (*YES, *NO):
-                parser.error(f"{variable_of(option)} is {value}: neither on nor off")
-            arguments += [option] if value.lower() in YES else []
-        elif option:
-            arguments.append(f"{option}={value}")
-    return arguments
+def variable_words(parser: argparse.ArgumentParser, action: argparse.Action, variable: str) -> list[str]:
+    """The command-line arguments that a LLAMADASH_* variable stands for; lists are separated like PATH."""
+    option, value = action.option_strings[0], os.environ[variable]
+    if isinstance(action, argparse._AppendAction):
+        separator = os.pathsep if action.dest == "models_dirs" else ","
+        return [f"{option}={part}" for part in value.split(separator) if part]
+    if action.nargs != 0:
+        return [f"{option}={value}"]
+    if value.lower() not in (*YES, *NO):
+        parser.error(f"{variable} is {value}: neither on nor off")
+    return [option] if value.lower() in YES else []
 
 
 def variable_of(option: str) -> str:
@@ -11136,10 +10936,15 @@ def parsed(parser: argparse.ArgumentParser, argv: list[str]) -> tuple[Json, dict
     """The options in force, and what fixed each: the option itself or its variable."""
     if any(word == "" or re.fullmatch(r"--[a-z-]+=", word) for word in argv):
         parser.error("an option or a file name is empty")
-    given, around = vars(parser.parse_args(argv)), vars(parser.parse_args(environment_options(parser)))
-    names = {action.dest: action.option_strings[0] for action in config_options(parser)}
-    return {**around, **given}, {dest: name if dest in given else variable_of(name) for dest, name in names.items()
-                                 if dest in given or dest in around}
+    options, fixed = vars(parser.parse_args(argv)), dict[str, str]()
+    for action in config_options(parser):
+        variable = next((name for name in map(variable_of, action.option_strings) if os.environ.get(name)), None)
+        if action.dest in options:
+            fixed[action.dest] = action.option_strings[0]
+        elif variable and (words := variable_words(parser, action, variable)):
+            options = {**vars(parser.parse_args(words)), **options}
+            fixed[action.dest] = variable
+    return options, fixed
 
 
 def configured(options: Json, fixed: dict[str, str]) -> Config:
@@ -11273,14 +11078,11 @@ def open_database(config: Config) -> Database:
 def print_link(config: Config, *, new: bool) -> int:
     """Print the link to open; with `new` replace the key first, which ends all sessions."""
     private_folder(config.data_dir)
-    if new and (config.data_dir / DATABASE_NAME).exists():
+    if new:
         with contextlib.closing(open_database(config)) as database:  # one that cannot be opened keeps the key as it is
-            key = access_key(config.data_dir, new=True)  # a running llamadash notices
             database.delete_sessions()
-    else:
-        key = access_key(config.data_dir, new=new)
-    running = running_instance(config.data_dir)
-    print(f"{(running and running[1]) or config.url()}/#key={key}")
+    running = running_instance(config.data_dir)  # which notices a new key
+    print(f"{(running and running[1]) or config.url()}/#key={access_key(config.data_dir, new=new)}")
     return 0
 
 
@@ -11328,6 +11130,13 @@ def write_backup(config: Config, target: Path) -> int:
     return 0
 
 
+COMMANDS: dict[str, tuple[str, Callable[[Config, Json], int]]] = {
+    "link": ("print the link to open", lambda config, options: print_link(config, new=options["new"])),
+    "password": ("set the password", lambda config, _: ask_password(config)),
+    "backup": ("write a backup of the database", lambda config, options: write_backup(config, options["file"])),
+    "service": ("print a systemd unit", lambda config, _: print_service(config)),
+    "doctor": ("check this machine and say what to do", lambda config, _: asyncio.run(doctor(config))),
+}
 EXIT_CODES = {AlreadyRunning: EXIT_RUNNING, PortTaken: EXIT_PORT, BadCertificate: EXIT_USAGE,
               DatabaseRefused: EXIT_DATABASE}
 
@@ -11339,13 +11148,8 @@ def main(argv: list[str] | None = None) -> int:
         return embedded_engine(argv[1:])
     options, fixed = parsed(command_line(), argv)
     config = configured(options, fixed)
-    commands: dict[str | None, Callable[[], int]] = {
-        None: lambda: run_server(config), "link": lambda: print_link(config, new=options["new"]),
-        "password": lambda: ask_password(config), "backup": lambda: write_backup(config, options["file"]),
-        "service": lambda: print_service(config), "doctor": lambda: asyncio.run(doctor(config)),
-    }
     try:
-        return commands[options["command"]]()
+        return COMMANDS[options["command"]][1](config, options) if options["command"] else run_server(config)
     except DashError as problem:
         print(f"llamadash: {problem}", file=sys.stderr)
         return EXIT_CODES.get(type(problem), 1)
