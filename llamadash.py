@@ -5553,15 +5553,14 @@ class Residency:
 
     def request(self, ticket: Ticket, plans: Sequence[Sequence[Plan]], now: float) -> list[Action]:
         """A request wants a unit."""
-        self.drop(ticket.id, now)  # it may be asked once more, after a crash
         unit = self.units.get(ticket.unit)
         if unit is None or unit.forgotten:
-            self.refuse(ticket, "unloaded", f"{ticket.model} has changed or was deleted meanwhile: ask again")
+            self.refuse([ticket], "unloaded", f"{ticket.model} has changed or was deleted: ask again")
         elif unit.blocked and unit.status == "unloaded" and now - unit.failed_at < CRASH_PAUSE:
-            again = f"it is tried again in {CRASH_PAUSE - now + unit.failed_at:.0f} s"
-            self.refuse(ticket, "failed", f"{unit.name} failed {unit.failures} times in a row ({again}): {unit.error}")
+            row = f"{unit.failures} times in a row (it is tried again in {CRASH_PAUSE - now + unit.failed_at:.0f} s)"
+            self.refuse([ticket], "failed", f"{unit.name} failed {row}: {unit.error}")
         elif not unit.open and sum([len(item.waiting) for item in self.units.values()]) >= MAX_WAITING:
-            self.refuse(ticket, "crowded", "too many requests are waiting")
+            self.refuse([ticket], "crowded", "too many requests are waiting")
         else:
             self.tickets[ticket.id] = unit.waiting[ticket.id] = ticket
             unit.plans = plans or unit.plans
@@ -5569,7 +5568,12 @@ class Residency:
 
     def finished(self, ticket_id: int, now: float) -> list[Action]:
         """A request ended, whether it was answered, failed or its client left; also one that still waited."""
-        self.drop(ticket_id, now)
+        if ticket := self.tickets.pop(ticket_id, None):
+            unit = self.units[ticket.unit]
+            unit.waiting.pop(ticket_id, None)
+            if ticket_id in unit.active:
+                unit.active.discard(ticket_id)
+                unit.used_at = now
         return self.settle(now)
 
     def load(self, unit_id: str, reason: str, plans: Sequence[Sequence[Plan]], now: float) -> list[Action]:
@@ -5586,7 +5590,7 @@ class Residency:
         """A unit is to leave memory: at once while it loads, else when it has answered or its grace is over."""
         unit = self.units[unit_id]
         unit.wish, unit.dismissed, unit.pushed_out_by = None, True, None
-        self.refuse_all(unit, "unloaded", f"{unit.name} was unloaded: {reason}")
+        self.refuse(unit.waiting.values(), "unloaded", f"{unit.name} was unloaded: {reason}")
         if unit.status == "loading":
             self.stop(unit, reason)
         elif unit.status == "loaded" and not unit.unloading:
@@ -5605,8 +5609,9 @@ class Residency:
         """A unit's process ended; `error` says why, where it was not told to."""
         unit = self.units[unit_id]
         status, reason = unit.status, unit.leaving[1] if unit.leaving else "stopped"
-        for ticket_id in list(unit.active):
-            self.drop(ticket_id, now)
+        for ticket_id in unit.active:
+            del self.tickets[ticket_id]
+        unit.active.clear()
         if now - unit.loaded_at > STABLE_AFTER:
             unit.failures = 0
         unit.status, unit.held, unit.loaded_at = "unloaded", {}, math.inf
@@ -5627,7 +5632,7 @@ class Residency:
         self.happened("crashed" if status == "loaded" else "failed", unit, error, failures=unit.failures)
         if status == "loading" or unit.blocked:
             unit.wish = None
-            self.refuse_all(unit, "failed", f"{unit.name} could not be loaded: {error}")
+            self.refuse(unit.waiting.values(), "failed", f"{unit.name} could not be loaded: {error}")
 
     def define(self, unit: Unit, now: float) -> list[Action]:
         """A unit exists, or what its entries ask of it has changed: pinned, preferred, idle, grace and name."""
@@ -5646,7 +5651,7 @@ class Residency:
         if unit := self.units.get(unit_id):
             unit.outdated = unit.forgotten = True
             unit.pinned, unit.preferred, unit.wish = False, False, None
-            self.refuse_all(unit, "unloaded", f"{unit.name} has changed or was deleted meanwhile: ask again")
+            self.refuse(unit.waiting.values(), "unloaded", f"{unit.name} has changed or was deleted: ask again")
             if not unit.resident:
                 del self.units[unit_id]
         return self.settle(now)
@@ -5691,9 +5696,8 @@ class Residency:
         if unit.status == "loading":
             return
         why = f"not loaded within {self.max_wait:.0f} s: it waited {unit.waiting_reason()}"
-        for ticket in list(unit.waiting.values()):
-            if now - ticket.since >= self.max_wait:
-                self.refuse(ticket, "waited", f"{unit.name} was {why}")
+        overdue = [ticket for ticket in unit.waiting.values() if now - ticket.since >= self.max_wait]
+        self.refuse(overdue, "waited", f"{unit.name} was {why}")
         if unit.wish and not unit.pinned and not unit.waiting and now - unit.wish[0] >= self.max_wait:
             unit.wish, unit.error = None, f"It was {why}"
             self.happened("refused", unit, unit.error)
@@ -5766,27 +5770,14 @@ class Residency:
                 self.actions.append(Admit(ticket))
             unit.waiting.clear()
 
-    def drop(self, ticket_id: int, now: float) -> None:
-        """A request is over."""
-        if ticket := self.tickets.pop(ticket_id, None):
-            unit = self.units[ticket.unit]
-            unit.waiting.pop(ticket_id, None)
-            if ticket_id in unit.active:
-                unit.active.discard(ticket_id)
-                unit.used_at = now
-
-    def refuse_all(self, unit: Unit, code: str, message: str) -> None:
-        """End all the requests that wait for a unit."""
-        for ticket in list(unit.waiting.values()):
-            self.refuse(ticket, code, message)
-
-    def refuse(self, ticket: Ticket, code: str, message: str) -> None:
-        """End a request that waits."""
-        self.tickets.pop(ticket.id, None)
-        self.actions.append(Refuse(ticket, code, message))
-        unit = self.units.get(ticket.unit) or Unit(ticket.unit, ticket.model)
-        unit.waiting.pop(ticket.id, None)
-        self.happened("refused", unit, message, client=ticket.client)
+    def refuse(self, tickets: Iterable[Ticket], code: str, message: str) -> None:
+        """End requests that wait."""
+        for ticket in list(tickets):
+            self.tickets.pop(ticket.id, None)
+            self.actions.append(Refuse(ticket, code, message))
+            unit = self.units.get(ticket.unit) or Unit(ticket.unit, ticket.model)
+            unit.waiting.pop(ticket.id, None)
+            self.happened("refused", unit, message, client=ticket.client)
 
     def happened(self, kind: str, unit: Unit, reason: str, **details: Any) -> None:
         """Tell of an event."""
@@ -5831,19 +5822,9 @@ class Refused(DashError):
 @dataclass(eq=False, repr=False)
 class Group:
     """The entries that share a process, and what it is started with."""
-    rows: list[Json]
+    rows: dict[str, Json]  # by entry
     parameters: Json  # all but those that a request can carry
     common: Json  # of those, what all the entries agree on
-
-    @property
-    def ids(self) -> list[str]:
-        """The entries' ids."""
-        return [row["id"] for row in self.rows]
-
-    @property
-    def stop_timeout(self) -> int:
-        """Seconds that answers may go on when the model is unloaded by hand."""
-        return int(self.parameters.get("stop-timeout", STOP_TIMEOUT))
 
 
 class Entries:
@@ -5864,14 +5845,14 @@ class Entries:
             build = self.build(row)
             shared = json.dumps([row["path"], row["projector"], build.id if build else "", parameters], sort_keys=True)
             key = self.unit_of[row["id"]] = hashlib.sha256(shared.encode()).hexdigest()[:16]
-            group = self.groups.setdefault(key, Group([], parameters, own))
-            group.rows.append(row)
+            group = self.groups.setdefault(key, Group({}, parameters, own))
+            group.rows[row["id"]] = row
             group.common = {key: value for key, value in group.common.items()
                             if key in REQUEST_PARAMETERS and own.get(key) == value}
         self.names = {**{name.lower(): row["id"] for row in rows for name in row["aliases"]},
                       **{row["id"].lower(): row["id"] for row in rows}}
         for key, group in self.groups.items():
-            if key in units or any(row["pinned"] or row["preferred"] for row in group.rows):
+            if key in units or any(row["pinned"] or row["preferred"] for row in group.rows.values()):
                 self.define(key)
         for key in units.keys() - self.groups.keys():
             self.pool.do(self.pool.residency.forget(key, time.monotonic()))
@@ -5883,14 +5864,16 @@ class Entries:
 
     def define(self, key: str, name: str = "") -> Unit:
         """Tell Residency what the entries of a unit ask of it; the unit."""
-        units, group = self.pool.residency.units, self.groups[key]
-        rows, started = [row for row in group.rows if not row["missing"]], self.pool.started.get(key, {})
+        units, group, started = self.pool.residency.units, self.groups[key], self.pool.started.get(key, {})
+        name = units[key].name if key in units else name
         idle_seconds = self.dash.engine_config()["idle_seconds"]
-        idles = [idle_seconds if row["idle"] is None else row["idle"] for row in group.rows]
-        unit = Unit(key, units[key].name if key in units else name or group.ids[0], grace=float(group.stop_timeout),
+        idles = [idle_seconds if row["idle"] is None else row["idle"] for row in group.rows.values()]
+        rows = [row for row in group.rows.values() if not row["missing"]]
+        unit = Unit(key, name if name in group.rows else next(iter(group.rows)),
                     idle=0.0 if 0 in idles else float(max(idles)), preferred=any(row["preferred"] for row in rows),
                     pinned=any(row["pinned"] for row in rows) and not self.pool.stopping,
-                    outdated=any(group.common.get(name) != value for name, value in started.items()))
+                    grace=float(group.parameters.get("stop-timeout", STOP_TIMEOUT)),
+                    outdated=any(group.common.get(key) != value for key, value in started.items()))
         self.pool.do(self.pool.residency.define(unit, time.monotonic()))
         return units[key]
 
@@ -5927,7 +5910,7 @@ class Entries:
         return {**instance.runtime(), "loaded_at": unix_ms(instance.ready_at), "requests": len(unit.active),
                 "waiting": len(unit.waiting), "tokens_per_second": self.dash.requests.live_speed(unit.id, instance),
                 "placement": instance.placement, "left_out": instance.left_out,
-                "shared_with": [id for id in group.ids if id != row["id"]] if group else [],
+                "shared_with": [id for id in group.rows if id != row["id"]] if group else [],
                 "warning": cut_context(group, instance) if group and unit.status == "loaded" else None}
 
 
@@ -5990,9 +5973,8 @@ class Memory:
         reserved = [need for name, need in unit.held.items() if name in gpus]
         if reserved and group and not cut_context(group, instance):
             error = max(-MAX_CORRECTION, min(sum(gpus.values()) - sum(reserved), MAX_CORRECTION))
-            for row in group.rows:
-                known = (self.dash.db.get_model(row["id"])["memory_correction"] or {}).get("gpu", 0)
-                self.dash.db.note_of_models("memory_correction", {row["id"]: {"gpu": known + error}})
+            known = {id: (self.dash.db.get_model(id)["memory_correction"] or {}).get("gpu", 0) for id in group.rows}
+            self.dash.db.note_of_models("memory_correction", {id: {"gpu": known[id] + error} for id in known})
         if unit.status == "loaded":
             unit.held = {**unit.held, **gpus}
             self.pool.do(self.pool.residency.settle(time.monotonic()))
@@ -6119,19 +6101,20 @@ class Pool:
                     future.set_result(instance)
             key, name = (action.ticket.unit, action.ticket.model) if isinstance(action, Admit | Refuse) \
                 else (action.unit.id, action.unit.name)
-            self.mark(name, *(self.entries.groups[key].ids if key in self.entries.groups else ()))
+            self.mark(name, *(self.entries.groups[key].rows if key in self.entries.groups else ()))
 
     async def live(self, action: Start) -> None:
         """The life of one instance: Residency hears when it is ready and when it ended, whatever happens."""
         unit, instance = action.unit, None
         error: str | None = "it could not be started"
         try:
-            instance = self.prepared(unit, action.plan)
-            watcher = self.dash.spawn(self.watch(unit, instance), f"readiness of {instance.name}")
-            try:  # None: it was told to end, which may have been before it began
-                error = None if unit.status == "stopping" else await instance.run()
-            finally:
-                await cancelled([watcher])
+            if unit.status == "loading":  # it may have been told to end before it began
+                instance = self.prepared(unit, action.plan)
+                watcher = self.dash.spawn(self.watch(unit, instance), f"readiness of {instance.name}")
+                try:
+                    error = await instance.run()  # None: it was told to end
+                finally:
+                    await cancelled([watcher])
         except DashError as problem:
             error = str(problem)
         finally:
@@ -6143,15 +6126,12 @@ class Pool:
 
     def prepared(self, unit: Unit, plan: Plan) -> Instance:
         """The instance that `plan` asks for, not started yet."""
-        group = self.entries.groups.get(unit.id)
-        if group is None:
-            raise EngineFailed("it was deleted meanwhile")
-        row = self.dash.db.present_model(unit.name if unit.name in group.ids else group.ids[0])
-        build = self.ready_build(row["id"])
+        row, build = self.dash.db.present_model(unit.name), self.ready_build(unit.name)
+        group = self.entries.groups[unit.id]
         arguments, left_out = engine_arguments(build, row, {**group.parameters, **group.common},
-                                               free_port("127.0.0.1"), row["id"], plan.devices)
-        instance = Instance(self.dash, row["id"], build, arguments, stop_timeout=group.stop_timeout,
-                            changed=lambda: self.mark(*group.ids))
+                                               free_port("127.0.0.1"), unit.name, plan.devices)
+        instance = Instance(self.dash, unit.name, build, arguments, stop_timeout=int(unit.grace),
+                            changed=lambda: self.mark(*group.rows))
         instance.placement, instance.left_out = list(plan.devices or ()), left_out
         self.instances[unit.id], self.started[unit.id] = instance, dict(group.common)
         return instance
@@ -7755,7 +7735,6 @@ class Upstreams:
 
     async def refresh(self, upstream: Upstream) -> None:
         """Ask one upstream for its models."""
-        before = upstream.status, upstream.error, upstream.models
         try:
             async with self.session.get(f"{upstream.url}/v1/models", headers=[*upstream.headers().items(), self.via()],
                                         timeout=aiohttp.ClientTimeout(total=UPSTREAM_TIMEOUT),
@@ -7776,7 +7755,6 @@ class Upstreams:
             upstream.failed("unreachable", clean_text(str(problem))[:300] or "It does not answer.")
         finally:
             upstream.due = time.monotonic() + upstream.pause
-        if before != (upstream.status, upstream.error, upstream.models):
             self.dash.pool.changed.set()
 
     def via(self, *before: str) -> tuple[str, str]:

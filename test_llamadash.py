@@ -4201,6 +4201,9 @@ class World:
     def ask(self, name: str, id: int = 0) -> int:
         """A client asks a model; the number of its request. With `id` it asks once more."""
         self.numbers += not id
+        if id:
+            self.state[id] = "done"
+            self.do(self.residency.finished(id, self.now))
         id = id or self.numbers
         self.state[id], self.tickets[id] = "waiting", llamadash.Ticket(id, name, name, f"client {id}", self.now)
         self.do(self.residency.request(self.tickets[id], self.plans[name], self.now))
@@ -5603,6 +5606,7 @@ async def test_what_a_request_can_carry_changes_without_a_load(tmp_path: Path, s
         assert dash.state("wild")["status"] == "loaded"
         assert dash.state("wild")["runtime"]["pid"] == dash.state("calm")["runtime"]["pid"]
         assert dash.state("wild")["runtime"]["shared_with"] == ["calm"]
+        await eventually(lambda: dash.statuses("calm") == dash.statuses("wild") == ["loading", "loaded"])
         for name, tokens in (("calm", 3), ("wild", 5)):
             async with dash.gateway.asked(name, "test", "/completion", {"prompt": "a", "stream": False}) as answers:
                 [answer] = [item async for item in answers]
@@ -5679,6 +5683,87 @@ async def test_a_file_that_is_gone_does_not_unload(tmp_path: Path) -> None:
         await dash.pool.unload("a")
         await dash.is_status("a", "missing")
         assert (await dash.refused("models:load", id="a")).code == "NOT_FOUND"
+
+
+def waiting_llama_server(folder: Path) -> str:
+    """A llama-server whose answers end when there is a file `go` in `folder`."""
+    return fake_llama_server(folder, f"""
+        def answer(handler, body):
+            import os
+            while not os.path.exists({str(folder / "go")!r}):
+                time.sleep(0.05)
+            handler.reply({{"choices": [{{"delta": {{"content": "Hi"}}, "finish_reason": "stop"}}]}},
+                          kind="text/event-stream")
+        """)
+
+
+@run_async
+async def test_while_the_gateway_is_stopped_nothing_is_loaded(tmp_path: Path) -> None:
+    """Loads by hand are refused then, and what is pinned meanwhile is loaded at the start, and nothing else."""
+    async with running(EngineDash(tmp_path, waiting_llama_server(tmp_path))) as dash:
+        await dash.request("engine:stop")
+        assert (await dash.refused("models:load", id="b")).code == "ENGINE_UNAVAILABLE"
+        await dash.change("a", pinned=True)
+        for _ in range(3):
+            await dash.beat.wait()
+        assert not dash.pool.residency.wanted() and not dash.broadcasts("models:status")
+        await dash.request("engine:start")
+        await dash.happened("loading", "a", "pinned")
+        await dash.is_status("a", "loaded")
+        assert dash.statuses("b") == []
+
+
+@run_async
+async def test_parameters_that_change_while_a_model_answers(tmp_path: Path) -> None:
+    """The answer goes on and its process leaves after it; who asks meanwhile is answered by a new process."""
+    async with running(EngineDash(tmp_path, waiting_llama_server(tmp_path), "a")) as dash:
+        await dash.load("a")
+        old = dash.state("a")["runtime"]["pid"]
+        chats = [await dash.chat()]
+        await eventually(lambda: dash.state("a")["runtime"]["requests"] == 1)
+        await dash.change("a", parameters={"batch-size": 512})
+        chats.append(await dash.chat())
+        await eventually(lambda: dash.state("a")["status"] == "loaded" and dash.state("a")["runtime"]["pid"] != old)
+        await eventually(lambda: dash.state("a")["runtime"]["requests"] == 1)
+        assert psutil.pid_exists(old) and not dash.events(chats[0], "chat:done")
+        (tmp_path / "go").touch()
+        for chat in chats:
+            await eventually(lambda chat=chat: dash.events(chat, "chat:done"), dash.log())  # type: ignore[misc]
+        await dash.happened("unloaded", "a", "configuration changed")
+        assert not psutil.pid_exists(old) and dash.state("a")["status"] == "loaded"
+
+
+@run_async
+async def test_a_preferred_model_returns_and_the_timeline_says_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What pushed it out is idle for a while: it comes back, and timeline:list has each step with its reason."""
+    monkeypatch.setattr(llamadash, "RETURN_AFTER", 0.2)
+    async with running(EngineDash(tmp_path, waiting_llama_server(tmp_path), models_max=1, min_residency=0)) as dash:
+        await dash.change("a", preferred=True)
+        await dash.load("a")
+        await dash.pool.load("b")
+        await dash.happened("loaded", "a", "preferred")
+        events = (await dash.request("timeline:list", from_=0, to=llamadash.now_ms()))["events"]
+        assert [(item["kind"], item["model"], item["reason"]) for item in reversed(events)] == [
+            ("loading", "a", "by hand"), ("loaded", "a", "by hand"), ("waiting", "b", "until a has left memory"),
+            ("unloaded", "a", "evicted for b"), ("loading", "b", "by hand"), ("loaded", "b", "by hand"),
+            ("unloaded", "b", "evicted for a"), ("loading", "a", "preferred"), ("loaded", "a", "preferred")]
+
+
+@run_async
+async def test_a_budget_below_what_is_held_evicts_nobody(tmp_path: Path) -> None:
+    """It holds from the next load on: that waits until somebody has left for it."""
+    async with running(EngineDash(tmp_path, waiting_llama_server(tmp_path), min_residency=0)) as dash:
+        await dash.load("a")
+        need = sum((await dash.pool.memory.plans("a"))[0][0].need.values())
+        dash.engine_values["budget"] = {"Main memory": need // 2}
+        dash.pool.memory.read_at = -math.inf
+        await dash.pool.memory.read()
+        [device] = [item for item in dash.gateway.snapshot()["devices"] if item["kind"] == "cpu"]
+        assert device["held"] == need > device["budget"] == need // 2 and dash.state("a")["status"] == "loaded"
+        await dash.load("b")
+        assert (await dash.is_status("a", "unloaded"))["reason"] == "evicted for b"
 
 
 @pytest.mark.parametrize(("devices", "sizes", "placed"), [
