@@ -6316,7 +6316,7 @@ BODY_BLOCK = 2**16  # bytes of a body that are looked through, and passed on, at
 PARSED_AT_ONCE = 2**20  # bytes of a body that are looked through on the loop; more takes a thread
 MAX_READ_FIELD = 2**16  # bytes of a field of the body that the gateway reads
 MAX_FORM_PARTS = 100
-MAX_REPEATED = 8  # times that a body may name its model, beside the one that counts
+MAX_REPEATED = 8  # times that a body may have a field that the gateway reads
 MAX_PART_HEAD = 4096  # bytes of the headers of a part of an upload
 KEPT_TAIL = 8192  # bytes at the end of an answer in which its numbers are
 KEPT_HEAD = 4096  # bytes at its beginning: embeddings and Anthropic's streams say there what the prompt was
@@ -6325,22 +6325,17 @@ UNREAD_LIMIT = 120.0  # s that a client may leave an answer unread before it is 
 ACTIVE_INTERVAL = 0.5  # s between two broadcasts of what is under way
 MAX_ACTIVE_TOLD = 200  # requests under way in one broadcast
 MAX_FINISHED_TOLD = 20  # finished requests in one broadcast interval; clients fetch older ones when they need them
-KEY_START = 10  # characters of a key's text by which people recognise it
 MAX_KEYS = 1000
-MAX_KEY = 512  # characters
 STRONG_KEY = 20  # characters of a key that nobody guesses; shorter ones are refused to addresses that guess
 USED_INTERVAL = 15.0  # s between two times that the last use of the keys is saved
-FOREIGN_SITE = "This site may not ask; allow it with --allow-origin, or use an API key."
-ENVIRONMENT_KEY: Json = {"id": 0, "name": "environment", "models": None, "requests_per_minute": None}
+LOOKS = ("GET", "HEAD")  # methods that load no model
+NO_KEY: Json = {"id": None, "name": None, "models": None, "requests_per_minute": None}
+ENVIRONMENT_KEY: Json = {**NO_KEY, "id": 0, "name": "environment"}
 MAX_ENGINE_BODY = 16 * 2**20  # bytes of a whole answer that is read here
 MAX_EVENT = 2**20  # bytes of one event in a stream that is read here
-MAX_CLIENT = 120  # characters of a client's name
-MAX_ENDPOINT = 200  # characters of a path, as it is listed
-TOO_LARGE = f"A request may have at most {MAX_BODY // 2**20} MB."
 MAX_MODEL_NAME = 256  # characters; ours have at most 96, those of an upstream some more
 MAX_COMPARED_NAMES = 2000  # among which the one is looked for that a client may have meant
 API_CONNECTIONS = 2000  # at a time, and half as many from one address; the dashboard needs descriptors as well
-RESTART_TIME = 60  # s that a refused client is told to wait
 # Headers that belong to one connection, or that each side here sets by itself.
 HOP_HEADERS = frozenset({
     "connection", "keep-alive", "transfer-encoding", "content-length", "upgrade", "te", "trailer", "expect", "host",
@@ -6351,10 +6346,9 @@ OUTER_MARK, INNER_MARK = re.compile(rb'["{}\[\],:]'), re.compile(rb'["{}\[\]]') 
 STRING_REST = re.compile(rb'[^"\\]*(?:\\.[^"\\]*)*', re.S)
 MODEL_PART = re.compile(rb'(?i)content-disposition:[^\r\n]*;[ \t]*name="?model"?[ \t]*(?:;|\r|$)')
 ALLOWED_HEADERS = "authorization, content-type, x-api-key, anthropic-version, anthropic-beta, x-conversation-id"
-ERROR_TYPES = {400: "invalid_request_error", 401: "authentication_error", 403: "permission_error",
-               404: "not_found_error", 408: "timeout_error", 413: "request_too_large", 421: "invalid_request_error",
-               429: "rate_limit_error", 500: "api_error", 502: "api_error", 503: "overloaded_error",
-               508: "invalid_request_error"}
+ERROR_TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 408: "timeout_error",
+               413: "request_too_large", 429: "rate_limit_error", 500: "api_error", 502: "api_error",
+               503: "overloaded_error"}  # of others: invalid_request_error
 # What clients call the same thing that a parameter does: where one of these is given, nothing is filled in.
 ALSO_NAMED = {"n_predict": ("max_tokens", "max_completion_tokens", "max_output_tokens"),
               "reasoning_effort": ("reasoning",), "reasoning_budget_tokens": ("thinking", "thinking_budget_tokens")}
@@ -6369,14 +6363,14 @@ class GatewayError(DashError):
         super().__init__(message)
         self.status, self.reason, self.retry_after = status, code, retry_after
 
-    def answer(self, path: str, origin: str | None) -> web.Response:
+    def answer(self, path: str) -> web.Response:
         """The error as an HTTP response."""
-        wait = {"Retry-After": str(self.retry_after)} if self.retry_after else {}
-        return web.json_response(self.body(path), status=self.status, headers={**wait, **cors_headers(origin)})
+        headers = {"Retry-After": str(self.retry_after)} if self.retry_after else None
+        return web.json_response(self.body(path), status=self.status, headers=headers)
 
     def body(self, path: str) -> Json:
         """The error as OpenAI's clients expect it, or Anthropic's on their paths."""
-        kind = ERROR_TYPES.get(self.status, "api_error")
+        kind = ERROR_TYPES.get(self.status, "invalid_request_error")
         if is_anthropic(path):
             return {"type": "error", "error": {"type": kind, "message": str(self)}}
         return {"error": {"message": str(self), "type": kind, "param": None, "code": self.reason or self.status}}
@@ -6388,6 +6382,12 @@ def is_anthropic(path: str) -> bool:
 
 
 # requests under way and finished
+
+CALL_FIELDS = ("id", "timestamp", "model", "build", "key", "client", "endpoint", "stream", "status", "code", "error",
+               "loading")  # of a request's row, beside those that are computed
+CALL_NUMBERS = ("prompt_tokens", "cached_tokens", "generated_tokens", "drafted", "accepted", "prompt_per_second",
+                "generated_per_second")
+
 
 @dataclass(eq=False, repr=False)
 class Call:
@@ -6412,7 +6412,7 @@ class Call:
     first_at: float | None = None
     ended_at: float | None = None
     head: bytes = b""
-    tail: bytes = b""
+    tail: bytearray = field(default_factory=bytearray)
     pieces: int = 0  # events of the stream so far: about as many as tokens
     counted: int = 0  # of these, how many the throughput has taken in
     writing: float | None = None  # since when the client has been given something that it has not taken
@@ -6432,8 +6432,10 @@ class Call:
         if self.first_at is None and b"prompt_progress" not in block:
             self.first_at = time.monotonic()
         if len(self.head) < KEPT_HEAD:
-            self.head += block[:KEPT_HEAD - len(self.head)]
-        self.tail = block[-KEPT_TAIL:] if len(block) >= KEPT_TAIL else (self.tail + block)[-KEPT_TAIL:]
+            self.head += block[:KEPT_HEAD]
+        self.tail += block
+        if len(self.tail) > 2 * KEPT_TAIL:
+            del self.tail[:-KEPT_TAIL]
         if self.stream:
             self.pieces += block.count(b"data: {")
 
@@ -6449,33 +6451,29 @@ class Call:
         first = None if self.first_at is None else round((self.first_at - (self.admitted_at or self.since)) * 1000, 1)
         duration = round((end - self.since) * 1000, 1)
         slot = re.search(rb'"id_slot":(\d{1,4})\b', self.head)
-        row = {"id": self.id, "timestamp": self.timestamp, "model": self.model, "build": self.build, "key": self.key,
-               "client": self.client, "endpoint": self.endpoint, "stream": self.stream, "status": self.status,
-               "code": self.code, "error": self.error, "waited": self.waited if self.admitted_at else duration,
-               "loading": self.loading, "first_token": first if self.stream else None, "duration": duration,
-               "slot": int(slot[1]) if slot else None, "energy": None}
-        return {**row, **self.numbers()}
+        return {**{name: getattr(self, name) for name in CALL_FIELDS}, **self.numbers(), "energy": None,
+                "waited": self.waited if self.admitted_at else duration, "duration": duration,
+                "first_token": first if self.stream else None, "slot": int(slot[1]) if slot else None}
 
     def numbers(self) -> Json:
         """Tokens and speeds, from the answer's own `timings` and `usage`; while it runs, from what has come."""
-        numbers: Json = dict.fromkeys(("prompt_tokens", "cached_tokens", "generated_tokens", "drafted", "accepted",
-                                       "prompt_per_second", "generated_per_second"))
-        if self.ended_at is None or self.first_at is None:
-            if self.pieces and self.first_at is not None:
-                numbers["generated_tokens"] = self.pieces
-                numbers["generated_per_second"] = finite_rate(self.pieces / max(time.monotonic() - self.first_at, 0.1))
+        numbers: Json = dict.fromkeys(CALL_NUMBERS)
+        if self.first_at is None:
             return numbers
-        timings = json_object(self.tail, b'"timings":')
-        numbers |= of_usage(json_object(self.head, b'"usage":', last=False))
-        numbers |= {key: value for key, value in of_usage(json_object(self.tail, b'"usage":')).items() if value}
-        numbers |= of_timings(timings)
-        if not timings and numbers["generated_tokens"] and self.stream:
-            span = self.ended_at - self.first_at
-            numbers["generated_per_second"] = finite_rate((numbers["generated_tokens"] - 1) / span) if span else None
+        span = (self.ended_at or time.monotonic()) - self.first_at
+        if self.ended_at is None:
+            speed = finite_rate(self.pieces / max(span, 0.1))
+            return {**numbers, "generated_tokens": self.pieces or None, "generated_per_second": speed}
+        numbers |= usage_numbers(json_object(self.head, b'"usage":', last=False))
+        numbers |= {key: value for key, value in usage_numbers(json_object(self.tail, b'"usage":')).items() if value}
+        if timings := json_object(self.tail, b'"timings":'):
+            return {**numbers, **timings_numbers(timings)}
+        if numbers["generated_tokens"] and self.stream:
+            numbers["generated_per_second"] = finite_rate((numbers["generated_tokens"] - 1) / max(span, 0.001))
         return numbers
 
 
-def json_object(text: bytes, name: bytes, *, last: bool = True) -> Json:
+def json_object(text: bytes | bytearray, name: bytes, *, last: bool = True) -> Json:
     """The last or the first JSON object in `text` that stands behind `name`; empty where there is none."""
     places = [found.end() for found in re.finditer(re.escape(name), text)]
     for at in reversed(places) if last else places:
@@ -6491,30 +6489,26 @@ def whole_amount(value: Any) -> int | None:
     return int(value) if is_amount(value) else None
 
 
-def of_timings(timings: Json) -> Json:
+def timings_numbers(timings: Json) -> Json:
     """What llama.cpp's `timings` say."""
-    if not timings:
-        return {}
-    cached, fresh = whole_amount(timings.get("cache_n")) or 0, whole_amount(timings.get("prompt_n"))
-    return {"prompt_tokens": None if fresh is None else cached + fresh, "cached_tokens": cached,
-            "generated_tokens": whole_amount(timings.get("predicted_n")),
-            "prompt_per_second": finite_rate(timings.get("prompt_per_second")),
-            "generated_per_second": finite_rate(timings.get("predicted_per_second")),
-            "drafted": whole_amount(timings.get("draft_n")), "accepted": whole_amount(timings.get("draft_n_accepted"))}
+    numbers = {name: whole_amount(timings.get(key)) for name, key in (
+        ("prompt_tokens", "prompt_n"), ("cached_tokens", "cache_n"), ("generated_tokens", "predicted_n"),
+        ("drafted", "draft_n"), ("accepted", "draft_n_accepted"))}
+    if numbers["prompt_tokens"] is not None:
+        numbers["prompt_tokens"] += numbers["cached_tokens"] or 0
+    return {**numbers, "prompt_per_second": finite_rate(timings.get("prompt_per_second")),
+            "generated_per_second": finite_rate(timings.get("predicted_per_second"))}
 
 
-def of_usage(usage: Json) -> Json:
+def usage_numbers(usage: Json) -> Json:
     """What a `usage` of OpenAI's or Anthropic's API says."""
-    cached = usage.get("cache_read_input_tokens")
     details = usage.get("prompt_tokens_details") or usage.get("input_tokens_details")
-    if cached is None and isinstance(details, dict):
-        cached = details.get("cached_tokens")
-    prompt = usage.get("prompt_tokens", usage.get("input_tokens"))
-    if "cache_read_input_tokens" in usage and (apart := whole_amount(cached)) and is_amount(prompt):
-        prompt = int(prompt or 0) + apart  # as Anthropic counts
-    generated = usage.get("completion_tokens", usage.get("output_tokens"))
-    return {"prompt_tokens": whole_amount(prompt), "cached_tokens": whole_amount(cached),
-            "generated_tokens": whole_amount(generated)}
+    apart = usage.get("cache_read_input_tokens")  # Anthropic counts them beside the others
+    cached = details.get("cached_tokens") if apart is None and isinstance(details, dict) else apart
+    prompt = whole_amount(usage.get("prompt_tokens", usage.get("input_tokens")))
+    return {"prompt_tokens": None if prompt is None else prompt + (whole_amount(apart) or 0),
+            "cached_tokens": whole_amount(cached),
+            "generated_tokens": whole_amount(usage.get("completion_tokens", usage.get("output_tokens")))}
 
 
 class Requests:
@@ -6532,8 +6526,9 @@ class Requests:
         self.sampled = time.monotonic()
 
     def begin(self, call: Call) -> None:
-        """A request has come."""
+        """A request has come, in the task that runs."""
         self.last_id = call.id = self.last_id + 1
+        call.unit, call.task = self.dash.pool.entries.unit_of.get(call.model), asyncio.current_task()
         self.active[call.id] = call
         self.dash.pool.changed.set()
 
@@ -6578,31 +6573,26 @@ class Requests:
 
     def under_way(self) -> list[Json]:
         """The rows of the requests under way, the oldest first, each with why it waits."""
-        reasons = {ticket.id: why for ticket, why in self.dash.pool.residency.queue()}
+        reasons = self.reasons()
         calls = list(self.active.values())[:MAX_ACTIVE_TOLD]
         return [{**call.row(), "reason": reasons.get(call.id)} for call in calls]
 
+    def reasons(self) -> dict[int, str]:
+        """Why those requests wait that do."""
+        return {ticket.id: why or "in line" for ticket, why in self.dash.pool.residency.queue()}
+
     def queue(self) -> list[Json]:
         """Who waits for which model, since when and why."""
-        now, names = time.monotonic(), {call.id: call for call in self.active.values()}
-        waiting = []
-        for ticket, why in self.dash.pool.residency.queue()[:MAX_ACTIVE_TOLD]:
-            status = self.dash.pool.residency.units[ticket.unit].status
-            reason = why or {"loading": "loading", "stopping": "until it has left memory"}.get(status, "in line")
-            if ticket.id in names:
-                waiting.append({"id": ticket.id, "model": ticket.model, "client": ticket.client, "reason": reason,
-                                "since": now_ms() - round(1000 * (now - ticket.since))})
-        return waiting
-
-    def end_unread(self) -> None:
-        """End the requests whose clients do not read their answers."""
-        for call in self.active.values():
-            if call.writing is not None and time.monotonic() - call.writing > UNREAD_LIMIT:
-                self.cancel(call, "The client did not read the answer.", status="failed", code="unread")
+        reasons = self.reasons()
+        waiting = [call for call in self.active.values() if call.id in reasons][:MAX_ACTIVE_TOLD]
+        return [{"id": call.id, "model": call.model, "client": call.client, "since": call.timestamp,
+                 "reason": reasons[call.id]} for call in waiting]
 
     async def publish(self) -> None:
         """Save and broadcast what ended; broadcast what is under way and who waits, at most twice a second."""
-        self.end_unread()
+        for call in self.active.values():
+            if call.writing is not None and time.monotonic() - call.writing > UNREAD_LIMIT:
+                self.cancel(call, "The client did not read the answer.", status="failed", code="unread")
         finished, self.finished = self.finished, []
         if finished:
             with contextlib.suppress(DashError):  # the numbers of some requests are worth no more trouble
@@ -6628,12 +6618,14 @@ class Requests:
 # what is read of a body
 
 class Body(NamedTuple):
-    """A request's body, and where in it the fields are that the gateway must know: {name: (start, end)}."""
+    """A request's body, and where in it the fields are that the gateway must know: {name: [(start, end)]}.
+
+    Of a field that comes several times the last one counts, as for llama.cpp.
+    """
     data: bytearray
-    fields: Mapping[str, tuple[int, int]] = {}  # never changed
+    fields: Mapping[str, Sequence[tuple[int, int]]] = {}  # never changed
     begins: int | None = None  # where the first field of the JSON object may stand; None for other bodies
     empty: bool = False  # an object without fields
-    other_models: tuple[tuple[int, int], ...] = ()  # where else it says `model`, before the one that counts
     edits: tuple[tuple[int, int, bytes], ...] = ()  # what is sent instead of which part
 
     @property
@@ -6656,7 +6648,7 @@ class Body(NamedTuple):
 
         Of one that is too long to be read the beginning, as text.
         """
-        start, end = self.fields.get(name, (0, 0))
+        start, end = self.fields.get(name, [(0, 0)])[-1]
         raw = bytes(self.data[start:min(end, start + MAX_READ_FIELD)])
         if (raw and self.begins is None) or end - start > MAX_READ_FIELD:
             return raw.decode("utf-8", "replace")
@@ -6665,20 +6657,14 @@ class Body(NamedTuple):
         return None
 
     def edited(self, name: str, value: Any) -> Body:
-        """The body with another value of one field, or with that field as its first one."""
-        at = self.fields.get(name)
-        if at is not None:
-            edit = (*at, encoded(value) if self.begins is not None else str(value).encode())
-        elif self.begins is not None:
-            edit = self.begins, self.begins, encoded({name: value})[1:-1] + (b"" if self.empty else b",")
+        """The body with another value of one field, wherever it has it, or with that field as its first one."""
+        if self.begins is None:
+            places, new = self.fields.get(name, ()), str(value).encode()
+        elif name in self.fields:
+            places, new = self.fields[name], encoded(value)
         else:
-            return self
-        return self._replace(edits=(*self.edits, edit))
-
-    def with_model(self, model: str) -> Body:
-        """The body with another name of the model, wherever it says one."""
-        edits = ((start, end, encoded(model)) for start, end in self.other_models)
-        return self._replace(edits=(*self.edits, *edits)).edited("model", model)
+            places, new = [(self.begins, self.begins)], encoded({name: value})[1:-1] + (b"" if self.empty else b",")
+        return self._replace(edits=(*self.edits, *((*place, new) for place in places)))
 
     def with_values(self, values: Json) -> Body:
         """The body with `values` that the client left out; of an object it may leave out parts."""
@@ -6714,11 +6700,10 @@ def string_end(data: bytearray, at: int) -> int:
 def scanned_json(data: bytearray) -> Body:
     """Where the fields of a JSON object are that the gateway must know, without making anything of the rest.
 
-    Of a field that comes twice the last one counts, as for llama.cpp. GatewayError where it is no object.
+    GatewayError where it is no object.
     """
     depth, at, begins, name, value = 0, 0, 0, "", 0  # name and value: of the field that is being read
-    fields: dict[str, tuple[int, int]] = {}
-    others: list[tuple[int, int]] = []
+    fields: dict[str, list[tuple[int, int]]] = {}
     while (at := searched(OUTER_MARK if depth < 2 else INNER_MARK, data, at)) < len(data):
         mark = data[at:at + 1]
         if depth == 0 and (mark != b"{" or data[:at].strip()):
@@ -6726,7 +6711,9 @@ def scanned_json(data: bytearray) -> Body:
         if mark == b'"':
             end = string_end(data, at)
             if depth == 1 and not value and end - at <= 128:
-                name = field_name(bytes(data[at:end]))
+                raw = data[at:end]
+                with contextlib.suppress(ValueError):
+                    name = str(json.loads(raw)) if b"\\" in raw else raw[1:-1].decode()
             at = end
             continue
         if mark in b"{[":
@@ -6735,14 +6722,12 @@ def scanned_json(data: bytearray) -> Body:
         elif mark == b":":
             value = value or at + 1
         elif depth == 1:  # a comma, or the end
-            if name == "model" and name in fields:
-                others.append(fields[name])
             if name in READ_FIELDS and value:
-                fields[name] = value, at
-            if len(others) > MAX_REPEATED:
-                raise GatewayError(400, "The body names too many models.")
+                fields.setdefault(name, []).append((value, at))
+                if len(fields[name]) > MAX_REPEATED:
+                    raise GatewayError(400, f"The body has {name} too often.")
             if mark != b",":
-                return Body(data, fields, begins, not value, tuple(others))
+                return Body(data, fields, begins, not value)
             name, value = "", 0
         elif mark != b",":
             depth -= 1
@@ -6750,16 +6735,9 @@ def scanned_json(data: bytearray) -> Body:
     raise GatewayError(400, "The body is not a JSON object.")
 
 
-def field_name(raw: bytes) -> str:
-    """The name that a JSON string means."""
-    with contextlib.suppress(ValueError):
-        return str(json.loads(raw)) if b"\\" in raw else raw[1:-1].decode()
-    return ""
-
-
 def scanned_form(data: bytearray, boundary: str) -> Body:
     """Where the field `model` of a multipart upload is; GatewayError where there are several."""
-    mark, fields = b"--" + boundary.encode(), dict[str, tuple[int, int]]()
+    mark, fields = b"--" + boundary.encode(), dict[str, list[tuple[int, int]]]()
     at = data.find(mark)
     for _ in range(MAX_FORM_PARTS):
         begin = data.find(b"\r\n\r\n", at, at + MAX_PART_HEAD) + 4
@@ -6769,27 +6747,30 @@ def scanned_form(data: bytearray, boundary: str) -> Body:
         if MODEL_PART.search(data, at, begin):
             if fields:
                 raise GatewayError(400, "The upload names two models.")
-            fields["model"] = begin, end
+            fields["model"] = [(begin, end)]
         at = end + 2
     return Body(data, fields)
 
 
 # one request to a model
 
+@dataclass(repr=False)
 class ModelRequest:
     """One request to a model, a client's or our own: waits until the model is in memory, and asks it."""
-
-    def __init__(self, dash: Dash, call: Call, target: str | UpstreamModel, method: str, path: str,
-                 headers: list[tuple[str, str]], body: Body | None, *, loads: bool = True) -> None:
-        self.dash, self.call, self.target = dash, call, target
-        self.method, self.path, self.headers, self.body, self.loads = method, path, headers, body, loads
+    dash: Dash
+    call: Call
+    target: str | UpstreamModel
+    method: str
+    path: str
+    headers: list[tuple[str, str]]
+    body: Body | None
 
     async def ask(self, stack: contextlib.AsyncExitStack) -> aiohttp.ClientResponse:
         """The answer, once its headers are there. Where the process dies before that, it is asked once more."""
         pool = self.dash.pool
         if not isinstance(self.target, str):
             return await self.dash.upstreams.ask(self.target, self, stack)
-        if not self.loads:  # who only looks at a model neither loads it nor keeps it awake
+        if self.method in LOOKS:  # who only looks at a model neither loads it nor keeps it awake
             instance = pool.loaded_instance(self.target)
             if instance is None:
                 raise GatewayError(400, f"{self.target} is not loaded, and this request does not load it.")
@@ -6809,35 +6790,31 @@ class ModelRequest:
     async def ask_instance(self, instance: Instance, stack: contextlib.AsyncExitStack) -> aiohttp.ClientResponse:
         """Send the request to a process, with what of its entry's parameters the process was not started with."""
         body = self.body
-        if body is not None and self.generates(body):
+        if body is not None and (self.path.partition("?")[0].endswith("/responses")
+                                 or not body.fields.keys().isdisjoint(("messages", "prompt", "input_prefix"))):
             body = body.with_values(self.dash.pool.entries.missing_values(self.call.model, self.path))
         return await sent(self.dash.pool.session, self.method, instance.url + self.path,
                           [*self.headers, *instance.authorization().items()], body, stack)
-
-    def generates(self, body: Body) -> bool:
-        """Whether this request is for a text, by what it carries."""
-        return self.path.partition("?")[0].endswith("/responses") \
-            or not body.fields.keys().isdisjoint(("messages", "prompt", "input_prefix"))
 
 
 async def sent(session: aiohttp.ClientSession, method: str, url: str, headers: list[tuple[str, str]], body: Body | None,
                stack: contextlib.AsyncExitStack) -> aiohttp.ClientResponse:
     """The response to a request. With `stack` its connection is closed at once, which frees the engine's slot."""
-    async def blocks() -> AsyncIterator[bytes]:
-        for block in body.blocks() if body else ():
+    async def blocks(body: Body) -> AsyncIterator[bytes]:
+        for block in body.blocks():
             yield block
 
+    data = None
     if body is not None:
         headers = [*headers, ("Content-Length", str(body.size))]
-    small = body is not None and body.size <= BODY_BLOCK
-    data = None if body is None or not body.size else b"".join(body.blocks()) if small else blocks()
+        data = blocks(body) if body.size > BODY_BLOCK else b"".join(body.blocks()) or None
     response = await session.request(method, yarl.URL(url, encoded=True), headers=headers, data=data,
                                      allow_redirects=False)
     stack.callback(response.close)
     return response
 
 
-def error_text(body: bytes, status: int) -> str:
+def error_text(body: bytes | bytearray, status: int) -> str:
     """What an engine or an upstream gave as its reason for an error status."""
     try:
         error = json.loads(body).get("error")
@@ -6871,17 +6848,11 @@ async def answer_objects(response: aiohttp.ClientResponse, call: Call) -> AsyncI
         raise EngineFailed("the engine's answer is not understood: is this a llama-server?")
 
 
-class ClientLeft(Exception):
-    """The client's connection is closed."""
-
-
 class Exchange:
     """One request of a client: streams the model's answer back to it, and says what goes wrong."""
 
-    def __init__(self, request: web.Request, asking: ModelRequest, origin: str | None,
-                 body: contextlib.ExitStack) -> None:
-        self.request, self.asking, self.origin, self.body = request, asking, origin, body
-        self.call = asking.call
+    def __init__(self, request: web.Request, asking: ModelRequest, body: contextlib.ExitStack) -> None:
+        self.request, self.asking, self.call, self.body = request, asking, asking.call, body
         self.response: web.StreamResponse | None = None  # once something was sent to the client
 
     async def run(self) -> web.StreamResponse:
@@ -6893,13 +6864,10 @@ class Exchange:
                 self.asking.body = None  # it is not needed again, and may be large
                 self.body.close()
                 await self.stream(answer)
-        except DashError as problem:
+        except (DashError, aiohttp.ClientError, OSError) as problem:
+            if self.request.transport is None or self.request.transport.is_closing():
+                call.end("cancelled", "The client left.")
             return await self.failed(gateway_error(problem))
-        except (aiohttp.ClientError, OSError) as problem:
-            text = f"The connection to the model was lost: {problem}".removesuffix(": ") + "."
-            return await self.failed(GatewayError(502, text, code="connection_lost"))
-        except ClientLeft:
-            call.end("cancelled", "The client left.")
         except asyncio.CancelledError:
             call.end(*(call.cancelled_for or ("cancelled", "The client left.")))
             if call.cancelled_for is None:
@@ -6917,9 +6885,9 @@ class Exchange:
             raise problem
         if self.response.content_type == "text/event-stream" and not self.call.head:
             kind = b"event: error\n" if is_anthropic(self.request.path) else b""
-            with contextlib.suppress(ClientLeft):
-                await self.write(kind + b"data: " + encoded(problem.body(self.request.path)) + b"\n\n")
-                await self.write(b"")
+            with contextlib.suppress(OSError, aiohttp.ClientError):
+                await self.response.write(kind + b"data: " + encoded(problem.body(self.request.path)) + b"\n\n")
+                await self.response.write_eof()
         elif self.request.transport is not None:  # the client is to see that the answer is not complete
             self.request.transport.abort()
         return self.response
@@ -6935,12 +6903,11 @@ class Exchange:
 
     async def signs_of_life(self) -> None:
         """Send comments now and then, for as long as the client is there; where it has left, run() is cancelled."""
-        with contextlib.suppress(ClientLeft):
+        with contextlib.suppress(OSError, aiohttp.ClientError):
             while True:
                 await asyncio.sleep(COMMENT_AFTER)
-                if self.response is None:
-                    await self.begin(200, [("Content-Type", "text/event-stream")])
-                await self.write(f": {self.progress()}\n\n".encode())
+                response = self.response or await self.begin(200, [("Content-Type", "text/event-stream")])
+                await response.write(f": {self.progress()}\n\n".encode())
 
     def progress(self) -> str:
         """How far the request is, for the client that waits."""
@@ -6950,68 +6917,63 @@ class Exchange:
         share = instance.output.progress if instance else None
         return "waiting" if share is None else f"loading {share * 100:.0f} %"
 
-    async def begin(self, status: int, headers: list[tuple[str, str]]) -> None:
+    async def begin(self, status: int, headers: list[tuple[str, str]]) -> web.StreamResponse:
         """Send the status and the headers to the client."""
         response = self.response = web.StreamResponse(status=status)
-        for name, value in [*headers, *cors_headers(self.origin).items()]:
-            response.headers.add(name, value)
+        response.headers.extend(headers)
         if response.headers.get("Content-Type", "").startswith("text/event-stream"):
             response.headers["X-Accel-Buffering"] = "no"
             response.headers["Cache-Control"] = "no-cache"
-        try:
-            await response.prepare(self.request)
-        except (OSError, aiohttp.ClientError):
-            raise ClientLeft from None
-
-    async def write(self, block: bytes) -> None:
-        """Send something to the client, or the end of the answer; returns when there is room for more."""
-        assert self.response is not None
-        self.call.writing = time.monotonic()
-        try:
-            await (self.response.write(block) if block else self.response.write_eof())
-        except (OSError, aiohttp.ClientError):
-            raise ClientLeft from None
-        self.call.writing = None
+        await response.prepare(self.request)
+        return response
 
     async def stream(self, answer: aiohttp.ClientResponse) -> None:
         """Pass the answer on, piece by piece as it comes."""
-        call = self.call
-        if self.response is not None and answer.status >= 400:
+        call, response = self.call, self.response
+        if response is not None and answer.status >= 400:
             raise GatewayError(answer.status, error_text(await answer.content.read(KEPT_TAIL), answer.status))
-        if self.response is None:
+        if response is None:
             length = [(name, value) for name, value in answer.headers.items() if name.lower() == "content-length"]
-            await self.begin(answer.status, [*passed_headers(answer.headers), *length])
+            response = await self.begin(answer.status, [*passed_headers(answer.headers), *length])
         async for block in answer.content.iter_any():
             call.feed(block)
-            await self.write(block)
+            call.writing = time.monotonic()
+            await response.write(block)  # returns when there is room for more
+            call.writing = None
         if answer.status >= 400:
             call.end("failed", error_text(call.tail, answer.status), answer.status)
-        await self.write(b"")
+        call.writing = time.monotonic()
+        await response.write_eof()
 
 
-def gateway_error(problem: DashError) -> GatewayError:
-    """What a client is told of a failure here."""
+def gateway_error(problem: Exception) -> GatewayError:
+    """What a client is told of a failure here, or of the connection to the model."""
     if isinstance(problem, GatewayError):
         return problem
+    if not isinstance(problem, DashError):
+        text = f"The connection to the model was lost: {problem}".removesuffix(": ")
+        return GatewayError(502, f"{text}.", code="connection_lost")
     code = problem.reason if isinstance(problem, Refused) else problem.code.lower()
-    wait = {"crowded": 10, "waited": RESTART_TIME}.get(code)
+    wait = {"crowded": 10, "waited": 60}.get(code)
     return GatewayError(404 if isinstance(problem, NotFound) else 503, str(problem), code=code, retry_after=wait)
 
 
-def cors_headers(origin: str | None) -> dict[str, str]:
-    """What lets a page of `origin`, which was admitted, read an answer."""
-    return {} if origin is None else {
-        "Access-Control-Allow-Origin": origin, "Vary": "Origin", "Access-Control-Expose-Headers": "*"}
+async def add_cors_headers(request: web.Request, response: web.StreamResponse) -> None:
+    """Let the page that asks read the answer, which is an error where its site may not ask."""
+    if "Origin" in request.headers:
+        response.headers.extend({"Access-Control-Allow-Origin": request.headers["Origin"], "Vary": "Origin",
+                                 "Access-Control-Expose-Headers": "*"})
 
 
-def preflight_headers(request: web.Request, origin: str | None) -> dict[str, str]:
-    """What lets a page of `origin` ask as its browser says that it wants to."""
+def preflight_answer(request: web.Request) -> web.Response:
+    """What lets a page ask as its browser says that it wants to."""
     wanted = request.headers.get("Access-Control-Request-Headers", "")
     local = request.headers.get("Access-Control-Request-Private-Network") == "true"
     allowed = wanted if re.fullmatch(r"[\w, -]{1,2000}", wanted, re.A) else ALLOWED_HEADERS
-    return {**cors_headers(origin), "Access-Control-Max-Age": "600", "Access-Control-Allow-Headers": allowed,
-            "Access-Control-Allow-Methods": "GET, POST, PUT, PATCH, DELETE, OPTIONS",
-            **({"Access-Control-Allow-Private-Network": "true"} if local else {})}
+    return web.Response(status=204, headers={
+        "Access-Control-Max-Age": "600", "Access-Control-Allow-Headers": allowed,
+        "Access-Control-Allow-Methods": "GET, POST, PUT, PATCH, DELETE, OPTIONS",
+        **({"Access-Control-Allow-Private-Network": "true"} if local else {})})
 
 
 def passed_headers(headers: Mapping[str, str]) -> list[tuple[str, str]]:
@@ -7042,11 +7004,6 @@ class Gateway:
         self.switching = asyncio.Lock()
         self.id = secrets.token_hex(6)  # by which a request that has come round in a circle is recognised
 
-    def missing_reason(self) -> str:
-        """Why there is no engine, in a sentence."""
-        fixed = self.dash.config.llama_server
-        return f"{fixed} was not found or cannot be run." if fixed else NO_ENGINE
-
     async def start(self) -> None:
         """Listen for clients, and let models be loaded."""
         async with self.switching:
@@ -7057,11 +7014,12 @@ class Gateway:
                 await self.listen()
             self.status, self.error, self.started_at = "running", None, time.monotonic()
             if self.dash.builds.default(self.dash.engine_config()) is None and not self.dash.upstreams.all:
-                self.status, self.error = "missing", self.missing_reason()
+                fixed = self.dash.config.llama_server
+                self.status, self.error = "missing", f"{fixed} was not found or cannot be run." if fixed else NO_ENGINE
             await self.dash.pool.start()
             self.dash.pool.changed.set()
         if self.status == "missing":
-            raise EngineUnavailable(self.missing_reason())
+            raise EngineUnavailable(str(self.error))
 
     async def listen(self) -> None:
         """Open the port, or another one where it is taken, which is said."""
@@ -7070,6 +7028,7 @@ class Gateway:
         self.keys.ensure_for(host)
         app = web.Application(client_max_size=0, handler_args={"max_line_size": 16384})
         app.router.add_route("*", "/{path:.*}", self.routing.handle)
+        app.on_response_prepare.append(add_cors_headers)
         limits = ConnectionLimits(self.dash.hub.refused, API_CONNECTIONS // 2, self.dash.config.trusted_proxies)
         limits.total = min(API_CONNECTIONS, self.dash.web.limits.total / 4)  # each may need two descriptors
         runner = web.AppRunner(app, access_log=None, logger=ListenerLog(limits.refused), shutdown_timeout=1.0,
@@ -7089,18 +7048,19 @@ class Gateway:
 
     async def bound(self, protocol: Callable[[], asyncio.Protocol], host: str, port: int) -> asyncio.Server:
         """A server on `port`, or on another one where that is taken."""
-        loop = asyncio.get_running_loop()
+        create = functools.partial(asyncio.get_running_loop().create_server, protocol, host, backlog=API_CONNECTIONS)
+        self.warn("port", None)
         try:
-            server = await loop.create_server(protocol, host, port, backlog=API_CONNECTIONS)
-            self.warn("port", None)
+            return await create(port)
         except OSError as problem:
-            self.warn("port", f"The API's address {host}:{port} cannot be used ({problem.strerror or problem}).")
-            try:
-                server = await loop.create_server(protocol, host, 0, backlog=API_CONNECTIONS)
-            except OSError:
-                raise EngineUnavailable(self.warnings["port"]) from problem
-            bound = server.sockets[0].getsockname()[1]
-            self.warn("port", f"Port {port} is used by another program: the API is at {bound} instead.")
+            reason = f"The API's address {host}:{port} cannot be used ({problem.strerror or problem})."
+        try:
+            server = await create(0)
+        except OSError:
+            self.warn("port", reason)
+            raise EngineUnavailable(reason) from None
+        bound = server.sockets[0].getsockname()[1]
+        self.warn("port", f"Port {port} is used by another program: the API is at {bound} instead.")
         return server
 
     async def stop(self, *, restore: bool = False) -> None:
@@ -7136,8 +7096,7 @@ class Gateway:
         Gives the JSON objects of the answer, one by one; raises EngineUnavailable or EngineFailed.
         """
         target, requests = await self.routing.target(model), self.dash.requests
-        call = Call(0, model, client, path, stream=body["stream"], unit=self.dash.pool.entries.unit_of.get(model),
-                    task=asyncio.current_task())
+        call = Call(0, model, client, path, stream=body["stream"])
         requests.begin(call)
         asking = ModelRequest(self.dash, call, target, "POST", path, [("Content-Type", "application/json")],
                               scanned_json(bytearray(encoded(body))))
@@ -7150,11 +7109,10 @@ class Gateway:
         except (asyncio.CancelledError, GeneratorExit):
             call.end(*(call.cancelled_for or ("cancelled", "The client left.")))
             raise
-        except DashError as problem:
-            call.end("failed", str(problem), gateway_error(problem).reason)
-            raise
-        except (aiohttp.ClientError, OSError) as problem:
-            call.end("failed", f"The connection to the model was lost: {problem}", "connection_lost")
+        except (DashError, aiohttp.ClientError, OSError) as problem:
+            call.end("failed", str(gateway_error(problem)), gateway_error(problem).reason)
+            if isinstance(problem, DashError):
+                raise
             raise EngineUnavailable("The engine ended while it answered.") from None
         except Exception as problem:  # an answer that nobody understood
             call.end("failed", repr(problem))
@@ -7208,72 +7166,61 @@ class Routing:
 
     def __init__(self, dash: Dash, keys: Keys) -> None:
         self.dash, self.keys = dash, keys
-        self.bodies = 0  # bytes of all bodies that are being read, or wait
+        self.bodies: dict[int, int] = {}  # the sizes of all bodies that are being read, or wait
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """Answer one HTTP request; whatever goes wrong has the error shape of the client's own API."""
         LimitedProtocol.request_arrived(request)
-        origin = request.headers.get("Origin")
         try:
-            return await self.routed(request, origin)
+            return await self.routed(request)
         except GatewayError as problem:
-            return problem.answer(request.path, origin)
+            return problem.answer(request.path)
         except Exception:
             log.exception("a request for %s failed", request.path[:100])
-            return GatewayError(500, "llamadash has failed; its log says how.").answer(request.path, origin)
+            return GatewayError(500, "llamadash has failed; its log says how.").answer(request.path)
 
-    async def routed(self, request: web.Request, origin: str | None) -> web.StreamResponse:
+    async def routed(self, request: web.Request) -> web.StreamResponse:
         """Check who asks, and find out what for."""
         if not (request.raw_path.startswith("/") and self.dash.web.host_is_ours(request.headers.getall("Host", []))):
             raise GatewayError(421, "This name does not belong to llamadash; allow it with --allow-host.")
-        path, looks = request.path, request.method in ("GET", "HEAD")
-        if looks and path in ("/health", "/v1/health"):
-            return web.json_response({"status": "ok"}, headers=cors_headers(origin))
-        key = self.keys.admitted(request, origin, self.dash.web.origin_is_ours(request))
+        looks = request.method in LOOKS
+        if looks and request.path in ("/health", "/v1/health"):
+            return web.json_response({"status": "ok"})
+        key = self.keys.admitted(request, self.dash.web.origin_is_ours(request))
         if request.method == "OPTIONS":
-            return web.Response(status=204, headers=preflight_headers(request, origin))
-        if looks and re.fullmatch(r"(?:/v1)?/models(?:/.{1,256})?", path):
-            return web.json_response(await self.listed(path.partition("/models")[2].lstrip("/"), key),
-                                     headers=cors_headers(origin))
+            return preflight_answer(request)
+        if looks and (match := re.fullmatch(r"(?:/v1)?/models(?:/(.{1,256}))?", request.path)):
+            return web.json_response(await self.listed(match[1], key["models"]))
         path, named = split_upstream_path(request)
         if named is None and request.method != "POST" and not looks:
             raise GatewayError(400, "There is nothing here for this method.")
         with contextlib.ExitStack() as body:
-            return await self.passed_on(request, origin, key, path, named or request.query.get("model"), body)
+            return await self.passed_on(request, key, path, named, body)
 
-    async def passed_on(self, request: web.Request, origin: str | None, key: Json | None, path: str, named: Any,
+    async def passed_on(self, request: web.Request, key: Json, path: str, named: Any,
                         body: contextlib.ExitStack) -> web.StreamResponse:
         """Pass a request on to the model that its path, its body or its query names; `body` ends when that is sent."""
-        loads, content = request.method not in ("GET", "HEAD"), None
-        if loads:
-            content = await self.read_body(request, named is not None, body)
-            if not request.path.startswith("/upstream/"):
-                named = content.value("model") or named
-        target = await self.target(named, key["models"] if key else None)
-        call = self.call(request, path, target, content, key)
-        if loads:
+        content, queried = None, named or request.query.get("model")
+        if request.method not in LOOKS:
+            content = await self.read_body(request, queried is not None, body)
+            named = named or content.value("model")
+        target = await self.target(named or queried, key["models"])
+        address = client_address(request, self.dash.config.trusted_proxies)
+        agent = request.headers.get("User-Agent", "").split(" ")[0]
+        call = Call(0, str(target), key["name"] or clean_text(f"{address} {agent}".strip())[:120],
+                    path.partition("?")[0][:200], stream=content is not None and content.value("stream") is True,
+                    key=key["name"], key_id=key["id"])
+        asking = ModelRequest(self.dash, call, target, request.method, path, passed_headers(request.headers), content)
+        if content is not None:
             self.dash.requests.begin(call)
-        asking = ModelRequest(self.dash, call, target, request.method, path, passed_headers(request.headers), content,
-                              loads=loads)
         del content  # the exchange drops it as soon as it can
         try:
-            return await Exchange(request, asking, origin, body).run()
+            return await Exchange(request, asking, body).run()
         except Exception as problem:
             call.end("failed", str(problem), 500)
             raise
         finally:
             self.dash.requests.end(call)
-
-    def call(self, request: web.Request, path: str, target: str | UpstreamModel, body: Body | None,
-             key: Json | None) -> Call:
-        """The record of a request."""
-        name = target if isinstance(target, str) else target.name
-        address = client_address(request, self.dash.config.trusted_proxies)
-        agent = request.headers.get("User-Agent", "").split(" ")[0]
-        client = key["name"] if key else clean_text(f"{address} {agent}".strip())[:MAX_CLIENT]
-        return Call(0, name, client, path.partition("?")[0][:MAX_ENDPOINT], task=asyncio.current_task(),
-                    stream=bool(body and body.value("stream") is True), unit=self.dash.pool.entries.unit_of.get(name),
-                    key=key["name"] if key else None, key_id=key["id"] if key else None)
 
     # models
 
@@ -7290,11 +7237,10 @@ class Routing:
         else:
             loaded = [unit.name for unit in self.dash.pool.residency.units.values() if unit.status == "loaded"]
             default = self.dash.engine_config()["default_model"]
-            found = loaded[0] if len(loaded) == 1 else self.dash.entry_of(default) if default else None
-        name = found if isinstance(found, str) else found.name if found else None
-        if found and (allowed is None or name in allowed):
+            found = loaded[0] if len(loaded) == 1 else self.dash.entry_of(default)
+        if found and (allowed is None or str(found) in allowed):
             return found
-        known = [*dict.fromkeys(self.dash.entry_names().values()), *self.dash.upstreams.names()]
+        known = {*self.dash.entry_names().values(), *self.dash.upstreams.names()}
         names = sorted(known if allowed is None else allowed)[:MAX_COMPARED_NAMES]
         if not named:
             raise GatewayError(400, f"Name a model: {', '.join(names[:50]) or 'there is none yet'}.",
@@ -7306,22 +7252,18 @@ class Routing:
         hint = f" Did you mean {close[0]}?" if close else ""
         raise GatewayError(404, f"There is no model {named}.{hint}", code="model_not_found")
 
-    async def listed(self, name: str, key: Json | None) -> Json:
+    async def listed(self, named: str | None, allowed: list[str] | None) -> Json:
         """The answer to /v1/models, or to /v1/models/NAME."""
-        allowed = key["models"] if key else None
-        if name:
-            target = await self.target(name, allowed)
-            name = target if isinstance(target, str) else target.name
+        name = str(await self.target(named, allowed)) if named else None
         models = [self.listed_entry(row) for row in self.dash.db.models()
                   if row["id"] == name or not (name or row["missing"])]
-        models += [item for item in self.dash.upstreams.listed() if name in ("", item["id"])]
+        models += [item for item in self.dash.upstreams.listed() if name in (None, item["id"])]
         models = [item for item in models if allowed is None or item["id"] in allowed]
-        if not name:
-            return {"object": "list", "data": models, "has_more": False,
-                    "first_id": models[0]["id"] if models else None, "last_id": models[-1]["id"] if models else None}
-        if not models:
+        if name and not models:
             raise GatewayError(404, f"There is no model {name}.", code="model_not_found")
-        return models[0]
+        return models[0] if name else {
+            "object": "list", "data": models, "has_more": False, "first_id": models[0]["id"] if models else None,
+            "last_id": models[-1]["id"] if models else None}
 
     def listed_entry(self, row: Json) -> Json:
         """One entry in OpenAI's form, with llama-server's own fields, and those of Anthropic's."""
@@ -7341,25 +7283,22 @@ class Routing:
 
     async def read_body(self, request: web.Request, named: bool, held: contextlib.ExitStack) -> Body:
         """The whole body, and what must be known of it; `held` is for as long as it takes memory."""
-        data, ends, announced = bytearray(), time.monotonic() + BODY_TIME, request.content_length or 0
+        data, ends, size, announced = bytearray(), time.monotonic() + BODY_TIME, 0, request.content_length or 0
+        too_large = GatewayError(413, f"A request may have at most {MAX_BODY // 2**20} MB.")
         if announced > MAX_BODY:
-            raise GatewayError(413, TOO_LARGE)
-        held.callback(lambda: self.forget(size))
-        size = 0
+            raise too_large
+        held.callback(self.bodies.pop, id(request), None)
         try:
             while not request.content.at_eof():  # most are here already, and a wait_for costs turns of the loop
                 block = request.content.read_nowait() or await asyncio.wait_for(
                     request.content.readany(), min(BODY_SILENCE, ends - time.monotonic()))
-                if PARSED_AT_ONCE < size == len(data) < announced:  # it does come: make room at once, growing costs more
-                    begun, data = data, bytearray(announced)
-                    data[:size] = begun
-                    del begun
+                if PARSED_AT_ONCE < size == len(data) < announced:  # it does come: growing by pieces costs more
+                    data = data.ljust(announced, b"\0")
                 data[size:size + len(block)] = block
-                size += len(block)
-                self.bodies += len(block)
+                size = self.bodies[id(request)] = size + len(block)
                 if size > MAX_BODY:
-                    raise GatewayError(413, TOO_LARGE)
-                if self.bodies > MAX_BODIES:
+                    raise too_large
+                if sum(self.bodies.values()) > MAX_BODIES:
                     raise GatewayError(503, "Too many large requests are waiting.", code="crowded", retry_after=5)
         except asyncio.TimeoutError:
             raise GatewayError(408, "The rest of the request did not come.") from None
@@ -7381,10 +7320,6 @@ class Routing:
             found = re.search(r'boundary="?([^";, ]{1,200})', request.headers["Content-Type"])
             scan = functools.partial(scanned_form, boundary=found[1] if found else "?")
         return await asyncio.to_thread(scan, data) if len(data) > PARSED_AT_ONCE else scan(data)
-
-    def forget(self, size: int) -> None:
-        """A body is no longer in memory."""
-        self.bodies -= size
 
 
 def split_upstream_path(request: web.Request) -> tuple[str, str | None]:
@@ -7418,80 +7353,70 @@ class Keys:
         self.given = {token_hash(text) for text in given_api_keys()}
         self.any = bool(self.given) or any(not row["revoked_at"] for row in self.dash.db.api_keys())
 
-    def find(self, text: str) -> Json | None:
-        """The valid key with this text."""
-        if not text or len(text) > MAX_KEY or not encodable(text):
-            return None
-        hashed = token_hash(text)
-        return ENVIRONMENT_KEY if hashed in self.given else self.dash.db.find_api_key(hashed)
-
     def required(self, host: str) -> bool:
         """Whether a request needs a key: it does where there is one, or where others can reach the port."""
         return self.any or not is_loopback(host)
 
     def ensure_for(self, host: str) -> None:
         """Make a key where the port can be reached by others and there is none; its text lies in the data folder."""
+        if is_loopback(host):
+            return
         file = self.dash.config.data_dir / "engine-key"
         with contextlib.suppress(OSError, UnicodeDecodeError):  # of version 1
-            if not is_loopback(host) and (text := file.read_text("utf-8").strip()) and not self.known(text):
-                self.add("engine-key", text, None, None)
-        if not is_loopback(host) and not self.any:
+            text = file.read_text("utf-8").strip()
+            if text and not self.dash.db.api_keys("hash = ?", (token_hash(text),)):
+                self.add("engine-key", text)
+        if not self.any:
             text = f"sk-{secrets.token_urlsafe(KEY_BYTES)}"
             write_privately(file, f"{text}\n")
-            self.add("engine-key", text, None, None)
+            self.add("engine-key", text)
             log.warning("the API can be reached by others, so it needs a key: one was made, in %s", file)
 
-    def known(self, text: str) -> bool:
-        """Whether there is, or was, a key with this text."""
-        return bool(self.dash.db.api_keys("hash = ?", (token_hash(text),)))
-
-    def add(self, name: str, text: str, models: list[str] | None, requests_per_minute: int | None) -> Json:
-        """Save a key: its record with its text, which nobody can read again."""
-        row = self.dash.db.add_api_key(name, token_hash(text), text[:KEY_START], models, requests_per_minute)
+    def add(self, name: str, text: str, *limits: Any) -> Json:
+        """Save a key: its record with its text, which nobody can read again; people know it by its first characters."""
+        row = self.dash.db.add_api_key(name, token_hash(text), text[:10], *limits)
         self.load()
         return {**row, "text": text}
 
-    def admitted(self, request: web.Request, origin: str | None, own_page: bool) -> Json | None:
-        """The key that a request comes with, None where it needs none; GatewayError where it may not ask."""
-        if request.method == "OPTIONS":  # a browser asks without the key whether it may send one
-            if own_page or self.any:
-                return None
-            raise GatewayError(403, FOREIGN_SITE)
+    def admitted(self, request: web.Request, own_page: bool) -> Json:
+        """The key that a request comes with, NO_KEY where it needs none; GatewayError where it may not ask."""
+        asks_first = request.method == "OPTIONS"  # a browser asks without the key whether it may send one
+        key = None if asks_first else self.valid_key(request)
+        if key is None and not own_page and not (asks_first and self.any):
+            raise GatewayError(403, "This site may not ask; allow it with --allow-origin, or use an API key.")
+        return NO_KEY if key is None else self.counted(key)
+
+    def valid_key(self, request: web.Request) -> Json | None:
+        """The valid key of a request; GatewayError where it needs one and has none. Who guesses has to wait."""
         authorization = request.headers.get("Authorization", "")
         text = request.headers.get("x-api-key") or (authorization[7:] if authorization[:7].lower() == "bearer " else "")
-        key = self.find(text.strip())
-        if self.required(str(self.dash.engine_config()["api_host"])) and (key is None or len(text) < STRONG_KEY):
-            self.check(request, text, key)
-        if key is None and origin is not None and not own_page:
-            raise GatewayError(403, FOREIGN_SITE)
-        if key is not None:
-            self.count(key)
-        return key
-
-    def check(self, request: web.Request, text: str, key: Json | None) -> None:
-        """Refuse a request without a valid key; who guesses has to wait."""
-        address = counted_address(client_address(request, self.dash.config.trusted_proxies))
+        text, key = text.strip(), None
+        if text and encodable(text):
+            hashed = token_hash(text)
+            key = ENVIRONMENT_KEY if hashed in self.given else self.dash.db.find_api_key(hashed)
+        if not self.required(str(self.dash.engine_config()["api_host"])) or (key and len(text) >= STRONG_KEY):
+            return key
         if not text:
             raise GatewayError(401, "This API needs a key: make one in llamadash under Settings.",
                                code="missing_api_key")
+        address = counted_address(client_address(request, self.dash.config.trusted_proxies))
         if wait := self.failures.wait(address):
             raise GatewayError(429, f"Too many wrong keys: try again in {wait} seconds.", retry_after=wait)
         if key is None:
             self.failures.count(address)
             raise GatewayError(401, "This API key is not valid.", code="invalid_api_key")
+        return key
 
-    def count(self, key: Json) -> None:
-        """Note that a key was used; GatewayError where that is more often than it may be."""
+    def counted(self, key: Json) -> Json:
+        """Note that `key` is used now; GatewayError where that is more often than it may be."""
         now = time.monotonic()
         self.used[key["id"]] = now_ms()
         if limit := key["requests_per_minute"]:
-            spent = self.spent.setdefault(key["id"], deque())
-            while spent and spent[0] < now - 60:
-                spent.popleft()
-            if len(spent) >= limit:
-                wait = math.ceil(60 - (now - spent[0]))
+            spent = self.spent.setdefault(key["id"], deque(maxlen=limit))
+            if len(spent) == limit and (wait := math.ceil(60 - (now - spent[0]))) > 0:
                 raise GatewayError(429, f"This key allows {limit} requests a minute.", retry_after=wait)
             spent.append(now)
+        return key
 
     def revoke(self, id: int) -> Json:
         """End a key, and every request that came with it."""
@@ -7634,8 +7559,7 @@ class UpstreamModel(NamedTuple):
     upstream: Upstream
     model: str  # what it is called there
 
-    @property
-    def name(self) -> str:
+    def __str__(self) -> str:
         """What it is called here."""
         return f"{self.upstream.name}/{self.model}"
 
@@ -7773,7 +7697,7 @@ class Upstreams:
         path = re.sub(r"(?<=[?&]model=)[^&#]*", lambda _: named, request.path)
         request.call.status, request.call.admitted_at = "running", time.monotonic()
         return await sent(self.session, request.method, target.upstream.url + path, headers,
-                          request.body and request.body.with_model(target.model), stack)
+                          request.body and request.body.edited("model", target.model), stack)
 
 
 # -- Embedded engine ------------------------------------------------------------------------------
