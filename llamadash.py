@@ -201,6 +201,7 @@ import types
 import typing
 import unicodedata
 import urllib.parse
+import urllib.request
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -8542,7 +8543,6 @@ CONNECT_LIMIT = 15.0  # s for a connection
 STALL_LIMIT = 30.0  # s without a byte, after which a connection counts as cut
 MAX_LISTING = 32 * 2**20  # bytes of a repository's description; the largest have some 5 MB
 MAX_REDIRECTS = 5
-MAX_DOWNLOAD_SHARDS = 500  # the largest models have some 50
 MAX_FILE_SIZE = 10**15  # bytes; a hub that tells more does not tell the truth
 MAX_FILE_NAME = 200  # bytes; file systems allow 255, and ".part" is added
 ACTIVE = ("queued", "running", "verifying")
@@ -8587,16 +8587,9 @@ class WrongContent(DashError):
 class Part:
     """One file of a download: its name in the repository, and what the hub announces of it."""
     name: str
-    size: int | None = None
+    size: int
     sha256: str | None = None
-    etag: str | None = None  # of the host that sent it; guards a resumed download without a checksum
     verified: bool = False
-
-
-def download_size(parts: Iterable[Part]) -> int | None:
-    """Bytes of `parts` together, or None while that of one is unknown."""
-    sizes = [part.size for part in parts]
-    return sum(size for size in sizes if size) if None not in sizes else None
 
 
 @dataclass(eq=False, repr=False)
@@ -8612,9 +8605,9 @@ class Download:
     speeds: collections.deque[tuple[float, int]] = dataclasses.field(default_factory=collections.deque)
 
     @property
-    def total(self) -> int | None:
-        """Bytes of all parts, or None while that of one is unknown."""
-        return download_size(self.parts)
+    def total(self) -> int:
+        """Bytes of all parts."""
+        return sum(part.size for part in self.parts)
 
     def target(self, part: Part) -> Path:
         """Where `part` will be when all is complete."""
@@ -8658,7 +8651,7 @@ class Download:
     def as_json(self) -> Json:
         """What clients see: {repo, file, done, total, bytesPerSecond, status, secondsLeft?, error?, …}."""
         speed, total = self.speed(), self.total
-        left = {"secondsLeft": math.ceil((total - self.done) / speed)} if total and speed else {}
+        left = {"secondsLeft": math.ceil((total - self.done) / speed)} if speed else {}
         error = {"error": self.error} if self.error else {}
         return {"repo": self.repo, "file": self.file, "files": [part.name for part in self.parts],
                 "folder": self.place, "done": self.done, "total": total, "bytesPerSecond": round(speed),
@@ -8746,18 +8739,10 @@ def download_models(files: dict[str, Part]) -> list[Json]:
         found = re.fullmatch(SHARD, names[0])
         if found and len(names) != int(found[3]):
             continue  # incomplete: an upload under way
-        models.append({"file": names[0], "size": download_size(files[name] for name in names),
+        models.append({"file": names[0], "size": sum(files[name].size for name in names),
                        "quantization": download_quantization(names[0]), "shards": names if found else [],
                        **download_projector(names[0], projectors, files)})
-    return sorted(models, key=lambda model: (model["size"] or 0, model["file"]))
-
-
-def download_shards(file: str) -> list[str]:
-    """The names of all shards of the model that `file` is or belongs to."""
-    found = re.fullmatch(SHARD, file)
-    if not found or not 0 < int(found[3]) <= MAX_DOWNLOAD_SHARDS:
-        return [file]
-    return [f"{found[1]}-{at:05}-of-{found[3]}.gguf" for at in range(1, int(found[3]) + 1)]
+    return sorted(models, key=lambda model: (model["size"], model["file"]))
 
 
 def download_projector(file: str, projectors: list[str], files: dict[str, Part]) -> Json:
@@ -8821,17 +8806,18 @@ class ModelHub:
         """
         hub = self.url()
         url = yarl.URL(f"{self.endpoint}/{path}", encoded=True)
-        announced = Part(path)
+        announced = Part(path, 0)
         for _ in range(MAX_REDIRECTS + 1):
             at_hub = url.origin() == hub.origin()
             token = {"Authorization": f"Bearer {self.token}"} if self.token and at_hub else {}
+            proxies = {} if urllib.request.proxy_bypass(url.host or "") else urllib.request.getproxies()
             try:
                 async with session.get(url, headers={**(headers or {}), **token}, allow_redirects=False,
-                                       proxy=download_proxy(url)) as response:
+                                       proxy=proxies.get(url.scheme)) as response:
                     if at_hub:
                         download_announced(announced, response)
                     location = response.headers.get("Location")
-                    if response.status in (200, 206, 416):
+                    if response.status in (200, 206):
                         yield response, announced
                         return
                     if response.status not in (301, 302, 303, 307, 308) or not location:
@@ -8847,33 +8833,17 @@ class ModelHub:
 
     async def listing(self, repo: str) -> tuple[dict[str, Part], Json]:
         """A repository's GGUF files, and its description; NotFound where there is none that we may see."""
-        async with self.session() as session:
-            info = await self.described(session, f"api/models/{repo}?blobs=true", repo)
-            files = download_listed(info.get("siblings"))
-            if not any(part.size for part in files.values()):
-                tree = await self.described(session, f"api/models/{repo}/tree/main?recursive=true", repo)
-                files = download_listed(tree.get("entries"))
-        return files, info
-
-    async def announced(self, repo: str, name: str) -> Part:
-        """What the hub tells of one file before sending it; for hubs that have no listing."""
-        path, what = download_path(repo, name), f"{repo}/{name}"
-        async with self.session() as session, self.get(session, path, what) as (response, announced):
-            return Part(name, announced.size or response.content_length, announced.sha256)
-
-    async def described(self, session: aiohttp.ClientSession, path: str, repo: str) -> Json:
-        """One answer of the hub's API; a list comes as {entries}."""
-        async with self.get(session, path, repo) as (response, _):
-            text = bytearray()
+        text = bytearray()
+        async with self.session() as session, self.get(session, f"api/models/{repo}?blobs=true", repo) as (response, _):
             async for block in response.content.iter_chunked(2**16):
                 text += block
                 if len(text) > MAX_LISTING:
                     raise HubUnavailable("the hub's answer is too long")
         try:
-            answer = await asyncio.to_thread(json.loads, bytes(text))
-        except (ValueError, RecursionError):
+            info = await asyncio.to_thread(json.loads, bytes(text))
+            return download_listed(info["siblings"]), info
+        except (ValueError, RecursionError, TypeError, LookupError):
             raise HubUnavailable(f"{self.name} does not answer as a model hub does") from None
-        return answer if isinstance(answer, dict) else {"entries": answer if isinstance(answer, list) else []}
 
     def refusal(self, status: int, what: str, elsewhere: str | None) -> DashError:
         """The error that says what a refused request means to the user; `elsewhere` is the host that is not the hub."""
@@ -8886,18 +8856,6 @@ class ModelHub:
         if status in (404, 410):
             return NotFound(f"{what} does not exist at {self.name}")
         return HubUnavailable(f"{self.name} answered with status {status}")
-
-
-def download_path(repo: str, name: str) -> str:
-    """The path of a file on the hub."""
-    return f"{repo}/resolve/main/{urllib.parse.quote(name)}"
-
-
-def download_proxy(url: yarl.URL) -> str | None:
-    """The proxy that this machine's environment wants for `url`."""
-    import urllib.request  # not at the top: slow to import, and seldom needed
-    bypass = urllib.request.proxy_bypass(url.host or "")
-    return None if bypass else urllib.request.getproxies().get(url.scheme)
 
 
 def download_bytes(text: str) -> int | None:
@@ -8914,18 +8872,18 @@ def download_announced(announced: Part, response: aiohttp.ClientResponse) -> Non
     announced.size = download_bytes(response.headers.get("X-Linked-Size", "")) or announced.size
 
 
-def download_listed(listing: Any) -> dict[str, Part]:
-    """The GGUF files in a listing of either kind that the hub's API gives; entries that make no sense are left out."""
+def download_listed(listing: list[Any]) -> dict[str, Part]:
+    """The GGUF files in a listing of the hub's API; entries that make no sense are left out."""
     files = {}
-    for entry in listing if isinstance(listing, list) else ():
-        name = (entry.get("rfilename") or entry.get("path")) if isinstance(entry, dict) else None
-        if not isinstance(name, str) or not name.lower().endswith(".gguf"):
-            continue
-        with contextlib.suppress(InvalidRequest):
+    for entry in listing:
+        name = entry.get("rfilename") if isinstance(entry, dict) else None
+        if isinstance(name, str) and name.lower().endswith(".gguf"):
             stored = entry["lfs"] if isinstance(entry.get("lfs"), dict) else {}
-            sha256, size = stored.get("sha256") or stored.get("oid"), stored.get("size") or entry.get("size")
-            files[name] = Part(download_file(name), size if type(size) is int and 0 < size < MAX_FILE_SIZE else None,
-                               sha256 if isinstance(sha256, str) and re.fullmatch(r"[0-9a-f]{64}", sha256) else None)
+            sha256, size = stored.get("sha256"), stored.get("size") or entry.get("size")
+            known = isinstance(sha256, str) and re.fullmatch(r"[0-9a-f]{64}", sha256)
+            with contextlib.suppress(InvalidRequest):
+                if type(size) is int and 0 < size < MAX_FILE_SIZE:
+                    files[name] = Part(download_file(name), size, sha256 if known else None)
     return files
 
 
@@ -8994,7 +8952,9 @@ class Downloads:
     async def run(self) -> None:
         """Go on with what a former run of llamadash left unfinished."""
         for row in self.dash.db.get_meta("downloads", []):
-            download = Download(**{**row, "parts": [Part(**part) for part in row["parts"]]})
+            row["parts"] = [Part(part["name"], part["size"] or 0, part["sha256"], part["verified"])
+                            for part in row["parts"]]
+            download = Download(**row)
             if download.status in ACTIVE:
                 download.status = "queued"
             await in_thread(download.count)
@@ -9020,19 +8980,14 @@ class Downloads:
         if known and known.status in UNFINISHED_DOWNLOADS:
             return await self.resume(*key) if known.status in ("paused", "failed") else known
         download = Download(*key, str(self.place(source.repo, parts, self.folder(folder))), parts)
-        needed = sum(max((item.total or 0) - item.done, 0) for item in self.items.values() if item.status in ACTIVE)
+        needed = sum(max(item.total - item.done, 0) for item in self.items.values() if item.status in ACTIVE)
         await in_thread(download_check_space, download, needed)
         await self.enqueue(download)
         return download
 
     async def parts(self, source: Source, projector: bool) -> list[Part]:
         """The files that make up the model that `source` asks for; NotFound where there is none."""
-        try:
-            files, _ = await self.hub.listing(source.repo)
-        except (NotFound, HubUnavailable):
-            if not source.file:
-                raise
-            return [await self.hub.announced(source.repo, name) for name in download_shards(source.file)]
+        files, _ = await self.hub.listing(source.repo)
         if source.file in files and "mmproj" in source.file.lower():
             return [files[source.file]]
         model = download_choice(download_models(files), source)
@@ -9169,7 +9124,7 @@ class Downloads:
         finally:
             self.tasks.pop(key, None)
         await in_thread(download.count)
-        download.done = download.total or download.done if status == "done" else download.done
+        download.done = download.total if status == "done" else download.done
         await self.tell(download, status)
         self.pump()
         if status == "done":
@@ -9218,49 +9173,40 @@ class Transfer:
         """Bring all bytes here, over a new connection whenever one is cut; HubUnavailable after RETRIES in vain."""
         failures = 0
         others = sum(self.download.have(item) for item in self.download.parts if item is not part)
-        if part.size is not None and file.position > part.size:
+        if file.position > part.size:
             await in_thread(file.restart)
-        while part.size is None or file.position < part.size:
+        while file.position < part.size:
             before = file.position
             try:
                 await self.transfer(part, file, others)
-                if part.size is None:
-                    return
-                continue
             except HubUnavailable as problem:
-                failures, reason = 1 if file.position > before else failures + 1, problem
-            if failures > RETRIES:
-                raise HubUnavailable(f"given up after {failures} attempts in vain: {reason}")
-            log.info("download of %s: %s; trying again", part.name, reason)
-            pause = min(RETRY_PAUSE[0] * 2 ** (failures - 1), RETRY_PAUSE[1])
-            await asyncio.sleep(pause * (0.75 + secrets.randbelow(500) / 1000))
+                failures = 1 if file.position > before else failures + 1
+                if failures > RETRIES:
+                    raise HubUnavailable(f"given up after {failures} attempts in vain: {problem}") from problem
+                log.info("download of %s: %s; trying again", part.name, problem)
+                pause = min(RETRY_PAUSE[0] * 2 ** (failures - 1), RETRY_PAUSE[1])
+                await asyncio.sleep(pause * (0.75 + secrets.randbelow(500) / 1000))
 
     async def transfer(self, part: Part, file: PartFile, others: int) -> None:
         """Bring what one connection gives; `others` are the bytes of the other parts."""
-        path, what = download_path(self.download.repo, part.name), f"{self.download.repo}/{part.name}"
-        headers, unknown = dict[str, str](), part.size is None
-        if file.position:  # the checksum, where it is known, guards against a file that has changed
-            guard = {"If-Range": part.etag} if part.etag and not part.sha256 else {}
-            headers = {"Range": f"bytes={file.position}-", **guard}
+        if not part.sha256:  # nothing would tell whether it has changed at the hub since the last connection
+            await in_thread(file.restart)
+        headers = {"Range": f"bytes={file.position}-"} if file.position else {}
+        path = f"{self.download.repo}/resolve/main/{urllib.parse.quote(part.name)}"
         await in_thread(download_check_space, self.download, 0)
-        async with self.queue.hub.get(self.session, path, what, headers) as (response, announced):
-            if download_changed(part, announced):
-                part.size, part.sha256, part.etag = announced.size, announced.sha256, None
+        async with self.queue.hub.get(self.session, path, part.name, headers) as (response, announced):
+            if announced.sha256 not in (None, part.sha256) or announced.size not in (0, part.size):
+                part.size, part.sha256 = announced.size or part.size, announced.sha256
                 await in_thread(file.restart)
                 if response.status == 206:
                     raise HubUnavailable("the file has changed at the hub")  # and this is the end of the new one
-            if response.status == 416:
-                await in_thread(file.restart)
-                raise HubUnavailable("the hub has no more bytes of it")
             if response.headers.get("Content-Encoding", "identity") != "identity":
                 raise HubUnavailable("the file came compressed")
             download_check_size(response, part, file.position)
             if response.status != 206 and file.position:  # it gives all or nothing
                 await in_thread(file.restart)
-            if unknown:
-                await in_thread(download_check_space, self.download, 0)
             await self.receive(response, part, file, others)
-        if part.size is not None and file.position < part.size:
+        if file.position < part.size:
             raise HubUnavailable("the connection was cut")
 
     async def receive(self, response: aiohttp.ClientResponse, part: Part, file: PartFile, others: int) -> None:
@@ -9270,7 +9216,7 @@ class Transfer:
             async for chunk in response.content.iter_any():
                 block += chunk
                 received += len(chunk)
-                if part.size is not None and received > part.size:
+                if received > part.size:
                     raise WrongContent(f"{part.name} is longer than announced")
                 if len(block) >= DOWNLOAD_BLOCK:
                     full, block = bytes(block), bytearray()
@@ -9281,38 +9227,25 @@ class Transfer:
             await in_thread(file.write, bytes(block))
 
 
-def download_changed(part: Part, announced: Part) -> bool:
-    """Whether the hub now announces another file than the one that was begun; learns what was unknown."""
-    part.sha256 = part.sha256 or announced.sha256
-    part.size = part.size or announced.size
-    return any(new and new != old for new, old in
-               ((announced.sha256, part.sha256), (announced.size, part.size)))
-
-
 def download_check_size(response: aiohttp.ClientResponse, part: Part, position: int) -> None:
-    """Refuse an answer that is not what is missing of `part` from `position` on; learns its size and tag.
+    """Refuse an answer that is not what is missing of `part` from `position` on.
 
     WrongContent at the start; HubUnavailable later, as what came before may be good and something in between broken.
     """
-    size: int | None = None
+    size = response.content_length
     if response.status == 206:
         found = re.fullmatch(r"bytes ([0-9]+)-[0-9]+/([0-9]+|\*)", response.headers.get("Content-Range", ""))
         if not found or download_bytes(found[1]) != position:
             raise HubUnavailable("another range came than was asked for")
         size = download_bytes(found[2])
-    elif response.content_length is not None:
-        size = response.content_length
-    if size is not None and part.size is not None and size != part.size:
+    if size not in (None, part.size):
         problem = f"{part.name} has {size} bytes instead of the {part.size} announced"
         raise HubUnavailable(problem) if position else WrongContent(problem)
-    part.size = part.size or size
-    tag = response.headers.get("ETag", "")
-    part.etag = tag if tag.startswith('"') else None  # a weak one promises nothing about bytes
 
 
 def download_check_content(part: Part, file: PartFile) -> None:
     """WrongContent unless size and checksum of `file` are those announced."""
-    if part.size is not None and file.position != part.size:
+    if file.position != part.size:
         raise WrongContent(f"{part.name} has {file.position} bytes instead of the {part.size} announced")
     if part.sha256 and file.hash.hexdigest() != part.sha256:
         raise WrongContent(f"{part.name} is damaged: its checksum is not the one announced")
@@ -9323,7 +9256,7 @@ def download_check_space(download: Download, others: int) -> None:
     place = Path(download.place)
     while not place.exists() and place != place.parent:
         place = place.parent
-    missing = sum(max((part.size or 0) - files_size(download.partial(part)), 0) for part in download.parts
+    missing = sum(max(part.size - files_size(download.partial(part)), 0) for part in download.parts
                   if not files_size(download.target(part)))
     free = shutil.disk_usage(place).free
     if missing and missing + others + DISK_RESERVE > free:
