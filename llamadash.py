@@ -169,6 +169,7 @@ import asyncio
 import base64
 import binascii
 import collections
+import concurrent.futures
 import contextlib
 import dataclasses
 import errno
@@ -1439,7 +1440,9 @@ class MetricRows(DatabaseFile):
         """
         wanted = [name for name in SERIES if name in (self.series_with_values() if series is None else series)]
         ideal = max((to_ms - from_ms) / max(points - 1, 1), interval * 1000)
-        width = history_resolution(ideal, now_ms() - from_ms, minutes_kept)
+        age = now_ms() - from_ms
+        finest = 0 if age <= min(RAW_KEPT, minutes_kept) else ROLL_UPS[0] if age <= minutes_kept else ROLL_UPS[1]
+        width = max(finest, *(width for width in (0, *ROLL_UPS) if width <= ideal))  # of the averages; 0: samples
         step = width or 1000
         bucket = max(math.ceil(ideal / step) * step, step)
         rows = with_gaps(self.buckets(wanted, width, bucket, from_ms - from_ms % bucket, to_ms), bucket)[-points:]
@@ -1805,12 +1808,6 @@ def series_of(metrics: Json) -> dict[str, float]:
     return {name: flat[name] for name in SERIES if flat.get(name) is not None and math.isfinite(flat[name])}
 
 
-def history_resolution(bucket: float, age: int, minutes_kept: int) -> int:
-    """The width of the stored averages (0: single samples) that serve buckets of `bucket` ms from `age` ms ago."""
-    finest = 0 if age <= min(RAW_KEPT, minutes_kept) else ROLL_UPS[0] if age <= minutes_kept else ROLL_UPS[1]
-    return max(finest, *(width for width in (0, *ROLL_UPS) if width <= bucket))
-
-
 def with_gaps(rows: list[tuple[Any, ...]], bucket: int) -> list[tuple[Any, ...]]:
     """`rows` with a row of nulls wherever more than two buckets in a row are absent."""
     result: list[tuple[Any, ...]] = []
@@ -2156,21 +2153,16 @@ def finite_or_none(value: Any) -> Any:
     return None if isinstance(value, float) and not abs(value) < float("inf") else value
 
 
-def gguf_open(path: str) -> int:
-    """A descriptor of the regular file at `path`; never waits for the writer of a FIFO."""
-    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
-    descriptor = os.open(path, flags)
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise GGUFError("not a regular file")
-    return descriptor
-
-
 def gguf_read(path: str | Path) -> GGUFHeader:
     """The header of the GGUF file at `path`; GGUFError says what is wrong with it."""
+    def opener(name: str, flags: int) -> int:
+        return os.open(name, flags | getattr(os, "O_NONBLOCK", 0))  # never waits for the writer of a FIFO
     try:
-        with open(gguf_open(str(path)), "rb", buffering=0) as file:
-            reader = GGUFReader(file, os.fstat(file.fileno()).st_size)
+        with open(path, "rb", buffering=0, opener=opener) as file:
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                raise GGUFError("not a regular file")
+            reader = GGUFReader(file, status.st_size)
             try:
                 return reader.header()
             except GGUFError:
@@ -2179,14 +2171,6 @@ def gguf_read(path: str | Path) -> GGUFHeader:
                 return GGUFReader(file, reader.size, search=False).header()
     except OSError as problem:
         raise GGUFError(f"cannot be read: {problem.strerror}") from problem
-
-
-def gguf_quantization(header: GGUFHeader, types: dict[str, int]) -> str | None:
-    """The quantization's name: what the file says it is, else the type of most of its parameters."""
-    number = header.number("general.file_type")
-    if number is None:
-        return max(types, key=types.__getitem__, default=None)
-    return FILE_TYPES.get(number & ~FILE_TYPE_GUESSED)
 
 
 def gguf_size_label(parameters: int) -> str | None:
@@ -2213,11 +2197,12 @@ def gguf_facts(headers: list[GGUFHeader]) -> Json:
     numbers = {key: gguf_largest(first.of_model(key)) for key in GGUF_NUMBERS}
     heads, embedding = gguf_largest(first.of_model("attention.head_count")), numbers["embedding_length"]
     head_size = embedding // heads if embedding and heads else None
+    said, most = first.number("general.file_type"), max(types, key=types.__getitem__, default=None)
     return {
         "architecture": first.architecture,
         "size_label": first.text("general.size_label") or gguf_size_label(parameters),
         "parameter_count": parameters or None,
-        "quantization": gguf_quantization(first, types),
+        "quantization": most if said is None else FILE_TYPES.get(said & ~FILE_TYPE_GUESSED),
         **numbers,
         "head_count": heads,
         "head_count_kv": gguf_largest(first.of_model("attention.head_count_kv")) or heads,
@@ -2624,6 +2609,14 @@ NVIDIA_PARTIAL = (14, 15)  # statuses of nvidia-smi with which what it printed s
 WSL_NVIDIA_SMI = "/usr/lib/wsl/lib/nvidia-smi"  # not on the PATH of a service
 PCI_IDS = ("/usr/share/hwdata/pci.ids", "/usr/share/misc/pci.ids")
 GPU_MAKERS = {"0x1002": ("amd", "AMD"), "0x8086": ("intel", "Intel")}  # those that Linux shows in its files
+# What the drivers amdgpu, xe and i915 tell: its scale, and the files that have it. Intel's two tell nothing about use.
+SYSFS_READINGS: dict[str, tuple[Any, ...]] = {
+    "utilization": (1, "gpu_busy_percent"),
+    "memory_used": (1, "mem_info_vram_used"),
+    "memory_total": (1, "mem_info_vram_total", "tile0/physical_vram_size_bytes"),
+    "temperature": (1e-3, "hwmon/hwmon*/temp1_input", "hwmon/hwmon*/temp2_input"),
+    "power": (1e-6, "hwmon/hwmon*/power1_average", "hwmon/hwmon*/power1_input"),
+}
 DRM_MEMORY = ("drm-memory-vram", "drm-total-vram", "drm-total-vram0")  # as amdgpu and xe call a process's share, in KiB
 # What passes through these passes through a real interface as well, or never leaves the machine.
 INNER_INTERFACE = r"lo\d*|Loopback.*|veth.*|br-.*|docker\d+|virbr.*"
@@ -2651,43 +2644,37 @@ def file_text(path: Path) -> str | None:
 
 
 class Probes:
-    """Calls that may hang: run in a thread, given up on after a limit, not repeated while they hang."""
+    """Calls that may hang, each in a thread of its own: given up on after a limit, not repeated while they hang."""
 
     def __init__(self) -> None:
-        self.hung: set[str] = set()
+        self.hung: dict[str, concurrent.futures.Future[Any]] = {}
         self.limiter = LogLimiter()
 
     async def read(self, jobs: dict[str, Callable[[], Any]]) -> Json:
-        """The results of `jobs` by name; None for what failed, hangs, or comes after one that hangs."""
-        loop = asyncio.get_running_loop()
-        finished = asyncio.Event()
-        results: Json = {}
-        due = {name: job for name, job in jobs.items() if name not in self.hung}
-        current: str | None = None
+        """The results of `jobs` by name; None for what failed or hangs."""
+        self.hung = {name: answer for name, answer in self.hung.items() if not answer.done()}
+        asked = {name: self.ask(job) for name, job in jobs.items() if name not in self.hung}
+        if asked:
+            await asyncio.wait(map(asyncio.wrap_future, asked.values()), timeout=PROBE_LIMIT)
+        for name, answer in asked.items():
+            if not answer.done():
+                self.hung[name] = answer
+                if self.limiter.is_new(name):
+                    log.warning("%s does not answer", name)
+        return {name: asked[name].result() if name in asked and name not in self.hung else None for name in jobs}
+
+    @staticmethod
+    def ask(job: Callable[[], Any]) -> concurrent.futures.Future[Any]:
+        """What `job` will return; not in a thread of the executor, which would keep the program from ending."""
+        answer = concurrent.futures.Future[Any]()
 
         def work() -> None:
-            nonlocal current
-            for name, job in due.items():
-                current = name
-                with contextlib.suppress(OSError, psutil.Error):
-                    results[name] = job()
-                current = None
-                self.hung.discard(name)
-            with contextlib.suppress(RuntimeError):  # the loop is closed: we are stopping
-                loop.call_soon_threadsafe(finished.set)
-
-        # A thread of our own: one of the executor's would keep the program from ending.
-        threading.Thread(target=work, name="probes", daemon=True).start()
-        try:
-            await asyncio.wait_for(finished.wait(), PROBE_LIMIT)
-        except asyncio.TimeoutError:
-            if (slow := current) is not None:
-                self.hung.add(slow)
-                if self.limiter.is_new(slow):
-                    log.warning("%s does not answer", slow)
-                if current != slow:  # it has answered just now
-                    self.hung.discard(slow)
-        return {name: results.get(name) for name in jobs}
+            result = None
+            with contextlib.suppress(OSError, psutil.Error):
+                result = job()
+            answer.set_result(result)
+        threading.Thread(target=work, name="probe", daemon=True).start()
+        return answer
 
 
 def disk(path: Path) -> Json:
@@ -2877,8 +2864,11 @@ class SysfsGpus:
         if maker not in GPU_MAKERS:
             return None
         asleep = file_text(device / "power/runtime_status") == "suspended"
-        values = dict.fromkeys(("utilization", "memory_used", "memory_total", "temperature", "power"))
-        values |= {} if asleep else sysfs_values(device)
+        values = dict.fromkeys(GPU_SERIES)
+        for name, (scale, *patterns) in {} if asleep else SYSFS_READINGS.items():
+            found = (reading(file_text(path), scale) for item in patterns for path in sorted(device.glob(item)))
+            kind = int if name.startswith("memory") else float
+            values[name] = next((kind(value) for value in found if value is not None), None)
         if maker == "0x8086" and set(values.values()) == {None}:
             return None  # a processor's own graphics, which shows nothing and computes nothing
         vendor, brand = GPU_MAKERS[maker]
@@ -2886,25 +2876,6 @@ class SysfsGpus:
         own = file_text(device / "product_name") or file_text(device / "marketing_name")
         name = own or pci_name(maker, model) or f"{brand} GPU {maker}:{model}".rstrip(":")
         return {"name": name, "vendor": vendor, **values}
-
-
-def hwmon(device: Path, *names: str, scale: float) -> float | None:
-    """The first of the sensors `names` that the card's hardware monitor has."""
-    for folder in sorted(device.glob("hwmon/hwmon*")):
-        for name in names:
-            if (value := reading(file_text(folder / name), scale)) is not None:
-                return value
-    return None
-
-
-def sysfs_values(device: Path) -> Json:
-    """What the drivers amdgpu, xe and i915 tell; Intel's two tell nothing about use."""
-    total = file_text(device / "mem_info_vram_total") or file_text(device / "tile0/physical_vram_size_bytes")
-    return {"utilization": reading(file_text(device / "gpu_busy_percent")),
-            "memory_used": reading_of_bytes(file_text(device / "mem_info_vram_used")),
-            "memory_total": reading_of_bytes(total),
-            "temperature": hwmon(device, "temp1_input", "temp2_input", scale=1e-3),
-            "power": hwmon(device, "power1_average", "power1_input", scale=1e-6)}
 
 
 def drm_memory(pid: int) -> collections.Counter[str]:
@@ -2933,15 +2904,6 @@ def pci_name(maker: str, model: str) -> str | None:
                 marketed = re.search(r"\[(.+)\]", line[1])
                 return marketed[1] if marketed else line[1]
     return None
-
-
-async def apple_gpu() -> Json | None:
-    """The GPU of an Apple chip, whose memory is the machine's; None on another machine."""
-    if sys.platform != "darwin" or platform.machine() != "arm64":
-        return None
-    name = await asyncio.to_thread(processor_name) or "Apple"
-    return {"name": f"{name} GPU", "vendor": "apple", "utilization": None, "memory_used": None,
-            "memory_total": None, "temperature": None, "power": None}
 
 
 class Machine:
@@ -2982,7 +2944,7 @@ class Sampler:
         self.probes = Probes()
         self.nvidia = NvidiaGpus()
         self.sysfs = SysfsGpus()
-        self.apple: Json | None = None
+        self.apple: str | None = None  # the chip, whose GPU has the machine's memory
         self.gpus: list[Json] = []  # as last read, by a sample or between two
         self.changed = asyncio.Event()
         self.one_at_a_time = asyncio.Lock()  # the rates are differences between two samples
@@ -3001,7 +2963,8 @@ class Sampler:
         self.machine.sample(0)  # rates count from here
         last = time.monotonic()
         due = last + 1  # the first one soon, but CPU use needs some time to be measured over
-        self.apple = await apple_gpu()
+        if sys.platform == "darwin" and platform.machine() == "arm64":
+            self.apple = await asyncio.to_thread(processor_name)
         try:
             while True:
                 with contextlib.suppress(asyncio.TimeoutError):
@@ -3044,7 +3007,8 @@ class Sampler:
         found = [*nvidia, *(read["GPU sensors"] or [])]
         if self.apple:
             memory = psutil.virtual_memory()
-            found.append({**self.apple, "memory_used": memory.total - memory.available, "memory_total": memory.total})
+            found.append({"name": f"{self.apple} GPU", "vendor": "apple", **dict.fromkeys(GPU_SERIES),
+                          "memory_used": memory.total - memory.available, "memory_total": memory.total})
         self.gpus = [{"index": index, **gpu} for index, gpu in enumerate(found)]
         return self.gpus
 
@@ -8657,11 +8621,6 @@ class Download:
                 "folder": self.place, "done": self.done, "total": total, "bytesPerSecond": round(speed),
                 "status": self.status, **left, **error}
 
-    def as_row(self) -> Json:
-        """What is remembered over a restart."""
-        return {"repo": self.repo, "file": self.file, "place": self.place, "status": self.status,
-                "error": self.error, "parts": [vars(part) for part in self.parts]}
-
 
 async def in_thread(function: Callable[..., Result], *arguments: Any) -> Result:
     """`function` in a thread, which has ended when this returns, cancelled or not: nothing writes behind our back."""
@@ -9093,8 +9052,10 @@ class Downloads:
         finished = [key for key, item in self.items.items() if item.status not in UNFINISHED_DOWNLOADS]
         for key in finished[:-DOWNLOADS_LISTED]:
             del self.items[key]
-        rows = [item.as_row() for item in self.items.values() if item.status in UNFINISHED_DOWNLOADS]
-        self.dash.db.set_meta("downloads", rows)
+        self.dash.db.set_meta("downloads", [
+            {"repo": item.repo, "file": item.file, "place": item.place, "status": item.status, "error": item.error,
+             "parts": [vars(part) for part in item.parts]}
+            for item in self.items.values() if item.status in UNFINISHED_DOWNLOADS])
 
     async def progress(self, download: Download) -> None:
         """Tell everybody how far the download is, four times a second at most."""
@@ -9115,8 +9076,11 @@ class Downloads:
                 await self.dash.library.add(str(download.target(download.parts[0])), source="download")
             status = "done"
         except (DashError, OSError) as problem:
-            status = "failed"
-            download.error = str(problem) if isinstance(problem, DashError) else download_disk_problem(problem)
+            status, download.error = "failed", str(problem)
+            if isinstance(problem, OSError):
+                download.error = f"{problem.filename or 'the file'} cannot be written: {problem.strerror}"
+                if problem.errno in (errno.ENOSPC, errno.EDQUOT):
+                    download.error = "the disk is full: make room, then resume"
             log.warning("download of %s from %s failed: %s", download.file, download.repo, download.error)
         except Exception:  # a bug, which must not hold up the queue
             status, download.error = "failed", "Something went wrong in llamadash; its log says what."
@@ -9158,7 +9122,10 @@ class Transfer:
                 await self.queue.tell(self.download, "running")
             if not existing:
                 await self.transfer_all(part, file)
-            download_check_content(part, file)
+            if file.position != part.size:
+                raise WrongContent(f"{part.name} has {file.position} bytes instead of the {part.size} announced")
+            if part.sha256 and file.hash.hexdigest() != part.sha256:
+                raise WrongContent(f"{part.name} is damaged: its checksum is not the one announced")
         except WrongContent:
             if existing:
                 raise Conflict(f"{target} is another file of the same name") from None
@@ -9243,14 +9210,6 @@ def download_check_size(response: aiohttp.ClientResponse, part: Part, position: 
         raise HubUnavailable(problem) if position else WrongContent(problem)
 
 
-def download_check_content(part: Part, file: PartFile) -> None:
-    """WrongContent unless size and checksum of `file` are those announced."""
-    if file.position != part.size:
-        raise WrongContent(f"{part.name} has {file.position} bytes instead of the {part.size} announced")
-    if part.sha256 and file.hash.hexdigest() != part.sha256:
-        raise WrongContent(f"{part.name} is damaged: its checksum is not the one announced")
-
-
 def download_check_space(download: Download, others: int) -> None:
     """StorageFull unless the disk has room for the rest of `download` and `others` bytes more."""
     place = Path(download.place)
@@ -9262,13 +9221,6 @@ def download_check_space(download: Download, others: int) -> None:
     if missing and missing + others + DISK_RESERVE > free:
         raise StorageFull(f"{place} has {free / 2**30:.1f} GiB free; {download.file} needs "
                           f"{(missing + others + DISK_RESERVE) / 2**30:.1f} GiB with the reserve for the system")
-
-
-def download_disk_problem(problem: OSError) -> str:
-    """What a failed write means to the user."""
-    if problem.errno in (errno.ENOSPC, errno.EDQUOT):
-        return "the disk is full: make room, then resume"
-    return f"{problem.filename or 'the file'} cannot be written: {problem.strerror or type(problem).__name__}"
 
 
 RepoText = Annotated[str, Length(3, 1024)]

@@ -2375,35 +2375,8 @@ async def test_hung_disk_is_left_out_and_asked_again_only_when_it_returns(monkey
     assert await probes.read(jobs) == {"good": 1, "slow": None}
     assert len(calls) == 1
     hang[0] = False
-    await eventually(lambda: not probes.hung)
+    await eventually(probes.hung["slow"].done)
     assert await probes.read(jobs) == {"good": 1, "slow": "back"}
-
-
-class LateSet(set[str]):
-    """A set whose additions are a moment late."""
-
-    def __init__(self, moment: Callable[[], Any]) -> None:
-        super().__init__()
-        self.moment = moment
-
-    def add(self, item: str) -> None:
-        """Add `item` after the moment."""
-        self.moment()
-        super().add(item)
-
-
-@run_async
-async def test_a_disk_that_answers_as_it_is_given_up_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What answers between the end of the wait and the note that it does not is not left out for ever."""
-    monkeypatch.setattr(llamadash, "PROBE_LIMIT", 0.1)
-    probes, answered = llamadash.Probes(), threading.Event()
-
-    def answer() -> None:
-        answered.set()
-        next(thread for thread in threading.enumerate() if thread.name == "probes").join(DEADLINE)
-    probes.hung = LateSet(answer)
-    await probes.read({"slow": lambda: answered.wait(DEADLINE)})
-    assert await probes.read({"slow": lambda: "back"}) == {"slow": "back"}
 
 
 def test_disk_that_does_not_answer_is_null(tmp_path: Path) -> None:
