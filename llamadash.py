@@ -169,6 +169,7 @@ import asyncio
 import base64
 import binascii
 import collections
+import concurrent.futures
 import contextlib
 import dataclasses
 import errno
@@ -200,6 +201,7 @@ import types
 import typing
 import unicodedata
 import urllib.parse
+import urllib.request
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -1443,7 +1445,9 @@ class MetricRows(DatabaseFile):
         """
         wanted = [name for name in SERIES if name in (self.series_with_values() if series is None else series)]
         ideal = max((to_ms - from_ms) / max(points - 1, 1), interval * 1000)
-        width = history_resolution(ideal, now_ms() - from_ms, minutes_kept)
+        age = now_ms() - from_ms
+        finest = 0 if age <= min(RAW_KEPT, minutes_kept) else ROLL_UPS[0] if age <= minutes_kept else ROLL_UPS[1]
+        width = max(finest, *(width for width in (0, *ROLL_UPS) if width <= ideal))  # of the averages; 0: samples
         step = width or 1000
         bucket = max(math.ceil(ideal / step) * step, step)
         rows = with_gaps(self.buckets(wanted, width, bucket, from_ms - from_ms % bucket, to_ms), bucket)[-points:]
@@ -1809,12 +1813,6 @@ def series_of(metrics: Json) -> dict[str, float]:
     return {name: flat[name] for name in SERIES if flat.get(name) is not None and math.isfinite(flat[name])}
 
 
-def history_resolution(bucket: float, age: int, minutes_kept: int) -> int:
-    """The width of the stored averages (0: single samples) that serve buckets of `bucket` ms from `age` ms ago."""
-    finest = 0 if age <= min(RAW_KEPT, minutes_kept) else ROLL_UPS[0] if age <= minutes_kept else ROLL_UPS[1]
-    return max(finest, *(width for width in (0, *ROLL_UPS) if width <= bucket))
-
-
 def with_gaps(rows: list[tuple[Any, ...]], bucket: int) -> list[tuple[Any, ...]]:
     """`rows` with a row of nulls wherever more than two buckets in a row are absent."""
     result: list[tuple[Any, ...]] = []
@@ -2160,21 +2158,16 @@ def finite_or_none(value: Any) -> Any:
     return None if isinstance(value, float) and not abs(value) < float("inf") else value
 
 
-def gguf_open(path: str) -> int:
-    """A descriptor of the regular file at `path`; never waits for the writer of a FIFO."""
-    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
-    descriptor = os.open(path, flags)
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise GGUFError("not a regular file")
-    return descriptor
-
-
 def gguf_read(path: str | Path) -> GGUFHeader:
     """The header of the GGUF file at `path`; GGUFError says what is wrong with it."""
+    def opener(name: str, flags: int) -> int:
+        return os.open(name, flags | getattr(os, "O_NONBLOCK", 0))  # never waits for the writer of a FIFO
     try:
-        with open(gguf_open(str(path)), "rb", buffering=0) as file:
-            reader = GGUFReader(file, os.fstat(file.fileno()).st_size)
+        with open(path, "rb", buffering=0, opener=opener) as file:
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                raise GGUFError("not a regular file")
+            reader = GGUFReader(file, status.st_size)
             try:
                 return reader.header()
             except GGUFError:
@@ -2183,14 +2176,6 @@ def gguf_read(path: str | Path) -> GGUFHeader:
                 return GGUFReader(file, reader.size, search=False).header()
     except OSError as problem:
         raise GGUFError(f"cannot be read: {problem.strerror}") from problem
-
-
-def gguf_quantization(header: GGUFHeader, types: dict[str, int]) -> str | None:
-    """The quantization's name: what the file says it is, else the type of most of its parameters."""
-    number = header.number("general.file_type")
-    if number is None:
-        return max(types, key=types.__getitem__, default=None)
-    return FILE_TYPES.get(number & ~FILE_TYPE_GUESSED)
 
 
 def gguf_size_label(parameters: int) -> str | None:
@@ -2217,11 +2202,12 @@ def gguf_facts(headers: list[GGUFHeader]) -> Json:
     numbers = {key: gguf_largest(first.of_model(key)) for key in GGUF_NUMBERS}
     heads, embedding = gguf_largest(first.of_model("attention.head_count")), numbers["embedding_length"]
     head_size = embedding // heads if embedding and heads else None
+    said, most = first.number("general.file_type"), max(types, key=types.__getitem__, default=None)
     return {
         "architecture": first.architecture,
         "size_label": first.text("general.size_label") or gguf_size_label(parameters),
         "parameter_count": parameters or None,
-        "quantization": gguf_quantization(first, types),
+        "quantization": most if said is None else FILE_TYPES.get(said & ~FILE_TYPE_GUESSED),
         **numbers,
         "head_count": heads,
         "head_count_kv": gguf_largest(first.of_model("attention.head_count_kv")) or heads,
@@ -2628,6 +2614,14 @@ NVIDIA_PARTIAL = (14, 15)  # statuses of nvidia-smi with which what it printed s
 WSL_NVIDIA_SMI = "/usr/lib/wsl/lib/nvidia-smi"  # not on the PATH of a service
 PCI_IDS = ("/usr/share/hwdata/pci.ids", "/usr/share/misc/pci.ids")
 GPU_MAKERS = {"0x1002": ("amd", "AMD"), "0x8086": ("intel", "Intel")}  # those that Linux shows in its files
+# What the drivers amdgpu, xe and i915 tell: its scale, and the files that have it. Intel's two tell nothing about use.
+SYSFS_READINGS: dict[str, tuple[Any, ...]] = {
+    "utilization": (1, "gpu_busy_percent"),
+    "memory_used": (1, "mem_info_vram_used"),
+    "memory_total": (1, "mem_info_vram_total", "tile0/physical_vram_size_bytes"),
+    "temperature": (1e-3, "hwmon/hwmon*/temp1_input", "hwmon/hwmon*/temp2_input"),
+    "power": (1e-6, "hwmon/hwmon*/power1_average", "hwmon/hwmon*/power1_input"),
+}
 DRM_MEMORY = ("drm-memory-vram", "drm-total-vram", "drm-total-vram0")  # as amdgpu and xe call a process's share, in KiB
 # What passes through these passes through a real interface as well, or never leaves the machine.
 INNER_INTERFACE = r"lo\d*|Loopback.*|veth.*|br-.*|docker\d+|virbr.*"
@@ -2655,43 +2649,37 @@ def file_text(path: Path) -> str | None:
 
 
 class Probes:
-    """Calls that may hang: run in a thread, given up on after a limit, not repeated while they hang."""
+    """Calls that may hang, each in a thread of its own: given up on after a limit, not repeated while they hang."""
 
     def __init__(self) -> None:
-        self.hung: set[str] = set()
+        self.hung: dict[str, concurrent.futures.Future[Any]] = {}
         self.limiter = LogLimiter()
 
     async def read(self, jobs: dict[str, Callable[[], Any]]) -> Json:
-        """The results of `jobs` by name; None for what failed, hangs, or comes after one that hangs."""
-        loop = asyncio.get_running_loop()
-        finished = asyncio.Event()
-        results: Json = {}
-        due = {name: job for name, job in jobs.items() if name not in self.hung}
-        current: str | None = None
+        """The results of `jobs` by name; None for what failed or hangs."""
+        self.hung = {name: answer for name, answer in self.hung.items() if not answer.done()}
+        asked = {name: self.ask(job) for name, job in jobs.items() if name not in self.hung}
+        if asked:
+            await asyncio.wait(map(asyncio.wrap_future, asked.values()), timeout=PROBE_LIMIT)
+        for name, answer in asked.items():
+            if not answer.done():
+                self.hung[name] = answer
+                if self.limiter.is_new(name):
+                    log.warning("%s does not answer", name)
+        return {name: asked[name].result() if name in asked and name not in self.hung else None for name in jobs}
+
+    @staticmethod
+    def ask(job: Callable[[], Any]) -> concurrent.futures.Future[Any]:
+        """What `job` will return; not in a thread of the executor, which would keep the program from ending."""
+        answer = concurrent.futures.Future[Any]()
 
         def work() -> None:
-            nonlocal current
-            for name, job in due.items():
-                current = name
-                with contextlib.suppress(OSError, psutil.Error):
-                    results[name] = job()
-                current = None
-                self.hung.discard(name)
-            with contextlib.suppress(RuntimeError):  # the loop is closed: we are stopping
-                loop.call_soon_threadsafe(finished.set)
-
-        # A thread of our own: one of the executor's would keep the program from ending.
-        threading.Thread(target=work, name="probes", daemon=True).start()
-        try:
-            await asyncio.wait_for(finished.wait(), PROBE_LIMIT)
-        except asyncio.TimeoutError:
-            if (slow := current) is not None:
-                self.hung.add(slow)
-                if self.limiter.is_new(slow):
-                    log.warning("%s does not answer", slow)
-                if current != slow:  # it has answered just now
-                    self.hung.discard(slow)
-        return {name: results.get(name) for name in jobs}
+            result = None
+            with contextlib.suppress(OSError, psutil.Error):
+                result = job()
+            answer.set_result(result)
+        threading.Thread(target=work, name="probe", daemon=True).start()
+        return answer
 
 
 def disk(path: Path) -> Json:
@@ -2881,8 +2869,11 @@ class SysfsGpus:
         if maker not in GPU_MAKERS:
             return None
         asleep = file_text(device / "power/runtime_status") == "suspended"
-        values = dict.fromkeys(("utilization", "memory_used", "memory_total", "temperature", "power"))
-        values |= {} if asleep else sysfs_values(device)
+        values = dict.fromkeys(GPU_SERIES)
+        for name, (scale, *patterns) in {} if asleep else SYSFS_READINGS.items():
+            found = (reading(file_text(path), scale) for item in patterns for path in sorted(device.glob(item)))
+            kind = int if name.startswith("memory") else float
+            values[name] = next((kind(value) for value in found if value is not None), None)
         if maker == "0x8086" and set(values.values()) == {None}:
             return None  # a processor's own graphics, which shows nothing and computes nothing
         vendor, brand = GPU_MAKERS[maker]
@@ -2890,25 +2881,6 @@ class SysfsGpus:
         own = file_text(device / "product_name") or file_text(device / "marketing_name")
         name = own or pci_name(maker, model) or f"{brand} GPU {maker}:{model}".rstrip(":")
         return {"name": name, "vendor": vendor, **values}
-
-
-def hwmon(device: Path, *names: str, scale: float) -> float | None:
-    """The first of the sensors `names` that the card's hardware monitor has."""
-    for folder in sorted(device.glob("hwmon/hwmon*")):
-        for name in names:
-            if (value := reading(file_text(folder / name), scale)) is not None:
-                return value
-    return None
-
-
-def sysfs_values(device: Path) -> Json:
-    """What the drivers amdgpu, xe and i915 tell; Intel's two tell nothing about use."""
-    total = file_text(device / "mem_info_vram_total") or file_text(device / "tile0/physical_vram_size_bytes")
-    return {"utilization": reading(file_text(device / "gpu_busy_percent")),
-            "memory_used": reading_of_bytes(file_text(device / "mem_info_vram_used")),
-            "memory_total": reading_of_bytes(total),
-            "temperature": hwmon(device, "temp1_input", "temp2_input", scale=1e-3),
-            "power": hwmon(device, "power1_average", "power1_input", scale=1e-6)}
 
 
 def drm_memory(pid: int) -> collections.Counter[str]:
@@ -2937,15 +2909,6 @@ def pci_name(maker: str, model: str) -> str | None:
                 marketed = re.search(r"\[(.+)\]", line[1])
                 return marketed[1] if marketed else line[1]
     return None
-
-
-async def apple_gpu() -> Json | None:
-    """The GPU of an Apple chip, whose memory is the machine's; None on another machine."""
-    if sys.platform != "darwin" or platform.machine() != "arm64":
-        return None
-    name = await asyncio.to_thread(processor_name) or "Apple"
-    return {"name": f"{name} GPU", "vendor": "apple", "utilization": None, "memory_used": None,
-            "memory_total": None, "temperature": None, "power": None}
 
 
 class Machine:
@@ -2986,7 +2949,7 @@ class Sampler:
         self.probes = Probes()
         self.nvidia = NvidiaGpus()
         self.sysfs = SysfsGpus()
-        self.apple: Json | None = None
+        self.apple: str | None = None  # the chip, whose GPU has the machine's memory
         self.gpus: list[Json] = []  # as last read, by a sample or between two
         self.changed = asyncio.Event()
         self.one_at_a_time = asyncio.Lock()  # the rates are differences between two samples
@@ -3005,7 +2968,8 @@ class Sampler:
         self.machine.sample(0)  # rates count from here
         last = time.monotonic()
         due = last + 1  # the first one soon, but CPU use needs some time to be measured over
-        self.apple = await apple_gpu()
+        if sys.platform == "darwin" and platform.machine() == "arm64":
+            self.apple = await asyncio.to_thread(processor_name)
         try:
             while True:
                 with contextlib.suppress(asyncio.TimeoutError):
@@ -3048,7 +3012,8 @@ class Sampler:
         found = [*nvidia, *(read["GPU sensors"] or [])]
         if self.apple:
             memory = psutil.virtual_memory()
-            found.append({**self.apple, "memory_used": memory.total - memory.available, "memory_total": memory.total})
+            found.append({"name": f"{self.apple} GPU", "vendor": "apple", **dict.fromkeys(GPU_SERIES),
+                          "memory_used": memory.total - memory.available, "memory_total": memory.total})
         self.gpus = [{"index": index, **gpu} for index, gpu in enumerate(found)]
         return self.gpus
 
@@ -8199,7 +8164,6 @@ CONNECT_LIMIT = 15.0  # s for a connection
 STALL_LIMIT = 30.0  # s without a byte, after which a connection counts as cut
 MAX_LISTING = 32 * 2**20  # bytes of a repository's description; the largest have some 5 MB
 MAX_REDIRECTS = 5
-MAX_DOWNLOAD_SHARDS = 500  # the largest models have some 50
 MAX_FILE_SIZE = 10**15  # bytes; a hub that tells more does not tell the truth
 MAX_FILE_NAME = 200  # bytes; file systems allow 255, and ".part" is added
 ACTIVE = ("queued", "running", "verifying")
@@ -8244,16 +8208,9 @@ class WrongContent(DashError):
 class Part:
     """One file of a download: its name in the repository, and what the hub announces of it."""
     name: str
-    size: int | None = None
+    size: int
     sha256: str | None = None
-    etag: str | None = None  # of the host that sent it; guards a resumed download without a checksum
     verified: bool = False
-
-
-def download_size(parts: Iterable[Part]) -> int | None:
-    """Bytes of `parts` together, or None while that of one is unknown."""
-    sizes = [part.size for part in parts]
-    return sum(size for size in sizes if size) if None not in sizes else None
 
 
 @dataclass(eq=False, repr=False)
@@ -8269,9 +8226,9 @@ class Download:
     speeds: collections.deque[tuple[float, int]] = dataclasses.field(default_factory=collections.deque)
 
     @property
-    def total(self) -> int | None:
-        """Bytes of all parts, or None while that of one is unknown."""
-        return download_size(self.parts)
+    def total(self) -> int:
+        """Bytes of all parts."""
+        return sum(part.size for part in self.parts)
 
     def target(self, part: Part) -> Path:
         """Where `part` will be when all is complete."""
@@ -8315,16 +8272,11 @@ class Download:
     def as_json(self) -> Json:
         """What clients see: {repo, file, done, total, bytesPerSecond, status, secondsLeft?, error?, …}."""
         speed, total = self.speed(), self.total
-        left = {"secondsLeft": math.ceil((total - self.done) / speed)} if total and speed else {}
+        left = {"secondsLeft": math.ceil((total - self.done) / speed)} if speed else {}
         error = {"error": self.error} if self.error else {}
         return {"repo": self.repo, "file": self.file, "files": [part.name for part in self.parts],
                 "folder": self.place, "done": self.done, "total": total, "bytesPerSecond": round(speed),
                 "status": self.status, **left, **error}
-
-    def as_row(self) -> Json:
-        """What is remembered over a restart."""
-        return {"repo": self.repo, "file": self.file, "place": self.place, "status": self.status,
-                "error": self.error, "parts": [vars(part) for part in self.parts]}
 
 
 async def in_thread(function: Callable[..., Result], *arguments: Any) -> Result:
@@ -8403,18 +8355,10 @@ def download_models(files: dict[str, Part]) -> list[Json]:
         found = re.fullmatch(SHARD, names[0])
         if found and len(names) != int(found[3]):
             continue  # incomplete: an upload under way
-        models.append({"file": names[0], "size": download_size(files[name] for name in names),
+        models.append({"file": names[0], "size": sum(files[name].size for name in names),
                        "quantization": download_quantization(names[0]), "shards": names if found else [],
                        **download_projector(names[0], projectors, files)})
-    return sorted(models, key=lambda model: (model["size"] or 0, model["file"]))
-
-
-def download_shards(file: str) -> list[str]:
-    """The names of all shards of the model that `file` is or belongs to."""
-    found = re.fullmatch(SHARD, file)
-    if not found or not 0 < int(found[3]) <= MAX_DOWNLOAD_SHARDS:
-        return [file]
-    return [f"{found[1]}-{at:05}-of-{found[3]}.gguf" for at in range(1, int(found[3]) + 1)]
+    return sorted(models, key=lambda model: (model["size"], model["file"]))
 
 
 def download_projector(file: str, projectors: list[str], files: dict[str, Part]) -> Json:
@@ -8478,17 +8422,18 @@ class ModelHub:
         """
         hub = self.url()
         url = yarl.URL(f"{self.endpoint}/{path}", encoded=True)
-        announced = Part(path)
+        announced = Part(path, 0)
         for _ in range(MAX_REDIRECTS + 1):
             at_hub = url.origin() == hub.origin()
             token = {"Authorization": f"Bearer {self.token}"} if self.token and at_hub else {}
+            proxies = {} if urllib.request.proxy_bypass(url.host or "") else urllib.request.getproxies()
             try:
                 async with session.get(url, headers={**(headers or {}), **token}, allow_redirects=False,
-                                       proxy=download_proxy(url)) as response:
+                                       proxy=proxies.get(url.scheme)) as response:
                     if at_hub:
                         download_announced(announced, response)
                     location = response.headers.get("Location")
-                    if response.status in (200, 206, 416):
+                    if response.status in (200, 206):
                         yield response, announced
                         return
                     if response.status not in (301, 302, 303, 307, 308) or not location:
@@ -8504,33 +8449,17 @@ class ModelHub:
 
     async def listing(self, repo: str) -> tuple[dict[str, Part], Json]:
         """A repository's GGUF files, and its description; NotFound where there is none that we may see."""
-        async with self.session() as session:
-            info = await self.described(session, f"api/models/{repo}?blobs=true", repo)
-            files = download_listed(info.get("siblings"))
-            if not any(part.size for part in files.values()):
-                tree = await self.described(session, f"api/models/{repo}/tree/main?recursive=true", repo)
-                files = download_listed(tree.get("entries"))
-        return files, info
-
-    async def announced(self, repo: str, name: str) -> Part:
-        """What the hub tells of one file before sending it; for hubs that have no listing."""
-        path, what = download_path(repo, name), f"{repo}/{name}"
-        async with self.session() as session, self.get(session, path, what) as (response, announced):
-            return Part(name, announced.size or response.content_length, announced.sha256)
-
-    async def described(self, session: aiohttp.ClientSession, path: str, repo: str) -> Json:
-        """One answer of the hub's API; a list comes as {entries}."""
-        async with self.get(session, path, repo) as (response, _):
-            text = bytearray()
+        text = bytearray()
+        async with self.session() as session, self.get(session, f"api/models/{repo}?blobs=true", repo) as (response, _):
             async for block in response.content.iter_chunked(2**16):
                 text += block
                 if len(text) > MAX_LISTING:
                     raise HubUnavailable("the hub's answer is too long")
         try:
-            answer = await asyncio.to_thread(json.loads, bytes(text))
-        except (ValueError, RecursionError):
+            info = await asyncio.to_thread(json.loads, bytes(text))
+            return download_listed(info["siblings"]), info
+        except (ValueError, RecursionError, TypeError, LookupError):
             raise HubUnavailable(f"{self.name} does not answer as a model hub does") from None
-        return answer if isinstance(answer, dict) else {"entries": answer if isinstance(answer, list) else []}
 
     def refusal(self, status: int, what: str, elsewhere: str | None) -> DashError:
         """The error that says what a refused request means to the user; `elsewhere` is the host that is not the hub."""
@@ -8543,18 +8472,6 @@ class ModelHub:
         if status in (404, 410):
             return NotFound(f"{what} does not exist at {self.name}")
         return HubUnavailable(f"{self.name} answered with status {status}")
-
-
-def download_path(repo: str, name: str) -> str:
-    """The path of a file on the hub."""
-    return f"{repo}/resolve/main/{urllib.parse.quote(name)}"
-
-
-def download_proxy(url: yarl.URL) -> str | None:
-    """The proxy that this machine's environment wants for `url`."""
-    import urllib.request  # not at the top: slow to import, and seldom needed
-    bypass = urllib.request.proxy_bypass(url.host or "")
-    return None if bypass else urllib.request.getproxies().get(url.scheme)
 
 
 def download_bytes(text: str) -> int | None:
@@ -8571,18 +8488,18 @@ def download_announced(announced: Part, response: aiohttp.ClientResponse) -> Non
     announced.size = download_bytes(response.headers.get("X-Linked-Size", "")) or announced.size
 
 
-def download_listed(listing: Any) -> dict[str, Part]:
-    """The GGUF files in a listing of either kind that the hub's API gives; entries that make no sense are left out."""
+def download_listed(listing: list[Any]) -> dict[str, Part]:
+    """The GGUF files in a listing of the hub's API; entries that make no sense are left out."""
     files = {}
-    for entry in listing if isinstance(listing, list) else ():
-        name = (entry.get("rfilename") or entry.get("path")) if isinstance(entry, dict) else None
-        if not isinstance(name, str) or not name.lower().endswith(".gguf"):
-            continue
-        with contextlib.suppress(InvalidRequest):
+    for entry in listing:
+        name = entry.get("rfilename") if isinstance(entry, dict) else None
+        if isinstance(name, str) and name.lower().endswith(".gguf"):
             stored = entry["lfs"] if isinstance(entry.get("lfs"), dict) else {}
-            sha256, size = stored.get("sha256") or stored.get("oid"), stored.get("size") or entry.get("size")
-            files[name] = Part(download_file(name), size if type(size) is int and 0 < size < MAX_FILE_SIZE else None,
-                               sha256 if isinstance(sha256, str) and re.fullmatch(r"[0-9a-f]{64}", sha256) else None)
+            sha256, size = stored.get("sha256"), stored.get("size") or entry.get("size")
+            known = isinstance(sha256, str) and re.fullmatch(r"[0-9a-f]{64}", sha256)
+            with contextlib.suppress(InvalidRequest):
+                if type(size) is int and 0 < size < MAX_FILE_SIZE:
+                    files[name] = Part(download_file(name), size, sha256 if known else None)
     return files
 
 
@@ -8651,7 +8568,9 @@ class Downloads:
     async def run(self) -> None:
         """Go on with what a former run of llamadash left unfinished."""
         for row in self.dash.db.get_meta("downloads", []):
-            download = Download(**{**row, "parts": [Part(**part) for part in row["parts"]]})
+            row["parts"] = [Part(part["name"], part["size"] or 0, part["sha256"], part["verified"])
+                            for part in row["parts"]]
+            download = Download(**row)
             if download.status in ACTIVE:
                 download.status = "queued"
             await in_thread(download.count)
@@ -8677,19 +8596,14 @@ class Downloads:
         if known and known.status in UNFINISHED_DOWNLOADS:
             return await self.resume(*key) if known.status in ("paused", "failed") else known
         download = Download(*key, str(self.place(source.repo, parts, self.folder(folder))), parts)
-        needed = sum(max((item.total or 0) - item.done, 0) for item in self.items.values() if item.status in ACTIVE)
+        needed = sum(max(item.total - item.done, 0) for item in self.items.values() if item.status in ACTIVE)
         await in_thread(download_check_space, download, needed)
         await self.enqueue(download)
         return download
 
     async def parts(self, source: Source, projector: bool) -> list[Part]:
         """The files that make up the model that `source` asks for; NotFound where there is none."""
-        try:
-            files, _ = await self.hub.listing(source.repo)
-        except (NotFound, HubUnavailable):
-            if not source.file:
-                raise
-            return [await self.hub.announced(source.repo, name) for name in download_shards(source.file)]
+        files, _ = await self.hub.listing(source.repo)
         if source.file in files and "mmproj" in source.file.lower():
             return [files[source.file]]
         model = download_choice(download_models(files), source)
@@ -8795,8 +8709,10 @@ class Downloads:
         finished = [key for key, item in self.items.items() if item.status not in UNFINISHED_DOWNLOADS]
         for key in finished[:-DOWNLOADS_LISTED]:
             del self.items[key]
-        rows = [item.as_row() for item in self.items.values() if item.status in UNFINISHED_DOWNLOADS]
-        self.dash.db.set_meta("downloads", rows)
+        self.dash.db.set_meta("downloads", [
+            {"repo": item.repo, "file": item.file, "place": item.place, "status": item.status, "error": item.error,
+             "parts": [vars(part) for part in item.parts]}
+            for item in self.items.values() if item.status in UNFINISHED_DOWNLOADS])
 
     async def progress(self, download: Download) -> None:
         """Tell everybody how far the download is, four times a second at most."""
@@ -8817,8 +8733,11 @@ class Downloads:
                 await self.dash.library.add(str(download.target(download.parts[0])), source="download")
             status = "done"
         except (DashError, OSError) as problem:
-            status = "failed"
-            download.error = str(problem) if isinstance(problem, DashError) else download_disk_problem(problem)
+            status, download.error = "failed", str(problem)
+            if isinstance(problem, OSError):
+                download.error = f"{problem.filename or 'the file'} cannot be written: {problem.strerror}"
+                if problem.errno in (errno.ENOSPC, errno.EDQUOT):
+                    download.error = "the disk is full: make room, then resume"
             log.warning("download of %s from %s failed: %s", download.file, download.repo, download.error)
         except Exception:  # a bug, which must not hold up the queue
             status, download.error = "failed", "Something went wrong in llamadash; its log says what."
@@ -8826,7 +8745,7 @@ class Downloads:
         finally:
             self.tasks.pop(key, None)
         await in_thread(download.count)
-        download.done = download.total or download.done if status == "done" else download.done
+        download.done = download.total if status == "done" else download.done
         await self.tell(download, status)
         self.pump()
         if status == "done":
@@ -8860,7 +8779,10 @@ class Transfer:
                 await self.queue.tell(self.download, "running")
             if not existing:
                 await self.transfer_all(part, file)
-            download_check_content(part, file)
+            if file.position != part.size:
+                raise WrongContent(f"{part.name} has {file.position} bytes instead of the {part.size} announced")
+            if part.sha256 and file.hash.hexdigest() != part.sha256:
+                raise WrongContent(f"{part.name} is damaged: its checksum is not the one announced")
         except WrongContent:
             if existing:
                 raise Conflict(f"{target} is another file of the same name") from None
@@ -8875,49 +8797,40 @@ class Transfer:
         """Bring all bytes here, over a new connection whenever one is cut; HubUnavailable after RETRIES in vain."""
         failures = 0
         others = sum(self.download.have(item) for item in self.download.parts if item is not part)
-        if part.size is not None and file.position > part.size:
+        if file.position > part.size:
             await in_thread(file.restart)
-        while part.size is None or file.position < part.size:
+        while file.position < part.size:
             before = file.position
             try:
                 await self.transfer(part, file, others)
-                if part.size is None:
-                    return
-                continue
             except HubUnavailable as problem:
-                failures, reason = 1 if file.position > before else failures + 1, problem
-            if failures > RETRIES:
-                raise HubUnavailable(f"given up after {failures} attempts in vain: {reason}")
-            log.info("download of %s: %s; trying again", part.name, reason)
-            pause = min(RETRY_PAUSE[0] * 2 ** (failures - 1), RETRY_PAUSE[1])
-            await asyncio.sleep(pause * (0.75 + secrets.randbelow(500) / 1000))
+                failures = 1 if file.position > before else failures + 1
+                if failures > RETRIES:
+                    raise HubUnavailable(f"given up after {failures} attempts in vain: {problem}") from problem
+                log.info("download of %s: %s; trying again", part.name, problem)
+                pause = min(RETRY_PAUSE[0] * 2 ** (failures - 1), RETRY_PAUSE[1])
+                await asyncio.sleep(pause * (0.75 + secrets.randbelow(500) / 1000))
 
     async def transfer(self, part: Part, file: PartFile, others: int) -> None:
         """Bring what one connection gives; `others` are the bytes of the other parts."""
-        path, what = download_path(self.download.repo, part.name), f"{self.download.repo}/{part.name}"
-        headers, unknown = dict[str, str](), part.size is None
-        if file.position:  # the checksum, where it is known, guards against a file that has changed
-            guard = {"If-Range": part.etag} if part.etag and not part.sha256 else {}
-            headers = {"Range": f"bytes={file.position}-", **guard}
+        if not part.sha256:  # nothing would tell whether it has changed at the hub since the last connection
+            await in_thread(file.restart)
+        headers = {"Range": f"bytes={file.position}-"} if file.position else {}
+        path = f"{self.download.repo}/resolve/main/{urllib.parse.quote(part.name)}"
         await in_thread(download_check_space, self.download, 0)
-        async with self.queue.hub.get(self.session, path, what, headers) as (response, announced):
-            if download_changed(part, announced):
-                part.size, part.sha256, part.etag = announced.size, announced.sha256, None
+        async with self.queue.hub.get(self.session, path, part.name, headers) as (response, announced):
+            if announced.sha256 not in (None, part.sha256) or announced.size not in (0, part.size):
+                part.size, part.sha256 = announced.size or part.size, announced.sha256
                 await in_thread(file.restart)
                 if response.status == 206:
                     raise HubUnavailable("the file has changed at the hub")  # and this is the end of the new one
-            if response.status == 416:
-                await in_thread(file.restart)
-                raise HubUnavailable("the hub has no more bytes of it")
             if response.headers.get("Content-Encoding", "identity") != "identity":
                 raise HubUnavailable("the file came compressed")
             download_check_size(response, part, file.position)
             if response.status != 206 and file.position:  # it gives all or nothing
                 await in_thread(file.restart)
-            if unknown:
-                await in_thread(download_check_space, self.download, 0)
             await self.receive(response, part, file, others)
-        if part.size is not None and file.position < part.size:
+        if file.position < part.size:
             raise HubUnavailable("the connection was cut")
 
     async def receive(self, response: aiohttp.ClientResponse, part: Part, file: PartFile, others: int) -> None:
@@ -8927,7 +8840,7 @@ class Transfer:
             async for chunk in response.content.iter_any():
                 block += chunk
                 received += len(chunk)
-                if part.size is not None and received > part.size:
+                if received > part.size:
                     raise WrongContent(f"{part.name} is longer than announced")
                 if len(block) >= DOWNLOAD_BLOCK:
                     full, block = bytes(block), bytearray()
@@ -8938,41 +8851,20 @@ class Transfer:
             await in_thread(file.write, bytes(block))
 
 
-def download_changed(part: Part, announced: Part) -> bool:
-    """Whether the hub now announces another file than the one that was begun; learns what was unknown."""
-    part.sha256 = part.sha256 or announced.sha256
-    part.size = part.size or announced.size
-    return any(new and new != old for new, old in
-               ((announced.sha256, part.sha256), (announced.size, part.size)))
-
-
 def download_check_size(response: aiohttp.ClientResponse, part: Part, position: int) -> None:
-    """Refuse an answer that is not what is missing of `part` from `position` on; learns its size and tag.
+    """Refuse an answer that is not what is missing of `part` from `position` on.
 
     WrongContent at the start; HubUnavailable later, as what came before may be good and something in between broken.
     """
-    size: int | None = None
+    size = response.content_length
     if response.status == 206:
         found = re.fullmatch(r"bytes ([0-9]+)-[0-9]+/([0-9]+|\*)", response.headers.get("Content-Range", ""))
         if not found or download_bytes(found[1]) != position:
             raise HubUnavailable("another range came than was asked for")
         size = download_bytes(found[2])
-    elif response.content_length is not None:
-        size = response.content_length
-    if size is not None and part.size is not None and size != part.size:
+    if size not in (None, part.size):
         problem = f"{part.name} has {size} bytes instead of the {part.size} announced"
         raise HubUnavailable(problem) if position else WrongContent(problem)
-    part.size = part.size or size
-    tag = response.headers.get("ETag", "")
-    part.etag = tag if tag.startswith('"') else None  # a weak one promises nothing about bytes
-
-
-def download_check_content(part: Part, file: PartFile) -> None:
-    """WrongContent unless size and checksum of `file` are those announced."""
-    if part.size is not None and file.position != part.size:
-        raise WrongContent(f"{part.name} has {file.position} bytes instead of the {part.size} announced")
-    if part.sha256 and file.hash.hexdigest() != part.sha256:
-        raise WrongContent(f"{part.name} is damaged: its checksum is not the one announced")
 
 
 def download_check_space(download: Download, others: int) -> None:
@@ -8980,19 +8872,12 @@ def download_check_space(download: Download, others: int) -> None:
     place = Path(download.place)
     while not place.exists() and place != place.parent:
         place = place.parent
-    missing = sum(max((part.size or 0) - files_size(download.partial(part)), 0) for part in download.parts
+    missing = sum(max(part.size - files_size(download.partial(part)), 0) for part in download.parts
                   if not files_size(download.target(part)))
     free = shutil.disk_usage(place).free
     if missing and missing + others + DISK_RESERVE > free:
         raise StorageFull(f"{place} has {free / 2**30:.1f} GiB free; {download.file} needs "
                           f"{(missing + others + DISK_RESERVE) / 2**30:.1f} GiB with the reserve for the system")
-
-
-def download_disk_problem(problem: OSError) -> str:
-    """What a failed write means to the user."""
-    if problem.errno in (errno.ENOSPC, errno.EDQUOT):
-        return "the disk is full: make room, then resume"
-    return f"{problem.filename or 'the file'} cannot be written: {problem.strerror or type(problem).__name__}"
 
 
 RepoText = Annotated[str, Length(3, 1024)]
