@@ -7955,7 +7955,7 @@ class Chat:
 
     def outcome(self) -> Json:
         """What `chat:done` says."""
-        numbers = of_timings(self.timings)
+        numbers = timings_numbers(self.timings)
         first = round((self.first - self.begun) * 1000) if self.first is not None else None
         return {"finish_reason": self.finish_reason or "stop", "time_to_first_token": first,
                 **{name: numbers.get(name) for name in (
