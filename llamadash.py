@@ -8089,6 +8089,9 @@ async def chat_cancel(dash: Dash, client: Client, *, chatId: Annotated[str, Leng
 
 # -- Benchmarks -----------------------------------------------------------------------------------
 
+MAX_BENCHMARK_FAILURES = 3  # answers that may fail before a benchmark does
+
+
 async def tell_benchmark(dash: Dash, id: str, done: int, total: int, **outcome: Any) -> None:
     """Broadcast how far a benchmark is, and keep that for pages that are opened meanwhile."""
     dash.benchmarks[id] = {"id": id, "done": done, "total": total, **outcome}
@@ -8103,18 +8106,24 @@ async def run_benchmark(dash: Dash, id: str, prompt_tokens: int, generate_tokens
     import statistics  # not at the top: slow to import, and seldom needed
     draw = secrets.SystemRandom()
     tokens = min(1000, dash.db.get_model(id)["vocabulary_size"] or 1000)  # all of them are plain ones
-    runs = []
-    for done in range(-1, repetitions):
-        await tell_benchmark(dash, id, max(done, 0), repetitions)
+    runs, failures = list[Json](), 0
+    while len(runs) <= repetitions:
+        await tell_benchmark(dash, id, max(len(runs) - 1, 0), repetitions)
         body = {"model": id, "prompt": [draw.randrange(100, tokens) for _ in range(prompt_tokens)], "stream": False,
                 "n_predict": generate_tokens, "ignore_eos": True, "cache_prompt": False, "temperature": 0}
-        async with dash.gateway.asked(id, "llamadash benchmark", "/completion", body) as answers:
-            answer = [item async for item in answers]
+        try:
+            async with dash.gateway.asked(id, "llamadash benchmark", "/completion", body) as answers:
+                answer = [item async for item in answers]
+        except EngineFailed:  # older builds cannot put into words what they make of some random tokens
+            failures += 1
+            if failures > MAX_BENCHMARK_FAILURES:
+                raise
+            continue
         timings = answer[0].get("timings") if answer else None
         if not isinstance(timings, dict) or not is_amount(timings.get("predicted_per_second")):
             raise EngineFailed("the engine does not say how long it took")
-        if done >= 0:
-            runs.append(timings)
+        runs.append(timings)
+    del runs[0]
     row = {"model": id, "prompt_tokens": int(runs[0]["prompt_n"]), "generate_tokens": int(runs[0]["predicted_n"]),
            "repetitions": repetitions, "timestamp": now_ms()}
     for name, key in (("prompt", "prompt_per_second"), ("generated", "predicted_per_second")):
