@@ -736,7 +736,8 @@ def config_result(dash: Dash) -> Json:
     folders = [{"path": str(path), "exists": os.path.isdir(path),
                 "used": path in listed or path.parent == dash.config.data_dir} for path in looked]
     return {"config": config, "locked": dash.config.locked(), "restartRequired": dash.gateway.restart_required(),
-            "ini": render_presets(dash.db.models(), config["defaults"]), "parameters": parameter_schema(),
+            "ini": render_presets(dash.db.models(), config["defaults"]),
+            "parameters": [item.schema() for item in PARAMETERS.values()],
             "folders": folders, "skipped": skipped_for_clients(dash.library.skipped),
             "llama_server": {"value": dash.config.llama_server, "fixed": "llama_server" in dash.config.fixed}}
 
@@ -1832,8 +1833,7 @@ MAX_HEADER = 64 << 20  # bytes before the weights; the largest known vocabulary 
 MAX_PAIRS = 2048  # metadata entries; models have 20 to 100
 MAX_ARRAY_TEXTS = 1 << 20  # texts in all arrays together; the largest known vocabulary has 777,058
 MAX_TENSORS = 8192  # models have up to 3,000
-MAX_KEY = 256  # bytes; the format allows 65,535, but no model has one of more than 80
-MAX_KEPT_TEXT = 256  # bytes kept of a text: names and licences are shorter, templates only need to exist
+MAX_KEPT_TEXT = 256  # bytes kept of a text: keys, names and licences are shorter, templates only need to exist
 MAX_KEPT_ITEMS = 512  # numbers kept of an array: one for each layer
 MAX_KEPT_TOTAL = 32768  # numbers kept of all arrays
 MAX_TENSOR_NAME = 256  # bytes; llama.cpp allows 64
@@ -1966,14 +1966,6 @@ class GGUFReader:
         self.at = at + layout.size
         return layout.unpack_from(self.window, at)
 
-    def text(self, limit: int, what: str) -> str:
-        """The next text, of at most `limit` bytes; invalid UTF-8 is replaced."""
-        (length,) = self.numbers("Q")
-        if length > limit:
-            raise GGUFError(f"{what} of {length} bytes")
-        at = self.take(length)
-        return self.window[at:self.at].decode("utf-8", "replace")
-
     def start_of_text(self) -> str:
         """The first MAX_KEPT_TEXT bytes of the next text."""
         (length,) = self.numbers("Q")
@@ -2054,7 +2046,11 @@ class GGUFReader:
 
     def pair(self, header: GGUFHeader) -> None:
         """Read one metadata entry into `header`."""
-        key = self.text(MAX_KEY, "a metadata key")
+        (length,) = self.numbers("Q")
+        if length > MAX_KEPT_TEXT:
+            raise GGUFError(f"a metadata key of {length} bytes")
+        at = self.take(length)
+        key = self.window[at:self.at].decode("utf-8", "replace")
         (kind,) = self.numbers("I")
         value: Any
         if kind == GGUF_TEXT:
@@ -4108,11 +4104,6 @@ def validated_parameters(parameters: Json, folders: list[Path], field: str = "pa
     return accepted
 
 
-def parameter_schema() -> list[Json]:
-    """Every parameter as a form needs it, in the order of the groups."""
-    return [item.schema() for item in PARAMETERS.values()]
-
-
 INI_UNSAFE = r"[;#\x00-\x1f\x7f-\x9f\u2028\u2029]"  # a value in a preset file ends there
 SHARED_SECTIONS = ("", "default", "*")  # what they say holds for every model
 FILE_KEYS = ("model", "m", "hf-repo", "hfr", "hf")
@@ -4185,18 +4176,15 @@ PRESET_FIELDS: dict[str, tuple[str, Callable[[str], Any]]] = {
 }
 
 
-def preset_spelling(key: str) -> str:
-    """A key of a preset file, if it is a variable or out of use, as the long option that it means."""
-    name = key[10:].lower().replace("_", "-") if key.startswith("LLAMA_ARG_") else key
-    return PRESET_SPELLINGS.get(name, name)
-
-
-def preset_load_mode(values: dict[str, str]) -> dict[str, str]:
-    """`values` with load-mode in place of the switches that it has replaced."""
-    on = {key: BOOLEANS.get(values[key].lower()) for key in ("mmap", "no-mmap", "mlock") if key in values}
+def preset_values(values: dict[str, str]) -> dict[str, str]:
+    """`values` with the long options of today in place of variables, and of what is out of use."""
+    named = {key[10:].lower().replace("_", "-") if key.startswith("LLAMA_ARG_") else key: text
+             for key, text in values.items()}
+    named = {PRESET_SPELLINGS.get(key, key): text for key, text in named.items()}
+    on = {key: BOOLEANS.get(named.pop(key).lower()) for key in ("mmap", "no-mmap", "mlock") if key in named}
     mapped = on.get("mmap") is not False and not on.get("no-mmap")
     mode = "+".join(name for name, wanted in (("mmap", mapped), ("mlock", on.get("mlock"))) if wanted) or "none"
-    return {**({"load-mode": mode} if on else {}), **{key: text for key, text in values.items() if key not in on}}
+    return {**({"load-mode": mode} if on else {}), **named}
 
 
 def imported_section(values: dict[str, str], folders: list[Path]) -> tuple[Json, Json, list[str]]:
@@ -4204,7 +4192,7 @@ def imported_section(values: dict[str, str], folders: list[Path]) -> tuple[Json,
     parameters: Json = {}
     fields: Json = {}
     refused: list[str] = []
-    for key, text in preset_load_mode({preset_spelling(key): text for key, text in values.items()}).items():
+    for key, text in preset_values(values).items():
         negated = key.startswith("no-") and ALIASES.get(key[3:])
         name = negated or ALIASES.get(key)
         try:
@@ -8520,20 +8508,18 @@ PREFERRED = ("Q4_K_M", "Q4_K_S", "Q4_0", "MXFP4", "IQ4_XS", "Q5_K_M", "Q8_0")  #
 PREFERRED_PROJECTOR = ("F16", "BF16", "Q8_0", "F32")
 # Public, not gated, free to use, and run by every llama.cpp of the last year. Sizes as published; the real one is
 # asked for before the download. Memory: weights, 4096 tokens of context and the compute buffers.
-RECOMMENDED: tuple[Json, ...] = (
-    {"name": "SmolLM2 135M Instruct", "repo": "bartowski/SmolLM2-135M-Instruct-GGUF",
-     "file": "SmolLM2-135M-Instruct-Q4_K_M.gguf", "size": 105_454_432, "memory": 400_000_000,
-     "license": "apache-2.0", "quantization": "Q4_K_M", "text": "Tiny: shows within seconds that everything works."},
-    {"name": "Qwen3 0.6B", "repo": "Qwen/Qwen3-0.6B-GGUF", "file": "Qwen3-0.6B-Q8_0.gguf",
-     "size": 639_446_688, "memory": 1_500_000_000, "license": "apache-2.0", "quantization": "Q8_0",
-     "text": "Small and quick, thinks before it answers; for machines with little memory."},
-    {"name": "SmolLM2 1.7B Instruct", "repo": "HuggingFaceTB/SmolLM2-1.7B-Instruct-GGUF",
-     "file": "smollm2-1.7b-instruct-q4_k_m.gguf", "size": 1_055_609_536, "memory": 2_300_000_000,
-     "license": "apache-2.0", "quantization": "Q4_K_M", "text": "Good English answers on any modern CPU."},
-    {"name": "Qwen3 4B", "repo": "Qwen/Qwen3-4B-GGUF", "file": "Qwen3-4B-Q4_K_M.gguf",
-     "size": 2_497_280_256, "memory": 4_000_000_000, "license": "apache-2.0", "quantization": "Q4_K_M",
-     "text": "The best of these: many languages, code, reasoning; a GPU or some patience helps."},
-)
+RECOMMENDED = tuple({"name": name, "repo": repo, "file": file, "size": size, "memory": memory, "license": "apache-2.0",
+                     "quantization": file[:-5].rpartition("-")[2].upper(), "text": text}
+                    for name, repo, file, size, memory, text in (
+    ("SmolLM2 135M Instruct", "bartowski/SmolLM2-135M-Instruct-GGUF", "SmolLM2-135M-Instruct-Q4_K_M.gguf",
+     105_454_432, 400_000_000, "Tiny: shows within seconds that everything works."),
+    ("Qwen3 0.6B", "Qwen/Qwen3-0.6B-GGUF", "Qwen3-0.6B-Q8_0.gguf",
+     639_446_688, 1_500_000_000, "Small and quick, thinks before it answers; for machines with little memory."),
+    ("SmolLM2 1.7B Instruct", "HuggingFaceTB/SmolLM2-1.7B-Instruct-GGUF", "smollm2-1.7b-instruct-q4_k_m.gguf",
+     1_055_609_536, 2_300_000_000, "Good English answers on any modern CPU."),
+    ("Qwen3 4B", "Qwen/Qwen3-4B-GGUF", "Qwen3-4B-Q4_K_M.gguf",
+     2_497_280_256, 4_000_000_000, "The best of these: many languages, code, reasoning; a GPU or some patience helps."),
+))
 NETWORK_PROBLEMS = (aiohttp.ClientError, asyncio.TimeoutError, ConnectionError, UnicodeError)  # as for a host "x..y"
 Result = TypeVar("Result")
 
@@ -8867,7 +8853,6 @@ class PartFile:
         path.parent.mkdir(parents=True, exist_ok=True)
         self.file = io.FileIO(path, "r" if existing else "a+")
         self.file.seek(0)
-        self.existing = existing
         self.hash = hashlib.sha256()
         self.position = 0
 
@@ -8894,7 +8879,7 @@ class PartFile:
     def close(self) -> None:
         """Put what was written on the disk and close the file."""
         with self.file:
-            if not self.existing:
+            if self.file.writable():
                 os.fsync(self.file.fileno())
 
 
