@@ -2693,20 +2693,16 @@ class NetworkRates:
     """Bytes per second in and out, from the differences of the interfaces' counters."""
 
     def __init__(self) -> None:
-        self.time, self.counters = time.monotonic(), self.read()
-
-    @staticmethod
-    def read() -> dict[str, tuple[int, int]]:
-        """Bytes received and sent so far, by interface."""
-        with contextlib.suppress(OSError, RuntimeError):
-            return {name: (item.bytes_recv, item.bytes_sent)
-                    for name, item in psutil.net_io_counters(pernic=True, nowrap=False).items()
-                    if not re.fullmatch(INNER_INTERFACE, name)}
-        return {}
+        self.time, self.counters = -math.inf, dict[str, tuple[int, int]]()
+        self.rates()
 
     def rates(self) -> tuple[float | None, float | None]:
         """Received and sent since the last call; None without interfaces or over too short a time."""
-        now, counters = time.monotonic(), self.read()
+        now, counters = time.monotonic(), {}
+        with contextlib.suppress(OSError, RuntimeError):
+            counters = {name: (item.bytes_recv, item.bytes_sent)
+                        for name, item in psutil.net_io_counters(pernic=True, nowrap=False).items()
+                        if not re.fullmatch(INNER_INTERFACE, name)}
         span = now - self.time
         if span < MIN_SPAN:
             return None, None
@@ -2916,13 +2912,16 @@ class Machine:
         """Their part of a sample, in well under a millisecond; `lag` is the loop's, in seconds."""
         now = time.monotonic()
         measured = now - self.cpu_at >= MIN_SPAN
-        memory, swap = psutil.virtual_memory(), swap_usage()
+        memory, swap = psutil.virtual_memory(), None
+        with contextlib.suppress(OSError, RuntimeError):
+            swap = psutil.swap_memory()
         received, sent = self.network.rates()
         if measured:
             self.cpu_at = now
         return {
             "cpu_usage": float(psutil.cpu_percent()) if measured else None,
-            "memory_usage": float(memory.percent), "swap_usage": swap,
+            "memory_usage": float(memory.percent),
+            "swap_usage": float(swap.percent) if swap and swap.total else None,
             "memory_used": memory.total - memory.available, "memory_total": memory.total,
             "load_average": list(os.getloadavg()) if hasattr(os, "getloadavg") else None,
             "uptime": int(time.time() - psutil.boot_time()),
@@ -3044,14 +3043,6 @@ class Sampler:
         taken |= {at: drm[address] for at, address in zip(others, self.sysfs.addresses, strict=False) if address in drm}
         return {device["name"]: taken[gpu["index"]] for device, gpu in self.readings(self.dash.builds.devices)
                 if gpu and gpu["index"] in taken}
-
-
-def swap_usage() -> float | None:
-    """Percent of the swap space in use, or None without any."""
-    with contextlib.suppress(OSError, RuntimeError):
-        swap = psutil.swap_memory()
-        return float(swap.percent) if swap.total else None
-    return None
 
 
 def processor_name() -> str | None:
@@ -8723,14 +8714,6 @@ class ModelHub:
         token = (os.environ.get("HF_TOKEN") or "").strip()
         self.token = token if re.fullmatch(r"[!-~]+", token) else None
 
-    def url(self) -> yarl.URL:
-        """The hub's address; HubUnavailable if it is none."""
-        with contextlib.suppress(ValueError):
-            url = yarl.URL(self.endpoint)
-            if url.origin().scheme in ("http", "https") and url.host:
-                return url
-        raise HubUnavailable("HF_ENDPOINT must be an http or https address")
-
     @contextlib.asynccontextmanager
     async def session(self) -> AsyncIterator[aiohttp.ClientSession]:
         """A client without cookies; it does not follow redirects by itself."""
@@ -8749,11 +8732,14 @@ class ModelHub:
         The token goes to the hub only: where it redirects to another host, that host does not see it. NotFound where
         the hub has no `what`; HubUnavailable where the connection fails, while the answer is read as well.
         """
-        hub = self.url()
+        try:
+            hub = yarl.URL(self.endpoint).origin()
+        except ValueError:
+            raise HubUnavailable("HF_ENDPOINT must be an http or https address") from None
         url = yarl.URL(f"{self.endpoint}/{path}", encoded=True)
         announced = Part(path, 0)
         for _ in range(MAX_REDIRECTS + 1):
-            at_hub = url.origin() == hub.origin()
+            at_hub = url.origin() == hub
             token = {"Authorization": f"Bearer {self.token}"} if self.token and at_hub else {}
             proxies = {} if urllib.request.proxy_bypass(url.host or "") else urllib.request.getproxies()
             try:
