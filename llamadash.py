@@ -748,7 +748,8 @@ def config_result(dash: Dash) -> Json:
     folders = [{"path": str(path), "exists": os.path.isdir(path),
                 "used": path in listed or path.parent == dash.config.data_dir} for path in looked]
     return {"config": config, "locked": dash.config.locked(), "restartRequired": dash.gateway.restart_required(),
-            "ini": render_presets(dash.db.models(), config["defaults"]), "parameters": parameter_schema(),
+            "ini": render_presets(dash.db.models(), config["defaults"]),
+            "parameters": [item.schema() for item in PARAMETERS.values()],
             "folders": folders, "skipped": skipped_for_clients(dash.library.skipped),
             "llama_server": {"value": dash.config.llama_server, "fixed": "llama_server" in dash.config.fixed}}
 
@@ -1837,8 +1838,7 @@ MAX_HEADER = 64 << 20  # bytes before the weights; the largest known vocabulary 
 MAX_PAIRS = 2048  # metadata entries; models have 20 to 100
 MAX_ARRAY_TEXTS = 1 << 20  # texts in all arrays together; the largest known vocabulary has 777,058
 MAX_TENSORS = 8192  # models have up to 3,000
-MAX_KEY = 256  # bytes; the format allows 65,535, but no model has one of more than 80
-MAX_KEPT_TEXT = 256  # bytes kept of a text: names and licences are shorter, templates only need to exist
+MAX_KEPT_TEXT = 256  # bytes kept of a text: keys, names and licences are shorter, templates only need to exist
 MAX_KEPT_ITEMS = 512  # numbers kept of an array: one for each layer
 MAX_KEPT_TOTAL = 32768  # numbers kept of all arrays
 MAX_TENSOR_NAME = 256  # bytes; llama.cpp allows 64
@@ -1971,14 +1971,6 @@ class GGUFReader:
         self.at = at + layout.size
         return layout.unpack_from(self.window, at)
 
-    def text(self, limit: int, what: str) -> str:
-        """The next text, of at most `limit` bytes; invalid UTF-8 is replaced."""
-        (length,) = self.numbers("Q")
-        if length > limit:
-            raise GGUFError(f"{what} of {length} bytes")
-        at = self.take(length)
-        return self.window[at:self.at].decode("utf-8", "replace")
-
     def start_of_text(self) -> str:
         """The first MAX_KEPT_TEXT bytes of the next text."""
         (length,) = self.numbers("Q")
@@ -2059,7 +2051,11 @@ class GGUFReader:
 
     def pair(self, header: GGUFHeader) -> None:
         """Read one metadata entry into `header`."""
-        key = self.text(MAX_KEY, "a metadata key")
+        (length,) = self.numbers("Q")
+        if length > MAX_KEPT_TEXT:
+            raise GGUFError(f"a metadata key of {length} bytes")
+        at = self.take(length)
+        key = self.window[at:self.at].decode("utf-8", "replace")
         (kind,) = self.numbers("I")
         value: Any
         if kind == GGUF_TEXT:
@@ -2702,20 +2698,16 @@ class NetworkRates:
     """Bytes per second in and out, from the differences of the interfaces' counters."""
 
     def __init__(self) -> None:
-        self.time, self.counters = time.monotonic(), self.read()
-
-    @staticmethod
-    def read() -> dict[str, tuple[int, int]]:
-        """Bytes received and sent so far, by interface."""
-        with contextlib.suppress(OSError, RuntimeError):
-            return {name: (item.bytes_recv, item.bytes_sent)
-                    for name, item in psutil.net_io_counters(pernic=True, nowrap=False).items()
-                    if not re.fullmatch(INNER_INTERFACE, name)}
-        return {}
+        self.time, self.counters = -math.inf, dict[str, tuple[int, int]]()
+        self.rates()
 
     def rates(self) -> tuple[float | None, float | None]:
         """Received and sent since the last call; None without interfaces or over too short a time."""
-        now, counters = time.monotonic(), self.read()
+        now, counters = time.monotonic(), {}
+        with contextlib.suppress(OSError, RuntimeError):
+            counters = {name: (item.bytes_recv, item.bytes_sent)
+                        for name, item in psutil.net_io_counters(pernic=True, nowrap=False).items()
+                        if not re.fullmatch(INNER_INTERFACE, name)}
         span = now - self.time
         if span < MIN_SPAN:
             return None, None
@@ -2925,13 +2917,16 @@ class Machine:
         """Their part of a sample, in well under a millisecond; `lag` is the loop's, in seconds."""
         now = time.monotonic()
         measured = now - self.cpu_at >= MIN_SPAN
-        memory, swap = psutil.virtual_memory(), swap_usage()
+        memory, swap = psutil.virtual_memory(), None
+        with contextlib.suppress(OSError, RuntimeError):
+            swap = psutil.swap_memory()
         received, sent = self.network.rates()
         if measured:
             self.cpu_at = now
         return {
             "cpu_usage": float(psutil.cpu_percent()) if measured else None,
-            "memory_usage": float(memory.percent), "swap_usage": swap,
+            "memory_usage": float(memory.percent),
+            "swap_usage": float(swap.percent) if swap and swap.total else None,
             "memory_used": memory.total - memory.available, "memory_total": memory.total,
             "load_average": list(os.getloadavg()) if hasattr(os, "getloadavg") else None,
             "uptime": int(time.time() - psutil.boot_time()),
@@ -3053,14 +3048,6 @@ class Sampler:
         taken |= {at: drm[address] for at, address in zip(others, self.sysfs.addresses, strict=False) if address in drm}
         return {device["name"]: taken[gpu["index"]] for device, gpu in self.readings(self.dash.builds.devices)
                 if gpu and gpu["index"] in taken}
-
-
-def swap_usage() -> float | None:
-    """Percent of the swap space in use, or None without any."""
-    with contextlib.suppress(OSError, RuntimeError):
-        swap = psutil.swap_memory()
-        return float(swap.percent) if swap.total else None
-    return None
 
 
 def processor_name() -> str | None:
@@ -4080,11 +4067,6 @@ def validated_parameters(parameters: Json, folders: list[Path], field: str = "pa
     return accepted
 
 
-def parameter_schema() -> list[Json]:
-    """Every parameter as a form needs it, in the order of the groups."""
-    return [item.schema() for item in PARAMETERS.values()]
-
-
 INI_UNSAFE = r"[;#\x00-\x1f\x7f-\x9f\u2028\u2029]"  # a value in a preset file ends there
 SHARED_SECTIONS = ("", "default", "*")  # what they say holds for every model
 FILE_KEYS = ("model", "m", "hf-repo", "hfr", "hf")
@@ -4157,18 +4139,15 @@ PRESET_FIELDS: dict[str, tuple[str, Callable[[str], Any]]] = {
 }
 
 
-def preset_spelling(key: str) -> str:
-    """A key of a preset file, if it is a variable or out of use, as the long option that it means."""
-    name = key[10:].lower().replace("_", "-") if key.startswith("LLAMA_ARG_") else key
-    return PRESET_SPELLINGS.get(name, name)
-
-
-def preset_load_mode(values: dict[str, str]) -> dict[str, str]:
-    """`values` with load-mode in place of the switches that it has replaced."""
-    on = {key: BOOLEANS.get(values[key].lower()) for key in ("mmap", "no-mmap", "mlock") if key in values}
+def preset_values(values: dict[str, str]) -> dict[str, str]:
+    """`values` with the long options of today in place of variables, and of what is out of use."""
+    named = {key[10:].lower().replace("_", "-") if key.startswith("LLAMA_ARG_") else key: text
+             for key, text in values.items()}
+    named = {PRESET_SPELLINGS.get(key, key): text for key, text in named.items()}
+    on = {key: BOOLEANS.get(named.pop(key).lower()) for key in ("mmap", "no-mmap", "mlock") if key in named}
     mapped = on.get("mmap") is not False and not on.get("no-mmap")
     mode = "+".join(name for name, wanted in (("mmap", mapped), ("mlock", on.get("mlock"))) if wanted) or "none"
-    return {**({"load-mode": mode} if on else {}), **{key: text for key, text in values.items() if key not in on}}
+    return {**({"load-mode": mode} if on else {}), **named}
 
 
 def imported_section(values: dict[str, str], folders: list[Path]) -> tuple[Json, Json, list[str]]:
@@ -4176,7 +4155,7 @@ def imported_section(values: dict[str, str], folders: list[Path]) -> tuple[Json,
     parameters: Json = {}
     fields: Json = {}
     refused: list[str] = []
-    for key, text in preset_load_mode({preset_spelling(key): text for key, text in values.items()}).items():
+    for key, text in preset_values(values).items():
         negated = key.startswith("no-") and ALIASES.get(key[3:])
         name = negated or ALIASES.get(key)
         try:
@@ -8186,20 +8165,18 @@ PREFERRED = ("Q4_K_M", "Q4_K_S", "Q4_0", "MXFP4", "IQ4_XS", "Q5_K_M", "Q8_0")  #
 PREFERRED_PROJECTOR = ("F16", "BF16", "Q8_0", "F32")
 # Public, not gated, free to use, and run by every llama.cpp of the last year. Sizes as published; the real one is
 # asked for before the download. Memory: weights, 4096 tokens of context and the compute buffers.
-RECOMMENDED: tuple[Json, ...] = (
-    {"name": "SmolLM2 135M Instruct", "repo": "bartowski/SmolLM2-135M-Instruct-GGUF",
-     "file": "SmolLM2-135M-Instruct-Q4_K_M.gguf", "size": 105_454_432, "memory": 400_000_000,
-     "license": "apache-2.0", "quantization": "Q4_K_M", "text": "Tiny: shows within seconds that everything works."},
-    {"name": "Qwen3 0.6B", "repo": "Qwen/Qwen3-0.6B-GGUF", "file": "Qwen3-0.6B-Q8_0.gguf",
-     "size": 639_446_688, "memory": 1_500_000_000, "license": "apache-2.0", "quantization": "Q8_0",
-     "text": "Small and quick, thinks before it answers; for machines with little memory."},
-    {"name": "SmolLM2 1.7B Instruct", "repo": "HuggingFaceTB/SmolLM2-1.7B-Instruct-GGUF",
-     "file": "smollm2-1.7b-instruct-q4_k_m.gguf", "size": 1_055_609_536, "memory": 2_300_000_000,
-     "license": "apache-2.0", "quantization": "Q4_K_M", "text": "Good English answers on any modern CPU."},
-    {"name": "Qwen3 4B", "repo": "Qwen/Qwen3-4B-GGUF", "file": "Qwen3-4B-Q4_K_M.gguf",
-     "size": 2_497_280_256, "memory": 4_000_000_000, "license": "apache-2.0", "quantization": "Q4_K_M",
-     "text": "The best of these: many languages, code, reasoning; a GPU or some patience helps."},
-)
+RECOMMENDED = tuple({"name": name, "repo": repo, "file": file, "size": size, "memory": memory, "license": "apache-2.0",
+                     "quantization": file[:-5].rpartition("-")[2].upper(), "text": text}
+                    for name, repo, file, size, memory, text in (
+    ("SmolLM2 135M Instruct", "bartowski/SmolLM2-135M-Instruct-GGUF", "SmolLM2-135M-Instruct-Q4_K_M.gguf",
+     105_454_432, 400_000_000, "Tiny: shows within seconds that everything works."),
+    ("Qwen3 0.6B", "Qwen/Qwen3-0.6B-GGUF", "Qwen3-0.6B-Q8_0.gguf",
+     639_446_688, 1_500_000_000, "Small and quick, thinks before it answers; for machines with little memory."),
+    ("SmolLM2 1.7B Instruct", "HuggingFaceTB/SmolLM2-1.7B-Instruct-GGUF", "smollm2-1.7b-instruct-q4_k_m.gguf",
+     1_055_609_536, 2_300_000_000, "Good English answers on any modern CPU."),
+    ("Qwen3 4B", "Qwen/Qwen3-4B-GGUF", "Qwen3-4B-Q4_K_M.gguf",
+     2_497_280_256, 4_000_000_000, "The best of these: many languages, code, reasoning; a GPU or some patience helps."),
+))
 NETWORK_PROBLEMS = (aiohttp.ClientError, asyncio.TimeoutError, ConnectionError, UnicodeError)  # as for a host "x..y"
 Result = TypeVar("Result")
 
@@ -8403,14 +8380,6 @@ class ModelHub:
         token = (os.environ.get("HF_TOKEN") or "").strip()
         self.token = token if re.fullmatch(r"[!-~]+", token) else None
 
-    def url(self) -> yarl.URL:
-        """The hub's address; HubUnavailable if it is none."""
-        with contextlib.suppress(ValueError):
-            url = yarl.URL(self.endpoint)
-            if url.origin().scheme in ("http", "https") and url.host:
-                return url
-        raise HubUnavailable("HF_ENDPOINT must be an http or https address")
-
     @contextlib.asynccontextmanager
     async def session(self) -> AsyncIterator[aiohttp.ClientSession]:
         """A client without cookies; it does not follow redirects by itself."""
@@ -8429,11 +8398,14 @@ class ModelHub:
         The token goes to the hub only: where it redirects to another host, that host does not see it. NotFound where
         the hub has no `what`; HubUnavailable where the connection fails, while the answer is read as well.
         """
-        hub = self.url()
+        try:
+            hub = yarl.URL(self.endpoint).origin()
+        except ValueError:
+            raise HubUnavailable("HF_ENDPOINT must be an http or https address") from None
         url = yarl.URL(f"{self.endpoint}/{path}", encoded=True)
         announced = Part(path, 0)
         for _ in range(MAX_REDIRECTS + 1):
-            at_hub = url.origin() == hub.origin()
+            at_hub = url.origin() == hub
             token = {"Authorization": f"Bearer {self.token}"} if self.token and at_hub else {}
             proxies = {} if urllib.request.proxy_bypass(url.host or "") else urllib.request.getproxies()
             try:
@@ -8533,7 +8505,6 @@ class PartFile:
         path.parent.mkdir(parents=True, exist_ok=True)
         self.file = io.FileIO(path, "r" if existing else "a+")
         self.file.seek(0)
-        self.existing = existing
         self.hash = hashlib.sha256()
         self.position = 0
 
@@ -8560,7 +8531,7 @@ class PartFile:
     def close(self) -> None:
         """Put what was written on the disk and close the file."""
         with self.file:
-            if not self.existing:
+            if self.file.writable():
                 os.fsync(self.file.fileno())
 
 

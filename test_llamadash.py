@@ -3429,7 +3429,7 @@ def test_files_are_accepted_inside_the_model_folders_only(tmp_path: Path) -> Non
 
 def test_the_schema_describes_every_parameter() -> None:
     """Each has a group, a label, a help of its own and a default of its own kind."""
-    schema = llamadash.parameter_schema()
+    schema = [item.schema() for item in llamadash.PARAMETERS.values()]
     assert len(schema) == len(llamadash.PARAMETERS) >= 60
     json.dumps(schema, allow_nan=False)
     for item in schema:
