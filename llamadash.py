@@ -5190,8 +5190,7 @@ class Plan(NamedTuple):
     elastic: bool = False  # the engine makes do with what a device has, where that is less than `need`
 
 
-@dataclass(eq=False, repr=False)
-class Ticket:
+class Ticket(NamedTuple):
     """One request that wants a model, from its arrival to its end."""
     id: int
     unit: str
@@ -5211,16 +5210,11 @@ class Stop(NamedTuple):
     unit: Unit
 
 
-class Admit(NamedTuple):
-    """Pass a waiting request on to its unit's process."""
+class Answer(NamedTuple):
+    """Pass a waiting request on to its unit's process, or, with a code, tell it why nothing comes of it."""
     ticket: Ticket
-
-
-class Refuse(NamedTuple):
-    """Tell a waiting request that nothing comes of it: `code` is crowded, waited, failed or unloaded."""
-    ticket: Ticket
-    code: str
-    message: str
+    code: str = ""  # crowded | waited | failed | unloaded
+    message: str = ""
 
 
 class Happened(NamedTuple):
@@ -5231,7 +5225,7 @@ class Happened(NamedTuple):
     details: Json
 
 
-Action = Start | Stop | Admit | Refuse | Happened
+Action = Start | Stop | Answer | Happened
 
 
 @dataclass(eq=False, repr=False)
@@ -5258,7 +5252,7 @@ class Unit:
     pushed_out_by: Unit | None = None
     loaded_at: float = math.inf
     used_at: float = 0.0
-    failures: int = 0
+    failures: int = 0  # in a row
     failed_at: float = -math.inf
     error: str | None = None
     reason: str | None = None  # why it last left memory
@@ -5282,14 +5276,8 @@ class Unit:
     @property
     def wished_for(self) -> str:
         """Why it is to be loaded."""
-        if self.wish:
-            return self.wish[1]
-        return f"request of {next(iter(self.waiting.values())).client}" if self.waiting else "preferred"
-
-    @property
-    def blocked(self) -> bool:
-        """Whether it has failed so often that only a person, or a request after a while, lets it be tried again."""
-        return self.failures >= CRASH_LIMIT
+        requests = [f"request of {ticket.client}" for ticket in self.waiting.values()]
+        return self.wish[1] if self.wish else requests[0] if requests else "preferred"
 
     @property
     def leaving(self) -> tuple[float, str] | None:
@@ -5352,10 +5340,8 @@ class Planner:
         self.residents, self.rooms, self.models_max = residents, rooms, models_max
         self.min_residency, self.now = min_residency, now
         self.yields: dict[Unit, Unit] = {}  # who leaves as soon as it can, for whom
-        self.claims: list[Unit] = []
-        self.taken: collections.Counter[str] = collections.Counter()  # by device: what is held and claimed
-        for unit in residents:
-            self.taken.update(unit.held)
+        self.claims: list[Unit] = []  # who waits; what they need counts as taken
+        self.taken = sum([collections.Counter(unit.held) for unit in residents], collections.Counter[str]())
 
     def look(self, unit: Unit) -> tuple[Choice | None, str]:
         """The best plan for a unit, where there is one now, and why it waits unless that fits."""
@@ -5500,7 +5486,7 @@ class Residency:
         unit = self.units.get(ticket.unit)
         if unit is None or unit.forgotten:
             self.refuse([ticket], "unloaded", f"{ticket.model} has changed or was deleted: ask again")
-        elif unit.blocked and unit.status == "unloaded" and now - unit.failed_at < CRASH_PAUSE:
+        elif unit.failures >= CRASH_LIMIT and unit.status == "unloaded" and now - unit.failed_at < CRASH_PAUSE:
             row = f"{unit.failures} times in a row (it is tried again in {CRASH_PAUSE - now + unit.failed_at:.0f} s)"
             self.refuse([ticket], "failed", f"{unit.name} failed {row}: {unit.error}")
         elif not unit.open and sum([len(item.waiting) for item in self.units.values()]) >= MAX_WAITING:
@@ -5574,7 +5560,7 @@ class Residency:
         unit.failures, unit.failed_at, unit.error = unit.failures + 1, now, error
         unit.reason = "crashed" if status == "loaded" else "failed to load"
         self.happened("crashed" if status == "loaded" else "failed", unit, error, failures=unit.failures)
-        if status == "loading" or unit.blocked:
+        if status == "loading" or unit.failures >= CRASH_LIMIT:
             unit.wish = None
             self.refuse(unit.waiting.values(), "failed", f"{unit.name} could not be loaded: {error}")
 
@@ -5620,7 +5606,8 @@ class Residency:
                 self.leave(unit, now)
                 self.admit(unit, now)  # before others look for room: what was loaded for somebody serves him
                 self.refuse_overdue(unit, now)
-                if unit.pinned and not (unit.resident or unit.wish or unit.dismissed or unit.blocked):
+                absent = unit.pinned and not (unit.resident or unit.wish or unit.dismissed)
+                if absent and unit.failures < CRASH_LIMIT:
                     unit.wish = now, "pinned"
             if unit.waits and not unit.wanted:
                 unit.waits = None
@@ -5663,8 +5650,8 @@ class Residency:
                     self.happened("waiting", unit, reason)
                 unit.waits = reason
         for unit in self.units.values() if not planner.claims else ():
-            away = unit.preferred and unit.pushed_out_by and not unit.resident and not unit.wanted and not unit.blocked
-            if away and (choice := planner.best(unit, gentle=True)):
+            away = unit.preferred and unit.pushed_out_by and not (unit.resident or unit.wanted)
+            if away and unit.failures < CRASH_LIMIT and (choice := planner.best(unit, gentle=True)):
                 self.place(unit, choice, planner)
         for unit in planner.residents:
             unit.yields_to = planner.yields.get(unit)
@@ -5711,14 +5698,14 @@ class Residency:
             for ticket in unit.waiting.values():
                 unit.active.add(ticket.id)
                 unit.used_at = now
-                self.actions.append(Admit(ticket))
+                self.actions.append(Answer(ticket))
             unit.waiting.clear()
 
     def refuse(self, tickets: Iterable[Ticket], code: str, message: str) -> None:
         """End requests that wait."""
         for ticket in list(tickets):
             self.tickets.pop(ticket.id, None)
-            self.actions.append(Refuse(ticket, code, message))
+            self.actions.append(Answer(ticket, code, message))
             unit = self.units.get(ticket.unit) or Unit(ticket.unit, ticket.model)
             unit.waiting.pop(ticket.id, None)
             self.happened("refused", unit, message, client=ticket.client)
@@ -5873,10 +5860,10 @@ class Memory:
         """
         units, budget, result = self.pool.residency.units.values(), self.dash.engine_config()["budget"], []
         for item in self.dash.sampler.memories(self.dash.builds.devices):
-            margin = HOST_MARGIN if item["kind"] == "cpu" else 0
-            room = max(0, item["total"] - self.outside.get(item["name"], 0) - margin)
+            others = self.outside.get(item["name"], 0) + (HOST_MARGIN if item["kind"] == "cpu" else 0)
             allowed = min(budget.get(item["name"], item["total"]), item["total"])
-            result.append({**item, "unused": item["free"], "free": min(room, allowed), "budget": allowed,
+            result.append({**item, "unused": item["free"], "budget": allowed,
+                           "free": max(0, min(item["total"] - others, allowed)),
                            "held": sum([unit.held.get(item["name"], 0) for unit in units])})
         return result
 
@@ -5894,9 +5881,8 @@ class Memory:
         await self.dash.sampler.read_gpus()
         moving = any(unit.status in ("loading", "stopping") for unit in self.pool.residency.units.values())
         if not moving or not self.outside:
-            ours: collections.Counter[str] = collections.Counter()
-            for instance in self.pool.instances.values():
-                ours.update(instance.taken)
+            instances = self.pool.instances.values()
+            ours = sum([collections.Counter(instance.taken) for instance in instances], collections.Counter[str]())
             self.outside = {item["name"]: max(0, item["total"] - item["free"] - ours[item["name"]])
                             for item in self.dash.sampler.memories(self.dash.builds.devices)}
         self.pool.residency.rooms = {item["name"]: item["free"] for item in self.devices()}
@@ -6037,13 +6023,17 @@ class Pool:
                 if instance := self.instances.get(action.unit.id):
                     self.dash.spawn(instance.stop(), f"stopping {instance.name}")
             elif isinstance(action, Happened):
-                self.note(action)
+                kind, unit, reason, details = action
+                self.events.append({"timestamp": now_ms(), "kind": kind, "model": unit.name, "reason": reason,
+                                    "details": details})
+                level = logging.WARNING if kind in ("failed", "crashed", "refused") else logging.INFO
+                log.log(level, "%s: %s (%s)", unit.name, kind, reason)
             elif (future := self.futures.get(action.ticket.id)) and not future.done():
-                if isinstance(action, Refuse):
+                if action.code:
                     future.set_exception(Refused(action.code, action.message))
                 elif instance := self.instances.get(action.ticket.unit):
                     future.set_result(instance)
-            key, name = (action.ticket.unit, action.ticket.model) if isinstance(action, Admit | Refuse) \
+            key, name = (action.ticket.unit, action.ticket.model) if isinstance(action, Answer) \
                 else (action.unit.id, action.unit.name)
             self.mark(name, *(self.entries.groups[key].rows if key in self.entries.groups else ()))
 
@@ -6089,13 +6079,6 @@ class Pool:
             await asyncio.sleep(MEASURE_DELAY)
             await instance.measure()
             self.memory.learn(unit, instance)
-
-    def note(self, event: Happened) -> None:
-        """Note an event for the timeline, and in the log."""
-        self.events.append({"timestamp": now_ms(), "kind": event.kind, "model": event.unit.name,
-                            "reason": event.reason, "details": event.details})
-        level = logging.WARNING if event.kind in ("failed", "crashed", "refused") else logging.INFO
-        log.log(level, "%s: %s (%s)", event.unit.name, event.kind, event.reason)
 
     def mark(self, *entries: str) -> None:
         """Note that entries changed, and are to be published."""
@@ -7525,9 +7508,9 @@ class Upstream:
         """The header that it wants of every request."""
         return {"Authorization": f"Bearer {self.key}"} if self.key else {}
 
-    def took(self, document: Json) -> None:
+    def took(self, document: Any) -> None:
         """Take over its list of models. Those that it only passes on are left out: two may name each other."""
-        listed = document.get("data")
+        listed = document.get("data") if isinstance(document, dict) else None
         models: dict[str, str | None] = {}
         for item in listed[:MAX_UPSTREAM_MODELS] if isinstance(listed, list) else []:
             name = item.get("id") if isinstance(item, dict) else None
@@ -7617,8 +7600,7 @@ class Upstreams:
                 elif response.status != 200:
                     upstream.failed("unreachable", error_text(bytes(body), response.status))
                 else:
-                    document = await asyncio.to_thread(json.loads, body)
-                    upstream.took(document if isinstance(document, dict) else {})
+                    upstream.took(await asyncio.to_thread(json.loads, body))
         except (aiohttp.ClientError, OSError, asyncio.TimeoutError, ValueError, RecursionError) as problem:
             upstream.failed("unreachable", clean_text(str(problem))[:300] or "It does not answer.")
         finally:

@@ -4056,7 +4056,7 @@ class World:
         self.used_at: dict[str, float] = {}
         self.state: dict[int, str] = {}  # of each request: waiting | admitted | refused | cancelled | done
         self.tickets: dict[int, llamadash.Ticket] = {}
-        self.refusals: list[llamadash.Refuse] = []
+        self.refusals: list[llamadash.Answer] = []
         self.events: list[llamadash.Happened] = []
         self.loads: list[str] = []
         self.residency.rooms = self.rooms
@@ -4113,8 +4113,11 @@ class World:
             assert reason == "by hand" and self.now >= self.unloaded_at[unit.id] + self.grace, "cut off"
         self.processes[unit.id], self.since[unit.id] = "stopping", self.now
 
-    def do_admit(self, action: llamadash.Admit) -> None:
+    def do_answer(self, action: llamadash.Answer) -> None:
         ticket = action.ticket
+        if action.code:
+            self.do_refuse(action)
+            return
         assert self.state[ticket.id] == "waiting" and self.processes[ticket.unit] == "loaded"
         assert self.now - ticket.since <= self.residency.max_wait + LOAD_TIME
         self.state[ticket.id], self.used_at[ticket.unit] = "admitted", self.now
@@ -4127,7 +4130,7 @@ class World:
                                     self.residency.models_max, 0, self.now)
         return any(planner.fits(plan) for group in unit.plans for plan in group)
 
-    def do_refuse(self, action: llamadash.Refuse) -> None:
+    def do_refuse(self, action: llamadash.Answer) -> None:
         assert self.state[action.ticket.id] == "waiting" and action.message
         assert action.code in ("crowded", "waited", "failed", "unloaded")
         self.state[action.ticket.id] = "refused"
@@ -4281,7 +4284,8 @@ class World:
         residency = self.residency
         assert all(unit.pinned for unit in residency.units.values() if unit.wish), "waits for ever"
         for unit in residency.units.values():
-            if unit.preferred and unit.pushed_out_by and not unit.resident and not unit.blocked and not unit.wanted:
+            if unit.preferred and unit.pushed_out_by and not (unit.resident or unit.wanted) \
+                    and unit.failures < llamadash.CRASH_LIMIT:
                 stay = [other for other in residency.units.values()
                         if other.resident and (other.pinned or other.preferred)]
                 planner = llamadash.Planner(stay, self.rooms, residency.models_max, 0, self.now)
@@ -5110,9 +5114,9 @@ def test_too_many_that_wait_are_refused_at_once() -> None:
     for index in range(llamadash.MAX_WAITING):
         world.residency.request(llamadash.Ticket(-index - 1, "B", "B", "", world.now), (), world.now)
     actions = world.residency.request(llamadash.Ticket(1, "B", "B", "", world.now), (), world.now)
-    assert [action.code for action in actions if isinstance(action, llamadash.Refuse)] == ["crowded"]
+    assert [action.code for action in actions if isinstance(action, llamadash.Answer)] == ["crowded"]
     actions = world.residency.request(llamadash.Ticket(2, "A", "A", "", world.now), (), world.now)
-    assert [action.ticket.id for action in actions if isinstance(action, llamadash.Admit)] == [2]
+    assert [action.ticket.id for action in actions if isinstance(action, llamadash.Answer)] == [2]
 
 
 def test_a_wait_is_in_the_timeline_once() -> None:
@@ -5717,7 +5721,7 @@ async def test_a_preferred_model_returns_and_the_timeline_says_why(
         await dash.load("a")
         await dash.pool.load("b")
         await dash.happened("loaded", "a", "preferred")
-        events = (await dash.request("timeline:list", from_=0, to=llamadash.now_ms()))["events"]
+        events = (await dash.request("timeline:list", **{"from": 0}, to=llamadash.now_ms()))["events"]
         assert [(item["kind"], item["model"], item["reason"]) for item in reversed(events)] == [
             ("loading", "a", "by hand"), ("loaded", "a", "by hand"), ("waiting", "b", "until a has left memory"),
             ("unloaded", "a", "evicted for b"), ("loading", "b", "by hand"), ("loaded", "b", "by hand"),
