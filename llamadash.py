@@ -3639,17 +3639,14 @@ def delete_files(row: Json, others: list[Json], folders: list[Path]) -> int:
     needed = {path for other in others for path in (other["path"], other["projector"], *other["shards"]) if path}
     own = dict.fromkeys([row["path"], *row["shards"], *([row["projector"]] if row["projector"] else [])])
     real_needed = {os.path.realpath(path) for path in needed}
-    roots = [os.path.realpath(folder) for folder in folders]
     doomed: dict[str, int] = {}
     for path in own:
-        real = os.path.realpath(path)
-        if path in needed or not os.path.lexists(path):
+        if path in needed or not os.path.isfile(path):
             continue
-        parent = os.path.join(os.path.realpath(os.path.dirname(path)), os.path.basename(path))
-        if not all(any(within(item, root) for root in roots) for item in (parent, real)):
+        if not is_file_inside(Path(path), folders):
             raise InvalidRequest(f"{path} is not inside a model folder: delete it yourself", field="deleteFile")
         doomed[path] = 0
-        if real not in real_needed and os.path.isfile(real):
+        if (real := os.path.realpath(path)) not in real_needed:
             doomed[real] = os.stat(real).st_size
     for path in doomed:
         try:
