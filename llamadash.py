@@ -128,7 +128,8 @@ def make_venv(requirements: list[str], optional: list[str]) -> None:
         (VENV / ".complete").write_text("\n".join(requirements))
     except (OSError, subprocess.CalledProcessError) as problem:
         hint = "" if importlib.util.find_spec("ensurepip") else " (on Debian: apt install python3-venv)"
-        sys.exit(f"llamadash: could not make {VENV}: {problem}{hint}; or by hand: pip install {shlex.join(requirements)}")
+        by_hand = f"pip install {shlex.join(requirements)}"
+        sys.exit(f"llamadash: could not make {VENV}: {problem}{hint}; or by hand: {by_hand}")
 
 
 def bootstrap(script: Path) -> None:
