@@ -3597,7 +3597,6 @@ class Library:
             elif not variants and await asyncio.to_thread(os.path.exists, row["path"]):
                 self.ignore(row["path"], True)
             self.dash.db.delete_model(id)
-            self.dash.pool.forget(id)
             if not variants:
                 self.dash.downloads.forget(row["path"])
         return freed
@@ -5979,10 +5978,6 @@ class Pool:
         key = self.entries.unit_of.get(entry, "")
         if key in self.residency.units:
             self.do(self.residency.unload(key, reason, time.monotonic()))
-
-    def forget(self, entry: str) -> None:
-        """An entry was deleted."""
-        self.last_used.pop(entry, None)
 
     def ready_build(self, entry: str) -> Build:
         """The build that runs an entry; EngineUnavailable where there is none that can."""

@@ -3046,9 +3046,6 @@ class StubPool:
     async def unload(self, id: str, reason: str) -> None:
         self.calls.append(f"unload {id}: {reason}")
 
-    def forget(self, id: str) -> None:
-        self.calls.append(f"forget {id}")
-
     def of_model(self, row: Json) -> list[Json]:
         return self.memories
 
@@ -3298,7 +3295,7 @@ def test_delete_from_the_list(stocked: StubDash) -> None:
     stocked.pool.calls.clear()
     path = stocked.models_folder / "a.gguf"
     assert stocked.ask("models:delete", id="a") == {"id": "a", "freed": 0}
-    assert stocked.pool.calls == ["unload a: deleted", "forget a", "sync"]
+    assert stocked.pool.calls == ["unload a: deleted", "sync"]
     assert ("models:deleted", {"id": "a"}) in stocked.seen
     assert path.exists()
     assert stocked.ask("models:scan")["total"] == 1
