@@ -6044,6 +6044,8 @@ class Pool:
                     await cancelled([watcher])
         except DashError as problem:
             error = str(problem)
+        except KeyError:  # no entry asks for this process any more
+            error = None
         finally:
             self.instances.pop(unit.id, None)
             self.started.pop(unit.id, None)
