@@ -6235,7 +6235,7 @@ MAX_BODIES = 256 * 2**20  # bytes of all requests that are being read or wait
 BODY_SILENCE = 60.0  # s without a byte of a body that is still to come
 BODY_TIME = 600.0  # s in which all of it has to be there
 BODY_BLOCK = 2**16  # bytes of a body that are looked through, and passed on, at once
-PARSED_AT_ONCE = 2**20  # bytes of a body that are looked through on the loop; more takes a thread
+PARSED_AT_ONCE = 2**15  # bytes of a body that are looked through on the loop, in up to 0.05 s; more takes a thread
 MAX_READ_FIELD = 2**16  # bytes of a field of the body that the gateway reads
 MAX_FORM_PARTS = 100
 MAX_REPEATED = 8  # times that a body may have a field that the gateway reads
@@ -6255,6 +6255,7 @@ NO_KEY: Json = {"id": None, "name": None, "models": None, "requests_per_minute":
 ENVIRONMENT_KEY: Json = {**NO_KEY, "id": 0, "name": "environment"}
 MAX_ENGINE_BODY = 16 * 2**20  # bytes of a whole answer that is read here
 MAX_EVENT = 2**20  # bytes of one event in a stream that is read here
+TOO_LARGE = f"A request may have at most {MAX_BODY // 2**20} MB."
 MAX_MODEL_NAME = 256  # characters; ours have at most 96, those of an upstream some more
 MAX_COMPARED_NAMES = 2000  # among which the one is looked for that a client may have meant
 API_CONNECTIONS = 2000  # at a time, and half as many from one address; the dashboard needs descriptors as well
@@ -6267,7 +6268,6 @@ AUTOMATIC_HEADERS = ("Accept", "Accept-Encoding", "User-Agent", "Content-Type") 
 OUTER_MARK, INNER_MARK = re.compile(rb'["{}\[\],:]'), re.compile(rb'["{}\[\]]')  # what counts in JSON, by its depth
 STRING_REST = re.compile(rb'[^"\\]*(?:\\.[^"\\]*)*', re.S)
 MODEL_PART = re.compile(rb'(?i)content-disposition:[^\r\n]*;[ \t]*name="?model"?[ \t]*(?:;|\r|$)')
-ALLOWED_HEADERS = "authorization, content-type, x-api-key, anthropic-version, anthropic-beta, x-conversation-id"
 ERROR_TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 408: "timeout_error",
                413: "request_too_large", 429: "rate_limit_error", 500: "api_error", 502: "api_error",
                503: "overloaded_error"}  # of others: invalid_request_error
@@ -6828,7 +6828,9 @@ class Exchange:
         with contextlib.suppress(OSError, aiohttp.ClientError):
             while True:
                 await asyncio.sleep(COMMENT_AFTER)
-                response = self.response or await self.begin(200, [("Content-Type", "text/event-stream")])
+                response = self.response
+                if response is None:
+                    response = await self.begin(200, [("Content-Type", "text/event-stream")])
                 await response.write(f": {self.progress()}\n\n".encode())
 
     def progress(self) -> str:
@@ -6889,11 +6891,10 @@ async def add_cors_headers(request: web.Request, response: web.StreamResponse) -
 
 def preflight_answer(request: web.Request) -> web.Response:
     """What lets a page ask as its browser says that it wants to."""
-    wanted = request.headers.get("Access-Control-Request-Headers", "")
+    wanted = re.sub(r"[^A-Za-z0-9_, -]", "", request.headers.get("Access-Control-Request-Headers", ""))
     local = request.headers.get("Access-Control-Request-Private-Network") == "true"
-    allowed = wanted if re.fullmatch(r"[\w, -]{1,2000}", wanted, re.A) else ALLOWED_HEADERS
     return web.Response(status=204, headers={
-        "Access-Control-Max-Age": "600", "Access-Control-Allow-Headers": allowed,
+        "Access-Control-Max-Age": "600", "Access-Control-Allow-Headers": wanted,
         "Access-Control-Allow-Methods": "GET, POST, PUT, PATCH, DELETE, OPTIONS",
         **({"Access-Control-Allow-Private-Network": "true"} if local else {})})
 
@@ -7044,12 +7045,11 @@ class Gateway:
 
     def warn(self, about: str, message: str | None) -> None:
         """Set the warning on a subject, or clear it; a new one is logged."""
-        if message and self.warnings.get(about) != message:
-            log.warning("%s", message)
+        before = self.warnings.pop(about, None)
         if message:
             self.warnings[about] = message
-        else:
-            self.warnings.pop(about, None)
+            if message != before:
+                log.warning("%s", message)
 
     def restart_required(self) -> bool:
         """Whether the port was opened with a configuration that has changed since."""
@@ -7096,7 +7096,7 @@ class Routing:
         try:
             return await self.routed(request)
         except GatewayError as problem:
-            return problem.answer(request.path)
+            return problem.with_traceback(None).answer(request.path)  # whose frames would keep the body in memory
         except Exception:
             log.exception("a request for %s failed", request.path[:100])
             return GatewayError(500, "llamadash has failed; its log says how.").answer(request.path)
@@ -7162,7 +7162,7 @@ class Routing:
             found = loaded[0] if len(loaded) == 1 else self.dash.entry_of(default)
         if found and (allowed is None or str(found) in allowed):
             return found
-        known = {*self.dash.entry_names().values(), *self.dash.upstreams.names()}
+        known = {*self.dash.entry_names().values(), *(item["id"] for item in self.dash.upstreams.listed())}
         names = sorted(known if allowed is None else allowed)[:MAX_COMPARED_NAMES]
         if not named:
             raise GatewayError(400, f"Name a model: {', '.join(names[:50]) or 'there is none yet'}.",
@@ -7206,9 +7206,8 @@ class Routing:
     async def read_body(self, request: web.Request, named: bool, held: contextlib.ExitStack) -> Body:
         """The whole body, and what must be known of it; `held` is for as long as it takes memory."""
         data, ends, size, announced = bytearray(), time.monotonic() + BODY_TIME, 0, request.content_length or 0
-        too_large = GatewayError(413, f"A request may have at most {MAX_BODY // 2**20} MB.")
         if announced > MAX_BODY:
-            raise too_large
+            raise GatewayError(413, TOO_LARGE)
         held.callback(self.bodies.pop, id(request), None)
         try:
             while not request.content.at_eof():  # most are here already, and a wait_for costs turns of the loop
@@ -7217,9 +7216,9 @@ class Routing:
                 if PARSED_AT_ONCE < size == len(data) < announced:  # it does come: growing by pieces costs more
                     data = data.ljust(announced, b"\0")
                 data[size:size + len(block)] = block
-                size = self.bodies[id(request)] = size + len(block)
+                size, self.bodies[id(request)] = size + len(block), len(data)
                 if size > MAX_BODY:
-                    raise too_large
+                    raise GatewayError(413, TOO_LARGE)
                 if sum(self.bodies.values()) > MAX_BODIES:
                     raise GatewayError(503, "Too many large requests are waiting.", code="crowded", retry_after=5)
         except asyncio.TimeoutError:
@@ -7492,16 +7491,13 @@ class Upstream:
     def __init__(self, name: str, url: str) -> None:
         self.name, self.url = name, upstream_url(url)
         self.variable = f"LLAMADASH_UPSTREAM_{re.sub('[^A-Za-z0-9]', '_', name).upper()}_KEY"
-        self.key = os.environ.get(self.variable, "").strip()
+        key = os.environ.get(self.variable, "").strip()
+        self.headers = [("Authorization", f"Bearer {key}")] if key else []  # that it wants of every request
         self.status = "unreachable"
         self.error: str | None = None
         self.models: dict[str, str | None] = {}  # and their states, where it tells
         self.pause = UPSTREAM_REFRESH[0]
         self.due = -math.inf
-
-    def headers(self) -> dict[str, str]:
-        """The header that it wants of every request."""
-        return {"Authorization": f"Bearer {self.key}"} if self.key else {}
 
     def took(self, document: Any) -> None:
         """Take over its list of models. Those that it only passes on are left out: two may name each other."""
@@ -7553,10 +7549,6 @@ class Upstreams:
         upstream = self.all.get(first)
         return UpstreamModel(upstream, rest) if upstream and rest else None
 
-    def names(self) -> list[str]:
-        """Every model's name."""
-        return [f"{item.name}/{model}" for item in self.all.values() for model in item.models]
-
     def listed(self) -> list[Json]:
         """Their models, for /v1/models."""
         return [{"id": f"{item.name}/{model}", "object": "model", "created": 0, "owned_by": item.name, "type": "model",
@@ -7582,7 +7574,7 @@ class Upstreams:
     async def refresh(self, upstream: Upstream) -> None:
         """Ask one upstream for its models."""
         try:
-            async with self.session.get(f"{upstream.url}/v1/models", headers=[*upstream.headers().items(), self.via()],
+            async with self.session.get(f"{upstream.url}/v1/models", headers=[*upstream.headers, self.via()],
                                         timeout=aiohttp.ClientTimeout(total=UPSTREAM_TIMEOUT),
                                         allow_redirects=False) as response:
                 body = bytearray()
@@ -7613,7 +7605,7 @@ class Upstreams:
         """The response of an upstream, which knows the model by another name."""
         before = [value for name, value in request.headers if name.lower() == "via"]
         headers = [(name, value) for name, value in request.headers if name.lower() not in ("via", "accept-encoding")]
-        headers += [self.via(*before), *target.upstream.headers().items()]
+        headers += [self.via(*before), *target.upstream.headers]
         named = urllib.parse.quote(target.model, safe="")
         path = re.sub(r"(?<=[?&]model=)[^&#]*", lambda _: named, request.path)
         request.call.status, request.call.admitted_at = "running", time.monotonic()
@@ -9885,7 +9877,7 @@ async def upstream_finding(upstream: Upstream) -> Finding:
     """Whether a server elsewhere answers, and how many models it has."""
     about = f"upstream {upstream.name}"
     try:
-        upstream.took(json.loads(await fetched(f"{upstream.url}/v1/models", headers=upstream.headers(),
+        upstream.took(json.loads(await fetched(f"{upstream.url}/v1/models", headers=upstream.headers,
                                                ssl=trusted_certificates())))
     except (*UNREACHABLE, *MALFORMED) as problem:
         if getattr(problem, "status", 0) in (401, 403):

@@ -5797,7 +5797,7 @@ async def handle(request):
         with open(FOLDER / "seen", "a") as file:
             file.write(json.dumps(seen) + "\n")
     try:
-        data = json.loads(body)
+        data = json.loads(body) if len(body) < 10**6 else {}
     except (ValueError, RecursionError):
         data = {}
     data = data if isinstance(data, dict) else {}
@@ -6406,15 +6406,15 @@ async def test_large_and_hostile_bodies(start: Callable[..., Server], fake: Fake
     async with api_of(server, "one") as api:
         await api.post(data=b'{"model": "one", "quiet": true, "x": "' + b"y" * 10**6 + b'"}')
         before, size = memory_of(server), 40 * 10**6
-        bodies = {
+        bodies = {  # what is looked through in many steps takes fewer bytes to hold up others
             "one string": b'{"model": "one", "a": "' + b"x" * size + b'"}',
             "escaped quotes": b'{"model": "one", "a": "' + b'\\"' * (size // 2) + b'"}',
-            "no end": b'{"model": "one", "a": "' + b'\\"' * (size // 2),
-            "keys": b'{"model": "one"' + b"".join(b',"%d":1' % number for number in range(3_000_000)) + b"}",
-            "numbers": b'{"model": "one", "prompt": [' + b"1," * (size // 2) + b"1]}",
-            "brackets": b'{"model": "one", "a": ' + b"[" * 5_000_000 + b"]" * 5_000_000 + b"}",
+            "no end": b'{"model": "one", "a": "' + b'\\"' * 2_000_000,
+            "keys": b'{"model": "one"' + b"".join(b',"%d":1' % number for number in range(500_000)) + b"}",
+            "numbers": b'{"model": "one", "prompt": [' + b"1," * 2_000_000 + b"1]}",
+            "brackets": b'{"model": "one", "a": ' + b"[" * 300_000 + b"]" * 300_000 + b"}",
             "blanks": b" " * size + b'{"model": "one"}',
-            "long name": b'{"model": "' + b"x" * size + b'"}',
+            "long name": b'{"model": "' + b"x" * 4_000_000 + b'"}',
         }
         for name, body in bodies.items():
             async with watched(api) as times:
@@ -6452,23 +6452,19 @@ async def test_uploads_that_go_wrong(impatient: Callable[..., Server], fake: Fak
         assert status == 400 and "two models" in str(answer)
         for body in (part % (b"file", b"x" * 10**7), b"--AaB\r\n" * 10**5, b"", b"\r\n\r\n" * 10**6):
             assert (await api.post("/v1/audio/x", body, **kind))[0] == 200  # no model named: the one in memory
-        head = "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: 1000\r\n\r\n"
-        answer = await asyncio.to_thread(raw_request, api.url, head.encode() + b'{"model": ')
-        assert answer.startswith(b"HTTP/1.1 408"), answer[:200]
 
-        async def trickle() -> bytes:
+        async def answer_to(pieces: int) -> bytes:
+            """The first line of the answer to a body of which a byte comes every 0.1 s, so many in all."""
             reader, writer = await asyncio.open_connection("127.0.0.1", int(api.url.rpartition(":")[2]))
-            writer.write(head.encode())
-            with contextlib.suppress(OSError):
-                for _ in range(100):
+            answer = asyncio.ensure_future(reader.readline())
+            writer.write(b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n")
+            for _ in range(pieces):
+                if not answer.done():
                     writer.write(b" ")
-                    await writer.drain()
                     await asyncio.sleep(0.1)
-            answer = await reader.read()
-            writer.close()
-            return answer
-        begun = time.monotonic()
-        assert (await trickle()).startswith((b"HTTP/1.1 408", b"")) and time.monotonic() - begun < 30
+            with contextlib.closing(writer):
+                return await asyncio.wait_for(answer, 30)
+        assert [line[:12] for line in await asyncio.gather(answer_to(1), answer_to(300))] == [b"HTTP/1.1 408"] * 2
 
 
 @run_async
@@ -6493,26 +6489,34 @@ async def test_many_connections_wait(start: Callable[..., Server], fake: FakeEng
 
 
 @run_async
-async def test_ten_thousand_requests(start: Callable[..., Server], fake: FakeEngine) -> None:
+async def test_thousands_of_requests(start: Callable[..., Server], fake: FakeEngine) -> None:
     """Neither memory nor descriptors grow with the number of requests, and every one is a row."""
     server = start(program=fake.program)
     async with api_of(server, "one") as api:
         async def ask(count: int) -> None:
-            for _ in range(count):
-                assert (await api.post(data=QUIET))[0] == 200
-        await asyncio.gather(*(ask(100) for _ in range(20)))
+            body = json.dumps({"model": "one", **QUIET}).encode()
+            reader, writer = await asyncio.open_connection("127.0.0.1", int(api.url.rpartition(":")[2]))
+            with contextlib.closing(writer):
+                for _ in range(count):
+                    writer.write(b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n%b"
+                                 % (len(body), body))
+                    head = await reader.readuntil(b"\r\n\r\n")
+                    assert head.startswith(b"HTTP/1.1 200"), head
+                    found = re.search(rb"(?i)content-length: (\d+)", head)
+                    assert found and await reader.readexactly(int(found[1]))
+        await asyncio.gather(*(ask(50) for _ in range(20)))
         assert server.process
         process = psutil.Process(server.process.pid)
         before, files = memory_of(server), process.num_fds()
         spent = process.cpu_times()
-        await asyncio.gather(*(ask(400) for _ in range(20)))
+        await asyncio.gather(*(ask(200) for _ in range(20)))
         await asyncio.sleep(0.5)
         used = process.cpu_times()
-        assert memory_of(server) - before < 15 and process.num_fds() <= files + 10
-        assert (used.user + used.system - spent.user - spent.system) / 8000 < 0.01
+        assert memory_of(server) - before < 8 and process.num_fds() <= files + 10
+        assert (used.user + used.system - spent.user - spent.system) / 4000 < 0.01
         usage = await api.board.request("usage:get", from_=0, to=llamadash.now_ms() + 1000, by="model")
-        assert usage["rows"] == [{"model": "one", **usage["total"]}] or usage["rows"][0]["requests"] == 10_000
-        assert usage["total"]["requests"] == 10_000 and usage["total"]["generated_tokens"] == 10_000
+        assert usage["rows"] == [{"model": "one", **usage["total"]}] or usage["rows"][0]["requests"] == 5000
+        assert usage["total"]["requests"] == 5000 and usage["total"]["generated_tokens"] == 5000
 
 
 @run_async
@@ -6794,7 +6798,7 @@ async def test_a_llamadash_behind_a_llamadash(start: Callable[..., Server], tmp_
             status, answer = await api.post(data={"model": "self/self/self/x"})
             assert (status, answer["error"]["code"]) == (508, "upstream_loop")
             assert (await api.post(data={"model": "big.box/one", "fake": {"status": 422}}))[0] == 422
-            assert (await api.row())["code"] == "422"
+            assert await api.row(lambda row: row["code"] == "422")
             said = [{"role": "user", "content": "a"}]
             chat = await api.board.request("chat:send", model="big.box/one", messages=said)
             done = await api.board.wait("chat:done", lambda data: data["chatId"] == chat["chatId"])
@@ -6874,6 +6878,7 @@ async def test_an_upstream_that_fails(start: Callable[..., Server]) -> None:
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
         await response.prepare(request)
         await response.write(b"data: {}\n\n")
+        await asyncio.sleep(0.3)  # it is to arrive before the end does
         assert request.transport
         request.transport.abort()
         return response
