@@ -511,11 +511,10 @@ CONFIG_FIELDS: dict[str, Any] = {
     "budget": dict[str, Any], "build": Annotated[str, Length(0, 96)], "autostart": bool, "defaults": dict[str, Any],
 }
 Theme = Literal["system", "light", "dark"]
+Days = Annotated[int, Range(1, 3650)]
 SETTING_FIELDS: dict[str, Any] = {
-    "theme": Theme, "metrics_interval": Annotated[int, Range(1, 60)],
-    "metrics_retention_days": Annotated[int, Range(1, 3650)],
-    "metrics_history_days": Annotated[int, Range(1, 3650)],
-    "logs_retention_days": Annotated[int, Range(1, 3650)],
+    "theme": Theme, "metrics_interval": Annotated[int, Range(1, 60)], "metrics_retention_days": Days,
+    "metrics_history_days": Days, "logs_retention_days": Days,
     "logs_max_rows": Annotated[int, Range(1000, 5_000_000)], "log_level": LogLevel,
 }
 
@@ -7162,7 +7161,7 @@ class Routing:
             found = loaded[0] if len(loaded) == 1 else self.dash.entry_of(default)
         if found and (allowed is None or str(found) in allowed):
             return found
-        known = {*self.dash.entry_names().values(), *(item["id"] for item in self.dash.upstreams.listed())}
+        known = {*self.dash.pool.entries.names.values(), *(item["id"] for item in self.dash.upstreams.listed())}
         names = sorted(known if allowed is None else allowed)[:MAX_COMPARED_NAMES]
         if not named:
             raise GatewayError(400, f"Name a model: {', '.join(names[:50]) or 'there is none yet'}.",
@@ -9004,8 +9003,6 @@ EVENT_NAME = re.compile(r'\["([^"\\]{1,128})"')
 REQUEST_ID = re.compile(r'"requestId": ?"([^"\\]{1,128})"')
 EVENT_MESSAGE = re.compile(r"42(\d{0,10})(?=\[)")  # an event, with the number of the acknowledgement it asks for
 JSON_DECODER = json.JSONDecoder()
-
-
 # json.dumps makes a new encoder for each call that is not all defaults.
 STRICT_JSON = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, allow_nan=False, check_circular=False)
 
@@ -9774,9 +9771,8 @@ WATCHDOG_SECONDS = 60  # until systemd starts a llamadash again that hangs
 STOP_SECONDS = round(STOP_ALL_TIME) + 25  # until systemd kills it: the processes, then tasks and database, need time
 TEMPORARY = ("/tmp", "/var/tmp")  # noqa: S108  (what PrivateTmp would hide)
 PCI = "/sys/bus/pci/devices"
+UNREACHABLE = (aiohttp.ClientError, OSError, asyncio.TimeoutError)  # what fetched() raises
 GPU_DEVICES = ("/dev/kfd", "/dev/dri/renderD*", "/dev/nvidia[0-9]*", "/dev/nvidiactl")
-
-
 Level = Literal["ok", "warn", "fail"]
 
 
@@ -9885,9 +9881,6 @@ async def upstream_finding(upstream: Upstream) -> Finding:
         text = f"{upstream.url} does not answer as it should ({clean_text(str(problem))[:200]})"
         return Finding("fail", about, text, "start it there, or correct its address")
     return Finding("ok" if upstream.models else "warn", about, f"{upstream.url}, {len(upstream.models)} models")
-
-
-UNREACHABLE = (aiohttp.ClientError, OSError, asyncio.TimeoutError)  # what fetched() raises
 
 
 async def fetched(url: str, **options: Any) -> bytes:
@@ -10016,8 +10009,10 @@ def print_service(config: Config) -> int:
 
 def service_options(config: Config) -> list[str]:
     """The options that make `config` again."""
-    words, default = list[str](), Config()
-    values = {**vars(config), "llama_server": config.llama_server and program_path(config.llama_server),
+    words, default, program = list[str](), Config(), config.llama_server
+    if program and (found := shutil.which(os.path.expanduser(program))):
+        program = os.path.abspath(found)  # for the service has neither this shell's PATH nor its folder
+    values = {**vars(config), "llama_server": program,
               "upstreams": tuple("=".join(item) for item in config.upstreams if item[1] != config.llama_server)}
     for action in config_options(command_line()):
         option, value = action.option_strings[0], values[action.dest]
@@ -10025,12 +10020,6 @@ def service_options(config: Config) -> list[str]:
             words += [option] if action.nargs == 0 else \
                 [f"{option}={item}" for item in (value if isinstance(value, tuple) else (value,))]
     return words
-
-
-def program_path(program: str) -> str:
-    """`program` so that it is found without this shell's PATH and folder; a URL stays as it is."""
-    found = None if "://" in program else shutil.which(os.path.expanduser(program))
-    return os.path.abspath(found) if found else program
 
 
 def unit_escaped(text: str) -> str:
@@ -10197,15 +10186,11 @@ class Dash:
         return self.pool.entries.state(self.db.get_model(name)) if name in self.pool.entries.unit_of else {
             "status": "loaded", "progress": None, "reason": None}
 
-    def entry_names(self) -> dict[str, str]:
-        """The entries by every name that a client may use."""
-        return self.pool.entries.names
-
     def entry_of(self, name: str) -> str | None:
         """The entry that a client means by a name: an id or an alias, in whatever case."""
         if name in self.pool.entries.unit_of:
             return name
-        return self.entry_names().get(name.lower())
+        return self.pool.entries.names.get(name.lower())
 
     async def models_changed(self) -> None:
         """Rows of models, or the defaults of all, changed: let residency follow."""
