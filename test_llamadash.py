@@ -9302,7 +9302,7 @@ async def test_a_thousand_failed_upgrades_leave_nothing(dash: StubDash) -> None:
     """No session of the library, no socket, no task and no traceback is left behind a second later."""
     async with contextlib.AsyncExitStack() as stack:
         dash.start_logging(stack)
-        port = await dash.serve(stack)
+        port = await llamadash.listen(stack, dash.web.app, dash.web.limits, "127.0.0.1", 0)
         before = len(asyncio.all_tasks())
 
         def volley() -> None:
@@ -9476,7 +9476,7 @@ async def test_costly_events_of_one_socket_wait_in_line(dash: StubDash, monkeypa
                                handler=lambda _: (time.sleep(0.01), {"theme": "dark"})[1])
     monkeypatch.setitem(llamadash.EVENTS, "settings:get", slow)
     async with contextlib.AsyncExitStack() as stack:
-        port = await dash.serve(stack)
+        port = await llamadash.listen(stack, dash.web.app, dash.web.limits, "127.0.0.1", 0)
         server = types.SimpleNamespace(url=f"http://127.0.0.1:{port}")
         raw = await RawSocket().open(server, {"token": dash.access.key})  # type: ignore[arg-type]
         turns, last = 0, 100
