@@ -5838,7 +5838,8 @@ class Entries:
                 "waiting": len(unit.waiting), "tokens_per_second": self.dash.requests.live_speed(unit.id, instance),
                 "placement": instance.placement, "left_out": instance.left_out,
                 "shared_with": [id for id in group.rows if id != row["id"]] if group else [],
-                "warning": cut_context(group, instance) if group and unit.status == "loaded" else None}
+                "warning": "Its file is gone: it cannot be loaded again." if row["missing"] else
+                cut_context(group, instance) if group and unit.status == "loaded" else None}
 
 
 class Memory:
