@@ -8935,7 +8935,7 @@ def resident(server: Server) -> int:
     return int(psutil.Process(server.process.pid).memory_info().rss)
 
 
-def connections(server: Server) -> int:
+def open_connections(server: Server) -> int:
     """The TCP connections that the server's process has; what listens does not count."""
     assert server.process
     every = psutil.Process(server.process.pid).net_connections("tcp")
@@ -9048,7 +9048,7 @@ async def test_a_malformed_frame_closes_only_its_socket(start: Callable[..., Ser
     """Before and after authenticating: the sender is cut off, nobody else notices, nothing is left behind."""
     server = start()
     witness = await Dashboard().connect(server)
-    before = connections(server)
+    before = open_connections(server)
     for auth in (None, {"token": server.key}):
         raw = await RawSocket().open(server, auth)
         with contextlib.suppress(ConnectionError):
@@ -9057,7 +9057,7 @@ async def test_a_malformed_frame_closes_only_its_socket(start: Callable[..., Ser
         assert await raw.closed(), allowed
         await raw.close()
     assert (await witness.envelope("models:list"))["success"]
-    await eventually(lambda: connections(server) <= before)
+    await eventually(lambda: open_connections(server) <= before)
     assert "Traceback" not in server.output()
     await witness.close()
 
@@ -9097,10 +9097,10 @@ async def test_a_thousand_malformed_frames_leave_nothing(start: Callable[..., Se
         await asyncio.gather(*(raw.close() for raw in sockets))
     await volley()  # what the first ones leave in caches is no leak
     await asyncio.sleep(0.5)
-    memory, files = resident(server), connections(server)
+    memory, files = resident(server), open_connections(server)
     for _ in range(10):
         await volley()
-    await eventually(lambda: connections(server) <= files)
+    await eventually(lambda: open_connections(server) <= files)
     assert resident(server) - memory < 10_000_000
     assert len(server.output()) < 64_000
 
@@ -9152,14 +9152,14 @@ async def test_connections_without_a_request_are_few_and_soon_gone(start: Callab
     """One address holds four for each socket that it may have, for ten seconds; others get their page meanwhile."""
     server = start()
     await fetch(server, "/")
-    before = connections(server)
+    before = open_connections(server)
     connections = await asyncio.to_thread(silent_connections, server, 600, "127.0.0.2")
     assert (await fetch(server, "/"))[0] == 200
-    await eventually(lambda: connections(server) <= before + 4 * 32 + 1, "those too many are refused")
+    await eventually(lambda: open_connections(server) <= before + 4 * 32 + 1, "those too many are refused")
     with pytest.raises(aiohttp.WSServerHandshakeError, match="503"):
         await RawSocket("127.0.0.2").open(server)
     await (await Dashboard().connect(server)).close()
-    await eventually(lambda: connections(server) <= before, "silent connections are ended",
+    await eventually(lambda: open_connections(server) <= before, "silent connections are ended",
                      2 * llamadash.REQUEST_DEADLINE)
     await (await RawSocket("127.0.0.2").open(server)).close()
     for connection in connections:
