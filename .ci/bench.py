@@ -809,6 +809,7 @@ async def answers_of(server: Json, spec: Json) -> Json:
     cpu, began = cpu_time(server["pid"]), time.perf_counter()
 
     async def ask() -> None:
+        await asyncio.sleep(random.random() * spec.get("spread", 0))  # noqa: S311  (clients do not ask in step)
         while True:
             await asyncio.sleep(random.random() * spec["pause"])  # noqa: S311
             answers.append(await answered(server, spec["tokens"]))
@@ -1143,7 +1144,7 @@ async def measure_gateway(bench: Bench, servers: list[Json], client: Client, oth
     lags, delays = list[float](), list[float]()
     other.listeners.append(functools.partial(note_lag, lags))
     asked = asyncio.ensure_future(under_load("stream_load", servers=servers, streams=16, tokens=STREAM_TOKENS, rounds=8,
-                                             seconds=2.5, pause=0.05))
+                                             seconds=2.5, pause=0.05, spread=0.5))
     while not asked.done():
         delays.append(await asked_now_and_then(client))
     report_gateway(bench, await asked, lags, delays)
