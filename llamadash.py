@@ -2198,12 +2198,12 @@ def gguf_facts(headers: list[GGUFHeader]) -> Json:
     numbers = {key: gguf_largest(first.of_model(key)) for key in GGUF_NUMBERS}
     heads, embedding = gguf_largest(first.of_model("attention.head_count")), numbers["embedding_length"]
     head_size = embedding // heads if embedding and heads else None
-    said, most = first.number("general.file_type"), max(types, key=types.__getitem__, default=None)
+    said, commonest = first.number("general.file_type"), max(types, key=types.__getitem__, default=None)
     return {
         "architecture": first.architecture,
         "size_label": first.text("general.size_label") or gguf_size_label(parameters),
         "parameter_count": parameters or None,
-        "quantization": most if said is None else FILE_TYPES.get(said & ~FILE_TYPE_GUESSED),
+        "quantization": commonest if said is None else FILE_TYPES.get(said & ~FILE_TYPE_GUESSED),
         **numbers,
         "head_count": heads,
         "head_count_kv": gguf_largest(first.of_model("attention.head_count_kv")) or heads,
@@ -4885,11 +4885,11 @@ class EngineOutput:
         elif line.startswith(CHILD_INFO):
             self.take_meta(json.loads(line[len(CHILD_INFO):]))
         elif line.startswith(CHILD_STATE):
-            told = json.loads(line[len(CHILD_STATE):])
-            payload = told.get("payload") or {}
-            if told.get("state") == "loading":
+            report = json.loads(line[len(CHILD_STATE):])
+            payload = report.get("payload") or {}
+            if report.get("state") == "loading":
                 self.take_progress(payload)
-            elif told.get("state") == "ready":
+            elif report.get("state") == "ready":
                 self.said_ready.set()
                 self.take_meta(payload)
 
@@ -5622,11 +5622,11 @@ class Residency:
         """End the wait of those who have waited for as long as anybody may; a load that is under way ends by itself."""
         if unit.status == "loading":
             return
-        why = f"not loaded within {self.max_wait:.0f} s: it waited {unit.waiting_reason()}"
+        reason = f"not loaded within {self.max_wait:.0f} s: it waited {unit.waiting_reason()}"
         overdue = [ticket for ticket in unit.waiting.values() if now - ticket.since >= self.max_wait]
-        self.refuse(overdue, "waited", f"{unit.name} was {why}")
+        self.refuse(overdue, "waited", f"{unit.name} was {reason}")
         if unit.wish and not unit.pinned and not unit.waiting and now - unit.wish[0] >= self.max_wait:
-            unit.wish, unit.error = None, f"It was {why}"
+            unit.wish, unit.error = None, f"It was {reason}"
             self.happened("refused", unit, unit.error)
 
     def make_room(self, now: float) -> None:
@@ -6441,7 +6441,7 @@ class Requests:
         self.active: dict[int, Call] = {}
         self.finished: list[Json] = []
         self.last_id = dash.db.last_id("requests")
-        self.told = -math.inf
+        self.published_at = -math.inf
         self.shown: tuple[Any, ...] = ()
         self.waiting: list[Json] = []
         self.gained = {"prompt": 0.0, "generated": 0.0}  # tokens since the last sample
@@ -6501,7 +6501,7 @@ class Requests:
 
     def reasons(self) -> dict[int, str]:
         """Why those requests wait that do."""
-        return {ticket.id: why or "in line" for ticket, why in self.dash.pool.residency.queue()}
+        return {ticket.id: reason or "in line" for ticket, reason in self.dash.pool.residency.queue()}
 
     def queue(self) -> list[Json]:
         """Who waits for which model, since when and why."""
@@ -6522,13 +6522,13 @@ class Requests:
             for row in finished[-MAX_FINISHED_TOLD:]:
                 await self.dash.broadcast("requests:finished", {"request": row})
         now = time.monotonic()
-        if now - self.told < ACTIVE_INTERVAL:
+        if now - self.published_at < ACTIVE_INTERVAL:
             if self.active or self.shown:
                 self.dash.pool.changed.set()
             return
         shown = tuple((call.id, call.status, call.pieces) for call in self.active.values())
         if shown != self.shown:
-            self.told, self.shown = now, shown
+            self.published_at, self.shown = now, shown
             await self.dash.broadcast("requests:active", {"requests": self.under_way()})
         if (waiting := self.queue()) != self.waiting:
             self.waiting = waiting
@@ -9750,11 +9750,11 @@ class WebServer:
         if request.method not in ("GET", "HEAD"):
             return web.Response(status=405, text="Nothing here but the client.\n", headers={"Allow": "GET, HEAD"})
         raw = request.raw_path.split("?")[0]
-        file, lasting = (None, False) if is_hostile_path(raw) else self.files.find(
+        file, immutable = (None, False) if is_hostile_path(raw) else self.files.find(
             urllib.parse.unquote(raw), self.dash.settings()["theme"])
         if file is None:
             return web.Response(status=404, text="There is no such file.\n")
-        headers = {"Cache-Control": "public, max-age=31536000, immutable" if lasting else "no-cache",
+        headers = {"Cache-Control": "public, max-age=31536000, immutable" if immutable else "no-cache",
                    "ETag": file.etag, "Vary": "Accept-Encoding", "Content-Type": file.content_type}
         if file.etag in request.headers.get("If-None-Match", ""):
             return web.Response(status=304, headers=headers)
