@@ -9797,7 +9797,7 @@ async def doctor(config: Config) -> int:
         async for finding in check(config):
             print(finding, flush=True)
             failed += finding.level == "fail"
-    print(f"{failed} of these must be mended." if failed else "llamadash can run here.")
+    print(f"{failed} of these must be fixed." if failed else "llamadash can run here.")
     return 1 if failed else 0
 
 
@@ -10337,7 +10337,7 @@ async def listen(stack: contextlib.AsyncExitStack, app: web.Application, limits:
     except OSError as problem:
         if problem.errno not in (errno.EADDRINUSE, errno.EACCES):
             raise
-        reason = f"is taken by {port_holder(port)}" if problem.errno == errno.EADDRINUSE else "is not for this user"
+        reason = f"is taken by {port_holder(port)}" if problem.errno == errno.EADDRINUSE else "needs more rights"
         raise PortTaken(f"port {port} {reason}: choose another with {option}") from problem
     stack.callback(server.close)
     for listener in server.sockets:
@@ -10460,7 +10460,7 @@ async def system_export(dash: Dash) -> Json:
 async def system_import(dash: Dash, *, document: dict[str, Any], dryRun: bool = False) -> Json:  # noqa: N803
     """Take over a document that system:export made; with `dryRun` only say what would change."""
     if (document.get("format"), document.get("version")) != ("llamadash", 1):
-        raise InvalidRequest("This is no document that llamadash exported.", field="document.format")
+        raise InvalidRequest("This file was not exported by llamadash.", field="document.format")
     plan = await asyncio.to_thread(import_plan, dash, document, dash.db.models())
     if not dryRun:
         if plan["settings"]:
@@ -10877,7 +10877,7 @@ def main(argv: list[str] | None = None) -> int:
         return EXIT_CODES.get(type(problem), 1)
     except PermissionError as problem:
         return usage_error(f"{problem.filename or 'a file'} is not for this user ({problem.strerror}): "
-                           "change its owner, or be another user")
+                           "change its owner, or run as another user")
     except OSError as problem:
         return usage_error(str(problem))
     except KeyboardInterrupt:
