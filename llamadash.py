@@ -9808,7 +9808,11 @@ async def python_findings(_config: Config) -> AsyncIterator[Finding]:
     yield Finding("ok", "Python", f"{platform.python_version()} ({sys.executable}), llamadash {__version__}")
     for requirement in script_dependencies(HERE / "llamadash.py"):
         name, *bounds = re.split(">=|,<", requirement)
-        version = importlib.metadata.version(name)
+        try:
+            version = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            yield Finding("warn", name, "its version cannot be read", f"pip install '{requirement}'")
+            continue
         low, high, installed = (list(map(int, re.findall(r"\d+", text))) for text in (*bounds, version))
         level: Level = "fail" if installed < low else "warn" if installed >= high else "ok"
         yield Finding("ok", name, version) if level == "ok" else \
