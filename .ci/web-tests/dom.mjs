@@ -46,5 +46,7 @@ class Element_ extends Node_ {
   querySelector(selector) { for (const child of this.childNodes) { const found = child.matches?.(selector) ? child : child.querySelector?.(selector); if (found) return found; } return null; }
   dispatch(type) { const event = { type, target: this }; for (let at = this; at; at = at.parentNode) for (const listener of at.listeners?.[type] ?? []) listener(event); }
 }
-globalThis.document = { hidden: true, activeElement: null, createTextNode: (text) => new Text_(text), createElement: (name) => new Element_(name, "html"), createElementNS: (namespace, name) => new Element_(name, namespace), addEventListener() {}, querySelector: () => null };
+globalThis.document = { hidden: true, activeElement: null, createTextNode: (text) => new Text_(text), createElement: (name) => new Element_(name, "html"), createElementNS: (namespace, name) => new Element_(name, namespace), addEventListener() {}, removeEventListener() {}, querySelector: () => null };
 document.body = document.createElement("body");
+const every = globalThis.setInterval;
+globalThis.setInterval = (...args) => every(...args).unref(); // a clock of a page that is still mounted ends with the tests

@@ -81,7 +81,7 @@ test("broadcasts keep models, requests, logs and downloads in step without chang
   socket.say("models:list", { models: [{ id: "a", status: "unloaded" }, { id: "b" }] });
   const before = state.get("models");
   socket.say("models:status", { id: "a", status: "loading", progress: 0.5, stage: "text_model" });
-  assert.deepEqual(state.get("models")[0], { id: "a", status: "loading", progress: 0.5, stage: "text_model", error: null, reason: null });
+  assert.deepEqual(state.get("models")[0], { id: "a", status: "loading", progress: 0.5, stage: "text_model", error: null, reason: null, next: null });
   assert.equal(before[0].status, "unloaded");
   socket.say("models:status", { id: "a", status: "loaded", runtime: { n_ctx: 1 } });
   assert.equal(state.get("models")[0].progress, null);
@@ -100,6 +100,41 @@ test("broadcasts keep models, requests, logs and downloads in step without chang
   for (let id = 0; id < 60; id += 1) socket.say("requests:finished", { request: { id } });
   assert.equal(state.get("requests").length, 50);
   assert.equal(state.get("requests")[0].id, 59);
+});
+
+test("a model keeps no plan that its newest status does not have", () => {
+  const [state, socket] = fresh();
+  socket.say("models:list", { models: [{ id: "a", status: "loaded", reason: "by hand" }] });
+  socket.say("models:status", { id: "a", status: "loaded", next: { what: "unloads", at: 9, reason: "idle" }, runtime: {} });
+  assert.deepEqual(state.get("models")[0].next, { what: "unloads", at: 9, reason: "idle" });
+  socket.say("models:status", { id: "a", status: "loaded", runtime: {} });
+  assert.equal(state.get("models")[0].next, null);
+  assert.equal(state.get("models")[0].reason, "by hand");
+});
+
+test("who waits, what is under way and the keys follow their broadcasts", async () => {
+  const [state, socket] = fresh();
+  socket.answers = {
+    "queue:get": { waiting: [{ id: 1 }] }, "keys:list": { keys: [{ id: 1 }], required: false },
+    "requests:list": { requests: [], summary: {}, active: [{ id: 7 }, { id: 8 }] }, "engines:list": { builds: [{ id: "a" }], recommended: "a" },
+  };
+  await Promise.all(["queue", "keys", "requests", "builds"].map((key) => state.load(key)));
+  assert.deepEqual([state.get("queue"), state.get("active").length, state.get("keysRequired"), state.get("recommendedBuild")], [[{ id: 1 }], 2, false, "a"]);
+  socket.say("queue:update", { waiting: [] });
+  assert.deepEqual(state.get("queue"), []);
+  socket.say("requests:finished", { request: { id: 7 } });
+  assert.deepEqual(state.get("active"), [{ id: 8 }]);
+  socket.say("requests:active", { requests: [{ id: 8 }, { id: 9 }] });
+  assert.deepEqual(state.get("active").map(({ id }) => id), [8, 9]);
+  socket.answers["keys:list"] = { keys: [{ id: 2 }], required: true };
+  socket.say("keys:updated", { keys: [{ id: 2 }] });
+  assert.deepEqual(state.get("keys"), [{ id: 2 }]);
+  await tick();
+  assert.equal(state.get("keysRequired"), true);
+  socket.answers["engines:list"] = { builds: [{ id: "a" }, { id: "b" }], recommended: "b" };
+  socket.say("engines:update", { build: { id: "b" } });
+  await tick();
+  assert.equal(state.get("builds").length, 2);
 });
 
 test("recent metrics are steps of ten seconds whose newest one moves", () => {

@@ -21,8 +21,10 @@ const DASHES = ["", "6 3", "2 3", "9 3 2 3"];
 const MINUTE = 60_000;
 const HOUR = 60 * MINUTE;
 const DAY = 24 * HOUR;
-const TIME_STEPS = [1000, 2000, 5000, 10_000, 15_000, 30_000, MINUTE, 2 * MINUTE, 5 * MINUTE, 10 * MINUTE, 15 * MINUTE, 30 * MINUTE,
-  HOUR, 2 * HOUR, 3 * HOUR, 6 * HOUR, 12 * HOUR, DAY, 2 * DAY, 7 * DAY, 14 * DAY, 28 * DAY, 56 * DAY, 112 * DAY];
+const TIME_STEPS = [
+  1000, 2000, 5000, 10_000, 15_000, 30_000, MINUTE, 2 * MINUTE, 5 * MINUTE, 10 * MINUTE, 15 * MINUTE, 30 * MINUTE,
+  HOUR, 2 * HOUR, 3 * HOUR, 6 * HOUR, 12 * HOUR, DAY, 2 * DAY, 7 * DAY, 14 * DAY, 28 * DAY, 56 * DAY, 112 * DAY,
+];
 
 /**
  * Round values that divide `low`..`high` into about `count` parts.
@@ -31,7 +33,9 @@ const TIME_STEPS = [1000, 2000, 5000, 10_000, 15_000, 30_000, MINUTE, 2 * MINUTE
 export function niceTicks(low, high, count = 4, base = 10) {
   const rough = Math.max((high - low) / Math.max(1, count), Number.EPSILON);
   const power = base ** Math.floor(Math.log(rough) / Math.log(base));
-  const factors = base === 10 ? (power >= 10 ? [1, 2, 2.5, 5, 10] : [1, 2, 5, 10]) : [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024];
+  const factors = base === 10
+    ? (power >= 10 ? [1, 2, 2.5, 5, 10] : [1, 2, 5, 10])
+    : [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024];
   const step = power * (factors.find((factor) => factor * power >= rough * 0.999) ?? base);
   const ticks = [];
   for (let tick = Math.floor(low / step) * step; ; tick += step) {
@@ -40,7 +44,10 @@ export function niceTicks(low, high, count = 4, base = 10) {
   }
 }
 
-/** Times to mark between `from` and `to`, on whole local steps. @param {number} from @param {number} to @param {number} count */
+/**
+ * Times to mark between `from` and `to`, on whole local steps.
+ * @param {number} from @param {number} to @param {number} count
+ */
 export function timeTicks(from, to, count) {
   const step = TIME_STEPS.find((it) => (to - from) / it <= count) ?? TIME_STEPS[TIME_STEPS.length - 1];
   const offset = (/** @type {number} */ time) => new Date(time).getTimezoneOffset() * MINUTE;
@@ -58,8 +65,12 @@ export function timeTicks(from, to, count) {
 function timeLabel(time, step) {
   const date = new Date(time);
   const midnight = date.getHours() === 0 && date.getMinutes() === 0;
-  if (step >= DAY || (midnight && step >= MINUTE)) return date.toLocaleDateString("en-GB", { day: "numeric", month: "short" });
-  return date.toLocaleTimeString("en-GB", { hour: "2-digit", minute: "2-digit", ...(step < MINUTE ? { second: "2-digit" } : {}) });
+  if (step >= DAY || (midnight && step >= MINUTE)) {
+    return date.toLocaleDateString("en-GB", { day: "numeric", month: "short" });
+  }
+  return date.toLocaleTimeString("en-GB", {
+    hour: "2-digit", minute: "2-digit", ...(step < MINUTE ? { second: "2-digit" } : {}),
+  });
 }
 
 /** The index whose timestamp is nearest. @param {number[]} timestamps ascending @param {number} time */
@@ -104,35 +115,46 @@ export function lineRuns(xs, values, y) {
       if (/** @type {number} */ (values[at]) > /** @type {number} */ (values[high])) high = at;
       last = at;
     }
-    for (const index of [...new Set([Math.min(low, high), Math.max(low, high), last])]) run.push([px(xs[index]), px(y(/** @type {number} */ (values[index])))]);
+    for (const index of [...new Set([Math.min(low, high), Math.max(low, high), last])]) {
+      run.push([px(xs[index]), px(y(/** @type {number} */ (values[index])))]);
+    }
   }
   return run.length ? [...runs, run] : runs;
 }
 
 /** @param {[number, number][][]} runs */
 function linePath(runs) {
-  return runs.map((run) => (run.length === 1 ? `M${run[0][0]} ${run[0][1]}h.01` : `M${run.map((point) => point.join(" ")).join("L")}`)).join("");
+  return runs.map((run) => (
+    run.length === 1 ? `M${run[0][0]} ${run[0][1]}h.01` : `M${run.map((point) => point.join(" ")).join("L")}`
+  )).join("");
 }
 
 /** @param {[number, number][][]} runs @param {number} floor */
 function areaPath(runs, floor) {
-  return runs.map((run) => `M${run[0][0]} ${floor}L${run.map((point) => point.join(" ")).join("L")}L${run[run.length - 1][0]} ${floor}Z`).join("");
+  return runs.map((run) => {
+    const line = run.map((point) => point.join(" ")).join("L");
+    return `M${run[0][0]} ${floor}L${line}L${run[run.length - 1][0]} ${floor}Z`;
+  }).join("");
 }
 
-/** Between the line and the highest values. @param {number[]} xs @param {Values} low @param {Values} high @param {(value: number) => number} y */
+/**
+ * Between the line and the highest values.
+ * @param {number[]} xs @param {Values} low @param {Values} high @param {(value: number) => number} y
+ */
 function bandPath(xs, low, high, y) {
   const both = low.map((value, at) => known(value) && known(high[at]));
   const upper = lineRuns(xs, high.map((value, at) => (both[at] ? value : null)), y);
   const lower = lineRuns(xs, low.map((value, at) => (both[at] ? value : null)), y);
-  return upper.map((run, at) => `M${[...run, ...(lower[at] ?? []).slice().reverse()].map((point) => point.join(" ")).join("L")}Z`).join("");
+  return upper.map((run, at) =>
+    `M${[...run, ...(lower[at] ?? []).slice().reverse()].map((point) => point.join(" ")).join("L")}Z`).join("");
 }
 
 /**
  * A time series chart with a read-out under pointer, finger and arrow keys.
  *
- * Props: `label` (what it shows, for the sentence), `timestamps` (Unix ms, ascending), `series`, `format?` (value → text),
- * `height?` (px), `min?` and `max?` (of the y axis; it grows beyond `max` only with `grow`), `from?` and `to?` (Unix ms), `base?` (1024 for sizes),
- * `legend?` (default: with several series), `empty?` (text).
+ * Props: `label` (what it shows, for the sentence), `timestamps` (Unix ms, ascending), `series`, `format?` (value →
+ * text), `height?` (px), `min?` and `max?` (of the y axis; it grows beyond `max` only with `grow`), `from?` and `to?`
+ * (Unix ms), `base?` (1024 for sizes), `legend?` (default: with several series), `empty?` (text).
  */
 export class Chart extends Component {
   /** @param {any} props */
@@ -147,7 +169,9 @@ export class Chart extends Component {
   geometry() {
     const { timestamps = [], series = [], height = 200, min = 0, max, format = number, base = 10 } = this.props;
     const values = series.flatMap((/** @type {Series} */ one) => [...one.values, ...(one.max ?? [])]).filter(known);
-    const highest = values.reduce((/** @type {number} */ most, /** @type {number} */ value) => Math.max(most, value), -Infinity);
+    const highest = values.reduce(
+      (/** @type {number} */ most, /** @type {number} */ value) => Math.max(most, value), -Infinity
+    );
     const top = max ?? (highest > min ? highest : min + 1);
     const ticks = niceTicks(min, top, height < 140 ? 2 : 4, base);
     const high = max ?? ticks[ticks.length - 1];
@@ -168,8 +192,15 @@ export class Chart extends Component {
     const { series = [], legend = series.length > 1, empty = "Nothing recorded in this time" } = this.props;
     const shape = this.geometry();
     return h("figure", { className: "chart" },
-      legend ? h("ul", { className: "chart-legend" }, series.map((/** @type {Series} */ one, /** @type {number} */ at) => h("li", { key: at }, this.key(one, at), one.label))) : null,
-      h("div", { className: "chart-plot", role: "img", tabindex: 0, "aria-label": this.sentence(shape), ref: (/** @type {any} */ element) => (this.plot = element) },
+      legend
+        ? h("ul", { className: "chart-legend" },
+          series.map((/** @type {Series} */ one, /** @type {number} */ at) =>
+            h("li", { key: at }, this.key(one, at), one.label)))
+        : null,
+      h("div", {
+        className: "chart-plot", role: "img", tabindex: 0, "aria-label": this.sentence(shape),
+        ref: (/** @type {any} */ element) => (this.plot = element),
+      },
         h("svg", { width: Math.max(1, this.state.width), height: shape.height, "aria-hidden": "true" },
           this.state.width ? [this.renderAxes(shape), this.renderSeries(shape), this.renderCursor(shape)] : null),
         shape.empty ? h("div", { className: "chart-empty" }, empty) : null,
@@ -185,7 +216,10 @@ export class Chart extends Component {
   /** @param {Series} one @param {number} at */
   key(one, at) {
     return h("svg", { className: "chart-key", width: 18, height: 8 },
-      h("line", { className: "chart-line", x1: 1, x2: 17, y1: 4, y2: 4, "stroke-dasharray": DASHES[at % DASHES.length], style: { stroke: this.color(one, at), "stroke-width": "2" } }));
+      h("line", {
+        className: "chart-line", x1: 1, x2: 17, y1: 4, y2: 4, "stroke-dasharray": DASHES[at % DASHES.length],
+        style: { stroke: this.color(one, at), "stroke-width": "2" },
+      }));
   }
 
   /** @param {any} shape */
@@ -194,8 +228,11 @@ export class Chart extends Component {
     return h("g", { key: "axes" },
       labels.map((/** @type {any} */ { tick, text }) => h("g", { key: `y${tick}` },
         h("line", { className: "chart-grid", x1: left, x2: left + inner, y1: px(y(tick)), y2: px(y(tick)) }),
-        h("text", { className: "chart-axis", x: left - 7, y: px(y(tick)) + 4, "text-anchor": "end" }, empty ? "" : text))),
-      ticks.filter((tick) => x(tick) > left + 14 && x(tick) < left + inner - 12).map((tick) => h("text", { key: `x${tick}`, className: "chart-axis", x: px(x(tick)), y: floor + 16, "text-anchor": "middle" }, timeLabel(tick, step))));
+        h("text", { className: "chart-axis", x: left - 7, y: px(y(tick)) + 4, "text-anchor": "end" },
+          empty ? "" : text))),
+      ticks.filter((tick) => x(tick) > left + 14 && x(tick) < left + inner - 12).map((tick) =>
+        h("text", { key: `x${tick}`, className: "chart-axis", x: px(x(tick)), y: floor + 16, "text-anchor": "middle" },
+          timeLabel(tick, step))));
   }
 
   /** @param {any} shape */
@@ -205,9 +242,18 @@ export class Chart extends Component {
       const runs = lineRuns(xs, one.values, y);
       const color = this.color(one, at);
       return h("g", { key: at },
-        one.area || series.length === 1 ? h("path", { key: "area", className: "chart-area", d: areaPath(runs, floor), style: { fill: color } }) : null,
-        one.max ? h("path", { key: "band", className: "chart-band", d: bandPath(xs, one.values, one.max, y), style: { fill: color } }) : null,
-        h("path", { key: "line", className: "chart-line", d: linePath(runs), "stroke-dasharray": DASHES[at % DASHES.length], style: { stroke: color } }));
+        one.area || series.length === 1
+          ? h("path", { key: "area", className: "chart-area", d: areaPath(runs, floor), style: { fill: color } })
+          : null,
+        one.max
+          ? h("path", {
+            key: "band", className: "chart-band", d: bandPath(xs, one.values, one.max, y), style: { fill: color },
+          })
+          : null,
+        h("path", {
+          key: "line", className: "chart-line", d: linePath(runs), "stroke-dasharray": DASHES[at % DASHES.length],
+          style: { stroke: color },
+        }));
     }));
   }
 
@@ -218,7 +264,11 @@ export class Chart extends Component {
     const place = px(x(timestamps[at]));
     return h("g", { key: "cursor" }, h("line", { className: "chart-cursor", x1: place, x2: place, y1: TOP, y2: floor }),
       series.map((/** @type {Series} */ one, /** @type {number} */ index) => known(one.values[at])
-        ? h("circle", { key: index, cx: place, cy: px(y(/** @type {number} */ (one.values[at]))), r: 3.5, style: { fill: this.color(one, index), stroke: "var(--surface)", "stroke-width": "1.5" } }) : null));
+        ? h("circle", {
+          key: index, cx: place, cy: px(y(/** @type {number} */ (one.values[at]))), r: 3.5,
+          style: { fill: this.color(one, index), stroke: "var(--surface)", "stroke-width": "1.5" },
+        })
+        : null));
   }
 
   /** @param {any} shape */
@@ -230,15 +280,20 @@ export class Chart extends Component {
     const side = `translateX(max(0px, min(${beside}, ${width}px - 100%)))`; // never beyond the chart
     return h("div", { className: "chart-readout", "aria-hidden": "true", style: { transform: side } },
       h("div", { className: "chart-readout-time" }, dateTime(timestamps[at])),
-      series.map((/** @type {Series} */ one, /** @type {number} */ index) => h("div", { key: index, className: "chart-readout-row" }, this.key(one, index), one.label,
-        h("strong", null, format(one.values[at]), known(one.max?.[at]) ? ` (max ${format(one.max?.[at])})` : null))));
+      series.map((/** @type {Series} */ one, /** @type {number} */ index) => (
+        h("div", { key: index, className: "chart-readout-row" },
+          this.key(one, index),
+          one.label,
+          h("strong", null,
+            format(one.values[at]), known(one.max?.[at]) ? ` (max ${format(one.max?.[at])})` : null)))));
   }
 
   /** @param {any} shape */
   readoutText({ series, timestamps, format }) {
     const { at } = this.state;
     if (at === null || at >= timestamps.length) return "";
-    return `${dateTime(timestamps[at])}: ${series.map((/** @type {Series} */ one) => `${one.label} ${format(one.values[at])}`).join(", ")}`;
+    const values = series.map((/** @type {Series} */ one) => `${one.label} ${format(one.values[at])}`);
+    return `${dateTime(timestamps[at])}: ${values.join(", ")}`;
   }
 
   /** @param {any} shape */
@@ -248,7 +303,9 @@ export class Chart extends Component {
     const parts = series.map((/** @type {Series} */ one) => {
       const values = one.values.filter(known);
       if (!values.length) return `${one.label} not recorded`;
-      return `${one.label} now ${format(one.now === undefined ? values[values.length - 1] : one.now)}, from ${format(Math.min(...values))} to ${format(Math.max(...values, ...(one.max ?? []).filter(known)))}`;
+      const now = one.now === undefined ? values[values.length - 1] : one.now;
+      const [least, most] = [Math.min(...values), Math.max(...values, ...(one.max ?? []).filter(known))];
+      return `${one.label} now ${format(now)}, from ${format(least)} to ${format(most)}`;
     });
     return `${label}: ${parts.join("; ")}. Arrow keys read values.`;
   }
@@ -257,7 +314,8 @@ export class Chart extends Component {
     return {
       "pointermove .chart-plot": "handlePointer",
       "pointerdown .chart-plot": "handlePointer",
-      pointerleave: (/** @type {PointerEvent} */ event) => event.pointerType === "mouse" && this.handleLeave(), // a lifted finger leaves the read-out
+      // a lifted finger leaves the read-out
+      pointerleave: (/** @type {PointerEvent} */ event) => event.pointerType === "mouse" && this.handleLeave(),
       "keydown .chart-plot": "handleKey",
       "blur .chart-plot": "handleLeave",
     };
@@ -280,11 +338,15 @@ export class Chart extends Component {
   handleKey(event) {
     const last = (this.props.timestamps?.length ?? 0) - 1;
     const at = this.state.at ?? last;
-    const moves = /** @type {{[key: string]: number | null}} */ ({ ArrowLeft: at - 1, ArrowRight: at + 1, PageUp: at - 10, PageDown: at + 10, Home: 0, End: last, Escape: null });
+    const moves = /** @type {{[key: string]: number | null}} */ ({
+      ArrowLeft: at - 1, ArrowRight: at + 1, PageUp: at - 10, PageDown: at + 10, Home: 0, End: last, Escape: null,
+    });
     if (!(event.key in moves) || last < 0) return;
     event.preventDefault();
     const next = moves[event.key];
-    this.setState({ at: next === null ? null : Math.min(last, Math.max(0, this.state.at === null ? last : next)), keyboard: true });
+    this.setState({
+      at: next === null ? null : Math.min(last, Math.max(0, this.state.at === null ? last : next)), keyboard: true,
+    });
   }
 
   didMount() {
@@ -300,7 +362,10 @@ export class Chart extends Component {
   }
 }
 
-/** A small line without axes. Props: `values`, `label`, `color?` (1 to 8), `min?` (0), `max?`, `height?` (36 px), `slots?` (width in samples; the line grows from the right). */
+/**
+ * A small line without axes. Props: `values`, `label`, `color?` (1 to 8), `min?` (0), `max?`, `height?` (36 px),
+ * `slots?` (width in samples; the line grows from the right).
+ */
 export class Sparkline extends Component {
   render() {
     const { values = [], label = "Trend", color = 1, min = 0, max, height = 36, slots = values.length } = this.props;
@@ -308,12 +373,17 @@ export class Sparkline extends Component {
     const width = 100;
     const count = Math.max(2, slots);
     const start = count - values.length;
-    const xs = values.map((/** @type {any} */ _value, /** @type {number} */ at) => ((at + start) / (count - 1)) * width);
+    const xs = values.map((/** @type {any} */ _value, /** @type {number} */ at) =>
+      ((at + start) / (count - 1)) * width);
     /** @param {number} value */
     const y = (value) => height - 1.5 - ((value - min) / (top - min)) * (height - 3);
-    const runs = lineRuns(xs.map((/** @type {number} */ x) => x * 3), values, y).map((run) => run.map(([x, at]) => /** @type {[number, number]} */ ([px(x / 3), at])));
+    const runs = lineRuns(xs.map((/** @type {number} */ x) => x * 3), values, y).map((run) =>
+      run.map(([x, at]) => /** @type {[number, number]} */ ([px(x / 3), at])));
     const stroke = `var(--series-${color})`;
-    return h("svg", { className: "sparkline", viewBox: `0 0 ${width} ${height}`, preserveAspectRatio: "none", height, role: "img", "aria-label": label },
+    return h("svg", {
+      className: "sparkline", viewBox: `0 0 ${width} ${height}`, preserveAspectRatio: "none", height, role: "img",
+      "aria-label": label,
+    },
       h("path", { className: "chart-area", d: areaPath(runs, height), style: { fill: stroke } }),
       h("path", { className: "chart-line", d: linePath(runs), style: { stroke } }));
   }

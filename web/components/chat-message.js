@@ -9,7 +9,7 @@
  */
 
 import { Component, h } from "../core/component.js";
-import { duration, number, percent, tokens } from "../core/format.js";
+import { duration, number, percent, tokenRate, tokens } from "../core/format.js";
 import { CopyButton } from "./copy-button.js";
 import { icon } from "./icon.js";
 import { Markdown } from "./markdown.js";
@@ -24,7 +24,8 @@ const LIVE_SPEED_AFTER_MS = 500; // a speed measured over less time jumps about
  * @property {boolean} busy whether no answer can be asked for at the moment
  * @property {boolean} editing
  * @property {() => Run | null} run the answer that is being written
- * @property {() => {status: string, progress: number | null, stage: string | null} | null} loading what the model is doing
+ * @property {() => {status: string, progress: number | null, stage: string | null} | null} loading what the model is
+ *   doing
  * @property {Map<string, ChatMessage>} views where the page finds this component
  * @property {() => void} updated called after every patch
  */
@@ -49,7 +50,9 @@ export class ChatMessage extends Component {
 
   renderQuestion() {
     const { message, busy } = /** @type {ChatMessageProps} */ (this.props);
-    return h("article", { className: "chat-message chat-question", dataset: { message: message.id }, "aria-label": "You" },
+    return h("article", {
+      className: "chat-message chat-question", dataset: { message: message.id }, "aria-label": "You",
+    },
       h("div", { className: "chat-bubble" }, message.content),
       h("div", { className: "chat-actions" },
         action("edit", "edit", "Edit and send again", busy),
@@ -72,23 +75,32 @@ export class ChatMessage extends Component {
 
   renderAnswer() {
     const { message, last, busy } = /** @type {ChatMessageProps} */ (this.props);
-    return h("article", { className: "chat-message chat-answer", dataset: { message: message.id }, "aria-label": `Answer of ${message.model}` },
+    return h("article", {
+      className: "chat-message chat-answer", dataset: { message: message.id },
+      "aria-label": `Answer of ${message.model}`,
+    },
       h("div", { className: "chat-author" }, icon("bolt"), h("span", null, message.model)),
       message.reasoning ? this.renderThinking() : null,
       message.content ? h(Markdown, { text: message.content }) : null,
       message.pending ? this.renderPending() : null,
       message.error ? failureNode(message.error, last && !busy) : null,
       message.stopped && !message.error
-        ? h("p", { className: "muted chat-small" }, message.content ? "Stopped before the end." : "Stopped before the first word.") : null,
+        ? h("p", { className: "muted chat-small" },
+          message.content ? "Stopped before the end." : "Stopped before the first word.")
+        : null,
       message.stats?.finish_reason === "length"
-        ? h("p", { className: "muted chat-small" }, "The answer reached its limit of tokens.") : null,
+        ? h("p", { className: "muted chat-small" }, "Token limit reached.") : null,
       message.pending ? null : this.renderFooter());
   }
 
   renderThinking() {
     const { message } = /** @type {ChatMessageProps} */ (this.props);
     const busy = message.pending && !message.content;
-    const label = busy ? "Thinking…" : message.thinkingTime ? `Thought for ${duration(Math.max(1, Math.round(message.thinkingTime)))}` : "Thoughts";
+    const label = busy
+      ? "Thinking…"
+      : message.thinkingTime
+      ? `Thought for ${duration(Math.max(1, Math.round(message.thinkingTime)))}`
+      : "Thoughts";
     return h("details", { className: "chat-thinking" },
       h("summary", null, icon("chevron-right"), label),
       h("div", { className: "chat-thoughts" }, message.reasoning));
@@ -97,8 +109,10 @@ export class ChatMessage extends Component {
   renderPending() {
     const { message, run, loading } = /** @type {ChatMessageProps} */ (this.props);
     const current = run();
-    if (!current) return h("p", { className: "chat-live muted", role: "status" }, "Another tab receives this answer.");
-    if (message.content || message.reasoning) return h("p", { className: "chat-live muted", "aria-hidden": "true" }, liveSpeed(current));
+    if (!current) return h("p", { className: "chat-live muted", role: "status" }, "Being answered in another tab.");
+    if (message.content || message.reasoning) {
+      return h("p", { className: "chat-live muted", "aria-hidden": "true" }, liveSpeed(current));
+    }
     const step = currentStep(current, loading());
     return h("div", { className: "chat-waiting" },
       h("p", { className: "muted", role: "status" }, h("span", { className: "chat-pulse" }), step.label),
@@ -117,28 +131,41 @@ export class ChatMessage extends Component {
 
 /** @param {string} name @param {string} symbol @param {string} label @param {boolean} disabled */
 function action(name, symbol, label, disabled) {
-  return h("button", { type: "button", className: "button button-ghost button-icon", disabled, title: label, "aria-label": label, dataset: { action: name } }, icon(symbol));
+  return h("button", {
+    type: "button", className: "button button-ghost button-icon", disabled, title: label, "aria-label": label,
+    dataset: { action: name },
+  }, icon(symbol));
 }
 
 /** @param {Run | null} run */
 function liveSpeed(run) {
   if (!run?.firstAt) return "";
   const elapsed = Date.now() - run.firstAt;
-  const speed = elapsed > LIVE_SPEED_AFTER_MS ? ` · ${number((run.pieces * 1000) / elapsed)} tokens/s` : "";
+  const speed = elapsed > LIVE_SPEED_AFTER_MS ? ` · ${tokenRate((run.pieces * 1000) / elapsed)} while answering` : "";
   return `${number(run.pieces, 0)} tokens${speed}`;
 }
 
 /**
- * What is happening before the first word; `value` is 0..1, null when it cannot be told, undefined when there is nothing to measure.
+ * What is happening before the first word; `value` is 0..1, null when it cannot be told, undefined when there is
+ * nothing to measure.
  * @param {Run | null} run
- * @param {{status: string, progress: number | null, stage: string | null} | null} model
+ * @param {{status: string, progress?: number | null, stage?: string | null, reason?: string | null} | null} model
  * @returns {{label: string, value?: number | null}}
  */
 export function currentStep(run, model) {
+  const progress = run?.progress;
   const loading = model?.status === "loading" ? model : null;
-  if (run?.progress?.stage === "prompt") return { label: `Reading the prompt${share(run.progress.value)}`, value: run.progress.value };
-  if (!loading && (run?.progress?.stage !== "loading" || model?.status === "loaded")) return { label: "Waiting for the first word" };
-  const value = loading?.progress ?? run?.progress?.value ?? null;
+  if (progress?.stage === "prompt") {
+    return { label: `Reading the prompt${share(progress.value)}`, value: progress.value };
+  }
+  if (!loading && (progress?.stage === "waiting" || model?.status === "waiting")) {
+    const reason = progress?.reason ?? model?.reason;
+    return { label: reason ? `Waiting: ${reason}` : "Waiting for the model" };
+  }
+  if (!loading && (progress?.stage !== "loading" || model?.status === "loaded")) {
+    return { label: "Waiting for the first word" };
+  }
+  const value = loading?.progress ?? progress?.value ?? null;
   if (loading?.stage === "warming up" || value === 1) return { label: "Warming up the model", value: null };
   return { label: `Loading the model${share(value)}`, value };
 }
@@ -153,11 +180,16 @@ function statsNode(stats) {
   const used = (stats.prompt_tokens ?? 0) + (stats.generated_tokens ?? 0);
   const cached = stats.cached_tokens ? `, ${tokens(stats.cached_tokens)} of them cached` : "";
   const items = [
-    stats.generated_per_second === null ? null : ["Speed of generation", `${number(stats.generated_per_second)} tokens/s`],
-    stats.time_to_first_token === null ? null : ["Time to the first token", `${duration(stats.time_to_first_token / 1000)} to first token`],
+    stats.generated_per_second === null
+      ? null
+      : ["Speed while answering", `${tokenRate(stats.generated_per_second)} while answering`],
+    stats.time_to_first_token === null
+      ? null
+      : ["Time to the first token", `${duration(stats.time_to_first_token / 1000)} to first token`],
     stats.generated_tokens === null ? null : ["Generated tokens", `${tokens(stats.generated_tokens)} generated`],
     stats.prompt_tokens === null ? null : [
-      `Prompt tokens${cached}; read at ${number(stats.prompt_per_second)} tokens/s`, `${tokens(stats.prompt_tokens)} prompt`],
+      `Prompt tokens${cached}; read at ${tokenRate(stats.prompt_per_second)}`,
+      `${tokens(stats.prompt_tokens)} prompt`],
   ].filter((item) => item !== null);
   return h("div", { className: "chat-stats" },
     items.map(([title, text]) => h("span", { title }, text)),
@@ -167,8 +199,12 @@ function statsNode(stats) {
 /** @param {number} used tokens @param {number} context tokens @returns {VNode} */
 function contextNode(used, context) {
   const part = Math.min(used / context, 1);
-  return h("span", { className: part > 0.85 ? "chat-context chat-context-full" : "chat-context", title: "Part of the model's context that this conversation fills" },
-    h("span", { className: "chat-context-bar", "aria-hidden": "true" }, h("span", { style: { width: `${part * 100}%` } })),
+  return h("span", {
+    className: part > 0.85 ? "chat-context chat-context-full" : "chat-context",
+    title: "Share of the model's context in use",
+  },
+    h("span", { className: "chat-context-bar", "aria-hidden": "true" },
+      h("span", { style: { width: `${part * 100}%` } })),
     `${tokens(used)} of ${tokens(context)} context`);
 }
 
@@ -178,16 +214,35 @@ function contextNode(used, context) {
  * @returns {{title: string, body: string, href?: string, link?: string}}
  */
 export function advice({ code, message }) {
-  if (code === "ENGINE_UNAVAILABLE") return { title: "No engine is running", body: message, href: "/", link: "Start it on the dashboard" };
-  if (code === "NOT_FOUND") return { title: "This model is not there any more", body: "Choose another model above, then try again.", href: "/models", link: "See the models" };
-  if (code === "DISCONNECTED") return { title: "Connection lost", body: "What was written so far is kept. Try again once llamadash is connected." };
-  if (code === "TIMEOUT") return { title: "No answer in time", body: "llamadash is busy or not reachable. Try again in a moment." };
+  if (code === "ENGINE_UNAVAILABLE") {
+    return { title: "No engine is running", body: message, href: "/", link: "Start it on the Dashboard" };
+  }
+  if (code === "NOT_FOUND") {
+    return {
+      title: "This model no longer exists", body: "Choose another model above, then try again.", href: "/models",
+      link: "See the models",
+    };
+  }
+  if (code === "DISCONNECTED") {
+    return {
+      title: "Connection lost", body: "What was written so far is kept. Try again once llamadash is connected.",
+    };
+  }
+  if (code === "TIMEOUT") {
+    return { title: "No answer in time", body: "llamadash is busy or not reachable. Try again in a moment." };
+  }
   if (code === "RATE_LIMITED") return { title: "Too many requests", body: `${message} Wait a moment, then try again.` };
   if (/context/i.test(message) && /exceed|too (long|large)|shift|full/i.test(message)) {
-    return { title: "The conversation does not fit into the context", body: `${message} Start a new conversation, or give the model a larger context.`, href: "/models", link: "Change the model's context" };
+    return {
+      title: "Conversation exceeds the context",
+      body: `${message} Start a new conversation, or give the model a larger context.`, href: "/models",
+      link: "Change the model's context",
+    };
   }
-  if (code === "ENGINE_FAILED") return { title: "The engine could not answer", body: message, href: "/logs", link: "See the logs" };
-  return { title: "This did not work", body: message };
+  if (code === "ENGINE_FAILED") {
+    return { title: "The engine could not answer", body: message, href: "/logs", link: "See the logs" };
+  }
+  return { title: "Something went wrong", body: message };
 }
 
 /** @param {Failure} failure @param {boolean} retry @returns {VNode} */
@@ -198,5 +253,9 @@ function failureNode(failure, retry) {
     h("div", null, h("strong", null, title), h("p", null, body)),
     h("div", { className: "row" },
       href ? h("a", { className: "button", href }, link) : null,
-      retry ? h("button", { type: "button", className: "button", dataset: { action: "regenerate" } }, icon("refresh"), "Try again") : null));
+      retry
+        ? h("button", { type: "button", className: "button", dataset: { action: "regenerate" } },
+          icon("refresh"),
+          "Try again")
+        : null));
 }

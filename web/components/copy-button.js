@@ -3,7 +3,10 @@ import { icon } from "./icon.js";
 
 const SAID_MS = 1_500;
 
-/** Put `text` on the clipboard, also where the page was not opened over HTTPS. @param {string} text @returns {Promise<boolean>} */
+/**
+ * Put `text` on the clipboard, also where the page was not opened over HTTPS.
+ * @param {string} text @returns {Promise<boolean>}
+ */
 export async function copyText(text) {
   try {
     if (navigator.clipboard) {
@@ -35,12 +38,18 @@ export function saveText(name, text, type = "text/plain") {
   setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
 }
 
-/** Copies `text` (a string, or a function that gives one). Props: `text`, `label?` (words for assistive technology), `caption?` (words on the button). */
+/**
+ * Copies `text` (a string, or a function that gives one). Props: `text`, `label?` (words for assistive technology),
+ * `caption?` (words on the button).
+ */
 export class CopyButton extends Component {
   render() {
     const { label = "Copy", caption } = this.props;
     const { copied } = this.state;
-    return h("button", { type: "button", className: caption ? "button button-small" : "button button-ghost button-icon", "aria-label": copied ? "Copied" : label, title: copied ? "Copied" : label },
+    return h("button", {
+      type: "button", className: caption ? "button button-small" : "button button-ghost button-icon",
+      "aria-label": copied ? "Copied" : label, title: copied ? "Copied" : label,
+    },
       icon(copied ? "check" : "copy", { size: 16 }), caption ? h("span", null, copied ? "Copied" : caption) : null);
   }
 

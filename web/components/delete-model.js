@@ -10,7 +10,10 @@ export class DeleteModel extends Component {
   }
 
   getEventMap() {
-    return { "change [data-role=\"delete-file\"]": "handleToggle", "click [data-action=\"delete-confirm\"]": "handleDelete", "click [data-action=\"delete-cancel\"]": "handleCancel" };
+    return {
+      "change [data-role=\"delete-file\"]": "handleToggle", "click [data-action=\"delete-confirm\"]": "handleDelete",
+      "click [data-action=\"delete-cancel\"]": "handleCancel",
+    };
   }
 
   /** @param {Event} _event @param {HTMLInputElement} element */
@@ -27,7 +30,12 @@ export class DeleteModel extends Component {
     this.setState({ busy: true, error: "" });
     try {
       const { freed } = await state.request("models:delete", { id: model.id, deleteFile: this.state.deleteFile });
-      toast(this.state.deleteFile ? `${model.name} deleted, ${bytes(freed ?? model.file_size)} of disk freed` : `${model.name} removed from the list`, { kind: "success" });
+      toast(
+        this.state.deleteFile
+          ? `${model.name} deleted, ${bytes(freed ?? model.file_size)} freed`
+          : `${model.name} removed from the list`,
+        { kind: "success" }
+      );
       if (!this.destroyed) close();
     } catch (error) {
       this.setState({ busy: false, error: /** @type {Error} */ (error).message });
@@ -41,18 +49,27 @@ export class DeleteModel extends Component {
     return h(Dialog, {
       title: `Delete ${model.name}?`, close,
       footer: [
-        h("button", { key: "cancel", type: "button", className: "button", dataset: { action: "delete-cancel" } }, "Cancel"),
-        h("button", { key: "confirm", type: "button", className: "button button-danger", disabled: busy, "aria-busy": busy, dataset: { action: "delete-confirm" } },
+        h("button", { key: "cancel", type: "button", className: "button", dataset: { action: "delete-cancel" } },
+          "Cancel"),
+        h("button", {
+          key: "confirm", type: "button", className: "button button-danger", disabled: busy, "aria-busy": busy,
+          dataset: { action: "delete-confirm" },
+        },
           busy ? "Deleting…" : deleteFile ? "Delete with file" : "Remove from list"),
       ],
     },
       h("div", { className: "stack" },
-        h("p", null, model.status === "loaded" ? "It is in memory and will be unloaded. " : "", "Its name, parameters and benchmarks are forgotten."),
+        h("p", null,
+          model.status === "loaded" ? "It is in memory and will be unloaded. " : "",
+          "Its name, parameters and benchmarks are forgotten."),
         model.status !== "missing" && h("label", { key: "file", className: "check-row" },
           h("input", { type: "checkbox", checked: deleteFile, dataset: { role: "delete-file" } }),
           h("span", null, h("strong", null, "Delete the file from disk as well"),
-            h("span", { className: "field-hint check-hint" }, `${bytes(size)} of disk come back${files(model)}. This cannot be undone.`))),
-        !deleteFile && model.status !== "missing" && h("p", { key: "again", className: "field-hint" }, "Without that, its file stays where it is. Scans leave it out from then on; “Add by path” brings it back."),
+            h("span", { className: "field-hint check-hint" },
+              `Frees ${bytes(size)}${files(model)}. This cannot be undone.`))),
+        !deleteFile && model.status !== "missing" && h("p", { key: "again", className: "field-hint" },
+          "Without that, its file stays where it is. ",
+          "Scans leave it out from then on; “Add by path” brings it back."),
         h("code", { key: "path", className: "code break-all" }, model.path),
         error && h("p", { key: "error", className: "field-error", role: "alert" }, error)));
   }

@@ -2,8 +2,11 @@ import { Component, h } from "../core/component.js";
 import { icon } from "./icon.js";
 
 /**
- * A native modal dialog. Props: `title`, `children`, `footer?`, `wide?`, `open?` (default true), `close` (called when the person leaves it).
- * The browser keeps the focus inside, Escape and a click beside it leave.
+ * A native modal dialog.
+ *
+ * Props: `title`, `children`, `footer?`, `wide?`, `open?` (default true), `sticky?` (a click beside it stays), `close`
+ * (called when
+ * the person leaves it). The browser keeps the focus inside, Escape and a click beside it leave.
  */
 export class Dialog extends Component {
   render() {
@@ -11,13 +14,18 @@ export class Dialog extends Component {
     return h("dialog", { className: wide ? "dialog dialog-wide" : "dialog", "aria-label": title },
       h("div", { className: "dialog-frame" },
         h("header", { className: "dialog-header" }, h("h2", { className: "dialog-title" }, title),
-          h("button", { type: "button", className: "button button-ghost button-icon", dataset: { dialog: "close" }, "aria-label": "Close" }, icon("close"))),
+          h("button", {
+            type: "button", className: "button button-ghost button-icon", dataset: { dialog: "close" },
+            "aria-label": "Close",
+          }, icon("close"))),
         h("div", { className: "dialog-body" }, children),
         footer ? h("footer", { className: "dialog-footer" }, footer) : null));
   }
 
   getEventMap() {
-    return { "click [data-dialog=\"close\"]": "leave", cancel: "handleCancel", close: "handleCancel", mousedown: "handlePress" };
+    return {
+      "click [data-dialog=\"close\"]": "leave", cancel: "handleCancel", close: "handleCancel", mousedown: "handlePress",
+    };
   }
 
   didMount() {
@@ -47,7 +55,7 @@ export class Dialog extends Component {
 
   /** @param {MouseEvent} event */
   handlePress(event) {
-    if (event.target === this.element) this.leave();
+    if (event.target === this.element && !this.props.sticky) this.leave();
   }
 
   leave() {
@@ -57,10 +65,13 @@ export class Dialog extends Component {
 
 /**
  * Ask before something that cannot be taken back. Whoever goes back or forward meanwhile has not agreed.
- * @param {{title: string, body?: any, confirmLabel?: string, cancelLabel?: string, danger?: boolean, details?: string[]}} options
+ * @param {{title: string, body?: any, confirmLabel?: string, cancelLabel?: string, danger?: boolean, details?:
+ *   string[]}} options
  * @returns {Promise<boolean>}
  */
-export function confirmDialog({ title, body, confirmLabel = "Continue", cancelLabel = "Cancel", danger = false, details = [] }) {
+export function confirmDialog({
+  title, body, confirmLabel = "Continue", cancelLabel = "Cancel", danger = false, details = [],
+}) {
   return new Promise((resolve) => {
     const opener = /** @type {HTMLElement | null} */ (document.activeElement);
     /** @param {boolean} answer */
@@ -73,7 +84,9 @@ export function confirmDialog({ title, body, confirmLabel = "Continue", cancelLa
     };
     const leave = () => finish(false);
     window.addEventListener("popstate", leave);
-    const dialog = new Confirmation({ title, body, confirmLabel, cancelLabel, danger, details, finish }).mount(document.body);
+    const dialog = new Confirmation({
+      title, body, confirmLabel, cancelLabel, danger, details, finish,
+    }).mount(document.body);
   });
 }
 
@@ -84,10 +97,18 @@ class Confirmation extends Dialog {
     super({
       ...props,
       close: () => finish(false),
-      children: [body ? h("p", null, body) : null, details.length ? h("ul", { className: "dialog-details" }, details.map((/** @type {string} */ line) => h("li", null, line))) : null],
+      children: [
+        body ? h("p", null, body) : null,
+        details.length
+          ? h("ul", { className: "dialog-details" }, details.map((/** @type {string} */ line) => h("li", null, line)))
+          : null,
+      ],
       footer: [
         h("button", { type: "button", className: "button", dataset: { answer: "no" }, autofocus: danger }, cancelLabel),
-        h("button", { type: "button", className: danger ? "button button-danger" : "button button-primary", dataset: { answer: "yes" }, autofocus: !danger }, confirmLabel),
+        h("button", {
+          type: "button", className: danger ? "button button-danger" : "button button-primary",
+          dataset: { answer: "yes" }, autofocus: !danger,
+        }, confirmLabel),
       ],
     });
   }

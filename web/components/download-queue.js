@@ -6,7 +6,10 @@ import { toast } from "./toast.js";
 /** @typedef {Record<string, any>} Download */
 
 /** @type {Record<string, string>} */
-const LABELS = { queued: "Waiting", running: "Downloading", paused: "Paused", verifying: "Checking", done: "Done", failed: "Failed", cancelled: "Cancelled" };
+const LABELS = {
+  queued: "Waiting", running: "Downloading", paused: "Paused", verifying: "Checking", done: "Done", failed: "Failed",
+  cancelled: "Cancelled",
+};
 
 /** The downloads with their progress, and what can be done with each. Props: `state`, `downloads`. */
 export class DownloadQueue extends Component {
@@ -33,28 +36,41 @@ export class DownloadQueue extends Component {
 
   render() {
     const downloads = /** @type {Download[]} */ (this.props.downloads ?? []);
-    return h("ul", { className: "download-queue", "aria-label": "Downloads" }, downloads.map((item) => this.item(item)));
+    return h("ul", { className: "download-queue", "aria-label": "Downloads" },
+      downloads.map((item) => this.item(item)));
   }
 
   /** @param {Download} download */
   item(download) {
     const { repo, file, status, done, total, error } = download;
     const active = status === "running" || status === "verifying" || status === "queued" || status === "paused";
-    const kind = { done: "success", failed: "danger", cancelled: "neutral", paused: "warning" }[/** @type {string} */ (status)] ?? "info";
+    const kind = {
+      done: "success", failed: "danger", cancelled: "neutral", paused: "warning",
+    }[/** @type {string} */ (status)] ?? "info";
     return h("li", { key: `${repo}/${file}`, className: "download" },
       h("div", { className: "download-head" },
-        h("span", { className: "download-name" }, h("strong", { className: "truncate", title: file }, file), h("span", { className: "muted truncate" }, repo)),
+        h("span", { className: "download-name" },
+          h("strong", { className: "truncate", title: file }, file),
+          h("span", { className: "muted truncate" }, repo)),
         h("span", { className: `badge badge-${kind}` }, LABELS[status] ?? status),
         h("span", { className: "row download-actions" }, this.actions(download))),
-      active && h("progress", { key: "bar", className: "model-progress", max: total || 1, value: total ? done : null, "aria-label": `Download of ${file}` }),
-      h("span", { key: "facts", className: status === "failed" ? "text-danger download-facts" : "muted download-facts" }, status === "failed" ? error ?? "The download failed" : facts(download)));
+      active && h("progress", {
+        key: "bar", className: "model-progress", max: total || 1, value: total ? done : null,
+        "aria-label": `Download of ${file}`,
+      }),
+      h("span", {
+        key: "facts", className: status === "failed" ? "text-danger download-facts" : "muted download-facts",
+      }, status === "failed" ? error ?? "The download failed" : facts(download)));
   }
 
   /** @param {Download} download */
   actions({ repo, file, status }) {
     const disabled = this.state.busy.has(`${repo}/${file}`);
-    const button = (/** @type {string} */ download, /** @type {string} */ label, /** @type {string} */ name) => h("button", {
-      key: label, type: "button", className: "button button-ghost button-icon", disabled, dataset: { download, repo, file }, "aria-label": `${label} ${file}`, title: label,
+    const button = (
+      /** @type {string} */ download, /** @type {string} */ label, /** @type {string} */ name
+    ) => h("button", {
+      key: label, type: "button", className: "button button-ghost button-icon", disabled,
+      dataset: { download, repo, file }, "aria-label": `${label} ${file}`, title: label,
     }, icon(name));
     const cancel = button("models:download:cancel", "Cancel", "close");
     switch (status) {

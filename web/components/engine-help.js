@@ -27,9 +27,14 @@ export class EngineHelp extends Component {
     return [
       state.on("engine:install", (/** @type {any} */ { line, done, success }) => {
         const lines = line ? [...this.state.lines, line].slice(-KEPT_LINES) : this.state.lines;
-        this.setState({ lines, installing: !done, error: done && success === false ? "The installation failed; its last lines say why." : this.state.error });
+        this.setState({
+          lines, installing: !done,
+          error: done && success === false ? "Installation failed; see its last lines." : this.state.error,
+        });
       }),
-      state.on("connection:established", (/** @type {{recovered: boolean}} */ { recovered }) => { if (!recovered) this.setState({ installing: false }); }),
+      state.on("connection:established", (/** @type {{recovered: boolean}} */ { recovered }) => {
+        if (!recovered) this.setState({ installing: false });
+      }),
     ];
   }
 
@@ -54,13 +59,24 @@ export class EngineHelp extends Component {
     const hint = this.props.engine?.hint;
     return h("div", { className: "stack engine-help" },
       h("div", { key: "embedded", className: "engine-choice" },
-        h("div", null, h("strong", null, "Embedded engine"), h("p", { className: "field-hint" }, "llama.cpp inside Python. Runs on the CPU, needs nothing else, ready in a minute.")),
-        h("button", { type: "button", className: "button button-primary", disabled: installing, "aria-busy": installing, dataset: { action: "engine-install" } }, icon("download"), installing ? "Installing…" : "Install")),
+        h("div", null,
+          h("strong", null, "Embedded engine"),
+          h("p", { className: "field-hint" },
+            "llama.cpp inside Python. Runs on the CPU, needs nothing else, ready in a minute.")),
+        h("button", {
+          type: "button", className: "button button-primary", disabled: installing, "aria-busy": installing,
+          dataset: { action: "engine-install" },
+        }, icon("download"), installing ? "Installing…" : "Install")),
       error && h("p", { key: "error", className: "field-error", role: "alert" }, error),
-      lines.length > 0 && h("pre", { key: "output", className: "code code-block install-output", tabIndex: 0, role: "log", "aria-label": "Output of the installation" }, lines.join("\n")),
+      lines.length > 0 && h("pre", {
+        key: "output", className: "code code-block install-output", tabIndex: 0, role: "log",
+        "aria-label": "Output of the installation",
+      }, lines.join("\n")),
       hint && h("div", { key: "llama", className: "stack" },
         h("div", null, h("strong", null, "llama.cpp for this system"), h("p", { className: "field-hint" }, hint.text)),
-        (hint.commands ?? []).map((/** @type {string} */ command) => h("div", { key: command, className: "row copy-row" },
-          h("code", { className: "code break-all" }, command), h(CopyButton, { text: command, label: "Copy the command" })))));
+        (hint.commands ?? []).map((/** @type {string} */ command) => (
+          h("div", { key: command, className: "row copy-row" },
+            h("code", { className: "code break-all" }, command),
+            h(CopyButton, { text: command, label: "Copy the command" }))))));
   }
 }

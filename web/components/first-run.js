@@ -13,7 +13,10 @@ import { toast } from "./toast.js";
 export class FirstRun extends Component {
   init() {
     const { state } = this.props;
-    this.state = { config: state.get("config"), memory: state.get("metrics")?.memory_total, recommended: null, downloads: state.get("downloads") ?? [], busy: new Set() };
+    this.state = {
+      config: state.get("config"), memory: state.get("metrics")?.memory_total, recommended: null,
+      downloads: state.get("downloads") ?? [], busy: new Set(),
+    };
   }
 
   getEventMap() {
@@ -27,7 +30,8 @@ export class FirstRun extends Component {
     return [
       state.subscribe("config", (/** @type {any} */ config) => this.setState({ config })),
       state.subscribe("downloads", (/** @type {any} */ downloads) => this.setState({ downloads })),
-      state.subscribe("metrics", (/** @type {any} */ { memory_total: memory }) => memory !== this.state.memory && this.setState({ memory })),
+      state.subscribe("metrics", (/** @type {any} */ { memory_total: memory }) =>
+        memory !== this.state.memory && this.setState({ memory })),
     ];
   }
 
@@ -60,35 +64,54 @@ export class FirstRun extends Component {
     return h("div", { className: "first-run stack" },
       h("div", { key: "intro", className: "first-run-intro" },
         h("h2", { className: "first-run-title" }, "No models yet"),
-        h("p", { className: "muted" }, "Download one below, or show llamadash where yours are.")),
+        h("p", { className: "muted" }, "Download one below, or point llamadash to yours.")),
       engine?.status === "missing" && h("section", { key: "engine", className: "card" },
-        h("div", { className: "card-header" }, h("h3", { className: "card-title" }, "First, an engine"), h("span", { className: "badge badge-warning" }, "Missing")),
-        h("div", { className: "card-body" }, h("p", { className: "muted" }, "Models need llama.cpp to run. None was found on this machine."), h(EngineHelp, { state, engine }))),
+        h("div", { className: "card-header" },
+          h("h3", { className: "card-title" }, "First, an engine"),
+          h("span", { className: "badge badge-warning" }, "Missing")),
+        h("div", { className: "card-body" },
+          h("p", { className: "muted" }, "Models need llama.cpp to run. None was found on this machine."),
+          h(EngineHelp, { state, engine }))),
       downloads.length > 0 && h("section", { key: "queue", className: "card" },
-        h("div", { className: "card-header" }, h("h3", { className: "card-title" }, "Downloads")), h("div", { className: "card-body" }, h(DownloadQueue, { state, downloads }))),
+        h("div", { className: "card-header" }, h("h3", { className: "card-title" }, "Downloads")),
+        h("div", { className: "card-body" }, h(DownloadQueue, { state, downloads }))),
       (recommended === null || recommended.length > 0) && h("section", { key: "recommended", className: "stack" },
-        h("div", { className: "row" }, h("h3", { className: "section-title" }, "Good first models"), h("span", { className: "spacer" }),
-          h("button", { type: "button", className: "button button-small", dataset: { action: "get-models" } }, icon("search"), "Another one…")),
-        recommended ? recommendedModels({ recommended, memory, downloads, busy }) : h("div", { className: "skeleton panel-skeleton" })),
+        h("div", { className: "row" },
+          h("h3", { className: "section-title" }, "Good first models"),
+          h("span", { className: "spacer" }),
+          h("button", { type: "button", className: "button button-small", dataset: { action: "get-models" } },
+            icon("search"),
+            "Another one…")),
+        recommended
+          ? recommendedModels({ recommended, memory, downloads, busy })
+          : h("div", { className: "skeleton panel-skeleton" })),
       this.folders());
   }
 
   folders() {
-    const known = /** @type {Array<{path: string, exists: boolean, used: boolean}>} */ (this.state.config?.folders ?? []);
+    const known = /** @type {Array<Record<string, any>>} */ (this.state.config?.folders ?? []);
     const folders = known.filter(({ exists, used }) => exists && used).map(({ path }) => path);
     const usual = known.filter(({ exists }) => !exists).map(({ path }) => path);
     return h("section", { key: "folders", className: "card" },
-      h("div", { className: "card-header" }, h("h3", { className: "card-title" }, "You have GGUF files already?")),
+      h("div", { className: "card-header" }, h("h3", { className: "card-title" }, "Already have GGUF files?")),
       h("div", { className: "card-body stack" },
-        h("p", { className: "muted" }, folders.length ? "llamadash looked in these folders and found no model:" : "None of the usual model folders exists on this machine yet."),
-        folders.length > 0 && h("ul", { key: "list", className: "list folder-list" }, folders.map((folder) => h("li", { key: folder, className: "list-item mono break-all" }, folder))),
-        h("p", { className: "muted" }, "Put a .gguf file into one of them and scan, or name another folder in the configuration."),
+        h("p", { className: "muted" },
+          folders.length
+            ? "llamadash looked in these folders and found no model:"
+            : "None of the usual model folders exists yet."),
+        folders.length > 0 && h("ul", { key: "list", className: "list folder-list" },
+          folders.map((folder) => h("li", { key: folder, className: "list-item mono break-all" }, folder))),
+        h("p", { className: "muted" },
+          "Put a .gguf file into one of them and scan, or name another folder in the configuration."),
         usual.length > 0 && h("details", { key: "usual", className: "usual-folders" },
-          h("summary", { className: "muted" }, "Where else models are looked for, once it exists"),
+          h("summary", { className: "muted" }, "Other folders searched if present"),
           h("ul", { className: "usual-list mono break-all" }, usual.map((folder) => h("li", { key: folder }, folder)))),
         h("div", { className: "row" },
           h("a", { className: "button", href: "/configuration" }, icon("plus"), "Add a folder"),
-          h("button", { type: "button", className: "button", disabled: this.props.scanning, dataset: { action: "scan" } }, icon("refresh"), this.props.scanning ? "Scanning…" : "Scan again"),
-          h("button", { type: "button", className: "button button-ghost", dataset: { action: "import" } }, "Add one file by path"))));
+          h("button", {
+            type: "button", className: "button", disabled: this.props.scanning, dataset: { action: "scan" },
+          }, icon("refresh"), this.props.scanning ? "Scanning…" : "Scan again"),
+          h("button", { type: "button", className: "button button-ghost", dataset: { action: "import" } },
+            "Add one file by path"))));
   }
 }

@@ -16,7 +16,10 @@ const OVERHEAD = 1.2;
  */
 export class GetModels extends Component {
   init() {
-    this.state = { repo: "", found: null, looking: false, error: "", recommended: [], busy: new Set(), folder: "", config: this.props.state.get("config"), downloads: this.props.state.get("downloads") ?? [] };
+    this.state = {
+      repo: "", found: null, looking: false, error: "", recommended: [], busy: new Set(), folder: "",
+      config: this.props.state.get("config"), downloads: this.props.state.get("downloads") ?? [],
+    };
   }
 
   getEventMap() {
@@ -83,7 +86,9 @@ export class GetModels extends Component {
     const id = `${repo}/${file}`;
     this.setState({ busy: new Set([...this.state.busy, id]) });
     try {
-      await this.props.state.request("models:download", { repo, file, ...(this.state.folder ? { folder: this.state.folder } : {}) });
+      await this.props.state.request("models:download", {
+        repo, file, ...(this.state.folder ? { folder: this.state.folder } : {}),
+      });
     } catch (error) {
       toast(/** @type {Error} */ (error).message, { kind: "error" });
     }
@@ -98,18 +103,37 @@ export class GetModels extends Component {
         h("form", { key: "form", className: "get-models-form field", noValidate: true },
           h("label", { className: "field-label", htmlFor: "get-repo" }, "Hugging Face repository"),
           h("div", { className: "row" },
-            h("input", { id: "get-repo", className: "input get-models-input", value: repo, placeholder: "user/repo, user/repo:Q4_K_M, or a link", autocomplete: "off", spellcheck: false, "aria-describedby": "get-repo-hint" }),
-            h("button", { type: "submit", className: "button button-primary", disabled: looking, "aria-busy": looking }, icon("search"), looking ? "Looking…" : "Look up")),
-          h("p", { id: "get-repo-hint", className: "field-hint" }, "Lists the GGUF files of a repository. Private ones need HF_TOKEN in llamadash's environment.")),
+            h("input", {
+              id: "get-repo", className: "input get-models-input", value: repo,
+              placeholder: "user/repo, user/repo:Q4_K_M, or a link", autocomplete: "off", spellcheck: false,
+              "aria-describedby": "get-repo-hint",
+            }),
+            h("button", { type: "submit", className: "button button-primary", disabled: looking, "aria-busy": looking },
+              icon("search"),
+              looking ? "Looking…" : "Look up")),
+          h("p", { id: "get-repo-hint", className: "field-hint" },
+            "Lists the GGUF files of a repository. Private ones need HF_TOKEN in llamadash's environment.")),
         this.folders(),
         error && h("p", { key: "error", className: "field-error", role: "alert" }, error),
-        downloads.length > 0 && h("section", { key: "queue", className: "stack" }, h("h3", { className: "section-title" }, "Downloads"), h(DownloadQueue, { state: this.props.state, downloads })),
+        downloads.length > 0 && h("section", { key: "queue", className: "stack" },
+          h("h3", { className: "section-title" }, "Downloads"),
+          h(DownloadQueue, { state: this.props.state, downloads })),
         looking && h("div", { key: "looking", className: "skeleton panel-skeleton" }),
         found && h("section", { key: "found", className: "stack" },
-          h("div", { className: "row" }, h("h3", { className: "section-title" }, found.repo), h("span", { className: "spacer" }),
-            recommended.length > 0 && h("button", { type: "button", className: "button button-small", dataset: { action: "get-back" } }, "Back to suggestions")),
-          (found.license || found.gated) && h("p", { key: "terms", className: "field-hint" }, [found.license && `Licence: ${found.license}`, found.gated && "gated: its owner must have let you in"].filter(Boolean).join(" · ")),
-          found.files.length ? this.files(found, memory) : h("p", { className: "muted" }, "This repository has no GGUF files. Look for one whose name ends in GGUF.")),
+          h("div", { className: "row" },
+            h("h3", { className: "section-title" }, found.repo),
+            h("span", { className: "spacer" }),
+            recommended.length > 0 && h("button", {
+              type: "button", className: "button button-small", dataset: { action: "get-back" },
+            }, "Back to suggestions")),
+          (found.license || found.gated) && h("p", { key: "terms", className: "field-hint" },
+            [
+              found.license && `Licence: ${found.license}`, found.gated && "gated: request access on Hugging Face",
+            ].filter(Boolean).join(" · ")),
+          found.files.length
+            ? this.files(found, memory)
+            : h("p", { className: "muted" },
+              "This repository has no GGUF files. Look for one whose name ends in GGUF.")),
         !found && !looking && recommended.length > 0 && h("section", { key: "recommended", className: "stack" },
           h("h3", { className: "section-title" }, "Small models that are known to work"),
           recommendedModels({ recommended, memory, downloads, busy }))));
@@ -117,30 +141,40 @@ export class GetModels extends Component {
 
   /** Where downloads go, when there is a choice. */
   folders() {
-    const folders = /** @type {Array<{path: string, exists: boolean, used: boolean}>} */ (this.state.config?.folders ?? []).filter(({ exists, used }) => exists && used);
+    const known = /** @type {Array<Record<string, any>>} */ (this.state.config?.folders ?? []);
+    const folders = known.filter(({ exists, used }) => exists && used);
     if (folders.length < 2) return null;
     return h("div", { key: "folder", className: "row get-models-folder" },
       h("label", { className: "field-label", htmlFor: "get-folder" }, "Save to"),
       h("select", { id: "get-folder", className: "select", value: this.state.folder },
-        h("option", { key: "", value: "" }, "llamadash's own folder"), folders.map(({ path }) => h("option", { key: path, value: path }, path))));
+        h("option", { key: "", value: "" }, "llamadash's own folder"), folders.map(({ path }) =>
+          h("option", { key: path, value: path }, path))));
   }
 
   /** @param {{repo: string, files: RepoFile[], selected?: string|null}} found @param {number|undefined} memory */
   files(found, memory) {
     const { repo, files } = found;
     return h("ul", { className: "list repo-files" }, files.map((item) => {
-      const download = this.state.downloads.find((/** @type {any} */ one) => one.repo === repo && one.file === item.file);
+      const download = this.state.downloads.find((/** @type {any} */ one) =>
+        one.repo === repo && one.file === item.file);
       const under = download && !["failed", "cancelled"].includes(download.status);
       const fits = !memory || item.size * OVERHEAD <= memory;
       const chosen = found.selected === item.file;
       return h("li", { key: item.file, className: `list-item repo-file${chosen ? " is-selected" : ""}` },
         h("span", { className: "repo-file-name" },
-          h("span", { className: "row" }, item.quantization && h("span", { className: "badge badge-neutral" }, item.quantization), !fits && h("span", { className: "badge badge-warning" }, "More than this machine's memory")),
+          h("span", { className: "row" },
+            item.quantization && h("span", { className: "badge badge-neutral" }, item.quantization),
+            !fits && h("span", { className: "badge badge-warning" }, "More than this machine's memory")),
           h("span", { className: "mono break-all" }, item.file),
-          h("span", { className: "field-hint" }, [item.shards?.length > 1 && `${item.shards.length} parts`, item.projector && "with projector"].filter(Boolean).join(" · "))),
+          h("span", { className: "field-hint" },
+            [
+              item.shards?.length > 1 && `${item.shards.length} parts`, item.projector && "with projector",
+            ].filter(Boolean).join(" · "))),
         h("span", { className: "mono repo-file-size" }, bytes(item.size)),
         h("button", {
-          type: "button", className: `button${chosen ? " button-primary" : ""}`, disabled: Boolean(under) || this.state.busy.has(`${repo}/${item.file}`), dataset: { action: "download", repo, file: item.file }, "aria-label": `Download ${item.file}`,
+          type: "button", className: `button${chosen ? " button-primary" : ""}`,
+          disabled: Boolean(under) || this.state.busy.has(`${repo}/${item.file}`),
+          dataset: { action: "download", repo, file: item.file }, "aria-label": `Download ${item.file}`,
         }, icon("download"), download?.status === "done" ? "Downloaded" : under ? "In the queue" : "Download"));
     }));
   }

@@ -9,7 +9,10 @@ export class ImportModel extends Component {
   }
 
   getEventMap() {
-    return { "input [data-field]": "handleInput", "submit .import-model": "handleSubmit", "click [data-action=\"import-cancel\"]": "handleCancel" };
+    return {
+      "input [data-field]": "handleInput", "submit .import-model": "handleSubmit",
+      "click [data-action=\"import-cancel\"]": "handleCancel",
+    };
   }
 
   didMount() {
@@ -50,23 +53,31 @@ export class ImportModel extends Component {
     return h(Dialog, {
       title: "Add a model by path", close: this.props.close,
       footer: [
-        h("button", { key: "cancel", type: "button", className: "button", dataset: { action: "import-cancel" } }, "Cancel"),
-        h("button", { key: "add", type: "submit", form: "import-form", className: "button button-primary", disabled: busy, "aria-busy": busy }, busy ? "Reading…" : "Add model"),
+        h("button", { key: "cancel", type: "button", className: "button", dataset: { action: "import-cancel" } },
+          "Cancel"),
+        h("button", {
+          key: "add", type: "submit", form: "import-form", className: "button button-primary", disabled: busy,
+          "aria-busy": busy,
+        }, busy ? "Reading…" : "Add model"),
       ],
     },
       h("form", { id: "import-form", className: "stack import-model", noValidate: true },
-        h("p", { className: "muted" }, "One GGUF file, without a scan. It must lie in a model folder; add its folder in the configuration first."),
+        h("p", { className: "muted" },
+          "One GGUF file, without a scan. It must lie in a model folder; add its folder in the configuration first."),
         this.field("path", "Path on the server", path, "/path/to/model.gguf", pathError),
         this.field("name", "Name (optional)", name, "From the file's name", nameError)));
   }
 
-  /** @param {string} key @param {string} label @param {string} value @param {string} placeholder @param {string} error */
+  /**
+   * @param {string} key @param {string} label @param {string} value @param {string} placeholder @param {string} error
+   */
   field(key, label, value, placeholder, error) {
     const id = `import-${key}`;
     return h("div", { key, className: "field" },
       h("label", { className: "field-label", htmlFor: id }, label),
       h("input", {
-        id, className: key === "path" ? "input mono" : "input", value, placeholder, autocomplete: "off", spellcheck: false, dataset: { field: key },
+        id, className: key === "path" ? "input mono" : "input", value, placeholder, autocomplete: "off",
+        spellcheck: false, dataset: { field: key },
         "aria-invalid": error ? "true" : null, "aria-describedby": error ? `${id}-error` : null,
       }),
       error && h("p", { id: `${id}-error`, className: "field-error", role: "alert" }, error));

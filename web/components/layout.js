@@ -19,12 +19,9 @@ const NAVIGATION = [
 /** How each state of the engine looks and reads. @type {{[status: string]: [string, string]}} */
 export const ENGINE_STATES = {
   running: ["success", "running"],
-  starting: ["info", "starting"],
   stopping: ["info", "stopping"],
   stopped: ["neutral", "stopped"],
   missing: ["warning", "not found"],
-  crashed: ["danger", "crashed"],
-  crash_loop: ["danger", "keeps crashing"],
 };
 
 /** The frame around every page: navigation, connection, banners, toasts, signing in. Props: `state`, `path`. */
@@ -58,8 +55,12 @@ export class Layout extends Component {
 
   renderBrand() {
     return h("a", { className: "brand", href: "/" },
-      h("span", { className: "brand-mark" }, h("svg", { className: "icon", viewBox: "0 0 24 24", width: 18, height: 18, "aria-hidden": "true" },
-        h("path", { fill: "none", d: "M7 20v-6.500a4 4 0 0 1 1-2.700V4.500l2.5 2.500h3L16 4.500v6.300a6 6 0 0 1 2 4.500V20 M11 20v-3.500h3V20" }))),
+      h("span", { className: "brand-mark" },
+        h("svg", { className: "icon", viewBox: "0 0 24 24", width: 18, height: 18, "aria-hidden": "true" },
+          h("path", {
+            fill: "none",
+            d: "M7 20v-6.5a4 4 0 0 1 1-2.7V4.5l2.5 2.5h3L16 4.5v6.300a6 6 0 0 1 2 4.500V20 M11 20v-3.5h3V20",
+          }))),
       "llamadash");
   }
 
@@ -68,15 +69,22 @@ export class Layout extends Component {
     const { more } = this.state;
     return h("nav", { className: more ? "nav nav-open" : "nav", "aria-label": "Main" },
       h("ul", { className: "nav-list" },
-        NAVIGATION.map((item) => this.renderNavItem(item, item.href === "/" ? path === "/" : path === item.href || path.startsWith(`${item.href}/`))),
+        NAVIGATION.map((item) =>
+          this.renderNavItem(
+            item, item.href === "/" ? path === "/" : path === item.href || path.startsWith(`${item.href}/`)
+          )),
         h("li", { key: "more", className: "nav-item nav-more" },
-          h("button", { type: "button", className: "nav-link", dataset: { action: "more" }, "aria-expanded": more }, icon(more ? "close" : "menu", { size: 20 }), h("span", { className: "nav-label" }, "More")))));
+          h("button", { type: "button", className: "nav-link", dataset: { action: "more" }, "aria-expanded": more },
+            icon(more ? "close" : "menu", { size: 20 }),
+            h("span", { className: "nav-label" }, "More")))));
   }
 
   /** @param {NavItem} item @param {boolean} current */
   renderNavItem(item, current) {
     return h("li", { key: item.href, className: item.extra ? "nav-item nav-extra" : "nav-item" },
-      h("a", { className: "nav-link", href: item.href, "aria-current": current ? "page" : null }, icon(item.icon, { size: 20 }), h("span", { className: "nav-label" }, item.label)));
+      h("a", { className: "nav-link", href: item.href, "aria-current": current ? "page" : null },
+        icon(item.icon, { size: 20 }),
+        h("span", { className: "nav-label" }, item.label)));
   }
 
   renderPills() {
@@ -84,14 +92,20 @@ export class Layout extends Component {
     const [kind, words] = ENGINE_STATES[engine?.status] ?? ["neutral", "unknown"];
     const connected = this.get("connection") === "connected";
     return h("div", { className: "sidebar-foot" },
-      h("a", { className: `badge badge-${connected ? kind : "neutral"} pill-engine`, href: "/", "aria-label": `Engine: ${words}` },
-        h("span", { className: kind === "info" ? "dot dot-busy" : "dot" }), h("span", { className: "pill-words" }, `Engine ${connected ? words : "unknown"}`)),
+      h("a", {
+        className: `badge badge-${connected ? kind : "neutral"} pill-engine`, href: "/",
+        "aria-label": `Engine: ${words}`,
+      },
+        h("span", { className: kind === "info" ? "dot dot-busy" : "dot" }),
+        h("span", { className: "pill-words" }, `Engine ${connected ? words : "unknown"}`)),
       this.renderConnection());
   }
 
   renderConnection() {
     const [kind, words, busy] = this.connectionWords();
-    return h("span", { className: `badge badge-${kind} pill-connection`, role: "status", dataset: { connection: this.get("connection") } },
+    return h("span", {
+      className: `badge badge-${kind} pill-connection`, role: "status", dataset: { connection: this.get("connection") },
+    },
       h("span", { className: busy ? "dot dot-busy" : "dot" }), h("span", { className: "pill-words" }, words));
   }
 
@@ -110,7 +124,9 @@ export class Layout extends Component {
   }
 
   renderBanners() {
-    return [this.renderOffline(), this.renderNoAuth(), this.renderNotice(), this.renderUpdated(), this.renderEngineTrouble()];
+    return [
+      this.renderOffline(), this.renderNoAuth(), this.renderNotice(), this.renderUpdated(), this.renderEngineTrouble(),
+    ];
   }
 
   renderOffline() {
@@ -118,23 +134,23 @@ export class Layout extends Component {
     const lost = connection === "disconnected" || (connection === "connecting" && this.props.state.socket.attempt > 0);
     if (!lost) return null;
     const refusal = this.get("refusal");
-    const words = refusal?.code === "RATE_LIMITED" ? "llamadash asks this browser to slow down." : "Not connected to llamadash. What is shown may be out of date.";
-    return h("div", { key: "offline", className: "banner banner-danger", role: "alert" }, icon("warning"), h("span", { className: "banner-text" }, words),
-      h("button", { type: "button", className: "button button-small", dataset: { action: "retry" } }, "Try now"));
+    const words = refusal?.code === "RATE_LIMITED"
+      ? "Too many requests: llamadash asked this browser to slow down."
+      : "Not connected to llamadash. What is shown may be out of date.";
+    return banner("offline", "danger", "warning", words, smallButton("retry", "Try now"), "alert");
   }
 
   renderNoAuth() {
     if (this.get("info")?.features?.auth !== false) return null;
-    return h("div", { key: "no-auth", className: "banner banner-warning" }, icon("warning"),
-      h("span", { className: "banner-text" }, "Authentication is off (--no-auth): whoever can reach this address can control this dashboard."));
+    return banner("no-auth", "warning", "warning",
+      "Authentication is off (--no-auth): anyone who can reach this address controls this dashboard.");
   }
 
   /** What the server has to say about its start, such as a restored database. */
   renderNotice() {
     const notice = this.get("info")?.features?.notice;
     if (!notice || notice === this.state.dismissed) return null;
-    return h("div", { key: "notice", className: "banner banner-warning", role: "alert" }, icon("info"), h("span", { className: "banner-text" }, notice),
-      h("button", { type: "button", className: "button button-small", dataset: { action: "dismiss-notice" } }, "Dismiss"));
+    return banner("notice", "warning", "info", notice, smallButton("dismiss-notice", "Dismiss"), "alert");
   }
 
   /** The server came back with other files than those this page was made from. */
@@ -142,20 +158,16 @@ export class Layout extends Component {
     const web = this.get("info")?.features?.web;
     this.web ??= web;
     if (web === this.web) return null;
-    return h("div", { key: "updated", className: "banner", role: "status" }, icon("refresh"), h("span", { className: "banner-text" }, "llamadash was updated. Load this page again to use the new version."),
-      h("button", { type: "button", className: "button button-small", dataset: { action: "reload-page" } }, "Load again"));
+    const words = "llamadash was updated. Reload this page to use the new version.";
+    return banner("updated", "info", "refresh", words, smallButton("reload-page", "Reload"), "status");
   }
 
   renderEngineTrouble() {
     const engine = this.get("engine");
-    if (!engine || this.props.path === "/") return null; // the dashboard's engine card says it in full
-    if (engine.status === "missing") {
-      return h("div", { key: "engine", className: "banner banner-warning" }, icon("warning"), h("span", { className: "banner-text" }, "No engine was found, so models cannot run yet."),
-        h("a", { className: "button button-small", href: "/" }, "How to get one"));
-    }
-    if (engine.status !== "crash_loop") return null;
-    return h("div", { key: "engine", className: "banner banner-danger", role: "alert" }, icon("error"), h("span", { className: "banner-text" }, `The engine keeps crashing and was stopped. ${engine.error ?? ""}`),
-      h("a", { className: "button button-small", href: "/logs?source=engine" }, "Open its log"));
+    if (engine?.status !== "missing" || this.props.path === "/") return null; // the dashboard's card says it in full
+    if (engine.upstreams?.some((/** @type {any} */ { status }) => status === "connected")) return null;
+    return banner("engine", "warning", "warning", "No engine was found, so models cannot run yet.",
+      h("a", { className: "button button-small", href: "/" }, "How to get one"));
   }
 
   renderLogin() {
@@ -163,21 +175,34 @@ export class Layout extends Component {
     return h("form", { className: "login-card", dataset: { form: "login" } },
       this.renderBrand(),
       h("div", { className: "stack" }, h("h1", { className: "page-title" }, "Sign in"),
-        h("p", { className: "muted" }, "This dashboard is protected by an access key. Open the link that was printed when it started, or print it again on that machine:"),
+        h("p", { className: "muted" },
+          "This dashboard is protected by an access key. Open the link that was printed when it started, ",
+          "or print it again on that machine:"),
         h("code", { className: "code" }, "python3 llamadash.py link")),
-      h("div", { className: "field" }, h("input", { className: "visually-hidden", type: "text", autocomplete: "username", value: "llamadash", tabindex: -1, readonly: true, "aria-hidden": true }),
+      h("div", { className: "field" },
+        h("input", {
+          className: "visually-hidden", type: "text", autocomplete: "username", value: "llamadash", tabindex: -1,
+          readonly: true, "aria-hidden": true,
+        }),
         h("label", { className: "field-label", htmlFor: "login-secret" }, "Link, access key or password"),
-        h("input", { id: "login-secret", className: "input", type: "password", name: "secret", autocomplete: "current-password", required: true, "aria-invalid": offered ? true : null, "aria-describedby": "login-error" }),
+        h("input", {
+          id: "login-secret", className: "input", type: "password", name: "secret", autocomplete: "current-password",
+          required: true, "aria-invalid": offered ? true : null, "aria-describedby": "login-error",
+        }),
         h("p", { id: "login-error", className: "field-error", role: "alert" }, this.whySignedOut())),
-      h("button", { type: "submit", className: "button button-primary button-block" }, icon("key", { size: 16 }), "Sign in"));
+      h("button", { type: "submit", className: "button button-primary button-block" },
+        icon("key", { size: 16 }),
+        "Sign in"));
   }
 
   whySignedOut() {
     const refusal = this.get("refusal");
     if (refusal?.code === "RATE_LIMITED") return `Too many attempts. Try again in ${refusal.retryAfter ?? 60} s.`;
-    if (this.state.offered) return "That was not accepted. Check it and try again.";
-    if (this.get("info")) return "You were signed out: this session was ended or has expired, or the access key was replaced.";
-    return credentials().token ? "The access key or session of this browser is not valid any more." : "";
+    if (this.state.offered) return "Not accepted. Check it and try again.";
+    if (this.get("info")) {
+      return "You were signed out: this session was ended or has expired, or the access key was replaced.";
+    }
+    return credentials().token ? "The access key or session of this browser is no longer valid." : "";
   }
 
   getEventMap() {
@@ -193,7 +218,10 @@ export class Layout extends Component {
     };
   }
 
-  /** Escape closes what "More" opened, and leaves the focus there. @param {KeyboardEvent} event @param {HTMLElement} navigation */
+  /**
+   * Escape closes what "More" opened, and leaves the focus there.
+   * @param {KeyboardEvent} event @param {HTMLElement} navigation
+   */
   handleNavigationKey(event, navigation) {
     if (event.key !== "Escape" || !this.state.more) return;
     this.setState({ more: false });
@@ -228,7 +256,27 @@ export class Layout extends Component {
     const { state } = this.props;
     const redraw = () => this.setState({});
     const clock = setInterval(() => this.get("connection") === "disconnected" && redraw(), 1000);
-    const follow = (/** @type {string} */ connection) => this.setState(connection === "connected" ? { offered: false } : {});
-    return [state.subscribe("connection", follow), ...["retryAt", "refusal", "info", "engine"].map((key) => state.subscribe(key, redraw)), () => clearInterval(clock)];
+    const follow = (/** @type {string} */ connection) => this.setState(
+      connection === "connected" ? { offered: false } : {}
+    );
+    return [
+      state.subscribe("connection", follow),
+      ...["retryAt", "refusal", "info", "engine"].map((key) => state.subscribe(key, redraw)),
+      () => clearInterval(clock),
+    ];
   }
+}
+
+/**
+ * @param {string} key @param {string} kind @param {string} symbol @param {string} words @param {any} [action]
+ * @param {string | null} [role]
+ */
+function banner(key, kind, symbol, words, action = null, role = null) {
+  return h("div", { key, className: `banner banner-${kind}`, role },
+    icon(symbol), h("span", { className: "banner-text" }, words), action);
+}
+
+/** @param {string} action @param {string} words */
+function smallButton(action, words) {
+  return h("button", { type: "button", className: "button button-small", dataset: { action } }, words);
 }

@@ -23,7 +23,9 @@ export class LinkedChart extends Chart {
   /** @param {{[name: string]: any}} partial */
   setState(partial) {
     super.setState(partial);
-    if ("at" in partial) this.props.link.point(this, partial.at === null ? null : this.props.timestamps[partial.at] ?? null);
+    if ("at" in partial) {
+      this.props.link.point(this, partial.at === null ? null : this.props.timestamps[partial.at] ?? null);
+    }
   }
 
   /** @param {number | null} time Unix ms */

@@ -107,7 +107,10 @@ export class LogList extends Component {
     return found;
   }
 
-  /** The chunks that fill the window from the newest line upwards. @param {ReturnType<LogList["chunks"]>} chunks @returns {number} the first one's id */
+  /**
+   * The chunks that fill the window from the newest line upwards.
+   * @param {ReturnType<LogList["chunks"]>} chunks @returns {number} the first one's id
+   */
   newestFrom(chunks) {
     let height = 0;
     const enough = (this.element?.clientHeight ?? window.innerHeight) + MARGIN;
@@ -145,11 +148,19 @@ export class LogList extends Component {
     for (const chunk of chunks) {
       if (chunk.id < from) before += chunk.height;
       else if (chunk.id > to) after += chunk.height;
-      else drawn.push(h("div", { key: `chunk${chunk.id}`, className: "log-chunk", dataset: { chunk: String(chunk.id), count: String(chunk.end - chunk.start) } },
+      else drawn.push(h("div", {
+        key: `chunk${chunk.id}`, className: "log-chunk",
+        dataset: { chunk: String(chunk.id), count: String(chunk.end - chunk.start) },
+      },
         lines.slice(chunk.start, chunk.end).map(logLine)));
     }
-    return h("div", { className: `log-scroll${this.props.wrap ? " is-wrapped" : ""}`, tabIndex: 0, role: "region", "aria-label": "Log lines, newest last" },
-      h("div", { key: "before", style: { height: `${before}px` } }), drawn, h("div", { key: "after", style: { height: `${after}px` } }));
+    return h("div", {
+      className: `log-scroll${this.props.wrap ? " is-wrapped" : ""}`, tabIndex: 0, role: "region",
+      "aria-label": "Log lines, newest last",
+    },
+      h("div", {
+        key: "before", style: { height: `${before}px` },
+      }), drawn, h("div", { key: "after", style: { height: `${after}px` } }));
   }
 }
 
@@ -166,5 +177,6 @@ function logLine(line) {
 function clock(timestamp) {
   const date = new Date(timestamp);
   const two = (/** @type {number} */ value) => String(value).padStart(2, "0");
-  return `${two(date.getHours())}:${two(date.getMinutes())}:${two(date.getSeconds())}.${String(date.getMilliseconds()).padStart(3, "0")}`;
+  const time = [date.getHours(), date.getMinutes(), date.getSeconds()].map(two).join(":");
+  return `${time}.${String(date.getMilliseconds()).padStart(3, "0")}`;
 }

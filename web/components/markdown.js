@@ -12,9 +12,10 @@ import { CopyButton } from "./copy-button.js";
 
 const LANGUAGE_NAMES = /** @type {Record<string, string>} */ ({
   js: "JavaScript", javascript: "JavaScript", jsx: "JSX", ts: "TypeScript", typescript: "TypeScript", tsx: "TSX",
-  py: "Python", python: "Python", sh: "Shell", bash: "Shell", shell: "Shell", c: "C", cpp: "C++", cs: "C#", csharp: "C#",
-  go: "Go", java: "Java", kotlin: "Kotlin", swift: "Swift", rs: "Rust", rust: "Rust", rb: "Ruby", ruby: "Ruby", php: "PHP",
-  md: "Markdown", markdown: "Markdown", yml: "YAML", yaml: "YAML", json: "JSON", html: "HTML", css: "CSS", sql: "SQL", xml: "XML", ini: "INI", toml: "TOML",
+  py: "Python", python: "Python", sh: "Shell", bash: "Shell", shell: "Shell", c: "C", cpp: "C++", cs: "C#",
+  csharp: "C#", go: "Go", java: "Java", kotlin: "Kotlin", swift: "Swift", rs: "Rust", rust: "Rust", rb: "Ruby",
+  ruby: "Ruby", php: "PHP", md: "Markdown", markdown: "Markdown", yml: "YAML", yaml: "YAML", json: "JSON", html: "HTML",
+  css: "CSS", sql: "SQL", xml: "XML", ini: "INI", toml: "TOML",
 });
 
 /** Shows `props.text`. */
@@ -62,12 +63,16 @@ function codeNode({ language, text }, key) {
 
 /** @param {Extract<Block, {type: "list"}>} block @param {string | null} key */
 function listNode({ ordered, start, items }, key) {
-  return h(ordered ? "ol" : "ul", { key, start: ordered && start !== 1 ? start : null }, items.map(({ done, blocks }) => {
+  const first = ordered && start !== 1 ? start : null;
+  return h(ordered ? "ol" : "ul", { key, start: first }, items.map(({ done, blocks }) => {
     const [first, ...rest] = blocks;
     const inline = first?.type === "paragraph" ? inlineNodes(first.children) : first ? [blockNode(first)] : [];
     const box = done === null ? null
       : h("input", { type: "checkbox", checked: done, disabled: true, "aria-label": done ? "done" : "to do" });
-    return h("li", { className: done === null ? null : "markdown-task" }, box, inline, rest.map((child) => blockNode(child)));
+    return h("li", { className: done === null ? null : "markdown-task" },
+      box,
+      inline,
+      rest.map((child) => blockNode(child)));
   }));
 }
 
@@ -75,7 +80,8 @@ function listNode({ ordered, start, items }, key) {
 function tableNode({ align, head, rows }, key) {
   /** @type {(tag: string, cells: Inline[][]) => VNode} */
   const row = (tag, cells) => h("tr", null, cells.map((cell, at) => (
-    h(tag, { className: align[at] === "left" ? null : `markdown-${align[at]}`, scope: tag === "th" ? "col" : null }, inlineNodes(cell)))));
+    h(tag, { className: align[at] === "left" ? null : `markdown-${align[at]}`, scope: tag === "th" ? "col" : null },
+      inlineNodes(cell)))));
   return h("div", { key, className: "markdown-table", tabindex: "0", role: "region", "aria-label": "Table" },
     h("table", null, h("thead", null, row("th", head)), h("tbody", null, rows.map((cells) => row("td", cells)))));
 }
@@ -88,7 +94,8 @@ function inlineNodes(parts) {
       case "code": return h("code", null, part.text);
       case "break": return h("br");
       case "link":
-        return h("a", { href: part.href, target: "_blank", rel: "noopener noreferrer nofollow" }, inlineNodes(part.children));
+        return h("a", { href: part.href, target: "_blank", rel: "noopener noreferrer nofollow" },
+          inlineNodes(part.children));
       default: return h(part.type, null, inlineNodes(part.children));
     }
   });

@@ -11,7 +11,8 @@ const PARTS = [["weights", "Weights"], ["projector", "Projector"], ["kvCache", "
 /**
  * What a model would take in memory with the given parameters, against what the machine has.
  *
- * Props: `state`, `id`, `parameters` (null while something typed cannot be read), `loaded` (whether it is in memory already).
+ * Props: `state`, `id`, `parameters` (null while something typed cannot be read), `loaded` (whether it is in memory
+ * already).
  */
 export class MemoryEstimate extends Component {
   /** @param {any} props */
@@ -31,8 +32,10 @@ export class MemoryEstimate extends Component {
     this.ask(0);
     return [
       this.props.state.subscribe("info", () => { if (this.state.error) this.fetch(); }),
-      this.props.state.subscribe("models", (/** @type {any[]} */ models, /** @type {any[]} */ old) => inMemory(models) !== inMemory(old) && this.again()),
-      this.props.state.subscribe("config", (/** @type {any} */ { config }, /** @type {any} */ old) => old && config.revision !== old.config.revision && this.again()),
+      this.props.state.subscribe("models", (/** @type {any[]} */ models, /** @type {any[]} */ old) =>
+        inMemory(models) !== inMemory(old) && this.again()),
+      this.props.state.subscribe("config", (/** @type {any} */ { config }, /** @type {any} */ old) =>
+        old && config.revision !== old.config.revision && this.again()),
       () => clearTimeout(this.timer), () => { this.latest += 1; },
     ];
   }
@@ -61,7 +64,9 @@ export class MemoryEstimate extends Component {
     const ticket = ++this.latest;
     this.setState({ waiting: true });
     try {
-      const estimate = await this.props.state.request("models:estimate", { id: this.props.id, parameters: this.props.parameters });
+      const estimate = await this.props.state.request("models:estimate", {
+        id: this.props.id, parameters: this.props.parameters,
+      });
       if (ticket === this.latest) this.setState({ estimate, error: "", waiting: false });
     } catch (error) {
       if (ticket === this.latest) this.setState({ error: /** @type {Error} */ (error).message, waiting: false });
@@ -73,7 +78,10 @@ export class MemoryEstimate extends Component {
     return h("section", { className: "estimate", "aria-label": "Memory estimate", "aria-busy": String(waiting) },
       error && h("div", { key: "error", className: "row" },
         h("p", { className: "field-error", role: "alert" }, `No estimate: ${error}`),
-        h("button", { type: "button", className: "button button-small", "aria-disabled": waiting ? "true" : undefined, dataset: { action: "estimate-again" } }, "Try again")),
+        h("button", {
+          type: "button", className: "button button-small", "aria-disabled": waiting ? "true" : undefined,
+          dataset: { action: "estimate-again" },
+        }, "Try again")),
       !estimate && !error && h("div", { className: "skeleton estimate-skeleton" }),
       estimate && this.full(estimate));
   }
@@ -89,11 +97,20 @@ export class MemoryEstimate extends Component {
         h("strong", { className: "estimate-total" }, bytes(estimate.total)),
         h("span", { className: "muted" }, capacity ? `of ${bytes(capacity)} memory` : "needed"),
         h("span", { className: "spacer" }),
-        h("span", { className: `badge badge-${estimate.fits ? "success" : "danger"}`, role: "status" }, estimate.fits ? "Fits" : "Does not fit")),
-      h("div", { className: "estimate-bar", role: "img", "aria-label": parts.map(([key, label]) => `${label} ${bytes(estimate[key])}`).join(", ") },
-        parts.map(([key]) => h("span", { key, className: `estimate-part is-${key}`, style: { width: `${(estimate[key] / scale) * 100}%` } }))),
+        h("span", { className: `badge badge-${estimate.fits ? "success" : "danger"}`, role: "status" },
+          estimate.fits ? "Fits" : "Does not fit")),
+      h("div", {
+        className: "estimate-bar", role: "img",
+        "aria-label": parts.map(([key, label]) => `${label} ${bytes(estimate[key])}`).join(", "),
+      },
+        parts.map(([key]) =>
+          h("span", {
+            key, className: `estimate-part is-${key}`, style: { width: `${(estimate[key] / scale) * 100}%` },
+          }))),
       h("ul", { className: "estimate-legend" }, parts.map(([key, label]) => h("li", { key },
-        h("span", { className: `estimate-key is-${key}`, "aria-hidden": "true" }), h("span", { className: "muted" }, label), h("span", { className: "mono" }, bytes(estimate[key]))))),
+        h("span", { className: `estimate-key is-${key}`, "aria-hidden": "true" }),
+        h("span", { className: "muted" }, label),
+        h("span", { className: "mono" }, bytes(estimate[key]))))),
       devices.length > 0 && h("ul", { className: "estimate-devices" }, devices.map((device) => this.device(device))),
       h("p", { className: "field-hint" }, [
         estimate.context > 0 && `With a context of ${number(estimate.context)} tokens.`,
@@ -108,11 +125,13 @@ export class MemoryEstimate extends Component {
     const over = device.free !== null && device.free !== undefined && used > device.free;
     return h("li", { key: device.name, className: "estimate-device" },
       h("span", { className: "estimate-device-name" }, device.name ?? device.kind),
-      h("span", { className: over ? "text-danger" : "muted" }, `takes ${bytes(used)}${over ? ", more than" : " of"} ${bytes(device.free)} free`));
+      h("span", { className: over ? "text-danger" : "muted" },
+        `takes ${bytes(used)}${over ? ", more than" : " of"} ${bytes(device.free)} free`));
   }
 }
 
 /** @param {any[]|null} models @returns {string} the ids of those that take memory */
 function inMemory(models) {
-  return (models ?? []).filter(({ status }) => IN_MEMORY.includes(status)).map(({ id, status }) => `${id} ${status}`).join();
+  return (models ?? []).filter(({ status }) =>
+    IN_MEMORY.includes(status)).map(({ id, status }) => `${id} ${status}`).join();
 }

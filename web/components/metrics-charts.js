@@ -1,13 +1,15 @@
 /**
- * Charts of the machine and the engine over one stretch of time, carried on live.
+ * Charts of the machine and the engine over one time range, carried on live.
  *
- * @typedef {{title: string, symbol: string, format: (value: number | null | undefined) => string, max?: number, base?: number,
- *   least?: number, series: {name: string, label: string}[]}} Spec one chart; `least`: the top of its scale is never below
+ * @typedef {{title: string, symbol: string, format: (value: number | null | undefined) => string, max?: number, base?:
+ *   number,
+ * least?: number, series: {name: string, label: string}[]}} Spec one chart; `least`: the top of its scale is never
+ *   below
  * @typedef {import("../core/component.js").VNode} VNode
  */
 
 import { Component, h } from "../core/component.js";
-import { bytes, duration, number, percent, rate } from "../core/format.js";
+import { bytes, duration, number, percent, rate, tokenRate } from "../core/format.js";
 import { History } from "../core/history.js";
 import { icon } from "./icon.js";
 import { ChartLink, LinkedChart } from "./linked-chart.js";
@@ -17,20 +19,28 @@ const POINTS = 360; // of each line: about what a chart has pixels for
 const CHART_HEIGHT_PX = 168;
 const FEW_MOMENTS = 3; // fewer than this and a chart shows nothing to look at
 
-const speed = (/** @type {number | null | undefined} */ value) => `${number(value)} t/s`;
 const celsius = (/** @type {number | null | undefined} */ value) => `${number(value, 0)} °C`;
 const watts = (/** @type {number | null | undefined} */ value) => `${number(value, 0)} W`;
 const count = (/** @type {number | null | undefined} */ value) => number(value);
 
 /** @type {Spec[]} */
 const ENGINE = [
-  { title: "Generation speed", symbol: "bolt", format: speed, series: [{ name: "generated_tokens_per_second", label: "Generated" }] },
-  { title: "Prompt speed", symbol: "chat", format: speed, series: [{ name: "prompt_tokens_per_second", label: "Prompt" }] },
+  {
+    title: "Throughput: generated tokens", symbol: "bolt", format: tokenRate,
+    series: [{ name: "generated_tokens_per_second", label: "Generated" }],
+  },
+  {
+    title: "Throughput: prompt tokens", symbol: "chat", format: tokenRate,
+    series: [{ name: "prompt_tokens_per_second", label: "Prompt" }],
+  },
   {
     title: "Requests", symbol: "monitoring", format: count, least: 4,
     series: [{ name: "requests_processing", label: "In flight" }, { name: "requests_deferred", label: "Waiting" }],
   },
-  { title: "Models in memory", symbol: "models", format: count, least: 4, series: [{ name: "active_models", label: "Models" }] },
+  {
+    title: "Models in memory", symbol: "models", format: count, least: 4,
+    series: [{ name: "active_models", label: "Models" }],
+  },
 ];
 
 /** @type {Spec[]} */
@@ -71,8 +81,11 @@ export class MetricsCharts extends Component {
     const { state } = this.props;
     void this.load();
     return [
-      state.on("metrics:update", (/** @type {any} */ { metrics }, /** @type {any} */ envelope) => this.add(metrics, envelope.timestamp)),
-      state.subscribe("info", (/** @type {any} */ info) => (info?.recovered && !this.state.error) || this.state.loading || void this.load()),
+      state.on("metrics:update", (/** @type {any} */ { metrics }, /** @type {any} */ envelope) =>
+        this.add(metrics, envelope.timestamp)),
+      state.subscribe("info", (/** @type {any} */ info) => (
+        info?.recovered && !this.state.error) || this.state.loading || void this.load(
+      )),
     ];
   }
 
@@ -99,7 +112,7 @@ export class MetricsCharts extends Component {
     try {
       const to = Date.now();
       const answer = await state.request("metrics:history", { from: to - span, to, points: POINTS });
-      if (turn !== this.turn) return; // another stretch was chosen meanwhile
+      if (turn !== this.turn) return; // another range was chosen meanwhile
       this.history = new History(answer, span, this.interval);
       if (state.get("metrics")) this.history.note(state.get("metrics"));
       this.setState({ loading: false });
@@ -121,19 +134,26 @@ export class MetricsCharts extends Component {
     if (error) {
       return h("div", { className: "card" }, errorState({
         title: "The history could not be read", body: error,
-        action: h("button", { type: "button", className: "button", dataset: { action: "retry" } }, icon("refresh"), "Try again"),
+        action: h("button", { type: "button", className: "button", dataset: { action: "retry" } },
+          icon("refresh"),
+          "Try again"),
       }));
     }
     const { history } = this;
     if (!history) return h("div", { className: "card monitoring-wait" }, loadingState("Reading the history…"));
     if (!history.length) {
       return h("div", { className: "card" }, emptyState({
-        iconName: "monitoring", title: "Nothing recorded in this time yet",
-        body: `llamadash records every ${duration(this.interval / 1000)}: the first values appear here by themselves.`,
+        iconName: "monitoring", title: "Nothing recorded in this time range yet",
+        body: `llamadash records every ${duration(this.interval / 1000)}: the first values appear here soon.`,
       }));
     }
-    return h("div", { className: loading ? "monitoring-charts monitoring-stale" : "monitoring-charts", "aria-busy": loading },
-      history.length < FEW_MOMENTS ? h("p", { className: "muted" }, `Recording has just begun. A value is added every ${duration(this.interval / 1000)}.`) : null,
+    return h("div", {
+      className: loading ? "monitoring-charts monitoring-stale" : "monitoring-charts", "aria-busy": loading,
+    },
+      history.length < FEW_MOMENTS
+        ? h("p", { className: "muted" },
+          `Recording has just begun. A value is added every ${duration(this.interval / 1000)}.`)
+        : null,
       this.engineSection(),
       this.section("Machine", MACHINE),
       this.gpuSection());
@@ -151,7 +171,7 @@ export class MetricsCharts extends Component {
     const specs = ENGINE.filter(({ series }) => series.some(({ name }) => history.has(name)));
     if (specs.length) return this.section("Engine", specs);
     return this.section("Engine", [], h("p", { className: "muted monitoring-note" },
-      icon("bolt"), "No engine ran in this time: tokens per second and requests appear here once one does."));
+      icon("bolt"), "No engine ran in this time: throughput and requests appear here once one does."));
   }
 
   gpuSection() {
@@ -159,16 +179,19 @@ export class MetricsCharts extends Component {
     const gpus = this.gpus();
     if (!gpus.length) {
       return this.section("GPU", [], h("p", { className: "muted monitoring-note" },
-        icon("gpu"), "No GPU was found on this machine: models run on the CPU. GPUs of NVIDIA (nvidia-smi) and AMD (sysfs) are shown here."));
+        icon("gpu"), "No GPU was found on this machine: models run on the CPU. ",
+        "GPUs of NVIDIA (nvidia-smi) and AMD (sysfs) are shown here."));
     }
     const specs = GPU.map(({ title, field, format, max, base }) => ({
       title, symbol: "gpu", format, base, max: max ?? this.capacity(field),
-      series: gpus.filter(({ index }) => history.has(`gpu${index}_${field}`)).map(({ index, name }) => ({ name: `gpu${index}_${field}`, label: name })),
+      series: gpus.filter(({ index }) => history.has(`gpu${index}_${field}`)).map(({ index, name }) => (
+        { name: `gpu${index}_${field}`, label: name }
+      )),
     }));
     return this.section("GPU", specs.filter(({ series }) => series.length));
   }
 
-  /** The GPUs that exist now or did in this stretch of time. */
+  /** The GPUs that exist now or did in this time range. */
   gpus() {
     const history = /** @type {History} */ (this.history);
     /** @type {any[]} */
@@ -206,13 +229,17 @@ export class MetricsCharts extends Component {
         h("h3", { className: "card-title" }, icon(symbol), title),
         figures(columns[0], format)),
       h(LinkedChart, {
-        link: this.link, label: title, timestamps: history.timestamps, series: columns, format, max: low ? least : max, base,
-        from: to - this.props.span, to, height: CHART_HEIGHT_PX,
+        link: this.link, label: title, timestamps: history.timestamps, series: columns, format, max: low ? least : max,
+        base, from: to - this.props.span, to, height: CHART_HEIGHT_PX,
       }));
   }
 }
 
-/** The newest, the average and the highest value of a line. @param {{values: (number | null)[], max: (number | null)[], now: number | null | undefined}} column @param {Spec["format"]} format */
+/**
+ * The newest, the average and the highest value of a line.
+ * @param {{values: (number | null)[], max: (number | null)[], now: number | null | undefined}} column
+ * @param {Spec["format"]} format
+ */
 function figures({ values, max, now }, format) {
   const known = /** @type {number[]} */ (values.filter((value) => value !== null));
   if (!known.length) return h("span", { className: "muted monitoring-figures" }, "not recorded");

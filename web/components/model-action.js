@@ -5,9 +5,9 @@ import { icon } from "./icon.js";
 const ACTIONS = {
   unloaded: ["load", "Load", "play"],
   failed: ["load", "Try again", "refresh"],
+  waiting: ["unload", "Cancel", "close"],
   loading: ["unload", "Cancel", "close"],
   loaded: ["unload", "Unload", "stop"],
-  sleeping: ["unload", "Unload", "stop"],
 };
 
 /**
@@ -19,7 +19,8 @@ export function modelAction(model, { busy = false, primary = false } = {}) {
   if (!found) return null;
   const [action, label, name] = found;
   return h("button", {
-    type: "button", className: `button${primary && action === "load" ? " button-primary" : ""}`, "aria-disabled": busy ? "true" : undefined, "aria-busy": busy ? "true" : undefined,
+    type: "button", className: `button${primary && action === "load" ? " button-primary" : ""}`,
+    "aria-disabled": busy ? "true" : undefined, "aria-busy": busy ? "true" : undefined,
     dataset: { action, id: model.id }, "aria-label": `${label} ${model.name}`,
   }, icon(name), h("span", null, label));
 }

@@ -7,15 +7,18 @@ const TIMEOUT = 30 * 60_000;
 
 /** @type {Array<[string, string, number, number, string]>} key, label, default, max, hint */
 const FIELDS = [
-  ["promptTokens", "Prompt tokens", 512, 32_768, "Read at once, as a long question would be"],
-  ["generateTokens", "Generated tokens", 128, 8_192, "Written one by one, as an answer is"],
-  ["repetitions", "Repetitions", 3, 20, "The result is their average"],
+  ["promptTokens", "Prompt tokens", 512, 32_768, "Length of the question"],
+  ["generateTokens", "Generated tokens", 128, 8_192, "Length of the answer"],
+  ["repetitions", "Repetitions", 3, 20, "Results are averaged"],
 ];
 
 /** Measures how fast a model reads and writes on this machine. Props: `state`, `model`. */
 export class ModelBenchmark extends Component {
   init() {
-    this.state = { fields: Object.fromEntries(FIELDS.map(([key, , value]) => [key, String(value)])), running: false, progress: null, results: this.props.model.benchmarks ?? [], error: "" };
+    this.state = {
+      fields: Object.fromEntries(FIELDS.map(([key, , value]) => [key, String(value)])), running: false, progress: null,
+      results: this.props.model.benchmarks ?? [], error: "",
+    };
   }
 
   getEventMap() {
@@ -27,7 +30,9 @@ export class ModelBenchmark extends Component {
     const { state } = this.props;
     return [
       state.on("models:benchmark", (/** @type {any} */ progress) => this.follow(progress)),
-      state.on("connection:established", (/** @type {{recovered: boolean}} */ { recovered }) => { if (!recovered) this.setState({ progress: null }); }),
+      state.on("connection:established", (/** @type {{recovered: boolean}} */ { recovered }) => {
+        if (!recovered) this.setState({ progress: null });
+      }),
     ];
   }
 
@@ -40,7 +45,9 @@ export class ModelBenchmark extends Component {
 
   async loadPast() {
     try {
-      const { model, benchmarks = model.benchmarks ?? [], benchmarking } = await this.props.state.request("models:get", { id: this.props.model.id });
+      const {
+        model, benchmarks = model.benchmarks ?? [], benchmarking,
+      } = await this.props.state.request("models:get", { id: this.props.model.id });
       if (!this.state.results.length) this.setState({ results: benchmarks });
       if (benchmarking && !this.state.progress) this.follow(benchmarking);
     } catch {
@@ -50,7 +57,9 @@ export class ModelBenchmark extends Component {
 
   /** Take in a result, which comes as answer and as broadcast. @param {Record<string, any>} benchmark */
   add(benchmark) {
-    this.setState({ results: [benchmark, ...this.state.results.filter((/** @type {any} */ item) => item.id !== benchmark.id)] });
+    this.setState({
+      results: [benchmark, ...this.state.results.filter((/** @type {any} */ item) => item.id !== benchmark.id)],
+    });
   }
 
   /** @param {Event} _event @param {HTMLInputElement} element */
@@ -65,7 +74,9 @@ export class ModelBenchmark extends Component {
     const numbers = Object.fromEntries(FIELDS.map(([key]) => [key, Number(this.state.fields[key])]));
     this.setState({ running: true, progress: null, error: "" });
     try {
-      const { benchmark } = await this.props.state.request("models:benchmark", { id: this.props.model.id, ...numbers }, { timeout: TIMEOUT });
+      const { benchmark } = await this.props.state.request(
+        "models:benchmark", { id: this.props.model.id, ...numbers }, { timeout: TIMEOUT }
+      );
       this.add(benchmark);
       toast(`Benchmark of ${this.props.model.name} finished`, { kind: "success" });
     } catch (error) {
@@ -78,14 +89,18 @@ export class ModelBenchmark extends Component {
     const { results, error, progress } = this.state;
     const running = this.state.running || Boolean(progress && progress.done < progress.total);
     return h("div", { className: "stack" },
-      h("p", { className: "muted" }, "Loads the model if need be, then times reading a prompt and writing an answer. Other requests slow it down."),
+      h("p", { className: "muted" },
+        "Loads the model if needed, then times a prompt and an answer. Other requests slow it down."),
       h("form", { className: "model-benchmark" },
         h("div", { className: "benchmark-fields" }, FIELDS.map((field) => this.field(field))),
         h("div", { className: "row" },
-          h("button", { type: "submit", className: "button button-primary", disabled: running, "aria-busy": running }, running ? "Measuring…" : "Run benchmark"),
+          h("button", { type: "submit", className: "button button-primary", disabled: running, "aria-busy": running },
+            running ? "Measuring…" : "Run benchmark"),
           running && this.progress())),
       error && h("p", { key: "error", className: "field-error", role: "alert" }, error),
-      results.length > 0 ? this.results(results) : !running && h("p", { key: "none", className: "muted" }, "Not measured yet."));
+      results.length > 0
+        ? this.results(results)
+        : !running && h("p", { key: "none", className: "muted" }, "Not measured yet."));
   }
 
   /** @param {[string, string, number, number, string]} field */
@@ -94,8 +109,8 @@ export class ModelBenchmark extends Component {
     return h("div", { key, className: "field" },
       h("label", { className: "field-label", htmlFor: id }, label),
       h("input", {
-        id, className: "input", type: "number", min: 1, max, required: true, value: this.state.fields[key], disabled: this.state.running,
-        dataset: { benchmark: key }, "aria-describedby": `${id}-hint`,
+        id, className: "input", type: "number", min: 1, max, required: true, value: this.state.fields[key],
+        disabled: this.state.running, dataset: { benchmark: key }, "aria-describedby": `${id}-hint`,
       }),
       h("p", { id: `${id}-hint`, className: "field-hint" }, hint));
   }
@@ -110,16 +125,24 @@ export class ModelBenchmark extends Component {
   /** @param {Record<string, any>[]} results */
   results(results) {
     return h("div", { key: "results", className: "table-wrap" }, h("table", { className: "table" },
-      h("thead", null, h("tr", null, ["When", "Prompt", "Generation", "Test"].map((title) => h("th", { key: title, scope: "col" }, title)))),
+      h("thead", null,
+        h("tr", null,
+          ["When", "Prompt speed", "Speed while answering", "Test"].map((title) => (
+            h("th", { key: title, scope: "col" }, title))))),
       h("tbody", null, results.map((result, index) => h("tr", { key: result.id ?? index },
         h("td", { className: "nowrap" }, relativeTime(result.timestamp ?? Date.now())),
         h("td", { className: "nowrap" }, speed(result.prompt_per_second, result.prompt_deviation)),
         h("td", { className: "nowrap" }, speed(result.generated_per_second, result.generated_deviation)),
-        h("td", { className: "muted nowrap" }, `${result.prompt_tokens ?? "–"} + ${result.generated_tokens ?? result.generate_tokens ?? "–"} × ${result.repetitions ?? 1}`))))));
+        h("td", { className: "muted nowrap" }, testWords(result)))))));
   }
 }
 
-/** @param {number} average @param {number} [deviation] tokens per second */
+/** What was measured: prompt and generated tokens, how often. @param {Record<string, any>} result */
+function testWords({ prompt_tokens: prompt, generated_tokens: made, generate_tokens: asked, repetitions }) {
+  return `${prompt ?? "–"} + ${made ?? asked ?? "–"} × ${repetitions ?? 1}`;
+}
+
+/** @param {number} average @param {number} [deviation] in tokens a second */
 function speed(average, deviation) {
   return `${number(average)}${deviation ? ` ± ${number(deviation)}` : ""} t/s`;
 }

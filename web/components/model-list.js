@@ -3,6 +3,7 @@ import { bytes, number } from "../core/format.js";
 import { icon } from "./icon.js";
 import { modelAction } from "./model-action.js";
 import { modelStatus } from "./model-status.js";
+import { sharedNames } from "./query-models.js";
 
 /** @typedef {Record<string, any>} Model */
 
@@ -15,7 +16,9 @@ const MEDIUM_FROM = 520;
 const OVERSCAN = 8;
 
 /** @type {Array<[string, string]>} sort key and heading of the columns between name and status */
-const COLUMNS = [["parameters", "Parameters"], ["quantization", "Quantization"], ["size", "File size"], ["context", "Context"]];
+const COLUMNS = [
+  ["parameters", "Parameters"], ["quantization", "Quantization"], ["size", "File size"], ["context", "Context"],
+];
 
 /**
  * The models as rows, of which only those in sight exist.
@@ -26,6 +29,7 @@ const COLUMNS = [["parameters", "Parameters"], ["quantization", "Quantization"],
 export class ModelList extends Component {
   init() {
     this.state = { first: 0, last: 30, layout: "wide", focused: "" };
+    /** The names that do not tell models apart. @type {Set<string>} */ this.shared = new Set();
   }
 
   getEventMap() {
@@ -85,6 +89,7 @@ export class ModelList extends Component {
   render() {
     const models = /** @type {Model[]} */ (this.props.models);
     const { layout, first, last, focused } = this.state;
+    this.shared = sharedNames(models);
     const height = ROW_HEIGHTS[/** @type {keyof typeof ROW_HEIGHTS} */ (layout)];
     /** @type {import("../core/component.js").VNode[]} */ const rows = [];
     models.forEach((model, index) => {
@@ -92,19 +97,30 @@ export class ModelList extends Component {
     });
     return h("div", { className: `model-list is-${layout}` },
       layout === "wide" && this.heading(),
-      h("ul", { key: "rows", className: "model-rows", "aria-label": "Models", style: { height: `${models.length * height}px` } }, rows));
+      h("ul", {
+        key: "rows", className: "model-rows", "aria-label": "Models", style: { height: `${models.length * height}px` },
+      }, rows));
   }
 
   heading() {
     const button = (/** @type {string} */ sort, /** @type {string} */ label) => {
       const active = this.props.sort === sort;
       return h("button", {
-        key: sort, type: "button", className: `model-sort${active ? " is-active" : ""}`, dataset: { action: "sort", sort }, "aria-pressed": String(active),
-        "aria-label": active ? `${label}, sorted ${this.props.descending ? "descending" : "ascending"}` : `Sort by ${label.toLowerCase()}`,
-      }, label, active && h("span", { className: "model-sort-arrow", "aria-hidden": "true" }, this.props.descending ? "↓" : "↑"));
+        key: sort,
+        type: "button",
+        className: `model-sort${active ? " is-active" : ""}`,
+        dataset: { action: "sort", sort },
+        "aria-pressed": String(active),
+        "aria-label": active
+          ? `${label}, sorted ${this.props.descending ? "descending" : "ascending"}`
+          : `Sort by ${label.toLowerCase()}`,
+      }, label, active && h("span", { className: "model-sort-arrow", "aria-hidden": "true" }, this.props.descending
+        ? "↓"
+        : "↑"));
     };
     return h("div", { key: "heading", className: "model-heading" },
-      h("span", null), button("name", "Name"), COLUMNS.map(([sort, label]) => button(sort, label)), button("status", "Status"), h("span", null));
+      h("span", null), button("name", "Name"), COLUMNS.map(([sort, label]) =>
+        button(sort, label)), button("status", "Status"), h("span", null));
   }
 
   /** @param {Model} model @param {number} index @param {number} height */
@@ -112,30 +128,42 @@ export class ModelList extends Component {
     const selected = model.id === this.props.selected;
     return h("li", {
       key: model.id, className: `model-row${selected ? " is-selected" : ""}`, dataset: { id: model.id },
-      "aria-setsize": String(this.props.models.length), "aria-posinset": String(index + 1), style: { transform: `translateY(${index * height}px)` },
+      "aria-setsize": String(this.props.models.length),
+      "aria-posinset": String(index + 1),
+      style: { transform: `translateY(${index * height}px)` },
     },
       h("button", {
-        key: "star", type: "button", className: `button-icon model-star${model.favorite ? " is-on" : ""}`, dataset: { action: "favorite", id: model.id },
-        "aria-pressed": String(Boolean(model.favorite)), "aria-label": `Favourite ${model.name}`, title: model.favorite ? "Remove from favourites" : "Add to favourites",
+        key: "star", type: "button", className: `button-icon model-star${model.favorite ? " is-on" : ""}`,
+        dataset: { action: "favorite", id: model.id }, "aria-pressed": String(Boolean(model.favorite)),
+        "aria-label": `Favourite ${model.name}`, title: model.favorite ? "Remove from favourites" : "Add to favourites",
       }, icon(model.favorite ? "star-filled" : "star")),
       h("div", { key: "name", className: "model-name" },
-        h("a", { className: "model-link", href: `/models/${model.id}`, "aria-current": selected ? "true" : undefined, title: model.name }, model.name),
+        h("a", {
+          className: "model-link", href: `/models/${model.id}`, "aria-current": selected ? "true" : undefined,
+          title: model.name,
+        }, model.name),
         this.subline(model)),
       this.state.layout === "wide" && [
         h("span", { key: "parameters", className: "model-cell" }, model.size_label ?? "–"),
-        h("span", { key: "quantization", className: "model-cell" }, model.quantization ? h("span", { className: "badge badge-neutral" }, model.quantization) : "–"),
+        h("span", { key: "quantization", className: "model-cell" },
+          model.quantization ? h("span", { className: "badge badge-neutral" }, model.quantization) : "–"),
         h("span", { key: "size", className: "model-cell" }, bytes(model.file_size)),
         h("span", { key: "context", className: "model-cell" }, context(model.context_length)),
       ],
       h("div", { key: "status", className: "model-row-status" }, modelStatus(model)),
-      h("div", { key: "action", className: "model-row-action" }, modelAction(model, { busy: this.props.busy?.has(model.id) })));
+      h("div", { key: "action", className: "model-row-action" },
+        modelAction(model, { busy: this.props.busy?.has(model.id) })));
   }
 
   /** @param {Model} model */
   subline(model) {
+    const id = this.shared.has(model.name) && model.id;
     const facts = this.state.layout === "wide"
-      ? [model.architecture, model.shards?.length > 1 && `${model.shards.length} parts`]
-      : [model.architecture, model.size_label, model.quantization, bytes(model.file_size), model.context_length && `${context(model.context_length)} context`];
+      ? [id, model.architecture, model.shards?.length > 1 && `${model.shards.length} parts`]
+      : [
+        id, model.architecture, model.size_label, model.quantization, bytes(model.file_size),
+        model.context_length && `${context(model.context_length)} context`,
+      ];
     const modalities = /** @type {string[]} */ (model.modalities ?? []).filter((name) => name !== "text");
     return h("span", { className: "model-subline muted" },
       h("span", { className: "model-facts" }, facts.filter(Boolean).join(" · ") || "Unknown architecture"),

@@ -11,8 +11,8 @@ import { toast } from "./toast.js";
 /**
  * A model's own parameters: typed, estimated, saved against the revision they were read at.
  *
- * Someone else's change is taken over while nothing here was typed, and shown beside it otherwise: nothing typed is lost.
- * Props: `state`, `model`, `schema`, `inherited`, `onDirty(boolean)`.
+ * Someone else's change is taken over while nothing here was typed, and shown beside it otherwise: nothing typed is
+ * lost. Props: `state`, `model`, `schema`, `inherited`, `onDirty(boolean)`.
  */
 export class ModelParameters extends Component {
   /** @param {any} props */
@@ -21,7 +21,8 @@ export class ModelParameters extends Component {
     const { model } = props;
     /** The row that the typing started from. @type {Model} */ this.base = model;
     /** @type {boolean} */ this.dirty = false;
-    /** @type {any} */ this.state = { texts: ParameterForm.texts(model.parameters), error: null, saving: false, theirs: null };
+    /** @type {any} */
+    this.state = { texts: ParameterForm.texts(model.parameters), error: null, saving: false, theirs: null };
     this.onInput = (/** @type {string} */ key, /** @type {string} */ text) => this.type(key, text);
   }
 
@@ -65,14 +66,18 @@ export class ModelParameters extends Component {
 
   /** @param {string} key @param {string} text */
   type(key, text) {
-    this.setState({ texts: { ...this.state.texts, [key]: text }, error: this.state.error?.key === key ? null : this.state.error });
+    this.setState({
+      texts: { ...this.state.texts, [key]: text }, error: this.state.error?.key === key ? null : this.state.error,
+    });
   }
 
   /** @returns {string[]} keys of what was typed and not saved */
   changedKeys() {
     const saved = ParameterForm.texts(this.base.parameters);
     const typed = /** @type {Texts} */ (this.state.texts);
-    return [...new Set([...Object.keys(saved), ...Object.keys(typed)])].filter((key) => (saved[key] ?? "").trim() !== (typed[key] ?? "").trim());
+    return [...new Set([...Object.keys(saved), ...Object.keys(typed)])].filter((key) => (
+      saved[key] ?? "").trim() !== (typed[key] ?? "").trim(
+    ));
   }
 
   isDirty() {
@@ -112,7 +117,9 @@ export class ModelParameters extends Component {
     if (wrong) return document.getElementById(`model-${wrong}`)?.focus();
     this.setState({ saving: true, error: null });
     try {
-      const { model } = await this.props.state.request("models:update", { id: this.base.id, revision: this.base.revision, changes: { parameters: values } });
+      const { model } = await this.props.state.request("models:update", {
+        id: this.base.id, revision: this.base.revision, changes: { parameters: values },
+      });
       const later = Object.entries(this.state.texts).filter(([key, text]) => text !== sent[key]); // typed meanwhile
       this.adopt(model);
       this.setState({ texts: { ...this.state.texts, ...Object.fromEntries(later) } });
@@ -142,14 +149,24 @@ export class ModelParameters extends Component {
     const all = error?.key ? { ...errors, [error.key]: error.message } : errors;
     const running = IN_MEMORY.includes(model.status);
     return h("form", { className: "model-parameters stack", noValidate: true },
-      h(MemoryEstimate, { key: "estimate", state: this.props.state, id: model.id, parameters: Object.keys(errors).length ? null : this.stable(values), loaded: model.status === "loaded" }),
+      h(MemoryEstimate, {
+        key: "estimate", state: this.props.state, id: model.id,
+        parameters: Object.keys(errors).length ? null : this.stable(values), loaded: model.status === "loaded",
+      }),
       theirs && this.conflict(theirs),
-      h(ParameterForm, { key: "form", schema, texts, inherited, errors: this.stableErrors(all), idPrefix: "model", onInput: this.onInput }),
+      h(ParameterForm, {
+        key: "form", schema, texts, inherited, errors: this.stableErrors(all), idPrefix: "model", onInput: this.onInput,
+      }),
       h("div", { key: "bar", className: `save-bar${dirty ? " is-dirty" : ""}` },
         h("span", { className: "muted save-note", role: "status" },
           !dirty ? "Saved" : running ? "Saving unloads this model; it loads again when used" : "Unsaved changes"),
-        h("button", { type: "button", className: "button button-ghost", disabled: !dirty || saving, dataset: { action: "parameters-discard" } }, "Discard"),
-        h("button", { type: "submit", className: "button button-primary", disabled: !dirty || saving, "aria-busy": saving }, saving ? "Saving…" : "Save")));
+        h("button", {
+          type: "button", className: "button button-ghost", disabled: !dirty || saving,
+          dataset: { action: "parameters-discard" },
+        }, "Discard"),
+        h("button", {
+          type: "submit", className: "button button-primary", disabled: !dirty || saving, "aria-busy": saving,
+        }, saving ? "Saving…" : "Save")));
   }
 
   /** The same object for the same values, so that children see no change. @param {Record<string, any>} values */
@@ -168,17 +185,22 @@ export class ModelParameters extends Component {
   conflict(theirs) {
     const labels = new Map(/** @type {Parameter[]} */ (this.props.schema).map((item) => [item.key, item.label]));
     const [before, after] = [ParameterForm.texts(this.base.parameters), ParameterForm.texts(theirs.parameters)];
-    const keys = [...new Set([...Object.keys(before), ...Object.keys(after)])].filter((key) => before[key] !== after[key]);
+    const keys = [
+      ...new Set([...Object.keys(before), ...Object.keys(after)]),
+    ].filter((key) => before[key] !== after[key]);
     return h("div", { key: "conflict", className: "banner banner-warning conflict", role: "alert" },
       h("div", { className: "stack" },
         h("strong", null, "Changed elsewhere while you were editing"),
         h("ul", { className: "conflict-list" }, keys.map((key) => h("li", { key },
           `${labels.get(key) ?? key}: ${before[key] ?? "default"} → ${after[key] ?? "default"}`,
-          this.state.texts[key]?.trim() !== (before[key] ?? "") && h("span", { className: "muted" }, ` (you: ${this.state.texts[key]?.trim() || "default"})`)))),
+          this.state.texts[key]?.trim() !== (before[key] ?? "") && h("span", { className: "muted" },
+            ` (you: ${this.state.texts[key]?.trim() || "default"})`)))),
         h("p", { className: "field-hint" }, "What you typed is still in the form."),
         h("div", { className: "row" },
-          h("button", { type: "button", className: "button", dataset: { action: "parameters-mine" } }, "Save mine over it"),
-          h("button", { type: "button", className: "button button-ghost", dataset: { action: "parameters-theirs" } }, "Use theirs, drop mine"))));
+          h("button", { type: "button", className: "button", dataset: { action: "parameters-mine" } },
+            "Keep mine"),
+          h("button", { type: "button", className: "button button-ghost", dataset: { action: "parameters-theirs" } },
+            "Use theirs"))));
   }
 }
 

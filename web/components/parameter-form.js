@@ -53,7 +53,8 @@ export class ParameterForm extends Component {
 
   init() {
     this.state = { search: "" };
-    /** Groups that something to correct has opened: they stay open once it is. @type {Set<string>} */ this.opened = new Set();
+    /** Groups that something to correct has opened: they stay open once it is. @type {Set<string>} */
+    this.opened = new Set();
   }
 
   getEventMap() {
@@ -94,7 +95,8 @@ export class ParameterForm extends Component {
       schema.length >= SEARCHABLE_FROM && this.searchBox(found.length),
       this.state.search.trim()
         ? h("div", { key: "found", className: "parameter-grid" }, found.map((item) => this.field(item)))
-        : h("div", { key: "groups", className: "parameter-groups" }, groups(schema).map((group, index) => this.group(group, index))),
+        : h("div", { key: "groups", className: "parameter-groups" },
+          groups(schema).map((group, index) => this.group(group, index))),
       this.state.search.trim() && !found.length
         && h("p", { className: "muted" }, "No parameter matches. Try another word, or clear the search."));
   }
@@ -105,10 +107,11 @@ export class ParameterForm extends Component {
     return h("div", { className: "parameter-search" },
       h("label", { className: "visually-hidden", htmlFor: id }, "Search parameters"),
       h("input", {
-        id, className: "input", type: "search", placeholder: "Search parameters, e.g. context or gpu", autocomplete: "off",
-        value: this.state.search, dataset: { role: "parameter-search" },
+        id, className: "input", type: "search", placeholder: "Search parameters, e.g. context or gpu",
+        autocomplete: "off", value: this.state.search, dataset: { role: "parameter-search" },
       }),
-      h("span", { className: "visually-hidden", role: "status" }, this.state.search.trim() ? `${count} parameters found` : ""));
+      h("span", { className: "visually-hidden", role: "status" },
+        this.state.search.trim() ? `${count} parameters found` : ""));
   }
 
   /** @param {{name: string, parameters: Parameter[]}} group @param {number} index */
@@ -117,7 +120,9 @@ export class ParameterForm extends Component {
     const set = group.parameters.filter(({ key }) => texts[key]?.trim()).length;
     const wrong = group.parameters.filter(({ key }) => this.props.errors?.[key]).length;
     if (wrong) this.opened.add(group.name);
-    return h("details", { key: group.name, className: "parameter-group", open: index === 0 || this.opened.has(group.name) },
+    return h("details", {
+      key: group.name, className: "parameter-group", open: index === 0 || this.opened.has(group.name),
+    },
       h("summary", { className: "parameter-summary" },
         h("span", null, group.name),
         h("span", { className: "spacer" }),
@@ -162,7 +167,13 @@ export class ParameterForm extends Component {
     const numeric = parameter.kind === "int" || parameter.kind === "float";
     return h("input", {
       ...shared, className: "input", type: "text", value: text, autocomplete: "off", spellcheck: "false",
-      inputmode: !numeric ? "text" : (parameter.min ?? -1) < 0 ? "text" : parameter.kind === "int" ? "numeric" : "decimal",
+      inputmode: !numeric
+        ? "text"
+        : (parameter.min ?? -1) < 0
+        ? "text"
+        : parameter.kind === "int"
+        ? "numeric"
+        : "decimal",
       placeholder: fallback ? `Default (${fallback})` : "Default",
     });
   }

@@ -81,29 +81,62 @@ export class PresetsDialog extends Component {
     return h(Dialog, { title: "Presets", wide: true, close: this.props.close },
       h("div", { className: "stack" },
         h("section", { key: "export", className: "stack" },
-          h("div", { className: "row" }, h("h3", { className: "section-title" }, "Export"), h("span", { className: "spacer" }),
+          h("div", { className: "row" },
+            h("h3", { className: "section-title" }, "Export"),
+            h("span", { className: "spacer" }),
             h(CopyButton, { text: ini ?? "", caption: "Copy", label: "Copy the presets" }),
-            h("button", { type: "button", className: "button button-small", disabled: ini === null, dataset: { action: "presets-save" } }, "Download models.ini")),
-          ini === null ? h("div", { key: "wait", className: "skeleton panel-skeleton" }) : h("pre", { key: "ini", className: "code code-block", tabIndex: 0 }, ini || "No presets yet.")),
+            h("button", {
+              type: "button", className: "button button-small", disabled: ini === null,
+              dataset: { action: "presets-save" },
+            }, "Download models.ini")),
+          ini === null
+            ? h("div", { key: "wait", className: "skeleton panel-skeleton" })
+            : h("pre", { key: "ini", className: "code code-block", tabIndex: 0 }, ini || "No presets yet.")),
         h("section", { key: "import", className: "stack" },
           h("h3", { className: "section-title" }, "Import"),
-          h("label", { className: "field-hint", htmlFor: "presets-text" }, "Paste a llama-server preset file, or choose one. Nothing changes before you apply it."),
-          h("textarea", { id: "presets-text", className: "input mono presets-text", rows: 6, value: text, spellcheck: false, placeholder: "[model-id]\nctx-size = 8192", dataset: { role: "presets-text" } }),
+          h("label", { className: "field-hint", htmlFor: "presets-text" },
+            "Paste a llama-server preset file, or choose one. Nothing changes before you apply it."),
+          h("textarea", {
+            id: "presets-text", className: "input mono presets-text", rows: 6, value: text, spellcheck: false,
+            placeholder: "[model-id]\nctx-size = 8192", dataset: { role: "presets-text" },
+          }),
           h("div", { className: "row" },
-            h("label", { className: "button file-button" }, "Choose file…", h("input", { type: "file", accept: ".ini,text/plain", className: "visually-hidden", dataset: { role: "presets-file" } })),
+            h("label", { className: "button file-button" },
+              "Choose file…",
+              h("input", {
+                type: "file", accept: ".ini,text/plain", className: "visually-hidden",
+                dataset: { role: "presets-file" },
+              })),
             h("span", { className: "spacer" }),
-            h("button", { type: "button", className: "button", disabled: busy || !text.trim(), dataset: { action: "presets-preview" } }, "Preview"),
-            h("button", { type: "button", className: "button button-primary", disabled: busy || !preview?.changes?.length, dataset: { action: "presets-apply" } }, "Apply")),
+            h("button", {
+              type: "button", className: "button", disabled: busy || !text.trim(),
+              dataset: { action: "presets-preview" },
+            }, "Preview"),
+            h("button", {
+              type: "button", className: "button button-primary", disabled: busy || !preview?.changes?.length,
+              dataset: { action: "presets-apply" },
+            }, "Apply")),
           error && h("p", { key: "error", className: "field-error", role: "alert" }, error),
           preview && h("div", { key: "preview", className: "stack", role: "status" },
-            h("strong", null, preview.changes?.length ? `Changes to ${plural(preview.changes.length, "model")}` : "Nothing would change."),
-            h("ul", { className: "change-list" }, (preview.changes ?? []).flatMap(described).map((/** @type {string} */ line) => h("li", { key: line }, line))),
-            (preview.warnings ?? []).map((/** @type {string} */ warning, /** @type {number} */ index) => h("p", { key: `w${index}`, className: "text-warning break-all" }, warning))))));
+            h("strong", null,
+              preview.changes?.length
+                ? `Changes to ${plural(preview.changes.length, "model")}`
+                : "Nothing would change."),
+            h("ul", { className: "change-list" },
+              (preview.changes ?? []).flatMap(described).map((/** @type {string} */ line) =>
+                h("li", { key: line }, line))),
+            (preview.warnings ?? []).map((/** @type {string} */ warning, /** @type {number} */ index) =>
+              h("p", { key: `w${index}`, className: "text-warning break-all" }, warning))))));
   }
 }
 
-/** @param {{id: string, name?: string, parameters: Record<string, [unknown, unknown]>}} change old and new value by parameter @returns {string[]} */
+/**
+ * @param {{id: string, name?: string, parameters: Record<string, [unknown, unknown]>}} change old and new value by
+ *   parameter
+ * @returns {string[]}
+ */
 function described({ id, name, parameters }) {
   const shown = (/** @type {unknown} */ value) => (value === null || value === undefined ? "default" : String(value));
-  return Object.entries(parameters).map(([key, [before, after]]) => `${name ?? id} · ${key}: ${shown(before)} → ${shown(after)}`);
+  return Object.entries(parameters).map(([key, [before, after]]) =>
+    `${name ?? id} · ${key}: ${shown(before)} → ${shown(after)}`);
 }

@@ -1,11 +1,14 @@
 /** @typedef {Record<string, any>} Model */
-/** @typedef {{search: string, status: string, architecture: string, quantization: string, favorites: boolean, sort: string, descending: boolean}} Query */
+/**
+ * @typedef {{search: string, status: string, architecture: string, quantization: string, favorites: boolean, sort:
+ *   string, descending: boolean}} Query
+ */
 /** @typedef {Array<{value: string, count: number}>} Facet */
 
 const FACETS = /** @type {const} */ (["status", "architecture", "quantization"]);
 
 /** Which models are in memory or on their way there come first, broken ones last. */
-const STATUS_ORDER = ["loaded", "loading", "sleeping", "unloaded", "failed", "missing"];
+const STATUS_ORDER = ["loaded", "loading", "waiting", "stopping", "unloaded", "failed", "missing"];
 
 const collator = new Intl.Collator(undefined, { numeric: true, sensitivity: "base" });
 
@@ -19,7 +22,8 @@ const collator = new Intl.Collator(undefined, { numeric: true, sensitivity: "bas
 export function queryModels(models, query, usedAt) {
   const words = query.search.toLowerCase().split(/\s+/).filter(Boolean);
   const searched = models.filter((model) => (!query.favorites || model.favorite) && matches(model, words));
-  const facets = Object.fromEntries(FACETS.map((name) => [name, counts(searched.filter((model) => passes(model, query, name)), name)]));
+  const facets = Object.fromEntries(FACETS.map((name) =>
+    [name, counts(searched.filter((model) => passes(model, query, name)), name)]));
   const rows = searched.filter((model) => passes(model, query)).sort(order(query, usedAt));
   return { rows, facets: /** @type {Record<typeof FACETS[number], Facet>} */ (facets) };
 }
@@ -27,13 +31,22 @@ export function queryModels(models, query, usedAt) {
 /** @param {Model} model @param {string[]} words */
 function matches(model, words) {
   if (!words.length) return true;
-  const text = [model.name, model.id, model.architecture, model.quantization, model.size_label, model.path].join(" ").toLowerCase();
+  const text = [
+    model.name, model.id, model.architecture, model.quantization, model.size_label, model.path,
+    ...(model.aliases ?? []), ...(model.tags ?? []),
+  ].join(" ").toLowerCase();
   return words.every((word) => text.includes(word));
 }
 
 /** @param {Model} model @param {Query} query @param {string} [except] */
 function passes(model, query, except) {
   return FACETS.every((name) => name === except || !query[name] || (model[name] ?? "unknown") === query[name]);
+}
+
+/** The names that several models have, who are then told apart by their ids. @param {Model[]} models */
+export function sharedNames(models) {
+  const seen = new Set();
+  return new Set(models.map(({ name }) => name).filter((name) => seen.has(name) || !seen.add(name)));
 }
 
 /** @param {Model[]} models @param {string} name @returns {Facet} */
@@ -59,10 +72,11 @@ function order(query, usedAt) {
     case "size": return by((model) => model.file_size ?? -1);
     case "parameters": return by((model) => model.parameter_count ?? -1);
     case "context": return by((model) => model.context_length ?? -1);
-    case "used": return by((model) => usedAt.get(model.id) ?? -1);
+    case "used": return by((model) => Math.max(usedAt.get(model.id) ?? -1, model.last_used_at ?? -1));
     case "added": return by((model) => model.created_at ?? -1);
     case "status": return by((model) => STATUS_ORDER.indexOf(model.status));
-    case "quantization": return (a, b) => sign * collator.compare(a.quantization ?? "", b.quantization ?? "") || collator.compare(a.name, b.name);
+    case "quantization": return (a, b) => sign * collator.compare(a.quantization ?? "", b.quantization ?? "")
+      || collator.compare(a.name, b.name);
     default: return (a, b) => sign * collator.compare(a.name, b.name);
   }
 }

@@ -1,205 +1,363 @@
 /**
- * The requests that the engine has answered: filtered, summed up, live.
+ * The requests of all clients: those under way live, the finished ones filtered and sorted by the server.
  *
- * @typedef {{id: number, timestamp: number, model: string, prompt_tokens: number | null, cached_tokens: number | null,
- *   generated_tokens: number | null, prompt_per_second: number | null, generated_per_second: number | null, duration: number | null}} Request
- * @typedef {{count: number, prompt_tokens: number | null, generated_tokens: number | null, prompt_per_second: number | null,
- *   generated_per_second: number | null}} Summary
+ * @typedef {{[name: string]: any, id: number, timestamp: number, model: string, status: string}} Request
+ * @typedef {{[name: string]: number | null}} Summary
+ * @typedef {{model: string, key: string, status: string}} Filters "" for all
  */
 
 import { Component, h } from "../core/component.js";
-import { clock, dateTime, duration, number, tokens } from "../core/format.js";
+import { csv } from "../core/csv.js";
+import { clock, dateTime, duration, number, tokenRate, tokens } from "../core/format.js";
+import { ActiveRequests } from "./active-requests.js";
+import { saveText } from "./copy-button.js";
 import { icon } from "./icon.js";
+import { REQUEST_STATUSES, requestStatus } from "./request-status.js";
 import { emptyState, errorState, loadingState } from "./states.js";
+import { toast } from "./toast.js";
 
 const PAGE_SIZE = 25;
 const MOST_ROWS = 1000; // shown at once; older ones are a filter away
+const EXPORT_PAGE = 500; // the most that the server gives at once
+const MOST_EXPORTED = 50_000;
+const SUMMARY_DELAY_MS = 2000; // what finishes within this is summed up at once
+const LAST_STATUSES = ["ok", "cancelled", "failed"];
 
-/** @type {{key: keyof Request, label: string, numeric: boolean, show: (request: Request) => string}[]} */
+/** @param {number | null | undefined} ms */
+const time = (ms) => duration(typeof ms === "number" ? ms / 1000 : null);
+
+/** @type {{key: string, label: string, sorts?: boolean, text?: boolean, show: (request: Request) => any}[]} */
 const COLUMNS = [
-  { key: "timestamp", label: "Time", numeric: false, show: ({ timestamp }) => moment(timestamp) },
-  { key: "model", label: "Model", numeric: false, show: ({ model }) => model ?? "–" },
-  { key: "prompt_tokens", label: "Prompt", numeric: true, show: ({ prompt_tokens }) => tokens(prompt_tokens) },
-  { key: "cached_tokens", label: "Cached", numeric: true, show: ({ cached_tokens }) => tokens(cached_tokens) },
-  { key: "generated_tokens", label: "Generated", numeric: true, show: ({ generated_tokens }) => tokens(generated_tokens) },
-  { key: "prompt_per_second", label: "Prompt t/s", numeric: true, show: ({ prompt_per_second }) => number(prompt_per_second) },
-  { key: "generated_per_second", label: "Generated t/s", numeric: true, show: ({ generated_per_second }) => number(generated_per_second) },
-  { key: "duration", label: "Duration", numeric: true, show: (request) => duration(request.duration === null ? null : request.duration / 1000) },
+  { key: "timestamp", label: "Time", sorts: true, text: true, show: ({ timestamp }) => moment(timestamp) },
+  { key: "status", label: "Status", text: true, show: requestStatus },
+  { key: "model", label: "Model and client", text: true, show: modelCell },
+  { key: "prompt_tokens", label: "Prompt", sorts: true, show: promptCell },
+  { key: "generated_tokens", label: "Generated", sorts: true, show: (request) => tokens(request.generated_tokens) },
+  { key: "waited", label: "Waited", sorts: true, show: waitedCell },
+  { key: "first_token", label: "First token", sorts: true, show: (request) => time(request.first_token) },
+  { key: "prompt_per_second", label: "Prompt speed", sorts: true, show: (it) => tokenRate(it.prompt_per_second) },
+  {
+    key: "generated_per_second", label: "Speed while answering", sorts: true,
+    show: (request) => tokenRate(request.generated_per_second),
+  },
+  { key: "duration", label: "Duration", sorts: true, show: (request) => time(request.duration) },
 ];
 
-/** Props: `state` (the StateManager). */
+/** What a line of the CSV file has, after the time. */
+const EXPORTED = [
+  "id", "model", "build", "key", "client", "endpoint", "stream", "status", "code", "error", "waited", "loading",
+  "first_token", "duration", "prompt_tokens", "cached_tokens", "generated_tokens", "drafted", "accepted",
+  "prompt_per_second", "generated_per_second", "slot", "energy",
+];
+
+/** Props: `state` (the StateManager), `span` (ms that are shown), `model?` (the filter to begin with). */
 export class RequestTable extends Component {
   /** @param {any} props */
   constructor(props) {
     super(props);
     this.turn = 0;
-    /** @type {{rows: Request[], summary: Summary | null, more: boolean, model: string, sort: keyof Request, down: boolean, loading: boolean, error: string | null}} */
-    this.state = { rows: [], summary: null, more: false, model: "", sort: "timestamp", down: true, loading: true, error: null };
+    /** @type {ReturnType<typeof setTimeout> | undefined} */
+    this.summaryTimer = undefined;
+    /** @type {{[name: string]: any, rows: Request[], summary: Summary | null, filters: Filters}} */
+    this.state = {
+      rows: [], summary: null, more: false, filters: { model: props.model ?? "", key: "", status: "" },
+      sort: "timestamp", loading: true, error: null, exported: null,
+    };
   }
 
   didMount() {
     const { state } = this.props;
     void this.load();
+    state.load("keys").catch(() => {});
+    const redraw = () => this.setState({});
     return [
       state.on("requests:finished", (/** @type {any} */ { request }) => this.add(request)),
-      state.subscribe("info", (/** @type {any} */ info) => (info?.recovered && !this.state.error) || this.state.loading || void this.load()),
-      state.subscribe("models", (/** @type {any[]} */ models, /** @type {any[]} */ old) => models?.length !== old?.length && this.setState({})),
+      state.subscribe("info", (/** @type {any} */ info) => {
+        if ((!info?.recovered || this.state.error) && !this.state.loading) void this.load();
+      }),
+      state.subscribe("models", redraw),
+      state.subscribe("keys", redraw),
+      () => clearTimeout(this.summaryTimer),
     ];
+  }
+
+  /** @param {any} props */
+  receive(props) {
+    const changed = props.span !== this.props.span;
+    super.receive(props);
+    if (changed) void this.load();
   }
 
   getEventMap() {
     return {
-      "click [data-sort]": (/** @type {Event} */ _event, /** @type {HTMLElement} */ button) => this.sortBy(/** @type {keyof Request} */ (button.dataset.sort)),
-      "change [data-choice=\"model\"]": (/** @type {Event} */ _event, /** @type {HTMLSelectElement} */ select) => this.filter(select.value),
-      "change [data-choice=\"sort\"]": (/** @type {Event} */ _event, /** @type {HTMLSelectElement} */ select) => this.sortBy(/** @type {keyof Request} */ (select.value)),
+      "click [data-sort]": (/** @type {Event} */ _event, /** @type {HTMLElement} */ button) =>
+        this.sortBy(button.dataset.sort ?? ""),
+      "change [data-choice]": "handleChoice",
       "click [data-action=\"older\"]": () => this.load(true),
       "click [data-action=\"retry\"]": () => this.load(),
+      "click [data-action=\"clear\"]": () => this.filter({ model: "", key: "", status: "" }),
+      "click [data-action=\"export\"]": "handleExport",
     };
   }
 
-  /** @param {boolean} [older] go on after the oldest one shown */
+  /** What is asked of the server. */
+  query() {
+    const { filters, sort } = this.state;
+    return { ...chosen(filters), sort, from: Math.max(0, Date.now() - this.props.span) };
+  }
+
+  /** @param {boolean} [older] go on after the last one shown */
   async load(older = false) {
     const turn = ++this.turn;
-    const { model, rows } = this.state;
-    const before = older ? Math.min(...rows.map(({ id }) => id)) : null;
+    const { rows } = this.state;
+    const before = older && rows.length ? { before: rows[rows.length - 1].id } : {};
     this.setState({ loading: true, error: null });
     try {
-      const wanted = { limit: PAGE_SIZE, ...(model ? { model } : {}), ...(before ? { before } : {}) };
-      const { requests, summary } = await this.props.state.request("requests:list", wanted);
+      const query = { ...this.query(), ...before, limit: PAGE_SIZE };
+      const { requests, summary, active } = await this.props.state.request("requests:list", query);
       if (turn !== this.turn) return; // another filter was chosen meanwhile
-      const all = older ? [...this.state.rows, ...requests] : requests;
-      this.setState({ rows: all.slice(0, MOST_ROWS), summary, more: requests.length === PAGE_SIZE && all.length < MOST_ROWS, loading: false });
+      if (active) this.props.state.set("active", active);
+      const all = older ? joined(this.state.rows, requests) : requests;
+      const more = requests.length === PAGE_SIZE && all.length < MOST_ROWS;
+      this.setState({ rows: all.slice(0, MOST_ROWS), summary, more, loading: false });
     } catch (problem) {
       if (turn === this.turn) this.setState({ loading: false, error: /** @type {Error} */ (problem).message });
     }
   }
 
-  /** @param {Request} request */
-  add(request) {
-    const { model, rows, summary } = this.state;
-    if ((model && request.model !== model) || rows.some(({ id }) => id === request.id)) return;
-    this.setState({ rows: [request, ...rows].slice(0, MOST_ROWS), summary: summary && withRequest(summary, request) });
+  /** The averages are the server's to work out. */
+  async refreshSummary() {
+    const { turn } = this;
+    try {
+      const { summary } = await this.props.state.request("requests:list", { ...this.query(), limit: 1 });
+      if (turn === this.turn) this.setState({ summary });
+    } catch {
+      // the rows are still right; the next request to finish asks again
+    }
   }
 
-  /** @param {string} model "" for all */
-  filter(model) {
-    this.setState({ model });
+  /** @param {Request} request */
+  add(request) {
+    const { filters, sort, rows } = this.state;
+    if (!passes(request, filters) || rows.some(({ id }) => id === request.id)) return;
+    this.setState({ rows: placed(rows, request, sort, this.state.more).slice(0, MOST_ROWS) });
+    clearTimeout(this.summaryTimer);
+    this.summaryTimer = setTimeout(() => this.refreshSummary(), SUMMARY_DELAY_MS);
+  }
+
+  /** @param {Event} _event @param {HTMLSelectElement} select */
+  handleChoice(_event, select) {
+    const { choice = "" } = select.dataset;
+    if (choice === "sort") this.sortBy(select.value);
+    else this.filter({ ...this.state.filters, [choice]: select.value });
+  }
+
+  /** @param {Filters} filters */
+  filter(filters) {
+    this.setState({ filters });
     void this.load();
   }
 
-  /** @param {keyof Request} key */
-  sortBy(key) {
-    const { sort, down } = this.state;
-    this.setState({ sort: key, down: key === sort ? !down : key !== "model" });
+  /** @param {string} sort */
+  sortBy(sort) {
+    this.setState({ sort });
+    void this.load();
+  }
+
+  /** Saves all requests that the filters leave, page by page. */
+  async handleExport() {
+    if (this.state.exported !== null) return;
+    /** @type {Request[]} */
+    const rows = [];
+    this.setState({ exported: 0 });
+    try {
+      const query = { ...this.query(), to: Date.now(), limit: EXPORT_PAGE };
+      for (let full = true; full && rows.length < MOST_EXPORTED && !this.destroyed;) {
+        const before = rows.length ? { before: rows[rows.length - 1].id } : {};
+        const { requests } = await this.props.state.request("requests:list", { ...query, ...before });
+        rows.push(...requests);
+        full = requests.length === EXPORT_PAGE;
+        this.setState({ exported: rows.length });
+      }
+      if (!this.destroyed) saveText(`requests-${new Date().toISOString().slice(0, 10)}.csv`, csvOf(rows), "text/csv");
+    } catch (problem) {
+      toast(`The export failed: ${/** @type {Error} */ (problem).message}`, { kind: "error" });
+    }
+    this.setState({ exported: null });
   }
 
   render() {
-    const { summary, rows, loading, error } = this.state;
+    const { summary, rows, loading, error, filters } = this.state;
     return h("section", { className: "card request-table", "aria-label": "Requests" },
-      h("div", { className: "card-header" }, h("h2", { className: "card-title" }, icon("monitoring"), "Requests"), this.renderTools()),
+      h("div", { className: "card-header" },
+        h("h2", { className: "card-title" }, icon("bolt"), "Requests"),
+        this.renderTools()),
+      h(ActiveRequests, { state: this.props.state, model: filters.model, apiKey: filters.key }),
       summary?.count ? this.renderSummary(summary) : null,
       error ? errorState({
         title: "The requests could not be read", body: error,
-        action: h("button", { type: "button", className: "button", dataset: { action: "retry" } }, icon("refresh"), "Try again"),
-      }) : !rows.length ? this.renderNone(loading) : this.renderRows());
+        action: h("button", { type: "button", className: "button", dataset: { action: "retry" } },
+          icon("refresh"), "Try again"),
+      }) : rows.length ? this.renderRows() : this.renderNone(loading));
   }
 
   renderTools() {
-    const { model, rows, sort } = this.state;
-    const known = (this.props.state.get("models") ?? []).map((/** @type {any} */ item) => item.id);
-    const names = [...new Set([...known, ...rows.map((row) => row.model), ...(model ? [model] : [])])].filter(Boolean).sort();
+    const { filters, rows, sort, exported } = this.state;
+    const { state } = this.props;
+    const ids = (state.get("models") ?? []).map((/** @type {any} */ item) => item.id);
+    const models = names([...ids, ...rows.map((row) => row.model), filters.model]);
+    const keys = names([...(state.get("keys") ?? []).map((/** @type {any} */ item) => item.name), filters.key]);
+    const sorts = COLUMNS.filter(({ sorts: can }) => can).map(({ key, label }) => [key, `By ${label.toLowerCase()}`]);
+    const statuses = LAST_STATUSES.map((key) => [key, REQUEST_STATUSES[key][0]]);
     return h("div", { className: "toolbar" },
-      h("label", { className: "request-sort" },
-        h("span", { className: "visually-hidden" }, "Sort by"),
-        h("select", { className: "select", dataset: { choice: "sort" } },
-          COLUMNS.map(({ key, label }) => h("option", { key, value: key, selected: key === sort }, `By ${label.toLowerCase()}`)))),
-      h("label", null,
-        h("span", { className: "visually-hidden" }, "Model"),
-        h("select", { className: "select", dataset: { choice: "model" } },
-          h("option", { key: "", value: "", selected: !model }, "All models"),
-          names.map((name) => h("option", { key: name, value: name, selected: name === model }, name)))));
+      choice("sort", "Sort by", sort, sorts),
+      choice("model", "Model", filters.model, [["", "All models"], ...models.map((name) => [name, name])]),
+      keys.length > 0 && choice("key", "API key", filters.key, [["", "All keys"], ...keys.map((name) => [name, name])]),
+      choice("status", "Status", filters.status, [["", "Any status"], ...statuses]),
+      h("button", {
+        key: "export", type: "button", className: "button", disabled: exported !== null || !rows.length,
+        "aria-busy": exported !== null, dataset: { action: "export" },
+      }, icon("download", { size: 16 }), exported === null ? "CSV" : `${number(exported, 0)}…`));
   }
 
   /** @param {Summary} summary */
   renderSummary(summary) {
+    const { count, failed, cancelled, prompt_tokens: prompt, cached_tokens: cached, generated_tokens: made } = summary;
+    const ends = [failed && `${number(failed, 0)} failed`, cancelled && `${number(cancelled, 0)} cancelled`];
+    /** @type {[string, string, string][]} */
     const figures = [
-      ["Requests", number(summary.count, 0)],
-      ["Prompt tokens", tokens(summary.prompt_tokens)],
-      ["Generated tokens", tokens(summary.generated_tokens)],
-      ["Avg. prompt speed", `${number(summary.prompt_per_second)} t/s`],
-      ["Avg. generation", `${number(summary.generated_per_second)} t/s`],
+      ["Requests", number(count, 0), ends.filter(Boolean).join(", ")],
+      ["Prompt tokens", tokens(prompt), cached ? `${tokens(cached)} of them cached` : ""],
+      ["Generated tokens", tokens(made), ""],
+      ["Prompt speed", tokenRate(summary.prompt_per_second), "prompt tokens over the time spent reading them"],
+      ["Speed while answering", tokenRate(summary.generated_per_second), "tokens over the time spent answering"],
+      ["Throughput", tokenRate(summary.throughput), "tokens over the whole time range"],
     ];
-    return h("dl", { className: "request-summary" }, figures.map(([label, value]) => h("div", { key: label }, h("dt", null, label), h("dd", null, value))));
+    return h("dl", { className: "request-summary" }, figures.map(([label, value, hint]) => h("div", { key: label },
+      h("dt", null, label), h("dd", null, value), hint ? h("dd", { className: "request-hint" }, hint) : null)));
   }
 
   /** @param {boolean} loading */
   renderNone(loading) {
     if (loading) return loadingState("Reading the requests…");
-    if (this.state.model) return emptyState({ iconName: "search", title: "No request to this model yet", body: "Requests from the chat and from other programs appear here as they finish." });
-    return emptyState({
-      iconName: "chat", title: "No requests yet", body: "Requests from the chat and from other programs that use the engine appear here as they finish.",
-      action: h("a", { className: "button", href: "/chat" }, "Open the chat"),
+    const filtered = Object.values(this.state.filters).some(Boolean);
+    return emptyState(filtered ? {
+      iconName: "search", title: "No matching requests", body: "Choose a longer time range, or fewer filters.",
+      action: h("button", { type: "button", className: "button", dataset: { action: "clear" } }, "Clear filters"),
+    } : {
+      iconName: "chat", title: "No requests in this time range",
+      body: "Requests of Chat and of all other programs appear here, also those that fail or are cancelled.",
+      action: h("a", { className: "button", href: "/chat" }, "Open Chat"),
     });
   }
 
   renderRows() {
-    const { sort, down, more, loading, rows } = this.state;
+    const { more, loading, rows } = this.state;
+    const today = new Date().toDateString();
+    const { state } = this.props;
     return h("div", { className: "card-body card-flush" },
       h("div", { className: "table-wrap", tabindex: "0", role: "region", "aria-label": "Table of requests" },
-        h("table", { className: "table" },
-          h("thead", null, h("tr", null, COLUMNS.map(({ key, label, numeric }) => (
-            h("th", { key, scope: "col", className: numeric ? "numeric" : null, "aria-sort": key === sort ? (down ? "descending" : "ascending") : null },
-              h("button", { type: "button", className: "request-head", dataset: { sort: key } }, label,
-                h("span", { className: "request-arrow", "aria-hidden": "true" }, key === sort ? (down ? "↓" : "↑") : ""))))))),
-          h("tbody", null, sorted(rows, sort, down).map((row) => h(RequestRow, { key: row.id, row, today: new Date().toDateString() }))))),
+        h("table", { className: "table", "aria-busy": loading },
+          h("thead", null, h("tr", null, COLUMNS.map((column) => this.renderHead(column)))),
+          h("tbody", null, rows.map((row) => h(RequestRow, { key: row.id, row, today, state }))))),
       more ? h("div", { className: "request-more" },
-        h("button", { type: "button", className: "button", disabled: loading, dataset: { action: "older" } }, loading ? "Reading…" : "Show older requests")) : null);
+        h("button", { type: "button", className: "button", disabled: loading, dataset: { action: "older" } },
+          loading ? "Reading…" : "Show more")) : null);
+  }
+
+  /** @param {typeof COLUMNS[number]} column */
+  renderHead({ key, label, sorts, text }) {
+    const active = key === this.state.sort;
+    return h("th", {
+      key, scope: "col", className: text ? null : "numeric", "aria-sort": active ? "descending" : null,
+    }, sorts ? h("button", { type: "button", className: "request-head", dataset: { sort: key } }, label,
+      h("span", { className: "request-arrow", "aria-hidden": "true" }, active ? "↓" : "")) : label);
   }
 }
 
 /** One request; it never changes, so it is drawn again only on another day. */
 class RequestRow extends Component {
   render() {
-    const { row } = this.props;
-    return h("tr", null, COLUMNS.map(({ key, label, numeric, show }) => (
-      h("td", { key, className: numeric ? "numeric" : `request-${key}`, dataset: { label }, title: key === "timestamp" ? dateTime(row.timestamp) : null }, show(row)))));
+    const { row, state } = this.props;
+    const name = (state.get("models") ?? []).find((/** @type {any} */ model) => model.id === row.model)?.name;
+    return h("tr", null, COLUMNS.map(({ key, label, text, show }) => h("td", {
+      key, className: text ? `request-${key}` : "numeric", dataset: { label },
+      title: key === "timestamp" ? dateTime(row.timestamp) : null,
+    }, show({ ...row, name }))));
   }
 }
 
-/**
- * @param {Request[]} rows
- * @param {keyof Request} key
- * @param {boolean} down
- * @returns {Request[]} what is unknown last
- */
-export function sorted(rows, key, down) {
-  const sign = down ? -1 : 1;
-  return [...rows].sort((one, other) => {
-    const [a, b] = [one[key], other[key]];
-    if (a === b) return other.id - one.id;
-    if (a === null || a === undefined) return 1;
-    if (b === null || b === undefined) return -1;
-    return a < b ? -sign : sign;
-  });
+/** @param {string} name @param {string} label @param {string} value @param {string[][]} options value and words */
+function choice(name, label, value, options) {
+  return h("label", { key: name, className: `request-${name}-choice` },
+    h("span", { className: "visually-hidden" }, label),
+    h("select", { className: "select", dataset: { choice: name } }, options.map(([key, words]) =>
+      h("option", { key, value: key, selected: key === value }, words))));
+}
+
+/** @param {string[]} all @returns {string[]} each once, in order */
+function names(all) {
+  return [...new Set(all)].filter(Boolean).sort();
+}
+
+/** @param {Request} request */
+function modelCell({ model, name, client, key, error, status }) {
+  return [
+    h("span", { key: "model", className: "request-name", title: model }, name ?? model ?? "–"),
+    h("span", { key: "client", className: "request-small muted" }, client ?? key ?? "–"),
+    status === "failed" && error
+      ? h("span", { key: "error", className: "request-small text-danger", title: error }, error) : null,
+  ];
+}
+
+/** @param {Request} request */
+function promptCell({ prompt_tokens: prompt, cached_tokens: cached }) {
+  return [tokens(prompt), small(cached ? `${tokens(cached)} cached` : "")];
+}
+
+/** @param {Request} request */
+function waitedCell({ waited, loading }) {
+  return [time(waited), small(loading ? `${time(loading)} loading` : "")];
+}
+
+/** @param {string} text */
+function small(text) {
+  return text ? h("span", { key: "small", className: "request-small muted" }, text) : null;
+}
+
+/** The filters that are set. @param {Filters} filters @returns {{[name: string]: string}} */
+export function chosen(filters) {
+  return Object.fromEntries(Object.entries(filters).filter(([, value]) => value));
+}
+
+/** @param {Request} request @param {Filters} filters */
+export function passes(request, filters) {
+  return Object.entries(chosen(filters)).every(([name, value]) => request[name] === value);
 }
 
 /**
- * `summary` with one more request in it.
- * @param {Summary} summary
- * @param {Request} request
- * @returns {Summary}
+ * `rows` with one more in its place, as the server sorts: descending, the newer first among equals, unknown last.
+ * @param {Request[]} rows @param {Request} request @param {string} sort @param {boolean} [more] there are others
+ *   after these, so one that belongs behind all of them is not shown yet
  */
-export function withRequest(summary, request) {
-  const { count } = summary;
-  /** @type {(average: number | null, value: number | null) => number | null} */
-  const mean = (average, value) => (value === null ? average : average === null ? value : average + (value - average) / (count + 1));
-  return {
-    count: count + 1,
-    prompt_tokens: (summary.prompt_tokens ?? 0) + (request.prompt_tokens ?? 0),
-    generated_tokens: (summary.generated_tokens ?? 0) + (request.generated_tokens ?? 0),
-    prompt_per_second: mean(summary.prompt_per_second, request.prompt_per_second),
-    generated_per_second: mean(summary.generated_per_second, request.generated_per_second),
-  };
+export function placed(rows, request, sort, more = false) {
+  const value = (/** @type {Request} */ row) => row[sort] ?? -Infinity;
+  const own = value(request);
+  const at = rows.findIndex((row) => value(row) < own || (value(row) === own && row.id < request.id));
+  if (at < 0) return more ? rows : [...rows, request];
+  return rows.toSpliced(at, 0, request);
+}
+
+/** @param {Request[]} rows @param {Request[]} others @returns {Request[]} each once */
+function joined(rows, others) {
+  const known = new Set(rows.map(({ id }) => id));
+  return [...rows, ...others.filter(({ id }) => !known.has(id))];
+}
+
+/** The file that "CSV" saves; times in ms, energy in J. @param {Request[]} rows */
+export function csvOf(rows) {
+  return csv(["time", ...EXPORTED], rows.map((row) => (
+    [new Date(row.timestamp).toISOString(), ...EXPORTED.map((name) => row[name])])));
 }
 
 /** The time of day, with the date where it was another day. @param {number} timestamp Unix ms */

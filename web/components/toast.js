@@ -47,8 +47,13 @@ export class ToastRegion extends Component {
     const name = { info: "info", success: "check", error: "warning" }[kind];
     return h("div", { key: id, className: `toast toast-${kind}`, role: kind === "error" ? "alert" : "status" },
       icon(name), h("span", { className: "toast-text" }, message),
-      action ? h("button", { type: "button", className: "button button-small", dataset: { toast: id, part: "action" } }, action.label) : null,
-      h("button", { type: "button", className: "button button-ghost button-icon", "aria-label": "Dismiss", dataset: { toast: id } }, icon("close", { size: 16 })));
+      action
+        ? h("button", { type: "button", className: "button button-small", dataset: { toast: id, part: "action" } },
+          action.label)
+        : null,
+      h("button", {
+        type: "button", className: "button button-ghost button-icon", "aria-label": "Dismiss", dataset: { toast: id },
+      }, icon("close", { size: 16 })));
   }
 
   getEventMap() {

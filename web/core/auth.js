@@ -4,7 +4,10 @@ const STORED = "llamadash.token";
 let password = ""; // until the server answers it with a session token
 let kept = ""; // the token, for browsers whose storage is closed to us
 
-/** Take the key out of the address bar (`#key=…`) into this browser's storage. @returns {boolean} whether there was one */
+/**
+ * Take the key out of the address bar (`#key=…`) into this browser's storage.
+ * @returns {boolean} whether there was one
+ */
 export function takeKeyFromAddress() {
   const key = new URLSearchParams(location.hash.slice(1)).get("key");
   if (!key) return false;

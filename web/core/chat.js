@@ -4,7 +4,7 @@
  *
  * @typedef {import("./conversations.js").Conversation} Conversation
  * @typedef {import("./conversations.js").Message} Message
- * @typedef {{stage: string, value: number | null}} Progress
+ * @typedef {{stage: string, value: number | null, reason?: string | null}} Progress
  * @typedef {object} Run one answer that is being written
  * @property {Conversation} conversation
  * @property {Message} message
@@ -104,7 +104,9 @@ export class Chat {
     } catch (problem) {
       this.finish(run, { error: failure(problem) });
     }
-    for (const { event, data } of this.early.filter(({ data }) => data.chatId === run.chatId)) this.receive(event, data);
+    for (const { event, data } of this.early.filter(({ data }) => data.chatId === run.chatId)) {
+      this.receive(event, data);
+    }
     if (![...this.runs.values()].some((other) => other.chatId === null)) this.early = [];
   }
 
@@ -140,7 +142,9 @@ export class Chat {
 
   /** @param {Run} run @param {string} event @param {any} data */
   apply(run, event, data) {
-    if (event === "chat:progress") run.progress = { stage: data.stage, value: data.progress ?? null };
+    if (event === "chat:progress") {
+      run.progress = { stage: data.stage, value: data.progress ?? null, reason: data.reason ?? null };
+    }
     if (event === "chat:delta") this.append(run, data);
     if (event === "chat:error") return this.finish(run, { error: { code: data.code, message: data.message } });
     if (event === "chat:done") return this.finish(run, this.figures(run, data));
@@ -191,7 +195,9 @@ export class Chat {
   /** The connection is gone, and with it what the server would still have sent. */
   cutOff() {
     for (const run of [...this.runs.values()]) {
-      this.finish(run, { error: { code: "DISCONNECTED", message: "The connection was lost before the answer was complete." } });
+      this.finish(run, {
+        error: { code: "DISCONNECTED", message: "The connection was lost before the answer was complete." },
+      });
     }
   }
 
@@ -235,7 +241,9 @@ export function outgoing(conversation) {
   return messages;
 }
 
-/** @param {any} data of `chat:done` @param {number | null} context @returns {import("./conversations.js").AnswerStats} */
+/**
+ * @param {any} data of `chat:done` @param {number | null} context @returns {import("./conversations.js").AnswerStats}
+ */
 function stats(data, context) {
   return {
     prompt_tokens: data.prompt_tokens ?? null, cached_tokens: data.cached_tokens ?? null,

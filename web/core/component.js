@@ -4,10 +4,14 @@
  */
 
 const SVG = "http://www.w3.org/2000/svg";
-const SVG_TAGS = new Set(["svg", "g", "path", "line", "rect", "circle", "polyline", "polygon", "text", "defs", "clipPath"]);
+const SVG_TAGS = new Set([
+  "svg", "g", "path", "line", "rect", "circle", "polyline", "polygon", "text", "defs", "clipPath",
+]);
 const PROPERTIES = new Set(["value", "checked", "selected", "indeterminate"]); // live state, not attributes
 const ENUMERATED = new Set(["draggable", "spellcheck", "contenteditable"]); // "false" is a value of its own
-const CAPTURED = new Set(["focus", "blur", "toggle", "scroll", "load", "error", "close", "cancel", "mouseenter", "mouseleave", "invalid"]);
+const CAPTURED = new Set([
+  "focus", "blur", "toggle", "scroll", "load", "error", "close", "cancel", "mouseenter", "mouseleave", "invalid",
+]);
 
 /** @typedef {{[name: string]: any}} Props */
 /** @typedef {new (props: any) => Component} ComponentClass */
@@ -41,7 +45,10 @@ export function h(type, props, ...children) {
   return vnode(type, children.length ? { ...own, children } : own, [], own.key);
 }
 
-/** @param {VNode["type"]} type @param {Props} props @param {VNode["children"]} children @param {any} [key] @returns {VNode} */
+/**
+ * @param {VNode["type"]} type @param {Props} props @param {VNode["children"]} children @param {any} [key]
+ * @returns {VNode}
+ */
 function vnode(type, props, children, key) {
   return { type, props, children, text: "", key: key ?? null, node: null, instance: null };
 }
@@ -157,7 +164,9 @@ function setProp(element, name, value, old) {
   if ((name === "href" || name === "src") && value && !safeAddress(String(value))) value = null;
   if (typeof value === "boolean" && (name.startsWith("aria-") || ENUMERATED.has(name))) value = String(value);
   if (value === null || value === undefined || value === false) element.removeAttribute(name);
-  else if (element.getAttribute(name) !== String(value === true ? "" : value)) element.setAttribute(name, value === true ? "" : value);
+  else if (element.getAttribute(name) !== String(value === true ? "" : value)) {
+    element.setAttribute(name, value === true ? "" : value);
+  }
 }
 
 /** Whether `address` leads to a page of ours, a place on it, or the web. @param {string} address */
@@ -167,7 +176,11 @@ export function safeAddress(address) {
 
 /** @param {any} element @param {string} name @param {any} value */
 function setProperty(element, name, value) {
-  if (element.localName === "progress") return value === null || value === undefined ? element.removeAttribute("value") : element.setAttribute("value", value);
+  if (element.localName === "progress") {
+    return value === null || value === undefined
+      ? element.removeAttribute("value")
+      : element.setAttribute("value", value);
+  }
   const wanted = name === "value" ? (value ?? "") : Boolean(value);
   if (name === "value" ? String(element.value) !== String(wanted) : element[name] !== wanted) element[name] = wanted;
   else if (element.localName === "option" && name === "value") element.setAttribute("value", wanted);
@@ -176,13 +189,21 @@ function setProperty(element, name, value) {
 /** @param {HTMLElement} element @param {Props} next @param {Props} old */
 function setStyle(element, next, old) {
   for (const name in old) if (next[name] === undefined || next[name] === null) element.style.removeProperty(name);
-  for (const name in next) if (next[name] !== old[name] && next[name] !== null && next[name] !== undefined) element.style.setProperty(name, String(next[name]));
+  for (const name in next) {
+    if (next[name] !== old[name] && next[name] !== null && next[name] !== undefined) {
+      element.style.setProperty(name, String(next[name]));
+    }
+  }
 }
 
 /** @param {HTMLElement} element @param {Props} next @param {Props} old */
 function setData(element, next, old) {
   for (const name in old) if (next[name] === undefined || next[name] === null) delete element.dataset[name];
-  for (const name in next) if (next[name] !== old[name] && next[name] !== null && next[name] !== undefined) element.dataset[name] = String(next[name]);
+  for (const name in next) {
+    if (next[name] !== old[name] && next[name] !== null && next[name] !== undefined) {
+      element.dataset[name] = String(next[name]);
+    }
+  }
 }
 
 /** @param {Props} a @param {Props} b */
@@ -346,7 +367,9 @@ export class Component {
       const listener = (event) => {
         const target = selector ? event.target.closest?.(selector) : root;
         if (!target || !root.contains(target)) return undefined;
-        return typeof action === "string" ? /** @type {any} */ (this)[action](event, target) : action.call(this, event, target);
+        return typeof action === "string"
+          ? /** @type {any} */ (this)[action](event, target)
+          : action.call(this, event, target);
       };
       root.addEventListener(type, listener, CAPTURED.has(type));
       this.listeners.push(() => root.removeEventListener(type, listener, CAPTURED.has(type)));

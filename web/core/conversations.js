@@ -6,9 +6,11 @@
  *   prompt_per_second: number | null, generated_per_second: number | null, time_to_first_token: number | null,
  *   finish_reason: string | null, context: number | null}} AnswerStats
  * @typedef {{id: string, role: "user" | "assistant", content: string, reasoning?: string, model?: string,
- *   stats?: AnswerStats, error?: Failure, stopped?: boolean, pending?: boolean, keptAt?: number, thinkingTime?: number}} Message
+ * stats?: AnswerStats, error?: Failure, stopped?: boolean, pending?: boolean, keptAt?: number, thinkingTime?: number}}
+ *   Message
  *   `keptAt`, in Unix ms, says when a pending answer was last stored by the tab that receives it
- * @typedef {{temperature?: number, top_p?: number, top_k?: number, min_p?: number, max_tokens?: number, seed?: number}} Sampling
+ * @typedef {{temperature?: number, top_p?: number, top_k?: number, min_p?: number, max_tokens?: number, seed?: number}}
+ *   Sampling
  * @typedef {{id: string, title: string, createdAt: number, updatedAt: number, model: string, system: string,
  *   parameters: Sampling, messages: Message[]}} Conversation
  * @typedef {{id: string, title: string, updatedAt: number, size: number}} Summary
@@ -34,7 +36,9 @@ export function makeId() {
  */
 export function titleFrom(text) {
   const line = Array.from(text.replace(/\s+/g, " ").trim()); // whole characters: half an emoji is none
-  return line.length > TITLE_LENGTH ? `${line.slice(0, TITLE_LENGTH - 1).join("").trimEnd()}…` : line.join("") || UNTITLED;
+  return line.length > TITLE_LENGTH
+    ? `${line.slice(0, TITLE_LENGTH - 1).join("").trimEnd()}…`
+    : line.join("") || UNTITLED;
 }
 
 /**
@@ -178,7 +182,10 @@ function read(storage, key) {
   }
 }
 
-/** @param {Storage | null} storage @param {string} key @param {string} text @returns {boolean} false when storage is full */
+/**
+ * @param {Storage | null} storage @param {string} key @param {string} text
+ * @returns {boolean} false when storage is full
+ */
 function write(storage, key, text) {
   try {
     storage?.setItem(key, text);

@@ -39,6 +39,11 @@ export function rate(value) {
   return known(value) ? `${bytes(value)}/s` : NONE;
 }
 
+/** A speed: `61.4 t/s` (tokens a second). @param {Maybe} value */
+export function tokenRate(value) {
+  return known(value) ? `${number(value, Math.abs(value) < 100 ? 1 : 0)} t/s` : NONE;
+}
+
 /** A number with thousands marked: `12,345.7`. @param {Maybe} value @param {number} [digits] after the point */
 export function number(value, digits = 1) {
   return known(value) ? value.toLocaleString("en-US", { maximumFractionDigits: digits }) : NONE;
@@ -46,7 +51,9 @@ export function number(value, digits = 1) {
 
 /** A number with all its digits after the point, for columns: `66.0`. @param {Maybe} value @param {number} [digits] */
 export function fixed(value, digits = 1) {
-  return known(value) ? value.toLocaleString("en-US", { minimumFractionDigits: digits, maximumFractionDigits: digits }) : NONE;
+  return known(value)
+    ? value.toLocaleString("en-US", { minimumFractionDigits: digits, maximumFractionDigits: digits })
+    : NONE;
 }
 
 /** @param {Maybe} value 0 to 100 */
@@ -63,6 +70,14 @@ export function tokens(value) {
   return `${text}${unit}`;
 }
 
+/** Energy: `850 J`, `12 Wh`, `1.5 kWh`. @param {Maybe} value joules */
+export function energy(value) {
+  if (!known(value)) return NONE;
+  if (value < 3600) return `${short(value)} J`;
+  const { text, unit } = scaled(value / 3600, 1000, ["Wh", "kWh", "MWh"]);
+  return `${text} ${unit}`;
+}
+
 /** A stretch of time: `350 ms`, `4.2 s`, `3 min 20 s`, `2 d 4 h`. @param {Maybe} value seconds */
 export function duration(value) {
   if (!known(value)) return NONE;
@@ -76,7 +91,8 @@ export function duration(value) {
     [whole % 60, "s"],
   ];
   const first = parts.findIndex(([amount]) => amount);
-  return parts.slice(first, first + 2).filter(([amount]) => amount).map(([amount, unit]) => `${amount} ${unit}`).join(" ");
+  return parts.slice(first, first + 2).filter(([amount]) => amount).map(([amount, unit]) =>
+    `${amount} ${unit}`).join(" ");
 }
 
 /** How long ago: `just now`, `12 s ago`, `3 h ago`, or the date. @param {Maybe} value Unix ms @param {number} [now] */
@@ -89,6 +105,19 @@ export function relativeTime(value, now = Date.now()) {
   if (seconds < 86400) return `${Math.floor(seconds / 3600)} h ago`;
   if (seconds < 30 * 86400) return `${Math.floor(seconds / 86400)} d ago`;
   return new Date(value).toLocaleDateString();
+}
+
+/**
+ * How long until something: `in 40 s`, `in 4 min`, `in 2 h`, rounded up, or `any moment now`.
+ * @param {Maybe} value Unix ms @param {number} [now]
+ */
+export function until(value, now = Date.now()) {
+  if (!known(value)) return NONE;
+  const seconds = Math.ceil((value - now) / 1000);
+  if (seconds <= 0) return "any moment now";
+  if (seconds < 60) return `in ${seconds} s`;
+  if (seconds < 3600) return `in ${Math.ceil(seconds / 60)} min`;
+  return `in ${Math.ceil(seconds / 3600)} h`;
 }
 
 /** The time of day: `14:03:22`. @param {Maybe} value Unix ms */

@@ -2,7 +2,8 @@
  * Metrics over a stretch of time: what `metrics:history` answered, carried on with live samples.
  *
  * @typedef {{avg: (number | null)[], max: (number | null)[]}} Column
- * @typedef {{bucket: number, timestamps: number[], series: Record<string, Column>}} Answer of `metrics:history`; times in ms
+ * @typedef {{bucket: number, timestamps: number[], series: Record<string, Column>}} Answer of `metrics:history`; times
+ *   in ms
  */
 
 const GAP_BUCKETS = 2.5; // a longer silence shows as a gap
@@ -16,11 +17,15 @@ export function seriesOf(metrics) {
   const { gpus, engine, process, ...plain } = metrics;
   const load = Array.isArray(plain.load_average) ? plain.load_average[0] : plain.load_average;
   /** @type {Record<string, any>} */
-  const values = { ...plain, ...engine, load_average: load, process_cpu: process?.cpu, process_memory: process?.memory };
+  const values = {
+    ...plain, ...engine, load_average: load, process_cpu: process?.cpu, process_memory: process?.memory,
+  };
   for (const { index, ...fields } of gpus ?? []) {
     for (const [name, value] of Object.entries(fields)) values[`gpu${index}_${name}`] = value;
   }
-  return Object.fromEntries(Object.entries(values).map(([name, value]) => [name, typeof value === "number" ? value : null]));
+  return Object.fromEntries(
+    Object.entries(values).map(([name, value]) => [name, typeof value === "number" ? value : null])
+  );
 }
 
 /** The last `span` ms of every series. */
@@ -37,7 +42,9 @@ export class History {
     this.timestamps = [...answer.timestamps];
     /** @type {Map<string, Column>} */
     this.columns = new Map();
-    for (const [name, { avg, max }] of Object.entries(answer.series)) this.columns.set(name, { avg: [...avg], max: [...max] });
+    for (const [name, { avg, max }] of Object.entries(answer.series)) {
+      this.columns.set(name, { avg: [...avg], max: [...max] });
+    }
     this.samples = 0; // in the last bucket, once live samples have joined it
     /** @type {Record<string, number | null>} */
     this.newest = {};

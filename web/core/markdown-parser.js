@@ -97,7 +97,9 @@ function readBlock(lines, at, depth) {
   if (fence) return readCode(lines, at, fence);
   const heading = HEADING.exec(line);
   if (heading) {
-    return { block: { type: "heading", level: heading[1].length, children: parseInline(heading[2] ?? "") }, end: at + 1 };
+    return {
+      block: { type: "heading", level: heading[1].length, children: parseInline(heading[2] ?? "") }, end: at + 1,
+    };
   }
   if (RULE.test(line)) return { block: { type: "rule" }, end: at + 1 };
   if (depth < MAX_DEPTH && QUOTE.test(line)) return readQuote(lines, at, depth);
@@ -282,7 +284,11 @@ function readParagraph(lines, at, depth) {
 }
 
 const SPECIAL = /[\\`*_~[!<&\n]|https?:\/\//g;
-const LINK = /!?\[((?:\\.|[^[\]\\]){0,1000})\]\(\s*<?((?:[^\s()<>]|\([^\s()<>]*\)){0,2000})>?(?:\s+["'(][^"')]{0,500}["')])?\s*\)/y;
+const LINK = new RegExp([
+  /!?\[((?:\\.|[^[\]\\]){0,1000})\]/, // its words
+  /\(\s*<?((?:[^\s()<>]|\([^\s()<>]*\)){0,2000})>?/, // its address
+  /(?:\s+["'(][^"')]{0,500}["')])?\s*\)/, // its title
+].map(({ source }) => source).join(""), "y");
 const ANGLE_LINK = /<(https?:\/\/[^\s<>]{1,2000})>/y;
 const BARE_LINK = /https?:\/\/[^\s<>"'`|]{1,2000}/y;
 const LINE_BREAK_TAG = /<br\s*\/?>/iy;
@@ -389,7 +395,13 @@ function closingTicks(text, from, mark) {
 
 /** @type {Record<string, ("strong" | "em" | "del")[]>} */
 const EMPHASIS = {
-  "*": ["em"], "**": ["strong"], "***": ["strong", "em"], "_": ["em"], "__": ["strong"], "___": ["strong", "em"], "~~": ["del"],
+  "*": ["em"],
+  "**": ["strong"],
+  "***": ["strong", "em"],
+  "_": ["em"],
+  "__": ["strong"],
+  "___": ["strong", "em"],
+  "~~": ["del"],
 };
 
 /** @type {(text: string, at: number, depth: number, unclosed: Set<string>) => Found} */

@@ -2,7 +2,10 @@
 
 /** @typedef {import("./component.js").ComponentClass & {title?: string}} PageClass */
 /** @typedef {PageClass | (() => Promise<PageClass>)} Loader */
-/** @typedef {{path: string, pattern: string, params: {[name: string]: string}, query: URLSearchParams, title?: string}} Place */
+/**
+ * @typedef {{path: string, pattern: string, params: {[name: string]: string}, query: URLSearchParams, title?: string}}
+ *   Place
+ */
 
 /**
  * Match an address with a pattern such as `/models/:id`.
@@ -64,7 +67,10 @@ export class Router {
     return this;
   }
 
-  /** Ask before leaving: a hook that returns (or resolves to) false stays. @param {(to: Place, from: Place | null) => any} hook @returns {() => void} */
+  /**
+   * Ask before leaving: a hook that returns (or resolves to) false stays.
+   * @param {(to: Place, from: Place | null) => any} hook @returns {() => void}
+   */
   before(hook) {
     this.beforeHooks.push(hook);
     return () => void this.beforeHooks.splice(this.beforeHooks.indexOf(hook), 1);
@@ -113,7 +119,9 @@ export class Router {
 
   /** @param {MouseEvent} event */
   follow(event) {
-    if (event.defaultPrevented || event.button || event.metaKey || event.ctrlKey || event.shiftKey || event.altKey) return;
+    if (event.defaultPrevented || event.button || event.metaKey || event.ctrlKey || event.shiftKey || event.altKey) {
+      return;
+    }
     const link = /** @type {Element} */ (event.target).closest?.("a[href]");
     const href = link?.getAttribute("href") ?? "";
     if (!href.startsWith("/") || link?.hasAttribute("download") || link?.getAttribute("target")) return;
@@ -179,7 +187,10 @@ async function load(loader, _problem) {
   return /** @type {() => Promise<PageClass>} */ (loader)();
 }
 
-/** Load a stylesheet once, after those that are there; resolves when it applies, also where it cannot be had. @param {string} href @returns {Promise<void>} */
+/**
+ * Load a stylesheet once, after those that are there; resolves when it applies, also where it cannot be had.
+ * @param {string} href @returns {Promise<void>}
+ */
 export function stylesheet(href) {
   if (document.querySelector(`link[href="${href}"]`)) return Promise.resolve();
   const link = document.createElement("link");

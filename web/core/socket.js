@@ -27,7 +27,10 @@ export class RequestError extends Error {
 /** @typedef {"connecting" | "connected" | "disconnected" | "unauthenticated"} Status */
 /** @typedef {{resolve: (data: any) => void, reject: (error: Error) => void, timer: any}} Pending */
 
-/** Milliseconds until the next attempt: by chance, so that not all come back at once; up to 1 s, then doubling to 10 s. @param {number} attempt @param {number} [chance] */
+/**
+ * Milliseconds until the next attempt: by chance, so that not all come back at once; up to 1 s, then doubling to 10 s.
+ * @param {number} attempt @param {number} [chance]
+ */
 export function backoff(attempt, chance = Math.random()) {
   const whole = Math.min(BACKOFF_LONGEST_MS, BACKOFF_FIRST_MS * 2 ** Math.min(attempt, 10));
   return Math.max(BACKOFF_SHORTEST_MS, Math.round(whole * chance));
@@ -39,7 +42,9 @@ export function decodePacket(text) {
   if (!match) return null;
   const rest = text.slice(match[0].length);
   try {
-    return { type: match[1], id: match[3] === undefined ? null : Number(match[3]), data: rest ? JSON.parse(rest) : undefined };
+    return {
+      type: match[1], id: match[3] === undefined ? null : Number(match[3]), data: rest ? JSON.parse(rest) : undefined,
+    };
   } catch {
     return null;
   }
@@ -139,20 +144,34 @@ export class Socket {
    * @returns {Promise<any>}
    */
   request(event, data = {}, { timeout = REQUEST_TIMEOUT_MS } = {}) {
-    if (this.status !== "connected") return Promise.reject(new RequestError("DISCONNECTED", "Not connected to llamadash"));
+    if (this.status !== "connected") {
+      return Promise.reject(new RequestError("DISCONNECTED", "Not connected to llamadash"));
+    }
     const requestId = `${this.prefix}-${++this.counter}`;
     const packet = `42${JSON.stringify([event, { requestId, data, timestamp: Date.now() }])}`;
-    if (packet.length * 3 > this.longest && new TextEncoder().encode(packet).length > this.longest) { // the server would cut the connection, and all that runs over it
-      return Promise.reject(new RequestError("TOO_LARGE", `This is too large: llamadash takes ${this.longest.toLocaleString("en-US")} bytes at a time`));
+    // the server would cut the connection, and all that runs over it
+    if (packet.length * 3 > this.longest && new TextEncoder().encode(packet).length > this.longest) {
+      return Promise.reject(
+        new RequestError(
+          "TOO_LARGE", `This is too large: llamadash takes ${this.longest.toLocaleString("en-US")} bytes at a time`
+        )
+      );
     }
     return new Promise((resolve, reject) => {
-      const timer = setTimeout(() => this.settle(requestId, (it) => it.reject(new RequestError("TIMEOUT", "llamadash did not answer in time"))), timeout);
+      const timer = setTimeout(
+        () => this.settle(requestId, (it) =>
+          it.reject(new RequestError("TIMEOUT", "llamadash did not answer in time"))),
+        timeout
+      );
       this.pending.set(requestId, { resolve, reject, timer });
       this.ws.send(packet);
     });
   }
 
-  /** Send an event; `acknowledged` is called with the server's acknowledgement. @param {string} event @param {any} data @param {(...data: any[]) => void} [acknowledged] */
+  /**
+   * Send an event; `acknowledged` is called with the server's acknowledgement.
+   * @param {string} event @param {any} data @param {(...data: any[]) => void} [acknowledged]
+   */
   emit(event, data, acknowledged) {
     const id = acknowledged ? ++this.counter : "";
     if (acknowledged) this.acks.set(Number(id), acknowledged);
@@ -167,7 +186,8 @@ export class Socket {
     this.ws = ws;
     this.liveFor = CONNECT_TIMEOUT_MS;
     this.alive();
-    ws.onmessage = (/** @type {any} */ message) => this.ws === ws && typeof message.data === "string" && this.receive(message.data);
+    ws.onmessage = (/** @type {any} */ message) => this.ws === ws && typeof message.data === "string"
+      && this.receive(message.data);
     ws.onclose = () => this.ws === ws && this.drop("the connection was lost");
     ws.onerror = () => {}; // a close always follows
   }
@@ -220,7 +240,8 @@ export class Socket {
     if (!packet) return;
     if (packet.type === "0") this.accepted();
     else if (packet.type === "4") this.refused(packet.data);
-    else if (packet.type === "1") this.reconnect(); // the session was ended: whether another attempt is in vain shows at once
+    // the session was ended: whether another attempt is in vain shows at once
+    else if (packet.type === "1") this.reconnect();
     else if (packet.type === "2" && Array.isArray(packet.data)) this.dispatch(packet.data[0], packet.data[1]);
     else if (packet.type === "3" && packet.id !== null) {
       this.acks.get(packet.id)?.(...(packet.data ?? []));
@@ -238,7 +259,8 @@ export class Socket {
   refused(problem) {
     const { code = "REFUSED", retryAfter } = problem?.data ?? {};
     this.refusal = { code, message: problem?.message ?? "The server refused the connection", retryAfter };
-    const signingIn = code === "RATE_LIMITED" && (!this.epoch || this.auth().password); // a person waits for this answer
+    // a person waits for this answer
+    const signingIn = code === "RATE_LIMITED" && (!this.epoch || this.auth().password);
     if (code !== "UNAUTHENTICATED" && !signingIn) return this.drop("the server refused", true, retryAfter);
     this.wanted = false;
     this.drop("not authenticated", false);
@@ -270,7 +292,9 @@ export class Socket {
     this.settle(envelope.requestId, ({ resolve, reject }) => {
       const error = envelope.error ?? {};
       if (envelope.success) resolve(envelope.data);
-      else reject(new RequestError(error.code ?? "INTERNAL_ERROR", error.message ?? "The request failed", error.field, error));
+      else reject(
+        new RequestError(error.code ?? "INTERNAL_ERROR", error.message ?? "The request failed", error.field, error)
+      );
     });
   }
 

@@ -1,8 +1,9 @@
 /**
  * What the page knows of the server, kept in step by its broadcasts.
  *
- * Keys: connection, retryAt, refusal, info, models, metrics, metricsRecent, engine, config, settings, logs,
- * requests, summary, downloads, scan, system. Values are replaced, never changed in place.
+ * Keys: connection, retryAt, refusal, info, models, metrics, metricsRecent, engine, config, settings, logs, requests
+ * (the last finished ones), summary, active (requests under way), queue (who waits for a model), keys, keysRequired,
+ * builds, recommendedBuild, downloads, scan, system. Values are replaced, never changed in place.
  */
 import { RequestError, Socket } from "./socket.js";
 import { credentials, keepToken, offerPassword, takeKeyFromAddress } from "./auth.js";
@@ -18,7 +19,10 @@ const QUEUE_LENGTH = 100; // requests waiting for the connection
 const QUEUE_DEADLINE_MS = 30_000;
 const ALWAYS = ["engine", "settings", "models", "metrics"]; // asked for whatever page is shown
 
-/** How each key is fetched: event, data, and the state it gives. @type {{[key: string]: [string, () => Json, (data: Json) => Json]}} */
+/**
+ * How each key is fetched: event, data, and the state it gives.
+ * @type {{[key: string]: [string, () => Json, (data: Json) => Json]}}
+ */
 const SOURCES = {
   models: ["models:list", () => ({}), ({ models }) => ({ models })],
   metrics: ["metrics:get", () => ({}), ({ metrics }) => ({ metrics })],
@@ -26,7 +30,11 @@ const SOURCES = {
   settings: ["settings:get", () => ({}), ({ settings }) => ({ settings })],
   config: ["config:get", () => ({}), (config) => ({ config })],
   logs: ["logs:list", () => ({ limit: KEPT_LOGS }), ({ logs }) => ({ logs: [...logs].reverse() })],
-  requests: ["requests:list", () => ({ limit: KEPT_REQUESTS }), ({ requests, summary }) => ({ requests, summary })],
+  requests: ["requests:list", () => ({ limit: KEPT_REQUESTS }), ({ requests, summary, active = [] }) =>
+    ({ requests, summary, active })],
+  queue: ["queue:get", () => ({}), ({ waiting }) => ({ queue: waiting })],
+  keys: ["keys:list", () => ({}), ({ keys, required }) => ({ keys, keysRequired: required })],
+  builds: ["engines:list", () => ({}), ({ builds, recommended }) => ({ builds, recommendedBuild: recommended })],
   downloads: ["models:downloads", () => ({}), ({ downloads }) => ({ downloads })],
   system: ["system:info", () => ({}), (system) => ({ system })],
   metricsRecent: [
@@ -41,31 +49,53 @@ export function samplesOf({ timestamps, series }) {
   /** @param {string} name @param {number} at */
   const value = (name, at) => series[name]?.avg[at] ?? null;
   const plain = Object.keys(series).filter((name) => !/^(gpu\d|process_)/.test(name));
-  const gpus = [...new Set(Object.keys(series).map((name) => /^gpu(\d+)_/.exec(name)?.[1]))].filter((index) => index !== undefined);
+  const gpus = [
+    ...new Set(Object.keys(series).map((name) => /^gpu(\d+)_/.exec(name)?.[1])),
+  ].filter((index) => index !== undefined);
   const samples = timestamps.map((/** @type {number} */ timestamp, /** @type {number} */ at) => {
     const own = Object.fromEntries(plain.map((name) => [name, value(name, at)]));
     const fields = ["utilization", "memory_used", "memory_total", "temperature", "power"];
-    const cards = gpus.map((index) => ({ index: Number(index), ...Object.fromEntries(fields.map((field) => [field, value(`gpu${index}_${field}`, at)])) }));
-    return { ...own, timestamp, gpus: cards, engine: own, process: { cpu: value("process_cpu", at), memory: value("process_memory", at) } };
+    const cards = gpus.map((index) => (
+      { index: Number(index), ...Object.fromEntries(fields.map((field) => [field, value(`gpu${index}_${field}`, at)])) }
+    ));
+    return {
+      ...own, timestamp, gpus: cards, engine: own,
+      process: { cpu: value("process_cpu", at), memory: value("process_memory", at) },
+    };
   });
   return samples.filter((/** @type {Json} */ sample) => plain.some((name) => sample[name] !== null));
 }
 
-/** The newest sample with those of the same step averaged in, so that no short peak is lost. @param {Json} before @param {Json} sample */
+/**
+ * The newest sample with those of the same step averaged in, so that no short peak is lost.
+ * @param {Json} before @param {Json} sample
+ */
 export function blended(before, sample) {
   const count = before.blended ?? 1;
   /** @param {Json} old @param {Json} values @returns {Json} */
   const mean = (old, values) => Object.fromEntries(Object.entries(values).map(([name, value]) =>
-    [name, typeof value === "number" && typeof old?.[name] === "number" ? (old[name] * count + value) / (count + 1) : value]));
-  return { ...mean(before, sample), engine: sample.engine && mean(before.engine, sample.engine), timestamp: sample.timestamp, blended: count + 1 };
+    [
+      name,
+      typeof value === "number" && typeof old?.[name] === "number" ? (old[name] * count + value) / (count + 1) : value,
+    ]));
+  return {
+    ...mean(before, sample), engine: sample.engine && mean(before.engine, sample.engine), timestamp: sample.timestamp,
+    blended: count + 1,
+  };
 }
 
-/** The engine's record with `since`, when it started (Unix ms): its uptime is right only when it arrives. @param {Json} engine */
+/**
+ * The engine's record with `since`, when it started (Unix ms): its uptime is right only when it arrives.
+ * @param {Json} engine
+ */
 export function timed(engine) {
   return { ...engine, since: typeof engine.uptime === "number" ? Date.now() - engine.uptime * 1000 : null };
 }
 
-/** `list` with `item` in place of the one of the same id, or at the end. @param {Json[] | undefined} list @param {Json} item */
+/**
+ * `list` with `item` in place of the one of the same id, or at the end.
+ * @param {Json[] | undefined} list @param {Json} item
+ */
 export function withItem(list = [], item) {
   const at = list.findIndex(({ id }) => id === item.id);
   return at < 0 ? [...list, item] : list.with(at, item);
@@ -80,7 +110,10 @@ export class StateManager {
     this.state = { connection: "connecting", models: null, metrics: null, metricsRecent: [], engine: null, scan: null };
     /** @type {Map<string, Set<(value: any, old: any) => void>>} */
     this.listeners = new Map();
-    /** @type {{event: string, data: any, options: {timeout?: number}, resolve: (data: any) => void, reject: (error: Error) => void, timer: any}[]} */
+    /**
+     * @type {{event: string, data: any, options: {timeout?: number}, resolve: (data: any) => void, reject: (error:
+     *   Error) => void, timer: any}[]}
+     */
     this.queue = [];
     /** @type {Map<string, Promise<any>>} */
     this.loaded = new Map();
@@ -90,7 +123,8 @@ export class StateManager {
   /** Connect, and keep the state in step from now on. */
   start() {
     takeKeyFromAddress();
-    window.addEventListener("hashchange", () => takeKeyFromAddress() && this.socket.reconnect()); // a link pasted into this tab
+    // a link pasted into this tab
+    window.addEventListener("hashchange", () => takeKeyFromAddress() && this.socket.reconnect());
     this.listen();
     this.socket.connect();
     return this;
@@ -113,14 +147,20 @@ export class StateManager {
     for (const callback of [...(this.listeners.get(key) ?? [])]) callback(value, old);
   }
 
-  /** Call `callback` at every change of `key` (not for the present value). @param {string} key @param {(value: any, old: any) => void} callback @returns {() => void} */
+  /**
+   * Call `callback` at every change of `key` (not for the present value).
+   * @param {string} key @param {(value: any, old: any) => void} callback @returns {() => void}
+   */
   subscribe(key, callback) {
     const set = this.listeners.get(key) ?? new Set();
     this.listeners.set(key, set.add(callback));
     return () => set.delete(callback);
   }
 
-  /** Hear a broadcast's data. @param {string} event @param {(data: any, envelope: any) => void} callback @returns {() => void} */
+  /**
+   * Hear a broadcast's data.
+   * @param {string} event @param {(data: any, envelope: any) => void} callback @returns {() => void}
+   */
   on(event, callback) {
     return this.socket.on(event, callback);
   }
@@ -143,7 +183,10 @@ export class StateManager {
     });
   }
 
-  /** Fetch a key once per connection; a fresh connection fetches it again. @param {string} key @returns {Promise<any>} its value */
+  /**
+   * Fetch a key once per connection; a fresh connection fetches it again.
+   * @param {string} key @returns {Promise<any>} its value
+   */
   load(key) {
     const name = key === "info" ? "system" : key;
     const known = this.loaded.get(name);
@@ -175,7 +218,8 @@ export class StateManager {
     const broadcasts = {
       status: () => this.followStatus(),
       "connection:established": (data) => this.welcome(data),
-      "models:list": ({ models }) => (this.set("models", models), this.set("scan", null), this.refresh("config")), // which says what the scan left out
+      // which says what the scan left out
+      "models:list": ({ models }) => (this.set("models", models), this.set("scan", null), this.refresh("config")),
       "models:created": ({ model }) => this.set("models", withItem(this.state.models ?? [], model)),
       "models:updated": ({ model }) => this.set("models", withItem(this.state.models ?? [], model)),
       "models:deleted": ({ id }) => this.removeModel(id),
@@ -189,6 +233,10 @@ export class StateManager {
       "logs:entries": ({ entries }) => this.set("logs", [...(this.state.logs ?? []), ...entries].slice(-KEPT_LOGS)),
       "logs:cleared": () => this.set("logs", []),
       "requests:finished": ({ request }) => this.addRequest(request),
+      "requests:active": ({ requests }) => this.set("active", requests),
+      "queue:update": ({ waiting }) => this.set("queue", waiting),
+      "keys:updated": ({ keys }) => (this.set("keys", keys), this.refresh("keys")), // whether one is required now
+      "engines:update": () => this.refresh("builds"),
     };
     for (const [event, callback] of Object.entries(broadcasts)) this.socket.on(event, callback);
   }
@@ -217,8 +265,8 @@ export class StateManager {
   mergeModel(change) {
     const model = this.state.models?.find((/** @type {Json} */ item) => item.id === change.id);
     if (!model) return;
-    const { progress = null, stage = null, error = null, reason = model.reason ?? null } = change;
-    this.set("models", withItem(this.state.models, { ...model, ...change, progress, stage, error, reason }));
+    const { progress = null, stage = null, error = null, next = null, reason = model.reason ?? null } = change;
+    this.set("models", withItem(this.state.models, { ...model, ...change, progress, stage, error, reason, next }));
   }
 
   /** @param {string} id */
@@ -237,13 +285,23 @@ export class StateManager {
   /** @param {Json} metrics @param {number} timestamp */
   addMetrics(metrics, timestamp) {
     this.set("metrics", metrics);
-    const kept = this.state.metricsRecent.filter((/** @type {Json} */ sample) => sample.timestamp <= timestamp && sample.timestamp > timestamp - RECENT_SPAN_MS);
-    const fresh = kept.length > 1 && kept[kept.length - 1].timestamp - kept[kept.length - 2].timestamp < RECENT_STEP_MS; // the newest moves until it is a step away
+    const kept = this.state.metricsRecent.filter((/** @type {Json} */ sample) =>
+      sample.timestamp <= timestamp && sample.timestamp > timestamp - RECENT_SPAN_MS);
+    // the newest moves until it is a step away
+    const fresh = kept.length > 1 && kept[kept.length - 1].timestamp - kept[kept.length - 2].timestamp < RECENT_STEP_MS;
     const sample = { ...metrics, timestamp };
-    this.set("metricsRecent", [...(fresh ? kept.slice(0, -1) : kept), fresh ? blended(kept[kept.length - 1], sample) : sample].slice(-RECENT_SAMPLES));
+    this.set(
+      "metricsRecent",
+      [
+        ...(fresh ? kept.slice(0, -1) : kept), fresh ? blended(kept[kept.length - 1], sample) : sample,
+      ].slice(-RECENT_SAMPLES)
+    );
   }
 
-  /** The broadcast carries the values only; what they mean (command, INI, restart) is asked for where shown. @param {Json} config */
+  /**
+   * The broadcast carries the values only; what they mean (command, INI, restart) is asked for where shown.
+   * @param {Json} config
+   */
   refreshConfig(config) {
     if (!this.state.config) return;
     this.set("config", { ...this.state.config, config });
@@ -252,6 +310,10 @@ export class StateManager {
 
   /** @param {Json} request */
   addRequest(request) {
+    const { active } = this.state;
+    if (active?.some((/** @type {Json} */ { id }) => id === request.id)) {
+      this.set("active", active.filter((/** @type {Json} */ { id }) => id !== request.id));
+    }
     if (this.state.requests) this.set("requests", [request, ...this.state.requests].slice(0, KEPT_REQUESTS));
   }
 }

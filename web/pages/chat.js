@@ -18,6 +18,7 @@ import { saveText } from "../components/copy-button.js";
 import { confirmDialog } from "../components/dialog.js";
 import { icon } from "../components/icon.js";
 import { statusLabel } from "../components/model-status.js";
+import { sharedNames } from "../components/query-models.js";
 import { emptyState, loadingState } from "../components/states.js";
 import { toast } from "../components/toast.js";
 
@@ -37,10 +38,16 @@ const EXAMPLES = [
 
 /** @type {{key: keyof Sampling, label: string, min: number, max: number, step: string, hint: string}[]} */
 const SAMPLING = [
-  { key: "temperature", label: "Temperature", min: 0, max: 5, step: "0.05", hint: "Low is sober, high is inventive." },
+  {
+    key: "temperature", label: "Temperature", min: 0, max: 5, step: "0.05",
+    hint: "Lower is focused, higher is creative.",
+  },
   { key: "top_p", label: "Top p", min: 0, max: 1, step: "0.01", hint: "Keep the likeliest tokens up to this sum." },
   { key: "top_k", label: "Top k", min: 0, max: 1000, step: "1", hint: "Keep this many tokens; 0 keeps all." },
-  { key: "min_p", label: "Min p", min: 0, max: 1, step: "0.01", hint: "Drop tokens less likely than this share of the best." },
+  {
+    key: "min_p", label: "Min p", min: 0, max: 1, step: "0.01",
+    hint: "Drop tokens less likely than this share of the best.",
+  },
   { key: "max_tokens", label: "Max tokens", min: 1, max: 1_000_000, step: "1", hint: "The longest answer." },
   { key: "seed", label: "Seed", min: -1, max: 4_294_967_295, step: "1", hint: "The same seed repeats an answer." },
 ];
@@ -84,7 +91,7 @@ export class ChatPage extends Component {
     this.keepAddress();
     return [
       state.subscribe("models", () => this.handleModels()),
-      state.subscribe("engine", refresh),
+      state.subscribe("engine", () => this.handleModels()),
       state.subscribe("connection", refresh),
       this.chat.listen((conversation, message) => this.handleAnswer(conversation, message)),
       () => document.removeEventListener("keydown", onKey),
@@ -122,7 +129,9 @@ export class ChatPage extends Component {
     return this.conversations.get(query?.get("c") ?? this.chat.open ?? "");
   }
 
-  /** The conversation without a message that was open before another page was shown, unless the address names a model. */
+  /**
+   * The conversation without a message that was open before another page was shown, unless the address names a model.
+   */
   begun() {
     return this.props.query?.get("model") ? null : this.chat.begun;
   }
@@ -155,10 +164,15 @@ export class ChatPage extends Component {
     return this.chat.runs.get(this.conversation.id) ?? null;
   }
 
-  /** @returns {any[]} what can be talked to */
+  /** @returns {any[]} what can be talked to: the models of this machine, then those of upstreams */
   get models() {
-    return (this.props.state.get("models") ?? []).filter((/** @type {any} */ model) => (
+    const { state } = this.props;
+    if (!state.get("models") || !state.get("engine")) return []; // nothing is chosen before both are known
+    const own = state.get("models").filter((/** @type {any} */ model) => (
       model.status !== "missing" && !model.missing && !NOT_FOR_CHAT.test(model.architecture ?? "")));
+    const upstreams = /** @type {any[]} */ (state.get("engine").upstreams ?? []);
+    return [...own, ...upstreams.flatMap(({ name: upstream, models = [] }) => (
+      models.map((/** @type {any} */ { id, status }) => ({ id, name: id, status, upstream }))))];
   }
 
   get model() {
@@ -188,7 +202,8 @@ export class ChatPage extends Component {
   preferredModel() {
     const wanted = [this.asked, readStorage(MODEL_KEY)].find((id) => this.models.some((model) => model.id === id));
     const ranked = [
-      (/** @type {any} */ model) => model.status === "loaded", (/** @type {any} */ model) => model.favorite, () => true];
+      (/** @type {any} */ model) => model.status === "loaded", (/** @type {any} */ model) => model.favorite, () => true,
+    ];
     return wanted ?? ranked.map((fits) => this.models.find(fits)).find(Boolean)?.id ?? "";
   }
 
@@ -196,7 +211,7 @@ export class ChatPage extends Component {
 
   render() {
     const { state } = this.props;
-    const loading = !state.get("models");
+    const loading = !state.get("models") || !state.get("engine");
     return h("section", { className: "page chat-page", dataset: { view: this.state.view } },
       h("h1", { className: "visually-hidden" }, "Chat"),
       this.renderSide(),
@@ -204,21 +219,35 @@ export class ChatPage extends Component {
         this.renderHeader(),
         this.renderNotice(),
         h("div", { className: "chat-scroll", tabindex: "0", role: "region", "aria-label": "Conversation" },
-          loading ? loadingState("Loading the models…") : this.models.length || this.conversation.messages.length ? this.renderThread() : this.renderNoModel()),
+          loading
+            ? loadingState("Loading the models…")
+            : this.models.length || this.conversation.messages.length
+            ? this.renderThread()
+            : this.renderNoModel()),
         this.renderComposer()),
       this.renderPanel());
   }
 
   renderSide() {
     const found = this.conversations.search(this.state.query);
-    const none = this.state.query ? "No conversation holds these words." : "Your conversations appear here. They stay in this browser.";
+    const none = this.state.query
+      ? "No matching conversations."
+      : "Your conversations appear here. They stay in this browser.";
     return h("aside", { className: "chat-side", "aria-label": "Conversations" },
       h("div", { className: "chat-side-head" },
-        h("button", { type: "button", className: "button chat-new", dataset: { action: "new" } }, icon("plus"), "New conversation"),
-        h("button", { type: "button", className: "button button-ghost button-icon chat-narrow", "aria-label": "Close the list", dataset: { action: "view", view: "thread" } }, icon("close"))),
+        h("button", { type: "button", className: "button chat-new", dataset: { action: "new" } },
+          icon("plus"),
+          "New conversation"),
+        h("button", {
+          type: "button", className: "button button-ghost button-icon chat-narrow", "aria-label": "Close the list",
+          dataset: { action: "view", view: "thread" },
+        }, icon("close"))),
       h("label", { className: "chat-search" },
         h("span", { className: "visually-hidden" }, "Search conversations"), icon("search", { size: 16 }),
-        h("input", { className: "input", type: "search", placeholder: "Search", value: this.state.query, dataset: { input: "query" } })),
+        h("input", {
+          className: "input", type: "search", placeholder: "Search", value: this.state.query,
+          dataset: { input: "query" },
+        })),
       found.length ? h("ul", { className: "chat-list" }, found.map((summary) => this.renderSummary(summary)))
         : h("p", { className: "muted chat-none" }, none));
   }
@@ -235,7 +264,10 @@ export class ChatPage extends Component {
     }
     const running = this.chat.runs.has(id);
     return h("li", { key: id, className: current ? "chat-entry chat-entry-current" : "chat-entry" },
-      h("button", { type: "button", className: "chat-open", "aria-current": current ? "true" : null, dataset: { action: "open", id } },
+      h("button", {
+        type: "button", className: "chat-open", "aria-current": current ? "true" : null,
+        dataset: { action: "open", id },
+      },
         h("span", { className: "chat-entry-title" }, title),
         h("span", { className: "muted chat-small" }, running ? "Answering…" : relativeTime(updatedAt))),
       h("span", { className: "chat-entry-actions" },
@@ -247,31 +279,47 @@ export class ChatPage extends Component {
     const { view } = this.state;
     const stored = this.conversation.messages.length > 0;
     return h("header", { className: "chat-header" },
-      h("button", { type: "button", className: "button button-ghost button-icon chat-narrow", "aria-label": "Show the conversations", dataset: { action: "view", view: "list" } }, icon("menu")),
+      h("button", {
+        type: "button", className: "button button-ghost button-icon chat-narrow",
+        "aria-label": "Show the conversations", dataset: { action: "view", view: "list" },
+      }, icon("menu")),
       this.renderPicker(),
       h("span", { className: "spacer" }),
-      h("button", { type: "button", className: "button button-ghost button-icon chat-narrow", "aria-label": "New conversation", title: "New conversation", dataset: { action: "new" } }, icon("plus")),
-      h("button", { type: "button", className: "button button-ghost button-icon", "aria-label": "Save as Markdown", title: "Save as Markdown", disabled: !stored, dataset: { action: "export" } }, icon("download")),
       h("button", {
-        type: "button", className: "button button-ghost button-icon", "aria-label": "Settings of this conversation", title: "System prompt and sampling",
+        type: "button", className: "button button-ghost button-icon chat-narrow", "aria-label": "New conversation",
+        title: "New conversation", dataset: { action: "new" },
+      }, icon("plus")),
+      h("button", {
+        type: "button", className: "button button-ghost button-icon", "aria-label": "Save as Markdown",
+        title: "Save as Markdown", disabled: !stored, dataset: { action: "export" },
+      }, icon("download")),
+      h("button", {
+        type: "button", className: "button button-ghost button-icon", "aria-label": "Settings of this conversation",
+        title: "System prompt and sampling",
         "aria-expanded": view === "panel", dataset: { action: "view", view: view === "panel" ? "thread" : "panel" },
       }, icon("configuration")));
   }
 
   renderPicker() {
     const current = this.conversation.model;
-    const loaded = this.models.filter((model) => ["loaded", "sleeping", "loading"].includes(model.status));
-    const others = this.models.filter((model) => !loaded.includes(model));
+    const own = this.models.filter((model) => !model.upstream);
+    const loaded = own.filter((model) => ["loaded", "loading"].includes(model.status));
+    const others = own.filter((model) => !loaded.includes(model));
+    const upstreams = [...new Set(this.models.map((model) => model.upstream))].filter(Boolean);
     const gone = current && !this.model;
+    const shared = sharedNames(this.models);
+    const nameOf = (/** @type {any} */ { id, name }) => (shared.has(name) ? `${name} (${id})` : name || id);
     const options = (/** @type {any[]} */ models) => models.map((model) => (
-      h("option", { key: model.id, value: model.id, selected: model.id === current }, model.name || model.id)));
+      h("option", { key: model.id, value: model.id, selected: model.id === current }, nameOf(model))));
     return h("label", { className: "chat-picker" },
       h("span", { className: "visually-hidden" }, "Model"),
       h("select", { className: "select", dataset: { choice: "model" }, disabled: !this.models.length },
         this.models.length ? null : h("option", { key: "none", value: "" }, "No model"),
         gone ? h("option", { key: "gone", value: current, selected: true }, `${current} (not there)`) : null,
         loaded.length ? h("optgroup", { key: "loaded", label: "Loaded" }, options(loaded)) : null,
-        others.length ? h("optgroup", { key: "others", label: "Will be loaded when you send" }, options(others)) : null),
+        others.length ? h("optgroup", { key: "others", label: "Loads when you send" }, options(others)) : null,
+        upstreams.map((name) => h("optgroup", { key: `upstream ${name}`, label: `On ${name}` },
+          options(this.models.filter((model) => model.upstream === name))))),
       modelBadge(this.model));
   }
 
@@ -280,20 +328,23 @@ export class ChatPage extends Component {
     const engine = this.props.state.get("engine");
     const { connection } = this.props.state;
     if (this.conversations.unstored.has(this.conversation.id)) {
-      return notice("warning", "This browser has no room to keep this conversation. Delete old ones, or save it as Markdown.");
+      return notice(
+        "warning", "This browser has no room to keep this conversation. Delete old ones, or save it as Markdown."
+      );
     }
     if (connection !== "connected" || !engine) return null;
-    if (engine.status === "stopped" || engine.status === "crashed") { // the frame of the page tells of the graver ones
-      const text = engine.status === "stopped" ? "The engine is stopped." : `The engine has crashed${engine.error ? `: ${engine.error}` : "."}`;
-      return notice("warning", text, h("button", { type: "button", className: "button button-small", dataset: { action: "start-engine" } }, icon("play", { size: 16 }), "Start it"));
+    if (engine.status === "stopped") { // the frame of the page tells of a missing one
+      return notice("warning", "The engine is stopped.", h("button", {
+        type: "button", className: "button button-small", dataset: { action: "start-engine" },
+      }, icon("play", { size: 16 }), "Start"));
     }
     return null;
   }
 
   renderNoModel() {
     return h("div", { className: "chat-center" }, emptyState({
-      iconName: "models", title: "No model to talk to yet",
-      body: "Put a GGUF file into one of your model folders, or download a small model.",
+      iconName: "models", title: "No chat model yet",
+      body: "Download one, or put a GGUF file into a model folder.",
       action: h("a", { className: "button button-primary", href: "/models" }, "Go to the models"),
     }));
   }
@@ -319,7 +370,9 @@ export class ChatPage extends Component {
         h("h2", null, this.model ? `Ask ${this.model.name || this.model.id}` : "Choose a model"),
         h("p", { className: "muted" }, welcomeText(this.model)),
         h("ul", { className: "chat-examples" }, EXAMPLES.map((text) => (
-          h("li", null, h("button", { type: "button", className: "chat-example", dataset: { action: "example", text } }, text)))))));
+          h("li", null,
+            h("button", { type: "button", className: "chat-example", dataset: { action: "example", text } },
+              text)))))));
   }
 
   renderComposer() {
@@ -328,34 +381,52 @@ export class ChatPage extends Component {
     const empty = !this.state.draft.trim();
     const { jump } = this.state;
     return h("form", { className: "chat-composer", dataset: { form: "message" } },
-      h("button", { type: "button", className: "button chat-jump", hidden: !jump, dataset: { action: "bottom" } }, icon("chevron-down", { size: 16 }), "Newest"),
+      h("button", { type: "button", className: "button chat-jump", hidden: !jump, dataset: { action: "bottom" } },
+        icon("chevron-down", { size: 16 }),
+        "Newest"),
       h("div", { className: "chat-box" },
         h("textarea", {
-          rows: "1", placeholder: this.model ? `Message ${this.model.name || this.model.id}` : "Choose a model first", "aria-label": "Message",
-          value: this.state.draft, dataset: { input: "message" },
+          rows: "1", placeholder: this.model ? `Message ${this.model.name || this.model.id}` : "Choose a model first",
+          "aria-label": "Message", value: this.state.draft, dataset: { input: "message" },
         }),
         running
-          ? h("button", { key: "stop", type: "button", className: "button button-icon chat-send", "aria-label": "Stop", title: "Stop (Esc)", dataset: { action: "stop" } }, icon("stop"))
-          : h("button", { key: "send", type: "submit", className: "button button-primary button-icon chat-send", "aria-label": "Send", title: "Send (Enter)", disabled: empty || !this.ready }, icon("send"))),
+          ? h("button", {
+            key: "stop", type: "button", className: "button button-icon chat-send", "aria-label": "Stop",
+            title: "Stop (Esc)", dataset: { action: "stop" },
+          }, icon("stop"))
+          : h("button", {
+            key: "send", type: "submit", className: "button button-primary button-icon chat-send", "aria-label": "Send",
+            title: "Send (Enter)", disabled: empty || !this.ready,
+          }, icon("send"))),
       h("p", { className: "chat-hint muted" },
         offline ? "Not connected: your message stays here until llamadash is back." : running ? "Esc stops the answer."
-          : this.elsewhere ? "You can go on once the other tab has its answer." : "Enter sends, Shift+Enter begins a new line."),
+          : this.elsewhere
+          ? "Continue when the other tab's answer is complete."
+          : "Enter sends, Shift+Enter begins a new line."),
       h("p", { className: "visually-hidden", role: "status" }, running ? "The model is answering" : ""));
   }
 
   renderPanel() {
     const { system, parameters } = this.conversation;
-    return h("aside", { className: "chat-panel", hidden: this.state.view !== "panel", "aria-label": "Settings of this conversation" },
+    return h("aside", {
+      className: "chat-panel", hidden: this.state.view !== "panel", "aria-label": "Settings of this conversation",
+    },
       h("div", { className: "chat-panel-head" },
         h("h2", { className: "card-title" }, "This conversation"),
         iconButton("view", "close", "Close the settings", { view: "thread" })),
       h("label", { className: "field" },
         h("span", { className: "field-label" }, "System prompt"),
-        h("textarea", { className: "input", rows: "5", value: system, placeholder: "You are a helpful assistant.", dataset: { input: "system" } }),
+        h("textarea", {
+          className: "input", rows: "5", value: system, placeholder: "You are a helpful assistant.",
+          dataset: { input: "system" },
+        }),
         h("span", { className: "field-hint" }, "What the model is told before the conversation.")),
       h("h3", { className: "chat-panel-title" }, "Sampling"),
       SAMPLING.map((item) => this.renderSampling(item, parameters[item.key])),
-      h("button", { type: "button", className: "button", disabled: !Object.keys({ ...parameters, ...this.state.invalid }).length, dataset: { action: "sampling-reset" } }, "Back to the model's defaults"));
+      h("button", {
+        type: "button", className: "button", disabled: !Object.keys({ ...parameters, ...this.state.invalid }).length,
+        dataset: { action: "sampling-reset" },
+      }, "Back to the model's defaults"));
   }
 
   /** @param {typeof SAMPLING[number]} item @param {number | undefined} value */
@@ -364,10 +435,13 @@ export class ChatPage extends Component {
     return h("label", { key, className: "field" },
       h("span", { className: "field-label" }, label),
       h("input", {
-        className: "input", type: "number", inputmode: "decimal", min, max, step: key === "temperature" ? "any" : step, placeholder: "default",
-        value: invalid ? invalid.text : value ?? "", "aria-invalid": Boolean(invalid), dataset: { choice: "sampling", key },
+        className: "input", type: "number", inputmode: "decimal", min, max, step: key === "temperature" ? "any" : step,
+        placeholder: "default", value: invalid ? invalid.text : value ?? "", "aria-invalid": Boolean(invalid),
+        dataset: { choice: "sampling", key },
       }),
-      invalid ? h("span", { className: "field-error", role: "alert" }, invalid.message) : h("span", { className: "field-hint" }, hint));
+      invalid
+        ? h("span", { className: "field-error", role: "alert" }, invalid.message)
+        : h("span", { className: "field-hint" }, hint));
   }
 
   // What the person does
@@ -419,10 +493,14 @@ export class ChatPage extends Component {
     const { [key]: _old, ...others } = this.conversation.parameters;
     const { [key]: _invalid, ...invalid } = this.state.invalid;
     if (!element.validity.valid) {
-      return this.setState({ invalid: { ...invalid, [key]: { text: element.value, message: element.validationMessage } } });
+      return this.setState({
+        invalid: { ...invalid, [key]: { text: element.value, message: element.validationMessage } },
+      });
     }
     this.state.invalid = invalid;
-    return this.changeConversation({ parameters: element.value === "" ? others : { ...others, [key]: Number(element.value) } });
+    return this.changeConversation({
+      parameters: element.value === "" ? others : { ...others, [key]: Number(element.value) },
+    });
   }
 
   /** @param {Event} event @param {HTMLFormElement} form */
@@ -478,7 +556,9 @@ export class ChatPage extends Component {
     const inside = document.activeElement === input;
     const button = `[data-action="rename"][data-id="${input.dataset.id}"]`;
     this.setState({ renaming: null });
-    if (inside) requestAnimationFrame(() => /** @type {HTMLElement | null} */ (this.element.querySelector(button))?.focus());
+    if (inside) {
+      requestAnimationFrame(() => /** @type {HTMLElement | null} */ (this.element.querySelector(button))?.focus());
+    }
   }
 
   /** @param {KeyboardEvent} event */
@@ -542,7 +622,9 @@ export class ChatPage extends Component {
     const { conversation } = this;
     const draft = text === this.state.draft ? "" : this.state.draft; // an example or an edited message leaves it alone
     this.input.value = draft; // at once: what was typed may not have been drawn yet
-    if (!conversation.messages.length) conversation.title = conversation.title === UNTITLED ? titleFrom(content) : conversation.title;
+    if (!conversation.messages.length) {
+      conversation.title = conversation.title === UNTITLED ? titleFrom(content) : conversation.title;
+    }
     conversation.messages.push({ id: makeId(), role: "user", content });
     this.atBottom = true;
     this.setState({ draft, view: this.state.view === "list" ? "thread" : this.state.view, editing: null });
@@ -576,7 +658,10 @@ export class ChatPage extends Component {
   /** @param {string} id */
   async remove(id) {
     const title = this.conversations.list().find((item) => item.id === id)?.title ?? UNTITLED;
-    const sure = await confirmDialog({ title: "Delete this conversation?", body: `“${title}” is deleted from this browser.`, confirmLabel: "Delete", danger: true });
+    const sure = await confirmDialog({
+      title: "Delete this conversation?", body: `“${title}” is deleted from this browser.`, confirmLabel: "Delete",
+      danger: true,
+    });
     if (!sure) return;
     if (this.chat.runs.has(id)) this.chat.cancel(id);
     this.conversations.remove(id);
@@ -603,7 +688,10 @@ export class ChatPage extends Component {
   /** @param {Conversation} conversation */
   show(conversation) {
     this.atBottom = true;
-    this.setState({ conversation, editing: null, renaming: null, view: this.state.view === "panel" ? "panel" : "thread", jump: false, invalid: {} });
+    this.setState({
+      conversation, editing: null, renaming: null, view: this.state.view === "panel" ? "panel" : "thread", jump: false,
+      invalid: {},
+    });
   }
 
   /** The address names the conversation, so that a reload shows it again. */
@@ -635,28 +723,38 @@ export class ChatPage extends Component {
   }
 }
 
-/** @param {string} name @param {string} symbol @param {string} label @param {Record<string, string>} data @returns {VNode} */
+/**
+ * @param {string} name @param {string} symbol @param {string} label @param {Record<string, string>} data
+ * @returns {VNode}
+ */
 function iconButton(name, symbol, label, data) {
-  return h("button", { type: "button", className: "button button-ghost button-icon", title: label, "aria-label": label, dataset: { action: name, ...data } }, icon(symbol, { size: 16 }));
+  return h("button", {
+    type: "button", className: "button button-ghost button-icon", title: label, "aria-label": label,
+    dataset: { action: name, ...data },
+  }, icon(symbol, { size: 16 }));
 }
 
 /** @param {string} kind @param {string} text @param {VNode} [button] @returns {VNode} */
 function notice(kind, text, button) {
-  return h("div", { className: `banner banner-${kind} chat-notice`, role: "status" }, icon("warning"), h("span", { className: "banner-text" }, text), button ?? null);
+  return h("div", { className: `banner banner-${kind} chat-notice`, role: "status" },
+    icon("warning"),
+    h("span", { className: "banner-text" }, text),
+    button ?? null);
 }
 
 /** @param {any} model @returns {VNode | null} */
 function modelBadge(model) {
-  if (!model) return null;
+  if (!model?.status) return null;
   const [label, kind] = statusLabel(model.status);
   return h("span", { className: `badge badge-${kind}` }, label);
 }
 
 /** @param {any} model */
 function welcomeText(model) {
-  if (!model) return "The list above holds the models of this machine.";
+  if (!model) return "Pick one from the list above.";
+  if (model.upstream) return `It runs on ${model.upstream}: what you send goes there.`;
   if (model.status === "loaded") return "It is loaded and runs on your own machine. Nothing leaves it.";
-  return "It is loaded when you send the first message. It runs on your own machine; nothing leaves it.";
+  return "It loads when you send the first message. It runs on your own machine; nothing leaves it.";
 }
 
 /** @param {string} title */

@@ -1,35 +1,42 @@
 import { Component, h } from "../core/component.js";
+import { bytes, plural } from "../core/format.js";
 import { CopyButton } from "../components/copy-button.js";
 import { confirmDialog } from "../components/dialog.js";
 import { EngineHelp } from "../components/engine-help.js";
 import { formField } from "../components/form-field.js";
 import { icon } from "../components/icon.js";
+import { buildName } from "../components/model-serving.js";
 import { ParameterForm } from "../components/parameter-form.js";
 import { errorState, loadingState } from "../components/states.js";
 import { toast } from "../components/toast.js";
 
 /** @typedef {Record<string, any>} Json */
 
-/** What idle models sleep after when that is switched on (s). */
-const SLEEP_AFTER = 900;
+const GIB = 2 ** 30;
 
 /** @type {Record<string, [number, number]>} bounds of the numbers */
-const BOUNDS = { engine_port: [1, 65_535], models_max: [0, 64], sleep_idle_seconds: [-1, 604_800] };
+const BOUNDS = {
+  api_port: [1, 65_535], models_max: [0, 64], idle_seconds: [0, 31_536_000], min_residency: [0, 3600],
+  max_wait: [1, 86_400],
+};
 
 /** @type {Record<string, string>} names of the fields in messages */
 const LABELS = {
-  models_dirs: "Model folders", engine_host: "Engine address", engine_port: "Engine port", models_max: "Models at once",
-  models_autoload: "Load on demand", sleep_idle_seconds: "Idle sleep", autostart: "Start with llamadash",
+  models_dirs: "Model folders", api_host: "Address", api_port: "Port", models_max: "Models at once",
+  idle_seconds: "Idle time", min_residency: "Minimum residency", max_wait: "Longest wait",
+  default_model: "Default model", build: "Default build", autostart: "Start with llamadash",
 };
 
-/** The engine's configuration: what is saved, what was typed, and what it makes of both. */
+/** The configuration of API, memory and engine: what is saved, what was typed, and what it makes of both. */
 export class ConfigurationPage extends Component {
   static title = "Configuration";
 
   init() {
     const { state } = this.props;
     this.state = {
-      result: state.get("config"), engine: state.get("engine"), draft: {}, texts: {}, folder: "", fieldErrors: {}, theirs: null, saving: false, restarting: false, error: "",
+      result: state.get("config"), engine: state.get("engine"),
+      builds: state.get("builds"), models: state.get("models"),
+      draft: {}, texts: {}, folder: "", fieldErrors: {}, theirs: null, saving: false, restarting: false, error: "",
     };
     this.onParameter = (/** @type {string} */ key, /** @type {string} */ text) => this.typeParameter(key, text);
   }
@@ -59,9 +66,12 @@ export class ConfigurationPage extends Component {
     this.fetch();
     return [
       state.subscribe("config", (/** @type {Json} */ result) => this.meet(result)),
+      state.subscribe("builds", (/** @type {Json[]} */ builds) => this.setState({ builds })),
+      state.subscribe("models", (/** @type {Json[]} */ models) => this.setState({ models })),
       state.subscribe("engine", (/** @type {Json} */ engine, /** @type {Json | null} */ old) => {
         this.setState({ engine });
-        if (engine.pid !== old?.pid) state.refresh("config"); // it may have been started with what is saved
+        const restarted = engine.status !== old?.status || engine.build?.id !== old?.build?.id;
+        if (restarted) state.refresh("config"); // it may have been started with what is saved
       }),
       router.before((/** @type {any} */ to) => this.guard(to)),
       () => window.removeEventListener("beforeunload", guardUnload),
@@ -69,6 +79,7 @@ export class ConfigurationPage extends Component {
   }
 
   async fetch() {
+    this.props.state.load("builds").catch(() => {});
     try {
       await this.props.state.reload("config");
       this.setState({ error: "" });
@@ -85,7 +96,10 @@ export class ConfigurationPage extends Component {
   /** @param {any} to */
   async guard(to) {
     if (!this.isDirty() || to.pattern === "/configuration") return undefined;
-    return confirmDialog({ title: "Leave without saving?", body: "The changes to the configuration have not been saved.", confirmLabel: "Leave", cancelLabel: "Keep editing", danger: true });
+    return confirmDialog({
+      title: "Leave without saving?", body: "The changes to the configuration have not been saved.",
+      confirmLabel: "Leave", cancelLabel: "Keep editing", danger: true,
+    });
   }
 
   /** Take in the configuration as the server has it now; what was typed stays. @param {Json} result */
@@ -98,26 +112,32 @@ export class ConfigurationPage extends Component {
     this.setState({ result, error: "" });
   }
 
-  /** What changed from `before` to `after` of that which was edited here. @param {Json} before @param {Json} after @returns {string[]} sentences */
+  /**
+   * What changed from `before` to `after` of that which was edited here.
+   * @param {Json} before @param {Json} after @returns {string[]} sentences
+   */
   overlap(before, after) {
     const { draft, texts, result } = this.state;
     const labels = new Map((result?.parameters ?? []).map((/** @type {Json} */ item) => [item.key, item.label]));
-    const fields = Object.keys(draft).filter((key) => !same(before[key], after[key])).map((key) => `${LABELS[key]}: ${shown(before[key])} → ${shown(after[key])} (you: ${shown(draft[key])})`);
+    const [old, now] = [saved(before), saved(after)];
+    const fields = Object.keys(draft).filter((key) => !same(old[key], now[key])).map((key) =>
+      change(LABELS[key] ?? `Budget of ${key.slice("budget.".length)}`, old[key], now[key], shown(draft[key])));
     const defaults = Object.keys(texts).filter((key) => !same(before.defaults?.[key], after.defaults?.[key]))
-      .map((key) => `${labels.get(key) ?? key}: ${shown(before.defaults?.[key])} → ${shown(after.defaults?.[key])} (you: ${texts[key] || "default"})`);
+      .map((key) => change(
+        labels.get(key) ?? key, before.defaults?.[key], after.defaults?.[key], texts[key] || "default"));
     return [...fields, ...defaults];
   }
 
   /** @param {string} key @returns {any} what is typed, or else saved */
   value(key) {
-    return key in this.state.draft ? this.state.draft[key] : this.state.result.config[key];
+    return key in this.state.draft ? this.state.draft[key] : saved(this.state.result.config)[key];
   }
 
   /** @param {string} key @param {any} value */
   edit(key, value) {
     const draft = { ...this.state.draft, [key]: value };
-    if (same(String(value), String(this.state.result.config[key])) && !Array.isArray(value)) delete draft[key];
-    if (Array.isArray(value) && same(value, this.state.result.config[key])) delete draft[key];
+    const before = saved(this.state.result.config)[key] ?? "";
+    if (Array.isArray(value) ? same(value, before) : String(value) === String(before)) delete draft[key];
     this.setState({ draft, fieldErrors: { ...this.state.fieldErrors, [key]: "" } });
   }
 
@@ -139,8 +159,7 @@ export class ConfigurationPage extends Component {
 
   /** @param {Event} _event @param {HTMLInputElement} element */
   handleSwitch(_event, element) {
-    const key = element.dataset.switch ?? "";
-    this.edit(key, key === "sleep_idle_seconds" ? String(element.checked ? SLEEP_AFTER : -1) : element.checked);
+    this.edit(element.dataset.switch ?? "", element.checked);
   }
 
   /** @param {Event} _event @param {HTMLInputElement} element */
@@ -159,7 +178,9 @@ export class ConfigurationPage extends Component {
 
   /** @param {Event} _event @param {HTMLElement} element */
   handleFolderRemove(_event, element) {
-    this.edit("models_dirs", this.value("models_dirs").filter((/** @type {string} */ path) => path !== element.dataset.path));
+    this.edit(
+      "models_dirs", this.value("models_dirs").filter((/** @type {string} */ path) => path !== element.dataset.path)
+    );
     this.setState({ fieldErrors: {} });
   }
 
@@ -184,13 +205,16 @@ export class ConfigurationPage extends Component {
     /** @type {Json} */ const changes = {};
     /** @type {Record<string, string>} */ const errors = {};
     for (const [key, value] of Object.entries(draft)) {
+      if (key.startsWith("budget.")) continue;
       const bounds = BOUNDS[key];
       const number = Number(value);
       if (!bounds) changes[key] = value;
-      else if (!/^-?\d+$/.test(String(value).trim()) || number < bounds[0] || number > bounds[1] || (key === "sleep_idle_seconds" && number === 0)) {
-        errors[key] = `Enter a whole number from ${key === "sleep_idle_seconds" ? 1 : bounds[0]} to ${bounds[1]}.`;
-      } else changes[key] = number;
+      else if (/^\d+$/.test(String(value).trim()) && number >= bounds[0] && number <= bounds[1]) changes[key] = number;
+      else errors[key] = `Enter a whole number from ${bounds[0]} to ${bounds[1]}.`;
     }
+    const budget = budgetOf(result.config.budget, draft);
+    Object.assign(errors, budget.errors);
+    if (Object.keys(draft).some((key) => key.startsWith("budget."))) changes.budget = budget.values;
     if (Object.keys(texts).length) {
       const parsed = ParameterForm.parse(result.parameters, this.parameterTexts());
       changes.defaults = parsed.values;
@@ -210,10 +234,14 @@ export class ConfigurationPage extends Component {
     if (Object.keys(errors).length) return this.setState({ fieldErrors: errors });
     this.setState({ saving: true, fieldErrors: {} });
     try {
-      const result = await this.props.state.request("config:update", { revision: this.state.result.config.revision, changes });
+      const result = await this.props.state.request("config:update", {
+        revision: this.state.result.config.revision, changes,
+      });
       this.setState({ draft: without(this.state.draft, draft), texts: without(this.state.texts, texts), theirs: null });
       this.props.state.set("config", result);
-      toast(result.restartRequired ? "Saved; the engine must be restarted" : "Configuration saved", { kind: "success" });
+      toast(result.restartRequired ? "Saved; the engine must be restarted" : "Configuration saved", {
+        kind: "success",
+      });
     } catch (error) {
       this.refused(/** @type {any} */ (error));
     }
@@ -224,7 +252,7 @@ export class ConfigurationPage extends Component {
   refused(error) {
     if (error.code === "CONFLICT") {
       this.state.saving = false;
-      this.state.theirs = ["Somebody else saved the configuration first."];
+      this.state.theirs = ["Someone else saved first."];
       this.fetch();
       return;
     }
@@ -235,7 +263,9 @@ export class ConfigurationPage extends Component {
 
   async handleReset() {
     const sure = await confirmDialog({
-      title: "Go back to the defaults?", body: "Folders, engine settings and the defaults for all models are forgotten. Each model's own parameters stay.", confirmLabel: "Reset", danger: true,
+      title: "Reset to defaults?", confirmLabel: "Reset", danger: true,
+      body: ["Folders, API, memory and engine settings and the defaults for all models are reset. ",
+        "Each model's own parameters stay."],
     });
     if (!sure) return;
     try {
@@ -264,9 +294,14 @@ export class ConfigurationPage extends Component {
     const { result, error } = this.state;
     return h("div", { className: "page config-page" },
       h("header", { key: "header", className: "page-header" }, h("h1", { className: "page-title" }, "Configuration"),
-        h("div", { className: "page-actions" }, result && h("button", { type: "button", className: "button button-ghost", dataset: { action: "reset" } }, "Reset to defaults…"))),
+        h("div", { className: "page-actions" },
+          result && h("button", { type: "button", className: "button button-ghost", dataset: { action: "reset" } },
+            "Reset to defaults…"))),
       result ? this.full(result) : h("div", { key: "wait", className: "card" }, error
-        ? errorState({ title: "The configuration could not be loaded", body: error, action: h("button", { type: "button", className: "button", dataset: { action: "retry" } }, "Try again") })
+        ? errorState({
+          title: "The configuration could not be loaded", body: error,
+          action: h("button", { type: "button", className: "button", dataset: { action: "retry" } }, "Try again"),
+        })
         : loadingState("Loading the configuration…")));
   }
 
@@ -277,28 +312,41 @@ export class ConfigurationPage extends Component {
         result.restartRequired && this.restartBanner(),
         this.state.theirs && this.conflict(),
         this.folders(result),
-        this.engineCard(result),
+        h("form", { key: "form", className: "stack config-form", noValidate: true },
+          this.apiCard(result),
+          this.memoryCard(result),
+          this.engineCard(result),
+          h("button", { key: "submit", type: "submit", hidden: true }, "Save")),
         this.defaultsCard(result),
         this.saveBar()),
-      h("aside", { key: "side", className: "stack config-side" }, this.programCard(result), this.outcome("Command line", commandText(result.command), "What the engine is started with. Updates when you save."),
-        this.outcome("models.ini", result.ini ?? "", "The presets of all models, written for the engine.")));
+      h("aside", { key: "side", className: "stack config-side" },
+        this.buildsCard(result),
+        this.presetsCard(result.ini ?? "")));
   }
 
   restartBanner() {
-    return h("div", { key: "restart", className: "banner banner-box banner-warning", role: "status" }, icon("warning"),
-      h("span", { className: "banner-text" }, "The engine still runs with earlier settings. Restart it to use what is saved; loaded models come back by themselves."),
-      h("button", { type: "button", className: "button button-small", disabled: this.state.restarting, dataset: { action: "engine-restart" } }, icon("refresh", { size: 16 }), this.state.restarting ? "Restarting…" : "Restart engine"));
+    const { restarting } = this.state;
+    return h("div", { key: "restart", className: "banner banner-box banner-warning", role: "status" },
+      icon("warning"),
+      h("span", { className: "banner-text" },
+        "The engine still runs with earlier settings. Restart it to use what is saved; loaded models come back."),
+      h("button", {
+        type: "button", className: "button button-small", disabled: restarting, dataset: { action: "engine-restart" },
+      }, icon("refresh", { size: 16 }), restarting ? "Restarting…" : "Restart engine"));
   }
 
   conflict() {
     return h("div", { key: "conflict", className: "banner banner-box banner-warning conflict", role: "alert" },
       h("div", { className: "stack" },
         h("strong", null, "Changed elsewhere while you were editing"),
-        h("ul", { className: "conflict-list" }, this.state.theirs.map((/** @type {string} */ line) => h("li", { key: line }, line))),
+        h("ul", { className: "conflict-list" },
+          this.state.theirs.map((/** @type {string} */ line) => h("li", { key: line }, line))),
         h("p", null, "What you typed is still in the form."),
         h("div", { className: "row" },
-          h("button", { type: "button", className: "button button-small", dataset: { action: "mine" } }, "Save mine over it"),
-          h("button", { type: "button", className: "button button-small", dataset: { action: "theirs" } }, "Use theirs, drop mine"))));
+          h("button", { type: "button", className: "button button-small", dataset: { action: "mine" } },
+            "Keep mine"),
+          h("button", { type: "button", className: "button button-small", dataset: { action: "theirs" } },
+            "Use theirs"))));
   }
 
   /** @param {Json} result */
@@ -308,44 +356,125 @@ export class ConfigurationPage extends Component {
     const known = new Map((result.folders ?? []).map((/** @type {Json} */ item) => [item.path, item]));
     const general = this.state.fieldErrors.models_dirs;
     return h("section", { key: "folders", className: "card" },
-      h("div", { className: "card-header" }, h("h2", { className: "card-title" }, "Model folders"), locked && this.lockedBadge(locked)),
+      h("div", { className: "card-header" },
+        h("h2", { className: "card-title" }, "Model folders"),
+        locked && this.lockedBadge(locked)),
       h("div", { className: "card-body stack" },
-        h("p", { className: "muted" }, "Searched for GGUF files, with their sub-folders. llamadash's own download folder always is."),
+        h("p", { className: "muted" },
+          "Searched for GGUF files, with their sub-folders. Its download folder is always included."),
         folders.length > 0 && h("ul", { key: "list", className: "list folder-list" }, folders.map((path, index) => {
           const error = this.state.fieldErrors[`models_dirs.${index}`];
           const missing = known.get(path)?.exists === false;
           return h("li", { key: path, className: "list-item folder-item" },
-            h("div", { className: "folder-path" }, h("span", { className: "mono break-all" }, path), error ? h("span", { className: "field-error", role: "alert" }, error) : missing && h("span", { className: "field-hint text-warning" }, "Not there at the moment")),
-            !locked && h("button", { type: "button", className: "button button-ghost button-icon", dataset: { action: "folder-remove", path }, "aria-label": `Remove ${path}` }, icon("close")));
+            h("div", { className: "folder-path" },
+              h("span", { className: "mono break-all" }, path),
+              error
+                ? h("span", { className: "field-error", role: "alert" }, error)
+                : missing && h("span", { className: "field-hint text-warning" }, "Not there at the moment")),
+            !locked && h("button", {
+              type: "button", className: "button button-ghost button-icon", dataset: { action: "folder-remove", path },
+              "aria-label": `Remove ${path}`,
+            }, icon("close")));
         })),
         !folders.length && h("p", { key: "none", className: "muted" }, "None."),
         general && h("p", { key: "error", className: "field-error", role: "alert" }, general),
         !locked && h("form", { key: "add", className: "row folder-add", noValidate: true },
           h("label", { className: "visually-hidden", htmlFor: "config-folder" }, "Folder on the server"),
-          h("input", { id: "config-folder", className: "input mono folder-input", value: this.state.folder, placeholder: "/path/to/models", autocomplete: "off", spellcheck: false }),
+          h("input", {
+            id: "config-folder", className: "input mono folder-input", value: this.state.folder,
+            placeholder: "/path/to/models", autocomplete: "off", spellcheck: false,
+          }),
           h("button", { type: "submit", className: "button" }, icon("plus"), "Add folder"))));
   }
 
   /** @param {string} fixed */
   lockedBadge(fixed) {
-    return h("span", { className: "badge badge-warning", title: "Set outside; change it there" }, icon("key", { size: 14 }), `Fixed by ${fixed}`);
+    return h("span", { className: "badge badge-warning", title: "Set outside; change it there" },
+      icon("key", { size: 14 }),
+      `Fixed by ${fixed}`);
+  }
+
+  /** @param {Json} result */
+  apiCard(result) {
+    return card("api", "API for clients",
+      h("div", { key: "address", className: "form-grid" },
+        this.text(result, "api_host", "Address", "127.0.0.1 = this machine only. Any other address requires API keys."),
+        this.text(result, "api_port", "Port", "Where OpenAI and Anthropic clients connect.", "numeric"),
+        this.choice(result, "default_model", "Default model",
+          "Answers requests that name none. None = the only one in memory.",
+          [["", "None"], ...this.modelChoices()])));
+  }
+
+  /** @returns {string[][]} id and name */
+  modelChoices() {
+    const models = /** @type {Json[]} */ (this.state.models ?? []);
+    return models.filter(({ missing }) => !missing).map(({ id, name }) => [id, name]);
+  }
+
+  /** @param {Json} result */
+  memoryCard(result) {
+    const devices = this.budgetDevices(result);
+    return card("memory", "Memory",
+      h("div", { key: "limits", className: "form-grid" },
+        this.text(result, "models_max", "Models at once", "The least recently used is unloaded. 0 = as many as fit.",
+          "numeric"),
+        this.text(result, "idle_seconds", "Idle time (s)",
+          "Models unused for this long are unloaded. 0 = never. Models can override it.", "numeric"),
+        this.text(result, "min_residency", "Min. residency (s)",
+          "A model just loaded stays this long before it makes room for another.", "numeric"),
+        this.text(result, "max_wait", "Longest wait (s)", "A request that waits longer for its model is refused.",
+          "numeric")),
+      devices.length > 0 && h("fieldset", { key: "budget", className: "field budget" },
+        h("legend", { className: "field-label" }, "Budget of each device in GiB"),
+        h("p", { className: "field-hint" }, "How much memory llamadash may use. Empty = all of it."),
+        h("div", { className: "form-grid" }, devices.map((device) => this.budget(result, device)))));
+  }
+
+  /** The devices there are, and those that a budget is saved for. @param {Json} result @returns {Json[]} */
+  budgetDevices({ config }) {
+    const present = /** @type {Json[]} */ (this.state.engine?.devices ?? []);
+    const others = Object.keys(config.budget ?? {}).filter((name) => !present.some((device) => device.name === name));
+    return [...present, ...others.map((name) => ({ name, total: null }))];
+  }
+
+  /** @param {Json} result @param {Json} device */
+  budget(result, { name, total, free }) {
+    const locked = result.locked?.budget;
+    const key = `budget.${name}`;
+    const id = `config-budget-${name}`;
+    const hint = total ? `${bytes(total)} in all, ${bytes(free)} free now` : "Not there at the moment";
+    const error = this.state.fieldErrors[key];
+    return formField({ id, label: name, hint, error, locked }, h("input", {
+      id, className: "input", type: "text", inputmode: "decimal", autocomplete: "off", placeholder: "All",
+      value: String(this.value(key) ?? ""), disabled: Boolean(locked), dataset: { config: key },
+      "aria-describedby": `${id}-hint`, "aria-invalid": error ? "true" : null,
+    }));
   }
 
   /** @param {Json} result */
   engineCard(result) {
-    const sleeps = Number(this.value("sleep_idle_seconds")) !== -1;
-    return h("section", { key: "engine", className: "card" },
-      h("div", { className: "card-header" }, h("h2", { className: "card-title" }, "Engine")),
-      h("form", { className: "card-body config-form", noValidate: true },
-        h("div", { key: "address", className: "form-grid" },
-          this.text(result, "engine_host", "Address", "Only this machine reaches 127.0.0.1. With another address clients need the API key. Needs a restart."),
-          this.text(result, "engine_port", "Port", "Where OpenAI clients connect. Needs a restart.", "numeric"),
-          this.text(result, "models_max", "Models at once", "Further ones push out the one used longest ago. 0 is without limit. Needs a restart.", "numeric")),
-        this.toggle(result, "models_autoload", "Load on demand", "A request for a model that is not in memory loads it."),
-        this.toggle(result, "autostart", "Start with llamadash", "The engine starts as soon as llamadash does."),
-        this.toggle(result, "sleep_idle_seconds", "Free memory when idle", "Models nobody uses leave memory and return with the next request.", sleeps),
-        sleeps && h("div", { key: "sleep", className: "form-grid" }, this.text(result, "sleep_idle_seconds", "Idle time in seconds", "How long a model stays without a request.", "numeric")),
-        h("button", { key: "submit", type: "submit", hidden: true }, "Save")));
+    const builds = /** @type {Json[]} */ (this.state.builds ?? []);
+    const first = builds.find((build) => build.default);
+    return card("engine", "Engine",
+      this.choice(result, "build", "Default build", "The engine program for models that choose none.",
+        [["", first ? `Automatic (${buildName(first)})` : "Automatic"],
+          ...builds.map((build) => [build.id, buildName(build)])]),
+      this.toggle(result, "autostart", "Start with llamadash", "Clients are served as soon as llamadash runs."));
+  }
+
+  /** @param {Json} result @param {string} key @param {string} label @param {string} hint @param {string[][]} options */
+  choice(result, key, label, hint, options) {
+    const locked = result.locked?.[key];
+    const error = this.state.fieldErrors[key];
+    const id = `config-${key}`;
+    const value = String(this.value(key) ?? "");
+    const known = options.some(([option]) => option === value);
+    return formField({ id, label, hint, error, locked }, h("select", {
+      id, className: "select", value, disabled: Boolean(locked), dataset: { config: key },
+      "aria-describedby": `${id}-hint`,
+    },
+      (known ? options : [...options, [value, `${value} (not there)`]]).map(([option, words]) =>
+        h("option", { key: option, value: option, selected: option === value }, words))));
   }
 
   /** @param {Json} result @param {string} key @param {string} label @param {string} hint @param {string} [mode] */
@@ -354,17 +483,19 @@ export class ConfigurationPage extends Component {
     const error = this.state.fieldErrors[key];
     const id = `config-${key}`;
     return formField({ id, label, hint, error, locked }, h("input", {
-      id, className: "input", type: "text", inputmode: mode ?? "text", autocomplete: "off", spellcheck: false, value: String(this.value(key) ?? ""), disabled: Boolean(locked),
-      dataset: { config: key }, "aria-describedby": `${id}-hint`, "aria-invalid": error ? "true" : null,
+      id, className: "input", type: "text", inputmode: mode ?? "text", autocomplete: "off", spellcheck: false,
+      value: String(this.value(key) ?? ""), disabled: Boolean(locked), dataset: { config: key },
+      "aria-describedby": `${id}-hint`, "aria-invalid": error ? "true" : null,
     }));
   }
 
-  /** @param {Json} result @param {string} key @param {string} label @param {string} hint @param {boolean} [checked] */
-  toggle(result, key, label, hint, checked = Boolean(this.value(key))) {
+  /** @param {Json} result @param {string} key @param {string} label @param {string} hint */
+  toggle(result, key, label, hint) {
     const locked = result.locked?.[key];
     const id = `switch-${key}`;
-    return formField({ id, label, hint, locked, inline: true, error: key === "sleep_idle_seconds" ? "" : this.state.fieldErrors[key] }, h("input", {
-      id, className: "switch", type: "checkbox", role: "switch", checked, disabled: Boolean(locked), dataset: { switch: key }, "aria-describedby": `${id}-hint`,
+    return formField({ id, label, hint, locked, inline: true, error: this.state.fieldErrors[key] }, h("input", {
+      id, className: "switch", type: "checkbox", role: "switch", checked: Boolean(this.value(key)),
+      disabled: Boolean(locked), dataset: { switch: key }, "aria-describedby": `${id}-hint`,
     }));
   }
 
@@ -372,54 +503,125 @@ export class ConfigurationPage extends Component {
   defaultsCard(result) {
     const texts = this.parameterTexts();
     const parsed = ParameterForm.parse(result.parameters, texts).errors;
-    const own = Object.fromEntries(Object.entries(this.state.fieldErrors).filter(([key, error]) => key.startsWith("defaults.") && error).map(([key, error]) => [key.slice("defaults.".length), String(error)]));
+    const own = Object.fromEntries(
+      Object.entries(this.state.fieldErrors).filter(([key, error]) => key.startsWith("defaults.") && error).map(
+        ([key, error]) => [key.slice("defaults.".length), String(error)]
+      )
+    );
     return h("section", { key: "defaults", className: "card" },
       h("div", { className: "card-header" }, h("h2", { className: "card-title" }, "Defaults for all models")),
       h("div", { className: "card-body stack" },
-        h("p", { className: "muted" }, "Each model may say otherwise in its own parameters. Saving unloads models whose parameters change."),
-        h(ParameterForm, { schema: result.parameters, texts, errors: { ...parsed, ...own }, idPrefix: "default", onInput: this.onParameter })));
+        h("p", { className: "muted" },
+          "Models can override these. Saving unloads models whose parameters change."),
+        h(ParameterForm, {
+          schema: result.parameters, texts, errors: { ...parsed, ...own }, idPrefix: "default",
+          onInput: this.onParameter,
+        })));
   }
 
   saveBar() {
     const dirty = this.isDirty();
     const count = Object.keys(this.state.draft).length + Object.keys(this.state.texts).length;
     return h("div", { key: "bar", className: `save-bar card${dirty ? " is-dirty" : ""}` },
-      h("span", { className: "muted save-note", role: "status" }, dirty ? `${count} unsaved ${count === 1 ? "change" : "changes"}` : "Everything is saved"),
-      h("button", { type: "button", className: "button button-ghost", disabled: !dirty || this.state.saving, dataset: { action: "discard" } }, "Discard"),
-      h("button", { type: "button", className: "button button-primary", disabled: !dirty || this.state.saving, "aria-busy": this.state.saving, dataset: { action: "save" } }, this.state.saving ? "Saving…" : "Save"));
+      h("span", { className: "muted save-note", role: "status" },
+        dirty ? `${count} unsaved ${count === 1 ? "change" : "changes"}` : "Everything is saved"),
+      h("button", {
+        type: "button", className: "button button-ghost", disabled: !dirty || this.state.saving,
+        dataset: { action: "discard" },
+      }, "Discard"),
+      h("button", {
+        type: "button", className: "button button-primary", disabled: !dirty || this.state.saving,
+        "aria-busy": this.state.saving, dataset: { action: "save" },
+      }, this.state.saving ? "Saving…" : "Save"));
   }
 
-  /** @param {Json} result */
-  programCard(result) {
+  /** The engine programs of this machine. @param {Json} result */
+  buildsCard(result) {
     const { engine } = this.state;
-    const program = result.llama_server ?? {};
-    const kind = { "llama-server": "llama-server", embedded: "Embedded engine", remote: "Remote llama-server" }[/** @type {string} */ (engine?.kind)] ?? "None found";
-    return h("section", { key: "program", className: "card" },
-      h("div", { className: "card-header" }, h("h2", { className: "card-title" }, "Engine program"), program.fixed && this.lockedBadge(result.locked?.llama_server ?? "--llama-server")),
-      h("div", { className: "card-body stack" },
-        h("dl", { className: "facts" },
-          h("dt", null, "Kind"), h("dd", null, kind),
-          engine?.version && [h("dt", { key: "vt" }, "Version"), h("dd", { key: "vd" }, engine.version)],
-          h("dt", null, "Program"), h("dd", { className: "mono break-all" }, program.value ?? engine?.command?.[0] ?? "–")),
-        engine?.status === "missing"
-          ? h(EngineHelp, { key: "help", state: this.props.state, engine })
-          : h("p", { key: "note", className: "field-hint" }, "What is executed is chosen on the command line only (--llama-server or LLAMADASH_LLAMA_SERVER), never from a browser."),
-        engine?.status !== "missing" && engine?.kind === "embedded" && engine?.hint && h("p", { key: "hint", className: "field-hint" }, engine.hint.text)));
+    const builds = /** @type {Json[]} */ (this.state.builds ?? []);
+    const fixed = result.llama_server?.fixed && (result.locked?.llama_server ?? "--llama-server");
+    const hint = engine?.build?.kind === "embedded" && engine.hint?.text;
+    return h("section", { key: "builds", className: "card" },
+      h("div", { className: "card-header" },
+        h("h2", { className: "card-title" }, "Engine builds"), fixed && this.lockedBadge(fixed)),
+      builds.length > 0 && h("ul", { key: "list", className: "list" }, builds.map((build) => this.build(build))),
+      h("div", { key: "body", className: "card-body stack" }, engine?.status === "missing"
+        ? h(EngineHelp, { key: "help", state: this.props.state, engine })
+        : h("p", { key: "note", className: "field-hint" },
+          "Programs are chosen on the command line only (--llama-server or LLAMADASH_LLAMA_SERVER), ",
+          "never from a browser."),
+      hint && h("p", { key: "hint", className: "field-hint" }, hint)));
   }
 
-  /** @param {string} title @param {string} text @param {string} hint */
-  outcome(title, text, hint) {
-    return h("section", { key: title, className: "card" },
-      h("div", { className: "card-header" }, h("h2", { className: "card-title" }, title), h(CopyButton, { text, caption: "Copy", label: `Copy: ${title}` })),
-      h("div", { className: "card-body stack" }, h("pre", { className: "code code-block", tabIndex: 0, "aria-label": title }, text || "Nothing yet."), h("p", { className: "field-hint" }, hint)));
+  /** @param {Json} build */
+  build(build) {
+    const { id, path, backends = [], devices = [], problem, used_by: users = [] } = build;
+    const names = devices.map((/** @type {Json} */ one) => one.description || one.name).join(", ");
+    const facts = [backends.join(", "), names, users.length && `used by ${plural(users.length, "model")}`];
+    return h("li", { key: id, className: "list-item build" },
+      h("div", { className: "row" },
+        h("strong", null, buildName({ ...build, problem: null })),
+        build.default && h("span", { key: "default", className: "badge badge-success" }, "Default"),
+        this.state.builds.length > 1 && build.id === this.props.state.get("recommendedBuild") && h("span", {
+          key: "recommended", className: "badge badge-info",
+        }, "Recommended")),
+      h("span", { className: "muted build-facts" }, facts.filter(Boolean).join(" · ")),
+      h("code", { className: "muted break-all build-facts" }, path),
+      problem && h("p", { key: "problem", className: "field-error" }, problem));
+  }
+
+  /** @param {string} text */
+  presetsCard(text) {
+    return h("section", { key: "presets", className: "card" },
+      h("div", { className: "card-header" },
+        h("h2", { className: "card-title" }, "models.ini"),
+        h(CopyButton, { text, caption: "Copy", label: "Copy models.ini" })),
+      h("div", { className: "card-body stack" },
+        h("pre", { className: "code code-block", tabIndex: 0, "aria-label": "models.ini" }, text || "Nothing yet."),
+        h("p", { className: "field-hint" }, "All models' parameters as llama.cpp's presets, for other programs.")));
   }
 }
 
-/** @param {string[]|string|null|undefined} command @returns {string} as a shell would take it, an option a line */
-function commandText(command) {
-  if (!command || typeof command === "string") return command ?? "";
-  const quoted = command.map((part) => (/^[\w@%+=:,./-]+$/.test(part) ? part : `'${part.replaceAll("'", "'\\''")}'`));
-  return quoted.reduce((text, part) => text + (part.startsWith("--") ? ` \\\n  ${part}` : `${text && " "}${part}`), "");
+/** @param {string} key @param {string} title @param {...any} body */
+function card(key, title, ...body) {
+  return h("section", { key, className: "card", "aria-label": title },
+    h("div", { className: "card-header" }, h("h2", { className: "card-title" }, title)),
+    h("div", { className: "card-body config-card" }, body));
+}
+
+/** The saved values by field, each device's budget in GiB. @param {Json} config @returns {Json} */
+function saved(config) {
+  const budgets = Object.entries(config.budget ?? {}).map(([name, size]) => [`budget.${name}`, gibibytes(size)]);
+  return { ...config, ...Object.fromEntries(budgets) };
+}
+
+/** @param {number} size bytes @returns {string} GiB, as one would type it */
+function gibibytes(size) {
+  return String(Number((size / GIB).toFixed(2)));
+}
+
+/**
+ * The budget of each device in bytes, from what is saved and what was typed in GiB ("" for all of a device).
+ * @param {Json | undefined} before @param {Json} draft
+ * @returns {{values: Record<string, number>, errors: Record<string, string>}}
+ */
+export function budgetOf(before, draft) {
+  /** @type {Record<string, number>} */ const values = { ...before };
+  /** @type {Record<string, string>} */ const errors = {};
+  for (const [key, typed] of Object.entries(draft)) {
+    if (!key.startsWith("budget.")) continue;
+    const [name, text] = [key.slice("budget.".length), String(typed).trim()];
+    if (!text) delete values[name];
+    else if (/^\d+([.,]\d+)?$/.test(text) && Number(text.replace(",", ".")) > 0) {
+      values[name] = Math.round(Number(text.replace(",", ".")) * GIB);
+    } else errors[key] = "Enter a size in GiB, e.g. 20, or nothing.";
+  }
+  return { values, errors };
+}
+
+/** @param {string} label @param {unknown} before @param {unknown} after @param {string} mine */
+function change(label, before, after, mine) {
+  return `${label}: ${shown(before)} → ${shown(after)} (you: ${mine})`;
 }
 
 /** What was edited since `sent` was. @param {Json} edited @param {Json} sent */

@@ -39,7 +39,14 @@ export class LogsPage extends Component {
     this.loadingOlder = false;
     /** @type {ReturnType<typeof setTimeout>|undefined} */ this.timer = undefined;
     /** @type {any} */ this.state = {
-      lines: this.lines, filters: { level: "", source: this.props.query?.get("source") ?? "", search: "" }, follow: true, paused: false, waiting: 0, hasMore: false, older: false, wrap: remembered(),
+      lines: this.lines,
+      filters: { level: "", source: this.props.query?.get("source") ?? "", search: "" },
+      follow: true,
+      paused: false,
+      waiting: 0,
+      hasMore: false,
+      older: false,
+      wrap: remembered(),
       loaded: false, error: "", sources: new Set(["llamadash", "engine"]), models: this.props.state.get("models") ?? [],
     };
     this.onFollow = (/** @type {boolean} */ follow) => this.setFollow(follow);
@@ -66,7 +73,9 @@ export class LogsPage extends Component {
     return [
       state.on("logs:entries", (/** @type {{entries: Entry[], dropped: number}} */ batch) => this.take(batch)),
       state.on("logs:cleared", () => this.empty()),
-      state.on("connection:established", (/** @type {{recovered: boolean}} */ { recovered }) => { if (this.state.error || (!recovered && !this.state.paused)) this.reload(); }),
+      state.on("connection:established", (/** @type {{recovered: boolean}} */ { recovered }) => {
+        if (this.state.error || (!recovered && !this.state.paused)) this.reload();
+      }),
       state.subscribe("models", (/** @type {any[]} */ models) => this.followModels(models)),
       () => clearTimeout(this.timer),
     ];
@@ -87,7 +96,10 @@ export class LogsPage extends Component {
   /** @returns {Record<string, any>} what the server is asked for */
   request() {
     const { level, source, search } = /** @type {Filters} */ (this.state.filters);
-    return { ...(level ? { level } : {}), ...(source ? { source } : {}), ...(search.trim() ? { search: search.trim() } : {}), limit: PAGE };
+    return {
+      ...(level ? { level } : {}), ...(source ? { source } : {}), ...(search.trim() ? { search: search.trim() } : {}),
+      limit: PAGE,
+    };
   }
 
   /** Start again from the newest lines that match. */
@@ -98,7 +110,9 @@ export class LogsPage extends Component {
       if (turn !== this.turn) return;
       const entries = [...logs].reverse();
       this.lastId = entries.at(-1)?.id ?? 0;
-      this.show(entries.map((/** @type {Entry} */ entry, /** @type {number} */ index) => ({ ...entry, seq: index })), { hasMore, waiting: 0, paused: false, follow: true, loaded: true, error: "" });
+      this.show(entries.map((/** @type {Entry} */ entry, /** @type {number} */ index) => ({ ...entry, seq: index })), {
+        hasMore, waiting: 0, paused: false, follow: true, loaded: true, error: "",
+      });
       this.learnSources(entries);
     } catch (error) {
       if (turn === this.turn) this.setState({ error: /** @type {Error} */ (error).message });
@@ -127,11 +141,21 @@ export class LogsPage extends Component {
       return;
     }
     this.lastId = Math.max(this.lastId, ...fresh.map(({ id }) => id ?? 0));
-    const suppressed = dropped ? [{ id: 0, timestamp: entries[0]?.timestamp ?? Date.now(), level: "warning", source: "llamadash", message: `${number(dropped)} lines were too many to show live; they are in the history.` }] : [];
+    const suppressed = dropped
+      ? [
+        {
+          id: 0, timestamp: entries[0]?.timestamp ?? Date.now(), level: "warning", source: "llamadash",
+          message: `${number(dropped)} lines were skipped in the live view; they are in the history.`,
+        },
+      ]
+      : [];
     let seq = (this.lines.at(-1)?.seq ?? -1) + 1;
     const added = [...suppressed, ...fresh].map((entry) => ({ ...entry, seq: seq++ }));
     const lines = [...this.lines, ...added];
-    this.show(lines.length > MAX_LINES ? lines.slice(-MAX_LINES) : lines, this.state.follow ? {} : { waiting: this.state.waiting + fresh.length });
+    this.show(
+      lines.length > MAX_LINES ? lines.slice(-MAX_LINES) : lines,
+      this.state.follow ? {} : { waiting: this.state.waiting + fresh.length }
+    );
   }
 
   /** @param {Entry} entry */
@@ -226,13 +250,17 @@ export class LogsPage extends Component {
     try {
       /** @type {Entry[]} */ const entries = [];
       for (let before = 0, more = true; more && entries.length < MAX_EXPORT;) {
-        const { logs, hasMore } = await this.props.state.request("logs:list", { ...this.request(), ...(before ? { before } : {}) });
+        const { logs, hasMore } = await this.props.state.request("logs:list", {
+          ...this.request(), ...(before ? { before } : {}),
+        });
         entries.push(...logs);
         before = logs.at(-1)?.id ?? 0;
         more = hasMore && logs.length > 0;
         if (more) await new Promise((resolve) => setTimeout(resolve, 30)); // Stays below the server's rate limit.
       }
-      const text = entries.reverse().map((entry) => `${new Date(entry.timestamp).toISOString()} ${entry.level.toUpperCase().padEnd(7)} ${entry.source} ${entry.message}`).join("\n");
+      const text = entries.reverse().map((entry) =>
+        [new Date(entry.timestamp).toISOString(), entry.level.toUpperCase().padEnd(7), entry.source, entry.message]
+          .join(" ")).join("\n");
       saveText(`llamadash-${dateTime(Date.now()).replace(/[ :]/g, "-")}.log`, `${text}\n`);
       toast(`${number(entries.length)} lines exported`, { kind: "success" });
     } catch (error) {
@@ -242,7 +270,11 @@ export class LogsPage extends Component {
   }
 
   async handleClear() {
-    const sure = await confirmDialog({ title: "Delete all log lines?", body: "The whole history goes, not only what the filters show. This cannot be undone.", confirmLabel: "Delete all", danger: true });
+    const sure = await confirmDialog({
+      title: "Delete all log lines?",
+      body: "This clears the whole history, not only the filtered lines, and cannot be undone.",
+      confirmLabel: "Delete all", danger: true,
+    });
     if (!sure) return;
     try {
       const { cleared } = await this.props.state.request("logs:clear");
@@ -255,33 +287,66 @@ export class LogsPage extends Component {
   render() {
     const { paused, follow, waiting, wrap, exporting } = this.state;
     return h("div", { className: "page logs-page" },
-      h("header", { key: "header", className: "page-header" }, h("div", { className: "row" }, h("h1", { className: "page-title" }, "Logs"), h("span", { className: `badge badge-${paused ? "warning" : "success"}`, role: "status" }, paused ? "Paused" : "Live")),
+      h("header", { key: "header", className: "page-header" },
+        h("div", { className: "row" },
+          h("h1", { className: "page-title" }, "Logs"),
+          h("span", { className: `badge badge-${paused ? "warning" : "success"}`, role: "status" },
+            paused ? "Paused" : "Live")),
         h("div", { className: "page-actions" },
-          h("button", { key: "pause", type: "button", className: "button", dataset: { action: "pause" }, "aria-pressed": paused }, icon(paused ? "play" : "pause"), paused ? "Resume" : "Pause"),
-          h("button", { key: "wrap", type: "button", className: `button button-ghost${wrap ? " is-on" : ""}`, dataset: { action: "wrap" }, "aria-pressed": wrap }, "Wrap lines"),
-          h("button", { key: "export", type: "button", className: "button button-ghost", disabled: Boolean(exporting), dataset: { action: "export" } }, icon("download"), exporting ? "Exporting…" : "Export"),
-          h("button", { key: "clear", type: "button", className: "button button-ghost", dataset: { action: "clear" } }, icon("trash"), "Clear"))),
+          h("button", {
+            key: "pause", type: "button", className: "button", dataset: { action: "pause" }, "aria-pressed": paused,
+          }, icon(paused ? "play" : "pause"), paused ? "Resume" : "Pause"),
+          h("button", {
+            key: "wrap", type: "button", className: `button button-ghost${wrap ? " is-on" : ""}`,
+            dataset: { action: "wrap" }, "aria-pressed": wrap,
+          }, "Wrap lines"),
+          h("button", {
+            key: "export", type: "button", className: "button button-ghost", disabled: Boolean(exporting),
+            dataset: { action: "export" },
+          }, icon("download"), exporting ? "Exporting…" : "Export"),
+          h("button", { key: "clear", type: "button", className: "button button-ghost", dataset: { action: "clear" } },
+            icon("trash"),
+            "Clear"))),
       this.toolbar(),
       h("div", { key: "body", className: "card logs-card" },
         this.body(),
-        (paused || !follow) && this.state.lines.length > 0 && h("button", { key: "newest", type: "button", className: "button button-primary logs-newest", dataset: { action: "newest" } },
+        (paused || !follow) && this.state.lines.length > 0
+          && h("button", {
+            key: "newest", type: "button", className: "button button-primary logs-newest",
+            dataset: { action: "newest" },
+          },
           icon("chevron-down"), waiting ? `${number(waiting)} new` : "Jump to newest"),
-        this.state.older && h("div", { key: "older", className: "logs-older badge badge-info", role: "status" }, "Loading older lines…")));
+        this.state.older && h("div", { key: "older", className: "logs-older badge badge-info", role: "status" },
+          "Loading older lines…")));
   }
 
   body() {
     const { lines, loaded, error, filters, wrap } = this.state;
     if (error && !lines.length) {
-      return h("div", { key: "error" }, errorState({ title: "The logs could not be loaded", body: error, action: h("button", { type: "button", className: "button", dataset: { action: "retry" } }, "Try again") }));
+      return h("div", { key: "error" },
+        errorState({
+          title: "The logs could not be loaded", body: error,
+          action: h("button", { type: "button", className: "button", dataset: { action: "retry" } }, "Try again"),
+        }));
     }
     if (!loaded) return h("div", { key: "wait" }, loadingState("Loading logs…"));
     if (!lines.length) {
       const filtered = Boolean(filters.level || filters.source || filters.search.trim());
       return h("div", { key: "none" }, filtered
-        ? emptyState({ title: "No line matches", body: "New ones appear here as they come.", iconName: "search", action: h("button", { type: "button", className: "button", dataset: { action: "clear-filters" } }, "Clear filters") })
-        : emptyState({ title: "Nothing logged yet", body: "Start the engine or load a model, and what they say appears here.", iconName: "logs", action: h("a", { className: "button", href: "/models" }, "Go to the models") }));
+        ? emptyState({
+          title: "No line matches", body: "New ones appear here as they come.", iconName: "search",
+          action: h("button", { type: "button", className: "button", dataset: { action: "clear-filters" } },
+            "Clear filters"),
+        })
+        : emptyState({
+          title: "Nothing logged yet", body: "Output appears here once the engine starts or a model loads.",
+          iconName: "logs", action: h("a", { className: "button", href: "/models" }, "Go to the models"),
+        }));
     }
-    return h(LogList, { key: "list", lines, wrap, follow: this.state.follow && !this.state.paused, onFollow: this.onFollow, onTop: this.onTop });
+    return h(LogList, {
+      key: "list", lines, wrap, follow: this.state.follow && !this.state.paused, onFollow: this.onFollow,
+      onTop: this.onTop,
+    });
   }
 
   toolbar() {
@@ -291,10 +356,20 @@ export class LogsPage extends Component {
     return h("div", { key: "toolbar", className: "toolbar logs-toolbar", role: "search", "aria-label": "Logs" },
       h("div", { className: "input-with-icon logs-search" }, icon("search"),
         h("label", { className: "visually-hidden", htmlFor: "logs-search" }, "Search messages"),
-        h("input", { id: "logs-search", className: "input", type: "search", placeholder: "Search messages", maxlength: 256, autocomplete: "off", value: filters.search, dataset: { role: "log-search" } })),
-      h("select", { className: `select${filters.level ? " is-on" : ""}`, value: filters.level, dataset: { filter: "level" }, "aria-label": "Level" }, LEVELS.map(([value, label]) => h("option", { key: value, value }, label))),
-      h("select", { className: `select logs-source-filter${filters.source ? " is-on" : ""}`, value: filters.source, dataset: { filter: "source" }, "aria-label": "Source" },
-        h("option", { key: "", value: "" }, "Any source"), known.map((source) => h("option", { key: source, value: source }, names.get(source) ?? source))));
+        h("input", {
+          id: "logs-search", className: "input", type: "search", placeholder: "Search messages", maxlength: 256,
+          autocomplete: "off", value: filters.search, dataset: { role: "log-search" },
+        })),
+      h("select", {
+        className: `select${filters.level ? " is-on" : ""}`, value: filters.level, dataset: { filter: "level" },
+        "aria-label": "Level",
+      }, LEVELS.map(([value, label]) => h("option", { key: value, value }, label))),
+      h("select", {
+        className: `select logs-source-filter${filters.source ? " is-on" : ""}`, value: filters.source,
+        dataset: { filter: "source" }, "aria-label": "Source",
+      },
+        h("option", { key: "", value: "" }, "Any source"), known.map((source) =>
+          h("option", { key: source, value: source }, names.get(source) ?? source))));
   }
 }
 

@@ -14,12 +14,15 @@ import { PresetsDialog } from "../components/presets-dialog.js";
 import { queryModels } from "../components/query-models.js";
 import { emptyState, errorState, loadingState } from "../components/states.js";
 import { toast } from "../components/toast.js";
+import { upstreamModels } from "../components/upstream-models.js";
 
 /** @typedef {Record<string, any>} Model */
 /** @typedef {import("../components/query-models.js").Query} Query */
 
 /** @type {Query} */
-const DEFAULT_QUERY = { search: "", status: "", architecture: "", quantization: "", favorites: false, sort: "name", descending: false };
+const DEFAULT_QUERY = {
+  search: "", status: "", architecture: "", quantization: "", favorites: false, sort: "name", descending: false,
+};
 
 /** Where this browser remembers how the list is sorted. */
 const SORT_KEY = "llamadash.models.sort";
@@ -29,8 +32,14 @@ const SCAN_TIMEOUT = 10 * 60_000;
 
 /** @type {Array<[string, string, boolean]>} key, label and whether its natural order is descending */
 const SORTS = [
-  ["name", "Name", false], ["size", "File size", true], ["parameters", "Parameters", true], ["context", "Context", true],
-  ["quantization", "Quantization", false], ["used", "Recently used", true], ["added", "Recently added", true], ["status", "Status", false],
+  ["name", "Name", false],
+  ["size", "File size", true],
+  ["parameters", "Parameters", true],
+  ["context", "Context", true],
+  ["quantization", "Quantization", false],
+  ["used", "Recently used", true],
+  ["added", "Recently added", true],
+  ["status", "Status", false],
 ];
 
 /** @type {Array<["status"|"architecture"|"quantization", string]>} */
@@ -45,15 +54,28 @@ export class ModelsPage extends Component {
     super(props);
     const { state } = props;
     /** @type {any} */ this.state = {
-      models: state.get("models"), scan: state.get("scan"), engine: state.get("engine"), config: state.get("config"), downloads: state.get("downloads") ?? [],
-      query: { ...DEFAULT_QUERY, ...rememberedSort() }, busy: new Set(), dialog: null, deleting: "", scanning: false, error: "",
+      models: state.get("models"),
+      scan: state.get("scan"),
+      engine: state.get("engine"),
+      config: state.get("config"),
+      downloads: state.get("downloads") ?? [],
+      query: { ...DEFAULT_QUERY, ...rememberedSort() },
+      busy: new Set(),
+      dialog: null,
+      deleting: "",
+      scanning: false,
+      error: "",
     };
     this.usedAt = lastUses(state.get("requests"));
     /** Ids of the models whose star is being changed. @type {Set<string>} */ this.starring = new Set();
     /** Whether parameters were typed and not saved. @type {boolean} */ this.dirty = false;
-    /** The answer of queryModels for these models and this query. @type {{models: Model[]|null, query: Query|null, answer: ReturnType<typeof queryModels>|null}} */
+    /**
+     * The answer of queryModels for these models and this query.
+     * @type {{models: Model[]|null, query: Query|null, answer: ReturnType<typeof queryModels>|null}}
+     */
     this.found = { models: null, query: null, answer: null };
-    /** Where the page was scrolled to when an address was left, and when the list was. @type {number|null} */ this.left = null;
+    /** Where the page was scrolled to when an address was left, and when the list was. @type {number|null} */
+    this.left = null;
     this.listTop = 0;
     this.onDirty = (/** @type {boolean} */ dirty) => { this.dirty = dirty; };
     this.closeDialog = () => this.setState({ dialog: null, deleting: "" });
@@ -72,8 +94,12 @@ export class ModelsPage extends Component {
       "click [data-action=\"direction\"]": "handleDirection",
       "click [data-action=\"favorites\"]": "handleFavorites",
       "click [data-action=\"clear-filters\"]": "handleClear",
-      "click [data-action=\"load\"]": (/** @type {Event} */ _event, /** @type {HTMLElement} */ element) => this.act("models:load", element),
-      "click [data-action=\"unload\"]": (/** @type {Event} */ _event, /** @type {HTMLElement} */ element) => this.act("models:unload", element),
+      "click [data-action=\"load\"]": (
+        /** @type {Event} */ _event, /** @type {HTMLElement} */ element
+      ) => this.act("models:load", element),
+      "click [data-action=\"unload\"]": (
+        /** @type {Event} */ _event, /** @type {HTMLElement} */ element
+      ) => this.act("models:unload", element),
       "click [data-action=\"favorite\"]": "handleFavorite",
       "click [data-action=\"delete\"]": "handleDelete",
       "click [data-action=\"scan\"]": "handleScan",
@@ -88,7 +114,8 @@ export class ModelsPage extends Component {
 
   didMount() {
     const { state, router } = this.props;
-    const follow = (/** @type {string} */ key) => state.subscribe(key, (/** @type {any} */ value) => this.setState({ [key]: value }));
+    const follow = (/** @type {string} */ key) => state.subscribe(key, (/** @type {any} */ value) =>
+      this.setState({ [key]: value }));
     const guardUnload = (/** @type {BeforeUnloadEvent} */ event) => { if (this.dirty) event.preventDefault(); };
     window.addEventListener("beforeunload", guardUnload);
     this.fetch();
@@ -132,7 +159,10 @@ export class ModelsPage extends Component {
     this.left = window.scrollY;
     if (!this.props.params.id) this.listTop = window.scrollY;
     if (!this.dirty || to.params.id === this.props.params.id) return undefined;
-    const leave = await confirmDialog({ title: "Leave without saving?", body: "The parameters you changed have not been saved.", confirmLabel: "Leave", cancelLabel: "Keep editing", danger: true });
+    const leave = await confirmDialog({
+      title: "Leave without saving?", body: "The parameters you changed have not been saved.", confirmLabel: "Leave",
+      cancelLabel: "Keep editing", danger: true,
+    });
     if (leave) this.dirty = false;
     return leave;
   }
@@ -197,7 +227,12 @@ export class ModelsPage extends Component {
   /** Escape closes the details. @param {KeyboardEvent} event */
   handleKey(event) {
     const target = /** @type {HTMLElement} */ (event.target);
-    if (event.key !== "Escape" || event.defaultPrevented || !this.props.params.id || target.closest("dialog, input, select, textarea")) return;
+    if (
+      event.key !== "Escape" || event.defaultPrevented || !this.props.params.id
+        || target.closest("dialog, input, select, textarea")
+    ) {
+      return;
+    }
     this.props.router.navigate("/models");
   }
 
@@ -220,7 +255,9 @@ export class ModelsPage extends Component {
     if (!model || this.starring.has(model.id)) return; // a double click
     this.starring.add(model.id);
     try {
-      await this.props.state.request("models:update", { id: model.id, revision: model.revision, changes: { favorite: !model.favorite } });
+      await this.props.state.request("models:update", {
+        id: model.id, revision: model.revision, changes: { favorite: !model.favorite },
+      });
     } catch (error) {
       toast(/** @type {Error} */ (error).message, { kind: "error" });
     }
@@ -235,10 +272,18 @@ export class ModelsPage extends Component {
   async handleScan() {
     this.setState({ scanning: true });
     try {
-      const { added, updated, missing, skipped, total } = await this.props.state.request("models:scan", {}, { timeout: SCAN_TIMEOUT });
-      const changes = [added && `${added} added`, updated && `${updated} updated`, missing && `${missing} missing`, skipped.length && `${skipped.length} skipped`].filter(Boolean);
+      const { added, updated, missing, skipped, total } = await this.props.state.request("models:scan", {}, {
+        timeout: SCAN_TIMEOUT,
+      });
+      const changes = [
+        added && `${added} added`, updated && `${updated} updated`, missing && `${missing} missing`,
+        skipped.length && `${skipped.length} skipped`,
+      ].filter(Boolean);
       toast(`${plural(total, "model")} found${changes.length ? `: ${changes.join(", ")}` : ", nothing new"}`, {
-        kind: "success", action: skipped.length && !this.destroyed ? { label: "Show skipped", run: () => this.setState({ dialog: "skipped" }) } : undefined,
+        kind: "success",
+        action: skipped.length && !this.destroyed
+          ? { label: "Show skipped", run: () => this.setState({ dialog: "skipped" }) }
+          : undefined,
       });
     } catch (error) {
       toast(`The scan failed: ${/** @type {Error} */ (error).message}`, { kind: "error" });
@@ -265,9 +310,7 @@ export class ModelsPage extends Component {
     const id = this.props.params.id;
     return h("div", { className: `page models-page${id && models?.length ? " has-detail" : ""}` },
       this.header(),
-      models ? (models.length ? this.full(id) : this.empty()) : h("div", { key: "wait", className: "card" }, error
-        ? errorState({ title: "The models could not be loaded", body: error, action: h("button", { type: "button", className: "button", dataset: { action: "retry" } }, "Try again") })
-        : loadingState("Loading models…")),
+      !models ? this.wait(error) : models.length ? this.full(id) : this.empty(),
       this.dialog());
   }
 
@@ -275,19 +318,51 @@ export class ModelsPage extends Component {
     const { scan, models } = this.state;
     const scanning = this.state.scanning || Boolean(scan);
     return h("header", { key: "header", className: "page-header" },
-      h("div", { key: "title", className: "row" }, h("h1", { className: "page-title" }, "Models"), models && h("span", { className: "muted models-count" }, models.length ? `${plural(models.length, "model")}` : "")),
+      h("div", { key: "title", className: "row" },
+        h("h1", { className: "page-title" }, "Models"),
+        models && h("span", { className: "muted models-count" },
+          models.length ? `${plural(models.length, "model")}` : "")),
       h("div", { key: "actions", className: "page-actions" },
-        this.skipped().length > 0 && h("button", { key: "skipped", type: "button", className: "button button-ghost", dataset: { action: "skipped" } }, icon("warning"), `${this.skipped().length} skipped`),
-        h("button", { key: "presets", type: "button", className: "button button-ghost", dataset: { action: "presets" } }, "Presets"),
-        h("button", { key: "import", type: "button", className: "button button-ghost", dataset: { action: "import" } }, icon("plus"), "Add by path"),
-        h("button", { key: "scan", type: "button", className: "button scan-button", disabled: scanning, "aria-busy": scanning, dataset: { action: "scan" } },
+        this.skipped().length > 0 && h("button", {
+          key: "skipped", type: "button", className: "button button-ghost", dataset: { action: "skipped" },
+        }, icon("warning"), `${this.skipped().length} skipped`),
+        h("button", {
+          key: "presets", type: "button", className: "button button-ghost", dataset: { action: "presets" },
+        }, "Presets"),
+        h("button", { key: "import", type: "button", className: "button button-ghost", dataset: { action: "import" } },
+          icon("plus"),
+          "Add by path"),
+        h("button", {
+          key: "scan", type: "button", className: "button scan-button", disabled: scanning, "aria-busy": scanning,
+          dataset: { action: "scan" },
+        },
           icon("refresh"), scan?.total ? `Scanning ${scan.done} of ${scan.total}` : scanning ? "Scanning…" : "Scan"),
-        h("button", { key: "get", type: "button", className: "button button-primary", dataset: { action: "get-models" } }, icon("download"), "Get models")),
-      scanning && h("progress", { key: "progress", className: "scan-progress", max: scan?.total || 1, value: scan?.total ? scan.done : null, "aria-label": "Scan of the model folders" }));
+        h("button", {
+          key: "get", type: "button", className: "button button-primary", dataset: { action: "get-models" },
+        }, icon("download"), "Get models")),
+      scanning && h("progress", {
+        key: "progress", className: "scan-progress", max: scan?.total || 1, value: scan?.total ? scan.done : null,
+        "aria-label": "Scan of the model folders",
+      }));
+  }
+
+  /** @param {string} error */
+  wait(error) {
+    return h("div", { key: "wait", className: "card" }, error ? errorState({
+      title: "The models could not be loaded", body: error,
+      action: h("button", { type: "button", className: "button", dataset: { action: "retry" } }, "Try again"),
+    }) : loadingState("Loading models…"));
   }
 
   empty() {
-    return h(FirstRun, { key: "first", state: this.props.state, engine: this.state.engine, scanning: this.state.scanning || Boolean(this.state.scan) });
+    return [upstreamModels(this.state.engine?.upstreams), this.firstRun()];
+  }
+
+  firstRun() {
+    return h(FirstRun, {
+      key: "first", state: this.props.state, engine: this.state.engine,
+      scanning: this.state.scanning || Boolean(this.state.scan),
+    });
   }
 
   /** @param {string|undefined} id */
@@ -295,23 +370,35 @@ export class ModelsPage extends Component {
     const { rows, facets } = this.visible();
     const { query, busy } = this.state;
     const model = id ? this.find(id) : undefined;
-    const active = this.state.downloads.filter((/** @type {any} */ item) => ["queued", "running", "paused", "verifying", "failed"].includes(item.status));
+    const active = this.state.downloads.filter((/** @type {any} */ item) =>
+      ["queued", "running", "paused", "verifying", "failed"].includes(item.status));
     return h("div", { key: "full", className: "models-split" },
       h("div", { key: "main", className: "models-main" },
-        active.length > 0 && h("section", { key: "downloads", className: "card models-downloads" }, h(DownloadQueue, { state: this.props.state, downloads: active })),
+        active.length > 0 && h("section", { key: "downloads", className: "card models-downloads" },
+          h(DownloadQueue, { state: this.props.state, downloads: active })),
         this.toolbar(facets),
         h("div", { key: "list", className: "card models-card" },
           rows.length
-            ? h(ModelList, { key: "list", models: rows, selected: id, sort: query.sort, descending: query.descending, busy })
+            ? h(ModelList, {
+              key: "list", models: rows, selected: id, sort: query.sort, descending: query.descending, busy,
+            })
             : h("div", { key: "none" }, emptyState({
               title: "No model matches", body: "Try other words, or fewer filters.", iconName: "search",
-              action: h("button", { type: "button", className: "button", dataset: { action: "clear-filters" } }, "Clear search and filters"),
-            })))),
+              action: h("button", { type: "button", className: "button", dataset: { action: "clear-filters" } },
+                "Clear search and filters"),
+            }))),
+        upstreamModels(this.state.engine?.upstreams)),
       id && h("aside", { key: "side", className: "models-side", "aria-label": "Details" }, model
         ? h(ModelDetail, {
-          key: id, state: this.props.state, model, schema: this.state.config?.parameters, inherited: this.state.config?.config?.defaults, busy: busy.has(id), onDirty: this.onDirty,
+          key: id, state: this.props.state, model, schema: this.state.config?.parameters,
+          inherited: this.state.config?.config?.defaults, idleDefault: this.state.config?.config?.idle_seconds,
+          busy: busy.has(id), onDirty: this.onDirty,
         })
-        : h("div", { key: "gone", className: "card" }, emptyState({ title: "This model is gone", body: `There is no model ${id} any more.`, action: h("a", { className: "button", href: "/models" }, "Back to the list") }))));
+        : h("div", { key: "gone", className: "card" },
+          emptyState({
+            title: "Model not found", body: `There is no model ${id}.`,
+            action: h("a", { className: "button", href: "/models" }, "Back to the list"),
+          }))));
   }
 
   /** @param {ReturnType<typeof queryModels>["facets"]} facets */
@@ -321,26 +408,44 @@ export class ModelsPage extends Component {
     return h("div", { key: "toolbar", className: "toolbar models-toolbar", role: "search", "aria-label": "Models" },
       h("div", { key: "search", className: "input-with-icon models-search" }, icon("search"),
         h("label", { className: "visually-hidden", htmlFor: "models-search" }, "Search models"),
-        h("input", { id: "models-search", className: "input", type: "search", placeholder: "Search name, architecture, path…", autocomplete: "off", value: query.search, dataset: { role: "search" } })),
+        h("input", {
+          id: "models-search", className: "input", type: "search", placeholder: "Search name, architecture, path…",
+          autocomplete: "off", value: query.search, dataset: { role: "search" },
+        })),
       FILTERS.map(([name, any]) => this.filter(name, any, facets[name])),
-      h("button", { key: "favorites", type: "button", className: `button models-favorites${query.favorites ? " is-on" : ""}`, dataset: { action: "favorites" }, "aria-pressed": query.favorites },
+      h("button", {
+        key: "favorites", type: "button", className: `button models-favorites${query.favorites ? " is-on" : ""}`,
+        dataset: { action: "favorites" }, "aria-pressed": query.favorites,
+      },
         icon(query.favorites ? "star-filled" : "star"), h("span", null, "Favourites")),
       h("div", { key: "sort", className: "models-sorting" },
         h("label", { className: "visually-hidden", htmlFor: "models-sort" }, "Sort by"),
-        h("select", { id: "models-sort", className: "select", value: query.sort, dataset: { role: "sort" } }, SORTS.map(([key, label]) => h("option", { key, value: key }, label))),
+        h("select", { id: "models-sort", className: "select", value: query.sort, dataset: { role: "sort" } },
+          SORTS.map(([key, label]) => h("option", { key, value: key }, label))),
         h("button", {
-          type: "button", className: "button button-icon", dataset: { action: "direction" }, "aria-label": query.descending ? "Descending; sort ascending" : "Ascending; sort descending",
+          type: "button", className: "button button-icon", dataset: { action: "direction" },
+          "aria-label": query.descending ? "Descending; sort ascending" : "Ascending; sort descending",
           title: query.descending ? "Descending" : "Ascending",
         }, h("span", { "aria-hidden": "true" }, query.descending ? "↓" : "↑"))),
-      filtered && h("button", { key: "clear", type: "button", className: "button button-ghost", dataset: { action: "clear-filters" } }, icon("close"), "Clear"));
+      filtered && h("button", {
+        key: "clear", type: "button", className: "button button-ghost", dataset: { action: "clear-filters" },
+      }, icon("close"), "Clear"));
   }
 
-  /** @param {"status"|"architecture"|"quantization"} name @param {string} any @param {Array<{value: string, count: number}>} facet */
+  /**
+   * @param {"status"|"architecture"|"quantization"} name @param {string} any
+   * @param {Array<{value: string, count: number}>} facet
+   */
   filter(name, any, facet) {
     const chosen = this.state.query[name];
-    const options = !chosen || facet.some(({ value }) => value === chosen) ? facet : [...facet, { value: chosen, count: 0 }];
+    const options = !chosen || facet.some(({ value }) => value === chosen)
+      ? facet
+      : [...facet, { value: chosen, count: 0 }];
     const label = (/** @type {string} */ value) => (name === "status" ? statusLabel(value)[0] : value);
-    return h("select", { key: name, className: `select models-filter${chosen ? " is-on" : ""}`, value: chosen, dataset: { filter: name }, "aria-label": `Filter by ${name}` },
+    return h("select", {
+      key: name, className: `select models-filter${chosen ? " is-on" : ""}`, value: chosen, dataset: { filter: name },
+      "aria-label": `Filter by ${name}`,
+    },
       h("option", { key: "", value: "" }, any),
       options.map(({ value, count }) => h("option", { key: value, value }, `${label(value)} (${count})`)));
   }
@@ -365,8 +470,14 @@ export class ModelsPage extends Component {
 
   skippedDialog() {
     const skipped = this.skipped();
-    return h(Dialog, { key: "skipped", title: `${plural(skipped.length, "file")} skipped`, wide: true, close: this.closeDialog },
-      h("ul", { className: "list skipped-list" }, skipped.map(({ path, reason }) => h("li", { key: path, className: "list-item skipped-item" }, h("code", { className: "break-all" }, path), h("span", { className: "muted" }, reason)))));
+    return h(Dialog, {
+      key: "skipped", title: `${plural(skipped.length, "file")} skipped`, wide: true, close: this.closeDialog,
+    },
+      h("ul", { className: "list skipped-list" },
+        skipped.map(({ path, reason }) =>
+          h("li", { key: path, className: "list-item skipped-item" },
+            h("code", { className: "break-all" }, path),
+            h("span", { className: "muted" }, reason)))));
   }
 }
 

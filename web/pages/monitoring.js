@@ -2,6 +2,8 @@ import { readStorage, writeStorage } from "../core/auth.js";
 import { Component, h } from "../core/component.js";
 import { MetricsCharts } from "../components/metrics-charts.js";
 import { RequestTable } from "../components/request-table.js";
+import { timelineCard } from "../components/timeline.js";
+import { UsageTable } from "../components/usage-table.js";
 
 const RANGE_KEY = "llamadash.monitoring.range";
 const MINUTE_MS = 60_000;
@@ -26,7 +28,7 @@ export class MonitoringPage extends Component {
     return { "click [data-range]": "handleRange" };
   }
 
-  /** The stretch of time of the address, else the one last chosen. */
+  /** The time range of the address, else the one last chosen. */
   get range() {
     const wanted = [this.props.query?.get("range"), readStorage(RANGE_KEY)];
     return wanted.map((id) => RANGES.find((range) => range.id === id)).find(Boolean) ?? RANGES[0];
@@ -34,14 +36,25 @@ export class MonitoringPage extends Component {
 
   render() {
     const { range } = this;
+    const { state, query } = this.props;
     return h("section", { className: "page monitoring-page" },
       h("header", { className: "page-header" },
         h("h1", { className: "page-title" }, "Monitoring"),
-        h("div", { className: "page-actions" },
-          h("div", { className: "segmented", role: "group", "aria-label": "Stretch of time" }, RANGES.map(({ id, label, words }) => (
-            h("button", { key: id, type: "button", dataset: { range: id }, "aria-pressed": id === range.id, "aria-label": `The last ${words}` }, label)))))),
-      h(MetricsCharts, { state: this.props.state, span: range.span }),
-      h(RequestTable, { state: this.props.state }));
+        h("div", { className: "page-actions" }, this.renderRanges(range))),
+      h(MetricsCharts, { state, span: range.span }),
+      h(RequestTable, { state, span: range.span, model: query?.get("model") ?? "" }),
+      h("div", { className: "grid monitoring-lists" },
+        h(UsageTable, { state, span: range.span }),
+        timelineCard({ state, span: range.span })));
+  }
+
+  /** @param {{id: string}} chosen */
+  renderRanges(chosen) {
+    return h("div", { className: "segmented", role: "group", "aria-label": "Time range" },
+      RANGES.map(({ id, label, words }) => h("button", {
+        key: id, type: "button", dataset: { range: id }, "aria-pressed": id === chosen.id,
+        "aria-label": `The last ${words}`,
+      }, label)));
   }
 
   /** @param {Event} _event @param {HTMLElement} button */

@@ -1,5 +1,6 @@
 import { Component, h } from "../core/component.js";
 import { bytes, dateTime, duration, number, percent, relativeTime } from "../core/format.js";
+import { ApiKeys } from "../components/api-keys.js";
 import { CopyButton, saveText } from "../components/copy-button.js";
 import { confirmDialog, Dialog } from "../components/dialog.js";
 import { formField } from "../components/form-field.js";
@@ -22,7 +23,10 @@ const LEVELS = [["debug", "Debug: everything"], ["info", "Info"], ["warning", "W
 const INTERVALS = [1, 2, 5, 10, 15, 30, 60];
 
 /** @type {Record<string, [number, number]>} */
-const BOUNDS = { metrics_retention_days: [1, 3650], metrics_history_days: [1, 3650], logs_retention_days: [1, 3650], logs_max_rows: [1000, 5_000_000] };
+const BOUNDS = {
+  metrics_retention_days: [1, 3650], metrics_history_days: [1, 3650], logs_retention_days: [1, 3650],
+  logs_max_rows: [1000, 5_000_000],
+};
 
 /** How this installation looks, measures, remembers and is protected. */
 export class SettingsPage extends Component {
@@ -31,7 +35,14 @@ export class SettingsPage extends Component {
   init() {
     const { state } = this.props;
     this.state = {
-      settings: state.get("settings"), info: state.get("info"), system: state.get("system"), locked: state.get("config")?.locked ?? {}, sessions: null, draft: {}, errors: {}, error: "",
+      settings: state.get("settings"),
+      info: state.get("info"),
+      system: state.get("system"),
+      locked: state.get("config")?.locked ?? {},
+      sessions: null,
+      draft: {},
+      errors: {},
+      error: "",
       password: { password: "", again: "", current: "" }, passwordErrors: {}, backup: null, busy: "", importing: null,
     };
   }
@@ -55,7 +66,8 @@ export class SettingsPage extends Component {
 
   didMount() {
     const { state } = this.props;
-    const follow = (/** @type {string} */ key) => state.subscribe(key, (/** @type {any} */ value) => this.setState({ [key]: value }));
+    const follow = (/** @type {string} */ key) => state.subscribe(key, (/** @type {any} */ value) =>
+      this.setState({ [key]: value }));
     this.fetch();
     return [
       ...["settings", "info", "system"].map(follow),
@@ -86,7 +98,9 @@ export class SettingsPage extends Component {
   /** Whether there is a password may have changed since the server welcomed this browser. @param {boolean} password */
   notePassword(password) {
     const info = this.props.state.get("info");
-    if (info?.features?.password !== password) this.props.state.set("info", { ...info, features: { ...info?.features, password } });
+    if (info?.features?.password !== password) {
+      this.props.state.set("info", { ...info, features: { ...info?.features, password } });
+    }
   }
 
   /** What is typed stays what it is until it was saved. @param {Event} _event @param {HTMLInputElement} element */
@@ -94,7 +108,9 @@ export class SettingsPage extends Component {
     if (element.type === "radio" || element.type === "checkbox") return undefined;
     const key = element.dataset.setting ?? "";
     if (element.value === String(this.state.settings[key] ?? "")) return this.forget(key);
-    return this.setState({ draft: { ...this.state.draft, [key]: element.value }, errors: { ...this.state.errors, [key]: "" } });
+    return this.setState({
+      draft: { ...this.state.draft, [key]: element.value }, errors: { ...this.state.errors, [key]: "" },
+    });
   }
 
   /** @param {Event} _event @param {HTMLInputElement|HTMLSelectElement} element */
@@ -104,7 +120,11 @@ export class SettingsPage extends Component {
     const value = numeric ? Number(element.value) : element.value;
     const bounds = BOUNDS[key];
     if (bounds && (!/^\d+$/.test(element.value.trim()) || Number(value) < bounds[0] || Number(value) > bounds[1])) {
-      this.setState({ errors: { ...this.state.errors, [key]: `Enter a whole number from ${number(bounds[0])} to ${number(bounds[1])}.` } });
+      this.setState({
+        errors: {
+          ...this.state.errors, [key]: `Enter a whole number from ${number(bounds[0])} to ${number(bounds[1])}.`,
+        },
+      });
       return;
     }
     if (value === this.state.settings[key]) return this.forget(key);
@@ -129,20 +149,27 @@ export class SettingsPage extends Component {
 
   /** @param {Event} _event @param {HTMLInputElement} element */
   handlePasswordInput(_event, element) {
-    this.setState({ password: { ...this.state.password, [element.dataset.password ?? ""]: element.value }, passwordErrors: {} });
+    this.setState({
+      password: { ...this.state.password, [element.dataset.password ?? ""]: element.value }, passwordErrors: {},
+    });
   }
 
   /** @param {Event} event */
   handlePassword(event) {
     event.preventDefault();
     const { password, again } = this.state.password;
-    if (password.length < MIN_PASSWORD) return this.setState({ passwordErrors: { password: `Use at least ${MIN_PASSWORD} characters.` } });
-    if (password !== again) return this.setState({ passwordErrors: { again: "The two are not the same." } });
+    if (password.length < MIN_PASSWORD) {
+      return this.setState({ passwordErrors: { password: `Use at least ${MIN_PASSWORD} characters.` } });
+    }
+    if (password !== again) return this.setState({ passwordErrors: { again: "Passwords don't match." } });
     return this.sendPassword(password);
   }
 
   async handlePasswordRemove() {
-    const sure = await confirmDialog({ title: "Remove the password?", body: "All other sessions end. The link with the access key goes on working.", confirmLabel: "Remove", danger: true });
+    const sure = await confirmDialog({
+      title: "Remove the password?", body: "All other sessions end. The link with the access key still works.",
+      confirmLabel: "Remove", danger: true,
+    });
     if (sure) await this.sendPassword("");
   }
 
@@ -166,7 +193,10 @@ export class SettingsPage extends Component {
   /** @param {Event} _event @param {HTMLElement} element */
   async handleRevoke(_event, element) {
     const current = element.dataset.current === "true";
-    const sure = !current || await confirmDialog({ title: "End this session?", body: "This browser will have to sign in again.", confirmLabel: "End session", danger: true });
+    const sure = !current || await confirmDialog({
+      title: "End this session?", body: "This browser will have to sign in again.", confirmLabel: "End session",
+      danger: true,
+    });
     if (!sure) return;
     try {
       await this.props.state.request("sessions:revoke", { id: element.dataset.id });
@@ -190,7 +220,10 @@ export class SettingsPage extends Component {
   async handleExport() {
     try {
       const { document } = await this.props.state.request("system:export");
-      saveText(`llamadash-${new Date().toISOString().slice(0, 10)}.json`, `${JSON.stringify(document, null, 2)}\n`, "application/json");
+      saveText(
+        `llamadash-${new Date().toISOString().slice(0, 10)}.json`, `${JSON.stringify(document, null, 2)}\n`,
+        "application/json"
+      );
     } catch (error) {
       toast(`No export: ${/** @type {Error} */ (error).message}`, { kind: "error" });
     }
@@ -229,10 +262,17 @@ export class SettingsPage extends Component {
     return h("div", { className: "page settings-page" },
       h("header", { key: "header", className: "page-header" }, h("h1", { className: "page-title" }, "Settings")),
       settings ? h("div", { key: "full", className: "settings-grid" },
-        h("div", { key: "left", className: "stack settings-column" }, this.appearance(settings), this.measuring(settings), this.logging(settings)),
+        h("div", { key: "left", className: "stack settings-column" },
+          h(ApiKeys, { state: this.props.state }),
+          this.appearance(settings),
+          this.measuring(settings),
+          this.logging(settings)),
         h("div", { key: "right", className: "stack settings-column" }, this.security(), this.backups(), this.about()))
         : h("div", { key: "wait", className: "card" }, error
-          ? errorState({ title: "The settings could not be loaded", body: error, action: h("button", { type: "button", className: "button", dataset: { action: "retry" } }, "Try again") })
+          ? errorState({
+            title: "The settings could not be loaded", body: error,
+            action: h("button", { type: "button", className: "button", dataset: { action: "retry" } }, "Try again"),
+          })
           : loadingState("Loading settings…")),
       this.state.importing && this.importDialog());
   }
@@ -240,28 +280,49 @@ export class SettingsPage extends Component {
   /** @param {string} title @param {any} body @param {any} [extra] */
   card(title, body, extra) {
     return h("section", { key: title, className: "card" },
-      h("div", { className: "card-header" }, h("h2", { className: "card-title" }, title), extra), h("div", { className: "card-body stack" }, body));
+      h("div", { className: "card-header" },
+        h("h2", { className: "card-title" }, title),
+        extra), h("div", { className: "card-body stack" }, body));
   }
 
   /** @param {Json} settings */
   appearance(settings) {
     return this.card("Appearance", h("fieldset", { className: "field theme-choice" },
       h("legend", { className: "field-label" }, "Theme"),
-      h("div", { className: "segmented theme-segments" }, THEMES.map(([value, label, name]) => h("label", { key: value, className: `theme-segment${settings.theme === value ? " is-on" : ""}` },
-        h("input", { type: "radio", name: "theme", value, checked: settings.theme === value, className: "visually-hidden", dataset: { setting: "theme" } }), icon(name, { size: 16 }), h("span", null, label)))),
-      this.state.errors.theme ? h("p", { key: "error", className: "field-error", role: "alert" }, this.state.errors.theme)
+      h("div", { className: "segmented theme-segments" }, THEMES.map(([value, label, name]) => h("label", {
+        key: value, className: `theme-segment${settings.theme === value ? " is-on" : ""}`,
+      },
+        h("input", {
+          type: "radio", name: "theme", value, checked: settings.theme === value, className: "visually-hidden",
+          dataset: { setting: "theme" },
+        }),
+        icon(name, { size: 16 }),
+        h("span", null, label)))),
+      this.state.errors.theme
+        ? h("p", { key: "error", className: "field-error", role: "alert" }, this.state.errors.theme)
         : h("p", { key: "hint", className: "field-hint" }, "For every browser that uses this llamadash.")));
   }
 
   /** @param {Json} settings */
   measuring(settings) {
-    const options = INTERVALS.includes(settings.metrics_interval) ? INTERVALS : [...INTERVALS, settings.metrics_interval].sort((a, b) => a - b);
+    const options = INTERVALS.includes(settings.metrics_interval)
+      ? INTERVALS
+      : [...INTERVALS, settings.metrics_interval].sort((a, b) => a - b);
     return this.card("Monitoring", [
-      formField({ id: "setting-interval", label: "Measure every", hint: "Shorter shows more and stores more.", error: this.state.errors.metrics_interval },
-        h("select", { id: "setting-interval", className: "select", value: String(settings.metrics_interval), dataset: { setting: "metrics_interval" }, "aria-describedby": "setting-interval-hint" },
-          options.map((seconds) => h("option", { key: seconds, value: String(seconds) }, seconds === 1 ? "1 second" : `${seconds} seconds`)))),
+      formField({
+        id: "setting-interval", label: "Measure every", hint: "Shorter intervals need more storage.",
+        error: this.state.errors.metrics_interval,
+      },
+        h("select", {
+          id: "setting-interval", className: "select", value: String(settings.metrics_interval),
+          dataset: { setting: "metrics_interval" }, "aria-describedby": "setting-interval-hint",
+        },
+          options.map((seconds) =>
+            h("option", { key: seconds, value: String(seconds) }, seconds === 1 ? "1 second" : `${seconds} seconds`)))),
       this.numberField("metrics_retention_days", "Keep measurements", "days in full detail"),
-      "metrics_history_days" in settings && this.numberField("metrics_history_days", "Keep their averages", "days for the long charts"),
+      "metrics_history_days" in settings && this.numberField(
+        "metrics_history_days", "Keep their averages", "days for the long charts"
+      ),
     ]);
   }
 
@@ -269,8 +330,11 @@ export class SettingsPage extends Component {
   logging(settings) {
     const locked = this.state.locked.log_level;
     return this.card("Logs", [
-      formField({ id: "setting-level", label: "Least important to keep", locked, error: this.state.errors.log_level },
-        h("select", { id: "setting-level", className: "select", value: settings.log_level, disabled: Boolean(locked), dataset: { setting: "log_level" }, "aria-describedby": "setting-level-hint" }, LEVELS.map(([value, label]) => h("option", { key: value, value }, label)))),
+      formField({ id: "setting-level", label: "Minimum level", locked, error: this.state.errors.log_level },
+        h("select", {
+          id: "setting-level", className: "select", value: settings.log_level, disabled: Boolean(locked),
+          dataset: { setting: "log_level" }, "aria-describedby": "setting-level-hint",
+        }, LEVELS.map(([value, label]) => h("option", { key: value, value }, label)))),
       this.numberField("logs_retention_days", "Keep log lines", "days"),
       this.numberField("logs_max_rows", "At most", "lines"),
     ]);
@@ -282,7 +346,8 @@ export class SettingsPage extends Component {
     const error = this.state.errors[key];
     return formField({ id, label, error }, h("div", { className: "row unit-row" },
       h("input", {
-        id, className: "input unit-input", type: "text", inputmode: "numeric", autocomplete: "off", value: this.state.draft[key] ?? String(this.state.settings[key] ?? ""), dataset: { setting: key },
+        id, className: "input unit-input", type: "text", inputmode: "numeric", autocomplete: "off",
+        value: this.state.draft[key] ?? String(this.state.settings[key] ?? ""), dataset: { setting: key },
         "aria-describedby": `${id}-hint ${id}-unit`, "aria-invalid": error ? "true" : null,
       }),
       h("span", { id: `${id}-unit`, className: "muted" }, unit)));
@@ -293,54 +358,108 @@ export class SettingsPage extends Component {
     const { passwordErrors, password, busy, sessions } = this.state;
     if (features.auth === false) {
       return this.card("Security", h("div", { className: "banner banner-box banner-warning" }, icon("warning"),
-        h("span", { className: "banner-text" }, "Authentication is off (--no-auth): whoever reaches this address can do everything.")));
+        h("span", { className: "banner-text" },
+          "Authentication is off (--no-auth): anyone who reaches this address can do everything.")));
     }
     const byPassword = (sessions ?? []).some((/** @type {Json} */ session) => session.current);
     return this.card("Security", [
-      h("p", { key: "intro", className: "muted" }, features.password ? "A password is set. The link with the access key works as well." : "You came in with the access key. A password lets you log in without the link."),
+      h("p", { key: "intro", className: "muted" },
+        features.password
+          ? "A password is set. The link with the access key works as well."
+          : "Signed in with the access key. A password lets you sign in without the link."),
       h("form", { key: "form", className: "stack password-form", noValidate: true },
-        h("input", { key: "user", type: "text", name: "username", autocomplete: "username", value: "llamadash", hidden: true, readonly: true }),
-        features.password && byPassword && this.passwordField("current", "Current password", password.current, passwordErrors.current, "current-password"),
-        this.passwordField("password", features.password ? "New password" : "Password", password.password, passwordErrors.password, "new-password"),
-        this.passwordField("again", "Once more", password.again, passwordErrors.again, "new-password"),
+        h("input", {
+          key: "user", type: "text", name: "username", autocomplete: "username", value: "llamadash", hidden: true,
+          readonly: true,
+        }),
+        features.password && byPassword && this.passwordField(
+          "current", "Current password", password.current, passwordErrors.current, "current-password"
+        ),
+        this.passwordField(
+          "password", features.password ? "New password" : "Password", password.password, passwordErrors.password,
+          "new-password"
+        ),
+        this.passwordField("again", "Repeat password", password.again, passwordErrors.again, "new-password"),
         h("div", { key: "row", className: "row" },
-          h("button", { type: "submit", className: "button button-primary", disabled: busy === "password" || !password.password, "aria-busy": busy === "password" }, features.password ? "Change password" : "Set password"),
-          features.password && h("button", { type: "button", className: "button", disabled: busy === "password", dataset: { action: "password-remove" } }, "Remove password"))),
+          h("button", {
+            type: "submit", className: "button button-primary", disabled: busy === "password" || !password.password,
+            "aria-busy": busy === "password",
+          }, features.password ? "Change password" : "Set password"),
+          features.password && h("button", {
+            type: "button", className: "button", disabled: busy === "password", dataset: { action: "password-remove" },
+          }, "Remove password"))),
       h("h3", { key: "title", className: "section-title" }, "Sessions"),
       this.sessions(sessions),
     ], features.password && h("span", { className: "badge badge-success" }, "Password set"));
   }
 
-  /** @param {string} key @param {string} label @param {string} value @param {string} error @param {string} autocomplete */
+  /**
+   * @param {string} key @param {string} label @param {string} value @param {string} error @param {string} autocomplete
+   */
   passwordField(key, label, value, error, autocomplete) {
     const id = `password-${key}`;
-    return formField({ id, label, error }, h("input", { id, className: "input", type: "password", autocomplete, value, dataset: { password: key }, "aria-describedby": `${id}-hint`, "aria-invalid": error ? "true" : null }));
+    return formField({ id, label, error }, h("input", {
+      id, className: "input", type: "password", autocomplete, value, dataset: { password: key },
+      "aria-describedby": `${id}-hint`, "aria-invalid": error ? "true" : null,
+    }));
   }
 
   /** @param {Json[]|null} sessions */
   sessions(sessions) {
     if (!sessions) return h("div", { key: "sessions", className: "skeleton" });
-    if (!sessions.length) return h("p", { key: "sessions", className: "muted" }, "No browser is signed in with a password.");
-    return h("ul", { key: "sessions", className: "list session-list" }, sessions.map((session) => h("li", { key: session.id, className: "list-item session-item" },
+    if (!sessions.length) {
+      return h("p", { key: "sessions", className: "muted" }, "No browser is signed in with a password.");
+    }
+    return h("ul", { key: "sessions", className: "list session-list" }, sessions.map((session) => h("li", {
+      key: session.id, className: "list-item session-item",
+    },
       h("span", { className: "session-text" },
-        h("span", { className: "row" }, h("strong", null, session.address ?? "Unknown address"), session.current && h("span", { className: "badge badge-success" }, "This browser")),
-        h("span", { className: "field-hint" }, `Since ${dateTime(session.created_at)} · used ${relativeTime(session.used_at)} · until ${dateTime(session.expires_at)}`)),
-      h("button", { type: "button", className: "button button-small", dataset: { action: "revoke", id: session.id, current: String(Boolean(session.current)) }, "aria-label": `End the session of ${session.address}` }, "End"))));
+        h("span", { className: "row" },
+          h("strong", null, session.address ?? "Unknown address"),
+          session.current && h("span", { className: "badge badge-success" }, "This browser")),
+        h("span", { className: "field-hint" },
+          `Since ${dateTime(session.created_at)} · used ${relativeTime(session.used_at)} · `,
+          `until ${dateTime(session.expires_at)}`)),
+      h("button", {
+        type: "button", className: "button button-small",
+        dataset: { action: "revoke", id: session.id, current: String(Boolean(session.current)) },
+        "aria-label": `End the session of ${session.address}`,
+      }, "End"))));
   }
 
   backups() {
     const { backup, busy } = this.state;
     return this.card("Backup and transfer", [
       h("div", { key: "backup", className: "field field-inline" },
-        h("div", { className: "field-text" }, h("span", { className: "field-label" }, "Back up the database"), h("span", { className: "field-hint" }, "History, logs and everything else, into the data folder. A daily one is made by itself.")),
-        h("button", { type: "button", className: "button", disabled: busy === "backup", "aria-busy": busy === "backup", dataset: { action: "backup" } }, icon("disk"), busy === "backup" ? "Working…" : "Back up now")),
+        h("div", { className: "field-text" },
+          h("span", { className: "field-label" }, "Back up the database"),
+          h("span", { className: "field-hint" },
+            "History, logs and everything else, into the data folder. Backed up daily.")),
+        h("button", {
+          type: "button", className: "button", disabled: busy === "backup", "aria-busy": busy === "backup",
+          dataset: { action: "backup" },
+        }, icon("disk"), busy === "backup" ? "Working…" : "Back up now")),
       backup && h("div", { key: "done", className: "stack backup-done", role: "status" },
-        h("span", { className: "text-success" }, `Written: ${bytes(backup.bytes)}`), h("div", { className: "row copy-row" }, h("code", { className: "code break-all" }, backup.path), h(CopyButton, { text: backup.path, label: "Copy the path" }))),
+        h("span", { className: "text-success" }, `Written: ${bytes(backup.bytes)}`),
+        h("div", { className: "row copy-row" },
+          h("code", { className: "code break-all" }, backup.path),
+          h(CopyButton, { text: backup.path, label: "Copy the path" }))),
       h("div", { key: "export", className: "field field-inline" },
-        h("div", { className: "field-text" }, h("span", { className: "field-label" }, "Take settings along"), h("span", { className: "field-hint" }, "Settings, configuration and each model's parameters as a JSON file.")),
+        h("div", { className: "field-text" },
+          h("span", { className: "field-label" }, "Export or import settings"),
+          h("span", { className: "field-hint" },
+            "Settings, configuration and each model's parameters as a JSON file.")),
         h("span", { className: "row" },
-          h("button", { type: "button", className: "button", dataset: { action: "export" } }, icon("download"), "Export"),
-          h("label", { className: "button file-button" }, icon("upload"), "Import…", h("input", { type: "file", accept: ".json,application/json", className: "visually-hidden", dataset: { role: "import-file" } })))),
+          h("button", { type: "button", className: "button", dataset: { action: "export" } },
+            icon("download"),
+            "Export"),
+          h("label", { className: "button file-button" },
+            icon("upload"),
+            "Import…",
+            h("input", {
+              type: "file", accept: ".json,application/json", className: "visually-hidden",
+              dataset: { role: "import-file" },
+            })))),
     ]);
   }
 
@@ -350,12 +469,27 @@ export class SettingsPage extends Component {
     const { engine, database, paths } = system;
     /** @type {Array<[string, any, string?]>} */
     const rows = [
-      ["Version", system.version ?? info?.version], ["Engine", engine ? [engine.kind, engine.version].filter(Boolean).join(" ") || engine.status : null], ["Python", system.python], ["System", system.os],
-      ["Machine", [system.hostname, system.cpu?.model, system.cpu?.threads && `${system.cpu.threads} threads`].filter(Boolean).join(" · ")], ["Up for", duration(system.uptime)], ["This program", ownUse(system.process)],
-      ["Database", database && `${database.path} (${bytes(database.size ?? database.bytes)})`, "mono break-all"], ["Data folder", paths?.data, "mono break-all"], ["Program", paths?.script, "mono break-all"], ["Licence", "MIT"],
+      ["Version", system.version ?? info?.version],
+      ["Engine", [engine?.build?.kind, engine?.build?.version].filter(Boolean).join(" ") || engine?.status],
+      ["Python", system.python],
+      ["System", system.os],
+      [
+        "Machine",
+        [
+          system.hostname, system.cpu?.model, system.cpu?.threads && `${system.cpu.threads} threads`,
+        ].filter(Boolean).join(" · "),
+      ],
+      ["Up for", duration(system.uptime)],
+      ["This program", ownUse(system.process)],
+      ["Database", database && `${database.path} (${bytes(database.size ?? database.bytes)})`, "mono break-all"],
+      ["Data folder", paths?.data, "mono break-all"],
+      ["Program", paths?.script, "mono break-all"],
+      ["Licence", "MIT"],
       ["Needs attention", (system.warnings ?? []).join(" "), "text-warning"],
     ];
-    return this.card("About", h("dl", { className: "facts" }, rows.filter(([, value]) => value).map(([label, value, name]) => [h("dt", { key: `${label}-t` }, label), h("dd", { key: `${label}-d`, className: name ?? "" }, value)])));
+    return this.card("About", h("dl", { className: "facts" },
+      rows.filter(([, value]) => value).map(([label, value, name]) =>
+        [h("dt", { key: `${label}-t` }, label), h("dd", { key: `${label}-d`, className: name ?? "" }, value)])));
   }
 
   importDialog() {
@@ -364,14 +498,20 @@ export class SettingsPage extends Component {
     return h(Dialog, {
       key: "import", title: `Import ${name}`, wide: true, close: () => this.setState({ importing: null }),
       footer: [
-        h("button", { key: "cancel", type: "button", className: "button", dataset: { action: "import-cancel" } }, "Cancel"),
-        h("button", { key: "apply", type: "button", className: "button button-primary", disabled: !changes.length || this.state.busy === "import", dataset: { action: "import-apply" } }, "Apply"),
+        h("button", { key: "cancel", type: "button", className: "button", dataset: { action: "import-cancel" } },
+          "Cancel"),
+        h("button", {
+          key: "apply", type: "button", className: "button button-primary",
+          disabled: !changes.length || this.state.busy === "import", dataset: { action: "import-apply" },
+        }, "Apply"),
       ],
     },
       h("div", { className: "stack" },
-        h("p", null, changes.length ? "This would change:" : "Everything is already as the file says."),
-        h("ul", { key: "changes", className: "change-list" }, changes.flatMap(importLines).map((line, index) => h("li", { key: index, className: "break-all" }, line))),
-        (preview.warnings ?? []).map((/** @type {string} */ warning) => h("p", { key: warning, className: "text-warning break-all" }, warning))));
+        h("p", null, changes.length ? "This would change:" : "Nothing to change: everything is as in the file."),
+        h("ul", { key: "changes", className: "change-list" },
+          changes.flatMap(importLines).map((line, index) => h("li", { key: index, className: "break-all" }, line))),
+        (preview.warnings ?? []).map((/** @type {string} */ warning) =>
+          h("p", { key: warning, className: "text-warning break-all" }, warning))));
   }
 }
 
@@ -380,13 +520,18 @@ function ownUse(process) {
   const { cpu, memory, lag } = process ?? {};
   return [
     typeof cpu === "number" && `${percent(cpu)} CPU`, memory && `${bytes(memory)} of memory`,
-    typeof lag === "number" && `answers at most ${Math.round(lag)} ms late`,
+    typeof lag === "number" && `response delay ≤ ${Math.round(lag)} ms`,
   ].filter(Boolean).join(" · ");
 }
 
 /** @param {any} change @returns {string[]} */
 function importLines(change) {
   if (typeof change === "string") return [change];
-  const where = change.kind === "model" ? `Model ${change.id}` : change.kind === "config" ? "Configuration" : "Settings";
-  return Object.entries(change.changes ?? {}).map(([key, value]) => `${where} · ${key}: ${typeof value === "object" ? JSON.stringify(value) : value}`);
+  const where = change.kind === "model"
+    ? `Model ${change.id}`
+    : change.kind === "config"
+    ? "Configuration"
+    : "Settings";
+  return Object.entries(change.changes ?? {}).map(([key, value]) =>
+    `${where} · ${key}: ${typeof value === "object" ? JSON.stringify(value) : value}`);
 }

@@ -1,0 +1,83 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import "./dom.mjs";
+const { DeviceMemory, ModelsInMemory, Queue, divided, idleSince } = await import("../../web/components/residency.js");
+const { loadingStage, nextWords, reasonWords } = await import("../../web/components/model-status.js");
+const { energy, tokenRate, until } = await import("../../web/core/format.js");
+
+const GIB = 2 ** 30;
+const state = (values) => ({ get: (key) => values[key] ?? null, subscribe: () => () => {}, request: async () => ({}) });
+
+test("what happens next is said with the time that is left", () => {
+  const table = [
+    [{ what: "unloads", at: 240_000 }, "Unloads in 4 min"], [{ what: "unloads", at: 181_000, reason: "idle" }, "Unloads in 4 min"],
+    [{ what: "unloads", at: 40_000 }, "Unloads in 40 s"], [{ what: "unloads", at: 7_200_000 }, "Unloads in 2 h"],
+    [{ what: "unloads", at: 0 }, "Unloads any moment now"], [{ what: "leaves", at: null, reason: "room for B" }, "Leaves memory: room for B"],
+    [{ what: "returns", at: null, reason: null }, "Comes back"], [{ what: "returns", at: null, reason: "when B is idle" }, "Comes back when B is idle"], [null, ""], [undefined, ""],
+  ];
+  for (const [next, words] of table) assert.equal(nextWords(next, 0), words);
+  assert.equal(until(null), "–");
+  assert.equal(reasonWords("by hand"), "manually");
+  assert.equal(reasonWords("evicted for B"), "evicted for B");
+});
+
+test("a load says what it is at", () => {
+  assert.deepEqual(loadingStage({ stage: "text_model", progress: 0.43 }), { text: "Reading weights: 43%", part: 0.43 });
+  assert.deepEqual(loadingStage({ stage: null, progress: null }), { text: "Starting…", part: null });
+});
+
+test("the memory of a device is divided into models, other use and what is free", () => {
+  const { models, other, free, parts } = divided({ total: 24 * GIB, free: 15 * GIB, held: 6 * GIB, budget: 18 * GIB });
+  assert.deepEqual([models, other, free].map((size) => size / GIB), [6, 3, 15]);
+  assert.deepEqual(parts, { models: 0.25, other: 0.125, budget: 0.75 });
+  const reserved = divided({ total: 10, free: 9, held: 6, budget: null }); // reserved, and not yet taken
+  assert.deepEqual([reserved.models, reserved.other, reserved.free, reserved.parts.budget], [6, 0, 4, 1]);
+  assert.deepEqual(divided({ total: 10, free: null, held: 12 }).models, 10);
+  assert.equal(divided({ total: null }), null);
+});
+
+test("a model is idle since its last use, its last request or its load", () => {
+  const model = { id: "a", last_used_at: 5, runtime: { loaded_at: 7, requests: 0 } };
+  assert.equal(idleSince(model), 7);
+  assert.equal(idleSince(model, [{ model: "a", timestamp: 10, duration: 3 }, { model: "b", timestamp: 99, duration: 1 }]), 13);
+  assert.equal(idleSince({ ...model, runtime: { requests: 1 } }), null);
+  assert.equal(idleSince({ id: "a", runtime: {} }), null);
+});
+
+test("a model in memory shows what it takes, does, and what happens to it next", () => {
+  const models = [
+    { id: "a", name: "A", status: "loaded", pinned: true, preferred: false, revision: 1, next: { what: "unloads", at: Date.now() + 239_000 },
+      runtime: { requests: 2, waiting: 1, memory: 2 * GIB, tokens_per_second: 61.4, devices: [{ name: "CUDA0", used: 2 * GIB }], shared_with: ["b"], left_out: ["x"], warning: "cut" } },
+    { id: "b", name: "B", status: "unloaded" },
+  ];
+  const it = new ModelsInMemory({ state: state({ models, engine: { status: "running" }, connection: "connected" }) }).mount(document.body);
+  const text = it.element.textContent;
+  for (const part of ["Pinned", "2 + 1 waiting", "Speed while answering61.4 t/s", "2 GiB on CUDA0", "Unloads in 4 min", "Same process as B", "cut", "left out: x"]) assert.ok(text.includes(part), part);
+  it.destroy();
+});
+
+test("who waits is shown with model, time and reason, and nothing where nobody waits", () => {
+  const waiting = [{ id: 3, model: "a", client: "Open WebUI", since: Date.now() - 14_000, reason: "no room on CUDA0" }];
+  const it = new Queue({ state: state({ queue: waiting, models: [{ id: "a", name: "A" }] }) }).mount(document.body);
+  assert.match(it.element.textContent, /1 request.*Open WebUI waits for A.*No room on CUDA0.*14 s/);
+  it.destroy();
+  const none = new Queue({ state: state({ queue: [] }) }).mount(document.body);
+  assert.equal(none.element.getAttribute("hidden"), "");
+  none.destroy();
+});
+
+test("each device says how its memory is used", () => {
+  const devices = [{ name: "CUDA0", total: 24 * GIB, free: 15 * GIB, budget: 22 * GIB, held: 6 * GIB }, { name: "X", total: null }];
+  const it = new DeviceMemory({ state: state({ engine: { devices } }) }).mount(document.body);
+  assert.match(it.element.textContent, /CUDA0budget 22 GiB of 24 GiB6 GiB models3 GiB other use15 GiB free/);
+  assert.match(it.element.textContent, /X: memory unknown/);
+  it.destroy();
+});
+
+test("speeds have a digit after the point where it tells something", () => {
+  for (const [value, words] of [[61.44, "61.4 t/s"], [1532.1, "1,532 t/s"], [0, "0 t/s"], [null, "–"]]) assert.equal(tokenRate(value), words);
+});
+
+test("energy reads well", () => {
+  for (const [value, words] of [[850, "850 J"], [7200, "2 Wh"], [5_400_000, "1.5 kWh"], [null, "–"]]) assert.equal(energy(value), words);
+});
