@@ -1349,7 +1349,8 @@ class ModelRows(DatabaseFile):
     def note_of_models(self, column: str, values: Json) -> None:
         """Save a column that nobody edits, {id: value}: no revision is counted up.
 
-        `last_used_at` is in ms; `memory_correction`, {kind of device: bytes}, is what it took more than was estimated.
+        `last_used_at` is in ms; `memory_correction` is in bytes: `gpu`, what it takes more than its parameters tell,
+        and what was `estimated` and `taken` when it was last loaded.
         """
         with self.transaction() as db:
             rows = self.all_models()
@@ -1890,6 +1891,7 @@ class GGUFHeader:
     tensor_count: int = 0
     parameter_count: int = 0
     tensor_types: collections.Counter[str] = field(default_factory=collections.Counter)  # parameters of each type
+    tensor_sizes: dict[str, int] = field(default_factory=dict)  # bytes of each tensor, where they were asked for
     needed: int = 0  # bytes that the whole file must have
 
     @functools.cached_property
@@ -1920,8 +1922,8 @@ def clean_text(text: str) -> str:
 class GGUFReader:
     """Reads a GGUF header through a small window; every count in the file is bounded before it is believed."""
 
-    def __init__(self, file: Any, size: int, *, search: bool = True) -> None:
-        self.file, self.size, self.search = file, size, search
+    def __init__(self, file: Any, size: int, *, search: bool = True, named: bool = False) -> None:
+        self.file, self.size, self.search, self.named = file, size, search, named
         self.searched = False  # whether a vocabulary was skipped without looking at each of its texts
         self.window = b""
         self.start = 0  # of the window, in the file
@@ -2077,7 +2079,7 @@ class GGUFReader:
         two_numbers, lowest = self.layout("QQ").unpack_from, 0 if self.order == "<" else 3
         (length,) = self.numbers("Q")
         window, at, last = self.window + bytes(8), self.at, len(self.window) - MAX_TENSOR_ENTRY
-        layouts, offset = list[bytes](), 0
+        layouts, names, offset = list[bytes](), list[bytes](), 0
         try:
             for _ in range(count):  # models have hundreds, most of them alike
                 if at > last:
@@ -2086,6 +2088,8 @@ class GGUFReader:
                     window, at, last = self.window + bytes(8), 0, len(self.window) - MAX_TENSOR_ENTRY
                 if length > MAX_TENSOR_NAME:
                     raise GGUFError(f"a tensor's name of {length} bytes")
+                if self.named:
+                    names.append(window[at:at + length])
                 at += length
                 end = at + 8 + 8 * window[at + lowest]  # of its shape and type
                 layouts.append(window[at:end])
@@ -2098,6 +2102,8 @@ class GGUFReader:
             name, parameters, _ = self.tensor(layout)
             header.tensor_types[name] += times * parameters
         header.parameter_count = sum(header.tensor_types.values())
+        for tensor, layout in zip(names, layouts, strict=False):
+            header.tensor_sizes[tensor.decode("utf-8", "replace")] = self.tensor(layout)[2]
         return offset + self.tensor(layouts[-1])[2]  # they lie one after the other
 
     def tensor(self, layout: bytes) -> tuple[str, int, int]:
@@ -2154,8 +2160,8 @@ def finite_or_none(value: Any) -> Any:
     return None if isinstance(value, float) and not abs(value) < float("inf") else value
 
 
-def gguf_read(path: str | Path) -> GGUFHeader:
-    """The header of the GGUF file at `path`; GGUFError says what is wrong with it."""
+def gguf_read(path: str | Path, *, named: bool = False) -> GGUFHeader:
+    """The header of the GGUF file at `path`, with the sizes of the `named` tensors; GGUFError says what is wrong."""
     def opener(name: str, flags: int) -> int:
         return os.open(name, flags | getattr(os, "O_NONBLOCK", 0))  # never waits for the writer of a FIFO
     try:
@@ -2163,13 +2169,13 @@ def gguf_read(path: str | Path) -> GGUFHeader:
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode):
                 raise GGUFError("not a regular file")
-            reader = GGUFReader(file, status.st_size)
+            reader = GGUFReader(file, status.st_size, named=named)
             try:
                 return reader.header()
             except GGUFError:
                 if not reader.searched:
                     raise
-                return GGUFReader(file, reader.size, search=False).header()
+                return GGUFReader(file, reader.size, search=False, named=named).header()
     except OSError as problem:
         raise GGUFError(f"cannot be read: {problem.strerror}") from problem
 
@@ -2245,6 +2251,12 @@ def gguf_unusable(header: GGUFHeader, tensors: int) -> str | None:
 CONTEXT_STEP = 256  # llama.cpp rounds every context up to a multiple of it
 DEFAULT_SLOTS = 4  # what `parallel` means where it is not set, with one KV cache for all of them
 DEFAULT_BATCH, DEFAULT_UBATCH = 2048, 512  # tokens
+# Bytes that a process takes on each GPU beyond model, cache and compute: CUDA's as measured on an H100 (0.57 to 0.60
+# GiB), the others' assumed; what a model really took corrects them.
+GPU_OVERHEAD = {"CUDA": 632 << 20, "ROCm": 512 << 20, "SYCL": 384 << 20, "Vulkan": 192 << 20, "MTL": 64 << 20}
+OTHER_OVERHEAD = 256 << 20
+INPUT_TENSORS = re.compile(r"(?:per_layer_)?token_embd|token_types|position_embd")  # which stay in main memory
+EXPERT_TENSORS = re.compile(r"\.ffn_(?:up|down|gate|gate_up)_(?:ch|)exps")  # which cpu-moe keeps there
 FIT_MARGIN = 1 << 30  # bytes that the engine leaves free on each device when it chooses by itself
 FIT_MIN_CONTEXT = 4096  # the engine shrinks a context that nobody asked for no further
 LARGEST_CONTEXT = 1 << 24  # tokens; no model was trained for more
@@ -2274,6 +2286,13 @@ class CacheLayer(NamedTuple):
     state: int
 
 
+class LayerWeights(NamedTuple):
+    """Bytes of the weights of one layer, or of the output, by what is done with them."""
+    plain: int  # which lie where the layer is computed
+    experts: int  # which cpu-moe keeps in main memory
+    elsewhere: Mapping[str, int] = {}  # what override-tensor puts on a device, by its name
+
+
 @dataclass(eq=False, repr=False)
 class Shape:
     """What a model's memory depends on, from its row and, where it can be read, its header."""
@@ -2285,27 +2304,71 @@ class Shape:
     vocabulary: int
     trained: int
     window: int
-    expert_share: float  # of the weights
+    input: int  # bytes of weights that are never on a GPU
+    tied: int  # bytes of those that are on the output's GPU as well, as there is no output of its own
+    weights: list[LayerWeights]  # of each layer and, last, of the output
+    largest: int  # bytes of the largest tensor of a layer
     cache: list[CacheLayer]
 
 
-def model_shape(model: Json, header: GGUFHeader | None) -> Shape:
+def model_shape(model: Json, header: GGUFHeader | None, parameters: Json) -> Shape:
     """The shape of the model of this row; without its header the rarer kinds of layers are not known."""
     facts: ModelFacts = header.of_model if header else lambda key: None
     layers = min(model["block_count"] or 0, MAX_KEPT_ITEMS)
     embedding = model["embedding_length"] or 0
     width = gguf_largest(facts("expert_feed_forward_length")) or 0
-    used, experts = model["expert_used_count"] or 0, model["expert_count"] or 0
-    weights = 3 * embedding * width * experts * layers
-    wide = gguf_largest(facts("feed_forward_length")) or 4 * embedding
+    used, wide = model["expert_used_count"] or 0, gguf_largest(facts("feed_forward_length")) or 4 * embedding
+    tensors = header.tensor_sizes if header else {}
+    own = weights_of(tensors, layers, parameters) if tensors else guessed_weights(model, layers, width)
+    first = sum([size for name, size in tensors.items() if INPUT_TENSORS.match(name)])
+    tied = 0 if "output.weight" in tensors else tensors.get("token_embd.weight", 0)
+    inner = [size for name, size in tensors.items() if name.startswith("blk.")]
     return Shape(
         architecture=model["architecture"] or "", layers=layers, embedding=embedding,
         feed_forward=width * (used + 1) if width else wide, heads=model["head_count"] or 0,
         vocabulary=model["vocabulary_size"] or 0, trained=min(model["context_length"] or 0, LARGEST_CONTEXT),
-        window=sliding_window(model, facts),
-        expert_share=min(weights / model["parameter_count"], 0.98) if model["parameter_count"] else 0.0,
+        window=sliding_window(model, facts), input=first, tied=tied, weights=own, largest=max(inner, default=0),
         cache=cache_layers(model, facts, layers - (gguf_largest(facts("nextn_predict_layers")) or 0)),
     )
+
+
+def weights_of(tensors: Mapping[str, int], layers: int, parameters: Json) -> list[LayerWeights]:
+    """Bytes of the `tensors` of each layer and of the output.
+
+    What override-tensor names goes where it says: the first of its patterns that is found in a tensor's name counts.
+    """
+    rules, parts = tensor_rules(str(parameters.get("override-tensor", ""))), [[0, 0] for _ in range(layers + 1)]
+    elsewhere: list[collections.Counter[str]] = [collections.Counter() for _ in parts]
+    for name, size in tensors.items():
+        block = re.match(r"blk\.(\d{1,4})\.", name)
+        at = min(int(block[1]), layers) if block else layers
+        if place := next((device for pattern, device in rules if pattern.search(name)), None):
+            elsewhere[at][place] += size
+        elif not INPUT_TENSORS.match(name):
+            parts[at][1 if EXPERT_TENSORS.search(name) else 0] += size
+    return [LayerWeights(plain, experts, moved) for (plain, experts), moved in zip(parts, elsewhere, strict=True)]
+
+
+def tensor_rules(text: str) -> list[tuple[re.Pattern[str], str]]:
+    """The patterns of override-tensor with the device of each; those that could take long to match are left out."""
+    rules = []
+    for rule in text.split(","):
+        pattern, _, device = rule.rpartition("=")
+        costly = re.search(r"\([^()]*[*+{][^()]*\)[*+{]", pattern) or len(re.findall(r"[*+{]", pattern)) > 2
+        with contextlib.suppress(re.error, OverflowError):
+            if pattern and not costly:
+                rules.append((re.compile(pattern), device))
+    return rules
+
+
+def guessed_weights(model: Json, layers: int, expert_width: int) -> list[LayerWeights]:
+    """As weights_of, of a model whose tensors are not known: all layers are alike."""
+    total, parameters = model["file_size"] or 0, model["parameter_count"]
+    experts = 3 * (model["embedding_length"] or 0) * expert_width * (model["expert_count"] or 0) * layers
+    share = min(experts / parameters, 0.98) if parameters else 0.0
+    each = total // (layers + 1)
+    layer = LayerWeights(each - int(each * share), int(each * share))
+    return [*[layer] * layers, LayerWeights(total - each * layers, 0)]
 
 
 def sliding_window(model: Json, facts: ModelFacts) -> int:
@@ -2467,6 +2530,8 @@ class Placement:
         self.weights = model["file_size"] or 0
         self.projector = (model["projector_size"] or 0) if parameters.get("mmproj-auto") is not False else 0
         self.host = next((at for at, device in enumerate(devices) if device["kind"] == "cpu"), 0)
+        self.places = {device["name"]: at for at, device in enumerate(devices)}
+        self.correction = (model.get("memory_correction") or {}).get("gpu", 0)
 
     def gpus(self) -> list[int]:
         """The devices that layers go to, in order."""
@@ -2478,16 +2543,24 @@ class Placement:
     def layer_bytes(self, cache: list[int]) -> list[tuple[int, int]]:
         """For each layer and, last, the output: what a GPU takes of it, and what stays in main memory all the same."""
         layers = self.shape.layers
-        weight = self.weights // (layers + 1)
         kept = layers if self.parameters.get("cpu-moe") is True else number_of(self.parameters, "n-cpu-moe", 0)
-        experts = int(weight * self.shape.expert_share)
         offload = self.parameters.get("kv-offload") is not False
         result = []
-        for at in range(layers):
+        for at, part in enumerate(self.shape.weights):
             held = cache[at] if at < len(cache) else 0
-            stays = (experts if at < kept else 0) + (0 if offload else held)
-            result.append((weight + held - stays, stays))
-        return [*result, (self.weights - weight * layers, 0)]
+            stays = (part.experts if at < kept else 0) + (0 if offload else held)
+            tied = self.shape.tied if at == layers else 0
+            result.append((part.plain + part.experts + held + tied - stays, stays))
+        return result
+
+    def overhead(self, gpu: int, context: int, *, mixed: bool) -> int:
+        """Bytes on a GPU beside weights, cache and compute, `mixed` where the other memory holds weights as well."""
+        backend = re.sub(r"\d+$", "", self.devices[gpu]["name"])
+        copied = self.shape.largest if mixed else 0  # for long prompts, weights are brought to the GPU
+        if self.run.flash and backend in ("CUDA", "ROCm") and {self.run.key_bytes, self.run.value_bytes} != {2.0}:
+            cells = cells_of(self.shape, self.run, context)[0] * self.run.streams  # a layer's, which are decompressed
+            copied += 2 * cells * max((layer.keys + layer.values for layer in self.shape.cache), default=0)
+        return GPU_OVERHEAD.get(backend, OTHER_OVERHEAD) + copied
 
     def shares(self, gpus: list[int]) -> list[float]:
         """Which part of the layers each GPU gets: as the user says, else by free memory."""
@@ -2500,8 +2573,11 @@ class Placement:
             parts = [float(self.devices[at]["free"] or 1) for at in gpus]
         return [part / sum(parts) for part in parts]
 
-    def offloaded(self, sizes: list[tuple[int, int]], gpus: list[int], compute: int) -> int:
-        """How many layers go to the GPUs, counted from the output; by itself the engine takes what fits."""
+    def offloaded(self, sizes: list[tuple[int, int]], gpus: list[int], each: int) -> int:
+        """How many layers go to the GPUs, counted from the output; by itself the engine takes what fits.
+
+        `each` is what every GPU needs besides.
+        """
         wanted = self.parameters.get("n-gpu-layers")
         if not gpus:
             return 0
@@ -2509,7 +2585,7 @@ class Placement:
             return len(sizes)
         if type(wanted) is int and wanted >= 0:
             return min(wanted, len(sizes))
-        free = sum(max((self.devices[at]["free"] or 0) - FIT_MARGIN - compute, 0) for at in gpus)
+        free = sum(max((self.devices[at]["free"] or 0) - FIT_MARGIN - each, 0) for at in gpus)
         free -= self.projector if self.projector_place(gpus) != self.host else 0
         count = 0
         for on_gpu, _ in reversed(sizes):
@@ -2521,22 +2597,35 @@ class Placement:
 
     def used(self, context: int) -> list[int]:
         """Bytes needed on every device."""
+        return self.split(context)[0]
+
+    def split(self, context: int) -> tuple[list[int], int]:
+        """Bytes needed on every device, and how many of them are in main memory only for want of GPU memory."""
         compute = compute_bytes(self.shape, self.run, context)
         sizes = self.layer_bytes(cache_bytes(self.shape, self.run, context))
         gpus = self.gpus()
-        count = self.offloaded(sizes, gpus, compute)
+        extra = compute + (max(self.overhead(at, context, mixed=False) for at in gpus) if gpus else 0)
+        count = self.offloaded(sizes, gpus, extra)
         used = [0] * len(self.devices)
-        for on_gpu, stays in sizes[:len(sizes) - count]:
-            used[self.host] += on_gpu + stays
+        used[self.host] += self.shape.input
+        for part in self.shape.weights:
+            for name, size in part.elsewhere.items():
+                used[self.places.get(name, self.host)] += size
+        left = sum([on_gpu for on_gpu, _ in sizes[:len(sizes) - count]]) - (0 if count else self.shape.tied)
+        used[self.host] += left + sum([stays for _, stays in sizes])
         bounds = [count * share for share in itertools.accumulate(self.shares(gpus))]
-        for at, (on_gpu, stays) in enumerate(sizes[len(sizes) - count:]):
-            gpu = next((gpus[place] for place, bound in enumerate(bounds) if at < bound - 1e-9), gpus[-1])
-            used[gpu] += on_gpu
-            used[self.host] += stays
-        for at in [at for at in gpus if used[at]] if count else [self.host]:
-            used[at] += compute
+        for at, (on_gpu, _) in enumerate(sizes[len(sizes) - count:]):
+            used[next((gpus[place] for place, bound in enumerate(bounds) if at < bound - 1e-9), gpus[-1])] += on_gpu
         used[self.projector_place(gpus)] += self.projector
-        return used
+        mixed = used[self.host] > self.shape.input
+        busy = [at for at, device in enumerate(self.devices) if device["kind"] == "gpu" and used[at]]
+        for at in busy:
+            used[at] = max(0, used[at] + compute + self.overhead(at, context, mixed=mixed)
+                           + self.correction // len(busy))
+        if not count:
+            used[self.host] += compute
+        asked = number_of(self.parameters, "n-gpu-layers", -1) >= 0
+        return used, left if gpus and not asked else 0
 
     def projector_place(self, gpus: list[int]) -> int:
         """The device that the projector goes to."""
@@ -2572,10 +2661,11 @@ def estimate_memory(model: Json, parameters: Json, devices: list[Json], header: 
     """What a model will need in memory, before it is loaded, in bytes.
 
     `devices`: [{name, kind: gpu | cpu, free, total}], main memory among them. Returns {weights, kvCache, compute,
-    projector?, total, context, devices: [… used], fits, maxContext}. Where no context is set, it is the one that the
-    engine would choose: all that the model was trained for, or what fits with FIT_MARGIN left.
+    projector?, total, context, devices: [… used], fits, spills, maxContext}. `used` has what a process takes beside
+    these, `spills` is what goes to main memory only because the GPUs are full. Where no context is set, it is the one
+    that the engine would choose: all that the model was trained for, or what fits with FIT_MARGIN left.
     """
-    shape, run = model_shape(model, header), run_of(parameters)
+    shape, run = model_shape(model, header, parameters), run_of(parameters)
     placement = Placement(shape, run, model, parameters, devices)
     full = rounded_up(shape.trained or FIT_MIN_CONTEXT) * run.streams
     context = min(number_of(parameters, "ctx-size", 0), LARGEST_CONTEXT)
@@ -2584,13 +2674,13 @@ def estimate_memory(model: Json, parameters: Json, devices: list[Json], header: 
         if "ctx-size" not in parameters and parameters.get("fit") not in (False, "off"):
             context = max(placement.chosen(full), min(full, FIT_MIN_CONTEXT * run.streams))
     cache, compute = sum(cache_bytes(shape, run, context)), compute_bytes(shape, run, context)
-    used = placement.used(context)
+    used, spills = placement.split(context)
     projector = {"projector": placement.projector} if placement.projector else {}
     return {
         "weights": placement.weights, "kvCache": cache, "compute": compute, **projector,
         "total": placement.weights + cache + compute + placement.projector, "context": context,
         "devices": [{**device, "used": need} for device, need in zip(devices, used, strict=True)],
-        "fits": placement.fits(context), "maxContext": placement.largest(full),
+        "fits": placement.fits(context), "spills": spills, "maxContext": placement.largest(full),
     }
 
 
@@ -3601,9 +3691,14 @@ class Library:
         return freed
 
     async def header(self, row: Json) -> GGUFHeader | None:
-        """The header of this row's first file, None where it cannot be read any more."""
+        """The header of this row's first file with the tensors of all; None where one cannot be read any more."""
+        def read() -> GGUFHeader:
+            first, *rest = [gguf_read(path, named=True) for path in row["shards"] or [row["path"]]]
+            for shard in rest:
+                first.tensor_sizes |= shard.tensor_sizes
+            return first
         try:
-            return await asyncio.to_thread(gguf_read, row["path"])
+            return await asyncio.to_thread(read)
         except GGUFError:
             return None
 
@@ -3744,7 +3839,9 @@ async def models_estimate(dash: Dash, *, id: ModelId, parameters: dict[str, Any]
     own = row["parameters"] if parameters is None else validated_parameters(parameters, dash.folders())
     header = await dash.library.header(row)
     parameters = {**dash.engine_config()["defaults"], **own}
-    return estimate_memory(row, parameters, dash.pool.memory.of_model(row), header)
+    await dash.pool.memory.read()
+    return {**estimate_memory(row, parameters, dash.pool.memory.of_model(row), header),
+            "last": {key: (row["memory_correction"] or {}).get(key) for key in ("estimated", "taken")}}
 
 
 # -- Parameters and presets -----------------------------------------------------------------------
@@ -5714,7 +5811,6 @@ class Residency:
 # the thin layer around it
 
 PUBLISH_INTERVAL = 0.1  # s between two broadcasts of the same thing
-GPU_OVERHEAD = 600 * 2**20  # bytes that an engine takes on each GPU beyond model, cache and compute: 0.41 to 0.59 GiB
 HOST_MARGIN = 512 * 2**20  # bytes of main memory that stay free
 MEMORY_AGE = 2.0  # s after which the memories are read again while somebody waits
 MEASURE_DELAY = 1.0  # s after a load until what it takes is measured
@@ -5901,7 +5997,8 @@ class Memory:
         if reserved and group and not cut_context(group, instance):
             error = max(-MAX_CORRECTION, min(sum(gpus.values()) - sum(reserved), MAX_CORRECTION))
             known = {id: (self.dash.db.get_model(id)["memory_correction"] or {}).get("gpu", 0) for id in group.rows}
-            self.dash.db.note_of_models("memory_correction", {id: {"gpu": known[id] + error} for id in known})
+            ledger = {"estimated": sum(reserved), "taken": sum(gpus.values())}
+            self.dash.db.note_of_models("memory_correction", {id: {"gpu": known[id] + error, **ledger} for id in known})
         if unit.status == "loaded":
             unit.held = {**unit.held, **gpus}
             self.pool.do(self.pool.residency.settle(time.monotonic()))
@@ -6171,12 +6268,9 @@ def request_values(parameters: Json, path: str) -> Json:
 
 
 def memory_need(row: Json, parameters: Json, memories: list[Json], header: GGUFHeader | None) -> dict[str, int]:
-    """Bytes that a model needs of each memory, with what an engine takes besides, and corrected by experience."""
+    """Bytes that a model needs of each memory."""
     estimate = estimate_memory(row, parameters, memories, header)
-    need = {item["name"]: item["used"] for item in estimate["devices"] if item["used"]}
-    gpus = [item["name"] for item in memories if item["kind"] == "gpu" and item["name"] in need]
-    correction = (row["memory_correction"] or {}).get("gpu", 0)
-    return {**need, **{name: max(0, need[name] + GPU_OVERHEAD + correction // len(gpus)) for name in gpus}}
+    return {item["name"]: item["used"] for item in estimate["devices"] if item["used"]}
 
 
 def placement_plans(row: Json, parameters: Json, memories: list[Json], header: GGUFHeader | None) -> list[list[Plan]]:

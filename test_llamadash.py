@@ -2320,6 +2320,82 @@ def test_projector_counts() -> None:
     assert "projector" not in llamadash.estimate_memory(row, {"mmproj-auto": False}, [CPU])
 
 
+def measured_model(kind: str) -> tuple[Json, llamadash.GGUFHeader]:
+    """The row and the header of one of the three models that were measured on an H100."""
+    vocabulary, f16, q8 = 49152, 2.0, 34 / 32
+    if kind == "moe":
+        layers, width, heads, head_size, shared, bits = 48, 2048, 32, 128, 4, q8
+        facts: Json = {"feed_forward_length": 6144, "expert_feed_forward_length": 768}
+        inner = {f"ffn_{name}_exps": 2048 * 768 * 64 * q8 for name in ("gate", "up", "down")}
+        inner["ffn_gate_inp"] = 2048 * 64 * 4
+    else:
+        layers, width, heads, head_size, shared, wide, bits = (34, 2560, 8, 256, 4, 10240, f16) \
+            if kind == "sliding" else (28, 3072, 24, 128, 8, 8192, f16)
+        facts, inner = {"feed_forward_length": wide}, {f"ffn_{name}": width * wide * f16 for name in "abc"}
+    inner |= {"attn_q": width * heads * head_size * bits, "attn_k": width * shared * head_size * bits,
+              "attn_v": width * shared * head_size * bits, "attn_output": width * heads * head_size * bits}
+    tensors = {f"blk.{at}.{name}.weight": int(size) for at in range(layers) for name, size in inner.items()}
+    tensors["token_embd.weight"] = int(width * vocabulary * bits)
+    if kind != "sliding":
+        tensors["output.weight"] = tensors["token_embd.weight"]
+    architecture = {"moe": "qwen3moe", "sliding": "gemma3", "dense": "llama"}[kind]
+    row = {**ROW, "architecture": architecture, "file_size": sum(tensors.values()), "block_count": layers,
+           "embedding_length": width, "head_count": heads, "head_count_kv": shared, "key_length": head_size,
+           "value_length": head_size, "vocabulary_size": vocabulary,
+           **({"expert_count": 64, "expert_used_count": 8} if kind == "moe" else {}),
+           "sliding_window": 1024 if kind == "sliding" else None}
+    header = header_of(architecture, **facts)
+    header.tensor_sizes = tensors
+    return row, header
+
+
+@pytest.mark.parametrize(("kind", "parameters", "taken"), [
+    ("dense", {"ctx-size": 131072}, 20.31), ("dense", {"ctx-size": 8192}, 7.07),
+    ("dense", {"ctx-size": 65536, "cache-type-k": "q8_0", "cache-type-v": "q8_0"}, 10.17),
+    ("dense", {"ctx-size": 8192, "n-gpu-layers": 10}, 2.96), ("moe", {"ctx-size": 8192}, 16.79),
+    ("moe", {"ctx-size": 8192, "cpu-moe": True}, 2.52), ("sliding", {"ctx-size": 8192}, 7.55),
+    ("sliding", {"ctx-size": 65536}, 8.70)])
+def test_estimate_is_what_a_gpu_gave(kind: str, parameters: Json, taken: float) -> None:
+    """Within 3 % of what an H100 showed more of its memory in use (GiB), and never below."""
+    row, header = measured_model(kind)
+    devices = [{**GPU, "name": "CUDA0", "free": 79 * GB, "total": 80 * GB}, CPU]
+    gpu, main = llamadash.estimate_memory(row, parameters, devices, header)["devices"]
+    assert taken <= gpu["used"] / GB <= taken * 1.03
+    assert main["used"] >= header.tensor_sizes["token_embd.weight"]
+
+
+def test_tensors_that_the_user_moves() -> None:
+    """override-tensor moves weights as its patterns say, the first that matches; one that could hang is not tried."""
+    row, header = measured_model("moe")
+    devices = [{**GPU, "name": "CUDA0", "free": 79 * GB, "total": 80 * GB}, {**GPU, "name": "CUDA1"}, CPU]
+
+    def used(rules: str) -> list[float]:
+        parameters = {"ctx-size": 8192, "split-mode": "none", **({"override-tensor": rules} if rules else {})}
+        return [item["used"] / GB for item in llamadash.estimate_memory(row, parameters, devices, header)["devices"]]
+
+    experts = sum(size for name, size in header.tensor_sizes.items() if "_exps" in name) / GB
+    plain = used("")
+    assert used(r"\.ffn_.*_exps\.=CPU") == pytest.approx([plain[0] - experts, 0, plain[2] + experts], abs=0.15)
+    half = used(r"blk\.(1[0-9]|2[0-9]|3[0-3])\.ffn_.*_exps=CPU")
+    assert half == pytest.approx([plain[0] - experts / 2, 0, plain[2] + experts / 2], abs=0.15)
+    moved = used(r"blk\.1\d\.ffn_up_exps=CUDA1,blk\.1=CPU")
+    assert moved[1] == pytest.approx(experts * 10 / 48 / 3 + 0.7, abs=0.1)
+    assert moved[2] - plain[2] == pytest.approx(experts * (11 / 48 - 10 / 48 / 3) + 0.2, abs=0.1)
+    assert used("(a+)+b=CPU,((=CPU,=CPU") == plain
+
+
+def test_what_spills_into_main_memory() -> None:
+    """Layers that the GPU has no room for are told apart from those that were asked to be elsewhere."""
+    row, header = measured_model("dense")
+    small, large = ({**GPU, "name": "CUDA0", "free": free * GB} for free in (6, 24))
+    spilled = llamadash.estimate_memory(row, {"ctx-size": 8192}, [small, CPU], header)
+    assert (spilled["fits"], 2 * GB < spilled["spills"] < 4 * GB) == (True, True)
+    assert llamadash.estimate_memory(row, {"ctx-size": 8192}, [large, CPU], header)["spills"] == 0
+    for parameters in ({"n-gpu-layers": 5}, {"n-gpu-layers": 0}):
+        assert llamadash.estimate_memory(row, {"ctx-size": 8192, **parameters}, [small, CPU], header)["spills"] == 0
+    assert llamadash.estimate_memory(row, {"ctx-size": 8192}, [CPU], header)["spills"] == 0
+
+
 # -- Metrics and GPUs ------------------------------------------------------------------------------
 
 NVIDIA_ANSWER = "echo '37, 1024, 24576, 61, 120.51, NVIDIA GeForce RTX 4090'\n"

@@ -92,13 +92,13 @@ export class MemoryEstimate extends Component {
     const capacity = devices.reduce((sum, device) => sum + (device.total ?? 0), 0);
     const scale = Math.max(capacity, estimate.total ?? 0) || 1;
     const parts = PARTS.filter(([key]) => estimate[key] > 0);
+    const last = estimate.last ?? {};
     return h("div", { className: "stack" },
       h("div", { className: "row" },
         h("strong", { className: "estimate-total" }, bytes(estimate.total)),
         h("span", { className: "muted" }, capacity ? `of ${bytes(capacity)} memory` : "needed"),
         h("span", { className: "spacer" }),
-        h("span", { className: `badge badge-${estimate.fits ? "success" : "danger"}`, role: "status" },
-          estimate.fits ? "Fits" : "Does not fit")),
+        this.verdict(estimate)),
       h("div", {
         className: "estimate-bar", role: "img",
         "aria-label": parts.map(([key, label]) => `${label} ${bytes(estimate[key])}`).join(", "),
@@ -116,7 +116,17 @@ export class MemoryEstimate extends Component {
         estimate.context > 0 && `With a context of ${number(estimate.context)} tokens.`,
         estimate.maxContext > 0 && `The largest that fits: ${number(estimate.maxContext)}.`,
         this.props.loaded && "This model is loaded: the memory it holds does not count as free.",
+        last.taken > 0 && `Last time it took ${bytes(last.taken)} of GPU memory, ${bytes(last.estimated)} estimated.`,
       ].filter(Boolean).join(" ")));
+  }
+
+  /** Whether it fits, where, or what spills. @param {Record<string, any>} estimate */
+  verdict({ fits, spills, devices }) {
+    const gpu = devices.some((/** @type {any} */ { kind, used }) => kind === "gpu" && used > 0);
+    const [kind, words] = !fits ? ["danger", "Does not fit"] : spills > 0
+      ? ["warning", `${gpu ? `${bytes(spills)} spill` : "Spills"} into main memory (slow)`]
+      : ["success", gpu ? "Fits on the GPU" : "Fits"];
+    return h("span", { className: `badge badge-${kind}`, role: "status" }, words);
   }
 
   /** @param {Record<string, any>} device */
