@@ -3122,6 +3122,9 @@ class StubPool:
     async def unload(self, id: str, reason: str) -> None:
         self.calls.append(f"unload {id}: {reason}")
 
+    async def read(self) -> None:
+        self.calls.append("read")
+
     def of_model(self, row: Json) -> list[Json]:
         return self.memories
 
