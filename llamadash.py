@@ -8279,6 +8279,10 @@ class Download:
         """Bytes of all parts."""
         return sum(part.size for part in self.parts)
 
+    def address(self, part: Part) -> str:
+        """Where the hub has `part`: a path on it, or a whole address."""
+        return f"{self.repo}/resolve/main/{urllib.parse.quote(part.name)}"
+
     def target(self, part: Part) -> Path:
         """Where `part` will be when all is complete."""
         return Path(self.place) / part.name.rpartition("/")[2]
@@ -8465,7 +8469,7 @@ class ModelHub:
             hub = yarl.URL(self.endpoint).origin()
         except ValueError:
             raise HubUnavailable("HF_ENDPOINT must be an http or https address") from None
-        url = yarl.URL(f"{self.endpoint}/{path}", encoded=True)
+        url = yarl.URL(path if "://" in path else f"{self.endpoint}/{path}", encoded=True)
         announced = Part(path, 0)
         for _ in range(MAX_REDIRECTS + 1):
             at_hub = url.origin() == hub
@@ -8859,7 +8863,7 @@ class Transfer:
         if not part.sha256:  # nothing would tell whether it has changed at the hub since the last connection
             await in_thread(file.restart)
         headers = {"Range": f"bytes={file.position}-"} if file.position else {}
-        path = f"{self.download.repo}/resolve/main/{urllib.parse.quote(part.name)}"
+        path = self.download.address(part)
         await in_thread(download_check_space, self.download, 0)
         async with self.queue.hub.get(self.session, path, part.name, headers) as (response, announced):
             if announced.sha256 not in (None, part.sha256) or announced.size not in (0, part.size):
