@@ -4821,19 +4821,50 @@ HARMLESS = re.compile(r"http client error: Connection handling canceled")  # log
 NOISE = re.compile(r"^srv +(?:load:   |update_slots|log_ser)|^slot (?:get_availabl|launch_slot_|print_timing|release)")
 MEMORY_LINE = b'{"type":"fit_memory_breakdown"'
 # Why a process ended, by what it wrote: the first of these that is found says it, in the reader's words.
-CAUSES = (
-    (re.compile(r"(?i)(?:cuda|hip|rocm|vulkan|metal|sycl).{0,80}out of memory|cudaMalloc failed|ErrorOutOfDeviceMemory|"
-                r"failed to allocate (?:CUDA|ROCm|Vulkan|Metal)\S* buffer|cuMemCreate"),
+ASSERTED = "The engine stopped itself at {}, where {} did not hold: this is a fault of the build"
+CAUSES = tuple((re.compile(pattern), cause) for pattern, cause in (
+    (r"(?i)(?:cuda|hip|rocm|musa|vulkan|metal|sycl|cann).{0,80}out of memory|Malloc failed|cuMemCreate|ALLOC_FAILED|"
+     r"out_?of_?(?:device_?memory|resources)|ErrorOutOfMemory|object_allocation_failure|kIOGPU\w{0,64}OutOfMemory|"
+     r"Insufficient Memory|Device memory allocation of size|exceeds device mem|metal.{0,80}failed to allocate buffer|"
+     r"of memory on device|(?:failed|unable) to allocate (?!CPU|\w{0,32}host)(?-i:[A-Z])\w{0,32} buffer(?: of|$)",
      "The GPU ran out of memory: use a smaller context, fewer layers on the GPU or a smaller KV cache type, "
      "or unload another model"),
-    (re.compile(r"DeviceLost|device lost|Memory access fault|CUDA error: (?:an illegal|unspecified|misaligned)|"
-                r"Xid|GPU has fallen off"),
+    (r"(?i)Device_?Lost|device lost|Memory access fault|HW Exception by GPU|GPU Hang|Caused GPU|fallen off|\bXid\b|"
+     r"error: (?:an illegal|unspecified|misaligned|uncorrectable)|IllegalAddress|kIOGPU\w{0,64}(?:Hang|Timeout|Victim)",
      "The GPU was lost: its driver reset it, or it failed"),
-    (re.compile(r"(?i)failed to allocate (?:CPU )?buffer|std::bad_alloc|cannot allocate memory|mmap failed"),
+    (r"(?i)(?:failed|unable) to allocate (?:\w{0,32}(?:CPU|host)\w{0,32} )?buffer|std::bad_alloc|mmap failed|"
+     r"cannot allocate memory|out_?of_?host_?memory|of memory on host",
      "Main memory ran out: use a smaller context or a smaller model"),
-    (re.compile(r"([\w.-]{1,64}:\d{1,6}): GGML_ASSERT\((.{1,300}?)\) failed"),
-     "The engine stopped itself at {}, where {} did not hold: this is a fault of the build"),
-)
+    (r"driver version is insufficient|PTX was compiled with an unsupported",
+     "The GPU's driver is too old for this build: update the driver, or choose a build for an older one"),
+    (r"no kernel image|invalid device function|NoBinaryForGpu|Unable to find code object|TensileLibrary|"
+     r"compiled without support for the current GPU|not compiled with any CUDA arch",
+     "This build has no code for this GPU: choose one that has, or one for Vulkan"),
+    (r"(?:loading shared libraries: |loading shared library |Library not loaded: )([^\s:]{1,200})",
+     "This build needs the library {}, which is not here: install it, or choose another build"),
+    (r"(GLIBC\w{0,9}_[\d.]{1,9})' not found", "This build needs a newer system, with {}: choose another build"),
+    (r"(?:undefined symbol|Symbol not found): (\w{1,200})", "Libraries of several builds are mixed: {} is missing"),
+    (r"(?i)exec format error|cannot execute binary|bad CPU type", "This build is for another kind of processor"),
+    (r"(?i)^illegal instruction", "This build uses instructions that this processor lacks: choose another build"),
+    (r"^Bus error", "The model's file could not be read while it was in use: it became shorter, or its disk failed"),
+    (r"unknown (model architecture|pre-tokenizer type): '(.{1,64}?)'",
+     "This build does not know the {} {}: use a newer one"),
+    (r"(?:invalid ggml|unknown tensor|unknown ggml) type (-?\d{1,10})",
+     "This build does not know the tensor type {}: use a newer one, or another file of the model"),
+    (r"host and model endian", "The file is for processors of the other byte order: get another file of the model"),
+    (r"(?:invalid|illegal) split|failed to load GGUF split|in GGUF split",
+     "A part of the model is missing, renamed or of another model"),
+    (r"within the file bounds|tensors expected but|invalid magic characters|unexpectedly reached end of file",
+     "The model's file is incomplete or damaged: download it again"),
+    (r"mismatch between text model \(n_embd = (\d{1,9})\) and mmproj \(n_embd = (\d{1,9})\)",
+     "The projector is for models of another embedding length ({1}, not {0}): choose another, or switch it off"),
+    (r"([\w.-]{1,64}:\d{1,6}): GGML_ASSERT\((.{1,300}?)\) failed", ASSERTED),
+    (r"GGML_ASSERT: (?:[^\s:]{0,300}[/\\])?([\w.-]{1,64}:\d{1,6}): (.{1,300})", ASSERTED),
+    (r"^[^\s:]{1,99}: (?:[^\s:]{0,300}/)?([\w.-]{1,64}:\d{1,6}): .{1,300}: Assertion `(.{1,300}?)' failed", ASSERTED),
+    (r"((?:CUDA|ROCm|HIP|MUSA|\w{2,3}BLAS|SYCL) error: .{1,200})", "The GPU's driver or this build failed: {}"),
+    (r"^(?:[^\s:]{0,300}[/\\])?([\w-]{1,64}\.\w{1,3}:\d{1,6}): (.{1,300})", "The engine stopped itself at {}: {}"),
+    (r"^(?:  what\(\): +|libc\+\+abi: terminating .{1,200}?: )(.{1,300})", "The engine stopped itself: {}"),
+))
 # What reading answers of wrong types, or of numbers that nobody can compute with, may raise.
 MALFORMED = (AttributeError, TypeError, ValueError, LookupError, ArithmeticError, RecursionError)
 # Starts the engine so that it ends with us while it loads and does not read its standard input yet (Linux).
@@ -4971,9 +5002,10 @@ class EngineOutput:
         elif line.startswith(MEMORY_LINE):
             self.accounted = memory_breakdown(line)
         elif line and not line.startswith(b"[New LWP "):  # of a debugger, one for each thread
-            self.lines.append(line[:MAX_LOG_LINE])
+            if not re.match(rb"#\d+ ", line):  # nor the many calls that led to the end
+                self.lines.append(line[:MAX_LOG_LINE])
             if self.limiter.allows(self.name, self.heard_at):
-                self.take_log(parse_line(self.lines[-1]))
+                self.take_log(parse_line(line[:MAX_LOG_LINE]))
 
     def take_state(self, line: bytes) -> None:
         """Take in a state: a load's progress, or that it is ready and what it has loaded."""
@@ -5107,11 +5139,14 @@ class Instance:
         """Why the process ended by itself."""
         if self.killed_for:
             return self.killed_for
-        said = explanation(map(parse_line, self.output.lines))
-        ended = f"killed by signal {-status}" if status < 0 else f"ended with status {status}"
-        if -status == signal.SIGKILL and not said:
-            ended += ", often out of memory"
-        return f"{said} ({ended})" if said else f"The engine {'was ' if status < 0 else ''}{ended}"
+        number = -status if status < 0 else status - 128 if 128 < status < 160 else 0  # as a shell tells of a signal
+        named = signal.strsignal(number) if number in signal.valid_signals() else None
+        said = explanation([*map(parse_line, self.output.lines), LogLine("info", named or "")])
+        ended = f"killed by signal {number}" if named else f"ended with status {status}"
+        if said:
+            return f"{said} ({ended})"
+        usual = {signal.SIGKILL: ", often out of memory", signal.SIGSEGV: ", a fault of the build or of a driver"}
+        return f"The engine {'was ' if named else ''}{ended}{usual.get(number, '')}"  # type: ignore[call-overload]
 
     # readiness and health
 

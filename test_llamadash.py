@@ -3987,7 +3987,56 @@ GDB = "[New LWP 2983]\n" * 300 + "This GDB supports auto-downloading debuginfo\n
     ("terminate called after throwing an instance of 'std::bad_alloc'\n  what():  std::bad_alloc",
      "Main memory ran out"),
     ("E llama_model_load: error loading model: unknown model architecture: 'nonsense'\n"
-     "E srv  load_model: failed to load model, '/m.gguf'", "unknown model architecture: 'nonsense'"),
+     "E srv  load_model: failed to load model, '/m.gguf'",
+     "This build does not know the model architecture nonsense: use a newer one"),
+    *((line, "The GPU ran out of memory") for line in (
+        "ROCm error: out of memory", "E alloc_tensor_range: failed to allocate ROCm0 buffer of size 90194313216",
+        "error loading model: unable to allocate Vulkan0 buffer", "MUSA error: out of memory",
+        "ggml_metal_buffer_init: error: failed to allocate buffer, size = 16384.00 MiB",
+        "error: Insufficient Memory (00000008:kIOGPUCommandBufferCallbackErrorOutOfMemory)",
+        "E ggml_backend_sycl_buffer_type_alloc_buffer: can't allocate 5368709120 Bytes of memory on device",
+        "Native API failed. Native API returns: 39 (UR_RESULT_ERROR_OUT_OF_DEVICE_MEMORY)",
+        "terminate called after throwing an instance of 'vk::OutOfDeviceMemoryError'\n  what():  "
+        "vk::Device::createBuffer: ErrorOutOfDeviceMemory", "CUBLAS_STATUS_ALLOC_FAILED")),
+    *((line, "The GPU was lost") for line in (
+        "ROCm error: an illegal memory access was encountered", "HW Exception by GPU node-1: GPU Hang",
+        "error: Caused GPU Timeout Error (00000002:kIOGPUCommandBufferCallbackErrorTimeout)",
+        "CUDA error: uncorrectable ECC error encountered", "UR_RESULT_ERROR_DEVICE_LOST")),
+    *((line, "Main memory ran out") for line in (
+        "ggml_backend_cpu_buffer_type_alloc_buffer: failed to allocate buffer of size 137438953472",
+        "E alloc_tensor_range: failed to allocate CPU_REPACK buffer of size 4096",
+        "E alloc_tensor_range: failed to allocate CUDA_Host buffer of size 4096", "vk::Queue: ErrorOutOfHostMemory")),
+    *((line, "This build has no code for this GPU") for line in (
+        "CUDA error: no kernel image is available for execution on the device", "ROCm error: invalid device function",
+        "rocBLAS error: Cannot read /opt/rocm/lib/rocblas/library/TensileLibrary.dat: No such file for gfx1103")),
+    ("CUDA error: the provided PTX was compiled with an unsupported toolchain.", "The GPU's driver is too old"),
+    ("/b/llama-server: error while loading shared libraries: libcudart.so.13: cannot open shared object file: No such "
+     "file or directory", "needs the library libcudart.so.13, which is not here"),
+    ("dyld[123]: Library not loaded: @rpath/libllama.dylib\n  Referenced from: /b", "library @rpath/libllama.dylib"),
+    ("/b/llama-server: /lib/libc.so.6: version `GLIBC_2.38' not found (required by /b/llama-server)",
+     "needs a newer system, with GLIBC_2.38"),
+    ("/b: symbol lookup error: /b/libllama.so: undefined symbol: ggml_set", "mixed: ggml_set is missing"),
+    ("OSError: [Errno 8] Exec format error: '/b/llama-server'", "is for another kind of processor"),
+    ("E gguf_init_from_file: tensor 'x' has invalid ggml type 99. should be in [0, 43)", "the tensor type 99"),
+    ("E llama_model_load: error loading model: unknown pre-tokenizer type: 'new'", "pre-tokenizer type new"),
+    ("E gguf: failed to load model: this GGUF file version 50331648 is extremely large, is there a mismatch between "
+     "the host and model endianness?\nE llama: failed to load model from x", "the other byte order"),
+    *((f"E llama_model_load: error loading model: {line}", "A part of the model is missing") for line in (
+        "invalid split file: m.gguf", "illegal split file idx: 1 (file: m.gguf), model must be loaded with the first",
+        "llama_model_loader: failed to load GGUF split from m-00002-of-00002.gguf")),
+    ("E error loading model: tensor 'x' data is not within the file bounds, model is corrupted or incomplete",
+     "The model's file is incomplete or damaged"),
+    ("E mtmd: error: mismatch between text model (n_embd = 64) and mmproj (n_embd = 2048)", "length (2048, not 64)"),
+    ("GGML_ASSERT: /src/llama.cpp/ggml.c:4789: ggml_nelements(a) == ne0*ne1",
+     "The engine stopped itself at ggml.c:4789, where ggml_nelements(a) == ne0*ne1 did not hold"),
+    ("llama-server: /src/x/y.cpp:12: void f(int): Assertion `n > 0' failed.", "at y.cpp:12, where n > 0 did not hold"),
+    ("/src/ggml/src/ggml-backend.cpp:746: pre-allocated tensor in a buffer that cannot run the operation\n" + GDB,
+     "at ggml-backend.cpp:746: pre-allocated tensor in a buffer"),
+    ("E CUDA error: invalid argument\nE   current device: 0\n/s/ggml-cuda.cu:106: CUDA error\n"
+     + GDB + "\n#1  0x7f in f ()" * 90,
+     "failed: CUDA error: invalid argument"),
+    ("terminate called after throwing an instance of 'std::runtime_error'\n  what():  bad luck", "itself: bad luck"),
+    ("libc++abi: terminating due to uncaught exception of type std::runtime_error: bad luck", "itself: bad luck"),
 ])
 def test_the_end_of_a_process_is_explained(dash: StubDash, output: str, cause: str) -> None:
     """The cause is found among what came after it, and told in the reader's words."""
@@ -3997,6 +4046,17 @@ def test_the_end_of_a_process_is_explained(dash: StubDash, output: str, cause: s
             instance.output.take_line(line.encode())
         assert cause in instance.failure(1)
     asyncio.run(check())
+
+
+@pytest.mark.parametrize(("status", "cause"), [
+    (-4, "instructions that this processor lacks"), (132, "instructions that this processor lacks"),
+    (-7, "file could not be read"), (-9, "by signal 9, often out of memory"), (137, "by signal 9, often out of memory"),
+    (-11, "by signal 11, a fault of the build"), (1, "The engine ended with status 1")])
+def test_a_signal_that_ended_a_process_is_explained(dash: StubDash, status: int, cause: str) -> None:
+    """What a signal means is said where the output does not say more, also where a shell hands it on as a status."""
+    async def check() -> str:
+        return an_instance(dash).failure(status)
+    assert cause in asyncio.run(check())
 
 
 @pytest.mark.parametrize("line", ["x " * 4000, "GGML_ASSERT(" * 600, "CUDA " * 1600, "error " * 1300, "/a:1: " * 1300])
