@@ -4133,7 +4133,8 @@ PARAMETER_GROUPS: dict[str, list[Parameter]] = {
                choices=("none", "mean", "cls", "last", "rank")),
     ],
     "Process": [
-        whole("stop-timeout", "Time to finish, s", "An unloaded model may finish its answers for so long.", 1, 600,
+        whole("stop-timeout", "Time to finish, s", "An unloaded model may finish its answers for so long; "
+              "20 s at most when the engine stops.", 1, 600,
               default=10),
     ],
 }
@@ -4686,12 +4687,14 @@ def kill_group(group: int) -> None:
             process.kill()
 
 
-def port_is_free(host: str, port: int) -> bool:
-    """Whether a server could listen there now."""
-    with contextlib.suppress(OSError), socket.create_server(
-            (host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET):
-        return True
-    return False
+def port_problem(host: str, port: int) -> str | None:
+    """Why no server could listen there now; None where one could."""
+    try:
+        socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET).close()
+    except OSError as problem:
+        taken = problem.errno == errno.EADDRINUSE
+        return f"is taken by {port_holder(port)}" if taken else f"cannot be used now: {problem.strerror}"
+    return None
 
 
 def free_port(host: str) -> int:
@@ -4802,9 +4805,13 @@ LOAD_SILENCE = 120.0  # s in which a load neither writes, reads nor computes, af
 HUNG_AFTER = 45.0  # s without an answer, a log line and any work before a process is killed
 HUNG_BUSY = 180.0  # s without an answer before one that computes is killed all the same
 IDLE_CPU = 0.2  # s of processor time between two looks; less is no work
+# All times to stop. Whoever waits for the end of something waits longer than that may take.
 STOP_LOADING = 1.0  # s from SIGTERM to SIGKILL of a process that loads: it has nothing to finish
 STOP_TERM = 3.0  # s from SIGTERM to SIGKILL of any other
-STOP_TIMEOUT = 10  # s from the request to exit until SIGTERM, unless the model's parameters say otherwise
+STOP_TIMEOUT = 10  # s from the request to exit until SIGTERM, unless the model's `stop-timeout` (1 to 600 s) differs
+STOP_ALL_TIME = 20.0  # s for all processes together, whatever is left to them, when the engine or the program stops
+STOP_TASKS = 1.5  # s that background tasks have for ending after that; a page waits 30 s for the stop of the engine
+STOP_SECONDS = 45  # until systemd kills the program
 SPEED_LINE = re.compile(r"n_(?:gen|decoded) = +\d{1,9}, tg = +[\d.]{1,20} t/s, tg_3s = +(\d{1,9}(?:\.\d{1,9})?) t/s")
 CHILD_STATE, CHILD_READY = b"cmd_child_to_router:state:", b"cmd_child_to_router:ready"
 CHILD_INFO, CHILD_EXIT = b"cmd_child_to_router:info:", b"cmd_router_to_child:exit\n"
@@ -5145,8 +5152,8 @@ class Instance:
         ended = f"killed by signal {number}" if named else f"ended with status {status}"
         if said:
             return f"{said} ({ended})"
-        usual = {signal.SIGKILL: ", often out of memory", signal.SIGSEGV: ", a fault of the build or of a driver"}
-        return f"The engine {'was ' if named else ''}{ended}{usual.get(number, '')}"  # type: ignore[call-overload]
+        usual = {9: ", often out of memory", 11: ", a fault of the build or of a driver"}  # Windows knows no SIGKILL
+        return f"The engine {'was ' if named else ''}{ended}{usual.get(number, '')}"
 
     # readiness and health
 
@@ -5851,7 +5858,6 @@ MEMORY_AGE = 2.0  # s after which the memories are read again while somebody wai
 MEASURE_DELAY = 1.0  # s after a load until what it takes is measured
 MAX_CORRECTION = 2**30  # bytes by which one load may correct the next estimate
 GONE_TIME = 2.0  # s in which the end of a process is known after its connections broke
-STOP_ALL_TIME = 20.0  # s in which all processes end at the stop of the program
 # What a request can carry as well: entries that differ only in these share one process.
 REQUEST_PARAMETERS = {
     "temp": "temperature", "top-k": "top_k", "top-p": "top_p", "min-p": "min_p", "typical-p": "typical_p",
@@ -6270,6 +6276,9 @@ class Pool:
             self.dash.spawn(instance.stop(), f"stopping {instance.name}")
         with contextlib.suppress(asyncio.TimeoutError):
             await asyncio.wait_for(asyncio.gather(*[instance.gone.wait() for instance in instances]), STOP_ALL_TIME)
+        for instance in instances:
+            if instance.process and not instance.gone.is_set():
+                kill_group(instance.process.pid)
 
 
 def unix_ms(moment: float | None) -> int | None:
@@ -7101,9 +7110,10 @@ class Gateway:
     async def bound(self, protocol: Callable[[], asyncio.Protocol], host: str, port: int) -> asyncio.Server:
         """A server on `port`, or on another one where that is taken."""
         create = functools.partial(asyncio.get_running_loop().create_server, protocol, host, backlog=API_CONNECTIONS)
-        self.warn("port", None)
         try:
-            return await create(port)
+            server = await create(port)
+            self.warn("port", None)
+            return server
         except OSError as problem:
             reason = f"The API's address {host}:{port} cannot be used ({problem.strerror or problem})."
         try:
@@ -9902,7 +9912,6 @@ DOCTOR_ENTRIES = 20_000  # files looked at per model folder: enough to say somet
 DOCTOR_TIMEOUT = 5.0  # s for the answer of a server elsewhere, or of the llamadash that runs
 LOW_DISK = 5 * 2**30  # bytes; less is no room for the next model
 WATCHDOG_SECONDS = 60  # until systemd starts a llamadash again that hangs
-STOP_SECONDS = round(STOP_ALL_TIME) + 25  # until systemd kills it: the processes, then tasks and database, need time
 TEMPORARY = ("/tmp", "/var/tmp")  # noqa: S108  (what PrivateTmp would hide)
 PCI = "/sys/bus/pci/devices"
 UNREACHABLE = (aiohttp.ClientError, OSError, asyncio.TimeoutError)  # what fetched() raises
@@ -9964,9 +9973,10 @@ async def data_findings(config: Config) -> AsyncIterator[Finding]:
         return
     yield Finding("ok", "data folder", str(folder) if existing == folder else f"{folder} will be made")
     for path in (folder, folder / "access-key", folder / "engine-key", folder / DATABASE_NAME):
-        if os.name != "nt" and path.exists() and path.stat().st_mode & 0o077:
-            mode = "700" if path.is_dir() else "600"
-            yield Finding("warn", "data folder", f"others may read {path}", f"chmod {mode} {path}")
+        shared = path.is_dir()  # which a folder may be, but not for whoever could put another key there
+        if os.name != "nt" and path.exists() and path.stat().st_mode & (0o022 if shared else 0o077):
+            yield Finding("warn", "data folder", f"others may {'write to' if shared else 'read'} {path}",
+                          f"chmod {'go-w' if shared else '600'} {path}")
     if (free := shutil.disk_usage(existing).free) < LOW_DISK:
         yield Finding("warn", "disk", f"{free / 2**30:.1f} GiB free at {existing}", "make room for models")
 
@@ -10100,16 +10110,15 @@ async def port_findings(config: Config) -> AsyncIterator[Finding]:
     if running := running_instance(config.data_dir):
         yield await running_finding(*running)
         return
-    if config.port == 0 or port_is_free(config.host, config.port):
-        yield Finding("ok", "port", f"{address} is free")
+    if problem := port_problem(config.host, config.port):
+        yield Finding("fail", "port", f"{address} {problem}",
+                      "stop what has it, or choose another with --port or --host")
     else:
-        yield Finding("fail", "port", f"{address} is taken by {port_holder(config.port)}",
-                      "stop it, or choose another with --port")
+        yield Finding("ok", "port", f"{address} is free")
     values = engine_values(config, saved_config(config))
     host, port = values["api_host"], values["api_port"]
-    if port and not port_is_free(host, port):
-        yield Finding("warn", "API port", f"{host}:{port} is taken by {port_holder(port)}",
-                      "another one will be used while that is so")
+    if port and (problem := port_problem(host, port)):
+        yield Finding("warn", "API port", f"{host}:{port} {problem}", "choose another with --api-port or --api-host")
     if not config.auth:
         yield Finding("warn", "access", f"whoever reaches {address} controls llamadash", "leave out --no-auth")
 
@@ -10128,14 +10137,15 @@ def service_unit(config: Config) -> str:
     command = [os.path.abspath(sys.executable), str(HERE / "llamadash.py"), *service_options(config)]
     hidden = any(str(path).startswith(TEMPORARY) for path in (*writable, HERE, Path(sys.executable)))
     low_port = "CAP_NET_BIND_SERVICE" if 0 < config.port < 1024 else ""
-    root = os.geteuid() == 0  # without capabilities root cannot read other users' files
+    root = hasattr(os, "geteuid") and os.geteuid() == 0  # without capabilities root cannot read other users' files
     capabilities = f"{low_port} CAP_DAC_OVERRIDE".strip() if root else low_port
     return UNIT.format(
         command=" ".join(map(unit_word, command)), user=unit_escaped(getpass.getuser()), folder=unit_escaped(str(HERE)),
         writable=" ".join(unit_word(f"-{path}", variables=False) for path in writable),
         environment=unit_escaped(str(config.data_dir / "environment")), capabilities=capabilities, ambient=low_port,
         cache=unit_word(f"CUDA_CACHE_PATH={config.data_dir / 'cuda-cache'}", variables=False),
-        private_tmp="no" if hidden else "yes", watchdog=WATCHDOG_SECONDS, stop=STOP_SECONDS)
+        private_tmp="no" if hidden else "yes", watchdog=WATCHDOG_SECONDS, stop=STOP_SECONDS,
+        lasting=f"{EXIT_USAGE} {EXIT_RUNNING} {EXIT_DATABASE}")
 
 
 def print_service(config: Config) -> int:
@@ -10194,6 +10204,7 @@ UNIT = """\
 Description=llamadash, the async proxy and dashboard for llama.cpp
 After=network-online.target
 Wants=network-online.target
+StartLimitIntervalSec=0
 
 [Service]
 Type=notify
@@ -10205,7 +10216,7 @@ Environment={cache}
 WatchdogSec={watchdog}
 Restart=on-failure
 RestartSec=3
-RestartPreventExitStatus=2 4 5
+RestartPreventExitStatus={lasting}
 TimeoutStopSec={stop}
 KillMode=mixed
 LimitMEMLOCK=infinity
@@ -10245,8 +10256,8 @@ WantedBy=multi-user.target
 
 PRUNE_INTERVAL = 900.0  # seconds between two rounds of deleting what is too old
 PRUNE_DELAY = 60.0  # seconds after the start until the first: starting up comes first
-STOP_TIME = 1.5  # seconds that background tasks have for ending
 RESTART_PAUSE = 1.0  # seconds until a background task that has failed begins again
+ADDRESS_PAUSE = 3.0  # seconds until the API's address is tried again that was not there
 # asyncio takes one number for both, and a crowd that it accepts at once holds up everybody else.
 WAITING_TO_CONNECT, ACCEPTED_AT_ONCE = 1024, 16
 
@@ -10412,16 +10423,18 @@ class Dash:
     def background(self) -> dict[str, Callable[[], Coroutine[Any, Any, Any]]]:
         """What runs for as long as the program does, by name."""
         return {"journal": self.journal.run, "hub watch": self.hub.watch, "sampler": self.sampler.run,
-                "first scan": self.first_scan, "residency": self.pool.run, "engine events": self.pool.publish,
+                "opening the API": self.open_api, "first scan": self.library.scan,
+                "residency": self.pool.run, "engine events": self.pool.publish,
                 "upstreams": self.upstreams.run, "housekeeping": self.keep_house, "downloads": self.downloads.run,
                 "watchdog": functools.partial(watchdog, self)}
 
-    async def first_scan(self) -> None:
-        """Open the API, if the user wants that, and find the models."""
-        if self.engine_config()["autostart"]:
+    async def open_api(self) -> None:
+        """Open the API, if the user wants that; again and again until its address is there."""
+        while self.engine_config()["autostart"] and self.gateway.server is None:
             with contextlib.suppress(EngineUnavailable, EngineFailed):  # the engine's state says why
                 await self.gateway.start()
-        await self.library.scan()
+                return
+            await asyncio.sleep(ADDRESS_PAUSE)
 
     async def keep_house(self) -> None:
         """Make daily backups and delete what is too old, now and then."""
@@ -10456,7 +10469,7 @@ class Dash:
         for task in tasks:
             task.cancel()
         if tasks:
-            await asyncio.wait(tasks, timeout=STOP_TIME)
+            await asyncio.wait(tasks, timeout=STOP_TASKS)
 
 
 async def listen(stack: contextlib.AsyncExitStack, app: web.Application, limits: ConnectionLimits, host: str, port: int,
@@ -10473,7 +10486,8 @@ async def listen(stack: contextlib.AsyncExitStack, app: web.Application, limits:
             ssl_handshake_timeout=REQUEST_DEADLINE if tls else None, backlog=ACCEPTED_AT_ONCE)
     except OSError as problem:
         if problem.errno not in (errno.EADDRINUSE, errno.EACCES):
-            raise
+            raise AddressAbsent(f"{host} ({option.replace('port', 'host')}) is not an address of this machine now: "
+                                f"{problem.strerror}") from problem
         reason = f"is taken by {port_holder(port)}" if problem.errno == errno.EADDRINUSE else "needs more rights"
         raise PortTaken(f"port {port} {reason}: choose another with {option}") from problem
     stack.callback(server.close)
@@ -10695,8 +10709,12 @@ def imported_models(dash: Dash, items: list[Json], rows: list[Json], warnings: l
 # -- Command line ---------------------------------------------------------------------------------
 
 EXIT_USAGE, EXIT_PORT, EXIT_RUNNING, EXIT_DATABASE = 2, 3, 4, 5  # UNIT tells systemd which of them a new start may mend
+EXIT_LATER = 75  # what sysexits.h calls EX_TEMPFAIL: nobody did anything wrong, and a later start may succeed
+# What no waiting mends: a path is none, or leads to something else than was meant.
+LASTING = (errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.EINVAL)
 YES, NO = ("1", "true", "yes", "on"), ("0", "false", "no", "off")  # what a variable may say to an option without value
 LOCK_WAIT, LOCK_PAUSE = 0.3, 0.01  # seconds: link and doctor hold the lock for an instant, to see who has it
+LOCK_AT = 2**30  # the byte that is locked on Windows, where nobody else can read it: behind all that is written
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -10835,10 +10853,13 @@ class PortTaken(DashError):
     """Another program listens on this port, or this user may not."""
 
 
+class AddressAbsent(DashError):
+    """The address to listen on is none of this machine, or its name is not known; both may change."""
+
+
 def private_folder(path: Path) -> None:
-    """Make a folder that only its owner can look into, or make it so where it exists."""
+    """Make a folder that only its owner can look into; one that exists may be shared, and stays as it is."""
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
-    os.chmod(path, 0o700)
 
 
 @contextlib.contextmanager
@@ -10867,7 +10888,12 @@ def lock_file(file: typing.TextIO, patience: float = 0.0) -> None:
         try:
             if os.name == "nt":
                 import msvcrt
-                msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined,unused-ignore]
+                start = os.lseek(file.fileno(), 0, os.SEEK_CUR)
+                os.lseek(file.fileno(), LOCK_AT, os.SEEK_SET)
+                try:
+                    msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined,unused-ignore]
+                finally:
+                    os.lseek(file.fileno(), start, os.SEEK_SET)
             else:
                 import fcntl
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -10901,7 +10927,8 @@ async def serve_until_stopped(config: Config) -> int:
     loop = asyncio.get_running_loop()
     for name in ("SIGINT", "SIGTERM", "SIGHUP"):
         with contextlib.suppress(NotImplementedError, AttributeError):
-            loop.add_signal_handler(getattr(signal, name), stop.set)
+            if name == "SIGTERM" or signal.getsignal(getattr(signal, name)) != signal.SIG_IGN:  # as nohup left it
+                loop.add_signal_handler(getattr(signal, name), stop.set)
     loop.set_exception_handler(functools.partial(unhandled, LogLimiter()))
     dash = Dash(config)
 
@@ -10997,7 +11024,7 @@ COMMANDS: dict[str, tuple[str, Callable[[Config, Json], int]]] = {
     "doctor": ("check this machine and say what to do", lambda config, _: asyncio.run(doctor(config))),
 }
 EXIT_CODES = {AlreadyRunning: EXIT_RUNNING, PortTaken: EXIT_PORT, BadCertificate: EXIT_USAGE,
-              DatabaseRefused: EXIT_DATABASE}
+              DatabaseRefused: EXIT_DATABASE, AddressAbsent: EXIT_LATER, StorageFull: EXIT_LATER}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -11012,11 +11039,12 @@ def main(argv: list[str] | None = None) -> int:
     except DashError as problem:
         print(f"llamadash: {problem}", file=sys.stderr)
         return EXIT_CODES.get(type(problem), 1)
-    except PermissionError as problem:
-        return usage_error(f"{problem.filename or 'a file'} is not for this user ({problem.strerror}): "
-                           "change its owner, or run as another user")
     except OSError as problem:
-        return usage_error(str(problem))
+        refused = isinstance(problem, PermissionError)
+        print(f"llamadash: {problem.filename or 'a file'} is not for this user ({problem.strerror}): change its owner, "
+              "or run as another user" if refused else f"llamadash: {problem}", file=sys.stderr)
+        there = refused and problem.filename and os.path.lexists(problem.filename)  # else it may be mounted later
+        return EXIT_USAGE if there or problem.errno in LASTING else EXIT_LATER
     except KeyboardInterrupt:
         return 0
 

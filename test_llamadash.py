@@ -8797,7 +8797,11 @@ def test_service_leaves_the_gpus_alone() -> None:
     assert "\nCapabilityBoundingSet=CAP_NET_BIND_SERVICE" in llamadash.service_unit(llamadash.Config(port=80))
     assert "NoNewPrivileges=yes" in unit
     stop = int(re.findall(r"(?m)^TimeoutStopSec=(\d+)$", unit)[0])
-    assert stop > llamadash.STOP_ALL_TIME + llamadash.STOP_TIME  # models end in order, then everything else
+    page = int(re.findall(r"REQUEST_TIMEOUT_MS = ([\d_]+);", (HERE / "web/core/socket.js").read_text())[0]) / 1000
+    assert llamadash.STOP_TERM < llamadash.STOP_TIMEOUT < llamadash.STOP_ALL_TIME < page < stop
+    assert stop > llamadash.STOP_ALL_TIME + llamadash.STOP_TASKS  # models end in order, then everything else
+    given_up = set(re.findall(r"(?m)^RestartPreventExitStatus=(.*)$", unit)[0].split())
+    assert given_up == {"2", "4", "5"}  # no start mends these; an address, a disk or a port may come
 
 
 @pytest.mark.parametrize("abstract", [False, True])
@@ -8870,6 +8874,141 @@ def test_bad_usage_exits_2(tmp_path: Path, arguments: list[str]) -> None:
     result = Server(tmp_path).run(*arguments)
     assert result.returncode == 2, result.stderr
     assert result.stderr
+
+
+@pytest.mark.parametrize("problem, code", [
+    *[(OSError(number, os.strerror(number)), 75) for number in (
+        errno.EADDRNOTAVAIL, errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.EROFS, errno.ENETDOWN,
+        errno.EHOSTDOWN, errno.EMFILE, errno.ENOMEM, errno.ETIMEDOUT, errno.ENOTCONN, errno.EAFNOSUPPORT)],
+    *[(OSError(number, os.strerror(number), "/x"), 2) for number in (
+        errno.ENOTDIR, errno.EEXIST, errno.ELOOP, errno.ENAMETOOLONG, errno.EISDIR)],
+    (socket.gaierror(socket.EAI_NONAME, "Name or service not known"), 75),
+    (PermissionError(errno.EACCES, "Permission denied", "/"), 2),
+    (PermissionError(errno.EACCES, "Permission denied", "/not/mounted/yet"), 75),
+    (llamadash.StorageFull("The disk is full."), 75),
+], ids=lambda value: value if isinstance(value, int) else f"{type(value).__name__}-{getattr(value, 'errno', '')}")
+def test_the_exit_code_says_whether_a_later_start_may_succeed(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], problem: OSError,
+        code: int) -> None:
+    """What may come by itself ends with 75, which systemd starts again; 2 is for what somebody has to change."""
+    def run_server(config: llamadash.Config) -> int:
+        raise problem
+    monkeypatch.setattr(llamadash, "run_server", run_server)
+    assert llamadash.main(["--data-dir", str(tmp_path)]) == code
+    assert (getattr(problem, "filename", None) or str(problem)) in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("option", ["--host", "--api-host"])
+@pytest.mark.parametrize("address", ["192.0.2.7", "nowhere.invalid", "2001:db8::7"])
+@run_async
+async def test_an_address_that_comes_late_is_waited_for(
+        start: Callable[..., Server], tmp_path: Path, option: str, address: str) -> None:
+    """The dashboard's ends the start with 75, naming it; the API's is named on the dashboard, and tried again."""
+    if option == "--host":
+        result = Server(tmp_path, program="/nonexistent/llama-server").run("--port", "0", option, address)
+        assert (result.returncode, len(result.stderr.splitlines())) == (75, 1), result.stderr
+        assert f"{address} (--host) is not an address of this machine now" in result.stderr
+        return
+    client = await Dashboard().connect(start(option, address))
+
+    async def named() -> bool:
+        engine = (await client.request("engine:status"))["engine"]
+        return any(address in text for text in engine["warnings"])
+    await eventually(named)
+    await client.close()
+
+
+@run_async
+async def test_the_api_opens_as_soon_as_its_address_is_there(dash: StubDash, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody has to start it by hand, and it is not opened twice."""
+    known, asked, lookup = False, 0, socket.getaddrinfo
+
+    def getaddrinfo(host: Any, *more: Any, **options: Any) -> Any:
+        nonlocal asked
+        asked += host == "late.test"
+        if host == "late.test" and not known:
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+        return lookup("127.0.0.1" if host == "late.test" else host, *more, **options)
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    monkeypatch.setattr(llamadash, "ADDRESS_PAUSE", 0.01)
+    dash.engine_values.update(api_host="late.test", api_port=unused_port())
+    opening = asyncio.create_task(dash.open_api())
+    await eventually(lambda: asked > 4)
+    assert dash.gateway.status == "stopped" and "late.test" in dash.gateway.snapshot()["warnings"][0]
+    known = True
+    await asyncio.wait_for(opening, DEADLINE)
+    assert dash.gateway.server and not dash.gateway.snapshot()["warnings"]
+    await dash.gateway.close()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such signals")
+@pytest.mark.parametrize("sign", [signal.SIGHUP, signal.SIGINT])
+@run_async
+async def test_a_signal_that_was_ignored_at_the_start_stays_ignored(start: Callable[..., Server], sign: int) -> None:
+    """`nohup` and `&` in a script mean that it goes on without its terminal; SIGTERM ends it all the same."""
+    before = signal.signal(sign, signal.SIG_IGN)
+    try:
+        server = start()
+    finally:
+        signal.signal(sign, before)
+    assert server.process
+    client = await Dashboard().connect(server)
+    server.process.send_signal(sign)
+    await client.wait("metrics:update")
+    client.seen.clear()
+    await client.request("settings:update", changes={"metrics_interval": 1})
+    await client.wait("metrics:update")
+    assert client.sio.connected and server.process.poll() is None
+    await client.close()
+    assert server.stop() == 0
+
+
+# Runs llamadash as on Windows, as far as that can be had: without what only Unix has, with locks that hinder readers.
+LIKE_WINDOWS = """
+import asyncio, fcntl, os, pathlib, signal, struct, sys, types
+import llamadash
+
+def locking(fd, mode, size):
+    at = os.lseek(fd, 0, os.SEEK_CUR)
+    assert at > os.fstat(fd).st_size + 4096, "nobody could read what is locked"
+    fcntl.fcntl(fd, fcntl.F_OFD_SETLK, struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, at, size, 0))
+
+def no_handler(self, *arguments):
+    raise NotImplementedError
+
+sys.modules.update(msvcrt=types.SimpleNamespace(locking=locking, LK_NBLCK=2),
+                   **dict.fromkeys(("fcntl", "pwd", "grp", "resource", "termios", "posix")))
+for module, names in ((os, "geteuid getuid getgid killpg setsid getloadavg fork kill chown "
+                           "O_NONBLOCK O_NOFOLLOW mkfifo WNOHANG getpgid"),
+                      (signal, "SIGHUP SIGKILL SIGQUIT SIGUSR1 pthread_sigmask")):
+    for name in names.split():
+        if hasattr(module, name):
+            delattr(module, name)
+asyncio.SelectorEventLoop.add_signal_handler = no_handler
+os.name, llamadash.Path = "nt", pathlib.PosixPath  # for there is no other kind of paths here
+sys.exit(llamadash.main())
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs Linux's locks of open files")
+@run_async
+async def test_it_starts_without_what_only_unix_has(tmp_path: Path) -> None:
+    """Page, socket, `link` and a second start work where locked bytes cannot be read and signals have no handlers."""
+    server = ScriptedServer(tmp_path, LIKE_WINDOWS).start()
+    try:
+        client = await Dashboard().connect(server)
+        assert (await fetch(server, "/"))[0] == 200
+        assert (await client.request("models:scan"))["total"] == 0
+        assert (await client.request("system:info"))["version"] == llamadash.__version__
+        assert (await client.request("metrics:get"))["metrics"]["memory_total"] > 0
+        await client.close()
+        second = server.run("--port", "0")
+        assert second.returncode == 4
+        assert f"(process {server.process and server.process.pid})" in second.stderr
+        assert server.run("link").stdout.startswith(f"{server.url}/#key=")
+    finally:
+        assert server.stop(signal.SIGINT) == 0, server.output()  # Ctrl+C
+    assert "Traceback" not in server.output()
 
 
 def test_a_missing_web_folder_is_said(tmp_path: Path) -> None:
@@ -9731,13 +9870,16 @@ def test_the_data_folder_is_private(start: Callable[..., Server]) -> None:
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no such modes")
 @pytest.mark.parametrize("command", ["link", "password", "service"])
-def test_every_command_makes_the_data_folder_private(tmp_path: Path, command: str) -> None:
-    """A folder that was open to everybody is not when a command has used it."""
+@pytest.mark.parametrize("before", [None, 0o755, 0o2775])
+def test_only_a_folder_that_a_command_makes_is_made_private(tmp_path: Path, command: str, before: int | None) -> None:
+    """A data folder that was there, and may be shared, keeps its mode; what is put into it is private."""
     server = Server(tmp_path)
-    server.data.mkdir()
-    server.data.chmod(0o777)
+    if before is not None:
+        server.data.mkdir()
+        server.data.chmod(before)
     assert server.run(command, input="correct horse\n").returncode == 0
-    assert stat.S_IMODE(server.data.stat().st_mode) == 0o700
+    assert stat.S_IMODE(server.data.stat().st_mode) == (before or 0o700)
+    assert all(stat.S_IMODE(path.stat().st_mode) == 0o600 for path in server.data.rglob("*"))
 
 
 # Prints which of its arguments this user can read, and which of them list something.
@@ -9770,8 +9912,6 @@ def open_folder() -> Iterator[Path]:
 @run_async
 async def test_a_second_user_sees_nothing(open_folder: Path, folder_opened: bool) -> None:
     """Nobody else lists the data folder or reads a file in it, and where somebody opens the folder still no file."""
-    (open_folder / "data").mkdir(mode=0o777)
-    (open_folder / "data").chmod(0o777)
     (open_folder / "control").write_text("for everybody")
     server = Server(open_folder, "--api-host", "0.0.0.0", program="/nonexistent/llama-server")
     umask = os.umask(0)
