@@ -7115,12 +7115,11 @@ class Gateway:
             self.warn("port", None)
             return server
         except OSError as problem:
-            reason = f"The API's address {host}:{port} cannot be used ({problem.strerror or problem})."
-        try:
-            server = await create(0)
-        except OSError:
-            self.warn("port", reason)
-            raise EngineUnavailable(reason) from None
+            if problem.errno not in (errno.EADDRINUSE, errno.EACCES):
+                reason = f"The API's address {host}:{port} cannot be used ({problem.strerror or problem})."
+                self.warn("port", reason)
+                raise EngineUnavailable(reason) from None
+        server = await create(0)
         bound = server.sockets[0].getsockname()[1]
         self.warn("port", f"Port {port} is used by another program: the API is at {bound} instead.")
         return server
