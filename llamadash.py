@@ -15,9 +15,10 @@ decides what is in memory, and shows what the machine and every request are doin
 
     python3 llamadash.py            start, and print the link to open
     python3 llamadash.py doctor     check this machine and say what to do
+    python3 llamadash.py update     put the newest version in place of this file
     python3 llamadash.py --help     every option
 
-This file is the whole server; web/ is the whole client; data/ holds what it remembers.
+This file is the whole server; web/, or what a release carries at its end, is the client; data/ is what it remembers.
 """
 # Where to find what:
 # Bootstrap ................... Python's packages: which are missing, data/venv, starting again from there
@@ -41,7 +42,7 @@ This file is the whole server; web/ is the whole client; data/ holds what it rem
 # Journal and logs ............ our records and the engines' lines, kept and streamed in batches
 # Hub ......................... every open browser: its socket, requests with one answer each, broadcasts
 # Web ......................... the pages' files, Host and Origin, limits of connections
-# Service and doctor .......... what this machine lacks, and a systemd unit for it
+# Service and doctor .......... what this machine lacks, a systemd unit for it, newer versions of this file
 # Dash ........................ the one state object, what runs in the background, export and import
 # Command line ................ options, commands, exit codes
 
@@ -82,12 +83,14 @@ import subprocess
 from pathlib import Path
 
 __version__ = "1.0.0"
+RELEASE_URL = ""  # where `update` finds newer versions, as .ci/release --url writes it here
 
 
 # -- Bootstrap ------------------------------------------------------------------------------------
 
 IMPORT_NAMES = {"python-socketio": "socketio", "python-engineio": "engineio"}  # where it is not the package's own name
-HERE = Path(__file__).resolve().parent
+SCRIPT = Path(__file__).resolve()
+HERE = SCRIPT.parent
 
 
 def script_dependencies(script: Path) -> list[str]:
@@ -156,7 +159,7 @@ def bootstrap(script: Path) -> None:
     command = [str(VENV_PYTHON), str(script), *sys.argv[1:]]
     if os.name == "nt":
         sys.exit(subprocess.run(command).returncode)
-    if script == Path(__file__).resolve():
+    if script == SCRIPT:
         start_as_module(str(VENV_PYTHON))
     os.execv(VENV_PYTHON, command)
 
@@ -697,19 +700,28 @@ class Failures:
         self.moments.pop(address, None)
 
 
-def write_privately(target: Path, content: str) -> None:
-    """Replace `target` by `content` in one step, readable by its owner only."""
+def write_privately(target: Path, content: str, like: os.stat_result | None = None) -> None:
+    """Replace `target` by `content` in one step, readable by its owner only, or as the file that is `like` tells."""
     descriptor, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")  # 0600
     try:
         with os.fdopen(descriptor, "w", encoding="utf-8", newline="\n") as file:
             file.write(content)
             file.flush()
             os.fsync(descriptor)
+        if like:
+            os.chmod(name, stat.S_IMODE(like.st_mode))
+            give_to_owner(Path(name), like)
         os.replace(name, target)
     except BaseException:
         with contextlib.suppress(OSError):
             os.unlink(name)
         raise
+
+
+def give_to_owner(path: Path, like: os.stat_result) -> None:
+    """Give a file that root made to the owner of what is `like` it: a service of theirs must be able to use it."""
+    if hasattr(os, "chown") and os.geteuid() == 0:
+        os.chown(path, like.st_uid, like.st_gid)
 
 
 def access_key(data_dir: Path, *, new: bool = False) -> str:
@@ -8483,12 +8495,12 @@ def download_choice(models: list[Json], source: Source) -> Json | None:
 
 
 class ModelHub:
-    """Hugging Face, or what HF_ENDPOINT names in its place."""
+    """Hugging Face, or what HF_ENDPOINT names in its place; or another `endpoint`, which gets no token."""
 
-    def __init__(self) -> None:
-        self.endpoint = (os.environ.get("HF_ENDPOINT") or HUB).strip().rstrip("/")
+    def __init__(self, endpoint: str = "") -> None:
+        self.endpoint = (endpoint or os.environ.get("HF_ENDPOINT") or HUB).strip().rstrip("/")
         self.name = re.sub(r"^\w+://(.*@)?", "", self.endpoint)  # for messages: without a password
-        token = (os.environ.get("HF_TOKEN") or "").strip()
+        token = "" if endpoint else (os.environ.get("HF_TOKEN") or "").strip()
         self.token = token if re.fullmatch(r"[!-~]+", token) else None
 
     @contextlib.asynccontextmanager
@@ -8536,19 +8548,24 @@ class ModelHub:
                 url = url.join(yarl.URL(location, encoded=True))
                 if url.origin().scheme in ("https", hub.scheme) and url.host:
                     continue
-            raise HubUnavailable("the hub redirects to an address that is not safe")
-        raise HubUnavailable("the hub redirects too often")
+            raise HubUnavailable(f"{self.name} redirects to an address that is not safe")
+        raise HubUnavailable(f"{self.name} redirects too often")
+
+    async def whole(self, path: str, limit: int, what: str | None = None) -> bytes:
+        """The whole answer for `path`, of `limit` bytes at most."""
+        text = bytearray()
+        async with self.session() as session, self.get(session, path, what or path) as (response, _):
+            async for block in response.content.iter_chunked(2**16):
+                text += block
+                if len(text) > limit:
+                    raise HubUnavailable(f"the answer of {self.name} is too long")
+        return bytes(text)
 
     async def listing(self, repo: str) -> tuple[dict[str, Part], Json]:
         """A repository's GGUF files, and its description; NotFound where there is none that we may see."""
-        text = bytearray()
-        async with self.session() as session, self.get(session, f"api/models/{repo}?blobs=true", repo) as (response, _):
-            async for block in response.content.iter_chunked(2**16):
-                text += block
-                if len(text) > MAX_LISTING:
-                    raise HubUnavailable("the hub's answer is too long")
+        text = await self.whole(f"api/models/{repo}?blobs=true", MAX_LISTING, repo)
         try:
-            info = await asyncio.to_thread(json.loads, bytes(text))
+            info = await asyncio.to_thread(json.loads, text)
             return download_listed(info["siblings"]), info
         except (ValueError, RecursionError, TypeError, LookupError):
             raise HubUnavailable(f"{self.name} does not answer as a model hub does") from None
@@ -9665,12 +9682,10 @@ class WebFiles:
 
     def refresh(self) -> None:
         """Read the files again if one of them has changed."""
-        if time.monotonic() - self.looked < REFRESH_PAUSE:
+        if time.monotonic() - self.looked < REFRESH_PAUSE or (CARRIED_WEB and self.files):
             return
         self.looked = time.monotonic()
-        paths = (Path(root, name) for root, _, names in os.walk(self.root) for name in names)
-        contents = {path.relative_to(self.root).as_posix(): path.read_bytes() for path in paths
-                    if stat.S_ISREG(path.lstat().st_mode)}  # links are left out, for they could lead anywhere
+        contents = self.contents()
         digest = hashlib.sha256()
         for name, body in sorted(contents.items()):
             digest.update(f"{name}\0{len(body)}\0".encode() + body)
@@ -9681,6 +9696,15 @@ class WebFiles:
         self.pages = {theme: WebFile("index.html", themed(page, theme).encode())
                       for theme in typing.get_args(Theme) if page}
         self.files = {name: WebFile(name, body) for name, body in contents.items()}
+
+    def contents(self) -> dict[str, bytes]:
+        """The files by name: those that this file carries, which are of its own version, else those in the folder."""
+        if CARRIED_WEB:
+            carried = json.loads(gzip.decompress(base64.b64decode(CARRIED_WEB)))
+            return {name: text.encode() for name, text in carried.items()}
+        paths = (Path(root, name) for root, _, names in os.walk(self.root) for name in names)
+        return {path.relative_to(self.root).as_posix(): path.read_bytes() for path in paths
+                if stat.S_ISREG(path.lstat().st_mode)}  # links are left out, for they could lead anywhere
 
     def linked(self, contents: dict[str, bytes]) -> str:
         """index.html with versioned addresses, and hints to load what the first page needs at once."""
@@ -9947,7 +9971,7 @@ async def python_findings(_config: Config) -> AsyncIterator[Finding]:
     import importlib.metadata  # not at the top: slow to import, and seldom needed
 
     yield Finding("ok", "Python", f"{platform.python_version()} ({sys.executable}), llamadash {__version__}")
-    for requirement in script_dependencies(HERE / "llamadash.py"):
+    for requirement in script_dependencies(SCRIPT):
         name, *bounds = re.split(">=|,<", requirement)
         try:
             version = importlib.metadata.version(name)
@@ -9958,8 +9982,8 @@ async def python_findings(_config: Config) -> AsyncIterator[Finding]:
         level: Level = "fail" if installed < low else "warn" if installed >= high else "ok"
         yield Finding("ok", name, version) if level == "ok" else \
             Finding(level, name, f"{version}, but {requirement} is needed", f"pip install '{requirement}'")
-    if not (HERE / "web" / "index.html").is_file():
-        yield Finding("fail", "web", f"{HERE / 'web'} is missing", "copy the web folder beside llamadash.py")
+    if not CARRIED_WEB and not (WEB / "index.html").is_file():
+        yield Finding("fail", "web", f"{WEB} is missing", "copy the web folder beside llamadash.py")
 
 
 async def data_findings(config: Config) -> AsyncIterator[Finding]:
@@ -10133,7 +10157,7 @@ def service_unit(config: Config) -> str:
     folders = model_folders(config, engine_values(config, saved_config(config)))
     writable = [config.data_dir, *(folder for folder in folders if os.path.isdir(folder)
                                    and folder not in (config.data_dir, config.data_dir / "models"))]
-    command = [os.path.abspath(sys.executable), str(HERE / "llamadash.py"), *service_options(config)]
+    command = [os.path.abspath(sys.executable), str(SCRIPT), *service_options(config)]
     hidden = any(str(path).startswith(TEMPORARY) for path in (*writable, HERE, Path(sys.executable)))
     low_port = "CAP_NET_BIND_SERVICE" if 0 < config.port < 1024 else ""
     root = hasattr(os, "geteuid") and os.geteuid() == 0  # without capabilities root cannot read other users' files
@@ -10190,6 +10214,83 @@ async def notify(state: str) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender, contextlib.suppress(OSError):
         sender.setblocking(False)
         sender.sendto(state.encode(), f"\0{address[1:]}" if address.startswith("@") else address)
+
+
+# updates
+
+CHECKSUMS = "SHA256SUMS"  # of a release's files, beside them
+MAX_RELEASE = 4_000_000  # bytes of llamadash.py; it has less than a million
+
+
+def update(config: Config, *, check: bool) -> int:
+    """Put the newest release in the place of this file and say what is left to do; with `check` only say which it is.
+
+    The database is backed up before, and the old file stays beside the new one under its version.
+    """
+    if not RELEASE_URL:
+        raise DashError("this copy does not know where newer ones are: put the new files in place of these, or use git")
+    listed = asyncio.run(ModelHub(RELEASE_URL).whole(CHECKSUMS, MAX_RELEASE)).decode(errors="replace")
+    checksum = re.search(r"(?m)^([0-9a-f]{64}) [ *]llamadash\.py$", listed)
+    newest = re.search(r"(?m) [ *]llamadash-(\d+(?:\.\d+)*)\.tar\.gz$", listed)
+    if not (checksum and newest):
+        raise DashError(f"{RELEASE_URL}/{CHECKSUMS} does not list a release of llamadash")
+    if numbers_of(newest[1]) < numbers_of(__version__):
+        raise DashError(f"{RELEASE_URL} has {newest[1]}, which is older than this {__version__}: nothing was changed")
+    if numbers_of(newest[1]) == numbers_of(__version__):
+        print(f"llamadash {__version__} is the newest.")
+    elif check:
+        print(f"llamadash {newest[1]} is there; this is {__version__}. To install it: python3 {SCRIPT} update")
+    elif not os.access(HERE, os.W_OK | os.X_OK) or not SCRIPT.stat().st_mode & stat.S_IWUSR:
+        raise DashError(f"{SCRIPT} may not be replaced: make it and its folder writable, or run this as its owner")
+    else:
+        content = asyncio.run(ModelHub(RELEASE_URL).whole("llamadash.py", MAX_RELEASE))
+        install_update(checked_release(content, checksum[1], newest[1]), config)
+        print(f"llamadash {newest[1]} is in place.")
+    return 0
+
+
+def numbers_of(version: str) -> tuple[int, ...]:
+    """A version as it is compared."""
+    return tuple(map(int, re.findall(r"\d+", version)))
+
+
+def checked_release(content: bytes, checksum: str, version: str) -> str:
+    """The text of `content`, if it is what was published and runs on this Python."""
+    text = content.decode(errors="replace")
+    python = re.search(r'requires-python = ">=([\d.]+)"', text)
+    if hashlib.sha256(content).hexdigest() != checksum or f'\n__version__ = "{version}"\n' not in text:
+        raise DashError("what arrived is not what was published (its checksum or version differs): nothing was changed")
+    if python and sys.version_info < numbers_of(python[1]):
+        raise DashError(f"llamadash {version} needs Python {python[1]}, and this is {platform.python_version()}: "
+                        "nothing was changed")
+    return text
+
+
+def install_update(text: str, config: Config) -> None:
+    """Back the database up, keep the old file beside the new one, and say what runs with the old one still."""
+    path = config.data_dir / DATABASE_NAME
+    if path.exists():
+        with contextlib.closing(open_database(config)) as database:
+            backup, _ = database.kept_backup(f"update-{__version__}")
+        for made in (backup.parent, backup):
+            give_to_owner(made, path.stat())
+        print(f"The database was backed up to {backup}.")
+    kept = SCRIPT.with_name(f"{SCRIPT.name}.{__version__}")
+    for target, content in ((kept, SCRIPT.read_text("utf-8")), (SCRIPT, text)):
+        write_privately(target, content, SCRIPT.stat())
+    print(f"The file before is {kept}.")
+    if running := running_instance(config.data_dir):
+        print(f"Restart the llamadash that runs: {restart_command(running[0])}")
+
+
+def restart_command(pid: str) -> str:
+    """How to restart the llamadash that is process `pid`: the unit's own command where systemd started it."""
+    unit = re.search(r"(?m)^0::(/user\.slice/)?.*?([^/\n]+\.service)$", file_text(Path(f"/proc/{pid}/cgroup")) or "")
+    with contextlib.suppress(psutil.Error, ValueError):
+        parent = psutil.Process(int(pid)).parent()
+        if unit and parent and parent.name() == "systemd":  # not a service around it, as cron is
+            return f"{'systemctl --user' if unit[1] else 'sudo systemctl'} restart {unit[2]}"
+    return f"stop process {pid} and start it again"
 
 
 UNIT = """\
@@ -10573,7 +10674,7 @@ async def system_info(dash: Dash) -> Json:
         "memory": {"total": metrics["memory_total"], "used": metrics["memory_used"]},
         "gpus": metrics["gpus"], "engine": dash.gateway.snapshot(), "process": metrics["process"],
         "database": {"path": str(database), "size": files_size(*parts)},
-        "paths": {"data": str(dash.config.data_dir), "script": str(HERE / "llamadash.py"),
+        "paths": {"data": str(dash.config.data_dir), "script": str(SCRIPT),
                   "models": [str(folder) for folder in dash.folders()]},
         "warnings": system_warnings(dash, metrics)}
 
@@ -10758,6 +10859,8 @@ def command_line() -> argparse.ArgumentParser:
             command.add_argument("--new", action="store_true", help="replace the access key and end all sessions")
         elif name == "backup":
             command.add_argument("file", type=Path, help="where to write it")
+        elif name == "update":
+            command.add_argument("--check", action="store_true", help="only say whether there is a newer one")
     return parser
 
 
@@ -10914,7 +11017,7 @@ def port_holder(port: int) -> str:
 
 def run_server(config: Config) -> int:
     """Run llamadash until it is told to stop, and return its exit code."""
-    if not (WEB / "index.html").is_file():
+    if not CARRIED_WEB and not (WEB / "index.html").is_file():
         return usage_error(f"the folder {WEB} is missing: it belongs beside {Path(__file__).name}, copy it as well")
     with data_folder(config.data_dir):
         return asyncio.run(serve_until_stopped(config))
@@ -11021,6 +11124,8 @@ COMMANDS: dict[str, tuple[str, Callable[[Config, Json], int]]] = {
     "backup": ("write a backup of the database", lambda config, options: write_backup(config, options["file"])),
     "service": ("print a systemd unit", lambda config, _: print_service(config)),
     "doctor": ("check this machine and say what to do", lambda config, _: asyncio.run(doctor(config))),
+    "update": ("put the newest version in place of this file",
+               lambda config, options: update(config, check=options["check"])),
 }
 EXIT_CODES = {AlreadyRunning: EXIT_RUNNING, PortTaken: EXIT_PORT, BadCertificate: EXIT_USAGE,
               DatabaseRefused: EXIT_DATABASE, AddressAbsent: EXIT_LATER, StorageFull: EXIT_LATER}
@@ -11047,6 +11152,8 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 0
 
+
+CARRIED_WEB = ""  # the pages, where .ci/release made this file: JSON of their texts, in gzip, in base64
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -60,6 +60,7 @@ import ssl
 import stat
 import struct
 import subprocess
+import tarfile
 import tempfile
 import textwrap
 import threading
@@ -139,12 +140,13 @@ class Server:
             **{key: value for key, value in os.environ.items() if not key.startswith(("LLAMADASH_", "HF_"))},
             "HOME": str(folder), "XDG_CACHE_HOME": str(folder / "cache"), **(environment or {})}
         self.program = program
+        self.file = HERE / "llamadash.py"
         self.process: subprocess.Popen[str] | None = None
         self.url = self.key = ""
 
     def command(self, *arguments: str) -> list[str]:
         """The command line that runs llamadash on this server's data folder."""
-        return [sys.executable, str(HERE / "llamadash.py"), "--data-dir", str(self.data), *arguments]
+        return [sys.executable, str(self.file), "--data-dir", str(self.data), *arguments]
 
     def start(self) -> Server:
         """Start it and wait for its one line."""
@@ -8487,6 +8489,252 @@ async def test_the_scheme_of_an_origin_is_what_a_trusted_proxy_says(start: Calla
 
 
 # -- Service and doctor ----------------------------------------------------------------------------
+
+RELEASE_URL = "https://releases.example/llamadash"
+
+
+def make_release(folder: Path, *options: str) -> Path:
+    """The folder with what .ci/release makes of a checkout in `folder`, committed at a fixed time."""
+    for name in ("llamadash.py", "web", ".ci/release", "LICENSE"):
+        copy = shutil.copytree if (HERE / name).is_dir() else shutil.copy
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        copy(HERE / name, folder / name)
+    environment = {**os.environ, "GIT_AUTHOR_DATE": "@1700000000 +0200", "GIT_COMMITTER_DATE": "@1700000000 +0200",
+                   "GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_SYSTEM": os.devnull}
+    for command in (["init", "-q"], ["add", "-A"], ["-c", "user.name=x", "-c", "user.email=x", "commit", "-qm", "x"]):
+        subprocess.run(["git", *command], cwd=folder, env=environment, check=True)
+    subprocess.run([sys.executable, ".ci/release", *options, "dist"], cwd=folder, env=environment, check=True)
+    return folder / "dist"
+
+
+@pytest.fixture(scope="session")
+def release(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A release that is published at RELEASE_URL."""
+    return make_release(tmp_path_factory.mktemp("release"), "--url", RELEASE_URL)
+
+
+def test_a_release_is_the_same_for_everybody(release: Path, tmp_path: Path) -> None:
+    """Two checkouts of one commit make the same bytes: no times, names or rights of who made them."""
+    other = os.umask(0o027)
+    try:
+        again = make_release(tmp_path / "another", "--url", f"{RELEASE_URL}/")
+    finally:
+        os.umask(other)
+    names = sorted(path.name for path in release.iterdir())
+    assert names == ["SHA256SUMS", f"llamadash-{llamadash.__version__}.tar.gz", "llamadash.py"]
+    assert [(release / name).read_bytes() for name in names] == [(again / name).read_bytes() for name in names]
+    with tarfile.open(release / names[1]) as archive:
+        members = archive.getmembers()
+    assert [member.name for member in members] == sorted(member.name for member in members)
+    owners = {(item.mtime, item.uid, item.gid, item.uname, item.gname) for item in members}
+    assert owners == {(1700000000, 0, 0, "", "")}
+    assert subprocess.run(["sha256sum", "-c", "SHA256SUMS"], cwd=release, capture_output=True).returncode == 0
+    assert (release / "llamadash.py").stat().st_size < 1_000_000
+
+
+@pytest.mark.parametrize(("options", "said"), [
+    (["--url", "http://releases.example"], "not the https address"), (["--url", "releases.example"], "not the https"),
+    (["--tag", "v0.9.9"], "is not v"), ([], "not committed")])
+def test_a_release_that_would_be_wrong_is_not_made(release: Path, options: list[str], said: str) -> None:
+    """An address that cannot be trusted, another version's tag and what is not committed are refused."""
+    licence = release.parent / "LICENSE"
+    text = licence.read_text()
+    licence.write_text(text if options else f"{text}changed")
+    result = subprocess.run([sys.executable, ".ci/release", *options, "other"], cwd=release.parent, capture_output=True,
+                            text=True)
+    licence.write_text(text)
+    assert result.returncode and said in result.stderr and not (release.parent / "other").exists()
+
+
+@contextlib.contextmanager
+def published(answers: dict[str, Any], context: ssl.SSLContext | None = None) -> Iterator[str]:
+    """The address where `answers` are served: bytes, (announced length, bytes), or where it redirects to."""
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            answer = answers.get(self.path.lstrip("/"), 404)
+            length, body = answer if isinstance(answer, tuple) else (len(answer), answer) if isinstance(
+                answer, bytes) else (0, b"")
+            self.send_response(200 if body else answer if isinstance(answer, int) else 302)
+            if isinstance(answer, str):
+                self.send_header("Location", answer)
+            self.send_header("Content-Length", str(length))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: Any) -> None:
+            """Say nothing."""
+    server = HTTPServer(("127.0.0.1", 0), Handler)
+    if context:
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+    try:
+        yield f"{'https' if context else 'http'}://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def release_of(version: str, text: str | None = None) -> dict[str, Any]:
+    """What is published of `version`."""
+    content = (text or f'# requires-python = ">=3.10"\n__version__ = "{version}"\n').encode()
+    sums = f"{'0' * 64}  llamadash-{version}.tar.gz\n{hashlib.sha256(content).hexdigest()}  llamadash.py\n"
+    return {"SHA256SUMS": sums.encode(), "llamadash.py": content}
+
+
+@pytest.fixture
+def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+    """Runs `update` as a file in tmp_path/here that was released at an address; its result is the exit code."""
+    script = tmp_path / "here" / "llamadash.py"
+    script.parent.mkdir()
+    script.write_text("old\n")
+    script.chmod(0o750)
+    monkeypatch.setattr(llamadash, "SCRIPT", script)
+    monkeypatch.setattr(llamadash, "HERE", script.parent)
+
+    def run(url: str, *arguments: str) -> int:
+        monkeypatch.setattr(llamadash, "RELEASE_URL", url)
+        return llamadash.main(["update", *arguments, "--data-dir", str(tmp_path / "data")])
+    return run
+
+
+def test_an_update_takes_the_place_of_the_file(
+    installed: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The newer file is there with the rights of the old one, which stays beside it; --check only looks."""
+    (tmp_path / "data").mkdir()
+    llamadash.Database(tmp_path / "data" / llamadash.DATABASE_NAME).close()
+    script, new = tmp_path / "here" / "llamadash.py", release_of("99.0")
+    answers = {**new, "SHA256SUMS": "/elsewhere/sums", "elsewhere/sums": new["SHA256SUMS"]}
+    with published(answers) as url:
+        assert installed(url, "--check") == 0 and "99.0 is there" in capsys.readouterr().out
+        assert script.read_text() == "old\n" and len(list(script.parent.iterdir())) == 1
+        assert installed(url) == 0
+    printed = capsys.readouterr().out
+    kept = script.with_name(f"llamadash.py.{llamadash.__version__}")
+    assert (script.read_bytes(), kept.read_text()) == (new["llamadash.py"], "old\n")
+    assert [stat.S_IMODE(path.stat().st_mode) for path in (script, kept)] == [0o750] * 2
+    assert sorted(script.parent.iterdir()) == [script, kept]
+    assert llamadash.is_good_database(tmp_path / "data" / f"backups/update-{llamadash.__version__}.db")
+    assert "99.0 is in place" in printed and str(kept) in printed and "Restart" not in printed
+
+
+def refused_releases() -> dict[str, tuple[dict[str, Any], str]]:
+    """What an address may have that must change nothing, and what is said of it."""
+    good, text = release_of("99.0"), '# requires-python = ">=3.99"\n__version__ = "99.0"\n'
+    return {
+        "nothing": ({}, "SHA256SUMS does not exist"),
+        "a page": ({"SHA256SUMS": b"<html>Sign in</html>"}, "does not list a release"),
+        "no file": ({**good, "llamadash.py": 404}, "llamadash.py does not exist"),
+        "a broken server": ({"SHA256SUMS": 500}, "status 500"),
+        "older": (release_of("0.9"), "older than this"),
+        "tampered": ({**good, "llamadash.py": good["llamadash.py"] + b"#"}, "not what was published"),
+        "empty": ({**good, "llamadash.py": 204}, "status 204"),
+        "cut": ({**good, "llamadash.py": (99_999, good["llamadash.py"])}, "the connection was cut"),
+        "another version inside": (release_of("99.0", '__version__ = "98.0"'), "not what was published"),
+        "too long": ({**good, "llamadash.py": b"#" * (llamadash.MAX_RELEASE + 1)}, "too long"),
+        "a newer Python's": (release_of("99.0", text), "needs Python 3.99"),
+        "a redirect to a file": ({**good, "llamadash.py": "file:///etc/passwd"}, "redirects to an address"),
+        "redirects for ever": ({"SHA256SUMS": "/SHA256SUMS"}, "redirects too often"),
+    }
+
+
+@pytest.mark.parametrize("fault", refused_releases())
+def test_an_update_that_is_not_right_changes_nothing(
+    installed: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str], fault: str,
+) -> None:
+    """It is refused in words, with status 1, and the folder is as it was."""
+    answers, said = refused_releases()[fault]
+    with published(answers) as url:
+        assert installed(url) == 1
+    assert re.search(said, capsys.readouterr().err)
+    assert [path.read_text() for path in (tmp_path / "here").iterdir()] == ["old\n"]
+
+
+def test_an_update_never_leaves_tls(
+    installed: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """An https address that redirects to http is refused before anything is asked there."""
+    public, key = certificate(tmp_path)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(public, key)
+    monkeypatch.setattr(llamadash, "trusted_certificates", lambda: ssl.create_default_context(cafile=str(public)))
+    with published(release_of("99.0")) as plain, published({"SHA256SUMS": f"{plain}/SHA256SUMS"}, context) as url:
+        assert installed(url, "--check") == 1
+    assert "redirects to an address that is not safe" in capsys.readouterr().err
+
+
+def test_the_newest_and_a_checkout_have_nothing_to_update(
+    installed: Callable[..., int], capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The same version is said to be the newest; a file without an address says so."""
+    with published(release_of(llamadash.__version__)) as url:
+        assert installed(url) == 0 and "is the newest" in capsys.readouterr().out
+    assert installed("") == 1 and "does not know where newer ones are" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("protected", ["file", "folder"])
+def test_a_file_that_may_not_be_replaced_is_named(
+    installed: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str], protected: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A write-protected file or folder is left as it is."""
+    if protected == "file":
+        (tmp_path / "here" / "llamadash.py").chmod(0o555)
+    else:
+        monkeypatch.setattr(os, "access", lambda *_: False)  # root may write anywhere
+    with published(release_of("99.0")) as url:
+        assert installed(url) == 1
+    assert "may not be replaced" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("cgroup", "parent", "said"), [
+    ("0::/system.slice/llamadash.service", "systemd", "sudo systemctl restart llamadash.service"),
+    ("0::/user.slice/user-1000.slice/user@1000.service/app.slice/my-llama.service", "systemd",
+     "systemctl --user restart my-llama.service"),
+    ("0::/system.slice/cron.service", "sh", "stop process {} and"),
+    ("0::/user.slice/user-0.slice/session-3.scope", "bash", "stop process {} and"),
+    ("0::/", "bash", "stop process {} and")])
+def test_a_unit_is_restarted_by_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cgroup: str, parent: str, said: str,
+) -> None:
+    """What runs with the old file is named as its owner restarts it."""
+    write_tree(tmp_path, {f"proc/{os.getpid()}/cgroup": cgroup})
+    monkeypatch.setattr(llamadash, "Path", lambda name: Path(f"{tmp_path}{name}"))
+    monkeypatch.setattr(psutil.Process, "name", lambda _: parent)
+    assert llamadash.restart_command(str(os.getpid())).startswith(said.format(os.getpid()))
+
+
+@run_async
+async def test_one_file_is_a_whole_installation(
+    release: Path, start: Callable[..., Server], tmp_path: Path, capsys: pytest.CaptureFixture[str],
+) -> None:
+    """It serves the pages that it carries, whatever lies beside it, unpacks nothing, and updates itself."""
+    folder = tmp_path / "box"
+    write_tree(folder, {"web/index.html": "an older version's"})
+    server = start()
+    server.stop()
+    text = (release / "llamadash.py").read_text()
+    with published(new := release_of("99.0", text.replace(f'"{llamadash.__version__}"', '"99.0"', 1))) as url:
+        (folder / "llamadash.py").write_text(text.replace(RELEASE_URL, url))
+        server.file = folder / "llamadash.py"
+        server.start()
+        async with aiohttp.ClientSession(server.url) as session:
+            page = await (await session.get("/")).text()
+            for path in (HERE / "web").rglob("*.js"):
+                name = path.relative_to(HERE / "web").as_posix()
+                version = re.search("/(~[^/]+)/", page)
+                assert version and await (await session.get(f"/{version[1]}/{name}")).read() == path.read_bytes()
+        assert {path.name for path in folder.iterdir()} <= {"llamadash.py", "web", "__pycache__"}
+        process = server.process
+        assert process
+        result = server.run("update")
+        assert result.returncode == 0 and f"stop process {process.pid} and start it again" in result.stdout, result
+    server.stop()
+    assert (folder / "llamadash.py").read_bytes() == new["llamadash.py"]
+    server.start()
+    assert server.run("--version").stdout == "llamadash 99.0\n"
+
+
 
 @pytest.fixture
 def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> llamadash.Config:
