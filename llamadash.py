@@ -39,6 +39,7 @@ This file is the whole server; web/, or what a release carries at its end, is th
 # Chats ....................... answers for the Chat page, streamed to the client that asked
 # Benchmarks .................. how fast a model reads and writes
 # Downloads ................... GGUF files from Hugging Face: in parts, resumed, verified
+# Official builds ............. llama.cpp's releases: chosen, downloaded, checked, unpacked, proven, kept
 # Journal and logs ............ our records and the engines' lines, kept and streamed in batches
 # Hub ......................... every open browser: its socket, requests with one answer each, broadcasts
 # Web ......................... the pages' files, Host and Origin, limits of connections
@@ -495,7 +496,7 @@ LogLevel = Literal["debug", "info", "warning", "error"]
 ENGINE_DEFAULTS: Json = {
     "models_dirs": [], "api_host": "127.0.0.1", "api_port": 8080, "models_max": 0, "idle_seconds": 0,
     "min_residency": 10, "max_wait": 600, "default_model": "", "budget": {}, "build": "", "autostart": True,
-    "defaults": {},
+    "check_releases": True, "defaults": {},
 }
 # What version 1.0.0 called otherwise or had besides, in its documents and in a database that was not migrated yet.
 OLD_CONFIG = {"engine_host": "api_host", "engine_port": "api_port", "sleep_idle_seconds": "idle_seconds",
@@ -511,7 +512,8 @@ CONFIG_FIELDS: dict[str, Any] = {
     "api_port": Annotated[int, Range(1, 65535)], "models_max": Annotated[int, Range(0, 64)],
     "idle_seconds": Annotated[int, Range(0, 31_536_000)], "min_residency": Annotated[int, Range(0, 3600)],
     "max_wait": Annotated[int, Range(1, 86_400)], "default_model": Annotated[str, Length(0, 128)],
-    "budget": dict[str, Any], "build": Annotated[str, Length(0, 96)], "autostart": bool, "defaults": dict[str, Any],
+    "budget": dict[str, Any], "build": Annotated[str, Length(0, 96)], "autostart": bool,
+    "check_releases": bool, "defaults": dict[str, Any],
 }
 Theme = Literal["system", "light", "dark"]
 Days = Annotated[int, Range(1, 3650)]
@@ -2917,6 +2919,15 @@ class NvidiaGpus:
         return await short_output(program, f"--query-{what}={fields}", "--format=csv,noheader,nounits",
                                   limit=GPU_LIMIT, accepted=NVIDIA_PARTIAL) if program else None
 
+    async def cuda(self) -> int | None:
+        """The major version of CUDA that the driver runs."""
+        if program := self.program or shutil.which("nvidia-smi") or shutil.which(WSL_NVIDIA_SMI):
+            with contextlib.suppress(OSError):
+                text = await short_output(program, limit=GPU_LIMIT, accepted=NVIDIA_PARTIAL)
+                found = re.search(r"CUDA(?: UMD)? Version *: *(\d{1,3})\.", text)
+                return int(found[1]) if found else None
+        return None
+
     def warn(self, problem: str) -> None:
         """Say what is wrong, once a day."""
         if self.limiter.is_new("nvidia-smi", problem, DAY / 1000):
@@ -4368,6 +4379,8 @@ SEARCH_DEPTH = 4  # folders from data/engines/NAME on in which the program may l
 EXECUTABLE = ".exe" if os.name == "nt" else ""
 PROTOCOL = b"cmd_child_to_router"  # in every llama-server since January 2026, or in a library of it
 NO_ENGINE = "No llama-server was found on this machine."
+SAFE_BUILD = 8941  # of llama.cpp; before it a request could write outside of memory (CVE-2026-21869)
+USEFUL_GPU = 2 * 2**30  # bytes of memory; a GPU with less is a display adapter
 WITHHELD = r"LLAMA_(?:ARG_|API_KEY$|SERVER_)|LLAMADASH_|NOTIFY_SOCKET$|WATCHDOG_"
 OPTION_LINE = r"(?m)^(-[\w-]+(?:, +-[\w-]+)*)(?: (\S.*?))?(?: {2,}|$)"
 DEVICE_LINE = r"(?m)^ +([^\s:]{1,64}): ([^\n]{0,200}?) \((\d{1,9}) MiB, (\d{1,9}) MiB free\)"
@@ -4404,9 +4417,17 @@ class Build:
         names = [re.sub(r"\d+$", "", device["name"]) for device in self.devices]
         return list(dict.fromkeys([*(BACKENDS.get(name, name) for name in names), "CPU"]))
 
+    @property
+    def warning(self) -> str | None:
+        """What its owner should know of it."""
+        number = re.search(r"\bbuild (\d{3,6})\b|^(\d{3,6})\b", self.version or "")
+        if number and int(number[1] or number[2]) < SAFE_BUILD:
+            return f"Builds before {SAFE_BUILD} have a known hole that a request can use (CVE-2026-21869): update it."
+        return None
+
     def as_json(self) -> Json:
         """What clients see of it."""
-        return {"id": self.id, "kind": self.kind, "path": self.path, "version": self.version,
+        return {"id": self.id, "kind": self.kind, "path": self.path, "version": self.version, "warning": self.warning,
                 "backends": self.backends, "devices": list(self.devices), "problem": self.problem}
 
 
@@ -4471,14 +4492,22 @@ class Builds:
         usable = [build for build in self.builds.values() if not build.problem]
         return next((build.id for build in [*(item for item in usable if item.devices), *usable]), None)
 
+    def unused_gpu(self, gpus: Iterable[Json]) -> str | None:
+        """The name of a GPU of this machine, where no usable build sees any."""
+        if any(build.devices and not build.problem for build in self.builds.values()):
+            return None
+        return next((gpu["name"] for gpu in gpus if gpu["vendor"] in ("nvidia", "apple")
+                     or (gpu["memory_total"] or 0) >= USEFUL_GPU), None)
+
     def as_json(self, config: Json, models: Iterable[Json]) -> Json:
         """All builds as clients see them, with the models that choose each, and the recommended one."""
         chosen: dict[str, list[str]] = {}
         for model in models:
             chosen.setdefault(model.get("build") or "", []).append(model["id"])
         default = self.default(config)
-        builds = [{**build.as_json(), "used_by": chosen.get(build.id, []), "default": build is default}
-                  for build in self.builds.values()]
+        own = (self.config.data_dir / "engines").absolute()
+        builds = [{**build.as_json(), "used_by": chosen.get(build.id, []), "default": build is default,
+                   "removable": Path(build.path).is_relative_to(own / build.id)} for build in self.builds.values()]
         return {"builds": builds, "recommended": self.recommended}
 
 
@@ -4722,7 +4751,8 @@ INSTALL_LIMIT = 900.0  # seconds; a slow line needs minutes for the 20 MB
 async def engines_list(dash: Dash) -> Json:
     """The engine programs of this machine, looked for again."""
     await dash.builds.refresh()
-    return dash.builds.as_json(dash.engine_config(), dash.db.models())
+    return {**dash.builds.as_json(dash.engine_config(), dash.db.models()), "installing": dash.installer.report,
+            "newer": dash.installer.newer}
 
 
 @on("engines:use", error="USE_ENGINE_FAILED", cost=5)
@@ -7218,6 +7248,7 @@ class Gateway:
                                                            "path": build.path},
                 "base_url": shown and f"{shown}/v1", "url": self.url, "error": self.error or (build and build.problem),
                 "models_max": config["models_max"], "warnings": list(self.warnings.values()),
+                "unused_gpu": self.dash.builds.unused_gpu(self.dash.sampler.gpus),
                 "hint": hint, "uptime": self.started_at and round(time.monotonic() - self.started_at),
                 "api_key_required": self.keys.required(host), "waiting": len(self.dash.requests.waiting),
                 "devices": self.dash.pool.memory.devices(), "upstreams": self.dash.upstreams.as_json()}
@@ -8316,6 +8347,7 @@ class Part:
     size: int
     sha256: str | None = None
     verified: bool = False
+    address: str | None = None  # of its own
 
 
 @dataclass(eq=False, repr=False)
@@ -8337,7 +8369,7 @@ class Download:
 
     def address(self, part: Part) -> str:
         """Where the hub has `part`: a path on it, or a whole address."""
-        return f"{self.repo}/resolve/main/{urllib.parse.quote(part.name)}"
+        return part.address or f"{self.repo}/resolve/main/{urllib.parse.quote(part.name)}"
 
     def target(self, part: Part) -> Path:
         """Where `part` will be when all is complete."""
@@ -8541,7 +8573,7 @@ class ModelHub:
                         yield response, announced
                         return
                     if response.status not in (301, 302, 303, 307, 308) or not location:
-                        raise self.refusal(response.status, what, url.host if not at_hub else None)
+                        raise self.refusal(response, what, url.host if not at_hub else None)
             except NETWORK_PROBLEMS as problem:
                 raise HubUnavailable(f"{url.host}: {download_problem(problem)}") from problem
             with contextlib.suppress(ValueError):
@@ -8563,15 +8595,23 @@ class ModelHub:
 
     async def listing(self, repo: str) -> tuple[dict[str, Part], Json]:
         """A repository's GGUF files, and its description; NotFound where there is none that we may see."""
-        text = await self.whole(f"api/models/{repo}?blobs=true", MAX_LISTING, repo)
+        info = await self.json(f"api/models/{repo}?blobs=true", repo)
         try:
-            info = await asyncio.to_thread(json.loads, text)
-            return download_listed(info["siblings"]), info
-        except (ValueError, RecursionError, TypeError, LookupError):
+            return await asyncio.to_thread(download_listed, info["siblings"]), info
+        except (TypeError, LookupError):
             raise HubUnavailable(f"{self.name} does not answer as a model hub does") from None
 
-    def refusal(self, status: int, what: str, elsewhere: str | None) -> DashError:
+    async def json(self, path: str, what: str) -> Any:
+        """What the hub says in JSON at `path`; NotFound where it has no `what`."""
+        text = await self.whole(path, MAX_LISTING, what)
+        try:
+            return await asyncio.to_thread(json.loads, text)
+        except (ValueError, RecursionError):
+            raise HubUnavailable(f"{self.name} does not answer as a model hub does") from None
+
+    def refusal(self, response: aiohttp.ClientResponse, what: str, elsewhere: str | None) -> DashError:
         """The error that says what a refused request means to the user; `elsewhere` is the host that is not the hub."""
+        status = response.status
         if elsewhere:
             return HubUnavailable(f"{elsewhere} answered with status {status}")
         if status in (401, 403):
@@ -8863,7 +8903,7 @@ class Downloads:
 class Transfer:
     """Brings all parts of one download here, over as many connections as it takes, and checks them."""
 
-    def __init__(self, queue: Downloads, download: Download) -> None:
+    def __init__(self, queue: Downloads | Installer, download: Download) -> None:
         self.queue, self.download = queue, download
 
     async def run(self) -> None:
@@ -9037,6 +9077,366 @@ async def models_downloads(dash: Dash) -> Json:
     """All downloads, oldest first, and the models that are good to begin with."""
     return {"downloads": [item.as_json() for item in dash.downloads.items.values()],
             "recommended": list(RECOMMENDED)}
+
+
+# -- Official builds ------------------------------------------------------------------------------
+#
+# What llama.cpp's own releases have for this machine: chosen, downloaded, checked, unpacked, proven, kept.
+
+ENGINE_REPO = "ggml-org/llama.cpp"
+ENGINE_HUB = "https://api.github.com"
+ENGINE_ASSET = re.compile(r"(cudart-)?llama-(?:[\w.-]+-)?bin-(ubuntu|macos|win)-(?:([\w.-]+)-)?(x64|arm64)"
+                          r"\.(?:tar\.gz|zip)")
+ENGINE_SYSTEMS = {"linux": "ubuntu", "darwin": "macos", "win32": "win"}
+ENGINE_MACHINES = {"x86_64": "x64", "amd64": "x64", "aarch64": "arm64", "arm64": "arm64"}
+ENGINE_TAG = r"[A-Za-z0-9][A-Za-z0-9._-]{0,39}"
+MAX_ENGINE_ARCHIVE = 4 * 2**30  # bytes; the largest, with CUDA's libraries, has 1
+MAX_ENGINE_SIZE = 8 * 2**30  # bytes unpacked, of all archives of a build
+MAX_ENGINE_FILES = 2000
+MAX_ARCHIVE_READ = 64 * 2**20  # bytes at once: a header that claims to be longer is no header
+KEPT_ENGINES = 3  # installed builds, of those that nobody uses
+RELEASE_CHECK = DAY / 1000  # s between two looks for a newer release
+
+
+class Release(NamedTuple):
+    """An official release of llama.cpp."""
+    tag: str
+    assets: list[Part]
+
+
+class Offer(NamedTuple):
+    """A build that a release has for this machine: its kind, such as cuda-13.4, and its archives."""
+    kind: str
+    assets: list[Part]
+
+
+class ReleaseHub(ModelHub):
+    """GitHub, where llama.cpp's releases are, or what LLAMADASH_ENGINE_RELEASES names in its place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.endpoint = (os.environ.get("LLAMADASH_ENGINE_RELEASES") or ENGINE_HUB).strip().rstrip("/")
+        self.name = re.sub(r"^\w+://(.*@)?", "", self.endpoint)
+        token = (os.environ.get("GITHUB_TOKEN") or "").strip()
+        self.token = token if re.fullmatch(r"[!-~]+", token) else None
+
+    def refusal(self, response: aiohttp.ClientResponse, what: str, elsewhere: str | None) -> DashError:
+        """As ModelHub's, which knows nothing of GitHub's allowance: 60 requests an hour without a token."""
+        reset = response.headers.get("X-RateLimit-Reset", "")
+        if response.headers.get("X-RateLimit-Remaining") == "0" and re.fullmatch(r"\d{9,11}", reset):
+            at = time.strftime("%H:%M", time.localtime(int(reset)))
+            return HubUnavailable(f"{self.name} answers no more requests for now. Try again at {at}.")
+        return super().refusal(response, what, elsewhere)
+
+    async def latest(self) -> Release:
+        """The newest release; HubUnavailable where the answer makes no sense."""
+        for path in (f"repos/{ENGINE_REPO}/releases/latest", "releases/latest", "latest"):  # a mirror may be flat
+            with contextlib.suppress(NotFound):
+                return release_of(await self.json(path, "llama.cpp's list of releases"))
+        raise NotFound(f"{self.name} lists no releases of llama.cpp.")
+
+
+def release_of(answer: Any) -> Release:
+    """The release that GitHub's API describes; files without a digest are left out, for they could not be checked."""
+    try:
+        assets = []
+        for item in answer["assets"]:
+            digest = re.fullmatch(r"sha256:([0-9a-f]{64})", str(item.get("digest")))
+            if digest and type(item["size"]) is int and 0 < item["size"] <= MAX_ENGINE_ARCHIVE:
+                assets.append(Part(str(item["name"]), item["size"], digest[1],
+                                   address=str(item["browser_download_url"])))
+        if not re.fullmatch(ENGINE_TAG, answer["tag_name"]):
+            raise ValueError
+        return Release(answer["tag_name"], assets)
+    except (ValueError, TypeError, LookupError, AttributeError):
+        raise HubUnavailable("The list of llama.cpp's releases cannot be read.") from None
+
+
+def engine_offers(release: Release, vendors: set[str], cuda: int | None, *, rocm: bool) -> list[Offer]:
+    """The builds of a release for this machine, the best first.
+
+    `vendors` are those of its GPUs, `cuda` the major version of CUDA that its driver runs (None: not known), `rocm`
+    whether ROCm's libraries are there.
+    """
+    ours = (ENGINE_SYSTEMS.get(sys.platform), ENGINE_MACHINES.get(platform.machine().lower()))
+    builds, runtimes = dict[str, Part](), dict[str, Part]()
+    for asset in release.assets:
+        found = ENGINE_ASSET.fullmatch(asset.name)
+        if found and (found[2], found[4]) == ours:
+            (runtimes if found[1] else builds)[found[3] or "cpu"] = asset
+    versions = {kind: tuple(map(int, kind[5:].split("."))) for kind in builds
+                if re.fullmatch(r"cuda-\d{1,3}(\.\d{1,3}){0,2}", kind)}
+    lowest = min(versions.values(), default=(0,))[0]
+    kinds = [kind for kind in sorted(versions, key=versions.__getitem__, reverse=True)
+             if "nvidia" in vendors and versions[kind][0] <= (cuda or lowest)]
+    kinds += [kind for kind in builds if re.match(r"rocm|hip", kind) and "amd" in vendors and rocm]
+    kinds += ["vulkan"] if vendors & {"nvidia", "amd", "intel"} else []
+    return [Offer(kind, [builds[kind], *([runtimes[kind]] if kind in runtimes else [])])
+            for kind in [*kinds, "cpu"] if kind in builds]
+
+
+def has_rocm() -> bool:
+    """Whether the libraries are there that builds for ROCm need."""
+    import ctypes.util  # not at the top: seldom needed
+    return os.path.exists("/opt/rocm") or ctypes.util.find_library("amdhip64") is not None
+
+
+class BoundedGzip(gzip.GzipFile):
+    """A compressed file of which nobody reads more at once than memory holds."""
+
+    def read(self, size: int | None = -1) -> bytes:
+        """The next bytes; OSError for too many of them."""
+        if size is None or not 0 <= size <= MAX_ARCHIVE_READ:
+            raise OSError("a header of it is longer than any real one")
+        return super().read(size)
+
+
+class Unpacking:
+    """Unpacks the archives of a build into one folder: plain files, and links to files beside them, nothing else."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.room, self.files = MAX_ENGINE_SIZE, MAX_ENGINE_FILES
+
+    def archive(self, path: Path) -> None:
+        """Unpack one archive; WrongContent where it holds what no release does."""
+        import tarfile  # not at the top: seldom needed
+        import zipfile
+        import zlib
+        try:
+            if path.name.endswith(".zip"):
+                with zipfile.ZipFile(path) as zipped:
+                    for info in zipped.infolist():
+                        if not info.is_dir():
+                            self.file(self.place(info.filename), info.file_size, True, zipped.open(info))
+                return
+            with BoundedGzip(path) as plain, tarfile.open(fileobj=plain, mode="r:") as tar:
+                for member in tar:
+                    place = self.place(member.name)
+                    if member.issym() and re.fullmatch(r"[^/\\]+", member.linkname) and member.linkname != "..":
+                        place.parent.mkdir(parents=True, exist_ok=True)
+                        place.symlink_to(member.linkname)
+                    elif member.isreg() and (content := tar.extractfile(member)):
+                        self.file(place, member.size, bool(member.mode & 0o100), content)
+                    elif not member.isdir():
+                        raise WrongContent(f"{path.name} holds {clean_text(member.name)[:200]!r}, no plain file")
+        except (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, OSError, RuntimeError,
+                ValueError) as problem:
+            if isinstance(problem, OSError) and problem.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise StorageFull("The disk is full.") from None
+            raise WrongContent(f"{path.name} cannot be unpacked: {problem}") from problem
+
+    def place(self, name: str) -> Path:
+        """Where a member goes: below the folder, without the one that a release is packed in."""
+        pieces = [piece for piece in name.split("/") if piece not in ("", ".")]
+        if name.startswith("/") or ".." in pieces or re.search(r"[\\:\x00-\x1f\x7f]", name):
+            raise WrongContent(f"the archive names {clean_text(name)[:200]!r}, which is outside of it")
+        packed = len(pieces) > 1 and re.match(r"(cudart-)?llama-|bin$|build$", pieces[0])
+        return self.folder.joinpath(*(pieces[1:] if packed else pieces))
+
+    def file(self, place: Path, size: int, runs: bool, content: typing.IO[bytes]) -> None:
+        """Write one file."""
+        self.room -= size
+        self.files -= 1
+        if self.room < 0 or self.files < 0:
+            raise WrongContent("the archive holds more than any release of llama.cpp")
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with content, place.open("xb") as target:
+            shutil.copyfileobj(content, target, DOWNLOAD_BLOCK)
+        place.chmod(0o755 if runs else 0o644)
+
+
+class Installer:
+    """Installs official builds of llama.cpp, one at a time; what does not start here gives way to the next kind."""
+
+    def __init__(self, dash: Dash) -> None:
+        self.dash, self.hub = dash, ReleaseHub()
+        self.folder = dash.config.data_dir / "engines"
+        self.task: asyncio.Task[None] | None = None
+        self.report: Json | None = None  # of the installation under way, or of the last one
+        self.reported = 0.0
+        self.newest: str | None = None
+
+    async def offers(self, release: Release) -> list[Offer]:
+        """What a release has for the GPUs of this machine."""
+        sampler = self.dash.sampler
+        vendors = {gpu["vendor"] for gpu in sampler.gpus or await sampler.read_gpus()}
+        rocm = await asyncio.to_thread(has_rocm)
+        cuda = await sampler.nvidia.cuda() if "nvidia" in vendors else None
+        return engine_offers(release, vendors, cuda, rocm=rocm)
+
+    async def begin(self) -> Json:
+        """Look for the newest release and begin to install it: the build that is to come."""
+        if self.task and not self.task.done():
+            raise Conflict("A build is being installed already.")
+        release = await self.hub.latest()
+        offers = await self.offers(release)
+        if not offers:
+            raise NotFound(f"llama.cpp {release.tag} has no build for this machine ({sys.platform}, "
+                           f"{platform.machine()}).")
+        await self.say(f"{release.tag}-{offers[0].kind}", "installing", f"Installing llama.cpp {release.tag}")
+        self.task = self.dash.spawn(self.install(release, offers), "installation of an engine")
+        assert self.report
+        build: Json = self.report["build"]
+        return build
+
+    async def say(self, id: str, status: str, line: str, done: int = 0, total: int = 0) -> None:
+        """Tell every browser how far the installation is."""
+        self.report = {"build": {"id": id, "status": status, "problem": line if status == "failed" else None},
+                       "line": line, "done": done, "total": total}
+        await self.dash.broadcast("engines:update", self.report)
+
+    async def tell(self, download: Download, status: str) -> None:
+        """As Downloads.tell, of the archives."""
+        await self.say(download.file, "installing", f"{'Checking' if status == 'verifying' else 'Downloading'} "
+                       f"{download.file}", download.done, download.total)
+
+    async def progress(self, download: Download) -> None:
+        """As Downloads.progress, of the archives."""
+        now = time.monotonic()
+        if now - self.reported >= PROGRESS_PAUSE:
+            self.reported = now
+            await self.tell(download, "running")
+
+    async def install(self, release: Release, offers: list[Offer]) -> None:
+        """Install the first of `offers` that starts here, and say how it went."""
+        reasons = []
+        id = ""
+        try:
+            for offer in offers:
+                id = f"{release.tag}-{offer.kind}"
+                try:
+                    await self.fetch(id, offer)
+                    break
+                except (NotFound, EngineFailed) as problem:
+                    reasons.append(f"{offer.kind}: {problem}")
+                    log.warning("the build %s is of no use here: %s", id, problem)
+            else:
+                raise EngineFailed("No build of it starts on this machine. " + " ".join(reasons))
+            before = self.dash.builds.default(self.dash.engine_config())
+            await self.dash.builds.refresh()
+            await self.keep(before, self.dash.builds.get(id))
+        except (DashError, OSError) as problem:
+            line = str(problem) if isinstance(problem, DashError) else f"{problem.filename}: {problem.strerror}"
+            log.error("llama.cpp %s was not installed: %s", release.tag, line)
+            await self.say(id, "failed", line)
+            return
+        line = f"llama.cpp {release.tag} ({offer.kind}) is installed." + "".join(f" Not {text}" for text in reasons)
+        log.info("%s", line)
+        await self.say(id, "installed", line)
+        await announce_build(self.dash, id)
+
+    async def fetch(self, id: str, offer: Offer) -> None:
+        """Download, unpack and try one build; EngineFailed where it does not start, or sees none of the GPUs."""
+        archives, fresh = self.folder / ".downloads", self.folder / f".{id}"
+        download = Download(ENGINE_REPO, id, str(archives), offer.assets, status="running")
+        await in_thread(download_check_space, download, 0)
+        await Transfer(self, download).run()
+        await self.say(id, "installing", f"Unpacking {id}", download.total, download.total)
+        try:
+            await in_thread(unpack_engine, [download.target(part) for part in download.parts], fresh)
+            program = next(programs_below(fresh), None)
+            if program is None:
+                raise WrongContent(f"{offer.assets[0].name} holds no llama-server.")
+            build = await probe(build_of(id, program), self.dash.config.data_dir)
+            if build.problem:
+                raise EngineFailed(build.problem)
+            if offer.kind != "cpu" and not build.devices:
+                raise EngineFailed("It sees no GPU.")
+            await in_thread(replace_folder, fresh, self.folder / id)
+        finally:
+            await in_thread(shutil.rmtree, fresh, True)
+        await in_thread(shutil.rmtree, archives, True)
+
+    async def keep(self, before: Build | None, build: Build) -> None:
+        """Let a new build wait for its owner where the one before does as much; and remove what is too old."""
+        config = self.dash.engine_config()
+        if before and before.kind == build.kind and len(before.devices) >= len(build.devices) and not config["build"]:
+            self.dash.db.save_config(config["revision"], {"build": before.id}, config)
+            self.dash.load_engine_config()
+            await self.dash.broadcast("config:updated", {"config": self.dash.engine_config()})
+        self.dash.pool.sync()
+        used = {build.id, *(item.build.id for item in self.dash.pool.instances.values()),
+                self.dash.engine_config()["build"], *(model["build"] for model in self.dash.db.models())}
+        spare = [item.id for item in self.dash.builds.builds.values() if item.id not in used and self.has(item)]
+        for id in spare[max(KEPT_ENGINES - 1, 0):]:
+            await in_thread(discard_folder, self.folder / id)
+        await self.dash.builds.refresh()
+
+    def has(self, build: Build) -> bool:
+        """Whether llamadash installed this build, or it was unpacked among those."""
+        return Path(build.path).is_relative_to(self.folder.absolute() / build.id)
+
+    async def remove(self, id: str) -> None:
+        """Remove an installed build that nobody uses."""
+        build, dash = self.dash.builds.get(id), self.dash
+        if not self.has(build):
+            raise InvalidRequest("Only builds below data/engines can be removed here.", field="id")
+        if any(instance.build.id == id for instance in dash.pool.instances.values()):
+            raise Conflict("This build runs a model. Unload it first.")
+        if users := [model["name"] for model in dash.db.models() if model["build"] == id]:
+            raise Conflict(f"This build is chosen by {', '.join(users[:3])}.")
+        await in_thread(discard_folder, self.folder / id)
+        await dash.builds.refresh()
+        dash.pool.sync()
+
+    async def run(self) -> None:
+        """Look for a newer release once a day, where a build was installed and the owner does not mind."""
+        while True:
+            installed = any(map(self.has, self.dash.builds.builds.values()))
+            if installed and self.dash.engine_config()["check_releases"]:
+                with contextlib.suppress(DashError):
+                    await self.check()
+            await asyncio.sleep(RELEASE_CHECK)
+
+    async def check(self) -> None:
+        """Note the newest release, and tell of it where none of the builds is of it."""
+        self.newest = (await self.hub.latest()).tag
+        await self.dash.gateway.publish()
+
+    @property
+    def newer(self) -> str | None:
+        """The tag of a release that is newer than what is installed."""
+        tags = [build.id for build in self.dash.builds.builds.values() if self.has(build)]
+        return self.newest if tags and not any(tag.startswith(f"{self.newest}-") for tag in tags) else None
+
+
+def unpack_engine(archives: list[Path], folder: Path) -> None:
+    """Unpack all archives of a build into a new folder."""
+    shutil.rmtree(folder, ignore_errors=True)
+    unpacking = Unpacking(folder)
+    for archive in archives:
+        unpacking.archive(archive)
+
+
+def replace_folder(new: Path, old: Path) -> None:
+    """Let `new` take the place of `old`, which may be there."""
+    if old.exists():
+        discard_folder(old)
+    os.replace(new, old)
+
+
+def discard_folder(folder: Path) -> None:
+    """Remove a build; it is none any more as soon as that begins."""
+    doomed = folder.with_name(f".{folder.name}.old")
+    shutil.rmtree(doomed, ignore_errors=True)
+    os.replace(folder, doomed)
+    shutil.rmtree(doomed, ignore_errors=True)
+
+
+@on("engines:install", error="INSTALL_ENGINE_FAILED", cost=20)
+async def engines_install(dash: Dash) -> Json:
+    """Install llama.cpp's newest official build for this machine; `engines:update` tells how far it is."""
+    return {"build": await dash.installer.begin()}
+
+
+@on("engines:remove", error="REMOVE_ENGINE_FAILED", cost=5)
+async def engines_remove(dash: Dash, *, id: Annotated[str, Length(1, 96)]) -> Json:
+    """Remove a build that was installed here and that nobody uses."""
+    removed = dash.builds.get(id).as_json()
+    await dash.installer.remove(id)
+    await dash.broadcast("engines:update", {"build": {**removed, "status": "removed"}})
+    return {"build": removed}
 
 
 # -- Journal and logs -----------------------------------------------------------------------------
@@ -10387,6 +10787,7 @@ class Dash:
         self.chats = Chats(self)
         self.sampler = Sampler(self)
         self.downloads = Downloads(self)
+        self.installer = Installer(self)
         self.benchmarks: dict[str, Json] = {}  # how far those under way are, by model
         self.web = WebServer(self)
         self.gateway = Gateway(self)
@@ -10526,6 +10927,7 @@ class Dash:
                 "opening the API": self.open_api, "first scan": self.library.scan,
                 "residency": self.pool.run, "engine events": self.pool.publish,
                 "upstreams": self.upstreams.run, "housekeeping": self.keep_house, "downloads": self.downloads.run,
+                "releases": self.installer.run,
                 "watchdog": functools.partial(watchdog, self)}
 
     async def open_api(self) -> None:

@@ -49,6 +49,7 @@ import io
 import json
 import logging
 import math
+import platform
 import random
 import re
 import resource
@@ -7953,6 +7954,261 @@ def test_speed_and_time_left() -> None:
     assert download.as_json()["secondsLeft"] == 3
     download.speeds.clear()
     assert "secondsLeft" not in download.as_json()
+
+
+# -- Official builds -------------------------------------------------------------------------------
+
+MACHINE = llamadash.ENGINE_MACHINES.get(platform.machine().lower(), "x64")
+ASSETS = ("llama-b7-bin-ubuntu-x64.tar.gz", "llama-b7-bin-ubuntu-arm64.tar.gz", "llama-b7-bin-ubuntu-vulkan-x64.tar.gz",
+          "llama-b7-bin-ubuntu-cuda-12.8-x64.tar.gz", "llama-b7-bin-ubuntu-cuda-13.4-x64.tar.gz",
+          "cudart-llama-b7-bin-ubuntu-cuda-12.8-x64.tar.gz", "cudart-llama-b7-bin-ubuntu-cuda-13.4-x64.tar.gz",
+          "llama-b7-bin-ubuntu-rocm-7.2-x64.tar.gz", "llama-b7-bin-macos-arm64.tar.gz", "llama-b7-xcframework.zip",
+          "llama-b7-bin-win-cuda-12.4-x64.zip", "cudart-llama-bin-win-cuda-12.4-x64.zip",
+          "llama-b7-bin-win-cpu-x64.zip")
+
+
+@pytest.mark.parametrize(("system", "machine", "vendors", "cuda", "rocm", "kinds"), [
+    ("linux", "x86_64", {"nvidia"}, 13, False, ["cuda-13.4", "cuda-12.8", "vulkan", "cpu"]),
+    ("linux", "x86_64", {"nvidia"}, 12, False, ["cuda-12.8", "vulkan", "cpu"]),
+    ("linux", "x86_64", {"nvidia"}, 11, False, ["vulkan", "cpu"]),
+    ("linux", "x86_64", {"nvidia"}, None, False, ["cuda-12.8", "vulkan", "cpu"]),
+    ("linux", "x86_64", {"amd"}, None, True, ["rocm-7.2", "vulkan", "cpu"]),
+    ("linux", "x86_64", {"amd"}, None, False, ["vulkan", "cpu"]),
+    ("linux", "x86_64", {"intel"}, None, False, ["vulkan", "cpu"]), ("linux", "x86_64", set(), None, False, ["cpu"]),
+    ("linux", "aarch64", {"nvidia"}, 13, False, ["cpu"]), ("darwin", "arm64", {"apple"}, None, False, ["cpu"]),
+    ("win32", "AMD64", {"nvidia"}, 13, False, ["cuda-12.4", "cpu"]), ("linux", "riscv64", set(), None, False, [])])
+def test_which_builds_a_machine_is_offered(system: str, machine: str, vendors: set[str], cuda: int | None, rocm: bool,
+                                           kinds: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The best kind for the GPU first, CUDA with its runtime, nothing of another system or machine."""
+    monkeypatch.setattr(sys, "platform", system)
+    monkeypatch.setattr(platform, "machine", lambda: machine)
+    release = llamadash.Release("b7", [llamadash.Part(name, 1, "") for name in ASSETS])
+    offers = llamadash.engine_offers(release, vendors, cuda, rocm=rocm)
+    assert [offer.kind for offer in offers] == kinds
+    for offer in offers:
+        assert [name.name.startswith("cudart-") for name in offer.assets] == [False, *[True] * ("cuda" in offer.kind)]
+
+
+def archive_of(*members: tuple[str, bytes | str | tarfile.TarInfo]) -> bytes:
+    """A .tar.gz of files (bytes), links (text) and whatever a TarInfo says."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz", compresslevel=1) as tar:
+        for name, content in members:
+            member = content if isinstance(content, tarfile.TarInfo) else tarfile.TarInfo(name)
+            member.name, member.mode = name, 0o4755
+            if isinstance(content, bytes):
+                member.size = len(content)
+                tar.addfile(member, io.BytesIO(content))
+                continue
+            if isinstance(content, str):
+                member.type, member.linkname = tarfile.SYMTYPE, content
+            tar.addfile(member)
+    return buffer.getvalue()
+
+
+def odd_member(**values: Any) -> tarfile.TarInfo:
+    """A member of an archive that is no plain file."""
+    member = tarfile.TarInfo("odd")
+    for name, value in values.items():
+        setattr(member, name, value)
+    return member
+
+
+class FakeReleases:
+    """A mirror of llama.cpp's releases, with faults to order."""
+
+    def __init__(self) -> None:
+        self.files: dict[str, bytes] = {}  # by kind: "" is the plain build
+        self.tag = "b99"
+        self.status, self.headers = 200, dict[str, str]()
+        self.served: dict[str, bytes] = {}  # what is sent in place of the file
+        self.cut = 0  # bytes after which the next connection ends
+        self.ranges: list[str | None] = []
+
+    def name(self, kind: str) -> str:
+        return f"llama-{self.tag}-bin-ubuntu-{kind + '-' if kind else ''}{MACHINE}.tar.gz"
+
+    async def latest(self, request: web.Request) -> web.Response:
+        assets = [{"name": self.name(kind), "size": len(content),
+                   "browser_download_url": f"{self.url}/files/{kind or 'cpu'}",
+                   "digest": f"sha256:{hashlib.sha256(content).hexdigest()}"} for kind, content in self.files.items()]
+        return web.json_response({"tag_name": self.tag, "assets": assets}, status=self.status, headers=self.headers)
+
+    async def file(self, request: web.Request) -> web.StreamResponse:
+        kind = request.match_info["kind"].removesuffix("cpu")
+        content, wanted = self.served.get(kind, self.files[kind]), request.headers.get("Range")
+        self.ranges.append(wanted)
+        if not content:
+            return web.Response(status=404)
+        start = int(wanted[6:-1]) if wanted else 0
+        response = web.StreamResponse(status=206 if wanted else 200)
+        response.headers["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
+        response.content_length = len(content) - start
+        await response.prepare(request)
+        end, self.cut = self.cut or len(content), 0
+        await response.write(content[start:end])
+        if end < len(content):
+            await asyncio.sleep(DEADLINE)
+        return response
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[FakeReleases]:
+        app = web.Application()
+        app.router.add_get("/repos/ggml-org/llama.cpp/releases/latest", self.latest)
+        app.router.add_get("/files/{kind}", self.file)
+        runner = web.AppRunner(app, shutdown_timeout=0.1, access_log=None)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        self.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+        try:
+            yield self
+        finally:
+            await runner.cleanup()
+
+
+@contextlib.asynccontextmanager
+async def releasing(folder: Path, *gpus: str) -> AsyncIterator[tuple[FakeReleases, StubDash]]:
+    """A mirror of the releases, and a Dash that installs from it on a machine with these GPUs."""
+    async with FakeReleases().running() as releases:
+        os.environ["LLAMADASH_ENGINE_RELEASES"] = releases.url
+        dash = StubDash(folder)
+        dash.sampler.gpus = [{"vendor": vendor} for vendor in gpus]
+        dash.sampler.nvidia.program = shell_script(folder / "smi", "echo '| Driver 590.1 CUDA Version: 13.1 |'")
+        try:
+            yield releases, dash
+        finally:
+            await dash.end_tasks()
+            dash.db.close()
+
+
+@pytest.fixture
+def release_folder(hub_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder for a Dash that installs builds."""
+    monkeypatch.setenv("LLAMADASH_ENGINE_RELEASES", "")
+    monkeypatch.delenv("GITHUB_TOKEN", raising=False)
+    return hub_folder
+
+
+async def installation(dash: StubDash) -> Json:
+    """Install the newest build and return the last that was said of it."""
+    await dash.request("engines:install")
+    assert dash.installer.task
+    await dash.installer.task
+    assert dash.installer.report
+    return dash.installer.report
+
+
+def left_over(dash: StubDash) -> list[str]:
+    """What lies in data/engines."""
+    return sorted(path.name for path in dash.installer.folder.glob("*")) if dash.installer.folder.exists() else []
+
+
+@run_async
+async def test_installing_an_official_build(release_folder: Path) -> None:
+    """One request brings the newest build for this machine, checked and proven, and every browser sees how it goes."""
+    async with releasing(release_folder) as (releases, dash):
+        await dash.builds.refresh()
+        releases.files[""] = archive_of(("llama-b99/llama-server", Path(llama_server()).read_bytes()),
+                                        ("llama-b99/libllama.so", "libllama.so.0"), ("llama-b99/libllama.so.0", b"x"))
+        report = await installation(dash)
+        assert (report["build"]["status"], report["build"]["id"]) == ("installed", "b99-cpu"), report
+        build = dash.builds.get("b99-cpu")
+        assert (build.problem, bool(build.version)) == (None, True)
+        assert Path(build.path) == release_folder / "data/engines/b99-cpu/llama-server"
+        assert stat.S_IMODE(os.stat(build.path).st_mode) == 0o755
+        assert (left_over(dash), sorted(os.listdir(dash.installer.folder))) == (["b99-cpu"], ["b99-cpu"])
+        listed = await dash.request("engines:list")
+        assert "b99-cpu" in [item["id"] for item in listed["builds"]]
+        told = dash.broadcasts("engines:update")
+        assert any(item.get("total") == len(releases.files[""]) for item in told)
+        assert {item["build"].get("status") for item in told} >= {"installing", "installed"}
+        assert (await dash.request("engines:use", id="b99-cpu"))["build"]["default"]
+        releases.tag = "b100"
+        await dash.installer.check()
+        assert (await dash.request("engines:list"))["newer"] == "b100"
+        assert (await installation(dash))["build"]["status"] == "installed"
+        default = dash.builds.default(dash.engine_config())
+        assert default and default.id == "b99-cpu", "a new build waits until it is chosen"
+        await dash.request("engines:remove", id="b100-cpu")
+        assert left_over(dash) == ["b99-cpu"]
+        for id in ("given", "llama-server", "../models"):
+            await dash.refused("engines:remove", id=id)
+
+
+@run_async
+async def test_a_build_that_does_not_start_gives_way(release_folder: Path) -> None:
+    """CUDA, which misses a library, and Vulkan, which is not there, give way to the plain build, and that is said."""
+    async with releasing(release_folder, "nvidia") as (releases, dash):
+        broken = b"#!/bin/sh\necho \"$0: version 'GLIBC_2.99' not found\" >&2\nexit 1\n"
+        blind = archive_of(("llama-b99/llama-server", Path(llama_server()).read_bytes()))
+        releases.files |= {"cuda-13.1": archive_of(("llama-b99/llama-server", broken)), "cuda-12.8": blind,
+                           "vulkan": blind, "": blind}
+        releases.served["vulkan"] = b""
+        report = await installation(dash)
+        assert (report["build"]["id"], report["build"]["status"]) == ("b99-cpu", "installed")
+        assert all(word in report["line"] for word in ("GLIBC_2.99", "sees no GPU", "vulkan"))
+        assert left_over(dash) == ["b99-cpu"]
+
+
+@pytest.mark.parametrize("members", [
+    [("../llama-server", b"x")], [("/opt/llama-server", b"x")], [("llama-b99/../../x", b"x")],
+    [("llama-b99/lib", "/etc"), ("llama-b99/lib/x", b"x")], [("llama-b99/a", "../../x")], [("a", "..")],
+    [("a/b", "/etc/passwd")], [("llama-server", odd_member(type=tarfile.CHRTYPE))],
+    [("llama-server", odd_member(type=tarfile.FIFOTYPE))],
+    [("llama-server", odd_member(type=tarfile.LNKTYPE, linkname="/etc/passwd"))],
+    [("llama-server", odd_member(size=10 << 30))], [("llama-server", b"a"), ("llama-server", b"b")],
+    [("c:\\windows\\x", b"x")], [("README", b"no program")]])
+def test_archives_that_are_refused_whole(members: list[Any], release_folder: Path) -> None:
+    """What would leave its folder, is no plain file, or is larger than any build, leaves nothing behind."""
+    async def refuse() -> None:
+        async with releasing(release_folder) as (releases, dash):
+            releases.files[""] = archive_of(*members)
+            report = await installation(dash)
+            assert (report["build"]["status"], bool(report["build"]["problem"])) == ("failed", True)
+            assert [path.name for path in dash.installer.folder.iterdir()] in ([], [".downloads"])
+            assert (await dash.request("engines:list"))["installing"]["build"]["status"] == "failed"
+    outside = sorted(os.listdir(release_folder.parent))
+    asyncio.run(refuse())
+    assert sorted(os.listdir(release_folder.parent)) == outside
+
+
+@run_async
+async def test_archives_that_are_not_what_was_announced(release_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A changed file is not unpacked; one cut half-way is gone on with; no room is said before anything is fetched."""
+    async with releasing(release_folder) as (releases, dash):
+        releases.files[""] = archive_of(("README", random.Random(1).randbytes(500_000)))
+        releases.served[""] = bytes(len(releases.files[""]))
+        assert "checksum" in (await installation(dash))["line"]
+        releases.served.clear()
+        releases.ranges.clear()
+        releases.cut = 300_000
+        await dash.request("engines:install")
+        assert "already" in str(await dash.refused("engines:install"))
+        downloads = dash.installer.folder / ".downloads"
+        await eventually(lambda: sum(path.stat().st_size for path in downloads.rglob("*.part")) >= 200_000)
+        await dash.end_tasks()  # as the end of the program
+        assert "holds no llama-server" in (await installation(dash))["line"]
+        assert releases.ranges[-1] and int(releases.ranges[-1][6:-1]) >= 200_000
+        monkeypatch.setattr(llamadash, "DISK_RESERVE", 1 << 60)
+        releases.tag = "b100"
+        assert "free" in (await installation(dash))["line"]
+
+
+@run_async
+async def test_releases_that_cannot_be_listed(release_folder: Path) -> None:
+    """Nobody there, an odd answer and a spent allowance are told as what they are."""
+    async with releasing(release_folder) as (releases, dash):
+        releases.tag = "../../etc"
+        assert "cannot be read" in str(await dash.refused("engines:install"))
+        releases.tag, releases.status = "b99", 403
+        releases.headers = {"X-RateLimit-Remaining": "0", "X-RateLimit-Reset": str(int(time.time()) + 1800)}
+        assert re.search(r"again (at|in) ", str(await dash.refused("engines:install")))
+        releases.status = 200
+        assert "no build for this machine" in str(await dash.refused("engines:install"))
+        dash.installer.hub.endpoint = "http://127.0.0.1:9"
+        problem = await dash.refused("engines:install")
+        assert (problem.code, "127.0.0.1" in str(problem)) == ("HUB_UNAVAILABLE", True)
+        assert dash.installer.report is None
 
 
 # -- Hub -------------------------------------------------------------------------------------------

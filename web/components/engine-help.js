@@ -1,6 +1,7 @@
 import { Component, h } from "../core/component.js";
 import { CopyButton } from "./copy-button.js";
 import { icon } from "./icon.js";
+import { OfficialBuild } from "./official-build.js";
 import { toast } from "./toast.js";
 
 /** Installing compiles nothing but downloads some ten megabytes; a slow line may need this long (ms). */
@@ -9,7 +10,7 @@ const TIMEOUT = 15 * 60_000;
 const KEPT_LINES = 400;
 
 /**
- * How to get an engine on this system: one button for the embedded one, the commands for llama.cpp.
+ * How to get an engine on this system: a button for llama.cpp's build, one for the embedded engine, and commands.
  *
  * Props: `state`, `engine`.
  */
@@ -58,13 +59,14 @@ export class EngineHelp extends Component {
     const { lines, installing, error } = this.state;
     const hint = this.props.engine?.hint;
     return h("div", { className: "stack engine-help" },
+      h(OfficialBuild, { key: "official", state: this.props.state }),
       h("div", { key: "embedded", className: "engine-choice" },
         h("div", null,
           h("strong", null, "Embedded engine"),
           h("p", { className: "field-hint" },
             "llama.cpp inside Python. Runs on the CPU, needs nothing else, ready in a minute.")),
         h("button", {
-          type: "button", className: "button button-primary", disabled: installing, "aria-busy": installing,
+          type: "button", className: "button", disabled: installing, "aria-busy": installing,
           dataset: { action: "engine-install" },
         }, icon("download"), installing ? "Installing…" : "Install")),
       error && h("p", { key: "error", className: "field-error", role: "alert" }, error),

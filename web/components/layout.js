@@ -164,6 +164,10 @@ export class Layout extends Component {
 
   renderEngineTrouble() {
     const engine = this.get("engine");
+    if (engine?.unused_gpu && this.props.path !== "/configuration") {
+      return banner("gpu", "warning", "warning", `No engine build here can use the ${engine.unused_gpu}.`,
+        h("a", { className: "button button-small", href: "/configuration#builds" }, "Install one"));
+    }
     if (engine?.status !== "missing" || this.props.path === "/") return null; // the dashboard's card says it in full
     if (engine.upstreams?.some((/** @type {any} */ { status }) => status === "connected")) return null;
     return banner("engine", "warning", "warning", "No engine was found, so models cannot run yet.",

@@ -3,7 +3,7 @@
  *
  * Keys: connection, retryAt, refusal, info, models, metrics, metricsRecent, engine, config, settings, logs, requests
  * (the last finished ones), summary, active (requests under way), queue (who waits for a model), keys, keysRequired,
- * builds, recommendedBuild, downloads, scan, system. Values are replaced, never changed in place.
+ * builds, recommendedBuild, installing, newerBuild, downloads, scan, system. Values are replaced, never changed in place.
  */
 import { RequestError, Socket } from "./socket.js";
 import { credentials, keepToken, offerPassword, takeKeyFromAddress } from "./auth.js";
@@ -34,7 +34,8 @@ const SOURCES = {
     ({ requests, summary, active })],
   queue: ["queue:get", () => ({}), ({ waiting }) => ({ queue: waiting })],
   keys: ["keys:list", () => ({}), ({ keys, required }) => ({ keys, keysRequired: required })],
-  builds: ["engines:list", () => ({}), ({ builds, recommended }) => ({ builds, recommendedBuild: recommended })],
+  builds: ["engines:list", () => ({}), ({ builds, recommended, installing, newer }) =>
+    ({ builds, recommendedBuild: recommended, installing, newerBuild: newer })],
   downloads: ["models:downloads", () => ({}), ({ downloads }) => ({ downloads })],
   system: ["system:info", () => ({}), (system) => ({ system })],
   metricsRecent: [
@@ -236,7 +237,7 @@ export class StateManager {
       "requests:active": ({ requests }) => this.set("active", requests),
       "queue:update": ({ waiting }) => this.set("queue", waiting),
       "keys:updated": ({ keys }) => (this.set("keys", keys), this.refresh("keys")), // whether one is required now
-      "engines:update": () => this.refresh("builds"),
+      "engines:update": (data) => this.mergeBuild(data),
     };
     for (const [event, callback] of Object.entries(broadcasts)) this.socket.on(event, callback);
   }
@@ -245,6 +246,12 @@ export class StateManager {
     this.set("refusal", this.socket.refusal);
     this.set("retryAt", this.socket.retryAt);
     this.set("connection", this.socket.status);
+  }
+
+  /** A build that changed, or how far the installation of one is. @param {Json} data */
+  mergeBuild(data) {
+    if (data.line !== undefined) this.set("installing", data);
+    if (data.build.status !== "installing") this.refresh("builds");
   }
 
   /** @param {Json} info */

@@ -6,6 +6,7 @@ import { EngineHelp } from "../components/engine-help.js";
 import { formField } from "../components/form-field.js";
 import { icon } from "../components/icon.js";
 import { buildName } from "../components/model-serving.js";
+import { OfficialBuild } from "../components/official-build.js";
 import { ParameterForm } from "../components/parameter-form.js";
 import { errorState, loadingState } from "../components/states.js";
 import { toast } from "../components/toast.js";
@@ -25,6 +26,7 @@ const LABELS = {
   models_dirs: "Model folders", api_host: "Address", api_port: "Port", models_max: "Models at once",
   idle_seconds: "Idle time", min_residency: "Minimum residency", max_wait: "Longest wait",
   default_model: "Default model", build: "Default build", autostart: "Start with llamadash",
+  check_releases: "Look for newer builds",
 };
 
 /** The configuration of API, memory and engine: what is saved, what was typed, and what it makes of both. */
@@ -55,6 +57,8 @@ export class ConfigurationPage extends Component {
       "click [data-action=\"mine\"]": "handleKeepMine",
       "click [data-action=\"reset\"]": "handleReset",
       "click [data-action=\"engine-restart\"]": "handleRestart",
+      "click [data-action=\"build-use\"]": "handleBuild",
+      "click [data-action=\"build-remove\"]": "handleBuild",
       "click [data-action=\"retry\"]": "handleRetry",
     };
   }
@@ -459,7 +463,9 @@ export class ConfigurationPage extends Component {
       this.choice(result, "build", "Default build", "The engine program for models that choose none.",
         [["", first ? `Automatic (${buildName(first)})` : "Automatic"],
           ...builds.map((build) => [build.id, buildName(build)])]),
-      this.toggle(result, "autostart", "Start with llamadash", "Clients are served as soon as llamadash runs."));
+      this.toggle(result, "autostart", "Start with llamadash", "Clients are served as soon as llamadash runs."),
+      this.toggle(result, "check_releases", "Look for newer builds",
+        "Once a day, where an official build is installed."));
   }
 
   /** @param {Json} result @param {string} key @param {string} label @param {string} hint @param {string[][]} options */
@@ -540,22 +546,20 @@ export class ConfigurationPage extends Component {
     const { engine } = this.state;
     const builds = /** @type {Json[]} */ (this.state.builds ?? []);
     const fixed = result.llama_server?.fixed && (result.locked?.llama_server ?? "--llama-server");
-    const hint = engine?.build?.kind === "embedded" && engine.hint?.text;
-    return h("section", { key: "builds", className: "card" },
+    return h("section", { key: "builds", id: "builds", className: "card" },
       h("div", { className: "card-header" },
         h("h2", { className: "card-title" }, "Engine builds"), fixed && this.lockedBadge(fixed)),
       builds.length > 0 && h("ul", { key: "list", className: "list" }, builds.map((build) => this.build(build))),
       h("div", { key: "body", className: "card-body stack" }, engine?.status === "missing"
         ? h(EngineHelp, { key: "help", state: this.props.state, engine })
-        : h("p", { key: "note", className: "field-hint" },
-          "Programs are chosen on the command line only (--llama-server or LLAMADASH_LLAMA_SERVER), ",
-          "never from a browser."),
-      hint && h("p", { key: "hint", className: "field-hint" }, hint)));
+        : h(OfficialBuild, { key: "official", state: this.props.state }),
+        h("p", { key: "note", className: "field-hint" },
+          "Other programs are named on the command line only (--llama-server or LLAMADASH_LLAMA_SERVER).")));
   }
 
   /** @param {Json} build */
   build(build) {
-    const { id, path, backends = [], devices = [], problem, used_by: users = [] } = build;
+    const { id, path, backends = [], devices = [], problem, warning, used_by: users = [], removable } = build;
     const names = devices.map((/** @type {Json} */ one) => one.description || one.name).join(", ");
     const facts = [backends.join(", "), names, users.length && `used by ${plural(users.length, "model")}`];
     return h("li", { key: id, className: "list-item build" },
@@ -564,10 +568,36 @@ export class ConfigurationPage extends Component {
         build.default && h("span", { key: "default", className: "badge badge-success" }, "Default"),
         this.state.builds.length > 1 && build.id === this.props.state.get("recommendedBuild") && h("span", {
           key: "recommended", className: "badge badge-info",
-        }, "Recommended")),
+        }, "Recommended"),
+        h("span", { className: "spacer" }),
+        !build.default && !problem && this.buildButton("build-use", id, "Use"),
+        removable && !build.default && this.buildButton("build-remove", id, "Remove")),
       h("span", { className: "muted build-facts" }, facts.filter(Boolean).join(" · ")),
       h("code", { className: "muted break-all build-facts" }, path),
-      problem && h("p", { key: "problem", className: "field-error" }, problem));
+      (problem || warning) && h("p", { key: "problem", className: "field-error" }, problem || warning));
+  }
+
+  /** @param {string} action @param {string} id @param {string} words */
+  buildButton(action, id, words) {
+    return h("button", {
+      key: action, type: "button", className: "button button-small", dataset: { action, id },
+      "aria-label": `${words} ${id}`,
+    }, words);
+  }
+
+  /** @param {Event} _event @param {HTMLElement} element */
+  async handleBuild(_event, element) {
+    const { action = "", id = "" } = element.dataset;
+    const use = action === "build-use";
+    if (!use && !await confirmDialog({
+      title: `Remove ${id}?`, body: "The build is deleted from this machine.", confirmLabel: "Remove", danger: true,
+    })) return;
+    try {
+      await this.props.state.request(use ? "engines:use" : "engines:remove", { id });
+      toast(use ? `${id} is used from the next load on` : `${id} removed`, { kind: "success" });
+    } catch (error) {
+      toast(/** @type {Error} */ (error).message, { kind: "error" });
+    }
   }
 
   /** @param {string} text */
