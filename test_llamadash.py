@@ -7,6 +7,7 @@
 #   "aiohttp>=3.14.1,<4",
 #   "psutil>=5.9,<8",
 #   "pytest>=8",
+#   "pytest-xdist>=3.6",
 #   "hypothesis>=6",
 #   "playwright>=1.50",
 #   "xllamacpp",
@@ -14,10 +15,11 @@
 #   "anthropic>=0.40",
 # ]
 # ///
-"""The whole test suite of llamadash: `python3 test_llamadash.py [pytest options]`.
+"""The whole test suite of llamadash: `python3 test_llamadash.py [pytest options or node ids]`.
 
-It installs what it needs into data/venv, and uses real parts: the server as a child process,
-python-socketio's and npm's clients, the real llama-server and the embedded engine, real models, Chromium.
+It installs what it needs into data/venv, runs in parallel (`-n 0`: in one process, for --pdb and -s), and uses real
+parts: the server as a child process, python-socketio's and npm's clients, the real llama-server and the embedded
+engine, real models, Chromium. Tests share the machine with each other: they wait for what they need, and time nothing.
 What this machine cannot give is skipped, loudly; with LLAMADASH_TEST_NO_SKIP=1 that is a failure.
 """
 from __future__ import annotations
@@ -29,6 +31,7 @@ from pathlib import Path
 import llamadash
 
 if __name__ == "__main__":
+    llamadash.IMPORT_NAMES["pytest-xdist"] = "xdist"
     llamadash.bootstrap(Path(__file__).resolve())
 
 import array
@@ -39,13 +42,16 @@ import collections
 import contextlib
 import dataclasses
 import errno
+import fcntl
 import functools
+import gc
 import gzip
 import hashlib
 import http.client
 import importlib.metadata
 import inspect
 import io
+import itertools
 import json
 import logging
 import math
@@ -113,13 +119,16 @@ async def eventually(check: Callable[[], Any], what: str = "", seconds: float = 
 
 
 def locked_once(path: Path, make: Callable[[Path], None]) -> Path:
-    """The folder `path`, made by `make` where an earlier run has not made it already."""
-    if not path.exists():
-        partial = path.with_name(f".{path.name}.{os.getpid()}")
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        make(partial)
-        partial.rename(path)
+    """The folder `path`, made by `make` where neither an earlier run nor another worker has made it already."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path.with_name(f".{path.name}.lock"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not path.exists():
+            partial = path.with_name(f".{path.name}.partial")
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir()
+            make(partial)
+            partial.rename(path)
     return path
 
 
@@ -373,10 +382,15 @@ class StubLog(list[str]):
         llamadash.log.removeHandler(self.handler)
 
 
+# Below those that a system gives to outgoing connections, which could take one before its server does.
+PORTS = itertools.cycle(random.Random(os.getpid()).sample(range(10_000, 32_000), 22_000))
+
+
 def unused_port() -> int:
-    """A port that nobody listens on right now."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
+    """A port that nobody listens on right now, and that no other worker is about to take."""
+    while True:
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", next(PORTS))) as listener:
+            return int(listener.getsockname()[1])
 
 
 def run_async(test: Callable[..., Any]) -> Callable[..., Any]:
@@ -385,6 +399,29 @@ def run_async(test: Callable[..., Any]) -> Callable[..., Any]:
     def run(*arguments: Any, **fixtures: Any) -> None:
         asyncio.run(asyncio.wait_for(test(*arguments, **fixtures), 300))
     return run
+
+
+class WholeReports:
+    """Lets nothing disturb the report of a failure.
+
+    Python 3.11 cannot parse a source while it parses another one, which happens where garbage is collected meanwhile
+    and asyncio logs the traceback of a task that nobody waited for: then pytest itself would fail, without a report.
+    """
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_makereport(self) -> typing.Generator[None, pytest.TestReport, pytest.TestReport]:
+        """Collect no garbage while it is written."""
+        gc.disable()
+        try:
+            return (yield)
+        finally:
+            gc.enable()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def whole_reports(request: pytest.FixtureRequest) -> None:
+    """Every process that runs tests reports their failures whole."""
+    request.config.pluginmanager.register(WholeReports())
 
 
 @pytest.fixture
@@ -12301,6 +12338,14 @@ class Loudly:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
+def run_tests(arguments: list[str]) -> int:
+    """Run the tests that are named, or all, in parallel where nobody wants to look into one."""
+    files = [] if any("::" in item for item in arguments) else [__file__]
+    alone = any(item == "-s" or item.startswith(("--pdb", "--capture=no", "--trace")) for item in arguments)
+    workers = 0 if alone else min(8, 2 * (os.cpu_count() or 1))  # half of the time they wait
+    return pytest.main([*files, "-q", "-p", "no:cacheprovider", "-W", "ignore::pytest.PytestAssertRewriteWarning",
+                        "-n", str(workers), "--dist", "worksteal", *arguments], plugins=[Loudly()])
+
+
 if __name__ == "__main__":
-    sys.exit(pytest.main([__file__, "-q", "-p", "no:cacheprovider", "-W", "ignore::pytest.PytestAssertRewriteWarning",
-                          *sys.argv[1:]], plugins=[Loudly()]))
+    sys.exit(run_tests(sys.argv[1:]))
