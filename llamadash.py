@@ -241,6 +241,7 @@ def trusted_certificates() -> ssl.SSLContext:
 
 
 Json = dict[str, Any]
+Result = TypeVar("Result")
 log = logging.getLogger("llamadash")
 
 
@@ -2709,8 +2710,8 @@ GPU_STALE = 60.0  # s after which an old reading is no reading; a slow nvidia-sm
 GPU_RETRY = (30.0, 600.0)  # s to the next try of a failing nvidia-smi: the first time, and at most
 SHORT_OUTPUT = 65_536  # bytes read from a short-lived program; 100 GPUs need less
 MIB = 1024 * 1024
-NVIDIA_FIELDS = "utilization.gpu,memory.used,memory.total,temperature.gpu,power.draw,name"
-NVIDIA_PARTIAL = (14, 15)  # statuses of nvidia-smi with which what it printed still counts: infoROM damaged, card lost
+NVIDIA_FIELDS = "utilization.gpu,memory.used,memory.total,temperature.gpu,power.draw,name,uuid"
+UNTOLD = dict.fromkeys(("utilization", "memory_used", "temperature", "power"))  # by a GPU that does not answer
 WSL_NVIDIA_SMI = "/usr/lib/wsl/lib/nvidia-smi"  # not on the PATH of a service
 PCI_IDS = ("/usr/share/hwdata/pci.ids", "/usr/share/misc/pci.ids")
 GPU_MAKERS = {"0x1002": ("amd", "AMD"), "0x8086": ("intel", "Intel")}  # those that Linux shows in its files
@@ -2723,6 +2724,8 @@ SYSFS_READINGS: dict[str, tuple[Any, ...]] = {
     "power": (1e-6, "hwmon/hwmon*/power1_average", "hwmon/hwmon*/power1_input"),
 }
 DRM_MEMORY = ("drm-memory-vram", "drm-total-vram", "drm-total-vram0")  # as amdgpu and xe call a process's share, in KiB
+# What psutil raises where a file of the system cannot be read, or is not as it is elsewhere.
+UNREADABLE = (OSError, RuntimeError, ValueError, TypeError, LookupError, ArithmeticError, AttributeError, psutil.Error)
 # What passes through these passes through a real interface as well, or never leaves the machine.
 INNER_INTERFACE = r"lo\d*|Loopback.*|veth.*|br-.*|docker\d+|virbr.*"
 
@@ -2739,6 +2742,13 @@ def reading_of_bytes(text: str | None, unit: int = 1) -> int | None:
     """The bytes that `text` tells in `unit`, or None."""
     value = reading(text, unit)
     return None if value is None else int(value)
+
+
+def readable(read: Callable[[], Result]) -> Result | None:
+    """What `read` returns; None where this system does not tell: what cannot be read costs only itself."""
+    with contextlib.suppress(*UNREADABLE):
+        return read()
+    return None
 
 
 def file_text(path: Path) -> str | None:
@@ -2774,26 +2784,23 @@ class Probes:
         answer = concurrent.futures.Future[Any]()
 
         def work() -> None:
-            result = None
-            with contextlib.suppress(OSError, psutil.Error):
-                result = job()
-            answer.set_result(result)
+            answer.set_result(readable(job))
         threading.Thread(target=work, name="probe", daemon=True).start()
         return answer
 
 
 def disk(path: Path) -> Json:
-    """`{path, used, total, usage, device}` of the file system that holds `path`."""
+    """`{path, used, free, total, usage, device}` of the file system that holds `path`; free is what users may take."""
     usage = psutil.disk_usage(str(path))
-    return {"path": str(path), "used": usage.used, "total": usage.total,
-            "usage": float(usage.percent), "device": path.stat().st_dev}
+    values = {"used": usage.used, "free": usage.free, "total": usage.total, "usage": float(usage.percent)}
+    return {"path": str(path), **(values if usage.total else dict.fromkeys(values)), "device": path.stat().st_dev}
 
 
 def distinct_disks(paths: list[str], read: Json) -> list[Json]:
     """`read`, the disk of each of `paths`, once per file system; nulls for one that does not answer."""
     disks: dict[Any, Json] = {}
     for path in paths:
-        entry = dict(read[path] or {"path": path, "used": None, "total": None, "usage": None})
+        entry = dict(read[path] or {"path": path, **dict.fromkeys(("used", "free", "total", "usage"))})
         disks.setdefault(entry.pop("device", path), entry)
     return list(disks.values())
 
@@ -2807,11 +2814,9 @@ class NetworkRates:
 
     def rates(self) -> tuple[float | None, float | None]:
         """Received and sent since the last call; None without interfaces or over too short a time."""
-        now, counters = time.monotonic(), {}
-        with contextlib.suppress(OSError, RuntimeError):
-            counters = {name: (item.bytes_recv, item.bytes_sent)
-                        for name, item in psutil.net_io_counters(pernic=True, nowrap=False).items()
-                        if not re.fullmatch(INNER_INTERFACE, name)}
+        now, read = time.monotonic(), readable(lambda: psutil.net_io_counters(pernic=True, nowrap=False)) or {}
+        counters = {name: (item.bytes_recv, item.bytes_sent) for name, item in read.items()
+                    if not re.fullmatch(INNER_INTERFACE, name)}
         span = now - self.time
         if span < MIN_SPAN:
             return None, None
@@ -2824,8 +2829,11 @@ class NetworkRates:
         return received, sent
 
 
-async def short_output(*command: str, limit: float, accepted: Iterable[int] = ()) -> str:
-    """What a short-lived program prints; OSError if it fails, needs longer than `limit` s or prints too much."""
+async def short_output(*command: str, limit: float, useful: Callable[[str], Any] = lambda text: False) -> str:
+    """What a short-lived program prints; OSError if it needs longer than `limit` s, prints too much, or fails.
+
+    Not where what it printed is `useful` all the same.
+    """
     process = await asyncio.create_subprocess_exec(
         *command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         start_new_session=True)
@@ -2843,7 +2851,7 @@ async def short_output(*command: str, limit: float, accepted: Iterable[int] = ()
             kill_group(process.pid)
             with contextlib.suppress(asyncio.TimeoutError):  # one that hangs in the driver cannot be ended
                 await asyncio.wait_for(process.communicate(), 1)
-    if status and status not in accepted:
+    if status and not useful(text):
         raise OSError(f"{command[0]} failed ({status}): {text[:200]}")
     return text
 
@@ -2854,12 +2862,20 @@ def nvidia_lines(text: str, fields: str) -> list[list[str]]:
     return [line for line in lines if len(line) > fields.count(",")]
 
 
-def parse_nvidia(text: str) -> list[Json]:
-    """GPUs without their index, from what nvidia-smi prints for NVIDIA_FIELDS."""
-    return [{"name": name, "vendor": "nvidia", "utilization": reading(utilization),
-             "memory_used": reading_of_bytes(used, MIB), "memory_total": reading_of_bytes(total, MIB),
-             "temperature": reading(temperature), "power": reading(power)}
-            for utilization, used, total, temperature, power, name in nvidia_lines(text, NVIDIA_FIELDS)]
+def parse_nvidia(text: str) -> dict[str, Json]:
+    """GPUs without their index, from what nvidia-smi prints for NVIDIA_FIELDS, by what tells them apart.
+
+    That is their UUID; where none is told, their number among all, less those that are said to be lost.
+    """
+    gpus, lost = dict[str, Json](), re.findall(r"GPU ?(\d\d?):", text)
+    numbers = (number for number in itertools.count() if str(number) not in lost)
+    for utilization, used, total, temperature, power, rest in nvidia_lines(text, "five,before,the,name,or,more"):
+        name, uuid = re.findall(r"^(.*?)(?:, *(GPU-[\w-]+))?$", rest)[0]
+        gpus[uuid or f"nvidia-{next(numbers)}"] = {
+            "name": name if re.search("^[^[]", name) else "NVIDIA GPU", "vendor": "nvidia",
+            "utilization": reading(utilization), "memory_used": reading_of_bytes(used, MIB),
+            "memory_total": reading_of_bytes(total, MIB), "temperature": reading(temperature), "power": reading(power)}
+    return gpus
 
 
 class NvidiaGpus:
@@ -2872,7 +2888,7 @@ class NvidiaGpus:
 
     def __init__(self, program: str | None = None) -> None:
         self.program = program
-        self.gpus: list[Json] = []
+        self.gpus: dict[str, Json] = {}
         self.error: str | None = None
         self.limiter = LogLimiter()
         self.read_at = -math.inf
@@ -2880,7 +2896,7 @@ class NvidiaGpus:
         self.retry = GPU_RETRY[0]
         self.task: asyncio.Task[None] | None = None
 
-    async def read(self) -> list[Json]:
+    async def read(self) -> dict[str, Json]:
         """The GPUs as last read; the values that move are null when that reading is old."""
         if self.task is None and time.monotonic() >= self.next_at:
             self.task = asyncio.create_task(self.ask())
@@ -2889,8 +2905,7 @@ class NvidiaGpus:
         due = self.next_at if self.error is None else -math.inf
         if time.monotonic() <= max(self.read_at, due) + GPU_STALE:
             return self.gpus
-        moving = dict.fromkeys(("utilization", "memory_used", "temperature", "power"))
-        return [{**gpu, **moving} for gpu in self.gpus]
+        return {id: {**gpu, **UNTOLD} for id, gpu in self.gpus.items()}
 
     async def ask(self) -> None:
         """Call nvidia-smi once, and decide when to call it again."""
@@ -2903,7 +2918,7 @@ class NvidiaGpus:
             self.gpus, self.read_at, self.error, self.retry = parse_nvidia(text), time.monotonic(), None, GPU_RETRY[0]
             self.next_at = self.read_at + ((self.read_at - started) / GPU_DUTY if self.gpus else GPU_RETRY[0])
             for line in text.splitlines():
-                if not nvidia_lines(line, NVIDIA_FIELDS):
+                if not parse_nvidia(line):
                     self.warn(line)
         except OSError as problem:
             self.warn(str(problem))
@@ -2917,7 +2932,7 @@ class NvidiaGpus:
         """What nvidia-smi prints for a query; None without the program."""
         program = self.program or shutil.which("nvidia-smi") or shutil.which(WSL_NVIDIA_SMI)
         return await short_output(program, f"--query-{what}={fields}", "--format=csv,noheader,nounits",
-                                  limit=GPU_LIMIT, accepted=NVIDIA_PARTIAL) if program else None
+                                  limit=GPU_LIMIT, useful=parse_nvidia) if program else None
 
     async def cuda(self) -> int | None:
         """The major version of CUDA that the driver runs."""
@@ -2933,14 +2948,13 @@ class NvidiaGpus:
         if self.limiter.is_new("nvidia-smi", problem, DAY / 1000):
             log.warning("GPU readings: %s", problem)
 
-    async def memory_of(self, pid: int) -> dict[int, int]:
-        """Bytes that a process takes on each GPU, by its place among them."""
+    async def memory_of(self, pid: int) -> dict[str, int]:
+        """Bytes that a process takes on each GPU, by its UUID."""
         with contextlib.suppress(OSError):
-            uuids = re.findall(r"(?m)^GPU-\S+", await self.query("gpu", "uuid") or "")
             fields = "gpu_uuid,pid,used_memory"
             apps = nvidia_lines(await self.query("compute-apps", fields) or "", fields)
-            taken = {uuid: reading_of_bytes(used, MIB) for uuid, owner, used in apps if owner == str(pid)}
-            return {at: used for at, uuid in enumerate(uuids) if (used := taken.get(uuid)) is not None}
+            return {uuid: taken for uuid, owner, used in apps
+                    if owner == str(pid) and (taken := reading_of_bytes(used, MIB)) is not None}
         return {}
 
     async def close(self) -> None:
@@ -2955,18 +2969,17 @@ class SysfsGpus:
 
     def __init__(self, root: Path = Path("/sys/class/drm")) -> None:
         self.root = root
-        self.addresses: list[str] = []  # on the PCI bus, of those last read
 
-    def read(self) -> list[Json]:
-        """The GPUs without their index; what a card does not tell is null."""
-        found = []
+    def read(self) -> dict[str, Json]:
+        """The GPUs without their index, by their address on the PCI bus; what a card does not tell is null."""
+        found = {}
         with contextlib.suppress(OSError):
             cards = [item for item in self.root.iterdir() if re.fullmatch(r"card\d+", item.name)]
             for device in (card / "device" for card in sorted(cards, key=lambda item: int(item.name[4:]))):
                 if gpu := self.card(device):
-                    found.append((os.path.basename(os.path.realpath(device)), gpu))
-        self.addresses = [address for address, _ in found]
-        return [gpu for _, gpu in found]
+                    address = os.path.basename(os.path.realpath(device)) if device.is_symlink() else device.parent.name
+                    found[address] = gpu
+        return found
 
     def card(self, device: Path) -> Json | None:
         """One card, or None if it is of another maker or tells nothing."""
@@ -3016,36 +3029,53 @@ def pci_name(maker: str, model: str) -> str | None:
     return None
 
 
+def gpu_places(places: list[str], present: Iterable[str]) -> list[str]:
+    """`places` with those of `present` that are new there: each in the place of one that is gone, or at the end."""
+    places, present = list(places), list(present)
+    for id in present:
+        if id not in places:
+            at = next((at for at, other in enumerate(places) if other not in present), len(places))
+            places[at:at + 1] = [id]
+    return places
+
+
 class Machine:
     """CPU, memory, network and this process; what is a rate counts from the sample before."""
 
     def __init__(self) -> None:
-        self.process = psutil.Process()
+        self.process: Any = readable(psutil.Process)
         self.network = NetworkRates()
         self.cpu_at = time.monotonic()
-        psutil.cpu_percent()
-        self.process.cpu_percent()
+        readable(psutil.cpu_percent)
+        readable(lambda: self.process.cpu_percent())
 
     def sample(self, lag: float) -> Json:
         """Their part of a sample, in well under a millisecond; `lag` is the loop's, in seconds."""
         now = time.monotonic()
         measured = now - self.cpu_at >= MIN_SPAN
-        memory, swap = psutil.virtual_memory(), None
-        with contextlib.suppress(OSError, RuntimeError):
-            swap = psutil.swap_memory()
+        memory, swap = readable(psutil.virtual_memory), readable(psutil.swap_memory)
+        counted = sum(readable(psutil.cpu_times) or ()) > 0  # by a system that counts
         received, sent = self.network.rates()
         if measured:
             self.cpu_at = now
         return {
-            "cpu_usage": float(psutil.cpu_percent()) if measured else None,
-            "memory_usage": float(memory.percent),
+            "cpu_usage": readable(lambda: float(psutil.cpu_percent())) if measured and counted else None,
+            "memory_usage": float(memory.percent) if memory else None,
             "swap_usage": float(swap.percent) if swap and swap.total else None,
-            "memory_used": memory.total - memory.available, "memory_total": memory.total,
-            "load_average": list(os.getloadavg()) if hasattr(os, "getloadavg") else None,
-            "uptime": int(time.time() - psutil.boot_time()),
+            "memory_used": memory and memory.total - memory.available, "memory_total": memory and memory.total,
+            "load_average": readable(lambda: list(os.getloadavg())),
+            "uptime": readable(lambda: int(time.time() - psutil.boot_time())),
             "network_received": received, "network_sent": sent,
-            "process": {"cpu": float(self.process.cpu_percent()) if measured else None,
-                        "memory": self.process.memory_info().rss, "lag": round(lag * 1000, 1)}}
+            "process": {"cpu": readable(lambda: float(self.process.cpu_percent())) if measured else None,
+                        "memory": readable(lambda: int(self.process.memory_info().rss)), "lag": round(lag * 1000, 1)}}
+
+
+def main_memory() -> tuple[int, int]:
+    """Bytes of main memory, and of those that are free; what a model may take has to be known where /proc is closed."""
+    if memory := readable(psutil.virtual_memory):
+        return int(memory.total), int(memory.available)
+    page, total, free = (os.sysconf(f"SC_{name}") for name in ("PAGE_SIZE", "PHYS_PAGES", "AVPHYS_PAGES"))
+    return page * total, page * free
 
 
 class Sampler:
@@ -3058,7 +3088,9 @@ class Sampler:
         self.nvidia = NvidiaGpus()
         self.sysfs = SysfsGpus()
         self.apple: str | None = None  # the chip, whose GPU has the machine's memory
-        self.gpus: list[Json] = []  # as last read, by a sample or between two
+        self.gpus: dict[str, Json] = {}  # those seen so far, as last read, by a sample or between two
+        saved = dash.db.get_meta("gpus")  # by index, so that one that is lost moves no other
+        self.gpu_places = [*map(str, saved)] if isinstance(saved, list) else []
         self.changed = asyncio.Event()
         self.one_at_a_time = asyncio.Lock()  # the rates are differences between two samples
 
@@ -3110,30 +3142,37 @@ class Sampler:
             disks = distinct_disks(paths, read)
             self.latest = {
                 "timestamp": now_ms(), **self.machine.sample(self.dash.lag), "disks": disks,
-                **{f"disk_{key}": disks[0][key] for key in ("usage", "used", "total")},
+                **{f"disk_{key}": disks[0][key] for key in ("usage", "used", "free", "total")},
                 "gpus": gpus, "engine": self.dash.requests.counters()}
             return self.latest
 
     async def read_gpus(self) -> list[Json]:
-        """All GPUs as they are now, numbered: NVIDIA's, those of AMD and Intel, Apple's."""
+        """All GPUs as they are now: NVIDIA's, those of AMD and Intel, Apple's; each keeps the index it once had."""
         read, nvidia = await asyncio.gather(self.probes.read({"GPU sensors": self.sysfs.read}), self.nvidia.read())
-        found = [*nvidia, *(read["GPU sensors"] or [])]
+        found = {**nvidia, **(read["GPU sensors"] or {})}
         if self.apple:
-            memory = psutil.virtual_memory()
-            found.append({"name": f"{self.apple} GPU", "vendor": "apple", **dict.fromkeys(GPU_SERIES),
-                          "memory_used": memory.total - memory.available, "memory_total": memory.total})
-        self.gpus = [{"index": index, **gpu} for index, gpu in enumerate(found)]
-        return self.gpus
+            total, free = main_memory()
+            found["apple"] = {"name": f"{self.apple} GPU", "vendor": "apple", **UNTOLD,
+                              "memory_used": total - free, "memory_total": total}
+        places = gpu_places(self.gpu_places, found)
+        known = {**self.gpus, **found}  # in the drivers' order, which is the engine's
+        self.gpus = {id: {"index": places.index(id), **(found.get(id) or {**gpu, **UNTOLD, "lost": True})}
+                     for id, gpu in known.items() if id in places}
+        if places != self.gpu_places and not self.nvidia.task:  # which will tell of further ones
+            self.gpu_places = places
+            with contextlib.suppress(DashError):
+                self.dash.db.set_meta("gpus", places)
+        return sorted(self.gpus.values(), key=lambda gpu: int(gpu["index"]))
 
-    def readings(self, devices: Iterable[Json]) -> list[tuple[Json, Json | None]]:
+    def readings(self, devices: Iterable[Json]) -> list[tuple[Json, str | None]]:
         """Each of the engine's devices with the GPU that it is: the next one with as much memory, or with none told."""
-        rest, pairs = list(self.gpus), []
+        rest, pairs = dict(self.gpus), []
         for device in devices:
-            alike = [gpu for gpu in rest if abs((gpu["memory_total"] or math.inf) - device["total"])
+            alike = [id for id, gpu in rest.items() if abs((gpu["memory_total"] or math.inf) - device["total"])
                      < device["total"] / 8]
-            gpu = next(iter(alike or [gpu for gpu in rest if gpu["memory_total"] is None]), None)
-            rest = [item for item in rest if item is not gpu]
-            pairs.append((device, gpu))
+            id = next(iter(alike or [id for id, gpu in rest.items() if gpu["memory_total"] is None]), None)
+            rest.pop(id or "", None)
+            pairs.append((device, id))
         return pairs
 
     def memories(self, engine_devices: list[Json]) -> list[Json]:
@@ -3142,25 +3181,23 @@ class Sampler:
         What is free on a device comes from the reading of the GPU that it is; one that has no memory of its own has
         as much as main memory has.
         """
-        main, memories = psutil.virtual_memory(), []
-        for device, gpu in self.readings(engine_devices):
-            total, free = device["total"], device["free"]
+        (main_total, main_free), memories = main_memory(), []
+        for device, id in self.readings(engine_devices):
+            gpu, total, free = self.gpus.get(id or ""), device["total"], device["free"]
             if gpu and gpu["memory_total"] is None:
-                free = min(total, main.available)
+                free = min(total, main_free)
             elif gpu and gpu["memory_used"] is not None:
                 total, free = gpu["memory_total"], gpu["memory_total"] - gpu["memory_used"]
             memories.append({"name": device["name"], "kind": "gpu", "total": total, "free": free})
-        return [*memories, {"name": "Main memory", "kind": "cpu", "total": main.total, "free": main.available}]
+        return [*memories, {"name": "Main memory", "kind": "cpu", "total": main_total, "free": main_free}]
 
     async def gpu_memory_of(self, pid: int) -> dict[str, int]:
         """Bytes that a process takes on each of the engine's devices, as far as the drivers tell."""
         if not self.dash.builds.devices:
             return {}
         taken, drm = await asyncio.gather(self.nvidia.memory_of(pid), asyncio.to_thread(drm_memory, pid))
-        others = range(len(self.nvidia.gpus), len(self.gpus))
-        taken |= {at: drm[address] for at, address in zip(others, self.sysfs.addresses, strict=False) if address in drm}
-        return {device["name"]: taken[gpu["index"]] for device, gpu in self.readings(self.dash.builds.devices)
-                if gpu and gpu["index"] in taken}
+        taken |= drm
+        return {device["name"]: taken[id] for device, id in self.readings(self.dash.builds.devices) if id in taken}
 
 
 def processor_name() -> str | None:
@@ -8328,7 +8365,6 @@ RECOMMENDED = tuple({"name": name, "repo": repo, "file": file, "size": size, "me
      2_497_280_256, 4_000_000_000, "The best of these: many languages, code, reasoning; a GPU or some patience helps."),
 ))
 NETWORK_PROBLEMS = (aiohttp.ClientError, asyncio.TimeoutError, ConnectionError, UnicodeError)  # as for a host "x..y"
-Result = TypeVar("Result")
 
 
 class HubUnavailable(DashError):
@@ -10499,7 +10535,7 @@ async def gpu_findings(_config: Config) -> AsyncIterator[Finding]:
     """The GPUs, and whether this user may use them."""
     nvidia = NvidiaGpus()
     await nvidia.ask()
-    gpus = [*nvidia.gpus, *SysfsGpus().read()]
+    gpus = [*nvidia.gpus.values(), *SysfsGpus().read().values()]
     for gpu in gpus:
         memory = f", {gpu['memory_total'] / 2**30:.0f} GiB" if gpu["memory_total"] else ""
         yield Finding("ok", "GPU", f"{gpu['name']}{memory}")
@@ -11072,7 +11108,7 @@ async def system_info(dash: Dash) -> Json:
         "version": __version__, "python": platform.python_version(), "os": system_name(),
         "hostname": socket.gethostname(), "uptime": metrics["uptime"],
         "cpu": {"model": await asyncio.to_thread(processor_name),
-                "cores": psutil.cpu_count(logical=False), "threads": psutil.cpu_count()},
+                "cores": readable(lambda: psutil.cpu_count(logical=False)), "threads": readable(psutil.cpu_count)},
         "memory": {"total": metrics["memory_total"], "used": metrics["memory_used"]},
         "gpus": metrics["gpus"], "engine": dash.gateway.snapshot(), "process": metrics["process"],
         "database": {"path": str(database), "size": files_size(*parts)},
@@ -11085,7 +11121,9 @@ def system_warnings(dash: Dash, metrics: Json) -> list[str]:
     """What the owner of this machine ought to know, one sentence each."""
     warnings = [f"The disk that holds {disk['path']} is {disk['usage']:.0f} % full."
                 for disk in metrics["disks"] if (disk["usage"] or 0) >= 95]
-    warnings += [f"{disk['path']} does not answer." for disk in metrics["disks"] if disk["total"] is None]
+    warnings += [f"{name} does not answer." for name in dash.sampler.probes.hung]
+    warnings += [f"GPU {gpu['index']} ({gpu['name']}) does not answer."
+                 for gpu in metrics["gpus"] if gpu.get("lost")]
     if not dash.config.auth:
         warnings.append("Authentication is off: everyone who can reach this port can use it.")
     if dash.sampler.nvidia.error:

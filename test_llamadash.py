@@ -2450,7 +2450,7 @@ async def test_sample_of_this_machine_has_the_documented_shape(dash: StubDash, t
     metrics = await dash.sampler.sample()
     assert set(metrics) == {
         "timestamp", "cpu_usage", "memory_usage", "swap_usage", "disk_usage", "uptime", "load_average",
-        "memory_used", "memory_total", "disk_used", "disk_total", "network_received", "network_sent",
+        "memory_used", "memory_total", "disk_used", "disk_free", "disk_total", "network_received", "network_sent",
         "gpus", "engine", "process", "disks"}
     assert metrics["memory_total"] == psutil.virtual_memory().total
     assert 0 < metrics["memory_used"] < metrics["memory_total"]
@@ -2459,6 +2459,9 @@ async def test_sample_of_this_machine_has_the_documented_shape(dash: StubDash, t
     assert len(metrics["load_average"]) == 3
     assert (metrics["swap_usage"] is None) == (psutil.swap_memory().total == 0)
     assert metrics["disk_total"] == psutil.disk_usage(str(tmp_path)).total
+    room = os.statvfs(tmp_path)
+    assert abs(metrics["disk_free"] - room.f_bavail * room.f_frsize) < 2**30  # others write there as well
+    assert metrics["disks"][1] == {"path": "/proc", "used": None, "free": None, "total": None, "usage": None}
     assert [disk["path"] for disk in metrics["disks"]] == [str(dash.config.data_dir), "/proc"]
     assert metrics["engine"] == dict.fromkeys(metrics["engine"], 0) and metrics["engine"]["active_models"] == 0
     assert metrics["process"]["memory"] > 10_000_000
@@ -2503,7 +2506,7 @@ def test_disk_that_does_not_answer_is_null(tmp_path: Path) -> None:
             "/c": {"path": "/c", "used": 1, "total": 2, "usage": 50.0, "device": 1}}
     disks = llamadash.distinct_disks(["/a", "/b", "/c"], read)
     assert [disk["path"] for disk in disks] == ["/a", "/b"]
-    assert disks[1] == {"path": "/b", "used": None, "total": None, "usage": None}
+    assert disks[1] == {"path": "/b", "used": None, "free": None, "total": None, "usage": None}
     assert "device" not in disks[0]
 
 
@@ -2529,20 +2532,137 @@ def test_network_rates(monkeypatch: pytest.MonkeyPatch) -> None:
     assert network.rates() == (None, None)
 
 
+UNREADABLE_FILES = """
+import builtins, os, io, sys
+sys.path[0] = {here!r}
+closed = {closed!r}
+def shut(name):
+    if isinstance(name, (str, bytes, os.PathLike)) and os.fsdecode(name).startswith(tuple(closed)):
+        raise PermissionError(13, "Permission denied", os.fsdecode(name))
+for module, name in ((builtins, "open"), (io, "open"), (os, "listdir"), (os, "scandir"), (os, "stat"), (os, "statvfs")):
+    def guarded(path=".", *more, real=getattr(module, name), **options):
+        shut(path)
+        return real(path, *more, **options)
+    setattr(module, name, guarded)
+import llamadash
+sys.exit(llamadash.main())
+"""
+
+
+@pytest.mark.parametrize(("closed", "unknown"), [
+    (["/proc/stat"], {"cpu_usage", "uptime"}), (["/proc/meminfo"], {"memory_usage", "memory_used", "memory_total"}),
+    (["/proc/net"], {"network_received", "network_sent"}), (["/sys"], set()),
+    (["/proc", "/sys"], {"cpu_usage", "uptime", "memory_total", "network_received", "process.memory"})])
+@run_async
+async def test_what_cannot_be_read_costs_only_itself(tmp_path: Path, closed: list[str], unknown: set[str]) -> None:
+    """In hardened containers, in gVisor and on Termux a reading that is not to be had is null, and the rest is told."""
+    server = ScriptedServer(tmp_path, UNREADABLE_FILES.format(here=str(HERE), closed=closed))
+    server.start()
+    try:
+        client = await Dashboard().connect(server)
+        await client.wait("metrics:update")
+        metrics, info = (await client.request("metrics:get"))["metrics"], await client.request("system:info")
+        await client.close()
+    finally:
+        assert server.stop() == 0
+    flat = {**metrics, **{f"process.{name}": value for name, value in metrics["process"].items()}}
+    assert {name for name in unknown if flat[name] is not None} == set()
+    others = {"cpu_usage", "memory_total", "disk_total", "load_average", "process.memory"} - unknown
+    assert "/proc" in closed or {name for name in others if flat[name] is None} == set()
+    assert metrics["disk_free"] and info["uptime"] == metrics["uptime"] and info["cpu"]["threads"]
+    assert info["memory"]["total"] == metrics["memory_total"]
+
+
+@pytest.mark.parametrize(("function", "problem"), [
+    ("cpu_percent", TypeError()), ("cpu_times", PermissionError()), ("virtual_memory", KeyError(b"MemTotal:")),
+    ("swap_memory", RuntimeError()), ("boot_time", RuntimeError("no btime")), ("net_io_counters", IndexError()),
+    ("disk_usage", OSError(errno.EIO, "broken")), ("cpu_count", ValueError())])
+@run_async
+async def test_a_reading_that_fails_is_null(
+    dash: StubDash, monkeypatch: pytest.MonkeyPatch, function: str, problem: Exception,
+) -> None:
+    """Whatever psutil makes of a file that it does not understand, metrics:get and system:info answer."""
+    def broken(*_: Any, **__: Any) -> None:
+        raise problem
+    monkeypatch.setattr(psutil, function, broken)
+    await dash.request("metrics:get")
+    info = await dash.request("system:info")
+    assert info["version"] and dash.sampler.latest
+    assert all(item["total"] for item in dash.sampler.memories([]))
+
+
+def test_a_processor_that_is_not_counted_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where every counter is 0, as in a sandbox, CPU use is null and not 0."""
+    machine = llamadash.Machine()
+    machine.cpu_at -= 1
+    assert machine.sample(0)["cpu_usage"] is not None
+    machine.cpu_at -= 1
+    monkeypatch.setattr(psutil, "cpu_times", lambda: psutil.cpu_times().__class__(*[0] * 10))
+    assert machine.sample(0)["cpu_usage"] is None
+
+
 def test_parse_nvidia() -> None:
     """Values in bytes; whatever is no number is null; messages are no GPUs; a name may hold commas."""
     gpus = llamadash.parse_nvidia(NVIDIA_ANSWER[6:-2] + textwrap.dedent("""
-        [N/A], [N/A], [N/A], 44, [Not Supported], NVIDIA GB10, a chip
+        [N/A], [N/A], [N/A], 44, [Not Supported], NVIDIA GB10, a chip, GPU-1f0e
         Unable to determine the device handle for GPU1: GPU is lost.
         nan, 1, 2, [Unknown Error], inf, Tesla T4
+        ERR!, , , [Unknown Error], , [Unknown Error], GPU-2
         """))
-    assert gpus[0] == {
+    assert list(gpus) == ["nvidia-0", "GPU-1f0e", "nvidia-2", "GPU-2"]
+    assert gpus["nvidia-0"] == {
         "name": "NVIDIA GeForce RTX 4090", "vendor": "nvidia", "utilization": 37.0, "memory_used": 2**30,
         "memory_total": 24 * 2**30, "temperature": 61.0, "power": 120.51}
-    assert gpus[1]["name"] == "NVIDIA GB10, a chip"
-    assert [gpus[1][key] for key in ("utilization", "memory_used", "memory_total", "power")] == [None] * 4
-    assert [gpus[2][key] for key in ("utilization", "temperature", "power")] == [None] * 3
-    assert len(gpus) == 3
+    assert gpus["GPU-1f0e"]["name"] == "NVIDIA GB10, a chip"
+    assert [gpus["GPU-1f0e"][key] for key in ("utilization", "memory_used", "memory_total", "power")] == [None] * 4
+    assert [gpus["nvidia-2"][key] for key in ("utilization", "temperature", "power")] == [None] * 3
+    assert gpus["GPU-2"] == {"name": "NVIDIA GPU", "vendor": "nvidia", **dict.fromkeys(llamadash.GPU_SERIES)}
+
+
+def test_a_number_is_kept_by_its_gpu() -> None:
+    """One that is lost moves no other, and has its own when it is back; a new one takes the place of a lost one."""
+    places = llamadash.gpu_places([], ["a", "b", "c"])
+    assert llamadash.gpu_places(places, ["a", "c"]) == llamadash.gpu_places(places, []) == ["a", "b", "c"]
+    assert llamadash.gpu_places(places, ["c", "a", "b", "d"]) == ["a", "b", "c", "d"]
+    assert llamadash.gpu_places(places, ["a", "d", "c"]) == ["a", "d", "c"]
+    assert llamadash.gpu_places(places, ["x", "y", "z"]) == ["x", "y", "z"]
+
+
+def three_gpus(path: Path, *, lost: str = "-") -> llamadash.NvidiaGpus:
+    """Three cards that are busy at 10, 20 and 30 %; the line of the one that is `lost` is nvidia-smi's message."""
+    lines = [f"{at}0, 100, {at}000, 50, 90, Card {at}, GPU-{at}" for at in (1, 2, 3) if str(at) != lost]
+    if lost.isdigit():
+        message = f"Unable to determine the device handle for GPU000{lost}:0B:00.0: Unknown Error"
+        lines.insert(int(lost) - 1, message)
+    return llamadash.NvidiaGpus(shell_script(
+        path, "\n".join(f"echo '{line}'" for line in lines) + f"\nexit {15 if lost.isdigit() else 0}"))
+
+
+@pytest.mark.parametrize(("lost", "left"), [("1", {1, 2}), ("2", {0, 2}), ("3", {0, 1})])
+@run_async
+async def test_a_lost_card_costs_the_others_nothing(tmp_path: Path, lost: str, left: set[int]) -> None:
+    """The others keep their numbers and so their history, also after a restart; the lost one is shown as that."""
+    dash = StubDash(tmp_path)
+    dash.sampler.sysfs = llamadash.SysfsGpus(tmp_path / "absent")
+    dash.sampler.nvidia = three_gpus(tmp_path / "smi")
+    assert [gpu["index"] for gpu in (await dash.sampler.sample())["gpus"]] == [0, 1, 2]
+    dash.sampler.nvidia.program = three_gpus(tmp_path / "smi-lost", lost=lost).program
+    dash.sampler.nvidia.next_at = 0
+    metrics = await dash.sampler.sample()
+    for index, gpu in enumerate(metrics["gpus"]):
+        there = index in left
+        assert (gpu["index"], gpu["name"], gpu.get("lost", False)) == (index, f"Card {index + 1}", not there)
+        assert gpu["utilization"] == ((index + 1) * 10 if there else None)
+        assert (f"gpu{index}_utilization" in llamadash.series_of(metrics)) == there
+    dash.sampler.latest = metrics
+    warnings = [text for text in (await dash.request("system:info"))["warnings"] if "GPU" in text]
+    assert warnings == [f"GPU {int(lost) - 1} (Card {lost}) does not answer."]
+    dash.db.close()
+    again = StubDash(tmp_path)
+    again.sampler.sysfs = llamadash.SysfsGpus(tmp_path / "absent")
+    again.sampler.nvidia = three_gpus(tmp_path / "smi-lost", lost=lost)
+    assert {gpu["index"] for gpu in (await again.sampler.sample())["gpus"]} == left
+    again.db.close()
 
 
 @run_async
@@ -2550,7 +2670,7 @@ async def test_nvidia_is_asked_with_one_short_call(tmp_path: Path) -> None:
     """One call per reading, with the query that the parser expects."""
     gpus = llamadash.NvidiaGpus(shell_script(tmp_path / "nvidia-smi",
                                              f'echo "$@" >> {tmp_path}/calls\n{NVIDIA_ANSWER}'))
-    assert [gpu["utilization"] for gpu in await gpus.read()] == [37.0]
+    assert [gpu["utilization"] for gpu in (await gpus.read()).values()] == [37.0]
     arguments = (tmp_path / "calls").read_text()
     assert "utilization.gpu,memory.used,memory.total,temperature.gpu,power.draw,name" in arguments
     assert "noheader,nounits" in arguments
@@ -2564,11 +2684,11 @@ async def test_nvidia_is_asked_with_one_short_call(tmp_path: Path) -> None:
 async def test_broken_nvidia_smi_costs_one_call(tmp_path: Path, text: str) -> None:
     """A failing program is not called again at each tick, only after a growing pause; it is said once."""
     gpus = llamadash.NvidiaGpus(shell_script(tmp_path / "nvidia-smi", text))
-    assert await gpus.read() == []
+    assert await gpus.read() == {}
     assert gpus.error
     first = gpus.next_at
     assert first - time.monotonic() > 25
-    assert await gpus.read() == []
+    assert await gpus.read() == {}
     assert gpus.next_at == first
     gpus.next_at = 0
     await gpus.read()
@@ -2580,7 +2700,7 @@ async def test_missing_nvidia_smi_is_free(monkeypatch: pytest.MonkeyPatch) -> No
     """Without the program nothing is started, and no warning is made of it."""
     monkeypatch.setenv("PATH", "/nonexistent")
     gpus = llamadash.NvidiaGpus()
-    assert await gpus.read() == []
+    assert await gpus.read() == {}
     assert gpus.error is None
     assert gpus.next_at - time.monotonic() > 500
 
@@ -2594,7 +2714,7 @@ async def test_hanging_nvidia_smi_is_ended_with_its_children(
     monkeypatch.setattr(llamadash, "GPU_LIMIT", 0.5)
     gpus = llamadash.NvidiaGpus(shell_script(
         tmp_path / "nvidia-smi", f"sleep 77 &\necho $! > {tmp_path}/child\necho $$ > {tmp_path}/own\nwait\n"))
-    assert await gpus.read() == []
+    assert await gpus.read() == {}
     assert not gpus.error  # it did not wait for the end
     await eventually(lambda: gpus.error)
     for name in ("child", "own"):
@@ -2607,7 +2727,7 @@ async def test_endless_output_is_bounded(tmp_path: Path, monkeypatch: pytest.Mon
     """A program that prints forever is cut off."""
     monkeypatch.setattr(llamadash, "GPU_LIMIT", 0.3)
     gpus = llamadash.NvidiaGpus(shell_script(tmp_path / "nvidia-smi", "exec yes"))
-    assert await gpus.read() == []
+    assert await gpus.read() == {}
     await eventually(lambda: gpus.error)
 
 
@@ -2617,15 +2737,15 @@ async def test_slow_nvidia_smi_is_asked_less_often(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(llamadash, "GPU_WAIT", 0.05)
     path = shell_script(tmp_path / "nvidia-smi", f"sleep 0.3\n{NVIDIA_ANSWER}")
     gpus = llamadash.NvidiaGpus(path)
-    assert await gpus.read() == []
+    assert await gpus.read() == {}
     await eventually(lambda: gpus.gpus)
     assert gpus.next_at - time.monotonic() > 4
-    assert (await gpus.read())[0]["power"] == 120.51
+    assert (await gpus.read())["nvidia-0"]["power"] == 120.51
     Path(path).write_text("#!/bin/sh\nexit 9\n")
     gpus.next_at = 0
     await gpus.read()
     await eventually(lambda: gpus.error)
-    assert [(gpu["name"], gpu["power"], gpu["memory_total"]) for gpu in await gpus.read()] == [
+    assert [(gpu["name"], gpu["power"], gpu["memory_total"]) for gpu in (await gpus.read()).values()] == [
         ("NVIDIA GeForce RTX 4090", None, 24 * 2**30)]
 
 
@@ -2636,10 +2756,10 @@ async def test_readings_of_a_slow_nvidia_smi_last_until_the_next(tmp_path: Path)
     await gpus.read()
     now = time.monotonic()
     gpus.read_at, gpus.next_at = now - 75, now + 5
-    assert (await gpus.read())[0]["power"] == 120.51
+    assert (await gpus.read())["nvidia-0"]["power"] == 120.51
     gpus.read_at, gpus.next_at = now - 200, now + 5
     gpus.error = "it is gone"
-    assert (await gpus.read())[0]["power"] is None
+    assert (await gpus.read())["nvidia-0"]["power"] is None
 
 
 def write_tree(root: Path, files: dict[str, str]) -> None:
@@ -2670,9 +2790,9 @@ def test_amd_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     llamadash.pci_name.cache_clear()
     amd_tree(tmp_path / "drm")
     write_tree(tmp_path / "drm", {"card1-DP-1/status": "connected", "renderD128/x": "", "version": "drm"})
-    assert llamadash.SysfsGpus(tmp_path / "drm").read() == [{
+    assert llamadash.SysfsGpus(tmp_path / "drm").read() == {"card1": {
         "name": "Radeon RX 7900 XTX", "vendor": "amd", "utilization": 42.0, "memory_used": 2**30,
-        "memory_total": 25753026560, "temperature": 56.0, "power": 213.0}]
+        "memory_total": 25753026560, "temperature": 56.0, "power": 213.0}}
 
 
 @pytest.mark.parametrize(("changes", "expected"), [
@@ -2684,7 +2804,7 @@ def test_amd_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 ])
 def test_amd_variants(tmp_path: Path, changes: dict[str, str], expected: Json) -> None:
     """A missing or unreadable sensor is null, a sleeping card is not woken, a product name wins."""
-    (gpu,) = llamadash.SysfsGpus(amd_tree(tmp_path, **changes)).read()
+    [gpu] = llamadash.SysfsGpus(amd_tree(tmp_path, **changes)).read().values()
     assert {key: gpu[key] for key in expected} == expected
 
 
@@ -2695,11 +2815,15 @@ def test_sysfs_order_and_other_makers(tmp_path: Path) -> None:
     write_tree(tmp_path, {
         "card0/device/vendor": "0x10de", "card3/device/vendor": "0x8086", "card4/device/vendor": "0x8086",
         "card4/device/device": "0xe20b", "card4/device/tile0/physical_vram_size_bytes": "12800000000"})
+    write_tree(tmp_path, {"0000:03:00.0/vendor": "0x1002"})
+    (tmp_path / "card5").mkdir()
+    (tmp_path / "card5/device").symlink_to("../0000:03:00.0")
     gpus = llamadash.SysfsGpus(tmp_path).read()
-    assert [gpu["name"] for gpu in gpus[:1] + gpus[2:]] == ["card2", "card10"]
-    assert gpus[1]["vendor"] == "intel"
-    assert gpus[1]["memory_total"] == 12800000000
-    assert llamadash.SysfsGpus(tmp_path / "absent").read() == []
+    assert list(gpus) == ["card2", "card4", "0000:03:00.0", "card10"]
+    assert [gpus[id]["name"] for id in ("card2", "card10")] == ["card2", "card10"]
+    assert gpus["card4"]["vendor"] == "intel"
+    assert gpus["card4"]["memory_total"] == 12800000000
+    assert llamadash.SysfsGpus(tmp_path / "absent").read() == {}
 
 
 @run_async
@@ -2715,7 +2839,8 @@ async def test_all_gpus_are_numbered_together(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("status", "message"), [
-    (14, "WARNING: infoROM is corrupted at gpu 0000:B3:00.0"), (15, "Unable to determine the device handle for GPU1")])
+    (14, "WARNING: infoROM is corrupted at gpu 0000:B3:00.0"), (15, "Unable to determine the device handle for GPU1"),
+    (255, "GPU 0000:0B:00.0: GPU is lost. Reboot the system to recover this GPU")])
 @run_async
 async def test_what_a_damaged_card_leaves_is_read(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, status: int, message: str,
@@ -2725,16 +2850,15 @@ async def test_what_a_damaged_card_leaves_is_read(
         tmp_path / "nvidia-smi", f"{NVIDIA_ANSWER}echo '{message}'\nexit {status}\n"))
     for _ in range(2):
         gpus.next_at = 0
-        assert [gpu["name"] for gpu in await gpus.read()] == ["NVIDIA GeForce RTX 4090"]
+        assert [gpu["name"] for gpu in (await gpus.read()).values()] == ["NVIDIA GeForce RTX 4090"]
     assert not gpus.error and caplog.text.count(message) == 1
 
 
 def nvidia_with_processes(path: Path, totals: list[int], apps: str) -> llamadash.NvidiaGpus:
     """Cards of so many MiB, 100 of them used, and what their processes take."""
-    lines = "".join(f"echo '1, 100, {total}, 50, 90, Card'\n" for total in totals)
-    uuids = "".join(f"echo GPU-{at}\n" for at in range(len(totals)))
+    lines = "".join(f"echo '1, 100, {total}, 50, 90, Card, GPU-{at}'\n" for at, total in enumerate(totals))
     return llamadash.NvidiaGpus(shell_script(
-        path, f'case "$1" in\n*gpu=uuid*) {uuids};;\n*compute*) printf \'{apps}\';;\n*) {lines};;\nesac\n'))
+        path, f'case "$1" in\n*compute*) printf \'{apps}\';;\n*) {lines};;\nesac\n'))
 
 
 def with_devices(dash: StubDash, *totals: int | None) -> list[Json]:
