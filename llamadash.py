@@ -308,6 +308,12 @@ def now_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
+def steady_ms() -> int:
+    """Milliseconds of a clock that nobody sets and that goes on while the machine sleeps, where the system has one."""
+    clock = getattr(time, "CLOCK_BOOTTIME", getattr(time, "CLOCK_MONOTONIC", None))
+    return (time.monotonic_ns() if clock is None else time.clock_gettime_ns(clock)) // 1_000_000
+
+
 DAY = 86_400_000  # milliseconds
 MAX_TEXT = 4096  # characters; longer fields say so with Length
 MAX_DEPTH = 32  # levels of nesting in a request; every real one has fewer than 8
@@ -892,6 +898,9 @@ WRITER_TIMEOUT = 200  # milliseconds that a write waits for it, as the event loo
 SCAN_ROWS = 200  # models written in one go: as long as that takes, whoever reads on the loop waits
 PRUNE_ROWS = 5000  # rows deleted in one go: more would stall the writers
 RAW_KEPT = 2 * DAY  # how long every single sample is kept
+CLOCK_JUMP = 60_000  # ms by which the clock may be set without being doubted; what is dated later than that is "future"
+CLOCK_GAP = 3_600_000  # ms from one run to the next in which the clock need not be doubted
+CLOCK_TRUST = DAY  # how long it must have run without a jump to be believed
 ROLL_UPS = (60_000, 600_000, 3_600_000)  # widths in ms of the averages kept for longer
 MAX_GPUS = 8  # as many as have history columns
 GPU_SERIES = ("utilization", "memory_used", "memory_total", "temperature", "power")
@@ -911,6 +920,8 @@ REQUEST_COLUMNS = (
 )
 REQUEST_FILTERS = {"model": "model = ?", "key": "key = ?", "status": "status = ?", "from_ms": "timestamp >= ?",
                    "to_ms": "timestamp < ?"}
+EVENT_COLUMNS = ("id", "timestamp", "kind", "model", "reason", "details")
+CLOCK_FIELDS: dict[str, Any] = {"sure": Timestamp, "since": Timestamp, "held": int, "doubt": str | None}
 MODEL_DEFAULTS: Json = {  # every column of models
     **dict.fromkeys((
         "id", "name", "path", "source", "architecture", "size_label", "parameter_count", "quantization", "file_size",
@@ -932,6 +943,50 @@ class DatabaseRefused(DashError):
 class DatabaseDamaged(DashError):
     """SQLite cannot read the database."""
     code = "DATABASE_DAMAGED"
+
+
+class TrustedClock:
+    """The least that the time must be: what is deleted by age goes by this, whatever the machine's clock says.
+
+    It goes on with `steady_ms`, from where it was when llamadash last ran, and catches up with the machine's clock
+    once that has run without a jump for CLOCK_TRUST.
+    """
+
+    def __init__(self, saved: Json, newest: int) -> None:
+        saved, self.wall, self.steady = good_values(saved, CLOCK_FIELDS), now_ms(), steady_ms()
+        self.lock = threading.Lock()
+        self.sure: int = min(self.wall, saved.get("sure", newest))
+        if self.wall - self.sure < CLOCK_GAP:
+            self.sure = self.wall
+        self.since, self.held = saved.get("since", self.wall), saved.get("held", 0)  # when it was set, and how long it
+        self.doubt: str | None = saved.get("doubt")                                  # has run since; the last jump
+        if self.since > self.wall + CLOCK_JUMP:
+            self.distrust(self.wall - self.since)
+
+    def distrust(self, jump: int) -> None:
+        """The machine's clock has jumped by so many ms."""
+        self.since, self.held = self.wall, 0
+        self.doubt = (f"This machine's clock jumped {'ahead' if jump > 0 else 'back'} by {abs(jump) / DAY:,.1f} days. "
+                      "Nothing is deleted for its age until the clock has run evenly for a day.")
+        log.warning("%s", self.doubt)
+
+    def now(self) -> int:
+        """The trusted time in ms, after a look at both clocks."""
+        with self.lock:
+            wall, steady = now_ms(), steady_ms()
+            passed = steady - self.steady
+            jump = wall - self.wall - passed
+            self.wall, self.steady, self.sure = wall, steady, min(self.sure + passed, wall)
+            self.since, self.held = self.since + passed, self.held + passed
+            if abs(jump) > CLOCK_JUMP:
+                self.distrust(jump)
+            elif self.held > CLOCK_TRUST:
+                self.sure, self.since, self.held, self.doubt = max(self.sure, self.since), wall, 0, None
+            return self.sure
+
+    def saved(self) -> Json:
+        """What the next start must know."""
+        return {name: vars(self)[name] for name in CLOCK_FIELDS}
 
 
 def run_script(db: sqlite3.Connection, script: str) -> None:
@@ -1107,6 +1162,7 @@ class DatabaseFile:
             for left in (self.path.parent / "backups").glob(".*.part*"):  # by a kill during a backup
                 left.unlink(missing_ok=True)
         self.connection.execute(f"PRAGMA busy_timeout = {WRITER_TIMEOUT}")
+        self.clock = TrustedClock(self.get_meta("clock", {}), self.newest_row())
 
     # opening, closing, backups
 
@@ -1159,9 +1215,10 @@ class DatabaseFile:
                                       "Go back to the llamadash that you had, and report this.") from problem
 
     def backups(self) -> list[Path]:
-        """The backups, newest first."""
+        """The backups, newest first; those dated in the future last, for nobody knows when they were made."""
         found = [path for path in (self.path.parent / "backups").glob("*.db") if path.is_file()]
-        return sorted(found, key=lambda path: (path.stat().st_mtime, path), reverse=True)
+        dates = {path: round(1000 * path.stat().st_mtime) for path in found}
+        return sorted(found, key=lambda path: (not is_future(dates[path]), dates[path], path), reverse=True)
 
     def good_backup(self) -> Path | None:
         """The newest backup that can be restored."""
@@ -1205,11 +1262,16 @@ class DatabaseFile:
         return self.kept_backup(f"manual-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}")
 
     def kept_backup(self, name: str) -> tuple[Path, int]:
-        """Make a backup, and only then delete all but the newest few of its kind, the name's first word."""
+        """Make a backup, and only then delete all but the newest few of its kind, the name's first word.
+
+        While the clock is in doubt twice as many stay, for it tells which ones are the newest.
+        """
         with self.backing_up:
             target = self.path.parent / f"backups/{name}.db"
             size, kind = self.backup(target), f"{name.partition('-')[0]}-"
-            for old in [path for path in self.backups() if path.name.startswith(kind)][BACKUPS_KEPT:]:
+            certain = self.clock.now() > now_ms() - CLOCK_GAP and not self.clock.doubt
+            others = [path for path in self.backups() if path.name.startswith(kind)]
+            for old in others[BACKUPS_KEPT if certain else 2 * BACKUPS_KEPT:]:
                 old.unlink(missing_ok=True)
             return target, size
 
@@ -1231,6 +1293,12 @@ class DatabaseFile:
         self.notice = f"The database was damaged ({problem})." + (
             f" It was moved to {aside.name}." if os.path.lexists(aside) else "") + (
             f" The backup {good.name} was restored." if good else " A new one was started: there was no good backup.")
+
+    def newest_row(self) -> int:
+        """The time of the last row that is not from the future, or now where there is none."""
+        now, last = now_ms(), "SELECT timestamp FROM {} WHERE timestamp < ? ORDER BY rowid DESC LIMIT 1"
+        found = [row["timestamp"] for table in ("metrics", "logs") for row in self.rows(last.format(table), (now,))]
+        return max(found, default=now)
 
     def close(self) -> None:
         """Close the writing connection, folding the write-ahead log back into the file."""
@@ -1298,6 +1366,37 @@ class DatabaseFile:
         """The rows of a query that may take long; may be called from a thread."""
         with self.explained():
             return self.reader().execute(query, values).fetchall()
+
+    def newest(self, table: str, columns: Sequence[str], wanted: Json, limit: int,
+               after: tuple[int, int] | None = None) -> list[Json]:
+        """The newest rows that meet the conditions `wanted`, after a row (timestamp, id); may be called from a thread.
+
+        Those from the future come last, and also where only those up to now are wanted: a clock that was ahead left
+        them.
+        """
+        late, until = now_ms() + CLOCK_JUMP, wanted.pop("timestamp < ?", None)
+        past = {"timestamp <= ?": late, "timestamp < ?": until, "(timestamp, id) < (?, ?)": after}
+        parts = [past] if after is None or after[0] <= late else []
+        if until is None or until > late - 2 * CLOCK_JUMP:
+            parts.append({"timestamp > ?": late, "(timestamp, id) < (?, ?)": None if parts else after})
+        found = list[Json]()
+        for part in parts:
+            where, values = where_all(wanted | part)
+            found += map(dated, self.read(f"SELECT {', '.join(columns)} FROM {table} {where} ORDER BY timestamp DESC, "
+                                          "id DESC LIMIT ?", [*values, limit - len(found)]))
+        return found
+
+    def get_meta(self, key: str, default: Any = None) -> Any:
+        """A value of the metadata table, or `default` where it is absent or of another type than that."""
+        rows = self.rows("SELECT key, value FROM metadata WHERE key = ?", (key,))
+        return saved_value(rows[0], default) if rows else default
+
+    def set_meta(self, key: str, value: Any) -> None:
+        """Set a value of the metadata table; None deletes it."""
+        with self.transaction() as db:
+            db.execute("DELETE FROM metadata WHERE key = ?", (key,))
+            if value is not None:
+                db.execute("INSERT INTO metadata VALUES (?, ?)", (key, json.dumps(value)))
 
     def last_id(self, table: str) -> int:
         """The largest id that any row of a table ever had."""
@@ -1420,8 +1519,9 @@ class MetricRows(DatabaseFile):
                        f"VALUES (0, ?, 1, {', '.join('?' * len(columns))})",
                        [timestamp, *(value for value in values.values() for _ in range(2))])
         self.series_with_values().update(values)
+        sure = self.clock.now()
         if timestamp // ROLL_UPS[0] != self.last_minute:
-            self.roll_up(timestamp)
+            self.roll_up(min(timestamp, sure) if self.clock.doubt else timestamp)
             self.last_minute = timestamp // ROLL_UPS[0]
 
     def roll_up(self, until: int) -> None:
@@ -1510,21 +1610,27 @@ class RequestRows(DatabaseFile):
                  **filters: Any) -> list[Json]:
         """The finished requests with the largest `sort`, unknown ones last, that come after the row `before`.
 
+        By time those from the future come last, which a clock that was ahead has left; they have `future`.
+
         `filters` are model, key, status, from_ms and to_ms; None is no filter. May be called from a thread, as it
         should be for another order than by time.
         """
         if sort not in typing.get_args(RequestSort):
             raise InvalidRequest(f"requests are not sorted by {sort}", field="sort")
         wanted = {REQUEST_FILTERS[name]: value for name, value in filters.items()}
-        if before is not None:
-            last = next((row[0] for row in self.read(f"SELECT {sort} FROM requests WHERE id = ?", (before,))), None)
-            unknown = "" if sort == "timestamp" else f" OR {sort} IS NULL"
-            wanted |= ({f"{sort} IS NULL AND id < ?": before} if last is None else
-                       {f"(({sort}, id) < (?, ?){unknown})": (last, before)})
-        where, values = where_all(wanted)
-        rows = self.read(f"SELECT {', '.join(REQUEST_COLUMNS)} FROM requests {where} "
-                         f"ORDER BY {sort} DESC, id DESC LIMIT ?", [*values, limit])
-        return [{**row, "stream": None if row["stream"] is None else bool(row["stream"])} for row in map(dict, rows)]
+        found = [row[0] for row in self.read(f"SELECT {sort} FROM requests WHERE id = ?", (before,))]
+        last = found[0] if found else None
+        if sort == "timestamp":
+            after = None if before is None else (last or 0, before)
+            rows = self.newest("requests", REQUEST_COLUMNS, wanted, limit, after)
+        else:
+            if before is not None:
+                wanted |= ({f"{sort} IS NULL AND id < ?": before} if last is None else
+                           {f"(({sort}, id) < (?, ?) OR {sort} IS NULL)": (last, before)})
+            where, values = where_all(wanted)
+            rows = [dated(row) for row in self.read(f"SELECT {', '.join(REQUEST_COLUMNS)} FROM requests {where} "
+                                                    f"ORDER BY {sort} DESC, id DESC LIMIT ?", [*values, limit])]
+        return [{**row, "stream": None if row["stream"] is None else bool(row["stream"])} for row in rows]
 
     def request_summary(self, *, from_ms: int | None = None, to_ms: int | None = None, **filters: Any) -> Json:
         """{count, ok, failed, cancelled, prompt_tokens, cached_tokens, generated_tokens, prompt_per_second,
@@ -1533,7 +1639,7 @@ class RequestRows(DatabaseFile):
         The two speeds are tokens over busy time, those of the prompt without cached ones; `throughput` is generated
         tokens over all of the time. May be called from a thread: a million requests take a second.
         """
-        filters |= {"from_ms": from_ms, "to_ms": to_ms}
+        filters |= {"from_ms": from_ms, "to_ms": now_ms() + CLOCK_JUMP if to_ms is None else to_ms}
         where, values = where_all({REQUEST_FILTERS[name]: value for name, value in filters.items()})
         statuses = "".join(f"COALESCE(SUM(status = '{name}'), 0) AS {name}, " for name in ("ok", "failed", "cancelled"))
         tokens = "".join(f"COALESCE(SUM({kind}_tokens), 0) AS {kind}_tokens, " for kind in TOKEN_KINDS)
@@ -1576,35 +1682,39 @@ class RequestRows(DatabaseFile):
                 {**row, "details": json.dumps(row["details"])}).lastrowid} for row in rows]
 
     def events(self, from_ms: int, to_ms: int, model: str | None = None, limit: int = 1000) -> list[Json]:
-        """The newest events between two times, of one model or of all; may be called from a thread."""
-        where, values = where_all({"timestamp >= ?": from_ms, "timestamp < ?": to_ms, "model = ?": model})
-        rows = self.read(f"SELECT * FROM events {where} ORDER BY timestamp DESC, id DESC LIMIT ?", [*values, limit])
-        return [{**row, "details": json.loads(row["details"])} for row in map(dict, rows)]
+        """The newest events between two times, of one model or of all; may be called from a thread.
+
+        Up to now means those from the future as well, which have `future` and come last.
+        """
+        wanted = {"timestamp >= ?": from_ms, "timestamp < ?": to_ms, "model = ?": model}
+        rows = self.newest("events", EVENT_COLUMNS, wanted, limit)
+        return [{**row, "details": json.loads(row["details"])} for row in rows]
 
 
 class AccessRows(DatabaseFile):
     """The sessions of browsers and the keys of clients; of both only hashes are kept."""
 
     def sessions(self) -> list[Json]:
-        """The sessions that have not expired, newest first, without their tokens' hashes."""
+        """The sessions that have not expired by the trusted time, newest first, without their tokens' hashes."""
         return self.rows("SELECT id, address, created_at, used_at, expires_at FROM sessions "
-                         "WHERE expires_at > ? ORDER BY created_at DESC", (now_ms(),))
+                         "WHERE expires_at > ? ORDER BY created_at DESC", (self.clock.now(),))
 
     def add_session(self, token_hash: bytes, address: str, lifetime: int) -> str:
         """Save a session of `lifetime` ms and return its id."""
-        id = secrets.token_hex(8)
+        id, now = secrets.token_hex(8), self.clock.now()
         with self.transaction() as db:
-            db.execute("INSERT INTO sessions VALUES (?, ?, ?, ?, ?, ?)",
-                       (id, token_hash, address, now_ms(), now_ms(), now_ms() + lifetime))
+            db.execute("INSERT INTO sessions (id, token_hash, address, created_at, used_at, expires_at) "
+                       "VALUES (?, ?, ?, ?, ?, ?)", (id, token_hash, address, now, now, now + lifetime))
         return id
 
     def find_session(self, token_hash: bytes) -> str | None:
         """The id of the live session whose token has this hash, marked as used now."""
-        rows = self.rows("SELECT id FROM sessions WHERE token_hash = ? AND expires_at > ?", (token_hash, now_ms()))
+        now = self.clock.now()
+        rows = self.rows("SELECT id FROM sessions WHERE token_hash = ? AND expires_at > ?", (token_hash, now))
         with contextlib.suppress(DashError):  # a full disk must not lock anybody out
             if rows:
                 with self.transaction() as db:
-                    db.execute("UPDATE sessions SET used_at = ? WHERE id = ?", (now_ms(), rows[0]["id"]))
+                    db.execute("UPDATE sessions SET used_at = ? WHERE id = ?", (now, rows[0]["id"]))
         return rows[0]["id"] if rows else None
 
     def delete_sessions(self, id: str | None = None) -> int:
@@ -1662,7 +1772,7 @@ class Database(ModelRows, MetricRows, RequestRows, AccessRows):
         pattern = "%" + re.sub(r"([%_\\])", r"\\\1", search) + "%" if search else None
         where, values = where_all({"level = ?": level, "source = ?": source, "id < ?": before,
                                    "message LIKE ? ESCAPE '\\'": pattern})
-        rows = [dict(row) for row in self.read(
+        rows = [dated(row) for row in self.read(
             f"SELECT id, timestamp, level, source, message FROM logs {where} ORDER BY id DESC LIMIT ?",
             [*values, limit + 1])]
         return rows[:limit], len(rows) > limit
@@ -1672,7 +1782,7 @@ class Database(ModelRows, MetricRows, RequestRows, AccessRows):
         with self.transaction() as db:
             return db.execute("DELETE FROM logs").rowcount
 
-    # configuration and metadata
+    # configuration
 
     def config(self) -> Json:
         """What the user saved of the engine's configuration, and its `revision`."""
@@ -1691,24 +1801,12 @@ class Database(ModelRows, MetricRows, RequestRows, AccessRows):
             for key, value in {**changes, "revision": revision + 1}.items():
                 db.execute("INSERT OR REPLACE INTO server_config VALUES (?, ?)", (key, json.dumps(value)))
 
-    def get_meta(self, key: str, default: Any = None) -> Any:
-        """A value of the metadata table, or `default` where it is absent or of another type than that."""
-        rows = self.rows("SELECT key, value FROM metadata WHERE key = ?", (key,))
-        return saved_value(rows[0], default) if rows else default
-
-    def set_meta(self, key: str, value: Any) -> None:
-        """Set a value of the metadata table; None deletes it."""
-        with self.transaction() as db:
-            db.execute("DELETE FROM metadata WHERE key = ?", (key,))
-            if value is not None:
-                db.execute("INSERT INTO metadata VALUES (?, ?)", (key, json.dumps(value)))
-
     # pruning
 
     def prune(self, settings: Json) -> None:
-        """Delete what is older or more than `settings` allow, in small steps; meant for a thread."""
-        now = now_ms()
-        self.roll_up(now)  # before the samples go
+        """Delete what is older, by the trusted time, or more than `settings` allow, in small steps; in a thread."""
+        now = self.clock.now()
+        self.roll_up(now if self.clock.doubt else now_ms())  # before the samples go
         detail = settings["metrics_retention_days"] * DAY
         history = max(detail, settings["metrics_history_days"] * DAY)
         kept = {0: min(RAW_KEPT, detail), ROLL_UPS[0]: detail, **dict.fromkeys(ROLL_UPS[1:], history)}
@@ -1720,6 +1818,7 @@ class Database(ModelRows, MetricRows, RequestRows, AccessRows):
         self.delete_in_steps("logs", "timestamp < ?", (now - settings["logs_retention_days"] * DAY,))
         self.delete_in_steps("logs", "id <= ?", (self.last_id("logs") - settings["logs_max_rows"],))
         self.delete_in_steps("sessions", "expires_at < ?", (now,))
+        self.set_meta("clock", self.clock.saved())
         vars(self.threads).pop("connection").close()  # the thread's own, which may not read while the file shrinks
         with self.lock, self.explained():
             self.connection.executescript("PRAGMA incremental_vacuum(500)")
@@ -1807,6 +1906,16 @@ def encoded_model(row: Json) -> list[Any]:
 def ordered_models(rows: Iterable[Json]) -> dict[str, Json]:
     """Models by id, in the order of their names, whose case matters only beyond ASCII."""
     return {row["id"]: row for row in sorted(rows, key=lambda row: (row["name"].encode().lower(), row["id"]))}
+
+
+def is_future(timestamp: int) -> bool:
+    """Whether a time in ms can only have come from a clock that was ahead."""
+    return timestamp > now_ms() + CLOCK_JUMP
+
+
+def dated(row: sqlite3.Row) -> Json:
+    """A row with `future` where its timestamp is in the future."""
+    return {**dict(row), "future": True} if is_future(row["timestamp"]) else dict(row)
 
 
 def where_all(wanted: dict[str, Any]) -> tuple[str, list[Any]]:
@@ -11126,6 +11235,8 @@ def system_warnings(dash: Dash, metrics: Json) -> list[str]:
                  for gpu in metrics["gpus"] if gpu.get("lost")]
     if not dash.config.auth:
         warnings.append("Authentication is off: everyone who can reach this port can use it.")
+    if dash.db.clock.doubt:
+        warnings.append(dash.db.clock.doubt)
     if dash.sampler.nvidia.error:
         warnings.append(f"No GPU readings: {dash.sampler.nvidia.error}")
     return warnings

@@ -1007,6 +1007,166 @@ def test_a_clock_that_was_ahead_stops_no_averages(fresh_db: llamadash.Database) 
     assert [row["timestamp"] for row in saved_averages(fresh_db, 60_000)][:2] == [now - 120_000, now - 60_000]
 
 
+class Clocks:
+    """The machine's clock, which can be set, and the one that nobody sets, in ms."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.wall, self.steady = llamadash.now_ms(), 5_000
+        monkeypatch.setattr(llamadash, "now_ms", lambda: self.wall)
+        monkeypatch.setattr(llamadash, "steady_ms", lambda: self.steady)
+
+    def go_on(self, ms: float) -> None:
+        """Let time pass, whether or not the machine sleeps."""
+        self.wall, self.steady = self.wall + round(ms), self.steady + round(ms)
+
+    def set(self, days: float) -> None:
+        """Set the machine's clock."""
+        self.wall += round(days * llamadash.DAY)
+
+
+@pytest.fixture
+def clocks(monkeypatch: pytest.MonkeyPatch) -> Clocks:
+    """Clocks that only the test moves."""
+    return Clocks(monkeypatch)
+
+
+def lived_in(database: llamadash.Database, clocks: Clocks) -> None:
+    """A row of all that is deleted by age, as old as it may just be, and one of now; backups of each kind."""
+    day, at = llamadash.DAY, clocks.wall
+    for age in (6.9 * day, 0):
+        moment = at - round(age)
+        database.add_metrics({"cpu_usage": 1.0}, moment)
+        database.add_requests([{"id": database.last_id("requests") + 1, "timestamp": moment, "model": "a"}])
+        database.add_events([{"timestamp": moment, "kind": "loaded", "model": "a"}])
+        database.add_logs([{"id": database.last_id("logs") + 1, "timestamp": moment, "level": "info", "source": "a",
+                            "message": "x"}])
+    database.add_session(b"hash", "127.0.0.1", 30 * day)
+    database.backup(first := database.path.parent / "backups/daily-0.db")
+    for number in range(1, 7):
+        shutil.copy2(first, first.with_name(f"daily-{number}.db"))
+    database.prune(SHORT)
+
+
+def remembered(database: llamadash.Database) -> Json:
+    """How many rows of each kind there are, and which backups."""
+    counts = {table: database.rows(f"SELECT COUNT(*) AS n FROM {table}")[0]["n"] - (table == "usage") for table in (
+        "metrics", "requests", "events", "usage", "logs", "sessions")}
+    return {**counts, "backups": {path.name for path in database.backups() if not path.name.startswith("daily-2")}}
+
+
+SHORT = llamadash.SETTING_DEFAULTS | {"metrics_retention_days": 7, "metrics_history_days": 7}
+
+
+@pytest.mark.parametrize("restart", [False, True], ids=["running", "restarted"])
+@pytest.mark.parametrize("days", [600, 0.5, -20_000])
+def test_a_clock_that_is_wrong_for_a_while_deletes_nothing(
+        clocks: Clocks, fresh_db: llamadash.Database, days: float, restart: bool) -> None:
+    """Whether it jumps under a running server or was wrong at the start, forwards or back, and when it is set right."""
+    lived_in(fresh_db, clocks)
+    database, before = fresh_db, remembered(fresh_db)
+    for offset in (days, -days):
+        clocks.set(offset)
+        if restart:
+            database = llamadash.Database(fresh_db.path)
+        for _ in range(4):
+            clocks.go_on(900_000)
+            database.prune(SHORT)
+            database.daily_backup()
+            database.add_metrics({"cpu_usage": 1.0})
+        assert database.find_session(b"hash")
+    after = remembered(database)
+    assert all(after[name] >= before[name] for name in before), (before, after)
+    assert (database.clock.doubt is not None) == (not restart or days < 0)
+    for _ in range(2):
+        clocks.go_on(26 * 3_600_000)
+        database.add_metrics({"cpu_usage": 1.0})
+    database.prune(SHORT)
+    assert database.clock.doubt is None
+    assert remembered(database)["requests"] == 1  # what has become too old by then
+    database.close()
+
+
+def test_a_machine_that_slept_or_was_off_goes_on_deleting(clocks: Clocks, fresh_db: llamadash.Database) -> None:
+    """Sleep is no jump, nor are weeks without power; what these would delete waits for a day or two."""
+    lived_in(fresh_db, clocks)
+    clocks.go_on(14 * 3_600_000)  # asleep
+    fresh_db.prune(SHORT)
+    assert (remembered(fresh_db)["requests"], fresh_db.clock.doubt) == (1, None)
+    clocks.set(20)  # off
+    again = llamadash.Database(fresh_db.path)
+    again.prune(SHORT)
+    assert (remembered(again)["requests"], again.clock.doubt) == (1, None)
+    for _ in range(2):
+        clocks.go_on(25 * 3_600_000)
+        again.prune(SHORT)
+    assert remembered(again)["requests"] == 0
+    again.close()
+
+
+def test_a_clock_is_believed_after_days_of_short_runs(clocks: Clocks) -> None:
+    """On a laptop that is on for two hours a day what is too old is deleted all the same, some weeks late."""
+    clock = llamadash.TrustedClock({}, clocks.wall)
+    for _ in range(90):
+        clocks.set(22 / 24)
+        clock = llamadash.TrustedClock(clock.saved(), 0)
+        for _ in range(8):
+            clocks.go_on(900_000)
+            clock.now()
+    assert clocks.wall - clock.now() < 27 * llamadash.DAY and clock.doubt is None
+
+
+@pytest.mark.parametrize("saved", [{"sure": "x", "since": -1, "held": None, "doubt": 5}, [], 7])
+def test_a_clock_that_nobody_can_read_goes_by_the_newest_row(
+        clocks: Clocks, fresh_db: llamadash.Database, saved: Any) -> None:
+    """As does the first start of this version on an older one's data; rows from the future say nothing."""
+    lived_in(fresh_db, clocks)
+    fresh_db.add_metrics({"cpu_usage": 1.0}, clocks.wall + 900 * llamadash.DAY)
+    fresh_db.set_meta("clock", saved)
+    clocks.set(600)
+    again = llamadash.Database(fresh_db.path)
+    again.prune(SHORT)
+    assert remembered(again)["requests"] == 2
+    again.close()
+
+
+def test_rows_from_the_future_are_marked_and_hide_nothing(fresh_db: llamadash.Database) -> None:
+    """They come after all others, on whichever page that is, and count in no sum; the next page goes on behind them."""
+    now, year = llamadash.now_ms(), 365 * llamadash.DAY
+    moments = [now - 2000, now + year, now + 2 * year, now - 1000]
+    fresh_db.add_requests([{"id": id, "timestamp": moment, "model": "a", "generated_tokens": 1, "duration": 5.0}
+                           for id, moment in enumerate(moments, 1)])
+    fresh_db.add_events([{"timestamp": moment, "kind": "loaded", "model": "a"} for moment in moments])
+    fresh_db.add_logs([{"id": id, "timestamp": moment, "level": "info", "source": "a", "message": "x"}
+                       for id, moment in enumerate(moments, 1)])
+    for limit in range(1, 5):
+        found: list[Json] = []
+        while page := fresh_db.requests(limit=limit, from_ms=now - year, model="a",
+                                        before=found[-1]["id"] if found else None):
+            found += page
+        assert [(row["id"], row.get("future")) for row in found] == [(4, None), (1, None), (3, True), (2, True)]
+    assert [row["id"] for row in fresh_db.requests(to_ms=now - 90_000)] == []
+    assert [row.get("future") for row in fresh_db.requests(sort="duration")] == [None, True, True, None]
+    for to in (now, now + 1000, now + year // 2):
+        assert [(row["id"], row.get("future")) for row in fresh_db.events(0, to)] == [
+            (4, None), (1, None), (3, True), (2, True)]
+    assert fresh_db.events(0, now - 200_000) == []
+    assert [(row["id"], row.get("future")) for row in fresh_db.logs()[0]] == [
+        (4, None), (3, True), (2, True), (1, None)]
+    summary = fresh_db.request_summary(from_ms=now - 10_000)
+    assert (summary["count"], summary["generated_tokens"]) == (2, 2) and summary["throughput"] > 0.1
+
+
+def test_a_backup_dated_in_the_future_is_not_the_newest(fresh_db: llamadash.Database) -> None:
+    """Nor is it kept for ever: others of its kind push it out."""
+    fill_with_backups(fresh_db, "daily", 7)
+    ahead = fresh_db.path.parent / "backups/daily-5.db"
+    os.utime(ahead, (time.time() + 600 * 86400,) * 2)
+    assert [path.name for path in fresh_db.backups()][::6] == ["daily-6.db", "daily-5.db"]
+    assert fresh_db.good_backup() == ahead.with_name("daily-6.db")
+    fresh_db.daily_backup()
+    assert not ahead.exists() and len(fresh_db.backups()) == 7
+
+
 @pytest.mark.parametrize(("days", "resolution"), [(1, 0), (10, 60_000), (300, 600_000)])
 def test_history_reaches_back_as_long_as_it_is_kept(fresh_db: llamadash.Database, days: int, resolution: int) -> None:
     """Samples of any age are found, from single ones or from the averages kept for that long."""
@@ -10840,7 +11000,7 @@ import llamadash
 
 STEP = 30_000  # ms between two samples
 clock = [llamadash.now_ms() - 10 * llamadash.DAY, 0]  # the time, and how many samples there were
-llamadash.now_ms = lambda: clock[0]
+llamadash.now_ms = llamadash.steady_ms = lambda: clock[0]
 llamadash.PRUNE_DELAY = llamadash.PRUNE_INTERVAL = 0.5
 llamadash.SETTING_DEFAULTS.update(metrics_retention_days=1, metrics_history_days=1, logs_retention_days=1,
                                   logs_max_rows=2000)

@@ -50,6 +50,7 @@ test("a command reads as a shell would take it, an option a line", () => {
 
 test("what happened comes newest first and once", () => {
   assert.deepEqual(newestFirst([{ id: 1, timestamp: 5 }, { id: 2, timestamp: 5 }, { id: 3, timestamp: 9 }, { id: 1, timestamp: 5 }]).map(({ id }) => id), [3, 2, 1]);
+  assert.deepEqual(newestFirst([{ id: 1, timestamp: 5 }, { id: 2, timestamp: 99, future: true }, { id: 3, timestamp: 6 }]).map(({ id }) => id), [3, 1, 2]);
 });
 
 test("an answer that waits says why", () => {

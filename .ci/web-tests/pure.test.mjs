@@ -14,6 +14,7 @@ test("numbers read well, and unknown is a dash", () => {
   for (const format of [bytes, rate, number, fixed, percent, tokens, duration, relativeTime]) for (const value of [null, undefined, NaN]) assert.equal(format(value), "–");
   assert.equal(relativeTime(1000, 13_000), "12 s ago");
   assert.equal(relativeTime(0, 3 * 3_600_000), "3 h ago");
+  assert.match(relativeTime(600 * 86_400_000, 0), /^1971-.*the clock was ahead/);
   assert.equal(plural(1, "model"), "1 model");
   assert.equal(plural(3, "model"), "3 models");
 });

@@ -82,6 +82,16 @@ test("a finished request takes its place as the server sorts", () => {
   assert.deepEqual(placed(list.slice(0, 2), row(4, { waited: 1 }), "waited", true).map(({ id }) => id), [3, 1]);
 });
 
+test("a request from the future comes last by time, and is marked", async () => {
+  const future = row(9, { timestamp: Date.now() + 600 * 86_400_000, future: true });
+  assert.deepEqual(placed([row(2), future], row(10), "timestamp").map(({ id }) => id), [10, 2, 9]);
+  assert.deepEqual(placed([future], row(10), "timestamp").map(({ id }) => id), [10, 9]);
+  const { table } = await mounted();
+  table.setState({ rows: [row(50), future] });
+  assert.match(times(table)[1], /^\d{4}-.* \(the clock was ahead\)$/);
+  assert.doesNotMatch(times(table)[0], /ahead/);
+});
+
 test("the exported table has a line for each request", () => {
   const [head, line, end] = csvOf([row(7, { timestamp: 0, error: "=a, \"b\"", key: "k" })]).split("\r\n");
   assert.match(head, /^time,id,model,build,key,client,endpoint/);

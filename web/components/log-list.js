@@ -1,6 +1,9 @@
 import { Component, h } from "../core/component.js";
+import { AHEAD } from "../core/format.js";
 
-/** @typedef {{seq: number, timestamp: number, level: string, source: string, message: string}} Line */
+/**
+ * @typedef {{seq: number, timestamp: number, future?: boolean, level: string, source: string, message: string}} Line
+ */
 
 /** Lines drawn and measured together; small enough to keep little beyond the edges. */
 const CHUNK = 40;
@@ -170,7 +173,7 @@ function logLine(line) {
     h("time", { className: "log-time", title: new Date(line.timestamp).toLocaleString() }, clock(line.timestamp)),
     h("span", { className: "log-level" }, line.level),
     h("span", { className: "log-source", title: line.source }, line.source),
-    h("span", { className: "log-message" }, line.message));
+    h("span", { className: "log-message" }, line.message, line.future ? h("em", null, AHEAD) : null));
 }
 
 /** @param {number} timestamp ms @returns {string} local time with milliseconds */

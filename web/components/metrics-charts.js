@@ -124,6 +124,8 @@ export class MetricsCharts extends Component {
   /** @param {any} metrics @param {number} timestamp Unix ms */
   add(metrics, timestamp) {
     if (!this.history || this.state.loading) return;
+    const last = this.history.timestamps.at(-1) ?? timestamp;
+    if (Math.abs(timestamp - last) > this.props.span) return void this.load(); // the server's clock was set
     this.history.interval = this.interval; // may be set anew while the page is open
     this.history.append(metrics, timestamp ?? Date.now());
     this.setState({});

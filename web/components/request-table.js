@@ -8,7 +8,7 @@
 
 import { Component, h } from "../core/component.js";
 import { csv } from "../core/csv.js";
-import { clock, dateTime, duration, number, tokenRate, tokens } from "../core/format.js";
+import { dateTime, duration, number, rowTime, tokenRate, tokens } from "../core/format.js";
 import { ActiveRequests } from "./active-requests.js";
 import { saveText } from "./copy-button.js";
 import { icon } from "./icon.js";
@@ -28,7 +28,7 @@ const time = (ms) => duration(typeof ms === "number" ? ms / 1000 : null);
 
 /** @type {{key: string, label: string, sorts?: boolean, text?: boolean, show: (request: Request) => any}[]} */
 const COLUMNS = [
-  { key: "timestamp", label: "Time", sorts: true, text: true, show: ({ timestamp }) => moment(timestamp) },
+  { key: "timestamp", label: "Time", sorts: true, text: true, show: rowTime },
   { key: "status", label: "Status", text: true, show: requestStatus },
   { key: "model", label: "Model and client", text: true, show: modelCell },
   { key: "prompt_tokens", label: "Prompt", sorts: true, show: promptCell },
@@ -336,12 +336,14 @@ export function passes(request, filters) {
 }
 
 /**
- * `rows` with one more in its place, as the server sorts: descending, the newer first among equals, unknown last.
+ * `rows` with one more in its place, as the server sorts: descending, the newer first among equals, unknown last, as
+ * those from the future are by time.
  * @param {Request[]} rows @param {Request} request @param {string} sort @param {boolean} [more] there are others
  *   after these, so one that belongs behind all of them is not shown yet
  */
 export function placed(rows, request, sort, more = false) {
-  const value = (/** @type {Request} */ row) => row[sort] ?? -Infinity;
+  const late = (/** @type {Request} */ row) => (sort === "timestamp" && row.future ? Number.MAX_SAFE_INTEGER : 0);
+  const value = (/** @type {Request} */ row) => (row[sort] ?? -Infinity) - late(row);
   const own = value(request);
   const at = rows.findIndex((row) => value(row) < own || (value(row) === own && row.id < request.id));
   if (at < 0) return more ? rows : [...rows, request];
@@ -358,9 +360,4 @@ function joined(rows, others) {
 export function csvOf(rows) {
   return csv(["time", ...EXPORTED], rows.map((row) => (
     [new Date(row.timestamp).toISOString(), ...EXPORTED.map((name) => row[name])])));
-}
-
-/** The time of day, with the date where it was another day. @param {number} timestamp Unix ms */
-function moment(timestamp) {
-  return new Date(timestamp).toDateString() === new Date().toDateString() ? clock(timestamp) : dateTime(timestamp);
 }

@@ -1,5 +1,5 @@
 import { Component, h } from "../core/component.js";
-import { clock, dateTime } from "../core/format.js";
+import { dateTime, rowTime } from "../core/format.js";
 import { icon } from "./icon.js";
 import { reasonWords, sentence } from "./model-status.js";
 import { emptyState, errorState, loadingState } from "./states.js";
@@ -20,10 +20,14 @@ const KINDS = {
   refused: ["Refused", "danger"],
 };
 
-/** What happened, the newest first, each once. @param {Event[]} events @returns {Event[]} */
+/**
+ * What happened, the newest first and what has `future` last, each once.
+ * @param {Event[]} events @returns {Event[]}
+ */
 export function newestFirst(events) {
   const byId = new Map(events.map((event) => [event.id, event]));
-  return [...byId.values()].sort((a, b) => b.timestamp - a.timestamp || b.id - a.id);
+  return [...byId.values()].sort((a, b) =>
+    Number(a.future ?? false) - Number(b.future ?? false) || b.timestamp - a.timestamp || b.id - a.id);
 }
 
 /** Loads, unloads and waits with their reasons. Props: `state`, `span` (ms), `model?` (only what concerns it). */
@@ -109,18 +113,16 @@ export class Timeline extends Component {
   }
 
   /** @param {Event} event */
-  renderEvent({ id, timestamp, kind, model, reason }) {
+  renderEvent({ id, timestamp, future, kind, model, reason }) {
     const [label, look] = KINDS[kind] ?? [sentence(kind), "neutral"];
     const models = this.props.state.get("models") ?? [];
     const name = models.find((/** @type {any} */ item) => item.id === model)?.name ?? model;
-    const today = new Date(timestamp).toDateString() === new Date().toDateString();
     return h("li", { key: id, className: "list-item timeline-item" },
       h("span", { className: `badge badge-${look} timeline-kind` }, label),
       h("span", { className: "timeline-words" },
         this.props.model || !model ? null : h("strong", { key: "model", className: "truncate" }, name),
         h("span", { className: "muted" }, sentence(reasonWords(reason)) || "–")),
-      h("time", { className: "nowrap muted", title: dateTime(timestamp) },
-        today ? clock(timestamp) : dateTime(timestamp).slice(0, -3)));
+      h("time", { className: "nowrap muted", title: dateTime(timestamp) }, rowTime({ timestamp, future })));
   }
 }
 

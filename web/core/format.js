@@ -99,6 +99,7 @@ export function duration(value) {
 export function relativeTime(value, now = Date.now()) {
   if (!known(value)) return NONE;
   const seconds = Math.round((now - value) / 1000);
+  if (seconds < -86400) return `${dateTime(value)}${AHEAD}`;
   if (seconds < 5) return "just now";
   if (seconds < 60) return `${seconds} s ago`;
   if (seconds < 3600) return `${Math.floor(seconds / 60)} min ago`;
@@ -123,6 +124,18 @@ export function until(value, now = Date.now()) {
 /** The time of day: `14:03:22`. @param {Maybe} value Unix ms */
 export function clock(value) {
   return known(value) ? new Date(value).toLocaleTimeString("en-GB") : NONE;
+}
+
+/** What is said of a time that only a clock that was wrong can have noted. */
+export const AHEAD = " (the clock was ahead)";
+
+/**
+ * When a row was written: the time of day, with the date where it was another day.
+ * @param {{timestamp: number, future?: boolean}} row `future`: the server's clock was ahead then
+ */
+export function rowTime({ timestamp, future }) {
+  const today = new Date(timestamp).toDateString() === new Date().toDateString();
+  return `${today ? clock(timestamp) : dateTime(timestamp)}${future ? AHEAD : ""}`;
 }
 
 /** Date and time: `2026-10-14 14:03:22`, local. @param {Maybe} value Unix ms */
