@@ -1999,7 +1999,12 @@ FILE_TYPES = {
     30: "IQ4_XS", 31: "IQ1_M", 32: "BF16", 33: "Q4_0_4_4", 34: "Q4_0_4_8", 35: "Q4_0_8_8", 36: "TQ1_0",
     37: "TQ2_0", 38: "MXFP4_MOE", 39: "NVFP4", 40: "Q1_0", 41: "Q2_0",
 }
+# How files begin that are named like a model.
+OTHER_CONTENTS = {b"version https://git-lfs": "a Git LFS pointer", b"<": "a web page", b"PK\3\4": "a ZIP archive",
+                  b"tjgg": "a GGML file", b"lmgg": "a GGML file", bytes(24): "an unfinished download"}
 FILE_TYPE_GUESSED = 1024  # the bit that llama.cpp sets where it guessed
+NO_MODELS = {"adapter": "a LoRA adapter", "imatrix": "an importance matrix", "vocab": "a vocabulary",
+             "controlvector": "a control vector"}  # by general.type or general.architecture
 GGUF_NUMBERS = ("context_length", "embedding_length", "block_count", "expert_count", "expert_used_count")
 
 
@@ -2016,6 +2021,8 @@ class GGUFHeader:
     parameter_count: int = 0
     tensor_types: collections.Counter[str] = field(default_factory=collections.Counter)  # parameters of each type
     tensor_sizes: dict[str, int] = field(default_factory=dict)  # bytes of each tensor, where they were asked for
+    projections: dict[str, tuple[int, ...]] = field(default_factory=dict)  # shapes of those that lead into a model
+    native: bool = True  # whether its byte order is that of this machine
     needed: int = 0  # bytes that the whole file must have
 
     @functools.cached_property
@@ -2032,6 +2039,19 @@ class GGUFHeader:
         """The whole number at `key` if a browser can hold it, or None."""
         value = self.metadata.get(key)
         return value if type(value) is int and 0 <= value < JSON_SAFE else None
+
+    @property
+    def part(self) -> tuple[int, int] | None:
+        """Which shard it is, from 0 on, and of how many; None where it does not say."""
+        count = self.number("split.count")
+        return None if count is None else (self.number("split.no") or 0, count)
+
+    @functools.cached_property
+    def names(self) -> set[str]:
+        """What it calls its model and those that this was made from: names that tell something, and addresses."""
+        said = [self.text(key) or "" for key in self.metadata
+                if re.fullmatch(r"general\.(?:base_model\.\d+\.)?(?:name|repo_url)", key)]
+        return {name.lower() for name in said if not is_dull(name)}
 
     def of_model(self, key: str) -> Any:
         """The value at `key` of this architecture: a number, a text, a list of numbers, or None."""
@@ -2227,7 +2247,9 @@ class GGUFReader:
             header.tensor_types[name] += times * parameters
         header.parameter_count = sum(header.tensor_types.values())
         for tensor, layout in zip(names, layouts, strict=False):
-            header.tensor_sizes[tensor.decode("utf-8", "replace")] = self.tensor(layout)[2]
+            header.tensor_sizes[name := tensor.decode("utf-8", "replace")] = self.tensor(layout)[2]
+            if name.startswith(("mm.", "resampler.proj.")):
+                header.projections[name] = self.layout(f"4x{len(layout) // 8 - 1}Q").unpack_from(layout)
         return offset + self.tensor(layouts[-1])[2]  # they lie one after the other
 
     def tensor(self, layout: bytes) -> tuple[str, int, int]:
@@ -2243,7 +2265,7 @@ class GGUFReader:
     def header(self) -> GGUFHeader:
         """The whole header."""
         tensors, pairs = self.beginning()
-        header = GGUFHeader(tensor_count=tensors)
+        header = GGUFHeader(tensor_count=tensors, native=(self.order == ">") == (sys.byteorder == "big"))
         for _ in range(pairs):
             self.pair(header)
         end = self.tensors(tensors, header)
@@ -2263,8 +2285,8 @@ class GGUFReader:
             raise GGUFError("the file is empty")
         self.refill(min(self.size, 24))
         if not self.window.startswith(b"GGUF"):
-            pointer = self.window.startswith(b"version https://git-lfs")
-            raise GGUFError("a Git LFS pointer, not the model itself" if pointer else "not a GGUF file")
+            kind = next((kind for start, kind in OTHER_CONTENTS.items() if self.window.startswith(start)), None)
+            raise GGUFError(f"{kind}, not the model itself" if kind else "not a GGUF file")
         self.take(4)
         (version,) = self.numbers("I")
         if not version & 0xFFFF:
@@ -2358,16 +2380,33 @@ def gguf_is_projector(header: GGUFHeader) -> bool:
     return header.architecture == "clip" or header.text("general.type") == "mmproj"
 
 
+def gguf_lengths(header: GGUFHeader) -> set[int]:
+    """The embedding lengths of the models that a projector can serve; none where its header does not tell."""
+    said = {length for kind in ("vision", "audio") if (length := header.number(f"clip.{kind}.projection_dim"))}
+    if not header.projections or (said and header.text("general.type")):  # in old files it is a number of CLIP's own
+        return said
+    last = max(header.projections, key=lambda name: list(map(int, re.findall(r"\d+", name))))
+    ends = header.projections.values() if not re.search(r"\d", last) else [header.projections[last][-1:]]
+    return said.union(*ends)
+
+
 def gguf_unusable(header: GGUFHeader, tensors: int) -> str | None:
     """Why the file is not a model that can be loaded, or None if it is one."""
-    kind = header.text("general.type")
-    if kind == "adapter" or "adapter.type" in header.metadata:
-        return "a LoRA adapter, not a model"
-    if kind == "imatrix":
-        return "an importance matrix, not a model"
+    kind = "adapter" if "adapter.type" in header.metadata else header.text("general.type") or header.architecture
+    if kind in NO_MODELS:
+        return f"{NO_MODELS[kind]}, not a model"
     if not header.architecture:
         return "it does not say which architecture it is of"
     return None if tensors else "only a vocabulary, without weights"
+
+
+def gguf_flaw(header: GGUFHeader, size: int) -> str | None:
+    """Why a file of `size` bytes cannot be loaded though its header can be read, or None."""
+    if header.needed > size:
+        return f"incomplete, {size:,} of {header.needed:,} bytes"
+    unknown = [kind for kind in header.tensor_types if kind.startswith("type ")]
+    return None if header.native and not unknown else f"tensors of a kind that is not known ({unknown[0]})" if unknown \
+        else "made for processors of the other byte order (big-endian)"
 
 
 # -- Memory estimate ------------------------------------------------------------------------------
@@ -3372,10 +3411,23 @@ MAX_MODEL_SHARDS = 9999
 MAX_NAME = 200  # characters of a model's name
 MAX_ID = 96
 SHARD_NAME = r"(?s)(.+)-(\d{5})-of-(\d{5})"
-UNFINISHED_SUFFIXES = tuple(f".gguf.{end}" for end in ("part", "partial", "incomplete", "crdownload", "tmp"))
+# A piece of a file that was cut up to be sent: x.gguf.part1of2, x.gguf-split-a, x.gguf.001 or x.part2of3.gguf.
+PIECE_NAME = re.compile(r"(?is)(.+\.gguf)(?:[-._ ]*(?:split|part)[-._ ]*|\.(?=\d\d|a[a-z]$))(?:\d{1,4}|[a-z]{1,2})"
+                        r"(?:[-._ ]*of[-._ ]*(\d{1,4}))?|(.+)[-._ ]part\d{1,4}of(\d{1,4})(\.gguf)")
+# Other files that a model may be in, by the ends of their names, and what helps.
+OTHER_FILES = tuple((re.compile(f"(?i)(?:{pattern})$"), advice) for pattern, advice in (
+    (r"\.gguf\.(?:part(?:ial)?|tmp|(?:op)?download|!qb|!ut)|\.incomplete|\.crdownload", "an incomplete download"),
+    (r"\.gguf\.aria2", "an incomplete download: aria2 has not finished the file beside it, which cannot be loaded yet"),
+    (r"\.(?:zip|7z|rar|tar|tgz|gz|bz2|xz|zst)(?:\.\d{3})?", "an archive: unpack it here"),
+    (r"\.(?:safetensors|nemo|pth?|ckpt|onnx|h5|npz|tflite)|pytorch_model.*\.bin",
+     "weights for other programs: download them as GGUF, or make that with llama.cpp's convert_hf_to_gguf.py"),
+    (r"ggml.*\.bin", "a GGML file, which llama.cpp no longer reads: download the model as GGUF")))
 UNPRESENTABLE = r"[;#\x00-\x1f\x7f-\x9f\u2028\u2029]"  # a value in the engine's preset file ends there
 QUANTIZATION_WORD = r"i?q\d+|tq\d+|[kmsl01]|x+[sl]|(b?f|fp)\d+|(mx|nv)fp4|ud|mmproj|model|moe|gguf"
-PROJECTOR_PREFERENCE = ("f16", "bf16", "q8_0", "f32")  # which of several projectors of one model is taken
+NEUTRAL_WORD = r"[\d.]+[bmkx]?|[ae]\d+b|instruct|chat|it|base|vl|v\d+"  # which models of different families share
+DRAFT_WORDS = {"draft", "drafter", "eagle", "eagle3", "dflash", "dspark", "mtp"}  # of models that only guess ahead
+QUANTIZATION_FOLDER = r"(?i)(?:.*[-._ ])?(?:i?q\d\w*|tq\d_\d|b?f(?:p)?\d\d|(?:mx|nv)fp4\w*)"
+PROJECTOR_PREFERENCE = ("f16", "bf16", "q8", "f32")  # which of several projectors of one model is taken
 
 
 class FoundFile(NamedTuple):
@@ -3419,6 +3471,7 @@ class ScanResult(NamedTuple):
     """What a scan found: rows without what the user chose (id, name, …), and what is not a usable model."""
     models: list[Json]
     skipped: list[Json]  # {path, reason}; also what is listed, but can be seen to be broken
+    projectors: dict[str, list[str]]  # by model, those that may belong to it
 
 
 class Scan:
@@ -3440,26 +3493,26 @@ class Scan:
         self.report = report
         self.skipped: dict[str, str] = {}
         self.files: list[FoundFile] = []
+        self.sets: dict[tuple[str, str], list[str]] = {}  # what cannot be used as it is, by folder and advice
+        self.offers: dict[str, list[str]] = {}
         self.entries = 0
 
     def run(self) -> ScanResult:
         """Read what is found, pair the projectors, and give the rows; takes its time, so call it in a thread."""
         self.walk()
-        found: dict[str, tuple[list[FoundModel], list[FoundFile]]] = {}  # by folder
-        candidates = self.groups()
+        models, projectors, candidates = list[FoundModel](), list[FoundFile](), self.groups()
         for at, candidate in enumerate(candidates):
             self.report(at, len(candidates))
-            models, projectors = found.setdefault(os.path.dirname(candidate.path), ([], []))
             kind = self.read(candidate)
             if kind == "model":
                 models.append(candidate)
             elif kind == "projector":
                 projectors.append(candidate.files[0])
-        for models, projectors in found.values():
-            self.pair(models, projectors)
+        self.pair(models, projectors)
+        self.tell_sets()
         self.report(len(candidates), len(candidates))
-        rows = [self.row(model) for models, _ in found.values() for model in models]
-        return ScanResult(rows, [{"path": path, "reason": self.skipped[path]} for path in sorted(self.skipped)])
+        skipped = [{"path": path, "reason": self.skipped[path]} for path in sorted(self.skipped)]
+        return ScanResult([self.row(model) for model in models], skipped, self.offers)
 
     def skip(self, path: str, reason: str) -> None:
         """Note why `path` is not in the result."""
@@ -3492,10 +3545,12 @@ class Scan:
                         self.skip(folder, f"more than {MAX_MODEL_FILES} models or {MAX_FOLDER_ENTRIES} files:"
                                           " the rest was not looked at")
                         return
-                    if path.lower().endswith(".gguf"):
+                    if piece := PIECE_NAME.fullmatch(os.path.basename(path)):
+                        self.sets.setdefault((folder, piece[1] or piece[3] + piece[5]), []).append(path)
+                    elif path.lower().endswith(".gguf"):
                         self.look_at(path)
-                    elif path.lower().endswith(UNFINISHED_SUFFIXES):
-                        self.skip(path, "an incomplete download")
+                    elif advice := next((advice for kind, advice in OTHER_FILES if kind.search(path)), None):
+                        self.sets.setdefault((folder, advice), []).append(path)
 
     def unreadable(self, problem: OSError) -> None:
         """Note a folder or a file that cannot be read."""
@@ -3521,12 +3576,25 @@ class Scan:
         else:
             self.files.append(FoundFile(path, real, status.st_size, min(max(status.st_mtime_ns, 0), 1 << 62)))
 
+    def tell_sets(self) -> None:
+        """Tell of files that cannot be used as they are, once for all that belong together, and what helps."""
+        for (folder, what), paths in self.sets.items():
+            paths.sort(key=lambda path: [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", path)])
+            names, reason = [os.path.basename(path) for path in paths], what
+            if piece := PIECE_NAME.fullmatch(names[0]):
+                total = int(piece[2] or piece[4] or len(paths))
+                reason = f"{len(paths)} of the {total} pieces of {what}: get the others too" if len(paths) < total \
+                    else f"pieces of one file: join them with  cat {shlex.join(names)} > {shlex.quote(what)}"
+            several = f" ({len(paths)} files)" if len(paths) > 1 else ""
+            self.skip(folder if several and reason.startswith("weights") else paths[0], reason + several)
+
     def groups(self) -> list[FoundModel]:
         """The files as models: shards joined, in the order of their paths."""
         models, shards = [], dict[tuple[str, str, int], dict[int, FoundFile]]()
         for file in sorted(self.files, key=lambda item: item.path):
             match = re.fullmatch(SHARD_NAME, file.stem)
-            if match and 1 < int(match[3]) <= MAX_MODEL_SHARDS:
+            part = (int(match[2]) - 1, int(match[3])) if match else (0, 1)
+            if match and 1 < part[1] <= MAX_MODEL_SHARDS and known_header(file).part in (None, part):
                 group = (os.path.dirname(file.path), match[1], int(match[3]))
                 shards.setdefault(group, {})[int(match[2])] = file
             else:
@@ -3559,7 +3627,7 @@ class Scan:
             if model.path in self.warned:
                 self.skip(model.path, self.warned[model.path])
             return "model"
-        if "mmproj" in model.stem.lower() or self.projectors.get(model.path) == model.size:
+        if self.projectors.get(model.path) == model.size:
             return "projector"
         headers: list[GGUFHeader] = []
         try:
@@ -3568,42 +3636,65 @@ class Scan:
         except GGUFError as problem:
             self.skip(model.path, f"{os.path.basename(item.path)}: {problem}" if headers else str(problem))
             return None
-        if gguf_is_projector(headers[0]):
-            return "projector"
-        if reason := gguf_unusable(headers[0], sum(header.tensor_count for header in headers)):
+        flaws = [f"{os.path.basename(item.path) + ': ' if model.shards else ''}{flaw}: listed, but it cannot be loaded"
+                 for header, item in zip(headers, model.files, strict=True) if (flaw := gguf_flaw(header, item.size))]
+        if reason := flaws[0] if flaws else gguf_unusable(headers[0], sum(header.tensor_count for header in headers)):
             self.skip(model.path, reason)
-            return None
-        model.facts = {**gguf_facts(headers), "name": file_name(headers[0], model.stem)}
-        needed = sum(header.needed for header in headers)
-        if any(header.needed > item.size for header, item in zip(headers, model.files, strict=True)):
-            self.skip(model.path, f"incomplete, {model.size:,} of {needed:,} bytes: listed, but it cannot be loaded")
-        return "model"
+        if gguf_is_projector(headers[0]):
+            return "projector" if not flaws else None
+        if (count := headers[0].number("split.count") or 1) > len(model.files):
+            advice = f"a part of a model that was renamed: the engine wants NAME-00001-of-{count:05}.gguf and so on"
+            self.sets.setdefault((os.path.dirname(model.path), advice), []).append(model.path)
+        elif flaws or not reason:
+            model.facts = {**gguf_facts(headers), "name": file_name(headers[0], model.stem)}
+            return "model"
+        return None
 
     def row(self, model: FoundModel) -> Json:
         """The row of `model`, without what is the user's."""
-        row, projector, modalities = self.rows.get(model.path), model.projector, ["text"]
-        if projector and row and (projector.path, projector.size) == (row["projector"], row["projector_size"]):
-            modalities = row["modalities"]
-        elif projector:
-            try:
-                modalities = gguf_modalities(gguf_read(projector.path))
-            except GGUFError as problem:
-                self.skip(projector.path, str(problem))
-                projector = None
+        projector = model.projector
         return {**model.facts, "path": model.path, "stem": model.stem, "file_size": model.size,
                 "file_mtime": model.files[0].mtime, "shards": model.shards, "projector": projector and projector.path,
-                "projector_size": projector and projector.size, "modalities": modalities, "missing": False}
+                "projector_size": projector and projector.size, "missing": False,
+                "modalities": gguf_modalities(known_header(projector)) if projector else ["text"]}
+
+    # projectors
 
     def pair(self, models: list[FoundModel], projectors: list[FoundFile]) -> None:
-        """Give each model of one folder the projector beside it that fits its name best."""
-        if not projectors:
-            return
-        family = len({frozenset(name_words(model.stem)) for model in models}) == 1
+        """Match the models and the projectors of each repository."""
+        places: dict[str, tuple[list[FoundModel], list[FoundFile]]] = {}
+        for file in projectors:
+            places.setdefault(repository(file.path), ([], []))[1].append(file)
         for model in models:
-            model.projector = best_projector(model, projectors, family)
-        if not any(model.projector for model in models):
-            for projector in projectors:
-                self.skip(projector.path, "a projector, and no model beside it that it belongs to")
+            place = repository(model.path)
+            while place not in places and re.fullmatch(QUANTIZATION_FOLDER, os.path.basename(place)):
+                place = os.path.dirname(place)
+            places.setdefault(place, ([], []))[0].append(model)
+        for beside, found in places.values():
+            self.match(beside, found)
+
+    def match(self, models: list[FoundModel], projectors: list[FoundFile]) -> None:
+        """Give each model the projector beside it that certainly belongs to it, and offer those that may."""
+        main = [model for model in models if not DRAFT_WORDS & {*name_words(model.stem), model.facts["architecture"]}]
+        fits: dict[tuple[str, str], int] = {}
+        for file in projectors:
+            fit = {model.path: projector_fit(model, file) for model in models}
+            alone = len({frozenset(name_words(model.stem)) for model in main or models if fit[model.path] > 1}) == 1
+            for model in models:
+                sure = fit[model.path] != 2 or (alone and model in (main or models))
+                fits[model.path, file.path] = fit[model.path] if sure else 1
+            lengths = " or ".join(map(str, sorted(gguf_lengths(known_header(file)))))
+            if not (best := max([fits[model.path, file.path] for model in models], default=0)):
+                self.skip(file.path, f"a projector for the embedding length {lengths}, which no model beside it has"
+                          if models and lengths else "a projector, and no model beside it that it belongs to")
+            elif best == 1 and all(row["parameters"].get("mmproj") != file.path for row in self.rows.values()):
+                self.skip(file.path, "a projector, and neither its header nor its name says for certain whose: choose "
+                          "it in the parameters of its model")
+        for model in models:
+            self.offers[model.path] = [file.path for file in projectors if fits[model.path, file.path]]
+            ranks = {projector_rank(file, fits[model.path, file.path]): file
+                     for file in projectors if fits[model.path, file.path] > 1}
+            model.projector = ranks[min(ranks)] if ranks else None
 
 
 FACTS = ("name", "architecture", "size_label", "parameter_count", "quantization", "context_length", "embedding_length",
@@ -3628,29 +3719,56 @@ def file_name(header: GGUFHeader, stem: str) -> str:
     name = header.text("general.name") or ""
     words, own = set(name_words(name)), set(name_words(stem))
     plainer = own & words and len(own & words) * 2 < len(words)  # the file's, as of "SmolLM2 8k Lc100K Mix1 Ep2"
-    dull = not words or name.lower() in ("llama", "unknown", "none", "hf", "merged")
-    return clean_text(stem)[:MAX_NAME] if dull or plainer else name[:MAX_NAME]
+    return clean_text(stem)[:MAX_NAME] if is_dull(name) or plainer else name[:MAX_NAME]
+
+
+def is_dull(name: str) -> bool:
+    """Whether a name that a file's header gives tells nothing."""
+    return not name_words(name) or name.lower() in ("llama", "unknown", "none", "hf", "merged")
 
 
 def name_words(stem: str) -> list[str]:
     """The words of a file's name that name the model, not its quantization."""
-    words = re.split(r"[-._ ]+", stem.lower())
+    words = re.split(r"[-._ /:]+", stem.lower())
     return [word for word in words if word and not re.fullmatch(QUANTIZATION_WORD, word)]
 
 
-def best_projector(model: FoundModel, near: list[FoundFile], family: bool) -> FoundFile | None:
-    """The projector among `near` for `model`; `family`: all models beside it are the same, quantized differently."""
-    own = set(name_words(model.stem))
+@functools.lru_cache(256)
+def known_header(file: FoundFile) -> GGUFHeader:
+    """What the header of `file` says of its model; nothing where it cannot be read."""
+    header = GGUFHeader()
+    with contextlib.suppress(GGUFError):
+        header = gguf_read(file.path, named=True)
+    header.metadata = {key: value for key, value in header.metadata.items() if re.match("general|clip|split", key)}
+    header.tensor_sizes.clear()
+    return header
 
-    def rank(file: FoundFile) -> tuple[int, int, str]:
-        words = re.split(r"[-. ]+", file.stem.lower().replace("mmproj_", "mmproj-"))
-        preference = [at for at, name in enumerate(PROJECTOR_PREFERENCE) if name in words]
-        return -len(name_words(file.stem)), min(preference, default=len(PROJECTOR_PREFERENCE)), file.path
 
-    named = [file for file in near if (words := name_words(file.stem)) and own.issuperset(words)]
-    unnamed = [file for file in near if not name_words(file.stem)] if family else []
-    alike = near if family and len({tuple(name_words(file.stem)) for file in near}) == 1 else []
-    return min(named or unnamed or alike, key=rank, default=None)
+def repository(path: str) -> str:
+    """The folder in which a file meets what belongs to it: all revisions of a repository in a cache are one."""
+    return re.sub(r"(?s)([/\\]models--[^/\\]+)[/\\]snapshots[/\\][^/\\]+", r"\1", os.path.dirname(path))
+
+
+def projector_fit(model: FoundModel, file: FoundFile) -> int:
+    """How surely a projector belongs to a model: 4 by their headers, 3 by its name, 2 if to any, 1 maybe, 0 not."""
+    own, its, named = known_header(model.files[0]), known_header(file), set(name_words(file.stem))
+    if (lengths := gguf_lengths(its)) and model.facts["embedding_length"] not in (None, *lengths):
+        return 0
+    if its.names & own.names:
+        return 4
+    words = {*name_words(model.stem), *name_words(" ".join(own.names))}
+    claims = set(name_words(its.text("general.name") or "")) if its.text("general.type") else set()
+    family = {word for word in claims if not re.fullmatch(NEUTRAL_WORD, word)}
+    if named - {"vision", "audio", "projector", "clip", "encoder"}:
+        return 3 if named <= words and (not family or family & words) else 1
+    return 2 if claims <= words else 1
+
+
+def projector_rank(file: FoundFile, fit: int) -> tuple[Any, ...]:
+    """What puts the best of several projectors that belong to a model first."""
+    words = re.split(r"[-_. ]+", file.stem.lower().replace("q8_0", "q8"))
+    preference = [at for at, name in enumerate(PROJECTOR_PREFERENCE) if name in words]
+    return -fit, -len(name_words(file.stem)), min(preference, default=len(PROJECTOR_PREFERENCE)), file.path
 
 
 # What a scan means for the rows
@@ -3737,6 +3855,7 @@ class Library:
     def __init__(self, dash: Dash) -> None:
         self.dash = dash
         self.skipped: list[Json] = []  # of the last scan
+        self.projectors: dict[str, list[str]] = {}  # by path of a model, those that may belong to it
         self.waiting: asyncio.Task[Json] | None = None  # the scan that has not yet begun
         self.changing = asyncio.Lock()  # scans, imports and deletions change the same rows
 
@@ -3761,7 +3880,7 @@ class Library:
             new, changed, missing = await asyncio.to_thread(merge_scan, rows, models)
             if new or changed or missing:
                 await asyncio.to_thread(self.dash.db.apply_scan, new, changed, missing)
-            self.skipped = found.skipped
+            self.skipped, self.projectors = found.skipped, found.projectors
         log.info("scan: %d models, %d new, %d changed, %d missing, %d files skipped, %.2f s", len(models), len(new),
                  len(changed), len(missing), len(found.skipped), time.monotonic() - started)
         await self.dash.broadcast("models:list", {"models": self.dash.models()})
@@ -3961,8 +4080,9 @@ def models_list(dash: Dash) -> Json:
 @on("models:get", error="GET_MODEL_FAILED")
 def models_get(dash: Dash, *, id: ModelId) -> Json:
     """One model, with its benchmarks, newest first, how far one is that is under way, and how it would be started."""
-    return {"model": dash.model(id), "benchmarks": dash.db.benchmarks(id), "benchmarking": dash.benchmarks.get(id),
-            "command": dash.pool.command(id)}
+    model = dash.model(id)
+    return {"model": model, "benchmarks": dash.db.benchmarks(id), "benchmarking": dash.benchmarks.get(id),
+            "projectors": dash.library.projectors.get(model["path"], []), "command": dash.pool.command(id)}
 
 
 @on("models:scan", error="SCAN_MODELS_FAILED")
@@ -5016,7 +5136,6 @@ HARMLESS = re.compile(r"http client error: Connection handling canceled")  # log
 NOISE = re.compile(r"^srv +(?:load:   |update_slots|log_ser)|^slot (?:get_availabl|launch_slot_|print_timing|release)")
 MEMORY_LINE = b'{"type":"fit_memory_breakdown"'
 # Why a process ended, by what it wrote: the first of these that is found says it, in the reader's words.
-ASSERTED = "The engine stopped itself at {}, where {} did not hold: this is a fault of the build"
 CAUSES = tuple((re.compile(pattern), cause) for pattern, cause in (
     (r"(?i)(?:cuda|hip|rocm|musa|vulkan|metal|sycl|cann).{0,80}out of memory|Malloc failed|cuMemCreate|ALLOC_FAILED|"
      r"out_?of_?(?:device_?memory|resources)|ErrorOutOfMemory|object_allocation_failure|kIOGPU\w{0,64}OutOfMemory|"
@@ -5053,11 +5172,11 @@ CAUSES = tuple((re.compile(pattern), cause) for pattern, cause in (
      "The model's file is incomplete or damaged: download it again"),
     (r"mismatch between text model \(n_embd = (\d{1,9})\) and mmproj \(n_embd = (\d{1,9})\)",
      "The projector is for models of another embedding length ({1}, not {0}): choose another, or switch it off"),
-    (r"([\w.-]{1,64}:\d{1,6}): GGML_ASSERT\((.{1,300}?)\) failed", ASSERTED),
-    (r"GGML_ASSERT: (?:[^\s:]{0,300}[/\\])?([\w.-]{1,64}:\d{1,6}): (.{1,300})", ASSERTED),
-    (r"^[^\s:]{1,99}: (?:[^\s:]{0,300}/)?([\w.-]{1,64}:\d{1,6}): .{1,300}: Assertion `(.{1,300}?)' failed", ASSERTED),
+    (r"([\w.-]{1,64}:\d{1,6}): GGML_ASSERT\((.{1,300}?)\) failed",
+     "The engine stopped itself at {}, where {} did not hold: this is a fault of the build"),
     (r"((?:CUDA|ROCm|HIP|MUSA|\w{2,3}BLAS|SYCL) error: .{1,200})", "The GPU's driver or this build failed: {}"),
-    (r"^(?:[^\s:]{0,300}[/\\])?([\w-]{1,64}\.\w{1,3}:\d{1,6}): (.{1,300})", "The engine stopped itself at {}: {}"),
+    (r"^(?:[^\s:]{1,99}: )?(?:[^\s:]{0,300}[/\\])?([\w-]{1,64}\.\w{1,3}:\d{1,6}): (.{1,300})",
+     "The engine stopped itself at {}: {}"),
     (r"^(?:  what\(\): +|libc\+\+abi: terminating .{1,200}?: )(.{1,300})", "The engine stopped itself: {}"),
 ))
 # What reading answers of wrong types, or of numbers that nobody can compute with, may raise.

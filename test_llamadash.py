@@ -3303,12 +3303,87 @@ def test_a_single_shard_and_absurd_shards(tmp_path: Path) -> None:
     assert skipped == {}
 
 
+@pytest.mark.parametrize(("files", "found", "reason"), [
+    ({"a-00001-of-00002": (0, 2), "a-00002-of-00002": (1, 2)}, ["a"], ""),
+    ({"a-00001-of-00003": (0, 0)}, ["a"], ""), ({"a-00002-of-00003": (0, 1)}, ["a"], ""),
+    ({"first": (0, 2), "second": (1, 2)}, [], "renamed: the engine wants NAME-00001-of-00002.gguf and so on (2 files)"),
+    ({"a-00001-of-00002": (1, 2), "a-00002-of-00002": (0, 2)}, [], "renamed"),
+    ({"a-00001-of-00002": (0, 3), "a-00002-of-00002": (1, 3)}, [], "NAME-00001-of-00003.gguf"),
+    ({"a-00001-of-00002": (0, 2)}, [], "a-00002-of-00002.gguf is missing")])
+def test_a_header_beats_the_name_of_a_shard(tmp_path: Path, files: dict[str, tuple[int, int]], found: list[str],
+                                            reason: str) -> None:
+    """Which part a file is, and whether it is one at all, is what its header says; told once for all parts."""
+    for name, (number, count) in files.items():
+        write_model(tmp_path / f"{name}.gguf", split__no=Typed("u16", number), split__count=Typed("u16", count))
+    models, skipped = scan(tmp_path)
+    assert [model["stem"] for model in models.values()] == found
+    assert len(skipped) == bool(reason)
+    assert reason in "".join(skipped.values())
+
+
+@pytest.mark.parametrize(("names", "place", "reason"), [
+    (["m.gguf.part2of2", "m.gguf.part1of2"], "m.gguf.part1of2", "part1of2 m.gguf.part2of2 > m.gguf (2 files)"),
+    (["m.gguf-split-a", "m.gguf-split-b"], "m.gguf-split-a", "cat m.gguf-split-a m.gguf-split-b > m.gguf"),
+    ([f"m.gguf.part{at}of10" for at in range(1, 11)], "m.gguf.part1of10", "part9of10 m.gguf.part10of10 > m.gguf"),
+    (["m.gguf.aa", "m.gguf.ab"], "m.gguf.aa", "> m.gguf"), (["m.gguf.001", "m.gguf.002"], "m.gguf.001", "> m.gguf"),
+    (["m.part1of2.gguf", "m.part2of2.gguf"], "m.part1of2.gguf", "cat m.part1of2.gguf m.part2of2.gguf > m.gguf"),
+    (["m.gguf.part1of3", "m.gguf.part3of3"], "m.gguf.part1of3", "2 of the 3 pieces of m.gguf: get the others"),
+    (["m.gguf.aria2"], "m.gguf.aria2", "incomplete"), (["m.gguf.crdownload"], "m.gguf.crdownload", "incomplete"),
+    (["Unconfirmed 12.crdownload"], "Unconfirmed 12.crdownload", "incomplete"),
+    (["0a.incomplete"], "0a.incomplete", "incomplete"), (["m.7z.001", "m.7z.002"], "m.7z.001", "unpack"),
+    (["m.zip"], "m.zip", "unpack"), (["m.gguf.gz"], "m.gguf.gz", "unpack"),
+    (["m-1.safetensors", "m-2.safetensors", "config.json"], "here", "convert_hf_to_gguf.py (2 files)"),
+    (["model.safetensors"], "model.safetensors", "as GGUF"), (["m.nemo"], "m.nemo", "as GGUF"),
+    (["consolidated.00.pth"], "consolidated.00.pth", "as GGUF"),
+    (["pytorch_model-1.bin"], "pytorch_model-1.bin", "as GGUF"),
+    (["ggml-model-q4_0.bin"], "ggml-model-q4_0.bin", "no longer reads"),
+    (["README.md", "config.json", "other.bin", "m.gguf.md", "tokenizer.model"], "", "")])
+def test_files_that_help_nobody_as_they_are(tmp_path: Path, names: list[str], place: str, reason: str) -> None:
+    """Pieces, unfinished downloads, archives and weights of other programs are told once a set, with what helps."""
+    for name in names:
+        (tmp_path / "here").mkdir(exist_ok=True)
+        (tmp_path / "here" / name).write_text("x")
+    models, skipped = scan(tmp_path)
+    assert (models, list(skipped)) == ({}, [place] if place else [])
+    assert reason in "".join(skipped.values())
+
+
+@pytest.mark.parametrize(("content", "reason"), [
+    (b"<!DOCTYPE html>", "a web page"), (b"PK\3\4", "a ZIP archive"), (bytes(4096), "an unfinished download"),
+    (b"version https://git-lfs.github.com/spec/v1", "a Git LFS pointer"), (b"tjgg\1\0\0\0", "a GGML file"),
+    (b"rest of it", "not a GGUF file")])
+def test_what_is_only_named_like_a_model(tmp_path: Path, content: bytes, reason: str) -> None:
+    """What a file really is that has a model's name is said."""
+    (tmp_path / "a.gguf").write_bytes(content)
+    assert reason in scan(tmp_path)[1]["a.gguf"]
+
+
+def test_what_the_engine_will_not_load_is_told_by_the_scan(tmp_path: Path) -> None:
+    """A file of the other byte order, of unknown tensors or cut short is listed and told of, as is a projector."""
+    write_gguf(tmp_path / "other.gguf", LLAMA, WEIGHTS, order="<" if sys.byteorder == "big" else ">")
+    path = write_model(tmp_path / "unknown.gguf")
+    content = path.read_bytes()
+    at = content.index(b"attn_q.weight") + len("attn_q.weight") + 4 + 16
+    path.write_bytes(content[:at] + struct.pack("<I", 99) + content[at + 4:])
+    eyes = write_gguf(tmp_path / "mmproj-F16.gguf", CLIP, WEIGHTS)
+    os.truncate(eyes, eyes.stat().st_size - 100)
+    write_gguf(tmp_path / "control.gguf", {"general.architecture": "controlvector"}, WEIGHTS)
+    write_gguf(tmp_path / "mmproj-lora.gguf", {**LLAMA, "general.type": "adapter"}, WEIGHTS)
+    models, skipped = scan(tmp_path)
+    assert {name: model["projector"] for name, model in models.items()} == {"other.gguf": None, "unknown.gguf": None}
+    for name, reason in {"other.gguf": "byte order", "unknown.gguf": "type 99", "mmproj-F16.gguf": "incomplete",
+                         "control.gguf": "control vector", "mmproj-lora.gguf": "LoRA"}.items():
+        assert reason in skipped.pop(name)
+    assert skipped == {}
+
+
 CLIP = {"general.architecture": "clip", "general.type": "mmproj", "clip.has_vision_encoder": True}
 
 
 @pytest.mark.parametrize(("models", "projectors", "pairs"), [
     (["a-Q4_0"], ["mmproj-F16"], {"a-Q4_0": "mmproj-F16"}),
-    (["a-Q4_0"], ["mmproj-something-else"], {"a-Q4_0": "mmproj-something-else"}),
+    (["a-Q4_0"], ["vision-projector"], {"a-Q4_0": "vision-projector"}),
+    (["a-Q4_0"], ["mmproj-something-else"], {}),
     (["Qwen2-VL-2B-Q4_K_M", "Qwen2-VL-2B-Q8_0"], ["mmproj-Qwen2-VL-2B-f16"],
      {"Qwen2-VL-2B-Q4_K_M": "mmproj-Qwen2-VL-2B-f16", "Qwen2-VL-2B-Q8_0": "mmproj-Qwen2-VL-2B-f16"}),
     (["gemma-3-4b-it-Q4_K_M", "gemma-3-12b-it-Q4_K_M", "llama-8b-Q4_0"], ["mmproj-gemma-3-4b-it-f16",
@@ -3330,7 +3405,82 @@ def test_projectors_are_paired_by_name(tmp_path: Path, models: list[str], projec
     assert {model["stem"]: Path(model["projector"]).stem for model in found.values() if model["projector"]} == pairs
     assert all(model["modalities"] == ["text", "vision"] for model in found.values() if model["projector"])
     assert found["far.gguf"]["modalities"] == ["text"]
-    assert bool(skipped) == (not pairs)
+    assert bool(skipped) == (not pairs or "mmproj-b" in projectors)
+
+
+def a_family(name: str, length: int, **more: Any) -> Json:
+    """What the header of a model, or of its projector, says of its name and its embedding length."""
+    return {"general.name": name, "llama.embedding_length": length, "clip.vision.projection_dim": length, **more}
+
+
+GEMMA, GEMMA_12B = a_family("Gemma 3 4b It", 2560), a_family("Gemma 3 12b It", 3840)
+QWEN = a_family("Qwen2 VL 2B", 1536)
+UNTOLD = {"clip.vision.projection_dim": 0}
+MADE_FROM = {"general.base_model.0.repo_url": "https://huggingface.co/google/gemma-3-4b-it"}
+
+
+@pytest.mark.parametrize(("models", "projectors", "pairs"), [
+    pytest.param({"gemma-3-4b-it-Q4_0": GEMMA}, {"mmproj-F16": QWEN}, {}, id="another length"),
+    pytest.param({"gemma-3-4b-it-Q4_0": GEMMA}, {"mmproj-F16": {**QWEN, **UNTOLD}}, {}, id="another family"),
+    pytest.param({"gemma-3-4b-it-Q4_0": GEMMA}, {"mmproj-gemma-3-4b-it": {**QWEN, **UNTOLD}}, {},
+                 id="a name that lies"),
+    pytest.param({"gemma-3-4b-it-Q4_0": GEMMA, "gemma-3-12b-it-Q4_0": GEMMA_12B}, {"mmproj-F16": GEMMA_12B},
+                 {"gemma-3-12b-it-Q4_0": "mmproj-F16"}, id="one of two sizes"),
+    pytest.param({"big-Q4_0": GEMMA_12B, "big-draft-Q4_0": {**GEMMA, "general.name": ""}},
+                 {"mmproj-F16": {**GEMMA_12B, "general.name": ""}}, {"big-Q4_0": "mmproj-F16"}, id="draft by length"),
+    pytest.param({"big-Q4_0": {**GEMMA, "general.name": ""}, "big-eagle3-f16": {**GEMMA, "general.name": ""}},
+                 {"mmproj-F16": {}}, {"big-Q4_0": "mmproj-F16"}, id="draft by name"),
+    pytest.param({"mine-Q4_0": {**GEMMA, "general.name": "Mine", **MADE_FROM}}, {"mmproj-F16": {**GEMMA, **MADE_FROM}},
+                 {"mine-Q4_0": "mmproj-F16"}, id="made from one model"),
+    pytest.param({"Qwen2-2B-Q4_0": {**QWEN, "general.name": "Qwen2 2B"}}, {"mmproj-F16": QWEN}, {},
+                 id="text model of the same length"),
+    pytest.param({"Q4_K_M/m-00001-of-00002": GEMMA, "Q4_K_M/m-00002-of-00002": {}}, {"mmproj-F16": GEMMA},
+                 {"m": "mmproj-F16"}, id="folder of a quantization"),
+    pytest.param({"m-it-UD-IQ2_M/m-00001-of-00002": GEMMA, "m-it-UD-IQ2_M/m-00002-of-00002": {}}, {"mmproj-F16": GEMMA},
+                 {"m": "mmproj-F16"}, id="folder of a named quantization"),
+    pytest.param({"m-4b/m-Q4_0": GEMMA}, {"mmproj-F16": GEMMA}, {}, id="folder of another repository"),
+    pytest.param({"models--u--m/snapshots/aa/m-Q4_0": GEMMA}, {"models--u--m/snapshots/bb/mmproj-F16": GEMMA},
+                 {"m-Q4_0": "mmproj-F16"}, id="two revisions"),
+    pytest.param({"m-Q4_0": GEMMA, "m-mmproj-merged": GEMMA}, {"eyes": GEMMA},
+                 {"m-Q4_0": "eyes", "m-mmproj-merged": "eyes"}, id="names the wrong way round"),
+])
+def test_projectors_are_paired_by_header(tmp_path: Path, models: dict[str, Json], projectors: dict[str, Json],
+                                         pairs: dict[str, str]) -> None:
+    """What headers and the place in a repository say decides; what is not certain is offered, and said."""
+    for name, told in models.items():
+        write_gguf(tmp_path / f"{name}.gguf", {**LLAMA, **told}, WEIGHTS)
+    for name, told in projectors.items():
+        write_gguf(tmp_path / f"{name}.gguf", {**CLIP, **told}, WEIGHTS)
+    result = llamadash.Scan([tmp_path], [], lambda done, total: None).run()
+    assert {model["stem"]: Path(model["projector"]).stem for model in result.models if model["projector"]} == pairs
+    assert bool(result.skipped) == (not pairs)
+    offered = [path for paths in result.projectors.values() for path in paths]
+    assert bool(offered) == ("length" not in str(result.skipped) and "no model" not in str(result.skipped))
+
+
+@pytest.mark.parametrize(("tensors", "told", "lengths"), [
+    ({"mm.0.weight": (1024, 4096), "mm.2.weight": (4096, 4096), "mm.2.bias": (4096,)}, {}, {4096}),
+    ({"mm.0.weight": (1024, 4096), "mm.2.weight": (4096, 4096)},
+     {"general.type": "", "clip.vision.projection_dim": 768}, {768, 4096}),
+    ({"mm.2.weight": (4096, 4096)}, {"clip.audio.projection_dim": 2048}, {2048}),
+    ({"mm.input_projection.weight": (2560, 1152)}, {}, {2560, 1152}), ({}, {}, set())])
+def test_a_projector_tells_its_length(tmp_path: Path, tensors: dict[str, tuple[int, ...]], told: Json,
+                                      lengths: set[int]) -> None:
+    """It is in its header, or else in the shape of what leads into the model."""
+    path = write_gguf(tmp_path / "a.gguf", {**CLIP, **told},
+                      [(name, shape, "F32", None) for name, shape in tensors.items()])
+    assert llamadash.gguf_lengths(llamadash.gguf_read(path, named=True)) == lengths
+
+
+def test_the_user_chooses_what_is_not_certain(stocked: StubDash) -> None:
+    """A projector of uncertain origin is offered for its model, and no longer told of once it was chosen."""
+    eyes = write_gguf(stocked.models_folder / "mmproj-else.gguf", CLIP, WEIGHTS)
+    assert "choose it" in stocked.ask("models:scan")["skipped"][0]["reason"]
+    answer = stocked.ask("models:get", id="a")
+    assert (answer["projectors"], answer["model"]["projector"]) == ([str(eyes)], None)
+    stocked.ask("models:update", id="a", revision=answer["model"]["revision"],
+                changes={"parameters": {"mmproj": str(eyes)}})
+    assert stocked.ask("models:scan")["skipped"] == []
 
 
 @pytest.mark.parametrize(("encoders", "modalities"), [
@@ -3340,17 +3490,17 @@ def test_projectors_are_paired_by_name(tmp_path: Path, models: list[str], projec
 def test_modalities(tmp_path: Path, encoders: Json, modalities: list[str]) -> None:
     """A projector, recognized by what it says and not by its name, tells what the model understands."""
     write_model(tmp_path / "a.gguf")
-    write_gguf(tmp_path / "eyes.gguf", {"general.architecture": "clip", **encoders}, WEIGHTS)
+    write_gguf(tmp_path / "model-f16.gguf", {"general.architecture": "clip", **encoders}, WEIGHTS)
     models, skipped = scan(tmp_path)
     assert (set(models), skipped) == ({"a.gguf"}, {})
     assert models["a.gguf"]["modalities"] == modalities
-    assert models["a.gguf"]["projector_size"] == (tmp_path / "eyes.gguf").stat().st_size
+    assert models["a.gguf"]["projector_size"] == (tmp_path / "model-f16.gguf").stat().st_size
 
 
 def test_unchanged_files_are_not_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file of the same size and time is not read again; any other is."""
     write_model(tmp_path / "a.gguf")
-    write_gguf(tmp_path / "a" / "eyes.gguf", CLIP, WEIGHTS)
+    write_gguf(tmp_path / "a" / "clip.gguf", CLIP, WEIGHTS)
     write_model(tmp_path / "a" / "b.gguf")
     rows = known_rows(tmp_path)
     opened: list[str] = []
@@ -3367,7 +3517,7 @@ def test_unchanged_files_are_not_opened(tmp_path: Path, monkeypatch: pytest.Monk
     _, changed, _ = llamadash.merge_scan(rows, list(scan(tmp_path, known=rows)[0].values()))
     assert opened == [str(tmp_path / "a.gguf")]
     assert changed == [{"id": "a", "file_mtime": 1}]
-    (tmp_path / "a" / "eyes.gguf").unlink()
+    (tmp_path / "a" / "clip.gguf").unlink()
     opened.clear()
     _, changed, _ = llamadash.merge_scan(rows, list(scan(tmp_path, known=rows)[0].values()))
     assert {"id": "b", "projector": None, "projector_size": None, "modalities": ["text"]} in changed
@@ -4352,8 +4502,9 @@ GDB = "[New LWP 2983]\n" * 300 + "This GDB supports auto-downloading debuginfo\n
      "The model's file is incomplete or damaged"),
     ("E mtmd: error: mismatch between text model (n_embd = 64) and mmproj (n_embd = 2048)", "length (2048, not 64)"),
     ("GGML_ASSERT: /src/llama.cpp/ggml.c:4789: ggml_nelements(a) == ne0*ne1",
-     "The engine stopped itself at ggml.c:4789, where ggml_nelements(a) == ne0*ne1 did not hold"),
-    ("llama-server: /src/x/y.cpp:12: void f(int): Assertion `n > 0' failed.", "at y.cpp:12, where n > 0 did not hold"),
+     "The engine stopped itself at ggml.c:4789: ggml_nelements(a) == ne0*ne1"),
+    ("llama-server: /src/x/y.cpp:12: void f(int): Assertion `n > 0' failed.",
+     "at y.cpp:12: void f(int): Assertion `n > 0' failed."),
     ("/src/ggml/src/ggml-backend.cpp:746: pre-allocated tensor in a buffer that cannot run the operation\n" + GDB,
      "at ggml-backend.cpp:746: pre-allocated tensor in a buffer"),
     ("E CUDA error: invalid argument\nE   current device: 0\n/s/ggml-cuda.cu:106: CUDA error\n"
@@ -12253,13 +12404,17 @@ async def test_the_menu_of_a_phone_stays_open_when_the_first_page_comes(start: C
 
 @run_async
 async def test_files_that_are_no_models_are_said_at_once(start: Callable[..., Server], tmp_path: Path) -> None:
-    """The page of models tells of what the first scan skipped."""
+    """The page of models tells of what the first scan skipped, and a model's offers what may belong to it."""
     folder = tmp_path / "server-0/models"
-    folder.mkdir(parents=True)
+    write_model(folder / "a.gguf")
     (folder / "broken.gguf").write_text("no model")
+    eyes = write_gguf(folder / "mmproj-else.gguf", CLIP, WEIGHTS)
     async with chromium(start()) as browser:
         page = await browser.open("/models")
-        await page.get_by_role("button", name="1 skipped").wait_for()
+        await page.get_by_role("button", name="2 skipped").wait_for()
+        await page.goto(browser.server.url + "/models/a")
+        await page.get_by_role("tab", name="Parameters").click()
+        await page.wait_for_selector(f"datalist option[value='{eyes}']", state="attached")
 
 
 # -- Client's own tests ----------------------------------------------------------------------------

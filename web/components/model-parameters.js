@@ -22,7 +22,7 @@ export class ModelParameters extends Component {
     /** The row that the typing started from. @type {Model} */ this.base = model;
     /** @type {boolean} */ this.dirty = false;
     /** @type {any} */
-    this.state = { texts: ParameterForm.texts(model.parameters), error: null, saving: false, theirs: null };
+    this.state = { texts: ParameterForm.texts(model.parameters), error: null, saving: false, theirs: null, offers: {} };
     this.onInput = (/** @type {string} */ key, /** @type {string} */ text) => this.type(key, text);
   }
 
@@ -42,8 +42,18 @@ export class ModelParameters extends Component {
     this.update();
   }
 
+  didMount() {
+    void this.fetchOffers();
+  }
+
   didUpdate() {
     this.reportDirty();
+  }
+
+  /** Ask which projectors may belong to the model; without an answer, their paths can be typed. */
+  async fetchOffers() {
+    const answer = await this.props.state.request("models:get", { id: this.base.id }).catch(() => null);
+    if (answer?.projectors?.length && !this.destroyed) this.setState({ offers: { mmproj: answer.projectors } });
   }
 
   willDestroy() {
@@ -142,7 +152,7 @@ export class ModelParameters extends Component {
   }
 
   render() {
-    const { texts, error, saving, theirs } = this.state;
+    const { texts, error, saving, theirs, offers } = this.state;
     const { model, schema, inherited } = this.props;
     const { values, errors } = ParameterForm.parse(schema, texts);
     const dirty = this.isDirty();
@@ -155,7 +165,8 @@ export class ModelParameters extends Component {
       }),
       theirs && this.conflict(theirs),
       h(ParameterForm, {
-        key: "form", schema, texts, inherited, errors: this.stableErrors(all), idPrefix: "model", onInput: this.onInput,
+        key: "form", schema, texts, inherited, errors: this.stableErrors(all), offers, idPrefix: "model",
+        onInput: this.onInput,
       }),
       h("div", { key: "bar", className: `save-bar${dirty ? " is-dirty" : ""}` },
         h("span", { className: "muted save-note", role: "status" },

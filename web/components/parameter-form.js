@@ -22,8 +22,8 @@ const SEARCHABLE_FROM = 9;
  * Editor for model parameters.
  *
  * Controlled: the owner keeps the typed texts and hands them back; only the search text lives here.
- * Props: `schema`, `texts`, `inherited` (values shown as what "default" means), `errors` by key,
- * `idPrefix`, `disabled`, `onInput(key, text)`.
+ * Props: `schema`, `texts`, `inherited` (values shown as what "default" means), `errors` by key, `offers` (values to
+ * choose from, by key), `idPrefix`, `disabled`, `onInput(key, text)`.
  */
 export class ParameterForm extends Component {
   /** @param {Values|null|undefined} values @returns {Texts} */
@@ -165,8 +165,10 @@ export class ParameterForm extends Component {
         choices.map(([value, label]) => h("option", { key: value, value }, label)));
     }
     const numeric = parameter.kind === "int" || parameter.kind === "float";
-    return h("input", {
+    const offers = /** @type {string[]} */ (this.props.offers?.[parameter.key] ?? []);
+    const input = h("input", {
       ...shared, className: "input", type: "text", value: text, autocomplete: "off", spellcheck: "false",
+      list: offers.length ? `${id}-offers` : undefined,
       inputmode: !numeric
         ? "text"
         : (parameter.min ?? -1) < 0
@@ -176,6 +178,10 @@ export class ParameterForm extends Component {
         : "decimal",
       placeholder: fallback ? `Default (${fallback})` : "Default",
     });
+    if (!offers.length) return input;
+    return h("div", { className: "stack" }, input,
+      h("datalist", { id: `${id}-offers` }, offers.map((value) => h("option", { key: value, value }))),
+      h("p", { className: "field-hint" }, `Beside this model: ${offers.join(", ")}`));
   }
 
   /** @param {Parameter} parameter @returns {string} what an unset parameter amounts to */
