@@ -3005,7 +3005,11 @@ async def short_output(*command: str, limit: float, useful: Callable[[str], Any]
 
 
 def nvidia_lines(text: str, fields: str) -> list[list[str]]:
-    """The lines that nvidia-smi prints for a query of `fields`; a message, as for a card that is lost, has fewer."""
+    """The lines that nvidia-smi prints for a query of `fields`; a message, as for a card that is lost, has fewer.
+
+    An old driver that has no UUID to tell leaves that out.
+    """
+    fields = fields.removesuffix(",uuid")
     lines = ([field.strip() for field in line.split(",", fields.count(","))] for line in text.splitlines())
     return [line for line in lines if len(line) > fields.count(",")]
 
@@ -3017,7 +3021,7 @@ def parse_nvidia(text: str) -> dict[str, Json]:
     """
     gpus, lost = dict[str, Json](), re.findall(r"GPU ?(\d\d?):", text)
     numbers = (number for number in itertools.count() if str(number) not in lost)
-    for utilization, used, total, temperature, power, rest in nvidia_lines(text, "five,before,the,name,or,more"):
+    for utilization, used, total, temperature, power, rest in nvidia_lines(text, NVIDIA_FIELDS):
         name, uuid = re.findall(r"^(.*?)(?:, *(GPU-[\w-]+))?$", rest)[0]
         gpus[uuid or f"nvidia-{next(numbers)}"] = {
             "name": name if re.search("^[^[]", name) else "NVIDIA GPU", "vendor": "nvidia",
@@ -3079,14 +3083,14 @@ class NvidiaGpus:
     async def query(self, what: str, fields: str) -> str | None:
         """What nvidia-smi prints for a query; None without the program."""
         program = self.program or shutil.which("nvidia-smi") or shutil.which(WSL_NVIDIA_SMI)
-        return await short_output(program, f"--query-{what}={fields}", "--format=csv,noheader,nounits",
-                                  limit=GPU_LIMIT, useful=parse_nvidia) if program else None
+        return await short_output(program, f"--query-{what}={fields}", "--format=csv,noheader,nounits", limit=GPU_LIMIT,
+                                  useful=lambda text: nvidia_lines(text, fields)) if program else None
 
     async def cuda(self) -> int | None:
         """The major version of CUDA that the driver runs."""
         if program := self.program or shutil.which("nvidia-smi") or shutil.which(WSL_NVIDIA_SMI):
             with contextlib.suppress(OSError):
-                text = await short_output(program, limit=GPU_LIMIT, accepted=NVIDIA_PARTIAL)
+                text = await short_output(program, limit=GPU_LIMIT, useful=bool)
                 found = re.search(r"CUDA(?: UMD)? Version *: *(\d{1,3})\.", text)
                 return int(found[1]) if found else None
         return None
@@ -7513,7 +7517,7 @@ class Gateway:
                                                            "path": build.path},
                 "base_url": shown and f"{shown}/v1", "url": self.url, "error": self.error or (build and build.problem),
                 "models_max": config["models_max"], "warnings": list(self.warnings.values()),
-                "unused_gpu": self.dash.builds.unused_gpu(self.dash.sampler.gpus),
+                "unused_gpu": self.dash.builds.unused_gpu(self.dash.sampler.gpus.values()),
                 "hint": hint, "uptime": self.started_at and round(time.monotonic() - self.started_at),
                 "api_key_required": self.keys.required(host), "waiting": len(self.dash.requests.waiting),
                 "devices": self.dash.pool.memory.devices(), "upstreams": self.dash.upstreams.as_json()}
@@ -9524,7 +9528,7 @@ class Installer:
     async def offers(self, release: Release) -> list[Offer]:
         """What a release has for the GPUs of this machine."""
         sampler = self.dash.sampler
-        vendors = {gpu["vendor"] for gpu in sampler.gpus or await sampler.read_gpus()}
+        vendors = {gpu["vendor"] for gpu in sampler.gpus.values() or await sampler.read_gpus()}
         rocm = await asyncio.to_thread(has_rocm)
         cuda = await sampler.nvidia.cuda() if "nvidia" in vendors else None
         return engine_offers(release, vendors, cuda, rocm=rocm)

@@ -8544,7 +8544,7 @@ async def releasing(folder: Path, *gpus: str) -> AsyncIterator[tuple[FakeRelease
     async with FakeReleases().running() as releases:
         os.environ["LLAMADASH_ENGINE_RELEASES"] = releases.url
         dash = StubDash(folder)
-        dash.sampler.gpus = [{"vendor": vendor} for vendor in gpus]
+        dash.sampler.gpus = {vendor: {"vendor": vendor} for vendor in gpus}
         dash.sampler.nvidia.program = shell_script(folder / "smi", "echo '| Driver 590.1 CUDA Version: 13.1 |'")
         try:
             yield releases, dash
