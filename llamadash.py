@@ -3306,6 +3306,8 @@ class Sampler:
             total, free = main_memory()
             found["apple"] = {"name": f"{self.apple} GPU", "vendor": "apple", **UNTOLD,
                               "memory_used": total - free, "memory_total": total}
+        if found.keys() - self.gpus.keys():
+            self.dash.pool.changed.set()  # whether a build can use them
         places = gpu_places(self.gpu_places, found)
         known = {**self.gpus, **found}  # in the drivers' order, which is the engine's
         self.gpus = {id: {"index": places.index(id), **(found.get(id) or {**gpu, **UNTOLD, "lost": True})}
@@ -8582,20 +8584,6 @@ QUANTIZATION = (
     r"|TQ[12]_0|MXFP4(?:_MOE)?|NVFP4|BF16|FP?16|FP?32))(?![A-Za-z0-9])")
 PREFERRED = ("Q4_K_M", "Q4_K_S", "Q4_0", "MXFP4", "IQ4_XS", "Q5_K_M", "Q8_0")  # small enough, and still good
 PREFERRED_PROJECTOR = ("F16", "BF16", "Q8_0", "F32")
-# Public, not gated, free to use, and run by every llama.cpp of the last year. Sizes as published; the real one is
-# asked for before the download. Memory: weights, 4096 tokens of context and the compute buffers.
-RECOMMENDED = tuple({"name": name, "repo": repo, "file": file, "size": size, "memory": memory, "license": "apache-2.0",
-                     "quantization": file[:-5].rpartition("-")[2].upper(), "text": text}
-                    for name, repo, file, size, memory, text in (
-    ("SmolLM2 135M Instruct", "bartowski/SmolLM2-135M-Instruct-GGUF", "SmolLM2-135M-Instruct-Q4_K_M.gguf",
-     105_454_432, 400_000_000, "Tiny: shows within seconds that everything works."),
-    ("Qwen3 0.6B", "Qwen/Qwen3-0.6B-GGUF", "Qwen3-0.6B-Q8_0.gguf",
-     639_446_688, 1_500_000_000, "Small and quick, thinks before it answers; for machines with little memory."),
-    ("SmolLM2 1.7B Instruct", "HuggingFaceTB/SmolLM2-1.7B-Instruct-GGUF", "smollm2-1.7b-instruct-q4_k_m.gguf",
-     1_055_609_536, 2_300_000_000, "Good English answers on any modern CPU."),
-    ("Qwen3 4B", "Qwen/Qwen3-4B-GGUF", "Qwen3-4B-Q4_K_M.gguf",
-     2_497_280_256, 4_000_000_000, "The best of these: many languages, code, reasoning; a GPU or some patience helps."),
-))
 NETWORK_PROBLEMS = (aiohttp.ClientError, asyncio.TimeoutError, ConnectionError, UnicodeError)  # as for a host "x..y"
 
 
@@ -9296,6 +9284,28 @@ def download_check_space(download: Download, others: int) -> None:
                           f"{(missing + others + DISK_RESERVE) / 2**30:.1f} GiB with the reserve for the system")
 
 
+# Public, not gated, free to use, and run by every llama.cpp of the last year. Sizes as published; the real one is
+# asked for before the download. Memory: weights, 4096 tokens of context and the compute buffers.
+RECOMMENDED = tuple({"name": name, "repo": repo, "file": file, "size": size, "memory": memory, "license": "apache-2.0",
+                     "quantization": download_quantization(file), "text": text}
+                    for name, repo, file, size, memory, text in (
+    ("SmolLM2 135M Instruct", "bartowski/SmolLM2-135M-Instruct-GGUF", "SmolLM2-135M-Instruct-Q4_K_M.gguf",
+     105_454_432, 400_000_000, "Tiny: shows within seconds that everything works."),
+    ("Qwen3 0.6B", "Qwen/Qwen3-0.6B-GGUF", "Qwen3-0.6B-Q8_0.gguf",
+     639_446_688, 1_500_000_000, "Small and quick, thinks before it answers; for machines with little memory."),
+    ("SmolLM2 1.7B Instruct", "HuggingFaceTB/SmolLM2-1.7B-Instruct-GGUF", "smollm2-1.7b-instruct-q4_k_m.gguf",
+     1_055_609_536, 2_300_000_000, "Good English answers on any modern CPU."),
+    ("Qwen3 4B", "Qwen/Qwen3-4B-GGUF", "Qwen3-4B-Q4_K_M.gguf",
+     2_497_280_256, 4_000_000_000, "Many languages, code and reasoning; a GPU or some patience helps."),
+    ("Qwen3 8B", "Qwen/Qwen3-8B-GGUF", "Qwen3-8B-Q4_K_M.gguf",
+     5_030_000_000, 6_900_000_000, "A good all-rounder for a GPU of 8 GB."),
+    ("gpt-oss 20B", "ggml-org/gpt-oss-20b-GGUF", "gpt-oss-20b-mxfp4.gguf",
+     12_110_000_000, 13_800_000_000, "Reasons and calls tools; fast, as few of its weights work at a time."),
+    ("Qwen3 30B A3B", "Qwen/Qwen3-30B-A3B-GGUF", "Qwen3-30B-A3B-Q4_K_M.gguf",
+     18_560_000_000, 20_500_000_000, "A mixture of experts: much knowledge at the speed of a small model; for 24 GB."),
+    ("gpt-oss 120B", "ggml-org/gpt-oss-120b-GGUF", "gpt-oss-120b-mxfp4-00001-of-00003.gguf",
+     63_370_000_000, 66_000_000_000, "The largest here; for 80 GB, or a machine whose GPU shares its memory."),
+))
 RepoText = Annotated[str, Length(3, 1024)]
 FileText = Annotated[str, Length(1, 512)]
 

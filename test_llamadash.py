@@ -8406,14 +8406,16 @@ def test_quantization_of_a_name(file: str, quantization: str | None) -> None:
 
 
 def test_recommended_models_are_consistent() -> None:
-    """Their names are acceptable, their sizes between 0.1 and 4 GB, memory above size."""
-    assert len(llamadash.RECOMMENDED) == 4
+    """Their names are acceptable, memory is above size, from a tiny one up to one for 80 GB, in this order."""
+    sizes = [model["size"] for model in llamadash.RECOMMENDED]
+    assert sizes == sorted(sizes) and sizes[0] < 0.2e9 and 60e9 < sizes[-1] < 80e9
     for model in llamadash.RECOMMENDED:
         llamadash.download_source(model["repo"])
-        llamadash.download_file(model["file"])
-        assert llamadash.download_quantization(model["file"]) == model["quantization"]
-        assert 0.1e9 < model["size"] < model["memory"] <= 4e9
-        assert llamadash.download_choice(llamadash.download_models({model["file"]: llamadash.Part(model["file"], 1)}),
+        first = llamadash.download_file(model["file"])
+        assert llamadash.download_quantization(first) == model["quantization"]
+        assert model["size"] < model["memory"] < model["size"] * 1.5 + 6e8
+        names = [re.sub("-00001-of", f"-{at:05}-of", first) for at in range(1, 4)]
+        assert llamadash.download_choice(llamadash.download_models({name: llamadash.Part(name, 1) for name in names}),
                                       llamadash.download_source(model["repo"]))
 
 

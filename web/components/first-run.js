@@ -2,6 +2,7 @@ import { Component, h } from "../core/component.js";
 import { DownloadQueue } from "./download-queue.js";
 import { EngineHelp } from "./engine-help.js";
 import { icon } from "./icon.js";
+import { OfficialBuild } from "./official-build.js";
 import { recommendedModels } from "./recommended-models.js";
 import { toast } from "./toast.js";
 
@@ -14,7 +15,7 @@ export class FirstRun extends Component {
   init() {
     const { state } = this.props;
     this.state = {
-      config: state.get("config"), memory: state.get("metrics")?.memory_total, recommended: null,
+      config: state.get("config"), recommended: null,
       downloads: state.get("downloads") ?? [], busy: new Set(),
     };
   }
@@ -30,8 +31,6 @@ export class FirstRun extends Component {
     return [
       state.subscribe("config", (/** @type {any} */ config) => this.setState({ config })),
       state.subscribe("downloads", (/** @type {any} */ downloads) => this.setState({ downloads })),
-      state.subscribe("metrics", (/** @type {any} */ { memory_total: memory }) =>
-        memory !== this.state.memory && this.setState({ memory })),
     ];
   }
 
@@ -59,7 +58,7 @@ export class FirstRun extends Component {
   }
 
   render() {
-    const { recommended, downloads, memory, busy } = this.state;
+    const { recommended, downloads, busy } = this.state;
     const { state, engine } = this.props;
     return h("div", { className: "first-run stack" },
       h("div", { key: "intro", className: "first-run-intro" },
@@ -72,6 +71,11 @@ export class FirstRun extends Component {
         h("div", { className: "card-body" },
           h("p", { className: "muted" }, "Models need llama.cpp to run. None was found on this machine."),
           h(EngineHelp, { state, engine }))),
+      engine?.status !== "missing" && engine?.unused_gpu && h("section", { key: "gpu", className: "card" },
+        h("div", { className: "card-header" },
+          h("h3", { className: "card-title" }, "First, an engine for the GPU"),
+          h("span", { className: "badge badge-warning" }, "Not used yet")),
+        h("div", { className: "card-body" }, h(OfficialBuild, { state }))),
       downloads.length > 0 && h("section", { key: "queue", className: "card" },
         h("div", { className: "card-header" }, h("h3", { className: "card-title" }, "Downloads")),
         h("div", { className: "card-body" }, h(DownloadQueue, { state, downloads }))),
@@ -83,7 +87,7 @@ export class FirstRun extends Component {
             icon("search"),
             "Another one…")),
         recommended
-          ? recommendedModels({ recommended, memory, downloads, busy })
+          ? recommendedModels({ recommended, devices: engine?.devices, downloads, busy })
           : h("div", { className: "skeleton panel-skeleton" })),
       this.folders());
   }

@@ -3,13 +3,11 @@ import { bytes } from "../core/format.js";
 import { Dialog } from "./dialog.js";
 import { DownloadQueue } from "./download-queue.js";
 import { icon } from "./icon.js";
+import { fitBadge, memoryFor } from "./fit-badge.js";
 import { recommendedModels } from "./recommended-models.js";
 import { toast } from "./toast.js";
 
 /** @typedef {Record<string, any>} RepoFile */
-
-/** What a model needs beside its weights with a middling context, as a share of them. */
-const OVERHEAD = 1.2;
 
 /**
  * Looks a repository up and downloads from it. Props: `state`, `close()`.
@@ -97,7 +95,7 @@ export class GetModels extends Component {
 
   render() {
     const { repo, found, looking, error, recommended, downloads, busy } = this.state;
-    const memory = this.props.state.get("metrics")?.memory_total;
+    const devices = this.props.state.get("engine")?.devices;
     return h(Dialog, { title: "Get models", wide: true, close: this.props.close },
       h("div", { className: "stack get-models" },
         h("form", { key: "form", className: "get-models-form field", noValidate: true },
@@ -131,12 +129,12 @@ export class GetModels extends Component {
               found.license && `Licence: ${found.license}`, found.gated && "gated: request access on Hugging Face",
             ].filter(Boolean).join(" · ")),
           found.files.length
-            ? this.files(found, memory)
+            ? this.files(found, devices)
             : h("p", { className: "muted" },
               "This repository has no GGUF files. Look for one whose name ends in GGUF.")),
         !found && !looking && recommended.length > 0 && h("section", { key: "recommended", className: "stack" },
-          h("h3", { className: "section-title" }, "Small models that are known to work"),
-          recommendedModels({ recommended, memory, downloads, busy }))));
+          h("h3", { className: "section-title" }, "Models that are known to work"),
+          recommendedModels({ recommended, devices, downloads, busy }))));
   }
 
   /** Where downloads go, when there is a choice. */
@@ -151,20 +149,19 @@ export class GetModels extends Component {
           h("option", { key: path, value: path }, path))));
   }
 
-  /** @param {{repo: string, files: RepoFile[], selected?: string|null}} found @param {number|undefined} memory */
-  files(found, memory) {
+  /** @param {{repo: string, files: RepoFile[], selected?: string|null}} found @param {any[]|undefined} devices */
+  files(found, devices) {
     const { repo, files } = found;
     return h("ul", { className: "list repo-files" }, files.map((item) => {
       const download = this.state.downloads.find((/** @type {any} */ one) =>
         one.repo === repo && one.file === item.file);
       const under = download && !["failed", "cancelled"].includes(download.status);
-      const fits = !memory || item.size * OVERHEAD <= memory;
       const chosen = found.selected === item.file;
       return h("li", { key: item.file, className: `list-item repo-file${chosen ? " is-selected" : ""}` },
         h("span", { className: "repo-file-name" },
           h("span", { className: "row" },
             item.quantization && h("span", { className: "badge badge-neutral" }, item.quantization),
-            !fits && h("span", { className: "badge badge-warning" }, "More than this machine's memory")),
+            fitBadge(memoryFor(item.size), devices)),
           h("span", { className: "mono break-all" }, item.file),
           h("span", { className: "field-hint" },
             [

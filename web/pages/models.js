@@ -381,6 +381,7 @@ export class ModelsPage extends Component {
           rows.length
             ? h(ModelList, {
               key: "list", models: rows, selected: id, sort: query.sort, descending: query.descending, busy,
+              devices: this.state.engine?.devices,
             })
             : h("div", { key: "none" }, emptyState({
               title: "No model matches", body: "Try other words, or fewer filters.", iconName: "search",
