@@ -2482,6 +2482,8 @@ def model_shape(model: Json, header: GGUFHeader | None, parameters: Json) -> Sha
     width = gguf_largest(facts("expert_feed_forward_length")) or 0
     used, wide = model["expert_used_count"] or 0, gguf_largest(facts("feed_forward_length")) or 4 * embedding
     tensors = header.tensor_sizes if header else {}
+    if sum(tensors.values()) < 0.9 * (model["file_size"] or 0):  # not those of all shards
+        tensors = {}
     own = weights_of(tensors, layers, parameters) if tensors else guessed_weights(model, layers, width)
     first = sum([size for name, size in tensors.items() if INPUT_TENSORS.match(name)])
     tied = 0 if "output.weight" in tensors else tensors.get("token_embd.weight", 0)

@@ -8413,7 +8413,7 @@ def test_recommended_models_are_consistent() -> None:
         llamadash.download_source(model["repo"])
         first = llamadash.download_file(model["file"])
         assert llamadash.download_quantization(first) == model["quantization"]
-        assert model["size"] < model["memory"] < model["size"] * 1.5 + 6e8
+        assert model["size"] < model["memory"] < model["size"] * 1.5 + 1e9
         names = [re.sub("-00001-of", f"-{at:05}-of", first) for at in range(1, 4)]
         assert llamadash.download_choice(llamadash.download_models({name: llamadash.Part(name, 1) for name in names}),
                                       llamadash.download_source(model["repo"]))
