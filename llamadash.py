@@ -3050,9 +3050,9 @@ class NvidiaGpus:
         self.retry = GPU_RETRY[0]
         self.task: asyncio.Task[None] | None = None
 
-    async def read(self) -> dict[str, Json]:
-        """The GPUs as last read; the values that move are null when that reading is old."""
-        if self.task is None and time.monotonic() >= self.next_at:
+    async def read(self, *, fresh: bool = False) -> dict[str, Json]:
+        """The GPUs as last read, or read now; the values that move are null when that reading is old."""
+        if self.task is None and (time.monotonic() >= self.next_at or (fresh and self.error is None and self.gpus)):
             self.task = asyncio.create_task(self.ask())
         if self.task:
             await asyncio.wait([self.task], timeout=GPU_WAIT)
@@ -3300,9 +3300,10 @@ class Sampler:
                 "gpus": gpus, "engine": self.dash.requests.counters()}
             return self.latest
 
-    async def read_gpus(self) -> list[Json]:
+    async def read_gpus(self, *, fresh: bool = False) -> list[Json]:
         """All GPUs as they are now: NVIDIA's, those of AMD and Intel, Apple's; each keeps the index it once had."""
-        read, nvidia = await asyncio.gather(self.probes.read({"GPU sensors": self.sysfs.read}), self.nvidia.read())
+        read, nvidia = await asyncio.gather(
+            self.probes.read({"GPU sensors": self.sysfs.read}), self.nvidia.read(fresh=fresh))
         found = {**nvidia, **(read["GPU sensors"] or {})}
         if self.apple:
             total, free = main_memory()
@@ -5032,15 +5033,22 @@ async def engines_list(dash: Dash) -> Json:
 @on("engines:use", error="USE_ENGINE_FAILED", cost=5)
 async def engines_use(dash: Dash, *, id: Annotated[str, Length(1, 96)]) -> Json:
     """Run the models that choose no build with this one, from their next load on."""
-    build, config = dash.builds.get(id), dash.engine_config()
-    if build.problem:
-        raise InvalidRequest(build.problem, field="id")
+    if problem := dash.builds.get(id).problem:
+        raise InvalidRequest(problem, field="id")
     if id != "given" and "given" in dash.builds.builds:
         raise Conflict("The engine is fixed by --llama-server.")
+    await choose_build(dash, id)
+    dash.gateway.warn("build", None)
+    return await announce_build(dash, id)
+
+
+async def choose_build(dash: Dash, id: str) -> None:
+    """Make a build that of all models that choose none."""
+    config = dash.engine_config()
     dash.db.save_config(config["revision"], {"build": id}, config)
     dash.load_engine_config()
+    dash.pool.sync()
     await dash.broadcast("config:updated", {"config": dash.engine_config()})
-    return await announce_build(dash, id)
 
 
 async def announce_build(dash: Dash, id: str) -> Json:
@@ -6327,7 +6335,7 @@ class Memory:
         if time.monotonic() - self.read_at < MEMORY_AGE:
             return
         self.read_at = time.monotonic()
-        await self.dash.sampler.read_gpus()
+        await self.dash.sampler.read_gpus(fresh=True)
         moving = any(unit.status in ("loading", "stopping") for unit in self.pool.residency.units.values())
         if not moving or not self.outside:
             instances = self.pool.instances.values()
@@ -6505,6 +6513,20 @@ class Pool:
             self.do(self.residency.exited(unit.id, error, time.monotonic()))
             if instance is not None:
                 instance.gone.set()
+                if error and not instance.ready.is_set():
+                    await self.take_build_back(unit.name, instance.build)
+
+    async def take_build_back(self, entry: str, build: Build) -> None:
+        """Return to the build that a model last ran with, where the one that took its place cannot start it."""
+        builds, config = self.dash.builds, self.dash.engine_config()
+        good = builds.builds.get(self.dash.db.get_meta("proven_builds", {}).get(entry, ""))
+        if good is None or good.problem or good.id == build.id or builds.default(config) is not build or self.stopping:
+            return
+        await choose_build(self.dash, good.id)
+        self.dash.gateway.warn("build", f"{build.id} could not start {entry}, which {good.id} had run: "
+                               f"{good.id} is used again.")
+        with contextlib.suppress(DashError):
+            await self.load(entry, f"{build.id} could not start it")
 
     def prepared(self, unit: Unit, plan: Plan) -> Instance:
         """The instance that `plan` asks for, not started yet."""
@@ -6527,6 +6549,10 @@ class Pool:
             await asyncio.sleep(MEASURE_DELAY)
             await instance.measure()
             self.memory.learn(unit, instance)
+            proven = self.dash.db.get_meta("proven_builds", {})
+            if proven.get(unit.name) != instance.build.id:
+                proven = {**proven, unit.name: instance.build.id}
+                await self.dash.chore("proven builds", self.dash.db.set_meta, "proven_builds", proven)
 
     def mark(self, *entries: str) -> None:
         """Note that entries changed, and are to be published."""
@@ -9396,9 +9422,7 @@ class ReleaseHub(ModelHub):
     def __init__(self) -> None:
         super().__init__()
         self.endpoint = (os.environ.get("LLAMADASH_ENGINE_RELEASES") or ENGINE_HUB).strip().rstrip("/")
-        self.name = re.sub(r"^\w+://(.*@)?", "", self.endpoint)
-        token = (os.environ.get("GITHUB_TOKEN") or "").strip()
-        self.token = token if re.fullmatch(r"[!-~]+", token) else None
+        self.name, self.token = urllib.parse.urlsplit(self.endpoint).hostname or self.endpoint, None
 
     def refusal(self, response: aiohttp.ClientResponse, what: str, elsewhere: str | None) -> DashError:
         """As ModelHub's, which knows nothing of GitHub's allowance: 60 requests an hour without a token."""
@@ -9632,9 +9656,7 @@ class Installer:
         """Let a new build wait for its owner where the one before does as much; and remove what is too old."""
         config = self.dash.engine_config()
         if before and before.kind == build.kind and len(before.devices) >= len(build.devices) and not config["build"]:
-            self.dash.db.save_config(config["revision"], {"build": before.id}, config)
-            self.dash.load_engine_config()
-            await self.dash.broadcast("config:updated", {"config": self.dash.engine_config()})
+            await choose_build(self.dash, before.id)
         self.dash.pool.sync()
         used = {build.id, *(item.build.id for item in self.dash.pool.instances.values()),
                 self.dash.engine_config()["build"], *(model["build"] for model in self.dash.db.models())}

@@ -2901,6 +2901,9 @@ async def test_slow_nvidia_smi_is_asked_less_often(tmp_path: Path, monkeypatch: 
     await eventually(lambda: gpus.gpus)
     assert gpus.next_at - time.monotonic() > 4
     assert (await gpus.read())["nvidia-0"]["power"] == 120.51
+    shell_script(Path(path), NVIDIA_ANSWER.replace("1024", "2048"))
+    await gpus.read(fresh=True)  # as before a load
+    await eventually(lambda: gpus.gpus["nvidia-0"]["memory_used"] == 2 << 30)
     Path(path).write_text("#!/bin/sh\nexit 9\n")
     gpus.next_at = 0
     await gpus.read()
@@ -8559,7 +8562,6 @@ async def releasing(folder: Path, *gpus: str) -> AsyncIterator[tuple[FakeRelease
 def release_folder(hub_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder for a Dash that installs builds."""
     monkeypatch.setenv("LLAMADASH_ENGINE_RELEASES", "")
-    monkeypatch.delenv("GITHUB_TOKEN", raising=False)
     return hub_folder
 
 
@@ -8666,6 +8668,30 @@ async def test_archives_that_are_not_what_was_announced(release_folder: Path, mo
         monkeypatch.setattr(llamadash, "DISK_RESERVE", 1 << 60)
         releases.tag = "b100"
         assert "free" in (await installation(dash))["line"]
+
+
+@run_async
+async def test_a_build_that_cannot_start_a_model_is_taken_back(tmp_path: Path) -> None:
+    """A newer build that fails on a model that an older one had run gives way to it again, and that is said."""
+    engines, real = tmp_path / "data/engines", llama_server()
+    shell_script(engines / "b1/llama-server", f'exec {real} "$@"')
+    dash = EngineDash(tmp_path, None, "a")
+    async with running(dash):
+        await dash.load("a")
+        await eventually(lambda: dash.db.get_meta("proven_builds", {}) == {"a": "b1"})
+        await dash.pool.unload("a")
+        await dash.is_status("a", "unloaded")
+        shell_script(engines / "b2/llama-server", f"""
+            case "$*" in *--model*) echo 'E load failed: illegal instruction' >&2; exit 1; esac
+            exec {real} "$@\"""")
+        await dash.builds.refresh()
+        await dash.request("engines:use", id="b2")
+        await dash.pool.load("a")
+        assert (await dash.is_status("a", "loaded"))["runtime"]["build"] == "b1"
+        assert dash.engine_config()["build"] == "b1"
+        assert any("b2 could not start a" in text for text in dash.gateway.snapshot()["warnings"])
+        await dash.request("engines:use", id="b1")
+        assert not dash.gateway.snapshot()["warnings"]
 
 
 @run_async
