@@ -1,4 +1,4 @@
-/** Who is in memory, who waits to get there, and how full the memory of each device is. */
+/** Who is in memory, and who waits to get there. */
 
 import { h } from "../core/component.js";
 import { bytes, duration, number, plural, tokenRate, tokens } from "../core/format.js";
@@ -14,20 +14,6 @@ import { toast } from "./toast.js";
 const MENU_LENGTH = 12;
 const TICK_MS = 5000; // "unloads in 4 min" comes nearer
 const QUEUE_TICK_MS = 1000;
-
-/**
- * How the memory of a device is divided, in parts of its total that add up to at most 1.
- * @param {{total?: number | null, free?: number | null, held?: number | null, budget?: number | null}} device bytes
- */
-export function divided({ total, free, held, budget }) {
-  if (!total) return null;
-  const models = Math.min(held ?? 0, total);
-  const other = Math.max(0, Math.min(total - models, total - (free ?? total) - models));
-  return {
-    models, other, free: total - models - other,
-    parts: { models: models / total, other: other / total, budget: Math.min(1, (budget ?? total) / total) },
-  };
-}
 
 /**
  * Since when nobody has used a model, in Unix ms; null while it answers or where that is not known.
@@ -190,15 +176,29 @@ export class ModelsInMemory extends Panel {
     return {
       "click [data-action=\"menu\"]": () => this.setState({ open: !this.state.open }),
       "click [data-load]": "handleLoad",
+      "pointerover [data-load]": "handleAim",
+      "focusin [data-load]": "handleAim",
+      "pointerout [data-load]": () => this.props.state.set("newcomer", null),
       "click [data-unload]": "handleUnload",
       "click [data-toggle]": "handleToggle",
       keydown: "handleKey",
     };
   }
 
+  /** Show where a model would go before it is loaded. @param {Event} _event @param {HTMLElement} button */
+  async handleAim(_event, button) {
+    const { state } = this.props;
+    const id = button.dataset.load ?? "";
+    if (state.get("newcomer")?.id === id) return;
+    state.set("newcomer", { id, name: this.nameOf(id), devices: [] });
+    const { devices } = await state.request("models:estimate", { id });
+    if (state.get("newcomer")?.id === id) state.set("newcomer", { id, name: this.nameOf(id), devices });
+  }
+
   /** @param {Event} _event @param {HTMLElement} button */
   async handleLoad(_event, button) {
     this.setState({ open: false });
+    this.props.state.set("newcomer", null);
     const { model } = await this.props.state.request("models:load", { id: button.dataset.load });
     toast(`Loading ${model.name}`);
   }
@@ -244,40 +244,6 @@ export class ModelsInMemory extends Panel {
 function figure(label, value, title) {
   return h("div", { key: label, className: "figure", title: title || null },
     h("dt", { className: "figure-label" }, label), h("dd", { className: "figure-value" }, value));
-}
-
-/** How full the memory of each device is, and with what. */
-export class DeviceMemory extends Panel {
-  static keys = ["engine"];
-
-  render() {
-    const devices = this.get("engine")?.devices ?? [];
-    return h("section", { className: "card", hidden: !devices.length, "aria-label": "Memory of each device" },
-      cardHeader("memory", "Memory for models", h("a", { className: "card-link", href: "/configuration" }, "Budget")),
-      h("div", { className: "card-body devices" }, devices.map((/** @type {Json} */ one) => this.renderDevice(one))));
-  }
-
-  /** @param {Json} device */
-  renderDevice(device) {
-    const { name, total, budget } = device;
-    const split = divided(device);
-    if (!split) return h("p", { key: name, className: "muted" }, `${name}: memory unknown`);
-    const { models, other, free, parts } = split;
-    const width = (/** @type {number} */ part) => ({ width: `${part * 100}%` });
-    const limited = budget !== null && budget !== undefined && budget < total;
-    const facts = [["models", "models", models], ["other", "other use", other], ["free", "free", free]];
-    const label = `${name}: ${facts.map(([, words, size]) => `${bytes(Number(size))} ${words}`).join(", ")}`;
-    return h("div", { key: name, className: "device" },
-      h("div", { className: "device-words" },
-        h("strong", null, name),
-        h("span", { className: "muted" }, limited ? `budget ${bytes(budget)} of ${bytes(total)}` : bytes(total))),
-      h("div", { className: "device-bar", role: "img", "aria-label": label },
-        h("span", { className: "device-part is-models", style: width(parts.models) }),
-        h("span", { className: "device-part is-other", style: width(parts.other) }),
-        limited && h("span", { key: "budget", className: "device-budget", style: { left: `${parts.budget * 100}%` } })),
-      h("ul", { className: "device-legend", "aria-hidden": "true" }, facts.map(([key, words, size]) =>
-        h("li", { key }, h("span", { className: `device-key is-${key}` }), `${bytes(Number(size))} ${words}`))));
-  }
 }
 
 /** Who waits for which model, since when and why; nothing where nobody waits. */

@@ -3,7 +3,8 @@
  *
  * Keys: connection, retryAt, refusal, info, models, metrics, metricsRecent, engine, config, settings, logs, requests
  * (the last finished ones), summary, active (requests under way), queue (who waits for a model), keys, keysRequired,
- * builds, recommendedBuild, installing, newerBuild, downloads, scan, system. Values are replaced, never changed in place.
+ * builds, recommendedBuild, installing, newerBuild, newcomer (a model that is about to be loaded), downloads, scan,
+ * system. Values are replaced, never changed in place.
  */
 import { RequestError, Socket } from "./socket.js";
 import { credentials, keepToken, offerPassword, takeKeyFromAddress } from "./auth.js";

@@ -9,7 +9,8 @@ import { ENGINE_STATES } from "../components/layout.js";
 import { IN_MEMORY, sentence } from "../components/model-status.js";
 import { Panel, cardHeader, skeleton } from "../components/panel.js";
 import { meter } from "../components/progress.js";
-import { DeviceMemory, ModelsInMemory, Queue } from "../components/residency.js";
+import { DeviceMemory } from "../components/device-memory.js";
+import { ModelsInMemory, Queue } from "../components/residency.js";
 import { emptyState } from "../components/states.js";
 
 /** @typedef {{[name: string]: any}} Json */
