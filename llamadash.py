@@ -6191,6 +6191,8 @@ REQUEST_PARAMETERS = {
     "reasoning-effort": "reasoning_effort", "reasoning-format": "reasoning_format",
     "reasoning-budget": "reasoning_budget_tokens",
 }
+CPU_PARAMETERS = frozenset(("n-gpu-layers", "cpu-moe", "n-cpu-moe", "override-tensor"))  # which leave weights there
+SPILL_TOLERANCE = 0.2  # of the weights: embeddings stay in main memory in any case
 OWN_PARAMETERS = ("stop-timeout",)  # which the engine never sees
 PLACING_PARAMETERS = frozenset(("device", "split-mode", "tensor-split", "main-gpu", "rpc"))
 UNTOUCHED: Json = {"status": "unloaded", "progress": None, "stage": None, "reason": None, "error": None, "next": None,
@@ -6299,7 +6301,7 @@ class Entries:
                 "placement": instance.placement, "left_out": instance.left_out,
                 "shared_with": [id for id in group.rows if id != row["id"]] if group else [],
                 "warning": "Its file is gone: it cannot be loaded again." if row["missing"] else
-                cut_context(group, instance) if group and unit.status == "loaded" else None}
+                less_than_asked(group, instance) if group and unit.status == "loaded" else None}
 
 
 class Memory:
@@ -6358,7 +6360,7 @@ class Memory:
         gpus = {item["name"]: item["used"] for item in instance.devices if item["kind"] == "gpu"}
         group = self.pool.entries.groups.get(unit.id)
         reserved = [need for name, need in unit.held.items() if name in gpus]
-        if reserved and group and not cut_context(group, instance):
+        if reserved and group and not less_than_asked(group, instance):
             error = max(-MAX_CORRECTION, min(sum(gpus.values()) - sum(reserved), MAX_CORRECTION))
             known = {id: (self.dash.db.get_model(id)["memory_correction"] or {}).get("gpu", 0) for id in group.rows}
             ledger = {"estimated": sum(reserved), "taken": sum(gpus.values())}
@@ -6627,11 +6629,18 @@ def unix_ms(moment: float | None) -> int | None:
     return None if moment is None else now_ms() + round(1000 * (moment - time.monotonic()))
 
 
-def cut_context(group: Group, instance: Instance) -> str | None:
-    """What the owner should know of a process that came up with less context than it was asked for."""
-    asked, has, slots = group.parameters.get("ctx-size"), instance.output.meta.get("n_ctx"), instance.slots or 1
+def less_than_asked(group: Group, instance: Instance) -> str | None:
+    """What the owner should know of a process that came up with less context, or less of it on the GPUs, than asked."""
+    parameters, (row, *_) = group.parameters, group.rows.values()
+    asked, has, slots = parameters.get("ctx-size"), instance.output.meta.get("n_ctx"), instance.slots or 1
     if type(asked) is int and has and has * slots < asked - CONTEXT_STEP * slots:
+        if has == row["context_length"]:
+            return f"The context is {has:,} tokens: the model was trained for no more."
         return f"The context was cut to {has:,} of {asked:,} tokens, to fit into memory."
+    gpus, weights = [item["used"] for item in instance.devices if item["kind"] == "gpu"], row["file_size"] or 0
+    elsewhere = weights - sum(gpus)
+    if gpus and elsewhere > SPILL_TOLERANCE * weights and not CPU_PARAMETERS & parameters.keys():
+        return f"{elsewhere / 2**30:.1f} GiB of its weights are in main memory, which is slow: the GPU has no more room."
     return None
 
 

@@ -6393,6 +6393,21 @@ async def test_a_model_goes_to_one_gpu_where_it_fits(
             assert (f"--device {device} " in f"{started} ") == bool(device), started
 
 
+@pytest.mark.parametrize(("parameters", "context", "gpus", "said"), [
+    ({"ctx-size": 131072}, 93440, {"CUDA0": 9}, "cut to 93,440 of 131,072"), ({"ctx-size": 131072}, 131072, {}, None),
+    ({"ctx-size": 262144}, 131072, {"CUDA0": 9}, "trained for no more"), ({}, 4096, {"CUDA0": 0.9}, "7.1 GiB of its"),
+    ({}, 4096, {"CUDA0": 5, "CUDA1": 4}, None), ({"cpu-moe": True}, 4096, {"CUDA0": 0.9}, None), ({}, 4096, {}, None)])
+def test_what_a_process_has_less_than_asked(parameters: Json, context: int, gpus: dict[str, float], said: str | None,
+                                            ) -> None:
+    """A cut context, that of the training, and weights that the GPU had no room for are three things, and are said."""
+    group = llamadash.Group({"m": ROW}, parameters, {})
+    devices = [{"name": name, "kind": "gpu", "used": used * GB} for name, used in gpus.items()]
+    instance = types.SimpleNamespace(slots=1, devices=[*devices, {"name": "Main memory", "kind": "cpu", "used": GB}],
+                                     output=types.SimpleNamespace(meta={"n_ctx": context}))
+    found = llamadash.less_than_asked(group, typing.cast(llamadash.Instance, instance))
+    assert (found is None) if said is None else said in str(found)
+
+
 # -- Gateway and keys ------------------------------------------------------------------------------
 
 # Stands in for llama-server where a test must see what arrives, or needs answers that no real one gives. The body's
