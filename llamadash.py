@@ -6640,7 +6640,7 @@ def less_than_asked(group: Group, instance: Instance) -> str | None:
     gpus, weights = [item["used"] for item in instance.devices if item["kind"] == "gpu"], row["file_size"] or 0
     elsewhere = weights - sum(gpus)
     if gpus and elsewhere > SPILL_TOLERANCE * weights and not CPU_PARAMETERS & parameters.keys():
-        return f"{elsewhere / 2**30:.1f} GiB of its weights are in main memory, which is slow: the GPU has no more room."
+        return f"{elsewhere / 2**30:.1f} GiB of its weights are in main memory, which is slow: the GPU had no room."
     return None
 
 
