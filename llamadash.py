@@ -4714,6 +4714,7 @@ class Builds:
         self.builds: dict[str, Build] = {}
         self.probes: dict[tuple[str, int, int], Build] = {}  # by path, time of change (ns) and size
         self.refreshing = asyncio.Lock()
+        self.installation: Json | None = None  # of the embedded engine, under way or ended: {line, done, success}
 
     async def refresh(self) -> None:
         """Look for programs again, and ask those that are new or have changed."""
@@ -5061,22 +5062,32 @@ async def announce_build(dash: Dash, id: str) -> Json:
 
 @on("engine:install", error="INSTALL_ENGINE_FAILED", cost=20)
 async def engine_install(dash: Dash) -> Json:
-    """Install the embedded engine; answers as soon as that is under way, `engine:install` has the output."""
+    """Begin to install the embedded engine; `engine:install` tells how that goes, and the engine's record too."""
     if any(task.get_name() == "engine install" for task in dash.tasks):
         raise Conflict("The embedded engine is being installed already.")
+    await tell_installation(dash, "Installing the embedded engine")
     dash.spawn(install_engine(dash), "engine install")
     return {"engine": dash.gateway.snapshot()}
 
 
+async def tell_installation(dash: Dash, line: str, success: bool | None = None) -> None:
+    """Tell everybody how an installation goes; `success` says that it has ended, and how."""
+    dash.builds.installation = {"line": line, "done": success is not None, "success": success}
+    await dash.broadcast("engine:install", dash.builds.installation)
+
+
 async def install_engine(dash: Dash) -> None:
     """Install the embedded engine where there is none, and say how that went."""
-    problem = None if await asyncio.to_thread(embedded_python) else await installation_problem(dash)
-    await dash.builds.refresh()
-    success = problem is None and "embedded" in dash.builds.builds
-    line = "The embedded engine is installed." if success else \
-        f"The embedded engine was not installed: {problem or 'Python does not find it'}."
-    log.log(logging.INFO if success else logging.ERROR, line)
-    await dash.broadcast("engine:install", {"line": line, "done": True, "success": success})
+    problem: str | None = "llamadash's log says why"
+    try:
+        problem = None if await asyncio.to_thread(embedded_python) else await installation_problem(dash)
+        await dash.builds.refresh()
+    finally:
+        success = problem is None and "embedded" in dash.builds.builds
+        line = "The embedded engine is installed." if success else \
+            f"The embedded engine was not installed: {problem or 'Python does not find it'}."
+        log.log(logging.INFO if success else logging.ERROR, line)
+        await tell_installation(dash, line, success)
     if success:
         await announce_build(dash, "embedded")
 
@@ -5086,27 +5097,30 @@ async def installation_problem(dash: Dash) -> str | None:
     own = sys.prefix != sys.base_prefix  # a virtual environment may be added to, the system's Python may not
     pip = ["-m", "pip", "install", "--disable-pip-version-check", "--progress-bar", "off"]
     commands = [[sys.executable, *pip, EMBEDDED_REQUIREMENT]] if own else [
-        venv_commands([])[0], [str(VENV_PYTHON), *pip, *script_dependencies(Path(__file__)), EMBEDDED_REQUIREMENT]]
+        venv_commands([])[0], [str(VENV_PYTHON), *pip, *script_dependencies(SCRIPT), EMBEDDED_REQUIREMENT]]
     try:
         for command in commands:
-            if code := await asyncio.wait_for(broadcast_output(dash, command), INSTALL_LIMIT):
-                return f"{Path(command[0]).name} ended with status {code}"
-    except (OSError, asyncio.TimeoutError) as problem:
-        return str(problem) or f"it took more than {INSTALL_LIMIT / 60:.0f} minutes"
+            if problem := await asyncio.wait_for(told_output(dash, command), INSTALL_LIMIT):
+                return problem
+    except (OSError, asyncio.TimeoutError) as failure:
+        return str(failure) or f"it took more than {INSTALL_LIMIT / 60:.0f} minutes"
     importlib.invalidate_caches()
     return None
 
 
-async def broadcast_output(dash: Dash, command: list[str]) -> int:
-    """Run `command`, broadcasting what it writes, and return its exit code."""
+async def told_output(dash: Dash, command: list[str]) -> str | None:
+    """Run `command` and tell everybody what it writes: None where it succeeds, else its last error."""
     process = await asyncio.create_subprocess_exec(
         *command, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT)
     assert process.stdout is not None
+    last = ""
     try:
         async for line in process.stdout:
             text = re.sub(CONTROL, "", line.decode("utf-8", "replace")).strip()[:MAX_LINE]
-            await dash.broadcast("engine:install", {"line": text, "done": False})
-        return await process.wait()
+            await tell_installation(dash, text)
+            last = text if text and ("error" in text.lower() or "error" not in last.lower()) else last
+        status = await process.wait()
+        return f"{Path(command[0]).name} ended with status {status}: {last or 'it said nothing'}" if status else None
     finally:
         if process.returncode is None:
             process.kill()
@@ -7557,7 +7571,8 @@ class Gateway:
                 "base_url": shown and f"{shown}/v1", "url": self.url, "error": self.error or (build and build.problem),
                 "models_max": config["models_max"], "warnings": list(self.warnings.values()),
                 "unused_gpu": self.dash.builds.unused_gpu(self.dash.sampler.gpus.values()),
-                "hint": hint, "uptime": self.started_at and round(time.monotonic() - self.started_at),
+                "hint": hint, "installation": self.dash.builds.installation,
+                "uptime": self.started_at and round(time.monotonic() - self.started_at),
                 "api_key_required": self.keys.required(host), "waiting": len(self.dash.requests.waiting),
                 "devices": self.dash.pool.memory.devices(), "upstreams": self.dash.upstreams.as_json()}
 

@@ -4386,24 +4386,33 @@ async def test_listing_and_choosing_a_build(dash: StubDash, tmp_path: Path, monk
         await dash.request("engines:use", id="embedded")
 
 
-@pytest.mark.parametrize(("code", "found", "line"), [
-    (0, sys.executable, "The embedded engine is installed."), (1, None, "was not installed: .* ended with status 1"),
-    (0, None, "was not installed: Python does not find it")])
+@pytest.mark.parametrize(("script", "found", "line"), [
+    ("echo Collecting; echo; exit 0", sys.executable, "The embedded engine is installed."),
+    ("echo Collecting; echo 'ERROR: No matching distribution'; echo bye; exit 1", None,
+     "was not installed: .* ended with status 1: ERROR: No matching distribution"),
+    ("exit 3", None, "was not installed: .* ended with status 3: it said nothing"),
+    ("exit 0", None, "was not installed: Python does not find it"), ("-", None, "was not installed: .*No such file")])
 @run_async
 async def test_an_installation_tells_how_it_went(
-    dash: StubDash, monkeypatch: pytest.MonkeyPatch, code: int, found: str | None, line: str,
+    dash: StubDash, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, found: str | None, line: str,
 ) -> None:
-    """The last line says whether the embedded engine can be used now, and why not."""
+    """What it does is told from its beginning on, and only its last line says whether it can be used, else why not."""
     pythons = iter([None, found])
-
-    async def install(*_: Any) -> int:
-        return code
-    monkeypatch.setattr(llamadash, "broadcast_output", install)
+    program = str(tmp_path / "absent") if script == "-" else shell_script(tmp_path / "python", script)
+    monkeypatch.setattr(sys, "executable", program)
+    monkeypatch.setattr(sys, "prefix", "/a/virtual/environment")
     monkeypatch.setattr(llamadash, "embedded_python", lambda: next(pythons))
     dash.builds = llamadash.Builds(dash.config)
-    await llamadash.install_engine(dash)
-    [told] = dash.broadcasts("engine:install")
+    answer = await dash.request("engine:install")
+    assert answer["engine"]["installation"] == {
+        "line": "Installing the embedded engine", "done": False, "success": None}
+    assert (await dash.refused("engine:install")).code == "CONFLICT"
+    await eventually(lambda: not dash.tasks)
+    *under_way, told = dash.broadcasts("engine:install")
     assert told["done"] and told["success"] == bool(found) and re.search(line, told["line"])
+    assert under_way and not any(item["done"] for item in under_way)
+    assert ("Collecting" in [item["line"] for item in under_way]) == ("Collecting" in script)
+    assert dash.gateway.snapshot()["installation"] == told
     assert [item["build"]["id"] for item in dash.broadcasts("engines:update")] == ["embedded"] * bool(found)
 
 

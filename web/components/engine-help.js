@@ -2,10 +2,9 @@ import { Component, h } from "../core/component.js";
 import { CopyButton } from "./copy-button.js";
 import { icon } from "./icon.js";
 import { OfficialBuild } from "./official-build.js";
+import { progressBar } from "./progress.js";
 import { toast } from "./toast.js";
 
-/** Installing compiles nothing but downloads some ten megabytes; a slow line may need this long (ms). */
-const TIMEOUT = 15 * 60_000;
 /** Lines of the installer's output kept on the page. */
 const KEPT_LINES = 400;
 
@@ -16,7 +15,7 @@ const KEPT_LINES = 400;
  */
 export class EngineHelp extends Component {
   init() {
-    this.state = { lines: [], installing: false, error: "" };
+    this.state = { lines: [], installation: this.props.engine?.installation, error: "" };
   }
 
   getEventMap() {
@@ -26,17 +25,18 @@ export class EngineHelp extends Component {
   didMount() {
     const { state } = this.props;
     return [
-      state.on("engine:install", (/** @type {any} */ { line, done, success }) => {
-        const lines = line ? [...this.state.lines, line].slice(-KEPT_LINES) : this.state.lines;
-        this.setState({
-          lines, installing: !done,
-          error: done && success === false ? "Installation failed; see its last lines." : this.state.error,
-        });
-      }),
-      state.on("connection:established", (/** @type {{recovered: boolean}} */ { recovered }) => {
-        if (!recovered) this.setState({ installing: false });
-      }),
+      state.on("engine:install", (/** @type {any} */ installation) => this.follow(installation)),
+      // what another browser began, or the server's end cut off
+      state.subscribe("engine", (/** @type {any} */ engine) => this.setState({ installation: engine?.installation })),
     ];
+  }
+
+  /** @param {{line: string, done: boolean, success: boolean | null}} installation */
+  follow(installation) {
+    const { line, done, success } = installation;
+    const before = this.state.installation?.done === false ? this.state.lines : [];
+    this.setState({ installation, lines: [...before, ...(line ? [line] : [])].slice(-KEPT_LINES), error: "" });
+    if (done && success) toast(line, { kind: "success" });
   }
 
   didUpdate() {
@@ -45,18 +45,18 @@ export class EngineHelp extends Component {
   }
 
   async handleInstall() {
-    this.setState({ installing: true, lines: [], error: "" });
+    this.setState({ error: "" });
     try {
-      await this.props.state.request("engine:install", {}, { timeout: TIMEOUT });
-      toast("Embedded engine installed", { kind: "success" });
-      this.setState({ installing: false });
+      await this.props.state.request("engine:install");
     } catch (error) {
-      this.setState({ installing: false, error: /** @type {Error} */ (error).message });
+      this.setState({ error: /** @type {Error} */ (error).message });
     }
   }
 
   render() {
-    const { lines, installing, error } = this.state;
+    const { lines, installation } = this.state;
+    const installing = installation?.done === false;
+    const error = this.state.error || (installation?.success === false && installation.line);
     const hint = this.props.engine?.hint;
     return h("div", { className: "stack engine-help" },
       h(OfficialBuild, { key: "official", state: this.props.state }),
@@ -70,6 +70,7 @@ export class EngineHelp extends Component {
           dataset: { action: "engine-install" },
         }, icon("download"), installing ? "Installing…" : "Install")),
       error && h("p", { key: "error", className: "field-error", role: "alert" }, error),
+      installing && progressBar({ label: installation.line || "Installing", showLabel: true }),
       lines.length > 0 && h("pre", {
         key: "output", className: "code code-block install-output", tabIndex: 0, role: "log",
         "aria-label": "Output of the installation",

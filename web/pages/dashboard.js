@@ -44,7 +44,7 @@ class Warnings extends Panel {
         })),
       ...disks.map((/** @type {Json} */ disk) => ({
         key: `disk-${disk.path}`,
-        text: `The disk of ${disk.path} is ${percent(disk.usage)} full: ${bytes(disk.total - disk.used)} left`,
+        text: `The disk of ${disk.path} is ${percent(disk.usage)} full: ${bytes(disk.free)} left`,
       })),
       ...(missing.length ? [{
         key: "missing", href: "/models", link: "Models",
@@ -314,7 +314,7 @@ class Machine extends Panel {
   memory({ memory_usage: usage, memory_used: used, memory_total: total, swap_usage: swap }) {
     return this.card({
       key: "memory", name: "memory", title: "Memory", label: "Memory", value: percent(usage),
-      hint: `${bytes(used)} of ${bytes(total)}${swap ? `, swap ${percent(swap)}` : ""}`,
+      hint: part(used, total) + (swap ? `, swap ${percent(swap)}` : ""),
       values: this.recent((sample) => sample.memory_usage), color: 3, max: 100,
     });
   }
@@ -323,31 +323,31 @@ class Machine extends Panel {
   network({ network_received: received, network_sent: sent }) {
     return this.card({
       key: "network", name: "network", title: "Network", label: "Network", value: rate(received),
-      hint: `received; ${rate(sent)} sent`, values: this.recent((sample) => sample.network_received), color: 6,
+      hint: known(sent) ? `received; ${rate(sent)} sent` : "", values: this.recent((sample) => sample.network_received), color: 6,
     });
   }
 
   /** @param {Json} metrics */
-  disk({ disks, disk_used: used, disk_total: total, disk_usage: usage }) {
-    const list = disks?.length ? disks : [{ path: "Disk", used, total, usage }];
+  disk({ disks, disk_used: used, disk_free: free, disk_total: total, disk_usage: usage }) {
+    const list = disks?.length ? disks : [{ path: "Disk", used, free, total, usage }];
     return this.card({
       key: "disk", name: "disk", title: list.length > 1 ? "Disks" : "Disk", label: "Disk",
-      value: percent(list[0].usage), hint: `${bytes(list[0].used)} of ${bytes(list[0].total)}`,
+      value: percent(list[0].usage), hint: part(list[0].used, list[0].total),
       extra: h("div", { className: "disks" }, list.slice(0, 3).map((/** @type {Json} */ disk) => (
-        this.share(disk.path, `${bytes(disk.total - disk.used)} free`, disk.usage, `Disk of ${disk.path}`)))),
+        this.share(disk.path, `${bytes(disk.free)} free`, disk.usage, `Disk of ${disk.path}`)))),
     });
   }
 
   /** @param {Json} gpu */
-  gpu({ index, name, utilization, memory_used: used, memory_total: total, temperature, power }) {
+  gpu({ index, name, utilization, memory_used: used, memory_total: total, temperature, power, lost }) {
     const label = name ?? `GPU ${index}`;
-    const facts = [known(temperature) && `${number(temperature, 0)} °C`, known(power) && `${number(power, 0)} W`];
+    const facts = [lost && "Does not answer", known(temperature) && `${number(temperature, 0)} °C`, known(power) && `${number(power, 0)} W`];
     const full = known(used) && total ? (100 * used) / total : null;
     const own = (/** @type {Json} */ sample) => sample.gpus?.find((/** @type {Json} */ one) => one.index === index);
     return this.card({
       key: `gpu${index}`, name: "gpu", title: label, label, value: percent(utilization), color: 2, max: 100,
       hint: facts.filter(Boolean).join(" · "), values: this.recent((sample) => own(sample)?.utilization),
-      extra: this.share("VRAM", `${bytes(used)} of ${bytes(total)}`, full, "VRAM in use"),
+      extra: this.share("VRAM", part(used, total), full, "VRAM in use"),
     });
   }
 
@@ -360,6 +360,9 @@ class Machine extends Panel {
       meter({ value, label }));
   }
 }
+
+/** @param {any} used @param {any} total bytes */
+const part = (used, total) => (known(total) ? `${bytes(used)} of ${bytes(total)}` : bytes(total));
 
 /** @param {any} value */
 const known = (value) => typeof value === "number";
