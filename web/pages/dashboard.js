@@ -323,7 +323,8 @@ class Machine extends Panel {
   network({ network_received: received, network_sent: sent }) {
     return this.card({
       key: "network", name: "network", title: "Network", label: "Network", value: rate(received),
-      hint: known(sent) ? `received; ${rate(sent)} sent` : "", values: this.recent((sample) => sample.network_received), color: 6,
+      hint: known(sent) ? `received; ${rate(sent)} sent` : "",
+      values: this.recent((sample) => sample.network_received), color: 6,
     });
   }
 
@@ -341,7 +342,10 @@ class Machine extends Panel {
   /** @param {Json} gpu */
   gpu({ index, name, utilization, memory_used: used, memory_total: total, temperature, power, lost }) {
     const label = name ?? `GPU ${index}`;
-    const facts = [lost && "Does not answer", known(temperature) && `${number(temperature, 0)} °C`, known(power) && `${number(power, 0)} W`];
+    const facts = [
+      lost && "Does not answer", known(temperature) && `${number(temperature, 0)} °C`,
+      known(power) && `${number(power, 0)} W`,
+    ];
     const full = known(used) && total ? (100 * used) / total : null;
     const own = (/** @type {Json} */ sample) => sample.gpus?.find((/** @type {Json} */ one) => one.index === index);
     return this.card({
