@@ -177,6 +177,7 @@ import collections
 import concurrent.futures
 import contextlib
 import dataclasses
+import email.utils
 import errno
 import functools
 import getpass
@@ -190,6 +191,7 @@ import json
 import logging
 import math
 import mmap
+import ntpath
 import platform
 import posixpath
 import secrets
@@ -611,7 +613,9 @@ def engine_values(config: Config, saved: Json) -> Json:
              if (value := getattr(config, key)) is not None}
     folders = [path for path in default_model_folders() if os.path.isdir(path)]
     values = {**ENGINE_DEFAULTS, "models_dirs": folders, **good_values(saved, CONFIG_FIELDS), **fixed}
-    return {**values, "models_dirs": list(map(str, values["models_dirs"]))}
+    return {**values, "models_dirs": list(map(str, values["models_dirs"])),
+            "defaults": known_parameters(values["defaults"]),
+            "budget": {name: amount for name, amount in values["budget"].items() if type(amount) is int}}
 
 
 def model_folders(config: Config, values: Json) -> list[Path]:
@@ -707,6 +711,19 @@ class Failures:
     def forget(self, address: str) -> None:
         """A good password takes back what was counted."""
         self.moments.pop(address, None)
+
+
+def plain_file(path: str, flags: int) -> int:
+    """An opener for open(): the file itself, never what a link of any kind leads to, nor a pipe or a device."""
+    flags |= getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+    if os.path.islink(path):  # where the system has no O_NOFOLLOW; elsewhere it says so in plainer words
+        raise OSError(errno.ELOOP, "it is a link", path)
+    descriptor = os.open(path, flags, 0o666)
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode) or (flags & (os.O_WRONLY | os.O_RDWR) and status.st_nlink > 1):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "it is no file of its own", path)
+    return descriptor
 
 
 def write_privately(target: Path, content: str, like: os.stat_result | None = None) -> None:
@@ -1893,6 +1910,7 @@ def decoded_model(row: Json) -> Json:
     """A model as clients see it, from its row."""
     for name in JSON_COLUMNS:
         row[name] = json.loads(row[name]) if row[name] is not None else None
+    row["parameters"] = known_parameters(row["parameters"])
     for name in BOOLEAN_COLUMNS:
         row[name] = bool(row[name])
     return row
@@ -4226,6 +4244,10 @@ class Parameter(NamedTuple):
             return "on" if BOOLEANS[text.lower()] else "off"
         if self.key in ("n-gpu-layers", "n-gpu-layers-draft") and text in ("auto", "all"):
             return -1 if text == "auto" else 9999
+        if self.kind == "choice":
+            return text.lower() if text.lower() in self.choices else text
+        if self.kind == "int" and (thousands := re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,3})?)([kKmM])i?", text)):
+            return int(float(thousands[1]) * (1024 if thousands[2] in "kK" else 1024**2))  # as in -c 32k
         return int(text) if self.kind == "int" else float(text) if self.kind == "float" else text
 
     def schema(self) -> Json:
@@ -4459,14 +4481,28 @@ def validated_parameters(parameters: Json, folders: list[Path], field: str = "pa
     return accepted
 
 
+def known_parameters(saved: Any) -> Json:
+    """Of saved parameters those that this version knows: a newer one may have more."""
+    return {key: value for key, value in saved.items() if key in PARAMETERS} if isinstance(saved, dict) else {}
+
+
 INI_UNSAFE = r"[;#\x00-\x1f\x7f-\x9f\u2028\u2029]"  # a value in a preset file ends there
 SHARED_SECTIONS = ("", "default", "*")  # what they say holds for every model
-FILE_KEYS = ("model", "m", "hf-repo", "hfr", "hf")
-PRESET_SPELLINGS = {"n-parallel": "parallel", "batch": "batch-size", "ubatch": "ubatch-size", "nkvo": "no-kv-offload",
-                    "no-mmproj": "no-mmproj-auto", "a": "alias"}
+FILE_KEYS = ("model", "m", "hf-repo", "hfr", "hf", "model-url", "mu")
+MAX_SECTIONS = 1000  # of a preset file; people have some dozens
+# What the engine also takes: short negations, names of variables that are not the option's, and what is out of use.
+PRESET_SPELLINGS = {
+    "n-parallel": "parallel", "batch": "batch-size", "ubatch": "ubatch-size", "kvo": "kv-offload",
+    "nkvo": "no-kv-offload", "nr": "no-repack", "nocb": "no-cont-batching", "no-mmproj": "no-mmproj-auto", "a": "alias",
+    "rope-scaling-type": "rope-scaling", "think": "reasoning-format", "think-budget": "reasoning-budget",
+    "spec-draft-cache-type-k": "cache-type-k-draft", "spec-draft-cache-type-v": "cache-type-v-draft",
+    "LLAMA_CHAT_TEMPLATE_KWARGS": "chat-template-kwargs", "dio": "direct-io", "ndio": "no-direct-io"}
+ASSIGNMENT = r"(?s)(?:-e|--env=|\$env:)?([A-Z][A-Z0-9_]{3,63})=(.*)"
+# The program in a command line, or the image of a container that has it
+PROGRAM = r"(?i)(?:.*[\\/])?(?:llama-[a-z-]+|llama|server|main)(?:\.exe)?|\S*llama[-.](?:cpp|server)\S*:\S+"
 # No two neighbours in these may match the same letters: a line comes from outside, and may be long.
 SECTION_LINE = r"\[[ \t]*([^\] \t\r\n][^\]\r\n]*)\][ \t]*(?:[;#].*)?"
-VALUE_LINE = r"([A-Za-z_][A-Za-z0-9_.-]*)[ \t]*=[ \t]*([^;#]*)(?:[;#].*)?"
+VALUE_LINE = r"-{0,2}([A-Za-z_][A-Za-z0-9_.-]*)[ \t]*=[ \t]*(?:\"([^\"]*)\"|'([^']*)'|([^;#]*))[ \t]*(?:[;#].*)?"
 BLANK_LINE = r"[ \t]*(?:[;#].*)?"
 
 
@@ -4501,19 +4537,94 @@ def render_presets(models: list[Json], defaults: Json) -> str:
                      for name, values in sections.items())
 
 
-def parse_presets(ini: str) -> dict[str, dict[str, str]]:
-    """The sections of a preset file as llama-server reads them; InvalidRequest names a line it would refuse."""
+def parse_presets(text: str) -> dict[str, dict[str, str]]:
+    """The sections of a preset file, or what a pasted command line says in their stead.
+
+    Indented lines and quotes, which llama-server refuses or takes as they are, mean here what was meant.
+    InvalidRequest names a line that makes no sense.
+    """
+    lines = [line.strip(" \t") for line in re.split(r"\r\n|\n|\r", text.lstrip("\ufeff"))]
+    if re.search(r"(?im)llama|^[ \t]*-", text) and not any(line.startswith("[") for line in lines) and (
+            commands := parse_commands(text)):
+        return commands
     sections: dict[str, dict[str, str]] = {}
     current = ""
-    for at, line in enumerate(re.split(r"\r\n|\n|\r", ini), 1):
+    for at, line in enumerate(lines, 1):
         if found := re.fullmatch(SECTION_LINE, line):
             current = found[1]
             sections[current] = {}  # a second section of one name replaces the first
         elif found := re.fullmatch(VALUE_LINE, line):
-            sections.setdefault(current, {})[found[1]] = found[2].rstrip(" \t")
+            value = next(value for value in found.groups()[1:] if value is not None)
+            sections.setdefault(current, {})[found[1].replace("_", "-") if found[1].islower() else found[1]] = \
+                value.rstrip(" \t")
         elif not re.fullmatch(BLANK_LINE, line):
-            raise InvalidRequest(f"line {at} is no section, no key = value and no comment", field="ini")
+            raise InvalidRequest(f"line {at} is no section, no key = value, no comment and no llama-server command",
+                                 field="ini")
     return sections
+
+
+def shell_commands(text: str) -> list[list[str]]:
+    """The words of each command in `text`, as shells split them: continued lines are joined, comments left out."""
+    text = re.sub(r"(?m)^[ \t]*#.*$|(?<=[ \t])#[ \t].*$", "", text.replace("\r\n", "\n"))
+    text = re.sub(r"[\\^`][ \t]*\n|(?<=[ \t])[\\^`](?=[ \t])", " ", text)  # also where a browser joined the lines
+    lexer = shlex.shlex(text, posix=True, punctuation_chars=";&|<>\n")
+    lexer.whitespace, lexer.whitespace_split, lexer.commenters = " \t\r", True, ""
+    if re.search(r"(?:^|[\s\"'=])[A-Za-z]:\\", text):  # paths of Windows
+        lexer.escape = ""
+    try:
+        words = list(lexer)
+    except ValueError:  # a quote without its end
+        words = re.findall(r"\n|[^\s]+", text)
+    commands: list[list[str]] = [[]]
+    for word in words:
+        if re.fullmatch(r"[;&|<>\n]+", word):
+            commands.append([])
+        else:
+            commands[-1].append(word)
+    return [command for command in commands if command]
+
+
+def parse_commands(text: str) -> dict[str, dict[str, str]]:
+    """What the llama-server commands in `text` say, as sections of a preset file; {} where there are none."""
+    sections: dict[str, dict[str, str]] = {}
+    commands: list[list[str]] = []
+    for words in shell_commands(text):
+        if commands and words[0].startswith("-"):  # a line of options goes on where the last one ended
+            commands[-1] += words
+        elif words[1:2] != ["="]:
+            commands.append(words)
+    exported: dict[str, str] = {}
+    for words in commands:
+        at = next((at for at, word in enumerate(words) if re.fullmatch(PROGRAM, word)), None)
+        settings = {found[1]: found[2] for word in words[:at] if (found := re.fullmatch(ASSIGNMENT, word))}
+        if at is None and not words[0].startswith("-"):
+            exported |= settings
+            continue
+        options = {**exported, **settings, **command_options(words[at or 0:])}
+        if not (file := preset_file("", options)):
+            raise InvalidRequest("A command names no model: add -m FILE or -hf user/repo to it", field="ini")
+        stem = ntpath.basename(file.partition("?")[0]).removesuffix(".gguf")
+        name = options.get("alias", options.get("a", "")).split(",")[0].strip() or (
+            file if re.fullmatch(f"{REPO}(:.+)?", file) else stem)
+        sections[f"{name} ({len(sections) + 1})" if name in sections else name] = options
+    return sections
+
+
+def command_options(words: list[str]) -> dict[str, str]:
+    """The options among the words of a command, by their names without dashes; a switch is "on"."""
+    options: dict[str, str] = {}
+    for word, after in zip(words, [*words[1:], "--"], strict=False):
+        if not (found := re.fullmatch(r"--?([A-Za-z][\w.-]*)(?:=(.*))?", word, re.S)):
+            continue
+        key, text = found[1].replace("_", "-"), found[2] if found[2] is not None else after
+        parameter = PARAMETERS.get(ALIASES.get(key, ""))
+        switches = {*BOOLEANS, *parameter.choices} if parameter and ("on" in parameter.choices
+                                                                    or parameter.kind == "bool") else {text.lower()}
+        if found[2] is None and (re.match(r"--?(?:[A-Za-z]|$)", after) or after.lower() not in switches):
+            text = "on"
+        both = key in options and ALIASES.get(key) in ("override-tensor", "lora")  # which may be given several times
+        options[key] = f"{options[key]},{text}" if both else text
+    return options
 
 
 def preset_switch(text: str) -> bool:
@@ -4528,6 +4639,7 @@ PRESET_FIELDS: dict[str, tuple[str, Callable[[str], Any]]] = {
     "alias": ("aliases", lambda text: [name.strip() for name in text.split(",") if name.strip()]),
     "load-on-startup": ("pinned", preset_switch),
     "sleep-idle-seconds": ("idle", lambda text: max(int(text), 0)),
+    "tags": ("tags", lambda text: [name.strip() for name in text.split(",") if name.strip()]),
 }
 
 
@@ -4536,14 +4648,20 @@ def preset_values(values: dict[str, str]) -> dict[str, str]:
     named = {key[10:].lower().replace("_", "-") if key.startswith("LLAMA_ARG_") else key: text
              for key, text in values.items()}
     named = {PRESET_SPELLINGS.get(key, key): text for key, text in named.items()}
-    on = {key: BOOLEANS.get(named.pop(key).lower()) for key in ("mmap", "no-mmap", "mlock") if key in named}
+    on = {key: BOOLEANS.get(named.pop(key).lower())
+          for key in ("mmap", "no-mmap", "mlock", "direct-io", "no-direct-io") if key in named}
     mapped = on.get("mmap") is not False and not on.get("no-mmap")
     mode = "+".join(name for name, wanted in (("mmap", mapped), ("mlock", on.get("mlock"))) if wanted) or "none"
-    return {**({"load-mode": mode} if on else {}), **named}
+    modes = {"load-mode": "dio" if on.get("direct-io") else mode} if on.keys() - {"no-direct-io"} else {}
+    return {**modes, **named}
 
 
-def imported_section(values: dict[str, str], folders: list[Path]) -> tuple[Json, Json, list[str]]:
-    """The parameters and the fields that a section's `values` stand for, and a sentence for each value that is left."""
+def imported_section(values: dict[str, str], folders: list[Path],
+                     files: Mapping[str, list[Json]] | None = None) -> tuple[Json, Json, list[str]]:
+    """The parameters and the fields that a section's `values` stand for, and a sentence for each value that is left.
+
+    A path of another machine or container means the one of `files` that has its name.
+    """
     parameters: Json = {}
     fields: Json = {}
     refused: list[str] = []
@@ -4555,25 +4673,53 @@ def imported_section(values: dict[str, str], folders: list[Path]) -> tuple[Json,
                 field, read = PRESET_FIELDS[key]
                 fields |= checked_fields({field: read(text)}, MODEL_CHANGES, "changes", folders)
             elif name:
+                if PARAMETERS[name].kind == "path":
+                    same = [(files or {}).get(ntpath.basename(path).lower()) for path in text.split(",")]
+                    text = ",".join(rows[0]["path"] for rows in same if rows) if all(same) else text
                 value = PARAMETERS[name].from_text(text)
                 parameters |= validated_parameters({name: not value if negated else value}, folders)
-            elif key not in (*FILE_KEYS, "version"):
+            elif key not in (*FILE_KEYS, "hf-file", "hff", "version"):
                 refused.append(f"{key} is not a parameter that may be set here")
         except (ValueError, InvalidRequest) as problem:
             refused.append(f"{key}: {problem}")
     return parameters, fields, refused
 
 
-def preset_entries(text: str, models: list[Json]) -> list[Json]:
-    """The entries whose file `text` means: its path or the end of that, a link to it, or user/repo:QUANT of the hub."""
-    real = os.path.realpath(text)
-    found = [model for model in models if f"/{model['path']}".endswith(f"/{text}")
-             or os.path.realpath(model["path"]) == real]
-    if not found and (hub := re.fullmatch(r"(?i)[^/]+/([^/:]+?)(?:-GGUF)?(?::(\S+))?", text)):
-        of_repo = [model for model in models if hub[1].lower() in model["path"].lower()]
-        named = [model for model in of_repo if (hub[2] or "").upper() in ("", download_quantization(model["path"]))]
-        found = [model for model in named if model["path"] == named[0]["path"]]
-    return found
+def preset_files(models: list[Json]) -> dict[str, list[Json]]:
+    """The entries by their files' real paths, and by their names in lower case."""
+    files: dict[str, list[Json]] = {}
+    for model in models:
+        for name in {os.path.basename(model["path"]).lower(), os.path.realpath(model["path"])}:
+            files.setdefault(name, []).append(model)
+    return files
+
+
+def preset_entries(text: str, models: list[Json], files: Mapping[str, list[Json]]) -> list[Json]:
+    """The entries whose file `text` means: by its path, a link to it, its name, or user/repo:QUANT of the hub."""
+    named = files.get(ntpath.basename(text.partition("?")[0]).lower(), [])
+    found = [model for model in named if f"/{model['path']}".endswith(f"/{text}")] or \
+        files.get(os.path.realpath(text), []) or named
+    if not found and (source := preset_source(text)):
+        place = preset_place(source.repo.partition("@")[0])
+        words = name_words(place.rpartition("/")[2])
+        there = [{"file": os.path.basename(model["path"]), "shards": [], "path": model["path"],
+                  "quantization": download_quantization(os.path.basename(model["path"]))} for model in models]
+        of_repo = [item for item in there if f"/{place}/" in preset_place(item["path"])]
+        alike = [item for item in there if name_words(re.sub(SHARD, r"\1", item["file"])) == words]
+        found = list(filter(None, [download_choice(of_repo or alike, source._replace(file=None))]))
+    return [model for model in models if found and model["path"] == found[0]["path"]]
+
+
+def preset_place(text: str) -> str:
+    """`text` with what separates user, repository and file in the caches of llama.cpp and of Hugging Face alike."""
+    return re.sub(r"[/\\]|_|--", "/", text.lower())
+
+
+def preset_source(text: str) -> Source | None:
+    """What `text` names at the hub, where it is no file of a folder."""
+    with contextlib.suppress(InvalidRequest):
+        return download_source(text) if "://" in text or not text.lower().endswith(".gguf") or ":" in text else None
+    return None
 
 
 @on("presets:export", error="EXPORT_PRESETS_FAILED")
@@ -4585,9 +4731,9 @@ async def presets_export(dash: Dash) -> Json:
 @on("presets:import", error="IMPORT_PRESETS_FAILED", cost=10)
 async def presets_import(dash: Dash, *, ini: Annotated[str, Length(0, 262_144)],
                          dryRun: bool = False) -> Json:  # noqa: N803
-    """Take over what a preset file says of the models it names, or only say what would change."""
-    changes, warnings = await asyncio.to_thread(
-        preset_changes, dash.db.models(), parse_presets(ini), dash.folders(), dash.engine_config()["defaults"])
+    """Take over what a preset file or a command line says of the models it names, or only say what would change."""
+    changes, warnings, downloads = await asyncio.to_thread(
+        preset_changes, dash.db.models(), ini, dash.folders(), dash.engine_config()["defaults"])
     for change in [] if dryRun else changes:
         new, fields = ({key: value for key, (_, value) in change[part].items()} for part in ("parameters", "fields"))
         if change.get("created"):
@@ -4597,15 +4743,16 @@ async def presets_import(dash: Dash, *, ini: Annotated[str, Length(0, 262_144)],
         dash.db.update_model(row["id"], row["revision"], {"parameters": {**row["parameters"], **new}, **fields})
         await dash.models_changed()
         await dash.broadcast("models:updated", {"model": dash.model(row["id"])})
-    return {"changes": changes, "warnings": warnings}
+    return {"changes": changes, "warnings": warnings, "downloads": downloads}
 
 
-def preset_targets(sections: dict[str, dict[str, str]], models: list[Json]) -> dict[str, Json]:
+def preset_targets(sections: dict[str, dict[str, str]], models: list[Json],
+                   files: Mapping[str, list[Json]]) -> dict[str, Json]:
     """The entry that each section is about: the one of its name, else one of its file, else a new one for that file."""
     known, targets = entry_names(models), dict[str, Json]()
     claimed = {known[name.lower()]["id"] for name in sections if name.lower() in known}
     for name, texts in sections.items():
-        of_file = preset_entries(next((texts[key] for key in FILE_KEYS if key in texts), name), models)
+        of_file = preset_entries(preset_file(name, texts), models, files)
         free = (entry for entry in of_file if entry["id"] not in claimed)
         entry = known.get(name.lower()) or next(free, None)
         if not entry and of_file:
@@ -4617,20 +4764,31 @@ def preset_targets(sections: dict[str, dict[str, str]], models: list[Json]) -> d
     return targets
 
 
-def preset_changes(models: list[Json], sections: dict[str, dict[str, str]], folders: list[Path],
-                   defaults: Json) -> tuple[list[Json], list[str]]:
-    """What importing `sections` changes, and a sentence for each thing that is left out.
+def preset_file(name: str, texts: dict[str, str]) -> str:
+    """What a section calls its file; that may be the section's name."""
+    texts = {key.removeprefix("LLAMA_ARG_").lower().replace("_", "-"): text for key, text in texts.items()}
+    file = next((texts[key] for key in FILE_KEYS if key in texts), name)
+    exact = texts.get("hf-file") or texts.get("hff")
+    return f"{file.partition(':')[0]}:{exact}" if exact else file
+
+
+def preset_changes(models: list[Json], text: str, folders: list[Path],
+                   defaults: Json) -> tuple[list[Json], list[str], list[str]]:
+    """What importing `text` changes, a sentence for each thing that is left out, and what may be downloaded for it.
 
     A change is {id, name, parameters: {key: [old, new]}, fields: {key: [old, new]}}, with {path, created} for an entry
     that is made. `defaults` hold for all models already.
     """
+    sections, files = parse_presets(text), preset_files(models)
+    if len(sections) > MAX_SECTIONS:
+        raise InvalidRequest(f"more than {MAX_SECTIONS} models at once", field="ini")
     named = {name: texts for name, texts in sections.items() if name not in SHARED_SECTIONS}
     shared, general, warnings = imported_section(
-        {key: text for name in SHARED_SECTIONS for key, text in sections.get(name, {}).items()}, folders)
+        {key: text for name in SHARED_SECTIONS for key, text in sections.get(name, {}).items()}, folders, files)
     shared = {key: value for key, value in shared.items() if defaults.get(key) != value}
-    changes, targets, names = [], preset_targets(named, models), entry_names(models)
+    changes, targets, names = [], preset_targets(named, models, files), entry_names(models)
     for name, old in targets.items():
-        parameters, fields, refused = imported_section(named[name], folders)
+        parameters, fields, refused = imported_section(named[name], folders, files)
         warnings += [f"[{name}] {problem}" for problem in refused]
         wanted = dict.fromkeys([*old["aliases"], *fields.get("aliases", ()), name])
         fields["aliases"] = [alias for alias in wanted if re.fullmatch(ALIAS, alias) and alias != old["id"]
@@ -4641,9 +4799,10 @@ def preset_changes(models: list[Json], sections: dict[str, dict[str, str]], fold
         if changed or fields or "created" in old:
             changes.append({"id": old["id"], "name": old["name"], "parameters": changed, "fields": fields,
                             **({"path": old["path"], "created": True} if "created" in old else {})})
-    warnings += [f"[{name}]: there is no such model in the library; download it, or add its folder"
-                 for name in named if name not in targets]
-    return changes, warnings
+    absent = {name: preset_file(name, texts) for name, texts in named.items() if name not in targets}
+    warnings += [f"[{name}]: there is no such model in the library; download it, or add its folder" for name in absent]
+    downloads = [file for file in dict.fromkeys(absent.values()) if preset_source(file)]
+    return changes, warnings, downloads
 
 
 # -- Builds ---------------------------------------------------------------------------------------
@@ -7977,6 +8136,19 @@ UPSTREAM_SILENCE = 900.0  # s without a byte of an answer: it may have to load t
 MAX_UPSTREAM_LIST = 2**22  # bytes of its list
 MAX_UPSTREAM_MODELS = 1000
 UPSTREAM_NAME = r"[A-Za-z0-9._-]{1,64}"
+ADDRESS = (r"(?i)(?:(https?|wss?|tcp):/*|//)?((?:[^/?#@\s]+@)?(?:[a-z0-9._-]+|\[[0-9a-f:.%]+\])(?::[0-9]{1,5})?"
+           r"(?:/[^?#]*)?)(?:[?#].*)?")
+# An address, where a program may be meant as well
+SERVER_ADDRESS = (r"(?i)[a-z]{2,5}:/|//|(?:localhost|\[[0-9a-f:.%]+\]|[0-9.]{7,15})(?:[:/]|$)"
+                  r"|[a-z0-9._-]+:[0-9]{1,5}(?:/|$)")
+# What people copy along with an address: the paths of OpenAI's API, of ollama's, of pages and of llama-server itself
+ADDRESS_TAIL = (r"(?i)/+(?:v1(?:/.*)?|(?:chat/)?completions?|models|health|props|slots|metrics|ui(?:/.*)?|running"
+                r"|api/(?:chat|generate|tags|version|ps|show|embed\w*))?/*$|(?<=:11434)/api/*$")
+# Programs that tell more: where each is known by what, and where its list is, with name and state, of those in memory
+UPSTREAM_KINDS = {"llama-swap": ("/running", "running", "/running", "running", "model", "state"),
+                  "ollama": ("/api/version", "version", "/api/ps", "models", "name", ""),
+                  "LM Studio": ("/api/v0/models", "data", "/api/v0/models", "data", "id", "state")}
+UPSTREAM_STATES = {"": "loaded", "ready": "loaded", "starting": "loading", "not-loaded": "unloaded"}
 
 
 class UpstreamModel(NamedTuple):
@@ -7994,6 +8166,7 @@ class Upstream:
 
     def __init__(self, name: str, url: str) -> None:
         self.name, self.url = name, upstream_url(url)
+        self.kind: str | None = None  # the program that it is, where it tells
         self.variable = f"LLAMADASH_UPSTREAM_{re.sub('[^A-Za-z0-9]', '_', name).upper()}_KEY"
         key = os.environ.get(self.variable, "").strip()
         self.headers = [("Authorization", f"Bearer {key}")] if key else []  # that it wants of every request
@@ -8003,8 +8176,11 @@ class Upstream:
         self.pause = UPSTREAM_REFRESH[0]
         self.due = -math.inf
 
-    def took(self, document: Any) -> None:
-        """Take over its list of models. Those that it only passes on are left out: two may name each other."""
+    def took(self, document: Any, states: Mapping[str, str] | None = None) -> None:
+        """Take over its list of models. Those that it only passes on are left out: two may name each other.
+
+        `states` are those of the models that are in memory, where it tells by a list of its own.
+        """
         listed = document.get("data") if isinstance(document, dict) else None
         models: dict[str, str | None] = {}
         for item in listed[:MAX_UPSTREAM_MODELS] if isinstance(listed, list) else []:
@@ -8012,7 +8188,7 @@ class Upstream:
             if isinstance(name, str) and 0 < len(name) <= MAX_MODEL_NAME and clean_text(name) == name \
                     and "upstream" not in item:
                 status = item.get("status")
-                value = status.get("value") if isinstance(status, dict) else None
+                value = status.get("value") if isinstance(status, dict) else states and states.get(name, "unloaded")
                 models[name] = value[:32] if isinstance(value, str) else None
         self.models, self.status, self.error, self.pause = models, "connected", None, UPSTREAM_REFRESH[0]
 
@@ -8025,9 +8201,21 @@ class Upstream:
 
 
 def upstream_url(text: str) -> str:
-    """The address of a server, without the parts that people copy along with it."""
-    url = text.strip() if re.match(r"https?://", text.strip()) else f"http://{text.strip()}"
-    return re.sub(r"/(?:v1)?/?$", "", url.split("#")[0].split("?")[0])
+    """The address of a server, without the parts that people copy along with it; "" where `text` is none."""
+    found = re.fullmatch(ADDRESS, text.strip(" \t\"'<>"))
+    if not found:
+        return ""
+    scheme = "https" if (found[1] or "").lower() in ("https", "wss") else "http"
+    return f"{scheme}://" + re.sub(ADDRESS_TAIL, "", found[2])
+
+
+def upstream_named(text: str) -> tuple[str, str] | None:
+    """The name and the address that NAME=URL, or an address alone, gives to a server; None where it is neither."""
+    name, _, url = text.partition("=")
+    if re.fullmatch(UPSTREAM_NAME, name) and upstream_url(url):
+        return name, url
+    host = urllib.parse.urlsplit(upstream_url(text)).hostname if re.match(SERVER_ADDRESS, text) else None
+    return (host.replace(":", "-"), text) if host else None
 
 
 class Upstreams:
@@ -8062,7 +8250,8 @@ class Upstreams:
 
     def as_json(self) -> list[Json]:
         """The upstreams as clients see them."""
-        return [{"name": item.name, "url": item.url, "status": item.status, "error": item.error,
+        return [{"name": item.name, "url": re.sub("//[^/@]*@", "//", item.url), "kind": item.kind,
+                 "status": item.status, "error": item.error,
                  "models": [{"id": f"{item.name}/{model}", "status": status} for model, status in item.models.items()]}
                 for item in self.all.values()]
 
@@ -8078,25 +8267,59 @@ class Upstreams:
     async def refresh(self, upstream: Upstream) -> None:
         """Ask one upstream for its models."""
         try:
-            async with self.session.get(f"{upstream.url}/v1/models", headers=[*upstream.headers, self.via()],
-                                        timeout=aiohttp.ClientTimeout(total=UPSTREAM_TIMEOUT),
-                                        allow_redirects=False) as response:
-                body = bytearray()
-                async for block in response.content.iter_any():
-                    body += block
-                    if len(body) > MAX_UPSTREAM_LIST:
-                        raise ValueError("its list of models is too long")
-                if response.status in (401, 403):
-                    upstream.failed("refused", f"It wants a key: set the variable {upstream.variable}.")
-                elif response.status != 200:
-                    upstream.failed("unreachable", error_text(bytes(body), response.status))
-                else:
-                    upstream.took(await asyncio.to_thread(json.loads, body))
+            status, body, wait = await self.get(upstream, "/v1/models")
+            upstream.pause = max(upstream.pause, wait)
+            if status in (401, 403):
+                upstream.failed("refused", f"It wants a key: set the variable {upstream.variable}.")
+                return
+            states = await self.states(upstream)
+            if status == 200 and not body.lstrip().startswith(b"<"):
+                upstream.took(await asyncio.to_thread(json.loads, body), states)
+            elif status == 200:
+                upstream.failed("unreachable", "It answers with a web page: this is not the address of its API.")
+            elif upstream.kind:
+                upstream.failed("unreachable", f"This is {upstream.kind}, and it has no OpenAI API: update it.")
+            else:
+                upstream.failed("unreachable", error_text(body, status))
         except (aiohttp.ClientError, OSError, asyncio.TimeoutError, ValueError, RecursionError) as problem:
-            upstream.failed("unreachable", clean_text(str(problem))[:300] or "It does not answer.")
+            hint = "" if urllib.parse.urlsplit(upstream.url).port else " Does its address lack the port?"
+            upstream.failed("unreachable", (clean_text(str(problem))[:300] or "It does not answer.") + hint)
         finally:
             upstream.due = time.monotonic() + upstream.pause
             self.dash.pool.changed.set()
+
+    async def get(self, upstream: Upstream, path: str) -> tuple[int, bytes, float]:
+        """An upstream's answer: its status, its body, and for how long (s) it wants no further request."""
+        async with self.session.get(upstream.url + path, headers=[*upstream.headers, self.via()],
+                                    timeout=aiohttp.ClientTimeout(total=UPSTREAM_TIMEOUT),
+                                    allow_redirects=False) as response:
+            body = bytearray()
+            async for block in response.content.iter_any():
+                body += block
+                if len(body) > MAX_UPSTREAM_LIST:
+                    raise ValueError("its answer is too long")
+            return response.status, bytes(body), min(retry_after(response.headers), MAX_RETRY_AFTER)
+
+    async def document(self, upstream: Upstream, path: str) -> Json:
+        """What an upstream answers in JSON; {} where that is no object."""
+        with contextlib.suppress(ValueError, RecursionError):
+            status, body, _ = await self.get(upstream, path)
+            found = json.loads(body) if status == 200 else None
+            return found if isinstance(found, dict) else {}
+        return {}
+
+    async def states(self, upstream: Upstream) -> dict[str, str] | None:
+        """The states of its models where it is a program that tells them elsewhere; what it is becomes known so."""
+        for kind, (sign, key, path, listed, name, state) in UPSTREAM_KINDS.items():
+            if upstream.status != "connected" and key in (known := await self.document(upstream, sign)):
+                upstream.kind = clean_text(f"{kind} {known[key]}" if key == "version" else kind)[:64]
+            if (upstream.kind or "").startswith(kind):
+                found = (await self.document(upstream, path)).get(listed)
+                items = [item for item in found[:MAX_UPSTREAM_MODELS] if isinstance(item, dict)] if isinstance(
+                    found, list) else []
+                told = {str(item.get(name)): str(item.get(state, ""))[:32] for item in items}
+                return {model: UPSTREAM_STATES.get(value, value) for model, value in told.items()}
+        return None
 
     def via(self, *before: str) -> tuple[str, str]:
         """The header by which a request is recognised that comes round in a circle; GatewayError where one has."""
@@ -8612,7 +8835,7 @@ async def models_benchmark(
 # -- Downloads ------------------------------------------------------------------------------------
 
 HUB = "https://huggingface.co"
-HUB_HOSTS = ("huggingface.co", "www.huggingface.co", "hf.co")  # what people paste
+HUB_HOSTS = ("huggingface.co", "www.huggingface.co", "hf.co", "hf-mirror.com")  # what people paste
 DOWNLOADS_AT_ONCE = 1  # two share one line and both come later
 DOWNLOADS_LISTED = 20  # finished ones that stay in the list
 DISK_RESERVE = 2**30  # bytes left free: the database, the logs and the system need some
@@ -8626,10 +8849,17 @@ STALL_LIMIT = 30.0  # s without a byte, after which a connection counts as cut
 MAX_LISTING = 32 * 2**20  # bytes of a repository's description; the largest have some 5 MB
 MAX_REDIRECTS = 5
 MAX_FILE_SIZE = 10**15  # bytes; a hub that tells more does not tell the truth
-MAX_FILE_NAME = 200  # bytes; file systems allow 255, and ".part" is added
+MAX_FILE_NAME = 200  # bytes; file systems allow 255, and ".part" with a tag is added
+RETRY_LATER = 60.0  # s where the hub answers "too many requests" and does not say until when
+MAX_RETRY_AFTER = 3600.0  # s that a server may make us wait before the next attempt
 ACTIVE = ("queued", "running", "verifying")
 UNFINISHED_DOWNLOADS = (*ACTIVE, "paused", "failed")
 REPO = r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}"
+REVISION = r"[A-Za-z0-9][A-Za-z0-9._/-]{0,95}"
+HUB_ADDRESS = rf"(?i)\w+://|(?:{'|'.join(map(re.escape, HUB_HOSTS))})/"
+HUB_PATH = (  # user/repo, and where in it: a page, a revision, and a file or a folder
+    r"(?:api/(?:resolve-cache/)?models/)?((?!(?:datasets|spaces|collections|papers|docs|blog|posts|models)/)[^/]+/[^/]+)"
+    r"(?:/(resolve|blob|raw|blame|tree|commits?)/(refs/[^/]+/[^/]+|[^/]+))?(?:/(.*))?")
 SHARD = r"(?i)(.+)-(\d{5})-of-(\d{5})\.gguf"
 QUANTIZATION = (
     r"(?i)(?<![A-Za-z0-9])((?:UD-)?(?:I?Q[1-8]_(?:[01]|K|NL|XXS|XS|S|M)(?:_(?:XXL|XL|XS|L|M|S|P|NL))?(?:_[48]_[48])?"
@@ -8640,7 +8870,7 @@ NETWORK_PROBLEMS = (aiohttp.ClientError, asyncio.TimeoutError, ConnectionError, 
 
 
 class HubUnavailable(DashError):
-    """The hub cannot be reached, or does not answer as it should."""
+    """The hub cannot be reached, or does not answer as it should; `retryAfter`: for how many seconds it wants rest."""
     code = "HUB_UNAVAILABLE"
 
 
@@ -8656,17 +8886,24 @@ class Part:
     sha256: str | None = None
     verified: bool = False
     address: str | None = None  # of its own
+    tag: str = ""  # in the name of what came so far, which nobody else's file has by accident
 
 
 @dataclass(eq=False, repr=False)
 class Download:
-    """A model on its way: one file, or shards and projector, into `place`."""
+    """A model on its way: one file, or shards and projector, into `place`.
+
+    That is a folder of its own, named by user and repository, and the files lie there as in the repository; `flat`:
+    without its folders, as up to version 1.0.0. `retry_at`: when the next attempt is (Unix ms), while one is due.
+    """
     repo: str
     file: str
     place: str
     parts: list[Part]
     status: str = "queued"
     error: str | None = None
+    flat: bool = False
+    retry_at: int | None = None
     done: int = 0
     speeds: collections.deque[tuple[float, int]] = dataclasses.field(default_factory=collections.deque)
 
@@ -8677,16 +8914,32 @@ class Download:
 
     def address(self, part: Part) -> str:
         """Where the hub has `part`: a path on it, or a whole address."""
-        return part.address or f"{self.repo}/resolve/main/{urllib.parse.quote(part.name)}"
+        repo, _, revision = self.repo.partition("@")
+        return part.address or \
+            f"{repo}/resolve/{urllib.parse.quote(revision or 'main', safe='')}/{urllib.parse.quote(part.name)}"
+
+    @property
+    def folder(self) -> Path:
+        """The model folder that it is in."""
+        place = Path(self.place)
+        if not self.flat:
+            return place.parents[1]
+        return place.parent if place.name == self.repo.rpartition("/")[2] else place
 
     def target(self, part: Part) -> Path:
         """Where `part` will be when all is complete."""
-        return Path(self.place) / part.name.rpartition("/")[2]
+        return Path(self.place) / (part.name.rpartition("/")[2] if self.flat else part.name)
 
     def partial(self, part: Part) -> Path:
         """Where `part` is until then."""
         target = self.target(part)
-        return target.with_name(f"{target.name}.part")
+        return target.with_name(f"{target.name}.{part.tag}.part" if part.tag else f"{target.name}.part")
+
+    def move(self) -> None:
+        """Take a place of its own, where that of older versions holds another file."""
+        self.place, self.flat = str(download_place(self.folder, self.repo)), False
+        for part in self.parts:
+            part.tag, part.verified = secrets.token_hex(3), False
 
     def speed(self) -> float:
         """Bytes per second over the last seconds."""
@@ -8704,25 +8957,29 @@ class Download:
         self.done = sum(map(self.have, self.parts))
 
     def finish(self) -> None:
-        """Give all parts their final names."""
+        """Give all parts their final names; Conflict where another file has one meanwhile."""
         for part in self.parts:
             if (partial := self.partial(part)).exists():
-                os.replace(partial, self.target(part))
+                if os.path.lexists(target := self.target(part)):
+                    raise Conflict(f"{target} is another file of the same name")
+                os.rename(partial, target)
 
     def discard(self) -> None:
-        """Remove what came so far, and the folder made for it if nothing else is in it."""
+        """Remove what came so far, and the folders made for it if nothing else is in them."""
+        above: set[Path] = set()
         for part in self.parts:
             self.partial(part).unlink(missing_ok=True)
             part.verified = False
-        if Path(self.place).name == self.repo.rpartition("/")[2]:
+            above |= {folder for folder in self.target(part).parents if self.folder in folder.parents}
+        for folder in sorted(above, reverse=True):
             with contextlib.suppress(OSError):
-                os.rmdir(self.place)
+                os.rmdir(folder)
 
     def as_json(self) -> Json:
-        """What clients see: {repo, file, done, total, bytesPerSecond, status, secondsLeft?, error?, …}."""
+        """What clients see: {repo, file, done, total, bytesPerSecond, status, secondsLeft?, error?, retryAt?, …}."""
         speed, total = self.speed(), self.total
         left = {"secondsLeft": math.ceil((total - self.done) / speed)} if speed else {}
-        error = {"error": self.error} if self.error else {}
+        error = {"error": self.error, **({"retryAt": self.retry_at} if self.retry_at else {})} if self.error else {}
         return {"repo": self.repo, "file": self.file, "files": [part.name for part in self.parts],
                 "folder": self.place, "done": self.done, "total": total, "bytesPerSecond": round(speed),
                 "status": self.status, **left, **error}
@@ -8757,36 +9014,60 @@ def download_file(file: str) -> str:
 
 
 class Source(NamedTuple):
-    """What somebody asked for: a repository, and maybe a file or a quantization of it."""
+    """What somebody asked for: a repository ("user/repo", or "user/repo@revision"), a file or quantization of it."""
     repo: str
     file: str | None = None
     quantization: str | None = None
 
 
 def download_source(text: str, endpoint: str = HUB) -> Source:
-    """The source that `text` names: "user/repo", "user/repo:QUANT", or the address of a page or a file on the hub."""
-    text, file = text.strip(), None
-    if "://" in text or text.partition("/")[0] in HUB_HOSTS:
-        text, file = download_address(text if "://" in text else f"https://{text}", endpoint)
+    """The source that `text` names: "user/repo:QUANT", an address on the hub, or a command that downloads from it."""
+    linked = re.search(r"\]\(\s*<?([^\s)>]+)", text)  # Markdown
+    text = (linked[1] if linked else text).strip(" \t\r\n<>`,;.")
+    if not re.search(r"\s", text):
+        return download_word(text.strip("\"'"), endpoint)
+    words = list(itertools.chain(*shell_commands(text)))
+    options = command_options(words)
+    places = [word for before, word in zip(["-", *words], words, strict=False) if re.match(HUB_ADDRESS, word)
+              or (re.fullmatch(f"{REPO}([:@].+)?", word) and not before.startswith("-"))]
+    named = [options[key] for key in FILE_KEYS[2:] if key in options]
+    source = download_word([*named, *places, words[-1]][0], endpoint)
+    if "revision" in options:
+        source = source._replace(repo=download_word(f"{source.repo}@{options['revision']}", endpoint).repo)
+    file = options.get("include") or next(
+        (word for word in words if word.lower().endswith(".gguf") and word not in places), None)
+    if not file or source.file or source.quantization:
+        return source
+    if "*" in file:  # hf download user/repo --include "*Q4_K_M*"
+        return source._replace(quantization=re.sub(r"(?i)\.gguf", "", file).strip("*/-_.") or None)
+    return source._replace(file=download_file(file))
+
+
+def download_word(text: str, endpoint: str = HUB) -> Source:
+    """The source that one word names; InvalidRequest where it is none."""
+    file, own = "", urllib.parse.urlsplit(endpoint)
+    if re.match(HUB_ADDRESS, text) or text.partition("/")[0] == own.netloc:
+        try:
+            text = text.replace("hf://", "//huggingface.co/") if "://" in text else f"//{text}"
+            address = urllib.parse.urlsplit(text)
+        except ValueError:
+            raise InvalidRequest("this is no address", field="repo") from None
+        if address.hostname not in (*HUB_HOSTS, own.hostname):
+            raise InvalidRequest(f"models are downloaded from {own.hostname} only", field="repo")
+        found = re.fullmatch(HUB_PATH, address.path.removeprefix(own.path.rstrip("/")).strip("/"))
+        repo, page, revision, path = map(urllib.parse.unquote, found.groups("") if found else [""] * 4)
+        file = urllib.parse.parse_qs(address.query).get("show_file_info", [path])[0]
+        text = f"{repo}@{revision}" if revision else repo
+        if page == "tree" and (quantization := download_quantization(path)):
+            text = f"{text}:{quantization}"
     repo, _, quantization = text.partition(":")
-    if not re.fullmatch(REPO, repo) or ".." in repo:
+    repo, _, revision = repo.partition("@")
+    if re.fullmatch(QUANTIZATION, revision):  # as LM Studio has it
+        quantization, revision = revision, ""
+    if not re.fullmatch(REPO, repo) or ".." in text or not re.fullmatch(REVISION, revision or "main"):
         raise InvalidRequest("a repository is named user/repo", field="repo")
-    return Source(repo, download_file(file) if file else None, quantization or None)
-
-
-def download_address(text: str, endpoint: str) -> tuple[str, str | None]:
-    """The repository and the file that an address on the hub names."""
-    try:
-        address, own = urllib.parse.urlsplit(text), urllib.parse.urlsplit(endpoint)
-    except ValueError:
-        raise InvalidRequest("this is no address", field="repo") from None
-    if address.hostname not in (*HUB_HOSTS, own.hostname):
-        raise InvalidRequest(f"models are downloaded from {own.hostname} only", field="repo")
-    path = urllib.parse.unquote(address.path).removeprefix(f"{own.path.rstrip('/')}/").strip("/")
-    user, repo, *rest = path.split("/") if "/" in path else ("", "")
-    if rest and (rest[0] not in ("resolve", "blob", "raw", "tree") or rest[1:2] not in ([], ["main"])):
-        raise InvalidRequest("this address names no file of a main branch", field="repo")
-    return f"{user}/{repo}", "/".join(rest[2:]) if rest and rest[0] != "tree" else None
+    return Source(repo if revision in ("", "main") else f"{repo}@{revision}",
+                  download_file(file) if file.lower().endswith(".gguf") else None, quantization or None)
 
 
 def download_models(files: dict[str, Part]) -> list[Json]:
@@ -8824,13 +9105,13 @@ def download_projector(file: str, projectors: list[str], files: dict[str, Part])
 
 def download_choice(models: list[Json], source: Source) -> Json | None:
     """The model of a repository that `source` asks for, or else the one that most people want."""
-    def wanted(model: Json) -> bool:
-        if source.file:
-            return source.file in (model["file"], *model["shards"])
-        own, asked = model["quantization"] or "", (source.quantization or "").upper()
-        return asked in (own, own.removeprefix("UD-")) or asked in model["file"].upper()
-    if source.file or source.quantization:
-        return next(filter(wanted, models), None)
+    asked = (source.quantization or "").upper()
+    if source.file:
+        return next((model for model in models if source.file in (model["file"], *model["shards"])), None)
+    if asked:
+        exact = [model for model in models if asked == (model["quantization"] or "")]
+        close = [model for model in models if f"UD-{asked}" == model["quantization"]]
+        return next(iter([*exact, *close, *(model for model in models if asked in model["file"].upper())]), None)
     return min(models, key=lambda model: (*PREFERRED, model["quantization"]).index(model["quantization"]), default=None)
 
 
@@ -8903,7 +9184,9 @@ class ModelHub:
 
     async def listing(self, repo: str) -> tuple[dict[str, Part], Json]:
         """A repository's GGUF files, and its description; NotFound where there is none that we may see."""
-        info = await self.json(f"api/models/{repo}?blobs=true", repo)
+        name, _, revision = repo.partition("@")
+        revision = f"/revision/{urllib.parse.quote(revision, safe='')}" if revision else ""
+        info = await self.json(f"api/models/{name}{revision}?blobs=true", repo)
         try:
             return await asyncio.to_thread(download_listed, info["siblings"]), info
         except (TypeError, LookupError):
@@ -8920,15 +9203,29 @@ class ModelHub:
     def refusal(self, response: aiohttp.ClientResponse, what: str, elsewhere: str | None) -> DashError:
         """The error that says what a refused request means to the user; `elsewhere` is the host that is not the hub."""
         status = response.status
-        if elsewhere:
-            return HubUnavailable(f"{elsewhere} answered with status {status}")
-        if status in (401, 403):
+        if status in (401, 403) and not elsewhere:
             hint = "HF_TOKEN may not read it" if self.token else "start llamadash with HF_TOKEN set"
             return NotFound(f"{what} does not exist, is private, or its terms must be accepted at "
                             f"{self.name} first ({hint})")
-        if status in (404, 410):
+        if status in (404, 410) and not elsewhere:
             return NotFound(f"{what} does not exist at {self.name}")
-        return HubUnavailable(f"{self.name} answered with status {status}")
+        wait = min(retry_after(response.headers) or RETRY_LATER * (status == 429), MAX_RETRY_AFTER)
+        asks = f" and asks to wait {math.ceil(wait)} s" if wait else ""
+        problem = HubUnavailable(f"{elsewhere or self.name} answered with status {status}{asks}")
+        problem.details = {"retryAfter": math.ceil(wait)} if wait else {}
+        return problem
+
+
+def retry_after(headers: Mapping[str, str]) -> float:
+    """For how many seconds a server wants no further request, by Retry-After (a number or a date) or RateLimit."""
+    text, limit = headers.get("Retry-After", ""), re.search(r";\s*t=([0-9]{1,6})", headers.get("RateLimit", ""))
+    if re.fullmatch(r"\s*[0-9]{1,9}(?:\.[0-9]{0,9})?\s*", text):
+        return float(text)
+    with contextlib.suppress(ValueError, TypeError, OverflowError, IndexError):
+        until, now = (email.utils.parsedate_to_datetime(date).timestamp()  # by its own clock, where it tells the time
+                      for date in (text, headers.get("Date") or email.utils.formatdate(usegmt=True)))
+        return max(until - now, 0.0)
+    return float(limit[1]) if limit else 0.0  # as Hugging Face has it
 
 
 def download_bytes(text: str) -> int | None:
@@ -8973,13 +9270,51 @@ def download_problem(problem: BaseException) -> str:
     return type(problem).__name__
 
 
+def download_place(folder: Path, repo: str) -> Path:
+    """The place of `repo` in a model folder: one of its own for each user, repository and revision."""
+    return folder / "/".join(urllib.parse.quote(word, safe="@ ") for word in repo.split("/", 1))
+
+
+def download_placed(repo: str, file: str, folder: Path, parts: list[Part]) -> Download:
+    """A new download into `folder`; where an older version seems to have put the model, that is looked at."""
+    for old in (folder / repo.rpartition("/")[2], folder):
+        if all(part.sha256 and files_size(old / part.name.rpartition("/")[2]) == part.size for part in parts):
+            return Download(repo, file, str(old), parts, flat=True)
+    parts = [dataclasses.replace(part, tag=secrets.token_hex(3)) for part in parts]
+    return Download(repo, file, str(download_place(folder, repo)), parts)
+
+
+SAVED_DOWNLOAD = {"repo": str, "file": str, "place": str, "status": str, "error": str | None, "flat": bool}
+SAVED_PART = {"name": str, "size": int, "sha256": str | None, "verified": bool, "tag": str}
+
+
+def download_restored(row: Any) -> Download | None:
+    """What a run of whatever version saved of a download; None where it lacks what is needed."""
+    try:
+        parts = [Part(**{"size": 0, **good_values(part, SAVED_PART)}) for part in row["parts"]]
+        download = Download(**{"flat": True, **good_values(row, SAVED_DOWNLOAD), "parts": parts})
+        for part in [parts[0], *parts]:  # there is one at least
+            download_file(part.name)
+    except (AttributeError, LookupError, TypeError, InvalidRequest) as problem:
+        log.warning("A download cannot be taken up again, for it is not as llamadash saves it: %s", problem)
+        return None
+    download.status = {**dict.fromkeys(ACTIVE, "queued"), "failed": "failed"}.get(download.status, "paused")
+    return download
+
+
 class PartFile:
     """The file that one part is written to, or is in already: hashed block by block, each in a thread."""
 
-    def __init__(self, path: Path, existing: bool) -> None:
-        """Open the file, at its start; one that is no `existing` model is made if it is missing."""
+    def __init__(self, path: Path, existing: bool, folder: Path) -> None:
+        """Open the file, at its start; one that is no `existing` model is made if it is missing.
+
+        Conflict where a link leads out of its place in the model `folder`.
+        """
+        place = Path(os.path.realpath(folder), path.relative_to(folder)).parent
+        if os.path.normcase(os.path.realpath(path.parent)) != os.path.normcase(place):
+            raise Conflict(f"{path.parent} is a link to another place: move it away")
         path.parent.mkdir(parents=True, exist_ok=True)
-        self.file = io.FileIO(path, "r" if existing else "a+")
+        self.file = io.FileIO(path, "r" if existing else "a+", opener=plain_file)
         self.file.seek(0)
         self.hash = hashlib.sha256()
         self.position = 0
@@ -9024,11 +9359,11 @@ class Downloads:
     async def run(self) -> None:
         """Go on with what a former run of llamadash left unfinished."""
         for row in self.dash.db.get_meta("downloads", []):
-            row["parts"] = [Part(part["name"], part["size"] or 0, part["sha256"], part["verified"])
-                            for part in row["parts"]]
-            download = Download(**row)
-            if download.status in ACTIVE:
-                download.status = "queued"
+            if not (download := download_restored(row)):
+                continue
+            written = {item.partial(part) for item in self.items.values() for part in item.parts}
+            if not written.isdisjoint(map(download.partial, download.parts)):  # as two could have one in version 1.0.0
+                download.move()
             await in_thread(download.count)
             self.items.setdefault((download.repo, download.file), download)
         self.pump()
@@ -9051,7 +9386,7 @@ class Downloads:
         known = self.items.get(key)
         if known and known.status in UNFINISHED_DOWNLOADS:
             return await self.resume(*key) if known.status in ("paused", "failed") else known
-        download = Download(*key, str(self.place(source.repo, parts, self.folder(folder))), parts)
+        download = await in_thread(download_placed, *key, self.folder(folder), parts)
         needed = sum(max(item.total - item.done, 0) for item in self.items.values() if item.status in ACTIVE)
         await in_thread(download_check_space, download, needed)
         await self.enqueue(download)
@@ -9077,15 +9412,6 @@ class Downloads:
         if place not in [*self.dash.folders(), own]:
             raise InvalidRequest("This is not a model folder.", field="folder")
         return place
-
-    def place(self, repo: str, parts: list[Part], folder: Path) -> Path:
-        """Where in `folder`: several files together, or a name that is taken, get a folder of their own."""
-        name = parts[0].name.rpartition("/")[2]
-        taken = any((Path(item.place) / name) == folder / name and item.repo != repo for item in self.items.values())
-        size = files_size(folder / name)
-        if len(parts) > 1 or taken or size not in (0, parts[0].size):
-            return folder / repo.rpartition("/")[2]
-        return folder
 
     def item(self, repo: str, file: str) -> Download:
         """One download; NotFound where there is none."""
@@ -9167,7 +9493,7 @@ class Downloads:
             del self.items[key]
         self.dash.db.set_meta("downloads", [
             {"repo": item.repo, "file": item.file, "place": item.place, "status": item.status, "error": item.error,
-             "parts": [vars(part) for part in item.parts]}
+             "flat": item.flat, "parts": [vars(part) for part in item.parts]}
             for item in self.items.values() if item.status in UNFINISHED_DOWNLOADS])
 
     async def progress(self, download: Download) -> None:
@@ -9215,20 +9541,32 @@ class Transfer:
         self.queue, self.download = queue, download
 
     async def run(self) -> None:
-        """Fetch and check all parts, then give them their names at once: half a model is never in the folder."""
+        """Bring the model here; where another one has the place that older versions chose, to a place of its own."""
         async with self.queue.hub.session() as self.session:
-            for part in self.download.parts:
-                if not (part.verified and self.download.have(part)):
-                    await self.fetch_part(part)
+            try:
+                await self.fetch()
+            except Conflict:
+                begun: int = await in_thread(files_size, *map(self.download.partial, self.download.parts))
+                if begun or not self.download.flat:
+                    raise
+                self.download.move()
+                await self.fetch()
+
+    async def fetch(self) -> None:
+        """Fetch and check all parts, then give them their names at once: half a model is never in the folder."""
+        for part in self.download.parts:
+            have: int = await in_thread(self.download.have, part)
+            if not (part.verified and have):
+                await self.fetch_part(part)
         await in_thread(self.download.finish)
 
     async def fetch_part(self, part: Part) -> None:
         """Fetch the rest of one file, and check it; Conflict where another file has its name already."""
         target, partial = self.download.target(part), self.download.partial(part)
-        existing = files_size(target) > 0
-        file = await in_thread(PartFile, target if existing else partial, existing)
+        existing, begun = bool(await in_thread(files_size, target)), await in_thread(files_size, partial)
+        file = await in_thread(PartFile, target if existing else partial, existing, self.download.folder)
         try:
-            if existing or files_size(partial):
+            if existing or begun:
                 await self.queue.tell(self.download, "verifying")
                 while await in_thread(file.adopt):
                     pass
@@ -9243,16 +9581,19 @@ class Transfer:
             if existing:
                 raise Conflict(f"{target} is another file of the same name") from None
             await in_thread(file.restart)
-            partial.unlink(missing_ok=True)
+            await in_thread(partial.unlink, True)
             raise
         finally:
             await in_thread(file.close)
+        if existing:
+            await in_thread(partial.unlink, True)
         part.verified = True
 
     async def transfer_all(self, part: Part, file: PartFile) -> None:
         """Bring all bytes here, over a new connection whenever one is cut; HubUnavailable after RETRIES in vain."""
         failures = 0
-        others = sum(self.download.have(item) for item in self.download.parts if item is not part)
+        await in_thread(self.download.count)
+        others = self.download.done - file.position
         if file.position > part.size:
             await in_thread(file.restart)
         while file.position < part.size:
@@ -9265,7 +9606,19 @@ class Transfer:
                     raise HubUnavailable(f"given up after {failures} attempts in vain: {problem}") from problem
                 log.info("download of %s: %s; trying again", part.name, problem)
                 pause = min(RETRY_PAUSE[0] * 2 ** (failures - 1), RETRY_PAUSE[1])
-                await asyncio.sleep(pause * (0.75 + secrets.randbelow(500) / 1000))
+                pause *= 0.75 + secrets.randbelow(500) / 1000
+                await self.wait(max(pause, problem.details.get("retryAfter", 0)), str(problem))
+
+    async def wait(self, pause: float, problem: str) -> None:
+        """Sleep until the next attempt, and let everybody see why and until when."""
+        download = self.download
+        try:
+            download.error, download.retry_at = problem, now_ms() + round(pause * 1000)
+            await self.queue.tell(download, "running")
+            await asyncio.sleep(pause)
+        finally:
+            download.error = download.retry_at = None
+        await self.queue.tell(download, "running")
 
     async def transfer(self, part: Part, file: PartFile, others: int) -> None:
         """Bring what one connection gives; `others` are the bytes of the other parts."""
@@ -9657,7 +10010,7 @@ class Installer:
     async def fetch(self, id: str, offer: Offer) -> None:
         """Download, unpack and try one build; EngineFailed where it does not start, or sees none of the GPUs."""
         archives, fresh = self.folder / ".downloads", self.folder / f".{id}"
-        download = Download(ENGINE_REPO, id, str(archives), offer.assets, status="running")
+        download = Download(ENGINE_REPO, id, str(archives), offer.assets, status="running", flat=True)
         await in_thread(download_check_space, download, 0)
         await Transfer(self, download).run()
         await self.say(id, "installing", f"Unpacking {id}", download.total, download.total)
@@ -11619,10 +11972,9 @@ def full_path(text: str) -> Path:
 
 def upstream_option(text: str) -> tuple[str, str]:
     """The name and the address of a server elsewhere, from the command line."""
-    name, _, url = text.partition("=")
-    if not re.fullmatch(UPSTREAM_NAME, name) or not urllib.parse.urlsplit(upstream_url(url)).hostname:
+    if not (named := upstream_named(text)):
         raise argparse.ArgumentTypeError(f"{text} is not NAME=URL")
-    return name, url
+    return named
 
 
 def variable_words(parser: argparse.ArgumentParser, action: argparse.Action, variable: str) -> list[str]:
@@ -11666,10 +12018,11 @@ def configured(options: Json, fixed: dict[str, str]) -> Config:
         sys.exit(usage_error("an API key is one line of text"))
     values: Json = {key: tuple(options[key]) if isinstance(options[key], list) else options[key] for key in fixed}
     upstreams = dict(values.get("upstreams", ()))
-    if re.match(r"https?://", server := values.get("llama_server", "")):
-        if not (host := urllib.parse.urlsplit(server).hostname):
+    server = values.get("llama_server", "")
+    if re.match(SERVER_ADDRESS, server) and not os.path.exists(server):
+        if not (named := upstream_named(server)):
             sys.exit(usage_error(f"{server} is no address of a server"))
-        upstreams[host.replace(":", "-")] = server
+        upstreams[named[0]] = values["llama_server"] = upstream_url(server)
     return Config(**{**values, "upstreams": tuple(upstreams.items())}, fixed=fixed)
 
 

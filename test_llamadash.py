@@ -799,6 +799,19 @@ def test_upstreams_have_names(monkeypatch: pytest.MonkeyPatch) -> None:
     assert configured("--llama-server", "http://box.lan:8080").upstreams == (("box.lan", "http://box.lan:8080"),)
     assert configured("--llama-server", "http://[::1]:8080").upstreams == (("--1", "http://[::1]:8080"),)
     assert configured("--llama-server", "/usr/bin/llama-server").upstreams == ()
+    for text in ("box:8080", "//box:8080/", "HTTP://box:8080/v1", "http://box:8080/v1/chat/completions", "ws://box:8080",
+                 "http:/box:8080/v1/models/", "http://box:8080/ui/#/models", "http://box:8080/?a=b", "box:8080/health"):
+        config = configured("--llama-server", text)
+        assert (config.upstreams, config.llama_server) == ((("box", "http://box:8080"),), "http://box:8080"), text
+        assert configured("--upstream", f"b={text}").upstreams == (("b", text),)
+        assert llamadash.Upstream("b", text).url == "http://box:8080"
+    assert configured("--upstream", "192.168.1.9:11434/api").upstreams == (("192.168.1.9", "192.168.1.9:11434/api"),)
+    for text, url in (("https://openrouter.ai/api/v1", "https://openrouter.ai/api"), ("box/llama/v1", "http://box/llama"),
+                      ("localhost:11434/api/", "http://localhost:11434"), ("[::1]:80/v1", "http://[::1]:80")):
+        assert llamadash.upstream_url(text) == url
+    for text in ("", "a=", "word", "http://", "ftp://box/x", "a=http://bo x"):
+        with pytest.raises(SystemExit):
+            configured("--upstream", text)
     monkeypatch.setenv("LLAMADASH_UPSTREAM", "c=three,d=https://four")
     assert configured().upstreams == (("c", "three"), ("d", "https://four"))
 
@@ -4016,11 +4029,36 @@ def test_presets_hold_every_model_that_can_be_expressed() -> None:
 
 
 def test_presets_are_read_as_llama_server_reads_them() -> None:
-    """Comments, line ends, repeated sections; an indented line is an error that names the line."""
+    """Comments, line ends, repeated sections; what makes no sense is an error that names the line."""
     ini = "; one\r\nc = 1 # two\r\n[ x]\nctx-size=5;6\n\n[x]\nk = v w \n [ y\n"
     with pytest.raises(llamadash.InvalidRequest, match="line 8"):
         llamadash.parse_presets(ini)
     assert llamadash.parse_presets(ini.replace(" [ y\n", "")) == {"": {"c": "1"}, "x": {"k": "v w"}}
+
+
+def test_preset_files_as_people_have_them() -> None:
+    """A mark of the encoding, indentation, quotes with what would end a value, dashes and underscores are read."""
+    ini = "\ufeff[x] ; one\n\tmodel = \"/m/a #1.gguf\" ; two\n  ctx_size = '8192'\n--temp = 0.5\nLLAMA_ARG_THREADS=4\n"
+    assert llamadash.parse_presets(ini) == {
+        "x": {"model": "/m/a #1.gguf", "ctx-size": "8192", "temp": "0.5", "LLAMA_ARG_THREADS": "4"}}
+    with pytest.raises(llamadash.InvalidRequest, match="1000 models"):
+        llamadash.preset_changes([], "\n".join(f"[{at}]" for at in range(1001)), [], {})
+
+
+def test_every_spelling_of_the_engine_is_known() -> None:
+    """An option that may be set is taken over by its long, short and negated names and by its variable alike."""
+    groups: list[list[str]] = []
+    usage = subprocess.run([llama_server(), "--help"], capture_output=True, text=True, check=True).stdout
+    for line in usage.splitlines():
+        if names := re.match(r"(?:-{1,2}[\w.-]+,? *)+", line):
+            groups.append(re.findall(r"(?<!\w)-{1,2}([A-Za-z][\w.-]*)", names[0]))
+        elif variable := re.search(r"\(env: (LLAMA_\w+)\)", line):
+            groups[-1].append(variable[1])
+    assert len(groups) > 200
+    for group in groups:
+        known = [not any("may be set" in said for said in llamadash.imported_section({spelling: "1"}, [])[2])
+                 for spelling in group]
+        assert len(set(known)) < 2, dict(zip(group, known, strict=True))
 
 
 @pytest.mark.parametrize("ini", ["[x]\na=x" + " " * 200_000 + "y", "[" + " " * 200_000, "[x]" + " " * 200_000 + "y",
@@ -4035,11 +4073,12 @@ def test_a_long_line_of_presets_is_read_at_once(ini: str) -> None:
 
 def test_an_import_says_what_it_changes_and_what_it_leaves_out() -> None:
     """Short names, negations and paths are understood; what may not be set is named; [*] holds for every section."""
-    sections = llamadash.parse_presets("version = 1\n[*]\nc = 1\nhost = x\nnp = 2\n[a]\nc = 4096\nno-jinja = on\n"
-                                       "port = 1\ntemp = hot\nngl = all\nrepeat-penalty = 0\nn-cpu-moe = 4096\n"
-                                       "[new-name]\nmodel = /m/b.gguf\nfa = on\n[who]\nc = 1\n")
+    ini = ("version = 1\n[*]\nc = 1\nhost = x\nnp = 2\n[a]\nc = 4096\nno-jinja = on\n"
+           "port = 1\ntemp = hot\nngl = all\nrepeat-penalty = 0\nn-cpu-moe = 4096\n"
+           "[new-name]\nmodel = /m/b.gguf\nfa = on\n[who]\nc = 1\n")
     models = [row("a"), row("b", parameters={"flash-attn": "off"})]
-    changes, warnings = llamadash.preset_changes(models, sections, [], {"parallel": 2})
+    changes, warnings, downloads = llamadash.preset_changes(models, ini, [], {"parallel": 2})
+    assert downloads == []
     assert changes == [
         {"id": "a", "name": "a", "fields": {}, "parameters": {
             "ctx-size": [None, 4096], "jinja": [None, False], "n-gpu-layers": [None, 9999]}},
@@ -4083,9 +4122,9 @@ def test_sections_find_their_files(tmp_path: Path) -> None:
               row("u", "/m/unsloth_Qwen3.6-35B-A3B-GGUF/Qwen3.6-35B-A3B-UD-Q8_K_XL.gguf"),
               row("v", "/m/Qwen3.6-35B-A3B-Q8_0.gguf")]
     for file in (tmp_path / "q.gguf", tmp_path / "link.gguf", "q.gguf"):
-        sections = llamadash.parse_presets(f"[fast]\nmodel = {file}\nc = 4096\n[long one]\nmodel = {file}\nc = 8192\n"
-                                           "alias = l,TAKEN\n")
-        changes, warnings = llamadash.preset_changes(models, sections, [], {})
+        changes, warnings, _ = llamadash.preset_changes(
+            models, f"[fast]\nmodel = {file}\nc = 4096\n[long one]\nmodel = {file}\nc = 8192\nalias = l,TAKEN\n",
+            [], {})
         assert not warnings and changes == [
             {"id": "q", "name": "q", "fields": {"aliases": [["taken"], ["taken", "fast"]]},
              "parameters": {"ctx-size": [None, 4096]}},
@@ -4093,9 +4132,71 @@ def test_sections_find_their_files(tmp_path: Path) -> None:
              "parameters": {"ctx-size": [None, 8192]}, "path": str(tmp_path / "q.gguf")}]
     for text, id in (("unsloth/Qwen3.6-35B-A3B-GGUF:UD-Q8_K_XL", "u"), ("x/Qwen3.6-35B-A3B-GGUF:q8_0", "v")):
         for ini in (f"[{text}]\nc = 1\n", f"[x]\nhf = {text}\nc = 1\n"):
-            changes, _ = llamadash.preset_changes(models, llamadash.parse_presets(ini), [], {})
-            assert [item["id"] for item in changes] == [id]
-    assert llamadash.preset_changes(models, {"a/b:Q4_0": {}}, [], {})[1]
+            assert [item["id"] for item in llamadash.preset_changes(models, ini, [], {})[0]] == [id]
+    changes, warnings, downloads = llamadash.preset_changes(models, "[a/b:Q4_0]\n[who]\n[x/y.gguf]\n", [], {})
+    assert not changes and len(warnings) == 3 and downloads == ["a/b:Q4_0"]
+
+
+@pytest.mark.parametrize(("text", "id", "parameters"), [
+    ("llama-server -hf u/Q-GGUF:Q4_K_M -c 8192 -ngl 99 --jinja", "cached", {
+        "ctx-size": 8192, "n-gpu-layers": 99, "jinja": True}),
+    ("CUDA_VISIBLE_DEVICES=0 LLAMA_ARG_N_PARALLEL=2 /opt/llama.cpp/bin/llama-server \\\n  -m /m/q.gguf \\  \n"
+     "  # the context\n  --ctx-size 32k \\\n -fa on --no-mmap --temp .7 # that is all", "q", {
+        "parallel": 2, "ctx-size": 32768, "flash-attn": "on", "load-mode": "none", "temp": 0.7}),
+    ("docker run --gpus all -v /srv:/models -p 80:8080 -e LLAMA_ARG_CTX_SIZE=4096 ghcr.io/ggml-org/llama.cpp:server"
+     " -m /models/q.gguf -fa -ngl all", "q", {"ctx-size": 4096, "flash-attn": "on", "n-gpu-layers": 9999}),
+    ('.\\llama-server.exe -m "C:\\Users\\me\\q.gguf" ^\r\n  --ctx-size=4096 --no-kv-offload', "q", {
+        "ctx-size": 4096, "kv-offload": False}),
+    ("$ export LLAMA_ARG_THREADS=8\n$ nohup llama serve --hf-repo u/Q-GGUF --hf-file q-Q4_K_M.gguf > log.txt 2>&1 &",
+     "cached", {"threads": 8}),
+    ("llama-server\n  -m q.gguf\n  -ot '.ffn_(up|down)_exps.=CPU' -ot \"a=CPU\"\n  -nocb -nr --top_k=5", "q", {
+        "override-tensor": ".ffn_(up|down)_exps.=CPU,a=CPU", "cont-batching": False, "repack": False, "top-k": 5}),
+    ("-m q.gguf --chat-template-kwargs '{\"enable_thinking\": false}' -ngl -1 -md /elsewhere/q-Q4_K_M.gguf", "q", {
+        "chat-template-kwargs": '{"enable_thinking": false}', "n-gpu-layers": -1,
+        "model-draft": "/hub/models--u--Q-GGUF/snapshots/1/q-Q4_K_M.gguf"}),
+    ("ExecStart=/usr/bin/llama-server -m it's-q.gguf -c 8", None, {}),
+    ("llama-server -mu https://huggingface.co/u/Q-GGUF/resolve/main/q-Q4_K_M.gguf?download=true -c 8", "cached", {
+        "ctx-size": 8})])
+def test_a_pasted_command_line_is_taken_over(
+    monkeypatch: pytest.MonkeyPatch, text: str, id: str | None, parameters: Json,
+) -> None:
+    """As shells read it, with what is in front of the program, for the model that it names."""
+    monkeypatch.setattr(llamadash, "is_file_inside", lambda path, folders: True)
+    models = [row("q", "/m/q.gguf"), row("cached", "/hub/models--u--Q-GGUF/snapshots/1/q-Q4_K_M.gguf")]
+    changes, warnings, _ = llamadash.preset_changes(models, text, [], {})
+    assert [(item["id"], {key: new for key, (_, new) in item["parameters"].items()}) for item in changes] == (
+        [(id, parameters)] if id else [])
+    assert len(warnings) == ("CUDA" in text or id is None), warnings
+
+
+def test_what_a_command_line_leaves_out_is_listed() -> None:
+    """Several commands are several entries; what is not taken over is named, never its value; no model is an error."""
+    text = "llama-server -m q.gguf -c 1 --api-key canary --port 80 -a fast,f; llama-server -m q.gguf -hft canary -c 2"
+    changes, warnings, _ = llamadash.preset_changes([row("q", "/m/q.gguf")], text, [], {})
+    assert [(item["id"], item["parameters"]["ctx-size"][1], "created" in item) for item in changes] == [
+        ("fast", 1, True), ("q", 2, False)]
+    assert [item.split()[1] for item in warnings] == ["api-key", "port", "hft"] and "canary" not in str(warnings)
+    for text in ("llama-server -c 5", "hello", "llama-server is good"):
+        with pytest.raises(llamadash.InvalidRequest):
+            llamadash.preset_changes([], text, [], {})
+
+
+@run_async
+async def test_what_a_newer_version_saved_is_read(dash: StubDash) -> None:
+    """Parameters, budgets and values of the configuration that this version does not know cost only themselves."""
+    write_gguf(dash.models_folder / "m.gguf", LLAMA, WEIGHTS)
+    await dash.library.scan()
+    with dash.db.transaction() as db:
+        db.execute("""UPDATE models SET parameters = '{"ctx-size": 64, "telepathy": {"deep": 1}}'""")
+        for key, value in {"defaults": {"temp": 0.5, "aura": 1}, "new": {}, "models_max": "many",
+                           "budget": {"CUDA0": 5, "CPU": {"share": 0.5}}}.items():
+            db.execute("INSERT OR REPLACE INTO server_config VALUES (?, ?)", (key, json.dumps(value)))
+    later = StubDash(dash.folder)
+    config = (await later.request("config:get"))["config"]
+    assert (config["defaults"], config["budget"], config["models_max"]) == ({"temp": 0.5}, {"CUDA0": 5}, 0)
+    assert (await later.request("models:get", id="m"))["model"]["parameters"] == {"ctx-size": 64}
+    await later.request("models:estimate", id="m")
+    later.db.close()
 
 
 @run_async
@@ -7504,6 +7605,30 @@ async def test_an_upstream_that_lies(
             assert memory_of(server) - before < 80
 
 
+@pytest.mark.parametrize(("answers", "kind", "models", "error"), [
+    ({"/v1/models": {"data": [{"id": "a:1b"}, {"id": "b"}]}, "/api/version": {"version": "0.12.3"},
+      "/api/ps": {"models": [{"name": "a:1b"}]}}, "ollama 0.12.3", ["loaded", "unloaded"], ""),
+    ({"/v1/models": {"data": [{"id": "a"}, {"id": "b"}]},
+      "/running": {"running": [{"model": "b", "state": "starting"}]}}, "llama-swap", ["unloaded", "loading"], ""),
+    ({"/api/version": {"version": "0.1.1"}, "/api/ps": {"models": []}}, "ollama 0.1.1", [], "This is ollama 0.1.1"),
+    ({"/v1/models": "<!doctype html>"}, None, [], "web page"),
+    ({"/v1/models": {"data": [{"id": "a"}]}, "/running": [5], "/api/ps": {"models": [5]}}, None, [None], "")])
+@run_async
+async def test_an_upstream_is_named_for_what_it_is(
+    start: Callable[..., Server], answers: Json, kind: str | None, models: list[str | None], error: str,
+) -> None:
+    """ollama and llama-swap are recognised, with what they have in memory; what offers no such API is told."""
+    async def handler(request: web.Request) -> web.Response:
+        if request.path not in answers:
+            return web.Response(status=404)
+        found = answers[request.path]
+        return web.Response(text=found if isinstance(found, str) else json.dumps(found))
+    async with web_server(handler) as url, api_of(start("--upstream", f"{url}/api/chat")) as api:
+        item = await upstream_of(api, lambda item: item["status"] == "connected" or item["error"])
+        assert (item["kind"], item["url"], [model["status"] for model in item["models"]]) == (kind, url, models)
+        assert error in (item["error"] or "") and bool(item["error"]) == bool(error)
+
+
 @run_async
 async def test_an_upstream_that_fails(start: Callable[..., Server]) -> None:
     """Unreachable, refusing, redirecting or breaking off: said, and clients get an error in their shape."""
@@ -7767,6 +7892,7 @@ class FakeHub:
         self.sizes: dict[str, int] = {}  # sizes that are not the content's
         self.cuts: list[int] = []  # bytes after which each of the next connections is cut
         self.status: int | None = None
+        self.headers: dict[str, str] = {}  # of that answer
         self.api = "blobs"
         self.checksums = True
         self.ranges = True
@@ -7816,7 +7942,7 @@ class FakeHub:
     async def send(self, request: web.Request) -> web.StreamResponse:
         self.file_requests.append((request.headers.get("Range"), request.headers.get("Authorization")))
         if self.status:
-            return web.Response(status=self.status)
+            return web.Response(status=self.status, headers=self.headers)
         content, start, status = self.files[request.match_info["file"]], 0, 200
         wanted = request.headers.get("Range")
         if wanted and self.ranges:
@@ -7839,8 +7965,9 @@ class FakeHub:
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[FakeHub]:
         hub, cdn = web.Application(), web.Application()
-        hub.router.add_get("/api/models/user/{repo}", self.describe)
-        hub.router.add_get("/user/{repo}/resolve/main/{file:.+}", self.resolve)
+        hub.router.add_get("/api/models/{user}/{repo}", self.describe)
+        hub.router.add_get("/api/models/{user}/{repo}/revision/{revision}", self.describe)
+        hub.router.add_get("/{user}/{repo}/resolve/{revision}/{file:.+}", self.resolve)
         cdn.router.add_get("/{file:.+}", self.send)
         runners, ports = [web.AppRunner(app, shutdown_timeout=0.1, access_log=None) for app in (cdn, hub)], []
         for runner in runners:
@@ -7873,6 +8000,7 @@ class DownloadDash(StubDash):
         super().__init__(folder, models_dirs=[str(folder / "other")])
         (folder / "other").mkdir(exist_ok=True)
         self.target = folder / "data/models"
+        self.place = self.target / "user/repo"
         self.library = StubLibrary()  # type: ignore[assignment]
         self.times: list[float] = []
         self.most_running = 0
@@ -7883,6 +8011,11 @@ class DownloadDash(StubDash):
         self.times.append(time.monotonic())
         now = [item.status for item in self.downloads.items.values()]
         self.most_running = max(self.most_running, now.count("running"))
+
+    def part(self, file: str = GGUF_FILE, place: Path | None = None) -> Path:
+        """Where a file is on its way, once some of it is there."""
+        return next((path for path in (place or self.place).rglob(f"{file}.*.part") if path.stat().st_size),
+                    Path("/nonexistent"))
 
     def states(self) -> list[Json]:
         """Everything that clients were told about downloads."""
@@ -7937,7 +8070,7 @@ async def test_download_ends_complete_verified_and_scanned(hub_folder: Path, tmp
         answer = await dash.request("models:download", repo="user/repo", file=GGUF_FILE)
         assert answer["download"]["status"] in ("queued", "running")
         done = await dash.until("done")
-        assert (dash.target / GGUF_FILE).read_bytes() == CONTENT
+        assert (dash.place / GGUF_FILE).read_bytes() == CONTENT
         assert not list(dash.target.rglob("*.part"))
         assert done["done"] == done["total"] == len(CONTENT)
         assert len(dash.library.added) == 1
@@ -7962,7 +8095,7 @@ async def test_connection_cut_three_times(hub_folder: Path) -> None:
         hub.cuts = list(cuts)
         await dash.request("models:download", repo="user/repo", file=GGUF_FILE)
         await dash.until("done")
-        assert (dash.target / GGUF_FILE).read_bytes() == CONTENT
+        assert (dash.place / GGUF_FILE).read_bytes() == CONTENT
         assert hub.file_requests[0][0] is None
         starts = [int(str(request[0])[6:-1]) for request in hub.file_requests[1:]]
         for start, before, cut in zip(starts, [0, *starts[:-1]], cuts, strict=True):
@@ -7979,7 +8112,7 @@ async def test_retries_are_bounded(hub_folder: Path, monkeypatch: pytest.MonkeyP
         await dash.request("models:download", repo="user/repo", file=GGUF_FILE)
         failed = await dash.until("failed")
         assert "attempts" in failed["error"]
-        assert 800_000 <= (dash.target / f"{GGUF_FILE}.part").stat().st_size <= 1_000_000
+        assert 800_000 <= dash.part().stat().st_size <= 1_000_000
         assert len(hub.file_requests) == 4
         hub.cuts = []
         await dash.request("models:download:resume", repo="user/repo", file=GGUF_FILE)
@@ -8093,7 +8226,7 @@ async def test_server_that_ignores_range(hub_folder: Path) -> None:
         hub.cuts = [1_000_000]
         await dash.request("models:download", repo="user/repo", file=GGUF_FILE)
         await dash.until("done")
-        assert (dash.target / GGUF_FILE).read_bytes() == CONTENT
+        assert (dash.place / GGUF_FILE).read_bytes() == CONTENT
         assert len(hub.file_requests) == 2
 
 
@@ -8112,7 +8245,7 @@ async def test_file_that_changes_between_two_connections(
         await eventually(lambda: hub.file_requests)
         hub.files = {GGUF_FILE: new}
         await dash.until("done")
-        assert (dash.target / GGUF_FILE).read_bytes() == new
+        assert (dash.place / GGUF_FILE).read_bytes() == new
         assert (hub.file_requests[1][0] is None) == (not checksums)
 
 
@@ -8120,10 +8253,10 @@ async def test_file_that_changes_between_two_connections(
 async def test_pause_keeps_and_cancel_removes(hub_folder: Path, tmp_path: Path) -> None:
     """Paused: the bytes stay and are used again. Cancelled: nothing is left, and nothing is written any more."""
     async with playing(hub_folder) as (hub, dash):
-        part = dash.target / f"{GGUF_FILE}.part"
         hub.delay = 0.02
         await dash.request("models:download", repo="user/repo", file=GGUF_FILE)
-        await eventually(lambda: part.exists() and part.stat().st_size)
+        await eventually(lambda: dash.part().exists())
+        part = dash.part()
         paused = (await dash.request("models:download:pause", repo="user/repo", file=GGUF_FILE))["download"]
         size = part.stat().st_size
         assert paused["status"] == "paused"
@@ -8157,16 +8290,15 @@ async def test_resume_after_a_restart(hub_folder: Path, tmp_path: Path) -> None:
         await dash.request("models:download", repo="user/repo", file=GGUF_FILE)
         await dash.request("models:download", repo="user/repo", file="other-Q8_0.gguf")
         await dash.request("models:download:pause", repo="user/repo", file="other-Q8_0.gguf")
-        part = dash.target / f"{GGUF_FILE}.part"
-        await eventually(lambda: part.exists() and part.stat().st_size)
+        await eventually(lambda: dash.part().exists())
         await dash.stop()
-        size = part.stat().st_size
+        size = dash.part().stat().st_size
         hub.delay = 0
         second = DownloadDash(hub_folder)
         await second.downloads.run()
         assert second.downloads.items["user/repo", GGUF_FILE].done == size
         await second.until("done")
-        assert (dash.target / GGUF_FILE).read_bytes() == CONTENT
+        assert (dash.place / GGUF_FILE).read_bytes() == CONTENT
         assert hub.file_requests[-1][0] == f"bytes={size}-"
         assert "verifying" in [item["status"] for item in second.states()]
         assert second.downloads.items["user/repo", "other-Q8_0.gguf"].status == "paused"
@@ -8176,20 +8308,23 @@ async def test_resume_after_a_restart(hub_folder: Path, tmp_path: Path) -> None:
         second.db.close()
 
 
+@pytest.mark.parametrize("size", [1000, len(CONTENT) + 1])
 @run_async
-async def test_damaged_part_is_found(hub_folder: Path) -> None:
-    """A .part of something else does not become a model; one that is too long is begun again."""
-    async with playing(hub_folder) as (_, dash):
-        part = dash.target / f"{GGUF_FILE}.part"
-        part.parent.mkdir()
-        part.write_bytes(b"x" * 1000)
+async def test_damaged_part_is_found(hub_folder: Path, size: int) -> None:
+    """What is on the disk of a paused download is checked; what is too long is begun again."""
+    async with playing(hub_folder) as (hub, dash):
+        hub.delay = 0.02
         await dash.request("models:download", repo="user/repo", file=GGUF_FILE)
-        assert "checksum" in (await dash.until("failed"))["error"]
-        assert not part.exists()
-        part.write_bytes(b"x" * (len(CONTENT) + 1))
-        await dash.request("models:download", repo="user/repo", file=GGUF_FILE)
+        await eventually(lambda: dash.part().exists())
+        await dash.request("models:download:pause", repo="user/repo", file=GGUF_FILE)
+        hub.delay, part = 0, dash.part()
+        part.write_bytes(b"x" * size)
+        await dash.request("models:download:resume", repo="user/repo", file=GGUF_FILE)
+        if size < len(CONTENT):
+            assert "checksum" in (await dash.until("failed"))["error"] and not part.exists()
+            await dash.request("models:download", repo="user/repo", file=GGUF_FILE)
         await dash.until("done")
-        part.write_bytes(b"")
+        assert (dash.place / GGUF_FILE).read_bytes() == CONTENT
 
 
 @run_async
@@ -8233,18 +8368,15 @@ async def test_shards_and_projector_come_together(hub_folder: Path) -> None:
         first = "Q8_0/big-Q8_0-00001-of-00003.gguf"
         hub.delay = 0.05
         await dash.request("models:download", repo="user/repo", file="Q8_0/big-Q8_0-00002-of-00003.gguf")
-        folder = dash.target / "repo"
-        partial = folder / "big-Q8_0-00002-of-00003.gguf.part"
-        await eventually(lambda: partial.exists() and partial.stat().st_size)  # else nothing is there to resume
-        assert not list(folder.glob("*.gguf"))
+        await eventually(lambda: dash.part("big-Q8_0-00002-of-00003.gguf").exists())  # else nothing is there to resume
+        assert not list(dash.place.rglob("*.gguf"))
         await dash.request("models:download:pause", repo="user/repo", file=first)
         hub.delay = 0
         await dash.request("models:download:resume", repo="user/repo", file=first)
         done = await dash.until("done", first)
         assert done["total"] == done["done"] == 2_700_006 + 5000
-        assert sorted(path.name for path in folder.iterdir()) == [
-            "big-Q8_0-00001-of-00003.gguf", "big-Q8_0-00002-of-00003.gguf", "big-Q8_0-00003-of-00003.gguf",
-            "mmproj-big-f16.gguf"]
+        assert sorted(str(path.relative_to(dash.place)) for path in dash.place.rglob("*.*")) == sorted(
+            [name for name in hub.files if "f32" not in name])
         assert sum(request[0] is None for request in hub.file_requests) == 4
 
 
@@ -8279,7 +8411,7 @@ async def test_disk_without_room(hub_folder: Path, monkeypatch: pytest.MonkeyPat
         monkeypatch.setattr(llamadash.PartFile, "write", write)
         await dash.request("models:download", repo="user/repo", file=GGUF_FILE)
         await dash.until("done")
-        assert (dash.target / GGUF_FILE).read_bytes() == CONTENT
+        assert (dash.place / GGUF_FILE).read_bytes() == CONTENT
 
 
 def fill_database(database: llamadash.Database) -> None:
@@ -8334,16 +8466,119 @@ async def test_folder_and_taken_names(hub_folder: Path, tmp_path: Path) -> None:
             await dash.request("models:download", repo="user/repo", file=GGUF_FILE, folder="/etc")
         assert caught.value.field == "folder"
         mine = hub_folder / "other" / GGUF_FILE
-        mine.write_bytes(b"mine")
+        foreign = hub_folder / "other/user/repo" / f"{GGUF_FILE}.part"
+        foreign.parent.mkdir(parents=True)
+        for path in (mine, foreign):
+            path.write_bytes(b"y" * len(CONTENT))
         await dash.request("models:download", repo="user/repo", file=GGUF_FILE, folder=str(hub_folder / "other"))
         await dash.until("done")
-        assert mine.read_bytes() == b"mine"
-        assert (hub_folder / "other" / "repo" / GGUF_FILE).read_bytes() == CONTENT
-        dash.target.mkdir(exist_ok=True)
-        (dash.target / GGUF_FILE).write_bytes(b"y" * len(CONTENT))
+        assert (hub_folder / "other/user/repo" / GGUF_FILE).read_bytes() == CONTENT
+        assert mine.read_bytes() == foreign.read_bytes() == b"y" * len(CONTENT)
+        dash.place.mkdir(parents=True)
+        (dash.place / GGUF_FILE).write_bytes(b"z" * len(CONTENT))
         await dash.request("models:download", repo="user/repo", file=GGUF_FILE)
         assert "another file" in (await dash.until("failed"))["error"]
-        assert (dash.target / GGUF_FILE).read_bytes() == b"y" * len(CONTENT)
+        await dash.request("models:download:cancel", repo="user/repo", file=GGUF_FILE)
+        assert (dash.place / GGUF_FILE).read_bytes() == b"z" * len(CONTENT)
+
+
+@run_async
+async def test_two_things_have_two_places(hub_folder: Path) -> None:
+    """Two users, two folders of a repository, two revisions: files of one name never meet, nor what came so far."""
+    async with playing(hub_folder) as (hub, dash):
+        hub.files = {GGUF_FILE: CONTENT, f"sub/{GGUF_FILE}": CONTENT[:-1]}
+        hub.delay = 0.01
+        wanted = [("user/repo", GGUF_FILE), ("other/repo", GGUF_FILE), ("user/repo", f"sub/{GGUF_FILE}"),
+                  ("user/repo@refs/pr/1", GGUF_FILE)]
+        for repo, file in wanted:
+            await dash.request("models:download", repo=repo, file=file)
+        await eventually(lambda: dash.part().exists())
+        await dash.request("models:download:pause", repo="user/repo", file=GGUF_FILE)
+        hub.delay = 0
+        await eventually(lambda: [item.status for item in dash.downloads.items.values()] == ["paused", *["done"] * 3])
+        assert dash.part().exists()
+        await dash.request("models:download:cancel", repo="user/repo", file=GGUF_FILE)
+        assert sorted(str(path.relative_to(dash.target)) for path in dash.target.rglob("*") if path.is_file()) == [
+            f"other/repo/{GGUF_FILE}", f"user/repo/sub/{GGUF_FILE}", f"user/repo@refs%2Fpr%2F1/{GGUF_FILE}"]
+        assert [path for path, _ in hub.hub_requests if "/resolve/" in path][-1].startswith(
+            "/user/repo/resolve/refs%2Fpr%2F1/")
+
+
+@run_async
+async def test_downloads_of_version_1_0_0(hub_folder: Path) -> None:
+    """What it left is gone on with where it lies, found again without a new download, and never taken for another's."""
+    async with playing(hub_folder) as (hub, dash):
+        dash.target.mkdir()
+        (dash.target / f"{GGUF_FILE}.part").write_bytes(CONTENT[:1_000_000])
+        part = {"name": GGUF_FILE, "size": len(CONTENT), "sha256": hub.sha(GGUF_FILE), "verified": False}
+        rows = [{"repo": f"{user}/repo", "file": GGUF_FILE, "place": str(dash.target), "status": "running",
+                 "error": None, "parts": [part]} for user in ("user", "other")]
+        strange = [{**rows[0], "file": "new", "parts": [{**part, "name": "new.gguf", "etag": 7}], "mirror": "x",
+                    "status": "seeding"}, {"repo": "user/x"}, 7, {**rows[0], "parts": None}, {**rows[0], "parts": [{}]},
+                   {**rows[0], "parts": [{**part, "name": "../x.gguf"}]}]
+        dash.db.set_meta("downloads", [*strange, *rows])
+        await dash.downloads.run()
+        assert dash.downloads.items["user/repo", "new"].status == "paused" and len(dash.downloads.items) == 3
+        await dash.until("done")
+        await eventually(lambda: dash.downloads.items["other/repo", GGUF_FILE].status == "done")
+        assert hub.file_requests[0][0] == "bytes=1000000-" and len(hub.file_requests) == 2
+        for name in (GGUF_FILE, f"other/repo/{GGUF_FILE}"):
+            assert (dash.target / name).read_bytes() == CONTENT
+        dash.downloads.forget(str(dash.target / GGUF_FILE))
+        await dash.request("models:download", repo="user/repo", file=GGUF_FILE)
+        await dash.until("done")
+        assert len(hub.file_requests) == 2
+
+
+@pytest.mark.parametrize("planted", ["part", "target", "folder", "hard link", "pipe"])
+@run_async
+async def test_a_planted_link_leads_nowhere(hub_folder: Path, planted: str) -> None:
+    """A link in the place of a download, of what came so far, or of its folder: nothing behind it is written."""
+    async with playing(hub_folder) as (hub, dash):
+        victim = hub_folder / "victim"
+        victim.write_bytes(b"precious")
+        hub.delay = 0.01
+        await dash.request("models:download", repo="user/repo", file=GGUF_FILE)
+        await eventually(lambda: dash.part().exists())
+        await dash.request("models:download:pause", repo="user/repo", file=GGUF_FILE)
+        part = dash.part()
+        part.unlink()
+        if planted == "folder":
+            dash.place.rmdir()
+            (hub_folder / "elsewhere").mkdir()
+            dash.place.symlink_to(hub_folder / "elsewhere")
+        elif planted == "hard link":
+            part.hardlink_to(victim)
+        elif planted == "pipe":
+            os.mkfifo(part)
+        else:
+            (part if planted == "part" else dash.place / GGUF_FILE).symlink_to(victim)
+        await dash.request("models:download:resume", repo="user/repo", file=GGUF_FILE)
+        assert re.search("link|no file of its own", (await dash.until("failed"))["error"])
+        assert victim.read_bytes() == b"precious" and not list(hub_folder.glob("elsewhere/*"))
+
+
+@pytest.mark.parametrize(("headers", "least", "most"), [
+    ({"Retry-After": "200"}, 190, 200), ({"Retry-After": "99999"}, 3590, 3600),
+    ({"RateLimit": '"api";r=0;t=55'}, 45, 55),
+    ({"Retry-After": "Wed, 21 Oct 2015 07:30:00 GMT", "Date": "Wed, 21 Oct 2015 07:28:00 GMT"}, 110, 120),
+    ({"Retry-After": "Wednesday, 21-Oct-15 07:30:00 GMT", "Date": "Wed, 21 Oct 2015 07:28:00 GMT"}, 110, 120),
+    ({}, 50, 60), ({"Retry-After": "soon"}, 50, 60)])
+@run_async
+async def test_a_hub_that_says_not_now(
+    hub_folder: Path, headers: dict[str, str], least: float, most: float,
+) -> None:
+    """It is left alone for as long as it asks, in whatever form, an hour at most; everybody sees until when."""
+    async with playing(hub_folder) as (hub, dash):
+        hub.status, hub.headers = 429, headers
+        await dash.request("models:download", repo="user/repo", file=GGUF_FILE)
+        waiting = await eventually(lambda: [item for item in dash.states() if "retryAt" in item])
+        assert least <= waiting[0]["retryAt"] / 1000 - time.time() <= most
+        assert waiting[0]["status"] == "running" and "429 and asks to wait" in waiting[0]["error"]
+        await dash.request("models:download:pause", repo="user/repo", file=GGUF_FILE)
+        hub.status = None
+        await dash.request("models:download:resume", repo="user/repo", file=GGUF_FILE)
+        assert not {"error", "retryAt"} & (await dash.until("done")).keys() and len(hub.file_requests) == 2
 
 
 @run_async
@@ -8382,15 +8617,33 @@ async def test_repo_listing(hub_folder: Path) -> None:
 
 @pytest.mark.parametrize(("text", "repo", "file", "quantization"), [
     ("user/repo", "user/repo", None, None), (" user/repo:Q4_K_M ", "user/repo", None, "Q4_K_M"),
-    ("https://huggingface.co/user/repo", "user/repo", None, None),
-    ("https://huggingface.co/user/repo/", "user/repo", None, None),
-    ("hf.co/user/repo:Q8_0", "user/repo", None, "Q8_0"),
-    ("https://huggingface.co/user/repo/tree/main", "user/repo", None, None),
-    ("https://huggingface.co/user/repo/tree/main/sub", "user/repo", None, None),
-    ("https://huggingface.co/user/repo/resolve/main/sub/a%20b.gguf?download=true", "user/repo", "sub/a b.gguf", None),
-    ("https://huggingface.co/user/repo/blob/main/a.gguf", "user/repo", "a.gguf", None),
+    ("user/repo@dev", "user/repo@dev", None, None), ("user/repo@Q4_K_M", "user/repo", None, "Q4_K_M"),
+    ("hf.co/user/repo:Q8_0", "user/repo", None, "Q8_0"), ("HTTPS://HuggingFace.co/user/repo/", "user/repo", None, None),
+    ("`user/repo:Q4_K_M`", "user/repo", None, "Q4_K_M"), ("<https://hf.co/user/repo>.", "user/repo", None, None),
+    ("[a model](https://huggingface.co/user/repo)", "user/repo", None, None),
+    *((f"https://huggingface.co/user/repo{more}", repo, file, quantization) for more, repo, file, quantization in (
+        ("", "user/repo", None, None), ("?library=llama.cpp#use", "user/repo", None, None),
+        ("/tree/main", "user/repo", None, None), ("/tree/main/sub", "user/repo", None, None),
+        ("/tree/main/UD-Q4_K_XL", "user/repo", None, "UD-Q4_K_XL"), ("/discussions/3", "user/repo", None, None),
+        ("/resolve/main/sub/a%20b.gguf?download=true", "user/repo", "sub/a b.gguf", None),
+        ("/blob/main/a-00002-of-00003.gguf", "user/repo", "a-00002-of-00003.gguf", None),
+        ("?show_file_info=sub%2Fa.gguf", "user/repo", "sub/a.gguf", None),
+        ("/resolve/abc123/a.gguf", "user/repo@abc123", "a.gguf", None), ("/commit/abc", "user/repo@abc", None, None),
+        ("/blob/refs%2Fpr%2F1/a.gguf", "user/repo@refs/pr/1", "a.gguf", None))),
     ("https://mirror.example/hub/user/repo/blob/main/a.gguf", "user/repo", "a.gguf", None),
-])
+    ("https://hf-mirror.com/user/repo/resolve/main/a.gguf", "user/repo", "a.gguf", None),
+    ("https://huggingface.co/api/models/user/repo", "user/repo", None, None),
+    ("hf://user/repo@dev/a.gguf", "user/repo@dev", "a.gguf", None),
+    ("hf download user/repo a.gguf --local-dir ./models/x", "user/repo", "a.gguf", None),
+    ("hf download --local-dir models/x user/repo --include '*Q4_K_M*'", "user/repo", None, "Q4_K_M"),
+    ("huggingface-cli download user/repo a.gguf --revision abc --local-dir .", "user/repo@abc", "a.gguf", None),
+    ("ollama run hf.co/user/repo:Q4_K_M", "user/repo", None, "Q4_K_M"),
+    ("docker model run hf.co/user/repo", "user/repo", None, None),
+    ("llama-server \\\n -hf user/repo:Q4_K_M -c 8192", "user/repo", None, "Q4_K_M"),
+    ("llama-cli --hf-repo user/repo --hf-file a.gguf", "user/repo", "a.gguf", None),
+    ("git clone https://huggingface.co/user/repo", "user/repo", None, None),
+    ("curl -L -o models/x.gguf 'https://huggingface.co/user/repo/resolve/main/a.gguf?a=b&c=d'", "user/repo", "a.gguf",
+     None)])
 def test_sources(text: str, repo: str, file: str | None, quantization: str | None) -> None:
     """What people paste is understood."""
     source = llamadash.download_source(text, "https://mirror.example/hub")
@@ -8399,8 +8652,9 @@ def test_sources(text: str, repo: str, file: str | None, quantization: str | Non
 
 @pytest.mark.parametrize("text", [
     "repo", "", "a/b/c", "../x", "user/..", "https://evil.example/user/repo", "file:///etc/passwd", "user/re po",
-    "https://huggingface.co/user/repo/resolve/abc123/a.gguf", "https://huggingface.co/user", "user/repo/../../x",
-    "https://huggingface.co/user/repo/resolve/main/..%2f..%2fa.gguf", "http://[", "https://huggingface.co/a/b/settings",
+    "https://huggingface.co/user", "user/repo/../../x", "https://huggingface.co/datasets/user/repo",
+    "https://huggingface.co/user/repo/resolve/main/..%2f..%2fa.gguf", "http://[", "ollama run llama3", "user/repo@../x",
+    "https://huggingface.co/user/repo/blob/..%2fx/a.gguf",
     "user/re\npo", "úser/repo", "http://huggingface.co@evil.example/user/repo"])
 def test_bad_sources(text: str) -> None:
     """Anything else is refused, naming the field."""

@@ -64,6 +64,19 @@ export class Dialog extends Component {
 }
 
 /**
+ * The footer of a dialog with a form: Cancel, and the button that sends it.
+ * @param {string} form its id @param {string} label @param {boolean} busy
+ */
+export function dialogFooter(form, label, busy) {
+  return [
+    h("button", { key: "cancel", type: "button", className: "button", dataset: { dialog: "close" } }, "Cancel"),
+    h("button", {
+      key: "send", type: "submit", form, className: "button button-primary", disabled: busy, "aria-busy": busy,
+    }, label),
+  ];
+}
+
+/**
  * Ask before something that cannot be taken back. Whoever goes back or forward meanwhile has not agreed.
  * @param {{title: string, body?: any, confirmLabel?: string, cancelLabel?: string, danger?: boolean, details?:
  *   string[]}} options

@@ -1,5 +1,5 @@
 import { Component, h } from "../core/component.js";
-import { bytes, duration, rate } from "../core/format.js";
+import { bytes, clock, duration, rate } from "../core/format.js";
 import { icon } from "./icon.js";
 import { toast } from "./toast.js";
 
@@ -42,7 +42,7 @@ export class DownloadQueue extends Component {
 
   /** @param {Download} download */
   item(download) {
-    const { repo, file, status, done, total, error } = download;
+    const { repo, file, status, done, total, error, retryAt } = download;
     const active = status === "running" || status === "verifying" || status === "queued" || status === "paused";
     const kind = {
       done: "success", failed: "danger", cancelled: "neutral", paused: "warning",
@@ -52,7 +52,8 @@ export class DownloadQueue extends Component {
         h("span", { className: "download-name" },
           h("strong", { className: "truncate", title: file }, file),
           h("span", { className: "muted truncate" }, repo)),
-        h("span", { className: `badge badge-${kind}` }, LABELS[status] ?? status),
+        h("span", { className: `badge badge-${retryAt ? "warning" : kind}` },
+          retryAt ? "Trying again" : LABELS[status] ?? status),
         h("span", { className: "row download-actions" }, this.actions(download))),
       active && h("progress", {
         key: "bar", className: "model-progress", max: total || 1, value: total ? done : null,
@@ -85,10 +86,11 @@ export class DownloadQueue extends Component {
 }
 
 /** @param {Download} download @returns {string} */
-function facts({ status, done, total, bytesPerSecond: speed }) {
+function facts({ status, done, total, bytesPerSecond: speed, retryAt, error }) {
   if (status === "done") return bytes(total);
   if (status === "verifying") return `${bytes(total)} · checking its checksum`;
   const parts = [total ? `${bytes(done)} of ${bytes(total)}` : bytes(done)];
+  if (retryAt) parts.push(`${error}; next try at ${clock(retryAt)}`);
   if (status === "running" && speed > 0) {
     parts.push(rate(speed));
     if (total) parts.push(`${duration((total - done) / speed)} left`);

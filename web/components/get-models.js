@@ -103,7 +103,7 @@ export class GetModels extends Component {
           h("div", { className: "row" },
             h("input", {
               id: "get-repo", className: "input get-models-input", value: repo,
-              placeholder: "user/repo, user/repo:Q4_K_M, or a link", autocomplete: "off", spellcheck: false,
+              placeholder: "user/repo, user/repo:Q4_K_M, a link, or a command", autocomplete: "off", spellcheck: false,
               "aria-describedby": "get-repo-hint",
             }),
             h("button", { type: "submit", className: "button button-primary", disabled: looking, "aria-busy": looking },

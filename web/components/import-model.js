@@ -1,5 +1,5 @@
 import { Component, h } from "../core/component.js";
-import { Dialog } from "./dialog.js";
+import { Dialog, dialogFooter } from "./dialog.js";
 import { toast } from "./toast.js";
 
 /** Adds one model file of a model folder by its path. Props: `state`, `close()`, `onCreated(model)`. */
@@ -9,10 +9,7 @@ export class ImportModel extends Component {
   }
 
   getEventMap() {
-    return {
-      "input [data-field]": "handleInput", "submit .import-model": "handleSubmit",
-      "click [data-action=\"import-cancel\"]": "handleCancel",
-    };
+    return { "input [data-field]": "handleInput", "submit .import-model": "handleSubmit" };
   }
 
   didMount() {
@@ -22,10 +19,6 @@ export class ImportModel extends Component {
   /** @param {Event} _event @param {HTMLInputElement} element */
   handleInput(_event, element) {
     this.setState({ [element.dataset.field ?? ""]: element.value, error: "", field: "" });
-  }
-
-  handleCancel() {
-    this.props.close();
   }
 
   /** @param {Event} event */
@@ -52,14 +45,7 @@ export class ImportModel extends Component {
     const nameError = error && field === "name" ? error : "";
     return h(Dialog, {
       title: "Add a model by path", close: this.props.close,
-      footer: [
-        h("button", { key: "cancel", type: "button", className: "button", dataset: { action: "import-cancel" } },
-          "Cancel"),
-        h("button", {
-          key: "add", type: "submit", form: "import-form", className: "button button-primary", disabled: busy,
-          "aria-busy": busy,
-        }, busy ? "Reading…" : "Add model"),
-      ],
+      footer: dialogFooter("import-form", busy ? "Reading…" : "Add model", busy),
     },
       h("form", { id: "import-form", className: "stack import-model", noValidate: true },
         h("p", { className: "muted" },

@@ -1,5 +1,5 @@
 import { Component, h } from "../core/component.js";
-import { Dialog } from "./dialog.js";
+import { Dialog, dialogFooter } from "./dialog.js";
 import { formField } from "./form-field.js";
 import { toast } from "./toast.js";
 
@@ -10,11 +10,7 @@ export class NewVariant extends Component {
   }
 
   getEventMap() {
-    return {
-      "input [data-field]": "handleInput",
-      "submit #variant-form": "handleSubmit",
-      "click [data-action=\"variant-cancel\"]": () => this.props.close(),
-    };
+    return { "input [data-field]": "handleInput", "submit #variant-form": "handleSubmit" };
   }
 
   didMount() {
@@ -49,15 +45,7 @@ export class NewVariant extends Component {
     const { model, close } = this.props;
     const { busy } = this.state;
     return h(Dialog, {
-      title: `New variant of ${model.name}`, close,
-      footer: [
-        h("button", { key: "cancel", type: "button", className: "button", dataset: { action: "variant-cancel" } },
-          "Cancel"),
-        h("button", {
-          key: "add", type: "submit", form: "variant-form", className: "button button-primary", disabled: busy,
-          "aria-busy": busy,
-        }, "Add variant"),
-      ],
+      title: `New variant of ${model.name}`, close, footer: dialogFooter("variant-form", "Add variant", busy),
     },
       h("form", { id: "variant-form", className: "stack", noValidate: true },
         h("p", { className: "muted" }, "It begins with this model's parameters; change them afterwards."),

@@ -5,7 +5,8 @@ import { Dialog } from "./dialog.js";
 import { toast } from "./toast.js";
 
 /**
- * Takes all models' parameters out as llama-server preset file, and reads one in after showing what it would change.
+ * Takes all models' parameters out as llama-server preset file, and reads one, or a pasted command line, in after
+ * showing what it would change.
  *
  * Props: `state`, `close()`.
  */
@@ -21,6 +22,7 @@ export class PresetsDialog extends Component {
       "click [data-action=\"presets-save\"]": "handleSave",
       "click [data-action=\"presets-preview\"]": "handlePreview",
       "click [data-action=\"presets-apply\"]": "handleApply",
+      "click [data-action=\"presets-download\"]": "handleDownload",
     };
   }
 
@@ -63,6 +65,19 @@ export class PresetsDialog extends Component {
     return this.send(false);
   }
 
+  /** @param {Event} _event @param {HTMLElement} element */
+  async handleDownload(_event, element) {
+    const { repo = "" } = element.dataset;
+    this.setState({ busy: true });
+    try {
+      const { download } = await this.props.state.request("models:download", { repo });
+      toast(`${download.file} is being downloaded. Import again once it is there.`, { kind: "success" });
+    } catch (error) {
+      toast(/** @type {Error} */ (error).message, { kind: "error" });
+    }
+    this.setState({ busy: false });
+  }
+
   /** @param {boolean} dryRun */
   async send(dryRun) {
     this.setState({ busy: true, error: "" });
@@ -95,10 +110,11 @@ export class PresetsDialog extends Component {
         h("section", { key: "import", className: "stack" },
           h("h3", { className: "section-title" }, "Import"),
           h("label", { className: "field-hint", htmlFor: "presets-text" },
-            "Paste a llama-server preset file, or choose one. Nothing changes before you apply it."),
+            "Paste a llama-server preset file or command line, or choose a file. Nothing changes before you apply it."),
           h("textarea", {
             id: "presets-text", className: "input mono presets-text", rows: 6, value: text, spellcheck: false,
-            placeholder: "[model-id]\nctx-size = 8192", dataset: { role: "presets-text" },
+            placeholder: "llama-server -hf user/repo:Q4_K_M -c 8192\n\nor\n\n[model-id]\nctx-size = 8192",
+            dataset: { role: "presets-text" },
           }),
           h("div", { className: "row" },
             h("label", { className: "button file-button" },
@@ -125,18 +141,30 @@ export class PresetsDialog extends Component {
             h("ul", { className: "change-list" },
               (preview.changes ?? []).flatMap(described).map((/** @type {string} */ line) =>
                 h("li", { key: line }, line))),
+            preview.warnings?.length > 0 && h("strong", { key: "left" }, "Not taken over"),
             (preview.warnings ?? []).map((/** @type {string} */ warning, /** @type {number} */ index) =>
-              h("p", { key: `w${index}`, className: "text-warning break-all" }, warning))))));
+              h("p", { key: `w${index}`, className: "text-warning break-all" }, warning)),
+            (preview.downloads ?? []).map((/** @type {string} */ repo) =>
+              h("div", { key: repo, className: "row" },
+                h("code", { className: "break-all" }, repo),
+                h("span", { className: "spacer" }),
+                h("button", {
+                  type: "button", className: "button button-small", disabled: busy,
+                  dataset: { action: "presets-download", repo },
+                }, "Download")))))));
   }
 }
 
 /**
- * @param {{id: string, name?: string, parameters: Record<string, [unknown, unknown]>}} change old and new value by
- *   parameter
+ * @param {{id: string, name?: string, created?: boolean, parameters: Record<string, [unknown, unknown]>,
+ *   fields: Record<string, [unknown, unknown]>}} change old and new values
  * @returns {string[]}
  */
-function described({ id, name, parameters }) {
-  const shown = (/** @type {unknown} */ value) => (value === null || value === undefined ? "default" : String(value));
-  return Object.entries(parameters).map(([key, [before, after]]) =>
-    `${name ?? id} · ${key}: ${shown(before)} → ${shown(after)}`);
+function described({ id, name = id, created, parameters, fields }) {
+  const shown = (/** @type {any} */ value) => (Array.isArray(value) ? value.join(", ") || "none" : value ?? "default");
+  return [
+    ...(created ? [`${name}: a new entry`] : []),
+    ...Object.entries({ ...parameters, ...fields }).map(([key, [before, after]]) =>
+      `${name} · ${key}: ${shown(before)} → ${shown(after)}`),
+  ];
 }

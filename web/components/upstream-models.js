@@ -20,13 +20,13 @@ export function upstreamModels(upstreams) {
 }
 
 /** @param {Json} upstream */
-function upstreamSection({ name, url, status, error, models = [] }) {
+function upstreamSection({ name, url, kind: program, status, error, models = [] }) {
   const [label, kind] = STATUSES[status] ?? [status, "neutral"];
   return h("section", { key: name, className: "upstream", "aria-label": name },
     h("div", { className: "row upstream-head" },
       h("h3", { className: "upstream-name" }, name),
       h("span", { className: `badge badge-${kind}` }, label),
-      h("span", { className: "muted upstream-url truncate", title: url }, url),
+      h("span", { className: "muted upstream-url truncate", title: url }, program ? `${program} at ${url}` : url),
       status === "connected" && h("span", { key: "count", className: "muted" }, plural(models.length, "model"))),
     error && h("p", { key: "error", className: "field-error" }, error),
     models.length > 0 && h("ul", { key: "models", className: "list upstream-models" }, models.map(upstreamModel)));

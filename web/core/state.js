@@ -287,7 +287,7 @@ export class StateManager {
   mergeDownload(download) {
     const list = this.state.downloads ?? [];
     const at = list.findIndex((/** @type {Json} */ item) => item.repo === download.repo && item.file === download.file);
-    this.set("downloads", at < 0 ? [...list, download] : list.with(at, { ...list[at], ...download }));
+    this.set("downloads", at < 0 ? [...list, download] : list.with(at, download));
   }
 
   /** @param {Json} metrics @param {number} timestamp */
