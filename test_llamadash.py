@@ -439,6 +439,15 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Server]]:
         server.stop()
 
 
+@pytest.fixture(scope="session")
+def standing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server without an engine that every test of a worker may ask, and that none changes."""
+    server = Server(tmp_path_factory.mktemp("standing"), "--allow-host", "friend.example", "--allow-origin",
+                    "https://friend.example", program="/nonexistent/llama-server")
+    yield server.start()
+    server.stop()
+
+
 @pytest.fixture
 def fresh_db(tmp_path: Path) -> Iterator[llamadash.Database]:
     """An empty database in a file of its own."""
@@ -5998,7 +6007,7 @@ def engine_processes(dash: StubDash) -> list[psutil.Process]:
 @run_async
 async def test_a_model_is_loaded_answers_and_leaves(tmp_path: Path, smollm2: Path, engine_program: str | None) -> None:
     """Load, chat with an answer and its timings, counters, unload: all of it is broadcast, with its reason."""
-    dash = EngineDash(tmp_path, engine_program, "", defaults={"ctx-size": 1024})
+    dash = EngineDash(tmp_path, engine_program, "", defaults={"ctx-size": 1024, "threads": 1})
     dash.add("a", smollm2)
     async with running(dash):
         snapshot = dash.gateway.snapshot()
@@ -6035,7 +6044,7 @@ async def test_a_model_is_loaded_answers_and_leaves(tmp_path: Path, smollm2: Pat
 @run_async
 async def test_progress_is_told_by_builds_that_know_it(tmp_path: Path, smollm2: Path) -> None:
     """The new llama-server tells how far a load is; the value 1 is not ready yet, a warm-up follows."""
-    dash = EngineDash(tmp_path, llama_server(), "", defaults={"ctx-size": 1024})
+    dash = EngineDash(tmp_path, llama_server(), "", defaults={"ctx-size": 1024, "threads": 1})
     dash.add("a", smollm2)
     async with running(dash):
         await dash.load("a")
@@ -6807,17 +6816,18 @@ async def test_a_get_loads_nothing_and_keeps_nothing_awake(start: Callable[..., 
         assert [row["endpoint"] for row in rows] == ["/lora"]
 
 
-@pytest.mark.parametrize("target", [
-    "/upstream/one/../v1/models", "/upstream/one/%2e%2e/x", "/upstream/one/..%2fx", "/upstream/one/%252e%252e/x",
-    "/upstream/one/a\\b", "/upstream/one/%00", "/upstream/%2e%2e/x", "/v1/../upstream/one/x", "/upstream/one/./x"])
 @run_async
-async def test_a_path_that_walks_leads_nowhere(start: Callable[..., Server], fake: FakeEngine, target: str) -> None:
+async def test_a_path_that_walks_leads_nowhere(start: Callable[..., Server], fake: FakeEngine) -> None:
     """What would leave a model's server is refused before anything is loaded."""
     async with api_of(start(program=fake.program), "one") as api:
-        for method in ("GET", "POST"):
-            request = f"{method} {target} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
-            answer = await asyncio.to_thread(raw_request, api.url, request.encode())
-            assert answer.startswith(b"HTTP/1.1 400"), answer[:200]
+        for target in ("/upstream/one/../v1/models", "/upstream/one/%2e%2e/x", "/upstream/one/..%2fx",
+                       "/upstream/one/%252e%252e/x", "/upstream/one/a\\b", "/upstream/one/%00", "/upstream/%2e%2e/x",
+                       "/v1/../upstream/one/x", "/upstream/one/./x"):
+            for method in ("GET", "POST"):
+                request = f"{method} {target} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n" \
+                    "Content-Length: 0\r\n\r\n"
+                answer = await asyncio.to_thread(raw_request, api.url, request.encode())
+                assert answer.startswith(b"HTTP/1.1 400"), (target, answer[:200])
         assert not fake.seen()
 
 
@@ -7843,10 +7853,10 @@ def test_values_arrive(monkeypatch: pytest.MonkeyPatch) -> None:
 # -- Benchmarks ------------------------------------------------------------------------------------
 
 @run_async
-async def test_a_model_is_benchmarked(tmp_path: Path, smollm2: Path, engine_program: str | None) -> None:
+async def test_a_model_is_benchmarked(tmp_path: Path, engine_program: str | None) -> None:
     """Both speeds with their deviation, for exactly the tokens that were asked for, after a warm-up."""
-    dash = EngineDash(tmp_path, engine_program, "", defaults={"ctx-size": 1024})
-    dash.add("a", smollm2)
+    dash = EngineDash(tmp_path, engine_program, "", defaults={"ctx-size": 1024, "threads": 1})
+    dash.add("a", vocabulary_size=286)
     async with running(dash):
         result = (await dash.request("models:benchmark", id="a", promptTokens=64, generateTokens=16,
                                      repetitions=2))["benchmark"]
@@ -9211,15 +9221,14 @@ async def fetch(server: Server, path: str, *, method: str = "GET", **headers: st
 
 
 @run_async
-async def test_pages_files_and_nothing_else(start: Callable[..., Server]) -> None:
+async def test_pages_files_and_nothing_else(standing: Server) -> None:
     """Every path without an extension is the page; a file is itself; what does not exist is 404."""
-    server = start()
-    pages = [await fetch(server, path) for path in ("/", "/models", "/models/some-id", "/no/such/page")]
+    pages = [await fetch(standing, path) for path in ("/", "/models", "/models/some-id", "/no/such/page")]
     assert {(status, headers["Content-Type"], body) for status, headers, body in pages} == {
         (200, "text/html; charset=utf-8", pages[0][2])}
-    assert (await fetch(server, "/app.js"))[1]["Content-Type"].startswith("text/javascript")
-    assert (await fetch(server, "/nothing.js"))[0] == 404
-    assert (await fetch(server, "/", method="POST"))[0] == 405
+    assert (await fetch(standing, "/app.js"))[1]["Content-Type"].startswith("text/javascript")
+    assert (await fetch(standing, "/nothing.js"))[0] == 404
+    assert (await fetch(standing, "/", method="POST"))[0] == 405
 
 
 @pytest.mark.parametrize("path", ["/../llamadash.py", "/%2e%2e/llamadash.py", "/..%5cllamadash.py",
@@ -9228,48 +9237,45 @@ async def test_pages_files_and_nothing_else(start: Callable[..., Server]) -> Non
                                   "/~x/app.js",
                                   "//etc/passwd.txt", "/data/access-key.txt"])
 @run_async
-async def test_hostile_paths_are_not_found(start: Callable[..., Server], path: str) -> None:
+async def test_hostile_paths_are_not_found(standing: Server, path: str) -> None:
     """No spelling of a path leaves the web folder."""
-    assert (await fetch(start(), path))[0] == 404
+    assert (await fetch(standing, path))[0] == 404
 
 
 @run_async
-async def test_files_are_compressed_and_validated(start: Callable[..., Server]) -> None:
+async def test_files_are_compressed_and_validated(standing: Server) -> None:
     """gzip for who takes it, 304 for who has it, and versioned files for ever."""
-    server = start()
-    status, headers, body = await fetch(server, "/app.js", **{"Accept-Encoding": "gzip"})
+    status, headers, body = await fetch(standing, "/app.js", **{"Accept-Encoding": "gzip"})
     assert (status, headers["Content-Encoding"]) == (200, "gzip")
     assert gzip.decompress(body) == (HERE / "web/app.js").read_bytes()
-    assert (await fetch(server, "/app.js", **{"If-None-Match": headers["ETag"]}))[0] == 304
-    page = (await fetch(server, "/", **{"Accept-Encoding": "identity"}))[2].decode()
+    assert (await fetch(standing, "/app.js", **{"If-None-Match": headers["ETag"]}))[0] == 304
+    page = (await fetch(standing, "/", **{"Accept-Encoding": "identity"}))[2].decode()
     versioned = re.search(r'src="(/~[0-9a-f]+/app\.js)"', page)
     assert versioned
-    assert "immutable" in (await fetch(server, versioned[1]))[1]["Cache-Control"]
+    assert "immutable" in (await fetch(standing, versioned[1]))[1]["Cache-Control"]
 
 
 @run_async
-async def test_stylesheets_in_a_row_come_as_one(start: Callable[..., Server]) -> None:
+async def test_stylesheets_in_a_row_come_as_one(standing: Server) -> None:
     """The page names one stylesheet, which is all that index.html names; every module it preloads is there."""
-    server = start()
-    page = (await fetch(server, "/", **{"Accept-Encoding": "identity"}))[2].decode()
+    page = (await fetch(standing, "/", **{"Accept-Encoding": "identity"}))[2].decode()
     links = re.findall(r'<link rel="stylesheet" href="(/~[^"]+)">', page)
     named = re.findall(r'<link rel="stylesheet" href="/([^"]+)">', (HERE / "web/index.html").read_text())
     assert (len(links), len(named)) == (1, 4)
-    status, headers, body = await fetch(server, links[0], **{"Accept-Encoding": "identity"})
+    status, headers, body = await fetch(standing, links[0], **{"Accept-Encoding": "identity"})
     assert (status, headers["Content-Type"].partition(";")[0]) == (200, "text/css")
     assert "immutable" in headers["Cache-Control"]
     assert body == b"\n".join((HERE / "web" / name).read_bytes() for name in named)
     modules = re.findall(r'<link rel="modulepreload" href="(/~[^"]+)">', page)
     assert len(modules) > 10
-    assert {(await fetch(server, path))[0] for path in modules} == {200}
+    assert {(await fetch(standing, path))[0] for path in modules} == {200}
 
 
 @run_async
-async def test_security_headers_are_everywhere(start: Callable[..., Server]) -> None:
+async def test_security_headers_are_everywhere(standing: Server) -> None:
     """Pages, files and errors carry the same strict headers."""
-    server = start()
     for path in ("/", "/app.js", "/nothing.js"):
-        headers = (await fetch(server, path))[1]
+        headers = (await fetch(standing, path))[1]
         policy = headers["Content-Security-Policy"]
         assert "default-src 'none'" in policy and "unsafe" not in policy
         assert "require-trusted-types-for 'script'" in policy
@@ -9287,21 +9293,20 @@ UPGRADE = {"Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Versi
     ("friend.example", 200),
 ])
 @run_async
-async def test_a_foreign_host_is_refused_everywhere(start: Callable[..., Server], host: str, status: int) -> None:
+async def test_a_foreign_host_is_refused_everywhere(standing: Server, host: str, status: int) -> None:
     """DNS rebinding: a name that is not this machine's gets 421 on pages, files and the socket."""
-    server = start("--allow-host", "friend.example")
     for path in ("/", "/app.js"):
-        assert (await fetch(server, path, Host=host))[0] == status
+        assert (await fetch(standing, path, Host=host))[0] == status
     if status == 421:
-        assert (await fetch(server, SOCKET, Host=host, **UPGRADE))[0] == 421
+        assert (await fetch(standing, SOCKET, Host=host, **UPGRADE))[0] == 421
 
 
 @pytest.mark.parametrize(("target", "status"), [
     ("/", 200), ("http://evil.example/", 421), ("http://localhost/", 421), ("HTTP://x/app.js", 421), ("*", 421),
 ])
-def test_only_a_path_may_be_asked_for(start: Callable[..., Server], target: str, status: int) -> None:
+def test_only_a_path_may_be_asked_for(standing: Server, target: str, status: int) -> None:
     """A request that names another host in its first line gets 421, however good its Host header."""
-    host, port = start().url.removeprefix("http://").split(":")
+    host, port = standing.url.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port)), 10) as connection:
         method = "OPTIONS" if target == "*" else "GET"
         connection.sendall(f"{method} {target} HTTP/1.1\r\nHost: {host}:{port}\r\n\r\n".encode())
@@ -9311,19 +9316,17 @@ def test_only_a_path_may_be_asked_for(start: Callable[..., Server], target: str,
 @pytest.mark.parametrize("origin", ["http://evil.example", "null", "http://{host}.evil.example", "https://{host}",
                                     "http://127.0.0.1:1", ""])
 @run_async
-async def test_a_foreign_origin_is_refused_before_the_upgrade(start: Callable[..., Server], origin: str) -> None:
+async def test_a_foreign_origin_is_refused_before_the_upgrade(standing: Server, origin: str) -> None:
     """Another site, port or scheme, and `null`, get 403."""
-    server = start()
-    headers = {**UPGRADE, "Origin": origin.format(host=server.url.split("//")[1])}
-    assert (await fetch(server, SOCKET, **headers))[0] == 403
+    headers = {**UPGRADE, "Origin": origin.format(host=standing.url.split("//")[1])}
+    assert (await fetch(standing, SOCKET, **headers))[0] == 403
 
 
 @run_async
-async def test_our_own_and_allowed_origins_may_connect(start: Callable[..., Server]) -> None:
+async def test_our_own_and_allowed_origins_may_connect(standing: Server) -> None:
     """The page's own origin, and one that was allowed, get through."""
-    server = start("--allow-origin", "https://friend.example")
-    for origin in (server.url, "https://friend.example"):
-        await (await Dashboard().connect(server, Origin=origin)).close()
+    for origin in (standing.url, "https://friend.example"):
+        await (await Dashboard().connect(standing, Origin=origin)).close()
 
 
 def certificate(folder: Path, name: str = "own") -> tuple[Path, Path]:
@@ -10151,11 +10154,19 @@ def test_a_newer_database_exits_5(tmp_path: Path) -> None:
                                        ["--upstream", "x"], ["--upstream", "a/b=http://c"], ["--upstream", "a="],
                                        ["--llama-server", "http://"], ["--request-rate", "0"],
                                        ["--models-dir", ""], ["backup", ""]])
-def test_bad_usage_exits_2(tmp_path: Path, arguments: list[str]) -> None:
+def test_bad_usage_exits_2(tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str]) -> None:
     """What the command line does not know is said on standard error."""
-    result = Server(tmp_path).run(*arguments)
-    assert result.returncode == 2, result.stderr
-    assert result.stderr
+    try:
+        code: Any = llamadash.main(["--data-dir", str(tmp_path / "data"), *arguments])
+    except SystemExit as ended:
+        code = ended.code
+    assert (code, bool(capsys.readouterr().err)) == (2, True)
+
+
+def test_bad_usage_ends_the_program_with_2(tmp_path: Path) -> None:
+    """A real process tells whoever started it."""
+    result = Server(tmp_path).run("--no-such-option")
+    assert (result.returncode, "--no-such-option" in result.stderr) == (2, True), result.stderr
 
 
 @pytest.mark.parametrize("problem, code", [
@@ -10513,34 +10524,32 @@ def descriptors(server: Server) -> int:
 
 
 @run_async
-async def test_a_socket_that_never_authenticates_is_closed(start: Callable[..., Server]) -> None:
-    """Ten seconds after its upgrade a silent socket is gone."""
-    raw = await RawSocket().open(start())
-    assert not await raw.closed(5)
-    assert await raw.closed()
-    await raw.close()
+async def test_a_socket_that_never_authenticates_is_closed(tmp_path: Path) -> None:
+    """Some seconds after its upgrade a silent socket is gone, and not before."""
+    server, began = ScriptedServer(tmp_path, WAITING_SCRIPT.format(values={"AUTH_DEADLINE": 2.5})), time.monotonic()
+    try:
+        raw = await RawSocket().open(server.start())
+        assert await raw.closed()
+        assert time.monotonic() - began > 2.5
+        await raw.close()
+    finally:
+        server.stop()
+    assert llamadash.AUTH_DEADLINE == 10
 
 
 @run_async
-async def test_a_client_is_pinged(start: Callable[..., Server]) -> None:
-    """Every 25 seconds, and one that answers stays."""
-    server = start()
-    raw = await RawSocket().open(server, {"token": server.key})
-    async with asyncio_timeout(2 * llamadash.PING_INTERVAL):
-        while await raw.ws.receive_str() != "2":
-            pass
-    await raw.ws.send_str("3")
-    await raw.ws.send_str('421["settings:get"]')
-    while not (await raw.ws.receive_str()).startswith("431["):
-        pass
-    await raw.close()
+async def test_a_client_is_pinged(standing: Server) -> None:
+    """Every client is told that a ping comes every 25 seconds, and how long its answer may take."""
+    async with aiohttp.ClientSession() as session, session.ws_connect(standing.url + SOCKET) as ws:
+        opened = json.loads((await ws.receive_str())[1:])
+    assert (opened["pingInterval"], opened["pingTimeout"]) == (25_000, 60_000)
 
 
 IMPATIENT = """
 import sys
 import llamadash
 
-llamadash.PING_INTERVAL = llamadash.PING_TIMEOUT = 2
+llamadash.PING_INTERVAL, llamadash.PING_TIMEOUT = 1, 4
 llamadash.PRUNE_DELAY = llamadash.PRUNE_INTERVAL = 0.2
 sys.exit(llamadash.main(sys.argv[1:]))
 """
@@ -10553,14 +10562,22 @@ async def test_a_client_that_answers_pings_stays_and_one_that_does_not_goes(tmp_
     try:
         quiet, gone = await Dashboard().connect(server.start()), asyncio.Event()
         quiet.sio.on("disconnect", lambda *_: gone.set())
-        mute = await RawSocket().open(server, {"token": server.key})
+        mute, raw = [await RawSocket().open(server, {"token": server.key}) for _ in range(2)]
+        for _ in range(3):
+            while await raw.ws.receive_str() != "2":
+                pass
+            await raw.ws.send_str("3")
         assert await mute.closed()
-        with contextlib.suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(gone.wait(), 10)
+        while await raw.ws.receive_str() != "2":  # it outlives the one that is silent
+            pass
+        await raw.ws.send_str("3")
+        await raw.ws.send_str('421["settings:get"]')
+        while not (await raw.ws.receive_str()).startswith("431["):
+            pass
         assert not gone.is_set()
         assert (await quiet.request("settings:get"))["settings"]
-        await quiet.close()
-        await mute.close()
+        for client in (quiet, mute, raw):
+            await client.close()
     finally:
         server.stop()
 
@@ -10608,42 +10625,40 @@ BAD_FRAMES = ["40{}", "40/other,", "42", "42{}", "42[", "42[1]", '42["a",{},{}]'
 
 @pytest.mark.parametrize("frame", BAD_FRAMES, ids=lambda frame: repr(frame)[:24])
 @run_async
-async def test_a_malformed_frame_closes_only_its_socket(start: Callable[..., Server], frame: str | bytes) -> None:
+async def test_a_malformed_frame_closes_only_its_socket(standing: Server, frame: str | bytes) -> None:
     """Before and after authenticating: the sender is cut off, nobody else notices, nothing is left behind."""
-    server = start()
-    witness = await Dashboard().connect(server)
-    before = open_connections(server)
-    for auth in (None, {"token": server.key}):
-        raw = await RawSocket().open(server, auth)
+    witness = await Dashboard().connect(standing)
+    before = open_connections(standing)
+    for auth in (None, {"token": standing.key}):
+        raw = await RawSocket().open(standing, auth)
         with contextlib.suppress(ConnectionError):
             await (raw.ws.send_str(frame) if isinstance(frame, str) else raw.ws.send_bytes(frame))
         allowed = auth is None and frame == "40{}"  # authenticates with nothing, and is refused
         assert await raw.closed(), allowed
         await raw.close()
     assert (await witness.envelope("models:list"))["success"]
-    await eventually(lambda: open_connections(server) <= before)
-    assert "Traceback" not in server.output()
+    await eventually(lambda: open_connections(standing) <= before)
+    assert "Traceback" not in standing.output()
     await witness.close()
 
 
 @run_async
-async def test_deep_json_is_refused_without_harm(start: Callable[..., Server]) -> None:
+async def test_deep_json_is_refused_without_harm(standing: Server) -> None:
     """900 levels give one error envelope that names the field, and a short log."""
-    server = start()
-    raw = await RawSocket().open(server, {"token": server.key})
+    raw = await RawSocket().open(standing, {"token": standing.key})
     await raw.ws.send_str('427["models:get",{"data":{"id":' + '{"a":' * 900 + "1" + "}" * 900 + "}}]")
     while not (answer := await raw.ws.receive_str()).startswith("437"):
         pass
     error = json.loads(answer[3:])[0]["error"]
     assert (error["code"], error["field"]) == ("INVALID_REQUEST", "data")
     await raw.close()
-    assert len(server.output()) < 64_000
+    assert len(standing.output()) < 64_000
 
 
 @run_async
-async def test_no_compression_is_negotiated(start: Callable[..., Server]) -> None:
+async def test_no_compression_is_negotiated(standing: Server) -> None:
     """A client that offers permessage-deflate does not get it: no compressed bomb can come in."""
-    raw = await RawSocket().open(start(), compress=15)
+    raw = await RawSocket().open(standing, compress=15)
     assert raw.ws.compress == 0
     await raw.close()
 
