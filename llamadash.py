@@ -295,6 +295,10 @@ class EngineUnavailable(DashError):
     code = "ENGINE_UNAVAILABLE"
 
 
+class Unreachable(EngineUnavailable):
+    """A folder is not there, cannot be read or does not answer."""
+
+
 class EngineFailed(DashError):
     """The engine tried and could not."""
     code = "ENGINE_FAILED"
@@ -611,8 +615,7 @@ def engine_values(config: Config, saved: Json) -> Json:
     """The engine's configuration in force: option before environment before what was `saved` before default."""
     fixed = {key: value for key in ("api_host", "api_port", "models_dirs")
              if (value := getattr(config, key)) is not None}
-    folders = [path for path in default_model_folders() if os.path.isdir(path)]
-    values = {**ENGINE_DEFAULTS, "models_dirs": folders, **good_values(saved, CONFIG_FIELDS), **fixed}
+    values = {**ENGINE_DEFAULTS, "models_dirs": default_model_folders(), **good_values(saved, CONFIG_FIELDS), **fixed}
     return {**values, "models_dirs": list(map(str, values["models_dirs"])),
             "defaults": known_parameters(values["defaults"]),
             "budget": {name: amount for name, amount in values["budget"].items() if type(amount) is int}}
@@ -781,10 +784,8 @@ def password_matches(password: str, stored: Json | None) -> bool:
 def config_result(dash: Dash) -> Json:
     """The engine's configuration with all that the page about it shows."""
     config = dash.engine_config()
-    listed = [expanded(path) for path in config["models_dirs"]]
-    looked = dict.fromkeys([*listed, dash.config.data_dir / "models", *default_model_folders()])
-    folders = [{"path": str(path), "exists": os.path.isdir(path),
-                "used": path in listed or path.parent == dash.config.data_dir} for path in looked]
+    folders = [{"path": str(path), "exists": dash.library.state(path) is None, "problem": dash.library.state(path),
+                "usual": path in default_model_folders()} for path in model_folders(dash.config, config)]
     return {"config": config, "locked": dash.config.locked(), "restartRequired": dash.gateway.restart_required(),
             "ini": render_presets(dash.db.models(), config["defaults"]),
             "parameters": [item.schema() for item in PARAMETERS.values()],
@@ -801,7 +802,8 @@ async def config_get(dash: Dash) -> Json:
 @on("config:update", error="UPDATE_CONFIG_FAILED", cost=5)
 async def config_update(dash: Dash, *, revision: int, changes: dict[str, Any]) -> Json:
     """Change the engine's configuration."""
-    return await apply_config(dash, revision, checked_config(dash, changes, "changes"))
+    changes = await dash.library.patiently(changes, checked_config, dash, changes, "changes")
+    return await apply_config(dash, revision, changes)
 
 
 @on("config:reset", error="RESET_CONFIG_FAILED", cost=5)
@@ -815,7 +817,8 @@ def checked_config(dash: Dash, changes: Json, field: str) -> Json:
     changes = checked_changes(changes, CONFIG_FIELDS, dash.config.locked(), field)
     if "models_dirs" in changes:
         for at, path in enumerate(changes["models_dirs"]):
-            if not expanded(path).is_absolute() or not os.path.isdir(expanded(path)):
+            known = path in dash.engine_config()["models_dirs"]  # which may be away for the moment
+            if not (known or (expanded(path).is_absolute() and os.path.isdir(expanded(path)))):
                 raise InvalidRequest(f"{path} is not the full path of a folder on this machine",
                                      field=f"{field}.models_dirs.{at}")
         changes["models_dirs"] = [str(expanded(path)) for path in changes["models_dirs"]]
@@ -2870,6 +2873,8 @@ def estimate_memory(model: Json, parameters: Json, devices: list[Json], header: 
 # -- Machine and GPUs -----------------------------------------------------------------------------
 
 PROBE_LIMIT = 1.0  # s; what has not answered by then (a hung network mount) is left out
+# What may be wrong with a folder, beside an error's own words.
+NOT_THERE, NOT_MOUNTED, NO_ANSWER = "is not there", "is empty: what is usually mounted there is not", "does not answer"
 MIN_SPAN = 0.2  # s; a rate over less than this says nothing
 GPU_WAIT = 0.8  # s that a sample waits for nvidia-smi; what comes later is in the next sample
 GPU_LIMIT = 10.0  # s after which nvidia-smi is ended; without a persistent driver it needs seconds
@@ -2927,34 +2932,60 @@ def file_text(path: Path) -> str | None:
 
 
 class Probes:
-    """Calls that may hang, each in a thread of its own: given up on after a limit, not repeated while they hang."""
+    """Calls that may hang, each in a thread of its own: given up on after a limit, and few at a time for each place."""
 
-    def __init__(self) -> None:
-        self.hung: dict[str, concurrent.futures.Future[Any]] = {}
+    def __init__(self, at_once: int = 1) -> None:
+        self.at_once = at_once
+        self.running: dict[str, set[asyncio.Future[Any]]] = {}  # by place
+        self.hung: set[str] = set()  # places that a call was given up on, until one comes back
         self.limiter = LogLimiter()
+
+    async def call(self, place: str, job: Callable[[], Result], limit: float = PROBE_LIMIT,
+                   alive: Callable[[], float] = lambda: -math.inf) -> Result:
+        """What `job` returns or raises; Unreachable where it takes more than `limit` s since it was last `alive`."""
+        began, running = time.monotonic(), self.running.setdefault(place, set())
+        while len(running) >= self.at_once:
+            left = began + limit - time.monotonic()
+            if place in self.hung or left <= 0:
+                raise Unreachable(f"{place} {NO_ANSWER}.")
+            await asyncio.wait(running, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+        answer, began = asyncio.wrap_future(in_own_thread(job)), time.monotonic()
+        running.add(answer)
+        answer.add_done_callback(functools.partial(self.ended, place))
+        while not answer.done() and (left := max(began, alive()) + limit - time.monotonic()) > 0:
+            await asyncio.wait([answer], timeout=left)
+        if not answer.done():
+            self.hung.add(place)
+            if self.limiter.is_new(place):
+                log.warning("%s %s", place, NO_ANSWER)
+            raise Unreachable(f"{place} {NO_ANSWER}.")
+        return answer.result()
+
+    def ended(self, place: str, answer: asyncio.Future[Any]) -> None:
+        """A call came back, be it too late for anybody to look at what it brings."""
+        self.running[place].discard(answer)
+        self.hung.discard(place)
+        answer.exception()
 
     async def read(self, jobs: dict[str, Callable[[], Any]]) -> Json:
         """The results of `jobs` by name; None for what failed or hangs."""
-        self.hung = {name: answer for name, answer in self.hung.items() if not answer.done()}
-        asked = {name: self.ask(job) for name, job in jobs.items() if name not in self.hung}
-        if asked:
-            await asyncio.wait(map(asyncio.wrap_future, asked.values()), timeout=PROBE_LIMIT)
-        for name, answer in asked.items():
-            if not answer.done():
-                self.hung[name] = answer
-                if self.limiter.is_new(name):
-                    log.warning("%s does not answer", name)
-        return {name: asked[name].result() if name in asked and name not in self.hung else None for name in jobs}
+        async def value(name: str, job: Callable[[], Any]) -> Any:
+            with contextlib.suppress(Unreachable):
+                return await self.call(name, functools.partial(readable, job))
+        return dict(zip(jobs, await asyncio.gather(*itertools.starmap(value, jobs.items())), strict=True))
 
-    @staticmethod
-    def ask(job: Callable[[], Any]) -> concurrent.futures.Future[Any]:
-        """What `job` will return; not in a thread of the executor, which would keep the program from ending."""
-        answer = concurrent.futures.Future[Any]()
 
-        def work() -> None:
-            answer.set_result(readable(job))
-        threading.Thread(target=work, name="probe", daemon=True).start()
-        return answer
+def in_own_thread(job: Callable[[], Result]) -> concurrent.futures.Future[Result]:
+    """What `job` will return; not in a thread of the executor, where a few that hang would hold up all others."""
+    answer = concurrent.futures.Future[Result]()
+
+    def work() -> None:
+        try:
+            answer.set_result(job())
+        except BaseException as problem:
+            answer.set_exception(problem)
+    threading.Thread(target=work, name="probe", daemon=True).start()
+    return answer
 
 
 def disk(path: Path) -> Json:
@@ -3430,6 +3461,10 @@ async def metrics_history(
 
 # -- Library --------------------------------------------------------------------------------------
 
+FOLDER_LIMIT = 10.0  # s without a step forward after which a folder is given up on; a disk that wakes up needs as long
+FOLDER_THREADS = 4  # that may hang in one folder at the same time
+FOLDER_PAUSE = (2.0, 15.0)  # s between two looks at a folder: after a change, and at most
+FOLDER_DUTY = 0.01  # of the time may be spent in looking at one
 MAX_FOLDER_DEPTH = 12  # levels; the deepest usual layout, the Hugging Face cache, has 4
 MAX_FOLDER_ENTRIES = 200_000  # names looked at in one scan
 MAX_MODEL_FILES = 20_000  # GGUF files in one scan
@@ -3505,14 +3540,19 @@ class Scan:
     """One walk through `folders` for models; files that a row of `known` still describes are not opened again.
 
     What `warned` says of such a file, {path: reason}, is said again. Links may lead anywhere `inside`, which are the
-    folders themselves unless given. It calls `report(done, total)` for every file; what that raises ends it.
+    folders themselves unless given; one that is `careful` follows none that seems to lead elsewhere, where it could
+    hang. In the folders `mounts` something is usually mounted. It calls `report(done, total)` for every file; what
+    that raises ends it.
     """
 
     def __init__(self, folders: Iterable[Path], known: Iterable[Json], report: Callable[[int, int], None], *,
                  warned: dict[str, str] | None = None, inside: Iterable[Path] | None = None,
-                 depth: int = MAX_FOLDER_DEPTH) -> None:
+                 mounts: Iterable[str] = (), careful: bool = False, depth: int = MAX_FOLDER_DEPTH) -> None:
         self.folders = [os.path.realpath(folder) for folder in folders]
         self.inside = self.folders if inside is None else [os.path.realpath(folder) for folder in inside]
+        self.mounts, self.careful = set(mounts), careful
+        self.lost: dict[str, str] = {}  # what may be there, and why nobody can know
+        self.result = ScanResult([], [], {})
         self.depth = depth
         self.rows = {row["path"]: row for row in known}
         self.projectors = {row["projector"]: row["projector_size"] for row in self.rows.values() if row["projector"]}
@@ -3539,7 +3579,8 @@ class Scan:
         self.tell_sets()
         self.report(len(candidates), len(candidates))
         skipped = [{"path": path, "reason": self.skipped[path]} for path in sorted(self.skipped)]
-        return ScanResult([self.row(model) for model in models], skipped, self.offers)
+        self.result = ScanResult([self.row(model) for model in models], skipped, self.offers)
+        return self.result
 
     def skip(self, path: str, reason: str) -> None:
         """Note why `path` is not in the result."""
@@ -3547,45 +3588,64 @@ class Scan:
 
     def contains(self, real: str) -> bool:
         """Whether `real`, a path without links, is inside a model folder."""
-        return any(real == folder or within(real, folder) for folder in self.inside)
+        return any(within(os.path.normpath(real), folder) for folder in self.inside)
 
     # finding files
 
     def walk(self) -> None:
-        """Collect the GGUF files in the folders and, down to `depth` levels, below; no link to a folder is followed."""
+        """Collect the GGUF files; of a usual mount that has left an empty folder behind, they are only away."""
+        self.collect()
+        for place in self.mounts:
+            if any(within(place, root) for root in self.folders) and not (
+                    os.path.ismount(place) or any(within(file.path, place) for file in self.files)):
+                self.lost[place] = NOT_MOUNTED
+
+    def collect(self) -> None:
+        """Look through the folders and, down to `depth` levels, below; no link to a folder is followed."""
         visited: set[str] = set()
         for root in self.folders:
-            for folder, folders, names in os.walk(root, onerror=self.unreadable):
+            pending = [root]
+            for folder in pending:  # which grows while it is walked
                 if folder in visited:
-                    folders.clear()
                     continue
                 visited.add(folder)
                 self.report(0, len(self.files))
-                self.entries += len(folders) + len(names)
-                for link in filter(os.path.islink, [os.path.join(folder, name) for name in folders]):
-                    if not self.contains(os.path.realpath(link)):
-                        self.skip(link, "links to a folder outside the model folders: add that folder")
-                if folder.count(os.sep) - root.count(os.sep) >= self.depth:
-                    folders.clear()
-                for path in (os.path.join(folder, name) for name in names):
+                try:
+                    entries = sorted(os.scandir(folder), key=lambda item: item.name)
+                    if os.stat(folder).st_dev != os.stat(os.path.dirname(folder)).st_dev:
+                        self.mounts.add(folder)
+                except OSError as problem:
+                    self.unreadable(problem)
+                    continue
+                self.entries += len(entries)
+                for path, link in ((entry.path, entry.is_symlink()) for entry in entries):
                     if self.entries > MAX_FOLDER_ENTRIES or len(self.files) >= MAX_MODEL_FILES:
                         self.skip(folder, f"more than {MAX_MODEL_FILES} models or {MAX_FOLDER_ENTRIES} files:"
                                           " the rest was not looked at")
                         return
-                    if piece := PIECE_NAME.fullmatch(os.path.basename(path)):
+                    if link and self.careful and not self.contains(os.path.join(folder, os.readlink(path))):
+                        self.lost[path] = "leads to another place, and one of them does not answer"
+                    elif os.path.isdir(path):
+                        if link and not self.contains(os.path.realpath(path)):
+                            self.skip(path, "links to a folder outside the model folders: add that folder")
+                        elif not link and folder.count(os.sep) - root.count(os.sep) < self.depth:
+                            pending.append(path)
+                    elif piece := PIECE_NAME.fullmatch(os.path.basename(path)):
                         self.sets.setdefault((folder, piece[1] or piece[3] + piece[5]), []).append(path)
                     elif path.lower().endswith(".gguf"):
-                        self.look_at(path)
+                        self.look_at(path, link)
                     elif advice := next((advice for kind, advice in OTHER_FILES if kind.search(path)), None):
                         self.sets.setdefault((folder, advice), []).append(path)
 
     def unreadable(self, problem: OSError) -> None:
         """Note a folder or a file that cannot be read."""
-        self.skip(problem.filename, f"cannot be read: {problem.strerror}")
+        path, gone = problem.filename, isinstance(problem, FileNotFoundError | NotADirectoryError)
+        if path in self.folders or not gone:
+            self.lost[path] = NOT_THERE if gone else f"cannot be read: {problem.strerror}"
+            self.skip(path, self.lost[path])
 
-    def look_at(self, path: str) -> None:
+    def look_at(self, path: str, link: bool) -> None:
         """Note the GGUF file at `path`, or why it cannot be used."""
-        link = os.path.islink(path)
         try:
             status = os.stat(path)
         except OSError as problem:
@@ -3737,8 +3797,8 @@ def shown_path(path: str) -> str:
 
 
 def within(path: str, folder: str) -> bool:
-    """Whether `path` is below `folder`; both absolute."""
-    return path.startswith(folder.rstrip(os.sep) + os.sep)
+    """Whether `path` is `folder` or below it; both absolute."""
+    return path == folder or path.startswith(folder.rstrip(os.sep) + os.sep)
 
 
 def file_name(header: GGUFHeader, stem: str) -> str:
@@ -3830,12 +3890,16 @@ def moved_rows(rows: dict[str, list[Json]], found: list[Json]) -> dict[str, list
     return {come[file]: rows[gone[file]] for file in come.keys() & gone.keys()}
 
 
-def merge_scan(rows: list[Json], found: list[Json]) -> tuple[list[Json], list[Json], list[str]]:
-    """What a scan changes: new rows, the changed columns of rows (with their id), and the ids now missing."""
+def merge_scan(rows: list[Json], found: list[Json],
+               lost: Callable[[str], str | None] = lambda path: None) -> tuple[list[Json], list[Json], list[str]]:
+    """What a scan changes: new rows, the changed columns of rows (with their id), and the ids now missing.
+
+    Of a path that is `lost`, nobody can know whether it is there.
+    """
     known: dict[str, list[Json]] = {}
     for row in rows:
         known.setdefault(row["path"], []).append(row)
-    known |= moved_rows(known, found)
+    known |= moved_rows({path: variants for path, variants in known.items() if not lost(path)}, found)
     taken = dict.fromkeys(entry_names(rows), 1)
     new, changed, seen = [], [], set()
     for model in found:
@@ -3845,7 +3909,8 @@ def merge_scan(rows: list[Json], found: list[Json]) -> tuple[list[Json], list[Js
             seen.add(row["id"])
             if changes := {name: model[name] for name in FILE_COLUMNS if model[name] != row[name]}:
                 changed.append({"id": row["id"], **changes})
-    return new, changed, [row["id"] for row in rows if row["id"] not in seen and not row["missing"]]
+    gone = [row for row in rows if row["id"] not in seen and not row["missing"]]
+    return new, changed, [row["id"] for row in gone if not lost(row["path"])]
 
 
 def new_entry(id: str, name: str, model: Json) -> Json:
@@ -3874,6 +3939,13 @@ def skipped_for_clients(skipped: list[Json]) -> list[Json]:
     return shown if shown is skipped else [*shown, more]
 
 
+class Look(NamedTuple):
+    """What one look at a model folder saw."""
+    root: str  # where it really is
+    files: frozenset[FoundFile] = frozenset()
+    lost: Mapping[str, str] = types.MappingProxyType({})  # see Scan
+
+
 class Library:
     """The models on this machine: finds them, and keeps the database in step with the folders."""
 
@@ -3883,8 +3955,104 @@ class Library:
         self.dash = dash
         self.skipped: list[Json] = []  # of the last scan
         self.projectors: dict[str, list[str]] = {}  # by path of a model, those that may belong to it
+        self.lost: dict[str, str] = {}  # folders and files that cannot be used now, and why
+        self.mounts = set(dash.db.get_meta("mounts", []))  # folders on which something is usually mounted
+        self.known: dict[Path, Look] = {}  # each folder as it was at the last scan
+        self.looks: dict[Path, Look] = {}  # and as last looked at
+        self.looking: dict[Path, asyncio.Task[None]] = {}  # the looks that are under way
+        self.due: dict[Path, tuple[float, float]] = {}  # when to look again, and how long that pause is
+        self.changed = True  # whether a folder has, since the last scan
+        self.probes = Probes(FOLDER_THREADS)
         self.waiting: asyncio.Task[Json] | None = None  # the scan that has not yet begun
         self.changing = asyncio.Lock()  # scans, imports and deletions change the same rows
+
+    # folders come, go and hang
+
+    async def run(self) -> None:
+        """Look at every folder now and then, and scan them where something came, went or changed."""
+        while True:
+            if self.changed:
+                await self.scan()
+            await self.dash.beat.wait()
+            for folder in model_folders(self.dash.config, self.dash.engine_config()):
+                if time.monotonic() > self.due.get(folder, FOLDER_PAUSE)[0]:
+                    self.look(folder)
+
+    def look(self, folder: Path) -> asyncio.Task[None]:
+        """The look at a folder that is under way, or begins now."""
+        if folder not in self.looking:
+            task = self.looking[folder] = self.dash.spawn(self.look_at(folder), f"look at {folder}")
+            task.add_done_callback(lambda _: self.looking.pop(folder))
+        return self.looking[folder]
+
+    async def look_at(self, folder: Path) -> None:
+        """Look whether a folder changed since the last scan; a file counts once it is no longer being written.
+
+        The next look comes soon where something happens, later where nothing does, and never takes much of the time.
+        """
+        began, before, pause = time.monotonic(), self.looks.get(folder), self.due.get(folder, FOLDER_PAUSE)[1]
+        try:
+            scan = await self.scanned(str(folder), [folder], [], Scan.walk, careful=True)
+            look = Look(scan.folders[0], frozenset(scan.files), scan.lost)
+        except Unreachable:
+            began, root = time.monotonic(), before.root if before else str(folder)
+            look = Look(root, lost={root: NO_ANSWER})
+        self.looks[folder], known = look, self.known.get(folder, look)
+        come = look.files & before.files - known.files if before else ()
+        gone = {file.path for file in known.files} - {file.path for file in look.files}
+        self.changed = self.changed or bool(come or gone or look.lost != known.lost)
+        pause = min(pause * 1.5, FOLDER_PAUSE[1]) if look == before else FOLDER_PAUSE[0]
+        self.due[folder] = time.monotonic() + max(pause, (time.monotonic() - began) / FOLDER_DUTY), pause
+
+    async def scanned(self, place: str, folders: list[Path], rows: list[Json], work: Callable[[Scan], Any],
+                      report: Callable[[int, int], None] = lambda done, total: None, *, careful: bool) -> Scan:
+        """A Scan that has done its `work` in a thread; Unreachable where it came no further for FOLDER_LIMIT s."""
+        alive, given_up = time.monotonic(), False
+
+        def step(done: int, total: int) -> None:
+            nonlocal alive
+            alive = time.monotonic()
+            if given_up:
+                raise asyncio.CancelledError
+            report(done, total)
+
+        def job() -> Scan:
+            warned = {item["path"]: item["reason"] for item in self.skipped}
+            scan = Scan(folders, rows, step, warned=warned, mounts=self.mounts, careful=careful)
+            work(scan)
+            return scan
+        try:
+            return await self.probes.call(place, job, FOLDER_LIMIT, lambda: alive)
+        finally:
+            given_up = True
+
+    def state(self, folder: Path) -> str | None:
+        """What is wrong with a model folder; None where nothing is known of."""
+        return self.lost.get(self.looks[folder].root) if folder in self.looks else None
+
+    def problem(self, path: str) -> str | None:
+        """What keeps anybody from using what is at `path`; None where nothing is known of."""
+        return next((f"{place} {why}" for place, why in self.lost.items() if within(path, place)), None)
+
+    def check(self, path: str) -> None:
+        """Unreachable where what is at `path` cannot be used now."""
+        if problem := self.problem(path):
+            raise Unreachable(f"{problem}.")
+
+    async def at(self, path: str, function: Callable[..., Result], *arguments: Any) -> Result:
+        """What `function` returns, which reads or changes the file at `path`; Unreachable where that hangs."""
+        self.check(path)
+        place = next((str(folder) for folder, look in self.looks.items() if within(path, look.root)), path)
+        return await self.probes.call(place, functools.partial(function, *arguments), FOLDER_LIMIT)
+
+    async def patiently(self, named: Any, function: Callable[..., Result], *arguments: Any) -> Result:
+        """What `function` returns, which looks at files that were `named` by a client; Unreachable where that hangs."""
+        for place in self.lost:
+            if place in str(named):
+                self.check(place)
+        return await self.probes.call("one of the files", functools.partial(function, *arguments), FOLDER_LIMIT)
+
+    # scans
 
     async def scan(self) -> Json:
         """Look through all model folders: {added, updated, missing, skipped: [{path, reason}], total}.
@@ -3900,42 +4068,57 @@ class Library:
         """Scan, save what changed and tell everybody."""
         async with self.changing:
             self.waiting = None
-            started = time.monotonic()
-            rows, ignored = self.dash.db.models(), await asyncio.to_thread(self.still_ignored)
-            found = await self.in_thread(self.dash.folders(), rows)
-            models = [model for model in found.models if model["path"] not in ignored]
-            new, changed, missing = await asyncio.to_thread(merge_scan, rows, models)
-            if new or changed or missing:
-                await asyncio.to_thread(self.dash.db.apply_scan, new, changed, missing)
+            started, before, rows = time.monotonic(), self.lost, self.dash.db.models()
+            try:
+                found = await self.find(rows)
+                ignored = await self.still_ignored()
+                models = [model for model in found.models if model["path"] not in ignored]
+                new, changed, missing = await asyncio.to_thread(merge_scan, rows, models, self.problem)
+                if new or changed or missing:
+                    await asyncio.to_thread(self.dash.db.apply_scan, new, changed, missing)
+            except BaseException:
+                self.changed = True
+                raise
             self.skipped, self.projectors = found.skipped, found.projectors
         log.info("scan: %d models, %d new, %d changed, %d missing, %d files skipped, %.2f s", len(models), len(new),
                  len(changed), len(missing), len(found.skipped), time.monotonic() - started)
         await self.dash.broadcast("models:list", {"models": self.dash.models()})
-        if new or changed or missing:
+        if new or changed or missing or self.lost != before:
             await self.dash.models_changed()
+        if self.lost != before:
+            await self.dash.broadcast("config:updated", {"config": self.dash.engine_config()})
         return {"added": len(new), "updated": len(changed), "missing": len(missing),
                 "skipped": skipped_for_clients(self.skipped), "total": len(models)}
 
-    async def in_thread(self, folders: list[Path], rows: list[Json]) -> ScanResult:
-        """Run a Scan in a thread, broadcasting how far it is; it ends with the program."""
-        loop, stop, said, total = asyncio.get_running_loop(), threading.Event(), time.monotonic(), 0
+    async def find(self, rows: list[Json]) -> ScanResult:
+        """What is in the folders that answer at once; of the others, `lost` says what is wrong."""
+        folders = model_folders(self.dash.config, self.dash.engine_config())
+        await asyncio.wait([self.look(folder) for folder in folders], timeout=PROBE_LIMIT)
+        looks = {folder: Look(str(folder), lost={str(folder): NO_ANSWER}) if folder in self.looking else
+                 self.looks[folder] for folder in folders}
+        loop, said, total = asyncio.get_running_loop(), time.monotonic(), 0
 
         def report(done: int, of: int) -> None:
             nonlocal said, total
-            if stop.is_set():
-                raise asyncio.CancelledError
             total = of
             if time.monotonic() - said > self.SCAN_BROADCAST:
                 said = time.monotonic()
                 asyncio.run_coroutine_threadsafe(self.dash.broadcast("models:scan", {"done": done, "total": of}), loop)
 
-        warned = {item["path"]: item["reason"] for item in self.skipped}
+        there = [folder for folder, look in looks.items() if look.root not in look.lost]
+        self.known, self.changed, place = looks, False, "what a link leads to"
+        careful = place in self.probes.hung or NO_ANSWER in [look.lost.get(look.root) for look in looks.values()]
         try:
-            found = await asyncio.to_thread(lambda: Scan(folders, rows, report, warned=warned).run())
-        finally:
-            stop.set()
+            scan = await self.scanned(place, there, rows, Scan.run, report, careful=careful)
+        except Unreachable:
+            scan = await self.scanned(place, there, rows, Scan.run, report, careful=True)
         await self.dash.broadcast("models:scan", {"done": total, "total": total})
-        return found
+        self.lost = {**scan.lost, **{look.root: look.lost[look.root] for look in looks.values()
+                                     if look.root in look.lost}}
+        if scan.mounts != self.mounts:
+            self.mounts = scan.mounts
+            self.dash.db.set_meta("mounts", sorted(self.mounts))
+        return scan.result
 
     # paths that the user took off the list
 
@@ -3943,13 +4126,18 @@ class Library:
         """Files that are there and shall not be listed."""
         return list(self.dash.db.get_meta("ignored_paths", []))
 
-    def still_ignored(self) -> set[str]:
+    async def still_ignored(self) -> set[str]:
         """The ignored files, without those that are gone from their folder: what comes there next is another."""
         ignored = self.ignored()
-        there = [path for path in ignored if os.path.exists(path) or not os.path.isdir(os.path.dirname(path))]
-        if there != ignored:
-            self.dash.db.set_meta("ignored_paths", there)
-        return set(there)
+
+        def is_there(path: str) -> bool:
+            return bool(self.problem(path)) or os.path.exists(path) or not os.path.isdir(os.path.dirname(path))
+        with contextlib.suppress(Unreachable):
+            there = await self.patiently("", lambda: list(filter(is_there, ignored)))
+            if there != ignored:
+                self.dash.db.set_meta("ignored_paths", there)
+            return set(there)
+        return set(ignored)
 
     def ignore(self, path: str, yes: bool) -> None:
         """Take the file at `path` off the list for good, or no longer."""
@@ -3966,7 +4154,8 @@ class Library:
         """
         async with self.changing:
             rows = self.dash.db.models()
-            found, entries = await asyncio.to_thread(find_model, path, self.dash.folders(), rows)
+            there = [row for row in rows if not self.problem(row["path"])]
+            found, entries = await self.at(path, find_model, path, self.dash.folders(), there)
             if same := next((row for row in entries if name in (None, row["name"])), None):
                 raise Conflict(f"{path} is in the list already, as {same['id']}", field="model.name", current=same)
             check_entry_names([id] if id else [], rows, "model.id")
@@ -3997,8 +4186,10 @@ class Library:
                 await self.dash.pool.unload(id, "deleted")
             freed = 0
             if delete_file:
-                freed = await asyncio.to_thread(delete_files, row, others, self.dash.folders())
-            elif not variants and await asyncio.to_thread(os.path.exists, row["path"]):
+                there = [other for other in others if not self.problem(other["path"])]
+                freed = await self.at(row["path"], delete_files, row, there, self.dash.folders())
+            elif not variants and (self.problem(row["path"]) or
+                                   await self.at(row["path"], os.path.exists, row["path"])):
                 self.ignore(row["path"], True)
             self.dash.db.delete_model(id)
             if not variants:
@@ -4013,7 +4204,7 @@ class Library:
                 first.tensor_sizes |= shard.tensor_sizes
             return first
         try:
-            return await asyncio.to_thread(read)
+            return await self.at(row["path"], read)
         except GGUFError:
             return None
 
@@ -4121,7 +4312,7 @@ async def models_scan(dash: Dash) -> Json:
 @on("models:create", error="CREATE_MODEL_FAILED")
 async def models_create(dash: Dash, *, model: dict[str, Any]) -> Json:
     """Add a GGUF file that lies in a model folder, or a variant of one: {name, path, id?, parameters?, aliases?, …}."""
-    wanted = checked_fields(model, IMPORT_FIELDS, "model", dash.folders())
+    wanted = await dash.library.patiently(model, checked_fields, model, IMPORT_FIELDS, "model", dash.folders())
     for name in ("name", "path"):
         if name not in wanted:
             raise InvalidRequest(f"missing field: model.{name}", field=f"model.{name}")
@@ -4131,7 +4322,7 @@ async def models_create(dash: Dash, *, model: dict[str, Any]) -> Json:
 @on("models:update", error="UPDATE_MODEL_FAILED")
 async def models_update(dash: Dash, *, id: ModelId, revision: int, changes: dict[str, Any]) -> Json:
     """Change what is the user's of a model: its names, parameters, build, tags, and when it is in memory."""
-    changes = checked_fields(changes, MODEL_CHANGES, "changes", dash.folders())
+    changes = await dash.library.patiently(changes, checked_fields, changes, MODEL_CHANGES, "changes", dash.folders())
     check_entry_names(changes.get("aliases", ()), dash.db.models(), "changes.aliases", own=id)
     dash.db.update_model(id, revision, changes)
     await dash.models_changed()
@@ -4152,7 +4343,8 @@ async def models_delete(dash: Dash, *, id: ModelId, deleteFile: bool = False) ->
 async def models_estimate(dash: Dash, *, id: ModelId, parameters: dict[str, Any] | None = None) -> Json:
     """What a model would need in memory with these parameters, its own unless given."""
     row = dash.db.get_model(id)
-    own = row["parameters"] if parameters is None else validated_parameters(parameters, dash.folders())
+    own = row["parameters"] if parameters is None else \
+        await dash.library.patiently(parameters, validated_parameters, parameters, dash.folders())
     header = await dash.library.header(row)
     parameters = {**dash.engine_config()["defaults"], **own}
     await dash.pool.memory.read()
@@ -4732,8 +4924,8 @@ async def presets_export(dash: Dash) -> Json:
 async def presets_import(dash: Dash, *, ini: Annotated[str, Length(0, 262_144)],
                          dryRun: bool = False) -> Json:  # noqa: N803
     """Take over what a preset file or a command line says of the models it names, or only say what would change."""
-    changes, warnings, downloads = await asyncio.to_thread(
-        preset_changes, dash.db.models(), ini, dash.folders(), dash.engine_config()["defaults"])
+    changes, warnings, downloads = await dash.library.patiently(
+        ini, preset_changes, dash.db.models(), ini, dash.folders(), dash.engine_config()["defaults"])
     for change in [] if dryRun else changes:
         new, fields = ({key: value for key, (_, value) in change[part].items()} for part in ("parameters", "fields"))
         if change.get("created"):
@@ -4872,13 +5064,18 @@ class Builds:
         self.config = config
         self.builds: dict[str, Build] = {}
         self.probes: dict[tuple[str, int, int], Build] = {}  # by path, time of change (ns) and size
+        self.patience = Probes()
         self.refreshing = asyncio.Lock()
         self.installation: Json | None = None  # of the embedded engine, under way or ended: {line, done, success}
 
     async def refresh(self) -> None:
         """Look for programs again, and ask those that are new or have changed."""
         async with self.refreshing:
-            found = await asyncio.to_thread(find_builds, self.config)
+            try:
+                found = await self.patience.call("a folder of programs", functools.partial(find_builds, self.config),
+                                                 PROBE_TIMEOUT)
+            except Unreachable:
+                return  # what is known of them holds
             probed = await asyncio.gather(*map(self.probed, found))
             self.builds = {build.id: build for build in probed}
 
@@ -4887,9 +5084,9 @@ class Builds:
         if build.problem:
             return build
         try:
-            status = await asyncio.to_thread(os.stat, build.path)
-        except OSError as problem:
-            return dataclasses.replace(build, problem=f"{build.path} cannot be read: {problem.strerror}")
+            status = await self.patience.call(build.path, functools.partial(os.stat, build.path))
+        except (OSError, Unreachable) as problem:
+            return dataclasses.replace(build, problem=f"{build.path} cannot be read: {problem}")
         key = (build.path, status.st_mtime_ns, status.st_size)
         if key not in self.probes or self.probes[key].problem:  # which may be over: a slow disk, a library
             self.probes[key] = await probe(build, self.config.data_dir)
@@ -6460,9 +6657,10 @@ class Entries:
         status = "waiting" if unit.wanted else "failed" if unit.error and not unit.resident else unit.status
         upcoming, instance = unit.upcoming(), self.pool.instances.get(unit.id)
         loads = instance if unit.status == "loading" else None
-        return {"status": "missing" if row["missing"] and not unit.resident else status,
+        problem = None if unit.resident else self.dash.library.problem(row["path"])
+        return {"status": "missing" if problem or (row["missing"] and not unit.resident) else status,
                 "progress": loads and loads.output.progress, "stage": loads and loads.output.stage,
-                "reason": unit.waits if unit.wanted else unit.reason, "error": unit.error,
+                "reason": unit.waits if unit.wanted else unit.reason, "error": problem or unit.error,
                 "next": upcoming and {"what": upcoming[0], "at": unix_ms(upcoming[1]), "reason": upcoming[2]},
                 "runtime": self.runtime(row, unit, instance) if instance and unit.resident else {}}
 
@@ -6524,6 +6722,7 @@ class Memory:
         """The ways in which a model may be placed, the best ones first, after a look at the memories."""
         await self.read()
         row = self.dash.db.get_model(entry)
+        self.dash.library.check(row["path"])
         parameters = self.pool.entries.groups[self.pool.entries.unit_of[entry]].parameters
         header = await self.dash.library.header(row)
         return await asyncio.to_thread(placement_plans, row, parameters, self.of_model(row), header)
@@ -6560,6 +6759,7 @@ class Pool:
         self.events: list[Json] = []
         self.last_used: dict[str, int] = {}
         self.restore: list[str] = []  # entries to load at the next start
+        self.planned: set[str] = set()  # entries for which a place is looked for
         self.stopping = True  # nothing is loaded before start()
 
     @functools.cached_property
@@ -6743,14 +6943,22 @@ class Pool:
             if wanted := self.residency.wanted():
                 await self.memory.read()
             for unit in wanted:
-                if not unit.plans:
-                    with contextlib.suppress(DashError):  # its file is gone, or there is no build for it
-                        await self.load(unit.name, "pinned")
+                if not unit.plans and unit.name not in self.planned:
+                    self.planned.add(unit.name)
+                    self.dash.spawn(self.plan(unit.name), f"plan of {unit.name}")
             self.do(self.residency.settle(time.monotonic()))
             used, self.last_used = self.last_used, {}
             if used:
                 await self.dash.chore("last use of models", self.dash.db.note_of_models, "last_used_at", used)
             await self.dash.gateway.keys.save_used()
+
+    async def plan(self, entry: str) -> None:
+        """Look where a model that is to be in memory can go, which takes as long as its folder lets it."""
+        try:
+            with contextlib.suppress(DashError):  # its file is gone, or there is no build for it
+                await self.load(entry, "pinned")
+        finally:
+            self.planned.discard(entry)
 
     async def publish(self) -> None:
         """Broadcast what changed, at most ten times a second."""
@@ -8987,7 +9195,7 @@ class Download:
 
 async def in_thread(function: Callable[..., Result], *arguments: Any) -> Result:
     """`function` in a thread, which has ended when this returns, cancelled or not: nothing writes behind our back."""
-    task = asyncio.ensure_future(asyncio.to_thread(function, *arguments))
+    task = asyncio.wrap_future(in_own_thread(functools.partial(function, *arguments)))
     try:
         return await asyncio.shield(task)
     except asyncio.CancelledError:
@@ -11246,8 +11454,23 @@ def service_unit(config: Config) -> str:
         writable=" ".join(unit_word(f"-{path}", variables=False) for path in writable),
         environment=unit_escaped(str(config.data_dir / "environment")), capabilities=capabilities, ambient=low_port,
         cache=unit_word(f"CUDA_CACHE_PATH={config.data_dir / 'cuda-cache'}", variables=False),
+        mounts="".join(f" {unit}" for unit in mount_units([config.data_dir, *folders])),
         private_tmp="no" if hidden else "yes", watchdog=WATCHDOG_SECONDS, stop=STOP_SECONDS,
         lasting=f"{EXIT_USAGE} {EXIT_RUNNING} {EXIT_DATABASE}")
+
+
+def mount_units(paths: Iterable[Path]) -> list[str]:
+    """systemd's names of the mounts, now or in fstab, on which `paths` lie; to be waited for, but not insisted on."""
+    places = {item.mountpoint for item in psutil.disk_partitions(all=True)}
+    with contextlib.suppress(OSError):
+        lines = (line.split() for line in Path("/etc/fstab").read_text("utf-8", "replace").splitlines())
+        places |= {re.sub(r"\\([0-7]{3})", lambda code: chr(int(code[1], 8)), line[1])
+                   for line in lines if len(line) > 1 and not line[0].startswith("#")}
+    on = sorted(place for place in places if place != "/" and any(within(str(path), place) for path in paths))
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        return subprocess.run(["systemd-escape", "--path", "--suffix=mount", *on], capture_output=True, text=True,
+                              check=True).stdout.split() if on else []
+    return []
 
 
 def print_service(config: Config) -> int:
@@ -11381,8 +11604,8 @@ UNIT = """\
 
 [Unit]
 Description=llamadash, the async proxy and dashboard for llama.cpp
-After=network-online.target
-Wants=network-online.target
+After=network-online.target{mounts}
+Wants=network-online.target{mounts}
 StartLimitIntervalSec=0
 
 [Service]
@@ -11495,8 +11718,8 @@ class Dash:
         return self.engine_values
 
     def folders(self) -> list[Path]:
-        """The model folders that exist, the one for downloads included."""
-        return [path for path in model_folders(self.config, self.engine_config()) if os.path.isdir(path)]
+        """The model folders that can be used, as last looked at, the one for downloads included."""
+        return [path for path in model_folders(self.config, self.engine_config()) if not self.library.state(path)]
 
     def models(self) -> list[Json]:
         """Every model with its state, as clients see it."""
@@ -11508,7 +11731,8 @@ class Dash:
 
     def with_state(self, row: Json) -> Json:
         """A model's row merged with what is known of its place in memory."""
-        return {**row, **self.pool.entries.state(row)}
+        state = self.pool.entries.state(row)
+        return {**row, **state, "missing": row["missing"] or state["status"] == "missing"}
 
     def state_of_entry(self, name: str) -> Json:
         """What is known of the entry `name`, or of an upstream's model, which is always ready."""
@@ -11603,7 +11827,7 @@ class Dash:
     def background(self) -> dict[str, Callable[[], Coroutine[Any, Any, Any]]]:
         """What runs for as long as the program does, by name."""
         return {"journal": self.journal.run, "hub watch": self.hub.watch, "sampler": self.sampler.run,
-                "opening the API": self.open_api, "first scan": self.library.scan,
+                "opening the API": self.open_api, "model folders": self.library.run,
                 "residency": self.pool.run, "engine events": self.pool.publish,
                 "upstreams": self.upstreams.run, "housekeeping": self.keep_house, "downloads": self.downloads.run,
                 "releases": self.installer.run,
@@ -11797,7 +12021,7 @@ async def system_import(dash: Dash, *, document: dict[str, Any], dryRun: bool = 
     """Take over a document that system:export made; with `dryRun` only say what would change."""
     if (document.get("format"), document.get("version")) != ("llamadash", 1):
         raise InvalidRequest("This file was not exported by llamadash.", field="document.format")
-    plan = await asyncio.to_thread(import_plan, dash, document, dash.db.models())
+    plan = await dash.library.patiently(document, import_plan, dash, document, dash.db.models())
     if not dryRun:
         if plan["settings"]:
             await apply_settings(dash, plan["settings"])
@@ -11805,7 +12029,7 @@ async def system_import(dash: Dash, *, document: dict[str, Any], dryRun: bool = 
             await apply_config(dash, dash.engine_config()["revision"], plan["config"])
         if "models_dirs" in plan["config"]:  # in which the document's models may be
             await dash.library.scan()
-            again = await asyncio.to_thread(import_plan, dash, document, dash.db.models())
+            again = await dash.library.patiently(document, import_plan, dash, document, dash.db.models())
             plan |= {"models": again["models"], "warnings": again["warnings"]}
         for id, changes in plan["models"].items():
             dash.db.update_model(id, dash.db.get_model(id)["revision"], changes)

@@ -272,7 +272,7 @@ class StubDash(llamadash.Dash):
 
     def __init__(self, folder: Path, *, program: str | None = None, **values: Any) -> None:
         self.folder, self.models_folder = folder, folder / "models"
-        for path in (folder / "data", self.models_folder):
+        for path in (folder / "data", folder / "data/models", self.models_folder):
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
         super().__init__(llamadash.Config(
             data_dir=folder / "data", port=0, models_dirs=(self.models_folder,), llama_server=program))
@@ -2678,7 +2678,7 @@ async def test_hung_disk_is_left_out_and_asked_again_only_when_it_returns(monkey
     assert await probes.read(jobs) == {"good": 1, "slow": None}
     assert len(calls) == 1
     hang[0] = False
-    await eventually(probes.hung["slow"].done)
+    await eventually(lambda: not probes.hung)
     assert await probes.read(jobs) == {"good": 1, "slow": "back"}
 
 
@@ -3233,7 +3233,7 @@ def test_scan_of_folders_that_cannot_be_read(tmp_path: Path) -> None:
     write_model(tmp_path / "here" / "a.gguf")
     models, skipped = scan(tmp_path / "gone", tmp_path / "here")
     assert set(models) == {"a.gguf"}
-    assert "No such file" in skipped["gone"]
+    assert skipped["gone"] == "is not there"
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no such modes")
@@ -3601,6 +3601,170 @@ def test_merge_keeps_what_is_the_users() -> None:
     new, changed, _ = llamadash.merge_scan(rows, [found_model("/m/a.gguf"), found_model("/n/b.gguf"),
                                                   found_model("/o/b.gguf")])
     assert ([row["id"] for row in new], changed) == (["b-2", "b-3"], [])
+
+
+@run_async
+async def test_files_appear_by_themselves(stocked: StubDash, monkeypatch: pytest.MonkeyPatch) -> None:
+    """New files are listed once they are whole, and folders that come late, without anybody asking for a scan."""
+    monkeypatch.setattr(llamadash, "FOLDER_PAUSE", (0.01, 0.05))
+    late = stocked.folder / "late"
+    stocked.engine_values["models_dirs"] = [*stocked.engine_values["models_dirs"], str(late)]
+    stocked.spawn(stocked.run_forever("model folders", stocked.library.run), "model folders")
+
+    def listed(*names: str) -> Any:
+        stocked.beat.set()
+        stocked.beat.clear()
+        return {row["name"] for row in stocked.models() if not row["missing"]} == {"Model ax", "Model bx", *names}
+
+    async def look() -> None:
+        before = stocked.library.looks[stocked.models_folder]
+        await eventually(lambda: [listed(), stocked.library.looks[stocked.models_folder] is not before][-1])
+    await eventually(listed)
+    assert [folder["problem"] for folder in (await stocked.request("config:get"))["folders"]] == [
+        None, "is not there", None]
+    whole = write_gguf(stocked.folder / "whole", {**LLAMA, "general.name": "Three"}, WEIGHTS).read_bytes()
+    growing = stocked.models_folder / "three.gguf"
+    for length in range(0, len(whole), len(whole) // 3 + 1):  # each look finds it longer than the one before
+        growing.write_bytes(whole[:length])
+        await look()
+        assert listed()
+    growing.write_bytes(whole)
+    await eventually(lambda: listed("Three"))
+    write_gguf(late / "four.gguf", {**LLAMA, "general.name": "Four"}, WEIGHTS)
+    await eventually(lambda: listed("Three", "Four"))
+    growing.unlink()
+    await eventually(lambda: listed("Four"))
+    shutil.rmtree(late)
+    await eventually(lambda: [listed(), stocked.library.state(late)][-1])
+    assert (stocked.library.problem(str(late / "four.gguf")), stocked.library.problem(str(growing))) == (
+        f"{late} is not there", None)
+    assert [row["name"] for row in stocked.db.models() if row["missing"]] == ["Three"]
+    write_gguf(late / "four.gguf", {**LLAMA, "general.name": "Four"}, WEIGHTS)
+    await eventually(lambda: listed("Four") and not stocked.library.state(late))
+    await stocked.end_tasks()
+
+
+def test_models_of_a_folder_that_is_away_are_not_given_up() -> None:
+    """Nobody can know whether a lost file is there: it does not go missing, and a copy elsewhere is another model."""
+    rows = [{**row, "revision": 1} for row in llamadash.merge_scan([], [found_model("/nas/a.gguf")])[0]]
+    new, changed, missing = llamadash.merge_scan(rows, [found_model("/m/a.gguf")], lambda path: path[:5] == "/nas/")
+    assert ([row["path"] for row in new], changed, missing) == (["/m/a.gguf"], [], [])
+
+
+# Mounts and unmounts, in a namespace of its own, what it is told on its standard input. "hang" is a FUSE file system
+# that answers nobody.
+MOUNTER = """
+import ctypes, os, sys
+libc, connections = ctypes.CDLL(None, use_errno=True), {}
+print(os.getpid(), flush=True)
+for line in sys.stdin.buffer:
+    verb, place = line.split()
+    if verb == b"hang":
+        connections[place] = os.open("/dev/fuse", os.O_RDWR)
+        options = b"fd=%d,rootmode=40000,user_id=0,group_id=0,allow_other" % connections[place]
+        failed = libc.mount(b"hang", place, b"fuse", 0, options)
+    elif verb == b"mount":
+        failed = libc.mount(b"share", place, b"tmpfs", 0, None)
+    else:
+        if place in connections:
+            os.close(connections.pop(place))
+        failed = libc.umount2(place, 2)
+    print(os.strerror(ctypes.get_errno()) if failed else "done", flush=True)
+"""
+
+
+class Share:
+    """A folder on which something is mounted, comes, goes and hangs, as the programs in `command` see it."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir()
+        own = [] if os.geteuid() == 0 else ["--user", "--map-root-user"]
+        self.mounter = subprocess.Popen(["unshare", "--mount", *own, sys.executable, "-c", MOUNTER],
+                                        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        assert self.mounter.stdin and self.mounter.stdout
+        self.orders, self.answers = self.mounter.stdin, self.mounter.stdout
+        if not (pid := self.answers.readline().strip()):
+            pytest.skip("this user may not mount anything")
+        self.folder, self.inside = folder, Path(f"/proc/{pid}/root{folder}")
+        self.command = ["nsenter", f"--target={pid}", "--mount", *(["--user"] if own else []), f"--wd={HERE}", "--"]
+
+    def do(self, verb: str) -> None:
+        """mount, hang or unmount."""
+        print(verb, self.folder, file=self.orders, flush=True)
+        if (answer := self.answers.readline().strip()) != "done":
+            pytest.skip(f"{verb}: {answer}")
+
+    def close(self) -> None:
+        """End the namespace with all that is mounted in it."""
+        self.mounter.communicate()
+
+
+class ShareServer(ScriptedServer):
+    """llamadash on a machine with a share, and with little patience."""
+    share: Share
+
+    def command(self, *arguments: str) -> list[str]:
+        """The command line, in the share's namespace."""
+        return [*self.share.command, *super().command(*arguments)]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no namespaces of mounts")
+@run_async
+async def test_share_comes_goes_and_hangs(tmp_path: Path) -> None:
+    """A share that hangs or is away is shown as such, keeps nobody waiting, not even the end, and loses nothing."""
+    server = ShareServer(tmp_path / "server", "import llamadash, sys; llamadash.FOLDER_LIMIT = 1.0; "
+                         "llamadash.FOLDER_PAUSE = (0.2, 0.5); sys.exit(llamadash.main())",
+                         "--models-dir", str(tmp_path / "share"))
+    server.share = share = Share(tmp_path / "share")
+    try:
+        share.do("mount")
+        write_gguf(server.models / "near.gguf", {**LLAMA, "general.name": "Near"}, WEIGHTS)
+        write_gguf(share.inside / "far.gguf", {**LLAMA, "general.name": "Far"}, WEIGHTS)
+        (server.models / "link.gguf").symlink_to(share.folder / "far.gguf")
+        client = await Dashboard().connect(server.start())
+
+        async def are(near: str, far: str, why: str | None = None, client: Dashboard = client) -> None:
+            async def check() -> bool:
+                models = {row["id"]: row for row in (await client.request("models:list"))["models"]}
+                return [(row["status"], row["error"]) for row in map(models.get, ("near", "far")) if row] == [
+                    (near, None), (far, why and f"{share.folder} {why}")]
+            await eventually(check, f"{near}, {far}")
+        await are("unloaded", "unloaded")
+        far = (await client.request("models:get", id="far"))["model"]
+        await client.request("models:update", id="far", revision=far["revision"], changes={"favorite": True})
+        share.do("hang")
+        await are("unloaded", "missing", "does not answer")
+        folders = (await client.request("config:get"))["folders"]
+        assert [item["problem"] for item in folders] == [None, "does not answer", None]
+        began = time.monotonic()
+        assert (await client.request("models:scan"))["missing"] == 0
+        refused = await client.refused("models:estimate", id="far")
+        assert (refused["code"], str(share.folder) in refused["message"]) == ("ENGINE_UNAVAILABLE", True)
+        await client.refused("models:create", model={"name": "x", "path": f"{share.folder}/x.gguf"})
+        await client.request("models:estimate", id="near")
+        await client.request("metrics:get")
+        assert time.monotonic() - began < DEADLINE / 4
+        await client.close()
+        assert server.stop() == 0
+        client = await Dashboard().connect(server.start())
+        await are("unloaded", "missing", "does not answer", client=client)
+        share.do("unmount")
+        await are("unloaded", "unloaded", client=client)
+        share.do("unmount")
+        await are("unloaded", "missing", "is empty: what is usually mounted there is not", client=client)
+        await client.close()
+        assert server.stop() == 0
+        client = await Dashboard().connect(server.start())
+        await are("unloaded", "missing", "is empty: what is usually mounted there is not", client=client)
+        assert "far.gguf" in (await client.request("presets:export"))["ini"]
+        share.do("mount")
+        write_gguf(share.inside / "far.gguf", {**LLAMA, "general.name": "Far"}, WEIGHTS)
+        await are("unloaded", "unloaded", client=client)
+        assert (await client.request("models:get", id="far"))["model"]["favorite"]
+        await client.close()
+    finally:
+        server.stop()
+        share.close()
 
 
 class StubPool:
@@ -8001,6 +8165,9 @@ class StubLibrary:
 
     async def add(self, path: str, **more: Any) -> None:
         self.added.append(path)
+
+    def state(self, folder: Path) -> str | None:
+        return None
 
 
 class DownloadDash(StubDash):

@@ -94,7 +94,7 @@ export class FirstRun extends Component {
 
   folders() {
     const known = /** @type {Array<Record<string, any>>} */ (this.state.config?.folders ?? []);
-    const folders = known.filter(({ exists, used }) => exists && used).map(({ path }) => path);
+    const folders = known.filter(({ exists }) => exists).map(({ path }) => path);
     const usual = known.filter(({ exists }) => !exists).map(({ path }) => path);
     return h("section", { key: "folders", className: "card" },
       h("div", { className: "card-header" }, h("h3", { className: "card-title" }, "Already have GGUF files?")),

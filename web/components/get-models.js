@@ -140,7 +140,7 @@ export class GetModels extends Component {
   /** Where downloads go, when there is a choice. */
   folders() {
     const known = /** @type {Array<Record<string, any>>} */ (this.state.config?.folders ?? []);
-    const folders = known.filter(({ exists, used }) => exists && used);
+    const folders = known.filter(({ exists }) => exists);
     if (folders.length < 2) return null;
     return h("div", { key: "folder", className: "row get-models-folder" },
       h("label", { className: "field-label", htmlFor: "get-folder" }, "Save to"),

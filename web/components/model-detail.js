@@ -221,7 +221,7 @@ export class ModelDetail extends Component {
     const left = !IN_MEMORY.includes(model.status) && reasonWords(model.reason);
     return h("div", { className: "stack" },
       missing && h("div", { key: "missing", className: "banner banner-warning", role: "alert" },
-        "The file is gone. Restore it and scan, or delete this entry."),
+        model.error ? `${model.error}.` : "The file is gone. Restore it, or delete this entry."),
       this.names(model),
       modelRuntime(model, state.get("engine")?.devices ?? []),
       !missing && h("div", { key: "memory", className: "field" },

@@ -82,7 +82,7 @@ function detail(model) {
     case "loaded": return model.runtime?.requests ? `Answering ${plural(model.runtime.requests, "request")}` : "Ready";
     case "waiting": return sentence(model.reason ?? "");
     case "failed": return model.error || model.reason || "";
-    case "missing": return "";
+    case "missing": return model.error || "";
     case "stopping": return "";
     default: return reasonWords(model.reason) === "manually" ? "" : sentence(reasonWords(model.reason));
   }

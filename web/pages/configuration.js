@@ -356,8 +356,9 @@ export class ConfigurationPage extends Component {
   /** @param {Json} result */
   folders(result) {
     const locked = result.locked?.models_dirs;
-    const folders = /** @type {string[]} */ (this.value("models_dirs") ?? []);
     const known = new Map((result.folders ?? []).map((/** @type {Json} */ item) => [item.path, item]));
+    const listed = /** @type {string[]} */ (this.value("models_dirs") ?? []);
+    const folders = listed.filter((path) => known.get(path)?.exists !== false || !known.get(path)?.usual);
     const general = this.state.fieldErrors.models_dirs;
     return h("section", { key: "folders", className: "card" },
       h("div", { className: "card-header" },
@@ -366,15 +367,15 @@ export class ConfigurationPage extends Component {
       h("div", { className: "card-body stack" },
         h("p", { className: "muted" },
           "Searched for GGUF files, with their sub-folders. Its download folder is always included."),
-        folders.length > 0 && h("ul", { key: "list", className: "list folder-list" }, folders.map((path, index) => {
-          const error = this.state.fieldErrors[`models_dirs.${index}`];
-          const missing = known.get(path)?.exists === false;
+        folders.length > 0 && h("ul", { key: "list", className: "list folder-list" }, folders.map((path) => {
+          const error = this.state.fieldErrors[`models_dirs.${listed.indexOf(path)}`];
+          const problem = known.get(path)?.problem;
           return h("li", { key: path, className: "list-item folder-item" },
             h("div", { className: "folder-path" },
               h("span", { className: "mono break-all" }, path),
               error
                 ? h("span", { className: "field-error", role: "alert" }, error)
-                : missing && h("span", { className: "field-hint text-warning" }, "Not there at the moment")),
+                : problem && h("span", { className: "field-hint text-warning" }, `It ${problem}.`)),
             !locked && h("button", {
               type: "button", className: "button button-ghost button-icon", dataset: { action: "folder-remove", path },
               "aria-label": `Remove ${path}`,

@@ -48,7 +48,7 @@ class Warnings extends Panel {
       })),
       ...(missing.length ? [{
         key: "missing", href: "/models", link: "Models",
-        text: `${plural(missing.length, "model file is", "model files are")} gone: ${names(missing)}`,
+        text: `${plural(missing.length, "model file is", "model files are")} not there: ${names(missing)}`,
       }] : []),
     ];
   }
