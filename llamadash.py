@@ -5783,8 +5783,10 @@ class Instance:
         except OSError as problem:
             return f"{self.build.path} cannot be started: {problem.strerror or problem}"
         assert process.stdout is not None and process.stderr is not None
-        readers = [asyncio.ensure_future(self.output.read(pipe)) for pipe in (process.stdout, process.stderr)]
-        follower = self.dash.spawn(self.follow(process), f"health of {self.name}")
+        lasting = self.dash.run_forever
+        readers = [asyncio.ensure_future(lasting(f"output of {self.name}", functools.partial(self.output.read, pipe)))
+                   for pipe in (process.stdout, process.stderr)]
+        follower = asyncio.ensure_future(lasting(f"health of {self.name}", functools.partial(self.follow, process)))
         try:
             if self.stopping:
                 kill_group(process.pid)
@@ -6965,10 +6967,10 @@ class Pool:
         while True:
             await self.changed.wait()
             self.changed.clear()
-            dirty, self.dirty = self.dirty, set()
-            for id in sorted(dirty & self.entries.unit_of.keys()):
-                state = self.entries.state(self.dash.db.get_model(id))
-                if state != self.published.get(id, UNTOUCHED):
+            for id in sorted(self.dirty):  # one that fails leaves the others for the next try
+                self.dirty.discard(id)
+                if id in self.entries.unit_of and self.published.get(id, UNTOUCHED) != (
+                        state := self.entries.state(self.dash.db.get_model(id))):
                     self.published[id] = state
                     await self.dash.broadcast("models:status", {"id": id, **state})
             events, self.events = self.events, []
@@ -9680,17 +9682,17 @@ class Downloads:
         download.status, download.error = "queued", None
         try:
             self.remember()
-        except StorageFull:
+        except DashError:
             self.items, download.status, download.error = before
             raise
         await self.dash.broadcast("models:download", download.as_json())
         self.pump()
 
     async def tell(self, download: Download, status: str) -> None:
-        """Set the status, remember it and tell everybody; on a full disk what is remembered is the former one."""
+        """Set the status, remember it and tell everybody; where it cannot be saved, the former one is remembered."""
         download.speeds.clear()
         download.status = status
-        with contextlib.suppress(StorageFull):
+        with contextlib.suppress(DashError):
             self.remember()
         await self.dash.broadcast("models:download", download.as_json())
 
@@ -11808,6 +11810,7 @@ class Dash:
                 self.spawn(self.run_forever(name, work), name)
             await stop.wait()
             log.info("stopping")
+            await notify("STOPPING=1")
 
     def start_logging(self, stack: contextlib.AsyncExitStack) -> None:
         """Let Python's logging go to the journal until the program ends."""
@@ -11944,25 +11947,22 @@ HEARTBEAT = 0.5  # seconds between two signs of life of the loop
 
 async def watchdog(dash: Dash) -> None:
     """Be the heart of the program: measure how late the loop is, and tell systemd that it is alive."""
-    pause = int(os.environ.get("WATCHDOG_USEC", 0)) / 2e6  # twice as often as systemd asks for
+    pause = (reading(os.environ.get("WATCHDOG_USEC")) or 0) / 2e6  # twice as often as systemd asks for
     notified, beat, worked = -math.inf, time.monotonic(), time.thread_time()
-    try:
-        await notify("READY=1")
-        while True:
-            await asyncio.sleep(HEARTBEAT)
-            late, work = time.monotonic() - beat - HEARTBEAT, time.thread_time() - worked
-            beat, worked = time.monotonic(), time.thread_time()
-            if late > STALL:  # without work the machine was busy otherwise, or asleep
-                log.log(logging.WARNING if work > late / 2 else logging.DEBUG,
-                        "the event loop stood still for %d ms (%d ms of work)", late * 1000, work * 1000)
-            dash.lag = max(dash.lag * 0.98, late)
-            dash.beat.set()
-            dash.beat.clear()
-            if pause and beat - notified > pause:
-                notified = beat
-                await notify("WATCHDOG=1")
-    finally:
-        await notify("STOPPING=1")
+    await notify("READY=1")
+    while True:
+        await asyncio.sleep(HEARTBEAT)
+        late, work = time.monotonic() - beat - HEARTBEAT, time.thread_time() - worked
+        beat, worked = time.monotonic(), time.thread_time()
+        if late > STALL:  # without work the machine was busy otherwise, or asleep
+            log.log(logging.WARNING if work > late / 2 else logging.DEBUG,
+                    "the event loop stood still for %d ms (%d ms of work)", late * 1000, work * 1000)
+        dash.lag = max(dash.lag * 0.98, late)
+        dash.beat.set()
+        dash.beat.clear()
+        if pause and beat - notified > pause:
+            notified = beat
+            await notify("WATCHDOG=1")
 
 
 @on("system:info", error="GET_SYSTEM_INFO_FAILED")

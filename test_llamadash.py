@@ -4698,6 +4698,34 @@ def an_instance(dash: StubDash, *command: str, **build: Any) -> llamadash.Instan
     return llamadash.Instance(dash, "a", engine, [*command, "--port", str(unused_port())])
 
 
+@run_async
+async def test_what_looks_after_a_process_lasts(dash: StubDash, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A failure while output is read, or while health is asked for, ends neither of both."""
+    monkeypatch.setattr(llamadash, "RESTART_PAUSE", 0.01)
+    instance = an_instance(dash, "sh", "-c", "echo one; read go; echo two; read end; exit 0")
+    lines, asked = list[bytes](), list[str]()
+
+    def take_line(line: bytes) -> None:
+        lines.append(line)
+        if line == b"one":
+            raise OSError(errno.EIO, "in a reader")
+
+    async def get(path: str) -> tuple[int, bytes]:
+        asked.append(path)
+        if len(asked) == 1:
+            raise llamadash.StorageFull("in the one that asks for health")
+        return 200, b"{}"
+    monkeypatch.setattr(instance.output, "take_line", take_line)
+    monkeypatch.setattr(instance, "get", get)
+    running = asyncio.create_task(instance.run())
+    await eventually(lambda: b"one" in lines and instance.ready.is_set())
+    assert instance.process and instance.process.stdin
+    instance.process.stdin.write(b"go\n")
+    await eventually(lambda: b"two" in lines)
+    await instance.stop()
+    assert await running is None
+
+
 def test_a_ten_megabyte_line_is_cut() -> None:
     """A line of any length costs a bounded amount of memory, and the next one arrives whole."""
     lines = llamadash.LineSplitter()
@@ -8685,7 +8713,7 @@ async def test_two_things_have_two_places(hub_folder: Path) -> None:
 async def test_downloads_of_version_1_0_0(hub_folder: Path) -> None:
     """What it left is gone on with where it lies, found again without a new download, and never taken for another's."""
     async with playing(hub_folder) as (hub, dash):
-        dash.target.mkdir()
+        dash.target.mkdir(exist_ok=True)
         (dash.target / f"{GGUF_FILE}.part").write_bytes(CONTENT[:1_000_000])
         part = {"name": GGUF_FILE, "size": len(CONTENT), "sha256": hub.sha(GGUF_FILE), "verified": False}
         rows = [{"repo": f"{user}/repo", "file": GGUF_FILE, "place": str(dash.target), "status": "running",
