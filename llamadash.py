@@ -961,8 +961,13 @@ class DatabaseRefused(DashError):
 
 
 class DatabaseDamaged(DashError):
-    """SQLite cannot read the database."""
+    """The database holds what neither SQLite nor llamadash wrote."""
     code = "DATABASE_DAMAGED"
+
+
+class DatabaseUnavailable(DashError):
+    """The database cannot be read or written now, and nothing is known to be wrong with it."""
+    code = "DATABASE_UNAVAILABLE"
 
 
 class TrustedClock:
@@ -1139,16 +1144,71 @@ def m004_parameters(text: str) -> tuple[str, bool, int | None]:
 
 # A migration runs once, in a transaction of its own; the next one is appended.
 MIGRATIONS: list[Callable[[sqlite3.Connection], None]] = [m001_initial, m002_hours, m003_counts, m004_router]
-FULL_DISK = ("disk is full", "disk I/O error", f"[Errno {errno.ENOSPC}]")  # what SQLite and the system say of one
-DAMAGE = ("malformed", "file is not a database")  # what SQLite says of what it did not write
+# SQLite's result codes for what the system refuses or the file is, by its words for them: Python 3.10 has only these.
+SQLITE_TEXTS = {"permission denied": 3, "is locked": 5, "readonly": 8, "disk I/O error": 10, "malformed": 11,
+                "is full": 13, "unable to open": 14, "locking protocol": 15, "large file support": 22,
+                "authorization": 23, "not a database": 26}
+SQLITE_BUSY, SQLITE_FULL, SQLITE_DAMAGE = (5, 6), 13, (11, 26)
+SQLITE_FILES = 12  # that it may want to open at once
+FULL_DISK = (errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC))
+NO_LOCKS = (errno.ENOLCK, "No file locks, as on some network shares")
+UNLOCKABLE = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)  # what a file system says that has none
+NO_MEMORY_MAPS = (errno.ENODEV, "No shared memory maps, as on some network shares")
+CHOOSE_LOCAL = "Check the disk or the share, or choose a local folder with --data-dir."
+ADVICE = {errno.EMFILE: "Raise the limit of open files (ulimit -n).",
+          errno.EACCES: "Change its owner, or run as another user.", errno.ENOENT: "", errno.EEXIST: ""}
 
 
-def database_error(problem: Exception, what: str) -> DashError | None:
-    """What the user is told where the disk is full or another program holds the file; `what` says what failed."""
-    if any(text in str(problem) for text in FULL_DISK):
+def sqlite_code(problem: Exception) -> int:
+    """SQLite's primary result code of an error, if it is one of SQLITE_TEXTS; else 0."""
+    code = getattr(problem, "sqlite_errorcode", 0) & 0xFF
+    texts = (number for text, number in SQLITE_TEXTS.items() if text in str(problem))
+    return code if code in (*SQLITE_TEXTS.values(), *SQLITE_BUSY) else 0 if code else next(texts, 0)
+
+
+def database_error(problem: Exception, what: str, path: Path) -> Exception:
+    """What the user is told of a failure with the database at `path`, with its cause; `problem` where it is a bug.
+
+    SQLite has one word for many causes; which one it is shows where the same is tried in its folder.
+    """
+    code = sqlite_code(problem)
+    if code in SQLITE_DAMAGE:
+        return DatabaseDamaged(str(problem))
+    if not code and not isinstance(problem, OSError):
+        return problem
+    cause = problem if isinstance(problem, OSError) else storage_problem(path)
+    if code == SQLITE_FULL or (cause and cause.errno in FULL_DISK):
         return StorageFull(f"{what}: the disk is full. Make room, and try again.")
-    if "is locked" in str(problem):
+    if code in SQLITE_BUSY and not cause:
         return DashError(f"{what}: another program holds the database. Try again in a moment.", code="DATABASE_BUSY")
+    name = getattr(problem, "sqlite_errorname", f"code {code}")
+    place = str((cause and cause.filename) or path.parent)
+    told = f"SQLite says: {problem} ({name})" if not cause else \
+        f"{cause.strerror}" if place in what else f"{cause.strerror} ({place})"
+    number = (cause and cause.errno) or 0
+    kind = DatabaseRefused if number in (NO_LOCKS[0], NO_MEMORY_MAPS[0]) else DatabaseUnavailable
+    return kind(f"{what}: {told}. {ADVICE.get(number, CHOOSE_LOCAL)}".rstrip())
+
+
+def storage_problem(path: Path) -> OSError | None:
+    """What fails of the things that SQLite does in the folder of `path`, tried with files of our own there."""
+    folder, means = str(path.parent), None
+    try:
+        with contextlib.ExitStack() as files:
+            numbers = [files.enter_context(tempfile.TemporaryFile(dir=folder)).fileno() for _ in range(SQLITE_FILES)]
+            os.ftruncate(numbers[0], files_size(Path(f"{path}-wal")) + 65_536)  # as its log grows
+            os.write(numbers[0], bytes(4096))
+            os.fsync(numbers[0])
+            means = NO_LOCKS
+            if hasattr(os, "lockf"):
+                os.lockf(numbers[0], os.F_TLOCK, 1)
+            means = NO_MEMORY_MAPS
+            mmap.mmap(numbers[0], 4096).close()
+    except OSError as problem:
+        return OSError(*(means or (problem.errno, problem.strerror)), folder)
+    for file in (f"{path}{suffix}" for suffix in ("", "-wal", "-shm")):
+        if os.path.lexists(file) and not (os.path.isfile(file) and os.access(file, os.R_OK | os.W_OK)):
+            return OSError(errno.EACCES, "Not a file that this user may read and write", file)
     return None
 
 
@@ -1167,57 +1227,58 @@ class DatabaseFile:
         self.notice: str | None = None  # what the user should know about how the file was opened
         self.model_rows: dict[str, Json] | None = None
         self.threads = threading.local()
-        try:
-            self.connection = self.connect(None if repair else version)
-        except sqlite3.DatabaseError as problem:
-            if error := database_error(problem, f"{self.path} cannot be opened"):
-                raise error from problem
-            if not repair:
-                raise DatabaseDamaged(f"{self.path} is damaged or of another version: restart llamadash, "
-                                      f"which sees to that ({problem})") from problem
-            self.restore(problem)
-            self.connection = self.connect()
-        if repair:
-            self.migrate(version)
-            for left in (self.path.parent / "backups").glob(".*.part*"):  # by a kill during a backup
-                left.unlink(missing_ok=True)
-        self.connection.execute(f"PRAGMA busy_timeout = {WRITER_TIMEOUT}")
-        self.clock = TrustedClock(self.get_meta("clock", {}), self.newest_row())
+        self.opened = False
+        with self.explained(f"{self.path} cannot be opened"):
+            try:
+                self.connection = self.connect(None if repair else version)
+            except DatabaseDamaged as problem:
+                if not repair:
+                    raise DatabaseDamaged(f"{self.path} is damaged or of another version: restart llamadash, "
+                                          f"which sees to that ({problem})") from problem
+                self.restore(problem)
+                self.connection = self.connect()
+            if repair:
+                self.migrate(version)
+                for left in self.backups(".part", ".part-journal"):  # by a kill during a backup
+                    left.unlink(missing_ok=True)
+            self.connection.execute(f"PRAGMA busy_timeout = {WRITER_TIMEOUT}")
+            self.clock = TrustedClock(self.get_meta("clock", {}), self.newest_row())
+        self.opened = True
 
     # opening, closing, backups
 
     def connect(self, version: int | None = None) -> sqlite3.Connection:
         """A connection to the file, which must be of `version` if given, set up for one writer and many readers."""
-        if not self.path.exists() or not self.path.stat().st_size:
-            if version or self.good_backup():  # else this is the first start
-                raise sqlite3.DatabaseError("it is missing or empty")
-            self.path.touch(mode=0o600)
-        os.chmod(self.path, 0o600)
-        connection = sqlite3.connect(self.path, timeout=BUSY_TIMEOUT, isolation_level=None, check_same_thread=False)
-        connection.row_factory = sqlite3.Row
-        try:
+        with contextlib.ExitStack() as failed, self.explained(f"{self.path} cannot be opened"):
+            if not os.path.lexists(self.path) or not self.path.stat().st_size:
+                if version or self.good_backup():  # else this is the first start
+                    raise DatabaseDamaged("it is missing or empty")
+                self.path.touch(mode=0o600)
+            os.chmod(self.path, 0o600)
+            connection = sqlite3.connect(self.path, timeout=BUSY_TIMEOUT, isolation_level=None, check_same_thread=False)
+            failed.callback(connection.close)
+            connection.row_factory = sqlite3.Row
             self.check(connection, version)  # a file that is not ours may not change by one byte
             if not user_version(connection):
                 connection.execute("PRAGMA auto_vacuum = INCREMENTAL")  # before the first table, or never
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("PRAGMA synchronous = NORMAL")
-        except (sqlite3.Error, DatabaseRefused):
-            connection.close()
-            raise
-        return connection
+            user_version(connection)  # the first look through the log: not every folder can have one
+            failed.pop_all()
+            return connection
 
     def check(self, connection: sqlite3.Connection, version: int | None) -> None:
-        """DatabaseRefused of a newer one; DatabaseError for a file that no migration made so, or of another version."""
+        """DatabaseRefused of a newer one, DatabaseDamaged of one that no migration made so or of another version."""
         found = user_version(connection)
         if found > len(MIGRATIONS):
             raise DatabaseRefused(f"{self.path} was written by a newer llamadash (format {found}, this one knows "
                                  f"{len(MIGRATIONS)}): update llamadash, or use another --data-dir")
         if found == 0 and self.good_backup():
-            raise sqlite3.DatabaseError("there is nothing in it")
+            raise DatabaseDamaged("there is nothing in it")
         if problem := database_problem(connection):
-            raise sqlite3.DatabaseError(problem)
+            raise DatabaseDamaged(problem)
         if version not in (None, found):
-            raise sqlite3.DatabaseError("it is of another version")
+            raise DatabaseDamaged("it is of another version")
 
     def migrate(self, version: int) -> None:
         """Run the migrations that this file has not seen, each in its own transaction after a backup."""
@@ -1234,15 +1295,26 @@ class DatabaseFile:
                 raise DatabaseRefused(f"Migration {number} of {self.path} failed ({problem}): nothing was changed. "
                                       "Go back to the llamadash that you had, and report this.") from problem
 
-    def backups(self) -> list[Path]:
+    def backups(self, *endings: str) -> list[Path]:
         """The backups, newest first; those dated in the future last, for nobody knows when they were made."""
-        found = [path for path in (self.path.parent / "backups").glob("*.db") if path.is_file()]
-        dates = {path: round(1000 * path.stat().st_mtime) for path in found}
-        return sorted(found, key=lambda path: (not is_future(dates[path]), dates[path], path), reverse=True)
+        folder, found = self.path.parent / "backups", list[Path]()
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            found = [folder / name for name in os.listdir(folder) if name.endswith(endings or ".db")]
+        dates = {path: round(1000 * path.stat().st_mtime) for path in found if path.is_file()}
+        return sorted(dates, key=lambda path: (not is_future(dates[path]), dates[path], path), reverse=True)
 
     def good_backup(self) -> Path | None:
-        """The newest backup that can be restored."""
-        return next(filter(is_good_database, self.backups()), None)
+        """The newest backup that can be restored; where there is none, what keeps one from being read is raised."""
+        unread: Exception | None = None
+        for path in self.backups():
+            try:
+                if is_good_database(path):
+                    return path
+            except sqlite3.Error as problem:
+                unread = database_error(problem, f"{path} cannot be read", path)
+        if unread:
+            raise unread
+        return None
 
     def backup(self, target: Path) -> int:
         """Write a consistent copy to `target`, if it is a good one, and return its size; safe while others write."""
@@ -1251,7 +1323,7 @@ class DatabaseFile:
         partial = target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")
         what = f"The backup {target} could not be written"
         try:
-            with self.explained(what):
+            with self.explained(what, target):
                 if target.parent == self.path.parent / "backups":
                     target.parent.mkdir(mode=0o700, exist_ok=True)
                 partial.touch(mode=0o600)
@@ -1263,9 +1335,8 @@ class DatabaseFile:
                     raise self.found_damaged("so is a copy of it")
                 os.replace(partial, target)
                 return target.stat().st_size
-        except (sqlite3.Error, OSError) as problem:
-            reason = getattr(problem, "strerror", None) or problem
-            raise DashError(f"{what}: {reason}.", code="BACKUP_FAILED") from problem
+        except sqlite3.Error as problem:
+            raise DashError(f"{what}: {problem}.", code="BACKUP_FAILED") from problem
         finally:
             for suffix in ("", "-journal"):
                 with contextlib.suppress(OSError):
@@ -1295,7 +1366,7 @@ class DatabaseFile:
                 old.unlink(missing_ok=True)
             return target, size
 
-    def restore(self, problem: sqlite3.Error) -> None:
+    def restore(self, problem: DatabaseDamaged) -> None:
         """Move a damaged file aside and put the newest good backup in its place; `notice` says so.
 
         A kill at any moment leaves a file that is still damaged, or none, and so the next start ends what this began.
@@ -1328,16 +1399,17 @@ class DatabaseFile:
     # transactions
 
     @contextlib.contextmanager
-    def explained(self, what: str = "The change was not saved") -> Iterator[None]:
-        """Let a full disk, another's lock or a damaged file be raised as a DashError; `what` says what failed."""
+    def explained(self, what: str = "The change was not saved", path: Path | None = None) -> Iterator[None]:
+        """Let what SQLite and the system say be raised as a DashError with its cause; `what` says what failed."""
         try:
             yield
         except (sqlite3.DatabaseError, OSError) as problem:
-            if any(text in str(problem) for text in DAMAGE):
-                raise self.found_damaged(problem) from problem
-            if error := database_error(problem, what):
-                raise error from problem
-            raise
+            error = database_error(problem, what, path or self.path)
+            if error is problem:
+                raise
+            if self.opened and isinstance(error, DatabaseDamaged):
+                error = self.found_damaged(problem)
+            raise error from problem
 
     def found_damaged(self, problem: Exception | str) -> DatabaseDamaged:
         """What to raise of a file that was good when it was opened; `notice` and the log say so, once."""
@@ -1370,7 +1442,7 @@ class DatabaseFile:
                 try:
                     self.connection.execute("BEGIN IMMEDIATE")
                 except sqlite3.OperationalError as problem:
-                    if "is locked" not in str(problem) or time.monotonic() > ends:
+                    if sqlite_code(problem) not in SQLITE_BUSY or time.monotonic() > ends:
                         raise
                 else:
                     yield
@@ -1861,12 +1933,14 @@ def read_only(path: Path) -> sqlite3.Connection:
 
 
 def is_good_database(path: Path) -> bool:
-    """Whether SQLite can read all of the file at `path`, and it is one of ours."""
+    """Whether SQLite can read all of the file at `path`, and it is one of ours; its error where it may not read it."""
     try:
         with contextlib.closing(read_only(path)) as db:
             return 0 < user_version(db) <= len(MIGRATIONS) and database_problem(db) is None
-    except sqlite3.Error:
-        return False
+    except sqlite3.Error as problem:
+        if sqlite_code(problem) in (0, *SQLITE_DAMAGE):
+            return False
+        raise
 
 
 def database_problem(db: sqlite3.Connection) -> str | None:
@@ -11280,8 +11354,9 @@ async def data_findings(config: Config) -> AsyncIterator[Finding]:
     folder = existing = config.data_dir
     while not existing.exists() and existing != existing.parent:
         existing = existing.parent
-    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
-        yield Finding("fail", "data folder", f"{folder} cannot be written", "change its owner, or choose --data-dir")
+    if problem := storage_problem(existing / DATABASE_NAME):
+        error = database_error(problem, f"{folder} cannot be written", existing / DATABASE_NAME)
+        yield Finding("fail", "data folder", str(error))
         return
     yield Finding("ok", "data folder", str(folder) if existing == folder else f"{folder} will be made")
     for path in (folder, folder / "access-key", folder / "engine-key", folder / DATABASE_NAME):
@@ -11299,7 +11374,12 @@ async def database_findings(config: Config) -> AsyncIterator[Finding]:
     if not path.exists():
         yield Finding("ok", "database", f"{path} will be made")
         return
-    if is_good_database(path):
+    try:
+        good = is_good_database(path)
+    except sqlite3.Error as problem:
+        yield Finding("fail", "database", str(database_error(problem, f"{path} cannot be read", path)))
+        return
+    if good:
         backups = len(list(path.parent.glob("backups/*")))
         yield Finding("ok", "database", f"{path}, {path.stat().st_size / 2**20:.1f} MiB, {backups} backups")
         return
@@ -12283,6 +12363,8 @@ def data_folder(path: Path) -> Iterator[None]:
         try:
             lock_file(file, LOCK_WAIT)
         except OSError as problem:
+            if problem.errno in UNLOCKABLE:
+                raise database_error(OSError(*NO_LOCKS, path), f"{path} cannot be used", path) from problem
             file.seek(0)
             pid = file.read().partition(" ")[0]
             raise AlreadyRunning(f"another llamadash (process {pid or '?'}) uses {path}") from problem
@@ -12309,8 +12391,8 @@ def lock_file(file: typing.TextIO, patience: float = 0.0) -> None:
                 import fcntl
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return
-        except OSError:
-            if time.monotonic() >= ends:
+        except OSError as problem:
+            if time.monotonic() >= ends or problem.errno in UNLOCKABLE:
                 raise
         time.sleep(LOCK_PAUSE)
 
@@ -12395,9 +12477,9 @@ def running_instance(data_dir: Path) -> tuple[str, str] | None:
     with file:
         try:
             lock_file(file)
-        except OSError:
+        except OSError as problem:
             pid, _, url = file.read().partition(" ")
-            return pid, url
+            return None if problem.errno in UNLOCKABLE else (pid, url)
     return None
 
 
@@ -12437,7 +12519,8 @@ COMMANDS: dict[str, tuple[str, Callable[[Config, Json], int]]] = {
                lambda config, options: update(config, check=options["check"])),
 }
 EXIT_CODES = {AlreadyRunning: EXIT_RUNNING, PortTaken: EXIT_PORT, BadCertificate: EXIT_USAGE,
-              DatabaseRefused: EXIT_DATABASE, AddressAbsent: EXIT_LATER, StorageFull: EXIT_LATER}
+              DatabaseRefused: EXIT_DATABASE, AddressAbsent: EXIT_LATER, StorageFull: EXIT_LATER,
+              DatabaseUnavailable: EXIT_LATER}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -12454,8 +12537,11 @@ def main(argv: list[str] | None = None) -> int:
         return EXIT_CODES.get(type(problem), 1)
     except OSError as problem:
         refused = isinstance(problem, PermissionError)
-        print(f"llamadash: {problem.filename or 'a file'} is not for this user ({problem.strerror}): change its owner, "
-              "or run as another user" if refused else f"llamadash: {problem}", file=sys.stderr)
+        place = problem.filename or "a file"
+        print(f"llamadash: {place} is not for this user ({problem.strerror}): change its owner, or run as another user"
+              if refused else "llamadash: {}".format(
+                  database_error(problem, f"{place} cannot be used", config.data_dir) if problem.filename else problem),
+              file=sys.stderr)
         there = refused and problem.filename and os.path.lexists(problem.filename)  # else it may be mounted later
         return EXIT_USAGE if there or problem.errno in LASTING else EXIT_LATER
     except KeyboardInterrupt:

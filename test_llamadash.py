@@ -59,6 +59,7 @@ import platform
 import random
 import re
 import resource
+import shlex
 import shutil
 import signal
 import socket
@@ -1850,7 +1851,6 @@ def test_a_migration_that_sqlite_refuses_is_no_damage(
         assert llamadash.main(["--port", "0", "--data-dir", str(tmp_path)]) == llamadash.EXIT_DATABASE
         error = capsys.readouterr().err
         assert f"Migration {number}" in error and "nowhere" in error and "nothing was changed" in error
-    assert re.search(rf"^RestartPreventExitStatus=.*\b{llamadash.EXIT_DATABASE}\b", llamadash.UNIT, re.M)
     monkeypatch.undo()
     again = llamadash.Database(path)
     assert (again.get_meta("kept"), again.models(), again.notice) == (1, [], None)
@@ -1877,6 +1877,141 @@ def test_a_start_on_a_full_disk_says_so(tmp_path: Path) -> None:
     again = llamadash.Database(path)
     assert (again.get_meta("kept"), again.notice) == (1, None)
     again.close()
+
+
+def unreadable(suffix: str) -> Callable[[Path], Any]:
+    """What puts a folder in the place of one of the database's files."""
+    def change(path: Path) -> None:
+        Path(f"{path}{suffix}").unlink(missing_ok=True)
+        Path(f"{path}{suffix}").mkdir()
+    return change
+
+
+@pytest.mark.parametrize(("hinder", "cause"), [
+    (unreadable("-wal"), "Not a file.*-wal.*another user"),
+    (unreadable(""), "Not a file that this user"),
+    (lambda path: os.symlink("/nonexistent/x", f"{path}-wal"), "Not a file.*-wal")])
+def test_a_database_that_cannot_be_opened_is_not_damaged(
+        tmp_path: Path, hinder: Callable[[Path], Any], cause: str) -> None:
+    """What the system refuses is told with its cause, for a server and for a command; every file stays as it is."""
+    path = tmp_path / "llama.db"
+    database = llamadash.Database(path)
+    database.set_meta("kept", 1)
+    database.manual_backup()
+    database.close()
+    hinder(path)
+    names = sorted(tmp_path.iterdir())
+    for repair in (True, False):
+        with pytest.raises(llamadash.DatabaseUnavailable, match=f"cannot be opened: {cause}"):
+            llamadash.Database(path, repair=repair)
+    assert sorted(tmp_path.iterdir()) == names
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs POSIX limits")
+def test_a_database_opened_with_few_descriptors_left_is_not_damaged(tmp_path: Path) -> None:
+    """However few there are, it is opened or that is told; nothing is moved aside, also where a backup is looked at."""
+    path = tmp_path / "llama.db"
+    with contextlib.closing(llamadash.Database(path)) as database:
+        database.set_meta("kept", 1)
+        database.manual_backup()
+    for content in (path.read_bytes(), b""):
+        path.write_bytes(content)
+        limits, told = resource.getrlimit(resource.RLIMIT_NOFILE), list[str]()
+        os.close(free := os.dup(0))
+        for left in range(9):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (free + left, limits[1]))
+            try:
+                llamadash.Database(path).close()
+                break
+            except llamadash.DatabaseUnavailable as problem:
+                told.append(str(problem))
+            finally:
+                resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        assert told and all("Too many open files" in text and "ulimit -n" in text for text in told), told
+        assert bool(list(tmp_path.glob("*damaged*"))) == (not content)
+        with contextlib.closing(llamadash.Database(path)) as database:
+            assert database.get_meta("kept") == 1
+
+
+def test_a_backup_that_cannot_be_read_is_not_taken_for_a_bad_one(tmp_path: Path) -> None:
+    """A damaged database stays where it is until the backup can be read, rather than being replaced by an empty one."""
+    path = tmp_path / "llama.db"
+    database = llamadash.Database(path)
+    database.set_meta("kept", 1)
+    backup, _ = database.manual_backup()
+    database.close()
+    path.write_bytes(b"no database " * 1000)
+    unreadable("-wal")(backup)
+    with contextlib.closing(sqlite3.connect(backup)) as db, contextlib.suppress(sqlite3.Error):
+        db.execute("PRAGMA journal_mode = WAL")
+    header = backup.read_bytes()
+    backup.write_bytes(header[:18] + b"\x02\x02" + header[20:])  # it says that it has a log
+    with pytest.raises(llamadash.DatabaseUnavailable, match=r"manual-.*cannot be read: Not a file"):
+        llamadash.Database(path)
+    assert path.read_bytes() == b"no database " * 1000
+    Path(f"{backup}-wal").rmdir()
+    with contextlib.closing(llamadash.Database(path)) as again:
+        assert again.get_meta("kept") == 1 and "was restored" in (again.notice or "")
+
+
+class WithCode(sqlite3.OperationalError):
+    """An error of SQLite's as Python 3.11 and newer raise it."""
+    def __init__(self, text: str, code: int) -> None:
+        super().__init__(text)
+        self.sqlite_errorcode, self.sqlite_errorname = code, f"SQLITE_{code}"
+
+
+@pytest.mark.parametrize("error", [sqlite3.OperationalError, lambda text: WithCode(text, {
+    "disk I/O error": 10 | 15 << 8, "database is locked": 5, "unable to open database file": 14}[text])],
+    ids=["3.10", "3.11"])
+@pytest.mark.parametrize("text", ["disk I/O error", "database is locked", "unable to open database file"])
+@pytest.mark.parametrize(("call", "number", "kind", "words"), [
+    ("os.lockf", errno.ENOLCK, "DatabaseRefused", "No file locks"),
+    ("os.lockf", errno.EOPNOTSUPP, "DatabaseRefused", "No file locks"),
+    ("mmap.mmap", errno.ENODEV, "DatabaseRefused", "No shared memory"),
+    ("os.fsync", errno.EIO, "DatabaseUnavailable", "Input/output error"),
+    ("os.write", errno.ENOSPC, "StorageFull", "the disk is full"),
+    ("os.write", errno.EDQUOT, "StorageFull", "the disk is full"),
+    ("os.fsync", errno.EROFS, "DatabaseUnavailable", "Read-only file system"),
+    ("os.fsync", errno.ESTALE, "DatabaseUnavailable", "Stale file handle"), ("", 0, "", "")])
+def test_the_cause_is_found_by_trying(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Callable[[str], Exception], text: str, call: str,
+        number: int, kind: str, words: str) -> None:
+    """SQLite has one word for many causes: which one it is shows where its steps are tried in the same folder."""
+    def refuse(*_: Any) -> None:
+        raise OSError(number, os.strerror(number))
+    if call:
+        monkeypatch.setattr(f"llamadash.{call}", refuse)
+    told = llamadash.database_error(error(text), "It cannot be opened", tmp_path / "x.db")
+    if not call:  # nothing is found
+        assert isinstance(told, llamadash.DashError) and not isinstance(told, llamadash.StorageFull)
+        assert told.code == ("DATABASE_BUSY" if "locked" in text else "DATABASE_UNAVAILABLE")
+        return
+    assert type(told).__name__ == kind and words in str(told)
+    assert kind == "StorageFull" or "--data-dir" in str(told)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs mounts of its own")
+@pytest.mark.parametrize(("mount", "words"), [
+    ("mount --bind {0} {0} && mount -o remount,ro,bind {0}", "Read-only file system. Check the disk"),
+    ("cp -r {0} {0}.copy && mount -t tmpfs -o size=400k none {0} && cp -r {0}.copy/. {0} && "
+     "dd if=/dev/zero of={0}/fill bs=1k 2>/dev/null; true", "the disk is full. Make room")])
+def test_a_folder_that_takes_no_data_is_named(tmp_path: Path, mount: str, words: str) -> None:
+    """A read-only mount and a full disk: the start, each command and doctor say which it is; what is there stays."""
+    server = Server(tmp_path, program="/nonexistent/llama-server")
+    server.data.mkdir()
+    with contextlib.closing(llamadash.Database(server.data / llamadash.DATABASE_NAME)) as database:
+        database.set_meta("kept", 1)
+    commands = "; ".join(f"{shlex.join(server.command(*arguments))} < /dev/null" for arguments in (
+        ["--port", "0"], ["backup", str(server.data / "copy.db")], ["doctor"]))
+    alone = ["unshare", "-m"] if os.geteuid() == 0 else ["unshare", "-rm"]
+    done = subprocess.run([*alone, "bash", "-c", f"{mount.format(shlex.quote(str(server.data)))} && {{ {commands}; }}"],
+                          env=server.environment, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.stdout + done.stderr).count(words) >= 3, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    with contextlib.closing(llamadash.Database(server.data / llamadash.DATABASE_NAME)) as database:
+        assert (database.get_meta("kept"), database.notice) == (1, None)
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no such modes")
@@ -10141,7 +10276,7 @@ def test_database_damaged_or_newer(config: llamadash.Config, lines: Run, tmp_pat
     assert path.read_bytes() == before
 
 
-def test_permissions(config: llamadash.Config, lines: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_permissions(config: llamadash.Config, lines: Run, tmp_path: Path) -> None:
     """What others may read is a warning with the command; what cannot be written is a failure."""
     (tmp_path / "data").mkdir(mode=0o700)
     key = tmp_path / "data/access-key"
@@ -10151,9 +10286,9 @@ def test_permissions(config: llamadash.Config, lines: Run, tmp_path: Path, monke
     assert code == 0
     assert f"chmod 600 {key}" in printed
     assert "secretsecret" not in printed
-    monkeypatch.setattr(os, "access", lambda path, mode: "data" not in str(path))
+    (tmp_path / "data" / llamadash.DATABASE_NAME).mkdir(mode=0o700)
     code, printed = lines(config)
-    assert code == 1 and "cannot be written" in printed
+    assert code == 1 and "cannot be written: Not a file that this user may read and write" in printed
 
 
 def test_port_in_use(config: llamadash.Config, lines: Run, tmp_path: Path) -> None:
