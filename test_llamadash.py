@@ -100,7 +100,7 @@ CI_ENGINES = CACHE.with_name("llamadash-ci")  # where .ci/run builds llama-serve
 ENGINES = ("llama-server", "old llama-server", "embedded")
 # Seconds for what normally takes milliseconds; only a failure waits so long.
 DEADLINE = float(os.environ.get("LLAMADASH_TEST_DEADLINE", "60"))
-STOP_TIME = 15.0  # seconds for the end of a server: no socket's own timeout is that short
+STOP_TIME = 45.0  # seconds for the end of a server: no socket's own timeout is that short
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
 
@@ -164,7 +164,7 @@ class Server:
         program = ["--llama-server", self.program] if self.program else []
         self.errors = open(self.folder / "stderr", "a+")  # noqa: SIM115
         self.process = subprocess.Popen(
-            self.command("--port", self.url.rsplit(":", 1)[-1] or "0", "--models-dir", str(self.models),
+            self.command("--port", self.url.rsplit(":", 1)[-1] or str(unused_port()), "--models-dir", str(self.models),
                          "--api-port", str(unused_port()), *program, *self.options),
             env=self.environment, stdout=subprocess.PIPE, stderr=self.errors, text=True)
         assert self.process.stdout
@@ -233,7 +233,7 @@ class Dashboard:
         fields = {key.rstrip("_"): value for key, value in data.items()}
         answer = await self.sio.call(event, {"requestId": uuid.uuid4().hex, "data": fields,
                                              "timestamp": llamadash.now_ms()},
-                                     timeout=60)
+                                     timeout=DEADLINE)
         assert isinstance(answer, dict)
         return answer
 
@@ -398,7 +398,7 @@ def run_async(test: Callable[..., Any]) -> Callable[..., Any]:
     """Let pytest run a coroutine function."""
     @functools.wraps(test)
     def run(*arguments: Any, **fixtures: Any) -> None:
-        asyncio.run(asyncio.wait_for(test(*arguments, **fixtures), 300))
+        asyncio.run(asyncio.wait_for(test(*arguments, **fixtures), 10 * DEADLINE))
     return run
 
 
@@ -8235,7 +8235,8 @@ class FakeHub:
         self.checksums = True
         self.ranges = True
         self.delay = 0.0
-        self.held = False  # whether each connection waits after its first 100 kB
+        self.flowing = asyncio.Event()  # until it is set again, each connection waits after its first 100 kB
+        self.flowing.set()
         self.private = False
         self.chunked = False
         self.hub_requests: list[tuple[str, str | None]] = []
@@ -8296,8 +8297,7 @@ class FakeHub:
         for at in range(start, end, 100_000):
             await response.write(content[at:min(at + 100_000, end)])
             await asyncio.sleep(self.delay)
-            while self.held:
-                await asyncio.sleep(0.01)
+            await self.flowing.wait()
         if end < len(content):
             self.files = self.files if self.files_after_cut is None else self.files_after_cut
             assert request.transport
@@ -8469,10 +8469,10 @@ async def test_stalled_connection_counts_as_cut(hub_folder: Path, monkeypatch: p
     """A connection on which nothing comes is given up, and another one goes on."""
     async with playing(hub_folder) as (hub, dash):
         monkeypatch.setattr(llamadash, "STALL_LIMIT", 1.0)
-        hub.held = True
+        hub.flowing.clear()
         await dash.request("models:download", repo="user/repo", file=GGUF_FILE)
         await eventually(lambda: len(hub.file_requests) > 1)
-        hub.held = False
+        hub.flowing.set()
         await dash.until("done")
         assert len(hub.file_requests) == 2
 
@@ -8594,7 +8594,7 @@ async def test_file_that_changes_between_two_connections(
 async def test_pause_keeps_and_cancel_removes(hub_folder: Path, tmp_path: Path) -> None:
     """Paused: the bytes stay and are used again. Cancelled: nothing is left, and nothing is written any more."""
     async with playing(hub_folder) as (hub, dash):
-        hub.held = True
+        hub.flowing.clear()
         await dash.request("models:download", repo="user/repo", file=GGUF_FILE)
         await eventually(lambda: dash.part().exists())
         part = dash.part()
@@ -8612,7 +8612,7 @@ async def test_pause_keeps_and_cancel_removes(hub_folder: Path, tmp_path: Path) 
         assert (cancelled["status"], cancelled["done"]) == ("cancelled", 0)
         assert not [path for path in dash.target.rglob("*") if path.is_file()]
         assert dash.db.get_meta("downloads") == []
-        hub.held = False
+        hub.flowing.set()
         await dash.request("models:download", repo="user/repo", file=GGUF_FILE)
         await dash.until("done")
         with pytest.raises(llamadash.Conflict):
@@ -8626,14 +8626,14 @@ async def test_resume_after_a_restart(hub_folder: Path, tmp_path: Path) -> None:
     """What ran goes on after a restart, what was paused stays so, and all bytes are checked again."""
     async with playing(hub_folder) as (hub, dash):
         hub.files["other-Q8_0.gguf"] = CONTENT[:1_000_000]
-        hub.held = True
+        hub.flowing.clear()
         await dash.request("models:download", repo="user/repo", file=GGUF_FILE)
         await dash.request("models:download", repo="user/repo", file="other-Q8_0.gguf")
         await dash.request("models:download:pause", repo="user/repo", file="other-Q8_0.gguf")
         await eventually(lambda: dash.part().exists())
         await dash.stop()
         size = dash.part().stat().st_size
-        hub.held = False
+        hub.flowing.set()
         second = DownloadDash(hub_folder)
         await second.downloads.run()
         assert second.downloads.items["user/repo", GGUF_FILE].done == size
@@ -8653,11 +8653,12 @@ async def test_resume_after_a_restart(hub_folder: Path, tmp_path: Path) -> None:
 async def test_damaged_part_is_found(hub_folder: Path, size: int) -> None:
     """What is on the disk of a paused download is checked; what is too long is begun again."""
     async with playing(hub_folder) as (hub, dash):
-        hub.held = True
+        hub.flowing.clear()
         await dash.request("models:download", repo="user/repo", file=GGUF_FILE)
         await eventually(lambda: dash.part().exists())
         await dash.request("models:download:pause", repo="user/repo", file=GGUF_FILE)
-        hub.held, part = False, dash.part()
+        part = dash.part()
+        hub.flowing.set()
         part.write_bytes(b"x" * size)
         await dash.request("models:download:resume", repo="user/repo", file=GGUF_FILE)
         if size < len(CONTENT):
@@ -8673,7 +8674,7 @@ async def test_downloads_queue(hub_folder: Path) -> None:
     async with playing(hub_folder) as (hub, dash):
         names = [f"m{number}-Q8_0.gguf" for number in range(4)]
         hub.files = {name: CONTENT[:400_000 + number] for number, name in enumerate(names)}
-        hub.held = True
+        hub.flowing.clear()
         for name in names:
             await dash.request("models:download", repo="user/repo", file=name)
         states = {item["file"]: item["status"] for item in (await dash.request("models:downloads"))["downloads"]}
@@ -8681,7 +8682,7 @@ async def test_downloads_queue(hub_folder: Path) -> None:
         assert list(states.values()).count("queued") == 3
         await dash.request("models:download:cancel", repo="user/repo", file=names[0])
         await dash.request("models:download:cancel", repo="user/repo", file=names[2])
-        hub.held = False
+        hub.flowing.set()
         await dash.until("done", names[1])
         await dash.until("done", names[3])
         assert dash.most_running == 1
@@ -8707,12 +8708,12 @@ async def test_shards_and_projector_come_together(hub_folder: Path) -> None:
         hub.files["mmproj-big-f16.gguf"] = CONTENT[:5000]
         hub.files["mmproj-big-f32.gguf"] = CONTENT[:9000]
         first = "Q8_0/big-Q8_0-00001-of-00003.gguf"
-        hub.held = True
+        hub.flowing.clear()
         await dash.request("models:download", repo="user/repo", file="Q8_0/big-Q8_0-00002-of-00003.gguf")
         await eventually(lambda: dash.part("big-Q8_0-00002-of-00003.gguf").exists())  # else nothing is there to resume
         assert not list(dash.place.rglob("*.gguf"))
         await dash.request("models:download:pause", repo="user/repo", file=first)
-        hub.held = False
+        hub.flowing.set()
         await dash.request("models:download:resume", repo="user/repo", file=first)
         done = await dash.until("done", first)
         assert done["total"] == done["done"] == 2_700_006 + 5000
@@ -8773,7 +8774,7 @@ async def test_downloads_go_on_when_nothing_can_be_remembered(
     async with playing(hub_folder) as (hub, dash):
         names = [f"m{number}-Q8_0.gguf" for number in range(3)]
         hub.files = dict.fromkeys(names, CONTENT)
-        hub.held = True
+        hub.flowing.clear()
         for name in names[:2]:
             await dash.request("models:download", repo="user/repo", file=name)
         fill_database(dash.db)
@@ -8782,7 +8783,7 @@ async def test_downloads_go_on_when_nothing_can_be_remembered(
         def full(self: Any, block: bytes) -> None:
             raise OSError(errno.ENOSPC, "No space left on device")
         monkeypatch.setattr(llamadash.PartFile, "write", full)
-        hub.held = False
+        hub.flowing.set()
         for name in names[:2]:
             assert "disk is full" in (await dash.until("failed", name))["error"]
         assert [item["status"] for item in dash.states() if item["file"] == names[1]][-2:] == ["running", "failed"]
@@ -8829,14 +8830,14 @@ async def test_two_things_have_two_places(hub_folder: Path) -> None:
     """Two users, two folders of a repository, two revisions: files of one name never meet, nor what came so far."""
     async with playing(hub_folder) as (hub, dash):
         hub.files = {GGUF_FILE: CONTENT, f"sub/{GGUF_FILE}": CONTENT[:-1]}
-        hub.held = True
+        hub.flowing.clear()
         wanted = [("user/repo", GGUF_FILE), ("other/repo", GGUF_FILE), ("user/repo", f"sub/{GGUF_FILE}"),
                   ("user/repo@refs/pr/1", GGUF_FILE)]
         for repo, file in wanted:
             await dash.request("models:download", repo=repo, file=file)
         await eventually(lambda: dash.part().exists())
         await dash.request("models:download:pause", repo="user/repo", file=GGUF_FILE)
-        hub.held = False
+        hub.flowing.set()
         await eventually(lambda: [item.status for item in dash.downloads.items.values()] == ["paused", *["done"] * 3])
         assert dash.part().exists()
         await dash.request("models:download:cancel", repo="user/repo", file=GGUF_FILE)
@@ -8879,7 +8880,7 @@ async def test_a_planted_link_leads_nowhere(hub_folder: Path, planted: str) -> N
     async with playing(hub_folder) as (hub, dash):
         victim = hub_folder / "victim"
         victim.write_bytes(b"precious")
-        hub.held = True
+        hub.flowing.clear()
         await dash.request("models:download", repo="user/repo", file=GGUF_FILE)
         await eventually(lambda: dash.part().exists())
         await dash.request("models:download:pause", repo="user/repo", file=GGUF_FILE)
@@ -11914,7 +11915,7 @@ async def replay(server: Server, staying: list[Listener], samples: int) -> None:
         updates = [listener.counts["metrics:update"] for listener in staying]
         visitors = [asyncio.create_task(come_and_go(server, number)) for number in range(10)]
         await staying[0].request("replay:run", samples=290)
-        await eventually(lambda: all(listener.counts["metrics:update"] >= before + 290  # noqa: B023
+        await eventually(lambda: all(listener.counts["metrics:update"] >= before + 290
                                      for listener, before in zip(staying, updates, strict=True)))  # noqa: B023
         await llamadash.cancelled(visitors)
 
