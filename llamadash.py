@@ -554,7 +554,8 @@ class Config:
     auth: bool = True
     allow_hosts: tuple[str, ...] = ()
     allow_origins: tuple[str, ...] = ()
-    trusted_proxies: tuple[str, ...] = ()
+    trusted_proxies: tuple[str, ...] = ()  # addresses and networks
+    base_paths: tuple[str, ...] = ()
     tls_cert: Path | None = None
     tls_key: Path | None = None
     log_level: str | None = None
@@ -8040,6 +8041,7 @@ class Routing:
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """Answer one HTTP request; whatever goes wrong has the error shape of the client's own API."""
         LimitedProtocol.request_arrived(request)
+        request = below_base(request, self.dash.config.base_paths)
         try:
             return await self.routed(request)
         except GatewayError as problem:
@@ -8050,12 +8052,12 @@ class Routing:
 
     async def routed(self, request: web.Request) -> web.StreamResponse:
         """Check who asks, and find out what for."""
-        if not (request.raw_path.startswith("/") and self.dash.web.host_is_ours(request.headers.getall("Host", []))):
-            raise GatewayError(421, "This name does not belong to llamadash; allow it with --allow-host.")
+        if problem := self.dash.web.host_problem(request):
+            raise GatewayError(421, self.dash.hub.explain("foreign hosts", problem))
         looks = request.method in LOOKS
         if looks and request.path in ("/health", "/v1/health"):
             return web.json_response({"status": "ok"})
-        key = self.keys.admitted(request, self.dash.web.origin_is_ours(request))
+        key = self.keys.admitted(request)
         if request.method == "OPTIONS":
             return preflight_answer(request)
         if looks and (match := re.fullmatch(r"(?:/v1)?/models(?:/(.{1,256}))?", request.path)):
@@ -8246,12 +8248,12 @@ class Keys:
         self.load()
         return {**row, "text": text}
 
-    def admitted(self, request: web.Request, own_page: bool) -> Json:
+    def admitted(self, request: web.Request) -> Json:
         """The key that a request comes with, NO_KEY where it needs none; GatewayError where it may not ask."""
         asks_first = request.method == "OPTIONS"  # a browser asks without the key whether it may send one
         key = None if asks_first else self.valid_key(request)
-        if key is None and not own_page and not (asks_first and self.any):
-            raise GatewayError(403, "This site may not ask; allow it with --allow-origin, or use an API key.")
+        if key is None and not (asks_first and self.any) and (problem := self.dash.web.origin_problem(request)):
+            raise GatewayError(403, self.dash.hub.explain("foreign origins", f"{problem} So does an API key."))
         return NO_KEY if key is None else self.counted(key)
 
     def valid_key(self, request: web.Request) -> Json | None:
@@ -8262,7 +8264,10 @@ class Keys:
         if text and encodable(text):
             hashed = token_hash(text)
             key = ENVIRONMENT_KEY if hashed in self.given else self.dash.db.find_api_key(hashed)
-        if not self.required(str(self.dash.engine_config()["api_host"])) or (key and len(text) >= STRONG_KEY):
+        address, proxies = None, self.dash.config.trusted_proxies
+        needed = self.required(str(self.dash.engine_config()["api_host"])) or (
+            proxies and not is_loopback(client_address(request, proxies)))  # who comes from elsewhere by a proxy
+        if not needed or (key and len(text) >= STRONG_KEY):
             return key
         if not text:
             raise GatewayError(401, "This API needs a key: make one in llamadash under Settings.",
@@ -10711,6 +10716,7 @@ class Hub:
         self.clients: dict[str, Client] = {}
         self.connections: set[Connection] = set()
         self.refused: collections.Counter[str] = collections.Counter()
+        self.explained = ""  # why the last one was refused that somebody may want to let in
         self.known_key = dash.access.key
         quiet = logging.getLogger("llamadash.socketio")
         quiet.setLevel(logging.CRITICAL)
@@ -10819,8 +10825,16 @@ class Hub:
     def report_refusals(self) -> None:
         """Log now and then how much was refused, and why."""
         if self.refused and self.dash.log_limiter.is_new("refusals", pause=REFUSAL_REPORT):
-            log.warning("refused: %s", ", ".join(f"{count} {what}" for what, count in self.refused.most_common(8)))
+            listed = ", ".join(f"{count} {what}" for what, count in self.refused.most_common(8))
+            log.warning("refused: %s%s", listed, self.explained and f"; the last: {self.explained}")
             self.refused.clear()
+            self.explained = ""
+
+    def explain(self, what: str, why: str) -> str:
+        """Count and log that a request was refused, and return what whoever sent it is told."""
+        self.refused[what] += 1
+        self.explained = why
+        return f"{why}\n"
 
     # messages
 
@@ -10951,7 +10965,7 @@ def request_data(request: Any) -> Json:
     return data
 
 
-def client_address(request: web.Request, trusted_proxies: Sequence[str]) -> str:
+def client_address(request: web.Request, trusted_proxies: tuple[str, ...]) -> str:
     """The address of the other side: the peer's, or the nearest one that no trusted proxy has, as those say."""
     address = plain_address(request.remote or "?") or "?"
     hops = ",".join(request.headers.getall("X-Forwarded-For", [])).split(",")
@@ -10974,9 +10988,11 @@ def plain_address(text: str) -> str | None:
     return str(getattr(address, "ipv4_mapped", None) or address)
 
 
-def is_trusted(address: str, proxies: Sequence[str]) -> bool:
-    """Whether `address` is that of one of the `proxies`, in whatever spelling."""
-    return bool(proxies) and plain_address(address) in {plain_address(proxy) for proxy in proxies}
+@functools.lru_cache(1024)
+def is_trusted(address: str, proxies: tuple[str, ...]) -> bool:
+    """Whether `address`, in whatever spelling, is one of the `proxies` or in a network of theirs."""
+    plain = plain_address(address)
+    return plain is not None and any(ipaddress.ip_address(plain) in ipaddress.ip_network(proxy) for proxy in proxies)
 
 
 @functools.lru_cache(1024)
@@ -11010,6 +11026,12 @@ OPEN_FILES = 65_536  # descriptors that are asked for; more would only cost the 
 CONNECTION_REFUSED = (b"HTTP/1.1 503 Service Unavailable\r\n"
                       b"Retry-After: 10\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
 CONNECTION_SHARE = 0.75  # of all descriptors at most for connections: database, engine and files need the rest
+FORWARDED = ("X-Forwarded-Proto", "X-Forwarded-Host", "X-Forwarded-Port")  # what proxies say of the address they have
+DEFAULT_PORTS = {"http": "80", "https": "443"}
+NGINX_HOST, NGINX_SCHEME = "proxy_set_header Host $http_host;", "proxy_set_header X-Forwarded-Proto $scheme;"
+NO_WEBSOCKET = ("This page may connect, but what arrives is no WebSocket: a proxy in between must pass on the headers "
+                "Upgrade and Connection (nginx: proxy_http_version 1.1; proxy_set_header Upgrade $http_upgrade; "
+                "proxy_set_header Connection \"upgrade\";).")
 PRELOADED = ("app.js", "pages/dashboard.js")  # what the first page needs, with all that they import
 
 
@@ -11039,7 +11061,7 @@ class WebFiles:
         self.root = root
         self.looked = -math.inf
         self.files: dict[str, WebFile] = {}
-        self.pages: dict[str, WebFile] = {}  # index.html by theme
+        self.page: str | None = None  # index.html
         self.version = ""
         self.refresh()
 
@@ -11055,9 +11077,7 @@ class WebFiles:
         if digest.hexdigest()[:12] == self.version:
             return
         self.version = digest.hexdigest()[:12]
-        page = self.linked(contents) if "index.html" in contents else None
-        self.pages = {theme: WebFile("index.html", themed(page, theme).encode())
-                      for theme in typing.get_args(Theme) if page}
+        self.page = self.linked(contents) if "index.html" in contents else None
         self.files = {name: WebFile(name, body) for name, body in contents.items()}
 
     def contents(self) -> dict[str, bytes]:
@@ -11084,22 +11104,28 @@ class WebFiles:
 
     def find(self, path: str, theme: str = "system") -> tuple[WebFile | None, bool]:
         """The file for a URL path, and whether it may be cached for ever; index.html for every page, in its colours."""
+        up, path = "../" * (path.count("/") - 1) or "./", urllib.parse.unquote(path)
         name = path.lstrip("/")
         if path.startswith("/~"):
             version, _, name = path[2:].partition("/")
             return (self.files.get(name) if version == self.version else None), True
         if name == "index.html" or name.startswith(DOTTED_PAGES) or "." not in name.rsplit("/", 1)[-1]:
             self.refresh()
-            return self.pages.get(theme), False
+            return page_file(self.page, theme, up) if self.page else None, False
         return self.files.get(name), False
 
 
-def themed(page: str, theme: str) -> str:
-    """index.html in the colours of `theme` from its first frame on; without one, the browser's own decide."""
-    if theme == "system":
-        return page
-    return page.replace('<html lang="en"', f'<html lang="en" data-theme="{theme}"', 1).replace(
-        'name="color-scheme" content="light dark"', f'name="color-scheme" content="{theme}"', 1)
+@functools.lru_cache(16)
+def page_file(page: str, theme: str, up: str) -> WebFile:
+    """index.html in the colours of `theme` from its first frame on; without one, the browser's own decide.
+
+    It names all files from where it is itself, `up` to the root of what is below the path that a proxy has for it.
+    """
+    page = page.replace('="/', f'="{up}')
+    if theme != "system":
+        page = page.replace('<html lang="en"', f'<html lang="en" data-theme="{theme}"', 1).replace(
+            'name="color-scheme" content="light dark"', f'name="color-scheme" content="{theme}"', 1)
+    return WebFile("index.html", page.encode())
 
 
 def with_joined_styles(contents: dict[str, bytes]) -> str:
@@ -11117,6 +11143,39 @@ def is_hostile_path(raw: str) -> bool:
     return bool(re.search(r"[\\%\x00-\x1f\x7f]|(^|/)\.\.?(/|$)", urllib.parse.unquote(raw)))
 
 
+class Site(NamedTuple):
+    """Where a page is from, as browsers say it in Origin; the port is empty where it is the scheme's own."""
+    scheme: str
+    name: str
+    port: str
+
+    def __str__(self) -> str:
+        return f"{self.scheme}://{self.name}{self.port and f':{self.port}'}"
+
+
+def site_of(text: str) -> Site | None:
+    """What an Origin header says; None where it names no site."""
+    match = re.fullmatch(r"([a-z][a-z0-9+.-]*)://(\[[0-9a-f:.]+\]|[^/?#@:*\[\]\s]{1,253})(?::(\d{1,5}))?", text.lower())
+    if not match or int(match[3] or 0) > 65535:
+        return None
+    return Site(match[1], match[2].rstrip("."), "" if match[3] == DEFAULT_PORTS.get(match[1]) else match[3] or "")
+
+
+def below_base(request: web.Request, bases: tuple[str, ...]) -> web.Request:
+    """`request` with what its path has below one of the `bases`, where a proxy passes these on."""
+    for base in bases:
+        if request.raw_path.startswith(f"{base}/"):
+            path, _, query = request.raw_path[len(base):].partition("?")
+            return request.clone(rel_url=yarl.URL.build(path=path, query_string=query, encoded=True))
+    return request
+
+
+def quoted(text: str, limit: int = 100) -> str:
+    """What somebody else wrote, on one line, between marks, and cut where it is long."""
+    rest = f"… ({len(text)} characters)" if len(text) > limit else ""
+    return f"“{clean_text(text[:limit])}”{rest}"
+
+
 def host_name(value: str) -> str:
     """The name in a Host header, without its port and without a trailing dot."""
     match = re.fullmatch(r"(\[[0-9a-fA-F:.]+\]|[^:/@\s]+)(?::\d{1,5})?", value)
@@ -11126,10 +11185,10 @@ def host_name(value: str) -> str:
 class ConnectionLimits:
     """How many TCP connections a listener takes, in all and of one address, and how long one may ask for nothing."""
 
-    def __init__(self, refused: collections.Counter[str], per_address: int, exempt: Iterable[str] = ()) -> None:
+    def __init__(self, refused: collections.Counter[str], per_address: int, exempt: tuple[str, ...] = ()) -> None:
         self.refused = refused
         self.per_address = per_address
-        self.exempt = {counted_address(plain_address(address) or address) for address in exempt}
+        self.exempt = exempt
         self.total = math.inf
         self.count = 0
         self.open: collections.Counter[str] = collections.Counter()  # by address
@@ -11148,12 +11207,13 @@ class LimitedProtocol(asyncio.Protocol):
         """Begin, unless there are too many already."""
         transport = typing.cast(asyncio.Transport, transport)
         peer = transport.get_extra_info("peername")
-        self.address = counted_address(plain_address(peer[0] if isinstance(peer, tuple) else "") or "?")
+        address = plain_address(peer[0] if isinstance(peer, tuple) else "") or "?"
+        self.address = counted_address(address)
         limits = self.limits
         limits.count += 1
         limits.open[self.address] += 1
         if limits.count > limits.total or (limits.open[self.address] > limits.per_address
-                                           and self.address not in limits.exempt):
+                                           and not is_trusted(address, limits.exempt)):
             limits.refused["connections too many"] += 1
             transport.write(CONNECTION_REFUSED)
             transport.close()
@@ -11208,14 +11268,13 @@ class WebServer:
     def __init__(self, dash: Dash) -> None:
         self.dash = dash
         self.sockets: collections.Counter[str] = collections.Counter()
-        self.limits = ConnectionLimits(dash.hub.refused, CONNECTIONS_PER_SOCKET * dash.config.sockets_per_address,
-                                       dash.config.trusted_proxies)
+        self.proxies = dash.config.trusted_proxies
+        self.limits = ConnectionLimits(
+            dash.hub.refused, CONNECTIONS_PER_SOCKET * dash.config.sockets_per_address, self.proxies)
         own = socket.gethostname().lower()
         self.hosts = {"localhost", own, own.split(".")[0], f"{own.split('.')[0]}.local",
                       *(name.lower().rstrip(".") for name in dash.config.allow_hosts)}
         self.app = web.Application(middlewares=[self.guard], client_max_size=1024)
-        for path in (SOCKET_PATH, f"{SOCKET_PATH}/"):
-            self.app.router.add_get(path, dash.hub.serve)
         self.app.router.add_route("*", "/{path:.*}", self.static)
         self.app.on_response_prepare.append(self.secure)
 
@@ -11233,46 +11292,84 @@ class WebServer:
                     handler: Callable[[web.Request], Awaitable[web.StreamResponse]]) -> web.StreamResponse:
         """Refuse a foreign Host anywhere, and a foreign Origin or one socket too many at the socket."""
         LimitedProtocol.request_arrived(request)
-        if not (request.raw_path.startswith("/") and self.host_is_ours(request.headers.getall("Host", []))):
-            return web.Response(status=421, text="This name is not llamadash's; allow it with --allow-host.\n")
+        if problem := self.host_problem(request):
+            return web.Response(status=421, text=self.dash.hub.explain("foreign hosts", problem))
+        if request.path in self.dash.config.base_paths:  # a page finds its files from below that alone
+            query = request.rel_url.raw_query_string
+            place = f"{posixpath.basename(request.path)}/{query and f'?{query}'}"
+            return web.Response(status=308, headers={"Location": place})
+        request = below_base(request, self.dash.config.base_paths)
         if request.path.rstrip("/") != SOCKET_PATH:
             return await handler(request)
-        if request.method != "GET":
-            return web.Response(status=405, text="This is a WebSocket.\n")
-        if not self.origin_is_ours(request):
-            self.dash.hub.refused["foreign origins"] += 1
-            return web.Response(status=403, text="This origin may not connect; allow it with --allow-origin.\n")
-        address = counted_address(client_address(request, self.dash.config.trusted_proxies))
+        if problem := self.origin_problem(request):
+            return web.Response(status=403, text=self.dash.hub.explain("foreign origins", problem))
+        if request.headers.get("Upgrade", "").lower() != "websocket" or request.method != "GET":
+            if request.method == "GET":
+                self.dash.hub.explain("failed upgrades", NO_WEBSOCKET)
+            return web.Response(status=400 if request.method == "GET" else 405, text=f"{NO_WEBSOCKET}\n")
+        address = counted_address(client_address(request, self.proxies))
         if self.sockets[address] >= self.dash.config.sockets_per_address:
             self.dash.hub.refused["sockets too many from one address"] += 1
             return web.Response(status=503, text="Too many connections from here.\n", headers={"Retry-After": "10"})
         self.sockets[address] += 1
         try:
-            return await handler(request)
+            return await self.dash.hub.serve(request)
         finally:
             self.sockets[address] -= 1
             self.sockets += collections.Counter()  # forget the addresses that have none left
 
-    def host_is_ours(self, hosts: list[str]) -> bool:
-        """Whether the Host header is a name of this machine, an address, or one allowed."""
+    def host_problem(self, request: web.Request) -> str | None:
+        """Why the name that a request names us by is refused; None where it is one of this machine, or allowed."""
+        hosts = request.headers.getall("Host", [])
+        if not request.raw_path.startswith("/"):
+            return "The request is for another server."
+        if len(hosts) == 1 and self.is_ours(host_name(hosts[0])):
+            return None
         name = host_name(hosts[0]) if len(hosts) == 1 else ""
+        cure = f": if it is yours, start llamadash with --allow-host {clean_text(name)}" if len(name) in range(1, 100) \
+            else "."
+        return f"Host is {quoted(', '.join(hosts))}, which is no name of this machine{cure}"
+
+    def is_ours(self, name: str) -> bool:
+        """Whether a Host header's name is one of this machine, an address, or one allowed."""
         return bool(name) and (name in self.hosts or name.endswith(".localhost")
                                or plain_address(name.strip("[]")) is not None)  # to which no DNS answer can be rebound
 
-    def origin_is_ours(self, request: web.Request) -> bool:
-        """Whether the page that opens this socket came from here, or is allowed to."""
-        origins = request.headers.getall("Origin", [])
-        if not origins:
-            return True  # a script, which needs the key as everybody does
-        allowed = self.dash.config.allow_origins
-        scheme = self.dash.config.scheme
-        if is_trusted(request.remote or "?", self.dash.config.trusted_proxies):
-            said = request.headers.getall("X-Forwarded-Proto", [""])[-1].rpartition(",")[2].strip().lower()
-            scheme = said if said in ("http", "https") else scheme
-        same = f"{scheme}://{request.headers['Host']}".lower()
-        port = {"http": ":80", "https": ":443"}.get(scheme, "")
-        return len(origins) == 1 and ("*" in allowed or origins[0] in allowed
-                                      or origins[0].lower() in (same, same.removesuffix(port)))
+    def origin_problem(self, request: web.Request) -> str | None:
+        """Why the page that asks is refused, and what mends it; None where it came from here or is allowed to.
+
+        Behind a trusted proxy the page came from where that says it was asked. A port that no header tells may be
+        any: other servers of the same name are its owner's.
+        """
+        origins, allowed = request.headers.getall("Origin", []), self.dash.config.allow_origins
+        if not origins or (len(origins) == 1 and ("*" in allowed or origins[0].lower() in allowed)):
+            return None  # without one it is a script, which needs the key as everybody does
+        trusted = is_trusted(request.remote or "?", self.proxies)
+        said = {name: request.headers.getall(f"X-Forwarded-{name}", [""])[-1].rpartition(",")[2].strip().lower()
+                for name in ("Proto", "Host", "Port")} if trusted else dict.fromkeys(("Proto", "Host", "Port"), "")
+        scheme = said["Proto"] if said["Proto"] in DEFAULT_PORTS else self.dash.config.scheme
+        page = site_of(origins[0]) if len(origins) == 1 else None
+        for host in (request.headers["Host"], said["Host"]):
+            ours = site_of(f"{scheme}://{host}")
+            if page and ours and page[:2] == ours[:2] and self.is_ours(ours.name):
+                portless = trusted and host_name(host) == host.lower()
+                if page.port in (ours.port, said["Port"] or page.port if portless else ours.port):
+                    return None
+        return self.foreign_origin(request, page, scheme, trusted=trusted)
+
+    def foreign_origin(self, request: web.Request, page: Site | None, scheme: str, *, trusted: bool) -> str:
+        """What a page that is refused is told, and the log: which header has which value, and what mends it."""
+        seen = ", ".join(f"{name} is {quoted(value)}" for name in ("Origin", "Host", *FORWARDED)
+                         for value in request.headers.getall(name, [])[:2])
+        if page is None:
+            return f"This page may not connect: {seen}. Open llamadash by its own address."
+        ours, forwarded = site_of(f"{scheme}://{request.headers['Host']}"), any(map(request.headers.get, FORWARDED))
+        lines = [NGINX_HOST] if not ours or page[1:] != ours[1:] else []
+        lines += [NGINX_SCHEME] if page.scheme != scheme else []
+        trust = f", and start llamadash with --trusted-proxy {plain_address(request.remote or '')}" \
+            if not trusted and (forwarded or page.scheme != scheme) else ""
+        return (f"This page may not connect: {seen}. If a proxy is in between, let it say what it was asked for "
+                f"(nginx: {' '.join(lines)}){trust}. If that site is yours, --allow-origin {page} lets it in.")
 
     async def static(self, request: web.Request) -> web.Response:
         """A file of the client, or its page for every path that has no extension."""
@@ -11280,7 +11377,7 @@ class WebServer:
             return web.Response(status=405, text="Nothing here but the client.\n", headers={"Allow": "GET, HEAD"})
         raw = request.raw_path.split("?")[0]
         file, immutable = (None, False) if is_hostile_path(raw) else self.files.find(
-            urllib.parse.unquote(raw), self.dash.settings()["theme"])
+            raw, self.dash.settings()["theme"])
         if file is None:
             return web.Response(status=404, text="There is no such file.\n")
         headers = {"Cache-Control": "public, max-age=31536000, immutable" if immutable else "no-cache",
@@ -12202,6 +12299,9 @@ EXIT_LATER = 75  # what sysexits.h calls EX_TEMPFAIL: nobody did anything wrong,
 # What no waiting mends: a path is none, or leads to something else than was meant.
 LASTING = (errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.EINVAL)
 YES, NO = ("1", "true", "yes", "on"), ("0", "false", "no", "off")  # what a variable may say to an option without value
+A_HOST = "a name alone, like box.lan, or an address, like 192.168.1.5"
+A_SITE = "a site, like https://box.lan:8443 (scheme, name and port, without a path), or * for all"
+A_PROXY = "the address of a proxy, like 127.0.0.1, or a network of proxies, like 172.16.0.0/12"
 LOCK_WAIT, LOCK_PAUSE = 0.3, 0.01  # seconds: link and doctor hold the lock for an instant, to see who has it
 LOCK_AT = 2**30  # the byte that is locked on Windows, where nobody else can read it: behind all that is written
 
@@ -12210,19 +12310,25 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """The options, each with the name of what it sets in Config as its `dest`; what is not given is left out."""
     opt = functools.partial(parser.add_argument, default=argparse.SUPPRESS)
     each = functools.partial(opt, action="append")
-    opt("--host", metavar="ADDRESS", help="address to listen on (127.0.0.1)")
+    opt("--host", type=option_of(bare_host, A_HOST), metavar="ADDRESS", help="address to listen on (127.0.0.1)")
     opt("--port", type=port_number, metavar="PORT", help="port to listen on, 0 for a free one (3000)")
     opt("--data-dir", type=full_path, metavar="DIR", help="where the database and the keys are kept (data beside this)")
     each("--models-dir", dest="models_dirs", type=full_path, metavar="DIR", help="folder with GGUF models")
     opt("--llama-server", metavar="PROGRAM|URL", help="llama-server to run, or the address of a server elsewhere")
-    opt("--api-host", "--engine-host", metavar="ADDRESS", help="address of the models' API (127.0.0.1)")
+    opt("--api-host", "--engine-host", type=option_of(bare_host, A_HOST), metavar="ADDRESS",
+        help="address of the models' API (127.0.0.1)")
     opt("--api-port", "--engine-port", type=port_number, metavar="PORT", help="port of the models' API (8080)")
     each("--upstream", dest="upstreams", type=upstream_option, metavar="NAME=URL",
          help="server elsewhere whose models are offered here as NAME/MODEL")
     opt("--no-auth", dest="auth", action="store_false", help="let everybody in who can connect")
-    each("--allow-host", dest="allow_hosts", metavar="NAME", help="further name this machine is reached by")
-    each("--allow-origin", dest="allow_origins", metavar="ORIGIN", help="further site that may connect, or *")
-    each("--trusted-proxy", dest="trusted_proxies", metavar="ADDRESS", help="proxy whose X-Forwarded-* headers count")
+    each("--allow-host", dest="allow_hosts", type=option_of(bare_host, A_HOST), metavar="NAME",
+         help="further name this machine is reached by")
+    each("--allow-origin", dest="allow_origins", type=option_of(named_site, A_SITE), metavar="ORIGIN",
+         help="further site that may connect, or *")
+    each("--trusted-proxy", dest="trusted_proxies", type=option_of(proxy_network, A_PROXY), metavar="ADDRESS",
+         help="proxy, or network of proxies, whose X-Forwarded-* headers count")
+    each("--base-path", dest="base_paths", type=option_of(base_path, "a path like /llama"), metavar="PATH",
+         help="path before ours that a proxy leaves in what it passes on")
     opt("--tls-cert", type=full_path, metavar="FILE", help="certificate for https (with --tls-key)")
     opt("--tls-key", type=full_path, metavar="FILE", help="its private key")
     opt("--sockets-per-address", type=at_least_one, metavar="N", help="connections allowed from one address (32)")
@@ -12272,6 +12378,48 @@ at_least_one = functools.partial(whole_number, low=1, high=10**9)
 def full_path(text: str) -> Path:
     """A path from the command line."""
     return expanded(text).absolute()
+
+
+def option_of(read: Callable[[str], str | None], what: str) -> Callable[[str], str]:
+    """What checks a text from the command line: `read`, which has no answer to one that is not `what`."""
+    def check(text: str) -> str:
+        with contextlib.suppress(ValueError):
+            if found := read(text):
+                return found
+        raise argparse.ArgumentTypeError(f"{text} is not {what}")
+    return check
+
+
+def bare_address(text: str) -> str:
+    """An IP address without brackets; ValueError where it is none."""
+    address = ipaddress.ip_address(text.strip("[]"))
+    return str(getattr(address, "ipv4_mapped", None) or address)
+
+
+def bare_host(text: str) -> str | None:
+    """An address, or a name as DNS has it."""
+    with contextlib.suppress(ValueError):
+        return bare_address(text)
+    name = text.encode("idna").decode().lower()
+    return name if re.fullmatch(r"[\w-]+(\.[\w-]+)*\.?", name) else None
+
+
+def named_site(text: str) -> str | None:
+    """A site as browsers name it, or `*`."""
+    scheme, mark, rest = text.partition("://")
+    return text if text == "*" else str(site_of(f"{scheme}{mark}{rest.encode('idna').decode()}") or "")
+
+
+def proxy_network(text: str) -> str | None:
+    """An address or a network, but not that of everybody."""
+    network = ipaddress.ip_network(text if "/" in text else bare_address(text))
+    unlimited = network.network_address.is_unspecified
+    return None if unlimited else str(network).removesuffix(f"/{network.max_prefixlen}")
+
+
+def base_path(text: str) -> str | None:
+    """A path without the slash at its end."""
+    return text.rstrip("/") if re.fullmatch(r"(/[\w-][\w.-]*)+/?", text, re.A) else None
 
 
 def upstream_option(text: str) -> tuple[str, str]:

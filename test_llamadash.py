@@ -89,6 +89,7 @@ import pytest
 import socketio
 import yarl
 from aiohttp import web
+from aiohttp.test_utils import make_mocked_request
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from playwright import async_api as playwright
@@ -9556,9 +9557,10 @@ async def fetch(server: Server, path: str, *, method: str = "GET", **headers: st
 @run_async
 async def test_pages_files_and_nothing_else(standing: Server) -> None:
     """Every path without an extension is the page; a file is itself; what does not exist is 404."""
-    pages = [await fetch(standing, path) for path in ("/", "/models", "/models/some-id", "/no/such/page")]
-    assert {(status, headers["Content-Type"], body) for status, headers, body in pages} == {
-        (200, "text/html; charset=utf-8", pages[0][2])}
+    pages = [await fetch(standing, path, **{"Accept-Encoding": "identity"})
+             for path in ("/", "/models", "/models/some-id", "/no/such/page")]
+    assert {(status, headers["Content-Type"], body.replace(b'"../../', b'"./').replace(b'"../', b'"./'))
+            for status, headers, body in pages} == {(200, "text/html; charset=utf-8", pages[0][2])}
     assert (await fetch(standing, "/app.js"))[1]["Content-Type"].startswith("text/javascript")
     assert (await fetch(standing, "/nothing.js"))[0] == 404
     assert (await fetch(standing, "/", method="POST"))[0] == 405
@@ -9583,7 +9585,7 @@ async def test_files_are_compressed_and_validated(standing: Server) -> None:
     assert gzip.decompress(body) == (HERE / "web/app.js").read_bytes()
     assert (await fetch(standing, "/app.js", **{"If-None-Match": headers["ETag"]}))[0] == 304
     page = (await fetch(standing, "/", **{"Accept-Encoding": "identity"}))[2].decode()
-    versioned = re.search(r'src="(/~[0-9a-f]+/app\.js)"', page)
+    versioned = re.search(r'src="\.(/~[0-9a-f]+/app\.js)"', page)
     assert versioned
     assert "immutable" in (await fetch(standing, versioned[1]))[1]["Cache-Control"]
 
@@ -9592,14 +9594,14 @@ async def test_files_are_compressed_and_validated(standing: Server) -> None:
 async def test_stylesheets_in_a_row_come_as_one(standing: Server) -> None:
     """The page names one stylesheet, which is all that index.html names; every module it preloads is there."""
     page = (await fetch(standing, "/", **{"Accept-Encoding": "identity"}))[2].decode()
-    links = re.findall(r'<link rel="stylesheet" href="(/~[^"]+)">', page)
+    links = re.findall(r'<link rel="stylesheet" href="\.(/~[^"]+)">', page)
     named = re.findall(r'<link rel="stylesheet" href="/([^"]+)">', (HERE / "web/index.html").read_text())
     assert (len(links), len(named)) == (1, 4)
     status, headers, body = await fetch(standing, links[0], **{"Accept-Encoding": "identity"})
     assert (status, headers["Content-Type"].partition(";")[0]) == (200, "text/css")
     assert "immutable" in headers["Cache-Control"]
     assert body == b"\n".join((HERE / "web" / name).read_bytes() for name in named)
-    modules = re.findall(r'<link rel="modulepreload" href="(/~[^"]+)">', page)
+    modules = re.findall(r'<link rel="modulepreload" href="\.(/~[^"]+)">', page)
     assert len(modules) > 10
     assert {(await fetch(standing, path))[0] for path in modules} == {200}
 
@@ -9838,6 +9840,37 @@ ORIGINS: list[tuple[str, str, Json, bool]] = [  # peer, origin, further headers,
     ("127.0.0.1", "http://{host}", {"X-Forwarded-Proto": "garbage"}, True),
     ("127.0.0.1", "garbage://{host}", {"X-Forwarded-Proto": "garbage"}, False),
     ("127.0.0.1", "http://evil.example", {"X-Forwarded-Host": "evil.example"}, False),
+    # a proxy that drops the port, tells it, or names us otherwise
+    ("127.0.0.1", "http://localhost:8090", {"Host": "localhost"}, True),
+    ("127.0.0.1", "https://localhost:8443", {"Host": "localhost", "X-Forwarded-Proto": "https"}, True),
+    ("127.0.0.1", "http://[::1]:8090", {"Host": "[::1]"}, True),
+    ("127.0.0.1", "http://localhost:8090", {"Host": "localhost", "X-Forwarded-Port": "8090"}, True),
+    ("127.0.0.1", "http://localhost", {"Host": "localhost", "X-Forwarded-Port": "8090"}, True),
+    ("127.0.0.1", "http://localhost:8091", {"Host": "localhost", "X-Forwarded-Port": "8090"}, False),
+    ("127.0.0.1", "https://localhost:8090", {"Host": "localhost"}, False),
+    ("127.0.0.1", "http://localhost:8090", {"Host": "localhost:8091"}, False),
+    ("127.0.0.1", "http://localhost.evil.example:8090", {"Host": "localhost"}, False),
+    ("127.0.0.1", "null", {"Host": "localhost"}, False),
+    ("127.0.0.1", "http://localhost:8090/x", {"Host": "localhost"}, False),
+    ("127.0.0.1", "https://friend.example:8443", {"X-Forwarded-Host": "friend.example:8443",
+                                                  "X-Forwarded-Proto": "https"}, True),
+    ("127.0.0.1", "https://friend.example", {"X-Forwarded-Host": "evil.example, friend.example",
+                                             "X-Forwarded-Proto": "https", "X-Forwarded-Port": "443"}, True),
+    ("127.0.0.1", "https://friend.example:1", {"X-Forwarded-Host": "friend.example:8443",
+                                               "X-Forwarded-Proto": "https"}, False),
+    ("127.0.0.1", "http://friend.example", {"X-Forwarded-Host": "friend.example"}, True),
+    ("127.0.0.1", "http://evil.example", {"X-Forwarded-Host": "evil.example", "X-Forwarded-Port": "80"}, False),
+    ("127.0.0.2", "http://localhost:8090", {"Host": "localhost"}, False),
+    ("127.0.0.2", "http://localhost:8090", {"Host": "localhost", "X-Forwarded-Port": "8090"}, False),
+    ("127.0.0.2", "http://friend.example", {"X-Forwarded-Host": "friend.example"}, False),
+    # as Traefik, Tailscale and Cloudflare send it
+    ("127.0.0.1", "https://friend.example:8443", {
+        "Host": "friend.example:8443", "X-Forwarded-Host": "friend.example:8443", "X-Forwarded-Port": "8443",
+        "X-Forwarded-Proto": "https", "X-Forwarded-Server": "box"}, True),
+    ("127.0.0.1", "https://friend.example", {
+        "Host": "friend.example", "X-Forwarded-Host": "friend.example", "X-Forwarded-Proto": "https"}, True),
+    ("127.0.0.1", "https://friend.example", {
+        "Host": "friend.example", "X-Forwarded-Proto": "https", "CF-Visitor": '{"scheme":"https"}'}, True),
     ("127.0.0.2", "https://{host}", {"X-Forwarded-Proto": "https"}, False),
     ("127.0.0.2", "http://{host}", {"X-Forwarded-Proto": "https"}, True),
     ("127.0.0.2", "http://evil.example", {"X-Forwarded-Host": "evil.example"}, False),
@@ -9846,9 +9879,9 @@ ORIGINS: list[tuple[str, str, Json, bool]] = [  # peer, origin, further headers,
 
 @OTHER_PEER
 @run_async
-async def test_the_scheme_of_an_origin_is_what_a_trusted_proxy_says(start: Callable[..., Server]) -> None:
-    """X-Forwarded-Proto counts from a trusted proxy and from nobody else; X-Forwarded-Host never does."""
-    server = start(*PROXIES)
+async def test_where_a_page_is_from_is_what_a_trusted_proxy_says(start: Callable[..., Server]) -> None:
+    """X-Forwarded-Proto, -Host and -Port count from a trusted proxy and nobody else, and only for names of ours."""
+    server = start(*PROXIES, "--allow-host", "friend.example")
     host = server.url.split("//")[1]
     for peer, origin, more, admitted in ORIGINS:
         headers = {**more, "Origin": origin.format(host=host)}
@@ -9856,6 +9889,250 @@ async def test_the_scheme_of_an_origin_is_what_a_trusted_proxy_says(start: Calla
             await (await RawSocket(peer).open(server, {"token": server.key}, headers=headers)).close()
         else:
             assert await refused_upgrade(server, peer, headers=headers) == 403, (peer, headers)
+
+
+REFUSALS: list[tuple[str, Json, list[str]]] = [  # method and path, headers, what is said of them
+    (SOCKET, {"Origin": "http://localhost:8090", "Host": "localhost"},
+     ["Origin is “http://localhost:8090”", "Host is “localhost”", "nginx: proxy_set_header Host $http_host;)",
+      "--allow-origin http://localhost:8090"]),
+    (SOCKET, {"Origin": "https://localhost", "Host": "localhost", "X-Forwarded-Proto": "https"},
+     ["X-Forwarded-Proto is “https”", "proxy_set_header X-Forwarded-Proto $scheme;", "--trusted-proxy 127.0.0.1",
+      "--allow-origin https://localhost"]),
+    (SOCKET, {"Origin": "https://box.example", "X-Forwarded-Host": "box.example"},
+     ["X-Forwarded-Host is “box.example”", "--trusted-proxy 127.0.0.1", "--allow-origin https://box.example"]),
+    (SOCKET, {"Origin": "null"}, ["Origin is “null”", "by its own address"]),
+    (SOCKET, {"Origin": "http://" + "x" * 5000}, ["Origin is “http://xxx", "x”… (5007 characters)"]),
+    (SOCKET, {"Origin": "http://x\u009b31m\u2028y"}, ["Origin is “http://x 31m y”"]),
+    (SOCKET, {"Host": "box.example"}, ["Host is “box.example”", "--allow-host box.example"]),
+    ("/", {"Host": "box.example:3000"}, ["Host is “box.example:3000”", "--allow-host box.example"]),
+    ("/", {"Host": "h" * 5000}, ["Host is “hhh", "h”… (5000 characters)"]),
+    (SOCKET, {"Upgrade": "", "Connection": "close"}, ["no WebSocket", "Upgrade $http_upgrade;"]),
+]
+
+
+@run_async
+async def test_who_is_refused_learns_which_header_and_what_mends_it(standing: Server) -> None:
+    """Whoever asks is told, by a page's plain request as well; what others wrote is cut and marked."""
+    server = standing
+    for path, headers, words in REFUSALS:
+        told = [await fetch(server, path, **{**(UPGRADE if path == SOCKET else {}), **headers})]
+        if path == SOCKET and "Origin" in headers:
+            told.append(await fetch(server, path, method="POST", **headers))
+        for status, _, body in told:
+            assert status in (400, 403, 421) and all(word in body.decode() for word in words), body.decode()
+            assert len(body) < 1200 and not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028]", body.decode())
+
+
+@run_async
+async def test_the_log_says_why_the_last_one_was_refused(dash: StubDash) -> None:
+    """Once for all that were refused since the last line."""
+    for port in range(100):
+        headers = {"Origin": f"http://localhost:{port}", "Host": "localhost"}
+        request = make_mocked_request("GET", SOCKET, headers=headers)
+        dash.hub.explain("foreign origins", dash.web.origin_problem(request) or "")
+    with StubLog() as lines:
+        for _ in range(3):
+            dash.hub.report_refusals()
+    assert len(lines) == 1 and len(lines[0]) < 1000
+    assert "100 foreign origins; the last: " in lines[0] and "Origin is “http://localhost:99”" in lines[0]
+
+
+@run_async
+async def test_a_page_that_may_connect_is_told_that_no_websocket_came(standing: Server) -> None:
+    """Where the socket fails all the same, its plain request says what a proxy has to pass on."""
+    status, _, body = await fetch(standing, SOCKET, method="POST", Origin=standing.url)
+    assert (status, b"Upgrade $http_upgrade" in body) == (405, True)
+
+
+@pytest.mark.parametrize("network, peer, trusted", [
+    ("127.0.0.0/30", "127.0.0.2", True), ("127.0.0.0/30", "127.0.0.9", False), ("127.0.0.2/32", "127.0.0.2", True),
+    ("2000::/3", "127.0.0.2", False), ("::ffff:127.0.0.2", "127.0.0.2", True), ("fd00::/8", "127.0.0.1", False)])
+def test_a_network_of_proxies_is_trusted(network: str, peer: str, trusted: bool) -> None:
+    """Who is in it is a proxy, whatever its address is today."""
+    proxies = configured("--trusted-proxy", network).trusted_proxies
+    assert llamadash.is_trusted(peer, proxies) is trusted
+    assert llamadash.is_trusted(f"::ffff:{peer}", proxies) is trusted
+
+
+@run_async
+async def test_who_comes_by_a_proxy_from_elsewhere_needs_a_key(start: Callable[..., Server]) -> None:
+    """The API of a loopback address is open to this machine alone, also where a trusted proxy stands before it."""
+    server = start("--trusted-proxy", "127.0.0.1")
+    client = await Dashboard().connect(server)
+    engine = (await client.wait("engine:status", lambda data: data["engine"]["url"]))["engine"]
+    for address, status in (("127.0.0.1", 200), ("203.0.113.7", 401), ("::1", 200), ("", 200)):
+        async with aiohttp.ClientSession() as session:
+            answer = await session.get(engine["url"] + "/v1/models", headers={"X-Forwarded-For": address})
+            assert answer.status == status, address
+    await client.close()
+
+
+# The README's own blocks, with the ports of a test, and what a reader does to have llamadash below a path.
+PUBLIC = "llama.example.org"
+NGINX = """
+daemon off; pid nginx.pid; error_log error.log;
+events {}
+http { access_log off; client_body_temp_path t1; proxy_temp_path t2; fastcgi_temp_path t3; uwsgi_temp_path t4;
+scgi_temp_path t5; %s }
+"""
+BELOW = {"nginx": """
+  location /taken/ { proxy_pass http://127.0.0.1:3000/; }
+  location /taken/v1/ { proxy_pass http://127.0.0.1:8080/v1/; }
+  location /left { proxy_pass http://127.0.0.1:3000; }
+  location /left/v1/ { proxy_pass http://127.0.0.1:8080; }
+}""", "caddy": """
+  handle_path /taken/v1/* {
+    rewrite * /v1{uri}
+    reverse_proxy 127.0.0.1:8080
+  }
+  handle_path /taken/* {
+    reverse_proxy 127.0.0.1:3000
+  }
+  reverse_proxy /left/v1/* 127.0.0.1:8080
+}"""}
+
+
+def readme_block(kind: str) -> str:
+    """The README's configuration of a proxy."""
+    found = re.search(rf"```{kind}\n(.*?)```", (HERE / "README.md").read_text("utf-8"), re.S)
+    assert found
+    return found[1]
+
+
+class Proxy:
+    """A real nginx or Caddy in front of a llamadash."""
+
+    def __init__(self, folder: Path, kind: str, text: str) -> None:
+        self.folder, self.port = folder, unused_port()
+        folder.mkdir()
+        self.config = folder / "config"
+        self.text = text.replace("8443", str(self.port))
+        self.command = {
+            "nginx": ["nginx", "-p", str(folder), "-e", str(folder / "error.log"), "-c", str(self.config)],
+            "caddy": ["caddy", "run", "--adapter", "caddyfile", "--config", str(self.config)]}[kind]
+        if kind == "nginx":
+            self.text = NGINX % self.text
+        else:
+            self.text = "{\n admin off\n}\nhttp://" + self.text
+
+    def start(self, server: Server, api: int) -> Proxy:
+        """Run it, and wait until it takes connections."""
+        dashboard = server.url.rsplit(":", 1)[1]
+        self.config.write_text(self.text.replace(":3000", f":{dashboard}").replace(":8080", f":{api}"))
+        return self.run()
+
+    def run(self) -> Proxy:
+        """Run it with the configuration that it has now."""
+        with open(self.folder / "stderr", "w") as errors:
+            self.process = subprocess.Popen(
+                self.command, cwd=self.folder, stdout=errors, stderr=errors,
+                env={**os.environ, "HOME": str(self.folder), "XDG_DATA_HOME": str(self.folder)})
+        with ThreadPoolExecutor(1) as pool:  # the caller may be a coroutine
+            pool.submit(wait_for, self.listens, f"{self.command[0]} listens").result()
+        return self
+
+    def listens(self) -> bool:
+        """Whether it takes connections."""
+        assert self.process.poll() is None, (self.folder / "stderr").read_text()
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1):
+            return True
+        return False
+
+    def stop(self) -> None:
+        """End it."""
+        self.process.terminate()
+        self.process.wait(DEADLINE)
+
+
+@pytest.fixture
+def proxied(tmp_path: Path, start: Callable[..., Server]) -> Iterator[Callable[..., tuple[Proxy, Server]]]:
+    """Makes proxies, each with a llamadash behind it, that end with the test."""
+    proxies: list[Proxy] = []
+
+    def make(kind: str, text: str, *options: str) -> tuple[Proxy, Server]:
+        if not shutil.which(kind):
+            pytest.skip(f"there is no {kind} on the PATH")
+        port = unused_port()
+        server = start("--api-port", str(port), *options)
+        proxies.append(Proxy(tmp_path / f"proxy-{len(proxies)}", kind, text))
+        return proxies[-1].start(server, port), server
+    yield make
+    for proxy in proxies:
+        proxy.stop()
+
+
+@pytest.mark.parametrize("kind", ["nginx", "caddy"])
+@run_async
+async def test_behind_a_real_proxy(proxied: Callable[..., tuple[Proxy, Server]], tmp_path: Path, kind: str) -> None:
+    """The README's block serves page, socket and API on any port, at the root and below a path, taken away or left.
+
+    nginx speaks https here, and Caddy http.
+    """
+    public, key = certificate(tmp_path)
+    text = readme_block(kind).replace("/etc/ssl/llama.pem", str(public)).replace("/etc/ssl/llama.key", str(key))
+    proxy, server = proxied(kind, text.rstrip().removesuffix("}") + BELOW[kind], "--trusted-proxy", "127.0.0.1",
+                            "--allow-host", PUBLIC, "--base-path", "/left")
+    scheme = "https" if kind == "nginx" else "http"
+    site, named = f"{scheme}://{PUBLIC}:{proxy.port}", {"Host": f"{PUBLIC}:{proxy.port}"}
+    address = yarl.URL(f"{scheme}://127.0.0.1:{proxy.port}")
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=False)) as http:
+        for base in ("/", "/taken/", "/left/"):
+            for page in (base, f"{base}models", f"{base}models/some.id", f"{base}chat?model=x"):
+                answer = await http.get(address.join(yarl.URL(page)), headers=named)
+                assert answer.status == 200, page
+                text = await answer.text()
+                assert answer.url.join(yarl.URL(re.findall('data-base="([^"]*)"', text)[0])).path == base
+                linked = {answer.url.join(yarl.URL(name)) for name in re.findall('(?:src|href)="([^"]+)"', text)}
+                assert len(linked) > 10
+            for file in linked:
+                kinds = ("text/javascript", "text/css", "image/svg+xml")
+                assert (await http.get(file, headers=named)).content_type in kinds
+            for origin, status in ((site, 101), (f"{scheme}://{PUBLIC}:1", 403), (f"{scheme}://evil.example", 403)):
+                place = address.join(yarl.URL(base + SOCKET[1:]))
+                opening = http.ws_connect(place, headers={**named, "Origin": origin})
+                if status == 403:
+                    with pytest.raises(aiohttp.WSServerHandshakeError, match="403"):
+                        await opening
+                    continue
+                async with opening as ws:
+                    assert (await ws.receive_str()).startswith("0{")
+                    await ws.send_str("40" + json.dumps({"token": server.key}))
+                    assert (await ws.receive_str()).startswith("40{")
+            answer = await http.get(address.join(yarl.URL(f"{base}v1/models")), headers=named)
+            assert (await answer.json())["object"] == "list"
+        assert (await http.get(address / "left", headers=named)).url.path == "/left/"
+
+
+OLD_NGINX = """
+server {
+  listen 8443;
+  location / {
+    proxy_pass http://127.0.0.1:3000;
+    proxy_http_version 1.1;
+    proxy_set_header Host %s;
+    proxy_set_header Upgrade $http_upgrade;
+    proxy_set_header Connection "upgrade";
+    proxy_set_header X-Forwarded-For $remote_addr;
+    proxy_set_header X-Forwarded-Proto $scheme;
+  }
+}
+"""
+
+
+@pytest.mark.parametrize("host, options", [
+    ("$host", ["--trusted-proxy", "127.0.0.1"]), ("$http_host", []),
+    ("$proxy_host; proxy_set_header X-Forwarded-Host $http_host", ["--trusted-proxy", "127.0.0.0/8"]),
+    ("$host; proxy_set_header X-Forwarded-Port $server_port", ["--trusted-proxy", "127.0.0.1"])])
+@run_async
+async def test_behind_an_nginx_of_others(proxied: Callable[..., tuple[Proxy, Server]], host: str,
+                                         options: list[str]) -> None:
+    """Where it drops the port, or tells it otherwise, the page may connect all the same."""
+    proxy, server = proxied("nginx", OLD_NGINX % host, "--allow-host", PUBLIC, *options)
+    server.url = f"http://127.0.0.1:{proxy.port}"
+    headers = {"Host": f"{PUBLIC}:{proxy.port}", "Origin": f"http://{PUBLIC}:{proxy.port}"}
+    raw = await RawSocket().open(server, {"token": server.key}, headers=headers)
+    await raw.close()
+    assert await refused_upgrade(server, headers={**headers, "Origin": "http://evil.example"}) == 403
 
 
 # -- Service and doctor ----------------------------------------------------------------------------
@@ -10371,8 +10648,9 @@ def test_service_unit_is_this_script_with_this_configuration(tmp_path: Path, mon
         host="0.0.0.0", port=3001, data_dir=data, models_dirs=(tmp_path,), llama_server="http://127.0.0.1:9",
         upstreams=(("two", "http://two:2"), ("127.0.0.1", "http://127.0.0.1:9")),
         api_host="localhost", api_port=8081, auth=False, allow_hosts=("box.lan",),
-        allow_origins=("https://box.lan",), trusted_proxies=("10.0.0.1",), tls_cert=tmp_path / "cert",
-        tls_key=tmp_path / "key", log_level="debug", sockets_per_address=100, request_rate=64, fixed={"host": "--host"})
+        allow_origins=("https://box.lan",), trusted_proxies=("10.0.0.1",), base_paths=("/llama",),
+        tls_cert=tmp_path / "cert", tls_key=tmp_path / "key", log_level="debug", sockets_per_address=100,
+        request_rate=64, fixed={"host": "--host"})
     unlike = [field.name for field in dataclasses.fields(config) if getattr(config, field.name) != field.default]
     assert len(unlike) == len(dataclasses.fields(config)), "a field that this test does not try"
     unit = llamadash.service_unit(config)
@@ -10480,6 +10758,36 @@ def test_a_newer_database_exits_5(tmp_path: Path) -> None:
     result = server.run("--port", "0")
     assert result.returncode == 5
     assert llamadash.DATABASE_NAME in result.stderr
+
+
+WRONG = {
+    "--host": ["http://box.lan", "0.0.0.0:3000", "box.lan/x", "*", "a b"], "--api-host": ["127.0.0.1:8080", "tcp://x"],
+    "--allow-host": ["https://box.lan", "box.lan:3000", "box.lan/llama", "*", "*.box.lan", "a,b", "a..b"],
+    "--allow-origin": ["box.lan", "https://box.lan/", "https://box.lan/llama", "box.lan:3000", "null", "https://",
+                       "https://*.box.lan", "https://u@box.lan", "https://box.lan:99999", "https://box.lan?x", "//box"],
+    "--trusted-proxy": ["nginx", "127.0.0.1:80", "10.0.0.1/8", "0.0.0.0/0", "::/0", "0.0.0.0", "http://127.0.0.1", "*"],
+    "--base-path": ["llama", "/", "//x", "/a/../b", "/~x", "/a b", "https://box.lan/llama", "/a?b", "/.a"]}
+
+
+@pytest.mark.parametrize(("option", "text"), [(option, text) for option, texts in WRONG.items() for text in texts])
+def test_a_wrong_name_is_refused_at_the_start(option: str, text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """With status 2 and what it should be, instead of refusing every browser later."""
+    with pytest.raises(SystemExit, match="2"):
+        configured(option, text)
+    assert f"{option}" in (said := capsys.readouterr().err) and f"{text} is not " in said
+
+
+@pytest.mark.parametrize(("option", "text", "value"), [
+    ("--host", "[::1]", "::1"), ("--host", "::ffff:127.0.0.1", "127.0.0.1"), ("--allow-host", "Box.lan", ("box.lan",)),
+    ("--allow-host", "bücher.example", ("xn--bcher-kva.example",)), ("--allow-origin", "*", ("*",)),
+    ("--allow-origin", "HTTPS://Box.lan:443", ("https://box.lan",)), ("--allow-origin", "app://x", ("app://x",)),
+    ("--allow-origin", "http://[::1]:3000", ("http://[::1]:3000",)), ("--trusted-proxy", "[::1]", ("::1",)),
+    ("--trusted-proxy", "10.0.0.0/8", ("10.0.0.0/8",)), ("--base-path", "/llama/", ("/llama",)),
+    ("--base-path", "/a/b-1", ("/a/b-1",))])
+def test_a_name_is_taken_in_every_spelling(option: str, text: str, value: Any) -> None:
+    """As a browser would send it."""
+    config = configured(option, text)
+    assert value in (config.host, config.allow_hosts, config.allow_origins, config.trusted_proxies, config.base_paths)
 
 
 @pytest.mark.parametrize("arguments", [["--no-such-option"], ["--port", "x"], ["--port", "70000"], ["no-such-command"],
@@ -12293,6 +12601,60 @@ async def test_markup_in_data_stays_text(start: Callable[..., Server], tmp_path:
         await page.wait_for_selector("text=<img src=x onerror=alert(1)>")
         assert await page.locator("img").count() == 0
         assert browser.problems == []
+
+
+@run_async
+async def test_the_client_works_below_a_path(proxied: Callable[..., tuple[Proxy, Server]]) -> None:
+    """Links, deep links, history and the socket stay below the path that a proxy offers it at, taken away or left."""
+    config = re.sub(r"(?m)^ *ssl_.*$", "", readme_block("nginx").replace(" ssl;", ";")).rstrip().removesuffix("}")
+    proxy, server = proxied("nginx", config + BELOW["nginx"], "--base-path", "/left")
+    server.url = f"http://localhost:{proxy.port}"
+    async with chromium(server) as browser:
+        for base in ("/taken", "/left"):
+            page = await browser.open(f"{base}/models/none")
+            await page.wait_for_selector('[data-connection="connected"]')
+            assert page.url == f"{server.url}{base}/models/none"
+            await page.click(".nav a:has-text('Settings')")
+            await page.wait_for_url(f"{server.url}{base}/settings")
+            await page.reload()
+            await page.wait_for_selector("h1:has-text('Settings')")
+            await page.go_back()
+            await page.wait_for_selector("h1:has-text('Models')")
+            assert page.url == f"{server.url}{base}/models/none"
+            for link in await page.eval_on_selector_all("a[href]", "links => links.map((link) => link.href)"):
+                assert link.startswith(("https://", f"{server.url}{base}/")), link
+            await page.click(".nav a:has-text('Chat')")
+            await page.wait_for_url(f"{server.url}{base}/chat")
+            await page.click(".brand")
+            await page.wait_for_url(f"{server.url}{base}/")
+            await page.wait_for_selector('.nav [aria-current="page"]:has-text("Dashboard")')
+        assert browser.problems == []
+
+
+@pytest.mark.parametrize("config, words", [
+    (OLD_NGINX % "$host", ["Host is “localhost”", "nginx: proxy_set_header Host $http_host;"]),
+    (OLD_NGINX.replace("proxy_set_header Upgrade $http_upgrade;", "") % "$http_host", ["Upgrade $http_upgrade;"]),
+    (OLD_NGINX.replace("location / {", "location /llamaproxws { return 404; }\n  location / {") % "$http_host",
+     ["A proxy in between answers with status 404"])])
+@run_async
+async def test_a_page_that_is_refused_says_why(proxied: Callable[..., tuple[Proxy, Server]], config: str,
+                                               words: list[str]) -> None:
+    """A banner has the headers and the cure; the page goes on trying, and the banner goes when that succeeds."""
+    proxy, server = proxied("nginx", config)
+    direct, server.url = server.url, f"http://localhost:{proxy.port}"
+    async with chromium(server) as browser:
+        page = await browser.open("/models")
+        banner = page.locator(".banner[role=alert]")
+        await banner.filter(has_text=words[0]).wait_for(timeout=DEADLINE * 1000)
+        text = await banner.inner_text()
+        assert all(word in text for word in words)
+        assert "Refused" in await page.inner_text(".pill-connection")
+        proxy.stop()
+        mended = OLD_NGINX.replace("8443", str(proxy.port)).replace("http://127.0.0.1:3000", direct)
+        proxy.config.write_text(NGINX % (mended % "$http_host"))
+        proxy.run()
+        await page.wait_for_selector('[data-connection="connected"]', timeout=DEADLINE * 1000)
+        assert await banner.count() == 0
 
 
 @run_async

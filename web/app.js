@@ -1,5 +1,5 @@
 /** The route table and the wiring, nothing else. */
-import { Router, stylesheet } from "./core/router.js";
+import { Router, here, stylesheet } from "./core/router.js";
 import { StateManager } from "./core/state.js";
 import { applyTheme } from "./components/theme.js";
 import { Layout } from "./components/layout.js";
@@ -9,7 +9,7 @@ import { toast } from "./components/toast.js";
 document.querySelector("#starting")?.remove();
 
 const state = new StateManager();
-const layout = new Layout({ state, path: location.pathname + location.search }).mount(document.body);
+const layout = new Layout({ state, path: here() }).mount(document.body);
 const router = new Router({ root: layout.main, notFound: MissingPage, props: { state } });
 
 /**

@@ -114,6 +114,7 @@ export class Layout extends Component {
     const connection = this.get("connection");
     if (connection === "connected") return ["success", "Connected", false];
     if (connection === "unauthenticated") return ["warning", "Signed out", false];
+    if (this.get("refusal")?.code === "REFUSED") return ["danger", "Refused", false];
     if (connection === "connecting") return ["info", "Connecting…", true];
     if (!navigator.onLine) return ["danger", "Offline", false];
     return ["danger", `Reconnecting in ${this.secondsLeft()} s`, true];
@@ -134,9 +135,9 @@ export class Layout extends Component {
     const lost = connection === "disconnected" || (connection === "connecting" && this.props.state.socket.attempt > 0);
     if (!lost) return null;
     const refusal = this.get("refusal");
-    const words = refusal?.code === "RATE_LIMITED"
-      ? "Too many requests: llamadash asked this browser to slow down."
-      : "Not connected to llamadash. What is shown may be out of date.";
+    const words = refusal?.code === "RATE_LIMITED" ? "Too many requests: llamadash asked this browser to slow down."
+      : refusal?.code === "REFUSED" ? refusal.message
+        : "Not connected to llamadash. What is shown may be out of date.";
     return banner("offline", "danger", "warning", words, smallButton("retry", "Try now"), "alert");
   }
 

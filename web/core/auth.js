@@ -1,6 +1,8 @@
 /** The credential of this browser: the access key of the link, or the session token that a password earned. */
 
-const STORED = "llamadash.token";
+import { base } from "./router.js";
+
+const STORED = `llamadash.token${base}`; // several may be offered below one address
 let password = ""; // until the server answers it with a session token
 let kept = ""; // the token, for browsers whose storage is closed to us
 

@@ -3,6 +3,8 @@
  * so that only what changed is touched. Data reaches the page as text nodes and attributes only.
  */
 
+import { base } from "./router.js";
+
 const SVG = "http://www.w3.org/2000/svg";
 const SVG_TAGS = new Set([
   "svg", "g", "path", "line", "rect", "circle", "polyline", "polygon", "text", "defs", "clipPath",
@@ -162,6 +164,7 @@ function setProp(element, name, value, old) {
   if (name === "className") name = "class";
   if (name === "htmlFor") name = "for";
   if ((name === "href" || name === "src") && value && !safeAddress(String(value))) value = null;
+  if (name === "href" && String(value).startsWith("/")) value = base + value;
   if (typeof value === "boolean" && (name.startsWith("aria-") || ENUMERATED.has(name))) value = String(value);
   if (value === null || value === undefined || value === false) element.removeAttribute(name);
   else if (element.getAttribute(name) !== String(value === true ? "" : value)) {

@@ -1,5 +1,12 @@
 /** Pages by address: History API, parameters, pages loaded when first needed. */
 
+/** The path under which a proxy offers this client; "" where it has its address for itself. */
+export const base = new URL(globalThis.document?.documentElement?.dataset?.base ?? "/", globalThis.location?.href ?? "x:/")
+  .pathname.slice(0, -1);
+
+/** @returns {string} the address of this page below `base`, with its query */
+export const here = () => `/${location.pathname.slice(base.length + 1)}${location.search}`;
+
 /** @typedef {import("./component.js").ComponentClass & {title?: string}} PageClass */
 /** @typedef {PageClass | (() => Promise<PageClass>)} Loader */
 /**
@@ -88,7 +95,7 @@ export class Router {
     this.entry = history.state?.entry ?? 0;
     window.addEventListener("popstate", (event) => void this.back(event.state?.entry ?? 0));
     document.addEventListener("click", (event) => this.follow(event));
-    return this.show(this.locate(location.pathname + location.search), { focus: false });
+    return this.show(this.locate(here()), { focus: false });
   }
 
   /** @param {string} path with its query @param {{replace?: boolean}} [options] */
@@ -98,18 +105,18 @@ export class Router {
     if (!(await this.allowed(place)) || turn !== this.turn) return;
     this.scrolls.set(this.entry, window.scrollY);
     if (!replace) this.entry = Date.now();
-    history[replace ? "replaceState" : "pushState"]({ entry: this.entry }, "", path);
+    history[replace ? "replaceState" : "pushState"]({ entry: this.entry }, "", location.origin + base + path);
     await this.show(place, { scroll: replace ? null : 0 });
   }
 
   /** @param {number} entry */
   async back(entry) {
     const turn = ++this.turn;
-    const place = this.locate(location.pathname + location.search);
+    const place = this.locate(here());
     const allowed = await this.allowed(place);
     if (turn !== this.turn) return; // the address is that of a later one
     if (!allowed) {
-      history.pushState({ entry: this.entry }, "", location.origin + (this.current?.path ?? "/"));
+      history.pushState({ entry: this.entry }, "", location.origin + base + (this.current?.path ?? "/"));
       return;
     }
     this.scrolls.set(this.entry, window.scrollY);
@@ -124,9 +131,9 @@ export class Router {
     }
     const link = /** @type {Element} */ (event.target).closest?.("a[href]");
     const href = link?.getAttribute("href") ?? "";
-    if (!href.startsWith("/") || link?.hasAttribute("download") || link?.getAttribute("target")) return;
+    if (!href.startsWith(`${base}/`) || link?.hasAttribute("download") || link?.getAttribute("target")) return;
     event.preventDefault();
-    void this.navigate(href);
+    void this.navigate(href.slice(base.length));
   }
 
   /** @param {string} path @returns {Place} */

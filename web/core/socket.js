@@ -7,6 +7,7 @@
 
 const REQUEST_TIMEOUT_MS = 30_000;
 const CONNECT_TIMEOUT_MS = 10_000; // from opening the socket to the server's welcome
+const NO_WEBSOCKET = 405; // llamadash's answer to a page that may connect
 const BACKOFF_SHORTEST_MS = 100;
 const BACKOFF_FIRST_MS = 1000;
 const BACKOFF_LONGEST_MS = 10_000;
@@ -58,12 +59,16 @@ export class Socket {
    * @param {string} [options.path]
    * @param {() => {[name: string]: any}} [options.auth] what to show the server at each connection
    * @param {any} [options.WebSocket]
+   * @param {typeof globalThis.fetch} [options.fetch]
    */
-  constructor({ url, path = "/llamaproxws", auth = () => ({}), WebSocket = globalThis.WebSocket } = {}) {
+  constructor({
+    url, path = "/llamaproxws", auth = () => ({}), WebSocket = globalThis.WebSocket, fetch = globalThis.fetch,
+  } = {}) {
     this.url = url;
     this.path = path;
     this.auth = auth;
     this.WebSocket = WebSocket;
+    this.fetch = fetch;
     /** @type {Status} */
     this.status = "disconnected";
     /** @type {string | null} */
@@ -181,15 +186,40 @@ export class Socket {
   open() {
     this.retryAt = null;
     this.change("connecting");
-    const base = this.url ?? `${location.protocol === "https:" ? "wss" : "ws"}://${location.host}`;
-    const ws = new this.WebSocket(`${base}${this.path}/?EIO=4&transport=websocket`);
+    const address = `${this.url ?? location.origin.replace(/^http/, "ws")}${this.path}/?EIO=4&transport=websocket`;
+    const ws = new this.WebSocket(address);
+    let heard = false;
     this.ws = ws;
     this.liveFor = CONNECT_TIMEOUT_MS;
     this.alive();
-    ws.onmessage = (/** @type {any} */ message) => this.ws === ws && typeof message.data === "string"
-      && this.receive(message.data);
-    ws.onclose = () => this.ws === ws && this.drop("the connection was lost");
+    ws.onmessage = (/** @type {any} */ message) => {
+      heard = true;
+      if (this.ws === ws && typeof message.data === "string") this.receive(message.data);
+    };
+    ws.onclose = () => {
+      if (this.ws !== ws) return;
+      this.drop("the connection was lost");
+      if (!heard && (!this.epoch || this.attempt > 1)) void this.explain(address.replace(/^ws/, "http"));
+    };
     ws.onerror = () => {}; // a close always follows
+  }
+
+  /**
+   * Ask why there is no WebSocket: of that a page learns nothing. With POST the browser says where the page is from.
+   * @param {string} address
+   */
+  async explain(address) {
+    const { fetch } = this; // which is called as of nobody, or browsers refuse it
+    const answer = await fetch(address, { method: "POST", redirect: "manual" }).catch(() => null);
+    const ours = answer?.headers.get("content-type")?.startsWith("text/plain");
+    // llamadash would let it in, and a single failure may have another cause, such as its start
+    const passing = !answer || (ours && answer.status === NO_WEBSOCKET && this.attempt < 2);
+    const words = passing ? "" : ours ? await answer.text()
+      : answer.type === "opaqueredirect" ? "A proxy in between leads elsewhere: reload this page to sign in there."
+        : `A proxy in between answers with status ${answer.status} instead of llamadash.`;
+    if (this.status === "connected") return;
+    this.refusal = words ? { code: "REFUSED", message: words.trim() } : null;
+    this.change(this.status);
   }
 
   /** The server was heard: it has this long until it must be heard again. */

@@ -6,6 +6,7 @@
  * builds, recommendedBuild, installing, newerBuild, newcomer (a model that is about to be loaded), downloads, scan,
  * system. Values are replaced, never changed in place.
  */
+import { base } from "./router.js";
 import { RequestError, Socket } from "./socket.js";
 import { credentials, keepToken, offerPassword, takeKeyFromAddress } from "./auth.js";
 
@@ -106,7 +107,7 @@ export function withItem(list = [], item) {
 /** The one store of the page. */
 export class StateManager {
   /** @param {Socket} [socket] */
-  constructor(socket = new Socket({ auth: credentials })) {
+  constructor(socket = new Socket({ path: `${base}/llamaproxws`, auth: credentials })) {
     this.socket = socket;
     /** @type {Json} */
     this.state = { connection: "connecting", models: null, metrics: null, metricsRecent: [], engine: null, scan: null };

@@ -8,6 +8,7 @@
  * @typedef {import("../core/component.js").VNode} VNode
  */
 
+import { base } from "../core/router.js";
 import { readStorage, writeStorage } from "../core/auth.js";
 import { Chat } from "../core/chat.js";
 import { Component, h } from "../core/component.js";
@@ -698,7 +699,7 @@ export class ChatPage extends Component {
   keepAddress() {
     const id = this.conversation.messages.length ? this.conversation.id : null;
     this.chat.open = id;
-    history.replaceState(history.state, "", id ? `/chat?c=${id}` : "/chat");
+    history.replaceState(history.state, "", `${base}/chat${id ? `?c=${id}` : ""}`);
   }
 
   /** Stays at the newest text, unless the person has scrolled up. */
