@@ -4296,8 +4296,10 @@ def find_model(path: str, folders: list[Path], rows: list[Json]) -> tuple[Json, 
                              field="model.path")
     if not os.path.isabs(path) or not absolute.lower().endswith(".gguf") or not os.path.lexists(absolute):
         raise InvalidRequest(f"there is no GGUF file at {path}", field="model.path")
-    others = [row for row in rows if row["path"] != absolute]
-    found = Scan([Path(folder)], others, lambda done, total: None, inside=folders, depth=0).run()
+    others, depth = [row for row in rows if row["path"] != absolute], 0
+    while re.fullmatch(QUANTIZATION_FOLDER, os.path.basename(folder)):  # its projector may lie above
+        folder, depth = os.path.dirname(folder), depth + 1
+    found = Scan([Path(folder)], others, lambda done, total: None, inside=folders, depth=depth).run()
     for model in found.models:
         if absolute == model["path"] or absolute in model["shards"]:
             real = os.path.realpath(model["path"])
@@ -5571,6 +5573,7 @@ HEALTH_PAUSE = (0.05, 0.5)  # s between two looks at whether a process that tell
 HEALTH_INTERVAL = 10.0  # s between two looks at whether a process that answers is alive
 HEALTH_TIMEOUT = 5.0  # s
 LOAD_SILENCE = 120.0  # s in which a load neither writes, reads nor computes, after which it hangs
+LOAD_STANDSTILL = 300.0  # s in which a load gets no further, however much it computes: nothing read, no memory taken
 HUNG_AFTER = 45.0  # s without an answer, a log line and any work before a process is killed
 HUNG_BUSY = 180.0  # s without an answer before one that computes is killed all the same
 IDLE_CPU = 0.2  # s of processor time between two looks; less is no work
@@ -5645,6 +5648,7 @@ MALFORMED = (AttributeError, TypeError, ValueError, LookupError, ArithmeticError
 # Starts the engine so that it ends with us while it loads and does not read its standard input yet (Linux).
 LAUNCHER = ("import ctypes,os,signal,sys;ctypes.CDLL(None).prctl(1,signal.SIGKILL,0,0,0);"
             "os.getppid()==int(sys.argv[1]) or os._exit(1);os.execvp(sys.argv[2],sys.argv[2:])")
+GUARD = 'read -r end; kill -KILL "-$0"'  # waits for our end, whatever it is, and ends an engine's group then (POSIX)
 
 
 class LineSplitter:
@@ -5747,7 +5751,7 @@ class EngineOutput:
         self.name, self.journal, self.changed = name, journal, changed
         self.lines: deque[bytes] = deque(maxlen=LAST_LINES)
         self.limiter = LogLimiter()
-        self.heard_at = time.monotonic()
+        self.heard_at = self.advanced_at = time.monotonic()
         self.said_ready = asyncio.Event()  # by the child protocol: a moment before it answers
         self.progress: float | None = 0.0
         self.stage: str | None = None
@@ -5802,6 +5806,8 @@ class EngineOutput:
         stages, current = payload.get("stages") or [], payload.get("current")
         before = stages.index(current) if current in stages else 0
         done = (before + min(1.0, float(payload["value"]))) / max(1, len(stages))
+        if done > (self.progress or 0.0):
+            self.advanced_at = time.monotonic()
         self.progress = max(self.progress or 0.0, done)
         self.stage = "warming up" if self.progress >= 1 else clean_text(str(current))[:MAX_STAGE]
         self.changed()
@@ -5862,7 +5868,12 @@ class Instance:
         readers = [asyncio.ensure_future(lasting(f"output of {self.name}", functools.partial(self.output.read, pipe)))
                    for pipe in (process.stdout, process.stderr)]
         follower = asyncio.ensure_future(lasting(f"health of {self.name}", functools.partial(self.follow, process)))
+        guard = None
         try:
+            with contextlib.suppress(OSError):  # where there is no such shell, as on Windows
+                guard = await asyncio.create_subprocess_exec(
+                    "/bin/sh", "-c", GUARD, str(process.pid), stdin=asyncio.subprocess.PIPE,
+                    stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL, start_new_session=True)
             if self.stopping:
                 kill_group(process.pid)
             status = await process.wait()
@@ -5870,8 +5881,11 @@ class Instance:
         finally:
             kill_group(process.pid)
             await cancelled([follower, *readers])
-            if process.stdin is not None:
-                process.stdin.close()
+            for child in (process, guard):
+                if child is not None and child.stdin is not None:
+                    child.stdin.close()
+            if guard is not None:
+                await guard.wait()
             self.output.tell_suppressed()
         return None if self.stopping and not self.killed_for else self.failure(status)
 
@@ -5929,7 +5943,7 @@ class Instance:
 
     async def follow(self, process: asyncio.subprocess.Process) -> None:
         """Wait until the process answers, then see that it goes on doing so; kill one that hangs."""
-        watch = Vitality(process.pid)
+        watch, course = Vitality(process.pid), Vitality(process.pid, computing=False)
         pause, said_ready = HEALTH_PAUSE[0], self.output.said_ready
         if self.build.protocol == "none":
             said_ready.set()  # /health alone tells
@@ -5939,6 +5953,9 @@ class Instance:
             pause = min(pause * 1.5, HEALTH_PAUSE[1])
             if watch.silence(self.output.heard_at) > LOAD_SILENCE:
                 return self.kill(f"It hung while it loaded: nothing happened for {LOAD_SILENCE:.0f} s")
+            if course.silence(self.output.advanced_at) > LOAD_STANDSTILL:
+                return self.kill(f"It got no further while it loaded, for {LOAD_STANDSTILL:.0f} s, though it computed: "
+                                 "is there a pattern in “Placement of tensors” that takes long to match?")
         try:
             await self.ask_properties()
         except EngineFailed as problem:
@@ -6008,10 +6025,13 @@ HEALTH_LIMIT = aiohttp.ClientTimeout(total=HEALTH_TIMEOUT)
 
 
 class Vitality:
-    """Notices when a process neither computes nor reads: what does, does not hang."""
+    """Notices when a process neither computes nor reads: what does, does not hang.
 
-    def __init__(self, pid: int) -> None:
-        self.pid = pid
+    Where `computing` does not count, it has to read or to take memory.
+    """
+
+    def __init__(self, pid: int, *, computing: bool = True) -> None:
+        self.pid, self.computing = pid, computing
         self.alive = time.monotonic()
         self.used = 0.0
         self.looked = -math.inf
@@ -6020,23 +6040,24 @@ class Vitality:
         """Seconds since the process did something, `sign_of_life` being when it was last heard of."""
         if time.monotonic() - self.looked > 2:
             self.looked = time.monotonic()
-            used = work_of(self.pid)
-            if used - self.used > IDLE_CPU:
+            used = work_of(self.pid, self.computing)
+            if abs(used - self.used) > IDLE_CPU:
                 self.alive = time.monotonic()
                 self.used = used
         return time.monotonic() - max(self.alive, sign_of_life)
 
 
-def work_of(pid: int) -> float:
-    """Seconds of processor time that a process and its children have used, and 10 MB read count as one."""
+def work_of(pid: int, computing: bool = True) -> float:
+    """Seconds of processor time that a process and its children have used, or their memory, and 10 MB count as one."""
     total = 0.0
     with contextlib.suppress(psutil.Error):
         leader = psutil.Process(pid)
         for process in [leader, *leader.children(recursive=True)]:
             with contextlib.suppress(psutil.Error, AttributeError):
                 times = process.cpu_times()
-                total += times.user + times.system
-                total += process.io_counters().read_bytes / 1e7
+                total += times.user + times.system if computing else process.memory_info().rss / 1e7
+                done = process.io_counters()
+                total += max(done.read_bytes, getattr(done, "read_chars", 0)) / 1e7
     return total
 
 
@@ -6148,6 +6169,7 @@ class Unit:
     active: set[int] = field(default_factory=set)
     held: Mapping[str, int] = field(default_factory=dict)
     wish: tuple[float, str] | None = None  # since when and why it is to be in memory without a request
+    asked: tuple[float, str] = (-math.inf, "")  # the last wish of a loaded one, whose end may not be known yet
     loaded_for: str = ""  # why it was loaded
     dismissed: bool = False  # a pinned one that was unloaded by hand stays away until somebody asks for it
     outdated: bool = False  # its parameters have changed: it leaves after its answers
@@ -6417,7 +6439,7 @@ class Residency:
         unit.plans = plans or unit.plans
         unit.failures, unit.dismissed = 0, False
         if unit.status == "loaded":
-            unit.unloading, unit.used_at = None, now
+            unit.unloading, unit.used_at, unit.asked = None, now, (now, reason)
         unit.wish = unit.wish or (now, reason)
         return self.settle(now)
 
@@ -6464,6 +6486,8 @@ class Residency:
         """A load failed, or a loaded unit crashed. What waits is asked again after a crash, but not for ever."""
         unit.failures, unit.failed_at, unit.error = unit.failures + 1, now, error
         unit.reason = "crashed" if status == "loaded" else "failed to load"
+        if status == "loaded" and now - unit.asked[0] <= GONE_TIME:
+            unit.wish = unit.asked
         self.happened("crashed" if status == "loaded" else "failed", unit, error, failures=unit.failures)
         if status == "loading" or unit.failures >= CRASH_LIMIT:
             unit.wish = None

@@ -3633,6 +3633,15 @@ def test_a_projector_tells_its_length(tmp_path: Path, tensors: dict[str, tuple[i
     assert llamadash.gguf_lengths(llamadash.gguf_read(path, named=True)) == lengths
 
 
+def test_a_model_that_is_added_alone_has_its_projector(stocked: StubDash) -> None:
+    """Also where its shards have a folder of their own, and the projector lies above it."""
+    for at in (1, 2):
+        write_model(stocked.models_folder / "repo" / "Q4_K_M" / f"m-0000{at}-of-00002.gguf")
+    eyes = write_gguf(stocked.models_folder / "repo" / "mmproj-F16.gguf", CLIP, WEIGHTS)
+    path = str(stocked.models_folder / "repo" / "Q4_K_M" / "m-00001-of-00002.gguf")
+    assert stocked.ask("models:create", model={"name": "m", "path": path})["model"]["projector"] == str(eyes)
+
+
 def test_the_user_chooses_what_is_not_certain(stocked: StubDash) -> None:
     """A projector of uncertain origin is offered for its model, and no longer told of once it was chosen."""
     eyes = write_gguf(stocked.models_folder / "mmproj-else.gguf", CLIP, WEIGHTS)
@@ -5731,6 +5740,22 @@ def test_a_load_that_fails_refuses_with_its_cause() -> None:
     assert world.residency.units["A"].error == "out of memory"
 
 
+def test_a_load_that_was_asked_for_when_a_crash_was_not_known_yet_is_made() -> None:
+    """What died a moment before it was to be loaded is loaded; what died long after stays away."""
+    world = World({"A": 6}, 8)
+    for pause, wanted in ((0.1, True), (llamadash.GONE_TIME + 1, False)):
+        world.load("A")
+        world.ready("A")
+        world.load("A")
+        world.now += pause
+        world.gone("A", "killed by signal 9")
+        assert world.residency.units["A"].reason == ("crashed" if not wanted else None)
+        assert (world.processes.get("A") == "loading") == wanted
+        if wanted:
+            world.unload("A")
+            world.gone("A")
+
+
 def test_three_failures_in_a_row_stop_the_tries() -> None:
     """A pinned model is loaded again after a crash, three times; a request may try again after a pause."""
     world = World({"A": 6}, 8)
@@ -6576,6 +6601,12 @@ async def test_the_crash_of_one_model_is_its_own(tmp_path: Path, engine_program:
         failed = await dash.is_status("a", "failed")
         assert failed["reason"] == "crashed" and "signal 9" in failed["error"]
         assert dash.state("b")["runtime"]["pid"] == other
+        await dash.load("a")
+        pid = dash.state("a")["runtime"]["pid"]
+        os.kill(pid, signal.SIGKILL)
+        await dash.pool.load("a")  # before anybody knows of the crash
+        await dash.happened("crashed", "a")
+        await eventually(lambda: dash.state("a")["status"] == "loaded" and dash.state("a")["runtime"]["pid"] != pid)
         await dash.change("a", pinned=True)
         pid = (await dash.is_status("a", "loaded"))["runtime"]["pid"]
         os.kill(pid, signal.SIGKILL)
@@ -6623,6 +6654,46 @@ async def test_a_load_that_hangs_is_ended(tmp_path: Path, monkeypatch: pytest.Mo
     async with running(EngineDash(tmp_path, fake_llama_server(tmp_path, "time.sleep(1000)"), "a")) as dash:
         await dash.pool.load("a")
         assert "hung while it loaded" in (await dash.is_status("a", "failed"))["error"]
+
+
+@run_async
+async def test_a_load_that_gets_no_further_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pattern that takes for ever to match ends a load after a while, with a hint; by hand it ends at once."""
+    monkeypatch.setattr(llamadash, "LOAD_STANDSTILL", 1.0)
+    dash = EngineDash(tmp_path, llama_server(), "", defaults={"override-tensor": "((a|b|[a-z.0-9_])+)+Z=CPU"})
+    dash.add("a")
+    async with running(dash):
+        await dash.pool.load("a")
+        assert "“Placement of tensors”" in (await dash.is_status("a", "failed"))["error"]
+        monkeypatch.setattr(llamadash, "LOAD_STANDSTILL", 600.0)
+        await dash.pool.load("a")
+        await eventually(lambda: engine_processes(dash))
+        await dash.pool.unload("a")
+        assert (await dash.is_status("a", "unloaded"))["reason"] == "by hand"
+
+
+def test_what_a_load_has_to_show(tmp_path: Path) -> None:
+    """Reading, from the disk or its cache, and taking memory are progress; computing alone is none."""
+    big = tmp_path / "big"
+    with big.open("wb") as file:
+        file.truncate(20 << 20)
+    steps = ["pass", "sum(range(30_000_000))", "kept = bytearray(b'x') * (20 << 20)",
+             f"open({str(big)!r}, 'rb').read()"]
+    script = "import sys\nfor line in sys.stdin: exec(line); print(flush=True)"
+    seen = []
+    with subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                          text=True) as child:
+        assert child.stdin and child.stdout
+        for step in steps:
+            child.stdin.write(step + "\n")
+            child.stdin.flush()
+            child.stdout.readline()
+            seen.append((llamadash.work_of(child.pid), llamadash.work_of(child.pid, computing=False)))
+        child.stdin.close()
+    works, gains = ([after - before for before, after in itertools.pairwise(column)]
+                    for column in zip(*seen, strict=True))
+    assert works[0] > llamadash.IDLE_CPU > gains[0]
+    assert min(gains[1:]) > 1
 
 
 @run_async
@@ -12026,6 +12097,18 @@ async def test_a_loop_that_stands_still_is_told(dash: StubDash, caplog: pytest.L
     assert told[1][0] == "DEBUG" and told[1][1] < 1000 * llamadash.STALL
 
 
+@pytest.mark.parametrize("pause", ["abc", "", "nan", "-1", "1e400", "20000"])
+@run_async
+async def test_a_heart_beats_whatever_systemd_wants_to_hear(dash: StubDash, monkeypatch: pytest.MonkeyPatch,
+                                                            pause: str) -> None:
+    """A watchdog's interval that is no number costs the watchdog alone."""
+    monkeypatch.setenv("WATCHDOG_USEC", pause)
+    watching = asyncio.create_task(llamadash.watchdog(dash))
+    for _ in range(2):
+        await asyncio.wait_for(dash.beat.wait(), DEADLINE)
+    watching.cancel()
+
+
 async def stalls(server: Server) -> list[int]:
     """The milliseconds of work of each time that the server's loop stood still, as its log tells."""
     client = await Dashboard().connect(server)
@@ -12391,6 +12474,22 @@ async def test_nothing_outlives_a_hard_kill(appliance: Server, state: str) -> No
     await asyncio.to_thread(appliance.stop, signal.SIGKILL)
     await eventually(lambda: not any(alive(process) for process in family), "every process has ended", 10)
     await client.close()
+
+
+@run_async
+async def test_a_kill_leaves_nothing_of_an_engine_that_notices_nothing(start: Callable[..., Server],
+                                                                      tmp_path: Path) -> None:
+    """An engine behind a script, that reads no input and is nobody's child, is gone soon after a kill -9 as well."""
+    write_tiny_model(tmp_path / "server-0" / "models" / "tiny.gguf")
+    script = fake_build(tmp_path / "engine", body=f"""case "$*" in *--model*)
+        nohup sleep 1000 </dev/null >/dev/null 2>&1 & echo $! > '{tmp_path}/pid'; wait;; esac""")
+    server = start(program=script)
+    async with api_of(server, "tiny") as api:
+        await api.board.request("models:load", id="tiny")
+        await eventually((tmp_path / "pid").exists)
+        engine = psutil.Process(int(await eventually((tmp_path / "pid").read_text)))
+        await asyncio.to_thread(server.stop, signal.SIGKILL)
+        await eventually(lambda: not alive(engine), "the engine has ended", 10)
 
 
 @run_async
