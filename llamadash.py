@@ -5201,6 +5201,11 @@ class Builds:
         usable = [build for build in self.builds.values() if not build.problem]
         return next((build.id for build in [*(item for item in usable if item.devices), *usable]), None)
 
+    def installed(self) -> list[Build]:
+        """Those in data/engines, where llamadash installs them."""
+        own = (self.config.data_dir / "engines").absolute()
+        return [build for build in self.builds.values() if Path(build.path).is_relative_to(own / build.id)]
+
     def unused_gpu(self, gpus: Iterable[Json]) -> str | None:
         """The name of a GPU of this machine, where no usable build sees any."""
         if any(build.devices and not build.problem for build in self.builds.values()):
@@ -5214,9 +5219,9 @@ class Builds:
         for model in models:
             chosen.setdefault(model.get("build") or "", []).append(model["id"])
         default = self.default(config)
-        own = (self.config.data_dir / "engines").absolute()
+        own = self.installed()
         builds = [{**build.as_json(), "used_by": chosen.get(build.id, []), "default": build is default,
-                   "removable": Path(build.path).is_relative_to(own / build.id)} for build in self.builds.values()]
+                   "removable": build in own} for build in self.builds.values()]
         return {"builds": builds, "recommended": self.recommended}
 
 
@@ -10192,33 +10197,36 @@ class Unpacking:
         self.folder = folder
         self.room, self.files = MAX_ENGINE_SIZE, MAX_ENGINE_FILES
 
-    def archive(self, path: Path) -> None:
-        """Unpack one archive; WrongContent where it holds what no release does."""
+    def run(self, archives: Iterable[Path]) -> None:
+        """Unpack all archives; WrongContent where one holds what no release does."""
         import tarfile  # not at the top: seldom needed
         import zipfile
         import zlib
         try:
-            if path.name.endswith(".zip"):
-                with zipfile.ZipFile(path) as zipped:
-                    for info in zipped.infolist():
-                        if not info.is_dir():
+            for path in archives:
+                if path.name.endswith(".zip"):
+                    with zipfile.ZipFile(path) as zipped:
+                        for info in filter(lambda info: not info.is_dir(), zipped.infolist()):
                             self.file(self.place(info.filename), info.file_size, True, zipped.open(info))
-                return
-            with BoundedGzip(path) as plain, tarfile.open(fileobj=plain, mode="r:") as tar:
-                for member in tar:
-                    place = self.place(member.name)
-                    if member.issym() and re.fullmatch(r"[^/\\]+", member.linkname) and member.linkname != "..":
-                        place.parent.mkdir(parents=True, exist_ok=True)
-                        place.symlink_to(member.linkname)
-                    elif member.isreg() and (content := tar.extractfile(member)):
-                        self.file(place, member.size, bool(member.mode & 0o100), content)
-                    elif not member.isdir():
-                        raise WrongContent(f"{path.name} holds {clean_text(member.name)[:200]!r}, no plain file")
-        except (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, OSError, RuntimeError,
-                ValueError) as problem:
-            if isinstance(problem, OSError) and problem.errno in (errno.ENOSPC, errno.EDQUOT):
+                    continue
+                with BoundedGzip(path) as plain, tarfile.open(fileobj=plain, mode="r:") as tar:
+                    for member in tar:
+                        self.member(tar, member)
+        except (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, ValueError) as error:
+            if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise StorageFull("The disk is full.") from None
-            raise WrongContent(f"{path.name} cannot be unpacked: {problem}") from problem
+            raise WrongContent(f"{path.name} cannot be unpacked: {error}") from error
+
+    def member(self, tar: Any, member: Any) -> None:
+        """Unpack one member of a tarfile."""
+        place = self.place(member.name)
+        if member.issym() and re.fullmatch(r"[^/\\]+", member.linkname) and member.linkname != "..":
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.symlink_to(member.linkname)
+        elif member.isreg() and (content := tar.extractfile(member)):
+            self.file(place, member.size, bool(member.mode & 0o100), content)
+        elif not member.isdir():
+            raise WrongContent(f"the archive holds {clean_text(member.name)[:200]!r}, no plain file")
 
     def place(self, name: str) -> Path:
         """Where a member goes: below the folder, without the one that a release is packed in."""
@@ -10328,7 +10336,8 @@ class Installer:
         await Transfer(self, download).run()
         await self.say(id, "installing", f"Unpacking {id}", download.total, download.total)
         try:
-            await in_thread(unpack_engine, [download.target(part) for part in download.parts], fresh)
+            await in_thread(shutil.rmtree, fresh, True)
+            await in_thread(Unpacking(fresh).run, map(download.target, download.parts))
             program = next(programs_below(fresh), None)
             if program is None:
                 raise WrongContent(f"{offer.assets[0].name} holds no llama-server.")
@@ -10337,7 +10346,7 @@ class Installer:
                 raise EngineFailed(build.problem)
             if offer.kind != "cpu" and not build.devices:
                 raise EngineFailed("It sees no GPU.")
-            await in_thread(replace_folder, fresh, self.folder / id)
+            await in_thread(replace_build, self.folder / id, fresh)
         finally:
             await in_thread(shutil.rmtree, fresh, True)
         await in_thread(shutil.rmtree, archives, True)
@@ -10345,38 +10354,35 @@ class Installer:
     async def keep(self, before: Build | None, build: Build) -> None:
         """Let a new build wait for its owner where the one before does as much; and remove what is too old."""
         config = self.dash.engine_config()
-        if before and before.kind == build.kind and len(before.devices) >= len(build.devices) and not config["build"]:
+        equal = before and before.kind == build.kind and len(before.devices) >= len(build.devices)
+        if before and equal and before.id != "given" and not config["build"]:
             await choose_build(self.dash, before.id)
         self.dash.pool.sync()
         used = {build.id, *(item.build.id for item in self.dash.pool.instances.values()),
                 self.dash.engine_config()["build"], *(model["build"] for model in self.dash.db.models())}
-        spare = [item.id for item in self.dash.builds.builds.values() if item.id not in used and self.has(item)]
+        spare = [item.id for item in self.dash.builds.installed() if item.id not in used]
         for id in spare[max(KEPT_ENGINES - 1, 0):]:
-            await in_thread(discard_folder, self.folder / id)
+            await in_thread(replace_build, self.folder / id)
         await self.dash.builds.refresh()
-
-    def has(self, build: Build) -> bool:
-        """Whether llamadash installed this build, or it was unpacked among those."""
-        return Path(build.path).is_relative_to(self.folder.absolute() / build.id)
 
     async def remove(self, id: str) -> None:
         """Remove an installed build that nobody uses."""
         build, dash = self.dash.builds.get(id), self.dash
-        if not self.has(build):
+        if build not in dash.builds.installed():
             raise InvalidRequest("Only builds below data/engines can be removed here.", field="id")
         if any(instance.build.id == id for instance in dash.pool.instances.values()):
             raise Conflict("This build runs a model. Unload it first.")
         if users := [model["name"] for model in dash.db.models() if model["build"] == id]:
             raise Conflict(f"This build is chosen by {', '.join(users[:3])}.")
-        await in_thread(discard_folder, self.folder / id)
+        await in_thread(replace_build, self.folder / id)
         await dash.builds.refresh()
         dash.pool.sync()
 
     async def run(self) -> None:
         """Look for a newer release once a day, where a build was installed and the owner does not mind."""
+        await asyncio.sleep(PRUNE_DELAY)
         while True:
-            installed = any(map(self.has, self.dash.builds.builds.values()))
-            if installed and self.dash.engine_config()["check_releases"]:
+            if self.dash.builds.installed() and self.dash.engine_config()["check_releases"]:
                 with contextlib.suppress(DashError):
                     await self.check()
             await asyncio.sleep(RELEASE_CHECK)
@@ -10389,30 +10395,18 @@ class Installer:
     @property
     def newer(self) -> str | None:
         """The tag of a release that is newer than what is installed."""
-        tags = [build.id for build in self.dash.builds.builds.values() if self.has(build)]
-        return self.newest if tags and not any(tag.startswith(f"{self.newest}-") for tag in tags) else None
+        ids = [build.id for build in self.dash.builds.installed()]
+        return self.newest if ids and not any(id.startswith(f"{self.newest}-") for id in ids) else None
 
 
-def unpack_engine(archives: list[Path], folder: Path) -> None:
-    """Unpack all archives of a build into a new folder."""
-    shutil.rmtree(folder, ignore_errors=True)
-    unpacking = Unpacking(folder)
-    for archive in archives:
-        unpacking.archive(archive)
-
-
-def replace_folder(new: Path, old: Path) -> None:
-    """Let `new` take the place of `old`, which may be there."""
-    if old.exists():
-        discard_folder(old)
-    os.replace(new, old)
-
-
-def discard_folder(folder: Path) -> None:
-    """Remove a build; it is none any more as soon as that begins."""
+def replace_build(folder: Path, new: Path | None = None) -> None:
+    """Remove a build, which is none any more as soon as that begins, and let a `new` one take its place."""
     doomed = folder.with_name(f".{folder.name}.old")
     shutil.rmtree(doomed, ignore_errors=True)
-    os.replace(folder, doomed)
+    if folder.exists():
+        os.replace(folder, doomed)
+    if new:
+        os.replace(new, folder)
     shutil.rmtree(doomed, ignore_errors=True)
 
 
