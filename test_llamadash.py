@@ -12073,22 +12073,31 @@ def allow_open_files(count: int) -> None:
 
 
 @run_async
-async def test_a_loop_that_stands_still_is_told(dash: StubDash, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_loop_that_stands_still_is_told(dash: StubDash, monkeypatch: pytest.MonkeyPatch,
+                                                caplog: pytest.LogCaptureFixture) -> None:
     """How long it stood, and whether it worked then or only waited, which is no warning."""
     caplog.set_level(logging.DEBUG)
+    passed, worked = 0.0, 0.0  # seconds that the clocks are ahead
+    monkeypatch.setattr(llamadash, "time", types.SimpleNamespace(**{
+        **vars(time), "monotonic": lambda: time.monotonic() + passed,
+        "thread_time": lambda: time.thread_time() + worked}))
     watching = asyncio.create_task(llamadash.watchdog(dash))
-    await asyncio.sleep(0.1)
-    started = time.thread_time()
-    while time.thread_time() - started < 2 * llamadash.HEARTBEAT + llamadash.STALL:
-        pass
-    await eventually(lambda: dash.lag > llamadash.STALL)
-    time.sleep(llamadash.HEARTBEAT + 2 * llamadash.STALL)  # noqa: ASYNC251  (the point of it)
-    await eventually(lambda: caplog.text.count("stood still") > 1)
+    await asyncio.sleep(0)
+
+    def lines() -> list[tuple[str, int, int]]:
+        """Level, time and work (s) of what was told of more than 100 s."""
+        found = ((record.levelname, *re.findall(r"(\d+) ms", record.message)) for record in caplog.records
+                 if "stood still" in record.message)
+        return [(level, int(late) // 1000, int(work) // 1000) for level, late, work in found if int(late) > 100_000]
+    passed, worked = 200.0, 150.0
+    await eventually(lambda: len(lines()) == 1)
+    assert dash.lag > 190
+    passed += 400.0
+    await eventually(lambda: len(lines()) == 2)
     watching.cancel()
-    told = [(record.levelname, int(re.findall(r"\((\d+) ms of work\)", record.message)[0]))
-            for record in caplog.records if "stood still" in record.message]
-    assert told[0][0] == "WARNING" and told[0][1] > 1000 * llamadash.STALL
-    assert told[1][0] == "DEBUG" and told[1][1] < 1000 * llamadash.STALL
+    (first, late, work), (second, longer, idle) = lines()
+    assert (first, second) == ("WARNING", "DEBUG")
+    assert 200 <= late < 300 and 150 <= work < 160 and 400 <= longer < 500 and idle < 10
 
 
 @pytest.mark.parametrize("pause", ["abc", "", "nan", "-1", "1e400", "20000"])
