@@ -8090,6 +8090,7 @@ class Routing:
         if request.method == "OPTIONS":
             return preflight_answer(request)
         if looks and (match := re.fullmatch(r"(?:/v1)?/models(?:/(.{1,256}))?", request.path)):
+            self.dash.upstreams.via(*request.headers.getall("Via", []))  # an upstream that is ourselves lists nothing
             return web.json_response(await self.listed(match[1], key["models"]))
         path, named = split_upstream_path(request)
         if named is None and request.method != "POST" and not looks:
@@ -8451,7 +8452,7 @@ async def keys_revoke(dash: Dash, *, id: int) -> Json:
 UPSTREAM_REFRESH = (15.0, 120.0)  # s between two looks at an upstream's models; at most where it does not answer
 UPSTREAM_TIMEOUT = 10.0  # s for its list of models
 UPSTREAM_SILENCE = 900.0  # s without a byte of an answer: it may have to load the model
-MAX_UPSTREAM_LIST = 2**22  # bytes of its list
+MAX_UPSTREAM_LIST = 2**21  # bytes of its list
 MAX_UPSTREAM_MODELS = 1000
 UPSTREAM_NAME = r"[A-Za-z0-9._-]{1,64}"
 ADDRESS = (r"(?i)(?:(https?|wss?|tcp):/*|//)?((?:[^/?#@\s]+@)?(?:[a-z0-9._-]+|\[[0-9a-f:.%]+\])(?::[0-9]{1,5})?"
@@ -8592,7 +8593,7 @@ class Upstreams:
                 return
             states = await self.states(upstream)
             if status == 200 and not body.lstrip().startswith(b"<"):
-                upstream.took(await asyncio.to_thread(json.loads, body), states)
+                upstream.took(await json_in_thread(body, at_most(MAX_UPSTREAM_MODELS, "id")), states)
             elif status == 200:
                 upstream.failed("unreachable", "It answers with a web page: this is not the address of its API.")
             elif upstream.kind:
@@ -8618,24 +8619,25 @@ class Upstreams:
                     raise ValueError("its answer is too long")
             return response.status, bytes(body), min(retry_after(response.headers), MAX_RETRY_AFTER)
 
-    async def document(self, upstream: Upstream, path: str) -> Json:
-        """What an upstream answers in JSON; {} where that is no object."""
+    async def document(self, upstream: Upstream, path: str, name: str) -> Json:
+        """What an upstream answers in JSON, with the first of what has a `name`; {} where that is no object."""
         with contextlib.suppress(ValueError, RecursionError):
             status, body, _ = await self.get(upstream, path)
-            found = json.loads(body) if status == 200 else None
+            found = await json_in_thread(body, at_most(MAX_UPSTREAM_MODELS, name)) if status == 200 else None
             return found if isinstance(found, dict) else {}
         return {}
 
     async def states(self, upstream: Upstream) -> dict[str, str] | None:
         """The states of its models where it is a program that tells them elsewhere; what it is becomes known so."""
+        upstream.kind = upstream.kind if upstream.status == "connected" else None
         for kind, (sign, key, path, listed, name, state) in UPSTREAM_KINDS.items():
-            if upstream.status != "connected" and key in (known := await self.document(upstream, sign)):
-                upstream.kind = clean_text(f"{kind} {known[key]}" if key == "version" else kind)[:64]
+            if upstream.status != "connected" and key in (known := await self.document(upstream, sign, name)):
+                upstream.kind = clean_text(f"{kind} {str(known[key])[:32]}") if key == "version" else kind
             if (upstream.kind or "").startswith(kind):
-                found = (await self.document(upstream, path)).get(listed)
+                found = (await self.document(upstream, path, name)).get(listed)
                 items = [item for item in found[:MAX_UPSTREAM_MODELS] if isinstance(item, dict)] if isinstance(
                     found, list) else []
-                told = {str(item.get(name)): str(item.get(state, ""))[:32] for item in items}
+                told = {str(item.get(name))[:MAX_MODEL_NAME]: str(item.get(state, ""))[:32] for item in items}
                 return {model: UPSTREAM_STATES.get(value, value) for model, value in told.items()}
         return None
 
@@ -9164,7 +9166,11 @@ RETRIES = 8  # attempts in a row that bring nothing, until a download fails
 RETRY_PAUSE = (1.0, 30.0)  # s before the second attempt, doubling up to this
 CONNECT_LIMIT = 15.0  # s for a connection
 STALL_LIMIT = 30.0  # s without a byte, after which a connection counts as cut
-MAX_LISTING = 32 * 2**20  # bytes of a repository's description; the largest have some 5 MB
+MAX_LISTING = 8 * 2**20  # bytes of a repository's description; the largest have some 5 MB
+LISTING_LIMIT = 60.0  # s for that
+ANSWER_LIMIT = 60.0  # s until a file begins to come
+MAX_REPO_FILES = 2000  # models of a repository that are looked at; the largest have some hundred
+MAX_QUEUED = 200  # downloads that are not at their end
 MAX_REDIRECTS = 5
 MAX_FILE_SIZE = 10**15  # bytes; a hub that tells more does not tell the truth
 MAX_FILE_NAME = 200  # bytes; file systems allow 255, and ".part" with a tag is added
@@ -9184,6 +9190,7 @@ QUANTIZATION = (
     r"|TQ[12]_0|MXFP4(?:_MOE)?|NVFP4|BF16|FP?16|FP?32))(?![A-Za-z0-9])")
 PREFERRED = ("Q4_K_M", "Q4_K_S", "Q4_0", "MXFP4", "IQ4_XS", "Q5_K_M", "Q8_0")  # small enough, and still good
 PREFERRED_PROJECTOR = ("F16", "BF16", "Q8_0", "F32")
+NAT64 = ipaddress.IPv6Network("64:ff9b::/96")  # that holds an IPv4 address
 NETWORK_PROBLEMS = (aiohttp.ClientError, asyncio.TimeoutError, ConnectionError, UnicodeError)  # as for a host "x..y"
 
 
@@ -9441,13 +9448,25 @@ class ModelHub:
         self.name = re.sub(r"^\w+://(.*@)?", "", self.endpoint)  # for messages: without a password
         token = "" if endpoint else (os.environ.get("HF_TOKEN") or "").strip()
         self.token = token if re.fullmatch(r"[!-~]+", token) else None
+        self.reach: int | None = None  # address_reach() of where it is itself
+        self.own_ports: Callable[[], set[int]] = set  # nothing is fetched from ourselves
+
+    def open_socket(self, address: Any) -> socket.socket:
+        """A socket for a connection: to the hub first, and where that redirects to, never further inside than it is."""
+        family, kind, protocol, _, (host, port, *_) = address
+        reach = address_reach(host)
+        if self.reach is not None and (reach < max(self.reach, 1) or (reach == 1 and port in self.own_ports())):
+            raise OSError(errno.EACCES, "it was redirected to an address that is not safe")
+        self.reach = reach if self.reach is None else self.reach
+        return socket.socket(family, kind, protocol)
 
     @contextlib.asynccontextmanager
-    async def session(self) -> AsyncIterator[aiohttp.ClientSession]:
-        """A client without cookies; it does not follow redirects by itself."""
-        limits = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_LIMIT, sock_read=STALL_LIMIT)
+    async def session(self, total: float | None = None) -> AsyncIterator[aiohttp.ClientSession]:
+        """A client without cookies; it does not follow redirects by itself. `total`: seconds for each answer."""
+        limits = aiohttp.ClientTimeout(total=total, sock_connect=CONNECT_LIMIT, sock_read=STALL_LIMIT)
         headers = {"User-Agent": f"llamadash/{__version__}", "Accept-Encoding": "identity"}
-        connector = aiohttp.TCPConnector(ssl=await asyncio.to_thread(trusted_certificates))
+        connector = aiohttp.TCPConnector(ssl=await asyncio.to_thread(trusted_certificates),
+                                         socket_factory=self.open_socket)
         async with aiohttp.ClientSession(timeout=limits, headers=headers, connector=connector,
                                          cookie_jar=aiohttp.DummyCookieJar()) as session:
             yield session
@@ -9471,8 +9490,9 @@ class ModelHub:
             token = {"Authorization": f"Bearer {self.token}"} if self.token and at_hub else {}
             proxies = {} if urllib.request.proxy_bypass(url.host or "") else urllib.request.getproxies()
             try:
-                async with session.get(url, headers={**(headers or {}), **token}, allow_redirects=False,
-                                       proxy=proxies.get(url.scheme)) as response:
+                asked = session.get(url, headers={**(headers or {}), **token}, allow_redirects=False,
+                                    proxy=proxies.get(url.scheme))
+                async with await asyncio.wait_for(asked, ANSWER_LIMIT) as response:
                     if at_hub:
                         download_announced(announced, response)
                     location = response.headers.get("Location")
@@ -9485,7 +9505,9 @@ class ModelHub:
                 raise HubUnavailable(f"{url.host}: {download_problem(problem)}") from problem
             with contextlib.suppress(ValueError):
                 url = url.join(yarl.URL(location, encoded=True))
-                if url.origin().scheme in ("https", hub.scheme) and url.host:
+                literal = re.fullmatch(r"[0-9.]+|.*:.*", url.host or "")  # open_socket() sees none behind a proxy
+                safe = not literal or address_reach(url.host or "") >= (self.reach or 1)
+                if url.origin().scheme in ("https", hub.scheme) and url.host and safe:
                     continue
             raise HubUnavailable(f"{self.name} redirects to an address that is not safe")
         raise HubUnavailable(f"{self.name} redirects too often")
@@ -9493,7 +9515,7 @@ class ModelHub:
     async def whole(self, path: str, limit: int, what: str | None = None) -> bytes:
         """The whole answer for `path`, of `limit` bytes at most."""
         text = bytearray()
-        async with self.session() as session, self.get(session, path, what or path) as (response, _):
+        async with self.session(LISTING_LIMIT) as session, self.get(session, path, what or path) as (response, _):
             async for block in response.content.iter_chunked(2**16):
                 text += block
                 if len(text) > limit:
@@ -9504,17 +9526,18 @@ class ModelHub:
         """A repository's GGUF files, and its description; NotFound where there is none that we may see."""
         name, _, revision = repo.partition("@")
         revision = f"/revision/{urllib.parse.quote(revision, safe='')}" if revision else ""
-        info = await self.json(f"api/models/{name}{revision}?blobs=true", repo)
+        info = await self.json(f"api/models/{name}{revision}?blobs=true", repo,
+                               at_most(MAX_REPO_FILES, "rfilename", ".gguf"))
         try:
             return await asyncio.to_thread(download_listed, info["siblings"]), info
         except (TypeError, LookupError):
             raise HubUnavailable(f"{self.name} does not answer as a model hub does") from None
 
-    async def json(self, path: str, what: str) -> Any:
-        """What the hub says in JSON at `path`; NotFound where it has no `what`."""
+    async def json(self, path: str, what: str, kept: Callable[[Json], Any] | None = None) -> Any:
+        """What the hub says in JSON at `path`, its objects as `kept` makes them; NotFound where it has no `what`."""
         text = await self.whole(path, MAX_LISTING, what)
         try:
-            return await asyncio.to_thread(json.loads, text)
+            return await json_in_thread(text, kept)
         except (ValueError, RecursionError):
             raise HubUnavailable(f"{self.name} does not answer as a model hub does") from None
 
@@ -9544,6 +9567,31 @@ def retry_after(headers: Mapping[str, str]) -> float:
                       for date in (text, headers.get("Date") or email.utils.formatdate(usegmt=True)))
         return max(until - now, 0.0)
     return float(limit[1]) if limit else 0.0  # as Hugging Face has it
+
+
+async def json_in_thread(text: bytes, kept: Callable[[Json], Any] | None = None) -> Any:
+    """The value of `text`, its objects as `kept` makes them: a call for each, so that nobody else has to wait."""
+    return await asyncio.to_thread(json.loads, text, object_hook=kept or (lambda item: item))
+
+
+def at_most(limit: int, key: str, ending: str = "") -> Callable[[Json], Any]:
+    """For json_in_thread(): of the objects with `key` the first whose value ends so, and None for the others."""
+    seen = itertools.count()
+    return lambda item: item if key not in item or (
+        str(item[key]).lower().endswith(ending) and next(seen) < limit) else None
+
+
+def address_reach(host: str) -> int:
+    """How far an address is: 3 public, 2 in a network of one's own, 1 this machine, 0 what nothing is fetched from."""
+    address: Any = ipaddress.ip_address(host.partition("%")[0])
+    if address.version == 6 and (inner := address.ipv4_mapped or address.sixtofour or (
+            ipaddress.IPv4Address(address.packed[12:]) if address in NAT64 else None)):
+        address = inner
+    if address.is_loopback:
+        return 1
+    if address.is_link_local or address.is_unspecified or address.is_multicast:
+        return 0
+    return 3 if address.is_global else 2
 
 
 def download_bytes(text: str) -> int | None:
@@ -9670,6 +9718,7 @@ class Downloads:
     def __init__(self, dash: Dash) -> None:
         self.dash = dash
         self.hub = ModelHub()
+        self.hub.own_ports = dash.own_ports
         self.items: dict[tuple[str, str], Download] = {}
         self.tasks: dict[tuple[str, str], asyncio.Task[None]] = {}
         self.reported = 0.0
@@ -9704,6 +9753,8 @@ class Downloads:
         known = self.items.get(key)
         if known and known.status in UNFINISHED_DOWNLOADS:
             return await self.resume(*key) if known.status in ("paused", "failed") else known
+        if sum(item.status in UNFINISHED_DOWNLOADS for item in self.items.values()) >= MAX_QUEUED:
+            raise Conflict(f"{MAX_QUEUED} downloads wait already. Cancel some first.")
         download = await in_thread(download_placed, *key, self.folder(folder), parts)
         needed = sum(max(item.total - item.done, 0) for item in self.items.values() if item.status in ACTIVE)
         await in_thread(download_check_space, download, needed)
@@ -9715,7 +9766,7 @@ class Downloads:
         files, _ = await self.hub.listing(source.repo)
         if source.file in files and "mmproj" in source.file.lower():
             return [files[source.file]]
-        model = download_choice(download_models(files), source)
+        model = download_choice(await asyncio.to_thread(download_models, files), source)
         if not model:
             wanted = source.file or source.quantization or "GGUF file"
             raise NotFound(f"{source.repo} has no {wanted}", field="file" if source.file else "repo")
@@ -10039,10 +10090,11 @@ async def models_repo(dash: Dash, *, repo: RepoText) -> Json:
     hub = dash.downloads.hub
     source = download_source(repo, hub.endpoint)
     files, info = await hub.listing(source.repo)
-    models = download_models(files)
+    models = await asyncio.to_thread(download_models, files)
     card = info.get("cardData")
     return {"repo": source.repo, "files": models, "selected": (download_choice(models, source) or {}).get("file"),
-            "license": card.get("license") if isinstance(card, dict) else None, "gated": bool(info.get("gated"))}
+            "license": card.get("license") if isinstance(card, dict) else None, "gated": bool(info.get("gated")),
+            "more": len(files) >= MAX_REPO_FILES}
 
 
 @on("models:download", error="DOWNLOAD_MODEL_FAILED")
@@ -10253,6 +10305,7 @@ class Installer:
 
     def __init__(self, dash: Dash) -> None:
         self.dash, self.hub = dash, ReleaseHub()
+        self.hub.own_ports = dash.own_ports
         self.folder = dash.config.data_dir / "engines"
         self.task: asyncio.Task[None] | None = None
         self.report: Json | None = None  # of the installation under way, or of the last one
@@ -11208,7 +11261,7 @@ class ConnectionLimits:
         self.per_address = per_address
         self.exempt = exempt
         self.total = math.inf
-        self.count = 0
+        self.count = self.port = 0
         self.open: collections.Counter[str] = collections.Counter()  # by address
 
 
@@ -11918,6 +11971,11 @@ class Dash:
         """The model folders that can be used, as last looked at, the one for downloads included."""
         return [path for path in model_folders(self.config, self.engine_config()) if not self.library.state(path)]
 
+    def own_ports(self) -> set[int]:
+        """The ports that we and our engines listen on."""
+        return {self.web.limits.port, yarl.URL(self.gateway.url or "").port or 0,
+                *(item.port for item in self.pool.instances.values())}
+
     def models(self) -> list[Json]:
         """Every model with its state, as clients see it."""
         return [self.with_state(row) for row in self.db.models()]
@@ -12097,7 +12155,8 @@ async def listen(stack: contextlib.AsyncExitStack, app: web.Application, limits:
     for listener in server.sockets:
         with listener.dup() as same:
             same.listen(WAITING_TO_CONNECT)
-    return int(server.sockets[0].getsockname()[1])
+    limits.port = int(server.sockets[0].getsockname()[1])
+    return limits.port
 
 
 def allow_open_files(wanted: int) -> float:
@@ -12524,7 +12583,7 @@ def data_folder(path: Path) -> Iterator[None]:
     """Make the data folder and hold its lock; AlreadyRunning where another process has it."""
     private_folder(path)
     (path / "models").mkdir(exist_ok=True)
-    with open(path / "lock", "a+", encoding="utf-8", errors="replace") as file:
+    with open(path / "lock", "a+", encoding="utf-8", errors="replace", opener=plain_file) as file:
         os.chmod(path / "lock", 0o600)
         try:
             lock_file(file, LOCK_WAIT)
@@ -12592,7 +12651,9 @@ async def serve_until_stopped(config: Config) -> int:
     dash = Dash(config)
 
     def ready(port: int) -> None:
-        (config.data_dir / "lock").write_text(f"{os.getpid()} {config.url(port)}")
+        with open(config.data_dir / "lock", "r+", encoding="utf-8", opener=plain_file) as file:
+            file.truncate(0)
+            file.write(f"{os.getpid()} {config.url(port)}")
         key = f"/#key={dash.access.key}" if config.auth else "/"
         print(f"llamadash {__version__} listening on {config.url(port)}{key}", flush=True)
 
@@ -12637,7 +12698,7 @@ def running_instance(data_dir: Path) -> tuple[str, str] | None:
     While it starts it has no address yet, and that is empty.
     """
     try:
-        file = open(data_dir / "lock", "r+", encoding="utf-8", errors="replace")  # noqa: SIM115
+        file = open(data_dir / "lock", "r+", encoding="utf-8", errors="replace", opener=plain_file)  # noqa: SIM115
     except OSError:  # nobody was here yet, or it is another user's
         return None
     with file:

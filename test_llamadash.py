@@ -8017,8 +8017,11 @@ MARKUP = "<img src=x onerror=alert(1)>"
     (_listing([{"id": f"m{number}"} for number in range(1_000_000)]), "unreachable", []),
     (_listing([], **{f"X-{number}": "x" * 8000 for number in range(500)}), "unreachable", []),
     (_listing([], X="x" * 10**6), "unreachable", []),
+    (_listing([{"id": "m"}], **{"Content-Length": "9" * 30}), "unreachable", []),
+    (_listing([{"id": "m"}], Location="http://169.254.169.254/"), "connected", ["lies/m"]),
     (_listing({"a": 1}), "connected", []), (_listing("[" * 900), "connected", []),
-], ids=["endless", "odd", "many", "a million", "many headers", "long header", "no list", "text"])
+], ids=["endless", "odd", "many", "a million", "many headers", "long header", "long by its header",
+        "a place to go to", "no list", "text"])
 @run_async
 async def test_an_upstream_that_lies(
     start: Callable[..., Server], handler: Any, status: str, models: list[str],
@@ -8047,8 +8050,14 @@ async def test_an_upstream_that_lies(
 async def test_an_upstream_is_named_for_what_it_is(
     start: Callable[..., Server], answers: Json, kind: str | None, models: list[str | None], error: str,
 ) -> None:
-    """ollama and llama-swap are recognised, with what they have in memory; what offers no such API is told."""
+    """ollama and llama-swap are recognised, with what they have in memory; what offers no such API is told.
+
+    Whoever passes our own question on to us gets no list: it would grow with every look.
+    """
+    via: list[str] = []
+
     async def handler(request: web.Request) -> web.Response:
+        via.append(request.headers["Via"])
         if request.path not in answers:
             return web.Response(status=404)
         found = answers[request.path]
@@ -8057,6 +8066,8 @@ async def test_an_upstream_is_named_for_what_it_is(
         item = await upstream_of(api, lambda item: item["status"] == "connected" or item["error"])
         assert (item["kind"], item["url"], [model["status"] for model in item["models"]]) == (kind, url, models)
         assert error in (item["error"] or "") and bool(item["error"]) == bool(error)
+        async with api.http.get(api.url + "/v1/models", headers={"Via": via[0]}) as answer:
+            assert answer.status == 508
 
 
 @run_async
@@ -9029,6 +9040,99 @@ async def test_unreachable_hub(hub_folder: Path) -> None:
                 await dash.request("models:repo", repo="user/repo")
             assert caught.value.code == "HUB_UNAVAILABLE"
             assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["lock"])
+def test_files_of_the_data_folder_are_no_links(tmp_path: Path, name: str) -> None:
+    """A link in the place of a file that llamadash writes is refused, and what it leads to stays as it was."""
+    victim, data = tmp_path / "victim", tmp_path / "data"
+    victim.write_text("precious")
+    data.mkdir()
+    (data / name).symlink_to(victim)
+    with pytest.raises(OSError, match="link"), llamadash.data_folder(data):
+        pass
+    assert victim.read_text() == "precious"
+
+
+@pytest.mark.parametrize(("host", "reach"), [
+    ("8.8.8.8", 3), ("2600::1", 3), ("10.0.0.1", 2), ("192.168.1.1", 2), ("100.100.100.200", 2), ("fd00:ec2::254", 2),
+    ("127.0.0.1", 1), ("127.9.9.9", 1), ("::1", 1), ("::ffff:127.0.0.1", 1), ("0.0.0.0", 0), ("::", 0),
+    ("169.254.169.254", 0), ("fe80::1%eth0", 0), ("::ffff:169.254.169.254", 0), ("64:ff9b::a9fe:a9fe", 0),
+    ("2002:a9fe:a9fe::1", 0), ("224.0.0.1", 0)])
+def test_where_an_address_leads(host: str, reach: int) -> None:
+    """Public, in one's own network, this machine, or nowhere that anything is fetched from, however it is written."""
+    assert llamadash.address_reach(host) == reach
+
+
+@pytest.mark.parametrize(("reach", "place"), [
+    (None, "http://169.254.169.254/latest/"), (None, "http://[::ffff:169.254.169.254]/"), (None, "{own}"),
+    (3, "{cdn}"), (3, "{name}"), (3, "http://10.0.0.1/"), (2, "{cdn}"), (3, "http://2130706433/")])
+@run_async
+async def test_a_hub_leads_nowhere_inside(hub_folder: Path, reach: int | None, place: str) -> None:
+    """It may redirect to public addresses and as far inside as it is itself, never to our own ports."""
+    reached: list[str] = []
+
+    async def inside(request: web.Request) -> web.Response:
+        reached.append(request.path)
+        return web.Response(body=CONTENT)
+    async with playing(hub_folder) as (hub, dash), web_server(inside) as own, dash.downloads.hub.session() as session:
+        asked, port = dash.downloads.hub, yarl.URL(own).port or 0
+        async with asked.get(session, "api/models/user/repo", "the hub") as (answer, _):
+            await answer.read()  # whose connection is kept: from now on it may seem to be elsewhere
+        assert asked.reach == 1
+        asked.reach, dash.web.limits.port = reach or 1, port if reach is None else 0
+        hub.cdn = place.format(own=own, cdn=own, name=f"http://localhost:{port}")
+        with pytest.raises(llamadash.HubUnavailable, match="not safe"):
+            async with asked.get(session, f"user/repo/resolve/main/{GGUF_FILE}", GGUF_FILE):
+                pass
+        assert not reached
+        asked.reach, dash.web.limits.port, hub.cdn = 1, 0, own
+        async with asked.get(session, f"user/repo/resolve/main/{GGUF_FILE}", GGUF_FILE):
+            assert reached
+
+
+@run_async
+async def test_a_listing_without_end_costs_nobody_anything(
+    hub_folder: Path, monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of a repository with very many files the first are told; what is too long, or too slow, is refused."""
+    async with playing(hub_folder) as (hub, dash):
+        monkeypatch.setattr(llamadash, "MAX_REPO_FILES", 50)
+        hub.files = {f"m{number}-Q8_0.gguf": b"x" for number in range(300)} | {"z.txt": b""}
+        answer = await dash.request("models:repo", repo="user/repo")
+        assert len(answer["files"]) == 50 and answer["more"]
+        monkeypatch.setattr(llamadash, "MAX_LISTING", 1000)
+        with pytest.raises(llamadash.HubUnavailable, match="too long"):
+            await dash.request("models:repo", repo="user/repo")
+        monkeypatch.setattr(llamadash, "MAX_QUEUED", 0)
+        monkeypatch.setattr(llamadash, "MAX_LISTING", 10**6)
+        with pytest.raises(llamadash.Conflict, match="wait already"):
+            await dash.request("models:download", repo="user/repo")
+
+
+@pytest.mark.parametrize("drip", [b"X-Filler: x\r\n", b"HTTP/1.1 100 Continue\r\n\r\n", b""])
+@run_async
+async def test_a_hub_that_never_comes_to_the_point(
+    hub_folder: Path, monkeypatch: pytest.MonkeyPatch, drip: bytes,
+) -> None:
+    """Headers, interim answers or a body that trickle for ever come to an end."""
+    monkeypatch.setattr(llamadash, "ANSWER_LIMIT", 0.5)
+    monkeypatch.setattr(llamadash, "LISTING_LIMIT", 1.0)
+
+    async def trickle(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(ConnectionError):
+            writer.write(b"HTTP/1.1 200 OK\r\n" + (b"" if drip else b"Content-Length: 9999999999999999999999\r\n\r\n"))
+            while True:
+                writer.write(drip or b" ")
+                await writer.drain()
+                await asyncio.sleep(0.05)
+    server = await asyncio.start_server(trickle, "127.0.0.1", 0)
+    os.environ["HF_ENDPOINT"] = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    dash = DownloadDash(hub_folder)
+    with pytest.raises(llamadash.HubUnavailable):
+        await asyncio.wait_for(dash.request("models:repo", repo="user/repo"), 30)
+    server.close()
+    dash.db.close()
 
 
 @run_async

@@ -124,9 +124,10 @@ export class GetModels extends Component {
             recommended.length > 0 && h("button", {
               type: "button", className: "button button-small", dataset: { action: "get-back" },
             }, "Back to suggestions")),
-          (found.license || found.gated) && h("p", { key: "terms", className: "field-hint" },
+          (found.license || found.gated || found.more) && h("p", { key: "terms", className: "field-hint" },
             [
-              found.license && `Licence: ${found.license}`, found.gated && "gated: request access on Hugging Face",
+              found.license && `Licence: ${found.license}`, found.more && "not all files are shown",
+              found.gated && "gated: request access on Hugging Face",
             ].filter(Boolean).join(" · ")),
           found.files.length
             ? this.files(found, devices)
