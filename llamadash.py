@@ -74,8 +74,10 @@ def start_as_module(python: str, *options: str) -> None:
     os.execv(python, [python, *options, "-c", code, *sys.argv[1:]])
 
 
-if __name__ == "__main__":
-    start_as_module(sys.executable, *sys.orig_argv[1:len(sys.orig_argv) - len(sys.argv)])
+if __name__ == "__main__" and sys.orig_argv[-len(sys.argv)] == sys.argv[0]:  # not by -m or another program
+    before_script = sys.orig_argv[1:-len(sys.argv)]
+    if not any(option.startswith(("-m", "-c")) for option in before_script):
+        start_as_module(sys.executable, *before_script)
 
 import re
 import shlex
@@ -95,8 +97,9 @@ HERE = SCRIPT.parent
 
 
 def script_dependencies(script: Path) -> list[str]:
-    """The requirements in the PEP 723 block that `script` begins with."""
-    block = re.search(r"(?sm)^# /// script\n(.*?)^# ///", script.read_bytes()[:4096].decode(errors="replace"))
+    """The requirements in the PEP 723 block that `script` begins with; none where it lies in an archive."""
+    text = script.read_bytes()[:4096].decode(errors="replace") if script.is_file() else ""
+    block = re.search(r"(?sm)^# /// script\n(.*?)^# ///", text)
     listed = re.search(r"dependencies = \[(.*?)\]", block[1] if block else "", re.S)
     return re.findall(r'"([^"]+)"', listed[1]) if listed else []
 
@@ -209,6 +212,7 @@ import typing
 import unicodedata
 import urllib.parse
 import urllib.request
+import weakref
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -629,12 +633,20 @@ def model_folders(config: Config, values: Json) -> list[Path]:
 
 def default_model_folders() -> list[Path]:
     """Where models usually are on a machine, whether or not these folders exist."""
-    home = Path.home()
+    home = expanded("~")
     cache = Path(os.environ.get("XDG_CACHE_HOME") or home / ".cache")
     hub = Path(os.environ.get("HF_HUB_CACHE") or Path(os.environ.get("HF_HOME") or cache / "huggingface") / "hub")
     llama = Path(os.environ.get("LLAMA_CACHE") or
                  (home / "Library/Caches/llama.cpp" if sys.platform == "darwin" else cache / "llama.cpp"))
-    return [home / "models", llama, hub, home / ".lmstudio/models", home / ".cache/lm-studio/models"]
+    folders = [home / "models", llama, hub, home / ".lmstudio/models", home / ".cache/lm-studio/models"]
+    return [path for path in folders if path.parts[:1] != ("~",)]  # as it stays where the user has no home
+
+
+def user_name() -> str:
+    """Who runs this, or the number of a user whom the system does not know."""
+    with contextlib.suppress(KeyError, OSError, ImportError):
+        return getpass.getuser()
+    return str(os.getuid())
 
 
 KEY_BYTES = 32  # 256 bits: beyond guessing
@@ -652,7 +664,8 @@ class Access:
     def __init__(self, dash: Dash) -> None:
         self.dash = dash
         self.failures = Failures()
-        self.hashing = asyncio.Lock()
+        self.hashing, self.strangers = asyncio.Lock(), asyncio.Lock()
+        self.turns: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()  # by address
         self.sessions_void = False  # whether those in the database have ended, but could not be deleted yet
 
     async def admit(self, credentials: Json, address: str) -> Json:
@@ -674,7 +687,7 @@ class Access:
         self.check_failures(counted)
         self.failures.count(counted)
         if isinstance(password, str) and 0 < len(password) <= MAX_PASSWORD and encodable(password):
-            async with self.hashing:  # one at a time: each takes 32 MiB
+            async with self.turn(counted):
                 good = await asyncio.to_thread(password_matches, password, self.dash.db.get_meta("password"))
             if good:
                 self.failures.forget(counted)
@@ -682,6 +695,17 @@ class Access:
                 return {"session_id": self.dash.db.add_session(token_hash(session), address, SESSION_LIFETIME),
                         "session": session}
         raise Unauthenticated("The access key, session or password is not valid.")
+
+    @contextlib.asynccontextmanager
+    async def turn(self, address: str) -> AsyncIterator[None]:
+        """Hash passwords one at a time, for each takes 32 MiB and 0.2 s; nobody waits for many of one address.
+
+        Strangers wait for each other, whoever has signed in before from there for one of them.
+        """
+        known = any(counted_address(row["address"]) == address for row in self.dash.db.sessions())
+        own = self.turns.setdefault(address, asyncio.Lock())
+        async with own, contextlib.nullcontext() if known else self.strangers, self.hashing:
+            yield
 
     @property
     def key(self) -> str:
@@ -895,7 +919,7 @@ async def password_set(dash: Dash, client: Client, *, password: Annotated[str, L
     if 0 < len(password) < MIN_PASSWORD:
         raise InvalidRequest(f"password must have at least {MIN_PASSWORD} characters", field="password")
     stored, counted = dash.db.get_meta("password"), counted_address(client.address)
-    async with dash.access.hashing:
+    async with dash.access.turn(counted):
         if stored and client.session_id not in (None, "key"):
             dash.access.check_failures(counted)
             if not await asyncio.to_thread(password_matches, current or "", stored):
@@ -6095,9 +6119,10 @@ async def cancelled(tasks: Iterable[asyncio.Future[Any]]) -> None:
     await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach a server on `host`."""
-    return host in ("localhost", "::1") or host.startswith("127.")
+def is_loopback(address: str) -> bool:
+    """Whether an IP address is one that only this machine has for itself; a name, however it looks, is none."""
+    plain = plain_address(address)
+    return plain is not None and ipaddress.ip_address(plain).is_loopback
 
 
 # -- Residency -----------------------------------------------------------------------------------
@@ -7891,6 +7916,7 @@ class Gateway:
         self.status = "stopped"
         self.error: str | None = None
         self.url: str | None = None
+        self.everywhere: str | None = None  # what this machine reaches it by, where it listens on all addresses
         self.started_at: float | None = None
         self.warnings: dict[str, str] = {}
         self.published: Json = {}
@@ -7922,8 +7948,7 @@ class Gateway:
     async def listen(self) -> None:
         """Open the port, or another one where it is taken, which is said."""
         config = self.dash.engine_config()
-        host, port = str(config["api_host"]), int(config["api_port"])
-        self.keys.ensure_for(host)
+        host, port = bare_host(config["api_host"]) or config["api_host"], int(config["api_port"])
         app = web.Application(client_max_size=0, handler_args={"max_line_size": 16384})
         app.router.add_route("*", "/{path:.*}", self.routing.handle)
         app.on_response_prepare.append(add_cors_headers)
@@ -7933,14 +7958,22 @@ class Gateway:
                                handler_cancellation=True, keepalive_timeout=KEEPALIVE_TIME, auto_decompress=False)
         await runner.setup()
         assert runner.server
+        server = None
         try:
-            self.server = await self.bound(functools.partial(LimitedProtocol, limits, runner.server), host, port)
+            self.keys.exposed = True  # until it is known what `host` stands for
+            server = await self.bound(functools.partial(LimitedProtocol, limits, runner.server), host, port)
+            addresses = [listener.getsockname()[0] for listener in server.sockets]
+            self.keys.set_exposed(not all(map(is_loopback, addresses)))
         except BaseException:
+            if server:
+                server.close()
             await runner.cleanup()
             raise
-        bound = self.server.sockets[0].getsockname()[1]
-        local = EVERY_ADDRESS.get(host, host)
-        self.runner, self.url = runner, f"http://{f'[{local}]' if ':' in local else local}:{bound}"
+        local = EVERY_ADDRESS.get(addresses[0], host)
+        local = f"[{local}]" if ":" in local else local
+        self.everywhere = local if addresses[0] in EVERY_ADDRESS else None
+        self.server, self.runner = server, runner
+        self.url = f"http://{local}:{server.sockets[0].getsockname()[1]}"
         self.applied = {key: config[key] for key in ("api_host", "api_port")}
         log.info("the API is at %s/v1", self.url)
 
@@ -8034,11 +8067,11 @@ class Gateway:
     def snapshot(self) -> Json:
         """The engine's record, as clients see it."""
         config = self.dash.engine_config()
-        build, host = self.dash.builds.default(config), str(config["api_host"])
+        build = self.dash.builds.default(config)
         kind = build.kind if build else None
         hint = engine_hint() if self.status == "missing" else embedded_hint() if kind == "embedded" else None
-        shown = self.url and (self.url.replace(EVERY_ADDRESS[host], socket.gethostname(), 1)
-                              if host in EVERY_ADDRESS else self.url)
+        shown = self.url and (self.url.replace(self.everywhere, socket.gethostname(), 1)
+                              if self.everywhere else self.url)
         return {"status": self.status, "build": build and {"id": build.id, "kind": build.kind, "version": build.version,
                                                            "path": build.path},
                 "base_url": shown and f"{shown}/v1", "url": self.url, "error": self.error or (build and build.problem),
@@ -8046,7 +8079,7 @@ class Gateway:
                 "unused_gpu": self.dash.builds.unused_gpu(self.dash.sampler.gpus.values()),
                 "hint": hint, "installation": self.dash.builds.installation,
                 "uptime": self.started_at and round(time.monotonic() - self.started_at),
-                "api_key_required": self.keys.required(host), "waiting": len(self.dash.requests.waiting),
+                "api_key_required": self.keys.required(), "waiting": len(self.dash.requests.waiting),
                 "devices": self.dash.pool.memory.devices(), "upstreams": self.dash.upstreams.as_json()}
 
     async def publish(self) -> None:
@@ -8246,6 +8279,7 @@ class Keys:
         self.used: dict[int, int] = {}
         self.saved = -math.inf
         self.failures = Failures()
+        self.exposed = False  # whether others than this machine can reach the port
         self.load()
 
     def load(self) -> None:
@@ -8253,13 +8287,14 @@ class Keys:
         self.given = {token_hash(text) for text in given_api_keys()}
         self.any = bool(self.given) or any(not row["revoked_at"] for row in self.dash.db.api_keys())
 
-    def required(self, host: str) -> bool:
+    def required(self) -> bool:
         """Whether a request needs a key: it does where there is one, or where others can reach the port."""
-        return self.any or not is_loopback(host)
+        return self.any or self.exposed
 
-    def ensure_for(self, host: str) -> None:
+    def set_exposed(self, exposed: bool) -> None:
         """Make a key where the port can be reached by others and there is none; its text lies in the data folder."""
-        if is_loopback(host):
+        self.exposed = exposed
+        if not exposed:
             return
         file = self.dash.config.data_dir / "engine-key"
         with contextlib.suppress(OSError, UnicodeDecodeError):  # of version 1
@@ -8295,7 +8330,7 @@ class Keys:
             hashed = token_hash(text)
             key = ENVIRONMENT_KEY if hashed in self.given else self.dash.db.find_api_key(hashed)
         address, proxies = None, self.dash.config.trusted_proxies
-        needed = self.required(str(self.dash.engine_config()["api_host"])) or (
+        needed = self.required() or (
             proxies and not is_loopback(client_address(request, proxies)))  # who comes from elsewhere by a proxy
         if not needed or (key and len(text) >= STRONG_KEY):
             return key
@@ -8417,7 +8452,7 @@ async def usage_get(dash: Dash, *, from_: Timestamp, to: Timestamp, by: Literal[
 @on("keys:list", error="LIST_KEYS_FAILED")
 async def keys_list(dash: Dash) -> Json:
     """The API keys, without their texts, and whether one is needed."""
-    return {"keys": dash.db.api_keys(), "required": dash.gateway.keys.required(dash.engine_config()["api_host"])}
+    return {"keys": dash.db.api_keys(), "required": dash.gateway.keys.required()}
 
 
 @on("keys:create", error="CREATE_KEY_FAILED", cost=5)
@@ -11648,8 +11683,8 @@ async def gpu_findings(_config: Config) -> AsyncIterator[Finding]:
         yield Finding("ok", "GPU", "none found; models run on the processor")
     for device in (device for pattern in GPU_DEVICES for device in Path("/").glob(pattern[1:])):
         if not os.access(device, os.R_OK | os.W_OK):
-            yield Finding("warn", "GPU", f"{getpass.getuser()} may not use {device}",
-                          f'sudo usermod -aG "$(stat -c %G {device})" {getpass.getuser()}, then log in again')
+            yield Finding("warn", "GPU", f"{user_name()} may not use {device}",
+                          f'sudo usermod -aG "$(stat -c %G {device})" {user_name()}, then log in again')
 
 
 async def running_finding(pid: str, url: str) -> Finding:
@@ -11700,7 +11735,7 @@ def service_unit(config: Config) -> str:
     root = hasattr(os, "geteuid") and os.geteuid() == 0  # without capabilities root cannot read other users' files
     capabilities = f"{low_port} CAP_DAC_OVERRIDE".strip() if root else low_port
     return UNIT.format(
-        command=" ".join(map(unit_word, command)), user=unit_escaped(getpass.getuser()), folder=unit_escaped(str(HERE)),
+        command=" ".join(map(unit_word, command)), user=unit_escaped(user_name()), folder=unit_escaped(str(HERE)),
         writable=" ".join(unit_word(f"-{path}", variables=False) for path in writable),
         environment=unit_escaped(str(config.data_dir / "environment")), capabilities=capabilities, ambient=low_port,
         cache=unit_word(f"CUDA_CACHE_PATH={config.data_dir / 'cuda-cache'}", variables=False),
@@ -12454,7 +12489,10 @@ at_least_one = functools.partial(whole_number, low=1, high=10**9)
 
 def full_path(text: str) -> Path:
     """A path from the command line."""
-    return expanded(text).absolute()
+    try:
+        return expanded(text).absolute()
+    except OSError:
+        raise argparse.ArgumentTypeError(f"{text} begins in a folder that is no longer there") from None
 
 
 def option_of(read: Callable[[str], str | None], what: str) -> Callable[[str], str]:
@@ -12557,8 +12595,17 @@ def configured(options: Json, fixed: dict[str, str]) -> Config:
 
 def usage_error(message: str) -> int:
     """Say what is wrong with the options and return the exit code for it."""
-    print(f"llamadash: {message}", file=sys.stderr)
+    say(f"llamadash: {message}", sys.stderr)
     return EXIT_USAGE
+
+
+def say(text: str, stream: typing.TextIO | None) -> None:
+    """Print one line; where that is closed or full nobody reads it, and all else goes on."""
+    try:
+        print(text, file=stream, flush=True)
+    except (OSError, ValueError):
+        if stream:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())  # or what is left would fail at the exit
 
 
 class AlreadyRunning(DashError):
@@ -12655,7 +12702,7 @@ async def serve_until_stopped(config: Config) -> int:
             file.truncate(0)
             file.write(f"{os.getpid()} {config.url(port)}")
         key = f"/#key={dash.access.key}" if config.auth else "/"
-        print(f"llamadash {__version__} listening on {config.url(port)}{key}", flush=True)
+        say(f"llamadash {__version__} listening on {config.url(port)}{key}", sys.stdout)
 
     await dash.run(stop, ready)
     return 0
@@ -12712,7 +12759,8 @@ def running_instance(data_dir: Path) -> tuple[str, str] | None:
 
 def ask_password(config: Config) -> int:
     """Ask for a new password, or read it from a pipe, and store its hash."""
-    line = f'{getpass.getpass("New password (empty: none): ")}\n' if sys.stdin.isatty() else sys.stdin.readline()
+    asks = sys.stdin is not None and sys.stdin.isatty()
+    line = f'{getpass.getpass("New password (empty: none): ")}\n' if asks else (sys.stdin or io.StringIO()).readline()
     password = line.rstrip("\n")
     if not line or not encodable(password):
         return usage_error("a password is one line of text; an empty line takes it away")
@@ -12750,9 +12798,21 @@ EXIT_CODES = {AlreadyRunning: EXIT_RUNNING, PortTaken: EXIT_PORT, BadCertificate
               DatabaseUnavailable: EXIT_LATER}
 
 
+def open_standard_streams() -> None:
+    """Keep 0 to 2 from becoming a file of ours where they are closed, and print what the terminal's letters lack."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+
 def main(argv: list[str] | None = None) -> int:
     """The command line; returns the exit code."""
     argv = sys.argv[1:] if argv is None else argv
+    open_standard_streams()
     if argv[:1] == ["embedded-engine"]:
         return embedded_engine(argv[1:])
     options, fixed = parsed(command_line(), argv)
@@ -12760,15 +12820,15 @@ def main(argv: list[str] | None = None) -> int:
     try:
         return COMMANDS[options["command"]][1](config, options) if options["command"] else run_server(config)
     except DashError as problem:
-        print(f"llamadash: {problem}", file=sys.stderr)
+        say(f"llamadash: {problem}", sys.stderr)
         return EXIT_CODES.get(type(problem), 1)
     except OSError as problem:
         refused = isinstance(problem, PermissionError)
         place = problem.filename or "a file"
-        print(f"llamadash: {place} is not for this user ({problem.strerror}): change its owner, or run as another user"
-              if refused else "llamadash: {}".format(
-                  database_error(problem, f"{place} cannot be used", config.data_dir) if problem.filename else problem),
-              file=sys.stderr)
+        say(f"llamadash: {place} is not for this user ({problem.strerror}): change its owner, or run as another user"
+            if refused else "llamadash: {}".format(
+                database_error(problem, f"{place} cannot be used", config.data_dir) if problem.filename else problem),
+            sys.stderr)
         there = refused and problem.filename and os.path.lexists(problem.filename)  # else it may be mounted later
         return EXIT_USAGE if there or problem.errno in LASTING else EXIT_LATER
     except KeyboardInterrupt:

@@ -9989,6 +9989,30 @@ async def test_failed_logins_are_counted_by_forwarded_address(start: Callable[..
     assert [await failed_login(server, "127.0.0.2", f"203.0.113.{at}") for at in range(20, 26)] == tries
 
 
+@run_async
+async def test_a_login_waits_for_one_guess_of_others(dash: StubDash, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many guesses another address has sent before; and for one at most of all strangers together, where
+    somebody has signed in from there before."""
+    dash.db.set_meta("password", llamadash.hashed_password("correct horse"))
+    checked: list[str] = []
+
+    def matches(password: str, stored: Json) -> bool:
+        checked.append(password)
+        return password == "correct horse"
+    monkeypatch.setattr(llamadash, "password_matches", matches)
+    await dash.access.admit({"password": "correct horse"}, "10.0.0.1")
+    checked.clear()
+    guesses = [asyncio.ensure_future(dash.access.admit({"password": f"wrong {address}"}, address))
+               for address in (*["203.0.113.7"] * 5, *(f"2001:db8:{at:x}::1" for at in range(50)))]
+    await asyncio.sleep(0)
+    user = asyncio.ensure_future(dash.access.admit({"password": "correct horse"}, "10.0.0.1"))
+    other = asyncio.ensure_future(dash.access.admit({"password": "correct horse"}, "10.0.0.2"))
+    assert (await user)["session"] and len(checked) <= 3
+    assert (await other)["session"] and checked.count("wrong 203.0.113.7") == 1
+    await asyncio.gather(*guesses, return_exceptions=True)
+    assert checked.count("wrong 203.0.113.7") == 5 and not dash.access.turns
+
+
 @OTHER_PEER
 @run_async
 async def test_sockets_are_counted_by_forwarded_address(start: Callable[..., Server]) -> None:
@@ -10148,6 +10172,43 @@ def test_a_network_of_proxies_is_trusted(network: str, peer: str, trusted: bool)
     proxies = configured("--trusted-proxy", network).trusted_proxies
     assert llamadash.is_trusted(peer, proxies) is trusted
     assert llamadash.is_trusted(f"::ffff:{peer}", proxies) is trusted
+
+
+def resolved_as(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
+    """Let every name stand for `address`; addresses stay what they are."""
+    lookup = socket.getaddrinfo
+
+    def getaddrinfo(host: Any, *more: Any, **options: Any) -> Any:
+        is_name = isinstance(host, str) and re.search("[g-z]", host)
+        return lookup(address if is_name else host, *more, **options)
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+
+
+@pytest.mark.parametrize("host, address, exposed", [
+    ("127.evil.example", "0.0.0.0", True), ("localhost.evil.example", "0.0.0.0", True), ("localhost", "::", True),
+    ("localhost", "0.0.0.0", True), ("0", "", True), ("::", "", True), ("0.0.0.0", "", True), ("0.0", "", True),
+    ("::ffff:0.0.0.0", "", True), ("0:0::0", "", True), ("127.0.0.1", "", False), ("::1", "", False),
+    ("localhost", "127.0.0.1", False), ("localhost", "::1", False), ("127.evil.example", "127.0.0.3", False),
+    ("box", "127.0.0.1", False), ("127.1", "", False), ("2130706433", "", False), ("0:0::1", "", False),
+    ("::ffff:127.0.0.1", "", False)])
+@run_async
+async def test_who_can_reach_the_api_is_told_by_its_bound_address(
+        dash: StubDash, monkeypatch: pytest.MonkeyPatch, host: str, address: str, exposed: bool) -> None:
+    """However its name looks: open to the network it has a key, and is not open without one for a moment."""
+    resolved_as(monkeypatch, address)
+    dash.engine_values.update(api_host=host, api_port=unused_port())
+    with contextlib.suppress(llamadash.EngineUnavailable):  # as there is no engine
+        await dash.gateway.start()
+    assert dash.gateway.server and dash.gateway.keys.required() is exposed
+    assert (dash.config.data_dir / "engine-key").exists() is exposed
+    dash.engine_values["api_host"] = "127.0.0.1"  # which holds from the next start on
+    local, port = dash.gateway.server.sockets[0].getsockname()[:2]
+    url = f"http://{'[::1]' if ':' in local else '127.0.0.1' if exposed else local}:{port}/v1/models"
+    async with aiohttp.ClientSession() as session, session.get(url) as answer:
+        assert answer.status == (401 if exposed else 200)
+    everywhere = (dash.gateway.snapshot()["base_url"] or "").startswith(f"http://{socket.gethostname()}:")
+    assert everywhere is exposed
+    await dash.gateway.close()
 
 
 @run_async
@@ -11139,6 +11200,85 @@ async def test_it_starts_without_what_only_unix_has(tmp_path: Path) -> None:
     finally:
         assert server.stop(signal.SIGINT) == 0, server.output()  # Ctrl+C
     assert "Traceback" not in server.output()
+
+
+CALLERS = {  # how llamadash is started besides `python llamadash.py`, in a folder of its own
+    "as a module": "PYTHONPATH={here} {python} -m llamadash --version",
+    "with options of Python's": "{python} -X dev -B -W error {here}/llamadash.py --version",
+    "isolated": "{python} -I {here}/llamadash.py --version", "optimized": "{python} -OO {here}/llamadash.py --version",
+    "by a program": "{python} -c 'import runpy, sys; sys.argv = sys.argv[1:]; "
+                    "runpy.run_path(sys.argv[0], run_name=\"__main__\")' {here}/llamadash.py --version",
+    "by another module": "{python} -m cProfile -o profile {here}/llamadash.py --version",
+    "imported": "PYTHONPATH={here} {python} -c 'import sys, llamadash; sys.exit(llamadash.main())' --version",
+    "by a link": "ln -s {here}/llamadash.py dash && {python} dash --version",
+    "from a folder that is gone": "rmdir $PWD && {python} {here}/llamadash.py --version",
+    "without standard streams": "{python} {here}/llamadash.py --data-dir data link <&- >&- 2>&- && "
+                                "{python} {here}/llamadash.py --version",
+    "in an archive": "mkdir z && cp {here}/llamadash.py z && echo 'import llamadash; llamadash.main()' > z/__main__.py "
+                     "&& {python} -m zipapp z -o z.pyz && {python} z.pyz --version",
+    "where it may not write": "mkdir z && cp {here}/llamadash.py z && chmod 555 z && {python} z/llamadash.py --version",
+    "with letters that the terminal lacks": "PYTHONIOENCODING=ascii {python} {here}/llamadash.py --data-dir tschüß "
+                                            "service >unit && grep -q 'tsch.xfc' unit && "
+                                            "{python} {here}/llamadash.py --version"}
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs a shell")
+@pytest.mark.parametrize("caller", CALLERS)
+def test_it_is_started_in_every_way(tmp_path: Path, caller: str) -> None:
+    """Whoever calls it, from wherever, with whatever streams."""
+    command = CALLERS[caller].format(python=sys.executable, here=HERE)
+    result = subprocess.run(["sh", "-c", command], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert (result.returncode, result.stdout) == (0, f"llamadash {llamadash.__version__}\n"), result.stderr
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs a shell")
+@pytest.mark.parametrize("streams", [">&-", "<&- >&- 2>&-", ">/dev/full", ">/dev/full 2>/dev/full", "| true"])
+def test_nobody_needs_to_read_what_it_prints(tmp_path: Path, streams: str) -> None:
+    """Closed or full streams keep it neither from starting nor from ending well."""
+    server = Server(tmp_path)
+    command = shlex.join(server.command("--port", "0", "--api-port", "0", "--llama-server", "/nonexistent"))
+    script = f"{{ {command}; echo $? >code; }} {streams}"
+    with subprocess.Popen(["sh", "-c", script], cwd=tmp_path, env=server.environment, stderr=subprocess.PIPE) as shell:
+        assert shell.stderr
+        pid, server.url = wait_for(lambda: (found := llamadash.running_instance(server.data)) and found[1] and found)
+        assert asyncio.run(fetch(server, "/"))[0] == 200
+        os.kill(int(pid), signal.SIGTERM)
+        assert shell.stderr.read() == b""
+    assert (tmp_path / "code").read_text() == "0\n"
+
+
+HOMELESS = """
+import os, pwd, sys
+
+def unknown(*_):
+    raise KeyError("uid not found")
+
+pwd.getpwuid = unknown
+for name in ("HOME", "USER", "LOGNAME", "LNAME", "USERNAME", "XDG_CACHE_HOME"):
+    os.environ.pop(name, None)
+import llamadash
+sys.exit(llamadash.main())
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such users")
+@run_async
+async def test_a_user_without_name_and_home_can_run_it(tmp_path: Path) -> None:
+    """As in a container that was given a bare number: server, commands and unit."""
+    server = ScriptedServer(tmp_path, HOMELESS).start()
+    try:
+        client = await Dashboard().connect(server)
+        folders = (await client.request("config:get"))["folders"]
+        assert all(Path(folder["path"]).is_absolute() for folder in folders)
+        assert (await client.request("models:scan"))["total"] == 0
+        await client.close()
+        for command in ("link", "service", "doctor"):
+            result = server.run(command)
+            assert "Traceback" not in result.stderr and result.returncode < 2, result.stderr
+            assert command != "service" or f"User={os.getuid()}" in result.stdout
+    finally:
+        assert server.stop() == 0
+    assert server.output() == ""
 
 
 def test_a_missing_web_folder_is_said(tmp_path: Path) -> None:
