@@ -3729,11 +3729,11 @@ class Scan:
                             self.skip(path, "links to a folder outside the model folders: add that folder")
                         elif not link and folder.count(os.sep) - root.count(os.sep) < self.depth:
                             pending.append(path)
-                    elif piece := PIECE_NAME.fullmatch(os.path.basename(path)):
+                    elif piece := PIECE_NAME.fullmatch(name := os.path.basename(path)):
                         self.sets.setdefault((folder, piece[1] or piece[3] + piece[5]), []).append(path)
                     elif path.lower().endswith(".gguf"):
                         self.look_at(path, link)
-                    elif advice := next((advice for kind, advice in OTHER_FILES if kind.search(path)), None):
+                    elif advice := next((advice for kind, advice in OTHER_FILES if kind.search(name)), None):
                         self.sets.setdefault((folder, advice), []).append(path)
 
     def unreadable(self, problem: OSError) -> None:
@@ -3822,19 +3822,19 @@ class Scan:
         except GGUFError as problem:
             self.skip(model.path, f"{os.path.basename(item.path)}: {problem}" if headers else str(problem))
             return None
-        flaws = [f"{os.path.basename(item.path) + ': ' if model.shards else ''}{flaw}: listed, but it cannot be loaded"
-                 for header, item in zip(headers, model.files, strict=True) if (flaw := gguf_flaw(header, item.size))]
-        if reason := flaws[0] if flaws else gguf_unusable(headers[0], sum(header.tensor_count for header in headers)):
-            self.skip(model.path, reason)
-        if gguf_is_projector(headers[0]):
-            return "projector" if not flaws else None
         if (count := headers[0].number("split.count") or 1) > len(model.files):
             advice = f"a part of a model that was renamed: the engine wants NAME-00001-of-{count:05}.gguf and so on"
             self.sets.setdefault((os.path.dirname(model.path), advice), []).append(model.path)
-        elif flaws or not reason:
-            model.facts = {**gguf_facts(headers), "name": file_name(headers[0], model.stem)}
-            return "model"
-        return None
+            return None
+        unusable = gguf_unusable(headers[0], sum(header.tensor_count for header in headers))
+        flaws = [f"{os.path.basename(item.path) + ': ' if model.shards else ''}{flaw}: listed, but it cannot be loaded"
+                 for header, item in zip(headers, model.files, strict=True) if (flaw := gguf_flaw(header, item.size))]
+        if unusable or flaws:
+            self.skip(model.path, unusable or flaws[0])
+        if unusable or gguf_is_projector(headers[0]):
+            return None if unusable or flaws else "projector"
+        model.facts = {**gguf_facts(headers), "name": file_name(headers[0], model.stem)}
+        return "model"
 
     def row(self, model: FoundModel) -> Json:
         """The row of `model`, without what is the user's."""
@@ -3919,7 +3919,7 @@ def name_words(stem: str) -> list[str]:
     return [word for word in words if word and not re.fullmatch(QUANTIZATION_WORD, word)]
 
 
-@functools.lru_cache(256)
+@functools.lru_cache(4096)
 def known_header(file: FoundFile) -> GGUFHeader:
     """What the header of `file` says of its model; nothing where it cannot be read."""
     header = GGUFHeader()
@@ -3946,7 +3946,8 @@ def projector_fit(model: FoundModel, file: FoundFile) -> int:
     claims = set(name_words(its.text("general.name") or "")) if its.text("general.type") else set()
     family = {word for word in claims if not re.fullmatch(NEUTRAL_WORD, word)}
     if named - {"vision", "audio", "projector", "clip", "encoder"}:
-        return 3 if named <= words and (not family or family & words) else 1
+        sure = named <= words or (lengths and claims and claims <= words)
+        return 3 if sure and (not family or family & words) else 1
     return 2 if claims <= words else 1
 
 
@@ -4054,6 +4055,7 @@ class Library:
         self.dash = dash
         self.skipped: list[Json] = []  # of the last scan
         self.projectors: dict[str, list[str]] = {}  # by path of a model, those that may belong to it
+        self.warned = dash.db.get_meta("scan_warnings")  # of listed files, by path; None: read all of them once again
         self.lost: dict[str, str] = {}  # folders and files that cannot be used now, and why
         self.mounts = set(dash.db.get_meta("mounts", []))  # folders on which something is usually mounted
         self.known: dict[Path, Look] = {}  # each folder as it was at the last scan
@@ -4116,8 +4118,8 @@ class Library:
             report(done, total)
 
         def job() -> Scan:
-            warned = {item["path"]: item["reason"] for item in self.skipped}
-            scan = Scan(folders, rows, step, warned=warned, mounts=self.mounts, careful=careful)
+            known = rows if self.warned is not None else [{**row, "file_mtime": -1} for row in rows]
+            scan = Scan(folders, known, step, warned=self.warned, mounts=self.mounts, careful=careful)
             work(scan)
             return scan
         try:
@@ -4178,7 +4180,11 @@ class Library:
             except BaseException:
                 self.changed = True
                 raise
-            self.skipped, self.projectors = found.skipped, found.projectors
+            self.skipped, self.projectors, listed = found.skipped, found.projectors, {row["path"] for row in models}
+            warned = {item["path"]: item["reason"] for item in found.skipped if item["path"] in listed}
+            if warned != self.warned:
+                self.warned = warned
+                self.dash.db.set_meta("scan_warnings", warned)
         log.info("scan: %d models, %d new, %d changed, %d missing, %d files skipped, %.2f s", len(models), len(new),
                  len(changed), len(missing), len(found.skipped), time.monotonic() - started)
         await self.dash.broadcast("models:list", {"models": self.dash.models()})

@@ -3608,7 +3608,8 @@ def test_what_the_engine_will_not_load_is_told_by_the_scan(tmp_path: Path) -> No
     eyes = write_gguf(tmp_path / "mmproj-F16.gguf", CLIP, WEIGHTS)
     os.truncate(eyes, eyes.stat().st_size - 100)
     write_gguf(tmp_path / "control.gguf", {"general.architecture": "controlvector"}, WEIGHTS)
-    write_gguf(tmp_path / "mmproj-lora.gguf", {**LLAMA, "general.type": "adapter"}, WEIGHTS)
+    lora = write_gguf(tmp_path / "mmproj-lora.gguf", {**LLAMA, "general.type": "adapter"}, WEIGHTS)
+    os.truncate(lora, lora.stat().st_size - 100)
     models, skipped = scan(tmp_path)
     assert {name: model["projector"] for name, model in models.items()} == {"other.gguf": None, "unknown.gguf": None}
     for name, reason in {"other.gguf": "byte order", "unknown.gguf": "type 99", "mmproj-F16.gguf": "incomplete",
@@ -3678,6 +3679,9 @@ MADE_FROM = {"general.base_model.0.repo_url": "https://huggingface.co/google/gem
                  {"m": "mmproj-F16"}, id="folder of a quantization"),
     pytest.param({"m-it-UD-IQ2_M/m-00001-of-00002": GEMMA, "m-it-UD-IQ2_M/m-00002-of-00002": {}}, {"mmproj-F16": GEMMA},
                  {"m": "mmproj-F16"}, id="folder of a named quantization"),
+    pytest.param({"gemma-3-4b-it-Q4_0": GEMMA},
+                 {"mmproj-google_gemma-3-4b-it": {**GEMMA, "general.name": "gemma-3-4b"}},
+                 {"gemma-3-4b-it-Q4_0": "mmproj-google_gemma-3-4b-it"}, id="a publisher in its name"),
     pytest.param({"m-4b/m-Q4_0": GEMMA}, {"mmproj-F16": GEMMA}, {}, id="folder of another repository"),
     pytest.param({"models--u--m/snapshots/aa/m-Q4_0": GEMMA}, {"models--u--m/snapshots/bb/mmproj-F16": GEMMA},
                  {"m-Q4_0": "mmproj-F16"}, id="two revisions"),
@@ -3710,6 +3714,21 @@ def test_a_projector_tells_its_length(tmp_path: Path, tensors: dict[str, tuple[i
     path = write_gguf(tmp_path / "a.gguf", {**CLIP, **told},
                       [(name, shape, "F32", None) for name, shape in tensors.items()])
     assert llamadash.gguf_lengths(llamadash.gguf_read(path, named=True)) == lengths
+
+
+def test_what_is_wrong_with_a_file_is_said_after_a_restart_too(stocked: StubDash, monkeypatch: pytest.MonkeyPatch,
+                                                               ) -> None:
+    """A listed file that cannot be loaded is told of by each scan, and what older versions listed is read once more."""
+    path = stocked.models_folder / "a.gguf"
+    stocked.ask("models:scan")
+    stocked.db.set_meta("scan_warnings", None)  # as a version before
+    os.truncate(path, path.stat().st_size - 1)
+    os.utime(path, ns=(1, 1))
+    stocked.db.apply_scan([], [{"id": "a", "file_size": path.stat().st_size, "file_mtime": 1}], [])
+    for _ in range(2):
+        stocked.library = llamadash.Library(stocked)
+        assert "incomplete" in stocked.ask("models:scan")["skipped"][0]["reason"]
+        monkeypatch.setattr(llamadash, "gguf_read", None)
 
 
 def test_a_model_that_is_added_alone_has_its_projector(stocked: StubDash) -> None:
