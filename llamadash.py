@@ -666,6 +666,7 @@ class Access:
         self.failures = Failures()
         self.hashing, self.strangers = asyncio.Lock(), asyncio.Lock()
         self.turns: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()  # by address
+        self.last_key = ""
         self.sessions_void = False  # whether those in the database have ended, but could not be deleted yet
 
     async def admit(self, credentials: Json, address: str) -> Json:
@@ -709,8 +710,13 @@ class Access:
 
     @property
     def key(self) -> str:
-        """The access key as the file has it now: another process may have replaced it."""
-        return access_key(self.dash.config.data_dir)
+        """The access key as the file has it now: another process may have replaced it. One taken away is put back."""
+        try:
+            self.last_key = access_key(self.dash.config.data_dir, known=self.last_key)
+        except OSError:
+            if not self.last_key:
+                raise
+        return self.last_key
 
     def check_failures(self, address: str) -> None:
         """RateLimited while `address` has failed too often."""
@@ -778,13 +784,13 @@ def give_to_owner(path: Path, like: os.stat_result) -> None:
         os.chown(path, like.st_uid, like.st_gid)
 
 
-def access_key(data_dir: Path, *, new: bool = False) -> str:
-    """The access key in `data_dir`, made where there is none or a `new` one is wanted."""
+def access_key(data_dir: Path, *, new: bool = False, known: str = "") -> str:
+    """The access key in `data_dir`; where there is none, or a `new` one is wanted, one is made if none is `known`."""
     path = data_dir / "access-key"
     with contextlib.suppress(FileNotFoundError):
         if not new and len(key := path.read_text("ascii", "replace").strip()) >= KEY_BYTES:
             return key
-    write_privately(path, f"{secrets.token_urlsafe(KEY_BYTES)}\n")
+    write_privately(path, f"{known or secrets.token_urlsafe(KEY_BYTES)}\n")
     return path.read_text("ascii").strip()
 
 
@@ -1174,6 +1180,7 @@ SQLITE_TEXTS = {"permission denied": 3, "is locked": 5, "readonly": 8, "disk I/O
                 "is full": 13, "unable to open": 14, "locking protocol": 15, "large file support": 22,
                 "authorization": 23, "not a database": 26}
 SQLITE_BUSY, SQLITE_FULL, SQLITE_DAMAGE = (5, 6), 13, (11, 26)
+DATABASE_FILES = ("", "-wal", "-shm")  # endings of their names
 SQLITE_FILES = 12  # that it may want to open at once
 FULL_DISK = (errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC))
 NO_LOCKS = (errno.ENOLCK, "No file locks, as on some network shares")
@@ -1231,7 +1238,7 @@ def storage_problem(path: Path) -> OSError | None:
             mmap.mmap(numbers[0], 4096).close()
     except OSError as problem:
         return OSError(*(means or (problem.errno, problem.strerror)), folder)
-    for file in (f"{path}{suffix}" for suffix in ("", "-wal", "-shm")):
+    for file in (f"{path}{suffix}" for suffix in DATABASE_FILES):
         if os.path.lexists(file) and not (os.path.isfile(file) and os.access(file, os.R_OK | os.W_OK)):
             return OSError(errno.EACCES, "Not a file that this user may read and write", file)
     return None
@@ -1253,6 +1260,7 @@ class DatabaseFile:
         self.model_rows: dict[str, Json] | None = None
         self.threads = threading.local()
         self.opened = False
+        self.lost = ""  # why nothing may be saved any more
         with self.explained(f"{self.path} cannot be opened"):
             try:
                 self.connection = self.connect(None if repair else version)
@@ -1266,7 +1274,7 @@ class DatabaseFile:
                 self.migrate(version)
                 for left in self.backups(".part", ".part-journal"):  # by a kill during a backup
                     left.unlink(missing_ok=True)
-            self.connection.execute(f"PRAGMA busy_timeout = {WRITER_TIMEOUT}")
+            self.files = self.files_at_path()
             self.clock = TrustedClock(self.get_meta("clock", {}), self.newest_row())
         self.opened = True
 
@@ -1288,6 +1296,7 @@ class DatabaseFile:
                 connection.execute("PRAGMA auto_vacuum = INCREMENTAL")  # before the first table, or never
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("PRAGMA synchronous = NORMAL")
+            connection.execute(f"PRAGMA busy_timeout = {WRITER_TIMEOUT}")
             user_version(connection)  # the first look through the log: not every folder can have one
             failed.pop_all()
             return connection
@@ -1343,7 +1352,7 @@ class DatabaseFile:
 
     def backup(self, target: Path) -> int:
         """Write a consistent copy to `target`, if it is a good one, and return its size; safe while others write."""
-        if os.path.realpath(target) in [os.path.realpath(f"{self.path}{suffix}") for suffix in ("", "-wal", "-shm")]:
+        if os.path.realpath(target) in [os.path.realpath(f"{self.path}{suffix}") for suffix in DATABASE_FILES]:
             raise DashError(f"{target} is the database itself: choose another name.", code="BACKUP_FAILED")
         partial = target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")
         what = f"The backup {target} could not be written"
@@ -1400,8 +1409,8 @@ class DatabaseFile:
         if good:  # first of all: there may be no room for it
             shutil.copyfile(good, copy)
             os.chmod(copy, 0o600)
-        aside = self.path.with_name(f"{self.path.name}.damaged-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}")
-        for suffix in ("", "-wal", "-shm"):
+        aside = self.name_aside("damaged")
+        for suffix in DATABASE_FILES:
             with contextlib.suppress(FileNotFoundError):
                 os.replace(f"{self.path}{suffix}", f"{aside}{suffix}")
         if good:
@@ -1409,6 +1418,57 @@ class DatabaseFile:
         self.notice = f"The database was damaged ({problem})." + (
             f" It was moved to {aside.name}." if os.path.lexists(aside) else "") + (
             f" The backup {good.name} was restored." if good else " A new one was started: there was no good backup.")
+
+    def name_aside(self, why: str) -> Path:
+        """A free name beside the database, which says why a file gets it."""
+        return self.path.with_name(f"{self.path.name}.{why}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}")
+
+    def files_at_path(self) -> list[tuple[int, int] | None]:
+        """Which files are at `path` now, each by the numbers of its disk and of itself."""
+        found = list[tuple[int, int] | None]()
+        for suffix in DATABASE_FILES:
+            try:
+                status = os.stat(f"{self.path}{suffix}")
+                found.append((status.st_dev, status.st_ino))
+            except (FileNotFoundError, NotADirectoryError):
+                found.append(None)
+        return found
+
+    def stay_in_place(self) -> None:
+        """Where the open files were taken away or replaced, write all that is known back to `path`, and say so.
+
+        What was put in their place is moved aside. Nothing is written where another disk is mounted now.
+        """
+        with self.lock, self.explained(f"{self.path} was taken away and cannot be written again"):
+            if not self.opened or (found := self.files_at_path()) == self.files:
+                return
+            self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if self.files[0] and self.path.parent.stat().st_dev != self.files[0][0]:
+                raise DatabaseUnavailable(f"{self.path.parent} is on another disk than when llamadash started.")
+            copy = self.path.with_name(f".{self.path.name}.restored")
+            copy.unlink(missing_ok=True)
+            copy.touch(mode=0o600)
+            with contextlib.closing(sqlite3.connect(copy)) as target:
+                self.connection.backup(target)
+                target.execute("PRAGMA journal_mode = DELETE")
+            aside = self.name_aside("replaced")
+            for suffix, ours, there in zip(DATABASE_FILES, self.files, found, strict=True):
+                if there not in (None, ours):
+                    os.replace(f"{self.path}{suffix}", f"{aside}{suffix}")
+            os.replace(copy, self.path)
+            for suffix in DATABASE_FILES[1:]:
+                Path(f"{self.path}{suffix}").unlink(missing_ok=True)
+            self.connection.close()
+            self.connection, self.threads = self.connect(), threading.local()
+            self.files = self.files_at_path()
+            self.notice = f"{self.path} was taken away or replaced while llamadash ran: it was written again" + (
+                f", and what lay there is now {aside.name}." if os.path.lexists(aside) else ".")
+            log.error("%s", self.notice)
+
+    def checkpoint(self) -> None:
+        """Fold what is in the write-ahead log into the file, so that the log may be lost; holds nobody up."""
+        with self.explained(), contextlib.closing(sqlite3.connect(self.path)) as db:
+            db.execute("PRAGMA wal_checkpoint")
 
     def newest_row(self) -> int:
         """The time of the last row that is not from the future, or now where there is none."""
@@ -1446,11 +1506,14 @@ class DatabaseFile:
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
-        """The writing connection inside a transaction that any exception rolls back; see explained."""
+        """The writing connection inside a transaction that any exception rolls back; see explained, stay_in_place."""
+        if self.lost:
+            raise DatabaseUnavailable(self.lost)
         with self.explained(), self.begun():
             try:
                 yield self.connection
                 self.connection.execute("COMMIT")
+                self.stay_in_place()  # before anybody is told that it is saved
             except BaseException:
                 if self.connection.in_transaction:
                     self.connection.execute("ROLLBACK")
@@ -11948,6 +12011,8 @@ WantedBy=multi-user.target
 # -- Dash -----------------------------------------------------------------------------------------
 
 PRUNE_INTERVAL = 900.0  # seconds between two rounds of deleting what is too old
+FILES_INTERVAL = 2.0  # seconds between two looks whether the files that are open still are where they were
+CHECKPOINT_INTERVAL = 60.0  # seconds until what is saved is also in the database's file itself
 PRUNE_DELAY = 60.0  # seconds after the start until the first: starting up comes first
 RESTART_PAUSE = 1.0  # seconds until a background task that has failed begins again
 ADDRESS_PAUSE = 3.0  # seconds until the API's address is tried again that was not there
@@ -11958,8 +12023,8 @@ WAITING_TO_CONNECT, ACCEPTED_AT_ONCE = 1024, 16
 class Dash:
     """The one state object: what was configured, what is remembered and everything that runs."""
 
-    def __init__(self, config: Config) -> None:
-        self.config = config
+    def __init__(self, config: Config, lock: FolderLock | None = None) -> None:
+        self.config, self.lock = config, lock
         self.tasks: set[asyncio.Task[Any]] = set()
         self.log_limiter = LogLimiter()
         self.lag = 0.0  # seconds by which the loop was late at worst, of late; halved in about 17 s
@@ -12126,7 +12191,8 @@ class Dash:
         return {"journal": self.journal.run, "hub watch": self.hub.watch, "sampler": self.sampler.run,
                 "opening the API": self.open_api, "model folders": self.library.run,
                 "residency": self.pool.run, "engine events": self.pool.publish,
-                "upstreams": self.upstreams.run, "housekeeping": self.keep_house, "downloads": self.downloads.run,
+                "upstreams": self.upstreams.run, "housekeeping": self.keep_house, "files": self.keep_files,
+                "downloads": self.downloads.run,
                 "releases": self.installer.run,
                 "watchdog": functools.partial(watchdog, self)}
 
@@ -12146,6 +12212,30 @@ class Dash:
             await self.chore("deletion of what is too old", self.db.prune, self.settings())
             self.renew_certificate()
             await asyncio.sleep(PRUNE_INTERVAL)
+
+    async def keep_files(self) -> None:
+        """See every moment that the data folder has what is open, and tell every page what happened to it."""
+        told, checkpoint = self.db.notice, time.monotonic()
+        while True:
+            await asyncio.sleep(FILES_INTERVAL)
+            await self.chore("data folder", self.look_after_files)
+            if time.monotonic() - checkpoint > CHECKPOINT_INTERVAL:
+                checkpoint = time.monotonic()
+                await self.chore("write-ahead log", self.db.checkpoint)
+            if told != self.db.notice:
+                told = self.db.notice
+                await self.broadcast("system:notice", {"notice": told})
+
+    def look_after_files(self) -> None:
+        """Put back what was taken out of the data folder; another llamadash there ends all saving."""
+        self.config.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        try:
+            if self.lock:
+                self.lock.hold()
+        except AlreadyRunning as problem:
+            self.db.lost = self.db.notice = f"Nothing is saved any more: {problem} as well. Stop one of the two."
+            raise
+        self.db.stay_in_place()
 
     def renew_certificate(self) -> None:
         """Take over a certificate that was renewed: connections from now on get it."""
@@ -12631,25 +12721,52 @@ def private_folder(path: Path) -> None:
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
 
 
-@contextlib.contextmanager
-def data_folder(path: Path) -> Iterator[None]:
-    """Make the data folder and hold its lock; AlreadyRunning where another process has it."""
-    private_folder(path)
-    (path / "models").mkdir(exist_ok=True)
-    with open(path / "lock", "a+", encoding="utf-8", errors="replace", opener=plain_file) as file:
-        os.chmod(path / "lock", 0o600)
+class FolderLock:
+    """The lock of a data folder, and in it who has it: the process, and its address once that is known."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path, self.text = folder / "lock", str(os.getpid())
+        self.file: typing.TextIO | None = None
+        self.hold()
+
+    def hold(self) -> None:
+        """Take it, or take it again where its file was taken away; AlreadyRunning where another process has it."""
+        with contextlib.suppress(FileNotFoundError):
+            if self.file and os.path.samestat(os.fstat(self.file.fileno()), self.path.lstat()):
+                return
+        file = open(self.path, "a+", encoding="utf-8", errors="replace", opener=plain_file)  # noqa: SIM115  (kept)
+        os.chmod(self.path, 0o600)
         try:
             lock_file(file, LOCK_WAIT)
         except OSError as problem:
             if problem.errno in UNLOCKABLE:
-                raise database_error(OSError(*NO_LOCKS, path), f"{path} cannot be used", path) from problem
+                raise database_error(OSError(*NO_LOCKS), f"{self.path} cannot be used", self.path) from problem
             file.seek(0)
             pid = file.read().partition(" ")[0]
-            raise AlreadyRunning(f"another llamadash (process {pid or '?'}) uses {path}") from problem
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
-        yield
+            raise AlreadyRunning(f"another llamadash (process {pid or '?'}) uses {self.path.parent}") from problem
+        self.file = file
+        self.tell(self.text)
+
+    def tell(self, text: str) -> None:
+        """Write into it who has it."""
+        assert self.file
+        self.text = text
+        self.file.truncate(0)
+        self.file.write(text)
+        self.file.flush()
+
+
+@contextlib.contextmanager
+def data_folder(path: Path) -> Iterator[FolderLock]:
+    """Make the data folder and hold its lock; AlreadyRunning where another process has it."""
+    private_folder(path)
+    (path / "models").mkdir(exist_ok=True)
+    lock = FolderLock(path)
+    try:
+        yield lock
+    finally:
+        if lock.file:
+            lock.file.close()
 
 
 def lock_file(file: typing.TextIO, patience: float = 0.0) -> None:
@@ -12688,11 +12805,11 @@ def run_server(config: Config) -> int:
     """Run llamadash until it is told to stop, and return its exit code."""
     if not CARRIED_WEB and not (WEB / "index.html").is_file():
         return usage_error(f"the folder {WEB} is missing: it belongs beside {Path(__file__).name}, copy it as well")
-    with data_folder(config.data_dir):
-        return asyncio.run(serve_until_stopped(config))
+    with data_folder(config.data_dir) as lock:
+        return asyncio.run(serve_until_stopped(config, lock))
 
 
-async def serve_until_stopped(config: Config) -> int:
+async def serve_until_stopped(config: Config, lock: FolderLock) -> int:
     """Run one Dash until SIGINT or SIGTERM."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -12701,12 +12818,10 @@ async def serve_until_stopped(config: Config) -> int:
             if name == "SIGTERM" or signal.getsignal(getattr(signal, name)) != signal.SIG_IGN:  # as nohup left it
                 loop.add_signal_handler(getattr(signal, name), stop.set)
     loop.set_exception_handler(functools.partial(unhandled, LogLimiter()))
-    dash = Dash(config)
+    dash = Dash(config, lock)
 
     def ready(port: int) -> None:
-        with open(config.data_dir / "lock", "r+", encoding="utf-8", opener=plain_file) as file:
-            file.truncate(0)
-            file.write(f"{os.getpid()} {config.url(port)}")
+        lock.tell(f"{os.getpid()} {config.url(port)}")
         key = f"/#key={dash.access.key}" if config.auth else "/"
         say(f"llamadash {__version__} listening on {config.url(port)}{key}", sys.stdout)
 

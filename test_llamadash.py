@@ -2034,6 +2034,71 @@ def test_a_backup_that_cannot_be_read_is_not_taken_for_a_bad_one(tmp_path: Path)
         assert again.get_meta("kept") == 1 and "was restored" in (again.notice or "")
 
 
+def without(*suffixes: str) -> Callable[[Path], Any]:
+    """What deletes some of a database's files."""
+    def change(path: Path) -> None:
+        for suffix in suffixes:
+            os.unlink(f"{path}{suffix}")
+    return change
+
+
+def replaced_by_a_copy(suffix: str) -> Callable[[Path], Any]:
+    """What puts an older copy in the place of one of a database's files."""
+    def change(path: Path) -> None:
+        shutil.copyfile(path.parent / "backups/old.db", path.with_name("copy"))
+        os.replace(path.with_name("copy"), f"{path}{suffix}")
+    return change
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows deletes nothing that is open")
+@pytest.mark.parametrize("change", [
+    lambda path: shutil.rmtree(path.parent), without(""), without("-wal"), without("-shm"),
+    without("", "-wal", "-shm"), replaced_by_a_copy(""), replaced_by_a_copy("-wal")],
+    ids=["folder", "db", "wal", "shm", "all", "other db", "other wal"])
+def test_what_is_saved_is_kept_though_files_are_taken_away(tmp_path: Path, change: Callable[[Path], Any]) -> None:
+    """Whatever vanishes or is replaced is written again before a change is acknowledged, with all that was saved;
+    readers see it, what lay there is moved aside, and it happens once."""
+    path = tmp_path / "data" / "llama.db"
+    path.parent.mkdir()
+    database = llamadash.Database(path)
+    database.set_meta("first", 1)
+    database.backup(path.parent / "backups/old.db")
+    database.set_meta("second", 2)
+    database.logs()  # which has a connection of its own
+    change(path)
+    database.set_meta("third", 3)
+    assert database.notice and "was taken away or replaced" in database.notice
+    database.add_logs([{"id": 1, "timestamp": 1, "level": "info", "source": "a", "message": "x"}])
+    assert len(database.logs()[0]) == 1
+    database.notice = None
+    for again in (llamadash.Database(path), database):
+        assert [again.get_meta(name) for name in ("first", "second", "third")] == [1, 2, 3]
+    database.set_meta("third", 4)
+    assert database.notice is None
+    assert len(list(tmp_path.rglob("*.replaced-*"))) == change.__qualname__.startswith("replaced")
+    assert not list(tmp_path.rglob("*.restored*"))
+    database.close()
+
+
+def test_nothing_is_written_where_another_disk_is_now(fresh_db: llamadash.Database) -> None:
+    """A folder whose disk was unmounted is not the one that the database was in: no change is acknowledged there."""
+    fresh_db.path.unlink()
+    fresh_db.files = [(1, 2), None, None]
+    with pytest.raises(llamadash.DatabaseUnavailable, match="another disk"):
+        fresh_db.set_meta("kept", 1)
+    assert not fresh_db.path.exists()
+
+
+def test_what_is_saved_is_soon_in_the_file_itself(fresh_db: llamadash.Database) -> None:
+    """A log that is lost with its process costs little."""
+    fresh_db.set_meta("kept", 1)
+    fresh_db.checkpoint()
+    copy = fresh_db.path.with_name("copy.db")
+    shutil.copyfile(fresh_db.path, copy)
+    with contextlib.closing(sqlite3.connect(copy)) as db:
+        assert db.execute("SELECT value FROM metadata WHERE key = 'kept'").fetchall() == [("1",)]
+
+
 class WithCode(sqlite3.OperationalError):
     """An error of SQLite's as Python 3.11 and newer raise it."""
     def __init__(self, text: str, code: int) -> None:
@@ -12428,6 +12493,44 @@ async def test_a_page_lost_under_the_running_server_is_said(start: Callable[...,
     assert (await client.request("settings:get"))["settings"]["theme"] == "dark"
     assert "was restored" in client.events("connection:established")[0]["features"]["notice"]
     await client.close()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows deletes nothing that is open")
+@run_async
+async def test_a_data_folder_taken_away_is_written_again_and_said(start: Callable[..., Server]) -> None:
+    """Every page is told, nothing acknowledged is lost by a kill, and the link that was printed still opens it; a lock
+    that another llamadash took in between ends all saving."""
+    server = start()
+    client = await Dashboard().connect(server)
+    await client.request("settings:update", changes={"theme": "dark", "logs_max_rows": 5000})
+    lock = (server.data / "lock").read_text()
+    server.data.rename(server.data.with_name("elsewhere"))  # what was open stays open, as when all is deleted
+    await client.request("settings:update", changes={"logs_max_rows": 6000})
+    notice = (await client.wait("system:notice"))["notice"]
+    assert "was taken away or replaced" in notice
+    await eventually(lambda: notice in str(client.events("logs:entries")))
+    await eventually(lambda: (server.data / "lock").exists() and (server.data / "lock").read_text() == lock)
+    assert server.run("--port", "0").returncode == llamadash.EXIT_RUNNING
+    other = await Dashboard().connect(server)
+    assert other.events("connection:established")[0]["features"]["notice"] == notice
+    await other.close()
+    await client.close()
+    server.stop(signal.SIGKILL)
+    key = server.key
+    server.start()
+    assert server.key == key
+    client = await Dashboard().connect(server)
+    found = (await client.request("settings:get"))["settings"]
+    assert (found["theme"], found["logs_max_rows"]) == ("dark", 6000)
+    assert client.events("connection:established")[0]["features"]["notice"] is None
+    (server.data / "lock").unlink()
+    with llamadash.data_folder(server.data):
+        notice = (await client.wait("system:notice"))["notice"]
+        assert "Nothing is saved any more" in notice and f"process {os.getpid()}" in notice
+        error = await client.refused("settings:update", changes={"theme": "dark"})
+        assert (error["code"], error["message"]) == ("DATABASE_UNAVAILABLE", notice)
+    await client.close()
+    assert "Traceback" not in server.output()
 
 
 @run_async

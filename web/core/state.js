@@ -240,6 +240,9 @@ export class StateManager {
       "queue:update": ({ waiting }) => this.set("queue", waiting),
       "keys:updated": ({ keys }) => (this.set("keys", keys), this.refresh("keys")), // whether one is required now
       "engines:update": (data) => this.mergeBuild(data),
+      "system:notice": ({ notice }) => this.set("info", {
+        ...this.state.info, features: { ...this.state.info?.features, notice },
+      }),
     };
     for (const [event, callback] of Object.entries(broadcasts)) this.socket.on(event, callback);
   }
