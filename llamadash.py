@@ -11478,10 +11478,10 @@ class WebServer:
             return await handler(request)
         if problem := self.origin_problem(request):
             return web.Response(status=403, text=self.dash.hub.explain("foreign origins", problem))
-        if request.headers.get("Upgrade", "").lower() != "websocket" or request.method != "GET":
-            if request.method == "GET":
-                self.dash.hub.explain("failed upgrades", NO_WEBSOCKET)
-            return web.Response(status=400 if request.method == "GET" else 405, text=f"{NO_WEBSOCKET}\n")
+        if request.method != "GET":
+            return web.Response(status=405, text=f"{NO_WEBSOCKET}\n")
+        if request.headers.get("Upgrade", "").lower() != "websocket":
+            return web.Response(status=400, text=self.dash.hub.explain("failed upgrades", NO_WEBSOCKET))
         address = counted_address(client_address(request, self.proxies))
         if self.sockets[address] >= self.dash.config.sockets_per_address:
             self.dash.hub.refused["sockets too many from one address"] += 1
@@ -11496,14 +11496,13 @@ class WebServer:
     def host_problem(self, request: web.Request) -> str | None:
         """Why the name that a request names us by is refused; None where it is one of this machine, or allowed."""
         hosts = request.headers.getall("Host", [])
+        name = host_name(hosts[0]) if len(hosts) == 1 else ""
         if not request.raw_path.startswith("/"):
             return "The request is for another server."
-        if len(hosts) == 1 and self.is_ours(host_name(hosts[0])):
+        if self.is_ours(name):
             return None
-        name = host_name(hosts[0]) if len(hosts) == 1 else ""
-        cure = f": if it is yours, start llamadash with --allow-host {clean_text(name)}" if len(name) in range(1, 100) \
-            else "."
-        return f"Host is {quoted(', '.join(hosts))}, which is no name of this machine{cure}"
+        cure = f": if it is yours, start llamadash with --allow-host {clean_text(name)}" if 0 < len(name) < 100 else ""
+        return f"Host is {quoted(', '.join(hosts))}, which is no name of this machine{cure}."
 
     def is_ours(self, name: str) -> bool:
         """Whether a Host header's name is one of this machine, an address, or one allowed."""

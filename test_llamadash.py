@@ -6991,6 +6991,20 @@ async def test_while_the_gateway_is_stopped_nothing_is_loaded(tmp_path: Path) ->
 
 
 @run_async
+async def test_the_stop_of_the_engine_is_over_in_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that does not end is killed then, however long its own model's time to finish is."""
+    monkeypatch.setattr(llamadash, "STOP_ALL_TIME", 0.5)
+    async with running(EngineDash(tmp_path, waiting_llama_server(tmp_path), "a")) as dash:
+        await dash.change("a", parameters={"stop-timeout": 600})
+        await dash.load("a")
+        process = psutil.Process(dash.state("a")["runtime"]["pid"])
+        process.suspend()
+        await dash.request("models:unload", id="a")
+        await dash.request("engine:stop")
+        await eventually(lambda: not alive(process))
+
+
+@run_async
 async def test_parameters_that_change_while_a_model_answers(tmp_path: Path) -> None:
     """The answer goes on and its process leaves after it; who asks meanwhile is answered by a new process."""
     async with running(EngineDash(tmp_path, waiting_llama_server(tmp_path), "a")) as dash:
