@@ -6585,7 +6585,7 @@ class Residency:
         """A load failed, or a loaded unit crashed. What waits is asked again after a crash, but not for ever."""
         unit.failures, unit.failed_at, unit.error = unit.failures + 1, now, error
         unit.reason = "crashed" if status == "loaded" else "failed to load"
-        if status == "loaded" and now - unit.asked[0] <= GONE_TIME:
+        if status == "loaded" and now - unit.asked[0] <= STABLE_AFTER:  # its end may take long to be known
             unit.wish = unit.asked
         self.happened("crashed" if status == "loaded" else "failed", unit, error, failures=unit.failures)
         if status == "loading" or unit.failures >= CRASH_LIMIT:

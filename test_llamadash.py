@@ -5906,7 +5906,7 @@ def test_a_load_that_fails_refuses_with_its_cause() -> None:
 def test_a_load_that_was_asked_for_when_a_crash_was_not_known_yet_is_made() -> None:
     """What died a moment before it was to be loaded is loaded; what died long after stays away."""
     world = World({"A": 6}, 8)
-    for pause, wanted in ((0.1, True), (llamadash.GONE_TIME + 1, False)):
+    for pause, wanted in ((0.1, True), (llamadash.STABLE_AFTER + 1, False)):
         world.load("A")
         world.ready("A")
         world.load("A")
