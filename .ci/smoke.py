@@ -31,7 +31,7 @@ def look(line: str) -> None:
     if not url:
         sys.exit(f"It did not start: {line!r}")
     page = fetched(url[1] + "/")
-    names = re.findall(r'(?:src|href)="(/~[^"]+\.(?:js|css))"', page)
+    names = re.findall(r'(?:src|href)="\.(/~[^"]+\.(?:js|css))"', page)
     sizes = [len(fetched(url[1] + name)) for name in names]
     if not names or not all(sizes):
         sys.exit(f"The page lacks its files: {page[:500]}")
