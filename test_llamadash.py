@@ -10453,8 +10453,12 @@ async def test_behind_a_real_proxy(proxied: Callable[..., tuple[Proxy, Server]],
                     assert (await ws.receive_str()).startswith("0{")
                     await ws.send_str("40" + json.dumps({"token": server.key}))
                     assert (await ws.receive_str()).startswith("40{")
-            answer = await http.get(address.join(yarl.URL(f"{base}v1/models")), headers=named)
-            assert (await answer.json())["object"] == "list"
+            models = address.join(yarl.URL(f"{base}v1/models"))
+
+            async def listed(place: yarl.URL = models) -> bool:
+                answer = await http.get(place, headers=named)
+                return answer.status == 200 and (await answer.json())["object"] == "list"
+            await eventually(listed, "the API, which opens after the dashboard, answers")
         assert (await http.get(address / "left", headers=named)).url.path == "/left/"
 
 
