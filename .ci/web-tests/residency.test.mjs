@@ -1,7 +1,8 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import "./dom.mjs";
-const { DeviceMemory, ModelsInMemory, Queue, divided, idleSince } = await import("../../web/components/residency.js");
+const { DeviceMemory, divided } = await import("../../web/components/device-memory.js");
+const { ModelsInMemory, Queue, idleSince } = await import("../../web/components/residency.js");
 const { loadingStage, nextWords, reasonWords } = await import("../../web/components/model-status.js");
 const { energy, tokenRate, until } = await import("../../web/core/format.js");
 
@@ -26,14 +27,17 @@ test("a load says what it is at", () => {
   assert.deepEqual(loadingStage({ stage: null, progress: null }), { text: "Starting…", part: null });
 });
 
-test("the memory of a device is divided into models, other use and what is free", () => {
-  const { models, other, free, parts } = divided({ total: 24 * GIB, free: 15 * GIB, held: 6 * GIB, budget: 18 * GIB });
-  assert.deepEqual([models, other, free].map((size) => size / GIB), [6, 3, 15]);
-  assert.deepEqual(parts, { models: 0.25, other: 0.125, budget: 0.75 });
-  const reserved = divided({ total: 10, free: 9, held: 6, budget: null }); // reserved, and not yet taken
-  assert.deepEqual([reserved.models, reserved.other, reserved.free, reserved.parts.budget], [6, 0, 4, 1]);
-  assert.deepEqual(divided({ total: 10, free: null, held: 12 }).models, 10);
-  assert.equal(divided({ total: null }), null);
+const on = (id, used, name = "CUDA0") => ({ id, name: id.toUpperCase(), status: "loaded", runtime: { devices: [{ name, used }] } });
+
+test("the memory of a device is divided into its models, what is reserved, other programs and what is free", () => {
+  const sizes = (split) => [...split.parts.map(({ key, size, color }) => `${key} ${size}${color ?? ""}`), `free ${split.free}`];
+  const device = { name: "CUDA0", total: 24, free: 15, held: 8 };
+  assert.deepEqual(sizes(divided(device, [on("a", 2), on("b", 3), on("c", 9, "CUDA1")])),
+    ["model-a 21", "model-b 32", "reserved 3", "other 1", "free 15"]);
+  assert.deepEqual(sizes(divided({ ...device, held: 0 }, [])), ["other 9", "free 15"]);
+  assert.deepEqual(sizes(divided({ name: "CUDA0", total: 10, free: null, held: 12 }, [on("a", 99)])), ["model-a 101", "free 0"]);
+  assert.deepEqual(sizes(divided({ name: "CUDA0", total: 10, free: 9, held: 6 }, [])), ["reserved 6", "free 4"]);
+  assert.equal(divided({ total: null }, []), null);
 });
 
 test("a model is idle since its last use, its last request or its load", () => {
@@ -67,9 +71,11 @@ test("who waits is shown with model, time and reason, and nothing where nobody w
 });
 
 test("each device says how its memory is used", () => {
-  const devices = [{ name: "CUDA0", total: 24 * GIB, free: 15 * GIB, budget: 22 * GIB, held: 6 * GIB }, { name: "X", total: null }];
-  const it = new DeviceMemory({ state: state({ engine: { devices } }) }).mount(document.body);
-  assert.match(it.element.textContent, /CUDA0budget 22 GiB of 24 GiB6 GiB models3 GiB other use15 GiB free/);
+  const devices = [{ name: "CUDA0", total: 24 * GIB, unused: 15 * GIB, budget: 22 * GIB, held: 6 * GIB }, { name: "X", total: null }];
+  const newcomer = { id: "n", name: "New", devices: [{ name: "CUDA0", used: 16 * GIB }] };
+  const it = new DeviceMemory({ state: state({ engine: { devices }, models: [on("a", 6 * GIB)], newcomer }) }).mount(document.body);
+  assert.match(it.element.textContent, /CUDA0budget 22 GiB of 24 GiB6 GiB A3 GiB other programs15 GiB free/);
+  assert.match(it.element.textContent, /New takes about 16 GiB: others have to leave/);
   assert.match(it.element.textContent, /X: memory unknown/);
   it.destroy();
 });

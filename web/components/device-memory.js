@@ -77,7 +77,9 @@ export class DeviceMemory extends Panel {
 
   /** @param {string} key @param {string} kind @param {string} words */
   legend(key, kind, words) {
-    return h("li", { key }, h("span", { className: `device-key ${kind}` }), h("span", { className: "truncate" }, words));
+    return h("li", { key },
+      h("span", { className: `device-key ${kind}` }),
+      h("span", { className: "truncate" }, words));
   }
 }
 

@@ -1,8 +1,9 @@
 /** Pages by address: History API, parameters, pages loaded when first needed. */
 
 /** The path under which a proxy offers this client; "" where it has its address for itself. */
-export const base = new URL(globalThis.document?.documentElement?.dataset?.base ?? "/", globalThis.location?.href ?? "x:/")
-  .pathname.slice(0, -1);
+export const base = new URL(
+  globalThis.document?.documentElement?.dataset?.base ?? "/", globalThis.location?.href ?? "x:/",
+).pathname.slice(0, -1);
 
 /** @returns {string} the address of this page below `base`, with its query */
 export const here = () => `/${location.pathname.slice(base.length + 1)}${location.search}`;
