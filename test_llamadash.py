@@ -103,6 +103,8 @@ ENGINES = ("llama-server", "old llama-server", "embedded")
 DEADLINE = float(os.environ.get("LLAMADASH_TEST_DEADLINE", "60"))
 SERVER_STOP_TIME = 45.0  # seconds for the end of a server: no socket's own timeout is that short
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+CHROMIUM_OPTIONS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update",
+                    "--disable-sync", "--no-first-run", "--disable-dev-shm-usage"]
 
 
 # -- Helpers ---------------------------------------------------------------------------------------
@@ -400,11 +402,51 @@ def unused_port() -> int:
             return int(listener.getsockname()[1])
 
 
+class SharedChromium:
+    """The one Chromium of a worker, and the event loop on which it lives from the first test that needs it on."""
+
+    def __init__(self) -> None:
+        self.loop = asyncio.new_event_loop()
+        self.own: set[asyncio.Task[Any]] = set()
+        self.driver: playwright.Playwright | None = None
+        self.browser: playwright.Browser | None = None
+
+    async def started(self, program: str) -> playwright.Browser:
+        """The browser; a new one where it is not there or has died."""
+        if not (self.browser and self.browser.is_connected()):
+            before = asyncio.all_tasks()
+            self.driver = self.driver or await playwright.async_playwright().start()
+            self.browser = await self.driver.chromium.launch(executable_path=program, args=CHROMIUM_OPTIONS)
+            self.own |= asyncio.all_tasks() - before
+        return self.browser
+
+    def run(self, test: Any) -> None:
+        """Run one test on its loop, and end what that leaves behind."""
+        try:
+            self.loop.run_until_complete(test)
+        finally:
+            self.loop.run_until_complete(llamadash.cancelled(asyncio.all_tasks(self.loop) - self.own))
+
+    def close(self) -> None:
+        """End the browser with the worker."""
+        if self.driver and self.browser:
+            self.loop.run_until_complete(self.browser.close())
+            self.loop.run_until_complete(self.driver.stop())
+        self.loop.close()
+
+
+CHROMIUM = SharedChromium()
+
+
 def run_async(test: Callable[..., Any]) -> Callable[..., Any]:
     """Let pytest run a coroutine function."""
+    run_test = CHROMIUM.run if "chromium" in test.__code__.co_names else asyncio.run
+
     @functools.wraps(test)
     def run(*arguments: Any, **fixtures: Any) -> None:
-        asyncio.run(asyncio.wait_for(test(*arguments, **fixtures), 10 * DEADLINE))
+        async def bounded() -> None:
+            await asyncio.wait_for(test(*arguments, **fixtures), 10 * DEADLINE)
+        run_test(bounded())
     return run
 
 
@@ -426,9 +468,11 @@ class WholeReports:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def whole_reports(request: pytest.FixtureRequest) -> None:
-    """Every process that runs tests reports their failures whole."""
+def worker(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Every process that runs tests reports their failures whole, and has one browser."""
     request.config.pluginmanager.register(WholeReports())
+    yield
+    CHROMIUM.close()
 
 
 @pytest.fixture
@@ -12990,8 +13034,6 @@ def test_the_official_client_sees_why_it_is_refused(start: Callable[..., Server]
 
 PAGES = {"/": "Dashboard", "/models": "Models", "/chat": "Chat", "/monitoring": "Monitoring",
          "/configuration": "Configuration", "/settings": "Settings", "/logs": "Logs"}
-CHROMIUM_OPTIONS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update",
-                    "--disable-sync", "--no-first-run", "--disable-dev-shm-usage"]
 
 
 class Browser:
@@ -13020,12 +13062,12 @@ async def chromium(server: Server, **options: Any) -> AsyncIterator[Browser]:
     program = next((found for name in BROWSERS if (found := shutil.which(name))), None)
     if program is None:
         pytest.skip("there is no Chromium on the PATH")
-    async with playwright.async_playwright() as driver:
-        browser = await driver.chromium.launch(executable_path=program, args=CHROMIUM_OPTIONS)
-        try:
-            yield Browser(await browser.new_context(**options), server)
-        finally:
-            await browser.close()
+    context = await (await CHROMIUM.started(program)).new_context(**options)
+    context.set_default_timeout(1000 * DEADLINE)
+    try:
+        yield Browser(context, server)
+    finally:
+        await context.close()
 
 
 def library_of_models(folder: Path) -> None:
@@ -13666,6 +13708,9 @@ async def test_a_person_loads_a_model_and_chats(appliance: Server) -> None:
     await client.close()
 
 
+ONE_ENGINE = pytest.mark.parametrize("appliance", ["llama-server"], indirect=True)  # for what is the client's own
+
+
 async def choose(page: playwright.Page, **sampling: int) -> None:
     """Set how the conversation that is shown is answered. A tiny model that may say anything may go on for minutes."""
     await page.wait_for_selector("[data-connection=connected]")
@@ -13694,6 +13739,7 @@ async def ask_for_a_story(page: playwright.Page) -> None:
     await page.wait_for_selector(".chat-answer .markdown", timeout=60_000)
 
 
+@ONE_ENGINE
 @run_async
 async def test_two_tabs_on_one_conversation_lose_nothing(appliance: Server) -> None:
     """What is said in one is seen in the other, and kept when the other goes on."""
@@ -13720,6 +13766,7 @@ async def test_two_tabs_on_one_conversation_lose_nothing(appliance: Server) -> N
     await client.close()
 
 
+@ONE_ENGINE
 @run_async
 async def test_another_tab_follows_an_answer(appliance: Server) -> None:
     """It grows there, nobody can ask between, a new title stays, and it stops when the tab that receives it closes."""
@@ -13746,6 +13793,7 @@ async def test_another_tab_follows_an_answer(appliance: Server) -> None:
     await client.close()
 
 
+@ONE_ENGINE
 @run_async
 async def test_a_conversation_that_another_tab_deletes_is_gone(appliance: Server) -> None:
     """Also while this tab receives an answer of it, which ends."""
@@ -13764,6 +13812,7 @@ async def test_a_conversation_that_another_tab_deletes_is_gone(appliance: Server
     await client.close()
 
 
+@ONE_ENGINE
 @run_async
 async def test_a_chat_loses_nothing_while_it_is_disconnected(appliance: Server) -> None:
     """No answer is replaced that cannot be had again now, and what is written stays, also on another page."""
