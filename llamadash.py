@@ -4905,6 +4905,8 @@ def parse_presets(text: str) -> dict[str, dict[str, str]]:
     Indented lines and quotes, which llama-server refuses or takes as they are, mean here what was meant.
     InvalidRequest names a line that makes no sense.
     """
+    if "\0" in text or not encodable(text):
+        raise InvalidRequest("this is no text", field="ini")
     lines = [line.strip(" \t") for line in re.split(r"\r\n|\n|\r", text.lstrip("\ufeff"))]
     if re.search(r"(?im)llama|^[ \t]*-", text) and not any(line.startswith("[") for line in lines) and (
             commands := parse_commands(text)):
@@ -8629,7 +8631,10 @@ def upstream_url(text: str) -> str:
     if not found:
         return ""
     scheme = "https" if (found[1] or "").lower() in ("https", "wss") else "http"
-    return f"{scheme}://" + re.sub(ADDRESS_TAIL, "", found[2])
+    url = f"{scheme}://" + re.sub(ADDRESS_TAIL, "", found[2])
+    with contextlib.suppress(ValueError):  # a port or an address that there cannot be
+        return url if urllib.parse.urlsplit(url).port != 0 else ""
+    return ""
 
 
 def upstream_named(text: str) -> tuple[str, str] | None:
@@ -8689,9 +8694,9 @@ class Upstreams:
 
     async def refresh(self, upstream: Upstream) -> None:
         """Ask one upstream for its models."""
+        wait = 0.0
         try:
             status, body, wait = await self.get(upstream, "/v1/models")
-            upstream.pause = max(upstream.pause, wait)
             if status in (401, 403):
                 upstream.failed("refused", f"It wants a key: set the variable {upstream.variable}.")
                 return
@@ -8703,12 +8708,13 @@ class Upstreams:
             elif upstream.kind:
                 upstream.failed("unreachable", f"This is {upstream.kind}, and it has no OpenAI API: update it.")
             else:
-                upstream.failed("unreachable", error_text(body, status))
+                asks = f" It asks to wait {math.ceil(wait)} s." if wait else ""
+                upstream.failed("unreachable", error_text(body, status) + asks)
         except (aiohttp.ClientError, OSError, asyncio.TimeoutError, ValueError, RecursionError) as problem:
             hint = "" if urllib.parse.urlsplit(upstream.url).port else " Does its address lack the port?"
             upstream.failed("unreachable", (clean_text(str(problem))[:300] or "It does not answer.") + hint)
         finally:
-            upstream.due = time.monotonic() + upstream.pause
+            upstream.due = time.monotonic() + max(upstream.pause, wait)
             self.dash.pool.changed.set()
 
     async def get(self, upstream: Upstream, path: str) -> tuple[int, bytes, float]:
@@ -9460,7 +9466,7 @@ def download_source(text: str, endpoint: str = HUB) -> Source:
     places = [word for before, word in zip(["-", *words], words, strict=False) if re.match(HUB_ADDRESS, word)
               or (re.fullmatch(f"{REPO}([:@].+)?", word) and not before.startswith("-"))]
     named = [options[key] for key in FILE_KEYS[2:] if key in options]
-    source = download_word([*named, *places, words[-1]][0], endpoint)
+    source = download_word([*named, *places, *words[-1:], ""][0], endpoint)
     if "revision" in options:
         source = source._replace(repo=download_word(f"{source.repo}@{options['revision']}", endpoint).repo)
     file = options.get("include") or next(

@@ -8186,7 +8186,7 @@ async def test_an_upstream_that_lies(
     ({"/v1/models": {"data": [{"id": "a"}, {"id": "b"}]},
       "/running": {"running": [{"model": "b", "state": "starting"}]}}, "llama-swap", ["unloaded", "loading"], ""),
     ({"/api/version": {"version": "0.1.1"}, "/api/ps": {"models": []}}, "ollama 0.1.1", [], "This is ollama 0.1.1"),
-    ({"/v1/models": "<!doctype html>"}, None, [], "web page"),
+    ({"/v1/models": "<!doctype html>"}, None, [], "web page"), ({}, None, [], "It asks to wait 77 s."),
     ({"/v1/models": {"data": [{"id": "a"}]}, "/running": [5], "/api/ps": {"models": [5]}}, None, [None], "")])
 @run_async
 async def test_an_upstream_is_named_for_what_it_is(
@@ -8201,7 +8201,7 @@ async def test_an_upstream_is_named_for_what_it_is(
     async def handler(request: web.Request) -> web.Response:
         via.append(request.headers["Via"])
         if request.path not in answers:
-            return web.Response(status=404)
+            return web.Response(status=404 if answers else 429, headers={"Retry-After": "77"})
         found = answers[request.path]
         return web.Response(text=found if isinstance(found, str) else json.dumps(found))
     async with web_server(handler) as url, api_of(start("--upstream", f"{url}/api/chat")) as api:
@@ -14055,15 +14055,19 @@ def test_no_frame_harms_anybody_else(fuzzed: Server, frames: list[str | bytes]) 
 
 @BOUNDED
 @given(text=st.one_of(st.text(), st.lists(st.sampled_from(
-    ["[*]", "[a]", "[", "]", "=", "ctx-size", " ", "\n", "\r\n", ";", "#", "\ufeff", "a = b", "\x00"])).map("".join)))
-def test_any_preset_text_is_read_or_refused(text: str) -> None:
-    """A preset file is sections of texts, or InvalidRequest says which line is wrong."""
-    try:
-        sections = llamadash.parse_presets(text)
-    except llamadash.InvalidRequest as refused:
-        assert refused.field == "ini"
-    else:
-        assert all(isinstance(value, str) for values in sections.values() for value in values.values())
+    ["[*]", "[a]", "[", "]", "=", "ctx-size", " ", "\n", "\r\n", ";", "#", "\ufeff", "a = b", "\x00", " -m",
+     "llama-server ", " -hf ", "u/r:Q", "'", '"', "\\", "\\\n", "-", "--x=", "A_B=c ", " -e ", "hf://", "@", "%2f",
+     "https://hf.co/", "?show_file_info=", "..", "](", "C:\\x", "|", ">"])).map("".join)))
+def test_whatever_is_pasted_is_read_or_refused(text: str) -> None:
+    """As a preset file or a command line, as a source of models, and as an address: a text has a sense or an error."""
+    for read, fields in ((lambda: llamadash.preset_changes([row("a")], text, [], {}), ("ini",)),
+                         (lambda: llamadash.download_source(text), ("repo", "file"))):
+        try:
+            read()
+        except llamadash.InvalidRequest as refused:
+            assert refused.field in fields
+    if named := llamadash.upstream_named(text):
+        assert re.fullmatch(llamadash.UPSTREAM_NAME, named[0]) and llamadash.Upstream(*named).url
 
 
 @BOUNDED
