@@ -983,7 +983,8 @@ MODEL_DEFAULTS: Json = {  # every column of models
     "favorite": False, "parameters": {}, "revision": 1, "missing": False, "chat_template": False,
     "modalities": ["text"], "shards": [], "aliases": [], "pinned": False, "preferred": False, "tags": [],
 }
-JSON_COLUMNS = ("parameters", "modalities", "shards", "aliases", "tags", "memory_correction")
+JSON_COLUMNS: dict[str, Any] = {  # of a model, and what they are where they cannot be read
+    "parameters": {}, "modalities": ["text"], "shards": [], "aliases": [], "tags": [], "memory_correction": {}}
 BOOLEAN_COLUMNS = ("favorite", "chat_template", "missing", "pinned", "preferred")
 
 
@@ -1678,7 +1679,7 @@ class ModelRows(DatabaseFile):
     def benchmarks(self, model: str) -> list[Json]:
         """The benchmarks of one model, newest first."""
         rows = self.rows("SELECT id, result FROM benchmarks WHERE model = ? ORDER BY id DESC LIMIT 50", (model,))
-        return [{**json.loads(row["result"]), "id": row["id"]} for row in rows]
+        return [{**saved_json(row, "result", {}), "id": row["id"]} for row in rows]
 
 
 class MetricRows(DatabaseFile):
@@ -1868,7 +1869,7 @@ class RequestRows(DatabaseFile):
         """
         wanted = {"timestamp >= ?": from_ms, "timestamp < ?": to_ms, "model = ?": model}
         rows = self.newest("events", EVENT_COLUMNS, wanted, limit)
-        return [{**row, "details": json.loads(row["details"])} for row in rows]
+        return [{**row, "details": saved_json(row, "details", {})} for row in rows]
 
 
 class AccessRows(DatabaseFile):
@@ -1906,7 +1907,7 @@ class AccessRows(DatabaseFile):
         """The keys, newest first, also those revoked: {id, name, start, models, requests_per_minute, …_at}."""
         rows = self.rows("SELECT id, name, start, models, requests_per_minute, created_at, used_at, revoked_at "
                          f"FROM api_keys WHERE {condition} ORDER BY id DESC", values)
-        return [{**row, "models": None if row["models"] is None else json.loads(row["models"])} for row in rows]
+        return [{**row, "models": None if row["models"] is None else saved_json(row, "models", [])} for row in rows]
 
     def find_api_key(self, hash: bytes) -> Json | None:
         """The key that has this hash and is not revoked."""
@@ -2071,10 +2072,16 @@ def saved_value(row: Json, default: Any) -> Any:
     return default
 
 
+def saved_json(row: Json, column: str, default: Any) -> Any:
+    """The JSON value in a column of a row, as saved_value() reads it."""
+    return saved_value({"key": f"{column} of {row['id']}", "value": row[column]}, default)
+
+
 def decoded_model(row: Json) -> Json:
     """A model as clients see it, from its row."""
-    for name in JSON_COLUMNS:
-        row[name] = json.loads(row[name]) if row[name] is not None else None
+    for name, default in JSON_COLUMNS.items():
+        value = row[name] if row[name] is None else saved_json(row, name, default.copy())
+        row[name] = [item for item in value if isinstance(item, str)] if isinstance(value, list) else value
     row["parameters"] = known_parameters(row["parameters"])
     for name in BOOLEAN_COLUMNS:
         row[name] = bool(row[name])

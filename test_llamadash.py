@@ -4721,6 +4721,20 @@ async def test_what_a_newer_version_saved_is_read(dash: StubDash) -> None:
     assert (config["defaults"], config["budget"], config["models_max"]) == ({"temp": 0.5}, {"CUDA0": 5}, 0)
     assert (await later.request("models:get", id="m"))["model"]["parameters"] == {"ctx-size": 64}
     await later.request("models:estimate", id="m")
+    later.db.add_benchmark({"model": "m"})
+    later.db.add_api_key("k", b"x", "sk-", ["m"])
+    for value in ("{", "7", "[7]", '"x"', '{"a": 1}', ""):
+        with later.db.transaction() as db:
+            db.execute("UPDATE models SET parameters = :value, modalities = :value, shards = :value, aliases = :value, "
+                       "tags = :value, memory_correction = :value", {"value": value})
+            db.execute("UPDATE benchmarks SET result = ?", (value,))
+            db.execute("UPDATE api_keys SET models = ?", (value,))
+        newest = StubDash(dash.folder)
+        assert [model["id"] for model in (await newest.request("models:list"))["models"]] == ["m"]
+        assert (await newest.request("models:get", id="m"))["model"]["parameters"] == {}
+        (key,) = (await newest.request("keys:list"))["keys"]
+        assert isinstance(key["models"], list)  # None would mean all
+        newest.db.close()
     later.db.close()
 
 
