@@ -183,6 +183,7 @@ import dataclasses
 import email.utils
 import errno
 import functools
+import gc
 import getpass
 import gzip
 import hashlib
@@ -328,25 +329,26 @@ DAY = 86_400_000  # milliseconds
 MAX_TEXT = 4096  # characters; longer fields say so with Length
 MAX_DEPTH = 32  # levels of nesting in a request; every real one has fewer than 8
 LOG_LINES_PER_SECOND = 300  # of one source into the journal; the rest is counted and said
+LOG_LINE = 256  # bytes of a line; a longer one counts for several
 LOG_REPEAT_PAUSE = 60.0  # seconds until a failure that repeats is logged again
 
 
 class LogLimiter:
-    """Keeps a flood out of the log: so many lines a second of each source, and a failure that repeats once a minute."""
+    """Keeps a flood out of the log: so many lines of each source in a period, a failure that repeats once a minute."""
 
-    def __init__(self, limit: int = LOG_LINES_PER_SECOND) -> None:
-        self.limit = limit
-        self.second = 0
+    def __init__(self, limit: int = LOG_LINES_PER_SECOND, period: float = 1.0) -> None:
+        self.limit, self.period = limit, period  # seconds
+        self.begun = 0
         self.passed: dict[str, int] = {}
         self.held: dict[str, int] = {}
         self.failures: dict[str, tuple[str, float]] = {}
 
-    def allows(self, source: str, now: float) -> bool:
-        """Whether one more line of `source` may pass at `now` (s)."""
-        if int(now) != self.second:
-            self.second = int(now)
+    def allows(self, source: str, now: float, size: int = 0) -> bool:
+        """Whether one more line of `source`, of `size` bytes, may pass at `now` (s)."""
+        if int(now / self.period) != self.begun:
+            self.begun = int(now / self.period)
             self.passed.clear()
-        count = self.passed[source] = self.passed.get(source, 0) + 1
+        count = self.passed[source] = self.passed.get(source, 0) + 1 + size // LOG_LINE
         if count > self.limit:
             self.hold(source)
         return count <= self.limit
@@ -4467,9 +4469,15 @@ def checked_fields(values: Json, kinds: dict[str, Any], field: str, folders: lis
 
 
 @on("models:list", error="LIST_MODELS_FAILED")
-def models_list(dash: Dash) -> Json:
+async def models_list(dash: Dash) -> Json:
     """Every model."""
-    return {"models": dash.models()}
+    async with dash.long_work:
+        models = []
+        for row in dash.db.models():
+            models.append(dash.with_state(row))
+            if len(models) % MANY_ITEMS == 0:
+                await asyncio.sleep(0)
+    return {"models": models}
 
 
 @on("models:get", error="GET_MODEL_FAILED")
@@ -5105,15 +5113,14 @@ async def presets_import(dash: Dash, *, ini: Annotated[str, Length(0, 262_144)],
     """Take over what a preset file or a command line says of the models it names, or only say what would change."""
     changes, warnings, downloads = await dash.library.patiently(
         ini, preset_changes, dash.db.models(), ini, dash.folders(), dash.engine_config()["defaults"])
+    wanted = dict[str, Json]()
     for change in [] if dryRun else changes:
         new, fields = ({key: value for key, (_, value) in change[part].items()} for part in ("parameters", "fields"))
         if change.get("created"):
             await dash.library.add(change["path"], id=change["id"], name=change["name"], parameters=new, **fields)
-            continue
-        row = dash.db.get_model(change["id"])
-        dash.db.update_model(row["id"], row["revision"], {"parameters": {**row["parameters"], **new}, **fields})
-        await dash.models_changed()
-        await dash.broadcast("models:updated", {"model": dash.model(row["id"])})
+        else:
+            wanted[change["id"]] = {"parameters": {**dash.db.get_model(change["id"])["parameters"], **new}, **fields}
+    await dash.change_models(wanted)
     return {"changes": changes, "warnings": warnings, "downloads": downloads}
 
 
@@ -5890,7 +5897,7 @@ class EngineOutput:
         elif line and not line.startswith(b"[New LWP "):  # of a debugger, one for each thread
             if not re.match(rb"#\d+ ", line):  # nor the many calls that led to the end
                 self.lines.append(line[:MAX_LOG_LINE])
-            if self.limiter.allows(self.name, self.heard_at):
+            if self.limiter.allows(self.name, self.heard_at, min(len(line), MAX_LOG_LINE)):
                 self.take_log(parse_line(line[:MAX_LOG_LINE]))
 
     def take_state(self, line: bytes) -> None:
@@ -7312,6 +7319,8 @@ MAX_BODY = 64 * 2**20  # bytes of one request: images and audio are in it
 MAX_BODIES = 256 * 2**20  # bytes of all requests that are being read or wait
 BODY_SILENCE = 60.0  # s without a byte of a body that is still to come
 BODY_TIME = 600.0  # s in which all of it has to be there
+BODY_START = 2**18  # bytes of one that comes in chunks, with their heads, until some of it was read
+CHUNK_SHARE = 4  # bytes of such a body that go on with each that was read: chunks are not smaller than their heads
 BODY_BLOCK = 2**16  # bytes of a body that are looked through, and passed on, at once
 PARSED_AT_ONCE = 2**15  # bytes of a body that are looked through on the loop, in up to 0.05 s; more takes a thread
 MAX_READ_FIELD = 2**16  # bytes of a field of the body that the gateway reads
@@ -7851,7 +7860,7 @@ async def answer_objects(response: aiohttp.ClientResponse, call: Call) -> AsyncI
 class Exchange:
     """One request of a client: streams the model's answer back to it, and says what goes wrong."""
 
-    def __init__(self, request: web.Request, asking: ModelRequest, body: contextlib.ExitStack) -> None:
+    def __init__(self, request: web.BaseRequest, asking: ModelRequest, body: contextlib.ExitStack) -> None:
         self.request, self.asking, self.call, self.body = request, asking, asking.call, body
         self.response: web.StreamResponse | None = None  # once something was sent to the client
 
@@ -7926,6 +7935,7 @@ class Exchange:
         if response.headers.get("Content-Type", "").startswith("text/event-stream"):
             response.headers["X-Accel-Buffering"] = "no"
             response.headers["Cache-Control"] = "no-cache"
+        add_cors_headers(self.request, response)
         await response.prepare(self.request)
         return response
 
@@ -7960,14 +7970,14 @@ def gateway_error(problem: Exception) -> GatewayError:
     return GatewayError(404 if isinstance(problem, NotFound) else 503, str(problem), code=code, retry_after=wait)
 
 
-async def add_cors_headers(request: web.Request, response: web.StreamResponse) -> None:
+def add_cors_headers(request: web.BaseRequest, response: web.StreamResponse) -> None:
     """Let the page that asks read the answer, which is an error where its site may not ask."""
-    if "Origin" in request.headers:
+    if "Origin" in request.headers and not response.prepared:
         response.headers.extend({"Access-Control-Allow-Origin": request.headers["Origin"], "Vary": "Origin",
                                  "Access-Control-Expose-Headers": "*"})
 
 
-def preflight_answer(request: web.Request) -> web.Response:
+def preflight_answer(request: web.BaseRequest) -> web.Response:
     """What lets a page ask as its browser says that it wants to."""
     wanted = re.sub(r"[^A-Za-z0-9_, -]", "", request.headers.get("Access-Control-Request-Headers", ""))
     local = request.headers.get("Access-Control-Request-Private-Network") == "true"
@@ -7999,7 +8009,7 @@ class Gateway:
         self.warnings: dict[str, str] = {}
         self.published: Json = {}
         self.applied: Json = {}
-        self.runner: web.AppRunner | None = None
+        self.runner: web.ServerRunner | None = None
         self.server: asyncio.Server | None = None
         self.keys = Keys(dash)
         self.routing = Routing(dash, self.keys)
@@ -8027,19 +8037,18 @@ class Gateway:
         """Open the port, or another one where it is taken, which is said."""
         config = self.dash.engine_config()
         host, port = bare_host(config["api_host"]) or config["api_host"], int(config["api_port"])
-        app = web.Application(client_max_size=0, handler_args={"max_line_size": 16384})
-        app.router.add_route("*", "/{path:.*}", self.routing.handle)
-        app.on_response_prepare.append(add_cors_headers)
         limits = ConnectionLimits(self.dash.hub.refused, API_CONNECTIONS // 2, self.dash.config.trusted_proxies)
         limits.total = min(API_CONNECTIONS, self.dash.web.limits.total / 4)  # each may need two descriptors
-        runner = web.AppRunner(app, access_log=None, logger=ListenerLog(limits.refused), shutdown_timeout=1.0,
-                               handler_cancellation=True, keepalive_timeout=KEEPALIVE_TIME, auto_decompress=False)
+        # without an application, whose router takes a moment for each slash of a path
+        http = web.Server(self.routing.handle, access_log=None, logger=ListenerLog(limits.refused),
+                          handler_cancellation=True, keepalive_timeout=KEEPALIVE_TIME, auto_decompress=False,
+                          max_line_size=16384)
+        runner = web.ServerRunner(http, shutdown_timeout=1.0)
         await runner.setup()
-        assert runner.server
         server = None
         try:
             self.keys.exposed = True  # until it is known what `host` stands for
-            server = await self.bound(functools.partial(LimitedProtocol, limits, runner.server), host, port)
+            server = await self.bound(functools.partial(LimitedProtocol, limits, http), host, port)
             addresses = [listener.getsockname()[0] for listener in server.sockets]
             self.keys.set_exposed(not all(map(is_loopback, addresses)))
         except BaseException:
@@ -8055,7 +8064,7 @@ class Gateway:
         self.applied = {key: config[key] for key in ("api_host", "api_port")}
         log.info("the API is at %s/v1", self.url)
 
-    async def bound(self, protocol: Callable[[], asyncio.Protocol], host: str, port: int) -> asyncio.Server:
+    async def bound(self, protocol: Callable[[], LimitedProtocol], host: str, port: int) -> asyncio.Server:
         """A server on `port`, or on another one where that is taken."""
         create = functools.partial(asyncio.get_running_loop().create_server, protocol, host, backlog=API_CONNECTIONS)
         try:
@@ -8178,19 +8187,25 @@ class Routing:
         self.dash, self.keys = dash, keys
         self.bodies: dict[int, int] = {}  # the sizes of all bodies that are being read, or wait
 
-    async def handle(self, request: web.Request) -> web.StreamResponse:
+    async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer one HTTP request; whatever goes wrong has the error shape of the client's own API."""
-        LimitedProtocol.request_arrived(request)
+        LimitedProtocol.expect(request, min(request.content_length or BODY_START, MAX_BODY))
         request = below_base(request, self.dash.config.base_paths)
         try:
-            return await self.routed(request)
+            response = await self.routed(request)
         except GatewayError as problem:
-            return problem.with_traceback(None).answer(request.path)  # whose frames would keep the body in memory
+            response = problem.with_traceback(None).answer(request.path)  # whose frames would keep the body in memory
         except Exception:
             log.exception("a request for %s failed", request.path[:100])
-            return GatewayError(500, "llamadash has failed; its log says how.").answer(request.path)
+            response = GatewayError(500, "llamadash has failed; its log says how.").answer(request.path)
+        if request.content.is_eof():
+            LimitedProtocol.expect(request)
+        else:
+            response.force_close()  # what is left of the body is no request
+        add_cors_headers(request, response)
+        return response
 
-    async def routed(self, request: web.Request) -> web.StreamResponse:
+    async def routed(self, request: web.BaseRequest) -> web.StreamResponse:
         """Check who asks, and find out what for."""
         if problem := self.dash.web.host_problem(request):
             raise GatewayError(421, self.dash.hub.explain("foreign hosts", problem))
@@ -8209,7 +8224,7 @@ class Routing:
         with contextlib.ExitStack() as body:
             return await self.passed_on(request, key, path, named, body)
 
-    async def passed_on(self, request: web.Request, key: Json, path: str, named: Any,
+    async def passed_on(self, request: web.BaseRequest, key: Json, path: str, named: Any,
                         body: contextlib.ExitStack) -> web.StreamResponse:
         """Pass a request on to the model that its path, its body or its query names; `body` ends when that is sent."""
         content, queried = None, named or request.query.get("model")
@@ -8293,18 +8308,21 @@ class Routing:
 
     # bodies
 
-    async def read_body(self, request: web.Request, named: bool, held: contextlib.ExitStack) -> Body:
+    async def read_body(self, request: web.BaseRequest, named: bool, held: contextlib.ExitStack) -> Body:
         """The whole body, and what must be known of it; `held` is for as long as it takes memory."""
         data, ends, size, announced = bytearray(), time.monotonic() + BODY_TIME, 0, request.content_length or 0
         if announced > MAX_BODY:
             raise GatewayError(413, TOO_LARGE)
         held.callback(self.bodies.pop, id(request), None)
+        if request.headers.get("Expect", "").lower() == "100-continue" and request.transport:
+            request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         try:
             while not request.content.at_eof():  # most are here already, and a wait_for costs turns of the loop
                 block = request.content.read_nowait() or await asyncio.wait_for(
                     request.content.readany(), min(BODY_SILENCE, ends - time.monotonic()))
                 if PARSED_AT_ONCE < size == len(data) < announced:  # it does come: growing by pieces costs more
                     data = data.ljust(announced, b"\0")
+                LimitedProtocol.expect(request, CHUNK_SHARE * len(block), again=True)
                 data[size:size + len(block)] = block
                 size, self.bodies[id(request)] = size + len(block), len(data)
                 if size > MAX_BODY:
@@ -8313,7 +8331,7 @@ class Routing:
                     raise GatewayError(503, "Too many large requests are waiting.", code="crowded", retry_after=5)
         except asyncio.TimeoutError:
             raise GatewayError(408, "The rest of the request did not come.") from None
-        except (aiohttp.ClientError, web.HTTPException, ValueError) as problem:
+        except (OSError, aiohttp.ClientError, web.RequestPayloadError, ValueError) as problem:
             raise GatewayError(400, "The request is malformed.") from problem
         try:
             return await self.scanned(request, data)
@@ -8322,7 +8340,7 @@ class Routing:
                 return Body(data)
             raise
 
-    async def scanned(self, request: web.Request, data: bytearray) -> Body:
+    async def scanned(self, request: web.BaseRequest, data: bytearray) -> Body:
         """What must be known of a body; large ones are looked through in a thread."""
         if not data or request.content_type.startswith("audio/") or "Content-Encoding" in request.headers:
             return Body(data)
@@ -8333,7 +8351,7 @@ class Routing:
         return await asyncio.to_thread(scan, data) if len(data) > PARSED_AT_ONCE else scan(data)
 
 
-def split_upstream_path(request: web.Request) -> tuple[str, str | None]:
+def split_upstream_path(request: web.BaseRequest) -> tuple[str, str | None]:
     """The path for the model's server with its query, and the model that /upstream/MODEL/… names."""
     raw, mark, query = request.raw_path.partition("?")
     if is_hostile_path(raw.replace("%2F", "/").replace("%2f", "/")):
@@ -8391,7 +8409,7 @@ class Keys:
         self.load()
         return {**row, "text": text}
 
-    def admitted(self, request: web.Request) -> Json:
+    def admitted(self, request: web.BaseRequest) -> Json:
         """The key that a request comes with, NO_KEY where it needs none; GatewayError where it may not ask."""
         asks_first = request.method == "OPTIONS"  # a browser asks without the key whether it may send one
         key = None if asks_first else self.valid_key(request)
@@ -8399,7 +8417,7 @@ class Keys:
             raise GatewayError(403, self.dash.hub.explain("foreign origins", f"{problem} So does an API key."))
         return NO_KEY if key is None else self.counted(key)
 
-    def valid_key(self, request: web.Request) -> Json | None:
+    def valid_key(self, request: web.BaseRequest) -> Json | None:
         """The valid key of a request; GatewayError where it needs one and has none. Who guesses has to wait."""
         authorization = request.headers.get("Authorization", "")
         text = request.headers.get("x-api-key") or (authorization[7:] if authorization[:7].lower() == "bearer " else "")
@@ -10601,7 +10619,8 @@ JOURNAL_PENDING = 20_000  # entries waiting to be written; beyond, the oldest ar
 JOURNAL_PAUSE = 0.1  # seconds between two batches: ten a second are as live as eyes can tell
 JOURNAL_BROADCAST = 500  # entries of one batch that go to the clients; the rest is counted as dropped
 MAX_LINE = 8192  # bytes of one message
-LOG_RECORDS_PER_SECOND = 100  # of one of Python's loggers; more are counted and said
+LOG_RECORDS, LOG_PERIOD = 120, 60.0  # lines of one place in the code, and seconds; more are counted and said
+MAX_FOREIGN = 500  # characters of what a library has to say: others choose them
 CONTROL = r"\x1b\[[0-9;?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)|[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]"
 
 
@@ -10622,8 +10641,7 @@ class Journal:
         if LOG_LEVELS.index(level) < LOG_LEVELS.index(wanted):
             return
         message = re.sub(CONTROL, "", message.replace("\t", "    ")).rstrip()
-        if len(message) > MAX_LINE:
-            message = f"{message[:MAX_LINE]} … ({len(message) - MAX_LINE} more characters)"
+        message = shortened(message, MAX_LINE)
         if not message:
             return
         self.dropped += len(self.pending) == JOURNAL_PENDING
@@ -10655,6 +10673,11 @@ class Journal:
             await self.dash.broadcast("logs:entries", {"entries": shown, "dropped": dropped})
 
 
+def shortened(text: str, limit: int) -> str:
+    """The first `limit` characters of `text`, and how many more there are."""
+    return text if len(text) <= limit else f"{text[:limit]} … ({len(text) - limit} more characters)"
+
+
 class JournalHandler(logging.Handler):
     """Hands the records of Python's logging to the journal, from whichever thread they come."""
 
@@ -10662,16 +10685,19 @@ class JournalHandler(logging.Handler):
         super().__init__()
         self.journal = journal
         self.loop = asyncio.get_running_loop()
-        self.limiter = LogLimiter(LOG_RECORDS_PER_SECOND)
+        self.limiter = LogLimiter(LOG_RECORDS, LOG_PERIOD)
 
     def emit(self, record: logging.LogRecord) -> None:
         """Add one record, on the loop; of a flood only the beginning, and how much more there was."""
-        if not self.limiter.allows(record.name, time.monotonic()):
+        text = self.format(record)
+        if record.name != log.name:
+            text = shortened(f"{record.name}: {text}", MAX_FOREIGN)
+        if not self.limiter.allows(f"{record.name} (line {record.lineno})", time.monotonic(), len(text)):
             return
         level = record.levelname.lower() if record.levelname.lower() in LOG_LEVELS else "error"
         entries = [("warning", f"{count} more messages of {name} were left out")
                    for name, count in self.limiter.suppressed().items()]
-        for entry in (*entries, (level, self.format(record))):
+        for entry in (*entries, (level, text)):
             with contextlib.suppress(RuntimeError):  # the loop has ended
                 self.loop.call_soon_threadsafe(self.journal.add, entry[0], "llamadash", entry[1])
 
@@ -10704,6 +10730,11 @@ PING_INTERVAL, PING_TIMEOUT = 25, 60  # seconds, as every Socket.IO client is to
 MAX_MESSAGE = 1_000_000  # bytes of one incoming message: a pasted book chapter fits, a memory bomb does not
 MAX_CONNECT = 8192  # characters of the message that authenticates
 MAX_UNSENT = 4_000_000  # bytes waiting for one client: more, and it is not reading
+LONG_MESSAGE = 250_000  # bytes of a message that may wait longer than others, and until which no request is taken
+MAX_LONG_UNSENT = 16_000_000  # bytes of such messages: a list of thousands of models is as large, for a slow line
+UNSENT_PAUSE = 0.02  # seconds between two looks whether they are read
+UNREAD_TIME = 30.0  # seconds in which a client reads something of what waits for it
+MANY_ITEMS = 200  # of a list, that are written as JSON at once, in some milliseconds
 AUTH_DEADLINE = 10.0  # seconds in which a new socket must authenticate
 CLOSE_GRACE = 1.0  # seconds between a refusal, or a close, and the end of the TCP connection
 RECOVERY_TIME = 120.0  # seconds for which missed broadcasts are kept
@@ -10711,6 +10742,7 @@ RECOVERY_BYTES = 4_000_000  # of missed broadcasts, at most
 REQUEST_BURST = 2.0  # seconds' worth of requests that may come at once
 REQUEST_SIZE = 20_000  # characters of a message that count as one more request, for parsing takes time as well
 MAX_BRACKETS = 50_000  # lists and objects in one message: pasted source has fewer, and each takes a microsecond
+MAX_IDLE = 32  # messages from one ping of ours to the next that ask for nothing: pongs, pings, acknowledgements
 MAX_RUNNING = 64  # requests of one client that may be under way at the same time
 REFUSAL_REPORT = 10.0  # seconds between two log lines about refused connections and messages
 ADDRESS_WITH_PORT = r"\[([^\]]+)\](?::\d{1,5})?|([\d.]+):\d{1,5}"
@@ -10730,6 +10762,21 @@ def encoded(value: Any) -> bytes:
     except ValueError:  # UnicodeEncodeError is one as well
         text = json.dumps(value, ensure_ascii=False).encode("utf-8", "replace")
         return STRICT_JSON.encode(json.loads(text, parse_constant=lambda _: None)).encode()
+
+
+async def encoded_by_parts(value: Json) -> bytes:
+    """encoded() of an object that may hold long lists: the others get their turn in between."""
+    parts = []
+    for key, item in value.items():
+        if isinstance(item, list) and len(item) > MANY_ITEMS:
+            pieces = []
+            for at in range(0, len(item), MANY_ITEMS):
+                pieces.append(encoded(item[at:at + MANY_ITEMS])[1:-1])
+                await asyncio.sleep(0)
+            parts.append(b"%b:[%b]" % (encoded(key), b",".join(pieces)))
+        else:
+            parts.append(encoded({key: item})[1:-1])
+    return b"{%b}" % b",".join(parts)
 
 
 def text_frame(payload: bytes) -> bytes:
@@ -10797,8 +10844,11 @@ class Connection:
         self.asked = False  # whether it has sent its CONNECT
         self.deadline = time.monotonic() + AUTH_DEADLINE  # by when it must have authenticated
         self.next_ping = time.monotonic() + PING_INTERVAL
+        self.idle = 0  # messages that ask for nothing, since it was last pinged
+        self.written = self.read = self.long = 0  # bytes: all, what the other side took of them, long ones that wait
+        self.read_at = time.monotonic()
         self.messages = web.WebSocketResponse(  # which refuses what has just that size, too
-            max_msg_size=MAX_MESSAGE + 1, compress=False, timeout=CLOSE_GRACE,
+            max_msg_size=MAX_MESSAGE + 1, compress=False, timeout=CLOSE_GRACE, autoping=False,
             receive_timeout=PING_INTERVAL + PING_TIMEOUT)
 
     async def run(self) -> web.StreamResponse:
@@ -10816,11 +10866,11 @@ class Connection:
                 "sid": self.id, "upgrades": [], "pingInterval": PING_INTERVAL * 1000,
                 "pingTimeout": PING_TIMEOUT * 1000, "maxPayload": MAX_MESSAGE})))
             await server.handlers["connect"](self.id, {"llamadash.connection": self})
-            if fault := await self.receive():
+            if fault := await self.receive_all():
                 hub.refused[fault] += 1
                 self.transport.abort()
                 await asyncio.sleep(CLOSE_GRACE)  # which ends with the connection; aiohttp has nothing to say to it
-        except asyncio.TimeoutError:  # not even a pong came
+        except asyncio.TimeoutError:
             self.transport.abort()
         finally:
             self.closed = True
@@ -10830,24 +10880,43 @@ class Connection:
             await server.handlers["disconnect"](self.id, "transport close")
         return self.messages
 
+    async def receive_all(self) -> str | None:
+        """receive() until the socket ends or nothing comes, not even a pong, while nothing is read either."""
+        while True:
+            try:
+                return await self.receive()
+            except asyncio.TimeoutError:
+                if not self.waits() or time.monotonic() - self.read_at > UNREAD_TIME:
+                    raise
+
     async def receive(self) -> str | None:
         """Take messages until the socket ends; what the other side did where it does not keep to the protocol."""
         async for message in self.messages:
-            text = message.data
+            text, kind = message.data, message.type
             if self.transport.is_closing():
                 break
-            if message.type is not web.WSMsgType.TEXT:
-                return "binary or oversized messages"
-            if text.startswith("42") and self.client:
+            if kind is web.WSMsgType.TEXT and self.client and text.startswith("42"):
                 if not self.hub.receive(self.client, text):
                     return "malformed messages"
                 await asyncio.sleep(0)  # whatever else has come, the others get their turn
+                while self.waits() > LONG_MESSAGE:  # noqa: ASYNC110  (aiohttp has the event of it)
+                    await asyncio.sleep(UNSENT_PAUSE)  # who asks on gets the answers that are on their way first
+                continue
+            self.idle += 1
+            if self.idle > MAX_IDLE:
+                return "messages that ask for nothing"
+            if kind is web.WSMsgType.PING:
+                await self.messages.pong(text)
+            elif kind not in (web.WSMsgType.TEXT, web.WSMsgType.PONG):
+                return "binary or oversized messages"
             elif text in ("1", "41"):
                 break
-            elif not self.asked and is_connect(text):
-                await self.connect(text)
-            elif text != "3" and not text.startswith("43"):  # a pong; an acknowledgement, which nobody waits for
+            elif kind is web.WSMsgType.PONG or text == "3" or text.startswith("43"):
+                continue  # or an acknowledgement, which nobody waits for
+            elif self.asked or not is_connect(text):
                 return "malformed messages"
+            else:
+                await self.connect(text)
         return None
 
     async def connect(self, text: str) -> None:
@@ -10867,11 +10936,32 @@ class Connection:
         """Write one ready-made frame, or end a client that does not read what it was sent."""
         if self.transport.is_closing():
             return
-        if self.transport.get_write_buffer_size() > MAX_UNSENT:
-            self.hub.refused["clients that did not read"] += 1
-            self.transport.abort()
-        else:
-            self.transport.write(frame)
+        unsent = self.waits()
+        self.long = min(self.long, unsent)
+        if unsent - self.long > MAX_UNSENT:
+            self.end_unread()
+            return
+        self.transport.write(frame)
+        self.written += len(frame)
+        if len(frame) > LONG_MESSAGE:
+            self.long = min(self.long + len(frame), max(MAX_LONG_UNSENT, len(frame)))
+
+    def waits(self) -> int:
+        """The bytes that wait for the other side to read."""
+        return self.transport.get_write_buffer_size()
+
+    def end_unread(self) -> None:
+        """End a connection whose other side does not read."""
+        self.hub.refused["clients that did not read"] += 1
+        self.transport.abort()
+
+    def look_whether_read(self, now: float) -> None:
+        """End it where something waits, and nothing of that was read for long."""
+        read, unsent = self.written - self.waits(), self.waits()
+        if read != self.read or not unsent:
+            self.read, self.read_at = read, now
+        elif now - self.read_at > UNREAD_TIME:
+            self.end_unread()
 
     def abort_after(self, seconds: float) -> None:
         """End the TCP connection soon, whatever the other side does; until then nothing but the transport is kept."""
@@ -10935,15 +11025,17 @@ class Hub:
         recover = (epoch, seq) if isinstance(epoch, str) and type(seq) is int else None
         connection.client = Client(sid, connection, address, admitted.pop("session_id"), recover, admitted,
                                    self.dash.config.request_rate)
+        LimitedProtocol.expect(connection.request, math.inf)
 
     def look_after_connections(self) -> None:
         """End the sockets that have not authenticated in time, and ping those whose turn it is."""
         now = time.monotonic()
         for connection in self.connections:
+            connection.look_whether_read(now)
             if connection.client is None and now > connection.deadline:
                 connection.transport.abort()
             elif now > connection.next_ping:
-                connection.next_ping = now + PING_INTERVAL
+                connection.next_ping, connection.idle = now + PING_INTERVAL, 0
                 connection.write(text_frame(b"2"))
 
     def welcome(self, client: Client) -> None:
@@ -11087,7 +11179,9 @@ class Hub:
         """Answer a request once its handler is done."""
         reply.client.running += 1
         try:
-            self.answer(reply, await result)
+            data = await result
+            async with self.dash.long_work:
+                self.answer(reply, await encoded_by_parts(data))
         except DashError as problem:
             self.answer(reply, problem)
         except Exception:
@@ -11095,11 +11189,15 @@ class Hub:
         finally:
             reply.client.running -= 1
 
-    def answer(self, reply: Reply, result: Json | DashError) -> None:
-        """Send the response envelope, and the acknowledgement if the client wants one."""
-        part = {"error": result.as_json()} if isinstance(result, DashError) else {"data": result}
-        body = encoded({"type": "response", "event": reply.event, "success": "data" in part, **part,
-                        "requestId": reply.request_id, "timestamp": now_ms()})
+    def answer(self, reply: Reply, result: Json | DashError | bytes) -> None:
+        """Send the response envelope, and the acknowledgement if the client wants one; bytes are data as JSON."""
+        if isinstance(result, DashError):
+            kind, part = b"error", encoded(result.as_json())
+        else:
+            kind, part = b"data", result if isinstance(result, bytes) else encoded(result)
+        envelope = encoded({"type": "response", "event": reply.event, "success": kind == b"data",
+                            "requestId": reply.request_id, "timestamp": now_ms()})
+        body = b'%b,"%b":%b}' % (envelope[:-1], kind, part)
         write = reply.client.connection.write
         write(text_frame(b"42[%b,%b]" % (encoded(f"{reply.event}:result"), body)))
         if reply.ack:
@@ -11153,7 +11251,7 @@ def request_data(request: Any) -> Json:
     return data
 
 
-def client_address(request: web.Request, trusted_proxies: tuple[str, ...]) -> str:
+def client_address(request: web.BaseRequest, trusted_proxies: tuple[str, ...]) -> str:
     """The address of the other side: the peer's, or the nearest one that no trusted proxy has, as those say."""
     address = plain_address(request.remote or "?") or "?"
     hops = ",".join(request.headers.getall("X-Forwarded-For", [])).split(",")
@@ -11211,6 +11309,10 @@ REQUEST_DEADLINE = 10.0  # seconds in which a new connection must have sent a wh
 KEEPALIVE_TIME = 75.0  # seconds that a connection may stay open between two requests, as long as browsers keep it
 CONNECTIONS_PER_SOCKET = 4  # connections of one address for each socket it may have: a browser loads over six
 OPEN_FILES = 65_536  # descriptors that are asked for; more would only cost the system memory
+READ_AT_ONCE = 2**10, 2**14  # bytes of one connection, at least and at most, until the others have their turn
+QUICK_BLOCK = 0.0005  # seconds of work: who sends what takes longer is read in the smallest blocks
+MAX_HEAD = 2**16  # bytes of a request's head, and of all that a socket sends before it has authenticated
+MAX_ADDRESS_LINE = 2048  # bytes of a request's first line: aiohttp's router takes milliseconds for longer ones
 CONNECTION_REFUSED = (b"HTTP/1.1 503 Service Unavailable\r\n"
                       b"Retry-After: 10\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
 CONNECTION_SHARE = 0.75  # of all descriptors at most for connections: database, engine and files need the rest
@@ -11349,7 +11451,10 @@ def site_of(text: str) -> Site | None:
     return Site(match[1], match[2].rstrip("."), "" if match[3] == DEFAULT_PORTS.get(match[1]) else match[3] or "")
 
 
-def below_base(request: web.Request, bases: tuple[str, ...]) -> web.Request:
+AnyRequest = TypeVar("AnyRequest", web.BaseRequest, web.Request)
+
+
+def below_base(request: AnyRequest, bases: tuple[str, ...]) -> AnyRequest:
     """`request` with what its path has below one of the `bases`, where a proxy passes these on."""
     for base in bases:
         if request.raw_path.startswith(f"{base}/"):
@@ -11380,9 +11485,10 @@ class ConnectionLimits:
         self.total = math.inf
         self.count = self.port = 0
         self.open: collections.Counter[str] = collections.Counter()  # by address
+        self.buffer = memoryview(bytearray(READ_AT_ONCE[1]))  # for all, for each is emptied before another is read
 
 
-class LimitedProtocol(asyncio.Protocol):
+class LimitedProtocol(asyncio.BufferedProtocol):
     """One TCP connection of a listener with limits: stands in front of the protocol of aiohttp's server."""
 
     def __init__(self, limits: ConnectionLimits, server: web.Server) -> None:
@@ -11390,10 +11496,12 @@ class LimitedProtocol(asyncio.Protocol):
         self.server = server
         self.http = asyncio.Protocol()  # does nothing, unless it is accepted
         self.deadline: asyncio.TimerHandle | None = None
+        self.expected: float = MAX_HEAD  # bytes that may still come, until a request or a login changes that
+        self.block, self.most = READ_AT_ONCE  # bytes that are read at once
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin, unless there are too many already."""
-        transport = typing.cast(asyncio.Transport, transport)
+        self.transport = typing.cast(asyncio.Transport, transport)
         peer = transport.get_extra_info("peername")
         address = plain_address(peer[0] if isinstance(peer, tuple) else "") or "?"
         self.address = counted_address(address)
@@ -11403,26 +11511,47 @@ class LimitedProtocol(asyncio.Protocol):
         if limits.count > limits.total or (limits.open[self.address] > limits.per_address
                                            and not is_trusted(address, limits.exempt)):
             limits.refused["connections too many"] += 1
-            transport.write(CONNECTION_REFUSED)
-            transport.close()
+            self.transport.write(CONNECTION_REFUSED)
+            self.transport.close()
             return
-        self.deadline = asyncio.get_running_loop().call_later(REQUEST_DEADLINE, self.expire, transport)
+        self.deadline = asyncio.get_running_loop().call_later(REQUEST_DEADLINE, self.expire, "without a request")
         self.http = self.server()
-        for name in ("data_received", "eof_received", "pause_writing", "resume_writing"):
+        for name in ("eof_received", "pause_writing", "resume_writing"):
             setattr(self, name, getattr(self.http, name))
         self.http.connection_made(transport)
 
-    def expire(self, transport: asyncio.Transport) -> None:
-        """End a connection that has not sent the head of one request in time."""
-        self.limits.refused["connections without a request"] += 1
-        transport.abort()
+    def get_buffer(self, sizehint: int) -> memoryview:
+        """Where the next bytes go."""
+        return self.limits.buffer[:self.block]
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """Hand on what came, and read little at once where that is much work: the others want their turn."""
+        self.expected -= nbytes
+        if self.expected < 0:
+            self.expire("that sent too much")
+            return
+        began = time.thread_time()
+        self.http.data_received(bytes(self.limits.buffer[:nbytes]))
+        quick = time.thread_time() - began < QUICK_BLOCK
+        self.block = min(self.most, 2 * self.block) if quick else READ_AT_ONCE[0]
+
+    def expire(self, what: str) -> None:
+        """End a connection that asks for nothing in time, or sends what nobody asked for."""
+        self.limits.refused[f"connections {what}"] += 1
+        self.transport.abort()
 
     @staticmethod
-    def request_arrived(request: web.Request) -> None:
-        """Let the connection of `request` live: its first request is here."""
-        protocol = request.transport and request.transport.get_protocol()
-        if isinstance(protocol, LimitedProtocol) and protocol.deadline:
-            protocol.deadline.cancel()
+    def expect(request: web.BaseRequest, more: float = 0, *, again: bool = False) -> None:
+        """Let the connection of `request` live, whose head is here, and let another head and `more` bytes come.
+
+        With `again` these are beside those that were expected before.
+        """
+        connection = request.transport and request.transport.get_protocol()
+        if isinstance(connection, LimitedProtocol):
+            connection.expected = more + (connection.expected if again else MAX_HEAD)
+            connection.most = READ_AT_ONCE["Transfer-Encoding" not in request.headers]  # each chunk is work later
+            if connection.deadline:
+                connection.deadline.cancel()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget it."""
@@ -11479,7 +11608,7 @@ class WebServer:
     async def guard(self, request: web.Request,
                     handler: Callable[[web.Request], Awaitable[web.StreamResponse]]) -> web.StreamResponse:
         """Refuse a foreign Host anywhere, and a foreign Origin or one socket too many at the socket."""
-        LimitedProtocol.request_arrived(request)
+        LimitedProtocol.expect(request)
         if problem := self.host_problem(request):
             return web.Response(status=421, text=self.dash.hub.explain("foreign hosts", problem))
         if request.path in self.dash.config.base_paths:  # a page finds its files from below that alone
@@ -11506,7 +11635,7 @@ class WebServer:
             self.sockets[address] -= 1
             self.sockets += collections.Counter()  # forget the addresses that have none left
 
-    def host_problem(self, request: web.Request) -> str | None:
+    def host_problem(self, request: web.BaseRequest) -> str | None:
         """Why the name that a request names us by is refused; None where it is one of this machine, or allowed."""
         hosts = request.headers.getall("Host", [])
         name = host_name(hosts[0]) if len(hosts) == 1 else ""
@@ -11522,7 +11651,7 @@ class WebServer:
         return bool(name) and (name in self.hosts or name.endswith(".localhost")
                                or plain_address(name.strip("[]")) is not None)  # to which no DNS answer can be rebound
 
-    def origin_problem(self, request: web.Request) -> str | None:
+    def origin_problem(self, request: web.BaseRequest) -> str | None:
         """Why the page that asks is refused, and what mends it; None where it came from here or is allowed to.
 
         Behind a trusted proxy the page came from where that says it was asked. A port that no header tells may be
@@ -11544,7 +11673,7 @@ class WebServer:
                     return None
         return self.foreign_origin(request, page, scheme, trusted=trusted)
 
-    def foreign_origin(self, request: web.Request, page: Site | None, scheme: str, *, trusted: bool) -> str:
+    def foreign_origin(self, request: web.BaseRequest, page: Site | None, scheme: str, *, trusted: bool) -> str:
         """What a page that is refused is told, and the log: which header has which value, and what mends it."""
         seen = ", ".join(f"{name} is {quoted(value)}" for name in ("Origin", "Host", *FORWARDED)
                          for value in request.headers.getall(name, [])[:2])
@@ -12039,6 +12168,7 @@ class Dash:
         self.config, self.lock = config, lock
         self.tasks: set[asyncio.Task[Any]] = set()
         self.log_limiter = LogLimiter()
+        self.long_work = asyncio.Lock()  # for what takes many turns of the loop: one at a time
         self.lag = 0.0  # seconds by which the loop was late at worst, of late; halved in about 17 s
         self.beat = asyncio.Event()  # set for a moment at each heartbeat: what is done regularly wakes nobody by itself
         self.db = Database(config.data_dir / DATABASE_NAME)
@@ -12122,6 +12252,16 @@ class Dash:
         """Rows of models, or the defaults of all, changed: let residency follow."""
         self.pool.sync()
 
+    async def change_models(self, wanted: dict[str, Json]) -> None:
+        """Save and tell what is wanted of many models, by id; the others get their turn in between."""
+        for id, changes in wanted.items():
+            self.db.update_model(id, self.db.get_model(id)["revision"], changes)
+            await asyncio.sleep(0)
+        await self.models_changed()
+        for id in wanted:
+            await self.broadcast("models:updated", {"model": self.model(id)})
+            await asyncio.sleep(0)
+
     def features(self) -> Json:
         """What a client must know of this server before it shows anything."""
         return {"auth": self.config.auth, "password": self.db.get_meta("password") is not None,
@@ -12175,6 +12315,7 @@ class Dash:
             stack.push_async_callback(self.end_tasks)
             stack.push_async_callback(self.hub.close)
             stack.push_async_callback(self.gateway.close)
+            gc.freeze()  # what was made until now stays: to look through all of it takes up to 0.05 s each time
             ready(port)
             log.info("llamadash %s is listening on %s", __version__, self.config.url(port))
             for name, work in self.background().items():
@@ -12280,7 +12421,8 @@ async def listen(stack: contextlib.AsyncExitStack, app: web.Application, limits:
                  *, option: str = "--port", tls: ssl.SSLContext | None = None) -> int:
     """Serve `app` until `stack` ends, and return the port; PortTaken where another program holds it."""
     runner = web.AppRunner(app, access_log=None, logger=ListenerLog(limits.refused), shutdown_timeout=0.1,
-                           handler_cancellation=True, keepalive_timeout=KEEPALIVE_TIME)
+                           handler_cancellation=True, keepalive_timeout=KEEPALIVE_TIME,
+                           max_line_size=MAX_ADDRESS_LINE, lingering_time=0)
     await runner.setup()
     stack.push_async_callback(runner.cleanup)
     assert runner.server
@@ -12428,11 +12570,7 @@ async def system_import(dash: Dash, *, document: dict[str, Any], dryRun: bool = 
             await dash.library.scan()
             again = await dash.library.patiently(document, import_plan, dash, document, dash.db.models())
             plan |= {"models": again["models"], "warnings": again["warnings"]}
-        for id, changes in plan["models"].items():
-            dash.db.update_model(id, dash.db.get_model(id)["revision"], changes)
-        await dash.models_changed()
-        for id in plan["models"]:
-            await dash.broadcast("models:updated", {"model": dash.model(id)})
+        await dash.change_models(plan["models"])
     changes = [{"kind": kind, "id": id, "changes": values} for kind, id, values in
                [("settings", None, plan["settings"]), ("config", None, plan["config"]),
                 *(("model", id, values) for id, values in plan["models"].items())] if values]

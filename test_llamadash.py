@@ -78,7 +78,7 @@ import types
 import typing
 import uuid
 import zipfile
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Annotated, Any, Literal
@@ -514,10 +514,13 @@ def count():
     return time.thread_time() - began
 
 
+million = sorted(count() for _ in range(5))[2]
+
+
 @llamadash.on("test:turn")
 def test_turn(dash: llamadash.Dash) -> llamadash.Json:
     found, longest[0] = longest[0], 0.0
-    return {{"longest": found / sorted(count() for _ in range(5))[2]}}
+    return {{"longest": found / million}}
 
 
 asyncio.BaseEventLoop._run_once = turn
@@ -547,8 +550,6 @@ async def undisturbed(server: Server, most: float) -> AsyncIterator[None]:
     That is in processor time, as WAITING_SCRIPT says: where it has a core to itself, nobody waits for more than a turn.
     """
     client = await Dashboard().connect(server)
-    await client.request("test:turn")
-    await client.request("settings:get")  # what the measuring itself took
     await client.request("test:turn")
 
     async def ask() -> None:
@@ -12070,22 +12071,133 @@ async def test_a_thousand_malformed_requests_make_a_short_log(start: Callable[..
     assert not [message for message in messages if "Traceback" in message]
 
 
+def client_frame(kind: int, payload: bytes = b"", last: bool = True) -> bytes:
+    """One WebSocket frame of at most 125 bytes as clients send them, with a mask that changes nothing."""
+    return bytes([0x80 * last | kind, 0x80 | len(payload)]) + bytes(4) + payload
+
+
+GET = b"GET %b HTTP/1.1\r\nHost: localhost\r\n%b\r\n"
+CHUNKED = GET.replace(b"GET", b"POST") % (b"/v1/completions", b"Transfer-Encoding: chunked\r\n")
+# What a connection sends once, after its upgrade where it is a socket, and what it repeats for as long as it can.
+SOCKET_FLOODS = {
+    "pings": (b"", client_frame(9)),
+    "pongs": (b"", client_frame(10, b"x" * 100)),
+    "acknowledgements": (b"", client_frame(1, b"43[]")),
+    "pongs of Engine.IO": (b"", client_frame(1, b"3")),
+    "noops": (b"", client_frame(1, b"6")),
+    "fragments": (client_frame(1, b"", last=False), client_frame(0, b"", last=False)),
+    "messages in fragments": (b"", client_frame(1, b"", last=False) + client_frame(0, b"3")),
+    "fragments with bytes": (client_frame(1, b"x", last=False), client_frame(0, b"x" * 100, last=False)),
+    "ends": (b"", client_frame(8)),
+    "logins": (b"", client_frame(1, b'40{"token":"x"}')),
+    "events": (b"", client_frame(1, b'42["x"]')),
+}
+HTTP_FLOODS = {
+    "requests in a row": (b"", GET % (b"/", b"")),
+    "a header without an end": (GET[:-2] % (b"/", b"X: "), b"x" * 1000),
+    "headers without an end": (GET[:-2] % (b"/", b""), b"X: y\r\n"),
+    "large headers": (b"", GET % (b"/", b"".join(b"X-%d: %b\r\n" % (at, b"x" * 8000) for at in range(9)))),
+    "long addresses": (b"", GET % (b"/x" * 4000, b"")),
+    "chunks": (CHUNKED, b"1\r\nx\r\n"),
+    "chunk extensions": (CHUNKED, b"1;" + b"x" * 4000 + b"\r\ny\r\n"),
+    "trailers": (CHUNKED + b"0\r\n", b"X: y\r\n"),
+    "expectations": (b"", GET.replace(b"GET", b"POST") % (b"/", b"Content-Length: 0\r\nExpect: 100-continue\r\n")),
+    "no HTTP": (b"", b"\x16\x03\x01\r\n\r\n"),
+}
+UPGRADE_HEAD = GET % (SOCKET.encode(), "".join(
+    f"{name}: {value}\r\n" for name, value in UPGRADE.items()).encode())
+PROTOCOLS = UPGRADE_HEAD[:-2] + b"Sec-WebSocket-Protocol: " + b"x" * 7700 + b"\r\n\r\n"
+
+# Floods, in a process of its own: each kind on connections of its own, which come back when they are ended.
+FLOODER = """
+import base64, json, socket, sys, threading, time
+
+def flood(host, port, opening, repeated, ends):
+    while time.time() < ends:
+        try:
+            with socket.create_connection((host, port), 5) as connection:
+                connection.sendall(opening)
+                while time.time() < ends:
+                    connection.settimeout(0.5)
+                    connection.sendall(repeated)
+                    connection.setblocking(False)
+                    try:
+                        while connection.recv(1 << 20):
+                            pass
+                        break
+                    except BlockingIOError:
+                        pass
+        except OSError:
+            time.sleep(0.02)
+
+host, port, seconds, *kinds = json.load(sys.stdin)
+for opening, repeated in kinds:
+    arguments = base64.b64decode(opening), base64.b64decode(repeated), time.time() + seconds
+    threading.Thread(target=flood, args=(host, port, *arguments)).start()
+"""
+
+
+async def flooded(port: int, seconds: float, kinds: Iterable[tuple[bytes, bytes]]) -> None:
+    """Let each of `kinds` flood a port on a connection of its own, about 64 kB at once, all at the same time."""
+    encoded = [[base64.b64encode(part).decode() for part in (opening, repeated * (65536 // len(repeated) or 1))]
+               for opening, repeated in kinds]
+    process = await asyncio.create_subprocess_exec(sys.executable, "-c", FLOODER, stdin=subprocess.PIPE)
+    await process.communicate(json.dumps(["127.0.0.1", port, seconds, *encoded]).encode())
+    assert process.returncode == 0
+
+
+@pytest.mark.parametrize("by", ["strangers", "a client", "strangers' requests", "clients of the models' API"])
 @run_async
-async def test_one_logger_cannot_fill_the_log(dash: StubDash) -> None:
-    """Of a flood of records the first of each second are kept, and the rest is counted."""
+async def test_floods_of_every_kind_at_once_hold_nobody_up(impatient: Callable[..., Server], by: str) -> None:
+    """Others are answered meanwhile; memory, log and connections stay as they were."""
+    server = impatient(None, BODY_SILENCE=1.0)
+    client = await Dashboard().connect(server)
+
+    async def address() -> str | None:
+        engine: Json = (await client.request("engine:status"))["engine"]
+        return engine["url"]
+    url = await eventually(address, "the API is open") if by.endswith("API") else server.url
+    login = client_frame(1, b"40" + json.dumps({"token": server.key}).encode()) if by == "a client" else b""
+    sockets = [(UPGRADE_HEAD + login + opening, repeated) for opening, repeated in SOCKET_FLOODS.values()]
+    kinds = sockets if by in ("strangers", "a client") else list(HTTP_FLOODS.values())
+    port = int(url.rpartition(":")[2])
+    await flooded(port, 1, kinds)  # what the first ones leave in caches is no leak
+    memory = resident(server)
+    async with undisturbed(server, 4):
+        await flooded(port, 3, [*kinds, *([(PROTOCOLS, client_frame(9))] * 3 if by == "strangers" else [])])
+    assert resident(server) - memory < 20_000_000
+    await eventually(lambda: open_connections(server) == 1, "every other connection is ended")
+    assert (await client.request("settings:get"))["settings"]
+    await client.close()
+    server.stop()
+    with contextlib.closing(sqlite3.connect(server.data / llamadash.DATABASE_NAME)) as database:
+        messages = [row[0] for row in database.execute("SELECT message FROM logs")]
+    assert sum(map(len, messages)) < 64_000
+    assert not [message for message in messages if "Traceback" in message]
+
+
+@run_async
+async def test_one_place_cannot_fill_the_log(dash: StubDash, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a flood so many bytes a minute are kept and the rest is counted; what others choose is cut and marked."""
+    monkeypatch.setattr(llamadash, "LOG_PERIOD", 5.0)
     async with contextlib.AsyncExitStack() as stack:
         dash.start_logging(stack)
-        noisy = llamadash.logging.getLogger("noisy")
-        begun = time.monotonic()
-        for number in range(5000):
-            noisy.error("line %d", number)
-        seconds = int(time.monotonic() - begun) + 2
+        library = llamadash.logging.getLogger("aiohttp.websocket")
+        for number in range(2000):
+            library.warning("%d: protocols %r", number, "x" * 7700)
+            llamadash.log.error("a failure\n" + "of ours " * 400)
+        llamadash.log.warning("what matters")
         await asyncio.sleep(0)
-        assert 0 < dash.log().count("line") <= seconds * llamadash.LOG_RECORDS_PER_SECOND
+        messages = [entry["message"] for entry in dash.journal.pending]
+        foreign = [message for message in messages if "protocols" in message]
+        assert foreign and all(message.startswith("aiohttp.websocket: ") and len(message) < 600
+                                        and "more characters)" in message for message in foreign)
+        assert 0 < sum(map(len, messages)) < 2 * 64_000  # two such places, and two minutes may have begun
+        assert messages[-1] == "what matters"
 
         def told() -> bool:
-            noisy.error("another")
-            return "more messages of noisy were left out" in dash.log()
+            library.warning("another")
+            return "more messages of aiohttp.websocket (line " in dash.log()
         await eventually(told)
 
 
