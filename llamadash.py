@@ -8541,6 +8541,7 @@ async def queue_get(dash: Dash) -> Json:
 @on("usage:get", error="GET_USAGE_FAILED")
 async def usage_get(dash: Dash, *, from_: Timestamp, to: Timestamp, by: Literal["model", "key", "day"]) -> Json:
     """Requests and tokens by model, key or day, and in all."""
+    await dash.requests.publish()
     rows, total = await asyncio.to_thread(dash.db.usage, from_, to, by)
     return {"rows": rows, "total": total}
 
