@@ -680,7 +680,7 @@ class Access:
             return {"session_id": None}
         token, password = credentials.get("token"), credentials.get("password")
         if isinstance(token, str) and 0 < len(token) <= MAX_PASSWORD and encodable(token):
-            if secrets.compare_digest(token.encode(), self.key.encode()):
+            if secrets.compare_digest(token.encode(), (await self.key()).encode()):
                 return {"session_id": "key"}
             if not self.sessions_void and (session_id := self.dash.db.find_session(token_hash(token))):
                 return {"session_id": session_id}
@@ -710,12 +710,12 @@ class Access:
         async with own, contextlib.nullcontext() if known else self.strangers, self.hashing:
             yield
 
-    @property
-    def key(self) -> str:
+    async def key(self) -> str:
         """The access key as the file has it now: another process may have replaced it. One taken away is put back."""
+        folder = self.dash.config.data_dir
         try:
-            self.last_key = access_key(self.dash.config.data_dir, known=self.last_key)
-        except OSError:
+            self.last_key = await self.dash.library.at(str(folder), access_key, folder, known=self.last_key)
+        except (OSError, Unreachable):
             if not self.last_key:
                 raise
         return self.last_key
@@ -762,6 +762,11 @@ def plain_file(path: str, flags: int) -> int:
     return descriptor
 
 
+def without_waiting(path: str, flags: int) -> int:
+    """An opener for open() that never waits for the writer of a FIFO."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+
+
 def write_privately(target: Path, content: str, like: os.stat_result | None = None) -> None:
     """Replace `target` by `content` in one step, readable by its owner only, or as the file that is `like` tells."""
     descriptor, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")  # 0600
@@ -788,12 +793,13 @@ def give_to_owner(path: Path, like: os.stat_result) -> None:
 
 def access_key(data_dir: Path, *, new: bool = False, known: str = "") -> str:
     """The access key in `data_dir`; where there is none, or a `new` one is wanted, one is made if none is `known`."""
-    path = data_dir / "access-key"
-    with contextlib.suppress(FileNotFoundError):
-        if not new and len(key := path.read_text("ascii", "replace").strip()) >= KEY_BYTES:
-            return key
-    write_privately(path, f"{known or secrets.token_urlsafe(KEY_BYTES)}\n")
-    return path.read_text("ascii").strip()
+    path, key = data_dir / "access-key", ""
+    with contextlib.suppress(FileNotFoundError), open(path, "rb", buffering=0, opener=without_waiting) as file:
+        key = (file.read(MAX_TEXT) or b"").decode("ascii", "replace").strip()
+    if new or len(key) < KEY_BYTES:
+        key = known or secrets.token_urlsafe(KEY_BYTES)
+        write_privately(path, f"{key}\n")
+    return key
 
 
 def token_hash(token: str) -> bytes:
@@ -2500,10 +2506,8 @@ def finite_or_none(value: Any) -> Any:
 
 def gguf_read(path: str | Path, *, named: bool = False) -> GGUFHeader:
     """The header of the GGUF file at `path`, with the sizes of the `named` tensors; GGUFError says what is wrong."""
-    def opener(name: str, flags: int) -> int:
-        return os.open(name, flags | getattr(os, "O_NONBLOCK", 0))  # never waits for the writer of a FIFO
     try:
-        with open(path, "rb", buffering=0, opener=opener) as file:
+        with open(path, "rb", buffering=0, opener=without_waiting) as file:
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode):
                 raise GGUFError("not a regular file")
@@ -3097,7 +3101,8 @@ def readable(read: Callable[[], Result]) -> Result | None:
 
 def file_text(path: Path) -> str | None:
     """The stripped first 4 kB of a small file, or None where it cannot be read."""
-    with contextlib.suppress(OSError), path.open(encoding="utf-8", errors="replace") as file:
+    with contextlib.suppress(OSError), \
+            open(path, encoding="utf-8", errors="replace", opener=without_waiting) as file:
         return file.read(4096).strip()
     return None
 
@@ -3304,13 +3309,18 @@ class NvidiaGpus:
 
     async def query(self, what: str, fields: str) -> str | None:
         """What nvidia-smi prints for a query; None without the program."""
-        program = self.program or shutil.which("nvidia-smi") or shutil.which(WSL_NVIDIA_SMI)
+        program = await self.found()
         return await short_output(program, f"--query-{what}={fields}", "--format=csv,noheader,nounits", limit=GPU_LIMIT,
                                   useful=lambda text: nvidia_lines(text, fields)) if program else None
 
+    async def found(self) -> str | None:
+        """The program, for which every folder of PATH is looked through."""
+        return self.program or await asyncio.wrap_future(in_own_thread(
+            lambda: shutil.which("nvidia-smi") or shutil.which(WSL_NVIDIA_SMI)))
+
     async def cuda(self) -> int | None:
         """The major version of CUDA that the driver runs."""
-        if program := self.program or shutil.which("nvidia-smi") or shutil.which(WSL_NVIDIA_SMI):
+        if program := await self.found():
             with contextlib.suppress(OSError):
                 text = await short_output(program, limit=GPU_LIMIT, useful=bool)
                 found = re.search(r"CUDA(?: UMD)? Version *: *(\d{1,3})\.", text)
@@ -4212,11 +4222,11 @@ class Library:
         if problem := self.problem(path):
             raise Unreachable(f"{problem}.")
 
-    async def at(self, path: str, function: Callable[..., Result], *arguments: Any) -> Result:
+    async def at(self, path: str, function: Callable[..., Result], *arguments: Any, **options: Any) -> Result:
         """What `function` returns, which reads or changes the file at `path`; Unreachable where that hangs."""
         self.check(path)
         place = next((str(folder) for folder, look in self.looks.items() if within(path, look.root)), path)
-        return await self.probes.call(place, functools.partial(function, *arguments), FOLDER_LIMIT)
+        return await self.probes.call(place, functools.partial(function, *arguments, **options), FOLDER_LIMIT)
 
     async def patiently(self, named: Any, function: Callable[..., Result], *arguments: Any) -> Result:
         """What `function` returns, which looks at files that were `named` by a client; Unreachable where that hangs."""
@@ -4370,7 +4380,7 @@ class Library:
                 self.ignore(row["path"], True)
             self.dash.db.delete_model(id)
             if not variants:
-                self.dash.downloads.forget(row["path"])
+                await self.dash.downloads.forget(row["path"])
         return freed
 
     async def header(self, row: Json) -> GGUFHeader | None:
@@ -5695,8 +5705,10 @@ IDLE_CPU = 0.2  # s of processor time between two looks; less is no work
 STOP_LOADING = 1.0  # s from SIGTERM to SIGKILL of a process that loads: it has nothing to finish
 STOP_TERM = 3.0  # s from SIGTERM to SIGKILL of any other
 STOP_TIMEOUT = 10  # s from the request to exit until SIGTERM, unless the model's `stop-timeout` (1 to 600 s) differs
-STOP_ALL_TIME = 20.0  # s for all processes together, whatever is left to them, when the engine or the program stops
+STOP_ALL_TIME = 9.0  # s for all processes together, whatever is left to them, when the engine or the program stops
 STOP_TASKS = 1.5  # s that background tasks have for ending after that; a page waits 30 s for the stop of the engine
+STOP_DEADLINE = 13.0  # s from the signal to end until the program leaves, whatever still runs
+STOP_HURRY = 1.0  # s that are left to it after a second signal
 STOP_SECONDS = 45  # until systemd kills the program
 SPEED_LINE = re.compile(r"n_(?:gen|decoded) = +\d{1,9}, tg = +[\d.]{1,20} t/s, tg_3s = +(\d{1,9}(?:\.\d{1,9})?) t/s")
 CHILD_STATE, CHILD_READY = b"cmd_child_to_router:state:", b"cmd_child_to_router:ready"
@@ -6014,8 +6026,8 @@ class Instance:
             env=engine_environment(self.key, self.build, self.dash.config.data_dir))
         return self.process
 
-    async def stop(self) -> None:
-        """Ask the process to end, then make it; run() returns when it has."""
+    async def stop(self, within: float = math.inf) -> None:
+        """Ask the process to end, then make it, `within` so many s where it is loaded; run() returns when it has."""
         if self.stopping:
             return
         self.stopping = True
@@ -6024,7 +6036,8 @@ class Instance:
             return
         steps: list[tuple[Callable[[], None], float]] = [(process.terminate, STOP_TERM if loaded else STOP_LOADING)]
         if loaded and self.build.protocol != "none" and process.stdin is not None:
-            steps.insert(0, (functools.partial(process.stdin.write, CHILD_EXIT), self.stop_timeout))
+            steps.insert(0, (functools.partial(process.stdin.write, CHILD_EXIT),
+                             min(self.stop_timeout, within - STOP_TERM)))
         for ask, seconds in steps:
             with contextlib.suppress(OSError, asyncio.TimeoutError):
                 ask()
@@ -6766,6 +6779,7 @@ HOST_MARGIN = 512 * 2**20  # bytes of main memory that stay free
 MEMORY_AGE = 2.0  # s after which the memories are read again while somebody waits
 MEASURE_DELAY = 1.0  # s after a load until what it takes is measured
 MAX_CORRECTION = 2**30  # bytes by which one load may correct the next estimate
+STARTS = ("opening the API", "engine:start", "engine:restart")  # tasks that may hold up a stop
 GONE_TIME = 2.0  # s in which the end of a process is known after its connections broke
 # What a request can carry as well: entries that differ only in these share one process.
 REQUEST_PARAMETERS = {
@@ -7213,7 +7227,7 @@ class Pool:
             self.do(self.residency.unload(key, reason, time.monotonic()))
         instances = list(self.instances.values())
         for instance in instances:
-            self.dash.spawn(instance.stop(), f"stopping {instance.name}")
+            self.dash.spawn(instance.stop(STOP_ALL_TIME - 1), f"stopping {instance.name}")
         with contextlib.suppress(asyncio.TimeoutError):
             await asyncio.wait_for(asyncio.gather(*[instance.gone.wait() for instance in instances]), STOP_ALL_TIME)
         for instance in instances:
@@ -8050,7 +8064,7 @@ class Gateway:
             self.keys.exposed = True  # until it is known what `host` stands for
             server = await self.bound(functools.partial(LimitedProtocol, limits, http), host, port)
             addresses = [listener.getsockname()[0] for listener in server.sockets]
-            self.keys.set_exposed(not all(map(is_loopback, addresses)))
+            await asyncio.to_thread(self.keys.set_exposed, not all(map(is_loopback, addresses)))
         except BaseException:
             if server:
                 server.close()
@@ -8100,7 +8114,8 @@ class Gateway:
             self.dash.pool.changed.set()
 
     async def close(self) -> None:
-        """Stop, and close every connection."""
+        """Stop, and close every connection; a start that is under way comes to nothing."""
+        await cancelled(task for task in self.dash.tasks if task.get_name() in STARTS)
         await self.stop()
         await self.keys.save_used(0)
         await self.dash.requests.publish()
@@ -8157,7 +8172,7 @@ class Gateway:
         build = self.dash.builds.default(config)
         kind = build.kind if build else None
         hint = engine_hint() if self.status == "missing" else embedded_hint() if kind == "embedded" else None
-        shown = self.url and (self.url.replace(self.everywhere, socket.gethostname(), 1)
+        shown = self.url and (self.url.replace(self.everywhere, self.dash.web.name, 1)
                               if self.everywhere else self.url)
         return {"status": self.status, "build": build and {"id": build.id, "kind": build.kind, "version": build.version,
                                                            "path": build.path},
@@ -8393,10 +8408,8 @@ class Keys:
         if not exposed:
             return
         file = self.dash.config.data_dir / "engine-key"
-        with contextlib.suppress(OSError, UnicodeDecodeError):  # of version 1
-            text = file.read_text("utf-8").strip()
-            if text and not self.dash.db.api_keys("hash = ?", (token_hash(text),)):
-                self.add("engine-key", text)
+        if (text := file_text(file)) and not self.dash.db.api_keys("hash = ?", (token_hash(text),)):
+            self.add("engine-key", text)  # of version 1
         if not self.any:
             text = f"sk-{secrets.token_urlsafe(KEY_BYTES)}"
             write_privately(file, f"{text}\n")
@@ -8711,6 +8724,8 @@ class Upstreams:
 
     async def run(self) -> None:
         """Ask each for its models, now and then."""
+        await asyncio.to_thread(lambda: any(item.url[:6] == "https:" for item in self.all.values())
+                                and trusted_certificates())  # which the session needs, and would read itself
         while True:
             for upstream in self.all.values():
                 if time.monotonic() >= upstream.due:
@@ -9962,12 +9977,14 @@ class Downloads:
         self.pump()
         return download
 
-    def forget(self, path: str) -> None:
+    async def forget(self, path: str) -> None:
         """Let go of the finished download of the model at `path`, which was taken off the list: it can be had again."""
-        real = os.path.realpath(path)
-        for key, item in list(self.items.items()):
-            if item.status == "done" and os.path.realpath(item.target(item.parts[0])) == real:
-                del self.items[key]
+        done = {key: str(item.target(item.parts[0])) for key, item in self.items.items() if item.status == "done"}
+        with contextlib.suppress(Unreachable):
+            real, *reals = await self.dash.library.patiently(
+                "", lambda: list(map(os.path.realpath, [path, *done.values()])))
+            for key in [key for key, place in zip(done, reals, strict=True) if place == real]:
+                self.items.pop(key, None)
 
     async def enqueue(self, download: Download) -> None:
         """Put a download into the queue; StorageFull where that cannot be remembered, which leaves it as it was."""
@@ -10996,7 +11013,7 @@ class Hub:
         self.connections: set[Connection] = set()
         self.refused: collections.Counter[str] = collections.Counter()
         self.explained = ""  # why the last one was refused that somebody may want to let in
-        self.known_key = dash.access.key
+        self.known_key = ""
         quiet = logging.getLogger("llamadash.socketio")
         quiet.setLevel(logging.CRITICAL)
         self.sio = socketio.AsyncServer(async_mode="aiohttp", logger=quiet, engineio_logger=quiet)
@@ -11022,6 +11039,7 @@ class Hub:
             self.refused[f"failed logins from {address}"] += 1
             raise socketio.exceptions.ConnectionRefusedError(
                 str(problem), {"code": problem.code, **problem.details}) from None
+        await self.dash.web.refresh()  # whose version it is told
         epoch, seq = credentials.get("epoch"), credentials.get("seq")
         recover = (epoch, seq) if isinstance(epoch, str) and type(seq) is int else None
         connection.client = Client(sid, connection, address, admitted.pop("session_id"), recover, admitted,
@@ -11090,12 +11108,12 @@ class Hub:
             await self.dash.beat.wait()
             self.look_after_connections()
             self.report_refusals()
-            self.look_at_key()
+            await self.look_at_key()
             self.end_lost_sessions()
 
-    def look_at_key(self) -> None:
+    async def look_at_key(self) -> None:
         """End every session where the access key is a new one: at once, and in the database as soon as that can be."""
-        if (key := self.dash.access.key) != self.known_key:
+        if (key := await self.dash.access.key()) != self.known_key:
             self.known_key = key
             self.dash.access.sessions_void = True
             self.end_sessions(set())
@@ -11354,12 +11372,14 @@ class WebFiles:
         self.files: dict[str, WebFile] = {}
         self.page: str | None = None  # index.html
         self.version = ""
-        self.refresh()
+
+    @property
+    def due(self) -> bool:
+        """Whether it is time to look at them."""
+        return time.monotonic() - self.looked >= REFRESH_PAUSE and not (CARRIED_WEB and self.files)
 
     def refresh(self) -> None:
         """Read the files again if one of them has changed."""
-        if time.monotonic() - self.looked < REFRESH_PAUSE or (CARRIED_WEB and self.files):
-            return
         self.looked = time.monotonic()
         contents = self.contents()
         digest = hashlib.sha256()
@@ -11401,7 +11421,6 @@ class WebFiles:
             version, _, name = path[2:].partition("/")
             return (self.files.get(name) if version == self.version else None), True
         if name == "index.html" or name.startswith(DOTTED_PAGES) or "." not in name.rsplit("/", 1)[-1]:
-            self.refresh()
             return page_file(self.page, theme, up) if self.page else None, False
         return self.files.get(name), False
 
@@ -11589,17 +11608,21 @@ class WebServer:
         self.proxies = dash.config.trusted_proxies
         self.limits = ConnectionLimits(
             dash.hub.refused, CONNECTIONS_PER_SOCKET * dash.config.sockets_per_address, self.proxies)
-        own = socket.gethostname().lower()
+        self.files = WebFiles()
+        self.looking = asyncio.Lock()
+        self.name = socket.gethostname()
+        own = self.name.lower()
         self.hosts = {"localhost", own, own.split(".")[0], f"{own.split('.')[0]}.local",
                       *(name.lower().rstrip(".") for name in dash.config.allow_hosts)}
         self.app = web.Application(middlewares=[self.guard], client_max_size=1024)
         self.app.router.add_route("*", "/{path:.*}", self.static)
         self.app.on_response_prepare.append(self.secure)
 
-    @functools.cached_property
-    def files(self) -> WebFiles:
-        """The client, read when somebody first asks for a part of it."""
-        return WebFiles()
+    async def refresh(self) -> None:
+        """Look at the client's files again, where that was not just done; at first when somebody wants one."""
+        async with self.looking:
+            if self.files.due:
+                await asyncio.to_thread(self.files.refresh)
 
     async def secure(self, _request: web.Request, response: web.StreamResponse) -> None:
         """Add the security headers to every response."""
@@ -11693,6 +11716,7 @@ class WebServer:
         if request.method not in ("GET", "HEAD"):
             return web.Response(status=405, text="Nothing here but the client.\n", headers={"Allow": "GET, HEAD"})
         raw = request.raw_path.split("?")[0]
+        await self.refresh()
         file, immutable = (None, False) if is_hostile_path(raw) else self.files.find(
             raw, self.dash.settings()["theme"])
         if file is None:
@@ -12155,6 +12179,7 @@ WantedBy=multi-user.target
 PRUNE_INTERVAL = 900.0  # seconds between two rounds of deleting what is too old
 FILES_INTERVAL = 2.0  # seconds between two looks whether the files that are open still are where they were
 CHECKPOINT_INTERVAL = 60.0  # seconds until what is saved is also in the database's file itself
+MAX_THREADS = 32  # of the loop, which also ask for the addresses of names: some wait for long
 PRUNE_DELAY = 60.0  # seconds after the start until the first: starting up comes first
 RESTART_PAUSE = 1.0  # seconds until a background task that has failed begins again
 ADDRESS_PAUSE = 3.0  # seconds until the API's address is tried again that was not there
@@ -12311,13 +12336,16 @@ class Dash:
             stack.callback(self.db.close)
             self.start_logging(stack)
             self.web.limits.total = CONNECTION_SHARE * allow_open_files(OPEN_FILES)
-            self.tls = tls_context(self.config.tls_cert, self.config.tls_key)
+            self.tls = await asyncio.to_thread(tls_context, self.config.tls_cert, self.config.tls_key)
+            if self.tls:  # for each connection the one that was read last
+                self.tls.sni_callback = lambda connection, _name, _first: setattr(connection, "context", self.tls)
             port = await listen(stack, self.web.app, self.web.limits, self.config.host, self.config.port, tls=self.tls)
             stack.push_async_callback(self.end_tasks)
             stack.push_async_callback(self.hub.close)
             stack.push_async_callback(self.gateway.close)
+            self.hub.known_key = await self.access.key()
             gc.freeze()  # what was made until now stays: to look through all of it takes up to 0.05 s each time
-            ready(port)
+            await asyncio.to_thread(ready, port)
             log.info("llamadash %s is listening on %s", __version__, self.config.url(port))
             for name, work in self.background().items():
                 self.spawn(self.run_forever(name, work), name)
@@ -12364,7 +12392,7 @@ class Dash:
         while True:
             await self.chore("backup", self.db.daily_backup)
             await self.chore("deletion of what is too old", self.db.prune, self.settings())
-            self.renew_certificate()
+            await self.chore("the certificate is not renewed", self.renew_certificate)
             await asyncio.sleep(PRUNE_INTERVAL)
 
     async def keep_files(self) -> None:
@@ -12392,14 +12420,8 @@ class Dash:
         self.db.stay_in_place()
 
     def renew_certificate(self) -> None:
-        """Take over a certificate that was renewed: connections from now on get it."""
-        certificate, key = self.config.tls_cert, self.config.tls_key
-        try:
-            if self.tls and certificate and tls_context(certificate, key):  # a pair that fits, else the old one stays
-                self.tls.load_cert_chain(certificate, key, password="")
-        except (DashError, OSError) as problem:
-            if self.log_limiter.is_new("certificate", problem):
-                log.warning("the certificate is not renewed: %s", problem)
+        """Take over a certificate that was renewed, where the pair fits: connections from now on get it."""
+        self.tls = self.tls and tls_context(self.config.tls_cert, self.config.tls_key)
 
     async def chore(self, name: str, work: Callable[..., None], *arguments: Any) -> None:
         """Do a piece of housekeeping, in a thread; what keeps it from that is logged."""
@@ -12408,6 +12430,11 @@ class Dash:
         except (DashError, OSError) as problem:
             if self.log_limiter.is_new(name, problem):
                 log.warning("%s: %s", name, problem)
+
+    def save_rest(self) -> None:
+        """Save what waits for its turn."""
+        self.db.add_requests(self.requests.finished)
+        self.db.add_logs(list(self.journal.pending))
 
     async def end_tasks(self) -> None:
         """Cancel the background tasks and wait for them, but not for ever."""
@@ -12512,13 +12539,13 @@ async def system_info(dash: Dash) -> Json:
     database = dash.db.path
     parts = [database.with_name(database.name + suffix) for suffix in ("", "-wal", "-shm")]
     return {
-        "version": __version__, "python": platform.python_version(), "os": system_name(),
-        "hostname": socket.gethostname(), "uptime": metrics["uptime"],
+        "version": __version__, "python": platform.python_version(), "os": await asyncio.to_thread(system_name),
+        "hostname": dash.web.name, "uptime": metrics["uptime"],
         "cpu": {"model": await asyncio.to_thread(processor_name),
                 "cores": readable(lambda: psutil.cpu_count(logical=False)), "threads": readable(psutil.cpu_count)},
         "memory": {"total": metrics["memory_total"], "used": metrics["memory_used"]},
         "gpus": metrics["gpus"], "engine": dash.gateway.snapshot(), "process": metrics["process"],
-        "database": {"path": str(database), "size": files_size(*parts)},
+        "database": {"path": str(database), "size": await asyncio.to_thread(files_size, *parts)},
         "paths": {"data": str(dash.config.data_dir), "script": str(SCRIPT),
                   "models": [str(folder) for folder in dash.folders()]},
         "warnings": system_warnings(dash, metrics)}
@@ -12962,22 +12989,58 @@ def run_server(config: Config) -> int:
 
 async def serve_until_stopped(config: Config, lock: FolderLock) -> int:
     """Run one Dash until SIGINT or SIGTERM."""
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
-        with contextlib.suppress(NotImplementedError, AttributeError):
-            if name == "SIGTERM" or signal.getsignal(getattr(signal, name)) != signal.SIG_IGN:  # as nohup left it
-                loop.add_signal_handler(getattr(signal, name), stop.set)
+    stop, loop, running = asyncio.Event(), asyncio.get_running_loop(), list[Dash]()
+    watch_signals(lambda: loop.call_soon_threadsafe(stop.set), lambda: leave(*running))
+    loop.set_default_executor(concurrent.futures.ThreadPoolExecutor(MAX_THREADS))
     loop.set_exception_handler(functools.partial(unhandled, LogLimiter()))
     dash = Dash(config, lock)
+    running.append(dash)
 
     def ready(port: int) -> None:
         lock.tell(f"{os.getpid()} {config.url(port)}")
-        key = f"/#key={dash.access.key}" if config.auth else "/"
+        key = f"/#key={dash.hub.known_key}" if config.auth else "/"
         say(f"llamadash {__version__} listening on {config.url(port)}{key}", sys.stdout)
 
     await dash.run(stop, ready)
+    leave()  # for threads that hang would keep the program from ending
     return 0
+
+
+def watch_signals(stop: Callable[[], Any], leave: Callable[[], None]) -> None:
+    """Call `stop` at the first signal to end, and `leave` STOP_DEADLINE s later, or soon after a second one.
+
+    That is seen to by a thread, for whatever else there is may hang.
+    """
+    ours, theirs = socket.socketpair()
+    theirs.setblocking(False)
+    signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        if name == "SIGTERM" or signal.getsignal(getattr(signal, name, 0)) not in (signal.SIG_IGN, None):  # by nohup
+            signal.signal(getattr(signal, name), lambda number, frame: None)
+
+    def watch() -> None:
+        with ours, theirs:
+            ours.recv(1)
+            stop()
+            for seconds in (STOP_DEADLINE, STOP_HURRY):
+                ours.settimeout(seconds)
+                try:
+                    ours.recv(1)
+                except TimeoutError:
+                    break
+            leave()
+    threading.Thread(target=watch, name="signals", daemon=True).start()
+
+
+def leave(*running: Dash) -> None:
+    """End the program at once, with the engines of what is still `running`, after a try to save the rest."""
+    for dash in running:
+        say("llamadash: not everything ended in time, and the rest is given up", sys.stderr)
+        for instance in list(dash.pool.instances.values()):
+            instance.kill("llamadash ended")
+        with contextlib.suppress(Exception):
+            in_own_thread(dash.save_rest).result(1.0)
+    os._exit(0)
 
 
 def unhandled(limiter: LogLimiter, _loop: asyncio.AbstractEventLoop, context: Json) -> None:

@@ -37,6 +37,7 @@ if __name__ == "__main__":
 import array
 import asyncio
 import base64
+import builtins
 import codecs
 import collections
 import contextlib
@@ -73,6 +74,7 @@ import tempfile
 import textwrap
 import threading
 import time
+import traceback
 import tracemalloc
 import types
 import typing
@@ -11971,11 +11973,11 @@ async def test_a_full_disk_does_not_keep_ended_sessions_alive(
         full.setattr(dash.db, "delete_sessions", lambda: (_ for _ in ()).throw(llamadash.StorageFull("full")))
         for _ in range(2):
             with pytest.raises(llamadash.StorageFull):
-                dash.hub.look_at_key()
+                await dash.hub.look_at_key()
     assert ended == [set()]  # once: whoever came with the new key since then stays
     with pytest.raises(llamadash.Unauthenticated):
         await dash.access.admit({"token": "token"}, "127.0.0.1")
-    dash.hub.look_at_key()
+    await dash.hub.look_at_key()
     assert dash.db.sessions() == []
 
 
@@ -12310,7 +12312,7 @@ async def test_costly_events_of_one_socket_wait_in_line(dash: StubDash, monkeypa
     async with contextlib.AsyncExitStack() as stack:
         port = await llamadash.listen(stack, dash.web.app, dash.web.limits, "127.0.0.1", 0)
         server = types.SimpleNamespace(url=f"http://127.0.0.1:{port}")
-        raw = await RawSocket().open(server, {"token": dash.access.key})  # type: ignore[arg-type]
+        raw = await RawSocket().open(server, {"token": await dash.access.key()})  # type: ignore[arg-type]
         turns, last = 0, 100
         for number in range(1, last + 1):
             await raw.ws.send_str(event_text("settings:get", {}, number))
@@ -12883,6 +12885,149 @@ async def test_a_day_of_updates_leaves_nothing_behind(tmp_path: Path) -> None:
         assert listener.seqs == list(range(listener.seqs[0], listener.seqs[0] + len(listener.seqs)))
         for event, least in {"metrics:update": 8640, "logs:entries": 17_280, "requests:finished": 2880}.items():
             assert listener.counts[event] >= least
+
+
+# What may wait for a disk, a share or a name server. The database's own files are where every change waits anyway.
+BLOCKING = {os: ("access", "chmod", "listdir", "lstat", "mkdir", "open", "readlink", "rename", "replace", "rmdir",
+                 "scandir", "stat", "statvfs", "symlink", "truncate", "unlink", "utime"),
+            io: ("open",), builtins: ("open",),
+            socket: ("getaddrinfo", "getfqdn", "gethostbyaddr", "gethostbyname", "gethostname", "getnameinfo")}
+GOOD_DATA: dict[str, Json] = {
+    "config:update": {"revision": 1, "changes": {"models_dirs": ["{models}", "{folder}/x"], "api_host": "localhost"}},
+    "engines:use": {"id": "given"}, "engines:remove": {"id": "b1"}, "keys:create": {"name": "k"},
+    "keys:revoke": {"id": 1},
+    "metrics:history": {"from": 1, "to": 2}, "models:benchmark": {"id": "a", "promptTokens": 8, "generateTokens": 1,
+                                                                      "repetitions": 1},
+    "models:create": {"model": {"name": "Again", "path": "{models}/a.gguf",
+                                "parameters": {"model-draft": "{models}/b.gguf"}}},
+    "models:delete": {"id": "b", "deleteFile": True}, "models:download": {"repo": "user/repo", "folder": "{models}"},
+    "models:estimate": {"id": "a", "parameters": {"model-draft": "{models}/b.gguf"}},
+    "models:repo": {"repo": "user/repo"},
+    "models:update": {"id": "a", "revision": 1, "changes": {"parameters": {"model-draft": "{models}/b.gguf"}}},
+    "password:set": {"password": "correct horse"},
+    "presets:import": {"ini": "[x]\nmodel = {models}/a.gguf"},
+    "sessions:revoke": {"id": "x"}, "settings:update": {"changes": {"theme": "dark"}},
+    "system:import": {"document": {"format": "llamadash", "version": 1, "config": {"models_dirs": ["{models}"]},
+                                   "models": [{"path": "{models}/a.gguf", "name": "A"}]}},
+    "timeline:list": {"from": 1, "to": 2}, "usage:get": {"from": 1, "to": 2, "by": "day"},
+    "chat:send": {"model": "a", "messages": [{"role": "user", "content": "Hi"}]}, "chat:cancel": {"chatId": "x"},
+    "requests:cancel": {"id": 1}, **{f"models:{what}": {"id": "a"} for what in ("get", "load", "unload")},
+    **{f"models:download:{what}": {"repo": "user/repo", "file": "a.gguf"} for what in ("cancel", "pause", "resume")}}
+
+
+@pytest.fixture
+def waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Every call of BLOCKING on the loop for a path, or a name, that is neither the system's nor a Python module's."""
+    found: list[str] = []
+    ours = str(tmp_path)
+
+    def watched(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any, **options: Any) -> Any:
+            target = str(arguments[0] if arguments else "")
+            if threading.current_thread() is threading.main_thread() and asyncio._get_running_loop() \
+                    and (target.startswith((ours, *os.get_exec_path())) or "name" in name or "addr" in name) \
+                    and llamadash.DATABASE_NAME not in target:
+                caller = [f"{frame.name}:{frame.lineno}" for frame in traceback.extract_stack()
+                          if frame.filename.endswith("/llamadash.py")]
+                found.extend([f"{name}({target}) in {' '.join(caller[-3:])}"] if caller else [])
+            return function(*arguments, **options)
+        return call
+    for module, names in BLOCKING.items():
+        for name in names:
+            monkeypatch.setattr(module, name, watched(name, getattr(module, name)))
+    return found
+
+
+@run_async
+async def test_nothing_on_the_loop_waits_for_a_disk_or_a_name(tmp_path: Path, waits: list[str],
+                                                              monkeypatch: pytest.MonkeyPatch) -> None:
+    """The start, what runs in the background, every handler, a page and the end ask for files and names in threads."""
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr(llamadash, "PRUNE_DELAY", 0.0)
+    monkeypatch.setattr(llamadash, "FOLDER_PAUSE", (0.1, 0.2))
+    dash = await asyncio.to_thread(StubDash, tmp_path, program=llama_server())
+    certificates = await asyncio.to_thread(certificate, tmp_path)
+    dash.config = dataclasses.replace(dash.config, api_port=0, tls_cert=certificates[0], tls_key=certificates[1])
+    dash.engine_values["api_port"] = 0
+    for name in "ab":
+        await asyncio.to_thread(write_tiny_model, dash.models_folder / f"{name}.gguf", name=name)
+    stop, ready = asyncio.Event(), asyncio.Event()
+    loop = asyncio.get_running_loop()
+    running = asyncio.create_task(dash.run(stop, lambda port: loop.call_soon_threadsafe(ready.set)))
+    await eventually(lambda: ready.is_set() and len(dash.models()) == 2 and dash.gateway.server)
+    for event in sorted(HARMLESS_EVENTS, key=lambda event: (event == "engine:stop", event)):
+        text = json.dumps(GOOD_DATA.get(event, {})).replace("{models}", str(dash.models_folder))
+        fields = json.loads(text.replace("{folder}", str(tmp_path)))
+        arguments = llamadash.EVENTS[event].arguments(fields)
+        asker = {"client": types.SimpleNamespace(session_id="key", id="me", address="::1")}
+        wanted = {name: asker[name] for name in llamadash.EVENTS[event].parameters if name == "client"}
+        with contextlib.suppress(llamadash.DashError):
+            result = llamadash.EVENTS[event].handler(dash, **wanted, **arguments)
+            if not isinstance(result, dict):
+                await asyncio.wait_for(result, DEADLINE)
+    await dash.access.admit({"token": await dash.access.key()}, "::1")
+    await dash.web.refresh()
+    await dash.gateway.start()
+    await eventually(lambda: dash.sampler.latest)
+    await asyncio.sleep(0)
+    stop.set()
+    await running
+    assert waits == []
+
+
+# Has an event that keeps the loop busy for good, after it noted something that is not saved yet.
+STUCK = """
+import llamadash, sys, time
+llamadash.STOP_DEADLINE, llamadash.STOP_HURRY = {seconds}
+
+@llamadash.on("stick")
+def stick(dash: llamadash.Dash) -> llamadash.Json:
+    dash.journal.add("error", "me", "to be saved")
+    (dash.config.data_dir / "stuck").touch()
+    time.sleep(600)
+    return {{}}
+sys.exit(llamadash.main())
+"""
+
+
+@pytest.mark.parametrize(("seconds", "signals"), [((1.0, 600.0), 1), ((600.0, 1.0), 2)], ids=["deadline", "hurry"])
+@run_async
+async def test_the_end_does_not_wait_for_what_hangs(tmp_path: Path, seconds: tuple[float, float], signals: int) -> None:
+    """A program whose loop hangs leaves at a deadline, or soon after a second signal, and saves what is not saved."""
+    server = ScriptedServer(tmp_path, STUCK.format(seconds=seconds)).start()
+    client = await Dashboard().connect(server)
+    await client.sio.emit("stick", {"data": {}})
+    await eventually((server.data / "stuck").exists)
+    assert server.process
+    for _ in range(signals - 1):
+        server.process.send_signal(signal.SIGINT)
+    assert server.stop() == 0
+    assert "the rest is given up" in server.output()
+    with contextlib.closing(sqlite3.connect(server.data / "llama-dashboard.db")) as database:
+        assert database.execute("SELECT count(*) FROM logs WHERE message = 'to be saved'").fetchone() == (1,)
+    await client.close()
+
+
+@pytest.mark.parametrize("program", [
+    "trap '' TERM; while :; do echo x; sleep 0.1; done", "yes", "sleep 600", "mkfifo $0.fifo; cat $0.fifo"])
+def test_an_engine_that_never_says_what_it_is_does_not_hold_up_the_end(tmp_path: Path, program: str) -> None:
+    """A program that answers `--version` without an end, or not at all, keeps neither start nor stop waiting."""
+    server = Server(tmp_path, program=shell_script(tmp_path / "llama-server", program)).start()
+    began = time.monotonic()
+    assert server.stop() == 0
+    assert time.monotonic() - began < STOP_TIME / 2
+
+
+def test_an_access_key_that_is_no_file_is_made_anew(tmp_path: Path) -> None:
+    """A FIFO in the place of the access key keeps nobody waiting for somebody who writes into it."""
+    server = Server(tmp_path, program="/nonexistent/llama-server")
+    server.data.mkdir()
+    os.mkfifo(server.data / "access-key")
+    try:
+        server.start()
+        assert (server.data / "access-key").read_text().strip() == server.key
+    finally:
+        server.stop()
 
 
 # -- Whole appliance: engines ----------------------------------------------------------------------
