@@ -10496,8 +10496,8 @@ class Installer:
 
     async def tell(self, download: Download, status: str) -> None:
         """As Downloads.tell, of the archives."""
-        await self.say(download.file, "installing", f"{'Checking' if status == 'verifying' else 'Downloading'} "
-                       f"{download.file}", download.done, download.total)
+        step = f"{'Checking' if status == 'verifying' else 'Downloading'} {download.file}"
+        await self.say(download.file, "installing", download.error or step, download.done, download.total)
 
     async def progress(self, download: Download) -> None:
         """As Downloads.progress, of the archives."""
