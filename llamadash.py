@@ -3265,8 +3265,8 @@ class NvidiaGpus:
     the cost where it does not, and one that is missing, broken or hanging is only tried again after a while.
     """
 
-    def __init__(self, program: str | None = None) -> None:
-        self.program = program
+    def __init__(self, program: str | None = None, pci: Path = Path("/sys/bus/pci/devices")) -> None:
+        self.program, self.pci = program, pci
         self.gpus: dict[str, Json] = {}
         self.error: str | None = None
         self.limiter = LogLimiter()
@@ -3290,6 +3290,9 @@ class NvidiaGpus:
         """Call nvidia-smi once, and decide when to call it again."""
         started = time.monotonic()
         try:
+            if await asyncio.wrap_future(in_own_thread(self.asleep)):
+                self.gpus = {id: {**gpu, **UNTOLD} for id, gpu in self.gpus.items()}
+                return
             text = await self.query("gpu", NVIDIA_FIELDS)
             if text is None:
                 self.next_at = started + GPU_RETRY[1]
@@ -3306,6 +3309,12 @@ class NvidiaGpus:
             self.retry = min(self.retry * 2, GPU_RETRY[1])
         finally:
             self.task = None
+
+    def asleep(self) -> bool:
+        """Whether all these GPUs sleep, as those of laptops do: nvidia-smi would wake them."""
+        cards = [device for device in self.pci.glob("*") if file_text(device / "vendor") == "0x10de"
+                 and (file_text(device / "class") or "").startswith("0x03")]
+        return bool(cards) and {file_text(card / "power/runtime_status") for card in cards} == {"suspended"}
 
     async def query(self, what: str, fields: str) -> str | None:
         """What nvidia-smi prints for a query; None without the program."""
@@ -3454,12 +3463,24 @@ class Machine:
                         "memory": readable(lambda: int(self.process.memory_info().rss)), "lag": round(lag * 1000, 1)}}
 
 
-def main_memory() -> tuple[int, int]:
-    """Bytes of main memory, and of those that are free; what a model may take has to be known where /proc is closed."""
+def main_memory(cgroups: Path = Path("/sys/fs/cgroup")) -> tuple[int, int]:
+    """Bytes of main memory, and of those that are free, within the limit of a container or a unit.
+
+    What a model may take has to be known where /proc is closed as well.
+    """
     if memory := readable(psutil.virtual_memory):
-        return int(memory.total), int(memory.available)
-    page, total, free = (os.sysconf(f"SC_{name}") for name in ("PAGE_SIZE", "PHYS_PAGES", "AVPHYS_PAGES"))
-    return page * total, page * free
+        total, free = int(memory.total), int(memory.available)
+    else:
+        page, pages, unused = (os.sysconf(f"SC_{name}") for name in ("PAGE_SIZE", "PHYS_PAGES", "AVPHYS_PAGES"))
+        total, free = page * pages, page * unused
+    own = re.search(r"(?m)^0::(/.*)$", file_text(Path("/proc/self/cgroup")) or "")
+    for folder, limit, used in ((cgroups / (own[1] if own else "").lstrip("/"), "memory.max", "memory.current"),
+                                (cgroups / "memory", "memory.limit_in_bytes", "memory.usage_in_bytes")):
+        if (most := reading_of_bytes(file_text(folder / limit))) and most < total:
+            cached = re.search(r"(?m)^inactive_file (\d+)$", file_text(folder / "memory.stat") or "")
+            taken = (reading_of_bytes(file_text(folder / used)) or 0) - int(cached[1] if cached else 0)
+            total, free = most, max(0, min(free, most - taken))
+    return total, free
 
 
 class Sampler:

@@ -3262,6 +3262,39 @@ async def test_slow_nvidia_smi_is_asked_less_often(tmp_path: Path, monkeypatch: 
 
 
 @run_async
+async def test_a_gpu_that_sleeps_is_not_woken(tmp_path: Path) -> None:
+    """While all NVIDIA cards are suspended nvidia-smi is not called; the cards stay, and what moves is null."""
+    card = "0000:01:00.0"
+    write_tree(tmp_path / "pci", {f"{card}/vendor": "0x10de", f"{card}/class": "0x030000",
+                                  f"{card}/power/runtime_status": "active", "0000:01:00.1/vendor": "0x10de",
+                                  "0000:01:00.1/class": "0x040300", "0000:01:00.1/power/runtime_status": "active"})
+    gpus = llamadash.NvidiaGpus(shell_script(tmp_path / "nvidia-smi", f"echo >> {tmp_path}/calls; {NVIDIA_ANSWER}"),
+                                tmp_path / "pci")
+    assert (await gpus.read())["nvidia-0"]["power"] == 120.51
+    (tmp_path / "pci" / card / "power/runtime_status").write_text("suspended\n")
+    for _ in range(3):
+        gpus.next_at = 0
+        assert (await gpus.read(fresh=True))["nvidia-0"]["power"] is None
+    assert len((tmp_path / "calls").read_text()) == 1
+    (tmp_path / "pci" / card / "power/runtime_status").write_text("active\n")
+    assert (await gpus.read())["nvidia-0"]["memory_total"] == 24 * 2**30
+    assert len((tmp_path / "calls").read_text()) == 2
+
+
+@pytest.mark.parametrize("names", [("{}/memory.max", "{}/memory.current", "{}/memory.stat"), (
+    "memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat")])
+def test_main_memory_of_a_container(names: tuple[str, ...], tmp_path: Path) -> None:
+    """The limit of its cgroup, of either version, is the memory there is; what is only cached counts as free."""
+    total, _ = llamadash.main_memory(tmp_path)
+    own = Path("/proc/self/cgroup").read_text().rpartition("0::/")[2].strip()
+    limit, used, stat_of = (name.format(own or ".") for name in names)
+    write_tree(tmp_path, {limit: str(1 << 30), used: str(600 << 20), stat_of: f"anon 5\ninactive_file {100 << 20}"})
+    assert llamadash.main_memory(tmp_path) == (1 << 30, (1 << 30) - (500 << 20))
+    write_tree(tmp_path, {limit: "max" if "max" in limit else str(2**63 - 4096)})
+    assert llamadash.main_memory(tmp_path)[0] == total
+
+
+@run_async
 async def test_readings_of_a_slow_nvidia_smi_last_until_the_next(tmp_path: Path) -> None:
     """One that takes seconds is asked every minute or two; what it said holds until it is asked again."""
     gpus = llamadash.NvidiaGpus(shell_script(tmp_path / "nvidia-smi", NVIDIA_ANSWER))
