@@ -3564,7 +3564,7 @@ class Sampler:
             self.dash.pool.changed.set()  # whether a build can use them
         places = gpu_places(self.gpu_places, found)
         known = {**self.gpus, **found}  # in the drivers' order, which is the engine's
-        self.gpus = {id: {"index": places.index(id), **(found.get(id) or {**gpu, **UNTOLD, "lost": True})}
+        self.gpus = {id: {**(found.get(id) or {**gpu, **UNTOLD, "lost": True}), "index": places.index(id)}
                      for id, gpu in known.items() if id in places}
         if places != self.gpu_places and not self.nvidia.task:  # which will tell of further ones
             self.gpu_places = places
