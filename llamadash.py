@@ -2179,24 +2179,20 @@ GGUF_TEXT, GGUF_ARRAY = 8, 9
 # Type number of a tensor: its name, the weights in a block, the bytes of a block.
 TENSOR_TYPES = {
     0: ("F32", 1, 4), 1: ("F16", 1, 2), 2: ("Q4_0", 32, 18), 3: ("Q4_1", 32, 20), 6: ("Q5_0", 32, 22),
-    7: ("Q5_1", 32, 24), 8: ("Q8_0", 32, 34), 9: ("Q8_1", 32, 36), 10: ("Q2_K", 256, 84),
-    11: ("Q3_K", 256, 110), 12: ("Q4_K", 256, 144), 13: ("Q5_K", 256, 176), 14: ("Q6_K", 256, 210),
-    15: ("Q8_K", 256, 292), 16: ("IQ2_XXS", 256, 66), 17: ("IQ2_XS", 256, 74), 18: ("IQ3_XXS", 256, 98),
-    19: ("IQ1_S", 256, 50), 20: ("IQ4_NL", 32, 18), 21: ("IQ3_S", 256, 110), 22: ("IQ2_S", 256, 82),
-    23: ("IQ4_XS", 256, 136), 24: ("I8", 1, 1), 25: ("I16", 1, 2), 26: ("I32", 1, 4), 27: ("I64", 1, 8),
-    28: ("F64", 1, 8), 29: ("IQ1_M", 256, 56), 30: ("BF16", 1, 2), 34: ("TQ1_0", 256, 54),
-    35: ("TQ2_0", 256, 66), 39: ("MXFP4", 32, 17), 40: ("NVFP4", 64, 36), 41: ("Q1_0", 128, 18),
-    42: ("Q2_0", 64, 18),
+    7: ("Q5_1", 32, 24), 8: ("Q8_0", 32, 34), 9: ("Q8_1", 32, 36), 10: ("Q2_K", 256, 84), 11: ("Q3_K", 256, 110),
+    12: ("Q4_K", 256, 144), 13: ("Q5_K", 256, 176), 14: ("Q6_K", 256, 210), 15: ("Q8_K", 256, 292),
+    16: ("IQ2_XXS", 256, 66), 17: ("IQ2_XS", 256, 74), 18: ("IQ3_XXS", 256, 98), 19: ("IQ1_S", 256, 50),
+    20: ("IQ4_NL", 32, 18), 21: ("IQ3_S", 256, 110), 22: ("IQ2_S", 256, 82), 23: ("IQ4_XS", 256, 136), 24: ("I8", 1, 1),
+    25: ("I16", 1, 2), 26: ("I32", 1, 4), 27: ("I64", 1, 8), 28: ("F64", 1, 8), 29: ("IQ1_M", 256, 56),
+    30: ("BF16", 1, 2), 34: ("TQ1_0", 256, 54), 35: ("TQ2_0", 256, 66), 39: ("MXFP4", 32, 17), 40: ("NVFP4", 64, 36),
+    41: ("Q1_0", 128, 18), 42: ("Q2_0", 64, 18),
 }
 # general.file_type, as llama.h numbers it; 4 to 6 and 33 to 35 are of files that it no longer reads.
-FILE_TYPES = {
-    0: "F32", 1: "F16", 2: "Q4_0", 3: "Q4_1", 4: "Q4_1_SOME_F16", 5: "Q4_2", 6: "Q4_3", 7: "Q8_0", 8: "Q5_0",
-    9: "Q5_1", 10: "Q2_K", 11: "Q3_K_S", 12: "Q3_K_M", 13: "Q3_K_L", 14: "Q4_K_S", 15: "Q4_K_M",
-    16: "Q5_K_S", 17: "Q5_K_M", 18: "Q6_K", 19: "IQ2_XXS", 20: "IQ2_XS", 21: "Q2_K_S", 22: "IQ3_XS",
-    23: "IQ3_XXS", 24: "IQ1_S", 25: "IQ4_NL", 26: "IQ3_S", 27: "IQ3_M", 28: "IQ2_S", 29: "IQ2_M",
-    30: "IQ4_XS", 31: "IQ1_M", 32: "BF16", 33: "Q4_0_4_4", 34: "Q4_0_4_8", 35: "Q4_0_8_8", 36: "TQ1_0",
-    37: "TQ2_0", 38: "MXFP4_MOE", 39: "NVFP4", 40: "Q1_0", 41: "Q2_0",
-}
+FILE_TYPES = dict(enumerate((
+    "F32", "F16", "Q4_0", "Q4_1", "Q4_1_SOME_F16", "Q4_2", "Q4_3", "Q8_0", "Q5_0", "Q5_1", "Q2_K", "Q3_K_S", "Q3_K_M",
+    "Q3_K_L", "Q4_K_S", "Q4_K_M", "Q5_K_S", "Q5_K_M", "Q6_K", "IQ2_XXS", "IQ2_XS", "Q2_K_S", "IQ3_XS", "IQ3_XXS",
+    "IQ1_S", "IQ4_NL", "IQ3_S", "IQ3_M", "IQ2_S", "IQ2_M", "IQ4_XS", "IQ1_M", "BF16", "Q4_0_4_4", "Q4_0_4_8",
+    "Q4_0_8_8", "TQ1_0", "TQ2_0", "MXFP4_MOE", "NVFP4", "Q1_0", "Q2_0")))
 # How files begin that are named like a model.
 OTHER_CONTENTS = {b"version https://git-lfs": "a Git LFS pointer", b"<": "a web page", b"PK\3\4": "a ZIP archive",
                   b"tjgg": "a GGML file", b"lmgg": "a GGML file", bytes(24): "an unfinished download"}
@@ -2271,7 +2267,6 @@ class GGUFReader:
         self.start = 0  # of the window, in the file
         self.at = 0  # of the next byte, in the window
         self.order = "<"
-        self.layouts: dict[str, struct.Struct] = {}
         self.texts = 0  # in arrays, so far
         self.kept = 0  # items of arrays, so far
 
@@ -2293,35 +2288,21 @@ class GGUFReader:
         if len(self.window) < count:
             raise GGUFError("it became shorter while being read")
 
-    def take(self, count: int) -> int:
-        """Step over `count` bytes; their offset in the window."""
-        if self.at + count > len(self.window):
-            self.refill(count)
-        at = self.at
-        self.at += count
-        return at
-
-    def layout(self, codes: str) -> struct.Struct:
-        """The layout of these struct codes in the file's byte order."""
-        return self.layouts.setdefault(codes, struct.Struct(self.order + codes))
-
     def numbers(self, codes: str) -> tuple[Any, ...]:
         """The next numbers, of these struct codes."""
-        layout = self.layouts.get(codes) or self.layout(codes)
-        at = self.at
-        if at + layout.size > len(self.window):
-            self.refill(layout.size)
-            at = 0
-        self.at = at + layout.size
-        return layout.unpack_from(self.window, at)
+        size = struct.calcsize(self.order + codes)
+        if self.at + size > len(self.window):
+            self.refill(size)
+        self.at += size
+        return struct.unpack_from(self.order + codes, self.window, self.at - size)
 
-    def start_of_text(self) -> str:
-        """The first MAX_KEPT_TEXT bytes of the next text."""
-        (length,) = self.numbers("Q")
+    def text(self, length: int) -> str:
+        """The first MAX_KEPT_TEXT bytes of the next `length`."""
         kept = min(length, MAX_KEPT_TEXT)
-        at = self.take(kept)
-        text = self.window[at:self.at].decode("utf-8", "replace" if kept == length else "ignore")
-        self.skip(length - kept)
+        if self.at + kept > len(self.window):
+            self.refill(kept)
+        text = self.window[self.at:self.at + kept].decode("utf-8", "replace" if kept == length else "ignore")
+        self.skip(length)
         return text
 
     def skip(self, count: int) -> None:
@@ -2338,7 +2319,7 @@ class GGUFReader:
         if self.search and count >= LONG_ARRAY and self.find_next_key(count):
             self.searched = True
             return
-        length_of, window, at = self.layout("Q").unpack_from, self.window, self.at
+        length_of, window, at = struct.Struct(self.order + "Q").unpack_from, self.window, self.at
         last = len(window) - 8
         for _ in range(count):
             if at > last:
@@ -2398,12 +2379,11 @@ class GGUFReader:
         (length,) = self.numbers("Q")
         if length > MAX_KEPT_TEXT:
             raise GGUFError(f"a metadata key of {length} bytes")
-        at = self.take(length)
-        key = self.window[at:self.at].decode("utf-8", "replace")
+        key = self.text(length)
         (kind,) = self.numbers("I")
         value: Any
         if kind == GGUF_TEXT:
-            value = self.start_of_text()
+            value = self.text(*self.numbers("Q"))
         elif kind == GGUF_ARRAY:
             value = self.array(key, header)
         elif kind in NUMBER_FORMATS:
@@ -2418,7 +2398,7 @@ class GGUFReader:
         """Read the table of `count` tensors into `header`; where their data ends, counted from its start."""
         if not count:
             return 0
-        two_numbers, lowest = self.layout("QQ").unpack_from, 0 if self.order == "<" else 3
+        two_numbers, lowest = struct.Struct(self.order + "QQ").unpack_from, 0 if self.order == "<" else 3
         (length,) = self.numbers("Q")
         window, at, last = self.window + bytes(8), self.at, len(self.window) - MAX_TENSOR_ENTRY
         layouts, names, offset = list[bytes](), list[bytes](), 0
@@ -2447,15 +2427,15 @@ class GGUFReader:
         for tensor, layout in zip(names, layouts, strict=False):
             header.tensor_sizes[name := tensor.decode("utf-8", "replace")] = self.tensor(layout)[2]
             if name.startswith(("mm.", "resampler.proj.")):
-                header.projections[name] = self.layout(f"4x{len(layout) // 8 - 1}Q").unpack_from(layout)
+                header.projections[name] = struct.unpack_from(f"{self.order}4x{len(layout) // 8 - 1}Q", layout)
         return offset + self.tensor(layouts[-1])[2]  # they lie one after the other
 
     def tensor(self, layout: bytes) -> tuple[str, int, int]:
         """Type, parameters and bytes of a tensor, from the part of its entry that gives its shape and its type."""
-        (dimensions,) = self.layout("I").unpack_from(layout)
+        (dimensions,) = struct.unpack_from(self.order + "I", layout)
         if dimensions > MAX_DIMENSIONS:
             raise GGUFError(f"a tensor of {dimensions} dimensions")
-        *shape, kind = self.layout(f"4x{dimensions}QI").unpack(layout)
+        *shape, kind = struct.unpack(f"{self.order}4x{dimensions}QI", layout)
         name, block, size = TENSOR_TYPES.get(kind, (f"type {kind}", 1, 0))
         parameters = math.prod(shape)
         return name, parameters, parameters // block * size
@@ -2485,11 +2465,9 @@ class GGUFReader:
         if not self.window.startswith(b"GGUF"):
             kind = next((kind for start, kind in OTHER_CONTENTS.items() if self.window.startswith(start)), None)
             raise GGUFError(f"{kind}, not the model itself" if kind else "not a GGUF file")
-        self.take(4)
-        (version,) = self.numbers("I")
+        _, version = self.numbers("II")
         if not version & 0xFFFF:
             self.order = ">"
-            self.layouts.clear()
             version = int.from_bytes(version.to_bytes(4, "little"), "big")
         if version not in (2, 3):
             raise GGUFError(f"GGUF version {version} is not supported")
