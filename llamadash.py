@@ -5723,7 +5723,6 @@ VAGUE = (r"(?i)failed to load (?:the )?model(?:,? '.*)?$|unable to load model|ex
          r"failed to init|failed to create_?context")
 HARMLESS = re.compile(r"http client error: Connection handling canceled")  # logged as an error when a client leaves
 NOISE = re.compile(r"^srv +(?:load:   |update_slots|log_ser)|^slot (?:get_availabl|launch_slot_|print_timing|release)")
-MEMORY_LINE = b'{"type":"fit_memory_breakdown"'
 # Why a process ended, by what it wrote: the first of these that is found says it, in the reader's words.
 CAUSES = tuple((re.compile(pattern), cause) for pattern, cause in (
     (r"(?i)(?:cuda|hip|rocm|musa|vulkan|metal|sycl|cann).{0,80}out of memory|Malloc failed|cuMemCreate|ALLOC_FAILED|"
@@ -5812,15 +5811,10 @@ def clean_line(line: bytes) -> str:
 def parse_line(line: bytes) -> LogLine:
     """One line of llama-server's output, plain or JSON."""
     text = clean_line(line)
-    if text.startswith('{"type":'):
-        return parse_json_line(text)
-    if found := LEVEL_PREFIX.match(text):
-        return LogLine(LEVELS[found[1]], found[2])
-    return LogLine("error" if ALARMING.search(text) else "info", text)
-
-
-def parse_json_line(text: str) -> LogLine:
-    """A line that llama-server wrote with --log-jsonl, turned back into text."""
+    if not text.startswith('{"type":'):
+        if found := LEVEL_PREFIX.match(text):
+            return LogLine(LEVELS[found[1]], found[2])
+        return LogLine("error" if ALARMING.search(text) else "info", text)
     try:
         parsed = json.loads(text)
     except (ValueError, RecursionError):
@@ -5903,7 +5897,7 @@ class EngineOutput:
         if line.startswith(b"cmd_child_to_router:"):
             with contextlib.suppress(*MALFORMED):
                 self.take_state(line)
-        elif line.startswith(MEMORY_LINE):
+        elif line.startswith(b'{"type":"fit_memory_breakdown"'):
             self.accounted = memory_breakdown(line)
         elif line and not line.startswith(b"[New LWP "):  # of a debugger, one for each thread
             if not re.match(rb"#\d+ ", line):  # nor the many calls that led to the end
@@ -5988,7 +5982,7 @@ class Instance:
             process = await self.spawn()
         except OSError as problem:
             return f"{self.build.path} cannot be started: {problem.strerror or problem}"
-        assert process.stdout is not None and process.stderr is not None
+        assert process.stdin is not None and process.stdout is not None and process.stderr is not None
         lasting = self.dash.run_forever
         readers = [asyncio.ensure_future(lasting(f"output of {self.name}", functools.partial(self.output.read, pipe)))
                    for pipe in (process.stdout, process.stderr)]
@@ -6006,11 +6000,9 @@ class Instance:
         finally:
             kill_group(process.pid)
             await cancelled([follower, *readers])
-            for child in (process, guard):
-                if child is not None and child.stdin is not None:
-                    child.stdin.close()
+            process.stdin.close()
             if guard is not None:
-                await guard.wait()
+                await guard.communicate(b"")  # the end of its input is its end
             self.output.tell_suppressed()
         return None if self.stopping and not self.killed_for else self.failure(status)
 
@@ -6104,7 +6096,7 @@ class Instance:
         """The status and the body of what the process answers; 0 where it gives no answer."""
         with contextlib.suppress(aiohttp.ClientError, OSError, asyncio.TimeoutError):
             async with self.dash.pool.session.get(self.url + path, headers=self.authorization(),
-                                                  timeout=HEALTH_LIMIT) as response:
+                                                  timeout=aiohttp.ClientTimeout(total=HEALTH_TIMEOUT)) as response:
                 return response.status, await response.content.read(2**20)
         return 0, b""
 
@@ -6140,27 +6132,13 @@ class Instance:
             self.taken = {**gpus, "Main memory": own}
             self.changed()
 
-    def runtime(self) -> Json:
-        """What the model's record says of its process."""
-        return {**self.output.meta, "pid": self.process.pid if self.process else None, "build": self.build.id,
-                "slots": self.slots, "devices": self.devices,
-                "memory": sum(item["used"] for item in self.devices) if self.devices else None}
-
-
-HEALTH_LIMIT = aiohttp.ClientTimeout(total=HEALTH_TIMEOUT)
-
 
 class Vitality:
-    """Notices when a process neither computes nor reads: what does, does not hang.
-
-    Where `computing` does not count, it has to read or to take memory.
-    """
+    """Notices when a process neither reads nor computes or, where computing does not count, takes no memory either."""
 
     def __init__(self, pid: int, *, computing: bool = True) -> None:
         self.pid, self.computing = pid, computing
-        self.alive = time.monotonic()
-        self.used = 0.0
-        self.looked = -math.inf
+        self.alive, self.used, self.looked = time.monotonic(), 0.0, -math.inf
 
     def silence(self, sign_of_life: float) -> float:
         """Seconds since the process did something, `sign_of_life` being when it was last heard of."""
@@ -6896,8 +6874,11 @@ class Entries:
     def runtime(self, row: Json, unit: Unit, instance: Instance) -> Json:
         """The `runtime` of an entry whose process runs."""
         group = self.groups.get(unit.id)
-        return {**instance.runtime(), "loaded_at": unix_ms(instance.ready_at), "requests": len(unit.active),
-                "waiting": len(unit.waiting), "tokens_per_second": self.dash.requests.live_speed(unit.id, instance),
+        return {**instance.output.meta, "pid": instance.process.pid if instance.process else None,
+                "build": instance.build.id, "slots": instance.slots, "devices": instance.devices,
+                "memory": sum(item["used"] for item in instance.devices) if instance.devices else None,
+                "loaded_at": unix_ms(instance.ready_at), "requests": len(unit.active), "waiting": len(unit.waiting),
+                "tokens_per_second": self.dash.requests.live_speed(unit.id, instance),
                 "placement": instance.placement, "left_out": instance.left_out,
                 "shared_with": [id for id in group.rows if id != row["id"]] if group else [],
                 "warning": "Its file is gone: it cannot be loaded again." if row["missing"] else

@@ -5271,7 +5271,7 @@ def test_odd_states_of_a_process_change_nothing(dash: StubDash, state: Any, payl
         output.take_line(b"cmd_child_to_router:state:" + json.dumps({"state": state, "payload": payload}).encode())
         output.take_line(b"cmd_child_to_router:info:" + json.dumps(payload).encode())
         output.take_line(b"cmd_child_to_router:state:{")
-        json.dumps([instance.runtime(), output.progress, output.stage], allow_nan=False)
+        json.dumps([output.meta, instance.slots, output.accounted, output.progress, output.stage], allow_nan=False)
         assert 0 <= (output.progress or 0) <= 1
     asyncio.run(check())
 
@@ -6890,9 +6890,8 @@ async def test_a_model_that_keeps_crashing_is_stopped(tmp_path: Path) -> None:
 async def test_a_process_that_hangs_is_ended(tmp_path: Path, engine_program: str | None,
                                              monkeypatch: pytest.MonkeyPatch) -> None:
     """One that no longer answers is killed, that is said, and what waited for it is asked once more."""
-    for name, value in (("HUNG_AFTER", 1.0), ("HEALTH_INTERVAL", 0.2)):
+    for name, value in (("HUNG_AFTER", 1.0), ("HEALTH_INTERVAL", 0.2), ("HEALTH_TIMEOUT", 0.5)):
         monkeypatch.setattr(llamadash, name, value)
-    monkeypatch.setattr(llamadash, "HEALTH_LIMIT", aiohttp.ClientTimeout(total=0.5))
     async with running(EngineDash(tmp_path, engine_program)) as dash:
         await dash.load("a")
         pid = dash.state("a")["runtime"]["pid"]
