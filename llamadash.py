@@ -2167,7 +2167,7 @@ MAX_KEPT_TOTAL = 32768  # numbers kept of all arrays
 MAX_TENSOR_NAME = 256  # bytes; llama.cpp allows 64
 MAX_DIMENSIONS = 4
 MAX_TENSOR_ENTRY = 32 + MAX_TENSOR_NAME + 8 * MAX_DIMENSIONS  # bytes, with the length of the next one's name
-LONG_ARRAY = 4096  # texts from which on an array is a vocabulary, which is searched for its end and not walked
+LONG_ARRAY = 4096  # texts from which on an array is searched for its end: to walk over them takes 50 times as long
 NEXT_KEY = rb"(?s)(.)\0{7}(tokenizer\.[\w.]{1,99})[\0-\x0c]\0{3}"  # what usually follows one: another entry of its kind
 KEY_ROOM = 128  # bytes of that at most
 SEARCHED_EACH = 48  # bytes for each of its texts in which the end is looked for; most take 13 to 20
@@ -2302,14 +2302,10 @@ class GGUFReader:
         if self.at + kept > len(self.window):
             self.refill(kept)
         text = self.window[self.at:self.at + kept].decode("utf-8", "replace" if kept == length else "ignore")
-        self.skip(length)
-        return text
-
-    def skip(self, count: int) -> None:
-        """Step over `count` bytes, unread."""
-        if self.position + count > self.size:
+        if self.position + length > self.size:
             raise GGUFError("it ends within its header: an incomplete download?")
-        self.at += count
+        self.at += length
+        return text
 
     def skip_texts(self, count: int) -> None:
         """Step over `count` texts."""
@@ -2330,10 +2326,7 @@ class GGUFReader:
         self.at = at
 
     def find_next_key(self, count: int) -> bool:
-        """Step over a vocabulary of `count` texts to the entry that usually follows; False, in place, without one.
-
-        Walking over 150,000 texts takes some 50 times as long.
-        """
+        """Step over a vocabulary of `count` texts to the entry that usually follows; False, in place, without one."""
         begin = self.position
         end = min(begin + SEARCHED_EACH * count, self.size - KEY_ROOM, MAX_HEADER)
         self.at += 10 * count  # texts of two bytes: no vocabulary has shorter ones
@@ -2368,7 +2361,7 @@ class GGUFReader:
         if kind == GGUF_TEXT:
             self.skip_texts(count)
         elif count > MAX_KEPT_ITEMS or self.kept + count > MAX_KEPT_TOTAL:
-            self.skip(count * size)
+            self.at += count * size
         else:
             self.kept += count
             return [finite_or_none(value) for value in self.numbers(f"{count}{NUMBER_FORMATS[kind]}")]
@@ -2526,7 +2519,7 @@ def gguf_facts(headers: list[GGUFHeader]) -> Json:
     head_size = embedding // heads if embedding and heads else None
     said, commonest = first.number("general.file_type"), max(types, key=types.__getitem__, default=None)
     return {
-        "architecture": first.architecture,
+        "architecture": first.architecture, "license": first.text("general.license"),
         "size_label": first.text("general.size_label") or gguf_size_label(parameters),
         "parameter_count": parameters or None,
         "quantization": commonest if said is None else FILE_TYPES.get(said & ~FILE_TYPE_GUESSED),
@@ -2537,7 +2530,6 @@ def gguf_facts(headers: list[GGUFHeader]) -> Json:
         "sliding_window": gguf_largest(first.of_model("attention.sliding_window")) or None,
         "key_length": gguf_largest(first.of_model("attention.key_length")) or head_size,
         "value_length": gguf_largest(first.of_model("attention.value_length")) or head_size,
-        "license": first.text("general.license"),
         "tokenizer": first.text("tokenizer.ggml.model"),
         "chat_template": any(first.text(key) for key in first.metadata if key.startswith("tokenizer.chat_template")),
     }
@@ -6253,7 +6245,7 @@ class Happened(NamedTuple):
     kind: str  # waiting | loading | loaded | unloaded | failed | crashed | refused
     unit: Unit
     reason: str
-    details: Json
+    details: Json | None = None
 
 
 Action = Start | Stop | Answer | Happened
@@ -6272,7 +6264,7 @@ class Unit:
     status: str = "unloaded"  # unloaded | loading | loaded | stopping
     waiting: dict[int, Ticket] = field(default_factory=dict)
     active: set[int] = field(default_factory=set)
-    held: Mapping[str, int] = field(default_factory=dict)
+    held: Mapping[str, int] = field(default_factory=dict)  # bytes of each device, from the decision to start it on
     wish: tuple[float, str] | None = None  # since when and why it is to be in memory without a request
     asked: tuple[float, str] = (-math.inf, "")  # the last wish of a loaded one, whose end may not be known yet
     loaded_for: str = ""  # why it was loaded
@@ -6362,17 +6354,14 @@ class Choice(NamedTuple):
 
 
 class Planner:
-    """Where a unit can go, and who has to leave for it: one look at the memory, from the first in line to the last.
-
-    What a unit needs that still waits is claimed for it: who came later takes nothing of that away.
-    """
+    """Where a unit can go, and who has to leave for it: one look at the memory, from the first in line to the last."""
 
     def __init__(self, residents: list[Unit], rooms: Mapping[str, int], models_max: int, min_residency: float,
                  now: float) -> None:
         self.residents, self.rooms, self.models_max = residents, rooms, models_max
         self.min_residency, self.now = min_residency, now
         self.yields: dict[Unit, Unit] = {}  # who leaves as soon as it can, for whom
-        self.claims: list[Unit] = []  # who waits; what they need counts as taken
+        self.claims: list[Unit] = []  # who waits; what they need counts as taken, for those who came later
         self.taken = sum([collections.Counter(unit.held) for unit in residents], collections.Counter[str]())
 
     def look(self, unit: Unit) -> tuple[Choice | None, str]:
@@ -6390,11 +6379,7 @@ class Planner:
         return None, reason
 
     def best(self, unit: Unit, *, gentle: bool = False) -> Choice | None:
-        """The plan that pushes out least; None where even then there is not enough room.
-
-        What nobody has to be waited for comes first, then the fewest victims, then what fits at once, then what is
-        under way, then the least recently used, then the emptiest device.
-        """
+        """The plan that pushes out least; None where even then there is not enough room."""
         for group in unit.plans:
             choices = [choice for plan in group if (choice := self.choice(unit, plan, gentle))]
             if choices:
@@ -6405,11 +6390,7 @@ class Planner:
         return None
 
     def choice(self, unit: Unit, plan: Plan, gentle: bool) -> Choice | None:
-        """Whom `plan` pushes out: the fewest, of several the least recently used.
-
-        Idle ones that have been in memory for long enough go first, then those that answer, then those that have
-        just come. A gentle one pushes out only what nobody has used for a while, and what would not come back.
-        """
+        """Whom `plan` pushes out: the fewest, of several the least recently used; a `gentle` one only who is idle."""
         leaving = [item for item in self.residents if item.leaving or item in self.yields]
         if self.fits(plan, leaving):
             return Choice(plan, [], self.fits(plan))
@@ -6498,15 +6479,11 @@ class Planner:
 
 
 class Residency:
-    """Decides which units are in memory. Every method that takes `now` (s) returns what is to be done.
-
-    `held` of a unit counts from the moment that its start is decided, so that two models which fit one by one are
-    never started together. Where a limit is lowered nobody has to go for it; it holds when others come.
-    """
+    """Decides which units are in memory. Every method that takes `now` (s) returns what is to be done."""
 
     def __init__(self) -> None:
         self.models_max, self.min_residency, self.max_wait = 0, 10.0, 600.0
-        self.rooms: Mapping[str, int] = {}  # what all units together may hold on each device
+        self.rooms: Mapping[str, int] = {}  # what all may hold on each device; nobody has to go where it is lowered
         self.units: dict[str, Unit] = {}
         self.tickets: dict[int, Ticket] = {}
         self.actions: list[Action] = []
@@ -6564,7 +6541,7 @@ class Residency:
         unit = self.units[unit_id]
         if unit.status == "loading":
             unit.status, unit.loaded_at, unit.used_at, unit.pushed_out_by = "loaded", now, now, None
-            self.happened("loaded", unit, unit.loaded_for)
+            self.actions.append(Happened("loaded", unit, unit.loaded_for))
         return self.settle(now)
 
     def exited(self, unit_id: str, error: str | None, now: float) -> list[Action]:
@@ -6580,7 +6557,7 @@ class Residency:
         unit.unloading, unit.yields_to, unit.outdated = None, None, False
         if status == "stopping" or error is None:
             unit.reason, unit.error = reason, None
-            self.happened("unloaded", unit, reason)
+            self.actions.append(Happened("unloaded", unit, reason))
         else:
             self.failed(unit, status, error, now)
         if unit.forgotten:
@@ -6593,7 +6570,8 @@ class Residency:
         unit.reason = "crashed" if status == "loaded" else "failed to load"
         if status == "loaded" and now - unit.asked[0] <= STABLE_AFTER:  # its end may take long to be known
             unit.wish = unit.asked
-        self.happened("crashed" if status == "loaded" else "failed", unit, error, failures=unit.failures)
+        kind = "crashed" if status == "loaded" else "failed"
+        self.actions.append(Happened(kind, unit, error, {"failures": unit.failures}))
         if status == "loading" or unit.failures >= CRASH_LIMIT:
             unit.wish = None
             self.refuse(unit.waiting.values(), "failed", f"{unit.name} could not be loaded: {error}")
@@ -6665,14 +6643,10 @@ class Residency:
         self.refuse(overdue, "waited", f"{unit.name} was {reason}")
         if unit.wish and not unit.pinned and not unit.waiting and now - unit.wish[0] >= self.max_wait:
             unit.wish, unit.error = None, f"It was {reason}"
-            self.happened("refused", unit, unit.error)
+            self.actions.append(Happened("refused", unit, unit.error))
 
     def make_room(self, now: float) -> None:
-        """Start the units that are wanted, in the order of their arrival, and let others make room for them.
-
-        The plans are made anew each time: a unit that was to go may be spared. When nobody waits, preferred units come
-        back where what has their memory is idle or gone.
-        """
+        """Start who is wanted, first come, first served, and let others go for it; a look later it may be others."""
         planner = Planner([unit for unit in self.units.values() if unit.resident], self.rooms, self.models_max,
                           self.min_residency, now)
         for unit in self.wanted():
@@ -6681,9 +6655,9 @@ class Residency:
                 self.place(unit, choice, planner)
             if unit.wanted:  # the timeline has the first reason, the queue each as it is
                 if unit.waits is None:
-                    self.happened("waiting", unit, reason)
+                    self.actions.append(Happened("waiting", unit, reason))
                 unit.waits = reason
-        for unit in self.units.values() if not planner.claims else ():
+        for unit in self.units.values() if not planner.claims else ():  # preferred ones come back when nobody waits
             away = unit.preferred and unit.pushed_out_by and not (unit.resident or unit.wanted)
             if away and unit.failures < CRASH_LIMIT and (choice := planner.best(unit, gentle=True)):
                 self.place(unit, choice, planner)
@@ -6692,10 +6666,7 @@ class Residency:
             self.admit(unit, now)
 
     def place(self, unit: Unit, choice: Choice, planner: Planner) -> None:
-        """Start a unit, or keep what it needs and let others go for it: all at once, as soon as they can.
-
-        Until then those of them that have been here long enough take no new requests.
-        """
+        """Start a unit, or let others go for it, all at once; until they can, they take no new requests."""
         if choice.fits:
             self.start(unit, choice.plan, planner)
             return
@@ -6717,8 +6688,8 @@ class Residency:
         unit.reason = unit.error = unit.waits = None
         planner.residents.append(unit)
         planner.taken.update(unit.held)
-        self.actions.append(Start(unit, plan))
-        self.happened("loading", unit, unit.loaded_for, need=dict(unit.held), devices=plan.devices)
+        details = {"need": dict(unit.held), "devices": plan.devices}
+        self.actions += [Start(unit, plan), Happened("loading", unit, unit.loaded_for, details)]
 
     def stop(self, unit: Unit, reason: str) -> None:
         """End the unit's process; whoever asks for it from now on waits until it has ended."""
@@ -6742,11 +6713,7 @@ class Residency:
             self.actions.append(Answer(ticket, code, message))
             unit = self.units.get(ticket.unit) or Unit(ticket.unit, ticket.model)
             unit.waiting.pop(ticket.id, None)
-            self.happened("refused", unit, message, client=ticket.client)
-
-    def happened(self, kind: str, unit: Unit, reason: str, **details: Any) -> None:
-        """Tell of an event."""
-        self.actions.append(Happened(kind, unit, reason, details))
+            self.actions.append(Happened("refused", unit, message, {"client": ticket.client}))
 
 
 # the thin layer around it
@@ -6991,10 +6958,7 @@ class Pool:
     # requests
 
     async def admission(self, call: Call) -> Instance:
-        """Wait until the model of `call` is in memory and takes it: its instance. Refused says why it never will.
-
-        Whoever calls this calls release() in the end, whatever happens.
-        """
+        """The instance of the model of `call`, once it takes it, or Refused; release() must follow in any case."""
         unit = self.entries.unit(call.model)
         known = unit.open or unit.status == "loading" or (unit.plans and unit.waiting)
         plans = () if known else await self.memory.plans(call.model)
@@ -7064,7 +7028,7 @@ class Pool:
             elif isinstance(action, Happened):
                 kind, unit, reason, details = action
                 self.events.append({"timestamp": now_ms(), "kind": kind, "model": unit.name, "reason": reason,
-                                    "details": details})
+                                    "details": details or {}})
                 level = logging.WARNING if kind in ("failed", "crashed", "refused") else logging.INFO
                 log.log(level, "%s: %s (%s)", unit.name, kind, reason)
             elif (future := self.futures.get(action.ticket.id)) and not future.done():
@@ -7252,29 +7216,21 @@ def request_values(parameters: Json, path: str) -> Json:
     return {**values, **({"chat_template_kwargs": template} if template else {})}
 
 
-def memory_need(row: Json, parameters: Json, memories: list[Json], header: GGUFHeader | None) -> dict[str, int]:
-    """Bytes that a model needs of each memory."""
-    estimate = estimate_memory(row, parameters, memories, header)
-    return {item["name"]: item["used"] for item in estimate["devices"] if item["used"]}
-
-
 def placement_plans(row: Json, parameters: Json, memories: list[Json], header: GGUFHeader | None) -> list[list[Plan]]:
-    """The ways to place a model on `memories` ([{name, kind, total, free}]): on one GPU, on few, on all of them.
-
-    Each group holds plans of the same worth. What the parameters say of devices holds. What fits nowhere is placed as
-    the engine will do it, and takes at most all that there is.
-    """
+    """The ways to place a model on `memories` ([{name, kind, total, free}]): on one GPU, on few, as the engine does."""
+    def need(parameters: Json, part: list[Json]) -> dict[str, int]:
+        devices = estimate_memory(row, parameters, part, header)["devices"]
+        return {item["name"]: item["used"] for item in devices if item["used"]}
     rooms = {item["name"]: item["free"] for item in memories}
     gpus, host = ([item for item in memories if item["kind"] == kind] for kind in ("gpu", "cpu"))
-    anywhere = [Plan(memory_need(row, parameters, memories, header), elastic=True)]
+    anywhere = [Plan(need(parameters, memories), elastic=True)]
     if len(gpus) < 2 or PLACING_PARAMETERS & parameters.keys() or parameters.get("n-gpu-layers") == 0:
         return [anywhere]
     whole = {"n-gpu-layers": 9999, **parameters}
     for count in range(1, len(gpus)):
-        needs = {tuple(item["name"] for item in part): memory_need(row, whole, [*part, *host], header)
-                 for part in itertools.combinations(gpus, count)}
-        fitting = [Plan(need, names) for names, need in needs.items()
-                   if all(amount <= rooms[name] for name, amount in need.items())]
+        plans = [Plan(need(whole, [*part, *host]), tuple(item["name"] for item in part))
+                 for part in itertools.combinations(gpus, count)]
+        fitting = [plan for plan in plans if all(amount <= rooms[name] for name, amount in plan.need.items())]
         if fitting:
             return [fitting, anywhere]
     return [anywhere]
