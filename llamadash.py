@@ -714,7 +714,8 @@ class Access:
         """The access key as the file has it now: another process may have replaced it. One taken away is put back."""
         folder = self.dash.config.data_dir
         try:
-            self.last_key = await self.dash.library.at(str(folder), access_key, folder, known=self.last_key)
+            self.last_key = await self.dash.library.probes.call(
+                "access-key", functools.partial(access_key, folder, known=self.last_key), FOLDER_LIMIT)
         except (OSError, Unreachable):
             if not self.last_key:
                 raise
@@ -823,7 +824,7 @@ def password_matches(password: str, stored: Json | None) -> bool:
 def config_result(dash: Dash) -> Json:
     """The engine's configuration with all that the page about it shows."""
     config = dash.engine_config()
-    folders = [{"path": str(path), "exists": dash.library.state(path) is None, "problem": dash.library.state(path),
+    folders = [{"path": str(path), "exists": dash.library.state(path) is None, "problem": dash.library.trouble(path),
                 "usual": path in default_model_folders()} for path in model_folders(dash.config, config)]
     return {"config": config, "locked": dash.config.locked(), "restartRequired": dash.gateway.restart_required(),
             "ini": render_presets(dash.db.models(), config["defaults"]),
@@ -3713,8 +3714,8 @@ class Scan:
 
     What `warned` says of such a file, {path: reason}, is said again. Links may lead anywhere `inside`, which are the
     folders themselves unless given; one that is `careful` follows none that seems to lead elsewhere, where it could
-    hang. In the folders `mounts` something is usually mounted. It calls `report(done, total)` for every file; what
-    that raises ends it.
+    hang. Folders that are `mounts` are left out where they are not given by themselves. It calls `report(done, total)`
+    for every file; what that raises ends it.
     """
 
     def __init__(self, folders: Iterable[Path], known: Iterable[Json], report: Callable[[int, int], None], *,
@@ -3760,20 +3761,18 @@ class Scan:
 
     def contains(self, real: str) -> bool:
         """Whether `real`, a path without links, is inside a model folder."""
-        return any(within(os.path.normpath(real), folder) for folder in self.inside)
+        return any(within(real, folder) for folder in self.inside)
+
+    def seems_to_leave(self, link: str) -> bool:
+        """Whether a link leads out of the model folders, as far as can be told without following it."""
+        with contextlib.suppress(OSError):
+            return not self.contains(os.path.normpath(os.path.join(os.path.dirname(link), os.readlink(link))))
+        return True
 
     # finding files
 
     def walk(self) -> None:
-        """Collect the GGUF files; of a usual mount that has left an empty folder behind, they are only away."""
-        self.collect()
-        for place in self.mounts:
-            if any(within(place, root) for root in self.folders) and not (
-                    os.path.ismount(place) or any(within(file.path, place) for file in self.files)):
-                self.lost[place] = NOT_MOUNTED
-
-    def collect(self) -> None:
-        """Look through the folders and, down to `depth` levels, below; no link to a folder is followed."""
+        """Collect the GGUF files in the folders and, down to `depth` levels, below; no link to a folder is followed."""
         visited: set[str] = set()
         for root in self.folders:
             pending = [root]
@@ -3784,18 +3783,16 @@ class Scan:
                 self.report(0, len(self.files))
                 try:
                     entries = sorted(os.scandir(folder), key=lambda item: item.name)
-                    if os.stat(folder).st_dev != os.stat(os.path.dirname(folder)).st_dev:
-                        self.mounts.add(folder)
                 except OSError as problem:
                     self.unreadable(problem)
                     continue
                 self.entries += len(entries)
-                for path, link in ((entry.path, entry.is_symlink()) for entry in entries):
+                for path, link in ((item.path, item.is_symlink()) for item in entries if item.path not in self.mounts):
                     if self.entries > MAX_FOLDER_ENTRIES or len(self.files) >= MAX_MODEL_FILES:
                         self.skip(folder, f"more than {MAX_MODEL_FILES} models or {MAX_FOLDER_ENTRIES} files:"
                                           " the rest was not looked at")
                         return
-                    if link and self.careful and not self.contains(os.path.join(folder, os.readlink(path))):
+                    if link and self.careful and self.seems_to_leave(path):
                         self.lost[path] = "leads to another place, and one of them does not answer"
                     elif os.path.isdir(path):
                         if link and not self.contains(os.path.realpath(path)):
@@ -4130,7 +4127,7 @@ class Library:
         self.projectors: dict[str, list[str]] = {}  # by path of a model, those that may belong to it
         self.warned = dash.db.get_meta("scan_warnings")  # of listed files, by path; None: read all of them once again
         self.lost: dict[str, str] = {}  # folders and files that cannot be used now, and why
-        self.mounts = set(dash.db.get_meta("mounts", []))  # folders on which something is usually mounted
+        self.mounts: set[str] = set(dash.db.get_meta("mounts", []))  # where in the folders something usually is mounted
         self.known: dict[Path, Look] = {}  # each folder as it was at the last scan
         self.looks: dict[Path, Look] = {}  # and as last looked at
         self.looking: dict[Path, asyncio.Task[None]] = {}  # the looks that are under way
@@ -4148,9 +4145,16 @@ class Library:
             if self.changed:
                 await self.scan()
             await self.dash.beat.wait()
-            for folder in model_folders(self.dash.config, self.dash.engine_config()):
+            for folder in self.folders():
                 if time.monotonic() > self.due.get(folder, FOLDER_PAUSE)[0]:
                     self.look(folder)
+
+    def folders(self) -> list[Path]:
+        """The model folders, and the usual mounts in them, each of which may hang on its own."""
+        folders = model_folders(self.dash.config, self.dash.engine_config())
+        roots = [self.looks[folder].root if folder in self.looks else str(folder) for folder in folders]
+        below = [Path(place) for place in sorted(self.mounts) if any(within(place, root) for root in roots)]
+        return list(dict.fromkeys([*folders, *below]))
 
     def look(self, folder: Path) -> asyncio.Task[None]:
         """The look at a folder that is under way, or begins now."""
@@ -4204,27 +4208,22 @@ class Library:
         """What is wrong with a model folder; None where nothing is known of."""
         return self.lost.get(self.looks[folder].root) if folder in self.looks else None
 
+    def trouble(self, folder: Path) -> str | None:
+        """What is wrong with a model folder, or with something in it."""
+        root = self.looks[folder].root if folder in self.looks else str(folder)
+        return next((f"{place} {why}" for place, why in self.lost.items() if within(place, root)), None)
+
     def problem(self, path: str) -> str | None:
         """What keeps anybody from using what is at `path`; None where nothing is known of."""
         return next((f"{place} {why}" for place, why in self.lost.items() if within(path, place)), None)
 
-    def check(self, path: str) -> None:
-        """Unreachable where what is at `path` cannot be used now."""
-        if problem := self.problem(path):
-            raise Unreachable(f"{problem}.")
-
-    async def at(self, path: str, function: Callable[..., Result], *arguments: Any, **options: Any) -> Result:
-        """What `function` returns, which reads or changes the file at `path`; Unreachable where that hangs."""
-        self.check(path)
-        place = next((str(folder) for folder, look in self.looks.items() if within(path, look.root)), path)
-        return await self.probes.call(place, functools.partial(function, *arguments, **options), FOLDER_LIMIT)
-
     async def patiently(self, named: Any, function: Callable[..., Result], *arguments: Any) -> Result:
-        """What `function` returns, which looks at files that were `named` by a client; Unreachable where that hangs."""
-        for place in self.lost:
-            if place in str(named):
-                self.check(place)
-        return await self.probes.call("one of the files", functools.partial(function, *arguments), FOLDER_LIMIT)
+        """What `function` returns, which uses files that are `named`; Unreachable where they cannot be, or it hangs."""
+        for place, why in self.lost.items():
+            if re.search(rf"{re.escape(place)}(?![\w.-])", str(named)):
+                raise Unreachable(f"{place} {why}.")
+        place = next((look.root for look in self.looks.values() if within(str(named), look.root)), "one of the files")
+        return await self.probes.call(place, functools.partial(function, *arguments), FOLDER_LIMIT)
 
     # scans
 
@@ -4270,7 +4269,9 @@ class Library:
 
     async def find(self, rows: list[Json]) -> ScanResult:
         """What is in the folders that answer at once; of the others, `lost` says what is wrong."""
-        folders = model_folders(self.dash.config, self.dash.engine_config())
+        mounted = {item.mountpoint for item in psutil.disk_partitions(all=True)}
+        before, self.mounts = self.mounts, self.mounts | {place for place in mounted if place != os.sep}
+        folders = self.folders()
         await asyncio.wait([self.look(folder) for folder in folders], timeout=PROBE_LIMIT)
         looks = {folder: Look(str(folder), lost={str(folder): NO_ANSWER}) if folder in self.looking else
                  self.looks[folder] for folder in folders}
@@ -4291,10 +4292,12 @@ class Library:
         except Unreachable:
             scan = await self.scanned(place, there, rows, Scan.run, report, careful=True)
         await self.dash.broadcast("models:scan", {"done": total, "total": total})
-        self.lost = {**scan.lost, **{look.root: look.lost[look.root] for look in looks.values()
-                                     if look.root in look.lost}}
-        if scan.mounts != self.mounts:
-            self.mounts = scan.mounts
+        away = [str(folder) for folder in folders if str(folder) in self.mounts - mounted
+                and not any(within(file.path, str(folder)) for file in scan.files)]
+        self.lost = {**scan.lost, **dict.fromkeys(away, NOT_MOUNTED),
+                     **{look.root: look.lost[look.root] for look in looks.values() if look.root in look.lost}}
+        self.mounts = {str(folder) for folder in folders} & self.mounts
+        if self.mounts != before:
             self.dash.db.set_meta("mounts", sorted(self.mounts))
         return scan.result
 
@@ -4333,7 +4336,7 @@ class Library:
         async with self.changing:
             rows = self.dash.db.models()
             there = [row for row in rows if not self.problem(row["path"])]
-            found, entries = await self.at(path, find_model, path, self.dash.folders(), there)
+            found, entries = await self.patiently(path, find_model, path, self.dash.folders(), there)
             if same := next((row for row in entries if name in (None, row["name"])), None):
                 raise Conflict(f"{path} is in the list already, as {same['id']}", field="model.name", current=same)
             check_entry_names([id] if id else [], rows, "model.id")
@@ -4365,9 +4368,9 @@ class Library:
             freed = 0
             if delete_file:
                 there = [other for other in others if not self.problem(other["path"])]
-                freed = await self.at(row["path"], delete_files, row, there, self.dash.folders())
+                freed = await self.patiently(row["path"], delete_files, row, there, self.dash.folders())
             elif not variants and (self.problem(row["path"]) or
-                                   await self.at(row["path"], os.path.exists, row["path"])):
+                                   await self.patiently(row["path"], os.path.exists, row["path"])):
                 self.ignore(row["path"], True)
             self.dash.db.delete_model(id)
             if not variants:
@@ -4382,7 +4385,7 @@ class Library:
                 first.tensor_sizes |= shard.tensor_sizes
             return first
         try:
-            return await self.at(row["path"], read)
+            return await self.patiently(row["path"], read)
         except GGUFError:
             return None
 
@@ -6720,6 +6723,7 @@ class Residency:
 
 PUBLISH_INTERVAL = 0.1  # s between two broadcasts of the same thing
 HOST_MARGIN = 512 * 2**20  # bytes of main memory that stay free
+PLAN_TIME = 2.0  # s that all others may wait for the plans of a model that nobody waits for
 MEMORY_AGE = 2.0  # s after which the memories are read again while somebody waits
 MEASURE_DELAY = 1.0  # s after a load until what it takes is measured
 MAX_CORRECTION = 2**30  # bytes by which one load may correct the next estimate
@@ -6899,7 +6903,6 @@ class Memory:
         """The ways in which a model may be placed, the best ones first, after a look at the memories."""
         await self.read()
         row = self.dash.db.get_model(entry)
-        self.dash.library.check(row["path"])
         parameters = self.pool.entries.groups[self.pool.entries.unit_of[entry]].parameters
         header = await self.dash.library.header(row)
         return await asyncio.to_thread(placement_plans, row, parameters, self.of_model(row), header)
@@ -6936,7 +6939,6 @@ class Pool:
         self.events: list[Json] = []
         self.last_used: dict[str, int] = {}
         self.restore: list[str] = []  # entries to load at the next start
-        self.planned: set[str] = set()  # entries for which a place is looked for
         self.stopping = True  # nothing is loaded before start()
 
     @functools.cached_property
@@ -7117,22 +7119,14 @@ class Pool:
             if wanted := self.residency.wanted():
                 await self.memory.read()
             for unit in wanted:
-                if not unit.plans and unit.name not in self.planned:
-                    self.planned.add(unit.name)
-                    self.dash.spawn(self.plan(unit.name), f"plan of {unit.name}")
+                if not unit.plans:  # its file may be gone, its folder hang, or there may be no build for it
+                    with contextlib.suppress(DashError, asyncio.TimeoutError):
+                        await asyncio.wait_for(self.load(unit.name, "pinned"), PLAN_TIME)
             self.do(self.residency.settle(time.monotonic()))
             used, self.last_used = self.last_used, {}
             if used:
                 await self.dash.chore("last use of models", self.dash.db.note_of_models, "last_used_at", used)
             await self.dash.gateway.keys.save_used()
-
-    async def plan(self, entry: str) -> None:
-        """Look where a model that is to be in memory can go, which takes as long as its folder lets it."""
-        try:
-            with contextlib.suppress(DashError):  # its file is gone, or there is no build for it
-                await self.load(entry, "pinned")
-        finally:
-            self.planned.discard(entry)
 
     async def publish(self) -> None:
         """Broadcast what changed, at most ten times a second."""
@@ -11918,10 +11912,7 @@ def service_unit(config: Config) -> str:
 def mount_units(paths: Iterable[Path]) -> list[str]:
     """systemd's names of the mounts, now or in fstab, on which `paths` lie; to be waited for, but not insisted on."""
     places = {item.mountpoint for item in psutil.disk_partitions(all=True)}
-    with contextlib.suppress(OSError):
-        lines = (line.split() for line in Path("/etc/fstab").read_text("utf-8", "replace").splitlines())
-        places |= {re.sub(r"\\([0-7]{3})", lambda code: chr(int(code[1], 8)), line[1])
-                   for line in lines if len(line) > 1 and not line[0].startswith("#")}
+    places |= set(re.findall(r"(?m)^[^#\s]\S*\s+(/\S*)", file_text(Path("/etc/fstab")) or ""))
     on = sorted(place for place in places if place != "/" and any(within(str(path), place) for path in paths))
     with contextlib.suppress(OSError, subprocess.SubprocessError):
         return subprocess.run(["systemd-escape", "--path", "--suffix=mount", *on], capture_output=True, text=True,

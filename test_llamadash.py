@@ -4009,7 +4009,7 @@ async def test_files_appear_by_themselves(stocked: StubDash, monkeypatch: pytest
         await eventually(lambda: [listed(), stocked.library.looks[stocked.models_folder] is not before][-1])
     await eventually(listed)
     assert [folder["problem"] for folder in (await stocked.request("config:get"))["folders"]] == [
-        None, "is not there", None]
+        None, f"{late} is not there", None]
     whole = write_gguf(stocked.folder / "whole", {**LLAMA, "general.name": "Three"}, WEIGHTS).read_bytes()
     growing = stocked.models_folder / "three.gguf"
     for length in range(0, len(whole), len(whole) // 3 + 1):  # each look finds it longer than the one before
@@ -4065,7 +4065,7 @@ class Share:
     """A folder on which something is mounted, comes, goes and hangs, as the programs in `command` see it."""
 
     def __init__(self, folder: Path) -> None:
-        folder.mkdir()
+        folder.mkdir(parents=True)
         own = [] if os.geteuid() == 0 else ["--user", "--map-root-user"]
         self.mounter = subprocess.Popen(["unshare", "--mount", *own, sys.executable, "-c", MOUNTER],
                                         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
@@ -4089,7 +4089,11 @@ class Share:
 
 class ShareServer(ScriptedServer):
     """llamadash on a machine with a share, and with little patience."""
-    share: Share
+
+    def __init__(self, folder: Path, share: Path, *options: str) -> None:
+        super().__init__(folder, "import llamadash, sys; llamadash.FOLDER_LIMIT = 1.0; "
+                         "llamadash.FOLDER_PAUSE = (0.2, 0.5); sys.exit(llamadash.main())", *options)
+        self.share = Share(share)
 
     def command(self, *arguments: str) -> list[str]:
         """The command line, in the share's namespace."""
@@ -4100,10 +4104,8 @@ class ShareServer(ScriptedServer):
 @run_async
 async def test_share_comes_goes_and_hangs(tmp_path: Path) -> None:
     """A share that hangs or is away is shown as such, keeps nobody waiting, not even the end, and loses nothing."""
-    server = ShareServer(tmp_path / "server", "import llamadash, sys; llamadash.FOLDER_LIMIT = 1.0; "
-                         "llamadash.FOLDER_PAUSE = (0.2, 0.5); sys.exit(llamadash.main())",
-                         "--models-dir", str(tmp_path / "share"))
-    server.share = share = Share(tmp_path / "share")
+    server = ShareServer(tmp_path / "server", tmp_path / "share", "--models-dir", str(tmp_path / "share"))
+    share = server.share
     try:
         share.do("mount")
         write_gguf(server.models / "near.gguf", {**LLAMA, "general.name": "Near"}, WEIGHTS)
@@ -4123,7 +4125,9 @@ async def test_share_comes_goes_and_hangs(tmp_path: Path) -> None:
         share.do("hang")
         await are("unloaded", "missing", "does not answer")
         folders = (await client.request("config:get"))["folders"]
-        assert [item["problem"] for item in folders] == [None, "does not answer", None]
+        assert [item["problem"] for item in folders] == [
+            f"{server.models}/link.gguf leads to another place, and one of them does not answer",
+            f"{share.folder} does not answer", None]
         began = time.monotonic()
         assert (await client.request("models:scan"))["missing"] == 0
         refused = await client.refused("models:estimate", id="far")
@@ -4153,6 +4157,29 @@ async def test_share_comes_goes_and_hangs(tmp_path: Path) -> None:
     finally:
         server.stop()
         share.close()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no namespaces of mounts")
+@run_async
+async def test_share_inside_a_model_folder_hangs_alone(tmp_path: Path) -> None:
+    """What is mounted in a model folder, and hangs from the start, costs nothing of the rest of the folder."""
+    server = ShareServer(tmp_path / "server", tmp_path / "server" / "models" / "share")
+    try:
+        write_gguf(server.models / "near.gguf", {**LLAMA, "general.name": "Near"}, WEIGHTS)
+        server.share.do("hang")
+        client = await Dashboard().connect(server.start())
+
+        async def are() -> list[str]:
+            return [row["name"] for row in (await client.request("models:list"))["models"] if not row["missing"]]
+
+        async def trouble() -> list[str | None]:
+            return [item["problem"] for item in (await client.request("config:get"))["folders"]]
+        await eventually(are)
+        assert (await are(), await trouble()) == (["Near"], [f"{server.share.folder} does not answer", None])
+        await client.close()
+    finally:
+        server.stop()
+        server.share.close()
 
 
 class StubPool:
@@ -11113,6 +11140,19 @@ def test_service_unit_is_this_script_with_this_configuration(tmp_path: Path, mon
     again = configured(*llamadash.service_options(config))
     assert dataclasses.replace(again, fixed=config.fixed) == config
     assert llamadash.service_options(llamadash.Config()) == []
+
+
+@pytest.mark.skipif(not shutil.which("systemd-escape"), reason="no systemd here")
+def test_the_unit_waits_for_the_mounts_of_the_folders(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It comes after what is mounted on the way to a folder, now or by fstab, and does without what cannot be."""
+    mounted = [types.SimpleNamespace(mountpoint=place) for place in ("/", "/mnt/my nas", "/mnt/other", "/mnt/my")]
+    monkeypatch.setattr(llamadash.psutil, "disk_partitions", lambda all: mounted)
+    monkeypatch.setattr(llamadash, "file_text", lambda path: "# /x\n/dev/sdb1 /home ext4 defaults 0 2\n")
+    assert llamadash.mount_units([Path("/mnt/my nas/models"), Path("/home/me/models")]) == [
+        "home.mount", r"mnt-my\x20nas.mount"]
+    unit = llamadash.service_unit(llamadash.Config(data_dir=Path("/home/me/data"), models_dirs=()))
+    assert [line for line in unit.splitlines() if "network" in line] == [
+        "After=network-online.target home.mount", "Wants=network-online.target home.mount"]
 
 
 @pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="no systemd here")

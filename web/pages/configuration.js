@@ -375,7 +375,7 @@ export class ConfigurationPage extends Component {
               h("span", { className: "mono break-all" }, path),
               error
                 ? h("span", { className: "field-error", role: "alert" }, error)
-                : problem && h("span", { className: "field-hint text-warning" }, `It ${problem}.`)),
+                : problem && h("span", { className: "field-hint text-warning" }, `${problem}.`)),
             !locked && h("button", {
               type: "button", className: "button button-ghost button-icon", dataset: { action: "folder-remove", path },
               "aria-label": `Remove ${path}`,
