@@ -2522,10 +2522,8 @@ def gguf_facts(headers: list[GGUFHeader]) -> Json:
     return {
         "architecture": first.architecture, "license": first.text("general.license"),
         "size_label": first.text("general.size_label") or gguf_size_label(parameters),
-        "parameter_count": parameters or None,
         "quantization": commonest if said is None else FILE_TYPES.get(said & ~FILE_TYPE_GUESSED),
-        **numbers,
-        "head_count": heads,
+        **numbers, "parameter_count": parameters or None, "head_count": heads,
         "head_count_kv": gguf_largest(first.of_model("attention.head_count_kv")) or heads,
         "vocabulary_size": first.lengths.get("tokenizer.ggml.tokens") or gguf_largest(first.of_model("vocab_size")),
         "sliding_window": gguf_largest(first.of_model("attention.sliding_window")) or None,
@@ -5685,7 +5683,6 @@ MAX_LOG_LINE = 8192  # bytes; the rest of a longer line is dropped
 LOG_BLOCK = 65536  # bytes read from a pipe at once
 YIELD_LINES = 128  # taken (at most 2 ms) before everyone else gets a turn
 LAST_LINES = 80  # of a process's output, kept to explain why it ended
-MAX_STAGE = 64  # characters of what the engine calls a part of a load
 MAX_STATE_LINE = 2**20  # bytes of a state: its payload describes the model
 HEALTH_PAUSE = (0.05, 0.5)  # s between two looks at whether a process that tells nothing is ready: at first, at most
 HEALTH_INTERVAL = 10.0  # s between two looks at whether a process that answers is alive
@@ -5863,7 +5860,7 @@ class EngineOutput:
 
     def __init__(self, name: str, journal: Journal, changed: Callable[[], None]) -> None:
         self.name, self.journal, self.changed = name, journal, changed
-        self.lines: deque[bytes] = deque(maxlen=LAST_LINES)
+        self.lines = deque[bytes](maxlen=LAST_LINES)
         self.limiter = LogLimiter()
         self.heard_at = self.advanced_at = time.monotonic()
         self.said_ready = asyncio.Event()  # by the child protocol: a moment before it answers
@@ -5923,7 +5920,7 @@ class EngineOutput:
         if done > (self.progress or 0.0):
             self.advanced_at = time.monotonic()
         self.progress = max(self.progress or 0.0, done)
-        self.stage = "warming up" if self.progress >= 1 else clean_text(str(current))[:MAX_STAGE]
+        self.stage = "warming up" if self.progress >= 1 else clean_text(str(current))[:64]
         self.changed()
 
     def take_meta(self, payload: Json) -> None:
@@ -5968,8 +5965,6 @@ class Instance:
         self.slots: int | None = None
         self.devices: list[Json] = []  # what it really takes
         self.taken: dict[str, int] = {}  # of that, what is not free for others: mapped weights are file cache
-
-    # life
 
     async def run(self) -> str | None:
         """Start the process and wait for its end. Returns why it ended, None where it was told to."""
@@ -6052,8 +6047,6 @@ class Instance:
         usual = {9: ", often out of memory", 11: ", a fault of the build or of a driver"}  # Windows knows no SIGKILL
         return f"The engine {'was ' if named else ''}{ended}{usual.get(number, '')}"
 
-    # readiness and health
-
     async def follow(self, process: asyncio.subprocess.Process) -> None:
         """Wait until the process answers, then see that it goes on doing so; kill one that hangs."""
         watch, course = Vitality(process.pid), Vitality(process.pid, computing=False)
@@ -6111,8 +6104,6 @@ class Instance:
     def authorization(self) -> dict[str, str]:
         """The header that the process wants of every request."""
         return {"Authorization": f"Bearer {self.key}"}
-
-    # what it takes
 
     async def measure(self) -> None:
         """Find out what the process takes of each memory."""
@@ -6725,7 +6716,6 @@ PUBLISH_INTERVAL = 0.1  # s between two broadcasts of the same thing
 HOST_MARGIN = 512 * 2**20  # bytes of main memory that stay free
 PLAN_TIME = 2.0  # s that all others may wait for the plans of a model that nobody waits for
 MEMORY_AGE = 2.0  # s after which the memories are read again while somebody waits
-MEASURE_DELAY = 1.0  # s after a load until what it takes is measured
 MAX_CORRECTION = 2**30  # bytes by which one load may correct the next estimate
 STARTS = ("opening the API", "engine:start", "engine:restart")  # tasks that may hold up a stop
 GONE_TIME = 2.0  # s in which the end of a process is known after its connections broke
@@ -6751,9 +6741,8 @@ class Refused(DashError):
     """A request waited for its model in vain: `reason` is crowded, waited, failed or unloaded."""
 
     def __init__(self, reason: str, message: str) -> None:
-        super().__init__(message)
+        super().__init__(message, code=EngineFailed.code if reason == "failed" else EngineUnavailable.code)
         self.reason = reason
-        self.code = EngineFailed.code if reason == "failed" else EngineUnavailable.code
 
 
 @dataclass(eq=False, repr=False)
@@ -7097,7 +7086,7 @@ class Pool:
         if not instance.stopping:
             log.info("%s is loaded after %.1f s", instance.name, time.monotonic() - instance.started)
             self.do(self.residency.loaded(unit.id, time.monotonic()))
-            await asyncio.sleep(MEASURE_DELAY)
+            await asyncio.sleep(1.0)
             await instance.measure()
             self.memory.learn(unit, instance)
             proven = self.dash.db.get_meta("proven_builds", {})
