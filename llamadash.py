@@ -2268,8 +2268,7 @@ class GGUFReader:
         self.start = 0  # of the window, in the file
         self.at = 0  # of the next byte, in the window
         self.order = "<"
-        self.texts = 0  # in arrays, so far
-        self.kept = 0  # items of arrays, so far
+        self.texts = self.kept = 0  # texts in arrays, and numbers kept of arrays, so far
 
     @property
     def position(self) -> int:
