@@ -2623,7 +2623,6 @@ class LayerWeights(NamedTuple):
 @dataclass(eq=False, repr=False)
 class Shape:
     """What a model's memory depends on, from its row and, where it can be read, its header."""
-    architecture: str
     layers: int
     embedding: int
     feed_forward: int
@@ -2653,25 +2652,21 @@ def model_shape(model: Json, header: GGUFHeader | None, parameters: Json) -> Sha
     tied = 0 if "output.weight" in tensors else tensors.get("token_embd.weight", 0)
     inner = [size for name, size in tensors.items() if name.startswith("blk.")]
     return Shape(
-        architecture=model["architecture"] or "", layers=layers, embedding=embedding,
-        feed_forward=width * (used + 1) if width else wide, heads=model["head_count"] or 0,
-        vocabulary=model["vocabulary_size"] or 0, trained=min(model["context_length"] or 0, LARGEST_CONTEXT),
-        window=sliding_window(model, facts), input=first, tied=tied, weights=own, largest=max(inner, default=0),
-        cache=cache_layers(model, facts, layers - (gguf_largest(facts("nextn_predict_layers")) or 0)),
-    )
+        layers=layers, embedding=embedding, feed_forward=width * (used + 1) if width else wide,
+        heads=model["head_count"] or 0, vocabulary=model["vocabulary_size"] or 0,
+        trained=min(model["context_length"] or 0, LARGEST_CONTEXT), window=sliding_window(model, facts), input=first,
+        tied=tied, weights=own, largest=max(inner, default=0),
+        cache=cache_layers(model, facts, layers - (gguf_largest(facts("nextn_predict_layers")) or 0)))
 
 
 def weights_of(tensors: Mapping[str, int], layers: int, parameters: Json) -> list[LayerWeights]:
-    """Bytes of the `tensors` of each layer and of the output.
-
-    What override-tensor names goes where it says: the first of its patterns that is found in a tensor's name counts.
-    """
+    """Bytes of the `tensors` of each layer and, last, of the output."""
     rules, parts = tensor_rules(str(parameters.get("override-tensor", ""))), [[0, 0] for _ in range(layers + 1)]
     elsewhere: list[collections.Counter[str]] = [collections.Counter() for _ in parts]
     for name, size in tensors.items():
         block = re.match(r"blk\.(\d{1,4})\.", name)
         at = min(int(block[1]), layers) if block else layers
-        if place := next((device for pattern, device in rules if pattern.search(name)), None):
+        if place := next((device for pattern, device in rules if pattern.search(name)), None):  # the first counts
             elsewhere[at][place] += size
         elif not INPUT_TENSORS.match(name):
             parts[at][1 if EXPERT_TENSORS.search(name) else 0] += size
@@ -2702,12 +2697,11 @@ def guessed_weights(model: Json, layers: int, expert_width: int) -> list[LayerWe
 
 def sliding_window(model: Json, facts: ModelFacts) -> int:
     """Tokens in the window of sliding layers, 0 where no layer slides."""
-    default = SLIDING.get(model["architecture"] or "")
-    if facts("attention.sliding_window_pattern") is None and default is None:
+    architecture = model["architecture"] or ""
+    unlisted = architecture not in SLIDING and facts("attention.sliding_window_pattern") is None
+    if unlisted or (architecture == "exaone4" and model["block_count"] != 64):  # of which only the 32B slides
         return 0
-    if model["architecture"] == "exaone4" and model["block_count"] != 64:  # only its 32B slides
-        return 0
-    return model["sliding_window"] or (default[2] if default else 0)
+    return model["sliding_window"] or SLIDING.get(architecture, (1, "last", 0))[2]
 
 
 def cache_layers(model: Json, facts: ModelFacts, layers: int) -> list[CacheLayer]:
@@ -2784,26 +2778,22 @@ def recurrent_state(model: Json, facts: ModelFacts) -> int:
 class Run(NamedTuple):
     """How a model is to be run: the parameters that cost memory, with the engine's defaults filled in."""
     slots: int
-    unified: bool
+    streams: int  # KV caches that are kept apart
     ubatch: int
     key_bytes: float  # for each number
     value_bytes: float
     flash: bool
     swa_full: bool
 
-    @property
-    def streams(self) -> int:
-        """KV caches that are kept apart."""
-        return 1 if self.unified else self.slots
-
 
 def run_of(parameters: Json) -> Run:
     """The Run that these parameters ask for."""
     slots = number_of(parameters, "parallel", -1)
-    auto = slots < 1
+    unified = slots < 1 or parameters.get("kv-unified") is True
+    slots = slots if slots > 0 else DEFAULT_SLOTS
     batch = max(number_of(parameters, "batch-size", DEFAULT_BATCH), 1)
     return Run(
-        slots=DEFAULT_SLOTS if auto else slots, unified=auto or parameters.get("kv-unified") is True,
+        slots=slots, streams=1 if unified else slots,
         ubatch=min(number_of(parameters, "ubatch-size", DEFAULT_UBATCH) or batch, batch),
         key_bytes=CACHE_BYTES.get(parameters.get("cache-type-k", "f16"), 2.0),
         value_bytes=CACHE_BYTES.get(parameters.get("cache-type-v", "f16"), 2.0),
@@ -2824,10 +2814,9 @@ def rounded_up(value: int) -> int:
 def cells_of(shape: Shape, run: Run, context: int) -> tuple[int, int]:
     """Cells of each stream's KV cache, in layers that see everything and in layers that slide."""
     one = rounded_up(rounded_up(context) // run.streams)
-    window = one
-    if shape.window and not run.swa_full:
-        window = min(one, rounded_up(shape.window * (run.slots if run.unified else 1) + run.ubatch))
-    return one, window
+    if run.swa_full or not shape.window:
+        return one, one
+    return one, min(one, rounded_up(shape.window * run.slots // run.streams + run.ubatch))
 
 
 def cache_bytes(shape: Shape, run: Run, context: int) -> list[int]:
@@ -2838,15 +2827,11 @@ def cache_bytes(shape: Shape, run: Run, context: int) -> list[int]:
 
 
 def compute_bytes(shape: Shape, run: Run, context: int) -> int:
-    """Scratch memory for one batch of u tokens, and the probabilities that come out.
-
-    u x (2 bytes of mask per cell + 4 bytes x (5 x embedding + 3 x feed-forward)) + 4 bytes x vocabulary x slots;
-    without flash attention every head has a matrix of u x cells besides, in 4 bytes.
-    """
+    """Scratch memory for one batch, and the probabilities that come out."""
     one, sliding = cells_of(shape, run, context)
     tokens = min(run.ubatch, rounded_up(context))
     masks = one + (sliding if shape.window else 0)
-    attention = 2 * masks if run.flash else 4 * one * (shape.heads + 1)
+    attention = 2 * masks if run.flash else 4 * one * (shape.heads + 1)  # a matrix for every head
     work = 4 * (5 * shape.embedding + 3 * shape.feed_forward)
     return tokens * (attention + work) + 4 * shape.vocabulary * run.slots
 
@@ -2903,30 +2888,16 @@ class Placement:
         return [part / sum(parts) for part in parts]
 
     def offloaded(self, sizes: list[tuple[int, int]], gpus: list[int], each: int) -> int:
-        """How many layers go to the GPUs, counted from the output; by itself the engine takes what fits.
-
-        `each` is what every GPU needs besides.
-        """
-        wanted = self.parameters.get("n-gpu-layers")
+        """How many layers go to the GPUs, counted from the output; every GPU needs `each` bytes besides."""
         if not gpus:
             return 0
-        if wanted == "all" or (type(wanted) is int and wanted < -1):
-            return len(sizes)
-        if type(wanted) is int and wanted >= 0:
-            return min(wanted, len(sizes))
+        wanted = -2 if self.parameters.get("n-gpu-layers") == "all" else number_of(self.parameters, "n-gpu-layers", -1)
+        if wanted != -1:
+            return min(wanted, len(sizes)) if wanted >= 0 else len(sizes)
         free = sum(max((self.devices[at]["free"] or 0) - FIT_MARGIN - each, 0) for at in gpus)
         free -= self.projector if self.projector_place(gpus) != self.host else 0
-        count = 0
-        for on_gpu, _ in reversed(sizes):
-            free -= on_gpu
-            if free < 0:
-                break
-            count += 1
-        return count
-
-    def used(self, context: int) -> list[int]:
-        """Bytes needed on every device."""
-        return self.split(context)[0]
+        taken = itertools.accumulate(on_gpu for on_gpu, _ in reversed(sizes))
+        return sum(total <= free for total in taken)  # by itself the engine takes what fits
 
     def split(self, context: int) -> tuple[list[int], int]:
         """Bytes needed on every device, and how many of them are in main memory only for want of GPU memory."""
@@ -2963,7 +2934,7 @@ class Placement:
     def fits(self, context: int, margin: int = 0) -> bool:
         """Whether every device has room, `margin` bytes left over."""
         return all(not need or device["free"] is None or need + margin <= device["free"]
-                   for need, device in zip(self.used(context), self.devices, strict=True))
+                   for need, device in zip(self.split(context)[0], self.devices, strict=True))
 
     def largest(self, limit: int, margin: int = 0) -> int:
         """The largest context up to `limit` that fits, a multiple of CONTEXT_STEP, or 0."""
@@ -2989,10 +2960,9 @@ class Placement:
 def estimate_memory(model: Json, parameters: Json, devices: list[Json], header: GGUFHeader | None = None) -> Json:
     """What a model will need in memory, before it is loaded, in bytes.
 
-    `devices`: [{name, kind: gpu | cpu, free, total}], main memory among them. Returns {weights, kvCache, compute,
-    projector?, total, context, devices: [… used], fits, spills, maxContext}. `used` has what a process takes beside
-    these, `spills` is what goes to main memory only because the GPUs are full. Where no context is set, it is the one
-    that the engine would choose: all that the model was trained for, or what fits with FIT_MARGIN left.
+    `devices`: [{name, kind: gpu | cpu, free, total}], main memory among them. `used` of each has what a process takes
+    beside the parts, `spills` is what goes to main memory only because the GPUs are full. Where no context is set, it
+    is the one that the engine would choose: all that the model was trained for, or what fits with FIT_MARGIN left.
     """
     shape, run = model_shape(model, header, parameters), run_of(parameters)
     placement = Placement(shape, run, model, parameters, devices)
