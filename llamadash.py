@@ -824,8 +824,9 @@ def password_matches(password: str, stored: Json | None) -> bool:
 def config_result(dash: Dash) -> Json:
     """The engine's configuration with all that the page about it shows."""
     config = dash.engine_config()
-    folders = [{"path": str(path), "exists": dash.library.state(path) is None, "problem": dash.library.trouble(path),
-                "usual": path in default_model_folders()} for path in model_folders(dash.config, config)]
+    roots = {path: dash.library.root(path) for path in model_folders(dash.config, config)}
+    folders = [{"path": str(path), "exists": root not in dash.library.lost, "usual": path in default_model_folders(),
+                "problem": dash.library.problem(root, inside=True)} for path, root in roots.items()]
     return {"config": config, "locked": dash.config.locked(), "restartRequired": dash.gateway.restart_required(),
             "ini": render_presets(dash.db.models(), config["defaults"]),
             "parameters": [item.schema() for item in PARAMETERS.values()],
@@ -3692,7 +3693,7 @@ class Scan:
         self.inside = self.folders if inside is None else [os.path.realpath(folder) for folder in inside]
         self.mounts, self.careful = set(mounts), careful
         self.lost: dict[str, str] = {}  # what may be there, and why nobody can know
-        self.result = ScanResult([], [], {})
+        self.visited: set[str] = set()
         self.depth = depth
         self.rows = {row["path"]: row for row in known}
         self.projectors = {row["projector"]: row["projector_size"] for row in self.rows.values() if row["projector"]}
@@ -3719,8 +3720,7 @@ class Scan:
         self.tell_sets()
         self.report(len(candidates), len(candidates))
         skipped = [{"path": path, "reason": self.skipped[path]} for path in sorted(self.skipped)]
-        self.result = ScanResult([self.row(model) for model in models], skipped, self.offers)
-        return self.result
+        return ScanResult([self.row(model) for model in models], skipped, self.offers)
 
     def skip(self, path: str, reason: str) -> None:
         """Note why `path` is not in the result."""
@@ -3740,13 +3740,12 @@ class Scan:
 
     def walk(self) -> None:
         """Collect the GGUF files in the folders and, down to `depth` levels, below; no link to a folder is followed."""
-        visited: set[str] = set()
         for root in self.folders:
             pending = [root]
             for folder in pending:  # which grows while it is walked
-                if folder in visited:
+                if folder in self.visited:
                     continue
-                visited.add(folder)
+                self.visited.add(folder)
                 self.report(0, len(self.files))
                 try:
                     entries = sorted(os.scandir(folder), key=lambda item: item.name)
@@ -4099,7 +4098,7 @@ class Library:
         self.looks: dict[Path, Look] = {}  # and as last looked at
         self.looking: dict[Path, asyncio.Task[None]] = {}  # the looks that are under way
         self.due: dict[Path, tuple[float, float]] = {}  # when to look again, and how long that pause is
-        self.changed = True  # whether a folder has, since the last scan
+        self.changed = False  # whether a folder has, since the last scan
         self.probes = Probes(FOLDER_THREADS)
         self.waiting: asyncio.Task[Json] | None = None  # the scan that has not yet begun
         self.changing = asyncio.Lock()  # scans, imports and deletions change the same rows
@@ -4108,6 +4107,7 @@ class Library:
 
     async def run(self) -> None:
         """Look at every folder now and then, and scan them where something came, went or changed."""
+        self.changed = True
         while True:
             if self.changed:
                 await self.scan()
@@ -4119,8 +4119,8 @@ class Library:
     def folders(self) -> list[Path]:
         """The model folders, and the usual mounts in them, each of which may hang on its own."""
         folders = model_folders(self.dash.config, self.dash.engine_config())
-        roots = [self.looks[folder].root if folder in self.looks else str(folder) for folder in folders]
-        below = [Path(place) for place in sorted(self.mounts) if any(within(place, root) for root in roots)]
+        below = [Path(place) for place in sorted(self.mounts)
+                 if any(within(place, self.root(folder)) for folder in folders)]
         return list(dict.fromkeys([*folders, *below]))
 
     def look(self, folder: Path) -> asyncio.Task[None]:
@@ -4137,10 +4137,10 @@ class Library:
         """
         began, before, pause = time.monotonic(), self.looks.get(folder), self.due.get(folder, FOLDER_PAUSE)[1]
         try:
-            scan = await self.scanned(str(folder), [folder], [], Scan.walk, careful=True)
+            scan, _ = await self.scanned(str(folder), [folder], [], Scan.walk, careful=True)
             look = Look(scan.folders[0], frozenset(scan.files), scan.lost)
         except Unreachable:
-            began, root = time.monotonic(), before.root if before else str(folder)
+            began, root = time.monotonic(), self.root(folder)
             look = Look(root, lost={root: NO_ANSWER})
         self.looks[folder], known = look, self.known.get(folder, look)
         come = look.files & before.files - known.files if before else ()
@@ -4149,9 +4149,11 @@ class Library:
         pause = min(pause * 1.5, FOLDER_PAUSE[1]) if look == before else FOLDER_PAUSE[0]
         self.due[folder] = time.monotonic() + max(pause, (time.monotonic() - began) / FOLDER_DUTY), pause
 
-    async def scanned(self, place: str, folders: list[Path], rows: list[Json], work: Callable[[Scan], Any],
-                      report: Callable[[int, int], None] = lambda done, total: None, *, careful: bool) -> Scan:
-        """A Scan that has done its `work` in a thread; Unreachable where it came no further for FOLDER_LIMIT s."""
+    async def scanned(
+        self, place: str, folders: list[Path], rows: list[Json], work: Callable[[Scan], Result],
+        report: Callable[[int, int], None] = lambda done, total: None, *, careful: bool,
+    ) -> tuple[Scan, Result]:
+        """A Scan and the result of its `work` in a thread; Unreachable where it came no further for FOLDER_LIMIT s."""
         alive, given_up = time.monotonic(), False
 
         def step(done: int, total: int) -> None:
@@ -4161,28 +4163,23 @@ class Library:
                 raise asyncio.CancelledError
             report(done, total)
 
-        def job() -> Scan:
+        def job() -> tuple[Scan, Result]:
             known = rows if self.warned is not None else [{**row, "file_mtime": -1} for row in rows]
             scan = Scan(folders, known, step, warned=self.warned, mounts=self.mounts, careful=careful)
-            work(scan)
-            return scan
+            return scan, work(scan)
         try:
             return await self.probes.call(place, job, FOLDER_LIMIT, lambda: alive)
         finally:
             given_up = True
 
-    def state(self, folder: Path) -> str | None:
-        """What is wrong with a model folder; None where nothing is known of."""
-        return self.lost.get(self.looks[folder].root) if folder in self.looks else None
+    def root(self, folder: Path) -> str:
+        """Where a folder really is, as far as that is known."""
+        return self.looks[folder].root if folder in self.looks else str(folder)
 
-    def trouble(self, folder: Path) -> str | None:
-        """What is wrong with a model folder, or with something in it."""
-        root = self.looks[folder].root if folder in self.looks else str(folder)
-        return next((f"{place} {why}" for place, why in self.lost.items() if within(place, root)), None)
-
-    def problem(self, path: str) -> str | None:
-        """What keeps anybody from using what is at `path`; None where nothing is known of."""
-        return next((f"{place} {why}" for place, why in self.lost.items() if within(path, place)), None)
+    def problem(self, path: str, *, inside: bool = False) -> str | None:
+        """What keeps anybody from using what is at `path`, or something `inside`; None where nothing is known of."""
+        return next((f"{place} {why}" for place, why in self.lost.items()
+                     if within(path, place) or (inside and within(place, path))), None)
 
     async def patiently(self, named: Any, function: Callable[..., Result], *arguments: Any) -> Result:
         """What `function` returns, which uses files that are `named`; Unreachable where they cannot be, or it hangs."""
@@ -4209,16 +4206,12 @@ class Library:
         async with self.changing:
             self.waiting = None
             started, before, rows = time.monotonic(), self.lost, self.dash.db.models()
-            try:
-                found = await self.find(rows)
-                ignored = await self.still_ignored()
-                models = [model for model in found.models if model["path"] not in ignored]
-                new, changed, missing = await asyncio.to_thread(merge_scan, rows, models, self.problem)
-                if new or changed or missing:
-                    await asyncio.to_thread(self.dash.db.apply_scan, new, changed, missing)
-            except BaseException:
-                self.changed = True
-                raise
+            scan, found = await self.find(rows)
+            ignored = self.still_ignored(scan)
+            models = [model for model in found.models if model["path"] not in ignored]
+            new, changed, missing = await asyncio.to_thread(merge_scan, rows, models, self.problem)
+            if new or changed or missing:
+                await asyncio.to_thread(self.dash.db.apply_scan, new, changed, missing)
             self.skipped, self.projectors, listed = found.skipped, found.projectors, {row["path"] for row in models}
             warned = {item["path"]: item["reason"] for item in found.skipped if item["path"] in listed}
             if warned != self.warned:
@@ -4234,7 +4227,7 @@ class Library:
         return {"added": len(new), "updated": len(changed), "missing": len(missing),
                 "skipped": skipped_for_clients(self.skipped), "total": len(models)}
 
-    async def find(self, rows: list[Json]) -> ScanResult:
+    async def find(self, rows: list[Json]) -> tuple[Scan, ScanResult]:
         """What is in the folders that answer at once; of the others, `lost` says what is wrong."""
         mounted = {item.mountpoint for item in psutil.disk_partitions(all=True)}
         before, self.mounts = self.mounts, self.mounts | {place for place in mounted if place != os.sep}
@@ -4255,9 +4248,9 @@ class Library:
         self.known, self.changed, place = looks, False, "what a link leads to"
         careful = place in self.probes.hung or NO_ANSWER in [look.lost.get(look.root) for look in looks.values()]
         try:
-            scan = await self.scanned(place, there, rows, Scan.run, report, careful=careful)
+            scan, found = await self.scanned(place, there, rows, Scan.run, report, careful=careful)
         except Unreachable:
-            scan = await self.scanned(place, there, rows, Scan.run, report, careful=True)
+            scan, found = await self.scanned(place, there, rows, Scan.run, report, careful=True)
         await self.dash.broadcast("models:scan", {"done": total, "total": total})
         away = [str(folder) for folder in folders if str(folder) in self.mounts - mounted
                 and not any(within(file.path, str(folder)) for file in scan.files)]
@@ -4266,7 +4259,7 @@ class Library:
         self.mounts = {str(folder) for folder in folders} & self.mounts
         if self.mounts != before:
             self.dash.db.set_meta("mounts", sorted(self.mounts))
-        return scan.result
+        return scan, found
 
     # paths that the user took off the list
 
@@ -4274,18 +4267,14 @@ class Library:
         """Files that are there and shall not be listed."""
         return list(self.dash.db.get_meta("ignored_paths", []))
 
-    async def still_ignored(self) -> set[str]:
+    def still_ignored(self, scan: Scan) -> set[str]:
         """The ignored files, without those that are gone from their folder: what comes there next is another."""
-        ignored = self.ignored()
-
-        def is_there(path: str) -> bool:
-            return bool(self.problem(path)) or os.path.exists(path) or not os.path.isdir(os.path.dirname(path))
-        with contextlib.suppress(Unreachable):
-            there = await self.patiently("", lambda: list(filter(is_there, ignored)))
-            if there != ignored:
-                self.dash.db.set_meta("ignored_paths", there)
-            return set(there)
-        return set(ignored)
+        ignored, seen = self.ignored(), {file.path for file in scan.files}
+        there = [path for path in ignored
+                 if path in seen or os.path.dirname(path) not in scan.visited or self.problem(path)]
+        if there != ignored:
+            self.dash.db.set_meta("ignored_paths", there)
+        return set(there)
 
     def ignore(self, path: str, yes: bool) -> None:
         """Take the file at `path` off the list for good, or no longer."""
@@ -12128,7 +12117,8 @@ class Dash:
 
     def folders(self) -> list[Path]:
         """The model folders that can be used, as last looked at, the one for downloads included."""
-        return [path for path in model_folders(self.config, self.engine_config()) if not self.library.state(path)]
+        return [path for path in model_folders(self.config, self.engine_config())
+                if self.library.root(path) not in self.library.lost]
 
     def own_ports(self) -> set[int]:
         """The ports that we and our engines listen on."""

@@ -4034,12 +4034,12 @@ async def test_files_appear_by_themselves(stocked: StubDash, monkeypatch: pytest
     growing.unlink()
     await eventually(lambda: listed("Four"))
     shutil.rmtree(late)
-    await eventually(lambda: [listed(), stocked.library.state(late)][-1])
+    await eventually(lambda: [listed(), stocked.library.problem(str(late))][-1])
     assert (stocked.library.problem(str(late / "four.gguf")), stocked.library.problem(str(growing))) == (
         f"{late} is not there", None)
     assert [row["name"] for row in stocked.db.models() if row["missing"]] == ["Three"]
     write_gguf(late / "four.gguf", {**LLAMA, "general.name": "Four"}, WEIGHTS)
-    await eventually(lambda: listed("Four") and not stocked.library.state(late))
+    await eventually(lambda: listed("Four") and not stocked.library.problem(str(late)))
     await stocked.end_tasks()
 
 
@@ -8664,12 +8664,13 @@ class StubLibrary:
 
     def __init__(self) -> None:
         self.added: list[str] = []
+        self.lost: Json = {}
 
     async def add(self, path: str, **more: Any) -> None:
         self.added.append(path)
 
-    def state(self, folder: Path) -> str | None:
-        return None
+    def root(self, folder: Path) -> str:
+        return str(folder)
 
 
 class DownloadDash(StubDash):
