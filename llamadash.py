@@ -957,6 +957,7 @@ BUSY_TIMEOUT = 5.0  # seconds to wait for another connection's lock, as a backup
 BUSY_PAUSE = 0.05  # seconds between two tries of a thread, in which the event loop has its turn
 WRITER_TIMEOUT = 200  # milliseconds that a write waits for it, as the event loop and so everybody waits with it
 SCAN_ROWS = 200  # models written in one go: as long as that takes, whoever reads on the loop waits
+MAX_ROWS = 500_000  # of requests, and of events: looking through more takes longer than anybody waits
 PRUNE_ROWS = 5000  # rows deleted in one go: more would stall the writers
 RAW_KEPT = 2 * DAY  # how long every single sample is kept
 CLOCK_JUMP = 60_000  # ms by which the clock may be set without being doubted; what is dated later than that is "future"
@@ -1783,13 +1784,14 @@ class RequestRows(DatabaseFile):
 
     def add_requests(self, rows: list[Json]) -> None:
         """Save finished requests, each with the id that it was given, and count them in `usage`."""
-        rows = [{**dict.fromkeys(REQUEST_COLUMNS), "status": "ok", "day": day_of(row["timestamp"]), **row}
+        rows = [{**dict.fromkeys(REQUEST_COLUMNS), "status": "ok", "day": day_of(row["timestamp"]),
+                 "counted_as": row["model"], **row}
                 for row in rows]
         with self.transaction() as db:
             db.executemany(f"INSERT INTO requests ({', '.join(REQUEST_COLUMNS)}) "
                            f"VALUES ({', '.join(f':{name}' for name in REQUEST_COLUMNS)})", rows)
             db.executemany(
-                "INSERT INTO usage VALUES (:day, :model, COALESCE(:key, ''), 1, COALESCE(:prompt_tokens, 0), "
+                "INSERT INTO usage VALUES (:day, :counted_as, COALESCE(:key, ''), 1, COALESCE(:prompt_tokens, 0), "
                 "COALESCE(:cached_tokens, 0), COALESCE(:generated_tokens, 0), :energy) "
                 "ON CONFLICT (day, model, key) DO UPDATE SET requests = requests + 1, "
                 "prompt_tokens = prompt_tokens + excluded.prompt_tokens, "
@@ -2005,6 +2007,7 @@ class Database(ModelRows, MetricRows, RequestRows, AccessRows):
             self.delete_in_steps("metrics", "resolution = ? AND timestamp < ?", (width, now - age))
         for table in ("requests", "events"):
             self.delete_in_steps(table, "timestamp < ?", (now - detail,))
+            self.delete_in_steps(table, "id <= ?", (self.last_id(table) - MAX_ROWS,))
         self.delete_in_steps("usage", "day < ?", (day_of(now - history),))
         self.delete_in_steps("logs", "timestamp < ?", (now - settings["logs_retention_days"] * DAY,))
         self.delete_in_steps("logs", "id <= ?", (self.last_id("logs") - settings["logs_max_rows"],))
@@ -4432,12 +4435,7 @@ def checked_fields(values: Json, kinds: dict[str, Any], field: str, folders: lis
 async def models_list(dash: Dash) -> Json:
     """Every model."""
     async with dash.long_work:
-        models = []
-        for row in dash.db.models():
-            models.append(dash.with_state(row))
-            if len(models) % MANY_ITEMS == 0:
-                await asyncio.sleep(0)
-    return {"models": models}
+        return {"models": await in_turns(dash.with_state, dash.db.models())}
 
 
 @on("models:get", error="GET_MODEL_FAILED")
@@ -7213,7 +7211,8 @@ BODY_TIME = 600.0  # s in which all of it has to be there
 BODY_START = 2**18  # bytes of one that comes in chunks, with their heads, until some of it was read
 CHUNK_SHARE = 4  # bytes of such a body that go on with each that was read: chunks are not smaller than their heads
 BODY_BLOCK = 2**16  # bytes of a body that are looked through, and passed on, at once
-PARSED_AT_ONCE = 2**15  # bytes of a body that are looked through on the loop, in up to 0.05 s; more takes a thread
+PARSED_AT_ONCE = 2**15  # bytes of a body that are looked through on the loop; more takes a thread,
+MANY_MARKS = 3000  # and so do more quotes and brackets, each of which takes two microseconds
 MAX_READ_FIELD = 2**16  # bytes of a field of the body that the gateway reads
 MAX_FORM_PARTS = 100
 MAX_REPEATED = 8  # times that a body may have a field that the gateway reads
@@ -7297,6 +7296,7 @@ class Call:
     client: str
     endpoint: str
     stream: bool = False
+    owner: str = ""  # whose it is where many are too many: a key's, or an address's
     key_id: int | None = None
     key: str | None = None
     build: str | None = None
@@ -7426,7 +7426,10 @@ class Requests:
         self.sampled = time.monotonic()
 
     def begin(self, call: Call) -> None:
-        """A request has come, in the task that runs."""
+        """A request has come, in the task that runs; GatewayError where too many of its owner wait."""
+        if sum(other.owner == call.owner and other.status == "waiting" for other in self.active.values()) \
+                >= MAX_WAITING // 2:
+            raise GatewayError(503, "Too many of your requests are waiting.", code="crowded", retry_after=10)
         self.last_id = call.id = self.last_id + 1
         call.unit, call.task = self.dash.pool.entries.unit_of.get(call.model), asyncio.current_task()
         self.active[call.id] = call
@@ -7439,6 +7442,10 @@ class Requests:
             row = call.row()
             self.gained["generated"] += max(0, (row["generated_tokens"] or 0) - call.counted)
             self.gained["prompt"] += max(0, (row["prompt_tokens"] or 0) - (row["cached_tokens"] or 0))
+            upstream, _, model = call.model.partition("/")
+            if call.unit is None and upstream in self.dash.upstreams.all and \
+                    model not in self.dash.upstreams.all[upstream].models:
+                row["counted_as"] = f"{upstream}/…"  # a client may make up any number of names
             self.finished.append(row)
             self.dash.pool.mark(call.model)
 
@@ -8077,6 +8084,7 @@ class Routing:
 
     def __init__(self, dash: Dash, keys: Keys) -> None:
         self.dash, self.keys = dash, keys
+        self.scans = asyncio.Semaphore(2)  # threads that look through bodies: more of them hold up the loop
         self.bodies: dict[int, int] = {}  # the sizes of all bodies that are being read, or wait
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
@@ -8085,8 +8093,8 @@ class Routing:
         request = below_base(request, self.dash.config.base_paths)
         try:
             response = await self.routed(request)
-        except GatewayError as problem:
-            response = problem.with_traceback(None).answer(request.path)  # whose frames would keep the body in memory
+        except DashError as problem:  # whose frames would keep the body in memory
+            response = gateway_error(problem.with_traceback(None)).answer(request.path)
         except Exception:
             log.exception("a request for %s failed", request.path[:100])
             response = GatewayError(500, "llamadash has failed; its log says how.").answer(request.path)
@@ -8109,7 +8117,8 @@ class Routing:
             return preflight_answer(request)
         if looks and (match := re.fullmatch(r"(?:/v1)?/models(?:/(.{1,256}))?", request.path)):
             self.dash.upstreams.via(*request.headers.getall("Via", []))  # an upstream that is ourselves lists nothing
-            return web.json_response(await self.listed(match[1], key["models"]))
+            listed = await encoded_by_parts(await self.listed(match[1], key["models"]))
+            return web.Response(body=listed, content_type="application/json")
         path, named = split_upstream_path(request)
         if named is None and request.method != "POST" and not looks:
             raise GatewayError(400, "There is nothing here for this method.")
@@ -8127,8 +8136,9 @@ class Routing:
         address = client_address(request, self.dash.config.trusted_proxies)
         agent = request.headers.get("User-Agent", "").split(" ")[0]
         call = Call(0, str(target), key["name"] or clean_text(f"{address} {agent}".strip())[:120],
-                    path.partition("?")[0][:200], stream=content is not None and content.value("stream") is True,
-                    key=key["name"], key_id=key["id"])
+                    clean_text(path.partition("?")[0][:200]), key=key["name"], key_id=key["id"],
+                    stream=content is not None and content.value("stream") is True,
+                    owner=key["name"] or counted_address(address))
         asking = ModelRequest(self.dash, call, target, request.method, path, passed_headers(request.headers), content)
         if content is not None:
             self.dash.requests.begin(call)
@@ -8174,8 +8184,9 @@ class Routing:
     async def listed(self, named: str | None, allowed: list[str] | None) -> Json:
         """The answer to /v1/models, or to /v1/models/NAME."""
         name = str(await self.target(named, allowed)) if named else None
-        models = [self.listed_entry(row) for row in self.dash.db.models()
-                  if row["id"] == name or not (name or row["missing"])]
+        async with self.dash.long_work:
+            models = await in_turns(self.listed_entry, [row for row in self.dash.db.models()
+                                                        if row["id"] == name or not (name or row["missing"])])
         models += [item for item in self.dash.upstreams.listed() if name in (None, item["id"])]
         models = [item for item in models if allowed is None or item["id"] in allowed]
         if name and not models:
@@ -8240,7 +8251,10 @@ class Routing:
         if request.content_type.startswith("multipart/"):
             found = re.search(r'boundary="?([^";, ]{1,200})', request.headers["Content-Type"])
             scan = functools.partial(scanned_form, boundary=found[1] if found else "?")
-        return await asyncio.to_thread(scan, data) if len(data) > PARSED_AT_ONCE else scan(data)
+        if len(data) <= PARSED_AT_ONCE and sum(map(data.count, b'"{[')) <= MANY_MARKS:
+            return scan(data)
+        async with self.scans:
+            return await asyncio.to_thread(scan, data)
 
 
 def split_upstream_path(request: web.BaseRequest) -> tuple[str, str | None]:
@@ -10584,7 +10598,10 @@ class JournalHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Add one record, on the loop; of a flood only the beginning, and how much more there was."""
-        text = self.format(record)
+        try:
+            text = self.format(record)
+        except Exception:  # of whoever logs: it must not fail where that is called
+            text = f"a message that cannot be shown: {record.msg!r}"
         if record.name != log.name:
             text = shortened(f"{record.name}: {text}", MAX_FOREIGN)
         if not self.limiter.allows(f"{record.name} (line {record.lineno})", time.monotonic(), len(text)):
@@ -10657,6 +10674,16 @@ def encoded(value: Any) -> bytes:
     except ValueError:  # UnicodeEncodeError is one as well
         text = json.dumps(value, ensure_ascii=False).encode("utf-8", "replace")
         return STRICT_JSON.encode(json.loads(text, parse_constant=lambda _: None)).encode()
+
+
+async def in_turns(work: Callable[[Json], Json], rows: list[Json]) -> list[Json]:
+    """What `work` makes of each of `rows`, which may be thousands: the others get their turn in between."""
+    done = []
+    for row in rows:
+        done.append(work(row))
+        if len(done) % MANY_ITEMS == 0:
+            await asyncio.sleep(0)
+    return done
 
 
 async def encoded_by_parts(value: Json) -> bytes:
@@ -10741,6 +10768,7 @@ class Connection:
         self.next_ping = time.monotonic() + PING_INTERVAL
         self.idle = 0  # messages that ask for nothing, since it was last pinged
         self.written = self.read = self.long = 0  # bytes: all, what the other side took of them, long ones that wait
+        self.held = 0  # of answers that are not written yet
         self.read_at = time.monotonic()
         self.messages = web.WebSocketResponse(  # which refuses what has just that size, too
             max_msg_size=MAX_MESSAGE + 1, compress=False, timeout=CLOSE_GRACE, autoping=False,
@@ -10794,8 +10822,7 @@ class Connection:
                 if not self.hub.receive(self.client, text):
                     return "malformed messages"
                 await asyncio.sleep(0)  # whatever else has come, the others get their turn
-                while self.waits() > LONG_MESSAGE:  # noqa: ASYNC110  (aiohttp has the event of it)
-                    await asyncio.sleep(UNSENT_PAUSE)  # who asks on gets the answers that are on their way first
+                await self.room()  # who asks on gets the answers that are on their way first
                 continue
             self.idle += 1
             if self.idle > MAX_IDLE:
@@ -10840,6 +10867,15 @@ class Connection:
         self.written += len(frame)
         if len(frame) > LONG_MESSAGE:
             self.long = min(self.long + len(frame), max(MAX_LONG_UNSENT, len(frame)))
+
+    async def room(self, size: int = 0) -> None:
+        """Wait until most of what was written is read; RateLimited where answers wait for that as large as `size`."""
+        if self.held and self.held + size > MAX_LONG_UNSENT:
+            raise RateLimited("Too many long answers: read those before.", retryAfter=1)
+        self.held += size
+        while self.waits() > LONG_MESSAGE:  # noqa: ASYNC110  (aiohttp has the event of it)
+            await asyncio.sleep(UNSENT_PAUSE)
+        self.held -= size
 
     def waits(self) -> int:
         """The bytes that wait for the other side to read."""
@@ -10912,10 +10948,12 @@ class Hub:
         address = client_address(connection.request, self.dash.config.trusted_proxies)
         try:
             admitted = await self.dash.access.admit(credentials, address)
-        except DashError as problem:
+            admitted["features"] = self.dash.features()
+        except Exception as problem:
             self.refused[f"failed logins from {address}"] += 1
+            told = problem if isinstance(problem, DashError) else handler_failed("connect")
             raise socketio.exceptions.ConnectionRefusedError(
-                str(problem), {"code": problem.code, **problem.details}) from None
+                str(told), {"code": told.code, **told.details}) from None
         await self.dash.web.refresh()  # whose version it is told
         epoch, seq = credentials.get("epoch"), credentials.get("seq")
         recover = (epoch, seq) if isinstance(epoch, str) and type(seq) is int else None
@@ -10938,7 +10976,7 @@ class Hub:
         """Tell a client that it is in, give it what it missed, and let it take part in broadcasts."""
         missed = self.missed(client.recover)
         established = {"epoch": self.epoch, "seq": self.seq, "recovered": missed is not None,
-                       "version": __version__, "features": self.dash.features(), **client.established}
+                       "version": __version__, **client.established}
         self.clients[client.id] = client
         self.send(client, "connection:established", established)
         for frame in missed or []:
@@ -10979,14 +11017,21 @@ class Hub:
         for connection in self.connections:
             connection.transport.abort()
 
-    async def watch(self) -> None:
-        """Ping sockets, end those whose time or session is over, and report refusals, while the program runs."""
+    async def keep_connections(self) -> None:
+        """Ping sockets, end those whose time is over, and report refusals, while the program runs."""
         while True:
             await self.dash.beat.wait()
             self.look_after_connections()
             self.report_refusals()
-            await self.look_at_key()
-            self.end_lost_sessions()
+
+    async def watch(self) -> None:
+        """End the sockets whose session is over, while the program runs, also where the key cannot be read."""
+        while True:
+            await self.dash.beat.wait()
+            try:
+                await self.look_at_key()
+            finally:
+                self.end_lost_sessions()
 
     async def look_at_key(self) -> None:
         """End every session where the access key is a new one: at once, and in the database as soon as that can be."""
@@ -11077,7 +11122,10 @@ class Hub:
         try:
             data = await result
             async with self.dash.long_work:
-                self.answer(reply, await encoded_by_parts(data))
+                body = await encoded_by_parts(data)
+            if len(body) > LONG_MESSAGE:
+                await reply.client.connection.room(len(body))
+            self.answer(reply, body)
         except DashError as problem:
             self.answer(reply, problem)
         except Exception:
@@ -11127,7 +11175,8 @@ def request_id(request: Any) -> str | int | None:
 def handler_failed(name: str) -> DashError:
     """What a client is told of a bug in a handler. The only place where one ends up: it is logged here."""
     log.exception("%s failed", name)
-    return DashError("Something went wrong in llamadash; its log says what.", code=EVENTS[name].error)
+    code = EVENTS[name].error if name in EVENTS else None
+    return DashError("Something went wrong in llamadash; its log says what.", code=code)
 
 
 def request_data(request: Any) -> Json:
@@ -12245,8 +12294,8 @@ class Dash:
 
     def background(self) -> dict[str, Callable[[], Coroutine[Any, Any, Any]]]:
         """What runs for as long as the program does, by name."""
-        return {"journal": self.journal.run, "hub watch": self.hub.watch, "sampler": self.sampler.run,
-                "opening the API": self.open_api, "model folders": self.library.run,
+        return {"journal": self.journal.run, "hub watch": self.hub.watch, "connections": self.hub.keep_connections,
+                "sampler": self.sampler.run, "opening the API": self.open_api, "model folders": self.library.run,
                 "residency": self.pool.run, "engine events": self.pool.publish,
                 "upstreams": self.upstreams.run, "housekeeping": self.keep_house, "files": self.keep_files,
                 "downloads": self.downloads.run,

@@ -104,6 +104,7 @@ ENGINES = ("llama-server", "old llama-server", "embedded")
 # Seconds for what normally takes milliseconds; only a failure waits so long.
 DEADLINE = float(os.environ.get("LLAMADASH_TEST_DEADLINE", "60"))
 SERVER_STOP_TIME = 45.0  # seconds for the end of a server: no socket's own timeout is that short
+OTHER_PEER = pytest.mark.skipif(sys.platform != "linux", reason="only Linux has all of 127.0.0.0/8")
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 CHROMIUM_OPTIONS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update",
                     "--disable-sync", "--no-first-run", "--disable-dev-shm-usage"]
@@ -1326,6 +1327,18 @@ def test_a_backup_dated_in_the_future_is_not_the_newest(fresh_db: llamadash.Data
     assert fresh_db.good_backup() == ahead.with_name("daily-6.db")
     fresh_db.daily_backup()
     assert not ahead.exists() and len(fresh_db.backups()) == 7
+
+
+def test_requests_and_events_have_a_bound(fresh_db: llamadash.Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However young they are, the oldest go where there are more; what they add up to stays."""
+    monkeypatch.setattr(llamadash, "MAX_ROWS", 10)
+    now = llamadash.now_ms()
+    fresh_db.add_requests([{"id": id, "timestamp": now, "model": "a"} for id in range(1, 26)])
+    fresh_db.add_events([{"timestamp": now, "kind": "loaded", "model": "a"} for _ in range(25)])
+    fresh_db.prune(llamadash.SETTING_DEFAULTS)
+    for table in ("requests", "events"):
+        assert [row["id"] for row in fresh_db.rows(f"SELECT id FROM {table} ORDER BY id")] == list(range(16, 26))
+    assert fresh_db.usage(0, now + llamadash.DAY, "model")[1]["requests"] == 25
 
 
 @pytest.mark.parametrize(("days", "resolution"), [(1, 0), (10, 60_000), (300, 600_000)])
@@ -7904,6 +7917,44 @@ async def test_many_connections_wait(impatient: Callable[..., Server], fake: Fak
         assert (await api.board.request("queue:get"))["waiting"] == []
 
 
+@OTHER_PEER
+@run_async
+async def test_no_client_waits_in_every_place(impatient: Callable[..., Server], fake: FakeEngine) -> None:
+    """Half of those that may wait are one address's at most, whatever it calls itself; who leaves makes room."""
+    server = impatient(fake, MAX_WAITING=20)
+    async with api_of(server, "one", "two") as api:
+        fake.say("slow")
+        port, body = int(api.url.rpartition(":")[2]), b'{"model": "two"}'
+
+        async def waiting(count: int) -> None:
+            async def check() -> bool:
+                return len((await api.board.request("queue:get"))["waiting"]) == count
+            await eventually(check, f"{count} wait")
+        left = []
+        for at in range(10):
+            _, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nUser-Agent: %d\r\n"
+                         b"Content-Length: %d\r\n\r\n%b" % (at, len(body), body))
+            left.append(writer)
+        await waiting(10)
+        async with api.http.post(api.url + "/v1/completions", data=body) as answer:
+            assert (answer.status, (await answer.json())["error"]["code"]) == (503, "crowded")
+            assert answer.headers["Retry-After"]
+        other = aiohttp.ClientSession(connector=aiohttp.TCPConnector(local_addr=("127.0.0.2", 0)))
+        asking = asyncio.create_task(other.post(api.url + "/v1/completions", data=body))
+        await waiting(11)
+        for writer in left[:5]:
+            writer.write_eof()  # who closes one half has left as well
+        for writer in left[5:]:
+            writer.transport.abort()
+        await waiting(1)
+        fake.say("slow", False)
+        assert (await asking).status == 200
+        await other.close()
+        for writer in left:
+            writer.close()
+
+
 @run_async
 async def test_thousands_of_requests(start: Callable[..., Server], fake: FakeEngine) -> None:
     """Neither memory nor descriptors grow with the number of requests, and every one is a row."""
@@ -8298,6 +8349,26 @@ async def test_an_upstream_is_named_for_what_it_is(
         assert error in (item["error"] or "") and bool(item["error"]) == bool(error)
         async with api.http.get(api.url + "/v1/models", headers={"Via": via[0]}) as answer:
             assert answer.status == 508
+
+
+@run_async
+async def test_names_that_clients_make_up_are_bounded(start: Callable[..., Server]) -> None:
+    """Every request has its row; models that an upstream does not list count as one, programs by their first word."""
+    async def answers(request: web.Request) -> web.StreamResponse:
+        return web.json_response({"data": [{"id": "listed"}], "usage": {"prompt_tokens": 1, "completion_tokens": 2}})
+    async with web_server(answers) as url, api_of(start("--upstream", f"u={url}")) as api:
+        await upstream_of(api, lambda item: item["models"])
+        assert (await api.post(data={"model": "u/listed"}))[0] == 200
+        for at in range(20):
+            body = json.dumps({"model": f"u/made up {at} {'x' * 200}"}).encode()
+            assert b"200 OK" in await asyncio.to_thread(
+                raw_request, api.url, b"POST /v1/%b HTTP/1.1\r\nHost: localhost\r\nUser-Agent: \xff%b\r\n"
+                b"Connection: close\r\nContent-Length: %d\r\n\r\n%b" % (b"y" * 300, b"z" * 4000, len(body), body))
+        usage = await api.board.request("usage:get", from_=0, to=llamadash.now_ms() + 1000, by="model")
+        assert {row["model"]: (row["requests"], row["generated_tokens"]) for row in usage["rows"]} == {
+            "u/listed": (1, 2), "u/…": (20, 40)}
+        rows = (await api.board.request("requests:list", limit=500))["requests"]
+        assert len(rows) == 21 and all(len(row["client"]) <= 120 and len(row["endpoint"]) <= 200 for row in rows)
 
 
 @run_async
@@ -10149,7 +10220,6 @@ def test_a_wrong_key_file_is_said(tmp_path: Path, fault: str, named: str) -> Non
     assert len(result.stderr.splitlines()) == 1 and str(tmp_path / named) in result.stderr, result.stderr
 
 
-OTHER_PEER = pytest.mark.skipif(sys.platform != "linux", reason="only Linux has all of 127.0.0.0/8")
 PROXIES = ("--trusted-proxy", "127.0.0.1", "--trusted-proxy", "10.0.0.1", "--trusted-proxy", "fd00::1")
 FORWARDED = [  # X-Forwarded-For as it comes from a trusted proxy, and whose address counts
     (["203.0.113.7"], "203.0.113.7"),
@@ -11842,6 +11912,29 @@ async def test_a_refused_socket_is_closed(start: Callable[..., Server]) -> None:
     await raw.close()
 
 
+@run_async
+async def test_a_login_that_fails_by_a_fault_of_ours_is_answered(
+    dash: StubDash, monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The client is told and let go, the log says what it was, and the next one is let in."""
+    async with contextlib.AsyncExitStack() as stack:
+        dash.start_logging(stack)
+        port = await llamadash.listen(stack, dash.web.app, dash.web.limits, "127.0.0.1", 0)
+        server = types.SimpleNamespace(url=f"http://127.0.0.1:{port}")
+        for owner, name in ((dash.access, "admit"), (dash, "features")):
+            with monkeypatch.context() as broken:
+                broken.setattr(owner, name, lambda *_: {}["a fault"])
+                raw = await RawSocket().open(server)  # type: ignore[arg-type]
+                await raw.ws.send_str("40" + json.dumps({"token": await dash.access.key()}))
+                answer = await raw.ws.receive_str()
+                assert answer.startswith("44") and json.loads(answer[2:])["data"]["code"] == "INTERNAL_ERROR"
+                assert await raw.closed()
+                await raw.close()
+        await eventually(lambda: dash.log().count("KeyError: 'a fault'") == 2)
+        raw = await RawSocket().open(server, {"token": await dash.access.key()})  # type: ignore[arg-type]
+        await raw.close()
+
+
 BAD_FRAMES = ["40{}", "40/other,", "42", "42{}", "42[", "42[1]", '42["a",{},{}]', "4", "2probe", "5", "x", "", "45[1]",
               '451-["models:list",{"_placeholder":true,"num":0}]', "42" + "[" * 100_000, "42999999999999999[]",
               "x" * 300_000,
@@ -12270,7 +12363,7 @@ async def test_one_place_cannot_fill_the_log(dash: StubDash, monkeypatch: pytest
     async with contextlib.AsyncExitStack() as stack:
         dash.start_logging(stack)
         library = llamadash.logging.getLogger("aiohttp.websocket")
-        for number in range(2000):
+        for number in range(200):
             library.warning("%d: protocols %r", number, "x" * 7700)
             llamadash.log.error("a failure\n" + "of ours " * 400)
         llamadash.log.warning("what matters")
@@ -12281,6 +12374,11 @@ async def test_one_place_cannot_fill_the_log(dash: StubDash, monkeypatch: pytest
                                         and "more characters)" in message for message in foreign)
         assert 0 < sum(map(len, messages)) < 2 * 64_000  # two such places, and two minutes may have begun
         assert messages[-1] == "what matters"
+        handler = next(item for item in llamadash.logging.getLogger().handlers
+                       if isinstance(item, llamadash.JournalHandler))
+        handler.emit(library.makeRecord("other", 40, "file", 1, "%d pieces", ("many",), None))  # which raises nothing
+        await asyncio.sleep(0)
+        assert "cannot be shown: '%d pieces'" in dash.log()
 
         def told() -> bool:
             library.warning("another")
@@ -12440,6 +12538,52 @@ async def test_a_client_that_does_not_read_is_cut_off(start: Callable[..., Serve
     await stalled.session.close()
     for client in (reader, actor):
         await client.close()
+
+
+@run_async
+async def test_a_slow_line_gets_a_long_answer(impatient: Callable[..., Server]) -> None:
+    """Many times what may wait of other messages: it comes whole, and in order with the broadcasts of the meantime."""
+    server = impatient(None, MAX_UNSENT=300_000)
+    actor, slow = await Dashboard().connect(server), await RawSocket().open(server, {"token": server.key})
+    with contextlib.closing(sqlite3.connect(server.data / llamadash.DATABASE_NAME)) as database, database:
+        database.executemany("INSERT INTO logs (id, timestamp, level, source, message) VALUES (?, ?, 'info', 'x', ?)",
+                             [(10**6 + at, 10**12 + at, "x" * 4000) for at in range(500)])
+    transport = slow.ws._conn.transport  # type: ignore[union-attr]
+    assert transport
+    transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+    transport.pause_reading()
+    for number in range(3):
+        await slow.ws.send_str(event_text("logs:list", {"limit": 500, "source": "x"}, number))
+    for number in range(50):
+        await actor.request("settings:update", changes={"logs_max_rows": 1000 + number})
+    answers, rows = list[int](), list[int]()
+    while len(answers) < 3 or len(rows) < 50:
+        transport.resume_reading()
+        message = await asyncio.wait_for(slow.ws.receive_str(), DEADLINE)
+        transport.pause_reading()
+        if message.startswith("43"):
+            answers.append(len(json.loads(message[message.index("["):])[0]["data"]["logs"]))
+        elif message.startswith('42["settings:updated"'):
+            rows.append(json.loads(message[2:])[1]["data"]["settings"]["logs_max_rows"])
+    assert answers == [500] * 3 and rows == list(range(1000, 1050))
+    await actor.close()
+    await slow.close()
+
+
+def test_whoever_reads_nothing_of_a_long_answer_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After half a minute without a byte; one that reads a little now and then stays."""
+    aborted, waits = [], [5_000_000]
+    transport = types.SimpleNamespace(get_write_buffer_size=lambda: waits[0], abort=lambda: aborted.append(True))
+    hub = types.SimpleNamespace(refused=collections.Counter())
+    connection = llamadash.Connection(hub, None, transport)  # type: ignore[arg-type]
+    connection.written, begun = 6_000_000, time.monotonic()
+    for second in range(100):
+        waits[0] -= 1
+        connection.look_whether_read(begun + second)
+    assert not aborted
+    for second in range(100, 132):
+        connection.look_whether_read(begun + second)
+    assert aborted and hub.refused == {"clients that did not read": len(aborted)}
 
 
 @run_async
