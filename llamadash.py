@@ -12628,7 +12628,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     opt("--api-host", "--engine-host", type=option_of(bare_host, A_HOST), metavar="ADDRESS",
         help="address of the models' API (127.0.0.1)")
     opt("--api-port", "--engine-port", type=port_number, metavar="PORT", help="port of the models' API (8080)")
-    each("--upstream", dest="upstreams", type=upstream_option, metavar="NAME=URL",
+    each("--upstream", dest="upstreams", type=option_of(upstream_named, "NAME=URL"), metavar="NAME=URL",
          help="server elsewhere whose models are offered here as NAME/MODEL")
     opt("--no-auth", dest="auth", action="store_false", help="let everybody in who can connect")
     each("--allow-host", dest="allow_hosts", type=option_of(bare_host, A_HOST), metavar="NAME",
@@ -12693,9 +12693,9 @@ def full_path(text: str) -> Path:
         raise argparse.ArgumentTypeError(f"{text} begins in a folder that is no longer there") from None
 
 
-def option_of(read: Callable[[str], str | None], what: str) -> Callable[[str], str]:
+def option_of(read: Callable[[str], Result | None], what: str) -> Callable[[str], Result]:
     """What checks a text from the command line: `read`, which has no answer to one that is not `what`."""
-    def check(text: str) -> str:
+    def check(text: str) -> Result:
         with contextlib.suppress(ValueError):
             if found := read(text):
                 return found
@@ -12733,13 +12733,6 @@ def proxy_network(text: str) -> str | None:
 def base_path(text: str) -> str | None:
     """A path without the slash at its end."""
     return text.rstrip("/") if re.fullmatch(r"(/[\w-][\w.-]*)+/?", text, re.A) else None
-
-
-def upstream_option(text: str) -> tuple[str, str]:
-    """The name and the address of a server elsewhere, from the command line."""
-    if not (named := upstream_named(text)):
-        raise argparse.ArgumentTypeError(f"{text} is not NAME=URL")
-    return named
 
 
 def variable_words(parser: argparse.ArgumentParser, action: argparse.Action, variable: str) -> list[str]:
@@ -12999,10 +12992,7 @@ def print_link(config: Config, *, new: bool) -> int:
 
 
 def running_instance(data_dir: Path) -> tuple[str, str] | None:
-    """The process id and the address of the llamadash that uses this data folder; None where none is known.
-
-    While it starts it has no address yet, and that is empty.
-    """
+    """The process id and the address, empty while it starts, of the llamadash that uses this data folder, if any."""
     try:
         file = open(data_dir / "lock", "r+", encoding="utf-8", errors="replace", opener=plain_file)  # noqa: SIM115
     except OSError:  # nobody was here yet, or it is another user's
@@ -13082,14 +13072,15 @@ def main(argv: list[str] | None = None) -> int:
         say(f"llamadash: {problem}", sys.stderr)
         return EXIT_CODES.get(type(problem), 1)
     except OSError as problem:
-        refused = isinstance(problem, PermissionError)
-        place = problem.filename or "a file"
-        say(f"llamadash: {place} is not for this user ({problem.strerror}): change its owner, or run as another user"
-            if refused else "llamadash: {}".format(
-                database_error(problem, f"{place} cannot be used", config.data_dir) if problem.filename else problem),
-            sys.stderr)
-        there = refused and problem.filename and os.path.lexists(problem.filename)  # else it may be mounted later
-        return EXIT_USAGE if there or problem.errno in LASTING else EXIT_LATER
+        path, message, lasting = problem.filename, str(problem), problem.errno in LASTING
+        if isinstance(problem, PermissionError):
+            lasting = lasting or bool(path and os.path.lexists(path))  # else it may be mounted later
+            message = (f"{path or 'a file'} is not for this user ({problem.strerror}): change its owner, "
+                       "or run as another user")
+        elif path:
+            message = str(database_error(problem, f"{path} cannot be used", config.data_dir))
+        say(f"llamadash: {message}", sys.stderr)
+        return EXIT_USAGE if lasting else EXIT_LATER
     except KeyboardInterrupt:
         return 0
 
