@@ -11676,19 +11676,15 @@ class Finding(NamedTuple):
     text: str
     advice: str = ""
 
-    def __str__(self) -> str:
-        """One line: the level, what it is about, what was found, what to do."""
-        return f"{self.level:<4}  {self.about}: {self.text}{f': {self.advice}' if self.advice else ''}"
-
 
 async def doctor(config: Config) -> int:
     """Check this machine in the order in which things are needed, a line per finding; 0 if nothing failed, else 1."""
     failed = 0
     for check in (python_findings, data_findings, database_findings, engine_findings, model_findings, gpu_findings,
                   port_findings):
-        async for finding in check(config):
-            print(finding, flush=True)
-            failed += finding.level == "fail"
+        async for level, about, text, advice in check(config):
+            print(f"{level:<4}  {about}: {text}{advice and f': {advice}'}", flush=True)
+            failed += level == "fail"
     print(f"{failed} of these must be fixed." if failed else "llamadash can run here.")
     return 1 if failed else 0
 
@@ -11735,35 +11731,29 @@ async def data_findings(config: Config) -> AsyncIterator[Finding]:
 async def database_findings(config: Config) -> AsyncIterator[Finding]:
     """The database: absent, readable, of this version."""
     path = config.data_dir / DATABASE_NAME
-    if not path.exists():
-        yield Finding("ok", "database", f"{path} will be made")
-        return
     try:
-        good = is_good_database(path)
+        if not path.exists():
+            yield Finding("ok", "database", f"{path} will be made")
+        elif is_good_database(path):
+            backups = len(list(path.parent.glob("backups/*")))
+            yield Finding("ok", "database", f"{path}, {path.stat().st_size / 2**20:.1f} MiB, {backups} backups")
+        else:
+            yield Finding("fail", "database", f"{path} is damaged, or was written by a newer llamadash",
+                          f"start llamadash: it says which, and puts the newest of up to {BACKUPS_KEPT} backups in the "
+                          "place of a damaged one")
     except sqlite3.Error as problem:
         yield Finding("fail", "database", str(database_error(problem, f"{path} cannot be read", path)))
-        return
-    if good:
-        backups = len(list(path.parent.glob("backups/*")))
-        yield Finding("ok", "database", f"{path}, {path.stat().st_size / 2**20:.1f} MiB, {backups} backups")
-        return
-    yield Finding("fail", "database", f"{path} is damaged, or was written by a newer llamadash",
-                  f"start llamadash: it says which, and puts the newest of up to {BACKUPS_KEPT} backups in the place "
-                  "of a damaged one")
 
 
 async def engine_findings(config: Config) -> AsyncIterator[Finding]:
-    """The builds of this machine, with their versions and GPUs, and the upstreams.
-
-    A build of no use must be mended where it is the one that models get, and is a warning where another one serves.
-    """
+    """The builds of this machine, with their versions and GPUs, and the upstreams."""
     builds = Builds(config)
     await builds.refresh()
     default = builds.default(saved_config(config))
     for build in builds.builds.values():
         name = "embedded CPU engine" if build.kind == "embedded" else build.path
         sees = ", ".join(item["description"] or item["name"] for item in build.devices) or "the CPU"
-        level: Level = "fail" if default is None or build is default else "warn"
+        level: Level = "fail" if default is None or build is default else "warn"  # where another one serves
         yield Finding(level, "engine", build.problem, "mend it, or take another one") if build.problem else \
             Finding("ok", "engine", f"{name}, {build.version or 'version unknown'}, for {sees}")
     if not builds.builds and not config.upstreams:
@@ -11812,20 +11802,14 @@ async def model_findings(config: Config) -> AsyncIterator[Finding]:
         elif not os.access(folder, os.R_OK | os.X_OK):
             yield Finding("warn", "models", f"{folder} cannot be read", "change its permissions")
         else:
-            count, size = gguf_files(folder)
-            found += count
-            yield Finding("ok", "models", f"{folder}: {count} GGUF files, {size / 2**30:.1f} GiB")
+            paths = (os.path.join(root, name) for root, _, names in os.walk(folder) for name in names)
+            sizes = [os.path.getsize(path) for path in itertools.islice(paths, DOCTOR_ENTRIES)
+                     if path.lower().endswith(".gguf") and os.path.isfile(path)]
+            found += len(sizes)
+            yield Finding("ok", "models", f"{folder}: {len(sizes)} GGUF files, {sum(sizes) / 2**30:.1f} GiB")
     if not found:
         yield Finding("warn", "models", "none found", f"put GGUF files into {config.data_dir / 'models'}, or download "
                       "one on the Models page")
-
-
-def gguf_files(folder: Path) -> tuple[int, int]:
-    """How many GGUF files are under `folder`, and their bytes."""
-    paths = (os.path.join(root, name) for root, _, names in os.walk(folder) for name in names)
-    sizes = [os.path.getsize(path) for path in itertools.islice(paths, DOCTOR_ENTRIES)
-             if path.lower().endswith(".gguf") and os.path.isfile(path)]
-    return len(sizes), sum(sizes)
 
 
 async def gpu_findings(_config: Config) -> AsyncIterator[Finding]:
@@ -11882,11 +11866,7 @@ async def port_findings(config: Config) -> AsyncIterator[Finding]:
 # systemd
 
 def service_unit(config: Config) -> str:
-    """A systemd unit that runs this very script with this configuration, as this user.
-
-    PrivateDevices, DevicePolicy and ProtectClock (which implies a device policy) are left out, as they hide the GPUs;
-    MemoryDenyWriteExecute too, as GPU drivers compile at run time.
-    """
+    """A systemd unit that runs this very script with this configuration, as this user."""
     folders = model_folders(config, engine_values(config, saved_config(config)))
     writable = [config.data_dir, *(folder for folder in folders if os.path.isdir(folder)
                                    and folder not in (config.data_dir, config.data_dir / "models"))]
@@ -11968,10 +11948,7 @@ MAX_RELEASE = 4_000_000  # bytes of llamadash.py; it has less than a million
 
 
 def update(config: Config, *, check: bool) -> int:
-    """Put the newest release in the place of this file and say what is left to do; with `check` only say which it is.
-
-    The database is backed up before, and the old file stays beside the new one under its version.
-    """
+    """Put the newest release in the place of this file and say what is left to do; with `check` only name it."""
     if not RELEASE_URL:
         raise DashError("this copy does not know where newer ones are: put the new files in place of these, or use git")
     listed = asyncio.run(ModelHub(RELEASE_URL).whole(CHECKSUMS, MAX_RELEASE)).decode(errors="replace")
@@ -12038,6 +12015,8 @@ def restart_command(pid: str) -> str:
     return f"stop process {pid} and start it again"
 
 
+# PrivateDevices, DevicePolicy and ProtectClock (which implies a device policy) are left out, as they hide the GPUs;
+# MemoryDenyWriteExecute too, as GPU drivers compile at run time.
 UNIT = """\
 # Install:  python3 llamadash.py service | sudo tee /etc/systemd/system/llamadash.service
 #           sudo systemctl daemon-reload && sudo systemctl enable --now llamadash
