@@ -11286,18 +11286,13 @@ class WebFile:
 
 
 class WebFiles:
-    """The client's files, read and compressed once, and again when one of them has changed.
+    """The client's files, read and compressed once, and again when one of them has changed."""
 
-    Under `/~HASH/` every file may be cached for ever: HASH is made from the content of all, modules
-    import each other by relative paths, so a page never mixes two versions.
-    """
-
-    def __init__(self, root: Path = WEB) -> None:
-        self.root = root
+    def __init__(self) -> None:
         self.looked = -math.inf
         self.files: dict[str, WebFile] = {}
         self.page: str | None = None  # index.html
-        self.version = ""
+        self.version = ""  # made from the content of all; under `/~VERSION/` they may be cached for ever, and none mix
 
     @property
     def due(self) -> bool:
@@ -11308,22 +11303,20 @@ class WebFiles:
         """Read the files again if one of them has changed."""
         self.looked = time.monotonic()
         contents = self.contents()
-        digest = hashlib.sha256()
-        for name, body in sorted(contents.items()):
-            digest.update(f"{name}\0{len(body)}\0".encode() + body)
-        if digest.hexdigest()[:12] == self.version:
-            return
-        self.version = digest.hexdigest()[:12]
-        self.page = self.linked(contents) if "index.html" in contents else None
-        self.files = {name: WebFile(name, body) for name, body in contents.items()}
+        parts = [f"{name}\0{len(body)}\0".encode() + body for name, body in sorted(contents.items())]
+        version = hashlib.sha256(b"".join(parts)).hexdigest()[:12]
+        if version != self.version:
+            self.version = version
+            self.page = self.linked(contents) if "index.html" in contents else None
+            self.files = {name: WebFile(name, body) for name, body in contents.items()}
 
     def contents(self) -> dict[str, bytes]:
         """The files by name: those that this file carries, which are of its own version, else those in the folder."""
         if CARRIED_WEB:
             carried = json.loads(gzip.decompress(base64.b64decode(CARRIED_WEB)))
             return {name: text.encode() for name, text in carried.items()}
-        paths = (Path(root, name) for root, _, names in os.walk(self.root) for name in names)
-        return {path.relative_to(self.root).as_posix(): path.read_bytes() for path in paths
+        paths = (Path(root, name) for root, _, names in os.walk(WEB) for name in names)
+        return {path.relative_to(WEB).as_posix(): path.read_bytes() for path in paths
                 if stat.S_ISREG(path.lstat().st_mode)}  # links are left out, for they could lead anywhere
 
     def linked(self, contents: dict[str, bytes]) -> str:
@@ -11339,7 +11332,7 @@ class WebFiles:
         links = "".join(f'<link rel="modulepreload" href="/~{self.version}/{name}">\n    ' for name in wanted)
         return page.replace('<script type="module"', links + '<script type="module"', 1)
 
-    def find(self, path: str, theme: str = "system") -> tuple[WebFile | None, bool]:
+    def find(self, path: str, theme: str) -> tuple[WebFile | None, bool]:
         """The file for a URL path, and whether it may be cached for ever; index.html for every page, in its colours."""
         up, path = "../" * (path.count("/") - 1) or "./", urllib.parse.unquote(path)
         name = path.lstrip("/")
@@ -11353,11 +11346,8 @@ class WebFiles:
 
 @functools.lru_cache(16)
 def page_file(page: str, theme: str, up: str) -> WebFile:
-    """index.html in the colours of `theme` from its first frame on; without one, the browser's own decide.
-
-    It names all files from where it is itself, `up` to the root of what is below the path that a proxy has for it.
-    """
-    page = page.replace('="/', f'="{up}')
+    """index.html in the colours of `theme` from its first frame on; without one, the browser's own decide."""
+    page = page.replace('="/', f'="{up}')  # files from where the page is: a proxy may have a path before ours
     if theme != "system":
         page = page.replace('<html lang="en"', f'<html lang="en" data-theme="{theme}"', 1).replace(
             'name="color-scheme" content="light dark"', f'name="color-scheme" content="{theme}"', 1)
@@ -11421,17 +11411,18 @@ def host_name(value: str) -> str:
     return match[1].rstrip(".").lower() if match else ""
 
 
+@dataclass(eq=False, repr=False)
 class ConnectionLimits:
     """How many TCP connections a listener takes, in all and of one address, and how long one may ask for nothing."""
-
-    def __init__(self, refused: collections.Counter[str], per_address: int, exempt: tuple[str, ...] = ()) -> None:
-        self.refused = refused
-        self.per_address = per_address
-        self.exempt = exempt
-        self.total = math.inf
-        self.count = self.port = 0
-        self.open: collections.Counter[str] = collections.Counter()  # by address
-        self.buffer = memoryview(bytearray(READ_AT_ONCE[1]))  # for all, for each is emptied before another is read
+    refused: collections.Counter[str]
+    per_address: int
+    exempt: tuple[str, ...]
+    total: float = math.inf
+    port: int = 0
+    count: int = 0
+    open: collections.Counter[str] = field(default_factory=collections.Counter)  # by address
+    # for all, for each is emptied before another is read
+    buffer: memoryview = field(default_factory=lambda: memoryview(bytearray(READ_AT_ONCE[1])))
 
 
 class LimitedProtocol(asyncio.BufferedProtocol):
@@ -11582,8 +11573,7 @@ class WebServer:
         try:
             return await self.dash.hub.serve(request)
         finally:
-            self.sockets[address] -= 1
-            self.sockets += collections.Counter()  # forget the addresses that have none left
+            self.sockets -= collections.Counter([address])
 
     def host_problem(self, request: web.BaseRequest) -> str | None:
         """Why the name that a request names us by is refused; None where it is one of this machine, or allowed."""
@@ -11602,11 +11592,7 @@ class WebServer:
                                or plain_address(name.strip("[]")) is not None)  # to which no DNS answer can be rebound
 
     def origin_problem(self, request: web.BaseRequest) -> str | None:
-        """Why the page that asks is refused, and what mends it; None where it came from here or is allowed to.
-
-        Behind a trusted proxy the page came from where that says it was asked. A port that no header tells may be
-        any: other servers of the same name are its owner's.
-        """
+        """Why the page that asks is refused, and what mends it; None where it came from here or is allowed to."""
         origins, allowed = request.headers.getall("Origin", []), self.dash.config.allow_origins
         if not origins or (len(origins) == 1 and ("*" in allowed or origins[0].lower() in allowed)):
             return None  # without one it is a script, which needs the key as everybody does
@@ -11619,6 +11605,7 @@ class WebServer:
             ours = site_of(f"{scheme}://{host}")
             if page and ours and page[:2] == ours[:2] and self.is_ours(ours.name):
                 portless = trusted and host_name(host) == host.lower()
+                # a port that no header tells may be any: other servers of the same name are its owner's
                 if page.port in (ours.port, said["Port"] or page.port if portless else ours.port):
                     return None
         return self.foreign_origin(request, page, scheme, trusted=trusted)
@@ -11643,8 +11630,7 @@ class WebServer:
             return web.Response(status=405, text="Nothing here but the client.\n", headers={"Allow": "GET, HEAD"})
         raw = request.raw_path.split("?")[0]
         await self.refresh()
-        file, immutable = (None, False) if is_hostile_path(raw) else self.files.find(
-            raw, self.dash.settings()["theme"])
+        file, immutable = (None, False) if is_hostile_path(raw) else self.files.find(raw, self.dash.settings()["theme"])
         if file is None:
             return web.Response(status=404, text="There is no such file.\n")
         headers = {"Cache-Control": "public, max-age=31536000, immutable" if immutable else "no-cache",
