@@ -510,45 +510,35 @@ def on(name: str, *, error: str = "INTERNAL_ERROR", cost: int = 1) -> Callable[[
 
 # -- Configuration and access ---------------------------------------------------------------------
 
-LOG_LEVELS = ("debug", "info", "warning", "error")
 LogLevel = Literal["debug", "info", "warning", "error"]
-ENGINE_DEFAULTS: Json = {
-    "models_dirs": [], "api_host": "127.0.0.1", "api_port": 8080, "models_max": 0, "idle_seconds": 0,
-    "min_residency": 10, "max_wait": 600, "default_model": "", "budget": {}, "build": "", "autostart": True,
-    "check_releases": True, "defaults": {},
+LOG_LEVELS = typing.get_args(LogLevel)
+Days = Annotated[int, Range(1, 3650)]
+# What the user may change, by name: the default, and what else it may be.
+CONFIG: dict[str, tuple[Any, Any]] = {
+    "models_dirs": ([], Annotated[list[str], Length(0, 64)]), "api_host": ("127.0.0.1", Annotated[str, Length(1, 253)]),
+    "api_port": (8080, Annotated[int, Range(1, 65535)]), "models_max": (0, Annotated[int, Range(0, 64)]),
+    "idle_seconds": (0, Annotated[int, Range(0, 31_536_000)]), "min_residency": (10, Annotated[int, Range(0, 3600)]),
+    "max_wait": (600, Annotated[int, Range(1, 86_400)]), "default_model": ("", Annotated[str, Length(0, 128)]),
+    "budget": ({}, dict[str, Any]), "build": ("", Annotated[str, Length(0, 96)]), "autostart": (True, bool),
+    "check_releases": (True, bool), "defaults": ({}, dict[str, Any]),
 }
+SETTINGS: dict[str, tuple[Any, Any]] = {
+    "theme": ("system", Literal["system", "light", "dark"]), "metrics_interval": (10, Annotated[int, Range(1, 60)]),
+    "metrics_retention_days": (30, Days), "metrics_history_days": (730, Days), "logs_retention_days": (7, Days),
+    "logs_max_rows": (200_000, Annotated[int, Range(1000, 5_000_000)]), "log_level": ("info", LogLevel),
+}
+ENGINE_DEFAULTS, CONFIG_FIELDS = ({key: item[at] for key, item in CONFIG.items()} for at in (0, 1))
+SETTING_DEFAULTS, SETTING_FIELDS = ({key: item[at] for key, item in SETTINGS.items()} for at in (0, 1))
 # What version 1.0.0 called otherwise or had besides, in its documents and in a database that was not migrated yet.
 OLD_CONFIG = {"engine_host": "api_host", "engine_port": "api_port", "sleep_idle_seconds": "idle_seconds",
               "models_autoload": ""}
-SETTING_DEFAULTS: Json = {
-    "theme": "system", "metrics_interval": 10, "metrics_retention_days": 30, "metrics_history_days": 730,
-    "logs_retention_days": 7, "logs_max_rows": 200_000, "log_level": "info",
-}
 EVERY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  (what reaches a server on all addresses)
 API_HOST = r"[A-Za-z0-9:][A-Za-z0-9.:_-]*"
-CONFIG_FIELDS: dict[str, Any] = {
-    "models_dirs": Annotated[list[str], Length(0, 64)], "api_host": Annotated[str, Length(1, 253)],
-    "api_port": Annotated[int, Range(1, 65535)], "models_max": Annotated[int, Range(0, 64)],
-    "idle_seconds": Annotated[int, Range(0, 31_536_000)], "min_residency": Annotated[int, Range(0, 3600)],
-    "max_wait": Annotated[int, Range(1, 86_400)], "default_model": Annotated[str, Length(0, 128)],
-    "budget": dict[str, Any], "build": Annotated[str, Length(0, 96)], "autostart": bool,
-    "check_releases": bool, "defaults": dict[str, Any],
-}
-Theme = Literal["system", "light", "dark"]
-Days = Annotated[int, Range(1, 3650)]
-SETTING_FIELDS: dict[str, Any] = {
-    "theme": Theme, "metrics_interval": Annotated[int, Range(1, 60)], "metrics_retention_days": Days,
-    "metrics_history_days": Days, "logs_retention_days": Days,
-    "logs_max_rows": Annotated[int, Range(1000, 5_000_000)], "log_level": LogLevel,
-}
 
 
 @dataclass(frozen=True)
 class Config:
-    """What was fixed at the start, by the command line or the environment; None: not fixed.
-
-    `fixed` names, for each such value, the option or the variable that fixes it.
-    """
+    """What was fixed at the start, by the command line or the environment; None: not fixed."""
     host: str = "127.0.0.1"
     port: int = 3000
     data_dir: Path = HERE / "data"
@@ -567,7 +557,7 @@ class Config:
     log_level: str | None = None
     sockets_per_address: int = 32  # a household behind one router, with tabs to spare
     request_rate: int = 50  # a second and client; a page that is opened makes about ten
-    fixed: dict[str, str] = dataclasses.field(default_factory=dict)
+    fixed: dict[str, str] = field(default_factory=dict)  # by value: the option or the variable that fixes it
 
     @property
     def scheme(self) -> str:
@@ -620,8 +610,7 @@ def good_values(saved: Json, fields: dict[str, Any]) -> Json:
 
 def engine_values(config: Config, saved: Json) -> Json:
     """The engine's configuration in force: option before environment before what was `saved` before default."""
-    fixed = {key: value for key in ("api_host", "api_port", "models_dirs")
-             if (value := getattr(config, key)) is not None}
+    fixed = {key: item for key in ("api_host", "api_port", "models_dirs") if (item := getattr(config, key)) is not None}
     values = {**ENGINE_DEFAULTS, "models_dirs": default_model_folders(), **good_values(saved, CONFIG_FIELDS), **fixed}
     return {**values, "models_dirs": list(map(str, values["models_dirs"])),
             "defaults": known_parameters(values["defaults"]),
@@ -672,15 +661,12 @@ class Access:
         self.sessions_void = False  # whether those in the database have ended, but could not be deleted yet
 
     async def admit(self, credentials: Json, address: str) -> Json:
-        """{session_id, session?} for good credentials; Unauthenticated or RateLimited for others.
-
-        A good key or token is admitted even from an address that has to wait: it cannot be guessed.
-        """
+        """{session_id, session?} for good credentials; Unauthenticated or RateLimited for others."""
         if not self.dash.config.auth:
             return {"session_id": None}
         token, password = credentials.get("token"), credentials.get("password")
         if isinstance(token, str) and 0 < len(token) <= MAX_PASSWORD and encodable(token):
-            if secrets.compare_digest(token.encode(), (await self.key()).encode()):
+            if secrets.compare_digest(token.encode(), (await self.key()).encode()):  # also where one has to wait
                 return {"session_id": "key"}
             if not self.sessions_void and (session_id := self.dash.db.find_session(token_hash(token))):
                 return {"session_id": session_id}
@@ -701,12 +687,10 @@ class Access:
 
     @contextlib.asynccontextmanager
     async def turn(self, address: str) -> AsyncIterator[None]:
-        """Hash passwords one at a time, for each takes 32 MiB and 0.2 s; nobody waits for many of one address.
-
-        Strangers wait for each other, whoever has signed in before from there for one of them.
-        """
-        known = any(counted_address(row["address"]) == address for row in self.dash.db.sessions())
+        """Hash passwords one at a time, for each takes 32 MiB and 0.2 s; nobody waits for many of one address."""
         own = self.turns.setdefault(address, asyncio.Lock())
+        known = any(counted_address(row["address"]) == address for row in self.dash.db.sessions())
+        # Strangers wait for each other, whoever has signed in before from there for one of them.
         async with own, contextlib.nullcontext() if known else self.strangers, self.hashing:
             yield
 
@@ -928,15 +912,12 @@ async def sessions_revoke(dash: Dash, *, id: Annotated[str, Length(1, 64)]) -> J
 @on("password:set", error="SET_PASSWORD_FAILED", cost=20)
 async def password_set(dash: Dash, client: Client, *, password: Annotated[str, Length(0, MAX_PASSWORD)],
                        current: Annotated[str, Length(0, MAX_PASSWORD)] | None = None) -> Json:
-    """Set the password, or take it away with an empty one; all other sessions end.
-
-    Whoever came in with the access key need not know the current password.
-    """
+    """Set the password, or take it away with an empty one; all other sessions end."""
     if 0 < len(password) < MIN_PASSWORD:
         raise InvalidRequest(f"password must have at least {MIN_PASSWORD} characters", field="password")
     stored, counted = dash.db.get_meta("password"), counted_address(client.address)
     async with dash.access.turn(counted):
-        if stored and client.session_id not in (None, "key"):
+        if stored and client.session_id not in (None, "key"):  # the key serves instead of the current password
             dash.access.check_failures(counted)
             if not await asyncio.to_thread(password_matches, current or "", stored):
                 dash.access.failures.count(counted)
