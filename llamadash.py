@@ -339,8 +339,7 @@ class LogLimiter:
     def __init__(self, limit: int = LOG_LINES_PER_SECOND, period: float = 1.0) -> None:
         self.limit, self.period = limit, period  # seconds
         self.begun = 0
-        self.passed: dict[str, int] = {}
-        self.held: dict[str, int] = {}
+        self.passed, self.held = collections.Counter[str](), collections.Counter[str]()
         self.failures: dict[str, tuple[str, float]] = {}
 
     def allows(self, source: str, now: float, size: int = 0) -> bool:
@@ -348,18 +347,14 @@ class LogLimiter:
         if int(now / self.period) != self.begun:
             self.begun = int(now / self.period)
             self.passed.clear()
-        count = self.passed[source] = self.passed.get(source, 0) + 1 + size // LOG_LINE
-        if count > self.limit:
-            self.hold(source)
-        return count <= self.limit
-
-    def hold(self, source: str) -> None:
-        """Count a line of `source` that is not let through."""
-        self.held[source] = self.held.get(source, 0) + 1
+        self.passed[source] += 1 + size // LOG_LINE
+        if self.passed[source] > self.limit:
+            self.held[source] += 1
+        return self.passed[source] <= self.limit
 
     def suppressed(self) -> dict[str, int]:
         """How many lines of each source were held back since this was last asked."""
-        counts, self.held = self.held, {}
+        counts, self.held = self.held, collections.Counter()
         return counts
 
     def is_new(self, what: str, problem: object = None, pause: float = LOG_REPEAT_PAUSE) -> bool:
@@ -379,11 +374,8 @@ class Range:
     high: float
 
 
-@dataclass(eq=False, repr=False)
-class Length:
+class Length(Range):
     """Bounds of a text's characters or a list's items, both included."""
-    low: int
-    high: int
 
 
 Timestamp = Annotated[int, Range(0, 2**53)]
@@ -391,16 +383,15 @@ ModelId = Annotated[str, Length(1, 96)]
 
 
 def checked(value: Any, kind: Any, field: str, longest: float = MAX_TEXT) -> Any:
-    """`value` if it is of the annotated type `kind`, else InvalidRequest naming `field`.
-
-    A text may have up to `longest` characters, MAX_TEXT unless its Length says otherwise.
-    """
+    """`value` if it is of the annotated type `kind`, else InvalidRequest naming `field`; a text may be `longest`."""
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if origin is None:
-        return checked_plain(value, kind, field, longest)
     if origin is Annotated:
-        limit = arguments[1].high if isinstance(arguments[1], Length) else MAX_TEXT
-        return checked_bounds(checked(value, arguments[0], field, limit), arguments[1], field)
+        bounds, sized = arguments[1], isinstance(arguments[1], Length)
+        value = checked(value, arguments[0], field, bounds.high if sized else MAX_TEXT)
+        if not bounds.low <= (len(value) if sized else value) <= bounds.high:
+            what = "have this many characters or items:" if sized else "be from"
+            raise InvalidRequest(f"{field} must {what} {bounds.low:g} to {bounds.high:g}", field=field)
+        return value
     if origin in (types.UnionType, typing.Union):
         if value is None and type(None) in arguments:
             return None
@@ -413,7 +404,7 @@ def checked(value: Any, kind: Any, field: str, longest: float = MAX_TEXT) -> Any
         if not isinstance(value, list):
             raise InvalidRequest(f"{field} must be a list", field=field)
         return [checked(item, arguments[0], f"{field}.{at}") for at, item in enumerate(value)]
-    return checked_plain(value, origin, field, longest)
+    return checked_plain(value, origin or kind, field, longest)
 
 
 TYPE_NAMES: dict[Any, str] = {str: "a text", int: "a whole number", float: "a number", bool: "true or false",
@@ -437,21 +428,7 @@ def checked_plain(value: Any, expected: Any, field: str, longest: float) -> Any:
 
 def encodable(text: str) -> bool:
     """Whether `text` can be sent and stored: no lone surrogate, no NUL."""
-    if "\0" in text:
-        return False
-    try:
-        return text.isascii() or bool(text.encode())
-    except UnicodeEncodeError:
-        return False
-
-
-def checked_bounds(value: Any, bounds: Any, field: str) -> Any:
-    """`value` if it is within `bounds`, a Range or a Length."""
-    size = len(value) if isinstance(bounds, Length) else value
-    if not bounds.low <= size <= bounds.high:
-        what = "be from" if not isinstance(bounds, Length) else "have this many characters or items:"
-        raise InvalidRequest(f"{field} must {what} {bounds.low:g} to {bounds.high:g}", field=field)
-    return value
+    return "\0" not in text and (text.isascii() or text.encode(errors="ignore").decode() == text)
 
 
 Handler = Callable[..., Awaitable[Json] | Json]
@@ -460,7 +437,6 @@ Handler = Callable[..., Awaitable[Json] | Json]
 @dataclass(eq=False, repr=False)
 class Event:
     """One request that clients may make: its handler, its fields and its unexpected-error code."""
-    name: str
     handler: Handler
     error: str
     cost: int
@@ -472,7 +448,7 @@ class Event:
 
     @functools.cached_property
     def fields(self) -> dict[str, inspect.Parameter]:
-        """The request's fields: the handler's keyword-only parameters with their types, found when first needed."""
+        """The request's fields: the handler's typed keyword-only parameters; `from_` is the field `from`."""
         hints = typing.get_type_hints(self.handler, {**globals(), "Dash": Any, "Client": Any}, include_extras=True)
         return {item.name.rstrip("_"): item.replace(annotation=hints[item.name])
                 for item in self.parameters.values() if item.kind is item.KEYWORD_ONLY}
@@ -494,16 +470,13 @@ EVENTS: dict[str, Event] = {}
 
 
 def on(name: str, *, error: str = "INTERNAL_ERROR", cost: int = 1) -> Callable[[Handler], Handler]:
-    """Register the decorated function as the handler of event `name`.
+    """Register the decorated function, `handler(dash[, client], *, fields…)`, as the handler of event `name`.
 
-    It is called as `handler(dash, **fields)`, or `handler(dash, client, **fields)` where its second
-    positional parameter is named `client`; its typed keyword-only parameters are the request's fields.
-    (A trailing underscore is not part of a field's name: `from_` is `from`.) It returns the response's
-    data or raises a DashError; anything else is logged, and the client sees the code `error`. `cost` is how
-    many requests it counts for in the rate limit.
+    It returns the response's data or raises a DashError; anything else is logged, and the client sees the code
+    `error`. `cost` is how many requests it counts for in the rate limit.
     """
     def register(handler: Handler) -> Handler:
-        EVENTS[name] = Event(name, handler, error, cost)
+        EVENTS[name] = Event(handler, error, cost)
         return handler
     return register
 
