@@ -55,11 +55,8 @@ import sys
 
 
 def start_as_module(python: str, *options: str) -> None:
-    """Start this file again as a module of `python`, from its compiled cache, if there is one or can be.
-
-    Python keeps 25 MB of what compiling takes, whether of the script that it was started with or of a module. Before
-    all other imports, for what is imported here is imported twice.
-    """
+    """Start this file again as a module of `python`, from its compiled cache, if there is one or can be."""
+    # Python keeps 25 MB of what compiling takes. Before all other imports, for what is imported here is imported twice.
     path = os.path.realpath(__file__)
     here, name = os.path.split(path)
     if os.name != "posix" or name != "llamadash.py" or not os.access(here, os.W_OK):
