@@ -96,8 +96,7 @@ HERE = SCRIPT.parent
 def script_dependencies(script: Path) -> list[str]:
     """The requirements in the PEP 723 block that `script` begins with; none where it lies in an archive."""
     text = script.read_bytes()[:4096].decode(errors="replace") if script.is_file() else ""
-    block = re.search(r"(?sm)^# /// script\n(.*?)^# ///", text)
-    listed = re.search(r"dependencies = \[(.*?)\]", block[1] if block else "", re.S)
+    listed = re.search(r"(?sm)^# /// script\n.*?^# dependencies = \[(.*?)\]", text)
     return re.findall(r'"([^"]+)"', listed[1]) if listed else []
 
 
@@ -137,10 +136,7 @@ def make_venv(requirements: list[str], optional: list[str]) -> None:
 
 
 def bootstrap(script: Path) -> None:
-    """Install what `script` needs into data/venv and start it again from there; return if all is there.
-
-    Exits with status 1 and one line on standard error where that cannot be done.
-    """
+    """Install what `script` needs into data/venv and start it again from there; return if all is there, else exit."""
     requirements = script_dependencies(script)
     if not (missing := missing_dependencies(requirements)):
         return
@@ -216,21 +212,13 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Itera
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
+certificates = {name: os.environ[name] for name in ("SSL_CERT_FILE", "SSL_CERT_DIR") if name in os.environ}
+# Without them: aiohttp reads those of all authorities as it is imported, which takes as long as half of the rest.
+os.environ |= {"SSL_CERT_FILE": os.devnull, "SSL_CERT_DIR": os.devnull}
+import aiohttp
 
-@contextlib.contextmanager
-def no_certificates() -> Iterator[None]:
-    """Hide the certificates of trusted authorities from OpenSSL for a moment; see trusted_certificates."""
-    names = ("SSL_CERT_FILE", "SSL_CERT_DIR")
-    before = {name: os.environ[name] for name in names if name in os.environ}
-    os.environ.update(dict.fromkeys(names, os.devnull))
-    yield
-    for name in names:
-        del os.environ[name]
-    os.environ.update(before)
-
-
-with no_certificates():  # aiohttp reads them when it is imported, which takes as long as half of the rest
-    import aiohttp
+del os.environ["SSL_CERT_FILE"], os.environ["SSL_CERT_DIR"]
+os.environ |= certificates
 import psutil
 import socketio
 import yarl
