@@ -12513,7 +12513,6 @@ EXIT_LATER = 75  # what sysexits.h calls EX_TEMPFAIL: nobody did anything wrong,
 # What no waiting mends: a path is none, or leads to something else than was meant.
 LASTING = (errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.EINVAL)
 YES, NO = ("1", "true", "yes", "on"), ("0", "false", "no", "off")  # what a variable may say to an option without value
-A_HOST = "a name alone, like box.lan, or an address, like 192.168.1.5"
 A_SITE = "a site, like https://box.lan:8443 (scheme, name and port, without a path), or * for all"
 A_PROXY = "the address of a proxy, like 127.0.0.1, or a network of proxies, like 172.16.0.0/12"
 LOCK_WAIT, LOCK_PAUSE = 0.3, 0.01  # seconds: link and doctor hold the lock for an instant, to see who has it
@@ -12524,19 +12523,18 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """The options, each with the name of what it sets in Config as its `dest`; what is not given is left out."""
     opt = functools.partial(parser.add_argument, default=argparse.SUPPRESS)
     each = functools.partial(opt, action="append")
-    opt("--host", type=option_of(bare_host, A_HOST), metavar="ADDRESS", help="address to listen on (127.0.0.1)")
+    host = option_of(bare_host, "a name alone, like box.lan, or an address, like 192.168.1.5")
+    opt("--host", type=host, metavar="ADDRESS", help="address to listen on (127.0.0.1)")
     opt("--port", type=port_number, metavar="PORT", help="port to listen on, 0 for a free one (3000)")
     opt("--data-dir", type=full_path, metavar="DIR", help="where the database and the keys are kept (data beside this)")
     each("--models-dir", dest="models_dirs", type=full_path, metavar="DIR", help="folder with GGUF models")
     opt("--llama-server", metavar="PROGRAM|URL", help="llama-server to run, or the address of a server elsewhere")
-    opt("--api-host", "--engine-host", type=option_of(bare_host, A_HOST), metavar="ADDRESS",
-        help="address of the models' API (127.0.0.1)")
+    opt("--api-host", "--engine-host", type=host, metavar="ADDRESS", help="address of the models' API (127.0.0.1)")
     opt("--api-port", "--engine-port", type=port_number, metavar="PORT", help="port of the models' API (8080)")
     each("--upstream", dest="upstreams", type=option_of(upstream_named, "NAME=URL"), metavar="NAME=URL",
          help="server elsewhere whose models are offered here as NAME/MODEL")
     opt("--no-auth", dest="auth", action="store_false", help="let everybody in who can connect")
-    each("--allow-host", dest="allow_hosts", type=option_of(bare_host, A_HOST), metavar="NAME",
-         help="further name this machine is reached by")
+    each("--allow-host", dest="allow_hosts", type=host, metavar="NAME", help="further name this machine is reached by")
     each("--allow-origin", dest="allow_origins", type=option_of(named_site, A_SITE), metavar="ORIGIN",
          help="further site that may connect, or *")
     each("--trusted-proxy", dest="trusted_proxies", type=option_of(proxy_network, A_PROXY), metavar="ADDRESS",
@@ -12828,10 +12826,7 @@ async def serve_until_stopped(config: Config, lock: FolderLock) -> int:
 
 
 def watch_signals(stop: Callable[[], Any], leave: Callable[[], None]) -> None:
-    """Call `stop` at the first signal to end, and `leave` STOP_DEADLINE s later, or soon after a second one.
-
-    That is seen to by a thread, for whatever else there is may hang.
-    """
+    """Call `stop` at the first signal to end, and `leave` STOP_DEADLINE s later, or soon after a second one."""
     ours, theirs = socket.socketpair()
     theirs.setblocking(False)
     signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
@@ -12839,7 +12834,7 @@ def watch_signals(stop: Callable[[], Any], leave: Callable[[], None]) -> None:
         if name == "SIGTERM" or signal.getsignal(getattr(signal, name, 0)) not in (signal.SIG_IGN, None):  # by nohup
             signal.signal(getattr(signal, name), lambda number, frame: None)
 
-    def watch() -> None:
+    def watch() -> None:  # in a thread, for whatever else there is may hang
         with ours, theirs:
             ours.recv(1)
             stop()
