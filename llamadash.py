@@ -11636,9 +11636,8 @@ async def python_findings(_config: Config) -> AsyncIterator[Finding]:
 
 async def data_findings(config: Config) -> AsyncIterator[Finding]:
     """The data folder: there or possible, writable, private, with room."""
-    folder = existing = config.data_dir
-    while not existing.exists() and existing != existing.parent:
-        existing = existing.parent
+    folder = config.data_dir
+    existing = next((path for path in (folder, *folder.parents) if path.exists()), folder)
     if problem := storage_problem(existing / DATABASE_NAME):
         error = database_error(problem, f"{folder} cannot be written", existing / DATABASE_NAME)
         yield Finding("fail", "data folder", str(error))
@@ -11757,35 +11756,31 @@ async def gpu_findings(_config: Config) -> AsyncIterator[Finding]:
                           f'sudo usermod -aG "$(stat -c %G {device})" {user_name()}, then log in again')
 
 
-async def running_finding(pid: str, url: str) -> Finding:
-    """Whether the llamadash that uses this data folder answers."""
-    if not url:
-        return Finding("warn", "running", f"process {pid or '?'} is still starting", "ask again in a moment")
-    try:
-        await fetched(url, ssl=False)  # its own certificate may be for another name
-    except UNREACHABLE as problem:
-        return Finding("fail", "running", f"{url} does not answer as it should: {str(problem) or 'in time'}",
-                       "restart llamadash, and read its log")
-    return Finding("ok", "running", f"process {pid} at {url} answers")
-
-
 async def port_findings(config: Config) -> AsyncIterator[Finding]:
     """The llamadash that runs already; else the ports of it and of the models' API, and who may reach them."""
-    address = f"{config.host}:{config.port}"
     if running := running_instance(config.data_dir):
-        yield await running_finding(*running)
+        pid, url = running
+        if not url:
+            yield Finding("warn", "running", f"process {pid or '?'} is still starting", "ask again in a moment")
+            return
+        try:
+            await fetched(url, ssl=False)  # its own certificate may be for another name
+            yield Finding("ok", "running", f"process {pid} at {url} answers")
+        except UNREACHABLE as failure:
+            yield Finding("fail", "running", f"{url} does not answer as it should: {str(failure) or 'in time'}",
+                          "restart llamadash, and read its log")
         return
+    place = f"{config.host}:{config.port}"
     if problem := port_problem(config.host, config.port):
-        yield Finding("fail", "port", f"{address} {problem}",
-                      "stop what has it, or choose another with --port or --host")
+        yield Finding("fail", "port", f"{place} {problem}", "stop what has it, or choose another with --port or --host")
     else:
-        yield Finding("ok", "port", f"{address} is free")
+        yield Finding("ok", "port", f"{place} is free")
     values = engine_values(config, saved_config(config))
     host, port = values["api_host"], values["api_port"]
     if port and (problem := port_problem(host, port)):
         yield Finding("warn", "API port", f"{host}:{port} {problem}", "choose another with --api-port or --api-host")
     if not config.auth:
-        yield Finding("warn", "access", f"whoever reaches {address} controls llamadash", "leave out --no-auth")
+        yield Finding("warn", "access", f"whoever reaches {place} controls llamadash", "leave out --no-auth")
 
 
 # systemd
@@ -11800,10 +11795,11 @@ def service_unit(config: Config) -> str:
     low_port = "CAP_NET_BIND_SERVICE" if 0 < config.port < 1024 else ""
     root = hasattr(os, "geteuid") and os.geteuid() == 0  # without capabilities root cannot read other users' files
     capabilities = f"{low_port} CAP_DAC_OVERRIDE".strip() if root else low_port
+    rest_of_line = {"user": user_name(), "folder": str(HERE), "environment": str(config.data_dir / "environment")}
     return UNIT.format(
-        command=" ".join(map(unit_word, command)), user=unit_escaped(user_name()), folder=unit_escaped(str(HERE)),
+        **{name: text.replace("%", "%%") for name, text in rest_of_line.items()},
+        command=" ".join(map(unit_word, command)), capabilities=capabilities, ambient=low_port,
         writable=" ".join(unit_word(f"-{path}", variables=False) for path in writable),
-        environment=unit_escaped(str(config.data_dir / "environment")), capabilities=capabilities, ambient=low_port,
         cache=unit_word(f"CUDA_CACHE_PATH={config.data_dir / 'cuda-cache'}", variables=False),
         mounts="".join(f" {unit}" for unit in mount_units([config.data_dir, *folders])),
         private_tmp="no" if hidden else "yes", watchdog=WATCHDOG_SECONDS, stop=STOP_SECONDS,
@@ -11843,14 +11839,9 @@ def service_options(config: Config) -> list[str]:
     return words
 
 
-def unit_escaped(text: str) -> str:
-    """`text` for a setting that takes the rest of the line."""
-    return text.replace("%", "%%")
-
-
 def unit_word(text: str, *, variables: bool = True) -> str:
     """`text` as one word of a unit file; `variables` where $NAME would be replaced."""
-    text = unit_escaped(text).replace("$", "$$") if variables else unit_escaped(text)
+    text = text.replace("%", "%%").replace("$", "$$" if variables else "$")
     if re.fullmatch(r"[\w@%+=:,./$-]+", text, re.A):
         return text
     return json.dumps(text, ensure_ascii=False)  # which is escaped as systemd wants it
