@@ -11233,11 +11233,6 @@ class WebFiles:
         self.page: str | None = None  # index.html
         self.version = ""  # made from the content of all; under `/~VERSION/` they may be cached for ever, and none mix
 
-    @property
-    def due(self) -> bool:
-        """Whether it is time to look at them."""
-        return time.monotonic() - self.looked >= REFRESH_PAUSE and not (CARRIED_WEB and self.files)
-
     def refresh(self) -> None:
         """Read the files again if one of them has changed."""
         self.looked = time.monotonic()
@@ -11418,10 +11413,7 @@ class LimitedProtocol(asyncio.BufferedProtocol):
 
     @staticmethod
     def expect(request: web.BaseRequest, more: float = 0, *, again: bool = False) -> None:
-        """Let the connection of `request` live, whose head is here, and let another head and `more` bytes come.
-
-        With `again` these are beside those that were expected before.
-        """
+        """Let the connection of `request` live, and `more` bytes come beside another head, or `again` what was let."""
         connection = request.transport and request.transport.get_protocol()
         if isinstance(connection, LimitedProtocol):
             connection.expected = more + (connection.expected if again else MAX_HEAD)
@@ -11477,7 +11469,8 @@ class WebServer:
     async def refresh(self) -> None:
         """Look at the client's files again, where that was not just done; at first when somebody wants one."""
         async with self.looking:
-            if self.files.due:
+            due = time.monotonic() - self.files.looked >= REFRESH_PAUSE
+            if due and not (CARRIED_WEB and self.files.files):
                 await asyncio.to_thread(self.files.refresh)
 
     async def secure(self, _request: web.Request, response: web.StreamResponse) -> None:
@@ -11536,16 +11529,16 @@ class WebServer:
         if not origins or (len(origins) == 1 and ("*" in allowed or origins[0].lower() in allowed)):
             return None  # without one it is a script, which needs the key as everybody does
         trusted = is_trusted(request.remote or "?", self.proxies)
-        said = {name: request.headers.getall(f"X-Forwarded-{name}", [""])[-1].rpartition(",")[2].strip().lower()
-                for name in ("Proto", "Host", "Port")} if trusted else dict.fromkeys(("Proto", "Host", "Port"), "")
-        scheme = said["Proto"] if said["Proto"] in DEFAULT_PORTS else self.dash.config.scheme
+        said = (request.headers.getall(name, [""])[-1].rpartition(",")[2].strip().lower() for name in FORWARDED)
+        proto, forwarded, port = said if trusted else ("", "", "")
+        scheme = proto if proto in DEFAULT_PORTS else self.dash.config.scheme
         page = site_of(origins[0]) if len(origins) == 1 else None
-        for host in (request.headers["Host"], said["Host"]):
+        for host in (request.headers["Host"], forwarded):
             ours = site_of(f"{scheme}://{host}")
             if page and ours and page[:2] == ours[:2] and self.is_ours(ours.name):
                 portless = trusted and host_name(host) == host.lower()
                 # a port that no header tells may be any: other servers of the same name are its owner's
-                if page.port in (ours.port, said["Port"] or page.port if portless else ours.port):
+                if page.port in (ours.port, port or page.port if portless else ours.port):
                     return None
         return self.foreign_origin(request, page, scheme, trusted=trusted)
 
