@@ -491,7 +491,6 @@ SETTING_DEFAULTS, SETTING_FIELDS = ({key: item[at] for key, item in SETTINGS.ite
 OLD_CONFIG = {"engine_host": "api_host", "engine_port": "api_port", "sleep_idle_seconds": "idle_seconds",
               "models_autoload": ""}
 EVERY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  (what reaches a server on all addresses)
-API_HOST = r"[A-Za-z0-9:][A-Za-z0-9.:_-]*"
 
 
 @dataclass(frozen=True)
@@ -805,7 +804,7 @@ def checked_config(dash: Dash, changes: Json, field: str) -> Json:
                 raise InvalidRequest(f"{path} is not the full path of a folder on this machine",
                                      field=f"{field}.models_dirs.{at}")
         changes["models_dirs"] = [str(expanded(path)) for path in changes["models_dirs"]]
-    if not re.fullmatch(API_HOST, changes.get("api_host", "localhost")):
+    if not re.fullmatch(r"[A-Za-z0-9:][A-Za-z0-9.:_-]*", changes.get("api_host", "localhost")):
         raise InvalidRequest("api_host must be a host name or an address", field=f"{field}.api_host")
     for device, amount in changes.get("budget", {}).items():
         checked(amount, Annotated[int, Range(0, 2**50)], f"{field}.budget.{device[:64]}")
