@@ -422,9 +422,9 @@ Handler = Callable[..., Awaitable[Json] | Json]
 @dataclass(eq=False, repr=False)
 class Event:
     """One request that clients may make: its handler, its fields and its unexpected-error code."""
-    handler: Handler
-    error: str
-    cost: int
+    handler: Handler  # which returns the response's data or raises a DashError
+    error: str  # the code that the client sees of anything else, which is logged
+    cost: int  # for how many requests it counts in the rate limit
 
     @functools.cached_property
     def parameters(self) -> Mapping[str, inspect.Parameter]:
@@ -455,11 +455,7 @@ EVENTS: dict[str, Event] = {}
 
 
 def on(name: str, *, error: str = "INTERNAL_ERROR", cost: int = 1) -> Callable[[Handler], Handler]:
-    """Register the decorated function, `handler(dash[, client], *, fields…)`, as the handler of event `name`.
-
-    It returns the response's data or raises a DashError; anything else is logged, and the client sees the code
-    `error`. `cost` is how many requests it counts for in the rate limit.
-    """
+    """Register the decorated function, `handler(dash[, client], *, fields…)`, as the handler of event `name`."""
     def register(handler: Handler) -> Handler:
         EVENTS[name] = Event(handler, error, cost)
         return handler
