@@ -12809,9 +12809,9 @@ def watch_signals(stop: Callable[[], Any], leave: Callable[[], None]) -> None:
     ours, theirs = socket.socketpair()
     theirs.setblocking(False)
     signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
-    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
-        if name == "SIGTERM" or signal.getsignal(getattr(signal, name, 0)) not in (signal.SIG_IGN, None):  # by nohup
-            signal.signal(getattr(signal, name), lambda number, frame: None)
+    for number in (getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)):
+        if number == signal.SIGTERM or signal.getsignal(number) != signal.SIG_IGN:  # as nohup left it
+            signal.signal(number, lambda number, frame: None)
 
     def watch() -> None:  # in a thread, for whatever else there is may hang
         with ours, theirs:
