@@ -134,3 +134,15 @@ test("shallowEqual compares what is in the props", () => {
   assert.ok(!shallowEqual({ a: 1 }, { a: 1, b: undefined }));
   assert.ok(!shallowEqual({ a: [] }, { a: [] }));
 });
+
+test("a component loads anew where a prop changed by which it loads, and only there", () => {
+  const spans = [];
+  class Probe extends Component {
+    static loadedBy = ["span"];
+    render() { return h("b", null, this.props.span); }
+    async load() { spans.push(this.props.span); }
+  }
+  const it = new Probe({ span: 1, name: "a" }).mount(document.body);
+  for (const props of [{ span: 1, name: "b" }, { span: 2, name: "b" }, { span: 2, name: "c" }]) it.receive(props);
+  assert.deepEqual([spans, it.element.textContent], [[2], "2"]);
+});

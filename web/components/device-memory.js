@@ -53,8 +53,8 @@ export class DeviceMemory extends Panel {
     const width = (/** @type {number} */ size) => ({ width: `${(size / total) * 100}%` });
     const limited = budget !== null && budget !== undefined && budget < total;
     const words = [...parts.map((part) => `${part.name} ${bytes(part.size)}`), `free ${bytes(free)}`].join(", ");
-    return h("div", { key: name, className: "device" },
-      h("div", { className: "device-words" },
+    return h("div", { key: name, className: "gauge" },
+      h("div", { className: "gauge-words" },
         h("strong", null, name),
         h("span", { className: "muted" }, limited ? `budget ${bytes(budget)} of ${bytes(total)}` : bytes(total))),
       h("div", { className: "device-bar", role: "img", "aria-label": `${name}: ${words}` },

@@ -67,6 +67,8 @@ const GPU = [
 
 /** Props: `state` (the StateManager), `span` (ms that are shown). */
 export class MetricsCharts extends Component {
+  static loadedBy = ["span"];
+
   /** @param {any} props */
   constructor(props) {
     super(props);
@@ -87,13 +89,6 @@ export class MetricsCharts extends Component {
         info?.recovered && !this.state.error) || this.state.loading || void this.load(
       )),
     ];
-  }
-
-  /** @param {any} props */
-  receive(props) {
-    const changed = props.span !== this.props.span;
-    super.receive(props);
-    if (changed) void this.load();
   }
 
   getEventMap() {

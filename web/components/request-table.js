@@ -52,6 +52,8 @@ const EXPORTED = [
 
 /** Props: `state` (the StateManager), `span` (ms that are shown), `model?` (the filter to begin with). */
 export class RequestTable extends Component {
+  static loadedBy = ["span"];
+
   /** @param {any} props */
   constructor(props) {
     super(props);
@@ -79,13 +81,6 @@ export class RequestTable extends Component {
       state.subscribe("keys", redraw),
       () => clearTimeout(this.summaryTimer),
     ];
-  }
-
-  /** @param {any} props */
-  receive(props) {
-    const changed = props.span !== this.props.span;
-    super.receive(props);
-    if (changed) void this.load();
   }
 
   getEventMap() {

@@ -32,6 +32,8 @@ export function newestFirst(events) {
 
 /** Loads, unloads and waits with their reasons. Props: `state`, `span` (ms), `model?` (only what concerns it). */
 export class Timeline extends Component {
+  static loadedBy = ["span", "model"];
+
   /** @param {any} props */
   constructor(props) {
     super(props);
@@ -49,13 +51,6 @@ export class Timeline extends Component {
         if (!info?.recovered || this.state.error) void this.load();
       }),
     ];
-  }
-
-  /** @param {any} props */
-  receive(props) {
-    const changed = props.span !== this.props.span || props.model !== this.props.model;
-    super.receive(props);
-    if (changed) void this.load();
   }
 
   getEventMap() {

@@ -12,6 +12,8 @@ const GROUPS = [["model", "Model", "Unknown model"], ["key", "API key", "Without
 
 /** Requests, tokens and energy by model, key or day. Props: `state`, `span` (ms). */
 export class UsageTable extends Component {
+  static loadedBy = ["span"];
+
   /** @param {any} props */
   constructor(props) {
     super(props);
@@ -34,13 +36,6 @@ export class UsageTable extends Component {
       }),
       () => clearTimeout(this.timer),
     ];
-  }
-
-  /** @param {any} props */
-  receive(props) {
-    const changed = props.span !== this.props.span;
-    super.receive(props);
-    if (changed) void this.load();
   }
 
   getEventMap() {

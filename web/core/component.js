@@ -256,6 +256,8 @@ function keepPlace([focused, ...above]) {
 export class Component {
   static h = h;
   static title = "";
+  /** Its props by which it loads. @type {string[]} */
+  static loadedBy = [];
 
   /** @param {any} [props] */
   constructor(props = {}) {
@@ -318,11 +320,17 @@ export class Component {
     if (!this.destroyed) this.disposers.push(...(this.didMount() ?? []));
   }
 
-  /** Take new props from the parent. @param {any} props */
+  /** Take new props from the parent, and load anew where one of those changed by which it loads. @param {any} props */
   receive(props) {
+    const before = this.props;
     this.props = props;
     this.update();
+    const { loadedBy } = /** @type {typeof Component} */ (this.constructor);
+    if (loadedBy.some((name) => props[name] !== before[name])) void this.load();
   }
+
+  /** Ask the server for what is shown. */
+  async load() {}
 
   /** Change the state; the page follows in the next frame. @param {{[name: string]: any}} partial */
   setState(partial) {

@@ -357,8 +357,8 @@ class Machine extends Panel {
 
   /** @param {string} title @param {string} words @param {number | null} value @param {string} label */
   share(title, words, value, label) {
-    return h("div", { key: title, className: "disk" },
-      h("div", { className: "disk-words" },
+    return h("div", { key: title, className: "gauge" },
+      h("div", { className: "gauge-words" },
         h("span", { className: "truncate", title }, title),
         h("span", { className: "nowrap muted" }, words)),
       meter({ value, label }));
