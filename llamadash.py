@@ -4442,6 +4442,8 @@ NUMBERS = r"[0-9]{1,6}(?:\.[0-9]{1,6})?(?:,[0-9]{1,6}(?:\.[0-9]{1,6})?){0,31}"
 ONE_LINE = r"[^\x00-\x1f\x7f-\x9f\u2028\u2029;#]{0,2000}"
 BOOLEANS = {"on": True, "enabled": True, "true": True, "1": True,
             "off": False, "disabled": False, "false": False, "0": False}
+VALUE_TYPES: dict[str, tuple[type[Any], str]] = {  # the others are texts
+    "int": (int, "a whole number"), "float": (float, "a number"), "bool": (bool, "true or false")}
 
 
 class FileNotHere(InvalidRequest):
@@ -4453,45 +4455,33 @@ class Parameter(NamedTuple):
     key: str
     label: str
     help: str
+    kind: str  # int | float | bool | choice | text | path
+    aliases: tuple[str, ...]
     low: float = 0  # of a number
     high: float = 0
-    kind: str = "text"  # int | float | bool | choice | text | path
     choices: tuple[str, ...] = ()
     pattern: str = ONE_LINE
     default: int | float | bool | str | None = None
-    aliases: tuple[str, ...] = ()
     several: bool = False  # a path parameter that takes a list, separated by commas
     group: str = ""
 
-    def checked(self, value: Any, folders: list[Path], at: str) -> int | float | bool | str:
+    def checked(self, value: Any, folders: list[Path], at: str) -> Any:
         """`value` if it is acceptable for this parameter; InvalidRequest names the field `at`."""
-        if self.kind in ("int", "float"):
-            return self.checked_number(value, at)
-        if self.kind == "bool":
-            if type(value) is not bool:
-                raise InvalidRequest(f"{self.label} must be true or false", field=at)
-            return value
-        if type(value) is not str or not encodable(value):
-            raise InvalidRequest(f"{self.label} must be a text", field=at)
+        kind, expected = VALUE_TYPES.get(self.kind, (str, "a text"))
+        if type(value) is int and kind is float and abs(value) < 2**53:
+            value = float(value)
+        if type(value) is not kind or (kind is str and not encodable(value)):
+            raise InvalidRequest(f"{self.label} must be {expected}", field=at)
+        if kind in (int, float) and not self.low <= value <= self.high:
+            raise InvalidRequest(f"{self.label} must be from {self.low:.15g} to {self.high:.15g}", field=at)
         if self.kind == "choice" and value not in self.choices:
             raise InvalidRequest(f"{self.label} must be one of: {', '.join(self.choices)}", field=at)
+        if self.kind == "text" and not re.fullmatch(self.pattern, value):
+            raise InvalidRequest(f"{self.label} is not in the expected form", field=at)
         if self.kind == "path":
             self.check_paths(value, folders, at)
-        elif not re.fullmatch(self.pattern, value):
-            raise InvalidRequest(f"{self.label} is not in the expected form", field=at)
         if self.key == "chat-template-kwargs":
             check_json_object(value, self.label, at)
-        return value
-
-    def checked_number(self, value: Any, at: str) -> int | float:
-        """`value` if it is a number of the right type within the bounds."""
-        if type(value) is int and self.kind == "float" and abs(value) < 2**53:
-            value = float(value)
-        if type(value) is not (int if self.kind == "int" else float):
-            expected = "a whole number" if self.kind == "int" else "a number"
-            raise InvalidRequest(f"{self.label} must be {expected}", field=at)
-        if not self.low <= value <= self.high:
-            raise InvalidRequest(f"{self.label} must be from {self.low:.15g} to {self.high:.15g}", field=at)
         return value
 
     def check_paths(self, value: str, folders: list[Path], at: str) -> None:
@@ -4545,190 +4535,176 @@ def check_json_object(text: str, label: str, at: str) -> None:
         raise InvalidRequest(f"{label} must be a JSON object of plain values", field=at)
 
 
-whole = functools.partial(Parameter, kind="int")
-number = functools.partial(Parameter, kind="float")
-flag = functools.partial(Parameter, kind="bool")
-choice = functools.partial(Parameter, kind="choice")
-free_text = functools.partial(Parameter, kind="text")
-gguf_file = functools.partial(Parameter, kind="path")
+def parameter_kind(kind: str, *fields: str) -> Callable[..., Parameter]:
+    """What makes a parameter of this kind: of its names, the key first, its label, its help, and `fields`."""
+    def made(names: str, label: str, help: str, *values: Any) -> Parameter:
+        key, *aliases = names.split()
+        return Parameter(key, label, help, kind, tuple(aliases), **dict(zip(fields, values, strict=False)))
+    return made
+
+
+whole = parameter_kind("int", "low", "high", "default")
+number = parameter_kind("float", "low", "high", "default")
+flag = parameter_kind("bool", "default")
+choice = parameter_kind("choice", "choices", "default")
+free_text = parameter_kind("text", "pattern", "default")
+gguf_file = parameter_kind("path", "several")
 
 # What opens a port, writes a file, runs a tool or loads code is left out on purpose: what is not
 # in this table is refused.
 PARAMETER_GROUPS: dict[str, list[Parameter]] = {
     "Context and memory": [
-        whole("ctx-size", "Context size", "Tokens of prompt and answer together, shared by all slots; 0 takes what the "
-              "model was trained with.", 0, 16_777_216, default=0, aliases=("c",)),
-        whole("parallel", "Slots", "Requests answered at the same time; -1 lets the engine choose.", -1, 64, default=-1,
-              aliases=("np",)),
-        flag("kv-unified", "Shared KV cache", "One KV cache for all slots, so that one long request can use it all.",
-             aliases=("kvu",)),
-        choice("flash-attn", "Flash attention", "Faster attention that needs less memory.",
-               choices=("auto", "on", "off"), default="auto", aliases=("fa",)),
-        choice("cache-type-k", "KV cache type, keys", "Smaller types save memory and cost some quality.",
-               choices=CACHE_TYPES, default="f16", aliases=("ctk",)),
-        choice("cache-type-v", "KV cache type, values", "Types below f16 need flash attention.", choices=CACHE_TYPES,
-               default="f16", aliases=("ctv",)),
-        flag("kv-offload", "KV cache on the GPU", "Keep the KV cache in GPU memory.", default=True),
+        whole("ctx-size c", "Context size", "Tokens of prompt and answer together, shared by all slots; 0 takes what "
+              "the model was trained with.", 0, 16_777_216, 0),
+        whole("parallel np", "Slots", "Requests answered at the same time; -1 lets the engine choose.", -1, 64, -1),
+        flag("kv-unified kvu", "Shared KV cache", "One KV cache for all slots, so that one long request can use it "
+             "all."),
+        choice("flash-attn fa", "Flash attention", "Faster attention that needs less memory.", ("auto", "on", "off"),
+               "auto"),
+        choice("cache-type-k ctk", "KV cache type, keys", "Smaller types save memory and cost some quality.",
+               CACHE_TYPES, "f16"),
+        choice("cache-type-v ctv", "KV cache type, values", "Types below f16 need flash attention.", CACHE_TYPES,
+               "f16"),
+        flag("kv-offload", "KV cache on the GPU", "Keep the KV cache in GPU memory.", True),
         flag("swa-full", "Full sliding-window cache", "Keep the whole context for sliding-window models: more memory, "
-             "better reuse of prompts.", default=False),
+             "better reuse of prompts.", False),
         flag("context-shift", "Context shift", "Drop the oldest tokens when the context is full instead of stopping.",
-             default=False),
+             False),
         whole("keep", "Tokens kept", "Tokens of the first prompt that a context shift keeps; -1 keeps all.", -1,
-              16_777_216, default=0),
+              16_777_216, 0),
         flag("cache-prompt", "Reuse prompts", "Do not compute again the part of a prompt that a slot already holds.",
-             default=True),
+             True),
         whole("cache-reuse", "Smallest reused chunk", "Reuse moved chunks of at least this many tokens; 0 turns it "
-              "off.", 0, 1_000_000, default=0),
-        whole("cache-ram", "Prompt cache, MiB", "Main memory for prompts put aside; 0 turns it off, -1 removes the "
-              "limit.", -1, 1_048_576, default=8192, aliases=("cram",)),
-        whole("ctx-checkpoints", "Context checkpoints", "Restore points per slot, for models that cannot roll back.", 0,
-              1024, aliases=("ctxcp", "swa-checkpoints")),
-        choice("load-mode", "How the file is read", "mlock keeps the model in memory, dio reads past the page cache.",
-               choices=("auto", "none", "mmap", "mlock", "mmap+mlock", "dio"), default="auto", aliases=("lm",)),
-        flag("repack", "Repack weights", "Rearrange the weights for this CPU while loading.", default=True),
-        flag("check-tensors", "Check tensors", "Look for invalid values while loading.", default=False),
-        flag("warmup", "Warm up", "Run once empty after loading, so that the first answer is not slow.", default=True),
+              "off.", 0, 1_000_000, 0),
+        whole("cache-ram cram", "Prompt cache, MiB", "Main memory for prompts put aside; 0 turns it off, -1 removes "
+              "the limit.", -1, 1_048_576, 8192),
+        whole("ctx-checkpoints ctxcp swa-checkpoints", "Context checkpoints", "Restore points per slot, for models "
+              "that cannot roll back.", 0, 1024),
+        choice("load-mode lm", "How the file is read", "mlock keeps the model in memory, dio reads past the page "
+               "cache.", ("auto", "none", "mmap", "mlock", "mmap+mlock", "dio"), "auto"),
+        flag("repack", "Repack weights", "Rearrange the weights for this CPU while loading.", True),
+        flag("check-tensors", "Check tensors", "Look for invalid values while loading.", False),
+        flag("warmup", "Warm up", "Run once empty after loading, so that the first answer is not slow.", True),
     ],
     "GPU offload": [
-        whole("n-gpu-layers", "Layers on the GPU", "How many layers go into GPU memory; -1 lets the engine choose, "
-              "9999 means all.", -1, 9999, default=-1, aliases=("ngl", "gpu-layers")),
-        choice("split-mode", "Split across GPUs", "How one model is spread over several GPUs.",
-               choices=("none", "layer", "row", "tensor"), default="layer", aliases=("sm",)),
-        free_text("tensor-split", "Share per GPU", "Proportions such as 3,1.", pattern=NUMBERS, aliases=("ts",)),
-        whole("main-gpu", "Main GPU", "The GPU used when the model is not split.", 0, 63, default=0, aliases=("mg",)),
-        free_text("device", "Devices", "Names such as CUDA0,CUDA1; none keeps everything on the CPU.", pattern=DEVICES,
-                  aliases=("dev",)),
-        flag("fit", "Fit into memory", "Shrink what is not set here until the model fits.", default=True),
-        free_text("fit-target", "Memory left free, MiB", "Per device, such as 1024.", pattern=NUMBERS, default="1024",
-                  aliases=("fitt",)),
-        whole("fit-ctx", "Smallest fitted context", "Fitting does not go below this context.", 0, 16_777_216,
-              default=4096, aliases=("fitc",)),
-        flag("cpu-moe", "All experts on the CPU", "Keep the weights of all experts in main memory.", default=False,
-             aliases=("cmoe",)),
-        whole("n-cpu-moe", "Layers with experts on the CPU", "Keep the experts of the first layers in main memory.", 0,
-              4095, aliases=("ncmoe",)),
-        free_text("override-tensor", "Placement of tensors", "Pattern=buffer pairs, such as exps=CPU.",
-                  pattern=r"[^\x00-\x1f;#\s]{1,500}", aliases=("ot",)),
+        whole("n-gpu-layers ngl gpu-layers", "Layers on the GPU", "How many layers go into GPU memory; -1 lets the "
+              "engine choose, 9999 means all.", -1, 9999, -1),
+        choice("split-mode sm", "Split across GPUs", "How one model is spread over several GPUs.",
+               ("none", "layer", "row", "tensor"), "layer"),
+        free_text("tensor-split ts", "Share per GPU", "Proportions such as 3,1.", NUMBERS),
+        whole("main-gpu mg", "Main GPU", "The GPU used when the model is not split.", 0, 63, 0),
+        free_text("device dev", "Devices", "Names such as CUDA0,CUDA1; none keeps everything on the CPU.", DEVICES),
+        flag("fit", "Fit into memory", "Shrink what is not set here until the model fits.", True),
+        free_text("fit-target fitt", "Memory left free, MiB", "Per device, such as 1024.", NUMBERS, "1024"),
+        whole("fit-ctx fitc", "Smallest fitted context", "Fitting does not go below this context.", 0, 16_777_216,
+              4096),
+        flag("cpu-moe cmoe", "All experts on the CPU", "Keep the weights of all experts in main memory.", False),
+        whole("n-cpu-moe ncmoe", "Layers with experts on the CPU", "Keep the experts of the first layers in main "
+              "memory.", 0, 4095),
+        free_text("override-tensor ot", "Placement of tensors", "Pattern=buffer pairs, such as exps=CPU.",
+                  r"[^\x00-\x1f;#\s]{1,500}"),
         flag("op-offload", "Offload large operations", "Let the GPU compute with weights that stay in main memory.",
-             default=True),
+             True),
         free_text("rpc", "RPC workers", "host:port of llama.cpp RPC workers that share the model, separated by commas. "
-                  "They have no password.", pattern=HOST_PORT + "(?:," + HOST_PORT + "){0,31}"),
+                  "They have no password.", HOST_PORT + "(?:," + HOST_PORT + "){0,31}"),
     ],
     "Batching and threads": [
-        whole("batch-size", "Batch", "Most tokens of a prompt handed over at once.", 1, 1_048_576, default=2048,
-              aliases=("b",)),
-        whole("ubatch-size", "Physical batch", "Most tokens computed at once; larger is faster and takes memory.", 1,
-              1_048_576, default=512, aliases=("ub",)),
-        flag("cont-batching", "Continuous batching", "Let requests join a running batch.", default=True,
-             aliases=("cb",)),
-        whole("threads", "Threads", "CPU threads for generating; -1 lets the engine choose.", -1, 1024, default=-1,
-              aliases=("t",)),
-        whole("threads-batch", "Threads for prompts", "CPU threads for prompts; -1 is the same as Threads.", -1, 1024,
-              default=-1, aliases=("tb",)),
-        whole("prio", "Priority", "Of the engine's threads: -1 low, 0 normal, 1 medium, 2 high.", -1, 2, default=0),
-        whole("poll", "Polling", "How eagerly threads wait for work; 0 saves power.", 0, 100, default=50),
-        choice("numa", "NUMA", "For machines with several memory nodes.", choices=("distribute", "isolate", "numactl")),
-        whole("timeout", "Timeout, s", "Longest silence on a connection.", 1, 86_400, default=3600, aliases=("to",)),
+        whole("batch-size b", "Batch", "Most tokens of a prompt handed over at once.", 1, 1_048_576, 2048),
+        whole("ubatch-size ub", "Physical batch", "Most tokens computed at once; larger is faster and takes memory.", 1,
+              1_048_576, 512),
+        flag("cont-batching cb", "Continuous batching", "Let requests join a running batch.", True),
+        whole("threads t", "Threads", "CPU threads for generating; -1 lets the engine choose.", -1, 1024, -1),
+        whole("threads-batch tb", "Threads for prompts", "CPU threads for prompts; -1 is the same as Threads.", -1,
+              1024, -1),
+        whole("prio", "Priority", "Of the engine's threads: -1 low, 0 normal, 1 medium, 2 high.", -1, 2, 0),
+        whole("poll", "Polling", "How eagerly threads wait for work; 0 saves power.", 0, 100, 50),
+        choice("numa", "NUMA", "For machines with several memory nodes.", ("distribute", "isolate", "numactl")),
+        whole("timeout to", "Timeout, s", "Longest silence on a connection.", 1, 86_400, 3600),
     ],
     "Sampling": [
-        number("temp", "Temperature", "0 always takes the likeliest token; higher is more varied.", 0, 5, default=0.8,
-               aliases=("temperature",)),
-        whole("top-k", "Top k", "Choose among the k likeliest tokens; 0 is off.", 0, 100_000, default=40),
-        number("top-p", "Top p", "Choose among the likeliest tokens that reach this sum; 1 is off.", 0, 1,
-               default=0.95),
-        number("min-p", "Min p", "Drop tokens less likely than this share of the likeliest; 0 is off.", 0, 1,
-               default=0.05),
-        number("typical-p", "Typical p", "Locally typical sampling; 1 is off.", 0, 1, default=1.0,
-               aliases=("typical",)),
+        number("temp temperature", "Temperature", "0 always takes the likeliest token; higher is more varied.", 0, 5,
+               0.8),
+        whole("top-k", "Top k", "Choose among the k likeliest tokens; 0 is off.", 0, 100_000, 40),
+        number("top-p", "Top p", "Choose among the likeliest tokens that reach this sum; 1 is off.", 0, 1, 0.95),
+        number("min-p", "Min p", "Drop tokens less likely than this share of the likeliest; 0 is off.", 0, 1, 0.05),
+        number("typical-p typical", "Typical p", "Locally typical sampling; 1 is off.", 0, 1, 1.0),
         whole("repeat-last-n", "Repetition window", "Tokens looked at for repetitions; 0 is off, -1 the whole context.",
-              -1, 16_777_216, default=64),
-        number("repeat-penalty", "Repetition penalty", "1 is off.", 0.01, 10, default=1.0),
-        number("presence-penalty", "Presence penalty", "0 is off.", -10, 10, default=0.0),
-        number("frequency-penalty", "Frequency penalty", "0 is off.", -10, 10, default=0.0),
+              -1, 16_777_216, 64),
+        number("repeat-penalty", "Repetition penalty", "1 is off.", 0.01, 10, 1.0),
+        number("presence-penalty", "Presence penalty", "0 is off.", -10, 10, 0.0),
+        number("frequency-penalty", "Frequency penalty", "0 is off.", -10, 10, 0.0),
         number("dry-multiplier", "DRY multiplier", "Strength of the penalty on repeated sequences; 0 is off.", 0, 10,
-               default=0.0),
+               0.0),
         number("xtc-probability", "XTC probability", "How often the likeliest tokens are left out; 0 is off.", 0, 1,
-               default=0.0),
-        number("xtc-threshold", "XTC threshold", "Tokens above this may be left out.", 0, 1, default=0.1),
-        choice("mirostat", "Mirostat", "0 is off; replaces the other samplers.", choices=("0", "1", "2"), default="0"),
-        whole("seed", "Seed", "-1 draws a new one for each request.", -1, 2**32 - 1, default=-1, aliases=("s",)),
-        whole("predict", "Longest answer", "In tokens; -1 is without limit.", -1, 16_777_216, default=-1,
-              aliases=("n", "n-predict")),
-        free_text("sampling-seq", "Sampler order", "One letter for each sampler.", pattern=r"[a-z]{1,20}",
-                  aliases=("sampler-seq",)),
+               0.0),
+        number("xtc-threshold", "XTC threshold", "Tokens above this may be left out.", 0, 1, 0.1),
+        choice("mirostat", "Mirostat", "0 is off; replaces the other samplers.", ("0", "1", "2"), "0"),
+        whole("seed s", "Seed", "-1 draws a new one for each request.", -1, 2**32 - 1, -1),
+        whole("predict n n-predict", "Longest answer", "In tokens; -1 is without limit.", -1, 16_777_216, -1),
+        free_text("sampling-seq sampler-seq", "Sampler order", "One letter for each sampler.", r"[a-z]{1,20}"),
     ],
     "Chat": [
-        flag("jinja", "Jinja templates", "Use the model's own chat template in full.", default=True),
+        flag("jinja", "Jinja templates", "Use the model's own chat template in full.", True),
         free_text("chat-template", "Built-in template", "Name of one of llama.cpp's own templates, such as chatml.",
-                  pattern=r"[A-Za-z0-9._-]{1,64}"),
-        free_text("chat-template-kwargs", "Template values", "A JSON object handed to the chat template.",
-                  pattern=ONE_LINE),
-        choice("reasoning", "Thinking", "Whether the model thinks before it answers.", choices=("auto", "on", "off"),
-               default="auto", aliases=("rea",)),
+                  r"[A-Za-z0-9._-]{1,64}"),
+        free_text("chat-template-kwargs", "Template values", "A JSON object handed to the chat template.", ONE_LINE),
+        choice("reasoning rea", "Thinking", "Whether the model thinks before it answers.", ("auto", "on", "off"),
+               "auto"),
         choice("reasoning-format", "Thinking text", "Whether thoughts come apart from the answer.",
-               choices=("auto", "none", "deepseek", "deepseek-legacy"), default="auto"),
+               ("auto", "none", "deepseek", "deepseek-legacy"), "auto"),
         choice("reasoning-effort", "Effort", "For templates that know it.",
-               choices=("default", "minimal", "low", "medium", "high", "xhigh", "max"), default="default"),
-        whole("reasoning-budget", "Thinking budget", "Most tokens of thought; -1 is without limit.", -1, 1_000_000,
-              default=-1),
-        flag("prefill-assistant", "Continue answers", "A last message of the assistant is continued.", default=True),
+               ("default", "minimal", "low", "medium", "high", "xhigh", "max"), "default"),
+        whole("reasoning-budget", "Thinking budget", "Most tokens of thought; -1 is without limit.", -1, 1_000_000, -1),
+        flag("prefill-assistant", "Continue answers", "A last message of the assistant is continued.", True),
     ],
     "Long context": [
         choice("rope-scaling", "RoPE scaling", "How positions beyond the training are mapped.",
-               choices=("none", "linear", "yarn")),
+               ("none", "linear", "yarn")),
         number("rope-scale", "RoPE scale", "Factor by which the context grows.", 0.001, 1024),
         number("rope-freq-base", "RoPE base frequency", "0 takes the model's.", 0, 1e12),
         number("rope-freq-scale", "RoPE frequency scale", "0 takes the model's.", 0, 1024),
-        whole("yarn-orig-ctx", "YaRN: original context", "0 takes the model's.", 0, 16_777_216, default=0),
-        number("yarn-ext-factor", "YaRN: extrapolation", "-1 takes the model's.", -1, 1, default=-1.0),
-        number("yarn-attn-factor", "YaRN: attention factor", "-1 takes the model's.", -1, 100, default=-1.0),
-        number("yarn-beta-slow", "YaRN: slow beta", "-1 takes the model's.", -1, 1000, default=-1.0),
-        number("yarn-beta-fast", "YaRN: fast beta", "-1 takes the model's.", -1, 1000, default=-1.0),
+        whole("yarn-orig-ctx", "YaRN: original context", "0 takes the model's.", 0, 16_777_216, 0),
+        number("yarn-ext-factor", "YaRN: extrapolation", "-1 takes the model's.", -1, 1, -1.0),
+        number("yarn-attn-factor", "YaRN: attention factor", "-1 takes the model's.", -1, 100, -1.0),
+        number("yarn-beta-slow", "YaRN: slow beta", "-1 takes the model's.", -1, 1000, -1.0),
+        number("yarn-beta-fast", "YaRN: fast beta", "-1 takes the model's.", -1, 1000, -1.0),
     ],
     "Speculative decoding": [
-        gguf_file("model-draft", "Draft model", "A small model with the same vocabulary that guesses ahead.",
-                  aliases=("md", "spec-draft-model")),
+        gguf_file("model-draft md spec-draft-model", "Draft model", "A small model with the same vocabulary that "
+                  "guesses ahead."),
         free_text("spec-type", "Kinds of speculation", "Such as draft-simple or ngram-mod, separated by commas.",
-                  pattern="(?:" + "|".join(SPECULATIVE_TYPES) + ")(?:,(?:" + "|".join(SPECULATIVE_TYPES) + ")){0,9}"),
-        whole("spec-draft-n-max", "Most drafted tokens", "Guessed at once.", 0, 1024, default=3,
-              aliases=("draft-max", "draft", "draft-n")),
-        whole("spec-draft-n-min", "Fewest drafted tokens", "Shorter guesses are dropped.", 0, 1024, default=0,
-              aliases=("draft-min", "draft-n-min")),
-        number("spec-draft-p-min", "Smallest probability", "Guessing stops below it.", 0, 1, default=0.0,
-               aliases=("draft-p-min",)),
-        whole("n-gpu-layers-draft", "Draft layers on the GPU", "-1 lets the engine choose.", -1, 9999, default=-1,
-              aliases=("ngld", "gpu-layers-draft", "spec-draft-ngl")),
-        free_text("device-draft", "Draft devices", "Where the draft model runs.", pattern=DEVICES,
-                  aliases=("devd", "spec-draft-device")),
-        choice("cache-type-k-draft", "Draft KV cache, keys", "As for the model itself.", choices=CACHE_TYPES,
-               default="f16", aliases=("ctkd", "spec-draft-type-k")),
-        choice("cache-type-v-draft", "Draft KV cache, values", "As for the model itself.", choices=CACHE_TYPES,
-               default="f16", aliases=("ctvd", "spec-draft-type-v")),
+                  "(?:" + "|".join(SPECULATIVE_TYPES) + ")(?:,(?:" + "|".join(SPECULATIVE_TYPES) + ")){0,9}"),
+        whole("spec-draft-n-max draft-max draft draft-n", "Most drafted tokens", "Guessed at once.", 0, 1024, 3),
+        whole("spec-draft-n-min draft-min draft-n-min", "Fewest drafted tokens", "Shorter guesses are dropped.", 0,
+              1024, 0),
+        number("spec-draft-p-min draft-p-min", "Smallest probability", "Guessing stops below it.", 0, 1, 0.0),
+        whole("n-gpu-layers-draft ngld gpu-layers-draft spec-draft-ngl", "Draft layers on the GPU", "-1 lets the "
+              "engine choose.", -1, 9999, -1),
+        free_text("device-draft devd spec-draft-device", "Draft devices", "Where the draft model runs.", DEVICES),
+        choice("cache-type-k-draft ctkd spec-draft-type-k", "Draft KV cache, keys", "As for the model itself.",
+               CACHE_TYPES, "f16"),
+        choice("cache-type-v-draft ctvd spec-draft-type-v", "Draft KV cache, values", "As for the model itself.",
+               CACHE_TYPES, "f16"),
     ],
     "Adapters and images": [
-        gguf_file("lora", "LoRA adapters", "GGUF files, separated by commas.", several=True),
-        gguf_file("mmproj", "Projector", "For images and sound; found beside the model by itself.", aliases=("mm",)),
-        flag("mmproj-auto", "Use the projector", "Off saves its memory; the model then reads text only.", default=True),
-        flag("mmproj-offload", "Projector on the GPU", "Off keeps it in main memory.", default=True),
+        gguf_file("lora", "LoRA adapters", "GGUF files, separated by commas.", True),
+        gguf_file("mmproj mm", "Projector", "For images and sound; found beside the model by itself."),
+        flag("mmproj-auto", "Use the projector", "Off saves its memory; the model then reads text only.", True),
+        flag("mmproj-offload", "Projector on the GPU", "Off keeps it in main memory.", True),
         whole("image-min-tokens", "Fewest tokens an image", "For models with a dynamic resolution.", 0, 100_000),
         whole("image-max-tokens", "Most tokens an image", "For models with a dynamic resolution.", 0, 100_000),
     ],
     "Embeddings and reranking": [
-        flag("embeddings", "Embeddings only", "For models that are made for embeddings.", default=False,
-             aliases=("embedding",)),
-        flag("reranking", "Reranking", "For models that order documents by a query.", default=False,
-             aliases=("rerank",)),
-        choice("pooling", "Pooling", "How one vector is made of many.",
-               choices=("none", "mean", "cls", "last", "rank")),
+        flag("embeddings embedding", "Embeddings only", "For models that are made for embeddings.", False),
+        flag("reranking rerank", "Reranking", "For models that order documents by a query.", False),
+        choice("pooling", "Pooling", "How one vector is made of many.", ("none", "mean", "cls", "last", "rank")),
     ],
     "Process": [
-        whole("stop-timeout", "Time to finish, s", "An unloaded model may finish its answers for so long; "
-              "20 s at most when the engine stops.", 1, 600,
-              default=10),
+        whole("stop-timeout", "Time to finish, s", "An unloaded model may finish its answers for so long; 20 s at most "
+              "when the engine stops.", 1, 600, 10),
     ],
 }
-PARAMETERS = {item.key: item._replace(group=group)
-              for group, items in PARAMETER_GROUPS.items() for item in items}
+PARAMETERS = {item.key: item._replace(group=group) for group, items in PARAMETER_GROUPS.items() for item in items}
 ALIASES = {alias: item.key for item in PARAMETERS.values() for alias in (item.key, *item.aliases)}
 
 
@@ -4769,6 +4745,7 @@ PRESET_SPELLINGS = {
 ASSIGNMENT = r"(?s)(?:-e|--env=|\$env:)?([A-Z][A-Z0-9_]{3,63})=(.*)"
 # The program in a command line, or the image of a container that has it
 PROGRAM = r"(?i)(?:.*[\\/])?(?:llama-[a-z-]+|llama|server|main)(?:\.exe)?|\S*llama[-.](?:cpp|server)\S*:\S+"
+# Indentation and quotes, which llama-server refuses or takes as they are, mean here what was meant.
 # No two neighbours in these may match the same letters: a line comes from outside, and may be long.
 SECTION_LINE = r"\[[ \t]*([^\] \t\r\n][^\]\r\n]*)\][ \t]*(?:[;#].*)?"
 VALUE_LINE = r"-{0,2}([A-Za-z_][A-Za-z0-9_.-]*)[ \t]*=[ \t]*(?:\"([^\"]*)\"|'([^']*)'|([^;#]*))[ \t]*(?:[;#].*)?"
@@ -4784,18 +4761,13 @@ def preset_value(value: Any) -> str:
 
 def preset_section(model: Json) -> Json:
     """The keys and values of one model's section, its file first."""
-    parameters = dict(model.get("parameters") or {})
-    projector = model.get("projector")
-    if projector and parameters.get("mmproj-auto", True):
-        parameters.setdefault("mmproj", projector)
-    return {"model": model["path"], **parameters}
+    parameters = model.get("parameters") or {}
+    found = {"mmproj": model["projector"]} if model.get("projector") and parameters.get("mmproj-auto", True) else {}
+    return {"model": model["path"], **found, **parameters}
 
 
 def render_presets(models: list[Json], defaults: Json) -> str:
-    """A preset file for llama-server: `[*]` with `defaults`, then a section for each model.
-
-    A model that is missing, or whose path such a file cannot hold, is left out.
-    """
+    """A preset file for llama-server, without models that are missing or whose path such a file cannot hold."""
     sections = {"*": defaults}
     for model in sorted(models, key=lambda item: str(item["id"])):
         if not model["missing"] and not re.search(INI_UNSAFE, f"{model['path']}{model['projector']}"):
@@ -4807,11 +4779,7 @@ def render_presets(models: list[Json], defaults: Json) -> str:
 
 
 def parse_presets(text: str) -> dict[str, dict[str, str]]:
-    """The sections of a preset file, or what a pasted command line says in their stead.
-
-    Indented lines and quotes, which llama-server refuses or takes as they are, mean here what was meant.
-    InvalidRequest names a line that makes no sense.
-    """
+    """The sections of a preset file, or what a pasted command line says; InvalidRequest names a senseless line."""
     if "\0" in text or not encodable(text):
         raise InvalidRequest("this is no text", field="ini")
     lines = [line.strip(" \t") for line in re.split(r"\r\n|\n|\r", text.lstrip("\ufeff"))]
@@ -4825,12 +4793,11 @@ def parse_presets(text: str) -> dict[str, dict[str, str]]:
             current = found[1]
             sections[current] = {}  # a second section of one name replaces the first
         elif found := re.fullmatch(VALUE_LINE, line):
-            value = next(value for value in found.groups()[1:] if value is not None)
-            sections.setdefault(current, {})[found[1].replace("_", "-") if found[1].islower() else found[1]] = \
-                value.rstrip(" \t")
+            key = found[1].replace("_", "-") if found[1].islower() else found[1]
+            sections.setdefault(current, {})[key] = found[found.lastindex or 0].rstrip(" \t")
         elif not re.fullmatch(BLANK_LINE, line):
-            raise InvalidRequest(f"line {at} is no section, no key = value, no comment and no llama-server command",
-                                 field="ini")
+            problem = f"line {at} is no section, no key = value, no comment and no llama-server command"
+            raise InvalidRequest(problem, field="ini")
     return sections
 
 
@@ -4846,25 +4813,19 @@ def shell_commands(text: str) -> list[list[str]]:
         words = list(lexer)
     except ValueError:  # a quote without its end
         words = re.findall(r"\n|[^\s]+", text)
-    commands: list[list[str]] = [[]]
-    for word in words:
-        if re.fullmatch(r"[;&|<>\n]+", word):
-            commands.append([])
-        else:
-            commands[-1].append(word)
-    return [command for command in commands if command]
+    groups = itertools.groupby(words, lambda word: bool(re.fullmatch(r"[;&|<>\n]+", word)))
+    return [list(command) for separator, command in groups if not separator]
 
 
 def parse_commands(text: str) -> dict[str, dict[str, str]]:
     """What the llama-server commands in `text` say, as sections of a preset file; {} where there are none."""
-    sections: dict[str, dict[str, str]] = {}
     commands: list[list[str]] = []
     for words in shell_commands(text):
         if commands and words[0].startswith("-"):  # a line of options goes on where the last one ended
             commands[-1] += words
         elif words[1:2] != ["="]:
             commands.append(words)
-    exported: dict[str, str] = {}
+    sections, exported = dict[str, dict[str, str]](), dict[str, str]()
     for words in commands:
         at = next((at for at, word in enumerate(words) if re.fullmatch(PROGRAM, word)), None)
         settings = {found[1]: found[2] for word in words[:at] if (found := re.fullmatch(ASSIGNMENT, word))}
@@ -4888,12 +4849,12 @@ def command_options(words: list[str]) -> dict[str, str]:
         if not (found := re.fullmatch(r"--?([A-Za-z][\w.-]*)(?:=(.*))?", word, re.S)):
             continue
         key, text = found[1].replace("_", "-"), found[2] if found[2] is not None else after
-        parameter = PARAMETERS.get(ALIASES.get(key, ""))
-        switches = {*BOOLEANS, *parameter.choices} if parameter and ("on" in parameter.choices
-                                                                    or parameter.kind == "bool") else {text.lower()}
-        if found[2] is None and (re.match(r"--?(?:[A-Za-z]|$)", after) or after.lower() not in switches):
+        known = PARAMETERS.get(ALIASES.get(key, ""))
+        switch = known and (known.kind == "bool" or "on" in known.choices)
+        if found[2] is None and (re.match(r"--?(?:[A-Za-z]|$)", after) or (
+                known and switch and after.lower() not in (*BOOLEANS, *known.choices))):
             text = "on"
-        both = key in options and ALIASES.get(key) in ("override-tensor", "lora")  # which may be given several times
+        both = known and key in options and known.key in ("override-tensor", "lora")  # which may be given several times
         options[key] = f"{options[key]},{text}" if both else text
     return options
 
@@ -4933,9 +4894,7 @@ def imported_section(values: dict[str, str], folders: list[Path],
 
     A path of another machine or container means the one of `files` that has its name.
     """
-    parameters: Json = {}
-    fields: Json = {}
-    refused: list[str] = []
+    parameters, fields, refused = Json(), Json(), list[str]()
     for key, text in preset_values(values).items():
         negated = key.startswith("no-") and ALIASES.get(key[3:])
         name = negated or ALIASES.get(key)
@@ -4973,8 +4932,8 @@ def preset_entries(text: str, models: list[Json], files: Mapping[str, list[Json]
     if not found and (source := preset_source(text)):
         place = preset_place(source.repo.partition("@")[0])
         words = name_words(place.rpartition("/")[2])
-        there = [{"file": os.path.basename(model["path"]), "shards": [], "path": model["path"],
-                  "quantization": download_quantization(os.path.basename(model["path"]))} for model in models]
+        there = [{"file": file, "shards": [], "path": model["path"], "quantization": download_quantization(file)}
+                 for model in models if (file := os.path.basename(model["path"]))]
         of_repo = [item for item in there if f"/{place}/" in preset_place(item["path"])]
         alike = [item for item in there if name_words(re.sub(SHARD, r"\1", item["file"])) == words]
         found = list(filter(None, [download_choice(of_repo or alike, source._replace(file=None))]))
