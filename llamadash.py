@@ -9119,6 +9119,7 @@ HUB_ADDRESS = rf"(?i)\w+://|(?:{'|'.join(map(re.escape, HUB_HOSTS))})/"
 HUB_PATH = (  # user/repo, and where in it: a page, a revision, and a file or a folder
     r"(?:api/(?:resolve-cache/)?models/)?((?!(?:datasets|spaces|collections|papers|docs|blog|posts|models)/)[^/]+/[^/]+)"
     r"(?:/(resolve|blob|raw|blame|tree|commits?)/(refs/[^/]+/[^/]+|[^/]+))?(?:/(.*))?")
+SHA256 = r"[0-9a-f]{64}"
 SHARD = r"(?i)(.+)-(\d{5})-of-(\d{5})\.gguf"
 QUANTIZATION = (
     r"(?i)(?<![A-Za-z0-9])((?:UD-)?(?:I?Q[1-8]_(?:[01]|K|NL|XXS|XS|S|M)(?:_(?:XXL|XL|XS|L|M|S|P|NL))?(?:_[48]_[48])?"
@@ -9151,19 +9152,15 @@ class Part:
 
 @dataclass(eq=False, repr=False)
 class Download:
-    """A model on its way: one file, or shards and projector, into `place`.
-
-    That is a folder of its own, named by user and repository, and the files lie there as in the repository; `flat`:
-    without its folders, as up to version 1.0.0. `retry_at`: when the next attempt is (Unix ms), while one is due.
-    """
+    """A model on its way: one file, or shards and projector, into `place`, a folder of its own as in the repository."""
     repo: str
     file: str
     place: str
     parts: list[Part]
     status: str = "queued"
     error: str | None = None
-    flat: bool = False
-    retry_at: int | None = None
+    flat: bool = False  # without the folders of the repository, as up to version 1.0.0
+    retry_at: int | None = None  # Unix ms of the next attempt, while one is due
     done: int = 0
     speeds: collections.deque[tuple[float, int]] = dataclasses.field(default_factory=collections.deque)
 
@@ -9182,9 +9179,8 @@ class Download:
     def folder(self) -> Path:
         """The model folder that it is in."""
         place = Path(self.place)
-        if not self.flat:
-            return place.parents[1]
-        return place.parent if place.name == self.repo.rpartition("/")[2] else place
+        up = 2 if not self.flat else int(place.name == self.repo.rpartition("/")[2])
+        return (place, *place.parents)[up]
 
     def target(self, part: Part) -> Path:
         """Where `part` will be when all is complete."""
@@ -9193,7 +9189,7 @@ class Download:
     def partial(self, part: Part) -> Path:
         """Where `part` is until then."""
         target = self.target(part)
-        return target.with_name(f"{target.name}.{part.tag}.part" if part.tag else f"{target.name}.part")
+        return target.with_name(".".join(filter(None, [target.name, part.tag, "part"])))
 
     def move(self) -> None:
         """Take a place of its own, where that of older versions holds another file."""
@@ -9203,10 +9199,8 @@ class Download:
 
     def speed(self) -> float:
         """Bytes per second over the last seconds."""
-        if self.status != "running" or len(self.speeds) < 2:
-            return 0.0
-        (began, before), (now, done) = self.speeds[0], self.speeds[-1]
-        return max(done - before, 0) / (now - began) if now > began else 0.0
+        (began, before), (now, done) = (self.speeds[0], self.speeds[-1]) if self.speeds else ((0.0, 0), (0.0, 0))
+        return max(done - before, 0) / (now - began) if self.status == "running" and now > began else 0.0
 
     def have(self, part: Part) -> int:
         """Bytes of `part` that are on the disk."""
@@ -9265,8 +9259,7 @@ def download_file(file: str) -> str:
     """`file` if it is a safe path of a GGUF file inside a repository, else InvalidRequest."""
     pieces = file.split("/")
     bad = any(not piece or piece.startswith(".") or re.search(r'[\x00-\x1f\x7f\\:*?"<>|]', piece) for piece in pieces)
-    bad = bad or not encodable(file) or pieces[-1] != pieces[-1].strip()
-    if bad or len(pieces[-1].encode()) > MAX_FILE_NAME:
+    if bad or not encodable(file) or pieces[-1] != pieces[-1].strip() or len(pieces[-1].encode()) > MAX_FILE_NAME:
         raise InvalidRequest("this is no acceptable file name", field="file")
     if not file.lower().endswith(".gguf"):
         raise InvalidRequest("the file's name must end in .gguf", field="file")
@@ -9294,8 +9287,8 @@ def download_source(text: str, endpoint: str = HUB) -> Source:
     source = download_word([*named, *places, *words[-1:], ""][0], endpoint)
     if "revision" in options:
         source = source._replace(repo=download_word(f"{source.repo}@{options['revision']}", endpoint).repo)
-    file = options.get("include") or next(
-        (word for word in words if word.lower().endswith(".gguf") and word not in places), None)
+    files = [word for word in words if word.lower().endswith(".gguf") and word not in places]
+    file = next(iter(filter(None, [options.get("include"), *files])), "")
     if not file or source.file or source.quantization:
         return source
     if "*" in file:  # hf download user/repo --include "*Q4_K_M*"
@@ -9306,6 +9299,8 @@ def download_source(text: str, endpoint: str = HUB) -> Source:
 def download_word(text: str, endpoint: str = HUB) -> Source:
     """The source that one word names; InvalidRequest where it is none."""
     file, own = "", urllib.parse.urlsplit(endpoint)
+    if re.fullmatch(rf"(?i){REPO}(@[^/]+)?/[^?#]+\.gguf", text):  # user/repo/file.gguf
+        text = f"hf://{text}"
     if re.match(HUB_ADDRESS, text) or text.partition("/")[0] == own.netloc:
         try:
             text = text.replace("hf://", "//huggingface.co/") if "://" in text else f"//{text}"
@@ -9317,9 +9312,8 @@ def download_word(text: str, endpoint: str = HUB) -> Source:
         found = re.fullmatch(HUB_PATH, address.path.removeprefix(own.path.rstrip("/")).strip("/"))
         repo, page, revision, path = map(urllib.parse.unquote, found.groups("") if found else [""] * 4)
         file = urllib.parse.parse_qs(address.query).get("show_file_info", [path])[0]
-        text = f"{repo}@{revision}" if revision else repo
-        if page == "tree" and (quantization := download_quantization(path)):
-            text = f"{text}:{quantization}"
+        quantization = download_quantization(path) if page == "tree" else None
+        text = repo + (f"@{revision}" if revision else "") + (f":{quantization}" if quantization else "")
     repo, _, quantization = text.partition(":")
     repo, _, revision = repo.partition("@")
     if re.fullmatch(QUANTIZATION, revision):  # as LM Studio has it
@@ -9343,24 +9337,21 @@ def download_models(files: dict[str, Part]) -> list[Json]:
             shards.setdefault(f"{found[1]}/{found[3]}" if found else name, []).append(name)
     for names in shards.values():
         found = re.fullmatch(SHARD, names[0])
-        if found and len(names) != int(found[3]):
-            continue  # incomplete: an upload under way
-        models.append({"file": names[0], "size": sum(files[name].size for name in names),
-                       "quantization": download_quantization(names[0]), "shards": names if found else [],
-                       **download_projector(names[0], projectors, files)})
+        if not found or len(names) == int(found[3]):  # else incomplete: an upload under way
+            models.append({"file": names[0], "size": sum(files[name].size for name in names),
+                           "quantization": download_quantization(names[0]), "shards": names if found else [],
+                           **download_projector(names[0], projectors, files)})
     return sorted(models, key=lambda model: (model["size"], model["file"]))
 
 
 def download_projector(file: str, projectors: list[str], files: dict[str, Part]) -> Json:
     """{projector: {file, size, quantization}} for a model, or {}: its own folder's first, and F16 before others."""
     def rank(name: str) -> tuple[bool, int, str]:
-        quantization = download_quantization(name)
-        order = (*PREFERRED_PROJECTOR, quantization).index(quantization)
-        return name.rpartition("/")[0] != file.rpartition("/")[0], order, name
-    if not projectors:
-        return {}
-    name = min(projectors, key=rank)
-    return {"projector": {"file": name, "size": files[name].size, "quantization": download_quantization(name)}}
+        order = [*PREFERRED_PROJECTOR, download_quantization(name)]
+        return name.rpartition("/")[0] != file.rpartition("/")[0], order.index(order[-1]), name
+    best = [{"file": name, "size": files[name].size, "quantization": download_quantization(name)}
+            for name in sorted(projectors, key=rank)[:1]]
+    return {"projector": best[0]} if best else {}
 
 
 def download_choice(models: list[Json], source: Source) -> Json | None:
@@ -9538,7 +9529,7 @@ def download_announced(announced: Part, response: aiohttp.ClientResponse) -> Non
     """Take the size and the SHA-256 that the hub tells in its headers."""
     tag = response.headers.get("X-Linked-ETag") or response.headers.get("ETag") or ""
     tag = tag.removeprefix("W/").strip('"').lower()
-    if re.fullmatch(r"[0-9a-f]{64}", tag):
+    if re.fullmatch(SHA256, tag):
         announced.sha256 = tag
     announced.size = download_bytes(response.headers.get("X-Linked-Size", "")) or announced.size
 
@@ -9550,11 +9541,10 @@ def download_listed(listing: list[Any]) -> dict[str, Part]:
         name = entry.get("rfilename") if isinstance(entry, dict) else None
         if isinstance(name, str) and name.lower().endswith(".gguf"):
             stored = entry["lfs"] if isinstance(entry.get("lfs"), dict) else {}
-            sha256, size = stored.get("sha256"), stored.get("size") or entry.get("size")
-            known = isinstance(sha256, str) and re.fullmatch(r"[0-9a-f]{64}", sha256)
+            sha256, size = str(stored.get("sha256")), stored.get("size") or entry.get("size")
             with contextlib.suppress(InvalidRequest):
                 if type(size) is int and 0 < size < MAX_FILE_SIZE:
-                    files[name] = Part(download_file(name), size, sha256 if known else None)
+                    files[name] = Part(download_file(name), size, sha256 if re.fullmatch(SHA256, sha256) else None)
     return files
 
 
@@ -9607,10 +9597,7 @@ class PartFile:
     """The file that one part is written to, or is in already: hashed block by block, each in a thread."""
 
     def __init__(self, path: Path, existing: bool, folder: Path) -> None:
-        """Open the file, at its start; one that is no `existing` model is made if it is missing.
-
-        Conflict where a link leads out of its place in the model `folder`.
-        """
+        """Open the file at its start, an `existing` model to be read; Conflict where a link leads out of `folder`."""
         place = Path(os.path.realpath(folder), path.relative_to(folder)).parent
         if os.path.normcase(os.path.realpath(path.parent)) != os.path.normcase(place):
             raise Conflict(f"{path.parent} is a link to another place: move it away")
@@ -9660,9 +9647,7 @@ class Downloads:
 
     async def run(self) -> None:
         """Go on with what a former run of llamadash left unfinished."""
-        for row in self.dash.db.get_meta("downloads", []):
-            if not (download := download_restored(row)):
-                continue
+        for download in filter(None, map(download_restored, self.dash.db.get_meta("downloads", []))):
             written = {item.partial(part) for item in self.items.values() for part in item.parts}
             if not written.isdisjoint(map(download.partial, download.parts)):  # as two could have one in version 1.0.0
                 download.move()
@@ -9681,8 +9666,7 @@ class Downloads:
     async def add(self, repo: str, file: str | None, folder: str | None, projector: bool) -> Download:
         """Queue a model; one that is listed already goes on."""
         source = download_source(repo, self.hub.endpoint)
-        if file is not None:
-            source = Source(source.repo, download_file(file))
+        source = source if file is None else Source(source.repo, download_file(file))
         parts = await self.parts(source, projector)
         key = (source.repo, parts[0].name)
         known = self.items.get(key)
@@ -9705,9 +9689,8 @@ class Downloads:
         if not model:
             wanted = source.file or source.quantization or "GGUF file"
             raise NotFound(f"{source.repo} has no {wanted}", field="file" if source.file else "repo")
-        names = model["shards"] or [model["file"]]
-        names = [*names, model["projector"]["file"]] if projector and "projector" in model else names
-        return [files[name] for name in names]
+        seen = [model["projector"]["file"]] if projector and "projector" in model else []
+        return [files[name] for name in (*(model["shards"] or [model["file"]]), *seen)]
 
     def folder(self, folder: str | None) -> Path:
         """The folder to download into: `folder` if it is one of the model folders, else our own."""
@@ -9763,11 +9746,10 @@ class Downloads:
 
     async def forget(self, path: str) -> None:
         """Let go of the finished download of the model at `path`, which was taken off the list: it can be had again."""
-        done = {key: str(item.target(item.parts[0])) for key, item in self.items.items() if item.status == "done"}
+        done = {key: item.target(item.parts[0]) for key, item in self.items.items() if item.status == "done"}
         with contextlib.suppress(Unreachable):
-            real, *reals = await self.dash.library.patiently(
-                "", lambda: list(map(os.path.realpath, [path, *done.values()])))
-            for key in [key for key, place in zip(done, reals, strict=True) if place == real]:
+            for key in await self.dash.library.patiently("", lambda: [
+                    item for item, place in done.items() if os.path.realpath(place) == os.path.realpath(path)]):
                 self.items.pop(key, None)
 
     async def enqueue(self, download: Download) -> None:
@@ -9798,8 +9780,7 @@ class Downloads:
         for key in finished[:-DOWNLOADS_LISTED]:
             del self.items[key]
         self.dash.db.set_meta("downloads", [
-            {"repo": item.repo, "file": item.file, "place": item.place, "status": item.status, "error": item.error,
-             "flat": item.flat, "parts": [vars(part) for part in item.parts]}
+            {**{key: getattr(item, key) for key in SAVED_DOWNLOAD}, "parts": [vars(part) for part in item.parts]}
             for item in self.items.values() if item.status in UNFINISHED_DOWNLOADS])
 
     async def progress(self, download: Download) -> None:
@@ -9967,10 +9948,7 @@ class Transfer:
 
 
 def download_check_size(response: aiohttp.ClientResponse, part: Part, position: int) -> None:
-    """Refuse an answer that is not what is missing of `part` from `position` on.
-
-    WrongContent at the start; HubUnavailable later, as what came before may be good and something in between broken.
-    """
+    """Refuse an answer that is not what is missing of `part` from `position` on."""
     size = response.content_length
     if response.status == 206:
         found = re.fullmatch(r"bytes ([0-9]+)-[0-9]+/([0-9]+|\*)", response.headers.get("Content-Range", ""))
@@ -9979,7 +9957,7 @@ def download_check_size(response: aiohttp.ClientResponse, part: Part, position: 
         size = download_bytes(found[2])
     if size not in (None, part.size):
         problem = f"{part.name} has {size} bytes instead of the {part.size} announced"
-        raise HubUnavailable(problem) if position else WrongContent(problem)
+        raise HubUnavailable(problem) if position else WrongContent(problem)  # what came before may be good
 
 
 def download_check_space(download: Download, others: int) -> None:
@@ -9989,10 +9967,10 @@ def download_check_space(download: Download, others: int) -> None:
         place = place.parent
     missing = sum(max(part.size - files_size(download.partial(part)), 0) for part in download.parts
                   if not files_size(download.target(part)))
-    free = shutil.disk_usage(place).free
-    if missing and missing + others + DISK_RESERVE > free:
-        raise StorageFull(f"{place} has {free / 2**30:.1f} GiB free; {download.file} needs "
-                          f"{(missing + others + DISK_RESERVE) / 2**30:.1f} GiB with the reserve for the system")
+    free, needed = shutil.disk_usage(place).free, missing + others + DISK_RESERVE
+    if missing and needed > free:
+        raise StorageFull(f"{place} has {free / 2**30:.1f} GiB free; {download.file} needs {needed / 2**30:.1f} GiB "
+                          "with the reserve for the system")
 
 
 # Public, not gated, free to use, and run by every llama.cpp of the last year. Sizes as published; the real one is
@@ -10040,8 +10018,7 @@ async def models_download(
     folder: Annotated[str, Length(1, 4096)] | None = None, projector: bool = True,
 ) -> Json:
     """Queue the download of a model, with its shards and its projector."""
-    download = await dash.downloads.add(repo, file, folder, projector)
-    return {"download": download.as_json()}
+    return {"download": (await dash.downloads.add(repo, file, folder, projector)).as_json()}
 
 
 @on("models:download:cancel", error="CANCEL_DOWNLOAD_FAILED")
@@ -10065,8 +10042,7 @@ async def models_download_resume(dash: Dash, *, repo: RepoText, file: FileText) 
 @on("models:downloads", error="LIST_DOWNLOADS_FAILED")
 async def models_downloads(dash: Dash) -> Json:
     """All downloads, oldest first, and the models that are good to begin with."""
-    return {"downloads": [item.as_json() for item in dash.downloads.items.values()],
-            "recommended": list(RECOMMENDED)}
+    return {"downloads": [item.as_json() for item in dash.downloads.items.values()], "recommended": list(RECOMMENDED)}
 
 
 # -- Official builds ------------------------------------------------------------------------------
