@@ -9478,7 +9478,8 @@ async def test_repo_listing(hub_folder: Path) -> None:
     ("https://hf-mirror.com/user/repo/resolve/main/a.gguf", "user/repo", "a.gguf", None),
     ("https://huggingface.co/api/models/user/repo", "user/repo", None, None),
     ("hf://user/repo@dev/a.gguf", "user/repo@dev", "a.gguf", None),
-    ("user/repo/sub/a.gguf", "user/repo", "sub/a.gguf", None), ("user/repo@dev/a.gguf", "user/repo@dev", "a.gguf", None),
+    ("user/repo/sub/a.gguf", "user/repo", "sub/a.gguf", None),
+    ("user/repo@dev/a.gguf", "user/repo@dev", "a.gguf", None),
     ("hf download user/repo a.gguf --local-dir ./models/x", "user/repo", "a.gguf", None),
     ("hf download --local-dir models/x user/repo --include '*Q4_K_M*'", "user/repo", None, "Q4_K_M"),
     ("huggingface-cli download user/repo a.gguf --revision abc --local-dir .", "user/repo@abc", "a.gguf", None),
@@ -9496,7 +9497,8 @@ def test_sources(text: str, repo: str, file: str | None, quantization: str | Non
 
 
 @pytest.mark.parametrize("text", [
-    "repo", "", "a/b/c", "../x", "user/repo/../../x.gguf", "user/..", "https://evil.example/user/repo", "file:///etc/passwd", "user/re po",
+    "repo", "", "a/b/c", "../x", "user/..", "https://evil.example/user/repo", "file:///etc/passwd", "user/re po",
+    "user/repo/../x.gguf",
     "https://huggingface.co/user", "user/repo/../../x", "https://huggingface.co/datasets/user/repo",
     "https://huggingface.co/user/repo/resolve/main/..%2f..%2fa.gguf", "http://[", "ollama run llama3", "user/repo@../x",
     "https://huggingface.co/user/repo/blob/..%2fx/a.gguf",
