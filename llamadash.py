@@ -653,9 +653,11 @@ class Access:
         try:
             self.last_key = await self.dash.library.probes.call(
                 "access-key", functools.partial(access_key, folder, known=self.last_key), FOLDER_LIMIT)
-        except (OSError, Unreachable):
+        except (OSError, Unreachable) as problem:
             if not self.last_key:
                 raise
+            if self.dash.log_limiter.is_new("access key", problem):
+                log.warning("the access key cannot be read: %s", problem)
         return self.last_key
 
     def check_failures(self, address: str) -> None:

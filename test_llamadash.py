@@ -12115,12 +12115,12 @@ async def test_running_out_of_descriptors_is_survived(start: Callable[..., Serve
     few = descriptors(server) + 10
     process.rlimit(psutil.RLIMIT_NOFILE, (few, most[1]))
     connections = await asyncio.to_thread(silent_connections, server, 40, "127.0.0.1")
-    await eventually(lambda: logged(client, "hub watch failed"))
+    await eventually(lambda: logged(client, "the access key cannot be read"))
     await asyncio.sleep(3)  # as many lines as there will be
     process.rlimit(psutil.RLIMIT_NOFILE, most)
     for connection in connections:
         connection.close()
-    assert len(logged(client, "hub watch failed")) == 1
+    assert len(logged(client, "the access key cannot be read")) == 1
     assert len(logged(client, "out of system resource")) == 1
     assert server.run("link", "--new").returncode == 0
     await eventually(lambda: not client.sio.connected)
@@ -12134,7 +12134,7 @@ async def test_a_key_that_could_not_be_read_ends_the_sessions_when_it_can(start:
     path = server.data / "access-key"
     path.unlink()
     path.mkdir()
-    await eventually(lambda: logged(client, "hub watch failed"))
+    await eventually(lambda: logged(client, "the access key cannot be read"))
     (server.data / "new-key").write_text("x" * 43 + "\n")
     path.rmdir()
     (server.data / "new-key").rename(path)
