@@ -11744,7 +11744,7 @@ def mount_units(paths: Iterable[Path]) -> list[str]:
 
 def print_service(config: Config) -> int:
     """Print the systemd unit; the data folder is made, as the service could not do that."""
-    private_folder(config.data_dir)
+    config.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     print(service_unit(config), end="")
     return 0
 
@@ -11774,8 +11774,7 @@ def unit_word(text: str, *, variables: bool = True) -> str:
 
 async def notify(state: str) -> None:
     """Tell systemd, if it started us, how we are: "READY=1", "WATCHDOG=1", "STOPPING=1"."""
-    address = os.environ.get("NOTIFY_SOCKET")
-    if not address:
+    if not (address := os.environ.get("NOTIFY_SOCKET")):
         return
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender, contextlib.suppress(OSError):
         sender.setblocking(False)
