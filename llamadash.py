@@ -12628,11 +12628,6 @@ class AddressAbsent(DashError):
     """The address to listen on is none of this machine, or its name is not known; both may change."""
 
 
-def private_folder(path: Path) -> None:
-    """Make a folder that only its owner can look into; one that exists may be shared, and stays as it is."""
-    path.mkdir(mode=0o700, parents=True, exist_ok=True)
-
-
 class FolderLock:
     """The lock of a data folder, and in it who has it: the process, and its address once that is known."""
 
@@ -12671,7 +12666,7 @@ class FolderLock:
 @contextlib.contextmanager
 def data_folder(path: Path) -> Iterator[FolderLock]:
     """Make the data folder and hold its lock; AlreadyRunning where another process has it."""
-    private_folder(path)
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)  # one that exists may be shared, and stays as it is
     (path / "models").mkdir(exist_ok=True)
     lock = FolderLock(path)
     try:
@@ -12796,7 +12791,7 @@ def open_database(config: Config) -> Database:
 
 def print_link(config: Config, *, new: bool) -> int:
     """Print the link to open; with `new` replace the key first, which ends all sessions."""
-    private_folder(config.data_dir)
+    config.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     if new:
         with contextlib.closing(open_database(config)) as database:  # one that cannot be opened keeps the key as it is
             database.delete_sessions()
@@ -12807,11 +12802,9 @@ def print_link(config: Config, *, new: bool) -> int:
 
 def running_instance(data_dir: Path) -> tuple[str, str] | None:
     """The process id and the address, empty while it starts, of the llamadash that uses this data folder, if any."""
-    try:
-        file = open(data_dir / "lock", "r+", encoding="utf-8", errors="replace", opener=plain_file)  # noqa: SIM115
-    except OSError:  # nobody was here yet, or it is another user's
-        return None
-    with file:
+    # Where it cannot be opened nobody was here yet, or it is another user's.
+    with contextlib.suppress(OSError), \
+            open(data_dir / "lock", "r+", encoding="utf-8", errors="replace", opener=plain_file) as file:
         try:
             lock_file(file)
         except OSError as problem:
@@ -12829,7 +12822,7 @@ def ask_password(config: Config) -> int:
         return usage_error("a password is one line of text; an empty line takes it away")
     if 0 < len(password) < MIN_PASSWORD or len(password) > MAX_PASSWORD:
         return usage_error(f"a password has {MIN_PASSWORD} to {MAX_PASSWORD} characters")
-    private_folder(config.data_dir)
+    config.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     with contextlib.closing(open_database(config)) as database:
         database.set_meta("password", hashed_password(password) if password else None)
         database.delete_sessions()
