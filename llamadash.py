@@ -4711,10 +4711,7 @@ ALIASES = {alias: item.key for item in PARAMETERS.values() for alias in (item.ke
 
 
 def validated_parameters(parameters: Json, folders: list[Path], field: str = "parameters") -> Json:
-    """`parameters` if every one is known and acceptable; null means the default and is left out.
-
-    `folders` are the model folders in which files may be named. Raises InvalidRequest naming `field.key`.
-    """
+    """`parameters` if all are known and acceptable, without null; InvalidRequest names the `field.key` that is not."""
     accepted: Json = {}
     for key, value in parameters.items():
         if key not in PARAMETERS:
@@ -5007,8 +5004,7 @@ def preset_changes(models: list[Json], text: str, folders: list[Path],
                    defaults: Json) -> tuple[list[Json], list[str], list[str]]:
     """What importing `text` changes, a sentence for each thing that is left out, and what may be downloaded for it.
 
-    A change is {id, name, parameters: {key: [old, new]}, fields: {key: [old, new]}}, with {path, created} for an entry
-    that is made. `defaults` hold for all models already.
+    A change is {id, name, parameters: {key: [old, new]}, fields: {key: [old, new]}}, and {path, created} of a new one.
     """
     sections, files = parse_presets(text), preset_files(models)
     if len(sections) > MAX_SECTIONS:
@@ -8427,16 +8423,12 @@ class Upstream:
         self.due = -math.inf
 
     def took(self, document: Any, states: Mapping[str, str] | None = None) -> None:
-        """Take over its list of models. Those that it only passes on are left out: two may name each other.
-
-        `states` are those of the models that are in memory, where it tells by a list of its own.
-        """
-        listed = document.get("data") if isinstance(document, dict) else None
+        """Take over its list of models; `states` are of those in memory, where it tells by a list of its own."""
         models: dict[str, str | None] = {}
-        for item in listed[:MAX_UPSTREAM_MODELS] if isinstance(listed, list) else []:
-            name = item.get("id") if isinstance(item, dict) else None
+        for item in upstream_items(document, "data"):
+            name = item.get("id")
             if isinstance(name, str) and 0 < len(name) <= MAX_MODEL_NAME and clean_text(name) == name \
-                    and "upstream" not in item:
+                    and "upstream" not in item:  # one that it only passes on: two may name each other
                 status = item.get("status")
                 value = status.get("value") if isinstance(status, dict) else states and states.get(name, "unloaded")
                 models[name] = value[:32] if isinstance(value, str) else None
@@ -8448,6 +8440,12 @@ class Upstream:
             log.warning("upstream %s: %s", self.name, error)
         self.status, self.error = status, error
         self.pause = min(self.pause * 2, UPSTREAM_REFRESH[1])
+
+
+def upstream_items(document: Any, key: str) -> list[Json]:
+    """The objects in a list of an upstream's answer."""
+    listed = document.get(key) if isinstance(document, dict) else None
+    return [item for item in listed[:MAX_UPSTREAM_MODELS] if isinstance(item, dict)] if isinstance(listed, list) else []
 
 
 def upstream_url(text: str) -> str:
@@ -8558,11 +8556,11 @@ class Upstreams:
 
     async def document(self, upstream: Upstream, path: str, name: str) -> Json:
         """What an upstream answers in JSON, with the first of what has a `name`; {} where that is no object."""
+        found = None
         with contextlib.suppress(ValueError, RecursionError):
             status, body, _ = await self.get(upstream, path)
             found = await json_in_thread(body, at_most(MAX_UPSTREAM_MODELS, name)) if status == 200 else None
-            return found if isinstance(found, dict) else {}
-        return {}
+        return found if isinstance(found, dict) else {}
 
     async def states(self, upstream: Upstream) -> dict[str, str] | None:
         """The states of its models where it is a program that tells them elsewhere; what it is becomes known so."""
@@ -8571,10 +8569,8 @@ class Upstreams:
             if upstream.status != "connected" and key in (known := await self.document(upstream, sign, name)):
                 upstream.kind = clean_text(f"{kind} {str(known[key])[:32]}") if key == "version" else kind
             if (upstream.kind or "").startswith(kind):
-                found = (await self.document(upstream, path, name)).get(listed)
-                items = [item for item in found[:MAX_UPSTREAM_MODELS] if isinstance(item, dict)] if isinstance(
-                    found, list) else []
-                told = {str(item.get(name))[:MAX_MODEL_NAME]: str(item.get(state, ""))[:32] for item in items}
+                found = upstream_items(await self.document(upstream, path, name), listed)
+                told = {str(item.get(name))[:MAX_MODEL_NAME]: str(item.get(state, ""))[:32] for item in found}
                 return {model: UPSTREAM_STATES.get(value, value) for model, value in told.items()}
         return None
 
@@ -9404,8 +9400,7 @@ class ModelHub:
                   ) -> AsyncIterator[tuple[aiohttp.ClientResponse, Part]]:
         """The answer for `path` after its redirects, and what the hub itself announces of the file.
 
-        The token goes to the hub only: where it redirects to another host, that host does not see it. NotFound where
-        the hub has no `what`; HubUnavailable where the connection fails, while the answer is read as well.
+        NotFound where the hub has no `what`; HubUnavailable where the connection fails, while it is read as well.
         """
         try:
             hub = yarl.URL(self.endpoint).origin()
@@ -9415,7 +9410,7 @@ class ModelHub:
         announced = Part(path, 0)
         for _ in range(MAX_REDIRECTS + 1):
             at_hub = url.origin() == hub
-            token = {"Authorization": f"Bearer {self.token}"} if self.token and at_hub else {}
+            token = {"Authorization": f"Bearer {self.token}"} if self.token and at_hub else {}  # no other host sees it
             proxies = {} if urllib.request.proxy_bypass(url.host or "") else urllib.request.getproxies()
             try:
                 asked = session.get(url, headers={**(headers or {}), **token}, allow_redirects=False,
@@ -9673,7 +9668,7 @@ class Downloads:
         key = (source.repo, parts[0].name)
         known = self.items.get(key)
         if known and known.status in UNFINISHED_DOWNLOADS:
-            return await self.resume(*key) if known.status in ("paused", "failed") else known
+            return await self.resume(*key)
         if sum(item.status in UNFINISHED_DOWNLOADS for item in self.items.values()) >= MAX_QUEUED:
             raise Conflict(f"{MAX_QUEUED} downloads wait already. Cancel some first.")
         download = await in_thread(download_placed, *key, self.folder(folder), parts)
