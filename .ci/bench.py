@@ -59,6 +59,7 @@ import argparse
 import asyncio
 import contextlib
 import functools
+import http.client
 import itertools
 import json
 import platform
@@ -993,6 +994,51 @@ def report_broadcast(bench: Bench, size: int, results: Json) -> None:
         bench.row(f"{what}: p99 delivery", ours["p99"], "ms", reference=theirs and theirs["p99"], beside=beside,
                   most=most)
     bench.row(f"{what}: not delivered", ours["expected"] - ours["delivered"], "messages", limit=0)
+
+
+@load
+async def return_load(spec: Json) -> Json:
+    """Let a thousand clients come to each server at once, as after its restart: seconds until the last is in."""
+    took = {}
+    for target in spec["targets"]:
+        began = time.perf_counter()
+        await Audience(target).grow(1000)
+        took[target["name"]] = time.perf_counter() - began
+    return took
+
+
+@measure
+async def neighbours(bench: Bench) -> None:
+    """What somebody else waits while bodies of 40 MB come in, and how soon 1,000 clients are back after a restart."""
+    script, sample = bench.folder / "aiohttp_server.py", bench.folder / "none.txt"
+    script.write_text(AIOHTTP_SERVER)
+    sample.write_text('["none",{}]')
+    models = bench.folder / "none"
+    models.mkdir()
+    body, waits = b'{"model": "none", "a": "' + b"x" * 40_000_000 + b'"}', list[float]()
+    with bench.llamadash("neighbours", engine=engine_in(bench.folder / "idle"), models=models) as dash:
+        async with Client(dash) as client:
+            await until("the API is not open", functools.partial(engine_runs, client))
+            port = await api_port(client)
+            asking = asyncio.get_running_loop().run_in_executor(
+                None, lambda: [refused_body(port, body) for _ in range(10)])
+            while not asking.done():
+                waits.append(await asked_now_and_then(client))
+            assert await asking == [404] * 10
+        with bench.reference(sys.executable, script, sample) as bare:
+            targets = [target("llamadash", dash), target("bare", bare, plain=True)]
+            runs = [await under_load("return_load", targets=targets) for _ in range(3)]
+    bench.row("while bodies of 40 MB come in: answer to settings:get, p90", quantile(waits, 0.9), "ms",
+              reference=seconds_of(lambda: json.loads(body)) * 1000, beside="reading one at once", most=0.5)
+    bench.row("1,000 clients come at once: until the last is in", min(run["llamadash"] for run in runs), "s",
+              reference=min(run["bare"] for run in runs), beside="aiohttp, without a key", most=6)
+
+
+def refused_body(port: int, body: bytes) -> int:
+    """The status of the answer to a body that names a model which is not there."""
+    with contextlib.closing(http.client.HTTPConnection("127.0.0.1", port)) as connection:
+        connection.request("POST", "/v1/completions", body)
+        return connection.getresponse().status
 
 
 @measure
