@@ -4702,7 +4702,7 @@ PARAMETER_GROUPS: dict[str, list[Parameter]] = {
         choice("pooling", "Pooling", "How one vector is made of many.", ("none", "mean", "cls", "last", "rank")),
     ],
     "Process": [
-        whole("stop-timeout", "Time to finish, s", "An unloaded model may finish its answers for so long; 20 s at most "
+        whole("stop-timeout", "Time to finish, s", "An unloaded model may finish its answers for so long; 8 s at most "
               "when the engine stops.", 1, 600, 10),
     ],
 }

@@ -11274,8 +11274,8 @@ def test_service_leaves_the_gpus_alone() -> None:
     assert "NoNewPrivileges=yes" in unit
     stop = int(re.findall(r"(?m)^TimeoutStopSec=(\d+)$", unit)[0])
     page = int(re.findall(r"REQUEST_TIMEOUT_MS = ([\d_]+);", (HERE / "web/core/socket.js").read_text())[0]) / 1000
-    assert llamadash.STOP_TERM < llamadash.STOP_TIMEOUT < llamadash.STOP_ALL_TIME < page < stop
-    assert stop > llamadash.STOP_ALL_TIME + llamadash.STOP_TASKS  # models end in order, then everything else
+    assert llamadash.STOP_TERM < llamadash.STOP_ALL_TIME < llamadash.STOP_DEADLINE < page < stop
+    assert llamadash.STOP_DEADLINE > llamadash.STOP_ALL_TIME + llamadash.STOP_TASKS  # models end, then everything else
     given_up = set(re.findall(r"(?m)^RestartPreventExitStatus=(.*)$", unit)[0].split())
     assert given_up == {"2", "4", "5"}  # no start mends these; an address, a disk or a port may come
 
