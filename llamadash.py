@@ -2934,11 +2934,10 @@ GPU_LIMIT = 10.0  # s after which nvidia-smi is ended; without a persistent driv
 GPU_DUTY = 0.05  # of the time may be spent in nvidia-smi, so a slow one is asked less often
 GPU_STALE = 60.0  # s after which an old reading is no reading; a slow nvidia-smi has this long from when it is due
 GPU_RETRY = (30.0, 600.0)  # s to the next try of a failing nvidia-smi: the first time, and at most
-SHORT_OUTPUT = 65_536  # bytes read from a short-lived program; 100 GPUs need less
+SHORT_OUTPUT = 65_536  # bytes read from nvidia-smi; 100 GPUs need less
 MIB = 1024 * 1024
 NVIDIA_FIELDS = "utilization.gpu,memory.used,memory.total,temperature.gpu,power.draw,name,uuid"
 UNTOLD = dict.fromkeys(("utilization", "memory_used", "temperature", "power"))  # by a GPU that does not answer
-WSL_NVIDIA_SMI = "/usr/lib/wsl/lib/nvidia-smi"  # not on the PATH of a service
 PCI_IDS = ("/usr/share/hwdata/pci.ids", "/usr/share/misc/pci.ids")
 GPU_MAKERS = {"0x1002": ("amd", "AMD"), "0x8086": ("intel", "Intel")}  # those that Linux shows in its files
 # What the drivers amdgpu, xe and i915 tell: its scale, and the files that have it. Intel's two tell nothing about use.
@@ -2950,8 +2949,6 @@ SYSFS_READINGS: dict[str, tuple[Any, ...]] = {
     "power": (1e-6, "hwmon/hwmon*/power1_average", "hwmon/hwmon*/power1_input"),
 }
 DRM_MEMORY = ("drm-memory-vram", "drm-total-vram", "drm-total-vram0")  # as amdgpu and xe call a process's share, in KiB
-# What psutil raises where a file of the system cannot be read, or is not as it is elsewhere.
-UNREADABLE = (OSError, RuntimeError, ValueError, TypeError, LookupError, ArithmeticError, AttributeError, psutil.Error)
 # What passes through these passes through a real interface as well, or never leaves the machine.
 INNER_INTERFACE = r"lo\d*|Loopback.*|veth.*|br-.*|docker\d+|virbr.*"
 
@@ -2972,7 +2969,8 @@ def reading_of_bytes(text: str | None, unit: int = 1) -> int | None:
 
 def readable(read: Callable[[], Result]) -> Result | None:
     """What `read` returns; None where this system does not tell: what cannot be read costs only itself."""
-    with contextlib.suppress(*UNREADABLE):
+    with contextlib.suppress(OSError, RuntimeError, ValueError, TypeError, LookupError, ArithmeticError,
+                             AttributeError, psutil.Error):  # all of which psutil raises
         return read()
     return None
 
@@ -3082,48 +3080,36 @@ class NetworkRates:
         return received, sent
 
 
-async def short_output(*command: str, limit: float, useful: Callable[[str], Any] = lambda text: False) -> str:
-    """What a short-lived program prints; OSError if it needs longer than `limit` s, prints too much, or fails.
-
-    Not where what it printed is `useful` all the same.
-    """
+async def program_output(*command: str, limit: float, size: int, environment: Mapping[str, str] | None = None,
+                         ) -> tuple[str, int | None]:
+    """What a short-lived program writes, `size` bytes at most, and its status; TimeoutError after `limit` s."""
     process = await asyncio.create_subprocess_exec(
-        *command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        *command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment,
         start_new_session=True)
     assert process.stdout
     try:
-        await asyncio.wait_for(process.stdout.readexactly(SHORT_OUTPUT), limit)
-        raise OSError(f"{command[0]} prints without end")
+        written = await asyncio.wait_for(process.stdout.readexactly(size), limit)
     except asyncio.IncompleteReadError as end:
-        text = end.partial.decode("utf-8", "replace").strip()
-        status = await asyncio.wait_for(process.wait(), 1)
-    except asyncio.TimeoutError:
-        raise OSError(f"{command[0]} did not end within {limit:g} s") from None
+        written = end.partial
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(process.wait(), 1)
     finally:
-        if process.returncode is None:
-            kill_group(process.pid)
-            with contextlib.suppress(asyncio.TimeoutError):  # one that hangs in the driver cannot be ended
-                await asyncio.wait_for(process.communicate(), 1)
-    if status and not useful(text):
-        raise OSError(f"{command[0]} failed ({status}): {text[:200]}")
-    return text
+        status = process.returncode
+        kill_group(process.pid)  # with what it may have started; usually nothing is left
+        with contextlib.suppress(asyncio.TimeoutError):  # one that hangs in the driver cannot be ended
+            await asyncio.wait_for(process.communicate(), 1)  # its pipe is read to the end, or it would stay open
+    return written.decode("utf-8", "replace"), status
 
 
 def nvidia_lines(text: str, fields: str) -> list[list[str]]:
-    """The lines that nvidia-smi prints for a query of `fields`; a message, as for a card that is lost, has fewer.
-
-    An old driver that has no UUID to tell leaves that out.
-    """
-    fields = fields.removesuffix(",uuid")
+    """The lines that nvidia-smi prints for a query of `fields`; a message, as for a card that is lost, has fewer."""
+    fields = fields.removesuffix(",uuid")  # which an old driver leaves out
     lines = ([field.strip() for field in line.split(",", fields.count(","))] for line in text.splitlines())
     return [line for line in lines if len(line) > fields.count(",")]
 
 
 def parse_nvidia(text: str) -> dict[str, Json]:
-    """GPUs without their index, from what nvidia-smi prints for NVIDIA_FIELDS, by what tells them apart.
-
-    That is their UUID; where none is told, their number among all, less those that are said to be lost.
-    """
+    """GPUs without their index, from what nvidia-smi prints for NVIDIA_FIELDS, by UUID or, untold, their number."""
     gpus, lost = dict[str, Json](), re.findall(r"GPU ?(\d\d?):", text)
     numbers = (number for number in itertools.count() if str(number) not in lost)
     for utilization, used, total, temperature, power, rest in nvidia_lines(text, NVIDIA_FIELDS):
@@ -3138,9 +3124,8 @@ def parse_nvidia(text: str) -> dict[str, Json]:
 class NvidiaGpus:
     """NVIDIA GPUs through one short call of nvidia-smi at a time.
 
-    A long-running one would report a little cheaper, but would have to be supervised and restarted for each new
-    interval, and could be left behind. A call takes about 30 ms where the driver stays loaded; GPU_DUTY bounds
-    the cost where it does not, and one that is missing, broken or hanging is only tried again after a while.
+    A call takes about 30 ms where the driver stays loaded; GPU_DUTY bounds the cost where it does not, and one that is
+    missing, broken or hanging is only tried again after a while.
     """
 
     def __init__(self, program: str | None = None, pci: Path = Path("/sys/bus/pci/devices")) -> None:
@@ -3196,22 +3181,30 @@ class NvidiaGpus:
 
     async def query(self, what: str, fields: str) -> str | None:
         """What nvidia-smi prints for a query; None without the program."""
-        program = await self.found()
-        return await short_output(program, f"--query-{what}={fields}", "--format=csv,noheader,nounits", limit=GPU_LIMIT,
-                                  useful=lambda text: nvidia_lines(text, fields)) if program else None
+        return await self.output(f"--query-{what}={fields}", "--format=csv,noheader,nounits",
+                                 useful=lambda text: nvidia_lines(text, fields))
 
-    async def found(self) -> str | None:
-        """The program, for which every folder of PATH is looked through."""
-        return self.program or await asyncio.wrap_future(in_own_thread(
-            lambda: shutil.which("nvidia-smi") or shutil.which(WSL_NVIDIA_SMI)))
+    async def output(self, *options: str, useful: Callable[[str], Any]) -> str | None:
+        """What nvidia-smi prints; None without it, OSError where it does not end, or fails with nothing `useful`."""
+        program = self.program or await asyncio.wrap_future(in_own_thread(
+            lambda: shutil.which("nvidia-smi") or shutil.which("/usr/lib/wsl/lib/nvidia-smi")))
+        if not program:
+            return None
+        try:
+            text, status = await program_output(program, *options, limit=GPU_LIMIT, size=SHORT_OUTPUT)
+        except asyncio.TimeoutError:
+            raise OSError(f"{program} did not end within {GPU_LIMIT:g} s") from None
+        if status is None:
+            raise OSError(f"{program} prints without end")
+        if status and not useful(text):
+            raise OSError(f"{program} failed ({status}): {text.strip()[:200]}")
+        return text
 
     async def cuda(self) -> int | None:
         """The major version of CUDA that the driver runs."""
-        if program := await self.found():
-            with contextlib.suppress(OSError):
-                text = await short_output(program, limit=GPU_LIMIT, useful=bool)
-                found = re.search(r"CUDA(?: UMD)? Version *: *(\d{1,3})\.", text)
-                return int(found[1]) if found else None
+        with contextlib.suppress(OSError):
+            found = re.search(r"CUDA(?: UMD)? Version *: *(\d{1,3})\.", await self.output(useful=bool) or "")
+            return int(found[1]) if found else None
         return None
 
     def warn(self, problem: str) -> None:
@@ -3342,13 +3335,10 @@ class Machine:
 
 
 def main_memory(cgroups: Path = Path("/sys/fs/cgroup")) -> tuple[int, int]:
-    """Bytes of main memory, and of those that are free, within the limit of a container or a unit.
-
-    What a model may take has to be known where /proc is closed as well.
-    """
+    """Bytes of main memory, and of those that are free, within the limit of a container or a unit."""
     if memory := readable(psutil.virtual_memory):
         total, free = int(memory.total), int(memory.available)
-    else:
+    else:  # /proc is closed
         page, pages, unused = (os.sysconf(f"SC_{name}") for name in ("PAGE_SIZE", "PHYS_PAGES", "AVPHYS_PAGES"))
         total, free = page * pages, page * unused
     own = re.search(r"(?m)^0::(/.*)$", file_text(Path("/proc/self/cgroup")) or "")
@@ -3462,15 +3452,11 @@ class Sampler:
         return pairs
 
     def memories(self, engine_devices: list[Json]) -> list[Json]:
-        """The memories that models can be in, [{name, kind, total, free}]: the engine's devices, then main memory.
-
-        What is free on a device comes from the reading of the GPU that it is; one that has no memory of its own has
-        as much as main memory has.
-        """
+        """The memories that models can be in, [{name, kind, total, free}]: the engine's devices, then main memory."""
         (main_total, main_free), memories = main_memory(), []
         for device, id in self.readings(engine_devices):
             gpu, total, free = self.gpus.get(id or ""), device["total"], device["free"]
-            if gpu and gpu["memory_total"] is None:
+            if gpu and gpu["memory_total"] is None:  # it has none of its own
                 free = min(total, main_free)
             elif gpu and gpu["memory_used"] is not None:
                 total, free = gpu["memory_total"], gpu["memory_total"] - gpu["memory_used"]
@@ -3526,17 +3512,15 @@ async def metrics_get(dash: Dash) -> Json:
 
 
 @on("metrics:history", error="GET_METRICS_HISTORY_FAILED")
-async def metrics_history(
-    dash: Dash, *, from_: Timestamp, to: Timestamp, points: Annotated[int, Range(1, 1000)] = 500,
-    series: Annotated[list[str], Length(1, 100)] | None = None,
-) -> Json:
+async def metrics_history(dash: Dash, *, from_: Timestamp, to: Timestamp,
+                          points: Annotated[int, Range(1, 1000)] = 500,
+                          series: Annotated[list[str], Length(1, 100)] | None = None) -> Json:
     """Averages and maxima of each series between two times, in `points` equal buckets at most."""
     if to <= from_:
         raise InvalidRequest("to must be later than from", field="to")
     interval, kept = float(dash.settings()["metrics_interval"]), dash.settings()["metrics_retention_days"] * DAY
-    history: Json = await asyncio.to_thread(
+    return await asyncio.to_thread(
         dash.db.metrics_history, from_, to, points, series, interval=interval, minutes_kept=kept)
-    return history
 
 
 # -- Library --------------------------------------------------------------------------------------
@@ -5035,8 +5019,6 @@ def preset_changes(models: list[Json], text: str, folders: list[Path],
 # -- Builds ---------------------------------------------------------------------------------------
 
 PROBE_TIMEOUT = 15.0  # s for each question to a program; the first start after a boot reads 50 MB of libraries
-PROBE_OUTPUT = 2**20  # bytes read of an answer
-SEARCH_DEPTH = 4  # folders from data/engines/NAME on in which the program may lie
 EXECUTABLE = ".exe" if os.name == "nt" else ""
 PROTOCOL = b"cmd_child_to_router"  # in every llama-server since January 2026, or in a library of it
 NO_ENGINE = "No llama-server was found on this machine."
@@ -5171,15 +5153,11 @@ class Builds:
         return next((gpu["name"] for gpu in gpus if gpu["vendor"] in ("nvidia", "apple")
                      or (gpu["memory_total"] or 0) >= USEFUL_GPU), None)
 
-    def as_json(self, config: Json, models: Iterable[Json]) -> Json:
+    def as_json(self, config: Json, models: list[Json]) -> Json:
         """All builds as clients see them, with the models that choose each, and the recommended one."""
-        chosen: dict[str, list[str]] = {}
-        for model in models:
-            chosen.setdefault(model.get("build") or "", []).append(model["id"])
-        default = self.default(config)
-        own = self.installed()
-        builds = [{**build.as_json(), "used_by": chosen.get(build.id, []), "default": build is default,
-                   "removable": build in own} for build in self.builds.values()]
+        default, own = self.default(config), self.installed()
+        builds = [{**build.as_json(), "used_by": [model["id"] for model in models if model.get("build") == build.id],
+                   "default": build is default, "removable": build in own} for build in self.builds.values()]
         return {"builds": builds, "recommended": self.recommended}
 
 
@@ -5193,7 +5171,7 @@ def find_builds(config: Config) -> list[Build]:
                               None if program else f"{given} is no program"))
     folders = sorted((config.data_dir / "engines").glob("[!.]*"), key=lambda path: path.name, reverse=True)
     for folder in folders:
-        if program := next(programs_below(folder), None):
+        if program := program_below(folder):
             id = re.sub(r"[^A-Za-z0-9._-]+", "-", folder.name)[:96]
             taken = id in ("given", "llama-server", "embedded")
             found.append(build_of(f"installed-{id}" if taken else id, program))
@@ -5219,12 +5197,11 @@ def build_of(id: str, program: str, problem: str | None = None) -> Build:
     return Build(id, "llama-server", (program, "serve") if unified else (program,), program, problem=problem)
 
 
-def programs_below(folder: Path) -> Iterator[str]:
-    """The programs llama-server, else llama, in `folder` and a few folders below."""
-    patterns = ["*/" * depth + name + EXECUTABLE for name in ("llama-server", "llama") for depth in range(SEARCH_DEPTH)]
-    for path in (path for pattern in patterns for path in folder.glob(pattern)):
-        if path.is_file() and os.access(path, os.X_OK):
-            yield os.path.abspath(path)
+def program_below(folder: Path) -> str | None:
+    """The program llama-server, else llama, in `folder` or up to three folders below."""
+    patterns = ["*/" * depth + name + EXECUTABLE for name in ("llama-server", "llama") for depth in range(4)]
+    return next((os.path.abspath(path) for pattern in patterns for path in folder.glob(pattern)
+                 if path.is_file() and os.access(path, os.X_OK)), None)
 
 
 async def probe(build: Build, data_dir: Path) -> Build:
@@ -5232,18 +5209,20 @@ async def probe(build: Build, data_dir: Path) -> Build:
     if build.kind == "embedded":
         version = await asyncio.to_thread(embedded_engine_version)
         return dataclasses.replace(build, version=version and f"{EMBEDDED_PACKAGE} {version}", protocol="state")
+
+    async def answer(option: str) -> str:
+        return (await program_output(*build.command, option, limit=PROBE_TIMEOUT, size=2**20,
+                                     environment=engine_environment("", None, data_dir)))[0]
     try:
-        said = await output_of(*build.command, "--version", data_dir=data_dir)
-        usage = await output_of(*build.command, "--help", data_dir=data_dir)
+        said, usage = await answer("--version"), await answer("--help")
         options = {name: hint for names, hint in re.findall(OPTION_LINE, usage)
                    for name in re.findall(r"(?<![\w-])--([a-z][a-z0-9-]+)", names)}
         if not {"model", "host", "port"} <= set(options):
             last = ((usage or said).strip() or "it writes nothing").splitlines()[-1]
             return dataclasses.replace(build, problem=f"{build.path} cannot be used: {clean_text(last[:500])}")
-        listed = await output_of(*build.command, "--list-devices", data_dir=data_dir)
+        listed = await answer("--list-devices")
     except (OSError, asyncio.TimeoutError) as problem:
-        return dataclasses.replace(build, problem=f"{build.path} cannot be run: "
-                                   + (str(problem) or "it does not answer"))
+        return dataclasses.replace(build, problem=f"{build.path} cannot be run: {str(problem) or 'it does not answer'}")
     found = re.search(r"version: *([^\n]{1,100})", said)
     devices = [{"name": name, "description": description, "total": int(total) * 2**20, "free": int(free) * 2**20}
                for name, description, total, free in re.findall(DEVICE_LINE, listed)]
@@ -5253,10 +5232,7 @@ async def probe(build: Build, data_dir: Path) -> Build:
 
 
 def protocol_of(program: str) -> str:
-    """How `program` reports to the one that started it: "state", "ready", or "none" for not at all.
-
-    The text is in the program itself, or in a library beside it, where the build has shared libraries.
-    """
+    """How `program`, or a library beside it, reports to the one that started it: "state", "ready" or "none"."""
     folder = Path(os.path.realpath(program)).parent
     libraries = [path for pattern in ("lib*.so*", "lib*.dylib", "*.dll") for place in (folder, folder.parent / "lib")
                  for path in place.glob(pattern) if re.search("llama|server", path.name)]
@@ -5270,31 +5246,10 @@ def protocol_of(program: str) -> str:
     return "none"
 
 
-async def output_of(*command: str, data_dir: Path) -> str:
-    """What a short-lived program writes, at most 1 MB of it; TimeoutError where it does not come to an end."""
-    process = await asyncio.create_subprocess_exec(
-        *command, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
-        env=engine_environment("", None, data_dir), start_new_session=True)
-    assert process.stdout is not None
-    try:
-        written = await asyncio.wait_for(process.stdout.readexactly(PROBE_OUTPUT), PROBE_TIMEOUT)
-    except asyncio.IncompleteReadError as end:
-        written = end.partial
-    finally:
-        kill_group(process.pid)  # with what it may have started; usually nothing is left
-        with contextlib.suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(process.communicate(), 1)  # its pipe is read to the end, or it would stay open
-    return written.decode("utf-8", "replace")
-
-
 def engine_environment(key: str, build: Build | None, data_dir: Path) -> dict[str, str]:
-    """An engine's environment: ours, but for what would override its options, and with its API key.
-
-    llama-server also reads ~/.config/llama.cpp/config.ini, and an API key there would lock us out: it finds none,
-    unless LLAMADASH_KEEP_ENGINE_CONFIG is 1.
-    """
+    """An engine's environment: ours, but for what would override its options, and with its API key."""
     passed = {name: value for name, value in os.environ.items() if not re.match(WITHHELD, name)}
-    if os.environ.get("LLAMADASH_KEEP_ENGINE_CONFIG") != "1":
+    if os.environ.get("LLAMADASH_KEEP_ENGINE_CONFIG") != "1":  # an API key in llama.cpp/config.ini would lock us out
         passed["XDG_CONFIG_HOME"] = str((data_dir / "engine-config").absolute())
     if key:
         passed["LLAMA_API_KEY"] = key
@@ -5305,14 +5260,11 @@ def engine_environment(key: str, build: Build | None, data_dir: Path) -> dict[st
 
 def engine_arguments(build: Build, model: Json, parameters: Json, port: int, alias: str,
                      devices: Iterable[str] | None = None) -> tuple[list[str], list[str]]:
-    """The command line that serves `model` with `parameters`, and the parameters that the build does not know.
-
-    `devices` are the names of those to use where the parameters name none.
-    """
+    """The command line that serves `model` with `parameters`, and the parameters that the build does not know."""
     values = {key: value for key, value in preset_section({**model, "parameters": parameters}).items()
               if key not in {"model", *OWN_PARAMETERS} and not (key in LEFT_TO_ENGINE and value == -1)}
     if devices := list(devices or ()):
-        values.setdefault("device", ",".join(devices))
+        values.setdefault("device", ",".join(devices))  # where the parameters name none
     rendered = {key: option_words(build, key, accepted_value(key, value, values)) for key, value in values.items()}
     words = [word for option in rendered.values() for word in option or ()]
     served = ["--model", model["path"], "--host", "127.0.0.1", "--port", str(port), "--alias", alias]
@@ -10301,7 +10253,7 @@ class Installer:
         try:
             await in_thread(shutil.rmtree, fresh, True)
             await in_thread(Unpacking(fresh).run, map(download.target, download.parts))
-            program = next(programs_below(fresh), None)
+            program = program_below(fresh)
             if program is None:
                 raise WrongContent(f"{offer.assets[0].name} holds no llama-server.")
             build = await probe(build_of(id, program), self.dash.config.data_dir)
