@@ -8550,9 +8550,6 @@ class Upstreams:
 # `llamadash.py embedded-engine` serves one model with xllamacpp, which is llama-server's own code inside Python: it
 # takes the options that engine_arguments renders, each with a value, and reports as llama-server's children do.
 
-EMBEDDED_SLOTS = 4  # llama-server's own number where `parallel` is not given, with one shared cache
-CHILD_LOG_TIME = 0.3  # seconds in which the thread that writes llama.cpp's log says why a load failed
-
 
 def embedded_engine_version() -> str | None:
     """The version of the embedded engine, here or in data/venv."""
@@ -8673,7 +8670,6 @@ OPTION_READERS: dict[str, Callable[[str], Any]] = {
     "spec-type": comma_list(enumerated("common_speculative_type", "COMMON_SPECULATIVE_TYPE_")),
 }
 COMPOSED_OPTIONS = frozenset({"reranking", "reasoning-effort"})  # several attributes, or part of one
-OPTION_ERRORS = (ValueError, TypeError, KeyError, OverflowError, AssertionError, AttributeError, OSError)
 
 
 def embedded_parameters(options: dict[str, str]) -> Any:
@@ -8686,18 +8682,17 @@ def embedded_parameters(options: dict[str, str]) -> Any:
     if truth(options.pop("reranking", "off")):
         options = {**options, "embeddings": "on", "pooling": "rank"}
     if options.get("parallel", "-1") == "-1":
-        options = {"kv-unified": "on", **options, "parallel": str(EMBEDDED_SLOTS)}
+        options = {"kv-unified": "on", **options, "parallel": str(DEFAULT_SLOTS)}
     for name, text in options.items():
         read = OPTION_READERS.get(name) or KIND_READERS[PARAMETERS[name].kind]
         *owners, attribute = EMBEDDED_OPTIONS[name].split(".")
         try:
             setattr(functools.reduce(getattr, owners, parameters), attribute, read(text))
-        except OPTION_ERRORS as problem:
+        except (ValueError, TypeError, KeyError, OverflowError, AssertionError, AttributeError, OSError) as problem:
             raise ValueError(f"error while handling argument \"--{name}\": {problem}") from problem
         # A value of the user's own goes before what the model's file recommends.
         flag = f"COMMON_PARAMS_SAMPLING_CONFIG_{attribute.upper()}"
-        chosen = getattr(xllamacpp.common_params_sampling_config, flag, 0)
-        parameters.sampling.user_sampling_config |= int(chosen)
+        parameters.sampling.user_sampling_config |= int(getattr(xllamacpp.common_params_sampling_config, flag, 0))
     if os.environ.get("LLAMA_API_KEY"):
         parameters.api_keys = os.environ["LLAMA_API_KEY"].split(",")
     return parameters
@@ -8715,9 +8710,8 @@ def embedded_options(argv: list[str]) -> dict[str, str]:
 def embedded_engine(argv: list[str]) -> int:
     """Serve one model until standard input says so (0), or is closed (1).
 
-    Loading holds the interpreter: nothing of ours runs until it is done, so a signal has to end the process by
-    itself. llama.cpp's own code for children would end the process at the end of its standard input without leaving
-    the server time: it gets a pipe of ours in its place.
+    While it loads nothing of ours runs: a signal has to end the process by itself. llama.cpp's own code would end it
+    at the end of standard input and leave the server no time: it gets a pipe of ours in its place.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl+C reaches the whole group: llamadash decides
     os.environ.setdefault("LLAMA_SERVER_ROUTER_PORT", "0")  # makes xllamacpp report its states
@@ -8734,7 +8728,7 @@ def embedded_engine(argv: list[str]) -> int:
         server = xllamacpp.Server(parameters)
     except RuntimeError as problem:
         print(f"error: failed to load the model: {problem}", file=sys.stderr, flush=True)
-        time.sleep(CHILD_LOG_TIME)
+        time.sleep(0.3)  # in which the thread that writes llama.cpp's log says why
         os._exit(1)  # threads of the server may still hold its memory
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
     if not any(line == CHILD_EXIT for line in commands):
@@ -8750,7 +8744,6 @@ DELTA_INTERVAL = 0.04  # s; text is sent in pieces of so much time, not token by
 MAX_CHATS = 4  # at the same time, for each client
 MAX_CHAT_TEXT = 900_000  # characters of all messages together; a request has at most 1 MB
 MAX_MESSAGES = 1000
-MAX_FINISH_REASON = 64  # characters
 IMAGE = r"data:image/(?:png|jpeg|webp|gif|bmp);base64,([A-Za-z0-9+/]+=*)"
 CHAT_NUMBERS: dict[str, tuple[type, float, float]] = {
     "temperature": (float, 0, 5), "top_k": (int, 0, 100_000), "top_p": (float, 0, 1), "min_p": (float, 0, 1),
@@ -8876,18 +8869,15 @@ class Chats:
 
     async def run(self, chat: Chat, body: Json) -> None:
         """One answer, from the request to chat:done or chat:error."""
-        error: DashError | None = None
+        error: Json | None = None
         try:
             await self.stream(chat, body)
         except asyncio.CancelledError:  # which is told, and then this task is over
             chat.finish_reason = "cancelled"
         except DashError as problem:
-            error = problem
+            error = {"code": problem.code, "message": str(problem)}
         await self.flush(chat)
-        if error:
-            await self.send(chat, "chat:error", code=error.code, message=str(error))
-        else:
-            await self.send(chat, "chat:done", **chat.outcome())
+        await self.send(chat, "chat:error" if error else "chat:done", **(error or chat.outcome()))
 
     async def stream(self, chat: Chat, body: Json) -> None:
         """Ask the model, which is loaded if need be, and take in what it answers."""
@@ -8929,7 +8919,7 @@ class Chats:
             part = min(1.0, progress.get("processed", 0) / progress["total"])
             await self.send(chat, "chat:progress", stage="prompt", progress=part)
         for item in event.get("choices") or []:
-            chat.finish_reason = str(item.get("finish_reason") or chat.finish_reason or "")[:MAX_FINISH_REASON] or None
+            chat.finish_reason = str(item.get("finish_reason") or chat.finish_reason or "")[:64] or None
             delta = item.get("delta") or {}
             for name, kind in (("content", "content"), ("reasoning_content", "reasoning")):
                 if text := delta.get(name):
@@ -8953,8 +8943,7 @@ class Chats:
 
 @on("chat:send", error="SEND_CHAT_FAILED")
 async def chat_send(dash: Dash, client: Client, *, model: Annotated[str, Length(1, 256)],
-                    messages: list[dict[str, Any]],
-                    parameters: dict[str, Any] = {}) -> Json:  # noqa: B006  (never changed)
+                    messages: list[Json], parameters: Json = {}) -> Json:  # noqa: B006  (never changed)
     """Begin an answer; it arrives as chat:progress, chat:delta and then chat:done or chat:error."""
     if dash.upstreams.find(model) is None:
         dash.db.present_model(model)
@@ -8969,9 +8958,6 @@ async def chat_cancel(dash: Dash, client: Client, *, chatId: Annotated[str, Leng
 
 # -- Benchmarks -----------------------------------------------------------------------------------
 
-MAX_BENCHMARK_FAILURES = 3  # answers that may fail before a benchmark does
-
-
 async def tell_benchmark(dash: Dash, id: str, done: int, total: int, **outcome: Any) -> None:
     """Broadcast how far a benchmark is, and keep that for pages that are opened meanwhile."""
     dash.benchmarks[id] = {"id": id, "done": done, "total": total, **outcome}
@@ -8979,10 +8965,7 @@ async def tell_benchmark(dash: Dash, id: str, done: int, total: int, **outcome: 
 
 
 async def run_benchmark(dash: Dash, id: str, prompt_tokens: int, generate_tokens: int, repetitions: int) -> Json:
-    """Measure a model `repetitions` times and store the result; progress is broadcast after each time.
-
-    One run before the first is not counted: it pays for what a process does once.
-    """
+    """Measure a model `repetitions` times and store the result; progress is broadcast after each time."""
     import statistics  # not at the top: slow to import, and seldom needed
     draw = secrets.SystemRandom()
     tokens = min(1000, dash.db.get_model(id)["vocabulary_size"] or 1000)  # all of them are plain ones
@@ -8996,14 +8979,14 @@ async def run_benchmark(dash: Dash, id: str, prompt_tokens: int, generate_tokens
                 answer = [item async for item in answers]
         except EngineFailed:  # older builds cannot put into words what they make of some random tokens
             failures += 1
-            if failures > MAX_BENCHMARK_FAILURES:
+            if failures > 3:
                 raise
             continue
         timings = answer[0].get("timings") if answer else None
         if not isinstance(timings, dict) or not is_amount(timings.get("predicted_per_second")):
             raise EngineFailed("the engine does not say how long it took")
         runs.append(timings)
-    del runs[0]
+    del runs[0]  # which pays for what a process does once
     row = {"model": id, "prompt_tokens": int(runs[0]["prompt_n"]), "generate_tokens": int(runs[0]["predicted_n"]),
            "repetitions": repetitions, "timestamp": now_ms()}
     for name, key in (("prompt", "prompt_per_second"), ("generated", "predicted_per_second")):
@@ -9016,14 +8999,10 @@ async def run_benchmark(dash: Dash, id: str, prompt_tokens: int, generate_tokens
 
 
 @on("models:benchmark", error="BENCHMARK_MODEL_FAILED")
-async def models_benchmark(
-    dash: Dash,
-    *,
-    id: ModelId,
-    promptTokens: Annotated[int, Range(1, 131_072)] = 512,  # noqa: N803
-    generateTokens: Annotated[int, Range(1, 8192)] = 128,  # noqa: N803
-    repetitions: Annotated[int, Range(1, 20)] = 3,
-) -> Json:
+async def models_benchmark(dash: Dash, *, id: ModelId,
+                           promptTokens: Annotated[int, Range(1, 131_072)] = 512,  # noqa: N803
+                           generateTokens: Annotated[int, Range(1, 8192)] = 128,  # noqa: N803
+                           repetitions: Annotated[int, Range(1, 20)] = 3) -> Json:
     """Measure the speed of a model, which is loaded if need be."""
     dash.db.present_model(id)
     if id in dash.benchmarks:
@@ -9999,7 +9978,6 @@ async def models_downloads(dash: Dash) -> Json:
 # What llama.cpp's own releases have for this machine: chosen, downloaded, checked, unpacked, proven, kept.
 
 ENGINE_REPO = "ggml-org/llama.cpp"
-ENGINE_HUB = "https://api.github.com"
 ENGINE_ASSET = re.compile(r"(cudart-)?llama-(?:[\w.-]+-)?bin-(ubuntu|macos|win)-(?:([\w.-]+)-)?(x64|arm64)"
                           r"\.(?:tar\.gz|zip)")
 ENGINE_SYSTEMS = {"linux": "ubuntu", "darwin": "macos", "win32": "win"}
@@ -10010,7 +9988,6 @@ MAX_ENGINE_SIZE = 8 * 2**30  # bytes unpacked, of all archives of a build
 MAX_ENGINE_FILES = 2000
 MAX_ARCHIVE_READ = 64 * 2**20  # bytes at once: a header that claims to be longer is no header
 KEPT_ENGINES = 3  # installed builds, of those that nobody uses
-RELEASE_CHECK = DAY / 1000  # s between two looks for a newer release
 
 
 class Release(NamedTuple):
@@ -10019,18 +9996,12 @@ class Release(NamedTuple):
     assets: list[Part]
 
 
-class Offer(NamedTuple):
-    """A build that a release has for this machine: its kind, such as cuda-13.4, and its archives."""
-    kind: str
-    assets: list[Part]
-
-
 class ReleaseHub(ModelHub):
     """GitHub, where llama.cpp's releases are, or what LLAMADASH_ENGINE_RELEASES names in its place."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.endpoint = (os.environ.get("LLAMADASH_ENGINE_RELEASES") or ENGINE_HUB).strip().rstrip("/")
+        self.endpoint = (os.environ.get("LLAMADASH_ENGINE_RELEASES") or "https://api.github.com").strip().rstrip("/")
         self.name, self.token = urllib.parse.urlsplit(self.endpoint).hostname or self.endpoint, None
 
     def refusal(self, response: aiohttp.ClientResponse, what: str, elsewhere: str | None) -> DashError:
@@ -10065,11 +10036,11 @@ def release_of(answer: Any) -> Release:
         raise HubUnavailable("The list of llama.cpp's releases cannot be read.") from None
 
 
-def engine_offers(release: Release, vendors: set[str], cuda: int | None, *, rocm: bool) -> list[Offer]:
-    """The builds of a release for this machine, the best first.
+def engine_offers(release: Release, vendors: set[str], cuda: int | None, *,
+                  rocm: bool) -> dict[str, list[Part]]:
+    """The archives of a release's builds for this machine, by kind such as cuda-13.4, the best first.
 
-    `vendors` are those of its GPUs, `cuda` the major version of CUDA that its driver runs (None: not known), `rocm`
-    whether ROCm's libraries are there.
+    `cuda` is the major version that the driver runs (None: not known), `rocm` whether ROCm's libraries are there.
     """
     ours = (ENGINE_SYSTEMS.get(sys.platform), ENGINE_MACHINES.get(platform.machine().lower()))
     builds, runtimes = dict[str, Part](), dict[str, Part]()
@@ -10084,8 +10055,8 @@ def engine_offers(release: Release, vendors: set[str], cuda: int | None, *, rocm
              if "nvidia" in vendors and versions[kind][0] <= (cuda or lowest)]
     kinds += [kind for kind in builds if re.match(r"rocm|hip", kind) and "amd" in vendors and rocm]
     kinds += ["vulkan"] if vendors & {"nvidia", "amd", "intel"} else []
-    return [Offer(kind, [builds[kind], *([runtimes[kind]] if kind in runtimes else [])])
-            for kind in [*kinds, "cpu"] if kind in builds]
+    return {kind: [part[kind] for part in (builds, runtimes) if kind in part]
+            for kind in [*kinds, "cpu"] if kind in builds}
 
 
 def has_rocm() -> bool:
@@ -10174,7 +10145,7 @@ class Installer:
         self.reported = 0.0
         self.newest: str | None = None
 
-    async def offers(self, release: Release) -> list[Offer]:
+    async def offers(self, release: Release) -> dict[str, list[Part]]:
         """What a release has for the GPUs of this machine."""
         sampler = self.dash.sampler
         vendors = {gpu["vendor"] for gpu in sampler.gpus.values() or await sampler.read_gpus()}
@@ -10191,7 +10162,7 @@ class Installer:
         if not offers:
             raise NotFound(f"llama.cpp {release.tag} has no build for this machine ({sys.platform}, "
                            f"{platform.machine()}).")
-        await self.say(f"{release.tag}-{offers[0].kind}", "installing", f"Installing llama.cpp {release.tag}")
+        await self.say(f"{release.tag}-{next(iter(offers))}", "installing", f"Installing llama.cpp {release.tag}")
         self.task = self.dash.spawn(self.install(release, offers), "installation of an engine")
         assert self.report
         build: Json = self.report["build"]
@@ -10215,18 +10186,18 @@ class Installer:
             self.reported = now
             await self.tell(download, "running")
 
-    async def install(self, release: Release, offers: list[Offer]) -> None:
+    async def install(self, release: Release, offers: dict[str, list[Part]]) -> None:
         """Install the first of `offers` that starts here, and say how it went."""
         reasons = []
         id = ""
         try:
-            for offer in offers:
-                id = f"{release.tag}-{offer.kind}"
+            for kind, archives in offers.items():
+                id = f"{release.tag}-{kind}"
                 try:
-                    await self.fetch(id, offer)
+                    await self.fetch(id, kind, archives)
                     break
                 except (NotFound, EngineFailed) as problem:
-                    reasons.append(f"{offer.kind}: {problem}")
+                    reasons.append(f"{kind}: {problem}")
                     log.warning("the build %s is of no use here: %s", id, problem)
             else:
                 raise EngineFailed("No build of it starts on this machine. " + " ".join(reasons))
@@ -10238,15 +10209,15 @@ class Installer:
             log.error("llama.cpp %s was not installed: %s", release.tag, line)
             await self.say(id, "failed", line)
             return
-        line = f"llama.cpp {release.tag} ({offer.kind}) is installed." + "".join(f" Not {text}" for text in reasons)
+        line = f"llama.cpp {release.tag} ({kind}) is installed." + "".join(f" Not {text}" for text in reasons)
         log.info("%s", line)
         await self.say(id, "installed", line)
         await announce_build(self.dash, id)
 
-    async def fetch(self, id: str, offer: Offer) -> None:
+    async def fetch(self, id: str, kind: str, parts: list[Part]) -> None:
         """Download, unpack and try one build; EngineFailed where it does not start, or sees none of the GPUs."""
         archives, fresh = self.folder / ".downloads", self.folder / f".{id}"
-        download = Download(ENGINE_REPO, id, str(archives), offer.assets, status="running", flat=True)
+        download = Download(ENGINE_REPO, id, str(archives), parts, status="running", flat=True)
         await in_thread(download_check_space, download, 0)
         await Transfer(self, download).run()
         await self.say(id, "installing", f"Unpacking {id}", download.total, download.total)
@@ -10255,11 +10226,11 @@ class Installer:
             await in_thread(Unpacking(fresh).run, map(download.target, download.parts))
             program = program_below(fresh)
             if program is None:
-                raise WrongContent(f"{offer.assets[0].name} holds no llama-server.")
+                raise WrongContent(f"{parts[0].name} holds no llama-server.")
             build = await probe(build_of(id, program), self.dash.config.data_dir)
             if build.problem:
                 raise EngineFailed(build.problem)
-            if offer.kind != "cpu" and not build.devices:
+            if kind != "cpu" and not build.devices:
                 raise EngineFailed("It sees no GPU.")
             await in_thread(replace_build, self.folder / id, fresh)
         finally:
@@ -10300,7 +10271,7 @@ class Installer:
             if self.dash.builds.installed() and self.dash.engine_config()["check_releases"]:
                 with contextlib.suppress(DashError):
                     await self.check()
-            await asyncio.sleep(RELEASE_CHECK)
+            await asyncio.sleep(DAY / 1000)
 
     async def check(self) -> None:
         """Note the newest release, and tell of it where none of the builds is of it."""
@@ -10367,8 +10338,7 @@ class Journal:
         wanted = self.dash.settings()["log_level"]
         if LOG_LEVELS.index(level) < LOG_LEVELS.index(wanted):
             return
-        message = re.sub(CONTROL, "", message.replace("\t", "    ")).rstrip()
-        message = shortened(message, MAX_LINE)
+        message = shortened(re.sub(CONTROL, "", message.replace("\t", "    ")).rstrip(), MAX_LINE)
         if not message:
             return
         self.dropped += len(self.pending) == JOURNAL_PENDING
@@ -10439,8 +10409,7 @@ async def logs_list(dash: Dash, *, level: LogLevel | None = None, source: Annota
     """The newest log entries that match, newest first."""
     await dash.journal.flush()
     logs, more = await asyncio.to_thread(
-        dash.db.logs, level=level, source=source, search=search, before=before, limit=limit
-    )
+        dash.db.logs, level=level, source=source, search=search, before=before, limit=limit)
     return {"logs": logs, "hasMore": more}
 
 
