@@ -630,7 +630,7 @@ class Access:
         self.failures.count(counted)
         if isinstance(password, str) and 0 < len(password) <= MAX_PASSWORD and encodable(password):
             async with self.turn(counted):
-                good = await asyncio.to_thread(password_matches, password, self.dash.db.get_meta("password"))
+                good = await asyncio.to_thread(password_matches, password, self.dash.db.get_meta("password", {}))
             if good:
                 self.failures.forget(counted)
                 session = secrets.token_urlsafe(KEY_BYTES)
@@ -753,11 +753,12 @@ def hashed_password(password: str) -> Json:
     return {"salt": salt.hex(), "hash": hashlib.scrypt(password.encode(), salt=salt, **SCRYPT).hex()}
 
 
-def password_matches(password: str, stored: Json | None) -> bool:
-    """Whether `password` is the stored one; takes as long where none is stored."""
-    salt = bytes.fromhex(stored["salt"]) if stored else b"\0" * 16
-    found = hashlib.scrypt(password.encode(), salt=salt, **SCRYPT)
-    return secrets.compare_digest(found, bytes.fromhex(stored["hash"]) if stored else b"")
+def password_matches(password: str, stored: Json) -> bool:
+    """Whether `password` is the stored one; takes as long where none is stored, or nobody can read it."""
+    salt, kept = b"\0" * 16, b""
+    with contextlib.suppress(KeyError, TypeError, ValueError):
+        salt, kept = bytes.fromhex(stored["salt"]), bytes.fromhex(stored["hash"])
+    return secrets.compare_digest(hashlib.scrypt(password.encode(), salt=salt, **SCRYPT), kept)
 
 
 def config_result(dash: Dash) -> Json:
@@ -870,7 +871,7 @@ async def password_set(dash: Dash, client: Client, *, password: Annotated[str, L
     """Set the password, or take it away with an empty one; all other sessions end."""
     if 0 < len(password) < MIN_PASSWORD:
         raise InvalidRequest(f"password must have at least {MIN_PASSWORD} characters", field="password")
-    stored, counted = dash.db.get_meta("password"), counted_address(client.address)
+    stored, counted = dash.db.get_meta("password", {}), counted_address(client.address)
     async with dash.access.turn(counted):
         if stored and client.session_id not in (None, "key"):  # the key serves instead of the current password
             dash.access.check_failures(counted)
@@ -893,8 +894,9 @@ BUSY_TIMEOUT = 5.0  # seconds to wait for another connection's lock, as a backup
 BUSY_PAUSE = 0.05  # seconds between two tries of a thread, in which the event loop has its turn
 WRITER_TIMEOUT = 200  # milliseconds that a write waits for it, as the event loop and so everybody waits with it
 SCAN_ROWS = 200  # models written in one go: as long as that takes, whoever reads on the loop waits
-MAX_ROWS = 500_000  # of requests, and of events: looking through more takes longer than anybody waits
 PRUNE_ROWS = 5000  # rows deleted in one go: more would stall the writers
+# Looking through more takes longer than anybody waits.
+MAX_ROWS = {"requests": 200_000, "events": 100_000, "usage": 200_000, "benchmarks": 10_000}
 RAW_KEPT = 2 * DAY  # how long every single sample is kept
 CLOCK_JUMP = 60_000  # ms by which the clock may be set without being doubted; what is dated later than that is "future"
 CLOCK_GAP = 3_600_000  # ms from one run to the next in which the clock need not be doubted
@@ -930,8 +932,11 @@ MODEL_DEFAULTS: Json = {  # every column of models
     "favorite": False, "parameters": {}, "revision": 1, "missing": False, "chat_template": False,
     "modalities": ["text"], "shards": [], "aliases": [], "pinned": False, "preferred": False, "tags": [],
 }
-JSON_COLUMNS: dict[str, Any] = {  # of a model, and what they are where they cannot be read
-    "parameters": {}, "modalities": ["text"], "shards": [], "aliases": [], "tags": [], "memory_correction": {}}
+JSON_COLUMNS: dict[str, Any] = {
+    "parameters": dict[str, Any], "modalities": list[str], "shards": list[str], "aliases": list[str],
+    "tags": list[str], "memory_correction": dict[str, Any] | None}
+TEXT_COLUMNS = ("id", "name", "path", "source", "architecture", "size_label", "quantization", "license", "tokenizer",
+                "projector", "build")
 BOOLEAN_COLUMNS = ("favorite", "chat_template", "missing", "pinned", "preferred")
 
 
@@ -1066,7 +1071,7 @@ def m004_router(db: sqlite3.Connection) -> None:
             aliases TEXT NOT NULL DEFAULT '[]', build TEXT, pinned INTEGER NOT NULL DEFAULT 0,
             preferred INTEGER NOT NULL DEFAULT 0, idle INTEGER, tags TEXT NOT NULL DEFAULT '[]', last_used_at INTEGER,
             memory_correction TEXT);
-        INSERT INTO models SELECT *, '[]', NULL, 0, 0, NULL, '[]', NULL, NULL FROM old_models;
+        INSERT INTO models (OLD_COLUMNS) SELECT OLD_COLUMNS FROM old_models;
         DROP TABLE old_models;
         CREATE TABLE requests_new (id INTEGER PRIMARY KEY AUTOINCREMENT, timestamp INTEGER NOT NULL,
             model TEXT NOT NULL, build TEXT, key TEXT, client TEXT, endpoint TEXT, stream INTEGER,
@@ -1075,7 +1080,8 @@ def m004_router(db: sqlite3.Connection) -> None:
             accepted INTEGER, prompt_per_second REAL, generated_per_second REAL, slot INTEGER, energy REAL);
         INSERT INTO requests_new (id, timestamp, model, prompt_tokens, cached_tokens, generated_tokens,
             prompt_per_second, generated_per_second, duration)
-            SELECT * FROM requests;
+            SELECT id, timestamp, model, prompt_tokens, cached_tokens, generated_tokens, prompt_per_second,
+            generated_per_second, duration FROM requests;
         DROP TABLE requests;
         ALTER TABLE requests_new RENAME TO requests;
         CREATE INDEX requests_timestamp ON requests (timestamp);
@@ -1091,7 +1097,8 @@ def m004_router(db: sqlite3.Connection) -> None:
             generated_tokens INTEGER NOT NULL, energy REAL, PRIMARY KEY (day, model, key));
         INSERT INTO usage (day, model, requests, prompt_tokens, cached_tokens, generated_tokens)
             SELECT strftime('%Y-%m-%d', timestamp / 1000, 'unixepoch', 'localtime') AS date, model, COUNT(*),
-            TOTAL(prompt_tokens), TOTAL(cached_tokens), TOTAL(generated_tokens) FROM requests GROUP BY date, model;
+            TOTAL(prompt_tokens), TOTAL(cached_tokens), TOTAL(generated_tokens) FROM requests GROUP BY date, model
+            HAVING date IS NOT NULL;
         CREATE TABLE api_keys (id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL, hash BLOB NOT NULL UNIQUE,
             start TEXT NOT NULL, models TEXT, requests_per_minute INTEGER, created_at INTEGER NOT NULL,
             used_at INTEGER, revoked_at INTEGER);
@@ -1101,21 +1108,26 @@ def m004_router(db: sqlite3.Connection) -> None:
         UPDATE server_config SET value = '0' WHERE key = 'idle_seconds' AND CAST(value AS INTEGER) < 0;
         DELETE FROM server_config WHERE key = 'models_autoload';
         DELETE FROM metrics WHERE resolution > 0 AND timestamp + resolution >
-            (SELECT MAX(timestamp) FROM metrics WHERE resolution = 0)""")
+            (SELECT MAX(timestamp) FROM metrics WHERE resolution = 0)""".replace("OLD_COLUMNS", """
+            id, name, path, source, favorite, parameters, revision, architecture, size_label, parameter_count,
+            quantization, file_size, file_mtime, context_length, embedding_length, block_count, head_count,
+            head_count_kv, vocabulary_size, expert_count, expert_used_count, sliding_window, key_length, value_length,
+            license, tokenizer, chat_template, modalities, shards, projector, projector_size,
+            missing, created_at, updated_at"""))
     for id, text in db.execute("SELECT id, parameters FROM models").fetchall():
         db.execute("UPDATE models SET parameters = ?, pinned = ?, idle = ? WHERE id = ?", (*m004_parameters(text), id))
     for (text,) in db.execute("SELECT value FROM server_config WHERE key = 'defaults'").fetchall():
         parameters, _, idle = m004_parameters(text)
         db.execute("UPDATE server_config SET value = ? WHERE key = 'defaults'", (parameters,))
         if idle:
-            db.execute("INSERT OR IGNORE INTO server_config VALUES ('idle_seconds', ?)", (str(idle),))
+            db.execute("INSERT OR IGNORE INTO server_config (key, value) VALUES ('idle_seconds', ?)", (str(idle),))
 
 
 def m004_parameters(text: str) -> tuple[str, bool, int | None]:
     """Saved parameters without the two that became fields, and those: (parameters, pinned, idle)."""
     try:
         parameters = dict(json.loads(text))
-    except (ValueError, TypeError):  # it is not as we save it
+    except (ValueError, TypeError, RecursionError):  # it is not as we save it
         return text, False, None
     pinned, idle = parameters.pop("load-on-startup", False), parameters.pop("sleep-idle-seconds", None)
     return json.dumps(parameters), pinned is True, idle if type(idle) is int and idle > 0 else None
@@ -1238,7 +1250,7 @@ class DatabaseFile:
             os.chmod(self.path, 0o600)
             connection = sqlite3.connect(self.path, timeout=BUSY_TIMEOUT, isolation_level=None, check_same_thread=False)
             failed.callback(connection.close)
-            connection.row_factory = sqlite3.Row
+            connection.row_factory, connection.text_factory = sqlite3.Row, lenient_text
             self.check(connection, version)  # a file that is not ours may not change by one byte
             if not user_version(connection):
                 connection.execute("PRAGMA auto_vacuum = INCREMENTAL")  # before the first table, or never
@@ -1503,7 +1515,8 @@ class DatabaseFile:
         them.
         """
         late, until = now_ms() + CLOCK_JUMP, wanted.pop("timestamp < ?", None)
-        past = {"timestamp <= ?": late, "timestamp < ?": until, "(timestamp, id) < (?, ?)": after}
+        first = late if after is None else min(late, after[0])
+        past = {"timestamp <= ?": first, "timestamp < ?": until, "(timestamp, id) < (?, ?)": after}
         parts = [past] if after is None or after[0] <= late else []
         if until is None or until > late - 2 * CLOCK_JUMP:
             parts.append({"timestamp > ?": late, "(timestamp, id) < (?, ?)": None if parts else after})
@@ -1517,14 +1530,14 @@ class DatabaseFile:
     def get_meta(self, key: str, default: Any = None) -> Any:
         """A value of the metadata table, or `default` where it is absent or of another type than that."""
         rows = self.rows("SELECT key, value FROM metadata WHERE key = ?", (key,))
-        return saved_value(rows[0], default) if rows else default
+        return decoded(rows[0], "value", default) if rows else default
 
     def set_meta(self, key: str, value: Any) -> None:
         """Set a value of the metadata table; None deletes it."""
         with self.transaction() as db:
             db.execute("DELETE FROM metadata WHERE key = ?", (key,))
             if value is not None:
-                db.execute("INSERT INTO metadata VALUES (?, ?)", (key, json.dumps(value)))
+                db.execute("INSERT INTO metadata (key, value) VALUES (?, ?)", (key, json.dumps(value)))
 
     def last_id(self, table: str) -> int:
         """The largest id that any row of a table ever had."""
@@ -1550,7 +1563,8 @@ class ModelRows(DatabaseFile):
         """Every model by id, as they are kept in memory; read once, and again after a change that failed."""
         with self.lock:
             if self.model_rows is None:
-                self.model_rows = ordered_models(map(decoded_model, self.rows("SELECT * FROM models")))
+                rows = self.rows(f"SELECT {', '.join(MODEL_DEFAULTS)} FROM models")
+                self.model_rows = ordered_models(row for row in map(decoded_model, rows) if row["id"] and row["path"])
             return self.model_rows
 
     def get_model(self, id: str) -> Json:
@@ -1626,7 +1640,7 @@ class ModelRows(DatabaseFile):
     def benchmarks(self, model: str) -> list[Json]:
         """The benchmarks of one model, newest first."""
         rows = self.rows("SELECT id, result FROM benchmarks WHERE model = ? ORDER BY id DESC LIMIT 50", (model,))
-        return [{**saved_json(row, "result", {}), "id": row["id"]} for row in rows]
+        return [{**result, "id": row["id"]} for row in rows if (result := decoded(row, "result", {}))]
 
 
 class MetricRows(DatabaseFile):
@@ -1727,7 +1741,8 @@ class RequestRows(DatabaseFile):
             db.executemany(f"INSERT INTO requests ({', '.join(REQUEST_COLUMNS)}) "
                            f"VALUES ({', '.join(f':{name}' for name in REQUEST_COLUMNS)})", rows)
             db.executemany(
-                "INSERT INTO usage VALUES (:day, :counted_as, COALESCE(:key, ''), 1, COALESCE(:prompt_tokens, 0), "
+                "INSERT INTO usage (day, model, key, requests, prompt_tokens, cached_tokens, generated_tokens, energy) "
+                "VALUES (:day, :counted_as, COALESCE(:key, ''), 1, COALESCE(:prompt_tokens, 0), "
                 "COALESCE(:cached_tokens, 0), COALESCE(:generated_tokens, 0), :energy) "
                 "ON CONFLICT (day, model, key) DO UPDATE SET requests = requests + 1, "
                 "prompt_tokens = prompt_tokens + excluded.prompt_tokens, "
@@ -1746,6 +1761,8 @@ class RequestRows(DatabaseFile):
         """
         if sort not in typing.get_args(RequestSort):
             raise InvalidRequest(f"requests are not sorted by {sort}", field="sort")
+        if sort != "timestamp":
+            filters["from_ms"] = self.first_counted(filters.get("from_ms"))
         wanted = {REQUEST_FILTERS[name]: value for name, value in filters.items()}
         found = [row[0] for row in self.read(f"SELECT {sort} FROM requests WHERE id = ?", (before,))]
         last = found[0] if found else None
@@ -1761,6 +1778,12 @@ class RequestRows(DatabaseFile):
                                                     f"ORDER BY {sort} DESC, id DESC LIMIT ?", [*values, limit])]
         return [{**row, "stream": None if row["stream"] is None else bool(row["stream"])} for row in rows]
 
+    def first_counted(self, from_ms: int | None) -> int | None:
+        """Since when requests are looked through that meet `from_ms`: those beyond MAX_ROWS are about to be deleted."""
+        last = self.last_id("requests") - MAX_ROWS["requests"]
+        rows = self.read("SELECT timestamp FROM requests WHERE id <= ? ORDER BY id DESC LIMIT 1", (last,))
+        return max([from_ms or 0, *(row[0] for row in rows)]) if rows else from_ms
+
     def request_summary(self, *, from_ms: int | None = None, to_ms: int | None = None, **filters: Any) -> Json:
         """{count, ok, failed, cancelled, prompt_tokens, cached_tokens, generated_tokens, prompt_per_second,
         generated_per_second, throughput} of those that meet the filters.
@@ -1768,6 +1791,7 @@ class RequestRows(DatabaseFile):
         The two speeds are tokens over busy time, those of the prompt without cached ones; `throughput` is generated
         tokens over all of the time. May be called from a thread: a million requests take a second.
         """
+        from_ms = self.first_counted(from_ms)
         filters |= {"from_ms": from_ms, "to_ms": now_ms() + CLOCK_JUMP if to_ms is None else to_ms}
         where, values = where_all({REQUEST_FILTERS[name]: value for name, value in filters.items()})
         statuses = "".join(f"COALESCE(SUM(status = '{name}'), 0) AS {name}, " for name in ("ok", "failed", "cancelled"))
@@ -1817,7 +1841,7 @@ class RequestRows(DatabaseFile):
         """
         wanted = {"timestamp >= ?": from_ms, "timestamp < ?": to_ms, "model = ?": model}
         rows = self.newest("events", EVENT_COLUMNS, wanted, limit)
-        return [{**row, "details": saved_json(row, "details", {})} for row in rows]
+        return [{**row, "details": decoded(row, "details", {})} for row in rows]
 
 
 class AccessRows(DatabaseFile):
@@ -1855,7 +1879,8 @@ class AccessRows(DatabaseFile):
         """The keys, newest first, also those revoked: {id, name, start, models, requests_per_minute, …_at}."""
         rows = self.rows("SELECT id, name, start, models, requests_per_minute, created_at, used_at, revoked_at "
                          f"FROM api_keys WHERE {condition} ORDER BY id DESC", values)
-        return [{**row, "models": None if row["models"] is None else saved_json(row, "models", [])} for row in rows]
+        return [{**row, "models": None if row["models"] is None else decoded(row, "models", []),
+                 "requests_per_minute": whole_amount(row["requests_per_minute"])} for row in rows]
 
     def find_api_key(self, hash: bytes) -> Json | None:
         """The key that has this hash and is not revoked."""
@@ -1915,7 +1940,7 @@ class Database(ModelRows, MetricRows, RequestRows, AccessRows):
 
     def config(self) -> Json:
         """What the user saved of the engine's configuration, and its `revision`."""
-        saved = {row["key"]: saved_value(row, None) for row in self.rows("SELECT * FROM server_config")}
+        saved = {row["key"]: decoded(row, "value") for row in self.rows("SELECT key, value FROM server_config")}
         saved = {key: value for key, value in saved.items() if value is not None}
         return {**saved, "revision": saved["revision"] if type(saved.get("revision")) is int else 1}
 
@@ -1928,7 +1953,7 @@ class Database(ModelRows, MetricRows, RequestRows, AccessRows):
             if reset:
                 db.execute("DELETE FROM server_config")
             for key, value in {**changes, "revision": revision + 1}.items():
-                db.execute("INSERT OR REPLACE INTO server_config VALUES (?, ?)", (key, json.dumps(value)))
+                db.execute("INSERT OR REPLACE INTO server_config (key, value) VALUES (?, ?)", (key, json.dumps(value)))
 
     # pruning
 
@@ -1943,10 +1968,11 @@ class Database(ModelRows, MetricRows, RequestRows, AccessRows):
             self.delete_in_steps("metrics", "resolution = ? AND timestamp < ?", (width, now - age))
         for table in ("requests", "events"):
             self.delete_in_steps(table, "timestamp < ?", (now - detail,))
-            self.delete_in_steps(table, "id <= ?", (self.last_id(table) - MAX_ROWS,))
         self.delete_in_steps("usage", "day < ?", (day_of(now - history),))
         self.delete_in_steps("logs", "timestamp < ?", (now - settings["logs_retention_days"] * DAY,))
-        self.delete_in_steps("logs", "id <= ?", (self.last_id("logs") - settings["logs_max_rows"],))
+        for table, most in {"logs": settings["logs_max_rows"], **MAX_ROWS}.items():
+            last = self.rows(f"SELECT MAX(rowid) AS last FROM {table}")[0]["last"] or 0
+            self.delete_in_steps(table, "rowid <= ?", (last - most,))
         self.delete_in_steps("sessions", "expires_at < ?", (now,))
         self.set_meta("clock", self.clock.saved())
         vars(self.threads).pop("connection").close()  # the thread's own, which may not read while the file shrinks
@@ -1967,7 +1993,14 @@ class Database(ModelRows, MetricRows, RequestRows, AccessRows):
 
 def read_only(path: Path) -> sqlite3.Connection:
     """A connection that changes nothing."""
-    return sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=BUSY_TIMEOUT)
+    connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=BUSY_TIMEOUT)
+    connection.text_factory = lenient_text
+    return connection
+
+
+def lenient_text(content: bytes) -> str:
+    """A text of the database, in which one character that is no UTF-8 must not cost a whole list."""
+    return content.decode("utf-8", "replace")
 
 
 def is_good_database(path: Path) -> bool:
@@ -2011,30 +2044,36 @@ def columns_made(version: int) -> set[tuple[str, str]]:
         return columns_of(db)
 
 
-def saved_value(row: Json, default: Any) -> Any:
-    """The JSON value of a row {key, value}; `default`, and a line in the log, where it is none or of another type."""
+def decoded(row: Json, column: str, default: Any = None) -> Any:
+    """The JSON value in a column; `default`, and a line in the log, where it is none or of another type than that."""
     with contextlib.suppress(ValueError, TypeError, RecursionError):
-        value = json.loads(row["value"])
+        value = json.loads(row[column])
         if default is None or type(value) is type(default):
             return value
-    log.warning("%s is not used as it is saved: llamadash did not write it so", row["key"])
+    log.warning("%s of %s is not used as it is saved", column, row.get("key", row.get("id")))
     return default
 
 
-def saved_json(row: Json, column: str, default: Any) -> Any:
-    """The JSON value in a column of a row, as saved_value() reads it."""
-    return saved_value({"key": f"{column} of {row['id']}", "value": row[column]}, default)
+def texts(values: list[Any]) -> list[str]:
+    """What of a saved list of texts is one."""
+    return [value for value in values if isinstance(value, str)]
 
 
 def decoded_model(row: Json) -> Json:
-    """A model as clients see it, from its row."""
-    for name, default in JSON_COLUMNS.items():
-        value = row[name] if row[name] is None else saved_json(row, name, default.copy())
-        row[name] = [item for item in value if isinstance(item, str)] if isinstance(value, list) else value
-    row["parameters"] = known_parameters(row["parameters"])
+    """A model as clients see it, from its row; a value that llamadash cannot have written is its column's default."""
+    for name, value in row.items():
+        kind = str if name in TEXT_COLUMNS else int
+        try:
+            if name in JSON_COLUMNS:
+                row[name] = checked(value and json.loads(value, parse_constant=int), JSON_COLUMNS[name], name)
+            elif value is not None and (type(value) is not kind or (isinstance(value, int) and value < 0)):
+                raise InvalidRequest(f"{name} is of another type")
+        except (ValueError, TypeError, RecursionError, InvalidRequest) as problem:
+            log.warning("%s of the model %s is not used as it is saved: %s", name, row["id"], problem)
+            row[name] = MODEL_DEFAULTS[name]
     for name in BOOLEAN_COLUMNS:
         row[name] = bool(row[name])
-    return row
+    return {**row, "name": row["name"] or str(row["id"]), "parameters": known_parameters(row["parameters"])}
 
 
 def encoded_model(row: Json) -> list[Any]:
@@ -2049,7 +2088,7 @@ def ordered_models(rows: Iterable[Json]) -> dict[str, Json]:
 
 def is_future(timestamp: int) -> bool:
     """Whether a time in ms can only have come from a clock that was ahead."""
-    return timestamp > now_ms() + CLOCK_JUMP
+    return not isinstance(timestamp, int) or timestamp > now_ms() + CLOCK_JUMP
 
 
 def dated(row: sqlite3.Row) -> Json:
@@ -4016,7 +4055,7 @@ class Library:
         self.projectors: dict[str, list[str]] = {}  # by path of a model, those that may belong to it
         self.warned = dash.db.get_meta("scan_warnings")  # of listed files, by path; None: read all of them once again
         self.lost: dict[str, str] = {}  # folders and files that cannot be used now, and why
-        self.mounts: set[str] = set(dash.db.get_meta("mounts", []))  # where in the folders something usually is mounted
+        self.mounts: set[str] = set(texts(dash.db.get_meta("mounts", [])))  # where something is usually mounted
         self.known: dict[Path, Look] = {}  # each folder as it was at the last scan
         self.looks: dict[Path, Look] = {}  # and as last looked at
         self.looking: dict[Path, asyncio.Task[None]] = {}  # the looks that are under way
@@ -4188,7 +4227,7 @@ class Library:
 
     def ignored(self) -> list[str]:
         """Files that are there and shall not be listed."""
-        return list(self.dash.db.get_meta("ignored_paths", []))
+        return texts(self.dash.db.get_meta("ignored_paths", []))
 
     def still_ignored(self, scan: Scan) -> set[str]:
         """The ignored files, without those that are gone from their folder: what comes there next is another."""
@@ -10451,7 +10490,8 @@ REQUEST_ID = re.compile(r'"requestId": ?"([^"\\]{1,128})"')
 EVENT_MESSAGE = re.compile(r"42(\d{0,10})(?=\[)")  # an event, with the number of the acknowledgement it asks for
 JSON_DECODER = json.JSONDecoder()
 # json.dumps makes a new encoder for each call that is not all defaults.
-STRICT_JSON = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, allow_nan=False, check_circular=False)
+STRICT_JSON = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, allow_nan=False, check_circular=False,
+                               default=lambda value: bytes.decode(value, errors="replace"))  # from a damaged row
 
 
 def encoded(value: Any) -> bytes:
@@ -11016,7 +11056,9 @@ def is_trusted(address: str, proxies: tuple[str, ...]) -> bool:
 @functools.lru_cache(1024)
 def counted_address(address: str) -> str:
     """What counts as one address in limits: every client with IPv6 has a whole /64 of them."""
-    return str(ipaddress.ip_network((address, 64), strict=False)) if ":" in address else address
+    with contextlib.suppress(ValueError):  # it is what somebody wrote into a row of the database
+        return str(ipaddress.IPv6Network((address, 64), strict=False))
+    return address
 
 
 # -- Web ------------------------------------------------------------------------------------------
@@ -11551,9 +11593,9 @@ async def fetched(url: str, **options: Any) -> bytes:
 
 def saved_config(config: Config) -> Json:
     """What the user saved of the engine's configuration, read without changing the database."""
-    with contextlib.suppress(sqlite3.Error, ValueError), contextlib.closing(
-            read_only(config.data_dir / DATABASE_NAME)) as db:
-        return renamed_config({key: json.loads(value) for key, value in db.execute("SELECT * FROM server_config")})
+    with contextlib.suppress(sqlite3.Error), contextlib.closing(read_only(config.data_dir / DATABASE_NAME)) as db:
+        rows = db.execute("SELECT key, value FROM server_config")
+        return renamed_config({key: decoded({"key": key, "value": value}, "value") for key, value in rows})
     return {}
 
 
@@ -11949,7 +11991,7 @@ class Dash:
 
     def features(self) -> Json:
         """What a client must know of this server before it shows anything."""
-        return {"auth": self.config.auth, "password": self.db.get_meta("password") is not None,
+        return {"auth": self.config.auth, "password": self.db.get_meta("password", {}) != {},
                 "web": self.web.files.version, "notice": self.db.notice}
 
     # messages

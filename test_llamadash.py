@@ -80,7 +80,7 @@ import types
 import typing
 import uuid
 import zipfile
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Annotated, Any, Literal
@@ -1169,6 +1169,139 @@ def test_a_clock_that_was_ahead_stops_no_averages(fresh_db: llamadash.Database) 
     assert [row["timestamp"] for row in saved_averages(fresh_db, 60_000)][:2] == [now - 120_000, now - 60_000]
 
 
+JUNK = ["{", "null", "[]", "5", '"x"', "[" * 3000, b"\0\xff", "\xe9".encode("latin-1"), -1, 1.5, '{"a": NaN}',
+        "[1, {}]", '{"salt": 5}', '{"salt": "zz", "hash": "zz"}']
+PARSED = [
+    *(("models", name, "id = 'a'") for name in llamadash.MODEL_DEFAULTS),
+    *(("api_keys", name, "1") for name in ("name", "start", "models", "requests_per_minute", "created_at", "used_at")),
+    *(("requests", name, "1") for name in ("timestamp", "model", "stream", "duration", "generated_tokens")),
+    *(("events", name, "1") for name in ("timestamp", "kind", "reason", "details")),
+    ("benchmarks", "result", "1"), ("logs", "message", "1"), ("logs", "timestamp", "1"), ("sessions", "address", "1"),
+    ("metrics", "timestamp", "resolution = 0"), ("usage", "day", "1"),
+    *(("server_config", "value", f"key = '{name}'") for name in ("revision", *llamadash.ENGINE_DEFAULTS)),
+    *(("metadata", "value", f"key = '{name}'") for name in (
+        "settings", "password", "ignored_paths", "downloads", "clock", "gpus", "scan_warnings", "mounts",
+        "proven_builds"))]
+
+
+@pytest.fixture(scope="session")
+def full_database(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """A database with a row of everything."""
+    path, now = tmp_path_factory.mktemp("full") / "full.db", llamadash.now_ms()
+    with contextlib.closing(llamadash.Database(path)) as database:
+        database.apply_scan([a_model("a"), a_model("b")], [], [])
+        database.add_benchmark({"model": "a"})
+        database.add_requests([{"id": 1, "timestamp": now, "model": "a"}])
+        database.add_events([{"timestamp": now, "kind": "loaded", "model": "a"}])
+        database.add_logs([{"id": 1, "timestamp": now, "level": "info", "source": "a", "message": "x"}])
+        database.add_metrics({"cpu_usage": 1.0})
+        database.add_session(b"hash", "127.0.0.1", 10**9)
+        database.add_api_key("key", b"hash", "sk-", ["a"], 5)
+        database.save_config(1, llamadash.ENGINE_DEFAULTS | {"default_model": "a", "autostart": False})
+        for _, _, condition in PARSED[-9:]:
+            database.set_meta(condition.split("'")[1], {})
+        database.checkpoint()
+        return path.read_bytes()
+
+
+@pytest.mark.parametrize("junk", JUNK, ids=range(len(JUNK)))
+@run_async
+async def test_a_bad_value_costs_that_value(tmp_path: Path, full_database: bytes, junk: Any) -> None:
+    """Whatever stands in the columns that are read, llamadash starts, lists everything else and lets its owner in."""
+    (tmp_path / "data").mkdir()
+    path = tmp_path / "data" / llamadash.DATABASE_NAME
+    path.write_bytes(full_database)
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as db:
+        value = "CAST(? AS TEXT)" if isinstance(junk, bytes) and junk[0] else "?"
+        for table, column, condition in PARSED[::-1]:  # the id of a model last
+            with contextlib.suppress(sqlite3.IntegrityError):
+                db.execute(f"UPDATE {table} SET {column} = {value} WHERE {condition}", (junk,))
+    dash = StubDash(tmp_path)
+    now = llamadash.now_ms()
+    answers: dict[str, Json] = {"features": dash.features()}
+    for event, fields in {
+            "models:list": {}, "models:get": {"id": "b"}, "requests:list": {}, "logs:list": {}, "keys:list": {},
+            "timeline:list": {"from": 0, "to": now}, "usage:get": {"from": 0, "to": now, "by": "day"},
+            "metrics:history": {"from": now - 9000, "to": now}, "config:get": {}, "settings:get": {},
+            "models:downloads": {}, "system:export": {}}.items():
+        answers[event] = await dash.request(event, **fields)
+        llamadash.encoded(answers[event])
+    assert "b" in [row["id"] for row in answers["models:list"]["models"]]
+    assert len(answers["keys:list"]["keys"]) == len(answers["logs:list"]["logs"]) == 1
+    dash.db.benchmarks("a")
+    dash.db.prune(dash.settings())
+    key = dash.db.find_api_key(b"hash")
+    assert key and (key["models"] is not None or junk == "null")  # none is any
+    dash.gateway.keys.counted(key)
+    with pytest.raises(llamadash.Unauthenticated):
+        await dash.access.admit({"password": "not the password"}, "10.0.0.1")
+    assert await dash.access.admit({"token": dash.access.key}, "10.0.0.1")
+    assert dash.db.update_model("b", 1, {"favorite": True})["favorite"]
+    dash.db.close()
+
+
+def test_tables_may_have_columns_that_nobody_knows(version_1_0: Path) -> None:
+    """Of another tool, or of a version that was tried out: everything is read and written by the names of columns."""
+    tables = ("models", "requests", "benchmarks", "server_config", "metadata", "sessions", "logs", "metrics")
+    for table in tables:
+        changed_by(f"ALTER TABLE {table} ADD COLUMN extra TEXT DEFAULT 'x'")(version_1_0)
+    changed_by("INSERT INTO requests (timestamp, model) VALUES (9000000000000000, 'tiny')")(version_1_0)
+    llamadash.Database(version_1_0).close()
+    for table in ("models", "requests", "events", "usage", "api_keys"):
+        changed_by(f"ALTER TABLE {table} ADD COLUMN more TEXT DEFAULT 'x'")(version_1_0)
+    with contextlib.closing(llamadash.Database(version_1_0)) as database:
+        assert database.notice is None and set(database.get_model("tiny")) == set(llamadash.MODEL_DEFAULTS)
+        database.apply_scan([a_model("new")], [], [])
+        database.add_requests([{"id": 50, "timestamp": llamadash.now_ms(), "model": "tiny"}])
+        database.add_events([{"timestamp": 5, "kind": "loaded"}])
+        database.add_logs([{"id": 99, "timestamp": 1, "level": "info", "source": "a", "message": "x"}])
+        database.add_metrics({"cpu_usage": 1.0})
+        database.add_benchmark({"model": "tiny"})
+        database.add_session(b"new", "127.0.0.1", 1000)
+        database.add_api_key("key", b"hash", "sk-")
+        database.save_config(4, {"models_max": 3})
+        database.set_meta("settings", {})
+        assert [set(row) for row in database.events(0, 9)] == [set(llamadash.EVENT_COLUMNS)]
+        assert database.usage(0, llamadash.now_ms(), "model")[1]["requests"] == 3
+
+
+def test_rows_beyond_a_number_are_not_kept(fresh_db: llamadash.Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However new they are; until they are deleted, what takes longer with each row leaves them out."""
+    monkeypatch.setattr(llamadash, "MAX_ROWS", dict.fromkeys(("requests", "events", "usage", "benchmarks"), 3))
+    now = llamadash.now_ms()
+    fresh_db.add_requests([{"id": id, "timestamp": now - 9000 + id, "model": f"m{id}", "duration": float(-id)}
+                           for id in range(1, 9)])
+    fresh_db.add_events([{"timestamp": now - id, "kind": "loaded", "model": "a"} for id in range(8)])
+    for _ in range(8):
+        fresh_db.add_benchmark({"model": "a"})
+    assert [row["id"] for row in fresh_db.requests(sort="duration")] == [5, 6, 7, 8]
+    assert fresh_db.request_summary(from_ms=5)["count"] == 4 and len(fresh_db.requests()) == 8
+    fresh_db.prune(llamadash.SETTING_DEFAULTS)
+    assert [fresh_db.rows(f"SELECT COUNT(*) AS n FROM {table}")[0]["n"] for table in llamadash.MAX_ROWS] == [3] * 4
+    assert [row["id"] for row in fresh_db.requests()] == [8, 7, 6]
+
+
+def test_every_page_of_a_long_list_comes_from_an_index(fresh_db: llamadash.Database) -> None:
+    """SQLite looks no row through that the page does not have, whatever is filtered and wherever the page begins."""
+    fresh_db.add_requests(some_requests(50))
+    plans: list[str] = []
+    really = fresh_db.read
+
+    def explain(query: str, values: Sequence[Any]) -> list[sqlite3.Row]:
+        if "ORDER BY" in query:
+            plans.extend(row["detail"] for row in really(f"EXPLAIN QUERY PLAN {query}", values))
+        return really(query, values)
+    fresh_db.read = explain  # type: ignore[method-assign]
+    for filters in ({}, {"model": "a"}, {"key": "k"}, {"status": "failed"}, {"from_ms": 5, "to_ms": 2**50}):
+        fresh_db.requests(**filters)
+        fresh_db.requests(**filters, before=20)
+    fresh_db.events(0, 5, "a")
+    fresh_db.events(0, 5)
+    fresh_db.logs(before=5)
+    assert plans and not [plan for plan in plans if not plan.startswith("SEARCH") or "TEMP" in plan], plans
+    assert all("timestamp" in plan or "PRIMARY KEY" in plan for plan in plans), plans
+
+
 class Clocks:
     """The machine's clock, which can be set, and the one that nobody sets, in ms."""
 
@@ -1327,18 +1460,6 @@ def test_a_backup_dated_in_the_future_is_not_the_newest(fresh_db: llamadash.Data
     assert fresh_db.good_backup() == ahead.with_name("daily-6.db")
     fresh_db.daily_backup()
     assert not ahead.exists() and len(fresh_db.backups()) == 7
-
-
-def test_requests_and_events_have_a_bound(fresh_db: llamadash.Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    """However young they are, the oldest go where there are more; what they add up to stays."""
-    monkeypatch.setattr(llamadash, "MAX_ROWS", 10)
-    now = llamadash.now_ms()
-    fresh_db.add_requests([{"id": id, "timestamp": now, "model": "a"} for id in range(1, 26)])
-    fresh_db.add_events([{"timestamp": now, "kind": "loaded", "model": "a"} for _ in range(25)])
-    fresh_db.prune(llamadash.SETTING_DEFAULTS)
-    for table in ("requests", "events"):
-        assert [row["id"] for row in fresh_db.rows(f"SELECT id FROM {table} ORDER BY id")] == list(range(16, 26))
-    assert fresh_db.usage(0, now + llamadash.DAY, "model")[1]["requests"] == 25
 
 
 @pytest.mark.parametrize(("days", "resolution"), [(1, 0), (10, 60_000), (300, 600_000)])
