@@ -1235,7 +1235,7 @@ async def test_a_bad_value_costs_that_value(tmp_path: Path, full_database: bytes
     dash.gateway.keys.counted(key)
     with pytest.raises(llamadash.Unauthenticated):
         await dash.access.admit({"password": "not the password"}, "10.0.0.1")
-    assert await dash.access.admit({"token": dash.access.key}, "10.0.0.1")
+    assert await dash.access.admit({"token": await dash.access.key()}, "10.0.0.1")
     assert dash.db.update_model("b", 1, {"favorite": True})["favorite"]
     dash.db.close()
 
