@@ -7966,6 +7966,7 @@ class Routing:
 
     def __init__(self, dash: Dash, keys: Keys) -> None:
         self.dash, self.keys = dash, keys
+        self.listing = asyncio.Lock()
         self.scans = asyncio.Semaphore(2)  # threads that look through bodies: more of them hold up the loop
         self.bodies: dict[int, int] = {}  # the sizes of all bodies that are being read, or wait
 
@@ -8066,7 +8067,7 @@ class Routing:
     async def listed(self, named: str | None, allowed: list[str] | None) -> Json:
         """The answer to /v1/models, or to /v1/models/NAME."""
         name = str(await self.target(named, allowed)) if named else None
-        async with self.dash.long_work:
+        async with self.listing:
             models = await in_turns(self.listed_entry, [row for row in self.dash.db.models()
                                                         if row["id"] == name or not (name or row["missing"])])
         models += [item for item in self.dash.upstreams.listed() if name in (None, item["id"])]

@@ -103,6 +103,7 @@ CI_ENGINES = CACHE.with_name("llamadash-ci")  # where .ci/run builds llama-serve
 ENGINES = ("llama-server", "old llama-server", "embedded")
 # Seconds for what normally takes milliseconds; only a failure waits so long.
 DEADLINE = float(os.environ.get("LLAMADASH_TEST_DEADLINE", "60"))
+STOPS = int(os.environ.get("LLAMADASH_TEST_STOPS", "4"))  # moments at which a server is ended under load
 SERVER_STOP_TIME = 45.0  # seconds for the end of a server: no socket's own timeout is that short
 OTHER_PEER = pytest.mark.skipif(sys.platform != "linux", reason="only Linux has all of 127.0.0.0/8")
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
@@ -11431,6 +11432,53 @@ async def test_it_stops_quickly_with_a_tab_open(start: Callable[..., Server]) ->
         assert await asyncio.to_thread(server.stop, sign) == 0
         assert "Traceback" not in server.output()
         await client.close()
+
+
+async def work_hard(client: Dashboard, url: str, saved: list[int]) -> None:
+    """Load, unload, stream, download, scan and save until cancelled; `saved` has each change that was acknowledged."""
+    async def stream(model: str) -> None:
+        body = {"model": model, "stream": True, "fake": {"tokens": 50, "pause": 0.01}}
+        async with aiohttp.ClientSession() as http, http.post(f"{url}/chat/completions", json=body) as answer:
+            await answer.read()
+
+    async def save() -> None:
+        value = saved[-1] + 1
+        await client.request("settings:update", changes={"logs_max_rows": value})
+        saved.append(value)
+
+    async def again(work: Callable[..., Any], *arguments: Any, **data: Any) -> None:
+        while True:
+            with contextlib.suppress(OSError, aiohttp.ClientError, socketio.exceptions.SocketIOError):
+                await work(*arguments, **data)
+            await asyncio.sleep(0.01)
+    await asyncio.gather(
+        *(again(stream, model) for model in ("one", "two", "two")), again(save),
+        *(again(client.envelope, event, **data) for event, data in (
+            ("models:load", {"id": "one"}), ("models:unload", {"id": "one"}), ("models:scan", {}),
+            ("models:download", {"repo": "user/repo", "file": GGUF_FILE}), ("system:backup", {}))))
+
+
+@run_async
+async def test_it_stops_at_any_moment(start: Callable[..., Server], fake: FakeEngine) -> None:
+    """While it loads, streams, downloads and saves: soon, with code 0, all that was saved, and no engine left."""
+    chance, saved, engines = random.Random(14), [200_000], list[psutil.Process]()
+    async with FakeHub().running() as hub:
+        hub.delay = 0.1
+        server = start(program=fake.program, environment={"HF_ENDPOINT": hub.endpoint, "NO_PROXY": "127.0.0.1"})
+        for _ in range(STOPS):
+            async with api_of(server) as api:
+                found = (await api.board.request("settings:get"))["settings"]["logs_max_rows"]
+                assert saved[-1] <= found <= saved[-1] + 1  # one that was saved may not have been acknowledged
+                saved[-1] = found
+                working = asyncio.create_task(work_hard(api.board, f"{api.url}/v1", saved))
+                await asyncio.sleep(chance.uniform(0, 1.5))
+                assert server.process
+                engines[:] = psutil.Process(server.process.pid).children(recursive=True)
+                assert await asyncio.to_thread(server.stop) == 0
+                await llamadash.cancelled([working])
+            await eventually(lambda: not any(map(alive, engines)), "no engine is left")
+            assert "Traceback" not in server.output()
+            server.start()
 
 
 def test_a_second_instance_on_one_data_folder_exits_4(start: Callable[..., Server]) -> None:
