@@ -2472,6 +2472,14 @@ def gguf_read(path: str | Path, *, named: bool = False) -> GGUFHeader:
         raise GGUFError(f"cannot be read: {problem.strerror}") from problem
 
 
+def gguf_read_all(paths: Sequence[str]) -> GGUFHeader:
+    """The header of the first of a model's files, with the tensors of all."""
+    first, *rest = [gguf_read(path, named=True) for path in paths]
+    for shard in rest:
+        first.tensor_sizes |= shard.tensor_sizes
+    return first
+
+
 def gguf_size_label(parameters: int) -> str | None:
     """A count of parameters as people write it: 135M, 1.7B, 70B."""
     for unit, name in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "K")):
@@ -3567,7 +3575,7 @@ async def metrics_history(dash: Dash, *, from_: Timestamp, to: Timestamp,
 FOLDER_LIMIT = 10.0  # s without a step forward after which a folder is given up on; a disk that wakes up needs as long
 FOLDER_THREADS = 4  # that may hang in one folder at the same time
 FOLDER_PAUSE = (2.0, 15.0)  # s between two looks at a folder: after a change, and at most
-FOLDER_DUTY = 0.01  # of the time may be spent in looking at one
+FOLDER_DUTY = 0.002  # of the time may be spent in looking at one
 MAX_FOLDER_DEPTH = 12  # levels; the deepest usual layout, the Hugging Face cache, has 4
 MAX_FOLDER_ENTRIES = 200_000  # names looked at in one scan
 MAX_MODEL_FILES = 20_000  # GGUF files in one scan
@@ -3710,19 +3718,20 @@ class Scan:
                 self.visited.add(folder)
                 self.report(0, len(self.files))
                 try:
-                    entries = sorted(os.scandir(folder), key=lambda item: item.name)
+                    entries = sorted((item.path, item.is_symlink(), item.is_dir(follow_symlinks=False))
+                                     for item in os.scandir(folder) if item.path not in self.mounts)
                 except OSError as problem:
                     self.unreadable(problem)
                     continue
                 self.entries += len(entries)
-                for path, link in ((item.path, item.is_symlink()) for item in entries if item.path not in self.mounts):
+                for path, link, is_folder in entries:
                     if self.entries > MAX_FOLDER_ENTRIES or len(self.files) >= MAX_MODEL_FILES:
                         self.skip(folder, f"more than {MAX_MODEL_FILES} models or {MAX_FOLDER_ENTRIES} files:"
                                           " the rest was not looked at")
                         return
                     if link and self.careful and self.seems_to_leave(path):
                         self.lost[path] = "leads to another place, and one of them does not answer"
-                    elif os.path.isdir(path):
+                    elif is_folder or (link and os.path.isdir(path)):
                         if link and not self.contains(os.path.realpath(path)):
                             self.skip(path, "links to a folder outside the model folders: add that folder")
                         elif not link and folder.count(os.sep) - root.count(os.sep) < self.depth:
@@ -4297,13 +4306,8 @@ class Library:
 
     async def header(self, row: Json) -> GGUFHeader | None:
         """The header of this row's first file with the tensors of all; None where one cannot be read any more."""
-        def read() -> GGUFHeader:
-            first, *rest = [gguf_read(path, named=True) for path in row["shards"] or [row["path"]]]
-            for shard in rest:
-                first.tensor_sizes |= shard.tensor_sizes
-            return first
         try:
-            return await self.patiently(row["path"], read)
+            return await self.patiently(row["path"], gguf_read_all, row["shards"] or [row["path"]])
         except GGUFError:
             return None
 
