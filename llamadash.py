@@ -2568,7 +2568,6 @@ DEFAULT_BATCH, DEFAULT_UBATCH = 2048, 512  # tokens
 # Bytes that a process takes on each GPU beyond model, cache and compute: CUDA's as measured on an H100 (0.57 to 0.60
 # GiB), the others' assumed; what a model really took corrects them.
 GPU_OVERHEAD = {"CUDA": 632 << 20, "ROCm": 512 << 20, "SYCL": 384 << 20, "Vulkan": 192 << 20, "MTL": 64 << 20}
-OTHER_OVERHEAD = 256 << 20
 INPUT_TENSORS = re.compile(r"(?:per_layer_)?token_embd|token_types|position_embd")  # which stay in main memory
 EXPERT_TENSORS = re.compile(r"\.ffn_(?:up|down|gate|gate_up)_(?:ch|)exps")  # which cpu-moe keeps there
 FIT_MARGIN = 1 << 30  # bytes that the engine leaves free on each device when it chooses by itself
@@ -2861,7 +2860,7 @@ class Placement:
         if self.run.flash and backend in ("CUDA", "ROCm") and {self.run.key_bytes, self.run.value_bytes} != {2.0}:
             cells = cells_of(self.shape, self.run, context)[0] * self.run.streams  # a layer's, which are decompressed
             copied += 2 * cells * max((layer.keys + layer.values for layer in self.shape.cache), default=0)
-        return GPU_OVERHEAD.get(backend, OTHER_OVERHEAD) + copied
+        return GPU_OVERHEAD.get(backend, 256 << 20) + copied
 
     def shares(self, gpus: list[int]) -> list[float]:
         """Which part of the layers each GPU gets: as the user says, else by free memory."""
@@ -2932,14 +2931,11 @@ class Placement:
         return low * CONTEXT_STEP
 
     def chosen(self, limit: int) -> int:
-        """The context up to `limit` that the engine takes where none is set, 0 where it takes its least.
-
-        It shrinks the context before it leaves layers to the CPU, and without a GPU counts on all of main memory.
-        """
+        """The context up to `limit` that the engine takes where none is set, 0 where it takes its least."""
         devices, parameters = self.devices, self.parameters
-        if not self.gpus():
+        if not self.gpus():  # it counts on all of main memory
             devices = [{**device, "free": device["total"]} for device in devices]
-        elif number_of(parameters, "n-gpu-layers", -1) == -1:
+        elif number_of(parameters, "n-gpu-layers", -1) == -1:  # the context shrinks before a layer stays on the CPU
             parameters = {**parameters, "n-gpu-layers": "all"}
         return Placement(self.shape, self.run, self.model, parameters, devices).largest(limit, FIT_MARGIN)
 
@@ -3169,11 +3165,7 @@ def parse_nvidia(text: str) -> dict[str, Json]:
 
 
 class NvidiaGpus:
-    """NVIDIA GPUs through one short call of nvidia-smi at a time.
-
-    A call takes about 30 ms where the driver stays loaded; GPU_DUTY bounds the cost where it does not, and one that is
-    missing, broken or hanging is only tried again after a while.
-    """
+    """NVIDIA GPUs through one short call of nvidia-smi at a time: 30 ms of it where the driver stays loaded."""
 
     def __init__(self, program: str | None = None, pci: Path = Path("/sys/bus/pci/devices")) -> None:
         self.program, self.pci = program, pci
@@ -5073,6 +5065,7 @@ DEVICE_LINE = r"(?m)^ +([^\s:]{1,64}): ([^\n]{0,200}?) \((\d{1,9}) MiB, (\d{1,9}
 BACKENDS = {"MTL": "Metal"}  # where devices are named otherwise than what they belong to
 LEFT_TO_ENGINE = frozenset(("n-gpu-layers", "n-gpu-layers-draft", "parallel"))  # -1 has meant other things before
 MAX_CPU_MOE = 4000  # more than any model has layers; llama-server aborts at 4,096 and above
+INSTALL_LIMIT = 900.0  # seconds; a slow line needs minutes for the 20 MB
 WHOLE_CONTEXT = 131_072  # tokens looked at for repetitions where neither they nor the context are bounded
 # load-mode as builds before July 2026 spell it
 LOAD_MODES = {"auto": [], "none": ["no-mmap"], "mmap": ["mmap"], "mlock": ["no-mmap", "mlock"],
@@ -5081,21 +5074,16 @@ LOAD_MODES = {"auto": [], "none": ["no-mmap"], "mmap": ["mmap"], "mlock": ["no-m
 
 @dataclass(frozen=True, eq=False)
 class Build:
-    """An engine program of this machine and what it says about itself.
-
-    `options` are the long options of its --help, each with the hint of its value ("" for a switch); None for the
-    embedded engine. `protocol` is "state", "ready" (before summer 2026) or "none". `devices` are
-    `{name, description, total, free}` in bytes. `problem` says why it cannot be used.
-    """
+    """An engine program of this machine and what it says about itself."""
     id: str
     kind: str  # llama-server | embedded
     command: tuple[str, ...]
     path: str
     version: str | None = None
-    options: Mapping[str, str] | None = None
-    protocol: str = "none"
-    devices: tuple[Json, ...] = ()
-    problem: str | None = None
+    options: Mapping[str, str] | None = None  # --help's, each with its value's hint ("": a switch); None: embedded
+    protocol: str = "none"  # or "state", or "ready" (before summer 2026)
+    devices: tuple[Json, ...] = ()  # {name, description, total, free} in bytes
+    problem: str | None = None  # why it cannot be used
 
     @property
     def backends(self) -> list[str]:
@@ -5136,8 +5124,7 @@ class Builds:
                                                  PROBE_TIMEOUT)
             except Unreachable:
                 return  # what is known of them holds
-            probed = await asyncio.gather(*map(self.probed, found))
-            self.builds = {build.id: build for build in probed}
+            self.builds = {build.id: build for build in await asyncio.gather(*map(self.probed, found))}
 
     async def probed(self, build: Build) -> Build:
         """`build` with what its program says about itself, which is asked once."""
@@ -5362,9 +5349,8 @@ def switch_words(options: Mapping[str, str], on: str | None, names: tuple[str, .
 def has_choice(parameter: Parameter, hint: str, text: str) -> bool:
     """Whether an option takes `text`, where the `hint` of its value lists what it takes."""
     listed = re.findall(r"[\w.+-]+", hint) if re.search("[|,]", hint) else []
-    if not listed or not (parameter.kind == "choice" or parameter.key == "spec-type"):
-        return True
-    return set(text.split(",")) <= set(listed)
+    chosen = parameter.kind == "choice" or parameter.key == "spec-type"
+    return not (listed and chosen) or set(text.split(",")) <= set(listed)
 
 
 def engine_hint() -> Json:
@@ -5409,9 +5395,6 @@ def free_port(host: str) -> int:
     """A port that nobody listens on."""
     with socket.create_server((host, 0)) as listener:
         return int(listener.getsockname()[1])
-
-
-INSTALL_LIMIT = 900.0  # seconds; a slow line needs minutes for the 20 MB
 
 
 @on("engines:list", error="LIST_ENGINES_FAILED", cost=5)
@@ -8737,8 +8720,8 @@ def embedded_parameters(options: dict[str, str]) -> Any:
         # A value of the user's own goes before what the model's file recommends.
         flag = f"COMMON_PARAMS_SAMPLING_CONFIG_{attribute.upper()}"
         parameters.sampling.user_sampling_config |= int(getattr(xllamacpp.common_params_sampling_config, flag, 0))
-    if os.environ.get("LLAMA_API_KEY"):
-        parameters.api_keys = os.environ["LLAMA_API_KEY"].split(",")
+    if keys := os.environ.get("LLAMA_API_KEY"):
+        parameters.api_keys = keys.split(",")
     return parameters
 
 
@@ -10018,8 +10001,6 @@ async def models_downloads(dash: Dash) -> Json:
 
 
 # -- Official builds ------------------------------------------------------------------------------
-#
-# What llama.cpp's own releases have for this machine: chosen, downloaded, checked, unpacked, proven, kept.
 
 ENGINE_REPO = "ggml-org/llama.cpp"
 ENGINE_ASSET = re.compile(r"(cudart-)?llama-(?:[\w.-]+-)?bin-(ubuntu|macos|win)-(?:([\w.-]+)-)?(x64|arm64)"
@@ -10082,10 +10063,7 @@ def release_of(answer: Any) -> Release:
 
 def engine_offers(release: Release, vendors: set[str], cuda: int | None, *,
                   rocm: bool) -> dict[str, list[Part]]:
-    """The archives of a release's builds for this machine, by kind such as cuda-13.4, the best first.
-
-    `cuda` is the major version that the driver runs (None: not known), `rocm` whether ROCm's libraries are there.
-    """
+    """The archives of a release's builds for this machine, by kind such as cuda-13.4, the best first."""
     ours = (ENGINE_SYSTEMS.get(sys.platform), ENGINE_MACHINES.get(platform.machine().lower()))
     builds, runtimes = dict[str, Part](), dict[str, Part]()
     for asset in release.assets:
@@ -10094,7 +10072,7 @@ def engine_offers(release: Release, vendors: set[str], cuda: int | None, *,
             (runtimes if found[1] else builds)[found[3] or "cpu"] = asset
     versions = {kind: tuple(map(int, kind[5:].split("."))) for kind in builds
                 if re.fullmatch(r"cuda-\d{1,3}(\.\d{1,3}){0,2}", kind)}
-    lowest = min(versions.values(), default=(0,))[0]
+    lowest = min(versions.values(), default=(0,))[0]  # where it is not known which the driver runs
     kinds = [kind for kind in sorted(versions, key=versions.__getitem__, reverse=True)
              if "nvidia" in vendors and versions[kind][0] <= (cuda or lowest)]
     kinds += [kind for kind in builds if re.match(r"rocm|hip", kind) and "amd" in vendors and rocm]
@@ -10379,8 +10357,7 @@ class Journal:
 
     def add(self, level: str, source: str, message: str) -> None:
         """Add one entry, cleaned and cut; never blocks. Call it on the loop."""
-        wanted = self.dash.settings()["log_level"]
-        if LOG_LEVELS.index(level) < LOG_LEVELS.index(wanted):
+        if LOG_LEVELS.index(level) < LOG_LEVELS.index(self.dash.settings()["log_level"]):
             return
         message = shortened(re.sub(CONTROL, "", message.replace("\t", "    ")).rstrip(), MAX_LINE)
         if not message:
@@ -10402,9 +10379,8 @@ class Journal:
         """Write and broadcast everything that is pending."""
         async with self.writing:
             self.filled.clear()
-            entries, dropped = list(self.pending), self.dropped
+            entries, dropped, self.dropped = list(self.pending), self.dropped, 0
             self.pending.clear()
-            self.dropped = 0
             if not entries:
                 return
             with contextlib.suppress(DashError):  # streaming goes on when the disk is full
