@@ -1168,18 +1168,17 @@ def database_error(problem: Exception, what: str, path: Path) -> Exception:
         return DatabaseDamaged(str(problem))
     if not code and not isinstance(problem, OSError):
         return problem
-    cause = problem if isinstance(problem, OSError) else storage_problem(path)
-    if code == SQLITE_FULL or (cause and cause.errno in FULL_DISK):
-        return StorageFull(f"{what}: the disk is full. Make room, and try again.")
-    if code in SQLITE_BUSY and not cause:
-        return DashError(f"{what}: another program holds the database. Try again in a moment.", code="DATABASE_BUSY")
     name = getattr(problem, "sqlite_errorname", f"code {code}")
-    place = str((cause and cause.filename) or path.parent)
-    told = f"SQLite says: {problem} ({name})" if not cause else \
-        f"{cause.strerror}" if place in what else f"{cause.strerror} ({place})"
-    number = (cause and cause.errno) or 0
-    kind = DatabaseRefused if number in (NO_LOCKS[0], NO_MEMORY_MAPS[0]) else DatabaseUnavailable
-    return kind(f"{what}: {told}. {ADVICE.get(number, CHOOSE_LOCAL)}".rstrip())
+    cause = problem if isinstance(problem, OSError) else storage_problem(path) or OSError(
+        0, f"SQLite says: {problem} ({name})")
+    if code == SQLITE_FULL or cause.errno in FULL_DISK:
+        return StorageFull(f"{what}: the disk is full. Make room, and try again.")
+    if code in SQLITE_BUSY and not cause.errno:
+        return DashError(f"{what}: another program holds the database. Try again in a moment.", code="DATABASE_BUSY")
+    place = str(cause.filename or path.parent)
+    told = f"{what}: {cause.strerror}{'' if place in what else f' ({place})'}."
+    kind = DatabaseRefused if (cause.errno, cause.strerror) in (NO_LOCKS, NO_MEMORY_MAPS) else DatabaseUnavailable
+    return kind(f"{told} {ADVICE.get(cause.errno or 0, CHOOSE_LOCAL)}".rstrip())
 
 
 def storage_problem(path: Path) -> OSError | None:
@@ -1204,23 +1203,154 @@ def storage_problem(path: Path) -> OSError | None:
     return None
 
 
-class DatabaseFile:
-    """One SQLite file that is opened, migrated, backed up and restored; transactions; rows come and go as dicts.
+class Statements:
+    """Transactions and queries on one SQLite file; rows come and go as dicts.
 
-    One connection writes, under a lock, from the loop or from a thread; `reader` gives a thread that
-    reads for long a connection of its own. Acknowledged writes survive a kill of the process. Only who
-    holds the lock of the data folder may `repair`, that is make, migrate and restore the file.
+    One connection writes, under a lock, from the loop or from a thread; `reader` gives a thread that reads for long a
+    connection of its own.
     """
+    connection: sqlite3.Connection
 
-    def __init__(self, path: Path | str, version: int = len(MIGRATIONS), *, repair: bool = True) -> None:
-        self.path = Path(path)
+    def __init__(self, path: Path) -> None:
+        self.path = path
         self.lock = threading.RLock()
-        self.backing_up = threading.RLock()
-        self.notice: str | None = None  # what the user should know about how the file was opened
+        self.notice: str | None = None  # what the user should know of the file
         self.model_rows: dict[str, Json] | None = None
         self.threads = threading.local()
         self.opened = False
         self.lost = ""  # why nothing may be saved any more
+
+    def stay_in_place(self) -> None:
+        """See that what was saved is found at `path`."""
+        raise NotImplementedError
+
+    @contextlib.contextmanager
+    def explained(self, what: str = "The change was not saved", path: Path | None = None) -> Iterator[None]:
+        """Let what SQLite and the system say be raised as a DashError with its cause; `what` says what failed."""
+        try:
+            yield
+        except (sqlite3.DatabaseError, OSError) as problem:
+            error = database_error(problem, what, path or self.path)
+            if error is problem:
+                raise
+            if self.opened and isinstance(error, DatabaseDamaged):
+                error = self.found_damaged(problem, what)
+            raise error from problem
+
+    def found_damaged(self, problem: Exception | str, what: str) -> Exception:
+        """What to raise of a file that was good when it was opened, after a look at all of it.
+
+        After errors of the disk SQLite calls a good one damaged as well. `notice` and the log tell of damage, once.
+        """
+        text = "The database is damaged. Restart llamadash: it restores the newest good backup."
+        if self.notice != text:
+            try:
+                if is_good_database(self.path):
+                    return DatabaseUnavailable(f"{what}: SQLite says: {problem}. {CHOOSE_LOCAL}")
+            except sqlite3.Error as trouble:
+                return database_error(trouble, what, self.path)
+            self.notice = text
+            log.error("%s (%s)", text, problem)
+        return DatabaseDamaged(text)
+
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """The writing connection inside a transaction that any exception rolls back; see explained, stay_in_place."""
+        if self.lost:
+            raise DatabaseUnavailable(self.lost)
+        with self.explained(), self.begun():
+            try:
+                yield self.connection
+                self.connection.execute("COMMIT")
+                self.stay_in_place()  # before anybody is told that it is saved
+            except BaseException:
+                if self.connection.in_transaction:
+                    self.connection.execute("ROLLBACK")
+                self.model_rows = None
+                raise
+
+    @contextlib.contextmanager
+    def begun(self) -> Iterator[None]:
+        """Hold our lock and the file's. A thread that finds the file's taken lets others read while it tries again."""
+        patient = threading.current_thread() is not threading.main_thread()
+        ends = time.monotonic() + (BUSY_TIMEOUT if patient else 0)
+        while True:
+            with self.lock:
+                try:
+                    self.connection.execute("BEGIN IMMEDIATE")
+                except sqlite3.OperationalError as problem:
+                    if sqlite_code(problem) not in SQLITE_BUSY or time.monotonic() > ends:
+                        raise
+                else:
+                    yield
+                    return
+            time.sleep(BUSY_PAUSE)
+
+    def rows(self, query: str, values: Sequence[Any] = ()) -> list[Json]:
+        """The rows of a short query."""
+        with self.lock, self.explained("The database cannot be read"):
+            return [dict(row) for row in self.connection.execute(query, values)]
+
+    def read(self, query: str, values: Sequence[Any]) -> list[sqlite3.Row]:
+        """The rows of a query that may take long; may be called from a thread."""
+        with self.explained("The database cannot be read"):
+            return self.reader().execute(query, values).fetchall()
+
+    def newest(self, table: str, columns: Sequence[str], wanted: Json, limit: int,
+               after: tuple[int, int] | None = None) -> list[Json]:
+        """The newest rows that meet the conditions `wanted`, after a row (timestamp, id); may be called from a thread.
+
+        Those from the future come last, and also where only those up to now are wanted: a clock that was ahead left
+        them.
+        """
+        late, until = now_ms() + CLOCK_JUMP, wanted.pop("timestamp < ?", None)
+        first = late if after is None else min(late, after[0])
+        past = {"timestamp <= ?": first, "timestamp < ?": until, "(timestamp, id) < (?, ?)": after}
+        parts = [past] if after is None or after[0] <= late else []
+        if until is None or until > late - 2 * CLOCK_JUMP:
+            parts.append({"timestamp > ?": late, "(timestamp, id) < (?, ?)": None if parts else after})
+        found = list[Json]()
+        for part in parts:
+            where, values = where_all(wanted | part)
+            found += map(dated, self.read(f"SELECT {', '.join(columns)} FROM {table} {where} ORDER BY timestamp DESC, "
+                                          "id DESC LIMIT ?", [*values, limit - len(found)]))
+        return found
+
+    def get_meta(self, key: str, default: Any = None) -> Any:
+        """A value of the metadata table, or `default` where it is absent or of another type than that."""
+        rows = self.rows("SELECT key, value FROM metadata WHERE key = ?", (key,))
+        return decoded(rows[0], "value", default) if rows else default
+
+    def set_meta(self, key: str, value: Any) -> None:
+        """Set a value of the metadata table; None deletes it."""
+        with self.transaction() as db:
+            db.execute("DELETE FROM metadata WHERE key = ?", (key,))
+            if value is not None:
+                db.execute("INSERT INTO metadata (key, value) VALUES (?, ?)", (key, json.dumps(value)))
+
+    def last_id(self, table: str) -> int:
+        """The largest id that any row of a table ever had."""
+        rows = self.rows("SELECT seq FROM sqlite_sequence WHERE name = ?", (table,))
+        return rows[0]["seq"] if rows else 0
+
+    def reader(self) -> sqlite3.Connection:
+        """This thread's own connection for reading."""
+        if not hasattr(self.threads, "connection"):
+            self.threads.connection = read_only(self.path)
+            self.threads.connection.row_factory = sqlite3.Row
+        return typing.cast(sqlite3.Connection, self.threads.connection)
+
+
+class DatabaseFile(Statements):
+    """One SQLite file that is opened, migrated, backed up, restored and kept where it is.
+
+    Acknowledged writes survive a kill of the process. Only who holds the lock of the data folder may `repair`, that
+    is make, migrate and restore the file.
+    """
+
+    def __init__(self, path: Path | str, version: int = len(MIGRATIONS), *, repair: bool = True) -> None:
+        super().__init__(Path(path))
+        self.backing_up = threading.RLock()
         with self.explained(f"{self.path} cannot be opened"):
             try:
                 self.connection = self.connect(None if repair else version)
@@ -1237,8 +1367,6 @@ class DatabaseFile:
             self.files = self.files_at_path()
             self.clock = TrustedClock(self.get_meta("clock", {}), self.newest_row())
         self.opened = True
-
-    # opening, closing, backups
 
     def connect(self, version: int | None = None) -> sqlite3.Connection:
         """A connection to the file, which must be of `version` if given, set up for one writer and many readers."""
@@ -1326,7 +1454,7 @@ class DatabaseFile:
                     source.backup(copy)
                     copy.execute("PRAGMA journal_mode = DELETE")
                 if not is_good_database(partial):
-                    raise self.found_damaged("so is a copy of it")
+                    raise self.found_damaged("a copy of it is damaged", what)
                 os.replace(partial, target)
                 return target.stat().st_size
         except sqlite3.Error as problem:
@@ -1440,116 +1568,6 @@ class DatabaseFile:
         """Close the writing connection, folding the write-ahead log back into the file."""
         with self.lock:
             self.connection.close()
-
-    # transactions
-
-    @contextlib.contextmanager
-    def explained(self, what: str = "The change was not saved", path: Path | None = None) -> Iterator[None]:
-        """Let what SQLite and the system say be raised as a DashError with its cause; `what` says what failed."""
-        try:
-            yield
-        except (sqlite3.DatabaseError, OSError) as problem:
-            error = database_error(problem, what, path or self.path)
-            if error is problem:
-                raise
-            if self.opened and isinstance(error, DatabaseDamaged):
-                error = self.found_damaged(problem)
-            raise error from problem
-
-    def found_damaged(self, problem: Exception | str) -> DatabaseDamaged:
-        """What to raise of a file that was good when it was opened; `notice` and the log say so, once."""
-        text = "The database is damaged. Restart llamadash: it restores the newest good backup."
-        if self.notice != text:
-            self.notice = text
-            log.error("%s (%s)", text, problem)
-        return DatabaseDamaged(text)
-
-    @contextlib.contextmanager
-    def transaction(self) -> Iterator[sqlite3.Connection]:
-        """The writing connection inside a transaction that any exception rolls back; see explained, stay_in_place."""
-        if self.lost:
-            raise DatabaseUnavailable(self.lost)
-        with self.explained(), self.begun():
-            try:
-                yield self.connection
-                self.connection.execute("COMMIT")
-                self.stay_in_place()  # before anybody is told that it is saved
-            except BaseException:
-                if self.connection.in_transaction:
-                    self.connection.execute("ROLLBACK")
-                self.model_rows = None
-                raise
-
-    @contextlib.contextmanager
-    def begun(self) -> Iterator[None]:
-        """Hold our lock and the file's. A thread that finds the file's taken lets others read while it tries again."""
-        patient = threading.current_thread() is not threading.main_thread()
-        ends = time.monotonic() + (BUSY_TIMEOUT if patient else 0)
-        while True:
-            with self.lock:
-                try:
-                    self.connection.execute("BEGIN IMMEDIATE")
-                except sqlite3.OperationalError as problem:
-                    if sqlite_code(problem) not in SQLITE_BUSY or time.monotonic() > ends:
-                        raise
-                else:
-                    yield
-                    return
-            time.sleep(BUSY_PAUSE)
-
-    def rows(self, query: str, values: Sequence[Any] = ()) -> list[Json]:
-        """The rows of a short query."""
-        with self.lock, self.explained():
-            return [dict(row) for row in self.connection.execute(query, values)]
-
-    def read(self, query: str, values: Sequence[Any]) -> list[sqlite3.Row]:
-        """The rows of a query that may take long; may be called from a thread."""
-        with self.explained():
-            return self.reader().execute(query, values).fetchall()
-
-    def newest(self, table: str, columns: Sequence[str], wanted: Json, limit: int,
-               after: tuple[int, int] | None = None) -> list[Json]:
-        """The newest rows that meet the conditions `wanted`, after a row (timestamp, id); may be called from a thread.
-
-        Those from the future come last, and also where only those up to now are wanted: a clock that was ahead left
-        them.
-        """
-        late, until = now_ms() + CLOCK_JUMP, wanted.pop("timestamp < ?", None)
-        first = late if after is None else min(late, after[0])
-        past = {"timestamp <= ?": first, "timestamp < ?": until, "(timestamp, id) < (?, ?)": after}
-        parts = [past] if after is None or after[0] <= late else []
-        if until is None or until > late - 2 * CLOCK_JUMP:
-            parts.append({"timestamp > ?": late, "(timestamp, id) < (?, ?)": None if parts else after})
-        found = list[Json]()
-        for part in parts:
-            where, values = where_all(wanted | part)
-            found += map(dated, self.read(f"SELECT {', '.join(columns)} FROM {table} {where} ORDER BY timestamp DESC, "
-                                          "id DESC LIMIT ?", [*values, limit - len(found)]))
-        return found
-
-    def get_meta(self, key: str, default: Any = None) -> Any:
-        """A value of the metadata table, or `default` where it is absent or of another type than that."""
-        rows = self.rows("SELECT key, value FROM metadata WHERE key = ?", (key,))
-        return decoded(rows[0], "value", default) if rows else default
-
-    def set_meta(self, key: str, value: Any) -> None:
-        """Set a value of the metadata table; None deletes it."""
-        with self.transaction() as db:
-            db.execute("DELETE FROM metadata WHERE key = ?", (key,))
-            if value is not None:
-                db.execute("INSERT INTO metadata (key, value) VALUES (?, ?)", (key, json.dumps(value)))
-
-    def last_id(self, table: str) -> int:
-        """The largest id that any row of a table ever had."""
-        rows = self.rows("SELECT seq FROM sqlite_sequence WHERE name = ?", (table,))
-        return rows[0]["seq"] if rows else 0
-
-    def reader(self) -> sqlite3.Connection:
-        """This thread's own connection for reading."""
-        if not hasattr(self.threads, "connection"):
-            self.threads.connection = read_only(self.path)
-            self.threads.connection.row_factory = sqlite3.Row
-        return typing.cast(sqlite3.Connection, self.threads.connection)
 
 
 class ModelRows(DatabaseFile):
@@ -12055,8 +12073,8 @@ class Dash:
         return {"journal": self.journal.run, "hub watch": self.hub.watch, "connections": self.hub.keep_connections,
                 "sampler": self.sampler.run, "opening the API": self.open_api, "model folders": self.library.run,
                 "residency": self.pool.run, "engine events": self.pool.publish,
-                "upstreams": self.upstreams.run, "housekeeping": self.keep_house, "files": self.keep_files,
-                "downloads": self.downloads.run,
+                "upstreams": self.upstreams.run, "housekeeping": self.keep_house, "downloads": self.downloads.run,
+                "files": functools.partial(keep_files, self),
                 "releases": self.installer.run,
                 "watchdog": functools.partial(watchdog, self)}
 
@@ -12076,30 +12094,6 @@ class Dash:
             await self.chore("deletion of what is too old", self.db.prune, self.settings())
             await self.chore("the certificate is not renewed", self.renew_certificate)
             await asyncio.sleep(PRUNE_INTERVAL)
-
-    async def keep_files(self) -> None:
-        """See every moment that the data folder has what is open, and tell every page what happened to it."""
-        told, checkpoint = self.db.notice, time.monotonic()
-        while True:
-            await asyncio.sleep(FILES_INTERVAL)
-            await self.chore("data folder", self.look_after_files)
-            if time.monotonic() - checkpoint > CHECKPOINT_INTERVAL:
-                checkpoint = time.monotonic()
-                await self.chore("write-ahead log", self.db.checkpoint)
-            if told != self.db.notice:
-                told = self.db.notice
-                await self.broadcast("system:notice", {"notice": told})
-
-    def look_after_files(self) -> None:
-        """Put back what was taken out of the data folder; another llamadash there ends all saving."""
-        self.config.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        try:
-            if self.lock:
-                self.lock.hold()
-        except AlreadyRunning as problem:
-            self.db.lost = self.db.notice = f"Nothing is saved any more: {problem} as well. Stop one of the two."
-            raise
-        self.db.stay_in_place()
 
     def renew_certificate(self) -> None:
         """Take over a certificate that was renewed, where the pair fits: connections from now on get it."""
@@ -12192,6 +12186,32 @@ def tls_context(certificate: Path | None, key: Path | None) -> ssl.SSLContext | 
 
 STALL = 0.25  # seconds without the loop that are worth a log line
 HEARTBEAT = 0.5  # seconds between two signs of life of the loop
+
+
+async def keep_files(dash: Dash) -> None:
+    """See every moment that the data folder has what is open, and tell every page what happened to it."""
+    told, checkpoint = dash.db.notice, time.monotonic()
+    while True:
+        await asyncio.sleep(FILES_INTERVAL)
+        await dash.chore("data folder", look_after_files, dash)
+        if time.monotonic() - checkpoint > CHECKPOINT_INTERVAL:
+            checkpoint = time.monotonic()
+            await dash.chore("write-ahead log", dash.db.checkpoint)
+        if told != dash.db.notice:
+            told = dash.db.notice
+            await dash.broadcast("system:notice", {"notice": told})
+
+
+def look_after_files(dash: Dash) -> None:
+    """Put back what was taken out of the data folder; another llamadash there ends all saving."""
+    dash.config.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    try:
+        if dash.lock:
+            dash.lock.hold()
+    except AlreadyRunning as problem:
+        dash.db.lost = dash.db.notice = f"Nothing is saved any more: {problem} as well. Stop one of the two."
+        raise
+    dash.db.stay_in_place()
 
 
 async def watchdog(dash: Dash) -> None:

@@ -2227,6 +2227,18 @@ def test_a_backup_that_cannot_be_read_is_not_taken_for_a_bad_one(tmp_path: Path)
         assert again.get_meta("kept") == 1 and "was restored" in (again.notice or "")
 
 
+def test_a_database_is_only_damaged_where_a_look_at_all_of_it_says_so(fresh_db: llamadash.Database) -> None:
+    """SQLite calls a good one malformed after errors of its disk: that is refused, and every page stays calm."""
+    with pytest.raises(llamadash.DatabaseUnavailable, match="cannot be kept: SQLite says: database disk image"), \
+            fresh_db.explained("It cannot be kept"):
+        raise sqlite3.DatabaseError("database disk image is malformed")
+    assert fresh_db.notice is None
+    zero_page(fresh_db.path, "benchmarks")
+    with pytest.raises(llamadash.DatabaseDamaged):
+        fresh_db.rows("SELECT result FROM benchmarks")
+    assert fresh_db.notice and "is damaged" in fresh_db.notice
+
+
 def without(*suffixes: str) -> Callable[[Path], Any]:
     """What deletes some of a database's files."""
     def change(path: Path) -> None:
