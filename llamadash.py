@@ -10595,10 +10595,9 @@ class Connection:
         self.idle = 0  # messages that ask for nothing, since it was last pinged
         self.written = self.read = self.long = 0  # bytes: all, what the other side took of them, long ones that wait
         self.held = 0  # of answers that are not written yet
-        self.read_at = time.monotonic()
+        self.heard_at = self.read_at = time.monotonic()
         self.messages = web.WebSocketResponse(  # which refuses what has just that size, too
-            max_msg_size=MAX_MESSAGE + 1, compress=False, timeout=CLOSE_GRACE, autoping=False,
-            receive_timeout=PING_INTERVAL + PING_TIMEOUT)
+            max_msg_size=MAX_MESSAGE + 1, compress=False, timeout=CLOSE_GRACE, autoping=False)
 
     async def run(self) -> web.StreamResponse:
         """Serve this socket until one side ends it."""
@@ -10615,12 +10614,10 @@ class Connection:
                 "sid": self.id, "upgrades": [], "pingInterval": PING_INTERVAL * 1000,
                 "pingTimeout": PING_TIMEOUT * 1000, "maxPayload": MAX_MESSAGE})))
             await server.handlers["connect"](self.id, {"llamadash.connection": self})
-            if fault := await self.receive_all():
+            if fault := await self.receive():
                 hub.refused[fault] += 1
                 self.transport.abort()
                 await asyncio.sleep(CLOSE_GRACE)  # which ends with the connection; aiohttp has nothing to say to it
-        except asyncio.TimeoutError:
-            self.transport.abort()
         finally:
             self.closed = True
             hub.connections.remove(self)
@@ -10629,19 +10626,10 @@ class Connection:
             await server.handlers["disconnect"](self.id, "transport close")
         return self.messages
 
-    async def receive_all(self) -> str | None:
-        """receive() until the socket ends or nothing comes, not even a pong, while nothing is read either."""
-        while True:
-            try:
-                return await self.receive()
-            except asyncio.TimeoutError:
-                if not self.waits() or time.monotonic() - self.read_at > UNREAD_TIME:
-                    raise
-
     async def receive(self) -> str | None:
         """Take messages until the socket ends; what the other side did where it does not keep to the protocol."""
         async for message in self.messages:
-            text, kind = message.data, message.type
+            text, kind, self.heard_at = message.data, message.type, time.monotonic()
             if self.transport.is_closing():
                 break
             if kind is web.WSMsgType.TEXT and self.client and text.startswith("42"):
@@ -10696,7 +10684,7 @@ class Connection:
 
     async def room(self, size: int = 0) -> None:
         """Wait until most of what was written is read; RateLimited where answers wait for that as large as `size`."""
-        if self.held and self.held + size > MAX_LONG_UNSENT:
+        if size and self.held and self.held + size > MAX_LONG_UNSENT:
             raise RateLimited("Too many long answers: read those before.", retryAfter=1)
         self.held += size
         while self.waits() > LONG_MESSAGE:  # noqa: ASYNC110  (aiohttp has the event of it)
@@ -10712,13 +10700,16 @@ class Connection:
         self.hub.refused["clients that did not read"] += 1
         self.transport.abort()
 
-    def look_whether_read(self, now: float) -> None:
-        """End it where something waits, and nothing of that was read for long."""
-        read, unsent = self.written - self.waits(), self.waits()
-        if read != self.read or not unsent:
-            self.read, self.read_at = read, now
+    def look_whether_alive(self, now: float) -> None:
+        """End it where nothing comes, not even a pong, or nothing is read of what waits; to read slowly is a life."""
+        unsent = self.waits()
+        if self.written - unsent != self.read or not unsent:
+            self.heard_at = now if unsent else self.heard_at
+            self.read, self.read_at = self.written - unsent, now
         elif now - self.read_at > UNREAD_TIME:
             self.end_unread()
+        if now - self.heard_at > PING_INTERVAL + PING_TIMEOUT:
+            self.transport.abort()
 
     def abort_after(self, seconds: float) -> None:
         """End the TCP connection soon, whatever the other side does; until then nothing but the transport is kept."""
@@ -10774,13 +10765,13 @@ class Hub:
         address = client_address(connection.request, self.dash.config.trusted_proxies)
         try:
             admitted = await self.dash.access.admit(credentials, address)
+            await self.dash.web.refresh()  # whose version it is told
             admitted["features"] = self.dash.features()
         except Exception as problem:
             self.refused[f"failed logins from {address}"] += 1
             told = problem if isinstance(problem, DashError) else handler_failed("connect")
             raise socketio.exceptions.ConnectionRefusedError(
                 str(told), {"code": told.code, **told.details}) from None
-        await self.dash.web.refresh()  # whose version it is told
         epoch, seq = credentials.get("epoch"), credentials.get("seq")
         recover = (epoch, seq) if isinstance(epoch, str) and type(seq) is int else None
         connection.client = Client(sid, connection, address, admitted.pop("session_id"), recover, admitted,
@@ -10791,7 +10782,7 @@ class Hub:
         """End the sockets that have not authenticated in time, and ping those whose turn it is."""
         now = time.monotonic()
         for connection in self.connections:
-            connection.look_whether_read(now)
+            connection.look_whether_alive(now)
             if connection.client is None and now > connection.deadline:
                 connection.transport.abort()
             elif now > connection.next_ping:
