@@ -8010,7 +8010,7 @@ async def _in_parts(megabytes: int) -> AsyncIterator[bytes]:
 @run_async
 async def test_uploads_that_go_wrong(impatient: Callable[..., Server], fake: FakeEngine) -> None:
     """A multipart body without an end, one that names two models, and bodies that come slowly or not at all."""
-    async with api_of(impatient(fake, BODY_SILENCE=0.5, BODY_TIME=1.5), "one", "two") as api:
+    async with api_of(impatient(fake, BODY_SILENCE=3, BODY_TIME=8), "one", "two") as api:
         kind = {"Content-Type": "multipart/form-data; boundary=AaB"}
         part = b'--AaB\r\nContent-Disposition: form-data; name="%s"\r\n\r\n%s\r\n'
         assert (await api.post("/v1/audio/x", part % (b"model", b"one") + b"--AaB--\r\n", **kind))[0] == 200
