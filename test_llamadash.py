@@ -1071,8 +1071,8 @@ SERIES_TESTED = ("cpu_usage", "gpu0_power", "active_models", "generated_tokens_p
 
 def a_sample(values: Json) -> Json:
     """Metrics in which the series of SERIES_TESTED have these values, or none."""
-    return {"cpu_usage": values.get("cpu_usage"), "engine": values,
-            "gpus": [{"index": 0, "power": values.get("gpu0_power")}]}
+    return {"cpu_usage": values.get("cpu_usage"), "gpus": [{"index": 0, "power": values.get("gpu0_power")}],
+            "engine": {name: values.get(name) for name in SERIES_TESTED[2:]}}
 
 
 def some_samples(begin: int, count: int) -> dict[int, Json]:
@@ -1828,8 +1828,9 @@ def test_keys_are_found_by_their_hash_alone(fresh_db: llamadash.Database) -> Non
         fresh_db.add_api_key("Again", hashes[1], "sk-sec")
 
 
-def test_pruning_keeps_what_the_settings_say(fresh_db: llamadash.Database) -> None:
-    """Old logs, and more than were asked for, are deleted; the rest stays."""
+def test_pruning_keeps_what_the_settings_say(fresh_db: llamadash.Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Old logs, and more than were asked for, are deleted, however many steps that takes; the rest stays."""
+    monkeypatch.setattr(llamadash, "PRUNE_ROWS", 99)
     now = llamadash.now_ms()
     rows = [{"id": at, "timestamp": now - (8 if at <= 10 else 0) * llamadash.DAY, "level": "info", "source": "engine",
              "message": "x"} for at in range(1, 2001)]
@@ -2271,7 +2272,10 @@ def test_what_is_saved_is_kept_though_files_are_taken_away(tmp_path: Path, chang
     database.set_meta("second", 2)
     database.logs()  # which has a connection of its own
     change(path)
+    before = database.connection
     database.set_meta("third", 3)
+    with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+        before.total_changes  # noqa: B018
     assert database.notice and "was taken away or replaced" in database.notice
     database.add_logs([{"id": 1, "timestamp": 1, "level": "info", "source": "a", "message": "x"}])
     assert len(database.logs()[0]) == 1
@@ -10630,7 +10634,7 @@ def resolved_as(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
     ("::ffff:0.0.0.0", "", True), ("0:0::0", "", True), ("127.0.0.1", "", False), ("::1", "", False),
     ("localhost", "127.0.0.1", False), ("localhost", "::1", False), ("127.evil.example", "127.0.0.3", False),
     ("box", "127.0.0.1", False), ("127.1", "", False), ("2130706433", "", False), ("0:0::1", "", False),
-    ("::ffff:127.0.0.1", "", False)])
+    ("::ffff:127.0.0.1", "", False), ("[::1]", "", False)])
 @run_async
 async def test_who_can_reach_the_api_is_told_by_its_bound_address(
         dash: StubDash, monkeypatch: pytest.MonkeyPatch, host: str, address: str, exposed: bool) -> None:
