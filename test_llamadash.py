@@ -9256,7 +9256,7 @@ async def test_shards_and_projector_come_together(hub_folder: Path) -> None:
         first = "Q8_0/big-Q8_0-00001-of-00003.gguf"
         hub.flowing.clear()
         await dash.request("models:download", repo="user/repo", file="Q8_0/big-Q8_0-00002-of-00003.gguf")
-        await eventually(lambda: dash.part("big-Q8_0-00002-of-00003.gguf").exists())  # else nothing is there to resume
+        await eventually(lambda: dash.part("big-Q8_0-00001-of-00003.gguf").exists())  # else nothing is there to resume
         assert not list(dash.place.rglob("*.gguf"))
         await dash.request("models:download:pause", repo="user/repo", file=first)
         hub.flowing.set()
