@@ -7088,8 +7088,7 @@ async def timeline_list(dash: Dash, *, from_: Timestamp, to: Timestamp, model: s
 
 # -- Gateway and keys ----------------------------------------------------------------------------
 #
-# The address for OpenAI and Anthropic clients. Bodies and answers are passed on as they are; of both only what the
-# gateway must know is looked at: the model's name, and the numbers at the end of an answer.
+# Bodies and answers are passed on as they are: only the model's name and the numbers at the end are looked at.
 
 MAX_BODY = 64 * 2**20  # bytes of one request: images and audio are in it
 MAX_BODIES = 256 * 2**20  # bytes of all requests that are being read or wait
@@ -7101,24 +7100,19 @@ BODY_BLOCK = 2**16  # bytes of a body that are looked through, and passed on, at
 PARSED_AT_ONCE = 2**15  # bytes of a body that are looked through on the loop; more takes a thread,
 MANY_MARKS = 3000  # and so do more quotes and brackets, each of which takes two microseconds
 MAX_READ_FIELD = 2**16  # bytes of a field of the body that the gateway reads
-MAX_FORM_PARTS = 100
 MAX_REPEATED = 8  # times that a body may have a field that the gateway reads
 MAX_PART_HEAD = 4096  # bytes of the headers of a part of an upload
 KEPT_TAIL = 8192  # bytes at the end of an answer in which its numbers are
 KEPT_HEAD = 4096  # bytes at its beginning: embeddings and Anthropic's streams say there what the prompt was
 COMMENT_AFTER = 10.0  # s until a stream that waits gets a sign of life, and from one to the next
 UNREAD_LIMIT = 120.0  # s that a client may leave an answer unread before it is cut off
-ACTIVE_INTERVAL = 0.5  # s between two broadcasts of what is under way
 MAX_ACTIVE_TOLD = 200  # requests under way in one broadcast
-MAX_FINISHED_TOLD = 20  # finished requests in one broadcast interval; clients fetch older ones when they need them
 MAX_KEYS = 1000
 STRONG_KEY = 20  # characters of a key that nobody guesses; shorter ones are refused to addresses that guess
-USED_INTERVAL = 15.0  # s between two times that the last use of the keys is saved
 LOOKS = ("GET", "HEAD")  # methods that load no model
 NO_KEY: Json = {"id": None, "name": None, "models": None, "requests_per_minute": None}
 ENVIRONMENT_KEY: Json = {**NO_KEY, "id": 0, "name": "environment"}
 MAX_ENGINE_BODY = 16 * 2**20  # bytes of a whole answer that is read here
-MAX_EVENT = 2**20  # bytes of one event in a stream that is read here
 TOO_LARGE = f"A request may have at most {MAX_BODY // 2**20} MB."
 MAX_MODEL_NAME = 256  # characters; ours have at most 96, those of an upstream some more
 MAX_COMPARED_NAMES = 2000  # among which the one is looked for that a client may have meant
@@ -7171,8 +7165,6 @@ def is_anthropic(path: str) -> bool:
 
 CALL_FIELDS = ("id", "timestamp", "model", "build", "key", "client", "endpoint", "stream", "status", "code", "error",
                "loading")  # of a request's row, beside those that are computed
-CALL_NUMBERS = ("prompt_tokens", "cached_tokens", "generated_tokens", "drafted", "accepted", "prompt_per_second",
-                "generated_per_second")
 
 
 @dataclass(eq=False, repr=False)
@@ -7244,7 +7236,7 @@ class Call:
 
     def numbers(self) -> Json:
         """Tokens and speeds, from the answer's own `timings` and `usage`; while it runs, from what has come."""
-        numbers: Json = dict.fromkeys(CALL_NUMBERS)
+        numbers = timings_numbers({})  # none are known
         if self.first_at is None:
             return numbers
         span = (self.ended_at or time.monotonic()) - self.first_at
@@ -7391,10 +7383,10 @@ class Requests:
         if finished:
             with contextlib.suppress(DashError):  # the numbers of some requests are worth no more trouble
                 await asyncio.to_thread(self.dash.db.add_requests, finished)
-            for row in finished[-MAX_FINISHED_TOLD:]:
+            for row in finished[-20:]:  # clients fetch older ones when they need them
                 await self.dash.broadcast("requests:finished", {"request": row})
         now = time.monotonic()
-        if now - self.published_at < ACTIVE_INTERVAL:
+        if now - self.published_at < 0.5:
             if self.active or self.shown:
                 self.dash.pool.changed.set()
             return
@@ -7412,12 +7404,9 @@ class Requests:
 # what is read of a body
 
 class Body(NamedTuple):
-    """A request's body, and where in it the fields are that the gateway must know: {name: [(start, end)]}.
-
-    Of a field that comes several times the last one counts, as for llama.cpp.
-    """
+    """A request's body, and where in it the fields are that the gateway must know: {name: [(start, end)]}."""
     data: bytearray
-    fields: Mapping[str, Sequence[tuple[int, int]]] = {}  # never changed
+    fields: Mapping[str, Sequence[tuple[int, int]]] = {}  # never changed; the last of several counts, as for llama.cpp
     begins: int | None = None  # where the first field of the JSON object may stand; None for other bodies
     empty: bool = False  # an object without fields
     edits: tuple[tuple[int, int, bytes], ...] = ()  # what is sent instead of which part
@@ -7438,10 +7427,7 @@ class Body(NamedTuple):
             at = end
 
     def value(self, name: str) -> Any:
-        """The value of one of the fields that were looked for; None where it is absent or no JSON.
-
-        Of one that is too long to be read the beginning, as text.
-        """
+        """The value of a field that was looked for, of a long one the beginning as text; None: absent or no JSON."""
         start, end = self.fields.get(name, [(0, 0)])[-1]
         raw = bytes(self.data[start:min(end, start + MAX_READ_FIELD)])
         if (raw and self.begins is None) or end - start > MAX_READ_FIELD:
@@ -7492,10 +7478,7 @@ def string_end(data: bytearray, at: int) -> int:
 
 
 def scanned_json(data: bytearray) -> Body:
-    """Where the fields of a JSON object are that the gateway must know, without making anything of the rest.
-
-    GatewayError where it is no object.
-    """
+    """Where the fields of a JSON object are that the gateway must know; GatewayError where it is no object."""
     depth, at, begins, name, value = 0, 0, 0, "", 0  # name and value: of the field that is being read
     fields: dict[str, list[tuple[int, int]]] = {}
     while (at := searched(OUTER_MARK if depth < 2 else INNER_MARK, data, at)) < len(data):
@@ -7533,7 +7516,7 @@ def scanned_form(data: bytearray, boundary: str) -> Body:
     """Where the field `model` of a multipart upload is; GatewayError where there are several."""
     mark, fields = b"--" + boundary.encode(), dict[str, list[tuple[int, int]]]()
     at = data.find(mark)
-    for _ in range(MAX_FORM_PARTS):
+    for _ in range(100):  # parts, at most
         begin = data.find(b"\r\n\r\n", at, at + MAX_PART_HEAD) + 4
         end = data.find(b"\r\n" + mark, begin)
         if at < 0 or begin < 4 or end < 0:
@@ -7621,7 +7604,7 @@ def error_text(body: bytes | bytearray, status: int) -> str:
 async def answer_objects(response: aiohttp.ClientResponse, call: Call) -> AsyncIterator[Json]:
     """The JSON objects of an answer: those of an event stream until its end, or the one of a whole answer."""
     stream, body = response.headers.get("Content-Type", "").startswith("text/event-stream"), b""
-    lines = LineSplitter(MAX_EVENT)
+    lines = LineSplitter(2**20)  # bytes of one event
     async for block in response.content.iter_any():
         call.feed(block)
         if not stream:
@@ -7654,7 +7637,10 @@ class Exchange:
         call = self.call
         try:
             async with contextlib.AsyncExitStack() as stack:
-                answer = await self.with_signs_of_life(stack)
+                with contextlib.ExitStack() as signs:  # a stream that waits for long gets comments meanwhile
+                    if call.stream:
+                        signs.callback(asyncio.ensure_future(self.signs_of_life()).cancel)
+                    answer = await self.asking.ask(stack)
                 self.asking.body = None  # it is not needed again, and may be large
                 self.body.close()
                 await self.stream(answer)
@@ -7685,15 +7671,6 @@ class Exchange:
         elif self.request.transport is not None:  # the client is to see that the answer is not complete
             self.request.transport.abort()
         return self.response
-
-    async def with_signs_of_life(self, stack: contextlib.AsyncExitStack) -> aiohttp.ClientResponse:
-        """The model's answer, when its headers are there; a stream that waits for long gets comments meanwhile."""
-        signs = asyncio.ensure_future(self.signs_of_life()) if self.call.stream else None
-        try:
-            return await self.asking.ask(stack)
-        finally:
-            if signs is not None:
-                signs.cancel()
 
     async def signs_of_life(self) -> None:
         """Send comments now and then, for as long as the client is there; where it has left, run() is cancelled."""
@@ -7794,8 +7771,8 @@ class Gateway:
         self.warnings: dict[str, str] = {}
         self.published: Json = {}
         self.applied: Json = {}
-        self.runner: web.ServerRunner | None = None
         self.server: asyncio.Server | None = None
+        self.closing = contextlib.AsyncExitStack()  # what ends with it
         self.keys = Keys(dash)
         self.routing = Routing(dash, self.keys)
         self.switching = asyncio.Lock()
@@ -7830,21 +7807,17 @@ class Gateway:
                           max_line_size=16384)
         runner = web.ServerRunner(http, shutdown_timeout=1.0)
         await runner.setup()
-        server = None
-        try:
+        async with contextlib.AsyncExitStack() as stack:
+            stack.push_async_callback(runner.cleanup)
             self.keys.exposed = True  # until it is known what `host` stands for
             server = await self.bound(functools.partial(LimitedProtocol, limits, http), host, port)
+            stack.callback(server.close)
             addresses = [listener.getsockname()[0] for listener in server.sockets]
             await asyncio.to_thread(self.keys.set_exposed, not all(map(is_loopback, addresses)))
-        except BaseException:
-            if server:
-                server.close()
-            await runner.cleanup()
-            raise
+            self.server, self.closing = server, stack.pop_all()
         local = EVERY_ADDRESS.get(addresses[0], host)
         local = f"[{local}]" if ":" in local else local
         self.everywhere = local if addresses[0] in EVERY_ADDRESS else None
-        self.server, self.runner = server, runner
         self.url = f"http://{local}:{server.sockets[0].getsockname()[1]}"
         self.applied = {key: config[key] for key in ("api_host", "api_port")}
         log.info("the API is at %s/v1", self.url)
@@ -7876,11 +7849,8 @@ class Gateway:
             for call in list(self.dash.requests.active.values()):
                 self.dash.requests.cancel(call, "llamadash stopped.")
             await self.dash.pool.stop("stopped", restore=restore)
-            if self.server is not None:
-                self.server.close()
-            if self.runner is not None:
-                await self.runner.cleanup()
-            self.runner = self.server = self.url = self.error = self.started_at = None
+            await self.closing.aclose()
+            self.server = self.url = self.error = self.started_at = None
             self.status = "stopped"
             self.dash.pool.changed.set()
 
@@ -7895,9 +7865,9 @@ class Gateway:
 
     @contextlib.asynccontextmanager
     async def asked(self, model: str, client: str, path: str, body: Json) -> AsyncIterator[AsyncIterator[Json]]:
-        """llamadash's own request to a model: it waits in line, is listed and counted as those of others are.
+        """The JSON objects of a model's answer to llamadash itself, which waits in line, is listed and counted.
 
-        Gives the JSON objects of the answer, one by one; raises EngineUnavailable or EngineFailed.
+        Raises EngineUnavailable or EngineFailed.
         """
         target, requests = await self.routing.target(model), self.dash.requests
         call = Call(0, model, client, path, stream=body["stream"])
@@ -7935,7 +7905,7 @@ class Gateway:
     def restart_required(self) -> bool:
         """Whether the port was opened with a configuration that has changed since."""
         config = self.dash.engine_config()
-        return self.runner is not None and any(config[key] != value for key, value in self.applied.items())
+        return self.server is not None and any(config[key] != value for key, value in self.applied.items())
 
     def snapshot(self) -> Json:
         """The engine's record, as clients see it."""
@@ -8042,10 +8012,7 @@ class Routing:
     # models
 
     async def target(self, named: Any, allowed: list[str] | None = None) -> str | UpstreamModel:
-        """The entry, or the upstream's model, that a client means; GatewayError where there is none for it.
-
-        `allowed` are the models of its key, if that has a limit: it learns of no others.
-        """
+        """The entry or the upstream's model that a client means, of those `allowed` to its key; else GatewayError."""
         if named is not None and not (isinstance(named, str) and len(named) <= MAX_MODEL_NAME and named.isprintable()):
             raise GatewayError(400, "model must be the name of a model.", code="invalid_model")
         found: str | UpstreamModel | None
@@ -8217,15 +8184,14 @@ class Keys:
         if text and encodable(text):
             hashed = token_hash(text)
             key = ENVIRONMENT_KEY if hashed in self.given else self.dash.db.find_api_key(hashed)
-        address, proxies = None, self.dash.config.trusted_proxies
-        needed = self.required() or (
-            proxies and not is_loopback(client_address(request, proxies)))  # who comes from elsewhere by a proxy
+        proxies = self.dash.config.trusted_proxies  # by which somebody may come from elsewhere
+        needed = self.required() or (proxies and not is_loopback(client_address(request, proxies)))
         if not needed or (key and len(text) >= STRONG_KEY):
             return key
         if not text:
             raise GatewayError(401, "This API needs a key: make one in llamadash under Settings.",
                                code="missing_api_key")
-        address = counted_address(client_address(request, self.dash.config.trusted_proxies))
+        address = counted_address(client_address(request, proxies))
         if wait := self.failures.wait(address):
             raise GatewayError(429, f"Too many wrong keys: try again in {wait} seconds.", retry_after=wait)
         if key is None:
@@ -8253,7 +8219,7 @@ class Keys:
                 self.dash.requests.cancel(call, "The key was revoked.", status="failed", code="key_revoked")
         return row
 
-    async def save_used(self, interval: float = USED_INTERVAL) -> None:
+    async def save_used(self, interval: float = 15.0) -> None:
         """Save when each key was last used, if that was not just done."""
         if self.used and time.monotonic() - self.saved >= interval:
             self.saved, used, self.used = time.monotonic(), {id: at for id, at in self.used.items() if id}, {}
@@ -8297,14 +8263,12 @@ async def engine_restart(dash: Dash) -> Json:
     return {"engine": dash.gateway.snapshot()}
 
 
-RequestStatus = Literal["ok", "cancelled", "failed"]
-
-
 @on("requests:list", error="LIST_REQUESTS_FAILED")
 async def requests_list(
-    dash: Dash, *, model: str | None = None, key: str | None = None, status: RequestStatus | None = None,
-    from_: Timestamp | None = None, to: Timestamp | None = None, sort: RequestSort = "timestamp",
-    before: int | None = None, limit: Annotated[int, Range(1, 500)] = 50,
+    dash: Dash, *, model: str | None = None, key: str | None = None,
+    status: Literal["ok", "cancelled", "failed"] | None = None, from_: Timestamp | None = None,
+    to: Timestamp | None = None, sort: RequestSort = "timestamp", before: int | None = None,
+    limit: Annotated[int, Range(1, 500)] = 50,
 ) -> Json:
     """Finished requests that match, sorted, the sums over all that match, and those that are under way."""
     wanted: Json = {"model": model, "key": key, "status": status, "from_ms": from_, "to_ms": to}
