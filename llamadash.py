@@ -10433,7 +10433,6 @@ MAX_CONNECT = 8192  # characters of the message that authenticates
 MAX_UNSENT = 4_000_000  # bytes waiting for one client: more, and it is not reading
 LONG_MESSAGE = 250_000  # bytes of a message that may wait longer than others, and until which no request is taken
 MAX_LONG_UNSENT = 16_000_000  # bytes of such messages: a list of thousands of models is as large, for a slow line
-UNSENT_PAUSE = 0.02  # seconds between two looks whether they are read
 UNREAD_TIME = 30.0  # seconds in which a client reads something of what waits for it
 MANY_ITEMS = 200  # of a list, that are written as JSON at once, in some milliseconds
 AUTH_DEADLINE = 10.0  # seconds in which a new socket must authenticate
@@ -10446,8 +10445,6 @@ MAX_BRACKETS = 50_000  # lists and objects in one message: pasted source has few
 MAX_IDLE = 32  # messages from one ping of ours to the next that ask for nothing: pongs, pings, acknowledgements
 MAX_RUNNING = 64  # requests of one client that may be under way at the same time
 REFUSAL_REPORT = 10.0  # seconds between two log lines about refused connections and messages
-ADDRESS_WITH_PORT = r"\[([^\]]+)\](?::\d{1,5})?|([\d.]+):\d{1,5}"
-ENVELOPE_FIELDS = ("requestId", "data", "timestamp")
 EVENT_NAME = re.compile(r'\["([^"\\]{1,128})"')
 REQUEST_ID = re.compile(r'"requestId": ?"([^"\\]{1,128})"')
 EVENT_MESSAGE = re.compile(r"42(\d{0,10})(?=\[)")  # an event, with the number of the acknowledgement it asks for
@@ -10540,10 +10537,9 @@ class Client:
 class Connection:
     """One WebSocket from its upgrade to its end; nothing of what it sends is parsed before it was measured.
 
-    It stands where python-socketio would keep a session of its own, with its queue and tasks for each client, and
-    leaves it the CONNECT and the answer to that; events are the hub's. This is all that is used of the library
-    without being documented, and why its version is bounded: the dicts `handlers` and `sockets` of its Engine.IO
-    server, and that it calls `send` of what is in the latter unless that is `closed`.
+    It stands where python-socketio would keep a session of its own, and leaves it the CONNECT. Its version is bounded
+    for what is used undocumented: the dicts `handlers` and `sockets` of its Engine.IO server, and that it calls `send`
+    of what is in the latter unless that is `closed`.
     """
     closed = False
 
@@ -10652,7 +10648,7 @@ class Connection:
             raise RateLimited("Too many long answers: read those before.", retryAfter=1)
         self.held += size
         while self.waits() > LONG_MESSAGE:  # noqa: ASYNC110  (aiohttp has the event of it)
-            await asyncio.sleep(UNSENT_PAUSE)
+            await asyncio.sleep(0.02)
         self.held -= size
 
     def waits(self) -> int:
@@ -10692,10 +10688,7 @@ def is_connect(text: str) -> bool:
 
 
 class Hub:
-    """Every open browser: authenticates, answers requests with one envelope each, broadcasts.
-
-    Broadcasts, answers and pings are encoded and framed once and written to each client's transport.
-    """
+    """Every open browser: authenticates, answers requests with one envelope each, broadcasts frames made once."""
 
     def __init__(self, dash: Dash) -> None:
         self.dash = dash
@@ -10742,17 +10735,6 @@ class Hub:
                                    self.dash.config.request_rate)
         LimitedProtocol.expect(connection.request, math.inf)
 
-    def look_after_connections(self) -> None:
-        """End the sockets that have not authenticated in time, and ping those whose turn it is."""
-        now = time.monotonic()
-        for connection in self.connections:
-            connection.look_whether_alive(now)
-            if connection.client is None and now > connection.deadline:
-                connection.transport.abort()
-            elif now > connection.next_ping:
-                connection.next_ping, connection.idle = now + PING_INTERVAL, 0
-                connection.write(text_frame(b"2"))
-
     def welcome(self, client: Client) -> None:
         """Tell a client that it is in, give it what it missed, and let it take part in broadcasts."""
         missed = self.missed(client.recover)
@@ -10788,11 +10770,6 @@ class Hub:
             client.connection.write(text_frame(b"41"))  # Socket.IO's DISCONNECT
             client.connection.transport.abort()
 
-    def end_lost_sessions(self) -> None:
-        """Close the sockets of the sessions that were revoked or have expired."""
-        if any(client.session_id not in (None, "key") for client in self.clients.values()):
-            self.end_sessions({None, "key", *(row["id"] for row in self.dash.db.sessions())})
-
     async def close(self) -> None:
         """End every socket: a tab left open must not delay the stop."""
         for connection in self.connections:
@@ -10802,7 +10779,14 @@ class Hub:
         """Ping sockets, end those whose time is over, and report refusals, while the program runs."""
         while True:
             await self.dash.beat.wait()
-            self.look_after_connections()
+            now = time.monotonic()
+            for connection in self.connections:
+                connection.look_whether_alive(now)
+                if connection.client is None and now > connection.deadline:
+                    connection.transport.abort()
+                elif now > connection.next_ping:
+                    connection.next_ping, connection.idle = now + PING_INTERVAL, 0
+                    connection.write(text_frame(b"2"))
             self.report_refusals()
 
     async def watch(self) -> None:
@@ -10812,7 +10796,8 @@ class Hub:
             try:
                 await self.look_at_key()
             finally:
-                self.end_lost_sessions()
+                if any(client.session_id not in (None, "key") for client in self.clients.values()):
+                    self.end_sessions({None, "key", *(row["id"] for row in self.dash.db.sessions())})
 
     async def look_at_key(self) -> None:
         """End every session where the access key is a new one: at once, and in the database as soon as that can be."""
@@ -10965,7 +10950,7 @@ def request_data(request: Any) -> Json:
     if not isinstance(request, dict):
         raise InvalidRequest("A request is an object {requestId, data, timestamp}.", field="data")
     for name in request:
-        if name not in ENVELOPE_FIELDS:
+        if name not in ("requestId", "data", "timestamp"):
             raise InvalidRequest(f"unknown field: {name[:64]}", field=name[:64])
     if "requestId" in request and request_id(request) is None:
         raise InvalidRequest("requestId must be a text of at most 128 characters", field="requestId")
@@ -10992,7 +10977,7 @@ def client_address(request: web.BaseRequest, trusted_proxies: tuple[str, ...]) -
 @functools.lru_cache(1024)
 def plain_address(text: str) -> str | None:
     """The one spelling of the IP address `text`, which may have a port; None where it is none."""
-    match = re.fullmatch(ADDRESS_WITH_PORT, text)
+    match = re.fullmatch(r"\[([^\]]+)\](?::\d{1,5})?|([\d.]+):\d{1,5}", text)
     try:
         address = ipaddress.ip_address((match[1] or match[2] if match else text).partition("%")[0])
     except ValueError:
@@ -11852,8 +11837,6 @@ class Dash:
         self.lag = 0.0  # seconds by which the loop was late at worst, of late; halved in about 17 s
         self.beat = asyncio.Event()  # set for a moment at each heartbeat: what is done regularly wakes nobody by itself
         self.db = Database(config.data_dir / DATABASE_NAME)
-        self.setting_values: Json = {}
-        self.engine_values: Json = {}
         self.load_settings()
         self.load_engine_config()
         self.journal = Journal(self)
@@ -12027,11 +12010,9 @@ class Dash:
         """What runs for as long as the program does, by name."""
         return {"journal": self.journal.run, "hub watch": self.hub.watch, "connections": self.hub.keep_connections,
                 "sampler": self.sampler.run, "opening the API": self.open_api, "model folders": self.library.run,
-                "residency": self.pool.run, "engine events": self.pool.publish,
-                "upstreams": self.upstreams.run, "housekeeping": self.keep_house, "downloads": self.downloads.run,
-                "files": functools.partial(keep_files, self),
-                "releases": self.installer.run,
-                "watchdog": functools.partial(watchdog, self)}
+                "residency": self.pool.run, "engine events": self.pool.publish, "upstreams": self.upstreams.run,
+                "housekeeping": self.keep_house, "downloads": self.downloads.run, "releases": self.installer.run,
+                "files": functools.partial(keep_files, self), "watchdog": functools.partial(watchdog, self)}
 
     async def open_api(self) -> None:
         """Open the API, if the user wants that; again and again until its address is there."""
@@ -12288,10 +12269,7 @@ def import_plan(dash: Dash, document: Json, rows: list[Json]) -> Json:
 
 
 def imported_parameters(given: Any, folders: list[Path], at: str, warnings: list[str]) -> tuple[Json, Json]:
-    """A document's parameters, and the model's fields that two of version 1.0.0 are today.
-
-    Those whose file is not on this machine are left out, and `warnings` says so.
-    """
+    """A document's parameters whose files are here, with `warnings` of others; two of 1.0.0 are fields today."""
     given, accepted, fields = dict(checked(given, dict[str, Any], at)), Json(), Json()
     if "load-on-startup" in given:
         fields["pinned"] = given.pop("load-on-startup")
