@@ -7100,8 +7100,6 @@ BODY_BLOCK = 2**16  # bytes of a body that are looked through, and passed on, at
 PARSED_AT_ONCE = 2**15  # bytes of a body that are looked through on the loop; more takes a thread,
 MANY_MARKS = 3000  # and so do more quotes and brackets, each of which takes two microseconds
 MAX_READ_FIELD = 2**16  # bytes of a field of the body that the gateway reads
-MAX_REPEATED = 8  # times that a body may have a field that the gateway reads
-MAX_PART_HEAD = 4096  # bytes of the headers of a part of an upload
 KEPT_TAIL = 8192  # bytes at the end of an answer in which its numbers are
 KEPT_HEAD = 4096  # bytes at its beginning: embeddings and Anthropic's streams say there what the prompt was
 COMMENT_AFTER = 10.0  # s until a stream that waits gets a sign of life, and from one to the next
@@ -7112,16 +7110,14 @@ STRONG_KEY = 20  # characters of a key that nobody guesses; shorter ones are ref
 LOOKS = ("GET", "HEAD")  # methods that load no model
 NO_KEY: Json = {"id": None, "name": None, "models": None, "requests_per_minute": None}
 ENVIRONMENT_KEY: Json = {**NO_KEY, "id": 0, "name": "environment"}
-MAX_ENGINE_BODY = 16 * 2**20  # bytes of a whole answer that is read here
 TOO_LARGE = f"A request may have at most {MAX_BODY // 2**20} MB."
 MAX_MODEL_NAME = 256  # characters; ours have at most 96, those of an upstream some more
-MAX_COMPARED_NAMES = 2000  # among which the one is looked for that a client may have meant
 API_CONNECTIONS = 2000  # at a time, and half as many from one address; the dashboard needs descriptors as well
-# Headers that belong to one connection, or that each side here sets by itself.
-HOP_HEADERS = frozenset({
+# Headers that belong to one connection, that each side here sets by itself, or that are private.
+OWN_HEADERS = frozenset({
     "connection", "keep-alive", "transfer-encoding", "content-length", "upgrade", "te", "trailer", "expect", "host",
-    "server", "date", "proxy-authorization", "proxy-connection", "proxy-authenticate"})
-PRIVATE_HEADERS = frozenset({"authorization", "x-api-key", "cookie", "set-cookie", "origin", "referer"})
+    "server", "date", "proxy-authorization", "proxy-connection", "proxy-authenticate", "authorization", "x-api-key",
+    "cookie", "set-cookie", "origin", "referer"})
 AUTOMATIC_HEADERS = ("Accept", "Accept-Encoding", "User-Agent", "Content-Type")  # aiohttp's, where a client sends none
 OUTER_MARK, INNER_MARK = re.compile(rb'["{}\[\],:]'), re.compile(rb'["{}\[\]]')  # what counts in JSON, by its depth
 STRING_REST = re.compile(rb'[^"\\]*(?:\\.[^"\\]*)*', re.S)
@@ -7501,7 +7497,7 @@ def scanned_json(data: bytearray) -> Body:
         elif depth == 1:  # a comma, or the end
             if name in READ_FIELDS and value:
                 fields.setdefault(name, []).append((value, at))
-                if len(fields[name]) > MAX_REPEATED:
+                if len(fields[name]) > 8:
                     raise GatewayError(400, f"The body has {name} too often.")
             if mark != b",":
                 return Body(data, fields, begins, not value)
@@ -7517,7 +7513,7 @@ def scanned_form(data: bytearray, boundary: str) -> Body:
     mark, fields = b"--" + boundary.encode(), dict[str, list[tuple[int, int]]]()
     at = data.find(mark)
     for _ in range(100):  # parts, at most
-        begin = data.find(b"\r\n\r\n", at, at + MAX_PART_HEAD) + 4
+        begin = data.find(b"\r\n\r\n", at, at + 4096) + 4
         end = data.find(b"\r\n" + mark, begin)
         if at < 0 or begin < 4 or end < 0:
             break
@@ -7609,7 +7605,7 @@ async def answer_objects(response: aiohttp.ClientResponse, call: Call) -> AsyncI
         call.feed(block)
         if not stream:
             body += block
-            if len(body) > MAX_ENGINE_BODY:
+            if len(body) > 16 * 2**20:
                 raise EngineFailed("the engine's answer is too large")
         for line in lines.feed(block) if stream else ():
             kind, _, data = line.rstrip(b"\r").partition(b":")
@@ -7695,8 +7691,7 @@ class Exchange:
         response = self.response = web.StreamResponse(status=status)
         response.headers.extend(headers)
         if response.headers.get("Content-Type", "").startswith("text/event-stream"):
-            response.headers["X-Accel-Buffering"] = "no"
-            response.headers["Cache-Control"] = "no-cache"
+            response.headers.update({"X-Accel-Buffering": "no", "Cache-Control": "no-cache"})
         add_cors_headers(self.request, response)
         await response.prepare(self.request)
         return response
@@ -7752,8 +7747,7 @@ def preflight_answer(request: web.BaseRequest) -> web.Response:
 def passed_headers(headers: Mapping[str, str]) -> list[tuple[str, str]]:
     """The headers that go on to the other side."""
     return [(name, value) for name, value in headers.items()
-            if (lower := name.lower()) not in HOP_HEADERS and lower not in PRIVATE_HEADERS
-            and not lower.startswith("access-control-")]
+            if (lower := name.lower()) not in OWN_HEADERS and not lower.startswith("access-control-")]
 
 
 # the listener
@@ -7766,7 +7760,7 @@ class Gateway:
         self.status = "stopped"
         self.error: str | None = None
         self.url: str | None = None
-        self.everywhere: str | None = None  # what this machine reaches it by, where it listens on all addresses
+        self.base_url: str | None = None  # by which other machines reach it
         self.started_at: float | None = None
         self.warnings: dict[str, str] = {}
         self.published: Json = {}
@@ -7802,9 +7796,8 @@ class Gateway:
         limits = ConnectionLimits(self.dash.hub.refused, API_CONNECTIONS // 2, self.dash.config.trusted_proxies)
         limits.total = min(API_CONNECTIONS, self.dash.web.limits.total / 4)  # each may need two descriptors
         # without an application, whose router takes a moment for each slash of a path
-        http = web.Server(self.routing.handle, access_log=None, logger=ListenerLog(limits.refused),
-                          handler_cancellation=True, keepalive_timeout=KEEPALIVE_TIME, auto_decompress=False,
-                          max_line_size=16384)
+        http = web.Server(self.routing.handle, logger=ListenerLog(limits.refused), keepalive_timeout=KEEPALIVE_TIME,
+                          access_log=None, handler_cancellation=True, auto_decompress=False, max_line_size=16384)
         runner = web.ServerRunner(http, shutdown_timeout=1.0)
         await runner.setup()
         async with contextlib.AsyncExitStack() as stack:
@@ -7817,8 +7810,9 @@ class Gateway:
             self.server, self.closing = server, stack.pop_all()
         local = EVERY_ADDRESS.get(addresses[0], host)
         local = f"[{local}]" if ":" in local else local
-        self.everywhere = local if addresses[0] in EVERY_ADDRESS else None
-        self.url = f"http://{local}:{server.sockets[0].getsockname()[1]}"
+        port = server.sockets[0].getsockname()[1]
+        self.url = f"http://{local}:{port}"
+        self.base_url = f"http://{self.dash.web.name if addresses[0] in EVERY_ADDRESS else local}:{port}/v1"
         self.applied = {key: config[key] for key in ("api_host", "api_port")}
         log.info("the API is at %s/v1", self.url)
 
@@ -7850,7 +7844,7 @@ class Gateway:
                 self.dash.requests.cancel(call, "llamadash stopped.")
             await self.dash.pool.stop("stopped", restore=restore)
             await self.closing.aclose()
-            self.server = self.url = self.error = self.started_at = None
+            self.server = self.url = self.base_url = self.error = self.started_at = None
             self.status = "stopped"
             self.dash.pool.changed.set()
 
@@ -7913,11 +7907,9 @@ class Gateway:
         build = self.dash.builds.default(config)
         kind = build.kind if build else None
         hint = engine_hint() if self.status == "missing" else embedded_hint() if kind == "embedded" else None
-        shown = self.url and (self.url.replace(self.everywhere, self.dash.web.name, 1)
-                              if self.everywhere else self.url)
-        return {"status": self.status, "build": build and {"id": build.id, "kind": build.kind, "version": build.version,
-                                                           "path": build.path},
-                "base_url": shown and f"{shown}/v1", "url": self.url, "error": self.error or (build and build.problem),
+        shown = build and {key: getattr(build, key) for key in ("id", "kind", "version", "path")}
+        return {"status": self.status, "build": shown, "base_url": self.base_url, "url": self.url,
+                "error": self.error or (build and build.problem),
                 "models_max": config["models_max"], "warnings": list(self.warnings.values()),
                 "unused_gpu": self.dash.builds.unused_gpu(self.dash.sampler.gpus.values()),
                 "hint": hint, "installation": self.dash.builds.installation,
@@ -8025,7 +8017,7 @@ class Routing:
         if found and (allowed is None or str(found) in allowed):
             return found
         known = {*self.dash.pool.entries.names.values(), *(item["id"] for item in self.dash.upstreams.listed())}
-        names = sorted(known if allowed is None else allowed)[:MAX_COMPARED_NAMES]
+        names = sorted(known if allowed is None else allowed)[:2000]
         if not named:
             raise GatewayError(400, f"Name a model: {', '.join(names[:50]) or 'there is none yet'}.",
                                code="model_missing")
@@ -8273,8 +8265,8 @@ async def requests_list(
     """Finished requests that match, sorted, the sums over all that match, and those that are under way."""
     wanted: Json = {"model": model, "key": key, "status": status, "from_ms": from_, "to_ms": to}
     await dash.requests.publish()
-    rows = await asyncio.to_thread(functools.partial(dash.db.requests, **wanted, sort=sort, before=before, limit=limit))
-    summary = await asyncio.to_thread(functools.partial(dash.db.request_summary, **wanted))
+    rows = await asyncio.to_thread(dash.db.requests, **wanted, sort=sort, before=before, limit=limit)
+    summary = await asyncio.to_thread(dash.db.request_summary, **wanted)
     return {"requests": rows, "summary": summary, "active": dash.requests.under_way()}
 
 
@@ -10429,7 +10421,6 @@ async def logs_clear(dash: Dash) -> Json:
 SOCKET_PATH = "/llamaproxws"
 PING_INTERVAL, PING_TIMEOUT = 25, 60  # seconds, as every Socket.IO client is told on connecting
 MAX_MESSAGE = 1_000_000  # bytes of one incoming message: a pasted book chapter fits, a memory bomb does not
-MAX_CONNECT = 8192  # characters of the message that authenticates
 MAX_UNSENT = 4_000_000  # bytes waiting for one client: more, and it is not reading
 LONG_MESSAGE = 250_000  # bytes of a message that may wait longer than others, and until which no request is taken
 MAX_LONG_UNSENT = 16_000_000  # bytes of such messages: a list of thousands of models is as large, for a slow line
@@ -10441,7 +10432,6 @@ RECOVERY_TIME = 120.0  # seconds for which missed broadcasts are kept
 RECOVERY_BYTES = 4_000_000  # of missed broadcasts, at most
 REQUEST_BURST = 2.0  # seconds' worth of requests that may come at once
 REQUEST_SIZE = 20_000  # characters of a message that count as one more request, for parsing takes time as well
-MAX_BRACKETS = 50_000  # lists and objects in one message: pasted source has fewer, and each takes a microsecond
 MAX_IDLE = 32  # messages from one ping of ours to the next that ask for nothing: pongs, pings, acknowledgements
 MAX_RUNNING = 64  # requests of one client that may be under way at the same time
 REFUSAL_REPORT = 10.0  # seconds between two log lines about refused connections and messages
@@ -10548,6 +10538,7 @@ class Connection:
         self.id = secrets.token_hex(16)
         self.request = request
         self.transport = transport
+        self.waits = transport.get_write_buffer_size  # the bytes that are there for the other side to read
         self.client: Client | None = None
         self.asked = False  # whether it has sent its CONNECT
         self.deadline = time.monotonic() + AUTH_DEADLINE  # by when it must have authenticated
@@ -10582,7 +10573,7 @@ class Connection:
             self.closed = True
             hub.connections.remove(self)
             del server.sockets[self.id]
-            self.abort_after(CLOSE_GRACE)
+            asyncio.get_running_loop().call_later(CLOSE_GRACE, self.transport.abort)  # keeps nothing but that
             await server.handlers["disconnect"](self.id, "transport close")
         return self.messages
 
@@ -10622,7 +10613,7 @@ class Connection:
         if self.client:
             self.hub.welcome(self.client)
         else:
-            self.abort_after(CLOSE_GRACE / 2)
+            asyncio.get_running_loop().call_later(CLOSE_GRACE / 2, self.transport.abort)
 
     async def send(self, packet: Any) -> None:
         """Send what the library has to say."""
@@ -10651,10 +10642,6 @@ class Connection:
             await asyncio.sleep(0.02)
         self.held -= size
 
-    def waits(self) -> int:
-        """The bytes that wait for the other side to read."""
-        return self.transport.get_write_buffer_size()
-
     def end_unread(self) -> None:
         """End a connection whose other side does not read."""
         self.hub.refused["clients that did not read"] += 1
@@ -10671,14 +10658,10 @@ class Connection:
         if now - self.heard_at > PING_INTERVAL + PING_TIMEOUT:
             self.transport.abort()
 
-    def abort_after(self, seconds: float) -> None:
-        """End the TCP connection soon, whatever the other side does; until then nothing but the transport is kept."""
-        asyncio.get_running_loop().call_later(seconds, self.transport.abort)
-
 
 def is_connect(text: str) -> bool:
     """Whether `text` is a Socket.IO CONNECT to the one namespace there is, with an object or nothing."""
-    if not text.startswith("40") or len(text) > MAX_CONNECT:
+    if not text.startswith("40") or len(text) > 8192:
         return False
     try:
         auth = json.loads(text[2:] or "{}")
@@ -10918,7 +10901,7 @@ def too_much(client: Client, text: str) -> DashError | None:
     """Why a large message is not even parsed; None where it is."""
     if not client.may_request(len(text) // REQUEST_SIZE):
         return RateLimited("Too much data: slow down.", retryAfter=1)
-    if text.count("[") + text.count("{") > MAX_BRACKETS:
+    if text.count("[") + text.count("{") > 50_000:  # pasted source has fewer; each takes a microsecond
         return InvalidRequest("data holds too many lists and objects", field="data")
     return None
 
@@ -11816,8 +11799,6 @@ WantedBy=multi-user.target
 # -- Dash -----------------------------------------------------------------------------------------
 
 PRUNE_INTERVAL = 900.0  # seconds between two rounds of deleting what is too old
-FILES_INTERVAL = 2.0  # seconds between two looks whether the files that are open still are where they were
-CHECKPOINT_INTERVAL = 60.0  # seconds until what is saved is also in the database's file itself
 MAX_THREADS = 32  # of the loop, which also ask for the addresses of names: some wait for long
 PRUNE_DELAY = 60.0  # seconds after the start until the first: starting up comes first
 RESTART_PAUSE = 1.0  # seconds until a background task that has failed begins again
@@ -11994,7 +11975,6 @@ class Dash:
     def start_logging(self, stack: contextlib.AsyncExitStack) -> None:
         """Let Python's logging go to the journal until the program ends."""
         handler = JournalHandler(self.journal)
-        handler.setFormatter(logging.Formatter("%(message)s"))
         root = logging.getLogger()
         root.addHandler(handler)
         root.setLevel(logging.WARNING)
@@ -12120,7 +12100,6 @@ def tls_context(certificate: Path | None, key: Path | None) -> ssl.SSLContext | 
     return context
 
 
-STALL = 0.25  # seconds without the loop that are worth a log line
 HEARTBEAT = 0.5  # seconds between two signs of life of the loop
 
 
@@ -12128,9 +12107,9 @@ async def keep_files(dash: Dash) -> None:
     """See every moment that the data folder has what is open, and tell every page what happened to it."""
     told, checkpoint = dash.db.notice, time.monotonic()
     while True:
-        await asyncio.sleep(FILES_INTERVAL)
+        await asyncio.sleep(2.0)
         await dash.chore("data folder", look_after_files, dash)
-        if time.monotonic() - checkpoint > CHECKPOINT_INTERVAL:
+        if time.monotonic() - checkpoint > 60.0:  # until what is saved is also in the database's file itself
             checkpoint = time.monotonic()
             await dash.chore("write-ahead log", dash.db.checkpoint)
         if told != dash.db.notice:
@@ -12159,7 +12138,7 @@ async def watchdog(dash: Dash) -> None:
         await asyncio.sleep(HEARTBEAT)
         late, work = time.monotonic() - beat - HEARTBEAT, time.thread_time() - worked
         beat, worked = time.monotonic(), time.thread_time()
-        if late > STALL:  # without work the machine was busy otherwise, or asleep
+        if late > 0.25:  # without work the machine was busy otherwise, or asleep
             log.log(logging.WARNING if work > late / 2 else logging.DEBUG,
                     "the event loop stood still for %d ms (%d ms of work)", late * 1000, work * 1000)
         dash.lag = max(dash.lag * 0.98, late)
@@ -12208,8 +12187,7 @@ def system_warnings(dash: Dash, metrics: Json) -> list[str]:
 MAX_IMPORTED = 5000  # models in a document; checking them takes a tenth of a second
 DOCUMENT_FIELDS: dict[str, Any] = {
     "format": str, "version": int, "exported_at": Timestamp, "settings": dict[str, Any], "config": dict[str, Any],
-    "models": Annotated[list[dict[str, Any]], Length(0, MAX_IMPORTED)],
-}
+    "models": Annotated[list[dict[str, Any]], Length(0, MAX_IMPORTED)]}
 
 
 @on("system:export", error="EXPORT_SYSTEM_FAILED", cost=5)
