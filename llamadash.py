@@ -7113,6 +7113,15 @@ ENVIRONMENT_KEY: Json = {**NO_KEY, "id": 0, "name": "environment"}
 TOO_LARGE = f"A request may have at most {MAX_BODY // 2**20} MB."
 MAX_MODEL_NAME = 256  # characters; ours have at most 96, those of an upstream some more
 API_CONNECTIONS = 2000  # at a time, and half as many from one address; the dashboard needs descriptors as well
+MAX_FORM_PARTS = 100
+MAX_REPEATED = 8  # times that a body may have a field that the gateway reads
+MAX_PART_HEAD = 4096  # bytes of the headers of a part of an upload
+ACTIVE_INTERVAL = 0.5  # s between two broadcasts of what is under way
+MAX_FINISHED_TOLD = 20  # finished requests in one broadcast interval; clients fetch older ones when they need them
+USED_INTERVAL = 15.0  # s between two times that the last use of the keys is saved
+MAX_ENGINE_BODY = 16 * 2**20  # bytes of a whole answer that is read here
+MAX_EVENT = 2**20  # bytes of one event in a stream that is read here
+MAX_COMPARED_NAMES = 2000  # among which the one is looked for that a client may have meant
 # Headers that belong to one connection, that each side here sets by itself, or that are private.
 OWN_HEADERS = frozenset({
     "connection", "keep-alive", "transfer-encoding", "content-length", "upgrade", "te", "trailer", "expect", "host",
@@ -7379,10 +7388,10 @@ class Requests:
         if finished:
             with contextlib.suppress(DashError):  # the numbers of some requests are worth no more trouble
                 await asyncio.to_thread(self.dash.db.add_requests, finished)
-            for row in finished[-20:]:  # clients fetch older ones when they need them
+            for row in finished[-MAX_FINISHED_TOLD:]:
                 await self.dash.broadcast("requests:finished", {"request": row})
         now = time.monotonic()
-        if now - self.published_at < 0.5:
+        if now - self.published_at < ACTIVE_INTERVAL:
             if self.active or self.shown:
                 self.dash.pool.changed.set()
             return
@@ -7497,7 +7506,7 @@ def scanned_json(data: bytearray) -> Body:
         elif depth == 1:  # a comma, or the end
             if name in READ_FIELDS and value:
                 fields.setdefault(name, []).append((value, at))
-                if len(fields[name]) > 8:
+                if len(fields[name]) > MAX_REPEATED:
                     raise GatewayError(400, f"The body has {name} too often.")
             if mark != b",":
                 return Body(data, fields, begins, not value)
@@ -7512,8 +7521,8 @@ def scanned_form(data: bytearray, boundary: str) -> Body:
     """Where the field `model` of a multipart upload is; GatewayError where there are several."""
     mark, fields = b"--" + boundary.encode(), dict[str, list[tuple[int, int]]]()
     at = data.find(mark)
-    for _ in range(100):  # parts, at most
-        begin = data.find(b"\r\n\r\n", at, at + 4096) + 4
+    for _ in range(MAX_FORM_PARTS):
+        begin = data.find(b"\r\n\r\n", at, at + MAX_PART_HEAD) + 4
         end = data.find(b"\r\n" + mark, begin)
         if at < 0 or begin < 4 or end < 0:
             break
@@ -7600,12 +7609,12 @@ def error_text(body: bytes | bytearray, status: int) -> str:
 async def answer_objects(response: aiohttp.ClientResponse, call: Call) -> AsyncIterator[Json]:
     """The JSON objects of an answer: those of an event stream until its end, or the one of a whole answer."""
     stream, body = response.headers.get("Content-Type", "").startswith("text/event-stream"), b""
-    lines = LineSplitter(2**20)  # bytes of one event
+    lines = LineSplitter(MAX_EVENT)
     async for block in response.content.iter_any():
         call.feed(block)
         if not stream:
             body += block
-            if len(body) > 16 * 2**20:
+            if len(body) > MAX_ENGINE_BODY:
                 raise EngineFailed("the engine's answer is too large")
         for line in lines.feed(block) if stream else ():
             kind, _, data = line.rstrip(b"\r").partition(b":")
@@ -8017,7 +8026,7 @@ class Routing:
         if found and (allowed is None or str(found) in allowed):
             return found
         known = {*self.dash.pool.entries.names.values(), *(item["id"] for item in self.dash.upstreams.listed())}
-        names = sorted(known if allowed is None else allowed)[:2000]
+        names = sorted(known if allowed is None else allowed)[:MAX_COMPARED_NAMES]
         if not named:
             raise GatewayError(400, f"Name a model: {', '.join(names[:50]) or 'there is none yet'}.",
                                code="model_missing")
@@ -8211,7 +8220,7 @@ class Keys:
                 self.dash.requests.cancel(call, "The key was revoked.", status="failed", code="key_revoked")
         return row
 
-    async def save_used(self, interval: float = 15.0) -> None:
+    async def save_used(self, interval: float = USED_INTERVAL) -> None:
         """Save when each key was last used, if that was not just done."""
         if self.used and time.monotonic() - self.saved >= interval:
             self.saved, used, self.used = time.monotonic(), {id: at for id, at in self.used.items() if id}, {}
@@ -10442,6 +10451,9 @@ JSON_DECODER = json.JSONDecoder()
 # json.dumps makes a new encoder for each call that is not all defaults.
 STRICT_JSON = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, allow_nan=False, check_circular=False,
                                default=lambda value: bytes.decode(value, errors="replace"))  # from a damaged row
+MAX_CONNECT = 8192  # characters of the message that authenticates
+UNSENT_PAUSE = 0.02  # seconds between two looks whether they are read
+MAX_BRACKETS = 50_000  # lists and objects in one message: pasted source has fewer, and each takes a microsecond
 
 
 def encoded(value: Any) -> bytes:
@@ -10639,7 +10651,7 @@ class Connection:
             raise RateLimited("Too many long answers: read those before.", retryAfter=1)
         self.held += size
         while self.waits() > LONG_MESSAGE:  # noqa: ASYNC110  (aiohttp has the event of it)
-            await asyncio.sleep(0.02)
+            await asyncio.sleep(UNSENT_PAUSE)
         self.held -= size
 
     def end_unread(self) -> None:
@@ -10661,7 +10673,7 @@ class Connection:
 
 def is_connect(text: str) -> bool:
     """Whether `text` is a Socket.IO CONNECT to the one namespace there is, with an object or nothing."""
-    if not text.startswith("40") or len(text) > 8192:
+    if not text.startswith("40") or len(text) > MAX_CONNECT:
         return False
     try:
         auth = json.loads(text[2:] or "{}")
@@ -10901,7 +10913,7 @@ def too_much(client: Client, text: str) -> DashError | None:
     """Why a large message is not even parsed; None where it is."""
     if not client.may_request(len(text) // REQUEST_SIZE):
         return RateLimited("Too much data: slow down.", retryAfter=1)
-    if text.count("[") + text.count("{") > 50_000:  # pasted source has fewer; each takes a microsecond
+    if text.count("[") + text.count("{") > MAX_BRACKETS:
         return InvalidRequest("data holds too many lists and objects", field="data")
     return None
 
@@ -11805,6 +11817,9 @@ RESTART_PAUSE = 1.0  # seconds until a background task that has failed begins ag
 ADDRESS_PAUSE = 3.0  # seconds until the API's address is tried again that was not there
 # asyncio takes one number for both, and a crowd that it accepts at once holds up everybody else.
 WAITING_TO_CONNECT, ACCEPTED_AT_ONCE = 1024, 16
+FILES_INTERVAL = 2.0  # seconds between two looks whether the files that are open still are where they were
+CHECKPOINT_INTERVAL = 60.0  # seconds until what is saved is also in the database's file itself
+STALL = 0.25  # seconds without the loop that are worth a log line
 
 
 class Dash:
@@ -12107,9 +12122,9 @@ async def keep_files(dash: Dash) -> None:
     """See every moment that the data folder has what is open, and tell every page what happened to it."""
     told, checkpoint = dash.db.notice, time.monotonic()
     while True:
-        await asyncio.sleep(2.0)
+        await asyncio.sleep(FILES_INTERVAL)
         await dash.chore("data folder", look_after_files, dash)
-        if time.monotonic() - checkpoint > 60.0:  # until what is saved is also in the database's file itself
+        if time.monotonic() - checkpoint > CHECKPOINT_INTERVAL:
             checkpoint = time.monotonic()
             await dash.chore("write-ahead log", dash.db.checkpoint)
         if told != dash.db.notice:
@@ -12138,7 +12153,7 @@ async def watchdog(dash: Dash) -> None:
         await asyncio.sleep(HEARTBEAT)
         late, work = time.monotonic() - beat - HEARTBEAT, time.thread_time() - worked
         beat, worked = time.monotonic(), time.thread_time()
-        if late > 0.25:  # without work the machine was busy otherwise, or asleep
+        if late > STALL:  # without work the machine was busy otherwise, or asleep
             log.log(logging.WARNING if work > late / 2 else logging.DEBUG,
                     "the event loop stood still for %d ms (%d ms of work)", late * 1000, work * 1000)
         dash.lag = max(dash.lag * 0.98, late)
