@@ -3586,6 +3586,7 @@ FOLDER_LIMIT = 10.0  # s without a step forward after which a folder is given up
 FOLDER_THREADS = 4  # that may hang in one folder at the same time
 FOLDER_PAUSE = (2.0, 15.0)  # s between two looks at a folder: after a change, and at most
 FOLDER_DUTY = 0.002  # of the time may be spent in looking at one
+SCAN_BROADCAST = 0.2  # seconds between two messages about a scan's progress
 MAX_FOLDER_DEPTH = 12  # levels; the deepest usual layout, the Hugging Face cache, has 4
 MAX_FOLDER_ENTRIES = 200_000  # names looked at in one scan
 MAX_MODEL_FILES = 20_000  # GGUF files in one scan
@@ -4063,15 +4064,11 @@ class Look(NamedTuple):
     lost: Mapping[str, str] = types.MappingProxyType({})  # see Scan
 
 
-class Library:
-    """The models on this machine: finds them, and keeps the database in step with the folders."""
-
-    SCAN_BROADCAST = 0.2  # seconds between two messages about a scan's progress
+class Folders:
+    """The model folders, which come, go, change and hang, each on its own."""
 
     def __init__(self, dash: Dash) -> None:
         self.dash = dash
-        self.skipped: list[Json] = []  # of the last scan
-        self.projectors: dict[str, list[str]] = {}  # by path of a model, those that may belong to it
         self.warned = dash.db.get_meta("scan_warnings")  # of listed files, by path; None: read all of them once again
         self.lost: dict[str, str] = {}  # folders and files that cannot be used now, and why
         self.mounts: set[str] = set(texts(dash.db.get_meta("mounts", [])))  # where something is usually mounted
@@ -4081,21 +4078,6 @@ class Library:
         self.due: dict[Path, tuple[float, float]] = {}  # when to look again, and how long that pause is
         self.changed = False  # whether a folder has, since the last scan
         self.probes = Probes(FOLDER_THREADS)
-        self.waiting: asyncio.Task[Json] | None = None  # the scan that has not yet begun
-        self.changing = asyncio.Lock()  # scans, imports and deletions change the same rows
-
-    # folders come, go and hang
-
-    async def run(self) -> None:
-        """Look at every folder now and then, and scan them where something came, went or changed."""
-        self.changed = True
-        while True:
-            if self.changed:
-                await self.scan()
-            await self.dash.beat.wait()
-            for folder in self.folders():
-                if time.monotonic() > self.due.get(folder, FOLDER_PAUSE)[0]:
-                    self.look(folder)
 
     def folders(self) -> list[Path]:
         """The model folders, and the usual mounts in them, each of which may hang on its own."""
@@ -4170,7 +4152,63 @@ class Library:
         place = next((look.root for look in self.looks.values() if within(str(named), look.root)), "one of the files")
         return await self.probes.call(place, functools.partial(function, *arguments), FOLDER_LIMIT)
 
+    async def find(self, rows: list[Json]) -> tuple[Scan, ScanResult]:
+        """What is in the folders that answer at once; of the others, `lost` says what is wrong."""
+        mounted = {item.mountpoint for item in psutil.disk_partitions(all=True)}
+        before, self.mounts = self.mounts, self.mounts | {place for place in mounted if place != os.sep}
+        folders = self.folders()
+        await asyncio.wait([self.look(folder) for folder in folders], timeout=PROBE_LIMIT)
+        looks = {folder: Look(str(folder), lost={str(folder): NO_ANSWER}) if folder in self.looking else
+                 self.looks[folder] for folder in folders}
+        loop, said, total = asyncio.get_running_loop(), time.monotonic(), 0
+
+        def report(done: int, of: int) -> None:
+            nonlocal said, total
+            total = of
+            if time.monotonic() - said > SCAN_BROADCAST:
+                said = time.monotonic()
+                asyncio.run_coroutine_threadsafe(self.dash.broadcast("models:scan", {"done": done, "total": of}), loop)
+
+        there = [folder for folder, look in looks.items() if look.root not in look.lost]
+        self.known, self.changed, place = looks, False, "what a link leads to"
+        careful = place in self.probes.hung or NO_ANSWER in [look.lost.get(look.root) for look in looks.values()]
+        try:
+            scan, found = await self.scanned(place, there, rows, Scan.run, report, careful=careful)
+        except Unreachable:
+            scan, found = await self.scanned(place, there, rows, Scan.run, report, careful=True)
+        await self.dash.broadcast("models:scan", {"done": total, "total": total})
+        away = [str(folder) for folder in folders if str(folder) in self.mounts - mounted
+                and not any(within(file.path, str(folder)) for file in scan.files)]
+        self.lost = {**scan.lost, **dict.fromkeys(away, NOT_MOUNTED),
+                     **{look.root: look.lost[look.root] for look in looks.values() if look.root in look.lost}}
+        self.mounts = {str(folder) for folder in folders} & self.mounts
+        if self.mounts != before:
+            self.dash.db.set_meta("mounts", sorted(self.mounts))
+        return scan, found
+
+
+class Library(Folders):
+    """The models on this machine: finds them, and keeps the database in step with the folders."""
+
+    def __init__(self, dash: Dash) -> None:
+        super().__init__(dash)
+        self.skipped: list[Json] = []  # of the last scan
+        self.projectors: dict[str, list[str]] = {}  # by path of a model, those that may belong to it
+        self.waiting: asyncio.Task[Json] | None = None  # the scan that has not yet begun
+        self.changing = asyncio.Lock()  # scans, imports and deletions change the same rows
+
     # scans
+
+    async def run(self) -> None:
+        """Look at every folder now and then, and scan them where something came, went or changed."""
+        self.changed = True
+        while True:
+            if self.changed:
+                await self.scan()
+            await self.dash.beat.wait()
+            for folder in self.folders():
+                if time.monotonic() > self.due.get(folder, FOLDER_PAUSE)[0]:
+                    self.look(folder)
 
     async def scan(self) -> Json:
         """Look through all model folders: {added, updated, missing, skipped: [{path, reason}], total}.
@@ -4207,40 +4245,6 @@ class Library:
             await self.dash.broadcast("config:updated", {"config": self.dash.engine_config()})
         return {"added": len(new), "updated": len(changed), "missing": len(missing),
                 "skipped": skipped_for_clients(self.skipped), "total": len(models)}
-
-    async def find(self, rows: list[Json]) -> tuple[Scan, ScanResult]:
-        """What is in the folders that answer at once; of the others, `lost` says what is wrong."""
-        mounted = {item.mountpoint for item in psutil.disk_partitions(all=True)}
-        before, self.mounts = self.mounts, self.mounts | {place for place in mounted if place != os.sep}
-        folders = self.folders()
-        await asyncio.wait([self.look(folder) for folder in folders], timeout=PROBE_LIMIT)
-        looks = {folder: Look(str(folder), lost={str(folder): NO_ANSWER}) if folder in self.looking else
-                 self.looks[folder] for folder in folders}
-        loop, said, total = asyncio.get_running_loop(), time.monotonic(), 0
-
-        def report(done: int, of: int) -> None:
-            nonlocal said, total
-            total = of
-            if time.monotonic() - said > self.SCAN_BROADCAST:
-                said = time.monotonic()
-                asyncio.run_coroutine_threadsafe(self.dash.broadcast("models:scan", {"done": done, "total": of}), loop)
-
-        there = [folder for folder, look in looks.items() if look.root not in look.lost]
-        self.known, self.changed, place = looks, False, "what a link leads to"
-        careful = place in self.probes.hung or NO_ANSWER in [look.lost.get(look.root) for look in looks.values()]
-        try:
-            scan, found = await self.scanned(place, there, rows, Scan.run, report, careful=careful)
-        except Unreachable:
-            scan, found = await self.scanned(place, there, rows, Scan.run, report, careful=True)
-        await self.dash.broadcast("models:scan", {"done": total, "total": total})
-        away = [str(folder) for folder in folders if str(folder) in self.mounts - mounted
-                and not any(within(file.path, str(folder)) for file in scan.files)]
-        self.lost = {**scan.lost, **dict.fromkeys(away, NOT_MOUNTED),
-                     **{look.root: look.lost[look.root] for look in looks.values() if look.root in look.lost}}
-        self.mounts = {str(folder) for folder in folders} & self.mounts
-        if self.mounts != before:
-            self.dash.db.set_meta("mounts", sorted(self.mounts))
-        return scan, found
 
     # paths that the user took off the list
 
@@ -9056,7 +9060,8 @@ REPO = r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}"
 REVISION = r"[A-Za-z0-9][A-Za-z0-9._/-]{0,95}"
 HUB_ADDRESS = rf"(?i)\w+://|(?:{'|'.join(map(re.escape, HUB_HOSTS))})/"
 HUB_PATH = (  # user/repo, and where in it: a page, a revision, and a file or a folder
-    r"(?:api/(?:resolve-cache/)?models/)?((?!(?:datasets|spaces|collections|papers|docs|blog|posts|models)/)[^/]+/[^/]+)"
+    r"(?:api/(?:resolve-cache/)?models/)?"
+    r"((?!(?:datasets|spaces|collections|papers|docs|blog|posts|models)/)[^/]+/[^/]+)"
     r"(?:/(resolve|blob|raw|blame|tree|commits?)/(refs/[^/]+/[^/]+|[^/]+))?(?:/(.*))?")
 SHA256 = r"[0-9a-f]{64}"
 SHARD = r"(?i)(.+)-(\d{5})-of-(\d{5})\.gguf"
