@@ -59,7 +59,8 @@ export class DeviceMemory extends Panel {
         h("span", { className: "muted" }, limited ? `budget ${bytes(budget)} of ${bytes(total)}` : bytes(total))),
       h("div", { className: "device-bar", role: "img", "aria-label": `${name}: ${words}` },
         parts.map(({ key, name: title, size, color }) => h("span", {
-          key, className: `device-part ${look(key, color)}`, style: width(size), title: `${title}: ${bytes(size)}`,
+          key, className: `device-part is-${key}`, style: { ...width(size), ...colored(color) },
+          title: `${title}: ${bytes(size)}`,
         })),
         coming > 0 && h("span", {
           key: "coming", className: `device-part is-coming${coming > free ? " is-over" : ""}`,
@@ -69,19 +70,19 @@ export class DeviceMemory extends Panel {
           key: "budget", className: "device-budget", style: { left: `${(budget / total) * 100}%` },
         })),
       h("ul", { className: "device-legend", "aria-hidden": "true" },
-        parts.map(({ key, name: title, size, color }) => this.legend(key, look(key, color), `${bytes(size)} ${title}`)),
-        this.legend("free", "is-free", `${bytes(free)} free`)),
+        parts.map(({ key, name: title, size, color }) => this.legend(key, color, `${bytes(size)} ${title}`)),
+        this.legend("free", null, `${bytes(free)} free`)),
       coming > 0 && h("p", { key: "words", className: `field-hint${coming > free ? " text-warning" : ""}` },
         `${this.get("newcomer").name} takes about ${bytes(coming)}${coming > free ? ": others have to leave" : ""}`));
   }
 
-  /** @param {string} key @param {string} kind @param {string} words */
-  legend(key, kind, words) {
+  /** @param {string} key @param {number | null} color @param {string} words */
+  legend(key, color, words) {
     return h("li", { key },
-      h("span", { className: `device-key ${kind}` }),
+      h("span", { className: `device-key is-${key}`, style: colored(color) }),
       h("span", { className: "truncate" }, words));
   }
 }
 
-/** @param {string} key @param {number | null} color @returns {string} the class of a part */
-const look = (key, color) => color ? `is-series-${color}` : `is-${key}`;
+/** @param {number | null} color of the series; null where the kind of the part has one @returns {Json} */
+const colored = (color) => color ? { background: `var(--series-${color})` } : {};
