@@ -822,6 +822,9 @@ async def apply_config(dash: Dash, revision: int, changes: Json, *, reset: bool 
     dash.db.save_config(revision, changes, before, reset=reset)
     dash.load_engine_config()
     await dash.models_changed()
+    changed = sorted(key for key in before.keys() - {"revision"} if before[key] != dash.engine_config()[key])
+    if changed:
+        dash.event("configuration", reason=", ".join(changed))
     if dash.engine_config()["models_dirs"] != before["models_dirs"]:
         dash.spawn(dash.library.scan(), "scan")
     await dash.broadcast("config:updated", {"config": dash.engine_config()})
@@ -880,6 +883,7 @@ async def password_set(dash: Dash, client: Client, *, password: Annotated[str, L
                 raise InvalidRequest("The current password is not right.", field="current")
             dash.access.failures.forget(counted)
         dash.db.set_meta("password", await asyncio.to_thread(hashed_password, password) if password else None)
+        dash.event("key", reason="The password was set" if password else "The password was removed")
     for row in dash.db.sessions():
         if row["id"] != client.session_id:
             dash.db.delete_sessions(row["id"])
@@ -1464,11 +1468,11 @@ class DatabaseFile(Statements):
                 with contextlib.suppress(OSError):
                     os.unlink(f"{partial}{suffix}")
 
-    def daily_backup(self) -> None:
-        """Make today's backup if there is none yet."""
+    def daily_backup(self) -> Path | None:
+        """Make today's backup if there is none yet; its path where it was made now."""
         name = f"daily-{time.strftime('%Y-%m-%d')}"
-        if not (self.path.parent / f"backups/{name}.db").exists():
-            self.kept_backup(name)
+        known = (self.path.parent / f"backups/{name}.db").exists()
+        return None if known else self.kept_backup(name)[0]
 
     def manual_backup(self) -> tuple[Path, int]:
         """Make a backup with a name of its own: where it is, and its size."""
@@ -2149,6 +2153,7 @@ def with_gaps(rows: list[tuple[Any, ...]], bucket: int) -> list[tuple[Any, ...]]
 async def system_backup(dash: Dash) -> Json:
     """Write a backup of the database into the data folder."""
     target, size = await asyncio.to_thread(dash.db.manual_backup)
+    dash.event("backup", reason=target.name)
     return {"path": str(target), "bytes": size}
 
 
@@ -4444,7 +4449,7 @@ async def models_update(dash: Dash, *, id: ModelId, revision: int, changes: dict
     """Change what is the user's of a model: its names, parameters, build, tags, and when it is in memory."""
     changes = await dash.library.patiently(changes, checked_fields, changes, MODEL_CHANGES, "changes", dash.folders())
     check_entry_names(changes.get("aliases", ()), dash.db.models(), "changes.aliases", own=id)
-    dash.db.update_model(id, revision, changes)
+    dash.update_model(id, revision, changes)
     await dash.models_changed()
     await dash.broadcast("models:updated", {"model": dash.model(id)})
     return {"model": dash.model(id)}
@@ -5445,6 +5450,7 @@ async def choose_build(dash: Dash, id: str) -> None:
     dash.db.save_config(config["revision"], {"build": id}, config)
     dash.load_engine_config()
     dash.pool.sync()
+    dash.event("build", reason=f"{id} is used")
     await dash.broadcast("config:updated", {"config": dash.engine_config()})
 
 
@@ -6115,6 +6121,8 @@ class Unit:
     unloading: tuple[float, str] | None = None  # until when it may answer, and why it was told to leave
     yields_to: Unit | None = None  # it takes no new requests, for this one waits for its memory
     pushed_out_by: Unit | None = None
+    came_from: str | None = None  # why it had left memory before it was loaded; None: it had not been there
+    started_at: float = -math.inf
     loaded_at: float = math.inf
     used_at: float = 0.0
     failures: int = 0  # in a row
@@ -6382,7 +6390,8 @@ class Residency:
         unit = self.units[unit_id]
         if unit.status == "loading":
             unit.status, unit.loaded_at, unit.used_at, unit.pushed_out_by = "loaded", now, now, None
-            self.actions.append(Happened("loaded", unit, unit.loaded_for))
+            self.actions.append(Happened("loaded", unit, unit.loaded_for, {
+                "seconds": round(now - unit.started_at, 1), "after": unit.came_from}))
         return self.settle(now)
 
     def exited(self, unit_id: str, error: str | None, now: float) -> list[Action]:
@@ -6526,10 +6535,11 @@ class Residency:
         """Reserve the memory of `plan` and start the unit."""
         unit.status, unit.held, unit.used_at = "loading", planner.need(plan), planner.now
         unit.loaded_for, unit.dismissed = unit.wished_for, False
+        unit.came_from, unit.started_at = unit.reason, planner.now
         unit.reason = unit.error = unit.waits = None
         planner.residents.append(unit)
         planner.taken.update(unit.held)
-        details = {"need": dict(unit.held), "devices": plan.devices}
+        details = {"need": dict(unit.held), "devices": plan.devices, "after": unit.came_from}
         self.actions += [Start(unit, plan), Happened("loading", unit, unit.loaded_for, details)]
 
     def stop(self, unit: Unit, reason: str) -> None:
@@ -6772,7 +6782,6 @@ class Pool:
         self.changed = asyncio.Event()  # something is to be published
         self.dirty: set[str] = set()  # entries whose state may have changed
         self.published: dict[str, Json] = {}  # the states that everybody knows
-        self.events: list[Json] = []
         self.last_used: dict[str, int] = {}
         self.restore: list[str] = []  # entries to load at the next start
         self.stopping = True  # nothing is loaded before start()
@@ -6865,8 +6874,7 @@ class Pool:
                     self.dash.spawn(instance.stop(), f"stopping {instance.name}")
             elif isinstance(action, Happened):
                 kind, unit, reason, details = action
-                self.events.append({"timestamp": now_ms(), "kind": kind, "model": unit.name, "reason": reason,
-                                    "details": details or {}})
+                self.dash.event(kind, unit.name, reason, details)
                 level = logging.WARNING if kind in ("failed", "crashed", "refused") else logging.INFO
                 log.log(level, "%s: %s (%s)", unit.name, kind, reason)
             elif (future := self.futures.get(action.ticket.id)) and not future.done():
@@ -6936,6 +6944,8 @@ class Pool:
             await asyncio.sleep(1.0)
             await instance.measure()
             self.memory.learn(unit, instance)
+            if (group := self.entries.groups.get(unit.id)) and (warning := less_than_asked(group, instance)):
+                self.dash.event("cut" if warning.startswith("The context") else "spilled", unit.name, warning)
             proven = self.dash.db.get_meta("proven_builds", {})
             if proven.get(unit.name) != instance.build.id:
                 proven = {**proven, unit.name: instance.build.id}
@@ -6975,11 +6985,7 @@ class Pool:
                         state := self.entries.state(self.dash.db.get_model(id))):
                     self.published[id] = state
                     await self.dash.broadcast("models:status", {"id": id, **state})
-            events, self.events = self.events, []
-            if events:
-                with contextlib.suppress(DashError):
-                    events = await asyncio.to_thread(self.dash.db.add_events, events)
-                await self.dash.broadcast("timeline:added", {"events": events})
+            await self.dash.publish_events()
             await self.dash.gateway.publish()
             await asyncio.sleep(PUBLISH_INTERVAL)
 
@@ -7867,6 +7873,7 @@ class Gateway:
         await self.stop()
         await self.keys.save_used(0)
         await self.dash.requests.publish()
+        await self.dash.publish_events()
         await self.dash.pool.session.close()
         await self.dash.upstreams.session.close()
 
@@ -8326,6 +8333,7 @@ async def keys_create(dash: Dash, *, name: Annotated[str, Length(1, 100)],
     if any(row["name"] == name and not row["revoked_at"] for row in rows):
         raise Conflict(f"There is a key named {name} already.", field="name")
     key = dash.gateway.keys.add(name, f"sk-{secrets.token_urlsafe(KEY_BYTES)}", models, requestsPerMinute)
+    dash.event("key", reason=f"{name} was created")
     await dash.broadcast("keys:updated", {"keys": dash.db.api_keys()})
     return {"key": key}
 
@@ -8334,6 +8342,7 @@ async def keys_create(dash: Dash, *, name: Annotated[str, Length(1, 100)],
 async def keys_revoke(dash: Dash, *, id: int) -> Json:
     """End an API key; the requests that came with it end as well."""
     key = dash.gateway.keys.revoke(id)
+    dash.event("key", reason=f"{key['name']} was revoked")
     await dash.broadcast("keys:updated", {"keys": dash.db.api_keys()})
     return {"key": key}
 
@@ -9760,6 +9769,7 @@ class Downloads:
         download.done = download.total if status == "done" else download.done
         await self.tell(download, status)
         self.pump()
+        self.dash.event("download", reason=f"{download.file}: {download.error or status}")
         if status == "done":
             log.info("downloaded %s from %s", download.file, download.repo)
 
@@ -10221,6 +10231,7 @@ class Installer:
             return
         line = f"llama.cpp {release.tag} ({kind}) is installed." + "".join(f" Not {text}" for text in reasons)
         log.info("%s", line)
+        self.dash.event("build", reason=line)
         await self.say(id, "installed", line)
         await announce_build(self.dash, id)
 
@@ -10317,6 +10328,7 @@ async def engines_remove(dash: Dash, *, id: Annotated[str, Length(1, 96)]) -> Js
     """Remove a build that was installed here and that nobody uses."""
     removed = dash.builds.get(id).as_json()
     await dash.installer.remove(id)
+    dash.event("build", reason=f"{id} was removed")
     await dash.broadcast("engines:update", {"build": {**removed, "status": "removed"}})
     return {"build": removed}
 
@@ -11835,6 +11847,7 @@ class Dash:
         self.tasks: set[asyncio.Task[Any]] = set()
         self.log_limiter = LogLimiter()
         self.long_work = asyncio.Lock()  # for what takes many turns of the loop: one at a time
+        self.events: list[Json] = []  # of the timeline, not saved yet
         self.lag = 0.0  # seconds by which the loop was late at worst, of late; halved in about 17 s
         self.beat = asyncio.Event()  # set for a moment at each heartbeat: what is done regularly wakes nobody by itself
         self.db = Database(config.data_dir / DATABASE_NAME)
@@ -11917,10 +11930,18 @@ class Dash:
         """Rows of models, or the defaults of all, changed: let residency follow."""
         self.pool.sync()
 
+    def update_model(self, id: str, revision: int, changes: Json) -> None:
+        """Save what a person changes of a model, and note it in the timeline."""
+        before = self.db.get_model(id)
+        self.db.update_model(id, revision, changes)
+        if changed := sorted(key for key, value in changes.items() if before.get(key) != value and key != "favorite"):
+            pins = {"pinned": changes["pinned"]} if "pinned" in changed else {}
+            self.event("configuration", id, ", ".join(changed), pins)
+
     async def change_models(self, wanted: dict[str, Json]) -> None:
         """Save and tell what is wanted of many models, by id; the others get their turn in between."""
         for id, changes in wanted.items():
-            self.db.update_model(id, self.db.get_model(id)["revision"], changes)
+            self.update_model(id, self.db.get_model(id)["revision"], changes)
             await asyncio.sleep(0)
         await self.models_changed()
         for id in wanted:
@@ -11937,6 +11958,21 @@ class Dash:
     async def broadcast(self, event: str, data: Json) -> None:
         """Send `data` to every client, in sequence."""
         self.hub.broadcast(event, data)
+
+    def event(self, kind: str, model: str | None = None, reason: str | None = None,
+              details: Json | None = None) -> None:
+        """Put into the timeline what happened, now; it is saved and told to everybody in a moment."""
+        self.events.append({"timestamp": now_ms(), "kind": kind, "model": model, "reason": reason,
+                            "details": details or {}})
+        self.pool.changed.set()
+
+    async def publish_events(self) -> None:
+        """Save and broadcast what happened since the last time."""
+        events, self.events = self.events, []
+        if events:
+            with contextlib.suppress(DashError):
+                events = await asyncio.to_thread(self.db.add_events, events)
+            await self.broadcast("timeline:added", {"events": events})
 
     async def send(self, client_id: str, event: str, data: Json) -> None:
         """Send `data` to one client, if it is still there."""
@@ -11985,11 +12021,13 @@ class Dash:
             self.hub.known_key = await self.access.key()
             gc.freeze()  # what was made until now stays: to look through all of it takes up to 0.05 s each time
             await asyncio.to_thread(ready, port)
+            self.event("started", reason=f"llamadash {__version__}")
             log.info("llamadash %s is listening on %s", __version__, self.config.url(port))
             for name, work in self.background().items():
                 self.spawn(self.run_forever(name, work), name)
             await stop.wait()
             log.info("stopping")
+            self.event("stopped", reason=f"llamadash {__version__}")
             await notify("STOPPING=1")
 
     def start_logging(self, stack: contextlib.AsyncExitStack) -> None:
@@ -12026,7 +12064,8 @@ class Dash:
         """Make daily backups and delete what is too old, now and then."""
         await asyncio.sleep(PRUNE_DELAY)
         while True:
-            await self.chore("backup", self.db.daily_backup)
+            if made := await self.chore("backup", self.db.daily_backup):
+                self.event("backup", reason=made.name)
             await self.chore("deletion of what is too old", self.db.prune, self.settings())
             await self.chore("the certificate is not renewed", self.renew_certificate)
             await asyncio.sleep(PRUNE_INTERVAL)
@@ -12035,17 +12074,19 @@ class Dash:
         """Take over a certificate that was renewed, where the pair fits: connections from now on get it."""
         self.tls = self.tls and tls_context(self.config.tls_cert, self.config.tls_key)
 
-    async def chore(self, name: str, work: Callable[..., None], *arguments: Any) -> None:
+    async def chore(self, name: str, work: Callable[..., Result], *arguments: Any) -> Result | None:
         """Do a piece of housekeeping, in a thread; what keeps it from that is logged."""
         try:
-            await asyncio.to_thread(work, *arguments)
+            return await asyncio.to_thread(work, *arguments)
         except (DashError, OSError) as problem:
             if self.log_limiter.is_new(name, problem):
                 log.warning("%s: %s", name, problem)
+        return None
 
     def save_rest(self) -> None:
         """Save what waits for its turn."""
         self.db.add_requests(self.requests.finished)
+        self.db.add_events(self.events)
         self.db.add_logs(list(self.journal.pending))
 
     async def end_tasks(self) -> None:

@@ -7329,9 +7329,39 @@ async def test_a_preferred_model_returns_and_the_timeline_says_why(
         await dash.happened("loaded", "a", "preferred")
         events = (await dash.request("timeline:list", **{"from": 0}, to=llamadash.now_ms()))["events"]
         assert [(item["kind"], item["model"], item["reason"]) for item in reversed(events)] == [
-            ("loading", "a", "by hand"), ("loaded", "a", "by hand"), ("waiting", "b", "until a has left memory"),
+            ("configuration", "a", "preferred"), ("loading", "a", "by hand"), ("loaded", "a", "by hand"), ("waiting", "b", "until a has left memory"),
             ("unloaded", "a", "evicted for b"), ("loading", "b", "by hand"), ("loaded", "b", "by hand"),
             ("unloaded", "b", "evicted for a"), ("loading", "a", "preferred"), ("loaded", "a", "preferred")]
+
+
+@run_async
+async def test_the_timeline_tells_what_people_did(start: Callable[..., Server], fake: FakeEngine) -> None:
+    """Configuration, keys, password, backups, start and stop are in it, and a load has its seconds and its past."""
+    server = start(program=fake.program)
+    async with api_of(server, "one") as api:
+        board = api.board
+        revision = (await board.request("config:get"))["config"]["revision"]
+        await board.request("config:update", revision=revision, changes={"max_wait": 30, "models_max": 0})
+        await api.change("one", pinned=False, tags=["new"], favorite=True)
+        key = (await board.request("keys:create", name="Laptop"))["key"]
+        await board.request("keys:revoke", id=key["id"])
+        await board.request("password:set", password="a long password")
+        backup = Path((await board.request("system:backup"))["path"]).name
+        for _ in range(2):
+            assert (await api.post())[0] == 200
+            await board.request("models:unload", id="one")
+            await board.wait("timeline:added", lambda data: any(item["kind"] == "unloaded" for item in data["events"]))
+    assert server.stop() == 0
+    async with api_of(server.start()) as api:
+        events = (await api.board.request("timeline:list", from_=0, to=llamadash.now_ms()))["events"][::-1]
+    told = [(item["kind"], item["model"], item["reason"]) for item in events]
+    version = f"llamadash {llamadash.__version__}"
+    for item in (("started", None, version), ("configuration", None, "max_wait"), ("configuration", "one", "tags"),
+                 ("key", None, "Laptop was created"), ("key", None, "Laptop was revoked"),
+                 ("key", None, "The password was set"), ("backup", None, backup), ("stopped", None, version)):
+        assert told.count(item) == 1 + (item[0] == "started"), (item, told)
+    loads = [item["details"] for item in events if item["kind"] == "loaded"]
+    assert [item["after"] for item in loads] == [None, "by hand"] and all(item["seconds"] > 0 for item in loads)
 
 
 @run_async
