@@ -3467,6 +3467,7 @@ class Sampler:
         except DashError as problem:
             log.warning("metrics not saved: %s", problem)
         await self.dash.broadcast("metrics:update", {"metrics": metrics})
+        await self.dash.pool.memory.watch_others()
 
     async def sample(self) -> Json:
         """One sample, in the Metrics shape; it becomes `latest`."""
@@ -6573,6 +6574,7 @@ PUBLISH_INTERVAL = 0.1  # s between two broadcasts of the same thing
 HOST_MARGIN = 512 * 2**20  # bytes of main memory that stay free
 PLAN_TIME = 2.0  # s that all others may wait for the plans of a model that nobody waits for
 MEMORY_AGE = 2.0  # s after which the memories are read again while somebody waits
+OTHERS_STEP = (512 * 2**20, 0.02)  # bytes, and part of a GPU's memory, that other programs take before that is told
 MAX_CORRECTION = 2**30  # bytes by which one load may correct the next estimate
 STARTS = ("opening the API", "engine:start", "engine:restart")  # tasks that may hold up a stop
 GONE_TIME = 2.0  # s in which the end of a process is known after its connections broke
@@ -6709,6 +6711,8 @@ class Memory:
         self.pool, self.dash = pool, pool.dash
         self.read_at = -math.inf
         self.outside: dict[str, int] = {}  # bytes of each memory that others use
+        self.others_told: dict[str, int] = {}  # bytes of each GPU that others used when that was last told
+        self.others_moved: set[str] = set()  # GPUs of which the last sample differed from that
 
     def devices(self) -> list[Json]:
         """Every memory: [{name, kind, total, free, unused, budget, held}] in bytes.
@@ -6744,6 +6748,30 @@ class Memory:
                             for item in self.dash.sampler.memories(self.dash.builds.devices)}
         self.pool.residency.rooms = {item["name"]: item["free"] for item in self.devices()}
         self.pool.do(self.pool.residency.settle(time.monotonic()))
+
+    def others(self) -> dict[str, int]:
+        """Bytes that other programs use of each GPU that has a memory of its own, by the GPU's id."""
+        sampler, instances = self.dash.sampler, self.pool.instances.values()
+        names = {id: device["name"] for device, id in sampler.readings(self.dash.builds.devices)}
+        ours = sum([collections.Counter(instance.taken) for instance in instances], collections.Counter[str]())
+        return {id: max(0, gpu["memory_used"] - ours[names.get(id, "")]) for id, gpu in sampler.gpus.items()
+                if gpu["memory_used"] is not None and gpu["memory_total"] and gpu["vendor"] != "apple"}
+
+    async def watch_others(self) -> None:
+        """Put into the timeline that another program took or gave back memory of a GPU, once two samples show it."""
+        instances, units, before = self.pool.instances.values(), self.pool.residency.units.values(), self.others_moved
+        if any(unit.status in ("loading", "stopping") for unit in units) or not all(item.taken for item in instances):
+            return
+        used, gpus = self.others(), self.dash.sampler.gpus
+        changes = {id: amount - self.others_told.setdefault(id, amount) for id, amount in used.items()}
+        self.others_moved = {id for id, change in changes.items()
+                             if abs(change) >= max(OTHERS_STEP[0], OTHERS_STEP[1] * gpus[id]["memory_total"])}
+        if self.others_moved - before:  # what our own take may have grown, or an old reading
+            await asyncio.gather(self.dash.sampler.read_gpus(fresh=True), *[item.measure() for item in instances])
+        for id in self.others_moved & before:
+            self.others_told[id], verb = used[id], "took" if changes[id] > 0 else "gave back"
+            self.dash.event("memory", None, f"another program {verb} {abs(changes[id]) / 2**30:.1f} GiB of GPU "
+                            f"{gpus[id]['index']}", {"gpu": gpus[id]["index"], "bytes": changes[id]})
 
     async def plans(self, entry: str) -> list[list[Plan]]:
         """The ways in which a model may be placed, the best ones first, after a look at the memories."""

@@ -7329,7 +7329,8 @@ async def test_a_preferred_model_returns_and_the_timeline_says_why(
         await dash.happened("loaded", "a", "preferred")
         events = (await dash.request("timeline:list", **{"from": 0}, to=llamadash.now_ms()))["events"]
         assert [(item["kind"], item["model"], item["reason"]) for item in reversed(events)] == [
-            ("configuration", "a", "preferred"), ("loading", "a", "by hand"), ("loaded", "a", "by hand"), ("waiting", "b", "until a has left memory"),
+            ("configuration", "a", "preferred"), ("loading", "a", "by hand"), ("loaded", "a", "by hand"),
+            ("waiting", "b", "until a has left memory"),
             ("unloaded", "a", "evicted for b"), ("loading", "b", "by hand"), ("loaded", "b", "by hand"),
             ("unloaded", "b", "evicted for a"), ("loading", "a", "preferred"), ("loaded", "a", "preferred")]
 
@@ -7362,6 +7363,36 @@ async def test_the_timeline_tells_what_people_did(start: Callable[..., Server], 
         assert told.count(item) == 1 + (item[0] == "started"), (item, told)
     loads = [item["details"] for item in events if item["kind"] == "loaded"]
     assert [item["after"] for item in loads] == [None, "by hand"] and all(item["seconds"] > 0 for item in loads)
+
+
+@run_async
+async def test_the_timeline_tells_of_other_programs_on_the_gpu(dash: StubDash, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once two samples show it, not while a model moves, and not again before it is much more or less."""
+    gpu = {"index": 0, "vendor": "nvidia", "memory_used": 2**30, "memory_total": 16 * 2**30}
+    dash.sampler.gpus = {"GPU-1": gpu}
+    looks: list[bool] = []
+
+    async def read_gpus(*, fresh: bool = False) -> list[Json]:
+        looks.append(fresh)
+        return []
+    monkeypatch.setattr(dash.sampler, "read_gpus", read_gpus)
+    unit = llamadash.Unit("u", "u")
+    for used, moving, told in ((1.0, 0, []), (5.0, 1, []), (5.0, 0, []), (1.2, 0, []), (5.0, 0, []),
+                               (5.1, 0, ["another program took 4.1 GiB of GPU 0"]), (4.9, 0, []), (5.3, 0, []),
+                               (1.1, 0, []), (1.1, 0, ["another program gave back 4.0 GiB of GPU 0"])):
+        unit.status = "loading" if moving else "unloaded"
+        dash.pool.residency.units, gpu["memory_used"] = {"u": unit}, int(used * 2**30)
+        await dash.pool.memory.watch_others()
+        assert [item["reason"] for item in dash.events] == told, used
+        dash.events.clear()
+    assert looks == [True] * 3
+    build = llamadash.Build("x", "llama-server", (), "x", devices=({"name": "CUDA0", "total": 16 * 2**30, "free": 0},))
+    dash.builds.builds = {"x": build}
+    instance = dash.pool.instances["u"] = llamadash.Instance(dash, "u", build, ["--port", "1"])
+    instance.taken = {"CUDA0": 3 * 2**30}
+    gpu["memory_used"] += 3 * 2**30
+    await dash.pool.memory.watch_others()
+    assert not dash.events and not dash.pool.memory.others_moved  # it is ours
 
 
 @run_async
