@@ -3003,7 +3003,10 @@ GPU_RETRY = (30.0, 600.0)  # s to the next try of a failing nvidia-smi: the firs
 SHORT_OUTPUT = 65_536  # bytes read from nvidia-smi; 100 GPUs need less
 MIB = 1024 * 1024
 NVIDIA_FIELDS = "utilization.gpu,memory.used,memory.total,temperature.gpu,power.draw,name,uuid"
-UNTOLD = dict.fromkeys(("utilization", "memory_used", "temperature", "power"))  # by a GPU that does not answer
+NVIDIA_MORE = ",pci.bus_id,clocks.sm,clocks_throttle_reasons.active"  # not known to every driver
+# By a GPU that does not answer. Energy is a counter, in J; the clock is in MHz; what slows it down is a list of words.
+UNTOLD = dict.fromkeys(("utilization", "memory_used", "temperature", "power", "energy", "clock", "throttled"))
+THROTTLING = {"power": 0x84, "heat": 0x60, "hardware": 0x08}  # bits of NVIDIA's reasons; the others are none
 PCI_IDS = ("/usr/share/hwdata/pci.ids", "/usr/share/misc/pci.ids")
 GPU_MAKERS = {"0x1002": ("amd", "AMD"), "0x8086": ("intel", "Intel")}  # those that Linux shows in its files
 # What the drivers amdgpu, xe and i915 tell: its scale, and the files that have it. Intel's two tell nothing about use.
@@ -3013,8 +3016,15 @@ SYSFS_READINGS: dict[str, tuple[Any, ...]] = {
     "memory_total": (1, "mem_info_vram_total", "tile0/physical_vram_size_bytes"),
     "temperature": (1e-3, "hwmon/hwmon*/temp1_input", "hwmon/hwmon*/temp2_input"),
     "power": (1e-6, "hwmon/hwmon*/power1_average", "hwmon/hwmon*/power1_input"),
+    "energy": (1e-6, "hwmon/hwmon*/energy1_input"),
+    "clock": (1e-6, "hwmon/hwmon*/freq1_input"),
+    "shared_used": (1, "mem_info_gtt_used"),  # main memory that a GPU maps
+    "shared_total": (1, "mem_info_gtt_total"),
 }
-DRM_MEMORY = ("drm-memory-vram", "drm-total-vram", "drm-total-vram0")  # as amdgpu and xe call a process's share, in KiB
+# What amdgpu, xe and i915 call a process's share of a GPU's memory, the first that is told, and of main memory.
+DRM_MEMORY = ("drm-memory-vram", "drm-resident-vram0", "drm-total-vram0", "drm-total-vram", "drm-resident-local0")
+DRM_SHARED = ("drm-memory-gtt", "drm-resident-gtt", "drm-total-gtt")
+DRM_UNITS = {"": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 # What passes through these passes through a real interface as well, or never leaves the machine.
 INNER_INTERFACE = r"lo\d*|Loopback.*|veth.*|br-.*|docker\d+|virbr.*"
 
@@ -3169,7 +3179,7 @@ async def program_output(*command: str, limit: float, size: int, environment: Ma
 
 def nvidia_lines(text: str, fields: str) -> list[list[str]]:
     """The lines that nvidia-smi prints for a query of `fields`; a message, as for a card that is lost, has fewer."""
-    fields = fields.removesuffix(",uuid")  # which an old driver leaves out
+    fields = fields.removesuffix(NVIDIA_MORE).removesuffix(",uuid")  # which an old driver leaves out
     lines = ([field.strip() for field in line.split(",", fields.count(","))] for line in text.splitlines())
     return [line for line in lines if len(line) > fields.count(",")]
 
@@ -3179,19 +3189,118 @@ def parse_nvidia(text: str) -> dict[str, Json]:
     gpus, lost = dict[str, Json](), re.findall(r"GPU ?(\d\d?):", text)
     numbers = (number for number in itertools.count() if str(number) not in lost)
     for utilization, used, total, temperature, power, rest in nvidia_lines(text, NVIDIA_FIELDS):
-        name, uuid = re.findall(r"^(.*?)(?:, *(GPU-[\w-]+))?$", rest)[0]
-        gpus[uuid or f"nvidia-{next(numbers)}"] = {
-            "name": name if re.search("^[^[]", name) else "NVIDIA GPU", "vendor": "nvidia",
-            "utilization": reading(utilization), "memory_used": reading_of_bytes(used, MIB),
-            "memory_total": reading_of_bytes(total, MIB), "temperature": reading(temperature), "power": reading(power)}
+        name, uuid, more = re.findall(r"^(.*?)(?:, *(GPU-[\w-]+)(.*))?$", rest)[0]
+        address, clock, reasons = [*map(str.strip, more.split(",")[1:4]), "", "", ""][:3]
+        gpus[uuid or f"nvidia-{next(numbers)}"] = nvidia_gpu(
+            name, address, None, utilization=reading(utilization), temperature=reading(temperature),
+            memory_used=reading_of_bytes(used, MIB), memory_total=reading_of_bytes(total, MIB), power=reading(power),
+            clock=reading(clock), throttled=readable(functools.partial(int, reasons, 16)))
     return gpus
 
 
+def nvidia_gpu(name: str | None, address: Any, capability: float | None, *, throttled: int | None,
+               **values: Any) -> Json:
+    """One GPU, from what either of NVIDIA's two interfaces tells of it; `throttled` are its bits."""
+    place = re.search(r"[0-9a-f]{4}:[0-9a-f]{2}:[0-9a-f]{2}\.\d", str(address).lower())  # some write a longer domain
+    slowed = None if throttled is None else [word for word, bits in THROTTLING.items() if throttled & bits]
+    return {"name": name if re.search("^[^[]", name or "") else "NVIDIA GPU", "vendor": "nvidia", **UNTOLD, **values,
+            "throttled": slowed, "address": place and place[0], "capability": capability}
+
+
+class NvidiaLibrary:
+    """NVIDIA's own library by way of nvidia-ml-py: what nvidia-smi tells, faster, and the energy counter.
+
+    It is opened for each reading: a card in use, if only by us, does not sleep. None of this runs on the loop.
+    """
+
+    def __init__(self) -> None:
+        self.nvml: Any = importlib.import_module("pynvml")
+
+    @contextlib.contextmanager
+    def cards(self, awake: list[str] | None) -> Iterator[dict[int, Any]]:
+        """All cards by number, or those that are `awake`, by their addresses; an exception for what is lost."""
+        try:
+            if awake is None:
+                self.nvml.nvmlInit()
+            else:
+                self.nvml.nvmlInitWithFlags(self.nvml.NVML_INIT_FLAG_NO_ATTACH)
+        except self.nvml.NVMLError as problem:
+            raise OSError(str(problem)) from None
+        try:
+            yield {at: self.handle(at if awake is None else awake[at])
+                   for at in range(self.nvml.nvmlDeviceGetCount() if awake is None else len(awake))}
+        finally:
+            self.nvml.nvmlShutdown()
+
+    def handle(self, place: int | str) -> Any:
+        """The library's handle of a card, or the exception that it raises for one that is lost."""
+        try:
+            if isinstance(place, str):
+                return self.nvml.nvmlDeviceGetHandleByPciBusId(place.encode())
+            return self.nvml.nvmlDeviceGetHandleByIndex(place)
+        except self.nvml.NVMLError as problem:
+            return problem
+
+    def ask(self, function: str, *given: Any) -> Any:
+        """What a function of the library returns; None where the library, the driver or the card has no answer."""
+        with contextlib.suppress(self.nvml.NVMLError, AttributeError):
+            answer = getattr(self.nvml, function)(*given)
+            return answer.decode("utf-8", "replace") if isinstance(answer, bytes) else answer
+        return None
+
+    def read(self, awake: list[str] | None) -> tuple[dict[str, Json], list[str]]:
+        """The GPUs by UUID, with the parts that one is divided into (MIG), and what is wrong with others."""
+        gpus, problems = dict[str, Json](), list[str]()
+        with self.cards(awake) as cards:
+            for at, card in cards.items():
+                if isinstance(card, self.nvml.NVMLError):
+                    problems.append(f"GPU {at if awake is None else awake[at]}: {card}")
+                    continue
+                gpus[self.ask("nvmlDeviceGetUUID", card) or f"nvidia-{at}"] = self.card(card)
+                gpus |= {self.ask("nvmlDeviceGetUUID", part): self.card(part) for part in self.parts(card)}
+        return gpus, problems
+
+    def parts(self, card: Any) -> list[Any]:
+        """The handles of the MIG devices of a card."""
+        found = (self.ask("nvmlDeviceGetMigDeviceHandleByIndex", card, at)
+                 for at in range(self.ask("nvmlDeviceGetMaxMigDeviceCount", card) or 0))
+        return [part for part in found if part is not None]
+
+    def card(self, card: Any) -> Json:
+        """What one card tells."""
+        use, memory = self.ask("nvmlDeviceGetUtilizationRates", card), self.ask("nvmlDeviceGetMemoryInfo", card)
+        place, capability = self.ask("nvmlDeviceGetPciInfo", card), self.ask("nvmlDeviceGetCudaComputeCapability", card)
+        power, energy = (self.ask(f"nvmlDeviceGet{name}", card) for name in ("PowerUsage", "TotalEnergyConsumption"))
+        return nvidia_gpu(
+            self.ask("nvmlDeviceGetName", card), place and place.busId,
+            capability and float(".".join(map(str, capability))), utilization=use and float(use.gpu),
+            memory_used=memory and memory.used, memory_total=memory and memory.total,
+            temperature=self.ask("nvmlDeviceGetTemperature", card, 0), power=power and power / 1000,
+            energy=energy and energy / 1000, clock=self.ask("nvmlDeviceGetClockInfo", card, 1),
+            throttled=self.ask("nvmlDeviceGetCurrentClocksThrottleReasons", card))
+
+    def memory_of(self, pid: int, awake: list[str] | None) -> dict[str, int]:
+        """Bytes that a process takes on each GPU, by its UUID, be it for computing or, with Vulkan, for graphics."""
+        taken = dict[str, int]()
+        with self.cards(awake) as cards:
+            whole = [card for card in cards.values() if not isinstance(card, self.nvml.NVMLError)]
+            for part in [part for card in whole for part in (self.parts(card) or [card])]:
+                used = [process.usedGpuMemory for kind in ("Compute", "Graphics")
+                        for process in self.ask(f"nvmlDeviceGet{kind}RunningProcesses", part) or ()
+                        if process.pid == pid and process.usedGpuMemory is not None]
+                if used:
+                    taken[self.ask("nvmlDeviceGetUUID", part)] = max(used)
+        return taken
+
+
 class NvidiaGpus:
-    """NVIDIA GPUs through one short call of nvidia-smi at a time: 30 ms of it where the driver stays loaded."""
+    """NVIDIA GPUs, through NVIDIA's library or one short call of nvidia-smi at a time: 30 ms with a loaded driver."""
 
     def __init__(self, program: str | None = None, pci: Path = Path("/sys/bus/pci/devices")) -> None:
         self.program, self.pci = program, pci
+        self.library = NvidiaLibrary() if not program and importlib.util.find_spec("pynvml") else None
+        self.fields = NVIDIA_FIELDS + NVIDIA_MORE
+        self.patience = Probes()
         self.gpus: dict[str, Json] = {}
         self.error: str | None = None
         self.limiter = LogLimiter()
@@ -3212,21 +3321,22 @@ class NvidiaGpus:
         return {id: {**gpu, **UNTOLD} for id, gpu in self.gpus.items()}
 
     async def ask(self) -> None:
-        """Call nvidia-smi once, and decide when to call it again."""
+        """Read all that are awake once, and decide when to do so again."""
         started = time.monotonic()
         try:
-            if await asyncio.wrap_future(in_own_thread(self.asleep)):
-                self.gpus = {id: {**gpu, **UNTOLD} for id, gpu in self.gpus.items()}
-                return
-            text = await self.query("gpu", NVIDIA_FIELDS)
-            if text is None:
+            awake = await asyncio.wrap_future(in_own_thread(self.awake))
+            found = ({}, []) if awake == [] else await self.readings(awake)
+            if found is None:
                 self.next_at = started + GPU_RETRY[1]
                 return
-            self.gpus, self.read_at, self.error, self.retry = parse_nvidia(text), time.monotonic(), None, GPU_RETRY[0]
-            self.next_at = self.read_at + ((self.read_at - started) / GPU_DUTY if self.gpus else GPU_RETRY[0])
-            for line in text.splitlines():
-                if not parse_nvidia(line):
-                    self.warn(line)
+            asleep = {id: {**gpu, **UNTOLD} for id, gpu in self.gpus.items()
+                      if awake == [] or (awake and gpu["address"] not in awake)}
+            self.gpus, self.error = {**asleep, **found[0]}, None
+            if awake != []:
+                self.read_at, self.retry = time.monotonic(), GPU_RETRY[0]
+                self.next_at = self.read_at + ((self.read_at - started) / GPU_DUTY if self.gpus else GPU_RETRY[0])
+            for line in found[1]:
+                self.warn(line)
         except OSError as problem:
             self.warn(str(problem))
             self.error, self.read_at = str(problem), -math.inf
@@ -3235,16 +3345,38 @@ class NvidiaGpus:
         finally:
             self.task = None
 
-    def asleep(self) -> bool:
-        """Whether all these GPUs sleep, as those of laptops do: nvidia-smi would wake them."""
+    def awake(self) -> list[str] | None:
+        """The addresses of the cards that do not sleep, as those of laptops do; None where none does."""
         cards = [device for device in self.pci.glob("*") if file_text(device / "vendor") == "0x10de"
                  and (file_text(device / "class") or "").startswith("0x03")]
-        return bool(cards) and {file_text(card / "power/runtime_status") for card in cards} == {"suspended"}
+        states = {card.name: file_text(card / "power/runtime_status") for card in cards}
+        return [name for name in states if states[name] != "suspended"] if "suspended" in states.values() else None
 
-    async def query(self, what: str, fields: str) -> str | None:
+    async def readings(self, awake: list[str] | None) -> tuple[dict[str, Json], list[str]] | None:
+        """The GPUs and what is wrong with some; None without NVIDIA's programs, OSError where none of them answers."""
+        found: tuple[dict[str, Json], list[str]] | None = await self.told("read", awake)
+        if found is not None:
+            return found
+        if (text := await self.query("gpu", self.fields, awake)) is None:
+            return None
+        if "is not a valid field" in text:
+            self.fields = NVIDIA_FIELDS
+            text = await self.query("gpu", self.fields, awake) or ""
+        return parse_nvidia(text), [line for line in text.splitlines() if not parse_nvidia(line)]
+
+    async def told(self, method: str, *given: Any) -> Any:
+        """What NVIDIA's library tells; None where it cannot be used, and nvidia-smi is to be asked."""
+        if self.library:
+            with contextlib.suppress(OSError, Unreachable):
+                job = functools.partial(getattr(self.library, method), *given)
+                return await self.patience.call("NVIDIA's driver", job, GPU_LIMIT)
+        return None
+
+    async def query(self, what: str, fields: str, awake: list[str] | None = None) -> str | None:
         """What nvidia-smi prints for a query; None without the program."""
         return await self.output(f"--query-{what}={fields}", "--format=csv,noheader,nounits",
-                                 useful=lambda text: nvidia_lines(text, fields))
+                                 *([f"--id={','.join(awake)}"] if awake else []),
+                                 useful=lambda text: nvidia_lines(text, fields) or "is not a valid field" in text)
 
     async def output(self, *options: str, useful: Callable[[str], Any]) -> str | None:
         """What nvidia-smi prints; None without it, OSError where it does not end, or fails with nothing `useful`."""
@@ -3276,9 +3408,12 @@ class NvidiaGpus:
 
     async def memory_of(self, pid: int) -> dict[str, int]:
         """Bytes that a process takes on each GPU, by its UUID."""
+        awake = await asyncio.wrap_future(in_own_thread(self.awake))
+        if (taken := await self.told("memory_of", pid, awake)) is not None:
+            return dict(taken)
         with contextlib.suppress(OSError):
             fields = "gpu_uuid,pid,used_memory"
-            apps = nvidia_lines(await self.query("compute-apps", fields) or "", fields)
+            apps = nvidia_lines(await self.query("compute-apps", fields, awake) or "", fields)
             return {uuid: taken for uuid, owner, used in apps
                     if owner == str(pid) and (taken := reading_of_bytes(used, MIB)) is not None}
         return {}
@@ -3313,28 +3448,36 @@ class SysfsGpus:
         if maker not in GPU_MAKERS:
             return None
         asleep = file_text(device / "power/runtime_status") == "suspended"
-        values = dict.fromkeys(GPU_SERIES)
+        values: Json = {**dict.fromkeys(SYSFS_READINGS), **UNTOLD}
         for name, (scale, *patterns) in {} if asleep else SYSFS_READINGS.items():
             found = (reading(file_text(path), scale) for item in patterns for path in sorted(device.glob(item)))
-            kind = int if name.startswith("memory") else float
+            kind = int if patterns[0].startswith("mem_info") else float
             values[name] = next((kind(value) for value in found if value is not None), None)
         if maker == "0x8086" and set(values.values()) == {None}:
             return None  # a processor's own graphics, which shows nothing and computes nothing
+        used, total = values.pop("shared_used"), values.pop("shared_total")
+        if unified := bool(total) and (values["memory_total"] or math.inf) < USEFUL_GPU:  # a carve-out of main memory
+            values |= {"memory_used": (values["memory_used"] or 0) + (used or 0),
+                       "memory_total": values["memory_total"] + total}
         vendor, brand = GPU_MAKERS[maker]
         maker, model = maker[2:], (file_text(device / "device") or "")[2:]
         own = file_text(device / "product_name") or file_text(device / "marketing_name")
         name = own or pci_name(maker, model) or f"{brand} GPU {maker}:{model}".rstrip(":")
-        return {"name": name, "vendor": vendor, **values}
+        return {"name": name, "vendor": vendor, **values, "unified": unified}
 
 
-def drm_memory(pid: int) -> collections.Counter[str]:
+def drm_memory(pid: int, unified: Iterable[str] = ()) -> collections.Counter[str]:
     """Bytes that a process takes on each GPU by its address on the PCI bus, as AMD's and Intel's drivers tell."""
     clients: dict[tuple[str, str], int] = {}  # a process has several files of one client
     for path in Path(f"/proc/{pid}/fdinfo").glob("*"):
-        facts = dict(re.findall(r"(?m)^(drm-[\w-]+):\s*(\S+)", file_text(path) or ""))
-        used = next((facts[key] for key in DRM_MEMORY if key in facts), None)
-        if "drm-pdev" in facts and (amount := reading_of_bytes(used, 1024)) is not None:
-            clients[facts["drm-pdev"], facts.get("drm-client-id", path.name)] = amount
+        facts = {key: (amount, unit) for key, amount, unit in re.findall(
+            r"(?m)^(drm-[\w-]+):[ \t]*(\S+)[ \t]*(\w*)", file_text(path) or "")}
+        address = facts.get("drm-pdev", ("",))[0]
+        kinds = (DRM_MEMORY, DRM_SHARED) if address in unified else (DRM_MEMORY,)
+        told = [facts[next(key for key in kind if key in facts)] for kind in kinds if facts.keys() & set(kind)]
+        sizes = [reading_of_bytes(amount, DRM_UNITS.get(unit, 1)) for amount, unit in told]
+        if address and sizes and None not in sizes:
+            clients[address, facts.get("drm-client-id", (path.name,))[0]] = sum(filter(None, sizes))
     taken: collections.Counter[str] = collections.Counter()
     for (address, _), amount in clients.items():
         taken[address] += amount
@@ -3523,6 +3666,7 @@ class Sampler:
                 free = min(total, main_free)
             elif gpu and gpu["memory_used"] is not None:
                 total, free = gpu["memory_total"], gpu["memory_total"] - gpu["memory_used"]
+                free = min(free, main_free) if gpu.get("unified") else free
             memories.append({"name": device["name"], "kind": "gpu", "total": total, "free": free})
         return [*memories, {"name": "Main memory", "kind": "cpu", "total": main_total, "free": main_free}]
 
@@ -3530,7 +3674,8 @@ class Sampler:
         """Bytes that a process takes on each of the engine's devices, as far as the drivers tell."""
         if not self.dash.builds.devices:
             return {}
-        taken, drm = await asyncio.gather(self.nvidia.memory_of(pid), asyncio.to_thread(drm_memory, pid))
+        unified = {id for id, gpu in self.gpus.items() if gpu.get("unified")}
+        taken, drm = await asyncio.gather(self.nvidia.memory_of(pid), asyncio.to_thread(drm_memory, pid, unified))
         taken |= drm
         return {device["name"]: taken[id] for device, id in self.readings(self.dash.builds.devices) if id in taken}
 

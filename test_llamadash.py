@@ -3293,11 +3293,22 @@ def test_parse_nvidia() -> None:
     assert list(gpus) == ["nvidia-0", "GPU-1f0e", "nvidia-2", "GPU-2"]
     assert gpus["nvidia-0"] == {
         "name": "NVIDIA GeForce RTX 4090", "vendor": "nvidia", "utilization": 37.0, "memory_used": 2**30,
-        "memory_total": 24 * 2**30, "temperature": 61.0, "power": 120.51}
+        "memory_total": 24 * 2**30, "temperature": 61.0, "power": 120.51, "energy": None, "clock": None,
+        "throttled": None, "address": None, "capability": None}
     assert gpus["GPU-1f0e"]["name"] == "NVIDIA GB10, a chip"
     assert [gpus["GPU-1f0e"][key] for key in ("utilization", "memory_used", "memory_total", "power")] == [None] * 4
     assert [gpus["nvidia-2"][key] for key in ("utilization", "temperature", "power")] == [None] * 3
-    assert gpus["GPU-2"] == {"name": "NVIDIA GPU", "vendor": "nvidia", **dict.fromkeys(llamadash.GPU_SERIES)}
+    assert gpus.pop("GPU-2") == {**dict.fromkeys(gpus["nvidia-2"]), "name": "NVIDIA GPU", "vendor": "nvidia"}
+
+
+def test_what_more_nvidia_smi_tells() -> None:
+    """The address, the clock and what slows a card down; in other words than expected they are unknown."""
+    gpus = llamadash.parse_nvidia(
+        "1, 2, 3, 4, 5.5, NVIDIA A, GPU-a, 00000000:B3:00.0, 1980, 0x0000000000000044\n"
+        "1, 2, 3, 4, 5.5, NVIDIA B, GPU-b, 0001:0A:00.0, [N/A], 0x0000000000000001\n"
+        "1, 2, 3, 4, 5.5, NVIDIA C, GPU-c, [N/A], [N/A], [Unknown Error]\n")
+    assert [[gpu[key] for key in ("address", "clock", "throttled")] for gpu in gpus.values()] == [
+        ["0000:b3:00.0", 1980.0, ["power", "heat"]], ["0001:0a:00.0", None, []], [None] * 3]
 
 
 def test_a_number_is_kept_by_its_gpu() -> None:
@@ -3374,6 +3385,136 @@ async def test_broken_nvidia_smi_costs_one_call(tmp_path: Path, text: str) -> No
     gpus.next_at = 0
     await gpus.read()
     assert gpus.next_at - time.monotonic() > 55
+
+
+class FakeNvml(types.ModuleType):
+    """nvidia-ml-py with the cards of a dict {number: {function: answer}}, one of which may be lost."""
+
+    class NVMLError(Exception):
+        """As the library's."""
+
+    NVML_INIT_FLAG_NO_ATTACH = 2
+
+    def __init__(self, cards: dict[int, dict[str, Any]]) -> None:
+        super().__init__("pynvml")
+        self.cards, self.opened, self.touched = cards, 0, list[int]()
+        self.parts: dict[int, dict[str, Any]] = {}
+        self.__spec__ = importlib.util.spec_from_loader("pynvml", None)
+
+    def nvmlInit(self) -> None:  # noqa: N802
+        """Open it."""
+        self.opened += 1
+
+    def nvmlInitWithFlags(self, flags: int) -> None:  # noqa: N802
+        """Open it and leave the cards alone."""
+        assert flags == self.NVML_INIT_FLAG_NO_ATTACH
+        self.opened += 1
+
+    def nvmlShutdown(self) -> None:  # noqa: N802
+        """Close it."""
+        self.opened -= 1
+
+    def nvmlDeviceGetCount(self) -> int:  # noqa: N802
+        """How many cards there are."""
+        return len(self.cards)
+
+    def nvmlDeviceGetHandleByIndex(self, at: int) -> int:  # noqa: N802
+        """A card's handle; NVMLError for one that is lost."""
+        if self.cards[at].get("lost"):
+            raise self.NVMLError("GPU is lost")
+        self.touched.append(at)
+        return at
+
+    def nvmlDeviceGetMigDeviceHandleByIndex(self, card: int, at: int) -> int:  # noqa: N802
+        """A part of a card that is divided."""
+        if card * 10 + at not in self.parts:
+            raise self.NVMLError("Not Found")
+        return card * 10 + at
+
+    def nvmlDeviceGetHandleByPciBusId(self, address: bytes) -> int:  # noqa: N802
+        """A card's handle by its address."""
+        return self.nvmlDeviceGetHandleByIndex(next(
+            at for at, card in self.cards.items() if card["PciInfo"].busId.lower().endswith(address)))
+
+    def __getattr__(self, name: str) -> Any:
+        if not name.startswith("nvmlDeviceGet"):
+            raise AttributeError(name)
+
+        def answer(card: int, *more: Any) -> Any:
+            known = self.cards[card] if card in self.cards else self.parts[card]
+            if name.removeprefix("nvmlDeviceGet") not in known:
+                raise self.NVMLError("Not Supported")
+            return known[name.removeprefix("nvmlDeviceGet")]
+        return answer
+
+
+def nvml_card(at: int, **more: Any) -> dict[str, Any]:
+    """What NVIDIA's library tells of a card."""
+    facts = types.SimpleNamespace
+    return {"UUID": f"GPU-{at}".encode(), "Name": f"NVIDIA Card {at}", "UtilizationRates": facts(gpu=at * 10, memory=1),
+            "MemoryInfo": facts(used=at << 30, total=24 << 30, free=0), "Temperature": 50 + at, "PowerUsage": 90_500,
+            "TotalEnergyConsumption": 7_000_000 + at, "ClockInfo": 1980, "CurrentClocksThrottleReasons": 0x24,
+            "PciInfo": facts(busId=f"00000000:0{at}:00.0".encode()), "CudaComputeCapability": (8, 9), **more}
+
+
+@run_async
+async def test_nvidias_library_is_asked_where_python_has_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,
+) -> None:
+    """All that it tells, with the energy counter; a lost card costs itself; one that sleeps is not touched."""
+    process = types.SimpleNamespace
+    nvml = FakeNvml({0: nvml_card(0), 1: {"lost": True, **nvml_card(1)}, 2: nvml_card(
+        2, ComputeRunningProcesses=[process(pid=7, usedGpuMemory=5), process(pid=8, usedGpuMemory=None)],
+        GraphicsRunningProcesses=[process(pid=7, usedGpuMemory=9)]), 3: {"Name": b"NVIDIA GB10"}})
+    monkeypatch.setitem(sys.modules, "pynvml", nvml)
+    gpus = llamadash.NvidiaGpus(None, tmp_path)
+    read = await gpus.read()
+    assert list(read) == ["GPU-0", "GPU-2", "nvidia-3"] and "GPU 1: GPU is lost" in caplog.text
+    assert read["GPU-2"] == {
+        "name": "NVIDIA Card 2", "vendor": "nvidia", "utilization": 20.0, "memory_used": 2 << 30,
+        "memory_total": 24 << 30, "temperature": 52, "power": 90.5, "energy": 7000.002, "clock": 1980,
+        "throttled": ["power", "heat"], "address": "0000:02:00.0", "capability": 8.9}
+    assert read["nvidia-3"]["name"] == "NVIDIA GB10" and read["nvidia-3"]["energy"] is None
+    assert await gpus.memory_of(7) == {"GPU-2": 9} and await gpus.memory_of(8) == {}
+    write_tree(tmp_path, {f"0000:0{at}:00.0/{name}": text for at in (0, 2) for name, text in {
+        "vendor": "0x10de", "class": "0x030000", "power/runtime_status": "active" if at else "suspended"}.items()})
+    nvml.touched.clear()
+    read = await gpus.read(fresh=True)
+    assert (read["GPU-0"]["power"], read["GPU-2"]["power"], set(nvml.touched)) == (None, 90.5, {2})
+    assert nvml.opened == 0
+
+
+@run_async
+async def test_a_card_in_parts_is_read_with_its_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """MIG: each part has a memory of its own and what a process takes of it; the card has the rest."""
+    facts = types.SimpleNamespace
+    nvml = FakeNvml({1: {**nvml_card(1), "MaxMigDeviceCount": 7}})
+    nvml.parts = {at: {"UUID": f"MIG-{at}", "Name": "NVIDIA MIG 3g.40gb", "MemoryInfo": facts(used=at, total=40 << 30),
+                       "ComputeRunningProcesses": [facts(pid=7, usedGpuMemory=at)]} for at in (10, 12)}
+    del nvml.cards[1]["UtilizationRates"]
+    nvml.nvmlDeviceGetCount, nvml.cards[0] = lambda: 2, {"lost": True}  # type: ignore[method-assign]
+    monkeypatch.setitem(sys.modules, "pynvml", nvml)
+    gpus = llamadash.NvidiaGpus(None, tmp_path)
+    read = await gpus.read()
+    assert [(id, gpu["memory_used"], gpu["energy"], gpu["utilization"]) for id, gpu in read.items()] == [
+        ("GPU-1", 1 << 30, 7000.001, None), ("MIG-10", 10, None, None), ("MIG-12", 12, None, None)]
+    assert await gpus.memory_of(7) == {"MIG-10": 10, "MIG-12": 12}
+
+
+@run_async
+async def test_without_the_library_of_a_driver_nvidia_smi_is_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Where nvidia-ml-py finds no driver; and a driver that does not know all fields is asked for the old ones."""
+    class Absent(FakeNvml):
+        def nvmlInit(self) -> None:  # noqa: N802
+            raise self.NVMLError("NVML Shared Library Not Found")
+    monkeypatch.setitem(sys.modules, "pynvml", Absent({}))
+    shell_script(tmp_path / "nvidia-smi", 'case "$1" in *clocks*) echo \'Field "clocks.sm" is not a valid field to '
+                 f"query.'; exit 2;; esac\n{NVIDIA_ANSWER}")
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    gpus = llamadash.NvidiaGpus(None, tmp_path)
+    assert (await gpus.read())["nvidia-0"]["power"] == 120.51 and not gpus.error
 
 
 @run_async
@@ -3488,7 +3629,9 @@ def write_tree(root: Path, files: dict[str, str]) -> None:
 
 AMD = {"vendor": "0x1002", "device": "0x744c", "gpu_busy_percent": "42", "mem_info_vram_used": "1073741824",
        "mem_info_vram_total": "25753026560", "hwmon/hwmon3/temp1_input": "56000",
-       "hwmon/hwmon3/power1_average": "213000000", "power/runtime_status": "active"}
+       "hwmon/hwmon3/power1_average": "213000000", "power/runtime_status": "active", "mem_info_gtt_used": "4096",
+       "mem_info_gtt_total": "33554432000", "hwmon/hwmon3/energy1_input": "5000000000",
+       "hwmon/hwmon3/freq1_input": "2400000000"}
 
 
 def amd_tree(root: Path, card: str = "card1", **changes: str) -> Path:
@@ -3509,7 +3652,8 @@ def test_amd_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_tree(tmp_path / "drm", {"card1-DP-1/status": "connected", "renderD128/x": "", "version": "drm"})
     assert llamadash.SysfsGpus(tmp_path / "drm").read() == {"card1": {
         "name": "Radeon RX 7900 XTX", "vendor": "amd", "utilization": 42.0, "memory_used": 2**30,
-        "memory_total": 25753026560, "temperature": 56.0, "power": 213.0}}
+        "memory_total": 25753026560, "temperature": 56.0, "power": 213.0, "energy": 5000.0, "clock": 2400.0,
+        "throttled": None, "unified": False}}
 
 
 @pytest.mark.parametrize(("changes", "expected"), [
@@ -3518,6 +3662,10 @@ def test_amd_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ({"power__runtime_status": "suspended"}, {"utilization": None, "memory_used": None}),
     ({"product_name": "Instinct MI300X"}, {"name": "Instinct MI300X"}),
     ({"gpu_busy_percent": "0"}, {"utilization": 0.0}),
+    ({"hwmon__hwmon3__energy1_input": "-", "mem_info_gtt_total": "-"}, {"energy": None, "unified": False}),
+    ({"mem_info_vram_total": str(512 * MIB), "mem_info_vram_used": str(100 * MIB), "mem_info_gtt_total": str(96 << 30),
+      "mem_info_gtt_used": str(20 << 30)}, {"unified": True, "memory_total": (96 << 30) + 512 * MIB,
+                                            "memory_used": (20 << 30) + 100 * MIB}),
 ])
 def test_amd_variants(tmp_path: Path, changes: dict[str, str], expected: Json) -> None:
     """A missing or unreadable sensor is null, a sleeping card is not woken, a product name wins."""
@@ -3620,10 +3768,14 @@ def test_memory_of_a_process_on_amd_and_intel(tmp_path: Path, monkeypatch: pytes
         "proc/7/fdinfo/1": "pos:\t0\ndrm-pdev:\t0000:03:00.0\ndrm-client-id:\t5\ndrm-memory-vram:\t2048 KiB",
         "proc/7/fdinfo/2": "drm-pdev:\t0000:03:00.0\ndrm-client-id:\t5\ndrm-memory-vram:\t2048 KiB",
         "proc/7/fdinfo/3": "drm-pdev:\t0000:03:00.0\ndrm-client-id:\t6\ndrm-memory-vram:\t1024 KiB",
-        "proc/7/fdinfo/4": "drm-pdev:\t0000:04:00.0\ndrm-client-id:\t6\ndrm-total-vram0:\t1 KiB",
-        "proc/7/fdinfo/5": "x"})
+        "proc/7/fdinfo/4": "drm-pdev:\t0000:04:00.0\ndrm-client-id:\t6\ndrm-total-vram0:\t2 MiB\n"
+                           "drm-resident-vram0:\t1 MiB\ndrm-total-gtt:\t1 GiB",
+        "proc/7/fdinfo/5": "x",
+        "proc/7/fdinfo/6": "drm-pdev:\t0000:c5:00.0\ndrm-client-id:\t6\ndrm-memory-vram:\t512 KiB\n"
+                           "drm-memory-gtt:\t3 MiB"})
     monkeypatch.setattr(llamadash, "Path", lambda name: Path(f"{tmp_path}{name}"))
-    assert llamadash.drm_memory(7) == {"0000:03:00.0": 3 * MIB, "0000:04:00.0": 1024}
+    assert llamadash.drm_memory(7, {"0000:c5:00.0"}) == {
+        "0000:03:00.0": 3 * MIB, "0000:04:00.0": MIB, "0000:c5:00.0": 3 * MIB + 512 * 1024}
     assert llamadash.drm_memory(8) == {}
 
 
