@@ -9132,6 +9132,17 @@ class DownloadDash(StubDash):
         return next((path for path in (place or self.place).rglob(f"{file}.*.part") if path.stat().st_size),
                     Path("/nonexistent"))
 
+    async def begun(self) -> None:
+        """Wait until some of the file has come, which may not be written yet."""
+        await eventually(lambda: self.downloads.items["user/repo", GGUF_FILE].done)
+
+    async def paused_part(self) -> Path:
+        """Pause the download once some of it has come; where that lies."""
+        await self.begun()
+        await self.request("models:download:pause", repo="user/repo", file=GGUF_FILE)
+        assert (part := self.part()).exists(), self.downloads.items["user/repo", GGUF_FILE].as_json()
+        return part
+
     def states(self) -> list[Json]:
         """Everything that clients were told about downloads."""
         return self.broadcasts("models:download")
@@ -9366,9 +9377,8 @@ async def test_pause_keeps_and_cancel_removes(hub_folder: Path, tmp_path: Path) 
     async with playing(hub_folder) as (hub, dash):
         hub.flowing.clear()
         await dash.request("models:download", repo="user/repo", file=GGUF_FILE)
-        await eventually(lambda: dash.part().exists())
-        part = dash.part()
-        paused = (await dash.request("models:download:pause", repo="user/repo", file=GGUF_FILE))["download"]
+        part = await dash.paused_part()
+        paused = dash.downloads.items["user/repo", GGUF_FILE].as_json()
         size = part.stat().st_size
         assert paused["status"] == "paused"
         assert paused["done"] == size > 0
@@ -9400,7 +9410,7 @@ async def test_resume_after_a_restart(hub_folder: Path, tmp_path: Path) -> None:
         await dash.request("models:download", repo="user/repo", file=GGUF_FILE)
         await dash.request("models:download", repo="user/repo", file="other-Q8_0.gguf")
         await dash.request("models:download:pause", repo="user/repo", file="other-Q8_0.gguf")
-        await eventually(lambda: dash.part().exists())
+        await dash.begun()
         await dash.stop()
         size = dash.part().stat().st_size
         hub.flowing.set()
@@ -9425,9 +9435,7 @@ async def test_damaged_part_is_found(hub_folder: Path, size: int) -> None:
     async with playing(hub_folder) as (hub, dash):
         hub.flowing.clear()
         await dash.request("models:download", repo="user/repo", file=GGUF_FILE)
-        await eventually(lambda: dash.part().exists())
-        await dash.request("models:download:pause", repo="user/repo", file=GGUF_FILE)
-        part = dash.part()
+        part = await dash.paused_part()
         hub.flowing.set()
         part.write_bytes(b"x" * size)
         await dash.request("models:download:resume", repo="user/repo", file=GGUF_FILE)
@@ -9605,8 +9613,7 @@ async def test_two_things_have_two_places(hub_folder: Path) -> None:
                   ("user/repo@refs/pr/1", GGUF_FILE)]
         for repo, file in wanted:
             await dash.request("models:download", repo=repo, file=file)
-        await eventually(lambda: dash.part().exists())
-        await dash.request("models:download:pause", repo="user/repo", file=GGUF_FILE)
+        await dash.paused_part()
         hub.flowing.set()
         await eventually(lambda: [item.status for item in dash.downloads.items.values()] == ["paused", *["done"] * 3])
         assert dash.part().exists()
@@ -9652,9 +9659,7 @@ async def test_a_planted_link_leads_nowhere(hub_folder: Path, planted: str) -> N
         victim.write_bytes(b"precious")
         hub.flowing.clear()
         await dash.request("models:download", repo="user/repo", file=GGUF_FILE)
-        await eventually(lambda: dash.part().exists())
-        await dash.request("models:download:pause", repo="user/repo", file=GGUF_FILE)
-        part = dash.part()
+        part = await dash.paused_part()
         part.unlink()
         if planted == "folder":
             dash.place.rmdir()
