@@ -4321,12 +4321,13 @@ class Folders:
                 asyncio.run_coroutine_threadsafe(self.dash.broadcast("models:scan", {"done": done, "total": of}), loop)
 
         there = [folder for folder, look in looks.items() if look.root not in look.lost]
-        self.known, self.changed, place = looks, False, "what a link leads to"
+        place = "what a link leads to"
         careful = place in self.probes.hung or NO_ANSWER in [look.lost.get(look.root) for look in looks.values()]
         try:
             scan, found = await self.scanned(place, there, rows, Scan.run, report, careful=careful)
         except Unreachable:
             scan, found = await self.scanned(place, there, rows, Scan.run, report, careful=True)
+        self.known, self.changed = looks, False
         await self.dash.broadcast("models:scan", {"done": total, "total": total})
         away = [str(folder) for folder in folders if str(folder) in self.mounts - mounted
                 and not any(within(file.path, str(folder)) for file in scan.files)]
@@ -12208,6 +12209,7 @@ class Dash:
         handler = JournalHandler(self.journal)
         root = logging.getLogger()
         root.addHandler(handler)
+        root.addHandler(logging.NullHandler())  # else Python writes to stderr what comes after the journal's end
         root.setLevel(logging.WARNING)
         log.setLevel(self.settings()["log_level"].upper())
         stack.push_async_callback(self.journal.flush)
