@@ -17,6 +17,8 @@ const RIGHT = 10;
 const TOP = 8;
 const BOTTOM = 22;
 const CHARACTER = 6.4; // width of an axis label's character, px
+const MARK_REACH = 6; // px around the pointer in which marks are read out
+const MOST_MARKS = 4; // read out at once
 const DASHES = ["", "6 3", "2 3", "9 3 2 3"];
 const MINUTE = 60_000;
 const HOUR = 60 * MINUTE;
@@ -154,7 +156,8 @@ function bandPath(xs, low, high, y) {
  *
  * Props: `label` (what it shows, for the sentence), `timestamps` (Unix ms, ascending), `series`, `format?` (value →
  * text), `height?` (px), `min?` and `max?` (of the y axis; it grows beyond `max` only with `grow`), `from?` and `to?`
- * (Unix ms), `base?` (1024 for sizes), `legend?` (default: with several series), `empty?` (text).
+ * (Unix ms), `base?` (1024 for sizes), `legend?` (default: with several series), `empty?` (text), `marks?` (what
+ * happened: `{timestamp, text, look}[]`, ascending; `look` is a kind of badge).
  */
 export class Chart extends Component {
   /** @param {any} props */
@@ -202,7 +205,9 @@ export class Chart extends Component {
         ref: (/** @type {any} */ element) => (this.plot = element),
       },
         h("svg", { width: Math.max(1, this.state.width), height: shape.height, "aria-hidden": "true" },
-          this.state.width ? [this.renderAxes(shape), this.renderSeries(shape), this.renderCursor(shape)] : null),
+          this.state.width
+            ? [this.renderAxes(shape), this.renderMarks(shape), this.renderSeries(shape), this.renderCursor(shape)]
+            : null),
         shape.empty ? h("div", { className: "chart-empty" }, empty) : null,
         this.renderReadout(shape)),
       h("span", { className: "visually-hidden", role: "status" }, this.state.keyboard ? this.readoutText(shape) : ""));
@@ -257,6 +262,22 @@ export class Chart extends Component {
     }));
   }
 
+  /** One line for all that happened within a pixel. @param {any} shape */
+  renderMarks({ from, to, x, floor }) {
+    const { marks = [] } = this.props;
+    const inside = marks.filter((/** @type {any} */ { timestamp }) => timestamp >= from && timestamp <= to);
+    const looks = new Map(inside.map((/** @type {any} */ { timestamp, look }) => [Math.round(x(timestamp)), look]));
+    return h("g", { key: "marks" }, [...looks].map(([place, look]) =>
+      h("path", { key: place, className: `chart-mark chart-mark-${look}`, d: `M${place} ${floor + 4}V${TOP}` })));
+  }
+
+  /** What happened around the moment that is read. @param {any} shape @returns {any[]} the newest */
+  marksAt({ timestamps, x }) {
+    const place = x(timestamps[this.state.at ?? -1]);
+    return (this.props.marks ?? []).filter((/** @type {any} */ { timestamp }) =>
+      Math.abs(x(timestamp) - place) <= MARK_REACH).slice(-MOST_MARKS);
+  }
+
   /** @param {any} shape */
   renderCursor({ series, timestamps, x, y, floor }) {
     const { at } = this.state;
@@ -272,7 +293,8 @@ export class Chart extends Component {
   }
 
   /** @param {any} shape */
-  renderReadout({ series, timestamps, x, format }) {
+  renderReadout(shape) {
+    const { series, timestamps, x, format } = shape;
     const { at, width } = this.state;
     if (at === null || at >= timestamps.length) return null;
     const place = x(timestamps[at]);
@@ -285,15 +307,19 @@ export class Chart extends Component {
           this.key(one, index),
           one.label,
           h("strong", null,
-            format(one.values[at]), known(one.max?.[at]) ? ` (max ${format(one.max?.[at])})` : null)))));
+            format(one.values[at]), known(one.max?.[at]) ? ` (max ${format(one.max?.[at])})` : null)))),
+      this.marksAt(shape).map(({ text }, index) => (
+        h("div", { key: `mark${index}`, className: "chart-readout-mark" }, text))));
   }
 
   /** @param {any} shape */
-  readoutText({ series, timestamps, format }) {
+  readoutText(shape) {
+    const { series, timestamps, format } = shape;
     const { at } = this.state;
     if (at === null || at >= timestamps.length) return "";
     const values = series.map((/** @type {Series} */ one) => `${one.label} ${format(one.values[at])}`);
-    return `${dateTime(timestamps[at])}: ${values.join(", ")}`;
+    const happened = this.marksAt(shape).map(({ text }) => `. ${text}`);
+    return `${dateTime(timestamps[at])}: ${values.join(", ")}${happened.join("")}`;
   }
 
   /** @param {any} shape */
