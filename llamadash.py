@@ -9943,7 +9943,8 @@ class Downloads:
         download.done = download.total if status == "done" else download.done
         await self.tell(download, status)
         self.pump()
-        self.dash.event("download", reason=f"{download.file}: {download.error or status}")
+        self.dash.event("download", reason=f"{download.file} failed: {download.error}" if download.error else
+                        f"{download.file} is complete")
         if status == "done":
             log.info("downloaded %s from %s", download.file, download.repo)
 

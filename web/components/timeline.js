@@ -1,5 +1,5 @@
 import { Component, h } from "../core/component.js";
-import { dateTime, rowTime } from "../core/format.js";
+import { dateTime, duration, rowTime } from "../core/format.js";
 import { icon } from "./icon.js";
 import { reasonWords, sentence } from "./model-status.js";
 import { emptyState, errorState, loadingState } from "./states.js";
@@ -11,6 +11,17 @@ const SHOWN_FIRST = 12;
 
 /** @type {Record<string, [string, string]>} label and kind of badge */
 const KINDS = {
+  started: ["Started", "success"],
+  stopped: ["Stopped", "neutral"],
+  configuration: ["Changed", "neutral"],
+  key: ["Access", "neutral"],
+  backup: ["Backup", "neutral"],
+  build: ["Build", "info"],
+  download: ["Download", "info"],
+  memory: ["Memory", "warning"],
+  alert: ["Alert", "danger"],
+  cut: ["Less context", "warning"],
+  spilled: ["In main memory", "warning"],
   waiting: ["Waits", "warning"],
   loading: ["Loading", "info"],
   loaded: ["Loaded", "success"],
@@ -19,6 +30,48 @@ const KINDS = {
   crashed: ["Crashed", "danger"],
   refused: ["Refused", "danger"],
 };
+
+/**
+ * What happened, in plain words after its label.
+ * @param {Event} event
+ */
+export function eventWords({ kind, model, reason, details }) {
+  const words = reasonWords(reason);
+  if (kind === "loaded" || kind === "loading") {
+    const { seconds, after } = details ?? {};
+    return [
+      sentence(words.replace(/^request of /, "requested by ")),
+      typeof seconds === "number" ? `took ${duration(seconds)}` : "",
+      after ? `it had left memory: ${reasonWords(after)}` : "",
+    ].filter(Boolean).join(" · ");
+  }
+  if (kind === "configuration" && model && typeof details?.pinned === "boolean") {
+    return details.pinned ? "Pinned in memory" : "No longer pinned";
+  }
+  return sentence(words) || "–";
+}
+
+/** A kind of event as people call it, and its kind of badge. @param {string} kind @returns {[string, string]} */
+export function eventLabel(kind) {
+  return KINDS[kind] ?? [sentence(kind), "neutral"];
+}
+
+/** The name of the model of an event. @param {any} state @param {Event} event @returns {string | null} */
+function modelName(state, { model }) {
+  return (state.get("models") ?? []).find((/** @type {any} */ item) => item.id === model)?.name ?? model;
+}
+
+/**
+ * Events as the marks of a chart, the oldest first; without what only leads to the next one.
+ * @param {any} state @param {Event[]} events
+ */
+export function eventMarks(state, events) {
+  return events.filter(({ kind, future }) => kind !== "waiting" && kind !== "loading" && !future).map((event) => {
+    const [label, look] = eventLabel(event.kind);
+    const name = modelName(state, event);
+    return { timestamp: event.timestamp, look, text: `${name ? `${name}: ` : ""}${label}. ${eventWords(event)}` };
+  }).reverse();
+}
 
 /**
  * What happened, the newest first and what has `future` last, each once.
@@ -30,7 +83,10 @@ export function newestFirst(events) {
     Number(a.future ?? false) - Number(b.future ?? false) || b.timestamp - a.timestamp || b.id - a.id);
 }
 
-/** Loads, unloads and waits with their reasons. Props: `state`, `span` (ms), `model?` (only what concerns it). */
+/**
+ * What happened, with its reasons. Props: `state`, `span` (ms), `model?` (only what concerns it), `first?` (how many
+ * are shown at first).
+ */
 export class Timeline extends Component {
   static loadedBy = ["span", "model"];
 
@@ -91,7 +147,7 @@ export class Timeline extends Component {
     }
     if (!events) return loadingState("Reading the events…");
     if (!events.length) return this.renderNone();
-    const shown = all ? events : events.slice(0, SHOWN_FIRST);
+    const shown = all ? events : events.slice(0, this.props.first ?? SHOWN_FIRST);
     return h("div", { className: "timeline" },
       h("ol", { className: "list timeline-list" }, shown.map((/** @type {Event} */ event) => this.renderEvent(event))),
       shown.length < events.length ? h("div", { className: "timeline-more" },
@@ -103,20 +159,20 @@ export class Timeline extends Component {
     if (this.props.model) return h("p", { className: "muted" }, "Nothing yet: loads and unloads appear here.");
     return emptyState({
       iconName: "clock", title: "Nothing happened in this time range",
-      body: "Loads, unloads and waits appear here with their reasons.",
+      body: "Loads, unloads, waits, changes and backups appear here with their reasons.",
     });
   }
 
   /** @param {Event} event */
-  renderEvent({ id, timestamp, future, kind, model, reason }) {
-    const [label, look] = KINDS[kind] ?? [sentence(kind), "neutral"];
-    const models = this.props.state.get("models") ?? [];
-    const name = models.find((/** @type {any} */ item) => item.id === model)?.name ?? model;
+  renderEvent(event) {
+    const { id, timestamp, future, kind, model } = event;
+    const [label, look] = eventLabel(kind);
     return h("li", { key: id, className: "list-item timeline-item" },
       h("span", { className: `badge badge-${look} timeline-kind` }, label),
       h("span", { className: "timeline-words" },
-        this.props.model || !model ? null : h("strong", { key: "model", className: "truncate" }, name),
-        h("span", { className: "muted" }, sentence(reasonWords(reason)) || "–")),
+        this.props.model || !model ? null : h("strong", { key: "model", className: "truncate" },
+          modelName(this.props.state, event)),
+        h("span", { className: "muted" }, eventWords(event))),
       h("time", { className: "nowrap muted", title: dateTime(timestamp) }, rowTime({ timestamp, future })));
   }
 }
