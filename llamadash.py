@@ -901,6 +901,7 @@ SCAN_ROWS = 200  # models written in one go: as long as that takes, whoever read
 PRUNE_ROWS = 5000  # rows deleted in one go: more would stall the writers
 # Looking through more takes longer than anybody waits.
 MAX_ROWS = {"requests": 200_000, "events": 100_000, "usage": 200_000, "benchmarks": 10_000}
+LOGS_COUNTED = 200_000  # of the newest log entries, for the same reason
 RAW_KEPT = 2 * DAY  # how long every single sample is kept
 CLOCK_JUMP = 60_000  # ms by which the clock may be set without being doubted; what is dated later than that is "future"
 CLOCK_GAP = 3_600_000  # ms from one run to the next in which the clock need not be doubted
@@ -1942,16 +1943,41 @@ class Database(ModelRows, MetricRows, RequestRows, AccessRows):
             db.executemany("INSERT INTO logs (id, timestamp, level, source, message) "
                            "VALUES (:id, :timestamp, :level, :source, :message)", entries)
 
-    def logs(self, *, level: str | None = None, source: str | None = None, search: str | None = None,
-             before: int | None = None, limit: int = 100) -> tuple[list[Json], bool]:
-        """The newest entries that match, and whether there are more; may be called from a thread."""
-        pattern = "%" + re.sub(r"([%_\\])", r"\\\1", search) + "%" if search else None
-        where, values = where_all({"level = ?": level, "source = ?": source, "id < ?": before,
-                                   "message LIKE ? ESCAPE '\\'": pattern})
-        rows = [dated(row) for row in self.read(
-            f"SELECT id, timestamp, level, source, message FROM logs {where} ORDER BY id DESC LIMIT ?",
-            [*values, limit + 1])]
-        return rows[:limit], len(rows) > limit
+    def logs(self, *, level: str | None = None, before: int | None = None, after: int | None = None, limit: int = 100,
+             **filters: Any) -> tuple[list[Json], bool]:
+        """The newest entries of a level and above that match, or the first ones `after` an id, newest first; more?
+
+        May be called from a thread.
+        """
+        rows, order = list[sqlite3.Row](), "DESC" if after is None else "ASC"
+        for one in LOG_LEVELS[LOG_LEVELS.index(level):] if level else [None]:  # each by its index
+            where, values = where_all({"level = ?": one, "id < ?": before, "id > ?": after, **log_filters(**filters)})
+            rows += self.read(f"SELECT id, timestamp, level, source, message FROM logs {where} "
+                              f"ORDER BY id {order} LIMIT ?", [*values, limit + 1])
+        rows.sort(key=lambda row: row["id"], reverse=after is None)
+        found = sorted(map(dated, rows[:limit]), key=lambda row: row["id"], reverse=True)
+        return found, len(rows) > limit
+
+    def log_counts(self, parts: int, *, level: str | None = None, source: str | None = None, **filters: Any) -> Json:
+        """How many of the newest entries match, by level, by source and over time; may be called from a thread.
+
+        {levels: {level: count}, sources: {source: count}, from, bucket (ms), buckets: [[at, level, count, first id]]}
+        """
+        newest = self.last_id("logs") - LOGS_COUNTED
+        where, values = where_all({"id > ?": newest, "timestamp <= ?": now_ms() + CLOCK_JUMP, **log_filters(**filters)})
+        (first, last), = self.read(f"SELECT MIN(timestamp), MAX(timestamp) FROM logs {where}", values)
+        width = max(1, math.ceil(((last or 0) - (first or 0) + 1) / parts))
+        rows = self.read(f"SELECT (timestamp - ?) / ? AS bucket, level, source, COUNT(*), MIN(id) FROM logs {where} "
+                         "GROUP BY 1, 2, 3", [first, width, *values])
+        shown = LOG_LEVELS[LOG_LEVELS.index(level or LOG_LEVELS[0]):]
+        levels, sources, buckets = collections.Counter[str](), collections.Counter[str](), dict[Any, list[Any]]()
+        for bucket, one, name, count, id in rows:
+            levels[one] += count if source in (None, name) else 0
+            sources[name] += count if one in shown else 0
+            if one in shown and source in (None, name):
+                known = buckets.setdefault((bucket, one), [bucket, one, 0, id])
+                known[2:] = known[2] + count, min(known[3], id)
+        return {"levels": levels, "sources": sources, "from": first, "bucket": width, "buckets": [*buckets.values()]}
 
     def clear_logs(self) -> int:
         """Delete every log entry and return how many there were."""
@@ -2011,6 +2037,14 @@ class Database(ModelRows, MetricRows, RequestRows, AccessRows):
                     db.executemany(f"DELETE FROM {table} WHERE rowid = ?", [(id,) for id in old])
             if len(old) < PRUNE_ROWS:
                 return
+
+
+def log_filters(*, source: str | None = None, search: str | None = None, from_ms: int | None = None,
+                to_ms: int | None = None) -> Json:
+    """The conditions of where_all() for log entries."""
+    pattern = "%" + re.sub(r"([%_\\])", r"\\\1", search) + "%" if search else None
+    return {"source = ?": source, "message LIKE ? ESCAPE '\\'": pattern, "timestamp >= ?": from_ms,
+            "timestamp < ?": to_ms}
 
 
 def read_only(path: Path) -> sqlite3.Connection:
@@ -10516,6 +10550,8 @@ JOURNAL_BROADCAST = 500  # entries of one batch that go to the clients; the rest
 MAX_LINE = 8192  # bytes of one message
 LOG_RECORDS, LOG_PERIOD = 120, 60.0  # lines of one place in the code, and seconds; more are counted and said
 MAX_FOREIGN = 500  # characters of what a library has to say: others choose them
+LogSource = Annotated[str, Length(1, 96)]
+LogSearch = Annotated[str, Length(0, 256)]
 CONTROL = r"\x1b\[[0-9;?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)|[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]"
 
 
@@ -10598,14 +10634,24 @@ class JournalHandler(logging.Handler):
 
 
 @on("logs:list", error="LIST_LOGS_FAILED")
-async def logs_list(dash: Dash, *, level: LogLevel | None = None, source: Annotated[str, Length(1, 96)] | None = None,
-                    search: Annotated[str, Length(0, 256)] | None = None, before: Timestamp | None = None,
+async def logs_list(dash: Dash, *, level: LogLevel | None = None, source: LogSource | None = None,
+                    search: LogSearch | None = None, from_: Timestamp | None = None, to: Timestamp | None = None,
+                    before: Timestamp | None = None, after: Timestamp | None = None,
                     limit: Annotated[int, Range(1, 500)] = 100) -> Json:
-    """The newest log entries that match, newest first."""
+    """The newest log entries of a level and above that match, or the first ones after an id; newest first."""
     await dash.journal.flush()
-    logs, more = await asyncio.to_thread(
-        dash.db.logs, level=level, source=source, search=search, before=before, limit=limit)
+    logs, more = await asyncio.to_thread(dash.db.logs, level=level, source=source, search=search, from_ms=from_,
+                                         to_ms=to, before=before, after=after, limit=limit)
     return {"logs": logs, "hasMore": more}
+
+
+@on("logs:counts", error="COUNT_LOGS_FAILED", cost=5)
+async def logs_counts(dash: Dash, *, level: LogLevel | None = None, source: LogSource | None = None,
+                      search: LogSearch | None = None, from_: Timestamp | None = None, to: Timestamp | None = None,
+                      parts: Annotated[int, Range(1, 200)] = 60) -> Json:
+    """How many entries match: over time, and by level and source, each without regard to that filter itself."""
+    return await asyncio.to_thread(dash.db.log_counts, parts, level=level, source=source, search=search,
+                                   from_ms=from_, to_ms=to)
 
 
 @on("logs:clear", error="CLEAR_LOGS_FAILED", cost=10)

@@ -1675,6 +1675,43 @@ def test_logs_are_paged_by_id(fresh_db: llamadash.Database) -> None:
     assert (more, end) == (True, False)
 
 
+def test_a_level_shows_those_above_it_and_logs_go_on_in_both_directions(fresh_db: llamadash.Database) -> None:
+    """A level means it and what is worse; `after` gives the next entries, newest first, and says whether more follow;
+    a time is a filter as well."""
+    levels = ["debug", "info", "warning", "error"]
+    fresh_db.add_logs([{"id": at, "timestamp": at * 10, "level": levels[at % 4], "source": "engine", "message": str(at)}
+                       for at in range(1, 13)])
+    for level, found in [("debug", range(12, 0, -1)), ("warning", [11, 10, 7, 6, 3, 2]), ("error", [11, 7, 3])]:
+        assert [row["id"] for row in fresh_db.logs(level=level)[0]] == [*found]
+    assert [row["id"] for row in fresh_db.logs(level="warning", limit=4)[0]] == [11, 10, 7, 6]
+    later, more = fresh_db.logs(level="warning", after=3, limit=3)
+    assert ([row["id"] for row in later], more) == ([10, 7, 6], True)
+    assert fresh_db.logs(after=10, limit=2) == (fresh_db.logs(limit=2)[0], False)
+    assert [row["id"] for row in fresh_db.logs(from_ms=30, to_ms=60)[0]] == [5, 4, 3]
+
+
+def test_logs_are_counted_over_time_by_level_and_by_source(fresh_db: llamadash.Database) -> None:
+    """Each count is of what one would see who chose that level, source or moment beside the other filters."""
+    random.seed(5)
+    entries = [{"id": at, "timestamp": 1000 + at * 7, "level": random.choice(llamadash.LOG_LEVELS),
+                "source": random.choice("ab"), "message": random.choice(["hot", "cold"])} for at in range(1, 301)]
+    fresh_db.add_logs(entries)
+    for level, source, search in itertools.product((None, "info", "error"), (None, "a"), (None, "hot")):
+        counts = fresh_db.log_counts(10, level=level, source=source, search=search)
+        seen = fresh_db.logs(level=level, source=source, search=search, limit=500)[0]
+        assert sum(item[2] for item in counts["buckets"]) == len(seen) > 0
+        for bucket, one, count, first in counts["buckets"]:
+            rows = [row for row in seen if (row["timestamp"] - counts["from"]) // counts["bucket"] == bucket
+                    and row["level"] == one]
+            assert (len(rows), rows[-1]["id"]) == (count, first) and 0 <= bucket < 10
+        assert counts["levels"] == collections.Counter(
+            row["level"] for row in fresh_db.logs(source=source, search=search, limit=500)[0])
+        assert counts["sources"] == collections.Counter(
+            row["source"] for row in fresh_db.logs(level=level, search=search, limit=500)[0])
+    assert fresh_db.log_counts(10, search="absent") == {"levels": {}, "sources": {}, "from": None, "bucket": 1,
+                                                        "buckets": []}
+
+
 def some_requests(count: int, begin: int = 1_000_000, seed: int = 1) -> list[Json]:
     """Requests of several models, keys and ends; of some, little is known, and many of their values are equal."""
     chance = random.Random(seed)

@@ -2,7 +2,8 @@ import { Component, h } from "../core/component.js";
 import { AHEAD } from "../core/format.js";
 
 /**
- * @typedef {{seq: number, timestamp: number, future?: boolean, level: string, source: string, message: string}} Line
+ * @typedef {{seq: number, id: number, timestamp: number, future?: boolean, level: string, source: string,
+ *   message: string}} Line
  */
 
 /** Lines drawn and measured together; small enough to keep little beyond the edges. */
@@ -19,7 +20,8 @@ const BOTTOM_SLACK = 24;
  *
  * Lines carry consecutive `seq` numbers (older ones may be negative), so chunks stay the same ones when lines
  * are added at either end; each chunk's height is measured once it was drawn, hence wrapped lines work too.
- * Props: `lines` (oldest first), `wrap`, `follow`, `onFollow(boolean)`, `onTop()`.
+ * Props: `lines` (oldest first), `wrap`, `follow`, `onFollow(boolean)`, `onTop()`, `onBottom()`, `search` (what is
+ * marked), `target` (the id of the line to go to, once for each value), `onLine(id)`.
  */
 export class LogList extends Component {
   init() {
@@ -27,6 +29,14 @@ export class LogList extends Component {
     /** @type {Map<number, {key: string, height: number}>} */ this.heights = new Map();
     /** @type {{seq: string, top: number}|null} */ this.anchor = null;
     this.width = 0;
+    /** @type {number | null} */ this.gone = null; // the target that was shown
+  }
+
+  getEventMap() {
+    return {
+      "click .log-time": (/** @type {Event} */ _event, /** @type {HTMLElement} */ button) =>
+        this.props.onLine?.(Number(button.dataset.line)),
+    };
   }
 
   didMount() {
@@ -37,12 +47,27 @@ export class LogList extends Component {
       this.keepPlace();
     });
     observer.observe(this.element);
+    this.goToTarget();
     this.keepPlace();
     return [() => observer.disconnect(), () => this.element.removeEventListener("scroll", onScroll)];
   }
 
   didUpdate() {
+    this.goToTarget();
     this.keepPlace();
+  }
+
+  /** Scroll to the line `target`, near its middle, if that was not done yet. */
+  goToTarget() {
+    const { target = null } = this.props;
+    const line = target !== this.gone && this.props.lines.find((/** @type {Line} */ { id }) => id === target);
+    if (target === null) this.gone = null;
+    if (!line || this.props.follow) return;
+    this.gone = target;
+    this.anchor = { seq: String(line.seq), top: this.element.clientHeight / 3 };
+    let y = 0;
+    for (const chunk of this.chunks()) if (chunk.id < Math.floor(line.seq / CHUNK)) y += chunk.height;
+    this.element.scrollTop = y;
   }
 
   /** After drawing: learn the real heights, then keep the newest line or the line being read in place. */
@@ -77,6 +102,7 @@ export class LogList extends Component {
     this.anchor = atBottom ? null : this.firstInSight();
     if (atBottom !== this.props.follow) this.props.onFollow(atBottom);
     if (scrollTop < MARGIN && scrollHeight > clientHeight) this.props.onTop();
+    if (scrollHeight - scrollTop - clientHeight < MARGIN) this.props.onBottom?.();
     if (this.updateWindow()) this.setState({});
   }
 
@@ -141,6 +167,31 @@ export class LogList extends Component {
     return changed;
   }
 
+  /**
+   * A line, below its day where that is another one than the line's before.
+   * @param {Line} line @param {Line} [before]
+   */
+  logLine(line, before) {
+    const { search, target } = this.props;
+    const [day, last] = [line, before].map((it) => it && new Date(it.timestamp).toDateString());
+    return [
+      day !== last && h("div", { key: `day${line.seq}`, className: "log-day" },
+        new Date(line.timestamp).toLocaleDateString(undefined, { dateStyle: "full" })),
+      h("div", {
+        key: line.seq, className: `log-line is-${line.level}${line.id && line.id === target ? " is-target" : ""}`,
+        dataset: { seq: String(line.seq) },
+      },
+        h("button", {
+          type: "button", className: "log-time", dataset: { line: String(line.id) }, disabled: !line.id,
+          title: `${new Date(line.timestamp).toLocaleString()}: show the lines around`,
+        }, clock(line.timestamp)),
+        h("span", { className: "log-level" }, line.level),
+        h("span", { className: "log-source", title: line.source }, line.source),
+        h("span", { className: "log-message" }, marked(line.message, search),
+          line.future ? h("em", null, AHEAD) : null)),
+    ];
+  }
+
   render() {
     const lines = /** @type {Line[]} */ (this.props.lines);
     const chunks = this.chunks();
@@ -155,7 +206,7 @@ export class LogList extends Component {
         key: `chunk${chunk.id}`, className: "log-chunk",
         dataset: { chunk: String(chunk.id), count: String(chunk.end - chunk.start) },
       },
-        lines.slice(chunk.start, chunk.end).map(logLine)));
+        lines.slice(chunk.start, chunk.end).flatMap((line, at) => this.logLine(line, lines[chunk.start + at - 1]))));
     }
     return h("div", {
       className: `log-scroll${this.props.wrap ? " is-wrapped" : ""}`, tabIndex: 0, role: "region",
@@ -167,19 +218,29 @@ export class LogList extends Component {
   }
 }
 
-/** @param {Line} line */
-function logLine(line) {
-  return h("div", { key: line.seq, className: `log-line is-${line.level}`, dataset: { seq: String(line.seq) } },
-    h("time", { className: "log-time", title: new Date(line.timestamp).toLocaleString() }, clock(line.timestamp)),
-    h("span", { className: "log-level" }, line.level),
-    h("span", { className: "log-source", title: line.source }, line.source),
-    h("span", { className: "log-message" }, line.message, line.future ? h("em", null, AHEAD) : null));
+/**
+ * `text` with what was searched for marked, in whatever case.
+ * @param {string} text @param {string} [search]
+ */
+export function marked(text, search) {
+  if (!search) return text;
+  const parts = [];
+  const [lower, wanted] = [text.toLowerCase(), search.toLowerCase()];
+  if (lower.length !== text.length) return text; // letters that become two: no places to go by
+  let from = 0;
+  for (let at = lower.indexOf(wanted); at >= 0; at = lower.indexOf(wanted, from)) {
+    parts.push(text.slice(from, at), h("mark", null, text.slice(at, at + wanted.length)));
+    from = at + wanted.length;
+  }
+  return [...parts, text.slice(from)];
 }
 
-/** @param {number} timestamp ms @returns {string} local time with milliseconds */
+/** @param {number} timestamp ms @returns {string} local time with milliseconds, on other days with the date */
 function clock(timestamp) {
   const date = new Date(timestamp);
   const two = (/** @type {number} */ value) => String(value).padStart(2, "0");
+  const today = date.toDateString() === new Date().toDateString();
+  const day = today ? "" : `${two(date.getMonth() + 1)}-${two(date.getDate())} `;
   const time = [date.getHours(), date.getMinutes(), date.getSeconds()].map(two).join(":");
-  return `${time}.${String(date.getMilliseconds()).padStart(3, "0")}`;
+  return `${day}${time}.${String(date.getMilliseconds()).padStart(3, "0")}`;
 }

@@ -3,6 +3,7 @@ import { dateTime, number } from "../core/format.js";
 import { saveText } from "../components/copy-button.js";
 import { confirmDialog } from "../components/dialog.js";
 import { icon } from "../components/icon.js";
+import { LogHistogram, PARTS } from "../components/log-histogram.js";
 import { LogList } from "../components/log-list.js";
 import { emptyState, errorState, loadingState } from "../components/states.js";
 import { toast } from "../components/toast.js";
@@ -10,7 +11,7 @@ import { toast } from "../components/toast.js";
 /** @typedef {import("../components/log-list.js").Line} Line */
 /** @typedef {{id: number, timestamp: number, level: string, source: string, message: string}} Entry */
 /** @typedef {Entry & Line} LogLine */
-/** @typedef {{level: string, source: string, search: string}} Filters */
+/** @typedef {{level: string, source: string, search: string, from: string, to: string, line: string}} Filters */
 
 /** Lines asked for at a time, the most the server gives. */
 const PAGE = 500;
@@ -23,8 +24,19 @@ const SEARCH_DELAY = 250;
 /** Where this browser remembers whether long lines wrap. */
 const WRAP_KEY = "llamadash.logs.wrap";
 
+/** Wait from new lines until they are counted as well (ms). */
+const COUNT_DELAY = 5000;
+/** Lines shown before the one that is jumped to. */
+const BEFORE = 100;
+
+/** @type {Filters} */
+const NO_FILTERS = { level: "", source: "", search: "", from: "", to: "", line: "" };
 /** @type {Array<[string, string]>} */
-const LEVELS = [["", "Any level"], ["error", "Errors"], ["warning", "Warnings"], ["info", "Info"], ["debug", "Debug"]];
+const LEVELS = [
+  ["", "All levels"], ["info", "Info and above"], ["warning", "Warnings and above"], ["error", "Errors"],
+];
+/** From the least important one on. */
+const RANKS = ["debug", "info", "warning", "error"];
 
 /** What llamadash, the engine and each model say, live. */
 export class LogsPage extends Component {
@@ -40,17 +52,23 @@ export class LogsPage extends Component {
     /** @type {ReturnType<typeof setTimeout>|undefined} */ this.timer = undefined;
     /** @type {any} */ this.state = {
       lines: this.lines,
-      filters: { level: "", source: this.props.query?.get("source") ?? "", search: "" },
+      filters: filtersOf(this.props.query),
       follow: true,
       paused: false,
       waiting: 0,
       hasMore: false,
+      newer: false, // whether lines follow that were not fetched
       older: false,
+      counts: null,
       wrap: remembered(),
       loaded: false, error: "", sources: new Set(["llamadash", "engine"]), models: this.props.state.get("models") ?? [],
     };
     this.onFollow = (/** @type {boolean} */ follow) => this.setFollow(follow);
     this.onTop = () => this.loadOlder();
+    this.onBottom = () => this.loadNewer();
+    this.onLine = (/** @type {number} */ id) => this.filter({ ...NO_FILTERS, line: String(id) });
+    this.onJump = (/** @type {number} */ id) => this.jump(id);
+    /** @type {ReturnType<typeof setTimeout>|undefined} */ this.countTimer = undefined;
   }
 
   getEventMap() {
@@ -63,6 +81,7 @@ export class LogsPage extends Component {
       "click [data-action=\"export\"]": "handleExport",
       "click [data-action=\"clear\"]": "handleClear",
       "click [data-action=\"clear-filters\"]": "handleClearFilters",
+      "click [data-action=\"clear-span\"]": () => this.filter({ from: "", to: "" }),
       "click [data-action=\"retry\"]": () => this.reload(),
     };
   }
@@ -78,14 +97,15 @@ export class LogsPage extends Component {
       }),
       state.subscribe("models", (/** @type {any[]} */ models) => this.followModels(models)),
       () => clearTimeout(this.timer),
+      () => clearTimeout(this.countTimer),
     ];
   }
 
-  /** A link to one source shows it, also from here. @param {any} props */
+  /** An address with other filters shows what they say, also from here. @param {any} props */
   receive(props) {
-    const [before, source] = [this.props, props].map(({ query }) => query?.get("source") ?? "");
+    const wanted = filtersOf(props.query);
     super.receive(props);
-    if (before || source) this.filter({ source });
+    if (addressOf(wanted) !== addressOf(this.state.filters)) this.filter(wanted);
   }
 
   /** Names for the source filter; only a change of the list itself matters here. @param {any[]} models */
@@ -95,27 +115,62 @@ export class LogsPage extends Component {
 
   /** @returns {Record<string, any>} what the server is asked for */
   request() {
-    const { level, source, search } = /** @type {Filters} */ (this.state.filters);
+    const { level, source, search, from, to } = /** @type {Filters} */ (this.state.filters);
     return {
       ...(level ? { level } : {}), ...(source ? { source } : {}), ...(search.trim() ? { search: search.trim() } : {}),
-      limit: PAGE,
+      ...(from ? { from: Number(from) } : {}), ...(to ? { to: Number(to) } : {}),
     };
   }
 
-  /** Start again from the newest lines that match. */
+  /** Start again from the newest lines that match, or from the one that the address names. */
   async reload() {
+    void this.count();
+    const { line } = /** @type {Filters} */ (this.state.filters);
+    if (line) return this.jump(Number(line));
+    return this.fetch([{ limit: PAGE }], { paused: false, follow: true, target: null });
+  }
+
+  /** Show the lines around one of those that match. @param {number} id */
+  jump(id) {
+    /** @type {Record<string, number>[]} */
+    const around = [{ after: id - 1, limit: PAGE }, { before: id, limit: BEFORE }];
+    return this.fetch(around, { paused: true, follow: false, target: id });
+  }
+
+  /**
+   * Show what the server answers to `parts`, the newest first.
+   * @param {Record<string, number>[]} parts @param {Record<string, any>} more
+   */
+  async fetch(parts, more) {
     const turn = ++this.turn;
     try {
-      const { logs, hasMore } = await this.props.state.request("logs:list", this.request());
+      const answers = await Promise.all(parts.map((part) =>
+        this.props.state.request("logs:list", { ...this.request(), ...part })));
       if (turn !== this.turn) return;
-      const entries = [...logs].reverse();
+      const entries = answers.flatMap(({ logs }) => logs).reverse();
       this.lastId = entries.at(-1)?.id ?? 0;
       this.show(entries.map((/** @type {Entry} */ entry, /** @type {number} */ index) => ({ ...entry, seq: index })), {
-        hasMore, waiting: 0, paused: false, follow: true, loaded: true, error: "",
+        hasMore: answers.at(-1)?.hasMore, newer: answers.length > 1 && answers[0].hasMore, waiting: 0, loaded: true,
+        error: "", ...more,
       });
       this.learnSources(entries);
     } catch (error) {
       if (turn === this.turn) this.setState({ error: /** @type {Error} */ (error).message });
+    }
+  }
+
+  /** Count what matches, over time and by level and source. */
+  async count() {
+    clearTimeout(this.countTimer);
+    this.countTimer = undefined;
+    const asked = addressOf(this.state.filters);
+    try {
+      const counts = await this.props.state.request("logs:counts", { ...this.request(), parts: PARTS });
+      if (asked !== addressOf(this.state.filters) || !counts?.buckets) return;
+      this.setState({ counts });
+      this.learnSources(Object.keys(counts.sources).map((source) => /** @type {any} */ ({ source })));
+    } catch {
+      // the lines are there all the same
     }
   }
 
@@ -127,13 +182,14 @@ export class LogsPage extends Component {
 
   empty() {
     this.turn += 1;
-    this.show([], { hasMore: false, waiting: 0, loaded: true });
+    this.show([], { hasMore: false, newer: false, waiting: 0, loaded: true, counts: null });
   }
 
   /** Take in live lines. @param {{entries: Entry[], dropped: number}} batch */
   take({ entries, dropped }) {
     if (!this.state.loaded) return;
     this.learnSources(entries);
+    this.countTimer ??= setTimeout(() => this.count(), COUNT_DELAY);
     const fresh = entries.filter((entry) => !(entry.id <= this.lastId) && this.matches(entry));
     if (!fresh.length && !dropped) return;
     if (this.state.paused || (!this.state.follow && this.lines.length + fresh.length > MAX_LINES)) {
@@ -159,9 +215,10 @@ export class LogsPage extends Component {
   }
 
   /** @param {Entry} entry */
-  matches({ level, source, message }) {
+  matches({ level, source, message, timestamp }) {
     const filters = /** @type {Filters} */ (this.state.filters);
-    return (!filters.level || level === filters.level) && (!filters.source || source === filters.source)
+    return RANKS.indexOf(level) >= RANKS.indexOf(filters.level) && (!filters.source || source === filters.source)
+      && timestamp >= Number(filters.from) && (!filters.to || timestamp < Number(filters.to))
       && (!filters.search.trim() || message.toLowerCase().includes(filters.search.trim().toLowerCase()));
   }
 
@@ -178,7 +235,9 @@ export class LogsPage extends Component {
     this.setState({ older: true });
     const turn = this.turn;
     try {
-      const { logs, hasMore } = await this.props.state.request("logs:list", { ...this.request(), before: before.id });
+      const { logs, hasMore } = await this.props.state.request("logs:list", {
+        ...this.request(), before: before.id, limit: PAGE,
+      });
       if (turn === this.turn) {
         let seq = this.lines[0].seq;
         const older = logs.map((/** @type {Entry} */ entry) => ({ ...entry, seq: --seq })).reverse();
@@ -190,6 +249,27 @@ export class LogsPage extends Component {
     }
     this.loadingOlder = false;
     this.setState({ older: false });
+  }
+
+  /** Go on where the lines end that were jumped to. */
+  async loadNewer() {
+    if (this.loadingOlder || !this.state.newer) return;
+    this.loadingOlder = true;
+    const turn = this.turn;
+    try {
+      const { logs, hasMore } = await this.props.state.request("logs:list", {
+        ...this.request(), after: this.lastId, limit: PAGE,
+      });
+      if (turn === this.turn) {
+        let { seq } = this.lines[this.lines.length - 1];
+        this.lastId = logs[0]?.id ?? this.lastId;
+        const newer = logs.reverse().map((/** @type {Entry} */ entry) => ({ ...entry, seq: ++seq }));
+        this.show([...this.lines, ...newer].slice(-MAX_LINES), { newer: hasMore });
+      }
+    } catch (error) {
+      toast(`Newer lines could not be loaded: ${/** @type {Error} */ (error).message}`, { kind: "error" });
+    }
+    this.loadingOlder = false;
   }
 
   /** @param {boolean} follow */
@@ -205,22 +285,27 @@ export class LogsPage extends Component {
 
   /** @param {Event} _event @param {HTMLInputElement} element */
   handleSearch(_event, element) {
-    this.state.filters = { ...this.state.filters, search: element.value };
+    this.state.filters = { ...this.state.filters, search: element.value, line: "" };
     this.setState({});
     clearTimeout(this.timer);
-    this.timer = setTimeout(() => this.reload(), SEARCH_DELAY);
+    this.timer = setTimeout(() => this.filter({}), SEARCH_DELAY);
   }
 
   /** @param {Partial<Filters>} changes */
   filter(changes) {
-    this.state.filters = { ...this.state.filters, ...changes };
+    this.state.filters = { ...this.state.filters, line: "", ...changes };
     this.setState({});
     clearTimeout(this.timer);
+    const { router, query } = this.props;
+    const address = addressOf(this.state.filters);
+    if (query && address !== addressOf(filtersOf(query))) {
+      void router?.navigate(`/logs${address}`, { replace: !changes.line });
+    }
     this.reload();
   }
 
   handleClearFilters() {
-    this.filter({ level: "", source: "", search: "" });
+    this.filter(NO_FILTERS);
   }
 
   handlePause() {
@@ -230,6 +315,7 @@ export class LogsPage extends Component {
 
   /** Go on live: what came in meanwhile is fetched, or just scrolled to. */
   handleNewest() {
+    if (this.state.filters.line) return this.filter({});
     if (this.state.paused) return this.reload();
     return this.setState({ follow: true, waiting: 0 });
   }
@@ -251,7 +337,7 @@ export class LogsPage extends Component {
       /** @type {Entry[]} */ const entries = [];
       for (let before = 0, more = true; more && entries.length < MAX_EXPORT;) {
         const { logs, hasMore } = await this.props.state.request("logs:list", {
-          ...this.request(), ...(before ? { before } : {}),
+          ...this.request(), limit: PAGE, ...(before ? { before } : {}),
         });
         entries.push(...logs);
         before = logs.at(-1)?.id ?? 0;
@@ -308,6 +394,9 @@ export class LogsPage extends Component {
             icon("trash"),
             "Clear"))),
       this.toolbar(),
+      this.state.counts?.buckets.length ? h(LogHistogram, {
+        key: "histogram", counts: this.state.counts, onJump: this.onJump,
+      }) : null,
       h("div", { key: "body", className: "card logs-card" },
         this.body(),
         (paused || !follow) && this.state.lines.length > 0
@@ -331,7 +420,7 @@ export class LogsPage extends Component {
     }
     if (!loaded) return h("div", { key: "wait" }, loadingState("Loading logs…"));
     if (!lines.length) {
-      const filtered = Boolean(filters.level || filters.source || filters.search.trim());
+      const filtered = addressOf(filters) !== "";
       return h("div", { key: "none" }, filtered
         ? emptyState({
           title: "No line matches", body: "New ones appear here as they come.", iconName: "search",
@@ -344,13 +433,14 @@ export class LogsPage extends Component {
         }));
     }
     return h(LogList, {
-      key: "list", lines, wrap, follow: this.state.follow && !this.state.paused, onFollow: this.onFollow,
-      onTop: this.onTop,
+      key: "list", lines, wrap, follow: this.state.follow && !this.state.paused, search: filters.search.trim(),
+      target: this.state.target, onFollow: this.onFollow, onTop: this.onTop, onBottom: this.onBottom,
+      onLine: this.onLine,
     });
   }
 
   toolbar() {
-    const { filters, sources, models } = this.state;
+    const { filters, sources, models, counts } = this.state;
     const names = new Map(models.map((/** @type {any} */ model) => [model.id, model.name]));
     const known = [...new Set([...sources, filters.source].filter(Boolean))].sort();
     return h("div", { key: "toolbar", className: "toolbar logs-toolbar", role: "search", "aria-label": "Logs" },
@@ -363,14 +453,53 @@ export class LogsPage extends Component {
       h("select", {
         className: `select${filters.level ? " is-on" : ""}`, value: filters.level, dataset: { filter: "level" },
         "aria-label": "Level",
-      }, LEVELS.map(([value, label]) => h("option", { key: value, value }, label))),
+      }, LEVELS.map(([value, label]) =>
+        h("option", { key: value, value }, withCount(label, counts && fromLevel(counts, value))))),
       h("select", {
         className: `select logs-source-filter${filters.source ? " is-on" : ""}`, value: filters.source,
         dataset: { filter: "source" }, "aria-label": "Source",
       },
         h("option", { key: "", value: "" }, "Any source"), known.map((source) =>
-          h("option", { key: source, value: source }, names.get(source) ?? source))));
+          h("option", { key: source, value: source },
+            withCount(names.get(source) ?? source, counts && (counts.sources[source] ?? 0))))),
+      (filters.from || filters.to || filters.line) && h("button", {
+        key: "span", type: "button", className: "button button-small logs-span", dataset: { action: "clear-span" },
+        title: "Show every time",
+      }, filters.line ? "Around one line" : spanWords(filters), icon("close", { size: 14 })));
   }
+}
+
+/** @param {URLSearchParams | undefined} query @returns {Filters} */
+function filtersOf(query) {
+  const filters = { ...NO_FILTERS };
+  for (const name of /** @type {(keyof Filters)[]} */ (Object.keys(filters))) filters[name] = query?.get(name) ?? "";
+  if (!RANKS.includes(filters.level)) filters.level = "";
+  for (const name of /** @type {(keyof Filters)[]} */ (["from", "to", "line"])) {
+    if (!/^\d{1,15}$/.test(filters[name])) filters[name] = "";
+  }
+  return filters;
+}
+
+/** What stands behind the page's path. @param {Filters} filters */
+function addressOf(filters) {
+  const given = Object.entries(filters).map(([name, value]) => [name, value.trim()]).filter(([, value]) => value);
+  return given.length ? `?${new URLSearchParams(given)}` : "";
+}
+
+/** How many lines are of `level` or above. @param {any} counts @param {string} level */
+function fromLevel(counts, level) {
+  return RANKS.slice(Math.max(0, RANKS.indexOf(level))).reduce((sum, name) => sum + (counts.levels[name] ?? 0), 0);
+}
+
+/** @param {string} label @param {number | null} count */
+function withCount(label, count) {
+  return count === null ? label : `${label} (${number(count)})`;
+}
+
+/** @param {Filters} filters */
+function spanWords({ from, to }) {
+  if (from && to) return `${dateTime(Number(from))} to ${dateTime(Number(to))}`;
+  return from ? `From ${dateTime(Number(from))}` : `Until ${dateTime(Number(to))}`;
 }
 
 /** @returns {boolean} */
