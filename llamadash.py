@@ -939,10 +939,9 @@ MODEL_DEFAULTS: Json = {  # every column of models
 }
 JSON_COLUMNS: dict[str, Any] = {
     "parameters": dict[str, Any], "modalities": list[str], "shards": list[str], "aliases": list[str],
-    "tags": list[str], "memory_correction": dict[str, Any] | None}
+    "tags": list[str], "memory_correction": dict[str, Any] | None}  # bytes: `gpu`, more than told; estimated, taken
 TEXT_COLUMNS = ("id", "name", "path", "source", "architecture", "size_label", "quantization", "license", "tokenizer",
                 "projector", "build")
-BOOLEAN_COLUMNS = ("favorite", "chat_template", "missing", "pinned", "preferred")
 
 
 class DatabaseRefused(DashError):
@@ -960,16 +959,12 @@ class DatabaseUnavailable(DashError):
 
 
 class TrustedClock:
-    """The least that the time must be: what is deleted by age goes by this, whatever the machine's clock says.
-
-    It goes on with `steady_ms`, from where it was when llamadash last ran, and catches up with the machine's clock
-    once that has run without a jump for CLOCK_TRUST.
-    """
+    """The least that the time must be, whatever the machine's clock says: what is deleted by age goes by this."""
 
     def __init__(self, saved: Json, newest: int) -> None:
         saved, self.wall, self.steady = good_values(saved, CLOCK_FIELDS), now_ms(), steady_ms()
         self.lock = threading.Lock()
-        self.sure: int = min(self.wall, saved.get("sure", newest))
+        self.sure: int = min(self.wall, saved.get("sure", newest))  # goes on with `steady` until `wall` is believed
         if self.wall - self.sure < CLOCK_GAP:
             self.sure = self.wall
         self.since, self.held = saved.get("since", self.wall), saved.get("held", 0)  # when it was set, and how long it
@@ -1146,6 +1141,7 @@ SQLITE_TEXTS = {"permission denied": 3, "is locked": 5, "readonly": 8, "disk I/O
                 "authorization": 23, "not a database": 26}
 SQLITE_BUSY, SQLITE_FULL, SQLITE_DAMAGE = (5, 6), 13, (11, 26)
 DATABASE_FILES = ("", "-wal", "-shm")  # endings of their names
+LENIENT_TEXT = functools.partial(str, encoding="utf-8", errors="replace")  # one bad character costs no whole list
 SQLITE_FILES = 12  # that it may want to open at once
 FULL_DISK = (errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC))
 NO_LOCKS = (errno.ENOLCK, "No file locks, as on some network shares")
@@ -1164,10 +1160,7 @@ def sqlite_code(problem: Exception) -> int:
 
 
 def database_error(problem: Exception, what: str, path: Path) -> Exception:
-    """What the user is told of a failure with the database at `path`, with its cause; `problem` where it is a bug.
-
-    SQLite has one word for many causes; which one it is shows where the same is tried in its folder.
-    """
+    """What the user is told of a failure with the database at `path`, with its cause; `problem` where it is a bug."""
     code = sqlite_code(problem)
     if code in SQLITE_DAMAGE:
         return DatabaseDamaged(str(problem))
@@ -1187,7 +1180,7 @@ def database_error(problem: Exception, what: str, path: Path) -> Exception:
 
 
 def storage_problem(path: Path) -> OSError | None:
-    """What fails of the things that SQLite does in the folder of `path`, tried with files of our own there."""
+    """What fails in the folder of `path` of what SQLite does there, which has one word for many causes."""
     folder, means = str(path.parent), None
     try:
         with contextlib.ExitStack() as files:
@@ -1209,12 +1202,9 @@ def storage_problem(path: Path) -> OSError | None:
 
 
 class Statements:
-    """Transactions and queries on one SQLite file; rows come and go as dicts.
-
-    One connection writes, under a lock, from the loop or from a thread; `reader` gives a thread that reads for long a
-    connection of its own.
-    """
+    """Transactions on one SQLite file by one connection, under a lock, and queries, also by one of each thread."""
     connection: sqlite3.Connection
+    stay_in_place: Callable[[], None]  # sees that what was saved is found at `path`
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -1224,10 +1214,6 @@ class Statements:
         self.threads = threading.local()
         self.opened = False
         self.lost = ""  # why nothing may be saved any more
-
-    def stay_in_place(self) -> None:
-        """See that what was saved is found at `path`."""
-        raise NotImplementedError
 
     @contextlib.contextmanager
     def explained(self, what: str = "The change was not saved", path: Path | None = None) -> Iterator[None]:
@@ -1243,14 +1229,11 @@ class Statements:
             raise error from problem
 
     def found_damaged(self, problem: Exception | str, what: str) -> Exception:
-        """What to raise of a file that was good when it was opened, after a look at all of it.
-
-        After errors of the disk SQLite calls a good one damaged as well. `notice` and the log tell of damage, once.
-        """
+        """What to raise of a file that was good when it was opened; `notice` and the log tell of damage, once."""
         text = "The database is damaged. Restart llamadash: it restores the newest good backup."
         if self.notice != text:
             try:
-                if is_good_database(self.path):
+                if is_good_database(self.path):  # SQLite calls it damaged after errors of the disk as well
                     return DatabaseUnavailable(f"{what}: SQLite says: {problem}. {CHOOSE_LOCAL}")
             except sqlite3.Error as trouble:
                 return database_error(trouble, what, self.path)
@@ -1303,11 +1286,7 @@ class Statements:
 
     def newest(self, table: str, columns: Sequence[str], wanted: Json, limit: int,
                after: tuple[int, int] | None = None) -> list[Json]:
-        """The newest rows that meet the conditions `wanted`, after a row (timestamp, id); may be called from a thread.
-
-        Those from the future come last, and also where only those up to now are wanted: a clock that was ahead left
-        them.
-        """
+        """The newest rows that meet `wanted`, after a row (timestamp, id); those from the future last; for threads."""
         late, until = now_ms() + CLOCK_JUMP, wanted.pop("timestamp < ?", None)
         first = late if after is None else min(late, after[0])
         past = {"timestamp <= ?": first, "timestamp < ?": until, "(timestamp, id) < (?, ?)": after}
@@ -1347,11 +1326,7 @@ class Statements:
 
 
 class DatabaseFile(Statements):
-    """One SQLite file that is opened, migrated, backed up, restored and kept where it is.
-
-    Acknowledged writes survive a kill of the process. Only who holds the lock of the data folder may `repair`, that
-    is make, migrate and restore the file.
-    """
+    """One SQLite file that is backed up, kept where it is and, by who holds its folder's lock, made and `repair`ed."""
 
     def __init__(self, path: Path | str, version: int = len(MIGRATIONS), *, repair: bool = True) -> None:
         super().__init__(Path(path))
@@ -1370,7 +1345,9 @@ class DatabaseFile(Statements):
                 for left in self.backups(".part", ".part-journal"):  # by a kill during a backup
                     left.unlink(missing_ok=True)
             self.files = self.files_at_path()
-            self.clock = TrustedClock(self.get_meta("clock", {}), self.newest_row())
+            last = [row["at"] for table in ("metrics", "logs") for row in self.rows(
+                f"SELECT timestamp AS at FROM {table} WHERE timestamp < ? ORDER BY rowid DESC LIMIT 1", (now_ms(),))]
+            self.clock = TrustedClock(self.get_meta("clock", {}), max(last, default=now_ms()))
         self.opened = True
 
     def connect(self, version: int | None = None) -> sqlite3.Connection:
@@ -1383,7 +1360,7 @@ class DatabaseFile(Statements):
             os.chmod(self.path, 0o600)
             connection = sqlite3.connect(self.path, timeout=BUSY_TIMEOUT, isolation_level=None, check_same_thread=False)
             failed.callback(connection.close)
-            connection.row_factory, connection.text_factory = sqlite3.Row, lenient_text
+            connection.row_factory, connection.text_factory = sqlite3.Row, LENIENT_TEXT
             self.check(connection, version)  # a file that is not ours may not change by one byte
             if not user_version(connection):
                 connection.execute("PRAGMA auto_vacuum = INCREMENTAL")  # before the first table, or never
@@ -1480,24 +1457,18 @@ class DatabaseFile(Statements):
         return self.kept_backup(f"manual-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}")
 
     def kept_backup(self, name: str) -> tuple[Path, int]:
-        """Make a backup, and only then delete all but the newest few of its kind, the name's first word.
-
-        While the clock is in doubt twice as many stay, for it tells which ones are the newest.
-        """
+        """Make a backup, and only then delete all but the newest few of its kind, the name's first word."""
         with self.backing_up:
             target = self.path.parent / f"backups/{name}.db"
             size, kind = self.backup(target), f"{name.partition('-')[0]}-"
-            certain = self.clock.now() > now_ms() - CLOCK_GAP and not self.clock.doubt
+            certain = self.clock.now() > now_ms() - CLOCK_GAP and not self.clock.doubt  # which ones are the newest
             others = [path for path in self.backups() if path.name.startswith(kind)]
             for old in others[BACKUPS_KEPT if certain else 2 * BACKUPS_KEPT:]:
                 old.unlink(missing_ok=True)
             return target, size
 
     def restore(self, problem: DatabaseDamaged) -> None:
-        """Move a damaged file aside and put the newest good backup in its place; `notice` says so.
-
-        A kill at any moment leaves a file that is still damaged, or none, and so the next start ends what this began.
-        """
+        """Move a damaged file aside and put the newest good backup in its place; a start after a kill goes on."""
         good, copy = self.good_backup(), self.path.with_name(f".{self.path.name}.restored")
         if good:  # first of all: there may be no room for it
             shutil.copyfile(good, copy)
@@ -1528,10 +1499,7 @@ class DatabaseFile(Statements):
         return found
 
     def stay_in_place(self) -> None:
-        """Where the open files were taken away or replaced, write all that is known back to `path`, and say so.
-
-        What was put in their place is moved aside. Nothing is written where another disk is mounted now.
-        """
+        """Where the open files were taken away or replaced, write all that is known back to `path`, and say so."""
         with self.lock, self.explained(f"{self.path} was taken away and cannot be written again"):
             if not self.opened or (found := self.files_at_path()) == self.files:
                 return
@@ -1562,12 +1530,6 @@ class DatabaseFile(Statements):
         """Fold what is in the write-ahead log into the file, so that the log may be lost; holds nobody up."""
         with self.explained(), contextlib.closing(sqlite3.connect(self.path)) as db:
             db.execute("PRAGMA wal_checkpoint")
-
-    def newest_row(self) -> int:
-        """The time of the last row that is not from the future, or now where there is none."""
-        now, last = now_ms(), "SELECT timestamp FROM {} WHERE timestamp < ? ORDER BY rowid DESC LIMIT 1"
-        found = [row["timestamp"] for table in ("metrics", "logs") for row in self.rows(last.format(table), (now,))]
-        return max(found, default=now)
 
     def close(self) -> None:
         """Close the writing connection, folding the write-ahead log back into the file."""
@@ -1626,11 +1588,7 @@ class ModelRows(DatabaseFile):
         return self.get_model(id)
 
     def note_of_models(self, column: str, values: Json) -> None:
-        """Save a column that nobody edits, {id: value}: no revision is counted up.
-
-        `last_used_at` is in ms; `memory_correction` is in bytes: `gpu`, what it takes more than its parameters tell,
-        and what was `estimated` and `taken` when it was last loaded.
-        """
+        """Save a column that nobody edits, {id: value}: no revision is counted up."""
         with self.transaction() as db:
             rows = self.all_models()
             for id in values.keys() & rows.keys():
@@ -1720,10 +1678,9 @@ class MetricRows(DatabaseFile):
 
     def metrics_history(self, from_ms: int, to_ms: int, points: int, series: Sequence[str] | None = None,
                         *, interval: float = 10.0, minutes_kept: int = 30 * DAY) -> Json:
-        """Averages and maxima in at most `points` buckets; may be called from a thread.
+        """{from, to, bucket (ms), timestamps: [ms], series: {name: {avg: [], max: []}}}, null in gaps; for threads.
 
-        Returns {from, to, bucket (ms), timestamps: [ms], series: {name: {avg: [], max: []}}}; a null
-        stands where there was a gap. `interval` is the seconds between samples: no bucket is narrower.
+        There are at most `points` buckets, none narrower than `interval`, the seconds between samples.
         """
         wanted = [name for name in SERIES if name in (self.series_with_values() if series is None else series)]
         ideal = max((to_ms - from_ms) / max(points - 1, 1), interval * 1000)
@@ -2050,13 +2007,8 @@ def log_filters(*, source: str | None = None, search: str | None = None, from_ms
 def read_only(path: Path) -> sqlite3.Connection:
     """A connection that changes nothing."""
     connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=BUSY_TIMEOUT)
-    connection.text_factory = lenient_text
+    connection.text_factory = LENIENT_TEXT
     return connection
-
-
-def lenient_text(content: bytes) -> str:
-    """A text of the database, in which one character that is no UTF-8 must not cost a whole list."""
-    return content.decode("utf-8", "replace")
 
 
 def is_good_database(path: Path) -> bool:
@@ -2118,7 +2070,7 @@ def texts(values: list[Any]) -> list[str]:
 def decoded_model(row: Json) -> Json:
     """A model as clients see it, from its row; a value that llamadash cannot have written is its column's default."""
     for name, value in row.items():
-        kind = str if name in TEXT_COLUMNS else int
+        default, kind = MODEL_DEFAULTS[name], str if name in TEXT_COLUMNS else int
         try:
             if name in JSON_COLUMNS:
                 row[name] = checked(value and json.loads(value, parse_constant=int), JSON_COLUMNS[name], name)
@@ -2126,9 +2078,8 @@ def decoded_model(row: Json) -> Json:
                 raise InvalidRequest(f"{name} is of another type")
         except (ValueError, TypeError, RecursionError, InvalidRequest) as problem:
             log.warning("%s of the model %s is not used as it is saved: %s", name, row["id"], problem)
-            row[name] = MODEL_DEFAULTS[name]
-    for name in BOOLEAN_COLUMNS:
-        row[name] = bool(row[name])
+            row[name] = default
+        row[name] = bool(row[name]) if type(default) is bool else row[name]
     return {**row, "name": row["name"] or str(row["id"]), "parameters": known_parameters(row["parameters"])}
 
 
@@ -10777,9 +10728,8 @@ class Client:
 class Connection:
     """One WebSocket from its upgrade to its end; nothing of what it sends is parsed before it was measured.
 
-    It stands where python-socketio would keep a session of its own, and leaves it the CONNECT. Its version is bounded
-    for what is used undocumented: the dicts `handlers` and `sockets` of its Engine.IO server, and that it calls `send`
-    of what is in the latter unless that is `closed`.
+    It stands for a session of python-socketio, whose version is bounded for what is used undocumented: the dicts
+    `handlers` and `sockets` of its Engine.IO server, and that it calls `send` of those unless they are `closed`.
     """
     closed = False
 
