@@ -3010,6 +3010,11 @@ SYSFS_READINGS: dict[str, tuple[Any, ...]] = {
 DRM_MEMORY = ("drm-memory-vram", "drm-resident-vram0", "drm-total-vram0", "drm-total-vram", "drm-resident-local0")
 DRM_SHARED = ("drm-memory-gtt", "drm-resident-gtt", "drm-total-gtt")
 DRM_UNITS = {"": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
+# By the backend of an engine's device: the maker of its GPUs, and the variables that choose and order them.
+BACKEND_GPUS: dict[str, tuple[str, ...]] = {
+    "CUDA": ("nvidia", "CUDA_VISIBLE_DEVICES"), "SYCL": ("intel",), "MTL": ("apple",),
+    "ROCm": ("amd", "ROCR_VISIBLE_DEVICES", "CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES"),
+    "Vulkan": ("", "GGML_VK_VISIBLE_DEVICES")}
 # What passes through these passes through a real interface as well, or never leaves the machine.
 INNER_INTERFACE = r"lo\d*|Loopback.*|veth.*|br-.*|docker\d+|virbr.*"
 
@@ -3424,7 +3429,7 @@ class SysfsGpus:
             for device in (card / "device" for card in sorted(cards, key=lambda item: int(item.name[4:]))):
                 if gpu := self.card(device):
                     address = os.path.basename(os.path.realpath(device)) if device.is_symlink() else device.parent.name
-                    found[address] = gpu
+                    found[address] = {**gpu, "address": address}
         return found
 
     def card(self, device: Path) -> Json | None:
@@ -3481,6 +3486,21 @@ def pci_name(maker: str, model: str) -> str | None:
                 marketed = re.search(r"\[(.+)\]", line[1])
                 return marketed[1] if marketed else line[1]
     return None
+
+
+def engine_order(backend: str, gpus: Mapping[str, Json], environment: Mapping[str, str]) -> list[str]:
+    """The ids of the GPUs that a backend can use, in the order in which it most likely numbers them."""
+    vendor, *variables = BACKEND_GPUS.get(backend, ("",))
+    ids = sorted((id for id, gpu in gpus.items() if vendor in ("", gpu["vendor"]) and not gpu.get("lost")),
+                 key=lambda id: gpus[id].get("address") or "")
+    if backend == "CUDA" and environment.get("CUDA_DEVICE_ORDER") != "PCI_BUS_ID":  # then the fastest comes first
+        ids.sort(key=lambda id: (-(gpus[id].get("capability") or 0), -(gpus[id]["memory_total"] or 0)))
+    for variable in variables:
+        listed = [part.strip() for part in environment.get(variable, "").split(",") if part.strip()]
+        shown = [id for part in listed for at, id in enumerate(ids)
+                 if (at == int(part) if re.fullmatch(r"\d{1,3}", part) else id.startswith(part))]
+        ids = list(dict.fromkeys([*shown, *ids]))  # the others last: what is told of a device decides
+    return ids
 
 
 def gpu_places(places: list[str], present: Iterable[str]) -> list[str]:
@@ -3552,6 +3572,7 @@ class Sampler:
         self.sysfs = SysfsGpus()
         self.apple: str | None = None  # the chip, whose GPU has the machine's memory
         self.gpus: dict[str, Json] = {}  # those seen so far, as last read, by a sample or between two
+        self.addresses: dict[str, str] = {}  # on the PCI bus, of the engine's devices, as engines tell them
         saved = dash.db.get_meta("gpus")  # by index, so that one that is lost moves no other
         self.gpu_places = [*map(str, saved)] if isinstance(saved, list) else []
         self.changed = asyncio.Event()
@@ -3632,26 +3653,37 @@ class Sampler:
         return sorted(self.gpus.values(), key=lambda gpu: int(gpu["index"]))
 
     def readings(self, devices: Iterable[Json]) -> list[tuple[Json, str | None]]:
-        """Each of the engine's devices with the GPU that it is: the next one with as much memory, or with none told."""
-        rest, pairs = dict(self.gpus), []
-        for device in devices:
-            alike = [id for id, gpu in rest.items() if abs((gpu["memory_total"] or math.inf) - device["total"])
-                     < device["total"] / 8]
-            id = next(iter(alike or [id for id, gpu in rest.items() if gpu["memory_total"] is None]), None)
-            rest.pop(id or "", None)
-            pairs.append((device, id))
-        return pairs
+        """Each of the engine's devices with the id of its GPU: by the address that an engine told, else by likeness."""
+        devices = list(devices)
+        found, taken = dict[str, str | None](), set[tuple[str, str | None]]()
+        for device in sorted(devices, key=lambda device: device["name"] not in self.addresses):
+            backend = re.sub(r"\d+$", "", device["name"])
+            rest = {id: self.likeness(device, self.gpus[id]) for id in engine_order(backend, self.gpus, os.environ)
+                    if (backend, id) not in taken}
+            found[device["name"]] = max(filter(rest.get, rest), key=rest.__getitem__, default=None)
+            taken.add((backend, found[device["name"]]))
+        return [(device, found[device["name"]]) for device in devices]
+
+    def likeness(self, device: Json, gpu: Json) -> tuple[bool, ...]:
+        """How much speaks for a GPU being a device, as a key; empty where it cannot be."""
+        told, total = self.addresses.get(device["name"]), gpu["memory_total"]
+        close = total is not None and abs(total - device["total"]) < device["total"] / 8
+        if told and gpu.get("address"):
+            return (True,) if told == gpu["address"] else ()
+        names = [name.lower() for name in (device["description"], gpu["name"])]
+        named = bool(names[0]) and (names[0] in names[1] or names[1] in names[0])
+        return (False, close, named) if close or total is None or gpu.get("unified") else ()
 
     def memories(self, engine_devices: list[Json]) -> list[Json]:
         """The memories that models can be in, [{name, kind, total, free}]: the engine's devices, then main memory."""
         (main_total, main_free), memories = main_memory(), []
         for device, id in self.readings(engine_devices):
             gpu, total, free = self.gpus.get(id or ""), device["total"], device["free"]
-            if gpu and gpu["memory_total"] is None:  # it has none of its own
-                free = min(total, main_free)
-            elif gpu and gpu["memory_used"] is not None:
-                total, free = gpu["memory_total"], gpu["memory_total"] - gpu["memory_used"]
-                free = min(free, main_free) if gpu.get("unified") else free
+            if gpu and gpu["memory_used"] is not None:
+                total = max(total, gpu["memory_total"]) if gpu.get("unified") else gpu["memory_total"]
+                free = total - gpu["memory_used"]
+            if gpu and (gpu["memory_total"] is None or gpu.get("unified")):  # it has none of its own
+                free = min(free, total, main_free) if gpu.get("unified") else min(total, main_free)
             memories.append({"name": device["name"], "kind": "gpu", "total": total, "free": free})
         return [*memories, {"name": "Main memory", "kind": "cpu", "total": main_total, "free": main_free}]
 
@@ -5686,6 +5718,7 @@ STOP_TASKS = 1.5  # s that background tasks have for ending after that; a page w
 STOP_DEADLINE = 13.0  # s from the signal to end until the program leaves, whatever still runs
 STOP_HURRY = 1.0  # s that are left to it after a second signal
 STOP_SECONDS = 45  # until systemd kills the program
+USED_DEVICE = re.compile(r"using device (\S{1,64}) \(.{0,200}\) \(([0-9a-f]{4}:[0-9a-f]{2}:[0-9a-f]{2}\.\d)\)")
 SPEED_LINE = re.compile(r"n_(?:gen|decoded) = +\d{1,9}, tg = +[\d.]{1,20} t/s, tg_3s = +(\d{1,9}(?:\.\d{1,9})?) t/s")
 CHILD_STATE, CHILD_READY = b"cmd_child_to_router:state:", b"cmd_child_to_router:ready"
 CHILD_INFO, CHILD_EXIT = b"cmd_child_to_router:info:", b"cmd_router_to_child:exit\n"
@@ -5852,6 +5885,7 @@ class EngineOutput:
         self.progress: float | None = 0.0
         self.stage: str | None = None
         self.meta: Json = {}
+        self.addresses: dict[str, str] = {}  # of its devices on the PCI bus, by name
         self.accounted: list[Json] | None = None  # what the engine says of its memory, by device
         self.speed: float | None = None  # the last one known, tokens/s while answering
 
@@ -5917,6 +5951,8 @@ class EngineOutput:
         """Learn the speed from one line of the log, and pass it on to the journal."""
         if found := SPEED_LINE.search(line.text):
             self.speed = float(found[1])
+        if found := USED_DEVICE.search(line.text):
+            self.addresses[found[1]] = found[2]
         noise = HARMLESS.search(line.text) or (line.level == "info" and NOISE.search(line.text))
         if line.text:
             self.journal.add("debug" if noise else line.level, self.name, line.text)
@@ -6094,6 +6130,7 @@ class Instance:
         """Find out what the process takes of each memory."""
         if self.process is not None:
             taken, own = await asyncio.to_thread(main_memory_of, self.process.pid)
+            self.dash.sampler.addresses |= self.output.addresses
             gpus = await self.dash.sampler.gpu_memory_of(self.process.pid)
             accounted = {"Main memory" if item["kind"] == "cpu" else item["name"]: item
                          for item in reversed(self.output.accounted or [])}

@@ -3690,7 +3690,7 @@ def test_amd_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert llamadash.SysfsGpus(tmp_path / "drm").read() == {"card1": {
         "name": "Radeon RX 7900 XTX", "vendor": "amd", "utilization": 42.0, "memory_used": 2**30,
         "memory_total": 25753026560, "temperature": 56.0, "power": 213.0, "energy": 5000.0, "clock": 2400.0,
-        "throttled": None, "unified": False}}
+        "throttled": None, "unified": False, "address": "card1"}}
 
 
 @pytest.mark.parametrize(("changes", "expected"), [
@@ -3785,6 +3785,64 @@ async def test_devices_are_the_gpus_of_their_size(dash: StubDash, tmp_path: Path
     assert memories[-1]["name"] == "Main memory"
     assert await dash.sampler.gpu_memory_of(77) == {"G0": 500 * MIB, "G2": 300 * MIB}
     assert await dash.sampler.gpu_memory_of(99) == {}
+
+
+def cards(*named: str, vendor: str = "nvidia", **more: Any) -> dict[str, Json]:
+    """GPUs as they are read, each written as letter of its UUID:name:GiB, in the order of their addresses."""
+    return {f"GPU-{id}": {"name": name, "vendor": vendor, "memory_total": int(size) << 30, "memory_used": 0,
+                          "address": f"0000:{at:02}:00.0", **more}
+            for at, (id, name, size) in enumerate((text.split(":") for text in named), 1)}
+
+
+@pytest.mark.parametrize(("gpus", "environment", "devices", "expected"), [
+    pytest.param(("a:X:24", "b:X:24", "c:X:24", "d:X:24"), {"CUDA_VISIBLE_DEVICES": "2,0"}, ["X:24", "X:24"], "ca",
+                 id="indices"),
+    pytest.param(("a:X:24", "b:X:24", "c:X:24"), {"CUDA_VISIBLE_DEVICES": "GPU-c, GPU-b"}, ["X:24", "X:24"], "cb",
+                 id="uuids"),
+    pytest.param(("a:RTX 3060:12", "b:RTX 4090:24"), {}, ["RTX 4090:24", "RTX 3060:12"], "ba", id="fastest first"),
+    pytest.param(("a:RTX 3060:12", "b:RTX 4090:24", "c:RTX 3060:12"), {"CUDA_VISIBLE_DEVICES": "2"}, ["RTX 3060:12"],
+                 "c", id="an index counts the fastest first"),
+    pytest.param(("a:RTX 3060:12", "b:RTX 4090:24", "c:RTX 3060:12"),
+                 {"CUDA_VISIBLE_DEVICES": "2", "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}, ["RTX 3060:12"], "c", id="by bus"),
+    pytest.param(("a:RTX 3090:24", "b:RTX 4090:24"), {}, ["RTX 4090:24", "RTX 3090:24"], "ba", id="names"),
+    pytest.param(("a:X:24", "b:X:24"), {"CUDA_VISIBLE_DEVICES": "MIG-7"}, ["X MIG 1g:10"], "-", id="a part"),
+    pytest.param(("a:X:24",), {"CUDA_VISIBLE_DEVICES": "9"}, ["X:24"], "a", id="nonsense")])
+def test_devices_are_the_gpus_that_an_engine_sees(
+    dash: StubDash, monkeypatch: pytest.MonkeyPatch, gpus: tuple[str, ...], environment: dict[str, str],
+    devices: list[str], expected: str,
+) -> None:
+    """By what CUDA may see, its order, and names and sizes; the same card may be a device of several backends."""
+    for name in ("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    dash.sampler.gpus = cards(*gpus)
+    listed = [{"name": f"CUDA{at}", "description": name, "total": int(size) << 30, "free": 1}
+              for at, (name, size) in enumerate(text.split(":") for text in devices)]
+    pairs = dash.sampler.readings([*listed, {**listed[0], "name": "Vulkan0"}])
+    assert "".join((id or "---")[-1] for _, id in pairs[:-1]) == expected
+    assert pairs[-1][1] is not None or expected == "-"
+
+
+def test_an_engine_tells_which_gpu_a_device_is(dash: StubDash) -> None:
+    """The address in its log decides, whatever the order of names and sizes would be."""
+    output = llamadash.EngineOutput("m", dash.journal, lambda: None)
+    for name, address in (("CUDA1", "0000:01:00.0"), ("CUDA2", "unknown id")):
+        output.take_line(f"llama_prepare: using device {name} (NVIDIA (X)) ({address}) - 23000 MiB free".encode())
+    dash.sampler.gpus = cards("a:X:24", "b:X:24")
+    dash.sampler.addresses |= output.addresses
+    devices = [{"name": f"CUDA{at}", "description": "X", "total": 24 << 30, "free": 1} for at in (0, 1, 2)]
+    assert [id for _, id in dash.sampler.readings(devices)] == ["GPU-b", "GPU-a", None]
+
+
+def test_an_apu_has_the_memory_that_it_shares(dash: StubDash) -> None:
+    """Beside its small part of its own; free is what main memory has as well, whatever the engine calls its total."""
+    dash.sampler.gpus = cards("a:Strix:97", vendor="amd", unified=True)
+    for total in (97, 120):
+        device = {"name": "ROCm0", "description": "AMD Radeon 8060S", "total": total << 30, "free": 1}
+        gpu, main = dash.sampler.memories([device])
+        assert gpu["total"] == total << 30
+        assert gpu["free"] == min(main["free"], total << 30)
 
 
 @run_async
