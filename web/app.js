@@ -1,10 +1,12 @@
 /** The route table and the wiring, nothing else. */
 import { Router, here, stylesheet } from "./core/router.js";
 import { StateManager } from "./core/state.js";
-import { applyTheme } from "./components/theme.js";
 import { Layout } from "./components/layout.js";
 import { MissingPage } from "./components/states.js";
 import { toast } from "./components/toast.js";
+
+const SEQUENCE_MS = 1500; // between "g" and the letter of a page
+const TYPING = "input:not([type=checkbox], [type=radio]), textarea, select, [contenteditable], dialog";
 
 document.querySelector("#starting")?.remove();
 
@@ -37,7 +39,37 @@ router
   .register("/logs", page(async () => (await import("./pages/logs.js")).LogsPage, "pages", "logs"));
 
 router.after(({ path }) => layout.receive({ state, path }));
-state.subscribe("settings", (settings) => settings && applyTheme(settings.theme));
+state.subscribe("settings", (settings) => {
+  if (!settings) return;
+  const { theme } = settings; // the next visit gets it with the page
+  if (theme === "light" || theme === "dark") document.documentElement.dataset.theme = theme;
+  else delete document.documentElement.dataset.theme;
+});
+/** Does what keys stand for, by a module that comes with the first of them. @param {string} keys */
+const press = async (keys) => (await import("./components/palette.js")).press(keys, { state, router });
+let begun = -SEQUENCE_MS; // when "g" was pressed, before the letter of a page
+window.addEventListener("keydown", (event) => {
+  const { key, ctrlKey, metaKey, altKey, shiftKey } = event;
+  const target = /** @type {Element} */ (event.target);
+  if (key.toLowerCase() === "k" && (ctrlKey || metaKey) && !altKey && !shiftKey) {
+    if (document.querySelector("dialog[open]:not(.picker)")) return;
+    event.preventDefault();
+    return void press("palette");
+  }
+  if (event.defaultPrevented || ctrlKey || metaKey || altKey || target.closest(TYPING)) return;
+  const second = event.timeStamp - begun < SEQUENCE_MS;
+  begun = key === "g" && !second ? event.timeStamp : -SEQUENCE_MS;
+  if (second) return void press(`g${key}`);
+  if (key !== "/" && key !== "?") return;
+  event.preventDefault();
+  const field = /** @type {HTMLElement[]} */ ([...layout.main.querySelectorAll("input[type=search]")])
+    .find((one) => one.offsetParent);
+  if (key === "/" && field) field.focus();
+  else void press(key);
+});
+document.addEventListener("click", (event) => {
+  if (/** @type {Element} */ (event.target).closest("[data-palette]")) void press("palette");
+});
 window.addEventListener("unhandledrejection", (event) => {
   if (event.reason?.name !== "RequestError") return;
   event.preventDefault(); // a request nobody else answers for: its message is written for people

@@ -70,7 +70,7 @@ test("markup is text, scripts are no addresses, handlers are no props", () => {
   const it = mount(() => h("a", { href: "javascript:alert(1)", title: "<b>" }, "<img onerror=x>"));
   assert.equal(it.element.getAttribute("href"), null);
   assert.equal(it.element.childNodes[0].data, "<img onerror=x>");
-  assert.throws(() => mount(() => h("a", { onclick: "x" })));
+  assert.match(mount(() => h("a", { onclick: "x" })).element.textContent, /has failed.*list events in getEventMap/);
   for (const bad of ["//evil.example", "/\\evil.example", "data:text/html,x", " javascript:x", "mailto:x", ""]) assert.equal(safeAddress(bad), false, bad);
   for (const good of ["/", "/models/a", "#top", "https://example.org/x", "http://127.0.0.1:8080/v1"]) assert.equal(safeAddress(good), true, good);
 });
@@ -145,4 +145,30 @@ test("a component loads anew where a prop changed by which it loads, and only th
   const it = new Probe({ span: 1, name: "a" }).mount(document.body);
   for (const props of [{ span: 1, name: "b" }, { span: 2, name: "b" }, { span: 2, name: "c" }]) it.receive(props);
   assert.deepEqual([spans, it.element.textContent], [[2], "2"]);
+});
+
+test("a component that throws is replaced by its fault, the others work on, and its next update tries again", () => {
+  class Card extends Component {
+    render() {
+      if (this.props.bad) throw new Error("broken values");
+      return h("p", null, this.props.words);
+    }
+  }
+  class Never extends Component {
+    constructor(props) { super(props); throw new Error("corrupt storage"); }
+  }
+  class Late extends Component {
+    didMount() { throw new Error("no subscription"); }
+  }
+  const it = mount(({ bad, words }) => h("main", null, h(Card, { bad, words }), h(Card, { words }), h(Never), h(Late)), { bad: true, words: "one" });
+  const texts = () => it.element.childNodes.map((node) => node.textContent);
+  assert.match(texts()[0], /failed\. broken values/);
+  assert.equal(texts()[1], "one");
+  assert.match(texts()[2], /corrupt storage/);
+  assert.match(texts()[3], /no subscription/);
+  it.receive({ bad: false, words: "two" });
+  assert.deepEqual(texts().slice(0, 2), ["two", "two"]);
+  it.receive({ bad: true, words: "three" });
+  assert.match(texts()[0], /failed\. broken values/);
+  assert.equal(texts()[1], "three");
 });

@@ -48,5 +48,6 @@ class Element_ extends Node_ {
 }
 globalThis.document = { hidden: true, activeElement: null, createTextNode: (text) => new Text_(text), createElement: (name) => new Element_(name, "html"), createElementNS: (namespace, name) => new Element_(name, namespace), addEventListener() {}, removeEventListener() {}, querySelector: () => null };
 document.body = document.createElement("body");
+globalThis.reportError ??= () => {};
 const every = globalThis.setInterval;
 globalThis.setInterval = (...args) => every(...args).unref(); // a clock of a page that is still mounted ends with the tests

@@ -7,14 +7,14 @@ import { lineRuns, nearestIndex, niceTicks, timeTicks } from "../../web/componen
 test("numbers read well, and unknown is a dash", () => {
   const table = [
     [bytes, 0, "0 B"], [bytes, 1023, "1 KiB"], [bytes, 1536, "1.5 KiB"], [bytes, 98_304_000, "93.8 MiB"], [bytes, 5.03 * 2 ** 30, "5.03 GiB"], [rate, 1024 ** 2, "1 MiB/s"],
-    [number, 12345.67, "12,345.7"], [fixed, 66, "66.0"], [percent, 0, "0%"], [percent, 3.14, "3.1%"], [percent, 99.6, "100%"], [tokens, 4096, "4,096"], [tokens, 131072, "131K"], [tokens, 8.19e9, "8.19B"],
+    [number, 12345.67, "12,345.7"], [fixed, 66, "66.0"], [percent, 0, "0%"], [percent, 3.14, "3.1%"], [percent, 99.6, "100%"], [tokens, 4096, "4,096"], [tokens, 131072, "128K"], [tokens, 131000, "131K"], [tokens, 8.19e9, "8.19B"],
     [duration, 0.35, "350 ms"], [duration, 4.21, "4.2 s"], [duration, 59.7, "1 min"], [duration, 200, "3 min 20 s"], [duration, 93784, "1 d 2 h"], [duration, 3600, "1 h"],
   ];
   for (const [format, value, text] of table) assert.equal(format(value), text, `${format.name}(${value})`);
   for (const format of [bytes, rate, number, fixed, percent, tokens, duration, relativeTime]) for (const value of [null, undefined, NaN]) assert.equal(format(value), "–");
   assert.equal(relativeTime(1000, 13_000), "12 s ago");
   assert.equal(relativeTime(0, 3 * 3_600_000), "3 h ago");
-  assert.match(relativeTime(600 * 86_400_000, 0), /^1971-.*the clock was ahead/);
+  assert.match(relativeTime(600 * 86_400_000, 0), /1971.*the clock was ahead/);
   assert.equal(plural(1, "model"), "1 model");
   assert.equal(plural(3, "model"), "3 models");
 });

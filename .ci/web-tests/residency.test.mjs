@@ -51,12 +51,12 @@ test("a model is idle since its last use, its last request or its load", () => {
 test("a model in memory shows what it takes, does, and what happens to it next", () => {
   const models = [
     { id: "a", name: "A", status: "loaded", pinned: true, preferred: false, revision: 1, next: { what: "unloads", at: Date.now() + 239_000 },
-      runtime: { requests: 2, waiting: 1, memory: 2 * GIB, tokens_per_second: 61.4, devices: [{ name: "CUDA0", used: 2 * GIB }], shared_with: ["b"], left_out: ["x"], warning: "cut" } },
+      runtime: { requests: 2, waiting: 1, slots: 4, n_ctx: 131_072, memory: 2 * GIB, tokens_per_second: 61.4, devices: [{ name: "CUDA0", used: 2 * GIB }], shared_with: ["b"], left_out: ["x"], warning: "cut" } },
     { id: "b", name: "B", status: "unloaded" },
   ];
-  const it = new ModelsInMemory({ state: state({ models, engine: { status: "running" }, connection: "connected" }) }).mount(document.body);
+  const it = new ModelsInMemory({ state: state({ models, engine: { status: "running" }, connection: "connected", active: [{ model: "a", prompt_tokens: 1000, generated_tokens: 200 }] }) }).mount(document.body);
   const text = it.element.textContent;
-  for (const part of ["Pinned", "2 + 1 waiting", "Speed while answering61.4 t/s", "2 GiB on CUDA0", "Unloads in 4 min", "Same process as B", "cut", "left out: x"]) assert.ok(text.includes(part), part);
+  for (const part of ["Requests in flight2 of 4 slots1 waiting", "Speed while answering61.4 tokens/s", "Memory2 GiBCUDA0", "Context in use1,200 of 128K", "Unloads in 4 min", "Same process as B", "cut", "left out: x"]) assert.ok(text.includes(part), part);
   it.destroy();
 });
 
@@ -81,7 +81,7 @@ test("each device says how its memory is used", () => {
 });
 
 test("speeds have a digit after the point where it tells something", () => {
-  for (const [value, words] of [[61.44, "61.4 t/s"], [1532.1, "1,532 t/s"], [0, "0 t/s"], [null, "–"]]) assert.equal(tokenRate(value), words);
+  for (const [value, words] of [[61.44, "61.4 tokens/s"], [1532.1, "1,532 tokens/s"], [0, "0 tokens/s"], [null, "–"]]) assert.equal(tokenRate(value), words);
 });
 
 test("energy reads well", () => {

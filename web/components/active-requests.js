@@ -1,5 +1,5 @@
 import { h } from "../core/component.js";
-import { duration, plural, tokenRate } from "../core/format.js";
+import { duration, now, plural, tokenRate } from "../core/format.js";
 import { icon } from "./icon.js";
 import { sentence } from "./model-status.js";
 import { Panel } from "./panel.js";
@@ -38,7 +38,7 @@ export class ActiveRequests extends Panel {
   renderRequest(request) {
     const { id, model, client, timestamp, reason, status, generated_tokens: generated } = request;
     const { generated_per_second: speed } = request;
-    const seconds = Math.max(0, Math.round((Date.now() - timestamp) / 1000));
+    const seconds = Math.max(0, Math.round((now() - timestamp) / 1000));
     const doing = status === "waiting" ? sentence(reason ?? "")
       : generated ? `${plural(generated, "token")}${speed ? ` at ${tokenRate(speed)}` : ""}` : "Reading the prompt";
     const name = this.nameOf(model);

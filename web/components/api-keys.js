@@ -1,5 +1,5 @@
 import { Component, h } from "../core/component.js";
-import { dateTime, plural, relativeTime } from "../core/format.js";
+import { day, plural, relativeTime } from "../core/format.js";
 import { CopyButton } from "./copy-button.js";
 import { Dialog, confirmDialog } from "./dialog.js";
 import { formField } from "./form-field.js";
@@ -98,8 +98,8 @@ function keyItem({ id, name, start, models, requests_per_minute: limit, used_at:
     models ? models.join(", ") : "all models",
     limit ? `${limit} requests a minute` : "no limit",
     used ? `used ${relativeTime(used)}` : "never used",
-    `created ${dateTime(made).slice(0, 10)}`,
-    key.revoked_at && `revoked ${dateTime(key.revoked_at).slice(0, 10)}`,
+    `created ${day(made)}`,
+    key.revoked_at && `revoked ${day(key.revoked_at)}`,
   ];
   return h("li", { key: id, className: "list-item key-item" },
     h("span", { className: "key-words" },

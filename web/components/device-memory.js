@@ -7,6 +7,9 @@ import { Panel, cardHeader } from "./panel.js";
 
 const COLORS = 7; // of the series; the eighth is grey
 
+/** The series whose colour a model has. @param {number} at its place among those in memory */
+export const deviceColor = (at) => (at % COLORS) + 1;
+
 /**
  * How the memory of a device is divided: a part for each model on it, what is reserved for loads, what other programs
  * use, and what is free, in bytes that add up to its total; null where that is not known.
@@ -24,7 +27,7 @@ export function divided({ name, total, free, held }, models) {
   /** @type {Array<{key: string, name: string, size: number, color: number | null}>} */
   const parts = models.map(({ id, name: title, runtime }, at) => {
     const used = (runtime?.devices ?? []).find((/** @type {Json} */ one) => one.name === name)?.used ?? 0;
-    return { key: `model-${id}`, name: title, size: take(used), color: (at % COLORS) + 1 };
+    return { key: `model-${id}`, name: title, size: take(used), color: deviceColor(at) };
   });
   const known = total - room;
   parts.push({ key: "reserved", name: "reserved for models", size: take((held ?? 0) - known), color: null });

@@ -47,7 +47,8 @@ export class Layout extends Component {
       h("a", { className: "skip-link", href: "#main" }, "Skip to the content"),
       signedOut ? h("div", { key: "login", className: "login" }, this.renderLogin()) : null,
       h("div", { key: "layout", className: "layout", hidden: signedOut },
-        h("header", { className: "sidebar" }, this.renderBrand(), this.renderNavigation(), this.renderPills()),
+        h("header", { className: "sidebar" },
+          this.renderBrand(), this.renderSearch(), this.renderNavigation(), this.renderPills()),
         h("div", { className: "content" }, h("div", { className: "banners" }, this.renderBanners()),
           h("main", { id: "main", tabindex: -1, ref: (/** @type {any} */ element) => (this.main = element) }))),
       h(ToastRegion, { key: "toasts" }));
@@ -62,6 +63,16 @@ export class Layout extends Component {
             d: "M7 20v-6.5a4 4 0 0 1 1-2.7V4.5l2.5 2.5h3L16 4.5v6.300a6 6 0 0 1 2 4.500V20 M11 20v-3.5h3V20",
           }))),
       "llamadash");
+  }
+
+  renderSearch() {
+    const apple = /Mac|iP(hone|ad)/.test(navigator.platform);
+    return h("button", {
+      type: "button", className: "button search-button", "aria-haspopup": "dialog", "aria-label": "Find anything",
+      "aria-keyshortcuts": apple ? "Meta+K" : "Control+K", dataset: { palette: true },
+    },
+      icon("search", { size: 16 }), h("span", { className: "search-words" }, "Find anything"),
+      h("kbd", { className: "search-keys" }, apple ? "⌘ K" : "Ctrl K"));
   }
 
   renderNavigation() {

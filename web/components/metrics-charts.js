@@ -9,7 +9,7 @@
  */
 
 import { Component, h } from "../core/component.js";
-import { bytes, duration, number, percent, rate, tokenRate } from "../core/format.js";
+import { bytes, duration, now, number, percent, rate, tokenRate } from "../core/format.js";
 import { History } from "../core/history.js";
 import { icon } from "./icon.js";
 import { ChartLink, LinkedChart } from "./linked-chart.js";
@@ -105,7 +105,7 @@ export class MetricsCharts extends Component {
     const { span, state } = this.props;
     this.setState({ loading: true, error: null });
     try {
-      const to = Date.now();
+      const to = now();
       const answer = await state.request("metrics:history", { from: to - span, to, points: POINTS });
       if (turn !== this.turn) return; // another range was chosen meanwhile
       this.history = new History(answer, span, this.interval);
@@ -122,7 +122,7 @@ export class MetricsCharts extends Component {
     const last = this.history.timestamps.at(-1) ?? timestamp;
     if (Math.abs(timestamp - last) > this.props.span) return void this.load(); // the server's clock was set
     this.history.interval = this.interval; // may be set anew while the page is open
-    this.history.append(metrics, timestamp ?? Date.now());
+    this.history.append(metrics, timestamp ?? now());
     this.setState({});
   }
 

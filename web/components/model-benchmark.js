@@ -1,5 +1,5 @@
 import { Component, h } from "../core/component.js";
-import { number, relativeTime } from "../core/format.js";
+import { now, number, relativeTime } from "../core/format.js";
 import { toast } from "./toast.js";
 
 /** Longest wait for a benchmark: large models on a CPU take many minutes (ms). */
@@ -130,7 +130,7 @@ export class ModelBenchmark extends Component {
           ["When", "Prompt speed", "Speed while answering", "Test"].map((title) => (
             h("th", { key: title, scope: "col" }, title))))),
       h("tbody", null, results.map((result, index) => h("tr", { key: result.id ?? index },
-        h("td", { className: "nowrap" }, relativeTime(result.timestamp ?? Date.now())),
+        h("td", { className: "nowrap" }, relativeTime(result.timestamp ?? now())),
         h("td", { className: "nowrap" }, speed(result.prompt_per_second, result.prompt_deviation)),
         h("td", { className: "nowrap" }, speed(result.generated_per_second, result.generated_deviation)),
         h("td", { className: "muted nowrap" }, testWords(result)))))));
@@ -144,5 +144,5 @@ function testWords({ prompt_tokens: prompt, generated_tokens: made, generate_tok
 
 /** @param {number} average @param {number} [deviation] in tokens a second */
 function speed(average, deviation) {
-  return `${number(average)}${deviation ? ` ± ${number(deviation)}` : ""} t/s`;
+  return `${number(average)}${deviation ? ` ± ${number(deviation)}` : ""} tokens/s`;
 }

@@ -1,5 +1,5 @@
 import { h } from "../core/component.js";
-import { percent, plural, until } from "../core/format.js";
+import { now, percent, plural, until } from "../core/format.js";
 
 /** @typedef {Record<string, any>} Model */
 
@@ -40,12 +40,12 @@ export function reasonWords(reason) {
 
 /**
  * What happens to a model next: `Unloads in 4 min`, `Leaves memory: room for X`. "" where nothing is planned.
- * @param {{what: string, at?: number | null, reason?: string | null} | null | undefined} next @param {number} [now]
+ * @param {{what: string, at?: number | null, reason?: string | null} | null | undefined} next @param {number} [at]
  */
-export function nextWords(next, now = Date.now()) {
+export function nextWords(next, at = now()) {
   if (!next) return "";
   const words = NEXT[next.what] ?? sentence(next.what);
-  if (typeof next.at === "number") return `${words} ${until(next.at, now)}`;
+  if (typeof next.at === "number") return `${words} ${until(next.at, at)}`;
   if (!next.reason) return words;
   return next.reason.startsWith("when ") ? `${words} ${next.reason}` : `${words}: ${next.reason}`;
 }

@@ -8,7 +8,7 @@
 
 import { Component, h } from "../core/component.js";
 import { csv } from "../core/csv.js";
-import { dateTime, duration, number, rowTime, tokenRate, tokens } from "../core/format.js";
+import { dateTime, duration, now, number, rowTime, tokenRate, tokens } from "../core/format.js";
 import { ActiveRequests } from "./active-requests.js";
 import { saveText } from "./copy-button.js";
 import { icon } from "./icon.js";
@@ -98,7 +98,7 @@ export class RequestTable extends Component {
   /** What is asked of the server. */
   query() {
     const { filters, sort } = this.state;
-    return { ...chosen(filters), sort, from: Math.max(0, Date.now() - this.props.span) };
+    return { ...chosen(filters), sort, from: Math.max(0, now() - this.props.span) };
   }
 
   /** @param {boolean} [older] go on after the last one shown */
@@ -166,7 +166,7 @@ export class RequestTable extends Component {
     const rows = [];
     this.setState({ exported: 0 });
     try {
-      const query = { ...this.query(), to: Date.now(), limit: EXPORT_PAGE };
+      const query = { ...this.query(), to: now(), limit: EXPORT_PAGE };
       for (let full = true; full && rows.length < MOST_EXPORTED && !this.destroyed;) {
         const before = rows.length ? { before: rows[rows.length - 1].id } : {};
         const { requests } = await this.props.state.request("requests:list", { ...query, ...before });

@@ -1,17 +1,18 @@
 /** Who is in memory, and who waits to get there. */
 
 import { h } from "../core/component.js";
-import { bytes, duration, number, plural, tokenRate, tokens } from "../core/format.js";
+import { bytes, duration, now, number, plural, tokenRate, tokens } from "../core/format.js";
+import { Sparkline } from "./chart.js";
+import { deviceColor } from "./device-memory.js";
 import { icon } from "./icon.js";
 import { IN_MEMORY, loadingStage, nextWords, sentence, statusLabel } from "./model-status.js";
 import { Panel, cardHeader, skeleton } from "./panel.js";
-import { progressBar } from "./progress.js";
+import { meter, progressBar } from "./progress.js";
 import { emptyState } from "./states.js";
 import { toast } from "./toast.js";
 
 /** @typedef {{[name: string]: any}} Json */
 
-const MENU_LENGTH = 12;
 const TICK_MS = 5000; // "unloads in 4 min" comes nearer
 const QUEUE_TICK_MS = 1000;
 
@@ -27,28 +28,36 @@ export function idleSince(model, requests = []) {
   return latest || null;
 }
 
+/**
+ * How many tokens of its context a model uses: those of its requests under way, else those that its last answer left.
+ * @param {Json} model @param {Json[]} active @param {Json[]} requests the last finished ones, the newest first
+ */
+export function contextInUse({ id }, active, requests) {
+  const size = (/** @type {Json} */ { prompt_tokens: prompt, generated_tokens: generated }) => (
+    typeof prompt === "number" ? prompt + (generated ?? 0) : null);
+  const own = (/** @type {Json[]} */ list) => list.filter(({ model }) => model === id).map(size)
+    .filter((value) => value !== null);
+  const running = own(active);
+  return running.length ? Math.max(...running) : own(requests)[0] ?? null;
+}
+
 /** The models in memory, live, and a short way to load another. */
 export class ModelsInMemory extends Panel {
-  static keys = ["models", "engine", "connection", "requests"];
-
-  init() {
-    this.state = { open: false };
-  }
+  static keys = ["models", "engine", "connection", "requests", "active"];
 
   render() {
     const shown = this.models.filter(({ status }) => IN_MEMORY.includes(status));
-    return h("section", { className: "card", "aria-label": "Models in memory" },
-      cardHeader("models", "In memory", this.renderMenu()),
+    return h("section", { className: "card in-memory", "aria-label": "Models in memory" },
+      cardHeader("models", "In memory", this.renderPicker()),
       !this.get("models") ? h("div", { className: "card-body" }, skeleton(4))
-        : shown.length ? h("ul", { className: "list" }, shown.map((model) => this.renderModel(model)))
+        : shown.length ? h("ul", { className: "list" }, shown.map((model) => this.renderModel(model, shown)))
           : this.renderEmpty());
   }
 
   renderEmpty() {
     if (!this.models.length) {
       return emptyState({
-        title: "No models yet", iconName: "models",
-        body: "llamadash looks through your model folders for GGUF files and can download some for you.",
+        title: "No models yet", iconName: "models", body: "Your model folders hold no GGUF files.",
         action: h("a", { className: "button button-primary", href: "/models" }, "Go to Models"),
       });
     }
@@ -59,54 +68,45 @@ export class ModelsInMemory extends Panel {
     const favorites = this.models.filter(({ favorite, missing }) => favorite && !missing).slice(0, 4);
     return emptyState({
       title: "No model is loaded", iconName: "models", body: "Load one, or it loads on first request.",
-      action: favorites.length ? favorites.map((model) => this.renderLoad(model))
-        : h("a", { className: "button", href: "/models" }, "Choose a model"),
+      action: favorites.length ? favorites.map((model) => this.renderLoad(model)) : null,
     });
   }
 
   /** @param {Json} model */
   renderLoad({ id, name }) {
     return h("button", {
-      key: id, type: "button", className: "button load-button", disabled: this.get("connection") !== "connected",
-      dataset: { load: id },
+      key: id, type: "button", className: "button button-small load-button",
+      disabled: this.get("connection") !== "connected", dataset: { load: id },
     }, icon("play", { size: 14 }), h("span", { className: "truncate" }, name));
   }
 
-  renderMenu() {
-    const free = this.models.filter(({ status }) => status === "unloaded" || status === "failed");
-    if (!free.length || this.get("engine")?.status !== "running") return null;
-    const list = free.sort((a, b) => Number(b.favorite) - Number(a.favorite) || a.name.localeCompare(b.name));
-    return h("div", { className: "menu" },
-      h("button", {
-        type: "button", className: "button button-small", "aria-expanded": this.state.open, dataset: { action: "menu" },
-      }, icon("plus", { size: 14 }), "Load a model"),
-      this.state.open ? h("ul", { className: "menu-list" },
-        list.slice(0, MENU_LENGTH).map((model) => this.renderMenuItem(model)),
-        h("li", { key: "all", className: "menu-foot" },
-          h("a", { className: "menu-item", href: "/models" }, "All models"))) : null);
+  get loadable() {
+    return this.models.filter(({ status }) => status === "unloaded" || status === "failed");
   }
 
-  /** @param {Json} model */
-  renderMenuItem({ id, name, favorite, file_size: size }) {
-    return h("li", { key: id }, h("button", { type: "button", className: "menu-item", dataset: { load: id } },
-      favorite ? icon("star-filled", { size: 14, className: "menu-star" }) : h("span", { className: "menu-gap" }),
-      h("span", { className: "truncate" }, name),
-      h("span", { className: "muted nowrap" }, bytes(size))));
+  renderPicker() {
+    if (!this.loadable.length || this.get("engine")?.status !== "running") return null;
+    return h("button", {
+      type: "button", className: "button button-small", "aria-haspopup": "dialog", dataset: { action: "pick" },
+    }, icon("plus", { size: 14 }), "Load a model");
   }
 
-  /** @param {Json} model */
-  renderModel(model) {
-    const { id, name, status, quantization, size_label: label, runtime, pinned, preferred } = model;
+  /** @param {Json} model @param {Json[]} shown all that are in memory, in the order of their colours */
+  renderModel(model, shown) {
+    const { id, name, status, quantization, size_label: label } = model;
     const [words, kind] = statusLabel(status);
-    const busy = status !== "loaded";
-    const context = runtime?.n_ctx ? `${tokens(runtime.n_ctx)} context` : "";
+    const same = shown.filter((other) => other.name === name).length > 1;
+    const apart = same ? [bytes(model.file_size), id] : [];
     return h("li", { key: id, className: "list-item resident" },
       h("div", { className: "resident-head" },
+        h("span", {
+          className: "device-key", "aria-hidden": "true",
+          style: { background: `var(--series-${deviceColor(shown.indexOf(model))})` },
+        }),
         h("a", { className: "resident-link truncate", href: `/models/${encodeURIComponent(id)}`, title: name }, name),
-        h("span", { className: `badge badge-${kind}` }, h("span", { className: busy ? "dot dot-busy" : "dot" }), words),
-        pinned && h("span", { key: "pinned", className: "badge" }, "Pinned"),
-        preferred && h("span", { key: "preferred", className: "badge" }, "Preferred")),
-      h("p", { className: "resident-kind muted" }, [label, quantization, context].filter(Boolean).join(" · ")),
+        status !== "loaded" && h("span", { key: "status", className: `badge badge-${kind}` },
+          h("span", { className: "dot dot-busy" }), words),
+        h("span", { className: "resident-kind muted" }, [label, quantization, ...apart].filter(Boolean).join(" · "))),
       status === "loading" ? this.renderProgress(model) : this.renderFigures(model),
       this.renderNotes(model),
       this.renderActions(model));
@@ -123,25 +123,48 @@ export class ModelsInMemory extends Panel {
 
   /** @param {Json} model */
   renderFigures(model) {
-    const { runtime = {}, context_length: length } = model;
-    const { requests = 0, waiting = 0, tokens_per_second: speed, memory, n_ctx: context } = runtime;
-    const since = idleSince(model, this.get("requests") ?? []);
-    const cut = context && length ? `Context: ${number(context)} of ${number(length)} trained tokens` : "";
+    const { id, runtime = {} } = model;
+    const { requests = 0, waiting = 0, slots, tokens_per_second: speed, devices = [], memory } = runtime;
+    const finished = this.get("requests") ?? [];
+    const since = idleSince(model, finished);
+    const speeds = finished.filter((/** @type {Json} */ one) => one.model === id && one.generated_per_second)
+      .map((/** @type {Json} */ one) => one.generated_per_second).reverse();
+    const places = devices.map((/** @type {Json} */ { name, used }) => (
+      devices.length > 1 ? `${bytes(used)} on ${name}` : name));
     return h("dl", { key: "figures", className: "resident-body resident-figures" },
-      figure("Memory", bytes(memory), cut),
-      figure("In flight", waiting ? `${number(requests, 0)} + ${number(waiting, 0)} waiting` : number(requests, 0)),
-      figure("Speed while answering", tokenRate(speed)),
-      figure("Idle", since ? duration(Math.max(0, Math.round((Date.now() - since) / 1000))) : "–"));
+      h("div", { className: "figure figure-speed" },
+        h("dt", { className: "figure-label" }, "Speed while answering"),
+        h("dd", { className: "figure-value" }, tokenRate(speed ?? speeds.at(-1))),
+        speeds.length > 1 && h("dd", { key: "trend" }, h(Sparkline, {
+          values: requests && speed ? [...speeds, speed] : speeds, height: 20,
+          label: `Speed of the last ${plural(speeds.length, "answer")} of ${model.name}`,
+        }))),
+      figure("Requests in flight", slots ? `${number(requests, 0)} of ${plural(slots, "slot")}` : number(requests, 0),
+        waiting ? `${number(waiting, 0)} waiting` : ""),
+      this.renderContext(model, finished),
+      figure("Memory", bytes(memory), places),
+      figure(requests ? "Answering" : "Idle",
+        requests || !since ? "–" : duration(Math.max(0, Math.round((now() - since) / 1000))), nextWords(model.next)));
   }
 
-  /** What happens to it next, and what there is to know. @param {Json} model */
-  renderNotes({ next, runtime }) {
-    const { devices = [], shared_with: shared = [], warning, left_out: left = [] } = runtime ?? {};
-    const places = devices.map((/** @type {Json} */ { name, used }) => `${bytes(used)} on ${name}`).join(", ");
+  /** @param {Json} model @param {Json[]} finished */
+  renderContext(model, finished) {
+    const size = model.runtime?.n_ctx;
+    const used = contextInUse(model, this.get("active") ?? [], finished);
+    const trained = model.context_length && size ? `${number(model.context_length)} trained tokens` : "";
+    return h("div", { key: "context", className: "figure", title: trained || null },
+      h("dt", { className: "figure-label" }, "Context in use"),
+      h("dd", { className: "figure-value" }, size ? `${tokens(used)} of ${tokens(size)}` : "–"),
+      size && used !== null && h("dd", { key: "bar" }, meter({
+        value: Math.min(100, (100 * used) / size), label: `Context of ${model.name}`,
+      })));
+  }
+
+  /** What there is to know beside its figures. @param {Json} model */
+  renderNotes({ runtime }) {
+    const { shared_with: shared = [], warning, left_out: left = [] } = runtime ?? {};
     const names = shared.map((/** @type {string} */ id) => this.nameOf(id)).join(", ");
     const notes = [
-      next && ["clock", nextWords(next)],
-      places && ["memory", places],
       shared.length > 0 && ["models", `Same process as ${names}`],
       warning && ["warning", warning],
       left.length > 0 && ["warning", `Not known to its build, left out: ${left.join(", ")}`],
@@ -160,12 +183,12 @@ export class ModelsInMemory extends Panel {
       dataset: { toggle: field, id },
     }, icon(symbol));
     return h("div", { key: "actions", className: "resident-actions" },
-      status === "loaded" && h("a", {
-        key: "chat", className: "button button-ghost button-icon", href: `/chat?model=${encodeURIComponent(id)}`,
-        "aria-label": `Chat with ${name}`, title: "Chat",
-      }, icon("chat")),
       toggle("pinned", "pin", pinned, "Pin: always in memory, loaded at start"),
       toggle("preferred", "returns", preferred, "Prefer: returns automatically after making room"),
+      status === "loaded" && h("a", {
+        key: "chat", className: "button button-small", href: `/chat?model=${encodeURIComponent(id)}`,
+        "aria-label": `Chat with ${name}`,
+      }, icon("chat", { size: 14 }), "Chat"),
       status !== "stopping" && h("button", {
         key: "unload", type: "button", className: "button button-small", dataset: { unload: id },
         "aria-label": `${status === "loading" ? "Cancel" : "Unload"} ${name}`,
@@ -174,32 +197,36 @@ export class ModelsInMemory extends Panel {
 
   getEventMap() {
     return {
-      "click [data-action=\"menu\"]": () => this.setState({ open: !this.state.open }),
-      "click [data-load]": "handleLoad",
-      "pointerover [data-load]": "handleAim",
-      "focusin [data-load]": "handleAim",
-      "pointerout [data-load]": () => this.props.state.set("newcomer", null),
+      "click [data-action=\"pick\"]": "handlePick",
+      "click [data-load]": (/** @type {Event} */ _event, /** @type {HTMLElement} */ button) => (
+        this.loadModel(button.dataset.load ?? "")),
       "click [data-unload]": "handleUnload",
       "click [data-toggle]": "handleToggle",
-      keydown: "handleKey",
     };
   }
 
-  /** Show where a model would go before it is loaded. @param {Event} _event @param {HTMLElement} button */
-  async handleAim(_event, button) {
+  async handlePick() {
+    const { pickModel } = await import("./palette.js");
     const { state } = this.props;
-    const id = button.dataset.load ?? "";
+    const id = await pickModel({
+      state, title: "Load a model", models: () => this.loadable, aim: (/** @type {string} */ one) => this.aim(one),
+    });
+    state.set("newcomer", null);
+    if (id) await this.loadModel(id);
+  }
+
+  /** Show where a model would go before it is loaded. @param {string} id */
+  async aim(id) {
+    const { state } = this.props;
     if (state.get("newcomer")?.id === id) return;
     state.set("newcomer", { id, name: this.nameOf(id), devices: [] });
     const { devices } = await state.request("models:estimate", { id });
     if (state.get("newcomer")?.id === id) state.set("newcomer", { id, name: this.nameOf(id), devices });
   }
 
-  /** @param {Event} _event @param {HTMLElement} button */
-  async handleLoad(_event, button) {
-    this.setState({ open: false });
-    this.props.state.set("newcomer", null);
-    const { model } = await this.props.state.request("models:load", { id: button.dataset.load });
+  /** @param {string} id */
+  async loadModel(id) {
+    const { model } = await this.props.state.request("models:load", { id });
     toast(`Loading ${model.name}`);
   }
 
@@ -217,33 +244,17 @@ export class ModelsInMemory extends Panel {
     return this.props.state.request("models:update", { id, revision: model.revision, changes });
   }
 
-  /** @param {KeyboardEvent} event */
-  handleKey(event) {
-    if (event.key !== "Escape" || !this.state.open) return;
-    this.setState({ open: false });
-    this.element.querySelector("[data-action=\"menu\"]").focus();
-  }
-
   didMount() {
-    /** @param {Event} event */
-    const away = (event) => {
-      const inside = /** @type {Element} */ (event.target).closest(".menu");
-      if (this.state.open && !inside) this.setState({ open: false });
-    };
-    document.addEventListener("pointerdown", away);
     const clock = setInterval(() => this.setState({}), TICK_MS);
-    return [
-      ...super.didMount(),
-      () => document.removeEventListener("pointerdown", away),
-      () => clearInterval(clock),
-    ];
+    return [...super.didMount(), () => clearInterval(clock)];
   }
 }
 
-/** @param {string} label @param {string} value @param {string} [title] */
-function figure(label, value, title) {
-  return h("div", { key: label, className: "figure", title: title || null },
-    h("dt", { className: "figure-label" }, label), h("dd", { className: "figure-value" }, value));
+/** @param {string} label @param {string} value @param {string | string[]} [notes] */
+function figure(label, value, notes = []) {
+  return h("div", { key: label, className: "figure" },
+    h("dt", { className: "figure-label" }, label), h("dd", { className: "figure-value" }, value),
+    [notes].flat().filter(Boolean).map((note) => h("dd", { key: note, className: "figure-note muted" }, note)));
 }
 
 /** Who waits for which model, since when and why; nothing where nobody waits. */
@@ -260,7 +271,7 @@ export class Queue extends Panel {
 
   /** @param {Json} item */
   renderItem({ id, model, client, since, reason }) {
-    const seconds = Math.max(0, Math.round((Date.now() - since) / 1000));
+    const seconds = Math.max(0, Math.round((now() - since) / 1000));
     const name = this.nameOf(model);
     return h("li", { key: id, className: "list-item queue-item" },
       h("div", { className: "queue-words" },

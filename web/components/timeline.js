@@ -1,5 +1,5 @@
 import { Component, h } from "../core/component.js";
-import { dateTime, duration, rowTime } from "../core/format.js";
+import { dateTime, duration, now, rowTime } from "../core/format.js";
 import { icon } from "./icon.js";
 import { reasonWords, sentence } from "./model-status.js";
 import { emptyState, errorState, loadingState } from "./states.js";
@@ -120,7 +120,7 @@ export class Timeline extends Component {
     const turn = ++this.turn;
     const { state, span, model } = this.props;
     try {
-      const to = Date.now();
+      const to = now();
       const { events } = await state.request("timeline:list", { from: to - span, to, ...(model ? { model } : {}) });
       if (turn === this.turn) this.setState({ events: newestFirst(events).slice(0, KEPT), error: null });
     } catch (problem) {
@@ -177,7 +177,7 @@ export class Timeline extends Component {
   }
 }
 
-/** The timeline as a card of its own. @param {{state: any, span: number}} props */
+/** The timeline as a card of its own. @param {{state: any, span: number, first?: number}} props */
 export function timelineCard(props) {
   return h("section", { key: "timeline", className: "card", "aria-label": "What happened" },
     h("header", { className: "card-header" }, h("h2", { className: "card-title" }, icon("clock"), "What happened")),

@@ -1,5 +1,5 @@
 import { Component, h } from "../core/component.js";
-import { energy, number, tokens } from "../core/format.js";
+import { energy, now, number, tokens } from "../core/format.js";
 import { icon } from "./icon.js";
 import { emptyState, errorState, loadingState } from "./states.js";
 
@@ -57,7 +57,7 @@ export class UsageTable extends Component {
     clearTimeout(this.timer);
     this.timer = undefined;
     try {
-      const to = Date.now();
+      const to = now();
       const answer = await this.props.state.request("usage:get", { from: to - this.props.span, to, by });
       if (turn === this.turn) this.setState({ rows: answer.rows, total: answer.total, shownBy: by, error: null });
     } catch (problem) {

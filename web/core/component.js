@@ -71,7 +71,7 @@ function nodeOf(it) {
 function create(it, svg) {
   if (it.type === null) return (it.node = document.createTextNode(it.text));
   if (typeof it.type !== "string") {
-    it.instance = new it.type(it.props);
+    it.instance = construct(it.type, it.props);
     return it.instance.attach();
   }
   const inSvg = svg || SVG_TAGS.has(it.type);
@@ -81,6 +81,28 @@ function create(it, svg) {
   for (const [name, value] of Object.entries(it.props)) setProp(element, name, value, undefined);
   it.props.ref?.(element);
   return element;
+}
+
+/**
+ * A component of its class; one that says so where it cannot be made.
+ * @param {ComponentClass} type @param {Props} props
+ */
+export function construct(type, props) {
+  try {
+    return new type(props);
+  } catch (error) {
+    reportError(error);
+    const broken = new Component(props);
+    broken.render = () => fault(error);
+    return broken;
+  }
+}
+
+/** What stands in the place of a component that threw; the rest of the page works on. @param {any} error */
+function fault(error) {
+  return h("section", { key: "fault", className: "card fault", role: "alert" },
+    h("p", null, h("strong", null, "This part of the page has failed. "), String(error?.message ?? error)),
+    h("button", { type: "button", className: "button button-small", dataset: { fault: "again" } }, "Try again"));
 }
 
 /** @param {VNode} it */
@@ -277,6 +299,11 @@ export class Component {
     this.listeners = [];
   }
 
+  /** @returns {{[name: string]: any}} what `state` holds at first */
+  getInitialState() {
+    return {};
+  }
+
   /** Prepare what the first render needs. */
   init() {}
 
@@ -307,9 +334,16 @@ export class Component {
 
   /** Make the element, for whoever puts it on the page. @returns {Node} */
   attach() {
-    this.init();
-    this.tree = this.render();
-    this.element = create(this.tree, false);
+    try {
+      this.state = { ...this.getInitialState(), ...this.state };
+      this.init();
+      this.tree = this.render();
+      this.element = create(this.tree, false);
+    } catch (error) {
+      reportError(error);
+      this.tree = fault(error);
+      this.element = create(this.tree, false);
+    }
     this.listen();
     mounted.push(this);
     return this.element;
@@ -317,7 +351,22 @@ export class Component {
 
   /** Called once the element is on the page. */
   settle() {
-    if (!this.destroyed) this.disposers.push(...(this.didMount() ?? []));
+    try {
+      if (!this.destroyed) this.disposers.push(...(this.didMount() ?? []));
+    } catch (error) {
+      this.fail(error);
+    }
+  }
+
+  /** Show that this component threw, in its place; its next update tries again. @param {unknown} error */
+  fail(error) {
+    reportError(error);
+    const failed = /** @type {VNode} */ (this.tree);
+    this.tree = fault(error);
+    this.element.replaceWith(create(this.tree, false));
+    this.element = this.tree.node;
+    destroyTree(failed);
+    this.listen();
   }
 
   /** Take new props from the parent, and load anew where one of those changed by which it loads. @param {any} props */
@@ -346,19 +395,24 @@ export class Component {
   update() {
     this.pending = false;
     if (!this.tree || this.destroyed) return;
-    transaction(() => this.replaceTree(this.render()));
-    this.didUpdate();
+    try {
+      transaction(() => this.replaceTree(this.render()));
+      this.didUpdate();
+    } catch (error) {
+      this.fail(error);
+    }
   }
 
   /** @param {VNode} next */
   replaceTree(next) {
     const old = /** @type {VNode} */ (this.tree);
     const before = this.element;
-    this.tree = next;
     if (sameKind(old, next)) {
+      this.tree = next;
       patch(old, next);
     } else {
       create(next, before.namespaceURI === SVG);
+      this.tree = next;
       before.replaceWith(nodeOf(next));
       destroyTree(old);
     }
@@ -371,7 +425,10 @@ export class Component {
   listen() {
     for (const stop of this.listeners.splice(0)) stop();
     const root = this.element;
-    for (const [pattern, action] of Object.entries(this.getEventMap())) {
+    const events = this.tree?.key === "fault"
+      ? { "click [data-fault]": () => this.update() }
+      : this.getEventMap();
+    for (const [pattern, action] of Object.entries(events)) {
       const [type, ...rest] = pattern.split(" ");
       const selector = rest.join(" ");
       /** @param {any} event */

@@ -6,6 +6,16 @@ const TOKEN_UNITS = ["", "K", "M", "B", "T"];
 
 /** @typedef {number | null | undefined} Maybe */
 
+let clockAhead = 0; // ms that the server's clock is ahead of this browser's
+
+/** Keep to the server's clock from now on. @param {number} timestamp its time just now, Unix ms */
+export function setClock(timestamp) {
+  clockAhead = timestamp - Date.now();
+}
+
+/** The time by the server's clock, to which all of its times belong, in Unix ms. */
+export const now = () => Date.now() + clockAhead;
+
 /** @param {Maybe} value @returns {value is number} */
 function known(value) {
   return typeof value === "number" && Number.isFinite(value);
@@ -39,9 +49,9 @@ export function rate(value) {
   return known(value) ? `${bytes(value)}/s` : NONE;
 }
 
-/** A speed: `61.4 t/s` (tokens a second). @param {Maybe} value */
+/** A speed: `61.4 tokens/s`. @param {Maybe} value */
 export function tokenRate(value) {
-  return known(value) ? `${number(value, Math.abs(value) < 100 ? 1 : 0)} t/s` : NONE;
+  return known(value) ? `${number(value, Math.abs(value) < 100 ? 1 : 0)} tokens/s` : NONE;
 }
 
 /** A number with thousands marked: `12,345.7`. @param {Maybe} value @param {number} [digits] after the point */
@@ -62,11 +72,11 @@ export function percent(value) {
   return `${value >= 9.95 || value === 0 ? Math.round(value) : value.toFixed(1)}%`;
 }
 
-/** A count of tokens or parameters: `4,096`, `131K`, `1.24B`. @param {Maybe} value */
+/** A count of tokens or parameters: `4,096`, `128K`, `1.24B`; contexts count in 1,024. @param {Maybe} value */
 export function tokens(value) {
   if (!known(value)) return NONE;
   if (Math.abs(value) < 10_000) return number(value, 0);
-  const { text, unit } = scaled(value, 1000, TOKEN_UNITS);
+  const { text, unit } = scaled(value, value % 1024 ? 1000 : 1024, TOKEN_UNITS);
   return `${text}${unit}`;
 }
 
@@ -95,35 +105,35 @@ export function duration(value) {
     `${amount} ${unit}`).join(" ");
 }
 
-/** How long ago: `just now`, `12 s ago`, `3 h ago`, or the date. @param {Maybe} value Unix ms @param {number} [now] */
-export function relativeTime(value, now = Date.now()) {
+/** How long ago: `just now`, `12 s ago`, `3 h ago`, or the date. @param {Maybe} value Unix ms @param {number} [at] */
+export function relativeTime(value, at = now()) {
   if (!known(value)) return NONE;
-  const seconds = Math.round((now - value) / 1000);
+  const seconds = Math.round((at - value) / 1000);
   if (seconds < -86400) return `${dateTime(value)}${AHEAD}`;
   if (seconds < 5) return "just now";
   if (seconds < 60) return `${seconds} s ago`;
   if (seconds < 3600) return `${Math.floor(seconds / 60)} min ago`;
   if (seconds < 86400) return `${Math.floor(seconds / 3600)} h ago`;
   if (seconds < 30 * 86400) return `${Math.floor(seconds / 86400)} d ago`;
-  return new Date(value).toLocaleDateString();
+  return day(value);
 }
 
 /**
  * How long until something: `in 40 s`, `in 4 min`, `in 2 h`, rounded up, or `any moment now`.
- * @param {Maybe} value Unix ms @param {number} [now]
+ * @param {Maybe} value Unix ms @param {number} [at]
  */
-export function until(value, now = Date.now()) {
+export function until(value, at = now()) {
   if (!known(value)) return NONE;
-  const seconds = Math.ceil((value - now) / 1000);
+  const seconds = Math.ceil((value - at) / 1000);
   if (seconds <= 0) return "any moment now";
   if (seconds < 60) return `in ${seconds} s`;
   if (seconds < 3600) return `in ${Math.ceil(seconds / 60)} min`;
   return `in ${Math.ceil(seconds / 3600)} h`;
 }
 
-/** The time of day: `14:03:22`. @param {Maybe} value Unix ms */
+/** The time of day, in the browser's form. @param {Maybe} value Unix ms */
 export function clock(value) {
-  return known(value) ? new Date(value).toLocaleTimeString("en-GB") : NONE;
+  return known(value) ? new Date(value).toLocaleTimeString(undefined, { timeStyle: "medium" }) : NONE;
 }
 
 /** What is said of a time that only a clock that was wrong can have noted. */
@@ -134,16 +144,20 @@ export const AHEAD = " (the clock was ahead)";
  * @param {{timestamp: number, future?: boolean}} row `future`: the server's clock was ahead then
  */
 export function rowTime({ timestamp, future }) {
-  const today = new Date(timestamp).toDateString() === new Date().toDateString();
+  const today = new Date(timestamp).toDateString() === new Date(now()).toDateString();
   return `${today ? clock(timestamp) : dateTime(timestamp)}${future ? AHEAD : ""}`;
 }
 
-/** Date and time: `2026-10-14 14:03:22`, local. @param {Maybe} value Unix ms */
+/** Date and time, local and in the browser's form. @param {Maybe} value Unix ms */
 export function dateTime(value) {
-  if (!known(value)) return NONE;
-  const date = new Date(value);
-  const day = [date.getFullYear(), date.getMonth() + 1, date.getDate()].map((part) => String(part).padStart(2, "0"));
-  return `${day.join("-")} ${clock(value)}`;
+  return known(value)
+    ? new Date(value).toLocaleString(undefined, { dateStyle: "medium", timeStyle: "medium" })
+    : NONE;
+}
+
+/** The day, in the browser's form. @param {Maybe} value Unix ms */
+export function day(value) {
+  return known(value) ? new Date(value).toLocaleDateString(undefined, { dateStyle: "medium" }) : NONE;
 }
 
 /** `1 model`, `3 models`. @param {number} count @param {string} one @param {string} [many] */

@@ -1,5 +1,7 @@
 /** Pages by address: History API, parameters, pages loaded when first needed. */
 
+import { construct } from "./component.js";
+
 /** The path under which a proxy offers this client; "" where it has its address for itself. */
 export const base = new URL(
   globalThis.document?.documentElement?.dataset?.base ?? "/", globalThis.location?.href ?? "x:/",
@@ -167,7 +169,7 @@ export class Router {
       focus = false;
     } else {
       this.page?.destroy();
-      this.page = new Page(props).mount(this.root);
+      this.page = construct(Page, props).mount(this.root);
     }
     this.arrive(focus, scroll);
   }

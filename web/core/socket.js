@@ -305,7 +305,13 @@ export class Socket {
       if (envelope.seq <= this.seq) return undefined; // seen before the connection was lost
       this.seq = envelope.seq;
     }
-    for (const callback of [...(this.handlers.get(event) ?? [])]) callback(envelope?.data ?? envelope, envelope);
+    for (const callback of [...(this.handlers.get(event) ?? [])]) {
+      try {
+        callback(envelope?.data ?? envelope, envelope);
+      } catch (error) {
+        reportError(error); // the others hear of it all the same
+      }
+    }
     return undefined;
   }
 

@@ -6,6 +6,7 @@
  * builds, recommendedBuild, installing, newerBuild, newcomer (a model that is about to be loaded), downloads, scan,
  * system. Values are replaced, never changed in place.
  */
+import { now, setClock } from "./format.js";
 import { base } from "./router.js";
 import { RequestError, Socket } from "./socket.js";
 import { credentials, keepToken, offerPassword, takeKeyFromAddress } from "./auth.js";
@@ -42,7 +43,7 @@ const SOURCES = {
   system: ["system:info", () => ({}), (system) => ({ system })],
   metricsRecent: [
     "metrics:history",
-    () => ({ from: Date.now() - RECENT_SPAN_MS, to: Date.now(), points: RECENT_SAMPLES }),
+    () => ({ from: now() - RECENT_SPAN_MS, to: now(), points: RECENT_SAMPLES }),
     (history) => ({ metricsRecent: samplesOf(history) }),
   ],
 };
@@ -92,7 +93,7 @@ export function blended(before, sample) {
  * @param {Json} engine
  */
 export function timed(engine) {
-  return { ...engine, since: typeof engine.uptime === "number" ? Date.now() - engine.uptime * 1000 : null };
+  return { ...engine, since: typeof engine.uptime === "number" ? now() - engine.uptime * 1000 : null };
 }
 
 /**
@@ -147,7 +148,13 @@ export class StateManager {
     const old = this.state[key];
     if (Object.is(old, value)) return;
     this.state = { ...this.state, [key]: value };
-    for (const callback of [...(this.listeners.get(key) ?? [])]) callback(value, old);
+    for (const callback of [...(this.listeners.get(key) ?? [])]) {
+      try {
+        callback(value, old);
+      } catch (error) {
+        reportError(error); // the others hear of it all the same
+      }
+    }
   }
 
   /**
@@ -220,7 +227,7 @@ export class StateManager {
     /** @type {{[event: string]: (data: any, envelope: any) => void}} */
     const broadcasts = {
       status: () => this.followStatus(),
-      "connection:established": (data) => this.welcome(data),
+      "connection:established": (data, envelope) => (setClock(envelope?.timestamp ?? Date.now()), this.welcome(data)),
       // which says what the scan left out
       "models:list": ({ models }) => (this.set("models", models), this.set("scan", null), this.refresh("config")),
       "models:created": ({ model }) => this.set("models", withItem(this.state.models ?? [], model)),
@@ -229,7 +236,7 @@ export class StateManager {
       "models:status": (data) => this.mergeModel(data),
       "models:scan": (data) => this.set("scan", data.done >= data.total ? null : data),
       "models:download": (data) => this.mergeDownload(data),
-      "metrics:update": ({ metrics }, envelope) => this.addMetrics(metrics, envelope?.timestamp ?? Date.now()),
+      "metrics:update": ({ metrics }, envelope) => this.addMetrics(metrics, envelope?.timestamp ?? now()),
       "engine:status": ({ engine }) => this.set("engine", timed(engine)),
       "config:updated": ({ config }) => this.refreshConfig(config),
       "settings:updated": ({ settings }) => this.set("settings", settings),

@@ -1,5 +1,5 @@
 import { Component, h } from "../core/component.js";
-import { dateTime, number } from "../core/format.js";
+import { dateTime, now, number } from "../core/format.js";
 import { saveText } from "../components/copy-button.js";
 import { confirmDialog } from "../components/dialog.js";
 import { icon } from "../components/icon.js";
@@ -200,7 +200,7 @@ export class LogsPage extends Component {
     const suppressed = dropped
       ? [
         {
-          id: 0, timestamp: entries[0]?.timestamp ?? Date.now(), level: "warning", source: "llamadash",
+          id: 0, timestamp: entries[0]?.timestamp ?? now(), level: "warning", source: "llamadash",
           message: `${number(dropped)} lines were skipped in the live view; they are in the history.`,
         },
       ]
@@ -347,7 +347,7 @@ export class LogsPage extends Component {
       const text = entries.reverse().map((entry) =>
         [new Date(entry.timestamp).toISOString(), entry.level.toUpperCase().padEnd(7), entry.source, entry.message]
           .join(" ")).join("\n");
-      saveText(`llamadash-${dateTime(Date.now()).replace(/[ :]/g, "-")}.log`, `${text}\n`);
+      saveText(`llamadash-${new Date().toISOString().slice(0, 19).replace(/[T:]/g, "-")}.log`, `${text}\n`);
       toast(`${number(entries.length)} lines exported`, { kind: "success" });
     } catch (error) {
       toast(`The export failed: ${/** @type {Error} */ (error).message}`, { kind: "error" });
