@@ -5305,6 +5305,7 @@ class Builds:
         self.probes: dict[tuple[str, int, int], Build] = {}  # by path, time of change (ns) and size
         self.patience = Probes()
         self.refreshing = asyncio.Lock()
+        self.rehearsals: dict[str, Json] = {}  # what came of trying each build, or comes of it
         self.installation: Json | None = None  # of the embedded engine, under way or ended: {line, done, success}
 
     async def refresh(self) -> None:
@@ -5378,7 +5379,8 @@ class Builds:
         """All builds as clients see them, with the models that choose each, and the recommended one."""
         default, own = self.default(config), self.installed()
         builds = [{**build.as_json(), "used_by": [model["id"] for model in models if model.get("build") == build.id],
-                   "default": build is default, "removable": build in own} for build in self.builds.values()]
+                   "default": build is default, "removable": build in own, "rehearsal": self.rehearsals.get(build.id)}
+                  for build in self.builds.values()]
         return {"builds": builds, "recommended": self.recommended}
 
 
@@ -6904,9 +6906,9 @@ class Memory:
                            "held": sum([unit.held.get(item["name"], 0) for unit in units])})
         return result
 
-    def of_model(self, row: Json) -> list[Json]:
-        """The memories that an entry's build can use."""
-        build = self.pool.entries.build(row)
+    def of_model(self, row: Json, build: Build | None = None) -> list[Json]:
+        """The memories that an entry's build, or another one, can use."""
+        build = build or self.pool.entries.build(row)
         names = {item["name"] for item in build.devices} if build else set()
         return [item for item in self.devices() if item["kind"] == "cpu" or item["name"] in names]
 
@@ -9192,56 +9194,206 @@ async def tell_benchmark(dash: Dash, id: str, done: int, total: int, **outcome: 
     await dash.broadcast("models:benchmark", dash.benchmarks[id])
 
 
-async def run_benchmark(dash: Dash, id: str, prompt_tokens: int, generate_tokens: int, repetitions: int) -> Json:
+async def run_benchmark(dash: Dash, id: str, prompt_tokens: int, generate_tokens: int, repetitions: int,
+                        concurrency: int) -> Json:
     """Measure a model `repetitions` times and store the result; progress is broadcast after each time."""
-    import statistics  # not at the top: slow to import, and seldom needed
-    draw = secrets.SystemRandom()
-    tokens = min(1000, dash.db.get_model(id)["vocabulary_size"] or 1000)  # all of them are plain ones
-    runs, failures = list[Json](), 0
+    runs, gpus = list[Json](), list[list[Json]]()
     while len(runs) <= repetitions:
         await tell_benchmark(dash, id, max(len(runs) - 1, 0), repetitions)
-        body = {"model": id, "prompt": [draw.randrange(100, tokens) for _ in range(prompt_tokens)], "stream": False,
-                "n_predict": generate_tokens, "ignore_eos": True, "cache_prompt": False, "temperature": 0}
-        try:
-            async with dash.gateway.asked(id, "llamadash benchmark", "/completion", body) as answers:
-                answer = [item async for item in answers]
-        except EngineFailed:  # older builds cannot put into words what they make of some random tokens
-            failures += 1
-            if failures > 3:
-                raise
-            continue
-        timings = answer[0].get("timings") if answer else None
-        if not isinstance(timings, dict) or not is_amount(timings.get("predicted_per_second")):
-            raise EngineFailed("the engine does not say how long it took")
-        runs.append(timings)
-    del runs[0]  # which pays for what a process does once
-    row = {"model": id, "prompt_tokens": int(runs[0]["prompt_n"]), "generate_tokens": int(runs[0]["predicted_n"]),
-           "repetitions": repetitions, "timestamp": now_ms()}
-    for name, key in (("prompt", "prompt_per_second"), ("generated", "predicted_per_second")):
-        speeds = [float(run[key]) for run in runs]
-        row[f"{name}_per_second"] = finite_rate(statistics.fmean(speeds))
-        row[f"{name}_deviation"] = round(statistics.stdev(speeds), 2) if len(speeds) > 1 else 0.0
+        answers = await asyncio.gather(*[benchmark_timings(dash, id, prompt_tokens, generate_tokens)
+                                         for _ in range(concurrency if runs else 1)])
+        runs.append({f"{kind}_per_second": 1000 * sum(item[f"{kind}_n"] for item in answers)
+                     / max(item[f"{kind}_ms"] or 1e-3 for item in answers) for kind in ("prompt", "predicted")})
+        gpus.append(await dash.sampler.read_gpus(fresh=True))
+        instance = dash.pool.loaded_instance(id)
+        if instance and concurrency > (instance.slots or concurrency):
+            raise InvalidRequest(f"{id} answers {instance.slots} requests at once.", field="concurrency")
+    if instance:
+        await instance.measure()
+    row = {"model": id, "prompt_tokens": int(answers[0]["prompt_n"]), "generate_tokens": int(answers[0]["predicted_n"]),
+           "repetitions": repetitions, "concurrency": concurrency, "timestamp": now_ms(),
+           "parameters": dash.model(id)["parameters"], "build": instance and instance.build.id,
+           "devices": [item["name"] for item in instance.devices] if instance else None, "power": power_of(gpus[1:])}
+    for name, kind in (("prompt", "prompt"), ("generated", "predicted")):
+        row |= spread(name, [run[f"{kind}_per_second"] for run in runs[1:]])  # the first pays for what is done once
     benchmark: Json = dash.db.add_benchmark(row)
     await tell_benchmark(dash, id, repetitions, repetitions, benchmark=benchmark)
     return benchmark
+
+
+async def benchmark_timings(dash: Dash, id: str, prompt_tokens: int, generate_tokens: int) -> Json:
+    """What an engine tells of the time that an answer to random tokens took."""
+    draw, size = secrets.SystemRandom(), min(1000, dash.db.get_model(id)["vocabulary_size"] or 1000)  # all plain ones
+    for failures in itertools.count(1):
+        body = {"model": id, "prompt": [draw.randrange(100, size) for _ in range(prompt_tokens)], "stream": False,
+                "n_predict": generate_tokens, "ignore_eos": True, "cache_prompt": False, "temperature": 0}
+        try:
+            async with dash.gateway.asked(id, "llamadash benchmark", "/completion", body) as answers:
+                return timings_of(([{}] + [item async for item in answers])[-1])
+        except EngineFailed:  # older builds cannot put into words what they make of some random tokens
+            if failures > 3:
+                raise
+    raise AssertionError
+
+
+def timings_of(answer: Json) -> Json:
+    """The timings in an answer of an engine; EngineFailed where there are none."""
+    timings = answer.get("timings")
+    if not isinstance(timings, dict) or not all(is_amount(timings.get(f"{kind}_{what}")) for kind in (
+            "prompt", "predicted") for what in ("n", "ms", "per_second")):
+        raise EngineFailed("The engine does not say how long it took.")
+    return timings
+
+
+def spread(name: str, speeds: list[float]) -> Json:
+    """The median of speeds (tokens/s) and how far they lie apart."""
+    import statistics  # not at the top: slow to import, and seldom needed
+    return {f"{name}_per_second": finite_rate(statistics.median(speeds)),
+            f"{name}_deviation": round(statistics.stdev(speeds), 2) if len(speeds) > 1 else 0.0}
+
+
+def power_of(readings: list[list[Json]]) -> float | None:
+    """The most that all GPUs together took (W) in one of some readings."""
+    sums = [sum(gpu["power"] for gpu in gpus if gpu["power"] is not None) for gpus in readings]
+    return max(sums, default=0) or None
 
 
 @on("models:benchmark", error="BENCHMARK_MODEL_FAILED")
 async def models_benchmark(dash: Dash, *, id: ModelId,
                            promptTokens: Annotated[int, Range(1, 131_072)] = 512,  # noqa: N803
                            generateTokens: Annotated[int, Range(1, 8192)] = 128,  # noqa: N803
-                           repetitions: Annotated[int, Range(1, 20)] = 3) -> Json:
-    """Measure the speed of a model, which is loaded if need be."""
+                           repetitions: Annotated[int, Range(1, 20)] = 3,
+                           concurrency: Annotated[int, Range(1, 64)] = 1) -> Json:
+    """Measure the speed of a model, which is loaded if need be, for so many requests at once."""
     dash.db.present_model(id)
     if id in dash.benchmarks:
         raise Conflict("A benchmark of this model is under way already.")
     try:
-        return {"benchmark": await run_benchmark(dash, id, promptTokens, generateTokens, repetitions)}
+        return {"benchmark": await run_benchmark(dash, id, promptTokens, generateTokens, repetitions, concurrency)}
     except DashError as problem:
         await tell_benchmark(dash, id, repetitions, repetitions, error=str(problem))
         raise
     finally:
         dash.benchmarks.pop(id, None)
+
+
+# rehearsals
+
+REHEARSAL = "Count from one to a hundred in words: one, two, three, four, five, six, seven, eight, "  # some 24 tokens
+REHEARSAL_WAIT = 600.0  # s until nobody asks a model that has to leave memory for the rehearsal
+
+
+class Rehearsal:
+    """Tries a build on a loaded model, beside the one that runs it or, for want of memory, in its place for a while."""
+
+    def __init__(self, dash: Dash, build: Build, model: str) -> None:
+        self.dash, self.build, self.model = dash, build, model
+        running = dash.pool.loaded_instance(model)
+        if running is None:
+            raise Conflict("Load the model first: a build is compared with the one that runs it.")
+        if running.build.id == build.id:
+            raise Conflict(f"{build.id} runs this model already.")
+        self.running, self.unit = running, dash.pool.entries.unit(model)
+
+    async def tell(self, status: str, **outcome: Any) -> Json:
+        """Tell everybody how it goes, as part of the build."""
+        rehearsal = {"model": self.model, "status": status, "old": None, "new": None, "problem": None, **outcome}
+        self.dash.builds.rehearsals[self.build.id] = rehearsal
+        return await announce_build(self.dash, self.build.id)
+
+    async def run(self) -> None:
+        """Try both, and tell what came of it."""
+        old = problem = None
+        try:
+            old = await self.trial(self.running)
+            new = await self.beside() if await self.has_room() else await self.instead()
+            await self.tell(status="done", old=old, new=new)
+        except (DashError, aiohttp.ClientError, OSError, asyncio.TimeoutError, *MALFORMED) as failure:
+            problem = str(failure) or "The engine did not answer."
+            log.warning("%s was tried with %s: %s", self.build.id, self.model, problem)
+            await self.tell(status="failed", old=old, problem=problem)
+
+    async def has_room(self) -> bool:
+        """Whether all of the model fits into what is free, as the new build would place it."""
+        memory, row = self.dash.pool.memory, self.dash.db.get_model(self.model)
+        await memory.read()
+        header, devices = await self.dash.library.header(row), memory.of_model(row, self.build)
+        estimate = await asyncio.to_thread(estimate_memory, row, self.parameters, devices, header)
+        return bool(estimate["fits"]) and not estimate["spills"]
+
+    @property
+    def parameters(self) -> Json:
+        """Those of the process that runs."""
+        group = self.dash.pool.entries.groups[self.unit.id]
+        return {**group.parameters, **group.common}
+
+    async def instead(self) -> Json:
+        """As beside(), with the model out of memory meanwhile: once nobody asks it, and until somebody does."""
+        deadline = time.monotonic() + REHEARSAL_WAIT
+        while self.unit.active or self.unit.waiting:
+            if time.monotonic() > deadline:
+                raise Conflict("There is no room for both builds, and the model was never idle.")
+            await asyncio.sleep(0.2)
+        await self.dash.pool.unload(self.model, f"{self.build.id} is tried")
+        await self.running.gone.wait()
+        try:
+            return await self.beside()
+        finally:
+            await self.dash.pool.load(self.model, f"{self.build.id} was tried")
+
+    async def beside(self) -> Json:
+        """Start the new build, try it and end it."""
+        row = self.dash.db.present_model(self.model)
+        devices = {item["name"] for item in self.build.devices}
+        placed = self.running.placement if devices.issuperset(self.running.placement) else []
+        arguments, _ = engine_arguments(self.build, row, self.parameters, free_port("127.0.0.1"), self.model, placed)
+        instance = Instance(self.dash, f"{self.model} ({self.build.id})", self.build, arguments)
+        life = self.dash.spawn(instance.run(), f"rehearsal of {self.build.id}")
+        trial = asyncio.ensure_future(self.trial(instance))
+        try:
+            await asyncio.wait([life, trial], return_when=asyncio.FIRST_COMPLETED)
+            if not trial.done():
+                raise EngineFailed(life.result() or "It ended.")
+            return await trial
+        finally:
+            await cancelled([trial])
+            await instance.stop()
+            await life
+
+    async def trial(self, instance: Instance) -> Json:
+        """How a process answers a fixed question, once it is loaded: the answer, both speeds, and its memory."""
+        await instance.ready.wait()
+        loading = (instance.ready_at or 0) - instance.started
+        context = instance.output.meta.get("n_ctx")
+        body = {"prompt": REHEARSAL * max(1, min(20, int(context or 512) // 200)), "n_predict": 32, "temperature": 0,
+                "seed": 1, "cache_prompt": False, "stream": False}
+        for _ in range(2):  # the first one pays for what a process does once
+            async with self.dash.pool.session.post(instance.url + "/completion", json=body,
+                                                   headers=instance.authorization()) as response:
+                said = await response.content.read(2**20)
+            if response.status != 200:
+                raise EngineFailed(error_text(said, response.status))
+        await instance.measure()
+        answer = json.loads(said)
+        timings = timings_of(answer)
+        return {"build": instance.build.id, "context": context, "loading": round(loading, 2),
+                "devices": {item["name"]: item["used"] for item in instance.devices}, "answer": answer.get("content"),
+                **{f"{name}_per_second": finite_rate(timings[f"{kind}_per_second"])
+                   for name, kind in (("prompt", "prompt"), ("generated", "predicted"))}}
+
+
+@on("engines:rehearse", error="REHEARSE_ENGINE_FAILED", cost=20)
+async def engines_rehearse(dash: Dash, *, id: Annotated[str, Length(1, 96)], model: ModelId) -> Json:
+    """Try a build on a loaded model beside the one that runs it; `engines:update` tells how they compare."""
+    build = dash.builds.get(id)
+    if build.problem:
+        raise InvalidRequest(build.problem, field="id")
+    if any(item["status"] == "running" for item in dash.builds.rehearsals.values()):
+        raise Conflict("A build is being tried already.")
+    rehearsal = Rehearsal(dash, build, model)
+    result = await rehearsal.tell(status="running")
+    dash.spawn(rehearsal.run(), f"comparison with {id}")
+    return result
 
 
 # -- Downloads ------------------------------------------------------------------------------------

@@ -9058,6 +9058,64 @@ async def test_a_model_is_benchmarked(tmp_path: Path, engine_program: str | None
 
 
 @run_async
+async def test_a_benchmark_keeps_how_it_was_made(tmp_path: Path) -> None:
+    """Several requests at once, as many as the model answers; parameters, build and devices stay with the result."""
+    dash = EngineDash(tmp_path, llama_server(), "", defaults={"ctx-size": 1024, "threads": 1, "parallel": 2})
+    dash.add("a", vocabulary_size=286)
+    asked = {"id": "a", "promptTokens": 32, "generateTokens": 8, "repetitions": 3}
+    async with running(dash):
+        dash.sampler.gpus = cards("a:X:24", power=50.0, utilization=None, temperature=None)
+        result = (await dash.request("models:benchmark", **asked, concurrency=2))["benchmark"]
+        assert (result["concurrency"], result["build"], result["devices"]) == (2, "given", ["Main memory"])
+        assert result["parameters"] == dash.model("a")["parameters"]
+        assert result["power"] is None  # of a GPU that does not answer
+        assert "2 requests at once" in str(await dash.refused("models:benchmark", **asked, concurrency=3))
+    assert llamadash.power_of([[{"power": 50.0}, {"power": None}], [{"power": 70.0}, {"power": 5}], []]) == 75
+    assert llamadash.spread("prompt", [10, 900, 12]) == {"prompt_per_second": 12, "prompt_deviation": 513.27}
+
+
+@run_async
+async def test_a_build_is_tried_beside_the_one_that_runs(tmp_path: Path) -> None:
+    """Both answer the same; for want of room the model leaves memory meanwhile and comes back; a failure is told."""
+    engines, real = tmp_path / "data/engines", llama_server()
+    for name in ("b1", "b2"):
+        shell_script(engines / name / "llama-server", f'exec {real} "$@"')
+    shell_script(engines / "b3/llama-server", f"""
+        case "$*" in *--model*) echo 'E load failed: illegal instruction' >&2; exit 1; esac
+        exec {real} "$@\"""")
+    dash = EngineDash(tmp_path, None, "a")
+    await dash.change("a", parameters={"ctx-size": 1024, "threads": 1})
+    await dash.builds.refresh()
+    assert "Load the model" in str(await dash.refused("engines:rehearse", id="b2", model="a"))
+
+    async def rehearsal(id: str) -> Json:
+        await dash.request("engines:rehearse", id=id, model="a")
+        assert "being tried" in str(await dash.refused("engines:rehearse", id=id, model="a"))
+        await eventually(lambda: dash.builds.rehearsals[id]["status"] != "running")
+        builds = (await dash.request("engines:list"))["builds"]
+        return dict(next(item["rehearsal"] for item in builds if item["id"] == id))
+
+    async with running(dash):
+        await dash.request("engines:use", id="b1")
+        await dash.load("a")
+        pid = dash.state("a")["runtime"]["pid"]
+        assert "already" in str(await dash.refused("engines:rehearse", id="b1", model="a"))
+        tried = await rehearsal("b2")
+        assert tried["status"] == "done" and (tried["old"]["build"], tried["new"]["build"]) == ("b1", "b2")
+        assert tried["old"]["answer"] == tried["new"]["answer"] and tried["new"]["context"] == 1024
+        for side in (tried["old"], tried["new"]):
+            assert side["prompt_per_second"] > 0 and side["generated_per_second"] > 0 and side["loading"] > 0
+            assert side["devices"]["Main memory"] > 0
+        assert dash.state("a")["runtime"]["pid"] == pid and dash.engine_config()["build"] == "b1"
+        failed = await rehearsal("b3")
+        assert failed["status"] == "failed" and failed["old"] and "illegal" in failed["problem"]
+        dash.pool.memory.devices = lambda: [  # type: ignore[method-assign]
+            {"name": "Main memory", "kind": "cpu", "total": 1, "free": 1}]
+        assert (await rehearsal("b2"))["status"] == "done"
+        assert (await dash.is_status("a", "loaded"))["runtime"]["pid"] != pid
+
+
+@run_async
 async def test_one_benchmark_of_a_model_at_a_time(tmp_path: Path) -> None:
     """Two would slow each other down; how far one is can be asked for, and a file that is gone is not the engine's."""
     asked = {"id": "a", "promptTokens": 64, "generateTokens": 256, "repetitions": 2}
@@ -13661,6 +13719,7 @@ BLOCKING = {os: ("access", "chmod", "listdir", "lstat", "mkdir", "open", "readli
 GOOD_DATA: dict[str, Json] = {
     "config:update": {"revision": 1, "changes": {"models_dirs": ["{models}", "{folder}/x"], "api_host": "localhost"}},
     "engines:use": {"id": "given"}, "engines:remove": {"id": "b1"}, "keys:create": {"name": "k"},
+    "engines:rehearse": {"id": "given", "model": "a"},
     "keys:revoke": {"id": 1},
     "metrics:history": {"from": 1, "to": 2}, "models:benchmark": {"id": "a", "promptTokens": 8, "generateTokens": 1,
                                                                       "repetitions": 1},
