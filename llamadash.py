@@ -10965,8 +10965,9 @@ class Connection:
             await server.handlers["connect"](self.id, {"llamadash.connection": self})
             if fault := await self.receive():
                 hub.refused[fault] += 1
-                self.transport.abort()
-                await asyncio.sleep(CLOSE_GRACE)  # which ends with the connection; aiohttp has nothing to say to it
+                self.transport.pause_reading()  # a flood waits: its next connection would cost more than this one
+                asyncio.get_running_loop().call_later(CLOSE_GRACE, self.transport.abort)
+                await asyncio.sleep(2 * CLOSE_GRACE)  # which ends with the connection; aiohttp has nothing to say to it
         finally:
             self.closed = True
             hub.connections.remove(self)

@@ -185,14 +185,14 @@ class Server:
         """What it wrote to standard error so far."""
         return (self.folder / "stderr").read_text()
 
-    def stop(self, sign: int = signal.SIGTERM) -> int:
-        """End it and return its exit code."""
+    def stop(self, sign: int = signal.SIGTERM, within: float = SERVER_STOP_TIME) -> int:
+        """End it in so many seconds, and return its exit code."""
         if self.process is None:
             return 0
         if self.process.poll() is None:
             self.process.send_signal(sign)
         try:
-            return self.process.wait(SERVER_STOP_TIME)
+            return self.process.wait(within)
         finally:
             if self.process.poll() is None:
                 self.process.kill()
@@ -11874,7 +11874,7 @@ async def test_it_stops_at_any_moment(start: Callable[..., Server], fake: FakeEn
                 await asyncio.sleep(chance.uniform(0, 1.5))
                 assert server.process
                 engines[:] = psutil.Process(server.process.pid).children(recursive=True)
-                assert await asyncio.to_thread(server.stop) == 0
+                assert await asyncio.to_thread(server.stop, within=15) == 0
                 await llamadash.cancelled([working])
             await eventually(lambda: not any(map(alive, engines)), "no engine is left")
             assert "Traceback" not in server.output()

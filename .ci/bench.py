@@ -427,6 +427,9 @@ def client_frame(text: str) -> bytes:
 class Peer(asyncio.BufferedProtocol):
     """One WebSocket client on a bare transport, speaking Socket.IO unless it is `plain`."""
     buffer = bytearray(65536)  # all clients', for each empties it at once
+    UPGRADE = (f"GET {SOCKET_PATH}/?EIO=4&transport=websocket HTTP/1.1\r\nHost: 127.0.0.1:{{port}}\r\n"
+               "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
+               "Sec-WebSocket-Key: bGxhbWFkYXNoLWJlbmNoLg==\r\n\r\n")
 
     def __init__(self, port: int, token: str | None, on_event: Callable[[Peer, bytes], None], *,
                  plain: bool = False) -> None:
@@ -446,9 +449,7 @@ class Peer(asyncio.BufferedProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Ask for the upgrade."""
         self.transport = transport  # type: ignore[assignment]
-        self.write(f"GET {SOCKET_PATH}/?EIO=4&transport=websocket HTTP/1.1\r\nHost: 127.0.0.1:{self.port}\r\n"
-                   "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
-                   "Sec-WebSocket-Key: bGxhbWFkYXNoLWJlbmNoLg==\r\n\r\n".encode())
+        self.write(self.UPGRADE.format(port=self.port).encode())
 
     def write(self, data: bytes) -> None:
         """Write bytes as they are."""
@@ -1032,6 +1033,42 @@ async def neighbours(bench: Bench) -> None:
               reference=seconds_of(lambda: json.loads(body)) * 1000, beside="reading one at once", most=0.5)
     bench.row("1,000 clients come at once: until the last is in", min(run["llamadash"] for run in runs), "s",
               reference=min(run["bare"] for run in runs), beside="aiohttp, without a key", most=6)
+
+
+# Strangers, in a process of their own: sockets without a key that send frames as fast as they are read, and come back.
+STRANGERS = """
+import socket, sys, threading, time
+
+def flood(ends):
+    while time.time() < ends:
+        try:
+            with socket.create_connection(("127.0.0.1", int(sys.argv[1])), 5) as connection:
+                connection.sendall(sys.argv[4].encode())
+                while time.time() < ends:
+                    connection.sendall((b"\\x89\\x80" + bytes(4) + b"\\x81\\x82" + bytes(4) + b"43") * 4000)
+        except OSError:
+            time.sleep(0.02)
+
+for _ in range(int(sys.argv[2])):
+    threading.Thread(target=flood, args=(time.time() + float(sys.argv[3]),)).start()
+"""
+
+
+@measure
+async def strangers(bench: Bench) -> None:
+    """What somebody else waits while 1 and 16 sockets without a key send pings and acknowledgements."""
+    with bench.llamadash("strangers") as dash:
+        async with Client(dash) as client:
+            quiet = [await asked_now_and_then(client) for _ in range(100)]
+            for sockets in (1, 16):
+                upgrade = Peer.UPGRADE.format(port=dash.port)
+                process = await asyncio.create_subprocess_exec(
+                    sys.executable, "-c", STRANGERS, str(dash.port), str(sockets), "8", upgrade)
+                ended, waits = asyncio.ensure_future(process.wait()), list[float]()
+                while not ended.done():
+                    waits.append(await asked_now_and_then(client))
+                bench.row(f"{sockets} strangers' sockets send frames: answer to settings:get, p99",
+                          quantile(waits, 0.99), "ms", reference=quantile(quiet, 0.99), beside="before", limit=100)
 
 
 def refused_body(port: int, body: bytes) -> int:
