@@ -41,6 +41,7 @@ This file is the whole server; web/, or what a release carries at its end, is th
 # Downloads ................... GGUF files from Hugging Face: in parts, resumed, verified
 # Official builds ............. llama.cpp's releases: chosen, downloaded, checked, unpacked, proven, kept
 # Journal and logs ............ our records and the engines' lines, kept and streamed in batches
+# Alerts ...................... what the owner is told of: in the pages, and by ntfy, webhook or e-mail
 # Hub ......................... every open browser: its socket, requests with one answer each, broadcasts
 # Web ......................... the pages' files, Host and Origin, limits of connections
 # Service and doctor .......... what this machine lacks, a systemd unit for it, newer versions of this file
@@ -180,6 +181,7 @@ import gc
 import getpass
 import gzip
 import hashlib
+import hmac
 import inspect
 import io
 import ipaddress
@@ -467,6 +469,8 @@ def on(name: str, *, error: str = "INTERNAL_ERROR", cost: int = 1) -> Callable[[
 LogLevel = Literal["debug", "info", "warning", "error"]
 LOG_LEVELS = typing.get_args(LogLevel)
 Days = Annotated[int, Range(1, 3650)]
+AlertKind = Literal["crashed", "failed", "unserved", "temperature", "throttled", "disk", "memory", "backup", "download",
+                    "build"]
 # What the user may change, by name: the default, and what else it may be.
 CONFIG: dict[str, tuple[Any, Any]] = {
     "models_dirs": ([], Annotated[list[str], Length(0, 64)]), "api_host": ("127.0.0.1", Annotated[str, Length(1, 253)]),
@@ -480,6 +484,8 @@ SETTINGS: dict[str, tuple[Any, Any]] = {
     "theme": ("system", Literal["system", "light", "dark"]), "metrics_interval": (10, Annotated[int, Range(1, 60)]),
     "metrics_retention_days": (30, Days), "metrics_history_days": (730, Days), "logs_retention_days": (7, Days),
     "logs_max_rows": (200_000, Annotated[int, Range(1000, 5_000_000)]), "log_level": ("info", LogLevel),
+    "alerts_off": ([], Annotated[list[AlertKind], Length(0, 32)]), "alert_disk": (95, Annotated[int, Range(1, 100)]),
+    "alert_memory": (98, Annotated[int, Range(1, 100)]), "alert_temperature": (87, Annotated[int, Range(1, 150)]),
 }
 ENGINE_DEFAULTS, CONFIG_FIELDS = ({key: item[at] for key, item in CONFIG.items()} for at in (0, 1))
 SETTING_DEFAULTS, SETTING_FIELDS = ({key: item[at] for key, item in SETTINGS.items()} for at in (0, 1))
@@ -505,6 +511,7 @@ class Config:
     allow_origins: tuple[str, ...] = ()
     trusted_proxies: tuple[str, ...] = ()  # addresses and networks
     base_paths: tuple[str, ...] = ()
+    alerts: tuple[tuple[str, str], ...] = ()  # names and addresses
     tls_cert: Path | None = None
     tls_key: Path | None = None
     log_level: str | None = None
@@ -1814,12 +1821,13 @@ class RequestRows(DatabaseFile):
                 "VALUES (:timestamp, :kind, :model, :reason, :details)",
                 {**row, "details": json.dumps(row["details"])}).lastrowid} for row in rows]
 
-    def events(self, from_ms: int, to_ms: int, model: str | None = None, limit: int = 1000) -> list[Json]:
+    def events(self, from_ms: int, to_ms: int, model: str | None = None, limit: int = 1000,
+               kind: str | None = None) -> list[Json]:
         """The newest events between two times, of one model or of all; may be called from a thread.
 
         Up to now means those from the future as well, which have `future` and come last.
         """
-        wanted = {"timestamp >= ?": from_ms, "timestamp < ?": to_ms, "model = ?": model}
+        wanted = {"timestamp >= ?": from_ms, "timestamp < ?": to_ms, "model = ?": model, "kind = ?": kind}
         rows = self.newest("events", EVENT_COLUMNS, wanted, limit)
         return [{**row, "details": decoded(row, "details", {})} for row in rows]
 
@@ -3616,6 +3624,7 @@ class Sampler:
         except DashError as problem:
             log.warning("metrics not saved: %s", problem)
         await self.dash.broadcast("metrics:update", {"metrics": metrics})
+        await self.dash.alerts.look(metrics)
         await self.dash.pool.memory.watch_others()
 
     async def sample(self) -> Json:
@@ -7297,9 +7306,9 @@ async def models_unload(dash: Dash, *, id: ModelId) -> Json:
 
 @on("timeline:list", error="LIST_TIMELINE_FAILED")
 async def timeline_list(dash: Dash, *, from_: Timestamp, to: Timestamp, model: str | None = None,
-                        limit: Annotated[int, Range(1, 500)] = 200) -> Json:
+                        kind: str | None = None, limit: Annotated[int, Range(1, 500)] = 200) -> Json:
     """What happened to the models between two times, the newest first: loads, unloads, waits and refusals."""
-    return {"events": await asyncio.to_thread(dash.db.events, from_, to, model, limit)}
+    return {"events": await asyncio.to_thread(dash.db.events, from_, to, model, limit, kind)}
 
 
 # -- Gateway and keys ----------------------------------------------------------------------------
@@ -7524,6 +7533,7 @@ class Requests:
         self.waiting: list[Json] = []
         self.gained = {"prompt": 0.0, "generated": 0.0}  # tokens since the last sample
         self.sampled = time.monotonic()
+        self.served_at = -math.inf
 
     def begin(self, call: Call) -> None:
         """A request has come, in the task that runs; GatewayError where too many of its owner wait."""
@@ -7539,6 +7549,7 @@ class Requests:
         """A request is over; how is noted in it."""
         if self.active.pop(call.id, None) is not None:
             call.end("ok")
+            self.served_at = time.monotonic() if call.status == "ok" else self.served_at
             row = call.row()
             self.gained["generated"] += max(0, (row["generated_tokens"] or 0) - call.counted)
             self.gained["prompt"] += max(0, (row["prompt_tokens"] or 0) - (row["cached_tokens"] or 0))
@@ -7548,6 +7559,12 @@ class Requests:
                 row["counted_as"] = f"{upstream}/…"  # a client may make up any number of names
             self.finished.append(row)
             self.dash.pool.mark(call.model)
+
+    def unserved_for(self) -> float:
+        """Seconds in which requests waited and none was answered."""
+        waiting = [call.since for call in self.active.values() if call.status == "waiting"]
+        none = not waiting or len(waiting) < len(self.active)
+        return 0.0 if none else time.monotonic() - max(min(waiting), self.served_at)
 
     def cancel(self, call: Call, cause: str, *, status: str = "cancelled", code: str | None = None) -> None:
         """End a request that is under way."""
@@ -10127,7 +10144,7 @@ class Downloads:
         await self.tell(download, status)
         self.pump()
         self.dash.event("download", reason=f"{download.file} failed: {download.error}" if download.error else
-                        f"{download.file} is complete")
+                        f"{download.file} is complete", details={"alert": "download"})
         if status == "done":
             log.info("downloaded %s from %s", download.file, download.repo)
 
@@ -10655,6 +10672,9 @@ class Installer:
     async def check(self) -> None:
         """Note the newest release, and tell of it where none of the builds is of it."""
         self.newest = (await self.hub.latest()).tag
+        if self.newer and self.newer != self.dash.db.get_meta("told_build"):
+            self.dash.event("build", reason=f"llama.cpp {self.newer} is available.", details={"alert": "build"})
+            self.dash.db.set_meta("told_build", self.newer)
         await self.dash.gateway.publish()
 
     @property
@@ -10699,8 +10719,6 @@ JOURNAL_BROADCAST = 500  # entries of one batch that go to the clients; the rest
 MAX_LINE = 8192  # bytes of one message
 LOG_RECORDS, LOG_PERIOD = 120, 60.0  # lines of one place in the code, and seconds; more are counted and said
 MAX_FOREIGN = 500  # characters of what a library has to say: others choose them
-LogSource = Annotated[str, Length(1, 96)]
-LogSearch = Annotated[str, Length(0, 256)]
 CONTROL = r"\x1b\[[0-9;?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)|[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]"
 
 
@@ -10783,24 +10801,21 @@ class JournalHandler(logging.Handler):
 
 
 @on("logs:list", error="LIST_LOGS_FAILED")
-async def logs_list(dash: Dash, *, level: LogLevel | None = None, source: LogSource | None = None,
-                    search: LogSearch | None = None, from_: Timestamp | None = None, to: Timestamp | None = None,
-                    before: Timestamp | None = None, after: Timestamp | None = None,
-                    limit: Annotated[int, Range(1, 500)] = 100) -> Json:
-    """The newest log entries of a level and above that match, or the first ones after an id; newest first."""
+async def logs_list(dash: Dash, *, level: LogLevel | None = None, source: Annotated[str, Length(1, 96)] | None = None,
+                    search: Annotated[str, Length(0, 256)] | None = None, from_: Timestamp | None = None,
+                    to: Timestamp | None = None, before: Timestamp | None = None, after: Timestamp | None = None,
+                    limit: Annotated[int, Range(1, 500)] = 100,
+                    parts: Annotated[int, Range(1, 200)] | None = None) -> Json:
+    """The newest log entries of a level and above that match, or the first ones after an id, newest first.
+
+    With `parts` their numbers instead, over so many parts of the time, by level and by source.
+    """
     await dash.journal.flush()
-    logs, more = await asyncio.to_thread(dash.db.logs, level=level, source=source, search=search, from_ms=from_,
-                                         to_ms=to, before=before, after=after, limit=limit)
+    wanted: Json = {"level": level, "source": source, "search": search, "from_ms": from_, "to_ms": to}
+    if parts:
+        return {"counts": await asyncio.to_thread(dash.db.log_counts, parts, **wanted)}
+    logs, more = await asyncio.to_thread(dash.db.logs, **wanted, before=before, after=after, limit=limit)
     return {"logs": logs, "hasMore": more}
-
-
-@on("logs:counts", error="COUNT_LOGS_FAILED", cost=5)
-async def logs_counts(dash: Dash, *, level: LogLevel | None = None, source: LogSource | None = None,
-                      search: LogSearch | None = None, from_: Timestamp | None = None, to: Timestamp | None = None,
-                      parts: Annotated[int, Range(1, 200)] = 60) -> Json:
-    """How many entries match: over time, and by level and source, each without regard to that filter itself."""
-    return await asyncio.to_thread(dash.db.log_counts, parts, level=level, source=source, search=search,
-                                   from_ms=from_, to_ms=to)
 
 
 @on("logs:clear", error="CLEAR_LOGS_FAILED", cost=10)
@@ -10810,6 +10825,184 @@ async def logs_clear(dash: Dash) -> Json:
     cleared = await asyncio.to_thread(dash.db.clear_logs)
     await dash.broadcast("logs:cleared", {})
     return {"cleared": cleared}
+
+
+# -- Alerts ---------------------------------------------------------------------------------------
+
+ALERT_HOLD, ALERT_PAUSE = 10.0, 600.0  # s that a condition must last to be told or over; until the same is sent again
+ALERT_GATHER, ALERT_SPACING = 2.0, 30.0  # s in which alerts become one message, and from one message to the next
+ALERT_RETRIES = (5.0, 30.0, 120.0, 600.0, 3600.0)  # s between two tries of a message
+ALERT_TIME, ALERT_LINES = 20.0, 50  # s that one try may take; alerts that are in one message, of more the number
+UNSERVED = 60.0  # s in which nobody who asked was served
+ALERT_ADDRESS = r"(?:ntfy\+)?https?://[^/\s]+/\S*|smtps?://[^/\s]+/?\?\S*\bto=\S+"
+ALERT_EXAMPLES = "NAME=ntfy+https://ntfy.sh/TOPIC, NAME=https://… (a webhook) or NAME=smtp://USER@HOST:587/?to=ADDRESS"
+
+
+class AlertTarget:
+    """One place that alerts are sent to: a topic of ntfy, a webhook or a mailbox; a slow one delays no other."""
+
+    def __init__(self, name: str, address: str, secret: str) -> None:
+        self.name, self.secret, self.url = name, secret, urllib.parse.urlsplit(address.removeprefix("ntfy+"))
+        self.kind = {"n": "ntfy", "s": "e-mail"}.get(address[0], "webhook")
+        self.error: str | None = None
+        self.pending: list[Json] = []
+        self.filled = asyncio.Event()
+
+    def add(self, alert: Json) -> None:
+        """Send an alert in a moment."""
+        self.pending.append(alert)
+        self.filled.set()
+
+    async def run(self) -> None:
+        """Send what was added, one message for all that came meanwhile, and again where that fails."""
+        while True:
+            await self.filled.wait()
+            await asyncio.sleep(ALERT_GATHER)
+            for pause in (*ALERT_RETRIES, 0):
+                if await self.send(self.pending):
+                    break
+                await asyncio.sleep(pause)
+            self.pending.clear()
+            self.filled.clear()
+            await asyncio.sleep(ALERT_SPACING)
+
+    async def send(self, alerts: Sequence[Json]) -> bool:
+        """Send these alerts as one message; whether that succeeded."""
+        texts, more = [str(alert["message"]) for alert in alerts[:ALERT_LINES]], len(alerts) - ALERT_LINES
+        what = texts[0][:100] if len(texts) == 1 else f"{len(alerts)} alerts"
+        title = f"llamadash on {socket.gethostname()}: {what}"
+        text = "\n".join([*texts, f"… and {more} more"] if more > 0 else texts)
+        try:
+            await asyncio.wait_for(
+                asyncio.wrap_future(in_own_thread(functools.partial(send_mail, self.url, self.secret, title, text)))
+                if self.kind == "e-mail" else self.post(title, text, alerts[:ALERT_LINES]), ALERT_TIME)
+            self.error = None
+        except (DashError, aiohttp.ClientError, asyncio.TimeoutError, OSError, ValueError) as problem:  # and smtplib's
+            self.error = clean_text(str(problem))[:300] or f"no answer within {ALERT_TIME:.0f} s"
+            log.warning("%d alerts were not sent to %s: %s", len(alerts), self.name, self.error)
+        return self.error is None
+
+    async def post(self, title: str, text: str, alerts: Sequence[Json]) -> None:
+        """Send a message to ntfy, or to a webhook, signed with the secret; redirects are not followed."""
+        body = encoded({"title": title, "text": text, "alerts": alerts})
+        headers = {"Content-Type": "application/json"}
+        if self.kind == "ntfy":
+            body, headers = text.encode(), {"Title": "".join(filter(str.isprintable, title))}
+            headers |= {"Authorization": f"Bearer {self.secret}"} if self.secret else {}
+        elif self.secret:
+            digest = hmac.new(self.secret.encode(), body, hashlib.sha256).hexdigest()
+            headers["X-Llamadash-Signature"] = f"sha256={digest}"
+        async with aiohttp.ClientSession(trust_env=False) as session, session.post(
+                yarl.URL(self.url.geturl(), encoded=True), data=body, headers=headers, allow_redirects=False) as answer:
+            if answer.status >= 300:
+                raise DashError(f"it answered with status {answer.status}")
+
+
+def send_mail(url: urllib.parse.SplitResult, secret: str, subject: str, text: str) -> None:
+    """Send an e-mail by the server, the user and the addresses that `url` names; in a thread."""
+    import smtplib  # not at the top: few send any
+    from email.message import EmailMessage
+
+    query, user = dict(urllib.parse.parse_qsl(url.query)), urllib.parse.unquote(url.username or "")
+    host, message, context = str(url.hostname), EmailMessage(), ssl.create_default_context()
+    message["To"], message["From"] = query["to"], query.get("from") or user or query["to"].partition(",")[0]
+    message["Subject"], message["Date"] = " ".join(subject.split()), email.utils.formatdate(localtime=True)
+    message.set_content(text)
+    with smtplib.SMTP_SSL(host, url.port or 465, timeout=ALERT_TIME, context=context) if url.scheme == "smtps" else \
+            smtplib.SMTP(host, url.port or 587, timeout=ALERT_TIME) as server:
+        server.ehlo()
+        if server.has_extn("starttls"):
+            server.starttls(context=context)
+        if user:
+            server.login(user, urllib.parse.unquote(url.password or secret))
+        server.send_message(message)
+
+
+def alert_named(text: str) -> tuple[str, str] | None:
+    """The name and the address of NAME=URL; None where that is no place to send alerts to."""
+    name, _, address = text.partition("=")
+    return (name, address) if re.fullmatch(UPSTREAM_NAME, name) and re.fullmatch(ALERT_ADDRESS, address) else None
+
+
+def alert_targets(config: Config) -> Iterator[AlertTarget]:
+    """The places that the options and data/alerts.ini name: a section each, with `url` and `secret`."""
+    import configparser  # not at the top: few have the file
+
+    path, parser = config.data_dir / "alerts.ini", configparser.ConfigParser(interpolation=None)
+    parser.read_dict({name: {"url": address} for name, address in config.alerts})
+    try:
+        if parser.read(path, "utf-8"):
+            os.chmod(path, 0o600)
+    except (configparser.Error, OSError, ValueError) as problem:
+        log.warning("%s is not used: %s", path, type(problem).__name__)  # whose message may hold a secret
+    for name in parser.sections():
+        address, variable = parser[name].get("url", ""), re.sub("[^A-Za-z0-9]", "_", name).upper()
+        secret = os.environ.get(f"LLAMADASH_ALERT_{variable}_SECRET", parser[name].get("secret", ""))
+        if alert_named(f"{name}={address}"):
+            yield AlertTarget(name, address, secret.strip())
+        else:
+            log.warning("No alerts are sent to %s: its url is not as in %s", name, ALERT_EXAMPLES)
+
+
+class Alerts:
+    """What the owner is told of: events that matter, and conditions that last."""
+
+    def __init__(self, dash: Dash) -> None:
+        self.dash, self.targets = dash, [*alert_targets(dash.config)]
+        self.active: dict[str, Json] = {}  # what lasts, by its message
+        self.since: dict[str, float] = {}  # when those began that are about to turn
+        self.sent: dict[str, float] = {}  # when what was sent of late
+
+    def tell(self, kind: str, message: str, model: str | None = None) -> None:
+        """Put an alert into the history and send it, unless the same was sent a short while ago."""
+        if kind in self.dash.settings()["alerts_off"]:
+            return
+        self.dash.event("alert", model, message, {"kind": kind})
+        now, key = time.monotonic(), f"{kind} {model or message}"
+        self.sent = {key: at for key, at in self.sent.items() if now - at < ALERT_PAUSE}
+        if self.sent.setdefault(key, now) == now:
+            for target in self.targets:
+                target.add({"timestamp": now_ms(), "kind": kind, "model": model, "message": message})
+
+    async def look(self, metrics: Json) -> None:
+        """Follow what lasts: heat, throttling, full disks and memory, and that nobody is served."""
+        limits, before, requests = self.dash.settings(), dict(self.active), self.dash.requests
+        values: list[tuple[AlertKind, float | None, float, float, str]] = [  # and the limit, and the way back from it
+            ("unserved", requests.unserved_for(), UNSERVED, UNSERVED, "Nobody who asked was served for a minute.")]
+        values += [("disk", disk["usage"], limits["alert_disk"], 2, f"The disk of {disk['path']} is nearly full.")
+                   for disk in metrics["disks"]]
+        for gpu in metrics["gpus"]:
+            name, used, slowed = f"GPU {gpu['index']} ({gpu['name']})", gpu["memory_used"], gpu.get("throttled")
+            share = used and gpu["memory_total"] and 100 * used / gpu["memory_total"]
+            throttled = None if slowed is None else float(bool({*slowed} - {"power"}))  # a limit that its owner chose
+            values += [("temperature", gpu["temperature"], limits["alert_temperature"], 5, f"{name} is too hot."),
+                       ("throttled", throttled, 1, 1, f"{name} is slowed down by heat or by its power supply."),
+                       ("memory", share, limits["alert_memory"], 2, f"The memory of {name} is nearly full.")]
+        for item in values:
+            self.follow(*item)
+        known = {message for kind, *_, message in values if kind not in limits["alerts_off"]}
+        self.active = {message: alert for message, alert in self.active.items() if message in known}
+        if self.active != before:
+            await self.dash.broadcast("alerts:updated", {"active": [*self.active.values()]})
+
+    def follow(self, kind: AlertKind, value: float | None, limit: float, margin: float, message: str) -> None:
+        """Tell that `value` has reached `limit`, or was well below it again, for a while; None leaves it as it is."""
+        over, now = message in self.active, time.monotonic()
+        if value is None or (value > limit - margin if over else value < limit):
+            self.since.pop(message, None)
+        elif now - self.since.setdefault(message, now) >= ALERT_HOLD:
+            del self.since[message]
+            if not self.active.pop(message, None):
+                self.active[message] = {"kind": kind, "message": message, "value": value, "since": now_ms()}
+            self.tell(kind, f"Over: {message}" if over else message)
+
+
+@on("alerts:test", error="TEST_ALERTS_FAILED", cost=20)
+async def alerts_test(dash: Dash) -> Json:
+    """Send a test message to every place at once, and say what went wrong with which."""
+    alert = {"timestamp": now_ms(), "kind": "test", "model": None, "message": "This is a test."}
+    await asyncio.gather(*[target.send([alert]) for target in dash.alerts.targets])
+    return {"targets": [{"name": target.name, "error": target.error} for target in dash.alerts.targets]}
 
 
 # -- Hub ------------------------------------------------------------------------------------------
@@ -12234,6 +12427,7 @@ class Dash:
         self.upstreams = Upstreams(self)
         self.chats = Chats(self)
         self.sampler = Sampler(self)
+        self.alerts = Alerts(self)
         self.downloads = Downloads(self)
         self.installer = Installer(self)
         self.benchmarks: dict[str, Json] = {}  # how far those under way are, by model
@@ -12322,7 +12516,7 @@ class Dash:
     def features(self) -> Json:
         """What a client must know of this server before it shows anything."""
         return {"auth": self.config.auth, "password": self.db.get_meta("password", {}) != {},
-                "web": self.web.files.version, "notice": self.db.notice}
+                "web": self.web.files.version, "notice": self.db.notice, "alerts": [*self.alerts.active.values()]}
 
     # messages
 
@@ -12336,6 +12530,8 @@ class Dash:
         self.events.append({"timestamp": now_ms(), "kind": kind, "model": model, "reason": reason,
                             "details": details or {}})
         self.pool.changed.set()
+        if alert := kind if kind in ("crashed", "failed") else (details or {}).get("alert"):
+            self.alerts.tell(alert, f"{model} {kind}: {reason}" if model else str(reason), model)
 
     async def publish_events(self) -> None:
         """Save and broadcast what happened since the last time."""
@@ -12422,6 +12618,7 @@ class Dash:
                 "sampler": self.sampler.run, "opening the API": self.open_api, "model folders": self.library.run,
                 "residency": self.pool.run, "engine events": self.pool.publish, "upstreams": self.upstreams.run,
                 "housekeeping": self.keep_house, "downloads": self.downloads.run, "releases": self.installer.run,
+                **{f"alerts to {target.name}": target.run for target in self.alerts.targets},
                 "files": functools.partial(keep_files, self), "watchdog": functools.partial(watchdog, self)}
 
     async def open_api(self) -> None:
@@ -12453,6 +12650,8 @@ class Dash:
         except (DashError, OSError) as problem:
             if self.log_limiter.is_new(name, problem):
                 log.warning("%s: %s", name, problem)
+                if name == "backup":
+                    self.event("backup", reason=f"The backup failed: {problem}", details={"alert": "backup"})
         return None
 
     def save_rest(self) -> None:
@@ -12598,7 +12797,8 @@ async def system_info(dash: Dash) -> Json:
         "database": {"path": str(database), "size": await asyncio.to_thread(files_size, *parts)},
         "paths": {"data": str(dash.config.data_dir), "script": str(SCRIPT),
                   "models": [str(folder) for folder in dash.folders()]},
-        "warnings": system_warnings(dash, metrics)}
+        "alerts": [{"name": target.name, "kind": target.kind, "host": target.url.hostname, "error": target.error}
+                   for target in dash.alerts.targets], "warnings": system_warnings(dash, metrics)}
 
 
 def system_warnings(dash: Dash, metrics: Json) -> list[str]:
@@ -12759,6 +12959,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
          help="proxy, or network of proxies, whose X-Forwarded-* headers count")
     each("--base-path", dest="base_paths", type=option_of(base_path, "a path like /llama"), metavar="PATH",
          help="path before ours that a proxy leaves in what it passes on")
+    each("--alert", dest="alerts", type=option_of(alert_named, ALERT_EXAMPLES), metavar="NAME=URL",
+         help="where alerts are sent: ntfy+https://…, https://… (a webhook), smtp://USER@HOST/?to=ADDRESS")
     opt("--tls-cert", type=full_path, metavar="FILE", help="certificate for https (with --tls-key)")
     opt("--tls-key", type=full_path, metavar="FILE", help="its private key")
     opt("--sockets-per-address", type=at_least_one, metavar="N", help="connections allowed from one address (32)")

@@ -48,6 +48,7 @@ import functools
 import gc
 import gzip
 import hashlib
+import hmac
 import http.client
 import importlib.metadata
 import inspect
@@ -10355,6 +10356,184 @@ async def test_releases_that_cannot_be_listed(release_folder: Path) -> None:
         problem = await dash.refused("engines:install")
         assert (problem.code, "127.0.0.1" in str(problem)) == ("HUB_UNAVAILABLE", True)
         assert dash.installer.report is None
+
+
+# -- Alerts ----------------------------------------------------------------------------------------
+
+def some_alerts(monkeypatch: pytest.MonkeyPatch) -> tuple[llamadash.Alerts, list[str], list[float], Json]:
+    """Alerts of a dashboard that is none: what they told, the clock that they go by, and the settings."""
+    told, clock, settings = list[str](), [1000.0], dict(llamadash.SETTING_DEFAULTS)
+
+    async def broadcast(event: str, data: Json) -> None:
+        assert event == "alerts:updated" and len(data["active"]) <= 2
+    requests = types.SimpleNamespace(unserved_for=lambda: 0.0)
+    dash = types.SimpleNamespace(config=llamadash.Config(data_dir=Path("/nowhere")), settings=lambda: settings,
+                                 requests=requests, broadcast=broadcast,
+                                 event=lambda kind, model, reason, details: told.append(reason))
+    monkeypatch.setattr(llamadash.time, "monotonic", lambda: clock[0])
+    return llamadash.Alerts(typing.cast(Any, dash)), told, clock, settings
+
+
+def hot(temperature: float | None = 50.0, used: float | None = 50, throttled: list[str] | None = None) -> Json:
+    """A sample of a machine with one disk and one GPU."""
+    return {"disks": [{"path": "/data", "usage": 10.0}],
+            "gpus": [{"index": 0, "name": "Card", "temperature": temperature, "memory_used": used, "memory_total": 100,
+                      "throttled": throttled}]}
+
+
+def test_a_condition_is_told_once_it_lasts_and_over_once_it_is_well_below(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A peak is no alert; near the limit nothing flickers; what is not known changes nothing."""
+    alerts, told, clock, settings = some_alerts(monkeypatch)
+    for seconds, temperature, active in [(0, 90, 0), (5, 60, 0), (5, 90, 0), (10, 90, 1), (10, 84, 1), (10, 85, 1),
+                                         (10, None, 1), (600, None, 1), (0, 82, 1), (5, 86, 1), (5, 82, 1), (10, 82, 0),
+                                         (10, 86, 0), (10, 86, 0)]:
+        clock[0] += seconds
+        asyncio.run(alerts.look(hot(temperature)))
+        assert len(alerts.active) == active, (seconds, temperature)
+    assert told == ["GPU 0 (Card) is too hot.", "Over: GPU 0 (Card) is too hot."]
+    for _ in range(3):
+        clock[0] += 10
+        asyncio.run(alerts.look(hot(throttled=["power"], used=97)))
+    assert not alerts.active and len(told) == 2
+    for _ in range(3):
+        clock[0] += 10
+        asyncio.run(alerts.look(hot(throttled=["heat", "power"], used=99)))
+    assert sorted(alert["kind"] for alert in alerts.active.values()) == ["memory", "throttled"]
+    settings["alerts_off"] = ["memory", "throttled"]
+    asyncio.run(alerts.look(hot(throttled=["heat"], used=99)))
+    assert not alerts.active
+
+
+def test_nobody_is_served_only_where_all_who_ask_wait(fresh_db: llamadash.Database) -> None:
+    """One who is answered, or was a moment ago, is one who is served."""
+    requests = llamadash.Requests(typing.cast(Any, types.SimpleNamespace(db=fresh_db)))
+    assert requests.unserved_for() == 0
+    now = time.monotonic()
+    requests.active = {at: llamadash.Call(at, "a", "me", "/", since=now - 70 * at) for at in (1, 2)}
+    assert requests.unserved_for() == pytest.approx(140, abs=5)
+    requests.served_at = now - 30
+    assert requests.unserved_for() == pytest.approx(30, abs=5)
+    requests.active[1].status = "running"
+    assert requests.unserved_for() == 0
+
+
+@contextlib.asynccontextmanager
+async def webhook(*statuses: int) -> AsyncIterator[tuple[str, list[tuple[Any, bytes]]]]:
+    """An address that answers with these statuses, then with 200; and the headers and bodies that came."""
+    got, answers = list[tuple[Any, bytes]](), list(statuses)
+
+    async def handle(request: web.Request) -> web.Response:
+        got.append((request.headers, await request.read()))
+        return web.Response(status=answers.pop(0) if answers else 200, headers={"Location": "/elsewhere"})
+    runner = web.AppRunner(app := web.Application())
+    app.router.add_post("/{path:.*}", handle)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", port := llamadash.free_port("127.0.0.1"))
+    await site.start()
+    try:
+        yield f"http://127.0.0.1:{port}/hook", got
+    finally:
+        await runner.cleanup()
+
+
+@run_async
+async def test_a_storm_is_one_message_that_is_signed_and_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A webhook that fails, or sends one elsewhere, gets the same message again, with what came meanwhile; ntfy gets
+    text and a token. What is dead holds up nobody else, and the rest of a storm is a number."""
+    monkeypatch.setattr(llamadash, "ALERT_GATHER", 0.05)
+    monkeypatch.setattr(llamadash, "ALERT_RETRIES", (0.01, 0.01, 3600))
+    async with webhook(500, 302) as (url, got), webhook() as (topic, read):
+        targets = [llamadash.AlertTarget(*place) for place in (
+            ("dead", "http://127.0.0.1:1/", ""), ("hook", url, "s3cret"), ("phone", f"ntfy+{topic}", "tk_1"))]
+        tasks = [asyncio.create_task(target.run()) for target in targets]
+        for at in range(60):
+            for target in targets:
+                target.add({"kind": "crashed", "message": f"model {at} crashed: ü\nBcc: x"})
+        await eventually(lambda: len(got) == 3 and len(read) == 1 and targets[0].error and not targets[1].pending)
+        headers, body = got[2]
+        assert got[0][1] == got[1][1] == body and targets[1].error is None
+        digest = hmac.new(b"s3cret", body, hashlib.sha256).hexdigest()
+        assert headers["X-Llamadash-Signature"] == f"sha256={digest}"
+        document = json.loads(body)
+        assert len(document["alerts"]) == llamadash.ALERT_LINES and "60 alerts" in document["title"]
+        assert document["text"].endswith("… and 10 more")
+        assert read[0][0]["Authorization"] == "Bearer tk_1" and read[0][1].decode().startswith("model 0 crashed: ü")
+        for task in tasks:
+            task.cancel()
+
+
+@run_async
+async def test_an_e_mail_goes_through_smtp_and_a_server_that_hangs_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The message has its addresses, its subject and its text; who never answers is told of after a while."""
+    monkeypatch.setattr(llamadash, "ALERT_TIME", 1.0)
+    mails, silent = list[str](), [False]
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if silent[0]:
+            await reader.read()
+        writer.write(b"220 here\r\n")
+        while line := (await reader.readline()).decode().upper():
+            if line.startswith("DATA"):
+                writer.write(b"354 go on\r\n")
+                mails.append((await reader.readuntil(b"\r\n.\r\n")).decode())
+            writer.write(b"221 bye\r\n" if line.startswith("QUIT") else b"250 fine\r\n")
+        writer.close()
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    target = llamadash.AlertTarget("me", f"smtp://127.0.0.1:{port}/?to=me@example.org&from=box@example.org", "")
+    assert await target.send([{"message": "a crashed: out\r\nof memory"}]), target.error
+    assert re.search(r"(?m)^To: me@example.org\r?$", mails[0]) and "From: box@example.org" in mails[0]
+    assert re.search(r"(?m)^Subject: llamadash on .*a crashed: out of memory", mails[0].replace("\r\n ", " "))
+    silent[0] = True
+    assert not await target.send([{"message": "b"}])
+    assert target.error and ("within" in target.error or "timed out" in target.error)
+    server.close()
+
+
+def test_places_for_alerts_come_from_options_and_a_file_of_the_owner_alone(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """alerts.ini is for its owner's eyes, its secrets beat nothing but the environment, and what is wrong is named."""
+    config = llamadash.Config(data_dir=tmp_path, alerts=(("hook", "https://a.example/x"),))
+    assert [target.name for target in llamadash.alert_targets(config)] == ["hook"]
+    path = tmp_path / "alerts.ini"
+    path.write_text("[phone]\nurl = ntfy+https://ntfy.sh/topic\nsecret = 100%tk\n[hook]\nsecret = one\n"
+                    "[bad]\nurl = file:///etc/passwd\n[mail]\nurl = smtps://me%40x:p@h/?to=a@b,c@d\n")
+    path.chmod(0o644)
+    monkeypatch.setenv("LLAMADASH_ALERT_HOOK_SECRET", "two")
+    targets = list(llamadash.alert_targets(config))
+    assert [(target.name, target.kind, target.secret) for target in targets] == [
+        ("hook", "webhook", "two"), ("phone", "ntfy", "100%tk"), ("mail", "e-mail", "")]
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600 and "No alerts are sent to bad" in caplog.text
+    path.write_text("secret = hidden")
+    assert [target.name for target in llamadash.alert_targets(config)] == ["hook"]
+    assert "alerts.ini is not used" in caplog.text and "hidden" not in caplog.text
+
+
+@run_async
+async def test_a_crash_is_told_and_no_secret_leaves_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A crash is an alert, in the history and outside, once in a while; Settings sees names and hosts alone."""
+    monkeypatch.setattr(llamadash, "ALERT_GATHER", 0)
+    async with webhook() as (url, got):
+        (tmp_path / "data").mkdir()
+        (tmp_path / "data/alerts.ini").write_text(f"[hook]\nurl = {url}?token=canary\nsecret = canary\n")
+        dash = StubDash(tmp_path)
+        assert await dash.request("alerts:test") == {"targets": [{"name": "hook", "error": None}]}
+        task = asyncio.create_task(dash.alerts.targets[0].run())
+        for reason in ("signal 9", "signal 11"):
+            dash.event("crashed", "tiny", reason)
+        dash.event("loaded", "tiny", "by hand")
+        await eventually(lambda: len(got) == 2)
+        assert [(alert["kind"], alert["model"], alert["message"]) for alert in json.loads(got[1][1])["alerts"]] == [
+            ("crashed", "tiny", "tiny crashed: signal 9")]
+        await dash.publish_events()
+        history = await dash.request("timeline:list", **{"from": 0, "to": llamadash.now_ms() + 1, "kind": "alert"})
+        assert [(row["reason"], row["details"]) for row in history["events"]] == [
+            (f"tiny crashed: {reason}", {"kind": "crashed"}) for reason in ("signal 11", "signal 9")]
+        info = await dash.request("system:info")
+        assert info["alerts"] == [{"name": "hook", "kind": "webhook", "host": "127.0.0.1", "error": None}]
+        assert "canary" not in json.dumps([info, dash.features(), dash.seen]) + dash.log()
+        task.cancel()
+        dash.db.close()
 
 
 # -- Hub -------------------------------------------------------------------------------------------

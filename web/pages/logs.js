@@ -165,8 +165,8 @@ export class LogsPage extends Component {
     this.countTimer = undefined;
     const asked = addressOf(this.state.filters);
     try {
-      const counts = await this.props.state.request("logs:counts", { ...this.request(), parts: PARTS });
-      if (asked !== addressOf(this.state.filters) || !counts?.buckets) return;
+      const { counts } = await this.props.state.request("logs:list", { ...this.request(), parts: PARTS });
+      if (asked !== addressOf(this.state.filters) || !counts) return;
       this.setState({ counts });
       this.learnSources(Object.keys(counts.sources).map((source) => /** @type {any} */ ({ source })));
     } catch {
