@@ -3730,6 +3730,12 @@ def system_name() -> str:
     return f"{platform.system()} {platform.release()}"
 
 
+def timezone_name() -> str:
+    """This machine's time zone by its IANA name; where that is not known one as far ahead of UTC now."""
+    name = os.environ.get("TZ", "").lstrip(":") or os.path.realpath("/etc/localtime").partition("zoneinfo/")[2]
+    return name if re.fullmatch(r"[A-Z]\w+/[\w/+-]+", name) else f"Etc/GMT{-time.localtime().tm_gmtoff // 3600:+}"
+
+
 def files_size(*paths: Path) -> int:
     """Bytes of those of `paths` that exist."""
     sizes = []
@@ -12516,7 +12522,8 @@ class Dash:
     def features(self) -> Json:
         """What a client must know of this server before it shows anything."""
         return {"auth": self.config.auth, "password": self.db.get_meta("password", {}) != {},
-                "web": self.web.files.version, "notice": self.db.notice, "alerts": [*self.alerts.active.values()]}
+                "web": self.web.files.version, "notice": self.db.notice, "timezone": timezone_name(),
+                "alerts": [*self.alerts.active.values()]}
 
     # messages
 

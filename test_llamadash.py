@@ -14745,6 +14745,42 @@ async def test_settings_show_what_is_saved(start: Callable[..., Server]) -> None
 
 
 @run_async
+async def test_charts_are_zoomed_saved_and_in_the_servers_time(start: Callable[..., Server], tmp_path: Path) -> None:
+    """A drag, with mouse or by keys, puts a range into the address, a double-click goes back; PNG and CSV are saved."""
+    server = start(environment={"TZ": "Asia/Kolkata"})
+    with contextlib.closing(llamadash.Database(server.data / llamadash.DATABASE_NAME, repair=False)) as database:
+        for at in range(60):
+            database.add_metrics({"cpu_usage": float(at), "memory_usage": 5.0, "swap_usage": 1.0},
+                                 llamadash.now_ms() - at * 10_000)
+    async with chromium(server, viewport={"width": 390, "height": 844}, timezone_id="Europe/London") as browser:
+        page = await browser.open("/monitoring?range=15m")
+        card = page.locator(".monitoring-card", has=page.get_by_role("heading", name="Memory", exact=True))
+        plot = card.locator(".chart-plot")
+        await plot.scroll_into_view_if_needed()
+        box = await plot.bounding_box()
+        assert box
+        await page.mouse.move(box["x"] + 80, box["y"] + 40)
+        await page.mouse.down()
+        await page.mouse.move(box["x"] + box["width"], box["y"] + 40, steps=3)
+        assert await page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        await page.mouse.up()
+        await page.wait_for_url(re.compile(r"range=15m&from=\d+&to=\d+"))
+        first = page.url
+        await plot.focus()
+        await page.keyboard.press("+")
+        await page.wait_for_function("first => location.href !== first", arg=first)
+        await plot.dblclick()
+        await page.wait_for_url(re.compile(r"/monitoring\?range=15m$"))
+        assert "Asia/" in await page.locator(".monitoring-hint").inner_text()
+        await card.get_by_role("button", name="Swap").click()
+        await card.locator("[aria-pressed=true]").wait_for()
+        for kind, begin in (("PNG", b"\x89PNG"), ("CSV", b"time,Swap,Swap (max)\r\n20")):
+            async with page.expect_download() as saved:
+                await card.get_by_role("button", name=f"Save Memory as {kind}").click()
+            assert Path(await (await saved.value).path()).read_bytes().startswith(begin)
+
+
+@run_async
 async def test_a_page_opened_later_shows_what_is(start: Callable[..., Server], tmp_path: Path) -> None:
     """The trends of the time before it, the files that scans left out, an estimate with the defaults of now."""
     library_of_models(tmp_path / "server-0" / "models")

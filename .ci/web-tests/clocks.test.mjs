@@ -1,6 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { timeTicks } from "../../web/components/chart.js";
+import { dateTime, foreignZone, setTimeZone, wall } from "../../web/core/format.js";
 
 const ZONE = process.env.TZ;
 const shown = (from, to, count) => timeTicks(from.getTime(), to.getTime(), count).ticks.map((tick) => new Date(tick).toString());
@@ -23,4 +24,19 @@ test("marks of hours are whole hours, also in a night when the clocks change", (
     const hours = shown(new Date(2026, month, day, 21, 30), new Date(2026, month, day + 1, 9, 30), 6).map((text) => Number(text.slice(16, 18)));
     assert.deepEqual(hours, marks);
   }
+});
+
+test("times and marks are by the server's clocks, wherever the browser is", (t) => {
+  t.after(() => { setTimeZone(null); process.env.TZ = ZONE ?? ""; });
+  process.env.TZ = "America/New_York";
+  const noon = Date.UTC(2026, 6, 1, 12);
+  for (const [zone, shown] of [["Asia/Kolkata", "5:30:00"], ["Etc/GMT-2", "2:00:00"], ["Mars/Base", "8:00:00"]]) {
+    setTimeZone(zone);
+    assert.match(dateTime(noon), new RegExp(`^Jul 1, 2026, ${shown}`));
+    assert.equal(foreignZone() === "", zone === "Mars/Base");
+  }
+  setTimeZone("Europe/Berlin");
+  const { ticks } = timeTicks(Date.UTC(2026, 9, 24, 12), Date.UTC(2026, 9, 27, 12), 4); // over the end of summer time
+  assert.deepEqual(ticks.map((tick) => wall(tick).toISOString()), [25, 26, 27].map((day) => `2026-10-${day}T00:00:00.000Z`));
+  assert.doesNotThrow(() => dateTime(1e300));
 });

@@ -3,6 +3,7 @@ import { test } from "node:test";
 import "./dom.mjs";
 const { History } = await import("../../web/core/history.js");
 const { MetricsCharts } = await import("../../web/components/metrics-charts.js");
+const { ChartLink, LinkedChart } = await import("../../web/components/linked-chart.js");
 
 test("samples join the bucket they belong to, and a silence is a gap", () => {
   const history = new History({ bucket: 10_000, timestamps: [0, 10_000], series: { cpu_usage: { avg: [1, 2], max: [1, 3] } } }, 40_000, 10_000);
@@ -54,4 +55,26 @@ test("samples are joined by a line also after a longer interval was set", async 
   settings.metrics_interval = 60;
   for (const at of [60_000, 120_000]) charts.add({ cpu_usage: 5 }, start + at);
   assert.deepEqual(charts.history.column("cpu_usage").avg, [1, 5, 5]);
+});
+
+test("a chart is zoomed by keys, shows one line alone, and an old stretch does not go on", () => {
+  const zooms = [];
+  const series = [{ label: "a", values: [1, 2, 3] }, { label: "b", values: [400, 500, 600] }];
+  const chart = new LinkedChart({ link: new ChartLink(), timestamps: [0, 10_000, 20_000], series, onZoom: (...range) => zooms.push(range), onBack: () => zooms.push("back") });
+  chart.init();
+  const press = (key, shiftKey = false) => chart.handleKey({ key, shiftKey, defaultPrevented: false, preventDefault() { this.defaultPrevented = true; } });
+  press("ArrowLeft");
+  for (const key of ["ArrowLeft", "ArrowLeft"]) press(key, true);
+  press("Enter");
+  press("0");
+  assert.deepEqual(zooms, [[0, 20_000], "back"]);
+  chart.handleIsolate(null, { dataset: { isolate: "b" } });
+  assert.deepEqual(chart.geometry().series.map(({ label, at }) => [label, at]), [["b", 1]]);
+  chart.handleIsolate(null, { dataset: { isolate: "b" } });
+  assert.equal(chart.geometry().series.length, 2);
+  const charts = new MetricsCharts({ span: 60_000, until: 60_000, state: { get: () => null } });
+  charts.history = new History({ bucket: 10_000, timestamps: [10_000], series: {} }, 60_000, 10_000);
+  charts.state.loading = false;
+  charts.add({ cpu_usage: 1 }, 20_000);
+  assert.equal(charts.history.length, 1);
 });

@@ -1,5 +1,5 @@
 import { Component, h } from "../core/component.js";
-import { dateTime, number } from "../core/format.js";
+import { dateTime, number, wall, zoneOffset } from "../core/format.js";
 
 /** @typedef {(number | null | undefined)[]} Values */
 /**
@@ -10,6 +10,9 @@ import { dateTime, number } from "../core/format.js";
  * @property {number | null} [now] the newest value, where the last one is an average
  * @property {number} [color] 1 to 8; its place in the list where left out
  * @property {boolean} [area] fill below the line
+ * @property {string} [figure] what the legend says of it: the newest value
+ * @property {string} [detail] and what is less important
+ * @property {number} [at] its place in the list
  */
 
 const LEFT_PAD = 10;
@@ -47,12 +50,12 @@ export function niceTicks(low, high, count = 4, base = 10) {
 }
 
 /**
- * Times to mark between `from` and `to`, on whole local steps.
+ * Times to mark between `from` and `to`, on whole steps of the server's clock.
  * @param {number} from @param {number} to @param {number} count
  */
 export function timeTicks(from, to, count) {
   const step = TIME_STEPS.find((it) => (to - from) / it <= count) ?? TIME_STEPS[TIME_STEPS.length - 1];
-  const offset = (/** @type {number} */ time) => new Date(time).getTimezoneOffset() * MINUTE;
+  const offset = (/** @type {number} */ time) => -zoneOffset(time);
   const shift = step >= HOUR ? offset(from) : 0;
   const ticks = [];
   for (let even = Math.ceil((from - shift) / step) * step + shift; ; even += step) {
@@ -65,13 +68,13 @@ export function timeTicks(from, to, count) {
 
 /** @param {number} time @param {number} step */
 function timeLabel(time, step) {
-  const date = new Date(time);
-  const midnight = date.getHours() === 0 && date.getMinutes() === 0;
+  const date = wall(time);
+  const midnight = date.getUTCHours() === 0 && date.getUTCMinutes() === 0;
   if (step >= DAY || (midnight && step >= MINUTE)) {
-    return date.toLocaleDateString("en-GB", { day: "numeric", month: "short" });
+    return date.toLocaleDateString("en-GB", { day: "numeric", month: "short", timeZone: "UTC" });
   }
   return date.toLocaleTimeString("en-GB", {
-    hour: "2-digit", minute: "2-digit", ...(step < MINUTE ? { second: "2-digit" } : {}),
+    hour: "2-digit", minute: "2-digit", ...(step < MINUTE ? { second: "2-digit" } : {}), timeZone: "UTC",
   });
 }
 
@@ -163,14 +166,25 @@ export class Chart extends Component {
   /** @param {any} props */
   constructor(props) {
     super(props);
-    this.state = { width: 0, at: null, keyboard: false };
+    /** @type {any} */
+    this.state = { width: 0, at: null, keyboard: false, only: null };
     /** @type {any} */
     this.plot = null;
   }
 
+  /** The lines that are drawn: the one that was isolated, or all. @returns {Series[]} */
+  get shown() {
+    /** @type {Series[]} */
+    const series = this.props.series ?? [];
+    const all = series.map((one, at) => ({ ...one, at }));
+    const only = all.filter(({ label }) => label === this.state.only);
+    return only.length ? only : all;
+  }
+
   /** Where things are, for this width and these values. */
   geometry() {
-    const { timestamps = [], series = [], height = 200, min = 0, max, format = number, base = 10 } = this.props;
+    const series = this.shown;
+    const { timestamps = [], height = 200, min = 0, max, format = number, base = 10 } = this.props;
     const values = series.flatMap((/** @type {Series} */ one) => [...one.values, ...(one.max ?? [])]).filter(known);
     const highest = values.reduce(
       (/** @type {number} */ most, /** @type {number} */ value) => Math.max(most, value), -Infinity
@@ -195,22 +209,35 @@ export class Chart extends Component {
     const { series = [], legend = series.length > 1, empty = "Nothing recorded in this time" } = this.props;
     const shape = this.geometry();
     return h("figure", { className: "chart" },
-      legend
-        ? h("ul", { className: "chart-legend" },
-          series.map((/** @type {Series} */ one, /** @type {number} */ at) =>
-            h("li", { key: at }, this.key(one, at), one.label)))
-        : null,
+      legend ? h("ul", { className: "chart-legend" }, series.map(this.renderLegend, this)) : null,
       h("div", {
         className: "chart-plot", role: "img", tabindex: 0, "aria-label": this.sentence(shape),
         ref: (/** @type {any} */ element) => (this.plot = element),
       },
         h("svg", { width: Math.max(1, this.state.width), height: shape.height, "aria-hidden": "true" },
           this.state.width
-            ? [this.renderAxes(shape), this.renderMarks(shape), this.renderSeries(shape), this.renderCursor(shape)]
+            ? [this.renderAxes(shape), this.renderMarks(shape), this.renderSeries(shape), ...this.renderOverlay(shape)]
             : null),
         shape.empty ? h("div", { className: "chart-empty" }, empty) : null,
         this.renderReadout(shape)),
       h("span", { className: "visually-hidden", role: "status" }, this.state.keyboard ? this.readoutText(shape) : ""));
+  }
+
+  /**
+   * One line's name and figures; a click shows it alone, and the next one all again.
+   * @param {Series} one @param {number} at
+   */
+  renderLegend(one, at) {
+    const content = [
+      this.key(one, at), one.label,
+      one.figure && h("strong", { key: "figure" }, one.figure), one.detail && h("span", { key: "detail" }, one.detail),
+    ];
+    if (this.props.series.length < 2) return h("li", { key: at, className: "chart-legend-item" }, content);
+    const { only } = this.state;
+    return h("li", { key: at }, h("button", {
+      type: "button", className: `chart-legend-item${only && only !== one.label ? " is-off" : ""}`,
+      "aria-pressed": only === one.label, dataset: { isolate: one.label }, title: "Show only this line",
+    }, content));
   }
 
   /** @param {Series} one @param {number} at */
@@ -243,7 +270,8 @@ export class Chart extends Component {
   /** @param {any} shape */
   renderSeries({ series, timestamps, x, y, floor }) {
     const xs = timestamps.map(x);
-    return h("g", { key: "series" }, series.map((/** @type {Series} */ one, /** @type {number} */ at) => {
+    return h("g", { key: "series" }, series.map((/** @type {Series} */ one) => {
+      const { at = 0 } = one;
       const runs = lineRuns(xs, one.values, y);
       const color = this.color(one, at);
       return h("g", { key: at },
@@ -278,16 +306,21 @@ export class Chart extends Component {
       Math.abs(x(timestamp) - place) <= MARK_REACH).slice(-MOST_MARKS);
   }
 
+  /** What lies above the lines. @param {any} shape @returns {(import("../core/component.js").VNode | null)[]} */
+  renderOverlay(shape) {
+    return [this.renderCursor(shape)];
+  }
+
   /** @param {any} shape */
   renderCursor({ series, timestamps, x, y, floor }) {
     const { at } = this.state;
     if (at === null || at >= timestamps.length) return null;
     const place = px(x(timestamps[at]));
     return h("g", { key: "cursor" }, h("line", { className: "chart-cursor", x1: place, x2: place, y1: TOP, y2: floor }),
-      series.map((/** @type {Series} */ one, /** @type {number} */ index) => known(one.values[at])
+      series.map((/** @type {Series} */ one) => known(one.values[at])
         ? h("circle", {
-          key: index, cx: place, cy: px(y(/** @type {number} */ (one.values[at]))), r: 3.5,
-          style: { fill: this.color(one, index), stroke: "var(--surface)", "stroke-width": "1.5" },
+          key: one.at, cx: place, cy: px(y(/** @type {number} */ (one.values[at]))), r: 3.5,
+          style: { fill: this.color(one, one.at ?? 0), stroke: "var(--surface)", "stroke-width": "1.5" },
         })
         : null));
   }
@@ -302,10 +335,10 @@ export class Chart extends Component {
     const side = `translateX(max(0px, min(${beside}, ${width}px - 100%)))`; // never beyond the chart
     return h("div", { className: "chart-readout", "aria-hidden": "true", style: { transform: side } },
       h("div", { className: "chart-readout-time" }, dateTime(timestamps[at])),
-      series.map((/** @type {Series} */ one, /** @type {number} */ index) => (
-        h("div", { key: index, className: "chart-readout-row" },
-          this.key(one, index),
-          one.label,
+      series.map((/** @type {Series} */ one) => (
+        h("div", { key: one.at, className: "chart-readout-row" },
+          this.key(one, one.at ?? 0),
+          h("span", { className: "truncate" }, one.label),
           h("strong", null,
             format(one.values[at]), known(one.max?.[at]) ? ` (max ${format(one.max?.[at])})` : null)))),
       this.marksAt(shape).map(({ text }, index) => (
@@ -338,6 +371,7 @@ export class Chart extends Component {
 
   getEventMap() {
     return {
+      "click [data-isolate]": "handleIsolate",
       "pointermove .chart-plot": "handlePointer",
       "pointerdown .chart-plot": "handlePointer",
       // a lifted finger leaves the read-out
@@ -347,12 +381,24 @@ export class Chart extends Component {
     };
   }
 
+  /** @param {Event} _event @param {HTMLElement} button */
+  handleIsolate(_event, button) {
+    const { isolate } = button.dataset;
+    this.setState({ only: this.state.only === isolate ? null : isolate });
+  }
+
+  /** The time at which somebody points, in Unix ms. @param {PointerEvent} event */
+  timeAt(event) {
+    const { from, to, left, inner } = this.geometry();
+    const part = (event.clientX - this.plot.getBoundingClientRect().left - left) / inner;
+    return from + Math.min(1, Math.max(0, part)) * (to - from);
+  }
+
   /** @param {PointerEvent} event */
   handlePointer(event) {
-    const { timestamps, from, to, left, inner } = this.geometry();
+    const { timestamps = [] } = this.props;
     if (!timestamps.length) return;
-    const place = event.clientX - this.plot.getBoundingClientRect().left;
-    const at = nearestIndex(timestamps, from + ((place - left) / inner) * (to - from));
+    const at = nearestIndex(timestamps, this.timeAt(event));
     if (at !== this.state.at) this.setState({ at, keyboard: false });
   }
 

@@ -31,8 +31,13 @@ export async function copyText(text) {
 
 /** Offer `text` as a file to save. @param {string} name @param {string} text @param {string} [type] */
 export function saveText(name, text, type = "text/plain") {
+  saveBlob(name, new Blob([text], { type }));
+}
+
+/** Offer a file to save. @param {string} name @param {Blob} blob */
+export function saveBlob(name, blob) {
   const link = document.createElement("a");
-  link.href = URL.createObjectURL(new Blob([text], { type }));
+  link.href = URL.createObjectURL(blob);
   link.download = name;
   link.click();
   setTimeout(() => URL.revokeObjectURL(link.href), 10_000);

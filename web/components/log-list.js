@@ -1,5 +1,5 @@
 import { Component, h } from "../core/component.js";
-import { AHEAD } from "../core/format.js";
+import { AHEAD, dateTime, day, now, wall } from "../core/format.js";
 
 /**
  * @typedef {{seq: number, id: number, timestamp: number, future?: boolean, level: string, source: string,
@@ -173,17 +173,17 @@ export class LogList extends Component {
    */
   logLine(line, before) {
     const { search, target } = this.props;
-    const [day, last] = [line, before].map((it) => it && new Date(it.timestamp).toDateString());
+    const [day, last] = [line, before].map((it) => it && day(it.timestamp));
     return [
       day !== last && h("div", { key: `day${line.seq}`, className: "log-day" },
-        new Date(line.timestamp).toLocaleDateString(undefined, { dateStyle: "full" })),
+        wall(line.timestamp).toLocaleDateString(undefined, { dateStyle: "full", timeZone: "UTC" })),
       h("div", {
         key: line.seq, className: `log-line is-${line.level}${line.id && line.id === target ? " is-target" : ""}`,
         dataset: { seq: String(line.seq) },
       },
         h("button", {
           type: "button", className: "log-time", dataset: { line: String(line.id) }, disabled: !line.id,
-          title: `${new Date(line.timestamp).toLocaleString()}: show the lines around`,
+          title: `${dateTime(line.timestamp)}: show the lines around`,
         }, clock(line.timestamp)),
         h("span", { className: "log-level" }, line.level),
         h("span", { className: "log-source", title: line.source }, line.source),
@@ -235,12 +235,11 @@ export function marked(text, search) {
   return [...parts, text.slice(from)];
 }
 
-/** @param {number} timestamp ms @returns {string} local time with milliseconds, on other days with the date */
+/** @param {number} timestamp ms @returns {string} the server's time with milliseconds, on other days with the date */
 function clock(timestamp) {
-  const date = new Date(timestamp);
+  const date = wall(timestamp);
   const two = (/** @type {number} */ value) => String(value).padStart(2, "0");
-  const today = date.toDateString() === new Date().toDateString();
-  const day = today ? "" : `${two(date.getMonth() + 1)}-${two(date.getDate())} `;
-  const time = [date.getHours(), date.getMinutes(), date.getSeconds()].map(two).join(":");
-  return `${day}${time}.${String(date.getMilliseconds()).padStart(3, "0")}`;
+  const today = day(timestamp) === day(now()) ? "" : `${two(date.getUTCMonth() + 1)}-${two(date.getUTCDate())} `;
+  const time = [date.getUTCHours(), date.getUTCMinutes(), date.getUTCSeconds()].map(two).join(":");
+  return `${today}${time}.${String(date.getUTCMilliseconds()).padStart(3, "0")}`;
 }

@@ -65,9 +65,12 @@ const GPU = [
   { title: "GPU power", field: "power", format: watts },
 ];
 
-/** Props: `state` (the StateManager), `span` (ms that are shown). */
+/**
+ * Props: `state` (the StateManager), `span` (ms that are shown), `until?` (Unix ms at which they end; else they go on),
+ * `onZoom(from, to)`, `onBack()`.
+ */
 export class MetricsCharts extends Component {
-  static loadedBy = ["span"];
+  static loadedBy = ["span", "until"];
 
   /** @param {any} props */
   constructor(props) {
@@ -102,10 +105,10 @@ export class MetricsCharts extends Component {
 
   async load() {
     const turn = ++this.turn;
-    const { span, state } = this.props;
+    const { span, state, until } = this.props;
     this.setState({ loading: true, error: null });
     try {
-      const to = now();
+      const to = until ?? now();
       const answer = await state.request("metrics:history", { from: to - span, to, points: POINTS });
       if (turn !== this.turn) return; // another range was chosen meanwhile
       this.history = new History(answer, span, this.interval);
@@ -118,7 +121,7 @@ export class MetricsCharts extends Component {
 
   /** @param {any} metrics @param {number} timestamp Unix ms */
   add(metrics, timestamp) {
-    if (!this.history || this.state.loading) return;
+    if (!this.history || this.state.loading || this.props.until) return;
     const last = this.history.timestamps.at(-1) ?? timestamp;
     if (Math.abs(timestamp - last) > this.props.span) return void this.load(); // the server's clock was set
     this.history.interval = this.interval; // may be set anew while the page is open
@@ -217,32 +220,32 @@ export class MetricsCharts extends Component {
     const history = /** @type {History} */ (this.history);
     const columns = series.map(({ name, label }, at) => {
       const { avg, max: highest } = history.column(name);
-      return { label, values: avg, max: highest, now: history.now(name), color: at + 1 };
+      const now = this.props.until ? avg.at(-1) : history.now(name);
+      return { label, values: avg, max: highest, now, color: at + 1, ...figures(avg, highest, now, format) };
     });
-    const to = history.timestamps[history.length - 1];
+    const { span, until, onZoom, onBack } = this.props;
+    const to = until ?? history.timestamps[history.length - 1];
     const low = least && columns.every((column) => column.max.every((value) => (value ?? 0) < least));
     return h("article", { key: title, className: "card monitoring-card" },
-      h("div", { className: "monitoring-card-head" },
-        h("h3", { className: "card-title" }, icon(symbol), title),
-        figures(columns[0], format)),
+      h("h3", { className: "card-title" }, icon(symbol), title),
       h(LinkedChart, {
         link: this.link, label: title, timestamps: history.timestamps, series: columns, format, max: low ? least : max,
-        base, from: to - this.props.span, to, height: CHART_HEIGHT_PX,
+        base, from: to - span, to, height: CHART_HEIGHT_PX, legend: true, onZoom, onBack,
       }));
   }
 }
 
 /**
- * The newest, the average and the highest value of a line.
- * @param {{values: (number | null)[], max: (number | null)[], now: number | null | undefined}} column
+ * What is said of a line: its newest, its average and its highest value.
+ * @param {(number | null)[]} values @param {(number | null)[]} max @param {number | null | undefined} now
  * @param {Spec["format"]} format
  */
-function figures({ values, max, now }, format) {
+function figures(values, max, now, format) {
   const known = /** @type {number[]} */ (values.filter((value) => value !== null));
-  if (!known.length) return h("span", { className: "muted monitoring-figures" }, "not recorded");
+  if (!known.length) return { detail: "not recorded" };
   const average = known.reduce((sum, value) => sum + value, 0) / known.length;
   const highest = max.reduce((/** @type {number} */ most, value) => Math.max(most, value ?? most), known[0]);
-  return h("div", { className: "monitoring-figures" },
-    h("strong", null, typeof now === "number" ? format(now) : "–"),
-    h("span", { className: "muted" }, `avg ${format(average)} · max ${format(highest)}`));
+  return {
+    figure: typeof now === "number" ? format(now) : "–", detail: `avg ${format(average)} · max ${format(highest)}`,
+  };
 }

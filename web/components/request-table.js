@@ -50,9 +50,9 @@ const EXPORTED = [
   "prompt_per_second", "generated_per_second", "slot", "energy",
 ];
 
-/** Props: `state` (the StateManager), `span` (ms that are shown), `model?` (the filter to begin with). */
+/** Props: `state`, `span` (ms that are shown), `until?` (when they end), `model?` (the filter to begin with). */
 export class RequestTable extends Component {
-  static loadedBy = ["span"];
+  static loadedBy = ["span", "until"];
 
   /** @param {any} props */
   constructor(props) {
@@ -98,7 +98,10 @@ export class RequestTable extends Component {
   /** What is asked of the server. */
   query() {
     const { filters, sort } = this.state;
-    return { ...chosen(filters), sort, from: Math.max(0, now() - this.props.span) };
+    const { span, until } = this.props;
+    return {
+      ...chosen(filters), sort, from: Math.max(0, (until ?? now()) - span), ...(until ? { to: until } : {}),
+    };
   }
 
   /** @param {boolean} [older] go on after the last one shown */
@@ -134,6 +137,7 @@ export class RequestTable extends Component {
   /** @param {Request} request */
   add(request) {
     const { filters, sort, rows } = this.state;
+    if (this.props.until && request.timestamp > this.props.until) return;
     if (!passes(request, filters) || rows.some(({ id }) => id === request.id)) return;
     this.setState({ rows: placed(rows, request, sort, this.state.more).slice(0, MOST_ROWS) });
     clearTimeout(this.summaryTimer);

@@ -84,11 +84,11 @@ export function newestFirst(events) {
 }
 
 /**
- * What happened, with its reasons. Props: `state`, `span` (ms), `model?` (only what concerns it), `first?` (how many
- * are shown at first).
+ * What happened, with its reasons. Props: `state`, `span` (ms), `until?` (Unix ms: its end), `model?` (only what
+ * concerns it), `first?` (how many are shown at first).
  */
 export class Timeline extends Component {
-  static loadedBy = ["span", "model"];
+  static loadedBy = ["span", "until", "model"];
 
   /** @param {any} props */
   constructor(props) {
@@ -118,9 +118,9 @@ export class Timeline extends Component {
 
   async load() {
     const turn = ++this.turn;
-    const { state, span, model } = this.props;
+    const { state, span, until, model } = this.props;
     try {
-      const to = now();
+      const to = until ?? now();
       const { events } = await state.request("timeline:list", { from: to - span, to, ...(model ? { model } : {}) });
       if (turn === this.turn) this.setState({ events: newestFirst(events).slice(0, KEPT), error: null });
     } catch (problem) {
@@ -130,8 +130,8 @@ export class Timeline extends Component {
 
   /** @param {Event[]} events */
   add(events) {
-    const { model } = this.props;
-    const own = events.filter((event) => !model || event.model === model);
+    const { model, until = Infinity } = this.props;
+    const own = events.filter((event) => (!model || event.model === model) && event.timestamp <= until);
     if (!own.length || !this.state.events) return;
     this.setState({ events: newestFirst([...own, ...this.state.events]).slice(0, KEPT) });
   }
@@ -177,7 +177,7 @@ export class Timeline extends Component {
   }
 }
 
-/** The timeline as a card of its own. @param {{state: any, span: number, first?: number}} props */
+/** The timeline as a card of its own. @param {{state: any, span: number, until?: number, first?: number}} props */
 export function timelineCard(props) {
   return h("section", { key: "timeline", className: "card", "aria-label": "What happened" },
     h("header", { className: "card-header" }, h("h2", { className: "card-title" }, icon("clock"), "What happened")),

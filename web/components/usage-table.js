@@ -10,9 +10,9 @@ const REFRESH_MS = 10_000; // what finishes within this is counted at once
 /** @type {[string, string, string][]} what it is counted by, the button, and the words for what has none */
 const GROUPS = [["model", "Model", "Unknown model"], ["key", "API key", "Without a key"], ["day", "Day", "–"]];
 
-/** Requests, tokens and energy by model, key or day. Props: `state`, `span` (ms). */
+/** Requests, tokens and energy by model, key or day. Props: `state`, `span` (ms), `until?` (Unix ms). */
 export class UsageTable extends Component {
-  static loadedBy = ["span"];
+  static loadedBy = ["span", "until"];
 
   /** @param {any} props */
   constructor(props) {
@@ -57,7 +57,7 @@ export class UsageTable extends Component {
     clearTimeout(this.timer);
     this.timer = undefined;
     try {
-      const to = now();
+      const to = this.props.until ?? now();
       const answer = await this.props.state.request("usage:get", { from: to - this.props.span, to, by });
       if (turn === this.turn) this.setState({ rows: answer.rows, total: answer.total, shownBy: by, error: null });
     } catch (problem) {

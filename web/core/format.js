@@ -21,6 +21,51 @@ function known(value) {
   return typeof value === "number" && Number.isFinite(value);
 }
 
+/** Tells wall-clock times in the server's time zone. @type {Intl.DateTimeFormat | null} null: in the browser's */
+let zone = null;
+/** The quarter of an hour, in which no clock changes, that was asked for last, and its offset. */
+let recent = { quarter: NaN, offset: 0 };
+const QUARTER_MS = 900_000;
+const LAST_MS = 8.64e15 - 86_400_000; // beyond which there are no dates
+
+/** Show all times in this zone from now on. @param {string | null | undefined} name by IANA */
+export function setTimeZone(name) {
+  recent = { quarter: NaN, offset: 0 };
+  try {
+    zone = name ? new Intl.DateTimeFormat("en-US", {
+      timeZone: name, hourCycle: "h23", year: "numeric", month: "numeric", day: "numeric", hour: "numeric",
+      minute: "numeric", second: "numeric",
+    }) : null;
+  } catch {
+    zone = null; // a browser that does not know it
+  }
+}
+
+/** By how many ms the server's clocks are ahead of UTC. @param {number} time Unix ms */
+export function zoneOffset(time) {
+  if (!zone || !(Math.abs(time) < LAST_MS)) return -new Date(time).getTimezoneOffset() * 60_000;
+  const quarter = Math.floor(time / QUARTER_MS);
+  if (quarter !== recent.quarter) {
+    const start = quarter * QUARTER_MS;
+    const part = Object.fromEntries(zone.formatToParts(start).map(({ type, value }) => [type, Number(value)]));
+    const there = Date.UTC(part.year, part.month - 1, part.day, part.hour, part.minute, part.second);
+    recent = { quarter, offset: there - start };
+  }
+  return recent.offset;
+}
+
+/** A Date whose UTC fields are what the server's clocks show then. @param {number} time Unix ms */
+export function wall(time) {
+  return new Date(time + zoneOffset(time));
+}
+
+/** The server's time zone where it is not the browser's, else "". */
+export function foreignZone() {
+  const at = now();
+  return zone && zoneOffset(at) !== -new Date(at).getTimezoneOffset() * 60_000
+    ? zone.resolvedOptions().timeZone : "";
+}
+
 /** Three significant digits at most, without needless zeros. @param {number} value */
 function short(value) {
   const digits = Math.abs(value) >= 99.95 ? 0 : Math.abs(value) >= 9.995 ? 1 : 2;
@@ -133,7 +178,7 @@ export function until(value, at = now()) {
 
 /** The time of day, in the browser's form. @param {Maybe} value Unix ms */
 export function clock(value) {
-  return known(value) ? new Date(value).toLocaleTimeString(undefined, { timeStyle: "medium" }) : NONE;
+  return known(value) ? wall(value).toLocaleTimeString(undefined, { timeStyle: "medium", timeZone: "UTC" }) : NONE;
 }
 
 /** What is said of a time that only a clock that was wrong can have noted. */
@@ -144,20 +189,20 @@ export const AHEAD = " (the clock was ahead)";
  * @param {{timestamp: number, future?: boolean}} row `future`: the server's clock was ahead then
  */
 export function rowTime({ timestamp, future }) {
-  const today = new Date(timestamp).toDateString() === new Date(now()).toDateString();
+  const today = day(timestamp) === day(now());
   return `${today ? clock(timestamp) : dateTime(timestamp)}${future ? AHEAD : ""}`;
 }
 
-/** Date and time, local and in the browser's form. @param {Maybe} value Unix ms */
+/** Date and time by the server's clock, in the browser's form. @param {Maybe} value Unix ms */
 export function dateTime(value) {
   return known(value)
-    ? new Date(value).toLocaleString(undefined, { dateStyle: "medium", timeStyle: "medium" })
+    ? wall(value).toLocaleString(undefined, { dateStyle: "medium", timeStyle: "medium", timeZone: "UTC" })
     : NONE;
 }
 
 /** The day, in the browser's form. @param {Maybe} value Unix ms */
 export function day(value) {
-  return known(value) ? new Date(value).toLocaleDateString(undefined, { dateStyle: "medium" }) : NONE;
+  return known(value) ? wall(value).toLocaleDateString(undefined, { dateStyle: "medium", timeZone: "UTC" }) : NONE;
 }
 
 /** `1 model`, `3 models`. @param {number} count @param {string} one @param {string} [many] */

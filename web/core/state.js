@@ -6,7 +6,7 @@
  * builds, recommendedBuild, installing, newerBuild, newcomer (a model that is about to be loaded), downloads, scan,
  * system. Values are replaced, never changed in place.
  */
-import { now, setClock } from "./format.js";
+import { now, setClock, setTimeZone } from "./format.js";
 import { base } from "./router.js";
 import { RequestError, Socket } from "./socket.js";
 import { credentials, keepToken, offerPassword, takeKeyFromAddress } from "./auth.js";
@@ -270,6 +270,7 @@ export class StateManager {
   welcome(info) {
     offerPassword(""); // it has done its part, or was a key
     if (info.session) keepToken(typeof info.session === "string" ? info.session : info.session.token);
+    setTimeZone(info.features?.timezone);
     this.set("info", info);
     if (!info.recovered) this.set("scan", null);
     const stale = (/** @type {string} */ key) => !this.loaded.has(key) || !info.recovered;
