@@ -173,9 +173,9 @@ export class LogList extends Component {
    */
   logLine(line, before) {
     const { search, target } = this.props;
-    const [day, last] = [line, before].map((it) => it && day(it.timestamp));
+    const [today, last] = [line, before].map((it) => it && day(it.timestamp));
     return [
-      day !== last && h("div", { key: `day${line.seq}`, className: "log-day" },
+      today !== last && h("div", { key: `day${line.seq}`, className: "log-day" },
         wall(line.timestamp).toLocaleDateString(undefined, { dateStyle: "full", timeZone: "UTC" })),
       h("div", {
         key: line.seq, className: `log-line is-${line.level}${line.id && line.id === target ? " is-target" : ""}`,
