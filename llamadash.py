@@ -10839,6 +10839,7 @@ ALERT_HOLD, ALERT_PAUSE = 10.0, 600.0  # s that a condition must last to be told
 ALERT_GATHER, ALERT_SPACING = 2.0, 30.0  # s in which alerts become one message, and from one message to the next
 ALERT_RETRIES = (5.0, 30.0, 120.0, 600.0, 3600.0)  # s between two tries of a message
 ALERT_TIME, ALERT_LINES = 20.0, 50  # s that one try may take; alerts that are in one message, of more the number
+ALERT_KEPT = 1000  # alerts that wait for one place, the newest
 UNSERVED = 60.0  # s in which nobody who asked was served
 ALERT_ADDRESS = r"(?:ntfy\+)?https?://[^/\s]+/\S*|smtps?://[^/\s]+/?\?\S*\bto=\S+"
 ALERT_EXAMPLES = "NAME=ntfy+https://ntfy.sh/TOPIC, NAME=https://… (a webhook) or NAME=smtp://USER@HOST:587/?to=ADDRESS"
@@ -10856,7 +10857,7 @@ class AlertTarget:
 
     def add(self, alert: Json) -> None:
         """Send an alert in a moment."""
-        self.pending.append(alert)
+        self.pending = [*self.pending, alert][-ALERT_KEPT:]
         self.filled.set()
 
     async def run(self) -> None:
@@ -10865,11 +10866,12 @@ class AlertTarget:
             await self.filled.wait()
             await asyncio.sleep(ALERT_GATHER)
             for pause in (*ALERT_RETRIES, 0):
-                if await self.send(self.pending):
+                self.filled.clear()
+                alerts = self.pending
+                if await self.send(alerts):
                     break
                 await asyncio.sleep(pause)
-            self.pending.clear()
-            self.filled.clear()
+            self.pending = [alert for alert in self.pending if alert not in alerts]
             await asyncio.sleep(ALERT_SPACING)
 
     async def send(self, alerts: Sequence[Json]) -> bool:
@@ -10880,7 +10882,8 @@ class AlertTarget:
         text = "\n".join([*texts, f"… and {more} more"] if more > 0 else texts)
         try:
             await asyncio.wait_for(
-                asyncio.wrap_future(in_own_thread(functools.partial(send_mail, self.url, self.secret, title, text)))
+                asyncio.shield(asyncio.wrap_future(in_own_thread(
+                    functools.partial(send_mail, self.url, self.secret, title, text))))
                 if self.kind == "e-mail" else self.post(title, text, alerts[:ALERT_LINES]), ALERT_TIME)
             self.error = None
         except (DashError, aiohttp.ClientError, asyncio.TimeoutError, OSError, ValueError) as problem:  # and smtplib's
@@ -10919,6 +10922,8 @@ def send_mail(url: urllib.parse.SplitResult, secret: str, subject: str, text: st
         server.ehlo()
         if server.has_extn("starttls"):
             server.starttls(context=context)
+        elif user and url.scheme == "smtp" and host != "localhost" and not is_loopback(host):
+            raise DashError("the server offers no encryption, and so it is not told the password")
         if user:
             server.login(user, urllib.parse.unquote(url.password or secret))
         server.send_message(message)
