@@ -1,5 +1,6 @@
 import { Component, h } from "../core/component.js";
 import { credentials, offer } from "../core/auth.js";
+import { base } from "../core/router.js";
 import { icon } from "./icon.js";
 import { ToastRegion } from "./toast.js";
 
@@ -29,7 +30,7 @@ export class Layout extends Component {
   /** @param {any} props */
   constructor(props) {
     super(props);
-    this.state = { more: false, offered: false, dismissed: null };
+    this.state = { more: false, offered: false, dismissed: null, unread: 0, AlertsPanel: null };
     /** @type {string | undefined} which version of the client this page runs */
     this.web = undefined;
     /** @type {any} where pages go */
@@ -51,6 +52,9 @@ export class Layout extends Component {
           this.renderBrand(), this.renderSearch(), this.renderNavigation(), this.renderPills()),
         h("div", { className: "content" }, h("div", { className: "banners" }, this.renderBanners()),
           h("main", { id: "main", tabindex: -1, ref: (/** @type {any} */ element) => (this.main = element) }))),
+      this.state.AlertsPanel && h(this.state.AlertsPanel, {
+        key: "alerts", state: this.props.state, close: () => this.setState({ AlertsPanel: null }),
+      }),
       h(ToastRegion, { key: "toasts" }));
   }
 
@@ -109,7 +113,48 @@ export class Layout extends Component {
       },
         h("span", { className: kind === "info" ? "dot dot-busy" : "dot" }),
         h("span", { className: "pill-words" }, `Engine ${connected ? words : "unknown"}`)),
-      this.renderConnection());
+      this.renderConnection(), this.renderBell());
+  }
+
+  /** How many alerts last, or came since the bell was last opened. */
+  get alarms() {
+    return Math.max(this.state.unread, this.get("info")?.features?.alerts?.length ?? 0);
+  }
+
+  renderBell() {
+    const { alarms } = this;
+    return h("button", {
+      key: "bell", type: "button", className: `button button-ghost button-small bell${alarms ? " is-on" : ""}`,
+      dataset: { action: "alerts" }, "aria-label": alarms ? `Alerts: ${alarms}` : "Alerts",
+    }, icon("bell"), alarms > 0 && h("span", { className: "bell-count" }, String(alarms)));
+  }
+
+  /** @param {{events: {kind: string, reason: string}[]}} added to the timeline */
+  handleEvents({ events }) {
+    const alerts = events.filter(({ kind }) => kind === "alert");
+    if (!alerts.length) return;
+    this.setState({ unread: this.state.AlertsPanel ? 0 : this.state.unread + alerts.length });
+    if (!document.hidden || globalThis.Notification?.permission !== "granted") return;
+    new Notification("llamadash", { // one for all, which replaces the last one
+      body: alerts.length > 3 ? `${alerts.length} alerts` : alerts.map(({ reason }) => reason).join("\n"),
+      tag: "llamadash", icon: `${base}/favicon-alert.svg`,
+    });
+  }
+
+  async handleBell() {
+    const { AlertsPanel } = await import("./alerts-panel.js");
+    this.setState({ AlertsPanel, unread: 0 });
+  }
+
+  /** The tab tells as well that something is wrong. */
+  followTab() {
+    const { alarms } = this;
+    const title = document.title.replace(/^\(\d+\) /, "");
+    document.title = alarms ? `(${alarms}) ${title}` : title;
+    const mark = document.querySelector("link[rel=icon]");
+    const wrong = alarms || this.get("connection") === "disconnected";
+    const address = `${base}/favicon${wrong ? "-alert" : ""}.svg`;
+    if (mark && mark.getAttribute("href") !== address) mark.setAttribute("href", address);
   }
 
   renderConnection() {
@@ -229,6 +274,7 @@ export class Layout extends Component {
       "click [data-action=\"retry\"]": () => this.props.state.socket.hurry(),
       "click [data-action=\"dismiss-notice\"]": () => this.setState({ dismissed: this.get("info")?.features?.notice }),
       "click [data-action=\"reload-page\"]": () => location.reload(),
+      "click [data-action=\"alerts\"]": "handleBell",
       "click .skip-link": "handleSkip",
       "submit [data-form=\"login\"]": "handleLogin",
     };
@@ -265,6 +311,7 @@ export class Layout extends Component {
   }
 
   didUpdate() {
+    this.followTab();
     if (document.activeElement === document.body) this.element.querySelector("#login-secret")?.focus();
   }
 
@@ -278,6 +325,7 @@ export class Layout extends Component {
     return [
       state.subscribe("connection", follow),
       ...["retryAt", "refusal", "info", "engine"].map((key) => state.subscribe(key, redraw)),
+      state.on("timeline:added", (/** @type {any} */ added) => this.handleEvents(added)),
       () => clearInterval(clock),
     ];
   }

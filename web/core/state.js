@@ -247,11 +247,16 @@ export class StateManager {
       "queue:update": ({ waiting }) => this.set("queue", waiting),
       "keys:updated": ({ keys }) => (this.set("keys", keys), this.refresh("keys")), // whether one is required now
       "engines:update": (data) => this.mergeBuild(data),
-      "system:notice": ({ notice }) => this.set("info", {
-        ...this.state.info, features: { ...this.state.info?.features, notice },
-      }),
+      "system:notice": (change) => this.mergeFeatures(change),
+      "alerts:updated": ({ active }) => this.mergeFeatures({ alerts: active }),
+      "captures:updated": ({ captures }) => this.mergeFeatures({ captures }),
     };
     for (const [event, callback] of Object.entries(broadcasts)) this.socket.on(event, callback);
+  }
+
+  /** What every page shows of the server has changed. @param {Json} changes */
+  mergeFeatures(changes) {
+    this.set("info", { ...this.state.info, features: { ...this.state.info?.features, ...changes } });
   }
 
   followStatus() {

@@ -1,5 +1,6 @@
 import { Component, h } from "../core/component.js";
 import { bytes, dateTime, duration, number, percent, relativeTime } from "../core/format.js";
+import { AlertSettings } from "../components/alert-settings.js";
 import { ApiKeys } from "../components/api-keys.js";
 import { CopyButton, saveText } from "../components/copy-button.js";
 import { confirmDialog, Dialog } from "../components/dialog.js";
@@ -25,7 +26,7 @@ const INTERVALS = [1, 2, 5, 10, 15, 30, 60];
 /** @type {Record<string, [number, number]>} */
 const BOUNDS = {
   metrics_retention_days: [1, 3650], metrics_history_days: [1, 3650], logs_retention_days: [1, 3650],
-  logs_max_rows: [1000, 5_000_000],
+  logs_max_rows: [1000, 5_000_000], alert_disk: [1, 100], alert_memory: [1, 100], alert_temperature: [1, 150],
 };
 
 /** How this installation looks, measures, remembers and is protected. */
@@ -267,7 +268,11 @@ export class SettingsPage extends Component {
           this.appearance(settings),
           this.measuring(settings),
           this.logging(settings)),
-        h("div", { key: "right", className: "stack settings-column" }, this.security(), this.backups(), this.about()))
+        h("div", { key: "right", className: "stack settings-column" },
+          this.security(),
+          "alerts_off" in settings && this.alerts(settings),
+          this.backups(),
+          this.about()))
         : h("div", { key: "wait", className: "card" }, error
           ? errorState({
             title: "The settings could not be loaded", body: error,
@@ -338,6 +343,19 @@ export class SettingsPage extends Component {
       this.numberField("logs_retention_days", "Keep log lines", "days"),
       this.numberField("logs_max_rows", "At most", "lines"),
     ]);
+  }
+
+  /** @param {Json} settings */
+  alerts(settings) {
+    return h("div", { key: "alerts", id: "alerts" }, this.card("Alerts", [
+      h(AlertSettings, {
+        key: "kinds", state: this.props.state, settings, targets: this.state.system?.alerts ?? [],
+      }),
+      h("h3", { key: "title", className: "section-title" }, "Limits"),
+      this.numberField("alert_temperature", "GPU temperature", "°C"),
+      this.numberField("alert_memory", "GPU memory in use", "%"),
+      this.numberField("alert_disk", "Disk in use", "%"),
+    ]));
   }
 
   /** @param {string} key @param {string} label @param {string} unit */
