@@ -2162,7 +2162,7 @@ MAX_KEPT_ITEMS = 512  # numbers kept of an array: one for each layer
 MAX_KEPT_TOTAL = 32768  # numbers kept of all arrays
 MAX_TENSOR_NAME = 256  # bytes; llama.cpp allows 64
 MAX_DIMENSIONS = 4
-MAX_TENSOR_ENTRY = 32 + MAX_TENSOR_NAME + 8 * MAX_DIMENSIONS  # bytes, with the length of the next one's name
+MAX_TENSOR_ENTRY = 24 + MAX_TENSOR_NAME + 8 * MAX_DIMENSIONS  # bytes
 LONG_ARRAY = 4096  # texts from which on an array is searched for its end: to walk over them takes 50 times as long
 NEXT_KEY = rb"(?s)(.)\0{7}(tokenizer\.[\w.]{1,99})[\0-\x0c]\0{3}"  # what usually follows one: another entry of its kind
 KEY_ROOM = 128  # bytes of that at most
@@ -2386,33 +2386,27 @@ class GGUFReader:
         """Read the table of `count` tensors into `header`; where their data ends, counted from its start."""
         if not count:
             return 0
-        two_numbers, lowest = struct.Struct(self.order + "QQ").unpack_from, 0 if self.order == "<" else 3
-        (length,) = self.numbers("Q")
-        window, at, last = self.window + bytes(8), self.at, len(self.window) - MAX_TENSOR_ENTRY
+        number, lowest = struct.Struct(self.order + "Q").unpack_from, 0 if self.order == "<" else 3
+        self.refill(min(count * MAX_TENSOR_ENTRY, max(self.size - self.position, 1)))
         layouts, names, offset = list[bytes](), list[bytes](), 0
         try:
             for _ in range(count):  # models have hundreds, most of them alike
-                if at > last:
-                    self.at = at
-                    self.refill(min(MAX_TENSOR_ENTRY, max(self.size - self.position, 1)))
-                    window, at, last = self.window + bytes(8), 0, len(self.window) - MAX_TENSOR_ENTRY
+                (length,) = number(self.window, self.at)
                 if length > MAX_TENSOR_NAME:
                     raise GGUFError(f"a tensor's name of {length} bytes")
-                if self.named:
-                    names.append(window[at:at + length])
-                at += length
-                end = at + 8 + 8 * window[at + lowest]  # of its shape and type
-                layouts.append(window[at:end])
-                offset, length = two_numbers(window, end)  # the length is that of the next one's name
-                at = end + 16
+                at = self.at + 8 + length
+                names.append(self.window[at - length:at])
+                end = at + 8 + 8 * self.window[at + lowest]  # of its shape and type
+                layouts.append(self.window[at:end])
+                (offset,) = number(self.window, end)
+                self.at = end + 8
         except (struct.error, IndexError) as problem:
             raise GGUFError("it ends within its header: an incomplete download?") from problem
-        self.at = at - 8
         for layout, times in collections.Counter(layouts).items():
             name, parameters, _ = self.tensor(layout)
             header.tensor_types[name] += times * parameters
         header.parameter_count = sum(header.tensor_types.values())
-        for tensor, layout in zip(names, layouts, strict=False):
+        for tensor, layout in zip(names if self.named else [], layouts, strict=False):
             header.tensor_sizes[name := tensor.decode("utf-8", "replace")] = self.tensor(layout)[2]
             if name.startswith(("mm.", "resampler.proj.")):
                 header.projections[name] = struct.unpack_from(f"{self.order}4x{len(layout) // 8 - 1}Q", layout)
@@ -5742,8 +5736,7 @@ CHILD_INFO, CHILD_EXIT = b"cmd_child_to_router:info:", b"cmd_router_to_child:exi
 TERMINAL_CODES = r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\-_])"
 CONTROL_CHARACTERS = r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029]"
 LEVEL_PREFIX = re.compile(r"(?:\d+\.\d\d\.\d{3}\.\d{3} )?([IWED]) (.*)")
-LEVELS = {"I": "info", "W": "warning", "E": "error", "D": "debug",
-          "info": "info", "warn": "warning", "error": "error", "debug": "debug"}
+LEVELS = {"i": "info", "w": "warning", "e": "error", "d": "debug"}  # by the first letter
 ALARMING = re.compile(r"(?i)\b(?:error|failed|failure|assert|abort|fatal|out of memory|cannot open)\b|GGML_ASSERT")
 ORIGIN = r"^(?:\w+ +)?[\w~]+ ?(?:\(\))?: +"  # the function that llama.cpp names before a message
 VAGUE = (r"(?i)failed to load (?:the )?model(?:,? '.*)?$|unable to load model|exiting due to|trying to fit params|"
@@ -5827,11 +5820,7 @@ class LogLine(NamedTuple):
 
 def clean_line(line: bytes) -> str:
     """`line` as text without terminal codes, overwritten parts and control characters."""
-    text = line.decode("utf-8", "replace").rstrip("\r")
-    if "\r" in text:
-        text = text.rsplit("\r", 1)[1]
-    if text.isprintable():
-        return text
+    text = line.decode("utf-8", "replace").rstrip("\r").rpartition("\r")[2]
     return re.sub(CONTROL_CHARACTERS, "", re.sub(TERMINAL_CODES, "", text).replace("\t", "    "))
 
 
@@ -5840,7 +5829,7 @@ def parse_line(line: bytes) -> LogLine:
     text = clean_line(line)
     if not text.startswith('{"type":'):
         if found := LEVEL_PREFIX.match(text):
-            return LogLine(LEVELS[found[1]], found[2])
+            return LogLine(LEVELS[found[1].lower()], found[2])
         return LogLine("error" if ALARMING.search(text) else "info", text)
     try:
         parsed = json.loads(text)
@@ -5849,7 +5838,7 @@ def parse_line(line: bytes) -> LogLine:
     if parsed.get("type") != "log":
         return LogLine("debug", "")
     message = re.sub(CONTROL_CHARACTERS, " ", str(parsed.get("msg", ""))).rstrip()
-    return LogLine(LEVELS.get(str(parsed.get("level")), "info"), message)
+    return LogLine(LEVELS.get(str(parsed.get("level"))[:1], "info"), message)
 
 
 def explanation(lines: Iterable[LogLine]) -> str | None:
@@ -6193,9 +6182,9 @@ def work_of(pid: int, computing: bool = True) -> float:
 def main_memory_of(pid: int) -> tuple[int, int]:
     """Bytes of main memory that a process takes, shared pages by their share, and those that are not file cache."""
     with contextlib.suppress(OSError, KeyError):
-        found = re.findall(r"(?m)^(\w+): +(\d+) kB", Path(f"/proc/{pid}/smaps_rollup").read_text())
-        sizes: dict[str, str] = dict(found)
-        return int(sizes["Pss"]) * 1024, int(sizes.get("Anonymous", sizes["Pss"])) * 1024
+        text = Path(f"/proc/{pid}/smaps_rollup").read_text()
+        sizes = {name: int(size) * 1024 for name, size in re.findall(r"(?m)^(\w+): +(\d+) kB", text)}
+        return sizes["Pss"], sizes.get("Anonymous", sizes["Pss"])
     with contextlib.suppress(psutil.Error):
         memory = psutil.Process(pid).memory_info()
         return int(memory.rss), int(memory.rss - getattr(memory, "shared", 0))
@@ -11084,11 +11073,8 @@ async def encoded_by_parts(value: Json) -> bytes:
 def text_frame(payload: bytes) -> bytes:
     """One complete, unmasked WebSocket text frame (RFC 6455, section 5.2)."""
     size = len(payload)
-    if size < 126:
-        return b"\x81" + bytes([size]) + payload
-    if size < 1 << 16:
-        return b"\x81\x7e" + size.to_bytes(2, "big") + payload
-    return b"\x81\x7f" + size.to_bytes(8, "big") + payload
+    long = b"\x7e" + size.to_bytes(2, "big") if size < 1 << 16 else b"\x7f" + size.to_bytes(8, "big")
+    return b"\x81" + (bytes([size]) if size < 126 else long) + payload
 
 
 def too_deep(value: Any) -> bool:
@@ -11109,7 +11095,7 @@ class Client:
     connection: Connection
     address: str
     session_id: str | None
-    recover: tuple[str, int] | None
+    recover: tuple[Any, Any]  # the epoch and the last broadcast that it says it knows
     established: Json
     rate: float
     allowance: float = math.inf
@@ -11264,13 +11250,11 @@ class Connection:
 
 def is_connect(text: str) -> bool:
     """Whether `text` is a Socket.IO CONNECT to the one namespace there is, with an object or nothing."""
-    if not text.startswith("40") or len(text) > MAX_CONNECT:
-        return False
-    try:
-        auth = json.loads(text[2:] or "{}")
-    except (ValueError, RecursionError):
-        return False
-    return isinstance(auth, dict) and not too_deep(auth)
+    with contextlib.suppress(ValueError, RecursionError):
+        if text.startswith("40") and len(text) <= MAX_CONNECT:
+            auth = json.loads(text[2:] or "{}")
+            return isinstance(auth, dict) and not too_deep(auth)
+    return False
 
 
 class Hub:
@@ -11315,15 +11299,14 @@ class Hub:
             told = problem if isinstance(problem, DashError) else handler_failed("connect")
             raise socketio.exceptions.ConnectionRefusedError(
                 str(told), {"code": told.code, **told.details}) from None
-        epoch, seq = credentials.get("epoch"), credentials.get("seq")
-        recover = (epoch, seq) if isinstance(epoch, str) and type(seq) is int else None
+        recover = (credentials.get("epoch"), credentials.get("seq"))
         connection.client = Client(sid, connection, address, admitted.pop("session_id"), recover, admitted,
                                    self.dash.config.request_rate)
         LimitedProtocol.expect(connection.request, math.inf)
 
     def welcome(self, client: Client) -> None:
         """Tell a client that it is in, give it what it missed, and let it take part in broadcasts."""
-        missed = self.missed(client.recover)
+        missed = self.missed(*client.recover)
         established = {"epoch": self.epoch, "seq": self.seq, "recovered": missed is not None,
                        "version": __version__, **client.established}
         self.clients[client.id] = client
@@ -11331,13 +11314,13 @@ class Hub:
         for frame in missed or []:
             client.connection.write(frame)
 
-    def missed(self, recover: tuple[str, int] | None) -> list[bytes] | None:
-        """The broadcasts after `recover` (epoch, seq) in order; None where they are not all known."""
-        if recover is None or recover[0] != self.epoch or not 0 <= recover[1] <= self.seq:
-            return None
+    def missed(self, epoch: Any, last: Any) -> list[bytes] | None:
+        """The broadcasts of this `epoch` after the `last` one in order; None where they are not all known."""
         self.forget()
         oldest = self.history[0][0] if self.history else self.seq + 1
-        return [frame for seq, _, frame in self.history if seq > recover[1]] if recover[1] >= oldest - 1 else None
+        if epoch != self.epoch or type(last) is not int or not oldest - 1 <= last <= self.seq:
+            return None
+        return [frame for seq, _, frame in self.history if seq > last]
 
     def forget(self) -> None:
         """Drop the broadcasts that are too old, or too many, to be asked for again."""
@@ -11433,23 +11416,23 @@ class Hub:
         if not match:
             return False
         if len(text) > REQUEST_SIZE and (problem := too_much(client, text)):
-            name, id = EVENT_NAME.match(text, match.end()), REQUEST_ID.search(text, 0, REQUEST_SIZE)
-            if name:
-                self.answer(Reply(client, name[1], match[1], id and id[1]), problem)
-            return bool(name)
+            known, id = EVENT_NAME.match(text, match.end()), REQUEST_ID.search(text, 0, REQUEST_SIZE)
+            if known:
+                self.answer(client, known[1], match[1], id and id[1], problem)
+            return bool(known)
         try:
             (name, *more), end = JSON_DECODER.raw_decode(text, match.end())
         except (ValueError, RecursionError):
             return False
         if not isinstance(name, str) or len(more) > 1 or end != len(text):
             return False
-        request = more[0] if more else {}
-        reply = Reply(client, name[:128] if encodable(name) else "?", match[1], request_id(request))
-        result = self.handled(client, reply.event, request)
+        request, name = more[0] if more else {}, name[:128] if encodable(name) else "?"
+        reply = functools.partial(self.answer, client, name, match[1], request_id(request))
+        result = self.handled(client, name, request)
         if isinstance(result, dict | DashError):  # at once, for a task would cost as much as all the rest
-            self.answer(reply, result)
+            reply(result)
         else:
-            self.dash.spawn(self.answer_later(reply, result), reply.event)
+            self.dash.spawn(self.answer_later(client, name, result, reply), name)
         return True
 
     def handled(self, client: Client, name: str, request: Any) -> Json | DashError | Awaitable[Json]:
@@ -11468,36 +11451,37 @@ class Hub:
         except Exception:
             return handler_failed(name)
 
-    async def answer_later(self, reply: Reply, result: Awaitable[Json]) -> None:
+    async def answer_later(self, client: Client, event: str, result: Awaitable[Json],
+                           reply: Callable[[DashError | bytes], None]) -> None:
         """Answer a request once its handler is done."""
-        reply.client.running += 1
+        client.running += 1
         try:
             data = await result
             async with self.dash.long_work:
                 body = await encoded_by_parts(data)
             if len(body) > LONG_MESSAGE:
-                await reply.client.connection.room(len(body))
-            self.answer(reply, body)
+                await client.connection.room(len(body))
+            reply(body)
         except DashError as problem:
-            self.answer(reply, problem)
+            reply(problem)
         except Exception:
-            self.answer(reply, handler_failed(reply.event))
+            reply(handler_failed(event))
         finally:
-            reply.client.running -= 1
+            client.running -= 1
 
-    def answer(self, reply: Reply, result: Json | DashError | bytes) -> None:
+    def answer(self, client: Client, event: str, ack: str, id: str | int | None,
+               result: Json | DashError | bytes) -> None:
         """Send the response envelope, and the acknowledgement if the client wants one; bytes are data as JSON."""
         if isinstance(result, DashError):
             kind, part = b"error", encoded(result.as_json())
         else:
             kind, part = b"data", result if isinstance(result, bytes) else encoded(result)
-        envelope = encoded({"type": "response", "event": reply.event, "success": kind == b"data",
-                            "requestId": reply.request_id, "timestamp": now_ms()})
+        envelope = encoded({"type": "response", "event": event, "success": kind == b"data", "requestId": id,
+                            "timestamp": now_ms()})
         body = b'%b,"%b":%b}' % (envelope[:-1], kind, part)
-        write = reply.client.connection.write
-        write(text_frame(b"42[%b,%b]" % (encoded(f"{reply.event}:result"), body)))
-        if reply.ack:
-            write(text_frame(b"43%b[%b]" % (reply.ack.encode(), body)))
+        client.connection.write(text_frame(b"42[%b,%b]" % (encoded(f"{event}:result"), body)))
+        if ack:
+            client.connection.write(text_frame(b"43%b[%b]" % (ack.encode(), body)))
 
 
 def too_much(client: Client, text: str) -> DashError | None:
@@ -11507,14 +11491,6 @@ def too_much(client: Client, text: str) -> DashError | None:
     if text.count("[") + text.count("{") > MAX_BRACKETS:
         return InvalidRequest("data holds too many lists and objects", field="data")
     return None
-
-
-class Reply(NamedTuple):
-    """Where a response goes, and what it repeats of its request."""
-    client: Client
-    event: str
-    ack: str
-    request_id: str | int | None
 
 
 def request_id(request: Any) -> str | int | None:
@@ -11564,11 +11540,10 @@ def client_address(request: web.BaseRequest, trusted_proxies: tuple[str, ...]) -
 def plain_address(text: str) -> str | None:
     """The one spelling of the IP address `text`, which may have a port; None where it is none."""
     match = re.fullmatch(r"\[([^\]]+)\](?::\d{1,5})?|([\d.]+):\d{1,5}", text)
-    try:
+    with contextlib.suppress(ValueError):
         address = ipaddress.ip_address((match[1] or match[2] if match else text).partition("%")[0])
-    except ValueError:
-        return None
-    return str(getattr(address, "ipv4_mapped", None) or address)
+        return str(getattr(address, "ipv4_mapped", None) or address)
+    return None
 
 
 @functools.lru_cache(1024)
