@@ -2310,15 +2310,11 @@ class GGUFReader:
         if self.search and count >= LONG_ARRAY and self.find_next_key(count):
             self.searched = True
             return
-        length_of, window, at = struct.Struct(self.order + "Q").unpack_from, self.window, self.at
-        last = len(window) - 8
+        length_of = struct.Struct(self.order + "Q").unpack_from
         for _ in range(count):
-            if at > last:
-                self.at = at
+            if self.at + 8 > len(self.window):
                 self.refill(8)
-                window, at, last = self.window, 0, len(self.window) - 8
-            at += 8 + length_of(window, at)[0]
-        self.at = at
+            self.at += 8 + length_of(self.window, self.at)[0]
 
     def find_next_key(self, count: int) -> bool:
         """Step over a vocabulary of `count` texts to the entry that usually follows; False, in place, without one."""
@@ -2326,17 +2322,13 @@ class GGUFReader:
         end = min(begin + SEARCHED_EACH * count, self.size - KEY_ROOM, MAX_HEADER)
         self.at += 10 * count  # texts of two bytes: no vocabulary has shorter ones
         while self.position < end:
-            if self.at + KEY_ROOM > len(self.window):
-                self.refill(KEY_ROOM)
-            found = self.window.find(b"\0\0\0tokenizer.ggml.", self.at) - 5
-            if found < self.at:
-                self.at = len(self.window) - 16  # it may be cut there
-            elif found + KEY_ROOM > len(self.window) and self.start + found < end:
-                self.at = found
-            else:
+            self.refill(KEY_ROOM)
+            rest = len(self.window) - KEY_ROOM  # where the next window begins: what stands behind may be cut
+            found = self.window.find(b"\0\0\0tokenizer.ggml.", 5, rest + 32) - 5
+            self.at = found if found >= 0 else rest
+            if found >= 0:
                 key = re.compile(NEXT_KEY).match(self.window, found)
                 if key and len(key[2]) == key[1][0]:
-                    self.at = found
                     return True
                 break
         self.window, self.start, self.at = b"", begin, 0
@@ -2534,11 +2526,6 @@ def gguf_modalities(header: GGUFHeader) -> list[str]:
     """What a model understands with this projector."""
     vision, audio = (header.metadata.get(f"clip.has_{kind}_encoder") for kind in ("vision", "audio"))
     return ["text", *(["vision"] if vision or (vision is None and not audio) else []), *(["audio"] if audio else [])]
-
-
-def gguf_is_projector(header: GGUFHeader) -> bool:
-    """Whether the file only translates images or sound for another model."""
-    return header.architecture == "clip" or header.text("general.type") == "mmproj"
 
 
 def gguf_lengths(header: GGUFHeader) -> set[int]:
@@ -4026,7 +4013,7 @@ class Scan:
                  for header, item in zip(headers, model.files, strict=True) if (flaw := gguf_flaw(header, item.size))]
         if unusable or flaws:
             self.skip(model.path, unusable or flaws[0])
-        if unusable or gguf_is_projector(headers[0]):
+        if unusable or headers[0].architecture == "clip" or headers[0].text("general.type") == "mmproj":
             return None if unusable or flaws else "projector"
         model.facts = {**gguf_facts(headers), "name": file_name(headers[0], model.stem)}
         return "model"
@@ -5731,8 +5718,7 @@ STOP_HURRY = 1.0  # s that are left to it after a second signal
 STOP_SECONDS = 45  # until systemd kills the program
 USED_DEVICE = re.compile(r"using device (\S{1,64}) \(.{0,200}\) \(([0-9a-f]{4}:[0-9a-f]{2}:[0-9a-f]{2}\.\d)\)")
 SPEED_LINE = re.compile(r"n_(?:gen|decoded) = +\d{1,9}, tg = +[\d.]{1,20} t/s, tg_3s = +(\d{1,9}(?:\.\d{1,9})?) t/s")
-CHILD_STATE, CHILD_READY = b"cmd_child_to_router:state:", b"cmd_child_to_router:ready"
-CHILD_INFO, CHILD_EXIT = b"cmd_child_to_router:info:", b"cmd_router_to_child:exit\n"
+CHILD_EXIT = b"cmd_router_to_child:exit\n"
 TERMINAL_CODES = r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\-_])"
 CONTROL_CHARACTERS = r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029]"
 LEVEL_PREFIX = re.compile(r"(?:\d+\.\d\d\.\d{3}\.\d{3} )?([IWED]) (.*)")
@@ -5924,18 +5910,17 @@ class EngineOutput:
 
     def take_state(self, line: bytes) -> None:
         """Take in a state: a load's progress, or that it is ready and what it has loaded."""
-        if line.startswith(CHILD_READY):
-            self.said_ready.set()
-        elif line.startswith(CHILD_INFO):
-            self.take_meta(json.loads(line[len(CHILD_INFO):]))
-        elif line.startswith(CHILD_STATE):
-            report = json.loads(line[len(CHILD_STATE):])
-            payload = report.get("payload") or {}
-            if report.get("state") == "loading":
-                self.take_progress(payload)
-            elif report.get("state") == "ready":
+        kind, _, text = line.strip().partition(b":")[2].partition(b":")
+        state, told = kind.decode(), json.loads(text or b"{}")
+        if state == "state":
+            state, told = told.get("state"), told.get("payload") or {}
+        if state == "loading":
+            self.take_progress(told)
+        elif state in ("ready", "info"):
+            if state == "ready":
                 self.said_ready.set()
-                self.take_meta(payload)
+            meta = told.get("meta") or {}
+            self.meta |= {key: meta[key] for key in ("n_ctx", "n_ctx_train", "size") if is_amount(meta.get(key))}
 
     def take_progress(self, payload: Json) -> None:
         """How far a load has come: `{stages, current, value}`; value 1 is not ready, a warm-up follows."""
@@ -5947,11 +5932,6 @@ class EngineOutput:
         self.progress = max(self.progress or 0.0, done)
         self.stage = "warming up" if self.progress >= 1 else clean_text(str(current))[:64]
         self.changed()
-
-    def take_meta(self, payload: Json) -> None:
-        """What the process says of the model that it has loaded."""
-        meta = payload.get("meta") or {}
-        self.meta |= {key: meta[key] for key in ("n_ctx", "n_ctx_train", "size") if is_amount(meta.get(key))}
 
     def take_log(self, line: LogLine) -> None:
         """Learn the speed from one line of the log, and pass it on to the journal."""
@@ -11584,8 +11564,7 @@ REQUEST_DEADLINE = 10.0  # seconds in which a new connection must have sent a wh
 KEEPALIVE_TIME = 75.0  # seconds that a connection may stay open between two requests, as long as browsers keep it
 CONNECTIONS_PER_SOCKET = 4  # connections of one address for each socket it may have: a browser loads over six
 OPEN_FILES = 65_536  # descriptors that are asked for; more would only cost the system memory
-READ_AT_ONCE = 2**10, 2**14  # bytes of one connection, at least and at most, until the others have their turn
-QUICK_BLOCK = 0.0005  # seconds of work: who sends what takes longer is read in the smallest blocks
+READ_AT_ONCE = 2**10, 2**14  # bytes of one connection, of chunks or messages and of others, until all have their turn
 MAX_HEAD = 2**16  # bytes of a request's head, and of all that a socket sends before it has authenticated
 MAX_ADDRESS_LINE = 2048  # bytes of a request's first line: aiohttp's router takes milliseconds for longer ones
 CONNECTION_REFUSED = (b"HTTP/1.1 503 Service Unavailable\r\n"
@@ -11759,7 +11738,7 @@ class LimitedProtocol(asyncio.BufferedProtocol):
         self.http = asyncio.Protocol()  # does nothing, unless it is accepted
         self.deadline: asyncio.TimerHandle | None = None
         self.expected: float = MAX_HEAD  # bytes that may still come, until a request or a login changes that
-        self.block, self.most = READ_AT_ONCE  # bytes that are read at once
+        self.block = READ_AT_ONCE[0]
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin, unless there are too many already."""
@@ -11787,15 +11766,12 @@ class LimitedProtocol(asyncio.BufferedProtocol):
         return self.limits.buffer[:self.block]
 
     def buffer_updated(self, nbytes: int) -> None:
-        """Hand on what came, and read little at once where that is much work: the others want their turn."""
+        """Hand on what came."""
         self.expected -= nbytes
         if self.expected < 0:
             self.expire("that sent too much")
-            return
-        began = time.thread_time()
-        self.http.data_received(bytes(self.limits.buffer[:nbytes]))
-        quick = time.thread_time() - began < QUICK_BLOCK
-        self.block = min(self.most, 2 * self.block) if quick else READ_AT_ONCE[0]
+        else:
+            self.http.data_received(bytes(self.limits.buffer[:nbytes]))
 
     def expire(self, what: str) -> None:
         """End a connection that asks for nothing in time, or sends what nobody asked for."""
@@ -11808,7 +11784,8 @@ class LimitedProtocol(asyncio.BufferedProtocol):
         connection = request.transport and request.transport.get_protocol()
         if isinstance(connection, LimitedProtocol):
             connection.expected = more + (connection.expected if again else MAX_HEAD)
-            connection.most = READ_AT_ONCE["Transfer-Encoding" not in request.headers]  # each chunk is work later
+            in_pieces = "Transfer-Encoding" in request.headers or "Upgrade" in request.headers  # each is work later
+            connection.block = READ_AT_ONCE[not in_pieces]
             if connection.deadline:
                 connection.deadline.cancel()
 
