@@ -5699,7 +5699,7 @@ LOG_BLOCK = 65536  # bytes read from a pipe at once
 YIELD_LINES = 128  # taken (at most 2 ms) before everyone else gets a turn
 LAST_LINES = 80  # of a process's output, kept to explain why it ended
 MAX_STATE_LINE = 2**20  # bytes of a state: its payload describes the model
-HEALTH_PAUSE = (0.05, 0.5)  # s between two looks at whether a process that tells nothing is ready: at first, at most
+HEALTH_PAUSE = 0.1  # s between two looks at whether a process that tells nothing is ready
 HEALTH_INTERVAL = 10.0  # s between two looks at whether a process that answers is alive
 HEALTH_TIMEOUT = 5.0  # s
 LOAD_SILENCE = 120.0  # s in which a load neither writes, reads nor computes, after which it hangs
@@ -5961,6 +5961,7 @@ class Instance:
         self.port = int(arguments[arguments.index("--port") + 1])
         self.url = f"http://127.0.0.1:{self.port}"
         self.key = secrets.token_urlsafe(24)
+        self.authorization = {"Authorization": f"Bearer {self.key}"}  # the header that it wants of every request
         self.process: asyncio.subprocess.Process | None = None
         self.output = EngineOutput(name, dash.journal, changed)
         self.ready = asyncio.Event()
@@ -6057,22 +6058,20 @@ class Instance:
     async def follow(self, process: asyncio.subprocess.Process) -> None:
         """Wait until the process answers, then see that it goes on doing so; kill one that hangs."""
         watch, course = Vitality(process.pid), Vitality(process.pid, computing=False)
-        pause, said_ready = HEALTH_PAUSE[0], self.output.said_ready
+        said_ready = self.output.said_ready
         if self.build.protocol == "none":
             said_ready.set()  # /health alone tells
         while not (said_ready.is_set() and (await self.get("/health"))[0] == 200):
             with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for((self.ready if said_ready.is_set() else said_ready).wait(), pause)
-            pause = min(pause * 1.5, HEALTH_PAUSE[1])
+                await asyncio.wait_for((self.ready if said_ready.is_set() else said_ready).wait(), HEALTH_PAUSE)
             if watch.silence(self.output.heard_at) > LOAD_SILENCE:
                 return self.kill(f"It hung while it loaded: nothing happened for {LOAD_SILENCE:.0f} s")
             if course.silence(self.output.advanced_at) > LOAD_STANDSTILL:
                 return self.kill(f"It got no further while it loaded, for {LOAD_STANDSTILL:.0f} s, though it computed: "
                                  "is there a pattern in “Placement of tensors” that takes long to match?")
-        try:
-            await self.ask_properties()
-        except EngineFailed as problem:
-            return self.kill(str(problem))
+        await self.ask_properties()
+        if self.killed_for:
+            return None
         self.ready_at = time.monotonic()
         self.output.progress = self.output.stage = None
         self.ready.set()
@@ -6090,27 +6089,23 @@ class Instance:
     async def get(self, path: str) -> tuple[int, bytes]:
         """The status and the body of what the process answers; 0 where it gives no answer."""
         with contextlib.suppress(aiohttp.ClientError, OSError, asyncio.TimeoutError):
-            async with self.dash.pool.session.get(self.url + path, headers=self.authorization(),
+            async with self.dash.pool.session.get(self.url + path, headers=self.authorization,
                                                   timeout=aiohttp.ClientTimeout(total=HEALTH_TIMEOUT)) as response:
                 return response.status, await response.content.read(2**20)
         return 0, b""
 
     async def ask_properties(self) -> None:
-        """Learn the context and the slots; EngineFailed where the process does not take our key."""
+        """Learn the context and the slots; kill a process that does not take our key."""
         status, body = await self.get("/props")
         if status == 401:
-            raise EngineFailed("The engine does not take the key that llamadash gave it: "
-                               "is there an api-key in /etc/llama.cpp/config.ini?")
+            self.kill("The engine does not take the key that llamadash gave it: "
+                      "is there an api-key in /etc/llama.cpp/config.ini?")
         with contextlib.suppress(*MALFORMED):
             properties = json.loads(body)
             slots = properties["total_slots"]
             self.slots = slots if type(slots) is int and 0 < slots < 4096 else None
             if is_amount(context := properties["default_generation_settings"]["n_ctx"]):
                 self.output.meta.setdefault("n_ctx", context)
-
-    def authorization(self) -> dict[str, str]:
-        """The header that the process wants of every request."""
-        return {"Authorization": f"Bearer {self.key}"}
 
     async def measure(self) -> None:
         """Find out what the process takes of each memory."""
@@ -7784,7 +7779,7 @@ class ModelRequest:
                                  or not body.fields.keys().isdisjoint(("messages", "prompt", "input_prefix"))):
             body = body.with_values(self.dash.pool.entries.missing_values(self.call.model, self.path))
         return await sent(self.dash.pool.session, self.method, instance.url + self.path,
-                          [*self.headers, *instance.authorization().items()], body, stack)
+                          [*self.headers, *instance.authorization.items()], body, stack)
 
 
 async def sent(session: aiohttp.ClientSession, method: str, url: str, headers: list[tuple[str, str]], body: Body | None,
