@@ -9356,7 +9356,7 @@ class Rehearsal:
                 "seed": 1, "cache_prompt": False, "stream": False}
         for _ in range(2):  # the first one pays for what a process does once
             async with self.dash.pool.session.post(instance.url + "/completion", json=body,
-                                                   headers=instance.authorization()) as response:
+                                                   headers=instance.authorization) as response:
                 said = await response.content.read(2**20)
             if response.status != 200:
                 raise EngineFailed(error_text(said, response.status))
