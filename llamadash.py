@@ -170,6 +170,7 @@ import argparse
 import asyncio
 import base64
 import binascii
+import bisect
 import collections
 import concurrent.futures
 import contextlib
@@ -906,9 +907,10 @@ BUSY_PAUSE = 0.05  # seconds between two tries of a thread, in which the event l
 WRITER_TIMEOUT = 200  # milliseconds that a write waits for it, as the event loop and so everybody waits with it
 SCAN_ROWS = 200  # models written in one go: as long as that takes, whoever reads on the loop waits
 PRUNE_ROWS = 5000  # rows deleted in one go: more would stall the writers
-# Looking through more takes longer than anybody waits.
-MAX_ROWS = {"requests": 200_000, "events": 100_000, "usage": 200_000, "benchmarks": 10_000}
+MAX_ROWS = {"requests": 1_000_000, "events": 2_000_000, "usage": 500_000, "benchmarks": 10_000}
+SORTED_ROWS = 50_000  # the newest requests, among which another order is looked for: more takes longer than one waits
 LOGS_COUNTED = 200_000  # of the newest log entries, for the same reason
+SPEED_STEP, SPEED_LEAST, SPEED_MOST = 1.03, 0.01, 1e6  # how exactly speeds are counted, and which ones (tokens/s)
 RAW_KEPT = 2 * DAY  # how long every single sample is kept
 CLOCK_JUMP = 60_000  # ms by which the clock may be set without being doubted; what is dated later than that is "future"
 CLOCK_GAP = 3_600_000  # ms from one run to the next in which the clock need not be doubted
@@ -928,8 +930,13 @@ RequestSort = Literal["timestamp", "duration", "waited", "first_token", "prompt_
 REQUEST_COLUMNS = (
     "id", "timestamp", "model", "build", "key", "client", "endpoint", "stream", "status", "code", "error", "waited",
     "loading", "first_token", "duration", "prompt_tokens", "cached_tokens", "generated_tokens", "drafted", "accepted",
-    "prompt_per_second", "generated_per_second", "slot", "energy",
+    "prompt_per_second", "generated_per_second", "slot", "energy", "details",
 )
+USAGE_GROUPS = {"model": "model", "key": "key", "day": "day", "build": "model, build"}
+USAGE_COLUMNS = (  # numbers of requests and tokens; ms of work; tokens with a known speed, and their seconds; J
+    "requests", "prompt_tokens", "cached_tokens", "generated_tokens", "busy", "prompt_timed", "prompt_time",
+    "generated_timed", "generated_time", "energy", "metered")  # metered: generated tokens whose energy is known
+SPEED_COLUMNS = ("prompt_speeds", "generated_speeds")  # how many requests had which speed, see speed_count
 REQUEST_FILTERS = {"model": "model = ?", "key": "key = ?", "status": "status = ?", "from_ms": "timestamp >= ?",
                    "to_ms": "timestamp < ?"}
 EVENT_COLUMNS = ("id", "timestamp", "kind", "model", "reason", "details")
@@ -1130,6 +1137,25 @@ def m004_router(db: sqlite3.Connection) -> None:
             db.execute("INSERT OR IGNORE INTO server_config (key, value) VALUES ('idle_seconds', ?)", (str(idle),))
 
 
+def m005_usage(db: sqlite3.Connection) -> None:
+    """Usage by build and end of the requests as well, with work and speeds; what a request waited for."""
+    run_script(db, """
+        ALTER TABLE requests ADD COLUMN details TEXT;
+        ALTER TABLE usage RENAME TO old_usage;
+        CREATE TABLE usage (day TEXT NOT NULL, model TEXT NOT NULL, build TEXT NOT NULL DEFAULT '',
+            key TEXT NOT NULL DEFAULT '', status TEXT NOT NULL DEFAULT 'ok', requests INTEGER NOT NULL DEFAULT 0,
+            prompt_tokens INTEGER NOT NULL DEFAULT 0, cached_tokens INTEGER NOT NULL DEFAULT 0,
+            generated_tokens INTEGER NOT NULL DEFAULT 0, busy REAL NOT NULL DEFAULT 0, prompt_timed INTEGER,
+            prompt_time REAL, generated_timed INTEGER, generated_time REAL, energy REAL, metered INTEGER,
+            prompt_speeds BLOB, generated_speeds BLOB,
+            PRIMARY KEY (day, model, build, key, status));
+        INSERT INTO usage (day, model, key, requests, prompt_tokens, cached_tokens, generated_tokens, energy)
+            SELECT day, model, key, requests, prompt_tokens, cached_tokens, generated_tokens, energy FROM old_usage;
+        DROP TABLE old_usage;
+        CREATE INDEX events_lives ON events (timestamp)
+            WHERE kind IN ('loading', 'loaded', 'unloaded', 'failed', 'crashed', 'waiting')""")
+
+
 def m004_parameters(text: str) -> tuple[str, bool, int | None]:
     """Saved parameters without the two that became fields, and those: (parameters, pinned, idle)."""
     try:
@@ -1141,7 +1167,8 @@ def m004_parameters(text: str) -> tuple[str, bool, int | None]:
 
 
 # A migration runs once, in a transaction of its own; the next one is appended.
-MIGRATIONS: list[Callable[[sqlite3.Connection], None]] = [m001_initial, m002_hours, m003_counts, m004_router]
+MIGRATIONS: list[Callable[[sqlite3.Connection], None]] = [m001_initial, m002_hours, m003_counts, m004_router,
+                                                             m005_usage]
 # SQLite's result codes for what the system refuses or the file is, by its words for them: Python 3.10 has only these.
 SQLITE_TEXTS = {"permission denied": 3, "is locked": 5, "readonly": 8, "disk I/O error": 10, "malformed": 11,
                 "is full": 13, "unable to open": 14, "locking protocol": 15, "large file support": 22,
@@ -1368,6 +1395,7 @@ class DatabaseFile(Statements):
             connection = sqlite3.connect(self.path, timeout=BUSY_TIMEOUT, isolation_level=None, check_same_thread=False)
             failed.callback(connection.close)
             connection.row_factory, connection.text_factory = sqlite3.Row, LENIENT_TEXT
+            connection.create_function("ADDED", 2, added, deterministic=True)
             self.check(connection, version)  # a file that is not ours may not change by one byte
             if not user_version(connection):
                 connection.execute("PRAGMA auto_vacuum = INCREMENTAL")  # before the first table, or never
@@ -1721,21 +1749,35 @@ class RequestRows(DatabaseFile):
 
     def add_requests(self, rows: list[Json]) -> None:
         """Save finished requests, each with the id that it was given, and count them in `usage`."""
-        rows = [{**dict.fromkeys(REQUEST_COLUMNS), "status": "ok", "day": day_of(row["timestamp"]),
-                 "counted_as": row["model"], **row}
+        rows = [{**dict.fromkeys(REQUEST_COLUMNS), "status": "ok", **row, "day": day_of(row["timestamp"]),
+                 "counted_as": row.get("counted_as", row["model"]),
+                 "details": json.dumps(row["details"]) if row.get("details") else None,
+                 **{f"{kind}_speeds": speed_count(row.get(f"{kind}_per_second")) for kind in ("prompt", "generated")}}
                 for row in rows]
         with self.transaction() as db:
             db.executemany(f"INSERT INTO requests ({', '.join(REQUEST_COLUMNS)}) "
                            f"VALUES ({', '.join(f':{name}' for name in REQUEST_COLUMNS)})", rows)
-            db.executemany(
-                "INSERT INTO usage (day, model, key, requests, prompt_tokens, cached_tokens, generated_tokens, energy) "
-                "VALUES (:day, :counted_as, COALESCE(:key, ''), 1, COALESCE(:prompt_tokens, 0), "
-                "COALESCE(:cached_tokens, 0), COALESCE(:generated_tokens, 0), :energy) "
-                "ON CONFLICT (day, model, key) DO UPDATE SET requests = requests + 1, "
-                "prompt_tokens = prompt_tokens + excluded.prompt_tokens, "
-                "cached_tokens = cached_tokens + excluded.cached_tokens, "
-                "generated_tokens = generated_tokens + excluded.generated_tokens, "
-                "energy = COALESCE(energy + excluded.energy, energy, excluded.energy)", rows)
+            self.count_usage(db, {**usage_values(":"), **{name: f":{name}" for name in SPEED_COLUMNS}}, rows)
+
+    @staticmethod
+    def count_usage(db: sqlite3.Connection, values: dict[str, str], rows: list[Json]) -> None:
+        """Add `values`, expressions by column, of each of `rows` to `usage`."""
+        sums = (f"{name} = ADDED({name}, excluded.{name})" for name in values)
+        db.executemany(
+            f"INSERT INTO usage (day, model, build, key, status, {', '.join(values)}) VALUES (:day, :counted_as, "
+            f"COALESCE(:build, ''), COALESCE(:key, ''), :status, {', '.join(values.values())}) "
+            f"ON CONFLICT DO UPDATE SET {', '.join(sums)}", rows)
+
+    def add_energy(self, rows: list[Json]) -> None:
+        """Count energy (J) that has become known, of finished requests, or with the status `idle` of a model in memory.
+
+        A row is as for add_requests, with `energy` and with `metered`, the tokens that had no energy before.
+        """
+        rows = [{"id": None, "build": None, "key": None, **row, "day": day_of(row["timestamp"]),
+                 "counted_as": row.get("counted_as", row["model"])} for row in rows]
+        with self.transaction() as db:
+            db.executemany("UPDATE requests SET energy = COALESCE(energy, 0) + :energy WHERE id = :id", rows)
+            self.count_usage(db, {"energy": ":energy", "metered": ":metered"}, rows)
 
     def requests(self, *, sort: str = "timestamp", before: int | None = None, limit: int = 50,
                  **filters: Any) -> list[Json]:
@@ -1749,7 +1791,7 @@ class RequestRows(DatabaseFile):
         if sort not in typing.get_args(RequestSort):
             raise InvalidRequest(f"requests are not sorted by {sort}", field="sort")
         if sort != "timestamp":
-            filters["from_ms"] = self.first_counted(filters.get("from_ms"))
+            filters["from_ms"] = self.first_sorted(filters.get("from_ms"))
         wanted = {REQUEST_FILTERS[name]: value for name, value in filters.items()}
         found = [row[0] for row in self.read(f"SELECT {sort} FROM requests WHERE id = ?", (before,))]
         last = found[0] if found else None
@@ -1763,11 +1805,12 @@ class RequestRows(DatabaseFile):
             where, values = where_all(wanted)
             rows = [dated(row) for row in self.read(f"SELECT {', '.join(REQUEST_COLUMNS)} FROM requests {where} "
                                                     f"ORDER BY {sort} DESC, id DESC LIMIT ?", [*values, limit])]
-        return [{**row, "stream": None if row["stream"] is None else bool(row["stream"])} for row in rows]
+        return [{**row, "stream": None if row["stream"] is None else bool(row["stream"]),
+                 "details": row["details"] and decoded(row, "details", {})} for row in rows]
 
-    def first_counted(self, from_ms: int | None) -> int | None:
-        """Since when requests are looked through that meet `from_ms`: those beyond MAX_ROWS are about to be deleted."""
-        last = self.last_id("requests") - MAX_ROWS["requests"]
+    def first_sorted(self, from_ms: int | None) -> int | None:
+        """Since when requests are sorted that meet `from_ms`: those of the newest SORTED_ROWS."""
+        last = self.last_id("requests") - SORTED_ROWS
         rows = self.read("SELECT timestamp FROM requests WHERE id <= ? ORDER BY id DESC LIMIT 1", (last,))
         return max([from_ms or 0, *(row[0] for row in rows)]) if rows else from_ms
 
@@ -1776,41 +1819,61 @@ class RequestRows(DatabaseFile):
         generated_per_second, throughput} of those that meet the filters.
 
         The two speeds are tokens over busy time, those of the prompt without cached ones; `throughput` is generated
-        tokens over all of the time. May be called from a thread: a million requests take a second.
+        tokens over all of the time. May be called from a thread. Whole days come from `usage`: there may be many.
         """
-        from_ms = self.first_counted(from_ms)
-        filters |= {"from_ms": from_ms, "to_ms": now_ms() + CLOCK_JUMP if to_ms is None else to_ms}
-        where, values = where_all({REQUEST_FILTERS[name]: value for name, value in filters.items()})
-        statuses = "".join(f"COALESCE(SUM(status = '{name}'), 0) AS {name}, " for name in ("ok", "failed", "cancelled"))
+        until = now_ms() + CLOCK_JUMP if to_ms is None else min(to_ms, now_ms() + CLOCK_JUMP)
+        if from_ms is None:
+            where, values = where_all({REQUEST_FILTERS[name]: value for name, value in filters.items()})
+            from_ms = self.read(f"SELECT MIN(timestamp) FROM requests {where}", values)[0][0] or until
+        days = next_midnight(from_ms), next_midnight(until if until > now_ms() else until - DAY)
+        wanted, values = [(from_ms, days[0]), (days[1], until)] if days[0] < days[1] else [(from_ms, until)], []
+        queries = []
+        for begin, end in wanted:
+            where, given = where_all({REQUEST_FILTERS[name]: value for name, value in {
+                **filters, "from_ms": begin, "to_ms": end}.items()})
+            queries.append(f"SELECT status, {usage_sums(usage_values())} FROM requests {where} GROUP BY status")
+            values += given
+        if len(wanted) > 1:
+            where, given = where_all({"day >= ?": day_of(days[0]), "day < ?": day_of(days[1]), "status != ?": "idle",
+                                      **{REQUEST_FILTERS[name]: value for name, value in filters.items()}})
+            queries.append(f"SELECT status, {usage_sums()} FROM usage {where} GROUP BY status")
+            values += given
+        statuses = "".join(f"COALESCE(SUM(requests) FILTER (WHERE status = '{name}'), 0) AS {name}, "
+                           for name in ("ok", "failed", "cancelled"))
         tokens = "".join(f"COALESCE(SUM({kind}_tokens), 0) AS {kind}_tokens, " for kind in TOKEN_KINDS)
-        speeds = "".join(
-            f"SUM(CASE WHEN {kind}_per_second > 0 THEN {count} END) / "
-            f"SUM(CASE WHEN {kind}_per_second > 0 THEN {count} / {kind}_per_second END) AS {kind}_per_second, "
-            for kind, count in (("prompt", "(prompt_tokens - COALESCE(cached_tokens, 0))"),
-                                ("generated", "generated_tokens")))
-        [row] = self.read(f"SELECT COUNT(*) AS count, {statuses}{tokens}{speeds}MIN(timestamp) AS first, "
-                          f"MAX(timestamp + COALESCE(duration, 0)) AS last FROM requests {where}", values)
-        *sums, first, last = dict(row).items()
-        begin = first[1] if from_ms is None else from_ms
-        end = last[1] if to_ms is None else min(to_ms, now_ms())
-        span = end - begin if row["count"] else 0
-        return {**dict(sums), "throughput": 1000 * row["generated_tokens"] / span if span > 0 else None}
+        speeds = ", ".join(f"SUM({kind}_timed) / SUM({kind}_time) AS {kind}_per_second"
+                           for kind in ("prompt", "generated"))
+        [row] = self.read(f"SELECT COALESCE(SUM(requests), 0) AS count, {statuses}{tokens}{speeds} "
+                          f"FROM ({' UNION ALL '.join(queries)})", values)
+        span = min(until, now_ms()) - from_ms if row["count"] else 0
+        return {**dict(row), "throughput": 1000 * row["generated_tokens"] / span if span > 0 else None}
 
     def usage(self, from_ms: int, to_ms: int, by: str) -> tuple[list[Json], Json]:
-        """What was used on the days between two times, by model, key or day, and in all; may be called from a thread.
+        """What was used on the days between two times, by model, key, day or build, and in all; in a thread, too.
 
-        A row is {model|key|day, requests, prompt_tokens, cached_tokens, generated_tokens, energy}; days come in
-        their order, else those with the most generated tokens first.
+        A row is {model|key|day, build?, requests, errors, …_tokens, busy (ms), …_speeds ([median, 95th percentile]),
+        energy, idle_energy, energy_per_1000 (J)}; days come in their order, else those with the most generated tokens
+        first. `idle_energy` is that of models, or of no model, while there were no requests.
         """
-        if by not in ("model", "key", "day"):
+        if by not in USAGE_GROUPS:
             raise InvalidRequest(f"usage is not counted by {by}", field="by")
-        sums = ", ".join(f"COALESCE(SUM({name}), 0) AS {name}" for name in (
-            "requests", *(f"{kind}_tokens" for kind in TOKEN_KINDS))) + ", SUM(energy) AS energy"
-        days = (day_of(from_ms), day_of(to_ms))
-        rows = self.read(f"SELECT NULLIF({by}, '') AS {by}, {sums} FROM usage WHERE day BETWEEN ? AND ? GROUP BY {by} "
-                         f"ORDER BY {'day' if by == 'day' else 'SUM(generated_tokens) DESC'}", days)
-        [total] = self.read(f"SELECT {sums} FROM usage WHERE day BETWEEN ? AND ?", days)
-        return [dict(row) for row in rows], dict(total)
+        group, days = USAGE_GROUPS[by], (day_of(from_ms), day_of(to_ms))
+        names, part = group.split(", "), "FROM usage WHERE day BETWEEN ? AND ?"
+        sums = ", ".join(f"COALESCE(SUM({name}), 0) AS {name}" for name in USAGE_COLUMNS[:5]) + (
+            ", COALESCE(SUM(requests) FILTER (WHERE status = 'failed'), 0) AS errors, "
+            "SUM(energy) FILTER (WHERE status != 'idle') AS energy, SUM(metered) AS metered, "
+            "SUM(energy) FILTER (WHERE status = 'idle') AS idle_energy")
+        used = " AND requests > 0" if by == "key" else ""
+        found = [*self.read(f"SELECT {group}, {sums} {part}{used} GROUP BY {group} "
+                            f"ORDER BY {'day' if by == 'day' else 'SUM(generated_tokens) DESC'}", days),
+                 *self.read(f"SELECT {sums} {part}", days)]
+        speeds = collections.Counter[Any]()
+        for *place, prompt, generated in self.read(f"SELECT {group}, {', '.join(SPEED_COLUMNS)} {part}", days):
+            for name, counts in zip(SPEED_COLUMNS, (prompt, generated), strict=True):
+                for key in ((*place, name), (name,)):
+                    speeds[key] += int.from_bytes(counts or b"", "little")
+        *rows, total = [usage_row(dict(row), names, speeds) for row in found]
+        return rows, total
 
     def add_events(self, rows: list[Json]) -> list[Json]:
         """Save events {timestamp, kind, model?, reason?, details?} and return them with their ids."""
@@ -1979,8 +2042,8 @@ class Database(ModelRows, MetricRows, RequestRows, AccessRows):
         kept = {0: min(RAW_KEPT, detail), ROLL_UPS[0]: detail, **dict.fromkeys(ROLL_UPS[1:], history)}
         for width, age in kept.items():
             self.delete_in_steps("metrics", "resolution = ? AND timestamp < ?", (width, now - age))
-        for table in ("requests", "events"):
-            self.delete_in_steps(table, "timestamp < ?", (now - detail,))
+        for table, age in (("requests", detail), ("events", history)):
+            self.delete_in_steps(table, "timestamp < ?", (now - age,))
         self.delete_in_steps("usage", "day < ?", (day_of(now - history),))
         self.delete_in_steps("logs", "timestamp < ?", (now - settings["logs_retention_days"] * DAY,))
         for table, most in {"logs": settings["logs_max_rows"], **MAX_ROWS}.items():
@@ -2121,6 +2184,64 @@ def where_all(wanted: dict[str, Any]) -> tuple[str, list[Any]]:
 def day_of(timestamp: int) -> str:
     """The day of a time in ms, as this machine's clock shows it: YYYY-MM-DD."""
     return time.strftime("%Y-%m-%d", time.localtime(timestamp / 1000))
+
+
+def next_midnight(timestamp: int) -> int:
+    """When the day after that of a time in ms begins, in ms."""
+    day = time.localtime(timestamp / 1000)
+    return int(time.mktime((day.tm_year, day.tm_mon, day.tm_mday + 1, 0, 0, 0, 0, 0, -1))) * 1000
+
+
+def usage_values(at: str = "") -> dict[str, str]:
+    """What of a request is counted, by USAGE_COLUMNS: expressions of its columns, or with ":" of its values."""
+    made, timed = f"{at}generated_tokens", []
+    for kind, tokens in (("prompt", f"({at}prompt_tokens - COALESCE({at}cached_tokens, 0))"), ("generated", made)):
+        speed = f"{at}{kind}_per_second"
+        timed += [f"CASE WHEN {speed} > 0 THEN {tokens} END", f"CASE WHEN {speed} > 0 THEN {tokens} / {speed} END"]
+    busy = f"MAX(0, COALESCE({at}duration, 0) - COALESCE({at}waited, 0) - COALESCE({at}loading, 0))"
+    return dict(zip(USAGE_COLUMNS, [
+        "1", *(f"COALESCE({at}{kind}_tokens, 0)" for kind in TOKEN_KINDS), busy, *timed, f"{at}energy",
+        f"CASE WHEN {at}energy IS NOT NULL THEN {made} END"], strict=True))
+
+
+def usage_sums(values: dict[str, str] | None = None) -> str:
+    """The sums of what a summary needs of `values`, or of the columns of `usage`, each with its name."""
+    wanted = [name for name in USAGE_COLUMNS if name not in ("busy", "energy", "metered")]
+    return ", ".join(f"SUM({(values or {}).get(name, name)}) AS {name}" for name in wanted)
+
+
+def usage_row(row: Json, names: list[str], speeds: Mapping[Any, int]) -> Json:
+    """Usage as clients see it, from its sums and from how many requests had which speed."""
+    metered, place = row.pop("metered"), tuple(row[name] for name in names if name in row)
+    return {**row, **{name: value or None for name, value in zip(names, place, strict=False)},
+            **{name: percentiles(speeds.get((*place, name), 0)) for name in SPEED_COLUMNS},
+            "energy_per_1000": 1000 * row["energy"] / metered if metered and row["energy"] else None}
+
+
+def speed_count(speed: float | None) -> bytes | None:
+    """That one request had a speed: a number of 32 bits for each step, which add up as one long number."""
+    if not speed:
+        return None
+    step = round(math.log(min(max(speed, SPEED_LEAST), SPEED_MOST) / SPEED_LEAST, SPEED_STEP))
+    return bytes(4 * step) + b"\1\0\0\0"
+
+
+def added(one: Any, other: Any) -> Any:
+    """The sum of two numbers, or of two counts of speeds; None is nothing."""
+    if one is None or other is None:
+        return other if one is None else one
+    if not isinstance(one, bytes):
+        return one + other
+    total = int.from_bytes(one, "little") + int.from_bytes(other, "little")
+    return total.to_bytes(max(len(one), len(other)), "little")
+
+
+def percentiles(counts: int) -> list[float] | None:
+    """The median and the 95th percentile of counted speeds."""
+    known = counts.to_bytes(counts.bit_length() // 32 * 4 + 4, "little")
+    sums = list(itertools.accumulate(value for (value,) in struct.iter_unpack("<I", known)))
+    return [round(SPEED_LEAST * SPEED_STEP ** bisect.bisect_left(sums, part * sums[-1]), 2)
+            for part in (0.5, 0.95)] if counts else None
 
 
 def series_of(metrics: Json) -> dict[str, float]:

@@ -1276,8 +1276,9 @@ def test_tables_may_have_columns_that_nobody_knows(version_1_0: Path) -> None:
 
 
 def test_rows_beyond_a_number_are_not_kept(fresh_db: llamadash.Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    """However new they are; until they are deleted, what takes longer with each row leaves them out."""
+    """However new they are; in another order than by time only the newest are shown, but all are summed up."""
     monkeypatch.setattr(llamadash, "MAX_ROWS", dict.fromkeys(("requests", "events", "usage", "benchmarks"), 3))
+    monkeypatch.setattr(llamadash, "SORTED_ROWS", 3)
     now = llamadash.now_ms()
     fresh_db.add_requests([{"id": id, "timestamp": now - 9000 + id, "model": f"m{id}", "duration": float(-id)}
                            for id in range(1, 9)])
@@ -1285,7 +1286,7 @@ def test_rows_beyond_a_number_are_not_kept(fresh_db: llamadash.Database, monkeyp
     for _ in range(8):
         fresh_db.add_benchmark({"model": "a"})
     assert [row["id"] for row in fresh_db.requests(sort="duration")] == [5, 6, 7, 8]
-    assert fresh_db.request_summary(from_ms=5)["count"] == 4 and len(fresh_db.requests()) == 8
+    assert fresh_db.request_summary(from_ms=5)["count"] == 8 and len(fresh_db.requests()) == 8
     fresh_db.prune(llamadash.SETTING_DEFAULTS)
     assert [fresh_db.rows(f"SELECT COUNT(*) AS n FROM {table}")[0]["n"] for table in llamadash.MAX_ROWS] == [3] * 4
     assert [row["id"] for row in fresh_db.requests()] == [8, 7, 6]
@@ -1793,7 +1794,7 @@ def test_the_summary_of_requests(fresh_db: llamadash.Database, filters: Json) ->
         busy = sum(tokens(row) / row[f"{kind}_per_second"] for row in known)
         return pytest.approx(sum(map(tokens, known)) / busy) if busy else None
     first = filters.get("from_ms", min((row["timestamp"] for row in met), default=0))
-    last = filters.get("to_ms", max((row["timestamp"] + (row["duration"] or 0) for row in met), default=0))
+    last = filters.get("to_ms", llamadash.now_ms())
     assert fresh_db.request_summary(**filters) == {
         "count": len(met), **{status: sum(row["status"] == status for row in met)
                               for status in ("ok", "failed", "cancelled")},
@@ -1801,6 +1802,26 @@ def test_the_summary_of_requests(fresh_db: llamadash.Database, filters: Json) ->
         "prompt_per_second": speed("prompt", lambda row: row["prompt_tokens"] - (row["cached_tokens"] or 0)),
         "generated_per_second": speed("generated", lambda row: row["generated_tokens"]),
         "throughput": pytest.approx(1000 * total("generated_tokens") / (last - first)) if met else None}
+
+
+def usage_of(rows: list[Json]) -> Json:
+    """What the usage of some requests must be."""
+    def total(name: str) -> int:
+        return sum(row[name] or 0 for row in rows)
+
+    def speeds(kind: str) -> Any:
+        known = sorted(row[f"{kind}_per_second"] for row in rows if row[f"{kind}_per_second"])
+        return pytest.approx([known[math.ceil(part * len(known)) - 1] for part in (0.5, 0.95)],
+                             rel=0.016) if known else None
+    metered = [row for row in rows if row["energy"] is not None]
+    energy, made = total("energy"), sum(row["generated_tokens"] or 0 for row in metered)
+    return {
+        "requests": len(rows), "errors": sum(row["status"] == "failed" for row in rows), "idle_energy": None,
+        **{name: total(name) for name in ("prompt_tokens", "cached_tokens", "generated_tokens")},
+        "busy": pytest.approx(sum(max(0, (row["duration"] or 0) - (row["waited"] or 0)) for row in rows)),
+        **{f"{kind}_speeds": speeds(kind) for kind in ("prompt", "generated")},
+        "energy": pytest.approx(energy) if metered else None,
+        "energy_per_1000": pytest.approx(1000 * energy / made) if energy and made else None}
 
 
 def test_usage_is_counted_by_model_key_and_day(fresh_db: llamadash.Database) -> None:
@@ -1811,22 +1832,18 @@ def test_usage_is_counted_by_model_key_and_day(fresh_db: llamadash.Database) -> 
         fresh_db.add_requests(rows[at:at + 9])
     fresh_db.add_requests([{"id": 200, "timestamp": noon, "model": "quiet"}])
     fresh_db.prune({**llamadash.SETTING_DEFAULTS, "metrics_history_days": 36500})
-    names = ("prompt_tokens", "cached_tokens", "generated_tokens")
     counted = [row for row in rows if row["id"] % 5 in (1, 2)]  # of the second and the third day
     for by in ("model", "key", "day"):
         found, total = fresh_db.usage(noon + llamadash.DAY - 3_600_000, noon + 2 * llamadash.DAY, by)
         groups: dict[Any, list[Json]] = {}
         for row in counted:
             groups.setdefault(llamadash.day_of(row["timestamp"]) if by == "day" else row[by], []).append(row)
-        expected = {value: {by: value, "requests": len(group), **{
-            name: sum(row[name] or 0 for row in group) for name in names}, "energy": pytest.approx(
-                sum(row["energy"] or 0 for row in group))} for value, group in groups.items()}
+        expected = {value: {by: value, **usage_of(group)} for value, group in groups.items()}
         assert {row[by]: row for row in found} == expected
-        assert total == {"requests": 40, **{name: sum(row[name] or 0 for row in counted) for name in names},
-                         "energy": pytest.approx(sum(row["energy"] or 0 for row in counted))}
+        assert total == usage_of(counted)
     assert [row["day"] for row in found] == ["2026-03-02", "2026-03-03"]
     assert [row["energy"] for row in fresh_db.usage(noon, noon, "model")[0] if row["model"] == "quiet"] == [None]
-    assert fresh_db.usage(1, 2, "model") == ([], {"requests": 0, **dict.fromkeys(names, 0), "energy": None})
+    assert fresh_db.usage(1, 2, "model") == ([], usage_of([]))
 
 
 def test_usage_and_requests_are_saved_together(fresh_db: llamadash.Database) -> None:
@@ -1837,11 +1854,11 @@ def test_usage_and_requests_are_saved_together(fresh_db: llamadash.Database) -> 
     assert fresh_db.usage(0, llamadash.now_ms(), "day")[1]["requests"] == len(fresh_db.requests()) == 3
 
 
-def test_events_are_kept_as_long_as_requests(fresh_db: llamadash.Database) -> None:
+def test_events_are_kept_as_long_as_metrics(fresh_db: llamadash.Database) -> None:
     """With reason and details, newest first, of one model or of all, between two times."""
     now = llamadash.now_ms()
     saved = fresh_db.add_events([
-        {"timestamp": now - 40 * llamadash.DAY, "kind": "loaded", "model": "a", "reason": "pinned"},
+        {"timestamp": now - 740 * llamadash.DAY, "kind": "loaded", "model": "a", "reason": "pinned"},
         {"timestamp": now - 2000, "kind": "unloaded", "model": "a", "reason": "evicted for b",
          "details": {"freed": {"gpu": 5}}},
         {"timestamp": now - 1000, "kind": "refused"}])
