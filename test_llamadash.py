@@ -14813,6 +14813,7 @@ async def test_a_page_opened_later_shows_what_is(start: Callable[..., Server], t
         await client.request("settings:update", changes={"metrics_interval": 1})
         await eventually(lambda: len(client.events("metrics:update")) >= seen + 2)
         await page.get_by_role("link", name="Dashboard", exact=True).click()
+        await page.locator(".dashboard-details > summary").click()
         await page.wait_for_function(
             "() => document.querySelector('.sparkline .chart-line')?.getAttribute('d').split('L').length > 30")
         await page.get_by_role("link", name="Models", exact=True).click()

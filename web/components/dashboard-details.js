@@ -254,7 +254,7 @@ class RecentRequests extends Panel {
   /** @param {Json[]} list */
   renderTable(list) {
     const heads = ["Time", "Model", "Client", "Prompt", "Generated", "Speed while answering", "Duration"];
-    return h("div", { className: "table-wrap", tabindex: 0, role: "region", "aria-label": "Last requests" },
+    return h("div", { className: "table-wrap", tabindex: 0, role: "region", "aria-label": "Table of requests" },
       h("table", { className: "table" },
         h("thead", null, h("tr", null, heads.map((head, at) => (
           h("th", { key: head, scope: "col", className: at > 2 ? "numeric" : null }, head))))),

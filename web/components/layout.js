@@ -46,7 +46,7 @@ export class Layout extends Component {
     const signedOut = this.get("connection") === "unauthenticated";
     return h("div", { className: "app" },
       h("a", { className: "skip-link", href: "#main" }, "Skip to the content"),
-      signedOut ? h("div", { key: "login", className: "login" }, this.renderLogin()) : null,
+      signedOut ? h("main", { key: "login", className: "login" }, this.renderLogin()) : null,
       h("div", { key: "layout", className: "layout", hidden: signedOut },
         h("header", { className: "sidebar" },
           this.renderBrand(), this.renderSearch(), this.renderNavigation(), this.renderPills()),
@@ -72,11 +72,11 @@ export class Layout extends Component {
   renderSearch() {
     const apple = /Mac|iP(hone|ad)/.test(navigator.platform);
     return h("button", {
-      type: "button", className: "button search-button", "aria-haspopup": "dialog", "aria-label": "Find anything",
+      type: "button", className: "button search-button", "aria-haspopup": "dialog",
       "aria-keyshortcuts": apple ? "Meta+K" : "Control+K", dataset: { palette: true },
     },
       icon("search", { size: 16 }), h("span", { className: "search-words" }, "Find anything"),
-      h("kbd", { className: "search-keys" }, apple ? "⌘ K" : "Ctrl K"));
+      h("kbd", { className: "search-keys", "aria-hidden": "true" }, apple ? "⌘ K" : "Ctrl K"));
   }
 
   renderNavigation() {
@@ -107,10 +107,7 @@ export class Layout extends Component {
     const [kind, words] = ENGINE_STATES[engine?.status] ?? ["neutral", "unknown"];
     const connected = this.get("connection") === "connected";
     return h("div", { className: "sidebar-foot" },
-      h("a", {
-        className: `badge badge-${connected ? kind : "neutral"} pill-engine`, href: "/",
-        "aria-label": `Engine: ${words}`,
-      },
+      h("a", { className: `badge badge-${connected ? kind : "neutral"} pill-engine`, href: "/" },
         h("span", { className: kind === "info" ? "dot dot-busy" : "dot" }),
         h("span", { className: "pill-words" }, `Engine ${connected ? words : "unknown"}`)),
       this.renderConnection(), this.renderBell());
@@ -281,13 +278,22 @@ export class Layout extends Component {
   }
 
   /**
-   * Escape closes what "More" opened, and leaves the focus there.
+   * Arrow keys move in what "More" opened; Escape closes it and leaves the focus there, Tab closes it and goes on.
    * @param {KeyboardEvent} event @param {HTMLElement} navigation
    */
   handleNavigationKey(event, navigation) {
-    if (event.key !== "Escape" || !this.state.more) return;
+    if (!this.state.more) return;
+    const more = /** @type {HTMLElement} */ (navigation.querySelector("[data-action=\"more\"]"));
+    const step = { ArrowDown: 1, ArrowRight: 1, ArrowUp: -1, ArrowLeft: -1 }[event.key];
+    if (step) {
+      const items = /** @type {HTMLElement[]} */ ([...navigation.querySelectorAll(".nav-extra > a")]);
+      const at = items.indexOf(/** @type {HTMLElement} */ (document.activeElement));
+      items[(at < 0 && step < 0 ? items.length - 1 : at + step + items.length) % items.length].focus();
+      return event.preventDefault();
+    }
+    if (event.key !== "Escape" && event.key !== "Tab") return;
     this.setState({ more: false });
-    /** @type {HTMLElement | null} */ (navigation.querySelector("[data-action=\"more\"]"))?.focus();
+    more.focus(); // from where Tab goes on
   }
 
   /** @param {Event} event */

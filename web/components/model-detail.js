@@ -171,7 +171,7 @@ export class ModelDetail extends Component {
   /** @param {Model} model */
   name(model) {
     return h("div", { key: "name", className: "row model-detail-name" },
-      h("h2", { className: "model-detail-title", title: model.name }, model.name),
+      h("h2", { className: "model-detail-title", title: model.name, tabindex: -1 }, model.name),
       h("button", {
         type: "button", className: "button button-ghost button-icon", dataset: { action: "rename" },
         "aria-label": "Rename",

@@ -11,6 +11,7 @@ import { csv } from "../core/csv.js";
 import { dateTime, duration, now, number, rowTime, tokenRate, tokens } from "../core/format.js";
 import { ActiveRequests } from "./active-requests.js";
 import { saveText } from "./copy-button.js";
+import { Filters as FilterBox } from "./filters.js";
 import { icon } from "./icon.js";
 import { REQUEST_STATUSES, requestStatus } from "./request-status.js";
 import { emptyState, errorState, loadingState } from "./states.js";
@@ -209,10 +210,12 @@ export class RequestTable extends Component {
     const sorts = COLUMNS.filter(({ sorts: can }) => can).map(({ key, label }) => [key, `By ${label.toLowerCase()}`]);
     const statuses = LAST_STATUSES.map((key) => [key, REQUEST_STATUSES[key][0]]);
     return h("div", { className: "toolbar" },
-      choice("sort", "Sort by", sort, sorts),
-      choice("model", "Model", filters.model, [["", "All models"], ...models.map((name) => [name, name])]),
-      keys.length > 0 && choice("key", "API key", filters.key, [["", "All keys"], ...keys.map((name) => [name, name])]),
-      choice("status", "Status", filters.status, [["", "Any status"], ...statuses]),
+      h(FilterBox, { key: "filters", count: Object.values(filters).filter(Boolean).length },
+        choice("sort", "Sort by", sort, sorts),
+        choice("model", "Model", filters.model, [["", "All models"], ...models.map((name) => [name, name])]),
+        keys.length > 0
+          && choice("key", "API key", filters.key, [["", "All keys"], ...keys.map((name) => [name, name])]),
+        choice("status", "Status", filters.status, [["", "Any status"], ...statuses])),
       h("button", {
         key: "export", type: "button", className: "button", disabled: exported !== null || !rows.length,
         "aria-busy": exported !== null, dataset: { action: "export" },

@@ -18,7 +18,7 @@ export function loadingState(label = "Loading…") {
  */
 export function emptyState({ title, body, action, iconName = "info" }) {
   return h("div", { className: "state-box" }, h("span", { className: "state-icon" }, icon(iconName, { size: 24 })),
-    h("h3", { className: "state-title" }, title), body
+    h("p", { className: "state-title" }, title), body
       ? h("div", { className: "state-body muted" }, body)
       : null, action
       ? h("div", { className: "row" }, action)
@@ -29,7 +29,7 @@ export function emptyState({ title, body, action, iconName = "info" }) {
 export function errorState({ title = "Something went wrong", body, action }) {
   return h("div", { className: "state-box state-error", role: "alert" },
     h("span", { className: "state-icon" }, icon("warning", { size: 24 })),
-    h("h3", { className: "state-title" }, title), body
+    h("p", { className: "state-title" }, title), body
       ? h("div", { className: "state-body muted" }, body)
       : null, action
       ? h("div", { className: "row" }, action)

@@ -85,7 +85,7 @@ export class UsageTable extends Component {
     const { shownBy, total } = this.state;
     const [, label, none] = GROUPS.find(([key]) => key === shownBy) ?? GROUPS[0];
     const heads = [label, "Requests", "Prompt", "Cached", "Generated", "Energy"];
-    return h("div", { className: "table-wrap", tabindex: 0, role: "region", "aria-label": "Usage" },
+    return h("div", { className: "table-wrap", tabindex: 0, role: "region", "aria-label": "Table of usage" },
       h("table", { className: "table" },
         h("thead", null, h("tr", null, heads.map((head, at) => (
           h("th", { key: head, scope: "col", className: at ? "numeric" : null }, head))))),

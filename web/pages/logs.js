@@ -2,6 +2,7 @@ import { Component, h } from "../core/component.js";
 import { dateTime, now, number } from "../core/format.js";
 import { saveText } from "../components/copy-button.js";
 import { confirmDialog } from "../components/dialog.js";
+import { Filters as FilterBox } from "../components/filters.js";
 import { icon } from "../components/icon.js";
 import { LogHistogram, PARTS } from "../components/log-histogram.js";
 import { LogList } from "../components/log-list.js";
@@ -450,18 +451,19 @@ export class LogsPage extends Component {
           id: "logs-search", className: "input", type: "search", placeholder: "Search messages", maxlength: 256,
           autocomplete: "off", value: filters.search, dataset: { role: "log-search" },
         })),
-      h("select", {
-        className: `select${filters.level ? " is-on" : ""}`, value: filters.level, dataset: { filter: "level" },
-        "aria-label": "Level",
-      }, LEVELS.map(([value, label]) =>
-        h("option", { key: value, value }, withCount(label, counts && fromLevel(counts, value))))),
-      h("select", {
-        className: `select logs-source-filter${filters.source ? " is-on" : ""}`, value: filters.source,
-        dataset: { filter: "source" }, "aria-label": "Source",
-      },
-        h("option", { key: "", value: "" }, "Any source"), known.map((source) =>
-          h("option", { key: source, value: source },
-            withCount(names.get(source) ?? source, counts && (counts.sources[source] ?? 0))))),
+      h(FilterBox, { key: "filters", count: [filters.level, filters.source].filter(Boolean).length },
+        h("select", {
+          className: `select${filters.level ? " is-on" : ""}`, value: filters.level, dataset: { filter: "level" },
+          "aria-label": "Level",
+        }, LEVELS.map(([value, label]) =>
+          h("option", { key: value, value }, withCount(label, counts && fromLevel(counts, value))))),
+        h("select", {
+          className: `select logs-source-filter${filters.source ? " is-on" : ""}`, value: filters.source,
+          dataset: { filter: "source" }, "aria-label": "Source",
+        },
+          h("option", { key: "", value: "" }, "Any source"), known.map((source) =>
+            h("option", { key: source, value: source },
+              withCount(names.get(source) ?? source, counts && (counts.sources[source] ?? 0)))))),
       (filters.from || filters.to || filters.line) && h("button", {
         key: "span", type: "button", className: "button button-small logs-span", dataset: { action: "clear-span" },
         title: "Show every time",

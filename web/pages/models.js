@@ -3,6 +3,7 @@ import { plural } from "../core/format.js";
 import { DeleteModel } from "../components/delete-model.js";
 import { confirmDialog, Dialog } from "../components/dialog.js";
 import { DownloadQueue } from "../components/download-queue.js";
+import { Filters } from "../components/filters.js";
 import { FirstRun } from "../components/first-run.js";
 import { GetModels } from "../components/get-models.js";
 import { icon } from "../components/icon.js";
@@ -405,7 +406,8 @@ export class ModelsPage extends Component {
   /** @param {ReturnType<typeof queryModels>["facets"]} facets */
   toolbar(facets) {
     const { query } = this.state;
-    const filtered = Boolean(query.search || query.favorites || FILTERS.some(([name]) => query[name]));
+    const set = [query.favorites, ...FILTERS.map(([name]) => query[name])];
+    const filtered = Boolean(query.search || set.some(Boolean));
     return h("div", { key: "toolbar", className: "toolbar models-toolbar", role: "search", "aria-label": "Models" },
       h("div", { key: "search", className: "input-with-icon models-search" }, icon("search"),
         h("label", { className: "visually-hidden", htmlFor: "models-search" }, "Search models"),
@@ -413,21 +415,22 @@ export class ModelsPage extends Component {
           id: "models-search", className: "input", type: "search", placeholder: "Search name, architecture, path…",
           autocomplete: "off", value: query.search, dataset: { role: "search" },
         })),
-      FILTERS.map(([name, any]) => this.filter(name, any, facets[name])),
-      h("button", {
-        key: "favorites", type: "button", className: `button models-favorites${query.favorites ? " is-on" : ""}`,
-        dataset: { action: "favorites" }, "aria-pressed": query.favorites,
-      },
-        icon(query.favorites ? "star-filled" : "star"), h("span", null, "Favourites")),
-      h("div", { key: "sort", className: "models-sorting" },
-        h("label", { className: "visually-hidden", htmlFor: "models-sort" }, "Sort by"),
-        h("select", { id: "models-sort", className: "select", value: query.sort, dataset: { role: "sort" } },
-          SORTS.map(([key, label]) => h("option", { key, value: key }, label))),
+      h(Filters, { key: "filters", count: set.filter(Boolean).length },
+        FILTERS.map(([name, any]) => this.filter(name, any, facets[name])),
         h("button", {
-          type: "button", className: "button button-icon", dataset: { action: "direction" },
-          "aria-label": query.descending ? "Descending; sort ascending" : "Ascending; sort descending",
-          title: query.descending ? "Descending" : "Ascending",
-        }, h("span", { "aria-hidden": "true" }, query.descending ? "↓" : "↑"))),
+          key: "favorites", type: "button", className: `button models-favorites${query.favorites ? " is-on" : ""}`,
+          dataset: { action: "favorites" }, "aria-pressed": query.favorites,
+        },
+          icon(query.favorites ? "star-filled" : "star"), h("span", null, "Favourites")),
+        h("div", { key: "sort", className: "models-sorting" },
+          h("label", { className: "visually-hidden", htmlFor: "models-sort" }, "Sort by"),
+          h("select", { id: "models-sort", className: "select", value: query.sort, dataset: { role: "sort" } },
+            SORTS.map(([key, label]) => h("option", { key, value: key }, label))),
+          h("button", {
+            type: "button", className: "button button-icon", dataset: { action: "direction" },
+            "aria-label": query.descending ? "Descending; sort ascending" : "Ascending; sort descending",
+            title: query.descending ? "Descending" : "Ascending",
+          }, h("span", { "aria-hidden": "true" }, query.descending ? "↓" : "↑")))),
       filtered && h("button", {
         key: "clear", type: "button", className: "button button-ghost", dataset: { action: "clear-filters" },
       }, icon("close"), "Clear"));
@@ -462,6 +465,16 @@ export class ModelsPage extends Component {
     if (dialog === "delete" && model) return h(DeleteModel, { key: "delete", state, model, close });
     if (dialog === "skipped") return this.skippedDialog();
     return null;
+  }
+
+  /** Details open with the focus in them, and give it back to their row. @param {any} props */
+  receive(props) {
+    const before = this.props.params.id;
+    super.receive(props);
+    const { id } = props.params;
+    if (id === before) return;
+    const place = id ? ".model-detail-title" : `.model-row[data-id="${CSS.escape(before)}"] a`;
+    this.element.querySelector(place)?.focus({ preventScroll: Boolean(id) });
   }
 
   /** The files that the last scan left out. @returns {Array<{path: string, reason: string}>} */

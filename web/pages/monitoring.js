@@ -91,8 +91,7 @@ export class MonitoringPage extends Component {
   renderRanges(chosen) {
     return h("div", { className: "segmented", role: "group", "aria-label": "Time range" },
       RANGES.map(({ id, label, words }) => h("button", {
-        key: id, type: "button", dataset: { range: id }, "aria-pressed": id === chosen.id,
-        "aria-label": `The last ${words}`,
+        key: id, type: "button", dataset: { range: id }, "aria-pressed": id === chosen.id, title: `The last ${words}`,
       }, label)));
   }
 
