@@ -485,6 +485,7 @@ SETTINGS: dict[str, tuple[Any, Any]] = {
     "theme": ("system", Literal["system", "light", "dark"]), "metrics_interval": (10, Annotated[int, Range(1, 60)]),
     "metrics_retention_days": (30, Days), "metrics_history_days": (730, Days), "logs_retention_days": (7, Days),
     "logs_max_rows": (200_000, Annotated[int, Range(1000, 5_000_000)]), "log_level": ("info", LogLevel),
+    "energy_price": (None, Annotated[float, Range(0, 1000)] | None), "currency": ("€", Annotated[str, Length(1, 8)]),
     "alerts_off": ([], Annotated[list[AlertKind], Length(0, 32)]), "alert_disk": (95, Annotated[int, Range(1, 100)]),
     "alert_memory": (98, Annotated[int, Range(1, 100)]), "alert_temperature": (87, Annotated[int, Range(1, 150)]),
 }
@@ -3728,6 +3729,7 @@ class Sampler:
         await self.dash.broadcast("metrics:update", {"metrics": metrics})
         await self.dash.alerts.look(metrics)
         await self.dash.pool.memory.watch_others()
+        await self.dash.energy.count(metrics["gpus"])
 
     async def sample(self) -> Json:
         """One sample, in the Metrics shape; it becomes `latest`."""
@@ -7508,6 +7510,7 @@ class Call:
     error: str | None = None
     waited: float | None = None  # ms
     loading: float | None = None
+    energy: float | None = None  # J
     admitted_at: float | None = None
     first_at: float | None = None
     ended_at: float | None = None
@@ -7551,7 +7554,7 @@ class Call:
         first = None if self.first_at is None else round((self.first_at - (self.admitted_at or self.since)) * 1000, 1)
         duration = round((end - self.since) * 1000, 1)
         slot = re.search(rb'"id_slot":(\d{1,4})\b', self.head)
-        return {**{name: getattr(self, name) for name in CALL_FIELDS}, **self.numbers(), "energy": None,
+        return {**{name: getattr(self, name) for name in CALL_FIELDS}, **self.numbers(), "energy": self.energy,
                 "waited": self.waited if self.admitted_at else duration, "duration": duration,
                 "first_token": first if self.stream else None, "slot": int(slot[1]) if slot else None}
 
@@ -7649,6 +7652,7 @@ class Requests:
                     model not in self.dash.upstreams.all[upstream].models:
                 row["counted_as"] = f"{upstream}/…"  # a client may make up any number of names
             self.finished.append(row)
+            self.dash.energy.ended.append((call, row))
             self.dash.pool.mark(call.model)
 
     def unserved_for(self) -> float:
@@ -7728,6 +7732,107 @@ class Requests:
             await self.dash.broadcast("queue:update", {"waiting": waiting})
         if self.active:
             self.dash.pool.changed.set()
+
+
+# energy
+
+class Meter(NamedTuple):
+    """A reading of an energy meter: joules since some start, from 0 again beyond `range`, and watts; None: not told."""
+    energy: float | None
+    power: float | None = None
+    range: float = math.inf
+
+    def since(self, before: Meter, seconds: float) -> float | None:
+        """Joules since the reading before; from the watts where the counter does not tell, None where nothing does."""
+        if self.energy is not None and before.energy is not None:
+            spent = self.energy - before.energy
+            if spent >= 0 or self.range < math.inf:
+                return spent % self.range
+        powers = [meter.power for meter in (before, self) if meter.power is not None]
+        return sum(powers) / len(powers) * seconds if powers else None
+
+
+def processor_meters(root: Path = Path("/sys/class/powercap")) -> dict[str, Meter]:
+    """The energy meters of the processor's packages, where this user may read them."""
+    packages = {path.name: (reading(file_text(path / "energy_uj"), 1e-6),
+                            reading(file_text(path / "max_energy_range_uj"), 1e-6)) for path in root.glob("*-rapl:?")}
+    return {name: Meter(energy, None, most or math.inf) for name, (energy, most) in packages.items()
+            if energy is not None}
+
+
+class EnergyLedger:
+    """Splits what the meters count over the requests in flight and, while there are none, the models in memory."""
+
+    def __init__(self, dash: Dash) -> None:
+        self.dash = dash
+        self.meters: dict[str, Meter] = {}  # as last read
+        self.at = time.monotonic()
+        self.idle_power: float | None = None  # W, when there was no request last
+        self.ended: list[tuple[Call, Json]] = []  # since the meters were read, with their rows
+        self.kept: dict[tuple[str, float], float] = {}  # J of each unit without requests since it was loaded, and when
+
+    async def count(self, gpus: list[Json]) -> None:
+        """Read the meters, and put what was spent since the last time to the account of whom it was for."""
+        now, ended, before = time.monotonic(), self.ended, self.meters
+        read = (await self.dash.sampler.probes.read({"energy meters": processor_meters}))["energy meters"] or {}
+        self.meters = {**read, **{f"GPU {gpu['index']}": Meter(gpu.get("energy"), gpu["power"]) for gpu in gpus}}
+        span, begin, self.at, self.ended = now - self.at, self.at, now, []
+        spent = [meter.since(before[name], span) for name, meter in self.meters.items() if name in before]
+        total = sum(joules for joules in spent if joules is not None)
+        if span <= 0 or all(joules is None for joules in spent):
+            return
+        active = [(call, None) for call in self.dash.requests.active.values()]
+        busy = [(call, row, max(begin, call.admitted_at), min(now, call.ended_at or now))
+                for call, row in [*active, *ended] if call.unit and call.admitted_at is not None]
+        idle = self.idle_part(total, span, covered([(start, end) for *_, start, end in busy]))
+        work = sum(max(0.0, end - start) for *_, start, end in busy) or math.inf
+        rows = []
+        for call, row, start, end in busy:
+            share = (total - idle) * max(0.0, end - start) / work
+            if row:
+                rows.append({**row, "energy": share, "metered": None if row["energy"] is not None
+                             else row["generated_tokens"]})
+            else:
+                call.energy = (call.energy or 0.0) + share
+        rows += self.residents(idle, begin, now)
+        await self.dash.requests.publish()  # the rows must be there
+        with contextlib.suppress(DashError):
+            await asyncio.to_thread(self.dash.db.add_energy, rows)
+
+    def idle_part(self, total: float, span: float, busy: float) -> float:
+        """What of `total` joules was not for requests, where there were some for `busy` of `span` seconds."""
+        power = total / span
+        if not busy:
+            self.idle_power = power
+        return min(power, power if self.idle_power is None else self.idle_power) * max(0.0, span - busy)
+
+    def residents(self, idle: float, begin: float, now: float) -> list[Json]:
+        """The rows of what the models in memory took, each by its time there; of no model where there was none."""
+        units = [unit for unit in self.dash.pool.residency.units.values() if unit.resident]
+        times = {unit: now - max(begin, unit.started_at) for unit in units}
+        whole, kept, self.kept = sum(times.values()) or math.inf, self.kept, {}
+        for unit, spent in times.items():
+            key = unit.id, unit.started_at
+            self.kept[key] = kept.get(key, 0.0) + idle * spent / whole
+        shares = {unit.name: idle * spent / whole for unit, spent in times.items()} or {"": idle}
+        return [{"timestamp": now_ms(), "model": name, "status": "idle", "energy": share, "metered": None}
+                for name, share in shares.items()]
+
+    def residencies(self) -> Json:
+        """What it costs to keep each model: {model: {since (ms), energy (J), loading (s that a load takes)}}."""
+        units = self.dash.pool.residency.units.values()
+        return {unit.name: {"since": unix_ms(unit.loaded_at), "energy": self.kept.get((unit.id, unit.started_at)),
+                            "loading": round(unit.loaded_at - unit.started_at, 1)}
+                for unit in units if unit.status == "loaded"}
+
+
+def covered(spans: list[tuple[float, float]]) -> float:
+    """How much of the time at least one of `spans` covers."""
+    total, reached = 0.0, -math.inf
+    for start, end in sorted(spans):
+        total += max(0.0, end - max(start, reached))
+        reached = max(reached, end)
+    return total
 
 
 # what is read of a body
@@ -8622,11 +8727,16 @@ async def queue_get(dash: Dash) -> Json:
 
 
 @on("usage:get", error="GET_USAGE_FAILED")
-async def usage_get(dash: Dash, *, from_: Timestamp, to: Timestamp, by: Literal["model", "key", "day"]) -> Json:
-    """Requests and tokens by model, key or day, and in all."""
+async def usage_get(dash: Dash, *, from_: Timestamp, to: Timestamp,
+                    by: Literal["model", "key", "day", "build"]) -> Json:
+    """Requests, tokens, speeds, energy and cost by model, key, day or build, and in all; and what is in memory."""
     await dash.requests.publish()
     rows, total = await asyncio.to_thread(dash.db.usage, from_, to, by)
-    return {"rows": rows, "total": total}
+    price = dash.settings()["energy_price"]
+    for row in (*rows, total):
+        spent = [joules for joules in (row["energy"], row["idle_energy"]) if joules is not None]
+        row["cost"] = sum(spent) / 3.6e6 * price if spent and price is not None else None
+    return {"rows": rows, "total": total, "resident": dash.energy.residencies(), "meters": sorted(dash.energy.meters)}
 
 
 @on("keys:list", error="LIST_KEYS_FAILED")
@@ -12503,6 +12613,7 @@ class Dash:
         self.builds = Builds(config)
         self.pool = Pool(self)
         self.requests = Requests(self)
+        self.energy = EnergyLedger(self)
         self.upstreams = Upstreams(self)
         self.chats = Chats(self)
         self.sampler = Sampler(self)

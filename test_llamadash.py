@@ -7633,7 +7633,7 @@ async def test_the_timeline_tells_what_people_did(start: Callable[..., Server], 
 @run_async
 async def test_the_timeline_tells_of_other_programs_on_the_gpu(dash: StubDash, monkeypatch: pytest.MonkeyPatch) -> None:
     """Once two samples show it, not while a model moves, and not again before it is much more or less."""
-    gpu = {"index": 0, "vendor": "nvidia", "memory_used": 2**30, "memory_total": 16 * 2**30}
+    gpu = {"index": 0, "name": "NVIDIA", "vendor": "nvidia", "memory_used": 2**30, "memory_total": 16 * 2**30}
     dash.sampler.gpus = {"GPU-1": gpu}
     looks: list[bool] = []
 
@@ -7651,7 +7651,8 @@ async def test_the_timeline_tells_of_other_programs_on_the_gpu(dash: StubDash, m
         assert [item["reason"] for item in dash.events] == told, used
         dash.events.clear()
     assert looks == [True] * 3
-    build = llamadash.Build("x", "llama-server", (), "x", devices=({"name": "CUDA0", "total": 16 * 2**30, "free": 0},))
+    build = llamadash.Build("x", "llama-server", (), "x",
+                            devices=({"name": "CUDA0", "description": "NVIDIA", "total": 16 * 2**30, "free": 0},))
     dash.builds.builds = {"x": build}
     instance = dash.pool.instances["u"] = llamadash.Instance(dash, "u", build, ["--port", "1"])
     instance.taken = {"CUDA0": 3 * 2**30}
@@ -8049,6 +8050,67 @@ async def test_targets_that_are_no_paths_are_refused(start: Callable[..., Server
 
 
 QUIET = {"quiet": True}  # the fake engine does not note these
+
+
+@run_async
+async def test_energy_is_split_over_requests_and_models(dash: StubDash, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What all accounts get is what the meters show, in each row and in the usage; idle power is not the requests'."""
+    ledger, pool = dash.energy, dash.pool
+    clock, joules = [ledger.at], [1000.0]
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(llamadash, "processor_meters", lambda: {"package": llamadash.Meter(joules[0], None, 1200.0)})
+    gpu: Json = {"index": 0, "energy": 5000.0, "power": 1.0}
+    for name in ("a", "b"):
+        pool.residency.units[name] = llamadash.Unit(name, name, status="loaded", started_at=clock[0] - 99,
+                                                    loaded_at=clock[0] - 90)
+
+    async def passed(seconds: float, package: float, card: float | None) -> None:
+        clock[0], joules[0] = clock[0] + seconds, (joules[0] + package) % 1200
+        gpu["energy"] = card if card is None else gpu["energy"] + card
+        await ledger.count([gpu])
+
+    def call(model: str, **fields: Any) -> llamadash.Call:
+        found = llamadash.Call(0, model, "curl", "/v1/completions", unit=model, admitted_at=clock[0], **fields)
+        dash.requests.begin(found)
+        found.unit = model
+        return found
+    await passed(10, 0, 0)  # the meters are known now
+    await passed(10, 100, 100)  # 20 W, nobody asks
+    first, second = call("a"), call("b")
+    clock[0] += 4
+    dash.requests.end(first)
+    await passed(6, 300, 700)  # both for 4 s, then one for 6
+    assert second.energy == pytest.approx(1000 * 10 / 14)
+    clock[0] += 1
+    dash.requests.end(second)
+    await passed(9, 100, 300)  # one for 1 s; 9 s idle at 20 W
+    rows = {row["model"]: row["energy"] for row in dash.db.requests()}
+    assert rows == {"a": pytest.approx(1000 * 4 / 14), "b": pytest.approx(1000 * 10 / 14 + 400 - 180)}
+    usage, total = dash.db.usage(0, llamadash.now_ms(), "model")
+    assert {row["model"]: row["energy"] for row in usage} == rows
+    assert [row["idle_energy"] for row in usage] == [pytest.approx((200 + 180) / 2)] * 2
+    assert total["energy"] + total["idle_energy"] == pytest.approx(200 + 1000 + 400)
+    assert ledger.residencies()["a"]["energy"] == pytest.approx(190)
+    assert ledger.residencies()["a"]["loading"] == 9
+    monkeypatch.setattr(llamadash, "processor_meters", dict)
+    await passed(10, 0, None)  # no counter: watts over time
+    assert dash.db.usage(0, llamadash.now_ms(), "model")[1]["idle_energy"] == pytest.approx(380 + 10)
+    gpu["power"] = None
+    await passed(10, 0, None)
+    await passed(10, 0, None)  # nothing is known
+    assert dash.db.usage(0, llamadash.now_ms(), "model")[1]["idle_energy"] == pytest.approx(380 + 20)
+    assert (ledger.kept and dash.db.requests()[0]["status"]) == "ok"
+
+
+def test_the_processor_s_meters(tmp_path: Path) -> None:
+    """Each package's counter and its range, in joules; none that may not be read."""
+    for name, energy in (("intel-rapl:0", "5000000"), ("intel-rapl:0:0", "1000000"), ("intel-rapl:1", "")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "energy_uj").write_text(energy)
+        (tmp_path / name / "max_energy_range_uj").write_text("9000000")
+    assert llamadash.processor_meters(tmp_path) == {"intel-rapl:0": llamadash.Meter(5.0, None, 9.0)}
+    assert llamadash.Meter(2.0, None, 9.0).since(llamadash.Meter(8.0, None, 9.0), 1.0) == 3.0
+    assert llamadash.Meter(2.0, 10.0).since(llamadash.Meter(8.0, 20.0), 2.0) == 30.0  # it began anew
 
 
 @run_async
