@@ -1,5 +1,6 @@
 import { Component, h } from "../core/component.js";
 import { dateTime, relativeTime } from "../core/format.js";
+import { base } from "../core/router.js";
 import { Dialog } from "./dialog.js";
 import { icon } from "./icon.js";
 import { emptyState, errorState } from "./states.js";
@@ -19,6 +20,22 @@ export const ALERT_KINDS = {
   download: ["download", "info", "A download ended"],
   build: ["bolt", "info", "A newer llama.cpp is available"],
 };
+
+/** Tell of alerts where the browser may and nobody looks. @param {{reason: string}[]} alerts */
+export function notify(alerts) {
+  if (!document.hidden || globalThis.Notification?.permission !== "granted") return;
+  new Notification("llamadash", { // one for all, which replaces the last one
+    body: alerts.length > 3 ? `${alerts.length} alerts` : alerts.map(({ reason }) => reason).join("\n"),
+    tag: "llamadash", icon: `${base}/favicon-alert.svg`,
+  });
+}
+
+/** The tab tells as well how many alerts there are. @param {number} count */
+export function markTab(count) {
+  const title = document.title.replace(/^\(\d+\) /, "");
+  document.title = count ? `(${count}) ${title}` : title;
+  document.querySelector("link[rel=icon]")?.setAttribute("href", `${base}/favicon${count ? "-alert" : ""}.svg`);
+}
 
 /** What lasts now, and the newest alerts. Props: `state`, `close`. */
 export class AlertsPanel extends Component {

@@ -1,6 +1,5 @@
 import { Component, h } from "../core/component.js";
 import { credentials, offer } from "../core/auth.js";
-import { base } from "../core/router.js";
 import { icon } from "./icon.js";
 import { ToastRegion } from "./toast.js";
 
@@ -33,6 +32,7 @@ export class Layout extends Component {
     this.state = { more: false, offered: false, dismissed: null, unread: 0, AlertsPanel: null };
     /** @type {string | undefined} which version of the client this page runs */
     this.web = undefined;
+    this.alarmed = 0;
     /** @type {any} where pages go */
     this.main = null;
   }
@@ -131,27 +131,12 @@ export class Layout extends Component {
     const alerts = events.filter(({ kind }) => kind === "alert");
     if (!alerts.length) return;
     this.setState({ unread: this.state.AlertsPanel ? 0 : this.state.unread + alerts.length });
-    if (!document.hidden || globalThis.Notification?.permission !== "granted") return;
-    new Notification("llamadash", { // one for all, which replaces the last one
-      body: alerts.length > 3 ? `${alerts.length} alerts` : alerts.map(({ reason }) => reason).join("\n"),
-      tag: "llamadash", icon: `${base}/favicon-alert.svg`,
-    });
+    void import("./alerts-panel.js").then(({ notify }) => notify(alerts));
   }
 
   async handleBell() {
     const { AlertsPanel } = await import("./alerts-panel.js");
     this.setState({ AlertsPanel, unread: 0 });
-  }
-
-  /** The tab tells as well that something is wrong. */
-  followTab() {
-    const { alarms } = this;
-    const title = document.title.replace(/^\(\d+\) /, "");
-    document.title = alarms ? `(${alarms}) ${title}` : title;
-    const mark = document.querySelector("link[rel=icon]");
-    const wrong = alarms || this.get("connection") === "disconnected";
-    const address = `${base}/favicon${wrong ? "-alert" : ""}.svg`;
-    if (mark && mark.getAttribute("href") !== address) mark.setAttribute("href", address);
   }
 
   renderConnection() {
@@ -317,7 +302,9 @@ export class Layout extends Component {
   }
 
   didUpdate() {
-    this.followTab();
+    const { alarms } = this;
+    if (alarms || this.alarmed) void import("./alerts-panel.js").then(({ markTab }) => markTab(alarms));
+    this.alarmed = alarms;
     if (document.activeElement === document.body) this.element.querySelector("#login-secret")?.focus();
   }
 
