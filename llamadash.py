@@ -55,7 +55,7 @@ import os
 import sys
 
 
-def start_as_module(python: str, *options: str) -> None:
+def start_as_module(python: str) -> None:
     """Start this file again as a module of `python`, from its compiled cache, if there is one or can be."""
     # Python keeps 25 MB of what compiling takes. Before all other imports, for what is imported here is imported twice.
     path = os.path.realpath(__file__)
@@ -69,13 +69,11 @@ def start_as_module(python: str, *options: str) -> None:
         py_compile.compile(path)
     code = f"import sys; sys.path[0] = {here!r}; sys.dont_write_bytecode = False; " \
            f"import llamadash; sys.exit(llamadash.main())  # {here}/llamadash.py"
-    os.execv(python, [python, *options, "-c", code, *sys.argv[1:]])
+    os.execv(python, [python, "-c", code, *sys.argv[1:]])
 
 
-if __name__ == "__main__" and sys.orig_argv[-len(sys.argv)] == sys.argv[0]:  # not by -m or another program
-    before_script = sys.orig_argv[1:-len(sys.argv)]
-    if not any(option.startswith(("-m", "-c")) for option in before_script):
-        start_as_module(sys.executable, *before_script)
+if __name__ == "__main__" and sys.orig_argv[1:] == sys.argv:  # not with options of Python's own, or by another program
+    start_as_module(sys.executable)
 
 import re
 import shlex
