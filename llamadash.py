@@ -169,6 +169,7 @@ import asyncio
 import base64
 import binascii
 import bisect
+import calendar
 import collections
 import concurrent.futures
 import contextlib
@@ -477,7 +478,7 @@ CONFIG: dict[str, tuple[Any, Any]] = {
     "idle_seconds": (0, Annotated[int, Range(0, 31_536_000)]), "min_residency": (10, Annotated[int, Range(0, 3600)]),
     "max_wait": (600, Annotated[int, Range(1, 86_400)]), "default_model": ("", Annotated[str, Length(0, 128)]),
     "budget": ({}, dict[str, Any]), "build": ("", Annotated[str, Length(0, 96)]), "autostart": (True, bool),
-    "check_releases": (True, bool), "defaults": ({}, dict[str, Any]),
+    "check_releases": (True, bool), "check_models": (True, bool), "defaults": ({}, dict[str, Any]),
 }
 SETTINGS: dict[str, tuple[Any, Any]] = {
     "theme": ("system", Literal["system", "light", "dark"]), "metrics_interval": (10, Annotated[int, Range(1, 60)]),
@@ -946,13 +947,14 @@ MODEL_DEFAULTS: Json = {  # every column of models
         "file_mtime", "context_length", "embedding_length", "block_count", "head_count", "head_count_kv",
         "vocabulary_size", "expert_count", "expert_used_count", "sliding_window", "key_length", "value_length",
         "license", "tokenizer", "projector", "projector_size", "created_at", "updated_at", "build", "idle",
-        "last_used_at", "memory_correction")),
+        "last_used_at", "last_speed", "hub", "memory_correction")),
     "favorite": False, "parameters": {}, "revision": 1, "missing": False, "chat_template": False,
     "modalities": ["text"], "shards": [], "aliases": [], "pinned": False, "preferred": False, "tags": [],
 }
 JSON_COLUMNS: dict[str, Any] = {
     "parameters": dict[str, Any], "modalities": list[str], "shards": list[str], "aliases": list[str],
-    "tags": list[str], "memory_correction": dict[str, Any] | None}  # bytes: `gpu`, more than told; estimated, taken
+    "tags": list[str], "hub": dict[str, Any] | None,
+    "memory_correction": dict[str, Any] | None}  # bytes: `gpu`, more than told; estimated, taken
 TEXT_COLUMNS = ("id", "name", "path", "source", "architecture", "size_label", "quantization", "license", "tokenizer",
                 "projector", "build")
 
@@ -1165,9 +1167,18 @@ def m004_parameters(text: str) -> tuple[str, bool, int | None]:
     return json.dumps(parameters), pinned is True, idle if type(idle) is int and idle > 0 else None
 
 
+def m006_models(db: sqlite3.Connection) -> None:
+    """How fast each model answered last, and what it was on the hub that it came from."""
+    run_script(db, """
+        ALTER TABLE models ADD COLUMN hub TEXT;
+        ALTER TABLE models ADD COLUMN last_speed REAL;
+        UPDATE models SET last_speed = (SELECT generated_per_second FROM requests
+            WHERE model = models.id AND generated_per_second > 0 ORDER BY timestamp DESC LIMIT 1)""")
+
+
 # A migration runs once, in a transaction of its own; the next one is appended.
 MIGRATIONS: list[Callable[[sqlite3.Connection], None]] = [m001_initial, m002_hours, m003_counts, m004_router,
-                                                             m005_usage]
+                                                          m005_usage, m006_models]
 # SQLite's result codes for what the system refuses or the file is, by its words for them: Python 3.10 has only these.
 SQLITE_TEXTS = {"permission denied": 3, "is locked": 5, "readonly": 8, "disk I/O error": 10, "malformed": 11,
                 "is full": 13, "unable to open": 14, "locking protocol": 15, "large file support": 22,
@@ -2140,7 +2151,7 @@ def texts(values: list[Any]) -> list[str]:
 def decoded_model(row: Json) -> Json:
     """A model as clients see it, from its row; a value that llamadash cannot have written is its column's default."""
     for name, value in row.items():
-        default, kind = MODEL_DEFAULTS[name], str if name in TEXT_COLUMNS else int
+        default, kind = MODEL_DEFAULTS[name], {**dict.fromkeys(TEXT_COLUMNS, str), "last_speed": float}.get(name, int)
         try:
             if name in JSON_COLUMNS:
                 row[name] = checked(value and json.loads(value, parse_constant=int), JSON_COLUMNS[name], name)
@@ -3897,6 +3908,31 @@ NEUTRAL_WORD = r"[\d.]+[bmkx]?|[ae]\d+b|instruct|chat|it|base|vl|v\d+"  # which 
 DRAFT_WORDS = {"draft", "drafter", "eagle", "eagle3", "dflash", "dspark", "mtp"}  # of models that only guess ahead
 QUANTIZATION_FOLDER = r"(?i)(?:.*[-._ ])?(?:i?q\d\w*|tq\d_\d|b?f(?:p)?\d\d|(?:mx|nv)fp4\w*)"
 PROJECTOR_PREFERENCE = ("f16", "bf16", "q8", "f32")  # which of several projectors of one model is taken
+LETTERS = dict(re.findall(r"(\S)(\S*)", (
+    "аa бb вv гg дd еe ёyo жzh зz иi йy кk лl мm нn оo пp рr сs тt уu фf хkh цts чch шsh щshch ъ "
+    "ыy ь эe юyu яya іi їyi єye ґg ђdj љlj њnj ћc џdz ßss øo łl æae œoe ðd þth")))
+LETTER_NAME = (r"(\w+).* (?:LETTER|LIGATURE|SYLLABLE|CHARACTER|VOWEL SIGN) "
+               r"(?:(?:SMALL|FINAL|SHORT|FARSI|SARA|DOTLESS|CANDRA) )*([A-Z]+).*")
+CONSONANTS = ("ARABIC", "ARMENIAN", "COPTIC", "CYRILLIC", "GEORGIAN", "GREEK", "HEBREW", "LAO", "SYRIAC", "THAI")
+# The readings of the common ideographs in GB 2312's order, which is that of the readings, each with their number.
+PINYIN = (
+    "a2ai13an9ang3ao9ba18bai8ban15bang12bao17bei15ben4beng6bi24bian12biao4bie4bin6bing9bo19bu11ca1cai11can7cang5cao5"
+    "ce5ceng2cha11chai3chan10chang13chao9che6chen10cheng15chi16chong5chou12chu16chuai1chuan7chuang6chui5chun7chuo2ci"
+    "12cong6cou1cu4cuan3cui8cun3cuo6da6dai12dan15dang5dao12de3deng7di19dian16diao9die7ding9diu1dong10dou8du14duan6du"
+    "i4dun9duo12e13en1er8fa8fan17fang11fei12fen15feng15fo1fou1fu45ga2gai6gan11gang9gao10ge17gei1gen2geng7gong15gou9g"
+    "u18gua6guai3guan11guang3gui16gun3guo6ha1hai7han19hang3hao9he18hei2hen4heng5hong9hou7hu18hua9huai5huan14huang14h"
+    "ui21hun6huo10ji53jia17jian40jiang13jiao28jie27jin20jing25jiong2jiu17ju25juan7jue10jun11ka4kai5kan6kang7kao4ke15"
+    "ken4keng2kong4kou4ku7kua5kuai4kuan2kuang8kui11kun4kuo4la7lai3lan15lang7lao9le2lei11leng3li34lia1lian14liang11li"
+    "ao13lie5lin12ling14liu11long9lou6lu20lu14luan6lue2lun7luo12ma9mai6man9mang6mao12me1mei16men3meng8mi14mian9miao8"
+    "mie2min6ming6miu1mo17mou3mu15na7nai5nan3nang1nao5ne1nei2nen1neng1ni11nian7niang2niao2nie7nin1ning6niu4nong4nu3n"
+    "u1nuan1nue2nuo4o1ou7pa6pai6pan8pang5pao7pei9pen2peng14pi17pian4piao4pie2pin5ping9po8pou1pu15qi36qia3qian22qiang"
+    "8qiao15qie5qin11qing13qiong2qiu8qu13quan11que8qun2ran4rang5rao3re2ren10reng2ri1rong10rou3ru10ruan2rui3run2ruo2s"
+    "a3sai4san4sang3sao4se3sen1seng1sha9shai2shan16shang8shao11she12shen16sheng11shi47shou10shu33shua2shuai4shuan2sh"
+    "uang3shui4shun4shuo4si16song8sou4su12suan3sui11sun3suo8ta9tai9tan18tang13tao11te1teng4ti15tian8tiao5tie3ting10t"
+    "ong13tou4tu11tuan2tui6tun3tuo11wa7wai2wan17wang10wei33wen10weng3wo9wu29xi35xia13xian26xiang20xiao18xie21xin10xi"
+    "ng15xiong7xiu9xu19xuan10xue6xun14ya16yan33yang17yao15ye15yi53yin16ying18yo1yong15you20yu45yuan20yue10yun12za3za"
+    "i7zan4zang3zao14ze4zei1zen1zeng4zha14zhai6zhan17zhang15zhao10zhe10zhen16zheng15zhi43zhong11zhou14zhu26zhua2zhua"
+    "i1zhuan6zhuang7zhui6zhun2zhuo11zi15zong7zou4zu8zuan2zui4zun2zuo8")
 
 
 class FoundFile(NamedTuple):
@@ -4265,13 +4301,46 @@ def projector_rank(file: FoundFile, fit: int) -> tuple[Any, ...]:
 
 def slug(stem: str) -> str:
     """An id made of a file's name: letters, digits, `.`, `_` and `-`."""
-    plain = unicodedata.normalize("NFKD", stem).encode("ascii", "ignore").decode()
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", plain).strip("-.")[:MAX_ID].rstrip("-.") or "model"
+    words = re.sub(r"-?[^A-Za-z0-9._-]+-?", "-", transliterated(stem))
+    return words.strip("-.")[:MAX_ID].rstrip("-.") or "model"
+
+
+def transliterated(text: str) -> str:
+    """`text` as it is read, in ASCII."""
+    result = ""
+    for char in unicodedata.normalize("NFC", text):
+        name = unicodedata.name(char, "")
+        if re.search("VOWEL SIGN|VIRAMA", name):
+            result = result.removesuffix("a")  # which the letter before has only where nothing else is said
+        result += char if char.isascii() else letter_reading(char, name)
+    return result
+
+
+def letter_reading(char: str, name: str) -> str:
+    """How a character is read: by the tables, by the letter that it is made of, or by its `name` in Unicode."""
+    plain = unicodedata.normalize("NFKD", char).encode("ascii", "ignore").decode()
+    reading, named = LETTERS.get(char.lower(), plain), re.fullmatch(LETTER_NAME, name)
+    if named and not reading and char.lower() not in LETTERS:  # the name of a letter begins with its sound
+        sound = re.match("[^AEIOU]+|[AEIOU]", named[2]) if named[1] in CONSONANTS else named
+        reading = sound[0 if sound is not named else 2].lower() if sound else ""
+    elif name.startswith("CJK UNIFIED"):
+        code = char.encode("gb2312", "ignore") or b"\0\0"
+        place = (code[0] - 0xB0) * 94 + code[1] - 0xA1
+        return ideograph_readings()[place] if 0 <= place < len(ideograph_readings()) else f" u{ord(char):x} "
+    elif unicodedata.category(char) == "So":
+        return f" {name.lower()} "
+    return reading.capitalize() if char.isupper() else reading or " " * (unicodedata.category(char)[0] in "PZ")
+
+
+@functools.cache
+def ideograph_readings() -> list[str]:
+    """The reading of each of the common ideographs."""
+    return [reading for reading, count in re.findall(r"(\D+)(\d+)", PINYIN) for _ in range(int(count))]
 
 
 def free_id(stem: str, taken: dict[str, int]) -> str:
     """An id for `stem` that is not in `taken` yet: ids in lower case, with the last number tried for each."""
-    wanted = slug("model" if stem.lower() == "default" else stem)  # the preset file has a meaning of its own for it
+    wanted = slug("default-model" if stem.lower() == "default" else stem)  # a name that has a meaning of its own
     id = wanted
     while id.lower() in taken:
         number = taken[wanted.lower()] = taken[wanted.lower()] + 1
@@ -7089,6 +7158,7 @@ class Pool:
         self.dirty: set[str] = set()  # entries whose state may have changed
         self.published: dict[str, Json] = {}  # the states that everybody knows
         self.last_used: dict[str, int] = {}
+        self.last_speeds: dict[str, float] = {}
         self.restore: list[str] = []  # entries to load at the next start
         self.stopping = True  # nothing is loaded before start()
 
@@ -7275,9 +7345,10 @@ class Pool:
                     with contextlib.suppress(DashError, asyncio.TimeoutError):
                         await asyncio.wait_for(self.load(unit.name, "pinned"), PLAN_TIME)
             self.do(self.residency.settle(time.monotonic()))
-            used, self.last_used = self.last_used, {}
-            if used:
-                await self.dash.chore("last use of models", self.dash.db.note_of_models, "last_used_at", used)
+            for column, values in (("last_used_at", self.last_used), ("last_speed", self.last_speeds)):
+                if values:
+                    await self.dash.chore("last use of models", self.dash.db.note_of_models, column, values.copy())
+                    values.clear()
             await self.dash.gateway.keys.save_used()
 
     async def publish(self) -> None:
@@ -7651,6 +7722,8 @@ class Requests:
                 row["counted_as"] = f"{upstream}/…"  # a client may make up any number of names
             self.finished.append(row)
             self.dash.energy.ended.append((call, row))
+            if row["generated_per_second"]:
+                self.dash.pool.last_speeds[call.model] = row["generated_per_second"]
             self.dash.pool.mark(call.model)
 
     def unserved_for(self) -> float:
@@ -9629,6 +9702,9 @@ STALL_LIMIT = 30.0  # s without a byte, after which a connection counts as cut
 MAX_LISTING = 8 * 2**20  # bytes of a repository's description; the largest have some 5 MB
 LISTING_LIMIT = 60.0  # s for that
 ANSWER_LIMIT = 60.0  # s until a file begins to come
+MAX_FOUND = 50  # repositories that a search tells
+SEARCHED = ("downloads", "likes", "gated", "lastModified", "tags", "gguf")  # what is asked of each
+CHECK_PAUSE = 600.0  # s between two looks whether a repository is due to be asked for newer files, once a day
 MAX_REPO_FILES = 2000  # models of a repository that are looked at; the largest have some hundred
 MAX_QUEUED = 200  # downloads that are not at their end
 MAX_REDIRECTS = 5
@@ -10073,6 +10149,22 @@ def download_listed(listing: list[Any]) -> dict[str, Part]:
     return files
 
 
+def download_repo(info: Json) -> Json:
+    """What the hub says of a repository: {repo, downloads, likes, license, gated, updated (Unix ms), parameters}."""
+    tags, card, model = info.get("tags"), info.get("cardData"), info.get("gguf")
+    tagged = [tag[8:] for tag in tags if str(tag).startswith("license:")] if isinstance(tags, list) else []
+    license = card.get("license") if isinstance(card, dict) else None
+    amounts = {"downloads": info.get("downloads"), "likes": info.get("likes"),
+               "parameters": model.get("total") if isinstance(model, dict) else None}
+    updated = None
+    with contextlib.suppress(ValueError, OverflowError):
+        updated = calendar.timegm(time.strptime(str(info.get("lastModified"))[:19], "%Y-%m-%dT%H:%M:%S")) * 1000
+    return {"repo": str(info.get("id") or info.get("modelId")), "gated": bool(info.get("gated")), "updated": updated,
+            "license": next((text[:64] for text in (license, *tagged) if isinstance(text, str)), None),
+            **{name: value if type(value) is int and 0 <= value < JSON_SAFE else None
+               for name, value in amounts.items()}}
+
+
 def download_problem(problem: BaseException) -> str:
     """A network problem in a few words: never an address, which may hold a signature."""
     if isinstance(problem, asyncio.TimeoutError):
@@ -10116,6 +10208,10 @@ def download_restored(row: Any) -> Download | None:
         return None
     download.status = {**dict.fromkeys(ACTIVE, "queued"), "failed": "failed"}.get(download.status, "paused")
     return download
+
+
+# Where a model came from: each file's SHA-256, or its size; when the hub was asked last (Unix ms); the newer revision
+HUB_FIELDS = {"repo": str, "file": str, "files": dict[str, Any], "checked": int, "newer": str | None}
 
 
 class PartFile:
@@ -10318,13 +10414,21 @@ class Downloads:
                 download.speeds.popleft()
             await self.dash.broadcast("models:download", download.as_json())
 
+    async def came(self, download: Download) -> None:
+        """List the model that came, and note where from: who asked for a revision by its number has the newest."""
+        path = str(await in_thread(os.path.realpath, download.target(download.parts[0])))
+        with contextlib.suppress(Conflict):  # a scan was faster
+            await self.dash.library.add(path, source="download")
+        hub = {"repo": re.sub(r"@[0-9a-f]{40}$", "", download.repo), "file": download.file, "newer": None,
+               "files": {part.name: part.sha256 or part.size for part in download.parts}, "checked": now_ms()}
+        self.dash.db.note_of_models("hub", {row["id"]: hub for row in self.dash.db.models() if row["path"] == path})
+
     async def work(self, key: tuple[str, str], download: Download) -> None:
         """Fetch one download to its end, good or bad, and start the next one."""
         try:
             await self.tell(download, "running")
             await Transfer(self, download).run()
-            with contextlib.suppress(Conflict):  # a scan was faster
-                await self.dash.library.add(str(download.target(download.parts[0])), source="download")
+            await self.came(download)
             status = "done"
         except (DashError, OSError) as problem:
             status, download.error = "failed", str(problem)
@@ -10346,6 +10450,40 @@ class Downloads:
                         f"{download.file} is complete", details={"alert": "download"})
         if status == "done":
             log.info("downloaded %s from %s", download.file, download.repo)
+
+
+    async def watch(self) -> None:
+        """Ask the hub once a day whether what came from it has newer files there, where the owner does not mind."""
+        while True:
+            await asyncio.sleep(CHECK_PAUSE)
+            due = {hub["repo"] for hub in self.hubs().values() if abs(now_ms() - hub["checked"]) > DAY}
+            for repo in sorted(due) if self.dash.engine_config()["check_models"] else ():
+                await self.look_up(repo)
+
+    def hubs(self) -> dict[str, Json]:
+        """Where the models that are here came from, by id."""
+        saved = {row["id"]: good_values(row["hub"] or {}, HUB_FIELDS)
+                 for row in self.dash.db.models() if not row["missing"]}
+        return {id: hub for id, hub in saved.items() if len(hub) == len(HUB_FIELDS)}
+
+    async def look_up(self, repo: str) -> None:
+        """Note of the models of a repository which revision has newer files of them."""
+        try:
+            files, info = await self.hub.listing(repo)
+        except DashError as problem:
+            log.info("%s was not asked for newer files: %s", repo, problem)
+            files, info = {}, {}
+        changed = {}
+        for id, hub in self.hubs().items():
+            if hub["repo"] == repo:
+                here = [(files[name], known) for name, known in hub["files"].items() if name in files]
+                differ = any(known not in (part.sha256, part.size) and (part.sha256 or type(known) is int)
+                             for part, known in here)
+                newer = str(info.get("sha") or "main") if differ else None
+                changed[id] = {**hub, "checked": now_ms(), "newer": newer if files else hub["newer"]}
+        self.dash.db.note_of_models("hub", changed)
+        for id in changed:
+            await self.dash.broadcast("models:updated", {"model": self.dash.model(id)})
 
 
 class Transfer:
@@ -10533,10 +10671,18 @@ async def models_repo(dash: Dash, *, repo: RepoText) -> Json:
     source = download_source(repo, hub.endpoint)
     files, info = await hub.listing(source.repo)
     models = await asyncio.to_thread(download_models, files)
-    card = info.get("cardData")
-    return {"repo": source.repo, "files": models, "selected": (download_choice(models, source) or {}).get("file"),
-            "license": card.get("license") if isinstance(card, dict) else None, "gated": bool(info.get("gated")),
-            "more": len(files) >= MAX_REPO_FILES}
+    return {**download_repo(info), "repo": source.repo, "files": models, "more": len(files) >= MAX_REPO_FILES,
+            "selected": (download_choice(models, source) or {}).get("file")}
+
+
+@on("models:search", error="SEARCH_MODELS_FAILED", cost=5)
+async def models_search(dash: Dash, *, query: Annotated[str, Length(1, 200)]) -> Json:
+    """The repositories on the hub that have GGUF files and the words of `query`, the most downloaded ones first."""
+    wanted = {"search": query, "filter": "gguf", "sort": "downloads", "direction": "-1", "limit": str(MAX_FOUND)}
+    fields = urllib.parse.urlencode([*wanted.items(), *(("expand[]", name) for name in SEARCHED)])
+    found = await dash.downloads.hub.json(f"api/models?{fields}", "the list of models")
+    repos = [download_repo(item) for item in found if isinstance(item, dict)] if isinstance(found, list) else []
+    return {"repos": [item for item in repos if re.fullmatch(REPO, item["repo"])][:MAX_FOUND]}
 
 
 @on("models:download", error="DOWNLOAD_MODEL_FAILED")
@@ -12806,7 +12952,8 @@ class Dash:
         return {"journal": self.journal.run, "hub watch": self.hub.watch, "connections": self.hub.keep_connections,
                 "sampler": self.sampler.run, "opening the API": self.open_api, "model folders": self.library.run,
                 "residency": self.pool.run, "engine events": self.pool.publish, "upstreams": self.upstreams.run,
-                "housekeeping": self.keep_house, "downloads": self.downloads.run, "releases": self.installer.run,
+                "housekeeping": self.keep_house, "downloads": self.downloads.run,
+                "newer models": self.downloads.watch, "releases": self.installer.run,
                 **{f"alerts to {target.name}": target.run for target in self.alerts.targets},
                 "files": functools.partial(keep_files, self), "watchdog": functools.partial(watchdog, self)}
 

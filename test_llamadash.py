@@ -4388,10 +4388,14 @@ def test_thousand_files(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("stem", "id"), [
     ("Llama-3.2_1B.Q4", "Llama-3.2_1B.Q4"), ("with blanks  and: colon*", "with-blanks-and-colon"), ("..", "model"),
-    ("\u0444\u0430\u0439\u043b", "model"), ("M\u00fcller \u2603", "Muller"), ("x" * 300, "x" * 96), ("-a-", "a"),
+    ("файл-7B", "fayl-7B"), ("Müller ☃", "Muller-snowman"), ("Ελληνικά.Q4", "Ellenika.Q4"), ("ЩУКА Ёж", "ShchUKA-Yozh"),
+    ("通义千问-7B-chat", "tongyiqianwen-7B-chat"), ("模型 v2（测试）", "moxing-v2-ceshi"), ("魑魅", "u9b51-u9b45"),
+    ("한국어-모델", "hangugeo-model"), ("カタカナ", "katakana"), ("नमस्ते", "namaste"), ("שלום", "shlvm"),
+    ("გამარჯობა", "gamarjhoba"), ("Việt-Łódź_ß", "Viet-Lodz_ss"), ("🦙-7B", "llama-7B"), ("ａｂｃ①", "abc1"),
+    ("x" * 300, "x" * 96), ("-a-", "a"),
     ("[x]\n;#=", "x")])
 def test_slug(stem: str, id: str) -> None:
-    """An id has only letters, digits, dots, underscores and hyphens, and at most 96 of them."""
+    """An id has only letters, digits, dots, underscores and hyphens, at most 96, and reads as the name does."""
     assert llamadash.slug(stem) == id
 
 
@@ -4406,7 +4410,7 @@ def test_ids_are_distinct(tmp_path: Path) -> None:
     long = "y" * 200
     paths = ["/1/a.gguf", "/2/A.gguf", "/3/a.gguf", f"/1/{long}.gguf", f"/2/{long}.gguf", "/1/default.gguf"]
     new, _, _ = llamadash.merge_scan([], [found_model(path, at) for at, path in enumerate(paths)])
-    assert [row["id"] for row in new] == ["a", "A-2", "a-3", "y" * 96, "y" * 94 + "-2", "model"]
+    assert [row["id"] for row in new] == ["a", "A-2", "a-3", "y" * 96, "y" * 94 + "-2", "default-model"]
 
 
 def test_merge_keeps_what_is_the_users() -> None:
@@ -9135,6 +9139,7 @@ async def test_a_model_is_benchmarked(tmp_path: Path, engine_program: str | None
         assert dash.db.benchmarks("a")[0]["id"] == result["id"]
         rows = await eventually(lambda: (found := dash.db.requests()) and len(found) == 3 and found)
         assert {row["client"] for row in rows} == {"llamadash benchmark"}
+        await eventually(lambda: dash.db.get_model("a")["last_speed"])
 
 
 @run_async
@@ -9231,6 +9236,8 @@ class FakeHub:
         self.status: int | None = None
         self.headers: dict[str, str] = {}  # of that answer
         self.api = "blobs"
+        self.found: Any = []  # what a search finds
+        self.commit = "a" * 40
         self.checksums = True
         self.ranges = True
         self.delay = 0.0
@@ -9263,8 +9270,14 @@ class FakeHub:
             size = self.sizes.get(name, len(self.files[name]))
             lfs = {"sha256": self.sha(name), "size": size} if self.checksums else None
             entries.append({"rfilename": name, "size": size, "lfs": lfs})
-        return web.json_response({"id": "user/repo", "siblings": entries, "gated": False,
-                                  "cardData": {"license": "mit"}})
+        return web.json_response({"id": "user/repo", "siblings": entries, "gated": False, "sha": self.commit,
+                                  "downloads": 1234, "cardData": {"license": "mit"}})
+
+    async def find(self, request: web.Request) -> web.Response:
+        self.hub_requests.append((request.path_qs, None))
+        if self.status:
+            return web.Response(status=self.status, headers=self.headers)
+        return web.json_response(self.found)
 
     async def resolve(self, request: web.Request) -> web.Response:
         if refused := self.refused(request):
@@ -9306,6 +9319,7 @@ class FakeHub:
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[FakeHub]:
         hub, cdn = web.Application(), web.Application()
+        hub.router.add_get("/api/models", self.find)
         hub.router.add_get("/api/models/{user}/{repo}", self.describe)
         hub.router.add_get("/api/models/{user}/{repo}/revision/{revision}", self.describe)
         hub.router.add_get("/{user}/{repo}/resolve/{revision}/{file:.+}", self.resolve)
@@ -9339,6 +9353,9 @@ class StubLibrary:
 
     def root(self, folder: Path) -> str:
         return str(folder)
+
+    def problem(self, _path: str) -> None:
+        return None
 
 
 class DownloadDash(StubDash):
@@ -10058,6 +10075,61 @@ async def test_repo_listing(hub_folder: Path) -> None:
              "shards": ["a-F16-00001-of-00002.gguf", "a-F16-00002-of-00002.gguf"]}]
         assert (await dash.request("models:repo", repo="user/repo:f16"))["selected"] == "a-F16-00001-of-00002.gguf"
         assert (await dash.request("models:repo", repo="user/repo"))["selected"] == "a-Q4_K_M.gguf"
+
+
+@run_async
+async def test_search_on_the_hub(hub_folder: Path) -> None:
+    """What the hub tells of repositories with GGUF files; what makes no sense is unknown, and a refusal says why."""
+    async with playing(hub_folder) as (hub, dash):
+        hub.found = [
+            {"id": "user/a-GGUF", "downloads": 7, "likes": 2, "gated": "manual", "tags": ["gguf", "license:apache-2.0"],
+             "lastModified": "2026-01-02T03:04:05.000Z", "gguf": {"total": 8_000_000_000}},
+            {"modelId": "user/b", "downloads": -1, "likes": "many", "tags": 3, "lastModified": "soon", "gguf": []},
+            {"id": "<b>../evil</b>"}, "nothing", {"id": 5}]
+        assert (await dash.request("models:search", query="tiny & chat"))["repos"] == [
+            {"repo": "user/a-GGUF", "gated": True, "updated": 1_767_323_045_000, "license": "apache-2.0",
+             "downloads": 7, "likes": 2, "parameters": 8_000_000_000},
+            {"repo": "user/b", "gated": False, "updated": None, "license": None, "downloads": None, "likes": None,
+             "parameters": None}]
+        assert "search=tiny+%26+chat&filter=gguf" in hub.hub_requests[-1][0]
+        for answer in ({"error": "no"}, None, 7):
+            hub.found = answer
+            assert (await dash.request("models:search", query="x"))["repos"] == []
+        hub.status, hub.headers = 429, {"Retry-After": "7"}
+        refusal = await dash.refused("models:search", query="x")
+        assert (refusal.code, refusal.details["retryAfter"]) == ("HUB_UNAVAILABLE", 7)
+
+
+@run_async
+async def test_newer_files_at_the_hub_are_told(hub_folder: Path) -> None:
+    """Of a model that was downloaded, once a day for each repository: another checksum, or size where there is none."""
+    async with playing(hub_folder) as (hub, dash):
+        await dash.request("models:download", repo="user/repo", file=GGUF_FILE)
+        await dash.until("done")
+        path = str(dash.place / GGUF_FILE)
+        row = llamadash.new_entry("a", "A", found_model(path))
+        dash.db.apply_scan([{**row, "modalities": ["text"], "shards": []}], [], [])
+        await dash.downloads.came(dash.downloads.items["user/repo", GGUF_FILE])
+        saved = dash.db.get_model("a")["hub"]
+        assert (saved["repo"], saved["file"], saved["newer"]) == ("user/repo", GGUF_FILE, None)
+
+        async def newer() -> str | None:
+            await dash.downloads.look_up("user/repo")
+            found: str | None = dash.broadcasts("models:updated")[-1]["model"]["hub"]["newer"]
+            return found
+        assert await newer() is None
+        hub.files, hub.commit = {GGUF_FILE: CONTENT[::-1]}, "b" * 40
+        assert await newer() == "b" * 40
+        hub.api = "garbage"
+        assert await newer() == "b" * 40  # as it was last known
+        hub.api, hub.files = "blobs", {"other.gguf": b"x"}
+        assert await newer() is None
+        hub.checksums, hub.files = False, {GGUF_FILE: CONTENT[:9]}
+        assert await newer() is None  # a size says nothing where a checksum is known
+        dash.db.note_of_models("hub", {"a": {**saved, "files": {GGUF_FILE: 8}}})
+        assert await newer() == "b" * 40
+        dash.db.note_of_models("hub", {"a": {"repo": 5}})
+        assert dash.downloads.hubs() == {}
 
 
 @pytest.mark.parametrize(("text", "repo", "file", "quantization"), [

@@ -26,7 +26,7 @@ const LABELS = {
   models_dirs: "Model folders", api_host: "Address", api_port: "Port", models_max: "Models at once",
   idle_seconds: "Idle time", min_residency: "Minimum residency", max_wait: "Longest wait",
   default_model: "Default model", build: "Default build", autostart: "Start with llamadash",
-  check_releases: "Look for newer builds",
+  check_releases: "Look for newer builds", check_models: "Look for newer models",
 };
 
 /** The configuration of API, memory and engine: what is saved, what was typed, and what it makes of both. */
@@ -466,7 +466,9 @@ export class ConfigurationPage extends Component {
           ...builds.map((build) => [build.id, buildName(build)])]),
       this.toggle(result, "autostart", "Start with llamadash", "Clients are served as soon as llamadash runs."),
       this.toggle(result, "check_releases", "Look for newer builds",
-        "Once a day, where an official build is installed."));
+        "Once a day, where an official build is installed."),
+      this.toggle(result, "check_models", "Look for newer models",
+        "Once a day for each repository that models were downloaded from."));
   }
 
   /** @param {Json} result @param {string} key @param {string} label @param {string} hint @param {string[][]} options */
