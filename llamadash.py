@@ -12744,7 +12744,7 @@ class Dash:
         self.tasks: set[asyncio.Task[Any]] = set()
         self.log_limiter = LogLimiter()
         self.long_work = asyncio.Lock()  # for what takes many turns of the loop: one at a time
-        self.events: list[Json] = []  # of the timeline, not saved yet
+        self.unsaved_events: list[Json] = []  # of the timeline, not saved yet
         self.lag = 0.0  # seconds by which the loop was late at worst, of late; halved in about 17 s
         self.beat = asyncio.Event()  # set for a moment at each heartbeat: what is done regularly wakes nobody by itself
         self.db = Database(config.data_dir / DATABASE_NAME)
@@ -12862,7 +12862,7 @@ class Dash:
     def event(self, kind: str, model: str | None = None, reason: str | None = None,
               details: Json | None = None) -> None:
         """Put into the timeline what happened, now; it is saved and told to everybody in a moment."""
-        self.events.append({"timestamp": now_ms(), "kind": kind, "model": model, "reason": reason,
+        self.unsaved_events.append({"timestamp": now_ms(), "kind": kind, "model": model, "reason": reason,
                             "details": details or {}})
         self.pool.changed.set()
         if alert := kind if kind in ("crashed", "failed") else (details or {}).get("alert"):
@@ -12870,7 +12870,7 @@ class Dash:
 
     async def publish_events(self) -> None:
         """Save and broadcast what happened since the last time."""
-        events, self.events = self.events, []
+        events, self.unsaved_events = self.unsaved_events, []
         if events:
             with contextlib.suppress(DashError):
                 events = await asyncio.to_thread(self.db.add_events, events)
@@ -12993,7 +12993,7 @@ class Dash:
     def save_rest(self) -> None:
         """Save what waits for its turn."""
         self.db.add_requests(self.requests.finished)
-        self.db.add_events(self.events)
+        self.db.add_events(self.unsaved_events)
         self.db.add_logs(list(self.journal.pending))
 
     async def end_tasks(self) -> None:

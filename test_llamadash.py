@@ -7652,8 +7652,8 @@ async def test_the_timeline_tells_of_other_programs_on_the_gpu(dash: StubDash, m
         unit.status = "loading" if moving else "unloaded"
         dash.pool.residency.units, gpu["memory_used"] = {"u": unit}, int(used * 2**30)
         await dash.pool.memory.watch_others()
-        assert [item["reason"] for item in dash.events] == told, used
-        dash.events.clear()
+        assert [item["reason"] for item in dash.unsaved_events] == told, used
+        dash.unsaved_events.clear()
     assert looks == [True] * 3
     build = llamadash.Build("x", "llama-server", (), "x",
                             devices=({"name": "CUDA0", "description": "NVIDIA", "total": 16 * 2**30, "free": 0},))
@@ -7662,7 +7662,7 @@ async def test_the_timeline_tells_of_other_programs_on_the_gpu(dash: StubDash, m
     instance.taken = {"CUDA0": 3 * 2**30}
     gpu["memory_used"] += 3 * 2**30
     await dash.pool.memory.watch_others()
-    assert not dash.events and not dash.pool.memory.others_moved  # it is ours
+    assert not dash.unsaved_events and not dash.pool.memory.others_moved  # it is ours
 
 
 @run_async
