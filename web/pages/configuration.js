@@ -1,5 +1,6 @@
 import { Component, h } from "../core/component.js";
 import { bytes, plural } from "../core/format.js";
+import { BuildRehearsal } from "../components/build-rehearsal.js";
 import { CopyButton } from "../components/copy-button.js";
 import { confirmDialog } from "../components/dialog.js";
 import { EngineHelp } from "../components/engine-help.js";
@@ -577,7 +578,10 @@ export class ConfigurationPage extends Component {
         removable && !build.default && this.buildButton("build-remove", id, "Remove")),
       h("span", { className: "muted build-facts" }, facts.filter(Boolean).join(" · ")),
       h("code", { className: "muted break-all build-facts" }, path),
-      (problem || warning) && h("p", { key: "problem", className: "field-error" }, problem || warning));
+      (problem || warning) && h("p", { key: "problem", className: "field-error" }, problem || warning),
+      !build.default && !problem && h(BuildRehearsal, {
+        key: "rehearsal", state: this.props.state, build, models: this.state.models,
+      }));
   }
 
   /** @param {string} action @param {string} id @param {string} words */
