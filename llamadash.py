@@ -9654,9 +9654,9 @@ class Rehearsal:
         await instance.ready.wait()
         loading = (instance.ready_at or 0) - instance.started
         context = instance.output.meta.get("n_ctx")
-        body = {"prompt": REHEARSAL * max(1, min(20, int(context or 512) // 200)), "n_predict": 32, "temperature": 0,
-                "seed": 1, "cache_prompt": False, "stream": False}
-        for _ in range(2):  # the first one pays for what a process does once
+        for length in (1, max(1, min(12, int(context or 512) // 200))):  # the first pays for what a process does once
+            body = {"prompt": REHEARSAL * length, "n_predict": 32, "temperature": 0, "seed": 1, "cache_prompt": False,
+                    "stream": False}
             async with self.dash.pool.session.post(instance.url + "/completion", json=body,
                                                    headers=instance.authorization) as response:
                 said = await response.content.read(2**20)

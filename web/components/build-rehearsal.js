@@ -1,5 +1,6 @@
 import { Component, h } from "../core/component.js";
 import { bytes, number } from "../core/format.js";
+import { comparisonTable } from "./comparison-table.js";
 
 /** @typedef {Record<string, any>} Json */
 
@@ -18,7 +19,7 @@ export function comparison(old, fresh) {
   const memory = memoryOf(fresh) - memoryOf(old);
   const words = [
     !Number.isFinite(speed) ? "speed unknown" : Math.abs(speed) < NOISE ? "as fast"
-      : `${number(Math.abs(speed) * 100)} % ${speed > 0 ? "faster" : "slower"}`,
+      : `${Math.round(Math.abs(speed) * 100)} % ${speed > 0 ? "faster" : "slower"}`,
     Math.abs(memory) < 32 * 2 ** 20 ? "as much memory"
       : `${bytes(Math.abs(memory))} ${memory > 0 ? "more" : "less"} memory`,
   ];
@@ -79,7 +80,7 @@ export class BuildRehearsal extends Component {
           key: "model", className: "input", "aria-label": `Model to try ${build.id} with`, disabled: busy,
         }, candidates.map(({ id, name }) => h("option", { key: id, value: id }, name))),
         h("button", {
-          key: "try", type: "button", className: "button button-small", disabled: busy, "aria-busy": busy,
+          key: "try", type: "button", className: "button button-small build-try", disabled: busy, "aria-busy": busy,
           dataset: { action: "rehearse" }, title: "Starts this build beside the one in use and compares them",
         }, busy ? `Trying with ${rehearsal.model}…` : words)),
       error && h("p", { key: "error", className: "field-error", role: "alert" }, error),
@@ -97,13 +98,9 @@ export class BuildRehearsal extends Component {
       ["Context", (trial) => number(trial.context)],
       ["Loading", (trial) => `${number(trial.loading)} s`],
     ];
-    return h("div", { key: "result", className: "stack" },
-      h("p", { role: "status" }, h("strong", null, `With ${model}: `), comparison(old, fresh), "."),
-      h("div", { className: "table-wrap" }, h("table", { className: "table" },
-        h("thead", null, h("tr", null, ["", `${old.build} (in use)`, fresh.build].map((title, index) =>
-          h("th", { key: index, scope: "col" }, title)))),
-        h("tbody", null, rows.map(([title, value]) => h("tr", { key: title },
-          h("th", { scope: "row" }, title), h("td", null, value(old)), h("td", null, value(fresh))))))),
+    return h("div", { key: "result", className: "stack", role: "status" },
+      comparisonTable(`With ${model}: ${comparison(old, fresh)}.`, [`${old.build} (in use)`, fresh.build],
+        rows.map(([title, value]) => [title, value(old), value(fresh)])),
       h("div", { className: "row" }, h("button", {
         type: "button", className: "button button-primary button-small",
         dataset: { action: "build-use", id: fresh.build },

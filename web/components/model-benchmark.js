@@ -1,5 +1,6 @@
 import { Component, h } from "../core/component.js";
 import { now, number, plural, relativeTime } from "../core/format.js";
+import { comparisonTable } from "./comparison-table.js";
 import { toast } from "./toast.js";
 
 /** Longest wait for a benchmark: large models on a CPU take many minutes (ms). */
@@ -203,22 +204,19 @@ function sideBySide(pair) {
   const different = keys.filter((key) => value(pair[0], key) !== value(pair[1], key))
     .map((key) => [key, (result) => value(result, key)]);
   const rows = [...FACTS, ...different];
-  return h("div", { key: "pair", className: "table-wrap" }, h("table", { className: "table" },
-    h("caption", { className: "muted" }, change(pair)),
-    h("thead", null, h("tr", null, h("th", { scope: "col" }), pair.map(({ id, timestamp }) =>
-      h("th", { key: id, scope: "col" }, relativeTime(timestamp))))),
-    h("tbody", null, rows.map(([title, text]) => h("tr", { key: title },
-      h("th", { scope: "row" }, title),
-      pair.map((result) => h("td", { key: result.id }, String(text(result) ?? "–"))))))));
+  const [before, after] = pair;
+  return comparisonTable(`${change(pair)}.`, [relativeTime(before.timestamp), relativeTime(after.timestamp)],
+    rows.map(([title, text]) => [title, text(before), text(after)]));
 }
 
 /** By how much the second result is faster or slower. @param {Json[]} pair */
 export function change([before, after]) {
   const words = [["prompt", "Prompts"], ["generated", "Answers"]].map(([kind, what]) => {
     const share = after[`${kind}_per_second`] / before[`${kind}_per_second`] - 1;
-    return Number.isFinite(share) && `${what} ${number(Math.abs(share) * 100)} % ${share < 0 ? "slower" : "faster"}`;
+    const percent = Math.round(Math.abs(share) * 100);
+    return Number.isFinite(share) && `${what} ${percent} % ${share < 0 ? "slower" : "faster"}`;
   });
-  return words.filter(Boolean).join(", ") || "Speeds are not known.";
+  return words.filter(Boolean).join(", ") || "Speeds are not known";
 }
 
 /** What was measured: prompt and generated tokens, how often, how many at once. @param {Json} result */
