@@ -14999,31 +14999,35 @@ async def test_a_conversation_that_was_begun_is_there_later(start: Callable[...,
 @run_async
 async def test_a_downloaded_model_that_was_deleted_can_be_had_again(
         start: Callable[..., Server], tmp_path: Path) -> None:
-    """With its file, and without a reload of the page."""
+    """With its file, and without a reload of the page; the second time it is searched for on the hub."""
     hub = FakeHub()
+    hub.found = [{"id": "user/repo", "downloads": 5, "likes": 1, "tags": ["license:mit"], "gguf": {"total": 9000}}]
     hub.files[GGUF_FILE] = write_tiny_model(tmp_path / GGUF_FILE).read_bytes()
     async with hub.running():
         server = start(environment={"HF_ENDPOINT": hub.endpoint, "NO_PROXY": "127.0.0.1"})
         async with chromium(server, viewport={"width": 1440, "height": 900}) as browser:
             page = await browser.open("/models")
 
-            async def download() -> None:
+            async def download(wanted: str) -> None:
                 await page.locator("[data-action=get-models]").first.click()
-                await page.locator("#get-repo").fill("user/repo")
+                await page.locator("#get-repo").fill(wanted)
                 await page.keyboard.press("Enter")
+                if wanted != "user/repo":
+                    await page.locator(".repo-file", has_text="5 downloads · 1 like · Licence: mit").wait_for()
+                    await page.get_by_role("button", name="Files of user/repo").click()
                 button = page.get_by_role("button", name=f"Download {GGUF_FILE}")
                 await button.click()
                 await button.filter(has_text="Downloaded").wait_for()
                 await page.keyboard.press("Escape")
                 await page.locator(".model-link").wait_for()
-            await download()
+            await download("user/repo")
             await page.locator(".model-link").click()
             await page.wait_for_selector(".estimate-total")  # which moves what is below it
             await page.locator(".danger-zone [data-action=delete]").click()
             await page.locator("[data-role=delete-file]").check()
             await page.locator("[data-action=delete-confirm]").click()
             await page.locator(".model-link").wait_for(state="detached")
-            await download()
+            await download("tiny model")
             assert browser.problems == []
 
 

@@ -28,14 +28,15 @@ export function fitOf(need, devices) {
 /**
  * Whether a model fits, in one of three answers; nothing where that is not known, or, when `quiet`, where it does.
  * @param {number | null | undefined} need bytes @param {Device[] | null | undefined} devices
- * @param {{quiet?: boolean}} [options]
+ * @param {{quiet?: boolean, suffix?: string}} [options]
  */
-export function fitBadge(need, devices, { quiet = false } = {}) {
+export function fitBadge(need, devices, { quiet = false, suffix = "" } = {}) {
   const { fit, spills } = fitOf(need, devices);
   if (fit === "unknown" || quiet && (fit === "gpu" || fit === "memory")) return null;
   const [kind, words] = {
     gpu: ["success", "Fits on the GPU"], memory: ["success", "Fits"], none: ["danger", "Too large"],
     spills: ["warning", `${bytes(spills)} spill, slow`],
   }[fit];
-  return h("span", { key: "fit", className: `badge badge-${kind}`, title: `Takes about ${bytes(need)}` }, words);
+  return h("span", { key: "fit", className: `badge badge-${kind}`, title: `Takes about ${bytes(need)}` },
+    words + suffix);
 }
