@@ -5888,6 +5888,7 @@ MAX_LOG_LINE = 8192  # bytes; the rest of a longer line is dropped
 LOG_BLOCK = 65536  # bytes read from a pipe at once
 YIELD_LINES = 128  # taken (at most 2 ms) before everyone else gets a turn
 LAST_LINES = 80  # of a process's output, kept to explain why it ended
+KEPT_SLOTS = 64  # choices of a slot; each belongs to a request that has come a moment before
 MAX_STATE_LINE = 2**20  # bytes of a state: its payload describes the model
 HEALTH_PAUSE = 0.1  # s between two looks at whether a process that tells nothing is ready
 HEALTH_INTERVAL = 10.0  # s between two looks at whether a process that answers is alive
@@ -5907,6 +5908,8 @@ STOP_DEADLINE = 13.0  # s from the signal to end until the program leaves, whate
 STOP_HURRY = 1.0  # s that are left to it after a second signal
 STOP_SECONDS = 45  # until systemd kills the program
 USED_DEVICE = re.compile(r"using device (\S{1,64}) \(.{0,200}\) \(([0-9a-f]{4}:[0-9a-f]{2}:[0-9a-f]{2}\.\d)\)")
+SLOT_LINE = re.compile(r"selected slot by (?:LRU, t_last = (-?\d{1,19})|"
+                       r"LCP similarity, (?:f_)?sim_best = (\d\.\d{3}) .{1,40}f_keep = (\d{1,6}\.\d{3}))")
 SPEED_LINE = re.compile(r"n_(?:gen|decoded) = +\d{1,9}, tg = +[\d.]{1,20} t/s, tg_3s = +(\d{1,9}(?:\.\d{1,9})?) t/s")
 CHILD_EXIT = b"cmd_router_to_child:exit\n"
 TERMINAL_CODES = r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\-_])"
@@ -6070,6 +6073,7 @@ class EngineOutput:
         self.addresses: dict[str, str] = {}  # of its devices on the PCI bus, by name
         self.accounted: list[Json] | None = None  # what the engine says of its memory, by device
         self.speed: float | None = None  # the last one known, tokens/s while answering
+        self.slots = deque[tuple[float, re.Match[str]]](maxlen=KEPT_SLOTS)  # how each was chosen, and when
 
     async def read(self, stream: asyncio.StreamReader) -> None:
         """Read one of the process's pipes in blocks until it ends."""
@@ -6127,6 +6131,8 @@ class EngineOutput:
         """Learn the speed from one line of the log, and pass it on to the journal."""
         if found := SPEED_LINE.search(line.text):
             self.speed = float(found[1])
+        if found := SLOT_LINE.search(line.text):
+            self.slots.append((self.heard_at, found))
         if found := USED_DEVICE.search(line.text):
             self.addresses[found[1]] = found[2]
         noise = HARMLESS.search(line.text) or (line.level == "info" and NOISE.search(line.text))
@@ -7189,8 +7195,11 @@ class Pool:
         future = self.futures[call.id] = asyncio.get_running_loop().create_future()
         ticket = Ticket(call.id, unit.id, call.model, call.client, call.since)
         self.do(self.residency.request(ticket, plans, time.monotonic()))
+        if not future.done() and unit.waiting_reason():
+            call.waits_for(unit.waiting_reason())
         instance: Instance = await future
         call.admitted(instance)
+        call.after, call.others = unit.came_from if call.loading else None, self.dash.requests.occupied(unit.id)
         self.last_used[call.model] = now_ms()
         return instance
 
@@ -7504,6 +7513,7 @@ MAX_FORM_PARTS = 100
 MAX_REPEATED = 8  # times that a body may have a field that the gateway reads
 MAX_PART_HEAD = 4096  # bytes of the headers of a part of an upload
 ACTIVE_INTERVAL = 0.5  # s between two broadcasts of what is under way
+MAX_WAITS = 20  # reasons to wait that are kept of one request
 MAX_FINISHED_TOLD = 20  # finished requests in one broadcast interval; clients fetch older ones when they need them
 USED_INTERVAL = 15.0  # s between two times that the last use of the keys is saved
 MAX_ENGINE_BODY = 16 * 2**20  # bytes of a whole answer that is read here
@@ -7580,6 +7590,11 @@ class Call:
     waited: float | None = None  # ms
     loading: float | None = None
     energy: float | None = None  # J
+    waits: list[tuple[str, float]] = field(default_factory=list)  # why it waits, and since when
+    after: str | None = None  # why its model had left memory, where that had to be loaded
+    others: float = 0.0  # s of requests that its process had had when it came
+    beside: float | None = None  # requests that ran at the same time, on average
+    cache: Json | None = None  # why no more of its prompt came from the cache
     admitted_at: float | None = None
     first_at: float | None = None
     ended_at: float | None = None
@@ -7598,6 +7613,18 @@ class Call:
         loading = max(0.0, (instance.ready_at or begun) - begun)
         self.loading, self.build = round(loading * 1000, 1), instance.build.id
         self.waited = round((self.admitted_at - self.since - loading) * 1000, 1)
+
+    def waits_for(self, reason: str) -> None:
+        """Note why it waits, where that is new."""
+        if len(self.waits) < MAX_WAITS and (not self.waits or self.waits[-1][0] != reason):
+            self.waits.append((reason, time.monotonic()))
+
+    def anatomy(self) -> Json | None:
+        """What its time went by, beside the numbers of its row: {waits: [[reason, ms]], after, beside, cache}."""
+        ends = [*(since for _, since in self.waits[1:]), self.admitted_at or self.ended_at or time.monotonic()]
+        waits = [[reason, round(1000 * (end - at), 1)] for (reason, at), end in zip(self.waits, ends, strict=False)]
+        found = {"waits": waits, "after": self.after, "beside": self.beside, "cache": self.cache}
+        return {name: value for name, value in found.items() if value not in (None, [])} or None
 
     def feed(self, block: bytes) -> None:
         """Take in a piece of the answer."""
@@ -7625,7 +7652,8 @@ class Call:
         slot = re.search(rb'"id_slot":(\d{1,4})\b', self.head)
         return {**{name: getattr(self, name) for name in CALL_FIELDS}, **self.numbers(), "energy": self.energy,
                 "waited": self.waited if self.admitted_at else duration, "duration": duration,
-                "first_token": first if self.stream else None, "slot": int(slot[1]) if slot else None}
+                "first_token": first if self.stream else None, "slot": int(slot[1]) if slot else None,
+                "details": self.anatomy()}
 
     def numbers(self) -> Json:
         """Tokens and speeds, from the answer's own `timings` and `usage`; while it runs, from what has come."""
@@ -7694,6 +7722,7 @@ class Requests:
         self.published_at = -math.inf
         self.shown: tuple[Any, ...] = ()
         self.waiting: list[Json] = []
+        self.taken = collections.defaultdict[str, float](float)  # s of the finished requests of each unit
         self.gained = {"prompt": 0.0, "generated": 0.0}  # tokens since the last sample
         self.sampled = time.monotonic()
         self.served_at = -math.inf
@@ -7714,6 +7743,8 @@ class Requests:
             call.end("ok")
             self.served_at = time.monotonic() if call.status == "ok" else self.served_at
             row = call.row()
+            if call.admitted_at is not None and call.unit:
+                self.took_part(call, row)
             self.gained["generated"] += max(0, (row["generated_tokens"] or 0) - call.counted)
             self.gained["prompt"] += max(0, (row["prompt_tokens"] or 0) - (row["cached_tokens"] or 0))
             upstream, _, model = call.model.partition("/")
@@ -7731,6 +7762,24 @@ class Requests:
         waiting = [call.since for call in self.active.values() if call.status == "waiting"]
         none = not waiting or len(waiting) < len(self.active)
         return 0.0 if none else time.monotonic() - max(min(waiting), self.served_at)
+
+    def occupied(self, unit: str) -> float:
+        """Seconds that all requests of a unit have taken together until now, those that run included."""
+        now = time.monotonic()
+        return self.taken[unit] + sum(now - call.admitted_at for call in self.active.values()
+                                      if call.unit == unit and call.admitted_at is not None)
+
+    def took_part(self, call: Call, row: Json) -> None:
+        """Add to a finished request's row beside how many it ran, and why no more of its prompt was cached."""
+        own = time.monotonic() - (call.admitted_at or 0.0)
+        unit, instance = str(call.unit), self.dash.pool.instances.get(str(call.unit))
+        call.beside = round(max(0.0, self.occupied(unit) - call.others) / max(own, 0.001), 1)
+        self.taken[unit] += own
+        if instance:
+            until = call.first_at or call.ended_at or math.inf
+            call.cache = cache_miss(row, [found for at, found in instance.output.slots
+                                          if (call.admitted_at or 0.0) - 0.01 <= at <= until])
+        row["details"] = call.anatomy()
 
     def cancel(self, call: Call, cause: str, *, status: str = "cancelled", code: str | None = None) -> None:
         """End a request that is under way."""
@@ -7769,7 +7818,11 @@ class Requests:
 
     def reasons(self) -> dict[int, str]:
         """Why those requests wait that do."""
-        return {ticket.id: reason or "in line" for ticket, reason in self.dash.pool.residency.queue()}
+        reasons = {ticket.id: reason or "in line" for ticket, reason in self.dash.pool.residency.queue()}
+        for id, reason in reasons.items():
+            if id in self.active:
+                self.active[id].waits_for(reason)
+        return reasons
 
     def queue(self) -> list[Json]:
         """Who waits for which model, since when and why."""
@@ -7803,6 +7856,24 @@ class Requests:
             await self.dash.broadcast("queue:update", {"waiting": waiting})
         if self.active:
             self.dash.pool.changed.set()
+
+
+def cache_miss(row: Json, chosen: list[re.Match[str]]) -> Json | None:
+    """Why a prompt was not cached further: {kind, token?}; `chosen` is what its engine told of slots meanwhile.
+
+    The kind is `new` (the first in its slot), `taken` (no slot had such a beginning), `changed` (at a token), `lost`
+    (a slot had more of it, but not its state) or `longer` (the rest is new).
+    """
+    prompt, cached = row["prompt_tokens"], row["cached_tokens"] or 0
+    if not prompt or len(chosen) != 1 or cached >= prompt - 1:
+        return None
+    last_used, shared, kept = chosen[0].groups()
+    if last_used is not None:
+        return None if cached else {"kind": "new" if last_used == "-1" else "taken"}
+    common = round(float(shared) * prompt)
+    if cached < 0.9 * common - 8:
+        return {"kind": "lost", "token": common}
+    return {"kind": "changed" if float(kept) < 0.99 else "longer", "token": cached}
 
 
 # energy

@@ -8106,6 +8106,50 @@ async def test_energy_is_split_over_requests_and_models(dash: StubDash, monkeypa
     assert (ledger.kept and dash.db.requests()[0]["status"]) == "ok"
 
 
+@pytest.mark.parametrize(("lines", "prompt", "cached", "miss"), [
+    (["LRU, t_last = -1"], 100, 0, {"kind": "new"}),
+    (["LRU, t_last = 1795751540308"], 100, 0, {"kind": "taken"}),
+    (["LRU, t_last = 5"], 100, 90, None),  # from the engine's own store of prompts
+    (["LCP similarity, f_sim_best = 0.600 (> 0.100 thold), f_keep = 0.750"], 100, 60, {"kind": "changed", "token": 60}),
+    (["LCP similarity, sim_best = 0.600 (> 0.100 thold), f_keep = 1.000"], 100, 60, {"kind": "longer", "token": 60}),
+    (["LCP similarity, sim_best = 0.600 (> 0.100 thold), f_keep = 1.000"], 100, 0, {"kind": "lost", "token": 60}),
+    (["LCP similarity, sim_best = 1.000 (> 0.100 thold), f_keep = 1.000"], 100, 99, None),
+    (["LRU, t_last = -1", "LRU, t_last = -1"], 100, 0, None),  # whose is which?
+    ([], 100, 0, None), (["LRU, t_last = -1"], None, None, None)])
+def test_why_a_prompt_was_not_cached(lines: list[str], prompt: int | None, cached: int | None, miss: Any) -> None:
+    """From what the engine tells of the slot that it chose; where that may be another request's, it is unknown."""
+    found = [llamadash.SLOT_LINE.search(f"slot get_availabl: id  0 | task -1 | selected slot by {line}")
+             for line in lines]
+    assert all(found)
+    assert llamadash.cache_miss({"prompt_tokens": prompt, "cached_tokens": cached}, found) == miss  # type: ignore[arg-type]
+
+
+@run_async
+async def test_a_request_keeps_what_it_waited_for(start: Callable[..., Server], fake: FakeEngine) -> None:
+    """Who was in the way and for how long, why its model had to be loaded again, and beside how many it ran."""
+    async with api_of(start(program=fake.program), "one", "two") as api:
+        revision = (await api.board.request("config:get"))["config"]["revision"]
+        await api.board.request("config:update", revision=revision, changes={"models_max": 1, "min_residency": 0})
+        body = {"stream": True, "fake": {"tokens": 40, "pause": 0.02}}
+
+        async def post(model: str) -> None:
+            text = json.dumps({**body, "model": model})
+            async with api.http.post(api.url + "/v1/chat/completions", data=text) as answer:
+                await answer.read()
+        await asyncio.gather(post("one"), post("one"))
+        rows = [await api.row(lambda row, at=at: row["id"] == at) for at in (1, 2)]
+        assert all(0.5 < row["details"]["beside"] <= 1.5 for row in rows), rows
+        await asyncio.gather(post("one"), post("two"))
+        await post("one")
+        last = await api.row(lambda row: row["id"] == 5)
+        assert last["details"]["after"] == "evicted for two" and last["details"]["beside"] == 0
+        waited = await api.row(lambda row: row["model"] == "two")
+        reasons = [reason for reason, _ in waited["details"]["waits"]]
+        assert reasons[0] == "until one has answered" and "until it is loaded" in reasons
+        total = sum(ms for _, ms in waited["details"]["waits"])
+        assert total == pytest.approx(waited["waited"] + waited["loading"], abs=100 + 0.05 * total)
+
+
 def test_the_processor_s_meters(tmp_path: Path) -> None:
     """Each package's counter and its range, in joules; none that may not be read."""
     for name, energy in (("intel-rapl:0", "5000000"), ("intel-rapl:0:0", "1000000"), ("intel-rapl:1", "")):
