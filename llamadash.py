@@ -924,6 +924,7 @@ SERIES = (
     "requests_processing", "requests_deferred", "active_models", "process_cpu", "process_memory",
     *(f"gpu{index}_{name}" for index in range(MAX_GPUS) for name in GPU_SERIES),
 )
+CAPTURES_KEPT, MAX_CAPTURED = 1000, 2**20  # requests; bytes of what each sent, and as many of what it got
 TOKEN_KINDS = ("prompt", "cached", "generated")
 RequestSort = Literal["timestamp", "duration", "waited", "first_token", "prompt_tokens", "generated_tokens",
                       "prompt_per_second", "generated_per_second"]
@@ -1176,9 +1177,16 @@ def m006_models(db: sqlite3.Connection) -> None:
             WHERE model = models.id AND generated_per_second > 0 ORDER BY timestamp DESC LIMIT 1)""")
 
 
+def m007_captures(db: sqlite3.Connection) -> None:
+    """What clients sent and got, while somebody wants to see it; events by their kind."""
+    db.execute("CREATE TABLE captures (id INTEGER PRIMARY KEY, timestamp INTEGER NOT NULL, model TEXT NOT NULL, "
+               "client TEXT, endpoint TEXT, status TEXT, request TEXT NOT NULL, answer TEXT NOT NULL, prompt TEXT)")
+    db.execute("CREATE INDEX events_kind ON events (kind, timestamp)")
+
+
 # A migration runs once, in a transaction of its own; the next one is appended.
 MIGRATIONS: list[Callable[[sqlite3.Connection], None]] = [m001_initial, m002_hours, m003_counts, m004_router,
-                                                          m005_usage, m006_models]
+                                                          m005_usage, m006_models, m007_captures]
 # SQLite's result codes for what the system refuses or the file is, by its words for them: Python 3.10 has only these.
 SQLITE_TEXTS = {"permission denied": 3, "is locked": 5, "readonly": 8, "disk I/O error": 10, "malformed": 11,
                 "is full": 13, "unable to open": 14, "locking protocol": 15, "large file support": 22,
@@ -1479,6 +1487,8 @@ class DatabaseFile(Statements):
                 with self.backing_up, contextlib.closing(sqlite3.connect(self.path)) as source, \
                         contextlib.closing(sqlite3.connect(partial)) as copy:
                     source.backup(copy)
+                    if ("captures", "id") in columns_of(copy) and copy.execute("SELECT id FROM captures").fetchone():
+                        copy.executescript("DELETE FROM captures; VACUUM")
                     copy.execute("PRAGMA journal_mode = DELETE")
                 if not is_good_database(partial):
                     raise self.found_damaged("a copy of it is damaged", what)
@@ -1905,6 +1915,24 @@ class RequestRows(DatabaseFile):
         return [{**row, "details": decoded(row, "details", {})} for row in rows]
 
 
+    def add_capture(self, row: Json) -> None:
+        """Save what a client sent and got; of the oldest, beyond CAPTURES_KEPT, nothing stays in the file."""
+        with self.transaction() as db:
+            db.execute("PRAGMA secure_delete = ON")
+            db.execute(f"INSERT OR REPLACE INTO captures ({', '.join(row)}) VALUES (:{', :'.join(row)})", row)
+            db.execute("DELETE FROM captures WHERE id <= (SELECT id FROM captures ORDER BY id DESC "
+                       "LIMIT 1 OFFSET ?)", (CAPTURES_KEPT,))
+            db.execute("PRAGMA secure_delete = OFF")
+
+    def captures(self, model: str | None, before: int | None, limit: int) -> list[Json]:
+        """The newest captures without their texts, but with their lengths; may be called from a thread."""
+        where, values = where_all({"model = ?": model, "id < ?": before})
+        return [dict(row) for row in self.read(
+            "SELECT id, timestamp, model, client, endpoint, status, LENGTH(request) AS request, "
+            f"LENGTH(answer) AS answer, LENGTH(prompt) AS prompt FROM captures {where} ORDER BY id DESC LIMIT ?",
+            [*values, limit])]
+
+
 class AccessRows(DatabaseFile):
     """The sessions of browsers and the keys of clients; of both only hashes are kept."""
 
@@ -2055,7 +2083,8 @@ class Database(ModelRows, MetricRows, RequestRows, AccessRows):
         for table, age in (("requests", detail), ("events", history)):
             self.delete_in_steps(table, "timestamp < ?", (now - age,))
         self.delete_in_steps("usage", "day < ?", (day_of(now - history),))
-        self.delete_in_steps("logs", "timestamp < ?", (now - settings["logs_retention_days"] * DAY,))
+        for table in ("logs", "captures"):
+            self.delete_in_steps(table, "timestamp < ?", (now - settings["logs_retention_days"] * DAY,))
         for table, most in {"logs": settings["logs_max_rows"], **MAX_ROWS}.items():
             last = self.rows(f"SELECT MAX(rowid) AS last FROM {table}")[0]["last"] or 0
             self.delete_in_steps(table, "rowid <= ?", (last - most,))
@@ -7605,6 +7634,7 @@ class Call:
     writing: float | None = None  # since when the client has been given something that it has not taken
     task: asyncio.Task[Any] | None = None
     cancelled_for: tuple[str, str, str | None] | None = None  # how it ends: status, cause and code
+    captured: bytearray | None = None  # the answer, where that is wanted
 
     def admitted(self, instance: Instance) -> None:
         """The model is in memory; the time until now was spent waiting, and with the load of that process."""
@@ -7632,6 +7662,8 @@ class Call:
             self.first_at = time.monotonic()
         if len(self.head) < KEPT_HEAD:
             self.head += block[:KEPT_HEAD]
+        if self.captured is not None:
+            self.captured += block[:MAX_CAPTURED - len(self.captured)]
         self.tail += block
         if len(self.tail) > 2 * KEPT_TAIL:
             del self.tail[:-KEPT_TAIL]
@@ -8129,6 +8161,9 @@ class ModelRequest:
                 raise GatewayError(400, f"{self.target} is not loaded, and this request does not load it.")
             return await self.ask_instance(instance, stack)
         pool.ready_build(self.target)
+        if self.body is not None and self.target in self.dash.captures.wanted():
+            self.call.captured = bytearray()
+            stack.callback(self.dash.captures.ended, self.call, self.body)
         stack.callback(pool.release, self.call)
         instance = await pool.admission(self.call)
         try:
@@ -8165,6 +8200,50 @@ async def sent(session: aiohttp.ClientSession, method: str, url: str, headers: l
                                      allow_redirects=False)
     stack.callback(response.close)
     return response
+
+
+class Captures:
+    """What clients send and get, of the models of which somebody wants to see it, for some hours."""
+
+    def __init__(self, dash: Dash) -> None:
+        self.dash, self.until = dash, dict[str, int](dash.db.get_meta("captures", {}))
+
+    def wanted(self) -> dict[str, int]:
+        """The models whose requests are captured, and until when (Unix ms)."""
+        return {model: until for model, until in self.until.items() if until > now_ms()}
+
+    async def change(self, model: str, until: int) -> Json:
+        """Capture a model's requests until then, and let every page say so."""
+        self.until = {**self.wanted(), self.dash.db.get_model(model)["id"]: until}
+        self.dash.db.set_meta("captures", self.wanted())
+        await self.dash.broadcast("captures:updated", {"captures": self.wanted()})
+        return {"captures": self.wanted()}
+
+    def ended(self, call: Call, body: Body) -> None:
+        """A request that was captured is over."""
+        self.dash.spawn(self.save(call, body, bytes(body.data[:MAX_CAPTURED])), "capture")
+
+    async def save(self, call: Call, body: Body, sent: bytes) -> None:
+        """Save what was captured, with the prompt that the engine makes of the messages, where it tells."""
+        prompt = None
+        with contextlib.suppress(DashError, aiohttp.ClientError, asyncio.TimeoutError, OSError, *MALFORMED):
+            prompt = await asyncio.wait_for(self.prompt(call, body), GONE_TIME)
+        texts = {"request": sent.decode("utf-8", "replace"), "prompt": prompt and prompt[:MAX_CAPTURED],
+                 "answer": bytes(call.captured or b"").decode("utf-8", "replace")}
+        row = {"id": call.id, **{name: getattr(call, name) for name in ("timestamp", "model", "client", "endpoint")}}
+        await self.dash.chore("capture", self.dash.db.add_capture, {**row, **texts, "status": call.status})
+
+    async def prompt(self, call: Call, body: Body) -> str | None:
+        """What the engine's template makes of a request's messages, if its model is still in memory."""
+        pool = self.dash.pool
+        instance = pool.loaded_instance(call.model)
+        if instance is None or "messages" not in body.fields or is_anthropic(call.endpoint) or body.size > MAX_CAPTURED:
+            return None
+        body = body.with_values(pool.entries.missing_values(call.model, call.endpoint))
+        headers = [("Content-Type", "application/json"), *instance.authorization.items()]
+        async with contextlib.AsyncExitStack() as stack:
+            answer = await sent(pool.session, "POST", f"{instance.url}/apply-template", headers, body, stack)
+            return str(json.loads(await answer.read())["prompt"])
 
 
 def error_text(body: bytes | bytearray, status: int) -> str:
@@ -8866,6 +8945,34 @@ async def requests_cancel(dash: Dash, *, id: int) -> Json:
 async def queue_get(dash: Dash) -> Json:
     """Who waits for which model, since when and why."""
     return {"waiting": dash.requests.queue()}
+
+
+@on("captures:start", error="START_CAPTURE_FAILED")
+async def captures_start(dash: Dash, *, id: ModelId, hours: Annotated[int, Range(1, 72)] = 1) -> Json:
+    """Keep what clients send to a model and get from it, for some hours."""
+    return await dash.captures.change(id, now_ms() + hours * 3_600_000)
+
+
+@on("captures:stop", error="STOP_CAPTURE_FAILED")
+async def captures_stop(dash: Dash, *, id: ModelId) -> Json:
+    """Capture no further requests of a model; what was captured stays."""
+    return await dash.captures.change(id, 0)
+
+
+@on("captures:list", error="LIST_CAPTURES_FAILED")
+async def captures_list(dash: Dash, *, model: str | None = None, before: Timestamp | None = None,
+                        limit: Annotated[int, Range(1, 500)] = 100) -> Json:
+    """The newest captures, with how long their texts are."""
+    return {"captures": await asyncio.to_thread(dash.db.captures, model, before, limit)}
+
+
+@on("captures:get", error="GET_CAPTURE_FAILED", cost=5)
+async def captures_get(dash: Dash, *, id: Timestamp, part: Literal["request", "answer", "prompt"]) -> Json:
+    """One text of a capture."""
+    rows = await asyncio.to_thread(dash.db.read, f"SELECT {part} FROM captures WHERE id = ?", (id,))
+    if not rows:
+        raise NotFound("This request was not captured.", field="id")
+    return {"text": rows[0][0]}
 
 
 @on("usage:get", error="GET_USAGE_FAILED")
@@ -12830,6 +12937,7 @@ class Dash:
         self.builds = Builds(config)
         self.pool = Pool(self)
         self.requests = Requests(self)
+        self.captures = Captures(self)
         self.energy = EnergyLedger(self)
         self.upstreams = Upstreams(self)
         self.chats = Chats(self)
@@ -12924,7 +13032,8 @@ class Dash:
         """What a client must know of this server before it shows anything."""
         return {"auth": self.config.auth, "password": self.db.get_meta("password", {}) != {},
                 "web": self.web.files.version, "notice": self.db.notice, "timezone": timezone_name(),
-                "alerts": [*self.alerts.active.values()]}
+                "alerts": [*self.alerts.active.values()],
+                "captures": self.captures.wanted()}
 
     # messages
 

@@ -7304,6 +7304,48 @@ async def test_a_broken_file_fails_with_the_reason(tmp_path: Path, engine_progra
 
 
 @run_async
+async def test_a_capture_has_what_was_sent_and_got_and_is_in_no_backup(
+        tmp_path: Path, engine_program: str | None, smollm2: Path) -> None:
+    """Only while it is on, and only of its model: the body, the answer and the prompt that the engine made of it."""
+    dash = EngineDash(tmp_path, engine_program)
+    dash.add("smol", smollm2)
+    async with running(dash):
+        async def chat(text: str, model: str) -> None:
+            id = await dash.chat(text, model=model, max_tokens=2)
+            await eventually(lambda: any(name == "chat:done" and data["chatId"] == id for _, name, data in dash.sent))
+        await chat("before", "smol")
+        assert (await dash.refused("captures:start", id="nobody")).code == "NOT_FOUND"
+        await dash.request("captures:start", id="smol", hours=2)
+        assert dash.features()["captures"]["smol"] > llamadash.now_ms() + 7_000_000
+        await chat("canary in the mine", "smol")
+        await chat("canary elsewhere", "a")
+        await eventually(lambda: dash.db.captures("smol", None, 5))
+        stopped = await dash.request("captures:stop", id="smol")
+        assert stopped == {"captures": {}} == dash.broadcasts("captures:updated")[-1]
+        await chat("after", "smol")
+        (row,) = (await dash.request("captures:list"))["captures"]
+        assert (row["model"], row["status"], row["client"]) == ("smol", "ok", "llamadash chat")
+        texts = {part: (await dash.request("captures:get", id=row["id"], part=part))["text"]
+                 for part in ("request", "answer", "prompt")}
+        assert {part: len(text) for part, text in texts.items()} == {part: row[part] for part in texts}
+        assert json.loads(texts["request"])["messages"][-1]["content"] == "canary in the mine"
+        assert "data: " in texts["answer"] and "<|im_start|>user\ncanary in the mine" in texts["prompt"]
+        path, _ = dash.db.manual_backup()
+        assert b"canary in the mine" not in path.read_bytes() and dash.db.captures(None, None, 5)
+        assert "canary" not in json.dumps(await dash.request("system:export")) + dash.log()
+
+
+def test_the_oldest_captures_leave_no_trace(fresh_db: llamadash.Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of those beyond the newest ones nothing stays in the database's file."""
+    monkeypatch.setattr(llamadash, "CAPTURES_KEPT", 2)
+    for id in range(1, 5):
+        fresh_db.add_capture({"id": id, "timestamp": 1, "model": "a", "request": f"canary {id} " * 3000, "answer": ""})
+    assert [row["id"] for row in fresh_db.captures(None, None, 9)] == [4, 3]
+    fresh_db.checkpoint()
+    assert b"canary 1 canary" not in fresh_db.path.read_bytes()
+
+
+@run_async
 async def test_a_load_can_be_cancelled(tmp_path: Path, smollm2: Path, engine_program: str | None) -> None:
     """Unloading while loading ends as unloaded by hand, not as failed, and it can be loaded again."""
     dash = EngineDash(tmp_path, engine_program)
