@@ -13,6 +13,7 @@ import { ActiveRequests } from "./active-requests.js";
 import { saveText } from "./copy-button.js";
 import { Filters as FilterBox } from "./filters.js";
 import { icon } from "./icon.js";
+import { requestAnatomy } from "./request-anatomy.js";
 import { REQUEST_STATUSES, requestStatus } from "./request-status.js";
 import { emptyState, errorState, loadingState } from "./states.js";
 import { toast } from "./toast.js";
@@ -64,7 +65,7 @@ export class RequestTable extends Component {
     /** @type {{[name: string]: any, rows: Request[], summary: Summary | null, filters: Filters}} */
     this.state = {
       rows: [], summary: null, more: false, filters: { model: props.model ?? "", key: "", status: "" },
-      sort: "timestamp", loading: true, error: null, exported: null,
+      sort: "timestamp", loading: true, error: null, exported: null, open: null,
     };
   }
 
@@ -86,6 +87,10 @@ export class RequestTable extends Component {
 
   getEventMap() {
     return {
+      "click [data-open]": (/** @type {Event} */ _event, /** @type {HTMLElement} */ button) => {
+        const id = Number(button.dataset.open);
+        this.setState({ open: id === this.state.open ? null : id });
+      },
       "click [data-sort]": (/** @type {Event} */ _event, /** @type {HTMLElement} */ button) =>
         this.sortBy(button.dataset.sort ?? ""),
       "change [data-choice]": "handleChoice",
@@ -254,14 +259,18 @@ export class RequestTable extends Component {
   }
 
   renderRows() {
-    const { more, loading, rows } = this.state;
+    const { more, loading, rows, open } = this.state;
     const today = new Date().toDateString();
     const { state } = this.props;
     return h("div", { className: "card-body card-flush" },
       h("div", { className: "table-wrap", tabindex: "0", role: "region", "aria-label": "Table of requests" },
         h("table", { className: "table", "aria-busy": loading },
           h("thead", null, h("tr", null, COLUMNS.map((column) => this.renderHead(column)))),
-          h("tbody", null, rows.map((row) => h(RequestRow, { key: row.id, row, today, state }))))),
+          h("tbody", null, rows.flatMap((row) => [
+            h(RequestRow, { key: row.id, row, today, state, open: row.id === open }),
+            row.id === open ? h("tr", { key: `open-${row.id}`, className: "request-opened" },
+              h("td", { colspan: COLUMNS.length }, requestAnatomy(row, nameOf(state, row)))) : null,
+          ])))),
       more ? h("div", { className: "request-more" },
         h("button", { type: "button", className: "button", disabled: loading, dataset: { action: "older" } },
           loading ? "Reading…" : "Show more")) : null);
@@ -280,13 +289,21 @@ export class RequestTable extends Component {
 /** One request; it never changes, so it is drawn again only on another day. */
 class RequestRow extends Component {
   render() {
-    const { row, state } = this.props;
-    const name = (state.get("models") ?? []).find((/** @type {any} */ model) => model.id === row.model)?.name;
+    const { row, state, open } = this.props;
+    const name = nameOf(state, row);
     return h("tr", null, COLUMNS.map(({ key, label, text, show }) => h("td", {
       key, className: text ? `request-${key}` : "numeric", dataset: { label },
       title: key === "timestamp" ? dateTime(row.timestamp) : null,
-    }, show({ ...row, name }))));
+    }, key === "timestamp" ? h("button", {
+      type: "button", className: "request-toggle", dataset: { open: String(row.id) }, "aria-expanded": open,
+      "aria-label": `Where the time of the request at ${rowTime(row)} went`,
+    }, icon(open ? "chevron-down" : "chevron-right", { size: 14 }), rowTime(row)) : show({ ...row, name }))));
   }
+}
+
+/** @param {any} state @param {Request} row @returns {string} the name of its model */
+function nameOf(state, row) {
+  return (state.get("models") ?? []).find((/** @type {any} */ model) => model.id === row.model)?.name ?? row.model;
 }
 
 /** @param {string} name @param {string} label @param {string} value @param {string[][]} options value and words */
