@@ -34,8 +34,8 @@ test("what lies between waiting and the prompt is the engine's queue", () => {
 
 test("one sentence says where the time went, and what a model had left memory for", () => {
   assert.equal(anatomySentence(row({ details: { after: "evicted for Gemma" } }), "Qwen3"),
-    "11 s: 8.3 s loading after Qwen3 was evicted for Gemma, 2.6 s prompt (4.0% cached), 300 ms answer");
+    "11 s: 8.3 s loading after Qwen3 was evicted for Gemma, 2.6 s prompt (4.0% cached), 305 ms answer");
   const waited = row({ waited: 5000, loading: 0, duration: 7900, details: { waits: [["until it is loaded", 9], ["until Gemma has answered", 5000]] } });
-  assert.equal(anatomySentence(waited), "7.9 s: 5 s waiting until Gemma has answered, 2.6 s prompt (4.0% cached), 300 ms answer");
+  assert.equal(anatomySentence(waited), "7.9 s: 5 s waiting until Gemma has answered, 2.6 s prompt (4.0% cached), 305 ms answer");
   assert.equal(anatomySentence(row({ details: { after: "idle" } }), "A").split(",")[0], "11 s: 8.3 s loading after A was unloaded when idle");
 });

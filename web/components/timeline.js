@@ -31,6 +31,9 @@ const KINDS = {
   refused: ["Refused", "danger"],
 };
 
+/** Kinds whose words begin with a name of somebody's choice. */
+const NAMED = ["started", "stopped", "key", "backup", "build", "download", "configuration"];
+
 /**
  * What happened, in plain words after its label.
  * @param {Event} event
@@ -48,7 +51,7 @@ export function eventWords({ kind, model, reason, details }) {
   if (kind === "configuration" && model && typeof details?.pinned === "boolean") {
     return details.pinned ? "Pinned in memory" : "No longer pinned";
   }
-  return sentence(words) || "–";
+  return (model || !NAMED.includes(kind) ? sentence(words) : words) || "–";
 }
 
 /** A kind of event as people call it, and its kind of badge. @param {string} kind @returns {[string, string]} */

@@ -1,16 +1,61 @@
 import { Component, h } from "../core/component.js";
-import { energy, now, number, tokens } from "../core/format.js";
+import { csv } from "../core/csv.js";
+import { dateTime, duration, energy, fixed, now, number, tokenRate, tokens } from "../core/format.js";
+import { Chart } from "./chart.js";
+import { saveText } from "./copy-button.js";
 import { icon } from "./icon.js";
 import { emptyState, errorState, loadingState } from "./states.js";
+import { toast } from "./toast.js";
 
 /** @typedef {{[name: string]: any}} Json */
 
 const REFRESH_MS = 10_000; // what finishes within this is counted at once
 
 /** @type {[string, string, string][]} what it is counted by, the button, and the words for what has none */
-const GROUPS = [["model", "Model", "Unknown model"], ["key", "API key", "Without a key"], ["day", "Day", "–"]];
+const GROUPS = [
+  ["model", "Model", "No model in memory"], ["key", "API key", "Without a key"], ["day", "Day", "–"],
+  ["build", "Build", "Unknown build"],
+];
 
-/** Requests, tokens and energy by model, key or day. Props: `state`, `span` (ms), `until?` (Unix ms). */
+/** What a line of the CSV file has, after what it is counted by; times in ms, energy in J. */
+const EXPORTED = [
+  "requests", "errors", "prompt_tokens", "cached_tokens", "generated_tokens", "busy", "prompt_median", "prompt_p95",
+  "generated_median", "generated_p95", "energy", "idle_energy", "energy_per_1000", "cost",
+];
+
+/** The file that "CSV" saves. @param {string} by @param {Json[]} rows */
+export function usageCsv(by, rows) {
+  const groups = by === "build" ? ["model", "build"] : [by];
+  return csv([...groups, ...EXPORTED], rows.map((row) => {
+    const [[promptMedian, prompt95], [median, p95]] = [row.prompt_speeds ?? [], row.generated_speeds ?? []];
+    const values = /** @type {Json} */ ({
+      ...row, prompt_median: promptMedian, prompt_p95: prompt95, generated_median: median, generated_p95: p95,
+    });
+    return [...groups, ...EXPORTED].map((name) => values[name]);
+  }));
+}
+
+/** An amount of money: `0.57 €`. @param {number | null | undefined} value @param {string} currency */
+export function money(value, currency) {
+  return typeof value === "number" ? `${fixed(value, value && value < 0.1 ? 4 : 2)} ${currency}` : "–";
+}
+
+/**
+ * What it costs to keep a model, in one sentence.
+ * @param {string} name @param {{since: number, energy: number | null, loading: number}} kept
+ * @param {{energy_price?: number | null, currency?: string}} settings
+ */
+export function keepingWords(name, { since, energy: joules, loading }, { energy_price: price, currency = "" }) {
+  const after = `unloading it adds ${duration(loading)} to the first request`;
+  if (joules === null) return `${name} is loaded since ${dateTime(since)}: what it took is unknown, ${after}.`;
+  const cost = typeof price === "number" ? ` (${money((joules / 3.6e6) * price, currency)})` : "";
+  return `Keeping ${name} loaded since ${dateTime(since)} cost ${energy(joules)}${cost}; ${after}.`;
+}
+
+/**
+ * Requests, tokens, speeds, energy and cost by model, key, day or build. Props: `state`, `span` (ms), `until?` (Unix
+ * ms).
+ */
 export class UsageTable extends Component {
   static loadedBy = ["span", "until"];
 
@@ -21,7 +66,7 @@ export class UsageTable extends Component {
     /** @type {ReturnType<typeof setTimeout> | undefined} */
     this.timer = undefined;
     /** @type {any} */
-    this.state = { by: "model", shownBy: "model", rows: null, total: null, error: null };
+    this.state = { by: "model", shownBy: "model", rows: null, total: null, resident: {}, meters: [], error: null };
   }
 
   didMount() {
@@ -42,12 +87,25 @@ export class UsageTable extends Component {
     return {
       "click [data-by]": "handleGroup",
       "click [data-action=\"usage-retry\"]": () => this.load(),
+      "click [data-action=\"usage-csv\"]": () => saveText(`usage-${new Date().toISOString().slice(0, 10)}.csv`,
+        usageCsv(this.state.shownBy, this.state.rows), "text/csv"),
+      "click [data-action=\"usage-unload\"]": "handleUnload",
     };
   }
 
   /** @param {globalThis.Event} _event @param {HTMLElement} button */
   handleGroup(_event, button) {
     this.setState({ by: button.dataset.by });
+    void this.load();
+  }
+
+  /** @param {globalThis.Event} _event @param {HTMLElement} button */
+  async handleUnload(_event, button) {
+    try {
+      await this.props.state.request("models:unload", { id: button.dataset.id });
+    } catch (problem) {
+      toast(`It was not unloaded: ${/** @type {Error} */ (problem).message}`, { kind: "error" });
+    }
     void this.load();
   }
 
@@ -59,7 +117,7 @@ export class UsageTable extends Component {
     try {
       const to = this.props.until ?? now();
       const answer = await this.props.state.request("usage:get", { from: to - this.props.span, to, by });
-      if (turn === this.turn) this.setState({ rows: answer.rows, total: answer.total, shownBy: by, error: null });
+      if (turn === this.turn) this.setState({ ...answer, shownBy: by, error: null });
     } catch (problem) {
       if (turn === this.turn) this.setState({ error: /** @type {Error} */ (problem).message });
     }
@@ -71,35 +129,95 @@ export class UsageTable extends Component {
       h("header", { className: "card-header" },
         h("h2", { className: "card-title" }, icon("monitoring"), "Usage"),
         h("div", { className: "segmented", role: "group", "aria-label": "Counted by" }, GROUPS.map(([key, label]) => (
-          h("button", { key, type: "button", dataset: { by: key }, "aria-pressed": key === by }, label))))),
+          h("button", { key, type: "button", dataset: { by: key }, "aria-pressed": key === by }, label)))),
+        h("button", {
+          type: "button", className: "button", disabled: !rows?.length, dataset: { action: "usage-csv" },
+        }, icon("download", { size: 16 }), "CSV")),
       error ? errorState({
         title: "The usage could not be read", body: error,
         action: h("button", { type: "button", className: "button", dataset: { action: "usage-retry" } }, "Try again"),
       }) : !rows ? loadingState("Adding up…")
-        : rows.length ? this.renderTable(rows)
+        : rows.length ? [this.renderDays(rows), this.renderTable(rows), this.renderKept()]
           : emptyState({ iconName: "monitoring", title: "No usage in this time range" }));
+  }
+
+  /** The tokens of each day. @param {Json[]} rows */
+  renderDays(rows) {
+    if (this.state.shownBy !== "day" || rows.length < 2) return null;
+    const values = (/** @type {string} */ name) => rows.map((row) => row[name]);
+    return h("div", { key: "days", className: "card-body" }, h(Chart, {
+      label: "Tokens by day", height: 160, format: tokens,
+      timestamps: rows.map(({ day }) => Date.parse(`${day}T12:00`)),
+      series: [{ label: "Generated", values: values("generated_tokens") },
+        { label: "Prompt", values: values("prompt_tokens") }],
+    }));
   }
 
   /** @param {Json[]} rows */
   renderTable(rows) {
     const { shownBy, total } = this.state;
     const [, label, none] = GROUPS.find(([key]) => key === shownBy) ?? GROUPS[0];
-    const heads = [label, "Requests", "Prompt", "Cached", "Generated", "Energy"];
-    return h("div", { className: "table-wrap", tabindex: 0, role: "region", "aria-label": "Table of usage" },
+    const heads = [
+      label, "Requests", "Prompt", "Generated", "Busy", "Prompt speed", "Speed while answering", "Energy",
+      "Per 1,000 tokens", "Cost",
+    ];
+    const name = (/** @type {Json} */ row) => (
+      shownBy === "build" ? `${this.nameOf(row.model ?? GROUPS[0][2])} · ${row.build ?? none}`
+        : this.nameOf(row[shownBy] ?? none));
+    return h("div", { key: "table", className: "table-wrap", tabindex: 0, role: "region", "aria-label": "Usage" },
       h("table", { className: "table" },
         h("thead", null, h("tr", null, heads.map((head, at) => (
           h("th", { key: head, scope: "col", className: at ? "numeric" : null }, head))))),
-        h("tbody", null, rows.map((row) => this.renderRow(row[shownBy] ?? none, row))),
+        h("tbody", null, rows.map((row) => this.renderRow(name(row), row))),
         rows.length > 1 && total ? h("tfoot", null, this.renderRow("Total", total)) : null));
   }
 
-  /** @param {string} name @param {Json} row */
-  renderRow(name, { requests, prompt_tokens: prompt, cached_tokens: cached, generated_tokens: made, energy: spent }) {
+  /** @param {string} id @returns {string} */
+  nameOf(id) {
     const known = this.props.state.get("models") ?? [];
-    const words = known.find((/** @type {Json} */ model) => model.id === name)?.name ?? name;
-    const figures = [number(requests, 0), tokens(prompt), tokens(cached), tokens(made), energy(spent)];
-    return h("tr", { key: name },
-      h("td", { className: "usage-name", title: words }, h("span", { className: "truncate" }, words)),
-      figures.map((text, at) => h("td", { key: at, className: "numeric" }, text)));
+    return known.find((/** @type {Json} */ model) => model.id === id)?.name ?? id;
   }
+
+  /** @param {string} name @param {Json} row */
+  renderRow(name, row) {
+    const { currency = "" } = this.props.state.get("settings") ?? {};
+    /** @type {[string, string][]} the figure, and what is to be said below it */
+    const figures = [
+      [number(row.requests, 0), row.errors ? `${number(row.errors, 0)} failed` : ""],
+      [tokens(row.prompt_tokens), row.cached_tokens ? `${tokens(row.cached_tokens)} cached` : ""],
+      [tokens(row.generated_tokens), ""],
+      [duration(row.busy / 1000), ""], speeds(row.prompt_speeds), speeds(row.generated_speeds),
+      [energy(row.energy), typeof row.idle_energy === "number" ? `idle ${energy(row.idle_energy)}` : ""],
+      [energy(row.energy_per_1000), ""], [money(row.cost, currency), ""],
+    ];
+    return h("tr", { key: name },
+      h("td", { className: "usage-name", title: name }, h("span", { className: "truncate" }, name)),
+      figures.map(([text, below], at) => h("td", { key: at, className: "numeric" }, text,
+        below ? h("span", { className: "request-small muted" }, below) : null)));
+  }
+
+  /** What the models in memory cost, each with its unloading; why nothing is known. */
+  renderKept() {
+    const { resident, meters, total } = this.state;
+    const settings = this.props.state.get("settings") ?? {};
+    if (!meters.length) {
+      return h("p", { key: "kept", className: "muted usage-note" },
+        total?.energy ? "No energy meter can be read now."
+          : "Energy is unknown: neither a GPU nor the processor of this machine tells what it takes.");
+    }
+    return h("div", { key: "kept", className: "usage-note" },
+      h("p", { className: "muted" }, `Measured: ${meters.join(", ")}. `,
+        typeof settings.energy_price === "number" ? "" : h("a", { href: "/settings#energy" }, "Set a price per kWh")),
+      Object.entries(resident).map(([id, kept]) => h("p", { key: id, className: "usage-kept" },
+        h("span", null, keepingWords(this.nameOf(id), /** @type {any} */ (kept), settings)),
+        h("button", {
+          type: "button", className: "button button-small", dataset: { action: "usage-unload", id },
+          "aria-label": `Unload ${this.nameOf(id)}`,
+        }, icon("stop", { size: 14 }), "Unload"))));
+  }
+}
+
+/** @param {number[] | null} both the median and the 95th percentile @returns {[string, string]} */
+function speeds(both) {
+  return both ? [tokenRate(both[0]), `95 %: ${tokenRate(both[1])}`] : ["–", ""];
 }

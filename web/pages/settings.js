@@ -118,7 +118,11 @@ export class SettingsPage extends Component {
   async handleChange(_event, element) {
     const key = element.dataset.setting ?? "";
     const numeric = key in BOUNDS || key === "metrics_interval";
-    const value = numeric ? Number(element.value) : element.value;
+    const value = key === "energy_price" ? price(element.value) : numeric ? Number(element.value) : element.value;
+    if (Number.isNaN(value)) {
+      this.setState({ errors: { ...this.state.errors, [key]: "Enter a price, such as 0.30, or nothing." } });
+      return;
+    }
     const bounds = BOUNDS[key];
     if (bounds && (!/^\d+$/.test(element.value.trim()) || Number(value) < bounds[0] || Number(value) > bounds[1])) {
       this.setState({
@@ -267,6 +271,7 @@ export class SettingsPage extends Component {
           h(ApiKeys, { state: this.props.state }),
           this.appearance(settings),
           this.measuring(settings),
+          this.energy(),
           this.logging(settings)),
         h("div", { key: "right", className: "stack settings-column" },
           this.security(),
@@ -331,6 +336,15 @@ export class SettingsPage extends Component {
     ]);
   }
 
+  energy() {
+    return h("div", { key: "energy", id: "energy" }, this.card("Energy", [
+      this.numberField("energy_price", "Price", "per kWh"),
+      this.numberField("currency", "Currency", "such as € or USD"),
+      h("p", { key: "hint", className: "field-hint" },
+        "Monitoring shows what requests and idle models cost, where the machine's energy can be measured."),
+    ]));
+  }
+
   /** @param {Json} settings */
   logging(settings) {
     const locked = this.state.locked.log_level;
@@ -364,7 +378,8 @@ export class SettingsPage extends Component {
     const error = this.state.errors[key];
     return formField({ id, label, error }, h("div", { className: "row unit-row" },
       h("input", {
-        id, className: "input unit-input", type: "text", inputmode: "numeric", autocomplete: "off",
+        id, className: "input unit-input", type: "text", inputmode: key in BOUNDS ? "numeric" : "text",
+        autocomplete: "off",
         value: this.state.draft[key] ?? String(this.state.settings[key] ?? ""), dataset: { setting: key },
         "aria-describedby": `${id}-hint ${id}-unit`, "aria-invalid": error ? "true" : null,
       }),
@@ -552,4 +567,10 @@ function importLines(change) {
     : "Settings";
   return Object.entries(change.changes ?? {}).map(([key, value]) =>
     `${where} · ${key}: ${typeof value === "object" ? JSON.stringify(value) : value}`);
+}
+
+/** A price that was typed in; null for nothing, NaN for what is none. @param {string} text */
+function price(text) {
+  const plain = text.trim().replace(",", ".");
+  return plain === "" ? null : /^\d{1,3}(\.\d{1,6})?$/.test(plain) ? Number(plain) : NaN;
 }
