@@ -477,7 +477,8 @@ CONFIG: dict[str, tuple[Any, Any]] = {
     "api_port": (8080, Annotated[int, Range(1, 65535)]), "models_max": (0, Annotated[int, Range(0, 64)]),
     "idle_seconds": (0, Annotated[int, Range(0, 31_536_000)]), "min_residency": (10, Annotated[int, Range(0, 3600)]),
     "max_wait": (600, Annotated[int, Range(1, 86_400)]), "default_model": ("", Annotated[str, Length(0, 128)]),
-    "budget": ({}, dict[str, Any]), "build": ("", Annotated[str, Length(0, 96)]), "autostart": (True, bool),
+    "budget": ({}, dict[str, Any]), "yields": ({}, dict[str, Any]), "build": ("", Annotated[str, Length(0, 96)]),
+    "schedules": ([], Annotated[list[dict[str, Any]], Length(0, 64)]), "autostart": (True, bool),
     "check_releases": (True, bool), "check_models": (True, bool), "defaults": ({}, dict[str, Any]),
 }
 SETTINGS: dict[str, tuple[Any, Any]] = {
@@ -488,6 +489,10 @@ SETTINGS: dict[str, tuple[Any, Any]] = {
     "alerts_off": ([], Annotated[list[AlertKind], Length(0, 32)]), "alert_disk": (95, Annotated[int, Range(1, 100)]),
     "alert_memory": (98, Annotated[int, Range(1, 100)]), "alert_temperature": (87, Annotated[int, Range(1, 150)]),
 }
+SCHEDULE_FIELDS: dict[str, Any] = {
+    "action": Literal["load", "unload", "pin", "unpin", "free"], "model": Annotated[str, Length(0, 96)], "at": str,
+    "days": Annotated[list[Annotated[int, Range(0, 6)]], Length(1, 7)]}
+SCHEDULE_TIME = r"([01]\d|2[0-3]):[0-5]\d"
 ENGINE_DEFAULTS, CONFIG_FIELDS = ({key: item[at] for key, item in CONFIG.items()} for at in (0, 1))
 SETTING_DEFAULTS, SETTING_FIELDS = ({key: item[at] for key, item in SETTINGS.items()} for at in (0, 1))
 # What version 1.0.0 called otherwise or had besides, in its documents and in a database that was not migrated yet.
@@ -575,7 +580,8 @@ def engine_values(config: Config, saved: Json) -> Json:
     values = {**ENGINE_DEFAULTS, "models_dirs": default_model_folders(), **good_values(saved, CONFIG_FIELDS), **fixed}
     return {**values, "models_dirs": list(map(str, values["models_dirs"])),
             "defaults": known_parameters(values["defaults"]),
-            "budget": {name: amount for name, amount in values["budget"].items() if type(amount) is int}}
+            **{key: {name: amount for name, amount in values[key].items() if type(amount) is int}
+               for key in ("budget", "yields")}}
 
 
 def model_folders(config: Config, values: Json) -> list[Path]:
@@ -813,8 +819,14 @@ def checked_config(dash: Dash, changes: Json, field: str) -> Json:
         changes["models_dirs"] = [str(expanded(path)) for path in changes["models_dirs"]]
     if not re.fullmatch(r"[A-Za-z0-9:][A-Za-z0-9.:_-]*", changes.get("api_host", "localhost")):
         raise InvalidRequest("api_host must be a host name or an address", field=f"{field}.api_host")
-    for device, amount in changes.get("budget", {}).items():
-        checked(amount, Annotated[int, Range(0, 2**50)], f"{field}.budget.{device[:64]}")
+    amounts = [(key, *item) for key in ("budget", "yields") for item in changes.get(key, {}).items()]
+    for key, device, amount in amounts:
+        checked(amount, Annotated[int, Range(0, 2**50)], f"{field}.{key}.{device[:64]}")
+    for at, item in enumerate(changes.get("schedules", ())):
+        item = checked_changes(item, SCHEDULE_FIELDS, {}, f"{field}.schedules.{at}")
+        if item.keys() != SCHEDULE_FIELDS.keys() or not re.fullmatch(SCHEDULE_TIME, item["at"]):
+            raise InvalidRequest("A schedule has an action, a model, days (0 is Monday) and a time like 07:30.",
+                                 field=f"{field}.schedules.{at}.at")
     if (name := changes.get("default_model")) and not dash.entry_of(name):
         raise InvalidRequest(f"There is no model {name}.", field=f"{field}.default_model")
     if (build := changes.get("build")) and build not in dash.builds.builds:
@@ -6504,6 +6516,7 @@ class Unit:
     unloading: tuple[float, str] | None = None  # until when it may answer, and why it was told to leave
     yields_to: Unit | None = None  # it takes no new requests, for this one waits for its memory
     pushed_out_by: Unit | None = None
+    gave_way: float | None = None  # when it, or its return, last had to make way for other programs
     came_from: str | None = None  # why it had left memory before it was loaded; None: it had not been there
     started_at: float = -math.inf
     loaded_at: float = math.inf
@@ -6533,7 +6546,8 @@ class Unit:
     def wished_for(self) -> str:
         """Why it is to be loaded."""
         requests = [f"request of {ticket.client}" for ticket in self.waiting.values()]
-        return self.wish[1] if self.wish else requests[0] if requests else "preferred"
+        alone = "preferred" if self.gave_way is None else "other programs gave back the memory"
+        return self.wish[1] if self.wish else requests[0] if requests else alone
 
     @property
     def leaving(self) -> tuple[float, str] | None:
@@ -6571,6 +6585,8 @@ class Unit:
             return "unloads", self.used_at + self.idle, "idle"
         if self.status in ("unloaded", "stopping") and (self.waiting or self.wish):
             return "loads", None, self.wished_for
+        if self.status == "unloaded" and self.gave_way is not None:
+            return "returns", None, "when other programs give back the memory"
         if self.status == "unloaded" and self.preferred and (other := self.pushed_out_by):
             idle = other.status == "loaded" and not other.active
             return ("returns", other.used_at + RETURN_AFTER if idle else None,
@@ -6716,6 +6732,7 @@ class Residency:
     def __init__(self) -> None:
         self.models_max, self.min_residency, self.max_wait = 0, 10.0, 600.0
         self.rooms: Mapping[str, int] = {}  # what all may hold on each device; nobody has to go where it is lowered
+        self.yielding: Iterable[str] = ()  # the devices on which idle models make way for other programs
         self.units: dict[str, Unit] = {}
         self.tickets: dict[int, Ticket] = {}
         self.actions: list[Action] = []
@@ -6760,7 +6777,7 @@ class Residency:
     def unload(self, unit_id: str, reason: str, now: float) -> list[Action]:
         """A unit is to leave memory: at once while it loads, else when it has answered or its grace is over."""
         unit = self.units[unit_id]
-        unit.wish, unit.dismissed, unit.pushed_out_by = None, True, None
+        unit.wish, unit.dismissed, unit.pushed_out_by, unit.gave_way = None, True, None, None
         self.refuse(unit.waiting.values(), "unloaded", f"{unit.name} was unloaded: {reason}")
         if unit.status == "loading":
             self.stop(unit, reason)
@@ -6856,6 +6873,8 @@ class Residency:
                     unit.wish = now, "pinned"
             if unit.waits and not unit.wanted:
                 unit.waits = None
+        for device in self.yielding:
+            self.give_way(device, now)
         self.make_room(now)
         actions, self.actions = self.actions, []
         return actions
@@ -6866,6 +6885,21 @@ class Residency:
             self.stop(unit, unit.leaving[1])
         elif unit.idle and not unit.pinned and unit.idle_for(now) >= unit.idle:
             self.stop(unit, "idle")
+
+    def give_way(self, device: str, now: float) -> None:
+        """Let idle models go, the least recently used first, until what stays on a device leaves its share to others.
+
+        What others take is only known once what is on it has been there for a while.
+        """
+        units = [unit for unit in self.units.values() if unit.held.get(device) and not unit.leaving]
+        over = sum([unit.held[device] for unit in units]) - self.rooms.get(device, math.inf)
+        if any(unit.status != "loaded" or now - unit.loaded_at < STABLE_AFTER for unit in units):
+            return
+        for unit in sorted(units, key=lambda unit: unit.used_at):
+            if over > 0 and not unit.pinned and unit.idle_for(now) >= 0:
+                over -= unit.held[device]
+                unit.gave_way = now
+                self.stop(unit, f"other programs need the memory of {device}")
 
     def refuse_overdue(self, unit: Unit, now: float) -> None:
         """End the wait of those who have waited for as long as anybody may; a load that is under way ends by itself."""
@@ -6891,8 +6925,13 @@ class Residency:
                     self.actions.append(Happened("waiting", unit, reason))
                 unit.waits = reason
         for unit in self.units.values() if not planner.claims else ():  # preferred ones come back when nobody waits
-            away = unit.preferred and unit.pushed_out_by and not (unit.resident or unit.wanted)
-            if away and unit.failures < CRASH_LIMIT and (choice := planner.best(unit, gentle=True)):
+            away = unit.gave_way is not None or (unit.preferred and unit.pushed_out_by)
+            if not away or unit.resident or unit.wanted or unit.failures >= CRASH_LIMIT:
+                continue
+            choice = planner.best(unit, gentle=True)
+            if unit.gave_way is not None and not (choice and choice.fits):
+                unit.gave_way = now
+            elif choice and now - (unit.gave_way or 0) >= RETURN_AFTER:
                 self.place(unit, choice, planner)
         for unit in planner.residents:
             unit.yields_to = planner.yields.get(unit)
@@ -6919,7 +6958,7 @@ class Residency:
         unit.status, unit.held, unit.used_at = "loading", planner.need(plan), planner.now
         unit.loaded_for, unit.dismissed = unit.wished_for, False
         unit.came_from, unit.started_at = unit.reason, planner.now
-        unit.reason = unit.error = unit.waits = None
+        unit.reason = unit.error = unit.waits = unit.gave_way = None
         planner.residents.append(unit)
         planner.taken.update(unit.held)
         details = {"need": dict(unit.held), "devices": plan.devices, "after": unit.came_from}
@@ -6955,6 +6994,7 @@ class Residency:
 PUBLISH_INTERVAL = 0.1  # s between two broadcasts of the same thing
 HOST_MARGIN = 512 * 2**20  # bytes of main memory that stay free
 PLAN_TIME = 2.0  # s that all others may wait for the plans of a model that nobody waits for
+SCHEDULE_PAUSE = 5.0  # s between two looks at the schedules
 MEMORY_AGE = 2.0  # s after which the memories are read again while somebody waits
 OTHERS_STEP = (512 * 2**20, 0.02)  # bytes, and part of a GPU's memory, that other programs take before that is told
 MAX_CORRECTION = 2**30  # bytes by which one load may correct the next estimate
@@ -7104,6 +7144,7 @@ class Memory:
         units, budget, result = self.pool.residency.units.values(), self.dash.engine_config()["budget"], []
         for item in self.dash.sampler.memories(self.dash.builds.devices):
             others = self.outside.get(item["name"], 0) + (HOST_MARGIN if item["kind"] == "cpu" else 0)
+            others += self.dash.engine_config()["yields"].get(item["name"], 0)
             allowed = min(budget.get(item["name"], item["total"]), item["total"])
             result.append({**item, "unused": item["free"], "budget": allowed,
                            "free": max(0, min(item["total"] - others, allowed)),
@@ -7209,6 +7250,7 @@ class Pool:
         """Follow the models' rows and the configuration."""
         for name in ("models_max", "min_residency", "max_wait"):
             setattr(self.residency, name, self.dash.engine_config()[name])
+        self.residency.yielding = self.dash.engine_config()["yields"]
         self.entries.follow()
         self.do(self.residency.settle(time.monotonic()))
         self.mark(*self.entries.unit_of)
@@ -7249,6 +7291,35 @@ class Pool:
         key = self.entries.unit_of.get(entry, "")
         if key in self.residency.units:
             self.do(self.residency.unload(key, reason, time.monotonic()))
+
+    def free(self, reason: str = "memory freed by hand") -> list[str]:
+        """Take every model out of memory, each when it has answered; their names."""
+        units = [unit for unit in self.residency.units.values() if unit.resident]
+        for unit in units:
+            self.do(self.residency.unload(unit.id, reason, time.monotonic()))
+        return [unit.name for unit in units]
+
+    async def keep_schedules(self) -> None:
+        """Do what is due at times of day, for as long as the program runs; after a sleep that of the last day."""
+        since = time.time()
+        while True:
+            await asyncio.sleep(SCHEDULE_PAUSE)
+            until = time.time()
+            for item in due_schedules(self.dash.engine_config()["schedules"], max(since, until - DAY / 1000), until):
+                try:
+                    await self.do_scheduled(item["action"], item["model"])
+                except DashError as problem:
+                    self.dash.event("schedule", item["model"] or None, f"{item['action']} by schedule: {problem}")
+            since = until
+
+    async def do_scheduled(self, action: str, model: str) -> None:
+        """Do one thing that a schedule asks for."""
+        if action == "free":
+            self.free("schedule")
+        elif action in ("pin", "unpin"):
+            await self.dash.change_models({model: {"pinned": action == "pin"}})
+        else:
+            await (self.load if action == "load" else self.unload)(model, "schedule")
 
     def ready_build(self, entry: str) -> Build:
         """The build that runs an entry; EngineUnavailable where there is none that can."""
@@ -7376,7 +7447,8 @@ class Pool:
         """Let time pass for Residency, look at the memories while somebody waits, and save when what was used."""
         while True:
             await self.dash.beat.wait()
-            if wanted := self.residency.wanted():
+            wanted = self.residency.wanted()
+            if wanted or self.residency.yielding:
                 await self.memory.read()
             for unit in wanted:
                 if not unit.plans:  # its file may be gone, its folder hang, or there may be no build for it
@@ -7428,6 +7500,20 @@ class Pool:
         for instance in instances:
             if instance.process and not instance.gone.is_set():
                 kill_group(instance.process.pid)
+
+
+def due_schedules(schedules: list[Json], since: float, until: float) -> list[Json]:
+    """Those whose local time is after `since` and not after `until` (Unix s, a day apart at most), in their order.
+
+    Each is due once a day, also where the clocks skip its time or have it twice.
+    """
+    due = list[tuple[float, Json]]()
+    for day in {time.localtime(moment)[:3] for moment in (since, until)}:
+        for item in schedules:
+            moment = time.mktime((*day, *map(int, item["at"].split(":")), 0, 0, 0, -1))  # type: ignore[arg-type]
+            if since < moment <= until and time.localtime(moment).tm_wday in item["days"]:
+                due.append((moment, item))
+    return [item for _, item in sorted(due, key=lambda pair: pair[0])]
 
 
 def unix_ms(moment: float | None) -> int | None:
@@ -7502,6 +7588,12 @@ async def models_unload(dash: Dash, *, id: ModelId) -> Json:
     dash.db.get_model(id)
     await dash.pool.unload(id)
     return {"model": dash.model(id)}
+
+
+@on("models:free", error="FREE_MEMORY_FAILED", cost=5)
+async def models_free(dash: Dash) -> Json:
+    """Take every model out of memory: idle ones at once, the others when they have answered."""
+    return {"unloaded": dash.pool.free()}
 
 
 @on("timeline:list", error="LIST_TIMELINE_FAILED")
@@ -13133,7 +13225,8 @@ class Dash:
         """What runs for as long as the program does, by name."""
         return {"journal": self.journal.run, "hub watch": self.hub.watch, "connections": self.hub.keep_connections,
                 "sampler": self.sampler.run, "opening the API": self.open_api, "model folders": self.library.run,
-                "residency": self.pool.run, "engine events": self.pool.publish, "upstreams": self.upstreams.run,
+                "residency": self.pool.run, "engine events": self.pool.publish,
+                "schedules": self.pool.keep_schedules, "upstreams": self.upstreams.run,
                 "housekeeping": self.keep_house, "downloads": self.downloads.run,
                 "newer models": self.downloads.watch, "releases": self.installer.run,
                 **{f"alerts to {target.name}": target.run for target in self.alerts.targets},

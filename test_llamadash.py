@@ -5901,7 +5901,10 @@ class World:
         reason = unit.leaving[1]
         evicted = reason.startswith("evicted for ")
         assert process != "stopping", "stopped twice"
-        assert reason in UNLOADED_BY or evicted
+        yielded = reason.startswith("other programs need the memory of ")
+        assert reason in UNLOADED_BY or evicted or yielded
+        assert not yielded or (process == "loaded" and not unit.pinned and reason.split()[-1] in self.residency.yielding
+                               and not self.answering(unit.id)), "makes way though it may not"
         assert process == "loaded" or reason in ("by hand", "configuration changed")
         assert not (evicted and unit.pinned), "a pinned one is evicted"
         assert not evicted or self.now - self.since[unit.id] >= self.residency.min_residency
@@ -6172,6 +6175,7 @@ class RandomWorld(World):
     def step_limits(self, number: int) -> None:
         self.residency.models_max = self.some((0, 1, 2, 3), number)
         self.residency.min_residency = self.some((0.0, 10.0), number // 4)
+        self.residency.yielding = self.some(((), tuple(self.rooms)), number // 8)
         self.after(0)
 
     def step_flags(self, number: int) -> None:
@@ -6715,6 +6719,83 @@ def test_a_preferred_model_comes_back_when_what_pushed_it_out_is_idle() -> None:
     world.ready("A")
     assert world.told("unloaded") == ["evicted for A" if name == "B" else "evicted for B" for name in "AB"]
     assert world.told("loaded", "A") == ["by hand", "preferred"]
+
+
+def test_idle_models_make_way_for_other_programs_and_come_back() -> None:
+    """Where a device yields, the least recently used idle ones leave once others take its memory; who answers or is
+    pinned stays; they come back when the memory has been free for a while."""
+    world = World({"A": 3, "B": 3, "C": 3, "D": 3}, 14)
+    world.define("D", pinned=True)
+    world.ready("D")
+    world.up("A", "B", "C")
+    world.end(world.ask("A"))
+    answer = world.ask("B")
+    world.after(llamadash.STABLE_AFTER)
+    world.rooms = world.residency.rooms = {"GPU0": 8}
+    world.after(60)
+    assert world.status("A", "B", "C", "D") == "loaded loaded loaded loaded"
+    world.residency.yielding = ["GPU0"]
+    world.after(1)
+    assert world.status("A", "B", "C", "D") == "stopping loaded stopping loaded"
+    world.gone("A")
+    world.gone("C")
+    assert world.told("unloaded") == ["other programs need the memory of GPU0"] * 2
+    assert world.upcoming("A") == ("returns", None, "when other programs give back the memory")
+    world.unload("C")
+    world.after(300)
+    world.rooms = world.residency.rooms = {"GPU0": 12}
+    world.after(1)
+    world.after(llamadash.RETURN_AFTER - 2)
+    assert world.status("A", "B", "C", "D") == "unloaded loaded unloaded loaded"
+    world.after(2)
+    world.ready("A")
+    assert world.told("loaded", "A") == ["by hand", "other programs gave back the memory"]
+    world.after(300)
+    assert world.status("A", "B", "C", "D") == "loaded loaded unloaded loaded"
+    world.end(answer)
+
+
+@pytest.mark.skipif(not hasattr(time, "tzset"), reason="the time zone of a process cannot be changed here")
+def test_schedules_are_due_once_a_day_also_where_the_clocks_change(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A time that the clocks skip or have twice is due once; a day of the week that was not chosen is left out."""
+    monkeypatch.setenv("TZ", "Europe/Berlin")
+    time.tzset()
+    try:
+        items = [{"action": "load", "model": "a", "at": at, "days": days} for at, days in (
+            ("02:30", [*range(7)]), ("07:30", [5, 6]), ("00:00", [0]))]
+        for first in ((2026, 3, 27), (2026, 10, 23), (2026, 12, 30)):
+            moment = time.mktime((*first, 12, 0, 0, 0, 0, -1))
+            due = [item for at in range(0, 7 * 86400, 3607)
+                   for item in llamadash.due_schedules(items, moment + at, moment + min(at + 3607, 7 * 86400))]
+            assert [sum(item is other for other in due) for item in items] == [7, 2, 1]
+        monday = time.mktime((2026, 3, 30, 12, 0, 0, 0, 0, -1))
+        assert llamadash.due_schedules(items, monday - 86400, monday) == [items[2], items[0]]
+        assert llamadash.due_schedules(items, monday, monday) == []
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+
+
+@run_async
+async def test_a_schedule_pins_frees_and_says_what_it_could_not(tmp_path: Path) -> None:
+    """What is due is done as by hand; what cannot be done is in the timeline; a wrong schedule is refused."""
+    dash = StubDash(tmp_path)
+    write_tiny_model(dash.models_folder / "tiny.gguf")
+    await dash.library.scan()
+    good = {"action": "pin", "model": "tiny", "at": "07:30", "days": [0, 6]}
+    for wrong, field in [({"at": "24:00"}, "at"), ({"at": "7:30"}, "at"), ({"days": []}, "days"),
+                         ({"days": [7]}, "days.0"), ({"action": "run"}, "action"), ({"more": 1}, "more")]:
+        refusal = await dash.refused("config:update", revision=1, changes={"schedules": [good, {**good, **wrong}]})
+        assert refusal.field == f"changes.schedules.1.{field}"
+    await dash.request("config:update", revision=1, changes={"schedules": [good]})
+    for action in ("pin", "unpin"):
+        await dash.pool.do_scheduled(action, "tiny")
+        assert dash.model("tiny")["pinned"] == (action == "pin")
+    await dash.pool.do_scheduled("free", "")
+    assert await dash.request("models:free") == {"unloaded": []}
+    with pytest.raises(llamadash.EngineUnavailable):
+        await dash.pool.do_scheduled("load", "tiny")
+    dash.db.close()
 
 
 def test_a_preferred_model_comes_back_only_when_nobody_waits() -> None:
