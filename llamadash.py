@@ -149,8 +149,9 @@ def bootstrap(script: Path) -> None:
     if tries or not VENV_PYTHON.exists() or not set(requirements) <= set(installed):
         print(f"llamadash: installing {', '.join(missing)} into {VENV} (once)", file=sys.stderr)
         has_engine = os.environ.get("LLAMADASH_LLAMA_SERVER") or shutil.which("llama-server")
+        has_nvidia = os.path.exists("/proc/driver/nvidia") or shutil.which("nvidia-smi")
         make_venv([*requirements, *(item for item in installed if item and item not in requirements)],
-                  [] if has_engine else [EMBEDDED_REQUIREMENT])
+                  [*([] if has_engine else [EMBEDDED_REQUIREMENT]), *(["nvidia-ml-py"] if has_nvidia else [])])
     os.environ["LLAMADASH_BOOTSTRAPPED"] = str(tries + 1)
     command = [str(VENV_PYTHON), str(script), *sys.argv[1:]]
     if os.name == "nt":
@@ -7115,6 +7116,7 @@ class Entries:
     def runtime(self, row: Json, unit: Unit, instance: Instance) -> Json:
         """The `runtime` of an entry whose process runs."""
         group = self.groups.get(unit.id)
+        short = less_than_asked(group, instance) if group and unit.status == "loaded" else None
         return {**instance.output.meta, "pid": instance.process.pid if instance.process else None,
                 "build": instance.build.id, "slots": instance.slots, "devices": instance.devices,
                 "memory": sum(item["used"] for item in instance.devices) if instance.devices else None,
@@ -7122,8 +7124,8 @@ class Entries:
                 "tokens_per_second": self.dash.requests.live_speed(unit.id, instance),
                 "placement": instance.placement, "left_out": instance.left_out,
                 "shared_with": [id for id in group.rows if id != row["id"]] if group else [],
-                "warning": "Its file is gone: it cannot be loaded again." if row["missing"] else
-                less_than_asked(group, instance) if group and unit.status == "loaded" else None}
+                "shortfall": short and short[0],
+                "warning": "Its file is gone: it cannot be loaded again." if row["missing"] else short and short[1]}
 
 
 class Memory:
@@ -7429,8 +7431,8 @@ class Pool:
             await asyncio.sleep(1.0)
             await instance.measure()
             self.memory.learn(unit, instance)
-            if (group := self.entries.groups.get(unit.id)) and (warning := less_than_asked(group, instance)):
-                self.dash.event("cut" if warning.startswith("The context") else "spilled", unit.name, warning)
+            if (group := self.entries.groups.get(unit.id)) and (short := less_than_asked(group, instance)):
+                self.dash.event("spilled" if short[0] == "spilled" else "cut", unit.name, short[1])
             proven = self.dash.db.get_meta("proven_builds", {})
             if proven.get(unit.name) != instance.build.id:
                 proven = {**proven, unit.name: instance.build.id}
@@ -7521,18 +7523,19 @@ def unix_ms(moment: float | None) -> int | None:
     return None if moment is None else now_ms() + round(1000 * (moment - time.monotonic()))
 
 
-def less_than_asked(group: Group, instance: Instance) -> str | None:
-    """What the owner should know of a process that came up with less context, or less of it on the GPUs, than asked."""
+def less_than_asked(group: Group, instance: Instance) -> tuple[str, str] | None:
+    """Whether a process came up with less context, or less of it on the GPUs, than asked: the kind, and in words."""
     parameters, (row, *_) = group.parameters, group.rows.values()
     asked, has, slots = parameters.get("ctx-size"), instance.output.meta.get("n_ctx"), instance.slots or 1
     if type(asked) is int and has and has * slots < asked - CONTEXT_STEP * slots:
         if has == row["context_length"]:
-            return f"The context is {has:,} tokens: the model was trained for no more."
-        return f"The context was cut to {has:,} of {asked:,} tokens, to fit into memory."
+            return "trained", f"The context is {has:,} tokens: the model was trained for no more."
+        return "cut", f"The context was cut to {has:,} of {asked:,} tokens, to fit into memory."
     gpus, weights = [item["used"] for item in instance.devices if item["kind"] == "gpu"], row["file_size"] or 0
     elsewhere = weights - sum(gpus)
     if gpus and elsewhere > SPILL_TOLERANCE * weights and not CPU_PARAMETERS & parameters.keys():
-        return f"{elsewhere / 2**30:.1f} GiB of its weights are in main memory, which is slow: the GPU had no room."
+        size = f"{elsewhere / 2**30:.1f} GiB"
+        return "spilled", f"{size} of its weights are in main memory, which is slow: the GPU had no room."
     return None
 
 

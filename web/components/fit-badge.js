@@ -10,6 +10,10 @@ const SHARE = 1.05;
 /** About what a file of `size` bytes takes in memory. @param {number} size */
 export const memoryFor = (size) => size * SHARE + BASE;
 
+/** What a model took last time, or about what it will take. @param {Record<string, any>} model bytes */
+export const needOf = ({ memory_correction: last, file_size: size }) => (
+  last?.taken || (size ? memoryFor(size) : null));
+
 /**
  * Where something of `need` bytes would be in memory, and how much of it spills from the GPUs into main memory.
  * @param {number | null | undefined} need @param {Device[] | null | undefined} devices
@@ -31,12 +35,19 @@ export function fitOf(need, devices) {
  * @param {{quiet?: boolean, suffix?: string}} [options]
  */
 export function fitBadge(need, devices, { quiet = false, suffix = "" } = {}) {
-  const { fit, spills } = fitOf(need, devices);
+  const { fit } = fitOf(need, devices);
   if (fit === "unknown" || quiet && (fit === "gpu" || fit === "memory")) return null;
-  const [kind, words] = {
-    gpu: ["success", "Fits on the GPU"], memory: ["success", "Fits"], none: ["danger", "Too large"],
-    spills: ["warning", `${bytes(spills)} spill, slow`],
-  }[fit];
-  return h("span", { key: "fit", className: `badge badge-${kind}`, title: `Takes about ${bytes(need)}` },
-    words + suffix);
+  const kind = { gpu: "success", memory: "success", none: "danger", spills: "warning" }[fit];
+  const title = `Takes about ${bytes(need)}`;
+  return h("span", { key: "fit", className: `badge badge-${kind}`, title }, fitWords(need, devices) + suffix);
+}
+
+/**
+ * Whether it fits, in words; none where that is not known.
+ * @param {number | null | undefined} need bytes @param {Device[] | null | undefined} devices
+ */
+export function fitWords(need, devices) {
+  const { fit, spills } = fitOf(need, devices);
+  const words = { unknown: "", gpu: "Fits on the GPU", memory: "Fits", none: "Too large", spills: "" }[fit];
+  return fit === "spills" ? `${bytes(spills)} spill, slow` : words;
 }

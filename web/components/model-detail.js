@@ -10,6 +10,7 @@ import { ModelParameters } from "./model-parameters.js";
 import { modelRuntime } from "./model-runtime.js";
 import { ModelServing } from "./model-serving.js";
 import { IN_MEMORY, modelStatus, nextWords, reasonWords } from "./model-status.js";
+import { Remedies } from "./remedies.js";
 import { Timeline } from "./timeline.js";
 import { toast } from "./toast.js";
 
@@ -223,7 +224,7 @@ export class ModelDetail extends Component {
       missing && h("div", { key: "missing", className: "banner banner-warning", role: "alert" },
         model.error ? `${model.error}.` : "The file is gone. Restore it, or delete this entry."),
       this.names(model),
-      modelRuntime(model, state.get("engine")?.devices ?? []),
+      modelRuntime(model, state.get("engine")?.devices ?? [], h(Remedies, { key: "mend", state, model })),
       !missing && h("div", { key: "memory", className: "field" },
         h("span", { className: "field-label" }, "Estimated memory"),
         h(MemoryEstimate, {

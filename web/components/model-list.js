@@ -1,6 +1,6 @@
 import { Component, h } from "../core/component.js";
 import { bytes, number } from "../core/format.js";
-import { fitBadge, memoryFor } from "./fit-badge.js";
+import { fitBadge, needOf } from "./fit-badge.js";
 import { icon } from "./icon.js";
 import { modelAction } from "./model-action.js";
 import { modelStatus } from "./model-status.js";
@@ -165,12 +165,11 @@ export class ModelList extends Component {
         id, model.architecture, model.size_label, model.quantization, bytes(model.file_size),
         model.context_length && `${context(model.context_length)} context`,
       ];
-    const need = model.memory_correction?.taken || memoryFor(model.file_size ?? 0);
     const modalities = /** @type {string[]} */ (model.modalities ?? []).filter((name) => name !== "text");
     return h("span", { className: "model-subline muted" },
       h("span", { className: "model-facts" }, facts.filter(Boolean).join(" · ") || "Unknown architecture"),
       modalities.map((name) => h("span", { key: name, className: "badge badge-info" }, name)),
-      model.status === "unloaded" && fitBadge(need, this.props.devices, { quiet: true }));
+      model.status === "unloaded" && fitBadge(needOf(model), this.props.devices, { quiet: true }));
   }
 }
 

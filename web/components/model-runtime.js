@@ -17,14 +17,15 @@ const UNDIVIDED = ["used", "Used", "weights"];
 /**
  * What a model in memory does and takes: figures, memory on each device, and what differs from what was asked for.
  * @param {Json} model @param {Json[]} devices of the engine, for how much there is
+ * @param {any} [mend] what mends that
  */
-export function modelRuntime({ status, runtime = {} }, devices) {
+export function modelRuntime({ status, runtime = {} }, devices, mend = null) {
   if (!IN_MEMORY.includes(status)) return null;
   const { n_ctx: context, memory, tokens_per_second: speed, requests, waiting, slots } = runtime;
   const { warning, left_out: left = [], devices: used = [], build, pid } = runtime;
   const inFlight = `${number(requests ?? 0, 0)}${slots ? ` of ${plural(slots, "slot")}` : ""}`;
   return h("section", { key: "runtime", className: "stack", "aria-label": "In memory" },
-    warning && note("warning", warning),
+    warning && note("warning", warning, mend),
     left.length > 0 && note("left", `Left out, since its build does not know them: ${left.join(", ")}.`),
     h("div", { key: "figures", className: "grid runtime-stats" },
       stat("In memory", bytes(memory)),
@@ -59,10 +60,10 @@ function deviceBar({ name, used, ...known }, total) {
       h("span", { className: "mono" }, bytes(parts[key]))))));
 }
 
-/** @param {string} key @param {string} text */
-function note(key, text) {
+/** @param {string} key @param {string} text @param {any} [mend] */
+function note(key, text, mend = null) {
   return h("div", { key, className: "banner banner-box banner-warning" },
-    icon("warning"), h("span", { className: "banner-text" }, text));
+    icon("warning"), h("span", { className: "banner-text" }, text), mend);
 }
 
 /** @param {string} label @param {string} value @param {string} [hint] */

@@ -6,6 +6,7 @@ import { bytes, relativeTime } from "../core/format.js";
 import { fuzzyScore } from "../core/fuzzy.js";
 import { stylesheet } from "../core/router.js";
 import { Dialog } from "./dialog.js";
+import { fitWords, needOf } from "./fit-badge.js";
 import { statusLabel } from "./model-status.js";
 import { Picker } from "./picker.js";
 import { toast } from "./toast.js";
@@ -80,21 +81,22 @@ export function pickModel({ state, title, models = () => state.get("models") ?? 
     const finish = (/** @type {string | null} */ id) => (leave(), resolve(id));
     return new Picker({
       title, placeholder: "Name, quantization or folder", none: none ?? "No model fits.",
-      search: (/** @type {string} */ query) => best(query, modelChoices(models())),
+      search: (/** @type {string} */ query) => best(query, modelChoices(models(), state.get("engine")?.devices)),
       choose: (/** @type {Entry} */ { id }) => finish(id), close: () => finish(null),
       aim: aim && ((/** @type {Entry} */ { id }) => aim(id)),
     });
   }));
 }
 
-/** @param {Json[]} models @returns {Entry[]} favourites and those in use first */
-function modelChoices(models) {
+/** @param {Json[]} models @param {any[]} [devices] @returns {Entry[]} favourites and those in use first */
+function modelChoices(models, devices) {
   const used = (/** @type {Json} */ model) => model.last_used_at ?? 0;
   const list = [...models].sort((a, b) => Number(b.favorite) - Number(a.favorite) || used(b) - used(a)
     || a.name.localeCompare(b.name));
   return list.map((model) => ({
     id: model.id, title: model.name, detail: kindWords(model), iconName: model.favorite ? "star-filled" : "models",
-    note: model.last_used_at ? relativeTime(model.last_used_at) : "",
+    note: [fitWords(needOf(model), devices), model.last_used_at && relativeTime(model.last_used_at)]
+      .filter(Boolean).join(" · "),
   }));
 }
 

@@ -17,6 +17,7 @@ import { relativeTime } from "../core/format.js";
 import { ChatMessage } from "../components/chat-message.js";
 import { saveText } from "../components/copy-button.js";
 import { confirmDialog } from "../components/dialog.js";
+import { fitWords, needOf } from "../components/fit-badge.js";
 import { icon } from "../components/icon.js";
 import { statusLabel } from "../components/model-status.js";
 import { sharedNames } from "../components/query-models.js";
@@ -310,8 +311,13 @@ export class ChatPage extends Component {
     const gone = current && !this.model;
     const shared = sharedNames(this.models);
     const nameOf = (/** @type {any} */ { id, name }) => (shared.has(name) ? `${name} (${id})` : name || id);
+    const devices = this.props.state.get("engine")?.devices;
+    const fit = (/** @type {any} */ model) => {
+      const words = others.includes(model) && fitWords(needOf(model), devices);
+      return words ? ` · ${words}` : "";
+    };
     const options = (/** @type {any[]} */ models) => models.map((model) => (
-      h("option", { key: model.id, value: model.id, selected: model.id === current }, nameOf(model))));
+      h("option", { key: model.id, value: model.id, selected: model.id === current }, nameOf(model) + fit(model))));
     return h("label", { className: "chat-picker" },
       h("span", { className: "visually-hidden" }, "Model"),
       h("select", { className: "select", dataset: { choice: "model" }, disabled: !this.models.length },

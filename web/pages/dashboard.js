@@ -151,7 +151,8 @@ const isOwn = (name) => name === "localhost" || name.startsWith("127.") || name 
 
 /**
  * What needs attention, most urgent first.
- * @param {any} state @returns {{key: string, danger?: boolean, text: string, href?: string, link?: string}[]}
+ * @typedef {{key: string, danger?: boolean, text: string, href?: string, link?: string, short?: string}} Warning
+ * @param {any} state @returns {Warning[]}
  */
 function warnings(state) {
   const engine = state.get("engine");
@@ -192,6 +193,7 @@ function failures(models) {
 function compromises(models) {
   return models.filter(({ runtime }) => runtime?.warning).map(({ id, name, runtime }) => ({
     key: `context-${id}`, text: `${name}: ${runtime.warning}`, href: `/models/${encodeURIComponent(id)}`, link: "Tune",
+    short: id,
   }));
 }
 
@@ -200,12 +202,17 @@ class Warnings extends Panel {
   static keys = ["models", "engine", "metrics"];
 
   render() {
-    const list = warnings(this.props.state);
+    const { props: { state }, models, state: { mend } } = this;
+    const list = warnings(state);
+    if (!mend && list.some(({ short }) => short)) {
+      import("../components/remedies.js").then(({ Remedies }) => this.setState({ mend: Remedies }));
+    }
     return h("ul", { className: "card list warnings", hidden: !list.length, "aria-label": "Needs attention" },
-      list.map(({ key, danger, text, href, link }) => (
+      list.map(({ key, danger, text, href, link, short }) => (
         h("li", { key, className: danger ? "list-item warning warning-danger" : "list-item warning" },
           icon(danger ? "error" : "warning"),
           h("span", { className: "banner-text" }, text),
+          short && mend ? h(mend, { key: "mend", state, model: models.find(({ id }) => id === short) }) : null,
           href ? h("a", { className: "card-link", href }, link) : null))));
   }
 }

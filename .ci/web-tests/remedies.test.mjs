@@ -1,0 +1,43 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import "./dom.mjs";
+const { Remedies, remedies } = await import("../../web/components/remedies.js");
+const { fitWords, needOf } = await import("../../web/components/fit-badge.js");
+
+const model = (shortfall, parameters = {}) => ({
+  id: "a", name: "A", revision: 3, status: "loaded", parameters, runtime: { shortfall, n_ctx: 1024, slots: 4 },
+});
+const other = { id: "b", name: "B", status: "loaded" };
+
+test("each kind of shortfall has its remedies", () => {
+  const words = (...given) => remedies(...given).map((remedy) => remedy.words);
+  assert.deepEqual(words(model(null), [other]), []);
+  assert.deepEqual(words(model("trained"), [other]), ["Set the context to 4,096"]);
+  assert.deepEqual(words(model("cut"), [other, { ...other, id: "c", pinned: true }]),
+    ["Unload B", "Use a q8_0 KV cache", "Set the context to 4,096"]);
+  assert.deepEqual(words(model("spilled", { "cache-type-k": "q8_0" }), []), ["Set the context to 2,048"]);
+});
+
+test("a remedy is saved, and the model is loaded again", async () => {
+  const asked = [];
+  const it = model("cut", { threads: 4 });
+  const state = {
+    get: () => [it], subscribe: () => () => {},
+    request: async (event, data) => {
+      asked.push([event, data.id]);
+      if (event === "models:unload") it.status = "unloaded";
+      if (event === "models:update") assert.deepEqual(data.changes, { parameters: { threads: 4, "ctx-size": 4096 } });
+    },
+  };
+  const buttons = new Remedies({ state, model: it }).mount(document.body);
+  await buttons.handleRemedy({}, { dataset: { remedy: "context" } });
+  assert.deepEqual(asked, [["models:update", "a"], ["models:unload", "a"], ["models:load", "a"]]);
+});
+
+test("whether a model fits is said in words where it is chosen", () => {
+  const devices = [{ kind: "gpu", budget: 8 * 2 ** 30 }, { kind: "cpu", budget: 8 * 2 ** 30 }];
+  const words = (size) => fitWords(needOf({ file_size: size * 2 ** 30 }), devices);
+  assert.deepEqual([4, 10, 40].map(words), ["Fits on the GPU", "3.1 GiB spill, slow", "Too large"]);
+  assert.equal(fitWords(needOf({ memory_correction: { taken: 2 ** 30 } }), devices), "Fits on the GPU");
+  assert.equal(fitWords(needOf({}), devices), "");
+});
