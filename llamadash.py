@@ -12219,7 +12219,6 @@ NGINX_HOST, NGINX_SCHEME = "proxy_set_header Host $http_host;", "proxy_set_heade
 NO_WEBSOCKET = ("This page may connect, but what arrives is no WebSocket: a proxy in between must pass on the headers "
                 "Upgrade and Connection (nginx: proxy_http_version 1.1; proxy_set_header Upgrade $http_upgrade; "
                 "proxy_set_header Connection \"upgrade\";).")
-PRELOADED = ("app.js", "pages/dashboard.js")  # what the first page needs, with all that they import
 
 
 class WebFile:
@@ -12254,7 +12253,11 @@ class WebFiles:
         version = hashlib.sha256(b"".join(parts)).hexdigest()[:12]
         if version != self.version:
             self.version = version
-            self.page = self.linked(contents) if "index.html" in contents else None
+            page = contents.get("index.html", b"").decode()
+            for names in re.findall(r'href="/css/([^"]+\+[^"]+)\.css"', page):  # several in one answer
+                contents[f"css/{names}.css"] = b"\n".join(
+                    contents.get(f"css/{name}.css", b"") for name in names.split("+"))
+            self.page = re.sub(r'(src|href)="/(?=[^"/][^"]*\.(?:js|css|svg)")', rf'\1="/~{version}/', page) or None
             self.files = {name: WebFile(name, body) for name, body in contents.items()}
 
     def contents(self) -> dict[str, bytes]:
@@ -12267,19 +12270,6 @@ class WebFiles:
         paths = (Path(root, name) for root, _, names in os.walk(WEB) for name in names)
         return {path.relative_to(WEB).as_posix(): path.read_bytes() for path in paths
                 if stat.S_ISREG(path.lstat().st_mode)}  # links are left out, for they could lead anywhere
-
-    def linked(self, contents: dict[str, bytes]) -> str:
-        """index.html with versioned addresses, and hints to load what the first page needs at once."""
-        page = re.sub(r'(src|href)="/(?=[^"/][^"]*\.(?:js|css|svg)")', rf'\1="/~{self.version}/',
-                      with_joined_styles(contents))
-        wanted = [name for name in PRELOADED if name in contents]
-        for name in wanted:  # grows while it is walked
-            for target in re.findall(r'^(?:import|export)\b[^;]*?from\s*"(\.[^"]+)"', contents[name].decode(), re.M):
-                imported = posixpath.normpath(posixpath.join(posixpath.dirname(name), target))
-                if imported in contents and imported not in wanted:
-                    wanted.append(imported)
-        links = "".join(f'<link rel="modulepreload" href="/~{self.version}/{name}">\n    ' for name in wanted)
-        return page.replace('<script type="module"', links + '<script type="module"', 1)
 
     def find(self, path: str, theme: str) -> tuple[WebFile | None, bool]:
         """The file for a URL path, and whether it may be cached for ever; index.html for every page, in its colours."""
@@ -12301,16 +12291,6 @@ def page_file(page: str, theme: str, up: str) -> WebFile:
         page = page.replace('<html lang="en"', f'<html lang="en" data-theme="{theme}"', 1).replace(
             'name="color-scheme" content="light dark"', f'name="color-scheme" content="{theme}"', 1)
     return WebFile("index.html", page.encode())
-
-
-def with_joined_styles(contents: dict[str, bytes]) -> str:
-    """index.html with one stylesheet for those in a row, which `contents` gets: one answer instead of several."""
-    def join(links: re.Match[str]) -> str:
-        names = [name for name in re.findall(r'href="/([^"]+)"', links[0]) if name in contents]
-        name = "css/" + "+".join(posixpath.basename(name).removesuffix(".css") for name in names) + ".css"
-        contents[name] = b"\n".join(contents[name] for name in names)
-        return f'  <link rel="stylesheet" href="/{name}">\n'
-    return re.sub(r'(?: *<link rel="stylesheet" href="/[^"]+">\r?\n){2,}', join, contents["index.html"].decode())
 
 
 def is_hostile_path(raw: str) -> bool:
