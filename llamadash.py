@@ -11668,7 +11668,7 @@ def encoded(value: Any) -> bytes:
         return STRICT_JSON.encode(json.loads(text, parse_constant=lambda _: None)).encode()
 
 
-async def in_turns(work: Callable[[Json], Json], rows: list[Json]) -> list[Json]:
+async def in_turns(work: Callable[[Any], Result], rows: list[Any]) -> list[Result]:
     """What `work` makes of each of `rows`, which may be thousands: the others get their turn in between."""
     done = []
     for row in rows:
@@ -11683,11 +11683,7 @@ async def encoded_by_parts(value: Json) -> bytes:
     parts = []
     for key, item in value.items():
         if isinstance(item, list) and len(item) > MANY_ITEMS:
-            pieces = []
-            for at in range(0, len(item), MANY_ITEMS):
-                pieces.append(encoded(item[at:at + MANY_ITEMS])[1:-1])
-                await asyncio.sleep(0)
-            parts.append(b"%b:[%b]" % (encoded(key), b",".join(pieces)))
+            parts.append(b"%b:[%b]" % (encoded(key), b",".join(await in_turns(encoded, item))))
         else:
             parts.append(encoded({key: item})[1:-1])
     return b"{%b}" % b",".join(parts)
