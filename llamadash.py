@@ -6427,12 +6427,12 @@ def is_loopback(address: str) -> bool:
     return plain is not None and ipaddress.ip_address(plain).is_loopback
 
 
-def lan_address() -> str | None:
-    """This machine's own address in its network; None without one."""
+def lan_address(default: str) -> str:
+    """This machine's own address in its network, or `default`."""
     with contextlib.suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         probe.connect(("192.0.2.1", 9))  # sends nothing: the system only chooses the way to others
-        return str(probe.getsockname()[0])
-    return None
+        default = probe.getsockname()[0]
+    return default
 
 
 # -- Residency -----------------------------------------------------------------------------------
@@ -8566,8 +8566,8 @@ class Gateway:
         local = f"[{local}]" if ":" in local else local
         port = server.sockets[0].getsockname()[1]
         self.url = f"http://{local}:{port}"
-        lan = lan_address() or self.dash.web.name
-        self.base_url = f"http://{lan if addresses[0] in EVERY_ADDRESS else local}:{port}/v1"
+        local = lan_address(self.dash.web.name) if addresses[0] in EVERY_ADDRESS else local
+        self.base_url = f"http://{local}:{port}/v1"
         self.applied = {key: config[key] for key in ("api_host", "api_port")}
         log.info("the API is at %s/v1", self.url)
 
@@ -13379,7 +13379,8 @@ async def system_info(dash: Dash) -> Json:
     parts = [database.with_name(database.name + suffix) for suffix in ("", "-wal", "-shm")]
     return {
         "version": __version__, "python": platform.python_version(), "os": await asyncio.to_thread(system_name),
-        "hostname": dash.web.name, "host": dash.config.host, "address": lan_address(), "uptime": metrics["uptime"],
+        "hostname": dash.web.name, "host": dash.config.host, "address": lan_address(dash.web.name),
+        "uptime": metrics["uptime"],
         "cpu": {"model": await asyncio.to_thread(processor_name),
                 "cores": readable(lambda: psutil.cpu_count(logical=False)), "threads": readable(psutil.cpu_count)},
         "memory": {"total": metrics["memory_total"], "used": metrics["memory_used"]},

@@ -11530,7 +11530,7 @@ async def test_who_can_reach_the_api_is_told_by_its_bound_address(
     url = f"http://{'[::1]' if ':' in local else '127.0.0.1' if exposed else local}:{port}/v1/models"
     async with aiohttp.ClientSession() as session, session.get(url) as answer:
         assert answer.status == (401 if exposed else 200)
-    own = llamadash.lan_address() or socket.gethostname()
+    own = llamadash.lan_address(socket.gethostname())
     everywhere = (dash.gateway.snapshot()["base_url"] or "").startswith(f"http://{own}:")
     assert everywhere is exposed
     await dash.gateway.close()

@@ -17,8 +17,8 @@ const TICK_MS = 1000;
 export class ActiveRequests extends Panel {
   static keys = ["active", "models"];
 
-  init() {
-    this.state = { stopping: new Set() };
+  getInitialState() {
+    return { stopping: new Set() };
   }
 
   get shown() {

@@ -4,8 +4,8 @@ import { toast } from "./toast.js";
 
 /** Which alerts there are, and where they are sent. Props: `state`, `settings`, `targets` (of system:info). */
 export class AlertSettings extends Component {
-  init() {
-    this.state = { testing: false, tested: null };
+  getInitialState() {
+    return { testing: false, tested: null };
   }
 
   getEventMap() {

@@ -39,8 +39,8 @@ export function markTab(count) {
 
 /** What lasts now, and the newest alerts. Props: `state`, `close`. */
 export class AlertsPanel extends Component {
-  init() {
-    this.state = { alerts: null, error: "" };
+  getInitialState() {
+    return { alerts: null, error: "" };
   }
 
   getEventMap() {

@@ -12,9 +12,12 @@ const MOST_PER_MINUTE = 100_000;
 
 /** The keys of API clients: made, shown once, revoked. Props: `state`. */
 export class ApiKeys extends Component {
-  init() {
+  getInitialState() {
     const { state } = this.props;
-    this.state = { keys: state.get("keys"), required: state.get("keysRequired"), creating: false, error: "" };
+    return { keys: state.get("keys"), required: state.get("keysRequired"), creating: false, error: "" };
+  }
+
+  init() {
     this.close = () => this.setState({ creating: false });
   }
 
@@ -113,8 +116,8 @@ function keyItem({ id, name, start, models, requests_per_minute: limit, used_at:
 
 /** Asks for the name and limits of a new key, then shows its text. Props: `state`, `close()`. */
 class NewKey extends Component {
-  init() {
-    this.state = { name: "", limit: "", some: false, models: new Set(), busy: false, errors: {}, made: null };
+  getInitialState() {
+    return { name: "", limit: "", some: false, models: new Set(), busy: false, errors: {}, made: null };
   }
 
   getEventMap() {

@@ -5,8 +5,8 @@ import { toast } from "./toast.js";
 
 /** Asks before a model goes, and whether its file goes with it. Props: `state`, `model`, `close()`. */
 export class DeleteModel extends Component {
-  init() {
-    this.state = { deleteFile: false, busy: false, error: "" };
+  getInitialState() {
+    return { deleteFile: false, busy: false, error: "" };
   }
 
   getEventMap() {

@@ -13,8 +13,8 @@ const LABELS = {
 
 /** The downloads with their progress, and what can be done with each. Props: `state`, `downloads`. */
 export class DownloadQueue extends Component {
-  init() {
-    this.state = { busy: new Set() };
+  getInitialState() {
+    return { busy: new Set() };
   }
 
   getEventMap() {

@@ -14,8 +14,8 @@ const KEPT_LINES = 400;
  * Props: `state`, `engine`.
  */
 export class EngineHelp extends Component {
-  init() {
-    this.state = { lines: [], installation: this.props.engine?.installation, error: "" };
+  getInitialState() {
+    return { lines: [], installation: this.props.engine?.installation, error: "" };
   }
 
   getEventMap() {

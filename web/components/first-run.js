@@ -12,9 +12,9 @@ import { toast } from "./toast.js";
  * Props: `state`, `engine`, `scanning`. Scan, import and "get models" bubble to the page.
  */
 export class FirstRun extends Component {
-  init() {
+  getInitialState() {
     const { state } = this.props;
-    this.state = {
+    return {
       config: state.get("config"), recommended: null,
       downloads: state.get("downloads") ?? [], busy: new Set(),
     };

@@ -32,8 +32,8 @@ function repoFacts({ downloads, likes, license, gated, updated, parameters, more
  * Searches the hub, looks repositories up and downloads from them. Props: `state`, `close()`.
  */
 export class GetModels extends Component {
-  init() {
-    this.state = {
+  getInitialState() {
+    return {
       repo: "", repos: null, found: null, looking: false, error: "", recommended: [], busy: new Set(), folder: "",
       config: this.props.state.get("config"), downloads: this.props.state.get("downloads") ?? [],
     };

@@ -4,8 +4,8 @@ import { toast } from "./toast.js";
 
 /** Adds one model file of a model folder by its path. Props: `state`, `close()`, `onCreated(model)`. */
 export class ImportModel extends Component {
-  init() {
-    this.state = { path: "", name: "", busy: false, field: "", error: "" };
+  getInitialState() {
+    return { path: "", name: "", busy: false, field: "", error: "" };
   }
 
   getEventMap() {

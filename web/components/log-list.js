@@ -24,8 +24,11 @@ const BOTTOM_SLACK = 24;
  * marked), `target` (the id of the line to go to, once for each value), `onLine(id)`.
  */
 export class LogList extends Component {
+  getInitialState() {
+    return { from: 0, to: 0 };
+  }
+
   init() {
-    this.state = { from: 0, to: 0 };
     /** @type {Map<number, {key: string, height: number}>} */ this.heights = new Map();
     /** @type {{seq: string, top: number}|null} */ this.anchor = null;
     this.width = 0;

@@ -38,8 +38,8 @@ export function benchmarkTests(fields) {
 
 /** Measures how fast a model reads and writes on this machine. Props: `state`, `model`. */
 export class ModelBenchmark extends Component {
-  init() {
-    this.state = {
+  getInitialState() {
+    return {
       fields: Object.fromEntries(FIELDS.map(([key, , value]) => [key, value])), running: false, progress: null,
       results: this.props.model.benchmarks ?? [], error: "", chosen: /** @type {number[]} */ ([]), left: 0,
     };

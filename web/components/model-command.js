@@ -3,8 +3,11 @@ import { CopyButton } from "./copy-button.js";
 
 /** How a model would be started, asked for once it is looked at. Props: `state`, `model`. */
 export class ModelCommand extends Component {
+  getInitialState() {
+    return { open: false, asking: true, command: null, error: "" };
+  }
+
   init() {
-    this.state = { open: false, asking: true, command: null, error: "" };
     /** What was asked for last: id and revision. @type {string} */ this.asked = "";
   }
 

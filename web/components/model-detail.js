@@ -32,8 +32,8 @@ const TICK_MS = 5000; // "unloads in 4 min" comes nearer
  * favourite, delete and close bubble to the page.
  */
 export class ModelDetail extends Component {
-  init() {
-    this.state = { tab: "overview", visited: new Set(["overview"]), renaming: null, renamed: "", saving: false };
+  getInitialState() {
+    return { tab: "overview", visited: new Set(["overview"]), renaming: null, renamed: "", saving: false };
   }
 
   getEventMap() {

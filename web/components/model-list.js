@@ -28,8 +28,11 @@ const COLUMNS = [
  * Clicks bubble to the page as `[data-action]` with `data-id`.
  */
 export class ModelList extends Component {
+  getInitialState() {
+    return { first: 0, last: 30, layout: "wide", focused: "" };
+  }
+
   init() {
-    this.state = { first: 0, last: 30, layout: "wide", focused: "" };
     /** The names that do not tell models apart. @type {Set<string>} */ this.shared = new Set();
   }
 

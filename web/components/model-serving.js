@@ -24,9 +24,12 @@ export function idleSeconds(text) {
  * saved at once. Props: `state`, `model`, `idleDefault` (the configuration's seconds).
  */
 export class ModelServing extends Component {
-  init() {
+  getInitialState() {
     const { state } = this.props;
-    this.state = { builds: state.get("builds"), texts: {}, errors: {}, variant: false };
+    return { builds: state.get("builds"), texts: {}, errors: {}, variant: false };
+  }
+
+  init() {
     /** Changes are saved one after the other, each upon the revision of the one before. @type {Promise<any>} */
     this.last = Promise.resolve();
     this.revision = 0;

@@ -5,8 +5,8 @@ import { toast } from "./toast.js";
 
 /** Adds another entry for a model's file, with its parameters to begin with. Props: `state`, `model`, `close()`. */
 export class NewVariant extends Component {
-  init() {
-    this.state = { name: "", id: "", busy: false, errors: {} };
+  getInitialState() {
+    return { name: "", id: "", busy: false, errors: {} };
   }
 
   getEventMap() {

@@ -9,9 +9,9 @@ import { progressBar } from "./progress.js";
  * Props: `state`.
  */
 export class OfficialBuild extends Component {
-  init() {
+  getInitialState() {
     const { state } = this.props;
-    this.state = {
+    return {
       installing: state.get("installing"), newer: state.get("newerBuild"), engine: state.get("engine"), error: "",
     };
   }

@@ -51,8 +51,11 @@ export class ParameterForm extends Component {
     return { values, errors };
   }
 
+  getInitialState() {
+    return { search: "" };
+  }
+
   init() {
-    this.state = { search: "" };
     /** Groups that something to correct has opened: they stay open once it is. @type {Set<string>} */
     this.opened = new Set();
   }

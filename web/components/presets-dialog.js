@@ -11,8 +11,8 @@ import { toast } from "./toast.js";
  * Props: `state`, `close()`.
  */
 export class PresetsDialog extends Component {
-  init() {
-    this.state = { ini: null, text: "", preview: null, busy: false, error: "" };
+  getInitialState() {
+    return { ini: null, text: "", preview: null, busy: false, error: "" };
   }
 
   getEventMap() {

@@ -98,11 +98,29 @@ export function construct(type, props) {
   }
 }
 
-/** What stands in the place of a component that threw; the rest of the page works on. @param {any} error */
-function fault(error) {
+/**
+ * A part of a page that fails alone: what `render` gives, or its fault.
+ * @param {string} key @param {() => VNode | VNode[] | null | false | undefined} render
+ */
+export function guarded(key, render) {
+  try {
+    return render();
+  } catch (error) {
+    reportError(error);
+    return { ...fault(error, false), key };
+  }
+}
+
+/**
+ * What stands in the place of a component that threw; the rest of the page works on.
+ * @param {any} error @param {boolean} [again] whether a button tries again
+ */
+function fault(error, again = true) {
   return h("section", { key: "fault", className: "card fault", role: "alert" },
     h("p", null, h("strong", null, "This part of the page has failed. "), String(error?.message ?? error)),
-    h("button", { type: "button", className: "button button-small", dataset: { fault: "again" } }, "Try again"));
+    again && h("button", {
+      type: "button", className: "button button-small", dataset: { fault: "again" },
+    }, "Try again"));
 }
 
 /** @param {VNode} it */

@@ -1,4 +1,4 @@
-import { Component, h } from "../core/component.js";
+import { Component, guarded, h } from "../core/component.js";
 import { bytes, plural } from "../core/format.js";
 import { BuildRehearsal } from "../components/build-rehearsal.js";
 import { CopyButton } from "../components/copy-button.js";
@@ -34,13 +34,16 @@ const LABELS = {
 export class ConfigurationPage extends Component {
   static title = "Configuration";
 
-  init() {
+  getInitialState() {
     const { state } = this.props;
-    this.state = {
+    return {
       result: state.get("config"), engine: state.get("engine"),
       builds: state.get("builds"), models: state.get("models"),
       draft: {}, texts: {}, folder: "", fieldErrors: {}, theirs: null, saving: false, restarting: false, error: "",
     };
+  }
+
+  init() {
     this.onParameter = (/** @type {string} */ key, /** @type {string} */ text) => this.typeParameter(key, text);
   }
 
@@ -316,17 +319,17 @@ export class ConfigurationPage extends Component {
       h("div", { key: "main", className: "stack config-main" },
         result.restartRequired && this.restartBanner(),
         this.state.theirs && this.conflict(),
-        this.folders(result),
+        guarded("folders", () => this.folders(result)),
         h("form", { key: "form", className: "stack config-form", noValidate: true },
-          this.apiCard(result),
-          this.memoryCard(result),
-          this.engineCard(result),
+          guarded("api", () => this.apiCard(result)),
+          guarded("memory", () => this.memoryCard(result)),
+          guarded("engine", () => this.engineCard(result)),
           h("button", { key: "submit", type: "submit", hidden: true }, "Save")),
-        this.defaultsCard(result),
+        guarded("defaults", () => this.defaultsCard(result)),
         this.saveBar()),
       h("aside", { key: "side", className: "stack config-side" },
-        this.buildsCard(result),
-        this.presetsCard(result.ini ?? "")));
+        guarded("builds", () => this.buildsCard(result)),
+        guarded("presets", () => this.presetsCard(result.ini ?? ""))));
   }
 
   restartBanner() {

@@ -1,4 +1,4 @@
-import { Component, h } from "../core/component.js";
+import { Component, guarded, h } from "../core/component.js";
 import { bytes, dateTime, duration, number, percent, relativeTime } from "../core/format.js";
 import { AlertSettings } from "../components/alert-settings.js";
 import { ApiKeys } from "../components/api-keys.js";
@@ -6,6 +6,7 @@ import { CopyButton, saveText } from "../components/copy-button.js";
 import { confirmDialog, Dialog } from "../components/dialog.js";
 import { formField } from "../components/form-field.js";
 import { icon } from "../components/icon.js";
+import { SignInCode } from "../components/sign-in-code.js";
 import { errorState, loadingState } from "../components/states.js";
 import { toast } from "../components/toast.js";
 
@@ -33,9 +34,9 @@ const BOUNDS = {
 export class SettingsPage extends Component {
   static title = "Settings";
 
-  init() {
+  getInitialState() {
     const { state } = this.props;
-    this.state = {
+    return {
       settings: state.get("settings"),
       info: state.get("info"),
       system: state.get("system"),
@@ -262,6 +263,11 @@ export class SettingsPage extends Component {
     this.setState({ busy: "" });
   }
 
+  /** Whether this browser signed in with a password, not with the link. */
+  get byPassword() {
+    return (this.state.sessions ?? []).some((/** @type {Json} */ session) => session.current);
+  }
+
   render() {
     const { settings, error } = this.state;
     return h("div", { className: "page settings-page" },
@@ -269,15 +275,19 @@ export class SettingsPage extends Component {
       settings ? h("div", { key: "full", className: "settings-grid" },
         h("div", { key: "left", className: "stack settings-column" },
           h(ApiKeys, { state: this.props.state }),
-          this.appearance(settings),
-          this.measuring(settings),
-          this.energy(),
-          this.logging(settings)),
+          guarded("appearance", () => this.appearance(settings)),
+          guarded("measuring", () => this.measuring(settings)),
+          guarded("energy", () => this.energy()),
+          guarded("logging", () => this.logging(settings))),
         h("div", { key: "right", className: "stack settings-column" },
-          this.security(),
-          "alerts_off" in settings && this.alerts(settings),
-          this.backups(),
-          this.about()))
+          guarded("security", () => this.security()),
+          h(SignInCode, {
+            key: "phone", system: this.state.system, byPassword: this.byPassword,
+            open: this.state.info?.features?.auth === false,
+          }),
+          "alerts_off" in settings && guarded("alerts", () => this.alerts(settings)),
+          guarded("backups", () => this.backups()),
+          guarded("about", () => this.about())))
         : h("div", { key: "wait", className: "card" }, error
           ? errorState({
             title: "The settings could not be loaded", body: error,
@@ -394,7 +404,7 @@ export class SettingsPage extends Component {
         h("span", { className: "banner-text" },
           "Authentication is off (--no-auth): anyone who reaches this address can do everything.")));
     }
-    const byPassword = (sessions ?? []).some((/** @type {Json} */ session) => session.current);
+    const { byPassword } = this;
     return this.card("Security", [
       h("p", { key: "intro", className: "muted" },
         features.password
