@@ -15278,7 +15278,7 @@ async def test_a_person_sets_a_password_and_ends_a_session(start: Callable[..., 
         assert await sessions.count() == 2
         await sessions.filter(has_not_text="This browser").get_by_role("button").click()
         await other.wait_for_selector("#login-error:has-text('You were signed out')", timeout=10_000)
-        assert await other.locator("#login-secret").is_visible() and not await other.locator("main").is_visible()
+        assert await other.locator("#login-secret").is_visible() and not await other.locator("#main").is_visible()
         await mine.wait_for_function("() => document.querySelectorAll('.session-item').length === 1")
         assert await mine.locator("#main").is_visible() and await page.locator("#main").is_visible()
         await other.reload()

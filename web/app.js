@@ -38,6 +38,9 @@ router
   .register("/settings", page(async () => (await import("./pages/settings.js")).SettingsPage, "pages", "settings"))
   .register("/logs", page(async () => (await import("./pages/logs.js")).LogsPage, "pages", "logs"));
 
+state.subscribe("connection", (connection) => { // a page that could not be had meanwhile is there now
+  if (connection === "connected" && router.page?.props.error) location.reload();
+});
 router.after(({ path }) => layout.receive({ state, path }));
 state.subscribe("settings", (settings) => {
   if (!settings) return;

@@ -2,6 +2,8 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { StateManager, samplesOf, withItem } from "../../web/core/state.js";
 
+globalThis.reportError ??= () => {};
+
 class FakeSocket {
   constructor() { this.status = "connected"; this.handlers = {}; this.asked = []; this.retryAt = null; this.refusal = null; this.answers = {}; }
   on(event, callback) { (this.handlers[event] ??= []).push(callback); return () => {}; }
@@ -215,4 +217,43 @@ test("history becomes samples shaped like metrics", () => {
 test("withItem replaces by id or appends", () => {
   assert.deepEqual(withItem([{ id: 1, a: 1 }], { id: 1 }), [{ id: 1 }]);
   assert.deepEqual(withItem(undefined, { id: 1 }), [{ id: 1 }]);
+});
+
+test("what comes while a list is fetched is kept, once", async () => {
+  const [state, socket] = fresh();
+  socket.say("connection:established", { recovered: false });
+  await tick();
+  let answer;
+  const asked = socket.request;
+  socket.request = () => new Promise((resolve) => (answer = resolve));
+  const loading = state.load("logs");
+  socket.say("logs:entries", { entries: [{ id: 2 }, { id: 3 }] });
+  answer({ logs: [{ id: 2 }, { id: 1 }] });
+  assert.deepEqual((await loading).map(({ id }) => id), [1, 2, 3]);
+  const list = state.load("requests");
+  socket.say("requests:finished", { request: { id: 8 } });
+  answer({ requests: [{ id: 7 }], summary: {} });
+  assert.deepEqual((await list).map(({ id }) => id), [8, 7]);
+  const again = state.reload("logs");
+  answer({ logs: [{ id: 1 }] });
+  assert.deepEqual((await again).map(({ id }) => id), [1]);
+  socket.request = asked;
+});
+
+test("a listener that throws keeps no other from hearing", () => {
+  const [state] = fresh();
+  const heard = [];
+  state.subscribe("x", () => { throw new Error("broken"); });
+  state.subscribe("x", (value) => heard.push(value));
+  state.set("x", 1);
+  assert.deepEqual(heard, [1]);
+});
+
+test("the server's clock is kept to, however this one goes", async () => {
+  const { now, relativeTime } = await import("../../web/core/format.js");
+  const [, socket] = fresh();
+  socket.say("connection:established", { recovered: true }, { timestamp: Date.now() + 7_200_000 });
+  assert.ok(Math.abs(now() - Date.now() - 7_200_000) < 5000);
+  assert.equal(relativeTime(Date.now() + 7_200_000 - 65_000), "1 min ago");
+  socket.say("connection:established", { recovered: true }, { timestamp: Date.now() });
 });

@@ -1,5 +1,5 @@
 import { Component, h } from "../core/component.js";
-import { credentials, offer } from "../core/auth.js";
+import { offer } from "../core/auth.js";
 import { icon } from "./icon.js";
 import { ToastRegion } from "./toast.js";
 
@@ -29,7 +29,7 @@ export class Layout extends Component {
   /** @param {any} props */
   constructor(props) {
     super(props);
-    this.state = { more: false, offered: false, dismissed: null, unread: 0, AlertsPanel: null };
+    this.state = { more: false, offered: false, dismissed: null, unread: 0, AlertsPanel: null, Login: null };
     /** @type {string | undefined} which version of the client this page runs */
     this.web = undefined;
     this.alarmed = 0;
@@ -56,6 +56,12 @@ export class Layout extends Component {
         key: "alerts", state: this.props.state, close: () => this.setState({ AlertsPanel: null }),
       }),
       h(ToastRegion, { key: "toasts" }));
+  }
+
+  renderLogin() {
+    const { Login, offered } = this.state;
+    if (!Login) void import("./login.js").then((module) => this.setState({ Login: module.Login }));
+    return Login && h(Login, { key: "form", state: this.props.state, offered, brand: this.renderBrand() });
   }
 
   renderBrand() {
@@ -211,41 +217,6 @@ export class Layout extends Component {
     if (engine.upstreams?.some((/** @type {any} */ { status }) => status === "connected")) return null;
     return banner("engine", "warning", "warning", "No engine was found, so models cannot run yet.",
       h("a", { className: "button button-small", href: "/" }, "How to get one"));
-  }
-
-  renderLogin() {
-    const { offered } = this.state;
-    return h("form", { className: "login-card", dataset: { form: "login" } },
-      this.renderBrand(),
-      h("div", { className: "stack" }, h("h1", { className: "page-title" }, "Sign in"),
-        h("p", { className: "muted" },
-          "This dashboard is protected by an access key. Open the link that was printed when it started, ",
-          "or print it again on that machine:"),
-        h("code", { className: "code" }, "python3 llamadash.py link")),
-      h("div", { className: "field" },
-        h("input", {
-          className: "visually-hidden", type: "text", autocomplete: "username", value: "llamadash", tabindex: -1,
-          readonly: true, "aria-hidden": true,
-        }),
-        h("label", { className: "field-label", htmlFor: "login-secret" }, "Link, access key or password"),
-        h("input", {
-          id: "login-secret", className: "input", type: "password", name: "secret", autocomplete: "current-password",
-          required: true, "aria-invalid": offered ? true : null, "aria-describedby": "login-error",
-        }),
-        h("p", { id: "login-error", className: "field-error", role: "alert" }, this.whySignedOut())),
-      h("button", { type: "submit", className: "button button-primary button-block" },
-        icon("key", { size: 16 }),
-        "Sign in"));
-  }
-
-  whySignedOut() {
-    const refusal = this.get("refusal");
-    if (refusal?.code === "RATE_LIMITED") return `Too many attempts. Try again in ${refusal.retryAfter ?? 60} s.`;
-    if (this.state.offered) return "Not accepted. Check it and try again.";
-    if (this.get("info")) {
-      return "You were signed out: this session was ended or has expired, or the access key was replaced.";
-    }
-    return credentials().token ? "The access key or session of this browser is no longer valid." : "";
   }
 
   getEventMap() {

@@ -23,8 +23,8 @@ const QUEUE_DEADLINE_MS = 30_000;
 const ALWAYS = ["engine", "settings", "models", "metrics"]; // asked for whatever page is shown
 
 /**
- * How each key is fetched: event, data, and the state it gives.
- * @type {{[key: string]: [string, () => Json, (data: Json) => Json]}}
+ * How each key is fetched: event, data, and the state it gives, with what came meanwhile.
+ * @type {{[key: string]: [string, () => Json, (data: Json, came: Json[]) => Json]}}
  */
 const SOURCES = {
   models: ["models:list", () => ({}), ({ models }) => ({ models })],
@@ -32,9 +32,10 @@ const SOURCES = {
   engine: ["engine:status", () => ({}), ({ engine }) => ({ engine: timed(engine) })],
   settings: ["settings:get", () => ({}), ({ settings }) => ({ settings })],
   config: ["config:get", () => ({}), (config) => ({ config })],
-  logs: ["logs:list", () => ({ limit: KEPT_LOGS }), ({ logs }) => ({ logs: [...logs].reverse() })],
-  requests: ["requests:list", () => ({ limit: KEPT_REQUESTS }), ({ requests, summary, active = [] }) =>
-    ({ requests, summary, active })],
+  logs: ["logs:list", () => ({ limit: KEPT_LOGS }), ({ logs }, came) =>
+    ({ logs: [...[...logs].reverse(), ...newer(came, logs)] })],
+  requests: ["requests:list", () => ({ limit: KEPT_REQUESTS }), ({ requests, summary, active = [] }, came) =>
+    ({ requests: [...newer(came, requests), ...requests], summary, active })],
   queue: ["queue:get", () => ({}), ({ waiting }) => ({ queue: waiting })],
   keys: ["keys:list", () => ({}), ({ keys, required }) => ({ keys, keysRequired: required })],
   builds: ["engines:list", () => ({}), ({ builds, recommended, installing, newer }) =>
@@ -47,6 +48,9 @@ const SOURCES = {
     (history) => ({ metricsRecent: samplesOf(history) }),
   ],
 };
+
+/** Those that a list does not have yet. @param {Json[]} came @param {Json[]} list the newest first */
+const newer = (came, list) => came.filter(({ id }) => id > (list[0]?.id ?? 0));
 
 /** Samples shaped like `metrics`, from an answer of metrics:history. @param {Json} history @returns {Json[]} */
 export function samplesOf({ timestamps, series }) {
@@ -203,8 +207,10 @@ export class StateManager {
     if (known) return known.then(() => this.state[name]); // as it is now; broadcasts may have changed what was fetched
     this.wanted.add(name);
     const [event, data, change] = SOURCES[name];
+    const before = this.state[name];
     const loading = this.request(event, data()).then((answer) => {
-      for (const [field, value] of Object.entries(change(answer))) this.set(field, value);
+      const came = Array.isArray(this.state[name]) ? this.state[name].filter((item) => !before?.includes(item)) : [];
+      for (const [field, value] of Object.entries(change(answer, came))) this.set(field, value);
       return this.state[name];
     });
     this.loaded.set(name, loading);
@@ -339,6 +345,8 @@ export class StateManager {
     if (active?.some((/** @type {Json} */ { id }) => id === request.id)) {
       this.set("active", active.filter((/** @type {Json} */ { id }) => id !== request.id));
     }
-    if (this.state.requests) this.set("requests", [request, ...this.state.requests].slice(0, KEPT_REQUESTS));
+    if (this.state.requests || this.wanted.has("requests")) {
+      this.set("requests", [request, ...(this.state.requests ?? [])].slice(0, KEPT_REQUESTS));
+    }
   }
 }

@@ -64,6 +64,8 @@ export class LogsPage extends Component {
       wrap: remembered(),
       loaded: false, error: "", sources: new Set(["llamadash", "engine"]), models: this.props.state.get("models") ?? [],
     };
+    /** @type {{entries: Entry[], dropped: number}[] | null} what came while a list is fetched */
+    this.arrived = null;
     this.onFollow = (/** @type {boolean} */ follow) => this.setFollow(follow);
     this.onTop = () => this.loadOlder();
     this.onBottom = () => this.loadNewer();
@@ -144,6 +146,7 @@ export class LogsPage extends Component {
    */
   async fetch(parts, more) {
     const turn = ++this.turn;
+    this.arrived = [];
     try {
       const answers = await Promise.all(parts.map((part) =>
         this.props.state.request("logs:list", { ...this.request(), ...part })));
@@ -155,8 +158,13 @@ export class LogsPage extends Component {
         error: "", ...more,
       });
       this.learnSources(entries);
+      const { arrived } = this;
+      this.arrived = null;
+      for (const batch of arrived ?? []) this.take(batch);
     } catch (error) {
-      if (turn === this.turn) this.setState({ error: /** @type {Error} */ (error).message });
+      if (turn !== this.turn) return;
+      this.arrived = null;
+      this.setState({ error: /** @type {Error} */ (error).message });
     }
   }
 
@@ -183,11 +191,13 @@ export class LogsPage extends Component {
 
   empty() {
     this.turn += 1;
+    this.arrived = null;
     this.show([], { hasMore: false, newer: false, waiting: 0, loaded: true, counts: null });
   }
 
   /** Take in live lines. @param {{entries: Entry[], dropped: number}} batch */
   take({ entries, dropped }) {
+    if (this.arrived) this.arrived.push({ entries, dropped });
     if (!this.state.loaded) return;
     this.learnSources(entries);
     this.countTimer ??= setTimeout(() => this.count(), COUNT_DELAY);
