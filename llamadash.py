@@ -3369,8 +3369,8 @@ class NvidiaLibrary:
         self.nvml: Any = importlib.import_module("pynvml")
 
     @contextlib.contextmanager
-    def cards(self, awake: list[str] | None) -> Iterator[dict[int, Any]]:
-        """All cards by number, or those that are `awake`, by their addresses; an exception for what is lost."""
+    def cards(self, awake: list[str] | None) -> Iterator[dict[int | str, Any]]:
+        """The handles of all cards by number, or of those `awake` by address; None of one that is lost."""
         try:
             if awake is None:
                 self.nvml.nvmlInit()
@@ -3379,70 +3379,51 @@ class NvidiaLibrary:
         except self.nvml.NVMLError as problem:
             raise OSError(str(problem)) from None
         try:
-            yield {at: self.handle(at if awake is None else awake[at])
-                   for at in range(self.nvml.nvmlDeviceGetCount() if awake is None else len(awake))}
+            yield {place: self.ask(f"HandleBy{'Index' if awake is None else 'PciBusId'}", place)
+                   for place in (range(self.ask("Count") or 0) if awake is None else awake)}
         finally:
             self.nvml.nvmlShutdown()
 
-    def handle(self, place: int | str) -> Any:
-        """The library's handle of a card, or the exception that it raises for one that is lost."""
-        try:
-            if isinstance(place, str):
-                return self.nvml.nvmlDeviceGetHandleByPciBusId(place.encode())
-            return self.nvml.nvmlDeviceGetHandleByIndex(place)
-        except self.nvml.NVMLError as problem:
-            return problem
-
-    def ask(self, function: str, *given: Any) -> Any:
-        """What a function of the library returns; None where the library, the driver or the card has no answer."""
+    def ask(self, what: str, *given: Any) -> Any:
+        """What the library's nvmlDeviceGet… returns; None where the library, the driver or the card has no answer."""
         with contextlib.suppress(self.nvml.NVMLError, AttributeError):
-            answer = getattr(self.nvml, function)(*given)
+            answer = getattr(self.nvml, f"nvmlDeviceGet{what}")(*given)
             return answer.decode("utf-8", "replace") if isinstance(answer, bytes) else answer
         return None
 
-    def read(self, awake: list[str] | None) -> tuple[dict[str, Json], list[str]]:
-        """The GPUs by UUID, with the parts that one is divided into (MIG), and what is wrong with others."""
-        gpus, problems = dict[str, Json](), list[str]()
-        with self.cards(awake) as cards:
-            for at, card in cards.items():
-                if isinstance(card, self.nvml.NVMLError):
-                    problems.append(f"GPU {at if awake is None else awake[at]}: {card}")
-                    continue
-                gpus[self.ask("nvmlDeviceGetUUID", card) or f"nvidia-{at}"] = self.card(card)
-                gpus |= {self.ask("nvmlDeviceGetUUID", part): self.card(part) for part in self.parts(card)}
-        return gpus, problems
-
     def parts(self, card: Any) -> list[Any]:
-        """The handles of the MIG devices of a card."""
-        found = (self.ask("nvmlDeviceGetMigDeviceHandleByIndex", card, at)
-                 for at in range(self.ask("nvmlDeviceGetMaxMigDeviceCount", card) or 0))
+        """The handles of the devices that a card is divided into (MIG)."""
+        found = (self.ask("MigDeviceHandleByIndex", card, at) for at in range(self.ask("MaxMigDeviceCount", card) or 0))
         return [part for part in found if part is not None]
+
+    def read(self, awake: list[str] | None) -> tuple[dict[str, Json], list[str]]:
+        """The GPUs and their parts by UUID, and what is wrong with others."""
+        with self.cards(awake) as cards:
+            whole = {place: card for place, card in cards.items() if card is not None}
+            found = [*whole.items(), *((place, part) for place in whole for part in self.parts(whole[place]))]
+            return ({self.ask("UUID", card) or f"nvidia-{place}": self.card(card) for place, card in found},
+                    [f"GPU {place} does not answer" for place in cards if place not in whole])
 
     def card(self, card: Any) -> Json:
         """What one card tells."""
-        use, memory = self.ask("nvmlDeviceGetUtilizationRates", card), self.ask("nvmlDeviceGetMemoryInfo", card)
-        place, capability = self.ask("nvmlDeviceGetPciInfo", card), self.ask("nvmlDeviceGetCudaComputeCapability", card)
-        power, energy = (self.ask(f"nvmlDeviceGet{name}", card) for name in ("PowerUsage", "TotalEnergyConsumption"))
+        use, memory, address, power, energy, capability = (self.ask(what, card) for what in (
+            "UtilizationRates", "MemoryInfo", "PciInfo", "PowerUsage", "TotalEnergyConsumption",
+            "CudaComputeCapability"))
         return nvidia_gpu(
-            self.ask("nvmlDeviceGetName", card), place and place.busId,
-            capability and float(".".join(map(str, capability))), utilization=use and float(use.gpu),
-            memory_used=memory and memory.used, memory_total=memory and memory.total,
-            temperature=self.ask("nvmlDeviceGetTemperature", card, 0), power=power and power / 1000,
-            energy=energy and energy / 1000, clock=self.ask("nvmlDeviceGetClockInfo", card, 1),
-            throttled=self.ask("nvmlDeviceGetCurrentClocksThrottleReasons", card))
+            self.ask("Name", card), address and address.busId, capability and float(".".join(map(str, capability))),
+            utilization=use and float(use.gpu), memory_used=memory and memory.used, power=power and power / 1000,
+            memory_total=memory and memory.total, temperature=self.ask("Temperature", card, 0),
+            energy=energy and energy / 1000, clock=self.ask("ClockInfo", card, 1),
+            throttled=self.ask("CurrentClocksThrottleReasons", card))
 
     def memory_of(self, pid: int, awake: list[str] | None) -> dict[str, int]:
         """Bytes that a process takes on each GPU, by its UUID, be it for computing or, with Vulkan, for graphics."""
-        taken = dict[str, int]()
         with self.cards(awake) as cards:
-            whole = [card for card in cards.values() if not isinstance(card, self.nvml.NVMLError)]
-            for part in [part for card in whole for part in (self.parts(card) or [card])]:
-                used = [process.usedGpuMemory for kind in ("Compute", "Graphics")
-                        for process in self.ask(f"nvmlDeviceGet{kind}RunningProcesses", part) or ()
-                        if process.pid == pid and process.usedGpuMemory is not None]
-                if used:
-                    taken[self.ask("nvmlDeviceGetUUID", part)] = max(used)
-        return taken
+            used = {self.ask("UUID", part): [
+                process.usedGpuMemory for kind in ("Compute", "Graphics") for process in
+                self.ask(f"{kind}RunningProcesses", part) or () if process.pid == pid and process.usedGpuMemory]
+                for card in cards.values() if card is not None for part in self.parts(card) or [card]}
+        return {uuid: max(sizes) for uuid, sizes in used.items() if sizes}
 
 
 class NvidiaGpus:
@@ -3504,10 +3485,9 @@ class NvidiaGpus:
         states = {card.name: file_text(card / "power/runtime_status") for card in cards}
         return [name for name in states if states[name] != "suspended"] if "suspended" in states.values() else None
 
-    async def readings(self, awake: list[str] | None) -> tuple[dict[str, Json], list[str]] | None:
+    async def readings(self, awake: list[str] | None) -> Any:
         """The GPUs and what is wrong with some; None without NVIDIA's programs, OSError where none of them answers."""
-        found: tuple[dict[str, Json], list[str]] | None = await self.told("read", awake)
-        if found is not None:
+        if (found := await self.told("read", awake)) is not None:
             return found
         if (text := await self.query("gpu", self.fields, awake)) is None:
             return None
@@ -9750,6 +9730,9 @@ async def chat_cancel(dash: Dash, client: Client, *, chatId: Annotated[str, Leng
 
 # -- Benchmarks -----------------------------------------------------------------------------------
 
+TIMINGS = tuple(f"{kind}_{what}" for kind in ("prompt", "predicted") for what in ("n", "ms", "per_second"))
+
+
 async def tell_benchmark(dash: Dash, id: str, done: int, total: int, **outcome: Any) -> None:
     """Broadcast how far a benchmark is, and keep that for pages that are opened meanwhile."""
     dash.benchmarks[id] = {"id": id, "done": done, "total": total, **outcome}
@@ -9759,14 +9742,14 @@ async def tell_benchmark(dash: Dash, id: str, done: int, total: int, **outcome: 
 async def run_benchmark(dash: Dash, id: str, prompt_tokens: int, generate_tokens: int, repetitions: int,
                         concurrency: int) -> Json:
     """Measure a model `repetitions` times and store the result; progress is broadcast after each time."""
-    runs, gpus = list[Json](), list[list[Json]]()
+    runs, power = list[list[float]](), list[float]()
     while len(runs) <= repetitions:
         await tell_benchmark(dash, id, max(len(runs) - 1, 0), repetitions)
         answers = await asyncio.gather(*[benchmark_timings(dash, id, prompt_tokens, generate_tokens)
                                          for _ in range(concurrency if runs else 1)])
-        runs.append({f"{kind}_per_second": 1000 * sum(item[f"{kind}_n"] for item in answers)
-                     / max(item[f"{kind}_ms"] or 1e-3 for item in answers) for kind in ("prompt", "predicted")})
-        gpus.append(await dash.sampler.read_gpus(fresh=True))
+        runs.append([1000 * sum(answer[f"{kind}_n"] for answer in answers)
+                     / max(answer[f"{kind}_ms"] or 1e-3 for answer in answers) for kind in ("prompt", "predicted")])
+        power.append(sum(gpu["power"] or 0 for gpu in await dash.sampler.read_gpus(fresh=True)))
         instance = dash.pool.loaded_instance(id)
         if instance and concurrency > (instance.slots or concurrency):
             raise InvalidRequest(f"{id} answers {instance.slots} requests at once.", field="concurrency")
@@ -9775,9 +9758,10 @@ async def run_benchmark(dash: Dash, id: str, prompt_tokens: int, generate_tokens
     row = {"model": id, "prompt_tokens": int(answers[0]["prompt_n"]), "generate_tokens": int(answers[0]["predicted_n"]),
            "repetitions": repetitions, "concurrency": concurrency, "timestamp": now_ms(),
            "parameters": dash.model(id)["parameters"], "build": instance and instance.build.id,
-           "devices": [item["name"] for item in instance.devices] if instance else None, "power": power_of(gpus[1:])}
-    for name, kind in (("prompt", "prompt"), ("generated", "predicted")):
-        row |= spread(name, [run[f"{kind}_per_second"] for run in runs[1:]])  # the first pays for what is done once
+           "devices": [item["name"] for item in instance.devices] if instance else None,
+           "power": max(power[1:]) or None,
+           **spread("prompt", [run[0] for run in runs[1:]]),  # the first pays for what is done once
+           **spread("generated", [run[1] for run in runs[1:]])}
     benchmark: Json = dash.db.add_benchmark(row)
     await tell_benchmark(dash, id, repetitions, repetitions, benchmark=benchmark)
     return benchmark
@@ -9801,8 +9785,7 @@ async def benchmark_timings(dash: Dash, id: str, prompt_tokens: int, generate_to
 def timings_of(answer: Json) -> Json:
     """The timings in an answer of an engine; EngineFailed where there are none."""
     timings = answer.get("timings")
-    if not isinstance(timings, dict) or not all(is_amount(timings.get(f"{kind}_{what}")) for kind in (
-            "prompt", "predicted") for what in ("n", "ms", "per_second")):
+    if not isinstance(timings, dict) or not all(map(is_amount, map(timings.get, TIMINGS))):
         raise EngineFailed("The engine does not say how long it took.")
     return timings
 
@@ -9812,12 +9795,6 @@ def spread(name: str, speeds: list[float]) -> Json:
     import statistics  # not at the top: slow to import, and seldom needed
     return {f"{name}_per_second": finite_rate(statistics.median(speeds)),
             f"{name}_deviation": round(statistics.stdev(speeds), 2) if len(speeds) > 1 else 0.0}
-
-
-def power_of(readings: list[list[Json]]) -> float | None:
-    """The most that all GPUs together took (W) in one of some readings."""
-    sums = [sum(gpu["power"] for gpu in gpus if gpu["power"] is not None) for gpus in readings]
-    return max(sums, default=0) or None
 
 
 @on("models:benchmark", error="BENCHMARK_MODEL_FAILED")
@@ -9842,7 +9819,7 @@ async def models_benchmark(dash: Dash, *, id: ModelId,
 # rehearsals
 
 REHEARSAL = "Count from one to a hundred in words: one, two, three, four, five, six, seven, eight, "  # some 24 tokens
-REHEARSAL_WAIT = 600.0  # s until nobody asks a model that has to leave memory for the rehearsal
+REHEARSAL_WAIT = 600  # s until nobody asks a model that has to leave memory for the rehearsal
 
 
 class Rehearsal:
@@ -9856,6 +9833,8 @@ class Rehearsal:
         if running.build.id == build.id:
             raise Conflict(f"{build.id} runs this model already.")
         self.running, self.unit = running, dash.pool.entries.unit(model)
+        group = dash.pool.entries.groups[self.unit.id]
+        self.parameters = {**group.parameters, **group.common}
 
     async def tell(self, status: str, **outcome: Any) -> Json:
         """Tell everybody how it goes, as part of the build."""
@@ -9865,15 +9844,14 @@ class Rehearsal:
 
     async def run(self) -> None:
         """Try both, and tell what came of it."""
-        old = problem = None
+        old = None
         try:
             old = await self.trial(self.running)
             new = await self.beside() if await self.has_room() else await self.instead()
-            await self.tell(status="done", old=old, new=new)
-        except (DashError, aiohttp.ClientError, OSError, asyncio.TimeoutError, *MALFORMED) as failure:
-            problem = str(failure) or "The engine did not answer."
+            await self.tell("done", old=old, new=new)
+        except (DashError, aiohttp.ClientError, OSError, *MALFORMED) as problem:
             log.warning("%s was tried with %s: %s", self.build.id, self.model, problem)
-            await self.tell(status="failed", old=old, problem=problem)
+            await self.tell("failed", old=old, problem=str(problem) or "The engine did not answer.")
 
     async def has_room(self) -> bool:
         """Whether all of the model fits into what is free, as the new build would place it."""
@@ -9883,19 +9861,14 @@ class Rehearsal:
         estimate = await asyncio.to_thread(estimate_memory, row, self.parameters, devices, header)
         return bool(estimate["fits"]) and not estimate["spills"]
 
-    @property
-    def parameters(self) -> Json:
-        """Those of the process that runs."""
-        group = self.dash.pool.entries.groups[self.unit.id]
-        return {**group.parameters, **group.common}
-
     async def instead(self) -> Json:
-        """As beside(), with the model out of memory meanwhile: once nobody asks it, and until somebody does."""
-        deadline = time.monotonic() + REHEARSAL_WAIT
-        while self.unit.active or self.unit.waiting:
-            if time.monotonic() > deadline:
-                raise Conflict("There is no room for both builds, and the model was never idle.")
-            await asyncio.sleep(0.2)
+        """As beside(), with the model out of memory meanwhile, once nobody asks it."""
+        for _ in range(REHEARSAL_WAIT):
+            if not (self.unit.active or self.unit.waiting):
+                break
+            await asyncio.sleep(1)
+        else:
+            raise Conflict("There is no room for both builds, and the model was never idle.")
         await self.dash.pool.unload(self.model, f"{self.build.id} is tried")
         await self.running.gone.wait()
         try:
@@ -9905,10 +9878,9 @@ class Rehearsal:
 
     async def beside(self) -> Json:
         """Start the new build, try it and end it."""
-        row = self.dash.db.present_model(self.model)
-        devices = {item["name"] for item in self.build.devices}
-        placed = self.running.placement if devices.issuperset(self.running.placement) else []
-        arguments, _ = engine_arguments(self.build, row, self.parameters, free_port("127.0.0.1"), self.model, placed)
+        placed = set(self.running.placement) <= {item["name"] for item in self.build.devices} and self.running.placement
+        arguments, _ = engine_arguments(self.build, self.dash.db.present_model(self.model), self.parameters,
+                                        free_port("127.0.0.1"), self.model, placed or ())
         instance = Instance(self.dash, f"{self.model} ({self.build.id})", self.build, arguments)
         life = self.dash.spawn(instance.run(), f"rehearsal of {self.build.id}")
         trial = asyncio.ensure_future(self.trial(instance))
@@ -9925,23 +9897,21 @@ class Rehearsal:
     async def trial(self, instance: Instance) -> Json:
         """How a process answers a fixed question, once it is loaded: the answer, both speeds, and its memory."""
         await instance.ready.wait()
-        loading = (instance.ready_at or 0) - instance.started
-        context = instance.output.meta.get("n_ctx")
+        context, said = instance.output.meta.get("n_ctx"), b""
         for length in (1, max(1, min(12, int(context or 512) // 200))):  # the first pays for what a process does once
-            body = {"prompt": REHEARSAL * length, "n_predict": 32, "temperature": 0, "seed": 1, "cache_prompt": False,
-                    "stream": False}
-            async with self.dash.pool.session.post(instance.url + "/completion", json=body,
+            body = {"prompt": REHEARSAL * length, "n_predict": 32, "temperature": 0, "seed": 1, "cache_prompt": False}
+            async with self.dash.pool.session.post(f"{instance.url}/completion", json=body,
                                                    headers=instance.authorization) as response:
                 said = await response.content.read(2**20)
             if response.status != 200:
                 raise EngineFailed(error_text(said, response.status))
         await instance.measure()
-        answer = json.loads(said)
-        timings = timings_of(answer)
-        return {"build": instance.build.id, "context": context, "loading": round(loading, 2),
-                "devices": {item["name"]: item["used"] for item in instance.devices}, "answer": answer.get("content"),
-                **{f"{name}_per_second": finite_rate(timings[f"{kind}_per_second"])
-                   for name, kind in (("prompt", "prompt"), ("generated", "predicted"))}}
+        timings = timings_of(answer := json.loads(said))
+        return {"build": instance.build.id, "context": context, "answer": answer.get("content"),
+                "loading": round((instance.ready_at or 0) - instance.started, 2),
+                "devices": {item["name"]: item["used"] for item in instance.devices},
+                "prompt_per_second": finite_rate(timings["prompt_per_second"]),
+                "generated_per_second": finite_rate(timings["predicted_per_second"])}
 
 
 @on("engines:rehearse", error="REHEARSE_ENGINE_FAILED", cost=20)
@@ -9953,7 +9923,7 @@ async def engines_rehearse(dash: Dash, *, id: Annotated[str, Length(1, 96)], mod
     if any(item["status"] == "running" for item in dash.builds.rehearsals.values()):
         raise Conflict("A build is being tried already.")
     rehearsal = Rehearsal(dash, build, model)
-    result = await rehearsal.tell(status="running")
+    result = await rehearsal.tell("running")
     dash.spawn(rehearsal.run(), f"comparison with {id}")
     return result
 
