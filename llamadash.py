@@ -519,6 +519,7 @@ class Config:
     trusted_proxies: tuple[str, ...] = ()  # addresses and networks
     base_paths: tuple[str, ...] = ()
     alerts: tuple[tuple[str, str], ...] = ()  # names and addresses
+    prometheus: tuple[str, int] | None = None  # host and port of its listener
     tls_cert: Path | None = None
     tls_key: Path | None = None
     log_level: str | None = None
@@ -7829,6 +7830,7 @@ class Requests:
         self.published_at = -math.inf
         self.shown: tuple[Any, ...] = ()
         self.waiting: list[Json] = []
+        self.totals = collections.Counter[tuple[str, str, str]]()  # since the start, by metric, model and kind
         self.taken = collections.defaultdict[str, float](float)  # s of the finished requests of each unit
         self.gained = {"prompt": 0.0, "generated": 0.0}  # tokens since the last sample
         self.sampled = time.monotonic()
@@ -7858,6 +7860,10 @@ class Requests:
             if call.unit is None and upstream in self.dash.upstreams.all and \
                     model not in self.dash.upstreams.all[upstream].models:
                 row["counted_as"] = f"{upstream}/…"  # a client may make up any number of names
+            model = row.get("counted_as", call.model)
+            self.totals["requests_total", model, row["status"]] += 1
+            for kind in TOKEN_KINDS:
+                self.totals["tokens_total", model, kind] += row[f"{kind}_tokens"] or 0
             self.finished.append(row)
             self.dash.energy.ended.append((call, row))
             if row["generated_per_second"]:
@@ -12533,6 +12539,65 @@ class WebServer:
         return web.Response(body=file.body, headers=headers)
 
 
+# for other monitoring
+
+SCRAPERS = 16  # connections of one address to the listener for Prometheus
+PROMETHEUS_MACHINE: dict[str, tuple[str, float, str]] = {  # of a sample, by field: name, factor and help
+    "cpu_usage": ("cpu_usage_ratio", 0.01, "Processor time in use."),
+    "memory_used": ("memory_used_bytes", 1, "Main memory in use."),
+    "memory_total": ("memory_size_bytes", 1, "Main memory."),
+    "disk_used": ("disk_used_bytes", 1, "Disk of the data folder in use."),
+    "disk_total": ("disk_size_bytes", 1, "Disk of the data folder."),
+    "requests_processing": ("requests_running", 1, "Requests under way."),
+    "requests_deferred": ("requests_waiting", 1, "Requests that wait for a model."),
+    "active_models": ("models_loaded", 1, "Models in memory.")}
+PROMETHEUS_GPU: dict[str, tuple[str, float, str]] = {  # the same of each GPU
+    "utilization": ("gpu_utilization_ratio", 0.01, "GPU time in use."),
+    "memory_used": ("gpu_memory_used_bytes", 1, "GPU memory in use."),
+    "memory_total": ("gpu_memory_size_bytes", 1, "GPU memory."),
+    "temperature": ("gpu_temperature_celsius", 1, "Temperature of the GPU."),
+    "power": ("gpu_power_watts", 1, "Power of the GPU."),
+    "energy": ("gpu_energy_joules_total", 1, "Energy that the GPU has taken.")}
+PROMETHEUS_TOTALS = (("requests_total", "status", "Finished requests."), ("tokens_total", "kind", "Their tokens."))
+
+
+def prometheus_text(metrics: Json, totals: Mapping[tuple[str, str, str], int]) -> str:
+    """A sample, and what was counted since the start, in Prometheus's format; what is unknown is left out."""
+    flat, gpus = {**metrics, **(metrics.get("engine") or {})}, metrics.get("gpus") or []
+    families: list[tuple[str, float, str, list[tuple[Json, Any]]]] = [
+        *((*told, [(Json(), flat.get(key))]) for key, told in PROMETHEUS_MACHINE.items()),
+        *((*told, [({"gpu": gpu["index"], "name": gpu["name"]}, gpu.get(key)) for gpu in gpus])
+          for key, told in PROMETHEUS_GPU.items()),
+        *((name, 1, help, [({"model": model, label: kind}, count) for (of, model, kind), count in sorted(totals.items())
+                           if of == name]) for name, label, help in PROMETHEUS_TOTALS)]
+    lines = []
+    for name, factor, help, samples in families:
+        if known := [(labels, value * factor) for labels, value in samples if value is not None]:
+            kind = "counter" if name.endswith("_total") else "gauge"
+            lines += [f"# HELP llamadash_{name} {help}", f"# TYPE llamadash_{name} {kind}"]
+            lines += [f"llamadash_{name}{prometheus_labels(labels)} {value}" for labels, value in known]
+    return "\n".join([*lines, ""])
+
+
+def prometheus_labels(labels: Json) -> str:
+    """Labels in Prometheus's format, whose text escapes as JSON's does beside its control characters."""
+    pairs = (f"{name}={json.dumps(clean_text(str(text)), ensure_ascii=False)}" for name, text in labels.items())
+    return f"{{{','.join(pairs)}}}" if labels else ""
+
+
+def prometheus_app(dash: Dash) -> web.Application:
+    """What answers Prometheus: the latest sample, which is taken anyway."""
+    async def metrics(request: web.Request) -> web.Response:
+        if problem := dash.web.host_problem(request):
+            return web.Response(status=421, text=f"{problem}\n")
+        text = prometheus_text(dash.sampler.latest or {}, dash.requests.totals)
+        return web.Response(body=text.encode("utf-8", "replace"), headers={
+            "Content-Type": "text/plain; version=0.0.4; charset=utf-8"})
+    app = web.Application()
+    app.router.add_get("/metrics", metrics)
+    return app
+
+
 # -- Service and doctor ---------------------------------------------------------------------------
 
 DOCTOR_ENTRIES = 20_000  # files looked at per model folder: enough to say something
@@ -13140,6 +13205,9 @@ class Dash:
             if self.tls:  # for each connection the one that was read last
                 self.tls.sni_callback = lambda connection, _name, _first: setattr(connection, "context", self.tls)
             port = await listen(stack, self.web.app, self.web.limits, self.config.host, self.config.port, tls=self.tls)
+            if self.config.prometheus:
+                await listen(stack, prometheus_app(self), ConnectionLimits(self.hub.refused, SCRAPERS, ()),
+                             *self.config.prometheus, option="--prometheus")
             stack.push_async_callback(self.end_tasks)
             stack.push_async_callback(self.hub.close)
             stack.push_async_callback(self.gateway.close)
@@ -13522,6 +13590,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
          help="path before ours that a proxy leaves in what it passes on")
     each("--alert", dest="alerts", type=option_of(alert_named, ALERT_EXAMPLES), metavar="NAME=URL",
          help="where alerts are sent: ntfy+https://…, https://… (a webhook), smtp://USER@HOST/?to=ADDRESS")
+    opt("--prometheus", type=option_of(address_and_port, "ADDRESS:PORT"), metavar="ADDRESS:PORT",
+        help="listen there for Prometheus (off)")
     opt("--tls-cert", type=full_path, metavar="FILE", help="certificate for https (with --tls-key)")
     opt("--tls-key", type=full_path, metavar="FILE", help="its private key")
     opt("--sockets-per-address", type=at_least_one, metavar="N", help="connections allowed from one address (32)")
@@ -13598,6 +13668,12 @@ def bare_host(text: str) -> str | None:
         return bare_address(text)
     name = text.encode("idna").decode().lower()
     return name if re.fullmatch(r"[\w-]+(\.[\w-]+)*\.?", name) else None
+
+
+def address_and_port(text: str) -> tuple[str, int] | None:
+    """A host and a port that are joined by a colon."""
+    host, _, port = text.rpartition(":")
+    return (name, port_number(port)) if host and (name := bare_host(host)) else None
 
 
 def named_site(text: str) -> str | None:

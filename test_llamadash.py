@@ -11720,6 +11720,42 @@ async def test_behind_an_nginx_of_others(proxied: Callable[..., tuple[Proxy, Ser
     assert await refused_upgrade(server, headers={**headers, "Origin": "http://evil.example"}) == 403
 
 
+def test_what_prometheus_is_told() -> None:
+    """Each metric once, with help and type, labels escaped; what is unknown or no number is left out."""
+    gpu = {"index": 0, "name": 'A "quick\\"\nGPU', "utilization": 50.0, "memory_used": None, "energy": 12.5}
+    text = llamadash.prometheus_text(
+        {"cpu_usage": 12.5, "memory_total": 2**40, "disk_used": None, "engine": {"active_models": 2}, "gpus": [gpu]},
+        {("requests_total", "a", "ok"): 3, ("tokens_total", "a", "prompt"): 10**9})
+    assert 'llamadash_cpu_usage_ratio 0.125\n' in text and "disk_used" not in text and text.endswith("\n")
+    assert 'llamadash_gpu_utilization_ratio{gpu="0",name="A \\"quick\\\\\\" GPU"} 0.5\n' in text, text
+    assert 'llamadash_requests_total{model="a",status="ok"} 3\n' in text and "memory_size_bytes 1099511627776\n" in text
+    names = [line.split()[2] for line in text.splitlines() if line.startswith("# HELP ")]
+    assert len(set(names)) == len(names) == sum(line.startswith("# TYPE ") for line in text.splitlines())
+    assert all(re.fullmatch(r'(# (HELP|TYPE) llamadash_\w+ .+|llamadash_\w+(\{\w+="([^"\\\n]|\\.)*"'
+                            r'(,\w+="([^"\\\n]|\\.)*")*\})? [-+.e\d]+)', line) for line in text.splitlines()), text
+    assert llamadash.prometheus_text({}, {}) == ""
+
+
+@run_async
+async def test_prometheus_has_a_listener_of_its_own(start: Callable[..., Server], fake: FakeEngine) -> None:
+    """Off unless asked for; foreign names are refused; requests and tokens are counted by model."""
+    port = unused_port()
+    async with api_of(start("--prometheus", f"127.0.0.1:{port}", program=fake.program), "one") as api:
+        assert (await api.post())[0] == 200
+        url = f"http://127.0.0.1:{port}/metrics"
+
+        async def told() -> str | None:
+            async with api.http.get(url) as answer:
+                assert answer.headers["Content-Type"].startswith("text/plain; version=0.0.4")
+                text = await answer.text()
+                return text if "llamadash_memory_size_bytes" in text else None
+        assert 'llamadash_requests_total{model="one",status="ok"} 1\n' in await eventually(told, "a sample")
+        async with api.http.get(url, headers={"Host": "evil.example"}) as answer:
+            assert answer.status == 421
+        async with api.http.get(f"http://127.0.0.1:{port}/") as answer:
+            assert answer.status == 404
+
+
 # -- Service and doctor ----------------------------------------------------------------------------
 
 RELEASE_URL = "https://releases.example/llamadash"
