@@ -36,7 +36,7 @@ This file is the whole server; web/, or what a release carries at its end, is th
 # Gateway and keys ............ the models' API for every client: requests, live and as rows; API keys
 # Upstreams ................... servers elsewhere, whose models are offered here as NAME/MODEL
 # Embedded engine ............. xllamacpp as a child that speaks llama-server's protocol
-# Chats ....................... answers for the Chat page, streamed to the client that asked
+# Chats ....................... conversations, their attachments, and answers as they are written
 # Benchmarks .................. how fast a model reads and writes
 # Downloads ................... GGUF files from Hugging Face: in parts, resumed, verified
 # Official builds ............. llama.cpp's releases: chosen, downloaded, checked, unpacked, proven, kept
@@ -489,6 +489,7 @@ SETTINGS: dict[str, tuple[Any, Any]] = {
     "energy_price": (None, Annotated[float, Range(0, 1000)] | None), "currency": ("€", Annotated[str, Length(1, 8)]),
     "alerts_off": ([], Annotated[list[AlertKind], Length(0, 32)]), "alert_disk": (95, Annotated[int, Range(1, 100)]),
     "alert_memory": (98, Annotated[int, Range(1, 100)]), "alert_temperature": (87, Annotated[int, Range(1, 150)]),
+    "chat_presets": ([], Annotated[list[dict[str, Any]], Length(0, 50)]),
 }
 SCHEDULE_FIELDS: dict[str, Any] = {
     "action": Literal["load", "unload", "pin", "unpin", "free"], "model": Annotated[str, Length(0, 96)], "at": str,
@@ -956,6 +957,8 @@ REQUEST_FILTERS = {"model": "model = ?", "key": "key = ?", "status": "status = ?
                    "to_ms": "timestamp < ?"}
 EVENT_COLUMNS = ("id", "timestamp", "kind", "model", "reason", "details")
 CLOCK_FIELDS: dict[str, Any] = {"sure": Timestamp, "since": Timestamp, "held": int, "doubt": str | None}
+# Characters and messages of one conversation, which is sent in one piece; conversations, and characters of all.
+CONVERSATION_LIMITS = (3_000_000, 2000, 10_000, 1_000_000_000)
 MODEL_DEFAULTS: Json = {  # every column of models
     **dict.fromkeys((
         "id", "name", "path", "source", "architecture", "size_label", "parameter_count", "quantization", "file_size",
@@ -1198,9 +1201,21 @@ def m007_captures(db: sqlite3.Connection) -> None:
     db.execute("CREATE INDEX events_kind ON events (kind, timestamp)")
 
 
+def m008_conversations(db: sqlite3.Connection) -> None:
+    """Conversations, each a tree of messages that name the one before them."""
+    run_script(db, """
+        CREATE TABLE conversations (id TEXT PRIMARY KEY, title TEXT NOT NULL DEFAULT '', head TEXT, deleted_at INTEGER,
+            folder TEXT NOT NULL DEFAULT '', size INTEGER NOT NULL DEFAULT 0, details TEXT NOT NULL,
+            created_at INTEGER NOT NULL DEFAULT (strftime('%s', 'now') * 1000), updated_at INTEGER NOT NULL);
+        CREATE INDEX conversations_updated ON conversations (updated_at);
+        CREATE TABLE messages (id TEXT PRIMARY KEY, conversation TEXT NOT NULL, parent TEXT, details TEXT NOT NULL,
+            role TEXT NOT NULL DEFAULT 'user', status TEXT NOT NULL DEFAULT 'done', content TEXT NOT NULL DEFAULT '');
+        CREATE INDEX messages_conversation ON messages (conversation)""")
+
+
 # A migration runs once, in a transaction of its own; the next one is appended.
 MIGRATIONS: list[Callable[[sqlite3.Connection], None]] = [m001_initial, m002_hours, m003_counts, m004_router,
-                                                          m005_usage, m006_models, m007_captures]
+                                                          m005_usage, m006_models, m007_captures, m008_conversations]
 # SQLite's result codes for what the system refuses or the file is, by its words for them: Python 3.10 has only these.
 SQLITE_TEXTS = {"permission denied": 3, "is locked": 5, "readonly": 8, "disk I/O error": 10, "malformed": 11,
                 "is full": 13, "unable to open": 14, "locking protocol": 15, "large file support": 22,
@@ -2012,7 +2027,62 @@ class AccessRows(DatabaseFile):
             db.executemany("UPDATE api_keys SET used_at = ? WHERE id = ?", [(at, id) for id, at in used.items()])
 
 
-class Database(ModelRows, MetricRows, RequestRows, AccessRows):
+class ConversationRows(DatabaseFile):
+    """Conversations and their messages."""
+
+    def conversations(self, search: str, before: int | None, limit: int) -> list[Json]:
+        """Summaries, the last changed first, in which each word of `search` is found; may be called from a thread."""
+        where, values = where_all({"deleted_at IS NULL AND updated_at < ?": before or 2**62})
+        for word in search.split()[:8]:  # beyond ASCII, LIKE knows no case
+            spellings = {word} if word.isascii() else {word, word.lower(), word.upper(), word.title()}
+            likes = ["%" + re.sub("([%_!])", r"!\1", spelling) + "%" for spelling in spellings]
+            title, content = (" OR ".join([f"{name} LIKE ? ESCAPE '!'"] * len(likes)) for name in ("title", "content"))
+            where += f" AND ({title} OR id IN (SELECT conversation FROM messages WHERE {content}))"
+            values += 2 * likes
+        return list(map(dict, self.read("SELECT id, title, folder, size, created_at, updated_at FROM conversations "
+                                        f"{where} ORDER BY updated_at DESC LIMIT ?", [*values, limit])))
+
+    def conversation(self, id: str) -> Json:
+        """One conversation with its messages, the oldest first, also where it was deleted of late; else NotFound."""
+        messages = self.rows("SELECT * FROM messages WHERE conversation = ? ORDER BY rowid", (id,))
+        for row in self.rows("SELECT * FROM conversations WHERE id = ?", (id,)):
+            return {**with_details(row), "messages": list(map(with_details, messages))}
+        raise NotFound("This conversation no longer exists.", field="id")
+
+    def save_conversation(self, id: str, changes: Json, messages: Iterable[Json], *, limited: bool = True) -> None:
+        """Make or change a conversation and messages of it; StorageFull beyond CONVERSATION_LIMITS."""
+        with self.transaction() as db:
+            write_details(db, "conversations", {"updated_at": now_ms(), **changes, "id": id})
+            for message in messages:
+                write_details(db, "messages", {**message, "conversation": id})
+            own = db.execute("SELECT TOTAL(LENGTH(content) + LENGTH(details)), COUNT(*) FROM messages "
+                             "WHERE conversation = ?", (id,)).fetchone()
+            db.execute("UPDATE conversations SET size = ? WHERE id = ?", (own[0], id))
+            every = db.execute("SELECT COUNT(*), SUM(size) FROM conversations").fetchone()
+            if limited and any(has > may for has, may in zip((*own, *every), CONVERSATION_LIMITS, strict=True)):
+                raise StorageFull("There is no room for this. Start a new conversation, or delete old ones.")
+
+    def attachments(self) -> set[str]:
+        """The hashes that messages name; may be called from a thread."""
+        rows = self.read("SELECT id, details FROM messages WHERE details LIKE '%\"attachments\"%'", ())
+        return {str(item.get("hash")) for row in rows for item in decoded(dict(row), "details", {})["attachments"]}
+
+
+def with_details(row: Json) -> Json:
+    """A row with what has no column of its own, which its column `details` holds."""
+    return {**decoded(row, "details", {}), **{key: row[key] for key in row if key != "details"}}
+
+
+def write_details(db: sqlite3.Connection, table: str, row: Json) -> None:
+    """Make the row of this id, or change what is given of it; what has no column of its own is kept in `details`."""
+    found = db.execute(f"SELECT * FROM {table} WHERE id = ?", (row["id"],))
+    new = {**(with_details(dict(old)) if (old := found.fetchone()) else {}), **row}
+    own = {key: new.pop(key) for key, *_ in found.description if key in new} | {"details": json.dumps(new)}
+    db.execute(f"INSERT INTO {table} ({', '.join(own)}) VALUES ({', '.join('?' * len(own))}) ON CONFLICT (id) DO "
+               f"UPDATE SET {', '.join(f'{key} = excluded.{key}' for key in own)}", [*own.values()])
+
+
+class Database(ModelRows, MetricRows, RequestRows, AccessRows, ConversationRows):
     """Everything that llamadash remembers."""
 
     # logs
@@ -2103,6 +2173,8 @@ class Database(ModelRows, MetricRows, RequestRows, AccessRows):
             last = self.rows(f"SELECT MAX(rowid) AS last FROM {table}")[0]["last"] or 0
             self.delete_in_steps(table, "rowid <= ?", (last - most,))
         self.delete_in_steps("sessions", "expires_at < ?", (now,))
+        self.delete_in_steps("conversations", "deleted_at < ?", (now - 7 * DAY,))
+        self.delete_in_steps("messages", "conversation NOT IN (SELECT id FROM conversations)", ())
         self.set_meta("clock", self.clock.saved())
         vars(self.threads).pop("connection").close()  # the thread's own, which may not read while the file shrinks
         with self.lock, self.explained():
@@ -9380,51 +9452,37 @@ SAMPLERS = {"d": "dry", "k": "top_k", "y": "typ_p", "p": "top_p", "s": "top_n_si
             "x": "xtc", "i": "infill", "e": "penalties", "a": "adaptive_p"}
 CACHE_TYPE = enumerated("ggml_type", "GGML_TYPE_")
 # A parameter, or an option that every model gets, and where CommonParams has it.
-EMBEDDED_OPTIONS = {
-    "model": "model.path", "alias": "model_alias", "host": "hostnames", "port": "port", "timeout": "timeout_read",
-    "metrics": "endpoint_metrics", "slots": "endpoint_slots", "warmup": "warmup", "load-mode": "load_mode",
-    "check-tensors": "check_tensors", "lora": "lora_adapters", "pooling": "pooling_type", "embeddings": "embedding",
-    "mmproj": "mmproj.path", "mmproj-auto": "no_mmproj", "mmproj-offload": "mmproj_use_gpu",
-    "image-min-tokens": "image_min_tokens", "image-max-tokens": "image_max_tokens",
-    # context and batches
-    "ctx-size": "n_ctx", "predict": "n_predict", "batch-size": "n_batch", "ubatch-size": "n_ubatch", "keep": "n_keep",
-    "parallel": "n_parallel", "kv-unified": "kv_unified", "cont-batching": "cont_batching",
-    "context-shift": "ctx_shift", "swa-full": "swa_full", "ctx-checkpoints": "n_ctx_checkpoints",
-    "cache-ram": "cache_ram_mib", "cache-reuse": "n_cache_reuse", "cache-prompt": "cache_prompt",
-    "cache-type-k": "cache_type_k", "cache-type-v": "cache_type_v",
-    "rope-scaling": "rope_scaling_type", "rope-scale": "rope_freq_scale", "rope-freq-base": "rope_freq_base",
-    "rope-freq-scale": "rope_freq_scale", "yarn-orig-ctx": "yarn_orig_ctx", "yarn-ext-factor": "yarn_ext_factor",
-    "yarn-attn-factor": "yarn_attn_factor", "yarn-beta-slow": "yarn_beta_slow", "yarn-beta-fast": "yarn_beta_fast",
-    # processors and memories
-    "threads": "cpuparams.n_threads", "threads-batch": "cpuparams_batch.n_threads", "prio": "cpuparams.priority",
-    "poll": "cpuparams.poll", "numa": "numa", "kv-offload": "no_kv_offload", "op-offload": "no_op_offload",
-    "repack": "no_extra_bufts", "n-gpu-layers": "n_gpu_layers", "split-mode": "split_mode",
-    "tensor-split": "tensor_split", "main-gpu": "main_gpu", "override-tensor": "tensor_buft_overrides",
-    "flash-attn": "flash_attn_type", "fit": "fit_params", "fit-target": "fit_params_target",
-    "fit-ctx": "fit_params_min_ctx",
-    # chats
-    "jinja": "use_jinja", "chat-template": "chat_template", "chat-template-kwargs": "default_template_kwargs",
-    "prefill-assistant": "prefill_assistant", "reasoning": "enable_reasoning", "reasoning-format": "reasoning_format",
-    "reasoning-budget": "sampling.reasoning_budget_tokens",
-    # sampling
-    "sampling-seq": "sampling.samplers", "seed": "sampling.seed", "temp": "sampling.temp", "top-k": "sampling.top_k",
-    "top-p": "sampling.top_p", "min-p": "sampling.min_p", "typical-p": "sampling.typ_p",
-    "xtc-probability": "sampling.xtc_probability", "xtc-threshold": "sampling.xtc_threshold",
-    "repeat-last-n": "sampling.penalty_last_n", "repeat-penalty": "sampling.penalty_repeat",
-    "presence-penalty": "sampling.penalty_present", "frequency-penalty": "sampling.penalty_freq",
-    "dry-multiplier": "sampling.dry_multiplier", "mirostat": "sampling.mirostat",
-    # speculative decoding
-    "spec-type": "speculative.types", "model-draft": "speculative.draft.mparams.path",
-    "spec-draft-n-max": "speculative.draft.n_max", "spec-draft-n-min": "speculative.draft.n_min",
-    "spec-draft-p-min": "speculative.draft.p_min", "n-gpu-layers-draft": "speculative.draft.n_gpu_layers",
-    "cache-type-k-draft": "speculative.draft.cache_type_k", "cache-type-v-draft": "speculative.draft.cache_type_v",
-}
+EMBEDDED_OPTIONS = dict(re.findall(r"(\S+)=(\S+)", """
+    port=port warmup=warmup load-mode=load_mode check-tensors=check_tensors image-min-tokens=image_min_tokens
+    image-max-tokens=image_max_tokens kv-unified=kv_unified cont-batching=cont_batching swa-full=swa_full numa=numa
+    cache-type-k=cache_type_k cache-type-v=cache_type_v rope-freq-base=rope_freq_base rope-freq-scale=rope_freq_scale
+    yarn-orig-ctx=yarn_orig_ctx yarn-ext-factor=yarn_ext_factor yarn-attn-factor=yarn_attn_factor
+    yarn-beta-slow=yarn_beta_slow yarn-beta-fast=yarn_beta_fast n-gpu-layers=n_gpu_layers split-mode=split_mode
+    tensor-split=tensor_split main-gpu=main_gpu chat-template=chat_template prefill-assistant=prefill_assistant
+    seed=sampling.seed temp=sampling.temp top-k=sampling.top_k top-p=sampling.top_p min-p=sampling.min_p
+    xtc-probability=sampling.xtc_probability xtc-threshold=sampling.xtc_threshold
+    dry-multiplier=sampling.dry_multiplier mirostat=sampling.mirostat model=model.path alias=model_alias
+    host=hostnames timeout=timeout_read metrics=endpoint_metrics slots=endpoint_slots lora=lora_adapters
+    pooling=pooling_type embeddings=embedding mmproj=mmproj.path mmproj-auto=no_mmproj mmproj-offload=mmproj_use_gpu
+    ctx-size=n_ctx predict=n_predict batch-size=n_batch ubatch-size=n_ubatch keep=n_keep parallel=n_parallel
+    context-shift=ctx_shift ctx-checkpoints=n_ctx_checkpoints cache-ram=cache_ram_mib cache-reuse=n_cache_reuse
+    cache-prompt=cache_prompt rope-scaling=rope_scaling_type rope-scale=rope_freq_scale threads=cpuparams.n_threads
+    threads-batch=cpuparams_batch.n_threads prio=cpuparams.priority poll=cpuparams.poll kv-offload=no_kv_offload
+    op-offload=no_op_offload repack=no_extra_bufts override-tensor=tensor_buft_overrides flash-attn=flash_attn_type
+    fit=fit_params fit-target=fit_params_target fit-ctx=fit_params_min_ctx jinja=use_jinja
+    chat-template-kwargs=default_template_kwargs reasoning=enable_reasoning reasoning-format=reasoning_format
+    reasoning-budget=sampling.reasoning_budget_tokens sampling-seq=sampling.samplers typical-p=sampling.typ_p
+    repeat-last-n=sampling.penalty_last_n repeat-penalty=sampling.penalty_repeat
+    presence-penalty=sampling.penalty_present frequency-penalty=sampling.penalty_freq spec-type=speculative.types
+    model-draft=speculative.draft.mparams.path spec-draft-n-max=speculative.draft.n_max
+    spec-draft-n-min=speculative.draft.n_min spec-draft-p-min=speculative.draft.p_min
+    n-gpu-layers-draft=speculative.draft.n_gpu_layers cache-type-k-draft=speculative.draft.cache_type_k
+    cache-type-v-draft=speculative.draft.cache_type_v"""))
 # How the text of an option is read: as what the parameter is, or as its attribute wants it.
 KIND_READERS: dict[str, Callable[[str], Any]] = {"int": int, "float": float, "bool": truth, "text": str, "path": str}
 OPTION_READERS: dict[str, Callable[[str], Any]] = {
     "model": str, "port": int, "metrics": truth, "slots": truth, "mirostat": int,
-    "alias": lambda text: set(text.split(",")),
-    "host": lambda text: text.split(","),
+    "alias": lambda text: set(text.split(",")), "host": lambda text: text.split(","), "lora": adapters,
     "mmproj-auto": negated, "kv-offload": negated, "op-offload": negated, "repack": negated,
     "cache-type-k": CACHE_TYPE, "cache-type-v": CACHE_TYPE,
     "cache-type-k-draft": CACHE_TYPE, "cache-type-v-draft": CACHE_TYPE,
@@ -9437,14 +9495,12 @@ OPTION_READERS: dict[str, Callable[[str], Any]] = {
     "flash-attn": enumerated("llama_flash_attn_type", "LLAMA_FLASH_ATTN_TYPE_", on="enabled", off="disabled"),
     "fit-target": comma_list(lambda text: int(float(text) * 2**20)),
     "rope-scaling": enumerated("llama_rope_scaling_type", "LLAMA_ROPE_SCALING_TYPE_"),
-    "rope-scale": lambda text: 1 / float(text),
-    "lora": adapters,
+    "rope-scale": lambda text: 1 / float(text), "seed": lambda text: int(text) % 2**32,
     "pooling": enumerated("llama_pooling_type", "LLAMA_POOLING_TYPE_"),
     "chat-template-kwargs": lambda text: {key: json.dumps(value) for key, value in json.loads(text).items()},
     "reasoning": {"auto": -1, "on": 1, "off": 0}.__getitem__,
     "reasoning-format": enumerated("common_reasoning_format", "COMMON_REASONING_FORMAT_"),
     "sampling-seq": lambda text: ";".join(SAMPLERS[letter] for letter in text),
-    "seed": lambda text: int(text) % 2**32,
     "spec-type": comma_list(enumerated("common_speculative_type", "COMMON_SPECULATIVE_TYPE_")),
 }
 COMPOSED_OPTIONS = frozenset({"reranking", "reasoning-effort"})  # several attributes, or part of one
@@ -9519,75 +9575,47 @@ def embedded_engine(argv: list[str]) -> int:
 # -- Chats ----------------------------------------------------------------------------------------
 
 DELTA_INTERVAL = 0.04  # s; text is sent in pieces of so much time, not token by token
-MAX_CHATS = 4  # at the same time, for each client
+MAX_CHATS = 8  # at the same time, of each client, and in all conversations
 MAX_CHAT_TEXT = 900_000  # characters of all messages together; a request has at most 1 MB
 MAX_MESSAGES = 1000
-IMAGE = r"data:image/(?:png|jpeg|webp|gif|bmp);base64,([A-Za-z0-9+/]+=*)"
-CHAT_NUMBERS: dict[str, tuple[type, float, float]] = {
-    "temperature": (float, 0, 5), "top_k": (int, 0, 100_000), "top_p": (float, 0, 1), "min_p": (float, 0, 1),
-    "typical_p": (float, 0, 1), "repeat_penalty": (float, 0, 10), "repeat_last_n": (int, -1, 16_777_216),
-    "presence_penalty": (float, -10, 10), "frequency_penalty": (float, -10, 10), "seed": (int, -1, 2**32 - 1),
-    "max_tokens": (int, 1, 16_777_216)}
+MAX_TOOLS = 16  # that a model may be told of, and that it may call at once
+SAVE_INTERVAL = 2.0  # s; so much of an answer is lost at most where the machine stops
+IMAGE = r"data:image/(?:png|jpeg|webp|gif|bmp);base64,(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}(?:==|[A-Za-z0-9+/]=))?"
+SENT_FIELDS: dict[str, Any] = {
+    "role": Literal["system", "user", "assistant", "tool"], "content": Annotated[str, Length(0, MAX_CHAT_TEXT)],
+    "tool_calls": Annotated[list[dict[str, Any]], Length(1, MAX_TOOLS)], "tool_call_id": str}
+CHAT_FIELDS: dict[str, Any] = {
+    "temperature": Annotated[float, Range(0, 5)], "top_k": Annotated[int, Range(0, 100_000)],
+    "top_p": Annotated[float, Range(0, 1)], "min_p": Annotated[float, Range(0, 1)],
+    "typical_p": Annotated[float, Range(0, 1)], "repeat_penalty": Annotated[float, Range(0, 10)],
+    "repeat_last_n": Annotated[int, Range(-1, 16_777_216)], "presence_penalty": Annotated[float, Range(-10, 10)],
+    "frequency_penalty": Annotated[float, Range(-10, 10)], "seed": Annotated[int, Range(-1, 2**32 - 1)],
+    "max_tokens": Annotated[int, Range(1, 16_777_216)], "thinking": bool,
+    "stop": Annotated[list[Annotated[str, Length(1, 100)]], Length(0, 8)],
+    "tools": Annotated[list[dict[str, Any]], Length(0, MAX_TOOLS)]}
 
 
 def validated_messages(messages: list[Json]) -> list[Json]:
-    """`messages` if each has a known role and a text, or text and images; InvalidRequest names the wrong one."""
-    if not 1 <= len(messages) <= MAX_MESSAGES:
-        raise InvalidRequest(f"messages must have 1 to {MAX_MESSAGES} items", field="messages")
-    accepted = []
+    """`messages` if each has a known role and a text, or known parts; InvalidRequest names the wrong one."""
     for at, message in enumerate(messages):
-        where = f"messages.{at}"
-        if set(message) != {"role", "content"} or message["role"] not in ("system", "user", "assistant"):
-            raise InvalidRequest("a message has a role (system, user or assistant) and a content", field=where)
-        accepted.append({"role": message["role"], "content": validated_content(message["content"], where)})
-    size = sum(len(item["content"]) for item in accepted if isinstance(item["content"], str))
-    if size > MAX_CHAT_TEXT:
-        raise InvalidRequest("the messages are too long", field="messages")
-    return accepted
-
-
-def validated_content(content: Any, where: str) -> Any:
-    """A message's content: a text, or a list of texts and images within the message itself."""
-    if isinstance(content, str) and encodable(content):
-        return content
-    if not isinstance(content, list) or not 1 <= len(content) <= 32:
-        raise InvalidRequest("content must be a text or a list of parts", field=f"{where}.content")
-    return [validated_part(part, f"{where}.content.{at}") for at, part in enumerate(content)]
-
-
-def validated_part(part: Any, where: str) -> Json:
-    """One part of a message. An image is given as data: an address would make the engine fetch it."""
-    match part:
-        case {"type": "text", "text": str(text)} if encodable(text):
-            return {"type": "text", "text": text}
-        case {"type": "image_url", "image_url": {"url": str(url)}} if found := re.fullmatch(IMAGE, url):
-            with contextlib.suppress(binascii.Error):
-                base64.b64decode(found[1], validate=True)
-                return {"type": "image_url", "image_url": {"url": url}}
-    raise InvalidRequest("a part is a text, or an image as data:image/…;base64,…", field=where)
+        parts = message["content"] if isinstance(message.get("content"), list) else []
+        fields = SENT_FIELDS | ({"content": list[dict[str, Any]]} if parts else {})
+        checked_changes({"role": None, "content": None, **message}, fields, {}, f"messages.{at}")
+        for part in parts:  # an address of an image would make the engine fetch it
+            image = part.get("image_url", {"url": "data:image/png;base64,"})
+            if part.get("type") not in ("text", "image_url", "attachment") or not isinstance(image, dict) or not (
+                    re.fullmatch(IMAGE, str(image.get("url")))):
+                raise InvalidRequest("a part is a text, an image as data:image/…;base64,…, or an attachment",
+                                     field=f"messages.{at}.content")
+    return messages
 
 
 def validated_sampling(parameters: Json) -> Json:
-    """The sampling parameters of a chat that are known and acceptable; InvalidRequest names the wrong one."""
-    accepted: Json = {}
-    for key, value in parameters.items():
-        at = f"parameters.{key}" if re.fullmatch(r"\w{1,40}", key) else "parameters"
-        if value is None:
-            continue
-        if key == "thinking" and type(value) is bool:
-            accepted["chat_template_kwargs"] = {"enable_thinking": value}
-        elif key == "stop" and isinstance(value, list) and len(value) <= 8 and all(
-                isinstance(item, str) and 0 < len(item) <= 100 and encodable(item) for item in value):
-            accepted["stop"] = value
-        elif key in CHAT_NUMBERS:
-            kind, low, high = CHAT_NUMBERS[key]
-            right = type(value) is int or (kind is float and type(value) is float)
-            if not right or not low <= value <= high:
-                raise InvalidRequest(f"{key} must be a number from {low:.15g} to {high:.15g}", field=at)
-            accepted[key] = value
-        else:
-            raise InvalidRequest("this is not a parameter of a chat, or not of the right type", field=at)
-    return accepted
+    """The parameters of a chat as the engine takes them; InvalidRequest names the one that is not acceptable."""
+    given = {key: value for key, value in parameters.items() if value is not None}
+    accepted = checked_changes(given, CHAT_FIELDS, {}, "parameters")
+    thinking = accepted.pop("thinking", None)
+    return accepted if thinking is None else {**accepted, "chat_template_kwargs": {"enable_thinking": thinking}}
 
 
 @dataclass(eq=False, repr=False)
@@ -9596,9 +9624,13 @@ class Chat:
     id: str
     client: str
     model: str
+    message: Json = field(default_factory=dict)  # of the conversation that it is in, as it is saved
+    calls: dict[int, Json] = field(default_factory=dict)
     text: dict[str, str] = field(default_factory=dict)  # content and reasoning that are not yet sent
     begun: float = field(default_factory=time.monotonic)
     first: float | None = None  # when the first token came
+    saved: float = 0.0
+    stopped: bool = False  # by somebody
     finish_reason: str | None = None
     timings: Json = field(default_factory=dict)
     flushing: asyncio.Task[Any] | None = None
@@ -9614,48 +9646,80 @@ class Chat:
 
 
 class Chats:
-    """The answers under way. Each streams to the one client that asked, and ends with it."""
+    """The answers under way. Each ends with the client that asked; those in conversations are saved, and go on."""
 
     def __init__(self, dash: Dash) -> None:
         self.dash = dash
         self.all: dict[str, Chat] = {}
+        self.followers: dict[str, str] = {}  # the conversation that a client has open
+        self.attachments = Attachments(dash.config.data_dir / "attachments")
 
-    def start(self, client: str, model: str, messages: list[Json], parameters: Json) -> str:
-        """Begin an answer; returns its id. Everything else arrives as chat:* events."""
-        if sum(chat.client == client for chat in self.all.values()) >= MAX_CHATS:
-            raise RateLimited(f"at most {MAX_CHATS} answers at a time: wait for one, or stop it")
-        chat = Chat(secrets.token_urlsafe(12), client, model)
+    def start(self, client: str, model: str, messages: list[Json], parameters: Json, answer: Json | None = None) -> str:
+        """Begin an answer, or go on with the message that `answer` {conversation, id, parent} names; returns its id."""
         body = {**validated_sampling(parameters), "model": model, "messages": validated_messages(messages),
                 "stream": True, "timings_per_token": True, "return_progress": True}
+        chat = Chat(answer["id"], "", model) if answer else Chat(secrets.token_urlsafe(12), client, model)
+        if sum(other.client == chat.client for other in self.all.values()) >= MAX_CHATS:
+            raise RateLimited(f"at most {MAX_CHATS} answers at a time: wait for one, or stop it")
+        if answer:
+            known = {item["id"]: item for item in self.conversation(answer["conversation"])["messages"]}
+            if chat.id in self.all or answer["parent"] not in known:
+                raise Conflict("This is being answered, or what to answer is gone.")
+            chat.message = {"content": "", **known.get(chat.id, {}), **answer, "role": "assistant", "model": model,
+                            "status": "answering", "error": None}
+            self.dash.db.save_conversation(answer["conversation"], {"head": chat.id}, [chat.message])
         self.all[chat.id] = chat
         chat.task = self.dash.spawn(self.run(chat, body), f"chat {chat.id}")
-        chat.task.add_done_callback(lambda _: self.all.pop(chat.id, None))
+        chat.task.add_done_callback(lambda _: self.all.get(chat.id) is chat and self.all.pop(chat.id))
         return chat.id
 
     def cancel(self, client: str, chat_id: str) -> bool:
         """Stop an answer of this client; whether there was one."""
         chat = self.all.get(chat_id)
-        if chat is None or chat.client != client or chat.task is None:
+        if chat is None or chat.client not in ("", client) or chat.task is None:
             return False
+        chat.stopped = True
         chat.task.cancel()  # closes the connection, which frees the slot
         return True
 
     def client_gone(self, client: str) -> None:
         """Stop every answer of a client that is no longer there."""
-        for chat_id in list(self.all):
-            self.cancel(client, chat_id)
+        self.followers.pop(client, None)
+        self.attachments.parts.pop(client, None)
+        for chat in [chat for chat in self.all.values() if chat.client == client]:
+            self.cancel(client, chat.id)
 
     async def run(self, chat: Chat, body: Json) -> None:
         """One answer, from the request to chat:done or chat:error."""
         error: Json | None = None
+        if chat.message:
+            await self.dash.broadcast("conversations:updated", {"id": chat.message["conversation"]})
         try:
+            await asyncio.to_thread(self.attachments.fill, body["messages"])
             await self.stream(chat, body)
         except asyncio.CancelledError:  # which is told, and then this task is over
             chat.finish_reason = "cancelled"
         except DashError as problem:
             error = {"code": problem.code, "message": str(problem)}
         await self.flush(chat)
+        if chat.message:
+            self.all.pop(chat.id, None)
+            context = (self.dash.state_of_entry(chat.model).get("runtime") or {}).get("n_ctx")
+            ended = "done" if chat.finish_reason != "cancelled" else "stopped" if chat.stopped else "cut"
+            chat.message |= {"status": "failed" if error else ended, "tool_calls": [*chat.calls.values()],
+                             "error": error, "stats": {**chat.outcome(), "context": context}}
+            error = self.save(chat) or error
+            await self.dash.broadcast("conversations:updated", {"id": chat.message["conversation"]})
         await self.send(chat, "chat:error" if error else "chat:done", **(error or chat.outcome()))
+
+    def save(self, chat: Chat) -> Json | None:
+        """Save what has come of an answer in a conversation; returns what keeps it from that, which ends no answer."""
+        chat.saved = time.monotonic()
+        try:
+            self.dash.db.save_conversation(chat.message["conversation"], {}, [chat.message], limited=False)
+        except DashError as problem:
+            return {"code": problem.code, "message": str(problem)}
+        return None
 
     async def stream(self, chat: Chat, body: Json) -> None:
         """Ask the model, which is loaded if need be, and take in what it answers."""
@@ -9702,8 +9766,19 @@ class Chats:
             for name, kind in (("content", "content"), ("reasoning_content", "reasoning")):
                 if text := delta.get(name):
                     chat.text[kind] = chat.text.get(kind, "") + text  # fails here where it is no text
-        if chat.text:
+            for piece in delta.get("tool_calls") or []:
+                at, new = int(piece.get("index", 0)), {"name": "", "arguments": ""}
+                call = chat.calls.setdefault(at, {"id": piece.get("id", str(at)), "type": "function", "function": new})
+                for key, made in call["function"].items():
+                    call["function"][key] = (made + ((piece.get("function") or {}).get(key) or ""))[:MAX_CHAT_TEXT]
+        if sum(len(chat.message.get(name, "")) for name in ("content", "reasoning")) + len(chat.calls) > MAX_CHAT_TEXT:
+            raise EngineFailed("The answer has no end.")
+        if chat.first is None and "content" in chat.text:  # newer builds first say what they go on with
+            chat.text["content"] = chat.text["content"].removeprefix(chat.message.get("content", ""))
+        if chat.text or chat.calls:
             chat.first = chat.first or time.monotonic()
+            if "content" in chat.text and chat.message.get("reasoning") and "thinking" not in chat.message:
+                chat.message["thinking"] = round((time.monotonic() - chat.first) * 1000)
             if chat.flushing is None or chat.flushing.done():
                 chat.flushing = asyncio.ensure_future(self.flush(chat, DELTA_INTERVAL))
 
@@ -9712,26 +9787,180 @@ class Chats:
         await asyncio.sleep(after)
         if delta := dict(chat.text):
             chat.text.clear()
+            if chat.message:
+                chat.message |= {name: chat.message.get(name, "") + text for name, text in delta.items()}
+                if time.monotonic() - chat.saved > SAVE_INTERVAL:
+                    self.save(chat)
             await self.send(chat, "chat:delta", **delta)
 
     async def send(self, chat: Chat, event: str, **data: Any) -> None:
-        """Send one event to the client that asked."""
-        await self.dash.send(chat.client, event, {"chatId": chat.id, **data})
+        """Send one event to the client that asked, or to all who have the conversation open."""
+        followers = [client for client, id in self.followers.items() if id == chat.message.get("conversation")]
+        for client in followers if chat.message else [chat.client]:
+            await self.dash.send(client, event, {"chatId": chat.id, **data})
+
+    def conversation(self, id: str) -> Json:
+        """A conversation with its messages, and what has come of its answers until now."""
+        found = self.dash.db.conversation(id)
+        return {**found, "messages": [
+            self.all[row["id"]].message if row["id"] in self.all else
+            {**row, "status": "cut"} if row["status"] == "answering" else row for row in found["messages"]]}
+
+
+ConversationId = Annotated[str, Length(1, 64)]
+CONVERSATION_FIELDS: dict[str, Any] = {
+    "title": Annotated[str, Length(1, 200)], "folder": Annotated[str, Length(0, 60)], "head": ConversationId | None,
+    "model": Annotated[str, Length(0, 256)], "system": Annotated[str, Length(0, 100_000)], "tools": bool,
+    "parameters": dict[str, Any], "created_at": Timestamp, "updated_at": Timestamp, "deleted_at": Literal[None]}
+MESSAGE_FIELDS: dict[str, Any] = {
+    "id": ConversationId, "conversation": ConversationId, "parent": ConversationId | None, "thinking": float | None,
+    "role": Literal["user", "assistant", "tool"], "status": Literal["done", "stopped", "cut", "failed"],
+    "content": Annotated[str, Length(0, MAX_CHAT_TEXT)], "compare": str, "vote": bool,
+    "reasoning": Annotated[str, Length(0, MAX_CHAT_TEXT)], "model": CONVERSATION_FIELDS["model"],
+    "error": dict[str, Any] | None, "attachments": Annotated[list[dict[str, Any]], Length(0, 16)],
+    "stats": dict[str, Any], "tool_calls": list[dict[str, Any]], "tool_call_id": str}
 
 
 @on("chat:send", error="SEND_CHAT_FAILED")
 async def chat_send(dash: Dash, client: Client, *, model: Annotated[str, Length(1, 256)],
-                    messages: list[Json], parameters: Json = {}) -> Json:  # noqa: B006  (never changed)
-    """Begin an answer; it arrives as chat:progress, chat:delta and then chat:done or chat:error."""
+                    messages: Annotated[list[dict[str, Any]], Length(1, MAX_MESSAGES)],
+                    parameters: Json = {}, answer: Json = {}) -> Json:  # noqa: B006  (not changed)
+    """Begin an answer, in a conversation where `answer` says so; it arrives as chat:* events."""
     if dash.upstreams.find(model) is None:
         dash.db.present_model(model)
-    return {"chatId": dash.chats.start(client.id, model, messages, parameters)}
+    if answer:
+        checked_changes({"conversation": "", "id": "", "parent": "", **answer}, MESSAGE_FIELDS, {}, "answer")
+    return {"chatId": dash.chats.start(client.id, model, messages, parameters, answer)}
 
 
 @on("chat:cancel", error="CANCEL_CHAT_FAILED")
 async def chat_cancel(dash: Dash, client: Client, *, chatId: Annotated[str, Length(1, 64)]) -> Json:  # noqa: N803
-    """Stop an answer, which frees its slot."""
+    """Stop an answer, which frees its slot; one in a conversation may be stopped by everybody."""
     return {"chatId": chatId, "cancelled": dash.chats.cancel(client.id, chatId)}
+
+
+@on("conversations:list", error="LIST_CONVERSATIONS_FAILED")
+async def conversations_list(dash: Dash, *, search: Annotated[str, Length(0, 200)] = "",
+                             before: Timestamp | None = None, limit: Annotated[int, Range(1, 1000)] = 200) -> Json:
+    """Conversations, the last changed first; `search` is for words in titles and messages."""
+    rows = await asyncio.to_thread(dash.db.conversations, search, before, limit + 1)
+    answering = {chat.message.get("conversation") for chat in dash.chats.all.values()}
+    return {"conversations": [{**row, "answering": row["id"] in answering} for row in rows[:limit]],
+            "hasMore": len(rows) > limit}
+
+
+@on("conversations:get", error="GET_CONVERSATION_FAILED")
+def conversations_get(dash: Dash, client: Client, *, id: ConversationId) -> Json:
+    """One conversation, of whose answers this client is sent what comes from now on, and no more of another's."""
+    dash.chats.followers[client.id] = id
+    return {"conversation": dash.chats.conversation(id)}
+
+
+@on("conversations:save", error="SAVE_CONVERSATION_FAILED", cost=2)
+async def conversations_save(dash: Dash, *, id: ConversationId, changes: Json = {},  # noqa: B006  (not changed)
+                             messages: Annotated[list[dict[str, Any]], Length(0, 200)] = []) -> Json:  # noqa: B006
+    """Make or change a conversation, and messages of it; null for `deleted_at` undoes its deletion."""
+    changes = checked_changes(changes, CONVERSATION_FIELDS, {})
+    validated_sampling(changes.get("parameters", {}))
+    accepted = [checked_changes({"id": None, **item}, MESSAGE_FIELDS, {}, f"messages.{at}")
+                for at, item in enumerate(messages)]
+    dash.db.save_conversation(id, changes, accepted)
+    await dash.broadcast("conversations:updated", {"id": id})
+    return {"id": id}
+
+
+@on("conversations:delete", error="DELETE_CONVERSATION_FAILED")
+async def conversations_delete(dash: Dash, *, id: ConversationId) -> Json:
+    """Delete a conversation, which can be had back for a week, and stop its answers."""
+    dash.db.conversation(id)
+    for chat in [chat for chat in dash.chats.all.values() if chat.message.get("conversation") == id]:
+        dash.chats.cancel("", chat.id)
+    dash.db.save_conversation(id, {"deleted_at": dash.db.clock.now()}, (), limited=False)
+    await dash.broadcast("conversations:updated", {"id": id, "deleted": True})
+    return {"id": id}
+
+
+PART_SIZE = 524_288  # characters of base64 of a part of an attachment
+MAX_PARTS = 64  # of an attachment: 24 MB
+AttachmentType = Literal["image/jpeg", "image/png", "image/webp", "image/gif", "audio/wav", "audio/mpeg"]
+
+
+class Attachments:
+    """Files that messages name, each called by the SHA-256 of what is in it. What touches them runs in threads."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.parts: dict[str, int] = {}  # how many have come of a client's file
+
+    def receive(self, client: str, part: int, of: int, content: bytes) -> Json | None:
+        """Take one part of a client's file; what is told of it once it is complete."""
+        partial = self.folder / f"{client}.part"
+        if part == 0:
+            self.folder.mkdir(mode=0o700, exist_ok=True)
+            partial.unlink(missing_ok=True)
+            partial.touch(mode=0o600)
+            if files_size(*self.folder.iterdir()) > 4_000_000_000:
+                raise StorageFull("There is no room for more files. Delete old conversations.")
+        elif part != self.parts.pop(client, None):
+            raise Conflict("The parts of this file did not come in order. Send it again.")
+        with partial.open("ab") as file:
+            file.write(content)
+        self.parts[client] = part + 1
+        if part + 1 < of:
+            return None
+        content = partial.read_bytes()
+        hash = hashlib.sha256(content).hexdigest()
+        os.replace(partial, self.folder / hash)
+        return {"hash": hash, "size": len(content)}
+
+    def read(self, hash: str) -> bytes:
+        """What is in a file; NotFound where there is none."""
+        if re.fullmatch("[0-9a-f]{64}", hash):
+            with contextlib.suppress(FileNotFoundError):
+                return (self.folder / hash).read_bytes()
+        raise NotFound("This file is no longer there.", field="hash")
+
+    def fill(self, messages: list[Json]) -> None:
+        """Put the files into the messages that name them."""
+        size, parts = 0, [part for message in messages if isinstance(message["content"], list)
+                          for part in message["content"] if part["type"] == "attachment"]
+        for part in parts:
+            content, kind = self.read(str(part.pop("hash", ""))), str(part.pop("mime", ""))
+            size += len(content)
+            if size > 32_000_000:
+                raise InvalidRequest("The files of this conversation are too large together.")
+            data, sound = base64.b64encode(content).decode(), kind[6:].replace("mpeg", "mp3")
+            part |= {"type": "image_url", "image_url": {"url": f"data:{kind};base64,{data}"}} if "image" in kind else {
+                "type": "input_audio", "input_audio": {"data": data, "format": sound}}
+
+    def delete_unnamed(self, named: set[str]) -> None:
+        """Delete what no message names, but not before a day in which one may come to name it."""
+        for path in self.folder.iterdir() if self.folder.is_dir() else ():
+            if path.name not in named and path.stat().st_mtime < time.time() - 86_400:
+                path.unlink(missing_ok=True)
+
+
+@on("conversations:attach", error="ATTACH_FILE_FAILED")
+async def conversations_attach(dash: Dash, client: Client, *, name: Annotated[str, Length(1, 255)],
+                               type: AttachmentType, part: Annotated[int, Range(0, MAX_PARTS - 1)],
+                               of: Annotated[int, Range(1, MAX_PARTS)],
+                               data: Annotated[str, Length(0, PART_SIZE)]) -> Json:
+    """Take one part of a file, in base64; with the last one it is an attachment that a message may name."""
+    try:
+        content = base64.b64decode(data, validate=True)
+    except binascii.Error:
+        raise InvalidRequest("data must be base64", field="data") from None
+    with dash.db.explained("The file was not saved", dash.chats.attachments.folder):
+        kept = await asyncio.to_thread(dash.chats.attachments.receive, client.id, part, of, content)
+    return {"attachment": kept and {**kept, "name": name, "type": type}}
+
+
+@on("conversations:attachment", error="GET_ATTACHMENT_FAILED")
+async def conversations_attachment(dash: Dash, *, hash: str, part: Annotated[int, Range(0, MAX_PARTS - 1)] = 0) -> Json:
+    """One part of an attachment, in base64, and how many there are."""
+    content, step = await asyncio.to_thread(dash.chats.attachments.read, hash), PART_SIZE // 4 * 3
+    return {"data": base64.b64encode(content[part * step:(part + 1) * step]).decode(),
+            "of": max(1, math.ceil(len(content) / step))}
 
 
 # -- Benchmarks -----------------------------------------------------------------------------------
@@ -13265,6 +13494,7 @@ class Dash:
                 self.event("backup", reason=made.name)
             await self.chore("deletion of what is too old", self.db.prune, self.settings())
             await self.chore("the certificate is not renewed", self.renew_certificate)
+            await self.chore("attachments", lambda: self.chats.attachments.delete_unnamed(self.db.attachments()))
             await asyncio.sleep(PRUNE_INTERVAL)
 
     def renew_certificate(self) -> None:

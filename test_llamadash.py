@@ -9289,6 +9289,209 @@ def test_values_arrive(monkeypatch: pytest.MonkeyPatch) -> None:
     assert sorted(parameters.api_keys) == ["one", "two"]
 
 
+# -- Chats -----------------------------------------------------------------------------------------
+
+class Talk:
+    """One conversation with a question in it, on a dash whose engine is made up."""
+
+    def __init__(self, dash: Any, id: str = "talk") -> None:
+        self.dash, self.id = dash, id
+
+    async def begin(self, text: str = "Tell me of the secret sea") -> Talk:
+        """Let the server keep the question."""
+        await self.dash.request("conversations:save", id=self.id, changes={"title": "About the sea"}, messages=[
+            {"id": f"{self.id}-q", "parent": None, "role": "user", "content": text}])
+        return self
+
+    def answer(self, id: str = "answer", said: str = "", **parameters: Any) -> None:
+        """Have the question answered, or go on with what was `said`."""
+        messages = [{"role": "user", "content": "Hi"}] + ([{"role": "assistant", "content": said}] if said else [])
+        self.dash.chats.start("me", "a", messages, parameters,
+                              {"conversation": self.id, "id": id, "parent": f"{self.id}-q"})
+
+    def message(self, id: str = "answer") -> Json:
+        """A message as the server has it."""
+        found = self.dash.chats.conversation(self.id)["messages"]
+        return next(typing.cast(Json, item) for item in found if item["id"] == id)
+
+    async def ended(self, status: str, id: str = "answer") -> Json:
+        """Wait until an answer has this status."""
+        await eventually(lambda: self.message(id)["status"] == status, self.dash.log()[-3000:])
+        return self.message(id)
+
+
+def said(*texts: str, finish: str | None = "stop") -> list[Json]:
+    """The events of an answer in pieces."""
+    return [{"choices": [{"delta": {"content": text}, "finish_reason": None}]} for text in texts] + [
+        {"choices": [{"delta": {}, "finish_reason": finish}], "timings": {"predicted_n": len(texts)}}]
+
+
+def endless_engine(folder: Path) -> str:
+    """A llama-server that goes on and on."""
+    return fake_llama_server(folder, """
+        def endless():
+            while True:
+                yield {"choices": [{"delta": {"content": "wave "}}]}
+                time.sleep(0.02)
+        def answer(handler, body):
+            handler.reply(*[], kind="text/event-stream")
+            for event in endless():
+                handler.wfile.write(("data: " + json.dumps(event) + "\\n\\n").encode())
+        """)
+
+
+@run_async
+async def test_an_answer_in_a_conversation_outlives_who_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It goes on and is saved as it comes, streams to those who have the conversation open, and no broadcast tells it.
+    A program that ends leaves it marked as cut, and it is told apart from one that somebody stopped."""
+    monkeypatch.setattr(llamadash, "SAVE_INTERVAL", 0.1)
+    async with running(EngineDash(tmp_path, endless_engine(tmp_path))) as dash:
+        talk = await Talk(dash).begin()
+        talk.answer()
+        for reader in ("me", "phone"):
+            llamadash.conversations_get(dash, types.SimpleNamespace(id=reader), id="talk")  # type: ignore[arg-type]
+        dash.chats.client_gone("me")
+        await eventually(lambda: any(to == "phone" and name == "chat:delta" for to, name, _ in dash.sent), dash.log())
+        before = len(talk.message()["content"])
+        await eventually(lambda: len(talk.message()["content"]) > before)
+        with pytest.raises(llamadash.Conflict):
+            talk.answer()
+        await eventually(lambda: dash.db.conversation("talk")["messages"][-1]["content"])
+        other = StubDash(tmp_path)  # as after a kill
+        left = other.chats.conversation("talk")["messages"][-1]
+        assert left["status"] == "cut" and left["content"].startswith("wave wave")
+        other.db.close()
+        assert dash.chats.cancel("phone", "answer")
+        assert (await talk.ended("stopped"))["stats"]["finish_reason"] == "cancelled"
+        assert not dash.chats.all and dash.db.conversation("talk")["head"] == "answer"
+        told = json.dumps([data for name, data in dash.seen if name.startswith("conversations:")])
+        assert "talk" in told and "secret" not in told and "About" not in told and "wave" not in told
+        talk.answer("second")
+        await eventually(lambda: talk.message("second")["content"])
+        await dash.request("conversations:delete", id="talk")
+        await eventually(lambda: not dash.chats.all)
+
+
+@pytest.mark.parametrize("pieces", [(" of", " the sea"), ("The story of", " the sea"), ("The story of the sea",)])
+@run_async
+async def test_an_answer_that_was_cut_goes_on(tmp_path: Path, pieces: tuple[str, ...]) -> None:
+    """Where it ended, also with builds that first repeat what they go on with."""
+    async with running(EngineDash(tmp_path, fake_stream(tmp_path, *said(*pieces)))) as dash:
+        talk = await Talk(dash).begin()
+        await dash.request("conversations:save", id="talk", messages=[
+            {"id": "answer", "parent": "talk-q", "role": "assistant", "status": "cut", "content": "The story"}])
+        talk.answer(said="The story")
+        assert (await talk.ended("done"))["content"] == "The story of the sea"
+
+
+@run_async
+async def test_calls_of_tools_are_kept(tmp_path: Path) -> None:
+    """With their arguments, which come in pieces."""
+    calls = [{"index": 0, "id": "x1", "function": {"name": "calculator", "arguments": '{"expr'}},
+             {"index": 0, "function": {"arguments": 'ession": "6*7"}'}}]
+    events = [{"choices": [{"delta": {"tool_calls": [call]}}]} for call in calls]
+    async with running(EngineDash(tmp_path, fake_stream(tmp_path, *events, *said(finish="tool_calls")))) as dash:
+        talk = await Talk(dash).begin()
+        talk.answer(tools=[{"type": "function", "function": {"name": "calculator"}}])
+        assert (await talk.ended("done"))["tool_calls"] == [
+            {"id": "x1", "type": "function", "function": {"name": "calculator", "arguments": '{"expression": "6*7"}'}}]
+
+
+@run_async
+async def test_conversations_are_found_deleted_and_had_back(tmp_path: Path) -> None:
+    """By words of titles and messages in any case; a deleted one can be had back for a week, and then is gone."""
+    dash = StubDash(tmp_path)
+    texts = {"one": "Die Überraschung ist 100% gelungen", "two": "Москва and the river", "three": "river"}
+    for id, text in texts.items():
+        await Talk(dash, id).begin(text)
+    await dash.request("conversations:save", id="three", changes={"folder": "Trips"})
+
+    async def found(search: str, **more: Any) -> list[str]:
+        rows = (await dash.request("conversations:list", search=search, **more))["conversations"]
+        return [row["id"] for row in rows]
+    assert await found("überraschung") == ["one"] and await found("0% SEA") == ["one"]
+    assert await found("москва") == ["two"] and await found("river about") == ["three", "two"]
+    assert await found("_") == [] and await found("", limit=1) == ["three"]
+    await dash.request("conversations:delete", id="two")
+    assert await found("river") == ["three"]
+    await dash.request("conversations:save", id="two", changes={"deleted_at": None})
+    assert await found("river") == ["two", "three"]
+    await dash.request("conversations:delete", id="two")
+    deleted = dash.db.conversation("two")["deleted_at"]
+    dash.db.save_conversation("two", {"deleted_at": deleted - 8 * llamadash.DAY}, ())
+    await asyncio.to_thread(dash.db.prune, dash.settings())
+    assert not dash.db.rows("SELECT * FROM messages WHERE conversation = 'two'")
+    with pytest.raises(llamadash.NotFound):
+        dash.db.conversation("two")
+    dash.db.close()
+
+
+@run_async
+async def test_conversations_have_bounds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of size, of messages, of their number; what is refused changes nothing, and an answer is saved all the same."""
+    dash = StubDash(tmp_path)
+    await Talk(dash).begin()
+    for limits in ((50, 9, 9, 9e9), (9e9, 1, 9, 9e9), (9e9, 9, 0, 9e9), (9e9, 9, 9, 50)):
+        monkeypatch.setattr(llamadash, "CONVERSATION_LIMITS", limits)
+        with pytest.raises(llamadash.StorageFull):
+            await dash.request("conversations:save", id="talk", messages=[{"id": "more", "content": "x" * 40}])
+        assert [item["id"] for item in dash.db.conversation("talk")["messages"]] == ["talk-q"]
+    for message in ({"id": "x", "role": "system"}, {"id": "x", "content": 5}, {"content": "x"}, {"id": "x", "y": 1}):
+        await dash.refused("conversations:save", id="talk", messages=[message])
+    dash.db.close()
+
+
+@run_async
+async def test_attachments_come_in_parts_and_go_to_the_model(tmp_path: Path) -> None:
+    """In order, kept by their hash, readable by the owner only, whatever their name; unnamed ones go after a day."""
+    dash = StubDash(tmp_path)
+    client: Any = types.SimpleNamespace(id="me")
+
+    async def attach(part: int, data: bytes, of: int = 2, name: str = "../../x.png") -> Any:
+        return (await llamadash.conversations_attach(dash, client, name=name, type="image/png", part=part, of=of,
+                                                     data=base64.b64encode(data).decode()))["attachment"]
+    assert await attach(0, b"one ") is None
+    kept = await attach(1, b"two")
+    hash = hashlib.sha256(b"one two").hexdigest()
+    assert kept == {"hash": hash, "size": 7, "name": "../../x.png", "type": "image/png"}
+    folder = tmp_path / "data/attachments"
+    assert [path.name for path in folder.iterdir()] == [kept["hash"]]
+    assert (folder / kept["hash"]).stat().st_mode & 0o777 == 0o600 and folder.stat().st_mode & 0o777 == 0o700
+    for part in (2, 63):
+        await attach(0, b"one", 64)
+        with pytest.raises(llamadash.Conflict):
+            await attach(part, b"", 64)
+    part = {"type": "attachment", "hash": kept["hash"], "mime": "image/png"}
+    sent: Any = [{"role": "user", "content": [{**part}, {**part, "mime": "audio/mpeg"}, {"type": "text", "text": "?"}]}]
+    dash.chats.attachments.fill(sent)
+    content = base64.b64encode(b"one two").decode()
+    assert sent[0]["content"] == [
+        {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{content}"}},
+        {"type": "input_audio", "input_audio": {"data": content, "format": "mp3"}}, {"type": "text", "text": "?"}]
+    assert (await dash.request("conversations:attachment", hash=kept["hash"]))["of"] == 1
+    for other in ("../llama-dashboard.db", "a" * 64, ""):
+        await dash.refused("conversations:attachment", hash=other)
+    await dash.request("conversations:save", id="talk", messages=[{"id": "q", "attachments": [kept]}])
+    os.utime(folder / kept["hash"], (0, 0))
+    for name, moment in (("b" * 64, 0), ("new.part", time.time())):
+        (folder / name).touch()
+        os.utime(folder / name, (moment, moment))
+    dash.chats.attachments.delete_unnamed(dash.db.attachments())
+    assert {path.name for path in folder.iterdir()} == {kept["hash"], "new.part", "me.part"}
+    dash.db.close()
+
+
+@pytest.mark.parametrize("content", [
+    [{"type": "image_url", "image_url": {"url": "http://127.0.0.1/x"}}], [{"type": "image_url", "image_url": "x"}],
+    [{"type": "text", "image_url": {"url": "file:///x"}}], [{"type": "video"}], ["x"], [5], 5, None,
+    [{"type": "text", "text": "x"}] * 1000], ids=lambda value: json.dumps(value)[:60])
+def test_a_chat_takes_only_known_parts(content: Any) -> None:
+    """An address would make the engine fetch it."""
+    with pytest.raises(llamadash.InvalidRequest) as refused:
+        llamadash.validated_messages([{"role": "user", "content": content}])
+    assert str(refused.value.field).startswith("messages.0")
+
+
 # -- Benchmarks ------------------------------------------------------------------------------------
 
 @run_async
@@ -14268,6 +14471,9 @@ GOOD_DATA: dict[str, Json] = {
                                    "models": [{"path": "{models}/a.gguf", "name": "A"}]}},
     "timeline:list": {"from": 1, "to": 2}, "usage:get": {"from": 1, "to": 2, "by": "day"},
     "chat:send": {"model": "a", "messages": [{"role": "user", "content": "Hi"}]}, "chat:cancel": {"chatId": "x"},
+    "conversations:save": {"id": "c", "messages": [{"id": "m", "content": "x"}]}, "conversations:get": {"id": "c"},
+    "conversations:attach": {"name": "x", "type": "image/png", "part": 0, "of": 1, "data": ""},
+    "conversations:attachment": {"hash": hashlib.sha256().hexdigest()}, "conversations:delete": {"id": "c"},
     "requests:cancel": {"id": 1}, **{f"models:{what}": {"id": "a"} for what in ("get", "load", "unload")},
     **{f"models:download:{what}": {"repo": "user/repo", "file": "a.gguf"} for what in ("cancel", "pause", "resume")}}
 
@@ -15437,46 +15643,37 @@ async def test_two_tabs_on_one_conversation_lose_nothing(appliance: Server) -> N
 
 @ONE_ENGINE
 @run_async
-async def test_another_tab_follows_an_answer(appliance: Server) -> None:
-    """It grows there, nobody can ask between, a new title stays, and it stops when the tab that receives it closes."""
+async def test_an_answer_goes_on_when_its_tab_closes(appliance: Server) -> None:
+    """Another tab shows how it grows, can name the conversation meanwhile, stop the answer and go on with it; a
+    deleted conversation is gone everywhere, and back with Undo."""
     client = await ready_client(appliance)
     async with chromium(appliance) as browser:
         first = await browser.open("/chat")
         await ask_for_a_story(first)
         second = await browser.open(first.url.removeprefix(appliance.url).partition("#")[0])
-        await second.wait_for_selector("text=Being answered in another tab.")
         grown = "(before) => document.querySelector('.chat-answer').innerText.length > before"
-        await second.wait_for_function(grown, arg=len(await second.locator(".chat-answer").inner_text()))
+        await second.wait_for_selector(".chat-answer .markdown")
         await second.locator("textarea").first.fill("And the moon?")
-        assert await second.get_by_role("button", name="Send", exact=True).is_disabled()
-        assert not await second.locator("text=Stopped before the end.").count()
         await second.get_by_role("button", name="Rename").click()
         await second.get_by_role("textbox", name="Title").fill("The sea")
         await second.keyboard.press("Enter")
-        await second.wait_for_function(grown, arg=len(await second.locator(".chat-answer").inner_text()))
         await first.close()
+        await second.wait_for_function(grown, arg=len(await second.locator(".chat-answer").inner_text()))
+        await second.get_by_role("button", name="Stop").click()
         await second.wait_for_selector("text=Stopped before the end.")
-        assert await second.get_by_role("button", name="Send", exact=True).is_enabled()
-        assert await second.locator(".chat-entry-title").all_inner_texts() == ["The sea"]
-        assert browser.problems == []
-    await client.close()
-
-
-@ONE_ENGINE
-@run_async
-async def test_a_conversation_that_another_tab_deletes_is_gone(appliance: Server) -> None:
-    """Also while this tab receives an answer of it, which ends."""
-    client = await ready_client(appliance)
-    async with chromium(appliance) as browser:
-        first = await browser.open("/chat")
-        await ask_for_a_story(first)
-        second = await browser.open("/chat")
-        await second.get_by_role("button", name="Delete").click()
-        await second.locator("dialog").get_by_role("button", name="Delete").click()
-        await first.wait_for_selector("text=Stopped before the end.")
-        await first.locator("text=Your conversations appear here.").wait_for()
-        await first.goto(f"{appliance.url}/chat")
-        await first.locator("text=Your conversations appear here.").wait_for()
+        before = await second.locator(".chat-answer .markdown").inner_text()
+        await second.get_by_role("button", name="Continue").click()
+        await second.wait_for_function("(before) => document.querySelector('.markdown').innerText.length > before",
+                                       arg=len(before))
+        assert (await second.locator(".chat-answer .markdown").inner_text()).startswith(before[:40])
+        third = await browser.open("/chat")
+        await third.locator(".chat-entry-title", has_text="The sea").wait_for()
+        await third.get_by_role("button", name="Delete").click()
+        await second.locator("text=Your conversations appear here").wait_for()
+        await third.get_by_role("button", name="Undo").click()
+        await second.locator(".chat-entry-title", has_text="The sea").click()
+        await second.wait_for_selector(".chat-answer .chat-footer")
+        assert await second.locator("textarea").first.input_value() == "And the moon?"
         assert browser.problems == []
     await client.close()
 

@@ -1,43 +1,94 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { Conversations, titleFrom } from "../../web/core/conversations.js";
+import { branchTo, endOf, importStored, imported, outgoing, siblings, titleFrom, toMarkdown, upload } from "../../web/core/conversations.js";
+import { calculate, runTool } from "../../web/core/tools.js";
 
 class FakeStorage {
-  constructor() { this.items = new Map(); this.room = Infinity; }
+  constructor(items = {}) { this.items = new Map(Object.entries(items)); }
   get length() { return this.items.size; }
   key(at) { return [...this.items.keys()][at]; }
   getItem(name) { return this.items.get(name) ?? null; }
   removeItem(name) { this.items.delete(name); }
-  setItem(name, text) { if (text.length > this.room) throw new DOMException("full", "QuotaExceededError"); this.items.set(name, text); }
 }
-const conversation = (id, messages = ["hello"]) => ({ id, title: id, createdAt: 1, updatedAt: 1, model: "m", system: "", parameters: {}, messages: messages.map((content) => ({ id: content, role: "user", content })) });
-const ids = (conversations) => conversations.list().map(({ id }) => id).sort();
+const message = (id, parent, role = "user", more = {}) => ({ id, parent, role, content: id, status: "done", ...more });
+const tree = [
+  message("q1", null), message("a1", "q1", "assistant"), message("q2", "a1"), message("a2", "q2", "assistant"),
+  message("a1b", "q1", "assistant"), message("q1b", null), message("c1", "q2", "assistant", { compare: "x" }),
+  message("c2", "q2", "assistant", { compare: "x" }),
+];
+const ids = (messages) => messages.map(({ id }) => id);
 
-test("what finds no room in the browser stays in its page until it is stored or removed", () => {
-  const storage = new FakeStorage();
-  const conversations = new Conversations(storage);
-  assert.ok(conversations.save(conversation("old")));
-  storage.room = 0;
-  assert.ok(!conversations.save(conversation("old", ["hello", "more"])));
-  assert.ok(!conversations.save(conversation("new")));
-  conversations.reload();
-  assert.deepEqual(ids(conversations), ["new", "old"]);
-  assert.equal(conversations.get("old").messages.length, 2);
-  assert.ok(conversations.refresh(conversations.get("new")));
-  storage.room = Infinity;
-  assert.ok(conversations.save(conversations.get("old")));
-  assert.deepEqual(ids(conversations), ["new", "old"]);
-  assert.deepEqual(ids(new Conversations(storage)), ["old"]);
-  assert.ok(conversations.save(conversation("third")));
-  conversations.remove("third");
-  assert.deepEqual(ids(new Conversations(storage)), ["old"]);
-  conversations.remove("new");
-  conversations.reload();
-  assert.deepEqual(ids(conversations), ["old"]);
-  assert.equal(conversations.get("new"), null);
+test("a branch is what leads to a message, and its end the newest that follows one", () => {
+  assert.deepEqual(ids(branchTo(tree, "a2")), ["q1", "a1", "q2", "a2"]);
+  assert.deepEqual(branchTo(tree, "nobody"), []);
+  assert.equal(endOf(tree, "a1b"), "a1b");
+  assert.equal(endOf(tree.slice(0, 4), "q1"), "a2");
+  assert.deepEqual(ids(branchTo([message("a", "b"), message("b", "a")], "a")), ["b", "a"]);
+});
+
+test("versions stand beside each other, and answers that are compared count once", () => {
+  assert.deepEqual(ids(siblings(tree, tree[1])), ["a1", "a1b"]);
+  assert.deepEqual(ids(siblings(tree, tree[0])), ["q1", "q1b"]);
+  assert.deepEqual(ids(siblings(tree, tree[3])), ["a2", "c1"]);
+  assert.deepEqual(ids(siblings(tree, tree[7])), ["a2", "c2"]);
+});
+
+test("the model is sent the branch without thinking and empty answers, and each side speaks once", () => {
+  const calls = [{ id: "1", type: "function", function: { name: "calculator", arguments: "{}" } }];
+  const sent = outgoing(" Be brief. ", [
+    message("q", null, "user", { attachments: [{ name: "x.py", text: "a ``` b", hash: "", type: "text/plain", size: 7 }] }),
+    message("a", "q", "assistant", { content: "", reasoning: "hm" }), message("r", "a"),
+    message("t", "r", "assistant", { tool_calls: calls, content: "" }), message("u", "t", "tool", { tool_call_id: "1" }),
+    message("i", "u", "user", { attachments: [{ name: "x.jpg", hash: "h", type: "image/jpeg", size: 7 }] }),
+  ]);
+  assert.deepEqual(sent, [
+    { role: "system", content: " Be brief. " }, { role: "user", content: "x.py:\n````\na ``` b\n````\n\nq\n\nr" },
+    { role: "assistant", content: "", tool_calls: calls }, { role: "tool", content: "u", tool_call_id: "1" },
+    { role: "user", content: [{ type: "attachment", hash: "h", mime: "image/jpeg" }, { type: "text", text: "i" }] },
+  ]);
+});
+
+const old = {
+  id: "c", title: "T", createdAt: 1, updatedAt: 2, model: "m", system: "", parameters: { seed: 1 },
+  messages: [{ id: "1", role: "user", content: "hello" }, { id: "2", role: "assistant", content: "x".repeat(200_000), stopped: true },
+    { id: "3", role: "user", content: "y".repeat(200_000) }, { id: "4", role: "assistant", content: "", error: { code: "C", message: "m" } }],
+};
+
+test("what browsers kept comes to the server as it was, and is removed only once it is there", async () => {
+  const storage = new FakeStorage({ "llamadash.conversations": "[]", "llamadash.conversation.c": JSON.stringify(old), "llamadash.conversation.d": "{broken", other: "1" });
+  await assert.rejects(importStored(storage, async () => { throw Object.assign(new Error("full"), { code: "STORAGE_FULL" }); }));
+  assert.ok(storage.getItem("llamadash.conversation.c"));
+  const sent = [];
+  assert.equal(await importStored(storage, async (event, data) => sent.push([event, data])), 1);
+  assert.deepEqual([...storage.items.keys()], ["llamadash.conversation.d", "other"]);
+  assert.ok(sent.length > 1 && sent.every(([event, data]) => event === "conversations:save" && JSON.stringify(data).length < 900_000));
+  const messages = sent.flatMap(([, data]) => data.messages);
+  assert.deepEqual(messages.map(({ parent, status }) => [parent, status]), [[null, "done"], ["c.0", "stopped"], ["c.1", "done"], ["c.2", "failed"]]);
+  assert.deepEqual([sent[0][1].changes.head, sent[0][1].changes.created_at, sent[0][1].changes.updated_at], ["c.3", 1, 2]);
+});
+
+test("an exported conversation comes back with its branches, and what is none is not taken", async () => {
+  const conversation = { ...imported(old), head: "a2", messages: tree };
+  assert.deepEqual(imported(JSON.parse(JSON.stringify(conversation))), conversation);
+  for (const other of [null, 5, {}, { id: "x" }, { id: "x", messages: [] }]) assert.equal(imported(other), null);
+  assert.ok(toMarkdown(conversation).includes("## You\n\nq2") && !toMarkdown(conversation).includes("a1b"));
+  let tries = 0;
+  await upload(async () => { if (!tries++) throw Object.assign(new Error("slow down"), { code: "RATE_LIMITED" }); }, conversation);
+  assert.equal(tries, 2);
 });
 
 test("a title is cut between characters, never inside of one", () => {
   assert.equal(titleFrom(`${"a".repeat(58)}😀${"b".repeat(20)}`), `${"a".repeat(58)}😀…`);
   assert.equal(titleFrom("😀".repeat(60)), "😀".repeat(60));
+});
+
+test("the calculator knows the order of operations, and says what it does not understand", () => {
+  const values = { "1+2*3": 7, "-2^2": -4, "2^3^2": 512, "(1+2)*3": 9, "10%4": 2, "0.1+0.2": 0.3, "sqrt(16)+max(1, 2)": 6, "2**3": 8, "1e3/4": 250, "2*pi": 6.28318530717959, "-(3)": -3 };
+  for (const [text, value] of Object.entries(values)) assert.equal(calculate(text), value, text);
+  for (const text of ["", "1+", "(1", "alert(1)", "constructor", "1 2", "__proto__(1)", "1+".repeat(600), "a.b"]) assert.throws(() => calculate(text), Error, text);
+  assert.equal(runTool("calculator", '{"expression": "6*7"}'), "42");
+  assert.match(runTool("calculator", "{"), /^Error/);
+  assert.match(runTool("current_time", '{"time_zone": "Europe/Berlin"}', new Date(0)), /1 January 1970.*Europe\/Berlin/);
+  assert.match(runTool("current_time", '{"time_zone": "Nowhere"}'), /^Error/);
+  assert.match(runTool("shell", "{}"), /^Error: there is no tool/);
 });

@@ -10,6 +10,7 @@
 
 import { Component, h } from "../core/component.js";
 import { duration, number, percent, tokenRate, tokens } from "../core/format.js";
+import { addressOf } from "../core/attachments.js";
 import { CopyButton } from "./copy-button.js";
 import { icon } from "./icon.js";
 import { Markdown } from "./markdown.js";
@@ -21,6 +22,10 @@ const LIVE_SPEED_AFTER_MS = 500; // a speed measured over less time jumps about
  * @typedef {object} ChatMessageProps
  * @property {Message} message
  * @property {boolean} last
+ * @property {Message[]} siblings what stands at its place, itself among them
+ * @property {Message[]} results what the tools that it calls have said
+ * @property {boolean} compared whether others answer beside it
+ * @property {(event: string, data: any) => Promise<any>} request asks the server
  * @property {boolean} busy whether no answer can be asked for at the moment
  * @property {boolean} editing
  * @property {() => Run | null} run the answer that is being written
@@ -49,14 +54,37 @@ export class ChatMessage extends Component {
   }
 
   renderQuestion() {
-    const { message, busy } = /** @type {ChatMessageProps} */ (this.props);
+    const { message, busy, last, request } = /** @type {ChatMessageProps} */ (this.props);
+    const { attachments = [] } = message;
     return h("article", {
       className: "chat-message chat-question", dataset: { message: message.id }, "aria-label": "You",
     },
-      h("div", { className: "chat-bubble" }, message.content),
+      h("div", { className: "chat-bubble" },
+        attachments.length
+          ? h("div", { className: "chat-files" },
+            attachments.map((file, at) => h(ChatFile, { key: at, file, request })))
+          : null,
+        message.content),
       h("div", { className: "chat-actions" },
+        this.renderBranches(),
+        last ? action("regenerate", "refresh", "Answer this", busy) : null,
         action("edit", "edit", "Edit and send again", busy),
         h(CopyButton, { text: message.content, label: "Copy message" })));
+  }
+
+  /** Which of several messages at this place is shown, and the ways to the others. */
+  renderBranches() {
+    const { message, siblings } = /** @type {ChatMessageProps} */ (this.props);
+    if (siblings.length < 2) return null;
+    const at = siblings.indexOf(message);
+    const arrow = (/** @type {number} */ to, /** @type {string} */ label, /** @type {string} */ kind) => h("button", {
+      type: "button", className: `button button-ghost button-icon ${kind}`, disabled: !siblings[to], title: label,
+      "aria-label": label, dataset: { action: "branch", id: siblings[to]?.id ?? "" },
+    }, icon("chevron-right", { size: 16 }));
+    return h("span", { className: "chat-branches" },
+      arrow(at - 1, "The version before", "chat-before"),
+      h("span", { className: "chat-small" }, `${at + 1}/${siblings.length}`),
+      arrow(at + 1, "The next version", "chat-next"));
   }
 
   renderEditor() {
@@ -67,14 +95,20 @@ export class ChatMessage extends Component {
         ref: (/** @type {HTMLTextAreaElement} */ area) => requestAnimationFrame(() => area.focus()),
       }),
       h("div", { className: "row" },
-        h("span", { className: "muted chat-small" }, "The messages after this one are replaced."),
+        h("span", { className: "muted chat-small" }, "It becomes a branch: what was said stays."),
         h("span", { className: "spacer" }),
         h("button", { type: "button", className: "button", dataset: { action: "edit-cancel" } }, "Cancel"),
         h("button", { type: "submit", className: "button button-primary" }, "Send")));
   }
 
   renderAnswer() {
-    const { message, last, busy } = /** @type {ChatMessageProps} */ (this.props);
+    const { message, last, busy, results } = /** @type {ChatMessageProps} */ (this.props);
+    const pending = message.status === "answering";
+    const cut = message.status === "stopped" || message.status === "cut";
+    const note = cut
+      ? `${message.status === "cut" ? "Cut off" : "Stopped"} before the ${message.content ? "end" : "first word"}.`
+      : message.stats?.finish_reason === "length" ? "Token limit reached." : "";
+    const calls = message.tool_calls ?? [];
     return h("article", {
       className: "chat-message chat-answer", dataset: { message: message.id },
       "aria-label": `Answer of ${message.model}`,
@@ -82,24 +116,30 @@ export class ChatMessage extends Component {
       h("div", { className: "chat-author" }, icon("bolt"), h("span", null, message.model)),
       message.reasoning ? this.renderThinking() : null,
       message.content ? h(Markdown, { text: message.content }) : null,
-      message.pending ? this.renderPending() : null,
-      message.error ? failureNode(message.error, last && !busy) : null,
-      message.stopped && !message.error
-        ? h("p", { className: "muted chat-small" },
-          message.content ? "Stopped before the end." : "Stopped before the first word.")
+      calls.map((call, at) => callNode(call, results[at]?.content)),
+      last && !pending && !busy && calls.length > results.length
+        ? h("button", { type: "button", className: "button button-small", dataset: { action: "call" } },
+          "Run the tools")
         : null,
-      message.stats?.finish_reason === "length"
-        ? h("p", { className: "muted chat-small" }, "Token limit reached.") : null,
-      message.pending ? null : this.renderFooter());
+      pending ? this.renderPending() : null,
+      message.status === "failed" && message.error ? failureNode(message.error, last && !busy) : null,
+      note && !pending
+        ? h("p", { className: "chat-note muted chat-small" }, note,
+          last && !busy && message.content
+            ? h("button", { type: "button", className: "button button-small", dataset: { action: "continue" } },
+              "Continue")
+            : null)
+        : null,
+      pending ? null : this.renderFooter());
   }
 
   renderThinking() {
     const { message } = /** @type {ChatMessageProps} */ (this.props);
-    const busy = message.pending && !message.content;
+    const busy = message.status === "answering" && !message.content;
     const label = busy
       ? "Thinking…"
-      : message.thinkingTime
-      ? `Thought for ${duration(Math.max(1, Math.round(message.thinkingTime)))}`
+      : message.thinking
+      ? `Thought for ${duration(Math.max(1, Math.round(message.thinking / 1000)))}`
       : "Thoughts";
     return h("details", { className: "chat-thinking" },
       h("summary", null, icon("chevron-right"), label),
@@ -109,7 +149,6 @@ export class ChatMessage extends Component {
   renderPending() {
     const { message, run, loading } = /** @type {ChatMessageProps} */ (this.props);
     const current = run();
-    if (!current) return h("p", { className: "chat-live muted", role: "status" }, "Being answered in another tab.");
     if (message.content || message.reasoning) {
       return h("p", { className: "chat-live muted", "aria-hidden": "true" }, liveSpeed(current));
     }
@@ -120,11 +159,24 @@ export class ChatMessage extends Component {
   }
 
   renderFooter() {
-    const { message, last, busy } = /** @type {ChatMessageProps} */ (this.props);
+    const { message, busy, compared } = /** @type {ChatMessageProps} */ (this.props);
+    const vote = message.vote ? "Voted best: take the vote back" : "Vote for this answer";
     return h("div", { className: "chat-footer" },
       h("div", { className: "chat-actions" },
+        compared
+          ? [
+            h("button", {
+              key: "vote", type: "button", className: "button button-ghost button-icon", title: vote,
+              "aria-label": vote, "aria-pressed": Boolean(message.vote), dataset: { action: "vote" },
+            }, icon(message.vote ? "star-filled" : "star", { size: 16 })),
+            h("button", {
+              key: "choose", type: "button", className: "button button-small",
+              dataset: { action: "branch", id: message.id },
+            }, "Go on with this")]
+          : this.renderBranches(),
         message.content ? h(CopyButton, { text: message.content, label: "Copy answer" }) : null,
-        last && !message.error ? action("regenerate", "refresh", "Answer again", busy) : null),
+        message.status !== "failed" && !compared
+          ? action("regenerate", "refresh", "Answer again", busy) : null),
       message.stats ? statsNode(message.stats) : null);
   }
 }
@@ -135,6 +187,16 @@ function action(name, symbol, label, disabled) {
     type: "button", className: "button button-ghost button-icon", disabled, title: label, "aria-label": label,
     dataset: { action: name },
   }, icon(symbol));
+}
+
+/** @param {import("../core/conversations.js").ToolCall} call @param {string} [result] @returns {VNode} */
+function callNode({ function: { name, arguments: given } }, result) {
+  return h("details", { className: "chat-call" },
+    h("summary", null, icon("configuration", { size: 14 }), h("span", null, name),
+      h("code", { className: "chat-call-arguments" }, given)),
+    h("dl", null,
+      h("dt", null, "Arguments"), h("dd", null, h("code", null, given || "none")),
+      h("dt", null, "Result"), h("dd", null, result === undefined ? "No result yet" : h("code", null, result))));
 }
 
 /** @param {Run | null} run */
@@ -190,6 +252,7 @@ function statsNode(stats) {
     stats.prompt_tokens === null ? null : [
       `Prompt tokens${cached}; read at ${tokenRate(stats.prompt_per_second)}`,
       `${tokens(stats.prompt_tokens)} prompt`],
+    typeof stats.energy === "number" ? ["Energy of this answer", `${number(stats.energy, 0)} J`] : null,
   ].filter((item) => item !== null);
   return h("div", { className: "chat-stats" },
     items.map(([title, text]) => h("span", { title }, text)),
@@ -258,4 +321,38 @@ function failureNode(failure, retry) {
           icon("refresh"),
           "Try again")
         : null));
+}
+
+/** A file that is attached to a message; an image is shown. Props: `file`, `request`, `remove?` (its number). */
+class ChatFile extends Component {
+  static loadedBy = ["file"];
+
+  didMount() {
+    void this.load();
+  }
+
+  async load() {
+    const { file, request } = this.props;
+    if (!file.type.startsWith("image/")) return;
+    try {
+      const address = await addressOf(file, request);
+      this.setState({ address });
+    } catch (problem) {
+      if (!(/** @type {any} */ (problem).code)) throw problem;
+      this.setState({ failed: true });
+    }
+  }
+
+  render() {
+    const { file } = this.props;
+    const { address, failed } = this.state;
+    if (address) {
+      return h("img", {
+        key: "image", className: "chat-image", alt: file.name,
+        ref: (/** @type {HTMLImageElement} */ image) => { image.src = address; },
+      });
+    }
+    return h("span", { key: "file", className: "chat-file" }, icon(failed ? "warning" : "logs", { size: 14 }),
+      h("span", null, failed ? `${file.name} is no longer there` : file.name));
+  }
 }

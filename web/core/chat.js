@@ -1,261 +1,351 @@
 /**
- * Answers in progress. They outlive the page that asked for them: a conversation goes on, and is stored, while
- * another page is shown.
+ * The conversation that is open, and the answers that are written in it. The server owns both: this follows them, from
+ * this page load to the next, whatever page is shown.
  *
  * @typedef {import("./conversations.js").Conversation} Conversation
  * @typedef {import("./conversations.js").Message} Message
+ * @typedef {import("./conversations.js").Summary} Summary
  * @typedef {{stage: string, value: number | null, reason?: string | null}} Progress
- * @typedef {object} Run one answer that is being written
- * @property {Conversation} conversation
- * @property {Message} message
- * @property {string | null} chatId null until the server has accepted it
- * @property {boolean} cancelled
+ * @typedef {object} Run what this page has seen of an answer that is being written
  * @property {Progress | null} progress
- * @property {number} startedAt Unix ms
- * @property {number | null} firstAt when the first text came
- * @property {number | null} thoughtAt when the answer began after thinking
+ * @property {number | null} firstAt when the first text came, in Unix ms
  * @property {number} pieces pieces of text so far, about one per token
+ * @property {(() => void) | null} otherwise asks in another way where the engine refuses this one
+ * @property {any} parameters with which this page asked for it; null where another one did
  */
 
-import { Conversations } from "./conversations.js";
+import { branchTo, endOf, importStored, makeId, outgoing } from "./conversations.js";
+import { runTool } from "./tools.js";
 
-const KEEP_EVERY_MS = 2000; // an answer is stored while it is written; other tabs show it from there
-const EARLY_EVENTS = 500; // kept while it is not yet known whose they are
 const SEND_TIMEOUT_MS = 60_000; // until the server accepts; loading and answering come after that
+const REFRESH_MS = 150; // in which several changes become one request
+const MOST_CALLS = 8; // of tools, one after the other, without a word from the person
+const CONTINUE = "Continue exactly where you stopped, without repeating anything.";
 
 export class Chat {
-  /**
-   * @param {any} state the StateManager
-   * @param {Conversations} conversations
-   */
-  constructor(state, conversations) {
+  /** @param {any} state the StateManager */
+  constructor(state) {
     this.state = state;
-    this.conversations = conversations;
-    /** @type {Map<string, Run>} by conversation */
+    /** @type {Conversation | null} the one that the page shows, or showed last; null: one that is not begun */
+    this.conversation = null;
+    /** @type {Map<string, Run>} by message */
     this.runs = new Map();
-    /** @type {{event: string, data: any}[]} */
-    this.early = [];
-    /** @type {Set<(conversation: Conversation, message: Message) => void>} */
+    /** @type {Summary[] | null} */
+    this.summaries = null;
+    this.hasMore = false;
+    this.query = "";
+    this.problem = ""; // why the list, or a conversation, cannot be had
+    /** @type {Set<(message?: Message) => void>} */
     this.listeners = new Set();
-    /** @type {Map<string, Run>} answers that were stopped, by chat, until their figures come */
-    this.stopped = new Map();
-    /** @type {string | null} the conversation that the page shows, or showed last */
-    this.open = null;
     /** @type {Conversation | null} the one that was begun and not sent, while another page is shown */
     this.begun = null;
     this.draft = ""; // what is written and not sent, while another page is shown
+    this.followed = ""; // the conversation whose answers the server sends
     for (const event of ["chat:delta", "chat:progress", "chat:done", "chat:error"]) {
       state.on(event, (/** @type {any} */ data) => this.receive(event, data));
     }
-    state.subscribe("connection", (/** @type {string} */ connection) => connection !== "connected" && this.cutOff());
-    /** @type {ReturnType<typeof setInterval> | undefined} runs while answers are written */
-    this.keeper = undefined;
-    globalThis.addEventListener?.("pagehide", () => this.leave());
+    state.on("conversations:updated", (/** @type {any} */ data) => this.handleUpdated(data));
+    state.subscribe("connection", (/** @type {string} */ connection) => connection === "connected" && this.start());
+    /** @type {Map<string, ReturnType<typeof setTimeout>>} */
+    this.timers = new Map();
+    if (state.connection === "connected") this.start();
   }
 
   /** The one chat of this page load, kept beside the state. @param {any} state the StateManager @returns {Chat} */
   static of(state) {
-    if (!state.get("chat")) state.set("chat", new Chat(state, new Conversations(browserStorage())));
+    if (!state.get("chat")) state.set("chat", new Chat(state));
     return state.get("chat");
   }
 
-  /** @param {(conversation: Conversation, message: Message) => void} listener called after every change of an answer */
+  /** @param {(message?: Message) => void} listener called after every change: of one answer's text, or of anything */
   listen(listener) {
     this.listeners.add(listener);
     return () => this.listeners.delete(listener);
   }
 
-  /** Stores an answer beside what another tab may have set meanwhile.
-   * @param {Run} run @returns {boolean} false when another tab has deleted the conversation */
-  store(run) {
-    if (!this.conversations.refresh(run.conversation)) return false;
-    this.conversations.save(run.conversation);
+  /** @param {Message} [message] */
+  changed(message) {
+    for (const listener of this.listeners) listener(message);
+  }
+
+  /** The connection is there: everything may have changed meanwhile. */
+  async start() {
+    if (this.followed) this.refresh(this.followed);
+    await this.refreshList();
+    const request = (/** @type {string} */ event, /** @type {any} */ data) => this.state.request(event, data);
+    try {
+      await importStored(browserStorage(), request);
+    } catch (problem) { // what could not be brought over stays in the browser
+      this.fail(problem);
+    }
+  }
+
+  // The list
+
+  /** @param {string} query */
+  search(query) {
+    this.query = query;
+    this.soon("list", () => this.refreshList());
+  }
+
+  /** @param {boolean} [further] whether to append those after the last one */
+  async refreshList(further = false) {
+    const { query } = this;
+    const last = further ? this.summaries?.at(-1)?.updated_at : undefined;
+    try {
+      const data = { ...(query ? { search: query } : {}), ...(last ? { before: last } : {}) };
+      const { conversations, hasMore } = await this.state.request("conversations:list", data);
+      if (query !== this.query) return;
+      this.summaries = last ? [...(this.summaries ?? []), ...conversations] : conversations;
+      this.hasMore = hasMore;
+      this.problem = "";
+    } catch (problem) {
+      this.fail(problem);
+    }
+    this.changed();
+  }
+
+  /** @param {any} problem a RequestError */
+  fail(problem) {
+    if (!problem.code) throw problem;
+    if (problem.code === "DISCONNECTED") return; // every page tells of that
+    this.problem = problem.message;
+    this.changed();
+  }
+
+  /** @param {string} name @param {() => void} work done once, a moment after the last time it was asked for */
+  soon(name, work) {
+    clearTimeout(this.timers.get(name));
+    this.timers.set(name, setTimeout(work, REFRESH_MS));
+  }
+
+  /** @param {{id: string, deleted?: boolean}} data */
+  handleUpdated({ id, deleted }) {
+    this.soon("list", () => this.refreshList());
+    if (id !== this.followed) return;
+    if (deleted) this.close();
+    else this.soon("conversation", () => this.refresh(id));
+  }
+
+  // The conversation that is open
+
+  /** @param {string} id @returns {Promise<boolean>} whether it is there */
+  async open(id) {
+    this.followed = id;
+    return this.refresh(id);
+  }
+
+  close() {
+    this.conversation = null;
+    this.followed = "";
+    this.changed();
+  }
+
+  /** Takes over what the server has. @param {string} id @returns {Promise<boolean>} */
+  async refresh(id) {
+    try {
+      const { conversation } = await this.state.request("conversations:get", { id });
+      const { messages } = conversation;
+      if (id !== this.followed) return true;
+      if (conversation.deleted_at) return this.close(), false;
+      const head = this.headAmong(messages, conversation);
+      const { tools = false, model = "", system = "", parameters = {} } = conversation;
+      this.conversation = { ...conversation, tools, model, system, parameters, head };
+      this.problem = "";
+      this.changed();
+      for (const message of messages) this.followCalls(message);
+    } catch (problem) {
+      const { code } = /** @type {any} */ (problem);
+      if (code !== "NOT_FOUND") return this.fail(problem), true;
+      if (id === this.followed) this.close();
+      return false;
+    }
     return true;
   }
 
-  /** Reads again what other tabs have stored, but for the conversations that are answered here. */
-  reload() {
-    this.conversations.reload(new Set(this.runs.keys()));
+  /** The branch that was shown goes on being shown. @param {Message[]} messages @param {Conversation} conversation */
+  headAmong(messages, conversation) {
+    const shown = this.conversation?.id === conversation.id ? this.conversation.head : null;
+    const known = messages.some(({ id }) => id === shown);
+    return endOf(messages, known ? shown : conversation.head ?? messages.at(-1)?.id ?? null);
   }
 
-  /** Asks for the next answer of `conversation`, whose last message is the user's.
-   * @param {Conversation} conversation @param {string} id of the new message */
-  async answer(conversation, id) {
-    const now = Date.now();
-    /** @type {Message} */
-    const message = { id, role: "assistant", content: "", model: conversation.model, pending: true, keptAt: now };
-    const messages = outgoing(conversation);
-    conversation.messages.push(message);
-    /** @type {Run} */
-    const run = {
-      conversation, message, chatId: null, cancelled: false, progress: null,
-      startedAt: now, firstAt: null, thoughtAt: null, pieces: 0,
-    };
-    this.runs.set(conversation.id, run);
-    this.keeper ??= setInterval(() => [...this.runs.values()].forEach((item) => this.keep(item)), KEEP_EVERY_MS);
-    conversation.updatedAt = now;
-    this.conversations.save(conversation);
-    this.changed(run);
+  /**
+   * Changes what the server keeps of a conversation.
+   * @param {string} id @param {any} changes @param {any[]} [messages] @returns {Promise<boolean>} whether it did
+   */
+  async save(id, changes, messages = []) {
     try {
-      const request = { model: conversation.model, messages, parameters: conversation.parameters };
-      const { chatId } = await this.state.request("chat:send", request, { timeout: SEND_TIMEOUT_MS });
-      run.chatId = chatId;
-      if (run.cancelled) this.sendCancel(run, chatId);
+      await this.state.request("conversations:save", { id, changes, messages });
+      return true;
     } catch (problem) {
-      this.finish(run, { error: failure(problem) });
+      this.fail(problem);
+      return false;
     }
-    for (const { event, data } of this.early.filter(({ data }) => data.chatId === run.chatId)) {
-      this.receive(event, data);
-    }
-    if (![...this.runs.values()].some((other) => other.chatId === null)) this.early = [];
   }
 
-  /** Stops the answer of a conversation; what came so far stays. @param {string} conversationId */
-  cancel(conversationId) {
-    const run = this.runs.get(conversationId);
-    if (!run) return;
-    run.cancelled = true;
-    if (run.chatId) this.sendCancel(run, run.chatId);
-    this.finish(run, { stopped: true });
+  /** @param {string} id of a message at a fork: its branch is shown */
+  choose(id) {
+    const { conversation } = this;
+    if (!conversation) return;
+    conversation.head = endOf(conversation.messages, id);
+    this.changed();
+    void this.save(conversation.id, { head: conversation.head });
   }
 
-  /** @param {Run} run @param {string} chatId */
-  sendCancel(run, chatId) {
-    this.stopped.set(chatId, run);
-    this.state.request("chat:cancel", { chatId }).catch(ignoreGone);
+  /** The answers of the conversation that is open that are being written. @returns {Message[]} */
+  get answering() {
+    return this.conversation?.messages.filter(({ status }) => status === "answering") ?? [];
+  }
+
+  // Questions and answers
+
+  /**
+   * Asks a question, which becomes a message after `parent`, and has it answered by each of `targets`.
+   * @param {Conversation} conversation @param {Partial<Message>} question @param {string | null} parent
+   * @param {{model: string, parameters: any}[]} targets
+   * @returns {Promise<boolean>} whether the server keeps the question
+   */
+  async ask(conversation, question, parent, targets) {
+    /** @type {Message} */
+    const message = { content: "", status: "done", ...question, id: makeId(), role: "user", parent };
+    const first = !conversation.messages.length;
+    conversation.messages = [...conversation.messages, message];
+    conversation.head = message.id;
+    this.conversation = conversation;
+    this.followed = conversation.id;
+    this.changed();
+    const { title, folder, model, system, parameters, tools } = conversation;
+    const changes = { head: message.id, ...(first ? { title, folder, model, system, parameters, tools } : {}) };
+    const { status: _status, ...own } = message;
+    if (!await this.save(conversation.id, changes, [own])) {
+      conversation.messages = conversation.messages.filter((item) => item !== message);
+      conversation.head = parent;
+      this.changed();
+      return false;
+    }
+    if (first) await this.refresh(conversation.id); // from now on the server sends what comes
+    await this.answer(message.id, targets);
+    return true;
+  }
+
+  /** @param {string} parent the message to answer @param {{model: string, parameters: any}[]} targets */
+  async answer(parent, targets) {
+    const compare = targets.length > 1 ? makeId() : "";
+    await Promise.all(targets.map((target) => this.send({
+      id: makeId(), parent, role: "assistant", content: "", status: "answering", model: target.model,
+      ...(compare ? { compare } : {}),
+    }, target.parameters)));
+  }
+
+  /** Goes on with an answer that ended early. @param {Message} message @param {any} parameters */
+  async goOn(message, parameters) {
+    const again = /** @type {Message} */ ({ ...message, status: "answering", error: null, stats: null });
+    await this.send(again, parameters, Boolean(message.content));
+  }
+
+  /**
+   * @param {Message} message @param {any} parameters
+   * @param {boolean} [further] whether the engine goes on with what there is of it
+   * @param {boolean} [asked] whether it is told so by a message, as it cannot do that by itself
+   */
+  async send(message, parameters, further = false, asked = false) {
+    const { conversation } = this;
+    if (!conversation) return;
+    const { id, parent, compare } = message;
+    const branch = branchTo(conversation.messages, parent);
+    const messages = outgoing(conversation.system, further ? [...branch, message] : branch);
+    if (asked) messages.push({ role: "user", content: CONTINUE });
+    const known = conversation.messages.some((item) => item.id === id);
+    conversation.messages = known
+      ? conversation.messages.map((item) => (item.id === id ? message : item))
+      : [...conversation.messages, message];
+    conversation.head = id;
+    const otherwise = further && !asked ? () => void this.send(message, parameters, true, true) : null;
+    this.runs.set(id, { progress: null, firstAt: null, pieces: 0, otherwise, parameters });
+    this.changed();
+    const answer = { conversation: conversation.id, id, parent, ...(compare ? { compare } : {}) };
+    try {
+      await this.state.request("chat:send", { model: message.model, messages, parameters, answer }, {
+        timeout: SEND_TIMEOUT_MS,
+      });
+    } catch (problem) {
+      const { code = "INTERNAL_ERROR", message: text = "The request failed." } = /** @type {any} */ (problem);
+      for (const item of this.conversation?.messages ?? []) {
+        if (item.id === id) Object.assign(item, { status: "failed", error: { code, message: text } });
+      }
+      this.changed();
+      const { content, model, role } = message;
+      const error = { code, message: text };
+      const failed = { id, parent, content, model, role, status: "failed", error, ...(compare ? { compare } : {}) };
+      if (code !== "DISCONNECTED" && code !== "CONFLICT") await this.save(conversation.id, {}, [failed]);
+    }
+  }
+
+  /** Lets the tools run that an answer calls for which this page has asked. @param {Message} message */
+  followCalls(message) {
+    const run = this.runs.get(message.id);
+    if (message.status === "answering" || !run?.parameters) return;
+    const { parameters } = run;
+    run.parameters = null; // once
+    if (!message.tool_calls?.length || !parameters.tools || !this.conversation) return;
+    const branch = branchTo(this.conversation.messages, message.id);
+    const since = branch.slice(branch.findLastIndex(({ role }) => role === "user"));
+    const rounds = since.filter(({ tool_calls: calls }) => calls?.length).length;
+    if (rounds <= MOST_CALLS) void this.call(message, parameters);
+  }
+
+  /** Runs the tools that a message calls, and has the model go on. @param {Message} message @param {any} parameters */
+  async call(message, parameters) {
+    const { conversation } = this;
+    if (!conversation) return;
+    let parent = message.id;
+    const results = (message.tool_calls ?? []).map((call) => {
+      const content = runTool(call.function.name, call.function.arguments);
+      const result = { id: makeId(), parent, role: /** @type {const} */ ("tool"), content, tool_call_id: call.id };
+      parent = result.id;
+      return result;
+    });
+    const saved = await this.save(conversation.id, { head: parent }, results);
+    if (!saved || this.conversation?.id !== conversation.id) return;
+    const known = new Set(this.conversation.messages.map(({ id }) => id));
+    const fresh = results.filter(({ id }) => !known.has(id)).map((result) => ({ ...result, status: "done" }));
+    this.conversation.messages = [...this.conversation.messages, ...(/** @type {Message[]} */ (fresh))];
+    await this.answer(parent, [{ model: message.model ?? conversation.model, parameters }]);
+  }
+
+  /** Stops the answers of the conversation that is open; what came so far stays. */
+  stop() {
+    for (const { id } of this.answering) this.state.request("chat:cancel", { chatId: id }).catch(ignoreGone);
   }
 
   /** @param {string} event @param {any} data */
   receive(event, data) {
-    const stopped = this.stopped.get(data.chatId);
-    if (stopped && (event === "chat:done" || event === "chat:error")) {
-      this.stopped.delete(data.chatId);
-      const kept = this.conversations.get(stopped.conversation.id) !== null;
-      if (event === "chat:done" && kept) this.finish(stopped, this.figures(stopped, data));
-      return undefined;
-    }
-    const run = [...this.runs.values()].find((item) => item.chatId !== null && item.chatId === data.chatId);
-    if (run) return this.apply(run, event, data);
-    const waiting = [...this.runs.values()].some((item) => item.chatId === null);
-    if (waiting && this.early.length < EARLY_EVENTS) this.early.push({ event, data });
-  }
-
-  /** @param {Run} run @param {string} event @param {any} data */
-  apply(run, event, data) {
+    const message = this.conversation?.messages.find(({ id }) => id === data.chatId);
+    if (!message) return;
+    const fresh = { progress: null, firstAt: null, pieces: 0, otherwise: null, parameters: null };
+    const run = this.runs.get(message.id) ?? fresh;
+    this.runs.set(message.id, run);
     if (event === "chat:progress") {
       run.progress = { stage: data.stage, value: data.progress ?? null, reason: data.reason ?? null };
     }
-    if (event === "chat:delta") this.append(run, data);
-    if (event === "chat:error") return this.finish(run, { error: { code: data.code, message: data.message } });
-    if (event === "chat:done") return this.finish(run, this.figures(run, data));
-    return this.changed(run);
-  }
-
-  /** What `chat:done` says of an answer. @param {Run} run @param {any} data @returns {Partial<Message>} */
-  figures(run, data) {
-    const context = contextOf(this.state, run.message.model);
-    return { stats: stats(data, context), ...(data.finish_reason === "cancelled" ? { stopped: true } : {}) };
-  }
-
-  /** @param {Run} run @param {{content?: string | null, reasoning?: string | null}} delta */
-  append(run, { content, reasoning }) {
-    const now = Date.now();
-    run.progress = null;
-    run.firstAt ??= now;
-    run.pieces += 1;
-    if (reasoning) run.message.reasoning = (run.message.reasoning ?? "") + reasoning;
-    if (content) run.message.content += content;
-    if (content && run.message.reasoning && !run.thoughtAt) {
-      run.thoughtAt = now;
-      run.message.thinkingTime = (now - run.firstAt) / 1000;
+    if (event === "chat:delta") {
+      run.progress = null;
+      run.firstAt ??= Date.now();
+      run.pieces += 1;
+      if (data.reasoning) message.reasoning = (message.reasoning ?? "") + data.reasoning;
+      if (data.content) message.content += data.content;
     }
-    this.keep(run);
-  }
-
-  /** Stores an answer now and then, also from a hidden tab whose timers rest. @param {Run} run */
-  keep(run) {
-    const now = Date.now();
-    if (now - (run.message.keptAt ?? 0) < KEEP_EVERY_MS) return;
-    run.message.keptAt = now;
-    if (!this.store(run)) this.cancel(run.conversation.id);
-  }
-
-  /** @param {Run} run @param {Partial<Message>} result */
-  finish(run, result) {
-    Object.assign(run.message, result, { pending: false, keptAt: undefined });
-    if (this.runs.get(run.conversation.id) === run) this.runs.delete(run.conversation.id);
-    if (!this.runs.size) {
-      clearInterval(this.keeper);
-      this.keeper = undefined;
+    if (event === "chat:done") {
+      const { chatId: _id, ...stats } = data;
+      Object.assign(message, { stats: { context: null, ...stats }, status: "done" }); // as the server keeps it follows
     }
-    this.store(run);
-    this.changed(run);
-  }
-
-  /** The connection is gone, and with it what the server would still have sent. */
-  cutOff() {
-    for (const run of [...this.runs.values()]) {
-      this.finish(run, {
-        error: { code: "DISCONNECTED", message: "The connection was lost before the answer was complete." },
-      });
+    if (event === "chat:error") {
+      Object.assign(message, { error: { code: data.code, message: data.message }, status: "failed" });
+      if (run.otherwise && !run.pieces && data.code === "ENGINE_FAILED") return run.otherwise();
     }
+    this.changed(event === "chat:done" || event === "chat:error" ? undefined : message);
   }
-
-  /** The page goes, and with it who receives its answers. */
-  leave() {
-    for (const run of [...this.runs.values()]) this.finish(run, { stopped: true });
-  }
-
-  /** @param {Run} run */
-  changed(run) {
-    for (const listener of this.listeners) listener(run.conversation, run.message);
-  }
-}
-
-/**
- * The context size that `model` runs with, in tokens, if it is known.
- * @param {any} state the StateManager
- * @param {string | undefined} model
- * @returns {number | null}
- */
-function contextOf(state, model) {
-  const models = /** @type {any[]} */ (state.get("models") ?? []);
-  return models.find((item) => item.id === model)?.runtime?.n_ctx ?? null;
-}
-
-/**
- * What is sent of a conversation: thinking and failed answers stay here, and what then follows without an answer
- * between becomes one message, as chat templates want the two sides to alternate.
- * @param {Conversation} conversation
- */
-export function outgoing(conversation) {
-  const system = conversation.system.trim();
-  /** @type {{role: string, content: string}[]} */
-  const messages = system ? [{ role: "system", content: system }] : [];
-  for (const { role, content } of conversation.messages) {
-    const last = messages[messages.length - 1];
-    if (!content.trim()) continue;
-    if (last?.role === role) last.content += `\n\n${content}`;
-    else messages.push({ role, content });
-  }
-  return messages;
-}
-
-/**
- * @param {any} data of `chat:done` @param {number | null} context @returns {import("./conversations.js").AnswerStats}
- */
-function stats(data, context) {
-  return {
-    prompt_tokens: data.prompt_tokens ?? null, cached_tokens: data.cached_tokens ?? null,
-    generated_tokens: data.generated_tokens ?? null, prompt_per_second: data.prompt_per_second ?? null,
-    generated_per_second: data.generated_per_second ?? null, time_to_first_token: data.time_to_first_token ?? null,
-    finish_reason: data.finish_reason ?? null, context,
-  };
-}
-
-/** @param {any} problem a RequestError @returns {import("./conversations.js").Failure} */
-function failure(problem) {
-  return { code: problem.code ?? "INTERNAL_ERROR", message: problem.message ?? "The request failed." };
 }
 
 /** A chat that has ended by itself cannot be cancelled, and need not be. @param {any} problem */

@@ -1,31 +1,32 @@
 /**
- * The conversations that this browser remembers, in its own storage and bounded: the oldest make room for new ones.
+ * What a conversation is, and what can be made of one. The server keeps them: each is a tree of messages, in which an
+ * edited question and another answer begin a branch of their own.
  *
  * @typedef {{code: string, message: string}} Failure
  * @typedef {{prompt_tokens: number | null, cached_tokens: number | null, generated_tokens: number | null,
  *   prompt_per_second: number | null, generated_per_second: number | null, time_to_first_token: number | null,
- *   finish_reason: string | null, context: number | null}} AnswerStats
- * @typedef {{id: string, role: "user" | "assistant", content: string, reasoning?: string, model?: string,
- * stats?: AnswerStats, error?: Failure, stopped?: boolean, pending?: boolean, keptAt?: number, thinkingTime?: number}}
- *   Message
- *   `keptAt`, in Unix ms, says when a pending answer was last stored by the tab that receives it
+ *   finish_reason: string | null, context: number | null, energy?: number | null}} AnswerStats
+ * @typedef {{hash: string, name: string, type: string, size: number, text?: string}} Attachment `text` of a text file
+ * @typedef {{id: string, type: string, function: {name: string, arguments: string}}} ToolCall
+ * @typedef {{id: string, parent: string | null, role: "user" | "assistant" | "tool", content: string,
+ *   status: "done" | "answering" | "stopped" | "cut" | "failed", reasoning?: string, model?: string,
+ *   stats?: AnswerStats | null, error?: Failure | null, attachments?: Attachment[], tool_calls?: ToolCall[],
+ *   tool_call_id?: string, compare?: string, vote?: boolean, thinking?: number}} Message `thinking` in milliseconds
  * @typedef {{temperature?: number, top_p?: number, top_k?: number, min_p?: number, max_tokens?: number, seed?: number}}
  *   Sampling
- * @typedef {{id: string, title: string, createdAt: number, updatedAt: number, model: string, system: string,
- *   parameters: Sampling, messages: Message[]}} Conversation
- * @typedef {{id: string, title: string, updatedAt: number, size: number}} Summary
+ * @typedef {{id: string, title: string, folder: string, head: string | null, model: string, system: string,
+ *   parameters: Sampling, tools: boolean, created_at: number, updated_at: number, messages: Message[]}} Conversation
+ * @typedef {{id: string, title: string, folder: string, updated_at: number, answering: boolean}} Summary
  */
 
 const INDEX_KEY = "llamadash.conversations";
 const ITEM_KEY = "llamadash.conversation.";
-const MAX_CONVERSATIONS = 200;
-const MAX_SIZE = 4_000_000; // characters in all; browsers grant a site about 5 million
 const TITLE_LENGTH = 60; // characters
-export const ABANDONED_MS = 6000; // without being stored: the tab that received this answer has gone
+const PART_LENGTH = 300_000; // characters of messages that are sent in one request
 
 export const UNTITLED = "New conversation";
 
-/** An id that no other conversation or message of this browser has; `crypto.randomUUID` needs a secure context. */
+/** An id that nothing else has; `crypto.randomUUID` needs a secure context. */
 export function makeId() {
   return Array.from(crypto.getRandomValues(new Uint8Array(9)), (byte) => byte.toString(36).padStart(2, "0")).join("");
 }
@@ -42,156 +43,191 @@ export function titleFrom(text) {
 }
 
 /**
- * A conversation as a Markdown file.
+ * The messages from the first one to `id`.
+ * @param {Message[]} messages @param {string | null} id @returns {Message[]}
+ */
+export function branchTo(messages, id) {
+  const known = new Map(messages.map((message) => [message.id, message]));
+  /** @type {Message[]} */
+  const branch = [];
+  for (let at = known.get(id ?? ""); at && !branch.includes(at); at = known.get(at.parent ?? "")) branch.unshift(at);
+  return branch;
+}
+
+/**
+ * The messages that stand at the place of `message`, itself among them; answers that are compared are one.
+ * @param {Message[]} messages @param {Message} message @returns {Message[]}
+ */
+export function siblings(messages, message) {
+  return messages.filter((other) => other.parent === message.parent && other.role === message.role
+    && (!other.compare || other === message || (other.compare !== message.compare && isFirst(messages, other))));
+}
+
+/** @param {Message[]} messages @param {Message} message whether it is the first of those that are compared */
+function isFirst(messages, message) {
+  return messages.find((other) => other.parent === message.parent && other.compare === message.compare) === message;
+}
+
+/**
+ * The last message of the branch on which `id` is: the newest one wherever it parts.
+ * @param {Message[]} messages @param {string | null} id @returns {string | null}
+ */
+export function endOf(messages, id) {
+  let end = id;
+  for (const message of messages) if (message.parent === end && end !== null) end = message.id;
+  return end;
+}
+
+/**
+ * What a model is sent of a branch: thinking and failed answers stay here, and what then follows without an answer
+ * between becomes one message, as chat templates want the two sides to alternate.
+ * @param {string} system @param {Message[]} branch
+ */
+export function outgoing(system, branch) {
+  /** @type {any[]} */
+  const messages = system.trim() ? [{ role: "system", content: system }] : [];
+  for (const message of branch) {
+    const { role } = message;
+    const last = messages[messages.length - 1];
+    const content = contentOf(message);
+    if (role === "tool") messages.push({ role, content, tool_call_id: message.tool_call_id ?? "" });
+    else if (message.tool_calls?.length) messages.push({ role, content, tool_calls: message.tool_calls });
+    else if (typeof content === "string" && !content.trim()) continue;
+    else if (last?.role === role && typeof last.content === "string" && typeof content === "string") {
+      last.content += `\n\n${content}`;
+    } else messages.push({ role, content });
+  }
+  return messages;
+}
+
+/**
+ * A message's text with the texts that are attached to it; parts where a file of another kind is.
+ * @param {Message} message
+ */
+function contentOf({ content, attachments = [] }) {
+  const texts = attachments.filter(({ text }) => text !== undefined).map(({ name, text }) => fenced(name, text ?? ""));
+  const whole = [...texts, content].filter(Boolean).join("\n\n");
+  const files = attachments.filter(({ text }) => text === undefined);
+  if (!files.length) return whole;
+  const parts = files.map(({ hash, type }) => ({ type: "attachment", hash, mime: type }));
+  return [...parts, ...(whole ? [{ type: "text", text: whole }] : [])];
+}
+
+/** @param {string} name @param {string} text */
+function fenced(name, text) {
+  const fence = "`".repeat(Math.max(3, ...Array.from(text.matchAll(/`+/g), ([ticks]) => ticks.length + 1)));
+  return `${name}:\n${fence}\n${text}\n${fence}`;
+}
+
+/**
+ * The branch that is shown of a conversation, as a Markdown file.
  * @param {Conversation} conversation
  */
 export function toMarkdown(conversation) {
   const parts = [`# ${conversation.title}`];
   if (conversation.system) parts.push(`**System prompt**\n\n${conversation.system.replace(/^/gm, "> ")}`);
-  for (const message of conversation.messages) {
-    if (!message.content) continue;
-    parts.push(`## ${message.role === "user" ? "You" : message.model ?? "Assistant"}\n\n${message.content.trim()}`);
+  for (const message of branchTo(conversation.messages, conversation.head)) {
+    const names = (message.attachments ?? []).map(({ name }) => `*${name}*`).join(", ");
+    const calls = (message.tool_calls ?? []).map((call) => `\`${call.function.name}(${call.function.arguments})\``);
+    const body = [names, message.content.trim(), ...calls].filter(Boolean).join("\n\n");
+    const author = message.role === "user" ? "You" : message.role === "tool" ? "Tool" : message.model ?? "Assistant";
+    if (body) parts.push(`## ${author}\n\n${body}`);
   }
   return `${parts.join("\n\n")}\n`;
 }
 
-export class Conversations {
-  /** @param {Storage | null} storage null where the browser grants none: then they last as long as the page */
-  constructor(storage) {
-    this.storage = storage;
-    /** @type {Map<string, Conversation>} */
-    this.cache = new Map();
-    /** @type {Summary[]} */
-    this.index = [];
-    /** @type {Set<string>} ids of those that found no room: this page alone has them, or their newest part */
-    this.unstored = new Set();
-    this.reload();
-  }
-
-  /** Reads the index again, after another tab wrote it; what is in `keep` or found no room stays as this tab knows it.
-   * @param {Set<string>} [keep] */
-  reload(keep = new Set()) {
-    const stored = read(this.storage, INDEX_KEY);
-    if (!this.storage) return;
-    this.index = this.withUnstored(Array.isArray(stored) ? stored.filter((item) => typeof item?.id === "string") : []);
-    for (const id of this.cache.keys()) if (!keep.has(id) && !this.unstored.has(id)) this.cache.delete(id);
-  }
-
-  /** @param {Summary[]} index @returns {Summary[]} with those that found no room */
-  withUnstored(index) {
-    const named = new Set(index.map(({ id }) => id));
-    return [...index, ...this.index.filter(({ id }) => this.unstored.has(id) && !named.has(id))];
-  }
-
-  /** Takes over what another tab may have set while this one receives an answer.
-   * @param {Conversation} conversation @returns {boolean} false when it is not stored any more */
-  refresh(conversation) {
-    if (!this.storage || this.unstored.has(conversation.id)) return true;
-    const stored = read(this.storage, ITEM_KEY + conversation.id);
-    if (!stored) return false;
-    const { title, model, system, parameters } = stored;
-    Object.assign(conversation, { title, model, system, parameters });
-    return true;
-  }
-
-  /** @returns {Summary[]} newest first */
-  list() {
-    return [...this.index].sort((one, other) => other.updatedAt - one.updatedAt);
-  }
-
-  /** @param {string} id @returns {Conversation | null} */
-  get(id) {
-    const known = this.cache.get(id);
-    if (known) return known;
-    const stored = read(this.storage, ITEM_KEY + id);
-    if (!stored || !Array.isArray(stored.messages)) return null;
-    const conversation = /** @type {Conversation} */ (stored);
-    for (const message of conversation.messages) {
-      if (message.pending && Date.now() - (message.keptAt ?? 0) > ABANDONED_MS) {
-        Object.assign(message, { pending: false, stopped: true });
-      }
-    }
-    this.cache.set(id, conversation);
-    return conversation;
-  }
-
-  /** Stores `conversation`, dropping the oldest ones where there is no room.
-   * @param {Conversation} conversation @returns {boolean} false when it could not be stored at all */
-  save(conversation) {
-    this.cache.set(conversation.id, conversation);
-    const text = JSON.stringify(conversation);
-    const stored = this.storage ? read(this.storage, INDEX_KEY) ?? [] : this.index;
-    const others = stored.filter((/** @type {Summary} */ item) => item.id !== conversation.id);
-    others.sort((/** @type {Summary} */ one, /** @type {Summary} */ other) => other.updatedAt - one.updatedAt);
-    const { id, title, updatedAt } = conversation;
-    let room = MAX_SIZE - text.length;
-    const kept = others.filter((/** @type {Summary} */ item, /** @type {number} */ at) => (
-      (room -= item.size) >= 0 && at < MAX_CONVERSATIONS - 1));
-    for (;;) {
-      const index = [{ id, title, updatedAt, size: text.length }, ...kept];
-      this.index = this.withUnstored(index);
-      if (write(this.storage, ITEM_KEY + id, text) && write(this.storage, INDEX_KEY, JSON.stringify(index))) break;
-      if (!kept.pop()) {
-        this.unstored.add(id);
-        return false;
-      }
-      this.sweep();
-    }
-    this.unstored.delete(id);
-    if (kept.length < others.length) this.sweep();
-    return true;
-  }
-
-  /** @param {string} id */
-  remove(id) {
-    this.cache.delete(id);
-    this.unstored.delete(id);
-    this.index = this.index.filter((item) => item.id !== id);
-    this.storage?.removeItem(ITEM_KEY + id);
-    const stored = read(this.storage, INDEX_KEY) ?? [];
-    write(this.storage, INDEX_KEY, JSON.stringify(stored.filter((/** @type {Summary} */ item) => item.id !== id)));
-  }
-
-  /** Removes stored conversations that the index does not name. */
-  sweep() {
-    const named = new Set(this.index.map((item) => ITEM_KEY + item.id));
-    const keys = Array.from({ length: this.storage?.length ?? 0 }, (_, at) => this.storage?.key(at) ?? "");
-    for (const key of keys) if (key.startsWith(ITEM_KEY) && !named.has(key)) this.storage?.removeItem(key);
-  }
-
-  /** The summaries whose title or messages hold every word of `query`.
-   * @param {string} query @returns {Summary[]} newest first */
-  search(query) {
-    const words = query.toLowerCase().split(/\s+/).filter(Boolean);
-    if (!words.length) return this.list();
-    return this.list().filter((summary) => {
-      const messages = this.get(summary.id)?.messages ?? [];
-      const text = [summary.title, ...messages.map((message) => message.content)].join("\n").toLowerCase();
-      return words.every((word) => text.includes(word));
-    });
-  }
+/**
+ * A conversation as version 1 kept it in the browser, or as a file has it, in the form of today.
+ * @param {any} old @returns {Conversation | null} null where it is none
+ */
+export function imported(old) {
+  if (typeof old?.id !== "string" || !Array.isArray(old.messages) || !old.messages.length) return null;
+  const linear = old.messages.every((/** @type {any} */ message) => message.parent === undefined);
+  const id = old.id.slice(0, 40);
+  const messages = old.messages.map((/** @type {any} */ message, /** @type {number} */ at) => ({
+    ...kept(message, ["role", "content", "reasoning", "model", "stats", "error", "attachments", "tool_calls",
+      "tool_call_id", "compare", "vote", "thinking"]),
+    id: linear ? `${id}.${at}` : message.id,
+    parent: linear ? (at ? `${id}.${at - 1}` : null) : message.parent,
+    status: message.error ? "failed" : ["stopped", "cut"].find((status) => message.status === status || message[status])
+      ?? (message.pending ? "cut" : "done"),
+  }));
+  return {
+    id, title: String(old.title || UNTITLED).slice(0, 200), folder: String(old.folder ?? ""),
+    head: linear ? messages[messages.length - 1].id : old.head ?? null, model: String(old.model ?? ""),
+    system: String(old.system ?? ""), parameters: old.parameters ?? {}, tools: Boolean(old.tools), messages,
+    created_at: old.created_at ?? old.createdAt ?? Date.now(),
+    updated_at: old.updated_at ?? old.updatedAt ?? Date.now(),
+  };
 }
 
-/** @param {Storage | null} storage @param {string} key @returns {any} null where there is nothing readable */
-function read(storage, key) {
-  try {
-    return JSON.parse(storage?.getItem(key) ?? "null");
-  } catch (problem) {
-    if (problem instanceof SyntaxError) return null;
-    throw problem;
+/** @param {any} from @param {string[]} names */
+function kept(from, names) {
+  return Object.fromEntries(names.filter((name) => from[name] !== undefined && from[name] !== null)
+    .map((name) => [name, from[name]]));
+}
+
+/**
+ * Has the server keep a conversation, in requests that it takes.
+ * @param {(event: string, data: any) => Promise<any>} request @param {Conversation} conversation
+ */
+export async function upload(request, { id, messages, ...changes }) {
+  /** @type {Message[][]} */
+  const parts = [[]];
+  let size = 0;
+  for (const message of messages) {
+    size += JSON.stringify(message).length;
+    if (size > PART_LENGTH || parts[parts.length - 1].length >= 100) {
+      parts.push([]);
+      size = 0;
+    }
+    parts[parts.length - 1].push(message);
+  }
+  const own = kept(changes, ["title", "folder", "head", "model", "system", "parameters", "tools", "created_at",
+    "updated_at"]);
+  for (const part of parts) await patiently(() => request("conversations:save", { id, changes: own, messages: part }));
+}
+
+/**
+ * What `ask` gives, asked again for as long as the server says that it is too much at a time.
+ * @template T @param {() => Promise<T>} ask @returns {Promise<T>}
+ */
+export async function patiently(ask) {
+  for (let tries = 0; ; tries += 1) {
+    try {
+      return await ask();
+    } catch (problem) {
+      if (/** @type {any} */ (problem).code !== "RATE_LIMITED" || tries > 30) throw problem;
+      await new Promise((resolve) => setTimeout(resolve, 500));
+    }
   }
 }
 
 /**
- * @param {Storage | null} storage @param {string} key @param {string} text
- * @returns {boolean} false when storage is full
+ * Brings to the server what this browser kept by itself until now, and removes here what has arrived there.
+ * @param {Storage | null} storage @param {(event: string, data: any) => Promise<any>} request
+ * @returns {Promise<number>} how many there were
  */
-function write(storage, key, text) {
+export async function importStored(storage, request) {
+  const names = Array.from({ length: storage?.length ?? 0 }, (_, at) => storage?.key(at) ?? "");
+  let count = 0;
+  for (const name of names.filter((key) => key.startsWith(ITEM_KEY))) {
+    const conversation = imported(parsed(storage?.getItem(name) ?? ""));
+    if (!conversation) continue;
+    await upload(request, conversation);
+    storage?.removeItem(name);
+    count += 1;
+  }
+  if (count) storage?.removeItem(INDEX_KEY);
+  return count;
+}
+
+/** @param {string} text @returns {any} null where it is no JSON */
+export function parsed(text) {
   try {
-    storage?.setItem(key, text);
-    return true;
+    return JSON.parse(text);
   } catch (problem) {
-    if (problem instanceof DOMException) return false;
+    if (problem instanceof SyntaxError) return null;
     throw problem;
   }
 }

@@ -5,18 +5,24 @@
  * @typedef {import("../core/conversations.js").Message} Message
  * @typedef {import("../core/conversations.js").Summary} Summary
  * @typedef {import("../core/conversations.js").Sampling} Sampling
+ * @typedef {import("../core/conversations.js").Attachment} Attachment
+ * @typedef {{id: string, name: string, share: number, attachment: Attachment | null}} Upload
  * @typedef {import("../core/component.js").VNode} VNode
  */
 
 import { base } from "../core/router.js";
 import { readStorage, writeStorage } from "../core/auth.js";
+import { LIMITS, attach } from "../core/attachments.js";
 import { Chat } from "../core/chat.js";
 import { Component, h } from "../core/component.js";
-import { ABANDONED_MS, UNTITLED, makeId, titleFrom, toMarkdown } from "../core/conversations.js";
-import { relativeTime } from "../core/format.js";
+import {
+  UNTITLED, branchTo, imported, makeId, parsed, siblings, titleFrom, toMarkdown, upload,
+} from "../core/conversations.js";
+import { bytes, percent, relativeTime } from "../core/format.js";
+import { TOOLS } from "../core/tools.js";
 import { ChatMessage } from "../components/chat-message.js";
+import { chatPanel } from "../components/chat-panel.js";
 import { saveText } from "../components/copy-button.js";
-import { confirmDialog } from "../components/dialog.js";
 import { fitWords, needOf } from "../components/fit-badge.js";
 import { icon } from "../components/icon.js";
 import { statusLabel } from "../components/model-status.js";
@@ -28,6 +34,8 @@ const MODEL_KEY = "llamadash.chat.model";
 const SAMPLING_KEY = "llamadash.chat.sampling";
 const NEAR_BOTTOM_PX = 48; // closer than this counts as being at the bottom
 const TALLEST_INPUT_PX = 240;
+const MOST_COMPARED = 3; // side by side
+const MOST_FILES = 8; // of one message
 
 const NOT_FOR_CHAT = /bert|t5encoder|embed/; // architectures that make vectors, not text
 
@@ -38,22 +46,6 @@ const EXAMPLES = [
   "Suggest a name for a small home server.",
 ];
 
-/** @type {{key: keyof Sampling, label: string, min: number, max: number, step: string, hint: string}[]} */
-const SAMPLING = [
-  {
-    key: "temperature", label: "Temperature", min: 0, max: 5, step: "0.05",
-    hint: "Lower is focused, higher is creative.",
-  },
-  { key: "top_p", label: "Top p", min: 0, max: 1, step: "0.01", hint: "Keep the likeliest tokens up to this sum." },
-  { key: "top_k", label: "Top k", min: 0, max: 1000, step: "1", hint: "Keep this many tokens; 0 keeps all." },
-  {
-    key: "min_p", label: "Min p", min: 0, max: 1, step: "0.01",
-    hint: "Drop tokens less likely than this share of the best.",
-  },
-  { key: "max_tokens", label: "Max tokens", min: 1, max: 1_000_000, step: "1", hint: "The longest answer." },
-  { key: "seed", label: "Seed", min: -1, max: 4_294_967_295, step: "1", hint: "The same seed repeats an answer." },
-];
-
 /** The page. */
 export class ChatPage extends Component {
   static title = "Chat";
@@ -62,20 +54,17 @@ export class ChatPage extends Component {
   constructor(props) {
     super(props);
     this.chat = Chat.of(this.props.state);
-    this.conversations = this.chat.conversations;
-    this.chat.reload(); // while another page was shown nobody heard of other tabs
     /** @type {Map<string, ChatMessage>} */
     this.views = new Map();
     this.atBottom = true;
     this.updated = () => this.follow();
+    this.request = (/** @type {string} */ event, /** @type {any} */ data) => this.props.state.request(event, data);
     /** @type {string | null} the model that the address asked for, until another is chosen */
     this.asked = this.props.query?.get("model");
-    /** @type {ReturnType<typeof setTimeout> | undefined} until it is looked at whether the other tab still receives */
-    this.recheck = undefined;
     /** @type {any} */
     this.state = {
-      conversation: this.wanted() ?? this.begun() ?? this.blank(),
-      query: "", editing: null, renaming: null, view: "thread", jump: false, draft: this.chat.draft, invalid: {},
+      blank: this.begun() ?? this.blank(), query: this.chat.query, folder: "", editing: null, renaming: null,
+      view: "thread", jump: false, draft: this.chat.draft, invalid: {}, uploads: [], compare: null, opening: false,
     };
   }
 
@@ -84,21 +73,18 @@ export class ChatPage extends Component {
     const refresh = () => this.setState({});
     const clock = setInterval(refresh, 30_000); // "3 min ago" grows older
     const onKey = (/** @type {KeyboardEvent} */ event) => this.handleEscape(event);
-    const onStorage = (/** @type {StorageEvent} */ event) => this.handleOtherTab(event);
     document.addEventListener("keydown", onKey);
-    window.addEventListener("storage", onStorage);
     this.handleModels();
     this.didUpdate();
     this.focusInput();
-    this.keepAddress();
+    this.show(this.wanted());
     return [
       state.subscribe("models", () => this.handleModels()),
       state.subscribe("engine", () => this.handleModels()),
       state.subscribe("connection", refresh),
-      this.chat.listen((conversation, message) => this.handleAnswer(conversation, message)),
+      state.subscribe("settings", refresh),
+      this.chat.listen((message) => this.handleChange(message)),
       () => document.removeEventListener("keydown", onKey),
-      () => window.removeEventListener("storage", onStorage),
-      () => clearTimeout(this.recheck),
       () => clearInterval(clock),
     ];
   }
@@ -106,29 +92,24 @@ export class ChatPage extends Component {
   didUpdate() {
     this.follow();
     this.growInput();
-    if (this.elsewhere) this.recheck ??= setTimeout(() => this.reload(), ABANDONED_MS);
   }
 
   willDestroy() {
     this.chat.draft = this.state.draft;
-    this.chat.begun = this.conversation.messages.length ? null : this.conversation;
+    this.chat.begun = this.chat.conversation ? null : this.conversation;
   }
 
   receive(/** @type {any} */ props) {
     this.props = props;
     this.asked = props.query?.get("model");
-    const wanted = this.wanted() ?? this.blank();
-    if (wanted.id !== this.conversation.id && wanted.messages.length) this.show(wanted);
-    else if (props.query?.get("model")) this.show(this.blank());
-    else this.update();
-    this.keepAddress();
+    this.update();
+    this.show(this.wanted());
   }
 
   /** The conversation of the address, or the one that was open before another page was shown. */
   wanted() {
     const { query } = this.props;
-    if (query?.get("model")) return null;
-    return this.conversations.get(query?.get("c") ?? this.chat.open ?? "");
+    return query?.get("model") ? null : query?.get("c") ?? (this.chat.followed || null);
   }
 
   /**
@@ -149,12 +130,16 @@ export class ChatPage extends Component {
       "keydown [data-input=\"rename\"]": "handleRenameKey",
       "focusout [data-input=\"rename\"]": "handleRenameDone",
       "scroll .chat-scroll": "handleScroll",
+      "change [data-files]": "handleFiles",
+      paste: "handlePaste",
+      dragover: "handleDrag",
+      drop: "handleDrop",
     };
   }
 
   /** @returns {Conversation} */
   get conversation() {
-    return this.state.conversation;
+    return this.chat.conversation ?? this.state.blank;
   }
 
   /** @returns {HTMLTextAreaElement} where the next message is written */
@@ -162,8 +147,8 @@ export class ChatPage extends Component {
     return this.element.querySelector(".chat-box textarea");
   }
 
-  get run() {
-    return this.chat.runs.get(this.conversation.id) ?? null;
+  get running() {
+    return this.chat.answering.length > 0;
   }
 
   /** @returns {any[]} what can be talked to: the models of this machine, then those of upstreams */
@@ -181,22 +166,38 @@ export class ChatPage extends Component {
     return this.models.find((model) => model.id === this.conversation.model) ?? null;
   }
 
-  /** Whether another tab receives an answer of this conversation. */
-  get elsewhere() {
-    return this.run === null && this.conversation.messages.some((message) => message.pending);
-  }
-
   /** Whether an answer can be asked for now. */
   get ready() {
-    return this.run === null && !this.elsewhere && this.model !== null && this.props.state.connection === "connected";
+    return !this.running && this.model !== null && this.props.state.connection === "connected";
   }
 
-  /** @returns {Conversation} a conversation that is not stored before its first message */
+  /** What is sent to the model beside the messages. */
+  get parameters() {
+    const { parameters, tools } = this.conversation;
+    return { ...parameters, ...(tools ? { tools: TOOLS } : {}) };
+  }
+
+  /** @returns {import("../components/chat-panel.js").ChatPreset[]} */
+  get presets() {
+    return this.props.state.get("settings")?.chat_presets ?? [];
+  }
+
+  /** What answers the next message: the chosen model, or several that are compared. */
+  get targets() {
+    const { model, parameters } = this.conversation;
+    if (!this.state.compare) return [{ model, parameters: this.parameters }];
+    return this.state.compare.map((/** @type {any} */ target) => ({
+      model: target.model,
+      parameters: this.presets.find(({ name }) => name === target.preset)?.parameters ?? parameters,
+    }));
+  }
+
+  /** @returns {Conversation} a conversation that the server does not know before its first message */
   blank() {
     const now = Date.now();
     return {
-      id: makeId(), title: UNTITLED, createdAt: now, updatedAt: now, model: this.preferredModel(), system: "",
-      parameters: JSON.parse(readStorage(SAMPLING_KEY) || "{}"), messages: [],
+      id: makeId(), title: UNTITLED, folder: "", head: null, created_at: now, updated_at: now, tools: false, system: "",
+      model: this.preferredModel(), parameters: parsed(readStorage(SAMPLING_KEY)) ?? {}, messages: [],
     };
   }
 
@@ -213,28 +214,34 @@ export class ChatPage extends Component {
 
   render() {
     const { state } = this.props;
-    const loading = !state.get("models") || !state.get("engine");
+    const loading = !state.get("models") || !state.get("engine") || this.state.opening;
+    const folders = [...new Set((this.chat.summaries ?? []).map(({ folder }) => folder))].filter(Boolean).sort();
     return h("section", { className: "page chat-page", dataset: { view: this.state.view } },
       h("h1", { className: "visually-hidden" }, "Chat"),
-      this.renderSide(),
+      this.renderSide(folders),
       h("div", { className: "chat-main" },
         this.renderHeader(),
         this.renderNotice(),
         h("div", { className: "chat-scroll", tabindex: "0", role: "region", "aria-label": "Conversation" },
           loading
-            ? loadingState("Loading the models…")
+            ? loadingState(this.state.opening ? "Loading the conversation…" : "Loading the models…")
             : this.models.length || this.conversation.messages.length
             ? this.renderThread()
             : this.renderNoModel()),
         this.renderComposer()),
-      this.renderPanel());
+      chatPanel({
+        conversation: this.conversation, presets: this.presets, folders, hidden: this.state.view !== "panel",
+        invalid: this.state.invalid,
+      }));
   }
 
-  renderSide() {
-    const found = this.conversations.search(this.state.query);
-    const none = this.state.query
-      ? "No matching conversations."
-      : "Your conversations appear here. They stay in this browser.";
+  /** @param {string[]} folders */
+  renderSide(folders) {
+    const { query, folder } = this.state;
+    const found = (this.chat.summaries ?? []).filter((summary) => !folder || summary.folder === folder);
+    const none = this.chat.problem || (!this.chat.summaries
+      ? "Loading…"
+      : query ? "No matching conversations." : "Your conversations appear here, on every device.");
     return h("aside", { className: "chat-side", "aria-label": "Conversations" },
       h("div", { className: "chat-side-head" },
         h("button", { type: "button", className: "button chat-new", dataset: { action: "new" } },
@@ -247,15 +254,26 @@ export class ChatPage extends Component {
       h("label", { className: "chat-search" },
         h("span", { className: "visually-hidden" }, "Search conversations"), icon("search", { size: 16 }),
         h("input", {
-          className: "input", type: "search", placeholder: "Search", value: this.state.query,
+          className: "input", type: "search", placeholder: "Search", value: query, maxlength: "200",
           dataset: { input: "query" },
         })),
-      found.length ? h("ul", { className: "chat-list" }, found.map((summary) => this.renderSummary(summary)))
+      folders.length
+        ? h("select", { className: "select", "aria-label": "Folder", dataset: { choice: "filter" } },
+          h("option", { value: "", selected: !folder }, "All folders"),
+          folders.map((name) => h("option", { key: name, value: name, selected: name === folder }, name)))
+        : null,
+      found.length
+        ? h("ul", { className: "chat-list" }, found.map((summary) => this.renderSummary(summary)),
+          this.chat.hasMore
+            ? h("li", { key: "more" },
+              h("button", { type: "button", className: "button button-small", dataset: { action: "more" } },
+                "Show more"))
+            : null)
         : h("p", { className: "muted chat-none" }, none));
   }
 
   /** @param {Summary} summary */
-  renderSummary({ id, title, updatedAt }) {
+  renderSummary({ id, title, folder, updated_at: updatedAt, answering }) {
     const current = id === this.conversation.id;
     if (this.state.renaming === id) {
       return h("li", { key: id, className: "chat-entry" },
@@ -264,14 +282,14 @@ export class ChatPage extends Component {
           ref: (/** @type {HTMLInputElement} */ input) => requestAnimationFrame(() => (input.focus(), input.select())),
         }));
     }
-    const running = this.chat.runs.has(id);
+    const detail = [folder, answering ? "Answering…" : relativeTime(updatedAt)].filter(Boolean).join(" · ");
     return h("li", { key: id, className: current ? "chat-entry chat-entry-current" : "chat-entry" },
       h("button", {
         type: "button", className: "chat-open", "aria-current": current ? "true" : null,
         dataset: { action: "open", id },
       },
         h("span", { className: "chat-entry-title" }, title),
-        h("span", { className: "muted chat-small" }, running ? "Answering…" : relativeTime(updatedAt))),
+        h("span", { className: "muted chat-small" }, detail)),
       h("span", { className: "chat-entry-actions" },
         iconButton("rename", "edit", `Rename “${title}”`, { id }),
         iconButton("delete", "trash", `Delete “${title}”`, { id })));
@@ -279,7 +297,6 @@ export class ChatPage extends Component {
 
   renderHeader() {
     const { view } = this.state;
-    const stored = this.conversation.messages.length > 0;
     return h("header", { className: "chat-header" },
       h("button", {
         type: "button", className: "button button-ghost button-icon chat-narrow",
@@ -293,8 +310,13 @@ export class ChatPage extends Component {
       }, icon("plus")),
       h("button", {
         type: "button", className: "button button-ghost button-icon", "aria-label": "Save as Markdown",
-        title: "Save as Markdown", disabled: !stored, dataset: { action: "export" },
+        title: "Save as Markdown", disabled: !this.conversation.messages.length, dataset: { action: "export" },
       }, icon("download")),
+      h("button", {
+        type: "button", className: "button button-ghost button-icon", "aria-label": "Compare models",
+        title: "Ask several models at once", "aria-pressed": Boolean(this.state.compare), disabled: !this.models.length,
+        dataset: { action: "compare" },
+      }, icon("columns")),
       h("button", {
         type: "button", className: "button button-ghost button-icon", "aria-label": "Settings of this conversation",
         title: "System prompt and sampling",
@@ -303,12 +325,20 @@ export class ChatPage extends Component {
   }
 
   renderPicker() {
-    const current = this.conversation.model;
+    return h("label", { className: "chat-picker" },
+      h("span", { className: "visually-hidden" }, "Model"),
+      h("select", { className: "select", dataset: { choice: "model" }, disabled: !this.models.length },
+        this.modelOptions(this.conversation.model)),
+      modelBadge(this.model));
+  }
+
+  /** @param {string} current the model that is chosen */
+  modelOptions(current) {
     const own = this.models.filter((model) => !model.upstream);
     const loaded = own.filter((model) => ["loaded", "loading"].includes(model.status));
     const others = own.filter((model) => !loaded.includes(model));
     const upstreams = [...new Set(this.models.map((model) => model.upstream))].filter(Boolean);
-    const gone = current && !this.model;
+    const gone = current && !this.models.some(({ id }) => id === current);
     const shared = sharedNames(this.models);
     const nameOf = (/** @type {any} */ { id, name }) => (shared.has(name) ? `${name} (${id})` : name || id);
     const devices = this.props.state.get("engine")?.devices;
@@ -318,27 +348,21 @@ export class ChatPage extends Component {
     };
     const options = (/** @type {any[]} */ models) => models.map((model) => (
       h("option", { key: model.id, value: model.id, selected: model.id === current }, nameOf(model) + fit(model))));
-    return h("label", { className: "chat-picker" },
-      h("span", { className: "visually-hidden" }, "Model"),
-      h("select", { className: "select", dataset: { choice: "model" }, disabled: !this.models.length },
-        this.models.length ? null : h("option", { key: "none", value: "" }, "No model"),
-        gone ? h("option", { key: "gone", value: current, selected: true }, `${current} (not there)`) : null,
-        loaded.length ? h("optgroup", { key: "loaded", label: "Loaded" }, options(loaded)) : null,
-        others.length ? h("optgroup", { key: "others", label: "Loads when you send" }, options(others)) : null,
-        upstreams.map((name) => h("optgroup", { key: `upstream ${name}`, label: `On ${name}` },
-          options(this.models.filter((model) => model.upstream === name))))),
-      modelBadge(this.model));
+    return [
+      this.models.length ? null : h("option", { key: "none", value: "" }, "No model"),
+      gone ? h("option", { key: "gone", value: current, selected: true }, `${current} (not there)`) : null,
+      loaded.length ? h("optgroup", { key: "loaded", label: "Loaded" }, options(loaded)) : null,
+      others.length ? h("optgroup", { key: "others", label: "Loads when you send" }, options(others)) : null,
+      ...upstreams.map((name) => h("optgroup", { key: `upstream ${name}`, label: `On ${name}` },
+        options(this.models.filter((model) => model.upstream === name)))),
+    ];
   }
 
   /** What stands in the way of an answer, said before a message is written. */
   renderNotice() {
     const engine = this.props.state.get("engine");
     const { connection } = this.props.state;
-    if (this.conversations.unstored.has(this.conversation.id)) {
-      return notice(
-        "warning", "This browser has no room to keep this conversation. Delete old ones, or save it as Markdown."
-      );
-    }
+    if (this.chat.problem) return notice("warning", this.chat.problem);
     if (connection !== "connected" || !engine) return null;
     if (engine.status === "stopped") { // the frame of the page tells of a missing one
       return notice("warning", "The engine is stopped.", h("button", {
@@ -357,18 +381,31 @@ export class ChatPage extends Component {
   }
 
   renderThread() {
-    const { messages } = this.conversation;
-    if (!messages.length) return this.renderWelcome();
-    const busy = !this.ready;
-    return h("div", { className: "chat-thread" }, messages.map((message, at) => h(ChatMessage, {
-      key: message.id, message, busy, last: at === messages.length - 1, editing: this.state.editing === message.id,
-      run: this.findRun, loading: this.findLoading, views: this.views, updated: this.updated,
-    })));
+    const { messages, head } = this.conversation;
+    const branch = branchTo(messages, head);
+    if (!branch.length) return this.renderWelcome();
+    return h("div", { className: "chat-thread" }, branch.map((message, at) => {
+      if (message.role === "tool") return null;
+      const next = branch.slice(at + 1);
+      const results = next.slice(0, next.findIndex(({ role }) => role !== "tool") + 1 || next.length)
+        .filter(({ role }) => role === "tool");
+      const compared = message.compare
+        ? messages.filter((other) => other.parent === message.parent && other.compare === message.compare) : [];
+      if (compared.length < 2) return this.renderMessage(message, at === branch.length - 1 - results.length, results);
+      return h("div", { key: message.compare, className: "chat-compare", dataset: { columns: compared.length } },
+        compared.map((other) => this.renderMessage(other, at === branch.length - 1, [], true)));
+    }));
   }
 
-  findRun = () => this.run;
-
-  findLoading = () => this.model;
+  /** @param {Message} message @param {boolean} last @param {Message[]} results @param {boolean} [compared] */
+  renderMessage(message, last, results, compared = false) {
+    return h(ChatMessage, {
+      key: message.id, message, busy: !this.ready, last, editing: this.state.editing === message.id, compared, results,
+      siblings: siblings(this.conversation.messages, message), request: this.request, views: this.views,
+      run: () => this.chat.runs.get(message.id) ?? null, updated: this.updated,
+      loading: () => this.models.find(({ id }) => id === message.model) ?? null,
+    });
+  }
 
   renderWelcome() {
     return h("div", { className: "chat-center" },
@@ -383,15 +420,31 @@ export class ChatPage extends Component {
   }
 
   renderComposer() {
-    const running = this.run !== null;
+    const { running } = this;
     const offline = this.props.state.connection !== "connected";
-    const empty = !this.state.draft.trim();
-    const { jump } = this.state;
+    const { jump, uploads, compare } = this.state;
+    const empty = !this.state.draft.trim() && !uploads.length;
+    const arriving = uploads.some((/** @type {Upload} */ { attachment }) => !attachment);
     return h("form", { className: "chat-composer", dataset: { form: "message" } },
       h("button", { type: "button", className: "button chat-jump", hidden: !jump, dataset: { action: "bottom" } },
         icon("chevron-down", { size: 16 }),
         "Newest"),
+      compare ? this.renderTargets() : null,
+      uploads.length
+        ? h("ul", { className: "chat-uploads" }, uploads.map((/** @type {Upload} */ item) => this.renderUpload(item)))
+        : null,
       h("div", { className: "chat-box" },
+        h("label", { className: "button button-ghost button-icon chat-attach", title: `Add files. ${LIMITS}` },
+          icon("clip"),
+          h("span", { className: "visually-hidden" }, "Add files"),
+          h("input", { type: "file", multiple: true, className: "visually-hidden", dataset: { files: "any" } })),
+        h("label", { className: "button button-ghost button-icon chat-attach chat-camera", title: "Take a picture" },
+          icon("camera"),
+          h("span", { className: "visually-hidden" }, "Take a picture"),
+          h("input", {
+            type: "file", accept: "image/*", capture: "environment", className: "visually-hidden",
+            dataset: { files: "camera" },
+          })),
         h("textarea", {
           rows: "1", placeholder: this.model ? `Message ${this.model.name || this.model.id}` : "Choose a model first",
           "aria-label": "Message", value: this.state.draft, dataset: { input: "message" },
@@ -403,52 +456,50 @@ export class ChatPage extends Component {
           }, icon("stop"))
           : h("button", {
             key: "send", type: "submit", className: "button button-primary button-icon chat-send", "aria-label": "Send",
-            title: "Send (Enter)", disabled: empty || !this.ready,
+            title: "Send (Enter)", disabled: empty || arriving || !this.ready,
           }, icon("send"))),
       h("p", { className: "chat-hint muted" },
-        offline ? "Not connected: your message stays here until llamadash is back." : running ? "Esc stops the answer."
-          : this.elsewhere
-          ? "Continue when the other tab's answer is complete."
-          : "Enter sends, Shift+Enter begins a new line."),
+        offline ? "Not connected: your message stays here until llamadash is back."
+          : running ? "Esc stops the answer. It goes on when you close this page."
+          : touch() ? "" : "Enter sends, Shift+Enter begins a new line."),
       h("p", { className: "visually-hidden", role: "status" }, running ? "The model is answering" : ""));
   }
 
-  renderPanel() {
-    const { system, parameters } = this.conversation;
-    return h("aside", {
-      className: "chat-panel", hidden: this.state.view !== "panel", "aria-label": "Settings of this conversation",
-    },
-      h("div", { className: "chat-panel-head" },
-        h("h2", { className: "card-title" }, "This conversation"),
-        iconButton("view", "close", "Close the settings", { view: "thread" })),
-      h("label", { className: "field" },
-        h("span", { className: "field-label" }, "System prompt"),
-        h("textarea", {
-          className: "input", rows: "5", value: system, placeholder: "You are a helpful assistant.",
-          dataset: { input: "system" },
-        }),
-        h("span", { className: "field-hint" }, "What the model is told before the conversation.")),
-      h("h3", { className: "chat-panel-title" }, "Sampling"),
-      SAMPLING.map((item) => this.renderSampling(item, parameters[item.key])),
-      h("button", {
-        type: "button", className: "button", disabled: !Object.keys({ ...parameters, ...this.state.invalid }).length,
-        dataset: { action: "sampling-reset" },
-      }, "Back to the model's defaults"));
+  /** @param {Upload} item */
+  renderUpload({ id, name, share, attachment }) {
+    const detail = attachment ? bytes(attachment.size) : percent(share * 100);
+    return h("li", { key: id, className: "chat-file" }, h("span", { className: "chat-file-name" }, name),
+      h("span", { className: "muted" }, detail), iconButton("upload-remove", "close", `Remove ${name}`, { id }));
   }
 
-  /** @param {typeof SAMPLING[number]} item @param {number | undefined} value */
-  renderSampling({ key, label, min, max, step, hint }, value) {
-    const invalid = this.state.invalid[key];
-    return h("label", { key, className: "field" },
-      h("span", { className: "field-label" }, label),
-      h("input", {
-        className: "input", type: "number", inputmode: "decimal", min, max, step: key === "temperature" ? "any" : step,
-        placeholder: "default", value: invalid ? invalid.text : value ?? "", "aria-invalid": Boolean(invalid),
-        dataset: { choice: "sampling", key },
-      }),
-      invalid
-        ? h("span", { className: "field-error", role: "alert" }, invalid.message)
-        : h("span", { className: "field-hint" }, hint));
+  /** The models, or presets, that are to answer side by side. */
+  renderTargets() {
+    const { compare } = this.state;
+    return h("fieldset", { className: "chat-targets" },
+      h("legend", { className: "visually-hidden" }, "Answer side by side"),
+      compare.map((/** @type {any} */ target, /** @type {number} */ at) => h("div", {
+        key: at, className: "chat-target",
+      },
+        h("select", {
+          className: "select", "aria-label": `Model ${at + 1}`, dataset: { choice: "target", at, key: "model" },
+        }, this.modelOptions(target.model)),
+        this.presets.length
+          ? h("select", {
+            className: "select", "aria-label": `Sampling ${at + 1}`, dataset: { choice: "target", at, key: "preset" },
+          },
+            h("option", { value: "", selected: !target.preset }, "This conversation's sampling"),
+            this.presets.map(({ name }) => (
+              h("option", { key: name, value: name, selected: name === target.preset }, name))))
+          : null,
+        compare.length > 2
+          ? iconButton("target-remove", "close", `Remove model ${at + 1}`, { id: String(at) }) : null)),
+      h("div", { className: "row" },
+        h("button", {
+          type: "button", className: "button button-small", disabled: compare.length >= MOST_COMPARED,
+          dataset: { action: "target-add" },
+        }, icon("plus", { size: 16 }), "Add a model"),
+        h("button", { type: "button", className: "button button-small", dataset: { action: "compare" } },
+          "End comparing")));
   }
 
   // What the person does
@@ -466,11 +517,28 @@ export class ChatPage extends Component {
       view: () => this.setState({ view }),
       export: () => saveText(`${fileName(this.conversation.title)}.md`, toMarkdown(this.conversation), "text/markdown"),
       example: () => this.send(text),
-      stop: () => this.chat.cancel(this.conversation.id),
+      "export-json": () => this.saveJson([this.conversation], fileName(this.conversation.title)),
+      "export-all": () => this.exportAll(),
+      import: () => this.chooseImport(),
+      more: () => this.chat.refreshList(true),
+      stop: () => this.chat.stop(),
+      branch: () => this.chat.choose(id),
+      vote: () => this.vote(message),
+      continue: () => this.goOn(message),
+      call: () => this.callTools(message),
+      compare: () => this.toggleCompare(),
+      "target-add": () => this.setState({ compare: [...this.state.compare, { model: this.conversation.model }] }),
+      "target-remove": () => this.setState({
+        compare: this.state.compare.filter((/** @type {any} */ _, /** @type {number} */ at) => at !== Number(id)),
+      }),
+      "upload-remove": () => this.setState({
+        uploads: this.state.uploads.filter((/** @type {Upload} */ item) => item.id !== id),
+      }),
+      "preset-delete": () => this.savePresets(this.presets.filter((preset) => preset.name !== element.dataset.name)),
       bottom: () => this.toBottom(),
       edit: () => this.setState({ editing: message }),
       "edit-cancel": () => this.setState({ editing: null }),
-      regenerate: () => this.regenerate(),
+      regenerate: () => this.regenerate(message),
       "sampling-reset": () => this.resetSampling(),
       "start-engine": () => this.startEngine(),
     };
@@ -479,7 +547,10 @@ export class ChatPage extends Component {
 
   /** @param {Event} _event @param {HTMLInputElement} element */
   handleInput(_event, element) {
-    if (element.dataset.input === "query") this.setState({ query: element.value });
+    if (element.dataset.input === "query") {
+      this.state.query = element.value;
+      this.chat.search(element.value);
+    }
     if (element.dataset.input === "system") this.changeConversation({ system: element.value });
     if (element.dataset.input === "message") {
       const had = Boolean(this.state.draft.trim());
@@ -496,6 +567,11 @@ export class ChatPage extends Component {
       this.asked = null;
       return this.changeConversation({ model: element.value });
     }
+    if (element.dataset.choice === "filter") return this.setState({ folder: element.value });
+    if (element.dataset.choice === "folder") return this.changeConversation({ folder: element.value.trim() });
+    if (element.dataset.choice === "tools") return this.changeConversation({ tools: element.checked });
+    if (element.dataset.choice === "preset") return this.usePreset(element.value);
+    if (element.dataset.choice === "target") return this.changeTarget(element);
     const key = /** @type {keyof Sampling} */ (element.dataset.key);
     const { [key]: _old, ...others } = this.conversation.parameters;
     const { [key]: _invalid, ...invalid } = this.state.invalid;
@@ -514,13 +590,14 @@ export class ChatPage extends Component {
   handleSubmit(event, form) {
     event.preventDefault();
     if (form.dataset.form === "message") return this.send(this.state.draft);
+    if (form.dataset.form === "preset") return this.addPreset(form);
     const text = /** @type {HTMLTextAreaElement} */ (form.elements.namedItem("text")).value;
     return this.resend(form.dataset.message ?? "", text);
   }
 
   /** @param {KeyboardEvent} event */
   handleMessageKey(event) {
-    if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
+    if (event.key !== "Enter" || event.shiftKey || event.isComposing || touch()) return;
     event.preventDefault();
     this.send(this.state.draft);
   }
@@ -550,12 +627,13 @@ export class ChatPage extends Component {
   handleRenameDone(_event, input) {
     const { id = "" } = input.dataset;
     if (this.state.renaming !== id) return;
-    const conversation = this.conversations.get(id);
+    const summary = this.chat.summaries?.find((item) => item.id === id);
     const title = input.value.trim();
     this.endRename(input);
-    if (!conversation || !title || title === conversation.title) return;
-    conversation.title = title;
-    this.conversations.save(conversation);
+    if (!summary || !title || title === summary.title) return;
+    summary.title = title;
+    if (this.chat.conversation?.id === id) this.chat.conversation.title = title;
+    void this.chat.save(id, { title });
   }
 
   /** Whoever was still in the field is back at its button. @param {HTMLInputElement} input */
@@ -570,8 +648,8 @@ export class ChatPage extends Component {
 
   /** @param {KeyboardEvent} event */
   handleEscape(event) {
-    if (event.key !== "Escape" || event.defaultPrevented || !this.run || document.querySelector("dialog[open]")) return;
-    this.chat.cancel(this.conversation.id);
+    if (event.key !== "Escape" || event.defaultPrevented || document.querySelector("dialog[open]")) return;
+    if (this.running) this.chat.stop();
   }
 
   /** @param {Event} _event @param {HTMLElement} scroll */
@@ -580,33 +658,70 @@ export class ChatPage extends Component {
     if (this.state.jump === this.atBottom) this.setState({ jump: !this.atBottom });
   }
 
-  /** @param {StorageEvent} event */
-  handleOtherTab(event) {
-    if (event.key !== null && !event.key.startsWith("llamadash.conversation")) return;
-    this.reload();
+  /** @param {Event} _event @param {HTMLInputElement} input */
+  handleFiles(_event, input) {
+    void this.addFiles([...(input.files ?? [])]);
+    input.value = "";
   }
 
-  /** Takes over what another tab has stored, or no longer stores. */
-  reload() {
-    clearTimeout(this.recheck);
-    this.recheck = undefined;
-    this.chat.reload();
-    this.setState({ conversation: this.conversations.get(this.conversation.id) ?? this.conversation });
+  /** @param {ClipboardEvent} event */
+  handlePaste(event) {
+    const files = [...(event.clipboardData?.files ?? [])];
+    if (!files.length) return;
+    event.preventDefault();
+    void this.addFiles(files);
+  }
+
+  /** @param {DragEvent} event */
+  handleDrag(event) {
+    if (event.dataTransfer?.types.includes("Files")) event.preventDefault();
+  }
+
+  /** @param {DragEvent} event */
+  handleDrop(event) {
+    const files = [...(event.dataTransfer?.files ?? [])];
+    if (!files.length) return;
+    event.preventDefault();
+    void this.addFiles(files);
   }
 
   // What follows
 
   handleModels() {
     if (!this.model && !this.conversation.messages.length) this.conversation.model = this.preferredModel();
-    if (this.run) this.views.get(this.run.message.id)?.setState({});
+    for (const { id } of this.chat.answering) this.views.get(id)?.setState({});
     this.setState({});
   }
 
-  /** @param {Conversation} conversation @param {Message} message */
-  handleAnswer(conversation, message) {
-    const view = conversation.id === this.conversation.id ? this.views.get(message.id) : null;
-    view?.setState({});
-    if (!view || !message.pending) this.setState({});
+  /** @param {Message} [message] the answer that has grown; everything may have changed where none is named */
+  handleChange(message) {
+    const view = message ? this.views.get(message.id) : null;
+    if (view) return view.setState({});
+    this.keepAddress();
+    return this.setState({});
+  }
+
+  /** @param {File[]} files */
+  async addFiles(files) {
+    const modalities = this.model?.modalities ?? null;
+    for (const file of files) {
+      const item = { id: makeId(), name: file.name || "Picture", share: 0, attachment: null };
+      if (this.state.uploads.length >= MOST_FILES) {
+        toast(`A message takes ${MOST_FILES} files.`, { kind: "error" });
+        return;
+      }
+      this.setState({ uploads: [...this.state.uploads, item] });
+      const change = (/** @type {Partial<Upload>} */ values) => this.setState({
+        uploads: this.state.uploads.map((/** @type {Upload} */ other) => (
+          other.id === item.id ? { ...other, ...values } : other)),
+      });
+      try {
+        change({ attachment: await attach(file, modalities, this.request, (share) => change({ share })) });
+      } catch (problem) {
+        toast(/** @type {Error} */ (problem).message, { kind: "error" });
+        this.setState({ uploads: this.state.uploads.filter((/** @type {Upload} */ other) => other.id !== item.id) });
+      }
+    }
   }
 
   resetSampling() {
@@ -618,63 +733,186 @@ export class ChatPage extends Component {
   changeConversation(changes) {
     Object.assign(this.conversation, changes);
     if (changes.parameters) writeStorage(SAMPLING_KEY, JSON.stringify(changes.parameters));
-    if (this.conversation.messages.length) this.conversations.save(this.conversation);
+    if (this.chat.conversation) {
+      const { id } = this.conversation;
+      this.chat.soon(`save ${id} ${Object.keys(changes)}`, () => void this.chat.save(id, changes));
+    }
     this.setState({});
   }
 
+  /** @param {string} name */
+  usePreset(name) {
+    const preset = this.presets.find((item) => item.name === name);
+    this.changeConversation({ system: preset?.system ?? "", parameters: preset?.parameters ?? {} });
+  }
+
+  /** @param {HTMLFormElement} form */
+  addPreset(form) {
+    const input = /** @type {HTMLInputElement} */ (form.elements.namedItem("name"));
+    const name = input.value.trim();
+    if (!name) return;
+    const { system, parameters } = this.conversation;
+    input.value = "";
+    void this.savePresets([...this.presets.filter((preset) => preset.name !== name), { name, system, parameters }]);
+  }
+
+  /** @param {import("../components/chat-panel.js").ChatPreset[]} presets */
+  async savePresets(presets) {
+    await this.tell(this.request("settings:update", { changes: { chat_presets: presets } }));
+  }
+
+  /** Waits for `work`, and says what went wrong with it. @param {Promise<any>} work */
+  async tell(work) {
+    try {
+      await work;
+    } catch (problem) {
+      toast(/** @type {Error} */ (problem).message, { kind: "error" });
+    }
+  }
+
+  toggleCompare() {
+    const others = this.models.filter(({ id }) => id !== this.conversation.model);
+    const second = others.find(({ status }) => status === "loaded") ?? others[0];
+    const models = [this.conversation.model, second?.id ?? this.conversation.model];
+    this.setState({ compare: this.state.compare ? null : models.map((model) => ({ model, preset: "" })) });
+  }
+
+  /** @param {HTMLElement} element */
+  changeTarget(element) {
+    const { at, key = "" } = element.dataset;
+    const { value } = /** @type {HTMLSelectElement} */ (element);
+    this.setState({
+      compare: this.state.compare.map((/** @type {any} */ target, /** @type {number} */ number) => (
+        number === Number(at) ? { ...target, [key]: value } : target)),
+    });
+  }
+
+  /** @param {string} id */
+  messageOf(id) {
+    return this.conversation.messages.find((message) => message.id === id) ?? null;
+  }
+
+  /** A vote is for one of those that are compared. @param {string} id */
+  vote(id) {
+    const message = this.messageOf(id);
+    if (!message) return;
+    const { messages } = this.conversation;
+    const group = messages.filter((other) => other.parent === message.parent && other.compare === message.compare);
+    const votes = group.map((other) => ({ id: other.id, vote: other === message && !message.vote }));
+    for (const { id: at, vote } of votes) Object.assign(this.messageOf(at) ?? {}, { vote });
+    this.handleChange();
+    void this.chat.save(this.conversation.id, {}, votes);
+  }
+
+  /** @param {string} id */
+  goOn(id) {
+    const message = this.messageOf(id);
+    if (message && this.ready) void this.chat.goOn(message, this.parameters);
+  }
+
+  /** @param {string} id */
+  callTools(id) {
+    const message = this.messageOf(id);
+    if (message && this.ready) void this.chat.call(message, { ...this.parameters, tools: TOOLS });
+  }
+
+  // What is kept elsewhere
+
+  /** @param {Conversation[]} conversations @param {string} name */
+  saveJson(conversations, name) {
+    saveText(`${name}.json`, JSON.stringify({ format: "llamadash-conversations", conversations }, null, 1),
+      "application/json");
+  }
+
+  async exportAll() {
+    const { followed } = this.chat;
+    await this.tell((async () => {
+      /** @type {Conversation[]} */
+      const conversations = [];
+      for (let before, more = true; more;) {
+        const list = await this.request("conversations:list", { limit: 1000, ...(before ? { before } : {}) });
+        for (const { id } of list.conversations) {
+          conversations.push((await this.request("conversations:get", { id })).conversation);
+        }
+        more = list.hasMore;
+        before = list.conversations.at(-1)?.updated_at;
+      }
+      this.saveJson(conversations, "conversations");
+    })());
+    if (followed) void this.chat.open(followed); // the server sends the answers of the one that was asked for last
+  }
+
+  chooseImport() {
+    const input = document.createElement("input");
+    Object.assign(input, { type: "file", accept: ".json,application/json" });
+    input.addEventListener("change", () => input.files?.[0] && void this.tell(this.importFile(input.files[0])));
+    input.click();
+  }
+
+  /** @param {File} file */
+  async importFile(file) {
+    const content = parsed(await file.text());
+    const found = (content?.conversations ?? [content]).map(imported).filter(Boolean);
+    if (!found.length) throw new Error("There is no conversation in this file.");
+    for (const conversation of found) await upload(this.request, conversation);
+    toast(found.length === 1 ? "Imported one conversation." : `Imported ${found.length} conversations.`,
+      { kind: "success" });
+  }
+
   /** @param {string} text */
-  send(text) {
+  async send(text) {
     const content = text.trim();
-    if (!content || !this.ready) return;
+    const uploads = /** @type {Upload[]} */ (this.state.uploads);
+    if ((!content && !uploads.length) || uploads.some(({ attachment }) => !attachment) || !this.ready) return;
     const { conversation } = this;
     const draft = text === this.state.draft ? "" : this.state.draft; // an example or an edited message leaves it alone
     this.input.value = draft; // at once: what was typed may not have been drawn yet
-    if (!conversation.messages.length) {
-      conversation.title = conversation.title === UNTITLED ? titleFrom(content) : conversation.title;
+    if (!conversation.messages.length && conversation.title === UNTITLED) {
+      conversation.title = titleFrom(content || uploads[0].name);
     }
-    conversation.messages.push({ id: makeId(), role: "user", content });
     this.atBottom = true;
-    this.setState({ draft, view: this.state.view === "list" ? "thread" : this.state.view, editing: null });
-    this.ask();
-    this.keepAddress();
+    this.setState({ draft, uploads: [], view: this.state.view === "list" ? "thread" : this.state.view, editing: null });
+    writeStorage(MODEL_KEY, conversation.model);
+    const attachments = uploads.flatMap(({ attachment }) => attachment ?? []);
+    const question = { content, ...(attachments.length ? { attachments } : {}) };
+    const kept = await this.chat.ask(conversation, question, conversation.head, this.targets);
+    if (kept) {
+      if (conversation === this.state.blank) this.setState({ blank: this.blank() });
+    } else {
+      this.setState({ draft: this.state.draft || text, uploads });
+    }
   }
 
-  ask() {
+  /** Answers again what an answer, or a question, of this id stands for. @param {string} id */
+  regenerate(id) {
+    const message = this.messageOf(id);
+    const question = message?.role === "user" ? message.id : message?.parent;
+    if (!question || !this.ready) return; // before the old answer goes
+    this.atBottom = true;
     writeStorage(MODEL_KEY, this.conversation.model);
-    void this.chat.answer(this.conversation, makeId());
-  }
-
-  regenerate() {
-    const { messages } = this.conversation;
-    if (!this.ready) return; // before the old answer goes
-    while (messages[messages.length - 1]?.role === "assistant") messages.pop();
-    if (!messages.length) return;
-    this.atBottom = true;
-    this.ask();
+    const targets = message?.compare ? [{ model: message.model ?? "", parameters: this.parameters }] : this.targets;
+    void this.chat.answer(question, targets);
   }
 
   /** @param {string} id of the user's message @param {string} text */
   resend(id, text) {
-    const { messages } = this.conversation;
-    const at = messages.findIndex((message) => message.id === id);
-    if (at < 0 || !this.ready || !text.trim()) return;
-    messages.splice(at);
-    this.send(text);
+    const message = this.messageOf(id);
+    if (!message || !this.ready || !text.trim()) return;
+    this.atBottom = true;
+    this.setState({ editing: null });
+    const { attachments } = message;
+    const question = { content: text.trim(), ...(attachments ? { attachments } : {}) };
+    void this.chat.ask(this.conversation, question, message.parent, this.targets);
   }
 
   /** @param {string} id */
   async remove(id) {
-    const title = this.conversations.list().find((item) => item.id === id)?.title ?? UNTITLED;
-    const sure = await confirmDialog({
-      title: "Delete this conversation?", body: `“${title}” is deleted from this browser.`, confirmLabel: "Delete",
-      danger: true,
-    });
-    if (!sure) return;
-    if (this.chat.runs.has(id)) this.chat.cancel(id);
-    this.conversations.remove(id);
-    if (this.destroyed) return; // the address is another page's
-    if (id === this.conversation.id) this.goTo(null);
-    else this.setState({});
+    const title = this.chat.summaries?.find((item) => item.id === id)?.title ?? UNTITLED;
+    await this.tell((async () => {
+      await this.request("conversations:delete", { id });
+      const run = () => void this.tell(this.request("conversations:save", { id, changes: { deleted_at: null } }));
+      toast(`Deleted “${title}”.`, { action: { label: "Undo", run } });
+    })());
   }
 
   async startEngine() {
@@ -687,24 +925,33 @@ export class ChatPage extends Component {
 
   /** @param {string | null} id null for a new conversation */
   goTo(id) {
-    this.show((id && this.conversations.get(id)) || this.blank());
-    this.keepAddress();
+    void this.show(id);
     this.focusInput();
   }
 
-  /** @param {Conversation} conversation */
-  show(conversation) {
+  /** @param {string | null} id null for one that is not begun */
+  async show(id) {
     this.atBottom = true;
     this.setState({
-      conversation, editing: null, renaming: null, view: this.state.view === "panel" ? "panel" : "thread", jump: false,
-      invalid: {},
+      editing: null, renaming: null, view: this.state.view === "panel" ? "panel" : "thread", jump: false, invalid: {},
     });
+    if (!id) {
+      if (this.chat.conversation || this.props.query?.get("model")) this.state.blank = this.blank();
+      this.chat.close();
+      return;
+    }
+    if (id === this.chat.conversation?.id) return this.keepAddress();
+    this.setState({ opening: true });
+    const there = await this.chat.open(id);
+    this.setState({ opening: false });
+    this.keepAddress();
+    if (!there) toast("This conversation is no longer there.");
   }
 
   /** The address names the conversation, so that a reload shows it again. */
   keepAddress() {
-    const id = this.conversation.messages.length ? this.conversation.id : null;
-    this.chat.open = id;
+    if (this.destroyed || this.state.opening) return; // the address is another page's
+    const id = this.chat.conversation?.id;
     history.replaceState(history.state, "", `${base}/chat${id ? `?c=${id}` : ""}`);
   }
 
@@ -767,4 +1014,9 @@ function welcomeText(model) {
 /** @param {string} title */
 function fileName(title) {
   return title.replace(/[^\p{L}\p{N} ._-]+/gu, "").trim().slice(0, 60) || "conversation";
+}
+
+/** Whether this is a phone or a tablet, where Enter makes a line. */
+function touch() {
+  return window.matchMedia("(hover: none) and (pointer: coarse)").matches;
 }

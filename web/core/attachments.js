@@ -1,0 +1,139 @@
+/**
+ * Files that are sent along with a message: images, scaled down here; sound; texts, which become part of the message.
+ *
+ * @typedef {import("./conversations.js").Attachment} Attachment
+ */
+
+import { patiently } from "./conversations.js";
+
+const PART_BYTES = 384 * 1024; // of a file, 512 kB as base64
+const LONGEST_SIDE_PX = 1568; // of an image; vision models read hardly more
+const MAX_SOUND = 20 * 1024 * 1024; // bytes
+const MAX_TEXT = 256 * 1024; // bytes of a text file
+const SOUNDS = /** @type {{[type: string]: string}} */ ({
+  "audio/wav": "audio/wav", "audio/x-wav": "audio/wav", "audio/wave": "audio/wav", "audio/mpeg": "audio/mpeg",
+  "audio/mp3": "audio/mpeg",
+});
+
+export const LIMITS = "Images are scaled down to 1,568 pixels; sound (WAV, MP3) may have 20 MB, text and code 256 KB.";
+
+/**
+ * What a file becomes. An Error says why it cannot be sent, in words for the user.
+ * @param {File} file @param {string[] | null} modalities of the model, null where they are not known
+ * @param {(event: string, data: any) => Promise<any>} request @param {(share: number) => void} progress
+ * @returns {Promise<Attachment>}
+ */
+export async function attach(file, modalities, request, progress) {
+  const takes = (/** @type {string} */ kind) => modalities === null || modalities.includes(kind);
+  const sound = SOUNDS[file.type];
+  if (file.type.startsWith("image/")) {
+    if (!takes("image")) throw new Error("This model does not read images. Choose one with a projector (vision).");
+    return send(file.name, await scaled(file), request, progress);
+  }
+  if (file.type.startsWith("audio/") || file.type.startsWith("video/")) {
+    if (!sound) throw new Error(`${file.name} cannot be sent: sound has to be WAV or MP3.`);
+    if (!takes("audio")) throw new Error("This model does not hear sound. Choose one that does.");
+    if (file.size > MAX_SOUND) throw new Error(`${file.name} is larger than 20 MB.`);
+    return send(file.name, new Blob([file], { type: sound }), request, progress);
+  }
+  return readText(file);
+}
+
+/** @param {File} file @returns {Promise<Attachment>} */
+async function readText(file) {
+  if (file.type === "application/pdf" || /\.pdf$/i.test(file.name)) {
+    throw new Error(`${file.name} is a PDF, which this page cannot read. Copy its text and paste it here.`);
+  }
+  if (file.size > MAX_TEXT) throw new Error(`${file.name} is larger than 256 KB.`);
+  const bytes = new Uint8Array(await file.arrayBuffer());
+  try {
+    const text = new TextDecoder("utf-8", { fatal: true }).decode(bytes);
+    if (text.includes("\0")) throw new TypeError();
+    return { hash: "", name: file.name, type: "text/plain", size: file.size, text };
+  } catch (problem) {
+    if (!(problem instanceof TypeError)) throw problem;
+    throw new Error(`${file.name} is not text that this page can read.`);
+  }
+}
+
+/**
+ * An image no larger than models read: as JPEG, or PNG where it may be transparent. What takes long is done by the
+ * browser beside the page.
+ * @param {File} file @returns {Promise<Blob>}
+ */
+async function scaled(file) {
+  const { width, height } = await decoded(file);
+  const longest = Math.max(width, height);
+  if (longest <= LONGEST_SIDE_PX && file.size < 1e6 && /^image\/(jpeg|png)$/.test(file.type)) return file;
+  const side = Math.min(LONGEST_SIDE_PX, longest);
+  const image = await decoded(file, width > height ? { resizeWidth: side } : { resizeHeight: side });
+  const canvas = document.createElement("canvas");
+  Object.assign(canvas, { width: image.width, height: image.height });
+  canvas.getContext("bitmaprenderer")?.transferFromImageBitmap(image);
+  const type = file.type === "image/jpeg" || longest > LONGEST_SIDE_PX ? "image/jpeg" : "image/png";
+  return new Promise((resolve, reject) => canvas.toBlob((blob) => (
+    blob ? resolve(blob) : reject(new Error("This browser cannot scale that image."))), type, 0.88));
+}
+
+/** @param {Blob} file @param {ImageBitmapOptions} [size] @returns {Promise<ImageBitmap>} */
+async function decoded(file, size) {
+  try {
+    return await createImageBitmap(file, { ...size, resizeQuality: "high" });
+  } catch (problem) {
+    if (!(problem instanceof DOMException)) throw problem;
+    throw new Error("This browser cannot read that image. Save it as JPEG or PNG.");
+  }
+}
+
+/**
+ * @param {string} name @param {Blob} blob @param {(event: string, data: any) => Promise<any>} request
+ * @param {(share: number) => void} progress @returns {Promise<Attachment>}
+ */
+async function send(name, blob, request, progress) {
+  const of = Math.max(1, Math.ceil(blob.size / PART_BYTES));
+  let answer = /** @type {any} */ (null);
+  for (let part = 0; part < of; part += 1) {
+    const data = await toBase64(blob.slice(part * PART_BYTES, (part + 1) * PART_BYTES));
+    const fields = { name: name.slice(0, 255) || "file", type: blob.type, part, of, data };
+    answer = await patiently(() => request("conversations:attach", fields));
+    progress((part + 1) / of);
+  }
+  return answer.attachment;
+}
+
+/** @param {Blob} blob @returns {Promise<string>} */
+async function toBase64(blob) {
+  const bytes = new Uint8Array(await blob.arrayBuffer());
+  let text = "";
+  for (let at = 0; at < bytes.length; at += 8192) text += String.fromCharCode(...bytes.subarray(at, at + 8192));
+  return btoa(text);
+}
+
+/** @type {Map<string, Promise<string>>} data: addresses of what was shown, the newest last */
+const shown = new Map();
+const MOST_SHOWN = 40;
+
+/**
+ * An attachment as an address that an image or a sound can have.
+ * @param {Attachment} attachment @param {(event: string, data: any) => Promise<any>} request @returns {Promise<string>}
+ */
+export function addressOf({ hash, type }, request) {
+  const known = shown.get(hash);
+  if (known) return known;
+  const loading = load(hash, request).then((data) => `data:${type};base64,${data}`);
+  shown.set(hash, loading);
+  loading.catch(() => shown.delete(hash));
+  for (const old of [...shown.keys()].slice(0, -MOST_SHOWN)) shown.delete(old);
+  return loading;
+}
+
+/** @param {string} hash @param {(event: string, data: any) => Promise<any>} request */
+async function load(hash, request) {
+  let text = "";
+  for (let part = 0, of = 1; part < of; part += 1) {
+    const answer = await patiently(() => request("conversations:attachment", { hash, part }));
+    text += answer.data;
+    ({ of } = answer);
+  }
+  return text;
+}
