@@ -15405,6 +15405,39 @@ async def test_a_conversation_that_was_begun_is_there_later(start: Callable[...,
 
 
 @run_async
+async def test_models_are_grouped_tagged_and_deleted_together(start: Callable[..., Server]) -> None:
+    """Quantizations share a heading whose box chooses all of them; a tag that they get is a filter."""
+    server = start()
+    for name in ("big-Q4_0", "big-Q8_0", "other"):
+        write_tiny_model(server.models / f"{name}.gguf", name=name)
+    client = await Dashboard().connect(server)
+    await client.request("models:scan")
+    async with chromium(server, viewport={"width": 1440, "height": 900}) as browser:
+        page = await browser.open("/models")
+        group = page.locator(".model-group", has_text="big")
+        await group.get_by_text("2 files").wait_for()
+        assert await page.locator(".model-row").count() == 2
+        await page.get_by_label("Select all of big").check()
+        await page.get_by_role("button", name="Tags…").click()
+        await page.locator("#selection-tag").fill("heavy")
+        await page.keyboard.press("Enter")
+        await page.get_by_role("button", name="Remove the tag heavy").wait_for()
+        await page.keyboard.press("Escape")
+        await page.get_by_label("Filter by tag").select_option("heavy")
+        await page.locator(".model-row", has_text="other").wait_for(state="detached")
+        await group.get_by_role("button", name="big").click()
+        assert await page.locator(".model-row .model-tag", has_text="heavy").count() == 2
+        await page.locator("[data-selection=delete]").click()
+        await page.get_by_label("Delete the files from disk as well").check()
+        await page.get_by_role("button", name="Delete with files").click()
+        await page.get_by_role("button", name="Clear search and filters").click()
+        await page.get_by_role("button", name="Load other").wait_for()
+        assert [path.name for path in server.models.iterdir()] == ["other.gguf"]
+        assert browser.problems == []
+    await client.close()
+
+
+@run_async
 async def test_a_downloaded_model_that_was_deleted_can_be_had_again(
         start: Callable[..., Server], tmp_path: Path) -> None:
     """With its file, and without a reload of the page; the second time it is searched for on the hub."""

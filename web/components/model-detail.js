@@ -1,5 +1,5 @@
 import { Component, h } from "../core/component.js";
-import { bytes, dateTime, number, relativeTime, tokens } from "../core/format.js";
+import { bytes, dateTime, number, relativeTime, tokenRate, tokens } from "../core/format.js";
 import { CopyButton } from "./copy-button.js";
 import { icon } from "./icon.js";
 import { MemoryEstimate } from "./memory-estimate.js";
@@ -9,6 +9,7 @@ import { ModelCommand } from "./model-command.js";
 import { ModelParameters } from "./model-parameters.js";
 import { modelRuntime } from "./model-runtime.js";
 import { ModelServing } from "./model-serving.js";
+import { ModelTags } from "./model-tags.js";
 import { IN_MEMORY, modelStatus, nextWords, reasonWords } from "./model-status.js";
 import { Remedies } from "./remedies.js";
 import { Timeline } from "./timeline.js";
@@ -45,6 +46,7 @@ export class ModelDetail extends Component {
       "keydown .rename-input": "handleRenameKey",
       "input .rename-input": "handleRenameInput",
       "submit .rename": "handleRenameSave",
+      "click [data-action=\"newer\"]": "handleNewer",
     };
   }
 
@@ -125,6 +127,18 @@ export class ModelDetail extends Component {
         kind: "error",
       });
       this.setState({ saving: false });
+    }
+  }
+
+  /** The newer file comes beside the one that is here. */
+  async handleNewer() {
+    const { state, model } = this.props;
+    const { repo, newer, file } = model.hub;
+    try {
+      await state.request("models:download", { repo: `${repo.split("@")[0]}@${newer}`, file });
+      toast("The newer file is being downloaded. Delete the old one once it is here.");
+    } catch (error) {
+      toast(/** @type {Error} */ (error).message, { kind: "error" });
     }
   }
 
@@ -223,7 +237,11 @@ export class ModelDetail extends Component {
     return h("div", { className: "stack" },
       missing && h("div", { key: "missing", className: "banner banner-warning", role: "alert" },
         model.error ? `${model.error}.` : "The file is gone. Restore it, or delete this entry."),
+      model.hub?.newer && h("div", { key: "newer", className: "banner banner-info" },
+        h("span", null, `${model.hub.repo} has a newer file of this model.`),
+        h("button", { type: "button", className: "button button-small", dataset: { action: "newer" } }, "Download it")),
       this.names(model),
+      h(ModelTags, { key: "tags", state, model }),
       modelRuntime(model, state.get("engine")?.devices ?? [], h(Remedies, { key: "mend", state, model })),
       !missing && h("div", { key: "memory", className: "field" },
         h("span", { className: "field-label" }, "Estimated memory"),
@@ -281,6 +299,9 @@ function facts(model) {
     ["Tokenizer", model.tokenizer],
     ["Chat template", model.chat_template ? "Present" : "None: chats use a generic one"],
     ["Licence", model.license],
+    ["Repository", model.hub?.repo],
+    ["Last used", model.last_used_at && `${dateTime(model.last_used_at)} (${relativeTime(model.last_used_at)})`],
+    ["Last speed", model.last_speed && tokenRate(model.last_speed)],
     ["Added", `${dateTime(model.created_at)} (${relativeTime(model.created_at)})`],
     [
       "From",

@@ -1,16 +1,18 @@
 import { Component, h } from "../core/component.js";
-import { bytes, number } from "../core/format.js";
+import { bytes, number, plural, relativeTime, tokenRate } from "../core/format.js";
 import { fitBadge, needOf } from "./fit-badge.js";
 import { icon } from "./icon.js";
 import { modelAction } from "./model-action.js";
 import { modelStatus } from "./model-status.js";
-import { sharedNames } from "./query-models.js";
+import { lastSpeed, lastUse, memoryOf, sharedNames } from "./query-models.js";
 
 /** @typedef {Record<string, any>} Model */
+/** @typedef {import("./query-models.js").Group} Group */
 
 /** Height of a row in px by layout; rows are placed by it, so pages.css sets the same. */
 const ROW_HEIGHTS = { wide: 64, medium: 72, narrow: 122 };
-/** From these widths in px on the list shows columns, or name and status side by side. */
+/** From these widths in px on the list shows all columns, the most important ones, or name and status side by side. */
+const FULL_FROM = 1110;
 const WIDE_FROM = 860;
 const MEDIUM_FROM = 520;
 /** Rows drawn beyond each edge of the window, so that scrolling and Tab find them ready. */
@@ -18,18 +20,21 @@ const OVERSCAN = 8;
 
 /** @type {Array<[string, string]>} sort key and heading of the columns between name and status */
 const COLUMNS = [
-  ["parameters", "Parameters"], ["quantization", "Quantization"], ["size", "File size"], ["context", "Context"],
+  ["quantization", "Quantization"], ["size", "File size"], ["memory", "Memory"], ["used", "Last used"],
+  ["context", "Context"], ["speed", "Speed"],
 ];
+const SHOWN_TAGS = 3;
+const WIDE_COLUMNS = 4; // of these where there is less room
 
 /**
  * The models as rows, of which only those in sight exist.
  *
- * Props: `models` (filtered and sorted), `selected` (id), `sort`, `descending`, `busy` (Set of ids), `devices`.
- * Clicks bubble to the page as `[data-action]` with `data-id`.
+ * Props: `models` (filtered, sorted and grouped), `selected` (id), `chosen` (Set of ids), `sort`, `descending`, `busy`
+ * (Set of ids), `devices`, `uses`. Clicks bubble to the page as `[data-action]` with `data-id`, and as `[data-choose]`.
  */
 export class ModelList extends Component {
   getInitialState() {
-    return { first: 0, last: 30, layout: "wide", focused: "" };
+    return { first: 0, last: 30, layout: "wide", columns: WIDE_COLUMNS, focused: "" };
   }
 
   init() {
@@ -65,12 +70,12 @@ export class ModelList extends Component {
     const box = list.getBoundingClientRect();
     if (!box.width) return;
     const layout = box.width >= WIDE_FROM ? "wide" : box.width >= MEDIUM_FROM ? "medium" : "narrow";
+    const columns = box.width >= FULL_FROM ? COLUMNS.length : WIDE_COLUMNS;
     const height = ROW_HEIGHTS[layout];
     const first = Math.max(0, Math.floor(-box.top / height) - OVERSCAN);
     const last = Math.max(first, Math.ceil((window.innerHeight - box.top) / height) + OVERSCAN);
-    if (first !== this.state.first || last !== this.state.last || layout !== this.state.layout) {
-      this.setState({ first, last, layout });
-    }
+    const now = { first, last, layout, columns };
+    if (Object.entries(now).some(([name, value]) => this.state[name] !== value)) this.setState(now);
   }
 
   /** @param {Event} _event @param {HTMLElement} element */
@@ -81,9 +86,10 @@ export class ModelList extends Component {
   /** Arrow keys move between rows. @param {Event} event @param {HTMLElement} element */
   handleKey(event, element) {
     const step = { ArrowDown: 1, ArrowUp: -1 }[/** @type {KeyboardEvent} */ (event).key];
-    if (!step || !(event.target instanceof HTMLAnchorElement)) return;
+    const target = /** @type {HTMLElement} */ (event.target);
+    if (!step || !target.matches(".model-link")) return;
     const next = step > 0 ? element.nextElementSibling : element.previousElementSibling;
-    const link = next?.querySelector("a");
+    const link = /** @type {HTMLElement|null|undefined} */ (next?.querySelector(".model-link"));
     if (!link) return;
     event.preventDefault();
     link.focus();
@@ -92,14 +98,18 @@ export class ModelList extends Component {
 
   render() {
     const models = /** @type {Model[]} */ (this.props.models);
-    const { layout, first, last, focused } = this.state;
-    this.shared = sharedNames(models);
+    const { layout, first, last, focused, columns } = this.state;
+    this.shared = sharedNames(models.filter((model) => !model.group));
     const height = ROW_HEIGHTS[/** @type {keyof typeof ROW_HEIGHTS} */ (layout)];
     /** @type {import("../core/component.js").VNode[]} */ const rows = [];
     models.forEach((model, index) => {
-      if ((index >= first && index <= last) || model.id === focused) rows.push(this.row(model, index, height));
+      if ((index < first || index > last) && model.id !== focused) return;
+      const place = { "aria-setsize": String(models.length), "aria-posinset": String(index + 1) };
+      const style = { transform: `translateY(${index * height}px)` };
+      rows.push(model.group ? this.group(/** @type {any} */ (model), { ...place, style })
+        : this.row(model, { ...place, style }));
     });
-    return h("div", { className: `model-list is-${layout}` },
+    return h("div", { className: `model-list is-${layout}${columns > WIDE_COLUMNS ? " is-full" : ""}` },
       layout === "wide" && this.heading(),
       h("ul", {
         key: "rows", className: "model-rows", "aria-label": "Models", style: { height: `${models.length * height}px` },
@@ -122,20 +132,54 @@ export class ModelList extends Component {
         ? "↓"
         : "↑"));
     };
+    const models = /** @type {Model[]} */ (this.props.models);
+    const ids = models.flatMap((model) => model.group ? model.members : [model]).map(({ id }) => id);
     return h("div", { key: "heading", className: "model-heading" },
-      h("span", null), button("name", "Name"), COLUMNS.map(([sort, label]) =>
-        button(sort, label)), button("status", "Status"), h("span", null));
+      this.box(ids, "Select all"), h("span", null), button("name", "Name"),
+      COLUMNS.slice(0, this.state.columns).map(([sort, label]) => button(sort, label)),
+      button("status", "Status"), h("span", null));
   }
 
-  /** @param {Model} model @param {number} index @param {number} height */
-  row(model, index, height) {
+  /** A box that chooses models. @param {string[]} ids @param {string} label */
+  box(ids, label) {
+    const { chosen } = this.props;
+    const count = ids.filter((id) => chosen.has(id)).length;
+    return h("label", { key: "box", className: "model-box" }, h("input", {
+      type: "checkbox", checked: count > 0 && count === ids.length, indeterminate: count > 0 && count < ids.length,
+      dataset: { choose: ids.join(" ") }, "aria-label": label,
+    }));
+  }
+
+  /** The heading of the quantizations of one model. @param {Group & Model} group @param {any} place */
+  group({ id, group, name, members, open }, place) {
+    const sizes = members.map((member) => member.file_size ?? 0).sort((a, b) => a - b);
+    const kinds = [...new Set(members.map(({ quantization }) => quantization).filter(Boolean))];
+    const facts = [
+      plural(members.length, kinds.length > 1 ? "quantization" : "file"),
+      bytes(sizes[0]) === bytes(sizes.at(-1)) ? bytes(sizes[0]) : `${bytes(sizes[0])} to ${bytes(sizes.at(-1))}`,
+      kinds.join(", "),
+    ];
+    return h("li", { key: id, className: "model-row model-group", dataset: { id }, ...place },
+      this.box(members.map((member) => member.id), `Select all of ${name}`),
+      icon(open ? "chevron-down" : "chevron-right"),
+      h("div", { key: "name", className: "model-name" },
+        h("button", {
+          type: "button", className: "model-link", "aria-expanded": open, dataset: { action: "group", group },
+        }, name),
+        h("span", { className: "model-subline muted" }, h("span", { className: "model-facts" },
+          facts.filter(Boolean).join(" · ")))));
+  }
+
+  /** @param {Model} model @param {any} place */
+  row(model, place) {
     const selected = model.id === this.props.selected;
+    const { chosen, uses } = this.props;
+    const look = `${selected ? " is-selected" : ""}${chosen.has(model.id) ? " is-chosen" : ""}`;
     return h("li", {
-      key: model.id, className: `model-row${selected ? " is-selected" : ""}`, dataset: { id: model.id },
-      "aria-setsize": String(this.props.models.length),
-      "aria-posinset": String(index + 1),
-      style: { transform: `translateY(${index * height}px)` },
+      key: model.id, className: `model-row${look}${model.grouped ? " is-grouped" : ""}`, dataset: { id: model.id },
+      ...place,
     },
+      this.box([model.id], `Select ${model.name}`),
       h("button", {
         key: "star", type: "button", className: `button-icon model-star${model.favorite ? " is-on" : ""}`,
         dataset: { action: "favorite", id: model.id }, "aria-pressed": String(Boolean(model.favorite)),
@@ -148,12 +192,14 @@ export class ModelList extends Component {
         }, model.name),
         this.subline(model)),
       this.state.layout === "wide" && [
-        h("span", { key: "parameters", className: "model-cell" }, model.size_label ?? "–"),
         h("span", { key: "quantization", className: "model-cell" },
           model.quantization ? h("span", { className: "badge badge-neutral" }, model.quantization) : "–"),
         h("span", { key: "size", className: "model-cell" }, bytes(model.file_size)),
+        h("span", { key: "memory", className: "model-cell" }, bytes(memoryOf(model))),
+        h("span", { key: "used", className: "model-cell" }, relativeTime(lastUse(model, uses))),
         h("span", { key: "context", className: "model-cell" }, context(model.context_length)),
-      ],
+        h("span", { key: "speed", className: "model-cell" }, tokenRate(lastSpeed(model, uses))),
+      ].slice(0, this.state.columns),
       h("div", { key: "status", className: "model-row-status" }, modelStatus(model)),
       h("div", { key: "action", className: "model-row-action" },
         modelAction(model, { busy: this.props.busy?.has(model.id) })));
@@ -161,16 +207,22 @@ export class ModelList extends Component {
 
   /** @param {Model} model */
   subline(model) {
-    const id = this.shared.has(model.name) && model.id;
+    const used = lastUse(model, this.props.uses);
+    const place = this.shared.has(model.name) && `${folderOf(model.path)} · ${model.id}`; // beside its size and kind
     const facts = this.state.layout === "wide"
-      ? [id, model.architecture, model.shards?.length > 1 && `${model.shards.length} parts`]
+      ? [place, model.architecture, model.size_label, model.shards?.length > 1 && `${model.shards.length} parts`]
       : [
-        id, model.architecture, model.size_label, model.quantization, bytes(model.file_size),
-        model.context_length && `${context(model.context_length)} context`,
+        place, model.architecture, model.size_label, model.quantization, bytes(model.file_size),
+        used && `used ${relativeTime(used)}`, model.context_length && `${context(model.context_length)} context`,
       ];
     const modalities = /** @type {string[]} */ (model.modalities ?? []).filter((name) => name !== "text");
     return h("span", { className: "model-subline muted" },
-      h("span", { className: "model-facts" }, facts.filter(Boolean).join(" · ") || "Unknown architecture"),
+      h("span", { className: "model-facts", title: place ? model.path : null },
+        facts.filter(Boolean).join(" · ") || "Unknown architecture"),
+      model.pinned && h("span", { key: "pinned", className: "badge" }, "Pinned"),
+      model.hub?.newer && h("span", { key: "newer", className: "badge badge-info" }, "Newer file"),
+      (model.tags ?? []).slice(0, SHOWN_TAGS).map((/** @type {string} */ tag) =>
+        h("span", { key: `tag:${tag}`, className: "badge model-tag" }, tag)),
       modalities.map((name) => h("span", { key: name, className: "badge badge-info" }, name)),
       model.status === "unloaded" && fitBadge(needOf(model), this.props.devices, { quiet: true }));
   }
@@ -180,4 +232,9 @@ export class ModelList extends Component {
 function context(tokens) {
   if (!tokens) return "–";
   return tokens >= 1024 && tokens % 1024 === 0 ? `${number(tokens / 1024)}K` : number(tokens);
+}
+
+/** The folders in which a file is, the last two of them. @param {string} path */
+function folderOf(path) {
+  return path.split(/[\\/]/).slice(-3, -1).join("/");
 }

@@ -1,3 +1,4 @@
+import { readStorage, writeStorage } from "../core/auth.js";
 import { Component, h } from "../core/component.js";
 import { plural } from "../core/format.js";
 import { DeleteModel } from "../components/delete-model.js";
@@ -12,7 +13,8 @@ import { ModelDetail } from "../components/model-detail.js";
 import { ModelList } from "../components/model-list.js";
 import { statusLabel } from "../components/model-status.js";
 import { PresetsDialog } from "../components/presets-dialog.js";
-import { queryModels } from "../components/query-models.js";
+import { ModelSelection } from "../components/model-selection.js";
+import { groupModels, queryModels } from "../components/query-models.js";
 import { emptyState, errorState, loadingState } from "../components/states.js";
 import { toast } from "../components/toast.js";
 import { upstreamModels } from "../components/upstream-models.js";
@@ -22,11 +24,14 @@ import { upstreamModels } from "../components/upstream-models.js";
 
 /** @type {Query} */
 const DEFAULT_QUERY = {
-  search: "", status: "", architecture: "", quantization: "", favorites: false, sort: "name", descending: false,
+  search: "", status: "", architecture: "", quantization: "", tags: "", favorites: false, sort: "name",
+  descending: false,
 };
 
 /** Where this browser remembers how the list is sorted. */
 const SORT_KEY = "llamadash.models.sort";
+/** And whether quantizations of one model are under one heading. */
+const GROUP_KEY = "llamadash.models.group";
 
 /** A scan of a very large folder on a slow disk may need this long (ms). */
 const SCAN_TIMEOUT = 10 * 60_000;
@@ -38,13 +43,19 @@ const SORTS = [
   ["parameters", "Parameters", true],
   ["context", "Context", true],
   ["quantization", "Quantization", false],
-  ["used", "Recently used", true],
+  ["memory", "Memory", true],
+  ["used", "Last used", true],
+  ["speed", "Speed", true],
   ["added", "Recently added", true],
   ["status", "Status", false],
 ];
 
-/** @type {Array<["status"|"architecture"|"quantization", string]>} */
-const FILTERS = [["status", "Any status"], ["architecture", "Any architecture"], ["quantization", "Any quantization"]];
+/** @typedef {"status"|"architecture"|"quantization"|"tags"} FilterName */
+/** @type {Array<[FilterName, string]>} */
+const FILTERS = [
+  ["status", "Any status"], ["architecture", "Any architecture"], ["quantization", "Any quantization"],
+  ["tags", "Any tag"],
+];
 
 /** The library: find, load, inspect, tune, add and delete models. */
 export class ModelsPage extends Component {
@@ -62,23 +73,29 @@ export class ModelsPage extends Component {
       downloads: state.get("downloads") ?? [],
       query: { ...DEFAULT_QUERY, ...rememberedSort() },
       busy: new Set(),
+      chosen: new Set(),
+      grouping: readStorage(GROUP_KEY) !== "off",
+      open: new Set(),
       dialog: null,
       deleting: "",
       scanning: false,
       error: "",
     };
-    this.usedAt = lastUses(state.get("requests"));
+    this.uses = lastUses(state.get("requests"));
+    /** The model whose box was changed last: with Shift the next one chooses all between. */
+    this.chosenLast = "";
     /** Ids of the models whose star is being changed. @type {Set<string>} */ this.starring = new Set();
     /** Whether parameters were typed and not saved. @type {boolean} */ this.dirty = false;
     /**
      * The answer of queryModels for these models and this query.
-     * @type {{models: Model[]|null, query: Query|null, answer: ReturnType<typeof queryModels>|null}}
+     * @type {{by: any[], answer: ReturnType<typeof queryModels> & {items: any[]}|null}}
      */
-    this.found = { models: null, query: null, answer: null };
+    this.found = { by: [], answer: null };
     /** Where the page was scrolled to when an address was left, and when the list was. @type {number|null} */
     this.left = null;
     this.listTop = 0;
     this.onDirty = (/** @type {boolean} */ dirty) => { this.dirty = dirty; };
+    this.onClearChosen = () => this.setState({ chosen: new Set() });
     this.closeDialog = () => this.setState({ dialog: null, deleting: "" });
     this.onCreated = (/** @type {Model} */ model) => {
       this.closeDialog();
@@ -94,6 +111,9 @@ export class ModelsPage extends Component {
       "click [data-action=\"sort\"]": "handleSort",
       "click [data-action=\"direction\"]": "handleDirection",
       "click [data-action=\"favorites\"]": "handleFavorites",
+      "click [data-action=\"grouping\"]": "handleGrouping",
+      "click [data-action=\"group\"]": "handleGroup",
+      "click [data-choose]": "handleChoose",
       "click [data-action=\"clear-filters\"]": "handleClear",
       "click [data-action=\"load\"]": (
         /** @type {Event} */ _event, /** @type {HTMLElement} */ element
@@ -151,8 +171,8 @@ export class ModelsPage extends Component {
 
   /** @param {any[]} requests */
   updateUses(requests) {
-    this.usedAt = lastUses(requests);
-    if (this.state.query.sort === "used") this.setState({ query: { ...this.state.query } });
+    this.uses = lastUses(requests);
+    this.setState({});
   }
 
   /** Ask before typed parameters are left behind. @param {any} to */
@@ -218,6 +238,31 @@ export class ModelsPage extends Component {
 
   handleFavorites() {
     this.query({ favorites: !this.state.query.favorites });
+  }
+
+  handleGrouping() {
+    writeStorage(GROUP_KEY, this.state.grouping ? "off" : "on");
+    this.setState({ grouping: !this.state.grouping });
+  }
+
+  /** @param {Event} _event @param {HTMLElement} element */
+  handleGroup(_event, element) {
+    const { group = "" } = element.dataset;
+    const open = new Set(this.state.open);
+    if (!open.delete(group)) open.add(group);
+    this.setState({ open });
+  }
+
+  /** A box chooses its models, with Shift all from the last one on. @param {MouseEvent} event @param {any} box */
+  handleChoose(event, box) {
+    const ids = box.dataset.choose.split(" ");
+    const all = this.visible().items.filter((item) => !item.group).map(({ id }) => id);
+    const [from, to] = [all.indexOf(this.chosenLast), all.indexOf(ids[0])].sort((a, b) => a - b);
+    if (event.shiftKey && ids.length === 1 && from >= 0) ids.push(...all.slice(from, to + 1));
+    this.chosenLast = ids[0];
+    const chosen = new Set(this.state.chosen);
+    for (const id of ids) chosen[box.checked ? "add" : "delete"](id);
+    this.setState({ chosen });
   }
 
   handleClear() {
@@ -299,11 +344,15 @@ export class ModelsPage extends Component {
 
   /** Filtering and sorting only when models or query changed, so that rows stay the same objects. */
   visible() {
-    const { models, query } = this.state;
-    if (!this.found.answer || this.found.models !== models || this.found.query !== query) {
-      this.found = { models, query, answer: queryModels(models, query, this.usedAt) };
+    const { models, query, grouping, open } = this.state;
+    const { id } = this.props.params;
+    const by = [models, query, grouping, open, id, this.uses];
+    if (!this.found.answer || by.some((value, at) => value !== this.found.by[at])) {
+      const { rows, facets } = queryModels(models, query, this.uses);
+      const items = grouping ? groupModels(rows, open, Boolean(query.search), id) : rows;
+      this.found = { by, answer: { rows, facets, items } };
     }
-    return /** @type {ReturnType<typeof queryModels>} */ (this.found.answer);
+    return /** @type {NonNullable<ModelsPage["found"]["answer"]>} */ (this.found.answer);
   }
 
   render() {
@@ -368,8 +417,8 @@ export class ModelsPage extends Component {
 
   /** @param {string|undefined} id */
   full(id) {
-    const { rows, facets } = this.visible();
-    const { query, busy } = this.state;
+    const { rows, facets, items } = this.visible();
+    const { query, busy, models, chosen } = this.state;
     const model = id ? this.find(id) : undefined;
     const active = this.state.downloads.filter((/** @type {any} */ item) =>
       ["queued", "running", "paused", "verifying", "failed"].includes(item.status));
@@ -378,11 +427,15 @@ export class ModelsPage extends Component {
         active.length > 0 && h("section", { key: "downloads", className: "card models-downloads" },
           h(DownloadQueue, { state: this.props.state, downloads: active })),
         this.toolbar(facets),
+        chosen.size > 0 && h(ModelSelection, {
+          key: "selection", state: this.props.state, models: models.filter((/** @type {Model} */ one) =>
+            chosen.has(one.id)), all: models, clear: this.onClearChosen,
+        }),
         h("div", { key: "list", className: "card models-card" },
           rows.length
             ? h(ModelList, {
-              key: "list", models: rows, selected: id, sort: query.sort, descending: query.descending, busy,
-              devices: this.state.engine?.devices,
+              key: "list", models: items, selected: id, sort: query.sort, descending: query.descending, busy, chosen,
+              devices: this.state.engine?.devices, uses: this.uses,
             })
             : h("div", { key: "none" }, emptyState({
               title: "No model matches", body: "Try other words, or fewer filters.", iconName: "search",
@@ -416,12 +469,18 @@ export class ModelsPage extends Component {
           autocomplete: "off", value: query.search, dataset: { role: "search" },
         })),
       h(Filters, { key: "filters", count: set.filter(Boolean).length },
-        FILTERS.map(([name, any]) => this.filter(name, any, facets[name])),
+        FILTERS.map(([name, any]) => name === "tags" && !facets.tags.length && !query.tags ? null
+          : this.filter(name, any, facets[name])),
         h("button", {
           key: "favorites", type: "button", className: `button models-favorites${query.favorites ? " is-on" : ""}`,
           dataset: { action: "favorites" }, "aria-pressed": query.favorites,
         },
           icon(query.favorites ? "star-filled" : "star"), h("span", null, "Favourites")),
+        h("button", {
+          key: "grouping", type: "button", className: `button${this.state.grouping ? " is-on" : ""}`,
+          dataset: { action: "grouping" }, "aria-pressed": this.state.grouping,
+          title: "Quantizations of one model under one heading",
+        }, icon("models"), h("span", null, "Group")),
         h("div", { key: "sort", className: "models-sorting" },
           h("label", { className: "visually-hidden", htmlFor: "models-sort" }, "Sort by"),
           h("select", { id: "models-sort", className: "select", value: query.sort, dataset: { role: "sort" } },
@@ -437,7 +496,7 @@ export class ModelsPage extends Component {
   }
 
   /**
-   * @param {"status"|"architecture"|"quantization"} name @param {string} any
+   * @param {FilterName} name @param {string} any
    * @param {Array<{value: string, count: number}>} facet
    */
   filter(name, any, facet) {
@@ -448,7 +507,7 @@ export class ModelsPage extends Component {
     const label = (/** @type {string} */ value) => (name === "status" ? statusLabel(value)[0] : value);
     return h("select", {
       key: name, className: `select models-filter${chosen ? " is-on" : ""}`, value: chosen, dataset: { filter: name },
-      "aria-label": `Filter by ${name}`,
+      "aria-label": `Filter by ${name === "tags" ? "tag" : name}`,
     },
       h("option", { key: "", value: "" }, any),
       options.map(({ value, count }) => h("option", { key: value, value }, `${label(value)} (${count})`)));
@@ -505,7 +564,15 @@ function rememberedSort() {
   }
 }
 
-/** @param {any[]|undefined} requests newest first @returns {Map<string, number>} */
+/**
+ * What the last requests tell that the models' rows do not tell yet.
+ * @param {any[]|undefined} requests newest first @returns {import("../components/query-models.js").Uses}
+ */
 function lastUses(requests) {
-  return new Map([...(requests ?? [])].reverse().map(({ model, timestamp }) => [model, timestamp]));
+  const oldest = [...(requests ?? [])].reverse();
+  const timed = oldest.filter(({ generated_per_second: speed }) => speed);
+  return {
+    used: new Map(oldest.map(({ model, timestamp }) => [model, timestamp])),
+    speed: new Map(timed.map(({ model, generated_per_second: speed }) => [model, speed])),
+  };
 }
