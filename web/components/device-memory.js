@@ -2,6 +2,7 @@ import { h } from "../core/component.js";
 import { bytes } from "../core/format.js";
 import { IN_MEMORY } from "./model-status.js";
 import { Panel, cardHeader } from "./panel.js";
+import { toast } from "./toast.js";
 
 /** @typedef {{[name: string]: any}} Json */
 
@@ -42,8 +43,25 @@ export class DeviceMemory extends Panel {
   render() {
     const devices = this.get("engine")?.devices ?? [];
     return h("section", { className: "card", hidden: !devices.length, "aria-label": "Memory of each device" },
-      cardHeader("memory", "Memory for models", h("a", { className: "card-link", href: "/configuration" }, "Budget")),
+      cardHeader("memory", "Memory for models", h("span", { className: "row" },
+        this.models.some(({ status }) => IN_MEMORY.includes(status)) && h("button", {
+          key: "free", type: "button", className: "button button-small", dataset: { action: "free" },
+          title: "Unloads every model, those that answer when they have",
+        }, "Free now"),
+        h("a", { key: "budget", className: "card-link", href: "/configuration" }, "Budget"))),
       h("div", { className: "card-body devices" }, devices.map((/** @type {Json} */ one) => this.renderDevice(one))));
+  }
+
+  getEventMap() {
+    return { "click [data-action=\"free\"]": "handleFree" };
+  }
+
+  async handleFree() {
+    try {
+      await this.props.state.request("models:free");
+    } catch (error) {
+      toast(/** @type {Error} */ (error).message, { kind: "error" });
+    }
   }
 
   /** @param {Json} device */

@@ -29,7 +29,9 @@ export class Layout extends Component {
   /** @param {any} props */
   constructor(props) {
     super(props);
-    this.state = { more: false, offered: false, dismissed: null, unread: 0, AlertsPanel: null, Login: null };
+    this.state = {
+      more: false, offered: false, dismissed: null, unread: 0, AlertsPanel: null, CapturesBanner: null, Login: null,
+    };
     /** @type {string | undefined} which version of the client this page runs */
     this.web = undefined;
     this.alarmed = 0;
@@ -170,6 +172,7 @@ export class Layout extends Component {
 
   renderBanners() {
     return [
+      this.state.CapturesBanner && h(this.state.CapturesBanner, { key: "captures", state: this.props.state }),
       this.renderOffline(), this.renderNoAuth(), this.renderNotice(), this.renderUpdated(), this.renderEngineTrouble(),
     ];
   }
@@ -276,6 +279,9 @@ export class Layout extends Component {
     const { alarms } = this;
     if (alarms || this.alarmed) void import("./alerts-panel.js").then(({ markTab }) => markTab(alarms));
     this.alarmed = alarms;
+    if (Object.keys(this.get("info")?.features?.captures ?? {}).length && !this.state.CapturesBanner) {
+      void import("./captures.js").then(({ CapturesBanner }) => this.setState({ CapturesBanner }));
+    }
     if (document.activeElement === document.body) this.element.querySelector("#login-secret")?.focus();
   }
 

@@ -9,6 +9,7 @@ import { icon } from "../components/icon.js";
 import { buildName } from "../components/model-serving.js";
 import { OfficialBuild } from "../components/official-build.js";
 import { ParameterForm } from "../components/parameter-form.js";
+import { Schedules } from "../components/schedules.js";
 import { errorState, loadingState } from "../components/states.js";
 import { toast } from "../components/toast.js";
 
@@ -27,7 +28,7 @@ const LABELS = {
   models_dirs: "Model folders", api_host: "Address", api_port: "Port", models_max: "Models at once",
   idle_seconds: "Idle time", min_residency: "Minimum residency", max_wait: "Longest wait",
   default_model: "Default model", build: "Default build", autostart: "Start with llamadash",
-  check_releases: "Look for newer builds", check_models: "Look for newer models",
+  schedules: "Schedules", check_releases: "Look for newer builds", check_models: "Look for newer models",
 };
 
 /** The configuration of API, memory and engine: what is saved, what was typed, and what it makes of both. */
@@ -44,6 +45,7 @@ export class ConfigurationPage extends Component {
   }
 
   init() {
+    this.onSchedules = (/** @type {Json[]} */ items) => this.edit("schedules", items);
     this.onParameter = (/** @type {string} */ key, /** @type {string} */ text) => this.typeParameter(key, text);
   }
 
@@ -129,7 +131,8 @@ export class ConfigurationPage extends Component {
     const labels = new Map((result?.parameters ?? []).map((/** @type {Json} */ item) => [item.key, item.label]));
     const [old, now] = [saved(before), saved(after)];
     const fields = Object.keys(draft).filter((key) => !same(old[key], now[key])).map((key) =>
-      change(LABELS[key] ?? `Budget of ${key.slice("budget.".length)}`, old[key], now[key], shown(draft[key])));
+      change(LABELS[key] ?? key.replace(/^budget\./, "Budget of ").replace(/^yields\./, "Left to others on "),
+        old[key], now[key], shown(draft[key])));
     const defaults = Object.keys(texts).filter((key) => !same(before.defaults?.[key], after.defaults?.[key]))
       .map((key) => change(
         labels.get(key) ?? key, before.defaults?.[key], after.defaults?.[key], texts[key] || "default"));
@@ -213,16 +216,18 @@ export class ConfigurationPage extends Component {
     /** @type {Json} */ const changes = {};
     /** @type {Record<string, string>} */ const errors = {};
     for (const [key, value] of Object.entries(draft)) {
-      if (key.startsWith("budget.")) continue;
+      if (/^(budget|yields)\./.test(key)) continue;
       const bounds = BOUNDS[key];
       const number = Number(value);
       if (!bounds) changes[key] = value;
       else if (/^\d+$/.test(String(value).trim()) && number >= bounds[0] && number <= bounds[1]) changes[key] = number;
       else errors[key] = `Enter a whole number from ${bounds[0]} to ${bounds[1]}.`;
     }
-    const budget = budgetOf(result.config.budget, draft);
-    Object.assign(errors, budget.errors);
-    if (Object.keys(draft).some((key) => key.startsWith("budget."))) changes.budget = budget.values;
+    for (const kind of ["budget", "yields"]) {
+      const sizes = budgetOf(result.config[kind], draft, kind);
+      Object.assign(errors, sizes.errors);
+      if (Object.keys(draft).some((key) => key.startsWith(`${kind}.`))) changes[kind] = sizes.values;
+    }
     if (Object.keys(texts).length) {
       const parsed = ParameterForm.parse(result.parameters, this.parameterTexts());
       changes.defaults = parsed.values;
@@ -436,7 +441,17 @@ export class ConfigurationPage extends Component {
       devices.length > 0 && h("fieldset", { key: "budget", className: "field budget" },
         h("legend", { className: "field-label" }, "Budget of each device in GiB"),
         h("p", { className: "field-hint" }, "How much memory llamadash may use. Empty = all of it."),
-        h("div", { className: "form-grid" }, devices.map((device) => this.budget(result, device)))));
+        h("div", { className: "form-grid" }, devices.map((device) => this.budget(result, device)))),
+      devices.length > 0 && h("fieldset", { key: "yields", className: "field budget" },
+        h("legend", { className: "field-label" }, "Left to other programs in GiB"),
+        h("p", { className: "field-hint" },
+          "When a game or another program needs memory, idle models leave so that this much stays free, and come back ",
+          "later. Empty = models stay."),
+        h("div", { className: "form-grid" }, devices.map((device) => this.budget(result, device, "yields")))),
+      h(Schedules, {
+        key: "schedules", items: this.value("schedules") ?? [], models: this.modelChoices(), onChange: this.onSchedules,
+        error: Object.entries(this.state.fieldErrors).find(([key, error]) => key.startsWith("schedules") && error)?.[1],
+      }));
   }
 
   /** The devices there are, and those that a budget is saved for. @param {Json} result @returns {Json[]} */
@@ -446,15 +461,16 @@ export class ConfigurationPage extends Component {
     return [...present, ...others.map((name) => ({ name, total: null }))];
   }
 
-  /** @param {Json} result @param {Json} device */
-  budget(result, { name, total, free }) {
-    const locked = result.locked?.budget;
-    const key = `budget.${name}`;
-    const id = `config-budget-${name}`;
+  /** @param {Json} result @param {Json} device @param {string} [kind] */
+  budget(result, { name, total, free }, kind = "budget") {
+    const locked = result.locked?.[kind];
+    const key = `${kind}.${name}`;
+    const id = `config-${kind}-${name}`;
     const hint = total ? `${bytes(total)} in all, ${bytes(free)} free now` : "Not there at the moment";
     const error = this.state.fieldErrors[key];
     return formField({ id, label: name, hint, error, locked }, h("input", {
-      id, className: "input", type: "text", inputmode: "decimal", autocomplete: "off", placeholder: "All",
+      id, className: "input", type: "text", inputmode: "decimal", autocomplete: "off", 
+      placeholder: kind === "budget" ? "All" : "Models stay",
       value: String(this.value(key) ?? ""), disabled: Boolean(locked), dataset: { config: key },
       "aria-describedby": `${id}-hint`, "aria-invalid": error ? "true" : null,
     }));
@@ -631,8 +647,9 @@ function card(key, title, ...body) {
 
 /** The saved values by field, each device's budget in GiB. @param {Json} config @returns {Json} */
 function saved(config) {
-  const budgets = Object.entries(config.budget ?? {}).map(([name, size]) => [`budget.${name}`, gibibytes(size)]);
-  return { ...config, ...Object.fromEntries(budgets) };
+  const sizes = ["budget", "yields"].flatMap((kind) =>
+    Object.entries(config[kind] ?? {}).map(([name, size]) => [`${kind}.${name}`, gibibytes(size)]));
+  return { ...config, ...Object.fromEntries(sizes) };
 }
 
 /** @param {number} size bytes @returns {string} GiB, as one would type it */
@@ -642,15 +659,15 @@ function gibibytes(size) {
 
 /**
  * The budget of each device in bytes, from what is saved and what was typed in GiB ("" for all of a device).
- * @param {Json | undefined} before @param {Json} draft
+ * @param {Json | undefined} before @param {Json} draft @param {string} [kind] what the fields' names begin with
  * @returns {{values: Record<string, number>, errors: Record<string, string>}}
  */
-export function budgetOf(before, draft) {
+export function budgetOf(before, draft, kind = "budget") {
   /** @type {Record<string, number>} */ const values = { ...before };
   /** @type {Record<string, string>} */ const errors = {};
   for (const [key, typed] of Object.entries(draft)) {
-    if (!key.startsWith("budget.")) continue;
-    const [name, text] = [key.slice("budget.".length), String(typed).trim()];
+    if (!key.startsWith(`${kind}.`)) continue;
+    const [name, text] = [key.slice(kind.length + 1), String(typed).trim()];
     if (!text) delete values[name];
     else if (/^\d+([.,]\d+)?$/.test(text) && Number(text.replace(",", ".")) > 0) {
       values[name] = Math.round(Number(text.replace(",", ".")) * GIB);

@@ -79,6 +79,7 @@ export class LogsPage extends Component {
       "change [data-filter]": "handleFilter",
       "input [data-role=\"log-search\"]": "handleSearch",
       "click [data-action=\"pause\"]": "handlePause",
+      "click [data-action=\"captures\"]": "handleCaptures",
       "click [data-action=\"newest\"]": "handleNewest",
       "click [data-action=\"wrap\"]": "handleWrap",
       "click [data-action=\"export\"]": "handleExport",
@@ -319,6 +320,11 @@ export class LogsPage extends Component {
     this.filter(NO_FILTERS);
   }
 
+  async handleCaptures() {
+    const { Captures } = await import("../components/captures.js");
+    this.setState({ Captures });
+  }
+
   handlePause() {
     if (this.state.paused) return this.handleNewest();
     return this.setState({ paused: true, follow: false, waiting: 0 });
@@ -398,6 +404,9 @@ export class LogsPage extends Component {
             dataset: { action: "wrap" }, "aria-pressed": wrap,
           }, "Wrap lines"),
           h("button", {
+            key: "captures", type: "button", className: "button button-ghost", dataset: { action: "captures" },
+          }, icon("search"), "Captures"),
+          h("button", {
             key: "export", type: "button", className: "button button-ghost", disabled: Boolean(exporting),
             dataset: { action: "export" },
           }, icon("download"), exporting ? "Exporting…" : "Export"),
@@ -405,6 +414,9 @@ export class LogsPage extends Component {
             icon("trash"),
             "Clear"))),
       this.toolbar(),
+      this.state.Captures && h(this.state.Captures, {
+        key: "captures", state: this.props.state, close: () => this.setState({ Captures: null }),
+      }),
       this.state.counts?.buckets.length ? h(LogHistogram, {
         key: "histogram", counts: this.state.counts, onJump: this.onJump,
       }) : null,
