@@ -430,16 +430,11 @@ class Event:
     cost: int  # for how many requests it counts in the rate limit
 
     @functools.cached_property
-    def parameters(self) -> Mapping[str, inspect.Parameter]:
-        """What the handler takes."""
-        return inspect.signature(self.handler).parameters
-
-    @functools.cached_property
     def fields(self) -> dict[str, inspect.Parameter]:
         """The request's fields: the handler's typed keyword-only parameters; `from_` is the field `from`."""
         hints = typing.get_type_hints(self.handler, {**globals(), "Dash": Any, "Client": Any}, include_extras=True)
         return {item.name.rstrip("_"): item.replace(annotation=hints[item.name])
-                for item in self.parameters.values() if item.kind is item.KEYWORD_ONLY}
+                for item in inspect.signature(self.handler).parameters.values() if item.kind is item.KEYWORD_ONLY}
 
     def arguments(self, data: Json) -> Json:
         """`data` checked against the handler's keyword arguments; InvalidRequest names the wrong field."""
@@ -10651,9 +10646,7 @@ def download_problem(problem: BaseException) -> str:
         return "the connection was cut"
     if isinstance(problem, aiohttp.ClientSSLError):
         return "its certificate is not trusted"
-    if isinstance(problem, OSError) and problem.strerror:
-        return problem.strerror
-    return type(problem).__name__
+    return (isinstance(problem, OSError) and problem.strerror) or type(problem).__name__
 
 
 def download_place(folder: Path, repo: str) -> Path:
@@ -12268,7 +12261,7 @@ class Hub:
             if client.running >= MAX_RUNNING or not client.may_request(event.cost):
                 raise RateLimited("Too many requests: slow down.", retryAfter=1)
             arguments = event.arguments(request_data(request))
-            asker = (client,) if "client" in event.parameters else ()
+            asker = (client,) if "client" in event.handler.__annotations__ else ()
             return event.handler(self.dash, *asker, **arguments)
         except DashError as problem:
             return problem
@@ -12388,11 +12381,9 @@ def counted_address(address: str) -> str:
 # -- Web ------------------------------------------------------------------------------------------
 
 WEB = HERE / "web"
-CONTENT_TYPES = {
-    ".html": "text/html; charset=utf-8", ".js": "text/javascript; charset=utf-8",
-    ".css": "text/css; charset=utf-8", ".svg": "image/svg+xml", ".png": "image/png",
-    ".webmanifest": "application/manifest+json",
-}
+CONTENT_TYPES = {".html": "text/html; charset=utf-8", ".js": "text/javascript; charset=utf-8",
+                 ".css": "text/css; charset=utf-8", ".svg": "image/svg+xml", ".png": "image/png",
+                 ".webmanifest": "application/manifest+json"}
 SECURITY_HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
                                "connect-src 'self'; manifest-src 'self'; base-uri 'none'; form-action 'none'; "
@@ -12433,8 +12424,7 @@ class WebFile:
     @functools.cached_property
     def gzipped(self) -> bytes | None:
         """The body compressed, once and when it is first asked for; None where that does not pay."""
-        pays = len(self.body) >= GZIP_FROM and self.content_type != "image/png"
-        return gzip.compress(self.body, 9, mtime=0) if pays else None
+        return gzip.compress(self.body, 9, mtime=0) if len(self.body) >= GZIP_FROM else None
 
 
 class WebFiles:

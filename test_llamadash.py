@@ -14523,7 +14523,7 @@ async def test_nothing_on_the_loop_waits_for_a_disk_or_a_name(tmp_path: Path, wa
         fields = json.loads(text.replace("{folder}", str(tmp_path)))
         arguments = llamadash.EVENTS[event].arguments(fields)
         asker = {"client": types.SimpleNamespace(session_id="key", id="me", address="::1")}
-        wanted = {name: asker[name] for name in llamadash.EVENTS[event].parameters if name == "client"}
+        wanted = {name: asker[name] for name in llamadash.EVENTS[event].handler.__annotations__ if name == "client"}
         with contextlib.suppress(llamadash.DashError):
             result = llamadash.EVENTS[event].handler(dash, **wanted, **arguments)
             if not isinstance(result, dict):
