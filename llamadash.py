@@ -11905,33 +11905,8 @@ def too_deep(value: Any) -> bool:
     return True
 
 
-@dataclass(eq=False, repr=False, slots=True)
 class Client:
-    """One authenticated browser or program."""
-    id: str
-    connection: Connection
-    address: str
-    session_id: str | None
-    recover: tuple[Any, Any]  # the epoch and the last broadcast that it says it knows
-    established: Json
-    rate: float
-    allowance: float = math.inf
-    measured: float = 0.0
-    running: int = 0
-
-    def may_request(self, cost: float) -> bool:
-        """Take `cost` requests out of this client's allowance, if there are that many."""
-        now = time.monotonic()
-        self.allowance = min(REQUEST_BURST * self.rate, self.allowance + (now - self.measured) * self.rate)
-        self.measured = now
-        if self.allowance < cost:
-            return False
-        self.allowance -= cost
-        return True
-
-
-class Connection:
-    """One WebSocket from its upgrade to its end; nothing of what it sends is parsed before it was measured.
+    """One browser or program, from its WebSocket's upgrade to its end; what it sends is measured before it is parsed.
 
     It stands for a session of python-socketio, whose version is bounded for what is used undocumented: the dicts
     `handlers` and `sockets` of its Engine.IO server, and that it calls `send` of those unless they are `closed`.
@@ -11944,7 +11919,10 @@ class Connection:
         self.request = request
         self.transport = transport
         self.waits = transport.get_write_buffer_size  # the bytes that are there for the other side to read
-        self.client: Client | None = None
+        self.address, self.session_id = "", typing.cast("str | None", None)
+        self.established: Json | None = None  # what it is told once it has authenticated
+        self.recover: tuple[Any, Any] = (None, None)  # the epoch and the last broadcast that it says it knows
+        self.running, self.allowance, self.measured = 0, math.inf, 0.0  # its requests
         self.asked = False  # whether it has sent its CONNECT
         self.deadline = time.monotonic() + AUTH_DEADLINE  # by when it must have authenticated
         self.next_ping = time.monotonic() + PING_INTERVAL
@@ -11969,7 +11947,7 @@ class Connection:
             self.write(text_frame(b"0" + encoded({
                 "sid": self.id, "upgrades": [], "pingInterval": PING_INTERVAL * 1000,
                 "pingTimeout": PING_TIMEOUT * 1000, "maxPayload": MAX_MESSAGE})))
-            await server.handlers["connect"](self.id, {"llamadash.connection": self})
+            await server.handlers["connect"](self.id, {"llamadash.client": self})
             if fault := await self.receive():
                 hub.refused[fault] += 1
                 self.transport.pause_reading()  # a flood waits: its next connection would cost more than this one
@@ -11989,8 +11967,8 @@ class Connection:
             text, kind, self.heard_at = message.data, message.type, time.monotonic()
             if self.transport.is_closing():
                 break
-            if kind is web.WSMsgType.TEXT and self.client and text.startswith("42"):
-                if not self.hub.receive(self.client, text):
+            if kind is web.WSMsgType.TEXT and self.established and text.startswith("42"):
+                if not self.hub.receive(self, text):
                     return "malformed messages"
                 await asyncio.sleep(0)  # whatever else has come, the others get their turn
                 await self.room()  # who asks on gets the answers that are on their way first
@@ -12016,14 +11994,24 @@ class Connection:
         """Let the library answer the CONNECT, which starts or ends everything else."""
         self.asked = True
         await self.hub.sio.eio.handlers["message"](self.id, text[1:])
-        if self.client:
-            self.hub.welcome(self.client)
+        if self.established:
+            self.hub.welcome(self, self.established)
         else:
             asyncio.get_running_loop().call_later(CLOSE_GRACE / 2, self.transport.abort)
 
     async def send(self, packet: Any) -> None:
         """Send what the library has to say."""
         self.write(text_frame(packet.encode().encode()))
+
+    def may_request(self, cost: float) -> bool:
+        """Take `cost` requests out of this client's allowance, if there are that many."""
+        now, rate = time.monotonic(), self.hub.dash.config.request_rate
+        self.allowance = min(REQUEST_BURST * rate, self.allowance + (now - self.measured) * rate)
+        self.measured = now
+        if self.allowance < cost:
+            return False
+        self.allowance -= cost
+        return True
 
     def write(self, frame: bytes) -> None:
         """Write one ready-made frame, or end a client that does not read what it was sent."""
@@ -12084,7 +12072,7 @@ class Hub:
         self.history: collections.deque[tuple[int, float, bytes]] = collections.deque()
         self.history_bytes = 0
         self.clients: dict[str, Client] = {}
-        self.connections: set[Connection] = set()
+        self.connections: set[Client] = set()  # also those that have not authenticated yet
         self.refused: collections.Counter[str] = collections.Counter()
         self.explained = ""  # why the last one was refused that somebody may want to let in
         self.known_key = ""
@@ -12100,13 +12088,12 @@ class Hub:
         """Run the socket that `request` wants to become."""
         if (request.query.get("EIO"), request.query.get("transport")) != ("4", "websocket") or not request.transport:
             return web.Response(status=400, text="This is Socket.IO, version 4, over a WebSocket.\n")
-        return await Connection(self, request, request.transport).run()
+        return await Client(self, request, request.transport).run()
 
     async def connect(self, sid: str, environ: Json, auth: Any = None) -> None:
         """Admit a client whose credentials are good; refuse it with a code otherwise."""
-        connection: Connection = environ["llamadash.connection"]
-        credentials = auth if isinstance(auth, dict) else {}
-        address = client_address(connection.request, self.dash.config.trusted_proxies)
+        client, credentials = environ["llamadash.client"], auth or {}
+        client.address = address = client_address(client.request, self.dash.config.trusted_proxies)
         try:
             admitted = await self.dash.access.admit(credentials, address)
             await self.dash.web.refresh()  # whose version it is told
@@ -12116,20 +12103,18 @@ class Hub:
             told = problem if isinstance(problem, DashError) else handler_failed("connect")
             raise socketio.exceptions.ConnectionRefusedError(
                 str(told), {"code": told.code, **told.details}) from None
-        recover = (credentials.get("epoch"), credentials.get("seq"))
-        connection.client = Client(sid, connection, address, admitted.pop("session_id"), recover, admitted,
-                                   self.dash.config.request_rate)
-        LimitedProtocol.expect(connection.request, math.inf)
+        client.session_id, client.established = admitted.pop("session_id"), admitted
+        client.recover = (credentials.get("epoch"), credentials.get("seq"))
+        LimitedProtocol.expect(client.request, math.inf)
 
-    def welcome(self, client: Client) -> None:
+    def welcome(self, client: Client, established: Json) -> None:
         """Tell a client that it is in, give it what it missed, and let it take part in broadcasts."""
         missed = self.missed(*client.recover)
-        established = {"epoch": self.epoch, "seq": self.seq, "recovered": missed is not None,
-                       "version": __version__, **client.established}
         self.clients[client.id] = client
-        self.send(client, "connection:established", established)
+        told = {"epoch": self.epoch, "seq": self.seq, "recovered": missed is not None, "version": __version__}
+        self.send(client, "connection:established", told | established)
         for frame in missed or []:
-            client.connection.write(frame)
+            client.write(frame)
 
     def missed(self, epoch: Any, last: Any) -> list[bytes] | None:
         """The broadcasts of this `epoch` after the `last` one in order; None where they are not all known."""
@@ -12153,8 +12138,8 @@ class Hub:
     def end_sessions(self, alive: set[str | None]) -> None:
         """Close the sockets of the clients whose session is not one of those that are `alive`."""
         for client in [client for client in self.clients.values() if client.session_id not in alive]:
-            client.connection.write(text_frame(b"41"))  # Socket.IO's DISCONNECT
-            client.connection.transport.abort()
+            client.write(text_frame(b"41"))  # Socket.IO's DISCONNECT
+            client.transport.abort()
 
     async def close(self) -> None:
         """End every socket: a tab left open must not delay the stop."""
@@ -12168,7 +12153,7 @@ class Hub:
             now = time.monotonic()
             for connection in self.connections:
                 connection.look_whether_alive(now)
-                if connection.client is None and now > connection.deadline:
+                if not connection.established and now > connection.deadline:
                     connection.transport.abort()
                 elif now > connection.next_ping:
                     connection.next_ping, connection.idle = now + PING_INTERVAL, 0
@@ -12214,7 +12199,7 @@ class Hub:
     def send(self, client: Client, event: str, data: Json) -> None:
         """Send one event to one client, outside the sequence of broadcasts."""
         envelope = {"type": "broadcast", "event": event, "data": data, "timestamp": now_ms()}
-        client.connection.write(text_frame(b"42" + encoded([event, envelope])))
+        client.write(text_frame(b"42" + encoded([event, envelope])))
 
     def broadcast(self, event: str, data: Json) -> None:
         """Send one event to every client, and keep it for those that are away for a moment."""
@@ -12225,7 +12210,7 @@ class Hub:
         self.history_bytes += len(frame)
         self.forget()
         for client in self.clients.values():
-            client.connection.write(frame)
+            client.write(frame)
 
     def receive(self, client: Client, text: str) -> bool:
         """Take one event message apart and handle it; False where it is malformed."""
@@ -12277,7 +12262,7 @@ class Hub:
             async with self.dash.long_work:
                 body = await encoded_by_parts(data)
             if len(body) > LONG_MESSAGE:
-                await client.connection.room(len(body))
+                await client.room(len(body))
             reply(body)
         except DashError as problem:
             reply(problem)
@@ -12296,9 +12281,9 @@ class Hub:
         envelope = encoded({"type": "response", "event": event, "success": kind == b"data", "requestId": id,
                             "timestamp": now_ms()})
         body = b'%b,"%b":%b}' % (envelope[:-1], kind, part)
-        client.connection.write(text_frame(b"42[%b,%b]" % (encoded(f"{event}:result"), body)))
+        client.write(text_frame(b"42[%b,%b]" % (encoded(f"{event}:result"), body)))
         if ack:
-            client.connection.write(text_frame(b"43%b[%b]" % (ack.encode(), body)))
+            client.write(text_frame(b"43%b[%b]" % (ack.encode(), body)))
 
 
 def too_much(client: Client, text: str) -> DashError | None:

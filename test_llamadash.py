@@ -11074,8 +11074,8 @@ def test_frames_say_how_long_they_are(size: int) -> None:
 
 @run_async
 async def test_python_socketio_lets_a_session_of_ours_stand_in_for_its_own() -> None:
-    """All that llamadash.Connection needs of the library without its being documented."""
-    advice = "python-engineio or python-socketio has changed what llamadash.Connection relies on: adapt that class, " \
+    """All that llamadash.Client needs of the library without its being documented."""
+    advice = "python-engineio or python-socketio has changed what llamadash.Client relies on: adapt that class, " \
              "or lower the bounds of their versions in both PEP 723 blocks"
     library, sent = socketio.AsyncServer(async_mode="aiohttp"), list[str]()
     library.on("connect", lambda sid, environ, auth: auth["token"] == "good")
@@ -13878,7 +13878,7 @@ def test_whoever_reads_nothing_of_a_long_answer_is_cut_off() -> None:
     aborted, waits = [], [5_000_000]
     transport = types.SimpleNamespace(get_write_buffer_size=lambda: waits[0], abort=lambda: aborted.append(True))
     hub = types.SimpleNamespace(refused=collections.Counter())
-    connection = llamadash.Connection(hub, None, transport)  # type: ignore[arg-type]
+    connection = llamadash.Client(hub, None, transport)  # type: ignore[arg-type]
     connection.written, begun = 6_000_000, time.monotonic()
     for second in range(100):
         waits[0] -= 1
