@@ -2498,8 +2498,8 @@ class GGUFReader:
     """Reads a GGUF header through a small window; every count in the file is bounded before it is believed."""
 
     def __init__(self, file: Any, size: int, *, search: bool = True, named: bool = False) -> None:
-        self.file, self.size, self.search, self.named = file, size, search, named
-        self.searched = False  # whether a vocabulary was skipped without looking at each of its texts
+        self.file, self.size, self.named = file, size, named
+        self.search = search  # for the end of a vocabulary, instead of looking at each of its texts
         self.window = b""
         self.start = 0  # of the window, in the file
         self.at = 0  # of the next byte, in the window
@@ -2549,7 +2549,6 @@ class GGUFReader:
         if self.texts > MAX_ARRAY_TEXTS:
             raise GGUFError("its vocabulary is larger than any real one")
         if self.search and count >= LONG_ARRAY and self.find_next_key(count):
-            self.searched = True
             return
         length_of = struct.Struct(self.order + "Q").unpack_from
         for _ in range(count):
@@ -2704,13 +2703,9 @@ def gguf_read(path: str | Path, *, named: bool = False) -> GGUFHeader:
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode):
                 raise GGUFError("not a regular file")
-            reader = GGUFReader(file, status.st_size, named=named)
-            try:
-                return reader.header()
-            except GGUFError:
-                if not reader.searched:
-                    raise
-                return GGUFReader(file, reader.size, search=False, named=named).header()
+            with contextlib.suppress(GGUFError):
+                return GGUFReader(file, status.st_size, named=named).header()
+            return GGUFReader(file, status.st_size, search=False, named=named).header()
     except OSError as problem:
         raise GGUFError(f"cannot be read: {problem.strerror}") from problem
 
