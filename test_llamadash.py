@@ -4630,6 +4630,7 @@ class StubPool:
         self.calls: list[str] = []
         self.statuses: dict[str, str] = {}
         self.memories = [CPU]
+        self.changed = asyncio.Event()
         self.entries = self.memory = self  # its parts
 
     def state(self, row: Json) -> Json:
