@@ -2,7 +2,6 @@ import { h } from "../core/component.js";
 import { bytes } from "../core/format.js";
 import { IN_MEMORY } from "./model-status.js";
 import { Panel, cardHeader } from "./panel.js";
-import { toast } from "./toast.js";
 
 /** @typedef {{[name: string]: any}} Json */
 
@@ -53,15 +52,7 @@ export class DeviceMemory extends Panel {
   }
 
   getEventMap() {
-    return { "click [data-action=\"free\"]": "handleFree" };
-  }
-
-  async handleFree() {
-    try {
-      await this.props.state.request("models:free");
-    } catch (error) {
-      toast(/** @type {Error} */ (error).message, { kind: "error" });
-    }
+    return { "click [data-action=\"free\"]": () => this.props.state.request("models:free") };
   }
 
   /** @param {Json} device */

@@ -121,7 +121,7 @@ export class Layout extends Component {
       this.renderConnection(), this.renderBell());
   }
 
-  /** How many alerts last, or came since the bell was last opened. */
+  /** How many alerts last, or came since the bell was used. */
   get alarms() {
     return Math.max(this.state.unread, this.get("info")?.features?.alerts?.length ?? 0);
   }
@@ -134,9 +134,9 @@ export class Layout extends Component {
     }, icon("bell"), alarms > 0 && h("span", { className: "bell-count" }, String(alarms)));
   }
 
-  /** @param {{events: {kind: string, reason: string}[]}} added to the timeline */
+  /** @param {any} added to the timeline */
   handleEvents({ events }) {
-    const alerts = events.filter(({ kind }) => kind === "alert");
+    const alerts = events.filter((/** @type {any} */ { kind }) => kind === "alert");
     if (!alerts.length) return;
     this.setState({ unread: this.state.AlertsPanel ? 0 : this.state.unread + alerts.length });
     void import("./alerts-panel.js").then(({ notify }) => notify(alerts));

@@ -126,6 +126,9 @@ function remarks(row, name) {
   };
 }
 
+/** Before and after a request, as its lines may come a little later (ms). */
+const LOG_MARGIN = 500;
+
 /** Where a request's time went: a sentence, a bar and its parts. @param {Json} row @param {string} name the model's */
 export function requestAnatomy(row, name) {
   const parts = partsOf(row);
@@ -147,5 +150,12 @@ export function requestAnatomy(row, name) {
         h("dt", null, "Total"),
         h("dd", null, h("strong", null, time(row.duration)),
           h("span", { className: "muted" }, typeof row.energy === "number"
-            ? energy(row.energy) : "Energy unknown")))));
+            ? energy(row.energy) : "Energy unknown")))),
+    h("a", { key: "log", className: "card-link", href: logAddress(row) }, "What the engine logged meanwhile"));
+}
+
+/** The lines of a request's model while it was under way. @param {Json} row */
+function logAddress({ model, timestamp, duration }) {
+  const [from, to] = [timestamp - LOG_MARGIN, timestamp + Math.ceil(duration ?? 0) + LOG_MARGIN];
+  return `/logs?${new URLSearchParams({ source: model, from: String(from), to: String(to) })}`;
 }
