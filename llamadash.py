@@ -950,6 +950,7 @@ USAGE_COLUMNS = (  # numbers of requests and tokens; ms of work; tokens with a k
 SPEED_COLUMNS = ("prompt_speeds", "generated_speeds")  # how many requests had which speed, see speed_count
 REQUEST_FILTERS = {"model": "model = ?", "key": "key = ?", "status": "status = ?", "from_ms": "timestamp >= ?",
                    "to_ms": "timestamp < ?"}
+LIVES = "kind IN ('loading', 'loaded', 'unloaded', 'failed', 'crashed', 'waiting')"  # as the index events_lives has it
 EVENT_COLUMNS = ("id", "timestamp", "kind", "model", "reason", "details")
 CLOCK_FIELDS: dict[str, Any] = {"sure": Timestamp, "since": Timestamp, "held": int, "doubt": str | None}
 # Characters and messages of one conversation, which is sent in one piece; conversations, and characters of all.
@@ -1929,12 +1930,13 @@ class RequestRows(DatabaseFile):
                 {**row, "details": json.dumps(row["details"])}).lastrowid} for row in rows]
 
     def events(self, from_ms: int, to_ms: int, model: str | None = None, limit: int = 1000,
-               kind: str | None = None) -> list[Json]:
+               kind: str | None = None, *, lives: bool = False) -> list[Json]:
         """The newest events between two times, of one model or of all; may be called from a thread.
 
         Up to now means those from the future as well, which have `future` and come last.
         """
-        wanted = {"timestamp >= ?": from_ms, "timestamp < ?": to_ms, "model = ?": model, "kind = ?": kind}
+        wanted = {"timestamp >= ?": from_ms, "timestamp < ?": to_ms, "model = ?": model, "kind = ?": kind,
+                  LIVES: () if lives else None}
         rows = self.newest("events", EVENT_COLUMNS, wanted, limit)
         return [{**row, "details": decoded(row, "details", {})} for row in rows]
 
@@ -7644,9 +7646,10 @@ async def models_free(dash: Dash) -> Json:
 
 @on("timeline:list", error="LIST_TIMELINE_FAILED")
 async def timeline_list(dash: Dash, *, from_: Timestamp, to: Timestamp, model: str | None = None,
-                        kind: str | None = None, limit: Annotated[int, Range(1, 500)] = 200) -> Json:
-    """What happened to the models between two times, the newest first: loads, unloads, waits and refusals."""
-    return {"events": await asyncio.to_thread(dash.db.events, from_, to, model, limit, kind)}
+                        kind: str | None = None, lives: bool = False,
+                        limit: Annotated[int, Range(1, 2000)] = 200) -> Json:
+    """What happened between two times, the newest first; of one `kind`, or `lives`: what models come and leave by."""
+    return {"events": await asyncio.to_thread(dash.db.events, from_, to, model, limit, kind, lives=lives)}
 
 
 # -- Gateway and keys ----------------------------------------------------------------------------

@@ -1308,6 +1308,7 @@ def test_every_page_of_a_long_list_comes_from_an_index(fresh_db: llamadash.Datab
         fresh_db.requests(**filters, before=20)
     fresh_db.events(0, 5, "a")
     fresh_db.events(0, 5)
+    fresh_db.events(0, 5, lives=True)
     fresh_db.logs(before=5)
     assert plans and not [plan for plan in plans if not plan.startswith("SEARCH") or "TEMP" in plan], plans
     assert all("timestamp" in plan or "PRIMARY KEY" in plan for plan in plans), plans

@@ -50,7 +50,7 @@ test("samples are joined by a line also after a longer interval was set", async 
   const settings = { metrics_interval: 10 };
   const start = 10_000 * Math.floor(Date.now() / 10_000);
   const answer = { bucket: 10_000, timestamps: [start], series: { cpu_usage: { avg: [1], max: [1] } } };
-  const charts = new MetricsCharts({ span: 900_000, state: { get: (key) => (key === "settings" ? settings : null), request: async () => answer } });
+  const charts = new MetricsCharts({ span: 900_000, state: { get: (key) => (key === "settings" ? settings : null), request: async () => ({ ...answer, events: [] }) } });
   await charts.load();
   settings.metrics_interval = 60;
   for (const at of [60_000, 120_000]) charts.add({ cpu_usage: 5 }, start + at);

@@ -13,10 +13,13 @@ import { bytes, duration, now, number, percent, rate, tokenRate } from "../core/
 import { History } from "../core/history.js";
 import { icon } from "./icon.js";
 import { ChartLink, LinkedChart } from "./linked-chart.js";
+import { modelLanes } from "./model-lanes.js";
 import { emptyState, errorState, loadingState } from "./states.js";
+import { eventMarks, newestFirst } from "./timeline.js";
 
 const POINTS = 360; // of each line: about what a chart has pixels for
 const CHART_HEIGHT_PX = 168;
+const MOST_LIVES = 2000; // events of models that are asked for
 const FEW_MOMENTS = 3; // fewer than this and a chart shows nothing to look at
 
 const celsius = (/** @type {number | null | undefined} */ value) => `${number(value, 0)} °C`;
@@ -79,6 +82,8 @@ export class MetricsCharts extends Component {
     this.turn = 0;
     /** @type {History | null} */
     this.history = null;
+    /** @type {any[]} what happened, the newest first */
+    this.events = [];
     this.state = { loading: true, error: null };
   }
 
@@ -86,6 +91,9 @@ export class MetricsCharts extends Component {
     const { state } = this.props;
     void this.load();
     return [
+      state.on("timeline:added", (/** @type {any} */ { events }) => {
+        if (!this.props.until) this.events = newestFirst([...events, ...this.events]);
+      }),
       state.on("metrics:update", (/** @type {any} */ { metrics }, /** @type {any} */ envelope) =>
         this.add(metrics, envelope.timestamp)),
       state.subscribe("info", (/** @type {any} */ info) => (
@@ -109,8 +117,13 @@ export class MetricsCharts extends Component {
     this.setState({ loading: true, error: null });
     try {
       const to = until ?? now();
-      const answer = await state.request("metrics:history", { from: to - span, to, points: POINTS });
+      const range = { from: to - span, to };
+      const [answer, newest, lives] = await Promise.all([
+        state.request("metrics:history", { ...range, points: POINTS }), state.request("timeline:list", range),
+        state.request("timeline:list", { ...range, lives: true, limit: MOST_LIVES }),
+      ]);
       if (turn !== this.turn) return; // another range was chosen meanwhile
+      this.events = newestFirst([...newest.events, ...lives.events]);
       this.history = new History(answer, span, this.interval);
       if (state.get("metrics")) this.history.note(state.get("metrics"));
       this.setState({ loading: false });
@@ -154,6 +167,7 @@ export class MetricsCharts extends Component {
         ? h("p", { className: "muted" },
           `Recording has just begun. A value is added every ${duration(this.interval / 1000)}.`)
         : null,
+      this.lanes(),
       this.engineSection(),
       this.section("Machine", MACHINE),
       this.gpuSection());
@@ -164,6 +178,13 @@ export class MetricsCharts extends Component {
     return h("section", { key: title, className: "monitoring-section", "aria-label": title },
       h("h2", { className: "monitoring-heading" }, title),
       note, h("div", { className: "monitoring-grid" }, specs.map((spec) => this.card(spec))));
+  }
+
+  lanes() {
+    const { state, span, until } = this.props;
+    const { timestamps } = /** @type {History} */ (this.history);
+    const to = until ?? Math.max(timestamps.at(-1) ?? 0, this.events[0]?.timestamp ?? 0);
+    return modelLanes(state, this.events, to - span, to);
   }
 
   engineSection() {
@@ -231,6 +252,7 @@ export class MetricsCharts extends Component {
       h(LinkedChart, {
         link: this.link, label: title, timestamps: history.timestamps, series: columns, format, max: low ? least : max,
         base, from: to - span, to, height: CHART_HEIGHT_PX, legend: true, onZoom, onBack,
+        marks: eventMarks(this.props.state, this.events),
       }));
   }
 }
