@@ -2847,6 +2847,7 @@ class Shape:
     layers: int
     embedding: int
     feed_forward: int
+    mixing: int  # numbers for each token that latent attention or a state space needs in place of feed_forward's
     heads: int
     vocabulary: int
     trained: int
@@ -2863,7 +2864,9 @@ def model_shape(model: Json, header: GGUFHeader | None, parameters: Json) -> Sha
     facts: ModelFacts = header.of_model if header else lambda key: None
     layers = min(model["block_count"] or 0, MAX_KEPT_ITEMS)
     embedding = model["embedding_length"] or 0
-    width = gguf_largest(facts("expert_feed_forward_length")) or 0
+    width, latent, inner, groups, state, dense = (gguf_largest(facts(key)) or 0 for key in (
+        "expert_feed_forward_length", "attention.key_length_mla", "ssm.inner_size", "ssm.group_count",
+        "ssm.state_size", "leading_dense_block_count"))
     used, wide = model["expert_used_count"] or 0, gguf_largest(facts("feed_forward_length")) or 4 * embedding
     tensors = header.tensor_sizes if header else {}
     if sum(tensors.values()) < 0.9 * (model["file_size"] or 0):  # not those of all shards
@@ -2871,12 +2874,15 @@ def model_shape(model: Json, header: GGUFHeader | None, parameters: Json) -> Sha
     own = weights_of(tensors, layers, parameters) if tensors else guessed_weights(model, layers, width)
     first = sum([size for name, size in tensors.items() if INPUT_TENSORS.match(name)])
     tied = 0 if "output.weight" in tensors else tensors.get("token_embd.weight", 0)
-    inner = [size for name, size in tensors.items() if name.startswith("blk.")]
+    mixed = latent and 2 * (model["head_count"] or 0) * (latent + (model["key_length"] or 0))  # as measured, or more
     return Shape(
-        layers=layers, embedding=embedding, feed_forward=width * (used + 1) if width else wide,
-        heads=model["head_count"] or 0, vocabulary=model["vocabulary_size"] or 0,
+        layers=layers, embedding=embedding,
+        feed_forward=max(width * (used + 1), wide if dense or not width else 0),
+        mixing=max(mixed, 6 * inner + 11 * groups * state), heads=model["head_count"] or 0,
+        vocabulary=model["vocabulary_size"] or 0,
         trained=min(model["context_length"] or 0, LARGEST_CONTEXT), window=sliding_window(model, facts), input=first,
-        tied=tied, weights=own, largest=max(inner, default=0),
+        tied=tied, weights=own,
+        largest=max((size for name, size in tensors.items() if name.startswith("blk.")), default=0),
         cache=cache_layers(model, facts, layers - (gguf_largest(facts("nextn_predict_layers")) or 0)))
 
 
@@ -3053,7 +3059,7 @@ def compute_bytes(shape: Shape, run: Run, context: int) -> int:
     tokens = min(run.ubatch, rounded_up(context))
     masks = one + (sliding if shape.window else 0)
     attention = 2 * masks if run.flash else 4 * one * (shape.heads + 1)  # a matrix for every head
-    work = 4 * (5 * shape.embedding + 3 * shape.feed_forward)
+    work = 4 * (5 * shape.embedding + max(3 * shape.feed_forward, shape.mixing))
     return tokens * (attention + work) + 4 * shape.vocabulary * run.slots
 
 

@@ -2982,6 +2982,80 @@ def test_estimate_of_sliding_windows_is_what_the_engine_took(parameters: Json, c
     assert found["compute"] == pytest.approx(compute * MIB, rel=0.03)
 
 
+def write_shape(path: Path, architecture: str, facts: Json, layers: list[dict[str, tuple[int, ...]]]) -> Path:
+    """Write a model of zeros with these tensors in each layer, of embedding 256, which a real engine loads."""
+    tokens = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
+    norm = "token_embd_norm.weight" if architecture == "lfm2" else "output_norm.weight"
+    tensors: list[Tensor] = [("token_embd.weight", (256, len(tokens)), "F32", None), (norm, (256,), "F32", None)]
+    tensors += [(f"blk.{at}.{name}", shape, "F32", None) for at, layer in enumerate(layers)
+                for name, shape in layer.items()]
+    named = {"block_count": len(layers), "embedding_length": 256, "context_length": 32768, "feed_forward_length": 512,
+             "attention.head_count": 4, "attention.layer_norm_rms_epsilon": 1e-5, **facts}
+    return write_gguf(path, {
+        "general.architecture": architecture, **{f"{architecture}.{key}": value for key, value in named.items()},
+        "tokenizer.ggml.model": "llama", "tokenizer.ggml.tokens": tokens,
+        "tokenizer.ggml.scores": [0.0] * len(tokens), "tokenizer.ggml.token_type": Typed("i32", [2, 3, 3] + [6] * 256),
+    }, tensors)
+
+
+def weights(**shapes: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
+    """Names of tensors with their shapes; those of two underscores are written with their own ending."""
+    return {name.replace("__", ".") if "__" in name else f"{name}.weight": shape for name, shape in shapes.items()}
+
+
+FORWARD = weights(attn_norm=(256,), ffn_norm=(256,), ffn_gate=(256, 512), ffn_up=(256, 512), ffn_down=(512, 256))
+ATTENTION = {**FORWARD, **weights(attn_q=(256, 256), attn_k=(256, 128), attn_v=(256, 128), attn_output=(256, 256))}
+MLA = {**FORWARD, **weights(
+    attn_kv_a_norm=(128,), attn_q=(256, 4 * 96), attn_kv_a_mqa=(256, 128 + 32), attn_k_b=(64, 128, 4),
+    attn_v_b=(128, 64, 4), attn_output=(256, 256))}
+CONVOLUTION = {**FORWARD, **weights(shortconv__conv__weight=(3, 256), shortconv__in_proj__weight=(256, 768),
+                                    shortconv__out_proj__weight=(256, 256))}
+STATE_SPACE = {**FORWARD, **weights(
+    ssm_in=(256, 2 * 512 + 2 * 64 + 8), ssm_conv1d=(4, 512 + 2 * 64), ssm_conv1d__bias=(640,), ssm_dt__bias=(8,),
+    ssm_a__=(1, 8), ssm_d__=(1, 8), ssm_norm=(512, 1), ssm_out=(512, 256))}
+STATE_SPACE = {name.rstrip("."): shape for name, shape in STATE_SPACE.items()}
+NORMED = weights(attn_q_norm=(64,), attn_k_norm=(64,))
+GEMMA = {**ATTENTION, **NORMED, **weights(post_attention_norm=(256,), post_ffw_norm=(256,))}
+SHAPES: dict[str, tuple[str, Json, list[dict[str, tuple[int, ...]]]]] = {
+    "latent attention": ("deepseek2", {
+        "attention.head_count_kv": 1, "attention.key_length": 160, "attention.value_length": 128,
+        "attention.key_length_mla": 96, "attention.value_length_mla": 64, "attention.kv_lora_rank": 128,
+        "rope.dimension_count": 32, "leading_dense_block_count": 27, "expert_feed_forward_length": 64,
+        "expert_shared_count": 1, "expert_count": 4, "expert_used_count": 2}, [MLA] * 27),
+    "convolutions": ("lfm2", {"shortconv.l_cache": 3, "attention.head_count_kv": [0, 0, 2, 0, 2, 0]},
+                     [{**ATTENTION, **NORMED} if at in (2, 4) else CONVOLUTION for at in range(6)]),
+    "state space": ("granitehybrid", {
+        "ssm.conv_kernel": 4, "ssm.inner_size": 512, "ssm.state_size": 64, "ssm.time_step_rank": 8,
+        "ssm.group_count": 1, "attention.head_count_kv": [0, 0, 0, 2, 0, 0, 2, 0], "attention.key_length": 64,
+        "attention.value_length": 64, "rope.dimension_count": 64, "rope.scaling.finetuned": False},
+        [ATTENTION if at in (3, 6) else STATE_SPACE for at in range(8)]),
+    "sliding window": ("gemma3", {
+        "attention.head_count_kv": 2, "attention.key_length": 64, "attention.value_length": 64,
+        "attention.sliding_window": 512}, [GEMMA] * 12),
+}
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_estimate_of_rarer_shapes_is_what_the_engine_takes(name: str, tmp_path: Path) -> None:
+    """What a real engine says of its buffers as it loads a small model: the caches exactly, compute never more."""
+    path = write_shape(tmp_path / "m.gguf", *SHAPES[name])
+    header = llamadash.gguf_read(path, named=True)
+    row = {**ROW, **llamadash.gguf_facts([header]), "file_size": path.stat().st_size}
+    small = {"cache-type-k": "q8_0", "cache-type-v": "q8_0"}  # which latent attention wants to be the same
+    for parameters in ({"ctx-size": 8192}, {"ctx-size": 8192, "parallel": 2, **small}):
+        words = [word for key, value in parameters.items() for word in (f"--{key}", str(value))]
+        done = subprocess.run([llama_server(), "-m", str(path), "--port", str(unused_port()), "--verbosity", "4",
+                               "--no-warmup", *words], capture_output=True, text=True, stdin=subprocess.DEVNULL,
+                              env={**os.environ, "LLAMA_SERVER_ROUTER_PORT": "0"}, timeout=120)
+        said = re.findall(r"(KV|RS|compute|output) buffer size = +([\d.]+) MiB", done.stdout + done.stderr)
+        taken = collections.Counter[str]()
+        for kind, size in said:
+            taken[kind] += float(size)
+        found = llamadash.estimate_memory(row, parameters, [CPU], header)
+        assert found["kvCache"] / MIB == pytest.approx(taken["KV"] + taken["RS"], abs=0.02), (said, parameters)
+        assert taken["compute"] + taken["output"] <= found["compute"] / MIB * 1.03, (said, found["compute"] / MIB)
+
+
 @pytest.mark.parametrize(("architecture", "facts", "row", "cache"), [
     ("llama", {}, {}, 32 * 8 * 256 * 2 * 4096),
     ("llama", {"attention.sliding_window_pattern": [1, 0] * 16}, {"sliding_window": 512},
