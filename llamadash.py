@@ -1937,7 +1937,7 @@ class RequestRows(DatabaseFile):
         """
         wanted = {"timestamp >= ?": from_ms, "timestamp < ?": to_ms, "model = ?": model, "kind = ?": kind,
                   LIVES: () if lives else None}
-        rows = self.newest("events", EVENT_COLUMNS, wanted, limit)
+        rows = self.newest("events INDEXED BY events_lives" if lives else "events", EVENT_COLUMNS, wanted, limit)
         return [{**row, "details": decoded(row, "details", {})} for row in rows]
 
 

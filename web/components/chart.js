@@ -296,7 +296,10 @@ export class Chart extends Component {
     const inside = marks.filter((/** @type {any} */ { timestamp }) => timestamp >= from && timestamp <= to);
     const looks = new Map(inside.map((/** @type {any} */ { timestamp, look }) => [Math.round(x(timestamp)), look]));
     return h("g", { key: "marks" }, [...looks].map(([place, look]) =>
-      h("path", { key: place, className: `chart-mark chart-mark-${look}`, d: `M${place} ${floor + 4}V${look === "danger" ? TOP : floor - 8}` })));
+      h("path", {
+        key: place, className: `chart-mark chart-mark-${look}`,
+        d: `M${place} ${floor + 4}V${look === "danger" ? TOP : floor - 8}`,
+      })));
   }
 
   /** What happened around the moment that is read. @param {any} shape @returns {any[]} the newest */
