@@ -14547,6 +14547,8 @@ GOOD_DATA: dict[str, Json] = {
                                    "models": [{"path": "{models}/a.gguf", "name": "A"}]}},
     "timeline:list": {"from": 1, "to": 2}, "usage:get": {"from": 1, "to": 2, "by": "day"},
     "chat:send": {"model": "a", "messages": [{"role": "user", "content": "Hi"}]}, "chat:cancel": {"chatId": "x"},
+    "captures:start": {"id": "a"}, "captures:stop": {"id": "a"}, "captures:get": {"id": 1, "part": "request"},
+    "models:search": {"query": "x"},
     "conversations:save": {"id": "c", "messages": [{"id": "m", "content": "x"}]}, "conversations:get": {"id": "c"},
     "conversations:attach": {"name": "x", "type": "image/png", "part": 0, "of": 1, "data": ""},
     "conversations:attachment": {"hash": hashlib.sha256().hexdigest()}, "conversations:delete": {"id": "c"},
