@@ -15785,6 +15785,39 @@ async def test_an_answer_goes_on_when_its_tab_closes(appliance: Server) -> None:
         await second.locator(".chat-entry-title", has_text="The sea").click()
         await second.wait_for_selector(".chat-answer .chat-footer")
         assert await second.locator("textarea").first.input_value() == "And the moon?"
+        old = {"id": "old", "title": "From the browser", "messages": [{"id": "1", "role": "user", "content": "Hello"}]}
+        await third.evaluate("(old) => localStorage.setItem('llamadash.conversation.old', old)", json.dumps(old))
+        await third.reload()
+        await second.locator(".chat-entry-title", has_text="From the browser").wait_for()
+        await third.wait_for_function("() => localStorage.getItem('llamadash.conversation.old') === null")
+        assert browser.problems == []
+    await client.close()
+
+
+@ONE_ENGINE
+@run_async
+async def test_two_answers_side_by_side(appliance: Server, tmp_path: Path) -> None:
+    """To one question with a file; the vote for one is there after a reload; a PDF is refused."""
+    client = await ready_client(appliance)
+    (tmp_path / "notes.md").write_text("The answer is four.")
+    (tmp_path / "x.pdf").write_text("%PDF")
+    async with chromium(appliance) as browser:
+        page = await browser.open("/chat")
+        await choose(page, max_tokens=4)
+        await page.locator("[data-files=any]").set_input_files([tmp_path / "notes.md", tmp_path / "x.pdf"])
+        await page.locator(".toast", has_text="which this page cannot read").wait_for()
+        await page.get_by_role("button", name="Compare models").click()
+        await page.locator('[data-choice="target"]').last.select_option(SMOLLM2)
+        await page.locator("textarea").first.fill("What is the answer?")
+        await page.get_by_role("button", name="Send", exact=True).click()
+        await page.wait_for_function("() => document.querySelectorAll('.chat-compare .chat-footer').length === 2",
+                                     timeout=120_000)
+        assert await page.locator(".chat-question .chat-file").inner_text() == "notes.md"
+        await page.get_by_role("button", name="Vote for this answer").first.click()
+        await page.get_by_role("button", name="Voted best").wait_for()
+        await page.reload()
+        await page.get_by_role("button", name="Voted best").wait_for()
+        assert await page.get_by_role("button", name="Vote for this answer").count() == 1
         assert browser.problems == []
     await client.close()
 

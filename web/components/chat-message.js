@@ -9,7 +9,7 @@
  */
 
 import { Component, h } from "../core/component.js";
-import { duration, number, percent, tokenRate, tokens } from "../core/format.js";
+import { duration, energy, number, percent, tokenRate, tokens } from "../core/format.js";
 import { addressOf } from "../core/attachments.js";
 import { CopyButton } from "./copy-button.js";
 import { icon } from "./icon.js";
@@ -25,6 +25,7 @@ const LIVE_SPEED_AFTER_MS = 500; // a speed measured over less time jumps about
  * @property {Message[]} siblings what stands at its place, itself among them
  * @property {Message[]} results what the tools that it calls have said
  * @property {boolean} compared whether others answer beside it
+ * @property {{energy_price?: number | null, currency?: string}} settings
  * @property {(event: string, data: any) => Promise<any>} request asks the server
  * @property {boolean} busy whether no answer can be asked for at the moment
  * @property {boolean} editing
@@ -159,7 +160,7 @@ export class ChatMessage extends Component {
   }
 
   renderFooter() {
-    const { message, busy, compared } = /** @type {ChatMessageProps} */ (this.props);
+    const { message, busy, compared, settings } = /** @type {ChatMessageProps} */ (this.props);
     const vote = message.vote ? "Voted best: take the vote back" : "Vote for this answer";
     return h("div", { className: "chat-footer" },
       h("div", { className: "chat-actions" },
@@ -177,7 +178,7 @@ export class ChatMessage extends Component {
         message.content ? h(CopyButton, { text: message.content, label: "Copy answer" }) : null,
         message.status !== "failed" && !compared
           ? action("regenerate", "refresh", "Answer again", busy) : null),
-      message.stats ? statsNode(message.stats) : null);
+      message.stats ? statsNode(message.stats, settings) : null);
   }
 }
 
@@ -237,8 +238,10 @@ function share(value) {
   return value === null ? "" : `, ${percent(Math.floor(value * 100))}`;
 }
 
-/** @param {AnswerStats} stats @returns {VNode} */
-function statsNode(stats) {
+/** @param {AnswerStats} stats @param {ChatMessageProps["settings"]} settings @returns {VNode} */
+function statsNode(stats, { energy_price: price, currency = "" }) {
+  const cost = typeof price === "number" && stats.energy
+    ? `, ${number((stats.energy / 3.6e6) * price, 6)} ${currency}` : "";
   const used = (stats.prompt_tokens ?? 0) + (stats.generated_tokens ?? 0);
   const cached = stats.cached_tokens ? `, ${tokens(stats.cached_tokens)} of them cached` : "";
   const items = [
@@ -252,7 +255,7 @@ function statsNode(stats) {
     stats.prompt_tokens === null ? null : [
       `Prompt tokens${cached}; read at ${tokenRate(stats.prompt_per_second)}`,
       `${tokens(stats.prompt_tokens)} prompt`],
-    typeof stats.energy === "number" ? ["Energy of this answer", `${number(stats.energy, 0)} J`] : null,
+    typeof stats.energy === "number" ? ["Energy that this answer took", energy(stats.energy) + cost] : null,
   ].filter((item) => item !== null);
   return h("div", { className: "chat-stats" },
     items.map(([title, text]) => h("span", { title }, text)),

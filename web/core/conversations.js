@@ -147,6 +147,7 @@ export function imported(old) {
   const messages = old.messages.map((/** @type {any} */ message, /** @type {number} */ at) => ({
     ...kept(message, ["role", "content", "reasoning", "model", "stats", "error", "attachments", "tool_calls",
       "tool_call_id", "compare", "vote", "thinking"]),
+    ...(message.thinkingTime ? { thinking: message.thinkingTime * 1000 } : {}),
     id: linear ? `${id}.${at}` : message.id,
     parent: linear ? (at ? `${id}.${at - 1}` : null) : message.parent,
     status: message.error ? "failed" : ["stopped", "cut"].find((status) => message.status === status || message[status])
@@ -211,14 +212,20 @@ export async function patiently(ask) {
 export async function importStored(storage, request) {
   const names = Array.from({ length: storage?.length ?? 0 }, (_, at) => storage?.key(at) ?? "");
   let count = 0;
+  let problem = null;
   for (const name of names.filter((key) => key.startsWith(ITEM_KEY))) {
     const conversation = imported(parsed(storage?.getItem(name) ?? ""));
-    if (!conversation) continue;
-    await upload(request, conversation);
-    storage?.removeItem(name);
-    count += 1;
+    if (!conversation || problem?.code === "DISCONNECTED") continue;
+    try {
+      await upload(request, conversation);
+      storage?.removeItem(name);
+      count += 1;
+    } catch (reason) { // the others are brought over all the same
+      problem ??= /** @type {any} */ (reason);
+    }
   }
   if (count) storage?.removeItem(INDEX_KEY);
+  if (problem) throw problem;
   return count;
 }
 

@@ -35,6 +35,7 @@ const SAMPLING_KEY = "llamadash.chat.sampling";
 const NEAR_BOTTOM_PX = 48; // closer than this counts as being at the bottom
 const TALLEST_INPUT_PX = 240;
 const MOST_COMPARED = 3; // side by side
+const NO_SETTINGS = {};
 const MOST_FILES = 8; // of one message
 
 const NOT_FOR_CHAT = /bert|t5encoder|embed/; // architectures that make vectors, not text
@@ -401,6 +402,7 @@ export class ChatPage extends Component {
   renderMessage(message, last, results, compared = false) {
     return h(ChatMessage, {
       key: message.id, message, busy: !this.ready, last, editing: this.state.editing === message.id, compared, results,
+      settings: this.props.state.get("settings") ?? NO_SETTINGS,
       siblings: siblings(this.conversation.messages, message), request: this.request, views: this.views,
       run: () => this.chat.runs.get(message.id) ?? null, updated: this.updated,
       loading: () => this.models.find(({ id }) => id === message.model) ?? null,
@@ -460,7 +462,7 @@ export class ChatPage extends Component {
           }, icon("send"))),
       h("p", { className: "chat-hint muted" },
         offline ? "Not connected: your message stays here until llamadash is back."
-          : running ? "Esc stops the answer. It goes on when you close this page."
+          : running ? "Esc stops the answer. It goes on when you close this page." : uploads.length ? LIMITS
           : touch() ? "" : "Enter sends, Shift+Enter begins a new line."),
       h("p", { className: "visually-hidden", role: "status" }, running ? "The model is answering" : ""));
   }
