@@ -12896,15 +12896,18 @@ async def database_findings(config: Config) -> AsyncIterator[Finding]:
 
 async def engine_findings(config: Config) -> AsyncIterator[Finding]:
     """The builds of this machine, with their versions and GPUs, and the upstreams."""
-    builds = Builds(config)
-    await builds.refresh()
+    builds, nvidia = Builds(config), NvidiaGpus()
+    await asyncio.gather(builds.refresh(), nvidia.ask())
     default = builds.default(saved_config(config))
+    if builds.builds and (unused := builds.unused_gpu([*nvidia.gpus.values(), *SysfsGpus().read().values()])):
+        yield Finding("warn", "engine", f"no build can use the {unused}", "install one under Configuration, Engine")
     for build in builds.builds.values():
         name = "embedded CPU engine" if build.kind == "embedded" else build.path
         sees = ", ".join(item["description"] or item["name"] for item in build.devices) or "the CPU"
         level: Level = "fail" if default is None or build is default else "warn"  # where another one serves
+        known: Level = "warn" if build.warning else "ok"
         yield Finding(level, "engine", build.problem, "mend it, or take another one") if build.problem else \
-            Finding("ok", "engine", f"{name}, {build.version or 'version unknown'}, for {sees}")
+            Finding(known, "engine", f"{name}, {build.version or 'version unknown'}, for {sees}", build.warning or "")
     if not builds.builds and not config.upstreams:
         hint = engine_hint()
         yield Finding("warn", "engine", "no llama-server on PATH", f"{hint['text']} For example: {hint['commands'][0]}")

@@ -12506,7 +12506,11 @@ def test_model_folder_that_is_not_there(config: llamadash.Config, lines: Run, tm
 def test_gpu_findings(config: llamadash.Config, lines: Run, tmp_path: Path) -> None:
     """A GPU is shown with its memory; a broken nvidia-smi is a warning with its own words."""
     shell_script(tmp_path / "bin/nvidia-smi", "echo '1, 2, 24576, 50, 60, RTX 4090'")
-    assert "ok    GPU: RTX 4090, 24 GiB" in lines(config)[1]
+    shell_script(tmp_path / "bin/llama-server", "case $1 in --version) echo 'version: 8000 (abc)';; "
+                 "--help) echo '--model FNAME  x\n--host HOST  x\n--port PORT  x';; esac")
+    printed = lines(config)[1]
+    assert "ok    GPU: RTX 4090, 24 GiB" in printed
+    assert "warn  engine: no build can use the RTX 4090" in printed and "CVE-2026-21869" in printed
     shell_script(tmp_path / "bin/nvidia-smi", "echo 'Driver/library version mismatch'; exit 18")
     code, printed = lines(config)
     assert code == 0 and "Driver/library version mismatch" in printed

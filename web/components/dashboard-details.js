@@ -204,10 +204,13 @@ class Machine extends Panel {
   }
 
   /** @param {Json} gpu */
-  gpu({ index, name, utilization, memory_used: used, memory_total: total, temperature, power, lost }) {
+  gpu(gpu) {
+    const { index, name, utilization, memory_used: used, memory_total: total } = gpu;
+    const { temperature, power, lost, clock, throttled } = gpu;
     const label = name ?? `GPU ${index}`;
     const facts = [
-      lost && "Does not answer", known(temperature) && `${number(temperature, 0)} °C`,
+      lost && "Does not answer", throttled?.length > 0 && `Slowed by ${throttled.join(" and ")}`,
+      known(clock) && `${number(clock, 0)} MHz`, known(temperature) && `${number(temperature, 0)} °C`,
       known(power) && `${number(power, 0)} W`,
     ];
     const full = known(used) && total ? (100 * used) / total : null;
