@@ -8080,10 +8080,9 @@ class Meter(NamedTuple):
 
 def processor_meters(root: Path = Path("/sys/class/powercap")) -> dict[str, Meter]:
     """The energy meters of the processor's packages, where this user may read them."""
-    packages = {path.name: (reading(file_text(path / "energy_uj"), 1e-6),
-                            reading(file_text(path / "max_energy_range_uj"), 1e-6)) for path in root.glob("*-rapl:?")}
-    return {name: Meter(energy, None, most or math.inf) for name, (energy, most) in packages.items()
-            if energy is not None}
+    packages = [(path.name, [reading(file_text(path / f"{name}_uj"), 1e-6) for name in ("energy", "max_energy_range")])
+                for path in root.glob("*-rapl:?")]
+    return {name: Meter(energy, None, most or math.inf) for name, (energy, most) in packages if energy is not None}
 
 
 class EnergyLedger:
@@ -8108,41 +8107,35 @@ class EnergyLedger:
         if span <= 0 or all(joules is None for joules in spent):
             return
         active = [(call, None) for call in self.dash.requests.active.values()]
-        busy = [(call, row, max(begin, call.admitted_at), min(now, call.ended_at or now))
+        busy = [(max(begin, call.admitted_at), max(begin, call.ended_at or now), call, row)
                 for call, row in [*active, *ended] if call.unit and call.admitted_at is not None]
-        idle = self.idle_part(total, span, covered([(start, end) for *_, start, end in busy]))
-        work = sum(max(0.0, end - start) for *_, start, end in busy) or math.inf
-        rows = []
-        for call, row, start, end in busy:
+        gap, power = span - covered([(start, end) for start, end, *_ in busy]), total / span
+        if not busy:
+            self.idle_power = power
+        idle = min(power, power if self.idle_power is None else self.idle_power) * max(0.0, gap)
+        work, rows = sum(max(0.0, end - start) for start, end, *_ in busy) or math.inf, self.residents(idle, begin, now)
+        for start, end, call, row in busy:
             share = (total - idle) * max(0.0, end - start) / work
             if row:
-                rows.append({**row, "energy": share, "metered": None if row["energy"] is not None
-                             else row["generated_tokens"]})
+                metered = row["generated_tokens"] if row["energy"] is None else None
+                rows.append({**row, "energy": share, "metered": metered})
             else:
                 call.energy = (call.energy or 0.0) + share
-        rows += self.residents(idle, begin, now)
         await self.dash.requests.publish()  # the rows must be there
         with contextlib.suppress(DashError):
             await asyncio.to_thread(self.dash.db.add_energy, rows)
 
-    def idle_part(self, total: float, span: float, busy: float) -> float:
-        """What of `total` joules was not for requests, where there were some for `busy` of `span` seconds."""
-        power = total / span
-        if not busy:
-            self.idle_power = power
-        return min(power, power if self.idle_power is None else self.idle_power) * max(0.0, span - busy)
-
     def residents(self, idle: float, begin: float, now: float) -> list[Json]:
         """The rows of what the models in memory took, each by its time there; of no model where there was none."""
-        units = [unit for unit in self.dash.pool.residency.units.values() if unit.resident]
-        times = {unit: now - max(begin, unit.started_at) for unit in units}
-        whole, kept, self.kept = sum(times.values()) or math.inf, self.kept, {}
+        times = {unit: now - max(begin, unit.started_at) for unit in self.dash.pool.residency.units.values()
+                 if unit.resident}
+        whole, before, self.kept, shares = sum(times.values()) or math.inf, self.kept, {}, []
         for unit, spent in times.items():
             key = unit.id, unit.started_at
-            self.kept[key] = kept.get(key, 0.0) + idle * spent / whole
-        shares = {unit.name: idle * spent / whole for unit, spent in times.items()} or {"": idle}
+            self.kept[key] = before.get(key, 0.0) + idle * spent / whole
+            shares.append((unit.name, idle * spent / whole))
         return [{"timestamp": now_ms(), "model": name, "status": "idle", "energy": share, "metered": None}
-                for name, share in shares.items()]
+                for name, share in shares or [("", idle)]]
 
     def residencies(self) -> Json:
         """What it costs to keep each model: {model: {since (ms), energy (J), loading (s that a load takes)}}."""
@@ -12750,39 +12743,32 @@ class WebServer:
 # for other monitoring
 
 SCRAPERS = 16  # connections of one address to the listener for Prometheus
-PROMETHEUS_MACHINE: dict[str, tuple[str, float, str]] = {  # of a sample, by field: name, factor and help
-    "cpu_usage": ("cpu_usage_ratio", 0.01, "Processor time in use."),
-    "memory_used": ("memory_used_bytes", 1, "Main memory in use."),
-    "memory_total": ("memory_size_bytes", 1, "Main memory."),
-    "disk_used": ("disk_used_bytes", 1, "Disk of the data folder in use."),
-    "disk_total": ("disk_size_bytes", 1, "Disk of the data folder."),
-    "requests_processing": ("requests_running", 1, "Requests under way."),
-    "requests_deferred": ("requests_waiting", 1, "Requests that wait for a model."),
-    "active_models": ("models_loaded", 1, "Models in memory.")}
-PROMETHEUS_GPU: dict[str, tuple[str, float, str]] = {  # the same of each GPU
-    "utilization": ("gpu_utilization_ratio", 0.01, "GPU time in use."),
-    "memory_used": ("gpu_memory_used_bytes", 1, "GPU memory in use."),
-    "memory_total": ("gpu_memory_size_bytes", 1, "GPU memory."),
-    "temperature": ("gpu_temperature_celsius", 1, "Temperature of the GPU."),
-    "power": ("gpu_power_watts", 1, "Power of the GPU."),
-    "energy": ("gpu_energy_joules_total", 1, "Energy that the GPU has taken.")}
-PROMETHEUS_TOTALS = (("requests_total", "status", "Finished requests."), ("tokens_total", "kind", "Their tokens."))
+# What it is told of a sample, and of each of its GPUs: by field the name, and the factor.
+PROMETHEUS_MACHINE = {
+    "cpu_usage": ("cpu_usage_ratio", 0.01), "memory_used": ("memory_used_bytes", 1),
+    "memory_total": ("memory_size_bytes", 1), "disk_used": ("disk_used_bytes", 1), "disk_total": ("disk_size_bytes", 1),
+    "requests_processing": ("requests_running", 1), "requests_deferred": ("requests_waiting", 1),
+    "active_models": ("models_loaded", 1)}
+PROMETHEUS_GPU = {
+    "utilization": ("gpu_utilization_ratio", 0.01), "memory_used": ("gpu_memory_used_bytes", 1),
+    "memory_total": ("gpu_memory_size_bytes", 1), "temperature": ("gpu_temperature_celsius", 1),
+    "power": ("gpu_power_watts", 1), "energy": ("gpu_energy_joules_total", 1)}
 
 
 def prometheus_text(metrics: Json, totals: Mapping[tuple[str, str, str], int]) -> str:
     """A sample, and what was counted since the start, in Prometheus's format; what is unknown is left out."""
-    flat, gpus = {**metrics, **(metrics.get("engine") or {})}, metrics.get("gpus") or []
-    families: list[tuple[str, float, str, list[tuple[Json, Any]]]] = [
-        *((*told, [(Json(), flat.get(key))]) for key, told in PROMETHEUS_MACHINE.items()),
-        *((*told, [({"gpu": gpu["index"], "name": gpu["name"]}, gpu.get(key)) for gpu in gpus])
-          for key, told in PROMETHEUS_GPU.items()),
-        *((name, 1, help, [({"model": model, label: kind}, count) for (of, model, kind), count in sorted(totals.items())
-                           if of == name]) for name, label, help in PROMETHEUS_TOTALS)]
+    flat = {**metrics, **(metrics.get("engine") or {})}
+    families: dict[tuple[str, float], list[tuple[Json, Any]]] = {
+        **{told: [({}, flat.get(key))] for key, told in PROMETHEUS_MACHINE.items()},
+        **{told: [({"gpu": gpu["index"], "name": gpu["name"]}, gpu.get(key)) for gpu in metrics.get("gpus") or []]
+           for key, told in PROMETHEUS_GPU.items()}}
+    for (name, model, kind), count in sorted(totals.items()):
+        families.setdefault((name, 1), []).append(({"model": model, "kind": kind}, count))
     lines = []
-    for name, factor, help, samples in families:
+    for (name, factor), samples in families.items():
         if known := [(labels, value * factor) for labels, value in samples if value is not None]:
-            kind = "counter" if name.endswith("_total") else "gauge"
-            lines += [f"# HELP llamadash_{name} {help}", f"# TYPE llamadash_{name} {kind}"]
+            lines += [f"# HELP llamadash_{name} {name.replace('_', ' ').capitalize()} of llamadash's machine.",
+                      f"# TYPE llamadash_{name} {'counter' if name.endswith('_total') else 'gauge'}"]
             lines += [f"llamadash_{name}{prometheus_labels(labels)} {value}" for labels, value in known]
     return "\n".join([*lines, ""])
 

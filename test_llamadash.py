@@ -12007,7 +12007,7 @@ def test_what_prometheus_is_told() -> None:
         {("requests_total", "a", "ok"): 3, ("tokens_total", "a", "prompt"): 10**9})
     assert 'llamadash_cpu_usage_ratio 0.125\n' in text and "disk_used" not in text and text.endswith("\n")
     assert 'llamadash_gpu_utilization_ratio{gpu="0",name="A \\"quick\\\\\\" GPU"} 0.5\n' in text, text
-    assert 'llamadash_requests_total{model="a",status="ok"} 3\n' in text and "memory_size_bytes 1099511627776\n" in text
+    assert 'llamadash_requests_total{model="a",kind="ok"} 3\n' in text and "memory_size_bytes 1099511627776\n" in text
     names = [line.split()[2] for line in text.splitlines() if line.startswith("# HELP ")]
     assert len(set(names)) == len(names) == sum(line.startswith("# TYPE ") for line in text.splitlines())
     assert all(re.fullmatch(r'(# (HELP|TYPE) llamadash_\w+ .+|llamadash_\w+(\{\w+="([^"\\\n]|\\.)*"'
@@ -12028,7 +12028,7 @@ async def test_prometheus_has_a_listener_of_its_own(start: Callable[..., Server]
                 assert answer.headers["Content-Type"].startswith("text/plain; version=0.0.4")
                 text = await answer.text()
                 return text if "llamadash_memory_size_bytes" in text else None
-        assert 'llamadash_requests_total{model="one",status="ok"} 1\n' in await eventually(told, "a sample")
+        assert 'llamadash_requests_total{model="one",kind="ok"} 1\n' in await eventually(told, "a sample")
         async with api.http.get(url, headers={"Host": "evil.example"}) as answer:
             assert answer.status == 421
         async with api.http.get(f"http://127.0.0.1:{port}/") as answer:
