@@ -10241,12 +10241,6 @@ class Download:
         """Bytes of all parts."""
         return sum(part.size for part in self.parts)
 
-    def address(self, part: Part) -> str:
-        """Where the hub has `part`: a path on it, or a whole address."""
-        repo, _, revision = self.repo.partition("@")
-        return part.address or \
-            f"{repo}/resolve/{urllib.parse.quote(revision or 'main', safe='')}/{urllib.parse.quote(part.name)}"
-
     @property
     def folder(self) -> Path:
         """The model folder that it is in."""
@@ -10549,9 +10543,8 @@ class ModelHub:
             return NotFound(f"{what} does not exist at {self.name}")
         wait = min(retry_after(response.headers) or RETRY_LATER * (status == 429), MAX_RETRY_AFTER)
         asks = f" and asks to wait {math.ceil(wait)} s" if wait else ""
-        problem = HubUnavailable(f"{elsewhere or self.name} answered with status {status}{asks}")
-        problem.details = {"retryAfter": math.ceil(wait)} if wait else {}
-        return problem
+        details: Json = {"retryAfter": math.ceil(wait)} if wait else {}
+        return HubUnavailable(f"{elsewhere or self.name} answered with status {status}{asks}", **details)
 
 
 def retry_after(headers: Mapping[str, str]) -> float:
@@ -11045,9 +11038,11 @@ class Transfer:
         if not part.sha256:  # nothing would tell whether it has changed at the hub since the last connection
             await in_thread(file.restart)
         headers = {"Range": f"bytes={file.position}-"} if file.position else {}
-        path = self.download.address(part)
+        repo, _, revision = self.download.repo.partition("@")
+        place = part.address or \
+            f"{repo}/resolve/{urllib.parse.quote(revision or 'main', safe='')}/{urllib.parse.quote(part.name)}"
         await in_thread(download_check_space, self.download, 0)
-        async with self.queue.hub.get(self.session, path, part.name, headers) as (response, announced):
+        async with self.queue.hub.get(self.session, place, part.name, headers) as (response, announced):
             if announced.sha256 not in (None, part.sha256) or announced.size not in (0, part.size):
                 part.size, part.sha256 = announced.size or part.size, announced.sha256
                 await in_thread(file.restart)
