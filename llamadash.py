@@ -10197,9 +10197,6 @@ QUANTIZATION = (
     r"(?i)(?<![A-Za-z0-9])((?:UD-)?(?:I?Q[1-8]_(?:[01]|K|NL|XXS|XS|S|M)(?:_(?:XXL|XL|XS|L|M|S|P|NL))?(?:_[48]_[48])?"
     r"|TQ[12]_0|MXFP4(?:_MOE)?|NVFP4|BF16|FP?16|FP?32))(?![A-Za-z0-9])")
 PREFERRED = ("Q4_K_M", "Q4_K_S", "Q4_0", "MXFP4", "IQ4_XS", "Q5_K_M", "Q8_0")  # small enough, and still good
-PREFERRED_PROJECTOR = ("F16", "BF16", "Q8_0", "F32")
-NAT64 = ipaddress.IPv6Network("64:ff9b::/96")  # that holds an IPv4 address
-NETWORK_PROBLEMS = (aiohttp.ClientError, asyncio.TimeoutError, ConnectionError, UnicodeError)  # as for a host "x..y"
 
 
 class HubUnavailable(DashError):
@@ -10413,7 +10410,7 @@ def download_models(files: dict[str, Part]) -> list[Json]:
 def download_projector(file: str, projectors: list[str], files: dict[str, Part]) -> Json:
     """{projector: {file, size, quantization}} for a model, or {}: its own folder's first, and F16 before others."""
     def rank(name: str) -> tuple[bool, int, str]:
-        order = [*PREFERRED_PROJECTOR, download_quantization(name)]
+        order = ["F16", "BF16", "Q8_0", "F32", download_quantization(name)]
         return name.rpartition("/")[0] != file.rpartition("/")[0], order.index(order[-1]), name
     best = [{"file": name, "size": files[name].size, "quantization": download_quantization(name)}
             for name in sorted(projectors, key=rank)[:1]]
@@ -10492,7 +10489,7 @@ class ModelHub:
                         return
                     if response.status not in (301, 302, 303, 307, 308) or not location:
                         raise self.refusal(response, what, url.host if not at_hub else None)
-            except NETWORK_PROBLEMS as problem:
+            except (aiohttp.ClientError, asyncio.TimeoutError, ConnectionError, UnicodeError) as problem:  # as of x..y
                 raise HubUnavailable(f"{url.host}: {download_problem(problem)}") from problem
             with contextlib.suppress(ValueError):
                 url = url.join(yarl.URL(location, encoded=True))
@@ -10575,7 +10572,7 @@ def address_reach(host: str) -> int:
     """How far an address is: 3 public, 2 in a network of one's own, 1 this machine, 0 what nothing is fetched from."""
     address: Any = ipaddress.ip_address(host.partition("%")[0])
     if address.version == 6 and (inner := address.ipv4_mapped or address.sixtofour or (
-            ipaddress.IPv4Address(address.packed[12:]) if address in NAT64 else None)):
+            ipaddress.IPv4Address(address.packed[12:]) if address in ipaddress.IPv6Network("64:ff9b::/96") else None)):
         address = inner
     if address.is_loopback:
         return 1
