@@ -11405,6 +11405,18 @@ async def test_stylesheets_in_a_row_come_as_one(standing: Server) -> None:
     assert {(await fetch(standing, path))[0] for path in modules} == {200}
 
 
+def test_index_html_names_what_the_first_page_imports() -> None:
+    """Each module that the first page needs, and no other, is loaded at once."""
+    wanted = ["app.js", "pages/dashboard.js"]
+    for name in wanted:  # grows while it is walked
+        text = (HERE / "web" / name).read_text()
+        for target in re.findall(r'(?m)^(?:import|export)\b[^;]*?from\s*"(\.[^"]+)"', text):
+            path = os.path.normpath(os.path.join(os.path.dirname(name), target))
+            wanted += [path] * (path not in wanted)
+    named = re.findall(r'<link rel="modulepreload" href="/([^"]+)">', (HERE / "web/index.html").read_text())
+    assert sorted(named) == sorted(wanted)
+
+
 @run_async
 async def test_security_headers_are_everywhere(standing: Server) -> None:
     """Pages, files and errors carry the same strict headers."""
