@@ -8,6 +8,7 @@ import { patiently } from "./conversations.js";
 
 const PART_BYTES = 384 * 1024; // of a file, 512 kB as base64
 const LONGEST_SIDE_PX = 1568; // of an image; vision models read hardly more
+const STRIP_PX = 64; // rows that are drawn in one go
 const MAX_SOUND = 20 * 1024 * 1024; // bytes
 const MAX_TEXT = 256 * 1024; // bytes of a text file
 const SOUNDS = /** @type {{[type: string]: string}} */ ({
@@ -57,28 +58,37 @@ async function readText(file) {
 }
 
 /**
- * An image no larger than models read: as JPEG, or PNG where it may be transparent. What takes long is done by the
- * browser beside the page.
+ * An image no larger than models read: as JPEG, or PNG where it may be transparent. It is drawn strip by strip, so
+ * that a large photo does not hold the page up.
  * @param {File} file @returns {Promise<Blob>}
  */
 async function scaled(file) {
-  const { width, height } = await decoded(file);
-  const longest = Math.max(width, height);
+  const image = await decoded(file);
+  const longest = Math.max(image.width, image.height);
   if (longest <= LONGEST_SIDE_PX && file.size < 1e6 && /^image\/(jpeg|png)$/.test(file.type)) return file;
-  const side = Math.min(LONGEST_SIDE_PX, longest);
-  const image = await decoded(file, width > height ? { resizeWidth: side } : { resizeHeight: side });
-  const canvas = document.createElement("canvas");
-  Object.assign(canvas, { width: image.width, height: image.height });
-  canvas.getContext("bitmaprenderer")?.transferFromImageBitmap(image);
+  const scale = Math.min(1, LONGEST_SIDE_PX / longest);
+  const width = Math.max(1, Math.round(image.width * scale));
+  const height = Math.max(1, Math.round(image.height * scale));
+  const canvas = Object.assign(document.createElement("canvas"), { width, height });
+  const context = /** @type {CanvasRenderingContext2D} */ (canvas.getContext("2d"));
   const type = file.type === "image/jpeg" || longest > LONGEST_SIDE_PX ? "image/jpeg" : "image/png";
+  context.imageSmoothingQuality = "medium";
+  context.fillStyle = "white"; // behind what is transparent, for JPEG cannot be
+  if (type === "image/jpeg") context.fillRect(0, 0, width, height);
+  for (let top = 0; top < height; top += STRIP_PX) {
+    const rows = Math.min(STRIP_PX, height - top);
+    context.drawImage(image, 0, top / scale, image.width, rows / scale, 0, top, width, rows);
+    await new Promise((resolve) => setTimeout(resolve));
+  }
+  image.close();
   return new Promise((resolve, reject) => canvas.toBlob((blob) => (
     blob ? resolve(blob) : reject(new Error("This browser cannot scale that image."))), type, 0.88));
 }
 
-/** @param {Blob} file @param {ImageBitmapOptions} [size] @returns {Promise<ImageBitmap>} */
-async function decoded(file, size) {
+/** @param {Blob} file @returns {Promise<ImageBitmap>} */
+async function decoded(file) {
   try {
-    return await createImageBitmap(file, { ...size, resizeQuality: "high" });
+    return await createImageBitmap(file);
   } catch (problem) {
     if (!(problem instanceof DOMException)) throw problem;
     throw new Error("This browser cannot read that image. Save it as JPEG or PNG.");
@@ -102,11 +112,13 @@ async function send(name, blob, request, progress) {
 }
 
 /** @param {Blob} blob @returns {Promise<string>} */
-async function toBase64(blob) {
-  const bytes = new Uint8Array(await blob.arrayBuffer());
-  let text = "";
-  for (let at = 0; at < bytes.length; at += 8192) text += String.fromCharCode(...bytes.subarray(at, at + 8192));
-  return btoa(text);
+function toBase64(blob) {
+  return new Promise((resolve, reject) => {
+    const reader = new FileReader();
+    reader.onload = () => resolve(String(reader.result).replace(/^[^,]*,/, ""));
+    reader.onerror = () => reject(new Error("The file cannot be read."));
+    reader.readAsDataURL(blob);
+  });
 }
 
 /** @type {Map<string, Promise<string>>} data: addresses of what was shown, the newest last */
