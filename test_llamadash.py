@@ -9589,8 +9589,11 @@ async def test_a_model_is_benchmarked(tmp_path: Path, engine_program: str | None
 
 
 @run_async
-async def test_a_benchmark_keeps_how_it_was_made(tmp_path: Path) -> None:
-    """Several requests at once, as many as the model answers; parameters, build and devices stay with the result."""
+async def test_a_benchmark_keeps_how_it_was_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Several requests at once, as many as the model answers; parameters, build and devices stay with the result.
+
+    Its speeds are the medians without the warm-up, of all that is answered in the time that it takes together.
+    """
     dash = EngineDash(tmp_path, llama_server(), "", defaults={"ctx-size": 1024, "threads": 1, "parallel": 2})
     dash.add("a", vocabulary_size=286)
     asked = {"id": "a", "promptTokens": 32, "generateTokens": 8, "repetitions": 3}
@@ -9601,7 +9604,15 @@ async def test_a_benchmark_keeps_how_it_was_made(tmp_path: Path) -> None:
         assert result["parameters"] == dash.model("a")["parameters"]
         assert result["power"] is None  # of a GPU that does not answer
         assert "2 requests at once" in str(await dash.refused("models:benchmark", **asked, concurrency=3))
-    assert llamadash.spread("prompt", [10, 900, 12]) == {"prompt_per_second": 12, "prompt_deviation": 513.27}
+        speeds = iter([9999, 10, 10, 900, 900, 12, 12])
+
+        async def timings(*_: Any) -> Json:
+            return {"prompt_n": 5, "prompt_ms": 5000 / (speed := next(speeds)), "predicted_n": 7,
+                    "predicted_ms": 7000 / speed}
+        monkeypatch.setattr(llamadash, "benchmark_timings", timings)
+        result = (await dash.request("models:benchmark", **asked, concurrency=2))["benchmark"]
+        assert (result["prompt_per_second"], result["generated_per_second"]) == (24, 24)
+        assert result["prompt_deviation"] == pytest.approx(1026.5, abs=0.1)
 
 
 @run_async
