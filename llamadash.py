@@ -839,7 +839,7 @@ async def apply_config(dash: Dash, revision: int, changes: Json, *, reset: bool 
     before = dash.engine_config()
     dash.db.save_config(revision, changes, before, reset=reset)
     dash.load_engine_config()
-    await dash.models_changed()
+    dash.pool.sync()
     changed = sorted(key for key in before.keys() - {"revision"} if before[key] != dash.engine_config()[key])
     if changed:
         dash.event("configuration", reason=", ".join(changed))
@@ -919,7 +919,7 @@ SCAN_ROWS = 200  # models written in one go: as long as that takes, whoever read
 PRUNE_ROWS = 5000  # rows deleted in one go: more would stall the writers
 MAX_ROWS = {"requests": 1_000_000, "events": 2_000_000, "usage": 500_000, "benchmarks": 10_000}
 SORTED_ROWS = 50_000  # the newest requests, among which another order is looked for: more takes longer than one waits
-LOGS_COUNTED = 200_000  # of the newest log entries, for the same reason
+LOGS_COUNTED, MAX_LOG_COUNTS = 200_000, 10_000  # of the newest log entries, for the same reason; in one answer
 SPEED_STEP, SPEED_LEAST, SPEED_MOST = 1.03, 0.01, 1e6  # how exactly speeds are counted, and which ones (tokens/s)
 RAW_KEPT = 2 * DAY  # how long every single sample is kept
 CLOCK_JUMP = 60_000  # ms by which the clock may be set without being doubted; what is dated later than that is "future"
@@ -2105,26 +2105,18 @@ class Database(ModelRows, MetricRows, RequestRows, AccessRows, ConversationRows)
         found = sorted(map(dated, rows[:limit]), key=lambda row: row["id"], reverse=True)
         return found, len(rows) > limit
 
-    def log_counts(self, parts: int, *, level: str | None = None, source: str | None = None, **filters: Any) -> Json:
-        """How many of the newest entries match, by level, by source and over time; may be called from a thread.
+    def log_counts(self, parts: int, **filters: Any) -> Json:
+        """How many of the newest entries match, in so many parts of the time; may be called from a thread.
 
-        {levels: {level: count}, sources: {source: count}, from, bucket (ms), buckets: [[at, level, count, first id]]}
+        {from, bucket (ms), counts: [[at, level, source, count, first id]]}
         """
-        newest = self.last_id("logs") - LOGS_COUNTED
-        where, values = where_all({"id > ?": newest, "timestamp <= ?": now_ms() + CLOCK_JUMP, **log_filters(**filters)})
+        where, values = where_all({**log_filters(**filters), "id > ?": self.last_id("logs") - LOGS_COUNTED,
+                                   "timestamp <= ?": now_ms() + CLOCK_JUMP})
         (first, last), = self.read(f"SELECT MIN(timestamp), MAX(timestamp) FROM logs {where}", values)
         width = max(1, math.ceil(((last or 0) - (first or 0) + 1) / parts))
         rows = self.read(f"SELECT (timestamp - ?) / ? AS bucket, level, source, COUNT(*), MIN(id) FROM logs {where} "
-                         "GROUP BY 1, 2, 3", [first, width, *values])
-        shown = LOG_LEVELS[LOG_LEVELS.index(level or LOG_LEVELS[0]):]
-        levels, sources, buckets = collections.Counter[str](), collections.Counter[str](), dict[Any, list[Any]]()
-        for bucket, one, name, count, id in rows:
-            levels[one] += count if source in (None, name) else 0
-            sources[name] += count if one in shown else 0
-            if one in shown and source in (None, name):
-                known = buckets.setdefault((bucket, one), [bucket, one, 0, id])
-                known[2:] = known[2] + count, min(known[3], id)
-        return {"levels": levels, "sources": sources, "from": first, "bucket": width, "buckets": [*buckets.values()]}
+                         f"GROUP BY 1, 2, 3 LIMIT {MAX_LOG_COUNTS}", [first, width, *values])
+        return {"from": first, "bucket": width, "counts": [list(row) for row in rows]}
 
     def clear_logs(self) -> int:
         """Delete every log entry and return how many there were."""
@@ -4688,7 +4680,7 @@ class Library(Folders):
                  len(changed), len(missing), len(found.skipped), time.monotonic() - started)
         await self.dash.broadcast("models:list", {"models": self.dash.models()})
         if new or changed or missing or self.lost != before:
-            await self.dash.models_changed()
+            self.dash.pool.sync()
         if self.lost != before:
             await self.dash.broadcast("config:updated", {"config": self.dash.engine_config()})
         return {"added": len(new), "updated": len(changed), "missing": len(missing),
@@ -4740,7 +4732,7 @@ class Library(Folders):
             self.dash.db.apply_scan(new, changed, [])
         model: Json = self.dash.model(added["id"])
         await self.dash.broadcast("models:created", {"model": model})
-        await self.dash.models_changed()
+        self.dash.pool.sync()
         return model
 
     async def remove(self, id: str, delete_file: bool) -> int:
@@ -4893,7 +4885,7 @@ async def models_update(dash: Dash, *, id: ModelId, revision: int, changes: dict
     changes = await dash.library.patiently(changes, checked_fields, changes, MODEL_CHANGES, "changes", dash.folders())
     check_entry_names(changes.get("aliases", ()), dash.db.models(), "changes.aliases", own=id)
     dash.update_model(id, revision, changes)
-    await dash.models_changed()
+    dash.pool.sync()
     await dash.broadcast("models:updated", {"model": dash.model(id)})
     return {"model": dash.model(id)}
 
@@ -4903,7 +4895,7 @@ async def models_delete(dash: Dash, *, id: ModelId, deleteFile: bool = False) ->
     """Take a model off the list and, if wanted, its files off the disk."""
     freed = await dash.library.remove(id, deleteFile)
     await dash.broadcast("models:deleted", {"id": id})
-    await dash.models_changed()
+    dash.pool.sync()
     return {"id": id, "freed": freed}
 
 
@@ -6939,18 +6931,13 @@ class Residency:
             self.stop(unit, "idle")
 
     def give_way(self, device: str, now: float) -> None:
-        """Let idle models go, the least recently used first, until what stays on a device leaves its share to others.
-
-        What others take is only known once what is on it has been there for a while.
-        """
+        """Let idle models go, the least recently used first, until a device has room for what others took."""
         units = [unit for unit in self.units.values() if unit.held.get(device) and not unit.leaving]
         over = sum([unit.held[device] for unit in units]) - self.rooms.get(device, math.inf)
-        if any(unit.status != "loaded" or now - unit.loaded_at < STABLE_AFTER for unit in units):
-            return
-        for unit in sorted(units, key=lambda unit: unit.used_at):
+        settled = all(now - unit.loaded_at >= STABLE_AFTER for unit in units)  # only then it is known what others take
+        for unit in sorted(units, key=lambda unit: unit.used_at) if settled else ():
             if over > 0 and not unit.pinned and unit.idle_for(now) >= 0:
-                over -= unit.held[device]
-                unit.gave_way = now
+                over, unit.gave_way = over - unit.held[device], now
                 self.stop(unit, f"other programs need the memory of {device}")
 
     def refuse_overdue(self, unit: Unit, now: float) -> None:
@@ -7359,20 +7346,20 @@ class Pool:
             await asyncio.sleep(SCHEDULE_PAUSE)
             until = time.time()
             for item in due_schedules(self.dash.engine_config()["schedules"], max(since, until - DAY / 1000), until):
-                try:
-                    await self.do_scheduled(item["action"], item["model"])
-                except DashError as problem:
-                    self.dash.event("schedule", item["model"] or None, f"{item['action']} by schedule: {problem}")
+                await self.do_scheduled(item["action"], item["model"])
             since = until
 
     async def do_scheduled(self, action: str, model: str) -> None:
-        """Do one thing that a schedule asks for."""
-        if action == "free":
-            self.free("schedule")
-        elif action in ("pin", "unpin"):
-            await self.dash.change_models({model: {"pinned": action == "pin"}})
-        else:
-            await (self.load if action == "load" else self.unload)(model, "schedule")
+        """Do one thing that a schedule asks for; what keeps it from that is in the timeline."""
+        try:
+            if action == "free":
+                self.free("schedule")
+            elif action in ("pin", "unpin"):
+                await self.dash.change_models({model: {"pinned": action == "pin"}})
+            else:
+                await (self.load if action == "load" else self.unload)(model, "schedule")
+        except DashError as problem:
+            self.dash.event("schedule", model or None, f"{action} by schedule: {problem}")
 
     def ready_build(self, entry: str) -> Build:
         """The build that runs an entry; EngineUnavailable where there is none that can."""
@@ -7556,10 +7543,7 @@ class Pool:
 
 
 def due_schedules(schedules: list[Json], since: float, until: float) -> list[Json]:
-    """Those whose local time is after `since` and not after `until` (Unix s, a day apart at most), in their order.
-
-    Each is due once a day, also where the clocks skip its time or have it twice.
-    """
+    """Those due after `since` until `until` (Unix s, at most a day), in order; once a day also where clocks change."""
     due = list[tuple[float, Json]]()
     for day in {time.localtime(moment)[:3] for moment in (since, until)}:
         for item in schedules:
@@ -8308,7 +8292,7 @@ class ModelRequest:
         pool.ready_build(self.target)
         if self.body is not None and self.target in self.dash.captures.wanted():
             self.call.captured = bytearray()
-            stack.callback(self.dash.captures.ended, self.call, self.body)
+            stack.callback(lambda body: self.dash.spawn(self.dash.captures.save(self.call, body), "capture"), self.body)
         stack.callback(pool.release, self.call)
         instance = await pool.admission(self.call)
         try:
@@ -8364,19 +8348,15 @@ class Captures:
         await self.dash.broadcast("captures:updated", {"captures": self.wanted()})
         return {"captures": self.wanted()}
 
-    def ended(self, call: Call, body: Body) -> None:
-        """A request that was captured is over."""
-        self.dash.spawn(self.save(call, body, bytes(body.data[:MAX_CAPTURED])), "capture")
-
-    async def save(self, call: Call, body: Body, sent: bytes) -> None:
+    async def save(self, call: Call, body: Body) -> None:
         """Save what was captured, with the prompt that the engine makes of the messages, where it tells."""
         prompt = None
         with contextlib.suppress(DashError, aiohttp.ClientError, asyncio.TimeoutError, OSError, *MALFORMED):
             prompt = await asyncio.wait_for(self.prompt(call, body), GONE_TIME)
-        texts = {"request": sent.decode("utf-8", "replace"), "prompt": prompt and prompt[:MAX_CAPTURED],
-                 "answer": bytes(call.captured or b"").decode("utf-8", "replace")}
-        row = {"id": call.id, **{name: getattr(call, name) for name in ("timestamp", "model", "client", "endpoint")}}
-        await self.dash.chore("capture", self.dash.db.add_capture, {**row, **texts, "status": call.status})
+        row = {name: getattr(call, name) for name in ("id", "timestamp", "model", "client", "endpoint", "status")}
+        texts = {name: text[:MAX_CAPTURED].decode("utf-8", "replace")
+                 for name, text in (("request", body.data), ("answer", call.captured or b""))}
+        await self.dash.chore("capture", self.dash.db.add_capture, {**row, **texts, "prompt": prompt})
 
     async def prompt(self, call: Call, body: Body) -> str | None:
         """What the engine's template makes of a request's messages, if its model is still in memory."""
@@ -8388,7 +8368,7 @@ class Captures:
         headers = [("Content-Type", "application/json"), *instance.authorization.items()]
         async with contextlib.AsyncExitStack() as stack:
             answer = await sent(pool.session, "POST", f"{instance.url}/apply-template", headers, body, stack)
-            return str(json.loads(await answer.read())["prompt"])
+            return str(json.loads(await answer.read())["prompt"])[:MAX_CAPTURED]
 
 
 def error_text(body: bytes | bytearray, status: int) -> str:
@@ -11606,15 +11586,12 @@ async def logs_list(dash: Dash, *, level: LogLevel | None = None, source: Annota
                     to: Timestamp | None = None, before: Timestamp | None = None, after: Timestamp | None = None,
                     limit: Annotated[int, Range(1, 500)] = 100,
                     parts: Annotated[int, Range(1, 200)] | None = None) -> Json:
-    """The newest log entries of a level and above that match, or the first ones after an id, newest first.
-
-    With `parts` their numbers instead, over so many parts of the time, by level and by source.
-    """
+    """The newest log entries of a level and above that match, or the first ones after an id; with `parts` how many."""
     await dash.journal.flush()
-    wanted: Json = {"level": level, "source": source, "search": search, "from_ms": from_, "to_ms": to}
+    wanted: Json = {"source": source, "search": search, "from_ms": from_, "to_ms": to}
     if parts:
-        return {"counts": await asyncio.to_thread(dash.db.log_counts, parts, **wanted)}
-    logs, more = await asyncio.to_thread(dash.db.logs, **wanted, before=before, after=after, limit=limit)
+        return await asyncio.to_thread(dash.db.log_counts, parts, **wanted)
+    logs, more = await asyncio.to_thread(dash.db.logs, **wanted, level=level, before=before, after=after, limit=limit)
     return {"logs": logs, "hasMore": more}
 
 
@@ -11632,8 +11609,7 @@ async def logs_clear(dash: Dash) -> Json:
 ALERT_HOLD, ALERT_PAUSE = 10.0, 600.0  # s that a condition must last to be told or over; until the same is sent again
 ALERT_GATHER, ALERT_SPACING = 2.0, 30.0  # s in which alerts become one message, and from one message to the next
 ALERT_RETRIES = (5.0, 30.0, 120.0, 600.0, 3600.0)  # s between two tries of a message
-ALERT_TIME, ALERT_LINES = 20.0, 50  # s that one try may take; alerts that are in one message, of more the number
-ALERT_KEPT = 1000  # alerts that wait for one place, the newest
+ALERT_TIME, ALERT_LINES, ALERT_KEPT = 20.0, 50, 1000  # s of one try; alerts told in one message, and that wait for it
 UNSERVED = 60.0  # s in which nobody who asked was served
 ALERT_ADDRESS = r"(?:ntfy\+)?https?://[^/\s]+/\S*|smtps?://[^/\s]+/?\?\S*\bto=\S+"
 ALERT_EXAMPLES = "NAME=ntfy+https://ntfy.sh/TOPIC, NAME=https://… (a webhook) or NAME=smtp://USER@HOST:587/?to=ADDRESS"
@@ -13296,10 +13272,6 @@ class Dash:
             return name
         return self.pool.entries.names.get(name.lower())
 
-    async def models_changed(self) -> None:
-        """Rows of models, or the defaults of all, changed: let residency follow."""
-        self.pool.sync()
-
     def update_model(self, id: str, revision: int, changes: Json) -> None:
         """Save what a person changes of a model, and note it in the timeline."""
         before = self.db.get_model(id)
@@ -13313,7 +13285,7 @@ class Dash:
         for id, changes in wanted.items():
             self.update_model(id, self.db.get_model(id)["revision"], changes)
             await asyncio.sleep(0)
-        await self.models_changed()
+        self.pool.sync()
         for id in wanted:
             await self.broadcast("models:updated", {"model": self.model(id)})
             await asyncio.sleep(0)
@@ -13322,8 +13294,7 @@ class Dash:
         """What a client must know of this server before it shows anything."""
         return {"auth": self.config.auth, "password": self.db.get_meta("password", {}) != {},
                 "web": self.web.files.version, "notice": self.db.notice, "timezone": timezone_name(),
-                "alerts": [*self.alerts.active.values()],
-                "captures": self.captures.wanted()}
+                "alerts": [*self.alerts.active.values()], "captures": self.captures.wanted()}
 
     # messages
 

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import "./dom.mjs";
-const { LogsPage } = await import("../../web/pages/logs.js");
+const { LogsPage, countsOf } = await import("../../web/pages/logs.js");
 const { marked } = await import("../../web/components/log-list.js");
 const { logBars } = await import("../../web/components/log-histogram.js");
 
@@ -62,4 +62,13 @@ test("each part of the time has its bar, with the first of its lines and how man
   const bars = logBars({ from: 1000, bucket: 10, buckets: [[0, "info", 3, 7], [0, "error", 1, 5], [2, "info", 1, 9]] });
   assert.deepEqual(bars.map(({ id, total, time }) => [id, total, time]), [[5, 4, 1000], [Infinity, 0, 1010], [9, 1, 1020]]);
   assert.match(bars[0].words, /: 1 error, 3 info$/);
+});
+
+test("each count is of what one would see who chose that level or source beside the other filters", () => {
+  const answer = { from: 5, bucket: 10, counts: [[0, "error", "a", 2, 4], [0, "info", "a", 3, 1], [0, "info", "b", 1, 2], [3, "error", "b", 1, 9]] };
+  const all = countsOf(answer, {});
+  assert.deepEqual([all.levels, all.sources], [{ error: 3, info: 4 }, { a: 5, b: 2 }]);
+  assert.deepEqual(all.buckets, [[0, "error", 2, 4], [0, "info", 4, 1], [3, "error", 1, 9]]);
+  const some = countsOf(answer, { level: "error", source: "a" });
+  assert.deepEqual([some.levels, some.sources, some.buckets], [{ error: 2, info: 3 }, { a: 2, b: 1 }, [[0, "error", 2, 4]]]);
 });

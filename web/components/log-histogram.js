@@ -2,7 +2,7 @@ import { Component, h } from "../core/component.js";
 import { dateTime, number } from "../core/format.js";
 
 /** @typedef {[at: number, level: string, count: number, id: number]} Bucket */
-/** @typedef {{from: number | null, bucket: number, buckets: Bucket[]}} Counts `logs:list` with `parts` */
+/** @typedef {{from: number | null, bucket: number, buckets: Bucket[]}} Counts as the page adds them up */
 
 export const PARTS = 60;
 const LEVELS = ["error", "warning", "info", "debug"];

@@ -175,10 +175,12 @@ export class LogsPage extends Component {
     this.countTimer = undefined;
     const asked = addressOf(this.state.filters);
     try {
-      const { counts } = await this.props.state.request("logs:list", { ...this.request(), parts: PARTS });
-      if (asked !== addressOf(this.state.filters) || !counts) return;
+      const { level, source, ...others } = this.request();
+      const answer = await this.props.state.request("logs:list", { ...others, parts: PARTS });
+      if (asked !== addressOf(this.state.filters) || !answer.counts) return;
+      const counts = countsOf(answer, { level, source });
       this.setState({ counts });
-      this.learnSources(Object.keys(counts.sources).map((source) => /** @type {any} */ ({ source })));
+      this.learnSources(Object.keys(counts.sources).map((name) => /** @type {any} */ ({ source: name })));
     } catch {
       // the lines are there all the same
     }
@@ -491,6 +493,27 @@ export class LogsPage extends Component {
         title: "Show every time",
       }, filters.line ? "Around one line" : spanWords(filters), icon("close", { size: 14 })));
   }
+}
+
+/**
+ * Of what `logs:list` counts, that which the filters leave: over time, and by level and by source, each of these
+ * without regard to its own filter.
+ * @param {{from: number | null, bucket: number, counts: [number, string, string, number, number][]}} answer
+ * @param {{level?: string, source?: string}} filters
+ */
+export function countsOf({ from, bucket, counts }, { level = "", source = "" }) {
+  /** @type {Record<string, number>} */ const levels = {};
+  /** @type {Record<string, number>} */ const sources = {};
+  /** @type {Map<string, import("../components/log-histogram.js").Bucket>} */ const buckets = new Map();
+  for (const [at, own, name, count, id] of counts) {
+    const fits = RANKS.indexOf(own) >= RANKS.indexOf(level);
+    if (!source || source === name) levels[own] = (levels[own] ?? 0) + count;
+    if (fits) sources[name] = (sources[name] ?? 0) + count;
+    if (!fits || (source && source !== name)) continue;
+    const known = buckets.get(`${at} ${own}`);
+    buckets.set(`${at} ${own}`, [at, own, count + (known?.[2] ?? 0), Math.min(id, known?.[3] ?? id)]);
+  }
+  return { from, bucket, levels, sources, buckets: [...buckets.values()] };
 }
 
 /** @param {URLSearchParams | undefined} query @returns {Filters} */
