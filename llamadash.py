@@ -1835,15 +1835,14 @@ class RequestRows(DatabaseFile):
         """
         if sort not in typing.get_args(RequestSort):
             raise InvalidRequest(f"requests are not sorted by {sort}", field="sort")
-        if sort != "timestamp":
-            filters["from_ms"] = self.first_sorted(filters.get("from_ms"))
-        wanted = {REQUEST_FILTERS[name]: value for name, value in filters.items()}
+        wanted: Json = {REQUEST_FILTERS[name]: value for name, value in filters.items()}
         found = [row[0] for row in self.read(f"SELECT {sort} FROM requests WHERE id = ?", (before,))]
         last = found[0] if found else None
         if sort == "timestamp":
             after = None if before is None else (last or 0, before)
             rows = self.newest("requests", REQUEST_COLUMNS, wanted, limit, after)
         else:
+            wanted["id > ?"] = self.last_id("requests") - SORTED_ROWS
             if before is not None:
                 wanted |= ({f"{sort} IS NULL AND id < ?": before} if last is None else
                            {f"(({sort}, id) < (?, ?) OR {sort} IS NULL)": (last, before)})
@@ -1853,32 +1852,23 @@ class RequestRows(DatabaseFile):
         return [{**row, "stream": None if row["stream"] is None else bool(row["stream"]),
                  "details": row["details"] and decoded(row, "details", {})} for row in rows]
 
-    def first_sorted(self, from_ms: int | None) -> int | None:
-        """Since when requests are sorted that meet `from_ms`: those of the newest SORTED_ROWS."""
-        last = self.last_id("requests") - SORTED_ROWS
-        rows = self.read("SELECT timestamp FROM requests WHERE id <= ? ORDER BY id DESC LIMIT 1", (last,))
-        return max([from_ms or 0, *(row[0] for row in rows)]) if rows else from_ms
-
     def request_summary(self, *, from_ms: int | None = None, to_ms: int | None = None, **filters: Any) -> Json:
         """{count, ok, failed, cancelled, prompt_tokens, cached_tokens, generated_tokens, prompt_per_second,
         generated_per_second, throughput} of those that meet the filters.
 
         The two speeds are tokens over busy time, those of the prompt without cached ones; `throughput` is generated
-        tokens over all of the time. May be called from a thread. Whole days come from `usage`: there may be many.
+        tokens over the time since `from_ms`. May be called from a thread. Whole days come from `usage`.
         """
         until = now_ms() + CLOCK_JUMP if to_ms is None else min(to_ms, now_ms() + CLOCK_JUMP)
-        if from_ms is None:
-            where, values = where_all({REQUEST_FILTERS[name]: value for name, value in filters.items()})
-            from_ms = self.read(f"SELECT MIN(timestamp) FROM requests {where}", values)[0][0] or until
-        days = next_midnight(from_ms), next_midnight(until if until > now_ms() else until - DAY)
-        wanted, values = [(from_ms, days[0]), (days[1], until)] if days[0] < days[1] else [(from_ms, until)], []
-        queries = []
-        for begin, end in wanted:
+        since, values, queries = from_ms or 0, list[Any](), []
+        days = next_midnight(since), next_midnight(until if until > now_ms() else until - DAY)
+        parts = [(since, days[0]), (days[1], until)] if days[0] < days[1] else [(since, until)]
+        for begin, end in parts:
             where, given = where_all({REQUEST_FILTERS[name]: value for name, value in {
                 **filters, "from_ms": begin, "to_ms": end}.items()})
             queries.append(f"SELECT status, {usage_sums(usage_values())} FROM requests {where} GROUP BY status")
             values += given
-        if len(wanted) > 1:
+        if len(parts) > 1:
             where, given = where_all({"day >= ?": day_of(days[0]), "day < ?": day_of(days[1]), "status != ?": "idle",
                                       **{REQUEST_FILTERS[name]: value for name, value in filters.items()}})
             queries.append(f"SELECT status, {usage_sums()} FROM usage {where} GROUP BY status")
@@ -1890,7 +1880,7 @@ class RequestRows(DatabaseFile):
                            for kind in ("prompt", "generated"))
         [row] = self.read(f"SELECT COALESCE(SUM(requests), 0) AS count, {statuses}{tokens}{speeds} "
                           f"FROM ({' UNION ALL '.join(queries)})", values)
-        span = min(until, now_ms()) - from_ms if row["count"] else 0
+        span = min(until, now_ms()) - from_ms if row["count"] and from_ms is not None else 0
         return {**dict(row), "throughput": 1000 * row["generated_tokens"] / span if span > 0 else None}
 
     def usage(self, from_ms: int, to_ms: int, by: str) -> tuple[list[Json], Json]:
@@ -7205,18 +7195,21 @@ class Memory:
         await self.dash.sampler.read_gpus(fresh=True)
         moving = any(unit.status in ("loading", "stopping") for unit in self.pool.residency.units.values())
         if not moving or not self.outside:
-            instances = self.pool.instances.values()
-            ours = sum([collections.Counter(instance.taken) for instance in instances], collections.Counter[str]())
+            ours = self.taken()
             self.outside = {item["name"]: max(0, item["total"] - item["free"] - ours[item["name"]])
                             for item in self.dash.sampler.memories(self.dash.builds.devices)}
         self.pool.residency.rooms = {item["name"]: item["free"] for item in self.devices()}
         self.pool.do(self.pool.residency.settle(time.monotonic()))
 
+    def taken(self) -> collections.Counter[str]:
+        """Bytes of each memory that our processes take."""
+        taken = [collections.Counter(instance.taken) for instance in self.pool.instances.values()]
+        return sum(taken, collections.Counter[str]())
+
     def others(self) -> dict[str, int]:
         """Bytes that other programs use of each GPU that has a memory of its own, by the GPU's id."""
-        sampler, instances = self.dash.sampler, self.pool.instances.values()
+        sampler, ours = self.dash.sampler, self.taken()
         names = {id: device["name"] for device, id in sampler.readings(self.dash.builds.devices)}
-        ours = sum([collections.Counter(instance.taken) for instance in instances], collections.Counter[str]())
         return {id: max(0, gpu["memory_used"] - ours[names.get(id, "")]) for id, gpu in sampler.gpus.items()
                 if gpu["memory_used"] is not None and gpu["memory_total"] and gpu["vendor"] != "apple"}
 

@@ -111,7 +111,8 @@ function remarks(row, name) {
   const others = typeof beside !== "number" ? ""
     : beside < 0.05 ? "alone" : `beside ${number(beside)} ${beside === 1 ? "other" : "others"} on average`;
   return {
-    waited: reasonsOf(row).map(([reason, ms]) => `${reasonWords(reason)} (${time(ms)})`).join(", "),
+    waited: reasonsOf(row).map(([reason, ms], _at, every) => (
+      `${reasonWords(reason)}${every.length > 1 ? ` (${time(ms)})` : ""}`)).join(", "),
     loading: details?.after ? sentence(loadWords(row, name).trim()) : "It was not in memory.",
     slot: "For a free slot, or for its turn beside others.",
     prompt: [
