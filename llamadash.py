@@ -11872,7 +11872,8 @@ class Client:
         self.request = request
         self.transport = transport
         self.waits = transport.get_write_buffer_size  # the bytes that are there for the other side to read
-        self.address, self.session_id = "", typing.cast("str | None", None)
+        self.address = ""
+        self.session_id: str | None = None
         self.established: Json | None = None  # what it is told once it has authenticated
         self.recover: tuple[Any, Any] = (None, None)  # the epoch and the last broadcast that it says it knows
         self.running, self.allowance, self.measured = 0, math.inf, 0.0  # its requests
