@@ -10228,11 +10228,6 @@ class Download:
         for part in self.parts:
             part.tag, part.verified = secrets.token_hex(3), False
 
-    def speed(self) -> float:
-        """Bytes per second over the last seconds."""
-        (began, before), (now, done) = (self.speeds[0], self.speeds[-1]) if self.speeds else ((0.0, 0), (0.0, 0))
-        return max(done - before, 0) / (now - began) if self.status == "running" and now > began else 0.0
-
     def have(self, part: Part) -> int:
         """Bytes of `part` that are on the disk."""
         return files_size(self.partial(part)) or (files_size(self.target(part)) if part.verified else 0)
@@ -10262,7 +10257,9 @@ class Download:
 
     def as_json(self) -> Json:
         """What clients see: {repo, file, done, total, bytesPerSecond, status, secondsLeft?, error?, retryAt?, …}."""
-        speed, total = self.speed(), self.total
+        (began, before), (now, done) = (self.speeds[0], self.speeds[-1]) if self.speeds else ((0.0, 0), (0.0, 0))
+        speed = max(done - before, 0) / (now - began) if self.status == "running" and now > began else 0.0
+        total = self.total
         left = {"secondsLeft": math.ceil((total - self.done) / speed)} if speed else {}
         error = {"error": self.error, **({"retryAt": self.retry_at} if self.retry_at else {})} if self.error else {}
         return {"repo": self.repo, "file": self.file, "files": [part.name for part in self.parts],
@@ -12480,8 +12477,7 @@ class ConnectionLimits:
     port: int = 0
     count: int = 0
     open: collections.Counter[str] = field(default_factory=collections.Counter)  # by address
-    # for all, for each is emptied before another is read
-    buffer: memoryview = field(default_factory=lambda: memoryview(bytearray(READ_AT_ONCE[1])))
+    buffer: memoryview = field(default_factory=lambda: memoryview(bytearray(READ_AT_ONCE[1])))  # for one after another
 
 
 class LimitedProtocol(asyncio.BufferedProtocol):
