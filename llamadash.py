@@ -9780,7 +9780,7 @@ CONVERSATION_FIELDS: dict[str, Any] = {
 MESSAGE_FIELDS: dict[str, Any] = {
     "id": ConversationId, "conversation": ConversationId, "parent": ConversationId | None, "thinking": float | None,
     "role": Literal["user", "assistant", "tool"], "status": Literal["done", "stopped", "cut", "failed"],
-    "content": Annotated[str, Length(0, MAX_CHAT_TEXT)], "compare": str, "vote": bool,
+    "content": Annotated[str, Length(0, MAX_CHAT_TEXT)], "compare": str, "vote": bool, "label": str,
     "reasoning": Annotated[str, Length(0, MAX_CHAT_TEXT)], "model": CONVERSATION_FIELDS["model"],
     "error": dict[str, Any] | None, "attachments": Annotated[list[dict[str, Any]], Length(0, 16)],
     "stats": dict[str, Any], "tool_calls": list[dict[str, Any]], "tool_call_id": str}

@@ -23,6 +23,9 @@ test("a branch is what leads to a message, and its end the newest that follows o
   assert.deepEqual(branchTo(tree, "nobody"), []);
   assert.equal(endOf(tree, "a1b"), "a1b");
   assert.equal(endOf(tree.slice(0, 4), "q1"), "a2");
+  assert.equal(endOf(tree, "q1"), "a1b");
+  assert.equal(endOf([message("a", "b"), message("b", "a")], "a"), "a");
+  assert.equal(endOf(tree, null), null);
   assert.deepEqual(ids(branchTo([message("a", "b"), message("b", "a")], "a")), ["b", "a"]);
 });
 

@@ -204,7 +204,7 @@ export class Chat {
   /**
    * Asks a question, which becomes a message after `parent`, and has it answered by each of `targets`.
    * @param {Conversation} conversation @param {Partial<Message>} question @param {string | null} parent
-   * @param {{model: string, parameters: any}[]} targets
+   * @param {{model: string, parameters: any, label?: string}[]} targets
    * @returns {Promise<boolean>} whether the server keeps the question
    */
   async ask(conversation, question, parent, targets) {
@@ -230,12 +230,14 @@ export class Chat {
     return true;
   }
 
-  /** @param {string} parent the message to answer @param {{model: string, parameters: any}[]} targets */
+  /**
+   * @param {string} parent the message to answer @param {{model: string, parameters: any, label?: string}[]} targets
+   */
   async answer(parent, targets) {
     const compare = targets.length > 1 ? makeId() : "";
     await Promise.all(targets.map((target) => this.send({
       id: makeId(), parent, role: "assistant", content: "", status: "answering", model: target.model,
-      ...(compare ? { compare } : {}),
+      ...(compare ? { compare } : {}), ...(target.label ? { label: target.label } : {}),
     }, target.parameters)));
   }
 
@@ -253,7 +255,7 @@ export class Chat {
   async send(message, parameters, further = false, asked = false) {
     const { conversation } = this;
     if (!conversation) return;
-    const { id, parent, compare } = message;
+    const { id, parent, compare, label } = message;
     const branch = branchTo(conversation.messages, parent);
     const messages = outgoing(conversation.system, further ? [...branch, message] : branch);
     if (asked) messages.push({ role: "user", content: CONTINUE });
@@ -265,7 +267,8 @@ export class Chat {
     const otherwise = further && !asked ? () => void this.send(message, parameters, true, true) : null;
     this.runs.set(id, { progress: null, firstAt: null, pieces: 0, otherwise, parameters });
     this.changed();
-    const answer = { conversation: conversation.id, id, parent, ...(compare ? { compare } : {}) };
+    const compared = { ...(compare ? { compare } : {}), ...(label ? { label } : {}) };
+    const answer = { conversation: conversation.id, id, parent, ...compared };
     try {
       await this.state.request("chat:send", { model: message.model, messages, parameters, answer }, {
         timeout: SEND_TIMEOUT_MS,
@@ -278,7 +281,7 @@ export class Chat {
       this.changed();
       const { content, model, role } = message;
       const error = { code, message: text };
-      const failed = { id, parent, content, model, role, status: "failed", error, ...(compare ? { compare } : {}) };
+      const failed = { id, parent, content, model, role, status: "failed", error, ...compared };
       if (code !== "DISCONNECTED" && code !== "CONFLICT") await this.save(conversation.id, {}, [failed]);
     }
   }

@@ -11,7 +11,8 @@
  * @typedef {{id: string, parent: string | null, role: "user" | "assistant" | "tool", content: string,
  *   status: "done" | "answering" | "stopped" | "cut" | "failed", reasoning?: string, model?: string,
  *   stats?: AnswerStats | null, error?: Failure | null, attachments?: Attachment[], tool_calls?: ToolCall[],
- *   tool_call_id?: string, compare?: string, vote?: boolean, thinking?: number}} Message `thinking` in milliseconds
+ *   tool_call_id?: string, compare?: string, vote?: boolean, label?: string,
+ *   thinking?: number}} Message `label`: with which preset it was answered; `thinking` in milliseconds
  * @typedef {{temperature?: number, top_p?: number, top_k?: number, min_p?: number, max_tokens?: number, seed?: number}}
  *   Sampling
  * @typedef {{id: string, title: string, folder: string, head: string | null, model: string, system: string,
@@ -73,8 +74,13 @@ function isFirst(messages, message) {
  * @param {Message[]} messages @param {string | null} id @returns {string | null}
  */
 export function endOf(messages, id) {
+  const newest = new Map(messages.map((message) => [message.parent, message.id]));
+  const seen = new Set();
   let end = id;
-  for (const message of messages) if (message.parent === end && end !== null) end = message.id;
+  while (end !== null && newest.has(end) && !seen.has(end)) {
+    seen.add(end);
+    end = newest.get(end) ?? null;
+  }
   return end;
 }
 
@@ -146,7 +152,7 @@ export function imported(old) {
   const id = old.id.slice(0, 40);
   const messages = old.messages.map((/** @type {any} */ message, /** @type {number} */ at) => ({
     ...kept(message, ["role", "content", "reasoning", "model", "stats", "error", "attachments", "tool_calls",
-      "tool_call_id", "compare", "vote", "thinking"]),
+      "tool_call_id", "compare", "vote", "label", "thinking"]),
     ...(message.thinkingTime ? { thinking: message.thinkingTime * 1000 } : {}),
     id: linear ? `${id}.${at}` : message.id,
     parent: linear ? (at ? `${id}.${at - 1}` : null) : message.parent,

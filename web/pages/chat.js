@@ -188,7 +188,7 @@ export class ChatPage extends Component {
     const { model, parameters } = this.conversation;
     if (!this.state.compare) return [{ model, parameters: this.parameters }];
     return this.state.compare.map((/** @type {any} */ target) => ({
-      model: target.model,
+      model: target.model, label: target.preset,
       parameters: this.presets.find(({ name }) => name === target.preset)?.parameters ?? parameters,
     }));
   }
