@@ -3990,24 +3990,23 @@ LETTER_NAME = (r"(\w+).* (?:LETTER|LIGATURE|SYLLABLE|CHARACTER|VOWEL SIGN) "
                r"(?:(?:SMALL|FINAL|SHORT|FARSI|SARA|DOTLESS|CANDRA) )*([A-Z]+).*")
 CONSONANTS = ("ARABIC", "ARMENIAN", "COPTIC", "CYRILLIC", "GEORGIAN", "GREEK", "HEBREW", "LAO", "SYRIAC", "THAI")
 # The readings of the common ideographs in GB 2312's order, which is that of the readings, each with their number.
-PINYIN = (
-    "a2ai13an9ang3ao9ba18bai8ban15bang12bao17bei15ben4beng6bi24bian12biao4bie4bin6bing9bo19bu11ca1cai11can7cang5cao5"
-    "ce5ceng2cha11chai3chan10chang13chao9che6chen10cheng15chi16chong5chou12chu16chuai1chuan7chuang6chui5chun7chuo2ci"
-    "12cong6cou1cu4cuan3cui8cun3cuo6da6dai12dan15dang5dao12de3deng7di19dian16diao9die7ding9diu1dong10dou8du14duan6du"
-    "i4dun9duo12e13en1er8fa8fan17fang11fei12fen15feng15fo1fou1fu45ga2gai6gan11gang9gao10ge17gei1gen2geng7gong15gou9g"
-    "u18gua6guai3guan11guang3gui16gun3guo6ha1hai7han19hang3hao9he18hei2hen4heng5hong9hou7hu18hua9huai5huan14huang14h"
-    "ui21hun6huo10ji53jia17jian40jiang13jiao28jie27jin20jing25jiong2jiu17ju25juan7jue10jun11ka4kai5kan6kang7kao4ke15"
-    "ken4keng2kong4kou4ku7kua5kuai4kuan2kuang8kui11kun4kuo4la7lai3lan15lang7lao9le2lei11leng3li34lia1lian14liang11li"
-    "ao13lie5lin12ling14liu11long9lou6lu20lu14luan6lue2lun7luo12ma9mai6man9mang6mao12me1mei16men3meng8mi14mian9miao8"
-    "mie2min6ming6miu1mo17mou3mu15na7nai5nan3nang1nao5ne1nei2nen1neng1ni11nian7niang2niao2nie7nin1ning6niu4nong4nu3n"
-    "u1nuan1nue2nuo4o1ou7pa6pai6pan8pang5pao7pei9pen2peng14pi17pian4piao4pie2pin5ping9po8pou1pu15qi36qia3qian22qiang"
-    "8qiao15qie5qin11qing13qiong2qiu8qu13quan11que8qun2ran4rang5rao3re2ren10reng2ri1rong10rou3ru10ruan2rui3run2ruo2s"
-    "a3sai4san4sang3sao4se3sen1seng1sha9shai2shan16shang8shao11she12shen16sheng11shi47shou10shu33shua2shuai4shuan2sh"
-    "uang3shui4shun4shuo4si16song8sou4su12suan3sui11sun3suo8ta9tai9tan18tang13tao11te1teng4ti15tian8tiao5tie3ting10t"
-    "ong13tou4tu11tuan2tui6tun3tuo11wa7wai2wan17wang10wei33wen10weng3wo9wu29xi35xia13xian26xiang20xiao18xie21xin10xi"
-    "ng15xiong7xiu9xu19xuan10xue6xun14ya16yan33yang17yao15ye15yi53yin16ying18yo1yong15you20yu45yuan20yue10yun12za3za"
-    "i7zan4zang3zao14ze4zei1zen1zeng4zha14zhai6zhan17zhang15zhao10zhe10zhen16zheng15zhi43zhong11zhou14zhu26zhua2zhua"
-    "i1zhuan6zhuang7zhui6zhun2zhuo11zi15zong7zou4zu8zuan2zui4zun2zuo8")
+PINYIN = ("a2ai13an9ang3ao9ba18bai8ban15bang12bao17bei15ben4beng6bi24bian12biao4bie4bin6bing9bo19bu11ca1cai11can7cang5c"
+    "ao5ce5ceng2cha11chai3chan10chang13chao9che6chen10cheng15chi16chong5chou12chu16chuai1chuan7chuang6chui5chun7chuo2ci"
+    "12cong6cou1cu4cuan3cui8cun3cuo6da6dai12dan15dang5dao12de3deng7di19dian16diao9die7ding9diu1dong10dou8du14duan6dui4d"
+    "un9duo12e13en1er8fa8fan17fang11fei12fen15feng15fo1fou1fu45ga2gai6gan11gang9gao10ge17gei1gen2geng7gong15gou9gu18gua"
+    "6guai3guan11guang3gui16gun3guo6ha1hai7han19hang3hao9he18hei2hen4heng5hong9hou7hu18hua9huai5huan14huang14hui21hun6h"
+    "uo10ji53jia17jian40jiang13jiao28jie27jin20jing25jiong2jiu17ju25juan7jue10jun11ka4kai5kan6kang7kao4ke15ken4keng2kon"
+    "g4kou4ku7kua5kuai4kuan2kuang8kui11kun4kuo4la7lai3lan15lang7lao9le2lei11leng3li34lia1lian14liang11liao13lie5lin12li"
+    "ng14liu11long9lou6lu20lu14luan6lue2lun7luo12ma9mai6man9mang6mao12me1mei16men3meng8mi14mian9miao8mie2min6ming6miu1m"
+    "o17mou3mu15na7nai5nan3nang1nao5ne1nei2nen1neng1ni11nian7niang2niao2nie7nin1ning6niu4nong4nu3nu1nuan1nue2nuo4o1ou7p"
+    "a6pai6pan8pang5pao7pei9pen2peng14pi17pian4piao4pie2pin5ping9po8pou1pu15qi36qia3qian22qiang8qiao15qie5qin11qing13qi"
+    "ong2qiu8qu13quan11que8qun2ran4rang5rao3re2ren10reng2ri1rong10rou3ru10ruan2rui3run2ruo2sa3sai4san4sang3sao4se3sen1s"
+    "eng1sha9shai2shan16shang8shao11she12shen16sheng11shi47shou10shu33shua2shuai4shuan2shuang3shui4shun4shuo4si16song8s"
+    "ou4su12suan3sui11sun3suo8ta9tai9tan18tang13tao11te1teng4ti15tian8tiao5tie3ting10tong13tou4tu11tuan2tui6tun3tuo11wa"
+    "7wai2wan17wang10wei33wen10weng3wo9wu29xi35xia13xian26xiang20xiao18xie21xin10xing15xiong7xiu9xu19xuan10xue6xun14ya1"
+    "6yan33yang17yao15ye15yi53yin16ying18yo1yong15you20yu45yuan20yue10yun12za3zai7zan4zang3zao14ze4zei1zen1zeng4zha14zh"
+    "ai6zhan17zhang15zhao10zhe10zhen16zheng15zhi43zhong11zhou14zhu26zhua2zhuai1zhuan6zhuang7zhui6zhun2zhuo11zi15zong7zo"
+    "u4zu8zuan2zui4zun2zuo8")
 
 
 class FoundFile(NamedTuple):
@@ -4375,20 +4374,14 @@ def projector_rank(file: FoundFile, fit: int) -> tuple[Any, ...]:
 # What a scan means for the rows
 
 def slug(stem: str) -> str:
-    """An id made of a file's name: letters, digits, `.`, `_` and `-`."""
-    words = re.sub(r"-?[^A-Za-z0-9._-]+-?", "-", transliterated(stem))
-    return words.strip("-.")[:MAX_ID].rstrip("-.") or "model"
-
-
-def transliterated(text: str) -> str:
-    """`text` as it is read, in ASCII."""
-    result = ""
-    for char in unicodedata.normalize("NFC", text):
+    """An id made of a file's name as it is read: letters, digits, `.`, `_` and `-`."""
+    words = ""
+    for char in unicodedata.normalize("NFC", stem):
         name = unicodedata.name(char, "")
         if re.search("VOWEL SIGN|VIRAMA", name):
-            result = result.removesuffix("a")  # which the letter before has only where nothing else is said
-        result += char if char.isascii() else letter_reading(char, name)
-    return result
+            words = words.removesuffix("a")  # which the letter before has only where nothing else is said
+        words += char if char.isascii() else letter_reading(char, name)
+    return re.sub(r"-?[^A-Za-z0-9._-]+-?", "-", words).strip("-.")[:MAX_ID].rstrip("-.") or "model"
 
 
 def letter_reading(char: str, name: str) -> str:
@@ -4953,9 +4946,12 @@ class Parameter(NamedTuple):
             raise InvalidRequest(f"{self.label} is not in the expected form", field=at)
         if self.kind == "path":
             self.check_paths(value, folders, at)
-        if self.key == "chat-template-kwargs":
-            check_json_object(value, self.label, at)
-        return value
+        with contextlib.suppress(ValueError, RecursionError):
+            parsed = json.loads(value) if self.key == "chat-template-kwargs" else {}
+            if isinstance(parsed, dict) and all(type(item) not in (dict, list) and finite_or_none(item) is item
+                                                for item in parsed.values()):
+                return value
+        raise InvalidRequest(f"{self.label} must be a JSON object of plain values", field=at)
 
     def check_paths(self, value: str, folders: list[Path], at: str) -> None:
         """Refuse anything but existing GGUF files in the model folders."""
@@ -4998,16 +4994,6 @@ def is_file_inside(path: Path, folders: list[Path]) -> bool:
     return os.path.isfile(path) and all(any(within(place, root) for root in roots) for place in places)
 
 
-def check_json_object(text: str, label: str, at: str) -> None:
-    """Refuse `text` unless it is a flat JSON object."""
-    parsed = None
-    with contextlib.suppress(ValueError, RecursionError):
-        parsed = json.loads(text)
-    if not isinstance(parsed, dict) or any(type(item) in (dict, list) or finite_or_none(item) is not item
-                                           for item in parsed.values()):
-        raise InvalidRequest(f"{label} must be a JSON object of plain values", field=at)
-
-
 def parameter_kind(kind: str, *fields: str) -> Callable[..., Parameter]:
     """What makes a parameter of this kind: of its names, the key first, its label, its help, and `fields`."""
     def made(names: str, label: str, help: str, *values: Any) -> Parameter:
@@ -5027,112 +5013,80 @@ gguf_file = parameter_kind("path", "several")
 # in this table is refused.
 PARAMETER_GROUPS: dict[str, list[Parameter]] = {
     "Context and memory": [
-        whole("ctx-size c", "Context size", "Tokens of prompt and answer together, shared by all slots; 0 takes what "
-              "the model was trained with.", 0, 16_777_216, 0),
+        whole("ctx-size c", "Context size", "Tokens of prompts and answers; 0 is as trained.", 0, 16_777_216, 0),
         whole("parallel np", "Slots", "Requests answered at the same time; -1 lets the engine choose.", -1, 64, -1),
-        flag("kv-unified kvu", "Shared KV cache", "One KV cache for all slots, so that one long request can use it "
-             "all."),
-        choice("flash-attn fa", "Flash attention", "Faster attention that needs less memory.", ("auto", "on", "off"),
-               "auto"),
-        choice("cache-type-k ctk", "KV cache type, keys", "Smaller types save memory and cost some quality.",
-               CACHE_TYPES, "f16"),
-        choice("cache-type-v ctv", "KV cache type, values", "Types below f16 need flash attention.", CACHE_TYPES,
-               "f16"),
+        flag("kv-unified kvu", "Shared KV cache", "One cache for all slots: one long request can use all of it."),
+        choice("flash-attn fa", "Flash attention", "Faster, with less memory.", ("auto", "on", "off"), "auto"),
+        choice("cache-type-k ctk", "KV cache type, keys", "Smaller costs some quality.", CACHE_TYPES, "f16"),
+        choice("cache-type-v ctv", "KV cache type, values", "Others need flash attention.", CACHE_TYPES, "f16"),
         flag("kv-offload", "KV cache on the GPU", "Keep the KV cache in GPU memory.", True),
-        flag("swa-full", "Full sliding-window cache", "Keep the whole context for sliding-window models: more memory, "
-             "better reuse of prompts.", False),
-        flag("context-shift", "Context shift", "Drop the oldest tokens when the context is full instead of stopping.",
-             False),
-        whole("keep", "Tokens kept", "Tokens of the first prompt that a context shift keeps; -1 keeps all.", -1,
-              16_777_216, 0),
-        flag("cache-prompt", "Reuse prompts", "Do not compute again the part of a prompt that a slot already holds.",
-             True),
-        whole("cache-reuse", "Smallest reused chunk", "Reuse moved chunks of at least this many tokens; 0 turns it "
-              "off.", 0, 1_000_000, 0),
-        whole("cache-ram cram", "Prompt cache, MiB", "Main memory for prompts put aside; 0 turns it off, -1 removes "
-              "the limit.", -1, 1_048_576, 8192),
-        whole("ctx-checkpoints ctxcp swa-checkpoints", "Context checkpoints", "Restore points per slot, for models "
-              "that cannot roll back.", 0, 1024),
-        choice("load-mode lm", "How the file is read", "mlock keeps the model in memory, dio reads past the page "
-               "cache.", ("auto", "none", "mmap", "mlock", "mmap+mlock", "dio"), "auto"),
+        flag("swa-full", "Full sliding-window cache", "Takes more memory, reuses prompts better.", False),
+        flag("context-shift", "Context shift", "Drop the oldest tokens of a full context and go on.", False),
+        whole("keep", "Tokens kept", "Of the first prompt, by a context shift; -1 keeps all.", -1, 16_777_216, 0),
+        flag("cache-prompt", "Reuse prompts", "Do not compute again what a slot already holds.", True),
+        whole("cache-reuse", "Smallest reused chunk", "Of moved tokens; 0 turns it off.", 0, 1_000_000, 0),
+        whole("cache-ram cram", "Prompt cache, MiB", "Main memory for it; 0: none, -1: no limit.", -1, 1_048_576, 8192),
+        whole("ctx-checkpoints ctxcp swa-checkpoints", "Context checkpoints", "Restore points per slot.", 0, 1024),
+        choice("load-mode lm", "How the file is read", "mlock keeps it in memory, dio reads past the page cache.",
+               ("auto", "none", "mmap", "mlock", "mmap+mlock", "dio"), "auto"),
         flag("repack", "Repack weights", "Rearrange the weights for this CPU while loading.", True),
         flag("check-tensors", "Check tensors", "Look for invalid values while loading.", False),
         flag("warmup", "Warm up", "Run once empty after loading, so that the first answer is not slow.", True),
-    ],
-    "GPU offload": [
-        whole("n-gpu-layers ngl gpu-layers", "Layers on the GPU", "How many layers go into GPU memory; -1 lets the "
-              "engine choose, 9999 means all.", -1, 9999, -1),
-        choice("split-mode sm", "Split across GPUs", "How one model is spread over several GPUs.",
-               ("none", "layer", "row", "tensor"), "layer"),
+    ], "GPU offload": [
+        whole("n-gpu-layers ngl gpu-layers", "Layers on the GPU", "-1: the engine chooses, 9999: all.", -1, 9999, -1),
+        choice("split-mode sm", "Split across GPUs", "Of one model.", ("none", "layer", "row", "tensor"), "layer"),
         free_text("tensor-split ts", "Share per GPU", "Proportions such as 3,1.", NUMBERS),
         whole("main-gpu mg", "Main GPU", "The GPU used when the model is not split.", 0, 63, 0),
         free_text("device dev", "Devices", "Names such as CUDA0,CUDA1; none keeps everything on the CPU.", DEVICES),
         flag("fit", "Fit into memory", "Shrink what is not set here until the model fits.", True),
         free_text("fit-target fitt", "Memory left free, MiB", "Per device, such as 1024.", NUMBERS, "1024"),
-        whole("fit-ctx fitc", "Smallest fitted context", "Fitting does not go below this context.", 0, 16_777_216,
-              4096),
+        whole("fit-ctx fitc", "Smallest fitted context", "Fitting does not go below it.", 0, 16_777_216, 4096),
         flag("cpu-moe cmoe", "All experts on the CPU", "Keep the weights of all experts in main memory.", False),
-        whole("n-cpu-moe ncmoe", "Layers with experts on the CPU", "Keep the experts of the first layers in main "
-              "memory.", 0, 4095),
-        free_text("override-tensor ot", "Placement of tensors", "Pattern=buffer pairs, such as exps=CPU.",
-                  r"[^\x00-\x1f;#\s]{1,500}"),
-        flag("op-offload", "Offload large operations", "Let the GPU compute with weights that stay in main memory.",
-             True),
+        whole("n-cpu-moe ncmoe", "Layers with experts on the CPU", "The first ones, in main memory.", 0, 4095),
+        free_text("override-tensor ot", "Placement of tensors", "Such as exps=CPU.", r"[^\x00-\x1f;#\s]{1,500}"),
+        flag("op-offload", "Offload large operations", "The GPU computes with weights in main memory.", True),
         free_text("rpc", "RPC workers", "host:port of llama.cpp RPC workers that share the model, separated by commas. "
                   "They have no password.", HOST_PORT + "(?:," + HOST_PORT + "){0,31}"),
-    ],
-    "Batching and threads": [
+    ], "Batching and threads": [
         whole("batch-size b", "Batch", "Most tokens of a prompt handed over at once.", 1, 1_048_576, 2048),
-        whole("ubatch-size ub", "Physical batch", "Most tokens computed at once; larger is faster and takes memory.", 1,
-              1_048_576, 512),
+        whole("ubatch-size ub", "Physical batch", "Computed at once: more is faster, takes memory.", 1, 1_048_576, 512),
         flag("cont-batching cb", "Continuous batching", "Let requests join a running batch.", True),
         whole("threads t", "Threads", "CPU threads for generating; -1 lets the engine choose.", -1, 1024, -1),
-        whole("threads-batch tb", "Threads for prompts", "CPU threads for prompts; -1 is the same as Threads.", -1,
-              1024, -1),
+        whole("threads-batch tb", "Threads for prompts", "CPU threads; -1 is the same as Threads.", -1, 1024, -1),
         whole("prio", "Priority", "Of the engine's threads: -1 low, 0 normal, 1 medium, 2 high.", -1, 2, 0),
         whole("poll", "Polling", "How eagerly threads wait for work; 0 saves power.", 0, 100, 50),
         choice("numa", "NUMA", "For machines with several memory nodes.", ("distribute", "isolate", "numactl")),
         whole("timeout to", "Timeout, s", "Longest silence on a connection.", 1, 86_400, 3600),
-    ],
-    "Sampling": [
-        number("temp temperature", "Temperature", "0 always takes the likeliest token; higher is more varied.", 0, 5,
-               0.8),
+    ], "Sampling": [
+        number("temp temperature", "Temperature", "0 takes the likeliest token; higher is more varied.", 0, 5, 0.8),
         whole("top-k", "Top k", "Choose among the k likeliest tokens; 0 is off.", 0, 100_000, 40),
         number("top-p", "Top p", "Choose among the likeliest tokens that reach this sum; 1 is off.", 0, 1, 0.95),
         number("min-p", "Min p", "Drop tokens less likely than this share of the likeliest; 0 is off.", 0, 1, 0.05),
         number("typical-p typical", "Typical p", "Locally typical sampling; 1 is off.", 0, 1, 1.0),
-        whole("repeat-last-n", "Repetition window", "Tokens looked at for repetitions; 0 is off, -1 the whole context.",
-              -1, 16_777_216, 64),
+        whole("repeat-last-n", "Repetition window", "In tokens; 0 is off, -1 the whole context.", -1, 16_777_216, 64),
         number("repeat-penalty", "Repetition penalty", "1 is off.", 0.01, 10, 1.0),
         number("presence-penalty", "Presence penalty", "0 is off.", -10, 10, 0.0),
         number("frequency-penalty", "Frequency penalty", "0 is off.", -10, 10, 0.0),
-        number("dry-multiplier", "DRY multiplier", "Strength of the penalty on repeated sequences; 0 is off.", 0, 10,
-               0.0),
-        number("xtc-probability", "XTC probability", "How often the likeliest tokens are left out; 0 is off.", 0, 1,
-               0.0),
+        number("dry-multiplier", "DRY multiplier", "Penalty on repeated sequences; 0 is off.", 0, 10, 0.0),
+        number("xtc-probability", "XTC probability", "How often likely tokens are left out; 0 is off.", 0, 1, 0.0),
         number("xtc-threshold", "XTC threshold", "Tokens above this may be left out.", 0, 1, 0.1),
         choice("mirostat", "Mirostat", "0 is off; replaces the other samplers.", ("0", "1", "2"), "0"),
         whole("seed s", "Seed", "-1 draws a new one for each request.", -1, 2**32 - 1, -1),
         whole("predict n n-predict", "Longest answer", "In tokens; -1 is without limit.", -1, 16_777_216, -1),
         free_text("sampling-seq sampler-seq", "Sampler order", "One letter for each sampler.", r"[a-z]{1,20}"),
-    ],
-    "Chat": [
+    ], "Chat": [
         flag("jinja", "Jinja templates", "Use the model's own chat template in full.", True),
-        free_text("chat-template", "Built-in template", "Name of one of llama.cpp's own templates, such as chatml.",
-                  r"[A-Za-z0-9._-]{1,64}"),
+        free_text("chat-template", "Built-in template", "Of llama.cpp's own, such as chatml.", r"[A-Za-z0-9._-]{1,64}"),
         free_text("chat-template-kwargs", "Template values", "A JSON object handed to the chat template.", ONE_LINE),
-        choice("reasoning rea", "Thinking", "Whether the model thinks before it answers.", ("auto", "on", "off"),
-               "auto"),
+        choice("reasoning rea", "Thinking", "Before the model answers.", ("auto", "on", "off"), "auto"),
         choice("reasoning-format", "Thinking text", "Whether thoughts come apart from the answer.",
                ("auto", "none", "deepseek", "deepseek-legacy"), "auto"),
         choice("reasoning-effort", "Effort", "For templates that know it.",
                ("default", "minimal", "low", "medium", "high", "xhigh", "max"), "default"),
         whole("reasoning-budget", "Thinking budget", "Most tokens of thought; -1 is without limit.", -1, 1_000_000, -1),
         flag("prefill-assistant", "Continue answers", "A last message of the assistant is continued.", True),
-    ],
-    "Long context": [
-        choice("rope-scaling", "RoPE scaling", "How positions beyond the training are mapped.",
-               ("none", "linear", "yarn")),
+    ], "Long context": [
+        choice("rope-scaling", "RoPE scaling", "Of positions beyond the training.", ("none", "linear", "yarn")),
         number("rope-scale", "RoPE scale", "Factor by which the context grows.", 0.001, 1024),
         number("rope-freq-base", "RoPE base frequency", "0 takes the model's.", 0, 1e12),
         number("rope-freq-scale", "RoPE frequency scale", "0 takes the model's.", 0, 1024),
@@ -5141,40 +5095,31 @@ PARAMETER_GROUPS: dict[str, list[Parameter]] = {
         number("yarn-attn-factor", "YaRN: attention factor", "-1 takes the model's.", -1, 100, -1.0),
         number("yarn-beta-slow", "YaRN: slow beta", "-1 takes the model's.", -1, 1000, -1.0),
         number("yarn-beta-fast", "YaRN: fast beta", "-1 takes the model's.", -1, 1000, -1.0),
-    ],
-    "Speculative decoding": [
-        gguf_file("model-draft md spec-draft-model", "Draft model", "A small model with the same vocabulary that "
-                  "guesses ahead."),
+    ], "Speculative decoding": [
+        gguf_file("model-draft md spec-draft-model", "Draft model", "Small, of the same vocabulary; guesses ahead."),
         free_text("spec-type", "Kinds of speculation", "Such as draft-simple or ngram-mod, separated by commas.",
                   "(?:" + "|".join(SPECULATIVE_TYPES) + ")(?:,(?:" + "|".join(SPECULATIVE_TYPES) + ")){0,9}"),
         whole("spec-draft-n-max draft-max draft draft-n", "Most drafted tokens", "Guessed at once.", 0, 1024, 3),
-        whole("spec-draft-n-min draft-min draft-n-min", "Fewest drafted tokens", "Shorter guesses are dropped.", 0,
-              1024, 0),
+        whole("spec-draft-n-min draft-min draft-n-min", "Fewest drafted tokens", "Else dropped.", 0, 1024, 0),
         number("spec-draft-p-min draft-p-min", "Smallest probability", "Guessing stops below it.", 0, 1, 0.0),
         whole("n-gpu-layers-draft ngld gpu-layers-draft spec-draft-ngl", "Draft layers on the GPU", "-1 lets the "
               "engine choose.", -1, 9999, -1),
         free_text("device-draft devd spec-draft-device", "Draft devices", "Where the draft model runs.", DEVICES),
-        choice("cache-type-k-draft ctkd spec-draft-type-k", "Draft KV cache, keys", "As for the model itself.",
-               CACHE_TYPES, "f16"),
-        choice("cache-type-v-draft ctvd spec-draft-type-v", "Draft KV cache, values", "As for the model itself.",
-               CACHE_TYPES, "f16"),
-    ],
-    "Adapters and images": [
+        choice("cache-type-k-draft ctkd spec-draft-type-k", "Draft KV cache, keys", "As above.", CACHE_TYPES, "f16"),
+        choice("cache-type-v-draft ctvd spec-draft-type-v", "Draft KV cache, values", "As above.", CACHE_TYPES, "f16"),
+    ], "Adapters and images": [
         gguf_file("lora", "LoRA adapters", "GGUF files, separated by commas.", True),
         gguf_file("mmproj mm", "Projector", "For images and sound; found beside the model by itself."),
         flag("mmproj-auto", "Use the projector", "Off saves its memory; the model then reads text only.", True),
         flag("mmproj-offload", "Projector on the GPU", "Off keeps it in main memory.", True),
         whole("image-min-tokens", "Fewest tokens an image", "For models with a dynamic resolution.", 0, 100_000),
         whole("image-max-tokens", "Most tokens an image", "For models with a dynamic resolution.", 0, 100_000),
-    ],
-    "Embeddings and reranking": [
+    ], "Embeddings and reranking": [
         flag("embeddings embedding", "Embeddings only", "For models that are made for embeddings.", False),
         flag("reranking rerank", "Reranking", "For models that order documents by a query.", False),
         choice("pooling", "Pooling", "How one vector is made of many.", ("none", "mean", "cls", "last", "rank")),
-    ],
-    "Process": [
-        whole("stop-timeout", "Time to finish, s", "An unloaded model may finish its answers for so long; 8 s at most "
-              "when the engine stops.", 1, 600, 10),
+    ], "Process": [
+        whole("stop-timeout", "Time to finish, s", "For its answers when a model is unloaded.", 1, 600, 10),
     ],
 }
 PARAMETERS = {item.key: item._replace(group=group) for group, items in PARAMETER_GROUPS.items() for item in items}
@@ -10142,7 +10087,6 @@ LISTING_LIMIT = 60.0  # s for that
 ANSWER_LIMIT = 60.0  # s until a file begins to come
 MAX_FOUND = 50  # repositories that a search tells
 SEARCHED = ("downloads", "likes", "gated", "lastModified", "tags", "gguf")  # what is asked of each
-CHECK_PAUSE = 600.0  # s between two looks whether a repository is due to be asked for newer files, once a day
 MAX_REPO_FILES = 2000  # models of a repository that are looked at; the largest have some hundred
 MAX_QUEUED = 200  # downloads that are not at their end
 MAX_REDIRECTS = 5
@@ -10576,18 +10520,16 @@ def download_listed(listing: list[Any]) -> dict[str, Part]:
 
 def download_repo(info: Json) -> Json:
     """What the hub says of a repository: {repo, downloads, likes, license, gated, updated (Unix ms), parameters}."""
-    tags, card, model = info.get("tags"), info.get("cardData"), info.get("gguf")
-    tagged = [tag[8:] for tag in tags if str(tag).startswith("license:")] if isinstance(tags, list) else []
-    license = card.get("license") if isinstance(card, dict) else None
-    amounts = {"downloads": info.get("downloads"), "likes": info.get("likes"),
-               "parameters": model.get("total") if isinstance(model, dict) else None}
+    card, tags, gguf = (info[name] if isinstance(info.get(name), kind) else kind()
+                        for name, kind in (("cardData", dict), ("tags", list), ("gguf", dict)))
+    amounts = {"downloads": info.get("downloads"), "likes": info.get("likes"), "parameters": gguf.get("total")}
+    license = [card.get("license"), *(tag[8:] for tag in tags if str(tag).startswith("license:")), None]
     updated = None
     with contextlib.suppress(ValueError, OverflowError):
         updated = calendar.timegm(time.strptime(str(info.get("lastModified"))[:19], "%Y-%m-%dT%H:%M:%S")) * 1000
     return {"repo": str(info.get("id") or info.get("modelId")), "gated": bool(info.get("gated")), "updated": updated,
-            "license": next((text[:64] for text in (license, *tagged) if isinstance(text, str)), None),
-            **{name: value if type(value) is int and 0 <= value < JSON_SAFE else None
-               for name, value in amounts.items()}}
+            "license": next((text[:64] for text in license if isinstance(text, str)), None),
+            **{name: value if is_amount(value) else None for name, value in amounts.items()}}
 
 
 def download_problem(problem: BaseException) -> str:
@@ -10875,13 +10817,11 @@ class Downloads:
             log.info("downloaded %s from %s", download.file, download.repo)
 
 
-    async def watch(self) -> None:
+    async def look_for_newer(self) -> None:
         """Ask the hub once a day whether what came from it has newer files there, where the owner does not mind."""
-        while True:
-            await asyncio.sleep(CHECK_PAUSE)
-            due = {hub["repo"] for hub in self.hubs().values() if abs(now_ms() - hub["checked"]) > DAY}
-            for repo in sorted(due) if self.dash.engine_config()["check_models"] else ():
-                await self.look_up(repo)
+        due = {hub["repo"] for hub in self.hubs().values() if abs(now_ms() - hub["checked"]) > DAY}
+        for repo in sorted(due) if self.dash.engine_config()["check_models"] else ():
+            await self.look_up(repo)
 
     def hubs(self) -> dict[str, Json]:
         """Where the models that are here came from, by id."""
@@ -11119,22 +11059,16 @@ async def models_download(
     return {"download": (await dash.downloads.add(repo, file, folder, projector)).as_json()}
 
 
-@on("models:download:cancel", error="CANCEL_DOWNLOAD_FAILED")
-async def models_download_cancel(dash: Dash, *, repo: RepoText, file: FileText) -> Json:
-    """Give up a download and remove what came so far."""
-    return {"download": (await dash.downloads.cancel(repo, file)).as_json()}
+def download_handler(verb: str, work: Callable[[Downloads, str, str], Coroutine[Any, Any, Download]]) -> None:
+    """Let clients ask for `work` on a download, as the event models:download:`verb`."""
+    async def handler(dash: Dash, *, repo: RepoText, file: FileText) -> Json:
+        return {"download": (await work(dash.downloads, repo, file)).as_json()}
+    on(f"models:download:{verb}", error=f"{verb.upper()}_DOWNLOAD_FAILED")(handler)
 
 
-@on("models:download:pause", error="PAUSE_DOWNLOAD_FAILED")
-async def models_download_pause(dash: Dash, *, repo: RepoText, file: FileText) -> Json:
-    """Stop a download and keep what came so far."""
-    return {"download": (await dash.downloads.pause(repo, file)).as_json()}
-
-
-@on("models:download:resume", error="RESUME_DOWNLOAD_FAILED")
-async def models_download_resume(dash: Dash, *, repo: RepoText, file: FileText) -> Json:
-    """Go on with a paused or failed download."""
-    return {"download": (await dash.downloads.resume(repo, file)).as_json()}
+download_handler("cancel", Downloads.cancel)
+download_handler("pause", Downloads.pause)
+download_handler("resume", Downloads.resume)
 
 
 @on("models:downloads", error="LIST_DOWNLOADS_FAILED")
@@ -13389,8 +13323,7 @@ class Dash:
                 "sampler": self.sampler.run, "opening the API": self.open_api, "model folders": self.library.run,
                 "residency": self.pool.run, "engine events": self.pool.publish,
                 "schedules": self.pool.keep_schedules, "upstreams": self.upstreams.run,
-                "housekeeping": self.keep_house, "downloads": self.downloads.run,
-                "newer models": self.downloads.watch, "releases": self.installer.run,
+                "housekeeping": self.keep_house, "downloads": self.downloads.run, "releases": self.installer.run,
                 **{f"alerts to {target.name}": target.run for target in self.alerts.targets},
                 "files": functools.partial(keep_files, self), "watchdog": functools.partial(watchdog, self)}
 
@@ -13411,6 +13344,7 @@ class Dash:
             await self.chore("deletion of what is too old", self.db.prune, self.settings())
             await self.chore("the certificate is not renewed", self.renew_certificate)
             await self.chore("attachments", lambda: self.chats.attachments.delete_unnamed(self.db.attachments()))
+            await self.downloads.look_for_newer()
             await asyncio.sleep(PRUNE_INTERVAL)
 
     def renew_certificate(self) -> None:
