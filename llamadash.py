@@ -3990,23 +3990,24 @@ LETTER_NAME = (r"(\w+).* (?:LETTER|LIGATURE|SYLLABLE|CHARACTER|VOWEL SIGN) "
                r"(?:(?:SMALL|FINAL|SHORT|FARSI|SARA|DOTLESS|CANDRA) )*([A-Z]+).*")
 CONSONANTS = ("ARABIC", "ARMENIAN", "COPTIC", "CYRILLIC", "GEORGIAN", "GREEK", "HEBREW", "LAO", "SYRIAC", "THAI")
 # The readings of the common ideographs in GB 2312's order, which is that of the readings, each with their number.
-PINYIN = ("a2ai13an9ang3ao9ba18bai8ban15bang12bao17bei15ben4beng6bi24bian12biao4bie4bin6bing9bo19bu11ca1cai11can7cang5c"
-    "ao5ce5ceng2cha11chai3chan10chang13chao9che6chen10cheng15chi16chong5chou12chu16chuai1chuan7chuang6chui5chun7chuo2ci"
-    "12cong6cou1cu4cuan3cui8cun3cuo6da6dai12dan15dang5dao12de3deng7di19dian16diao9die7ding9diu1dong10dou8du14duan6dui4d"
-    "un9duo12e13en1er8fa8fan17fang11fei12fen15feng15fo1fou1fu45ga2gai6gan11gang9gao10ge17gei1gen2geng7gong15gou9gu18gua"
-    "6guai3guan11guang3gui16gun3guo6ha1hai7han19hang3hao9he18hei2hen4heng5hong9hou7hu18hua9huai5huan14huang14hui21hun6h"
-    "uo10ji53jia17jian40jiang13jiao28jie27jin20jing25jiong2jiu17ju25juan7jue10jun11ka4kai5kan6kang7kao4ke15ken4keng2kon"
-    "g4kou4ku7kua5kuai4kuan2kuang8kui11kun4kuo4la7lai3lan15lang7lao9le2lei11leng3li34lia1lian14liang11liao13lie5lin12li"
-    "ng14liu11long9lou6lu20lu14luan6lue2lun7luo12ma9mai6man9mang6mao12me1mei16men3meng8mi14mian9miao8mie2min6ming6miu1m"
-    "o17mou3mu15na7nai5nan3nang1nao5ne1nei2nen1neng1ni11nian7niang2niao2nie7nin1ning6niu4nong4nu3nu1nuan1nue2nuo4o1ou7p"
-    "a6pai6pan8pang5pao7pei9pen2peng14pi17pian4piao4pie2pin5ping9po8pou1pu15qi36qia3qian22qiang8qiao15qie5qin11qing13qi"
-    "ong2qiu8qu13quan11que8qun2ran4rang5rao3re2ren10reng2ri1rong10rou3ru10ruan2rui3run2ruo2sa3sai4san4sang3sao4se3sen1s"
-    "eng1sha9shai2shan16shang8shao11she12shen16sheng11shi47shou10shu33shua2shuai4shuan2shuang3shui4shun4shuo4si16song8s"
-    "ou4su12suan3sui11sun3suo8ta9tai9tan18tang13tao11te1teng4ti15tian8tiao5tie3ting10tong13tou4tu11tuan2tui6tun3tuo11wa"
-    "7wai2wan17wang10wei33wen10weng3wo9wu29xi35xia13xian26xiang20xiao18xie21xin10xing15xiong7xiu9xu19xuan10xue6xun14ya1"
-    "6yan33yang17yao15ye15yi53yin16ying18yo1yong15you20yu45yuan20yue10yun12za3zai7zan4zang3zao14ze4zei1zen1zeng4zha14zh"
-    "ai6zhan17zhang15zhao10zhe10zhen16zheng15zhi43zhong11zhou14zhu26zhua2zhuai1zhuan6zhuang7zhui6zhun2zhuo11zi15zong7zo"
-    "u4zu8zuan2zui4zun2zuo8")
+PINYIN = [reading for reading, count in re.findall(r"(\D+)(\d+)", (
+    "a2ai13an9ang3ao9ba18bai8ban15bang12bao17bei15ben4beng6bi24bian12biao4bie4bin6bing9bo19bu11ca1cai11can7cang5cao5ce5"
+    "ceng2cha11chai3chan10chang13chao9che6chen10cheng15chi16chong5chou12chu16chuai1chuan7chuang6chui5chun7chuo2ci12cong"
+    "6cou1cu4cuan3cui8cun3cuo6da6dai12dan15dang5dao12de3deng7di19dian16diao9die7ding9diu1dong10dou8du14duan6dui4dun9duo"
+    "12e13en1er8fa8fan17fang11fei12fen15feng15fo1fou1fu45ga2gai6gan11gang9gao10ge17gei1gen2geng7gong15gou9gu18gua6guai3"
+    "guan11guang3gui16gun3guo6ha1hai7han19hang3hao9he18hei2hen4heng5hong9hou7hu18hua9huai5huan14huang14hui21hun6huo10ji"
+    "53jia17jian40jiang13jiao28jie27jin20jing25jiong2jiu17ju25juan7jue10jun11ka4kai5kan6kang7kao4ke15ken4keng2kong4kou4"
+    "ku7kua5kuai4kuan2kuang8kui11kun4kuo4la7lai3lan15lang7lao9le2lei11leng3li34lia1lian14liang11liao13lie5lin12ling14li"
+    "u11long9lou6lu20lu14luan6lue2lun7luo12ma9mai6man9mang6mao12me1mei16men3meng8mi14mian9miao8mie2min6ming6miu1mo17mou"
+    "3mu15na7nai5nan3nang1nao5ne1nei2nen1neng1ni11nian7niang2niao2nie7nin1ning6niu4nong4nu3nu1nuan1nue2nuo4o1ou7pa6pai6"
+    "pan8pang5pao7pei9pen2peng14pi17pian4piao4pie2pin5ping9po8pou1pu15qi36qia3qian22qiang8qiao15qie5qin11qing13qiong2qi"
+    "u8qu13quan11que8qun2ran4rang5rao3re2ren10reng2ri1rong10rou3ru10ruan2rui3run2ruo2sa3sai4san4sang3sao4se3sen1seng1sh"
+    "a9shai2shan16shang8shao11she12shen16sheng11shi47shou10shu33shua2shuai4shuan2shuang3shui4shun4shuo4si16song8sou4su1"
+    "2suan3sui11sun3suo8ta9tai9tan18tang13tao11te1teng4ti15tian8tiao5tie3ting10tong13tou4tu11tuan2tui6tun3tuo11wa7wai2w"
+    "an17wang10wei33wen10weng3wo9wu29xi35xia13xian26xiang20xiao18xie21xin10xing15xiong7xiu9xu19xuan10xue6xun14ya16yan33"
+    "yang17yao15ye15yi53yin16ying18yo1yong15you20yu45yuan20yue10yun12za3zai7zan4zang3zao14ze4zei1zen1zeng4zha14zhai6zha"
+    "n17zhang15zhao10zhe10zhen16zheng15zhi43zhong11zhou14zhu26zhua2zhuai1zhuan6zhuang7zhui6zhun2zhuo11zi15zong7zou4zu8z"
+    "uan2zui4zun2zuo8")) for _ in range(int(count))]
 
 
 class FoundFile(NamedTuple):
@@ -4394,16 +4395,10 @@ def letter_reading(char: str, name: str) -> str:
     elif name.startswith("CJK UNIFIED"):
         code = char.encode("gb2312", "ignore") or b"\0\0"
         place = (code[0] - 0xB0) * 94 + code[1] - 0xA1
-        return ideograph_readings()[place] if 0 <= place < len(ideograph_readings()) else f" u{ord(char):x} "
+        return PINYIN[place] if 0 <= place < len(PINYIN) else f" u{ord(char):x} "
     elif unicodedata.category(char) == "So":
         return f" {name.lower()} "
     return reading.capitalize() if char.isupper() else reading or " " * (unicodedata.category(char)[0] in "PZ")
-
-
-@functools.cache
-def ideograph_readings() -> list[str]:
-    """The reading of each of the common ideographs."""
-    return [reading for reading, count in re.findall(r"(\D+)(\d+)", PINYIN) for _ in range(int(count))]
 
 
 def free_id(stem: str, taken: dict[str, int]) -> str:
@@ -4432,10 +4427,7 @@ def moved_rows(rows: dict[str, list[Json]], found: list[Json]) -> dict[str, list
 
 def merge_scan(rows: list[Json], found: list[Json],
                lost: Callable[[str], str | None] = lambda path: None) -> tuple[list[Json], list[Json], list[str]]:
-    """What a scan changes: new rows, the changed columns of rows (with their id), and the ids now missing.
-
-    Of a path that is `lost`, nobody can know whether it is there.
-    """
+    """What a scan changes: new rows, changed columns of rows (with their id), and ids missing, of paths not `lost`."""
     known: dict[str, list[Json]] = {}
     for row in rows:
         known.setdefault(row["path"], []).append(row)
@@ -4504,8 +4496,7 @@ class Folders:
     def folders(self) -> list[Path]:
         """The model folders, and the usual mounts in them, each of which may hang on its own."""
         folders = model_folders(self.dash.config, self.dash.engine_config())
-        below = [Path(place) for place in sorted(self.mounts)
-                 if any(within(place, self.root(folder)) for folder in folders)]
+        below = [Path(place) for place in sorted(self.mounts) if any(within(place, self.root(it)) for it in folders)]
         return list(dict.fromkeys([*folders, *below]))
 
     def look(self, folder: Path) -> asyncio.Task[None]:
@@ -4516,10 +4507,7 @@ class Folders:
         return self.looking[folder]
 
     async def look_at(self, folder: Path) -> None:
-        """Look whether a folder changed since the last scan; a file counts once it is no longer being written.
-
-        The next look comes soon where something happens, later where nothing does, and never takes much of the time.
-        """
+        """Look whether a folder changed since the last scan, soon again if so; a file counts once it is written."""
         began, before, pause = time.monotonic(), self.looks.get(folder), self.due.get(folder, FOLDER_PAUSE)[1]
         try:
             scan, _ = await self.scanned(str(folder), [folder], [], Scan.walk, careful=True)
@@ -4634,11 +4622,7 @@ class Library(Folders):
                     self.look(folder)
 
     async def scan(self) -> Json:
-        """Look through all model folders: {added, updated, missing, skipped: [{path, reason}], total}.
-
-        Only one scan runs at a time. Who asks while it does waits for one more, with all who ask by then: the
-        first may have passed where there is something new.
-        """
+        """Scan all folders, after a scan that runs: {added, updated, missing, skipped: [{path, reason}], total}."""
         if self.waiting is None or self.waiting.done():
             self.waiting = self.dash.spawn(self.scan_once(), "scan")
         return await asyncio.shield(self.waiting)
@@ -4693,10 +4677,7 @@ class Library(Folders):
 
     async def add(self, path: str, *, id: str | None = None, name: str | None = None, source: str = "import",
                   **chosen: Any) -> Json:
-        """Add an entry for the model whose file, or one of whose shards, is at `path`: a variant where it is listed.
-
-        InvalidRequest says why the file cannot be used, Conflict which entry has the id, an alias or the name already.
-        """
+        """Add an entry for the model at `path`, a variant where it is listed; Conflict names whose its names are."""
         async with self.changing:
             rows = self.dash.db.models()
             there = [row for row in rows if not self.problem(row["path"])]
@@ -4750,15 +4731,11 @@ class Library(Folders):
 
 
 def find_model(path: str, folders: list[Path], rows: list[Json]) -> tuple[Json, list[Json]]:
-    """The scan's row of the one model at `path`, and the entries that list it already.
-
-    InvalidRequest if there is none, or not inside `folders`.
-    """
+    """The scan's row of the model at `path` in `folders`, else InvalidRequest, and the entries that list it already."""
     absolute = os.path.join(os.path.realpath(os.path.dirname(path)), os.path.basename(path))
     folder = os.path.dirname(absolute)
     if not any(within(absolute, os.path.realpath(item)) for item in folders):
-        raise InvalidRequest(f"{path} is not inside a model folder: add its folder in Configuration",
-                             field="model.path")
+        raise InvalidRequest(f"{path} is in no model folder: add its folder in Configuration", field="model.path")
     if not os.path.isabs(path) or not absolute.lower().endswith(".gguf") or not os.path.lexists(absolute):
         raise InvalidRequest(f"there is no GGUF file at {path}", field="model.path")
     others, depth = [row for row in rows if row["path"] != absolute], 0
@@ -4774,10 +4751,7 @@ def find_model(path: str, folders: list[Path], rows: list[Json]) -> tuple[Json, 
 
 
 def delete_files(row: Json, others: list[Json], folders: list[Path]) -> int:
-    """Delete the files of `row` that no other row needs, and what links lead to; the bytes freed.
-
-    Nothing outside `folders` is touched: InvalidRequest before anything is deleted.
-    """
+    """Delete the files of `row` that no other row needs; the bytes freed. InvalidRequest, before, for any elsewhere."""
     needed = {path for other in others for path in (other["path"], other["projector"], *other["shards"]) if path}
     own = dict.fromkeys([row["path"], *row["shards"], *([row["projector"]] if row["projector"] else [])])
     real_needed = {os.path.realpath(path) for path in needed}
@@ -4811,10 +4785,7 @@ ALIAS = r"[A-Za-z0-9._:/@+-]{1,128}"
 
 
 def checked_fields(values: Json, kinds: dict[str, Any], field: str, folders: list[Path]) -> Json:
-    """`values`, each of the type that `kinds` has for it; InvalidRequest names the field that is not.
-
-    `folders` are the model folders in which parameters may name files.
-    """
+    """`values`, each of its type in `kinds`, else InvalidRequest names the field; files are those in `folders`."""
     result = checked_changes(values, kinds, {}, field)
     for name, value in values.items():
         at = f"{field}.{name}"
@@ -4906,8 +4877,7 @@ HOST_PORT = r"(?:[A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\]):" + PORT
 DEVICES = r"[A-Za-z0-9_.-]{1,64}(?:,[A-Za-z0-9_.-]{1,64}){0,31}"
 NUMBERS = r"[0-9]{1,6}(?:\.[0-9]{1,6})?(?:,[0-9]{1,6}(?:\.[0-9]{1,6})?){0,31}"
 ONE_LINE = r"[^\x00-\x1f\x7f-\x9f\u2028\u2029;#]{0,2000}"
-BOOLEANS = {"on": True, "enabled": True, "true": True, "1": True,
-            "off": False, "disabled": False, "false": False, "0": False}
+BOOLEANS = dict.fromkeys(("on", "enabled", "true", "1"), True) | dict.fromkeys(("off", "disabled", "false", "0"), False)
 VALUE_TYPES: dict[str, tuple[type[Any], str]] = {  # the others are texts
     "int": (int, "a whole number"), "float": (float, "a number"), "bool": (bool, "true or false")}
 
@@ -5009,8 +4979,7 @@ choice = parameter_kind("choice", "choices", "default")
 free_text = parameter_kind("text", "pattern", "default")
 gguf_file = parameter_kind("path", "several")
 
-# What opens a port, writes a file, runs a tool or loads code is left out on purpose: what is not
-# in this table is refused.
+# What opens a port, writes a file, runs a tool or loads code is left out on purpose: what is not here is refused.
 PARAMETER_GROUPS: dict[str, list[Parameter]] = {
     "Context and memory": [
         whole("ctx-size c", "Context size", "Tokens of prompts and answers; 0 is as trained.", 0, 16_777_216, 0),
@@ -5305,10 +5274,7 @@ def preset_values(values: dict[str, str]) -> dict[str, str]:
 
 def imported_section(values: dict[str, str], folders: list[Path],
                      files: Mapping[str, list[Json]] | None = None) -> tuple[Json, Json, list[str]]:
-    """The parameters and the fields that a section's `values` stand for, and a sentence for each value that is left.
-
-    A path of another machine or container means the one of `files` that has its name.
-    """
+    """The parameters and fields that a section's `values` stand for, files found by name, and sentences on the rest."""
     parameters, fields, refused = Json(), Json(), list[str]()
     for key, text in preset_values(values).items():
         negated = key.startswith("no-") and ALIASES.get(key[3:])
@@ -10372,10 +10338,7 @@ class ModelHub:
     @contextlib.asynccontextmanager
     async def get(self, session: aiohttp.ClientSession, path: str, what: str, headers: dict[str, str] | None = None,
                   ) -> AsyncIterator[tuple[aiohttp.ClientResponse, Part]]:
-        """The answer for `path` after its redirects, and what the hub itself announces of the file.
-
-        NotFound where the hub has no `what`; HubUnavailable where the connection fails, while it is read as well.
-        """
+        """The answer for `path` after its redirects, and what the hub announces; NotFound where it has no `what`."""
         try:
             hub = yarl.URL(self.endpoint).origin()
         except ValueError:
@@ -10825,8 +10788,7 @@ class Downloads:
 
     def hubs(self) -> dict[str, Json]:
         """Where the models that are here came from, by id."""
-        saved = {row["id"]: good_values(row["hub"] or {}, HUB_FIELDS)
-                 for row in self.dash.db.models() if not row["missing"]}
+        saved = {row["id"]: good_values(row["hub"], HUB_FIELDS) for row in self.dash.db.models() if row["hub"]}
         return {id: hub for id, hub in saved.items() if len(hub) == len(HUB_FIELDS)}
 
     async def look_up(self, repo: str) -> None:
