@@ -9536,11 +9536,11 @@ class Chats:
                 "stream": True, "timings_per_token": True, "return_progress": True}
         chat = Chat(answer["id"], "", model) if answer else Chat(secrets.token_urlsafe(12), client, model)
         if sum(other.client == chat.client for other in self.all.values()) >= MAX_CHATS:
-            raise RateLimited(f"at most {MAX_CHATS} answers at a time: wait for one, or stop it")
+            raise RateLimited(f"At most {MAX_CHATS} answers at a time. Wait for one, or stop it.")
         if answer:
             known = {item["id"]: item for item in self.conversation(answer["conversation"])["messages"]}
             if chat.id in self.all or answer["parent"] not in known:
-                raise Conflict("This is being answered, or what to answer is gone.")
+                raise Conflict("This is being answered already, or its question is gone.")
             chat.message = {"content": "", **known.get(chat.id, {}), **answer, "role": "assistant", "model": model,
                             "status": "answering", "error": None}
             self.dash.db.save_conversation(answer["conversation"], {"head": chat.id}, [chat.message])
@@ -9648,7 +9648,7 @@ class Chats:
                 for key, made in call["function"].items():
                     call["function"][key] = (made + ((piece.get("function") or {}).get(key) or ""))[:MAX_CHAT_TEXT]
         if sum(len(chat.message.get(name, "")) for name in ("content", "reasoning")) + len(chat.calls) > MAX_CHAT_TEXT:
-            raise EngineFailed("The answer has no end.")
+            raise EngineFailed("The answer was ended: it is too long to keep.")
         if chat.first is None and "content" in chat.text:  # newer builds first say what they go on with
             chat.text["content"] = chat.text["content"].removeprefix(chat.message.get("content", ""))
         if chat.text or chat.calls:

@@ -83,9 +83,9 @@ export class ChatMessage extends Component {
       "aria-label": label, dataset: { action: "branch", id: siblings[to]?.id ?? "" },
     }, icon("chevron-right", { size: 16 }));
     return h("span", { className: "chat-branches" },
-      arrow(at - 1, "The version before", "chat-before"),
+      arrow(at - 1, "Previous version", "chat-before"),
       h("span", { className: "chat-small" }, `${at + 1}/${siblings.length}`),
-      arrow(at + 1, "The next version", "chat-next"));
+      arrow(at + 1, "Next version", "chat-next"));
   }
 
   renderEditor() {
@@ -96,7 +96,7 @@ export class ChatMessage extends Component {
         ref: (/** @type {HTMLTextAreaElement} */ area) => requestAnimationFrame(() => area.focus()),
       }),
       h("div", { className: "row" },
-        h("span", { className: "muted chat-small" }, "It becomes a branch: what was said stays."),
+        h("span", { className: "muted chat-small" }, "This starts a new branch. The original stays."),
         h("span", { className: "spacer" }),
         h("button", { type: "button", className: "button", dataset: { action: "edit-cancel" } }, "Cancel"),
         h("button", { type: "submit", className: "button button-primary" }, "Send")));
@@ -162,7 +162,7 @@ export class ChatMessage extends Component {
 
   renderFooter() {
     const { message, busy, compared, settings } = /** @type {ChatMessageProps} */ (this.props);
-    const vote = message.vote ? "Voted best: take the vote back" : "Vote for this answer";
+    const vote = message.vote ? "Voted best (undo)" : "Vote for this answer";
     return h("div", { className: "chat-footer" },
       h("div", { className: "chat-actions" },
         compared
@@ -174,7 +174,7 @@ export class ChatMessage extends Component {
             h("button", {
               key: "choose", type: "button", className: "button button-small",
               dataset: { action: "branch", id: message.id },
-            }, "Go on with this")]
+            }, "Continue with this")]
           : this.renderBranches(),
         message.content ? h(CopyButton, { text: message.content, label: "Copy answer" }) : null,
         message.status !== "failed" && !compared
