@@ -15921,6 +15921,45 @@ async def test_the_address_and_the_page_agree(start: Callable[..., Server]) -> N
 
 
 @run_async
+async def test_logs_alerts_captures_and_schedules_have_their_place_in_the_pages(
+        start: Callable[..., Server], tmp_path: Path) -> None:
+    """A match is marked, its line shown among those around it, and the way back is in the address; the bell opens the
+    history; what is recorded is said on every page, and ended there; a schedule is saved with the configuration."""
+    write_tiny_model(tmp_path / "models" / "tiny.gguf")
+    server = start("--models-dir", str(tmp_path / "models"))
+    async with chromium(server) as browser:
+        page = await browser.open("/logs?search=LISTENING")
+        await page.wait_for_selector(".log-bar[data-line]")
+        assert await page.locator(".log-message mark").first.inner_text() == "listening"
+        await page.wait_for_selector(".log-day")
+        await page.locator(".log-time").first.click()
+        await page.wait_for_selector(".log-line.is-target:has-text('is listening on')")
+        assert "line=" in page.url and not await page.locator("mark").count()
+        await page.go_back()
+        await page.wait_for_selector("mark")
+        board = await Dashboard().connect(server)
+        await page.locator("[data-action=alerts]").click()
+        await page.wait_for_selector("dialog:has-text('No alerts')")
+        await page.get_by_role("button", name="Close").click()
+        await board.request("captures:start", id="tiny", hours=1)
+        await page.wait_for_selector(".banner:has-text('What clients send to tiny is recorded')")
+        await page.get_by_role("button", name="Captures").click()
+        await page.wait_for_selector("dialog:has-text('Nothing captured')")
+        await page.get_by_role("button", name="Close").click()
+        await page.get_by_role("link", name="Configuration").click()
+        await page.get_by_role("button", name="Add a schedule").click()
+        await page.locator(".banner").get_by_role("button", name="Stop").click()
+        await page.wait_for_selector(".banner", state="hidden")
+        await page.locator(".schedule-day", has_text="Sat").click()
+        await page.get_by_role("button", name="Save", exact=True).click()
+        await eventually(lambda: board.events("config:updated"))
+        assert board.events("config:updated")[-1]["config"]["schedules"] == [
+            {"action": "load", "model": "tiny", "at": "08:00", "days": [0, 1, 2, 3, 4, 5]}]
+        await board.close()
+        assert browser.problems == []
+
+
+@run_async
 async def test_nobody_loses_his_place(start: Callable[..., Server], tmp_path: Path) -> None:
     """Where the button that was pressed is gone afterwards, the focus is near, and Tab goes on from there."""
     write_tiny_model(tmp_path / "models" / "tiny.gguf")
