@@ -5729,12 +5729,6 @@ def engine_hint() -> Json:
             "commands": commands.get(sys.platform, fallback)}
 
 
-def embedded_hint() -> Json:
-    """What whoever has a GPU should do about the embedded engine: `{text, commands}`."""
-    hint = engine_hint()
-    return {**hint, "text": f"This is the embedded CPU engine; install llama.cpp for your GPU: {hint['commands'][0]}"}
-
-
 def kill_group(group: int) -> None:
     """Kill a process group that we made; on Windows the process and its children."""
     with contextlib.suppress(ProcessLookupError, PermissionError, psutil.Error):
@@ -8596,7 +8590,9 @@ class Gateway:
         config = self.dash.engine_config()
         build = self.dash.builds.default(config)
         kind = build.kind if build else None
-        hint = engine_hint() if self.status == "missing" else embedded_hint() if kind == "embedded" else None
+        hint = engine_hint() if self.status == "missing" or kind == "embedded" else None
+        if hint and self.status != "missing":
+            hint["text"] = f"This is the embedded CPU engine; install llama.cpp for your GPU: {hint['commands'][0]}"
         shown = build and {key: getattr(build, key) for key in ("id", "kind", "version", "path")}
         return {"status": self.status, "build": shown, "base_url": self.base_url, "url": self.url,
                 "error": self.error or (build and build.problem),

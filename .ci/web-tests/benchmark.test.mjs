@@ -48,7 +48,7 @@ test("two results are compared, the older one first", () => {
   for (const compare of ["3", "1", "2"]) it.handleChoose({}, { dataset: { compare }, checked: true });
   it.update();
   const text = it.element.textContent;
-  assert.match(text, /Prompts 100 % faster, Answers 0 % faster/);
+  assert.match(text, /Prompts 100 % faster, answers 0 % faster/);
   assert.match(text, /Buildb1b2/);
   assert.match(text, /ctx-size12/);
   assert.doesNotMatch(text, /threads/);

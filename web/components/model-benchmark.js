@@ -211,7 +211,7 @@ function sideBySide(pair) {
 
 /** By how much the second result is faster or slower. @param {Json[]} pair */
 export function change([before, after]) {
-  const words = [["prompt", "Prompts"], ["generated", "Answers"]].map(([kind, what]) => {
+  const words = [["prompt", "Prompts"], ["generated", "answers"]].map(([kind, what]) => {
     const share = after[`${kind}_per_second`] / before[`${kind}_per_second`] - 1;
     const percent = Math.round(Math.abs(share) * 100);
     return Number.isFinite(share) && `${what} ${percent} % ${share < 0 ? "slower" : "faster"}`;
