@@ -610,7 +610,7 @@ export class ChatPage extends Component {
       event.stopPropagation();
       this.setState({ editing: null });
     }
-    if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
+    if (event.key !== "Enter" || event.shiftKey || event.isComposing || touch()) return;
     event.preventDefault();
     area.form?.requestSubmit();
   }
