@@ -65,16 +65,16 @@ export class Schedules extends Component {
         [...(known ? [] : [[model, model || "Choose a model"]]), ...this.props.models].map(([id, name]) =>
           h("option", { key: id, value: id }, name))),
       h("input", { className: "input", type: "time", "aria-label": "At", value: time, dataset: data("at") }),
+      h("button", {
+        type: "button", className: "button button-ghost button-icon", "aria-label": `Remove schedule ${at + 1}`,
+        dataset: { action: "schedule-remove", at: String(at) },
+      }, icon("trash")),
       h("div", { className: "schedule-days" }, DAYS.map((name, day) => h("label", {
         key: name, className: `schedule-day${days.includes(day) ? " is-on" : ""}`,
       },
         h("input", {
           type: "checkbox", className: "visually-hidden", checked: days.includes(day),
           dataset: { ...data("days"), day: String(day) },
-        }), name))),
-      h("button", {
-        type: "button", className: "button button-ghost button-icon", "aria-label": `Remove schedule ${at + 1}`,
-        dataset: { action: "schedule-remove", at: String(at) },
-      }, icon("trash")));
+        }), name))));
   }
 }
