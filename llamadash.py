@@ -7818,7 +7818,8 @@ class Requests:
             for kind in TOKEN_KINDS:
                 self.totals["tokens_total", model, kind] += row[f"{kind}_tokens"] or 0
             self.finished.append(row)
-            self.dash.energy.ended.append((call, row))
+            if call.admitted_at is not None and call.unit and self.dash.energy.meters:
+                self.dash.energy.ended.append((call.admitted_at, time.monotonic(), row))
             if row["generated_per_second"]:
                 self.dash.pool.last_speeds[call.model] = row["generated_per_second"]
             self.dash.pool.mark(call.model)
@@ -7975,7 +7976,7 @@ class EnergyLedger:
         self.meters: dict[str, Meter] = {}  # as last read
         self.at = time.monotonic()
         self.idle_power: float | None = None  # W, when there was no request last
-        self.ended: list[tuple[Call, Json]] = []  # since the meters were read, with their rows
+        self.ended: list[tuple[float, float, Json]] = []  # requests since the meters were read: from, until, and row
         self.kept: dict[tuple[str, float], float] = {}  # J of each unit without requests since it was loaded, and when
 
     async def count(self, gpus: list[Json]) -> None:
@@ -7988,21 +7989,22 @@ class EnergyLedger:
         total = sum(joules for joules in spent if joules is not None)
         if span <= 0 or all(joules is None for joules in spent):
             return
-        active = [(call, None) for call in self.dash.requests.active.values()]
-        busy = [(max(begin, call.admitted_at), max(begin, call.ended_at or now), call, row)
-                for call, row in [*active, *ended] if call.unit and call.admitted_at is not None]
-        gap, power = span - covered([(start, end) for start, end, *_ in busy]), total / span
+        active = [(call.admitted_at, now, call) for call in self.dash.requests.active.values()
+                  if call.unit and call.admitted_at is not None]
+        busy: list[tuple[float, float, Any]] = [
+            (max(begin, start), max(begin, end), item) for start, end, item in [*active, *ended]]
+        gap, power = span - covered([(start, end) for start, end, _ in busy]), total / span
         if not busy:
             self.idle_power = power
         idle = min(power, power if self.idle_power is None else self.idle_power) * max(0.0, gap)
-        work, rows = sum(max(0.0, end - start) for start, end, *_ in busy) or math.inf, self.residents(idle, begin, now)
-        for start, end, call, row in busy:
+        work, rows = sum(max(0.0, end - start) for start, end, _ in busy) or math.inf, self.residents(idle, begin, now)
+        for start, end, item in busy:
             share = (total - idle) * max(0.0, end - start) / work
-            if row:
-                metered = row["generated_tokens"] if row["energy"] is None else None
-                rows.append({**row, "energy": share, "metered": metered})
+            if isinstance(item, Call):
+                item.energy = (item.energy or 0.0) + share
             else:
-                call.energy = (call.energy or 0.0) + share
+                rows.append({**item, "energy": share,
+                             "metered": item["generated_tokens"] if item["energy"] is None else None})
         await self.dash.requests.publish()  # the rows must be there
         with contextlib.suppress(DashError):
             await asyncio.to_thread(self.dash.db.add_energy, rows)

@@ -22,6 +22,7 @@ const PAGE_SIZE = 25;
 const MOST_ROWS = 1000; // shown at once; older ones are a filter away
 const EXPORT_PAGE = 500; // the most that the server gives at once
 const MOST_EXPORTED = 50_000;
+const SORTED_ROWS = 50_000; // the newest ones, of which the server finds those with the largest value
 const SUMMARY_DELAY_MS = 2000; // what finishes within this is summed up at once
 const LAST_STATUSES = ["ok", "cancelled", "failed"];
 
@@ -263,6 +264,9 @@ export class RequestTable extends Component {
     const today = new Date().toDateString();
     const { state } = this.props;
     return h("div", { className: "card-body card-flush" },
+      this.state.sort !== "timestamp" && (this.state.summary?.count ?? 0) > SORTED_ROWS
+        ? h("p", { key: "sorted", className: "muted usage-note" },
+          `Sorted among the newest ${number(SORTED_ROWS, 0)} requests.`) : null,
       h("div", { className: "table-wrap", tabindex: "0", role: "region", "aria-label": "Table of requests" },
         h("table", { className: "table", "aria-busy": loading },
           h("thead", null, h("tr", null, COLUMNS.map((column) => this.renderHead(column)))),

@@ -20,6 +20,7 @@ const KINDS = {
   download: ["Download", "info"],
   memory: ["Memory", "warning"],
   alert: ["Alert", "danger"],
+  schedule: ["Schedule", "info"],
   cut: ["Less context", "warning"],
   spilled: ["In main memory", "warning"],
   waiting: ["Waits", "warning"],
