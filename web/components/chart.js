@@ -341,7 +341,7 @@ export class Chart extends Component {
       series.map((/** @type {Series} */ one) => (
         h("div", { key: one.at, className: "chart-readout-row" },
           this.key(one, one.at ?? 0),
-          h("span", { className: "truncate" }, one.label),
+          h("span", null, one.label),
           h("strong", null,
             format(one.values[at]), known(one.max?.[at]) ? ` (max ${format(one.max?.[at])})` : null)))),
       this.marksAt(shape).map(({ text }, index) => (
