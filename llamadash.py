@@ -8239,11 +8239,12 @@ class Captures:
 
     def wanted(self) -> dict[str, int]:
         """The models whose requests are captured, and until when (Unix ms)."""
-        return {model: until for model, until in self.until.items() if until > now_ms()}
+        return {model: until for model, until in self.until.items()
+                if type(until) is int and until > now_ms()}
 
     async def change(self, model: str, until: int) -> Json:
         """Capture a model's requests until then, and let every page say so."""
-        self.until = {**self.wanted(), self.dash.db.get_model(model)["id"]: until}
+        self.until = {**self.wanted(), model: until}
         self.dash.db.set_meta("captures", self.wanted())
         await self.dash.broadcast("captures:updated", {"captures": self.wanted()})
         return {"captures": self.wanted()}
@@ -8977,7 +8978,7 @@ async def queue_get(dash: Dash) -> Json:
 @on("captures:start", error="START_CAPTURE_FAILED")
 async def captures_start(dash: Dash, *, id: ModelId, hours: Annotated[int, Range(1, 72)] = 1) -> Json:
     """Keep what clients send to a model and get from it, for some hours."""
-    return await dash.captures.change(id, now_ms() + hours * 3_600_000)
+    return await dash.captures.change(dash.db.get_model(id)["id"], now_ms() + hours * 3_600_000)
 
 
 @on("captures:stop", error="STOP_CAPTURE_FAILED")
