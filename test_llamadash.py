@@ -15425,6 +15425,7 @@ async def test_charts_are_zoomed_saved_and_in_the_servers_time(start: Callable[.
         await page.mouse.up()
         await page.wait_for_url(re.compile(r"range=15m&from=\d+&to=\d+"))
         first = page.url
+        assert await page.evaluate("scrollY") > 0  # the page stays where it is
         await plot.focus()
         await page.keyboard.press("+")
         await page.wait_for_function("first => location.href !== first", arg=first)

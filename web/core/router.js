@@ -101,15 +101,18 @@ export class Router {
     return this.show(this.locate(here()), { focus: false });
   }
 
-  /** @param {string} path with its query @param {{replace?: boolean}} [options] */
-  async navigate(path, { replace = false } = {}) {
+  /**
+   * @param {string} path with its query
+   * @param {{replace?: boolean, scroll?: number | null}} [options] `scroll`: null stays where it is
+   */
+  async navigate(path, { replace = false, scroll = replace ? null : 0 } = {}) {
     const turn = ++this.turn;
     const place = this.locate(path);
     if (!(await this.allowed(place)) || turn !== this.turn) return;
     this.scrolls.set(this.entry, window.scrollY);
     if (!replace) this.entry = Date.now();
     history[replace ? "replaceState" : "pushState"]({ entry: this.entry }, "", location.origin + base + path);
-    await this.show(place, { scroll: replace ? null : 0 });
+    await this.show(place, { scroll });
   }
 
   /** @param {number} entry */

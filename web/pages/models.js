@@ -419,6 +419,7 @@ export class ModelsPage extends Component {
   full(id) {
     const { rows, facets, items } = this.visible();
     const { query, busy, models, chosen } = this.state;
+    const picked = models.filter((/** @type {Model} */ one) => chosen.has(one.id));
     const model = id ? this.find(id) : undefined;
     const active = this.state.downloads.filter((/** @type {any} */ item) =>
       ["queued", "running", "paused", "verifying", "failed"].includes(item.status));
@@ -427,9 +428,8 @@ export class ModelsPage extends Component {
         active.length > 0 && h("section", { key: "downloads", className: "card models-downloads" },
           h(DownloadQueue, { state: this.props.state, downloads: active })),
         this.toolbar(facets),
-        chosen.size > 0 && h(ModelSelection, {
-          key: "selection", state: this.props.state, models: models.filter((/** @type {Model} */ one) =>
-            chosen.has(one.id)), all: models, clear: this.onClearChosen,
+        picked.length > 0 && h(ModelSelection, {
+          key: "selection", state: this.props.state, models: picked, all: models, clear: this.onClearChosen,
         }),
         h("div", { key: "list", className: "card models-card" },
           rows.length

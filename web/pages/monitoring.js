@@ -32,7 +32,7 @@ export class MonitoringPage extends Component {
 
   init() {
     this.onZoom = (/** @type {number} */ from, /** @type {number} */ to) =>
-      void this.props.router.navigate(this.address({ range: this.range.id, from: String(from), to: String(to) }));
+      this.go({ range: this.range.id, from: String(from), to: String(to) });
     this.onBack = () => this.zoomBack();
   }
 
@@ -49,8 +49,13 @@ export class MonitoringPage extends Component {
     return `/monitoring?${new URLSearchParams({ ...range, ...(model ? { model } : {}) })}`;
   }
 
+  /** Show another time range, at the same place of the page. @param {Record<string, string>} range */
+  go(range) {
+    void this.props.router.navigate(this.address(range), { scroll: null });
+  }
+
   zoomBack() {
-    if (this.zoomed) void this.props.router.navigate(this.address({ range: this.range.id }));
+    if (this.zoomed) this.go({ range: this.range.id });
   }
 
   /** The time range of the address, else the one last chosen. */
