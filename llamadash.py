@@ -920,7 +920,7 @@ PRUNE_ROWS = 5000  # rows deleted in one go: more would stall the writers
 MAX_ROWS = {"requests": 1_000_000, "events": 2_000_000, "usage": 500_000, "benchmarks": 10_000}
 SORTED_ROWS = 50_000  # the newest requests, among which another order is looked for: more takes longer than one waits
 LOGS_COUNTED, MAX_LOG_COUNTS = 200_000, 10_000  # of the newest log entries, for the same reason; in one answer
-SPEED_STEP, SPEED_LEAST, SPEED_MOST = 1.03, 0.01, 1e6  # how exactly speeds are counted, and which ones (tokens/s)
+SPEED_STEP, SPEED_LEAST, SPEED_MOST = 1.03, 0.1, 1e6  # how exactly speeds are counted, and which ones (tokens/s)
 RAW_KEPT = 2 * DAY  # how long every single sample is kept
 CLOCK_JUMP = 60_000  # ms by which the clock may be set without being doubted; what is dated later than that is "future"
 CLOCK_GAP = 3_600_000  # ms from one run to the next in which the clock need not be doubted
@@ -1905,8 +1905,9 @@ class RequestRows(DatabaseFile):
         speeds = collections.Counter[Any]()
         for *place, prompt, generated in self.read(f"SELECT {group}, {', '.join(SPEED_COLUMNS)} {part}", days):
             for name, counts in zip(SPEED_COLUMNS, (prompt, generated), strict=True):
-                for key in ((*place, name), (name,)):
-                    speeds[key] += int.from_bytes(counts or b"", "little")
+                key = (*place, name)
+                speeds[key] += int.from_bytes(counts or b"", "little")
+        speeds |= {(name,): sum(counts for key, counts in speeds.items() if key[-1] == name) for name in SPEED_COLUMNS}
         *rows, total = [usage_row(dict(row), names, speeds) for row in found]
         return rows, total
 
