@@ -12892,7 +12892,8 @@ def service_options(config: Config) -> list[str]:
     words, default, program = list[str](), Config(), config.llama_server
     if program and (found := shutil.which(os.path.expanduser(program))):
         program = os.path.abspath(found)  # for the service has neither this shell's PATH nor its folder
-    values = {**vars(config), "llama_server": program,
+    values = {**vars(config), "llama_server": program, "alerts": tuple(map("=".join, config.alerts)),
+              "prometheus": config.prometheus and "[{}]:{}".format(*config.prometheus),
               "upstreams": tuple("=".join(item) for item in config.upstreams if item[1] != config.llama_server)}
     for action in config_options(command_line()):
         option, value = action.option_strings[0], values[action.dest]

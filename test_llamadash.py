@@ -12569,6 +12569,7 @@ def test_service_unit_is_this_script_with_this_configuration(tmp_path: Path, mon
     config = llamadash.Config(
         host="0.0.0.0", port=3001, data_dir=data, models_dirs=(tmp_path,), llama_server="http://127.0.0.1:9",
         upstreams=(("two", "http://two:2"), ("127.0.0.1", "http://127.0.0.1:9")),
+        alerts=(("phone", "ntfy+https://ntfy.example/topic"),), prometheus=("::1", 9100),
         api_host="localhost", api_port=8081, auth=False, allow_hosts=("box.lan",),
         allow_origins=("https://box.lan",), trusted_proxies=("10.0.0.1",), base_paths=("/llama",),
         tls_cert=tmp_path / "cert", tls_key=tmp_path / "key", log_level="debug", sockets_per_address=100,
