@@ -15042,6 +15042,119 @@ async def test_every_page_works(start: Callable[..., Server], tmp_path: Path, wi
         assert browser.problems == []
 
 
+@pytest.fixture(scope="session")
+def axe() -> str:
+    """axe-core's source, installed into the cache on the first run."""
+    if not shutil.which("npm"):
+        pytest.skip("there is no npm on the PATH")
+
+    def install(folder: Path) -> None:
+        subprocess.run(["npm", "install", "--silent", "--no-audit", "--no-fund", "--no-save", "--ignore-scripts",
+                        "--prefix", str(folder), "axe-core@4"], check=True, timeout=NPM_DEADLINE)
+    return (locked_once(CACHE / "axe-core-4", install) / "node_modules/axe-core/axe.min.js").read_text("utf-8")
+
+
+# What is too small for a finger, or so small that a phone zooms into it; links within a text are as high as the text.
+TOO_SMALL = """() => [...document.querySelectorAll("a[href], button, input, select, textarea, summary")]
+  .filter((element) => element.offsetParent && !element.closest("[hidden], .visually-hidden")
+    && !element.matches(".visually-hidden, .skip-link, .log-time, .log-bar, input[type=checkbox], input[type=radio]")
+    && getComputedStyle(element).display !== "inline")
+  .filter((element) => element.offsetHeight < 44 || element.offsetWidth < 44
+    || (element.matches("input, select, textarea") && parseFloat(getComputedStyle(element).fontSize) < 16))
+  .map((element) => `${element.className} ${element.textContent.trim().slice(0, 20)} ${element.offsetWidth}x${
+    element.offsetHeight}`)"""
+
+
+@pytest.mark.parametrize("width, scheme", [(1440, "light"), (320, "dark")])
+@run_async
+async def test_every_page_is_accessible(start: Callable[..., Server], tmp_path: Path, axe: str, width: int,
+                                        scheme: Literal["dark", "light"]) -> None:
+    """axe finds nothing on any page, signed out, with dialogs and details, or disconnected; a phone's fingers have room
+    and nothing is wider than its screen."""
+    library_of_models(tmp_path / "server-0" / "models")
+    server = start()
+    async with chromium(server, viewport={"width": width, "height": 900}, color_scheme=scheme,
+                        reduced_motion="reduce") as browser:
+
+        async def check(what: str) -> None:
+            await page.evaluate(f"{axe}; 0")
+            found = await page.evaluate("""async () => (await axe.run({resultTypes: ["violations"]})).violations.map(
+                ({ id, nodes }) => `${id}: ${nodes.map(({ html }) => html).join(" ")}`)""")
+            assert found == [], what
+            assert await page.evaluate("document.documentElement.scrollWidth - window.innerWidth") <= 0, what
+            assert width > 400 or await page.evaluate(TOO_SMALL) == [], what
+        page = await browser.open(key="wrong")
+        await page.wait_for_selector("#login-secret")
+        await check("signed out")
+        page = await browser.open()
+        await page.wait_for_selector(".strip-success")
+        for path in (*PAGES, "/models/alpha", "/nowhere"):
+            await page.goto(server.url + path)
+            await page.wait_for_selector("h1")
+            await page.wait_for_load_state("networkidle")
+            await check(path)
+        await page.goto(server.url)
+        await page.click(".dashboard-details > summary")
+        await page.wait_for_selector(".details-body table, .details-body .state-box")
+        await check("details")
+        await page.keyboard.press("Control+k")
+        await page.wait_for_selector(".picker-item")
+        await check("palette")
+        await page.keyboard.press("Escape")
+        server.stop()
+        await page.wait_for_selector('[data-connection="disconnected"], [data-connection="connecting"]')
+        await page.wait_for_selector(".banner-danger")
+        await check("disconnected")
+
+
+@run_async
+async def test_everything_is_done_by_keys(start: Callable[..., Server], tmp_path: Path) -> None:
+    """Ctrl K finds models, pages and settings by a few letters, the last ones first; / searches, ? lists keys, g goes;
+    details open with the focus in them and give it back to their row."""
+    library_of_models(tmp_path / "server-0" / "models")
+    server = start()
+    async with chromium(server) as browser:
+        page = await browser.open()
+        await page.wait_for_selector(".strip-success")
+        press, focused = page.keyboard.press, "document.activeElement"
+        await press("Control+k")
+        await page.wait_for_selector(".picker-item:has-text('Models')")
+        await page.keyboard.type("det gam")
+        await page.wait_for_selector(".picker-item.is-chosen:has-text('Details of gamma')")
+        await press("Enter")
+        await page.wait_for_url(f"{server.url}/models/gamma")
+        await page.wait_for_selector(".model-detail")
+        await press("Escape")
+        await page.wait_for_url(f"{server.url}/models")
+        await page.locator(".model-link", has_text="alpha").focus()
+        await press("Enter")
+        await page.wait_for_function(f"() => {focused}.matches('.model-detail-title')")
+        await press("Escape")
+        await page.wait_for_function(f"() => {focused}.matches('.model-link[href$=alpha]')")
+        await press("/")
+        assert await page.evaluate(f"{focused}.id") == "models-search"
+        await page.keyboard.type("g m")
+        assert page.url == f"{server.url}/models"
+        await page.evaluate(f"{focused}.blur()")
+        await press("g")
+        await press("s")
+        await page.wait_for_url(f"{server.url}/settings")
+        await press("?")
+        await page.wait_for_selector("dialog .keys")
+        await press("Escape")
+        await press("Control+k")
+        await page.wait_for_selector(".picker-item.is-chosen:has-text('Details of gamma')")
+        await page.keyboard.type("longest")
+        await page.wait_for_selector(".picker-item.is-chosen:has-text('Longest wait')")
+        await press("Enter")
+        await page.wait_for_function(f"() => {focused}.labels?.[0]?.textContent.includes('Longest wait')")
+        await press("Control+k")
+        await page.wait_for_selector(".picker")
+        await press("Tab")
+        await page.wait_for_selector(".picker", state="detached")
+        assert browser.problems == []
+
+
 @run_async
 async def test_markup_in_data_stays_text(start: Callable[..., Server], tmp_path: Path) -> None:
     """A model's name that is markup is shown as it is, and the page's policy reports nothing."""

@@ -74,14 +74,18 @@ async function show(make) {
 /**
  * Let a person choose one of many models.
  * @param {{state: any, title: string, models?: () => Json[], aim?: (id: string) => void, none?: string}} options
+ *   none: words for the choice of none, whose id is ""
  * @returns {Promise<string | null>} its id; null where none was chosen
  */
 export function pickModel({ state, title, models = () => state.get("models") ?? [], aim, none }) {
   return new Promise((resolve) => void show((leave) => {
     const finish = (/** @type {string | null} */ id) => (leave(), resolve(id));
     return new Picker({
-      title, placeholder: "Name, quantization or folder", none: none ?? "No model fits.",
-      search: (/** @type {string} */ query) => best(query, modelChoices(models(), state.get("engine")?.devices)),
+      title, placeholder: "Name, quantization or folder", none: "No model fits.",
+      search: (/** @type {string} */ query) => best(query, [
+        ...none ? [{ id: "", title: none, iconName: "close" }] : [],
+        ...modelChoices(models(), state.get("engine")?.devices),
+      ]),
       choose: (/** @type {Entry} */ { id }) => finish(id), close: () => finish(null),
       aim: aim && ((/** @type {Entry} */ { id }) => aim(id)),
     });
@@ -129,8 +133,9 @@ function best(query, entries) {
  */
 export async function openPalette({ state, router, query = "" }) {
   if (isOpen()) return open.leave();
-  const conversations = await conversationEntries(state);
-  return show((leave) => new Picker({
+  /** @type {Entry[]} */
+  const conversations = [];
+  await show((leave) => new Picker({
     title: "Find anything", placeholder: "A model, page, conversation or setting", query,
     search: (/** @type {string} */ text) => search(text, state, conversations), close: leave,
     none: "Nothing fits.",
@@ -140,6 +145,9 @@ export async function openPalette({ state, router, query = "" }) {
       return entry.run ? entry.run() : go(router, entry);
     },
   }));
+  const picker = open;
+  conversations.push(...await conversationEntries(state)); // may take its time
+  picker?.refresh();
 }
 
 /** @param {string} query @param {any} state @param {Entry[]} conversations @returns {Entry[]} */
@@ -207,10 +215,10 @@ const logSearch = (text) => ({
 /** @param {any} state @returns {Promise<Entry[]>} none where they cannot be had */
 async function conversationEntries(state) {
   try {
-    const { conversations } = await state.request("conversations:list", {}, { timeout: 2000 });
+    const { conversations } = await state.request("conversations:list", { limit: 1000 });
     return conversations.map((/** @type {Json} */ { id, title, updated_at: at }) => ({
       id: `conversation ${id}`, title, kind: "Conversation", iconName: "chat", detail: at ? relativeTime(at) : "",
-      path: `/chat?conversation=${encodeURIComponent(id)}`,
+      path: `/chat?c=${encodeURIComponent(id)}`,
     }));
   } catch {
     return []; // everything else can be found all the same

@@ -16,13 +16,27 @@ const PAGE = 8;
  * `none?` (words where nothing fits), `foot?(Choice | undefined)` (a line below the list).
  */
 export class Picker extends Dialog {
+  init() {
+    /** @type {{query: string, choices: Choice[]} | null} */
+    this.found = null;
+  }
+
   getInitialState() {
     return { query: this.props.query ?? "", at: 0 };
   }
 
-  /** @returns {Choice[]} */
+  /** What fits; looked for once for what is typed. @returns {Choice[]} */
   get choices() {
-    return this.props.search(this.state.query);
+    const { query } = this.state;
+    const known = this.found?.query === query && this.found;
+    this.found = known || { query, choices: this.props.search(query) };
+    return /** @type {Choice[]} */ (this.found.choices);
+  }
+
+  /** Look again for what fits. */
+  refresh() {
+    this.found = null;
+    this.setState({});
   }
 
   render() {

@@ -14,6 +14,7 @@ import { saveText } from "./copy-button.js";
 import { Filters as FilterBox } from "./filters.js";
 import { icon } from "./icon.js";
 import { requestAnatomy } from "./request-anatomy.js";
+import { MANY_MODELS, ModelSelect } from "./model-select.js";
 import { REQUEST_STATUSES, requestStatus } from "./request-status.js";
 import { emptyState, errorState, loadingState } from "./states.js";
 import { toast } from "./toast.js";
@@ -218,7 +219,12 @@ export class RequestTable extends Component {
     return h("div", { className: "toolbar" },
       h(FilterBox, { key: "filters", count: Object.values(filters).filter(Boolean).length },
         choice("sort", "Sort by", sort, sorts),
-        choice("model", "Model", filters.model, [["", "All models"], ...models.map((name) => [name, name])]),
+        models.length > MANY_MODELS
+          ? h(ModelSelect, {
+            key: "pick", state, label: "Model", value: filters.model, models, none: "All models",
+            dataset: { choice: "model" },
+          })
+          : choice("model", "Model", filters.model, [["", "All models"], ...models.map((name) => [name, name])]),
         keys.length > 0
           && choice("key", "API key", filters.key, [["", "All keys"], ...keys.map((name) => [name, name])]),
         choice("status", "Status", filters.status, [["", "Any status"], ...statuses])),

@@ -164,7 +164,7 @@ export class UsageTable extends Component {
     const name = (/** @type {Json} */ row) => (
       shownBy === "build" ? `${this.nameOf(row.model ?? GROUPS[0][2])} · ${row.build ?? none}`
         : this.nameOf(row[shownBy] ?? none));
-    return h("div", { key: "table", className: "table-wrap", tabindex: 0, role: "region", "aria-label": "Usage" },
+    return h("div", { key: "table", className: "table-wrap", tabindex: 0, role: "region", "aria-label": "Sums" },
       h("table", { className: "table" },
         h("thead", null, h("tr", null, heads.map((head, at) => (
           h("th", { key: head, scope: "col", className: at ? "numeric" : null }, head))))),

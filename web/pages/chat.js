@@ -25,6 +25,7 @@ import { chatPanel } from "../components/chat-panel.js";
 import { saveText } from "../components/copy-button.js";
 import { fitWords, needOf } from "../components/fit-badge.js";
 import { icon } from "../components/icon.js";
+import { MANY_MODELS, ModelSelect } from "../components/model-select.js";
 import { statusLabel } from "../components/model-status.js";
 import { sharedNames } from "../components/query-models.js";
 import { emptyState, loadingState } from "../components/states.js";
@@ -326,6 +327,12 @@ export class ChatPage extends Component {
   }
 
   renderPicker() {
+    if (this.models.length > MANY_MODELS) {
+      return h("div", { key: "pick", className: "chat-picker" }, h(ModelSelect, {
+        state: this.props.state, label: "Model", value: this.conversation.model ?? "", models: this.models,
+        dataset: { choice: "model" },
+      }), modelBadge(this.model));
+    }
     return h("label", { className: "chat-picker" },
       h("span", { className: "visually-hidden" }, "Model"),
       h("select", { className: "select", dataset: { choice: "model" }, disabled: !this.models.length },
@@ -482,9 +489,14 @@ export class ChatPage extends Component {
       compare.map((/** @type {any} */ target, /** @type {number} */ at) => h("div", {
         key: at, className: "chat-target",
       },
-        h("select", {
-          className: "select", "aria-label": `Model ${at + 1}`, dataset: { choice: "target", at, key: "model" },
-        }, this.modelOptions(target.model)),
+        this.models.length > MANY_MODELS
+          ? h(ModelSelect, {
+            key: "pick", state: this.props.state, label: `Model ${at + 1}`, value: target.model, models: this.models,
+            dataset: { choice: "target", at, key: "model" },
+          })
+          : h("select", {
+            className: "select", "aria-label": `Model ${at + 1}`, dataset: { choice: "target", at, key: "model" },
+          }, this.modelOptions(target.model)),
         this.presets.length
           ? h("select", {
             className: "select", "aria-label": `Sampling ${at + 1}`, dataset: { choice: "target", at, key: "preset" },
