@@ -14067,7 +14067,7 @@ def main(argv: list[str] | None = None) -> int:
         path, message, lasting = problem.filename, str(problem), problem.errno in LASTING
         if isinstance(problem, PermissionError):
             lasting = lasting or bool(path and os.path.lexists(path))  # else it may be mounted later
-            message = (f"{path or 'a file'} is not for this user ({problem.strerror}): change its owner, "
+            message = (f"{path or 'a file'} cannot be used by this user ({problem.strerror}): change its owner, "
                        "or run as another user")
         elif path:
             message = str(database_error(problem, f"{path} cannot be used", config.data_dir))

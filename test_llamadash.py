@@ -13070,7 +13070,7 @@ def test_what_another_user_owns_is_named(monkeypatch: pytest.MonkeyPatch, capsys
         printed = "".join(capsys.readouterr())
         assert "is taken" not in printed
         concerned = arguments == ["--port", "0"] or (arguments, name) == (["link"], "access-key")
-        assert not concerned or (code, f"{data / name} is not for this user" in printed) == (2, True), printed
+        assert not concerned or (code, f"{data / name} cannot be used by this user" in printed) == (2, True), printed
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows locks otherwise")

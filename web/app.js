@@ -31,7 +31,9 @@ router
   .register("/models", models)
   .register("/models/:id", models)
   .register("/chat", page(async () => (await import("./pages/chat.js")).ChatPage, "chat"))
-  .register("/monitoring", page(async () => (await import("./pages/monitoring.js")).MonitoringPage, "monitoring"))
+  .register("/monitoring", page(
+    async () => (await import("./pages/monitoring.js")).MonitoringPage, "pages", "monitoring"
+  ))
   .register("/configuration", page(
     async () => (await import("./pages/configuration.js")).ConfigurationPage, "pages", "configuration"
   ))

@@ -1,5 +1,5 @@
 import { h } from "../core/component.js";
-import { now, percent, plural, until } from "../core/format.js";
+import { now, percent, plural, sentence, until } from "../core/format.js";
 
 /** @typedef {Record<string, any>} Model */
 
@@ -88,7 +88,4 @@ function detail(model) {
   }
 }
 
-/** @param {string} text */
-export function sentence(text) {
-  return text.charAt(0).toUpperCase() + text.slice(1);
-}
+export { sentence };

@@ -209,3 +209,9 @@ export function day(value) {
 export function plural(count, one, many = `${one}s`) {
   return `${number(count, 0)} ${count === 1 ? one : many}`;
 }
+
+/** A text that begins with a capital, as sentences do; a name keeps its own spelling. @param {string} text */
+export function sentence(text) {
+  const plain = /^[a-z]+([\s,:;'’…]|\.?$)/.test(text) && !text.startsWith("llama");
+  return plain ? text.charAt(0).toUpperCase() + text.slice(1) : text;
+}

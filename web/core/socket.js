@@ -5,6 +5,8 @@
  * again, and matches each request with its one response.
  */
 
+import { sentence } from "./format.js";
+
 const REQUEST_TIMEOUT_MS = 30_000;
 const CONNECT_TIMEOUT_MS = 10_000; // from opening the socket to the server's welcome
 const NO_WEBSOCKET = 405; // llamadash's answer to a page that may connect
@@ -16,7 +18,7 @@ const BACKOFF_LONGEST_MS = 10_000;
 export class RequestError extends Error {
   /** @param {string} code @param {string} message @param {string} [field] @param {any} [details] the whole error */
   constructor(code, message, field, details) {
-    super(message);
+    super(sentence(message));
     this.name = "RequestError";
     this.code = code;
     this.field = field;

@@ -1,6 +1,7 @@
 import { Component, h } from "../core/component.js";
 import { bytes, now, number, percent, plural, tokenRate } from "../core/format.js";
 import { readStorage, writeStorage } from "../core/auth.js";
+import { stylesheet } from "../core/router.js";
 import { Chart } from "../components/chart.js";
 import { CopyButton } from "../components/copy-button.js";
 import { icon } from "../components/icon.js";
@@ -342,7 +343,10 @@ class Details extends Component {
 
   async load() {
     if (!this.state.open || this.state.Body) return;
-    const { DashboardDetails } = await import("../components/dashboard-details.js");
+    const [{ DashboardDetails }] = await Promise.all([
+      import("../components/dashboard-details.js"),
+      stylesheet(new URL("../css/dashboard-details.css", import.meta.url).pathname),
+    ]);
     this.setState({ Body: DashboardDetails });
   }
 
