@@ -2473,6 +2473,13 @@ class GGUFHeader:
         """The value at `key` of this architecture: a number, a text, a list of numbers, or None."""
         return self.metadata.get(f"{self.architecture}.{key}")
 
+    def largest(self, key: str) -> int | None:
+        """The whole number at `key` of this architecture, or the largest of a per-layer array."""
+        value = self.of_model(key)
+        if isinstance(value, list):
+            value = max((item for item in value if type(item) is int), default=None)
+        return value if type(value) is int and 0 <= value < JSON_SAFE else None
+
 
 def clean_text(text: str) -> str:
     """`text` on one line, without anything that cannot be shown."""
@@ -2523,8 +2530,6 @@ class GGUFReader:
         if self.at + kept > len(self.window):
             self.refill(kept)
         text = self.window[self.at:self.at + kept].decode("utf-8", "replace" if kept == length else "ignore")
-        if self.position + length > self.size:
-            raise GGUFError("it ends within its header: an incomplete download?")
         self.at += length
         return text
 
@@ -2646,14 +2651,14 @@ class GGUFReader:
         for _ in range(pairs):
             self.pair(header)
         end = self.tensors(tensors, header)
+        if self.position > self.size:
+            raise GGUFError("it ends within its header: an incomplete download?")
         alignment = header.number("general.alignment") or 32
         if alignment & (alignment - 1) or alignment > MAX_HEADER:
             raise GGUFError(f"an alignment of {alignment} bytes")
         header.needed = self.position + -self.position % alignment + end if tensors else self.position
         if max(header.parameter_count, header.needed) >= JSON_SAFE:
             raise GGUFError("tensors larger than any real one")
-        if self.position > self.size:
-            raise GGUFError("it ends within its header: an incomplete download?")
         return header
 
     def beginning(self) -> tuple[int, int]:
@@ -2712,20 +2717,13 @@ def gguf_size_label(parameters: int) -> str | None:
     return None
 
 
-def gguf_largest(value: Any) -> int | None:
-    """A number, or the largest of a per-layer array."""
-    if isinstance(value, list):
-        value = max((item for item in value if type(item) is int), default=None)
-    return value if type(value) is int and 0 <= value < JSON_SAFE else None
-
-
 def gguf_facts(headers: list[GGUFHeader]) -> Json:
     """The columns of a model's row that the headers of its shards tell."""
     first = headers[0]
     types = sum((header.tensor_types for header in headers), collections.Counter[str]())
     parameters = min(types.total(), JSON_SAFE)
-    numbers = {key: gguf_largest(first.of_model(key)) for key in GGUF_NUMBERS}
-    heads, embedding = gguf_largest(first.of_model("attention.head_count")), numbers["embedding_length"]
+    numbers = {key: first.largest(key) for key in GGUF_NUMBERS}
+    heads, embedding = first.largest("attention.head_count"), numbers["embedding_length"]
     head_size = embedding // heads if embedding and heads else None
     said, commonest = first.number("general.file_type"), max(types, key=types.__getitem__, default=None)
     return {
@@ -2733,11 +2731,11 @@ def gguf_facts(headers: list[GGUFHeader]) -> Json:
         "size_label": first.text("general.size_label") or gguf_size_label(parameters),
         "quantization": commonest if said is None else FILE_TYPES.get(said & ~FILE_TYPE_GUESSED),
         **numbers, "parameter_count": parameters or None, "head_count": heads,
-        "head_count_kv": gguf_largest(first.of_model("attention.head_count_kv")) or heads,
-        "vocabulary_size": first.lengths.get("tokenizer.ggml.tokens") or gguf_largest(first.of_model("vocab_size")),
-        "sliding_window": gguf_largest(first.of_model("attention.sliding_window")) or None,
-        "key_length": gguf_largest(first.of_model("attention.key_length")) or head_size,
-        "value_length": gguf_largest(first.of_model("attention.value_length")) or head_size,
+        "head_count_kv": first.largest("attention.head_count_kv") or heads,
+        "vocabulary_size": first.lengths.get("tokenizer.ggml.tokens") or first.largest("vocab_size"),
+        "sliding_window": first.largest("attention.sliding_window") or None,
+        "key_length": first.largest("attention.key_length") or head_size,
+        "value_length": first.largest("attention.value_length") or head_size,
         "tokenizer": first.text("tokenizer.ggml.model"),
         "chat_template": any(first.text(key) for key in first.metadata if key.startswith("tokenizer.chat_template")),
     }
@@ -2806,8 +2804,6 @@ SLIDING = {
     "muse-glimmer": (4, "last", 0),
 }
 
-ModelFacts = Callable[[str], Any]  # the value of a model's metadata key, as GGUFHeader.of_model
-
 
 class CacheLayer(NamedTuple):
     """What one layer remembers: numbers for each token of the context or of the window, and for each request."""
@@ -2844,14 +2840,14 @@ class Shape:
 
 def model_shape(model: Json, header: GGUFHeader | None, parameters: Json) -> Shape:
     """The shape of the model of this row; without its header the rarer kinds of layers are not known."""
-    facts: ModelFacts = header.of_model if header else lambda key: None
+    header = header or GGUFHeader()
     layers = min(model["block_count"] or 0, MAX_KEPT_ITEMS)
     embedding = model["embedding_length"] or 0
-    width, latent, inner, groups, state, dense = (gguf_largest(facts(key)) or 0 for key in (
+    width, latent, inner, groups, state, dense = (header.largest(key) or 0 for key in (
         "expert_feed_forward_length", "attention.key_length_mla", "ssm.inner_size", "ssm.group_count",
         "ssm.state_size", "leading_dense_block_count"))
-    used, wide = model["expert_used_count"] or 0, gguf_largest(facts("feed_forward_length")) or 4 * embedding
-    tensors = header.tensor_sizes if header else {}
+    used, wide = model["expert_used_count"] or 0, header.largest("feed_forward_length") or 4 * embedding
+    tensors = header.tensor_sizes
     if sum(tensors.values()) < 0.9 * (model["file_size"] or 0):  # not those of all shards
         tensors = {}
     own = weights_of(tensors, layers, parameters) if tensors else guessed_weights(model, layers, width)
@@ -2863,10 +2859,10 @@ def model_shape(model: Json, header: GGUFHeader | None, parameters: Json) -> Sha
         feed_forward=max(width * (used + 1), wide if dense or not width else 0),
         mixing=max(mixed, 6 * inner + 11 * groups * state), heads=model["head_count"] or 0,
         vocabulary=model["vocabulary_size"] or 0,
-        trained=min(model["context_length"] or 0, LARGEST_CONTEXT), window=sliding_window(model, facts), input=first,
+        trained=min(model["context_length"] or 0, LARGEST_CONTEXT), window=sliding_window(model, header), input=first,
         tied=tied, weights=own,
         largest=max((size for name, size in tensors.items() if name.startswith("blk.")), default=0),
-        cache=cache_layers(model, facts, layers - (gguf_largest(facts("nextn_predict_layers")) or 0)))
+        cache=cache_layers(model, header, layers - (header.largest("nextn_predict_layers") or 0)))
 
 
 def weights_of(tensors: Mapping[str, int], layers: int, parameters: Json) -> list[LayerWeights]:
@@ -2905,30 +2901,30 @@ def guessed_weights(model: Json, layers: int, expert_width: int) -> list[LayerWe
     return [*[layer] * layers, LayerWeights(total - each * layers, 0)]
 
 
-def sliding_window(model: Json, facts: ModelFacts) -> int:
+def sliding_window(model: Json, header: GGUFHeader) -> int:
     """Tokens in the window of sliding layers, 0 where no layer slides."""
     architecture = model["architecture"] or ""
-    unlisted = architecture not in SLIDING and facts("attention.sliding_window_pattern") is None
+    unlisted = architecture not in SLIDING and header.of_model("attention.sliding_window_pattern") is None
     if unlisted or (architecture == "exaone4" and model["block_count"] != 64):  # of which only the 32B slides
         return 0
     return model["sliding_window"] or SLIDING.get(architecture, (1, "last", 0))[2]
 
 
-def cache_layers(model: Json, facts: ModelFacts, layers: int) -> list[CacheLayer]:
+def cache_layers(model: Json, header: GGUFHeader, layers: int) -> list[CacheLayer]:
     """What each layer remembers."""
     architecture = model["architecture"] or ""
     if architecture in WITHOUT_CACHE:
         return []
-    heads = per_layer(facts("attention.head_count_kv"), layers, model["head_count_kv"] or 0)
+    heads = per_layer(header.of_model("attention.head_count_kv"), layers, model["head_count_kv"] or 0)
     keys, values = model["key_length"] or 0, model["value_length"] or 0
-    if gguf_largest(facts("attention.key_length_mla")):
+    if header.largest("attention.key_length_mla"):
         values = 0  # multi-head latent attention keeps one vector for both
-    slide_keys = gguf_largest(facts("attention.key_length_swa")) or keys
-    slide_values = gguf_largest(facts("attention.value_length_swa")) or values
-    slides = sliding_layers(architecture, facts, layers) if sliding_window(model, facts) else [False] * layers
-    recurrent = recurrent_layers(architecture, facts, layers, heads)
-    state = recurrent_state(model, facts)
-    shared = 20 if architecture == "gemma3n" else layers - (gguf_largest(facts("attention.shared_kv_layers")) or 0)
+    slide_keys = header.largest("attention.key_length_swa") or keys
+    slide_values = header.largest("attention.value_length_swa") or values
+    slides = sliding_layers(architecture, header, layers) if sliding_window(model, header) else [False] * layers
+    recurrent = recurrent_layers(architecture, header, layers, heads)
+    state = recurrent_state(model, header)
+    shared = 20 if architecture == "gemma3n" else layers - (header.largest("attention.shared_kv_layers") or 0)
     result = []
     for at in range(layers):
         attends = not recurrent[at] or architecture == "falcon-h1"  # whose layers do both
@@ -2946,9 +2942,9 @@ def per_layer(value: Any, layers: int, default: Any) -> list[Any]:
     return [value if type(value) is int else default] * layers
 
 
-def sliding_layers(architecture: str, facts: ModelFacts, layers: int) -> list[bool]:
+def sliding_layers(architecture: str, header: GGUFHeader, layers: int) -> list[bool]:
     """Which layers see only the window."""
-    pattern = facts("attention.sliding_window_pattern")
+    pattern = header.of_model("attention.sliding_window_pattern")
     if isinstance(pattern, list):
         return [bool(item) for item in per_layer(pattern, layers, 0)]
     period, full, _ = SLIDING.get(architecture, (1, "last", 0))
@@ -2956,33 +2952,32 @@ def sliding_layers(architecture: str, facts: ModelFacts, layers: int) -> list[bo
     return [at % period != (0 if full == "first" else period - 1) for at in range(layers)]
 
 
-def recurrent_layers(architecture: str, facts: ModelFacts, layers: int, heads: list[int]) -> list[bool]:
+def recurrent_layers(architecture: str, header: GGUFHeader, layers: int, heads: list[int]) -> list[bool]:
     """Which layers keep a state of fixed size in place of the context."""
-    listed, interval = facts("attention.recurrent_layers"), facts("full_attention_interval")
+    listed, interval = header.of_model("attention.recurrent_layers"), header.of_model("full_attention_interval")
     if architecture in RECURRENT or architecture == "falcon-h1":
         return [True] * layers
     if isinstance(listed, list) and len(listed) >= layers:
         return [bool(item) for item in listed[:layers]]
     if type(interval) is int and interval > 0:
         return [(at + 1) % interval != 0 for at in range(layers)]
-    wide = per_layer(facts("feed_forward_length"), layers, 1)
-    dense = isinstance(facts("feed_forward_length"), list) and architecture.startswith("nemotron")
+    wide = per_layer(header.of_model("feed_forward_length"), layers, 1)
+    dense = isinstance(header.of_model("feed_forward_length"), list) and architecture.startswith("nemotron")
     return [not heads[at] and not (dense and wide[at]) for at in range(layers)]
 
 
-def recurrent_state(model: Json, facts: ModelFacts) -> int:
+def recurrent_state(model: Json, header: GGUFHeader) -> int:
     """Numbers that a recurrent layer keeps for each request."""
-    def fact(key: str) -> int:
-        return gguf_largest(facts(key)) or 0
     embedding, heads = model["embedding_length"] or 0, model["head_count"] or 0
-    if head := fact("wkv.head_size"):
-        return embedding * (head + (fact("token_shift_count") or 2))
-    if cells := fact("shortconv.l_cache"):
+    if head := header.largest("wkv.head_size"):
+        return embedding * (head + (header.largest("token_shift_count") or 2))
+    if cells := header.largest("shortconv.l_cache"):
         return embedding * (cells - 1)
-    if head := fact("kda.head_dim"):
-        return head * heads * (head + 3 * max(fact("ssm.conv_kernel") - 1, 0))
-    inner, size = fact("ssm.inner_size"), fact("ssm.state_size")
-    return inner * size + max(fact("ssm.conv_kernel") - 1, 0) * (inner + 2 * fact("ssm.group_count") * size)
+    inner, size, groups, kernel = (header.largest(f"ssm.{key}") or 0 for key in (
+        "inner_size", "state_size", "group_count", "conv_kernel"))
+    if head := header.largest("kda.head_dim"):
+        return head * heads * (head + 3 * max(kernel - 1, 0))
+    return inner * size + max(kernel - 1, 0) * (inner + 2 * groups * size)
 
 
 class Run(NamedTuple):
