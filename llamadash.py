@@ -682,7 +682,7 @@ class Failures:
     """Which addresses have guessed wrong keys or passwords, and how long they have to wait for it."""
 
     def __init__(self) -> None:
-        self.moments: collections.OrderedDict[str, list[float]] = collections.OrderedDict()  # the last of each
+        self.moments: dict[str, list[float]] = {}  # the last of each address, which failed longest ago first
 
     def wait(self, address: str) -> int:
         """Seconds until `address` may try again; 0 where it may."""
@@ -691,10 +691,9 @@ class Failures:
 
     def count(self, address: str) -> None:
         """Remember that `address` failed just now."""
-        self.moments[address] = [*self.moments.get(address, []), time.monotonic()][-FAILURES_ALLOWED:]
-        self.moments.move_to_end(address)
+        self.moments[address] = [*self.moments.pop(address, []), time.monotonic()][-FAILURES_ALLOWED:]
         while len(self.moments) > MAX_ADDRESSES:
-            self.moments.popitem(last=False)
+            del self.moments[next(iter(self.moments))]
 
     def forget(self, address: str) -> None:
         """A good password takes back what was counted."""
@@ -3961,7 +3960,7 @@ MAX_SKIPPED = 2000  # skipped files told to a client
 MAX_MODEL_SHARDS = 9999
 MAX_NAME = 200  # characters of a model's name
 MAX_ID = 96
-SHARD_NAME = r"(?s)(.+)-(\d{5})-of-(\d{5})"
+SHARD = r"(?is)(.+)-(\d{5})-of-(\d{5})\.gguf"
 # A piece of a file that was cut up to be sent: x.gguf.part1of2, x.gguf-split-a, x.gguf.001 or x.part2of3.gguf.
 PIECE_NAME = re.compile(r"(?is)(.+\.gguf)(?:[-._ ]*(?:split|part)[-._ ]*|\.(?=\d\d|a[a-z]$))(?:\d{1,4}|[a-z]{1,2})"
                         r"(?:[-._ ]*of[-._ ]*(\d{1,4}))?|(.+)[-._ ]part\d{1,4}of(\d{1,4})(\.gguf)")
@@ -4188,7 +4187,7 @@ class Scan:
         """The files as models: shards joined, in the order of their paths."""
         models, shards = [], dict[tuple[str, str, int], dict[int, FoundFile]]()
         for file in sorted(self.files, key=lambda item: item.path):
-            match = re.fullmatch(SHARD_NAME, file.stem)
+            match = re.fullmatch(SHARD, os.path.basename(file.path))
             part = (int(match[2]) - 1, int(match[3])) if match else (0, 1)
             if match and 1 < part[1] <= MAX_MODEL_SHARDS and known_header(file).part in (None, part):
                 group = (os.path.dirname(file.path), match[1], int(match[3]))
@@ -5111,7 +5110,6 @@ def known_parameters(saved: Any) -> Json:
     return {key: value for key, value in saved.items() if key in PARAMETERS} if isinstance(saved, dict) else {}
 
 
-INI_UNSAFE = r"[;#\x00-\x1f\x7f-\x9f\u2028\u2029]"  # a value in a preset file ends there
 SHARED_SECTIONS = ("", "default", "*")  # what they say holds for every model
 FILE_KEYS = ("model", "m", "hf-repo", "hfr", "hf", "model-url", "mu")
 MAX_SECTIONS = 1000  # of a preset file; people have some dozens
@@ -5150,7 +5148,7 @@ def render_presets(models: list[Json], defaults: Json) -> str:
     """A preset file for llama-server, without models that are missing or whose path such a file cannot hold."""
     sections = {"*": defaults}
     for model in sorted(models, key=lambda item: str(item["id"])):
-        if not model["missing"] and not re.search(INI_UNSAFE, f"{model['path']}{model['projector']}"):
+        if not model["missing"] and not re.search(UNPRESENTABLE, f"{model['path']}{model['projector']}"):
             entry = {"alias": ",".join(model["aliases"]), "load-on-startup": model["pinned"],
                      "sleep-idle-seconds": model["idle"] and str(model["idle"])}
             sections[model["id"]] = preset_section(model) | {key: value for key, value in entry.items() if value}
@@ -10033,7 +10031,6 @@ async def engines_rehearse(dash: Dash, *, id: Annotated[str, Length(1, 96)], mod
 
 HUB = "https://huggingface.co"
 HUB_HOSTS = ("huggingface.co", "www.huggingface.co", "hf.co", "hf-mirror.com")  # what people paste
-DOWNLOADS_AT_ONCE = 1  # two share one line and both come later
 DOWNLOADS_LISTED = 20  # finished ones that stay in the list
 DISK_RESERVE = 2**30  # bytes left free: the database, the logs and the system need some
 DOWNLOAD_BLOCK = 2**20  # bytes written and hashed in one go in a thread
@@ -10065,7 +10062,6 @@ HUB_PATH = (  # user/repo, and where in it: a page, a revision, and a file or a 
     r"((?!(?:datasets|spaces|collections|papers|docs|blog|posts|models)/)[^/]+/[^/]+)"
     r"(?:/(resolve|blob|raw|blame|tree|commits?)/(refs/[^/]+/[^/]+|[^/]+))?(?:/(.*))?")
 SHA256 = r"[0-9a-f]{64}"
-SHARD = r"(?i)(.+)-(\d{5})-of-(\d{5})\.gguf"
 QUANTIZATION = (
     r"(?i)(?<![A-Za-z0-9])((?:UD-)?(?:I?Q[1-8]_(?:[01]|K|NL|XXS|XS|S|M)(?:_(?:XXL|XL|XS|L|M|S|P|NL))?(?:_[48]_[48])?"
     r"|TQ[12]_0|MXFP4(?:_MOE)?|NVFP4|BF16|FP?16|FP?32))(?![A-Za-z0-9])")
@@ -10600,12 +10596,10 @@ class Downloads:
         self.pump()
 
     def pump(self) -> None:
-        """Start queued downloads while fewer than DOWNLOADS_AT_ONCE run."""
-        for key, download in self.items.items():
-            if len(self.tasks) >= DOWNLOADS_AT_ONCE:
-                return
-            if download.status == "queued" and key not in self.tasks:
-                self.tasks[key] = self.dash.spawn(self.work(key, download), f"download of {download.file}")
+        """Start the next queued download where none runs: two would share one line, and both come later."""
+        key = next((key for key, item in self.items.items() if item.status == "queued"), None)
+        if key and not self.tasks:
+            self.tasks[key] = self.dash.spawn(self.work(key, self.items[key]), f"download of {key[1]}")
 
     async def add(self, repo: str, file: str | None, folder: str | None, projector: bool) -> Download:
         """Queue a model; one that is listed already goes on."""
@@ -10615,7 +10609,8 @@ class Downloads:
         key = (source.repo, parts[0].name)
         known = self.items.get(key)
         if known and known.status in UNFINISHED_DOWNLOADS:
-            return await self.resume(*key)
+            await self.resume(known)
+            return known
         if sum(item.status in UNFINISHED_DOWNLOADS for item in self.items.values()) >= MAX_QUEUED:
             raise Conflict(f"{MAX_QUEUED} downloads wait already. Cancel some first.")
         download = await in_thread(download_placed, *key, self.folder(folder), parts)
@@ -10644,12 +10639,6 @@ class Downloads:
             raise InvalidRequest("This is not a model folder.", field="folder")
         return place
 
-    def item(self, repo: str, file: str) -> Download:
-        """One download; NotFound where there is none."""
-        if download := self.items.get((repo, file)):
-            return download
-        raise NotFound(f"there is no download of {file} from {repo}")
-
     async def stop(self, download: Download, status: str) -> None:
         """End the work on `download`, for the reason that `status` tells."""
         download.status = status
@@ -10659,34 +10648,28 @@ class Downloads:
             await asyncio.wait([task])
             self.tasks.pop(key, None)
 
-    async def pause(self, repo: str, file: str) -> Download:
+    async def pause(self, download: Download) -> None:
         """Stop a download and keep what came so far."""
-        download = self.item(repo, file)
         if download.status in ACTIVE:
             await self.stop(download, "paused")
             if download.status == "paused":  # nobody resumed it meanwhile
                 await self.tell(download, "paused")
             self.pump()
-        return download
 
-    async def resume(self, repo: str, file: str) -> Download:
+    async def resume(self, download: Download) -> None:
         """Go on with a paused or failed download."""
-        download = self.item(repo, file)
         if download.status in ("paused", "failed"):
             await self.enqueue(download)
-        return download
 
-    async def cancel(self, repo: str, file: str) -> Download:
+    async def cancel(self, download: Download) -> None:
         """Give up a download and remove what came so far."""
-        download = self.item(repo, file)
         if download.status == "done":
-            raise Conflict(f"{file} is complete already")
+            raise Conflict(f"{download.file} is complete already")
         await self.stop(download, "cancelled")
         await in_thread(download.discard)
         download.done, download.error = 0, None
         await self.tell(download, "cancelled")
         self.pump()
-        return download
 
     async def forget(self, path: str) -> None:
         """Let go of the finished download of the model at `path`, which was taken off the list: it can be had again."""
@@ -10773,7 +10756,6 @@ class Downloads:
                         f"{download.file} is complete", details={"alert": "download"})
         if status == "done":
             log.info("downloaded %s from %s", download.file, download.repo)
-
 
     async def look_for_newer(self) -> None:
         """Ask the hub once a day whether what came from it has newer files there, where the owner does not mind."""
@@ -11016,10 +10998,13 @@ async def models_download(
     return {"download": (await dash.downloads.add(repo, file, folder, projector)).as_json()}
 
 
-def download_handler(verb: str, work: Callable[[Downloads, str, str], Coroutine[Any, Any, Download]]) -> None:
+def download_handler(verb: str, work: Callable[[Downloads, Download], Awaitable[None]]) -> None:
     """Let clients ask for `work` on a download, as the event models:download:`verb`."""
     async def handler(dash: Dash, *, repo: RepoText, file: FileText) -> Json:
-        return {"download": (await work(dash.downloads, repo, file)).as_json()}
+        if not (download := dash.downloads.items.get((repo, file))):
+            raise NotFound(f"there is no download of {file} from {repo}")
+        await work(dash.downloads, download)
+        return {"download": download.as_json()}
     on(f"models:download:{verb}", error=f"{verb.upper()}_DOWNLOAD_FAILED")(handler)
 
 
