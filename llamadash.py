@@ -378,7 +378,7 @@ def checked(value: Any, kind: Any, field: str, longest: float = MAX_TEXT) -> Any
         value = checked(value, arguments[0], field, bounds.high if sized else MAX_TEXT)
         if not bounds.low <= (len(value) if sized else value) <= bounds.high:
             what = "have this many characters or items:" if sized else "be from"
-            raise InvalidRequest(f"{field} must {what} {bounds.low:g} to {bounds.high:g}", field=field)
+            raise InvalidRequest(f"{field} must {what} {bounds.low:.15g} to {bounds.high:.15g}", field=field)
         return value
     if origin in (types.UnionType, typing.Union):
         if value is None and type(None) in arguments:
@@ -4873,8 +4873,6 @@ DEVICES = r"[A-Za-z0-9_.-]{1,64}(?:,[A-Za-z0-9_.-]{1,64}){0,31}"
 NUMBERS = r"[0-9]{1,6}(?:\.[0-9]{1,6})?(?:,[0-9]{1,6}(?:\.[0-9]{1,6})?){0,31}"
 ONE_LINE = r"[^\x00-\x1f\x7f-\x9f\u2028\u2029;#]{0,2000}"
 BOOLEANS = dict.fromkeys(("on", "enabled", "true", "1"), True) | dict.fromkeys(("off", "disabled", "false", "0"), False)
-VALUE_TYPES: dict[str, tuple[type[Any], str]] = {  # the others are texts
-    "int": (int, "a whole number"), "float": (float, "a number"), "bool": (bool, "true or false")}
 
 
 class FileNotHere(InvalidRequest):
@@ -4898,15 +4896,13 @@ class Parameter(NamedTuple):
 
     def checked(self, value: Any, folders: list[Path], at: str) -> Any:
         """`value` if it is acceptable for this parameter; InvalidRequest names the field `at`."""
-        kind, expected = VALUE_TYPES.get(self.kind, (str, "a text"))
-        if type(value) is int and kind is float and abs(value) < 2**53:
-            value = float(value)
-        if type(value) is not kind or (kind is str and not encodable(value)):
-            raise InvalidRequest(f"{self.label} must be {expected}", field=at)
-        if kind in (int, float) and not self.low <= value <= self.high:
-            raise InvalidRequest(f"{self.label} must be from {self.low:.15g} to {self.high:.15g}", field=at)
-        if self.kind == "choice" and value not in self.choices:
-            raise InvalidRequest(f"{self.label} must be one of: {', '.join(self.choices)}", field=at)
+        bounds = Range(self.low, self.high)
+        kinds = {"int": Annotated[int, bounds], "float": Annotated[float, bounds], "bool": bool,
+                 "choice": Literal[self.choices]}
+        try:
+            value = checked(value, kinds.get(self.kind, str), self.label)
+        except InvalidRequest as problem:
+            raise InvalidRequest(str(problem), field=at) from None
         if self.kind == "text" and not re.fullmatch(self.pattern, value):
             raise InvalidRequest(f"{self.label} is not in the expected form", field=at)
         if self.kind == "path":
@@ -4920,8 +4916,6 @@ class Parameter(NamedTuple):
 
     def check_paths(self, value: str, folders: list[Path], at: str) -> None:
         """Refuse anything but existing GGUF files in the model folders."""
-        if len(value) > MAX_TEXT:
-            raise InvalidRequest(f"{self.label} may have at most {MAX_TEXT} characters", field=at)
         for name in value.split(",") if self.several else [value]:
             path = Path(name)
             if not path.is_absolute() or path.suffix.lower() != ".gguf":
