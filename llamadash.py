@@ -318,7 +318,6 @@ MAX_TEXT = 4096  # characters; longer fields say so with Length
 MAX_DEPTH = 32  # levels of nesting in a request; every real one has fewer than 8
 LOG_LINES_PER_SECOND = 300  # of one source into the journal; the rest is counted and said
 LOG_LINE = 256  # bytes of a line; a longer one counts for several
-LOG_REPEAT_PAUSE = 60.0  # seconds until a failure that repeats is logged again
 
 
 class LogLimiter:
@@ -345,7 +344,7 @@ class LogLimiter:
         counts, self.held = self.held, collections.Counter()
         return counts
 
-    def is_new(self, what: str, problem: object = None, pause: float = LOG_REPEAT_PAUSE) -> bool:
+    def is_new(self, what: str, problem: object = None, pause: float = 60.0) -> bool:
         """Whether `what` fails otherwise than the last time, or that is `pause` seconds ago."""
         last, moment = self.failures.get(what, ("", -math.inf))
         if last == repr(problem) and time.monotonic() - moment < pause:
@@ -489,7 +488,6 @@ SETTINGS: dict[str, tuple[Any, Any]] = {
 SCHEDULE_FIELDS: dict[str, Any] = {
     "action": Literal["load", "unload", "pin", "unpin", "free"], "model": Annotated[str, Length(0, 96)], "at": str,
     "days": Annotated[list[Annotated[int, Range(0, 6)]], Length(1, 7)]}
-SCHEDULE_TIME = r"([01]\d|2[0-3]):[0-5]\d"
 ENGINE_DEFAULTS, CONFIG_FIELDS = ({key: item[at] for key, item in CONFIG.items()} for at in (0, 1))
 SETTING_DEFAULTS, SETTING_FIELDS = ({key: item[at] for key, item in SETTINGS.items()} for at in (0, 1))
 # What version 1.0.0 called otherwise or had besides, in its documents and in a database that was not migrated yet.
@@ -821,7 +819,7 @@ def checked_config(dash: Dash, changes: Json, field: str) -> Json:
         checked(amount, Annotated[int, Range(0, 2**50)], f"{field}.{key}.{device[:64]}")
     for at, item in enumerate(changes.get("schedules", ())):
         item = checked_changes(item, SCHEDULE_FIELDS, {}, f"{field}.schedules.{at}")
-        if item.keys() != SCHEDULE_FIELDS.keys() or not re.fullmatch(SCHEDULE_TIME, item["at"]):
+        if item.keys() != SCHEDULE_FIELDS.keys() or not re.fullmatch(r"([01]\d|2[0-3]):[0-5]\d", item["at"]):
             raise InvalidRequest("A schedule has an action, a model, days (0 is Monday) and a time like 07:30.",
                                  field=f"{field}.schedules.{at}.at")
     if (name := changes.get("default_model")) and not dash.entry_of(name):
@@ -3978,9 +3976,8 @@ NEUTRAL_WORD = r"[\d.]+[bmkx]?|[ae]\d+b|instruct|chat|it|base|vl|v\d+"  # which 
 DRAFT_WORDS = {"draft", "drafter", "eagle", "eagle3", "dflash", "dspark", "mtp"}  # of models that only guess ahead
 QUANTIZATION_FOLDER = r"(?i)(?:.*[-._ ])?(?:i?q\d\w*|tq\d_\d|b?f(?:p)?\d\d|(?:mx|nv)fp4\w*)"
 PROJECTOR_PREFERENCE = ("f16", "bf16", "q8", "f32")  # which of several projectors of one model is taken
-LETTERS = dict(re.findall(r"(\S)(\S*)", (
-    "аa бb вv гg дd еe ёyo жzh зz иi йy кk лl мm нn оo пp рr сs тt уu фf хkh цts чch шsh щshch ъ "
-    "ыy ь эe юyu яya іi їyi єye ґg ђdj љlj њnj ћc џdz ßss øo łl æae œoe ðd þth")))
+LETTERS = dict(re.findall(r"(\S)(\S*)", (  # which read otherwise than their names in Unicode say
+    "гg еe ёyo йy лl мm нn рr сs фf хkh ъ ь юyu яya іi їyi єye ґg ћc џdz ßss ðd þth")))
 LETTER_NAME = (r"(\w+).* (?:LETTER|LIGATURE|SYLLABLE|CHARACTER|VOWEL SIGN) "
                r"(?:(?:SMALL|FINAL|SHORT|FARSI|SARA|DOTLESS|CANDRA) )*([A-Z]+).*")
 CONSONANTS = ("ARABIC", "ARMENIAN", "COPTIC", "CYRILLIC", "GEORGIAN", "GREEK", "HEBREW", "LAO", "SYRIAC", "THAI")
@@ -4042,13 +4039,6 @@ class FoundModel:
         return [item.path for item in self.files] if len(self.files) > 1 else []
 
 
-class ScanResult(NamedTuple):
-    """What a scan found: rows without what the user chose (id, name, …), and what is not a usable model."""
-    models: list[Json]
-    skipped: list[Json]  # {path, reason}; also what is listed, but can be seen to be broken
-    projectors: dict[str, list[str]]  # by model, those that may belong to it
-
-
 class Scan:
     """One walk through `folders` for models; files that a row of `known` still describes are not opened again.
 
@@ -4071,14 +4061,16 @@ class Scan:
         self.projectors = {row["projector"]: row["projector_size"] for row in self.rows.values() if row["projector"]}
         self.warned = warned or {}
         self.report = report
-        self.skipped: dict[str, str] = {}
+        self.reasons: dict[str, str] = {}  # why a path is no model, or one that can be seen to be broken
         self.files: list[FoundFile] = []
         self.sets: dict[tuple[str, str], list[str]] = {}  # what cannot be used as it is, by folder and advice
-        self.offers: dict[str, list[str]] = {}
+        self.offers: dict[str, list[str]] = {}  # by model, the projectors that may belong to it
         self.entries = 0
+        self.models: list[Json] = []  # the rows of what was found, without what the user chose (id, name, …)
+        self.skipped: list[Json] = []  # {path, reason} of `reasons`
 
-    def run(self) -> ScanResult:
-        """Read what is found, pair the projectors, and give the rows; takes its time, so call it in a thread."""
+    def run(self) -> Scan:
+        """Read what is found, pair the projectors, and make the rows; takes its time, so call it in a thread."""
         self.walk()
         models, projectors, candidates = list[FoundModel](), list[FoundFile](), self.groups()
         for at, candidate in enumerate(candidates):
@@ -4091,12 +4083,13 @@ class Scan:
         self.pair(models, projectors)
         self.tell_sets()
         self.report(len(candidates), len(candidates))
-        skipped = [{"path": path, "reason": self.skipped[path]} for path in sorted(self.skipped)]
-        return ScanResult([self.row(model) for model in models], skipped, self.offers)
+        self.skipped = [{"path": path, "reason": self.reasons[path]} for path in sorted(self.reasons)]
+        self.models = [self.row(model) for model in models]
+        return self
 
     def skip(self, path: str, reason: str) -> None:
         """Note why `path` is not in the result."""
-        self.skipped[shown_path(path)] = reason
+        self.reasons[shown_path(path)] = reason
 
     def contains(self, real: str) -> bool:
         """Whether `real`, a path without links, is inside a model folder."""
@@ -4505,7 +4498,7 @@ class Folders:
         """Look whether a folder changed since the last scan, soon again if so; a file counts once it is written."""
         began, before, pause = time.monotonic(), self.looks.get(folder), self.due.get(folder, FOLDER_PAUSE)[1]
         try:
-            scan, _ = await self.scanned(str(folder), [folder], [], Scan.walk, careful=True)
+            scan = await self.scanned(str(folder), [folder], [], Scan.walk, careful=True)
             look = Look(scan.folders[0], frozenset(scan.files), scan.lost)
         except Unreachable:
             began, root = time.monotonic(), self.root(folder)
@@ -4517,11 +4510,9 @@ class Folders:
         pause = min(pause * 1.5, FOLDER_PAUSE[1]) if look == before else FOLDER_PAUSE[0]
         self.due[folder] = time.monotonic() + max(pause, (time.monotonic() - began) / FOLDER_DUTY), pause
 
-    async def scanned(
-        self, place: str, folders: list[Path], rows: list[Json], work: Callable[[Scan], Result],
-        report: Callable[[int, int], None] = lambda done, total: None, *, careful: bool,
-    ) -> tuple[Scan, Result]:
-        """A Scan and the result of its `work` in a thread; Unreachable where it came no further for FOLDER_LIMIT s."""
+    async def scanned(self, place: str, folders: list[Path], rows: list[Json], work: Callable[[Scan], object],
+                      report: Callable[[int, int], None] = lambda done, total: None, *, careful: bool) -> Scan:
+        """A Scan that did its `work` in a thread; Unreachable where it came no further for FOLDER_LIMIT s."""
         alive, given_up = time.monotonic(), False
 
         def step(done: int, total: int) -> None:
@@ -4531,10 +4522,11 @@ class Folders:
                 raise asyncio.CancelledError
             report(done, total)
 
-        def job() -> tuple[Scan, Result]:
+        def job() -> Scan:
             known = rows if self.warned is not None else [{**row, "file_mtime": -1} for row in rows]
             scan = Scan(folders, known, step, warned=self.warned, mounts=self.mounts, careful=careful)
-            return scan, work(scan)
+            work(scan)
+            return scan
         try:
             return await self.probes.call(place, job, FOLDER_LIMIT, lambda: alive)
         finally:
@@ -4557,7 +4549,7 @@ class Folders:
         place = next((look.root for look in self.looks.values() if within(str(named), look.root)), "one of the files")
         return await self.probes.call(place, functools.partial(function, *arguments), FOLDER_LIMIT)
 
-    async def find(self, rows: list[Json]) -> tuple[Scan, ScanResult]:
+    async def find(self, rows: list[Json]) -> Scan:
         """What is in the folders that answer at once; of the others, `lost` says what is wrong."""
         mounted = {item.mountpoint for item in psutil.disk_partitions(all=True)}
         before, self.mounts = self.mounts, self.mounts | {place for place in mounted if place != os.sep}
@@ -4578,9 +4570,9 @@ class Folders:
         place = "what a link leads to"
         careful = place in self.probes.hung or NO_ANSWER in [look.lost.get(look.root) for look in looks.values()]
         try:
-            scan, found = await self.scanned(place, there, rows, Scan.run, report, careful=careful)
+            scan = await self.scanned(place, there, rows, Scan.run, report, careful=careful)
         except Unreachable:
-            scan, found = await self.scanned(place, there, rows, Scan.run, report, careful=True)
+            scan = await self.scanned(place, there, rows, Scan.run, report, careful=True)
         self.known, self.changed = looks, False
         await self.dash.broadcast("models:scan", {"done": total, "total": total})
         away = [str(folder) for folder in folders if str(folder) in self.mounts - mounted
@@ -4590,7 +4582,7 @@ class Folders:
         self.mounts = {str(folder) for folder in folders} & self.mounts
         if self.mounts != before:
             self.dash.db.set_meta("mounts", sorted(self.mounts))
-        return scan, found
+        return scan
 
 
 class Library(Folders):
@@ -4627,19 +4619,19 @@ class Library(Folders):
         async with self.changing:
             self.waiting = None
             started, before, rows = time.monotonic(), self.lost, self.dash.db.models()
-            scan, found = await self.find(rows)
+            scan = await self.find(rows)
             ignored = self.still_ignored(scan)
-            models = [model for model in found.models if model["path"] not in ignored]
+            models = [model for model in scan.models if model["path"] not in ignored]
             new, changed, missing = await asyncio.to_thread(merge_scan, rows, models, self.problem)
             if new or changed or missing:
                 await asyncio.to_thread(self.dash.db.apply_scan, new, changed, missing)
-            self.skipped, self.projectors, listed = found.skipped, found.projectors, {row["path"] for row in models}
-            warned = {item["path"]: item["reason"] for item in found.skipped if item["path"] in listed}
+            self.skipped, self.projectors, listed = scan.skipped, scan.offers, {row["path"] for row in models}
+            warned = {item["path"]: item["reason"] for item in scan.skipped if item["path"] in listed}
             if warned != self.warned:
                 self.warned = warned
                 self.dash.db.set_meta("scan_warnings", warned)
         log.info("scan: %d models, %d new, %d changed, %d missing, %d files skipped, %.2f s", len(models), len(new),
-                 len(changed), len(missing), len(found.skipped), time.monotonic() - started)
+                 len(changed), len(missing), len(scan.skipped), time.monotonic() - started)
         await self.dash.broadcast("models:list", {"models": self.dash.models()})
         if new or changed or missing or self.lost != before:
             self.dash.pool.sync()
@@ -4736,12 +4728,12 @@ def find_model(path: str, folders: list[Path], rows: list[Json]) -> tuple[Json, 
     others, depth = [row for row in rows if row["path"] != absolute], 0
     while re.fullmatch(QUANTIZATION_FOLDER, os.path.basename(folder)):  # its projector may lie above
         folder, depth = os.path.dirname(folder), depth + 1
-    found = Scan([Path(folder)], others, lambda done, total: None, inside=folders, depth=depth).run()
-    for model in found.models:
+    scan = Scan([Path(folder)], others, lambda done, total: None, inside=folders, depth=depth).run()
+    for model in scan.models:
         if absolute == model["path"] or absolute in model["shards"]:
             real = os.path.realpath(model["path"])
             return model, [row for row in rows if not row["missing"] and os.path.realpath(row["path"]) == real]
-    reason = next((item["reason"] for item in found.skipped if item["path"] == absolute), "not a model")
+    reason = next((item["reason"] for item in scan.skipped if item["path"] == absolute), "not a model")
     raise InvalidRequest(f"{path}: {reason}", field="model.path")
 
 
@@ -4775,7 +4767,6 @@ MODEL_CHANGES: dict[str, Any] = {
     "preferred": bool, "idle": Annotated[int, Range(0, 31_536_000)] | None,
     "tags": Annotated[list[Annotated[str, Length(1, 64)]], Length(0, 32)]}
 IMPORT_FIELDS: dict[str, Any] = {**MODEL_CHANGES, "path": Annotated[str, Length(1, MAX_TEXT)], "id": ModelId}
-ENTRY_ID = r"[A-Za-z0-9._-]{1,96}"
 ALIAS = r"[A-Za-z0-9._:/@+-]{1,128}"
 
 
@@ -4786,7 +4777,7 @@ def checked_fields(values: Json, kinds: dict[str, Any], field: str, folders: lis
         at = f"{field}.{name}"
         if name == "parameters":
             result[name] = validated_parameters(value, folders, at)
-        elif name == "id" and not re.fullmatch(ENTRY_ID, value):
+        elif name == "id" and not re.fullmatch(r"[A-Za-z0-9._-]{1,96}", value):
             raise InvalidRequest(f"{at} may have letters, digits, dots, dashes and underscores only", field=at)
         elif name == "aliases" and not all(re.fullmatch(ALIAS, item) for item in value):
             raise InvalidRequest(f"{at} may have letters, digits and . _ : / @ + - only, 128 in each", field=at)
@@ -5121,7 +5112,6 @@ PROGRAM = r"(?i)(?:.*[\\/])?(?:llama-[a-z-]+|llama|server|main)(?:\.exe)?|\S*lla
 # No two neighbours in these may match the same letters: a line comes from outside, and may be long.
 SECTION_LINE = r"\[[ \t]*([^\] \t\r\n][^\]\r\n]*)\][ \t]*(?:[;#].*)?"
 VALUE_LINE = r"-{0,2}([A-Za-z_][A-Za-z0-9_.-]*)[ \t]*=[ \t]*(?:\"([^\"]*)\"|'([^']*)'|([^;#]*))[ \t]*(?:[;#].*)?"
-BLANK_LINE = r"[ \t]*(?:[;#].*)?"
 
 
 def preset_value(value: Any) -> str:
@@ -5167,7 +5157,7 @@ def parse_presets(text: str) -> dict[str, dict[str, str]]:
         elif found := re.fullmatch(VALUE_LINE, line):
             key = found[1].replace("_", "-") if found[1].islower() else found[1]
             sections.setdefault(current, {})[key] = found[found.lastindex or 0].rstrip(" \t")
-        elif not re.fullmatch(BLANK_LINE, line):
+        elif line and line[0] not in ";#":
             problem = f"line {at} is no section, no key = value, no comment and no llama-server command"
             raise InvalidRequest(problem, field="ini")
     return sections

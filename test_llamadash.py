@@ -4349,7 +4349,7 @@ def test_projectors_are_paired_by_header(tmp_path: Path, models: dict[str, Json]
     result = llamadash.Scan([tmp_path], [], lambda done, total: None).run()
     assert {model["stem"]: Path(model["projector"]).stem for model in result.models if model["projector"]} == pairs
     assert bool(result.skipped) == (not pairs)
-    offered = [path for paths in result.projectors.values() for path in paths]
+    offered = [path for paths in result.offers.values() for path in paths]
     assert bool(offered) == ("length" not in str(result.skipped) and "no model" not in str(result.skipped))
 
 
@@ -4764,7 +4764,7 @@ def test_a_scan_finds_what_was_there_when_it_was_asked_for(
     """Who asks while a scan runs waits for another one, which all who asked meanwhile share."""
     run, passed, go_on = llamadash.Scan.run, threading.Event(), threading.Event()
 
-    def slow(self: llamadash.Scan) -> llamadash.ScanResult:
+    def slow(self: llamadash.Scan) -> llamadash.Scan:
         result = run(self)
         passed.set()
         assert go_on.wait(DEADLINE)
