@@ -3229,10 +3229,8 @@ INNER_INTERFACE = r"lo\d*|Loopback.*|veth.*|br-.*|docker\d+|virbr.*"
 
 def reading(text: str | None, scale: float = 1) -> float | None:
     """`text` times `scale`, or None for what is no number: "[N/A]", "[Not Supported]", "nan"."""
-    with contextlib.suppress(ValueError):
-        value = float(text or "") * scale
-        return value if math.isfinite(value) else None
-    return None
+    value = readable(lambda: float(text or "") * scale)
+    return value if value is not None and math.isfinite(value) else None
 
 
 def reading_of_bytes(text: str | None, unit: int = 1) -> int | None:
@@ -3251,8 +3249,7 @@ def readable(read: Callable[[], Result]) -> Result | None:
 
 def file_text(path: Path) -> str | None:
     """The stripped first 4 kB of a small file, or None where it cannot be read."""
-    with contextlib.suppress(OSError), \
-            open(path, encoding="utf-8", errors="replace", opener=without_waiting) as file:
+    with contextlib.suppress(OSError), open(path, encoding="utf-8", errors="replace", opener=without_waiting) as file:
         return file.read(4096).strip()
     return None
 
@@ -3328,30 +3325,6 @@ def distinct_disks(paths: list[str], read: Json) -> list[Json]:
         entry = dict(read[path] or {"path": path, **dict.fromkeys(("used", "free", "total", "usage"))})
         disks.setdefault(entry.pop("device", path), entry)
     return list(disks.values())
-
-
-class NetworkRates:
-    """Bytes per second in and out, from the differences of the interfaces' counters."""
-
-    def __init__(self) -> None:
-        self.time, self.counters = -math.inf, dict[str, tuple[int, int]]()
-        self.rates()
-
-    def rates(self) -> tuple[float | None, float | None]:
-        """Received and sent since the last call; None without interfaces or over too short a time."""
-        now, read = time.monotonic(), readable(lambda: psutil.net_io_counters(pernic=True, nowrap=False)) or {}
-        counters = {name: (item.bytes_recv, item.bytes_sent) for name, item in read.items()
-                    if not re.fullmatch(INNER_INTERFACE, name)}
-        span = now - self.time
-        if span < MIN_SPAN:
-            return None, None
-        before, self.time, self.counters = self.counters, now, counters
-        known = [(values, before[name]) for name, values in counters.items() if name in before]
-        if not known:
-            return None, None
-        received, sent = (sum(new[way] - old[way] if new[way] >= old[way] else new[way]
-                              for new, old in known) / span for way in (0, 1))
-        return received, sent
 
 
 async def program_output(*command: str, limit: float, size: int, environment: Mapping[str, str] | None = None,
@@ -3666,13 +3639,10 @@ def drm_memory(pid: int, unified: Iterable[str] = ()) -> collections.Counter[str
 def pci_name(maker: str, model: str) -> str | None:
     """The name of a PCI device, from the list that distributions carry."""
     for path in map(Path, PCI_IDS):
-        with contextlib.suppress(OSError):
-            text = path.read_text("utf-8", "replace")
-            block = re.search(rf"^{maker}  .*\n((?:[\t#].*\n)*)", text, re.M)
-            line = re.search(rf"^\t{model}  (.*)$", block[1], re.M) if block else None
-            if line:
-                marketed = re.search(r"\[(.+)\]", line[1])
-                return marketed[1] if marketed else line[1]
+        text = readable(functools.partial(path.read_text, "utf-8", "replace")) or ""
+        entry = rf"(?m)^{maker}  .*\n(?:[\t#].*\n)*?\t{model}  (?:.*?\[(.+)\].*|(.*))$"
+        if line := re.search(entry, text):
+            return line[1] or line[2]
     return None
 
 
@@ -3706,20 +3676,29 @@ class Machine:
 
     def __init__(self) -> None:
         self.process: Any = readable(psutil.Process)
-        self.network = NetworkRates()
-        self.cpu_at = time.monotonic()
+        self.measured_at = time.monotonic()
+        self.counters: dict[str, tuple[int, int]] = {}  # of the network's interfaces
+        self.network(1)
         readable(psutil.cpu_percent)
         readable(lambda: self.process.cpu_percent())
 
+    def network(self, span: float) -> Iterable[float | None]:
+        """Bytes per second received and sent in the `span` s since the last call; None without interfaces."""
+        read = readable(lambda: psutil.net_io_counters(pernic=True, nowrap=False)) or {}
+        before, self.counters = self.counters, {name: (item.bytes_recv, item.bytes_sent) for name, item in read.items()
+                                                if not re.fullmatch(INNER_INTERFACE, name)}
+        known = [(values, before[name]) for name, values in self.counters.items() if name in before]
+        return (sum(new[way] - old[way] if new[way] >= old[way] else new[way] for new, old in known) / span
+                if known else None for way in (0, 1))
+
     def sample(self, lag: float) -> Json:
         """Their part of a sample, in well under a millisecond; `lag` is the loop's, in seconds."""
-        now = time.monotonic()
-        measured = now - self.cpu_at >= MIN_SPAN
+        span = time.monotonic() - self.measured_at
+        measured = span >= MIN_SPAN
+        received, sent = self.network(span) if measured else (None, None)
+        self.measured_at += span if measured else 0
         memory, swap = readable(psutil.virtual_memory), readable(psutil.swap_memory)
         counted = sum(readable(psutil.cpu_times) or ()) > 0  # by a system that counts
-        received, sent = self.network.rates()
-        if measured:
-            self.cpu_at = now
         return {
             "cpu_usage": readable(lambda: float(psutil.cpu_percent())) if measured and counted else None,
             "memory_usage": float(memory.percent) if memory else None,
@@ -3765,11 +3744,7 @@ class Sampler:
         self.gpu_places = [*map(str, saved)] if isinstance(saved, list) else []
         self.changed = asyncio.Event()
         self.one_at_a_time = asyncio.Lock()  # the rates are differences between two samples
-
-    @functools.cached_property
-    def machine(self) -> Machine:
-        """The machine, measured from the first look at it on."""
-        return Machine()
+        self.machine = Machine()
 
     def wake(self) -> None:
         """Look at the settings again now: the interval has changed."""
@@ -3919,11 +3894,7 @@ def timezone_name() -> str:
 
 def files_size(*paths: Path) -> int:
     """Bytes of those of `paths` that exist."""
-    sizes = []
-    for path in paths:
-        with contextlib.suppress(OSError):
-            sizes.append(path.stat().st_size)
-    return sum(sizes)
+    return sum(readable(functools.partial(os.path.getsize, path)) or 0 for path in paths)
 
 
 @on("metrics:get", error="GET_METRICS_FAILED")

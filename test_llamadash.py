@@ -3331,10 +3331,10 @@ def test_network_rates(monkeypatch: pytest.MonkeyPatch) -> None:
         clock_at[0] = next(clock)
         return clock_at[0]
     monkeypatch.setattr(llamadash.time, "monotonic", monotonic)
-    network = llamadash.NetworkRates()
-    assert network.rates() == (None, None)
-    assert network.rates() == ((2000 + 100) / 2, (1000 + 0) / 2)
-    assert network.rates() == (None, None)
+    machine = llamadash.Machine()
+    for expected in ((None, None), ((2000 + 100) / 2, (1000 + 0) / 2), (None, None)):
+        sample = machine.sample(0)
+        assert (sample["network_received"], sample["network_sent"]) == expected
 
 
 UNREADABLE_FILES = """
@@ -3399,9 +3399,9 @@ async def test_a_reading_that_fails_is_null(
 def test_a_processor_that_is_not_counted_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where every counter is 0, as in a sandbox, CPU use is null and not 0."""
     machine = llamadash.Machine()
-    machine.cpu_at -= 1
+    machine.measured_at -= 1
     assert machine.sample(0)["cpu_usage"] is not None
-    machine.cpu_at -= 1
+    machine.measured_at -= 1
     monkeypatch.setattr(psutil, "cpu_times", lambda: psutil.cpu_times().__class__(*[0] * 10))
     assert machine.sample(0)["cpu_usage"] is None
 
