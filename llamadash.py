@@ -11788,12 +11788,9 @@ class Client:
     def may_request(self, cost: float) -> bool:
         """Take `cost` requests out of this client's allowance, if there are that many."""
         now, rate = time.monotonic(), self.hub.dash.config.request_rate
-        self.allowance = min(REQUEST_BURST * rate, self.allowance + (now - self.measured) * rate)
-        self.measured = now
-        if self.allowance < cost:
-            return False
-        self.allowance -= cost
-        return True
+        there = min(REQUEST_BURST * rate, self.allowance + (now - self.measured) * rate)
+        self.measured, self.allowance = now, there - cost if there >= cost else there
+        return there >= cost
 
     def write(self, frame: bytes) -> None:
         """Write one ready-made frame, or end a client that does not read what it was sent."""
@@ -11882,9 +11879,8 @@ class Hub:
             admitted["features"] = self.dash.features()
         except Exception as problem:
             self.refused[f"failed logins from {address}"] += 1
-            told = problem if isinstance(problem, DashError) else handler_failed("connect")
-            raise socketio.exceptions.ConnectionRefusedError(
-                str(told), {"code": told.code, **told.details}) from None
+            told = failure_of("connect", problem)
+            raise socketio.exceptions.ConnectionRefusedError(str(told), {"code": told.code, **told.details}) from None
         client.session_id, client.established = admitted.pop("session_id"), admitted
         client.recover = (credentials.get("epoch"), credentials.get("seq"))
         LimitedProtocol.expect(client.request, math.inf)
@@ -12030,10 +12026,8 @@ class Hub:
             arguments = event.arguments(request_data(request))
             asker = (client,) if "client" in event.handler.__annotations__ else ()
             return event.handler(self.dash, *asker, **arguments)
-        except DashError as problem:
-            return problem
-        except Exception:
-            return handler_failed(name)
+        except Exception as problem:
+            return failure_of(name, problem)
 
     async def answer_later(self, client: Client, event: str, result: Awaitable[Json],
                            reply: Callable[[DashError | bytes], None]) -> None:
@@ -12046,10 +12040,8 @@ class Hub:
             if len(body) > LONG_MESSAGE:
                 await client.room(len(body))
             reply(body)
-        except DashError as problem:
-            reply(problem)
-        except Exception:
-            reply(handler_failed(event))
+        except Exception as problem:
+            reply(failure_of(event, problem))
         finally:
             client.running -= 1
 
@@ -12084,8 +12076,10 @@ def request_id(request: Any) -> str | int | None:
     return given if good else None
 
 
-def handler_failed(name: str) -> DashError:
-    """What a client is told of a bug in a handler. The only place where one ends up: it is logged here."""
+def failure_of(name: str, problem: Exception) -> DashError:
+    """What a client is told of a failure. The only place where a bug in a handler ends up: it is logged here."""
+    if isinstance(problem, DashError):
+        return problem
     log.exception("%s failed", name)
     code = EVENTS[name].error if name in EVENTS else None
     return DashError("Something went wrong in llamadash; its log says what.", code=code)
@@ -12112,10 +12106,7 @@ def client_address(request: web.BaseRequest, trusted_proxies: tuple[str, ...]) -
     """The address of the other side: the peer's, or the nearest one that no trusted proxy has, as those say."""
     address = plain_address(request.remote or "?") or "?"
     hops = ",".join(request.headers.getall("X-Forwarded-For", [])).split(",")
-    while hops and is_trusted(address, trusted_proxies):
-        hop = plain_address(hops.pop().strip())
-        if hop is None:
-            break
+    while hops and is_trusted(address, trusted_proxies) and (hop := plain_address(hops.pop().strip())):
         address = hop
     return address
 
@@ -12174,7 +12165,6 @@ CONNECTION_REFUSED = (b"HTTP/1.1 503 Service Unavailable\r\n"
 CONNECTION_SHARE = 0.75  # of all descriptors at most for connections: database, engine and files need the rest
 FORWARDED = ("X-Forwarded-Proto", "X-Forwarded-Host", "X-Forwarded-Port")  # what proxies say of the address they have
 DEFAULT_PORTS = {"http": "80", "https": "443"}
-NGINX_HOST, NGINX_SCHEME = "proxy_set_header Host $http_host;", "proxy_set_header X-Forwarded-Proto $scheme;"
 NO_WEBSOCKET = ("This page may connect, but what arrives is no WebSocket: a proxy in between must pass on the headers "
                 "Upgrade and Connection (nginx: proxy_http_version 1.1; proxy_set_header Upgrade $http_upgrade; "
                 "proxy_set_header Connection \"upgrade\";).")
@@ -12499,8 +12489,8 @@ class WebServer:
         if page is None:
             return f"This page may not connect: {seen}. Open llamadash by its own address."
         ours, forwarded = site_of(f"{scheme}://{request.headers['Host']}"), any(map(request.headers.get, FORWARDED))
-        lines = [NGINX_HOST] if not ours or page[1:] != ours[1:] else []
-        lines += [NGINX_SCHEME] if page.scheme != scheme else []
+        lines = ["proxy_set_header Host $http_host;"] if not ours or page[1:] != ours[1:] else []
+        lines += ["proxy_set_header X-Forwarded-Proto $scheme;"] if page.scheme != scheme else []
         trust = f", and start llamadash with --trusted-proxy {plain_address(request.remote or '')}" \
             if not trusted and (forwarded or page.scheme != scheme) else ""
         return (f"This page may not connect: {seen}. If a proxy is in between, let it say what it was asked for "
@@ -12553,14 +12543,11 @@ def prometheus_text(metrics: Json, totals: Mapping[tuple[str, str, str], int]) -
         if known := [(labels, value * factor) for labels, value in samples if value is not None]:
             lines += [f"# HELP llamadash_{name} {name.replace('_', ' ').capitalize()} of llamadash's machine.",
                       f"# TYPE llamadash_{name} {'counter' if name.endswith('_total') else 'gauge'}"]
-            lines += [f"llamadash_{name}{prometheus_labels(labels)} {value}" for labels, value in known]
+            for labels, value in known:  # whose text escapes as JSON's does beside its control characters
+                pairs = ",".join(f"{label}={json.dumps(clean_text(str(text)), ensure_ascii=False)}"
+                                 for label, text in labels.items())
+                lines.append(f"llamadash_{name}{pairs and f'{{{pairs}}}'} {value}")
     return "\n".join([*lines, ""])
-
-
-def prometheus_labels(labels: Json) -> str:
-    """Labels in Prometheus's format, whose text escapes as JSON's does beside its control characters."""
-    pairs = (f"{name}={json.dumps(clean_text(str(text)), ensure_ascii=False)}" for name, text in labels.items())
-    return f"{{{','.join(pairs)}}}" if labels else ""
 
 
 def prometheus_app(dash: Dash) -> web.Application:
@@ -13240,14 +13227,12 @@ class Dash:
             if made := await self.chore("backup", self.db.daily_backup):
                 self.event("backup", reason=made.name)
             await self.chore("deletion of what is too old", self.db.prune, self.settings())
-            await self.chore("the certificate is not renewed", self.renew_certificate)
+            # one that was renewed, where the pair fits, serves connections from now on
+            self.tls = await self.chore("the certificate is not renewed", tls_context,
+                                        self.config.tls_cert, self.config.tls_key) or self.tls
             await self.chore("attachments", lambda: self.chats.attachments.delete_unnamed(self.db.attachments()))
             await self.downloads.look_for_newer()
             await asyncio.sleep(PRUNE_INTERVAL)
-
-    def renew_certificate(self) -> None:
-        """Take over a certificate that was renewed, where the pair fits: connections from now on get it."""
-        self.tls = self.tls and tls_context(self.config.tls_cert, self.config.tls_key)
 
     async def chore(self, name: str, work: Callable[..., Result], *arguments: Any) -> Result | None:
         """Do a piece of housekeeping, in a thread; what keeps it from that is logged."""
