@@ -9423,7 +9423,7 @@ def validated_messages(messages: list[Json]) -> list[Json]:
     """`messages` if each has a known role and a text, or known parts; InvalidRequest names the wrong one."""
     for at, message in enumerate(messages):
         parts = message["content"] if isinstance(message.get("content"), list) else []
-        fields = SENT_FIELDS | ({"content": list[dict[str, Any]]} if parts else {})
+        fields = SENT_FIELDS | ({"content": Annotated[list[dict[str, Any]], Length(1, 32)]} if parts else {})
         checked_changes({"role": None, "content": None, **message}, fields, {}, f"messages.{at}")
         for part in parts:  # an address of an image would make the engine fetch it
             image = part.get("image_url", {"url": "data:image/png;base64,"})
@@ -11315,11 +11315,9 @@ async def engines_remove(dash: Dash, *, id: Annotated[str, Length(1, 96)]) -> Js
 # -- Journal and logs -----------------------------------------------------------------------------
 
 JOURNAL_PENDING = 20_000  # entries waiting to be written; beyond, the oldest are dropped and counted
-JOURNAL_PAUSE = 0.1  # seconds between two batches: ten a second are as live as eyes can tell
 JOURNAL_BROADCAST = 500  # entries of one batch that go to the clients; the rest is counted as dropped
 MAX_LINE = 8192  # bytes of one message
 LOG_RECORDS, LOG_PERIOD = 120, 60.0  # lines of one place in the code, and seconds; more are counted and said
-MAX_FOREIGN = 500  # characters of what a library has to say: others choose them
 CONTROL = r"\x1b\[[0-9;?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)|[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]"
 
 
@@ -11352,7 +11350,7 @@ class Journal:
         while True:
             await self.filled.wait()
             await self.flush()
-            await asyncio.sleep(JOURNAL_PAUSE)
+            await asyncio.sleep(0.1)  # ten batches a second are as live as eyes can tell
 
     async def flush(self) -> None:
         """Write and broadcast everything that is pending."""
@@ -11390,7 +11388,7 @@ class JournalHandler(logging.Handler):
         except Exception:  # of whoever logs: it must not fail where that is called
             text = f"a message that cannot be shown: {record.msg!r}"
         if record.name != log.name:
-            text = shortened(f"{record.name}: {text}", MAX_FOREIGN)
+            text = shortened(f"{record.name}: {text}", 500)  # what a library has to say, others choose
         if not self.limiter.allows(f"{record.name} (line {record.lineno})", time.monotonic(), len(text)):
             return
         level = record.levelname.lower() if record.levelname.lower() in LOG_LEVELS else "error"
@@ -11634,7 +11632,6 @@ JSON_DECODER = json.JSONDecoder()
 STRICT_JSON = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, allow_nan=False, check_circular=False,
                                default=lambda value: bytes.decode(value, errors="replace"))  # from a damaged row
 MAX_CONNECT = 8192  # characters of the message that authenticates
-UNSENT_PAUSE = 0.02  # seconds between two looks whether they are read
 MAX_BRACKETS = 50_000  # lists and objects in one message: pasted source has fewer, and each takes a microsecond
 
 
@@ -11812,7 +11809,7 @@ class Client:
             raise RateLimited("Too many long answers: read those before.", retryAfter=1)
         self.held += size
         while self.waits() > LONG_MESSAGE:  # noqa: ASYNC110  (aiohttp has the event of it)
-            await asyncio.sleep(UNSENT_PAUSE)
+            await asyncio.sleep(0.02)
         self.held -= size
 
     def end_unread(self) -> None:
@@ -12111,13 +12108,18 @@ def client_address(request: web.BaseRequest, trusted_proxies: tuple[str, ...]) -
     return address
 
 
+def bare_address(text: str) -> str:
+    """The one spelling of an IP address; ValueError where it is none."""
+    address = ipaddress.ip_address(text)
+    return str(getattr(address, "ipv4_mapped", None) or address)
+
+
 @functools.lru_cache(1024)
 def plain_address(text: str) -> str | None:
     """The one spelling of the IP address `text`, which may have a port; None where it is none."""
     match = re.fullmatch(r"\[([^\]]+)\](?::\d{1,5})?|([\d.]+):\d{1,5}", text)
     with contextlib.suppress(ValueError):
-        address = ipaddress.ip_address((match[1] or match[2] if match else text).partition("%")[0])
-        return str(getattr(address, "ipv4_mapped", None) or address)
+        return bare_address((match[1] or match[2] if match else text).partition("%")[0])
     return None
 
 
@@ -12150,8 +12152,6 @@ SECURITY_HEADERS = {
     "Cross-Origin-Opener-Policy": "same-origin", "Cross-Origin-Resource-Policy": "same-origin",
     "Permissions-Policy": "camera=(), microphone=(), geolocation=()", "Server": "llamadash",
 }
-GZIP_FROM = 200  # bytes; less does not get smaller
-DOTTED_PAGES = "models/"  # pages named by a model's id, whose dots begin no extension
 REFRESH_PAUSE = 2.0  # seconds between two looks at whether a file was changed
 REQUEST_DEADLINE = 10.0  # seconds in which a new connection must have sent a whole request
 KEEPALIVE_TIME = 75.0  # seconds that a connection may stay open between two requests, as long as browsers keep it
@@ -12162,7 +12162,6 @@ MAX_HEAD = 2**16  # bytes of a request's head, and of all that a socket sends be
 MAX_ADDRESS_LINE = 2048  # bytes of a request's first line: aiohttp's router takes milliseconds for longer ones
 CONNECTION_REFUSED = (b"HTTP/1.1 503 Service Unavailable\r\n"
                       b"Retry-After: 10\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
-CONNECTION_SHARE = 0.75  # of all descriptors at most for connections: database, engine and files need the rest
 FORWARDED = ("X-Forwarded-Proto", "X-Forwarded-Host", "X-Forwarded-Port")  # what proxies say of the address they have
 DEFAULT_PORTS = {"http": "80", "https": "443"}
 NO_WEBSOCKET = ("This page may connect, but what arrives is no WebSocket: a proxy in between must pass on the headers "
@@ -12181,7 +12180,7 @@ class WebFile:
     @functools.cached_property
     def gzipped(self) -> bytes | None:
         """The body compressed, once and when it is first asked for; None where that does not pay."""
-        return gzip.compress(self.body, 9, mtime=0) if len(self.body) >= GZIP_FROM else None
+        return gzip.compress(self.body, 9, mtime=0) if len(self.body) >= 200 else None
 
 
 class WebFiles:
@@ -12226,7 +12225,7 @@ class WebFiles:
         if path.startswith("/~"):
             version, _, name = path[2:].partition("/")
             return (self.files.get(name) if version == self.version else None), True
-        if name == "index.html" or name.startswith(DOTTED_PAGES) or "." not in name.rsplit("/", 1)[-1]:
+        if name == "index.html" or name.startswith("models/") or "." not in posixpath.basename(name):  # ids have dots
             return page_file(self.page, theme, up) if self.page else None, False
         return self.files.get(name), False
 
@@ -12409,8 +12408,7 @@ class WebServer:
     async def refresh(self) -> None:
         """Look at the client's files again, where that was not just done; at first when somebody wants one."""
         async with self.looking:
-            due = time.monotonic() - self.files.looked >= REFRESH_PAUSE
-            if due and not (CARRIED_WEB and self.files.files):
+            if time.monotonic() - self.files.looked >= REFRESH_PAUSE and not (CARRIED_WEB and self.files.files):
                 await asyncio.to_thread(self.files.refresh)
 
     async def secure(self, _request: web.Request, response: web.StreamResponse) -> None:
@@ -12516,7 +12514,6 @@ class WebServer:
 
 # for other monitoring
 
-SCRAPERS = 16  # connections of one address to the listener for Prometheus
 # What it is told of a sample, and of each of its GPUs: by field the name, and the factor.
 PROMETHEUS_MACHINE = {
     "cpu_usage": ("cpu_usage_ratio", 0.01), "memory_used": ("memory_used_bytes", 1),
@@ -12980,14 +12977,10 @@ WantedBy=multi-user.target
 # -- Dash -----------------------------------------------------------------------------------------
 
 PRUNE_INTERVAL = 900.0  # seconds between two rounds of deleting what is too old
-MAX_THREADS = 32  # of the loop, which also ask for the addresses of names: some wait for long
 PRUNE_DELAY = 60.0  # seconds after the start until the first: starting up comes first
 RESTART_PAUSE = 1.0  # seconds until a background task that has failed begins again
 ADDRESS_PAUSE = 3.0  # seconds until the API's address is tried again that was not there
-# asyncio takes one number for both, and a crowd that it accepts at once holds up everybody else.
-WAITING_TO_CONNECT, ACCEPTED_AT_ONCE = 1024, 16
-FILES_INTERVAL = 2.0  # seconds between two looks whether the files that are open still are where they were
-CHECKPOINT_INTERVAL = 60.0  # seconds until what is saved is also in the database's file itself
+HEARTBEAT = 0.5  # seconds between two signs of life of the loop
 STALL = 0.25  # seconds without the loop that are worth a log line
 
 
@@ -13077,9 +13070,8 @@ class Dash:
 
     def entry_of(self, name: str) -> str | None:
         """The entry that a client means by a name: an id or an alias, in whatever case."""
-        if name in self.pool.entries.unit_of:
-            return name
-        return self.pool.entries.names.get(name.lower())
+        entries = self.pool.entries
+        return name if name in entries.unit_of else entries.names.get(name.lower())
 
     def update_model(self, id: str, revision: int, changes: Json) -> None:
         """Save what a person changes of a model, and note it in the timeline."""
@@ -13164,13 +13156,13 @@ class Dash:
         async with contextlib.AsyncExitStack() as stack:
             stack.callback(self.db.close)
             self.start_logging(stack)
-            self.web.limits.total = CONNECTION_SHARE * allow_open_files(OPEN_FILES)
+            self.web.limits.total = 0.75 * allow_open_files(OPEN_FILES)  # database, engine and files need the rest
             self.tls = await asyncio.to_thread(tls_context, self.config.tls_cert, self.config.tls_key)
             if self.tls:  # for each connection the one that was read last
                 self.tls.sni_callback = lambda connection, _name, _first: setattr(connection, "context", self.tls)
             port = await listen(stack, self.web.app, self.web.limits, self.config.host, self.config.port, tls=self.tls)
             if self.config.prometheus:
-                await listen(stack, prometheus_app(self), ConnectionLimits(self.hub.refused, SCRAPERS, ()),
+                await listen(stack, prometheus_app(self), ConnectionLimits(self.hub.refused, per_address=16, exempt=()),
                              *self.config.prometheus, option="--prometheus")
             stack.push_async_callback(self.end_tasks)
             stack.push_async_callback(self.hub.close)
@@ -13272,7 +13264,7 @@ async def listen(stack: contextlib.AsyncExitStack, app: web.Application, limits:
     try:
         server = await asyncio.get_running_loop().create_server(
             functools.partial(LimitedProtocol, limits, runner.server), host, port, ssl=tls,
-            ssl_handshake_timeout=REQUEST_DEADLINE if tls else None, backlog=ACCEPTED_AT_ONCE)
+            ssl_handshake_timeout=REQUEST_DEADLINE if tls else None, backlog=16)  # which are accepted at once
     except OSError as problem:
         if problem.errno not in (errno.EADDRINUSE, errno.EACCES):
             raise AddressAbsent(f"{host} ({option.replace('port', 'host')}) is not an address of this machine now: "
@@ -13282,7 +13274,7 @@ async def listen(stack: contextlib.AsyncExitStack, app: web.Application, limits:
     stack.callback(server.close)
     for listener in server.sockets:
         with listener.dup() as same:
-            same.listen(WAITING_TO_CONNECT)
+            same.listen(1024)  # as many may wait: asyncio takes one number for both, and a crowd holds up all others
     limits.port = int(server.sockets[0].getsockname()[1])
     return limits.port
 
@@ -13323,17 +13315,13 @@ def tls_context(certificate: Path | None, key: Path | None) -> ssl.SSLContext | 
     return context
 
 
-HEARTBEAT = 0.5  # seconds between two signs of life of the loop
-
-
 async def keep_files(dash: Dash) -> None:
     """See every moment that the data folder has what is open, and tell every page what happened to it."""
-    told, checkpoint = dash.db.notice, time.monotonic()
-    while True:
-        await asyncio.sleep(FILES_INTERVAL)
+    told = dash.db.notice
+    for turn in itertools.count(1):
+        await asyncio.sleep(2)
         await dash.chore("data folder", look_after_files, dash)
-        if time.monotonic() - checkpoint > CHECKPOINT_INTERVAL:
-            checkpoint = time.monotonic()
+        if turn % 30 == 0:  # each minute what is saved gets into the database's file itself
             await dash.chore("write-ahead log", dash.db.checkpoint)
         if told != dash.db.notice:
             told = dash.db.notice
@@ -13473,12 +13461,11 @@ def import_plan(dash: Dash, document: Json, rows: list[Json]) -> Json:
 
 def imported_parameters(given: Any, folders: list[Path], at: str, warnings: list[str]) -> tuple[Json, Json]:
     """A document's parameters whose files are here, with `warnings` of others; two of 1.0.0 are fields today."""
-    given, accepted, fields = dict(checked(given, dict[str, Any], at)), Json(), Json()
-    if "load-on-startup" in given:
-        fields["pinned"] = given.pop("load-on-startup")
-    if "sleep-idle-seconds" in given:
-        idle = given.pop("sleep-idle-seconds")
-        fields["idle"] = 0 if idle == -1 else idle
+    given, accepted = dict(checked(given, dict[str, Any], at)), Json()
+    old = (("load-on-startup", "pinned"), ("sleep-idle-seconds", "idle"))
+    fields = {name: given.pop(key) for key, name in old if key in given}
+    if fields.get("idle") == -1:
+        fields["idle"] = 0
     for key, value in given.items():
         try:
             accepted |= validated_parameters({key: value}, folders, at)
@@ -13619,16 +13606,10 @@ def option_of(read: Callable[[str], Result | None], what: str) -> Callable[[str]
     return check
 
 
-def bare_address(text: str) -> str:
-    """An IP address without brackets; ValueError where it is none."""
-    address = ipaddress.ip_address(text.strip("[]"))
-    return str(getattr(address, "ipv4_mapped", None) or address)
-
-
 def bare_host(text: str) -> str | None:
     """An address, or a name as DNS has it."""
     with contextlib.suppress(ValueError):
-        return bare_address(text)
+        return bare_address(text.strip("[]"))
     name = text.encode("idna").decode().lower()
     return name if re.fullmatch(r"[\w-]+(\.[\w-]+)*\.?", name) else None
 
@@ -13647,7 +13628,7 @@ def named_site(text: str) -> str | None:
 
 def proxy_network(text: str) -> str | None:
     """An address or a network, but not that of everybody."""
-    network = ipaddress.ip_network(text if "/" in text else bare_address(text))
+    network = ipaddress.ip_network(text if "/" in text else bare_address(text.strip("[]")))
     unlimited = network.network_address.is_unspecified
     return None if unlimited else str(network).removesuffix(f"/{network.max_prefixlen}")
 
@@ -13825,7 +13806,7 @@ async def serve_until_stopped(config: Config, lock: FolderLock) -> int:
     """Run one Dash until SIGINT or SIGTERM."""
     stop, loop, running = asyncio.Event(), asyncio.get_running_loop(), list[Dash]()
     watch_signals(lambda: loop.call_soon_threadsafe(stop.set), lambda: leave(*running))
-    loop.set_default_executor(concurrent.futures.ThreadPoolExecutor(MAX_THREADS))
+    loop.set_default_executor(concurrent.futures.ThreadPoolExecutor(32))  # some ask for a name's address, for long
     loop.set_exception_handler(functools.partial(unhandled, LogLimiter()))
     dash = Dash(config, lock)
     running.append(dash)
