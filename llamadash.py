@@ -12386,6 +12386,39 @@ class ListenerLog(logging.LoggerAdapter):  # type: ignore[type-arg]  # which tak
             super().log(level, msg, *args, exc_info=exc_info, **options)
 
 
+# What it is told of a sample, and of each of its GPUs: by field the name, and the factor.
+PROMETHEUS_MACHINE = {
+    "cpu_usage": ("cpu_usage_ratio", 0.01), "memory_used": ("memory_used_bytes", 1),
+    "memory_total": ("memory_size_bytes", 1), "disk_used": ("disk_used_bytes", 1), "disk_total": ("disk_size_bytes", 1),
+    "requests_processing": ("requests_running", 1), "requests_deferred": ("requests_waiting", 1),
+    "active_models": ("models_loaded", 1)}
+PROMETHEUS_GPU = {
+    "utilization": ("gpu_utilization_ratio", 0.01), "memory_used": ("gpu_memory_used_bytes", 1),
+    "memory_total": ("gpu_memory_size_bytes", 1), "temperature": ("gpu_temperature_celsius", 1),
+    "power": ("gpu_power_watts", 1), "energy": ("gpu_energy_joules_total", 1)}
+
+
+def prometheus_text(metrics: Json, totals: Mapping[tuple[str, str, str], int]) -> str:
+    """A sample, and what was counted since the start, in Prometheus's format; what is unknown is left out."""
+    flat = {**metrics, **(metrics.get("engine") or {})}
+    families: dict[tuple[str, float], list[tuple[Json, Any]]] = {
+        **{told: [({}, flat.get(key))] for key, told in PROMETHEUS_MACHINE.items()},
+        **{told: [({"gpu": gpu["index"], "name": gpu["name"]}, gpu.get(key)) for gpu in metrics.get("gpus") or []]
+           for key, told in PROMETHEUS_GPU.items()}}
+    for (name, model, kind), count in sorted(totals.items()):
+        families.setdefault((name, 1), []).append(({"model": model, "kind": kind}, count))
+    lines = []
+    for (name, factor), samples in families.items():
+        if known := [(labels, value * factor) for labels, value in samples if value is not None]:
+            lines += [f"# HELP llamadash_{name} {name.replace('_', ' ').capitalize()} of llamadash's machine.",
+                      f"# TYPE llamadash_{name} {'counter' if name.endswith('_total') else 'gauge'}"]
+            for labels, value in known:  # whose text escapes as JSON's does beside its control characters
+                pairs = ",".join(f"{label}={json.dumps(clean_text(str(text)), ensure_ascii=False)}"
+                                 for label, text in labels.items())
+                lines.append(f"llamadash_{name}{pairs and f'{{{pairs}}}'} {value}")
+    return "\n".join([*lines, ""])
+
+
 class WebServer:
     """HTTP: the static client for everyone, the socket for those with a good Host and Origin."""
 
@@ -12511,53 +12544,13 @@ class WebServer:
             return web.Response(body=file.gzipped, headers={**headers, "Content-Encoding": "gzip"})
         return web.Response(body=file.body, headers=headers)
 
-
-# for other monitoring
-
-# What it is told of a sample, and of each of its GPUs: by field the name, and the factor.
-PROMETHEUS_MACHINE = {
-    "cpu_usage": ("cpu_usage_ratio", 0.01), "memory_used": ("memory_used_bytes", 1),
-    "memory_total": ("memory_size_bytes", 1), "disk_used": ("disk_used_bytes", 1), "disk_total": ("disk_size_bytes", 1),
-    "requests_processing": ("requests_running", 1), "requests_deferred": ("requests_waiting", 1),
-    "active_models": ("models_loaded", 1)}
-PROMETHEUS_GPU = {
-    "utilization": ("gpu_utilization_ratio", 0.01), "memory_used": ("gpu_memory_used_bytes", 1),
-    "memory_total": ("gpu_memory_size_bytes", 1), "temperature": ("gpu_temperature_celsius", 1),
-    "power": ("gpu_power_watts", 1), "energy": ("gpu_energy_joules_total", 1)}
-
-
-def prometheus_text(metrics: Json, totals: Mapping[tuple[str, str, str], int]) -> str:
-    """A sample, and what was counted since the start, in Prometheus's format; what is unknown is left out."""
-    flat = {**metrics, **(metrics.get("engine") or {})}
-    families: dict[tuple[str, float], list[tuple[Json, Any]]] = {
-        **{told: [({}, flat.get(key))] for key, told in PROMETHEUS_MACHINE.items()},
-        **{told: [({"gpu": gpu["index"], "name": gpu["name"]}, gpu.get(key)) for gpu in metrics.get("gpus") or []]
-           for key, told in PROMETHEUS_GPU.items()}}
-    for (name, model, kind), count in sorted(totals.items()):
-        families.setdefault((name, 1), []).append(({"model": model, "kind": kind}, count))
-    lines = []
-    for (name, factor), samples in families.items():
-        if known := [(labels, value * factor) for labels, value in samples if value is not None]:
-            lines += [f"# HELP llamadash_{name} {name.replace('_', ' ').capitalize()} of llamadash's machine.",
-                      f"# TYPE llamadash_{name} {'counter' if name.endswith('_total') else 'gauge'}"]
-            for labels, value in known:  # whose text escapes as JSON's does beside its control characters
-                pairs = ",".join(f"{label}={json.dumps(clean_text(str(text)), ensure_ascii=False)}"
-                                 for label, text in labels.items())
-                lines.append(f"llamadash_{name}{pairs and f'{{{pairs}}}'} {value}")
-    return "\n".join([*lines, ""])
-
-
-def prometheus_app(dash: Dash) -> web.Application:
-    """What answers Prometheus: the latest sample, which is taken anyway."""
-    async def metrics(request: web.Request) -> web.Response:
-        if problem := dash.web.host_problem(request):
+    async def metrics(self, request: web.Request) -> web.Response:
+        """What Prometheus is told: the latest sample, which is taken anyway."""
+        if problem := self.host_problem(request):
             return web.Response(status=421, text=f"{problem}\n")
-        text = prometheus_text(dash.sampler.latest or {}, dash.requests.totals)
+        text = prometheus_text(self.dash.sampler.latest or {}, self.dash.requests.totals)
         return web.Response(body=text.encode("utf-8", "replace"), headers={
             "Content-Type": "text/plain; version=0.0.4; charset=utf-8"})
-    app = web.Application()
-    app.router.add_get("/metrics", metrics)
-    return app
 
 
 # -- Service and doctor ---------------------------------------------------------------------------
@@ -13162,7 +13155,9 @@ class Dash:
                 self.tls.sni_callback = lambda connection, _name, _first: setattr(connection, "context", self.tls)
             port = await listen(stack, self.web.app, self.web.limits, self.config.host, self.config.port, tls=self.tls)
             if self.config.prometheus:
-                await listen(stack, prometheus_app(self), ConnectionLimits(self.hub.refused, per_address=16, exempt=()),
+                app = web.Application()
+                app.router.add_get("/metrics", self.web.metrics)
+                await listen(stack, app, ConnectionLimits(self.hub.refused, per_address=16, exempt=()),
                              *self.config.prometheus, option="--prometheus")
             stack.push_async_callback(self.end_tasks)
             stack.push_async_callback(self.hub.close)
@@ -13254,7 +13249,7 @@ class Dash:
 
 async def listen(stack: contextlib.AsyncExitStack, app: web.Application, limits: ConnectionLimits, host: str, port: int,
                  *, option: str = "--port", tls: ssl.SSLContext | None = None) -> int:
-    """Serve `app` until `stack` ends, and return the port; PortTaken where another program holds it."""
+    """Serve `app` until `stack` ends, and return the port; DashError with an `exit_code` where that cannot be."""
     runner = web.AppRunner(app, access_log=None, logger=ListenerLog(limits.refused), shutdown_timeout=0.1,
                            handler_cancellation=True, keepalive_timeout=KEEPALIVE_TIME,
                            max_line_size=MAX_ADDRESS_LINE, lingering_time=0)
@@ -13267,10 +13262,10 @@ async def listen(stack: contextlib.AsyncExitStack, app: web.Application, limits:
             ssl_handshake_timeout=REQUEST_DEADLINE if tls else None, backlog=16)  # which are accepted at once
     except OSError as problem:
         if problem.errno not in (errno.EADDRINUSE, errno.EACCES):
-            raise AddressAbsent(f"{host} ({option.replace('port', 'host')}) is not an address of this machine now: "
-                                f"{problem.strerror}") from problem
+            raise DashError(f"{host} ({option.replace('port', 'host')}) is not an address of this machine now: "
+                            f"{problem.strerror}", exit_code=EXIT_LATER) from problem
         reason = f"is taken by {port_holder(port)}" if problem.errno == errno.EADDRINUSE else "needs more rights"
-        raise PortTaken(f"port {port} {reason}: choose another with {option}") from problem
+        raise DashError(f"port {port} {reason}: choose another with {option}", exit_code=EXIT_PORT) from problem
     stack.callback(server.close)
     for listener in server.sockets:
         with listener.dup() as same:
@@ -13294,12 +13289,8 @@ def allow_open_files(wanted: int) -> float:
     return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 
 
-class BadCertificate(DashError):
-    """The files for https are not what they should be."""
-
-
 def tls_context(certificate: Path | None, key: Path | None) -> ssl.SSLContext | None:
-    """What https needs, or None for http; BadCertificate naming the files that do not serve."""
+    """What https needs, or None for http; DashError naming the files that do not serve."""
     if certificate is None or key is None:
         return None
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
@@ -13308,10 +13299,11 @@ def tls_context(certificate: Path | None, key: Path | None) -> ssl.SSLContext | 
             path.open("rb").close()  # its error names the file
         context.load_cert_chain(certificate, key, password="")  # never asks for one
     except (ssl.SSLError, ValueError):
-        raise BadCertificate(f"{certificate} and {key} are not a certificate and its private key "
-                             "(in PEM format, without a passphrase)") from None
+        raise DashError(f"{certificate} and {key} are not a certificate and its private key "
+                        "(in PEM format, without a passphrase)", exit_code=EXIT_USAGE) from None
     except OSError as problem:
-        raise BadCertificate(f"{problem.filename or key} cannot be read: {problem.strerror}") from problem
+        raise DashError(f"{problem.filename or key} cannot be read: {problem.strerror}",
+                        exit_code=EXIT_USAGE) from problem
     return context
 
 
@@ -13706,14 +13698,6 @@ class AlreadyRunning(DashError):
     """Another llamadash uses this data folder."""
 
 
-class PortTaken(DashError):
-    """Another program listens on this port, or this user may not."""
-
-
-class AddressAbsent(DashError):
-    """The address to listen on is none of this machine, or its name is not known; both may change."""
-
-
 class FolderLock:
     """The lock of a data folder, and in it who has it: the process, and its address once that is known."""
 
@@ -13935,8 +13919,7 @@ COMMANDS: dict[str, tuple[str, Callable[[Config, Json], int]]] = {
     "update": ("put the newest version in place of this file",
                lambda config, options: update(config, check=options["check"])),
 }
-EXIT_CODES = {AlreadyRunning: EXIT_RUNNING, PortTaken: EXIT_PORT, BadCertificate: EXIT_USAGE,
-              DatabaseRefused: EXIT_DATABASE, AddressAbsent: EXIT_LATER, StorageFull: EXIT_LATER,
+EXIT_CODES = {AlreadyRunning: EXIT_RUNNING, DatabaseRefused: EXIT_DATABASE, StorageFull: EXIT_LATER,
               DatabaseUnavailable: EXIT_LATER}
 
 
@@ -13963,7 +13946,7 @@ def main(argv: list[str] | None = None) -> int:
         return COMMANDS[options["command"]][1](config, options) if options["command"] else run_server(config)
     except DashError as problem:
         say(f"llamadash: {problem}", sys.stderr)
-        return EXIT_CODES.get(type(problem), 1)
+        return problem.details.get("exit_code") or EXIT_CODES.get(type(problem), 1)
     except OSError as problem:
         path, message, lasting = problem.filename, str(problem), problem.errno in LASTING
         if isinstance(problem, PermissionError):
