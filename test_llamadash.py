@@ -11963,7 +11963,7 @@ async def test_behind_a_real_proxy(proxied: Callable[..., tuple[Proxy, Server]],
                 linked = {answer.url.join(yarl.URL(name)) for name in re.findall('(?:src|href)="([^":]+)"', text)}
                 assert len(linked) > 10
             for file in linked:
-                kinds = ("text/javascript", "text/css", "image/svg+xml")
+                kinds = ("text/javascript", "text/css", "image/svg+xml", "application/manifest+json")
                 assert (await http.get(file, headers=named)).content_type in kinds
             for origin, status in ((site, 101), (f"{scheme}://{PUBLIC}:1", 403), (f"{scheme}://evil.example", 403)):
                 place = address.join(yarl.URL(base + SOCKET[1:]))
