@@ -9398,10 +9398,8 @@ def embedded_engine(argv: list[str]) -> int:
 
 # -- Chats ----------------------------------------------------------------------------------------
 
-DELTA_INTERVAL = 0.04  # s; text is sent in pieces of so much time, not token by token
 MAX_CHATS = 8  # at the same time, of each client, and in all conversations
 MAX_CHAT_TEXT = 900_000  # characters of all messages together; a request has at most 1 MB
-MAX_MESSAGES = 1000
 MAX_TOOLS = 16  # that a model may be told of, and that it may call at once
 SAVE_INTERVAL = 2.0  # s; so much of an answer is lost at most where the machine stops
 IMAGE = r"data:image/(?:png|jpeg|webp|gif|bmp);base64,(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}(?:==|[A-Za-z0-9+/]=))?"
@@ -9462,11 +9460,10 @@ class Chat:
 
     def outcome(self) -> Json:
         """What `chat:done` says."""
-        numbers = timings_numbers(self.timings)
         first = round((self.first - self.begun) * 1000) if self.first is not None else None
         return {"finish_reason": self.finish_reason or "stop", "time_to_first_token": first,
-                **{name: numbers.get(name) for name in (
-                    "prompt_tokens", "cached_tokens", "generated_tokens", "prompt_per_second", "generated_per_second")}}
+                **{name: number for name, number in timings_numbers(self.timings).items()
+                   if name not in ("drafted", "accepted")}}
 
 
 class Chats:
@@ -9515,7 +9512,7 @@ class Chats:
 
     async def run(self, chat: Chat, body: Json) -> None:
         """One answer, from the request to chat:done or chat:error."""
-        error: Json | None = None
+        error = None
         if chat.message:
             await self.dash.broadcast("conversations:updated", {"id": chat.message["conversation"]})
         try:
@@ -9604,7 +9601,7 @@ class Chats:
             if "content" in chat.text and chat.message.get("reasoning") and "thinking" not in chat.message:
                 chat.message["thinking"] = round((time.monotonic() - chat.first) * 1000)
             if chat.flushing is None or chat.flushing.done():
-                chat.flushing = asyncio.ensure_future(self.flush(chat, DELTA_INTERVAL))
+                chat.flushing = asyncio.ensure_future(self.flush(chat, after=0.04))  # not token by token
 
     async def flush(self, chat: Chat, after: float = 0.0) -> None:
         """Send the text that has come since the last time, together with what comes within `after` seconds."""
@@ -9647,7 +9644,7 @@ MESSAGE_FIELDS: dict[str, Any] = {
 
 @on("chat:send", error="SEND_CHAT_FAILED")
 async def chat_send(dash: Dash, client: Client, *, model: Annotated[str, Length(1, 256)],
-                    messages: Annotated[list[dict[str, Any]], Length(1, MAX_MESSAGES)],
+                    messages: Annotated[list[dict[str, Any]], Length(1, 1000)],
                     parameters: Json = {}, answer: Json = {}) -> Json:  # noqa: B006  (not changed)
     """Begin an answer, in a conversation where `answer` says so; it arrives as chat:* events."""
     if dash.upstreams.find(model) is None:
@@ -11619,7 +11616,6 @@ AUTH_DEADLINE = 10.0  # seconds in which a new socket must authenticate
 CLOSE_GRACE = 1.0  # seconds between a refusal, or a close, and the end of the TCP connection
 RECOVERY_TIME = 120.0  # seconds for which missed broadcasts are kept
 RECOVERY_BYTES = 4_000_000  # of missed broadcasts, at most
-REQUEST_BURST = 2.0  # seconds' worth of requests that may come at once
 REQUEST_SIZE = 20_000  # characters of a message that count as one more request, for parsing takes time as well
 MAX_IDLE = 32  # messages from one ping of ours to the next that ask for nothing: pongs, pings, acknowledgements
 MAX_RUNNING = 64  # requests of one client that may be under way at the same time
@@ -11785,7 +11781,7 @@ class Client:
     def may_request(self, cost: float) -> bool:
         """Take `cost` requests out of this client's allowance, if there are that many."""
         now, rate = time.monotonic(), self.hub.dash.config.request_rate
-        there = min(REQUEST_BURST * rate, self.allowance + (now - self.measured) * rate)
+        there = min(2 * rate, self.allowance + (now - self.measured) * rate)  # at once, those of two seconds at most
         self.measured, self.allowance = now, there - cost if there >= cost else there
         return there >= cost
 
@@ -11989,8 +11985,7 @@ class Hub:
 
     def receive(self, client: Client, text: str) -> bool:
         """Take one event message apart and handle it; False where it is malformed."""
-        match = EVENT_MESSAGE.match(text)
-        if not match:
+        if not (match := EVENT_MESSAGE.match(text)):
             return False
         if len(text) > REQUEST_SIZE and (problem := too_much(client, text)):
             known, id = EVENT_NAME.match(text, match.end()), REQUEST_ID.search(text, 0, REQUEST_SIZE)
@@ -12015,8 +12010,7 @@ class Hub:
     def handled(self, client: Client, name: str, request: Any) -> Json | DashError | Awaitable[Json]:
         """What the handler of one request returns, or why it does not."""
         try:
-            event = EVENTS.get(name)
-            if event is None:
+            if not (event := EVENTS.get(name)):
                 raise DashError(f"There is no event {name[:64]}.", code="UNKNOWN_EVENT")
             if client.running >= MAX_RUNNING or not client.may_request(event.cost):
                 raise RateLimited("Too many requests: slow down.", retryAfter=1)
@@ -12159,7 +12153,6 @@ CONNECTIONS_PER_SOCKET = 4  # connections of one address for each socket it may 
 OPEN_FILES = 65_536  # descriptors that are asked for; more would only cost the system memory
 READ_AT_ONCE = 2**10, 2**14  # bytes of one connection, of chunks or messages and of others, until all have their turn
 MAX_HEAD = 2**16  # bytes of a request's head, and of all that a socket sends before it has authenticated
-MAX_ADDRESS_LINE = 2048  # bytes of a request's first line: aiohttp's router takes milliseconds for longer ones
 CONNECTION_REFUSED = (b"HTTP/1.1 503 Service Unavailable\r\n"
                       b"Retry-After: 10\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
 FORWARDED = ("X-Forwarded-Proto", "X-Forwarded-Host", "X-Forwarded-Port")  # what proxies say of the address they have
@@ -12352,8 +12345,7 @@ class LimitedProtocol(asyncio.BufferedProtocol):
     @staticmethod
     def expect(request: web.BaseRequest, more: float = 0, *, again: bool = False) -> None:
         """Let the connection of `request` live, and `more` bytes come beside another head, or `again` what was let."""
-        connection = request.transport and request.transport.get_protocol()
-        if isinstance(connection, LimitedProtocol):
+        if isinstance(connection := request.transport and request.transport.get_protocol(), LimitedProtocol):
             connection.expected = more + (connection.expected if again else MAX_HEAD)
             in_pieces = "Transfer-Encoding" in request.headers or "Upgrade" in request.headers  # each is work later
             connection.block = READ_AT_ONCE[not in_pieces]
@@ -13252,7 +13244,7 @@ async def listen(stack: contextlib.AsyncExitStack, app: web.Application, limits:
     """Serve `app` until `stack` ends, and return the port; DashError with an `exit_code` where that cannot be."""
     runner = web.AppRunner(app, access_log=None, logger=ListenerLog(limits.refused), shutdown_timeout=0.1,
                            handler_cancellation=True, keepalive_timeout=KEEPALIVE_TIME,
-                           max_line_size=MAX_ADDRESS_LINE, lingering_time=0)
+                           max_line_size=2048, lingering_time=0)  # its router takes milliseconds for longer ones
     await runner.setup()
     stack.push_async_callback(runner.cleanup)
     assert runner.server
@@ -13356,8 +13348,7 @@ async def watchdog(dash: Dash) -> None:
 async def system_info(dash: Dash) -> Json:
     """What this machine and this installation are."""
     metrics = dash.sampler.latest or await dash.sampler.sample()
-    database = dash.db.path
-    parts = [database.with_name(database.name + suffix) for suffix in ("", "-wal", "-shm")]
+    database = [dash.db.path.with_name(f"{dash.db.path.name}{suffix}") for suffix in ("", "-wal", "-shm")]
     return {
         "version": __version__, "python": platform.python_version(), "os": await asyncio.to_thread(system_name),
         "hostname": dash.web.name, "host": dash.config.host, "address": lan_address(dash.web.name),
@@ -13366,7 +13357,7 @@ async def system_info(dash: Dash) -> Json:
                 "cores": readable(lambda: psutil.cpu_count(logical=False)), "threads": readable(psutil.cpu_count)},
         "memory": {"total": metrics["memory_total"], "used": metrics["memory_used"]},
         "gpus": metrics["gpus"], "engine": dash.gateway.snapshot(), "process": metrics["process"],
-        "database": {"path": str(database), "size": await asyncio.to_thread(files_size, *parts)},
+        "database": {"path": str(dash.db.path), "size": await asyncio.to_thread(files_size, *database)},
         "paths": {"data": str(dash.config.data_dir), "script": str(SCRIPT),
                   "models": [str(folder) for folder in dash.folders()]},
         "alerts": [{"name": target.name, "kind": target.kind, "host": target.url.hostname, "error": target.error}
@@ -13505,7 +13496,6 @@ YES, NO = ("1", "true", "yes", "on"), ("0", "false", "no", "off")  # what a vari
 A_SITE = "a site, like https://box.lan:8443 (scheme, name and port, without a path), or * for all"
 A_PROXY = "the address of a proxy, like 127.0.0.1, or a network of proxies, like 172.16.0.0/12"
 LOCK_WAIT, LOCK_PAUSE = 0.3, 0.01  # seconds: link and doctor hold the lock for an instant, to see who has it
-LOCK_AT = 2**30  # the byte that is locked on Windows, where nobody else can read it: behind all that is written
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -13754,7 +13744,7 @@ def lock_file(file: typing.TextIO, patience: float = 0.0) -> None:
             if os.name == "nt":
                 import msvcrt
                 start = os.lseek(file.fileno(), 0, os.SEEK_CUR)
-                os.lseek(file.fileno(), LOCK_AT, os.SEEK_SET)
+                os.lseek(file.fileno(), 2**30, os.SEEK_SET)  # behind what is written: nobody else can read this byte
                 try:
                     msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined,unused-ignore]
                 finally:
