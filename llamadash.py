@@ -2385,7 +2385,6 @@ MAX_KEPT_ITEMS = 512  # numbers kept of an array: one for each layer
 MAX_KEPT_TOTAL = 32768  # numbers kept of all arrays
 MAX_TENSOR_NAME = 256  # bytes; llama.cpp allows 64
 MAX_DIMENSIONS = 4
-MAX_TENSOR_ENTRY = 24 + MAX_TENSOR_NAME + 8 * MAX_DIMENSIONS  # bytes
 LONG_ARRAY = 4096  # texts from which on an array is searched for its end: to walk over them takes 50 times as long
 NEXT_KEY = rb"(?s)(.)\0{7}(tokenizer\.[\w.]{1,99})[\0-\x0c]\0{3}"  # what usually follows one: another entry of its kind
 KEY_ROOM = 128  # bytes of that at most
@@ -2606,7 +2605,7 @@ class GGUFReader:
         if not count:
             return 0
         number, lowest = struct.Struct(self.order + "Q").unpack_from, 0 if self.order == "<" else 3
-        self.refill(min(count * MAX_TENSOR_ENTRY, max(self.size - self.position, 1)))
+        self.refill(min(count * (24 + MAX_TENSOR_NAME + 8 * MAX_DIMENSIONS), max(self.size - self.position, 1)))
         layouts, names, offset = list[bytes](), list[bytes](), 0
         try:
             for _ in range(count):  # models have hundreds, most of them alike
@@ -3194,7 +3193,6 @@ GPU_DUTY = 0.05  # of the time may be spent in nvidia-smi, so a slow one is aske
 GPU_STALE = 60.0  # s after which an old reading is no reading; a slow nvidia-smi has this long from when it is due
 GPU_RETRY = (30.0, 600.0)  # s to the next try of a failing nvidia-smi: the first time, and at most
 SHORT_OUTPUT = 65_536  # bytes read from nvidia-smi; 100 GPUs need less
-MIB = 1024 * 1024
 NVIDIA_FIELDS = "utilization.gpu,memory.used,memory.total,temperature.gpu,power.draw,name,uuid"
 NVIDIA_MORE = ",pci.bus_id,clocks.sm,clocks_throttle_reasons.active"  # not known to every driver
 # By a GPU that does not answer. Energy is a counter, in J; the clock is in MHz; what slows it down is a list of words.
@@ -3364,7 +3362,7 @@ def parse_nvidia(text: str) -> dict[str, Json]:
         address, clock, reasons = [*map(str.strip, more.split(",")[1:4]), "", "", ""][:3]
         gpus[uuid or f"nvidia-{next(numbers)}"] = nvidia_gpu(
             name, address, None, utilization=reading(utilization), temperature=reading(temperature),
-            memory_used=reading_of_bytes(used, MIB), memory_total=reading_of_bytes(total, MIB), power=reading(power),
+            memory_used=reading_of_bytes(used, 2**20), memory_total=reading_of_bytes(total, 2**20), power=reading(power),
             clock=reading(clock), throttled=readable(functools.partial(int, reasons, 16)))
     return gpus
 
@@ -3482,7 +3480,7 @@ class NvidiaGpus:
                 self.next_at = started + GPU_RETRY[1]
                 return
             asleep = {id: {**gpu, **UNTOLD} for id, gpu in self.gpus.items()
-                      if awake == [] or (awake and gpu["address"] not in awake)}
+                      if awake is not None and gpu["address"] not in awake}
             self.gpus, self.error = {**asleep, **found[0]}, None
             if awake != []:
                 self.read_at, self.retry = time.monotonic(), GPU_RETRY[0]
@@ -3566,7 +3564,7 @@ class NvidiaGpus:
             fields = "gpu_uuid,pid,used_memory"
             apps = nvidia_lines(await self.query("compute-apps", fields, awake) or "", fields) if awake != [] else []
             return {uuid: taken for uuid, owner, used in apps
-                    if owner == str(pid) and (taken := reading_of_bytes(used, MIB)) is not None}
+                    if owner == str(pid) and (taken := reading_of_bytes(used, 2**20)) is not None}
         return {}
 
     async def close(self) -> None:
@@ -9253,12 +9251,6 @@ def comma_list(kind: Callable[[str], Any], length: int = 0) -> Callable[[str], l
     return read
 
 
-def adapters(text: str) -> list[Any]:
-    """LoRA adapters, in full strength."""
-    import xllamacpp
-    return [xllamacpp.CommonAdapterLoraInfo(path, 1.0) for path in text.split(",")]
-
-
 def with_reasoning(options: dict[str, str]) -> dict[str, str]:
     """`options` with what `reasoning` and `reasoning-effort` say to the chat template."""
     own = json.loads(options.get("chat-template-kwargs") or "{}")
@@ -9306,7 +9298,8 @@ EMBEDDED_OPTIONS = dict(re.findall(r"(\S+)=(\S+)", """
 KIND_READERS: dict[str, Callable[[str], Any]] = {"int": int, "float": float, "bool": truth, "text": str, "path": str}
 OPTION_READERS: dict[str, Callable[[str], Any]] = {
     "model": str, "port": int, "metrics": truth, "slots": truth, "mirostat": int,
-    "alias": lambda text: set(text.split(",")), "host": lambda text: text.split(","), "lora": adapters,
+    "alias": lambda text: set(text.split(",")), "host": comma_list(str),
+    "lora": comma_list(lambda path: importlib.import_module(EMBEDDED_PACKAGE).CommonAdapterLoraInfo(path, 1.0)),
     "mmproj-auto": negated, "kv-offload": negated, "op-offload": negated, "repack": negated,
     "cache-type-k": CACHE_TYPE, "cache-type-v": CACHE_TYPE,
     "cache-type-k-draft": CACHE_TYPE, "cache-type-v-draft": CACHE_TYPE,
@@ -11032,8 +11025,7 @@ def release_of(answer: Any) -> Release:
         raise HubUnavailable("The list of llama.cpp's releases cannot be read.") from None
 
 
-def engine_offers(release: Release, vendors: set[str], cuda: int | None, *,
-                  rocm: bool) -> dict[str, list[Part]]:
+def engine_offers(release: Release, vendors: set[str], cuda: int | None, *, rocm: bool) -> dict[str, list[Part]]:
     """The archives of a release's builds for this machine, by kind such as cuda-13.4, the best first."""
     ours = (ENGINE_SYSTEMS.get(sys.platform), ENGINE_MACHINES.get(platform.machine().lower()))
     builds, runtimes = dict[str, Part](), dict[str, Part]()
@@ -11050,12 +11042,6 @@ def engine_offers(release: Release, vendors: set[str], cuda: int | None, *,
     kinds += ["vulkan"] if vendors & {"nvidia", "amd", "intel"} else []
     return {kind: [part[kind] for part in (builds, runtimes) if kind in part]
             for kind in [*kinds, "cpu"] if kind in builds}
-
-
-def has_rocm() -> bool:
-    """Whether the libraries are there that builds for ROCm need."""
-    import ctypes.util  # not at the top: seldom needed
-    return os.path.exists("/opt/rocm") or ctypes.util.find_library("amdhip64") is not None
 
 
 class BoundedGzip(gzip.GzipFile):
@@ -11138,34 +11124,30 @@ class Installer:
         self.reported = 0.0
         self.newest: str | None = None
 
-    async def offers(self, release: Release) -> dict[str, list[Part]]:
-        """What a release has for the GPUs of this machine."""
-        sampler = self.dash.sampler
-        vendors = {gpu["vendor"] for gpu in sampler.gpus.values() or await sampler.read_gpus()}
-        rocm = await asyncio.to_thread(has_rocm)
-        cuda = await sampler.nvidia.cuda() if "nvidia" in vendors else None
-        return engine_offers(release, vendors, cuda, rocm=rocm)
-
     async def begin(self) -> Json:
         """Look for the newest release and begin to install it: the build that is to come."""
+        import ctypes.util  # not at the top: seldom needed
         if self.task and not self.task.done():
             raise Conflict("A build is being installed already.")
         release = await self.hub.latest()
-        offers = await self.offers(release)
-        if not offers:
+        sampler = self.dash.sampler
+        vendors = {gpu["vendor"] for gpu in sampler.gpus.values() or await sampler.read_gpus()}
+        rocm = await asyncio.to_thread(lambda: os.path.exists("/opt/rocm") or ctypes.util.find_library("amdhip64"))
+        cuda = await sampler.nvidia.cuda() if "nvidia" in vendors else None
+        if not (offers := engine_offers(release, vendors, cuda, rocm=bool(rocm))):
             raise NotFound(f"llama.cpp {release.tag} has no build for this machine ({sys.platform}, "
                            f"{platform.machine()}).")
-        await self.say(f"{release.tag}-{next(iter(offers))}", "installing", f"Installing llama.cpp {release.tag}")
+        build = await self.say(f"{release.tag}-{next(iter(offers))}", "installing",
+                               f"Installing llama.cpp {release.tag}")
         self.task = self.dash.spawn(self.install(release, offers), "installation of an engine")
-        assert self.report
-        build: Json = self.report["build"]
         return build
 
-    async def say(self, id: str, status: str, line: str, done: int = 0, total: int = 0) -> None:
-        """Tell every browser how far the installation is."""
-        self.report = {"build": {"id": id, "status": status, "problem": line if status == "failed" else None},
-                       "line": line, "done": done, "total": total}
+    async def say(self, id: str, status: str, line: str, done: int = 0, total: int = 0) -> Json:
+        """Tell every browser how far the installation is: the build."""
+        build = {"id": id, "status": status, "problem": line if status == "failed" else None}
+        self.report = {"build": build, "line": line, "done": done, "total": total}
         await self.dash.broadcast("engines:update", self.report)
+        return build
 
     async def tell(self, download: Download, status: str) -> None:
         """As Downloads.tell, of the archives."""
@@ -11182,7 +11164,6 @@ class Installer:
     async def install(self, release: Release, offers: dict[str, list[Part]]) -> None:
         """Install the first of `offers` that starts here, and say how it went."""
         reasons = []
-        id = ""
         try:
             for kind, archives in offers.items():
                 id = f"{release.tag}-{kind}"
@@ -11245,19 +11226,6 @@ class Installer:
             await in_thread(replace_build, self.folder / id)
         await self.dash.builds.refresh()
 
-    async def remove(self, id: str) -> None:
-        """Remove an installed build that nobody uses."""
-        build, dash = self.dash.builds.get(id), self.dash
-        if build not in dash.builds.installed():
-            raise InvalidRequest("Only builds below data/engines can be removed here.", field="id")
-        if any(instance.build.id == id for instance in dash.pool.instances.values()):
-            raise Conflict("This build runs a model. Unload it first.")
-        if users := [model["name"] for model in dash.db.models() if model["build"] == id]:
-            raise Conflict(f"This build is chosen by {', '.join(users[:3])}.")
-        await in_thread(replace_build, self.folder / id)
-        await dash.builds.refresh()
-        dash.pool.sync()
-
     async def run(self) -> None:
         """Look for a newer release once a day, where a build was installed and the owner does not mind."""
         await asyncio.sleep(PRUNE_DELAY)
@@ -11302,11 +11270,19 @@ async def engines_install(dash: Dash) -> Json:
 @on("engines:remove", error="REMOVE_ENGINE_FAILED", cost=5)
 async def engines_remove(dash: Dash, *, id: Annotated[str, Length(1, 96)]) -> Json:
     """Remove a build that was installed here and that nobody uses."""
-    removed = dash.builds.get(id).as_json()
-    await dash.installer.remove(id)
+    build = dash.builds.get(id)
+    if build not in dash.builds.installed():
+        raise InvalidRequest("Only builds below data/engines can be removed here.", field="id")
+    if any(instance.build.id == id for instance in dash.pool.instances.values()):
+        raise Conflict("This build runs a model. Unload it first.")
+    if users := [model["name"] for model in dash.db.models() if model["build"] == id]:
+        raise Conflict(f"This build is chosen by {', '.join(users[:3])}.")
+    await in_thread(replace_build, dash.installer.folder / id)
+    await dash.builds.refresh()
+    dash.pool.sync()
     dash.event("build", reason=f"{id} was removed")
-    await dash.broadcast("engines:update", {"build": {**removed, "status": "removed"}})
-    return {"build": removed}
+    await dash.broadcast("engines:update", {"build": {**build.as_json(), "status": "removed"}})
+    return {"build": build.as_json()}
 
 
 # -- Journal and logs -----------------------------------------------------------------------------
@@ -12551,16 +12527,13 @@ DOCTOR_ENTRIES = 20_000  # files looked at per model folder: enough to say somet
 DOCTOR_TIMEOUT = 5.0  # s for the answer of a server elsewhere, or of the llamadash that runs
 LOW_DISK = 5 * 2**30  # bytes; less is no room for the next model
 WATCHDOG_SECONDS = 60  # until systemd starts a llamadash again that hangs
-TEMPORARY = ("/tmp", "/var/tmp")  # noqa: S108  (what PrivateTmp would hide)
-PCI = "/sys/bus/pci/devices"
 UNREACHABLE = (aiohttp.ClientError, OSError, asyncio.TimeoutError)  # what fetched() raises
 GPU_DEVICES = ("/dev/kfd", "/dev/dri/renderD*", "/dev/nvidia[0-9]*", "/dev/nvidiactl")
-Level = Literal["ok", "warn", "fail"]
 
 
 class Finding(NamedTuple):
     """What one check found, and what to do about it."""
-    level: Level
+    level: str  # ok, warn or fail
     about: str
     text: str
     advice: str = ""
@@ -12590,8 +12563,8 @@ async def python_findings(_config: Config) -> AsyncIterator[Finding]:
         except importlib.metadata.PackageNotFoundError:
             yield Finding("warn", name, "its version cannot be read", f"pip install '{requirement}'")
             continue
-        low, high, installed = (list(map(int, re.findall(r"\d+", text))) for text in (*bounds, version))
-        level: Level = "fail" if installed < low else "warn" if installed >= high else "ok"
+        low, high, installed = map(numbers_of, (*bounds, version))
+        level = "fail" if installed < low else "warn" if installed >= high else "ok"
         yield Finding("ok", name, version) if level == "ok" else \
             Finding(level, name, f"{version}, but {requirement} is needed", f"pip install '{requirement}'")
     if not CARRIED_WEB and not (WEB / "index.html").is_file():
@@ -12643,10 +12616,10 @@ async def engine_findings(config: Config) -> AsyncIterator[Finding]:
     for build in builds.builds.values():
         name = "embedded CPU engine" if build.kind == "embedded" else build.path
         sees = ", ".join(item["description"] or item["name"] for item in build.devices) or "the CPU"
-        level: Level = "fail" if default is None or build is default else "warn"  # where another one serves
-        known: Level = "warn" if build.warning else "ok"
+        level = "fail" if default is None or build is default else "warn"  # where another one serves
         yield Finding(level, "engine", build.problem, "mend it, or take another one") if build.problem else \
-            Finding(known, "engine", f"{name}, {build.version or 'version unknown'}, for {sees}", build.warning or "")
+            Finding("warn" if build.warning else "ok", "engine",
+                    f"{name}, {build.version or 'version unknown'}, for {sees}", build.warning or "")
     if not builds.builds and not config.upstreams:
         hint = engine_hint()
         yield Finding("warn", "engine", "no llama-server on PATH", f"{hint['text']} For example: {hint['commands'][0]}")
@@ -12713,7 +12686,7 @@ async def gpu_findings(_config: Config) -> AsyncIterator[Finding]:
         yield Finding("ok", "GPU", f"{gpu['name']}{memory}")
     if nvidia.error:
         yield Finding("warn", "GPU", nvidia.error, "mend the NVIDIA driver: `nvidia-smi` must work")
-    elif not nvidia.gpus and any(vendor.read_text() == "0x10de\n" for vendor in Path(PCI).glob("*/vendor")):
+    elif not nvidia.gpus and any(file_text(vendor) == "0x10de" for vendor in nvidia.pci.glob("*/vendor")):
         yield Finding("warn", "GPU", "there is an NVIDIA card, but no nvidia-smi", "install NVIDIA's driver")
     elif not gpus:
         yield Finding("ok", "GPU", "none found; models run on the processor")
@@ -12758,7 +12731,8 @@ def service_unit(config: Config) -> str:
     writable = [config.data_dir, *(folder for folder in folders if os.path.isdir(folder)
                                    and folder not in (config.data_dir, config.data_dir / "models"))]
     command = [os.path.abspath(sys.executable), str(SCRIPT), *service_options(config)]
-    hidden = any(str(path).startswith(TEMPORARY) for path in (*writable, HERE, Path(sys.executable)))
+    hidden = any(str(path).startswith(("/tmp", "/var/tmp"))  # noqa: S108  (what PrivateTmp would hide)
+                 for path in (*writable, HERE, Path(sys.executable)))
     low_port = "CAP_NET_BIND_SERVICE" if 0 < config.port < 1024 else ""
     root = hasattr(os, "geteuid") and os.geteuid() == 0  # without capabilities root cannot read other users' files
     capabilities = f"{low_port} CAP_DAC_OVERRIDE".strip() if root else low_port
