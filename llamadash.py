@@ -3362,8 +3362,8 @@ def parse_nvidia(text: str) -> dict[str, Json]:
         address, clock, reasons = [*map(str.strip, more.split(",")[1:4]), "", "", ""][:3]
         gpus[uuid or f"nvidia-{next(numbers)}"] = nvidia_gpu(
             name, address, None, utilization=reading(utilization), temperature=reading(temperature),
-            memory_used=reading_of_bytes(used, 2**20), memory_total=reading_of_bytes(total, 2**20), power=reading(power),
-            clock=reading(clock), throttled=readable(functools.partial(int, reasons, 16)))
+            memory_used=reading_of_bytes(used, 2**20), memory_total=reading_of_bytes(total, 2**20),
+            power=reading(power), clock=reading(clock), throttled=readable(functools.partial(int, reasons, 16)))
     return gpus
 
 
