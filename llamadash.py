@@ -11702,7 +11702,7 @@ class Client:
             if fault := await self.receive():
                 hub.refused[fault] += 1
                 self.transport.pause_reading()  # a flood waits: its next connection would cost more than this one
-                asyncio.get_running_loop().call_later(CLOSE_GRACE, self.transport.abort)
+                asyncio.get_running_loop().call_later(CLOSE_GRACE * (self.idle > MAX_IDLE), self.transport.abort)
                 await asyncio.sleep(2 * CLOSE_GRACE)  # which ends with the connection; aiohttp has nothing to say to it
         finally:
             self.closed = True
