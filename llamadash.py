@@ -11707,6 +11707,8 @@ class Client:
         finally:
             self.closed = True
             hub.connections.remove(self)
+            if hub.clients.pop(self.id, None):
+                hub.dash.chats.client_gone(self.id)
             del server.sockets[self.id]
             asyncio.get_running_loop().call_later(CLOSE_GRACE, self.transport.abort)  # keeps nothing but that
             await server.handlers["disconnect"](self.id, "transport close")
@@ -11828,7 +11830,6 @@ class Hub:
         quiet.setLevel(logging.CRITICAL)
         self.sio = socketio.AsyncServer(async_mode="aiohttp", logger=quiet, engineio_logger=quiet)
         self.sio.on("connect", self.connect)
-        self.sio.on("disconnect", self.disconnect)
 
     # connections
 
@@ -11876,11 +11877,6 @@ class Hub:
         limit = time.monotonic() - RECOVERY_TIME
         while self.history and (self.history[0][1] < limit or self.history_bytes > RECOVERY_BYTES):
             self.history_bytes -= len(self.history.popleft()[2])
-
-    async def disconnect(self, sid: str, *_reason: Any) -> None:
-        """Forget a client that has gone, and end what ran only for it."""
-        if self.clients.pop(sid, None):
-            self.dash.chats.client_gone(sid)
 
     def end_sessions(self, alive: set[str | None]) -> None:
         """Close the sockets of the clients whose session is not one of those that are `alive`."""

@@ -14440,7 +14440,8 @@ async def measure(dash: llamadash.Dash) -> llamadash.Json:
     gc.collect()
     database = [dash.db.path.with_name(dash.db.path.name + suffix) for suffix in ("", "-wal", "-shm")]
     process = dash.sampler.machine.process
-    return {"sockets": len(dash.hub.connections), "tasks": len(asyncio.all_tasks()), "threads": process.num_threads(),
+    return {"sockets": len(dash.hub.connections), "clients": len(dash.hub.clients),
+            "tasks": len(asyncio.all_tasks()), "threads": process.num_threads(),
             "descriptors": process.num_fds(), "objects": sys.getallocatedblocks(), "heap": heap(),
             "database": llamadash.files_size(*database),
             "oldest": dash.db.rows("SELECT MIN(timestamp) AS oldest FROM metrics WHERE resolution = 0")[0]["oldest"]}
@@ -14536,6 +14537,7 @@ async def test_a_day_of_updates_leaves_nothing_behind(tmp_path: Path) -> None:
     assert after["objects"] - before["objects"] < 1500  # less than one for every second update
     assert after["heap"] - before["heap"] < 1_000_000
     assert after["database"] - before["database"] < 500_000
+    assert before["clients"] == after["clients"] == len(staying)
     for name in ("tasks", "threads", "descriptors"):
         assert after[name] <= before[name] + 2, name
     assert "Traceback" not in server.output()
