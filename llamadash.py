@@ -3159,8 +3159,7 @@ def estimate_memory(model: Json, parameters: Json, devices: list[Json], header: 
     """What a model will need in memory, before it is loaded, in bytes.
 
     `devices`: [{name, kind: gpu | cpu, free, total}], main memory among them. `used` of each has what a process takes
-    beside the parts, `spills` is what goes to main memory only because the GPUs are full. Where no context is set, it
-    is the one that the engine would choose: all that the model was trained for, or what fits with FIT_MARGIN left.
+    beside the parts, `spills` is what goes to main memory only because the GPUs are full.
     """
     shape, run = model_shape(model, header, parameters), run_of(parameters)
     placement = Placement(shape, run, model, parameters, devices)
@@ -5637,13 +5636,17 @@ def option_words(build: Build, key: str, value: Any) -> list[str] | None:
     text, options = preset_value(value), build.options
     if options is None:
         return [f"--{key}", text] if key in {*EMBEDDED_OPTIONS, *COMPOSED_OPTIONS} else None
-    names = (key, *PARAMETERS[key].aliases)
+    parameter = PARAMETERS[key]
+    names = (key, *parameter.aliases)
     name = next((name for name in names if name in options), None)
     if isinstance(value, bool) and not (name and options[name]):
         return switch_words(options, name, names, value)
     if name is None and key == "load-mode" and set(LOAD_MODES[text]) <= set(options):
         return [f"--{name}" for name in LOAD_MODES[text]]
-    if name is None or not has_choice(PARAMETERS[key], options[name], text):
+    if name is None:
+        return None
+    listed = re.findall(r"[\w.+-]+", options[name]) if re.search("[|,]", options[name]) else []  # what it takes
+    if listed and (parameter.kind == "choice" or key == "spec-type") and not set(text.split(",")) <= set(listed):
         return None
     if not options[name]:  # a switch then, such as flash-attn until August 2025
         return [f"--{name}"] if text == "on" else []
@@ -5656,13 +5659,6 @@ def switch_words(options: Mapping[str, str], on: str | None, names: tuple[str, .
     off = next((name for name in negations if name in options), None)
     chosen = on if value else off
     return [f"--{chosen}"] if chosen else [] if on or off else None
-
-
-def has_choice(parameter: Parameter, hint: str, text: str) -> bool:
-    """Whether an option takes `text`, where the `hint` of its value lists what it takes."""
-    listed = re.findall(r"[\w.+-]+", hint) if re.search("[|,]", hint) else []
-    chosen = parameter.kind == "choice" or parameter.key == "spec-type"
-    return not (listed and chosen) or set(text.split(",")) <= set(listed)
 
 
 def engine_hint() -> Json:
@@ -9779,9 +9775,6 @@ async def conversations_attachment(dash: Dash, *, hash: str, part: Annotated[int
 
 # -- Benchmarks -----------------------------------------------------------------------------------
 
-TIMINGS = tuple(f"{kind}_{what}" for kind in ("prompt", "predicted") for what in ("n", "ms", "per_second"))
-
-
 async def tell_benchmark(dash: Dash, id: str, done: int, total: int, **outcome: Any) -> None:
     """Broadcast how far a benchmark is, and keep that for pages that are opened meanwhile."""
     dash.benchmarks[id] = {"id": id, "done": done, "total": total, **outcome}
@@ -9836,7 +9829,8 @@ async def benchmark_timings(dash: Dash, id: str, prompt_tokens: int, generate_to
 def timings_of(answer: Json) -> Json:
     """The timings in an answer of an engine; EngineFailed where there are none."""
     timings = answer.get("timings")
-    if not isinstance(timings, dict) or not all(map(is_amount, map(timings.get, TIMINGS))):
+    names = [f"{kind}_{what}" for kind in ("prompt", "predicted") for what in ("n", "ms", "per_second")]
+    if not isinstance(timings, dict) or not all(map(is_amount, map(timings.get, names))):
         raise EngineFailed("The engine does not say how long it took.")
     return timings
 
