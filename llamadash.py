@@ -12169,9 +12169,9 @@ class WebFiles:
     def contents(self) -> dict[str, bytes]:
         """The files by name: those that this file carries, which are of its own version, else those in the folder."""
         if CARRIED_WEB:
-            import lzma  # not at the top: only a release needs it
+            import bz2  # not at the top: only a release needs it
 
-            carried = json.loads(lzma.decompress(base64.b64decode(CARRIED_WEB)))
+            carried = json.loads(bz2.decompress(base64.b85decode(CARRIED_WEB.replace("\n", ""))))
             return {name: text.encode() for name, text in carried.items()}
         paths = (Path(root, name) for root, _, names in os.walk(WEB) for name in names)
         return {path.relative_to(WEB).as_posix(): path.read_bytes() for path in paths
@@ -13915,7 +13915,7 @@ def main(argv: list[str] | None = None) -> int:
         return 0
 
 
-CARRIED_WEB = ""  # the pages, where .ci/release made this file: JSON of their texts, in xz, in base64
+CARRIED_WEB = ""  # the pages, where .ci/release made this file: JSON of their texts, in bzip2, in base85
 
 if __name__ == "__main__":
     sys.exit(main())
