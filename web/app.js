@@ -30,7 +30,7 @@ router
   .register("/", page(async () => (await import("./pages/dashboard.js")).DashboardPage))
   .register("/models", models)
   .register("/models/:id", models)
-  .register("/chat", page(async () => (await import("./pages/chat.js")).ChatPage, "chat"))
+  .register("/chat", page(async () => (await import("./pages/chat.js")).ChatPage, "pages", "chat"))
   .register("/monitoring", page(
     async () => (await import("./pages/monitoring.js")).MonitoringPage, "pages", "monitoring"
   ))

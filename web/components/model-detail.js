@@ -34,7 +34,9 @@ const TICK_MS = 5000; // "unloads in 4 min" comes nearer
  */
 export class ModelDetail extends Component {
   getInitialState() {
-    return { tab: "overview", visited: new Set(["overview"]), renaming: null, renamed: "", saving: false };
+    const asked = new URLSearchParams(location.search).get("tab");
+    const tab = TABS.some(([key]) => key === asked) ? String(asked) : "overview";
+    return { tab, visited: new Set([tab]), renaming: null, renamed: "", saving: false };
   }
 
   getEventMap() {
