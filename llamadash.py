@@ -910,7 +910,6 @@ async def password_set(dash: Dash, client: Client, *, password: Annotated[str, L
 DATABASE_NAME = "llama-dashboard.db"
 BACKUPS_KEPT = 7  # daily backups: one week to notice that something went wrong; and as many that were asked for
 BUSY_TIMEOUT = 5.0  # seconds to wait for another connection's lock, as a backup tool's
-BUSY_PAUSE = 0.05  # seconds between two tries of a thread, in which the event loop has its turn
 WRITER_TIMEOUT = 200  # milliseconds that a write waits for it, as the event loop and so everybody waits with it
 SCAN_ROWS = 200  # models written in one go: as long as that takes, whoever reads on the loop waits
 PRUNE_ROWS = 5000  # rows deleted in one go: more would stall the writers
@@ -921,7 +920,6 @@ SPEED_STEP, SPEED_LEAST, SPEED_MOST = 1.03, 0.1, 1e6  # how exactly speeds are c
 RAW_KEPT = 2 * DAY  # how long every single sample is kept
 CLOCK_JUMP = 60_000  # ms by which the clock may be set without being doubted; what is dated later than that is "future"
 CLOCK_GAP = 3_600_000  # ms from one run to the next in which the clock need not be doubted
-CLOCK_TRUST = DAY  # how long it must have run without a jump to be believed
 ROLL_UPS = (60_000, 600_000, 3_600_000)  # widths in ms of the averages kept for longer
 MAX_GPUS = 8  # as many as have history columns
 GPU_SERIES = ("utilization", "memory_used", "memory_total", "temperature", "power")
@@ -1015,7 +1013,7 @@ class TrustedClock:
             self.since, self.held = self.since + passed, self.held + passed
             if abs(jump) > CLOCK_JUMP:
                 self.distrust(jump)
-            elif self.held > CLOCK_TRUST:
+            elif self.held > DAY:  # it has run without a jump for so long
                 self.sure, self.since, self.held, self.doubt = max(self.sure, self.since), wall, 0, None
             return self.sure
 
@@ -1149,8 +1147,18 @@ def m004_router(db: sqlite3.Connection) -> None:
             db.execute("INSERT OR IGNORE INTO server_config (key, value) VALUES ('idle_seconds', ?)", (str(idle),))
 
 
-def m005_usage(db: sqlite3.Connection) -> None:
-    """Usage by build and end of the requests as well, with work and speeds; what a request waited for."""
+def m004_parameters(text: str) -> tuple[str, bool, int | None]:
+    """Saved parameters without the two that became fields, and those: (parameters, pinned, idle)."""
+    try:
+        parameters = dict(json.loads(text))
+    except (ValueError, TypeError, RecursionError):  # it is not as we save it
+        return text, False, None
+    pinned, idle = parameters.pop("load-on-startup", False), parameters.pop("sleep-idle-seconds", None)
+    return json.dumps(parameters), pinned is True, idle if type(idle) is int and idle > 0 else None
+
+
+def m005_accounts(db: sqlite3.Connection) -> None:
+    """Usage by build and end of requests, with work and speeds; models' speed and origin; captures; conversations."""
     run_script(db, """
         ALTER TABLE requests ADD COLUMN details TEXT;
         ALTER TABLE usage RENAME TO old_usage;
@@ -1165,38 +1173,14 @@ def m005_usage(db: sqlite3.Connection) -> None:
             SELECT day, model, key, requests, prompt_tokens, cached_tokens, generated_tokens, energy FROM old_usage;
         DROP TABLE old_usage;
         CREATE INDEX events_lives ON events (timestamp)
-            WHERE kind IN ('loading', 'loaded', 'unloaded', 'failed', 'crashed', 'waiting')""")
-
-
-def m004_parameters(text: str) -> tuple[str, bool, int | None]:
-    """Saved parameters without the two that became fields, and those: (parameters, pinned, idle)."""
-    try:
-        parameters = dict(json.loads(text))
-    except (ValueError, TypeError, RecursionError):  # it is not as we save it
-        return text, False, None
-    pinned, idle = parameters.pop("load-on-startup", False), parameters.pop("sleep-idle-seconds", None)
-    return json.dumps(parameters), pinned is True, idle if type(idle) is int and idle > 0 else None
-
-
-def m006_models(db: sqlite3.Connection) -> None:
-    """How fast each model answered last, and what it was on the hub that it came from."""
-    run_script(db, """
+            WHERE kind IN ('loading', 'loaded', 'unloaded', 'failed', 'crashed', 'waiting');
+        CREATE INDEX events_kind ON events (kind, timestamp);
         ALTER TABLE models ADD COLUMN hub TEXT;
         ALTER TABLE models ADD COLUMN last_speed REAL;
         UPDATE models SET last_speed = (SELECT generated_per_second FROM requests
-            WHERE model = models.id AND generated_per_second > 0 ORDER BY timestamp DESC LIMIT 1)""")
-
-
-def m007_captures(db: sqlite3.Connection) -> None:
-    """What clients sent and got, while somebody wants to see it; events by their kind."""
-    db.execute("CREATE TABLE captures (id INTEGER PRIMARY KEY, timestamp INTEGER NOT NULL, model TEXT NOT NULL, "
-               "client TEXT, endpoint TEXT, status TEXT, request TEXT NOT NULL, answer TEXT NOT NULL, prompt TEXT)")
-    db.execute("CREATE INDEX events_kind ON events (kind, timestamp)")
-
-
-def m008_conversations(db: sqlite3.Connection) -> None:
-    """Conversations, each a tree of messages that name the one before them."""
-    run_script(db, """
+            WHERE model = models.id AND generated_per_second > 0 ORDER BY timestamp DESC LIMIT 1);
+        CREATE TABLE captures (id INTEGER PRIMARY KEY, timestamp INTEGER NOT NULL, model TEXT NOT NULL, client TEXT,
+            endpoint TEXT, status TEXT, request TEXT NOT NULL, answer TEXT NOT NULL, prompt TEXT);
         CREATE TABLE conversations (id TEXT PRIMARY KEY, title TEXT NOT NULL DEFAULT '', head TEXT, deleted_at INTEGER,
             folder TEXT NOT NULL DEFAULT '', size INTEGER NOT NULL DEFAULT 0, details TEXT NOT NULL,
             created_at INTEGER NOT NULL DEFAULT (strftime('%s', 'now') * 1000), updated_at INTEGER NOT NULL);
@@ -1208,7 +1192,7 @@ def m008_conversations(db: sqlite3.Connection) -> None:
 
 # A migration runs once, in a transaction of its own; the next one is appended.
 MIGRATIONS: list[Callable[[sqlite3.Connection], None]] = [m001_initial, m002_hours, m003_counts, m004_router,
-                                                          m005_usage, m006_models, m007_captures, m008_conversations]
+                                                          m005_accounts]
 # SQLite's result codes for what the system refuses or the file is, by its words for them: Python 3.10 has only these.
 SQLITE_TEXTS = {"permission denied": 3, "is locked": 5, "readonly": 8, "disk I/O error": 10, "malformed": 11,
                 "is full": 13, "unable to open": 14, "locking protocol": 15, "large file support": 22,
@@ -1346,7 +1330,7 @@ class Statements:
                 else:
                     yield
                     return
-            time.sleep(BUSY_PAUSE)
+            time.sleep(0.05)  # the event loop has its turn
 
     def rows(self, query: str, values: Sequence[Any] = ()) -> list[Json]:
         """The rows of a short query."""
@@ -1791,8 +1775,7 @@ class RequestRows(DatabaseFile):
 
     def add_requests(self, rows: list[Json]) -> None:
         """Save finished requests, each with the id that it was given, and count them in `usage`."""
-        rows = [{**dict.fromkeys(REQUEST_COLUMNS), "status": "ok", **row, "day": day_of(row["timestamp"]),
-                 "counted_as": row.get("counted_as", row["model"]),
+        rows = [{**dict.fromkeys(REQUEST_COLUMNS), "status": "ok", **row,
                  "details": json.dumps(row["details"]) if row.get("details") else None,
                  **{f"{kind}_speeds": speed_count(row.get(f"{kind}_per_second")) for kind in ("prompt", "generated")}}
                 for row in rows]
@@ -1804,6 +1787,8 @@ class RequestRows(DatabaseFile):
     @staticmethod
     def count_usage(db: sqlite3.Connection, values: dict[str, str], rows: list[Json]) -> None:
         """Add `values`, expressions by column, of each of `rows` to `usage`."""
+        rows = [{"counted_as": row["model"], "build": None, "key": None, **row, "day": day_of(row["timestamp"])}
+                for row in rows]
         sums = (f"{name} = ADDED({name}, excluded.{name})" for name in values)
         db.executemany(
             f"INSERT INTO usage (day, model, build, key, status, {', '.join(values)}) VALUES (:day, :counted_as, "
@@ -1815,20 +1800,16 @@ class RequestRows(DatabaseFile):
 
         A row is as for add_requests, with `energy` and with `metered`, the tokens that had no energy before.
         """
-        rows = [{"id": None, "build": None, "key": None, **row, "day": day_of(row["timestamp"]),
-                 "counted_as": row.get("counted_as", row["model"])} for row in rows]
         with self.transaction() as db:
-            db.executemany("UPDATE requests SET energy = COALESCE(energy, 0) + :energy WHERE id = :id", rows)
+            db.executemany("UPDATE requests SET energy = COALESCE(energy, 0) + :energy WHERE id = :id",
+                           [row for row in rows if "id" in row])
             self.count_usage(db, {"energy": ":energy", "metered": ":metered"}, rows)
 
     def requests(self, *, sort: str = "timestamp", before: int | None = None, limit: int = 50,
                  **filters: Any) -> list[Json]:
-        """The finished requests with the largest `sort`, unknown ones last, that come after the row `before`.
+        """The finished requests that meet REQUEST_FILTERS, the largest `sort` first, after the row `before`; for threads.
 
-        By time those from the future come last, which a clock that was ahead has left; they have `future`.
-
-        `filters` are model, key, status, from_ms and to_ms; None is no filter. May be called from a thread, as it
-        should be for another order than by time.
+        Those with an unknown value come last, and by time those from the future, which have `future`.
         """
         if sort not in typing.get_args(RequestSort):
             raise InvalidRequest(f"requests are not sorted by {sort}", field="sort")
@@ -1850,11 +1831,10 @@ class RequestRows(DatabaseFile):
                  "details": row["details"] and decoded(row, "details", {})} for row in rows]
 
     def request_summary(self, *, from_ms: int | None = None, to_ms: int | None = None, **filters: Any) -> Json:
-        """{count, ok, failed, cancelled, prompt_tokens, cached_tokens, generated_tokens, prompt_per_second,
-        generated_per_second, throughput} of those that meet the filters.
+        """{count, ok, failed, cancelled, …_tokens, …_per_second, throughput} of those that meet the filters.
 
-        The two speeds are tokens over busy time, those of the prompt without cached ones; `throughput` is generated
-        tokens over the time since `from_ms`. May be called from a thread. Whole days come from `usage`.
+        The speeds are tokens over busy time, without cached ones; `throughput` is generated tokens over the time since
+        `from_ms`. May be called from a thread. Whole days come from `usage`.
         """
         until = now_ms() + CLOCK_JUMP if to_ms is None else min(to_ms, now_ms() + CLOCK_JUMP)
         since, values, queries = from_ms or 0, list[Any](), []
@@ -1863,12 +1843,14 @@ class RequestRows(DatabaseFile):
         for begin, end in parts:
             where, given = where_all({REQUEST_FILTERS[name]: value for name, value in {
                 **filters, "from_ms": begin, "to_ms": end}.items()})
-            queries.append(f"SELECT status, {usage_sums(usage_values())} FROM requests {where} GROUP BY status")
+            sums = ", ".join(f"SUM({value}) AS {name}" for name, value in usage_values().items())
+            queries.append(f"SELECT status, {sums} FROM requests {where} GROUP BY status")
             values += given
         if len(parts) > 1:
             where, given = where_all({"day >= ?": day_of(days[0]), "day < ?": day_of(days[1]), "status != ?": "idle",
                                       **{REQUEST_FILTERS[name]: value for name, value in filters.items()}})
-            queries.append(f"SELECT status, {usage_sums()} FROM usage {where} GROUP BY status")
+            sums = ", ".join(f"SUM({name})" for name in USAGE_COLUMNS)
+            queries.append(f"SELECT status, {sums} FROM usage {where} GROUP BY status")
             values += given
         statuses = "".join(f"COALESCE(SUM(requests) FILTER (WHERE status = '{name}'), 0) AS {name}, "
                            for name in ("ok", "failed", "cancelled"))
@@ -1884,8 +1866,8 @@ class RequestRows(DatabaseFile):
         """What was used on the days between two times, by model, key, day or build, and in all; in a thread, too.
 
         A row is {model|key|day, build?, requests, errors, …_tokens, busy (ms), …_speeds ([median, 95th percentile]),
-        energy, idle_energy, energy_per_1000 (J)}; days come in their order, else those with the most generated tokens
-        first. `idle_energy` is that of models, or of no model, while there were no requests.
+        energy, idle_energy (while there were no requests), energy_per_1000 (J)}; days come in their order, else those
+        with the most generated tokens first.
         """
         if by not in USAGE_GROUPS:
             raise InvalidRequest(f"usage is not counted by {by}", field="by")
@@ -1919,15 +1901,11 @@ class RequestRows(DatabaseFile):
 
     def events(self, from_ms: int, to_ms: int, model: str | None = None, limit: int = 1000,
                kind: str | None = None, *, lives: bool = False) -> list[Json]:
-        """The newest events between two times, of one model or of all; may be called from a thread.
-
-        Up to now means those from the future as well, which have `future` and come last.
-        """
+        """The newest events between two times, up to now those from the future as well, last; for threads."""
         wanted = {"timestamp >= ?": from_ms, "timestamp < ?": to_ms, "model = ?": model, "kind = ?": kind,
                   LIVES: () if lives else None}
         rows = self.newest("events INDEXED BY events_lives" if lives else "events", EVENT_COLUMNS, wanted, limit)
         return [{**row, "details": decoded(row, "details", {})} for row in rows]
-
 
     def add_capture(self, row: Json) -> None:
         """Save what a client sent and got; of the oldest, beyond CAPTURES_KEPT, nothing stays in the file."""
@@ -1941,10 +1919,9 @@ class RequestRows(DatabaseFile):
     def captures(self, model: str | None, before: int | None, limit: int) -> list[Json]:
         """The newest captures without their texts, but with their lengths; may be called from a thread."""
         where, values = where_all({"model = ?": model, "id < ?": before})
-        return [dict(row) for row in self.read(
-            "SELECT id, timestamp, model, client, endpoint, status, LENGTH(request) AS request, "
-            f"LENGTH(answer) AS answer, LENGTH(prompt) AS prompt FROM captures {where} ORDER BY id DESC LIMIT ?",
-            [*values, limit])]
+        lengths = ", ".join(f"LENGTH({name}) AS {name}" for name in ("request", "answer", "prompt"))
+        return list(map(dict, self.read(f"SELECT id, timestamp, model, client, endpoint, status, {lengths} "
+                                        f"FROM captures {where} ORDER BY id DESC LIMIT ?", [*values, limit])))
 
 
 class AccessRows(DatabaseFile):
@@ -2080,10 +2057,7 @@ class Database(ModelRows, MetricRows, RequestRows, AccessRows, ConversationRows)
 
     def logs(self, *, level: str | None = None, before: int | None = None, after: int | None = None, limit: int = 100,
              **filters: Any) -> tuple[list[Json], bool]:
-        """The newest entries of a level and above that match, or the first ones `after` an id, newest first; more?
-
-        May be called from a thread.
-        """
+        """The newest entries of a level and above, or the first `after` an id, newest first; more? For threads."""
         rows, order = list[sqlite3.Row](), "DESC" if after is None else "ASC"
         for one in LOG_LEVELS[LOG_LEVELS.index(level):] if level else [None]:  # each by its index
             where, values = where_all({"level = ?": one, "id < ?": before, "id > ?": after, **log_filters(**filters)})
@@ -2094,10 +2068,7 @@ class Database(ModelRows, MetricRows, RequestRows, AccessRows, ConversationRows)
         return found, len(rows) > limit
 
     def log_counts(self, parts: int, **filters: Any) -> Json:
-        """How many of the newest entries match, in so many parts of the time; may be called from a thread.
-
-        {from, bucket (ms), counts: [[at, level, source, count, first id]]}
-        """
+        """{from, bucket (ms), counts: [[at, level, source, count, first id]]} of the newest entries; for threads."""
         where, values = where_all({**log_filters(**filters), "id > ?": self.last_id("logs") - LOGS_COUNTED,
                                    "timestamp <= ?": now_ms() + CLOCK_JUMP})
         (first, last), = self.read(f"SELECT MIN(timestamp), MAX(timestamp) FROM logs {where}", values)
@@ -2304,12 +2275,6 @@ def usage_values(at: str = "") -> dict[str, str]:
     return dict(zip(USAGE_COLUMNS, [
         "1", *(f"COALESCE({at}{kind}_tokens, 0)" for kind in TOKEN_KINDS), busy, *timed, f"{at}energy",
         f"CASE WHEN {at}energy IS NOT NULL THEN {made} END"], strict=True))
-
-
-def usage_sums(values: dict[str, str] | None = None) -> str:
-    """The sums of what a summary needs of `values`, or of the columns of `usage`, each with its name."""
-    wanted = [name for name in USAGE_COLUMNS if name not in ("busy", "energy", "metered")]
-    return ", ".join(f"SUM({(values or {}).get(name, name)}) AS {name}" for name in wanted)
 
 
 def usage_row(row: Json, names: list[str], speeds: Mapping[Any, int]) -> Json:
