@@ -1807,7 +1807,7 @@ class RequestRows(DatabaseFile):
 
     def requests(self, *, sort: str = "timestamp", before: int | None = None, limit: int = 50,
                  **filters: Any) -> list[Json]:
-        """The finished requests that meet REQUEST_FILTERS, the largest `sort` first, after the row `before`; for threads.
+        """Finished requests that meet REQUEST_FILTERS, the largest `sort` first, after the row `before`; for threads.
 
         Those with an unknown value come last, and by time those from the future, which have `future`.
         """
@@ -5776,7 +5776,6 @@ MAX_LOG_LINE = 8192  # bytes; the rest of a longer line is dropped
 LOG_BLOCK = 65536  # bytes read from a pipe at once
 YIELD_LINES = 128  # taken (at most 2 ms) before everyone else gets a turn
 LAST_LINES = 80  # of a process's output, kept to explain why it ended
-KEPT_SLOTS = 64  # choices of a slot; each belongs to a request that has come a moment before
 MAX_STATE_LINE = 2**20  # bytes of a state: its payload describes the model
 HEALTH_PAUSE = 0.1  # s between two looks at whether a process that tells nothing is ready
 HEALTH_INTERVAL = 10.0  # s between two looks at whether a process that answers is alive
@@ -5961,7 +5960,7 @@ class EngineOutput:
         self.addresses: dict[str, str] = {}  # of its devices on the PCI bus, by name
         self.accounted: list[Json] | None = None  # what the engine says of its memory, by device
         self.speed: float | None = None  # the last one known, tokens/s while answering
-        self.slots = deque[tuple[float, re.Match[str]]](maxlen=KEPT_SLOTS)  # how each was chosen, and when
+        self.slots = deque[tuple[float, re.Match[str]]](maxlen=64)  # how each was chosen, and when, a moment ago
 
     async def read(self, stream: asyncio.StreamReader) -> None:
         """Read one of the process's pipes in blocks until it ends."""
@@ -6836,7 +6835,6 @@ class Residency:
 PUBLISH_INTERVAL = 0.1  # s between two broadcasts of the same thing
 HOST_MARGIN = 512 * 2**20  # bytes of main memory that stay free
 PLAN_TIME = 2.0  # s that all others may wait for the plans of a model that nobody waits for
-SCHEDULE_PAUSE = 5.0  # s between two looks at the schedules
 MEMORY_AGE = 2.0  # s after which the memories are read again while somebody waits
 OTHERS_STEP = (512 * 2**20, 0.02)  # bytes, and part of a GPU's memory, that other programs take before that is told
 MAX_CORRECTION = 2**30  # bytes by which one load may correct the next estimate
@@ -6980,10 +6978,7 @@ class Memory:
         self.others_moved: set[str] = set()  # GPUs of which the last sample differed from that
 
     def devices(self) -> list[Json]:
-        """Every memory: [{name, kind, total, free, unused, budget, held}] in bytes.
-
-        `free` is all that models may take together, `unused` what nobody takes now, `held` what models take or reserve.
-        """
+        """Every memory: [{name, kind, total, free (for all models together), unused, budget, held}] in bytes."""
         units, budget, result = self.pool.residency.units.values(), self.dash.engine_config()["budget"], []
         for item in self.dash.sampler.memories(self.dash.builds.devices):
             others = self.outside.get(item["name"], 0) + (HOST_MARGIN if item["kind"] == "cpu" else 0)
@@ -7149,11 +7144,10 @@ class Pool:
         """Do what is due at times of day, for as long as the program runs; after a sleep that of the last day."""
         since = time.time()
         while True:
-            await asyncio.sleep(SCHEDULE_PAUSE)
-            until = time.time()
-            for item in due_schedules(self.dash.engine_config()["schedules"], max(since, until - DAY / 1000), until):
+            await asyncio.sleep(5.0)
+            before, since = since, time.time()
+            for item in due_schedules(self.dash.engine_config()["schedules"], max(before, since - DAY / 1000), since):
                 await self.do_scheduled(item["action"], item["model"])
-            since = until
 
     async def do_scheduled(self, action: str, model: str) -> None:
         """Do one thing that a schedule asks for; what keeps it from that is in the timeline."""
@@ -7186,12 +7180,6 @@ class Pool:
         """The process of a model that is in memory."""
         unit = self.residency.units.get(self.entries.unit_of.get(entry, ""))
         return self.instances.get(unit.id) if unit is not None and unit.status == "loaded" else None
-
-    async def has_ended(self, instance: Instance) -> bool:
-        """Wait a moment until everybody knows that an instance has ended; whether it has."""
-        with contextlib.suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(instance.gone.wait(), GONE_TIME)
-        return instance.gone.is_set()
 
     # carrying out
 
@@ -7475,13 +7463,10 @@ ENVIRONMENT_KEY: Json = {**NO_KEY, "id": 0, "name": "environment"}
 TOO_LARGE = f"A request may have at most {MAX_BODY // 2**20} MB."
 MAX_MODEL_NAME = 256  # characters; ours have at most 96, those of an upstream some more
 API_CONNECTIONS = 2000  # at a time, and half as many from one address; the dashboard needs descriptors as well
-MAX_FORM_PARTS = 100
 MAX_REPEATED = 8  # times that a body may have a field that the gateway reads
 MAX_PART_HEAD = 4096  # bytes of the headers of a part of an upload
 ACTIVE_INTERVAL = 0.5  # s between two broadcasts of what is under way
-MAX_WAITS = 20  # reasons to wait that are kept of one request
 MAX_FINISHED_TOLD = 20  # finished requests in one broadcast interval; clients fetch older ones when they need them
-USED_INTERVAL = 15.0  # s between two times that the last use of the keys is saved
 MAX_ENGINE_BODY = 16 * 2**20  # bytes of a whole answer that is read here
 MAX_EVENT = 2**20  # bytes of one event in a stream that is read here
 MAX_COMPARED_NAMES = 2000  # among which the one is looked for that a client may have meant
@@ -7531,10 +7516,6 @@ def is_anthropic(path: str) -> bool:
 
 # requests under way and finished
 
-CALL_FIELDS = ("id", "timestamp", "model", "build", "key", "client", "endpoint", "stream", "status", "code", "error",
-               "loading")  # of a request's row, beside those that are computed
-
-
 @dataclass(eq=False, repr=False)
 class Call:
     """One request of a client for a model, from its arrival to its end, and what is learnt of it meanwhile."""
@@ -7583,7 +7564,7 @@ class Call:
 
     def waits_for(self, reason: str) -> None:
         """Note why it waits, where that is new."""
-        if len(self.waits) < MAX_WAITS and (not self.waits or self.waits[-1][0] != reason):
+        if len(self.waits) < 20 and (not self.waits or self.waits[-1][0] != reason):
             self.waits.append((reason, time.monotonic()))
 
     def anatomy(self) -> Json | None:
@@ -7619,7 +7600,7 @@ class Call:
         first = None if self.first_at is None else round((self.first_at - (self.admitted_at or self.since)) * 1000, 1)
         duration = round((end - self.since) * 1000, 1)
         slot = re.search(rb'"id_slot":(\d{1,4})\b', self.head)
-        return {**{name: getattr(self, name) for name in CALL_FIELDS}, **self.numbers(), "energy": self.energy,
+        return {**{name: getattr(self, name) for name in REQUEST_COLUMNS if hasattr(self, name)}, **self.numbers(),
                 "waited": self.waited if self.admitted_at else duration, "duration": duration,
                 "first_token": first if self.stream else None, "slot": int(slot[1]) if slot else None,
                 "details": self.anatomy()}
@@ -7901,10 +7882,12 @@ class EnergyLedger:
                   if call.unit and call.admitted_at is not None]
         busy: list[tuple[float, float, Any]] = [
             (max(begin, start), max(begin, end), item) for start, end, item in [*active, *ended]]
-        gap, power = span - covered([(start, end) for start, end, _ in busy]), total / span
+        gap, reached, power = 0.0, begin, total / span
+        for start, end, _ in sorted(busy, key=lambda item: item[0]):
+            gap, reached = gap + max(0.0, start - reached), max(reached, end)
         if not busy:
             self.idle_power = power
-        idle = min(power, power if self.idle_power is None else self.idle_power) * max(0.0, gap)
+        idle = min(power, power if self.idle_power is None else self.idle_power) * max(0.0, gap + now - reached)
         work, rows = sum(max(0.0, end - start) for start, end, _ in busy) or math.inf, self.residents(idle, begin, now)
         for start, end, item in busy:
             share = (total - idle) * max(0.0, end - start) / work
@@ -7921,13 +7904,11 @@ class EnergyLedger:
         """The rows of what the models in memory took, each by its time there; of no model where there was none."""
         times = {unit: now - max(begin, unit.started_at) for unit in self.dash.pool.residency.units.values()
                  if unit.resident}
-        whole, before, self.kept, shares = sum(times.values()) or math.inf, self.kept, {}, []
-        for unit, spent in times.items():
-            key = unit.id, unit.started_at
-            self.kept[key] = before.get(key, 0.0) + idle * spent / whole
-            shares.append((unit.name, idle * spent / whole))
+        shares = {unit: idle * spent / (sum(times.values()) or math.inf) for unit, spent in times.items()}
+        self.kept = {(key := (unit.id, unit.started_at)): self.kept.get(key, 0.0) + share
+                     for unit, share in shares.items()}
         return [{"timestamp": now_ms(), "model": name, "status": "idle", "energy": share, "metered": None}
-                for name, share in shares or [("", idle)]]
+                for name, share in [(unit.name, share) for unit, share in shares.items()] or [("", idle)]]
 
     def residencies(self) -> Json:
         """What it costs to keep each model: {model: {since (ms), energy (J), loading (s that a load takes)}}."""
@@ -7935,15 +7916,6 @@ class EnergyLedger:
         return {unit.name: {"since": unix_ms(unit.loaded_at), "energy": self.kept.get((unit.id, unit.started_at)),
                             "loading": round(unit.loaded_at - unit.started_at, 1)}
                 for unit in units if unit.status == "loaded"}
-
-
-def covered(spans: list[tuple[float, float]]) -> float:
-    """How much of the time at least one of `spans` covers."""
-    total, reached = 0.0, -math.inf
-    for start, end in sorted(spans):
-        total += max(0.0, end - max(start, reached))
-        reached = max(reached, end)
-    return total
 
 
 # what is read of a body
@@ -8061,7 +8033,7 @@ def scanned_form(data: bytearray, boundary: str) -> Body:
     """Where the field `model` of a multipart upload is; GatewayError where there are several."""
     mark, fields = b"--" + boundary.encode(), dict[str, list[tuple[int, int]]]()
     at = data.find(mark)
-    for _ in range(MAX_FORM_PARTS):
+    for _ in range(100):  # more parts are not looked at
         begin = data.find(b"\r\n\r\n", at, at + MAX_PART_HEAD) + 4
         end = data.find(b"\r\n" + mark, begin)
         if at < 0 or begin < 4 or end < 0:
@@ -8106,7 +8078,9 @@ class ModelRequest:
         try:
             return await self.ask_instance(instance, stack)
         except (aiohttp.ClientError, OSError):
-            if not await pool.has_ended(instance):
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(instance.gone.wait(), GONE_TIME)
+            if not instance.gone.is_set():
                 raise
         pool.release(self.call)
         self.call.status = "waiting"
@@ -8147,8 +8121,7 @@ class Captures:
 
     def wanted(self) -> dict[str, int]:
         """The models whose requests are captured, and until when (Unix ms)."""
-        return {model: until for model, until in self.until.items()
-                if type(until) is int and until > now_ms()}
+        return {model: until for model, until in self.until.items() if type(until) is int and until > now_ms()}
 
     async def change(self, model: str, until: int) -> Json:
         """Capture a model's requests until then, and let every page say so."""
@@ -8185,7 +8158,7 @@ def error_text(body: bytes | bytearray, status: int) -> str:
     try:
         error = json.loads(body).get("error")
         message = error["message"] if isinstance(error, dict) else error
-    except (*MALFORMED,):
+    except MALFORMED:
         message = None
     return clean_line(str(message or f"it answered with status {status}")[:1000].encode("utf-8", "replace"))
 
@@ -8808,8 +8781,8 @@ class Keys:
                 self.dash.requests.cancel(call, "The key was revoked.", status="failed", code="key_revoked")
         return row
 
-    async def save_used(self, interval: float = USED_INTERVAL) -> None:
-        """Save when each key was last used, if that was not just done."""
+    async def save_used(self, interval: float = 15.0) -> None:
+        """Save when each key was last used, if that was not done within `interval` (s)."""
         if self.used and time.monotonic() - self.saved >= interval:
             self.saved, used, self.used = time.monotonic(), {id: at for id, at in self.used.items() if id}, {}
             with contextlib.suppress(DashError):
@@ -8853,12 +8826,10 @@ async def engine_restart(dash: Dash) -> Json:
 
 
 @on("requests:list", error="LIST_REQUESTS_FAILED")
-async def requests_list(
-    dash: Dash, *, model: str | None = None, key: str | None = None,
-    status: Literal["ok", "cancelled", "failed"] | None = None, from_: Timestamp | None = None,
-    to: Timestamp | None = None, sort: RequestSort = "timestamp", before: int | None = None,
-    limit: Annotated[int, Range(1, 500)] = 50,
-) -> Json:
+async def requests_list(dash: Dash, *, model: str | None = None, key: str | None = None,
+                        status: Literal["ok", "cancelled", "failed"] | None = None, from_: Timestamp | None = None,
+                        to: Timestamp | None = None, sort: RequestSort = "timestamp", before: int | None = None,
+                        limit: Annotated[int, Range(1, 500)] = 50) -> Json:
     """Finished requests that match, sorted, the sums over all that match, and those that are under way."""
     wanted: Json = {"model": model, "key": key, "status": status, "from_ms": from_, "to_ms": to}
     await dash.requests.publish()
