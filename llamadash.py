@@ -910,7 +910,6 @@ async def password_set(dash: Dash, client: Client, *, password: Annotated[str, L
 DATABASE_NAME = "llama-dashboard.db"
 BACKUPS_KEPT = 7  # daily backups: one week to notice that something went wrong; and as many that were asked for
 BUSY_TIMEOUT = 5.0  # seconds to wait for another connection's lock, as a backup tool's
-WRITER_TIMEOUT = 200  # milliseconds that a write waits for it, as the event loop and so everybody waits with it
 SCAN_ROWS = 200  # models written in one go: as long as that takes, whoever reads on the loop waits
 PRUNE_ROWS = 5000  # rows deleted in one go: more would stall the writers
 MAX_ROWS = {"requests": 1_000_000, "events": 2_000_000, "usage": 500_000, "benchmarks": 10_000}
@@ -1201,7 +1200,6 @@ SQLITE_BUSY, SQLITE_FULL, SQLITE_DAMAGE = (5, 6), 13, (11, 26)
 DATABASE_FILES = ("", "-wal", "-shm")  # endings of their names
 LENIENT_TEXT = functools.partial(str, encoding="utf-8", errors="replace")  # one bad character costs no whole list
 SQLITE_FILES = 12  # that it may want to open at once
-FULL_DISK = (errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC))
 NO_LOCKS = (errno.ENOLCK, "No file locks, as on some network shares")
 UNLOCKABLE = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)  # what a file system says that has none
 NO_MEMORY_MAPS = (errno.ENODEV, "No shared memory maps, as on some network shares")
@@ -1227,7 +1225,7 @@ def database_error(problem: Exception, what: str, path: Path) -> Exception:
     name = getattr(problem, "sqlite_errorname", f"code {code}")
     cause = problem if isinstance(problem, OSError) else storage_problem(path) or OSError(
         0, f"SQLite says: {problem} ({name})")
-    if code == SQLITE_FULL or cause.errno in FULL_DISK:
+    if code == SQLITE_FULL or cause.errno in (errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)):
         return StorageFull(f"{what}: the disk is full. Make room, and try again.")
     if code in SQLITE_BUSY and not cause.errno:
         return DashError(f"{what}: another program holds the database. Try again in a moment.", code="DATABASE_BUSY")
@@ -1425,7 +1423,7 @@ class DatabaseFile(Statements):
                 connection.execute("PRAGMA auto_vacuum = INCREMENTAL")  # before the first table, or never
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("PRAGMA synchronous = NORMAL")
-            connection.execute(f"PRAGMA busy_timeout = {WRITER_TIMEOUT}")
+            connection.execute("PRAGMA busy_timeout = 200")  # ms, in which the event loop and so everybody waits
             user_version(connection)  # the first look through the log: not every folder can have one
             failed.pop_all()
             return connection
@@ -5774,10 +5772,7 @@ async def told_output(dash: Dash, command: list[str]) -> str | None:
 
 MAX_LOG_LINE = 8192  # bytes; the rest of a longer line is dropped
 LOG_BLOCK = 65536  # bytes read from a pipe at once
-YIELD_LINES = 128  # taken (at most 2 ms) before everyone else gets a turn
 LAST_LINES = 80  # of a process's output, kept to explain why it ended
-MAX_STATE_LINE = 2**20  # bytes of a state: its payload describes the model
-HEALTH_PAUSE = 0.1  # s between two looks at whether a process that tells nothing is ready
 HEALTH_INTERVAL = 10.0  # s between two looks at whether a process that answers is alive
 HEALTH_TIMEOUT = 5.0  # s
 LOAD_SILENCE = 120.0  # s in which a load neither writes, reads nor computes, after which it hangs
@@ -5907,9 +5902,8 @@ def parse_line(line: bytes) -> LogLine:
     return LogLine(LEVELS.get(str(parsed.get("level"))[:1], "info"), message)
 
 
-def explanation(lines: Iterable[LogLine]) -> str | None:
+def explanation(lines: Sequence[LogLine]) -> str | None:
     """Why a process ended, from its last lines: a cause that is known, else the last error that says something."""
-    lines = list(lines)
     for pattern, cause in CAUSES:
         for line in lines:
             if found := pattern.search(line.text):
@@ -5964,14 +5958,14 @@ class EngineOutput:
 
     async def read(self, stream: asyncio.StreamReader) -> None:
         """Read one of the process's pipes in blocks until it ends."""
-        lines = LineSplitter(MAX_STATE_LINE)
+        lines = LineSplitter(2**20)  # a state describes the model
         while block := await stream.read(LOG_BLOCK):
             second, self.heard_at = int(self.heard_at), time.monotonic()
             if int(self.heard_at) != second:
                 self.tell_suppressed()
             for at, line in enumerate(lines.feed(block), 1):
                 self.take_line(line)
-                if at % YIELD_LINES == 0:
+                if at % 128 == 0:  # at most 2 ms
                     await asyncio.sleep(0)  # a flood must not hold up everyone else
         if lines.partial:
             self.take_line(lines.partial)
@@ -6146,7 +6140,7 @@ class Instance:
             said_ready.set()  # /health alone tells
         while not (said_ready.is_set() and (await self.get("/health"))[0] == 200):
             with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for((self.ready if said_ready.is_set() else said_ready).wait(), HEALTH_PAUSE)
+                await asyncio.wait_for((self.ready if said_ready.is_set() else said_ready).wait(), 0.1)
             if watch.silence(self.output.heard_at) > LOAD_SILENCE:
                 return self.kill(f"It hung while it loaded: nothing happened for {LOAD_SILENCE:.0f} s")
             if course.silence(self.output.advanced_at) > LOAD_STANDSTILL:
@@ -6834,8 +6828,6 @@ class Residency:
 
 PUBLISH_INTERVAL = 0.1  # s between two broadcasts of the same thing
 HOST_MARGIN = 512 * 2**20  # bytes of main memory that stay free
-PLAN_TIME = 2.0  # s that all others may wait for the plans of a model that nobody waits for
-MEMORY_AGE = 2.0  # s after which the memories are read again while somebody waits
 OTHERS_STEP = (512 * 2**20, 0.02)  # bytes, and part of a GPU's memory, that other programs take before that is told
 MAX_CORRECTION = 2**30  # bytes by which one load may correct the next estimate
 STARTS = ("opening the API", "engine:start", "engine:restart")  # tasks that may hold up a stop
@@ -6997,7 +6989,7 @@ class Memory:
 
     async def read(self) -> None:
         """Look at the memories, if that was not just done. What others use is learnt while no load is under way."""
-        if time.monotonic() - self.read_at < MEMORY_AGE:
+        if time.monotonic() - self.read_at < 2:
             return
         self.read_at = time.monotonic()
         await self.dash.sampler.read_gpus(fresh=True)
@@ -7287,7 +7279,7 @@ class Pool:
             for unit in wanted:
                 if not unit.plans:  # its file may be gone, its folder hang, or there may be no build for it
                     with contextlib.suppress(DashError, asyncio.TimeoutError):
-                        await asyncio.wait_for(self.load(unit.name, "pinned"), PLAN_TIME)
+                        await asyncio.wait_for(self.load(unit.name, "pinned"), 2.0)  # all others wait
             self.do(self.residency.settle(time.monotonic()))
             for column, values in (("last_used_at", self.last_used), ("last_speed", self.last_speeds)):
                 if values:
@@ -7463,13 +7455,6 @@ ENVIRONMENT_KEY: Json = {**NO_KEY, "id": 0, "name": "environment"}
 TOO_LARGE = f"A request may have at most {MAX_BODY // 2**20} MB."
 MAX_MODEL_NAME = 256  # characters; ours have at most 96, those of an upstream some more
 API_CONNECTIONS = 2000  # at a time, and half as many from one address; the dashboard needs descriptors as well
-MAX_REPEATED = 8  # times that a body may have a field that the gateway reads
-MAX_PART_HEAD = 4096  # bytes of the headers of a part of an upload
-ACTIVE_INTERVAL = 0.5  # s between two broadcasts of what is under way
-MAX_FINISHED_TOLD = 20  # finished requests in one broadcast interval; clients fetch older ones when they need them
-MAX_ENGINE_BODY = 16 * 2**20  # bytes of a whole answer that is read here
-MAX_EVENT = 2**20  # bytes of one event in a stream that is read here
-MAX_COMPARED_NAMES = 2000  # among which the one is looked for that a client may have meant
 # Headers that belong to one connection, that each side here sets by itself, or that are private.
 OWN_HEADERS = frozenset({
     "connection", "keep-alive", "transfer-encoding", "content-length", "upgrade", "te", "trailer", "expect", "host",
@@ -7796,10 +7781,10 @@ class Requests:
         if finished:
             with contextlib.suppress(DashError):  # the numbers of some requests are worth no more trouble
                 await asyncio.to_thread(self.dash.db.add_requests, finished)
-            for row in finished[-MAX_FINISHED_TOLD:]:
+            for row in finished[-20:]:  # clients fetch older ones when they need them
                 await self.dash.broadcast("requests:finished", {"request": row})
         now = time.monotonic()
-        if now - self.published_at < ACTIVE_INTERVAL:
+        if now - self.published_at < 0.5:
             if self.active or self.shown:
                 self.dash.pool.changed.set()
             return
@@ -8018,7 +8003,7 @@ def scanned_json(data: bytearray) -> Body:
         elif depth == 1:  # a comma, or the end
             if name in READ_FIELDS and value:
                 fields.setdefault(name, []).append((value, at))
-                if len(fields[name]) > MAX_REPEATED:
+                if len(fields[name]) > 8:
                     raise GatewayError(400, f"The body has {name} too often.")
             if mark != b",":
                 return Body(data, fields, begins, not value)
@@ -8034,7 +8019,7 @@ def scanned_form(data: bytearray, boundary: str) -> Body:
     mark, fields = b"--" + boundary.encode(), dict[str, list[tuple[int, int]]]()
     at = data.find(mark)
     for _ in range(100):  # more parts are not looked at
-        begin = data.find(b"\r\n\r\n", at, at + MAX_PART_HEAD) + 4
+        begin = data.find(b"\r\n\r\n", at, at + 4096) + 4  # the end of its headers
         end = data.find(b"\r\n" + mark, begin)
         if at < 0 or begin < 4 or end < 0:
             break
@@ -8166,12 +8151,12 @@ def error_text(body: bytes | bytearray, status: int) -> str:
 async def answer_objects(response: aiohttp.ClientResponse, call: Call) -> AsyncIterator[Json]:
     """The JSON objects of an answer: those of an event stream until its end, or the one of a whole answer."""
     stream, body = response.headers.get("Content-Type", "").startswith("text/event-stream"), b""
-    lines = LineSplitter(MAX_EVENT)
+    lines = LineSplitter(2**20)  # of which an event is one
     async for block in response.content.iter_any():
         call.feed(block)
         if not stream:
             body += block
-            if len(body) > MAX_ENGINE_BODY:
+            if len(body) > 16 * 2**20:
                 raise EngineFailed("the engine's answer is too large")
         for line in lines.feed(block) if stream else ():
             kind, _, data = line.rstrip(b"\r").partition(b":")
@@ -8587,7 +8572,7 @@ class Routing:
         if found and (allowed is None or str(found) in allowed):
             return found
         known = {*self.dash.pool.entries.names.values(), *(item["id"] for item in self.dash.upstreams.listed())}
-        names = sorted(known if allowed is None else allowed)[:MAX_COMPARED_NAMES]
+        names = sorted(known if allowed is None else allowed)[:2000]
         if not named:
             raise GatewayError(400, f"Name a model: {', '.join(names[:50]) or 'there is none yet'}.",
                                code="model_missing")
@@ -8935,7 +8920,6 @@ async def keys_revoke(dash: Dash, *, id: int) -> Json:
 UPSTREAM_REFRESH = (15.0, 120.0)  # s between two looks at an upstream's models; at most where it does not answer
 UPSTREAM_TIMEOUT = 10.0  # s for its list of models
 UPSTREAM_SILENCE = 900.0  # s without a byte of an answer: it may have to load the model
-MAX_UPSTREAM_LIST = 2**21  # bytes of its list
 MAX_UPSTREAM_MODELS = 1000
 UPSTREAM_NAME = r"[A-Za-z0-9._-]{1,64}"
 ADDRESS = (r"(?i)(?:(https?|wss?|tcp):/*|//)?((?:[^/?#@\s]+@)?(?:[a-z0-9._-]+|\[[0-9a-f:.%]+\])(?::[0-9]{1,5})?"
@@ -9106,7 +9090,7 @@ class Upstreams:
             body = bytearray()
             async for block in response.content.iter_any():
                 body += block
-                if len(body) > MAX_UPSTREAM_LIST:
+                if len(body) > 2**21:
                     raise ValueError("its answer is too long")
             return response.status, bytes(body), min(retry_after(response.headers), MAX_RETRY_AFTER)
 
