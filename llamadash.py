@@ -4019,8 +4019,8 @@ class Scan:
         return self
 
     def skip(self, path: str, reason: str) -> None:
-        """Note why `path` is not in the result."""
-        self.reasons[shown_path(path)] = reason
+        """Note why `path`, of which bytes that are no UTF-8 are replaced, is not in the result."""
+        self.reasons[os.fsencode(path).decode("utf-8", "replace")] = reason
 
     def contains(self, real: str) -> bool:
         """Whether `real`, a path without links, is inside a model folder."""
@@ -4086,7 +4086,7 @@ class Scan:
         real = os.path.realpath(path) if link else path
         if not stat.S_ISREG(status.st_mode):
             self.skip(path, "not a regular file")
-        elif shown_path(path) != path:
+        elif not encodable(path):
             self.skip(path, "its name is not valid UTF-8")
         elif re.search(UNPRESENTABLE, path):
             self.skip(path, "its path has a character that the engine cannot take (; # or a control character)")
@@ -4216,16 +4216,9 @@ class Scan:
             model.projector = ranks[min(ranks)] if ranks else None
 
 
-FACTS = ("name", "architecture", "size_label", "parameter_count", "quantization", "context_length", "embedding_length",
-         "block_count", "head_count", "head_count_kv", "vocabulary_size", "expert_count", "expert_used_count",
-         "sliding_window", "key_length", "value_length", "license", "tokenizer", "chat_template")
+FACTS = ("name", *gguf_facts([GGUFHeader()]))  # what a file tells
 FILE_COLUMNS = (*FACTS[1:], "path", "file_size", "file_mtime", "shards", "projector", "projector_size", "modalities",
                 "missing")  # what a scan may change in a row that is there already
-
-
-def shown_path(path: str) -> str:
-    """`path` as text that can be sent: bytes that are no UTF-8 are replaced."""
-    return os.fsencode(path).decode("utf-8", "replace")
 
 
 def within(path: str, folder: str) -> bool:
@@ -4827,23 +4820,18 @@ class Parameter(NamedTuple):
             raise InvalidRequest(str(problem), field=at) from None
         if self.kind == "text" and not re.fullmatch(self.pattern, value):
             raise InvalidRequest(f"{self.label} is not in the expected form", field=at)
-        if self.kind == "path":
-            self.check_paths(value, folders, at)
+        names = [] if self.kind != "path" else value.split(",") if self.several else [value]
+        for path in map(Path, names):
+            if not path.is_absolute() or path.suffix.lower() != ".gguf":
+                raise InvalidRequest(f"{self.label} must be the full path of a .gguf file", field=at)
+            if not is_file_inside(path, folders):
+                raise FileNotHere(f"{self.label} must be a file in a model folder", field=at)
         with contextlib.suppress(ValueError, RecursionError):
             parsed = json.loads(value) if self.key == "chat-template-kwargs" else {}
             if isinstance(parsed, dict) and all(type(item) not in (dict, list) and finite_or_none(item) is item
                                                 for item in parsed.values()):
                 return value
         raise InvalidRequest(f"{self.label} must be a JSON object of plain values", field=at)
-
-    def check_paths(self, value: str, folders: list[Path], at: str) -> None:
-        """Refuse anything but existing GGUF files in the model folders."""
-        for name in value.split(",") if self.several else [value]:
-            path = Path(name)
-            if not path.is_absolute() or path.suffix.lower() != ".gguf":
-                raise InvalidRequest(f"{self.label} must be the full path of a .gguf file", field=at)
-            if not is_file_inside(path, folders):
-                raise FileNotHere(f"{self.label} must be a file in a model folder", field=at)
 
     def from_text(self, text: str) -> int | float | bool | str:
         """The value that `text`, from a preset file, stands for; ValueError where it is none."""
@@ -9903,7 +9891,6 @@ MAX_LISTING = 8 * 2**20  # bytes of a repository's description; the largest have
 LISTING_LIMIT = 60.0  # s for that
 ANSWER_LIMIT = 60.0  # s until a file begins to come
 MAX_FOUND = 50  # repositories that a search tells
-SEARCHED = ("downloads", "likes", "gated", "lastModified", "tags", "gguf")  # what is asked of each
 MAX_REPO_FILES = 2000  # models of a repository that are looked at; the largest have some hundred
 MAX_QUEUED = 200  # downloads that are not at their end
 MAX_REDIRECTS = 5
@@ -10790,9 +10777,8 @@ def download_check_size(response: aiohttp.ClientResponse, part: Part, position: 
 
 def download_check_space(download: Download, others: int) -> None:
     """StorageFull unless the disk has room for the rest of `download` and `others` bytes more."""
-    place = Path(download.place)
-    while not place.exists() and place != place.parent:
-        place = place.parent
+    places = [Path(download.place), *Path(download.place).parents]
+    place = next((place for place in places if place.exists()), places[-1])
     missing = sum(max(part.size - files_size(download.partial(part)), 0) for part in download.parts
                   if not files_size(download.target(part)))
     free, needed = shutil.disk_usage(place).free, missing + others + DISK_RESERVE
@@ -10841,18 +10827,17 @@ async def models_repo(dash: Dash, *, repo: RepoText) -> Json:
 @on("models:search", error="SEARCH_MODELS_FAILED", cost=5)
 async def models_search(dash: Dash, *, query: Annotated[str, Length(1, 200)]) -> Json:
     """The repositories on the hub that have GGUF files and the words of `query`, the most downloaded ones first."""
-    wanted = {"search": query, "filter": "gguf", "sort": "downloads", "direction": "-1", "limit": str(MAX_FOUND)}
-    fields = urllib.parse.urlencode([*wanted.items(), *(("expand[]", name) for name in SEARCHED)])
-    found = await dash.downloads.hub.json(f"api/models?{fields}", "the list of models")
+    wanted = {"search": query, "filter": "gguf", "sort": "downloads", "direction": "-1", "limit": MAX_FOUND,
+              "expand[]": ("downloads", "likes", "gated", "lastModified", "tags", "gguf")}
+    found = await dash.downloads.hub.json(f"api/models?{urllib.parse.urlencode(wanted, doseq=True)}",
+                                          "the list of models")
     repos = [download_repo(item) for item in found if isinstance(item, dict)] if isinstance(found, list) else []
     return {"repos": [item for item in repos if re.fullmatch(REPO, item["repo"])][:MAX_FOUND]}
 
 
 @on("models:download", error="DOWNLOAD_MODEL_FAILED")
-async def models_download(
-    dash: Dash, *, repo: RepoText, file: FileText | None = None,
-    folder: Annotated[str, Length(1, 4096)] | None = None, projector: bool = True,
-) -> Json:
+async def models_download(dash: Dash, *, repo: RepoText, file: FileText | None = None, projector: bool = True,
+                          folder: Annotated[str, Length(1, 4096)] | None = None) -> Json:
     """Queue the download of a model, with its shards and its projector."""
     return {"download": (await dash.downloads.add(repo, file, folder, projector)).as_json()}
 
