@@ -3261,6 +3261,7 @@ class Probes:
 def in_own_thread(job: Callable[[], Result]) -> concurrent.futures.Future[Result]:
     """What `job` will return; not in a thread of the executor, where a few that hang would hold up all others."""
     answer = concurrent.futures.Future[Result]()
+    answer.set_running_or_notify_cancel()  # nobody can cancel it: whoever no longer waits leaves it alone
 
     def work() -> None:
         try:
@@ -11343,8 +11344,7 @@ class AlertTarget:
         text = "\n".join([*texts, f"… and {more} more"] if more > 0 else texts)
         try:
             await asyncio.wait_for(
-                asyncio.shield(asyncio.wrap_future(in_own_thread(
-                    functools.partial(send_mail, self.url, self.secret, title, text))))
+                asyncio.wrap_future(in_own_thread(functools.partial(send_mail, self.url, self.secret, title, text)))
                 if self.kind == "e-mail" else self.post(title, text, alerts[:ALERT_LINES]), ALERT_TIME)
             self.error = None
         except (DashError, aiohttp.ClientError, asyncio.TimeoutError, OSError, ValueError) as problem:  # and smtplib's

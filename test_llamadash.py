@@ -14845,6 +14845,9 @@ async def test_a_kill_leaves_nothing_of_an_engine_that_notices_nothing(start: Ca
         await api.board.request("models:load", id="tiny")
         await eventually((tmp_path / "pid").exists)
         engine = psutil.Process(int(await eventually((tmp_path / "pid").read_text)))
+        assert server.process
+        children = psutil.Process(server.process.pid).children
+        await eventually(lambda: len(children()) > 1, "whoever watches over the engine is there")
         await asyncio.to_thread(server.stop, signal.SIGKILL)
         await eventually(lambda: not alive(engine), "the engine has ended", 10)
 
