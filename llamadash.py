@@ -863,7 +863,7 @@ async def apply_settings(dash: Dash, changes: Json) -> Json:
     dash.db.set_meta("settings", {**dash.db.get_meta("settings", {}), **changes})
     dash.load_settings()
     log.setLevel(dash.settings()["log_level"].upper())
-    dash.sampler.wake()
+    dash.sampler.changed.set()
     await dash.broadcast("settings:updated", {"settings": dash.settings()})
     return dash.settings()
 
@@ -3152,10 +3152,9 @@ MIN_SPAN = 0.2  # s; a rate over less than this says nothing
 GPU_WAIT = 0.8  # s that a sample waits for nvidia-smi; what comes later is in the next sample
 GPU_LIMIT = 10.0  # s after which nvidia-smi is ended; without a persistent driver it needs seconds
 GPU_DUTY = 0.05  # of the time may be spent in nvidia-smi, so a slow one is asked less often
-GPU_STALE = 60.0  # s after which an old reading is no reading; a slow nvidia-smi has this long from when it is due
-GPU_RETRY = (30.0, 600.0)  # s to the next try of a failing nvidia-smi: the first time, and at most
+GPU_RETRY = 60.0  # s to the next look where nothing could be read
 SHORT_OUTPUT = 65_536  # bytes read from nvidia-smi; 100 GPUs need less
-NVIDIA_FIELDS = "utilization.gpu,memory.used,memory.total,temperature.gpu,power.draw,name,uuid"
+NVIDIA_FIELDS = "gpu=utilization.gpu,memory.used,memory.total,temperature.gpu,power.draw,name,uuid"
 NVIDIA_MORE = ",pci.bus_id,clocks.sm,clocks_throttle_reasons.active"  # not known to every driver
 # By a GPU that does not answer. Energy is a counter, in J; the clock is in MHz; what slows it down is a list of words.
 UNTOLD = dict.fromkeys(("utilization", "memory_used", "temperature", "power", "energy", "clock", "throttled"))
@@ -3279,15 +3278,6 @@ def disk(path: Path) -> Json:
     return {"path": str(path), **(values if usage.total else dict.fromkeys(values)), "device": path.stat().st_dev}
 
 
-def distinct_disks(paths: list[str], read: Json) -> list[Json]:
-    """`read`, the disk of each of `paths`, once per file system; nulls for one that does not answer."""
-    disks: dict[Any, Json] = {}
-    for path in paths:
-        entry = dict(read[path] or {"path": path, **dict.fromkeys(("used", "free", "total", "usage"))})
-        disks.setdefault(entry.pop("device", path), entry)
-    return list(disks.values())
-
-
 async def program_output(*command: str, limit: float, size: int, environment: Mapping[str, str] | None = None,
                          ) -> tuple[str, int | None]:
     """What a short-lived program writes, `size` bytes at most, and its status; TimeoutError after `limit` s."""
@@ -3309,21 +3299,19 @@ async def program_output(*command: str, limit: float, size: int, environment: Ma
     return written.decode("utf-8", "replace"), status
 
 
-def nvidia_lines(text: str, fields: str) -> list[list[str]]:
-    """The lines that nvidia-smi prints for a query of `fields`; a message, as for a card that is lost, has fewer."""
-    fields = fields.removesuffix(NVIDIA_MORE).removesuffix(",uuid")  # which an old driver leaves out
-    lines = ([field.strip() for field in line.split(",", fields.count(","))] for line in text.splitlines())
-    return [line for line in lines if len(line) > fields.count(",")]
+def nvidia_lines(text: str, query: str) -> list[list[str]]:
+    """The fields of each line that answers a query to nvidia-smi; a message, as of a card that is lost, has fewer."""
+    lines = ([field.strip() for field in line.split(",")] for line in text.splitlines())
+    return [line for line in lines if len(line) > min(query.count(","), 5)]  # an old driver leaves out the last ones
 
 
 def parse_nvidia(text: str) -> dict[str, Json]:
     """GPUs without their index, from what nvidia-smi prints for NVIDIA_FIELDS, by UUID or, untold, their number."""
     gpus, lost = dict[str, Json](), re.findall(r"GPU ?(\d\d?):", text)
     numbers = (number for number in itertools.count() if str(number) not in lost)
-    for utilization, used, total, temperature, power, rest in nvidia_lines(text, NVIDIA_FIELDS):
-        name, uuid, more = re.findall(r"^(.*?)(?:, *(GPU-[\w-]+)(.*))?$", rest)[0]
-        address, clock, reasons = [*map(str.strip, more.split(",")[1:4]), "", "", ""][:3]
-        gpus[uuid or f"nvidia-{next(numbers)}"] = nvidia_gpu(
+    for line in nvidia_lines(text, NVIDIA_FIELDS):
+        utilization, used, total, temperature, power, name, uuid, address, clock, reasons = [*line, *[""] * 4][:10]
+        gpus[uuid if uuid.startswith("GPU-") else f"nvidia-{next(numbers)}"] = nvidia_gpu(
             name, address, None, utilization=reading(utilization), temperature=reading(temperature),
             memory_used=reading_of_bytes(used, 2**20), memory_total=reading_of_bytes(total, 2**20),
             power=reading(power), clock=reading(clock), throttled=readable(functools.partial(int, reasons, 16)))
@@ -3348,9 +3336,16 @@ class NvidiaLibrary:
     def __init__(self) -> None:
         self.nvml: Any = importlib.import_module("pynvml")
 
+    def ask(self, what: str, *given: Any) -> Any:
+        """What the library's nvmlDeviceGet… returns; None where the library, the driver or the card has no answer."""
+        with contextlib.suppress(self.nvml.NVMLError, AttributeError):
+            answer = getattr(self.nvml, f"nvmlDeviceGet{what}")(*given)
+            return answer.decode("utf-8", "replace") if isinstance(answer, bytes) else answer
+        return None
+
     @contextlib.contextmanager
-    def cards(self, awake: list[str] | None) -> Iterator[dict[int | str, Any]]:
-        """The handles of all cards by number, or of those `awake` by address; None of one that is lost."""
+    def cards(self, awake: list[str] | None) -> Iterator[list[tuple[Any, Any]]]:
+        """All cards or those `awake` with their handles, None of one that is lost; then the parts of each (MIG)."""
         try:
             if awake is None:
                 self.nvml.nvmlInit()
@@ -3359,30 +3354,20 @@ class NvidiaLibrary:
         except self.nvml.NVMLError as problem:
             raise OSError(str(problem)) from None
         try:
-            yield {place: self.ask(f"HandleBy{'Index' if awake is None else 'PciBusId'}", place)
-                   for place in (range(self.ask("Count") or 0) if awake is None else awake)}
+            cards = [(place, self.ask(f"HandleBy{'Index' if awake is None else 'PciBusId'}", place))
+                     for place in (range(self.ask("Count") or 0) if awake is None else awake)]
+            parts = [(place, self.ask("MigDeviceHandleByIndex", card, at)) for place, card in cards if card is not None
+                     for at in range(self.ask("MaxMigDeviceCount", card) or 0)]
+            yield [*cards, *(item for item in parts if item[1] is not None)]
         finally:
             self.nvml.nvmlShutdown()
-
-    def ask(self, what: str, *given: Any) -> Any:
-        """What the library's nvmlDeviceGet… returns; None where the library, the driver or the card has no answer."""
-        with contextlib.suppress(self.nvml.NVMLError, AttributeError):
-            answer = getattr(self.nvml, f"nvmlDeviceGet{what}")(*given)
-            return answer.decode("utf-8", "replace") if isinstance(answer, bytes) else answer
-        return None
-
-    def parts(self, card: Any) -> list[Any]:
-        """The handles of the devices that a card is divided into (MIG)."""
-        found = (self.ask("MigDeviceHandleByIndex", card, at) for at in range(self.ask("MaxMigDeviceCount", card) or 0))
-        return [part for part in found if part is not None]
 
     def read(self, awake: list[str] | None) -> tuple[dict[str, Json], list[str]]:
         """The GPUs and their parts by UUID, and what is wrong with others."""
         with self.cards(awake) as cards:
-            whole = {place: card for place, card in cards.items() if card is not None}
-            found = [*whole.items(), *((place, part) for place in whole for part in self.parts(whole[place]))]
-            return ({self.ask("UUID", card) or f"nvidia-{place}": self.card(card) for place, card in found},
-                    [f"GPU {place} does not answer" for place in cards if place not in whole])
+            return ({self.ask("UUID", card) or f"nvidia-{place}": self.card(card)
+                     for place, card in cards if card is not None},
+                    [f"GPU {place} does not answer" for place, card in cards if card is None])
 
     def card(self, card: Any) -> Json:
         """What one card tells."""
@@ -3396,13 +3381,13 @@ class NvidiaLibrary:
             energy=energy and energy / 1000, clock=self.ask("ClockInfo", card, 1),
             throttled=self.ask("CurrentClocksThrottleReasons", card))
 
-    def memory_of(self, pid: int, awake: list[str] | None) -> dict[str, int]:
+    def memory_of(self, awake: list[str] | None, pid: int) -> dict[str, int]:
         """Bytes that a process takes on each GPU, by its UUID, be it for computing or, with Vulkan, for graphics."""
         with self.cards(awake) as cards:
-            used = {self.ask("UUID", part): [
+            used = {self.ask("UUID", card): [
                 process.usedGpuMemory for kind in ("Compute", "Graphics") for process in
-                self.ask(f"{kind}RunningProcesses", part) or () if process.pid == pid and process.usedGpuMemory]
-                for card in cards.values() if card is not None for part in self.parts(card) or [card]}
+                self.ask(f"{kind}RunningProcesses", card) or () if process.pid == pid and process.usedGpuMemory]
+                for _, card in cards if card is not None}
         return {uuid: max(sizes) for uuid, sizes in used.items() if sizes}
 
 
@@ -3412,68 +3397,57 @@ class NvidiaGpus:
     def __init__(self, program: str | None = None, pci: Path = Path("/sys/bus/pci/devices")) -> None:
         self.program, self.pci = program, pci
         self.library = NvidiaLibrary() if not program and importlib.util.find_spec("pynvml") else None
-        self.fields = NVIDIA_FIELDS + NVIDIA_MORE
+        self.query = NVIDIA_FIELDS + NVIDIA_MORE
         self.patience = Probes()
+        self.limiter = LogLimiter()
         self.gpus: dict[str, Json] = {}
         self.error: str | None = None
-        self.limiter = LogLimiter()
-        self.read_at = -math.inf
         self.next_at = -math.inf
-        self.retry = GPU_RETRY[0]
         self.task: asyncio.Task[None] | None = None
 
     async def read(self, *, fresh: bool = False) -> dict[str, Json]:
-        """The GPUs as last read, or read now; the values that move are null when that reading is old."""
+        """The GPUs as last read, or read now, as far as that does not take long; what moves is null after a failure."""
         if self.task is None and (time.monotonic() >= self.next_at or (fresh and self.error is None and self.gpus)):
             self.task = asyncio.create_task(self.ask())
         if self.task:
             await asyncio.wait([self.task], timeout=GPU_WAIT)
-        due = self.next_at if self.error is None else -math.inf
-        if time.monotonic() <= max(self.read_at, due) + GPU_STALE:
-            return self.gpus
-        return {id: {**gpu, **UNTOLD} for id, gpu in self.gpus.items()}
+        return self.gpus
 
     async def ask(self) -> None:
         """Read all that are awake once, and decide when to do so again."""
-        started = time.monotonic()
+        began, least = time.monotonic(), GPU_RETRY
+        untold = {id: {**gpu, **UNTOLD} for id, gpu in self.gpus.items()}
         try:
-            awake = await asyncio.wrap_future(in_own_thread(self.awake))
-            found = ({}, []) if awake == [] else await self.readings(awake)
-            if found is None:
-                self.next_at = started + GPU_RETRY[1]
-                return
-            asleep = {id: {**gpu, **UNTOLD} for id, gpu in self.gpus.items()
-                      if awake is not None and gpu["address"] not in awake}
-            self.gpus, self.error = {**asleep, **found[0]}, None
-            if awake != []:
-                self.read_at, self.retry = time.monotonic(), GPU_RETRY[0]
-                self.next_at = self.read_at + ((self.read_at - started) / GPU_DUTY if self.gpus else GPU_RETRY[0])
-            for line in found[1]:
-                self.warn(line)
+            awake = await self.awake()
+            found, problems = ({}, []) if awake == [] else await self.readings(awake)
+            asleep = {id: gpu for id, gpu in untold.items() if awake is not None and gpu["address"] not in awake}
+            self.gpus, self.error = {**asleep, **found}, None
+            least = 0.0 if found or awake == [] else GPU_RETRY
         except OSError as problem:
-            self.warn(str(problem))
-            self.error, self.read_at = str(problem), -math.inf
-            self.next_at = time.monotonic() + self.retry
-            self.retry = min(self.retry * 2, GPU_RETRY[1])
+            self.gpus, self.error, problems = untold, str(problem), [str(problem)]
         finally:
-            self.task = None
+            now = time.monotonic()
+            self.task, self.next_at = None, now + max(least, (now - began) / GPU_DUTY)
+        for line in problems:
+            if self.limiter.is_new(line, pause=DAY / 1000):
+                log.warning("GPU readings: %s", line)
 
-    def awake(self) -> list[str] | None:
+    async def awake(self) -> list[str] | None:
         """The addresses of the cards that do not sleep, as those of laptops do; None where none does."""
-        cards = [device for device in self.pci.glob("*") if file_text(device / "vendor") == "0x10de"
-                 and (file_text(device / "class") or "").startswith("0x03")]
-        states = {card.name: file_text(card / "power/runtime_status") for card in cards}
-        return [name for name in states if states[name] != "suspended"] if "suspended" in states.values() else None
+        def states() -> dict[str, str | None]:
+            return {card.name: file_text(card / "power/runtime_status") for card in self.pci.glob("*")
+                    if file_text(card / "vendor") == "0x10de" and (file_text(card / "class") or "")[:4] == "0x03"}
+        found = await asyncio.wrap_future(in_own_thread(states))
+        return [name for name in found if found[name] != "suspended"] if "suspended" in found.values() else None
 
     async def readings(self, awake: list[str] | None) -> Any:
-        """The GPUs and what is wrong with some; None without NVIDIA's programs, OSError where none of them answers."""
-        if (found := await self.told("read", awake)) is not None:
+        """The GPUs and what is wrong with some; none without NVIDIA's programs, OSError where these do not answer."""
+        if found := await self.told("read", awake):
             return found
-        if (text := await self.query("gpu", self.fields, awake)) is None:
-            return None
+        text = await self.output(self.query, awake)
         if "is not a valid field" in text:
-            self.fields = NVIDIA_FIELDS
-            text = await self.query("gpu", self.fields, awake) or ""
+            self.query = NVIDIA_FIELDS
+            text = await self.output(self.query, awake)
         return parse_nvidia(text), [line for line in text.splitlines() if not parse_nvidia(line)]
 
     async def told(self, method: str, *given: Any) -> Any:
@@ -3484,48 +3458,38 @@ class NvidiaGpus:
                 return await self.patience.call("NVIDIA's driver", job, GPU_LIMIT)
         return None
 
-    async def query(self, what: str, fields: str, awake: list[str] | None = None) -> str | None:
-        """What nvidia-smi prints for a query; None without the program."""
-        return await self.output(f"--query-{what}={fields}", "--format=csv,noheader,nounits",
-                                 *([f"--id={','.join(awake)}"] if awake else []),
-                                 useful=lambda text: nvidia_lines(text, fields) or "is not a valid field" in text)
-
-    async def output(self, *options: str, useful: Callable[[str], Any]) -> str | None:
-        """What nvidia-smi prints; None without it, OSError where it does not end, or fails with nothing `useful`."""
+    async def output(self, query: str = "", awake: list[str] | None = None) -> str:
+        """What nvidia-smi prints, for a query or of itself; nothing without it, OSError where it fails."""
         program = self.program or await asyncio.wrap_future(in_own_thread(
             lambda: shutil.which("nvidia-smi") or shutil.which("/usr/lib/wsl/lib/nvidia-smi")))
         if not program:
-            return None
+            return ""
+        options = [f"--query-{query}", "--format=csv,noheader,nounits"] if query else []
+        options += [f"--id={','.join(awake)}"] if awake else []
         try:
             text, status = await program_output(program, *options, limit=GPU_LIMIT, size=SHORT_OUTPUT)
         except asyncio.TimeoutError:
             raise OSError(f"{program} did not end within {GPU_LIMIT:g} s") from None
         if status is None:
             raise OSError(f"{program} prints without end")
-        if status and not useful(text):
+        if status and not nvidia_lines(text, query) and "is not a valid field" not in text:
             raise OSError(f"{program} failed ({status}): {text.strip()[:200]}")
         return text
 
     async def cuda(self) -> int | None:
         """The major version of CUDA that the driver runs."""
         with contextlib.suppress(OSError):
-            found = re.search(r"CUDA(?: UMD)? Version *: *(\d{1,3})\.", await self.output(useful=bool) or "")
+            found = re.search(r"CUDA(?: UMD)? Version *: *(\d{1,3})\.", await self.output())
             return int(found[1]) if found else None
         return None
 
-    def warn(self, problem: str) -> None:
-        """Say what is wrong, once a day."""
-        if self.limiter.is_new("nvidia-smi", problem, DAY / 1000):
-            log.warning("GPU readings: %s", problem)
-
     async def memory_of(self, pid: int) -> dict[str, int]:
         """Bytes that a process takes on each GPU, by its UUID."""
-        awake = await asyncio.wrap_future(in_own_thread(self.awake))
-        if (taken := await self.told("memory_of", pid, awake)) is not None:
+        awake, query = await self.awake(), "compute-apps=gpu_uuid,pid,used_memory"
+        if (taken := await self.told("memory_of", awake, pid)) is not None:
             return dict(taken)
         with contextlib.suppress(OSError):
-            fields = "gpu_uuid,pid,used_memory"
-            apps = nvidia_lines(await self.query("compute-apps", fields, awake) or "", fields) if awake != [] else []
+            apps = nvidia_lines(await self.output(query, awake), query) if awake != [] else []
             return {uuid: taken for uuid, owner, used in apps
                     if owner == str(pid) and (taken := reading_of_bytes(used, 2**20)) is not None}
         return {}
@@ -3537,45 +3501,39 @@ class NvidiaGpus:
             await asyncio.wait([self.task])
 
 
-class SysfsGpus:
-    """AMD and Intel GPUs as Linux shows them under `root`, usually /sys/class/drm."""
+def sysfs_gpus(root: Path = Path("/sys/class/drm")) -> dict[str, Json]:
+    """AMD's and Intel's GPUs as Linux shows them, without their index, by their address on the PCI bus."""
+    found = {}
+    cards = {int(card.name[4:]): card / "device" for card in root.glob("card*") if card.name[4:].isdigit()}
+    for _, device in sorted(cards.items()):
+        if gpu := sysfs_gpu(device):
+            address = os.path.basename(os.path.realpath(device)) if device.is_symlink() else device.parent.name
+            found[address] = {**gpu, "address": address}
+    return found
 
-    def __init__(self, root: Path = Path("/sys/class/drm")) -> None:
-        self.root = root
 
-    def read(self) -> dict[str, Json]:
-        """The GPUs without their index, by their address on the PCI bus; what a card does not tell is null."""
-        found = {}
-        with contextlib.suppress(OSError):
-            cards = [item for item in self.root.iterdir() if re.fullmatch(r"card\d+", item.name)]
-            for device in (card / "device" for card in sorted(cards, key=lambda item: int(item.name[4:]))):
-                if gpu := self.card(device):
-                    address = os.path.basename(os.path.realpath(device)) if device.is_symlink() else device.parent.name
-                    found[address] = {**gpu, "address": address}
-        return found
-
-    def card(self, device: Path) -> Json | None:
-        """One card, or None if it is of another maker or tells nothing."""
-        maker = file_text(device / "vendor") or ""
-        if maker not in GPU_MAKERS:
-            return None
-        asleep = file_text(device / "power/runtime_status") == "suspended"
-        values: Json = {**dict.fromkeys(SYSFS_READINGS), **UNTOLD}
-        for name, (scale, *patterns) in {} if asleep else SYSFS_READINGS.items():
-            found = (reading(file_text(path), scale) for item in patterns for path in sorted(device.glob(item)))
-            kind = int if patterns[0].startswith("mem_info") else float
-            values[name] = next((kind(value) for value in found if value is not None), None)
-        if maker == "0x8086" and set(values.values()) == {None}:
-            return None  # a processor's own graphics, which shows nothing and computes nothing
-        used, total = values.pop("shared_used"), values.pop("shared_total")
-        if unified := bool(total) and (values["memory_total"] or math.inf) < USEFUL_GPU:  # a carve-out of main memory
-            values |= {"memory_used": (values["memory_used"] or 0) + (used or 0),
-                       "memory_total": values["memory_total"] + total}
-        vendor, brand = GPU_MAKERS[maker]
-        maker, model = maker[2:], (file_text(device / "device") or "")[2:]
-        own = file_text(device / "product_name") or file_text(device / "marketing_name")
-        name = own or pci_name(maker, model) or f"{brand} GPU {maker}:{model}".rstrip(":")
-        return {"name": name, "vendor": vendor, **values, "unified": unified}
+def sysfs_gpu(device: Path) -> Json | None:
+    """One card, of which is null what it does not tell; None if it is of another maker or tells nothing."""
+    maker = file_text(device / "vendor") or ""
+    if maker not in GPU_MAKERS:
+        return None
+    asleep = file_text(device / "power/runtime_status") == "suspended"
+    values: Json = {**dict.fromkeys(SYSFS_READINGS), **UNTOLD}
+    for name, (scale, *patterns) in {} if asleep else SYSFS_READINGS.items():
+        found = (reading(file_text(path), scale) for item in patterns for path in sorted(device.glob(item)))
+        kind = int if patterns[0].startswith("mem_info") else float
+        values[name] = next((kind(value) for value in found if value is not None), None)
+    if maker == "0x8086" and set(values.values()) == {None}:
+        return None  # a processor's own graphics, which shows nothing and computes nothing
+    used, total = values.pop("shared_used"), values.pop("shared_total")
+    if unified := bool(total) and (values["memory_total"] or math.inf) < USEFUL_GPU:  # a carve-out of main memory
+        values |= {"memory_used": (values["memory_used"] or 0) + (used or 0),
+                   "memory_total": values["memory_total"] + total}
+    vendor, brand = GPU_MAKERS[maker]
+    maker, model = maker[2:], (file_text(device / "device") or "")[2:]
+    own = file_text(device / "product_name") or file_text(device / "marketing_name")
+    name = own or pci_name(maker, model) or f"{brand} GPU {maker}:{model}".rstrip(":")
+    return {"name": name, "vendor": vendor, **values, "unified": unified}
 
 
 def drm_memory(pid: int, unified: Iterable[str] = ()) -> collections.Counter[str]:
@@ -3697,23 +3655,18 @@ class Sampler:
         self.latest: Json | None = None
         self.probes = Probes()
         self.nvidia = NvidiaGpus()
-        self.sysfs = SysfsGpus()
+        self.sysfs: Callable[[], dict[str, Json]] = sysfs_gpus
         self.apple: str | None = None  # the chip, whose GPU has the machine's memory
         self.gpus: dict[str, Json] = {}  # those seen so far, as last read, by a sample or between two
         self.addresses: dict[str, str] = {}  # on the PCI bus, of the engine's devices, as engines tell them
         saved = dash.db.get_meta("gpus")  # by index, so that one that is lost moves no other
         self.gpu_places = [*map(str, saved)] if isinstance(saved, list) else []
-        self.changed = asyncio.Event()
+        self.changed = asyncio.Event()  # of the interval
         self.one_at_a_time = asyncio.Lock()  # the rates are differences between two samples
         self.machine = Machine()
 
-    def wake(self) -> None:
-        """Look at the settings again now: the interval has changed."""
-        self.changed.set()
-
     async def run(self) -> None:
         """Sample, save and broadcast every `metrics_interval` seconds until cancelled."""
-        self.machine.sample(0)  # rates count from here
         last = time.monotonic()
         due = last + 1  # the first one soon, but CPU use needs some time to be measured over
         if sys.platform == "darwin" and platform.machine() == "arm64":
@@ -3750,17 +3703,21 @@ class Sampler:
             paths = list(dict.fromkeys(map(str, [self.dash.config.data_dir, *self.dash.folders()])))
             jobs: dict[str, Callable[[], Any]] = {path: functools.partial(disk, Path(path)) for path in paths}
             read, gpus = await asyncio.gather(self.probes.read(jobs), self.read_gpus())
-            disks = distinct_disks(paths, read)
+            disks: dict[Any, Json] = {}  # once for each file system, and nulls for one that does not answer
+            for path in paths:
+                entry = read[path] or {"path": path, **dict.fromkeys(("used", "free", "total", "usage"))}
+                disks.setdefault(entry.pop("device", path), entry)
+            first, *_ = disks.values()
             self.latest = {
-                "timestamp": now_ms(), **self.machine.sample(self.dash.lag), "disks": disks,
-                **{f"disk_{key}": disks[0][key] for key in ("usage", "used", "free", "total")},
+                "timestamp": now_ms(), **self.machine.sample(self.dash.lag), "disks": [*disks.values()],
+                **{f"disk_{key}": first[key] for key in ("usage", "used", "free", "total")},
                 "gpus": gpus, "engine": self.dash.requests.counters()}
             return self.latest
 
     async def read_gpus(self, *, fresh: bool = False) -> list[Json]:
         """All GPUs as they are now: NVIDIA's, those of AMD and Intel, Apple's; each keeps the index it once had."""
         read, nvidia = await asyncio.gather(
-            self.probes.read({"GPU sensors": self.sysfs.read}), self.nvidia.read(fresh=fresh))
+            self.probes.read({"GPU sensors": self.sysfs}), self.nvidia.read(fresh=fresh))
         found = {**nvidia, **(read["GPU sensors"] or {})}
         if self.apple:
             total, free = main_memory()
@@ -3805,11 +3762,11 @@ class Sampler:
         (main_total, main_free), memories = main_memory(), []
         for device, id in self.readings(engine_devices):
             gpu, total, free = self.gpus.get(id or ""), device["total"], device["free"]
-            if gpu and gpu["memory_used"] is not None:
-                total = max(total, gpu["memory_total"]) if gpu.get("unified") else gpu["memory_total"]
-                free = total - gpu["memory_used"]
             if gpu and (gpu["memory_total"] is None or gpu.get("unified")):  # it has none of its own
-                free = min(free, total, main_free) if gpu.get("unified") else min(total, main_free)
+                total = max(total, gpu["memory_total"] or 0)
+                free = min(total - (gpu["memory_used"] or 0), main_free)
+            elif gpu and gpu["memory_used"] is not None:
+                total, free = gpu["memory_total"], gpu["memory_total"] - gpu["memory_used"]
             memories.append({"name": device["name"], "kind": "gpu", "total": total, "free": free})
         return [*memories, {"name": "Main memory", "kind": "cpu", "total": main_total, "free": main_free}]
 
@@ -12506,7 +12463,7 @@ async def engine_findings(config: Config) -> AsyncIterator[Finding]:
     builds, nvidia = Builds(config), NvidiaGpus()
     await asyncio.gather(builds.refresh(), nvidia.ask())
     default = builds.default(saved_config(config))
-    if builds.builds and (unused := builds.unused_gpu([*nvidia.gpus.values(), *SysfsGpus().read().values()])):
+    if builds.builds and (unused := builds.unused_gpu([*nvidia.gpus.values(), *sysfs_gpus().values()])):
         yield Finding("warn", "engine", f"no build can use the {unused}", "install one under Configuration, Engine")
     for build in builds.builds.values():
         name = "embedded CPU engine" if build.kind == "embedded" else build.path
@@ -12575,7 +12532,7 @@ async def gpu_findings(_config: Config) -> AsyncIterator[Finding]:
     """The GPUs, and whether this user may use them."""
     nvidia = NvidiaGpus()
     await nvidia.ask()
-    gpus = [*nvidia.gpus.values(), *SysfsGpus().read().values()]
+    gpus = [*nvidia.gpus.values(), *sysfs_gpus().values()]
     for gpu in gpus:
         memory = f", {gpu['memory_total'] / 2**30:.0f} GiB" if gpu["memory_total"] else ""
         yield Finding("ok", "GPU", f"{gpu['name']}{memory}")

@@ -3308,12 +3308,15 @@ async def test_hung_disk_is_left_out_and_asked_again_only_when_it_returns(monkey
     assert await probes.read(jobs) == {"good": 1, "slow": "back"}
 
 
-def test_disk_that_does_not_answer_is_null(tmp_path: Path) -> None:
+@run_async
+async def test_disk_that_does_not_answer_is_null(dash: StubDash, monkeypatch: pytest.MonkeyPatch) -> None:
     """One entry per file system; nulls for a folder that cannot be asked."""
-    read = {"/a": {"path": "/a", "used": 1, "total": 2, "usage": 50.0, "device": 1}, "/b": None,
-            "/c": {"path": "/c", "used": 1, "total": 2, "usage": 50.0, "device": 1}}
-    disks = llamadash.distinct_disks(["/a", "/b", "/c"], read)
-    assert [disk["path"] for disk in disks] == ["/a", "/b"]
+    own, of_disk = str(dash.config.data_dir), {"used": 1, "free": 1, "total": 2, "usage": 50.0, "device": 1}
+    dash.engine_values["models_dirs"] = ["/b", "/c"]
+    monkeypatch.setattr(llamadash, "disk", lambda path: {
+        own: {"path": own, **of_disk}, "/c": {"path": "/c", **of_disk}}.get(str(path)))
+    disks = (await dash.sampler.sample())["disks"][:-1]  # without the folder for downloads
+    assert [disk["path"] for disk in disks] == [own, "/b"]
     assert disks[1] == {"path": "/b", "used": None, "free": None, "total": None, "usage": None}
     assert "device" not in disks[0]
 
@@ -3410,9 +3413,9 @@ def test_a_processor_that_is_not_counted_is_unknown(monkeypatch: pytest.MonkeyPa
 
 
 def test_parse_nvidia() -> None:
-    """Values in bytes; whatever is no number is null; messages are no GPUs; a name may hold commas."""
+    """Values in bytes; whatever is no number is null; messages are no GPUs."""
     gpus = llamadash.parse_nvidia(NVIDIA_ANSWER[6:-2] + textwrap.dedent("""
-        [N/A], [N/A], [N/A], 44, [Not Supported], NVIDIA GB10, a chip, GPU-1f0e
+        [N/A], [N/A], [N/A], 44, [Not Supported], NVIDIA GB10, GPU-1f0e
         Unable to determine the device handle for GPU1: GPU is lost.
         nan, 1, 2, [Unknown Error], inf, Tesla T4
         ERR!, , , [Unknown Error], , [Unknown Error], GPU-2
@@ -3422,7 +3425,7 @@ def test_parse_nvidia() -> None:
         "name": "NVIDIA GeForce RTX 4090", "vendor": "nvidia", "utilization": 37.0, "memory_used": 2**30,
         "memory_total": 24 * 2**30, "temperature": 61.0, "power": 120.51, "energy": None, "clock": None,
         "throttled": None, "address": None, "capability": None}
-    assert gpus["GPU-1f0e"]["name"] == "NVIDIA GB10, a chip"
+    assert gpus["GPU-1f0e"]["name"] == "NVIDIA GB10"
     assert [gpus["GPU-1f0e"][key] for key in ("utilization", "memory_used", "memory_total", "power")] == [None] * 4
     assert [gpus["nvidia-2"][key] for key in ("utilization", "temperature", "power")] == [None] * 3
     assert gpus.pop("GPU-2") == {**dict.fromkeys(gpus["nvidia-2"]), "name": "NVIDIA GPU", "vendor": "nvidia"}
@@ -3462,7 +3465,7 @@ def three_gpus(path: Path, *, lost: str = "-") -> llamadash.NvidiaGpus:
 async def test_a_lost_card_costs_the_others_nothing(tmp_path: Path, lost: str, left: set[int]) -> None:
     """The others keep their numbers and so their history, also after a restart; the lost one is shown as that."""
     dash = StubDash(tmp_path)
-    dash.sampler.sysfs = llamadash.SysfsGpus(tmp_path / "absent")
+    dash.sampler.sysfs = dict
     dash.sampler.nvidia = three_gpus(tmp_path / "smi")
     assert [gpu["index"] for gpu in (await dash.sampler.sample())["gpus"]] == [0, 1, 2]
     dash.sampler.nvidia.program = three_gpus(tmp_path / "smi-lost", lost=lost).program
@@ -3478,7 +3481,7 @@ async def test_a_lost_card_costs_the_others_nothing(tmp_path: Path, lost: str, l
     assert warnings == [f"GPU {int(lost) - 1} (Card {lost}) does not answer."]
     dash.db.close()
     again = StubDash(tmp_path)
-    again.sampler.sysfs = llamadash.SysfsGpus(tmp_path / "absent")
+    again.sampler.sysfs = dict
     again.sampler.nvidia = three_gpus(tmp_path / "smi-lost", lost=lost)
     assert {gpu["index"] for gpu in (await again.sampler.sample())["gpus"]} == left
     again.db.close()
@@ -3501,13 +3504,13 @@ async def test_nvidia_is_asked_with_one_short_call(tmp_path: Path) -> None:
     "exec /nonexistent"])
 @run_async
 async def test_broken_nvidia_smi_costs_one_call(tmp_path: Path, text: str) -> None:
-    """A failing program is not called again at each tick, only after a growing pause; it is said once."""
+    """A failing program is not called again at each tick, only after a pause; it is said once."""
     gpus = llamadash.NvidiaGpus(shell_script(tmp_path / "nvidia-smi", text))
     assert await gpus.read() == {}
     assert gpus.error
     first = gpus.next_at
-    assert first - time.monotonic() > 25
-    assert await gpus.read() == {}
+    assert first - time.monotonic() > 55
+    assert await gpus.read(fresh=True) == {}
     assert gpus.next_at == first
     gpus.next_at = 0
     await gpus.read()
@@ -3651,7 +3654,7 @@ async def test_missing_nvidia_smi_is_free(monkeypatch: pytest.MonkeyPatch) -> No
     gpus = llamadash.NvidiaGpus()
     assert await gpus.read() == {}
     assert gpus.error is None
-    assert gpus.next_at - time.monotonic() > 500
+    assert gpus.next_at - time.monotonic() > 55
 
 
 @run_async
@@ -3717,7 +3720,7 @@ async def test_a_gpu_that_sleeps_is_not_woken(tmp_path: Path) -> None:
         assert (await gpus.read(fresh=True))["nvidia-0"]["power"] is None
     assert len((tmp_path / "calls").read_text()) == 1
     (tmp_path / "pci" / card / "power/runtime_status").write_text("active\n")
-    assert (await gpus.read())["nvidia-0"]["memory_total"] == 24 * 2**30
+    assert (await gpus.read(fresh=True))["nvidia-0"]["memory_total"] == 24 * 2**30
     assert len((tmp_path / "calls").read_text()) == 2
 
 
@@ -3739,12 +3742,10 @@ async def test_readings_of_a_slow_nvidia_smi_last_until_the_next(tmp_path: Path)
     """One that takes seconds is asked every minute or two; what it said holds until it is asked again."""
     gpus = llamadash.NvidiaGpus(shell_script(tmp_path / "nvidia-smi", NVIDIA_ANSWER))
     await gpus.read()
-    now = time.monotonic()
-    gpus.read_at, gpus.next_at = now - 75, now + 5
+    gpus.next_at, gpus.program = time.monotonic() + 5, shell_script(tmp_path / "gone", "exit 9")
     assert (await gpus.read())["nvidia-0"]["power"] == 120.51
-    gpus.read_at, gpus.next_at = now - 200, now + 5
-    gpus.error = "it is gone"
-    assert (await gpus.read())["nvidia-0"]["power"] is None
+    gpus.next_at = 0
+    assert (await gpus.read())["nvidia-0"]["power"] is None and gpus.error
 
 
 def write_tree(root: Path, files: dict[str, str]) -> None:
@@ -3777,7 +3778,7 @@ def test_amd_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     llamadash.pci_name.cache_clear()
     amd_tree(tmp_path / "drm")
     write_tree(tmp_path / "drm", {"card1-DP-1/status": "connected", "renderD128/x": "", "version": "drm"})
-    assert llamadash.SysfsGpus(tmp_path / "drm").read() == {"card1": {
+    assert llamadash.sysfs_gpus(tmp_path / "drm") == {"card1": {
         "name": "Radeon RX 7900 XTX", "vendor": "amd", "utilization": 42.0, "memory_used": 2**30,
         "memory_total": 25753026560, "temperature": 56.0, "power": 213.0, "energy": 5000.0, "clock": 2400.0,
         "throttled": None, "unified": False, "address": "card1"}}
@@ -3796,7 +3797,7 @@ def test_amd_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 ])
 def test_amd_variants(tmp_path: Path, changes: dict[str, str], expected: Json) -> None:
     """A missing or unreadable sensor is null, a sleeping card is not woken, a product name wins."""
-    [gpu] = llamadash.SysfsGpus(amd_tree(tmp_path, **changes)).read().values()
+    [gpu] = llamadash.sysfs_gpus(amd_tree(tmp_path, **changes)).values()
     assert {key: gpu[key] for key in expected} == expected
 
 
@@ -3810,12 +3811,12 @@ def test_sysfs_order_and_other_makers(tmp_path: Path) -> None:
     write_tree(tmp_path, {"0000:03:00.0/vendor": "0x1002"})
     (tmp_path / "card5").mkdir()
     (tmp_path / "card5/device").symlink_to("../0000:03:00.0")
-    gpus = llamadash.SysfsGpus(tmp_path).read()
+    gpus = llamadash.sysfs_gpus(tmp_path)
     assert list(gpus) == ["card2", "card4", "0000:03:00.0", "card10"]
     assert [gpus[id]["name"] for id in ("card2", "card10")] == ["card2", "card10"]
     assert gpus["card4"]["vendor"] == "intel"
     assert gpus["card4"]["memory_total"] == 12800000000
-    assert llamadash.SysfsGpus(tmp_path / "absent").read() == {}
+    assert llamadash.sysfs_gpus(tmp_path / "absent") == {}
 
 
 @run_async
@@ -3823,7 +3824,7 @@ async def test_all_gpus_are_numbered_together(tmp_path: Path) -> None:
     """Cards of several makers get one row of numbers."""
     dash = StubDash(tmp_path)
     dash.sampler.nvidia = llamadash.NvidiaGpus(shell_script(tmp_path / "nvidia-smi", NVIDIA_ANSWER + NVIDIA_ANSWER))
-    dash.sampler.sysfs = llamadash.SysfsGpus(amd_tree(tmp_path / "drm"))
+    dash.sampler.sysfs = functools.partial(llamadash.sysfs_gpus, amd_tree(tmp_path / "drm"))
     gpus = (await dash.sampler.sample())["gpus"]
     assert [(gpu["index"], gpu["vendor"]) for gpu in gpus] == [(0, "nvidia"), (1, "nvidia"), (2, "amd")]
     warm = [(await dash.sampler.sample())["gpus"] for _ in range(2)]
@@ -3839,11 +3840,11 @@ async def test_what_a_damaged_card_leaves_is_read(
 ) -> None:
     """A warning, or a second card that is lost, is said once; the reading of the first card counts."""
     gpus = llamadash.NvidiaGpus(shell_script(
-        tmp_path / "nvidia-smi", f"{NVIDIA_ANSWER}echo '{message}'\nexit {status}\n"))
+        tmp_path / "nvidia-smi", f"{NVIDIA_ANSWER}echo '{message}'\necho WARNING\nexit {status}\n"))
     for _ in range(2):
         gpus.next_at = 0
         assert [gpu["name"] for gpu in (await gpus.read()).values()] == ["NVIDIA GeForce RTX 4090"]
-    assert not gpus.error and caplog.text.count(message) == 1
+    assert not gpus.error and caplog.text.count(message) == caplog.text.count("readings: WARNING\n") == 1
 
 
 def nvidia_with_processes(path: Path, totals: list[int], apps: str) -> llamadash.NvidiaGpus:
@@ -3867,7 +3868,7 @@ async def test_devices_are_the_gpus_of_their_size(dash: StubDash, tmp_path: Path
     """The engine's devices in another order: each has the reading of its GPU, and what a process takes of it."""
     dash.sampler.nvidia = nvidia_with_processes(
         tmp_path / "smi", [8000, 24000, 24000], r"GPU-1, 77, 500\nGPU-0, 77, 300\nGPU-0, 78, 9\nGPU-2, 77, [N/A]\n")
-    dash.sampler.sysfs = llamadash.SysfsGpus(tmp_path / "absent")
+    dash.sampler.sysfs = dict
     devices = with_devices(dash, 23900, 23900, 7900, 48000)
     await dash.sampler.sample()
     memories = dash.sampler.memories(devices)
@@ -3940,7 +3941,7 @@ async def test_a_gpu_without_memory_of_its_own_has_main_memory(dash: StubDash, t
     """Unified memory, of which nvidia-smi tells nothing: as much is free as in main memory."""
     dash.sampler.nvidia = llamadash.NvidiaGpus(shell_script(
         tmp_path / "smi", "echo '0, [N/A], [N/A], 35, 11.17, NVIDIA GB10'"))
-    dash.sampler.sysfs = llamadash.SysfsGpus(tmp_path / "absent")
+    dash.sampler.sysfs = dict
     devices = with_devices(dash, 2**30)
     await dash.sampler.read_gpus()
     gpu, main = dash.sampler.memories(devices)
@@ -3985,7 +3986,7 @@ async def test_run_saves_and_broadcasts_and_follows_the_interval(dash: StubDash,
     await asyncio.sleep(1.2)
     assert len(dash.seen) == 1
     dash.setting_values["metrics_interval"] = 1
-    dash.sampler.wake()
+    dash.sampler.changed.set()
     await eventually(lambda: len(dash.seen) == 2, seconds=30)  # and not after the 60 s of before
     full = True
     count = len(saved)
@@ -14417,11 +14418,11 @@ def feed(dash, number):
 async def run(dash: llamadash.Dash, *, samples: int) -> llamadash.Json:
     until = clock[1] + samples
     dash.settings()["metrics_interval"] = 0
-    dash.sampler.wake()
+    dash.sampler.changed.set()
     while clock[1] < until:
         await asyncio.sleep(0.02)
     dash.settings()["metrics_interval"] = 60
-    dash.sampler.wake()
+    dash.sampler.changed.set()
     await dash.journal.flush()
     return {}
 
