@@ -15943,22 +15943,27 @@ async def test_an_answer_goes_on_when_its_tab_closes(appliance: Server) -> None:
 @ONE_ENGINE
 @run_async
 async def test_two_answers_side_by_side(appliance: Server, tmp_path: Path) -> None:
-    """To one question with a file; the vote for one is there after a reload; a PDF is refused."""
+    """To one question with files; the vote for one is there after a reload; a PDF's text is sent, or it is refused."""
     client = await ready_client(appliance)
     (tmp_path / "notes.md").write_text("The answer is four.")
     (tmp_path / "x.pdf").write_text("%PDF")
     async with chromium(appliance) as browser:
         page = await browser.open("/chat")
+        (tmp_path / "page.pdf").write_bytes(await page.pdf())
         await choose(page, max_tokens=4)
-        await page.locator("[data-files=any]").set_input_files([tmp_path / "notes.md", tmp_path / "x.pdf"])
-        await page.locator(".toast", has_text="which this page cannot read").wait_for()
+        files = [tmp_path / name for name in ("notes.md", "x.pdf", "page.pdf")]
+        await page.locator("[data-files=any]").set_input_files(files)
+        await page.locator(".toast", has_text="x.pdf has no text").wait_for()
         await page.get_by_role("button", name="Compare models").click()
         await page.locator('[data-choice="target"]').last.select_option(SMOLLM2)
         await page.locator("textarea").first.fill("What is the answer?")
         await page.get_by_role("button", name="Send", exact=True).click()
         await page.wait_for_function("() => document.querySelectorAll('.chat-compare .chat-footer').length === 2",
                                      timeout=120_000)
-        assert await page.locator(".chat-question .chat-file").inner_text() == "notes.md"
+        assert await page.locator(".chat-question .chat-file").all_inner_texts() == ["notes.md", "page.pdf"]
+        saved = (await client.request("conversations:list"))["conversations"][0]["id"]
+        sent = (await client.request("conversations:get", id=saved))["conversation"]["messages"][0]["attachments"]
+        assert "Dashboard" in sent[1]["text"]
         await page.get_by_role("button", name="Vote for this answer").first.click()
         await page.get_by_role("button", name="Voted best").wait_for()
         await page.reload()

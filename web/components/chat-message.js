@@ -327,7 +327,7 @@ function failureNode(failure, retry) {
         : null));
 }
 
-/** A file that is attached to a message; an image is shown. Props: `file`, `request`, `remove?` (its number). */
+/** A file that is attached to a message: an image is shown, sound has a player. Props: `file`, `request`. */
 class ChatFile extends Component {
   static loadedBy = ["file"];
 
@@ -337,7 +337,7 @@ class ChatFile extends Component {
 
   async load() {
     const { file, request } = this.props;
-    if (!file.type.startsWith("image/")) return;
+    if (!/^(image|audio)\//.test(file.type)) return;
     try {
       const address = await addressOf(file, request);
       this.setState({ address });
@@ -351,9 +351,11 @@ class ChatFile extends Component {
     const { file } = this.props;
     const { address, failed } = this.state;
     if (address) {
-      return h("img", {
-        key: "image", className: "chat-image", alt: file.name,
-        ref: (/** @type {HTMLImageElement} */ image) => { image.src = address; },
+      const sound = file.type.startsWith("audio/");
+      return h(sound ? "audio" : "img", {
+        key: "media", title: file.name, ...(sound ? { className: "chat-sound", controls: true, "aria-label": file.name }
+          : { className: "chat-image", alt: file.name }),
+        ref: (/** @type {HTMLImageElement | HTMLAudioElement} */ media) => { media.src = address; },
       });
     }
     return h("span", { key: "file", className: "chat-file" }, icon(failed ? "warning" : "logs", { size: 14 }),

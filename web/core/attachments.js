@@ -11,12 +11,14 @@ const LONGEST_SIDE_PX = 1568; // of an image; vision models read hardly more
 const STRIP_PX = 64; // rows that are drawn in one go
 const MAX_SOUND = 20 * 1024 * 1024; // bytes
 const MAX_TEXT = 256 * 1024; // bytes of a text file
+const MAX_PDF = 50 * 1024 * 1024; // bytes, most of them pictures
 const SOUNDS = /** @type {{[type: string]: string}} */ ({
   "audio/wav": "audio/wav", "audio/x-wav": "audio/wav", "audio/wave": "audio/wav", "audio/mpeg": "audio/mpeg",
   "audio/mp3": "audio/mpeg",
 });
 
-export const LIMITS = "Images are scaled down to 1,568 pixels; sound (WAV, MP3) may have 20 MB, text and code 256 KB.";
+export const LIMITS = "Images are scaled down to 1,568 pixels; sound (WAV, MP3) may have 20 MB, text and code 256 KB; "
+  + "of a PDF its text is sent.";
 
 /**
  * What a file becomes. An Error says why it cannot be sent, in words for the user.
@@ -42,9 +44,7 @@ export async function attach(file, modalities, request, progress) {
 
 /** @param {File} file @returns {Promise<Attachment>} */
 async function readText(file) {
-  if (file.type === "application/pdf" || /\.pdf$/i.test(file.name)) {
-    throw new Error(`${file.name} is a PDF, which this page cannot read. Copy its text and paste it here.`);
-  }
+  if (file.type === "application/pdf" || /\.pdf$/i.test(file.name)) return readPdf(file);
   if (file.size > MAX_TEXT) throw new Error(`${file.name} is larger than 256 KB.`);
   const bytes = new Uint8Array(await file.arrayBuffer());
   try {
@@ -54,6 +54,18 @@ async function readText(file) {
   } catch (problem) {
     if (!(problem instanceof TypeError)) throw problem;
     throw new Error(`${file.name} is not text that this page can read.`);
+  }
+}
+
+/** @param {File} file @returns {Promise<Attachment>} */
+async function readPdf(file) {
+  if (file.size > MAX_PDF) throw new Error(`${file.name} is larger than 50 MB.`);
+  const { pdfText } = await import("./pdf-text.js");
+  try {
+    const text = await pdfText(await file.arrayBuffer(), MAX_TEXT);
+    return { hash: "", name: file.name, type: "text/plain", size: file.size, text };
+  } catch (problem) {
+    throw new Error(`${file.name} ${/** @type {Error} */ (problem).message}`);
   }
 }
 
