@@ -930,6 +930,7 @@ SERIES = (
 )
 CAPTURES_KEPT, MAX_CAPTURED = 1000, 2**20  # requests; bytes of what each sent, and as many of what it got
 TOKEN_KINDS = ("prompt", "cached", "generated")
+TOKEN_COLUMNS = tuple(f"{kind}_tokens" for kind in TOKEN_KINDS)
 RequestSort = Literal["timestamp", "duration", "waited", "first_token", "prompt_tokens", "generated_tokens",
                       "prompt_per_second", "generated_per_second"]
 REQUEST_COLUMNS = (
@@ -938,10 +939,10 @@ REQUEST_COLUMNS = (
     "prompt_per_second", "generated_per_second", "slot", "energy", "details",
 )
 USAGE_GROUPS = {"model": "model", "key": "key", "day": "day", "build": "model, build"}
-USAGE_COLUMNS = (  # numbers of requests and tokens; ms of work; tokens with a known speed, and their seconds; J
-    "requests", "prompt_tokens", "cached_tokens", "generated_tokens", "busy", "prompt_timed", "prompt_time",
-    "generated_timed", "generated_time", "energy", "metered")  # metered: generated tokens whose energy is known
-SPEED_COLUMNS = ("prompt_speeds", "generated_speeds")  # how many requests had which speed, see speed_count
+USAGE_COLUMNS = (  # numbers of requests and tokens; tokens with a known speed, and their seconds; ms of work; J
+    "requests", "prompt_tokens", "cached_tokens", "generated_tokens", "prompt_timed", "prompt_time",
+    "generated_timed", "generated_time", "busy", "energy", "metered")  # metered: generated tokens whose energy is known
+SPEED_COLUMNS = {"prompt_speeds": "prompt_per_second", "generated_speeds": "generated_per_second"}  # see speed_count
 REQUEST_FILTERS = {"model": "model = ?", "key": "key = ?", "status": "status = ?", "from_ms": "timestamp >= ?",
                    "to_ms": "timestamp < ?"}
 LIVES = "kind IN ('loading', 'loaded', 'unloaded', 'failed', 'crashed', 'waiting')"  # as the index events_lives has it
@@ -1189,9 +1190,24 @@ def m005_accounts(db: sqlite3.Connection) -> None:
         CREATE INDEX messages_conversation ON messages (conversation)""")
 
 
+def m006_speeds(db: sqlite3.Connection) -> None:
+    """Speeds counted in few rows, of a day and a model's build and of a day and a key, all with the status `speeds`."""
+    sums: dict[tuple[str, ...], list[int]] = {}
+    for day, model, build, key, *counts in db.execute(
+            "SELECT day, model, build, key, prompt_speeds, generated_speeds FROM usage"):
+        for place in ((day, model, build, ""), (day, "", "", key)):
+            sums[place] = [total + int.from_bytes(count or b"", "little")
+                           for total, count in zip(sums.get(place, [0, 0]), counts, strict=True)]
+    db.execute("UPDATE usage SET prompt_speeds = NULL, generated_speeds = NULL")
+    db.executemany("INSERT INTO usage (day, model, build, key, status, prompt_speeds, generated_speeds) "
+                   "VALUES (?, ?, ?, ?, 'speeds', ?, ?)", (
+        (*place, *(total.to_bytes(total.bit_length() // 32 * 4 + 4, "little") for total in totals))
+        for place, totals in sums.items() if any(totals)))
+
+
 # A migration runs once, in a transaction of its own; the next one is appended.
 MIGRATIONS: list[Callable[[sqlite3.Connection], None]] = [m001_initial, m002_hours, m003_counts, m004_router,
-                                                          m005_accounts]
+                                                          m005_accounts, m006_speeds]
 # SQLite's result codes for what the system refuses or the file is, by its words for them: Python 3.10 has only these.
 SQLITE_TEXTS = {"permission denied": 3, "is locked": 5, "readonly": 8, "disk I/O error": 10, "malformed": 11,
                 "is full": 13, "unable to open": 14, "locking protocol": 15, "large file support": 22,
@@ -1343,14 +1359,12 @@ class Statements:
     def newest(self, table: str, columns: Sequence[str], wanted: Json, limit: int,
                after: tuple[int, int] | None = None) -> list[Json]:
         """The newest rows that meet `wanted`, after a row (timestamp, id); those from the future last; for threads."""
-        late, until = now_ms() + CLOCK_JUMP, wanted.pop("timestamp < ?", None)
-        first = late if after is None else min(late, after[0])
-        past = {"timestamp <= ?": first, "timestamp < ?": until, "(timestamp, id) < (?, ?)": after}
-        parts = [past] if after is None or after[0] <= late else []
-        if until is None or until > late - 2 * CLOCK_JUMP:
-            parts.append({"timestamp > ?": late, "(timestamp, id) < (?, ?)": None if parts else after})
+        late, until = now_ms() + CLOCK_JUMP, wanted.pop("timestamp < ?", None) or 2**62
+        ahead = after is not None and after[0] > late
+        past = {"timestamp <= ?": min(late, until - 1, after[0] if after else late), "(timestamp, id) < (?, ?)": after}
+        future = {"timestamp > ?": late, "(timestamp, id) < (?, ?)": after if ahead else None}
         found = list[Json]()
-        for part in parts:
+        for part in ([] if ahead else [past]) + ([future] if until > late - 2 * CLOCK_JUMP else []):
             where, values = where_all(wanted | part)
             found += map(dated, self.read(f"SELECT {', '.join(columns)} FROM {table} {where} ORDER BY timestamp DESC, "
                                           "id DESC LIMIT ?", [*values, limit - len(found)]))
@@ -1774,13 +1788,16 @@ class RequestRows(DatabaseFile):
     def add_requests(self, rows: list[Json]) -> None:
         """Save finished requests, each with the id that it was given, and count them in `usage`."""
         rows = [{**dict.fromkeys(REQUEST_COLUMNS), "status": "ok", **row,
-                 "details": json.dumps(row["details"]) if row.get("details") else None,
-                 **{f"{kind}_speeds": speed_count(row.get(f"{kind}_per_second")) for kind in ("prompt", "generated")}}
-                for row in rows]
+                 "details": json.dumps(row["details"]) if row.get("details") else None} for row in rows]
+        speeds = [{**row, **{name: speed_count(row[column]) for name, column in SPEED_COLUMNS.items()},
+                   "status": "speeds", **place} for row in rows for place in ({"key": None},
+                                                                              {"counted_as": "", "build": None})
+                  if row["prompt_per_second"] or row["generated_per_second"]]
         with self.transaction() as db:
             db.executemany(f"INSERT INTO requests ({', '.join(REQUEST_COLUMNS)}) "
                            f"VALUES ({', '.join(f':{name}' for name in REQUEST_COLUMNS)})", rows)
-            self.count_usage(db, {**usage_values(":"), **{name: f":{name}" for name in SPEED_COLUMNS}}, rows)
+            self.count_usage(db, usage_values(":"), rows)
+            self.count_usage(db, {name: f":{name}" for name in SPEED_COLUMNS}, speeds)
 
     @staticmethod
     def count_usage(db: sqlite3.Connection, values: dict[str, str], rows: list[Json]) -> None:
@@ -1834,21 +1851,19 @@ class RequestRows(DatabaseFile):
         The speeds are tokens over busy time, without cached ones; `throughput` is generated tokens over the time since
         `from_ms`. May be called from a thread. Whole days come from `usage`.
         """
-        until = now_ms() + CLOCK_JUMP if to_ms is None else min(to_ms, now_ms() + CLOCK_JUMP)
-        since, values, queries = from_ms or 0, list[Any](), []
+        until = min(now_ms() + CLOCK_JUMP, 2**62 if to_ms is None else to_ms)
+        since, values, queries = from_ms or 0, list[Any](), list[str]()
         days = next_midnight(since), next_midnight(until if until > now_ms() else until - DAY)
-        parts = [(since, days[0]), (days[1], until)] if days[0] < days[1] else [(since, until)]
-        for begin, end in parts:
-            where, given = where_all({REQUEST_FILTERS[name]: value for name, value in {
-                **filters, "from_ms": begin, "to_ms": end}.items()})
-            sums = ", ".join(f"SUM({value}) AS {name}" for name, value in usage_values().items())
-            queries.append(f"SELECT status, {sums} FROM requests {where} GROUP BY status")
-            values += given
-        if len(parts) > 1:
-            where, given = where_all({"day >= ?": day_of(days[0]), "day < ?": day_of(days[1]), "status != ?": "idle",
-                                      **{REQUEST_FILTERS[name]: value for name, value in filters.items()}})
-            sums = ", ".join(f"SUM({name})" for name in USAGE_COLUMNS)
-            queries.append(f"SELECT status, {sums} FROM usage {where} GROUP BY status")
+        spans = [(since, days[0]), (days[1], until)] if days[0] < days[1] else [(since, until)]
+        parts: list[tuple[str, dict[str, str], Json]] = [
+            ("requests", usage_values(), {"timestamp >= ?": begin, "timestamp < ?": end}) for begin, end in spans]
+        if len(spans) > 1:
+            parts.append(("usage", dict(zip(USAGE_COLUMNS, USAGE_COLUMNS, strict=True)),
+                          {"day >= ?": day_of(days[0]), "day < ?": day_of(days[1])}))
+        for table, made, conditions in parts:
+            where, given = where_all(conditions | {REQUEST_FILTERS[name]: value for name, value in filters.items()})
+            sums = ", ".join(f"SUM({made[name]}) AS {name}" for name in USAGE_COLUMNS[:8])  # all but work and energy
+            queries.append(f"SELECT status, {sums} FROM {table} {where} GROUP BY status")
             values += given
         statuses = "".join(f"COALESCE(SUM(requests) FILTER (WHERE status = '{name}'), 0) AS {name}, "
                            for name in ("ok", "failed", "cancelled"))
@@ -1870,23 +1885,26 @@ class RequestRows(DatabaseFile):
         if by not in USAGE_GROUPS:
             raise InvalidRequest(f"usage is not counted by {by}", field="by")
         group, days = USAGE_GROUPS[by], (day_of(from_ms), day_of(to_ms))
-        names, part = group.split(", "), "FROM usage WHERE day BETWEEN ? AND ?"
-        sums = ", ".join(f"COALESCE(SUM({name}), 0) AS {name}" for name in USAGE_COLUMNS[:5]) + (
-            ", COALESCE(SUM(requests) FILTER (WHERE status = 'failed'), 0) AS errors, "
-            "SUM(energy) FILTER (WHERE status != 'idle') AS energy, SUM(metered) AS metered, "
-            "SUM(energy) FILTER (WHERE status = 'idle') AS idle_energy")
-        used = " AND requests > 0" if by == "key" else ""
-        found = [*self.read(f"SELECT {group}, {sums} {part}{used} GROUP BY {group} "
-                            f"ORDER BY {'day' if by == 'day' else 'SUM(generated_tokens) DESC'}", days),
-                 *self.read(f"SELECT {sums} {part}", days)]
-        speeds = collections.Counter[Any]()
-        for *place, prompt, generated in self.read(f"SELECT {group}, {', '.join(SPEED_COLUMNS)} {part}", days):
-            for name, counts in zip(SPEED_COLUMNS, (prompt, generated), strict=True):
-                key = (*place, name)
-                speeds[key] += int.from_bytes(counts or b"", "little")
-        speeds |= {(name,): sum(counts for key, counts in speeds.items() if key[-1] == name) for name in SPEED_COLUMNS}
-        *rows, total = [usage_row(dict(row), names, speeds) for row in found]
-        return rows, total
+        names, part = group.split(", "), "FROM usage WHERE day BETWEEN ? AND ? AND status"
+        counts = {**{name: f"SUM({name})" for name in ("requests", *TOKEN_COLUMNS, "busy")},
+                  "errors": "SUM(requests * (status = 'failed'))"}
+        joules = {"energy": "SUM(energy) FILTER (WHERE status != 'idle')", "metered": "SUM(metered)",
+                  "idle_energy": "SUM(energy) FILTER (WHERE status = 'idle')"}
+        sums = ", ".join(f"{value} AS {name}" for name, value in (counts | joules).items())
+        found = {tuple(row)[:len(names)]: {**dict(row), **dict.fromkeys(SPEED_COLUMNS, 0)} for row in self.read(
+            f"SELECT {group}, {sums} {part} != 'speeds' GROUP BY {group} "
+            f"ORDER BY {'day' if by == 'day' else 'SUM(generated_tokens) DESC'}", days)}
+        for *place, prompt, generated in self.read(f"SELECT {group}, {', '.join(SPEED_COLUMNS)} {part} = 'speeds' AND "
+                                                   f"model {'=' if by == 'key' else '!='} ''", days):
+            if row := found.get(tuple(place)):
+                row["prompt_speeds"] += int.from_bytes(prompt or b"", "little")
+                row["generated_speeds"] += int.from_bytes(generated or b"", "little")
+        total = {name: functools.reduce(added, [row[name] for row in found.values()], None if name in joules else 0)
+                 for name in (*counts, *joules, *SPEED_COLUMNS)}
+        rows = [usage_row({**row, **{name: row[name] or None for name in names}}) for row in found.values()]
+        if by == "key":  # models that are idle are so for nobody
+            rows = [{**row, "idle_energy": None} for row in rows if row["requests"]]
+        return rows, usage_row(total)
 
     def add_events(self, rows: list[Json]) -> list[Json]:
         """Save events {timestamp, kind, model?, reason?, details?} and return them with their ids."""
@@ -2269,17 +2287,16 @@ def usage_values(at: str = "") -> dict[str, str]:
     for kind, tokens in (("prompt", f"({at}prompt_tokens - COALESCE({at}cached_tokens, 0))"), ("generated", made)):
         speed = f"{at}{kind}_per_second"
         timed += [f"CASE WHEN {speed} > 0 THEN {tokens} END", f"CASE WHEN {speed} > 0 THEN {tokens} / {speed} END"]
-    busy = f"MAX(0, COALESCE({at}duration, 0) - COALESCE({at}waited, 0) - COALESCE({at}loading, 0))"
     return dict(zip(USAGE_COLUMNS, [
-        "1", *(f"COALESCE({at}{kind}_tokens, 0)" for kind in TOKEN_KINDS), busy, *timed, f"{at}energy",
-        f"CASE WHEN {at}energy IS NOT NULL THEN {made} END"], strict=True))
+        "1", *(f"COALESCE({at}{name}, 0)" for name in TOKEN_COLUMNS), *timed,
+        f"MAX(0, COALESCE({at}duration, 0) - COALESCE({at}waited, 0) - COALESCE({at}loading, 0))",
+        f"{at}energy", f"CASE WHEN {at}energy IS NOT NULL THEN {made} END"], strict=True))
 
 
-def usage_row(row: Json, names: list[str], speeds: Mapping[Any, int]) -> Json:
+def usage_row(row: Json) -> Json:
     """Usage as clients see it, from its sums and from how many requests had which speed."""
-    metered, place = row.pop("metered"), tuple(row[name] for name in names if name in row)
-    return {**row, **{name: value or None for name, value in zip(names, place, strict=False)},
-            **{name: percentiles(speeds.get((*place, name), 0)) for name in SPEED_COLUMNS},
+    metered = row.pop("metered")
+    return {**row, **{name: percentiles(row[name]) for name in SPEED_COLUMNS},
             "energy_per_1000": 1000 * row["energy"] / metered if metered and row["energy"] else None}
 
 
