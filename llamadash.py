@@ -11491,22 +11491,17 @@ def encoded(value: Any) -> bytes:
 
 async def in_turns(work: Callable[[Any], Result], rows: list[Any]) -> list[Result]:
     """What `work` makes of each of `rows`, which may be thousands: the others get their turn in between."""
-    done = []
-    for row in rows:
-        done.append(work(row))
-        if len(done) % MANY_ITEMS == 0:
-            await asyncio.sleep(0)
+    done = list[Result]()
+    for at in range(0, len(rows), MANY_ITEMS):
+        done += map(work, rows[at:at + MANY_ITEMS])
+        await asyncio.sleep(0)
     return done
 
 
 async def encoded_by_parts(value: Json) -> bytes:
     """encoded() of an object that may hold long lists: the others get their turn in between."""
-    parts = []
-    for key, item in value.items():
-        if isinstance(item, list) and len(item) > MANY_ITEMS:
-            parts.append(b"%b:[%b]" % (encoded(key), b",".join(await in_turns(encoded, item))))
-        else:
-            parts.append(encoded({key: item})[1:-1])
+    parts = [b"%b:[%b]" % (encoded(key), b",".join(await in_turns(encoded, item))) if isinstance(item, list) else
+             encoded({key: item})[1:-1] for key, item in value.items()]
     return b"{%b}" % b",".join(parts)
 
 
@@ -11545,7 +11540,6 @@ class Client:
         self.address = ""
         self.session_id: str | None = None
         self.established: Json | None = None  # what it is told once it has authenticated
-        self.recover: tuple[Any, Any] = (None, None)  # the epoch and the last broadcast that it says it knows
         self.running, self.allowance, self.measured = 0, math.inf, 0.0  # its requests
         self.asked = False  # whether it has sent its CONNECT
         self.deadline = time.monotonic() + AUTH_DEADLINE  # by when it must have authenticated
@@ -11608,22 +11602,26 @@ class Client:
                 return "binary or oversized messages"
             elif text in ("1", "41"):
                 break
-            elif kind is web.WSMsgType.PONG or text == "3" or text.startswith("43"):
-                continue  # or an acknowledgement, which nobody waits for
-            elif self.asked or not is_connect(text):
+            # pongs and acknowledgements need nothing, and what else may come is one CONNECT
+            elif not (kind is web.WSMsgType.PONG or text == "3" or text.startswith("43") or await self.connect(text)):
                 return "malformed messages"
-            else:
-                await self.connect(text)
         return None
 
-    async def connect(self, text: str) -> None:
-        """Let the library answer the CONNECT, which starts or ends everything else."""
+    async def connect(self, text: str) -> bool:
+        """Let the library answer a CONNECT, which starts or ends everything else; False where it is none, or again."""
+        auth = None
+        with contextlib.suppress(ValueError, RecursionError):
+            if text.startswith("40") and len(text) <= MAX_CONNECT and not self.asked:
+                auth = json.loads(text[2:] or "{}")
+        if not isinstance(auth, dict) or too_deep(auth):
+            return False
         self.asked = True
         await self.hub.sio.eio.handlers["message"](self.id, text[1:])
         if self.established:
-            self.hub.welcome(self, self.established)
+            self.hub.welcome(self, self.established, auth)
         else:
             asyncio.get_running_loop().call_later(CLOSE_GRACE / 2, self.transport.abort)
+        return True
 
     async def send(self, packet: Any) -> None:
         """Send what the library has to say."""
@@ -11676,15 +11674,6 @@ class Client:
             self.transport.abort()
 
 
-def is_connect(text: str) -> bool:
-    """Whether `text` is a Socket.IO CONNECT to the one namespace there is, with an object or nothing."""
-    with contextlib.suppress(ValueError, RecursionError):
-        if text.startswith("40") and len(text) <= MAX_CONNECT:
-            auth = json.loads(text[2:] or "{}")
-            return isinstance(auth, dict) and not too_deep(auth)
-    return False
-
-
 class Hub:
     """Every open browser: authenticates, answers requests with one envelope each, broadcasts frames made once."""
 
@@ -11706,12 +11695,6 @@ class Hub:
 
     # connections
 
-    async def serve(self, request: web.Request) -> web.StreamResponse:
-        """Run the socket that `request` wants to become."""
-        if (request.query.get("EIO"), request.query.get("transport")) != ("4", "websocket") or not request.transport:
-            return web.Response(status=400, text="This is Socket.IO, version 4, over a WebSocket.\n")
-        return await Client(self, request, request.transport).run()
-
     async def connect(self, sid: str, environ: Json, auth: Any = None) -> None:
         """Admit a client whose credentials are good; refuse it with a code otherwise."""
         client, credentials = environ["llamadash.client"], auth or {}
@@ -11725,12 +11708,11 @@ class Hub:
             told = failure_of("connect", problem)
             raise socketio.exceptions.ConnectionRefusedError(str(told), {"code": told.code, **told.details}) from None
         client.session_id, client.established = admitted.pop("session_id"), admitted
-        client.recover = (credentials.get("epoch"), credentials.get("seq"))
         LimitedProtocol.expect(client.request, math.inf)
 
-    def welcome(self, client: Client, established: Json) -> None:
-        """Tell a client that it is in, give it what it missed, and let it take part in broadcasts."""
-        missed = self.missed(*client.recover)
+    def welcome(self, client: Client, established: Json, auth: Json) -> None:
+        """Tell a client that it is in, give it what it missed by its `auth`, and let it take part in broadcasts."""
+        missed = self.missed(auth.get("epoch"), auth.get("seq"))
         self.clients[client.id] = client
         told = {"epoch": self.epoch, "seq": self.seq, "recovered": missed is not None, "version": __version__}
         self.send(client, "connection:established", told | established)
@@ -11762,8 +11744,8 @@ class Hub:
         for connection in self.connections:
             connection.transport.abort()
 
-    async def keep_connections(self) -> None:
-        """Ping sockets, end those whose time is over, and report refusals, while the program runs."""
+    async def run(self) -> None:
+        """Ping sockets, end those whose time or session is over, and report refusals, while the program runs."""
         while True:
             await self.dash.beat.wait()
             now = time.monotonic()
@@ -11775,14 +11757,9 @@ class Hub:
                     connection.next_ping, connection.idle = now + PING_INTERVAL, 0
                     connection.write(text_frame(b"2"))
             self.report_refusals()
-
-    async def watch(self) -> None:
-        """End the sockets whose session is over, while the program runs, also where the key cannot be read."""
-        while True:
-            await self.dash.beat.wait()
             try:
                 await self.look_at_key()
-            finally:
+            finally:  # also where it cannot be read
                 if any(client.session_id not in (None, "key") for client in self.clients.values()):
                     self.end_sessions({None, "key", *(row["id"] for row in self.dash.db.sessions())})
 
@@ -11838,10 +11815,10 @@ class Hub:
                 self.answer(client, known[1], match[1], id and id[1], problem)
             return bool(known)
         try:
-            (name, *more), end = JSON_DECODER.raw_decode(text, match.end())
+            name, *more = json.loads(text[match.end():])
         except (ValueError, RecursionError):
             return False
-        if not isinstance(name, str) or len(more) > 1 or end != len(text):
+        if not isinstance(name, str) or len(more) > 1:
             return False
         request, name = more[0] if more else {}, name[:128] if encodable(name) else "?"
         reply = functools.partial(self.answer, client, name, match[1], request_id(request))
@@ -12305,13 +12282,15 @@ class WebServer:
             return web.Response(status=405, text=f"{NO_WEBSOCKET}\n")
         if request.headers.get("Upgrade", "").lower() != "websocket":
             return web.Response(status=400, text=self.dash.hub.explain("failed upgrades", NO_WEBSOCKET))
+        if (request.query.get("EIO"), request.query.get("transport")) != ("4", "websocket") or not request.transport:
+            return web.Response(status=400, text="This is Socket.IO, version 4, over a WebSocket.\n")
         address = counted_address(client_address(request, self.proxies))
         if self.sockets[address] >= self.dash.config.sockets_per_address:
             self.dash.hub.refused["sockets too many from one address"] += 1
             return web.Response(status=503, text="Too many connections from here.\n", headers={"Retry-After": "10"})
         self.sockets[address] += 1
         try:
-            return await self.dash.hub.serve(request)
+            return await Client(self.dash.hub, request, request.transport).run()
         finally:
             self.sockets -= collections.Counter([address])
 
@@ -13026,13 +13005,13 @@ class Dash:
 
     def background(self) -> dict[str, Callable[[], Coroutine[Any, Any, Any]]]:
         """What runs for as long as the program does, by name."""
-        return {"journal": self.journal.run, "hub watch": self.hub.watch, "connections": self.hub.keep_connections,
-                "sampler": self.sampler.run, "opening the API": self.open_api, "model folders": self.library.run,
-                "residency": self.pool.run, "engine events": self.pool.publish,
-                "schedules": self.pool.keep_schedules, "upstreams": self.upstreams.run,
-                "housekeeping": self.keep_house, "downloads": self.downloads.run, "releases": self.installer.run,
-                **{f"alerts to {target.name}": target.run for target in self.alerts.targets},
-                "files": functools.partial(keep_files, self), "watchdog": functools.partial(watchdog, self)}
+        return {"journal": self.journal.run, "connections": self.hub.run, "sampler": self.sampler.run,
+                "opening the API": self.open_api, "model folders": self.library.run, "residency": self.pool.run,
+                "engine events": self.pool.publish, "schedules": self.pool.keep_schedules,
+                "upstreams": self.upstreams.run, "housekeeping": self.keep_house, "downloads": self.downloads.run,
+                "releases": self.installer.run, "files": functools.partial(keep_files, self),
+                "watchdog": functools.partial(watchdog, self),
+                **{f"alerts to {target.name}": target.run for target in self.alerts.targets}}
 
     async def open_api(self) -> None:
         """Open the API, if the user wants that; again and again until its address is there."""
@@ -13336,41 +13315,83 @@ EXIT_LATER = 75  # what sysexits.h calls EX_TEMPFAIL: nobody did anything wrong,
 # What no waiting mends: a path is none, or leads to something else than was meant.
 LASTING = (errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.EINVAL)
 YES, NO = ("1", "true", "yes", "on"), ("0", "false", "no", "off")  # what a variable may say to an option without value
-A_SITE = "a site, like https://box.lan:8443 (scheme, name and port, without a path), or * for all"
-A_PROXY = "the address of a proxy, like 127.0.0.1, or a network of proxies, like 172.16.0.0/12"
 LOCK_WAIT, LOCK_PAUSE = 0.3, 0.01  # seconds: link and doctor hold the lock for an instant, to see who has it
+
+
+def option_of(read: Callable[[str], Result | None], what: str) -> Callable[[str], Result]:
+    """What checks a text from the command line: `read`, which has no answer to one that is not `what`."""
+    def check(text: str) -> Result:
+        with contextlib.suppress(OSError, ValueError):
+            if (found := read(text)) is not None:
+                return found
+        raise argparse.ArgumentTypeError(f"{text} is not {what}")
+    return check
+
+
+def bare_host(text: str) -> str | None:
+    """An address, or a name as DNS has it."""
+    with contextlib.suppress(ValueError):
+        return bare_address(text.strip("[]"))
+    name = text.encode("idna").decode().lower()
+    return name if re.fullmatch(r"[\w-]+(\.[\w-]+)*\.?", name) else None
+
+
+def proxy_network(text: str) -> str | None:
+    """An address or a network, but not that of everybody."""
+    network = ipaddress.ip_network(text if "/" in text else bare_address(text.strip("[]")))
+    unlimited = network.network_address.is_unspecified
+    return None if unlimited else str(network).removesuffix(f"/{network.max_prefixlen}")
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The options, each with the name of what it sets in Config as its `dest`; what is not given is left out."""
+    def number(low: int, high: int) -> Callable[[str], int]:
+        return option_of(lambda text: int(text) if text.isdecimal() and low <= int(text) <= high else None,
+                         f"a number from {low} to {high}")
+
+    def site(text: str) -> str | None:
+        scheme, mark, name = text.partition("://")
+        found = site_of(f"{scheme}{mark}{name.encode('idna').decode()}")
+        return text if text == "*" else str(found) if found else None
+
+    def listener(text: str) -> tuple[str, int] | None:
+        name, _, number = text.rpartition(":")
+        host = bare_host(name) if name else None
+        return (host, port(number)) if host else None
+
     opt = functools.partial(parser.add_argument, default=argparse.SUPPRESS)
     each = functools.partial(opt, action="append")
+    port = number(0, 65535)
+    path = option_of(lambda text: expanded(text).absolute(), "below a folder that is still there")
     host = option_of(bare_host, "a name alone, like box.lan, or an address, like 192.168.1.5")
     opt("--host", type=host, metavar="ADDRESS", help="address to listen on (127.0.0.1)")
-    opt("--port", type=port_number, metavar="PORT", help="port to listen on, 0 for a free one (3000)")
-    opt("--data-dir", type=full_path, metavar="DIR", help="where the database and the keys are kept (data beside this)")
-    each("--models-dir", dest="models_dirs", type=full_path, metavar="DIR", help="folder with GGUF models")
+    opt("--port", type=port, metavar="PORT", help="port to listen on, 0 for a free one (3000)")
+    opt("--data-dir", type=path, metavar="DIR", help="where the database and the keys are kept (data beside this)")
+    each("--models-dir", dest="models_dirs", type=path, metavar="DIR", help="folder with GGUF models")
     opt("--llama-server", metavar="PROGRAM|URL", help="llama-server to run, or the address of a server elsewhere")
     opt("--api-host", "--engine-host", type=host, metavar="ADDRESS", help="address of the models' API (127.0.0.1)")
-    opt("--api-port", "--engine-port", type=port_number, metavar="PORT", help="port of the models' API (8080)")
+    opt("--api-port", "--engine-port", type=port, metavar="PORT", help="port of the models' API (8080)")
     each("--upstream", dest="upstreams", type=option_of(upstream_named, "NAME=URL"), metavar="NAME=URL",
          help="server elsewhere whose models are offered here as NAME/MODEL")
     opt("--no-auth", dest="auth", action="store_false", help="let everybody in who can connect")
     each("--allow-host", dest="allow_hosts", type=host, metavar="NAME", help="further name this machine is reached by")
-    each("--allow-origin", dest="allow_origins", type=option_of(named_site, A_SITE), metavar="ORIGIN",
-         help="further site that may connect, or *")
-    each("--trusted-proxy", dest="trusted_proxies", type=option_of(proxy_network, A_PROXY), metavar="ADDRESS",
-         help="proxy, or network of proxies, whose X-Forwarded-* headers count")
-    each("--base-path", dest="base_paths", type=option_of(base_path, "a path like /llama"), metavar="PATH",
-         help="path before ours that a proxy leaves in what it passes on")
+    each("--allow-origin", dest="allow_origins", metavar="ORIGIN", type=option_of(
+        site, "a site, like https://box.lan:8443 (scheme, name and port, without a path), or * for all"),
+        help="further site that may connect, or *")
+    each("--trusted-proxy", dest="trusted_proxies", metavar="ADDRESS", type=option_of(
+        proxy_network, "the address of a proxy, like 127.0.0.1, or a network of proxies, like 172.16.0.0/12"),
+        help="proxy, or network of proxies, whose X-Forwarded-* headers count")
+    each("--base-path", dest="base_paths", metavar="PATH", type=option_of(
+        lambda text: re.fullmatch(r"(/[\w-][\w.-]*)+/?", text, re.A) and text.rstrip("/"), "a path like /llama"),
+        help="path before ours that a proxy leaves in what it passes on")
     each("--alert", dest="alerts", type=option_of(alert_named, ALERT_EXAMPLES), metavar="NAME=URL",
          help="where alerts are sent: ntfy+https://…, https://… (a webhook), smtp://USER@HOST/?to=ADDRESS")
-    opt("--prometheus", type=option_of(address_and_port, "ADDRESS:PORT"), metavar="ADDRESS:PORT",
+    opt("--prometheus", type=option_of(listener, "ADDRESS:PORT"), metavar="ADDRESS:PORT",
         help="listen there for Prometheus (off)")
-    opt("--tls-cert", type=full_path, metavar="FILE", help="certificate for https (with --tls-key)")
-    opt("--tls-key", type=full_path, metavar="FILE", help="its private key")
-    opt("--sockets-per-address", type=at_least_one, metavar="N", help="connections allowed from one address (32)")
-    opt("--request-rate", type=at_least_one, metavar="N", help="requests a second allowed to one client (50)")
+    opt("--tls-cert", type=path, metavar="FILE", help="certificate for https (with --tls-key)")
+    opt("--tls-key", type=path, metavar="FILE", help="its private key")
+    opt("--sockets-per-address", type=number(1, 10**9), metavar="N", help="connections allowed from one address (32)")
+    opt("--request-rate", type=number(1, 10**9), metavar="N", help="requests a second allowed to one client (50)")
     opt("--log-level", choices=LOG_LEVELS, help="least important messages to keep (info)")
 
 
@@ -13386,14 +13407,10 @@ def command_line() -> argparse.ArgumentParser:
         parents=[options])
     parser.add_argument("--version", action="version", version=f"llamadash {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
-    for name, (help, _) in COMMANDS.items():
+    for name, (_, help, own) in COMMANDS.items():
         command = commands.add_parser(name, help=help, description=help, parents=[options])
-        if name == "link":
-            command.add_argument("--new", action="store_true", help="replace the access key and end all sessions")
-        elif name == "backup":
-            command.add_argument("file", type=Path, help="where to write it")
-        elif name == "update":
-            command.add_argument("--check", action="store_true", help="only say whether there is a newer one")
+        for argument, details in own.items():
+            command.add_argument(argument, **details)
     return parser
 
 
@@ -13402,65 +13419,9 @@ def config_options(parser: argparse.ArgumentParser) -> list[argparse.Action]:
     return [action for action in parser._actions if action.dest in Config.__dataclass_fields__]
 
 
-def whole_number(text: str, low: int, high: int) -> int:
-    """A number from the command line."""
-    if not text.isdecimal() or not low <= int(text) <= high:
-        raise argparse.ArgumentTypeError(f"{text} is not a number from {low} to {high}")
-    return int(text)
-
-
-port_number = functools.partial(whole_number, low=0, high=65535)
-at_least_one = functools.partial(whole_number, low=1, high=10**9)
-
-
-def full_path(text: str) -> Path:
-    """A path from the command line."""
-    try:
-        return expanded(text).absolute()
-    except OSError:
-        raise argparse.ArgumentTypeError(f"{text} begins in a folder that is no longer there") from None
-
-
-def option_of(read: Callable[[str], Result | None], what: str) -> Callable[[str], Result]:
-    """What checks a text from the command line: `read`, which has no answer to one that is not `what`."""
-    def check(text: str) -> Result:
-        with contextlib.suppress(ValueError):
-            if found := read(text):
-                return found
-        raise argparse.ArgumentTypeError(f"{text} is not {what}")
-    return check
-
-
-def bare_host(text: str) -> str | None:
-    """An address, or a name as DNS has it."""
-    with contextlib.suppress(ValueError):
-        return bare_address(text.strip("[]"))
-    name = text.encode("idna").decode().lower()
-    return name if re.fullmatch(r"[\w-]+(\.[\w-]+)*\.?", name) else None
-
-
-def address_and_port(text: str) -> tuple[str, int] | None:
-    """A host and a port that are joined by a colon."""
-    host, _, port = text.rpartition(":")
-    return (name, port_number(port)) if host and (name := bare_host(host)) else None
-
-
-def named_site(text: str) -> str | None:
-    """A site as browsers name it, or `*`."""
-    scheme, mark, rest = text.partition("://")
-    return text if text == "*" else str(site_of(f"{scheme}{mark}{rest.encode('idna').decode()}") or "")
-
-
-def proxy_network(text: str) -> str | None:
-    """An address or a network, but not that of everybody."""
-    network = ipaddress.ip_network(text if "/" in text else bare_address(text.strip("[]")))
-    unlimited = network.network_address.is_unspecified
-    return None if unlimited else str(network).removesuffix(f"/{network.max_prefixlen}")
-
-
-def base_path(text: str) -> str | None:
-    """A path without the slash at its end."""
-    return text.rstrip("/") if re.fullmatch(r"(/[\w-][\w.-]*)+/?", text, re.A) else None
+def variable_of(option: str) -> str:
+    """The environment variable of an option."""
+    return "LLAMADASH_" + option.removeprefix("--").replace("-", "_").upper()
 
 
 def variable_words(parser: argparse.ArgumentParser, action: argparse.Action, variable: str) -> list[str]:
@@ -13474,11 +13435,6 @@ def variable_words(parser: argparse.ArgumentParser, action: argparse.Action, var
     if value.lower() not in (*YES, *NO):
         parser.error(f"{variable} is {value}: neither on nor off")
     return [option] if value.lower() in YES else []
-
-
-def variable_of(option: str) -> str:
-    """The environment variable of an option."""
-    return "LLAMADASH_" + option.removeprefix("--").replace("-", "_").upper()
 
 
 def parsed(parser: argparse.ArgumentParser, argv: list[str]) -> tuple[Json, dict[str, str]]:
@@ -13497,25 +13453,19 @@ def parsed(parser: argparse.ArgumentParser, argv: list[str]) -> tuple[Json, dict
 
 
 def configured(options: Json, fixed: dict[str, str]) -> Config:
-    """The Config that the options make; SystemExit for those that do not go together."""
+    """The Config that the options make; WrongUsage where they do not go together."""
     if ("tls_cert" in options) != ("tls_key" in options):
-        sys.exit(usage_error("--tls-cert and --tls-key go together"))
+        raise WrongUsage("--tls-cert and --tls-key go together")
     if not all(key.isprintable() for key in given_api_keys()):
-        sys.exit(usage_error("an API key is one line of text"))
+        raise WrongUsage("an API key is one line of text")
     values: Json = {key: tuple(options[key]) if isinstance(options[key], list) else options[key] for key in fixed}
     upstreams = dict(values.get("upstreams", ()))
     server = values.get("llama_server", "")
     if re.match(SERVER_ADDRESS, server) and not os.path.exists(server):
         if not (named := upstream_named(server)):
-            sys.exit(usage_error(f"{server} is no address of a server"))
+            raise WrongUsage(f"{server} is no address of a server")
         upstreams[named[0]] = values["llama_server"] = upstream_url(server)
     return Config(**{**values, "upstreams": tuple(upstreams.items())}, fixed=fixed)
-
-
-def usage_error(message: str) -> int:
-    """Say what is wrong with the options and return the exit code for it."""
-    say(f"llamadash: {message}", sys.stderr)
-    return EXIT_USAGE
 
 
 def say(text: str, stream: typing.TextIO | None) -> None:
@@ -13527,6 +13477,10 @@ def say(text: str, stream: typing.TextIO | None) -> None:
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())  # or what is left would fail at the exit
 
 
+class WrongUsage(DashError):
+    """What was asked for on the command line cannot be done like that."""
+
+
 class AlreadyRunning(DashError):
     """Another llamadash uses this data folder."""
 
@@ -13535,6 +13489,8 @@ class FolderLock:
     """The lock of a data folder, and in it who has it: the process, and its address once that is known."""
 
     def __init__(self, folder: Path) -> None:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # one that exists may be shared, and stays as it is
+        (folder / "models").mkdir(exist_ok=True)
         self.path, self.text = folder / "lock", str(os.getpid())
         self.file: typing.TextIO | None = None
         self.hold()
@@ -13547,13 +13503,12 @@ class FolderLock:
         file = open(self.path, "a+", encoding="utf-8", errors="replace", opener=plain_file)  # noqa: SIM115  (kept)
         os.chmod(self.path, 0o600)
         try:
-            lock_file(file, LOCK_WAIT)
+            holder = lock_file(file, LOCK_WAIT)
         except OSError as problem:
-            if problem.errno in UNLOCKABLE:
-                raise database_error(OSError(*NO_LOCKS), f"{self.path} cannot be used", self.path) from problem
-            file.seek(0)
-            pid = file.read().partition(" ")[0]
-            raise AlreadyRunning(f"another llamadash (process {pid or '?'}) uses {self.path.parent}") from problem
+            raise database_error(OSError(*NO_LOCKS), f"{self.path} cannot be used", self.path) from problem
+        if holder is not None:
+            pid = holder.partition(" ")[0] or "?"
+            raise AlreadyRunning(f"another llamadash (process {pid}) uses {self.path.parent}")
         self.file = file
         self.tell(self.text)
 
@@ -13565,40 +13520,31 @@ class FolderLock:
         self.file.write(text)
         self.file.flush()
 
-
-@contextlib.contextmanager
-def data_folder(path: Path) -> Iterator[FolderLock]:
-    """Make the data folder and hold its lock; AlreadyRunning where another process has it."""
-    path.mkdir(mode=0o700, parents=True, exist_ok=True)  # one that exists may be shared, and stays as it is
-    (path / "models").mkdir(exist_ok=True)
-    lock = FolderLock(path)
-    try:
-        yield lock
-    finally:
-        if lock.file:
-            lock.file.close()
+    def close(self) -> None:
+        """Leave it to others."""
+        if self.file:
+            self.file.close()
 
 
-def lock_file(file: typing.TextIO, patience: float = 0.0) -> None:
-    """Lock `file` for this process until it ends; OSError where another one keeps it for longer than `patience` (s)."""
+def lock_file(file: typing.TextIO, patience: float = 0.0) -> str | None:
+    """Lock `file` for this process until it ends; its text where another one has it for longer than `patience` (s)."""
     ends = time.monotonic() + patience
     while True:
         try:
             if os.name == "nt":
                 import msvcrt
-                start = os.lseek(file.fileno(), 0, os.SEEK_CUR)
                 os.lseek(file.fileno(), 2**30, os.SEEK_SET)  # behind what is written: nobody else can read this byte
-                try:
-                    msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined,unused-ignore]
-                finally:
-                    os.lseek(file.fileno(), start, os.SEEK_SET)
+                msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined,unused-ignore]
             else:
                 import fcntl
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return
+            return None
         except OSError as problem:
-            if time.monotonic() >= ends or problem.errno in UNLOCKABLE:
+            if problem.errno in UNLOCKABLE:
                 raise
+        if time.monotonic() >= ends:
+            file.seek(0)
+            return file.read()
         time.sleep(LOCK_PAUSE)
 
 
@@ -13614,8 +13560,8 @@ def port_holder(port: int) -> str:
 def run_server(config: Config) -> int:
     """Run llamadash until it is told to stop, and return its exit code."""
     if not CARRIED_WEB and not (WEB / "index.html").is_file():
-        return usage_error(f"the folder {WEB} is missing: it belongs beside {Path(__file__).name}, copy it as well")
-    with data_folder(config.data_dir) as lock:
+        raise WrongUsage(f"the folder {WEB} is missing: it belongs beside {Path(__file__).name}, copy it as well")
+    with contextlib.closing(FolderLock(config.data_dir)) as lock:
         return asyncio.run(serve_until_stopped(config, lock))
 
 
@@ -13624,15 +13570,20 @@ async def serve_until_stopped(config: Config, lock: FolderLock) -> int:
     stop, loop, running = asyncio.Event(), asyncio.get_running_loop(), list[Dash]()
     watch_signals(lambda: loop.call_soon_threadsafe(stop.set), lambda: leave(*running))
     loop.set_default_executor(concurrent.futures.ThreadPoolExecutor(32))  # some ask for a name's address, for long
-    loop.set_exception_handler(functools.partial(unhandled, LogLimiter()))
-    dash = Dash(config, lock)
+    limiter, dash = LogLimiter(), Dash(config, lock)
     running.append(dash)
+
+    def uncaught(_loop: asyncio.AbstractEventLoop, context: Json) -> None:
+        problem, message = context.get("exception"), str(context.get("message"))
+        gone = isinstance(problem, ConnectionError | TimeoutError | ssl.SSLError)  # a peer that has gone is no news
+        if not gone and limiter.is_new(message, problem):
+            log.error("%s: %r", message, problem)
 
     def ready(port: int) -> None:
         lock.tell(f"{os.getpid()} {config.url(port)}")
         key = f"/#key={dash.hub.known_key}" if config.auth else "/"
         say(f"llamadash {__version__} listening on {config.url(port)}{key}", sys.stdout)
-
+    loop.set_exception_handler(uncaught)
     await dash.run(stop, ready)
     leave()  # for threads that hang would keep the program from ending
     return 0
@@ -13672,27 +13623,21 @@ def leave(*running: Dash) -> None:
     os._exit(0)
 
 
-def unhandled(limiter: LogLimiter, _loop: asyncio.AbstractEventLoop, context: Json) -> None:
-    """Log in one line what no task caught; a peer that has gone is no news."""
-    problem, message = context.get("exception"), str(context.get("message"))
-    if not isinstance(problem, ConnectionError | TimeoutError | ssl.SSLError) and limiter.is_new(message, problem):
-        log.error("%s: %r", message, problem)
-
-
 def open_database(config: Config) -> Database:
     """The database for a command, made or repaired where it must be and no other process uses the data folder."""
     path = config.data_dir / DATABASE_NAME
+    config.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     try:
         return Database(path, repair=False)  # as it nearly always is: a server that starts now need not wait
     except DatabaseDamaged as problem:
         try:
-            with data_folder(config.data_dir):
+            with contextlib.closing(FolderLock(config.data_dir)):
                 return Database(path)
         except AlreadyRunning:
             raise problem from None
 
 
-def print_link(config: Config, *, new: bool) -> int:
+def print_link(config: Config, *, new: bool) -> None:
     """Print the link to open; with `new` replace the key first, which ends all sessions."""
     config.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     if new:
@@ -13700,7 +13645,6 @@ def print_link(config: Config, *, new: bool) -> int:
             database.delete_sessions()
     running = running_instance(config.data_dir)  # which notices a new key
     print(f"{(running and running[1]) or config.url()}/#key={access_key(config.data_dir, new=new)}")
-    return 0
 
 
 def running_instance(data_dir: Path) -> tuple[str, str] | None:
@@ -13708,52 +13652,48 @@ def running_instance(data_dir: Path) -> tuple[str, str] | None:
     # Where it cannot be opened nobody was here yet, or it is another user's.
     with contextlib.suppress(OSError), \
             open(data_dir / "lock", "r+", encoding="utf-8", errors="replace", opener=plain_file) as file:
-        try:
-            lock_file(file)
-        except OSError as problem:
-            pid, _, url = file.read().partition(" ")
-            return None if problem.errno in UNLOCKABLE else (pid, url)
+        if (holder := lock_file(file)) is not None:
+            pid, _, url = holder.partition(" ")
+            return pid, url
     return None
 
 
-def ask_password(config: Config) -> int:
+def ask_password(config: Config) -> None:
     """Ask for a new password, or read it from a pipe, and store its hash."""
     asks = sys.stdin is not None and sys.stdin.isatty()
     line = f'{getpass.getpass("New password (empty: none): ")}\n' if asks else (sys.stdin or io.StringIO()).readline()
     password = line.rstrip("\n")
     if not line or not encodable(password):
-        return usage_error("a password is one line of text; an empty line takes it away")
+        raise WrongUsage("a password is one line of text; an empty line takes it away")
     if 0 < len(password) < MIN_PASSWORD or len(password) > MAX_PASSWORD:
-        return usage_error(f"a password has {MIN_PASSWORD} to {MAX_PASSWORD} characters")
-    config.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        raise WrongUsage(f"a password has {MIN_PASSWORD} to {MAX_PASSWORD} characters")
     with contextlib.closing(open_database(config)) as database:
         database.set_meta("password", hashed_password(password) if password else None)
         database.delete_sessions()
     print("The password is set." if password else "The password is gone; the link works as before.")
-    return 0
 
 
-def write_backup(config: Config, target: Path) -> int:
-    """Write a backup of the database to `target`, also while llamadash runs."""
+def write_backup(config: Config, *, file: Path) -> None:
+    """Write a backup of the database to `file`, also while llamadash runs."""
     if not (config.data_dir / DATABASE_NAME).exists():
-        return usage_error(f"there is no database in {config.data_dir}")
+        raise WrongUsage(f"there is no database in {config.data_dir}")
     with contextlib.closing(open_database(config)) as database:
-        size = database.backup(target.absolute())
-    print(f"{target} ({size} bytes)")
-    return 0
+        size = database.backup(file.absolute())
+    print(f"{file} ({size} bytes)")
 
 
-COMMANDS: dict[str, tuple[str, Callable[[Config, Json], int]]] = {
-    "link": ("print the link to open", lambda config, options: print_link(config, new=options["new"])),
-    "password": ("set the password", lambda config, _: ask_password(config)),
-    "backup": ("write a backup of the database", lambda config, options: write_backup(config, options["file"])),
-    "service": ("print a systemd unit", lambda config, _: print_service(config)),
-    "doctor": ("check this machine and say what to do", lambda config, _: asyncio.run(doctor(config))),
-    "update": ("put the newest version in place of this file",
-               lambda config, options: update(config, check=options["check"])),
+COMMANDS: dict[str, tuple[Callable[..., int | None], str, dict[str, Json]]] = {  # and help, and arguments
+    "link": (print_link, "print the link to open",
+             {"--new": {"action": "store_true", "help": "replace the access key and end all sessions"}}),
+    "password": (ask_password, "set the password", {}),
+    "backup": (write_backup, "write a backup of the database", {"file": {"type": Path, "help": "where to write it"}}),
+    "service": (print_service, "print a systemd unit", {}),
+    "doctor": (lambda config: asyncio.run(doctor(config)), "check this machine and say what to do", {}),
+    "update": (update, "put the newest version in place of this file",
+               {"--check": {"action": "store_true", "help": "only say whether there is a newer one"}}),
 }
-EXIT_CODES = {AlreadyRunning: EXIT_RUNNING, DatabaseRefused: EXIT_DATABASE, StorageFull: EXIT_LATER,
-              DatabaseUnavailable: EXIT_LATER}
+EXIT_CODES = {WrongUsage: EXIT_USAGE, AlreadyRunning: EXIT_RUNNING, DatabaseRefused: EXIT_DATABASE,
+              StorageFull: EXIT_LATER, DatabaseUnavailable: EXIT_LATER}
 
 
 def open_standard_streams() -> None:
@@ -13774,9 +13714,10 @@ def main(argv: list[str] | None = None) -> int:
     if argv[:1] == ["embedded-engine"]:
         return embedded_engine(argv[1:])
     options, fixed = parsed(command_line(), argv)
-    config = configured(options, fixed)
     try:
-        return COMMANDS[options["command"]][1](config, options) if options["command"] else run_server(config)
+        config = configured(options, fixed)
+        run, _, own = COMMANDS.get(options["command"], (run_server, "", {}))
+        return run(config, **{name: options[name] for name in (argument.lstrip("-") for argument in own)}) or 0
     except DashError as problem:
         say(f"llamadash: {problem}", sys.stderr)
         return problem.details.get("exit_code") or EXIT_CODES.get(type(problem), 1)
