@@ -2040,6 +2040,14 @@ class ConversationRows(DatabaseFile):
             if limited and any(has > may for has, may in zip((*own, *every), CONVERSATION_LIMITS, strict=True)):
                 raise StorageFull("There is no room for this. Start a new conversation, or delete old ones.")
 
+    def votes(self, model: str) -> Json:
+        """Of how many comparisons with a vote an answer of `model` was part, and in how many it was the best one."""
+        rows = self.read("SELECT id, details FROM messages WHERE details LIKE '%\"compare\"%'", ())
+        answers = [decoded(dict(row), "details", {}) for row in rows]
+        voted = {answer.get("compare"): answer.get("model") for answer in answers if answer.get("vote")}
+        part = {answer.get("compare") for answer in answers if answer.get("model") == model} & voted.keys()
+        return {"best": sum(voted[compare] == model for compare in part), "of": len(part)}
+
     def attachments(self) -> set[str]:
         """The hashes that messages name; may be called from a thread."""
         rows = self.read("SELECT id, details FROM messages WHERE details LIKE '%\"attachments\"%'", ())
@@ -4695,10 +4703,11 @@ async def models_list(dash: Dash) -> Json:
 
 
 @on("models:get", error="GET_MODEL_FAILED")
-def models_get(dash: Dash, *, id: ModelId) -> Json:
-    """One model, with its benchmarks, newest first, how far one is that is under way, and how it would be started."""
+async def models_get(dash: Dash, *, id: ModelId) -> Json:
+    """One model: its benchmarks, newest first, one that is under way, votes in chats, and how it would be started."""
     model = dash.model(id)
     return {"model": model, "benchmarks": dash.db.benchmarks(id), "benchmarking": dash.benchmarks.get(id),
+            "votes": await asyncio.to_thread(dash.db.votes, id),
             "projectors": dash.library.projectors.get(model["path"], []), "command": dash.pool.command(id)}
 
 
@@ -11961,8 +11970,8 @@ CONTENT_TYPES = {".html": "text/html; charset=utf-8", ".js": "text/javascript; c
                  ".css": "text/css; charset=utf-8", ".svg": "image/svg+xml", ".png": "image/png",
                  ".webmanifest": "application/manifest+json"}
 SECURITY_HEADERS = {
-    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; media-src data:; "
-                               "connect-src 'self'; manifest-src 'self'; base-uri 'none'; form-action 'none'; "
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
+                               "media-src data:; connect-src 'self'; manifest-src 'self'; base-uri 'none'; form-action 'none'; "
                                "frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'",
     "X-Content-Type-Options": "nosniff", "X-Frame-Options": "DENY", "Referrer-Policy": "no-referrer",
     "Cross-Origin-Opener-Policy": "same-origin", "Cross-Origin-Resource-Policy": "same-origin",

@@ -15961,9 +15961,12 @@ async def test_two_answers_side_by_side(appliance: Server, tmp_path: Path) -> No
         assert await page.locator(".chat-question .chat-file").all_inner_texts() == ["notes.md", "page.pdf"]
         saved = (await client.request("conversations:list"))["conversations"][0]["id"]
         sent = (await client.request("conversations:get", id=saved))["conversation"]["messages"][0]["attachments"]
-        assert "Dashboard" in sent[1]["text"]
+        assert "llamadash" in sent[1]["text"]
         await page.get_by_role("button", name="Vote for this answer").first.click()
         await page.get_by_role("button", name="Voted best").wait_for()
+        votes = [(await client.request("models:get", id=answer["model"]))["votes"] for answer in (
+            await client.request("conversations:get", id=saved))["conversation"]["messages"] if "compare" in answer]
+        assert sorted(vote["best"] for vote in votes) in ([0, 1], [1, 1]) and {vote["of"] for vote in votes} == {1}
         await page.reload()
         await page.get_by_role("button", name="Voted best").wait_for()
         assert await page.get_by_role("button", name="Vote for this answer").count() == 1

@@ -42,6 +42,7 @@ export class ModelBenchmark extends Component {
     return {
       fields: Object.fromEntries(FIELDS.map(([key, , value]) => [key, value])), running: false, progress: null,
       results: this.props.model.benchmarks ?? [], error: "", chosen: /** @type {number[]} */ ([]), left: 0,
+      votes: { best: 0, of: 0 },
     };
   }
 
@@ -73,9 +74,9 @@ export class ModelBenchmark extends Component {
   async loadPast() {
     try {
       const {
-        model, benchmarks = model.benchmarks ?? [], benchmarking,
+        model, benchmarks = model.benchmarks ?? [], benchmarking, votes = this.state.votes,
       } = await this.props.state.request("models:get", { id: this.props.model.id });
-      if (!this.state.results.length) this.setState({ results: benchmarks });
+      this.setState({ votes, ...(this.state.results.length ? {} : { results: benchmarks }) });
       if (benchmarking && !this.state.progress) this.follow(benchmarking);
     } catch {
       // Earlier results are extra; a failed request here says nothing that the page does not show anyway.
@@ -125,7 +126,7 @@ export class ModelBenchmark extends Component {
   }
 
   render() {
-    const { results, error, progress } = this.state;
+    const { results, error, progress, votes } = this.state;
     const running = this.state.running || Boolean(progress && progress.done < progress.total);
     return h("div", { className: "stack" },
       h("p", { className: "muted" },
@@ -137,6 +138,8 @@ export class ModelBenchmark extends Component {
             running ? "Measuring…" : "Run benchmark"),
           running && this.progress())),
       error && h("p", { key: "error", className: "field-error", role: "alert" }, error),
+      votes.of > 0 && h("p", { key: "votes" },
+        `Voted best in ${number(votes.best)} of ${plural(votes.of, "comparison")} in chats.`),
       results.length > 0
         ? this.results(results)
         : !running && h("p", { key: "none", className: "muted" }, "Not measured yet."));

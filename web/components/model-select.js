@@ -40,6 +40,6 @@ export class ModelSelect extends Component {
     if (id === null || this.destroyed) return;
     const input = this.element.querySelector("input");
     input.value = id;
-    input.dispatchEvent(new Event("change", { bubbles: true }));
+    for (const type of ["input", "change"]) input.dispatchEvent(new Event(type, { bubbles: true })); // as a select does
   }
 }

@@ -1,5 +1,6 @@
 import { Component, h } from "../core/component.js";
 import { icon } from "./icon.js";
+import { MANY_MODELS, ModelSelect } from "./model-select.js";
 
 /** @typedef {{action: string, model: string, at: string, days: number[]}} Schedule */
 
@@ -11,7 +12,7 @@ const ACTIONS = [
 
 /**
  * What happens at times of day.
- * Props: `items` (Schedule[]), `models` ([id, name][]), `onChange(items)`, `error`.
+ * Props: `state`, `items` (Schedule[]), `models` ([id, name][]), `onChange(items)`, `error`.
  */
 export class Schedules extends Component {
   getEventMap() {
@@ -55,15 +56,10 @@ export class Schedules extends Component {
   /** @param {Schedule} item @param {number} at */
   row({ action, model, at: time, days }, at) {
     const data = (/** @type {string} */ schedule) => ({ schedule, at: String(at) });
-    const known = this.props.models.some((/** @type {[string, string]} */ [id]) => id === model);
     return h("div", { key: `row${at}`, className: "schedule", role: "group", "aria-label": `Schedule ${at + 1}` },
       h("select", { className: "select", "aria-label": "What", value: action, dataset: data("action") },
         ACTIONS.map(([value, label]) => h("option", { key: value, value }, label))),
-      action !== "free" && h("select", {
-        key: "model", className: "select", "aria-label": "Model", value: model, dataset: data("model"),
-      },
-        [...(known ? [] : [[model, model || "Choose a model"]]), ...this.props.models].map(([id, name]) =>
-          h("option", { key: id, value: id }, name))),
+      action !== "free" && this.model(model, data("model")),
       h("input", { className: "input", type: "time", "aria-label": "At", value: time, dataset: data("at") }),
       h("button", {
         type: "button", className: "button button-ghost button-icon", "aria-label": `Remove schedule ${at + 1}`,
@@ -76,5 +72,18 @@ export class Schedules extends Component {
           type: "checkbox", className: "visually-hidden", checked: days.includes(day),
           dataset: { ...data("days"), day: String(day) },
         }), name))));
+  }
+
+  /** @param {string} model @param {{[name: string]: string}} dataset */
+  model(model, dataset) {
+    const { state, models } = this.props;
+    if (models.length > MANY_MODELS) {
+      const ids = models.map((/** @type {[string, string]} */ [id]) => id);
+      return h(ModelSelect, { key: "pick", state, label: "Model", value: model, models: ids, dataset });
+    }
+    const known = models.some((/** @type {[string, string]} */ [id]) => id === model);
+    const options = [...(known ? [] : [[model, model || "Choose a model"]]), ...models];
+    return h("select", { key: "model", className: "select", "aria-label": "Model", value: model, dataset },
+      options.map(([id, name]) => h("option", { key: id, value: id }, name)));
   }
 }

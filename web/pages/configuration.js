@@ -6,6 +6,7 @@ import { confirmDialog } from "../components/dialog.js";
 import { EngineHelp } from "../components/engine-help.js";
 import { formField } from "../components/form-field.js";
 import { icon } from "../components/icon.js";
+import { MANY_MODELS, ModelSelect } from "../components/model-select.js";
 import { buildName } from "../components/model-serving.js";
 import { OfficialBuild } from "../components/official-build.js";
 import { ParameterForm } from "../components/parameter-form.js";
@@ -449,7 +450,8 @@ export class ConfigurationPage extends Component {
           "later. Empty = models stay."),
         h("div", { className: "form-grid" }, devices.map((device) => this.budget(result, device, "yields")))),
       h(Schedules, {
-        key: "schedules", items: this.value("schedules") ?? [], models: this.modelChoices(), onChange: this.onSchedules,
+        key: "schedules", state: this.props.state, items: this.value("schedules") ?? [],
+        models: this.modelChoices(), onChange: this.onSchedules,
         error: Object.entries(this.state.fieldErrors).find(([key, error]) => key.startsWith("schedules") && error)?.[1],
       }));
   }
@@ -498,6 +500,12 @@ export class ConfigurationPage extends Component {
     const id = `config-${key}`;
     const value = String(this.value(key) ?? "");
     const known = options.some(([option]) => option === value);
+    if (options.length > MANY_MODELS && !locked) {
+      return formField({ id, label, hint, error, locked }, h(ModelSelect, {
+        state: this.props.state, label, value, models: options.flatMap(([option]) => option || []), none: options[0][1],
+        dataset: { config: key },
+      }));
+    }
     return formField({ id, label, hint, error, locked }, h("select", {
       id, className: "select", value, disabled: Boolean(locked), dataset: { config: key },
       "aria-describedby": `${id}-hint`,
