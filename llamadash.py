@@ -2789,78 +2789,62 @@ SLIDING = {
 }
 
 
-class CacheLayer(NamedTuple):
-    """What one layer remembers: numbers for each token of the context or of the window, and for each request."""
-    keys: int
-    values: int
-    sliding: bool
-    state: int
-
-
-class LayerWeights(NamedTuple):
-    """Bytes of the weights of one layer, or of the output, by what is done with them."""
-    plain: int  # which lie where the layer is computed
-    experts: int  # which cpu-moe keeps in main memory
-    elsewhere: Mapping[str, int] = {}  # what override-tensor puts on a device, by its name
+@dataclass(eq=False, repr=False)
+class Layer:
+    """What one layer, or the output, costs: bytes of weights, and the numbers that it remembers."""
+    plain: int = 0  # bytes that lie where the layer is computed
+    experts: int = 0  # bytes that cpu-moe keeps in main memory
+    keys: int = 0  # for each token of the context, or of the window where it is sliding
+    values: int = 0
+    sliding: bool = False
+    state: int = 0  # for each request
 
 
 @dataclass(eq=False, repr=False)
 class Shape:
     """What a model's memory depends on, from its row and, where it can be read, its header."""
-    layers: int
-    embedding: int
-    feed_forward: int
-    mixing: int  # numbers for each token that latent attention or a state space needs in place of feed_forward's
+    layers: list[Layer]  # and, last, the output
+    window: int  # tokens that sliding layers see, or 0
+    work: int  # numbers for each token of a batch
+    mixing: int  # as many where there are layers with a state, which also make
+    copies: float  # numbers for each request
     heads: int
     vocabulary: int
-    trained: int
-    window: int
-    input: int  # bytes of weights that are never on a GPU
-    tied: int  # bytes of those that are on the output's GPU as well, as there is no output of its own
-    weights: list[LayerWeights]  # of each layer and, last, of the output
-    largest: int  # bytes of the largest tensor of a layer
-    cache: list[CacheLayer]
+    trained: int  # tokens
+    input: int = 0  # bytes of weights that are never on a GPU
+    tied: int = 0  # bytes of those that are on the output's GPU as well, as there is no output of its own
+    largest: int = 0  # bytes of the largest tensor of a layer
+    elsewhere: collections.Counter[str] = field(default_factory=collections.Counter)  # bytes that override-tensor moves
 
 
 def model_shape(model: Json, header: GGUFHeader | None, parameters: Json) -> Shape:
-    """The shape of the model of this row; without its header the rarer kinds of layers are not known."""
+    """The shape of the model of this row; without its header all layers are alike, and the rarer kinds not known."""
     header = header or GGUFHeader()
-    layers = min(model["block_count"] or 0, MAX_KEPT_ITEMS)
-    embedding = model["embedding_length"] or 0
-    width, latent, inner, groups, state, dense = (header.largest(key) or 0 for key in (
-        "expert_feed_forward_length", "attention.key_length_mla", "ssm.inner_size", "ssm.group_count",
-        "ssm.state_size", "leading_dense_block_count"))
-    used, wide = model["expert_used_count"] or 0, header.largest("feed_forward_length") or 4 * embedding
-    tensors = header.tensor_sizes
-    if sum(tensors.values()) < 0.9 * (model["file_size"] or 0):  # not those of all shards
-        tensors = {}
-    own = weights_of(tensors, layers, parameters) if tensors else guessed_weights(model, layers, width)
-    first = sum([size for name, size in tensors.items() if INPUT_TENSORS.match(name)])
-    tied = 0 if "output.weight" in tensors else tensors.get("token_embd.weight", 0)
-    mixed = latent and 2 * (model["head_count"] or 0) * (latent + (model["key_length"] or 0))  # as measured, or more
-    return Shape(
-        layers=layers, embedding=embedding,
-        feed_forward=max(width * (used + 1), wide if dense or not width else 0),
-        mixing=max(mixed, 6 * inner + 11 * groups * state), heads=model["head_count"] or 0,
-        vocabulary=model["vocabulary_size"] or 0,
-        trained=min(model["context_length"] or 0, LARGEST_CONTEXT), window=sliding_window(model, header), input=first,
-        tied=tied, weights=own,
-        largest=max((size for name, size in tensors.items() if name.startswith("blk.")), default=0),
-        cache=cache_layers(model, header, layers - (header.largest("nextn_predict_layers") or 0)))
-
-
-def weights_of(tensors: Mapping[str, int], layers: int, parameters: Json) -> list[LayerWeights]:
-    """Bytes of the `tensors` of each layer and, last, of the output."""
-    rules, parts = tensor_rules(str(parameters.get("override-tensor", ""))), [[0, 0] for _ in range(layers + 1)]
-    elsewhere: list[collections.Counter[str]] = [collections.Counter() for _ in parts]
+    count, size = min(model["block_count"] or 0, MAX_KEPT_ITEMS), model["file_size"] or 0
+    each = size // (count + 1)
+    tensors = header.tensor_sizes or {"output.weight": size - each * count,
+                                      **{f"blk.{at}.": each for at in range(count)}}
+    window, slides = sliding_layers(model, header, count)
+    layers = [*remembering_layers(model, header, slides), Layer()]
+    shape = Shape(layers, window, *batch_work(model, header, max([layer.state for layer in layers])),
+                  heads=model["head_count"] or 0, vocabulary=model["vocabulary_size"] or 0,
+                  trained=min(model["context_length"] or 0, LARGEST_CONTEXT))
+    rules = tensor_rules(str(parameters.get("override-tensor", "")))
     for name, size in tensors.items():
         block = re.match(r"blk\.(\d{1,4})\.", name)
-        at = min(int(block[1]), layers) if block else layers
+        layer = layers[min(int(block[1]), count) if block else count]
         if place := next((device for pattern, device in rules if pattern.search(name)), None):  # the first counts
-            elsewhere[at][place] += size
-        elif not INPUT_TENSORS.match(name):
-            parts[at][1 if EXPERT_TENSORS.search(name) else 0] += size
-    return [LayerWeights(plain, experts, moved) for (plain, experts), moved in zip(parts, elsewhere, strict=True)]
+            shape.elsewhere[place] += size
+        elif INPUT_TENSORS.match(name):
+            shape.input += size
+        elif EXPERT_TENSORS.search(name):
+            layer.experts += size
+        else:
+            layer.plain += size
+    if "output.weight" not in tensors:
+        shape.tied = tensors.get("token_embd.weight", 0)
+    shape.largest = max((size for name, size in tensors.items() if name.startswith("blk.")), default=0)
+    return shape
 
 
 def tensor_rules(text: str) -> list[tuple[re.Pattern[str], str]]:
@@ -2875,47 +2859,56 @@ def tensor_rules(text: str) -> list[tuple[re.Pattern[str], str]]:
     return rules
 
 
-def guessed_weights(model: Json, layers: int, expert_width: int) -> list[LayerWeights]:
-    """As weights_of, of a model whose tensors are not known: all layers are alike."""
-    total, parameters = model["file_size"] or 0, model["parameter_count"]
-    experts = 3 * (model["embedding_length"] or 0) * expert_width * (model["expert_count"] or 0) * layers
-    share = min(experts / parameters, 0.98) if parameters else 0.0
-    each = total // (layers + 1)
-    layer = LayerWeights(each - int(each * share), int(each * share))
-    return [*[layer] * layers, LayerWeights(total - each * layers, 0)]
+def batch_work(model: Json, header: GGUFHeader, state: int) -> tuple[int, int, float]:
+    """Numbers that the engine works with, as measured or more: a Shape's work, mixing and copies."""
+    embedding, used = model["embedding_length"] or 0, model["expert_used_count"] or 0
+    width, wide, dense, latent, inner, groups, size = (header.largest(key) or 0 for key in (
+        "expert_feed_forward_length", "feed_forward_length", "leading_dense_block_count", "attention.key_length_mla",
+        "ssm.inner_size", "ssm.group_count", "ssm.state_size"))
+    work = 5 * embedding + 2 * (model["head_count"] or 0) * (latent + (model["key_length"] or 0)) * bool(latent)
+    if dense or not width:
+        work = max(work, 5 * embedding + 3 * (wide or 4 * embedding))
+    # What narrow experts made does not fit into the place of what they were given, so there are both.
+    narrow = 2 * width < embedding
+    work = max(work, 2 * used * (embedding + width) if narrow else 5 * embedding + 3 * used * width)
+    if (header.architecture or "").startswith("qwen"):  # gated delta nets
+        return work, 4 * embedding + 5 * inner + 2 * groups * size, 2.6 * state
+    return work, 5 * embedding + 6 * inner + 11 * groups * size, 0
 
 
-def sliding_window(model: Json, header: GGUFHeader) -> int:
-    """Tokens in the window of sliding layers, 0 where no layer slides."""
-    architecture = model["architecture"] or ""
-    unlisted = architecture not in SLIDING and header.of_model("attention.sliding_window_pattern") is None
-    if unlisted or (architecture == "exaone4" and model["block_count"] != 64):  # of which only the 32B slides
-        return 0
-    return model["sliding_window"] or SLIDING.get(architecture, (1, "last", 0))[2]
+def sliding_layers(model: Json, header: GGUFHeader, layers: int) -> tuple[int, list[bool]]:
+    """How many tokens sliding layers see, and which these are; 0 where no layer slides."""
+    architecture, pattern = model["architecture"] or "", header.of_model("attention.sliding_window_pattern")
+    period, full, window = SLIDING.get(architecture, (1, "last", 0))
+    window = model["sliding_window"] or window
+    unlisted = architecture not in SLIDING and pattern is None
+    if unlisted or not window or (architecture == "exaone4" and model["block_count"] != 64):  # only the 32B slides
+        return 0, [False] * layers
+    if isinstance(pattern, list):
+        return window, [bool(item) for item in per_layer(pattern, layers, 0)]
+    period = pattern if type(pattern) is int and pattern > 0 else period
+    return window, [at % period != (0 if full == "first" else period - 1) for at in range(layers)]
 
 
-def cache_layers(model: Json, header: GGUFHeader, layers: int) -> list[CacheLayer]:
-    """What each layer remembers."""
-    architecture = model["architecture"] or ""
-    if architecture in WITHOUT_CACHE:
-        return []
+def remembering_layers(model: Json, header: GGUFHeader, slides: list[bool]) -> list[Layer]:
+    """The layers with what each remembers, those that are in `slides` of the window only."""
+    architecture, layers = model["architecture"] or "", len(slides)
     heads = per_layer(header.of_model("attention.head_count_kv"), layers, model["head_count_kv"] or 0)
     keys, values = model["key_length"] or 0, model["value_length"] or 0
     if header.largest("attention.key_length_mla"):
         values = 0  # multi-head latent attention keeps one vector for both
-    slide_keys = header.largest("attention.key_length_swa") or keys
-    slide_values = header.largest("attention.value_length_swa") or values
-    slides = sliding_layers(architecture, header, layers) if sliding_window(model, header) else [False] * layers
+    sizes = {False: (keys, values), True: (header.largest("attention.key_length_swa") or keys,
+                                           header.largest("attention.value_length_swa") or values)}
     recurrent = recurrent_layers(architecture, header, layers, heads)
     state = recurrent_state(model, header)
-    shared = 20 if architecture == "gemma3n" else layers - (header.largest("attention.shared_kv_layers") or 0)
+    caching = 0 if architecture in WITHOUT_CACHE else layers - (header.largest("nextn_predict_layers") or 0)
+    own = 20 if architecture == "gemma3n" else caching - (header.largest("attention.shared_kv_layers") or 0)
     result = []
-    for at in range(layers):
+    for at, sliding in enumerate(slides):
         attends = not recurrent[at] or architecture == "falcon-h1"  # whose layers do both
-        count = heads[at] if attends and at < shared else 0
-        result.append(CacheLayer(count * (slide_keys if slides[at] else keys),
-                                 count * (slide_values if slides[at] else values),
-                                 slides[at], state if recurrent[at] else 0))
+        count = heads[at] if attends and at < min(own, caching) else 0
+        result.append(Layer(keys=count * sizes[sliding][0], values=count * sizes[sliding][1], sliding=sliding,
+                            state=state if recurrent[at] and at < caching else 0))
     return result
 
 
@@ -2926,16 +2919,6 @@ def per_layer(value: Any, layers: int, default: Any) -> list[Any]:
     return [value if type(value) is int else default] * layers
 
 
-def sliding_layers(architecture: str, header: GGUFHeader, layers: int) -> list[bool]:
-    """Which layers see only the window."""
-    pattern = header.of_model("attention.sliding_window_pattern")
-    if isinstance(pattern, list):
-        return [bool(item) for item in per_layer(pattern, layers, 0)]
-    period, full, _ = SLIDING.get(architecture, (1, "last", 0))
-    period = pattern if type(pattern) is int and pattern > 0 else period
-    return [at % period != (0 if full == "first" else period - 1) for at in range(layers)]
-
-
 def recurrent_layers(architecture: str, header: GGUFHeader, layers: int, heads: list[int]) -> list[bool]:
     """Which layers keep a state of fixed size in place of the context."""
     listed, interval = header.of_model("attention.recurrent_layers"), header.of_model("full_attention_interval")
@@ -2943,6 +2926,8 @@ def recurrent_layers(architecture: str, header: GGUFHeader, layers: int, heads: 
         return [True] * layers
     if isinstance(listed, list) and len(listed) >= layers:
         return [bool(item) for item in listed[:layers]]
+    if architecture == "qwen3next" and interval is None:
+        interval = 4  # its older files do not say so
     if type(interval) is int and interval > 0:
         return [(at + 1) % interval != 0 for at in range(layers)]
     wide = per_layer(header.of_model("feed_forward_length"), layers, 1)
@@ -2964,31 +2949,6 @@ def recurrent_state(model: Json, header: GGUFHeader) -> int:
     return inner * size + max(kernel - 1, 0) * (inner + 2 * groups * size)
 
 
-class Run(NamedTuple):
-    """How a model is to be run: the parameters that cost memory, with the engine's defaults filled in."""
-    slots: int
-    streams: int  # KV caches that are kept apart
-    ubatch: int
-    key_bytes: float  # for each number
-    value_bytes: float
-    flash: bool
-    swa_full: bool
-
-
-def run_of(parameters: Json) -> Run:
-    """The Run that these parameters ask for."""
-    slots = number_of(parameters, "parallel", -1)
-    unified = slots < 1 or parameters.get("kv-unified") is True
-    slots = slots if slots > 0 else DEFAULT_SLOTS
-    batch = max(number_of(parameters, "batch-size", DEFAULT_BATCH), 1)
-    return Run(
-        slots=slots, streams=1 if unified else slots,
-        ubatch=min(number_of(parameters, "ubatch-size", DEFAULT_UBATCH) or batch, batch),
-        key_bytes=CACHE_BYTES.get(parameters.get("cache-type-k", "f16"), 2.0),
-        value_bytes=CACHE_BYTES.get(parameters.get("cache-type-v", "f16"), 2.0),
-        flash=parameters.get("flash-attn") not in ("off", False), swa_full=parameters.get("swa-full") is True)
-
-
 def number_of(parameters: Json, key: str, default: int) -> int:
     """A whole number among the parameters, or `default` where it is something else."""
     value = parameters.get(key)
@@ -3000,125 +2960,118 @@ def rounded_up(value: int) -> int:
     return max(-(-value // CONTEXT_STEP), 1) * CONTEXT_STEP
 
 
-def cells_of(shape: Shape, run: Run, context: int) -> tuple[int, int]:
-    """Cells of each stream's KV cache, in layers that see everything and in layers that slide."""
-    one = rounded_up(rounded_up(context) // run.streams)
-    if run.swa_full or not shape.window:
-        return one, one
-    return one, min(one, rounded_up(shape.window * run.slots // run.streams + run.ubatch))
-
-
-def cache_bytes(shape: Shape, run: Run, context: int) -> list[int]:
-    """Bytes of each layer's KV cache or recurrent state."""
-    cells, sliding = (count * run.streams for count in cells_of(shape, run, context))
-    return [round((sliding if layer.sliding else cells) * (layer.keys * run.key_bytes + layer.values * run.value_bytes))
-            + layer.state * 4 * run.slots for layer in shape.cache]
-
-
-def compute_bytes(shape: Shape, run: Run, context: int) -> int:
-    """Scratch memory for one batch, and the probabilities that come out."""
-    one, sliding = cells_of(shape, run, context)
-    tokens = min(run.ubatch, rounded_up(context))
-    masks = one + (sliding if shape.window else 0)
-    attention = 2 * masks if run.flash else 4 * one * (shape.heads + 1)  # a matrix for every head
-    work = 4 * (5 * shape.embedding + max(3 * shape.feed_forward, shape.mixing))
-    return tokens * (attention + work) + 4 * shape.vocabulary * run.slots
-
-
 class Placement:
-    """Where weights and cache go: bytes of every part on every device, for one context."""
+    """Where weights and cache of a model go that is run with `parameters`: bytes on every device, for one context."""
 
-    def __init__(self, shape: Shape, run: Run, model: Json, parameters: Json, devices: list[Json]) -> None:
-        self.shape, self.run, self.model, self.parameters, self.devices = shape, run, model, parameters, devices
-        self.weights = model["file_size"] or 0
-        self.projector = (model["projector_size"] or 0) if parameters.get("mmproj-auto") is not False else 0
+    def __init__(self, shape: Shape, model: Json, parameters: Json, devices: list[Json]) -> None:
+        self.shape, self.model, self.parameters, self.devices = shape, model, parameters, devices
+        slots = number_of(parameters, "parallel", -1)
+        self.slots = slots if slots > 0 else DEFAULT_SLOTS
+        self.streams = 1 if slots < 1 or parameters.get("kv-unified") is True else slots  # caches that are kept apart
+        batch = max(number_of(parameters, "batch-size", DEFAULT_BATCH), 1)
+        self.ubatch = min(number_of(parameters, "ubatch-size", DEFAULT_UBATCH) or batch, batch)
+        self.key_bytes, self.value_bytes = (
+            CACHE_BYTES.get(parameters.get(f"cache-type-{kind}", "f16"), 2.0) for kind in "kv")
+        self.flash = parameters.get("flash-attn") not in ("off", False)
         self.host = next((at for at, device in enumerate(devices) if device["kind"] == "cpu"), 0)
-        self.places = {device["name"]: at for at, device in enumerate(devices)}
-        self.correction = (model.get("memory_correction") or {}).get("gpu", 0)
+        self.gpus = [at for at, device in enumerate(devices) if device["kind"] == "gpu"]  # for layers, in order
+        if parameters.get("split-mode") == "none" and self.gpus:
+            main = min(max(number_of(parameters, "main-gpu", 0), 0), len(self.gpus) - 1)
+            self.gpus = [self.gpus[main]]
+        self.projector = (model["projector_size"] or 0) if parameters.get("mmproj-auto") is not False else 0
+        self.projector_at = self.gpus[0] if self.gpus and parameters.get("mmproj-offload") is not False else self.host
 
-    def gpus(self) -> list[int]:
-        """The devices that layers go to, in order."""
-        gpus = [at for at, device in enumerate(self.devices) if device["kind"] == "gpu"]
-        if self.parameters.get("split-mode") == "none" and gpus:
-            return [gpus[min(max(number_of(self.parameters, "main-gpu", 0), 0), len(gpus) - 1)]]
-        return gpus
+    def cells(self, context: int) -> tuple[int, int]:
+        """Cells of all KV caches, in layers that see everything and in layers that slide."""
+        one = rounded_up(rounded_up(context) // self.streams)
+        window = rounded_up(self.shape.window * self.slots // self.streams + self.ubatch)
+        slides = self.shape.window and self.parameters.get("swa-full") is not True
+        return one * self.streams, (min(one, window) if slides else one) * self.streams
 
-    def layer_bytes(self, cache: list[int]) -> list[tuple[int, int]]:
+    def cache(self, context: int) -> list[int]:
+        """Bytes of each layer's KV cache or recurrent state."""
+        cells, sliding = self.cells(context)
+        return [round((sliding if layer.sliding else cells) * (
+            layer.keys * self.key_bytes + layer.values * self.value_bytes)) + layer.state * 4 * self.slots
+            for layer in self.shape.layers]
+
+    def compute(self, context: int) -> int:
+        """Bytes of scratch memory for one batch, and of the probabilities that come out."""
+        shape, tokens = self.shape, min(self.ubatch, rounded_up(context))
+        one, sliding = (cells // self.streams for cells in self.cells(context))
+        masks = one + (sliding if shape.window else 0)
+        attention = 2 * masks if self.flash else 4 * one * (shape.heads + 1)  # a matrix for every head
+        work = max(tokens * shape.work, tokens * shape.mixing + round(shape.copies * self.slots))
+        return tokens * (attention + 128) + 4 * (work + shape.vocabulary * self.slots)  # 128: positions and the like
+
+    def layer_bytes(self, context: int) -> list[tuple[int, int]]:
         """For each layer and, last, the output: what a GPU takes of it, and what stays in main memory all the same."""
         layers = self.shape.layers
-        kept = layers if self.parameters.get("cpu-moe") is True else number_of(self.parameters, "n-cpu-moe", 0)
+        kept = len(layers) if self.parameters.get("cpu-moe") is True else number_of(self.parameters, "n-cpu-moe", 0)
         offload = self.parameters.get("kv-offload") is not False
         result = []
-        for at, part in enumerate(self.shape.weights):
-            held = cache[at] if at < len(cache) else 0
-            stays = (part.experts if at < kept else 0) + (0 if offload else held)
-            tied = self.shape.tied if at == layers else 0
-            result.append((part.plain + part.experts + held + tied - stays, stays))
+        for at, (layer, held) in enumerate(zip(layers, self.cache(context), strict=True)):
+            stays = (layer.experts if at < kept else 0) + (0 if offload else held)
+            result.append((layer.plain + layer.experts + held - stays, stays))
+        result[-1] = result[-1][0] + self.shape.tied, result[-1][1]
         return result
 
     def overhead(self, gpu: int, context: int, *, mixed: bool) -> int:
         """Bytes on a GPU beside weights, cache and compute, `mixed` where the other memory holds weights as well."""
         backend = re.sub(r"\d+$", "", self.devices[gpu]["name"])
         copied = self.shape.largest if mixed else 0  # for long prompts, weights are brought to the GPU
-        if self.run.flash and backend in ("CUDA", "ROCm") and {self.run.key_bytes, self.run.value_bytes} != {2.0}:
-            cells = cells_of(self.shape, self.run, context)[0] * self.run.streams  # a layer's, which are decompressed
-            copied += 2 * cells * max((layer.keys + layer.values for layer in self.shape.cache), default=0)
+        if self.flash and backend in ("CUDA", "ROCm") and {self.key_bytes, self.value_bytes} != {2.0}:
+            widest = max(layer.keys + layer.values for layer in self.shape.layers)  # whose cache is decompressed
+            copied += 2 * self.cells(context)[0] * widest
         return GPU_OVERHEAD.get(backend, 256 << 20) + copied
 
-    def shares(self, gpus: list[int]) -> list[float]:
+    def shares(self) -> list[float]:
         """Which part of the layers each GPU gets: as the user says, else by free memory."""
         try:
             wanted = [float(part) for part in re.split("[,/]", str(self.parameters.get("tensor-split", "")))]
         except ValueError:
             wanted = []
-        parts = (wanted + [0.0] * len(gpus))[:len(gpus)]
+        parts = (wanted + [0.0] * len(self.gpus))[:len(self.gpus)]
         if not all(0 <= part < 1e9 for part in parts) or sum(parts) <= 0:
-            parts = [float(self.devices[at]["free"] or 1) for at in gpus]
+            parts = [float(self.devices[at]["free"] or 1) for at in self.gpus]
         return [part / sum(parts) for part in parts]
 
-    def offloaded(self, sizes: list[tuple[int, int]], gpus: list[int], each: int) -> int:
+    def offloaded(self, sizes: list[tuple[int, int]], each: int) -> int:
         """How many layers go to the GPUs, counted from the output; every GPU needs `each` bytes besides."""
-        if not gpus:
+        if not self.gpus:
             return 0
-        wanted = -2 if self.parameters.get("n-gpu-layers") == "all" else number_of(self.parameters, "n-gpu-layers", -1)
-        if wanted != -1:
-            return min(wanted, len(sizes)) if wanted >= 0 else len(sizes)
-        free = sum(max((self.devices[at]["free"] or 0) - FIT_MARGIN - each, 0) for at in gpus)
-        free -= self.projector if self.projector_place(gpus) != self.host else 0
+        if (wanted := number_of(self.parameters, "n-gpu-layers", -1)) >= 0:
+            return min(wanted, len(sizes))
+        free = sum(max((self.devices[at]["free"] or 0) - FIT_MARGIN - each, 0) for at in self.gpus)
+        free -= self.projector if self.projector_at != self.host else 0
         taken = itertools.accumulate(on_gpu for on_gpu, _ in reversed(sizes))
         return sum(total <= free for total in taken)  # by itself the engine takes what fits
 
     def split(self, context: int) -> tuple[list[int], int]:
         """Bytes needed on every device, and how many of them are in main memory only for want of GPU memory."""
-        compute = compute_bytes(self.shape, self.run, context)
-        sizes = self.layer_bytes(cache_bytes(self.shape, self.run, context))
-        gpus = self.gpus()
-        extra = compute + (max(self.overhead(at, context, mixed=False) for at in gpus) if gpus else 0)
-        count = self.offloaded(sizes, gpus, extra)
+        compute, sizes, gpus = self.compute(context), self.layer_bytes(context), self.gpus
+        extra = compute + max((self.overhead(at, context, mixed=False) for at in gpus), default=0)
+        count = self.offloaded(sizes, extra)
         used = [0] * len(self.devices)
         used[self.host] += self.shape.input
-        for part in self.shape.weights:
-            for name, size in part.elsewhere.items():
-                used[self.places.get(name, self.host)] += size
+        places = {device["name"]: at for at, device in enumerate(self.devices)}
+        for name, size in self.shape.elsewhere.items():
+            used[places.get(name, self.host)] += size
         left = sum([on_gpu for on_gpu, _ in sizes[:len(sizes) - count]]) - (0 if count else self.shape.tied)
         used[self.host] += left + sum([stays for _, stays in sizes])
-        bounds = [count * share for share in itertools.accumulate(self.shares(gpus))]
+        bounds = [count * share for share in itertools.accumulate(self.shares())]
         for at, (on_gpu, _) in enumerate(sizes[len(sizes) - count:]):
             used[next((gpus[place] for place, bound in enumerate(bounds) if at < bound - 1e-9), gpus[-1])] += on_gpu
-        used[self.projector_place(gpus)] += self.projector
+        used[self.projector_at] += self.projector
         mixed = used[self.host] > self.shape.input
         busy = [at for at, device in enumerate(self.devices) if device["kind"] == "gpu" and used[at]]
+        correction = (self.model.get("memory_correction") or {}).get("gpu", 0)
         for at in busy:
-            used[at] = max(0, used[at] + compute + self.overhead(at, context, mixed=mixed)
-                           + self.correction // len(busy))
+            used[at] += compute + self.overhead(at, context, mixed=mixed) + correction // len(busy)
+            used[at] = max(0, used[at])
         if not count:
             used[self.host] += compute
-        asked = number_of(self.parameters, "n-gpu-layers", -1) >= 0
-        return used, left if gpus and not asked else 0
-
-    def projector_place(self, gpus: list[int]) -> int:
-        """The device that the projector goes to."""
-        return gpus[0] if gpus and self.parameters.get("mmproj-offload") is not False else self.host
+        return used, left if gpus and number_of(self.parameters, "n-gpu-layers", -1) < 0 else 0
 
     def fits(self, context: int, margin: int = 0) -> bool:
         """Whether every device has room, `margin` bytes left over."""
@@ -3127,20 +3080,18 @@ class Placement:
 
     def largest(self, limit: int, margin: int = 0) -> int:
         """The largest context up to `limit` that fits, a multiple of CONTEXT_STEP, or 0."""
-        low, high = 0, limit // CONTEXT_STEP
-        while low < high:
-            middle = (low + high + 1) // 2
-            low, high = (middle, high) if self.fits(middle * CONTEXT_STEP, margin) else (low, middle - 1)
-        return low * CONTEXT_STEP
+        steps = range(1, limit // CONTEXT_STEP + 1)
+        return CONTEXT_STEP * bisect.bisect_left(
+            steps, True, key=lambda step: not self.fits(step * CONTEXT_STEP, margin))
 
     def chosen(self, limit: int) -> int:
         """The context up to `limit` that the engine takes where none is set, 0 where it takes its least."""
         devices, parameters = self.devices, self.parameters
-        if not self.gpus():  # it counts on all of main memory
+        if not self.gpus:  # it counts on all of main memory
             devices = [{**device, "free": device["total"]} for device in devices]
         elif number_of(parameters, "n-gpu-layers", -1) == -1:  # the context shrinks before a layer stays on the CPU
-            parameters = {**parameters, "n-gpu-layers": "all"}
-        return Placement(self.shape, self.run, self.model, parameters, devices).largest(limit, FIT_MARGIN)
+            parameters = {**parameters, "n-gpu-layers": len(self.shape.layers)}
+        return Placement(self.shape, self.model, parameters, devices).largest(limit, FIT_MARGIN)
 
 
 def estimate_memory(model: Json, parameters: Json, devices: list[Json], header: GGUFHeader | None = None) -> Json:
@@ -3149,20 +3100,20 @@ def estimate_memory(model: Json, parameters: Json, devices: list[Json], header: 
     `devices`: [{name, kind: gpu | cpu, free, total}], main memory among them. `used` of each has what a process takes
     beside the parts, `spills` is what goes to main memory only because the GPUs are full.
     """
-    shape, run = model_shape(model, header, parameters), run_of(parameters)
-    placement = Placement(shape, run, model, parameters, devices)
-    full = rounded_up(shape.trained or FIT_MIN_CONTEXT) * run.streams
+    placement = Placement(model_shape(model, header, parameters), model, parameters, devices)
+    full = rounded_up(placement.shape.trained or FIT_MIN_CONTEXT) * placement.streams
     context = min(number_of(parameters, "ctx-size", 0), LARGEST_CONTEXT)
     if context <= 0:
         context = full
         if "ctx-size" not in parameters and parameters.get("fit") not in (False, "off"):
-            context = max(placement.chosen(full), min(full, FIT_MIN_CONTEXT * run.streams))
-    cache, compute = sum(cache_bytes(shape, run, context)), compute_bytes(shape, run, context)
+            context = max(placement.chosen(full), min(full, FIT_MIN_CONTEXT * placement.streams))
     used, spills = placement.split(context)
-    projector = {"projector": placement.projector} if placement.projector else {}
+    parts = {"weights": model["file_size"] or 0, "kvCache": sum(placement.cache(context)),
+             "compute": placement.compute(context)}
+    if placement.projector:
+        parts["projector"] = placement.projector
     return {
-        "weights": placement.weights, "kvCache": cache, "compute": compute, **projector,
-        "total": placement.weights + cache + compute + placement.projector, "context": context,
+        **parts, "total": sum(parts.values()), "context": context,
         "devices": [{**device, "used": need} for device, need in zip(devices, used, strict=True)],
         "fits": placement.fits(context), "spills": spills, "maxContext": placement.largest(full),
     }
