@@ -9813,14 +9813,10 @@ async def engines_rehearse(dash: Dash, *, id: Annotated[str, Length(1, 96)], mod
 
 HUB = "https://huggingface.co"
 HUB_HOSTS = ("huggingface.co", "www.huggingface.co", "hf.co", "hf-mirror.com")  # what people paste
-DOWNLOADS_LISTED = 20  # finished ones that stay in the list
 DISK_RESERVE = 2**30  # bytes left free: the database, the logs and the system need some
 DOWNLOAD_BLOCK = 2**20  # bytes written and hashed in one go in a thread
-PROGRESS_PAUSE = 0.25  # s between two progress messages
-SPEED_SPAN = 5.0  # s over which the speed is measured
 RETRIES = 8  # attempts in a row that bring nothing, until a download fails
 RETRY_PAUSE = (1.0, 30.0)  # s before the second attempt, doubling up to this
-CONNECT_LIMIT = 15.0  # s for a connection
 STALL_LIMIT = 30.0  # s without a byte, after which a connection counts as cut
 MAX_LISTING = 8 * 2**20  # bytes of a repository's description; the largest have some 5 MB
 LISTING_LIMIT = 60.0  # s for that
@@ -9828,10 +9824,7 @@ ANSWER_LIMIT = 60.0  # s until a file begins to come
 MAX_FOUND = 50  # repositories that a search tells
 MAX_REPO_FILES = 2000  # models of a repository that are looked at; the largest have some hundred
 MAX_QUEUED = 200  # downloads that are not at their end
-MAX_REDIRECTS = 5
 MAX_FILE_SIZE = 10**15  # bytes; a hub that tells more does not tell the truth
-MAX_FILE_NAME = 200  # bytes; file systems allow 255, and ".part" with a tag is added
-RETRY_LATER = 60.0  # s where the hub answers "too many requests" and does not say until when
 MAX_RETRY_AFTER = 3600.0  # s that a server may make us wait before the next attempt
 ACTIVE = ("queued", "running", "verifying")
 UNFINISHED_DOWNLOADS = (*ACTIVE, "paused", "failed")
@@ -9866,7 +9859,8 @@ class Part:
     sha256: str | None = None
     verified: bool = False
     address: str | None = None  # of its own
-    tag: str = ""  # in the name of what came so far, which nobody else's file has by accident
+    tag: str = field(default_factory=lambda: secrets.token_hex(3))  # in the name of what came so far: only ours has it
+    here: int = 0  # bytes that are on the disk
 
 
 @dataclass(eq=False, repr=False)
@@ -9878,10 +9872,13 @@ class Download:
     parts: list[Part]
     status: str = "queued"
     error: str | None = None
-    flat: bool = False  # without the folders of the repository, as up to version 1.0.0
     retry_at: int | None = None  # Unix ms of the next attempt, while one is due
-    done: int = 0
-    speeds: collections.deque[tuple[float, int]] = dataclasses.field(default_factory=collections.deque)
+    speed: float = 0.0  # bytes/s
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """What it is listed under."""
+        return self.repo, self.file
 
     @property
     def total(self) -> int:
@@ -9889,34 +9886,28 @@ class Download:
         return sum(part.size for part in self.parts)
 
     @property
+    def done(self) -> int:
+        """Bytes of them that are on the disk."""
+        return sum(part.here for part in self.parts)
+
+    @property
     def folder(self) -> Path:
-        """The model folder that it is in."""
-        place = Path(self.place)
-        up = 2 if not self.flat else int(place.name == self.repo.rpartition("/")[2])
-        return (place, *place.parents)[up]
+        """The model folder that it is in, under the names of its user and its repository."""
+        return Path(self.place).parents[1]
 
     def target(self, part: Part) -> Path:
         """Where `part` will be when all is complete."""
-        return Path(self.place) / (part.name.rpartition("/")[2] if self.flat else part.name)
+        return Path(self.place) / part.name
 
     def partial(self, part: Part) -> Path:
         """Where `part` is until then."""
         target = self.target(part)
         return target.with_name(".".join(filter(None, [target.name, part.tag, "part"])))
 
-    def move(self) -> None:
-        """Take a place of its own, where that of older versions holds another file."""
-        self.place, self.flat = str(download_place(self.folder, self.repo)), False
-        for part in self.parts:
-            part.tag, part.verified = secrets.token_hex(3), False
-
-    def have(self, part: Part) -> int:
-        """Bytes of `part` that are on the disk."""
-        return files_size(self.partial(part)) or (files_size(self.target(part)) if part.verified else 0)
-
     def count(self) -> None:
-        """Set `done` to the bytes that are on the disk."""
-        self.done = sum(map(self.have, self.parts))
+        """Look how much of each part is on the disk."""
+        for part in self.parts:
+            part.here = files_size(self.partial(part)) or (files_size(self.target(part)) if part.verified else 0)
 
     def finish(self) -> None:
         """Give all parts their final names; Conflict where another file has one meanwhile."""
@@ -9931,7 +9922,7 @@ class Download:
         above: set[Path] = set()
         for part in self.parts:
             self.partial(part).unlink(missing_ok=True)
-            part.verified = False
+            part.verified, part.here = False, 0
             above |= {folder for folder in self.target(part).parents if self.folder in folder.parents}
         for folder in sorted(above, reverse=True):
             with contextlib.suppress(OSError):
@@ -9939,13 +9930,11 @@ class Download:
 
     def as_json(self) -> Json:
         """What clients see: {repo, file, done, total, bytesPerSecond, status, secondsLeft?, error?, retryAt?, …}."""
-        (began, before), (now, done) = (self.speeds[0], self.speeds[-1]) if self.speeds else ((0.0, 0), (0.0, 0))
-        speed = max(done - before, 0) / (now - began) if self.status == "running" and now > began else 0.0
-        total = self.total
-        left = {"secondsLeft": math.ceil((total - self.done) / speed)} if speed else {}
+        speed = self.speed if self.status == "running" else 0.0
+        left = {"secondsLeft": math.ceil((self.total - self.done) / speed)} if speed else {}
         error = {"error": self.error, **({"retryAt": self.retry_at} if self.retry_at else {})} if self.error else {}
         return {"repo": self.repo, "file": self.file, "files": [part.name for part in self.parts],
-                "folder": self.place, "done": self.done, "total": total, "bytesPerSecond": round(speed),
+                "folder": self.place, "done": self.done, "total": self.total, "bytesPerSecond": round(speed),
                 "status": self.status, **left, **error}
 
 
@@ -9969,7 +9958,8 @@ def download_file(file: str) -> str:
     """`file` if it is a safe path of a GGUF file inside a repository, else InvalidRequest."""
     pieces = file.split("/")
     bad = any(not piece or piece.startswith(".") or re.search(r'[\x00-\x1f\x7f\\:*?"<>|]', piece) for piece in pieces)
-    if bad or not encodable(file) or pieces[-1] != pieces[-1].strip() or len(pieces[-1].encode()) > MAX_FILE_NAME:
+    name = pieces[-1]
+    if bad or not encodable(file) or name != name.strip() or len(name.encode()) > 200:  # of 255, for more is added
         raise InvalidRequest("this is no acceptable file name", field="file")
     if not file.lower().endswith(".gguf"):
         raise InvalidRequest("the file's name must end in .gguf", field="file")
@@ -10099,7 +10089,7 @@ class ModelHub:
     @contextlib.asynccontextmanager
     async def session(self, total: float | None = None) -> AsyncIterator[aiohttp.ClientSession]:
         """A client without cookies; it does not follow redirects by itself. `total`: seconds for each answer."""
-        limits = aiohttp.ClientTimeout(total=total, sock_connect=CONNECT_LIMIT, sock_read=STALL_LIMIT)
+        limits = aiohttp.ClientTimeout(total=total, sock_connect=15, sock_read=STALL_LIMIT)
         headers = {"User-Agent": f"llamadash/{__version__}", "Accept-Encoding": "identity"}
         connector = aiohttp.TCPConnector(ssl=await asyncio.to_thread(trusted_certificates),
                                          socket_factory=self.open_socket)
@@ -10114,10 +10104,10 @@ class ModelHub:
         try:
             hub = yarl.URL(self.endpoint).origin()
         except ValueError:
-            raise HubUnavailable("HF_ENDPOINT must be an http or https address") from None
+            raise HubUnavailable("a hub's address must begin with http:// or https://") from None
         url = yarl.URL(path if "://" in path else f"{self.endpoint}/{path}", encoded=True)
         announced = Part(path, 0)
-        for _ in range(MAX_REDIRECTS + 1):
+        for _ in range(6):
             at_hub = url.origin() == hub
             token = {"Authorization": f"Bearer {self.token}"} if self.token and at_hub else {}  # no other host sees it
             proxies = {} if urllib.request.proxy_bypass(url.host or "") else urllib.request.getproxies()
@@ -10175,21 +10165,22 @@ class ModelHub:
 
     def refusal(self, response: aiohttp.ClientResponse, what: str, elsewhere: str | None) -> DashError:
         """The error that says what a refused request means to the user; `elsewhere` is the host that is not the hub."""
-        status = response.status
-        if status in (401, 403) and not elsewhere:
+        status, wait = response.status, retry_after(response.headers)
+        if status in (401, 403) and not (elsewhere or wait):
             hint = "HF_TOKEN may not read it" if self.token else "start llamadash with HF_TOKEN set"
             return NotFound(f"{what} does not exist, is private, or its terms must be accepted at "
                             f"{self.name} first ({hint})")
         if status in (404, 410) and not elsewhere:
             return NotFound(f"{what} does not exist at {self.name}")
-        wait = min(retry_after(response.headers) or RETRY_LATER * (status == 429), MAX_RETRY_AFTER)
-        asks = f" and asks to wait {math.ceil(wait)} s" if wait else ""
-        details: Json = {"retryAfter": math.ceil(wait)} if wait else {}
+        wait = math.ceil(min(wait or 60.0 * (status == 429), MAX_RETRY_AFTER))
+        until = time.strftime("%H:%M", time.localtime(time.time() + wait))
+        asks = f" and asks to wait {wait} s: try again at {until}" if wait else ""
+        details: Json = {"retryAfter": wait} if wait else {}
         return HubUnavailable(f"{elsewhere or self.name} answered with status {status}{asks}", **details)
 
 
 def retry_after(headers: Mapping[str, str]) -> float:
-    """For how many seconds a server wants no further request, by Retry-After (a number or a date) or RateLimit."""
+    """For how many seconds a server wants no further request: a number or a date, or what is said of its limit."""
     text, limit = headers.get("Retry-After", ""), re.search(r";\s*t=([0-9]{1,6})", headers.get("RateLimit", ""))
     if re.fullmatch(r"\s*[0-9]{1,9}(?:\.[0-9]{0,9})?\s*", text):
         return float(text)
@@ -10197,7 +10188,10 @@ def retry_after(headers: Mapping[str, str]) -> float:
         until, now = (email.utils.parsedate_to_datetime(date).timestamp()  # by its own clock, where it tells the time
                       for date in (text, headers.get("Date") or email.utils.formatdate(usegmt=True)))
         return max(until - now, 0.0)
-    return float(limit[1]) if limit else 0.0  # as Hugging Face has it
+    if headers.get("X-RateLimit-Remaining") == "0":  # as GitHub has it; Hugging Face has the other
+        reset = re.fullmatch(r"[0-9]{9,11}", headers.get("X-RateLimit-Reset", ""))
+        return max(int(reset[0]) - time.time(), 1.0) if reset else 0.0
+    return float(limit[1]) if limit else 0.0
 
 
 async def json_in_thread(text: bytes, kept: Callable[[Json], Any] | None = None) -> Any:
@@ -10283,31 +10277,38 @@ def download_place(folder: Path, repo: str) -> Path:
     return folder / "/".join(urllib.parse.quote(word, safe="@ ") for word in repo.split("/", 1))
 
 
-def download_placed(repo: str, file: str, folder: Path, parts: list[Part]) -> Download:
-    """A new download into `folder`; where an older version seems to have put the model, that is looked at."""
-    for old in (folder / repo.rpartition("/")[2], folder):
-        if all(part.sha256 and files_size(old / part.name.rpartition("/")[2]) == part.size for part in parts):
-            return Download(repo, file, str(old), parts, flat=True)
-    parts = [dataclasses.replace(part, tag=secrets.token_hex(3)) for part in parts]
-    return Download(repo, file, str(download_place(folder, repo)), parts)
-
-
-SAVED_DOWNLOAD = {"repo": str, "file": str, "place": str, "status": str, "error": str | None, "flat": bool}
+SAVED_DOWNLOAD = {"repo": str, "file": str, "place": str, "status": str, "error": str | None}
 SAVED_PART = {"name": str, "size": int, "sha256": str | None, "verified": bool, "tag": str}
 
 
 def download_restored(row: Any) -> Download | None:
-    """What a run of whatever version saved of a download; None where it lacks what is needed."""
+    """What a run of whatever version saved of a download, on the disk as it is now; None where that is not enough."""
     try:
         parts = [Part(**{"size": 0, **good_values(part, SAVED_PART)}) for part in row["parts"]]
-        download = Download(**{"flat": True, **good_values(row, SAVED_DOWNLOAD), "parts": parts})
+        download = Download(**{**good_values(row, SAVED_DOWNLOAD), "parts": parts})
         for part in [parts[0], *parts]:  # there is one at least
             download_file(part.name)
+        if not row["parts"][0].get("tag"):
+            download_moved(download)
     except (AttributeError, LookupError, TypeError, InvalidRequest) as problem:
         log.warning("A download cannot be taken up again, for it is not as llamadash saves it: %s", problem)
         return None
     download.status = {**dict.fromkeys(ACTIVE, "queued"), "failed": "failed"}.get(download.status, "paused")
+    download.count()
     return download
+
+
+def download_moved(download: Download) -> None:
+    """Give a download of version 1.0.0, where files of one name shared a place, its own, and what came of it so far."""
+    old = Path(download.place)
+    folder = old.parent if old.name == download.repo.rpartition("/")[2] else old
+    download.place = str(download_place(folder, download.repo))
+    for part in download.parts:
+        part.tag, part.verified = secrets.token_hex(3), False
+        with contextlib.suppress(OSError):
+            if (begun := old / f"{part.name.rpartition('/')[2]}.part").is_file():
+                download.target(part).parent.mkdir(parents=True, exist_ok=True)
+                os.rename(begun, download.partial(part))
 
 
 # Where a model came from: each file's SHA-256, or its size; when the hub was asked last (Unix ms); the newer revision
@@ -10317,7 +10318,7 @@ HUB_FIELDS = {"repo": str, "file": str, "files": dict[str, Any], "checked": int,
 class PartFile:
     """The file that one part is written to, or is in already: hashed block by block, each in a thread."""
 
-    def __init__(self, path: Path, existing: bool, folder: Path) -> None:
+    def __init__(self, part: Part, path: Path, existing: bool, folder: Path) -> None:
         """Open the file at its start, an `existing` model to be read; Conflict where a link leads out of `folder`."""
         place = Path(os.path.realpath(folder), path.relative_to(folder)).parent
         if os.path.normcase(os.path.realpath(path.parent)) != os.path.normcase(place):
@@ -10325,14 +10326,13 @@ class PartFile:
         path.parent.mkdir(parents=True, exist_ok=True)
         self.file = io.FileIO(path, "r" if existing else "a+", opener=plain_file)
         self.file.seek(0)
-        self.hash = hashlib.sha256()
-        self.position = 0
+        self.hash, self.part, part.here = hashlib.sha256(), part, 0
 
     def adopt(self) -> bool:
         """Hash one more block of what is there already; False at its end."""
         block = self.file.read(DOWNLOAD_BLOCK) or b""
         self.hash.update(block)
-        self.position += len(block)
+        self.part.here += len(block)
         return bool(block)
 
     def write(self, block: bytes) -> None:
@@ -10341,12 +10341,11 @@ class PartFile:
         while rest:
             rest = rest[self.file.write(rest):]
         self.hash.update(block)
-        self.position += len(block)
 
     def restart(self) -> None:
         """Forget everything that came so far."""
         self.file.truncate(0)
-        self.hash, self.position = hashlib.sha256(), 0
+        self.hash, self.part.here = hashlib.sha256(), 0
 
     def close(self) -> None:
         """Put what was written on the disk and close the file."""
@@ -10364,37 +10363,33 @@ class Downloads:
         self.hub.own_ports = dash.own_ports
         self.items: dict[tuple[str, str], Download] = {}
         self.tasks: dict[tuple[str, str], asyncio.Task[None]] = {}
-        self.reported = 0.0
 
     async def run(self) -> None:
         """Go on with what a former run of llamadash left unfinished."""
-        for download in filter(None, map(download_restored, self.dash.db.get_meta("downloads", []))):
-            written = {item.partial(part) for item in self.items.values() for part in item.parts}
-            if not written.isdisjoint(map(download.partial, download.parts)):  # as two could have one in version 1.0.0
-                download.move()
-            await in_thread(download.count)
-            self.items.setdefault((download.repo, download.file), download)
+        for row in self.dash.db.get_meta("downloads", []):
+            if download := await in_thread(download_restored, row):
+                self.items.setdefault(download.key, download)
         self.pump()
 
     def pump(self) -> None:
         """Start the next queued download where none runs: two would share one line, and both come later."""
-        key = next((key for key, item in self.items.items() if item.status == "queued"), None)
-        if key and not self.tasks:
-            self.tasks[key] = self.dash.spawn(self.work(key, self.items[key]), f"download of {key[1]}")
+        download = next((item for item in self.items.values() if item.status == "queued"), None)
+        if download and not self.tasks:
+            self.tasks[download.key] = self.dash.spawn(self.work(download), f"download of {download.file}")
 
     async def add(self, repo: str, file: str | None, folder: str | None, projector: bool) -> Download:
         """Queue a model; one that is listed already goes on."""
         source = download_source(repo, self.hub.endpoint)
         source = source if file is None else Source(source.repo, download_file(file))
         parts = await self.parts(source, projector)
-        key = (source.repo, parts[0].name)
-        known = self.items.get(key)
+        place = download_place(self.folder(folder), source.repo)
+        download = Download(source.repo, parts[0].name, str(place), parts)
+        known = self.items.get(download.key)
         if known and known.status in UNFINISHED_DOWNLOADS:
             await self.resume(known)
             return known
         if sum(item.status in UNFINISHED_DOWNLOADS for item in self.items.values()) >= MAX_QUEUED:
             raise Conflict(f"{MAX_QUEUED} downloads wait already. Cancel some first.")
-        download = await in_thread(download_placed, *key, self.folder(folder), parts)
         needed = sum(max(item.total - item.done, 0) for item in self.items.values() if item.status in ACTIVE)
         await in_thread(download_check_space, download, needed)
         await self.enqueue(download)
@@ -10421,21 +10416,23 @@ class Downloads:
         return place
 
     async def stop(self, download: Download, status: str) -> None:
-        """End the work on `download`, for the reason that `status` tells."""
+        """End the work on a download: "paused" keeps what came so far, "cancelled" removes it."""
         download.status = status
-        key = (download.repo, download.file)
-        if task := self.tasks.get(key):
+        if task := self.tasks.get(download.key):
             task.cancel()
             await asyncio.wait([task])
-            self.tasks.pop(key, None)
+            self.tasks.pop(download.key, None)
+        if status == "cancelled":
+            await in_thread(download.discard)
+            download.error = None
+        if download.status == status:  # nobody resumed it meanwhile
+            await self.tell(download, status)
+        self.pump()
 
     async def pause(self, download: Download) -> None:
         """Stop a download and keep what came so far."""
         if download.status in ACTIVE:
             await self.stop(download, "paused")
-            if download.status == "paused":  # nobody resumed it meanwhile
-                await self.tell(download, "paused")
-            self.pump()
 
     async def resume(self, download: Download) -> None:
         """Go on with a paused or failed download."""
@@ -10447,10 +10444,6 @@ class Downloads:
         if download.status == "done":
             raise Conflict(f"{download.file} is complete already")
         await self.stop(download, "cancelled")
-        await in_thread(download.discard)
-        download.done, download.error = 0, None
-        await self.tell(download, "cancelled")
-        self.pump()
 
     async def forget(self, path: str) -> None:
         """Let go of the finished download of the model at `path`, which was taken off the list: it can be had again."""
@@ -10462,44 +10455,37 @@ class Downloads:
 
     async def enqueue(self, download: Download) -> None:
         """Put a download into the queue; StorageFull where that cannot be remembered, which leaves it as it was."""
-        before, key = (self.items, download.status, download.error), (download.repo, download.file)
-        others = {other: item for other, item in self.items.items() if other != key or item is download}
-        self.items = {**others, key: download}  # a new one comes last
+        before = (self.items, download.status, download.error)
+        others = {key: item for key, item in self.items.items() if key != download.key or item is download}
+        self.items = {**others, download.key: download}  # a new one comes last
         download.status, download.error = "queued", None
         try:
             self.remember()
         except DashError:
             self.items, download.status, download.error = before
             raise
-        await self.dash.broadcast("models:download", download.as_json())
+        await self.show(download)
         self.pump()
 
     async def tell(self, download: Download, status: str) -> None:
         """Set the status, remember it and tell everybody; where it cannot be saved, the former one is remembered."""
-        download.speeds.clear()
         download.status = status
         with contextlib.suppress(DashError):
             self.remember()
+        await self.show(download)
+
+    async def show(self, download: Download) -> None:
+        """Tell everybody how far a download is."""
         await self.dash.broadcast("models:download", download.as_json())
 
     def remember(self) -> None:
         """Save what is unfinished, and let go of what finished long ago."""
         finished = [key for key, item in self.items.items() if item.status not in UNFINISHED_DOWNLOADS]
-        for key in finished[:-DOWNLOADS_LISTED]:
+        for key in finished[:-20]:
             del self.items[key]
         self.dash.db.set_meta("downloads", [
             {**{key: getattr(item, key) for key in SAVED_DOWNLOAD}, "parts": [vars(part) for part in item.parts]}
             for item in self.items.values() if item.status in UNFINISHED_DOWNLOADS])
-
-    async def progress(self, download: Download) -> None:
-        """Tell everybody how far the download is, four times a second at most."""
-        now = time.monotonic()
-        if now - self.reported >= PROGRESS_PAUSE:
-            self.reported = now
-            download.speeds.append((now, download.done))
-            while now - download.speeds[0][0] > SPEED_SPAN:
-                download.speeds.popleft()
-            await self.dash.broadcast("models:download", download.as_json())
 
     async def came(self, download: Download) -> None:
         """List the model that came, and note where from: who asked for a revision by its number has the newest."""
@@ -10510,11 +10496,10 @@ class Downloads:
                "files": {part.name: part.sha256 or part.size for part in download.parts}, "checked": now_ms()}
         self.dash.db.note_of_models("hub", {row["id"]: hub for row in self.dash.db.models() if row["path"] == path})
 
-    async def work(self, key: tuple[str, str], download: Download) -> None:
+    async def work(self, download: Download) -> None:
         """Fetch one download to its end, good or bad, and start the next one."""
         try:
-            await self.tell(download, "running")
-            await Transfer(self, download).run()
+            await Transfer(self.hub, download, self.show).run()
             await self.came(download)
             status = "done"
         except (DashError, OSError) as problem:
@@ -10528,9 +10513,8 @@ class Downloads:
             status, download.error = "failed", "Something went wrong in llamadash; its log says what."
             log.exception("download of %s from %s failed", download.file, download.repo)
         finally:
-            self.tasks.pop(key, None)
+            self.tasks.pop(download.key, None)
         await in_thread(download.count)
-        download.done = download.total if status == "done" else download.done
         await self.tell(download, status)
         self.pump()
         self.dash.event("download", reason=f"{download.file} failed: {download.error}" if download.error else
@@ -10572,44 +10556,49 @@ class Downloads:
 class Transfer:
     """Brings all parts of one download here, over as many connections as it takes, and checks them."""
 
-    def __init__(self, queue: Downloads | Installer, download: Download) -> None:
-        self.queue, self.download = queue, download
+    def __init__(self, hub: ModelHub, download: Download, tell: Callable[[Download], Awaitable[None]]) -> None:
+        self.hub, self.download, self.tell = hub, download, tell
+        self.told = collections.deque[tuple[float, int]]([], 20)  # when, and how much had come; for the speed
 
     async def run(self) -> None:
-        """Bring the model here; where another one has the place that older versions chose, to a place of its own."""
-        async with self.queue.hub.session() as self.session:
-            try:
-                await self.fetch()
-            except Conflict:
-                begun: int = await in_thread(files_size, *map(self.download.partial, self.download.parts))
-                if begun or not self.download.flat:
-                    raise
-                self.download.move()
-                await self.fetch()
-
-    async def fetch(self) -> None:
-        """Fetch and check all parts, then give them their names at once: half a model is never in the folder."""
-        for part in self.download.parts:
-            have: int = await in_thread(self.download.have, part)
-            if not (part.verified and have):
-                await self.fetch_part(part)
+        """Bring all parts here, then give them their names at once: half a model is never in the folder."""
+        await in_thread(self.download.count)
+        await self.report("running")
+        async with self.hub.session() as self.session:
+            for part in self.download.parts:
+                if not (part.verified and part.here):
+                    await self.fetch(part)
         await in_thread(self.download.finish)
 
-    async def fetch_part(self, part: Part) -> None:
+    async def report(self, status: str | None = None) -> None:
+        """Tell of a new `status`, or else how far the download is: four times a second at most."""
+        download, now = self.download, time.monotonic()
+        if status:
+            download.status, download.speed = status, 0.0
+            self.told.clear()
+        elif now - self.told[-1][0] < 0.25:
+            return
+        elif now > (before := self.told[0])[0]:
+            download.speed = max(download.done - before[1], 0) / (now - before[0])
+        self.told.append((now, download.done))
+        await self.tell(download)
+
+    async def fetch(self, part: Part) -> None:
         """Fetch the rest of one file, and check it; Conflict where another file has its name already."""
         target, partial = self.download.target(part), self.download.partial(part)
-        existing, begun = bool(await in_thread(files_size, target)), await in_thread(files_size, partial)
-        file = await in_thread(PartFile, target if existing else partial, existing, self.download.folder)
+        existing = bool(await in_thread(files_size, target))
+        begun = existing or part.here
+        file = await in_thread(PartFile, part, target if existing else partial, existing, self.download.folder)
         try:
-            if existing or begun:
-                await self.queue.tell(self.download, "verifying")
+            if begun:
+                await self.report("verifying")
                 while await in_thread(file.adopt):
-                    pass
-                await self.queue.tell(self.download, "running")
+                    await self.report()
+                await self.report("running")
             if not existing:
-                await self.transfer_all(part, file)
-            if file.position != part.size:
-                raise WrongContent(f"{part.name} has {file.position} bytes instead of the {part.size} announced")
+                await self.complete(part, file)
+            if part.here != part.size:
+                raise WrongContent(f"{part.name} has {part.here} bytes instead of the {part.size} announced")
             if part.sha256 and file.hash.hexdigest() != part.sha256:
                 raise WrongContent(f"{part.name} is damaged: its checksum is not the one announced")
         except WrongContent:
@@ -10624,47 +10613,40 @@ class Transfer:
             await in_thread(partial.unlink, True)
         part.verified = True
 
-    async def transfer_all(self, part: Part, file: PartFile) -> None:
+    async def complete(self, part: Part, file: PartFile) -> None:
         """Bring all bytes here, over a new connection whenever one is cut; HubUnavailable after RETRIES in vain."""
-        failures = 0
-        await in_thread(self.download.count)
-        others = self.download.done - file.position
-        if file.position > part.size:
+        failures, download = 0, self.download
+        if part.here > part.size:
             await in_thread(file.restart)
-        while file.position < part.size:
-            before = file.position
+        while part.here < part.size:
+            before = part.here
             try:
-                await self.transfer(part, file, others)
+                await self.transfer(part, file)
             except HubUnavailable as problem:
-                failures = 1 if file.position > before else failures + 1
+                failures = 1 if part.here > before else failures + 1
                 if failures > RETRIES:
                     raise HubUnavailable(f"given up after {failures} attempts in vain: {problem}") from problem
                 log.info("download of %s: %s; trying again", part.name, problem)
                 pause = min(RETRY_PAUSE[0] * 2 ** (failures - 1), RETRY_PAUSE[1])
-                pause *= 0.75 + secrets.randbelow(500) / 1000
-                await self.wait(max(pause, problem.details.get("retryAfter", 0)), str(problem))
+                pause = max(pause * (0.75 + secrets.randbelow(500) / 1000), problem.details.get("retryAfter", 0))
+                try:
+                    download.error, download.retry_at = str(problem), now_ms() + round(pause * 1000)
+                    await self.report("running")
+                    await asyncio.sleep(pause)
+                finally:
+                    download.error = download.retry_at = None
+                await self.report("running")
 
-    async def wait(self, pause: float, problem: str) -> None:
-        """Sleep until the next attempt, and let everybody see why and until when."""
-        download = self.download
-        try:
-            download.error, download.retry_at = problem, now_ms() + round(pause * 1000)
-            await self.queue.tell(download, "running")
-            await asyncio.sleep(pause)
-        finally:
-            download.error = download.retry_at = None
-        await self.queue.tell(download, "running")
-
-    async def transfer(self, part: Part, file: PartFile, others: int) -> None:
-        """Bring what one connection gives; `others` are the bytes of the other parts."""
+    async def transfer(self, part: Part, file: PartFile) -> None:
+        """Bring what one connection gives."""
         if not part.sha256:  # nothing would tell whether it has changed at the hub since the last connection
             await in_thread(file.restart)
-        headers = {"Range": f"bytes={file.position}-"} if file.position else {}
+        headers = {"Range": f"bytes={part.here}-"} if part.here else {}
         repo, _, revision = self.download.repo.partition("@")
         place = part.address or \
             f"{repo}/resolve/{urllib.parse.quote(revision or 'main', safe='')}/{urllib.parse.quote(part.name)}"
         await in_thread(download_check_space, self.download, 0)
-        async with self.queue.hub.get(self.session, place, part.name, headers) as (response, announced):
+        async with self.hub.get(self.session, place, part.name, headers) as (response, announced):
             if announced.sha256 not in (None, part.sha256) or announced.size not in (0, part.size):
                 part.size, part.sha256 = announced.size or part.size, announced.sha256
                 await in_thread(file.restart)
@@ -10672,42 +10654,41 @@ class Transfer:
                     raise HubUnavailable("the file has changed at the hub")  # and this is the end of the new one
             if response.headers.get("Content-Encoding", "identity") != "identity":
                 raise HubUnavailable("the file came compressed")
-            download_check_size(response, part, file.position)
-            if response.status != 206 and file.position:  # it gives all or nothing
+            download_check_size(response, part)
+            if response.status != 206 and part.here:  # it gives all or nothing
                 await in_thread(file.restart)
-            await self.receive(response, part, file, others)
-        if file.position < part.size:
+            await self.receive(response, part, file)
+        if part.here < part.size:
             raise HubUnavailable("the connection was cut")
 
-    async def receive(self, response: aiohttp.ClientResponse, part: Part, file: PartFile, others: int) -> None:
+    async def receive(self, response: aiohttp.ClientResponse, part: Part, file: PartFile) -> None:
         """Write what comes, in large blocks; of a connection that is cut, all that was read is kept."""
-        block, received = bytearray(), file.position
+        block = bytearray()
         try:
             async for chunk in response.content.iter_any():
                 block += chunk
-                received += len(chunk)
-                if received > part.size:
+                part.here += len(chunk)
+                if part.here > part.size:
                     raise WrongContent(f"{part.name} is longer than announced")
                 if len(block) >= DOWNLOAD_BLOCK:
                     full, block = bytes(block), bytearray()
                     await in_thread(file.write, full)
-                self.download.done = others + received
-                await self.queue.progress(self.download)
+                await self.report()
         finally:
             await in_thread(file.write, bytes(block))
 
 
-def download_check_size(response: aiohttp.ClientResponse, part: Part, position: int) -> None:
-    """Refuse an answer that is not what is missing of `part` from `position` on."""
+def download_check_size(response: aiohttp.ClientResponse, part: Part) -> None:
+    """Refuse an answer that is not what is missing of `part`."""
     size = response.content_length
     if response.status == 206:
         found = re.fullmatch(r"bytes ([0-9]+)-[0-9]+/([0-9]+|\*)", response.headers.get("Content-Range", ""))
-        if not found or download_bytes(found[1]) != position:
+        if not found or download_bytes(found[1]) != part.here:
             raise HubUnavailable("another range came than was asked for")
         size = download_bytes(found[2])
     if size not in (None, part.size):
         problem = f"{part.name} has {size} bytes instead of the {part.size} announced"
-        raise HubUnavailable(problem) if position else WrongContent(problem)  # what came before may be good
+        raise HubUnavailable(problem) if part.here else WrongContent(problem)  # what came before may be good
 
 
 def download_check_space(download: Download, others: int) -> None:
@@ -10813,57 +10794,27 @@ MAX_ARCHIVE_READ = 64 * 2**20  # bytes at once: a header that claims to be longe
 KEPT_ENGINES = 3  # installed builds, of those that nobody uses
 
 
-class Release(NamedTuple):
-    """An official release of llama.cpp."""
-    tag: str
-    assets: list[Part]
-
-
-class ReleaseHub(ModelHub):
-    """GitHub, where llama.cpp's releases are, or what LLAMADASH_ENGINE_RELEASES names in its place."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.endpoint = (os.environ.get("LLAMADASH_ENGINE_RELEASES") or "https://api.github.com").strip().rstrip("/")
-        self.name, self.token = urllib.parse.urlsplit(self.endpoint).hostname or self.endpoint, None
-
-    def refusal(self, response: aiohttp.ClientResponse, what: str, elsewhere: str | None) -> DashError:
-        """As ModelHub's, which knows nothing of GitHub's allowance: 60 requests an hour without a token."""
-        reset = response.headers.get("X-RateLimit-Reset", "")
-        if response.headers.get("X-RateLimit-Remaining") == "0" and re.fullmatch(r"\d{9,11}", reset):
-            at = time.strftime("%H:%M", time.localtime(int(reset)))
-            return HubUnavailable(f"{self.name} answers no more requests for now. Try again at {at}.")
-        return super().refusal(response, what, elsewhere)
-
-    async def latest(self) -> Release:
-        """The newest release; HubUnavailable where the answer makes no sense."""
-        for path in (f"repos/{ENGINE_REPO}/releases/latest", "releases/latest", "latest"):  # a mirror may be flat
-            with contextlib.suppress(NotFound):
-                return release_of(await self.json(path, "llama.cpp's list of releases"))
-        raise NotFound(f"{self.name} lists no releases of llama.cpp.")
-
-
-def release_of(answer: Any) -> Release:
-    """The release that GitHub's API describes; files without a digest are left out, for they could not be checked."""
+def engine_assets(answer: Any) -> tuple[str, list[Part]]:
+    """Tag and files of a release in GitHub's API; those without a digest are left out: they could not be checked."""
     try:
         assets = []
         for item in answer["assets"]:
             digest = re.fullmatch(r"sha256:([0-9a-f]{64})", str(item.get("digest")))
             if digest and type(item["size"]) is int and 0 < item["size"] <= MAX_ENGINE_ARCHIVE:
-                assets.append(Part(str(item["name"]), item["size"], digest[1],
+                assets.append(Part(str(item["name"]), item["size"], digest[1], tag=digest[1][:6],
                                    address=str(item["browser_download_url"])))
         if not re.fullmatch(ENGINE_TAG, answer["tag_name"]):
             raise ValueError
-        return Release(answer["tag_name"], assets)
+        return answer["tag_name"], assets
     except (ValueError, TypeError, LookupError, AttributeError):
         raise HubUnavailable("The list of llama.cpp's releases cannot be read.") from None
 
 
-def engine_offers(release: Release, vendors: set[str], cuda: int | None, *, rocm: bool) -> dict[str, list[Part]]:
-    """The archives of a release's builds for this machine, by kind such as cuda-13.4, the best first."""
+def engine_offers(assets: list[Part], vendors: set[str], cuda: int | None, *, rocm: bool) -> dict[str, list[Part]]:
+    """The archives of builds for this machine among a release's files, by kind such as cuda-13.4, the best first."""
     ours = (ENGINE_SYSTEMS.get(sys.platform), ENGINE_MACHINES.get(platform.machine().lower()))
     builds, runtimes = dict[str, Part](), dict[str, Part]()
-    for asset in release.assets:
+    for asset in assets:
         found = ENGINE_ASSET.fullmatch(asset.name)
         if found and (found[2], found[4]) == ours:
             (runtimes if found[1] else builds)[found[3] or "cpu"] = asset
@@ -10888,74 +10839,69 @@ class BoundedGzip(gzip.GzipFile):
         return super().read(size)
 
 
-class Unpacking:
-    """Unpacks the archives of a build into one folder: plain files, and links to files beside them, nothing else."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.room, self.files = MAX_ENGINE_SIZE, MAX_ENGINE_FILES
-
-    def run(self, archives: Iterable[Path]) -> None:
-        """Unpack all archives; WrongContent where one holds what no release does."""
-        import tarfile  # not at the top: seldom needed
-        import zipfile
-        import zlib
-        try:
-            for path in archives:
-                if path.name.endswith(".zip"):
-                    with zipfile.ZipFile(path) as zipped:
-                        for info in filter(lambda info: not info.is_dir(), zipped.infolist()):
-                            self.file(self.place(info.filename), info.file_size, True, zipped.open(info))
-                    continue
-                with BoundedGzip(path) as plain, tarfile.open(fileobj=plain, mode="r:") as tar:
-                    for member in tar:
-                        self.member(tar, member)
-        except (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, ValueError) as error:
-            if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise StorageFull("The disk is full.") from None
-            raise WrongContent(f"{path.name} cannot be unpacked: {error}") from error
-
-    def member(self, tar: Any, member: Any) -> None:
-        """Unpack one member of a tarfile."""
-        place = self.place(member.name)
-        if member.issym() and re.fullmatch(r"[^/\\]+", member.linkname) and member.linkname != "..":
+def unpack_engine(archives: Iterable[Path], folder: Path) -> None:
+    """Unpack the archives of a build: plain files, and links to files beside them; WrongContent for anything else."""
+    import tarfile  # not at the top: seldom needed
+    import zipfile
+    import zlib
+    room, files = MAX_ENGINE_SIZE, MAX_ENGINE_FILES
+    try:
+        for name, size, runs, link, content in itertools.chain.from_iterable(map(archive_members, archives)):
+            room, files = room - size, files - 1
+            if room < 0 or files < 0:
+                raise WrongContent("the archive holds more than any release of llama.cpp")
+            place = archive_place(folder, name)
             place.parent.mkdir(parents=True, exist_ok=True)
-            place.symlink_to(member.linkname)
-        elif member.isreg() and (content := tar.extractfile(member)):
-            self.file(place, member.size, bool(member.mode & 0o100), content)
-        elif not member.isdir():
-            raise WrongContent(f"the archive holds {clean_text(member.name)[:200]!r}, no plain file")
+            if content:
+                with content, place.open("xb") as target:
+                    shutil.copyfileobj(content, target, DOWNLOAD_BLOCK)
+                place.chmod(0o755 if runs else 0o644)
+            elif re.fullmatch(r"[^/\\]+", link) and link != "..":
+                place.symlink_to(link)
+            else:
+                raise WrongContent(f"the archive holds {clean_text(name)[:200]!r}, no plain file")
+    except (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, ValueError) as error:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise StorageFull("The disk is full.") from None
+        raise WrongContent(f"the archive cannot be unpacked: {error}") from error
 
-    def place(self, name: str) -> Path:
-        """Where a member goes: below the folder, without the one that a release is packed in."""
-        pieces = [piece for piece in name.split("/") if piece not in ("", ".")]
-        if name.startswith("/") or ".." in pieces or re.search(r"[\\:\x00-\x1f\x7f]", name):
-            raise WrongContent(f"the archive names {clean_text(name)[:200]!r}, which is outside of it")
-        packed = len(pieces) > 1 and re.match(r"(cudart-)?llama-|bin$|build$", pieces[0])
-        return self.folder.joinpath(*(pieces[1:] if packed else pieces))
 
-    def file(self, place: Path, size: int, runs: bool, content: typing.IO[bytes]) -> None:
-        """Write one file."""
-        self.room -= size
-        self.files -= 1
-        if self.room < 0 or self.files < 0:
-            raise WrongContent("the archive holds more than any release of llama.cpp")
-        place.parent.mkdir(parents=True, exist_ok=True)
-        with content, place.open("xb") as target:
-            shutil.copyfileobj(content, target, DOWNLOAD_BLOCK)
-        place.chmod(0o755 if runs else 0o644)
+def archive_members(path: Path) -> Iterator[tuple[str, int, bool, str, typing.IO[bytes] | None]]:
+    """What is in an archive but folders: name, size, whether it can be run, what it links to, and its content."""
+    import tarfile
+    import zipfile
+    if path.name.endswith(".zip"):
+        with zipfile.ZipFile(path) as zipped:
+            for info in zipped.infolist():
+                if not info.is_dir():
+                    yield info.filename, info.file_size, True, "", zipped.open(info)
+        return
+    with BoundedGzip(path) as plain, tarfile.open(fileobj=plain, mode="r:") as tar:
+        for member in tar:
+            if not member.isdir():
+                yield (member.name, member.size, bool(member.mode & 0o100), member.linkname if member.issym() else "",
+                       tar.extractfile(member) if member.isreg() else None)
+
+
+def archive_place(folder: Path, name: str) -> Path:
+    """Where a member of an archive goes: below the folder, without the one that a release is packed in."""
+    pieces = [piece for piece in name.split("/") if piece not in ("", ".")]
+    if name.startswith("/") or ".." in pieces or re.search(r"[\\:\x00-\x1f\x7f]", name):
+        raise WrongContent(f"the archive names {clean_text(name)[:200]!r}, which is outside of it")
+    packed = len(pieces) > 1 and re.match(r"(cudart-)?llama-|bin$|build$", pieces[0])
+    return folder.joinpath(*pieces[bool(packed):])
 
 
 class Installer:
     """Installs official builds of llama.cpp, one at a time; what does not start here gives way to the next kind."""
 
     def __init__(self, dash: Dash) -> None:
-        self.dash, self.hub = dash, ReleaseHub()
+        releases = (os.environ.get("LLAMADASH_ENGINE_RELEASES") or "").strip()
+        self.dash, self.hub = dash, ModelHub(releases or "https://api.github.com")
         self.hub.own_ports = dash.own_ports
         self.folder = dash.config.data_dir / "engines"
         self.task: asyncio.Task[None] | None = None
         self.report: Json | None = None  # of the installation under way, or of the last one
-        self.reported = 0.0
         self.newest: str | None = None
 
     async def begin(self) -> Json:
@@ -10963,18 +10909,23 @@ class Installer:
         import ctypes.util  # not at the top: seldom needed
         if self.task and not self.task.done():
             raise Conflict("A build is being installed already.")
-        release = await self.hub.latest()
+        tag, assets = await self.latest()
         sampler = self.dash.sampler
         vendors = {gpu["vendor"] for gpu in sampler.gpus.values() or await sampler.read_gpus()}
         rocm = await asyncio.to_thread(lambda: os.path.exists("/opt/rocm") or ctypes.util.find_library("amdhip64"))
         cuda = await sampler.nvidia.cuda() if "nvidia" in vendors else None
-        if not (offers := engine_offers(release, vendors, cuda, rocm=bool(rocm))):
-            raise NotFound(f"llama.cpp {release.tag} has no build for this machine ({sys.platform}, "
-                           f"{platform.machine()}).")
-        build = await self.say(f"{release.tag}-{next(iter(offers))}", "installing",
-                               f"Installing llama.cpp {release.tag}")
-        self.task = self.dash.spawn(self.install(release, offers), "installation of an engine")
+        if not (offers := engine_offers(assets, vendors, cuda, rocm=bool(rocm))):
+            raise NotFound(f"llama.cpp {tag} has no build for this machine ({sys.platform}, {platform.machine()}).")
+        build = await self.say(f"{tag}-{next(iter(offers))}", "installing", f"Installing llama.cpp {tag}")
+        self.task = self.dash.spawn(self.install(tag, offers), "installation of an engine")
         return build
+
+    async def latest(self) -> tuple[str, list[Part]]:
+        """Tag and files of the newest release."""
+        for path in (f"repos/{ENGINE_REPO}/releases/latest", "releases/latest", "latest"):  # a mirror may be flat
+            with contextlib.suppress(NotFound):
+                return engine_assets(await self.hub.json(path, "llama.cpp's list of releases"))
+        raise NotFound(f"{self.hub.name} lists no releases of llama.cpp.")
 
     async def say(self, id: str, status: str, line: str, done: int = 0, total: int = 0) -> Json:
         """Tell every browser how far the installation is: the build."""
@@ -10983,24 +10934,17 @@ class Installer:
         await self.dash.broadcast("engines:update", self.report)
         return build
 
-    async def tell(self, download: Download, status: str) -> None:
-        """As Downloads.tell, of the archives."""
-        step = f"{'Checking' if status == 'verifying' else 'Downloading'} {download.file}"
+    async def tell(self, download: Download) -> None:
+        """Tell every browser how far the archives are."""
+        step = f"{'Checking' if download.status == 'verifying' else 'Downloading'} {download.file}"
         await self.say(download.file, "installing", download.error or step, download.done, download.total)
 
-    async def progress(self, download: Download) -> None:
-        """As Downloads.progress, of the archives."""
-        now = time.monotonic()
-        if now - self.reported >= PROGRESS_PAUSE:
-            self.reported = now
-            await self.tell(download, "running")
-
-    async def install(self, release: Release, offers: dict[str, list[Part]]) -> None:
+    async def install(self, tag: str, offers: dict[str, list[Part]]) -> None:
         """Install the first of `offers` that starts here, and say how it went."""
         reasons = []
         try:
             for kind, archives in offers.items():
-                id = f"{release.tag}-{kind}"
+                id = f"{tag}-{kind}"
                 try:
                     await self.fetch(id, kind, archives)
                     break
@@ -11014,10 +10958,10 @@ class Installer:
             await self.keep(before, self.dash.builds.get(id))
         except (DashError, OSError) as problem:
             line = str(problem) if isinstance(problem, DashError) else f"{problem.filename}: {problem.strerror}"
-            log.error("llama.cpp %s was not installed: %s", release.tag, line)
+            log.error("llama.cpp %s was not installed: %s", tag, line)
             await self.say(id, "failed", line)
             return
-        line = f"llama.cpp {release.tag} ({kind}) is installed." + "".join(f" Not {text}" for text in reasons)
+        line = f"llama.cpp {tag} ({kind}) is installed." + "".join(f" Not {text}" for text in reasons)
         log.info("%s", line)
         self.dash.event("build", reason=line)
         await self.say(id, "installed", line)
@@ -11026,13 +10970,12 @@ class Installer:
     async def fetch(self, id: str, kind: str, parts: list[Part]) -> None:
         """Download, unpack and try one build; EngineFailed where it does not start, or sees none of the GPUs."""
         archives, fresh = self.folder / ".downloads", self.folder / f".{id}"
-        download = Download(ENGINE_REPO, id, str(archives), parts, status="running", flat=True)
-        await in_thread(download_check_space, download, 0)
-        await Transfer(self, download).run()
+        download = Download(ENGINE_REPO, id, str(download_place(archives, ENGINE_REPO)), parts)
+        await Transfer(self.hub, download, self.tell).run()
         await self.say(id, "installing", f"Unpacking {id}", download.total, download.total)
         try:
             await in_thread(shutil.rmtree, fresh, True)
-            await in_thread(Unpacking(fresh).run, map(download.target, download.parts))
+            await in_thread(unpack_engine, map(download.target, parts), fresh)
             program = program_below(fresh)
             if program is None:
                 raise WrongContent(f"{parts[0].name} holds no llama-server.")
@@ -11071,7 +11014,7 @@ class Installer:
 
     async def check(self) -> None:
         """Note the newest release, and tell of it where none of the builds is of it."""
-        self.newest = (await self.hub.latest()).tag
+        self.newest, _ = await self.latest()
         if self.newer and self.newer != self.dash.db.get_meta("told_build"):
             self.dash.event("build", reason=f"llama.cpp {self.newer} is available.", details={"alert": "build"})
             self.dash.db.set_meta("told_build", self.newer)

@@ -10249,7 +10249,7 @@ async def test_disk_without_room(hub_folder: Path, monkeypatch: pytest.MonkeyPat
         write = llamadash.PartFile.write
 
         def full(self: Any, block: bytes) -> None:
-            if self.position > 1_000_000:
+            if self.part.here > 1_000_000:
                 raise OSError(errno.ENOSPC, "No space left on device")
             write(self, block)
         monkeypatch.setattr(llamadash.PartFile, "write", full)
@@ -10353,7 +10353,7 @@ async def test_two_things_have_two_places(hub_folder: Path) -> None:
 
 @run_async
 async def test_downloads_of_version_1_0_0(hub_folder: Path) -> None:
-    """What it left is gone on with where it lies, found again without a new download, and never taken for another's."""
+    """What it left is gone on with in a place of its own, and never taken for another's."""
     async with playing(hub_folder) as (hub, dash):
         dash.target.mkdir(exist_ok=True)
         (dash.target / f"{GGUF_FILE}.part").write_bytes(CONTENT[:1_000_000])
@@ -10369,9 +10369,10 @@ async def test_downloads_of_version_1_0_0(hub_folder: Path) -> None:
         await dash.until("done")
         await eventually(lambda: dash.downloads.items["other/repo", GGUF_FILE].status == "done")
         assert hub.file_requests[0][0] == "bytes=1000000-" and len(hub.file_requests) == 2
-        for name in (GGUF_FILE, f"other/repo/{GGUF_FILE}"):
-            assert (dash.target / name).read_bytes() == CONTENT
-        await dash.downloads.forget(str(dash.target / GGUF_FILE))
+        assert sorted(path for path in dash.target.rglob("*") if path.is_file()) == [
+            dash.target / f"{user}/repo/{GGUF_FILE}" for user in ("other", "user")]
+        assert {path.read_bytes() for path in dash.target.rglob("*.gguf")} == {CONTENT}
+        await dash.downloads.forget(str(dash.place / GGUF_FILE))
         await dash.request("models:download", repo="user/repo", file=GGUF_FILE)
         await dash.until("done")
         assert len(hub.file_requests) == 2
@@ -10696,15 +10697,30 @@ def test_recommended_models_are_consistent() -> None:
                                       llamadash.download_source(model["repo"]))
 
 
-def test_speed_and_time_left() -> None:
-    """Measured over the last seconds only."""
-    download = llamadash.Download("user/repo", GGUF_FILE, "/x", [llamadash.Part(GGUF_FILE, 1000)], status="running")
-    download.speeds.extend([(0.0, 0), (2.0, 400)])
-    download.done = 400
-    assert download.as_json()["bytesPerSecond"] == 200
-    assert download.as_json()["secondsLeft"] == 3
-    download.speeds.clear()
-    assert "secondsLeft" not in download.as_json()
+def test_speed_and_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Measured over the last seconds only, and unknown while nothing comes."""
+    download = llamadash.Download("user/repo", GGUF_FILE, "/x/user/repo", [llamadash.Part(GGUF_FILE, 100_000)])
+    told: list[Json] = []
+
+    async def tell(download: llamadash.Download) -> None:
+        told.append(download.as_json())
+
+    async def play() -> None:
+        moment, transfer = [0.0], llamadash.Transfer(llamadash.ModelHub(), download, tell)
+        monkeypatch.setattr(llamadash.time, "monotonic", lambda: moment[0])
+        await transfer.report("running")
+        for speed, seconds in ((100, 30), (200, 30)):
+            for _ in range(seconds * 10):
+                moment[0] += 0.1
+                download.parts[0].here += speed // 10
+                await transfer.report()
+        download.status = "verifying"
+        await tell(download)
+    asyncio.run(play())
+    assert "secondsLeft" not in told[0] and {"secondsLeft", "bytesPerSecond"} & told[-1].keys() == {"bytesPerSecond"}
+    assert told[-1]["bytesPerSecond"] == 0 and told[-2]["bytesPerSecond"] == 200
+    assert told[-2]["secondsLeft"] == pytest.approx((100_000 - told[-2]["done"]) / 200, abs=1.01)
+    assert 60 * 3 <= len(told) <= 60 * 4 + 2, "four times a second at most"
 
 
 # -- Official builds -------------------------------------------------------------------------------
@@ -10733,8 +10749,8 @@ def test_which_builds_a_machine_is_offered(system: str, machine: str, vendors: s
     """The best kind for the GPU first, CUDA with its runtime, nothing of another system or machine."""
     monkeypatch.setattr(sys, "platform", system)
     monkeypatch.setattr(platform, "machine", lambda: machine)
-    release = llamadash.Release("b7", [llamadash.Part(name, 1, "") for name in ASSETS])
-    offers = llamadash.engine_offers(release, vendors, cuda, rocm=rocm)
+    assets = [llamadash.Part(name, 1, "") for name in ASSETS]
+    offers = llamadash.engine_offers(assets, vendors, cuda, rocm=rocm)
     assert list(offers) == kinds
     for kind, archives in offers.items():
         assert [part.name.startswith("cudart-") for part in archives] == [False, *[True] * ("cuda" in kind)]
