@@ -943,8 +943,10 @@ USAGE_COLUMNS = (  # numbers of requests and tokens; tokens with a known speed, 
     "requests", "prompt_tokens", "cached_tokens", "generated_tokens", "prompt_timed", "prompt_time",
     "generated_timed", "generated_time", "busy", "energy", "metered")  # metered: generated tokens whose energy is known
 SPEED_COLUMNS = {"prompt_speeds": "prompt_per_second", "generated_speeds": "generated_per_second"}  # see speed_count
-REQUEST_FILTERS = {"model": "model = ?", "key": "key = ?", "status": "status = ?", "from_ms": "timestamp >= ?",
-                   "to_ms": "timestamp < ?"}
+# SQL for what contains a text, whose % and _ mean themselves; and for what lists are filtered by, see where_all.
+CONTAINS = "LIKE '%' || REPLACE(REPLACE(REPLACE(?, '!', '!!'), '%', '!%'), '_', '!_') || '%' ESCAPE '!'"
+FILTERS = {**{name: f"{name} = ?" for name in ("model", "key", "status", "kind", "level", "source")},
+           "from_ms": "timestamp >= ?", "to_ms": "timestamp < ?", "search": f"message {CONTAINS}"}
 LIVES = "kind IN ('loading', 'loaded', 'unloaded', 'failed', 'crashed', 'waiting')"  # as the index events_lives has it
 EVENT_COLUMNS = ("id", "timestamp", "kind", "model", "reason", "details")
 CLOCK_FIELDS: dict[str, Any] = {"sure": Timestamp, "since": Timestamp, "held": int, "doubt": str | None}
@@ -961,11 +963,12 @@ MODEL_DEFAULTS: Json = {  # every column of models
     "modalities": ["text"], "shards": [], "aliases": [], "pinned": False, "preferred": False, "tags": [],
 }
 JSON_COLUMNS: dict[str, Any] = {
-    "parameters": dict[str, Any], "modalities": list[str], "shards": list[str], "aliases": list[str],
-    "tags": list[str], "hub": dict[str, Any] | None,
+    "parameters": dict[str, Any], **dict.fromkeys(("modalities", "shards", "aliases", "tags"), list[str]),
+    "hub": dict[str, Any] | None,
     "memory_correction": dict[str, Any] | None}  # bytes: `gpu`, more than told; estimated, taken
-TEXT_COLUMNS = ("id", "name", "path", "source", "architecture", "size_label", "quantization", "license", "tokenizer",
-                "projector", "build")
+MODEL_TYPES = {**dict.fromkeys(MODEL_DEFAULTS, Timestamp | None), "last_speed": float | None, **JSON_COLUMNS,
+               **dict.fromkeys(("id", "name", "path", "source", "architecture", "size_label", "quantization", "license",
+                                "tokenizer", "projector", "build"), str | None)}
 
 
 class DatabaseRefused(DashError):
@@ -1273,6 +1276,12 @@ def storage_problem(path: Path) -> OSError | None:
     return None
 
 
+def insert(db: sqlite3.Connection, table: str, row: Json, *, replace: bool = False) -> int:
+    """Add a row, or put it in the place of the one with its key; its id."""
+    return db.execute(f"INSERT {'OR REPLACE ' if replace else ''}INTO {table} ({', '.join(row)}) "
+                      f"VALUES ({', '.join('?' * len(row))})", [*row.values()]).lastrowid or 0
+
+
 class Statements:
     """Transactions on one SQLite file by one connection, under a lock, and queries, also by one of each thread."""
     connection: sqlite3.Connection
@@ -1351,15 +1360,17 @@ class Statements:
         with self.lock, self.explained("The database cannot be read"):
             return [dict(row) for row in self.connection.execute(query, values)]
 
-    def read(self, query: str, values: Sequence[Any]) -> list[sqlite3.Row]:
-        """The rows of a query that may take long; may be called from a thread."""
+    def read(self, query: str, values: Sequence[Any] = ()) -> list[sqlite3.Row]:
+        """The rows of a query that may take long, by a connection of the thread that asks."""
         with self.explained("The database cannot be read"):
-            return self.reader().execute(query, values).fetchall()
+            if not hasattr(self.threads, "connection"):
+                self.threads.connection = read_only(self.path)
+            return typing.cast(list[sqlite3.Row], self.threads.connection.execute(query, values).fetchall())
 
     def newest(self, table: str, columns: Sequence[str], wanted: Json, limit: int,
                after: tuple[int, int] | None = None) -> list[Json]:
         """The newest rows that meet `wanted`, after a row (timestamp, id); those from the future last; for threads."""
-        late, until = now_ms() + CLOCK_JUMP, wanted.pop("timestamp < ?", None) or 2**62
+        late, until = now_ms() + CLOCK_JUMP, wanted.pop("to_ms", None) or 2**62
         ahead = after is not None and after[0] > late
         past = {"timestamp <= ?": min(late, until - 1, after[0] if after else late), "(timestamp, id) < (?, ?)": after}
         future = {"timestamp > ?": late, "(timestamp, id) < (?, ?)": after if ahead else None}
@@ -1380,19 +1391,12 @@ class Statements:
         with self.transaction() as db:
             db.execute("DELETE FROM metadata WHERE key = ?", (key,))
             if value is not None:
-                db.execute("INSERT INTO metadata (key, value) VALUES (?, ?)", (key, json.dumps(value)))
+                insert(db, "metadata", {"key": key, "value": json.dumps(value)})
 
     def last_id(self, table: str) -> int:
         """The largest id that any row of a table ever had."""
         rows = self.rows("SELECT seq FROM sqlite_sequence WHERE name = ?", (table,))
         return rows[0]["seq"] if rows else 0
-
-    def reader(self) -> sqlite3.Connection:
-        """This thread's own connection for reading."""
-        if not hasattr(self.threads, "connection"):
-            self.threads.connection = read_only(self.path)
-            self.threads.connection.row_factory = sqlite3.Row
-        return typing.cast(sqlite3.Connection, self.threads.connection)
 
 
 class DatabaseFile(Statements):
@@ -1448,12 +1452,9 @@ class DatabaseFile(Statements):
         if found > len(MIGRATIONS):
             raise DatabaseRefused(f"{self.path} was written by a newer llamadash (format {found}, this one knows "
                                  f"{len(MIGRATIONS)}): update llamadash, or use another --data-dir")
-        if found == 0 and self.good_backup():
-            raise DatabaseDamaged("there is nothing in it")
-        if problem := database_problem(connection):
+        if problem := ("there is nothing in it" if not found and self.good_backup() else database_problem(connection)
+                       or ("" if version in (None, found) else "it is of another version")):
             raise DatabaseDamaged(problem)
-        if version not in (None, found):
-            raise DatabaseDamaged("it is of another version")
 
     def migrate(self, version: int) -> None:
         """Run the migrations that this file has not seen, each in its own transaction after a backup."""
@@ -1522,8 +1523,7 @@ class DatabaseFile(Statements):
     def daily_backup(self) -> Path | None:
         """Make today's backup if there is none yet; its path where it was made now."""
         name = f"daily-{time.strftime('%Y-%m-%d')}"
-        known = (self.path.parent / f"backups/{name}.db").exists()
-        return None if known else self.kept_backup(name)[0]
+        return None if (self.path.parent / f"backups/{name}.db").exists() else self.kept_backup(name)[0]
 
     def manual_backup(self) -> tuple[Path, int]:
         """Make a backup with a name of its own: where it is, and its size."""
@@ -1562,14 +1562,8 @@ class DatabaseFile(Statements):
 
     def files_at_path(self) -> list[tuple[int, int] | None]:
         """Which files are at `path` now, each by the numbers of its disk and of itself."""
-        found = list[tuple[int, int] | None]()
-        for suffix in DATABASE_FILES:
-            try:
-                status = os.stat(f"{self.path}{suffix}")
-                found.append((status.st_dev, status.st_ino))
-            except (FileNotFoundError, NotADirectoryError):
-                found.append(None)
-        return found
+        found = [readable(functools.partial(os.stat, f"{self.path}{suffix}")) for suffix in DATABASE_FILES]
+        return [status and (status.st_dev, status.st_ino) for status in found]
 
     def stay_in_place(self) -> None:
         """Where the open files were taken away or replaced, write all that is known back to `path`, and say so."""
@@ -1642,12 +1636,12 @@ class ModelRows(DatabaseFile):
         """Insert rows, and write the columns that each of `changed` has beside its id, counting its revision up."""
         known, now = self.all_models(), now_ms()
         rows = [{**MODEL_DEFAULTS, "created_at": now, "updated_at": now, **row} for row in new]
-        db.executemany(f"INSERT INTO models ({', '.join(MODEL_DEFAULTS)}) "
-                       f"VALUES ({', '.join('?' * len(MODEL_DEFAULTS))})", map(encoded_model, rows))
+        for row in rows:
+            insert(db, "models", encoded_model(row))
         for row in changed:
             changes = {**row, "updated_at": now, "revision": known[row["id"]]["revision"] + 1}
             db.execute(f"UPDATE models SET {', '.join(f'{name} = ?' for name in changes)} WHERE id = ?",
-                       [*encoded_model(changes), row["id"]])
+                       [*encoded_model(changes).values(), row["id"]])
             rows.append({**known[row["id"]], **changes})
         self.model_rows = ordered_models([*(known | {row["id"]: row for row in rows}).values()])
 
@@ -1666,7 +1660,7 @@ class ModelRows(DatabaseFile):
             rows = self.all_models()
             for id in values.keys() & rows.keys():
                 changes = {column: values[id]}
-                db.execute(f"UPDATE models SET {column} = ? WHERE id = ?", [*encoded_model(changes), id])
+                db.execute(f"UPDATE models SET {column} = ? WHERE id = ?", [*encoded_model(changes).values(), id])
                 rows[id].update(changes)
 
     def delete_model(self, id: str) -> None:
@@ -1687,9 +1681,8 @@ class ModelRows(DatabaseFile):
         """Save one benchmark's result and return it with its id."""
         benchmark = {"timestamp": now_ms(), **benchmark}
         with self.transaction() as db:
-            id = db.execute("INSERT INTO benchmarks (timestamp, model, result) VALUES (?, ?, ?)",
-                            (benchmark["timestamp"], benchmark["model"], json.dumps(benchmark))).lastrowid
-        return {**benchmark, "id": id}
+            return {**benchmark, "id": insert(db, "benchmarks", {
+                "timestamp": benchmark["timestamp"], "model": benchmark["model"], "result": json.dumps(benchmark)})}
 
     def benchmarks(self, model: str) -> list[Json]:
         """The benchmarks of one model, newest first."""
@@ -1705,23 +1698,21 @@ class MetricRows(DatabaseFile):
 
     def add_metrics(self, metrics: Json, timestamp: int | None = None) -> None:
         """Save one sample; the first one of a minute makes the averages that are complete by then."""
-        values = series_of(metrics)
-        timestamp = now_ms() if timestamp is None else timestamp
+        values, timestamp = series_of(metrics), now_ms() if timestamp is None else timestamp
         if not values:
             return
-        columns = [column for name in values for column in (name, f"{name}_max")]
         with self.transaction() as db:
-            db.execute(f"INSERT OR REPLACE INTO metrics (resolution, timestamp, samples, {', '.join(columns)}) "
-                       f"VALUES (0, ?, 1, {', '.join('?' * len(columns))})",
-                       [timestamp, *(value for value in values.values() for _ in range(2))])
+            insert(db, "metrics", {"resolution": 0, "timestamp": timestamp, "samples": 1, **values,
+                                   **{f"{name}_max": value for name, value in values.items()}}, replace=True)
         self.series_with_values().update(values)
-        sure = self.clock.now()
+        self.clock.now()  # a jump is noticed at the next sample
         if timestamp // ROLL_UPS[0] != self.last_minute:
-            self.roll_up(min(timestamp, sure) if self.clock.doubt else timestamp)
+            self.roll_up(timestamp)
             self.last_minute = timestamp // ROLL_UPS[0]
 
     def roll_up(self, until: int) -> None:
         """Make those averages of each width that are complete at `until` and not there yet, from the single samples."""
+        until = min(until, self.clock.now()) if self.clock.doubt else until
         seen = [name for name in SERIES if name in self.series_with_values()]
         columns = "".join(f", {name}, {name}_max" for name in seen)
         averages = "".join(f", AVG({name}), MAX({name}_max)" for name in seen)
@@ -1762,24 +1753,31 @@ class MetricRows(DatabaseFile):
         width = max(finest, *(width for width in (0, *ROLL_UPS) if width <= ideal))  # of the averages; 0: samples
         step = width or 1000
         bucket = max(math.ceil(ideal / step) * step, step)
-        rows = with_gaps(self.buckets(wanted, width, bucket, from_ms - from_ms % bucket, to_ms), bucket)[-points:]
+        rows = self.buckets(wanted, width, bucket, from_ms - from_ms % bucket, to_ms)[-points:]
         times, *lists = map(list, zip(*rows, strict=True)) if rows else [[] for _ in range(1 + 2 * len(wanted))]
         found = {name: {"avg": lists[2 * at], "max": lists[2 * at + 1]} for at, name in enumerate(wanted)
                  if series is not None or any(value is not None for value in lists[2 * at])}
         return {"from": from_ms, "to": to_ms, "bucket": bucket, "timestamps": times, "series": found}
 
     def buckets(self, series: list[str], width: int, bucket: int, from_ms: int, to_ms: int) -> list[tuple[Any, ...]]:
-        """(start, average, maximum, …) of each bucket: from averages of `width`, then the samples since."""
+        """(start, average, maximum, …) of each bucket: from averages of `width`, then the samples since.
+
+        A row of nulls stands wherever more than two buckets in a row are absent.
+        """
         columns = "".join(f", {name}, {name}_max" for name in series)
         averages = "".join(f", SUM({name} * samples) / SUM(CASE WHEN {name} IS NOT NULL THEN samples END), "
                            f"MAX({name}_max)" for name in series)
         part = (f"SELECT timestamp, samples{columns} FROM metrics "
                 "WHERE resolution = ? AND timestamp >= ? AND timestamp < ?")
         samples = max(from_ms, self.rolled_up(width, to_ms)) if width else from_ms
-        return [tuple(row) for row in self.read(
-            f"SELECT timestamp - timestamp % ? AS bucket{averages} FROM ({part} UNION ALL {part}) "
-            "GROUP BY bucket ORDER BY bucket",
-            (bucket, width, from_ms, min(samples, to_ms), 0, samples, to_ms))]
+        rows = list[tuple[Any, ...]]()
+        for row in self.read(f"SELECT timestamp - timestamp % ? AS bucket{averages} FROM ({part} UNION ALL {part}) "
+                             "GROUP BY bucket ORDER BY bucket",
+                             (bucket, width, from_ms, min(samples, to_ms), 0, samples, to_ms)):
+            if rows and row[0] - rows[-1][0] > 3 * bucket:
+                rows.append((rows[-1][0] + bucket, *[None] * (len(row) - 1)))
+            rows.append(tuple(row))
+        return rows
 
 
 class RequestRows(DatabaseFile):
@@ -1828,18 +1826,17 @@ class RequestRows(DatabaseFile):
         """
         if sort not in typing.get_args(RequestSort):
             raise InvalidRequest(f"requests are not sorted by {sort}", field="sort")
-        wanted: Json = {REQUEST_FILTERS[name]: value for name, value in filters.items()}
         found = [row[0] for row in self.read(f"SELECT {sort} FROM requests WHERE id = ?", (before,))]
         last = found[0] if found else None
         if sort == "timestamp":
             after = None if before is None else (last or 0, before)
-            rows = self.newest("requests", REQUEST_COLUMNS, wanted, limit, after)
+            rows = self.newest("requests", REQUEST_COLUMNS, filters, limit, after)
         else:
-            wanted["id > ?"] = self.last_id("requests") - SORTED_ROWS
+            filters["id > ?"] = self.last_id("requests") - SORTED_ROWS
             if before is not None:
-                wanted |= ({f"{sort} IS NULL AND id < ?": before} if last is None else
-                           {f"(({sort}, id) < (?, ?) OR {sort} IS NULL)": (last, before)})
-            where, values = where_all(wanted)
+                filters |= ({f"{sort} IS NULL AND id < ?": before} if last is None else
+                            {f"(({sort}, id) < (?, ?) OR {sort} IS NULL)": (last, before)})
+            where, values = where_all(filters)
             rows = [dated(row) for row in self.read(f"SELECT {', '.join(REQUEST_COLUMNS)} FROM requests {where} "
                                                     f"ORDER BY {sort} DESC, id DESC LIMIT ?", [*values, limit])]
         return [{**row, "stream": None if row["stream"] is None else bool(row["stream"]),
@@ -1856,12 +1853,12 @@ class RequestRows(DatabaseFile):
         days = next_midnight(since), next_midnight(until if until > now_ms() else until - DAY)
         spans = [(since, days[0]), (days[1], until)] if days[0] < days[1] else [(since, until)]
         parts: list[tuple[str, dict[str, str], Json]] = [
-            ("requests", usage_values(), {"timestamp >= ?": begin, "timestamp < ?": end}) for begin, end in spans]
+            ("requests", usage_values(), {"from_ms": begin, "to_ms": end}) for begin, end in spans]
         if len(spans) > 1:
             parts.append(("usage", dict(zip(USAGE_COLUMNS, USAGE_COLUMNS, strict=True)),
                           {"day >= ?": day_of(days[0]), "day < ?": day_of(days[1])}))
         for table, made, conditions in parts:
-            where, given = where_all(conditions | {REQUEST_FILTERS[name]: value for name, value in filters.items()})
+            where, given = where_all(conditions | filters)
             sums = ", ".join(f"SUM({made[name]}) AS {name}" for name in USAGE_COLUMNS[:8])  # all but work and energy
             queries.append(f"SELECT status, {sums} FROM {table} {where} GROUP BY status")
             values += given
@@ -1910,16 +1907,12 @@ class RequestRows(DatabaseFile):
         """Save events {timestamp, kind, model?, reason?, details?} and return them with their ids."""
         rows = [{"model": None, "reason": None, **row, "details": row.get("details") or {}} for row in rows]
         with self.transaction() as db:
-            return [{**row, "id": db.execute(
-                "INSERT INTO events (timestamp, kind, model, reason, details) "
-                "VALUES (:timestamp, :kind, :model, :reason, :details)",
-                {**row, "details": json.dumps(row["details"])}).lastrowid} for row in rows]
+            return [{**row, "id": insert(db, "events", {**row, "details": json.dumps(row["details"])})} for row in rows]
 
     def events(self, from_ms: int, to_ms: int, model: str | None = None, limit: int = 1000,
                kind: str | None = None, *, lives: bool = False) -> list[Json]:
         """The newest events between two times, up to now those from the future as well, last; for threads."""
-        wanted = {"timestamp >= ?": from_ms, "timestamp < ?": to_ms, "model = ?": model, "kind = ?": kind,
-                  LIVES: () if lives else None}
+        wanted = {"from_ms": from_ms, "to_ms": to_ms, "model": model, "kind": kind, LIVES: () if lives else None}
         rows = self.newest("events INDEXED BY events_lives" if lives else "events", EVENT_COLUMNS, wanted, limit)
         return [{**row, "details": decoded(row, "details", {})} for row in rows]
 
@@ -1927,14 +1920,14 @@ class RequestRows(DatabaseFile):
         """Save what a client sent and got; of the oldest, beyond CAPTURES_KEPT, nothing stays in the file."""
         with self.transaction() as db:
             db.execute("PRAGMA secure_delete = ON")
-            db.execute(f"INSERT OR REPLACE INTO captures ({', '.join(row)}) VALUES (:{', :'.join(row)})", row)
+            insert(db, "captures", row, replace=True)
             db.execute("DELETE FROM captures WHERE id <= (SELECT id FROM captures ORDER BY id DESC "
                        "LIMIT 1 OFFSET ?)", (CAPTURES_KEPT,))
             db.execute("PRAGMA secure_delete = OFF")
 
     def captures(self, model: str | None, before: int | None, limit: int) -> list[Json]:
         """The newest captures without their texts, but with their lengths; may be called from a thread."""
-        where, values = where_all({"model = ?": model, "id < ?": before})
+        where, values = where_all({"model": model, "id < ?": before})
         lengths = ", ".join(f"LENGTH({name}) AS {name}" for name in ("request", "answer", "prompt"))
         return list(map(dict, self.read(f"SELECT id, timestamp, model, client, endpoint, status, {lengths} "
                                         f"FROM captures {where} ORDER BY id DESC LIMIT ?", [*values, limit])))
@@ -1952,8 +1945,8 @@ class AccessRows(DatabaseFile):
         """Save a session of `lifetime` ms and return its id."""
         id, now = secrets.token_hex(8), self.clock.now()
         with self.transaction() as db:
-            db.execute("INSERT INTO sessions (id, token_hash, address, created_at, used_at, expires_at) "
-                       "VALUES (?, ?, ?, ?, ?, ?)", (id, token_hash, address, now, now, now + lifetime))
+            insert(db, "sessions", {"id": id, "token_hash": token_hash, "address": address, "created_at": now,
+                                    "used_at": now, "expires_at": now + lifetime})
         return id
 
     def find_session(self, token_hash: bytes) -> str | None:
@@ -1986,9 +1979,9 @@ class AccessRows(DatabaseFile):
                     requests_per_minute: int | None = None) -> Json:
         """Save a key by its hash and the first characters of its text."""
         with self.transaction() as db:
-            id = db.execute("INSERT INTO api_keys (name, hash, start, models, requests_per_minute, created_at) "
-                            "VALUES (?, ?, ?, ?, ?, ?)", (name, hash, start, models if models is None else
-                                                          json.dumps(models), requests_per_minute, now_ms())).lastrowid
+            id = insert(db, "api_keys", {
+                "name": name, "hash": hash, "start": start, "models": models if models is None else json.dumps(models),
+                "requests_per_minute": requests_per_minute, "created_at": now_ms()})
         return self.api_keys("id = ?", (id,))[0]
 
     def revoke_api_key(self, id: int) -> Json:
@@ -2012,11 +2005,10 @@ class ConversationRows(DatabaseFile):
         """Summaries, the last changed first, in which each word of `search` is found; may be called from a thread."""
         where, values = where_all({"deleted_at IS NULL AND updated_at < ?": before or 2**62})
         for word in search.split()[:8]:  # beyond ASCII, LIKE knows no case
-            spellings = {word} if word.isascii() else {word, word.lower(), word.upper(), word.title()}
-            likes = ["%" + re.sub("([%_!])", r"!\1", spelling) + "%" for spelling in spellings]
-            title, content = (" OR ".join([f"{name} LIKE ? ESCAPE '!'"] * len(likes)) for name in ("title", "content"))
+            spellings = [word] if word.isascii() else [word, word.lower(), word.upper(), word.title()]
+            title, content = (" OR ".join([f"{name} {CONTAINS}"] * len(spellings)) for name in ("title", "content"))
             where += f" AND ({title} OR id IN (SELECT conversation FROM messages WHERE {content}))"
-            values += 2 * likes
+            values += 2 * spellings
         return list(map(dict, self.read("SELECT id, title, folder, size, created_at, updated_at FROM conversations "
                                         f"{where} ORDER BY updated_at DESC LIMIT ?", [*values, limit])))
 
@@ -2084,7 +2076,7 @@ class Database(ModelRows, MetricRows, RequestRows, AccessRows, ConversationRows)
         """The newest entries of a level and above, or the first `after` an id, newest first; more? For threads."""
         rows, order = list[sqlite3.Row](), "DESC" if after is None else "ASC"
         for one in LOG_LEVELS[LOG_LEVELS.index(level):] if level else [None]:  # each by its index
-            where, values = where_all({"level = ?": one, "id < ?": before, "id > ?": after, **log_filters(**filters)})
+            where, values = where_all({"level": one, "id < ?": before, "id > ?": after, **filters})
             rows += self.read(f"SELECT id, timestamp, level, source, message FROM logs {where} "
                               f"ORDER BY id {order} LIMIT ?", [*values, limit + 1])
         rows.sort(key=lambda row: row["id"], reverse=after is None)
@@ -2093,7 +2085,7 @@ class Database(ModelRows, MetricRows, RequestRows, AccessRows, ConversationRows)
 
     def log_counts(self, parts: int, **filters: Any) -> Json:
         """{from, bucket (ms), counts: [[at, level, source, count, first id]]} of the newest entries; for threads."""
-        where, values = where_all({**log_filters(**filters), "id > ?": self.last_id("logs") - LOGS_COUNTED,
+        where, values = where_all({**filters, "id > ?": self.last_id("logs") - LOGS_COUNTED,
                                    "timestamp <= ?": now_ms() + CLOCK_JUMP})
         (first, last), = self.read(f"SELECT MIN(timestamp), MAX(timestamp) FROM logs {where}", values)
         width = max(1, math.ceil(((last or 0) - (first or 0) + 1) / parts))
@@ -2123,59 +2115,40 @@ class Database(ModelRows, MetricRows, RequestRows, AccessRows, ConversationRows)
             if reset:
                 db.execute("DELETE FROM server_config")
             for key, value in {**changes, "revision": revision + 1}.items():
-                db.execute("INSERT OR REPLACE INTO server_config (key, value) VALUES (?, ?)", (key, json.dumps(value)))
+                insert(db, "server_config", {"key": key, "value": json.dumps(value)}, replace=True)
 
     # pruning
 
     def prune(self, settings: Json) -> None:
         """Delete what is older, by the trusted time, or more than `settings` allow, in small steps; in a thread."""
         now = self.clock.now()
-        self.roll_up(now if self.clock.doubt else now_ms())  # before the samples go
-        detail = settings["metrics_retention_days"] * DAY
+        self.roll_up(now_ms())  # before the samples go
+        detail, logs = settings["metrics_retention_days"] * DAY, settings["logs_retention_days"] * DAY
         history = max(detail, settings["metrics_history_days"] * DAY)
         kept = {0: min(RAW_KEPT, detail), ROLL_UPS[0]: detail, **dict.fromkeys(ROLL_UPS[1:], history)}
-        for width, age in kept.items():
-            self.delete_in_steps("metrics", "resolution = ? AND timestamp < ?", (width, now - age))
-        for table, age in (("requests", detail), ("events", history)):
-            self.delete_in_steps(table, "timestamp < ?", (now - age,))
-        self.delete_in_steps("usage", "day < ?", (day_of(now - history),))
-        for table in ("logs", "captures"):
-            self.delete_in_steps(table, "timestamp < ?", (now - settings["logs_retention_days"] * DAY,))
-        for table, most in {"logs": settings["logs_max_rows"], **MAX_ROWS}.items():
-            last = self.rows(f"SELECT MAX(rowid) AS last FROM {table}")[0]["last"] or 0
-            self.delete_in_steps(table, "rowid <= ?", (last - most,))
-        self.delete_in_steps("sessions", "expires_at < ?", (now,))
-        self.delete_in_steps("conversations", "deleted_at < ?", (now - 7 * DAY,))
-        self.delete_in_steps("messages", "conversation NOT IN (SELECT id FROM conversations)", ())
+        ages = {"requests": detail, "events": history, "logs": logs, "captures": logs}
+        for table, condition, *values in (
+                *(("metrics", "resolution = ? AND timestamp < ?", width, now - age) for width, age in kept.items()),
+                *((table, "timestamp < ?", now - age) for table, age in ages.items()),
+                ("usage", "day < ?", day_of(now - history)), ("sessions", "expires_at < ?", now),
+                ("conversations", "deleted_at < ?", now - 7 * DAY),
+                ("messages", "conversation NOT IN (SELECT id FROM conversations)"),
+                *((table, f"rowid <= (SELECT MAX(rowid) FROM {table}) - ?", most)
+                  for table, most in {"logs": settings["logs_max_rows"], **MAX_ROWS}.items())):
+            find = f"SELECT rowid FROM {table} WHERE {condition} LIMIT {PRUNE_ROWS}"
+            while old := self.read(find, values):  # which locks nothing
+                with self.transaction() as db:
+                    db.executemany(f"DELETE FROM {table} WHERE rowid = ?", map(tuple, old))
         self.set_meta("clock", self.clock.saved())
         vars(self.threads).pop("connection").close()  # the thread's own, which may not read while the file shrinks
         with self.lock, self.explained():
             self.connection.executescript("PRAGMA incremental_vacuum(500)")
 
-    def delete_in_steps(self, table: str, condition: str, values: Sequence[Any]) -> None:
-        """Delete the rows that meet `condition`, a few thousand in one transaction. Looking for them locks nothing."""
-        find = f"SELECT rowid FROM {table} WHERE {condition} LIMIT {PRUNE_ROWS}"
-        while True:
-            old = [row[0] for row in self.read(find, values)]
-            if old:
-                with self.transaction() as db:
-                    db.executemany(f"DELETE FROM {table} WHERE rowid = ?", [(id,) for id in old])
-            if len(old) < PRUNE_ROWS:
-                return
-
-
-def log_filters(*, source: str | None = None, search: str | None = None, from_ms: int | None = None,
-                to_ms: int | None = None) -> Json:
-    """The conditions of where_all() for log entries."""
-    pattern = "%" + re.sub(r"([%_\\])", r"\\\1", search) + "%" if search else None
-    return {"source = ?": source, "message LIKE ? ESCAPE '\\'": pattern, "timestamp >= ?": from_ms,
-            "timestamp < ?": to_ms}
-
 
 def read_only(path: Path) -> sqlite3.Connection:
     """A connection that changes nothing."""
     connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=BUSY_TIMEOUT)
-    connection.text_factory = LENIENT_TEXT
+    connection.row_factory, connection.text_factory = sqlite3.Row, LENIENT_TEXT
     return connection
 
 
@@ -2195,7 +2168,11 @@ def database_problem(db: sqlite3.Connection) -> str | None:
     version, columns = user_version(db), columns_of(db)
     if version < 0 or (version == 0 and columns):
         return "it is not llamadash's"
-    if missing := columns_made(version) - columns:
+    with contextlib.closing(sqlite3.connect(":memory:")) as example:
+        for step in MIGRATIONS[:version]:
+            step(example)
+        missing = columns_of(example) - columns
+    if missing:
         return "it lacks {}.{}".format(*min(missing))
     result = str(db.execute("PRAGMA quick_check(1)").fetchone()[0])
     return None if result == "ok" else result.splitlines()[-1]  # the first line only says "in database main"
@@ -2210,14 +2187,6 @@ def columns_of(db: sqlite3.Connection) -> set[tuple[str, str]]:
     """The tables of a database, each with each of its columns."""
     return {(table, column) for table, column in db.execute(
         "SELECT m.name, p.name FROM sqlite_master AS m, pragma_table_info(m.name) AS p WHERE m.type = 'table'")}
-
-
-def columns_made(version: int) -> set[tuple[str, str]]:
-    """The tables and columns that a database of this version has."""
-    with contextlib.closing(sqlite3.connect(":memory:")) as db:
-        for step in MIGRATIONS[:version]:
-            step(db)
-        return columns_of(db)
 
 
 def decoded(row: Json, column: str, default: Any = None) -> Any:
@@ -2238,22 +2207,20 @@ def texts(values: list[Any]) -> list[str]:
 def decoded_model(row: Json) -> Json:
     """A model as clients see it, from its row; a value that llamadash cannot have written is its column's default."""
     for name, value in row.items():
-        default, kind = MODEL_DEFAULTS[name], {**dict.fromkeys(TEXT_COLUMNS, str), "last_speed": float}.get(name, int)
         try:
-            if name in JSON_COLUMNS:
-                row[name] = checked(value and json.loads(value, parse_constant=int), JSON_COLUMNS[name], name)
-            elif value is not None and (type(value) is not kind or (isinstance(value, int) and value < 0)):
-                raise InvalidRequest(f"{name} is of another type")
+            value = value and json.loads(value, parse_constant=int) if name in JSON_COLUMNS else value
+            row[name] = checked(value, MODEL_TYPES[name], name)
         except (ValueError, TypeError, RecursionError, InvalidRequest) as problem:
             log.warning("%s of the model %s is not used as it is saved: %s", name, row["id"], problem)
-            row[name] = default
-        row[name] = bool(row[name]) if type(default) is bool else row[name]
+            row[name] = MODEL_DEFAULTS[name]
+        row[name] = bool(row[name]) if type(MODEL_DEFAULTS[name]) is bool else row[name]
     return {**row, "name": row["name"] or str(row["id"]), "parameters": known_parameters(row["parameters"])}
 
 
-def encoded_model(row: Json) -> list[Any]:
-    """The values of some columns of a model, as SQLite stores them."""
-    return [json.dumps(value) if name in JSON_COLUMNS and value is not None else value for name, value in row.items()]
+def encoded_model(row: Json) -> Json:
+    """Some columns of a model, as SQLite stores them."""
+    return {name: json.dumps(value) if name in JSON_COLUMNS and value is not None else value
+            for name, value in row.items()}
 
 
 def ordered_models(rows: Iterable[Json]) -> dict[str, Json]:
@@ -2271,9 +2238,9 @@ def dated(row: sqlite3.Row) -> Json:
     return {**dict(row), "future": True} if is_future(row["timestamp"]) else dict(row)
 
 
-def where_all(wanted: dict[str, Any]) -> tuple[str, list[Any]]:
-    """The WHERE of those conditions that have a value (a tuple: several), and the values for it."""
-    given = {condition: value for condition, value in wanted.items() if value is not None}
+def where_all(wanted: Json) -> tuple[str, list[Any]]:
+    """The WHERE of those FILTERS and conditions that have a value (a tuple: several), and the values for it."""
+    given = {FILTERS.get(name, name): value for name, value in wanted.items() if value is not None}
     values = [item for value in given.values() for item in (value if isinstance(value, tuple) else (value,))]
     return f"WHERE {' AND '.join(given)}" if given else "", values
 
@@ -2341,16 +2308,6 @@ def series_of(metrics: Json) -> dict[str, float]:
     for gpu in metrics.get("gpus") or []:
         flat.update({f"gpu{gpu.get('index')}_{name}": gpu.get(name) for name in GPU_SERIES})
     return {name: flat[name] for name in SERIES if flat.get(name) is not None and math.isfinite(flat[name])}
-
-
-def with_gaps(rows: list[tuple[Any, ...]], bucket: int) -> list[tuple[Any, ...]]:
-    """`rows` with a row of nulls wherever more than two buckets in a row are absent."""
-    result: list[tuple[Any, ...]] = []
-    for row in rows:
-        if result and row[0] - result[-1][0] > 3 * bucket:
-            result.append((result[-1][0] + bucket, *[None] * (len(row) - 1)))
-        result.append(row)
-    return result
 
 
 @on("system:backup", error="BACKUP_SYSTEM_FAILED", cost=20)
@@ -11314,7 +11271,10 @@ class Alerts:
                 target.add({"timestamp": now_ms(), "kind": kind, "model": model, "message": message})
 
     async def look(self, metrics: Json) -> None:
-        """Follow what lasts: heat, throttling, full disks and memory, and that nobody is served."""
+        """Tell of what lasts, or is over for a while: heat, throttling, full disks and memory, and nobody served.
+
+        Over is what is well below its limit again; None leaves it as it is.
+        """
         limits, before, requests = self.dash.settings(), dict(self.active), self.dash.requests
         values: list[tuple[AlertKind, float | None, float, float, str]] = [  # and the limit, and the way back from it
             ("unserved", requests.unserved_for(), UNSERVED, UNSERVED, "Nobody who asked was served for a minute.")]
@@ -11327,23 +11287,19 @@ class Alerts:
             values += [("temperature", gpu["temperature"], limits["alert_temperature"], 5, f"{name} is too hot."),
                        ("throttled", throttled, 1, 1, f"{name} is slowed down by heat or by its power supply."),
                        ("memory", share, limits["alert_memory"], 2, f"The memory of {name} is nearly full.")]
-        for item in values:
-            self.follow(*item)
+        for kind, value, limit, margin, message in values:
+            over, now = message in self.active, time.monotonic()
+            if value is None or (value > limit - margin if over else value < limit):
+                self.since.pop(message, None)
+            elif now - self.since.setdefault(message, now) >= ALERT_HOLD:
+                del self.since[message]
+                if not self.active.pop(message, None):
+                    self.active[message] = {"kind": kind, "message": message, "value": value, "since": now_ms()}
+                self.tell(kind, f"Over: {message}" if over else message)
         known = {message for kind, *_, message in values if kind not in limits["alerts_off"]}
         self.active = {message: alert for message, alert in self.active.items() if message in known}
         if self.active != before:
             await self.dash.broadcast("alerts:updated", {"active": [*self.active.values()]})
-
-    def follow(self, kind: AlertKind, value: float | None, limit: float, margin: float, message: str) -> None:
-        """Tell that `value` has reached `limit`, or was well below it again, for a while; None leaves it as it is."""
-        over, now = message in self.active, time.monotonic()
-        if value is None or (value > limit - margin if over else value < limit):
-            self.since.pop(message, None)
-        elif now - self.since.setdefault(message, now) >= ALERT_HOLD:
-            del self.since[message]
-            if not self.active.pop(message, None):
-                self.active[message] = {"kind": kind, "message": message, "value": value, "since": now_ms()}
-            self.tell(kind, f"Over: {message}" if over else message)
 
 
 @on("alerts:test", error="TEST_ALERTS_FAILED", cost=20)
