@@ -11821,12 +11821,14 @@ CONTENT_TYPES = {".html": "text/html; charset=utf-8", ".js": "text/javascript; c
                  ".webmanifest": "application/manifest+json"}
 SECURITY_HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
-                               "media-src data:; connect-src 'self'; manifest-src 'self'; base-uri 'none'; form-action 'none'; "
-                               "frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'",
+                               "media-src data:; connect-src 'self'; manifest-src 'self'; base-uri 'none'; "
+                               "form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; "
+                               "trusted-types 'none'",
     "X-Content-Type-Options": "nosniff", "X-Frame-Options": "DENY", "Referrer-Policy": "no-referrer",
     "Cross-Origin-Opener-Policy": "same-origin", "Cross-Origin-Resource-Policy": "same-origin",
-    "Permissions-Policy": "camera=(), microphone=(), geolocation=()", "Server": "llamadash",
+    "Server": "llamadash",
 }
+PAGE_HEADERS = {"Permissions-Policy": "camera=(), microphone=(), geolocation=()"}  # which files have no use for
 REFRESH_PAUSE = 2.0  # seconds between two looks at whether a file was changed
 REQUEST_DEADLINE = 10.0  # seconds in which a new connection must have sent a whole request
 KEEPALIVE_TIME = 75.0  # seconds that a connection may stay open between two requests, as long as browsers keep it
@@ -12119,7 +12121,7 @@ class WebServer:
 
     async def secure(self, _request: web.Request, response: web.StreamResponse) -> None:
         """Add the security headers to every response."""
-        response.headers.update(SECURITY_HEADERS)
+        response.headers.update({**SECURITY_HEADERS, **(PAGE_HEADERS if response.content_type == "text/html" else {})})
 
     @web.middleware
     async def guard(self, request: web.Request,
