@@ -9027,26 +9027,6 @@ def embedded_engine_version() -> str | None:
     return next((distribution.version for distribution in found), None)
 
 
-def enumerated(kind: str, prefix: str, **names: str) -> Callable[[str], Any]:
-    """A reader of option values that are members of xllamacpp's enumeration `kind`, less `prefix`."""
-    def read(text: str) -> Any:
-        import xllamacpp  # not at the top: only this child needs it
-        member = re.sub("[-+]", "_", names.get(text, text).upper())
-        try:
-            return getattr(xllamacpp, kind)[prefix + member]
-        except KeyError:
-            raise ValueError(f"unknown value '{text}'") from None
-    return read
-
-
-def comma_list(kind: Callable[[str], Any], length: int = 0) -> Callable[[str], list[Any]]:
-    """A reader of comma-separated values, filled up with zeros to `length`."""
-    def read(text: str) -> list[Any]:
-        values = [kind(item) for item in text.split(",")]
-        return values + [kind("0") for _ in range(length - len(values))]
-    return read
-
-
 def with_reasoning(options: dict[str, str]) -> dict[str, str]:
     """`options` with what `reasoning` and `reasoning-effort` say to the chat template."""
     own = json.loads(options.get("chat-template-kwargs") or "{}")
@@ -9059,64 +9039,59 @@ def with_reasoning(options: dict[str, str]) -> dict[str, str]:
 
 
 truth = {"on": True, "off": False}.__getitem__
-negated = {"on": False, "off": True}.__getitem__  # of an attribute that means the opposite of its option
 SAMPLERS = {"d": "dry", "k": "top_k", "y": "typ_p", "p": "top_p", "s": "top_n_sigma", "m": "min_p", "t": "temperature",
             "x": "xtc", "i": "infill", "e": "penalties", "a": "adaptive_p"}
-CACHE_TYPE = enumerated("ggml_type", "GGML_TYPE_")
-# A parameter, or an option that every model gets, and where CommonParams has it.
-EMBEDDED_OPTIONS = dict(re.findall(r"(\S+)=(\S+)", """
-    port=port warmup=warmup load-mode=load_mode check-tensors=check_tensors image-min-tokens=image_min_tokens
-    image-max-tokens=image_max_tokens kv-unified=kv_unified cont-batching=cont_batching swa-full=swa_full numa=numa
-    cache-type-k=cache_type_k cache-type-v=cache_type_v rope-freq-base=rope_freq_base rope-freq-scale=rope_freq_scale
-    yarn-orig-ctx=yarn_orig_ctx yarn-ext-factor=yarn_ext_factor yarn-attn-factor=yarn_attn_factor
-    yarn-beta-slow=yarn_beta_slow yarn-beta-fast=yarn_beta_fast n-gpu-layers=n_gpu_layers split-mode=split_mode
-    tensor-split=tensor_split main-gpu=main_gpu chat-template=chat_template prefill-assistant=prefill_assistant
-    seed=sampling.seed temp=sampling.temp top-k=sampling.top_k top-p=sampling.top_p min-p=sampling.min_p
-    xtc-probability=sampling.xtc_probability xtc-threshold=sampling.xtc_threshold
+# A parameter, or an option that every model gets, and where CommonParams has it, if not by the same name.
+EMBEDDED_OPTIONS = {name: attribute or name.replace("-", "_") for name, attribute in re.findall(r"([\w-]+)=?(\S*)", """
+    port warmup load-mode check-tensors image-min-tokens image-max-tokens kv-unified cont-batching swa-full numa
+    cache-type-k cache-type-v rope-freq-base rope-freq-scale yarn-orig-ctx yarn-ext-factor yarn-attn-factor
+    yarn-beta-slow yarn-beta-fast n-gpu-layers split-mode tensor-split main-gpu chat-template prefill-assistant
+    cache-prompt reasoning-format seed=sampling.seed temp=sampling.temp top-k=sampling.top_k top-p=sampling.top_p
+    min-p=sampling.min_p xtc-probability=sampling.xtc_probability xtc-threshold=sampling.xtc_threshold
     dry-multiplier=sampling.dry_multiplier mirostat=sampling.mirostat model=model.path alias=model_alias
     host=hostnames timeout=timeout_read metrics=endpoint_metrics slots=endpoint_slots lora=lora_adapters
     pooling=pooling_type embeddings=embedding mmproj=mmproj.path mmproj-auto=no_mmproj mmproj-offload=mmproj_use_gpu
     ctx-size=n_ctx predict=n_predict batch-size=n_batch ubatch-size=n_ubatch keep=n_keep parallel=n_parallel
     context-shift=ctx_shift ctx-checkpoints=n_ctx_checkpoints cache-ram=cache_ram_mib cache-reuse=n_cache_reuse
-    cache-prompt=cache_prompt rope-scaling=rope_scaling_type rope-scale=rope_freq_scale threads=cpuparams.n_threads
+    rope-scaling=rope_scaling_type rope-scale=rope_freq_scale threads=cpuparams.n_threads
     threads-batch=cpuparams_batch.n_threads prio=cpuparams.priority poll=cpuparams.poll kv-offload=no_kv_offload
     op-offload=no_op_offload repack=no_extra_bufts override-tensor=tensor_buft_overrides flash-attn=flash_attn_type
     fit=fit_params fit-target=fit_params_target fit-ctx=fit_params_min_ctx jinja=use_jinja
-    chat-template-kwargs=default_template_kwargs reasoning=enable_reasoning reasoning-format=reasoning_format
+    chat-template-kwargs=default_template_kwargs reasoning=enable_reasoning
     reasoning-budget=sampling.reasoning_budget_tokens sampling-seq=sampling.samplers typical-p=sampling.typ_p
     repeat-last-n=sampling.penalty_last_n repeat-penalty=sampling.penalty_repeat
     presence-penalty=sampling.penalty_present frequency-penalty=sampling.penalty_freq spec-type=speculative.types
     model-draft=speculative.draft.mparams.path spec-draft-n-max=speculative.draft.n_max
     spec-draft-n-min=speculative.draft.n_min spec-draft-p-min=speculative.draft.p_min
     n-gpu-layers-draft=speculative.draft.n_gpu_layers cache-type-k-draft=speculative.draft.cache_type_k
-    cache-type-v-draft=speculative.draft.cache_type_v"""))
-# How the text of an option is read: as what the parameter is, or as its attribute wants it.
-KIND_READERS: dict[str, Callable[[str], Any]] = {"int": int, "float": float, "bool": truth, "text": str, "path": str}
+    cache-type-v-draft=speculative.draft.cache_type_v""")}
+MEMBER_NAMES = {"on": "enabled", "off": "disabled", "dio": "direct_io"}  # of enumerations, where they differ
+# How the text of an option is read that is not as what its attribute is.
 OPTION_READERS: dict[str, Callable[[str], Any]] = {
-    "model": str, "port": int, "metrics": truth, "slots": truth, "mirostat": int,
-    "alias": lambda text: set(text.split(",")), "host": comma_list(str),
-    "lora": comma_list(lambda path: importlib.import_module(EMBEDDED_PACKAGE).CommonAdapterLoraInfo(path, 1.0)),
-    "mmproj-auto": negated, "kv-offload": negated, "op-offload": negated, "repack": negated,
-    "cache-type-k": CACHE_TYPE, "cache-type-v": CACHE_TYPE,
-    "cache-type-k-draft": CACHE_TYPE, "cache-type-v-draft": CACHE_TYPE,
-    "prio": enumerated("ggml_sched_priority", "GGML_SCHED_PRIO_", **{
-        "-1": "low", "0": "normal", "1": "medium", "2": "high"}),
-    "numa": enumerated("ggml_numa_strategy", "GGML_NUMA_STRATEGY_"),
-    "load-mode": enumerated("llama_load_mode", "LLAMA_LOAD_MODE_", dio="direct_io"),
-    "split-mode": enumerated("llama_split_mode", "LLAMA_SPLIT_MODE_"),
-    "tensor-split": comma_list(float, 128),
-    "flash-attn": enumerated("llama_flash_attn_type", "LLAMA_FLASH_ATTN_TYPE_", on="enabled", off="disabled"),
-    "fit-target": comma_list(lambda text: int(float(text) * 2**20)),
-    "rope-scaling": enumerated("llama_rope_scaling_type", "LLAMA_ROPE_SCALING_TYPE_"),
-    "rope-scale": lambda text: 1 / float(text), "seed": lambda text: int(text) % 2**32,
-    "pooling": enumerated("llama_pooling_type", "LLAMA_POOLING_TYPE_"),
+    "alias": lambda text: set(text.split(",")), "seed": lambda text: int(text) % 2**32,
+    "lora": lambda text: [importlib.import_module(EMBEDDED_PACKAGE).CommonAdapterLoraInfo(path, 1.0)
+                          for path in text.split(",")],
+    "fit-target": lambda text: [int(float(size) * 2**20) for size in text.split(",")],
+    "rope-scale": lambda text: 1 / float(text), "reasoning": {"auto": -1, "on": 1, "off": 0}.__getitem__,
     "chat-template-kwargs": lambda text: {key: json.dumps(value) for key, value in json.loads(text).items()},
-    "reasoning": {"auto": -1, "on": 1, "off": 0}.__getitem__,
-    "reasoning-format": enumerated("common_reasoning_format", "COMMON_REASONING_FORMAT_"),
     "sampling-seq": lambda text: ";".join(SAMPLERS[letter] for letter in text),
-    "spec-type": comma_list(enumerated("common_speculative_type", "COMMON_SPECULATIVE_TYPE_")),
 }
 COMPOSED_OPTIONS = frozenset({"reranking", "reasoning-effort"})  # several attributes, or part of one
+
+
+def option_value(text: str, present: Any) -> Any:
+    """`text` as a value of the kind that an attribute is at `present`."""
+    kind = type(present)
+    if kind is bool:
+        return truth(text)
+    if kind is list:  # of a fixed length, or with one item
+        values = [option_value(item, present[0]) for item in text.split(",")]
+        return values + present[len(values):]
+    if kind in (int, float, str):
+        return kind(text)
+    if re.fullmatch(r"-?\d+", text):
+        return kind(int(text))
+    return kind[re.sub("[-+]", "_", f"{kind.__name__}_{MEMBER_NAMES.get(text, text)}".upper())]
 
 
 def embedded_parameters(options: dict[str, str]) -> Any:
@@ -9131,12 +9106,14 @@ def embedded_parameters(options: dict[str, str]) -> Any:
     if options.get("parallel", "-1") == "-1":
         options = {"kv-unified": "on", **options, "parallel": str(DEFAULT_SLOTS)}
     for name, text in options.items():
-        read = OPTION_READERS.get(name) or KIND_READERS[PARAMETERS[name].kind]
         *owners, attribute = EMBEDDED_OPTIONS[name].split(".")
+        owner = functools.reduce(getattr, owners, parameters)
         try:
-            setattr(functools.reduce(getattr, owners, parameters), attribute, read(text))
+            read = OPTION_READERS.get(name) or functools.partial(option_value, present=getattr(owner, attribute))
+            setattr(owner, attribute, not read(text) if attribute.startswith("no_") else read(text))
         except (ValueError, TypeError, KeyError, OverflowError, AssertionError, AttributeError, OSError) as problem:
-            raise ValueError(f"error while handling argument \"--{name}\": {problem}") from problem
+            reason = f"unknown value '{text}'" if isinstance(problem, KeyError) else problem
+            raise ValueError(f"error while handling argument \"--{name}\": {reason}") from problem
         # A value of the user's own goes before what the model's file recommends.
         flag = f"COMMON_PARAMS_SAMPLING_CONFIG_{attribute.upper()}"
         parameters.sampling.user_sampling_config |= int(getattr(xllamacpp.common_params_sampling_config, flag, 0))
