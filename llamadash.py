@@ -6182,6 +6182,7 @@ class Ticket(NamedTuple):
     model: str  # the entry that was named
     client: str
     since: float
+    reply: Any = None  # by which whoever asks is told what came of it
 
 
 class Start(NamedTuple):
@@ -6197,6 +6198,7 @@ class Stop(NamedTuple):
 
 class Answer(NamedTuple):
     """Pass a waiting request on to its unit's process, or, with a code, tell it why nothing comes of it."""
+    unit: Unit
     ticket: Ticket
     code: str = ""  # crowded | waited | failed | unloaded
     message: str = ""
@@ -6204,7 +6206,7 @@ class Answer(NamedTuple):
 
 class Happened(NamedTuple):
     """Tell everybody what became of a unit: an event of the timeline."""
-    kind: str  # waiting | loading | loaded | unloaded | failed | crashed | refused
+    kind: str  # waiting | loading | restart | loaded | unloaded | failed | crashed | refused
     unit: Unit
     reason: str
     details: Json | None = None
@@ -6297,8 +6299,7 @@ class Unit:
     def upcoming(self) -> tuple[str, float | None, str] | None:
         """What will happen to it next, when (s) and why; None where nothing is due."""
         if self.status == "loaded" and self.leaving:
-            until, reason = self.leaving
-            return "leaves", None if until == math.inf else until, reason
+            return "leaves", *self.leaving
         if self.yields_to:
             return "leaves", None, f"{self.yields_to.name} waits for its memory"
         if self.status == "loaded" and self.idle and not (self.pinned or self.active):
@@ -6354,7 +6355,9 @@ class Planner:
                 return min(choices, key=lambda choice: (
                     any(self.must_wait(victim) for victim in choice.victims), len(choice.victims), not choice.fits,
                     any(victim.yields_to is not unit for victim in choice.victims),
-                    max([victim.used_at for victim in choice.victims], default=0.0), self.crowding(choice.plan)))
+                    max([victim.used_at for victim in choice.victims], default=0.0),
+                    max([(need + self.taken[name]) / max(self.rooms.get(name, need), 1)  # how full it would be
+                         for name, need in self.need(choice.plan).items()], default=0.0)))
         return None
 
     def choice(self, unit: Unit, plan: Plan, gentle: bool) -> Choice | None:
@@ -6411,11 +6414,6 @@ class Planner:
         """Whether a unit cannot be stopped yet: it answers, or has just come, or is on its way."""
         return bool(victim.active) or not self.settled(victim)
 
-    def crowding(self, plan: Plan) -> float:
-        """How full the fullest device would be."""
-        return max([(need + self.taken[name]) / max(self.rooms.get(name, need), 1)
-                    for name, need in self.need(plan).items()], default=0.0)
-
     def waiting_reason(self, choice: Choice) -> str:
         """Why a unit is not loaded yet for which there is a plan."""
         late = [victim for victim in choice.victims if self.must_wait(victim)]
@@ -6454,7 +6452,6 @@ class Residency:
         self.rooms: Mapping[str, int] = {}  # what all may hold on each device; nobody has to go where it is lowered
         self.yielding: Iterable[str] = ()  # the devices on which idle models make way for other programs
         self.units: dict[str, Unit] = {}
-        self.tickets: dict[int, Ticket] = {}
         self.actions: list[Action] = []
 
     # events
@@ -6470,14 +6467,13 @@ class Residency:
         elif not unit.open and sum([len(item.waiting) for item in self.units.values()]) >= MAX_WAITING:
             self.refuse([ticket], "crowded", "too many requests are waiting")
         else:
-            self.tickets[ticket.id] = unit.waiting[ticket.id] = ticket
+            unit.waiting[ticket.id] = ticket
             unit.plans = plans or unit.plans
         return self.settle(now)
 
     def finished(self, ticket_id: int, now: float) -> list[Action]:
         """A request ended, whether it was answered, failed or its client left; also one that still waited."""
-        if ticket := self.tickets.pop(ticket_id, None):
-            unit = self.units[ticket.unit]
+        for unit in self.units.values():
             unit.waiting.pop(ticket_id, None)
             if ticket_id in unit.active:
                 unit.active.discard(ticket_id)
@@ -6515,36 +6511,30 @@ class Residency:
         return self.settle(now)
 
     def exited(self, unit_id: str, error: str | None, now: float) -> list[Action]:
-        """A unit's process ended; `error` says why, where it was not told to."""
+        """A unit's process ended; `error` says why, where it was not told to. Who waits is not served for ever then."""
         unit = self.units[unit_id]
-        status, reason = unit.status, unit.leaving[1] if unit.leaving else "stopped"
-        for ticket_id in unit.active:
-            del self.tickets[ticket_id]
-        unit.active.clear()
+        crashed = unit.status == "loaded"
         if now - unit.loaded_at > STABLE_AFTER:
             unit.failures = 0
+        if unit.status == "stopping" or error is None:
+            kind, reason = "unloaded", unit.leaving[1] if unit.leaving else "stopped"
+            unit.reason, unit.error = reason, None
+        else:
+            kind, reason = "crashed" if crashed else "failed", error
+            unit.reason, unit.error = "crashed" if crashed else "failed to load", error
+            unit.failures, unit.failed_at = unit.failures + 1, now
+            if crashed and now - unit.asked[0] <= STABLE_AFTER:  # its end may take long to be known
+                unit.wish = unit.asked
+        unit.active.clear()
         unit.status, unit.held, unit.loaded_at = "unloaded", {}, math.inf
         unit.unloading, unit.yields_to, unit.outdated = None, None, False
-        if status == "stopping" or error is None:
-            unit.reason, unit.error = reason, None
-            self.actions.append(Happened("unloaded", unit, reason))
-        else:
-            self.failed(unit, status, error, now)
+        self.actions.append(Happened(kind, unit, reason, {"failures": unit.failures} if unit.error else None))
+        if kind == "failed" or (kind == "crashed" and unit.failures >= CRASH_LIMIT):
+            unit.wish = None
+            self.refuse(unit.waiting.values(), "failed", f"{unit.name} could not be loaded: {reason}")
         if unit.forgotten:
             del self.units[unit_id]
         return self.settle(now)
-
-    def failed(self, unit: Unit, status: str, error: str, now: float) -> None:
-        """A load failed, or a loaded unit crashed. What waits is asked again after a crash, but not for ever."""
-        unit.failures, unit.failed_at, unit.error = unit.failures + 1, now, error
-        unit.reason = "crashed" if status == "loaded" else "failed to load"
-        if status == "loaded" and now - unit.asked[0] <= STABLE_AFTER:  # its end may take long to be known
-            unit.wish = unit.asked
-        kind = "crashed" if status == "loaded" else "failed"
-        self.actions.append(Happened(kind, unit, error, {"failures": unit.failures}))
-        if status == "loading" or unit.failures >= CRASH_LIMIT:
-            unit.wish = None
-            self.refuse(unit.waiting.values(), "failed", f"{unit.name} could not be loaded: {error}")
 
     def define(self, unit: Unit, now: float) -> list[Action]:
         """A unit exists, or what its entries ask of it has changed: pinned, preferred, idle, grace and name."""
@@ -6585,7 +6575,11 @@ class Residency:
         """Do everything that is due now, because time has passed, or a limit or what units hold has changed."""
         for unit in self.units.values():
             if unit.resident or unit.waiting or unit.wish or unit.pinned:
-                self.leave(unit, now)
+                leaving = unit.leaving if unit.status in ("loading", "loaded") else None
+                if leaving and (not unit.active or now >= leaving[0]):
+                    self.stop(unit, leaving[1])
+                elif unit.idle and not unit.pinned and unit.idle_for(now) >= unit.idle:
+                    self.stop(unit, "idle")
                 self.admit(unit, now)  # before others look for room: what was loaded for somebody serves him
                 self.refuse_overdue(unit, now)
                 absent = unit.pinned and not (unit.resident or unit.wish or unit.dismissed)
@@ -6598,13 +6592,6 @@ class Residency:
         self.make_room(now)
         actions, self.actions = self.actions, []
         return actions
-
-    def leave(self, unit: Unit, now: float) -> None:
-        """Stop what is idle for too long, outdated, or was unloaded by hand and has answered."""
-        if unit.status in ("loading", "loaded") and unit.leaving and (not unit.active or now >= unit.leaving[0]):
-            self.stop(unit, unit.leaving[1])
-        elif unit.idle and not unit.pinned and unit.idle_for(now) >= unit.idle:
-            self.stop(unit, "idle")
 
     def give_way(self, device: str, now: float) -> None:
         """Let idle models go, the least recently used first, until a device has room for what others took."""
@@ -6678,6 +6665,8 @@ class Residency:
         planner.taken.update(unit.held)
         details = {"need": dict(unit.held), "devices": plan.devices, "after": unit.came_from}
         self.actions += [Start(unit, plan), Happened("loading", unit, unit.loaded_for, details)]
+        if unit.came_from == "crashed":
+            self.actions.append(Happened("restart", unit, unit.loaded_for, {"failures": unit.failures}))
 
     def stop(self, unit: Unit, reason: str) -> None:
         """End the unit's process; whoever asks for it from now on waits until it has ended."""
@@ -6691,17 +6680,16 @@ class Residency:
             for ticket in unit.waiting.values():
                 unit.active.add(ticket.id)
                 unit.used_at = now
-                self.actions.append(Answer(ticket))
+                self.actions.append(Answer(unit, ticket))
             unit.waiting.clear()
 
     def refuse(self, tickets: Iterable[Ticket], code: str, message: str) -> None:
         """End requests that wait."""
         for ticket in list(tickets):
-            self.tickets.pop(ticket.id, None)
-            self.actions.append(Answer(ticket, code, message))
             unit = self.units.get(ticket.unit) or Unit(ticket.unit, ticket.model)
             unit.waiting.pop(ticket.id, None)
-            self.actions.append(Happened("refused", unit, message, {"client": ticket.client}))
+            self.actions += [Answer(unit, ticket, code, message),
+                             Happened("refused", unit, message, {"client": ticket.client})]
 
 
 # the thin layer around it
@@ -6942,7 +6930,6 @@ class Pool:
         self.memory = Memory(self)
         self.instances: dict[str, Instance] = {}  # by unit
         self.started: dict[str, Json] = {}  # the common parameters that each process was started with
-        self.futures: dict[int, asyncio.Future[Instance]] = {}  # of the requests that wait
         self.changed = asyncio.Event()  # something is to be published
         self.dirty: set[str] = set()  # entries whose state may have changed
         self.published: dict[str, Json] = {}  # the states that everybody knows
@@ -6976,8 +6963,8 @@ class Pool:
         known = unit.open or unit.status == "loading" or (unit.plans and unit.waiting)
         plans = () if known else await self.memory.plans(call.model)
         unit = self.entries.unit(call.model)  # it may have become another one meanwhile
-        future = self.futures[call.id] = asyncio.get_running_loop().create_future()
-        ticket = Ticket(call.id, unit.id, call.model, call.client, call.since)
+        future = asyncio.get_running_loop().create_future()
+        ticket = Ticket(call.id, unit.id, call.model, call.client, call.since, future)
         self.do(self.residency.request(ticket, plans, time.monotonic()))
         if not future.done() and unit.waiting_reason():
             call.waits_for(unit.waiting_reason())
@@ -6989,7 +6976,6 @@ class Pool:
 
     def release(self, call: Call) -> None:
         """A request is over, or is not waited for any more."""
-        self.futures.pop(call.id, None)
         self.do(self.residency.finished(call.id, time.monotonic()))
 
     async def load(self, entry: str, reason: str = "by hand") -> None:
@@ -7068,14 +7054,13 @@ class Pool:
                 self.dash.event(kind, unit.name, reason, details)
                 level = logging.WARNING if kind in ("failed", "crashed", "refused") else logging.INFO
                 log.log(level, "%s: %s (%s)", unit.name, kind, reason)
-            elif (future := self.futures.get(action.ticket.id)) and not future.done():
+            elif not action.ticket.reply.done():
                 if action.code:
-                    future.set_exception(Refused(action.code, action.message))
-                elif instance := self.instances.get(action.ticket.unit):
-                    future.set_result(instance)
-            key, name = (action.ticket.unit, action.ticket.model) if isinstance(action, Answer) \
-                else (action.unit.id, action.unit.name)
-            self.mark(name, *(self.entries.groups[key].rows if key in self.entries.groups else ()))
+                    action.ticket.reply.set_exception(Refused(action.code, action.message))
+                elif instance := self.instances.get(action.unit.id):
+                    action.ticket.reply.set_result(instance)
+            group = self.entries.groups.get(action.unit.id)
+            self.mark(action.unit.name, *(group.rows if group else ()))
 
     async def live(self, action: Start) -> None:
         """The life of one instance: Residency hears when it is ready and when it ended, whatever happens."""
@@ -7761,6 +7746,7 @@ class EnergyLedger:
             else:
                 rows.append({**item, "energy": share,
                              "metered": item["generated_tokens"] if item["energy"] is None else None})
+                await self.dash.chats.metered(item["id"], (item["energy"] or 0.0) + share)
         await self.dash.requests.publish()  # the rows must be there
         with contextlib.suppress(DashError):
             await asyncio.to_thread(self.dash.db.add_energy, rows)
@@ -8291,15 +8277,14 @@ class Gateway:
         await self.dash.upstreams.session.close()
 
     @contextlib.asynccontextmanager
-    async def asked(self, model: str, client: str, path: str, body: Json) -> AsyncIterator[AsyncIterator[Json]]:
+    async def asked(self, call: Call, body: Json) -> AsyncIterator[AsyncIterator[Json]]:
         """The JSON objects of a model's answer to llamadash itself, which waits in line, is listed and counted.
 
         Raises EngineUnavailable or EngineFailed.
         """
-        target, requests = await self.routing.target(model), self.dash.requests
-        call = Call(0, model, client, path, stream=body["stream"])
+        target, requests = await self.routing.target(call.model), self.dash.requests
         requests.begin(call)
-        asking = ModelRequest(self.dash, call, target, "POST", path, [("Content-Type", "application/json")],
+        asking = ModelRequest(self.dash, call, target, "POST", call.endpoint, [("Content-Type", "application/json")],
                               scanned_json(bytearray(encoded(body))))
         try:
             async with contextlib.AsyncExitStack() as stack:
@@ -9167,6 +9152,7 @@ def embedded_engine(argv: list[str]) -> int:
 MAX_CHATS = 8  # at the same time, of each client, and in all conversations
 MAX_CHAT_TEXT = 900_000  # characters of all messages together; a request has at most 1 MB
 MAX_TOOLS = 16  # that a model may be told of, and that it may call at once
+MAX_METERED = 100  # answers that have ended, whose energy may still come to be known
 SAVE_INTERVAL = 2.0  # s; so much of an answer is lost at most where the machine stops
 IMAGE = r"data:image/(?:png|jpeg|webp|gif|bmp);base64,(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}(?:==|[A-Za-z0-9+/]=))?"
 SENT_FIELDS: dict[str, Any] = {
@@ -9210,26 +9196,51 @@ def validated_sampling(parameters: Json) -> Json:
 class Chat:
     """One answer under way, and what has come of it so far."""
     id: str
-    client: str
-    model: str
+    client: str  # none in a conversation: there it is everybody's
+    call: Call
     message: Json = field(default_factory=dict)  # of the conversation that it is in, as it is saved
     calls: dict[int, Json] = field(default_factory=dict)
     text: dict[str, str] = field(default_factory=dict)  # content and reasoning that are not yet sent
-    begun: float = field(default_factory=time.monotonic)
+    progress: Json = field(default_factory=dict)  # on the way to the first token
     first: float | None = None  # when the first token came
     saved: float = 0.0
     stopped: bool = False  # by somebody
     finish_reason: str | None = None
-    timings: Json = field(default_factory=dict)
-    flushing: asyncio.Task[Any] | None = None
     task: asyncio.Task[Any] | None = None
 
     def outcome(self) -> Json:
         """What `chat:done` says."""
-        first = round((self.first - self.begun) * 1000) if self.first is not None else None
-        return {"finish_reason": self.finish_reason or "stop", "time_to_first_token": first,
-                **{name: number for name, number in timings_numbers(self.timings).items()
-                   if name not in ("drafted", "accepted")}}
+        row = self.call.row()
+        return {"finish_reason": self.finish_reason or "stop", "time_to_first_token": row["first_token"],
+                **{name: row[name] for name in ("prompt_tokens", "cached_tokens", "generated_tokens",
+                                                "prompt_per_second", "generated_per_second")}}
+
+    def take(self, event: Json) -> None:
+        """Take in one piece of the answer."""
+        if "error" in event:
+            raise EngineFailed(error_text(json.dumps(event).encode(), 500))
+        read = event.get("prompt_progress")
+        if isinstance(read, dict) and read.get("total"):
+            self.progress = {"stage": "prompt", "progress": min(1.0, read.get("processed", 0) / read["total"])}
+        for item in event.get("choices") or []:
+            self.finish_reason = str(item.get("finish_reason") or self.finish_reason or "")[:64] or None
+            delta = item.get("delta") or {}
+            for name, kind in (("content", "content"), ("reasoning_content", "reasoning")):
+                if text := delta.get(name):
+                    self.text[kind] = self.text.get(kind, "") + text  # fails here where it is no text
+            for piece in delta.get("tool_calls") or []:
+                at, new = int(piece.get("index", 0)), {"name": "", "arguments": ""}
+                call = self.calls.setdefault(at, {"id": piece.get("id", str(at)), "type": "function", "function": new})
+                for key, made in call["function"].items():
+                    call["function"][key] = (made + ((piece.get("function") or {}).get(key) or ""))[:MAX_CHAT_TEXT]
+        if sum(len(self.message.get(name, "")) for name in ("content", "reasoning")) + len(self.calls) > MAX_CHAT_TEXT:
+            raise EngineFailed("The answer was ended: it is too long to keep.")
+        if self.first is None and "content" in self.text:  # newer builds first say what they go on with
+            self.text["content"] = self.text["content"].removeprefix(self.message.get("content", ""))
+        if self.text or self.calls:
+            self.first = self.first or time.monotonic()
+            if "content" in self.text and self.message.get("reasoning") and "thinking" not in self.message:
+                self.message["thinking"] = round((time.monotonic() - self.first) * 1000)
 
 
 class Chats:
@@ -9238,6 +9249,7 @@ class Chats:
     def __init__(self, dash: Dash) -> None:
         self.dash = dash
         self.all: dict[str, Chat] = {}
+        self.ended: list[Chat] = []  # in conversations, of late: what energy they took may still come to be known
         self.followers: dict[str, str] = {}  # the conversation that a client has open
         self.attachments = Attachments(dash.config.data_dir / "attachments")
 
@@ -9245,7 +9257,8 @@ class Chats:
         """Begin an answer, or go on with the message that `answer` {conversation, id, parent} names; returns its id."""
         body = {**validated_sampling(parameters), "model": model, "messages": validated_messages(messages),
                 "stream": True, "timings_per_token": True, "return_progress": True}
-        chat = Chat(answer["id"], "", model) if answer else Chat(secrets.token_urlsafe(12), client, model)
+        chat = Chat(answer["id"] if answer else secrets.token_urlsafe(12), "" if answer else client,
+                    Call(0, model, "llamadash chat", "/v1/chat/completions", stream=True))
         if sum(other.client == chat.client for other in self.all.values()) >= MAX_CHATS:
             raise RateLimited(f"At most {MAX_CHATS} answers at a time. Wait for one, or stop it.")
         if answer:
@@ -9255,6 +9268,7 @@ class Chats:
             chat.message = {"content": "", **known.get(chat.id, {}), **answer, "role": "assistant", "model": model,
                             "status": "answering", "error": None}
             self.dash.db.save_conversation(answer["conversation"], {"head": chat.id}, [chat.message])
+            self.ended = [other for other in self.ended if other.id != chat.id][-MAX_METERED:]
         self.all[chat.id] = chat
         chat.task = self.dash.spawn(self.run(chat, body), f"chat {chat.id}")
         chat.task.add_done_callback(lambda _: self.all.get(chat.id) is chat and self.all.pop(chat.id))
@@ -9278,100 +9292,52 @@ class Chats:
 
     async def run(self, chat: Chat, body: Json) -> None:
         """One answer, from the request to chat:done or chat:error."""
-        error = None
-        if chat.message:
-            await self.dash.broadcast("conversations:updated", {"id": chat.message["conversation"]})
+        error: DashError | None = None
+        await self.updated(chat)
+        teller = asyncio.ensure_future(self.tell(chat))
         try:
             await asyncio.to_thread(self.attachments.fill, body["messages"])
-            await self.stream(chat, body)
-        except asyncio.CancelledError:  # which is told, and then this task is over
-            chat.finish_reason = "cancelled"
-        except DashError as problem:
-            error = {"code": problem.code, "message": str(problem)}
-        await self.flush(chat)
-        if chat.message:
-            self.all.pop(chat.id, None)
-            context = (self.dash.state_of_entry(chat.model).get("runtime") or {}).get("n_ctx")
-            ended = "done" if chat.finish_reason != "cancelled" else "stopped" if chat.stopped else "cut"
-            chat.message |= {"status": "failed" if error else ended, "tool_calls": [*chat.calls.values()],
-                             "error": error, "stats": {**chat.outcome(), "context": context}}
-            error = self.save(chat) or error
-            await self.dash.broadcast("conversations:updated", {"id": chat.message["conversation"]})
-        await self.send(chat, "chat:error" if error else "chat:done", **(error or chat.outcome()))
-
-    def save(self, chat: Chat) -> Json | None:
-        """Save what has come of an answer in a conversation; returns what keeps it from that, which ends no answer."""
-        chat.saved = time.monotonic()
-        try:
-            self.dash.db.save_conversation(chat.message["conversation"], {}, [chat.message], limited=False)
-        except DashError as problem:
-            return {"code": problem.code, "message": str(problem)}
-        return None
-
-    async def stream(self, chat: Chat, body: Json) -> None:
-        """Ask the model, which is loaded if need be, and take in what it answers."""
-        watcher = asyncio.ensure_future(self.report_waiting(chat))
-        try:
-            async with self.dash.gateway.asked(chat.model, "llamadash chat", "/v1/chat/completions", body) as events:
+            async with self.dash.gateway.asked(chat.call, body) as events:
                 async for event in events:
-                    watcher.cancel()
                     try:
-                        await self.on_event(chat, event)
+                        chat.take(event)
                     except MALFORMED as problem:
                         raise EngineFailed("the engine's answer is not understood") from problem
                 if not chat.finish_reason:
                     raise EngineFailed("the engine ended the answer before it was complete")
-        finally:
-            await cancelled([watcher])
+        except asyncio.CancelledError:  # which is told, and then this task is over
+            chat.finish_reason = "cancelled"
+        except DashError as problem:
+            error = problem
+        teller.cancel()
+        await self.flush(chat)
+        if chat.message:
+            self.all.pop(chat.id, None)
+            self.ended.append(chat)
+            context = (self.dash.state_of_entry(chat.call.model).get("runtime") or {}).get("n_ctx")
+            ended = "done" if chat.finish_reason != "cancelled" else "stopped" if chat.stopped else "cut"
+            chat.message |= {"status": "failed" if error else ended, "tool_calls": [*chat.calls.values()],
+                             "error": error and error.as_json(),
+                             "stats": {**chat.outcome(), "context": context, "energy": None, "cost": None}}
+            error = self.save(chat) or error
+            await self.updated(chat)
+        await self.send(chat, "chat:error" if error else "chat:done", **(error.as_json() if error else chat.outcome()))
 
-    async def report_waiting(self, chat: Chat) -> None:
-        """Tell the client why its model is not there yet, and how far it is loaded."""
-        shown = None
+    async def tell(self, chat: Chat) -> None:
+        """Send what an answer waits for, how far its prompt is read, and its text, not token by token."""
+        told = Json()
         while True:
-            state = self.dash.state_of_entry(chat.model)
-            if state["status"] in ("waiting", "loading"):
-                chat.begun = time.monotonic()  # time to first token counts from when the model is there
-                progress = {"stage": state["status"], "progress": state["progress"], "reason": state["reason"]}
-                if shown != progress:
-                    shown = progress
-                    await self.send(chat, "chat:progress", **progress)
-            await asyncio.sleep(PUBLISH_INTERVAL)
+            if chat.call.status == "waiting" and (
+                    state := self.dash.state_of_entry(chat.call.model))["status"] in ("waiting", "loading"):
+                chat.progress = {"stage": state["status"], "progress": state["progress"], "reason": state["reason"]}
+            if chat.progress != told:
+                told = chat.progress
+                await self.send(chat, "chat:progress", **told)
+            await self.flush(chat)
+            await asyncio.sleep(0.04)
 
-    async def on_event(self, chat: Chat, event: Json) -> None:
-        """Take in one piece of the answer."""
-        if "error" in event:
-            raise EngineFailed(error_text(json.dumps(event).encode(), 500))
-        if isinstance(event.get("timings"), dict):
-            chat.timings = event["timings"]
-        progress = event.get("prompt_progress")
-        if isinstance(progress, dict) and progress.get("total"):
-            part = min(1.0, progress.get("processed", 0) / progress["total"])
-            await self.send(chat, "chat:progress", stage="prompt", progress=part)
-        for item in event.get("choices") or []:
-            chat.finish_reason = str(item.get("finish_reason") or chat.finish_reason or "")[:64] or None
-            delta = item.get("delta") or {}
-            for name, kind in (("content", "content"), ("reasoning_content", "reasoning")):
-                if text := delta.get(name):
-                    chat.text[kind] = chat.text.get(kind, "") + text  # fails here where it is no text
-            for piece in delta.get("tool_calls") or []:
-                at, new = int(piece.get("index", 0)), {"name": "", "arguments": ""}
-                call = chat.calls.setdefault(at, {"id": piece.get("id", str(at)), "type": "function", "function": new})
-                for key, made in call["function"].items():
-                    call["function"][key] = (made + ((piece.get("function") or {}).get(key) or ""))[:MAX_CHAT_TEXT]
-        if sum(len(chat.message.get(name, "")) for name in ("content", "reasoning")) + len(chat.calls) > MAX_CHAT_TEXT:
-            raise EngineFailed("The answer was ended: it is too long to keep.")
-        if chat.first is None and "content" in chat.text:  # newer builds first say what they go on with
-            chat.text["content"] = chat.text["content"].removeprefix(chat.message.get("content", ""))
-        if chat.text or chat.calls:
-            chat.first = chat.first or time.monotonic()
-            if "content" in chat.text and chat.message.get("reasoning") and "thinking" not in chat.message:
-                chat.message["thinking"] = round((time.monotonic() - chat.first) * 1000)
-            if chat.flushing is None or chat.flushing.done():
-                chat.flushing = asyncio.ensure_future(self.flush(chat, after=0.04))  # not token by token
-
-    async def flush(self, chat: Chat, after: float = 0.0) -> None:
-        """Send the text that has come since the last time, together with what comes within `after` seconds."""
-        await asyncio.sleep(after)
+    async def flush(self, chat: Chat) -> None:
+        """Send the text that has come since the last time."""
         if delta := dict(chat.text):
             chat.text.clear()
             if chat.message:
@@ -9379,6 +9345,31 @@ class Chats:
                 if time.monotonic() - chat.saved > SAVE_INTERVAL:
                     self.save(chat)
             await self.send(chat, "chat:delta", **delta)
+
+    def save(self, chat: Chat) -> DashError | None:
+        """Save what has come of an answer in a conversation; returns what keeps it from that, which ends no answer."""
+        chat.saved = time.monotonic()
+        try:
+            self.dash.db.save_conversation(chat.message["conversation"], {}, [chat.message], limited=False)
+        except DashError as problem:
+            return problem
+        return None
+
+    async def metered(self, request: int, energy: float) -> None:
+        """Keep with the answer of a request what energy (J) it took, and what that cost."""
+        for chat in [chat for chat in self.ended if chat.call.id == request]:
+            self.ended.remove(chat)
+            price = self.dash.settings()["energy_price"]
+            stats = {**chat.message["stats"], "energy": energy, "cost": price and energy / 3.6e6 * price}
+            with contextlib.suppress(DashError):
+                self.dash.db.save_conversation(chat.message["conversation"], {}, [{"id": chat.id, "stats": stats}],
+                                               limited=False)
+                await self.updated(chat)
+
+    async def updated(self, chat: Chat) -> None:
+        """Tell everybody that the conversation of an answer has changed."""
+        if chat.message:
+            await self.dash.broadcast("conversations:updated", {"id": chat.message["conversation"]})
 
     async def send(self, chat: Chat, event: str, **data: Any) -> None:
         """Send one event to the client that asked, or to all who have the conversation open."""
@@ -9595,7 +9586,7 @@ async def benchmark_timings(dash: Dash, id: str, prompt_tokens: int, generate_to
         body = {"model": id, "prompt": [draw.randrange(100, size) for _ in range(prompt_tokens)], "stream": False,
                 "n_predict": generate_tokens, "ignore_eos": True, "cache_prompt": False, "temperature": 0}
         try:
-            async with dash.gateway.asked(id, "llamadash benchmark", "/completion", body) as answers:
+            async with dash.gateway.asked(Call(0, id, "llamadash benchmark", "/completion"), body) as answers:
                 return timings_of(([{}] + [item async for item in answers])[-1])
         except EngineFailed:  # older builds cannot put into words what they make of some random tokens
             if not rest:

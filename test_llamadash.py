@@ -6036,8 +6036,9 @@ class World:
         self.refusals.append(action)
 
     def do_happened(self, action: llamadash.Happened) -> None:
-        assert action.kind in ("waiting", "loading", "loaded", "unloaded", "failed", "crashed", "refused")
+        assert action.kind in ("waiting", "loading", "restart", "loaded", "unloaded", "failed", "crashed", "refused")
         assert action.reason and action.unit.name
+        assert action.kind != "restart" or (self.processes[action.unit.id] == "loading" and self.told("crashed"))
         self.events.append(action)
 
     def check(self) -> None:
@@ -6047,7 +6048,8 @@ class World:
         assert {ticket.id for ticket, _ in queue} == {id for id, state in self.state.items() if state == "waiting"}
         assert all(reason for _, reason in queue), queue
         open_tickets = {id for id, state in self.state.items() if state in ("waiting", "admitted")}
-        assert residency.tickets.keys() == open_tickets
+        held = [id for unit in residency.units.values() for id in (*unit.waiting, *unit.active)]
+        assert len(held) == len(open_tickets) and set(held) == open_tickets
         for unit in residency.units.values():
             assert unit.status == self.processes.get(unit.id, "unloaded")
             assert unit.held == self.held.get(unit.id, {})
@@ -6534,9 +6536,14 @@ def test_a_crash_loads_the_model_again_for_who_waits() -> None:
     world.gone("A", "segmentation fault")
     assert world.told("crashed") == ["segmentation fault"]
     world.ask("A", id)
+    assert world.told("restart") == ["request of client 1"] and world.events[-1].details == {"failures": 1}
     world.ready("A")
     assert world.state[id] == "admitted" and world.residency.units["A"].failures == 1
     world.end(id)
+    world.unload("A")
+    world.gone("A")
+    world.load("A")
+    assert world.told("restart") == ["request of client 1"]  # an end that was meant to be is none
 
 
 def test_a_request_that_asks_again_before_the_exit_is_known_is_not_lost() -> None:
@@ -7159,8 +7166,7 @@ def test_looking_for_room_is_quick() -> None:
         world.define(llamadash.Unit(str(index), str(index), plans=plans), 0)
     for limit, waiting in ((2_500, 0), (70_000, 1000)):
         for index in range(waiting):
-            world.tickets[index] = world.units[str(index % 200)].waiting[index] = llamadash.Ticket(
-                index, str(index % 200), "", "", 0)
+            world.units[str(index % 200)].waiting[index] = llamadash.Ticket(index, str(index % 200), "", "", 0)
         steps: list[str] = []
         sys.setprofile(lambda _frame, event, _argument: steps.append(event))  # noqa: B023
         world.settle(1)
@@ -7550,6 +7556,7 @@ async def test_the_crash_of_one_model_is_its_own(tmp_path: Path, engine_program:
         os.kill(pid, signal.SIGKILL)
         await dash.pool.load("a")  # before anybody knows of the crash
         await dash.happened("crashed", "a")
+        await dash.happened("restart", "a", "by hand")
         await eventually(lambda: dash.state("a")["status"] == "loaded" and dash.state("a")["runtime"]["pid"] != pid)
         await dash.change("a", pinned=True)
         pid = (await dash.is_status("a", "loaded"))["runtime"]["pid"]
@@ -8292,6 +8299,12 @@ async def test_energy_is_split_over_requests_and_models(dash: StubDash, monkeypa
         gpu["energy"] = card if card is None else gpu["energy"] + card
         await ledger.count([gpu])
 
+    told: list[tuple[int, float]] = []
+
+    async def metered(request: int, energy: float) -> None:
+        told.append((request, energy))
+    monkeypatch.setattr(dash.chats, "metered", metered)
+
     def call(model: str, **fields: Any) -> llamadash.Call:
         found = llamadash.Call(0, model, "curl", "/v1/completions", unit=model, admitted_at=clock[0], **fields)
         dash.requests.begin(found)
@@ -8309,6 +8322,7 @@ async def test_energy_is_split_over_requests_and_models(dash: StubDash, monkeypa
     await passed(9, 100, 300)  # one for 1 s; 9 s idle at 20 W
     rows = {row["model"]: row["energy"] for row in dash.db.requests()}
     assert rows == {"a": pytest.approx(1000 * 4 / 14), "b": pytest.approx(1000 * 10 / 14 + 400 - 180)}
+    assert told == [(first.id, pytest.approx(rows["a"])), (second.id, pytest.approx(rows["b"]))]
     usage, total = dash.db.usage(0, llamadash.now_ms(), "model")
     assert {row["model"]: row["energy"] for row in usage} == rows
     assert [row["idle_energy"] for row in usage] == [pytest.approx((200 + 180) / 2)] * 2
@@ -9455,7 +9469,7 @@ async def test_an_answer_in_a_conversation_outlives_who_asked(tmp_path: Path, mo
         await eventually(lambda: dash.db.conversation("talk")["messages"][-1]["content"])
         other = StubDash(tmp_path)  # as after a kill
         left = other.chats.conversation("talk")["messages"][-1]
-        assert left["status"] == "cut" and left["content"].startswith("wave wave")
+        assert left["status"] == "cut" and left["content"].startswith("wave ")
         other.db.close()
         assert dash.chats.cancel("phone", "answer")
         assert (await talk.ended("stopped"))["stats"]["finish_reason"] == "cancelled"
@@ -9478,6 +9492,24 @@ async def test_an_answer_that_was_cut_goes_on(tmp_path: Path, pieces: tuple[str,
             {"id": "answer", "parent": "talk-q", "role": "assistant", "status": "cut", "content": "The story"}])
         talk.answer(said="The story")
         assert (await talk.ended("done"))["content"] == "The story of the sea"
+
+
+@run_async
+async def test_the_energy_of_an_answer_is_kept_with_it(tmp_path: Path) -> None:
+    """And what it cost by the price of that day; unknown until the meters are read, and where the answer began anew."""
+    async with running(EngineDash(tmp_path, fake_stream(tmp_path, *said("Hi")))) as dash:
+        talk = await Talk(dash).begin()
+        for price, cost in ((None, None), (0.5, 0.25), (0.0, 0.0)):
+            await dash.request("settings:update", changes={"energy_price": price})
+            talk.answer()
+            stats = (await talk.ended("done"))["stats"]
+            assert (stats["energy"], stats["cost"], stats["generated_tokens"]) == (None, None, 1)
+            request = dash.requests.last_id
+            await dash.chats.metered(request - 1, 5.0)
+            assert talk.message()["stats"] == stats
+            await dash.chats.metered(request, 1_800_000.0)
+            assert talk.message()["stats"] == {**stats, "energy": 1_800_000.0, "cost": cost}
+            assert talk.message()["content"].endswith("Hi")
 
 
 @run_async

@@ -25,7 +25,7 @@ const LIVE_SPEED_AFTER_MS = 500; // a speed measured over less time jumps about
  * @property {Message[]} siblings what stands at its place, itself among them
  * @property {Message[]} results what the tools that it calls have said
  * @property {boolean} compared whether others answer beside it
- * @property {{energy_price?: number | null, currency?: string}} settings
+ * @property {{currency?: string}} settings
  * @property {(event: string, data: any) => Promise<any>} request asks the server
  * @property {boolean} busy whether no answer can be asked for at the moment
  * @property {boolean} editing
@@ -240,9 +240,8 @@ function share(value) {
 }
 
 /** @param {AnswerStats} stats @param {ChatMessageProps["settings"]} settings @returns {VNode} */
-function statsNode(stats, { energy_price: price, currency = "" }) {
-  const cost = typeof price === "number" && stats.energy
-    ? `, ${number((stats.energy / 3.6e6) * price, 6)} ${currency}` : "";
+function statsNode(stats, { currency = "" }) {
+  const cost = typeof stats.cost === "number" ? `, ${number(stats.cost, 6)} ${currency}` : "";
   const used = (stats.prompt_tokens ?? 0) + (stats.generated_tokens ?? 0);
   const cached = stats.cached_tokens ? `, ${tokens(stats.cached_tokens)} of them cached` : "";
   const items = [

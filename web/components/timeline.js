@@ -25,6 +25,7 @@ const KINDS = {
   spilled: ["In main memory", "warning"],
   waiting: ["Waits", "warning"],
   loading: ["Loading", "info"],
+  restart: ["Restart", "warning"],
   loaded: ["Loaded", "success"],
   unloaded: ["Unloaded", "neutral"],
   failed: ["Failed", "danger"],
@@ -41,12 +42,12 @@ const NAMED = ["started", "stopped", "key", "backup", "build", "download", "conf
  */
 export function eventWords({ kind, model, reason, details }) {
   const words = reasonWords(reason);
-  if (kind === "loaded" || kind === "loading") {
+  if (["loading", "restart", "loaded"].includes(kind)) {
     const { seconds, after } = details ?? {};
     return [
       sentence(words.replace(/^request of /, "requested by ")),
       typeof seconds === "number" ? `took ${duration(seconds)}` : "",
-      after ? `it had left memory: ${reasonWords(after)}` : "",
+      after && after !== "crashed" ? `it had left memory: ${reasonWords(after)}` : "", // a restart is told
     ].filter(Boolean).join(" · ");
   }
   if (kind === "configuration" && model && typeof details?.pinned === "boolean") {

@@ -19,7 +19,6 @@ import { runTool } from "./tools.js";
 
 const SEND_TIMEOUT_MS = 60_000; // until the server accepts; loading and answering come after that
 const REFRESH_MS = 150; // in which several changes become one request
-const ENERGY_AFTER_MS = 20_000; // by then the server has shared out what the machine took for an answer
 const MOST_CALLS = 8; // of tools, one after the other, without a word from the person
 const CONTINUE = "Continue exactly where you stopped, without repeating anything.";
 
@@ -318,21 +317,6 @@ export class Chat {
     await this.answer(parent, [{ model: message.model ?? conversation.model, parameters }]);
   }
 
-  /** Keeps with an answer what energy it took, where this machine tells that. @param {string} id */
-  async addEnergy(id) {
-    const { conversation } = this;
-    const message = conversation?.messages.find((item) => item.id === id);
-    const { stats } = message ?? {};
-    if (!conversation || !message || !stats?.generated_tokens || this.state.connection !== "connected") return;
-    const { requests } = await this.state.request("requests:list", { model: message.model, limit: 20 })
-      .catch(() => ({ requests: [] })); // then it stays unknown
-    const same = (/** @type {any} */ row) => row.client === "llamadash chat"
-      && row.generated_tokens === stats.generated_tokens && row.prompt_tokens === stats.prompt_tokens;
-    const joules = requests.find(same)?.energy;
-    if (typeof joules !== "number") return;
-    await this.save(conversation.id, {}, [{ id, stats: { ...stats, energy: joules } }]);
-  }
-
   /** Stops the answers of the conversation that is open; what came so far stays. */
   stop() {
     for (const { id } of this.answering) this.state.request("chat:cancel", { chatId: id }).catch(ignoreGone);
@@ -358,7 +342,6 @@ export class Chat {
     if (event === "chat:done") {
       const { chatId: _id, ...stats } = data;
       Object.assign(message, { stats: { context: null, ...stats }, status: "done" }); // as the server keeps it follows
-      if (run.parameters) setTimeout(() => void this.addEnergy(message.id), ENERGY_AFTER_MS);
     }
     if (event === "chat:error") {
       Object.assign(message, { error: { code: data.code, message: data.message }, status: "failed" });

@@ -5,7 +5,7 @@
  * @typedef {{code: string, message: string}} Failure
  * @typedef {{prompt_tokens: number | null, cached_tokens: number | null, generated_tokens: number | null,
  *   prompt_per_second: number | null, generated_per_second: number | null, time_to_first_token: number | null,
- *   finish_reason: string | null, context: number | null, energy?: number | null}} AnswerStats
+ *   finish_reason: string | null, context: number | null, energy?: number | null, cost?: number | null}} AnswerStats
  * @typedef {{hash: string, name: string, type: string, size: number, text?: string}} Attachment `text` of a text file
  * @typedef {{id: string, type: string, function: {name: string, arguments: string}}} ToolCall
  * @typedef {{id: string, parent: string | null, role: "user" | "assistant" | "tool", content: string,
