@@ -3831,160 +3831,145 @@ class FoundFile(NamedTuple):
     size: int
     mtime: int  # ns
 
-    @property
-    def stem(self) -> str:
-        """Its name without folder and `.gguf`."""
-        return os.path.basename(self.path)[:-len(".gguf")]
+
+Report = Callable[[int, int], object]  # told of each step of a scan: of how many files how many are done
 
 
 @dataclass(eq=False, repr=False)
-class FoundModel:
-    """A file, or all shards of a model in order, and what is known of it."""
-    files: list[FoundFile]
-    stem: str
-    facts: Json = field(default_factory=dict)
-    projector: FoundFile | None = None
+class Walk:
+    """A walk through a folder: the GGUF files in it, and what cannot be used. No link to a folder is followed.
 
-    @property
-    def path(self) -> str:
-        """The path that the engine is given: the first shard."""
-        return self.files[0].path
-
-    @property
-    def size(self) -> int:
-        """Bytes of all shards."""
-        return min(sum(item.size for item in self.files), JSON_SAFE)
-
-    @property
-    def shards(self) -> list[str]:
-        """The paths of all shards, none where there is only one file."""
-        return [item.path for item in self.files] if len(self.files) > 1 else []
-
-
-class Scan:
-    """One walk through `folders` for models; files that a row of `known` still describes are not opened again.
-
-    What `warned` says of such a file, {path: reason}, is said again. Links may lead anywhere `inside`, which are the
-    folders themselves unless given; one that is `careful` follows none that seems to lead elsewhere, where it could
-    hang. Folders that are `mounts` are left out where they are not given by themselves. It calls `report(done, total)`
-    for every file; what that raises ends it.
+    It calls `report` with every step; what that raises ends it.
     """
+    root: str  # the folder, without links
+    inside: Iterable[str] = ()  # where links may lead beside it
+    mounts: Iterable[str] = ()  # folders that are left out
+    depth: int = MAX_FOLDER_DEPTH
+    lost: dict[str, str] = field(default_factory=dict)  # what may be there, and why nobody can know
+    files: list[FoundFile] = field(default_factory=list)
+    reasons: dict[str, str] = field(default_factory=dict)  # why a path is of no use
+    sets: dict[tuple[str, str], list[str]] = field(default_factory=dict)  # the same by folder and advice
+    leaving: list[str] = field(default_factory=list)  # links that seem to lead elsewhere, where they could hang
 
-    def __init__(self, folders: Iterable[Path], known: Iterable[Json], report: Callable[[int, int], None], *,
-                 warned: dict[str, str] | None = None, inside: Iterable[Path] | None = None,
-                 mounts: Iterable[str] = (), careful: bool = False, depth: int = MAX_FOLDER_DEPTH) -> None:
-        self.folders = [os.path.realpath(folder) for folder in folders]
-        self.inside = self.folders if inside is None else [os.path.realpath(folder) for folder in inside]
-        self.mounts, self.careful = set(mounts), careful
-        self.lost: dict[str, str] = {}  # what may be there, and why nobody can know
-        self.visited: set[str] = set()
-        self.depth = depth
-        self.rows = {row["path"]: row for row in known}
-        self.projectors = {row["projector"]: row["projector_size"] for row in self.rows.values() if row["projector"]}
-        self.warned = warned or {}
-        self.report = report
-        self.reasons: dict[str, str] = {}  # why a path is no model, or one that can be seen to be broken
-        self.files: list[FoundFile] = []
-        self.sets: dict[tuple[str, str], list[str]] = {}  # what cannot be used as it is, by folder and advice
-        self.offers: dict[str, list[str]] = {}  # by model, the projectors that may belong to it
-        self.entries = 0
-        self.models: list[Json] = []  # the rows of what was found, without what the user chose (id, name, …)
-        self.skipped: list[Json] = []  # {path, reason} of `reasons`
-
-    def run(self) -> Scan:
-        """Read what is found, pair the projectors, and make the rows; takes its time, so call it in a thread."""
-        self.walk()
-        models, projectors, candidates = list[FoundModel](), list[FoundFile](), self.groups()
-        for at, candidate in enumerate(candidates):
-            self.report(at, len(candidates))
-            kind = self.read(candidate)
-            if kind == "model":
-                models.append(candidate)
-            elif kind == "projector":
-                projectors.append(candidate.files[0])
-        self.pair(models, projectors)
-        self.tell_sets()
-        self.report(len(candidates), len(candidates))
-        self.skipped = [{"path": path, "reason": self.reasons[path]} for path in sorted(self.reasons)]
-        self.models = [self.row(model) for model in models]
+    def run(self, report: Report = lambda done, total: None) -> Walk:
+        """Find what is there; `leaving` is left to follow()."""
+        pending, count = [self.root], 0
+        mounts = [place for place in self.mounts if place != self.root and within(place, self.root)]
+        for folder in pending:  # which grows while it is walked
+            report(0, len(self.files))
+            try:
+                entries = sorted((item.path, item.is_symlink(), item.is_dir(follow_symlinks=False))
+                                 for item in os.scandir(folder) if item.path not in mounts)
+            except NotADirectoryError:  # a file that is mounted by itself
+                self.take(folder, False)
+                continue
+            except OSError as problem:
+                self.unreadable(problem)
+                continue
+            count += len(entries)
+            for path, link, is_folder in entries:
+                if count > MAX_FOLDER_ENTRIES or len(self.files) + len(self.leaving) >= MAX_MODEL_FILES:
+                    self.reasons[folder] = (f"more than {MAX_MODEL_FILES} models or {MAX_FOLDER_ENTRIES} files: "
+                                            "the rest was not looked at")
+                    return self
+                leads = readable(functools.partial(os.readlink, path)) or path if link else path
+                leads = os.path.normpath(os.path.join(folder, leads))
+                if not within(leads, self.root) or any(within(leads, place) for place in mounts):
+                    self.leaving.append(path)
+                elif not is_folder:
+                    self.take(path, link)
+                elif folder.count(os.sep) - self.root.count(os.sep) < self.depth:
+                    pending.append(path)
         return self
 
-    def skip(self, path: str, reason: str) -> None:
-        """Note why `path`, of which bytes that are no UTF-8 are replaced, is not in the result."""
-        self.reasons[os.fsencode(path).decode("utf-8", "replace")] = reason
+    def follow(self, report: Report = lambda done, total: None) -> Walk:
+        """Look where the links lead that seem to lead elsewhere."""
+        for path in self.leaving:
+            os.path.realpath(path)  # what hangs hangs here, and is ended by the report
+            report(0, len(self.files))
+            self.take(path, True)
+        return self
 
-    def contains(self, real: str) -> bool:
-        """Whether `real`, a path without links, is inside a model folder."""
-        return any(within(real, folder) for folder in self.inside)
+    def take(self, path: str, link: bool) -> None:
+        """Note a file or a link, or why it is of no use."""
+        folder, name = os.path.split(path)
+        if link and os.path.isdir(path):
+            if not self.may_lead_to(os.path.realpath(path)):
+                self.reasons[path] = "links to a folder outside the model folders: add that folder"
+        elif piece := PIECE_NAME.fullmatch(name):
+            self.sets.setdefault((folder, piece[1] or piece[3] + piece[5]), []).append(path)
+        elif path.lower().endswith(".gguf"):
+            self.look_at(path, link)
+        elif advice := next((advice for kind, advice in OTHER_FILES if kind.search(name)), None):
+            self.sets.setdefault((folder, advice), []).append(path)
 
-    def seems_to_leave(self, link: str) -> bool:
-        """Whether a link leads out of the model folders, as far as can be told without following it."""
-        with contextlib.suppress(OSError):
-            return not self.contains(os.path.normpath(os.path.join(os.path.dirname(link), os.readlink(link))))
-        return True
-
-    # finding files
-
-    def walk(self) -> None:
-        """Collect the GGUF files in the folders and, down to `depth` levels, below; no link to a folder is followed."""
-        for root in self.folders:
-            pending = [root]
-            for folder in pending:  # which grows while it is walked
-                if folder in self.visited:
-                    continue
-                self.visited.add(folder)
-                self.report(0, len(self.files))
-                try:
-                    entries = sorted((item.path, item.is_symlink(), item.is_dir(follow_symlinks=False))
-                                     for item in os.scandir(folder) if item.path not in self.mounts)
-                except OSError as problem:
-                    self.unreadable(problem)
-                    continue
-                self.entries += len(entries)
-                for path, link, is_folder in entries:
-                    if self.entries > MAX_FOLDER_ENTRIES or len(self.files) >= MAX_MODEL_FILES:
-                        self.skip(folder, f"more than {MAX_MODEL_FILES} models or {MAX_FOLDER_ENTRIES} files:"
-                                          " the rest was not looked at")
-                        return
-                    if link and self.careful and self.seems_to_leave(path):
-                        self.lost[path] = "leads to another place, and one of them does not answer"
-                    elif is_folder or (link and os.path.isdir(path)):
-                        if link and not self.contains(os.path.realpath(path)):
-                            self.skip(path, "links to a folder outside the model folders: add that folder")
-                        elif not link and folder.count(os.sep) - root.count(os.sep) < self.depth:
-                            pending.append(path)
-                    elif piece := PIECE_NAME.fullmatch(name := os.path.basename(path)):
-                        self.sets.setdefault((folder, piece[1] or piece[3] + piece[5]), []).append(path)
-                    elif path.lower().endswith(".gguf"):
-                        self.look_at(path, link)
-                    elif advice := next((advice for kind, advice in OTHER_FILES if kind.search(name)), None):
-                        self.sets.setdefault((folder, advice), []).append(path)
+    def may_lead_to(self, real: str) -> bool:
+        """Whether links may lead to `real`, a path without links."""
+        return any(within(real, folder) for folder in (self.root, *self.inside))
 
     def unreadable(self, problem: OSError) -> None:
-        """Note a folder or a file that cannot be read."""
+        """Note a folder or a file that cannot be read; one that has just gone is none."""
         path, gone = problem.filename, isinstance(problem, FileNotFoundError | NotADirectoryError)
-        if path in self.folders or not gone:
-            self.lost[path] = NOT_THERE if gone else f"cannot be read: {problem.strerror}"
-            self.skip(path, self.lost[path])
+        if path == self.root or not gone:
+            self.lost[path] = self.reasons[path] = NOT_THERE if gone else f"cannot be read: {problem.strerror}"
 
     def look_at(self, path: str, link: bool) -> None:
         """Note the GGUF file at `path`, or why it cannot be used."""
         try:
             status = os.stat(path)
         except OSError as problem:
-            self.skip(path, "a link that leads nowhere") if link else self.unreadable(problem)
+            if link:
+                self.reasons[path] = "a link that leads nowhere"
+            else:
+                self.unreadable(problem)
             return
         real = os.path.realpath(path) if link else path
         if not stat.S_ISREG(status.st_mode):
-            self.skip(path, "not a regular file")
+            self.reasons[path] = "not a regular file"
         elif not encodable(path):
-            self.skip(path, "its name is not valid UTF-8")
+            self.reasons[path] = "its name is not valid UTF-8"
         elif re.search(UNPRESENTABLE, path):
-            self.skip(path, "its path has a character that the engine cannot take (; # or a control character)")
-        elif link and not self.contains(real):
-            self.skip(path, "links to a file outside the model folders: add its folder")
+            self.reasons[path] = "its path has a character that the engine cannot take (; # or a control character)"
+        elif link and not self.may_lead_to(real):
+            self.reasons[path] = "links to a file outside the model folders: add its folder"
         else:
             self.files.append(FoundFile(path, real, status.st_size, min(max(status.st_mtime_ns, 0), 1 << 62)))
+
+
+class Scan:
+    """What the files that `walks` found are; those that a row of `known` still describes are not opened again.
+
+    It calls `report` for every file; what that raises ends it.
+    """
+
+    def __init__(self, walks: list[Walk], known: Iterable[Json], report: Report = lambda done, total: None) -> None:
+        self.files = {file.path: file for walk in walks for file in walk.files}
+        self.reasons = {path: reason for walk in walks for path, reason in walk.reasons.items()}
+        self.sets = {place: list(paths) for walk in walks for place, paths in walk.sets.items()}
+        self.rows = {row["path"]: row for row in known}
+        self.projectors = {row["projector"]: row["projector_size"] for row in self.rows.values() if row["projector"]}
+        self.report = report
+        self.total = 0  # files to look at
+        self.offers: dict[str, list[str]] = {}  # by model, the projectors that may belong to it
+        self.models: list[Json] = []  # the rows of what was found, without what the user chose (id, name, …)
+        self.skipped: list[Json] = []  # {path, reason} of `reasons`
+
+    def run(self) -> Scan:
+        """Read what is found, pair the projectors, and make the rows; takes its time, so call it in a thread."""
+        groups, projectors = self.groups(), list[FoundFile]()
+        self.total = len(groups)
+        for at, (files, stem) in enumerate(groups.items()):
+            self.report(at, self.total)
+            found = self.read(files, stem)
+            if isinstance(found, FoundFile):
+                projectors.append(found)
+            elif found:
+                self.models.append(found)
+        self.pair(projectors)
+        self.tell_sets()
+        self.skipped = [{"path": os.fsencode(path).decode("utf-8", "replace"), "reason": self.reasons[path]}
+                        for path in sorted(self.reasons)]
+        return self
 
     def tell_sets(self) -> None:
         """Tell of files that cannot be used as they are, once for all that belong together, and what helps."""
@@ -3996,115 +3981,101 @@ class Scan:
                 reason = f"{len(paths)} of the {total} pieces of {what}: get the others too" if len(paths) < total \
                     else f"pieces of one file: join them with  cat {shlex.join(names)} > {shlex.quote(what)}"
             several = f" ({len(paths)} files)" if len(paths) > 1 else ""
-            self.skip(folder if several and reason.startswith("weights") else paths[0], reason + several)
+            self.reasons[folder if several and reason.startswith("weights") else paths[0]] = reason + several
 
-    def groups(self) -> list[FoundModel]:
-        """The files as models: shards joined, in the order of their paths."""
-        models, shards = [], dict[tuple[str, str, int], dict[int, FoundFile]]()
-        for file in sorted(self.files, key=lambda item: item.path):
+    def groups(self) -> dict[tuple[FoundFile, ...], str]:
+        """The files of each model, or all its shards, in the order of their paths, and the stem of their names."""
+        groups, shards = dict[tuple[FoundFile, ...], str](), dict[tuple[str, str, int], dict[int, FoundFile]]()
+        for file in self.files.values():
             match = re.fullmatch(SHARD, os.path.basename(file.path))
             part = (int(match[2]) - 1, int(match[3])) if match else (0, 1)
             if match and 1 < part[1] <= MAX_MODEL_SHARDS and known_header(file).part in (None, part):
-                group = (os.path.dirname(file.path), match[1], int(match[3]))
-                shards.setdefault(group, {})[int(match[2])] = file
+                shards.setdefault((os.path.dirname(file.path), match[1], part[1]), {})[part[0]] = file
             else:
-                models.append(FoundModel([file], match[1] if match else file.stem))
+                groups[(file,)] = match[1] if match else Path(file.path).stem
         for (folder, stem, total), found in shards.items():
-            missing = next((index for index in range(1, total + 1) if index not in found), None)
-            if missing is None:
-                models.append(FoundModel([found[index] for index in range(1, total + 1)], stem))
+            if missing := [at for at in range(total) if at not in found]:
+                shard = f"{stem}-{missing[0] + 1:05}-of-{total:05}.gguf"
+                self.reasons[min(found.values()).path] = f"shard {shard} is missing in {folder}"
             else:
-                first = min(found.values()).path
-                self.skip(first, f"shard {stem}-{missing:05}-of-{total:05}.gguf is missing in {folder}")
-        return self.distinct(models)
+                groups[tuple(found[at] for at in range(total))] = stem
+        best: dict[tuple[str, ...], tuple[FoundFile, ...]] = {}  # of links to one model the known one, or the model
+        for files in sorted(groups, key=lambda item: (
+                item[0].path not in self.rows, item[0].path != item[0].real, item)):
+            best.setdefault(tuple(file.real for file in files), files)
+        return {files: groups[files] for files in sorted(best.values())}
 
-    def distinct(self, models: list[FoundModel]) -> list[FoundModel]:
-        """`models` without those that are others again, through links: the known one stays, or the real file."""
-        best: dict[tuple[str, ...], FoundModel] = {}
-        for model in sorted(models, key=lambda item: (
-                item.path not in self.rows, item.path != item.files[0].real, item.path)):
-            best.setdefault(tuple(file.real for file in model.files), model)
-        return sorted(best.values(), key=lambda item: item.path)
-
-    # reading them
-
-    def read(self, model: FoundModel) -> Literal["model", "projector"] | None:
-        """Fill in the facts of `model` and say what it is; None where it is nothing that can be used."""
-        row = self.rows.get(model.path)
-        if row and (row["file_size"], row["file_mtime"], row["shards"]) == (
-                model.size, model.files[0].mtime, model.shards):
-            model.facts = {name: row[name] for name in FACTS}
-            if model.path in self.warned:
-                self.skip(model.path, self.warned[model.path])
-            return "model"
-        if self.projectors.get(model.path) == model.size:
-            return "projector"
+    def read(self, files: tuple[FoundFile, ...], stem: str) -> Json | FoundFile | None:
+        """The row of a model, without what is the user's, or the file of a projector; None where it is neither."""
+        path, size = files[0].path, min(sum(item.size for item in files), JSON_SAFE)
+        model: Json = {"path": path, "stem": stem, "file_size": size, "file_mtime": files[0].mtime,
+                       "shards": [item.path for item in files] if len(files) > 1 else [], "missing": False,
+                       "projector": None, "projector_size": None, "modalities": ["text"]}
+        row = self.rows.get(path, {})
+        if all(row.get(name) == model[name] for name in ("file_size", "file_mtime", "shards")):
+            return {**model, **{name: row[name] for name in FACTS}}
+        if self.projectors.get(path) == size:
+            return files[0]
         headers: list[GGUFHeader] = []
         try:
-            for item in model.files:
+            for item in files:
                 headers.append(gguf_read(item.path))
         except GGUFError as problem:
-            self.skip(model.path, f"{os.path.basename(item.path)}: {problem}" if headers else str(problem))
+            self.reasons[path] = f"{os.path.basename(item.path)}: {problem}" if headers else str(problem)
             return None
-        if (count := headers[0].number("split.count") or 1) > len(model.files):
+        if (count := headers[0].number("split.count") or 1) > len(files):
             advice = f"a part of a model that was renamed: the engine wants NAME-00001-of-{count:05}.gguf and so on"
-            self.sets.setdefault((os.path.dirname(model.path), advice), []).append(model.path)
+            self.sets.setdefault((os.path.dirname(path), advice), []).append(path)
             return None
         unusable = gguf_unusable(headers[0], sum(header.tensor_count for header in headers))
-        flaws = [f"{os.path.basename(item.path) + ': ' if model.shards else ''}{flaw}: listed, but it cannot be loaded"
-                 for header, item in zip(headers, model.files, strict=True) if (flaw := gguf_flaw(header, item.size))]
+        flaws = [f"{os.path.basename(item.path) + ': ' if headers[1:] else ''}{flaw}: listed, but it cannot be loaded"
+                 for header, item in zip(headers, files, strict=True) if (flaw := gguf_flaw(header, item.size))]
         if unusable or flaws:
-            self.skip(model.path, unusable or flaws[0])
+            self.reasons[path] = unusable or flaws[0]
         if unusable or headers[0].architecture == "clip" or headers[0].text("general.type") == "mmproj":
-            return None if unusable or flaws else "projector"
-        model.facts = {**gguf_facts(headers), "name": file_name(headers[0], model.stem)}
-        return "model"
+            return None if unusable or flaws else files[0]
+        return {**model, **gguf_facts(headers), "name": file_name(headers[0], stem)}
 
-    def row(self, model: FoundModel) -> Json:
-        """The row of `model`, without what is the user's."""
-        projector = model.projector
-        return {**model.facts, "path": model.path, "stem": model.stem, "file_size": model.size,
-                "file_mtime": model.files[0].mtime, "shards": model.shards, "projector": projector and projector.path,
-                "projector_size": projector and projector.size, "missing": False,
-                "modalities": gguf_modalities(known_header(projector)) if projector else ["text"]}
-
-    # projectors
-
-    def pair(self, models: list[FoundModel], projectors: list[FoundFile]) -> None:
+    def pair(self, projectors: list[FoundFile]) -> None:
         """Match the models and the projectors of each repository."""
-        places: dict[str, tuple[list[FoundModel], list[FoundFile]]] = {}
+        places: dict[str, tuple[list[Json], list[FoundFile]]] = {}
         for file in projectors:
             places.setdefault(repository(file.path), ([], []))[1].append(file)
-        for model in models:
-            place = repository(model.path)
+        for model in self.models:
+            place = repository(model["path"])
             while place not in places and re.fullmatch(QUANTIZATION_FOLDER, os.path.basename(place)):
                 place = os.path.dirname(place)
             places.setdefault(place, ([], []))[0].append(model)
         for beside, found in places.values():
             self.match(beside, found)
 
-    def match(self, models: list[FoundModel], projectors: list[FoundFile]) -> None:
+    def match(self, models: list[Json], projectors: list[FoundFile]) -> None:
         """Give each model the projector beside it that certainly belongs to it, and offer those that may."""
-        main = [model for model in models if not DRAFT_WORDS & {*name_words(model.stem), model.facts["architecture"]}]
-        fits: dict[tuple[str, str], int] = {}
+        main = [model for model in models
+                if not DRAFT_WORDS & {*name_words(model["stem"]), model["architecture"]}] or models
+        ranks: dict[str, dict[str, int]] = {model["path"]: {} for model in models}  # how surely each projector fits
         for file in projectors:
-            fit = {model.path: projector_fit(model, file) for model in models}
-            alone = len({frozenset(name_words(model.stem)) for model in main or models if fit[model.path] > 1}) == 1
-            for model in models:
-                sure = fit[model.path] != 2 or (alone and model in (main or models))
-                fits[model.path, file.path] = fit[model.path] if sure else 1
+            fits = {model["path"]: projector_fit(model, known_header(self.files[model["path"]]), file)
+                    for model in models}
+            families = {frozenset(name_words(model["stem"])) for model in main if fits[model["path"]] > 1}
+            own = {model["path"] for model in main if len(families) == 1}
+            for path, fit in fits.items():
+                ranks[path][file.path] = 1 if fit == 2 and path not in own else fit
             lengths = " or ".join(map(str, sorted(gguf_lengths(known_header(file)))))
-            if not (best := max([fits[model.path, file.path] for model in models], default=0)):
-                self.skip(file.path, f"a projector for the embedding length {lengths}, which no model beside it has"
-                          if models and lengths else "a projector, and no model beside it that it belongs to")
+            if not (best := max([ranks[path][file.path] for path in fits], default=0)):
+                self.reasons[file.path] = (
+                    f"a projector for the embedding length {lengths}, which no model beside it has"
+                    if models and lengths else "a projector, and no model beside it that it belongs to")
             elif best == 1 and all(row["parameters"].get("mmproj") != file.path for row in self.rows.values()):
-                self.skip(file.path, "a projector, and neither its header nor its name says for certain whose: choose "
-                          "it in the parameters of its model")
+                self.reasons[file.path] = ("a projector, and neither its header nor its name says for certain whose: "
+                                           "choose it in the parameters of its model")
         for model in models:
-            self.offers[model.path] = [file.path for file in projectors if fits[model.path, file.path]]
-            ranks = {projector_rank(file, fits[model.path, file.path]): file
-                     for file in projectors if fits[model.path, file.path] > 1}
-            model.projector = ranks[min(ranks)] if ranks else None
+            fits = ranks[model["path"]]
+            self.offers[model["path"]] = [path for path, fit in fits.items() if fit]
+            if certain := [file for file in projectors if fits[file.path] > 1]:
+                file = min(certain, key=lambda file: projector_rank(file, fits[file.path]))
+                model |= {"projector": file.path, "projector_size": file.size,
+                          "modalities": gguf_modalities(known_header(file))}
 
 
 FACTS = ("name", *gguf_facts([GGUFHeader()]))  # what a file tells
@@ -4152,14 +4123,14 @@ def repository(path: str) -> str:
     return re.sub(r"(?s)([/\\]models--[^/\\]+)[/\\]snapshots[/\\][^/\\]+", r"\1", os.path.dirname(path))
 
 
-def projector_fit(model: FoundModel, file: FoundFile) -> int:
+def projector_fit(model: Json, own: GGUFHeader, file: FoundFile) -> int:
     """How surely a projector belongs to a model: 4 by their headers, 3 by its name, 2 if to any, 1 maybe, 0 not."""
-    own, its, named = known_header(model.files[0]), known_header(file), set(name_words(file.stem))
-    if (lengths := gguf_lengths(its)) and model.facts["embedding_length"] not in (None, *lengths):
+    its, named = known_header(file), set(name_words(Path(file.path).stem))
+    if (lengths := gguf_lengths(its)) and model["embedding_length"] not in (None, *lengths):
         return 0
     if its.names & own.names:
         return 4
-    words = {*name_words(model.stem), *name_words(" ".join(own.names))}
+    words = {*name_words(model["stem"]), *name_words(" ".join(own.names))}
     claims = set(name_words(its.text("general.name") or "")) if its.text("general.type") else set()
     family = {word for word in claims if not re.fullmatch(NEUTRAL_WORD, word)}
     if named - {"vision", "audio", "projector", "clip", "encoder"}:
@@ -4170,9 +4141,10 @@ def projector_fit(model: FoundModel, file: FoundFile) -> int:
 
 def projector_rank(file: FoundFile, fit: int) -> tuple[Any, ...]:
     """What puts the best of several projectors that belong to a model first."""
-    words = re.split(r"[-_. ]+", file.stem.lower().replace("q8_0", "q8"))
+    stem = Path(file.path).stem
+    words = re.split(r"[-_. ]+", stem.lower().replace("q8_0", "q8"))
     preference = [at for at, name in enumerate(PROJECTOR_PREFERENCE) if name in words]
-    return -fit, -len(name_words(file.stem)), min(preference, default=len(PROJECTOR_PREFERENCE)), file.path
+    return -fit, -len(name_words(stem)), min(preference, default=len(PROJECTOR_PREFERENCE)), file.path
 
 
 # What a scan means for the rows
@@ -4274,27 +4246,20 @@ def skipped_for_clients(skipped: list[Json]) -> list[Json]:
     return shown if shown is skipped else [*shown, more]
 
 
-class Look(NamedTuple):
-    """What one look at a model folder saw."""
-    root: str  # where it really is
-    files: frozenset[FoundFile] = frozenset()
-    lost: Mapping[str, str] = types.MappingProxyType({})  # see Scan
-
-
 class Folders:
     """The model folders, which come, go, change and hang, each on its own."""
 
     def __init__(self, dash: Dash) -> None:
         self.dash = dash
-        self.warned = dash.db.get_meta("scan_warnings")  # of listed files, by path; None: read all of them once again
+        self.flawed = dash.db.get_meta("scan_warnings")  # listed files that cannot be loaded; None: read all once more
         self.lost: dict[str, str] = {}  # folders and files that cannot be used now, and why
         self.mounts: set[str] = set(texts(dash.db.get_meta("mounts", [])))  # where something is usually mounted
-        self.known: dict[Path, Look] = {}  # each folder as it was at the last scan
-        self.looks: dict[Path, Look] = {}  # and as last looked at
-        self.looking: dict[Path, asyncio.Task[None]] = {}  # the looks that are under way
+        self.known: dict[Path, Walk] = {}  # each folder as it was at the last scan
+        self.looks: dict[Path, Walk] = {}  # and as last looked at
         self.due: dict[Path, tuple[float, float]] = {}  # when to look again, and how long that pause is
         self.changed = False  # whether a folder has, since the last scan
         self.probes = Probes(FOLDER_THREADS)
+        self.links = Probes()
 
     def folders(self) -> list[Path]:
         """The model folders, and the usual mounts in them, each of which may hang on its own."""
@@ -4302,32 +4267,31 @@ class Folders:
         below = [Path(place) for place in sorted(self.mounts) if any(within(place, self.root(it)) for it in folders)]
         return list(dict.fromkeys([*folders, *below]))
 
-    def look(self, folder: Path) -> asyncio.Task[None]:
-        """The look at a folder that is under way, or begins now."""
-        if folder not in self.looking:
-            task = self.looking[folder] = self.dash.spawn(self.look_at(folder), f"look at {folder}")
-            task.add_done_callback(lambda _: self.looking.pop(folder))
-        return self.looking[folder]
-
     async def look_at(self, folder: Path) -> None:
         """Look whether a folder changed since the last scan, soon again if so; a file counts once it is written."""
         began, before, pause = time.monotonic(), self.looks.get(folder), self.due.get(folder, FOLDER_PAUSE)[1]
+        self.due[folder] = began + 10 * FOLDER_LIMIT, pause  # unless this look says otherwise
+        inside, mounts, root = [self.root(other) for other in self.folders()], self.mounts, self.root(folder)
+        look = Walk(root, lost={root: NO_ANSWER})
         try:
-            scan = await self.scanned(str(folder), [folder], [], Scan.walk, careful=True)
-            look = Look(scan.folders[0], frozenset(scan.files), scan.lost)
+            look = await self.stepwise(self.probes, str(folder), lambda report: Walk(
+                os.path.realpath(folder), inside, mounts).run(report))
+            if look.leaving:
+                await self.stepwise(self.links, f"what a link in {folder} leads to", look.follow)
         except Unreachable:
-            began, root = time.monotonic(), self.root(folder)
-            look = Look(root, lost={root: NO_ANSWER})
+            began = time.monotonic()
+            look.lost |= dict.fromkeys(look.leaving, "leads to another place, and one of them does not answer")
         self.looks[folder], known = look, self.known.get(folder, look)
-        come = look.files & before.files - known.files if before else ()
+        come = {*look.files} & {*before.files} - {*known.files} if before else ()
         gone = {file.path for file in known.files} - {file.path for file in look.files}
         self.changed = self.changed or bool(come or gone or look.lost != known.lost)
-        pause = min(pause * 1.5, FOLDER_PAUSE[1]) if look == before else FOLDER_PAUSE[0]
+        same = before and (look.files, look.lost) == (before.files, before.lost)
+        pause = min(pause * 1.5, FOLDER_PAUSE[1]) if same else FOLDER_PAUSE[0]
         self.due[folder] = time.monotonic() + max(pause, (time.monotonic() - began) / FOLDER_DUTY), pause
 
-    async def scanned(self, place: str, folders: list[Path], rows: list[Json], work: Callable[[Scan], object],
-                      report: Callable[[int, int], None] = lambda done, total: None, *, careful: bool) -> Scan:
-        """A Scan that did its `work` in a thread; Unreachable where it came no further for FOLDER_LIMIT s."""
+    async def stepwise(self, probes: Probes, place: str, work: Callable[[Report], Result],
+                       report: Report = lambda done, total: None) -> Result:
+        """What `work` returns, in a thread, which calls `report`; Unreachable where it did not for FOLDER_LIMIT s."""
         alive, given_up = time.monotonic(), False
 
         def step(done: int, total: int) -> None:
@@ -4336,14 +4300,8 @@ class Folders:
             if given_up:
                 raise asyncio.CancelledError
             report(done, total)
-
-        def job() -> Scan:
-            known = rows if self.warned is not None else [{**row, "file_mtime": -1} for row in rows]
-            scan = Scan(folders, known, step, warned=self.warned, mounts=self.mounts, careful=careful)
-            work(scan)
-            return scan
         try:
-            return await self.probes.call(place, job, FOLDER_LIMIT, lambda: alive)
+            return await probes.call(place, functools.partial(work, step), FOLDER_LIMIT, lambda: alive)
         finally:
             given_up = True
 
@@ -4365,35 +4323,30 @@ class Folders:
         return await self.probes.call(place, functools.partial(function, *arguments), FOLDER_LIMIT)
 
     async def find(self, rows: list[Json]) -> Scan:
-        """What is in the folders that answer at once; of the others, `lost` says what is wrong."""
-        mounted = {item.mountpoint for item in psutil.disk_partitions(all=True)}
-        before, self.mounts = self.mounts, self.mounts | {place for place in mounted if place != os.sep}
+        """What is in the folders, as they were last seen where they take their time; `lost` says what is wrong."""
+        mounted = {item.mountpoint for item in psutil.disk_partitions(all=True)} - {os.sep}
+        before, self.mounts = self.mounts, self.mounts | mounted
         folders = self.folders()
-        await asyncio.wait([self.look(folder) for folder in folders], timeout=PROBE_LIMIT)
-        looks = {folder: Look(str(folder), lost={str(folder): NO_ANSWER}) if folder in self.looking else
-                 self.looks[folder] for folder in folders}
-        loop, said, total = asyncio.get_running_loop(), time.monotonic(), 0
+        looks = [self.dash.spawn(self.look_at(folder), f"look at {folder}") for folder in folders]
+        await asyncio.wait(looks, timeout=PROBE_LIMIT)
+        self.known = {folder: self.looks.get(folder) or Walk(str(folder), lost={str(folder): NO_ANSWER})
+                      for folder in folders}
+        self.changed, loop, said = False, asyncio.get_running_loop(), time.monotonic()
 
-        def report(done: int, of: int) -> None:
-            nonlocal said, total
-            total = of
+        def report(done: int, total: int) -> None:
+            nonlocal said
             if time.monotonic() - said > SCAN_BROADCAST:
-                said = time.monotonic()
-                asyncio.run_coroutine_threadsafe(self.dash.broadcast("models:scan", {"done": done, "total": of}), loop)
-
-        there = [folder for folder, look in looks.items() if look.root not in look.lost]
-        place = "what a link leads to"
-        careful = place in self.probes.hung or NO_ANSWER in [look.lost.get(look.root) for look in looks.values()]
-        try:
-            scan = await self.scanned(place, there, rows, Scan.run, report, careful=careful)
-        except Unreachable:
-            scan = await self.scanned(place, there, rows, Scan.run, report, careful=True)
-        self.known, self.changed = looks, False
-        await self.dash.broadcast("models:scan", {"done": total, "total": total})
+                said, told = time.monotonic(), {"done": done, "total": total}
+                asyncio.run_coroutine_threadsafe(self.dash.broadcast("models:scan", told), loop)
+        walks = list(self.known.values())
+        rows = [{**row, "file_mtime": -1} if self.flawed is None or row["path"] in self.flawed else row for row in rows]
+        scan = await self.stepwise(self.probes, "a model file", lambda step: Scan(walks, rows, step).run(), report)
+        await self.dash.broadcast("models:scan", {"done": scan.total, "total": scan.total})
         away = [str(folder) for folder in folders if str(folder) in self.mounts - mounted
-                and not any(within(file.path, str(folder)) for file in scan.files)]
-        self.lost = {**scan.lost, **dict.fromkeys(away, NOT_MOUNTED),
-                     **{look.root: look.lost[look.root] for look in looks.values() if look.root in look.lost}}
+                and not any(within(path, str(folder)) for path in scan.files)]
+        self.lost = dict.fromkeys(away, NOT_MOUNTED)
+        for walk in walks:
+            self.lost |= walk.lost
         self.mounts = {str(folder) for folder in folders} & self.mounts
         if self.mounts != before:
             self.dash.db.set_meta("mounts", sorted(self.mounts))
@@ -4421,7 +4374,7 @@ class Library(Folders):
             await self.dash.beat.wait()
             for folder in self.folders():
                 if time.monotonic() > self.due.get(folder, FOLDER_PAUSE)[0]:
-                    self.look(folder)
+                    self.dash.spawn(self.look_at(folder), f"look at {folder}")
 
     async def scan(self) -> Json:
         """Scan all folders, after a scan that runs: {added, updated, missing, skipped: [{path, reason}], total}."""
@@ -4441,10 +4394,9 @@ class Library(Folders):
             if new or changed or missing:
                 await asyncio.to_thread(self.dash.db.apply_scan, new, changed, missing)
             self.skipped, self.projectors, listed = scan.skipped, scan.offers, {row["path"] for row in models}
-            warned = {item["path"]: item["reason"] for item in scan.skipped if item["path"] in listed}
-            if warned != self.warned:
-                self.warned = warned
-                self.dash.db.set_meta("scan_warnings", warned)
+            if (flawed := sorted(listed & scan.reasons.keys())) != self.flawed:
+                self.flawed = flawed
+                self.dash.db.set_meta("scan_warnings", flawed)
         log.info("scan: %d models, %d new, %d changed, %d missing, %d files skipped, %.2f s", len(models), len(new),
                  len(changed), len(missing), len(scan.skipped), time.monotonic() - started)
         await self.dash.broadcast("models:list", {"models": self.dash.models()})
@@ -4463,9 +4415,9 @@ class Library(Folders):
 
     def still_ignored(self, scan: Scan) -> set[str]:
         """The ignored files, without those that are gone from their folder: what comes there next is another."""
-        ignored, seen = self.ignored(), {file.path for file in scan.files}
-        there = [path for path in ignored
-                 if path in seen or os.path.dirname(path) not in scan.visited or self.problem(path)]
+        ignored, roots = self.ignored(), [walk.root for walk in self.known.values()]
+        there = [path for path in ignored if path in scan.files or self.problem(path)
+                 or not any(within(path, root) for root in roots)]
         if there != ignored:
             self.dash.db.set_meta("ignored_paths", there)
         return set(there)
@@ -4543,7 +4495,8 @@ def find_model(path: str, folders: list[Path], rows: list[Json]) -> tuple[Json, 
     others, depth = [row for row in rows if row["path"] != absolute], 0
     while re.fullmatch(QUANTIZATION_FOLDER, os.path.basename(folder)):  # its projector may lie above
         folder, depth = os.path.dirname(folder), depth + 1
-    scan = Scan([Path(folder)], others, lambda done, total: None, inside=folders, depth=depth).run()
+    walk = Walk(folder, [*map(os.path.realpath, folders)], depth=depth).run().follow()
+    scan = Scan([walk], others).run()
     for model in scan.models:
         if absolute == model["path"] or absolute in model["shards"]:
             real = os.path.realpath(model["path"])

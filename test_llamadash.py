@@ -4042,17 +4042,22 @@ async def test_metrics_handlers(dash: StubDash, monkeypatch: pytest.MonkeyPatch)
 
 # -- Library ---------------------------------------------------------------------------------------
 
-def scan(*folders: Path, known: list[Json] | None = None, **options: Any) -> tuple[dict[str, Json], dict[str, str]]:
+def scanned(*folders: Path, known: Iterable[Json] = ()) -> llamadash.Scan:
+    """A scan of these folders, where links may lead from one to another."""
+    roots = [os.path.realpath(folder) for folder in folders]
+    return llamadash.Scan([llamadash.Walk(root, roots).run().follow() for root in roots], known).run()
+
+
+def scan(*folders: Path, known: Iterable[Json] = ()) -> tuple[dict[str, Json], dict[str, str]]:
     """What a scan finds: models by file name, and reasons by the name of what was skipped."""
-    result = llamadash.Scan(folders, known or [], lambda done, total: None, **options).run()
+    result = scanned(*folders, known=known)
     return ({os.path.basename(model["path"]): model for model in result.models},
             {os.path.basename(item["path"]): item["reason"] for item in result.skipped})
 
 
 def known_rows(*folders: Path) -> list[Json]:
     """Rows of a library that has these folders scanned."""
-    result = llamadash.Scan(folders, [], lambda done, total: None).run()
-    new, _, _ = llamadash.merge_scan([], result.models)
+    new, _, _ = llamadash.merge_scan([], scanned(*folders).models)
     return [{"revision": 1, **row} for row in new]
 
 
@@ -4371,7 +4376,7 @@ def test_projectors_are_paired_by_header(tmp_path: Path, models: dict[str, Json]
         write_gguf(tmp_path / f"{name}.gguf", {**LLAMA, **told}, WEIGHTS)
     for name, told in projectors.items():
         write_gguf(tmp_path / f"{name}.gguf", {**CLIP, **told}, WEIGHTS)
-    result = llamadash.Scan([tmp_path], [], lambda done, total: None).run()
+    result = scanned(tmp_path)
     assert {model["stem"]: Path(model["projector"]).stem for model in result.models if model["projector"]} == pairs
     assert bool(result.skipped) == (not pairs)
     offered = [path for paths in result.offers.values() for path in paths]
@@ -4401,10 +4406,13 @@ def test_what_is_wrong_with_a_file_is_said_after_a_restart_too(stocked: StubDash
     os.truncate(path, path.stat().st_size - 1)
     os.utime(path, ns=(1, 1))
     stocked.db.apply_scan([], [{"id": "a", "file_size": path.stat().st_size, "file_mtime": 1}], [])
-    for _ in range(2):
+    opened, read = list[str](), llamadash.gguf_read
+    monkeypatch.setattr(llamadash, "gguf_read", lambda path: [opened.append(path), read(path)][1])
+    for files in (["a.gguf", "b.gguf"], ["a.gguf"]):
         stocked.library = llamadash.Library(stocked)
         assert "incomplete" in stocked.ask("models:scan")["skipped"][0]["reason"]
-        monkeypatch.setattr(llamadash, "gguf_read", None)
+        assert [os.path.basename(path) for path in opened] == files
+        opened.clear()
 
 
 def test_a_model_that_is_added_alone_has_its_projector(stocked: StubDash) -> None:
@@ -4475,7 +4483,7 @@ def test_thousand_files(tmp_path: Path) -> None:
         (tmp_path / f"model-{at}.gguf").write_bytes(first.read_bytes())
     rows = known_rows(tmp_path)
     began = time.thread_time()
-    again = llamadash.Scan([tmp_path], rows, lambda done, total: None).run()
+    again = scanned(tmp_path, known=rows)
     assert time.thread_time() - began < CPU_LIMIT
     assert (len(rows), len(again.models)) == (1000, 1000)
 
