@@ -952,23 +952,22 @@ EVENT_COLUMNS = ("id", "timestamp", "kind", "model", "reason", "details")
 CLOCK_FIELDS: dict[str, Any] = {"sure": Timestamp, "since": Timestamp, "held": int, "doubt": str | None}
 # Characters and messages of one conversation, which is sent in one piece; conversations, and characters of all.
 CONVERSATION_LIMITS = (3_000_000, 2000, 10_000, 1_000_000_000)
-MODEL_DEFAULTS: Json = {  # every column of models
-    **dict.fromkeys((
-        "id", "name", "path", "source", "architecture", "size_label", "parameter_count", "quantization", "file_size",
-        "file_mtime", "context_length", "embedding_length", "block_count", "head_count", "head_count_kv",
-        "vocabulary_size", "expert_count", "expert_used_count", "sliding_window", "key_length", "value_length",
-        "license", "tokenizer", "projector", "projector_size", "created_at", "updated_at", "build", "idle",
-        "last_used_at", "last_speed", "hub", "memory_correction")),
-    "favorite": False, "parameters": {}, "revision": 1, "missing": False, "chat_template": False,
-    "modalities": ["text"], "shards": [], "aliases": [], "pinned": False, "preferred": False, "tags": [],
+# Every column of models: the default, and what else it may be.
+MODEL_COLUMNS: dict[str, tuple[Any, Any]] = {
+    **dict.fromkeys(("id", "name", "path", "source", "architecture", "size_label", "quantization", "license",
+                     "tokenizer", "projector", "build"), (None, str | None)),
+    **dict.fromkeys(("parameter_count", "file_size", "file_mtime", "context_length", "embedding_length", "block_count",
+                     "head_count", "head_count_kv", "vocabulary_size", "expert_count", "expert_used_count",
+                     "sliding_window", "key_length", "value_length", "projector_size", "created_at", "updated_at",
+                     "idle", "last_used_at"), (None, Timestamp | None)),
+    **dict.fromkeys(("favorite", "missing", "chat_template", "pinned", "preferred"), (False, Timestamp | None)),
+    "revision": (1, Timestamp), "last_speed": (None, float | None), "parameters": ({}, dict[str, Any]),
+    "modalities": (["text"], list[str]), **dict.fromkeys(("shards", "aliases", "tags"), ([], list[str])),
+    "hub": (None, dict[str, Any] | None),
+    "memory_correction": (None, dict[str, Any] | None),  # bytes: `gpu`, more than told; estimated, taken
 }
-JSON_COLUMNS: dict[str, Any] = {
-    "parameters": dict[str, Any], **dict.fromkeys(("modalities", "shards", "aliases", "tags"), list[str]),
-    "hub": dict[str, Any] | None,
-    "memory_correction": dict[str, Any] | None}  # bytes: `gpu`, more than told; estimated, taken
-MODEL_TYPES = {**dict.fromkeys(MODEL_DEFAULTS, Timestamp | None), "last_speed": float | None, **JSON_COLUMNS,
-               **dict.fromkeys(("id", "name", "path", "source", "architecture", "size_label", "quantization", "license",
-                                "tokenizer", "projector", "build"), str | None)}
+MODEL_DEFAULTS = {name: default for name, (default, _) in MODEL_COLUMNS.items()}
+JSON_COLUMNS = ("parameters", "modalities", "shards", "aliases", "tags", "hub", "memory_correction")
 
 
 class DatabaseRefused(DashError):
@@ -1295,6 +1294,7 @@ class Statements:
         self.threads = threading.local()
         self.opened = False
         self.lost = ""  # why nothing may be saved any more
+        self.marks = set[str]()  # one of which is in the file, since the first checkpoint
 
     @contextlib.contextmanager
     def explained(self, what: str = "The change was not saved", path: Path | None = None) -> Iterator[None]:
@@ -1595,8 +1595,30 @@ class DatabaseFile(Statements):
 
     def checkpoint(self) -> None:
         """Fold what is in the write-ahead log into the file, so that the log may be lost; holds nobody up."""
+        mark = secrets.token_hex(8)
+        self.marks.add(mark)
+        self.set_meta("mark", mark)
         with self.explained(), contextlib.closing(sqlite3.connect(self.path)) as db:
-            db.execute("PRAGMA wal_checkpoint")
+            _, pages, folded = db.execute("PRAGMA wal_checkpoint").fetchone()
+        if pages == folded:  # the file alone holds all of it, and so this mark or a later one
+            self.marks = {mark}
+
+    def see_own_content(self) -> None:
+        """End all saving where the file has other content than ours: what it held cannot be written again."""
+        for pause in (0.1, 0.1, 0):  # another program's checkpoint may be under way
+            with self.lock, self.explained(), contextlib.closing(read_only(self.path, "&immutable=1")) as db:
+                try:
+                    (text,), = db.execute("SELECT value FROM metadata WHERE key = 'mark'")
+                    if json.loads(text) in self.marks:
+                        return
+                except (sqlite3.Error, ValueError, TypeError) as problem:
+                    if isinstance(problem, sqlite3.Error) and sqlite_code(problem) not in (0, *SQLITE_DAMAGE):
+                        raise
+            time.sleep(pause)
+        self.lost = self.notice = (f"{self.path} was overwritten while llamadash ran: nothing is saved any more. "
+                                   "Restart llamadash: it goes on with what is there now.")
+        log.error("%s", self.notice)
+        os.truncate(f"{self.path}-wal", 0)  # what it holds are parts of the file as it was
 
     def close(self) -> None:
         """Close the writing connection, folding the write-ahead log back into the file."""
@@ -1608,15 +1630,15 @@ class ModelRows(DatabaseFile):
     """The models and their benchmarks."""
 
     def models(self) -> list[Json]:
-        """Every model, by name."""
-        return [dict(row) for row in self.all_models().values()]
+        """Every model in the order of their names, whose case matters only beyond ASCII."""
+        return sorted(map(dict, self.all_models().values()), key=lambda row: (row["name"].encode().lower(), row["id"]))
 
     def all_models(self) -> dict[str, Json]:
         """Every model by id, as they are kept in memory; read once, and again after a change that failed."""
         with self.lock:
             if self.model_rows is None:
-                rows = self.rows(f"SELECT {', '.join(MODEL_DEFAULTS)} FROM models")
-                self.model_rows = ordered_models(row for row in map(decoded_model, rows) if row["id"] and row["path"])
+                rows = self.rows(f"SELECT {', '.join(MODEL_COLUMNS)} FROM models")
+                self.model_rows = {row["id"]: row for row in map(decoded_model, rows) if row["id"] and row["path"]}
             return self.model_rows
 
     def get_model(self, id: str) -> Json:
@@ -1632,36 +1654,33 @@ class ModelRows(DatabaseFile):
             raise NotFound(f"the file of {id} is gone: {model['path']}")
         return model
 
-    def write_models(self, db: sqlite3.Connection, new: list[Json], changed: list[Json]) -> None:
-        """Insert rows, and write the columns that each of `changed` has beside its id, counting its revision up."""
-        known, now = self.all_models(), now_ms()
-        rows = [{**MODEL_DEFAULTS, "created_at": now, "updated_at": now, **row} for row in new]
-        for row in rows:
-            insert(db, "models", encoded_model(row))
-        for row in changed:
-            changes = {**row, "updated_at": now, "revision": known[row["id"]]["revision"] + 1}
-            db.execute(f"UPDATE models SET {', '.join(f'{name} = ?' for name in changes)} WHERE id = ?",
-                       [*encoded_model(changes).values(), row["id"]])
-            rows.append({**known[row["id"]], **changes})
-        self.model_rows = ordered_models([*(known | {row["id"]: row for row in rows}).values()])
+    def write_models(self, new: Sequence[Json], changed: Sequence[Json], *, revised: bool = True) -> None:
+        """Insert rows, and write the columns that each of `changed` has beside its id, `revised` by a person or not."""
+        with self.transaction() as db:
+            known, now = self.all_models(), now_ms()
+            rows = [{**MODEL_DEFAULTS, "created_at": now, "updated_at": now, **row} for row in new]
+            for row in rows:
+                insert(db, "models", encoded_model(row))
+            for row in changed:
+                if old := known.get(row["id"]):
+                    row = {**row, "updated_at": now, "revision": old["revision"] + 1} if revised else row
+                    db.execute(f"UPDATE models SET {', '.join(f'{name} = ?' for name in row)} WHERE id = ?",
+                               [*encoded_model(row).values(), row["id"]])
+                    rows.append({**old, **row})
+            self.model_rows = known | {row["id"]: row for row in rows}
 
     def update_model(self, id: str, revision: int, changes: Json) -> Json:
         """Change a model; Conflict with the current row where `revision` is not the newest."""
-        with self.transaction() as db:
+        with self.lock:
             current = self.get_model(id)
             if current["revision"] != revision:
                 raise Conflict(f"{current['name']} was changed by somebody else.", current=current)
-            self.write_models(db, [], [{**changes, "id": id}])
-        return self.get_model(id)
+            self.write_models([], [{**changes, "id": id}])
+            return self.get_model(id)
 
     def note_of_models(self, column: str, values: Json) -> None:
         """Save a column that nobody edits, {id: value}: no revision is counted up."""
-        with self.transaction() as db:
-            rows = self.all_models()
-            for id in values.keys() & rows.keys():
-                changes = {column: values[id]}
-                db.execute(f"UPDATE models SET {column} = ? WHERE id = ?", [*encoded_model(changes).values(), id])
-                rows[id].update(changes)
+        self.write_models([], [{"id": id, column: value} for id, value in values.items()], revised=False)
 
     def delete_model(self, id: str) -> None:
         """Forget a model; NotFound where there is none."""
@@ -1674,8 +1693,7 @@ class ModelRows(DatabaseFile):
         """Add, change and mark models as a scan found them, some hundred in one transaction: others want the lock."""
         changed = [*changed, *({"id": id, "missing": True} for id in missing)]
         for at in range(0, max(len(new), len(changed)), SCAN_ROWS):
-            with self.transaction() as db:
-                self.write_models(db, new[at:at + SCAN_ROWS], changed[at:at + SCAN_ROWS])
+            self.write_models(new[at:at + SCAN_ROWS], changed[at:at + SCAN_ROWS])
 
     def add_benchmark(self, benchmark: Json) -> Json:
         """Save one benchmark's result and return it with its id."""
@@ -1849,7 +1867,7 @@ class RequestRows(DatabaseFile):
         `from_ms`. May be called from a thread. Whole days come from `usage`.
         """
         until = min(now_ms() + CLOCK_JUMP, 2**62 if to_ms is None else to_ms)
-        since, values, queries = from_ms or 0, list[Any](), list[str]()
+        since = from_ms or 0
         days = next_midnight(since), next_midnight(until if until > now_ms() else until - DAY)
         spans = [(since, days[0]), (days[1], until)] if days[0] < days[1] else [(since, until)]
         parts: list[tuple[str, dict[str, str], Json]] = [
@@ -1857,20 +1875,19 @@ class RequestRows(DatabaseFile):
         if len(spans) > 1:
             parts.append(("usage", dict(zip(USAGE_COLUMNS, USAGE_COLUMNS, strict=True)),
                           {"day >= ?": day_of(days[0]), "day < ?": day_of(days[1])}))
+        found = list[sqlite3.Row]()
         for table, made, conditions in parts:
-            where, given = where_all(conditions | filters)
+            where, values = where_all(conditions | filters)
             sums = ", ".join(f"SUM({made[name]}) AS {name}" for name in USAGE_COLUMNS[:8])  # all but work and energy
-            queries.append(f"SELECT status, {sums} FROM {table} {where} GROUP BY status")
-            values += given
-        statuses = "".join(f"COALESCE(SUM(requests) FILTER (WHERE status = '{name}'), 0) AS {name}, "
-                           for name in ("ok", "failed", "cancelled"))
-        tokens = "".join(f"COALESCE(SUM({kind}_tokens), 0) AS {kind}_tokens, " for kind in TOKEN_KINDS)
-        speeds = ", ".join(f"SUM({kind}_timed) / SUM({kind}_time) AS {kind}_per_second"
-                           for kind in ("prompt", "generated"))
-        [row] = self.read(f"SELECT COALESCE(SUM(requests), 0) AS count, {statuses}{tokens}{speeds} "
-                          f"FROM ({' UNION ALL '.join(queries)})", values)
-        span = min(until, now_ms()) - from_ms if row["count"] and from_ms is not None else 0
-        return {**dict(row), "throughput": 1000 * row["generated_tokens"] / span if span > 0 else None}
+            found += self.read(f"SELECT status, {sums} FROM {table} {where} GROUP BY status", values)
+        total: dict[str, Any] = {name: sum(row[name] or 0 for row in found) for name in USAGE_COLUMNS[:8]}
+        span = min(until, now_ms()) - from_ms if total["requests"] and from_ms is not None else 0
+        return {"count": total["requests"], **{name: total[name] for name in TOKEN_COLUMNS},
+                **{status: sum(row["requests"] for row in found if row["status"] == status)
+                   for status in ("ok", "failed", "cancelled")},
+                **{f"{kind}_per_second": total[f"{kind}_timed"] / (total[f"{kind}_time"] or math.inf) or None
+                   for kind in ("prompt", "generated")},
+                "throughput": 1000 * total["generated_tokens"] / span if span > 0 else None}
 
     def usage(self, from_ms: int, to_ms: int, by: str) -> tuple[list[Json], Json]:
         """What was used on the days between two times, by model, key, day or build, and in all; in a thread, too.
@@ -1953,10 +1970,9 @@ class AccessRows(DatabaseFile):
         """The id of the live session whose token has this hash, marked as used now."""
         now = self.clock.now()
         rows = self.rows("SELECT id FROM sessions WHERE token_hash = ? AND expires_at > ?", (token_hash, now))
-        with contextlib.suppress(DashError):  # a full disk must not lock anybody out
-            if rows:
-                with self.transaction() as db:
-                    db.execute("UPDATE sessions SET used_at = ? WHERE id = ?", (now, rows[0]["id"]))
+        for row in rows:
+            with contextlib.suppress(DashError), self.transaction() as db:  # a full disk must not lock anybody out
+                db.execute("UPDATE sessions SET used_at = ? WHERE id = ?", (now, row["id"]))
         return rows[0]["id"] if rows else None
 
     def delete_sessions(self, id: str | None = None) -> int:
@@ -2145,9 +2161,9 @@ class Database(ModelRows, MetricRows, RequestRows, AccessRows, ConversationRows)
             self.connection.executescript("PRAGMA incremental_vacuum(500)")
 
 
-def read_only(path: Path) -> sqlite3.Connection:
-    """A connection that changes nothing."""
-    connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=BUSY_TIMEOUT)
+def read_only(path: Path, options: str = "") -> sqlite3.Connection:
+    """A connection that changes nothing; with `&immutable=1` it sees the file alone, without its log."""
+    connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro{options}", uri=True, timeout=BUSY_TIMEOUT)
     connection.row_factory, connection.text_factory = sqlite3.Row, LENIENT_TEXT
     return connection
 
@@ -2209,7 +2225,7 @@ def decoded_model(row: Json) -> Json:
     for name, value in row.items():
         try:
             value = value and json.loads(value, parse_constant=int) if name in JSON_COLUMNS else value
-            row[name] = checked(value, MODEL_TYPES[name], name)
+            row[name] = checked(value, MODEL_COLUMNS[name][1], name)
         except (ValueError, TypeError, RecursionError, InvalidRequest) as problem:
             log.warning("%s of the model %s is not used as it is saved: %s", name, row["id"], problem)
             row[name] = MODEL_DEFAULTS[name]
@@ -2221,11 +2237,6 @@ def encoded_model(row: Json) -> Json:
     """Some columns of a model, as SQLite stores them."""
     return {name: json.dumps(value) if name in JSON_COLUMNS and value is not None else value
             for name, value in row.items()}
-
-
-def ordered_models(rows: Iterable[Json]) -> dict[str, Json]:
-    """Models by id, in the order of their names, whose case matters only beyond ASCII."""
-    return {row["id"]: row for row in sorted(rows, key=lambda row: (row["name"].encode().lower(), row["id"]))}
 
 
 def is_future(timestamp: int) -> bool:
@@ -12909,7 +12920,7 @@ async def keep_files(dash: Dash) -> None:
     for turn in itertools.count(1):
         await asyncio.sleep(2)
         await dash.chore("data folder", look_after_files, dash)
-        if turn % 30 == 0:  # each minute what is saved gets into the database's file itself
+        if turn % 30 == 1 and not dash.db.lost:  # each minute what is saved gets into the database's file itself
             await dash.chore("write-ahead log", dash.db.checkpoint)
         if told != dash.db.notice:
             told = dash.db.notice
@@ -12926,6 +12937,8 @@ def look_after_files(dash: Dash) -> None:
         dash.db.lost = dash.db.notice = f"Nothing is saved any more: {problem} as well. Stop one of the two."
         raise
     dash.db.stay_in_place()
+    if dash.db.marks and not dash.db.lost:
+        dash.db.see_own_content()
 
 
 async def watchdog(dash: Dash) -> None:

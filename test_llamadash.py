@@ -1523,6 +1523,26 @@ def test_a_year_of_an_older_version_is_still_there(tmp_path: Path) -> None:
     new.close()
 
 
+def test_speeds_that_were_counted_apart_are_added_up(tmp_path: Path) -> None:
+    """A database of the format before has the same percentiles afterwards, by whatever they are asked for."""
+    path, day = tmp_path / "llama.db", llamadash.day_of(now := llamadash.now_ms())
+    with contextlib.closing(llamadash.Database(path, 5)) as old:
+        old.connection.executemany(
+            "INSERT INTO usage (day, model, build, key, status, requests, generated_speeds) "
+            "VALUES (?, ?, ?, ?, ?, 1, ?)", [
+             (day, "a", "b1", "laptop", "ok", llamadash.speed_count(20)), (day, "a", "b1", "", "ok", None),
+             (day, "a", "b2", "laptop", "failed", llamadash.speed_count(40)),
+             (day, "b", "b1", "phone", "ok", llamadash.speed_count(80))])
+    with contextlib.closing(llamadash.Database(path)) as database:
+        for by, median in [("model", {"a": 20, "b": 80}), ("key", {"laptop": 20, "phone": 80, None: None}),
+                           ("day", {day: 40}), ("build", {"b1": 20, "b2": 40})]:
+            rows, total = database.usage(now, now, by)
+            assert {row[by]: row["generated_speeds"] and row["generated_speeds"][0] for row in rows
+                    if row.get("model") != "b" or by == "model"} == {
+                name: value and pytest.approx(value, rel=0.016) for name, value in median.items()}
+            assert total["requests"] == 4 and total["generated_speeds"][0] == pytest.approx(40, rel=0.016)
+
+
 # What version 1.0.0 made, as its own `sqlite_master` has it, with some rows.
 VERSION_1_0 = """
 CREATE TABLE models (id TEXT PRIMARY KEY, name TEXT NOT NULL, path TEXT NOT NULL UNIQUE, source TEXT NOT NULL,
@@ -2348,6 +2368,41 @@ def test_what_is_saved_is_kept_though_files_are_taken_away(tmp_path: Path, chang
     assert len(list(tmp_path.rglob("*.replaced-*"))) == change.__qualname__.startswith("replaced")
     assert not list(tmp_path.rglob("*.restored*"))
     database.close()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows overwrites nothing that is open")
+@pytest.mark.parametrize("content", ["older", "other", b"", bytes(40_960), b"no database " * 5000])
+def test_a_file_overwritten_in_place_ends_all_saving(tmp_path: Path, content: str | bytes) -> None:
+    """Nothing is acknowledged that cannot be kept, nothing of ours gets into what was put there, and a restart goes on
+    with that; checkpoints, also of other programs, are nothing of the kind."""
+    path, other = tmp_path / "llama.db", tmp_path / "other.db"
+    database = llamadash.Database(path)
+    database.set_meta("kept", "older")
+    database.checkpoint()
+    database.backup(other)
+    if content == "other":
+        other.unlink()
+        with contextlib.closing(llamadash.Database(other)) as another:
+            another.set_meta("kept", "other")
+            another.checkpoint()
+    with ThreadPoolExecutor(1) as pool:
+        for checkpoint in 2 * [database.checkpoint, lambda: changed_by("PRAGMA wal_checkpoint")(path)]:
+            database.set_meta("kept", 1)
+            checkpoint()
+            database.set_meta("kept", 2)
+            pool.submit(database.see_own_content).result()
+    assert database.lost == "" and database.notice is None
+    before = path.stat().st_ino
+    shutil.copyfile(other, path) if isinstance(content, str) else path.write_bytes(content)
+    database.see_own_content()
+    assert path.stat().st_ino == before and "was overwritten" in (database.notice or "")
+    with pytest.raises(llamadash.DatabaseUnavailable, match="nothing is saved any more"):
+        database.set_meta("kept", 9)
+    found = path.read_bytes()
+    database.close()
+    assert path.read_bytes() == found == (other.read_bytes() if isinstance(content, str) else content)
+    with contextlib.closing(llamadash.Database(path)) as again:
+        assert again.get_meta("kept") == (content if isinstance(content, str) else None)
 
 
 def test_nothing_is_written_where_another_disk_is_now(fresh_db: llamadash.Database) -> None:
@@ -14396,6 +14451,28 @@ async def test_a_page_lost_under_the_running_server_is_said(start: Callable[...,
     client = await Dashboard().connect(server)
     assert (await client.request("settings:get"))["settings"]["theme"] == "dark"
     assert "was restored" in client.events("connection:established")[0]["features"]["notice"]
+    await client.close()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows overwrites nothing that is open")
+@run_async
+async def test_a_database_overwritten_in_place_is_said_within_seconds(start: Callable[..., Server]) -> None:
+    """Whoever copies a backup over it while llamadash runs learns that nothing is saved, and has it at a restart."""
+    server = start()
+    client = await Dashboard().connect(server)
+    await client.request("settings:update", changes={"theme": "dark"})
+    backup = (await client.request("system:backup"))["path"]
+    await client.request("settings:update", changes={"theme": "light"})
+    path = server.data / llamadash.DATABASE_NAME
+    await eventually(lambda: b'mark"' in path.read_bytes(), "a checkpoint")
+    shutil.copyfile(backup, path)
+    began = time.monotonic()
+    assert "was overwritten" in (await client.wait("system:notice"))["notice"] and time.monotonic() - began < 5
+    assert (await client.refused("settings:update", changes={"theme": "system"}))["code"] == "DATABASE_UNAVAILABLE"
+    await client.close()
+    server.stop()
+    client = await Dashboard().connect(server.start())
+    assert (await client.request("settings:get"))["settings"]["theme"] == "dark"
     await client.close()
 
 

@@ -51,6 +51,9 @@ test("a command reads as a shell would take it, an option a line", () => {
 test("what happened comes newest first and once", () => {
   assert.deepEqual(newestFirst([{ id: 1, timestamp: 5 }, { id: 2, timestamp: 5 }, { id: 3, timestamp: 9 }, { id: 1, timestamp: 5 }]).map(({ id }) => id), [3, 2, 1]);
   assert.deepEqual(newestFirst([{ id: 1, timestamp: 5 }, { id: 2, timestamp: 99, future: true }, { id: 3, timestamp: 6 }]).map(({ id }) => id), [3, 1, 2]);
+  const crash = [{ id: 1, timestamp: 5, kind: "crashed" }, { id: 2, timestamp: 5, kind: "alert", details: { kind: "crashed" } }];
+  const heat = { id: 3, timestamp: 6, kind: "alert", details: { kind: "temperature" } };
+  assert.deepEqual(newestFirst([...crash, heat]).map(({ id }) => id), [3, 1], "a crash is one line, heat has no other");
 });
 
 test("an answer that waits says why", () => {

@@ -36,6 +36,9 @@ const KINDS = {
 /** Kinds whose words begin with a name of somebody's choice. */
 const NAMED = ["started", "stopped", "key", "backup", "build", "download", "configuration"];
 
+/** What an alert tells of that is an event by itself: the bell has the alert, and the feed the event. */
+const EVENTS_THEMSELVES = ["crashed", "failed", "backup", "build", "download"];
+
 /**
  * What happened, in plain words after its label.
  * @param {Event} event
@@ -83,7 +86,8 @@ export function eventMarks(state, events) {
  * @param {Event[]} events @returns {Event[]}
  */
 export function newestFirst(events) {
-  const byId = new Map(events.map((event) => [event.id, event]));
+  const told = events.filter(({ kind, details }) => kind !== "alert" || !EVENTS_THEMSELVES.includes(details?.kind));
+  const byId = new Map(told.map((event) => [event.id, event]));
   return [...byId.values()].sort((a, b) =>
     Number(a.future ?? false) - Number(b.future ?? false) || b.timestamp - a.timestamp || b.id - a.id);
 }
